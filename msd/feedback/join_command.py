@@ -46,6 +46,9 @@ def main(
     window_hours: Annotated[
         float, typer.Option(min=0, help="Hours after an impression in which its click counts.")
     ] = 24.0,
+    conversion_days: Annotated[
+        float, typer.Option(min=0, help="Days after a click in which its conversion counts.")
+    ] = 30.0,
     champion: Annotated[
         str, typer.Option(help="With --by arm: the arm that the others are compared with.")
     ] = "champion",
@@ -59,8 +62,8 @@ def main(
     if (by is None) == (out is None) or (out is not None and dataset is None):
         raise typer.BadParameter("give --dataset and --out for training data, or --by arm")
     console = Console()
-    more = ("request",) if out else ()
-    joined = join(_requests(log, more), read_events(events or log), 3_600 * window_hours)
+    more = ("request",) if out else ("pricing",)
+    joined = join(_requests(log, more), read_events(events or log), 3_600 * window_hours, (), 86_400 * conversion_days)
     _tell(console, joined.told)
     if out is not None and dataset is not None:
         rows = write_dataset(joined.frame, _requests(log, more), Previous.of(dataset), out, log_only=log_only)
@@ -110,12 +113,16 @@ def _requests(log: Path, more: Sequence[str]) -> Iterator[pl.DataFrame]:
 
 def _tell(console: Console, told: Mapping[str, int]) -> None:
     """Print what was joined, and all other outcomes of events."""
-    joined = ("joined_impressions", "joined_clicks")
+    joined = ("joined_impressions", "joined_clicks", "conversions", "joined_conversions")
     console.print(
         f"{told['joined_impressions']} of {told['impressions']} impressions and {told['joined_clicks']} of"
         f" {told['clicks']} clicks joined to {told['requests']} logged requests",
         highlight=False,
     )
+    if "conversions" in told:
+        console.print(
+            f"{told['joined_conversions']} of {told['conversions']} conversions joined to clicks", highlight=False
+        )
     rest = {
         name: count
         for name, count in told.items()

@@ -173,7 +173,9 @@ class Observed:
             self._clicked.difference_update((request_id, item_id) for item_id in oldest.item_ids)
 
     def event(self, event: EventRecord) -> None:
-        """Count an impression or a click; unknown requests and repetitions are ignored."""
+        """Count an impression or a click; conversions, unknown requests and repetitions are ignored."""
+        if event.type == "conversion":
+            return
         # A clock that is ahead would settle new events at once.
         at = min(event.at, event.received_at)
         self._newest_at = max(self._newest_at, at)

@@ -88,10 +88,11 @@ class RequestLog:
         """Log a request whose reply has been sent."""
         self._metrics.log_records["handed" if self._tell(served) else "dropped"].inc()
 
-    def events(self, body: bytes, count: int) -> None:
-        """Log the `count` events of an accepted body of `POST /v1/events`."""
+    def events(self, body: bytes, count: int) -> bool:
+        """Log the `count` events of an accepted body of `POST /v1/events`; False if there was no room."""
         is_told = self._tell(LoggedEvents(body, count, time.time()))
         self._metrics.log_events["handed" if is_told else "dropped"].inc(count)
+        return is_told
 
     async def close(self) -> None:
         """Write what was handed over, for 3 s at most. Hand over nothing after this."""

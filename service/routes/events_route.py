@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from msd.contract.events import WireEvent, parse_events
 from msd.contract.live_state import LiveState
+from msd.contract.request import InvalidRequest
 from msd.contract.rows import RowSide
 from service.deployment.readiness import Readiness
 from service.errors import EventsUnavailable, StoreError
@@ -31,8 +32,10 @@ MAX_AHEAD_S = 60.0
 class EventsReply(BaseModel):
     """The reply to a batch, sent once its events are durable."""
 
-    accepted: int = Field(description="Events counted.")
-    duplicates: int = Field(description="Events that were counted before, by type and ID.")
+    accepted: int = Field(description="Events counted, and conversions logged.")
+    duplicates: int = Field(
+        description="Events that were counted before, by type and ID; of conversions, `msd join` tells."
+    )
 
 
 class EventsRoute:
@@ -58,27 +61,48 @@ class EventsRoute:
         """Answer one batch."""
         body = await read_json_body(scope, receive, self._settings)
         self._readiness.check()
-        events = self._settled(parse_events(body), time.time())
+        received = parse_events(body)
+        self._check_conversions(received)
+        events = self._settled(received, time.time())
         model = self._serving.current.champion
         rows: dict[RowSide, dict[str, LiveState]] = {
             "user": await self._rows(model, "user", [event.user_id for event in events]),
             "item": await self._rows(model, "item", [event.item_id for event in events]),
         }
-        batch = LiveBatch(events, rows, state_rules(model.schema), self._settings.live_lag_seconds)
+        accepted = conversions = len(received) - len(events)
+        duplicates = 0
+        if events:
+            batch = LiveBatch(events, rows, state_rules(model.schema), self._settings.live_lag_seconds)
+            outcome = await self._add(batch)
+            accepted, duplicates = accepted + outcome.accepted, outcome.duplicates
+        if self._request_log is not None and not self._request_log.events(body, len(received)) and conversions:
+            raise EventsUnavailable("the request log has no room for conversions; send the batch again")
+        self._metrics.events_noted["conversion"].inc(conversions)
+        reply = orjson.dumps({"accepted": accepted, "duplicates": duplicates})
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply))]
+        await send({"type": "http.response.start", "status": 202, "headers": headers})
+        await send({"type": "http.response.body", "body": reply})
+
+    def _check_conversions(self, events: Sequence[WireEvent]) -> None:
+        """Raise InvalidRequest for conversions that nothing would keep."""
+        if self._request_log is None:
+            for place, event in enumerate(events):
+                if event.type == "conversion":
+                    raise InvalidRequest(
+                        "is a conversion, and this service has no request log to keep it: set MSD_LOG_DIR",
+                        f"events.{place}.type",
+                    )
+
+    async def _add(self, batch: LiveBatch) -> BatchOutcome:
         try:
             outcome = await self._store.add(batch)
         except LiveError as error:
             raise EventsUnavailable(str(error)) from error
         self._count(batch, outcome)
-        if self._request_log is not None:
-            self._request_log.events(body, len(events))
-        reply = orjson.dumps({"accepted": outcome.accepted, "duplicates": outcome.duplicates})
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply))]
-        await send({"type": "http.response.start", "status": 202, "headers": headers})
-        await send({"type": "http.response.body", "body": reply})
+        return outcome
 
     def _settled(self, events: Sequence[WireEvent], now: float) -> list[LiveEvent]:
-        """Return events with a time, limited to the near future."""
+        """Return impressions and clicks with a time, limited to the near future."""
         latest = now + MAX_AHEAD_S
         if ahead := sum(event.at is not None and event.at > latest for event in events):
             self._metrics.events_noted["ahead"].inc(ahead)
@@ -91,6 +115,7 @@ class EventsRoute:
                 now if event.at is None else min(event.at, latest),
             )
             for event in events
+            if event.type != "conversion"
         ]
 
     async def _rows(self, model: Model, side: RowSide, ids: Sequence[str]) -> dict[str, LiveState]:

@@ -36,7 +36,7 @@ Shed = Literal["rows", "wait", "deadline", "client_gone", "explain"]
 ColdText = Literal["held", "encoded", "shared", "redis", "late", "dropped", "failed"]
 Tier = Literal["file", "arena", "stale", "redis", "missing"]
 EventOutcome = Literal["accepted", "duplicate"]
-EventNote = Literal["late", "in_row", "ahead", "unknown_user", "unknown_item"]
+EventNote = Literal["late", "in_row", "ahead", "unknown_user", "unknown_item", "conversion"]
 Swap = Literal["done", "refused", "postponed"]
 Close = Literal["handshake", "slow_head", "unread_body", "slow_reader", "bad_http", "out_of_room", "made_room", "full"]
 KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
@@ -108,7 +108,7 @@ HELP = {
     "msd_event_requests": "Completed requests to /v1/events, by HTTP status.",
     "msd_event_request_seconds": "Seconds from first byte to reply, per request to /v1/events answered with 202.",
     "msd_events": "Events received, by outcome.",
-    "msd_events_noted": "Events out of order, already in a row, dated in the future, or without a row.",
+    "msd_events_noted": "Events out of order, already in a row, dated in the future, or without a row; conversions.",
     "msd_newest_event_timestamp_seconds": "Time of the newest event, in Unix seconds; NaN before the first.",
     "msd_live_errors": "Failed reads of live state.",
     "msd_live_age_seconds": "Age of the user's live counts in seconds, per request scored with them.",

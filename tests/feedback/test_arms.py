@@ -100,6 +100,7 @@ def test_no_clicks_and_single_users_are_no_accident() -> None:
             "label": pl.Series([0, 1], dtype=pl.Int8),
             "bid": [None, None],
             "pctr": [0.1, 0.2],
+            "pricing": ["cpc", "cpc"],
         },
         schema_overrides={"bid": pl.Float64},
     )
@@ -141,3 +142,23 @@ def test_pearsons_test_is_that_of_scipy() -> None:
     )
     assert pearson_p([5, 1], [1.0, 0.0]) == 0.0
     assert pearson_p([5], [1.0]) is None
+
+
+def test_revenue_is_what_each_bid_is_paid_for() -> None:
+    frame = pl.DataFrame(
+        {
+            "user_id": ["u", "u", "v", "v", "w"],
+            "arm": ["champion"] * 5,
+            "arm_share": [1.0] * 5,
+            "label": pl.Series([0, 1, 1, 1, 1], dtype=pl.Int8),
+            "conversion": pl.Series([0, 0, 1, 0, 1], dtype=pl.Int8),
+            "bid": [4.0, 0.5, 20.0, 30.0, None],
+            "pctr": [0.1] * 5,
+            "pricing": ["cpm", "cpc", "cpa", "cpa", "cpa"],
+        }
+    )
+    found = compare(frame, "champion")["champion"]
+
+    assert found.revenue == pytest.approx(0.004 + 0.5 + 20.0)
+    assert found.figures["rpm"].value == pytest.approx(1_000 * found.revenue / 5)
+    assert compare(frame.drop("conversion"), "champion")["champion"].revenue == pytest.approx(0.504)

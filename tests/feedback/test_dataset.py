@@ -167,3 +167,21 @@ def test_a_folder_in_use_and_a_log_that_is_none_are_told(tmp_path: Path) -> None
     with pytest.raises(FeedbackError, match="request r0 is not a request"):
         write_dataset(joined.frame, [log], Previous.of(old), tmp_path / "new", log_only=False)
     assert not (tmp_path / "new").exists()
+
+
+def test_conversions_of_the_log_are_columns_of_the_dataset(tmp_path: Path) -> None:
+    log = logged(asks("u1", "1"), asks("u2", "2"))
+    rows = [(kind, str(place + 1), LATER + place, f"r{place}") for kind in ("impression", "click") for place in (0, 1)]
+    joined = join([log], events(*rows, ("conversion", "1", LATER + 900.5, "r0")), 3_600.0).frame
+    without = write_small(tmp_path / "old")
+
+    with pytest.raises(FeedbackError, match="the log says which clicks converted, and the dataset does not"):
+        write_dataset(joined, [log], Previous.of(without), tmp_path / "none", log_only=False)
+    assert not (tmp_path / "none").exists()
+    write_dataset(joined, [log], Previous.of(without), tmp_path / "first", log_only=True)
+    write_dataset(joined, [log], Previous.of(tmp_path / "first"), tmp_path / "second", log_only=False)
+    found = load_dataset(tmp_path / "second").events
+
+    assert found.select("conversion", "converted_at").rows() == [(1, LATER + 900), (0, None)]
+    with pytest.raises(FeedbackError, match="the dataset says which clicks converted, and the log does not"):
+        made(tmp_path / "second", tmp_path / "third", [asks("u1", "1")])

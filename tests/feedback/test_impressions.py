@@ -144,3 +144,50 @@ def test_every_event_is_counted_once_in_any_order(rows: list[tuple[object, ...]]
         told[name] for name in ("clicks_without_impression", "late_clicks", "repeated_clicks", "joined_clicks")
     )
     assert joined.frame.select(pl.struct("request_id", "item_id").is_unique().all()).item()
+
+
+def test_conversions_belong_to_a_click_of_their_request_or_of_their_pair() -> None:
+    joined = join(
+        [requests({"pricing": ["cpa", "cpm"]}, {"request_id": "s"}, {"request_id": "t"})],
+        events(
+            *(("impression", "a", at, of) for at, of in ((1_000, "r"), (2_000, "s"), (3_000, "t"))),
+            ("impression", "b", 1_000, "r"),
+            *(("click", "a", at, of) for at, of in ((1_010, "r"), (2_010, "s"))),
+            ("conversion", "a", 1_500, "r"),
+            ("conversion", "a", 1_600, "r"),
+            ("conversion", "a", 2_500, None),
+            ("conversion", "a", 2_500, None, "e8"),
+            ("conversion", "b", 1_500, "r"),
+            ("conversion", "a", 500, None),
+            ("conversion", "a", 2_010 + HOUR + 1, "s"),
+            ("conversion", "a", 2_000, "s"),
+        ),
+        HOUR,
+        conversion_s=HOUR,
+    )
+    found = {
+        f"{row['request_id']}/{row['item_id']}": (row["pricing"], row["label"], row["conversion"], row["converted_at"])
+        for row in joined.frame.iter_rows(named=True)
+    }
+
+    assert found == {
+        "r/a": ("cpa", 1, 1, 1_500.0),
+        "r/b": ("cpm", 0, 0, None),
+        "s/a": ("cpc", 1, 1, 2_500.0),
+        "t/a": ("cpc", 0, 0, None),
+    }
+    assert {name: count for name, count in joined.told.items() if "conversions" in name} == {
+        "conversions": 7,
+        "joined_conversions": 2,
+        "conversions_without_click": 2,
+        "conversions_outside_the_window": 2,
+        "repeated_conversions": 1,
+    }
+    assert joined.told["repeated_events"] == 1
+
+
+def test_without_conversion_events_nothing_is_said_of_them() -> None:
+    joined = join([requests({})], events(("impression", "a", 1_001, "r")), HOUR)
+
+    assert "conversion" not in joined.frame.columns
+    assert "conversions" not in joined.told

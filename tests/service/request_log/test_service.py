@@ -14,6 +14,7 @@ from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.log import RequestRecord, basis_of, is_sampled
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
+from service.request_log.files import log_files, read_events
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import live_service, wait_until
 from tests.service.request_log.log import ASKS, Logging, awaited, logged, records
@@ -99,6 +100,28 @@ def test_a_folder_that_is_gone_loses_records_and_no_request(logging: Logging) ->
     away.rename(folder)
     asked(logging, [ASKS])
     assert any(line["event"] == "request_log_failed" for line in service.log())
+
+
+def test_conversions_are_logged_and_count_nowhere_else(bundle: Bundle, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"live": "on", "state_dir": tmp_path / "states"}
+    told = {"user_id": "u1", "item_id": "i1", "at": 1_764_066_000}
+    body = {"events": [{**told, "event_id": "e1", "type": kind} for kind in ("click", "conversion")]}
+    with live_service(bundle.folder, tmp_path, **settings) as service, service.client() as client:
+        refused = client.post("/v1/events", json=body)
+
+    assert refused.status_code == 422
+    assert refused.json()["error"]["field"] == "events.1.type"
+    assert "set MSD_LOG_DIR" in refused.json()["error"]["message"]
+    settings |= {"log_dir": tmp_path / "log", "log_sample": 1, "log_flush_seconds": 0.05}
+    with live_service(bundle.folder, tmp_path, **settings) as service, service.client() as client:
+        assert client.post("/v1/events", json=body).json() == {"accepted": 2, "duplicates": 0}
+        alone = {"events": body["events"][1:]}
+        assert client.post("/v1/events", json=alone).json() == {"accepted": 1, "duplicates": 0}
+        assert service.metric('msd_events_total{outcome="accepted"}') == 1
+        assert service.metric('msd_events_noted_total{what="conversion"}') == 2
+    kinds = [event.type for file in log_files(tmp_path / "log", "events") for event in read_events(file)]
+
+    assert sorted(kinds) == ["click", "conversion", "conversion"]
 
 
 def test_a_full_disk_loses_records_until_there_is_room_and_no_request(bundle: Bundle, tmp_path: Path) -> None:
