@@ -195,7 +195,7 @@ def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX
             # One pass, at half the cost. What it rejects or is unsure about is parsed thoroughly.
             wire = ScoreRequest.model_validate_json(body)
             if has_no_key_twice(body, _keys(wire)):
-                return _check(wire, schema_of(wire.user_id or ANONYMOUS), max_candidates)
+                return check_request(wire, schema_of(wire.user_id or ANONYMOUS), max_candidates)
         except _ListTooLong:
             # Finding all other faults would take another second.
             raise
@@ -205,8 +205,8 @@ def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX
 
 
 def _parse_thoroughly(body: bytes, schema_of: SchemaOf, max_candidates: int) -> CheckedRequest:
-    wire = parse_thoroughly(body, ScoreRequest, lambda document: _check_width(document, schema_of, max_candidates))
-    return _check(wire, schema_of(wire.user_id or ANONYMOUS), max_candidates)
+    wire = parse_thoroughly(body, ScoreRequest, lambda document: check_width(document, schema_of, max_candidates))
+    return check_request(wire, schema_of(wire.user_id or ANONYMOUS), max_candidates)
 
 
 def has_no_key_twice(body: bytes, keys: int) -> bool:
@@ -258,7 +258,7 @@ def _has_many_parts(body: bytes) -> bool:
     return len(body) >= _LARGE and sum(map(body.count, (b":", b"[", b"{"))) >= _MANY_PARTS
 
 
-def _check_width(document: object, schema_of: SchemaOf, max_candidates: int) -> None:
+def check_width(document: object, schema_of: SchemaOf, max_candidates: int) -> None:
     """Refuse objects with too many keys: reporting every one would take seconds."""
     if not isinstance(document, dict):
         return
@@ -297,7 +297,8 @@ def check_keys(parts: Mapping[str, object]) -> None:
             raise InvalidRequest(f"has {len(value)} keys, most of them unknown", _shorten(place) or None)
 
 
-def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> CheckedRequest:
+def check_request(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int = MAX_CANDIDATES) -> CheckedRequest:
+    """Return a parsed request whose values fit the schema. Raises InvalidRequest, TooManyCandidates."""
     ids, bids = wire.candidates.id, wire.candidates.bid
     _check_count(ids, max_candidates)
     if bids is not None and len(bids) != len(ids):

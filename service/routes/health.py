@@ -10,7 +10,7 @@ from service.deployment.readiness import Readiness
 from service.errors import without_places
 from service.runtimes.runtime import Engine
 from service.scoring.lineup import Lineup, Serving
-from service.scoring.model import CoreStatus, Model
+from service.scoring.model import CoreStatus, Model, SplitStatus
 from service.telemetry.metrics import Metrics
 
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
@@ -72,6 +72,7 @@ class ServedModel(BaseModel):
     encodes_texts: bool = Field(description="Whether the bundle has an encoder for the texts of cold ads.")
     runtime: Engine = Field(description="Model runtime, as read back after loading.")
     native: CoreStatus = Field(description="Whether the native core scores plain requests, and if not, why.")
+    two_phases: SplitStatus = Field(description="Whether prepared users save part of the model's run, and if not, why.")
     store: str
     max_candidates: int
     metrics: dict[str, Any]
@@ -150,6 +151,7 @@ def _served_model(lineup: Lineup, max_candidates: int, is_refused: bool) -> Serv
         history_length=model.schema.history.length,
         runtime=model.engine,
         native=model.core,
+        two_phases=model.split,
         store=model.store.name,
         max_candidates=max_candidates,
         metrics=manifest.metrics,

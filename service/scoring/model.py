@@ -17,7 +17,9 @@ from msd.contract.schema import FeatureSchema
 from native.layout import core_schema
 from service.rows.store import BundleFileStore, CoreRows, RowStore
 from service.runtimes.choice import open_runtime, open_together
+from service.runtimes.halves import Halves, open_halves
 from service.runtimes.runtime import Engine
+from service.runtimes.split import Unsplit
 from service.scoring.job import Runner
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -47,6 +49,23 @@ class CoreModel(NamedTuple):
     """Thread-local buffers, made by `plain`."""
 
 
+class TwoPhases(NamedTuple):
+    """A model in two halves, and the learned times of each."""
+
+    halves: Halves
+    prepares: Runner
+    scores: Runner
+
+
+@dataclass(frozen=True)
+class SplitStatus:
+    """Whether prepared users save a part of the model's run."""
+
+    split: bool
+    reason: str
+    """Why they do not; empty if they do."""
+
+
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Model:
     """A loaded bundle. `schema` checks its requests, `version` appears in its replies."""
@@ -61,6 +80,9 @@ class Model:
     core: CoreStatus
     native: CoreModel | None
     """For plain requests; None if Python scores all requests."""
+    split: SplitStatus
+    two_phases: TwoPhases | None
+    """For prepared users; None if the graph is not split."""
 
     @property
     def identity(self) -> str:
@@ -85,7 +107,20 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     core = CoreStatus(not reason, "" if native.core is None else str(native.core.INSTRUCTIONS), reason)
     if rows is not None and core.served:
         own = CoreModel(core_schema(schema, codecs), rows, threading.local())
-    return Model(bundle, schema, schema.schema_hash, version, runner, store, codecs, core, own)
+    split, two_phases = _two_phases(settings, bundle, runner)
+    return Model(bundle, schema, schema.schema_hash, version, runner, store, codecs, core, own, split, two_phases)
+
+
+def _two_phases(settings: Settings, bundle: Bundle, runner: Runner) -> tuple[SplitStatus, TwoPhases | None]:
+    if not settings.prepare_mb:
+        return SplitStatus(False, "switched off by MSD_PREPARE_MB"), None
+    if runner.together is not None:
+        return SplitStatus(False, "several requests share a run of the model (MSD_MERGE)"), None
+    try:
+        halves = open_halves(bundle, runner.runtime)
+    except Unsplit as error:
+        return SplitStatus(False, str(error)), None
+    return SplitStatus(True, ""), TwoPhases(halves, Runner(halves.candidates), Runner(halves.candidates))
 
 
 def _why_python(settings: Settings, rows: CoreRows | None, runner: Runner) -> str:

@@ -3,13 +3,14 @@
 Knows no HTTP. Live rows, vectors of cold ads, explanations and followers attach through the protocols below.
 """
 
+import json
 import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from functools import partial
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import structlog
@@ -17,15 +18,18 @@ import structlog
 from msd.contract.assemble import Tensors, assemble, cut, wanted_items
 from msd.contract.correction import HEAD
 from msd.contract.log import Basis
-from msd.contract.request import ANONYMOUS, CheckedRequest, check_pricing, parse_request_by
-from msd.contract.rows import Rows, RowSide
+from msd.contract.prepared import names_prepared, parse_prepared, whole_request
+from msd.contract.request import ANONYMOUS, CheckedRequest, check_pricing, check_request, parse_request_by
+from msd.contract.rows import Rows, RowSide, joined
 from msd.contract.schema import FeatureSchema
 from service.errors import ModelError, StoreError
 from service.scoring.admission import Load
 from service.scoring.answer import Answer, Asked, Scored, Served, Terms
-from service.scoring.lineup import Lineup
+from service.scoring.job import Runner
+from service.scoring.lineup import Arm, Lineup
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.plain import PlainScoring, headers_of
+from service.scoring.prepared import PreparedUser, PreparedUsers
 from service.scoring.reply import Explanation, build_reply, declared, spread
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import Metrics
@@ -43,6 +47,15 @@ Fill = Callable[[Model, CheckedRequest, Rows, float], Awaitable[Rows]]
 """Returns the rows of `wanted_items`, adding those of candidates without one that can be made before a deadline."""
 
 
+class _Read(NamedTuple):
+    """A request that was read, the whole body of it, its arm, and its user if it names a prepared one."""
+
+    request: CheckedRequest
+    body: bytes
+    arm: Arm
+    prepared: PreparedUser | None = None
+
+
 class Pipeline:
     """Scores requests, each with the model of its user's arm. Deadlines are of `time.perf_counter`."""
 
@@ -56,6 +69,7 @@ class Pipeline:
         fill: Fill | None = None,
         explain: Explain | None = None,
         corrections: WatchedCorrections | None = None,
+        prepared: PreparedUsers | None = None,
     ) -> None:
         """`max_candidates`: of one request."""
         self._queue = queue
@@ -67,6 +81,7 @@ class Pipeline:
         self._fill = fill
         self._explain = explain
         self._corrections = corrections
+        self._prepared = prepared
         self._log = structlog.get_logger("msd.scorer")
         self._unsaid = 0
         self._say_again_at = 0.0
@@ -96,26 +111,34 @@ class Pipeline:
         if self._plain is not None:
             self._plain.follow(answer)
 
-    async def score(self, model: Model, request: CheckedRequest, terms: Terms) -> Scored:
+    async def score(
+        self, model: Model, request: CheckedRequest, terms: Terms, prepared: PreparedUser | None = None
+    ) -> Scored:
         """Score a request. Raises Overloaded, DeadlineExceeded, ModelError or ClientGone.
 
         A failing store raises nothing: it degrades the scores. Nor does a near deadline: candidates that cannot be
         scored before it get the prior.
         """
-        rows, deadline = len(request.ids), terms.deadline
-        admitted = self._admission.enter(Load(rows, model.runner.turn_s.of(rows, 0.0)), deadline)
+        rows, deadline, runner = len(request.ids), terms.deadline, model.runner
+        if prepared is not None and prepared.values is not None and model.two_phases is not None:
+            runner = model.two_phases.scores
+        admitted = self._admission.enter(Load(rows, runner.turn_s.of(rows, 0.0)), deadline)
         try:
             started = time.perf_counter()
             at = time.time() if request.at is None else request.at
-            user, items = await self._fetch(model, request, at, deadline)
+            user, items = await self.fetch(model, request, at, deadline, prepared)
             assembled = assemble(model.schema, request, at, user, items)
+            values: Tensors = {}
+            if prepared is not None:
+                runner, values = self._half(model, prepared, assembled.tensors)
             rows_s = time.perf_counter() - started
             self._metrics.stages["rows"].observe(rows_s)
 
             def first(count: int) -> Tensors:
-                return cut(model.schema, assembled.tensors, count, model.codecs["item"].unpack([None]).records, at)
+                nothing = model.codecs["item"].unpack([None]).records
+                return cut(model.schema, assembled.tensors, count, nothing, at) | values
 
-            ran = await self._queue.run(model.runner, assembled.tensors, rows, deadline, terms.is_gone, first)
+            ran = await self._queue.run(runner, assembled.tensors | values, rows, deadline, terms.is_gone, first)
         finally:
             self._admission.leave(admitted)
         # A non-finite score makes the sum non-finite: a sum costs half as much as checking each.
@@ -136,26 +159,22 @@ class Pipeline:
 
     async def tensors(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> Tensors:
         """Return the tensors with which another model would have scored the request."""
-        return assemble(model.schema, request, at, *await self._fetch(model, request, at, deadline)).tensors
+        return assemble(model.schema, request, at, *await self.fetch(model, request, at, deadline)).tensors
 
     async def _score_in_python(self, lineup: Lineup, asked: Asked) -> Answer:
         stages, terms = self._metrics.stages, asked.terms
         started = time.perf_counter()
         try:
-            # The request's ID assigns anonymous users to arms.
-            request = parse_request_by(
-                asked.body, lambda user_id: lineup.schema_of(user_id or asked.request_id), self._max_candidates
-            )
+            request, body, arm, prepared = self._read(lineup, asked)
         finally:
             parse_s = time.perf_counter() - started
             stages["parse"].observe(parse_s)
         count = len(request.ids)
         self._admission.read(len(asked.body), count)
-        arm = lineup.arm_of(request.user_id or asked.request_id)
         model, explanation = arm.model, None
         if request.pricing is not None:
             check_pricing(request, model.bundle.manifest.formula)
-        score = partial(self.score, model, request, terms)
+        score = partial(self.score, model, request, terms, prepared)
         if request.explain and self._explain is not None:
             scored, explanation = await self._explain(model, request, terms, score)
         else:
@@ -180,7 +199,7 @@ class Pipeline:
             arm.share,
             arm is lineup.arms[0],
             model,
-            asked.body,
+            body,
             request,
             scored,
             taken,
@@ -188,18 +207,55 @@ class Pipeline:
         headers = headers_of(reply, taken, None if explanation is None else explanation.seconds)
         return Answer(headers, reply, count, degraded, (*taken[:-1], ended - started), lineup, served)
 
-    async def _fetch(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> tuple[Rows, Rows]:
+    def _read(self, lineup: Lineup, asked: Asked) -> _Read:
+        if self._prepared is not None and names_prepared(asked.body):
+            rest = parse_prepared(asked.body, lineup.schema_of, self._max_candidates)
+            if rest is not None:
+                prepared, arm = self._prepared.need(rest.prepared, lineup)
+                whole = whole_request(prepared.wire, rest, prepared.at)
+                request = check_request(whole, arm.model.schema, self._max_candidates)
+                return _Read(request, json.dumps(whole.model_dump(exclude_unset=True)).encode(), arm, prepared)
+        # The request's ID assigns anonymous users to arms.
+        request = parse_request_by(
+            asked.body, lambda user_id: lineup.schema_of(user_id or asked.request_id), self._max_candidates
+        )
+        return _Read(request, asked.body, lineup.arm_of(request.user_id or asked.request_id))
+
+    def _half(self, model: Model, prepared: PreparedUser, tensors: Tensors) -> tuple[Runner, Tensors]:
+        """Return how to score a prepared user: what is left of the model, and its further inputs; or all of it."""
+        values = prepared.values_for(tensors)
+        if values is None or model.two_phases is None:
+            self._metrics.prepared["used_whole"].inc()
+            return model.runner, {}
+        self._metrics.prepared["used"].inc()
+        return model.two_phases.scores, values
+
+    async def fetch(
+        self, model: Model, request: CheckedRequest, at: float, deadline: float, prepared: PreparedUser | None = None
+    ) -> tuple[Rows, Rows]:
+        """Return the rows of the user [1], and of `wanted_items`, as of a time; those that were prepared are not read
+        again."""
+
+        async def rows_of(side: RowSide, ids: Sequence[str]) -> Rows:
+            if prepared is None:
+                return await self.rows(model, deadline, side, ids)
+            if side == "user":
+                return prepared.user
+            count = len(request.ids)
+            if list(ids[count:]) != prepared.history:  # live states may know another
+                return await self.rows(model, deadline, side, ids)
+            return joined(await self.rows(model, deadline, side, ids[:count]), prepared.history_rows)
+
         if self._fetch_live is not None:
-            rows_of = partial(self._rows, model, deadline)
             user, items = await self._fetch_live(model.schema, request, at, rows_of, deadline)
         else:
-            user = await self._rows(model, deadline, "user", [request.user_id])
-            items = await self._rows(model, deadline, "item", wanted_items(request, user))
+            user = await rows_of("user", [request.user_id])
+            items = await rows_of("item", wanted_items(request, user))
         if request.item_texts and self._fill is not None:
             items = await self._fill(model, request, items, deadline)
         return user, items
 
-    async def _rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:
+    async def rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:
         """Return the store's rows, or the available ones if it fails; an anonymous user has no row."""
         if side == "user" and ids[0] == ANONYMOUS:
             return model.codecs[side].unpack([None])

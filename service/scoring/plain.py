@@ -27,6 +27,7 @@ from service.scoring.answer import Answer, Asked, Follower, Headers
 from service.scoring.job import SURE, Done, Job
 from service.scoring.lineup import Arm, Lineup
 from service.scoring.model import Model, WatchedCorrections
+from service.scoring.prepared import PreparedUsers
 from service.scoring.run_queue import RunQueue, settle
 from service.telemetry.metrics import STAGES, Metrics, Tier
 
@@ -88,6 +89,7 @@ class PlainScoring:
         followers: Sequence[Follower] = (),
         live: LiveAtHand | None = None,
         corrections: WatchedCorrections | None = None,
+        prepared: PreparedUsers | None = None,
     ) -> None:
         """`max_candidates`: of one request."""
         self._queue = queue
@@ -98,6 +100,7 @@ class PlainScoring:
         self._followers = followers
         self._live = live
         self._corrections = corrections
+        self._prepared = prepared
 
     def wants(self, lineup: Lineup, asked: Asked) -> bool:
         """Return whether the core probably supports the request: scanning the body costs less than a failed attempt."""

@@ -42,6 +42,7 @@ Close = Literal["handshake", "slow_head", "unread_body", "slow_reader", "bad_htt
 KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
 Logged = Literal["handed", "dropped", "written", "lost"]
 Shadowed = Literal["scored", "busy", "failed"]
+Preparation = Literal["prepared", "used", "used_whole", "gone", "foreign"]
 OpenrtbUser = Literal["given", "missing", "no_consent"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 RUNGS: dict[RowSide, tuple[str, ...]] = {"user": get_args(UserRung), "item": get_args(Rung)}
@@ -69,6 +70,9 @@ HELP = {
     "msd_run_rows": "Candidates per model run; a run may score several requests.",
     "msd_degraded": "Users and candidates scored without a fresh row of their own, by fallback.",
     "msd_openrtb_requests": "BidRequests, by whether they gave a user ID that may be used.",
+    "msd_prepared": "Users prepared, and scoring requests with a token, by result.",
+    "msd_prepared_evicted": "Prepared users dropped before they expired, for lack of memory.",
+    "msd_prepared_bytes": "Bytes of prepared users, expired ones included until the next is prepared.",
     "msd_shed": "Scoring requests rejected or dropped, by reason.",
     "msd_partial": "Model runs that scored only the first candidates to meet the deadline.",
     "msd_shadow_requests": "Requests offered to shadows, by result.",
@@ -171,6 +175,9 @@ class Metrics:
         self.run_rows = self._histogram("msd_run_rows", _CANDIDATES)
         degraded = Counter("msd_degraded", HELP["msd_degraded"], ("side", "rung"), registry=self.families)
         self._degraded = {(side, rung): degraded.labels(side, rung) for side in _SIDES for rung in RUNGS[side]}
+        self.prepared = self._counters("msd_prepared", "result", get_args(Preparation))
+        self.prepared_evicted = self._counter("msd_prepared_evicted")
+        self.prepared_bytes = self._gauge("msd_prepared_bytes")
         self.openrtb = self._counters("msd_openrtb_requests", "user", get_args(OpenrtbUser))
         self.sheds = self._counters("msd_shed", "reason", get_args(Shed))
         self.partial = self._counter("msd_partial")
