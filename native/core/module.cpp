@@ -455,7 +455,15 @@ PyObject* frame_read(HeldFrame& held, Arguments given) {
     const Unlocked unlocked;
     return held.frame->read(body, most);
   }();
-  return PyBool_FromLong(outcome == Outcome::kFilled);
+  return PyBool_FromLong(outcome != Outcome::kUnread);
+}
+
+std::vector<int64_t> epochs_of(PyObject* sequence) {
+  const Ref told(checked(PySequence_Fast(sequence, "epochs are a sequence")));
+  std::vector<int64_t> epochs;
+  for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(told.get()); k++)
+    epochs.push_back(place_from(PySequence_Fast_GET_ITEM(told.get(), k)));
+  return epochs;
 }
 
 // What is live for a request that was read, for as long as its frame is filled.
@@ -533,12 +541,29 @@ PyObject* frame_take(HeldFrame& held, Arguments given) {
     outcome = work([&] { return held.frame->fill(users, items, now); });
   } else {
     const Arena &users = Box<HeldArena>::of(given[2]).arena, &items = Box<HeldArena>::of(given[3]).arena;
-    const Ref told(checked(PySequence_Fast(given[5], "epochs are a sequence")));
-    std::vector<int64_t> epochs;
-    for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(told.get()); k++)
-      epochs.push_back(place_from(PySequence_Fast_GET_ITEM(told.get(), k)));
+    const std::vector<int64_t> epochs = epochs_of(given[5]);
     outcome = work([&] { return held.frame->fill(users, items, epochs, now); });
   }
+  return PyLong_FromLong(static_cast<long>(outcome));
+}
+
+// fill_prepared(items, at, epochs, has_user): an outcome, by number; fills the tensors of a read request's candidates,
+// whose user is prepared, as `take` does.
+PyObject* frame_fill_prepared(HeldFrame& held, Arguments given) {
+  const double at = double_from(given[1]), began = seconds();
+  const bool has_user = PyObject_IsTrue(given[3]) == 1;
+  Outcome outcome;
+  if (given[2] == Py_None) {
+    const RowFile& items = *Box<HeldRowFile>::of(given[0]).file;
+    const Unlocked unlocked;
+    outcome = held.frame->fill_prepared(items, at, has_user);
+  } else {
+    const Arena& items = Box<HeldArena>::of(given[0]).arena;
+    const std::vector<int64_t> epochs = epochs_of(given[2]);
+    const Unlocked unlocked;
+    outcome = held.frame->fill_prepared(items, epochs, at, has_user);
+  }
+  held.fill_s = seconds() - began;
   return PyLong_FromLong(static_cast<long>(outcome));
 }
 
@@ -567,6 +592,8 @@ PyObject* frame_reply(HeldFrame& held, Arguments given) {
 }
 
 PyObject* frame_user_id(const HeldFrame& held) { return to_python(held.frame->request.user_id); }
+
+PyObject* frame_prepared(const HeldFrame& held) { return to_python(held.frame->request.prepared); }
 
 PyObject* frame_count(const HeldFrame& held) { return PyLong_FromSize_t(held.frame->request.ids.size()); }
 
@@ -615,9 +642,11 @@ PyMethodDef id_map_methods[] = {method<IdMap, 3, id_map_put>("put"),
 PyGetSetDef id_map_values[] = {value<IdMap, id_map_end>("end"), {}};
 PyMethodDef frame_methods[] = {method<HeldFrame, 2, frame_read>("read"),
                                method<HeldFrame, 7, frame_take>("take"),
+                               method<HeldFrame, 4, frame_fill_prepared>("fill_prepared"),
                                method<HeldFrame, 2, frame_reply>("reply"),
                                {}};
 PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
+                              value<HeldFrame, frame_prepared>("prepared"),
                               value<HeldFrame, frame_count>("count"),
                               value<HeldFrame, frame_seconds>("seconds"),
                               value<HeldFrame, frame_found>("found"),

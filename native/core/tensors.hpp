@@ -39,6 +39,7 @@ enum class Outcome {
   kUnread,   // the request is not plain
   kUnheld,   // a row is not in memory, or may be stale
   kUnusual,  // damaged rows, or rows of a text alone
+  kPrepared,  // read: the user is prepared
 };
 
 // Data for the reply's degradation and for metrics.
@@ -61,7 +62,8 @@ class Frame {
   std::vector<std::string_view> unknown;  // context fields with a category that the model has never seen
 
   Outcome read(std::string_view body, size_t max_candidates) {
-    return request.read(body, std::min(max_candidates, capacity_)) ? Outcome::kFilled : Outcome::kUnread;
+    if (!request.read(body, std::min(max_candidates, capacity_))) return Outcome::kUnread;
+    return request.prepared.empty() ? Outcome::kFilled : Outcome::kPrepared;
   }
 
   // From a bundle's files.
@@ -106,7 +108,37 @@ class Frame {
     return outcome;
   }
 
+  // The candidates alone, of a prepared user: from a bundle's file.
+  Outcome fill_prepared(const RowFile& items, double at, bool has_user) {
+    wanted_ = request.ids;
+    try {
+      items.find(wanted_, probes_, rows_);
+    } catch (const Damaged&) {
+      return Outcome::kUnusual;
+    }
+    put_prepared(at, has_user);
+    return Outcome::kFilled;
+  }
+
+  // The same from an arena.
+  Outcome fill_prepared(const Arena& items, const std::vector<int64_t>& epochs, double at, bool has_user) {
+    wanted_ = request.ids;
+    const auto lock = items.ids->reading();
+    const Outcome outcome = find(items, epochs);
+    if (outcome == Outcome::kFilled) put_prepared(at, has_user);
+    return outcome;
+  }
+
  private:
+  void put_prepared(double at, bool has_user) {
+    found = Found{};
+    found.has_user = has_user;
+    unknown.clear();
+    put_candidates();
+    dense(schema_.item, of_items_, at, tensors_.item_dense);
+    keep_each_once();
+  }
+
   bool put_context() {
     return encode_context(schema_, request.context, tensors_.context_categorical, tensors_.context_dense, unknown);
   }
@@ -174,10 +206,21 @@ class Frame {
   }
 
   void put_items(double at) {
-    const Side& side = schema_.item;
-    const size_t count = request.ids.size();
     records_.assign(1, user_.data());
     count_in(schema_.user, of_user_);
+    put_candidates();
+    if (live && live->has_stream) lay(at);
+    dense(schema_.item, of_items_, at, tensors_.item_dense);
+    records_.assign(1, user_.data());
+    dense(schema_.user, of_user_, at, tensors_.user_dense);
+    put_history(request.ids.size());
+    keep_each_once();
+  }
+
+  // All of the candidates but what depends on the time; their records and counts are at hand then.
+  void put_candidates() {
+    const Side& side = schema_.item;
+    const size_t count = request.ids.size();
     records_.resize(count);
     missing.clear();
     for (size_t k = 0; k < count; k++) {
@@ -187,15 +230,9 @@ class Frame {
           at_row(tensors_.item_semantic, side.layout.dim, k));
     }
     count_in(side, of_items_);
-    if (live && live->has_stream) lay(at);
-    dense(side, of_items_, at, tensors_.item_dense);
-    records_.assign(1, user_.data());
-    dense(schema_.user, of_user_, at, tensors_.user_dense);
     found.items = wanted_.size() - missing.size();
     found.asked = wanted_.size();
     if (rows_[0].at) found.item_written_at = load<double>(rows_[0].at + side.layout.written_at);
-    put_history(count);
-    keep_each_once();
   }
 
   // The last L of the history's items that have a row, then zeros.

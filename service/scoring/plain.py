@@ -24,7 +24,7 @@ from service.errors import ModelError
 from service.rows.store import CoreFound, CoreRows
 from service.scoring.admission import Admitted, Load
 from service.scoring.answer import Answer, Asked, Follower, Headers
-from service.scoring.job import SURE, Done, Job
+from service.scoring.job import SURE, Done, Job, Runner
 from service.scoring.lineup import Arm, Lineup
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.prepared import PreparedUsers
@@ -34,7 +34,8 @@ from service.telemetry.metrics import STAGES, Metrics, Tier
 Told = Callable[[Answer | BaseException | None], None]
 """Called in the loop with a request's outcome; None if it is left to Python."""
 Send = Callable[[Headers, bytes], None]
-_FILLED = 0
+# Outcomes of the core.
+_FILLED, _PREPARED = 0, 4
 _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
 _EXPLAINED = b", explain;dur=%.3f"
 
@@ -64,6 +65,15 @@ class _Frame(NamedTuple):
         return self.tensors | {name: self.tensors[name][:count] for name in self.of_candidates}
 
 
+class _Filled(NamedTuple):
+    """A frame filled with a request, how to run it, and the inputs that were prepared."""
+
+    arm: Arm
+    frame: _Frame
+    runner: Runner
+    values: Tensors
+
+
 class _Scored(NamedTuple):
     """An answer, its arm, and the sources of its rows."""
 
@@ -71,6 +81,7 @@ class _Scored(NamedTuple):
     arm: Arm
     tier: Tier
     found: CoreFound
+    is_prepared: bool
 
 
 PlainJob = Job[_Scored | None]
@@ -158,7 +169,7 @@ class PlainScoring:
                 return None
             arm = lineup.arm_of(str(frame.core.user_id))
         job.runner = arm.model.runner
-        scored = self._score(lineup, arm, asked, queue_s)
+        scored = self._score(job, lineup, asked, queue_s, arm)
         if scored is None:
             return None
         job.rows = scored.answer.candidates
@@ -167,25 +178,24 @@ class PlainScoring:
             send(scored.answer.headers, scored.answer.body)
         return scored
 
-    def _score(self, lineup: Lineup, arm: Arm, asked: Asked, queue_s: float) -> _Scored | None:
+    def _score(self, job: PlainJob, lineup: Lineup, asked: Asked, queue_s: float, arm: Arm) -> _Scored | None:
         """Score a request; None if it is left to Python: another form, rows or live states that would have to be
         fetched, or too little time for all candidates.
 
         Raises ModelError for a non-finite score, or what the model raises.
         """
-        model, runner, frame = arm.model, arm.model.runner, self._frame(arm.model)
-        if frame is None:
+        filled = self._fill(lineup, arm, asked)
+        if filled is None:
             return None
-        core, rows = frame.core, frame.rows
-        epochs = None if rows.epochs is None else rows.epochs()
-        live = self._live and partial(self._live.at_hand, model.schema)
-        if core.take(asked.body, self._max_candidates, rows.users, rows.items, time.time(), epochs, live) != _FILLED:
-            return None
+        arm, frame, runner, values = filled
+        model, core, rows, job.runner = arm.model, frame.core, frame.rows, runner
         count: int = core.count
         started = time.perf_counter()
         if runner.run_s.fitting(count, SURE * (asked.terms.deadline - started)) != count:
             return None
-        scores = runner.runtime.run(frame.cut(count))
+        tensors = frame.cut(count)
+        tensors.update(values)
+        scores = runner.runtime.run(tensors)
         correction = self._corrections.of(model) if self._corrections else None
         if correction is not None:
             scores = {**scores, HEAD: correction(scores[HEAD])}
@@ -211,7 +221,38 @@ class PlainScoring:
         taken = (parse_s, rows_s, queue_s, ended - started)
         headers = headers_of(reply, (*taken, now - asked.began))
         answer = Answer(headers, reply, count, degraded, (*taken, now - ended), lineup, None)
-        return _Scored(answer, arm, rows.tier, found)
+        return _Scored(answer, arm, rows.tier, found, bool(values))
+
+    def _fill(self, lineup: Lineup, arm: Arm, asked: Asked) -> _Filled | None:
+        """Fill the frame with a request; None if it is left to Python."""
+        model, frame = arm.model, self._frame(arm.model)
+        if frame is None:
+            return None
+        core, rows = frame.core, frame.rows
+        epochs = None if rows.epochs is None else rows.epochs()
+        live = self._live and partial(self._live.at_hand, model.schema)
+        outcome = core.take(asked.body, self._max_candidates, rows.users, rows.items, time.time(), epochs, live)
+        if outcome == _PREPARED:
+            return self._fill_prepared(lineup, frame, asked)
+        return _Filled(arm, frame, model.runner, {}) if outcome == _FILLED else None
+
+    def _fill_prepared(self, lineup: Lineup, read_by: _Frame, asked: Asked) -> _Filled | None:
+        """As `_fill`, for a request that names a prepared user, with the frame of that user's arm."""
+        found = None if self._prepared is None else self._prepared.find(str(read_by.core.prepared), lineup)
+        if found is None:
+            return None
+        user, arm = found
+        two_phases, frame = arm.model.two_phases, self._frame(arm.model)
+        # Live states may have changed what was prepared; of degradations, the core writes only this one.
+        is_plain = self._live is None and not user.request.unknown and user.degraded in (None, "unknown")
+        if user.values is None or two_phases is None or frame is None or not is_plain:
+            return None
+        if frame is not read_by and not frame.core.read(asked.body, self._max_candidates):
+            return None
+        rows = frame.rows
+        epochs = None if rows.epochs is None else rows.epochs()
+        outcome = frame.core.fill_prepared(rows.items, user.at, epochs, user.degraded is None)
+        return _Filled(arm, frame, two_phases.scores, user.values) if outcome == _FILLED else None
 
     def _frame(self, model: Model) -> _Frame | None:
         """Return the calling thread's frame; None if Python scores all requests of the model."""
@@ -248,7 +289,7 @@ class PlainScoring:
                 told(outcome.result.answer)
 
     def _count(self, size: int, scored: _Scored) -> None:
-        answer, arm, tier, found = scored
+        answer, arm, tier, found, is_prepared = scored
         metrics = self._metrics
         self._admission.read(size, answer.candidates)
         if answer.lineup.is_split:
@@ -257,20 +298,22 @@ class PlainScoring:
             metrics.stages[stage].observe(seconds)
         metrics.candidates.observe(answer.candidates)
         metrics.run_rows.observe(answer.candidates)
-        self._count_rows(tier, found)
+        self._count_rows(tier, found, of_user=not is_prepared)
+        if is_prepared:
+            metrics.prepared["used"].inc()
         if self._live is not None and not math.isnan(found.live_age_s):
             self._live.tell(found.live_age_s)
         if answer.degraded:
             missing: list[Rung] = ["prior"] * found.missing
             metrics.degraded(missing, None if found.has_user else "unknown")
 
-    def _count_rows(self, tier: Tier, found: CoreFound) -> None:
-        """Count the user's and the items' rows, as a store's `tell_rows` does."""
+    def _count_rows(self, tier: Tier, found: CoreFound, *, of_user: bool) -> None:
+        """Count the user's and the items' rows, as a store's `tell_rows` does; not the user's if it was prepared."""
         metrics, now = self._metrics, time.time()
-        rows = found.has_user + found.items
+        rows = (of_user and found.has_user) + found.items
         if rows:
             metrics.rows[tier].inc(rows)
-        if missing := 1 + found.asked - rows:
+        if missing := of_user + found.asked - rows:
             metrics.rows["missing"].inc(missing)
         if found.user_written_at:
             metrics.row_ages["user"].observe(now - found.user_written_at)

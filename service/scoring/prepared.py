@@ -61,7 +61,9 @@ class PreparedUser:
 
     def arm_in(self, lineup: Lineup) -> Arm | None:
         """Return the arm that scores this user; None if its model does not serve any more."""
-        return next((one for one in lineup.arms if one.name == self.arm.name and one.model is self.arm.model), None)
+        arms = [one for one in lineup.arms if one.model is self.arm.model]
+        # Several arms may have one model.
+        return min(arms, key=lambda one: one.name != self.arm.name, default=None)
 
 
 class PreparedUsers:

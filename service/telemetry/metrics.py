@@ -49,7 +49,7 @@ RUNGS: dict[RowSide, tuple[str, ...]] = {"user": get_args(UserRung), "item": get
 """Replacements of a fresh row, by side."""
 STORE_STATES = ("up", "slow", "refusing", "down")
 FILLS = ("off", "waiting", "filling", "full", "done")
-CODES = (200, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503, 504)
+CODES = (200, 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 499, 500, 503, 504)
 EVENT_CODES = (202, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503)
 MAX_ARMS, MAX_SHADOWS = 8, 2
 RANKS, BID_QUARTERS = ("1", "2-5", "6+"), ("lowest", "low", "high", "highest", "none")

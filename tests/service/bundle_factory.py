@@ -94,7 +94,7 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
     with new_bundle(folder) as temporary:
         model = build_ranker(schema, recipe)
         graph = model.SerializeToString()
-        (temporary / RANKER).write_bytes(quantise(graph, _some_tensors(schema)) if recipe.int8 else graph)
+        (temporary / RANKER).write_bytes(quantise(graph, some_tensors(schema)) if recipe.int8 else graph)
         if recipe.merged:
             (temporary / MERGED_RANKER).write_bytes(build_ranker(schema, recipe, merged=True).SerializeToString())
         encoder = _write_encoder(temporary, recipe) if recipe.encoder else None
@@ -133,7 +133,7 @@ def _write_encoder(folder: Path, recipe: Recipe) -> EncoderRecord:
     return EncoderRecord(tolerance=1e-3, probes=tuple(probes), cold_ads=recipe.cold_ads)
 
 
-def _some_tensors(schema: FeatureSchema) -> list[Tensors]:
+def some_tensors(schema: FeatureSchema) -> list[Tensors]:
     """Of a few requests, to take scales from."""
     rng = np.random.default_rng(9)
     return [

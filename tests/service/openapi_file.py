@@ -28,7 +28,12 @@ def whole_service(folder: Path) -> Iterator[LiveService]:
     point(bundles, "a")
     write_keys(folder / "keys.json", "ads", "ops")
     with live_service(
-        bundles, folder, keys_file=folder / "keys.json", live="on", state_dir=folder / "states"
+        bundles,
+        folder,
+        keys_file=folder / "keys.json",
+        live="on",
+        state_dir=folder / "states",
+        prepare_mb=16,
     ) as running:
         yield running
 
