@@ -65,6 +65,7 @@ def test_the_document_has_every_route(whole: LiveService) -> None:
 
     assert {path for path in document["paths"] if path.startswith("/v1/")} == {
         "/v1/score",
+        "/v1/prepare",
         "/v1/openrtb",
         "/v1/events",
         "/v1/model",
