@@ -232,13 +232,14 @@ def test_a_token_expires_and_live_states_and_the_log_know_the_whole_request(bund
         live_service(bundle.folder, tmp_path, prepare_mb=16, prepare_seconds=600, log_sample=1, **options) as running,
         running.client(headers=ID) as client,
     ):
-        request = PLAIN | {"at": time.time()}
+        now = time.time()
+        request = PLAIN | {"at": now}
         token = prepared(client, request)
         whole, two = client.post("/v1/score", json=request), in_two(client, request, token)
         assert two.content == whole.content
         assert counted(client, "used") == 1
         clicks = [
-            {"event_id": f"e{n}", "type": "click", "user_id": "u7", "item_id": f"i{n}", "at": request["at"] - 9 + n}
+            {"event_id": f"e{n}", "type": "click", "user_id": "u7", "item_id": f"i{n}", "at": now - 9 + n}
             for n in range(9)
         ]
         assert client.post("/v1/events", json={"events": clicks}).status_code == 202
