@@ -5,6 +5,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from msd.contract.pricing import Pricing
 from msd.contract.schema import SIDES
 from service.deployment.readiness import Readiness
 from service.errors import without_places
@@ -66,6 +67,7 @@ class ServedModel(BaseModel):
     model_version: str
     created_at: float = Field(description="Unix seconds.")
     heads: list[str]
+    pricing: dict[Pricing, list[str]] = Field(description="By pricing, the heads whose product multiplies the bid.")
     features: dict[Literal["user", "item", "context"], list[ServedFeature]]
     history_length: int
     item_text: str | None = Field(description="Template of item texts; build the text of a cold ad the same way.")
@@ -142,6 +144,7 @@ def _served_model(lineup: Lineup, max_candidates: int, is_refused: bool) -> Serv
         model_version=manifest.model_version,
         created_at=manifest.created_at,
         heads=list(manifest.heads),
+        pricing={pricing: list(heads) for pricing, heads in manifest.formula.items()},
         features={
             side: [ServedFeature(name=name, kind=field.kind) for name, field in model.schema.settable[side].items()]
             for side in SIDES

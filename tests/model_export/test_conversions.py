@@ -1,5 +1,6 @@
 """A bundle of a model with a head for conversions: both heads, proved, and the pricing that it declares."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,13 @@ from model_export.export import export_bundle
 from model_export.inputs import load_inputs
 from model_export.merged import merged_graph
 from model_export.run import open_run
+from msd.__main__ import main
 from msd.contract.bundle import GOLDENS, Manifest, open_bundle
 from msd.contract.golden import read_goldens
 from msd.contract.merge import merge
 from msd.contract.pricing import PRICED
-from msd.dataset.load import load_dataset
-from msd.ranker.features import build_features
-from msd.ranker.folder import RankerRecord, save_ranker
-from msd.ranker.schema_fit import fit_schema
-from msd.student.vectors import no_vectors
 from tests.dataset.tiny import write_tiny_dataset
 from tests.model_export.conftest import Exported, quiet
-from tests.ranker.made import SHORT, SMALL, train_quickly
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +31,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     )
     config = (dataset / "dataset.toml").read_text("utf-8")
     (dataset / "dataset.toml").write_text(config.replace('label = "click"', 'label = "click"\nconversion = "bought"'))
-    data = load_dataset(dataset)
-    features = build_features(data, fit_schema(data, semantics=False), no_vectors())
-    trained, curve = train_quickly(features, folder, SHORT)
-    record = RankerRecord(
-        feature_schema=features.schema,
-        config=SMALL,
-        training={"seed": 0},
-        curve=tuple(curve),
-        vector_dim=features.item.vectors.shape[1],
-        dataset=data.fingerprint,
-        student=None,
-        conversions=True,
-    )
-    save_ranker(folder / "model", trained, record)
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", str(dataset), str(folder / "model"), "--no-semantics", "--epochs", "1"])
     return dataset, folder / "model"
+
+
+def test_both_heads_are_measured(model: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["evaluate", str(model[0]), str(tmp_path), "--model", str(model[1]), "--resamples", "100"])
+    found = json.loads((tmp_path / "evaluation.json").read_text("utf-8"))["models"]["model"]["conversions"]
+
+    assert found["pcvr"]["rows"] < found["pctcvr"]["rows"]
+    assert found["pcvr"]["base_rate"] > found["pctcvr"]["base_rate"] > 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"model, conversions of clicks (pcvr): AUC {found['pcvr']['auc']:.4f}" in said
+    assert "conversions of clicks (pcvr)" in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_both_heads_are_in_the_graph_and_proved(model: tuple[Path, Path], tmp_path: Path) -> None:

@@ -74,6 +74,15 @@ def asked(request: object = None, **more: object) -> dict[str, object]:
     return {"request": bid_request() if request is None else request, "candidates": CANDIDATES, "at": AT, **more}
 
 
+def test_pricing_of_candidates_is_as_in_score(client: httpx.Client) -> None:
+    one = {"id": ["i1"], "bid": [2.0], "pricing": ["cpa"]}
+    found = client.post("/v1/openrtb", json=asked(candidates={"1": one})).json()["imp"]["1"]["candidates"]
+    refused = client.post("/v1/openrtb", json=asked(candidates={"1": {**one, "pricing": ["cpx"]}}))
+
+    assert found["ecpm"] == pytest.approx([2000 * found["pctr"][0] * found["pcvr"][0]])
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "candidates.1.pricing.0")
+
+
 def scored(client: httpx.Client, document: object) -> dict[str, Any]:
     """The reply to a body that is in order."""
     answer = client.post("/v1/openrtb", json=document)

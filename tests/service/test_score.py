@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import read_goldens
+from msd.contract.pricing import formula_of
+from msd.contract.request import CheckedRequest, InvalidRequest, check_pricing
 from tests.service.bundle_factory import AT, ITEMS, build_bundle, golden_requests
 from tests.service.live import LiveService, live_service
 from tests.service.ranker_graph import Recipe
@@ -56,16 +58,27 @@ def test_the_reply_says_which_model_and_what_was_degraded(client: httpx.Client) 
 
 
 def test_pricing_decides_what_a_bid_is_worth_and_the_core_leaves_it_to_python(client: httpx.Client) -> None:
-    body = {"user_id": "u1", "at": AT, "candidates": {"id": ["i1", "i2", "i3"], "bid": [2.0, 2.0, 2.0]}}
+    bids = {"id": ["i1", "i2", "i3"], "bid": [2.0, 2.0, 2.0]}
+    body: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": bids}
     plain = client.post("/v1/score", json=body).json()["candidates"]
-    body["candidates"]["pricing"] = ["cpm", "cpc", "cpa"]
+    body["candidates"] = {**bids, "pricing": ["cpm", "cpc", "cpa"]}
     priced = client.post("/v1/score", json=body).json()["candidates"]
     ranked = client.post("/v1/score", json={**body, "top_k": 2}).json()["candidates"]
 
     assert priced["pctr"] == pytest.approx(plain["pctr"], abs=CLOSE)
+    assert client.get("/v1/model").json()["pricing"] == {"cpm": [], "cpc": ["pctr"], "cpa": ["pctr", "pcvr"]}
     paid = [2.0, 2000 * priced["pctr"][1], 2000 * priced["pctr"][2] * priced["pcvr"][2]]
     assert priced["ecpm"] == pytest.approx(paid)
     assert ranked["ecpm"] == pytest.approx(sorted(paid, reverse=True)[:2])
+
+
+def test_a_pricing_without_its_heads_is_refused_with_what_there_is() -> None:
+    request = CheckedRequest("u", ["i1", "i2"], bids=[1.0, 1.0], pricing=["cpc", "cpa"])
+
+    with pytest.raises(InvalidRequest, match="is cpa, and this model prices cpm, cpc") as failed:
+        check_pricing(request, formula_of(("pctr",)))
+    assert failed.value.field == "candidates.pricing.1"
+    check_pricing(request, formula_of(("pctr", "pcvr")))
 
 
 @pytest.mark.parametrize(
