@@ -9,6 +9,7 @@ from model_export.graph import to_onnx
 from msd.contract.assemble import Tensors
 from msd.contract.schema import FeatureSchema
 from msd.ranker.batch import TrainedRanker
+from msd.ranker.model import Ranker
 
 HEADS = ("pctr",)
 """Of a model that knows nothing of conversions."""
@@ -30,7 +31,7 @@ class ServingRanker(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         trained, given = self.trained, dict(zip(self.names, tensors, strict=True))
-        if not trained.has_conversions:
+        if not (isinstance(trained.ranker, Ranker) and trained.has_conversions):
             return (torch.sigmoid(trained.calibrator(trained.ranker(given))),)
         clicks, conversions = trained.ranker.heads(given)
         return torch.sigmoid(trained.calibrator(clicks)), torch.sigmoid(trained.conversion_calibrator(conversions))
