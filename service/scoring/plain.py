@@ -65,15 +65,6 @@ class _Frame(NamedTuple):
         return self.tensors | {name: self.tensors[name][:count] for name in self.of_candidates}
 
 
-class _Filled(NamedTuple):
-    """A frame filled with a request, how to run it, and the inputs that were prepared."""
-
-    arm: Arm
-    frame: _Frame
-    runner: Runner
-    values: Tensors
-
-
 class _Scored(NamedTuple):
     """An answer, its arm, and the sources of its rows."""
 
@@ -85,6 +76,9 @@ class _Scored(NamedTuple):
 
 
 PlainJob = Job[_Scored | None]
+_Filled = tuple[Arm, _Frame, Runner, Tensors]
+"""An arm, its frame, filled with a request, how to run it, and the inputs that were prepared. On every request's path:
+a plain tuple costs least."""
 
 
 class PlainScoring:
@@ -194,7 +188,8 @@ class PlainScoring:
         if runner.run_s.fitting(count, SURE * (asked.terms.deadline - started)) != count:
             return None
         tensors = frame.cut(count)
-        tensors.update(values)
+        if values:
+            tensors.update(values)
         scores = runner.runtime.run(tensors)
         correction = self._corrections.of(model) if self._corrections else None
         if correction is not None:
@@ -234,7 +229,7 @@ class PlainScoring:
         outcome = core.take(asked.body, self._max_candidates, rows.users, rows.items, time.time(), epochs, live)
         if outcome == _PREPARED:
             return self._fill_prepared(lineup, frame, asked)
-        return _Filled(arm, frame, model.runner, {}) if outcome == _FILLED else None
+        return (arm, frame, model.runner, {}) if outcome == _FILLED else None
 
     def _fill_prepared(self, lineup: Lineup, read_by: _Frame, asked: Asked) -> _Filled | None:
         """As `_fill`, for a request that names a prepared user, with the frame of that user's arm."""
@@ -252,7 +247,7 @@ class PlainScoring:
         rows = frame.rows
         epochs = None if rows.epochs is None else rows.epochs()
         outcome = frame.core.fill_prepared(rows.items, user.at, epochs, user.degraded is None)
-        return _Filled(arm, frame, two_phases.scores, user.values) if outcome == _FILLED else None
+        return (arm, frame, two_phases.scores, user.values) if outcome == _FILLED else None
 
     def _frame(self, model: Model) -> _Frame | None:
         """Return the calling thread's frame; None if Python scores all requests of the model."""
