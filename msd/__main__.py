@@ -88,9 +88,10 @@ _LOG_REPLAY = _Command("operations.replay", "cpu,log", "")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; user errors are printed as one message, with exit code 2."""
+    terminate = _Terminate()
     if arguments is None:
         arguments = sys.argv[1:]
-        _set_up_process(*arguments[:1])
+        _set_up_process(terminate, *arguments[:1])
     # By default OpenMP's threads spin while they wait. If other processes need the cores, that makes training ten times
     # slower; this short wait costs a tenth when none do.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -103,34 +104,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keep_freed_memory()
     try:
         _load(*arguments)(args=list(arguments[1:]), prog_name=f"msd {arguments[0]}")
-    except ModuleNotFoundError as error:
-        extra = _command(*arguments).extra
-        _refuse(f"`msd {arguments[0]}` needs the module {error.name!r}; in the checkout: pip install -e '.[{extra}]'")
     except KeyboardInterrupt:  # while a command's package was imported; later the command handles it
         sys.exit(128 + signal.SIGINT)
-    except MsdError as error:
+    except Exception as error:
+        if terminate.status is not None:  # an import that was interrupted may fail for a reason of its own
+            sys.exit(terminate.status)
+        _explain(error, arguments)
+
+
+def _explain(error: Exception, arguments: Sequence[str]) -> NoReturn:
+    """Report a user error; raise any other."""
+    if isinstance(error, ModuleNotFoundError):
+        extra = _command(*arguments).extra
+        _refuse(f"`msd {arguments[0]}` needs the module {error.name!r}; in the checkout: pip install -e '.[{extra}]'")
+    if isinstance(error, MsdError):
         _refuse(str(error))
-    except OSError as error:
-        if error.filename is None:  # of a socket, for example: no file of the user's
-            raise
+    if isinstance(error, OSError) and error.filename is not None:  # of a socket, for example: no file of the user's
         _refuse(f"{error.filename}: {error.strerror}")
+    raise error
 
 
-def _set_up_process(command: str = "") -> None:
+class _Terminate:
+    """Handles SIGTERM: ends a command as an interrupt does, so it removes unfinished files and ends child processes."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+
+    def __call__(self, number: int, frame: object) -> NoReturn:
+        self.status = 128 + number
+        sys.exit(self.status)
+
+
+def _set_up_process(terminate: _Terminate, command: str = "") -> None:
     """Set signal handling and priority, which are for the whole process; priority cannot be raised again."""
     # A service handles its own shutdown. Training may be ended at any moment, but Python would notice only after a
     # reply from another torchrun process, which may have ended.
     if command not in ("serve", "train"):
-        signal.signal(signal.SIGTERM, _end)
+        signal.signal(signal.SIGTERM, terminate)
     if command == "publish":  # a service on the same machine goes first
         from service.machine import give_way
 
         give_way()
-
-
-def _end(number: int, frame: object) -> NoReturn:
-    """End a command as an interrupt does: it removes unfinished files, and ends child processes."""
-    sys.exit(128 + number)
 
 
 def _refuse(reason: str) -> NoReturn:

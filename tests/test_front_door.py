@@ -172,3 +172,24 @@ def test_onnx_runtime_is_told_to_report_nothing_before_it_is_loaded() -> None:
     )
 
     assert ended.stderr.strip() == "1"
+
+
+def test_sigterm_within_an_import_is_no_error_of_the_import() -> None:
+    """An extension's import that is interrupted raises an ImportError of its own."""
+    code = """
+import os, signal, sys
+import msd.__main__ as front_door
+from msd.contract.errors import MsdError
+
+def interrupted(**options):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except SystemExit:
+        raise MsdError("no onnxruntime is installed") from None
+
+front_door._load = lambda *arguments: interrupted
+sys.argv = ["msd", "catalogue"]
+front_door.main()
+"""
+    ended = run_python(code)
+    assert (ended.returncode, ended.stderr) == (143, "")

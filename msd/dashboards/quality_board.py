@@ -1,5 +1,7 @@
 """The dashboard of model quality: sources of scores, calibration, drift, experiments, live state, request log."""
 
+from dataclasses import replace
+
 from msd.dashboards.board import Board, Row, lines, stack
 from msd.dashboards.promql import quantile, rate, ratio, series, total
 
@@ -31,6 +33,15 @@ _FROM = Row(
             "Share of the scored requests.",
             "percentunit",
             (_of_all(_USERS, "msd_request_candidates_count"), "{{rung}}"),
+        ),
+        replace(
+            stack(
+                "BidRequests by user",
+                "given, missing, or no_consent: privacy signals forbid the use of who the user is.",
+                "reqps",
+                (rate("msd_openrtb_requests_total", "user"), "{{user}}"),
+            ),
+            may_be_empty="requests may come to /v1/score alone",
         ),
     ),
 )

@@ -69,6 +69,7 @@ def write_ml_100k_like(folder: Path) -> Path:
         "item_id": [str(one + 1) for one in item],
         "at": 880_000_000 + np.arange(n) * 1_000,
         "click": (rng.random(n) < np.where(item % 2 == user % 2, 0.9, 0.2)).astype(np.int8),
+        "disliked": np.zeros(n, np.int8),
         "hour": ["12"] * n,
         "weekday": ["mon"] * n,
     }

@@ -103,7 +103,7 @@ def test_differences_are_of_all_pairs_and_by_seed_where_seeds_are_the_same(resul
 
 def test_what_only_a_network_has_is_there_for_networks(results: dict[str, Any]) -> None:
     models = results["models"]
-    own = {"curve", "calibrations", "degradation", "cold_ads", "how_sure", "live_counts", "choice"}
+    own = {"curve", "calibrations", "degradation", "cold_ads", "how_sure", "live_counts", "choice", "conversions"}
     assert set(models["one"]) - set(models["counts"]) == own
     # The vectors of one seed's items cannot be taken from the other, which has none.
     assert "item without vector" in models["one"]["degradation"]

@@ -80,9 +80,10 @@ def test_two_round_trips_a_request_at_most_and_none_for_what_was_read_before(
         bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=2_000, workers=1, fill_rows_per_s=0
     ) as running:
         assert [round_trips(running, published, one) for one in (KNOWN, KNOWN, other, other)] == [2, 0, 1, 0]
+        # Requests are counted after their replies.
+        wait_until(lambda: running.metric('msd_row_age_seconds_count{side="user"}') == 4)
         assert running.metric('msd_rows_total{tier="missing"}') == 2
         assert running.metric('msd_rows_total{tier="arena"}') > 10
-        assert running.metric('msd_row_age_seconds_count{side="user"}') == 4
 
 
 def test_without_a_cache_every_row_is_read_each_time(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> None:

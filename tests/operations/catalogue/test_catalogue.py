@@ -206,9 +206,9 @@ def test_an_end_from_outside_is_one_of_all_and_leaves_nothing_half_made(
             wait_until(lambda: len(list(out.glob(".*"))) == processes)
             (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
             # All processes write there: it ends with the last of them.
-            running.communicate(timeout=60)
+            _, said = running.communicate(timeout=60)
         except BaseException:
             os.killpg(running.pid, signal.SIGKILL)
             raise
-    assert running.returncode == status
+    assert running.returncode == status, said
     assert number == signal.SIGKILL or not list(out.iterdir())

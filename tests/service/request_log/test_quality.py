@@ -173,7 +173,9 @@ def test_impressions_are_judged_once_they_have_settled() -> None:
     metrics = Metrics()
     observed = Observed(metrics)
     for _ in range(2):
-        observed.record(replace(RECORD, item_ids=["a", "b"], bids=None, scores=[np.array([0.25, 0.5], np.float32)]))
+        observed.record(
+            replace(RECORD, item_ids=["a", "b"], bids=None, heads=["pctr"], scores=[np.array([0.25, 0.5], np.float32)])
+        )
     observed.event(event("click", "a", 100))
     observed.event(event("impression", "a", 99))
     observed.event(event("impression", "a", 101))
@@ -199,7 +201,9 @@ def test_what_is_remembered_is_bounded() -> None:
     ids = [f"i{place}" for place in range(2_000)]
     scores = [np.full(2_000, 0.5, np.float32)]
     for number in range(300):
-        observed.record(replace(RECORD, request_id=f"r{number}", item_ids=ids, bids=None, scores=scores))
+        observed.record(
+            replace(RECORD, request_id=f"r{number}", item_ids=ids, bids=None, heads=["pctr"], scores=scores)
+        )
     for number in (0, 299):
         observed.event(event("impression", "i7", 100, f"r{number}"))
     observed.event(event("impression", "x", 100 + SETTLE_S, None))
@@ -224,7 +228,7 @@ def test_an_overconfident_model_overpredicts_winners() -> None:
         excess = rng.normal(size=len(ids))
         predicted, true = 1 / (1 + np.exp(2.32 - 1.5 * excess)), 1 / (1 + np.exp(2.0 - excess))
         scores = [predicted.astype(np.float32)]
-        observed.record(replace(RECORD, request_id=str(number), item_ids=ids, bids=None, scores=scores))
+        observed.record(replace(RECORD, request_id=str(number), item_ids=ids, bids=None, heads=["pctr"], scores=scores))
         for item, probability in zip(ids, true, strict=True):
             observed.event(event("impression", item, 1.0, str(number)))
             if rng.random() < probability:
@@ -246,7 +250,7 @@ def test_impressions_are_told_by_rank_and_bid() -> None:
     ids = [f"i{place}" for place in range(8)]
     bids = [4.0, None, 1.0, None, 3.0, 2.0, 5.0, 8.0]
     scores = np.array([0.5, 0.875, 0.5, 0.75, 0.5, 0.5, 0.5, 0.125], np.float32)  # by eCPM: i6 i0 i4 i5 i7 i2, i1 i3
-    observed.record(replace(RECORD, item_ids=ids, scores=[scores], bids=bids))
+    observed.record(replace(RECORD, item_ids=ids, heads=["pctr"], scores=[scores], bids=bids, pricing=None))
     for item in ids:
         observed.event(event("impression", item, 1.0))
     for item in ("i6", "i3"):
