@@ -21,7 +21,9 @@ from service.scoring.lineup import Arm, Lineup
 from service.telemetry.metrics import Metrics
 
 # Of the objects around arrays and strings, approximately.
-_OBJECT_BYTES, _STRING_BYTES = 2_048, 80
+_OBJECT_BYTES, _STRING_BYTES = 2_048, 60
+# What a byte of JSON may become, at most: a list of IDs of two characters.
+_PARSED_BYTES = 12
 _TOKEN_BYTES = 16
 
 
@@ -31,6 +33,8 @@ class PreparedUser:
 
     arm: Arm
     wire: PrepareRequest
+    body_size: int
+    """Bytes of JSON that `wire` was read from."""
     request: CheckedRequest
     """`wire`, checked; it has no candidates."""
     at: float
@@ -50,7 +54,9 @@ class PreparedUser:
         arrays = {id(one): one for one in (*self.tensors.values(), *(self.values or {}).values())}
         held = sum(one.nbytes for one in arrays.values())
         held += self.user.records.nbytes + self.history_rows.records.nbytes
-        return held + _OBJECT_BYTES + _STRING_BYTES * (len(self.history) + len(self.request.history or ()))
+        held += sum(_STRING_BYTES + len(one) for one in self.history)
+        # All of a long history in the request is kept, though only its end counts.
+        return held + _OBJECT_BYTES + _PARSED_BYTES * self.body_size
 
     def values_for(self, tensors: Tensors) -> Tensors | None:
         """Return `values` if a request has the user's tensors as they were prepared; live states may have changed."""

