@@ -92,7 +92,7 @@ def error_messages() -> Iterator[tuple[str, str]]:
             yield from raised(path)
 
 
-RECORDS = {"CHANGELOG.md", "benchmarks.md", "performance.md", "security.md"}
+RECORDS = {"CHANGELOG.md", "benchmarks.md", "performance.md"}
 
 
 def pages() -> Iterator[tuple[str, str]]:

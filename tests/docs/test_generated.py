@@ -17,7 +17,6 @@ LONGER = {
     "docs/metrics.md": "reference",
     "docs/mistakes.md": "reference",
     "docs/performance.md": "tables of figures",
-    "docs/security.md": "tables of threats and bounds",
     "CHANGELOG.md": "a record",
 }
 """Pages that may be longer, with the reason; decisions are records too."""
