@@ -67,8 +67,8 @@ def _one_sided(dataset: Dataset) -> list[Problem]:
     labels, where = dataset.events["label"], dataset.config.events
     if labels.n_unique() > 1:
         return []
-    what = "nothing but clicks" if labels[0] else "no click"
-    message = f"there is {what} in {labels.len()} events, so that nothing can be learned from them"
+    what = "are clicks" if labels[0] else "have no click"
+    message = f"all {labels.len()} events {what}: there is nothing to learn"
     return [Problem(where.file, message, column=where.clicks or where.label)]
 
 

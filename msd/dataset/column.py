@@ -28,7 +28,7 @@ def read_ids(table: Table, column: str) -> pl.Series:
     empty = ids == ""
     table.flag(column, empty, "is an empty id")
     long = ids.str.len_bytes() > MAX_ID_BYTES
-    table.flag(column, long, f"is longer than the {MAX_ID_BYTES} bytes that an id may have")
+    table.flag(column, long, f"exceeds the maximum of {MAX_ID_BYTES} bytes for an id")
     nul = ids.str.contains("\0", literal=True)
     table.flag(column, nul, "holds a NUL character")
     return _without(ids, empty | long | nul)
@@ -38,7 +38,7 @@ def read_unique_ids(table: Table, column: str) -> pl.Series:
     """Return the IDs of a table with one row per ID."""
     ids = read_ids(table, column)
     repeated = ids.is_not_null() & ids.is_first_distinct().not_()
-    table.flag(column, repeated, "is the id of an earlier row too")
+    table.flag(column, repeated, "repeats the id of an earlier row")
     return _without(ids, repeated)
 
 
@@ -61,7 +61,7 @@ def read_whole_numbers(table: Table, column: str) -> pl.Series:
     table.flag_missing(column)
     fitting = (numbers == numbers.floor()) & numbers.is_between(0, _LARGEST_COUNT)
     other = numbers.is_not_null() & (fitting & numbers.is_finite()).not_()
-    table.flag(column, other, "should be a whole number from 0 up, a count")
+    table.flag(column, other, "should be a count: a whole number of at least 0")
     return _without(numbers, other).cast(pl.Int64)
 
 
@@ -80,7 +80,7 @@ def read_times(table: Table, column: str, *, optional: bool = False) -> pl.Serie
         table.flag(column, raw.is_not_null() & seconds.is_null(), "is neither unix seconds nor an ISO 8601 time")
         clock, zoned = raw.str.contains(r"\d:\d"), raw.str.contains(_ZONE)
         if (clock & zoned).any() and (clock & ~zoned).any():
-            message = "has no time zone, though other rows have one: write it too, such as Z for UTC"
+            message = "has no time zone, but other rows have one: add it, such as Z for UTC"
             table.flag(column, clock & ~zoned, message)
     else:
         numbers = _as_numbers(table, column)
@@ -90,7 +90,7 @@ def read_times(table: Table, column: str, *, optional: bool = False) -> pl.Serie
     if not optional:
         table.flag_missing(column)
     outside = seconds.is_not_null() & seconds.is_between(0, LATEST, closed="left").not_()
-    table.flag(column, outside, "is no time between 1970 and 2242 in unix seconds (is it in milliseconds?)")
+    table.flag(column, outside, "is not a time between 1970 and 2242 in unix seconds (is it in milliseconds?)")
     return _without(seconds, outside | seconds.is_nan()).floor().cast(pl.Int64)
 
 
@@ -100,7 +100,7 @@ def read_categorical(table: Table, column: str) -> pl.Series:
     if values is None:
         return _nothing(table, pl.String)
     long = values.str.len_chars() > MAX_VALUE_CHARS
-    table.flag(column, long, f"is longer than the {MAX_VALUE_CHARS} characters that a category may have")
+    table.flag(column, long, f"exceeds the maximum of {MAX_VALUE_CHARS} characters for a category")
     return _without(values, long)
 
 
@@ -126,12 +126,12 @@ def read_bag(table: Table, column: str, separator: str) -> pl.Series:
     elif raw.dtype in (pl.Null, pl.List(pl.Null)):
         lists = raw.cast(pl.List(pl.String))
     else:
-        table.flag_column(column, f"has type {raw.dtype}, where lists of categories, or text to cut, are due")
+        table.flag_column(column, f"has type {raw.dtype}; expected lists of categories, or text to split")
         return _nothing(table, pl.List(pl.String))
     hollow = lists.list.eval(pl.element().is_null()).list.any()
     table.flag(column, hollow, "holds a missing value")
     long = lists.list.eval(pl.element().str.len_chars() > MAX_VALUE_CHARS).list.any()
-    table.flag(column, long, f"holds a value longer than the {MAX_VALUE_CHARS} characters that a category may have")
+    table.flag(column, long, f"holds a value that exceeds the maximum of {MAX_VALUE_CHARS} characters for a category")
     return _without(lists, hollow | long)
 
 
@@ -153,7 +153,7 @@ def _as_text(table: Table, column: str) -> pl.Series | None:
     raw = table.frame.get_column(column)
     if _is_text(raw.dtype) or raw.dtype == pl.Null:
         return raw.cast(pl.String)
-    table.flag_column(column, f"has type {raw.dtype}, where text or whole numbers are due")
+    table.flag_column(column, f"has type {raw.dtype}; expected text or whole numbers")
     return None
 
 
@@ -165,7 +165,7 @@ def _as_numbers(table: Table, column: str) -> pl.Series | None:
         return numbers
     if raw.dtype.is_numeric() or raw.dtype == pl.Null:
         return raw.cast(pl.Float64)
-    table.flag_column(column, f"has type {raw.dtype}, where numbers are due")
+    table.flag_column(column, f"has type {raw.dtype}; expected numbers")
     return None
 
 

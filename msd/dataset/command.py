@@ -102,7 +102,7 @@ def init(
 ) -> None:
     """Makes a dataset folder of any log: guesses what each column is, says why, and asks nothing."""
     if time and no_time:
-        raise typer.BadParameter("--time and --no-time contradict each other; give one of them")
+        raise typer.BadParameter("--time and --no-time contradict each other; give only one")
     if no_user and (user or users):
         raise typer.BadParameter("--no-user contradicts --user and --users; give one of them")
     named: dict[RoleName, str | None] = {"user": user, "item": item, "time": time, "label": label}

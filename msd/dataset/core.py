@@ -66,7 +66,7 @@ def refuse(table: Table, roles: Mapping[RoleName, Role] | None = None) -> None:
     wrong = {problem.column for problem in table.problems}
     taken = [(name, role) for name, role in (roles or {}).items() if role.column in wrong]
     hints = [
-        f"{one.column} was taken for the {name} ({one.reason}); another column is named by --{name} COLUMN"
+        f"{one.column} was taken as the {name} ({one.reason}); to name another column, use --{name} COLUMN"
         for name, one in taken
     ]
-    raise InitError("\n".join(["mend these first:", *lines_of(table.problems), *hints]))
+    raise InitError("\n".join(["fix these problems first:", *lines_of(table.problems), *hints]))

@@ -31,9 +31,9 @@ def _of_texts(dataset: Dataset) -> list[str]:
     if count < _FEWEST_TEXTS:
         file = dataset.config.items.file
         return [
-            f"{count} items have a text, and the student needs {_FEWEST_TEXTS}: `msd distill` will refuse. Train "
+            f"{count} items have a text, but the student needs {_FEWEST_TEXTS}, so `msd distill` will fail. Train "
             "without it: `msd train DATASET OUT --no-semantics`. "
-            f"Or add columns to {file} that say something of an item, such as its "
+            f"Or add columns to {file} that describe an item, such as its "
             'category or brand, and name them in the template of [items]: text = "{brand}, {category}"'
         ]
     if count < dataset.items.height / 2:
@@ -49,7 +49,7 @@ def _of_users(dataset: Dataset, parts: pl.Series) -> list[str]:
     if users == 1:
         return ["all events are one user's: parts are cut in time alone, and a history is everybody's latest clicks"]
     return [
-        f"nothing is told of users but their clicks: {known} of {users} users have one in the profile window, and only "
+        f"only clicks are known of users: {known} of {users} users have one in the profile window, and only "
         "they get a text and a vector"
     ]
 
@@ -68,15 +68,15 @@ def _of_clicks(dataset: Dataset, parts: pl.Series) -> list[str]:
     for name, rows in cuts.items():
         shown, clicks = count_clicks(dataset.events.filter(rows))
         if clicks in (0, shown):
-            what = "no click" if clicks == 0 else "nothing but clicks"
+            what = "no click" if clicks == 0 else "only clicks"
             found.append(
-                f"the {name} part has {what} in {shown} events, so that there is nothing to {uses[name]}: "
+                f"the {name} part has {what} in {shown} events, so there is nothing to {uses[name]}: "
                 "bring more events, or move the cuts in [split]"
             )
         elif clicks < _FEW_CLICKS:
             amount = "1 click" if clicks == 1 else f"{clicks} clicks"
             found.append(
-                f"the {name} part has only {amount} to {uses[name]}: figures will differ by chance from seed to seed, "
+                f"the {name} part has only {amount} to {uses[name]}: figures will differ by chance between seeds, "
                 "so compare several"
             )
     return found
@@ -95,7 +95,7 @@ def _of_order(dataset: Dataset, parts: pl.Series) -> list[str]:
         return []
     return [
         f"{early.height} test events lie before a window or train event of the same user: the model learns from "
-        f"what came later. If the test stands for what is still to come, change {dataset.config.split.column} in "
+        f"what came later. If test should represent the future, change {dataset.config.split.column} in "
         f"{dataset.config.events.file}"
     ]
 

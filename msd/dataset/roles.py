@@ -75,7 +75,7 @@ def find_roles(
     for role, column in chosen.items():
         _require(events, role, column)
         if other := next((name for name, one in roles.items() if one.column == column), None):
-            raise InitError(f"--{role} {column}: is given by --{other} too; a column can be but one thing")
+            raise InitError(f"--{role} {column}: is also given by --{other}; a column has one role")
         roles[role] = Role(column, f"given by --{role}")
     no_user = no_user or ("user" not in roles and not shared.get("user") and _is_aggregated(events, roles))
     for role in ("user", "item"):
@@ -109,22 +109,22 @@ def _id_role(
     if found := _by_name(events, role, free, lambda values: bool(values.null_count() < values.len())):
         return found
     if len(both := [column for column in shared if column in free]) == 1:
-        return Role(both[0], f"the column that the table of {role}s has too")
+        return Role(both[0], f"the column that the table of {role}s also has")
     if role == "user" and no_user:
         return None
-    option, what = f"--{role}", {"user": "who saw it", "item": "what was shown"}[role]
+    option, what = f"--{role}", {"user": "who saw the ad", "item": "what was shown"}[role]
     other = NAMES["item" if role == "user" else "user"]
     named = [c for c in free if clean_name(c).endswith("_id") and clean_name(c) not in other]
     ids = [column for column in named if not events.frame.get_column(column).null_count()]
     if role == "item" and (headline := _headline(events, free, ids)):
-        return Role(headline, "no column is an id of what was shown, so each different text is an item of its own")
+        return Role(headline, "no column is an id of the item, so each distinct text is an item")
     if len(ids) == 1:
-        return Role(ids[0], "the only other column that is called an id")
+        return Role(ids[0], "the only other column whose name says id")
     advice = f"name it with {option} COLUMN"
     if role == "user":
-        advice += "; if users are unknown, a column that groups views, such as a site or a segment, will do, "
-        advice += "or --no-user, which treats all rows as one user's"
-    raise InitError(f"{events.file}: no column tells by its name {what} (the {role}); {advice}. {_columns(events)}")
+        advice += "; if users are unknown, name a column that groups views, such as a site or a segment, "
+        advice += "or give --no-user to treat all rows as one user's"
+    raise InitError(f"{events.file}: no column name identifies the {role}, {what}; {advice}. {_columns(events)}")
 
 
 def _headline(events: Table, free: Sequence[str], ids: Sequence[str]) -> str | None:
@@ -154,8 +154,8 @@ def _time(events: Table, taken: Mapping[RoleName, Role]) -> Role | None:
         value = events.frame.get_column(named[0]).drop_nulls().head(1).to_list()
         raise InitError(
             f"{events.file}, {named[0]}: {', '.join(map(repr, value))} is neither unix seconds since 1990 nor an "
-            "ISO 8601 time such as 2024-05-01T12:30:00Z, though the name speaks of time; rewrite the column, name "
-            "another with --time COLUMN, or give --no-time if the rows are in the order of time"
+            "ISO 8601 time such as 2024-05-01T12:30:00Z, though the column's name suggests a time; rewrite the column, "
+            "name another with --time COLUMN, or give --no-time if the rows are in the order of time"
         )
     return None
 
@@ -187,7 +187,7 @@ def _label(events: Table, free: Sequence[str]) -> Role:
         return Role(fitting[0], "the only column of zeros and ones")
     if len(fitting) > 1:
         raise InitError(
-            f"{events.file}: {', '.join(fitting)} all hold but zeros and ones; name the one that says whether it was "
+            f"{events.file}: {', '.join(fitting)} all hold only zeros and ones; name the one that says whether it was "
             "clicked with --label COLUMN"
         )
     raise InitError(
@@ -213,7 +213,7 @@ def _free(events: Table, taken: Mapping[RoleName, Role]) -> list[str]:
 def _columns(events: Table) -> str:
     columns = events.frame.columns
     values = [column for column in columns if re.fullmatch(r"-?[0-9.]+", column)]
-    hint = f" ({', '.join(values)}: is the row with the columns' names missing?)" if values else ""
+    hint = f" ({', '.join(values)}: is the header row missing?)" if values else ""
     return f"Its columns are {', '.join(columns)}{hint}"
 
 

@@ -21,9 +21,9 @@ def template_of(side: Side, table: pl.DataFrame, features: Sequence[Feature]) ->
     title = texts[0] if texts and side == "item" else None
     if not parts:
         whom = {"item": "an item", "user": "a user"}.get(side)
-        what = f"NO TEXT: no column says anything of {whom} in words; add one, and a template such as"
+        what = f"NO TEXT: no column describes {whom} in words; add one, and a template such as"
         return Template(None, f'{what} text = "{{title}}. {{description}}"')
-    what = "texts first, then what is said in words" if texts else "there is no text, so it is made of categories"
+    what = "texts first, then categories in words" if texts else "there is no text, so categories are used"
     return Template(" ".join(parts), f"{what}; a missing value leaves its place empty.", title)
 
 

@@ -28,16 +28,16 @@ def fault(folder: Path) -> DatasetError:
         ("label", "nan", "events.csv, row 3, label: 'nan' should be 0 (no click) or 1 (click)"),
         ("label", "", "events.csv, row 3, label: the value is missing"),
         ("user_id", "", "events.csv, row 3, user_id: the value is missing"),
-        ("item_id", LONG, "…  is longer than the 256 bytes that an id may have".replace("  ", " ")),
+        ("item_id", LONG, "… exceeds the maximum of 256 bytes for an id"),
         ("item_id", "a\0b", "events.csv, row 3, item_id: 'a\\x00b' holds a NUL character"),
         ("at", "noon", "events.csv, row 3, at: 'noon' is neither unix seconds nor an ISO 8601 time"),
         ("at", "", "events.csv, row 3, at: the value is missing"),
-        ("at", "-5", "events.csv, row 3, at: '-5' is no time between 1970 and 2242 in unix seconds"),
-        ("at", "1700000000000", "events.csv, row 3, at: '1700000000000' is no time between 1970 and 2242"),
-        ("at", "nan", "events.csv, row 3, at: 'nan' is no time between"),
-        ("at", "inf", "events.csv, row 3, at: 'inf' is no time between"),
+        ("at", "-5", "events.csv, row 3, at: '-5' is not a time between 1970 and 2242 in unix seconds"),
+        ("at", "1700000000000", "events.csv, row 3, at: '1700000000000' is not a time between 1970 and 2242"),
+        ("at", "nan", "events.csv, row 3, at: 'nan' is not a time between"),
+        ("at", "inf", "events.csv, row 3, at: 'inf' is not a time between"),
         ("at", "9999-99-99", "events.csv, row 3, at: '9999-99-99' is neither"),
-        ("device", LONG, "is longer than the 256 characters that a category may have"),
+        ("device", LONG, "exceeds the maximum of 256 characters for a category"),
     ],
 )
 def test_a_wrong_cell_of_the_events(tmp_path: Path, column: str, value: str, message: str) -> None:
@@ -54,8 +54,8 @@ def test_a_wrong_cell_of_the_events(tmp_path: Path, column: str, value: str, mes
         ("price", "inf", "items.csv, row 2, price: 'inf' is not a finite number; leave the cell empty"),
         ("price", "NaN", "items.csv, row 2, price: 'NaN' is not a finite number; leave the cell empty"),
         ("price", "1e999", "items.csv, row 2, price: '1e999' is not a finite number"),
-        ("item_id", "1", "items.csv, row 2, item_id: '1' is the id of an earlier row too"),
-        ("tags", LONG, "holds a value longer than the 256 characters that a category may have"),
+        ("item_id", "1", "items.csv, row 2, item_id: '1' repeats the id of an earlier row"),
+        ("tags", LONG, "holds a value that exceeds the maximum of 256 characters for a category"),
     ],
 )
 def test_a_wrong_cell_of_the_items(tmp_path: Path, column: str, value: str, message: str) -> None:
@@ -66,7 +66,7 @@ def test_a_wrong_cell_of_the_items(tmp_path: Path, column: str, value: str, mess
 
 def test_a_repeated_user(tmp_path: Path) -> None:
     error = fault(write_small(tmp_path, users=spoil(USERS, 4, "user_id", "u2")))
-    assert "users.csv, row 4, user_id: 'u2' is the id of an earlier row too" in str(error)
+    assert "users.csv, row 4, user_id: 'u2' repeats the id of an earlier row" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -164,16 +164,16 @@ def test_a_wrong_line_of_json(tmp_path: Path, line: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [
-        ("label", [True, False], "label: has type Boolean, where numbers are due"),
-        ("label", ["1", "0"], "label: has type String, where numbers are due"),
-        ("user_id", [1.0, 2.0], "user_id: has type Float64, where text or whole numbers are due"),
-        ("user_id", [True, False], "user_id: has type Boolean, where text or whole numbers are due"),
-        ("device", [1.5, 2.5], "device: has type Float64, where text or whole numbers are due"),
-        ("device", [True, False], "device: has type Boolean, where text or whole numbers are due"),
-        ("device", [["a"], ["b"]], "device: has type List(String), where text or whole numbers are due"),
-        ("at", [True, False], "at: has type Boolean, where numbers are due"),
-        ("at", [[1], [2]], "at: has type List(Int64), where numbers are due"),
-        ("at", [1e300, float("nan")], "row 1, at: 1e+300 is no time between 1970 and 2242"),
+        ("label", [True, False], "label: has type Boolean; expected numbers"),
+        ("label", ["1", "0"], "label: has type String; expected numbers"),
+        ("user_id", [1.0, 2.0], "user_id: has type Float64; expected text or whole numbers"),
+        ("user_id", [True, False], "user_id: has type Boolean; expected text or whole numbers"),
+        ("device", [1.5, 2.5], "device: has type Float64; expected text or whole numbers"),
+        ("device", [True, False], "device: has type Boolean; expected text or whole numbers"),
+        ("device", [["a"], ["b"]], "device: has type List(String); expected text or whole numbers"),
+        ("at", [True, False], "at: has type Boolean; expected numbers"),
+        ("at", [[1], [2]], "at: has type List(Int64); expected numbers"),
+        ("at", [1e300, float("nan")], "row 1, at: 1e+300 is not a time between 1970 and 2242"),
         ("label", [None, None], "row 2, label: the value is missing"),
     ],
 )
@@ -190,8 +190,8 @@ def test_a_column_of_lists_is_no_number_and_a_number_no_bag(tmp_path: Path) -> N
         folder / "items.parquet"
     )
     assert [str(problem) for problem in fault(folder).problems] == [
-        "items.parquet, tags: has type Float64, where lists of categories, or text to cut, are due",
-        "items.parquet, price: has type List(Float64), where numbers are due",
+        "items.parquet, tags: has type Float64; expected lists of categories, or text to split",
+        "items.parquet, price: has type List(Float64); expected numbers",
         "items.parquet, title: has type Int64, where text is due",
     ]
 

@@ -100,7 +100,7 @@ def test_a_column_that_is_not_there_or_holds_no_words(tmp_path: Path) -> None:
     frame = pl.read_csv(events_of(WORDS).encode()).with_columns(fold=pl.lit(0.5))
     folder = write_small(tmp_path, config=config)
     frame.write_parquet(folder / "events.parquet")
-    with pytest.raises(DatasetError, match=r"events\.parquet, fold: has type Float64, where text"):
+    with pytest.raises(DatasetError, match=r"events\.parquet, fold: has type Float64; expected text"):
         load_dataset(folder)
 
 

@@ -154,7 +154,7 @@ def test_a_wrong_cell_of_a_part_is_told_with_its_own_row(tmp_path: Path) -> None
     with pytest.raises(InitError) as error:
         init_dataset(SourceFiles(folder), tmp_path / "out", {"label": "Clicked?"})
     assert "parts/day=2/part.csv.gz, row 5, Clicked?: 'maybe' should be 0 (no click)" in str(error.value)
-    assert "Clicked? was taken for the label (given by --label)" in str(error.value)
+    assert "Clicked? was taken as the label (given by --label)" in str(error.value)
 
 
 def test_an_empty_folder_is_told(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_users_of_one_thing_each_are_told_of_before_gauc_is_read(tmp_path: Path)
 
 def test_nobodys_log_is_taken_for_one_users(tmp_path: Path) -> None:
     frame = log().drop("Visitor ID")
-    with pytest.raises(InitError, match="or --no-user, which treats all rows as one user's"):
+    with pytest.raises(InitError, match="or give --no-user to treat all rows as one user's"):
         init(tmp_path, frame)
     draft, _ = init(tmp_path, frame, no_user=True)
     assert "user" not in draft.roles

@@ -88,8 +88,8 @@ def test_a_log_without_users_table_texts_or_times(tmp_path: Path) -> None:
     assert dataset.config.counts.age_cap_days == 1e-6
     text = (tmp_path / "out" / "dataset.toml").read_text(encoding="utf-8")
     assert "NO TIME was found" in text
-    assert "NO TEXT: no column says anything of an item" in text
-    assert any("`msd distill` will refuse" in note for note in report.notes)
+    assert "NO TEXT: no column describes an item" in text
+    assert any("`msd distill` will fail" in note for note in report.notes)
 
 
 def test_aggregated_rows_are_known_by_their_counts(tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from tests.dataset.logs import log, make, write
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"drop": "Visitor ID"}, "no column tells by its name who saw it (the user); name it with --user COLUMN"),
-        ({"drop": "adId"}, "no column tells by its name what was shown (the item); name it with --item COLUMN"),
+        ({"drop": "Visitor ID"}, "no column name identifies the user, who saw the ad; name it with --user COLUMN"),
+        ({"drop": "adId"}, "no column name identifies the item, what was shown; name it with --item COLUMN"),
         ({"drop": "Clicked?"}, "no column says whether it was clicked, 0 or 1. Name it with --label COLUMN"),
         ({"Time": "01/02/2024"}, "log.csv, Time: '01/02/2024' is neither unix seconds since 1990 nor an ISO 8601 time"),
         ({"Clicked?": "3"}, "no column says whether it was clicked"),
         ({"seen": "0", "Clicked?": "x"}, "no column says whether it was clicked"),
-        ({"Visitor ID": None}, "no column tells by its name who saw it (the user)"),
+        ({"Visitor ID": None}, "no column name identifies the user, who saw the ad"),
     ],
 )
 def test_what_cannot_be_told_is_asked_for(tmp_path: Path, change: dict[str, str | None], message: str) -> None:
@@ -39,7 +39,7 @@ def test_two_that_fit_are_both_named(tmp_path: Path) -> None:
     frame = log().rename({"Clicked?": "a", "Time": "t"}).with_columns(b=pl.col("a"), s=pl.col("t"))
     with pytest.raises(InitError, match="t, s all hold times; name the one of the impression with --time"):
         make(tmp_path, frame)
-    with pytest.raises(InitError, match="a, b all hold but zeros and ones; name the one"):
+    with pytest.raises(InitError, match="a, b all hold only zeros and ones; name the one"):
         make(tmp_path, frame, time="t")
 
 
@@ -47,7 +47,7 @@ def test_two_that_fit_are_both_named(tmp_path: Path) -> None:
     ("row", "column", "value", "message"),
     [
         (3, "Visitor ID", None, "log.csv, row 4, Visitor ID: the value is missing"),
-        (3, "adId", "x" * 300, "longer than the 256 bytes that an id may have"),
+        (3, "adId", "x" * 300, "exceeds the maximum of 256 bytes for an id"),
         (3, "Clicked?", "maybe", "log.csv, row 4, Clicked?: 'maybe' should be 0 (no click) or 1 (click), or no or yes"),
         (3, "Clicked?", None, "log.csv, row 4, Clicked?: the value is missing"),
         (3, "Time", "yesterday", "log.csv, row 4, Time: 'yesterday' is neither unix seconds nor an ISO 8601 time"),
@@ -70,8 +70,8 @@ def test_wrong_counts_are_told(tmp_path: Path) -> None:
     with pytest.raises(InitError) as error:
         make(tmp_path, frame)
     assert str(error.value).splitlines()[1:] == [
-        "log.csv, row 1, impressions: '2.5' should be a whole number from 0 up, a count (and so in 239 more rows)",
-        "impressions was taken for the impressions (its name says impressions); another column is named by "
+        "log.csv, row 1, impressions: '2.5' should be a count: a whole number of at least 0 (and so in 239 more rows)",
+        "impressions was taken as the impressions (its name says impressions); to name another column, use "
         "--impressions COLUMN",
     ]
 
@@ -127,7 +127,7 @@ def test_files_and_folders_that_will_not_do(tmp_path: Path) -> None:
         init_dataset(SourceFiles(path), tmp_path / "out", {"user": "nobody"})
     with pytest.raises(InitError, match="cannot be written: .*; name another folder with --out"):
         init_dataset(SourceFiles(path), path / "out", {})
-    with pytest.raises(InitError, match="--item adId: is given by --user too; a column can be but one thing"):
+    with pytest.raises(InitError, match="--item adId: is also given by --user; a column has one role"):
         init_dataset(SourceFiles(path), tmp_path / "out", {"user": "adId", "item": "adId"})
     with pytest.raises(InitError, match="is there already; name an empty or a new folder"):
         init_dataset(SourceFiles(path), tmp_path, {})
@@ -135,5 +135,5 @@ def test_files_and_folders_that_will_not_do(tmp_path: Path) -> None:
     with pytest.raises(InitError, match="items.csv: no column holds the item ids of the events, such as 0, 7, 14"):
         init_dataset(SourceFiles(path, items=items), tmp_path / "out", {"item": "adId"})
     twice = write(pl.DataFrame({"adId": [1, 1], "colour": ["red", "blue"]}), tmp_path / "twice.csv")
-    with pytest.raises(InitError, match="twice.csv, row 2, adId: '1' is the id of an earlier row too"):
+    with pytest.raises(InitError, match="twice.csv, row 2, adId: '1' repeats the id of an earlier row"):
         init_dataset(SourceFiles(path, items=twice), tmp_path / "out", {})
