@@ -177,7 +177,7 @@ def encode_side(
 def encode_state(
     field: State, impressions: ArrayLike, clicks: ArrayLike, as_of: ArrayLike, at: ArrayLike
 ) -> NDArray[np.float32]:
-    """Counts complete up to `as_of` (unix s), seen at `at` → [n, 3]: see `schema.STATE_FEATURES`.
+    """Return the features [n, 3] of counts complete up to `as_of` (Unix s), seen at `at`: see `schema.STATE_FEATURES`.
 
     The click rate is smoothed towards the prior as if `strength` impressions had shown it, and given as log-odds above
     the prior's, which vary as much where clicks are rare as where they are frequent. The age is

@@ -87,7 +87,7 @@ class OpenVinoGraph:
         return fixed if 3 * fixed < 4 * count <= 4 * fixed else padded_size(count)
 
     def run(self, tensors: Tensors) -> dict[str, NDArray[np.float32]]:
-        """Tensors by input name, others ignored → scores [N] by head."""
+        """Return the scores [N] by head of tensors by input name; other tensors are ignored."""
         local = self._local
         if not local.names:
             local.names = {name_of(one, tensors): _is_of_candidates(one) for one in self.compiled.inputs}

@@ -16,7 +16,7 @@ def padded_size(count: int) -> int:
 
 
 def padded_sizes(most: int) -> Iterator[int]:
-    """The sizes that numbers from 1 to `most` are rounded up to, the smallest first."""
+    """Yield the sizes that numbers from 1 to `most` are rounded up to, the smallest first."""
     size = 0
     while size < most:
         size = padded_size(size + 1)

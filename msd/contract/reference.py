@@ -54,8 +54,9 @@ class Distribution(BaseModel):
         return counted(np.array(self.edges), values)
 
     def psi(self, counts: Floats) -> float:
-        """The population stability index of counts [B] against the shares: Σ (p − q)·ln(p ÷ q). 0 is the same; from
-        about .25 on a model is seldom fit for what it sees (Siddiqi 2006). Bins are smoothed by half a value each."""
+        """Return the population stability index of counts [B] against the shares: Σ (p − q)·ln(p ÷ q). 0 is the same;
+        from about .25 on a model is seldom fit for what it sees (Siddiqi 2006). Bins are smoothed by half a value each.
+        """
         then = np.array(self.shares) * self.rows + _PRIOR
         now = counts + _PRIOR
         p, q = now / now.sum(), then / then.sum()

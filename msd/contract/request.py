@@ -415,7 +415,7 @@ def _load_quickly(body: bytes) -> object:
 
 
 def load_json(body: bytes) -> object:
-    """The document, in which no key occurs twice and every number is one. Raises MalformedRequest."""
+    """Return the document. Raises MalformedRequest, also for a repeated key or a number that is not finite."""
     try:
         return json.loads(body.decode("utf-8"), object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:

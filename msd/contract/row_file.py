@@ -199,7 +199,7 @@ class _Starts:
         return int.from_bytes(ends[: self._width], "little"), int.from_bytes(ends[self._width :], "little")
 
     def end(self) -> int:
-        """The end of the last row."""
+        """Return the end of the last row."""
         return int.from_bytes(self._section.cut(self._at.nbytes - self._width, self._at.nbytes), "little")
 
 

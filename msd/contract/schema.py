@@ -191,19 +191,19 @@ class FeatureSchema(_Frozen):
         return {side: FieldsOfSide.among(self.fields, side) for side in SIDES}
 
     def indexed(self, side: Side) -> tuple[Categorical | Bag, ...]:
-        """The fields of the side's categorical tensor, in the order of its columns."""
+        """Return the fields of the side's categorical tensor, in the order of its columns."""
         return self.by_side[side].indexed
 
     def numerics(self, side: Side) -> tuple[Numeric, ...]:
-        """The fields that open the side's dense tensor, in the order of its columns."""
+        """Return the fields that open the side's dense tensor, in the order of its columns."""
         return self.by_side[side].numerics
 
     def state(self, side: Side) -> State | None:
-        """The side's counts, if it has any."""
+        """Return the side's counts, if it has any."""
         return self.by_side[side].state
 
     def semantic(self, side: Side) -> Semantic | None:
-        """The side's vector, if it has one."""
+        """Return the side's vector, if it has one."""
         return self.by_side[side].semantic
 
     @cached_property
@@ -241,19 +241,20 @@ class FeatureSchema(_Frozen):
         return {name: value for name, value in values.items() if value is not None}
 
     def categorical_width(self, side: Side) -> int:
-        """Columns of the side's categorical tensor."""
+        """Return the number of columns of the side's categorical tensor."""
         return sum(field.width for field in self.indexed(side))
 
     def numeric_width(self, side: Side) -> int:
-        """Columns of the side's numeric values and their missing flags."""
+        """Return the number of columns of the side's numeric values and their missing flags."""
         return sum(field.width for field in self.numerics(side))
 
     def dense_width(self, side: Side) -> int:
-        """Columns of the side's dense tensor: numerics, then counts, then whether the semantic vector is present."""
+        """Return the number of columns of the side's dense tensor: numerics, then counts, then whether the semantic
+        vector is present."""
         return self.numeric_width(side) + len(STATE_FEATURES) * bool(self.state(side)) + bool(self.semantic(side))
 
     def semantic_width(self, side: Side) -> int:
-        """Columns of the side's semantic tensor."""
+        """Return the number of columns of the side's semantic tensor."""
         semantic = self.semantic(side)
         return semantic.dim if semantic else 0
 

@@ -132,7 +132,7 @@ class Ratios:
 
     @classmethod
     def of(cls, totals: Floats, impressions: Floats, per: float = 1.0) -> "Ratios":
-        """Of totals and impressions [U, A]; U users of whom each was in one arm, or, rarely, in several."""
+        """Return the ratios of totals to impressions [U, A] of U users, each in one arm, or, rarely, in several."""
         below = impressions.sum(0)
         values = per * totals.sum(0) / below
         users = (impressions > 0).sum(0)
@@ -166,7 +166,7 @@ def _estimate(value: float, parts: Floats) -> Estimate:
 
 
 def ratio_mismatch(impressions: pl.DataFrame, shares: Mapping[str, float] | None) -> RatioMismatch:
-    """Compares users by arm with `shares`, or with those in the log, where they did not change."""
+    """Compare users by arm with `shares`, or with those in the log, where they did not change."""
     counts = impressions.group_by("arm").agg(pl.col("user_id").n_unique().alias("users")).sort("arm")
     observed: dict[str, int] = dict(counts.iter_rows())
     if shares is None:
@@ -189,7 +189,7 @@ def _logged_shares(impressions: pl.DataFrame) -> dict[str, float] | None:
 
 
 def pearson_p(observed: Sequence[int], expected: Sequence[float]) -> float | None:
-    """The p of Pearson's chi-square test of counts against shares that sum to 1; None for fewer than two shares."""
+    """Return the p of Pearson's chi-square test of counts against shares that sum to 1; None for fewer than two."""
     total = sum(observed)
     used = [(count, total * share) for count, share in zip(observed, expected, strict=True) if share > 0]
     if any(count for count, share in zip(observed, expected, strict=True) if share <= 0):

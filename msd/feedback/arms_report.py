@@ -62,7 +62,7 @@ def differences(arms: Mapping[str, ArmFigures]) -> Table:
 
 
 def write_page(path: Path, arms: Mapping[str, ArmFigures], mismatch: RatioMismatch, told: Mapping[str, int]) -> None:
-    """Draws and writes the page."""
+    """Draw and write the page."""
     page = render_page(
         "msd.feedback",
         "arms_report.html.j2",

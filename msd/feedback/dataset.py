@@ -36,14 +36,14 @@ class Previous:
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """Loads it. Raises DatasetError."""
+        """Load it. Raises DatasetError."""
         return cls(load_dataset(folder))
 
 
 def write_dataset(
     impressions: pl.DataFrame, requests: Iterable[pl.DataFrame], previous: Previous, out: Path, *, log_only: bool
 ) -> int:
-    """Writes the dataset `out`, and proves that it loads; the number of its events.
+    """Write the dataset `out`, prove that it loads, and return the number of its events.
 
     `requests` have the column `request`. Users and items are the old dataset's; requests update them, and those that
     only requests described are added. Raises FeedbackError, or DatasetError.

@@ -32,7 +32,7 @@ class Described:
 
 
 def described(requests: Iterable[pl.DataFrame], wanted: pl.Series, config: DatasetConfig) -> Described:
-    """What the `wanted` requests said, of several of one id the first. Raises FeedbackError for an invalid request."""
+    """Return what the `wanted` requests said, the first of those with one ID. Raises FeedbackError for invalid ones."""
     found, sides = Described(), {side: {one.name: one for one in config.side(side)} for side in ("user", "item")}
     context = {one.name: one for one in config.side("context")}
     ids = set(wanted.to_list())
