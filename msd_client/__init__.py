@@ -17,14 +17,15 @@ from msd_client.errors import (
     ServiceFailed,
     Unavailable,
 )
-from msd_client.replies import EventsReply, Model, Ready, ScoredCandidate, ScoreReply
-from msd_client.requests import Event, Item, ScoreRequest
+from msd_client.replies import EventsReply, Model, OpenrtbReply, Prepared, Ready, ScoredCandidate, ScoreReply
+from msd_client.requests import Candidates, Event, Item, OpenrtbRequest, PrepareRequest, ScoreRequest
 from msd_client.retry import Retry
 
 __all__ = [
     "AccessDenied",
     "AsyncClient",
     "BadReply",
+    "Candidates",
     "Client",
     "ConnectionFailed",
     "DeadlineExceeded",
@@ -35,7 +36,11 @@ __all__ = [
     "Item",
     "Model",
     "MsdClientError",
+    "OpenrtbReply",
+    "OpenrtbRequest",
     "Overloaded",
+    "PrepareRequest",
+    "Prepared",
     "Ready",
     "Retry",
     "ScoreReply",

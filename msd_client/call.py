@@ -5,9 +5,10 @@ It is sent the result of each step, or the step's error is thrown into it.
 
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from msd_client.ceiling import DEADLINE, Ceiling
@@ -15,21 +16,27 @@ from msd_client.errors import BadReply, DeadlineExceeded, InvalidRequest, MsdCli
 from msd_client.replies import (
     EventsReply,
     Model,
+    OpenrtbReply,
+    Prepared,
     Ready,
     ScoreReply,
     loaded,
     read_events,
     read_model,
+    read_openrtb,
+    read_prepared,
     read_ready,
     read_score,
 )
-from msd_client.requests import Event, ScoreRequest, events_body
+from msd_client.requests import Event, OpenrtbRequest, PrepareRequest, ScoreRequest, events_body, user_part
 from msd_client.retry import Retry
 
 _LEAST_S = 0.001
 _SHOWN = 120
 # The service replaces longer request IDs.
 _MAX_HEADER_CHARS = 128
+# What a service says to a token that it does not know; one that prepares no users misses the user's ID.
+_NOT_PREPARED, _NO_USER = "not_prepared", "user_id"
 T = TypeVar("T")
 
 
@@ -72,17 +79,49 @@ class Asked:
 
 
 def score(
-    request: ScoreRequest, about: Mapping[str, str | None], until: float, retry: Retry, ceiling: Ceiling
+    request: ScoreRequest,
+    prepared: Prepared | None,
+    about: Mapping[str, str | None],
+    until: float,
+    retry: Retry,
+    ceiling: Ceiling,
 ) -> Steps[ScoreReply]:
-    """Score. `about`: headers of this request."""
-    headers = {"content-type": "application/json", **_checked(about)}
-    return _call(Asked("POST", "/v1/score", request.body(), headers), read_score, until, retry, ceiling)
+    """Score, for a prepared user if there is one and the service still knows it. `about`: headers of this request."""
+
+    def send(body: bytes) -> Steps[ScoreReply]:
+        return _call(_json("/v1/score", body, about), read_score, until, retry, ceiling)
+
+    if prepared is None:
+        return (yield from send(request.body()))
+    if user_part(request) != prepared.user:
+        raise InvalidRequest("has another user, at, context, features or history than the request", field="prepared")
+    try:
+        return replace((yield from send(request.prepared_body(prepared.token))), was_prepared=True)
+    except InvalidRequest as error:
+        if error.code != _NOT_PREPARED and error.field != _NO_USER:
+            raise
+    return replace((yield from send(request.body())), was_prepared=False)
+
+
+def prepare(
+    request: PrepareRequest, about: Mapping[str, str | None], until: float, retry: Retry, ceiling: Ceiling
+) -> Steps[Prepared]:
+    """Prepare a user."""
+    read = partial(read_prepared, user=user_part(request))
+    return _call(_json("/v1/prepare", request.body(), about), read, until, retry, ceiling)
+
+
+def openrtb(
+    request: OpenrtbRequest, about: Mapping[str, str | None], until: float, retry: Retry, ceiling: Ceiling
+) -> Steps[OpenrtbReply]:
+    """Score a BidRequest's impressions."""
+    return _call(_json("/v1/openrtb", request.body(), about), read_openrtb, until, retry, ceiling)
 
 
 def events(told: list[Event], about: Mapping[str, str | None], until: float, retry: Retry) -> Steps[EventsReply]:
     """Send events; all are accepted or none."""
-    headers = {"content-type": "application/json", **_checked(about)}
-    return _call(Asked("POST", "/v1/events", events_body(told), headers, (202,)), read_events, until, retry)
+    asked = replace(_json("/v1/events", events_body(told), about), good=(202,))
+    return _call(asked, read_events, until, retry)
 
 
 def ready(until: float, retry: Retry) -> Steps[Ready]:
@@ -93,6 +132,10 @@ def ready(until: float, retry: Retry) -> Steps[Ready]:
 def model(until: float, retry: Retry) -> Steps[Model]:
     """Ask what is served."""
     return _call(Asked("GET", "/v1/model"), read_model, until, retry)
+
+
+def _json(path: str, body: bytes, about: Mapping[str, str | None]) -> Asked:
+    return Asked("POST", path, body, {"content-type": "application/json", **_checked(about)})
 
 
 def _call(

@@ -26,7 +26,8 @@ class ScoreReply:
     """Columns of equal length, in the request's order, or ranked with `top_k`.
 
     `heads` has every output of the model by name, including `pctr`. `degraded` has the rung of each candidate without a
-    score from its own row, `degraded_user` that of the user. `explanation` is the raw object.
+    score from its own row, `degraded_user` that of the user. `explanation` is the raw object. `was_prepared`, if the
+    call had a prepared user: whether it was used; False if the service did not know it and scored the whole request.
     """
 
     request_id: str
@@ -41,6 +42,7 @@ class ScoreReply:
     explanation: Mapping[str, Any] | None = None
     degraded_values: Mapping[str, str] = field(default_factory=dict)
     """Values that the model has never seen, by their place in the request."""
+    was_prepared: bool | None = None
 
     def __iter__(self) -> Iterator[ScoredCandidate]:
         rungs = map(self.degraded.get, self.ids) if self.degraded else repeat(None)
@@ -53,6 +55,31 @@ class ScoreReply:
     def is_degraded(self) -> bool:
         """Whether anything was scored from less than its own row, or with an unknown value."""
         return bool(self.degraded or self.degraded_user or self.degraded_values)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenrtbReply:
+    """The replies by `imp.id`, in the request's order. `id` is the BidRequest's; without `consent` nothing about the
+    user's identity was used."""
+
+    id: str
+    consent: bool
+    imps: Mapping[str, ScoreReply]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prepared user, for `score(…, prepared=…)`: several times, for `expires_in_s` seconds. `user` is what was
+    prepared, as it was sent; the other fields are as in `ScoreReply`."""
+
+    token: str = field(repr=False)
+    expires_in_s: float
+    request_id: str
+    model_version: str
+    user: Mapping[str, Any]
+    degraded_user: str | None = None
+    arm: str | None = None
+    degraded_values: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +112,34 @@ class Model:
 
 def read_score(body: bytes) -> ScoreReply:
     """Read the reply of /v1/score."""
+    return _score_of(loaded(body))
+
+
+def read_openrtb(body: bytes) -> OpenrtbReply:
+    """Read the reply of /v1/openrtb."""
     document = loaded(body)
+    replies = _part(document, "imp", dict)
+    imps = {imp: _score_of(_part(replies, imp, dict)) for imp in replies}
+    return OpenrtbReply(_part(document, "id", str), _part(document, "consent", bool), imps)
+
+
+def read_prepared(body: bytes, user: Mapping[str, Any]) -> Prepared:
+    """Read the reply of /v1/prepare, for what was sent."""
+    document = loaded(body)
+    degraded = _part({"degraded": {}, **document}, "degraded", dict)
+    return Prepared(
+        token=_part(document, "prepared", str),
+        expires_in_s=_part(document, "expires_in_s", float),
+        request_id=_part(document, "request_id", str),
+        model_version=_part(document, "model_version", str),
+        user=user,
+        degraded_user=degraded.get("user"),
+        arm=document.get("arm"),
+        degraded_values=_part({"values": {}, **degraded}, "values", dict),
+    )
+
+
+def _score_of(document: Mapping[str, Any]) -> ScoreReply:
     columns, degraded = _part(document, "candidates", dict), _part({"degraded": {}, **document}, "degraded", dict)
     heads = {name: column for name, column in columns.items() if name not in ("id", "ecpm")}
     ids, ecpm = _part(columns, "id", list), _part(columns, "ecpm", list)

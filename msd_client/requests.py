@@ -1,4 +1,4 @@
-"""Requests: a user, a context and candidates to score; or events. Knows no HTTP."""
+"""Requests: a user, a context and candidates to score; the user alone; a BidRequest; events. Knows no HTTP."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,19 +19,40 @@ class Item:
     features: Mapping[str, Value] | None = None
 
 
+Pricing = Literal["cpm", "cpc", "cpa"]
+"""What a bid is paid per: thousand impressions, click or conversion."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareRequest:
+    """One user and one context; the candidates follow in a `ScoreRequest` with the same fields. `user_id` None: an
+    anonymous user."""
+
+    user_id: str | None
+    at: float | None = None
+    context: Mapping[str, Value] | None = None
+    user_features: Mapping[str, Value] | None = None
+    history: Sequence[str] | None = None
+
+    def body(self) -> bytes:
+        """Return the JSON of /v1/prepare. Raises InvalidRequest for values that JSON lacks."""
+        return dumped(user_part(self))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """One user, one context, N candidates. Fields that are None are not sent, so stored values count.
+    """One user, one context, N candidates. Fields that are None are not sent, so stored values count. `user_id` None:
+    an anonymous user.
 
     `bids` has one per ID, paid per click unless `pricing` has cpm, cpc or cpa per ID; `at` is in Unix seconds;
     `history` are IDs, oldest first. With `top_k` the reply has the K best, ranked. With `explain` it explains each
     score.
     """
 
-    user_id: str
+    user_id: str | None
     ids: Sequence[str]
     bids: Sequence[float | None] | None = None
-    pricing: Sequence[Literal["cpm", "cpc", "cpa"]] | None = None
+    pricing: Sequence[Pricing] | None = None
     at: float | None = None
     context: Mapping[str, Value] | None = None
     user_features: Mapping[str, Value] | None = None
@@ -42,22 +63,43 @@ class ScoreRequest:
 
     def body(self) -> bytes:
         """Return the JSON of /v1/score. Raises InvalidRequest for values that JSON lacks."""
-        user = _given(features=_plain(self.user_features), history=_listed(self.history))
+        return dumped({**user_part(self), **self._rest()})
+
+    def prepared_body(self, token: str) -> bytes:
+        """Return the JSON of /v1/score for a prepared user. Raises InvalidRequest as `body` does."""
+        return dumped({"prepared": token, **self._rest()})
+
+    def _rest(self) -> dict[str, Any]:
         items = {id_: _described(id_, item) for id_, item in (self.items or {}).items()}
-        return dumped(
-            {
-                "user_id": self.user_id,
-                "candidates": _given(id=_listed(self.ids), bid=_listed(self.bids), pricing=_listed(self.pricing)),
-                **_given(
-                    at=self.at,
-                    context=_plain(self.context),
-                    user=user or None,
-                    items=items or None,
-                    top_k=self.top_k,
-                    explain=self.explain or None,
-                ),
-            }
-        )
+        more = _given(items=items or None, top_k=self.top_k, explain=self.explain or None)
+        return {"candidates": _columns(self.ids, self.bids, self.pricing), **more}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """The ads to score for one impression of a BidRequest; `bids` and `pricing` as in `ScoreRequest`."""
+
+    ids: Sequence[str]
+    bids: Sequence[float | None] | None = None
+    pricing: Sequence[Pricing] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenrtbRequest:
+    """A BidRequest as received, parsed, and the candidates by `imp.id`; other impressions are not scored.
+
+    `at` and `top_k`, of each impression, are as in `ScoreRequest`.
+    """
+
+    request: Mapping[str, Any]
+    candidates: Mapping[str, Candidates]
+    at: float | None = None
+    top_k: int | None = None
+
+    def body(self) -> bytes:
+        """Return the JSON of /v1/openrtb. Raises InvalidRequest for values that JSON lacks."""
+        columns = {imp: _imp_columns(imp, one) for imp, one in self.candidates.items()}
+        return dumped({"request": self.request, "candidates": columns, **_given(at=self.at, top_k=self.top_k)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +126,25 @@ def dumped(document: Mapping[str, Any]) -> bytes:
         return json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"cannot be written as JSON: {error}") from error
+
+
+def user_part(request: PrepareRequest | ScoreRequest) -> dict[str, Any]:
+    """Return the user and the context of a request, as they are sent."""
+    user = _given(features=_plain(request.user_features), history=_listed(request.history))
+    return {"user_id": request.user_id, **_given(at=request.at, context=_plain(request.context), user=user or None)}
+
+
+def _columns(
+    ids: Sequence[str], bids: Sequence[float | None] | None, pricing: Sequence[Pricing] | None
+) -> dict[str, Any]:
+    return _given(id=_listed(ids), bid=_listed(bids), pricing=_listed(pricing))
+
+
+def _imp_columns(imp: str, candidates: Candidates) -> dict[str, Any]:
+    if not isinstance(candidates, Candidates):
+        reason = f"has to be Candidates, and is of type {type(candidates).__name__}"
+        raise InvalidRequest(reason, field=f"candidates.{imp}")
+    return _columns(candidates.ids, candidates.bids, candidates.pricing)
 
 
 def _given(**parts: object) -> dict[str, Any]:

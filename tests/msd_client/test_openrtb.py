@@ -1,0 +1,142 @@
+"""BidRequests by the clients, against a real service: each impression has the scores of /v1/score."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from msd_client import BadReply, Candidates, InvalidRequest, OpenrtbRequest, ScoreRequest
+from tests.contract.bid_requests import bid_request, tcf
+from tests.msd_client.either import EITHER, Ask
+from tests.msd_client.hostile_server import Reset, Say, hostile
+from tests.service.bundle_factory import AT, build_bundle, reseal
+from tests.service.live import LiveService, live_service
+from tests.service.test_openrtb import CONTEXTS, MAPPING
+
+ONE = Candidates(ids=[f"i{number}" for number in range(20)], bids=[0.5] * 20)
+TWO = Candidates(ids=("i1", "i2"), bids=(2.0, None), pricing=("cpa", "cpc"))
+REQUEST = OpenrtbRequest(request=bid_request(), candidates={"1": ONE, "2": TWO}, at=AT)
+OPTIONS = {"deadline_s": 30}
+SCORES = {"request_id": "r/0", "model_version": "v", "candidates": {"id": ["a"], "pctr": [0.5], "ecpm": [None]}}
+GOOD: dict[str, Any] = {"id": "br-1", "consent": True, "imp": {"1": SCORES}}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """A service whose bundle maps BidRequests."""
+    folder = tmp_path_factory.mktemp("openrtb")
+    bundle = build_bundle(folder / "bundle").folder
+    reseal(bundle, openrtb=MAPPING)
+    with live_service(bundle, folder) as running:
+        yield running
+
+
+@pytest.fixture(params=EITHER, ids=["blocking", "async"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """Either client."""
+    asked: Ask = request.param
+    return asked
+
+
+@pytest.mark.parametrize("top_k", [None, 1])
+def test_each_impression_has_the_scores_of_a_request_of_its_own(
+    ask: Ask, service: LiveService, top_k: int | None
+) -> None:
+    reply = ask(service.url, "openrtb", replace(REQUEST, top_k=top_k), options=OPTIONS, request_id="r-1")
+
+    assert (reply.id, reply.consent) == (REQUEST.request["id"], True)
+    assert list(reply.imps) == ["1", "2"]
+    for place, (imp, ads) in enumerate(REQUEST.candidates.items()):
+        plain = ScoreRequest(
+            user_id=_user(),
+            ids=ads.ids,
+            bids=ads.bids,
+            pricing=ads.pricing,
+            at=AT,
+            context=CONTEXTS[imp],
+            top_k=top_k,
+        )
+        scored = ask(service.url, "score", plain, options=OPTIONS, request_id=f"r-1/{place}")
+        assert reply.imps[imp] == scored
+        assert len(scored) == (top_k or len(ads.ids))
+
+
+def _user() -> str:
+    user: str = bid_request()["user"]["buyeruid"]
+    return user
+
+
+def test_without_consent_the_reply_says_so(ask: Ask, service: LiveService) -> None:
+    refused = bid_request()
+    refused["regs"], refused["user"]["consent"] = {"gdpr": 1}, tcf(purposes=())
+    reply = ask(service.url, "openrtb", replace(REQUEST, request=refused), options=OPTIONS)
+
+    assert reply.consent is False
+    assert {one.degraded_user for one in reply.imps.values()} == {"unknown"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code", "field"),
+    [
+        ({"candidates": {"9": ONE}}, 422, "invalid", "candidates.9"),
+        ({"candidates": {}}, 422, "invalid", "candidates"),
+        ({"request": {"id": "br-1"}}, 422, "invalid", "request.imp"),
+        ({"top_k": 0}, 422, "invalid", "top_k"),
+        ({"candidates": {"1": replace(ONE, ids="i1")}}, 422, "invalid", "candidates.1.id"),
+        ({"candidates": {"1": Candidates(ids=["i1"] * 2_001)}}, 413, "too_many_candidates", "candidates"),
+    ],
+)
+def test_a_refusal_says_what_and_where(
+    ask: Ask, service: LiveService, changes: dict[str, Any], status: int, code: str, field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        ask(service.url, "openrtb", replace(REQUEST, **changes), options=OPTIONS)
+    error = refused.value
+    assert (error.status, error.code, error.field) == (status, code, field)
+
+
+def test_a_bundle_without_a_mapping_is_said(ask: Ask, tmp_path: Path) -> None:
+    with (
+        live_service(build_bundle(tmp_path / "bundle").folder, tmp_path) as plain,
+        pytest.raises(InvalidRequest, match="maps no BidRequests") as refused,
+    ):
+        ask(plain.url, "openrtb", REQUEST, options=OPTIONS)
+    assert (refused.value.status, refused.value.code) == (404, "no_openrtb_mapping")
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (replace(REQUEST, request={"id": float("nan")}), "cannot be written as JSON"),
+        (replace(REQUEST, request={"id": object()}), "cannot be written as JSON"),
+        (replace(REQUEST, candidates={"1": {"id": ["i1"]}}), "candidates.1: has to be Candidates"),  # type: ignore[dict-item]
+    ],
+)
+def test_what_cannot_be_sent_is_refused_here(ask: Ask, request_: OpenrtbRequest, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        ask("http://127.0.0.1:9", "openrtb", request_)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": None}, "'id' is not of type str"),
+        ({"consent": "yes"}, "'consent' is not of type bool"),
+        ({"imp": []}, "'imp' is not of type dict"),
+        ({"imp": {"1": None}}, "'1' is not of type dict"),
+        ({"imp": {"1": {**SCORES, "candidates": None}}}, "'candidates' is not of type dict"),
+    ],
+)
+def test_a_reply_without_scores_is_a_bad_one(ask: Ask, changes: dict[str, Any], message: str) -> None:
+    with hostile(Say(body=json.dumps(GOOD | changes).encode())) as server, pytest.raises(BadReply, match=message):
+        ask(server.url, "openrtb", REQUEST, options=OPTIONS)
+
+
+def test_a_broken_connection_is_tried_again(ask: Ask) -> None:
+    with hostile(Reset(), Say(body=json.dumps(GOOD).encode())) as server:
+        reply = ask(server.url, "openrtb", REQUEST, options=OPTIONS)
+    assert reply.imps["1"].pctr == [0.5]
+    assert len(server.requests) == 2
