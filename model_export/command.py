@@ -17,7 +17,7 @@ from model_export.foreign.source import load_foreign
 from model_export.inputs import load_inputs
 from model_export.recipe import Source
 from msd.contract.bundle import open_bundle
-from msd.contract.precision import PrecisionRecord
+from msd.contract.precision import HeadFigures, PrecisionRecord
 from msd.duration import Machine, PartRows, about, exporting
 
 app = typer.Typer(add_completion=False)
@@ -159,14 +159,13 @@ def _table(precision: PrecisionRecord) -> Table:
         table.add_column(heading)
     for name, one in precision.tried.items():
         figures = one.figures
-        cells = ["-"] * 5
-        if figures:
-            cells = [
-                f"{figures.microseconds:.0f}",
-                f"{figures.auc:.5f}",
-                f"{figures.logloss:.5f}",
-                f"{figures.ece:.4f}",
-            ]
-            cells.append(f"{figures.predicted_over_observed:.4f}")
+        cells = [f"{figures.microseconds:.0f}", *_measured(figures)] if figures else ["-"] * 5
         table.add_row(name, *cells, one.refused or "")
+        if one.pcvr:
+            table.add_row(f"{name}, pcvr", "", *_measured(one.pcvr), "")
     return table
+
+
+def _measured(figures: HeadFigures) -> list[str]:
+    ratio = f"{figures.predicted_over_observed:.4f}"
+    return [f"{figures.auc:.5f}", f"{figures.logloss:.5f}", f"{figures.ece:.4f}", ratio]

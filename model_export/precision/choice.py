@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 
 from model_export.errors import ExportError
-from model_export.precision.evidence import Evidence
+from model_export.precision.evidence import CONVERSIONS, Evidence
 from model_export.precision.gate import Verdict, judge
 from model_export.precision.int8 import check_int8, quantise
 from model_export.run import Run, median_microseconds, open_run
 from msd.contract.instructions import cpu_instructions
-from msd.contract.precision import Figures, Precision, PrecisionRecord, Tried
+from msd.contract.precision import ConversionFigures, Figures, Precision, PrecisionRecord, Tried
 from msd.ranker.metrics import Probabilities
 
 Asked = Literal["fp32", "int8", "bf16", "auto"]
@@ -39,13 +39,18 @@ def choose(
     rows: Evidence,
     progress: Callable[[str, int], None],
 ) -> Chosen:
-    """The precision for a graph in fp32, judged by its first head: clicks.
+    """The precision for a graph in fp32, judged by its first head, clicks, and by conversions if it has that head.
 
-    Raises ExportError when the precision asked for cannot be run here or does not pass the gate.
+    Raises ExportError when the precision asked for cannot be run or judged here, or does not pass the gate.
     """
     if asked == "fp32":
         return Chosen(graph, open_run(graph, "fp32", heads), PrecisionRecord())
     wanted: tuple[Precision, ...] = ("int8", "bf16") if asked == "auto" else (asked,)
+    if reason := rows.unjudged(heads):
+        if asked != "auto":
+            raise ExportError(f"{asked}: {reason}; use --precision fp32")
+        refused = {precision: Tried(refused=reason) for precision in wanted}
+        return Chosen(graph, open_run(graph, "fp32", heads), PrecisionRecord(asked=asked, tried=refused))
     graphs: dict[Precision, bytes] = {"fp32": graph}
     runs: dict[Precision, Run] = {"fp32": open_run(graph, "fp32", heads)}
     tried: dict[Precision, Tried] = {}
@@ -57,11 +62,11 @@ def choose(
             if asked != "auto":
                 raise
             tried[precision] = Tried(refused=str(error))
-    scores = _scores(runs, rows, progress)
+    scores = _scores(runs, len(heads), rows, progress)
     times = median_microseconds(runs, rows.request(candidates))
     for precision in runs:
-        verdict = judge(rows.labels, rows.users, scores["fp32"], scores[precision])
-        tried[precision] = _tried(verdict, times[precision])
+        clicks, conversions = _verdicts(rows, heads, scores["fp32"], scores[precision])
+        tried[precision] = _tried(clicks, conversions, int(rows.labels.sum()), times[precision])
     chosen = pick(asked, tried)
     record = PrecisionRecord(
         asked=asked,
@@ -96,20 +101,45 @@ def _in_int8(graph: bytes, rows: Evidence) -> bytes:
 
 
 def _scores(
-    runs: Mapping[Precision, Run], rows: Evidence, progress: Callable[[str, int], None]
+    runs: Mapping[Precision, Run], heads: int, rows: Evidence, progress: Callable[[str, int], None]
 ) -> dict[Precision, Probabilities]:
-    scores = {precision: np.zeros(len(rows.labels)) for precision in runs}
+    """Return the scores [H, n] of the valid rows."""
+    scores = {precision: np.zeros((heads, len(rows.labels))) for precision in runs}
     for number, tensors in enumerate(rows.valid()):
         for precision, run in runs.items():
-            scores[precision][number] = run(tensors)[0, 0]
+            scores[precision][:, number] = run(tensors)[:, 0]
         progress("Judging precisions", number + 1)
     return scores
 
 
-def _tried(verdict: Verdict, microseconds: float) -> Tried:
+def _verdicts(
+    rows: Evidence, heads: Sequence[str], plain: Probabilities, other: Probabilities
+) -> tuple[Verdict, Verdict | None]:
+    """Return the verdicts on clicks, by all valid rows, and on conversions, by those with a click, as they are learned
+    and priced; scores are [H, n]."""
+    clicks = judge(rows.labels, rows.users, plain[0], other[0])
+    if CONVERSIONS not in heads or rows.conversions is None:
+        return clicks, None
+    head, clicked = heads.index(CONVERSIONS), rows.labels > 0
+    scores = plain[head, clicked], other[head, clicked]
+    return clicks, judge(rows.conversions[clicked], rows.users[clicked], *scores, of="conversions")
+
+
+def _tried(clicks: Verdict, conversions: Verdict | None, clicked: int, microseconds: float) -> Tried:
+    reasons = [clicks.refused]
+    pcvr = None
+    if conversions:
+        reasons.append(conversions.refused and f"pcvr: {conversions.refused}")
+        pcvr = ConversionFigures(
+            **conversions.metrics,
+            clicks=clicked,
+            auc_worst=conversions.auc_worst,
+            logloss_worst=conversions.logloss_worst,
+        )
     return Tried(
-        figures=Figures(**verdict.metrics, microseconds=microseconds),
-        auc_worst=verdict.auc_worst,
-        logloss_worst=verdict.logloss_worst,
-        refused=verdict.refused,
+        figures=Figures(**clicks.metrics, microseconds=microseconds),
+        auc_worst=clicks.auc_worst,
+        logloss_worst=clicks.logloss_worst,
+        pcvr=pcvr,
+        refused="; ".join(filter(None, reasons)) or None,
     )

@@ -2,7 +2,7 @@
 own rows. Knows nothing about graphs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,8 @@ from msd.dataset.split import Part
 from msd.ranker.features import Features
 from msd.ranker.metrics import Labels
 
+CONVERSIONS = "pcvr"
+"""The head that is judged by conversions of clicks; all others but clicks are not judged."""
 _TRAIN_ROWS = 1_000
 _VALID_ROWS = 10_000
 _TIMED_ROWS = 50
@@ -35,6 +37,10 @@ class Evidence:
         self._train = spread(features.of_part(Part.TRAIN), _TRAIN_ROWS)
         self._valid = spread(features.of_part(Part.VALID), _VALID_ROWS)
         self.labels: Labels = features.labels.numpy()[self._valid].astype(np.float64)
+        self.conversions: Labels | None = (
+            None if features.conversions is None else features.converted(np.asarray(self._valid, np.int64))
+        )
+        """Whether each valid row is a click that converted, if the dataset says so."""
         self.users: NDArray[np.int64] = features.user.rows.numpy()[self._valid].astype(np.int64)
 
     def train(self) -> Iterator[Tensors]:
@@ -51,6 +57,16 @@ class Evidence:
                 "the valid rows have one label only: nothing to judge a precision by; use --precision fp32"
             )
         return map(self._tensors, self._valid)
+
+    def unjudged(self, heads: Sequence[str]) -> str | None:
+        """Return why these rows cannot judge a model's conversions, if it has them."""
+        if CONVERSIONS not in heads:
+            return None
+        if self.conversions is None:
+            return "the head pcvr cannot be judged: the dataset names no conversions"
+        if len(np.unique(self.conversions[self.labels > 0])) < 2:
+            return "the head pcvr cannot be judged: all of the valid clicks convert, or none"
+        return None
 
     def some(self) -> Iterator[Tensors]:
         """The tensors of up to 2,000 valid rows, one candidate each, whatever their labels."""

@@ -38,8 +38,11 @@ class Verdict(NamedTuple):
     refused: str | None
 
 
-def judge(labels: Labels, users: NDArray[np.int64], plain: Probabilities, other: Probabilities) -> Verdict:
-    """Compares `other` [n] with fp32's `plain` [n] on n rows, of `users` [n], that hold both labels."""
+def judge(
+    labels: Labels, users: NDArray[np.int64], plain: Probabilities, other: Probabilities, of: str = "clicks"
+) -> Verdict:
+    """Compares `other` [n] with fp32's `plain` [n] on n rows, of `users` [n], that hold both labels. `of`: what is
+    predicted."""
     before, after = measure_pooled(labels, plain), measure_pooled(labels, other)
     # With too few users, rows are resampled.
     groups = users if len(np.unique(users)) >= _LEAST_USERS else np.arange(len(labels))
@@ -53,7 +56,7 @@ def judge(labels: Labels, users: NDArray[np.int64], plain: Probabilities, other:
         ("AUC may be lower", auc_worst, AUC_BOUND),
         ("logloss may be higher", logloss_worst, LOGLOSS_BOUND),
         ("ECE is higher", ece, ECE_BOUND),
-        ("predicted over observed clicks moves", ratio, RATIO_BOUND),
+        (f"predicted over observed {of} moves", ratio, RATIO_BOUND),
     )
     # Not `>`: NaN must not pass.
     failed = [f"{what} by {found:.5f}, more than {bound}" for what, found, bound in checks if not found <= bound]

@@ -1,9 +1,9 @@
 """A bundle's precision and runtime, and the figures behind the choice."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 Precision = Literal["fp32", "int8", "bf16"]
 RuntimeName = Literal["onnxruntime", "openvino"]
@@ -11,9 +11,8 @@ RUNTIMES: Mapping[Precision, RuntimeName] = {"fp32": "onnxruntime", "int8": "onn
 """The runtime of each precision. The graph of bf16 is that of fp32, so other runtimes can run it in fp32."""
 
 
-class Figures(BaseModel):
-    """Figures of one precision, on the same rows for all; `ece` in fp32's bins of rows, `microseconds` the median of a
-    run on one thread."""
+class HeadFigures(BaseModel):
+    """Figures of one head in one precision, on the same rows for all; `ece` in fp32's bins of rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -21,19 +20,41 @@ class Figures(BaseModel):
     logloss: float
     ece: float
     predicted_over_observed: float
+
+
+class Figures(HeadFigures):
+    """Figures of clicks on all rows; `microseconds` is the median of a run of the whole model on one thread."""
+
     microseconds: float
+
+
+class ConversionFigures(HeadFigures):
+    """Figures of conversions (pcvr) on the rows with a click; the worse ends as in `Tried`."""
+
+    clicks: int
+    auc_worst: float | None
+    logloss_worst: float | None
 
 
 class Tried(BaseModel):
     """Result of trying a precision: figures unless it could not be run, and the reason if it was refused. `auc_worst`
-    and `logloss_worst`: the worse end of the paired 95 % interval against fp32."""
+    and `logloss_worst`: the worse end of the paired 95 % interval against fp32. `pcvr`: of a model with that head."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     figures: Figures | None = None
     auc_worst: float | None = None
     logloss_worst: float | None = None
+    pcvr: ConversionFigures | None = None
     refused: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_older_manifests_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit the newer part, so that an older manifest keeps its hash."""
+        document: dict[str, Any] = handler(self)
+        if self.pcvr is None:
+            document.pop("pcvr", None)
+        return document
 
 
 class PrecisionRecord(BaseModel):

@@ -1,21 +1,35 @@
 """A bundle of a model with a head for conversions: both heads, proved, and the pricing that it declares."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import polars as pl
 import pytest
+import torch
+from onnx import helper, numpy_helper
 
+from model_export.errors import ExportError
 from model_export.export import export_bundle
-from model_export.inputs import load_inputs
+from model_export.inputs import Inputs, load_inputs
 from model_export.merged import merged_graph
+from model_export.parity import BundleRows
+from model_export.precision import choice
+from model_export.precision.choice import choose
+from model_export.precision.evidence import Evidence
 from model_export.run import open_run
 from msd.__main__ import main
-from msd.contract.bundle import GOLDENS, Manifest, open_bundle
+from msd.contract.bundle import GOLDENS, Bundle, Manifest, open_bundle
 from msd.contract.golden import read_goldens
 from msd.contract.merge import merge
+from msd.contract.precision import PrecisionRecord, Tried
 from msd.contract.pricing import PRICED
+from msd.dataset.split import Part
+from msd.ranker.features import Features, build_features
+from msd.ranker.metrics import roc_auc
 from tests.dataset.tiny import write_tiny_dataset
 from tests.model_export.conftest import Exported, quiet
 
@@ -48,10 +62,133 @@ def test_both_heads_are_measured(model: tuple[Path, Path], tmp_path: Path, capsy
     assert "conversions of clicks (pcvr)" in (tmp_path / "report.html").read_text("utf-8")
 
 
-def test_both_heads_are_in_the_graph_and_proved(model: tuple[Path, Path], tmp_path: Path) -> None:
-    inputs = load_inputs(model[0], None, None, model[1], None)
-    assert export_bundle(inputs, tmp_path / "bundle", None, 12, quiet, merged=True)
-    bundle = open_bundle(tmp_path / "bundle")
+@pytest.fixture(scope="module")
+def inputs(model: tuple[Path, Path]) -> Inputs:
+    """The dataset and the model, as the export reads them."""
+    return load_inputs(model[0], None, None, model[1], None)
+
+
+@pytest.fixture(scope="module")
+def bundle(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The model's bundle."""
+    out = tmp_path_factory.mktemp("exported") / "bundle"
+    assert export_bundle(inputs, out, None, 12, quiet, merged=True)
+    return open_bundle(out)
+
+
+@pytest.fixture(scope="module")
+def features(inputs: Inputs) -> Features:
+    """The dataset's features."""
+    return build_features(inputs.dataset, inputs.trained.schema, inputs.vectors)
+
+
+@pytest.fixture(scope="module")
+def evidence(inputs: Inputs, bundle: Bundle, features: Features) -> Evidence:
+    """The dataset's rows, to judge precisions by."""
+    return Evidence(inputs.dataset, features, BundleRows(bundle))
+
+
+def _scaled(graph: bytes, head: str | None) -> bytes:
+    """The graph with a tenth less of one head; all else stays equal to the bit."""
+    model = onnx.load_from_string(graph)
+    if head is not None:
+        (node,) = [one for one in model.graph.node if head in one.output]
+        node.output[list(node.output).index(head)] = "unscaled"
+        model.graph.initializer.append(numpy_helper.from_array(np.array(0.9, np.float32), "scale"))
+        model.graph.node.append(helper.make_node("Mul", ["unscaled", "scale"], [head]))
+    scaled: bytes = model.SerializeToString()
+    return scaled
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "reason"),
+    [
+        (None, None),
+        ("pctr", r"predicted over observed clicks moves by 0\.\d+, more than 0\.005"),
+        ("pcvr", r"pcvr: .*predicted over observed conversions moves by 0\.\d+, more than 0\.005"),
+    ],
+)
+def test_the_gate_judges_both_heads(
+    inputs: Inputs, bundle: Bundle, evidence: Evidence, monkeypatch: pytest.MonkeyPatch, spoilt: str, reason: str | None
+) -> None:
+    """On any CPU: the graph in int8 is replaced by one whose error is known."""
+    heads, graph = bundle.manifest.heads, inputs.recipe().graph()
+    monkeypatch.setattr(choice, "check_int8", lambda instructions: None)
+    monkeypatch.setattr(choice, "quantise", lambda plain, rows: _scaled(plain, spoilt))
+    if reason is not None:
+        with pytest.raises(ExportError, match=f"int8 does not score as fp32 does on valid rows: .*{reason}"):
+            choose(graph, heads, "int8", 20, evidence, quiet)
+    record = choose(graph, heads, "auto", 20, evidence, quiet).record
+    tried = record.tried["int8"]
+
+    assert (tried.refused is None) == (reason is None)
+    assert reason is None or record.chosen == "fp32"
+    assert reason is None or re.search(reason, tried.refused or "")
+    assert ("pcvr: " in (tried.refused or "")) == (spoilt == "pcvr")
+    plain = record.tried["fp32"].pcvr
+    assert plain is not None
+    assert tried.pcvr is not None
+    assert plain.clicks == evidence.labels.sum() > 0
+    scale = 0.9 if spoilt == "pcvr" else 1.0
+    assert tried.pcvr.predicted_over_observed == pytest.approx(scale * plain.predicted_over_observed)
+    assert PrecisionRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_conversions_are_judged_on_the_clicks_alone(
+    inputs: Inputs, bundle: Bundle, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "check_int8", lambda instructions: None)
+    monkeypatch.setattr(choice, "quantise", lambda plain, rows: plain)
+    graph, heads = inputs.recipe().graph(), bundle.manifest.heads
+    tried = choose(graph, heads, "auto", 20, evidence, quiet).record.tried["int8"]
+    run = open_run(graph, "fp32", heads)
+    scores = np.array([run(tensors)[1, 0] for tensors in evidence.valid()])
+    clicked = evidence.labels > 0
+
+    assert evidence.conversions is not None
+    assert 0 < evidence.conversions.sum() < clicked.sum() < len(clicked)
+    assert tried.pcvr is not None
+    assert tried.pcvr.auc == pytest.approx(roc_auc(evidence.conversions[clicked], scores[clicked]))
+
+
+def test_conversions_of_valid_rows_are_those_of_the_dataset(
+    inputs: Inputs, features: Features, evidence: Evidence
+) -> None:
+    valid = features.of_part(Part.VALID)
+    assert evidence.conversions is not None
+    assert evidence.conversions.tolist() == inputs.dataset.events["conversion"].to_numpy()[valid].tolist()
+
+
+@pytest.mark.parametrize(
+    ("conversions", "reason"),
+    [
+        (None, "the head pcvr cannot be judged: the dataset names no conversions"),
+        (0.0, "the head pcvr cannot be judged: all of the valid clicks convert, or none"),
+        (1.0, "the head pcvr cannot be judged: all of the valid clicks convert, or none"),
+    ],
+)
+def test_conversions_that_cannot_be_judged_leave_fp32_and_say_why(
+    inputs: Inputs, bundle: Bundle, features: Features, conversions: float | None, reason: str
+) -> None:
+    given = None if conversions is None else torch.full_like(features.labels, conversions)
+    evidence = Evidence(inputs.dataset, replace(features, conversions=given), BundleRows(bundle))
+    graph, heads = inputs.recipe().graph(), bundle.manifest.heads
+    chosen = choose(graph, heads, "auto", 20, evidence, quiet)
+
+    assert (chosen.graph, chosen.record.chosen) == (graph, "fp32")
+    assert {name: one.refused for name, one in chosen.record.tried.items()} == {"int8": reason, "bf16": reason}
+    for precision in ("int8", "bf16"):
+        with pytest.raises(ExportError, match=f"{precision}: {reason}; use --precision fp32"):
+            choose(graph, heads, precision, 20, evidence, quiet)
+    assert evidence.unjudged(("pctr", "sold")) is None
+
+
+def test_a_record_of_clicks_alone_is_as_before() -> None:
+    document = Tried(refused="no layer").model_dump()
+    assert document == {"figures": None, "auc_worst": None, "logloss_worst": None, "refused": "no layer"}
+
+
+def test_both_heads_are_in_the_graph_and_proved(bundle: Bundle) -> None:
     goldens = list(read_goldens(bundle.path(GOLDENS)))
 
     assert bundle.manifest.heads == ("pctr", "pcvr")
