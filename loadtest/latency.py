@@ -4,16 +4,38 @@ from collections.abc import Callable, Iterable
 
 from loadtest.durations import Durations
 from loadtest.http_client import Client
+from loadtest.routes import PREPARE, SCORE, rest_of, user_of
 
 
-def measure_latency(url: str, bodies: Iterable[bytes], warmup: int, progress: Callable[[int], None]) -> Durations:
+def measure_latency(
+    url: str, bodies: Iterable[bytes], warmup: int, progress: Callable[[int], None], path: str = SCORE
+) -> Durations:
     """Return the time of each request after the first `warmup`; progress: called with each index before its request.
     Raises ClientError for any reply but 200."""
     durations = Durations()
     with Client(url) as client:
         for number, body in enumerate(bodies):
             progress(number)
-            reply = client.scored(body)
+            reply = client.post(path, body)
+            reply.check(200, url)
             if number >= warmup:
                 durations.record(reply.seconds)
     return durations
+
+
+def measure_two_phases(
+    url: str, bodies: Iterable[bytes], warmup: int, progress: Callable[[int], None]
+) -> tuple[Durations, Durations]:
+    """As `measure_latency`, in two phases: return the times of scoring the candidates, and of preparing the user."""
+    scoring, preparing = Durations(), Durations()
+    with Client(url) as client:
+        for number, body in enumerate(bodies):
+            progress(number)
+            prepared = client.post(PREPARE, user_of(body))
+            prepared.check(200, f"{url}{PREPARE}")
+            reply = client.post(SCORE, rest_of(body, prepared.body))
+            reply.check(200, url)
+            if number >= warmup:
+                preparing.record(prepared.seconds)
+                scoring.record(reply.seconds)
+    return scoring, preparing

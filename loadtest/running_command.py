@@ -1,6 +1,7 @@
 """`msd bench BUNDLE`: latency of a running service, with one client or under arrivals at a rate."""
 
 import json
+from collections.abc import Iterator
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -10,12 +11,15 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from loadtest.arrivals import Arrivals, bursts, constant, poisson
+from loadtest.arrivals import Arrivals, Times, bursts, constant, poisson
+from loadtest.durations import Durations
 from loadtest.generator import Target, open_loop
-from loadtest.latency import measure_latency
+from loadtest.latency import measure_latency, measure_two_phases
 from loadtest.outcome import Outcome
-from loadtest.requests import in_columns, some_bodies
-from loadtest.traffic import Mix, Traffic, mix_of, mix_text
+from loadtest.requests import http_request
+from loadtest.routes import OPENRTB, SCORE, Route, as_bid_request
+from loadtest.traffic import Traffic, mix_of, mix_text
+from msd.contract.errors import MsdError
 
 _BODIES = 1_000
 
@@ -49,32 +53,63 @@ def running(
         Kind, typer.Option(help="With --rate: the arrival process; bursts are of eight.")
     ] = Kind.POISSON,
     seconds: Annotated[float, typer.Option(min=0.1, help="With --rate: duration.")] = 10.0,
+    route: Annotated[
+        Route, typer.Option(help="As BidRequests, or a user prepared first and timed apart, with one client only.")
+    ] = Route.SCORE,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure latency with one client in a closed loop, or, with --rate, from when each request was due."""
     mix = mix_of(candidates)
-    if rate is not None:
-        _tell(_under_arrivals(bundle, url, mix, _ARRIVALS[arrivals], rate, seconds), rate, as_json)
-        return
     traffic = Traffic(bundle, mix)
+    path, bodies = _sent(traffic, route)
+    if rate is not None:
+        if route is Route.TWO_PHASES:
+            raise MsdError("--rate sends fixed requests, and two phases need a token: use one client, or Locust")
+        _tell(_under_arrivals(url, path, bodies, _ARRIVALS[arrivals](rate, seconds, 0), seconds), rate, as_json)
+        return
     with Progress(console=Console(stderr=True)) as bars:
         bar = bars.add_task("Sending requests", total=warmup + requests)
-        bodies = islice(traffic.bodies(), warmup + requests)
-        latency = measure_latency(url, bodies, warmup, lambda number: bars.update(bar, completed=number + 1))
+        some = islice(bodies, warmup + requests)
+
+        def progress(number: int) -> None:
+            bars.update(bar, completed=number + 1)
+
+        preparing = None
+        if route is Route.TWO_PHASES:
+            latency, preparing = measure_two_phases(url, some, warmup, progress)
+        else:
+            latency = measure_latency(url, some, warmup, progress, path)
     told = {"requests": latency.count, "candidates": mix_text(mix) if len(mix) > 1 else next(iter(mix))}
-    names = {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99, "max_ms": 100}
-    figures = {name: latency.percentile_ms(percent) for name, percent in names.items()}
+    figures = _percentiles(latency)
     if as_json:
-        typer.echo(json.dumps(told | figures))
-    else:
-        times = ", ".join(f"{name[:3]} {figures[name]:.2f} ms" for name in list(names)[:3])
-        typer.echo(f"{told['requests']} requests of {told['candidates']} candidates: {times}")
+        also = {"prepare": _percentiles(preparing)} if preparing else {}
+        typer.echo(json.dumps(told | figures | also))
+        return
+    typer.echo(f"{told['requests']} requests of {told['candidates']} candidates: {_times(figures)}")
+    if preparing:
+        typer.echo(f"preparing their users: {_times(_percentiles(preparing))}")
 
 
-def _under_arrivals(bundle: Path, url: str, mix: Mix, arrivals: Arrivals, rate: float, seconds: float) -> Outcome:
-    times = arrivals(rate, seconds, 0)
-    bodies = some_bodies(Traffic(bundle, mix), min(_BODIES, len(times) + 1))
-    return open_loop(Target(url, in_columns(bodies)), times, seconds)
+def _sent(traffic: Traffic, route: Route) -> tuple[str, Iterator[bytes]]:
+    """Return path and bodies of the requests. Raises MsdError if the bundle does not map BidRequests."""
+    if route is not Route.OPENRTB:
+        return SCORE, traffic.bodies()
+    mapping = traffic.mapping
+    return OPENRTB, (as_bid_request(body, mapping) for body in traffic.bodies())
+
+
+def _percentiles(latency: Durations) -> dict[str, float]:
+    names = {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99, "max_ms": 100}
+    return {name: latency.percentile_ms(percent) for name, percent in names.items()}
+
+
+def _times(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name[:3]} {milliseconds:.2f} ms" for name, milliseconds in list(figures.items())[:3])
+
+
+def _under_arrivals(url: str, path: str, bodies: Iterator[bytes], times: Times, seconds: float) -> Outcome:
+    some = [http_request(path, body) for body in islice(bodies, min(_BODIES, len(times) + 1))]
+    return open_loop(Target(url, some), times, seconds)
 
 
 def _tell(outcome: Outcome, rate: float, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from msd.contract.bundle import ROWS, Bundle, open_bundle
 from msd.contract.errors import MsdError
+from msd.contract.openrtb import OpenrtbMapping
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
 from msd.contract.schema import Categorical, FeatureSchema
@@ -41,6 +42,17 @@ class Traffic:
         self._counts, shares = list(mix), np.array(list(mix.values()))
         self._shares = shares / shares.sum()
         self._at = int(opened.manifest.created_at)
+        self._mapping = opened.manifest.openrtb
+        self._bundle = bundle
+
+    @property
+    def mapping(self) -> OpenrtbMapping:
+        """The bundle's mapping of BidRequests. Raises MsdError if it lacks one."""
+        if self._mapping is None:
+            raise MsdError(
+                f"{self._bundle}: maps no BidRequests; declare [openrtb] in dataset.toml, and export it again"
+            )
+        return self._mapping
 
     def bodies(self) -> Iterator[bytes]:
         """Yield JSON bodies, ready to send."""

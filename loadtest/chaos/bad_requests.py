@@ -3,13 +3,19 @@
 import json
 import time
 from collections import Counter
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
+from loadtest.chaos.bundles import mapped_bundle
 from loadtest.chaos.hostile import hostile_requests
 from loadtest.chaos.http_fuzz import fuzz
 from loadtest.chaos.scenario import Check, Scenario, ScenarioResult
 from loadtest.chaos.timeline import Timeline
 from loadtest.http_client import Client
+from loadtest.routes import IMPRESSION, OPENRTB, PREPARE, SCORE, as_bid_request, rest_of, user_of
+from msd.contract.bundle import open_bundle
 
 _STARTED = "process_start_time_seconds"
 _TIMEOUT_MS = 1_000
@@ -18,6 +24,8 @@ _TURNS = 10
 _CONNECTIONS = 32
 _DEADLINE = "X-Deadline-Ms"
 _LONG_MS = 10_000
+_PREPARE_MB = 64
+_ROUTES = (SCORE, OPENRTB, PREPARE)
 
 
 class BadRequests(Scenario):
@@ -31,13 +39,15 @@ class BadRequests(Scenario):
         came, wrong, refused = Counter[str](), list[str](), list[tuple[float, float]]()
         start = time.monotonic()
         timeouts: dict[str, Any] = {"head_timeout_ms": _TIMEOUT_MS, "body_timeout_ms": _TIMEOUT_MS}
-        with self.environment.service(self.name, **timeouts) as service:
+        bundle = mapped_bundle(self.environment.bundle, self.folder / "mapped")
+        with self.environment.service(self.name, bundle=bundle, prepare_mb=_PREPARE_MB, **timeouts) as service:
             target = self.environment.target(service.url, 3)
-            body = target.bodies[0]
-            before = _state(service.url, body)
+            good = _by_route(target.bodies[0], bundle)
+            before = _state(service.url, good)
             generated, errors, accepted, generating = _generated(service.url, self.plan.generated)
             came.update(generated)
-            requests = hostile_requests(json.loads(body), seed=1)
+            streams = [hostile_requests(json.loads(body), 1, path) for path, body in good.items()]
+            requests = chain.from_iterable(zip(*streams, strict=True))
             for turn in range(_TURNS):
                 self.hear("requests", turn, _TURNS)
                 number = (self.plan.bad_requests - generated.total()) // _TURNS + 1
@@ -46,7 +56,7 @@ class BadRequests(Scenario):
                 wrong += result.wrong
                 told = sum(count for one, count in came.items() if one.startswith("4"))
                 refused.append((round(time.monotonic() - start, 2), told))
-            after = _state(service.url, body)
+            after = _state(service.url, good)
         fives = sum(count for one, count in came.items() if one.startswith("5"))
         scored = accepted + sum(": 200" in one for one in wrong)
         counts = {**came, "5xx": fives, "accepted": scored, "hung": came["hung"], "generated": generated.total()}
@@ -56,6 +66,7 @@ class BadRequests(Scenario):
             Check("none hangs", came["hung"] == 0),
             Check(f"each is refused as it should be {_some([*wrong, *errors])}", not wrong and not errors),
             Check("the service has not restarted", before[0] == after[0] > 0),
+            Check("a good request has the same scores by every route", len(set(before[1])) == 1),
             Check("a good request still gets the same scores", before[1] == after[1]),
             Check(f"requests were generated from the description {generating}", not generating),
         )
@@ -63,25 +74,42 @@ class BadRequests(Scenario):
         return ScenarioResult(figures, checks, Timeline(levels={"refused, in all": refused}))
 
 
-def _state(url: str, body: bytes) -> tuple[float, object]:
-    """Return the service's start time, and the scores of a good request."""
+def _by_route(body: bytes, bundle: Path) -> dict[str, bytes]:
+    """Return a good request as each route takes it."""
+    mapping = open_bundle(bundle).manifest.openrtb
+    assert mapping is not None, "the bundle maps BidRequests"
+    return {SCORE: body, OPENRTB: as_bid_request(body, mapping), PREPARE: user_of(body)}
+
+
+def _state(url: str, good: Mapping[str, bytes]) -> tuple[float, list[str]]:
+    """Return the service's start time, and the scores of a good request by each route. Raises ClientError if it gets
+    none."""
     with Client(url) as client:
-        return client.metric(_STARTED), json.loads(client.scored(body).body)["candidates"]
+        replies = {path: client.post(path, body) for path, body in good.items()}
+        for path, reply in replies.items():
+            reply.check(200, path)
+        two = client.scored(rest_of(good[SCORE], replies[PREPARE].body))
+        whole, bid = (json.loads(replies[path].body) for path in (SCORE, OPENRTB))
+        found = whole, bid["imp"][IMPRESSION], json.loads(two.body)
+        return client.metric(_STARTED), [json.dumps(one["candidates"]) for one in found]
 
 
 def _generated(url: str, number: int) -> tuple[Counter[str], list[str], int, str]:
-    """Send requests that violate the OpenAPI document. Return statuses, undocumented replies, the number that was
-    accepted, and the reason if none could be made."""
+    """Send requests that violate the OpenAPI document, to all three routes. Return statuses, undocumented replies, the
+    number that was accepted, and the reason if none could be made."""
     try:
         import schemathesis
         from hypothesis import HealthCheck, Phase, given, seed, settings
+        from hypothesis.strategies import one_of
         from schemathesis.specs.openapi import checks
     except ModuleNotFoundError as error:
         return Counter(), [], 0, f"({error.name} is not installed)"
     came, errors = Counter[str](), list[str]()
     taken = 0
-    schema = schemathesis.openapi.from_url(f"{url}/openapi.json").include(path_regex="^/v1/score$")
-    operation = schema["/v1/score"]["POST"]
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    operations = [
+        schema[path]["POST"].as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE) for path in _ROUTES
+    ]
 
     @seed(1)
     @settings(
@@ -91,7 +119,7 @@ def _generated(url: str, number: int) -> tuple[Counter[str], list[str], int, str
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(case=operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE))
+    @given(case=one_of(operations))
     def send(case: Any) -> None:  # noqa: ANN401 - schemathesis's own
         nonlocal taken
         # An expired deadline is another valid reason to refuse, which would hide the intended one.

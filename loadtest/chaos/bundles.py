@@ -29,6 +29,17 @@ def good_bundle(source: Path, folder: Path, version: str) -> Path:
     return folder
 
 
+def mapped_bundle(source: Path, folder: Path) -> Path:
+    """Return the bundle, or if it maps no BidRequests, a copy that maps the user and every context feature."""
+    opened = open_bundle(source)
+    if opened.manifest.openrtb is not None:
+        return source
+    features = {name: f"ext.{name}" for name in opened.schema.settable["context"]}
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(MARKER))
+    _seal(folder, openrtb={"user_id": ["user.buyeruid"], "features": features})
+    return folder
+
+
 def bad_bundles(good: Path, other: Path, folder: Path) -> list[Path]:
     """Return a bundle of each kind that must be refused, by defect.
 

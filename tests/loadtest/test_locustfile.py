@@ -15,7 +15,7 @@ from msd.contract.errors import MsdError
 from tests.service.live import ROOT, LiveService
 
 
-def _locust(service: LiveService, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+def run_locust(service: LiveService, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Two users for two seconds; `folder` is where Locust may leave files."""
     return subprocess.run(
         [
@@ -33,7 +33,7 @@ def _locust(service: LiveService, folder: Path, **environment: str) -> "subproce
 
 
 def test_two_users_ask_for_two_seconds(bundle: Bundle, service: LiveService, tmp_path: Path) -> None:
-    done = _locust(service, tmp_path, LOADTEST_BUNDLE=str(bundle.folder))
+    done = run_locust(service, tmp_path, LOADTEST_BUNDLE=str(bundle.folder))
     assert done.returncode == 0, done.stderr
     (entry,) = json.loads(done.stdout)
     assert (entry["name"], entry["method"]) == ("/v1/score", "POST")
@@ -58,7 +58,7 @@ def test_wrong_settings_are_named(settings: dict[str, str], message: str) -> Non
 
 
 def test_with_wrong_settings_locust_says_what_to_set_and_asks_for_nothing(service: LiveService, tmp_path: Path) -> None:
-    done = _locust(service, tmp_path, LOADTEST_COLD="2")
+    done = run_locust(service, tmp_path, LOADTEST_COLD="2")
     assert done.returncode == 1
     assert "set LOADTEST_BUNDLE to a bundle's folder and LOADTEST_CANDIDATES to numbers of candidates: " in done.stderr
     assert "LOADTEST_COLD=2: has to be a number from 0 to 1" in done.stderr
@@ -72,7 +72,7 @@ def test_shapes_have_few_users_and_bursts_of_many_or_ever_more() -> None:
 
 def test_new_ads_in_bursts_with_a_deadline(bundle: Bundle, service: LiveService, tmp_path: Path) -> None:
     asked = {"LOADTEST_COLD": "0.3", "LOADTEST_DEADLINE_MS": "5000", "LOADTEST_SHAPE": "bursts"}
-    done = _locust(service, tmp_path, LOADTEST_BUNDLE=str(bundle.folder), **asked)
+    done = run_locust(service, tmp_path, LOADTEST_BUNDLE=str(bundle.folder), **asked)
     (entry,) = json.loads(done.stdout)
 
     assert done.returncode == 0, done.stderr

@@ -27,6 +27,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     [
         ("^/v1/events$", "ads", GenerationMode.POSITIVE, 24),
         ("^/v1/events$", "ads", GenerationMode.NEGATIVE, 30),
+        ("^/v1/prepare$", "ads", GenerationMode.POSITIVE, 24),
+        ("^/v1/prepare$", "ads", GenerationMode.NEGATIVE, 30),
+        ("^/v1/openrtb$", "ads", GenerationMode.POSITIVE, 16),
+        ("^/v1/openrtb$", "ads", GenerationMode.NEGATIVE, 30),
         ("^/v1/admin/", "ops", GenerationMode.POSITIVE, 25),
         ("^/v1/admin/", "ops", GenerationMode.NEGATIVE, 50),
         ("^/v1/", "", GenerationMode.POSITIVE, 14),
