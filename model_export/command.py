@@ -17,6 +17,7 @@ from model_export.foreign.source import load_foreign
 from model_export.inputs import load_inputs
 from model_export.recipe import Source
 from msd.contract.bundle import open_bundle
+from msd.contract.lean import LeanRecord
 from msd.contract.precision import HeadFigures, PrecisionRecord
 from msd.duration import Machine, PartRows, about, exporting
 
@@ -131,6 +132,8 @@ def _tell(console: Console, folder: Path, done: str, seconds: float) -> None:
         highlight=False,
     )
     console.print(_told(bundle.manifest.provenance["graph"]), highlight=False)
+    if lean := bundle.manifest.lean:
+        console.print(_said_of(lean), highlight=False)
     if bundle.precision.tried:
         console.print(_table(bundle.precision))
 
@@ -149,6 +152,15 @@ def _told(graph: dict[str, Any]) -> str:
     if graph["served"] == "plain":
         return f"{told} as it was traced; with shared work done once, in {times['passed']:.0f} µs"
     return f"{told}, with shared work done once; as it was traced, in {plain:.0f} µs ({plain / served:.2f} ×)"
+
+
+def _said_of(lean: LeanRecord) -> str:
+    widest = max(lean.microseconds)
+    ends = " (95 % over users: {:+.4f} to {:+.4f})".format(*lean.auc_cost_ci95) if lean.auc_cost_ci95 else ""
+    return (
+        f"the lean graph costs {lean.auc_cost:+.4f} valid AUC{ends}; it runs {widest} candidates in "
+        f"{lean.microseconds[widest].lean:.0f} µs, {lean.share:.0%} of the full one's time"
+    )
 
 
 def _table(precision: PrecisionRecord) -> Table:

@@ -18,6 +18,7 @@ from model_export.encoder import export_encoder
 from model_export.encoder_precision import settle_encoder
 from model_export.errors import ExportError
 from model_export.fast_graph import FastGraph, fastest_graph
+from model_export.lean import lean_part
 from model_export.merged import asked_merged, prove_merged
 from model_export.parity import BundleRows, Expected, Parity, check_parity
 from model_export.precision.choice import Asked, choose
@@ -30,6 +31,7 @@ from msd.contract.bundle import (
     ENCODER,
     GOLDENS,
     ITEM_WORDS,
+    LEAN_RANKER,
     MERGED_RANKER,
     RANKER,
     USER_WORDS,
@@ -143,9 +145,16 @@ def _fill(folder: Path, made: Recipe, terms: _Terms, progress: Progress) -> tupl
         progress("Proving requests together", 0)
         prove_merged(together, made.heads, BundleRows(Bundle(folder, draft)), parity.goldens, TOLERANCE)
         write_bytes_atomic(folder / MERGED_RANKER, together)
+    lean = None
+    if made.lean:
+        rows, wide = BundleRows(Bundle(folder, draft)), parity.goldens
+        own = lean_part(made, made.lean, chosen.run, terms.candidates, evidence, rows, wide, TOLERANCE, progress)
+        write_bytes_atomic(folder / LEAN_RANKER, own.graph)
+        parity, lean = parity._replace(goldens=own.goldens), own.record
+        draft = draft.model_copy(update={"provenance": {**draft.provenance, "lean": own.provenance}})
     write_goldens(folder / GOLDENS, parity.goldens[:: max(1, len(parity.goldens) // _GOLDENS)][:_GOLDENS])
     final = _final(draft, folder, made, parity, fast, chosen.record)
-    write_manifest(folder, final.model_copy(update={"encoder": encoder, "reference": reference}))
+    write_manifest(folder, final.model_copy(update={"encoder": encoder, "reference": reference, "lean": lean}))
     return parity, fast
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from model_export.merged import merged_graph
 from model_export.ranker import heads_of, ranker_graph, torch_scores
-from model_export.recipe import Recipe
+from model_export.recipe import LeanRecipe, Recipe
 from msd.contract.bundle import HOW_SURE
 from msd.contract.errors import MsdError
 from msd.contract.files import sha256_file
@@ -17,6 +17,7 @@ from msd.dataset.texts import student_texts
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.cold_ads import measure_cold_ads
 from msd.ranker.folder import WEIGHTS_FILE, ModelError, RankerRecord, load_ranker, student_of, vectors_of
+from msd.ranker.lean import LEAN_FOLDER, load_lean
 from msd.step import fingerprint_of
 from msd.student.encoder import Student, load_student
 from msd.student.untaught import untaught_items
@@ -38,6 +39,7 @@ class Inputs:
     record: RankerRecord
     evaluation: dict[str, Any]
     fingerprint: str
+    lean: TrainedRanker | None = None
 
     def recipe(self) -> Recipe:
         """A bundle of it; its scores are torch's."""
@@ -64,6 +66,7 @@ class Inputs:
                 "choice": self.record.choice.model_dump(mode="json") if self.record.choice else None,
             },
             fingerprint=self.fingerprint,
+            lean=None if self.lean is None else _lean_recipe(self.lean),
         )
 
 
@@ -76,6 +79,7 @@ def load_inputs(
     """
     data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
     trained, record = load_ranker(model)
+    lean = load_lean(model)
     if record.dataset != data.fingerprint:
         raise ModelError(f"{model}: was trained on another state of the dataset than {dataset} is in; train again")
     if record.student and not student:
@@ -107,7 +111,17 @@ def load_inputs(
             teacher,
             [sha256_file(knowledge / name) for name in KNOWLEDGE_FILES] if knowledge else [],
             figures,
+            *([sha256_file(model / LEAN_FOLDER / WEIGHTS_FILE)] if lean else []),
         ),
+        lean=lean,
+    )
+
+
+def _lean_recipe(lean: TrainedRanker) -> LeanRecipe:
+    return LeanRecipe(
+        graph=lambda: ranker_graph(lean),
+        scores=lambda tensors: torch_scores(lean, tensors),
+        provenance={"config": lean.config.model_dump(mode="json"), "calibration": _curve(lean)},
     )
 
 

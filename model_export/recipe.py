@@ -19,6 +19,16 @@ from msd.teachers.knowledge import KnowledgeBase
 
 
 @dataclass(frozen=True)
+class LeanRecipe:
+    """A lean graph for the same rows: the graph in fp32 on the schema's tensors with the same heads, what these should
+    say of a request's tensors [H, N], and where it is from."""
+
+    graph: Callable[[], bytes]
+    scores: Callable[[Tensors], NDArray[np.float32]]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that goes into a bundle.
 
@@ -26,7 +36,7 @@ class Recipe:
     requests in one run (`msd.contract.merge`), if it can be. scores: what each head should say of a request's tensors
     [H, N], as `scored_by` does. adaptors: what vectors pass through, on their way into rows.
     student: makes the semantics of cold ads, if there are any. cold_ads: what these were found to be worth on the valid
-    rows, where that can be said. provenance: what the manifest says of where it is from.
+    rows, where that can be said. provenance: what the manifest says of where it is from. lean: a graph for overload.
     """
 
     dataset: Dataset
@@ -45,6 +55,7 @@ class Recipe:
     metrics: dict[str, Any]
     provenance: dict[str, Any]
     fingerprint: str
+    lean: LeanRecipe | None = None
 
 
 class Source(Protocol):

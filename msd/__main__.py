@@ -29,6 +29,7 @@ COMMANDS = {
     "teach": _Command("msd.teachers.command", "train", "Ask a large language model what it knows of items and users."),
     "distill": _Command("msd.student.command", "train", "Train the student on what the teacher wrote."),
     "train": _Command("msd.ranker.train_command", "train", "Train the CTR model with the student's vectors."),
+    "lean": _Command("msd.ranker.lean_command", "train", "Train the model's lean ranker, which scores under overload."),
     "tensors": _Command("msd.ranker.tensors_command", "train", "Write a dataset's tensors for a model of your own."),
     "evaluate": _Command("msd.ranker.evaluate_command", "train", "Measure models and baselines on the test rows."),
     "export": _Command("model_export.command", "train,cpu", "Export a trained model as a bundle."),
@@ -82,7 +83,7 @@ COMMANDS = {
     ),
 }
 # Commands that allocate the same large tensors again and again.
-_TENSOR_COMMANDS = ("distill", "train", "evaluate", "export", "quickstart")
+_TENSOR_COMMANDS = ("distill", "train", "lean", "evaluate", "export", "quickstart")
 _LOG_REPLAY = _Command("operations.replay", "cpu,log", "")
 
 

@@ -26,8 +26,9 @@ class ScoreReply:
     """Columns of equal length, in the request's order, or ranked with `top_k`.
 
     `heads` has every output of the model by name, including `pctr`. `degraded` has the rung of each candidate without a
-    score from its own row, `degraded_user` that of the user. `explanation` is the raw object. `was_prepared`, if the
-    call had a prepared user: whether it was used; False if the service did not know it and scored the whole request.
+    score from its own row, `degraded_user` that of the user. `degraded_model` is "lean" if the service's lean graph
+    scored all candidates for lack of time. `explanation` is the raw object. `was_prepared`, if the call had a prepared
+    user: whether it was used; False if the service did not know it and scored the whole request.
     """
 
     request_id: str
@@ -43,6 +44,7 @@ class ScoreReply:
     degraded_values: Mapping[str, str] = field(default_factory=dict)
     """Values that the model has never seen, by their place in the request."""
     was_prepared: bool | None = None
+    degraded_model: str | None = None
 
     def __iter__(self) -> Iterator[ScoredCandidate]:
         rungs = map(self.degraded.get, self.ids) if self.degraded else repeat(None)
@@ -53,8 +55,8 @@ class ScoreReply:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether anything was scored from less than its own row, or with an unknown value."""
-        return bool(self.degraded or self.degraded_user or self.degraded_values)
+        """Whether anything was scored from less than its own row, with an unknown value, or by a lesser model."""
+        return bool(self.degraded or self.degraded_user or self.degraded_values or self.degraded_model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ def _score_of(document: Mapping[str, Any]) -> ScoreReply:
         arm=document.get("arm"),
         explanation=document.get("explanation"),
         degraded_values=_part({"values": {}, **degraded}, "values", dict),
+        degraded_model=degraded.get("model"),
     )
 
 

@@ -20,7 +20,7 @@ from msd.contract.log import LogError, RequestRecord, basis_of
 from msd.contract.request import RequestError, parse_request
 from msd.contract.rows import RowCodec
 from service.request_log.files import log_files, read_requests
-from service.runtimes.choice import open_runtime
+from service.runtimes.choice import open_lean, open_runtime
 from service.runtimes.runtime import Runtime, Scores
 from service.scoring.reply import declared, spread
 from service.settings import Settings
@@ -68,7 +68,7 @@ class LogReplay:
             for bundle in bundles
         }
         self._runtime = runtime
-        self._runtimes: dict[tuple[str, str, int], Runtime] = {}
+        self._runtimes: dict[tuple[str, str, int, bool], Runtime] = {}
         self.found = ReplaySummary()
 
     def replay(
@@ -140,10 +140,14 @@ class LogReplay:
         name, provider, _ = record.engine.split("-", 2)
         if self._runtime != "as logged":
             name, provider = self._runtime, "cpu"
-        wanted = (bundle.bundle_id, f"{name}-{provider}", record.threads)
+        is_lean = bool(record.is_lean)
+        wanted = (bundle.bundle_id, f"{name}-{provider}", record.threads, is_lean)
         if wanted not in self._runtimes:
             given = {"bundle": bundle.folder, "runtime": name, "provider": provider, "threads": record.threads}
-            self._runtimes[wanted] = open_runtime(bundle, Settings.model_validate(given))
+            if is_lean and bundle.manifest.lean is None:
+                raise LogError(f"the lean graph scored it, but {bundle.folder} has none; give the bundle that had one")
+            opened = open_lean if is_lean else open_runtime
+            self._runtimes[wanted] = opened(bundle, Settings.model_validate(given))
         return self._runtimes[wanted]
 
 
@@ -176,7 +180,9 @@ def _unlike(record: RequestRecord, runtime: Runtime) -> str | None:
 
 def _tolerance(bundle: Bundle, record: RequestRecord, runtime: Runtime) -> float:
     """Return the tolerance between two runs: each may differ from the model's scores by its own tolerance."""
-    tolerances = bundle.manifest.tolerances
+    lean, tolerances = bundle.manifest.lean, bundle.manifest.tolerances
+    if record.is_lean and lean is not None:
+        return 2 * lean.tolerance
     return tolerances.get(record.engine, 0.0) + tolerances.get(runtime.engine.key, 0.0)
 
 

@@ -88,6 +88,9 @@ class Settings(BaseModel):
     merge: Literal["auto", "on", "off"] = "auto"
     """Whether queued requests share a model run: `auto` (on a GPU, if the bundle was exported with `--merged`), `on` or
     `off`."""
+    lean: Annotated[bool, BeforeValidator(_is_on)] = False
+    """`on`: under overload, the bundle's lean graph scores requests, before any is refused
+    ([brownout](load-shedding.md#brownout)); if the bundle has one (`msd lean`). `off`: never."""
     # Ports, access and TLS
     host: str = "127.0.0.1"
     """Address to listen on."""

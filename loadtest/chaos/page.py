@@ -17,6 +17,7 @@ from msd.page import render_page
 # Outcomes of requests, best first: label and colour.
 KINDS: Mapping[Kind, tuple[str, str]] = {
     "full": ("scored in full", "#0b6e4f"),
+    "lean": ("scored by the lean graph", "#66a80f"),
     "encoded": ("scored, cold ad encoded", "#5c940d"),
     "cached": ("scored by rows as last known", "#8fbf9f"),
     "category_prior": ("scored by category", "#e8b04a"),

@@ -19,6 +19,8 @@ class ChaosPlan:
     deadline_ms: int = 200
     strict_deadline_ms: int = 50
     overload: float = 3.0
+    brownout_turns: int = 2
+    """With the lean graph, and as many without."""
     swaps: int = 20
     swaps_more: int = 6
     """Swaps at a higher share, and beside a busy neighbour."""

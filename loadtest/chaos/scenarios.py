@@ -3,6 +3,7 @@
 from loadtest.chaos.attack import Attack
 from loadtest.chaos.bad_requests import BadRequests
 from loadtest.chaos.broken_redis import RedisFlush, RedisFreeze, RedisKill, RedisProxy
+from loadtest.chaos.brownout import Brownout
 from loadtest.chaos.clients import BadClients
 from loadtest.chaos.clock_jump import ClockJump
 from loadtest.chaos.cold import Cold
@@ -18,6 +19,18 @@ from loadtest.chaos.scenario import Scenario
 from loadtest.chaos.swap import Swap
 
 SCENARIOS: tuple[type[Scenario], ...] = (
-    *(Swap, RedisKill, RedisFreeze, RedisProxy, RedisFlush, Sentinel, Cluster, ServiceKill, Sigterm, Overload),
+    *(
+        Swap,
+        RedisKill,
+        RedisFreeze,
+        RedisProxy,
+        RedisFlush,
+        Sentinel,
+        Cluster,
+        ServiceKill,
+        Sigterm,
+        Overload,
+        Brownout,
+    ),
     *(BadClients, DiskFull, ClockJump, LogReplay, Events, LiveCounts, Cold, BadRequests, Attack, Memory),
 )

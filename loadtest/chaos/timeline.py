@@ -13,6 +13,7 @@ from loadtest.generator import Seen
 
 Kind = Literal[
     "full",
+    "lean",
     "encoded",
     "cached",
     "category_prior",
@@ -27,7 +28,7 @@ Kind = Literal[
     "refused",
 ]
 """Outcome of a request: a reply by its worst rung, a refusal by its status, or none."""
-SCORED: tuple[Kind, ...] = ("full", "encoded", "cached", "category_prior", "prior")
+SCORED: tuple[Kind, ...] = ("full", "lean", "encoded", "cached", "category_prior", "prior")
 DEGRADED: tuple[Kind, ...] = SCORED[1:]
 UNANSWERED: tuple[Kind, ...] = ("lost", "unanswered", "refused")
 FIVES: tuple[Kind, ...] = ("late", "not_ready", "error")
@@ -130,6 +131,8 @@ def kind_of(seen: Seen) -> Kind:
         return "full"
     degraded = json.loads(seen.body).get("degraded", {})
     rungs = set(degraded.get("candidates", {}).values())
+    if degraded.get("model"):
+        rungs.add("lean")
     if degraded.get("user"):
         rungs.add("cached" if degraded["user"] == "cached" else "prior")
     worst = next((kind for kind in reversed(SCORED) if kind in rungs), None)

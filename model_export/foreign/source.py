@@ -18,7 +18,7 @@ from model_export.errors import ExportError
 from model_export.foreign.bind import Binding, bind_inputs, head_outputs
 from model_export.foreign.read import read_model
 from model_export.foreign.splice import spliced_graph
-from model_export.recipe import Recipe
+from model_export.recipe import LeanRecipe, Recipe
 from msd.contract.assemble import Tensors
 from msd.contract.schema import FeatureSchema
 from msd.dataset.load import Dataset, load_dataset
@@ -34,7 +34,8 @@ from msd.teachers.knowledge import KnowledgeBase
 
 @dataclass(frozen=True)
 class Foreign:
-    """A graph, the schema that its inputs are called by, and what its rows are made of."""
+    """A graph, the schema that its inputs are called by, and what its rows are made of; `lean`: a leaner graph with
+    inputs and outputs of the same names, for overload."""
 
     model: ModelProto
     bindings: list[Binding]
@@ -44,10 +45,11 @@ class Foreign:
     vectors: StudentVectors
     adaptors: Adaptors
     student: Student | None
+    lean: ModelProto | None = None
 
     def recipe(self) -> Recipe:
         """A bundle of it."""
-        content = hashlib.sha256(self.model.SerializeToString()).hexdigest()
+        content = _content(self.model)
         student = self.vectors.student or None
         return Recipe(
             dataset=self.dataset,
@@ -67,9 +69,27 @@ class Foreign:
             metrics={},
             provenance={"onnx": content, "student": student},
             fingerprint=fingerprint_of(
-                content, self.dataset.fingerprint, self.schema.schema_hash, student, dict(self.heads)
+                content,
+                self.dataset.fingerprint,
+                self.schema.schema_hash,
+                student,
+                dict(self.heads),
+                *([_content(self.lean)] if self.lean else []),
             ),
+            lean=None if self.lean is None else self._lean(self.lean),
         )
+
+    def _lean(self, model: ModelProto) -> LeanRecipe:
+        bindings = bind_inputs(model, self.schema)
+        return LeanRecipe(
+            graph=lambda: spliced_graph(model, bindings, self.schema, self.heads).SerializeToString(),
+            scores=_Scores(model, bindings, self.heads),
+            provenance={"onnx": _content(model)},
+        )
+
+
+def _content(model: ModelProto) -> str:
+    return hashlib.sha256(model.SerializeToString()).hexdigest()
 
 
 def load_foreign(

@@ -20,7 +20,7 @@ from model_export.precision.choice import Asked
 from model_export.reference.graphs import plain_graph, tiled_graph
 from model_export.reference.inputs import Sizes
 from model_export.reference.market import Population, new_market
-from model_export.reference.training import Training, trained_reference
+from model_export.reference.training import Training, trained, trained_reference
 from msd.contract.bundle import ROWS, open_bundle
 from msd.contract.errors import BundleError
 from msd.contract.files import write_bytes_atomic
@@ -30,7 +30,7 @@ from msd.contract.rows import RowCodec, RowSide
 from msd.report import Heard
 from msd.step import fingerprint_of, is_done, mark_done
 
-_FORMAT = 1
+_FORMAT = 2
 _HEADS = {"pctr": "pctr"}
 _SIDES: tuple[RowSide, ...] = ("user", "item")
 # What the network calls its inputs → the schema's tensors.
@@ -57,8 +57,8 @@ class Makings:
 
 @dataclass(frozen=True)
 class Bundles:
-    """The same weights in fp32 and in the best precision that the gate let pass, and two graphs in fp32 as they were
-    written: `tiled` takes every input with a row a candidate, `plain` the user's once."""
+    """The same weights in fp32 and in the best precision that the gate let pass, both with a lean graph, and two graphs
+    in fp32 as they were written: `tiled` takes every input with a row a candidate, `plain` the user's once."""
 
     fp32: Path
     best: Path
@@ -80,6 +80,8 @@ def made_bundles(work: Path, makings: Makings, heard: Heard) -> Bundles:
     start = time.perf_counter()
     hears = partial(heard, "Training the reference model")
     network = trained_reference(work / "model", makings.sizes, makings.training, hears).network
+    hears = partial(heard, "Training the lean reference model")
+    lean = trained("lean", makings.training.seed, work / "model", makings.sizes, makings.training, hears)
     heard("Generating users and items", 0, 1)
     plain = _renamed(plain_graph(network, network, makings.sizes))
     write_bytes_atomic(bundles.plain, plain.SerializeToString())
@@ -94,6 +96,7 @@ def made_bundles(work: Path, makings: Makings, heard: Heard) -> Bundles:
         market.vectors,
         market.adaptors,
         None,
+        lean=_renamed(plain_graph(lean, lean, makings.sizes)),
     )
     wanted: Mapping[Path, Asked] = {bundles.fp32: "fp32", bundles.best: "auto"}
     for folder, precision in wanted.items():

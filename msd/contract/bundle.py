@@ -27,6 +27,7 @@ from msd.contract.encoder_record import EncoderRecord
 from msd.contract.errors import BundleError, first_fault
 from msd.contract.files import owned_folder, sha256_file, write_text_atomic
 from msd.contract.graph_file import check_graph_file
+from msd.contract.lean import LeanRecord
 from msd.contract.openrtb import OpenrtbMapping
 from msd.contract.precision import PrecisionRecord
 from msd.contract.pricing import Formula, Pricing, declared_pricing, formula_of
@@ -41,6 +42,7 @@ MARKER = "verified.json"
 SIGNATURE = "manifest.sig"
 RANKER = "ranker.onnx"
 MERGED_RANKER = "ranker.merged.onnx"
+LEAN_RANKER = "lean.onnx"
 ENCODER = "encoder.onnx"
 TOKENIZER = "tokenizer.json"
 ROWS = {"user": "users.rows", "item": "items.rows"}
@@ -48,12 +50,12 @@ GOLDENS = "golden.jsonl"
 ITEM_WORDS = "items.meta.jsonl"
 USER_WORDS = "users.meta.jsonl"
 REQUIRED = (RANKER, *ROWS.values(), GOLDENS)
-_ALLOWED = (*REQUIRED, MERGED_RANKER, ENCODER, TOKENIZER, ITEM_WORDS, USER_WORDS)
+_ALLOWED = (*REQUIRED, MERGED_RANKER, LEAN_RANKER, ENCODER, TOKENIZER, ITEM_WORDS, USER_WORDS)
 FILES = (MANIFEST, SIGNATURE, *_ALLOWED)
 """Names of all files of a bundle, except the mark of a verification."""
 _MAX_MANIFEST_BYTES = 64 * 2**20
 # Limits of files that are read whole, or line by line; rows are read block by block, whatever their size.
-_MAX_BYTES = {RANKER: 2**31, ENCODER: 2**31, GOLDENS: 2**28, TOKENIZER: 2**26}
+_MAX_BYTES = {RANKER: 2**31, LEAN_RANKER: 2**31, ENCODER: 2**31, GOLDENS: 2**28, TOKENIZER: 2**26}
 
 Proof = Callable[[Path, bytes], None]
 """Called with a manifest's path and bytes before they are parsed; raises BundleError."""
@@ -97,6 +99,7 @@ class Manifest(SelfHashed):
     pricing: dict[Pricing, tuple[str, ...]] | None = Field(
         default=None, description="Heads by pricing: eCPM = 1000 × bid × their product; of cpm, the bid is the eCPM."
     )
+    lean: LeanRecord | None = None
     sha256: str = Field(default="", description="Of this manifest's JSON with this field empty.")
 
     @model_validator(mode="after")
@@ -116,7 +119,7 @@ class Manifest(SelfHashed):
     def _without_what_older_manifests_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer parts, so that an older manifest keeps its hash."""
         document: dict[str, Any] = handler(self)
-        for name in ("precision", "encoder", "reference", "openrtb", "pricing"):
+        for name in ("precision", "encoder", "reference", "openrtb", "pricing", "lean"):
             if document[name] is None:
                 del document[name]
         return document
@@ -297,16 +300,23 @@ def _parsed(path: Path, content: bytes) -> Manifest:
         raise BundleError(f"{path}: {error}") from None
     if manifest.sha256 != digest:
         raise BundleError(f"{path}: its contents do not match its own hash; it was changed or damaged")
+    _check_files(path, manifest)
+    weights = {name: manifest.files[name].sha256 for name in (RANKER, ENCODER) if name in manifest.files}
+    if manifest.bundle_id != bundle_id_of(manifest.feature_schema, weights):
+        raise BundleError(f"{path}: bundle_id does not fit its graphs and schema")
+    return manifest
+
+
+def _check_files(path: Path, manifest: Manifest) -> None:
     unexpected = sorted(set(manifest.files) - set(_ALLOWED))
     if unexpected:
         raise BundleError(f"{path}: lists an unknown file: {unexpected[0]!r}")
     for name, most in _MAX_BYTES.items():
         if name in manifest.files and manifest.files[name].size > most:
             raise BundleError(f"{path}: {name} has {manifest.files[name].size} bytes; the limit is {most}")
-    weights = {name: manifest.files[name].sha256 for name in (RANKER, ENCODER) if name in manifest.files}
-    if manifest.bundle_id != bundle_id_of(manifest.feature_schema, weights):
-        raise BundleError(f"{path}: bundle_id does not fit its graphs and schema")
-    return manifest
+    if (manifest.lean is None) != (LEAN_RANKER not in manifest.files):
+        one, other = ("lists", "has no record") if manifest.lean is None else ("does not list", "has a record")
+        raise BundleError(f"{path}: {one} {LEAN_RANKER}, but {other} of it (`lean`); export it again")
 
 
 def _mark(folder: Path, manifest: Manifest, files: Mapping[str, FileEntry]) -> dict[str, Any]:

@@ -25,7 +25,8 @@ class LogError(ContractError):
 
 class Basis(NamedTuple):
     """The inputs of a scored request: the time, the user's row, those of `wanted_items`; the number of candidates in
-    the run, which are only the first if time was short (`is_partial`); and the number of requests in the run."""
+    the run, which are only the first if time was short (`is_partial`); the number of requests in the run; and whether
+    the lean graph scored it."""
 
     at: float
     user: Rows
@@ -33,6 +34,7 @@ class Basis(NamedTuple):
     ran: int
     is_partial: bool = False
     together: int = 1
+    is_lean: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,8 @@ class RequestRecord:
     `scores` are [H][N] by `heads`, in the request's order, `served` the places of those that were returned, best first,
     where `top_k` asked for a ranking. `rungs` are [N], None of what was scored from its own fresh row; None where all
     were. `correction` is what pctr was corrected by (centre, shift and slope), None if it is the model's own; `pricing`
-    what bids are paid for, None if all for clicks. Times in unix seconds, stages in milliseconds.
+    what bids are paid for, None if all for clicks. `is_lean`: the bundle's lean graph scored it, on
+    `engine`. Times in unix seconds, stages in milliseconds.
     """
 
     request_id: str
@@ -86,6 +89,8 @@ class RequestRecord:
     total_ms: float
     correction: list[float] | None = None
     pricing: list[Pricing] | None = None
+    is_lean: bool | None = None
+    """None in files of releases without lean graphs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,7 @@ def basis_of(record: RequestRecord, users: RowCodec, items: RowCodec) -> Basis:
     if len(found) != count or (stale is not None and len(stale) != count):
         raise LogError(f"request {record.request_id}: {len(found)} rows are marked, expected {count}")
     rows = Rows(_records(record.item_rows, items, count), found, (), 0, stale)
-    return Basis(record.at, user, rows, record.ran, record.is_partial, record.together)
+    return Basis(record.at, user, rows, record.ran, record.is_partial, record.together, bool(record.is_lean))
 
 
 def _records(data: bytes, codec: RowCodec, count: int) -> NDArray[np.void]:

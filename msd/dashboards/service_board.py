@@ -129,6 +129,16 @@ _OVERLOAD = Row(
             "reqps",
             (rate("msd_partial_total"), "runs"),
         ),
+        replace(
+            lines(
+                "Brownout",
+                "Requests scored by the lean graph, and instances that do so now.",
+                "short",
+                (rate("msd_degraded_total", where='side="model"'), "requests/s"),
+                (total("msd_brownout"), "instances"),
+            ),
+            may_be_empty="brownout is off by default",
+        ),
         lines(
             "Queued candidates",
             "Accepted and not yet scored.",

@@ -23,7 +23,11 @@ _EVENT_TYPES = {
 _OPTIONAL = ("request_id",)
 ANONYMOUS_PREFIX = "\0"
 """Followed by the request's ID, it stands for an anonymous user's."""
-_LATER = {"correction": pl.List(pl.Float64), "pricing": pl.List(pl.String)}
+_LATER: dict[str, pl.DataType] = {
+    "correction": pl.List(pl.Float64),
+    "pricing": pl.List(pl.String),
+    "is_lean": pl.Boolean(),
+}
 """Columns of requests; files of earlier releases lack them."""
 _KINDS = ("impression", "click", "conversion")
 

@@ -15,7 +15,7 @@ from msd.feedback.files import read_events, read_requests, request_files
 from msd.feedback.impressions import join
 from msd.feedback.recalibrate import Impressions, Recalibration, learn
 
-_KEPT = ("bundle_id", "received_at", "correction")
+_KEPT = ("bundle_id", "received_at", "correction", "is_lean")
 # A bundle without logged requests for this many half-lives is dropped.
 _HALF_LIVES = 10
 # Scores of 0 and 1 have no log-odds.
@@ -61,14 +61,16 @@ def main(
 
 
 def _settled(logs: list[Path], window_s: float, settle_s: float) -> pl.DataFrame:
-    """Return impressions whose requests are old enough for their clicks to have arrived.
+    """Return impressions whose requests are old enough for their clicks to have arrived, and were scored by the full
+    model: a correction is of that one.
 
     A request's age is by the service's clock: times in events have no effect.
     """
-    requests = (read_requests(file, ("bundle_id", "correction")) for log in logs for file in request_files(log))
+    more = ("bundle_id", "correction", "is_lean")
+    requests = (read_requests(file, more) for log in logs for file in request_files(log))
     told = [log for log in logs if log.is_file() or any(log.glob("events-*.parquet"))] or logs
     events = pl.concat([read_events(log) for log in told])
-    joined = join(requests, events, window_s, _KEPT).frame
+    joined = join(requests, events, window_s, _KEPT).frame.filter(pl.col("is_lean").fill_null(False).not_())
     settled = joined.filter(pl.col("received_at") <= pl.col("received_at").max() - settle_s)
     if settled.is_empty():
         raise FeedbackError(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from msd.contract.schema import SIDES, Bag, Categorical, FeatureSchema, Side
 from msd.dataset.split import Part
 from msd.ranker.features import Features
+from msd.ranker.lean_network import LeanRanker
 from msd.ranker.model import Ranker, RankerConfig, SideEmbedding, Tensors
 
 _ASKING: tuple[Side, Side] = ("user", "context")
@@ -234,6 +235,8 @@ def new_network(schema: FeatureSchema, config: RankerConfig, conversions: bool =
     """An untrained network, its weights drawn from torch's generator; no baseline has a head for conversions."""
     if config.network == "msd":
         return Ranker(schema, config, conversions)
+    if config.network == "lean":
+        return LeanRanker(schema, config, conversions)
     return _BASELINES[config.network](schema, config)
 
 

@@ -17,7 +17,7 @@ from msd.ranker.adaptor import Adaptors
 from msd.ranker.baselines import new_network
 from msd.ranker.calibrate import Calibrator
 from msd.ranker.features import Features, SideFeatures
-from msd.ranker.model import RankerConfig, is_id
+from msd.ranker.model import WITH_CONVERSIONS, RankerConfig, is_id
 
 Vectors = Callable[[RowSide, Tensor], Tensor]
 
@@ -32,7 +32,7 @@ class TrainedRanker(nn.Module):
         super().__init__()
         self.schema = schema
         self.config = config
-        self.has_conversions = conversions and config.network == "msd"
+        self.has_conversions = conversions and config.network in WITH_CONVERSIONS
         self.ranker = new_network(schema, config, conversions)
         self.adaptors = Adaptors(schema, vector_dim)
         self.calibrator = Calibrator()

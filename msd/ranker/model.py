@@ -19,6 +19,8 @@ from msd.ranker.count_model import CountModel
 from msd.ranker.history import SUMMARY, Fusion, Overlap, TargetAttention, cosine, select, summarise
 
 BLOCKS = 2  # blocks of a vector: meaning, and words
+WITH_CONVERSIONS = ("msd", "lean")
+"""Networks that can have a head for conversions."""
 Tensors = Mapping[str, Tensor]
 
 
@@ -33,7 +35,7 @@ class RankerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    network: Literal["msd", "lr", "deepfm", "din", "dcnv2"] = "msd"
+    network: Literal["msd", "lean", "lr", "deepfm", "din", "dcnv2"] = "msd"
     embedding: int = 16
     interest: int = 32
     cross_layers: int = 2
@@ -49,7 +51,7 @@ class RankerConfig(BaseModel):
 
     @model_validator(mode="after")
     def _baselines_are_deep(self) -> Self:
-        if not self.hidden and self.network not in ("msd", "lr"):
+        if not self.hidden and self.network not in (*WITH_CONVERSIONS, "lr"):
             raise ValueError(f"hidden is empty, and the network {self.network!r} is not without an MLP")
         return self
 

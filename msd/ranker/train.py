@@ -15,11 +15,12 @@ from torch import nn
 from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.contract.errors import MsdError
 from msd.dataset.split import Part
+from msd.ranker.adaptor import Adaptors
 from msd.ranker.batch import Corruption, TrainedRanker, batch_loss, batch_opinions
 from msd.ranker.calibrate import choose_calibration, fit_blend
 from msd.ranker.features import Features
 from msd.ranker.metrics import roc_auc
-from msd.ranker.model import Ranker, RankerConfig
+from msd.ranker.model import WITH_CONVERSIONS, Ranker, RankerConfig
 from msd.ranker.parallel import ALONE, Team, TeamError
 from msd.ranker.train_counts import train_counts
 
@@ -84,12 +85,14 @@ def train_ranker(
     run: str,
     progress: Progress,
     team: Team = ALONE,
+    adaptors: Adaptors | None = None,
 ) -> tuple[TrainedRanker, list[EpochReport]]:
     """The blended and calibrated ranker of the epoch that ranked valid best, and the training curve.
 
     Its weights are the running average of the trained ones. Stopped and called again with the same `checkpoint` and
     `run`, it resumes after the last whole epoch and ends at the same result. `progress(epoch, step, loss)`. All of a
-    `team` end with the same ranker; the first writes the checkpoint, which all must be able to read. Raises TrainError
+    `team` end with the same ranker; the first writes the checkpoint, which all must be able to read. Given
+    `adaptors`, of another ranker, are taken over and stay as they are. Raises TrainError
     if the valid rows hold one label only, or their clicks all or no conversions.
     """
     judge = Judge(features, config.live)
@@ -98,9 +101,9 @@ def train_ranker(
             f"all {len(judge.labels)} valid rows have label {judge.labels[0]:g}, so that no epoch can be chosen by "
             "them; bring more events, or move the cuts in [split]"
         )
-    if features.conversions is not None and model_config.network == "msd":
+    if features.conversions is not None and model_config.network in WITH_CONVERSIONS:
         judge.check_conversions()
-    model = _new_model(features, model_config, config)
+    model = _new_model(features, model_config, config, adaptors)
     average, best = copy.deepcopy(model), copy.deepcopy(model)
     optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
     modules: dict[str, nn.Module] = {"model": model, "average": average, "best": best}
@@ -176,11 +179,17 @@ class Judge:
         return clicked, self._features.converted(self._events[clicked])
 
 
-def _new_model(features: Features, model_config: RankerConfig, config: TrainConfig) -> TrainedRanker:
+def _new_model(
+    features: Features, model_config: RankerConfig, config: TrainConfig, adaptors: Adaptors | None
+) -> TrainedRanker:
     torch.manual_seed(config.seed)
     conversions = features.conversions is not None
     model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1], conversions)
-    model.adaptors.start_at(features)
+    if adaptors is None:
+        model.adaptors.start_at(features)
+    else:
+        model.adaptors.load_state_dict(adaptors.state_dict())
+        model.adaptors.requires_grad_(False)
     model.to(features.labels.device)
     if isinstance(model.ranker, Ranker) and model.ranker.counts:
         train_counts(model.ranker.counts, features, config.corruption, config.seed)

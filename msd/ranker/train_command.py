@@ -39,6 +39,7 @@ from msd.ranker.folder import (
     load_ranker,
     save_ranker,
 )
+from msd.ranker.lean import LEAN_FOLDER
 from msd.ranker.live_vectors import require_texts
 from msd.ranker.model import RankerConfig
 from msd.ranker.parallel import Team, join_team
@@ -230,11 +231,12 @@ def _check_out(out: Path, student: Path | None) -> None:
 
 
 def _clear(out: Path, team: Team) -> None:
-    """Takes back that the folder is complete, and a student that an earlier model had."""
+    """Takes back that the folder is complete, and what else an earlier model had: a student, a lean ranker."""
     if team.leads:
         (out / STEP_FILE).unlink(missing_ok=True)
-        if (out / STUDENT_FOLDER).is_dir():
-            shutil.rmtree(out / STUDENT_FOLDER)
+        for name in (STUDENT_FOLDER, LEAN_FOLDER):
+            if (out / name).is_dir():
+                shutil.rmtree(out / name)
 
 
 @dataclass(frozen=True)
@@ -256,7 +258,7 @@ class _Job:
     def make(self, variants: Sequence[Variant], budget: float | None) -> tuple[TrainedRanker, RankerRecord]:
         """Return the model of the first variant, or of the one that valid chooses within a number of minutes."""
         start, rows, networks = time.perf_counter(), PartRows.of(self.networks.data), self.networks
-        show = partial(_bar, self.console, steps=networks.settings.steps(rows.train))
+        show = partial(training_bar, self.console, steps=networks.settings.steps(rows.train))
         tuning_seconds = self._tell_plan(rows, variants, budget)
         variant, choice = variants[0], None
         if self.halves:
@@ -295,7 +297,7 @@ class _Job:
         start, team = time.perf_counter(), self.networks.team
         encoder, vectors, texts, config = pupil
         run, path = f"{self.run} {variant.name}", self.tuning_checkpoint
-        with _bar(self.console, "tune", None) as hear:
+        with training_bar(self.console, "tune", None) as hear:
             tuned = finetune_ranker(untuned, features, encoder, vectors, texts, config, path, run, hear, team)
         model, own = tuned.ranker, None
         if tuned.epoch and self.halves and record.choice:
@@ -319,7 +321,7 @@ class _Job:
 
 
 @contextmanager
-def _bar(console: Console, name: str, steps: int | None) -> Iterator[Hear]:
+def training_bar(console: Console, name: str, steps: int | None) -> Iterator[Hear]:
     """Return a progress bar with epoch, step and loss; `steps`: per epoch, if known."""
     columns = (TextColumn("{task.description}, epoch {task.fields[epoch]}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("step {task.completed}, loss {task.fields[loss]:.4f}"), console=console) as bars:

@@ -15,7 +15,7 @@ from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, golden_tensors, read_goldens, repeated
 from msd.contract.merge import candidates_of
 from service.runtimes.choice import Together, expected_candidates
-from service.runtimes.runtime import Scores
+from service.runtimes.runtime import Runtime, Scores
 from service.scoring.model import Model
 
 _LONGEST_S = 0.5
@@ -86,9 +86,33 @@ def prove(model: Model, max_candidates: int, pace: Pace) -> None:
     _check(goldens, [run(tensors) for tensors in asked], tolerance, engine.key)
     if expected := expected_candidates(model.bundle, max_candidates):
         _check(goldens, _scores_among(model, expected, asked, run), tolerance, f"{expected} candidates")
+    if model.lean is not None:
+        _prove_lean(model, model.lean.runner.runtime, goldens, asked, max_candidates, pace)
     if model.runner.together:
         found = _scores_together(model, model.runner.together, asked, pace)
         _check(goldens, found, tolerance, "requests together")
+
+
+def _prove_lean(
+    model: Model,
+    lean: Runtime,
+    goldens: Sequence[Golden],
+    asked: Sequence[Tensors],
+    max_candidates: int,
+    pace: Pace,
+) -> None:
+    """Warm up the lean graph, and reproduce the scores that goldens expect of it. Raises BundleError."""
+    record, expected = model.bundle.manifest.lean, [golden.expects_of_lean() for golden in goldens]
+    assert record is not None, "a lean graph has a record"
+
+    def run(tensors: Tensors) -> Scores:
+        scores = lean.run(tensors)
+        pace.pause()
+        return scores
+
+    for size in lean.warm_up_sizes(max_candidates):
+        run(repeated(model.schema, asked[0], size))
+    _check(expected, [run(tensors) for tensors in asked], record.tolerance, "the lean graph")
 
 
 async def prove_beside(models: Sequence[Model], max_candidates: int) -> None:

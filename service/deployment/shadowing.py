@@ -45,7 +45,8 @@ class Shadowing:
     def follow(self, answer: Answer) -> None:
         """Have shadows score an answered request, or count it as skipped."""
         served = answer.served
-        if served is None or served.scored.basis.is_partial or not (self._is_free and self._queue.is_idle):
+        is_whole = served is not None and not (served.scored.basis.is_partial or served.scored.basis.is_lean)
+        if served is None or not is_whole or not (self._is_free and self._queue.is_idle):
             self._metrics.shadows["busy"].inc()
         else:
             self._comparing = asyncio.get_running_loop().create_task(self._compare(answer.lineup, served))

@@ -64,6 +64,7 @@ _REQUEST_COLUMNS = pa.schema(
         "total_ms": pa.float32(),
         "correction": pa.list_(pa.float64()),
         "pricing": _STRINGS,
+        "is_lean": pa.bool_(),
     }.items()
 )
 _EVENT_COLUMNS = pa.schema(
@@ -77,7 +78,7 @@ _EVENT_COLUMNS = pa.schema(
         "received_at": pa.float64(),
     }.items()
 )
-_LATER = ("correction", "pricing")
+_LATER = ("correction", "pricing", "is_lean")
 """The last columns of requests, by the release that added them; files of earlier releases lack them."""
 _READ_ROWS = 16
 _ROWS = b"msd.rows"

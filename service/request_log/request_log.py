@@ -195,7 +195,8 @@ class LogWriter:
         record = record_of(served)
         self._observed.record(record, served.scored.formula)
         let_others_run()
-        if served.is_champion:
+        # The reference is of the full model.
+        if served.is_champion and not served.scored.basis.is_lean:
             scored = served.scored
             self._drift.add(served.model.bundle.manifest, served.request, scored.basis, scored.model_scores)
             let_others_run()
@@ -295,7 +296,9 @@ class _Waiting:
 def record_of(served: Served) -> RequestRecord:
     """Return the record of a request. Raises UnicodeEncodeError for an ID with a lone surrogate, which UTF-8 lacks."""
     model, scored, request = served.model, served.scored, served.request
-    basis, engine, degraded = scored.basis, served.model.engine, scored.degraded_candidates
+    basis, degraded = scored.basis, scored.degraded_candidates
+    runner = model.lean.runner if basis.is_lean and model.lean is not None else model.runner
+    engine = runner.runtime.engine
     user, items = basis.user, basis.items
     columns = list(scored.scores.values())
     ecpm = ecpm_of(request.bids, request.pricing, scored.scores, scored.formula)
@@ -335,6 +338,7 @@ def record_of(served: Served) -> RequestRecord:
         correction=None if scored.correction is None else scored.correction.values,
         served=None if request.top_k is None else served_places(ecpm, columns[0], request.top_k).tolist(),
         pricing=request.pricing,
+        is_lean=basis.is_lean,
         **{name: 1000 * seconds for name, seconds in zip(_STAGES, served.seconds, strict=True)},
     )
 

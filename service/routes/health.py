@@ -11,7 +11,7 @@ from service.deployment.readiness import Readiness
 from service.errors import without_places
 from service.runtimes.runtime import Engine
 from service.scoring.lineup import Lineup, Serving
-from service.scoring.model import CoreStatus, Model, SplitStatus
+from service.scoring.model import CoreStatus, LeanStatus, Model, SplitStatus
 from service.telemetry.metrics import Metrics
 
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
@@ -75,6 +75,7 @@ class ServedModel(BaseModel):
     runtime: Engine = Field(description="Model runtime, as read back after loading.")
     native: CoreStatus = Field(description="Whether the native core scores plain requests, and if not, why.")
     two_phases: SplitStatus = Field(description="Whether prepared users save part of the model's run, and if not, why.")
+    lean: LeanStatus = Field(description="Whether a lean graph can score requests under overload, and if not, why.")
     store: str
     max_candidates: int
     metrics: dict[str, Any]
@@ -155,6 +156,7 @@ def _served_model(lineup: Lineup, max_candidates: int, is_refused: bool) -> Serv
         runtime=model.engine,
         native=model.core,
         two_phases=model.split,
+        lean=model.leanness,
         store=model.store.name,
         max_candidates=max_candidates,
         metrics=manifest.metrics,

@@ -13,7 +13,7 @@ from msd.contract.schema import FeatureSchema
 from service.runtimes.cuda import open_cuda
 from service.runtimes.onnxruntime import NAME, OnnxRuntime
 from service.runtimes.openvino import OpenVinoRuntime
-from service.runtimes.runtime import TOGETHER, Engine, Runtime, RuntimeRefused, Scores
+from service.runtimes.runtime import LEAN, TOGETHER, Engine, Runtime, RuntimeRefused, Scores
 from service.settings import Settings
 
 
@@ -40,6 +40,11 @@ def open_runtime(bundle: Bundle, settings: Settings) -> Runtime:
         )
     expected = expected_candidates(bundle, settings.max_candidates)
     return OpenVinoRuntime(bundle, wanted.chosen, settings.threads, expected, settings.workers or 1)
+
+
+def open_lean(bundle: Bundle, settings: Settings) -> Runtime:
+    """Open the lean graph, which is in fp32 for ONNX Runtime on a CPU. Raises RuntimeRefused or BundleError."""
+    return OnnxRuntime(bundle, "cpu", settings.threads, LEAN)
 
 
 class Together:

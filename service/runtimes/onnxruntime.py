@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from msd.contract.assemble import Tensors
-from msd.contract.bundle import RANKER, Bundle
+from msd.contract.bundle import LEAN_RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import Precision
@@ -33,7 +33,7 @@ class OnnxRuntime:
         self._session = open_session(bundle.path(form.file), provider, threads)
         outputs = [output.name for output in self._session.get_outputs()]
         self._heads = check_graph(bundle, form, inputs_of(self._session), outputs)
-        self.engine = engine_of(bundle, self._session, provider)
+        self.engine = engine_of(bundle, self._session, provider, form)
 
     def run(self, tensors: Tensors) -> Scores:
         """The schema's tensors → scores [N] by head."""
@@ -139,15 +139,17 @@ def _precision(path: Path) -> Precision:
     return "fp32"
 
 
-def engine_of(bundle: Bundle, session: Any, provider: Provider) -> Engine:  # noqa: ANN401
+def engine_of(bundle: Bundle, session: Any, provider: Provider, form: GraphForm = ALONE) -> Engine:  # noqa: ANN401
     """Return what a session actually uses. Raises RuntimeRefused for int8 off a CPU with VNNI, BundleError for a
     precision that differs from the manifest's."""
     import onnxruntime
 
-    path, instructions = bundle.path(RANKER), cpu_instructions() if provider == "cpu" else ()
+    path, instructions = bundle.path(form.file), cpu_instructions() if provider == "cpu" else ()
     precision = _precision(path)
-    if (precision == "int8") != (bundle.precision.chosen == "int8"):
-        raise BundleError(f"{path}: the graph is in {precision}, but the manifest says {bundle.precision.chosen}")
+    # A lean graph is in fp32, whatever the other is in.
+    wanted = "fp32" if form.file == LEAN_RANKER else bundle.precision.chosen
+    if (precision == "int8") != (wanted == "int8"):
+        raise BundleError(f"{path}: the graph is in {precision}, but the manifest says {wanted}")
     if precision == "int8" and (provider != "cpu" or not adds_int8_exactly(instructions)):
         raise RuntimeRefused(
             f"{path}: quantised for CPUs with VNNI, but this is {provider} ({' '.join(instructions) or 'unknown'}):"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.assemble import Tensors
-from msd.contract.bundle import MERGED_RANKER, RANKER, Bundle, tolerance_key
+from msd.contract.bundle import LEAN_RANKER, MERGED_RANKER, RANKER, Bundle, tolerance_key
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.merge import REQUEST_OF
 from msd.contract.schema import FeatureSchema, TensorSpec
@@ -76,6 +76,7 @@ class GraphForm(NamedTuple):
 
 
 ALONE = GraphForm(RANKER, (), 1)
+LEAN = GraphForm(LEAN_RANKER, (), 1)
 TOGETHER = GraphForm(MERGED_RANKER, (REQUEST_OF,), _MOST_REQUESTS)
 
 

@@ -13,6 +13,7 @@ import structlog
 
 from msd.contract.request import MAX_CANDIDATES
 from service.errors import Overloaded
+from service.scoring.brownout import BEGINS, Brownout
 from service.telemetry.metrics import Metrics, Shed
 
 # A burst may fill half of a request's time: reading it, and what follows it, takes half as much again from scoring.
@@ -41,10 +42,12 @@ def due_at(now: float, deadline: float) -> float:
 
 
 class Load(NamedTuple):
-    """A number of candidates, and their expected run time."""
+    """A number of candidates, and their expected run time; `lean_s` is that of the lean graph, None if it may not score
+    them."""
 
     rows: int
     seconds: float
+    lean_s: float | None = None
 
 
 class AtHand(NamedTuple):
@@ -56,10 +59,11 @@ class AtHand(NamedTuple):
 
 
 class Admitted(NamedTuple):
-    """An admitted load; `bucket` is its due time, in steps."""
+    """An admitted load; `bucket` is its due time, in steps. `is_lean`: the lean graph scores it."""
 
     load: Load
     bucket: int
+    is_lean: bool = False
 
 
 class Admission:
@@ -76,6 +80,7 @@ class Admission:
         """`max_rows`: maximum waiting candidates per thread. `max_candidates`: of one request. `patience_s`: requests
         with longer deadlines may fill only half of the queue."""
         self._metrics = metrics
+        self._brownout = Brownout(metrics, threads)
         self._max_rows = max_rows * threads
         # One request of the maximum size always fits.
         self._max_patient_rows = max(round(_PATIENT * self._max_rows), min(max_candidates, self._max_rows))
@@ -102,8 +107,8 @@ class Admission:
     def check_unread(self, load: Load, deadline: float) -> None:
         """Raise Overloaded for a body that has not been read, if its size alone leaves no doubt."""
         self._check_rows(load.rows // 2, deadline)
-        if self._is_shedding:
-            self.check(load, deadline)
+        if self._is_shedding and (load.lean_s is None or self._brownout.is_on):
+            self.check(load if load.lean_s is None else _leaner(load, load.lean_s), deadline)
 
     def check(self, load: Load, deadline: float) -> None:
         """Raise Overloaded if earlier and running work leaves too little time before the deadline."""
@@ -111,10 +116,7 @@ class Admission:
             self._shed_more(False)
             return
         now = time.perf_counter()
-        bucket = _bucket(now, deadline)
-        at_hand = self.at_hand((bucket + 1) / _BUCKETS_PER_S)
-        waiting = sum(seconds for due, seconds in self._seconds.items() if due <= bucket) - at_hand.taken_on_s
-        wait = _filled(max(0.0, waiting), [*at_hand.left_s, *[0.0] * (self._threads - len(at_hand.left_s))])
+        wait = self._wait(now, deadline)
         if wait <= load.seconds:
             self._shed_more(False)
         # If a thread is free, try it: the learned times may be outdated.
@@ -130,19 +132,25 @@ class Admission:
             )
 
     def enter(self, load: Load, deadline: float) -> Admitted:
-        """Accept a load until `leave`. Raises Overloaded as `check` does, and if too many candidates would wait."""
+        """Accept a load until `leave`. Raises Overloaded as `check` does, and if too many candidates would wait.
+
+        If the lean graph may score it, a load is refused only if that would not be in time either.
+        """
         self._check_rows(load.rows, deadline)
+        is_lean = load.lean_s is not None and self._is_lean(load, deadline)
+        if is_lean and load.lean_s is not None:
+            load = _leaner(load, load.lean_s)
         self.check(load, deadline)
         bucket = _bucket(time.perf_counter(), deadline)
         self._rows += load.rows
         self._counts[bucket] += 1
         self._seconds[bucket] = self._seconds.get(bucket, 0.0) + load.seconds
         self._tell()
-        return Admitted(load, bucket)
+        return Admitted(load, bucket, is_lean)
 
     def leave(self, admitted: Admitted) -> None:
         """Release a load that was scored, or need not be."""
-        load, bucket = admitted
+        load, bucket, _ = admitted
         self._rows -= load.rows
         self._counts[bucket] -= 1
         self._seconds[bucket] -= load.seconds
@@ -171,6 +179,23 @@ class Admission:
             self._unsaid.clear()
             self._say_again_at = now + _SAY_AGAIN_S
 
+    def _is_lean(self, load: Load, deadline: float) -> bool:
+        """Return whether the lean graph scores a load; it begins to where the full one would soon be too late."""
+        now, brownout = time.perf_counter(), self._brownout
+        brownout.offer(now, load.seconds)
+        wait = self._wait(now, deadline) if self._rows else 0.0
+        is_tight = wait > 0.0 and wait + load.seconds > BEGINS * (deadline - now)
+        if is_tight:
+            brownout.begin(now)
+        return brownout.is_on and (is_tight or not brownout.probes(now))
+
+    def _wait(self, now: float, deadline: float) -> float:
+        """Return the seconds until a request that arrives now would begin to run."""
+        bucket = _bucket(now, deadline)
+        at_hand = self.at_hand((bucket + 1) / _BUCKETS_PER_S)
+        waiting = sum(seconds for due, seconds in self._seconds.items() if due <= bucket) - at_hand.taken_on_s
+        return _filled(max(0.0, waiting), [*at_hand.left_s, *[0.0] * (self._threads - len(at_hand.left_s))])
+
     def _shed_more(self, is_shedding: bool) -> None:
         """Switch between the normal and the lower limit."""
         self._is_shedding = is_shedding
@@ -188,6 +213,10 @@ class Admission:
     def _tell(self) -> None:
         self._metrics.queued_rows.set(self._rows)
         self._metrics.queued_seconds.set(sum(self._seconds.values()))
+
+
+def _leaner(load: Load, seconds: float) -> Load:
+    return Load(load.rows, seconds)
 
 
 def _filled(work: float, free_at: Sequence[float]) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded
@@ -44,6 +44,10 @@ class Runner:
         """Seconds of one run."""
         self.turn_s = LearnedSeconds(share=0.1, most=4.0)
         """Seconds until its thread can begin the next job, including time taken by other threads and processes."""
+
+    def has_time(self, rows: int, seconds: float) -> bool:
+        """Return whether a run of that many candidates is expected to end in that time."""
+        return self.run_s.fitting(rows, seconds) == rows
 
 
 class LearnedSeconds:
@@ -94,13 +98,14 @@ class LearnedSeconds:
 @dataclass(frozen=True, slots=True)
 class Done(Generic[_Result]):
     """The result of a job, its wait and run time, and the number of requests in the run. If there was too little time
-    for all candidates, it is the result of `shorten`."""
+    for all candidates, it is the result of the lean graph, or of `shorten`."""
 
     result: _Result
     queue_s: float
     run_s: float
     together: int = 1
     is_partial: bool = False
+    is_lean: bool = False
 
 
 Ran = Done[Scores]
@@ -108,6 +113,18 @@ Told = Callable[[Done[_Result] | BaseException], None]
 """Called in the event loop with a job's outcome: its result; its error; or ClientGone, DeadlineExceeded or
 CancelledError if it was dropped.
 """
+
+
+Shorten: TypeAlias = Callable[[int], tuple[Callable[[], _Result], Tensors | None]]
+"""Returns the work and tensors of the first candidates and an unknown one."""
+
+
+class Work(NamedTuple, Generic[_Result]):
+    """What a job does with one model, and how it is shortened."""
+
+    runner: Runner
+    do: Callable[[], _Result]
+    shorten: Shorten[_Result] | None
 
 
 @dataclass(slots=True, eq=False)
@@ -126,8 +143,10 @@ class Job(Generic[_Result]):
     tensors: Tensors | None = None
     """Set for a job that is exactly one run, and may share it. Any other job sets `rows` to the number of candidates
     that it scored, and observes its stages itself."""
-    shorten: "Callable[[int], tuple[Callable[[], _Result], Tensors | None]] | None" = None
-    """Returns `work` and `tensors` of the first candidates and an unknown one, if there is no time for all."""
+    shorten: Shorten[_Result] | None = None
+    """Used if there is no time for all candidates."""
+    lean: Work[_Result] | None = None
+    """With the lean graph, which takes over if the full one has no time for all candidates."""
     is_spare: bool = False
     """Whether it runs on spare capacity only: after every other job, and never in all threads at once."""
     is_patient: bool = False
@@ -136,6 +155,8 @@ class Job(Generic[_Result]):
     due: float = 0.0
     expected_s: float = 0.0
     is_partial: bool = False
+    is_lean: bool = False
+    """Whether `lean` took over."""
     is_alone: bool = False
     """Whether it may not share a run, because a shared run failed."""
     is_answered: bool = False
@@ -177,9 +198,13 @@ def prepare(job: Job[Any]) -> Exception | None:
         if job.shorten is None:
             return None
         rows = job.runner.run_s.fitting(job.rows, SURE * (job.deadline - time.perf_counter()))
+        if rows != job.rows and job.lean is not None:
+            job.runner, job.work, job.shorten = job.lean
+            job.is_lean, job.lean = True, None
+            rows = job.runner.run_s.fitting(job.rows, SURE * (job.deadline - time.perf_counter()))
         if not rows:
             raise DeadlineExceeded("deadline exceeded: too little time left for one model run")
-        if rows != job.rows:
+        if rows != job.rows and job.shorten is not None:
             job.work, job.tensors = job.shorten(rows - 1)
             job.rows, job.is_partial, job.shorten = rows, True, None
     except Exception as error:

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import native
-from msd.contract.bundle import Bundle
+from msd.contract.bundle import LEAN_RANKER, Bundle
 from msd.contract.correction import Correction, LearnedCorrection, read_corrections
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
 from native.layout import core_schema
 from service.rows.store import BundleFileStore, CoreRows, RowStore
-from service.runtimes.choice import open_runtime, open_together
+from service.runtimes.choice import open_lean, open_runtime, open_together
 from service.runtimes.halves import Halves, open_halves
 from service.runtimes.runtime import Engine
 from service.runtimes.split import Unsplit
+from service.scoring.admission import Load
 from service.scoring.job import Runner
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -66,6 +67,22 @@ class SplitStatus:
     """Why they do not; empty if they do."""
 
 
+class LeanModel(NamedTuple):
+    """A model's lean graph. `share`: its time as a share of the full one's, as measured at export."""
+
+    runner: Runner
+    share: float
+
+
+@dataclass(frozen=True)
+class LeanStatus:
+    """Whether a lean graph can score requests under overload."""
+
+    loaded: bool
+    reason: str
+    """Why it cannot; empty if it can."""
+
+
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Model:
     """A loaded bundle. `schema` checks its requests, `version` appears in its replies."""
@@ -83,6 +100,9 @@ class Model:
     split: SplitStatus
     two_phases: TwoPhases | None
     """For prepared users; None if the graph is not split."""
+    leanness: LeanStatus
+    lean: LeanModel | None
+    """For brownouts; None if it has no lean graph, or may not use it."""
 
     @property
     def identity(self) -> str:
@@ -93,6 +113,13 @@ class Model:
     def engine(self) -> Engine:
         """The engine that runs it."""
         return self.runner.runtime.engine
+
+    def load(self, rows: int) -> Load:
+        """Return what scoring that many candidates is expected to take."""
+        seconds = self.runner.turn_s.of(rows, 0.0)
+        if self.lean is None:
+            return Load(rows, seconds)
+        return Load(rows, seconds, self.lean.runner.turn_s.of(rows, self.lean.share * seconds))
 
 
 def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
@@ -108,7 +135,35 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     if rows is not None and core.served:
         own = CoreModel(core_schema(schema, codecs), rows, threading.local())
     split, two_phases = _two_phases(settings, bundle, runner)
-    return Model(bundle, schema, schema.schema_hash, version, runner, store, codecs, core, own, split, two_phases)
+    leanness, lean = _lean(settings, bundle, runner)
+    return Model(
+        bundle=bundle,
+        schema=schema,
+        schema_hash=schema.schema_hash,
+        version=version,
+        runner=runner,
+        store=store,
+        codecs=codecs,
+        core=core,
+        native=own,
+        split=split,
+        two_phases=two_phases,
+        leanness=leanness,
+        lean=lean,
+    )
+
+
+def _lean(settings: Settings, bundle: Bundle, runner: Runner) -> tuple[LeanStatus, LeanModel | None]:
+    record = bundle.manifest.lean
+    if not settings.lean:
+        return LeanStatus(False, "switched off by MSD_LEAN"), None
+    if record is None:
+        return LeanStatus(False, f"the bundle has no {LEAN_RANKER} (`msd lean`)"), None
+    if settings.provider != "cpu":
+        return LeanStatus(False, f"the model runs on {settings.provider}, not on the CPU"), None
+    if runner.together is not None:
+        return LeanStatus(False, "several requests share a run of the model (MSD_MERGE)"), None
+    return LeanStatus(True, ""), LeanModel(Runner(open_lean(bundle, settings)), record.share)
 
 
 def _two_phases(settings: Settings, bundle: Bundle, runner: Runner) -> tuple[SplitStatus, TwoPhases | None]:

@@ -95,7 +95,7 @@ class Pipeline:
     def check(self, lineup: Lineup, size: int, terms: Terms) -> None:
         """Raise Overloaded, DeadlineExceeded or ClientGone if a body of `size` bytes need not be parsed."""
         rows = self._admission.rows_in(size)
-        self._admission.check_unread(Load(rows, lineup.champion.runner.turn_s.of(rows, 0.0)), terms.deadline)
+        self._admission.check_unread(lineup.champion.load(rows), terms.deadline)
         self._queue.check(*terms)
 
     async def answer(self, lineup: Lineup, asked: Asked) -> Answer:
@@ -116,21 +116,18 @@ class Pipeline:
     ) -> Scored:
         """Score a request. Raises Overloaded, DeadlineExceeded, ModelError or ClientGone.
 
-        A failing store raises nothing: it degrades the scores. Nor does a near deadline: candidates that cannot be
-        scored before it get the prior.
+        A failing store raises nothing: it degrades the scores. Nor does a near deadline: the lean graph scores, or
+        candidates that cannot be scored before it get the prior.
         """
-        rows, deadline, runner = len(request.ids), terms.deadline, model.runner
-        if prepared is not None and prepared.values is not None and model.two_phases is not None:
-            runner = model.two_phases.scores
-        admitted = self._admission.enter(Load(rows, runner.turn_s.of(rows, 0.0)), deadline)
+        rows, deadline, load = len(request.ids), terms.deadline, _load(model, request, prepared)
+        lean = None if load.lean_s is None or model.lean is None else model.lean.runner
+        admitted = self._admission.enter(load, deadline)
         try:
             started = time.perf_counter()
             at = time.time() if request.at is None else request.at
             user, items = await self.fetch(model, request, at, deadline, prepared)
             assembled = assemble(model.schema, request, at, user, items)
-            values: Tensors = {}
-            if prepared is not None:
-                runner, values = self._half(model, prepared, assembled.tensors)
+            runner, values = self._way(model, prepared, assembled.tensors, lean if admitted.is_lean else None)
             rows_s = time.perf_counter() - started
             self._metrics.stages["rows"].observe(rows_s)
 
@@ -138,7 +135,10 @@ class Pipeline:
                 nothing = model.codecs["item"].unpack([None]).records
                 return cut(model.schema, assembled.tensors, count, nothing, at) | values
 
-            ran = await self._queue.run(runner, assembled.tensors | values, rows, deadline, terms.is_gone, first)
+            tensors = assembled.tensors | values
+            # It takes over from a whole graph only, as it reads the same tensors.
+            lean = lean if runner is model.runner else None
+            ran = await self._queue.run(runner, tensors, rows, deadline, terms.is_gone, first, lean=lean)
         finally:
             self._admission.leave(admitted)
         # A non-finite score makes the sum non-finite: a sum costs half as much as checking each.
@@ -151,9 +151,10 @@ class Pipeline:
         correction = None if self._corrections is None else self._corrections.of(model)
         if correction is not None:
             scores = {**scores, HEAD: correction(scores[HEAD])}
-        if degraded or degraded_user:
-            self._metrics.degraded(degraded.values(), degraded_user)
-        basis = Basis(at, user, items, rows, ran.is_partial, ran.together)
+        is_lean = admitted.is_lean or ran.is_lean
+        if degraded or degraded_user or is_lean:
+            self._metrics.degraded(degraded.values(), degraded_user, is_lean)
+        basis = Basis(at, user, items, rows, ran.is_partial, ran.together, is_lean)
         formula = model.bundle.manifest.formula
         return Scored(scores, degraded, degraded_user, basis, correction, rows_s, ran.queue_s, ran.run_s, formula)
 
@@ -190,6 +191,8 @@ class Pipeline:
         stages["reply"].observe(ended - started)
         taken = (parse_s, scored.rows_s, scored.queue_s, scored.run_s, ended - asked.began)
         degraded: dict[str, int] = dict(Counter(scored.degraded_candidates.values()))
+        if scored.basis.is_lean:
+            degraded["model_lean"] = 1
         if scored.degraded_user:
             degraded[f"user_{scored.degraded_user}"] = 1
         served = Served(
@@ -221,12 +224,17 @@ class Pipeline:
         )
         return _Read(request, asked.body, lineup.arm_of(request.user_id or asked.request_id))
 
-    def _half(self, model: Model, prepared: PreparedUser, tensors: Tensors) -> tuple[Runner, Tensors]:
-        """Return how to score a prepared user: what is left of the model, and its further inputs; or all of it."""
-        values = prepared.values_for(tensors)
+    def _way(
+        self, model: Model, prepared: PreparedUser | None, tensors: Tensors, lean: Runner | None
+    ) -> tuple[Runner, Tensors]:
+        """Return how to score a request: with the whole or the lean graph; or for a prepared user, what is left of the
+        model, and its further inputs."""
+        if prepared is None:
+            return lean or model.runner, {}
+        values = None if lean is not None else prepared.values_for(tensors)
         if values is None or model.two_phases is None:
             self._metrics.prepared["used_whole"].inc()
-            return model.runner, {}
+            return lean or model.runner, {}
         self._metrics.prepared["used"].inc()
         return model.two_phases.scores, values
 
@@ -277,3 +285,11 @@ class Pipeline:
         if now >= self._say_again_at:
             self._log.warning("store_error", error=str(error), reads=self._unsaid)
             self._unsaid, self._say_again_at = 0, now + _SAY_AGAIN_S
+
+
+def _load(model: Model, request: CheckedRequest, prepared: PreparedUser | None) -> Load:
+    """Return what scoring a request is expected to take; what is explained is never lean."""
+    load = model.load(len(request.ids))
+    if prepared is not None and prepared.values is not None and model.two_phases is not None:
+        load = load._replace(seconds=model.two_phases.scores.turn_s.of(load.rows, 0.0))
+    return load._replace(lean_s=None) if request.explain else load

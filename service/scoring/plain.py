@@ -22,7 +22,7 @@ from msd.contract.schema import FeatureSchema
 from native.layout import new_tensors
 from service.errors import ModelError
 from service.rows.store import CoreFound, CoreRows
-from service.scoring.admission import Admitted, Load
+from service.scoring.admission import Admitted
 from service.scoring.answer import Answer, Asked, Follower, Headers
 from service.scoring.job import SURE, Done, Job, Runner
 from service.scoring.lineup import Arm, Lineup
@@ -73,6 +73,7 @@ class _Scored(NamedTuple):
     tier: Tier
     found: CoreFound
     is_prepared: bool
+    is_lean: bool
 
 
 PlainJob = Job[_Scored | None]
@@ -119,10 +120,13 @@ class PlainScoring:
 
         Raises Overloaded.
         """
-        terms, runner = asked.terms, lineup.champion.runner
+        terms, champion = asked.terms, lineup.champion
         rows = self._admission.rows_in(len(asked.body))
-        admitted = self._admission.enter(Load(rows, runner.turn_s.of(rows, 0.0)), terms.deadline)
+        admitted = self._admission.enter(champion.load(rows), terms.deadline)
+        runner = champion.lean.runner if admitted.is_lean and champion.lean is not None else champion.runner
+        # With its own arm's lean graph, if it has one.
         job: PlainJob = Job(lambda: self._work(job, lineup, asked, send), runner, rows, terms.deadline, terms.is_gone)
+        job.is_lean = admitted.is_lean
         try:
             self._queue.put(job, partial(self._done, lineup, asked, admitted, told))
         except BaseException:
@@ -178,14 +182,19 @@ class PlainScoring:
 
         Raises ModelError for a non-finite score, or what the model raises.
         """
-        filled = self._fill(lineup, arm, asked)
+        filled = self._fill(lineup, arm, asked, job.is_lean)
         if filled is None:
             return None
         arm, frame, runner, values = filled
-        model, core, rows, job.runner = arm.model, frame.core, frame.rows, runner
+        model, core, rows = arm.model, frame.core, frame.rows
         count: int = core.count
         started = time.perf_counter()
-        if runner.run_s.fitting(count, SURE * (asked.terms.deadline - started)) != count:
+        left_s = SURE * (asked.terms.deadline - started)
+        # A prepared user's frame has the tensors of candidates only.
+        lean = None if model.lean is None or values else model.lean.runner
+        is_lean = lean is not None and (job.is_lean or not runner.has_time(count, left_s))
+        job.runner = runner = lean if is_lean and lean is not None else runner
+        if not runner.has_time(count, left_s):
             return None
         tensors = frame.cut(count)
         if values:
@@ -202,7 +211,9 @@ class PlainScoring:
             named,
         )
         try:
-            reply: bytes | None = core.reply(opening, {head: _contiguous(column) for head, column in scores.items()})
+            reply: bytes | None = core.reply(
+                opening, {head: _contiguous(column) for head, column in scores.items()}, is_lean
+            )
         except ValueError as error:
             raise ModelError("the model returned a non-finite score for this request") from error
         if reply is None:
@@ -213,12 +224,14 @@ class PlainScoring:
             degraded["prior"] = found.missing
         if not found.has_user:
             degraded["user_unknown"] = 1
+        if is_lean:
+            degraded["model_lean"] = 1
         taken = (parse_s, rows_s, queue_s, ended - started)
         headers = headers_of(reply, (*taken, now - asked.began))
         answer = Answer(headers, reply, count, degraded, (*taken, now - ended), lineup, None)
-        return _Scored(answer, arm, rows.tier, found, bool(values))
+        return _Scored(answer, arm, rows.tier, found, bool(values), is_lean)
 
-    def _fill(self, lineup: Lineup, arm: Arm, asked: Asked) -> _Filled | None:
+    def _fill(self, lineup: Lineup, arm: Arm, asked: Asked, is_lean: bool) -> _Filled | None:
         """Fill the frame with a request; None if it is left to Python."""
         model, frame = arm.model, self._frame(arm.model)
         if frame is None:
@@ -228,7 +241,8 @@ class PlainScoring:
         live = self._live and partial(self._live.at_hand, model.schema)
         outcome = core.take(asked.body, self._max_candidates, rows.users, rows.items, time.time(), epochs, live)
         if outcome == _PREPARED:
-            return self._fill_prepared(lineup, frame, asked)
+            # The lean graph needs all tensors, which Python has of prepared users too.
+            return None if is_lean else self._fill_prepared(lineup, frame, asked)
         return (arm, frame, model.runner, {}) if outcome == _FILLED else None
 
     def _fill_prepared(self, lineup: Lineup, read_by: _Frame, asked: Asked) -> _Filled | None:
@@ -284,7 +298,7 @@ class PlainScoring:
                 told(outcome.result.answer)
 
     def _count(self, size: int, scored: _Scored) -> None:
-        answer, arm, tier, found, is_prepared = scored
+        answer, arm, tier, found, is_prepared, is_lean = scored
         metrics = self._metrics
         self._admission.read(size, answer.candidates)
         if answer.lineup.is_split:
@@ -300,7 +314,7 @@ class PlainScoring:
             self._live.tell(found.live_age_s)
         if answer.degraded:
             missing: list[Rung] = ["prior"] * found.missing
-            metrics.degraded(missing, None if found.has_user else "unknown")
+            metrics.degraded(missing, None if found.has_user else "unknown", is_lean)
 
     def _count_rows(self, tier: Tier, found: CoreFound, *, of_user: bool) -> None:
         """Count the user's and the items' rows, as a store's `tell_rows` does; not the user's if it was prepared."""

@@ -19,7 +19,7 @@ from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded
 from service.runtimes.runtime import Scores
 from service.scoring.admission import Admission, AtHand, due_at
-from service.scoring.job import Done, Job, Ran, Runner, Told, Waiting, check, prepare, work_of
+from service.scoring.job import Done, Job, Ran, Runner, Told, Waiting, Work, check, prepare, work_of
 from service.telemetry.metrics import Metrics
 
 Cut = Callable[[int], Tensors]
@@ -103,17 +103,16 @@ class RunQueue:
         is_gone: Callable[[], bool],
         cut: Cut | None = None,
         is_spare: bool = False,
+        lean: Runner | None = None,
     ) -> Ran:
-        """Run a model once; for fewer candidates with `cut` if all would take too long. Raises what `do` does."""
-        run = runner.runtime.run
+        """Run a model once; with `cut`, if all candidates would take too long, `lean` or else fewer. Raises what `do`
+        does."""
 
-        def shorten(count: int) -> tuple[Callable[[], Scores], Tensors]:
-            assert cut is not None, "who cannot be cut is not shortened"
-            fewer = cut(count)
-            return partial(run, fewer), fewer
+        def with_(one: Runner) -> Work[Scores]:
+            return Work(one, partial(one.runtime.run, tensors), None if cut is None else partial(_shorten, one, cut))
 
-        work, shortened = partial(run, tensors), None if cut is None else shorten
-        return await self.do(Job(work, runner, rows, deadline, is_gone, tensors, shortened, is_spare))
+        work, leaner = with_(runner), None if lean is None else with_(lean)
+        return await self.do(Job(work.do, runner, rows, deadline, is_gone, tensors, work.shorten, leaner, is_spare))
 
     async def do(self, job: Job[_Result]) -> Done[_Result]:
         """Run a job in a scoring thread. Raises ClientGone or DeadlineExceeded if it is dropped, and what the work
@@ -341,13 +340,18 @@ class RunQueue:
             self._count_shed(outcome)
             told(outcome)
         else:
-            told(Done(outcome, waited_s, job.seconds, job.together, job.is_partial))
+            told(Done(outcome, waited_s, job.seconds, job.together, job.is_partial, job.is_lean))
 
     def _count_shed(self, error: BaseException) -> None:
         if isinstance(error, ClientGone):
             self.admission.shed("client_gone")
         elif isinstance(error, DeadlineExceeded):
             self.admission.shed("deadline")
+
+
+def _shorten(runner: Runner, cut: Cut, count: int) -> tuple[Callable[[], Scores], Tensors]:
+    fewer = cut(count)
+    return partial(runner.runtime.run, fewer), fewer
 
 
 def _is_done() -> NoReturn:

@@ -129,4 +129,4 @@ def test_what_is_no_request_or_no_rows_is_refused(tmp_path: Path) -> None:
             loaded.frame.take(*arguments)
     assert loaded.fill() == FILLED
     with pytest.raises(ValueError, match="smaller"):
-        loaded.frame.reply(b"", {"pctr": np.zeros(2, np.float32)})
+        loaded.frame.reply(b"", {"pctr": np.zeros(2, np.float32)}, False)

@@ -5,14 +5,14 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from msd.ranker.train_command import _bar
+from msd.ranker.train_command import training_bar
 
 
 @pytest.mark.parametrize("steps", [2, None])
 def test_the_clock_goes_on_after_an_epoch(steps: int | None) -> None:
     seconds = [0.0]
     out = StringIO()
-    with _bar(Console(file=out, width=100, get_time=lambda: seconds[0]), "train", steps) as hear:
+    with training_bar(Console(file=out, width=100, get_time=lambda: seconds[0]), "train", steps) as hear:
         for epoch in (1, 2, 3):
             for step in (1, 2):
                 seconds[0] += 5.0

@@ -32,7 +32,8 @@ PAYS = ColdAds(
 class Recipe:
     """What kind of bundle to build. `seed` changes the weights, and with them the bundle_id; `dense` adds layers of
     matrix products, which is all that other precisions than fp32 change; `int8` has them quantised. `merged` adds the
-    graph that scores several requests in one run, `encoder` a text encoder, of which `cold_ads` says what it gains."""
+    graph that scores several requests in one run, `lean` a lean graph, which scores differently, `encoder` a text
+    encoder, of which `cold_ads` says what it gains."""
 
     seed: int = 0
     poison: bool = False
@@ -42,6 +43,7 @@ class Recipe:
     dense: bool = False
     int8: bool = False
     merged: bool = False
+    lean: bool = False
     encoder: bool = False
     cold_ads: ColdAds | None = PAYS
     heads: tuple[str, ...] = ("pctr", "pcvr")

@@ -477,7 +477,7 @@ def test_once_one_was_refused_fewer_wait_until_nobody_does() -> None:
         bench.admission.leave(load)
     bench.admission.leave(bench.admission.enter(one, time.perf_counter() + bench.deadline_s))
     assert sys.getswitchinterval() == pytest.approx(0.0005)
-    assert [load for load, _ in as_many_as_may()] == [one] * 9
+    assert [admitted.load for admitted in as_many_as_may()] == [one] * 9
     assert len(standing) == 5
 
 

@@ -20,6 +20,7 @@ from service.routes.oip.tensors import HEADER, Parts, read_parts
 from service.routes.score_route import ScoreRoute
 from service.scoring.answer import Answer, Asked, Served, Terms
 from service.scoring.lineup import Lineup
+from service.scoring.reply import LEAN
 from service.settings import Settings
 
 _HEADER = HEADER.lower().encode()
@@ -98,6 +99,8 @@ def _head(served: Served, lineup: Lineup) -> dict[str, Any]:
     parameters: dict[str, str] = {}
     if lineup.is_split:
         parameters["arm"] = served.arm
+    if served.scored.basis.is_lean:
+        parameters["degraded_model"] = LEAN
     if served.scored.degraded_user:
         parameters["degraded_user"] = served.scored.degraded_user
     if served.scored.degraded_candidates:

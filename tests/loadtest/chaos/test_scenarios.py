@@ -11,6 +11,7 @@ import pytest
 
 from loadtest.chaos import chaos
 from loadtest.chaos import plan as plans
+from loadtest.chaos.brownout import Brownout
 from loadtest.chaos.environment import Environment
 from loadtest.chaos.plan import ChaosPlan
 from loadtest.chaos.scenario import Check, Scenario, ScenarioResult, Unable
@@ -34,6 +35,7 @@ BRIEF = ChaosPlan(
     deadline_ms=60_000,
     strict_deadline_ms=50,
     overload=3.0,
+    brownout_turns=1,
     swaps=2,
     swaps_more=1,
     swap_every_s=0.0,
@@ -62,8 +64,12 @@ def findings(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     environment = Environment(
         bundle.folder, folder, BRIEF, lambda doing, done, total: None, other=other.folder, data=folder / "data"
     )
+    lean = replace(environment, bundle=build_bundle(folder / "lean", Recipe(lean=True)).folder)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield {scenario.name: pool.submit(scenario(environment).run) for scenario in SCENARIOS}
+        yield {
+            scenario.name: pool.submit(scenario(lean if scenario is Brownout else environment).run)
+            for scenario in SCENARIOS
+        }
 
 
 def _write_dataset(folder: Path) -> None:

@@ -1,0 +1,122 @@
+"""The lean graph of a bundle: proved against its own model, and measured against the full graph on valid rows."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from model_export.errors import ExportError
+from model_export.fast_graph import fastest_graph
+from model_export.parity import BundleRows
+from model_export.precision.evidence import Evidence
+from model_export.recipe import LeanRecipe, Recipe
+from model_export.run import Run, median_microseconds, open_run
+from msd.contract.bundle import LEAN_RANKER
+from msd.contract.golden import Golden
+from msd.contract.lean import LeanRecord, LeanTimes
+from msd.ranker.bootstrap import interval, resample_metrics
+from msd.ranker.metrics import measure_pooled
+
+_TIMED_AT = (1, 50, 200)
+_LEAST_USERS = 30
+
+
+class LeanPart(NamedTuple):
+    """What a bundle has of its lean graph: its file, the goldens with its scores, and its parts of the manifest."""
+
+    graph: bytes
+    goldens: list[Golden]
+    record: LeanRecord
+    provenance: dict[str, Any]
+
+
+def lean_part(
+    made: Recipe,
+    lean: LeanRecipe,
+    full: Run,
+    candidates: int,
+    evidence: Evidence,
+    rows: BundleRows,
+    goldens: Sequence[Golden],
+    tolerance: float,
+    progress: Callable[[str, int], None],
+) -> LeanPart:
+    """Make the lean graph in fp32, factorised if that is faster; prove and measure it. `full` runs what is served.
+
+    Raises ExportError if it does not score as its model does, or cannot be judged.
+    """
+    progress("Factorising the lean graph", 0)
+    fast = fastest_graph(lean.graph(), made.schema, candidates, evidence.request)
+    run = open_run(fast.graph, "fp32", made.heads)
+    proved, worst = prove_lean(
+        run, lean, made.heads, rows, goldens, tolerance, lambda done: progress("Proving the lean graph", done)
+    )
+    record = measure_lean(
+        full, run, candidates, evidence, tolerance, lambda done: progress("Judging the lean graph", done)
+    )
+    provenance = {**lean.provenance, "max_abs_diff": worst, "graph": fast.as_json()}
+    return LeanPart(fast.graph, proved, record, provenance)
+
+
+def prove_lean(
+    run: Run,
+    recipe: LeanRecipe,
+    heads: Sequence[str],
+    rows: BundleRows,
+    goldens: Sequence[Golden],
+    tolerance: float,
+    progress: Callable[[int], None],
+) -> tuple[list[Golden], float]:
+    """The goldens with the lean model's scores, and the graph's greatest difference from them.
+
+    Raises ExportError at the first that differs by more than the tolerance.
+    """
+    proved: list[Golden] = []
+    worst = 0.0
+    for golden in goldens:
+        tensors = rows.tensors(golden)
+        due, found = recipe.scores(tensors), run(tensors)
+        difference = float(np.abs(found - due).max())
+        if not difference <= tolerance:
+            raise ExportError(
+                f"{LEAN_RANKER}: a score of request {len(proved)} differs by {difference:.2e} from the lean model's,"
+                f" more than {tolerance:.0e}; the bundle was not written"
+            )
+        worst = max(worst, difference)
+        scores = {head: [float(score) for score in row] for head, row in zip(heads, due, strict=True)}
+        proved.append(golden.model_copy(update={"lean": scores}))
+        progress(len(proved))
+    return proved, worst
+
+
+def measure_lean(
+    full: Run, lean: Run, candidates: int, evidence: Evidence, tolerance: float, progress: Callable[[int], None]
+) -> LeanRecord:
+    """What scoring with the lean graph costs, by the first head on valid rows, and the time that it saves.
+
+    Raises ExportError if all valid rows have one label.
+    """
+    scores = np.zeros((2, len(evidence.labels)))
+    for number, tensors in enumerate(evidence.valid()):
+        scores[:, number] = full(tensors)[0, 0], lean(tensors)[0, 0]
+        progress(number + 1)
+    before, after = (measure_pooled(evidence.labels, one) for one in scores)
+    drawn = resample_metrics(evidence.labels, scores, evidence.users)
+    is_wide = len(np.unique(evidence.users)) >= _LEAST_USERS
+    times = {
+        count: median_microseconds({"full": full, "lean": lean}, evidence.request(count))
+        for count in sorted({*_TIMED_AT, candidates})
+    }
+    return LeanRecord(
+        tolerance=tolerance,
+        valid_rows=len(evidence.labels),
+        auc=after["auc"],
+        auc_cost=before["auc"] - after["auc"],
+        auc_cost_ci95=interval(drawn.auc[0] - drawn.auc[1]) if is_wide else None,
+        logloss=after["logloss"],
+        logloss_cost=after["logloss"] - before["logloss"],
+        logloss_cost_ci95=interval(drawn.logloss[1] - drawn.logloss[0]) if is_wide else None,
+        ece=after["ece"],
+        ece_cost=after["ece"] - before["ece"],
+        microseconds={count: LeanTimes(**one) for count, one in times.items()},
+    )

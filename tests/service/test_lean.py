@@ -1,0 +1,237 @@
+"""Brownout: what the lean graph scores and how it is said, natively and in Python; what is never lean; bundles whose
+lean graph is not as the manifest says."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import onnx
+import pytest
+
+from msd.contract.bundle import GOLDENS, LEAN_RANKER, MANIFEST, RANKER, Bundle, open_bundle
+from msd.contract.errors import BundleError
+from msd.contract.golden import Golden, read_goldens
+from operations.replay import replay_log
+from service.deployment.proof import Pace, prove
+from service.request_log.files import log_files, read_requests
+from service.scoring.model import load_model
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from tests.service.bundle_factory import AT, build_bundle, golden_requests, reseal
+from tests.service.live import LiveService, live_service
+from tests.service.model_runs import ModelRuns
+from tests.service.ranker_graph import Recipe
+
+ID = {"X-Request-Id": "fixed"}
+# Of the large golden, whose full run is learned to take this long a candidate: far more than there is time for.
+_SLOW_S, _HURRY_MS = 0.005, "300"
+WIDE = golden_requests()[-1]
+
+
+@pytest.fixture(scope="module")
+def lean_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle with a lean graph; nobody changes it."""
+    return build_bundle(tmp_path_factory.mktemp("bundles") / "lean", Recipe(lean=True))
+
+
+class Hurried:
+    """A service whose full model is known to be too slow for hurried requests of 200 candidates."""
+
+    def __init__(self, service: LiveService, client: httpx.Client, runs: ModelRuns) -> None:
+        self.service, self.client = service, client
+        self._runs = runs
+
+    def ask(self, document: dict[str, Any], path: str = "/v1/score") -> httpx.Response:
+        """The answer to a request without the time for the full model, after this has shown how slow it is."""
+        self._runs.slow_down(_SLOW_S)
+        assert self.client.post("/v1/score", json=WIDE).status_code == 200
+        self._runs.slow_down(0)
+        return self.client.post(path, json=document, headers={"X-Deadline-Ms": _HURRY_MS})
+
+
+@pytest.fixture(scope="module", params=["native", "python"])
+def hurried(
+    request: pytest.FixtureRequest, lean_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Hurried]:
+    """It logs all requests."""
+    folder = tmp_path_factory.mktemp("lean")
+    runs = ModelRuns(folder)
+    settings: dict[str, Any] = {"lean": "on", "prepare_mb": 16, "log_dir": folder / "log", "log_sample": 0}
+    native = "on" if request.param == "native" else "off"
+    with (
+        live_service(lean_bundle.folder, folder, prepare=runs.obey, native=native, **settings) as service,
+        service.client(headers=ID) as client,
+    ):
+        yield Hurried(service, client, runs)
+
+
+def wide_golden(bundle: Bundle) -> Golden:
+    """The golden of 200 candidates."""
+    return next(one for one in read_goldens(bundle.path(GOLDENS)) if one.request == WIDE)
+
+
+def test_the_lean_graph_scores_what_the_full_one_has_no_time_for(hurried: Hurried, lean_bundle: Bundle) -> None:
+    answer = hurried.ask(WIDE)
+
+    assert answer.status_code == 200, answer.text
+    reply, golden = answer.json(), wide_golden(lean_bundle)
+    assert reply["degraded"] == {"model": "lean"}
+    assert golden.lean is not None
+    assert reply["candidates"]["pctr"] == pytest.approx(golden.lean["pctr"], abs=1e-5)
+    assert reply["candidates"]["pctr"] != pytest.approx(golden.expected["pctr"], abs=1e-2)
+    assert hurried.service.metric('msd_degraded_total{rung="lean",side="model"}') >= 1
+    assert hurried.service.metric("msd_partial_total") == 0
+
+
+def test_with_time_enough_the_full_model_scores(hurried: Hurried, lean_bundle: Bundle) -> None:
+    reply = hurried.client.post("/v1/score", json=WIDE).json()
+    assert "degraded" not in reply
+    assert reply["candidates"]["pctr"] == pytest.approx(wide_golden(lean_bundle).expected["pctr"], abs=1e-5)
+
+
+def test_a_lean_reply_says_what_else_is_degraded(hurried: Hurried) -> None:
+    ids = [*WIDE["candidates"]["id"][:-1], "no row"]
+    reply = hurried.ask({"user_id": "nobody", "at": AT, "candidates": {"id": ids}, "top_k": 3}).json()
+    assert reply["degraded"] == {"model": "lean", "user": "unknown", "candidates": {"no row": "prior"}}
+    assert len(reply["candidates"]["id"]) == 3
+
+
+def test_what_is_explained_is_the_full_models(hurried: Hurried) -> None:
+    """With too little time for it, all of it is late, or parts are: never lean."""
+    answer = hurried.ask({**WIDE, "explain": True})
+    assert answer.status_code == 504, answer.text
+    assert "lean" not in answer.text
+
+
+def test_a_prepared_user_is_scored_by_the_second_half(hurried: Hurried) -> None:
+    """In time, as its own run is not known to be slow."""
+    token = hurried.client.post("/v1/prepare", json={"user_id": WIDE["user_id"], "at": AT}).json()["prepared"]
+    reply = hurried.ask({"prepared": token, "candidates": WIDE["candidates"]}).json()
+    assert "degraded" not in reply
+
+
+def test_v2_says_it_in_parameters(hurried: Hurried) -> None:
+    inputs = [
+        {"name": "user_id", "datatype": "BYTES", "shape": [1], "data": [WIDE["user_id"]]},
+        {"name": "candidates.id", "datatype": "BYTES", "shape": [200], "data": WIDE["candidates"]["id"]},
+    ]
+    answer = hurried.ask({"inputs": inputs}, "/v2/models/msd/infer")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["parameters"]["degraded_model"] == "lean"
+
+
+def test_the_served_model_says_that_it_is_there(hurried: Hurried) -> None:
+    assert hurried.client.get("/v1/model").json()["lean"] == {"loaded": True, "reason": ""}
+
+
+@pytest.mark.parametrize(
+    ("is_lean", "settings", "reason"),
+    [
+        (True, {}, "switched off by MSD_LEAN"),
+        (False, {"lean": True}, "the bundle has no lean.onnx (`msd lean`)"),
+    ],
+)
+def test_without_it_the_full_model_scores_all(
+    is_lean: bool, settings: dict[str, Any], reason: str, lean_bundle: Bundle, bundle: Bundle
+) -> None:
+    served = lean_bundle if is_lean else bundle
+    model = load_model(served, Settings(bundle=served.folder, **settings), Metrics())
+    assert model.lean is None
+    assert (model.leanness.loaded, model.leanness.reason) == (False, reason)
+    assert model.load(10).lean_s is None
+
+
+def test_a_logged_lean_request_is_replayed_with_the_lean_graph(lean_bundle: Bundle, tmp_path: Path) -> None:
+    runs = ModelRuns(tmp_path)
+    with (
+        live_service(
+            lean_bundle.folder, tmp_path, prepare=runs.obey, lean="on", log_dir=tmp_path / "log", log_sample=1
+        ) as service,
+        service.client() as client,
+    ):
+        hurried = Hurried(service, client, runs)
+        assert hurried.ask(WIDE).json()["degraded"] == {"model": "lean"}
+    records = [record for file in log_files(tmp_path / "log") for record in read_requests(file)]
+    assert [record.is_lean for record in records] == [False, True]
+
+    found = replay_log(tmp_path / "log", [lean_bundle], "as logged", None, lambda: None)
+    assert (found.requests, found.exact, found.mismatches) == (2, 2, 0)
+
+
+def lean_copy(lean_bundle: Bundle, folder: Path) -> Path:
+    """A copy to damage."""
+    shutil.copytree(lean_bundle.folder, folder, ignore=shutil.ignore_patterns("verified.json"))
+    return folder
+
+
+def _drop_scores(folder: Path) -> None:
+    path = folder / GOLDENS
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    path.write_text("".join(json.dumps({**line, "lean": None}) + "\n" for line in lines), "utf-8")
+    reseal(folder)
+
+
+def _swap_graph(folder: Path) -> None:
+    """The full graph in its place: of the right form, but of other scores."""
+    shutil.copyfile(folder / RANKER, folder / LEAN_RANKER)
+    reseal(folder)
+
+
+def _flip(folder: Path) -> None:
+    data = bytearray((folder / LEAN_RANKER).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / LEAN_RANKER).write_bytes(data)
+
+
+def _other_inputs(folder: Path) -> None:
+    model = onnx.load(folder / LEAN_RANKER)
+    for one in model.graph.input:
+        if one.name == "user_dense":
+            one.name = "user_numbers"
+    for node in model.graph.node:
+        node.input[:] = ["user_numbers" if name == "user_dense" else name for name in node.input]
+    onnx.save(model, folder / LEAN_RANKER)
+    reseal(folder)
+
+
+def _no_record(folder: Path) -> None:
+    reseal(folder, lean=None)
+
+
+def _no_file(folder: Path) -> None:
+    (folder / LEAN_RANKER).unlink()
+    reseal(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_flip, "lean.onnx: its SHA-256 differs from the manifest's"),
+        (lambda folder: (folder / LEAN_RANKER).unlink(), "lean.onnx: missing; copy the bundle again"),
+        (_no_file, "does not list lean.onnx, but has a record of it"),
+        (_no_record, "lists lean.onnx, but has no record of it"),
+        (_other_inputs, "lean.onnx: has the inputs"),
+        (_drop_scores, "a golden has no scores of the lean graph"),
+        (_swap_graph, "golden 1 differs by .* for the lean graph"),
+    ],
+)
+def test_a_lean_graph_that_is_not_the_manifests_is_refused(
+    damage: Callable[[Path], object], said: str, lean_bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = lean_copy(lean_bundle, tmp_path / "copy")
+    damage(folder)
+
+    with pytest.raises(BundleError, match=said):
+        prove(
+            load_model(open_bundle(folder), Settings(bundle=folder, lean=True), Metrics()),
+            max_candidates=200,
+            pace=Pace(),
+        )
+
+
+def test_a_bundle_without_it_is_as_it_was(bundle: Bundle) -> None:
+    assert "lean" not in json.loads((bundle.folder / MANIFEST).read_text("utf-8"))
+    assert '"lean"' not in bundle.path(GOLDENS).read_text("utf-8")
