@@ -96,6 +96,11 @@ def measure_lean(
 
     Raises ExportError if all valid rows have one label.
     """
+    if len(np.unique(evidence.labels)) < 2:
+        raise ExportError(
+            "the valid rows have one label only: what the lean graph costs cannot be measured; remove the model's"
+            " folder `lean` and export again"
+        )
     scores = np.zeros((2, len(evidence.labels)))
     for number, tensors in enumerate(evidence.valid()):
         scores[:, number] = full(tensors)[0, 0], lean(tensors)[0, 0]
