@@ -172,7 +172,7 @@ def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
 
 def _own_plan(settings: Settings) -> DeploymentPlan:
     wanted = alone(settings.bundle)
-    trust, has_rows = Trust(settings.trusted_keys), settings.store == "file"
+    trust, has_rows = Trust(settings.trusted_keys), settings.rows_in_bundle
     return DeploymentPlan(wanted, {folder: PinnedBundle(folder, None, has_rows, trust) for folder in wanted.folders})
 
 

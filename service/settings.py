@@ -265,7 +265,7 @@ class Settings(BaseModel):
             raise ValueError(
                 f"MSD_RUNTIME=openvino does not support MSD_PROVIDER={self.provider}; set MSD_PROVIDER=cpu"
             )
-        if self.live and self.store == "file" and self.state_dir is None:
+        if self.live and self.store != "redis" and self.state_dir is None:
             raise ValueError("MSD_LIVE=on needs MSD_STATE_DIR, a persistent folder for live states")
         return self
 
@@ -287,6 +287,11 @@ class Settings(BaseModel):
                 f" (MSD_MAX_CANDIDATES={self.max_candidates})"
             )
         return self
+
+    @property
+    def rows_in_bundle(self) -> bool:
+        """Whether rows are read from the bundle's own files, which then have to be there."""
+        return self.store == "file"
 
     @property
     def build(self) -> Build:

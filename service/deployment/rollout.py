@@ -73,7 +73,7 @@ class BundleFollower:
         self._source = Source(settings)
         self._trust = Trust(settings.trusted_keys)
         self._parent = parent
-        self._rows = settings.store == "file"
+        self._rows = settings.rows_in_bundle
         self._known: dict[tuple[Path, Marks], PinnedBundle] = {}
 
     def look(self) -> Sight:

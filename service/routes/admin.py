@@ -154,7 +154,7 @@ def _bundles(settings: Settings) -> Path:
 
 
 def _rolled_back(settings: Settings) -> str:
-    if settings.store == "file":
+    if settings.store != "redis":
         return roll_back(_bundles(settings))
     from service.deployment.redis_pointer import roll_back_redis
 

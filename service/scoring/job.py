@@ -23,8 +23,9 @@ from service.runtimes.runtime import Runtime, Scores
 _Result = TypeVar("_Result")
 # Seconds after a request with a normal deadline for which one thread is kept from jobs with longer ones.
 _RESERVED_S = 1.0
-# Half of all runs exceed their estimate: with this margin, nearly all end in time.
-SURE = 0.7
+# The share of the remaining time that a run may be planned for. Half of all runs exceed their estimate: with this
+# margin, nearly all end in time.
+_PLANNED = 0.7
 # The share of a run's time that is assumed not to depend on the number of candidates, until it is learned.
 _FIXED = 0.3
 # The first runs of a size are slower than later ones.
@@ -191,17 +192,23 @@ def check(deadline: float, is_gone: Callable[[], bool]) -> None:
         raise DeadlineExceeded("deadline exceeded before a scoring thread was free")
 
 
-def prepare(job: Job[Any]) -> Exception | None:
-    """Prepare a job, for fewer candidates if there is no time for all; or return why not to run it."""
+def seconds_for_run(deadline: float) -> float:
+    """Return how long a run that starts now is allowed to be expected to take."""
+    return _PLANNED * (deadline - time.perf_counter())
+
+
+def fit_deadline(job: Job[Any]) -> Exception | None:
+    """Fit a job to its deadline: the lean graph or fewer candidates if there is no time for all. Return an error if it
+    should not run."""
     try:
         check(job.deadline, job.is_gone)
         if job.shorten is None:
             return None
-        rows = job.runner.run_s.fitting(job.rows, SURE * (job.deadline - time.perf_counter()))
+        rows = job.runner.run_s.fitting(job.rows, seconds_for_run(job.deadline))
         if rows != job.rows and job.lean is not None:
             job.runner, job.work, job.shorten = job.lean
             job.is_lean, job.lean = True, None
-            rows = job.runner.run_s.fitting(job.rows, SURE * (job.deadline - time.perf_counter()))
+            rows = job.runner.run_s.fitting(job.rows, seconds_for_run(job.deadline))
         if not rows:
             raise DeadlineExceeded("deadline exceeded: too little time left for one model run")
         if rows != job.rows and job.shorten is not None:

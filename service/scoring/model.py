@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 import native
 from msd.contract.bundle import LEAN_RANKER, Bundle
@@ -191,13 +191,17 @@ def _why_python(settings: Settings, rows: CoreRows | None, runner: Runner) -> st
 
 
 def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStore:
-    if settings.store == "file":
-        return BundleFileStore(bundle, metrics)
-    from service.rows.redis_rows import RedisStore
+    match settings.store:
+        case "file":
+            return BundleFileStore(bundle, metrics)
+        case "redis":
+            from service.rows.redis_rows import RedisStore
 
-    assert settings.redis_url is not None, "settings with a Redis store have its address"
-    url, timeout_s = settings.redis_url.get_secret_value(), settings.store_timeout_ms / 1000
-    return RedisStore(bundle, url, timeout_s, settings.cache_mb * 2**20, metrics, settings.fill_rows_per_s)
+            assert settings.redis_url is not None, "settings with a Redis store have its address"
+            url, timeout_s = settings.redis_url.get_secret_value(), settings.store_timeout_ms / 1000
+            return RedisStore(bundle, url, timeout_s, settings.cache_mb * 2**20, metrics, settings.fill_rows_per_s)
+        case other:
+            assert_never(other)
 
 
 class WatchedCorrections:

@@ -24,7 +24,7 @@ from service.errors import ModelError
 from service.rows.store import CoreFound, CoreRows
 from service.scoring.admission import Admitted
 from service.scoring.answer import Answer, Asked, Follower, Headers
-from service.scoring.job import SURE, Done, Job, Runner
+from service.scoring.job import Done, Job, Runner, seconds_for_run
 from service.scoring.lineup import Arm, Lineup
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.prepared import PreparedUsers
@@ -189,7 +189,7 @@ class PlainScoring:
         model, core, rows = arm.model, frame.core, frame.rows
         count: int = core.count
         started = time.perf_counter()
-        left_s = SURE * (asked.terms.deadline - started)
+        left_s = seconds_for_run(asked.terms.deadline)
         # A prepared user's frame has the tensors of candidates only.
         lean = None if model.lean is None or values else model.lean.runner
         is_lean = lean is not None and (job.is_lean or not runner.has_time(count, left_s))

@@ -19,7 +19,7 @@ from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded
 from service.runtimes.runtime import Scores
 from service.scoring.admission import Admission, AtHand, due_at
-from service.scoring.job import Done, Job, Ran, Runner, Told, Waiting, Work, check, prepare, work_of
+from service.scoring.job import Done, Job, Ran, Runner, Told, Waiting, Work, check, fit_deadline, work_of
 from service.telemetry.metrics import Metrics
 
 Cut = Callable[[int], Tensors]
@@ -241,7 +241,7 @@ class RunQueue:
                     return jobs
             if job.is_claimed:
                 continue
-            refusal = prepare(job)
+            refusal = fit_deadline(job)
             if refusal is None:
                 jobs.append(job)
             else:

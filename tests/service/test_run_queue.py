@@ -22,7 +22,7 @@ from service.errors import ClientGone, DeadlineExceeded, Overloaded
 from service.runtimes.choice import Together
 from service.runtimes.runtime import Engine, Scores
 from service.scoring.admission import Admission, Admitted, AtHand, Load, due_at
-from service.scoring.job import Done, Job, Runner
+from service.scoring.job import Done, Job, Runner, fit_deadline
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import Metrics
 
@@ -231,6 +231,19 @@ def test_what_there_is_no_time_for_is_shortened_when_its_turn_comes() -> None:
         return done.result, job.rows, done.is_partial
 
     assert asyncio.run(work()) == (30, 31, True)
+    bench.queue.close()
+
+
+@pytest.mark.parametrize(("expected_s", "rows"), [(69.0, 200), (71.0, 127)])
+def test_a_run_is_planned_for_seven_tenths_of_the_remaining_time(expected_s: float, rows: int) -> None:
+    bench = Bench()
+    bench.runner.run_s.learn(200, expected_s)
+    bench.runner.run_s.learn(100, 1.0)
+    until = time.perf_counter() + 100
+    job = Job(lambda: 200, bench.runner, 200, until, lambda: False, shorten=lambda count: (lambda: count, None))
+
+    assert fit_deadline(job) is None
+    assert job.rows == rows
     bench.queue.close()
 
 
