@@ -19,6 +19,7 @@ from model_export.recipe import Source
 from msd.contract.bundle import open_bundle
 from msd.contract.lean import LeanRecord
 from msd.contract.precision import HeadFigures, PrecisionRecord
+from msd.contract.uncertainty import Uncertainty
 from msd.duration import Machine, PartRows, about, exporting
 
 app = typer.Typer(add_completion=False)
@@ -75,6 +76,9 @@ def export(
     merged: Annotated[
         bool, typer.Option("--merged", help="Also write the graph that scores several requests per run, for GPUs.")
     ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also measure how uncertain scores are, for exploration.")
+    ] = False,
     requests: Annotated[int, typer.Option(min=1, help="Number of test rows to verify the graph on.")] = 2_400,
 ) -> None:
     """Exports the graphs and rows, proves them equal to the model on test rows, and writes the bundle.
@@ -93,7 +97,9 @@ def export(
     seconds = exporting(Machine.measured(), PartRows.of(source.dataset), requests)
     console.print(f"{source.dataset.events.height:,} events: {about(seconds)}", highlight=False)
     with _bar(console, requests) as advance:
-        fresh = export_bundle(source, folder, replay, requests, advance, precision.value, candidates, explain, merged)
+        fresh = export_bundle(
+            source, folder, replay, requests, advance, precision.value, candidates, explain, merged, uncertainty
+        )
     _tell(console, folder, "written" if fresh else "done before", time.perf_counter() - start)
 
 
@@ -134,6 +140,8 @@ def _tell(console: Console, folder: Path, done: str, seconds: float) -> None:
     console.print(_told(bundle.manifest.provenance["graph"]), highlight=False)
     if lean := bundle.manifest.lean:
         console.print(_said_of(lean), highlight=False)
+    if bundle.manifest.uncertainty:
+        console.print(_covered(bundle.manifest.uncertainty))
     if bundle.precision.tried:
         console.print(_table(bundle.precision))
 
@@ -161,6 +169,16 @@ def _said_of(lean: LeanRecord) -> str:
         f"the lean graph costs {lean.auc_cost:+.4f} valid AUC{ends}; it runs {widest} candidates in "
         f"{lean.microseconds[widest].lean:.0f} µs, {lean.share:.0%} of the full one's time"
     )
+
+
+def _covered(uncertainty: Uncertainty) -> Table:
+    table = Table(title="Held-out ads whose clicks lie in what is predicted of them")
+    for heading in ("ads", "number", "median std of log-odds", "50 % interval", "90 % interval", "without uncertainty"):
+        table.add_column(heading)
+    for name, one in uncertainty.coverage.items():
+        shares = (one.within_50, one.within_90, one.certain_90)
+        table.add_row(name, str(one.items), f"{one.median_std:.3f}", *(f"{100 * share:.1f} %" for share in shares))
+    return table
 
 
 def _table(precision: PrecisionRecord) -> Table:

@@ -27,6 +27,7 @@ from model_export.recipe import Recipe, Source
 from model_export.rows import write_rows
 from model_export.run import Run
 from model_export.serving_view import serving_requests
+from model_export.uncertainty import measure_uncertainty
 from msd.contract.bundle import (
     ENCODER,
     GOLDENS,
@@ -74,6 +75,7 @@ class _Terms(NamedTuple):
     precision: Asked
     candidates: int
     merged: bool
+    uncertainty: bool
 
 
 def export_bundle(
@@ -86,21 +88,24 @@ def export_bundle(
     candidates: int = 200,
     explain: Path | None = None,
     merged: bool = False,
+    uncertainty: bool = False,
 ) -> bool:
     """Writes the bundle `out`, the proved requests to `replay`, and to `explain` what the pass did to each node of the
     graph; False if all were there already.
 
     `progress` hears what is being done, and how many rows are done so far. `candidates`: as many are expected in a
     request, when graphs and precisions are timed. `merged`: with a graph that scores several requests in one run.
+    `uncertainty`: with that of the scores.
     """
     start = time.perf_counter()
     made = source.recipe()
-    run = fingerprint_of(_FORMAT, made.fingerprint, requests, precision, candidates, *(["merged"] if merged else []))
+    further = [name for name, is_asked in {"merged": merged, "uncertainty": uncertainty}.items() if is_asked]
+    run = fingerprint_of(_FORMAT, made.fingerprint, requests, precision, candidates, *further)
     written = explain is None or explain.is_file()
     if written and is_done(out, run) and (replay is None or _is_replay_of(replay, open_bundle(out, rows=False))):
         return False
     with new_bundle(out) as folder:
-        parity, fast = _fill(folder, made, _Terms(requests, precision, candidates, merged), progress)
+        parity, fast = _fill(folder, made, _Terms(requests, precision, candidates, merged, uncertainty), progress)
         if replay:
             write_text_atomic(replay, _replay_lines(parity))
         if explain:
@@ -129,6 +134,7 @@ def _fill(folder: Path, made: Recipe, terms: _Terms, progress: Progress) -> tupl
         encoder = encoder.model_copy(update={"cold_ads": made.cold_ads(features)})
     progress("Measuring inputs and scores", 0)
     reference = _reference(made, evidence, chosen.run)
+    uncertainty = measure_uncertainty(made.schema, evidence, chosen.run) if terms.uncertainty else None
     if chosen.graph != graph or (encoder and encoder.precision != "fp32"):
         draft = _pack(made, folder, chosen.graph, features)
     _write_words(folder, made)
@@ -154,7 +160,8 @@ def _fill(folder: Path, made: Recipe, terms: _Terms, progress: Progress) -> tupl
         draft = draft.model_copy(update={"provenance": {**draft.provenance, "lean": own.provenance}})
     write_goldens(folder / GOLDENS, parity.goldens[:: max(1, len(parity.goldens) // _GOLDENS)][:_GOLDENS])
     final = _final(draft, folder, made, parity, fast, chosen.record)
-    write_manifest(folder, final.model_copy(update={"encoder": encoder, "reference": reference, "lean": lean}))
+    measured = {"encoder": encoder, "reference": reference, "uncertainty": uncertainty, "lean": lean}
+    write_manifest(folder, final.model_copy(update=measured))
     return parity, fast
 
 

@@ -27,8 +27,8 @@ class ScoreReply:
 
     `heads` has every output of the model by name, including `pctr`. `degraded` has the rung of each candidate without a
     score from its own row, `degraded_user` that of the user. `degraded_model` is "lean" if the service's lean graph
-    scored all candidates for lack of time. `explanation` is the raw object. `was_prepared`, if the call had a prepared
-    user: whether it was used; False if the service did not know it and scored the whole request.
+    scored all candidates for lack of time. `explanation` and `explore` are the raw objects. `was_prepared`, if the call
+    had a prepared user: whether it was used; False if the service did not know it and scored the whole request.
     """
 
     request_id: str
@@ -41,6 +41,7 @@ class ScoreReply:
     degraded_user: str | None = None
     arm: str | None = None
     explanation: Mapping[str, Any] | None = None
+    explore: Mapping[str, Any] | None = None
     degraded_values: Mapping[str, str] = field(default_factory=dict)
     """Values that the model has never seen, by their place in the request."""
     was_prepared: bool | None = None
@@ -159,6 +160,7 @@ def _score_of(document: Mapping[str, Any]) -> ScoreReply:
         degraded_user=degraded.get("user"),
         arm=document.get("arm"),
         explanation=document.get("explanation"),
+        explore=document.get("explore"),
         degraded_values=_part({"values": {}, **degraded}, "values", dict),
         degraded_model=degraded.get("model"),
     )

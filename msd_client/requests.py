@@ -46,7 +46,7 @@ class ScoreRequest:
 
     `bids` has one per ID, paid per click unless `pricing` has cpm, cpc or cpa per ID; `at` is in Unix seconds;
     `history` are IDs, oldest first. With `top_k` the reply has the K best, ranked. With `explain` it explains each
-    score.
+    score; with `explore` (policy, and if wanted share and seed) it says whom to show first.
     """
 
     user_id: str | None
@@ -60,6 +60,7 @@ class ScoreRequest:
     items: Mapping[str, Item] | None = None
     top_k: int | None = None
     explain: bool = False
+    explore: Mapping[str, Any] | None = None
 
     def body(self) -> bytes:
         """Return the JSON of /v1/score. Raises InvalidRequest for values that JSON lacks."""
@@ -71,7 +72,7 @@ class ScoreRequest:
 
     def _rest(self) -> dict[str, Any]:
         items = {id_: _described(id_, item) for id_, item in (self.items or {}).items()}
-        more = _given(items=items or None, top_k=self.top_k, explain=self.explain or None)
+        more = _given(items=items or None, top_k=self.top_k, explain=self.explain or None, explore=self.explore)
         return {"candidates": _columns(self.ids, self.bids, self.pricing), **more}
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -16,12 +16,15 @@ from msd.contract.assemble import assemble, cut
 from msd.contract.bundle import Bundle
 from msd.contract.correction import HEAD, Correction, CorrectionError
 from msd.contract.errors import MsdError
+from msd.contract.exploration import Exploration
 from msd.contract.log import LogError, RequestRecord, basis_of
 from msd.contract.request import RequestError, parse_request
 from msd.contract.rows import RowCodec
+from msd.contract.uncertainty import COLUMN, impressions_of
 from service.request_log.files import log_files, read_requests
 from service.runtimes.choice import open_lean, open_runtime
 from service.runtimes.runtime import Runtime, Scores
+from service.scoring.exploring import first_of
 from service.scoring.reply import declared, spread
 from service.settings import Settings
 from service.trust import Trust
@@ -93,7 +96,7 @@ class LogReplay:
 
     def _compare(self, bundle: Bundle, record: RequestRecord) -> None:
         found, runtime = self.found, self._opened(bundle, record)
-        scores, rungs = self._score(bundle, runtime, record)
+        scores, rungs, choice = self._score(bundle, runtime, record)
         difference = _greatest_difference(record, scores)
         reason = _unlike(record, runtime)
         found.requests += 1
@@ -112,14 +115,18 @@ class LogReplay:
             self._differs(record, "other candidates are degraded, or otherwise")
         elif not is_same:
             self._differs(record, f"scores differ by {difference:.3g}")
+        elif reason is None and choice != record.explore:
+            self._differs(record, f"explores {choice}, not {record.explore}")
 
     def _differs(self, record: RequestRecord, what: str) -> None:
         self.found.mismatches += 1
         if len(self.found.differences) < _SHOWN:
             self.found.differences.append(ReplayDifference(record.request_id, what))
 
-    def _score(self, bundle: Bundle, runtime: Runtime, record: RequestRecord) -> tuple[Scores, list[str | None]]:
-        """Return scores [N] by head, and each candidate's degradation."""
+    def _score(
+        self, bundle: Bundle, runtime: Runtime, record: RequestRecord
+    ) -> tuple[Scores, list[str | None], dict[str, Any] | None]:
+        """Return scores [N] by head, each candidate's degradation, and the choice of the first candidate."""
         users, items = self._codecs[bundle.bundle_id]
         basis = basis_of(record, users, items)
         request = parse_request(record.request, bundle.schema, max(1, len(record.item_ids)))
@@ -127,13 +134,19 @@ class LogReplay:
         tensors, degraded = assembled.tensors, assembled.degraded_candidates
         if basis.is_partial:
             nothing = items.unpack([None]).records
-            ran = runtime.run(cut(bundle.schema, tensors, basis.ran, nothing, basis.at))
-            scores, degraded = spread(ran, request.ids), declared(ran, request.ids, degraded)
-        else:
-            scores = runtime.run(tensors)
+            tensors = cut(bundle.schema, tensors, basis.ran, nothing, basis.at)
+        scores, uncertainty = runtime.run(tensors), bundle.manifest.uncertainty
+        if record.explore is not None and uncertainty is not None:
+            scores[COLUMN] = uncertainty.logit_std(impressions_of(bundle.schema, tensors), scores[HEAD])
+        if basis.is_partial:
+            scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
         if record.correction is not None:
             scores = {**scores, HEAD: Correction.of(record.correction)(scores[HEAD])}
-        return scores, [degraded.get(one) for one in request.ids]
+        choice = None
+        if record.explore is not None and request.explore is not None:
+            terms = Exploration(request.explore.policy, record.explore["share"], record.explore["seed"])
+            choice = first_of(terms, request, scores, bundle.manifest.formula).as_record()
+        return scores, [degraded.get(one) for one in request.ids], choice
 
     def _opened(self, bundle: Bundle, record: RequestRecord) -> Runtime:
         """Return the record's runtime, or the requested one. Raises RuntimeRefused if it is unavailable."""

@@ -84,6 +84,7 @@ class Components:
             explain=explain,
             corrections=corrections,
             prepared=self.prepared,
+            explore_share=settings.explore_share,
         )
         self.preparing = Preparing(self._aside, self.queue, self.prepared) if self.prepared else None
         self._shadowing = Shadowing(self._aside, self.queue, metrics, most)

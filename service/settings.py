@@ -145,6 +145,9 @@ class Settings(BaseModel):
     explain_share: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of the scoring threads' time for explanations, which yield to all other requests; beyond it, they get 429.
     0 disables explanations."""
+    explore_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Largest share of requests whose first candidate may be explored if they ask for it
+    ([exploration](exploration.md)). 0: requests with `explore` get 422."""
     # Two-phase scoring
     prepare_mb: Annotated[int, Field(ge=0, le=2**20)] = 0
     """Memory for users that `/v1/prepare` has prepared ([two-phase scoring](prepare.md)); beyond it, the oldest are

@@ -41,6 +41,8 @@ class Evidence:
             None if features.conversions is None else features.converted(np.asarray(self._valid, np.int64))
         )
         """Whether each valid row is a click that converted, if the dataset says so."""
+        self.items: NDArray[np.int64] = features.item.rows.numpy()[self._valid].astype(np.int64)
+        self.is_aggregated = bool((features.impressions.numpy()[self._valid] != 1).any())
         self.users: NDArray[np.int64] = features.user.rows.numpy()[self._valid].astype(np.int64)
 
     def train(self) -> Iterator[Tensors]:
@@ -71,6 +73,11 @@ class Evidence:
     def some(self) -> Iterator[Tensors]:
         """The tensors of up to 2,000 valid rows, one candidate each, whatever their labels."""
         return map(self._tensors, self._valid[:: max(1, len(self._valid) // _REFERENCE_ROWS)][:_REFERENCE_ROWS])
+
+    def unknown(self) -> Tensors:
+        """Return the tensors of the first valid row, its item unknown."""
+        golden = self._rows.golden(plain_request(self._dataset, self._features, self._valid[0]))
+        return self._rows.tensors(golden.model_copy(update={"items": {}}))
 
     def request(self, candidates: int) -> Tensors:
         """Return the tensors of one user with a number of candidates: those of the first valid rows, repeated."""

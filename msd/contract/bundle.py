@@ -35,6 +35,7 @@ from msd.contract.reference import Reference
 from msd.contract.rows import ROW_FORMAT, row_dtype
 from msd.contract.schema import FeatureSchema
 from msd.contract.sealed import SelfHashed
+from msd.contract.uncertainty import Uncertainty
 
 FORMAT_VERSION: Literal[3] = 3
 MANIFEST = "manifest.json"
@@ -100,6 +101,7 @@ class Manifest(SelfHashed):
         default=None, description="Heads by pricing: eCPM = 1000 × bid × their product; of cpm, the bid is the eCPM."
     )
     lean: LeanRecord | None = None
+    uncertainty: Uncertainty | None = Field(default=None, description="Of `msd export --uncertainty`.")
     sha256: str = Field(default="", description="Of this manifest's JSON with this field empty.")
 
     @model_validator(mode="after")
@@ -119,7 +121,7 @@ class Manifest(SelfHashed):
     def _without_what_older_manifests_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer parts, so that an older manifest keeps its hash."""
         document: dict[str, Any] = handler(self)
-        for name in ("precision", "encoder", "reference", "openrtb", "pricing", "lean"):
+        for name in ("precision", "encoder", "reference", "openrtb", "pricing", "lean", "uncertainty"):
             if document[name] is None:
                 del document[name]
         return document

@@ -5,7 +5,7 @@ A record's fields are the columns of the log's files, in order. Does not know ho
 
 import zlib
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,8 @@ class RequestRecord:
     where `top_k` asked for a ranking. `rungs` are [N], None of what was scored from its own fresh row; None where all
     were. `correction` is what pctr was corrected by (centre, shift and slope), None if it is the model's own; `pricing`
     what bids are paid for, None if all for clicks. `is_lean`: the bundle's lean graph scored it, on
-    `engine`. Times in unix seconds, stages in milliseconds.
+    `engine`. `explore` is the choice of the first candidate (the fields of `Choice`), None if the request did not
+    explore. Times in unix seconds, stages in milliseconds.
     """
 
     request_id: str
@@ -91,6 +92,7 @@ class RequestRecord:
     pricing: list[Pricing] | None = None
     is_lean: bool | None = None
     """None in files of releases without lean graphs."""
+    explore: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

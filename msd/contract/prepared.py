@@ -14,6 +14,7 @@ from msd.contract.request import (
     At,
     Candidates,
     CheckedRequest,
+    ExploreOptions,
     Features,
     Id,
     InvalidRequest,
@@ -52,6 +53,7 @@ class PreparedScoreRequest(Wire):
     items: dict[Id, ItemOverride | None] | None = None
     top_k: Annotated[int, Field(ge=1)] | None = None
     explain: bool | None = Field(default=None, description=f"Then at most {MAX_EXPLAINED} candidates.")
+    explore: ExploreOptions | None = None
 
 
 def parse_prepare(body: bytes, schema_of: SchemaOf) -> PrepareRequest:

@@ -45,6 +45,13 @@ def ecpm_of(
     return ecpm
 
 
+def paid_by_click(pricing: Sequence[Pricing] | None, formula: Formula, count: int) -> NDArray[np.bool_]:
+    """Return whether the value of each of `count` candidates depends on its pCTR [N]."""
+    if pricing is None:
+        return np.ones(count, bool)
+    return np.array(["pctr" in formula[one] for one in pricing])
+
+
 def declared_pricing(pricing: Mapping[Any, tuple[str, ...]], heads: Sequence[str]) -> None:
     """Raise ValueError for a declared formula that the heads do not give."""
     for one, needed in pricing.items():

@@ -23,6 +23,7 @@ from pydantic import (
 
 from msd.contract.encode import Value, canonical, is_unknown
 from msd.contract.errors import ContractError, SchemaError, plain_words
+from msd.contract.exploration import Policy
 from msd.contract.pricing import Formula, Pricing
 from msd.contract.schema import MAX_ID_CHARS, FeatureSchema, Side
 
@@ -143,6 +144,21 @@ class Candidates(Wire):
     )
 
 
+class ExploreOptions(Wire):
+    """How the first position is explored."""
+
+    policy: Policy = Field(
+        description="How an explored first candidate is chosen: thompson, by a draw of every candidate's log-odds; ucb,"
+        " by the upper end of their 95 % intervals."
+    )
+    share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        default=None, description="Probability to explore, at most the service's MSD_EXPLORE_SHARE, its default."
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**53)] | None = Field(
+        default=None, description="Decides alone about the draw, so that it can be repeated; by default the request ID."
+    )
+
+
 class ScoreRequest(Wire):
     """One user, one context, N candidates."""
 
@@ -160,6 +176,9 @@ class ScoreRequest(Wire):
     explain: bool | None = Field(
         default=None,
         description=f"Whether the reply explains each score; then at most {MAX_EXPLAINED} candidates.",
+    )
+    explore: ExploreOptions | None = Field(
+        default=None, description="Give the first position, sometimes, to a candidate whose score is uncertain."
     )
 
 
@@ -179,6 +198,7 @@ class CheckedRequest:
     item_texts: dict[str, str] = field(default_factory=dict)
     top_k: int | None = None
     explain: bool = False
+    explore: ExploreOptions | None = None
     unknown: tuple[str, ...] = ()
     """Places of categories that the model has never seen: `context.hour`, `items.features.brand`."""
 
@@ -220,6 +240,8 @@ def _keys(wire: ScoreRequest) -> int:
     parts: list[BaseModel] = [wire, wire.candidates]
     if wire.user is not None:
         parts.append(wire.user)
+    if wire.explore is not None:
+        parts.append(wire.explore)
     features = [wire.context, wire.user.features if wire.user else None]
     keys = 0
     if wire.items:
@@ -271,7 +293,8 @@ def check_width(document: object, schema_of: SchemaOf, max_candidates: int) -> N
         _check_described(items, ids if isinstance(ids, list) else [])
         described = {f"items.{name}": item for name, item in items.items() if item is not None}
     user = document.get("user")
-    check_keys({"": document, "candidates": candidates, "user": user, **described})
+    parts = {"": document, "candidates": candidates, "user": user, "explore": document.get("explore")}
+    check_keys({**parts, **described})
     if isinstance(user_id := document.get("user_id", False), str | None):
         _check_names(schema_of(user_id or ANONYMOUS), document.get("context"), user, described)
 
@@ -343,6 +366,7 @@ def check_request(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int
         },
         top_k=wire.top_k,
         explain=wire.explain is True,
+        explore=wire.explore,
         unknown=tuple(unknown),
     )
 

@@ -94,6 +94,15 @@ _REQUESTS = Row(
         ),
         replace(
             stack(
+                "Requests that explore",
+                "explored: the policy chose the first candidate; exploited: its score; unavailable: no uncertainty.",
+                "reqps",
+                (rate("msd_explorations_total", "result"), "{{result}}"),
+            ),
+            may_be_empty="exploration is off by default",
+        ),
+        replace(
+            stack(
                 "Prepared users",
                 "Prepared; used in two phases or as a whole; tokens that are gone or foreign; evicted for memory.",
                 "reqps",

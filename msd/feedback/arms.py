@@ -20,7 +20,7 @@ from msd.feedback.errors import FeedbackError
 Floats = NDArray[np.float64]
 _Z95 = 1.959963984540054
 METRICS = ("ctr", "rpm")
-_PER = {"ctr": 1.0, "rpm": 1_000.0}
+PER = {"ctr": 1.0, "rpm": 1_000.0}
 
 
 class Estimate(NamedTuple):
@@ -105,7 +105,7 @@ def earned(impressions: pl.DataFrame) -> pl.Expr:
 def compare(impressions: pl.DataFrame, champion: str) -> dict[str, ArmFigures]:
     """Return all arms' figures, champion first, and their differences from it."""
     sums = by_user(impressions, champion)
-    measured = {name: Ratios.of(sums.totals[name], sums.impressions, _PER[name]) for name in METRICS}
+    measured = {name: Ratios.of(sums.totals[name], sums.impressions, PER[name]) for name in METRICS}
     found = {}
     for place, arm in enumerate(sums.arms):
         own = impressions.filter(pl.col("arm") == arm)

@@ -12,6 +12,7 @@ from rich.table import Table
 from msd.contract.files import write_text_atomic
 from msd.drawing import to_svg
 from msd.feedback.arms import METRICS, ArmDifference, ArmFigures, Estimate, RatioMismatch
+from msd.feedback.policy_value import PolicyValue, Support
 from msd.page import render_page
 
 SURE_MISMATCH = 0.001
@@ -48,6 +49,29 @@ def table(arms: Mapping[str, ArmFigures]) -> Table:
             "-" if ratio is None else f"{ratio:.3f}",
         )
     return made
+
+
+def policy_table(values: Mapping[str, PolicyValue]) -> Table:
+    """Return one row per metric."""
+    made = Table(title="Value of the first impression; intervals are 95 %, by user")
+    for name in ("of", "as logged", "IPS", "SNIPS", "DR"):
+        made.add_column(name, justify="left" if name == "of" else "right")
+    for metric, one in values.items():
+        made.add_row(_TITLES[metric], *(_estimate(estimate) for estimate in one))
+    return made
+
+
+def support_told(found: Support, requests: int) -> str:
+    """Return one sentence on whether the log can tell of the policy."""
+    verdict = (
+        "as it should be"
+        if found.is_whole
+        else "NOT 1: the policy chooses what could not be first in the log, or propensities are wrong; do not use IPS"
+    )
+    return (
+        f"{requests} requests, worth {found.effective:.0f}; mean weight {_estimate(found.weight)}, {verdict};"
+        f" largest weight {found.largest:.3g}."
+    )
 
 
 def differences(arms: Mapping[str, ArmFigures]) -> Table:

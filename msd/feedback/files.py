@@ -23,10 +23,21 @@ _EVENT_TYPES = {
 _OPTIONAL = ("request_id",)
 ANONYMOUS_PREFIX = "\0"
 """Followed by the request's ID, it stands for an anonymous user's."""
+_EXPLORE = pl.Struct(
+    {
+        "policy": pl.String,
+        "share": pl.Float64,
+        "seed": pl.String,
+        "explored": pl.Boolean,
+        "first": pl.Int32,
+        "propensity": pl.Float64,
+    }
+)
 _LATER: dict[str, pl.DataType] = {
     "correction": pl.List(pl.Float64),
     "pricing": pl.List(pl.String),
     "is_lean": pl.Boolean(),
+    "explore": _EXPLORE,
 }
 """Columns of requests; files of earlier releases lack them."""
 _KINDS = ("impression", "click", "conversion")

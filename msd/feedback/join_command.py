@@ -12,12 +12,15 @@ import typer
 from rich.console import Console
 
 from msd.contract.files import write_text_atomic
-from msd.feedback.arms import compare, ratio_mismatch
-from msd.feedback.arms_report import differences, mismatch_told, table, write_page
+from msd.feedback.arms import PER, compare, ratio_mismatch
+from msd.feedback.arms_report import differences, mismatch_told, policy_table, support_told, table, write_page
 from msd.feedback.dataset import Previous, write_dataset
 from msd.feedback.errors import FeedbackError
+from msd.feedback.explored import METRICS as VALUED
+from msd.feedback.explored import explored_requests, read_target
 from msd.feedback.files import read_events, read_requests, request_files
 from msd.feedback.impressions import Joined, join
+from msd.feedback.policy_value import support, value_of
 
 app = typer.Typer(add_completion=False)
 
@@ -26,6 +29,7 @@ class By(StrEnum):
     """Grouping of impressions."""
 
     ARM = "arm"
+    POLICY = "policy"
 
 
 @app.command("join")
@@ -35,7 +39,18 @@ def main(
         Path | None,
         typer.Argument(metavar="EVENTS", help="A folder of event files, a Parquet or JSONL file. Default: LOG."),
     ] = None,
-    by: Annotated[By | None, typer.Option(help="Compare the arms of an experiment.")] = None,
+    by: Annotated[
+        By | None,
+        typer.Option(help="Compare the arms of an experiment, or estimate a policy's value from explored requests."),
+    ] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --by policy: what to put first by request, as request_id, item_id and probability (JSONL or"
+            " Parquet). Default: the best by the logged scores.",
+        ),
+    ] = None,
     dataset: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The dataset that the model was trained on, to extend.")
     ] = None,
@@ -55,12 +70,14 @@ def main(
     shares: Annotated[
         str | None, typer.Option(metavar="ARM=SHARE,…", help="With --by arm: the intended share of users per arm.")
     ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="With --by arm: write the figures there.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="With --by: write the figures there.")] = None,
     page: Annotated[Path | None, typer.Option(help="With --by arm: write a page with a picture there.")] = None,
 ) -> None:
     """Joins impressions and clicks to the requests that led to them: to a dataset for `msd train`, or by arm."""
     if (by is None) == (out is None) or (out is not None and dataset is None):
-        raise typer.BadParameter("give --dataset and --out for training data, or --by arm")
+        raise typer.BadParameter("give --dataset and --out for training data, or --by arm, or --by policy")
+    if target is not None and by != By.POLICY:
+        raise typer.BadParameter("--target goes with --by policy")
     console = Console()
     more = ("request",) if out else ("pricing",)
     joined = join(_requests(log, more), read_events(events or log), 3_600 * window_hours, (), 86_400 * conversion_days)
@@ -71,7 +88,29 @@ def main(
             f"{out}: {rows} events, {joined.told['joined_impressions']} of them from the log; then: msd train"
         )
         return
+    if by == By.POLICY:
+        _by_policy(console, log, joined, target, json_path)
+        return
     _by_arm(console, joined, champion, _shares(shares), json_path, page)
+
+
+def _by_policy(console: Console, log: Path, joined: Joined, target: Path | None, json_path: Path | None) -> None:
+    told: dict[str, int] = {}
+    requests = _requests(log, ("pricing", "explore", "heads"))
+    rows = explored_requests(requests, joined.frame, read_target(target) if target else None, told)
+    for name, count in told.items():
+        if count:
+            console.print(f"  {count} requests {name.replace('_', ' ')}", highlight=False)
+    supported, values = support(rows), {name: value_of(rows, name, PER[name]) for name in VALUED}
+    console.print(policy_table(values))
+    console.print(support_told(supported, len(rows.users)), highlight=False)
+    if json_path:
+        document = {
+            "told": {**joined.told, **told, "used_requests": len(rows.users)},
+            "values": _plain(values),
+            "support": _plain(supported),
+        }
+        write_text_atomic(json_path, json.dumps(document, indent=2) + "\n")
 
 
 def _by_arm(

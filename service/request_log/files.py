@@ -65,6 +65,16 @@ _REQUEST_COLUMNS = pa.schema(
         "correction": pa.list_(pa.float64()),
         "pricing": _STRINGS,
         "is_lean": pa.bool_(),
+        "explore": pa.struct(
+            {
+                "policy": pa.string(),
+                "share": pa.float64(),
+                "seed": pa.string(),
+                "explored": pa.bool_(),
+                "first": pa.int32(),
+                "propensity": pa.float64(),
+            }.items()
+        ),
     }.items()
 )
 _EVENT_COLUMNS = pa.schema(
@@ -78,7 +88,7 @@ _EVENT_COLUMNS = pa.schema(
         "received_at": pa.float64(),
     }.items()
 )
-_LATER = ("correction", "pricing", "is_lean")
+_LATER = ("correction", "pricing", "is_lean", "explore")
 """The last columns of requests, by the release that added them; files of earlier releases lack them."""
 _READ_ROWS = 16
 _ROWS = b"msd.rows"

@@ -302,6 +302,8 @@ def record_of(served: Served) -> RequestRecord:
     user, items = basis.user, basis.items
     columns = list(scored.scores.values())
     ecpm = ecpm_of(request.bids, request.pricing, scored.scores, scored.formula)
+    choice = scored.choice
+    first = None if choice is None else choice.first
     history = list(user.histories[0] if request.history is None else request.history)
     "".join([served.request_id, request.user_id, *request.ids, *history]).encode()
     return RequestRecord(
@@ -336,9 +338,10 @@ def record_of(served: Served) -> RequestRecord:
         degraded_user=scored.degraded_user,
         rungs=[degraded.get(one) for one in request.ids] if degraded else None,
         correction=None if scored.correction is None else scored.correction.values,
-        served=None if request.top_k is None else served_places(ecpm, columns[0], request.top_k).tolist(),
+        served=None if request.top_k is None else served_places(ecpm, columns[0], request.top_k, first).tolist(),
         pricing=request.pricing,
         is_lean=basis.is_lean,
+        explore=None if choice is None else choice.as_record(),
         **{name: 1000 * seconds for name, seconds in zip(_STAGES, served.seconds, strict=True)},
     )
 

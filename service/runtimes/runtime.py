@@ -17,9 +17,10 @@ from msd.contract.bundle import LEAN_RANKER, MERGED_RANKER, RANKER, Bundle, tole
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.merge import REQUEST_OF
 from msd.contract.schema import FeatureSchema, TensorSpec
+from msd.contract.uncertainty import COLUMN
 
 Scores = dict[str, NDArray[np.float32]]
-_RESERVED_HEADS = ("id", "ecpm")
+_RESERVED_HEADS = ("id", "ecpm", COLUMN)
 _MOST_REQUESTS = 16
 
 

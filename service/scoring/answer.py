@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 from msd.contract.assemble import Rung, UserRung
 from msd.contract.correction import HEAD, Correction
+from msd.contract.exploration import Choice
 from msd.contract.log import Basis
 from msd.contract.pricing import PRICED, Formula
 from msd.contract.request import CheckedRequest
@@ -51,6 +52,8 @@ class Scored:
     queue_s: float = 0.0
     run_s: float = 0.0
     formula: Formula = field(default_factory=lambda: PRICED)
+    choice: Choice | None = None
+    """Which candidate is first, if the request explores."""
 
     @property
     def model_scores(self) -> Scores:

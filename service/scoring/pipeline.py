@@ -22,9 +22,11 @@ from msd.contract.prepared import names_prepared, parse_prepared, whole_request
 from msd.contract.request import ANONYMOUS, CheckedRequest, check_pricing, check_request, parse_request_by
 from msd.contract.rows import Rows, RowSide, joined
 from msd.contract.schema import FeatureSchema
+from msd.contract.uncertainty import COLUMN, impressions_of
 from service.errors import ModelError, StoreError
 from service.scoring.admission import Load
 from service.scoring.answer import Answer, Asked, Scored, Served, Terms
+from service.scoring.exploring import Exploring
 from service.scoring.job import Runner
 from service.scoring.lineup import Arm, Lineup
 from service.scoring.model import Model, WatchedCorrections
@@ -70,8 +72,9 @@ class Pipeline:
         explain: Explain | None = None,
         corrections: WatchedCorrections | None = None,
         prepared: PreparedUsers | None = None,
+        explore_share: float = 0.0,
     ) -> None:
-        """`max_candidates`: of one request."""
+        """`max_candidates`: of one request. `explore_share`: of the requests that explore, at most."""
         self._queue = queue
         self._admission = queue.admission
         self._metrics = metrics
@@ -82,6 +85,7 @@ class Pipeline:
         self._explain = explain
         self._corrections = corrections
         self._prepared = prepared
+        self._exploring = Exploring(explore_share, metrics)
         self._log = structlog.get_logger("msd.scorer")
         self._unsaid = 0
         self._say_again_at = 0.0
@@ -145,6 +149,10 @@ class Pipeline:
         if not all(math.isfinite(column.sum()) for column in ran.result.values()):
             raise ModelError("the model returned a non-finite score for this request")
         scores, degraded, degraded_user = ran.result, assembled.degraded_candidates, assembled.degraded_user
+        uncertainty = None if request.explore is None else model.bundle.manifest.uncertainty
+        if uncertainty is not None:
+            told = first(len(scores[HEAD]) - 1) if ran.is_partial else assembled.tensors
+            scores = {**scores, COLUMN: uncertainty.logit_std(impressions_of(model.schema, told), scores[HEAD])}
         if ran.is_partial:
             rows = len(scores[model.bundle.manifest.heads[0]]) - 1
             scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
@@ -175,12 +183,15 @@ class Pipeline:
         model, explanation = arm.model, None
         if request.pricing is not None:
             check_pricing(request, model.bundle.manifest.formula)
+        explore = None if request.explore is None else self._exploring.terms(request.explore, asked.request_id)
         score = partial(self.score, model, request, terms, prepared)
         if request.explain and self._explain is not None:
             scored, explanation = await self._explain(model, request, terms, score)
         else:
             scored = await score()
         started = time.perf_counter()
+        if explore is not None:
+            scored = self._exploring.choose(explore, request, scored)
         self._metrics.candidates.observe(count)
         if lineup.is_split:
             self._metrics.arms[arm.slot].inc()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from msd.contract.assemble import Rung, UserRung
+from msd.contract.exploration import Played
 from msd.contract.pricing import ecpm_of
 from msd.contract.request import CheckedRequest
 from service.runtimes.runtime import Scores
@@ -100,6 +101,19 @@ class ExplanationReply(BaseModel):
     history: ExplainedHistory
 
 
+class ExploreReply(BaseModel):
+    """Which candidate is to be shown first, and how it was chosen."""
+
+    policy: Played = Field(
+        description="As asked for; greedy if nothing can be explored, because the bundle has no uncertainty."
+    )
+    share: Probability = Field(description="Probability to explore.")
+    seed: str = Field(description="Decides about the draw: the request's seed or ID.")
+    explored: bool = Field(description="Whether the policy chose the first candidate, not its score alone.")
+    first: str = Field(description="ID of the candidate to be shown first.")
+    propensity: Probability = Field(description="Probability, before the draw, that it would be first.")
+
+
 class ScoreReply(BaseModel):
     """The answer to a scoring request."""
 
@@ -108,6 +122,7 @@ class ScoreReply(BaseModel):
     arm: str | None = Field(default=None, description="Arm of the experiment; absent without one.")
     candidates: ScoredCandidates
     degraded: Degraded | None = None
+    explore: ExploreReply | None = Field(default=None, description="Present if the request says `explore`.")
     explanation: ExplanationReply | None = Field(default=None, description="Present if the request says `explain`.")
 
 
@@ -136,6 +151,8 @@ def build_reply(
         degraded["values"] = dict.fromkeys(request.unknown, "unknown")
     if degraded:
         document["degraded"] = degraded
+    if scored.choice is not None:
+        document["explore"] = {**scored.choice.as_record(), "first": request.ids[scored.choice.first]}
     if explanation is not None:
         document["explanation"] = _explained(explanation, order)
     # Without a bid the eCPM is NaN, which becomes null.
@@ -157,17 +174,23 @@ def served_columns(request: CheckedRequest, scored: Scored) -> tuple[dict[str, A
     ecpm = ecpm_of(request.bids, request.pricing, scored.scores, scored.formula)
     if request.top_k is None:
         return {"id": request.ids, **scored.scores, "ecpm": ecpm}, slice(None)
-    order = served_places(ecpm, pctr, request.top_k)
+    first = None if scored.choice is None else scored.choice.first
+    order = served_places(ecpm, pctr, request.top_k, first)
     ids = [request.ids[place] for place in order.tolist()]
     heads = {name: column[order] for name, column in scored.scores.items()}
     return {"id": ids, **heads, "ecpm": ecpm[order]}, order
 
 
-def served_places(ecpm: NDArray[np.float64], pctr: NDArray[np.float32], top_k: int) -> NDArray[np.intp]:
+def served_places(
+    ecpm: NDArray[np.float64], pctr: NDArray[np.float32], top_k: int, first: int | None = None
+) -> NDArray[np.intp]:
     """Return the indices of the first `top_k` candidates, best first: those with a bid by eCPM, then those without by
-    pCTR; ties keep their order."""
+    pCTR; ties keep their order. `first`: a candidate ahead of all others."""
     unpriced = np.isnan(ecpm)
-    return np.lexsort((-np.where(unpriced, pctr, ecpm), unpriced))[:top_k]
+    order = np.lexsort((-np.where(unpriced, pctr, ecpm), unpriced))
+    if first is not None:
+        order = np.concatenate([[first], order[order != first]])
+    return order[:top_k]
 
 
 def log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:

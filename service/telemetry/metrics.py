@@ -42,6 +42,7 @@ Close = Literal["handshake", "slow_head", "unread_body", "slow_reader", "bad_htt
 KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
 Logged = Literal["handed", "dropped", "written", "lost"]
 Shadowed = Literal["scored", "busy", "failed"]
+Explored = Literal["explored", "exploited", "unavailable"]
 Preparation = Literal["prepared", "used", "used_whole", "gone", "foreign"]
 OpenrtbUser = Literal["given", "missing", "no_consent"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -74,6 +75,7 @@ HELP = {
     " fallback.",
     "msd_brownout": "1 while the lean graph scores requests because of overload, else 0.",
     "msd_openrtb_requests": "BidRequests, by whether they gave a user ID that may be used.",
+    "msd_explorations": "Scored requests with `explore`, by who chose the first candidate.",
     "msd_prepared": "Users prepared, and scoring requests with a token, by result.",
     "msd_prepared_evicted": "Prepared users dropped before they expired, for lack of memory.",
     "msd_prepared_bytes": "Bytes of prepared users, expired ones included until the next is prepared.",
@@ -181,6 +183,7 @@ class Metrics:
         rungs = [LEAN, *((side, rung) for side in _SIDES for rung in RUNGS[side])]
         self._degraded = {(side, rung): degraded.labels(side, rung) for side, rung in rungs}
         self.brownout = self._gauge("msd_brownout")
+        self.explorations = self._counters("msd_explorations", "result", get_args(Explored))
         self.prepared = self._counters("msd_prepared", "result", get_args(Preparation))
         self.prepared_evicted = self._counter("msd_prepared_evicted")
         self.prepared_bytes = self._gauge("msd_prepared_bytes")

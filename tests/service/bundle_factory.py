@@ -143,6 +143,7 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
             provenance={"made_by": "tests"},
             encoder=encoder,
             lean=LEAN if recipe.lean else None,
+            uncertainty=recipe.uncertainty,
         )
         write_manifest(temporary, manifest)
     return open_bundle(folder)

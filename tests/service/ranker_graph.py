@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from msd.contract.encoder_record import ColdAds
 from msd.contract.merge import REQUEST_OF
 from msd.contract.schema import FeatureSchema
+from msd.contract.uncertainty import Uncertainty
 
 POISON_HOUR = "23"
 """With `poison`, the ranker gives NaN at this hour; with `fails`, its run fails; with `hangs`, it never ends."""
@@ -47,6 +48,7 @@ class Recipe:
     encoder: bool = False
     cold_ads: ColdAds | None = PAYS
     heads: tuple[str, ...] = ("pctr", "pcvr")
+    uncertainty: Uncertainty | None = None
 
 
 def build_ranker(schema: FeatureSchema, recipe: Recipe, *, merged: bool = False) -> onnx.ModelProto:

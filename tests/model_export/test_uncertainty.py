@@ -1,0 +1,58 @@
+"""The uncertainty of a bundle: measured, in the manifest, printed; and without it the manifest is as before."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_export.errors import ExportError
+from model_export.uncertainty import measure_uncertainty
+from msd.__main__ import main
+from msd.contract.bundle import RANKER, Manifest, open_bundle
+from tests.model_export.conftest import Exported, Run
+
+
+def test_it_is_measured_printed_and_leaves_the_graph(
+    run: Run, plain: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [str(one) for one in (run.dataset, run.knowledge, run.student, run.plain, tmp_path / "bundle")]
+    with pytest.raises(SystemExit, match="0"):
+        main(["export", *folders, "--uncertainty", "--requests", "8"])
+    found = open_bundle(tmp_path / "bundle").manifest
+
+    assert found.uncertainty is not None
+    assert found.uncertainty.coverage.keys() >= {"new"}
+    assert "Held-out ads" in capsys.readouterr().out
+    std = found.uncertainty.logit_std(np.array([0.0, 1_000.0]), np.array([0.3, 0.3]))
+    assert std[0] >= std[1] > 0
+    before = plain.bundle.manifest
+    assert before.uncertainty is None
+    assert "uncertainty" not in json.loads(before.model_dump_json())
+    assert found.bundle_id == before.bundle_id
+    assert found.files[RANKER] == before.files[RANKER]
+
+
+@pytest.mark.parametrize("changes", [{"new": 0.0}, {"new": 11.0}, {"floor": -0.1}, {"information": -1.0}, {"more": 1}])
+def test_numbers_out_of_bounds_are_refused(plain: Exported, changes: dict[str, float]) -> None:
+    document = plain.bundle.manifest.model_dump(mode="json")
+    document["uncertainty"] = {"new": 0.5, "information": 1.0, "floor": 0.1, **changes}
+
+    with pytest.raises(ValueError, match="uncertainty"):
+        Manifest.model_validate(document)
+
+
+class _Rows:
+    """Evidence of rows that say too little."""
+
+    items = np.arange(19)
+    is_aggregated = False
+
+
+def test_too_few_items_and_aggregated_rows_are_refused(plain: Exported) -> None:
+    few, summed = _Rows(), _Rows()
+    summed.is_aggregated = True
+
+    for evidence, words in ((few, "19 items, and 20 are needed"), (summed, "one row an impression")):
+        with pytest.raises(ExportError, match=words):
+            measure_uncertainty(plain.bundle.schema, evidence, None)  # type: ignore[arg-type]

@@ -1,0 +1,201 @@
+"""Exploration in one service: what it replies and logs is what a replay makes again; what is not allowed is refused;
+without an uncertainty the best candidate is first, and the reply says so."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import httpx
+import pytest
+
+from msd.contract.bundle import Bundle, open_bundle
+from msd.contract.log import RequestRecord
+from msd.contract.uncertainty import Uncertainty
+from operations.replay import LogReplay, replay_log
+from service.request_log.files import log_files, read_requests
+from tests.service.bundle_factory import AT, build_bundle
+from tests.service.live import live_service, wait_until
+from tests.service.ranker_graph import Recipe
+
+UNSURE = Uncertainty(new=0.8, information=0.05, floor=0.1)
+ASKED = {"user_id": "u7", "at": AT, "candidates": {"id": [f"i{n}" for n in range(20)]}}
+THOMPSON = {"policy": "thompson"}
+
+
+@pytest.fixture(scope="module")
+def unsure(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle with an uncertainty."""
+    return build_bundle(tmp_path_factory.mktemp("unsure") / "bundle", Recipe(uncertainty=UNSURE))
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the client's service logs its requests."""
+    return tmp_path_factory.mktemp("explored") / "log"
+
+
+@pytest.fixture(scope="module")
+def client(unsure: Bundle, log: Path) -> Iterator[httpx.Client]:
+    """A service that explores at most half of the requests."""
+    options: dict[str, Any] = {"log_dir": log, "log_sample": 1, "log_flush_seconds": 0.1}
+    with live_service(unsure.folder, log.parent, explore_share=0.5, **options) as running, running.client() as kept:
+        yield kept
+
+
+def scored(client: httpx.Client, explore: object, request_id: str = "r", **changes: object) -> dict[str, Any]:
+    answer = client.post(
+        "/v1/score", json={**ASKED, **changes, "explore": explore}, headers={"X-Request-Id": request_id}
+    )
+    assert answer.status_code == 200, answer.text
+    reply: dict[str, Any] = answer.json()
+    return reply
+
+
+def test_some_first_candidates_are_explored_and_replayed(client: httpx.Client, unsure: Bundle, log: Path) -> None:
+    replies = [scored(client, THOMPSON, f"r{n}", top_k=5) for n in range(60)]
+    best = scored(client, {**THOMPSON, "share": 0}, top_k=5)
+
+    explored = [one for one in replies if one["explore"]["explored"]]
+    assert 15 < len(explored) < 45
+    assert len({one["explore"]["first"] for one in explored}) > 2
+    for one in replies:
+        explore, ids = one["explore"], one["candidates"]["id"]
+        assert ids[0] == explore["first"]
+        assert 0 < explore["propensity"] <= 1
+        if not explore["explored"]:
+            assert ids == best["candidates"]["id"]
+            assert explore["propensity"] >= 0.5
+        else:
+            rest = [one for one in best["candidates"]["id"] if one != ids[0]]
+            assert ids[1:4] == rest[:3]
+        assert len(one["candidates"]["logit_std"]) == 5
+    assert best["explore"]["propensity"] == 1.0
+
+    def logged() -> list[RequestRecord]:
+        return [one for file in (log_files(log) if any(log.glob("req*")) else []) for one in read_requests(file)]
+
+    wait_until(lambda: len(logged()) >= 61)
+    by_id = {one.request_id: one for one in logged()}
+    for number, one in enumerate(replies):
+        record = by_id[f"r{number}"]
+        assert record.explore is not None
+        assert record.heads[-1] == "logit_std"
+        told = record.explore | {"first": record.item_ids[record.explore["first"]]}
+        assert told == one["explore"]
+        assert record.served is not None
+        assert record.served[0] == record.explore["first"]
+    found = replay_log(log, [unsure], "as logged", None, lambda: None)
+    assert (found.exact, found.mismatches) == (found.requests, 0)
+    altered = by_id["r0"]
+    altered.explore["propensity"] *= 1 + 1e-15  # type: ignore[index]
+    altered.explore["propensity"] += 1e-15  # type: ignore[index]
+    differs = LogReplay([unsure]).replay([altered], lambda: None)
+    assert differs.mismatches == 1
+    assert "explores" in differs.differences[0].what
+
+
+def test_a_seed_decides_alone(client: httpx.Client) -> None:
+    one, other = (scored(client, {**THOMPSON, "seed": 11}, name)["explore"] for name in ("a", "b"))
+    seeds = Counter(scored(client, {**THOMPSON, "seed": n})["explore"]["explored"] for n in range(30))
+
+    assert one == other
+    assert one["seed"] == "11"
+    assert set(seeds) == {True, False}
+
+
+def test_bids_decide_who_competes(client: httpx.Client) -> None:
+    bids = [None, 2.0, 2.0] + [None] * 17
+    firsts = {
+        scored(client, THOMPSON, f"b{n}", candidates={**ASKED["candidates"], "bid": bids})["explore"]["first"]
+        for n in range(30)
+    }
+
+    assert firsts == {"i1", "i2"}
+
+
+@pytest.mark.parametrize("policy", ["thompson", "ucb"])
+def test_a_prepared_user_and_any_order_of_keys_are_explored_alike(client: httpx.Client, policy: str) -> None:
+    whole = scored(client, {"policy": policy, "seed": 3})
+    turned = scored(client, {"seed": 3, "policy": policy, "share": 0.5})
+
+    assert whole == turned
+    assert whole["explore"]["policy"] == policy
+
+
+@pytest.mark.parametrize(
+    ("explore", "field"),
+    [
+        ({"policy": "greedy"}, "explore.policy"),
+        ({}, "explore.policy"),
+        ({"policy": "thompson", "share": 0.51}, "explore.share"),
+        ({"policy": "thompson", "share": -0.1}, "explore.share"),
+        ({"policy": "thompson", "share": "0.1"}, "explore.share"),
+        ({"policy": "thompson", "seed": 2**53}, "explore.seed"),
+        ({"policy": "thompson", "seed": -1}, "explore.seed"),
+        ({"policy": "thompson", "seed": 0.5}, "explore.seed"),
+        ({"policy": "thompson", "epsilon": 1}, "explore.epsilon"),
+        ([], "explore"),
+        (True, "explore"),
+    ],
+)
+def test_bad_terms_are_refused(client: httpx.Client, explore: object, field: str) -> None:
+    answer = client.post("/v1/score", json={**ASKED, "explore": explore})
+
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["error"]["field"] == field
+
+
+@pytest.mark.parametrize("share", ["NaN", "1e999", "Infinity", "-0.0001"])
+def test_a_share_that_is_no_share_is_refused(client: httpx.Client, share: str) -> None:
+    body = json.dumps({**ASKED, "explore": THOMPSON}).replace('"thompson"', f'"thompson", "share": {share}')
+    answer = client.post("/v1/score", content=body, headers={"Content-Type": "application/json"})
+
+    assert answer.status_code in (400, 422), answer.text
+
+
+def test_a_key_twice_is_refused(client: httpx.Client) -> None:
+    body = json.dumps({**ASKED, "explore": THOMPSON}).replace('"thompson"', '"thompson", "policy": "ucb"')
+    answer = client.post("/v1/score", content=body, headers={"Content-Type": "application/json"})
+
+    assert answer.status_code == 400, answer.text
+
+
+def test_without_explore_nothing_is_added(client: httpx.Client, unsure: Bundle, tmp_path: Path) -> None:
+    answer = client.post("/v1/score", json=ASKED).json()
+
+    assert "explore" not in answer
+    assert "logit_std" not in answer["candidates"]
+    assert client.post("/v1/score", json={**ASKED, "explore": None}).json()["candidates"] == answer["candidates"]
+    with live_service(unsure.folder, tmp_path) as running, running.client() as plain:
+        refused = plain.post("/v1/score", json={**ASKED, "explore": THOMPSON})
+        assert refused.status_code == 422
+        assert "MSD_EXPLORE_SHARE" in refused.json()["error"]["message"]
+
+
+def test_without_an_uncertainty_the_best_is_first_and_declared(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, explore_share=0.5) as running, running.client() as client:
+        reply = scored(client, THOMPSON, top_k=3)
+        explore = reply["explore"]
+
+        assert explore == {
+            "policy": "greedy",
+            "share": 0.0,
+            "seed": "r",
+            "explored": False,
+            "first": reply["candidates"]["id"][0],
+            "propensity": 1.0,
+        }
+        assert 'msd_explorations_total{result="unavailable"} 1.0' in client.get("/metrics").text
+
+
+def test_a_changed_uncertainty_breaks_the_manifests_hash(unsure: Bundle, tmp_path: Path) -> None:
+    copied = copytree(unsure.folder, tmp_path / "bundle")
+    (copied / "verified.json").unlink(missing_ok=True)
+    text = (copied / "manifest.json").read_text("utf-8")
+    (copied / "manifest.json").write_text(text.replace('"new": 0.8', '"new": 0.1'), "utf-8")
+
+    with pytest.raises(Exception, match="hash"):
+        open_bundle(copied)
