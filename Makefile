@@ -35,9 +35,9 @@ demo: $(INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished st
 demo-creatives: $(INSTALLED)  ## Which headline wins? Invented tests, or those of DATA=your download of the Upworthy Research Archive.
 	$(BIN)/msd demo-creatives $(if $(DATA),--data $(DATA) --out runs/demo-creatives-archive)
 
-# Three processes on two cores: tests of running services wait for much of their time.
+# Three processes on two cores: tests of running services wait for much of their time. `make browser` runs tests/browser.
 test: $(INSTALLED)  ## The whole test suite, with a real Redis-compatible server.
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --ignore tests/browser
 
 browser: $(INSTALLED)  ## All pages in a real Chromium (Debian: apt install chromium; elsewhere CHROMIUM=its path).
 	$(BIN)/python -m pytest tests/browser -m browser

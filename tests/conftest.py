@@ -1,8 +1,10 @@
 """For all tests: machines under load are slow, not wrong; nobody is told of them; what is dear is made once."""
 
+import gc
 import os
 import signal
 import sys
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +17,9 @@ pytest_plugins = ["tests.service.fixtures"]
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
+
+# All that is imported and collected stays: the garbage collector need not go through it, neither now nor in each test.
+gc.disable()
 
 # Property tests have no time limit for each example.
 settings.register_profile("patient", deadline=None)
@@ -48,6 +53,16 @@ SHARED = {
     "tests/benchmark/": "benchmark",
 }
 LONG = ("tests/e2e/", "tests/loadtest/chaos/", "tests/service/", "tests/operations/")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Only what comes after it is garbage one day."""
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

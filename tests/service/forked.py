@@ -13,14 +13,14 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-_PRELOADED = ["service.server", "service.command", "operations.check.command", __name__]
+_PRELOADED = ["tests.service.preloaded", __name__]
 
 
 class ForkedProcess:
     """`msd ARGUMENTS` in a process of its own, to be used as if subprocess.Popen had started it.
 
-    `out` and `error` are where its standard streams go; `open_files` is the most that it may have open; it is
-    `prepare`d before all else.
+    Its standard streams are appended to `out` and `error`, which may be one file; `open_files` is the most that it may
+    have open; it is `prepare`d before all else.
     """
 
     def __init__(
@@ -38,6 +38,8 @@ class ForkedProcess:
         given = (list(arguments), dict(environment), folder, out, error, open_files, prepare)
         self._process = context.Process(target=_run, args=given)
         self._process.start()
+        # Whoever starts the next one, in whatever thread, would ask after this one, and take its exit status away.
+        multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]
         assert self._process.pid is not None
         self.pid = self._process.pid
 
@@ -82,7 +84,7 @@ def _run(
 ) -> None:
     """The forked process, from beginning to end."""
     for path, stream in ((out, 1), (error, 2)):
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(opened, stream)
         os.close(opened)
     os.chdir(folder)
