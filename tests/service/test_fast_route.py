@@ -63,7 +63,13 @@ def open_ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
 
 @pytest.fixture(scope="module")
 def ways(bundle: Bundle, open_ways: Callable[..., Ways]) -> Ways:
-    """Over the plain bundle."""
+    """Over the plain bundle; however slowly a client sends and reads, it has the time."""
+    return open_ways(bundle, body_timeout_ms=60_000, reply_timeout_ms=60_000)
+
+
+@pytest.fixture(scope="module")
+def hasty_ways(bundle: Bundle, open_ways: Callable[..., Ways]) -> Ways:
+    """For clients that never send or read all."""
     return open_ways(bundle, body_timeout_ms=700, reply_timeout_ms=600)
 
 
@@ -269,17 +275,17 @@ def test_a_body_larger_than_what_is_read_at_once(ways: Ways) -> None:
     assert only(ways, request[:300], request[300:80_000], request[80_000:]) == whole
 
 
-def test_bodies_without_end(ways: Ways) -> None:
+def test_bodies_without_end(hasty_ways: Ways) -> None:
     for body in (b"", GOOD[:20], GOOD[:-1]):
         request = post(GOOD, JSON)
-        reply = only(ways, request[: -len(GOOD)] + body)
+        reply = only(hasty_ways, request[: -len(GOOD)] + body)
         assert reply.status == 408
         assert b"connectionclose" in reply.headers
 
 
-def test_a_body_without_end_behind_another_request(ways: Ways) -> None:
+def test_a_body_without_end_behind_another_request(hasty_ways: Ways) -> None:
     """Its time ends, though nothing comes after its beginning."""
-    first, *others = both(ways, post(GOOD, JSON) + post(GOOD, JSON)[:-10])
+    first, *others = both(hasty_ways, post(GOOD, JSON) + post(GOOD, JSON)[:-10])
     assert first.status == 200
     assert [one.status for one in others] == [408]
 
@@ -377,16 +383,16 @@ def test_replies_never_go_to_another_connection(ways: Ways) -> None:
     check_whole(ways)
 
 
-def test_a_client_that_does_not_read_is_sent_away(ways: Ways) -> None:
+def test_a_client_that_does_not_read_is_sent_away(hasty_ways: Ways) -> None:
     sample = 'msd_connections_closed_total{reason="slow_reader"}'
-    for way in ways:
+    for way in hasty_ways:
         before = way.metric(sample)
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
             connection.connect(("127.0.0.1", way.port))
             connection.sendall(post(MANY, JSON) * 60)
             wait_until(lambda way=way, before=before: way.metric(sample) > before)
-    check_whole(ways)
+    check_whole(hasty_ways)
 
 
 def test_a_client_that_reads_late_gets_all_of_it(ways: Ways) -> None:

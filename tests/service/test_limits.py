@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,13 @@ def narrow(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         body_timeout_ms=400,
         reply_timeout_ms=300,
     ) as running:
+        yield running
+
+
+@pytest.fixture
+def patient(bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
+    """A service of few connections, which lets its clients read as slowly as they like."""
+    with live_service(bundle.folder, tmp_path, max_connections=CONNECTIONS, reply_timeout_ms=600_000) as running:
         yield running
 
 
@@ -92,23 +100,23 @@ def test_clients_that_do_not_ask_in_full_keep_nobody_out(narrow: LiveService, sa
             one.close()
 
 
-def test_a_client_that_is_being_answered_keeps_its_place(narrow: LiveService) -> None:
+def test_a_client_that_is_being_answered_keeps_its_place(patient: LiveService) -> None:
     """Where all are, the next one has to come again."""
-    before = closed(narrow, "full")
+    before = closed(patient, "full")
     held: list[socket.socket] = []
     big = b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
     try:
         for _ in range(CONNECTIONS):
-            held.append(connect(narrow))
+            held.append(connect(patient))
             held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
             held[-1].sendall(big * 20 + b"GET /and-a-part-of HTT")
             assert held[-1].recv(15).startswith(b"HTTP/1.1 200")
-        with connect(narrow) as another:
+        with connect(patient) as another:
             assert another.recv(100) == b""
     finally:
         for one in held:
             one.close()
-    wait_until(lambda: closed(narrow, "full") > before)
+    wait_until(lambda: closed(patient, "full") > before)
 
 
 def test_a_client_that_does_not_read_is_sent_away(narrow: LiveService) -> None:

@@ -28,7 +28,8 @@ from service.telemetry.metrics import Metrics
 
 
 class CountingRuntime:
-    """Notes what it runs, and in which threads. Answers with what it was given, after as long as it is told."""
+    """Notes what it runs, and in which threads. Answers with what it was given, after as long as it is told, or once it
+    may go on."""
 
     engine = Engine("counting", "1", "none", 1, "fp32", ())
 
@@ -36,6 +37,7 @@ class CountingRuntime:
         self.seconds = seconds
         self.runs: list[int] = []
         self.threads: set[threading.Thread] = set()
+        self.may_go_on: Callable[[], bool] = lambda: True
         self.at_once = self.most_at_once = 0
         self._lock = threading.Lock()
 
@@ -48,6 +50,8 @@ class CountingRuntime:
             self.runs.append(value)
             self.threads.add(threading.current_thread())
         time.sleep(self.seconds)
+        while not self.may_go_on():
+            time.sleep(0.001)
         with self._lock:
             self.at_once -= 1
         if value == -1:
@@ -102,6 +106,11 @@ class Bench:
     def check(self, rows: int) -> None:
         """Whether so many candidates of a request that has just come could be taken on."""
         self.admission.check(Load(rows, self.runner.turn_s.of(rows, 0.0)), time.perf_counter() + self.deadline_s)
+
+    async def begins(self) -> None:
+        """Until a run is at hand."""
+        while not self.runtime.runs:
+            await asyncio.sleep(0.001)
 
     async def run(
         self, value: int, rows: int = 1, deadline: float | None = None, is_gone: Callable[[], bool] = lambda: False
@@ -248,16 +257,19 @@ def test_a_run_is_planned_for_seven_tenths_of_the_remaining_time(expected_s: flo
 
 
 def test_the_loop_goes_on_while_a_long_run_runs() -> None:
-    bench = Bench(seconds=0.2)
+    bench, turns = Bench(), list[int]()
+    bench.runtime.may_go_on = lambda: len(turns) == 5
 
     async def count() -> int:
-        turns, running = 0, asyncio.ensure_future(bench.run(1))
-        while not running.done():
-            await asyncio.sleep(0.005)
-            turns += 1
-        return turns
+        running = asyncio.ensure_future(bench.run(1))
+        await bench.begins()
+        for turn in range(5):
+            await asyncio.sleep(0.001)
+            assert not running.done()
+            turns.append(turn)
+        return await running
 
-    assert asyncio.run(count()) >= 5
+    assert asyncio.run(asyncio.wait_for(count(), 60)) == 1
     bench.queue.close()
 
 
@@ -275,14 +287,17 @@ def test_what_nobody_waits_for_never_runs() -> None:
 
 def test_cancelled_requests_give_their_turn_back() -> None:
     """Of those that wait, none runs; the run at hand ends, and the next begins."""
-    bench = Bench(seconds=0.2)
+    bench, go_on = Bench(), threading.Event()
+    bench.runtime.may_go_on = go_on.is_set
 
     async def cancel() -> int:
         tasks = [asyncio.ensure_future(bench.run(value)) for value in range(4)]
-        while not bench.runtime.runs:
-            await asyncio.sleep(0.001)
+        await bench.begins()
         for task in tasks[:3]:
             task.cancel()
+        # Each has heard of it once the loop has gone round.
+        await asyncio.sleep(0.01)
+        go_on.set()
         await asyncio.gather(*tasks, return_exceptions=True)
         return await bench.run(7)
 
@@ -292,12 +307,12 @@ def test_cancelled_requests_give_their_turn_back() -> None:
 
 
 def test_closing_ends_what_waits() -> None:
-    bench = Bench(seconds=0.2)
+    bench = Bench()
+    bench.runtime.may_go_on = lambda: bench.queue._is_closed
 
     async def close() -> list[Any]:
         tasks = [asyncio.ensure_future(bench.run(value)) for value in range(3)]
-        while not bench.runtime.runs:
-            await asyncio.sleep(0.001)
+        await bench.begins()
         bench.queue.close()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -401,13 +416,15 @@ def test_an_error_while_a_job_is_judged_costs_that_job_alone() -> None:
 
 
 def test_a_loop_that_ended_leaves_the_threads_for_the_next() -> None:
-    bench = Bench(seconds=0.1)
+    bench, has_left = Bench(), threading.Event()
+    bench.runtime.may_go_on = has_left.is_set
 
     async def leave() -> None:
         asyncio.ensure_future(bench.run(1))
-        await asyncio.sleep(0.02)
+        await bench.begins()
 
     asyncio.run(leave())
+    has_left.set()
     assert asyncio.run(bench.run(2)) == 2
     bench.queue.close()
     assert bench.runtime.runs == [1, 2]

@@ -4,8 +4,9 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -56,17 +57,22 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(scope="module")
 def mutual(bundle: Bundle, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """A service that speaks TLS with clients of one authority."""
-    folder = tmp_path_factory.mktemp("mutual")
-    with live_service(
-        bundle.folder,
-        folder,
-        wait_ready=False,
-        tls_cert=files.cert,
-        tls_key=files.key,
-        tls_client_ca=files.client_ca,
-        head_timeout_ms=400,
-    ) as running:
+    """A service that speaks TLS with clients of one authority, however slow they are."""
+    with _served(bundle, files, tmp_path_factory.mktemp("mutual"), 60_000) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hasty(bundle: Bundle, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """The same for clients that never say all."""
+    with _served(bundle, files, tmp_path_factory.mktemp("hasty"), 1_000) as running:
+        yield running
+
+
+@contextmanager
+def _served(bundle: Bundle, files: Files, folder: Path, head_timeout_ms: int) -> Iterator[LiveService]:
+    tls: dict[str, Any] = {"tls_cert": files.cert, "tls_key": files.key, "tls_client_ca": files.client_ca}
+    with live_service(bundle.folder, folder, wait_ready=False, head_timeout_ms=head_timeout_ms, **tls) as running:
         with known(running, files) as client:
             wait_until(lambda: client.get("/health/ready").status_code == 200)
         yield running
@@ -117,16 +123,16 @@ def test_any_other_client_is_not(mutual: LiveService, files: Files, which: str) 
 
 
 @pytest.mark.parametrize("said", [b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b""])
-def test_what_is_no_tls_is_closed(mutual: LiveService, files: Files, said: bytes) -> None:
-    before = closed(mutual, files, "handshake")
-    with socket.create_connection(("127.0.0.1", mutual.port), timeout=20) as connection:
+def test_what_is_no_tls_is_closed(hasty: LiveService, files: Files, said: bytes) -> None:
+    before = closed(hasty, files, "handshake")
+    with socket.create_connection(("127.0.0.1", hasty.port), timeout=20) as connection:
         connection.sendall(said)
         try:
             answer = b"".join(iter(lambda: connection.recv(65_536), b""))
         except ConnectionResetError:
             answer = b""
     assert b"HTTP/1.1" not in answer
-    wait_until(lambda: closed(mutual, files, "handshake") > before)
+    wait_until(lambda: closed(hasty, files, "handshake") > before)
 
 
 def test_no_old_version_is_spoken_and_nothing_is_negotiated_twice(files: Files) -> None:
@@ -137,9 +143,9 @@ def test_no_old_version_is_spoken_and_nothing_is_negotiated_twice(files: Files) 
     assert context.verify_mode == ssl.CERT_REQUIRED
 
 
-def test_a_head_over_tls_that_never_ends_is_closed(mutual: LiveService, files: Files) -> None:
+def test_a_head_over_tls_that_never_ends_is_closed(hasty: LiveService, files: Files) -> None:
     with (
-        socket.create_connection(("127.0.0.1", mutual.port), timeout=20) as plain,
+        socket.create_connection(("127.0.0.1", hasty.port), timeout=20) as plain,
         files.context(files.clients).wrap_socket(plain, server_hostname="127.0.0.1") as connection,
     ):
         connection.sendall(b"GET /health/live HTT")
@@ -181,14 +187,14 @@ def test_a_certificate_changes_without_a_restart(mutual: LiveService, files: Fil
         assert kept.post("/v1/score", json=GOOD).status_code == 200
 
 
-def test_none_of_it_is_an_error_of_ours(mutual: LiveService) -> None:
-    """The last test of the service."""
-    written = mutual.log_path.with_name("service.err").read_text() + mutual.log_path.read_text()
-
-    assert "Traceback" not in written
-    assert "PRIVATE KEY" not in written
-    assert {line["event"] for line in mutual.log() if line["level"] == "error"} <= {"not_reloaded"}
-    assert mutual.terminate() == 0
+def test_none_of_it_is_an_error_of_ours(mutual: LiveService, hasty: LiveService) -> None:
+    """The last test of the services."""
+    for service in (mutual, hasty):
+        written = service.log_path.with_name("service.err").read_text() + service.log_path.read_text()
+        assert "Traceback" not in written
+        assert "PRIVATE KEY" not in written
+        assert {line["event"] for line in service.log() if line["level"] == "error"} <= {"not_reloaded"}
+        assert service.terminate() == 0
 
 
 def test_files_that_make_no_tls_are_refused(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Work beside requests: a rest after each step, in proportion to it; and its end, when that is wanted."""
 
-import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,37 +14,44 @@ _STEP_S = 0.02
 _MB = 2**20
 
 
-def rests_after(rest: float, *seconds: float) -> list[float]:
-    """How long is rested after steps that take so long."""
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the clock of the pace forward; it does not go by itself."""
+    now = [100.0]
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr("service.deployment.proof.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    return wait
+
+
+@pytest.mark.parametrize(("rest", "due"), [(2.0, [2.0 * _STEP_S]), (1e9, [0.5]), (0.0, [])])
+def test_a_rest_is_in_proportion_to_its_step_and_bounded(
+    rest: float, due: list[float], wait: Callable[[float], None]
+) -> None:
+    """Whichever thread of a runtime computes meanwhile: what counts is the clock."""
     rests: list[float] = []
     pace = Pace(rest, rests.append)
-    for one in seconds:
-        pace.begin()
-        time.sleep(one)
-        pace.pause()
-    return rests
+    wait(1.0)
+    pace.begin()
+    wait(_STEP_S)
+    pace.pause()
+    assert rests == pytest.approx(due)
 
 
-def test_a_rest_is_in_proportion_to_its_step_and_bounded() -> None:
-    """Whichever thread of a runtime computes meanwhile: what counts is the clock."""
-    (rest,) = rests_after(2.0, _STEP_S)
-    assert 2.0 * _STEP_S <= rest <= 0.5
-    assert rests_after(1e9, _STEP_S) == [0.5]
-    assert rests_after(0.0, _STEP_S) == []
-
-
-def test_rests_are_no_steps() -> None:
+def test_rests_are_no_steps(wait: Callable[[float], None]) -> None:
     rests: list[float] = []
 
     def rest(seconds: float) -> None:
         rests.append(seconds)
-        time.sleep(seconds)
+        wait(seconds)
 
     pace = Pace(2.0, rest)
-    time.sleep(_STEP_S)
     for _ in range(3):
+        wait(_STEP_S)
         pace.pause()
-    assert rests[2] < rests[0]
+    assert rests == pytest.approx([2.0 * _STEP_S] * 3)
 
 
 def test_what_is_stopped_ends_at_its_next_step_and_does_not_rest() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 import weakref
 from dataclasses import replace
 
@@ -35,11 +36,12 @@ class Freed:
 
     def __init__(self, lineup: Lineup) -> None:
         self.by: threading.Thread | None = None
+        self.at = 0.0
         self.event = threading.Event()
         weakref.finalize(lineup.champion, self._note)
 
     def _note(self) -> None:
-        self.by = threading.current_thread()
+        self.by, self.at = threading.current_thread(), time.monotonic()
         self.event.set()
 
     async def wait(self) -> None:
@@ -54,17 +56,16 @@ def test_what_was_left_is_freed_off_the_loop_and_not_at_once(lineup: Lineup) -> 
     serving = Serving(first, lambda one: turned.append(one.generation))
     del first
 
-    async def turn() -> None:
-        second = another(lineup, 2)
+    async def turn() -> float:
+        second, turned_at = another(lineup, 2), time.monotonic()
         serving.turn(second)
         assert serving.current is second
         assert turned == [2]
-        # Requests that it has begun may still be under way.
-        await asyncio.sleep(0.1)
-        assert not freed.event.is_set()
         await freed.wait()
+        return freed.at - turned_at
 
-    asyncio.run(turn())
+    # Requests that it has begun may still be under way.
+    assert asyncio.run(turn()) > 0.1
     assert freed.by is not threading.main_thread()
 
 
