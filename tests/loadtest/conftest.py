@@ -1,19 +1,55 @@
 """A real service over a small bundle, requests and the scores that it gives; a small reference model's bundles."""
 
 import json
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from loadtest.bench import processes
 from model_export.reference.bundles import Bundles, Makings, made_bundles
 from model_export.reference.market import Population
 from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import read_goldens
+from operations.publish import publish
 from tests.model_export.reference.small import BRIEF, SMALL
-from tests.service.live import LiveService, live_service
+from tests.service.forked import ForkedProcess
+from tests.service.live import ROOT, LiveService, live_service
 
 MAKINGS = Makings(SMALL, BRIEF, Population(users=120, items=0), requests=24, candidates=20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forked_services() -> Iterator[None]:
+    """Services of the benchmark and of chaos are forked, as in all tests, and bundles published in this process; what
+    is started with modules of its own is not."""
+    forking = SimpleNamespace(**{**vars(subprocess), "Popen": _start})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "subprocess", forking)
+        patch.setattr(processes, "told", _told)
+        yield
+
+
+def _told(command: str, *arguments: str, told: Callable[..., str] = processes.told) -> str:
+    if command != "publish":
+        return told(command, *arguments)
+    bundle, option, redis = arguments
+    assert option == "--redis"
+    publish(Path(bundle), redis, lambda *_: None)
+    return ""
+
+
+def _start(command: list[str], **options: Any) -> ForkedProcess | subprocess.Popen[Any]:  # noqa: ANN401 - Popen's
+    path = options["env"]["PYTHONPATH"].split(os.pathsep)[0]
+    if command[:4] != [sys.executable, "-m", "msd", "serve"] or path != str(ROOT):
+        return subprocess.Popen(command, **options)
+    said = Path(options["stdout"].name)
+    return ForkedProcess(command[3:], options["env"], Path.cwd(), said, said, prepare=os.setpgrp)
 
 
 @pytest.fixture(scope="session")
