@@ -3,7 +3,7 @@ policy would have put first. What cannot be used is counted; what cannot be righ
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,9 +65,9 @@ def explored_requests(
     shown = impressions.select(columns).rows_by_key("request_id")
     rows = list(_rows(requests, shown, target, told))
     if not rows:
-        why = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in told.items() if "explor" in name)
+        why = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in told.items() if count)
         raise FeedbackError(
-            f"no request can be used: {why or 'none explored'}; requests have to say `explore` and their first"
+            f"no request can be used: {why or 'the log holds none'}; requests have to say `explore` and their first"
             " candidate's impression has to name their request_id"
         )
     users = {user: place for place, user in enumerate(dict.fromkeys(row.user for row in rows))}
@@ -82,7 +82,7 @@ def explored_requests(
 def _rows(
     requests: Iterable[pl.DataFrame], shown: Mapping[str, list[Any]], target: Target | None, told: dict[str, int]
 ) -> Iterator[_Row]:
-    counts = ("not_explored", "explored_first_not_shown", "explored_outside_of_the_target")
+    counts = ("requests_without_explore", "requests_whose_first_was_not_shown", "requests_not_in_the_target")
     told |= dict.fromkeys(counts, 0)
     seen: set[str] = set()
     for frame in requests:
@@ -92,16 +92,16 @@ def _rows(
                 continue
             seen.add(request_id)
             if explore is None:
-                told["not_explored"] += 1
+                told["requests_without_explore"] += 1
                 continue
             first = _first_of(row)
             outcome = next((one for one in shown.get(request_id, ()) if one[0] == first), None)
             if outcome is None:
-                told["explored_first_not_shown"] += 1
+                told["requests_whose_first_was_not_shown"] += 1
                 continue
             chosen = None if target is None else target.get(request_id)
             if target is not None and chosen is None:
-                told["explored_outside_of_the_target"] += 1
+                told["requests_not_in_the_target"] += 1
                 continue
             yield _row(row, first, outcome, chosen)
 
@@ -109,7 +109,9 @@ def _rows(
 def _first_of(row: Mapping[str, Any]) -> str:
     """Return the first candidate's ID. Raises FeedbackError for an impossible choice or propensity."""
     explore, ids = row["explore"], row["item_ids"]
-    propensity, first = explore["propensity"], explore["first"]
+    if not isinstance(explore, dict):
+        raise FeedbackError(f"request {row['request_id']}: its column explore is not that of a request log")
+    propensity, first = explore.get("propensity"), explore.get("first")
     if propensity is None or not math.isfinite(propensity) or not 0 < propensity <= 1 + _SUM_TOLERANCE:
         raise FeedbackError(
             f"request {row['request_id']}: propensity {propensity}; a logged one is above 0 and at most 1, so the log"
@@ -120,10 +122,13 @@ def _first_of(row: Mapping[str, Any]) -> str:
     return str(ids[first])
 
 
-def _row(row: Mapping[str, Any], first: str, outcome: Any, chosen: Mapping[str, float] | None) -> _Row:  # noqa: ANN401
+def _row(row: Mapping[str, Any], first: str, outcome: Sequence[Any], chosen: Mapping[str, float] | None) -> _Row:
     ids, heads = row["item_ids"], row["heads"]
     scores = {head: np.array(column, np.float32) for head, column in zip(heads, row["scores"], strict=True)}
-    ecpm, pctr = ecpm_of(row["bids"], row["pricing"], scores, formula_of(heads)), scores["pctr"]
+    formula = formula_of(heads)
+    if "cpc" not in formula or not set(row["pricing"] or ()) <= formula.keys():
+        raise FeedbackError(f"request {row['request_id']}: its scores ({', '.join(heads)}) do not price its candidates")
+    ecpm, pctr = ecpm_of(row["bids"], row["pricing"], scores, formula), scores["pctr"]
     priced = ~np.isnan(ecpm)
     if chosen is None:
         chosen = {ids[int(np.argmax(np.where(priced, ecpm, -np.inf) if priced.any() else pctr))]: 1.0}

@@ -100,7 +100,7 @@ def _by_policy(console: Console, log: Path, joined: Joined, target: Path | None,
     rows = explored_requests(requests, joined.frame, read_target(target) if target else None, told)
     for name, count in told.items():
         if count:
-            console.print(f"  {count} requests {name.replace('_', ' ')}", highlight=False)
+            console.print(f"  {count} {name.replace('_', ' ')}", highlight=False)
     supported, values = support(rows), {name: value_of(rows, name, PER[name]) for name in VALUED}
     console.print(policy_table(values))
     console.print(support_told(supported, len(rows.users)), highlight=False)

@@ -106,7 +106,7 @@ def test_a_policy_from_a_file_is_estimated(log: tuple[Path, float], tmp_path: Pa
     assert run(log[0], "--by", "policy", "--target", target, "--json", tmp_path / "value.json") == 0
     found = json.loads((tmp_path / "value.json").read_text("utf-8"))
 
-    assert found["told"]["explored_outside_of_the_target"] == 1_000
+    assert found["told"]["requests_not_in_the_target"] == 1_000
     assert found["told"]["used_requests"] == 2_000
     # "b" is as good as any: its click rate is the mean of all.
     assert 0.18 < found["values"]["ctr"]["dr"]["value"] < 0.3
@@ -119,6 +119,21 @@ def test_a_propensity_that_is_none_is_refused(propensity: float | None) -> None:
 
     with pytest.raises(FeedbackError, match="request r0: propensity"):
         explored_requests([frame], impressions, None, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"explore": "thompson"}, "column explore"),
+        ({"pricing": ["cpa"] * 3, "bids": [1.0] * 3}, "do not price"),
+        ({"heads": ["pcvr", "logit_std"]}, "do not price"),
+    ],
+)
+def test_a_log_of_another_form_is_refused(changes: dict[str, Any], words: str) -> None:
+    frame = pl.DataFrame([logged_request(0, [0.1] * 3, CHOICE) | changes], schema_overrides=TYPES)
+
+    with pytest.raises(FeedbackError, match=words):
+        explored_requests([frame], joined([("r0", "a")]), None, {})
 
 
 def test_a_first_candidate_that_is_none_is_refused() -> None:
@@ -144,7 +159,11 @@ def test_what_cannot_be_used_is_counted() -> None:
     found = explored_requests([frame, frame], joined([("r0", "a"), ("r1", "b")]), None, counts)
 
     assert len(found.users) == 1
-    assert counts == {"not_explored": 1, "explored_first_not_shown": 2, "explored_outside_of_the_target": 0}
+    assert counts == {
+        "requests_without_explore": 1,
+        "requests_whose_first_was_not_shown": 2,
+        "requests_not_in_the_target": 0,
+    }
 
 
 def test_a_log_without_exploration_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +172,7 @@ def test_a_log_without_exploration_is_refused(tmp_path: Path, capsys: pytest.Cap
     events.write_parquet(tmp_path / "events-1.parquet")
 
     assert run(tmp_path, "--by", "policy") == 2
-    assert "20 not explored" in " ".join(capsys.readouterr().err.split())
+    assert "20 requests without explore" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
