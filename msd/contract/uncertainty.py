@@ -33,8 +33,8 @@ class Coverage(BaseModel):
 
 class Uncertainty(BaseModel):
     """An ad's log-odds lie around the model's by a normal deviation of variance 1 ÷ (1 ÷ new² + information ×
-    impressions × p × (1 − p)) + floor²: the posterior of an effect of its own, of which the model has learned from the
-    ad's decayed impressions (`information` each), and what impressions never tell."""
+    impressions × p × (1 − p)) + floor². The first part is the posterior of the ad's own effect: the model has learned
+    `information` of each decayed impression. The second is what impressions never show."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

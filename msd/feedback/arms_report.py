@@ -62,7 +62,7 @@ def policy_table(values: Mapping[str, PolicyValue]) -> Table:
 
 
 def support_told(found: Support, requests: int) -> str:
-    """Return one sentence on whether the log can tell of the policy."""
+    """Return one sentence on whether the log can judge the policy."""
     verdict = (
         "as it should be"
         if found.is_whole

@@ -59,7 +59,7 @@ def explored_requests(
     """Return the requests that explored and whose first candidate was shown. `impressions` are joined ones; `target` is
     a policy, by default that of the logged scores: the best first.
 
-    Raises FeedbackError if there is none, or a propensity is none.
+    Raises FeedbackError if no request is left, or a propensity is invalid.
     """
     columns = ("request_id", "item_id", "label", earned(impressions).alias("earned"))
     shown = impressions.select(columns).rows_by_key("request_id")
@@ -134,7 +134,9 @@ def _row(row: Mapping[str, Any], first: str, outcome: Sequence[Any], chosen: Map
         chosen = {ids[int(np.argmax(np.where(priced, ecpm, -np.inf) if priced.any() else pctr))]: 1.0}
     places = {one: place for place, one in reversed(list(enumerate(ids)))}
     if strange := [one for one in chosen if one not in places]:
-        raise FeedbackError(f"request {row['request_id']}: the policy puts {strange[0]!r} first, which is no candidate")
+        raise FeedbackError(
+            f"request {row['request_id']}: the policy puts {strange[0]!r} first, which is not a candidate"
+        )
     predicted = {"ctr": pctr.astype(np.float64), "rpm": np.where(priced, ecpm, 0.0) / 1_000}
     actual = {"ctr": float(outcome[1]), "rpm": float(outcome[2])}
     rewards = {

@@ -53,8 +53,8 @@ class PolicyValue(NamedTuple):
 
 
 class Support(NamedTuple):
-    """Whether the log can tell of the target: the mean weight, 1 if every choice of the target was possible and the
-    propensities are right; the number of equally weighted requests that would tell as much; the largest weight."""
+    """Whether the log can judge the target: the mean weight, 1 if every choice of the target was possible and the
+    propensities are right; the number of equally weighted requests that would say as much; the largest weight."""
 
     weight: Estimate
     effective: float

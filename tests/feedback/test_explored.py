@@ -196,7 +196,7 @@ def test_a_policy_that_is_none_is_refused(tmp_path: Path, lines: list[str], word
 def test_a_policy_of_other_candidates_is_refused() -> None:
     frame = pl.DataFrame([logged_request(0, [0.1] * 3, CHOICE)], schema_overrides=TYPES)
 
-    with pytest.raises(FeedbackError, match="'z' first, which is no candidate"):
+    with pytest.raises(FeedbackError, match="'z' first, which is not a candidate"):
         explored_requests([frame], joined([("r0", "a")]), {"r0": {"z": 1.0}}, {})
 
 
