@@ -21,7 +21,7 @@ from tests.service.live import live_service, wait_until
 from tests.service.ranker_graph import Recipe
 
 UNSURE = Uncertainty(new=0.8, information=0.05, floor=0.1)
-ASKED = {"user_id": "u7", "at": AT, "candidates": {"id": [f"i{n}" for n in range(20)]}}
+ASKED: dict[str, Any] = {"user_id": "u7", "at": AT, "candidates": {"id": [f"i{n}" for n in range(20)]}}
 THOMPSON = {"policy": "thompson"}
 
 
