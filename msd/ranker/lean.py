@@ -54,7 +54,8 @@ class _Trained(NamedTuple):
 
 def lean_config(config: RankerConfig) -> RankerConfig:
     """The lean network beside one of this configuration."""
-    return config.model_copy(update={"network": "lean"})
+    unused = {"cross_layers": 0, "hidden": (), "fusion": False, "selected": None}
+    return config.model_copy(update={"network": "lean", **unused})
 
 
 def train_lean(model: Path, data: Dataset, given: StudentVectors, config: TrainConfig, show: Show) -> RankerRecord:

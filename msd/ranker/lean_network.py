@@ -15,10 +15,7 @@ class LeanRanker(Ranker):
     linear layer; beside it the user's affinity and the count model, as in `Ranker`."""
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig, conversions: bool = False) -> None:
-        super().__init__(
-            schema, config.model_copy(update={"cross_layers": 0, "hidden": (), "fusion": False}), conversions
-        )
-        self.config = config
+        super().__init__(schema, config, conversions)
         del self.overlaps, self.attend
         width = sum(self._width(schema, side, config) for side in self.sides) + config.interest + 1 + self.blocks
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 1)

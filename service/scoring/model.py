@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, assert_never
 
+import structlog
+
 import native
 from msd.contract.bundle import LEAN_RANKER, Bundle
 from msd.contract.correction import Correction, LearnedCorrection, read_corrections
@@ -136,6 +138,8 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
         own = CoreModel(core_schema(schema, codecs), rows, threading.local())
     split, two_phases = _two_phases(settings, bundle, runner)
     leanness, lean = _lean(settings, bundle, runner)
+    if settings.lean and not leanness.loaded:
+        structlog.get_logger("msd.model").warning("lean_not_loaded", model_version=version, reason=leanness.reason)
     return Model(
         bundle=bundle,
         schema=schema,
