@@ -75,7 +75,7 @@ ML_100K_COLD = Protocol(
     looks=(
         "ten seeds, every item taught: ours .7531",
         "an audit's re-run, three seeds, taught and untaught",
-        "five seeds: ours .7554, with text alone .7153",
+        "ten seeds: ours .7529, with text alone .7130",
     ),
     seeds=10,
     of_seed=hide_items,
