@@ -35,6 +35,7 @@ _START_S = 0.02
 # Waking up costs several times as much CPU as a request or a reply, and takes it from a service on the same cores. The
 # open loop therefore wakes at most this often; reported times include the delay.
 _REST_S = 0.0005
+_SELECTABLE = 1_024  # FD_SETSIZE
 
 
 @dataclass(frozen=True)
@@ -198,12 +199,19 @@ class _Load:
         """Handle sockets until a time."""
         if not self._is_closed_loop and (rest := self._turned_at + _REST_S - time.monotonic()) > 0:
             time.sleep(rest)
-        # epoll waits whole milliseconds, which is as long as replies take; select on the epoll descriptor is finer.
-        left = until - time.monotonic()
-        if left <= 0 or select([self._watch], [], [], left)[0]:
-            for key, events in self._watch.select(0):
-                key.data(events)
+        for key, events in self._ready(until - time.monotonic()):
+            key.data(events)
         self._turned_at = time.monotonic()
+
+    def _ready(self, left_s: float) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return the sockets that are ready, at the latest after some seconds."""
+        # epoll waits whole milliseconds, which is as long as replies take; select on the epoll descriptor is finer, but
+        # cannot have one beyond the first 1,024 of the process.
+        if self._watch.fileno() >= _SELECTABLE:
+            return self._watch.select(max(0.0, left_s))
+        if left_s <= 0 or select([self._watch], [], [], left_s)[0]:
+            return self._watch.select(0)
+        return []
 
     def _connect(self) -> None:
         try:

@@ -20,6 +20,7 @@ KEYS = (
     *("bad_bundles_refused", "bad_bundles_offered", "overload_goodput", "overload_p99_ms", "shed_p99_ms"),
     *("sigterm_lost", "rss_growth", "bad_requests", "bad_requests_5xx", "replay_mismatches"),
     *("cold_hot_p99_ratio", "live_auc", "frozen_auc", "events_lost"),
+    *("brownout_goodput", "brownout_goodput_without", "brownout_gain"),
 )
 """Keys of the summary, in this order."""
 _FOUND = "found.json"

@@ -19,6 +19,7 @@ from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded
 from service.runtimes.choice import Together
 from service.runtimes.runtime import Runtime, Scores
+from service.scoring.admission import Load
 
 _Result = TypeVar("_Result")
 # Seconds after a request with a normal deadline for which one thread is kept from jobs with longer ones.
@@ -49,6 +50,21 @@ class Runner:
     def has_time(self, rows: int, seconds: float) -> bool:
         """Return whether a run of that many candidates is expected to end in that time."""
         return self.run_s.fitting(rows, seconds) == rows
+
+
+class LeanRunner(NamedTuple):
+    """A model's lean graph. `share`: its time as a share of the full one's, as measured at export."""
+
+    runner: Runner
+    share: float
+
+
+def load_of(rows: int, full: Runner, lean: LeanRunner | None) -> Load:
+    """Return what scoring that many candidates is expected to take, with either graph of a model."""
+    seconds = full.turn_s.of(rows, 0.0)
+    if lean is None:
+        return Load(rows, seconds)
+    return Load(rows, seconds, lean.runner.turn_s.of(rows, lean.share * seconds))
 
 
 class LearnedSeconds:

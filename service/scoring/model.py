@@ -22,8 +22,7 @@ from service.runtimes.choice import open_lean, open_runtime, open_together
 from service.runtimes.halves import Halves, open_halves
 from service.runtimes.runtime import Engine
 from service.runtimes.split import Unsplit
-from service.scoring.admission import Load
-from service.scoring.job import Runner
+from service.scoring.job import LeanRunner, Runner
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.watched_files import WatchedFiles
@@ -69,13 +68,6 @@ class SplitStatus:
     """Why they do not; empty if they do."""
 
 
-class LeanModel(NamedTuple):
-    """A model's lean graph. `share`: its time as a share of the full one's, as measured at export."""
-
-    runner: Runner
-    share: float
-
-
 @dataclass(frozen=True)
 class LeanStatus:
     """Whether a lean graph can score requests under overload."""
@@ -103,7 +95,7 @@ class Model:
     two_phases: TwoPhases | None
     """For prepared users; None if the graph is not split."""
     leanness: LeanStatus
-    lean: LeanModel | None
+    lean: LeanRunner | None
     """For brownouts; None if it has no lean graph, or may not use it."""
 
     @property
@@ -115,13 +107,6 @@ class Model:
     def engine(self) -> Engine:
         """The engine that runs it."""
         return self.runner.runtime.engine
-
-    def load(self, rows: int) -> Load:
-        """Return what scoring that many candidates is expected to take."""
-        seconds = self.runner.turn_s.of(rows, 0.0)
-        if self.lean is None:
-            return Load(rows, seconds)
-        return Load(rows, seconds, self.lean.runner.turn_s.of(rows, self.lean.share * seconds))
 
 
 def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
@@ -157,7 +142,7 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     )
 
 
-def _lean(settings: Settings, bundle: Bundle, runner: Runner) -> tuple[LeanStatus, LeanModel | None]:
+def _lean(settings: Settings, bundle: Bundle, runner: Runner) -> tuple[LeanStatus, LeanRunner | None]:
     record = bundle.manifest.lean
     if not settings.lean:
         return LeanStatus(False, "switched off by MSD_LEAN"), None
@@ -167,7 +152,7 @@ def _lean(settings: Settings, bundle: Bundle, runner: Runner) -> tuple[LeanStatu
         return LeanStatus(False, f"the model runs on {settings.provider}, not on the CPU"), None
     if runner.together is not None:
         return LeanStatus(False, "several requests share a run of the model (MSD_MERGE)"), None
-    return LeanStatus(True, ""), LeanModel(Runner(open_lean(bundle, settings)), record.share)
+    return LeanStatus(True, ""), LeanRunner(Runner(open_lean(bundle, settings)), record.share)
 
 
 def _two_phases(settings: Settings, bundle: Bundle, runner: Runner) -> tuple[SplitStatus, TwoPhases | None]:

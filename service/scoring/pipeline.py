@@ -27,7 +27,7 @@ from service.errors import ModelError, StoreError
 from service.scoring.admission import Load
 from service.scoring.answer import Answer, Asked, Scored, Served, Terms
 from service.scoring.exploring import Exploring
-from service.scoring.job import Runner
+from service.scoring.job import Runner, load_of
 from service.scoring.lineup import Arm, Lineup
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.plain import PlainScoring, headers_of
@@ -98,8 +98,8 @@ class Pipeline:
 
     def check(self, lineup: Lineup, size: int, terms: Terms) -> None:
         """Raise Overloaded, DeadlineExceeded or ClientGone if a body of `size` bytes need not be parsed."""
-        rows = self._admission.rows_in(size)
-        self._admission.check_unread(lineup.champion.load(rows), terms.deadline)
+        rows, champion = self._admission.rows_in(size), lineup.champion
+        self._admission.check_unread(load_of(rows, champion.runner, champion.lean), terms.deadline)
         self._queue.check(*terms)
 
     async def answer(self, lineup: Lineup, asked: Asked) -> Answer:
@@ -300,7 +300,7 @@ class Pipeline:
 
 def _load(model: Model, request: CheckedRequest, prepared: PreparedUser | None) -> Load:
     """Return what scoring a request is expected to take; what is explained is never lean."""
-    load = model.load(len(request.ids))
+    load = load_of(len(request.ids), model.runner, model.lean)
     if prepared is not None and prepared.values is not None and model.two_phases is not None:
         load = load._replace(seconds=model.two_phases.scores.turn_s.of(load.rows, 0.0))
     return load._replace(lean_s=None) if request.explain else load

@@ -24,7 +24,7 @@ from service.errors import ModelError
 from service.rows.store import CoreFound, CoreRows
 from service.scoring.admission import Admitted
 from service.scoring.answer import Answer, Asked, Follower, Headers
-from service.scoring.job import Done, Job, Runner, seconds_for_run
+from service.scoring.job import Done, Job, Runner, load_of, seconds_for_run
 from service.scoring.lineup import Arm, Lineup
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.prepared import PreparedUsers
@@ -122,7 +122,7 @@ class PlainScoring:
         """
         terms, champion = asked.terms, lineup.champion
         rows = self._admission.rows_in(len(asked.body))
-        admitted = self._admission.enter(champion.load(rows), terms.deadline)
+        admitted = self._admission.enter(load_of(rows, champion.runner, champion.lean), terms.deadline)
         runner = champion.lean.runner if admitted.is_lean and champion.lean is not None else champion.runner
         # With its own arm's lean graph, if it has one.
         job: PlainJob = Job(lambda: self._work(job, lineup, asked, send), runner, rows, terms.deadline, terms.is_gone)

@@ -1,8 +1,10 @@
 """Requests are sent when they are due, each is counted once, and their times count from when they were due."""
 
 import json
+import os
 import threading
 from collections import Counter
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -27,6 +29,15 @@ def test_every_request_is_sent_once_in_turn_and_answered() -> None:
     assert found.latency.count == found.late.count == 40
     assert found.in_time <= 40
     assert found.goodput == found.in_time / 0.2
+
+
+def test_a_process_with_many_open_files_sends_and_waits_alike() -> None:
+    with ExitStack() as held, small_server(Script()) as url:
+        for _ in range(1_100):
+            held.enter_context(open(os.devnull, "rb"))
+        found = open_loop(Target(url, REQUESTS), constant(100, 0.1), 0.1)
+
+    assert (found.statuses, found.unanswered) == ({200: 10}, 0)
 
 
 def test_a_stall_counts_for_all_that_were_due_meanwhile() -> None:

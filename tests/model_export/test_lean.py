@@ -15,7 +15,7 @@ from model_export.lean import prove_lean
 from model_export.parity import BundleRows
 from model_export.ranker import torch_scores
 from model_export.run import open_run
-from msd.contract.bundle import GOLDENS, LEAN_RANKER, Bundle, open_bundle
+from msd.contract.bundle import ENCODER, GOLDENS, LEAN_RANKER, RANKER, Bundle, bundle_id_of, open_bundle
 from msd.contract.golden import read_goldens
 from msd.ranker.lean import train_lean
 from service.deployment.proof import Pace, prove
@@ -83,7 +83,10 @@ def test_a_service_loads_and_proves_it(lean_bundle: Bundle) -> None:
 
 def test_it_changes_no_identity(lean_bundle: Bundle, exported: Exported) -> None:
     """Rows, and what is learned of the full model's scores, stay those of this bundle."""
-    assert lean_bundle.bundle_id == exported.bundle.bundle_id
+    manifest = lean_bundle.manifest
+    full = {name: entry.sha256 for name, entry in manifest.files.items() if name in (RANKER, ENCODER)}
+    assert manifest.bundle_id == bundle_id_of(manifest.feature_schema, full)
+    assert LEAN_RANKER in manifest.files
     assert exported.bundle.manifest.lean is None
 
 

@@ -267,7 +267,7 @@ def test_each_word_has_its_network(name: str, made: type, plain_world: World) ->
 
 def test_the_network_is_msd_unless_said() -> None:
     assert RankerConfig().network == "msd"
-    with pytest.raises(ValidationError, match="Input should be 'msd', 'lr', 'deepfm', 'din' or 'dcnv2'"):
+    with pytest.raises(ValidationError, match="Input should be 'msd', 'lean', 'lr', 'deepfm', 'din' or 'dcnv2'"):
         RankerConfig.model_validate({"network": "wide"})
 
 

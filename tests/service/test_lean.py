@@ -17,6 +17,7 @@ from msd.contract.golden import Golden, read_goldens
 from operations.replay import replay_log
 from service.deployment.proof import Pace, prove
 from service.request_log.files import log_files, read_requests
+from service.scoring.job import load_of
 from service.scoring.model import load_model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -141,7 +142,7 @@ def test_without_it_the_full_model_scores_all(
     model = load_model(served, Settings(bundle=served.folder, **settings), Metrics())
     assert model.lean is None
     assert (model.leanness.loaded, model.leanness.reason) == (False, reason)
-    assert model.load(10).lean_s is None
+    assert load_of(10, model.runner, model.lean).lean_s is None
 
 
 def test_a_logged_lean_request_is_replayed_with_the_lean_graph(lean_bundle: Bundle, tmp_path: Path) -> None:

@@ -133,7 +133,8 @@ def test_int8_is_proved_for_every_head(run: Run, write: Write, tmp_path: Path, m
     monkeypatch.setattr("model_export.precision.gate.AUC_BOUND", 1.0)
     monkeypatch.setattr("model_export.precision.gate.ECE_BOUND", 1.0)
     monkeypatch.setattr("model_export.precision.gate.LOGLOSS_BOUND", 1.0)
-    foreign = load_foreign(write(Theirs(run)), run.dataset, None, None, {})
+    # Conversions would be judged as well, and this dataset has none.
+    foreign = load_foreign(write(Theirs(run), outputs=("a", "b")), run.dataset, None, None, {"pctr": "b", "sold": "a"})
     if not adds_int8_exactly(cpu_instructions()):
         with pytest.raises(ExportError, match="has no VNNI"):
             export_bundle(foreign, tmp_path / "bundle", None, 60, quiet, "int8", 20)
