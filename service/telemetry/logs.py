@@ -136,10 +136,17 @@ class LineWriter:
             self._counts.add("written" if self._is_written(line) else "lost")
             with self._lock:
                 self._waiting_bytes -= len(line)
-                dropped, self._dropped = self._dropped, 0
-            if dropped:
-                told = {"event": "log_lines_dropped", "count": dropped, "level": "warning"}
-                self.write(_dump_bytes(_STAMP(None, "warning", told)) + b"\n")
+                if self._dropped:
+                    self._tell_dropped()
+
+    def _tell_dropped(self) -> None:
+        """Queue a line with the number of dropped ones; if there is no room, a later one tells it."""
+        told = {"event": "log_lines_dropped", "count": self._dropped, "level": "warning"}
+        line = _dump_bytes(_STAMP(None, "warning", told)) + b"\n"
+        if self._waiting_bytes + len(line) <= MAX_WAITING_BYTES:
+            self._dropped = 0
+            self._waiting_bytes += len(line)
+            self._queue.put(line)
 
     def _is_written(self, line: bytes) -> bool:
         """Write a whole line, however long that takes. Return False if it is lost: the disk is full or the pipe's

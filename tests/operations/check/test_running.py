@@ -32,13 +32,20 @@ def guarded(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running
 
 
+@pytest.fixture(scope="module")
+def open_to_all(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """A service that has refused nobody, as the one that other tests share may have."""
+    with live_service(bundle.folder, tmp_path_factory.mktemp("open")) as running:
+        yield running
+
+
 def client_of(service: LiveService, key_file: Path | None = None) -> CheckClient:
     """As the command makes it."""
     return CheckClient(service.url, key_file, tls_of(None, None, None))
 
 
-def test_an_open_service_on_this_machine_is_in_order(service: LiveService, bundle: Bundle) -> None:
-    found = look_at_running(client_of(service), settings_of(bundle.folder), 0)
+def test_an_open_service_on_this_machine_is_in_order(open_to_all: LiveService, bundle: Bundle) -> None:
+    found = look_at_running(client_of(open_to_all), settings_of(bundle.folder), 0)
 
     assert levels(found) == ({"ok"} if native.core else {"ok", "note"})
     said(found, "ok", "ready")
