@@ -1,6 +1,7 @@
-"""`msd join`: joins logged requests with events, as training data or by arm."""
+"""`msd join`: joins logged requests with events, as training data, by arm, or to estimate a policy's value."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -110,7 +111,7 @@ def _by_policy(console: Console, log: Path, joined: Joined, target: Path | None,
             "values": _plain(values),
             "support": _plain(supported),
         }
-        write_text_atomic(json_path, json.dumps(document, indent=2) + "\n")
+        write_text_atomic(json_path, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
 def _by_arm(
@@ -138,12 +139,12 @@ def _by_arm(
 
 
 def _plain(document: object) -> object:
-    """Named tuples as objects."""
+    """Named tuples as objects, and numbers that could not be estimated as null, for which JSON has nothing else."""
     if isinstance(document, dict):
         return {name: _plain(value) for name, value in document.items()}
-    if isinstance(document, tuple) and hasattr(document, "_asdict"):
-        return _plain(document._asdict())
-    return document
+    if isinstance(document, tuple):
+        return _plain(document._asdict()) if hasattr(document, "_asdict") else [_plain(one) for one in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
 
 
 def _requests(log: Path, more: Sequence[str]) -> Iterator[pl.DataFrame]:

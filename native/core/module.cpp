@@ -567,8 +567,8 @@ PyObject* frame_fill_prepared(HeldFrame& held, Arguments given) {
   return PyLong_FromLong(static_cast<long>(outcome));
 }
 
-// reply(opening, heads, is_lean): the document's bytes; None where Python has to write it; ValueError for a score that is not
-// finite. Heads are (name, scores [N]).
+// reply(opening, heads, is_lean): the document's bytes; None where Python has to write it; ValueError for a score that is
+// not finite. Heads are scores [N] by name.
 PyObject* frame_reply(HeldFrame& held, Arguments given) {
   if (!PyDict_Check(given[1]) || !PyDict_Size(given[1])) raise(PyExc_TypeError, "heads are a dict, of one at least");
   const std::string_view opening = bytes_of(given[0]);

@@ -156,7 +156,7 @@ def _served_model(lineup: Lineup, max_candidates: int, is_refused: bool) -> Serv
         runtime=model.engine,
         native=model.core,
         two_phases=model.split,
-        lean=model.leanness,
+        lean=model.lean_status,
         store=model.store.name,
         max_candidates=max_candidates,
         metrics=manifest.metrics,

@@ -94,7 +94,7 @@ class Model:
     split: SplitStatus
     two_phases: TwoPhases | None
     """For prepared users; None if the graph is not split."""
-    leanness: LeanStatus
+    lean_status: LeanStatus
     lean: LeanRunner | None
     """For brownouts; None if it has no lean graph, or may not use it."""
 
@@ -122,9 +122,9 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     if rows is not None and core.served:
         own = CoreModel(core_schema(schema, codecs), rows, threading.local())
     split, two_phases = _two_phases(settings, bundle, runner)
-    leanness, lean = _lean(settings, bundle, runner)
-    if settings.lean and not leanness.loaded:
-        structlog.get_logger("msd.model").warning("lean_not_loaded", model_version=version, reason=leanness.reason)
+    lean_status, lean = _lean(settings, bundle, runner)
+    if settings.lean and not lean_status.loaded:
+        structlog.get_logger("msd.model").warning("lean_not_loaded", model_version=version, reason=lean_status.reason)
     return Model(
         bundle=bundle,
         schema=schema,
@@ -137,7 +137,7 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
         native=own,
         split=split,
         two_phases=two_phases,
-        leanness=leanness,
+        lean_status=lean_status,
         lean=lean,
     )
 

@@ -112,6 +112,23 @@ def test_a_policy_from_a_file_is_estimated(log: tuple[Path, float], tmp_path: Pa
     assert 0.18 < found["values"]["ctr"]["dr"]["value"] < 0.3
 
 
+def test_what_the_log_cannot_estimate_is_null(tmp_path: Path) -> None:
+    """The policy never chose what was shown, and there is one user to resample."""
+    requests, events, _ = explored(1)
+    shown = requests["explore"].to_list()[0]["first"]
+    other = requests["item_ids"].to_list()[0][shown - 1]
+    requests.write_parquet(tmp_path / "requests-1.parquet")
+    events.write_parquet(tmp_path / "events-1.parquet")
+    target = tmp_path / "target.jsonl"
+    target.write_text(json.dumps({"request_id": "r0", "item_id": other}))
+    assert run(tmp_path, "--by", "policy", "--target", target, "--json", tmp_path / "value.json") == 0
+
+    found = json.loads((tmp_path / "value.json").read_text("utf-8"), parse_constant=pytest.fail)
+    assert found["values"]["ctr"]["snips"]["value"] is None
+    assert found["values"]["ctr"]["ips"]["value"] == 0
+    assert found["support"]["effective"] == 0
+
+
 @pytest.mark.parametrize("propensity", [0.0, -0.1, float("nan"), float("inf"), 1.5, None])
 def test_a_propensity_that_is_none_is_refused(propensity: float | None) -> None:
     frame = pl.DataFrame([logged_request(0, [0.1] * 3, CHOICE | {"propensity": propensity})], schema_overrides=TYPES)

@@ -141,7 +141,7 @@ def test_without_it_the_full_model_scores_all(
     served = lean_bundle if is_lean else bundle
     model = load_model(served, Settings(bundle=served.folder, **settings), Metrics())
     assert model.lean is None
-    assert (model.leanness.loaded, model.leanness.reason) == (False, reason)
+    assert (model.lean_status.loaded, model.lean_status.reason) == (False, reason)
     assert load_of(10, model.runner, model.lean).lean_s is None
 
 
