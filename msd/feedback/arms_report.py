@@ -1,4 +1,4 @@
-"""Report of `msd join --by arm`: console tables, and a page that needs no network. User-chosen names are written only
+"""Report of `msd join --by arm` and `--by policy`: console tables, and a page that needs no network. User-chosen names are written only
 by the template, which escapes them; the drawing has figures only.
 """
 

@@ -37,7 +37,10 @@ def read_target(path: Path) -> Target:
     found: dict[str, dict[str, float]] = {}
     for request_id, item_id, probability in frame.iter_rows():
         if request_id is None or item_id is None or probability is None or not 0 <= probability <= 1:
-            raise FeedbackError(f"{path}: request {request_id}, item {item_id}: probability {probability}")
+            raise FeedbackError(
+                f"{path}: request {request_id}, item {item_id}, probability {probability}: expected both IDs, and a"
+                " probability from 0 to 1"
+            )
         own = found.setdefault(request_id, {})
         own[item_id] = own.get(item_id, 0.0) + probability
     for request_id, own in found.items():
