@@ -1,5 +1,5 @@
-"""Reports of `msd join --by arm` and `--by policy`: console tables, and a page that needs no network. Names chosen by users
-are written only by the template, which escapes them; the drawing has figures only.
+"""Reports of `msd join --by arm` and `--by policy`: console tables, and a page that needs no network. Names chosen by
+users are written only by the template, which escapes them; the drawing has figures only.
 """
 
 from collections.abc import Mapping
