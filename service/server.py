@@ -32,7 +32,7 @@ from service.http.tls import check_tls
 from service.machine import scoring_threads, usable_cores
 from service.scoring.model import CoreStatus
 from service.settings import Settings
-from service.telemetry.logs import configure_logs, keep_standard_streams
+from service.telemetry.logs import close_logs, configure_logs, keep_standard_streams
 from service.telemetry.metrics import Metrics
 from service.watchdog import SIGNALS, Liveness, Watchdog
 
@@ -70,6 +70,7 @@ def run_service(settings: Settings) -> None:
         server.run()
     if server.is_run_left:
         # Otherwise its memory would be freed under its thread.
+        close_logs()
         watchdog.end(1)
 
 

@@ -20,8 +20,9 @@ from service.scoring.run_queue import Heartbeat
 from service.telemetry.metrics import Metrics
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-LAST_S = 5.0
-"""Seconds after the listener closed, after which a hanging process is ended."""
+LAST_S = 10.0
+"""Seconds after the listener closed, after which a hanging process is ended: more than the bounded waits of an orderly
+shutdown together."""
 _EVERY_S = 1.0
 _STDERR = 2
 

@@ -30,7 +30,7 @@ _MAX_KINDS = 512
 # A pipe that poll reports as writable takes this many bytes at once without blocking (PIPE_BUF).
 _AT_ONCE = 4_096
 _MAX_BEGUN = 2**16
-_FLUSH_S = 0.5
+_FLUSH_S = 1.0
 _STDOUT, _STDERR = 1, 2
 _STAMP = structlog.processors.TimeStamper(fmt="iso", utc=True)
 
@@ -46,7 +46,7 @@ def keep_standard_streams() -> None:
 def configure_logs(level: str) -> "LineCounts":
     """Set up the process's logging and replace its standard streams; `level` is the lowest that is written.
 
-    Returns the counts of lines. At exit the process waits half a second per stream at most until they are written.
+    Returns the counts of lines. At exit the process waits a second per stream at most until they are written.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     counts = LineCounts()
@@ -75,6 +75,13 @@ def configure_logs(level: str) -> "LineCounts":
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.INFO))
     return counts
+
+
+def close_logs() -> None:
+    """Write queued lines before the process ends without its exit handlers."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, _Stream):
+            stream.finish()
 
 
 class LineCounts:
@@ -120,7 +127,7 @@ class LineWriter:
             self._queue.put(line)
 
     def close(self) -> None:
-        """Write queued lines, for half a second at most."""
+        """Write queued lines, for a second at most."""
         self._closing.set()
         self._queue.put(b"")
         self._thread.join(_FLUSH_S)
@@ -241,6 +248,11 @@ class _Stream(io.TextIOBase):
         begun, self._begun = self._begun, ""
         if begun:
             self._output.write(begun.encode("utf-8", "backslashreplace"))
+
+    def finish(self) -> None:
+        """Write what is queued; lines that come later are lost."""
+        self.flush()
+        self._output.close()
 
 
 class _Logger:
