@@ -49,7 +49,7 @@ COMMANDS = {
     "serve": _Command("service.command", "cpu", "Answer scoring requests over HTTP."),
     "check": _Command("operations.check.command", "cpu", "Find problems of a deployment and say how to fix them."),
     "key": _Command("operations.key", "cpu", "Create an API key and its entry for the key file."),
-    "replay": _Command("loadtest.replay_command", "load", "Score recorded or logged requests again and compare."),
+    "replay": _Command("operations.replay.recorded", "cpu", "Score recorded or logged requests again and compare."),
     "join": _Command("msd.feedback.join_command", "train", "Make training data from a request log, or compare arms."),
     "recalibrate": _Command(
         "msd.feedback.recalibrate_command", "train", "Correct the calibration of served models by what was clicked."
@@ -84,7 +84,7 @@ COMMANDS = {
 }
 # Commands that allocate the same large tensors again and again.
 _TENSOR_COMMANDS = ("distill", "train", "lean", "evaluate", "export", "quickstart")
-_LOG_REPLAY = _Command("operations.replay", "cpu,log", "")
+_LOG_REPLAY = _Command("operations.replay.log", "cpu,log", "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

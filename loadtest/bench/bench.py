@@ -48,7 +48,7 @@ def bench_services(plan: BenchPlan, work: Path, heard: Heard) -> dict[str, Any]:
         }
         counts = _counts(rounds_of, contestants, plan, urls)
         heard("Waiting for a changed row", *rounds_of.so_far)
-        delta = contestants.delta_visible_ms("best", urls["best"], work)
+        delta = contestants.delta_visible_ms("best", urls["best"])
         contestants.stop(Contestant(kind, best.workers[kind], in_redis=True) for kind in KINDS)
         started = contestants.start(Contestant(kind, best.workers[kind], in_redis=False) for kind in KINDS)
         files = {entry.kind: url for entry, url in started.items()}

@@ -18,6 +18,7 @@ from loadtest.http_client import wait_until
 from loadtest.requests import Form, in_columns, in_objects, some_bodies
 from loadtest.traffic import Traffic
 from model_export.reference.bundles import Bundles
+from msd.contract.bundle import open_bundle
 
 Kind = Literal["naive", "fp32", "best"]
 KINDS: tuple[Kind, ...] = ("naive", "fp32", "best")
@@ -65,10 +66,11 @@ class Contestants:
             list(threads.map(publish, bundles.values(), self._redis.values()))
         self._redis["naive"] = self._redis["fp32"]
 
-    def delta_visible_ms(self, kind: Kind, url: str, work: Path) -> float:
+    def delta_visible_ms(self, kind: Kind, url: str) -> float:
         """Return the milliseconds from a row's change in Redis until it affects a score."""
         bundle = self._bundles.fp32 if kind == "fp32" else self._bundles.best
-        return delta_visible_ms(bundle, self._redis[kind], url, self._bodies[self._plan.candidates][0], work)
+        bundle_id, body = open_bundle(bundle, rows=False).bundle_id, self._bodies[self._plan.candidates][0]
+        return delta_visible_ms(bundle_id, self._redis[kind], url, body)
 
     def start(self, entries: Iterable[Contestant]) -> dict[Contestant, str]:
         """Start services, and return their addresses once their caches are warm."""

@@ -187,21 +187,13 @@ def end(services: Sequence[Running]) -> None:
         one.join()
 
 
-@contextmanager
-def msd(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run a `msd` command within the block."""
-    command, pipe = [sys.executable, "-m", "msd", *arguments], subprocess.PIPE
-    with subprocess.Popen(command, env=_environment({}), text=True, stdout=pipe, stderr=pipe) as process:
-        yield process
-
-
 def told(*arguments: str) -> str:
     """Return the output of a `msd` command. Raises ServiceError with its output if it fails."""
-    with msd(*arguments) as process:
-        printed, said = process.communicate()
-    if process.returncode and not printed:
-        raise ServiceError(f"`msd {' '.join(arguments)}` failed: {said.strip()[-1_000:]}")
-    return printed
+    command = [sys.executable, "-m", "msd", *arguments]
+    done = subprocess.run(command, env=_environment({}), text=True, capture_output=True, check=False)
+    if done.returncode and not done.stdout:
+        raise ServiceError(f"`msd {' '.join(arguments)}` failed: {done.stderr.strip()[-1_000:]}")
+    return done.stdout
 
 
 def publish(bundle: Path, redis: str) -> None:

@@ -15,14 +15,6 @@ from msd.benchmark.machine import machine_now
 from msd.contract.errors import MsdError
 from msd.contract.files import write_text_atomic
 
-KEYS = (
-    *("redis_kill_5xx", "redis_kill_p99_ms", "redis_recover_s", "swap_failed", "swap_p99_ratio"),
-    *("bad_bundles_refused", "bad_bundles_offered", "overload_goodput", "overload_p99_ms", "shed_p99_ms"),
-    *("sigterm_lost", "rss_growth", "bad_requests", "bad_requests_5xx", "replay_mismatches"),
-    *("cold_hot_p99_ratio", "live_auc", "frozen_auc", "events_lost"),
-    *("brownout_goodput", "brownout_goodput_without", "brownout_gain"),
-)
-"""Keys of the summary, in this order."""
 _FOUND = "found.json"
 
 
@@ -42,16 +34,16 @@ def run_chaos(environment: Environment, chosen: Sequence[type[Scenario]]) -> dic
 def summarised(environment: Environment, seconds: float) -> dict[str, Any]:
     """Return the reported figures, null with a reason if unavailable; then all scenarios."""
     scenarios = {scenario.name: _kept(environment, scenario) for scenario in SCENARIOS}
-    figures: dict[str, Any] = dict.fromkeys(KEYS)
-    reasons = dict.fromkeys(KEYS, "no scenario finds it")
+    figures, reasons = {}, {}
     for scenario in SCENARIOS:
         one = scenarios[scenario.name]
         for key in scenario.told:
             figures[key] = one["figures"].get(key)
-            reasons[key] = one["reason"] or "the scenario came to no figure"
+            if figures[key] is None:
+                reasons[key] = one["reason"] or "the scenario came to no figure"
     return {
         **figures,
-        "reasons": {key: reasons[key] for key in KEYS if figures[key] is None},
+        "reasons": reasons,
         "broken": [
             f"{name}: {check['what']}"
             for name, one in scenarios.items()
@@ -64,6 +56,11 @@ def summarised(environment: Environment, seconds: float) -> dict[str, Any]:
         "machine": machine_now(),
         "seconds": seconds,
     }
+
+
+def told_keys() -> list[str]:
+    """Return the names of the reported figures, in order."""
+    return [key for scenario in SCENARIOS for key in scenario.told]
 
 
 def timeline_of(environment: Environment, name: str) -> Mapping[str, Any] | None:

@@ -11,10 +11,10 @@ from typing import NamedTuple, cast
 
 from redis import Redis
 
+from loadtest.chaos.live_replay import BatchReply, tell
 from loadtest.chaos.scenario import Check, Scenario, ScenarioResult
 from loadtest.chaos.timeline import Mark, Timeline
 from loadtest.http_client import Client, wait_until
-from loadtest.live_replay import BatchReply, tell
 from msd.contract.live_state import unpack_state
 from msd.contract.redis_keys import live_key
 

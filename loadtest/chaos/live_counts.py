@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.chaos.event_replay import Floats, Period, offline_scores, period_of
+from loadtest.chaos.live_replay import LiveScores, replay_moments
 from loadtest.chaos.scenario import Check, Figure, Scenario, ScenarioResult
 from loadtest.chaos.timeline import Timeline
 from loadtest.chaos.trained import Trained, trained
-from loadtest.live_replay import LiveScores, replay_moments
 from model_export.bare_bundle import bare_bundle
+from msd.feedback.replayed_period import Floats, Period, offline_scores, period_of
 from msd.ranker.bootstrap import interval, resample_metrics
 from msd.ranker.metrics import roc_auc
 

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtest.chaos.chaos import KEYS, timeline_of
+from loadtest.chaos.chaos import timeline_of, told_keys
 from loadtest.chaos.environment import Environment
 from loadtest.chaos.timeline import Kind
 from msd.drawing import to_svg
@@ -40,7 +40,7 @@ def chaos_page(summary: Mapping[str, Any], environment: Environment) -> str:
         "loadtest.chaos",
         "page.html.j2",
         summary=summary,
-        keys=KEYS,
+        keys=told_keys(),
         pictures={name: picture(one) for name, one in timelines.items() if one and (one["bins"] or one["levels"])},
         marks={name: one["marks"] for name, one in timelines.items() if one},
     )

@@ -3,24 +3,19 @@
 import json
 import math
 import shutil
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from loadtest.bench.processes import Running, Service
-from loadtest.http_client import wait_until
+from loadtest.http_client import Client, ClientError, wait_until
 from msd.contract.errors import MsdError
 
 _SCRAPED_WITHIN_S = 30.0
 _QUOTED = 500
 _SCRAPE_S, _EVALUATE_S = 1, 2
-# To localhost, ignoring the environment's proxy.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class PrometheusError(MsdError):
@@ -61,14 +56,14 @@ class Prometheus:
         return bool(targets) and all(one["health"] == "up" for one in targets)
 
     def _ask(self, what: str, parameters: Mapping[str, str]) -> Any:  # noqa: ANN401 - as the API has it
-        address = f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         try:
-            with _OPENER.open(address, timeout=30) as reply:
-                return json.load(reply)["data"]
-        except urllib.error.HTTPError as error:
-            said = error.read()[:_QUOTED].decode(errors="replace").strip()
-            raise PrometheusError(f"Prometheus refuses {parameters.get('query', what)!r}: {said}") from error
-        except (OSError, ValueError) as error:
+            with Client(self.url, timeout=30.0) as client:
+                reply = client.get(f"/api/v1/{what}?{urlencode(parameters)}")
+            if reply.status >= 400:
+                said = reply.body[:_QUOTED].decode(errors="replace").strip()
+                raise PrometheusError(f"Prometheus refuses {parameters.get('query', what)!r}: {said}")
+            return json.loads(reply.body)["data"]
+        except (ClientError, ValueError) as error:
             raise PrometheusError(f"{self.url}: Prometheus does not answer: {error}") from error
 
 

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from operations.check.findings import Finding, Group, as_text, print_table
+from operations.service_client import Ca, Cert, CertKey, KeyFile, ServiceClient, tls_of
 from service.settings import PREFIX, Settings, SettingsError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -22,10 +23,10 @@ def check(
         Path | None, typer.Argument(metavar="BUNDLE", help="The bundle's folder. Default: MSD_BUNDLE.")
     ] = None,
     url: Annotated[str | None, typer.Option(help="Also check a running service, e.g. http://127.0.0.1:8080.")] = None,
-    key_file: Annotated[Path | None, typer.Option(help="File that holds only an API key for --url.")] = None,
-    ca: Annotated[Path | None, typer.Option(help="Certificate authorities (PEM) to trust for --url.")] = None,
-    cert: Annotated[Path | None, typer.Option(help="Client certificate (PEM) for mutual TLS.")] = None,
-    cert_key: Annotated[Path | None, typer.Option(help="Private key (PEM) of --cert.")] = None,
+    key_file: KeyFile = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
     watch: Annotated[
         float, typer.Option(min=0, max=3_600, help="Seconds between two reads of the service's memory.")
     ] = 0,
@@ -36,12 +37,12 @@ def check(
     Run it where the service runs, with the service's environment.
     """
     # Imported here, so that --help answers at once.
-    from operations.check.running import CheckClient, look_at_running, tls_of
+    from operations.check.running import look_at_running
 
     # Problems are findings; the log would repeat them within the JSON.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     # First, because wrong flags are not a problem of the deployment.
-    client = CheckClient(url, key_file, tls_of(ca, cert, cert_key)) if url else None
+    client = ServiceClient(url, key_file, tls_of(ca, cert, cert_key)) if url else None
     given = {f"{PREFIX}BUNDLE": str(bundle)} if bundle is not None else {}
     environ = {**os.environ, **given}
     settings: Settings | None = None

@@ -1,116 +1,20 @@
-"""Checks of a running service over HTTP: readiness, access, runtime, and growth of memory.
+"""Checks of a running service over HTTP: readiness, access, runtime, and growth of memory."""
 
-Uses only the standard library, and no proxy of the environment.
-"""
-
-import http.client
-import json
-import ssl
 import time
-import urllib.request
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from msd.contract.errors import MsdError
 from operations.check.findings import Finding, Group
-from service.http.entry import LOOPBACK
+from operations.service_client import CannotAsk, HttpAnswer, ServiceClient
 from service.settings import Settings
 
-_TIMEOUT_S = 10.0
-_MAX_BYTES = 2**24
 _SKEW_S = 2.0
 _GROWTH, _GROWTH_BYTES = 0.03, 32 * 2**20
 _FEW_REQUESTS = 100
 _MUCH_SHED = 0.01
-
-
-class CannotAsk(MsdError):
-    """The service did not answer."""
-
-
-class HttpAnswer(NamedTuple):
-    """Status, headers, body, and arrival time in Unix seconds."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    at: float
-
-    def json(self) -> dict[str, Any]:
-        """Return the body's JSON object, empty if it is not one."""
-        try:
-            document = json.loads(self.body)
-        except ValueError:
-            return {}
-        return document if isinstance(document, dict) else {}
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Does not follow redirects: the check is about the service itself."""
-
-    def redirect_request(self, *_: object) -> None:
-        """Return None: no redirect."""
-
-
-class CheckClient:
-    """Client of one service. The key comes from a file, because arguments are visible to all users."""
-
-    def __init__(self, url: str, key_file: Path | None, tls: ssl.SSLContext) -> None:
-        """Raises CannotAsk if the URL or the file is invalid."""
-        parts = urlsplit(url)
-        try:
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port = None, None
-        if parts.scheme not in ("http", "https") or host is None:
-            raise CannotAsk("--url: not a URL; expected for example http://127.0.0.1:8080")
-        self.is_local = host in LOOPBACK
-        self._url = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port or ''}"
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls), _NoRedirects()
-        )
-        self._key = None if key_file is None else _read_key(key_file)
-
-    def ask(self, path: str, body: bytes | None = None, with_key: bool = True) -> HttpAnswer:
-        """Send a GET, or a POST with a body. Raises CannotAsk."""
-        request = urllib.request.Request(self._url + path, body, {"Content-Type": "application/json"} if body else {})
-        if with_key and self._key is not None:
-            request.add_header("Authorization", f"Bearer {self._key}")
-        try:
-            try:
-                reply = self._opener.open(request, timeout=_TIMEOUT_S)
-            except HTTPError as error:
-                reply = error
-            with reply:
-                return HttpAnswer(reply.status, reply.headers, reply.read(_MAX_BYTES), time.time())
-        except (OSError, http.client.HTTPException) as error:
-            why = getattr(error, "reason", error)
-            reason = getattr(why, "strerror", None) or str(why) or type(why).__name__
-            raise CannotAsk(f"{self._url}: no answer: {reason}") from None
-
-
-def tls_of(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
-    """Return the TLS context for an https URL. Raises CannotAsk."""
-    try:
-        context = ssl.create_default_context(cafile=ca)
-        if cert is not None:
-            context.load_cert_chain(cert, key)
-    except OSError as error:
-        raise CannotAsk(f"--ca, --cert, --cert-key: {error.strerror or error}") from None
-    return context
-
-
-def _read_key(path: Path) -> str:
-    try:
-        return path.read_text("ascii").strip()
-    except (OSError, ValueError) as error:
-        raise CannotAsk(f"--key-file {path}: {getattr(error, 'strerror', None) or 'not a key'}") from None
 
 
 class Samples(NamedTuple):
@@ -147,7 +51,7 @@ def read_samples(text: str) -> Samples:
     )
 
 
-def look_at_running(client: CheckClient, settings: Settings | None, watch_s: float) -> list[Finding]:
+def look_at_running(client: ServiceClient, settings: Settings | None, watch_s: float) -> list[Finding]:
     """Check a service; twice, `watch_s` apart, for growth if that is more than 0."""
     group = Group("service")
     try:
@@ -185,7 +89,7 @@ def _clock(group: Group, answer: HttpAnswer) -> None:
         )
 
 
-def _guard(group: Group, client: CheckClient) -> None:
+def _guard(group: Group, client: ServiceClient) -> None:
     """Check that admin routes are closed or absent without a key."""
     status = client.ask("/v1/admin/experiment", with_key=False).status
     if status not in (401, 403, 404):
@@ -205,7 +109,7 @@ def _guard(group: Group, client: CheckClient) -> None:
         group.ok("asks for keys")
 
 
-def _model(group: Group, client: CheckClient, settings: Settings | None) -> None:
+def _model(group: Group, client: ServiceClient, settings: Settings | None) -> None:
     answer = client.ask("/v1/model")
     if answer.status in (401, 403):
         group.note(
@@ -235,7 +139,7 @@ def _model(group: Group, client: CheckClient, settings: Settings | None) -> None
         )
 
 
-def _metrics(group: Group, client: CheckClient, watch_s: float) -> None:
+def _metrics(group: Group, client: ServiceClient, watch_s: float) -> None:
     answer = client.ask("/metrics")
     if answer.status != 200:
         group.note(

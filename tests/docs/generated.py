@@ -16,7 +16,7 @@ from loadtest.bench.command import services_app
 from loadtest.running_command import running_app
 from model_export.race.command import graph_app
 from msd.__main__ import COMMANDS, _load
-from operations.replay import app as log_replay_app
+from operations.replay.log import app as log_replay_app
 from service.settings import PREFIX, Settings
 from tests.docs.mistakes import page_rows
 from tests.docs.pages import ROOT

@@ -1,6 +1,5 @@
 """A real service over a small bundle, requests and the scores that it gives; a small reference model's bundles."""
 
-import json
 import os
 import subprocess
 import sys
@@ -14,8 +13,7 @@ import pytest
 from loadtest.bench import processes
 from model_export.reference.bundles import Bundles, Makings, made_bundles
 from model_export.reference.market import Population
-from msd.contract.bundle import GOLDENS, Bundle
-from msd.contract.golden import read_goldens
+from msd.contract.bundle import Bundle
 from operations.publish import publish
 from tests.model_export.reference.small import BRIEF, SMALL
 from tests.service.forked import ForkedProcess
@@ -57,23 +55,6 @@ def service(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A service over the bundle's own rows."""
     with live_service(bundle.folder, tmp_path_factory.mktemp("service")) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def other_service(other_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """A service over a bundle of other weights."""
-    with live_service(other_bundle.folder, tmp_path_factory.mktemp("other")) as running:
-        yield running
-
-
-@pytest.fixture
-def recorded(bundle: Bundle, tmp_path: Path) -> Path:
-    """The bundle's goldens as `msd export --replay` writes requests; those that rank are not among them."""
-    goldens = [one for one in read_goldens(bundle.path(GOLDENS)) if "top_k" not in one.request]
-    lines = [json.dumps({"request": one.request, "expected": one.expected}) for one in goldens]
-    path = tmp_path / "replay.jsonl"
-    path.write_text("\n".join(lines) + "\n")
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 
 from loadtest.arrivals import bursts, constant, poisson
 from loadtest.generator import LOST, REFUSED, LoadLimits, Seen, Target, closed_loop, open_loop
-from loadtest.http_client import ClientError
+from loadtest.http_client import Client, ClientError
 from loadtest.requests import http_request, in_columns, in_objects
 from tests.loadtest.small_server import CLOSE, DIE, HANG, NOISE, REPLY, Script, small_server
 
@@ -241,3 +241,11 @@ def test_a_load_that_is_stopped_sends_no_more() -> None:
         outcome = open_loop(target, constant(50, 60.0), 60.0, None, witness, stopped)
 
     assert 5 <= len(seen) == outcome.statuses[200] < 1_000
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost", "https://127.0.0.1", "http://", "http://host:port", "http://[::1", "http://h:99999"]
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(ClientError, match="is not a service's address"):
+        Client(url)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from loadtest.chaos.environment import Environment
-from loadtest.chaos.event_replay import offline_scores, period_of
 from loadtest.chaos.live_counts import LiveCounts
+from loadtest.chaos.live_replay import replay_moments
 from loadtest.chaos.plan import ChaosPlan
-from loadtest.live_replay import replay_moments
 from model_export.bare_bundle import bare_bundle
 from msd.contract.bundle import open_bundle
+from msd.feedback.replayed_period import offline_scores, period_of
 from tests.model_export.conftest import Exported, Run, quiet
 from tests.service.live import live_service
 

@@ -12,7 +12,7 @@ import pytest
 from msd.contract.bundle import Bundle
 from msd.contract.correction import CorrectionError, LearnedCorrection, read_corrections, write_corrections
 from msd.contract.log import EventRecord, is_sampled
-from operations.replay import LogReplay
+from operations.replay.log import LogReplay
 from service.request_log.files import encode
 from service.scoring.model import WatchedCorrections
 from service.telemetry.metrics import Metrics

@@ -14,7 +14,7 @@ import pytest
 from msd.contract.bundle import Bundle, open_bundle
 from msd.contract.log import RequestRecord
 from msd.contract.uncertainty import Uncertainty
-from operations.replay import LogReplay, replay_log
+from operations.replay.log import LogReplay, replay_log
 from service.request_log.files import log_files, read_requests
 from tests.service.bundle_factory import AT, build_bundle
 from tests.service.live import live_service, wait_until

@@ -14,7 +14,7 @@ import pytest
 from msd.contract.bundle import GOLDENS, LEAN_RANKER, MANIFEST, RANKER, Bundle, open_bundle
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, read_goldens
-from operations.replay import replay_log
+from operations.replay.log import replay_log
 from service.deployment.proof import Pace, prove
 from service.request_log.files import log_files, read_requests
 from service.scoring.job import load_of

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from msd.contract.bundle import MANIFEST, Manifest, open_bundle
-from operations.replay import replay_log
+from operations.replay.log import replay_log
 from service.deployment.bundle_folder import EXPERIMENT
 from service.request_log.files import log_files, read_requests
 from tests.contract.bid_requests import bid_request, tcf

@@ -20,7 +20,7 @@ from msd.contract.bundle import Bundle, open_bundle
 from msd.contract.prepared import check_user, parse_prepare
 from msd.contract.rows import RowCodec
 from operations.publish import publish
-from operations.replay import replay_log
+from operations.replay.log import replay_log
 from service.deployment.bundle_folder import EXPERIMENT
 from service.errors import NotPrepared
 from service.request_log.files import log_files, read_requests

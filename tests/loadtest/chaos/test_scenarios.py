@@ -98,9 +98,8 @@ def test_what_has_to_hold_holds(scenario: type[Scenario], findings: dict[str, "F
 
 
 def test_every_figure_that_is_told_has_one_scenario() -> None:
-    told = [key for scenario in SCENARIOS for key in scenario.told]
+    told = chaos.told_keys()
     assert len(told) == len(set(told))
-    assert set(told) <= set(chaos.KEYS)
 
 
 class Made(Scenario):
@@ -157,14 +156,12 @@ def _chaos(folder: Path, bundle: Bundle, *options: str) -> int:
 def test_what_cannot_be_found_is_null_with_its_reason(bundle: Bundle, tmp_path: Path) -> None:
     assert _chaos(tmp_path, bundle) == 0
     summary: dict[str, Any] = json.loads((tmp_path / "chaos.json").read_text())
-    assert list(summary)[: len(chaos.KEYS)] == list(chaos.KEYS)
-    assert summary["rss_growth"] == 0.5
-    assert [summary[key] for key in ("sigterm_lost", "events_lost", "bad_requests")] == [None] * 3
+    assert list(summary)[:3] == chaos.told_keys()
+    assert [summary[key] for key in chaos.told_keys()] == [0.5, None, None]
     reasons = summary["reasons"]
     assert "rss_growth" not in reasons
     assert reasons["sigterm_lost"] == "no clock can be shifted here"
     assert reasons["events_lost"] == "ZeroDivisionError: a mistake of its own"
-    assert reasons["bad_requests"] == "no scenario finds it"
     assert summary["broken"] == []
     assert summary["machine"]["cores"] >= 1
     page = (tmp_path / "chaos.html").read_text()

@@ -12,7 +12,8 @@ import native
 from msd.contract.bundle import Bundle
 from msd.free_port import free_port
 from operations.check.findings import Group
-from operations.check.running import CheckClient, _growth, look_at_running, read_samples, tls_of
+from operations.check.running import _growth, look_at_running, read_samples
+from operations.service_client import ServiceClient, tls_of
 from service.http.keys import new_key
 from tests.operations.check.looking import check, levels, said, settings_of
 from tests.service.bundle_factory import golden_requests
@@ -39,9 +40,9 @@ def open_to_all(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield running
 
 
-def client_of(service: LiveService, key_file: Path | None = None) -> CheckClient:
+def client_of(service: LiveService, key_file: Path | None = None) -> ServiceClient:
     """As the command makes it."""
-    return CheckClient(service.url, key_file, tls_of(None, None, None))
+    return ServiceClient(service.url, key_file, tls_of(None, None, None))
 
 
 def test_an_open_service_on_this_machine_is_in_order(open_to_all: LiveService, bundle: Bundle) -> None:

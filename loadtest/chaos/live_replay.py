@@ -11,21 +11,7 @@ from numpy.typing import NDArray
 
 from loadtest.http_client import Client, Reply, wait_until
 from msd.contract.events import MAX_EVENTS
-
-
-class ReplayedRequest(NamedTuple):
-    """One request, and its candidates' indices among all scores."""
-
-    request: dict[str, Any]
-    places: list[int]
-
-
-class ReplayedMoment(NamedTuple):
-    """Requests, then events, of one moment. `rows`: the number of dataset rows."""
-
-    asked: list[ReplayedRequest]
-    events: list[dict[str, Any]]
-    rows: int
+from msd.feedback.replayed_period import ReplayedMoment
 
 
 class LiveScores(NamedTuple):
@@ -43,46 +29,30 @@ def replay_moments(
     """Score `count` rows in the moments' order; with `tells`, send each event in time. Raises ClientError for the first
     invalid reply."""
     scores = np.full(count, np.nan)
-    degraded = 0
+    degraded = accepted = duplicates = 0
+    waiting: list[dict[str, Any]] = []
     with Client(url, timeout=60.0) as client:
-        teller = _Teller(client)
+
+        def send_events() -> None:
+            """As late as possible, and in large batches."""
+            nonlocal accepted, duplicates
+            for start in range(0, len(waiting), MAX_EVENTS):
+                told = tell(client, waiting[start : start + MAX_EVENTS])
+                accepted, duplicates = accepted + told.accepted, duplicates + told.duplicates
+            waiting.clear()
+
         for moment in moments:
             if moment.asked:
-                teller.flush()
+                send_events()
             for one in moment.asked:
                 reply = json.loads(client.scored(json.dumps(one.request).encode()).body)
                 scores[one.places] = reply["candidates"]["pctr"]
                 degraded += "degraded" in reply
             if tells:
-                teller.tell(moment.events)
+                waiting += moment.events
             progress(moment.rows)
-        teller.flush()
-    return LiveScores(scores, teller.accepted, teller.duplicates, degraded)
-
-
-class _Teller:
-    """Sends events as late as possible and in large batches."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._waiting: list[dict[str, Any]] = []
-        self.accepted = self.duplicates = 0
-
-    def tell(self, events: Sequence[dict[str, Any]]) -> None:
-        self._waiting += events
-        while len(self._waiting) >= MAX_EVENTS:
-            self._send(MAX_EVENTS)
-
-    def flush(self) -> None:
-        """Send all remaining events."""
-        if self._waiting:
-            self._send(len(self._waiting))
-
-    def _send(self, count: int) -> None:
-        batch, self._waiting = self._waiting[:count], self._waiting[count:]
-        told = tell(self._client, batch)
-        self.accepted += told.accepted
-        self.duplicates += told.duplicates
+        send_events()
+    return LiveScores(scores, accepted, duplicates, degraded)
 
 
 class BatchReply(NamedTuple):

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from loadtest.live_replay import ReplayedMoment, ReplayedRequest
 from msd.contract.bundle import open_bundle
 from msd.contract.encode import encode_side
 from msd.dataset.load import load_dataset
@@ -24,6 +23,21 @@ from msd.ranker.train import predict
 from msd.student.vectors import load_vectors
 
 Floats = NDArray[np.float64]
+
+
+class ReplayedRequest(NamedTuple):
+    """One request, and its candidates' indices among all scores."""
+
+    request: dict[str, Any]
+    places: list[int]
+
+
+class ReplayedMoment(NamedTuple):
+    """Requests, then events, of one moment. `rows`: the number of dataset rows."""
+
+    asked: list[ReplayedRequest]
+    events: list[dict[str, Any]]
+    rows: int
 
 
 class Period(NamedTuple):
