@@ -15,7 +15,7 @@ from rich.text import Text
 
 from image.archive import layers_over, write_bill
 from image.command import ImageError, logged, output_of, program
-from image.engine import Engine, find_engine
+from image.engine import ContainerEngine, find_engine
 from image.trial import start_seconds, try_refusal, try_serving
 from msd.contract.bundle import MANIFEST
 from msd.contract.errors import MsdError
@@ -82,7 +82,9 @@ def _labels() -> list[str]:
     return [part for name, value in known.items() for part in ("--build-arg", f"{name}={value}")]
 
 
-def _tried(engine: Engine, target: ImageTarget, base: str, bundle: Path, out: Path, fuzz: int) -> dict[str, Any]:
+def _tried(
+    engine: ContainerEngine, target: ImageTarget, base: str, bundle: Path, out: Path, fuzz: int
+) -> dict[str, Any]:
     image = _image(target)
     figures = {"image": image, "engine": engine.name, **_contents(engine, image, base, out / target)}
     if target is ImageTarget.GPU and not Path("/dev/nvidia0").exists():
@@ -112,7 +114,7 @@ def _image(target: ImageTarget) -> str:
     return f"msd-ctr:{target}"
 
 
-def _contents(engine: Engine, image: str, base: str, name: Path) -> dict[str, Any]:
+def _contents(engine: ContainerEngine, image: str, base: str, name: Path) -> dict[str, Any]:
     """Its layers and the bill of materials, both of the image as it is handed on."""
     archive, bill = name.with_suffix(".tar"), name.with_suffix(".cdx.json")
     archive.unlink(missing_ok=True)

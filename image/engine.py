@@ -43,7 +43,7 @@ class Container(Protocol):
         ...
 
 
-class Engine(Protocol):
+class ContainerEngine(Protocol):
     """Builds images and runs them."""
 
     name: str
@@ -67,7 +67,7 @@ class Engine(Protocol):
         ...
 
 
-def find_engine(name: str | None = None) -> Engine:
+def find_engine(name: str | None = None) -> ContainerEngine:
     """The engine of a name, or the first that answers. Raises ImageError where there is none."""
     from image.buildah import Buildah
     from image.docker import Docker

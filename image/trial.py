@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from image import parts
 from image.command import ImageError, tail_of
-from image.engine import Container, Engine
+from image.engine import Container, ContainerEngine
 from loadtest.chaos.hostile import hostile_requests
 from loadtest.chaos.http_fuzz import FuzzResult, fuzz
-from loadtest.http_client import Client, ClientError
+from loadtest.http_client import ClientError, ServiceConnection
 from msd.contract.bundle import GOLDENS
 from msd.contract.golden import Golden, read_goldens
 
@@ -56,17 +56,17 @@ class TrialFigures(NamedTuple):
 
 
 def try_serving(
-    engine: Engine, image: str, bundle: Path, settings: Mapping[str, str], log: Path, fuzz_requests: int
+    engine: ContainerEngine, image: str, bundle: Path, settings: Mapping[str, str], log: Path, fuzz_requests: int
 ) -> TrialFigures:
     """`fuzz_requests`: the number of wrong requests. Raises ImageError when the image is not fit to serve."""
     port = _free_port()
     with engine.run(image, bundle, {"MSD_PORT": str(port), **settings}, log) as container:
         goldens = list(read_goldens(bundle / GOLDENS))
-        with Client(f"http://127.0.0.1:{port}") as client:
+        with ServiceConnection(f"http://127.0.0.1:{port}") as client:
             _wait_ready(container, client, log)
         fuzzed = _fuzz(port, goldens[0].request, fuzz_requests)
         # Fuzzing may take longer than a connection is kept.
-        with Client(f"http://127.0.0.1:{port}") as client:
+        with ServiceConnection(f"http://127.0.0.1:{port}") as client:
             worst = max(_difference(client, golden) for golden in goldens)
             model = json.loads(client.get("/v1/model").body)
         inside = _look(container, _health_command(engine, image))
@@ -76,18 +76,18 @@ def try_serving(
     return TrialFigures(len(goldens), candidates, worst, fuzzed, model["runtime"], model["native"], inside)
 
 
-def start_seconds(engine: Engine, image: str, bundle: Path, settings: Mapping[str, str], log: Path) -> float:
+def start_seconds(engine: ContainerEngine, image: str, bundle: Path, settings: Mapping[str, str], log: Path) -> float:
     """From the command that starts a container, by the engine's own part, to ready."""
     port = _free_port()
     with (
         engine.run(image, bundle, {"MSD_PORT": str(port), **settings}, log) as container,
-        Client(f"http://127.0.0.1:{port}") as client,
+        ServiceConnection(f"http://127.0.0.1:{port}") as client,
     ):
         _wait_ready(container, client, log)
         return time.perf_counter() - container.began
 
 
-def try_refusal(engine: Engine, image: str, bundle: Path, log: Path) -> str:
+def try_refusal(engine: ContainerEngine, image: str, bundle: Path, log: Path) -> str:
     """What an image says that cannot serve here. Raises ImageError when it starts all the same."""
     with engine.run(image, bundle, {"MSD_PORT": str(_free_port())}, log) as container:
         status = container.process.wait(_PATIENCE_S)
@@ -97,7 +97,7 @@ def try_refusal(engine: Engine, image: str, bundle: Path, log: Path) -> str:
     return said[-1]
 
 
-def _wait_ready(container: Container, client: Client, log: Path) -> None:
+def _wait_ready(container: Container, client: ServiceConnection, log: Path) -> None:
     until = time.monotonic() + _PATIENCE_S
     while time.monotonic() < until:
         if container.process.poll() is not None:
@@ -121,7 +121,7 @@ def _fuzz(port: int, good: dict[str, Any], number: int) -> dict[str, int]:
     return {str(came): count for came, count in sorted(result.came.items(), key=str)}
 
 
-def _difference(client: Client, golden: Golden) -> float:
+def _difference(client: ServiceConnection, golden: Golden) -> float:
     reply = client.post("/v1/score", json.dumps(golden.request).encode(), _PATIENT)
     if reply.status != 200:
         raise ImageError(f"a golden of the bundle got {reply.status}: {reply.body.decode('utf-8', 'replace')}")
@@ -153,7 +153,7 @@ def _product_files() -> list[str]:
     ]
 
 
-def _health_command(engine: Engine, image: str) -> list[str]:
+def _health_command(engine: ContainerEngine, image: str) -> list[str]:
     kind, *command = [str(part) for part in engine.inspect(image).config["Healthcheck"]["Test"]]
     if kind != "CMD":
         raise ImageError(f"the health check needs a shell: {kind}")

@@ -34,7 +34,7 @@ class Reply(NamedTuple):
             raise ClientError(f"{where} answered {self.status}: {self.body[:300].decode(errors='replace')}")
 
 
-class Client:
+class ServiceConnection:
     """Sends scoring requests one after another."""
 
     def __init__(self, url: str, timeout: float = 10.0) -> None:

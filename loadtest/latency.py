@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from loadtest.durations import Durations
-from loadtest.http_client import Client
+from loadtest.http_client import ServiceConnection
 from loadtest.routes import PREPARE, SCORE, rest_of, user_of
 
 
@@ -13,7 +13,7 @@ def measure_latency(
     """Return the time of each request after the first `warmup`; progress: called with each index before its request.
     Raises ClientError for any reply but 200."""
     durations = Durations()
-    with Client(url) as client:
+    with ServiceConnection(url) as client:
         for number, body in enumerate(bodies):
             progress(number)
             reply = client.post(path, body)
@@ -28,7 +28,7 @@ def measure_two_phases(
 ) -> tuple[Durations, Durations]:
     """As `measure_latency`, in two phases: return the times of scoring the candidates, and of preparing the user."""
     scoring, preparing = Durations(), Durations()
-    with Client(url) as client:
+    with ServiceConnection(url) as client:
         for number, body in enumerate(bodies):
             progress(number)
             prepared = client.post(PREPARE, user_of(body))

@@ -15,7 +15,7 @@ from rich.table import Table
 from model_export.export import export_bundle
 from model_export.foreign.source import load_foreign
 from model_export.inputs import load_inputs
-from model_export.recipe import Source
+from model_export.recipe import RecipeSource
 from msd.contract.bundle import open_bundle
 from msd.contract.lean import LeanRecord
 from msd.contract.precision import HeadFigures, PrecisionRecord
@@ -103,7 +103,7 @@ def export(
     _tell(console, folder, "written" if fresh else "done before", time.perf_counter() - start)
 
 
-def _own(folders: list[Path] | None, evaluation: Path | None) -> tuple[Source, Path]:
+def _own(folders: list[Path] | None, evaluation: Path | None) -> tuple[RecipeSource, Path]:
     """Return the content of three to five folders, and the bundle's own."""
     given = folders or []
     if not 3 <= len(given) <= 5:

@@ -23,7 +23,7 @@ from model_export.merged import asked_merged, prove_merged
 from model_export.parity import BundleRows, Expected, Parity, check_parity
 from model_export.precision.choice import Asked, choose
 from model_export.precision.evidence import Evidence
-from model_export.recipe import Recipe, Source
+from model_export.recipe import Recipe, RecipeSource
 from model_export.rows import write_rows
 from model_export.run import Run
 from model_export.serving_view import serving_requests
@@ -79,7 +79,7 @@ class _Terms(NamedTuple):
 
 
 def export_bundle(
-    source: Source,
+    source: RecipeSource,
     out: Path,
     replay: Path | None,
     requests: int,

@@ -16,7 +16,7 @@ from msd.dataset.split import Part
 from msd.dataset.texts import student_texts
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.cold_ads import measure_cold_ads
-from msd.ranker.folder import WEIGHTS_FILE, ModelError, RankerRecord, load_ranker, student_of, vectors_of
+from msd.ranker.folder import WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, student_of, vectors_of
 from msd.ranker.lean import LEAN_FOLDER, load_lean
 from msd.step import fingerprint_of
 from msd.student.encoder import Student, load_student
@@ -26,7 +26,7 @@ from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledg
 
 
 @dataclass(frozen=True)
-class Inputs:
+class ExportInputs:
     """A trained ranker, its training inputs, and its evaluation."""
 
     dataset: Dataset
@@ -72,7 +72,7 @@ class Inputs:
 
 def load_inputs(
     dataset: Path, knowledge: Path | None, student: Path | None, model: Path, evaluation: Path | None
-) -> Inputs:
+) -> ExportInputs:
     """Loads the folders of the earlier steps; knowledge is for people, and a student is what the model had.
 
     Raises MsdError if they are not of one and the same run.
@@ -81,18 +81,20 @@ def load_inputs(
     trained, record = load_ranker(model)
     lean = load_lean(model)
     if record.dataset != data.fingerprint:
-        raise ModelError(f"{model}: was trained on another state of the dataset than {dataset} is in; train again")
+        raise ModelFolderError(
+            f"{model}: was trained on another state of the dataset than {dataset} is in; train again"
+        )
     if record.student and not student:
-        raise ModelError(f"{model}: was trained with a student; name its folder before that of the model")
+        raise ModelFolderError(f"{model}: was trained with a student; name its folder before that of the model")
     if not record.is_of(data.fingerprint, vectors.student):
-        raise ModelError(f"{model}: was trained with the vectors of another student than {student}; train again")
+        raise ModelFolderError(f"{model}: was trained with the vectors of another student than {student}; train again")
     teacher = load_record(knowledge).model_dump(mode="json") if knowledge else None
     figures = _read_evaluation(evaluation, model.name)
     own, untaught = None, LevelVectors([], vectors.items.vectors[:0])
     if student:
         own = student_of(model, record, student)
         untaught = untaught_items(student, own if own != student else None, student_texts(data)[0])
-    return Inputs(
+    return ExportInputs(
         dataset=data,
         knowledge=load_knowledge(knowledge, data.config.name) if knowledge else KnowledgeBase({}, {}),
         teacher=teacher,

@@ -58,7 +58,7 @@ class Recipe:
     lean: LeanRecipe | None = None
 
 
-class Source(Protocol):
+class RecipeSource(Protocol):
     """A source of bundles."""
 
     @property

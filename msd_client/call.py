@@ -68,7 +68,7 @@ Steps = Generator[Send | Pause, Received | None, T]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ClientRequest:
     """A request, and the statuses of valid replies."""
 
     method: str
@@ -126,20 +126,20 @@ def events(told: list[Event], about: Mapping[str, str | None], until: float, ret
 
 def ready(until: float, retry: Retry) -> Steps[Ready]:
     """Ask for readiness; "not ready" is a valid answer."""
-    return _call(Asked("GET", "/health/ready", good=(200, 503)), read_ready, until, retry)
+    return _call(ClientRequest("GET", "/health/ready", good=(200, 503)), read_ready, until, retry)
 
 
 def model(until: float, retry: Retry) -> Steps[Model]:
     """Ask what is served."""
-    return _call(Asked("GET", "/v1/model"), read_model, until, retry)
+    return _call(ClientRequest("GET", "/v1/model"), read_model, until, retry)
 
 
-def _json(path: str, body: bytes, about: Mapping[str, str | None]) -> Asked:
-    return Asked("POST", path, body, {"content-type": "application/json", **_checked(about)})
+def _json(path: str, body: bytes, about: Mapping[str, str | None]) -> ClientRequest:
+    return ClientRequest("POST", path, body, {"content-type": "application/json", **_checked(about)})
 
 
 def _call(
-    asked: Asked, read: Callable[[bytes], T], until: float, retry: Retry, ceiling: Ceiling | None = None
+    asked: ClientRequest, read: Callable[[bytes], T], until: float, retry: Retry, ceiling: Ceiling | None = None
 ) -> Steps[T]:
     attempt, failed = 0, None
     ceiling = ceiling or Ceiling()

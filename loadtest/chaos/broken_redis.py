@@ -13,7 +13,7 @@ from loadtest.chaos.proxy import Mode, Proxy
 from loadtest.chaos.scenario import Check, Figure, UnderLoad
 from loadtest.chaos.timeline import DEGRADED, count, percentile_ms
 from loadtest.generator import Target
-from loadtest.http_client import Client, ClientError, wait_until
+from loadtest.http_client import ClientError, ServiceConnection, wait_until
 
 # Until then a cached row may correctly count as fresh.
 _FRESH_S = 1.2
@@ -29,7 +29,7 @@ def recovered_s(load: BackgroundLoad, target: Target) -> float | None:
     whole = [sample.due_s for sample in load.timeline.samples if sample.kind == "full" and sample.due_s > last]
     if whole:
         return last if last > 0 else min(whole)
-    with Client(target.url) as client:
+    with ServiceConnection(target.url) as client:
 
         def is_whole() -> bool:
             replies = (client.score(body) for body in target.bodies[:_LOOKED_AT])

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from loadtest.chaos.load import BackgroundLoad, capacity
 from loadtest.chaos.overload import patient
 from loadtest.chaos.scenario import Check, Scenario, ScenarioResult, Unable
-from loadtest.chaos.timeline import UNANSWERED, Sample, Timeline, count, percentile_ms
+from loadtest.chaos.timeline import UNANSWERED, Sample, ScenarioTimeline, count, percentile_ms
 from msd.contract.bundle import open_bundle
 
 _LEAST_GAIN = 1.5
@@ -30,7 +30,7 @@ class _Turn(NamedTuple):
         return self.whole / self.seconds
 
 
-class Brownout(Scenario):
+class BrownoutGoodput(Scenario):
     """Turns of overload, with and without; each is of a service of its own."""
 
     name = "brownout"
@@ -42,7 +42,7 @@ class Brownout(Scenario):
         lean = open_bundle(self.environment.bundle, rows=False).manifest.lean
         if lean is None:
             raise Unable("the bundle has no lean graph (`msd lean`)")
-        rate, turns, timeline = 0.0, list[_Turn](), Timeline()
+        rate, turns, timeline = 0.0, list[_Turn](), ScenarioTimeline()
         for number in range(2 * plan.brownout_turns):
             is_lean = number % 2 == 1
             self.hear(f"turn {number + 1}", number, 2 * plan.brownout_turns)

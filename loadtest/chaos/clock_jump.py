@@ -13,7 +13,7 @@ from typing import Any
 from loadtest.chaos.scenario import Check, UnderLoad
 from loadtest.chaos.timeline import DEGRADED, count
 from loadtest.generator import Target
-from loadtest.http_client import Client
+from loadtest.http_client import ServiceConnection
 from loadtest.requests import http_request
 
 _LOOKED_AT = 10
@@ -78,12 +78,12 @@ class ClockJump(UnderLoad):
 
     def _aged_s(self) -> float:
         """Return the summed ages of all observed rows."""
-        with Client(self.service.url) as client:
+        with ServiceConnection(self.service.url) as client:
             return client.metric('msd_row_age_seconds_sum{side="user"}')
 
     def _scores(self) -> list[object]:
         """Return the scores of requests that set `at`."""
-        with Client(self.service.url) as client:
+        with ServiceConnection(self.service.url) as client:
             return [json.loads(client.scored(body).body)["candidates"] for body in self.timed]
 
 

@@ -13,7 +13,7 @@ from loadtest.chaos.scenario import Check, Figure, Unable, UnderLoad
 from loadtest.chaos.timeline import count, percentile_ms
 from loadtest.chaos.trained import trained
 from loadtest.generator import Target
-from loadtest.http_client import Client, ClientError, wait_until
+from loadtest.http_client import ClientError, ServiceConnection, wait_until
 from msd.contract.bundle import ENCODER, open_bundle
 
 _RATIO = 1.3
@@ -32,7 +32,7 @@ class _ColdClient:
         self._document = json.loads(target.bodies[0])
         self._numbers = itertools.count()
 
-    def turn(self, client: Client) -> None:
+    def turn(self, client: ServiceConnection) -> None:
         """One request."""
         self.rungs[self.ask(client, next(self._numbers))] += 1
 
@@ -40,7 +40,7 @@ class _ColdClient:
         """No reply."""
         self.wrong.append(str(error))
 
-    def ask(self, client: Client, number: int) -> str:
+    def ask(self, client: ServiceConnection, number: int) -> str:
         """Return `encoded` if one of a few ads with unique texts is; `failed` without a 200 reply."""
         names = [f"cold-{number}-{place}" for place in range(_ADS)]
         document = self._document | {
@@ -86,7 +86,7 @@ class Cold(UnderLoad):
 
     def before(self) -> None:
         self.cold = _ColdClient(self.target)
-        with Client(self.service.url) as client:
+        with ServiceConnection(self.service.url) as client:
             # The same texts, which are encoded in time: new ones each time would wait behind all earlier ones.
             wait_until("a text is encoded", lambda: self.cold.ask(client, -1) == "encoded")
 
@@ -136,5 +136,5 @@ class Cold(UnderLoad):
 
     def _texts(self) -> float:
         """Return the number of encoded texts."""
-        with Client(self.service.url) as client:
+        with ServiceConnection(self.service.url) as client:
             return client.metric("msd_encoder_texts_total")

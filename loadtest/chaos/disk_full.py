@@ -7,7 +7,7 @@ from typing import Any
 from loadtest.chaos.environment import wait_for
 from loadtest.chaos.scenario import Check, Figure, UnderLoad
 from loadtest.generator import closed_loop
-from loadtest.http_client import Client, wait_until
+from loadtest.http_client import ServiceConnection, wait_until
 
 _LOST = 'msd_log_records_total{result="lost"}'
 _WRITTEN = 'msd_log_records_total{result="written"}'
@@ -36,11 +36,11 @@ class DiskFull(UnderLoad):
         self.load.until(full + self.plan.broken_s)
         resource.prlimit(self.service.pid, resource.RLIMIT_FSIZE, usual)
         self.load.mark("room again")
-        with Client(self.service.url) as client:
+        with ServiceConnection(self.service.url) as client:
             self.written = client.metric(_WRITTEN)
 
     def after(self) -> None:
-        with Client(self.service.url) as client:
+        with ServiceConnection(self.service.url) as client:
 
             def is_written() -> bool:
                 # On a busy machine the load may end before there is room again.

@@ -10,7 +10,7 @@ from loadtest.bench.processes import Running, ours
 from loadtest.bench.redis import RedisProcess
 from loadtest.chaos.plan import ChaosPlan
 from loadtest.generator import Target
-from loadtest.http_client import Client, wait_until
+from loadtest.http_client import ServiceConnection, wait_until
 from loadtest.requests import in_columns, some_bodies
 from loadtest.traffic import Mix, Traffic
 from msd.report import Heard
@@ -78,7 +78,7 @@ def wait_for(url: str, sample: str, least: float) -> None:
     """Wait until a sample has reached a value. Raises ClientError if it does not; a failed scrape counts as not yet."""
 
     def is_there() -> bool:
-        with Client(url) as client:
+        with ServiceConnection(url) as client:
             return client.metric(sample) >= least
 
     wait_until(f"{url}: {sample} comes to {least:g}", is_there)

@@ -13,8 +13,8 @@ from redis import Redis
 
 from loadtest.chaos.live_replay import BatchReply, tell
 from loadtest.chaos.scenario import Check, Scenario, ScenarioResult
-from loadtest.chaos.timeline import Mark, Timeline
-from loadtest.http_client import Client, wait_until
+from loadtest.chaos.timeline import Mark, ScenarioTimeline
+from loadtest.http_client import ServiceConnection, wait_until
 from msd.contract.live_state import unpack_state
 from msd.contract.redis_keys import live_key
 
@@ -40,7 +40,7 @@ class Events(Scenario):
     told = ("events_lost",)
 
     def run(self) -> ScenarioResult:
-        timeline = Timeline()
+        timeline = ScenarioTimeline()
         batches = self._batches()
         with (
             self.environment.redis(self.name) as redis,
@@ -116,7 +116,7 @@ def _batch(number: int, size: int, at: float) -> list[dict[str, object]]:
 
 
 def _tell(url: str, events: Sequence[dict[str, object]]) -> _Answered:
-    with Client(url) as client:
+    with ServiceConnection(url) as client:
         return _Answered(told=tell(client, events), at=time.monotonic(), events=len(events))
 
 

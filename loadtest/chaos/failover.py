@@ -59,7 +59,7 @@ class Failover(UnderLoad):
         yield Check(f"p99 within {deadline_ms} ms", p99 is None or p99 <= deadline_ms, True)
 
 
-class Sentinel(Failover):
+class SentinelFailover(Failover):
     """Three Sentinels elect the replica."""
 
     name = "sentinel"
@@ -67,7 +67,7 @@ class Sentinel(Failover):
     start = sentinels
 
 
-class Cluster(Failover):
+class ClusterFailover(Failover):
     """The other masters elect the replica."""
 
     name = "cluster"

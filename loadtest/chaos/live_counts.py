@@ -9,8 +9,8 @@ import numpy as np
 
 from loadtest.chaos.live_replay import LiveScores, replay_moments
 from loadtest.chaos.scenario import Check, Figure, Scenario, ScenarioResult
-from loadtest.chaos.timeline import Timeline
-from loadtest.chaos.trained import Trained, trained
+from loadtest.chaos.timeline import ScenarioTimeline
+from loadtest.chaos.trained import TrainedFolders, trained
 from model_export.bare_bundle import bare_bundle
 from msd.feedback.replayed_period import Floats, Period, offline_scores, period_of
 from msd.ranker.bootstrap import interval, resample_metrics
@@ -23,7 +23,7 @@ _POINTS = 80
 _DEADLINE_MS = 60_000
 
 
-class LiveCounts(Scenario):
+class ReplayedLiveCounts(Scenario):
     """Test rows are scored; all events are sent."""
 
     name = "live-counts"
@@ -59,7 +59,7 @@ class LiveCounts(Scenario):
         counted = Check("every event is counted once", (live.accepted, live.duplicates) == (events, 0))
         changed = Check("live counts change the scores", bool((live.scores != frozen.scores).any()))
         levels = {f"AUC, {name}": _so_far(period.labels, one) for name, one in scores.items()}
-        return ScenarioResult(figures, (counted, changed, *checks, gain), Timeline(levels=levels))
+        return ScenarioResult(figures, (counted, changed, *checks, gain), ScenarioTimeline(levels=levels))
 
     def _replayed(self, period: Period, counts: str, **settings: Any) -> LiveScores:  # noqa: ANN401 - of any kind
         rows, done = sum(moment.rows for moment in period.moments), 0
@@ -78,7 +78,9 @@ class LiveCounts(Scenario):
         drawn = resample_metrics(period.labels, both, period.users, self.plan.resamples)
         return interval(drawn.auc[0] - drawn.auc[1])
 
-    def _compared(self, made: Trained, period: Period, live: LiveScores) -> tuple[dict[str, Figure], tuple[Check, ...]]:
+    def _compared(
+        self, made: TrainedFolders, period: Period, live: LiveScores
+    ) -> tuple[dict[str, Figure], tuple[Check, ...]]:
         """Compare with the model offline, if there is one."""
         if not (made.student.is_dir() and made.model.is_dir()):
             return {}, ()

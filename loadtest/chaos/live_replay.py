@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.http_client import Client, Reply, wait_until
+from loadtest.http_client import Reply, ServiceConnection, wait_until
 from msd.contract.events import MAX_EVENTS
 from msd.feedback.replayed_period import ReplayedMoment
 
@@ -31,7 +31,7 @@ def replay_moments(
     scores = np.full(count, np.nan)
     degraded = accepted = duplicates = 0
     waiting: list[dict[str, Any]] = []
-    with Client(url, timeout=60.0) as client:
+    with ServiceConnection(url, timeout=60.0) as client:
 
         def send_events() -> None:
             """As late as possible, and in large batches."""
@@ -63,7 +63,7 @@ class BatchReply(NamedTuple):
     duplicates: int
 
 
-def tell(client: Client, events: Sequence[dict[str, Any]]) -> BatchReply:
+def tell(client: ServiceConnection, events: Sequence[dict[str, Any]]) -> BatchReply:
     """Send events until they are answered: the service may be starting or restarting, and repetition is safe. Raises
     ClientError if it takes too long."""
     body, tries = json.dumps({"events": events}).encode(), 0

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Self
 
 from loadtest.arrivals import poisson
-from loadtest.chaos.timeline import Mark, Sample, Timeline, kind_of
+from loadtest.chaos.timeline import Mark, Sample, ScenarioTimeline, kind_of
 from loadtest.generator import LoadLimits, Seen, Target, closed_loop, open_loop
-from loadtest.http_client import Client, ClientError
+from loadtest.http_client import ClientError, ServiceConnection
 from loadtest.outcome import Outcome
 
 _WARM_UP_S = 0.5
@@ -36,13 +36,13 @@ def capacity(target: Target, seconds: float) -> float:
 
 @contextmanager
 def asking(
-    url: str, pause_s: float, turn: Callable[[Client], None], failed: Callable[[ClientError], None]
+    url: str, pause_s: float, turn: Callable[[ServiceConnection], None], failed: Callable[[ClientError], None]
 ) -> Iterator[None]:
     """Run a client's turns with pauses, in a separate thread until the block's end."""
     stopped = threading.Event()
 
     def run() -> None:
-        with Client(url) as client:
+        with ServiceConnection(url) as client:
             while not stopped.wait(pause_s):
                 try:
                     turn(client)
@@ -67,7 +67,7 @@ class BackgroundLoad:
 
     def __init__(self, target: Target, rate: float, seconds: float) -> None:
         self.seen: list[Seen] = []
-        self.timeline = Timeline()
+        self.timeline = ScenarioTimeline()
         self.outcome = Outcome(seconds)
         self._target, self.seconds = target, seconds
         self._times = poisson(rate, seconds)

@@ -14,7 +14,7 @@ _SHARE_OF_LOAD = 0.4
 _MOST = 4_000
 
 
-class LogReplay(UnderLoad):
+class ReplayedLog(UnderLoad):
     """Logged rows are fresh, stale and missing."""
 
     name = "log-replay"

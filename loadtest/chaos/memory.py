@@ -4,7 +4,7 @@ import random
 import time
 
 from loadtest.chaos.scenario import Check, Scenario, ScenarioResult
-from loadtest.chaos.timeline import Timeline
+from loadtest.chaos.timeline import ScenarioTimeline
 from loadtest.generator import LoadLimits, Target, closed_loop
 from loadtest.outcome import Outcome
 from msd.process import held
@@ -58,7 +58,7 @@ class Memory(Scenario):
             Check("no more files are open", now.files - first.files <= max(_CLIENTS)),
             Check("no more threads run", now.threads <= first.threads),
         )
-        return ScenarioResult({"rss_growth": round(growth, 4), **figures}, checks, Timeline(levels=levels))
+        return ScenarioResult({"rss_growth": round(growth, 4), **figures}, checks, ScenarioTimeline(levels=levels))
 
 
 def _turn(target: Target, rng: random.Random, seconds: float) -> Outcome:

@@ -11,7 +11,7 @@ from loadtest.bench.processes import Running
 from loadtest.bench.redis import RedisProcess
 from loadtest.chaos.environment import Environment
 from loadtest.chaos.load import BackgroundLoad, capacity
-from loadtest.chaos.timeline import DEGRADED, FIVES, UNANSWERED, Sample, Timeline, count, percentile_ms
+from loadtest.chaos.timeline import DEGRADED, FIVES, UNANSWERED, Sample, ScenarioTimeline, count, percentile_ms
 from loadtest.generator import Target
 from msd.contract.errors import MsdError
 
@@ -36,7 +36,7 @@ class ScenarioResult:
 
     figures: Mapping[str, Figure]
     checks: tuple[Check, ...]
-    timeline: Timeline | None
+    timeline: ScenarioTimeline | None
 
 
 class Scenario(ABC):
@@ -151,7 +151,7 @@ class UnderLoad(Scenario):
         return ScenarioResult({**figures, **self.figures()}, (*self.usual_checks(), *self.checks()), self.timeline)
 
     @property
-    def timeline(self) -> Timeline:
+    def timeline(self) -> ScenarioTimeline:
         """Return the load's outcomes and marks."""
         return self.load.timeline
 

@@ -14,9 +14,9 @@ from loadtest.bench.processes import Running
 from loadtest.chaos.bundles import bad_bundles, good_bundle, point_to
 from loadtest.chaos.load import BackgroundLoad, capacity
 from loadtest.chaos.scenario import Check, Figure, Scenario, ScenarioResult, Unable, usual_checks
-from loadtest.chaos.timeline import SCORED, Timeline, count, kind_of, percentile_ms
+from loadtest.chaos.timeline import SCORED, ScenarioTimeline, count, kind_of, percentile_ms
 from loadtest.generator import Seen, Target
-from loadtest.http_client import Client, ClientError, wait_until
+from loadtest.http_client import ClientError, ServiceConnection, wait_until
 from msd.contract.bundle import MARKER
 
 _MORE = 1.5
@@ -70,7 +70,7 @@ class Swap(Scenario):
         able = self._measure()
         figures: dict[str, Figure] = {}
         checks: list[Check] = []
-        timeline = Timeline()
+        timeline = ScenarioTimeline()
         point_to(self.bundles, self.good[0].name)
         with self.environment.service(self.name, bundle=self.bundles) as service:
             for setting in self._settings():
@@ -111,7 +111,7 @@ class Swap(Scenario):
         for source in {*self.versions.values()}:
             with self.environment.service(self.name, bundle=source) as service:
                 target = self._target(service)
-                with Client(service.url) as client:
+                with ServiceConnection(service.url) as client:
                     asked = zip(target.requests, target.bodies, strict=True)
                     self.scores[source] = {one: client.scores(body) for one, body in asked}
                 for is_beside, before in able.items():
@@ -125,7 +125,7 @@ class Swap(Scenario):
         good, bad = self.good[: setting.swaps + 1], self.bad if setting.swaps == plan.swaps else []
         swaps: list[Span] = []
         refused = 0
-        with Client(service.url) as client:
+        with ServiceConnection(service.url) as client:
             for folder in good[1:]:  # the new bundle has never been verified
                 (folder / MARKER).unlink(missing_ok=True)
             with BackgroundLoad(self._target(service), rate, _LONGEST_S) as load:
@@ -209,7 +209,7 @@ def _neighbour(is_there: bool) -> Iterator[None]:
             busy.wait()
 
 
-def _turned(client: Client, folder: Path, name: str, result: str) -> bool:
+def _turned(client: ServiceConnection, folder: Path, name: str, result: str) -> bool:
     """Move the pointer, and return whether the service has followed or refused it."""
     sample = f'msd_swaps_total{{result="{result}"}}'
     before = client.metric(sample)

@@ -64,7 +64,7 @@ class Mark(NamedTuple):
 
 
 @dataclass
-class Timeline:
+class ScenarioTimeline:
     """Samples and marks of one scenario; `levels` are other series by name: seconds and values."""
 
     samples: list[Sample] = field(default_factory=list)
@@ -80,9 +80,9 @@ class Timeline:
         """The time of the last event."""
         return max([sample.over_s for sample in self.samples] + [mark.at_s for mark in self.marks], default=0.0)
 
-    def then(self, other: "Timeline", at_s: float) -> "Timeline":
+    def then(self, other: "ScenarioTimeline", at_s: float) -> "ScenarioTimeline":
         """Append another timeline that began at that second."""
-        return Timeline(
+        return ScenarioTimeline(
             self.samples + [sample._replace(due_s=sample.due_s + at_s) for sample in other.samples],
             self.marks + [mark._replace(at_s=mark.at_s + at_s) for mark in other.marks],
             {**self.levels, **other.levels},

@@ -14,7 +14,7 @@ from msd.dataset.config import CONFIG_FILE
 DEMO = Path("runs/demo")
 
 
-class Trained(NamedTuple):
+class TrainedFolders(NamedTuple):
     """Folders. Student and model, needed only for comparison, may be missing."""
 
     dataset: Path
@@ -23,12 +23,14 @@ class Trained(NamedTuple):
     bundle: Path
 
 
-def trained(environment: Environment) -> Trained:
+def trained(environment: Environment) -> TrainedFolders:
     """Return those of the named data, otherwise of the demo. Raises Unable if there is neither."""
     folder = environment.data or DEMO
     if (folder / "train.parquet").is_file():
         return _made(environment, folder)
-    found = Trained(folder / "dataset", folder / "student", folder / "models" / "with-semantics", folder / "bundle")
+    found = TrainedFolders(
+        folder / "dataset", folder / "student", folder / "models" / "with-semantics", folder / "bundle"
+    )
     if not ((found.dataset / CONFIG_FILE).is_file() and (found.bundle / MANIFEST).is_file()):
         raise Unable(
             f"{folder} has no dataset with a bundle that was trained on it: run `make demo` first, or name the CoLLM"
@@ -37,7 +39,7 @@ def trained(environment: Environment) -> Trained:
     return found
 
 
-def _made(environment: Environment, data: Path) -> Trained:
+def _made(environment: Environment, data: Path) -> TrainedFolders:
     """Train without semantics, which takes minutes; stored beside the reference model."""
     work = environment.kept / "collm-ml-1m"
     folders = prepare(data, work, environment.heard)
@@ -50,4 +52,4 @@ def _made(environment: Environment, data: Path) -> Trained:
     for place, step in enumerate(steps):
         environment.heard(f"live-counts: msd {step[0]}", place, len(steps))
         told(*map(str, step))
-    return Trained(folders.dataset, student, model, bundle)
+    return TrainedFolders(folders.dataset, student, model, bundle)

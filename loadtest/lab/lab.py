@@ -15,7 +15,7 @@ from loadtest.arrivals import Times, bursts, poisson
 from loadtest.bench.stages import spent
 from loadtest.durations import Durations
 from loadtest.generator import LoadLimits, Target, closed_loop, open_loop
-from loadtest.http_client import Client, ClientError
+from loadtest.http_client import ClientError, ServiceConnection
 from loadtest.latency import measure_latency
 from loadtest.requests import http_request, some_bodies
 from loadtest.traffic import Mix, Traffic, mix_text
@@ -105,7 +105,7 @@ def _open(target: Target, times: Times, seconds: float) -> dict[str, Any]:
 
 
 def _model(url: str) -> dict[str, Any]:
-    with Client(url) as client:
+    with ServiceConnection(url) as client:
         found: dict[str, Any] = json.loads(client.get("/v1/model").body)
     runtime = found["runtime"]
     return {

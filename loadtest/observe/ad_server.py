@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from loadtest.chaos.load import asking
-from loadtest.http_client import Client
+from loadtest.http_client import ServiceConnection
 
 _PAUSE_S = 0.03
 _SHOWN = 3
@@ -20,7 +20,7 @@ _AGO_S, _CLICK_AFTER_S = 700.0, 5.0
 _INVALID_EACH, _COLD_EACH, _UNKNOWN_EACH, _AGAIN_EACH = 11, 4, 7, 5
 
 
-class AdServer:
+class SimulatedAdServer:
     """Sends requests and events in a separate thread, within `asking`. `statuses` are the replies."""
 
     def __init__(self, url: str, bodies: list[bytes]) -> None:
@@ -39,7 +39,7 @@ class AdServer:
             lambda error: self.statuses.update([0]),
         )
 
-    def _turn(self, client: Client, number: int) -> None:
+    def _turn(self, client: ServiceConnection, number: int) -> None:
         asked = self._document(number)
         reply = client.score(json.dumps(asked).encode())
         self.statuses[reply.status] += 1

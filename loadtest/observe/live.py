@@ -15,7 +15,7 @@ from loadtest.bench.redis import RedisProcess
 from loadtest.chaos.bundles import point_to
 from loadtest.chaos.load import BackgroundLoad
 from loadtest.generator import LoadLimits, Target, closed_loop
-from loadtest.observe.ad_server import AdServer
+from loadtest.observe.ad_server import SimulatedAdServer
 from loadtest.observe.prometheus import Prometheus, prometheus
 from loadtest.requests import http_request, in_columns, some_bodies
 from loadtest.traffic import Traffic
@@ -118,7 +118,7 @@ def _run(url: str, bodies: list[bytes], happenings: list[Happening], plan: Obser
     """Run load and actions; return the actions' Unix times."""
     marks: list[tuple[float, str]] = []
     with (
-        AdServer(url, bodies).asking(),
+        SimulatedAdServer(url, bodies).asking(),
         BackgroundLoad(Target(url, in_columns(bodies)), plan.rate, plan.seconds) as load,
     ):
         for one in happenings:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from loadtest.bench.processes import Running, Service
-from loadtest.http_client import Client, ClientError, wait_until
+from loadtest.http_client import ClientError, ServiceConnection, wait_until
 from msd.contract.errors import MsdError
 
 _SCRAPED_WITHIN_S = 30.0
@@ -57,7 +57,7 @@ class Prometheus:
 
     def _ask(self, what: str, parameters: Mapping[str, str]) -> Any:  # noqa: ANN401 - as the API has it
         try:
-            with Client(self.url, timeout=30.0) as client:
+            with ServiceConnection(self.url, timeout=30.0) as client:
                 reply = client.get(f"/api/v1/{what}?{urlencode(parameters)}")
             if reply.status >= 400:
                 said = reply.body[:_QUOTED].decode(errors="replace").strip()

@@ -10,7 +10,7 @@ from model_export.factorise.low_rank import narrowed
 from model_export.factorise.node import Handler, Node
 from model_export.factorise.rule import Rule
 from model_export.factorise.scope import Scope
-from model_export.factorise.shapes import Shape, Unsplit, broadcast, number, with_dim
+from model_export.factorise.shapes import RuleDoesNotApply, Shape, broadcast, number, with_dim
 from model_export.factorise.values import Affine, Concat, Laid, Term, with_terms
 
 _ONE = "Relu Sigmoid Tanh Exp Log Sqrt Abs Erf Cast Not Neg LeakyRelu Elu Selu Celu Softplus Softsign HardSigmoid Gelu "
@@ -46,7 +46,7 @@ def _dtype(value: Laid) -> "np.dtype[np.generic]":
         value = value.parts[0]
     tensor = value.terms[0].leaf if value.terms else value.base
     if tensor is None:
-        raise Unsplit("an empty sum")
+        raise RuleDoesNotApply("an empty sum")
     return tensor.dtype
 
 

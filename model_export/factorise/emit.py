@@ -13,8 +13,8 @@ from onnx import helper
 
 from model_export.factorise.shapes import (
     Dim,
+    RuleDoesNotApply,
     Shape,
-    Unsplit,
     broadcast,
     has_items,
     merged,
@@ -172,7 +172,7 @@ class Emitter:
         return total
 
     def reshape(self, tensor: Tensor, shape: Shape) -> Tensor:
-        """The same elements in another shape. Raises Unsplit where two of its lengths are told nowhere."""
+        """The same elements in another shape. Raises RuleDoesNotApply where two of its lengths are told nowhere."""
         if shape == tensor.shape:
             return tensor
         if tensor.value is not None:
@@ -204,19 +204,19 @@ class Emitter:
         if isinstance(dim, int):
             return self.integers(dim)
         if not self.can_tell(dim):
-            raise Unsplit(f"an axis of varying length ({dim})")
+            raise RuleDoesNotApply(f"an axis of varying length ({dim})")
         named, _, factor = dim.partition("*")
         tensor, axis = self._axes[named]
         count = self.op("Shape", [tensor], (1,), np.int64, start=axis, end=axis + 1)
         return self.elementwise("Mul", count, self.integers(int(factor))) if factor else count
 
     def expand(self, tensor: Tensor, shape: Shape) -> Tensor:
-        """Tiled to `shape`. Raises Unsplit where it does not broadcast to that."""
+        """Tiled to `shape`. Raises RuleDoesNotApply where it does not broadcast to that."""
         tensor = self.aligned(tensor, len(shape))
         if tensor.shape == shape:
             return tensor
         if broadcast(tensor.shape, shape) != shape:
-            raise Unsplit(f"{tensor.shape} does not broadcast to {shape}")
+            raise RuleDoesNotApply(f"{tensor.shape} does not broadcast to {shape}")
         # Existing lengths need not be stated, so only missing ones must be known.
         dims = [1 if have == dim else dim for have, dim in zip(tensor.shape, shape, strict=True)]
         return self.op("Expand", [tensor, self.lengths(dims)], shape)

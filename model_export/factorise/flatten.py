@@ -9,7 +9,7 @@ from model_export.factorise.layout import reshaped
 from model_export.factorise.node import Handler, Node
 from model_export.factorise.rule import Rule
 from model_export.factorise.scope import Scope
-from model_export.factorise.shapes import ITEMS, Unsplit, merged
+from model_export.factorise.shapes import ITEMS, RuleDoesNotApply, merged
 from model_export.factorise.values import Affine, Concat, Flattened, Laid, Value
 
 _KEEPING = {"MatMul", "Gemm", "Concat", "Reshape", "Squeeze", "Unsqueeze", "Softmax", "LayerNormalization", "Slice"}
@@ -31,39 +31,39 @@ def flattened(scope: Scope, node: Node) -> Flattened | None:
 def on_flattened(
     scope: Scope, node: Node, inputs: tuple[Value | None, ...], handler: Handler, elementwise: bool
 ) -> Value:
-    """The operator on the axes as they were before they were merged. Raises Unsplit where it would mind."""
+    """The operator on the axes as they were before they were merged. Raises RuleDoesNotApply where it would mind."""
     first = next(value for value in inputs if isinstance(value, Flattened))
     axes, before = first.merged, first.inner.shape[: first.merged]
     for value in inputs:
         if isinstance(value, Flattened) and (value.merged != axes or value.inner.shape[:axes] != before):
-            raise Unsplit("axes that were merged differently")
+            raise RuleDoesNotApply("axes that were merged differently")
     if node.kind == "Reshape" and node.shape[:axes] == before:
         return reshaped(scope, first.inner, node.shape)
     if not (elementwise or node.kind in _KEEPING) or node.shape[:1] != first.shape[:1]:
-        raise Unsplit("an operator on merged axes")
+        raise RuleDoesNotApply("an operator on merged axes")
     shape = (*before, *node.shape[1:])
     opened = tuple(_opened(scope, value, node, place, axes, elementwise) for place, value in enumerate(inputs))
     made = handler(scope, replace(node, inputs=opened, shapes=(shape,), attributes=_moved(node, axes)))
     if not isinstance(made, Affine | Concat):
-        raise Unsplit("several outputs on merged axes")
+        raise RuleDoesNotApply("several outputs on merged axes")
     return Flattened(node.shape, made, axes)
 
 
 def _opened(scope: Scope, value: Value | None, node: Node, place: int, axes: int, elementwise: bool) -> Laid | None:
     if isinstance(value, Flattened):
         if place and node.kind in ("MatMul", "Gemm"):
-            raise Unsplit("a matrix of merged axes")
+            raise RuleDoesNotApply("a matrix of merged axes")
         return value.inner
     if value is None or not isinstance(value, Affine | Concat):
         return None
     rank = len(node.shape)
     if place == 0 or (value.varies and node.kind != "Concat"):
-        raise Unsplit("merged axes beside others")
+        raise RuleDoesNotApply("merged axes beside others")
     if node.kind == "Concat":
-        raise Unsplit("a Concat with merged axes")
+        raise RuleDoesNotApply("a Concat with merged axes")
     if elementwise and len(value.shape) >= rank:
         if value.shape[-rank] != 1:
-            raise Unsplit("merged axes beside others")
+            raise RuleDoesNotApply("merged axes beside others")
         return reshaped(scope, value, value.shape[len(value.shape) - rank + 1 :])
     return value
 
@@ -74,6 +74,6 @@ def _moved(node: Node, axes: int) -> dict[str, object]:
     axis = moved.get("axis")
     if isinstance(axis, int) and axis >= 0:
         if axis == 0:
-            raise Unsplit("an operator along merged axes")
+            raise RuleDoesNotApply("an operator along merged axes")
         moved["axis"] = axis + axes - 1
     return moved

@@ -6,7 +6,7 @@ from model_export.factorise.emit import Lookup, Tensor
 from model_export.factorise.node import Handler, Node
 from model_export.factorise.rule import Rule
 from model_export.factorise.scope import Scope
-from model_export.factorise.shapes import Shape, Unsplit, broadcast, has_items, number, size, with_dim
+from model_export.factorise.shapes import RuleDoesNotApply, Shape, broadcast, has_items, number, size, with_dim
 from model_export.factorise.values import Affine, Concat, Laid, Value
 
 
@@ -16,7 +16,7 @@ def reshape(scope: Scope, node: Node) -> Laid:
 
 
 def reshaped(scope: Scope, value: Laid, shape: Shape) -> Laid:
-    """The same elements in another shape. Raises Unsplit where the item axis would be merged."""
+    """The same elements in another shape. Raises RuleDoesNotApply where the item axis would be merged."""
     if shape == value.shape:
         return value
     moves = _moves(value, shape)
@@ -39,7 +39,7 @@ def reshaped(scope: Scope, value: Laid, shape: Shape) -> Laid:
             flat = [(part, with_dim(shape, same, size(part.shape[same:]))) for part in whole.parts]
             return Concat(shape, same, tuple(reshaped(scope, part, to) for part, to in flat))
     if has_items(value.shape[same:]):
-        raise Unsplit("a reshape that merges the item axis")
+        raise RuleDoesNotApply("a reshape that merges the item axis")
     tensor = scope.emit.aligned(scope.real(value), len(value.shape))
     tensor = scope.emit.expand(tensor, tensor.shape[:same] + value.shape[same:])
     return scope.wrap(scope.emit.reshape(tensor, tensor.shape[:same] + shape[same:]), shape)
@@ -103,18 +103,18 @@ def _expanded(scope: Scope, value: Laid, shape: Shape, lazily: bool) -> Laid:
     if missing:
         value = reshaped(scope, value, (1,) * missing + value.shape)
     if broadcast(value.shape, shape) != shape:
-        raise Unsplit("a repetition of an axis that is not 1")
+        raise RuleDoesNotApply("a repetition of an axis that is not 1")
     if not lazily:
         return scope.wrap(scope.emit.expand(scope.real(value), shape), shape)
     if isinstance(value, Concat):
         whole = value
         if whole.shape[whole.axis] != shape[whole.axis]:
-            raise Unsplit("a repetition of parts")
+            raise RuleDoesNotApply("a repetition of parts")
         return whole.map(
             lambda p: _expanded(scope, p, with_dim(shape, whole.axis, p.shape[whole.axis]), lazily), shape, whole.axis
         )
     if not all(map(scope.emit.can_tell, shape)):
-        raise Unsplit("a repetition whose length is told nowhere")
+        raise RuleDoesNotApply("a repetition whose length is told nowhere")
     if has_items(shape) and not value.varies:
         scope.credit(Rule.BROADCAST)
     return Affine(shape, value.terms, value.base)
@@ -125,7 +125,7 @@ def concat(scope: Scope, node: Node) -> Laid:
     shape = node.shape
     axis = node.axis(0, len(shape))
     if has_items((shape[axis],)):
-        raise Unsplit("a Concat of candidates")
+        raise RuleDoesNotApply("a Concat of candidates")
     values = node.given
     if not any(value.varies for value in values) or not scope.on(Rule.CONCAT):
         tensors = [scope.filled(value, axis) for value in values]
@@ -166,7 +166,7 @@ def slice_(scope: Scope, node: Node) -> Laid:
     value = node.input(0)
     starts, ends, axes, steps = (node.constant(place) for place in (1, 2, 3, 4))
     if starts is None or ends is None or (steps is not None and (steps != 1).any()):
-        raise Unsplit("a Slice with steps")
+        raise RuleDoesNotApply("a Slice with steps")
     places = range(len(starts)) if axes is None else axes.tolist()
     for axis, start, end in zip(places, starts.tolist(), ends.tolist(), strict=True):
         place = int(axis) % len(value.shape)
@@ -205,7 +205,7 @@ def gather(scope: Scope, node: Node) -> Laid:
         return _looked_up(scope, data.base, scope.real(indices), node)
     place = node.constant(1)
     if place is None or place.ndim or has_items((data.shape[axis],)):
-        raise Unsplit("a Gather of many places")
+        raise RuleDoesNotApply("a Gather of many places")
     length = number(data.shape[axis])
     at = int(place) % length
     picked = sliced(scope, data, axis, at, at + 1)

@@ -11,7 +11,7 @@ from model_export.factorise.node import Handler, Node
 from model_export.factorise.reduce import summed
 from model_export.factorise.rule import Rule
 from model_export.factorise.scope import Scope
-from model_export.factorise.shapes import ITEMS, Shape, Unsplit, broadcast, number, size_or_none, with_dim
+from model_export.factorise.shapes import ITEMS, RuleDoesNotApply, Shape, broadcast, number, size_or_none, with_dim
 from model_export.factorise.values import Affine, Concat, Laid, Term
 
 
@@ -19,10 +19,10 @@ def gemm(scope: Scope, node: Node) -> Laid:
     """alpha · A @ B + beta · C, for the alpha and beta of 1 that a linear layer has."""
     attributes = node.attributes
     if attributes.get("transA") or attributes.get("alpha", 1.0) != 1 or attributes.get("beta", 1.0) != 1:
-        raise Unsplit("a Gemm with transA, alpha or beta")
+        raise RuleDoesNotApply("a Gemm with transA, alpha or beta")
     rows, matrix = node.input(0), node.input(1)
     if matrix.varies:
-        raise Unsplit("a Gemm whose matrix is not shared")
+        raise RuleDoesNotApply("a Gemm whose matrix is not shared")
     weights = scope.real(matrix)
     if attributes.get("transB"):
         weights = scope.emit.transpose(weights, (1, 0))
@@ -39,7 +39,7 @@ def matmul(scope: Scope, node: Node) -> Laid:
 def multiplied(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid:
     """one @ other, by numpy's rules for more than two axes."""
     if min(len(one.shape), len(other.shape)) < 2:
-        raise Unsplit("a product with a tensor of one axis")
+        raise RuleDoesNotApply("a product with a tensor of one axis")
     for rule in (_shared_matrix, _shared_rows, _by_parts, _simpler):
         found = rule(scope, one, other, shape)
         if found is not None:
@@ -178,17 +178,17 @@ def einsum(scope: Scope, node: Node) -> Laid:
     left, arrow, result = equation.partition("->")
     operands = left.split(",")
     if not arrow or len(operands) != 2 or "." in equation or any(len(set(o)) < len(o) for o in operands):
-        raise Unsplit("an Einsum of another form")
+        raise RuleDoesNotApply("an Einsum of another form")
     letters = max(operands, key=len)
     gone = [letter for letter in letters if letter not in result]
     in_order = [letter for letter in letters if letter in result] == list(result)
     if len(gone) != 1 or set("".join(operands)) != set(letters) or not in_order:
-        raise Unsplit("an Einsum of another form")
+        raise RuleDoesNotApply("an Einsum of another form")
     dims = dict(zip(letters, broadcast_letters(operands, node, letters), strict=True))
     values = []
     for letter_list, value in zip(operands, node.given, strict=True):
         if [letter for letter in letters if letter in letter_list] != list(letter_list):
-            raise Unsplit("an Einsum of another form")
+            raise RuleDoesNotApply("an Einsum of another form")
         to = tuple(dims[letter] if letter in letter_list else 1 for letter in letters)
         values.append(reshaped(scope, value, to))
     product = apply(scope, "Mul", values, tuple(dims[letter] for letter in letters))

@@ -8,7 +8,7 @@ import numpy as np
 
 from model_export.factorise.emit import Array
 from model_export.factorise.scope import Scope
-from model_export.factorise.shapes import Shape, Unsplit
+from model_export.factorise.shapes import RuleDoesNotApply, Shape
 from model_export.factorise.values import Affine, Concat, Laid, Value
 
 
@@ -38,20 +38,20 @@ class Node:
         return tuple(value for value in self.inputs if value is not None)
 
     def input(self, place: int) -> Laid:
-        """Raises Unsplit where it is left out."""
+        """Raises RuleDoesNotApply where it is left out."""
         value = self.inputs[place] if place < len(self.inputs) else None
         if value is None:
-            raise Unsplit(f"it has no input {place}")
+            raise RuleDoesNotApply(f"it has no input {place}")
         return value
 
     def constant(self, place: int) -> Array | None:
-        """Return the value of a constant input; None if omitted. Raises Unsplit if it comes with a request."""
+        """Return the value of a constant input; None if omitted. Raises RuleDoesNotApply if it comes with a request."""
         if place >= len(self.inputs) or self.inputs[place] is None:
             return None
         value = self.inputs[place]
         if isinstance(value, Affine) and not value.varies and value.base is not None and value.base.value is not None:
             return value.base.value
-        raise Unsplit(f"its input {place} is not a constant")
+        raise RuleDoesNotApply(f"its input {place} is not a constant")
 
     def axis(self, default: int, rank: int) -> int:
         """The attribute `axis`, counted from the front."""
@@ -62,7 +62,7 @@ Handler = Callable[[Scope, Node], Value | list[Value]]
 
 
 def laid(value: Value) -> Laid:
-    """The value, if rules can see its axes. Raises Unsplit."""
+    """The value, if rules can see its axes. Raises RuleDoesNotApply."""
     if isinstance(value, Affine | Concat):
         return value
-    raise Unsplit("its input's axes are merged" if value.varies else "its input's shape is not known")
+    raise RuleDoesNotApply("its input's axes are merged" if value.varies else "its input's shape is not known")

@@ -7,7 +7,7 @@ import numpy as np
 from model_export.factorise.elementwise import apply
 from model_export.factorise.node import Handler, Node
 from model_export.factorise.scope import Scope
-from model_export.factorise.shapes import Unsplit, number
+from model_export.factorise.shapes import RuleDoesNotApply, number
 from model_export.factorise.values import Concat, Laid
 
 
@@ -16,7 +16,7 @@ def layer_norm(scope: Scope, node: Node) -> Laid:
     value = node.input(0)
     last = len(value.shape) - 1
     if node.axis(-1, last + 1) != last or len(node.shapes) > 1:
-        raise Unsplit("a LayerNormalization of several axes or outputs")
+        raise RuleDoesNotApply("a LayerNormalization of several axes or outputs")
     return _normed(scope, node, value)
 
 
@@ -35,7 +35,7 @@ def batch_norm(scope: Scope, node: Node) -> Laid:
     """BatchNormalization with fixed statistics: a scale and a shift for each column, which is the second axis."""
     scale, shift, mean, variance = (node.constant(place) for place in (1, 2, 3, 4))
     if scale is None or shift is None or mean is None or variance is None or node.attributes.get("training_mode"):
-        raise Unsplit("a BatchNormalization in training")
+        raise RuleDoesNotApply("a BatchNormalization in training")
     rank = len(node.shape)
     columns = (1, number(node.shape[1]), *(1,) * (rank - 2)) if rank > 1 else (1,)
     factor = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))

@@ -20,7 +20,7 @@ from model_export.factorise.node import Handler, Node, laid
 from model_export.factorise.report import NodeReport, Report
 from model_export.factorise.rule import ALL_RULES, Rule
 from model_export.factorise.scope import Scope
-from model_export.factorise.shapes import Shape, Unsplit
+from model_export.factorise.shapes import RuleDoesNotApply, Shape
 from model_export.factorise.sides import checked_axis, checked_outputs
 from model_export.factorise.values import Affine, Flattened, Opaque, Value
 from model_export.factorise.write import write_model
@@ -47,7 +47,7 @@ def factorise(model: onnx.ModelProto, sides: Mapping[str, Side], rules: frozense
     checked_outputs(model, facts)
     try:
         return _Pass(model, rules, facts).run()
-    except Unsplit as reason:
+    except RuleDoesNotApply as reason:
         whole = NodeReport(model.graph.name, "graph", left=f"left as it was: {reason}")
         count = len(model.graph.node)
         return Factorised(model, Report((whole,), count, count, 0))
@@ -101,7 +101,7 @@ class _Pass:
             fact = self._facts[name]
             try:
                 values[name] = self._constant(fact)
-            except Unsplit:
+            except RuleDoesNotApply:
                 return False
         self._values |= values
         return True
@@ -120,7 +120,7 @@ class _Pass:
             made = self._split(proto)
         except Exception as reason:  # any unexpected error in a rule: the node is copied, and the report says so
             self._scope.credited.clear()
-            self._copy(proto, str(reason) if isinstance(reason, Unsplit) else f"its rule failed: {reason!r}")
+            self._copy(proto, str(reason) if isinstance(reason, RuleDoesNotApply) else f"its rule failed: {reason!r}")
             return
         self._values |= made
         self._note(_name(proto), proto.op_type)
@@ -129,11 +129,11 @@ class _Pass:
         handler = self._handlers.get(proto.op_type)
         facts = [self._facts.get(name) for name in proto.output]
         if handler is None or proto.domain not in ("", "ai.onnx"):
-            raise Unsplit(f"no rule for {proto.op_type}")
+            raise RuleDoesNotApply(f"no rule for {proto.op_type}")
         inputs = tuple(self._values[name] if name else None for name in proto.input)
         shapes = [fact.shape for fact in facts if fact is not None]
         if len(shapes) < len(facts) or any(shape is None for shape in shapes):
-            raise Unsplit("the shape of its output depends on its inputs' contents")
+            raise RuleDoesNotApply("the shape of its output depends on its inputs' contents")
         node = Node(
             proto.op_type,
             (),
@@ -143,7 +143,7 @@ class _Pass:
         )
         made = self._handled(node, inputs, handler)
         if len(made) != len(proto.output) or [_shape(value) for value in made] != list(node.shapes):
-            raise Unsplit("a rule made another shape")
+            raise RuleDoesNotApply("a rule made another shape")
         return dict(zip(proto.output, made, strict=True))
 
     def _handled(self, node: Node, inputs: tuple[Value | None, ...], handler: Handler) -> list[Value]:

@@ -12,7 +12,7 @@ from model_export.factorise.linear import linear
 from model_export.factorise.node import Handler, Node
 from model_export.factorise.rule import Rule
 from model_export.factorise.scope import Scope
-from model_export.factorise.shapes import ITEMS, Unsplit, has_items, number, size_or_none, with_dim
+from model_export.factorise.shapes import ITEMS, RuleDoesNotApply, has_items, number, size_or_none, with_dim
 from model_export.factorise.values import Affine, Concat, Laid, Term
 
 
@@ -37,10 +37,10 @@ def _one_over(length: int, node: Node) -> "np.ndarray[Any, np.dtype[Any]]":
 
 
 def summed(scope: Scope, value: Laid, axis: int) -> Laid:
-    """The sum along an axis, which stays as one of length 1. Raises Unsplit where it is the item axis."""
+    """The sum along an axis, which stays as one of length 1. Raises RuleDoesNotApply where it is the item axis."""
     shape = with_dim(value.shape, axis, 1)
     if has_items((value.shape[axis],)):
-        raise Unsplit("a sum over the candidates")
+        raise RuleDoesNotApply("a sum over the candidates")
     if isinstance(value, Concat):
         value = scope.coalesced(value)
     last = len(shape) - 1

@@ -8,7 +8,7 @@ import numpy as np
 from model_export.factorise.emit import Emitter, Tensor
 from model_export.factorise.gathers import join_lookups
 from model_export.factorise.rule import Rule
-from model_export.factorise.shapes import ITEMS, Shape, Unsplit, broadcast, size, size_or_none, with_dim
+from model_export.factorise.shapes import ITEMS, RuleDoesNotApply, Shape, broadcast, size, size_or_none, with_dim
 from model_export.factorise.values import Affine, Concat, Flattened, Laid, Opaque, Term, Value
 
 _MOST_COPIED = 1024  # elements for each candidate
@@ -83,7 +83,7 @@ class Scope:
             total = self.emit.add(total, leaf if term.by is None else self.emit.elementwise("Mul", leaf, term.by))
         result = self.emit.add(total, base)
         if result is None:
-            raise Unsplit("an empty sum")
+            raise RuleDoesNotApply("an empty sum")
         return result
 
     def _with_outer(self, terms: Sequence[Term]) -> list[Term]:

@@ -8,7 +8,7 @@ Dim = int | str
 Shape = tuple[Dim, ...]
 
 
-class Unsplit(Exception):
+class RuleDoesNotApply(Exception):
     """Why a rule does not apply."""
 
 
@@ -33,12 +33,12 @@ def has_items(shape: Shape) -> bool:
 
 
 def broadcast(*shapes: Shape) -> Shape:
-    """The shape of an elementwise operator's result. Raises Unsplit where axes do not fit."""
+    """The shape of an elementwise operator's result. Raises RuleDoesNotApply where axes do not fit."""
     rank, result = max(map(len, shapes)), []
     for place in range(1, rank + 1):
         dims = {shape[-place] for shape in shapes if len(shape) >= place} - {1}
         if len(dims) > 1:
-            raise Unsplit(f"the shapes {' and '.join(map(str, shapes))} do not broadcast")
+            raise RuleDoesNotApply(f"the shapes {' and '.join(map(str, shapes))} do not broadcast")
         result.append(dims.pop() if dims else 1)
     return tuple(reversed(result))
 
@@ -49,14 +49,14 @@ def with_dim(shape: Shape, axis: int, dim: Dim) -> Shape:
 
 
 def number(dim: Dim) -> int:
-    """The length of an axis that has one. Raises Unsplit."""
+    """The length of an axis that has one. Raises RuleDoesNotApply."""
     if isinstance(dim, str):
-        raise Unsplit(f"an axis of varying length ({dim})")
+        raise RuleDoesNotApply(f"an axis of varying length ({dim})")
     return dim
 
 
 def size(shape: Shape) -> int:
-    """The number of elements. Raises Unsplit where an axis varies."""
+    """The number of elements. Raises RuleDoesNotApply where an axis varies."""
     total = 1
     for dim in shape:
         total *= number(dim)
@@ -69,9 +69,9 @@ def size_or_none(shape: Shape) -> int | None:
 
 
 def merged(shape: Shape) -> Dim:
-    """The length of the axis that all these axes make together. Raises Unsplit."""
+    """The length of the axis that all these axes make together. Raises RuleDoesNotApply."""
     factor = size(tuple(dim for dim in shape if dim != ITEMS))
     count = shape.count(ITEMS)
     if count > 1:
-        raise Unsplit("the item axis occurs twice")
+        raise RuleDoesNotApply("the item axis occurs twice")
     return factor if not count else ITEMS if factor == 1 else f"{ITEMS}*{factor}"

@@ -9,7 +9,7 @@ from model_export.factorise.layout import reshaped
 from model_export.factorise.node import Handler, Node
 from model_export.factorise.rule import Rule
 from model_export.factorise.scope import Scope
-from model_export.factorise.shapes import Unsplit, has_items, with_dim
+from model_export.factorise.shapes import RuleDoesNotApply, has_items, with_dim
 from model_export.factorise.values import Affine, Concat, Laid, Term
 
 _ALONG = ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization")
@@ -26,14 +26,14 @@ def reducing(scope: Scope, node: Node) -> Laid:
     """A reduction of one axis that is not a sum."""
     value, axes = node.input(0), node.constant(1)
     if axes is None or axes.size != 1:
-        raise Unsplit("a reduction of several axes")
+        raise RuleDoesNotApply("a reduction of several axes")
     made = _along(scope, node, value, int(axes.reshape(-1)[0]) % len(value.shape))
     return made if node.attributes.get("keepdims", 1) else reshaped(scope, made, node.shape)
 
 
 def _along(scope: Scope, node: Node, value: Laid, axis: int) -> Laid:
     if has_items((value.shape[axis],)):
-        raise Unsplit(f"a {node.kind} over the candidates")
+        raise RuleDoesNotApply(f"a {node.kind} over the candidates")
     if isinstance(value, Concat):
         value = scope.coalesced(value)
     if isinstance(value, Concat) and value.axis != axis:

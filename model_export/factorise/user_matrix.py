@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from model_export.factorise.emit import Tensor
 from model_export.factorise.rule import Rule
 from model_export.factorise.scope import Scope
-from model_export.factorise.shapes import ITEMS, Shape, Unsplit, broadcast, number, size
+from model_export.factorise.shapes import ITEMS, RuleDoesNotApply, Shape, broadcast, number, size
 
 Scaled = tuple[Tensor, Tensor]
 
@@ -47,5 +47,5 @@ def _matrix(scope: Scope, own: Sequence[Tensor], scaled: Sequence[Scaled], betwe
         summands.append(emit.elementwise("Mul", by_rows, emit.reshape(matrix, (width, 1, columns))))
     built = emit.add(*summands)
     if built is None:
-        raise Unsplit("nothing scaled")
+        raise RuleDoesNotApply("nothing scaled")
     return emit.reshape(built, (width, rows * number(columns)))

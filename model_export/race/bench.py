@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model_export.errors import ExportError
-from model_export.race.bundle import Ranker, ranker_of
+from model_export.race.bundle import RacedRanker, ranker_of
 from model_export.race.contestants import Contestant, beside, graphs_of, in_all_precisions, on, without_rules
 from model_export.race.figures import (
     LOWER,
@@ -33,7 +33,13 @@ from model_export.race.precisions import Lowered, lowered
 from model_export.race.race import race
 from model_export.race.subject import Subject, untrained
 from model_export.reference.inputs import Sizes
-from model_export.reference.training import Trained, Training, quality, torch_scores, trained_reference
+from model_export.reference.training import (
+    ReferenceTraining,
+    TrainedReference,
+    quality,
+    torch_scores,
+    trained_reference,
+)
 from msd.benchmark.machine import machine_now
 from msd.contract.instructions import cpu_instructions
 from msd.contract.precision import Precision
@@ -45,7 +51,7 @@ class GraphPlan:
     """Durations: `seconds` for each race, twice that for the reference model's."""
 
     sizes: Sizes = field(default_factory=Sizes)
-    training: Training = field(default_factory=Training)
+    training: ReferenceTraining = field(default_factory=ReferenceTraining)
     study: Study = field(default_factory=Study)
     counts: tuple[int, ...] = (20, 50, 200, 1_000)
     seconds: float = 4.0
@@ -113,7 +119,7 @@ class _Races:
         return Timed(turns, blocks)
 
 
-def _graphs_of(ranker: Ranker) -> dict[str, Contestant]:
+def _graphs_of(ranker: RacedRanker) -> dict[str, Contestant]:
     graphs = {PLAIN: ranker.plain, PASSED: ranker.passed}
     return {name: on(ranker.opened(graph), ranker.request) for name, graph in graphs.items()}
 
@@ -148,7 +154,7 @@ def _microseconds(times: Times, name: str, tried: Iterable[Form]) -> dict[Form, 
     return by_text({form: times[leaner_in(name, form)] for form in forms})
 
 
-def _quality(trained: Trained, tried: Mapping[Form, Lowered]) -> dict[str, Any]:
+def _quality(trained: TrainedReference, tried: Mapping[Form, Lowered]) -> dict[str, Any]:
     return {
         "truth": quality(trained.held, trained.held.chances),
         "fp32": quality(trained.held, torch_scores(trained.network, trained.held)),

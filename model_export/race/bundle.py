@@ -23,7 +23,7 @@ from msd.contract.rows import RowCodec
 
 
 @dataclass(frozen=True)
-class Ranker:
+class RacedRanker:
     """Both graphs, and one real request."""
 
     bundle: Bundle
@@ -58,7 +58,7 @@ class Ranker:
         }
 
 
-def ranker_of(folder: Path) -> Ranker:
+def ranker_of(folder: Path) -> RacedRanker:
     """Raises BundleError that says what is wrong with the bundle."""
     bundle = open_bundle(folder)
     golden = next(read_goldens(bundle.path(GOLDENS)), None)
@@ -71,7 +71,7 @@ def ranker_of(folder: Path) -> Ranker:
     except ExportError as error:
         raise BundleError(f"{path}: cannot be factorised: {error}") from None
     users, items = (RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item"))
-    return Ranker(
+    return RacedRanker(
         bundle=bundle,
         plain=plain,
         passed=passed,

@@ -17,7 +17,7 @@ from model_export.race.subject import Subject
 from model_export.reference.clicks import Clicks
 from model_export.reference.inputs import Sizes
 from model_export.reference.network import LEANER
-from model_export.reference.training import Progress, Trained, Training, new_held, trained
+from model_export.reference.training import Progress, ReferenceTraining, TrainedReference, new_held, trained
 from msd.contract.instructions import cpu_instructions
 from msd.ranker.bootstrap import Floats, compare_by_seed, resample_metrics
 from msd.ranker.metrics import measure_pooled
@@ -73,7 +73,7 @@ class Leaner:
 
 
 def leaner_models(
-    work: Path, sizes: Sizes, training: Training, study: Study, reference: Trained, progress: Progress
+    work: Path, sizes: Sizes, training: ReferenceTraining, study: Study, reference: TrainedReference, progress: Progress
 ) -> dict[str, Leaner]:
     """Each leaner model, trained in `work` where it is not there yet. `progress` hears models done, and all."""
     rows = new_held(sizes, training, study.requests, study.candidates, _ROWS)

@@ -11,7 +11,7 @@ from model_export.factorise.proof import prove
 from model_export.factorise.rule import Rule
 from model_export.reference.graphs import plain_graph, tiled_graph
 from model_export.reference.inputs import SIDES, Feeds, Sizes, random_feeds
-from model_export.reference.network import NETWORKS, Network, lively, made
+from model_export.reference.network import NETWORKS, ReferenceNetwork, lively, made
 from model_export.reference.twins import twin_of
 from msd.contract.schema import Side
 
@@ -23,7 +23,7 @@ class Subject:
     """A network of some sizes."""
 
     name: str
-    network: Network
+    network: ReferenceNetwork
     sizes: Sizes
 
     @property

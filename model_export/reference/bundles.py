@@ -20,7 +20,7 @@ from model_export.precision.choice import Asked
 from model_export.reference.graphs import plain_graph, tiled_graph
 from model_export.reference.inputs import Sizes
 from model_export.reference.market import Population, new_market
-from model_export.reference.training import Training, trained, trained_reference
+from model_export.reference.training import ReferenceTraining, trained, trained_reference
 from msd.contract.bundle import ROWS, open_bundle
 from msd.contract.errors import BundleError
 from msd.contract.files import write_bytes_atomic
@@ -49,7 +49,7 @@ class Makings:
     """What the bundles are made of. `requests` are proved against the plain graph, with `candidates` it is timed."""
 
     sizes: Sizes = field(default_factory=Sizes)
-    training: Training = field(default_factory=Training)
+    training: ReferenceTraining = field(default_factory=ReferenceTraining)
     population: Population = field(default_factory=Population)
     requests: int = 300
     candidates: int = 200

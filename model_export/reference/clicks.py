@@ -23,7 +23,7 @@ _CONSTANT, _FIELDS, _FIT, _FIT_OF_FIELDS, _HISTORY = -3.4, 0.25, 1.4, 0.35, 3.2
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class ReferenceItems:
     """The items, and what the effects of fields are; shared by all requests."""
 
     item_fields: Integers  # [I, F]
@@ -38,7 +38,7 @@ class Catalogue:
 class Clicks:
     """R requests of C candidates each."""
 
-    catalogue: Catalogue
+    catalogue: ReferenceItems
     user_fields: Integers  # [R, F]
     user_vectors: Floats  # [R, D]
     history: Integers  # [R, T], places of items; -1 at the end where it is shorter
@@ -68,14 +68,14 @@ class Clicks:
         }
 
 
-def new_catalogue(sizes: Sizes, seed: int) -> Catalogue:
+def new_catalogue(sizes: Sizes, seed: int) -> ReferenceItems:
     """Items around topics, with fields whose first values are the most common."""
     rng = np.random.default_rng((seed, 0))
     topics = _unit(rng.standard_normal((_TOPICS, sizes.vector), np.float32))
     of_item = rng.integers(0, _TOPICS, _ITEMS, np.int32)
     noise = rng.standard_normal((_ITEMS, sizes.vector), np.float32) / np.float32(np.sqrt(sizes.vector))
     values = (2, sizes.fields, sizes.vocabulary)
-    return Catalogue(
+    return ReferenceItems(
         item_fields=_values(rng, (_ITEMS, sizes.fields), sizes.vocabulary),
         item_vectors=_unit(topics[of_item] + noise),
         item_topics=of_item,
@@ -85,7 +85,7 @@ def new_catalogue(sizes: Sizes, seed: int) -> Catalogue:
     )
 
 
-def new_clicks(catalogue: Catalogue, sizes: Sizes, requests: int, candidates: int, seed: int) -> Clicks:
+def new_clicks(catalogue: ReferenceItems, sizes: Sizes, requests: int, candidates: int, seed: int) -> Clicks:
     """Requests of users that like three topics each; half of the candidates are of these topics."""
     rng = np.random.default_rng((seed, 1))
     liked = rng.integers(0, _TOPICS, (requests, _LIKED_TOPICS))
@@ -126,7 +126,7 @@ def _chances(clicks: Clicks, number: int) -> Floats:
     return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
 
 
-def _of_topics(rng: np.random.Generator, catalogue: Catalogue, liked: NDArray[np.int64], count: int) -> Integers:
+def _of_topics(rng: np.random.Generator, catalogue: ReferenceItems, liked: NDArray[np.int64], count: int) -> Integers:
     """Return `count` items [R, count] of each request's topics."""
     by_topic = [np.flatnonzero(catalogue.item_topics == topic).astype(np.int32) for topic in range(_TOPICS)]
     topics = rng.permuted(np.repeat(liked, -(-count // _LIKED_TOPICS), axis=1), axis=1)[:, :count]

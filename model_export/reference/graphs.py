@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from model_export.graph import to_onnx
 from model_export.reference.inputs import SIDES, Sizes, random_feeds, tiled
-from model_export.reference.network import Network
+from model_export.reference.network import ReferenceNetwork
 
 AXIS = "candidates"
 _EXAMPLE_CANDIDATES = 3
@@ -26,7 +26,7 @@ def plain_graph(module: nn.Module, named: Named, sizes: Sizes) -> onnx.ModelProt
     return _graph(module, named, examples(named, sizes), {name for name in named.inputs if SIDES[name] == "item"})
 
 
-def tiled_graph(network: Network, sizes: Sizes) -> onnx.ModelProto:
+def tiled_graph(network: ReferenceNetwork, sizes: Sizes) -> onnx.ModelProto:
     """Every input with a row a candidate, and so no repeating inside."""
     network.tiled = True
     try:

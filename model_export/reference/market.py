@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model_export.reference.clicks import Catalogue, Clicks, new_catalogue, new_clicks
+from model_export.reference.clicks import Clicks, ReferenceItems, new_catalogue, new_clicks
 from model_export.reference.inputs import Sizes
 from msd.contract.rows import RowSide
 from msd.contract.schema import Categorical, FeatureSchema, SchemaField, Semantic, Sequence, State
@@ -112,7 +112,7 @@ def _widened(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return wide
 
 
-def _grown(catalogue: Catalogue, sizes: Sizes, population: Population) -> Catalogue:
+def _grown(catalogue: ReferenceItems, sizes: Sizes, population: Population) -> ReferenceItems:
     """Return the catalogue extended by items of the same topics up to the wanted number."""
     known = len(catalogue.item_topics)
     rng = np.random.default_rng((population.seed, 2))

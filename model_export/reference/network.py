@@ -17,7 +17,7 @@ _SHARPNESS = 8.0
 POINTWISE = ("user_fields", "user_vector", "item_fields", "item_vector")
 
 
-class Network(nn.Module):
+class ReferenceNetwork(nn.Module):
     """A model of both sides' fields and vectors. `tiled` says that the user's inputs come with a row a candidate."""
 
     inputs: tuple[str, ...] = tuple(SIDES)
@@ -56,7 +56,7 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class Reference(Network):
+class ReferenceModel(ReferenceNetwork):
     """Target attention (DIN, arXiv 1706.06978; softmax), two full cross layers (DCN-V2, arXiv 2008.13535), an MLP."""
 
     def __init__(self, sizes: Sizes) -> None:
@@ -97,7 +97,7 @@ class Change(StrEnum):
     MLP = "narrow_mlp"
 
 
-class Lean(Reference):
+class Lean(ReferenceModel):
     """The reference with cross layers of low rank, attention by dot products ("general" in arXiv 1508.04025), an MLP
     without its widest layer; or with some of these changes alone.
     """
@@ -125,7 +125,7 @@ class Lean(Reference):
         return (weights_NT.unsqueeze(-1) * h_NTD).sum(1)
 
 
-class DeepFM(Network):
+class DeepFM(ReferenceNetwork):
     """First and second order terms of all fields, and an MLP over them (arXiv 1703.04247)."""
 
     inputs = POINTWISE
@@ -155,7 +155,7 @@ class DeepFM(Network):
         return [table(ids[:, field]) for field, table in enumerate(getattr(self, f"{side}_weights"))]
 
 
-class LowRankDCN(Network):
+class LowRankDCN(ReferenceNetwork):
     """Three cross layers of low rank beside an MLP (DCN-V2, arXiv 2008.13535, section 3)."""
 
     inputs = POINTWISE
@@ -176,7 +176,7 @@ class LowRankDCN(Network):
         return torch.sigmoid(self.head(torch.cat([x, torch.relu(self.deep(x0))], -1))).squeeze(-1)
 
 
-class Transformer(Network):
+class Transformer(ReferenceNetwork):
     """One transformer layer over history and target, averaged (BST, arXiv 1905.06874), and an MLP."""
 
     def __init__(self, sizes: Sizes) -> None:
@@ -218,7 +218,7 @@ class Transformer(Network):
         return merged
 
 
-class TwoTasks(Network):
+class TwoTasks(ReferenceNetwork):
     """Experts mixed by a gate a task (MMoE): clicks, and conversions as conversions of clicks."""
 
     inputs = POINTWISE
@@ -243,21 +243,21 @@ class TwoTasks(Network):
         return clicked, clicked * converted
 
 
-NETWORKS: Mapping[str, Callable[[Sizes], Network]] = {
-    "reference": Reference,
+NETWORKS: Mapping[str, Callable[[Sizes], ReferenceNetwork]] = {
+    "reference": ReferenceModel,
     "deepfm": DeepFM,
     "dcn_low_rank": LowRankDCN,
     "transformer": Transformer,
     "two_tasks": TwoTasks,
     "lean": Lean,
 }
-LEANER: Mapping[str, Callable[[Sizes], Network]] = {
+LEANER: Mapping[str, Callable[[Sizes], ReferenceNetwork]] = {
     **{change.value: partial(Lean, changes=frozenset({change})) for change in Change},
     "lean": Lean,
 }
 
 
-def made(name: str, sizes: Sizes, seed: int) -> Network:
+def made(name: str, sizes: Sizes, seed: int) -> ReferenceNetwork:
     """An untrained network by name, its weights by the seed, at rest."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -269,7 +269,7 @@ def made(name: str, sizes: Sizes, seed: int) -> Network:
     return network
 
 
-def lively(network: Network) -> Network:
+def lively(network: ReferenceNetwork) -> ReferenceNetwork:
     """The same network with weights so large that its scores differ from candidate to candidate without training."""
     for module in network.modules():
         if isinstance(module, nn.Linear):

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from model_export.reference.clicks import Clicks, new_catalogue, new_clicks
 from model_export.reference.inputs import Sizes
-from model_export.reference.network import Network, made
+from model_export.reference.network import ReferenceNetwork, made
 from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic
 from msd.ranker.metrics import measure_pooled
@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Training:
+class ReferenceTraining:
     """How much is generated, and how it is trained."""
 
     requests: int = 24_000
@@ -45,26 +45,28 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedReference:
     """The reference model, and requests of users that it has not seen: some to fit scales by, others to judge by."""
 
-    network: Network
+    network: ReferenceNetwork
     known: Clicks
     held: Clicks
 
 
-def trained_reference(work: Path, sizes: Sizes, training: Training, progress: Progress) -> Trained:
+def trained_reference(work: Path, sizes: Sizes, training: ReferenceTraining, progress: Progress) -> TrainedReference:
     """The model of the training's own seed, and clicks to judge it by."""
     known, held = (new_held(sizes, training, training.held, training.held_candidates, one) for one in (2, 1))
-    return Trained(trained("reference", training.seed, work, sizes, training, progress), known, held)
+    return TrainedReference(trained("reference", training.seed, work, sizes, training, progress), known, held)
 
 
-def new_held(sizes: Sizes, training: Training, requests: int, candidates: int, number: int) -> Clicks:
+def new_held(sizes: Sizes, training: ReferenceTraining, requests: int, candidates: int, number: int) -> Clicks:
     """Clicks of users that no network was trained on; each `number` from 1 gives others."""
     return new_clicks(new_catalogue(sizes, training.seed), sizes, requests, candidates, training.seed + number)
 
 
-def trained(name: str, seed: int, work: Path, sizes: Sizes, training: Training, progress: Progress) -> Network:
+def trained(
+    name: str, seed: int, work: Path, sizes: Sizes, training: ReferenceTraining, progress: Progress
+) -> ReferenceNetwork:
     """A network in a folder of its own under `work`, trained first if it is not there.
 
     Its first weights and the order of its rows are by `seed`; the clicks are those of `training`, whatever the seed.
@@ -95,20 +97,22 @@ def quality(clicks: Clicks, scores: NDArray[np.float32]) -> dict[str, float]:
     return measure_pooled(clicks.clicked.ravel().astype(np.float64), scores.ravel().astype(np.float64))
 
 
-def torch_scores(network: Network, clicks: Clicks) -> NDArray[np.float32]:
+def torch_scores(network: ReferenceNetwork, clicks: Clicks) -> NDArray[np.float32]:
     """The first head's scores [R, C] by torch."""
     with torch.no_grad():
         return np.stack([_scores(network, clicks, number) for number in range(len(clicks.candidates))])
 
 
-def _scores(network: Network, clicks: Clicks, number: int) -> NDArray[np.float32]:
+def _scores(network: ReferenceNetwork, clicks: Clicks, number: int) -> NDArray[np.float32]:
     feeds = clicks.request(number)
     output = network(*(torch.from_numpy(feeds[name]) for name in network.inputs))
     scores: NDArray[np.float32] = (output if isinstance(output, torch.Tensor) else output[0]).numpy()
     return scores
 
 
-def _train(network: Network, clicks: Clicks, training: Training, seed: int, progress: Progress) -> None:
+def _train(
+    network: ReferenceNetwork, clicks: Clicks, training: ReferenceTraining, seed: int, progress: Progress
+) -> None:
     """One pass over the rows in random order."""
     rows = np.random.default_rng(seed).permutation(clicks.candidates.size)
     steps = np.array_split(rows, max(1, len(rows) // training.batch))
@@ -141,7 +145,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _load(network: Network, path: Path) -> None:
+def _load(network: ReferenceNetwork, path: Path) -> None:
     try:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_export.reference.network import Network
+from model_export.reference.network import ReferenceNetwork
 
 
 class Twin(nn.Module):
@@ -16,7 +16,7 @@ class Twin(nn.Module):
     user_table: Tensor
     item_table: Tensor
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: ReferenceNetwork) -> None:
         super().__init__()
         self.inputs, self.heads = network.inputs, network.heads
         self.width = network.sizes.side
@@ -60,7 +60,7 @@ class CrossTwin(Twin):
     x_k = x_0 (1 + Σ b_j) with b_j = U_j a_j + c_j, and the user's V x_k is V u (1 + Σ c_j) + Σ V diag(u) U_j a_j.
     """
 
-    def __init__(self, network: Network, layers: Sequence[tuple[nn.Module, nn.Module]]) -> None:
+    def __init__(self, network: ReferenceNetwork, layers: Sequence[tuple[nn.Module, nn.Module]]) -> None:
         super().__init__(network)
         half = self.width
         for number, (down, up) in enumerate(layers):

@@ -16,8 +16,8 @@ from model_export.reference.network import (
     DeepFM,
     Lean,
     LowRankDCN,
-    Network,
-    Reference,
+    ReferenceModel,
+    ReferenceNetwork,
     Transformer,
     TwoTasks,
 )
@@ -27,7 +27,7 @@ from model_export.reference.twin import CrossTwin, Split, Twin, fused
 class ReferenceTwin(Twin):
     """Attention's first layer is one matrix [D, T·A] of the history; of the rest, the first cross layer is split."""
 
-    def __init__(self, network: Reference) -> None:
+    def __init__(self, network: ReferenceModel) -> None:
         super().__init__(network)
         first, _, self.second = network.attention
         assert isinstance(first, nn.Linear)
@@ -222,8 +222,8 @@ class TwoTasksTwin(Twin):
         return clicked, clicked * converted
 
 
-_TWINS: Mapping[type[Network], Callable[..., Twin]] = {
-    Reference: ReferenceTwin,
+_TWINS: Mapping[type[ReferenceNetwork], Callable[..., Twin]] = {
+    ReferenceModel: ReferenceTwin,
     DeepFM: DeepFMTwin,
     LowRankDCN: LowRankDCNTwin,
     Transformer: TransformerTwin,
@@ -232,6 +232,6 @@ _TWINS: Mapping[type[Network], Callable[..., Twin]] = {
 }
 
 
-def twin_of(network: Network) -> Twin:
+def twin_of(network: ReferenceNetwork) -> Twin:
     """The network's twin, of its weights as they are now."""
     return _TWINS[type(network)](network).eval()

@@ -25,7 +25,7 @@ from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
 from msd.ranker.finetune import finetune_ranker
 from msd.ranker.folder import FORMAT as RANKER_FORMAT
-from msd.ranker.network import Inputs, train_network
+from msd.ranker.network import NetworkInputs, train_network
 from msd.ranker.schema_fit import fit_schema
 from msd.ranker.train import predict
 from msd.ranker.variant import Given, Source, Variant, seeds_of
@@ -207,7 +207,7 @@ class BenchmarkRunner:
         if variant.tuned and variant.source:
             return self._tuned(variant, variant.source, seed, features)
         config, training = variant.config(protocol.ranker), replace(protocol.training, seed=seed)
-        inputs = Inputs(self.of_seed(seed).fingerprint, self._sources.student.student, features)
+        inputs = NetworkInputs(self.of_seed(seed).fingerprint, self._sources.student.student, features)
         steps = training.steps(len(features.of_part(Part.WINDOW, Part.TRAIN)))
 
         def show(epoch: int, step: int, loss: float) -> None:

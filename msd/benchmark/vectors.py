@@ -19,7 +19,7 @@ from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, SideFeatures
 from msd.ranker.variant import Source
 from msd.step import fingerprint_of
-from msd.student.bag import Bag
+from msd.student.bag import BagOfWords
 from msd.student.encoder import encode_texts, new_student
 from msd.student.lessons import encode_targets, make_lessons, teachers_words
 from msd.student.record import HEADS, VECTOR_DIM, WORDS_DIM, Vectors
@@ -101,7 +101,7 @@ def bag_of_words(known: Mapping[str, Knowledge]) -> LevelVectors:
     if not known:
         return NOBODY
     texts = teachers_words(list(known.values()))
-    coordinates = Bag(texts).coordinates(texts)
+    coordinates = BagOfWords(texts).coordinates(texts)
     vectors = np.zeros((len(texts), VECTOR_DIM), np.float32)
     vectors[:, HEADS["words"]][:, :_LEADING] = coordinates[:, :_LEADING]
     vectors[:, : WORDS_DIM - _LEADING] = coordinates[:, _LEADING:]

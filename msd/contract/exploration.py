@@ -53,7 +53,7 @@ class Choice(NamedTuple):
         return self._asdict()
 
 
-class Candidates(NamedTuple):
+class CompetingCandidates(NamedTuple):
     """Candidates that compete [K]: their places in the request, and their values: exp(log_scale) × σ(logit + std ×
     normal)."""
 
@@ -66,9 +66,9 @@ class Candidates(NamedTuple):
         """Return the logarithm of each value at a draw [K] of standard normals."""
         return self.log_scale + _log_sigmoid(self.logit + self.std * normal)
 
-    def only(self, kept: NDArray[Any]) -> "Candidates":
+    def only(self, kept: NDArray[Any]) -> "CompetingCandidates":
         """Return some of them."""
-        return Candidates(*(column[kept] for column in self))
+        return CompetingCandidates(*(column[kept] for column in self))
 
 
 def competing(
@@ -77,7 +77,7 @@ def competing(
     std: NDArray[np.float32],
     ecpm: Floats,
     is_paid_by_click: NDArray[np.bool_],
-) -> Candidates:
+) -> CompetingCandidates:
     """Return the candidates that may be first.
 
     ecpm [N]: NaN without a bid; if there is any bid, only priced candidates compete. A candidate whose value does not
@@ -91,21 +91,21 @@ def competing(
     score = np.clip(pctr[places].astype(np.float64), _LEAST_LOGIT, 1.0 - _LEAST_LOGIT)
     logit, deviation = np.log(score) - np.log1p(-score), std[places].astype(np.float64)
     if not priced.any():
-        return _most(Candidates(places, np.zeros(len(places)), logit, deviation))
+        return _most(CompetingCandidates(places, np.zeros(len(places)), logit, deviation))
     with np.errstate(divide="ignore"):
         log_scale = np.log(ecpm[places]) - np.log(score)
     certain = ~is_paid_by_click[places] | (log_scale == -np.inf)
-    return _most(Candidates(places, log_scale, logit, np.where(certain, 0.0, deviation)))
+    return _most(CompetingCandidates(places, log_scale, logit, np.where(certain, 0.0, deviation)))
 
 
-def _most(candidates: Candidates) -> Candidates:
+def _most(candidates: CompetingCandidates) -> CompetingCandidates:
     if len(candidates.places) <= MOST_COMPETING:
         return candidates
     upper = candidates.log_value(_UPPER)
     return candidates.only(np.sort(np.argsort(-upper, kind="stable")[:MOST_COMPETING]))
 
 
-def choose_first(asked: Exploration, candidates: Candidates, greedy: int) -> Choice:
+def choose_first(asked: Exploration, candidates: CompetingCandidates, greedy: int) -> Choice:
     """Return the first candidate; `greedy` is the place of the best by its score."""
     # `random` promises equal numbers for equal seeds in every release; numpy's generators do not.
     rng = random.Random(asked.seed)
@@ -129,7 +129,7 @@ def choose_first(asked: Exploration, candidates: Candidates, greedy: int) -> Cho
     return Choice(asked.policy, asked.share, asked.seed, explored, first, max(float(propensity), _LEAST))
 
 
-def probability_of_first(candidates: Candidates, one: int) -> float:
+def probability_of_first(candidates: CompetingCandidates, one: int) -> float:
     """Return the probability that candidate number `one` has the greatest value, if all are drawn independently: the
     integral of its density times the others' distribution functions (Gauss-Legendre)."""
     others = candidates.only(np.arange(len(candidates.places)) != one)
@@ -159,7 +159,7 @@ def probability_of_first(candidates: Candidates, one: int) -> float:
     return float(min(1.0, half / np.sqrt(2 * np.pi) * (weights @ np.exp(log_all))))
 
 
-def _normal_at(own: Candidates, log_value: float) -> float:
+def _normal_at(own: CompetingCandidates, log_value: float) -> float:
     """Return the standard normal, from −8 to 8, at which a candidate has a value."""
     below = min(log_value - float(own.log_scale[0]), 0.0)
     if below == -np.inf:
@@ -170,7 +170,7 @@ def _normal_at(own: Candidates, log_value: float) -> float:
     return float(np.clip((logit - own.logit[0]) / own.std[0], -_WIDEST, _WIDEST))
 
 
-def _log_below(candidates: Candidates, log_values: Floats) -> Floats:
+def _log_below(candidates: CompetingCandidates, log_values: Floats) -> Floats:
     """Return the logarithm of each candidate's probability to be below each value [K, M]."""
     if not len(candidates.places):
         return np.zeros((0, len(log_values)))

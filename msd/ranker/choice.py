@@ -13,12 +13,12 @@ from msd.dataset.aggregate import impressions_of
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.ranker.batch import TrainedRanker
-from msd.ranker.crossfit import Choice, Halves
+from msd.ranker.crossfit import CrossfitChoice, UserHalves
 from msd.ranker.features import Features, build_features
 from msd.ranker.folder import FORMAT, ChoiceRecord
 from msd.ranker.metrics import Probabilities
 from msd.ranker.model import RankerConfig
-from msd.ranker.network import Inputs, Network, train_network
+from msd.ranker.network import NetworkInputs, TrainedNetwork, train_network
 from msd.ranker.parallel import ALONE, Team
 from msd.ranker.schema_fit import fit_schema
 from msd.ranker.train import Progress, TrainConfig, predict
@@ -51,10 +51,13 @@ class Training:
         schema = fit_schema(self.data, semantics=variant.source is not None, user_semantics=users)
         return build_features(self.data, schema, self.vectors).to(self.team.device)
 
-    def train(self, variant: Variant, show: AbstractContextManager[Progress]) -> tuple[Network, Features]:
+    def train(self, variant: Variant, show: AbstractContextManager[Progress]) -> tuple[TrainedNetwork, Features]:
         """Return the stored network, or train it, resuming after its last epoch; and its features."""
         features = self.features(variant)
-        inputs, config = Inputs(self.data.fingerprint, self.vectors.student, features), variant.config(self.config)
+        inputs, config = (
+            NetworkInputs(self.data.fingerprint, self.vectors.student, features),
+            variant.config(self.config),
+        )
         with nullcontext(_unheard) if self.is_done(variant) else show as hear:
             folder, run = self.work / variant.name, self._run(variant)
             return train_network(folder, run, inputs, config, self.settings, hear, self.team), features
@@ -77,12 +80,12 @@ def variants_of(vectors: StudentVectors) -> tuple[Variant, ...]:
     return UNTUNED_OURS, *(one for one in SIMPLER if vectors.users.ids or one != WITHOUT_USER_KNOWLEDGE)
 
 
-def valid_halves(data: Dataset) -> Halves:
+def valid_halves(data: Dataset) -> UserHalves:
     """The valid rows by two halves of their users. Raises CrossfitError."""
     valid = data.events.filter(split_events(data.events, data.config) == Part.VALID)
     users = valid["user_id"].rank("dense").cast(pl.Int64).to_numpy()
     labels, shown = (column.cast(pl.Float64).to_numpy() for column in (valid["label"], impressions_of(valid)))
-    return Halves.of(labels, users, shown)
+    return UserHalves.of(labels, users, shown)
 
 
 def valid_scores(model: TrainedRanker, features: Features) -> Probabilities:
@@ -93,7 +96,7 @@ def valid_scores(model: TrainedRanker, features: Features) -> Probabilities:
 def choose_network(
     training: Training,
     variants: Sequence[Variant],
-    halves: Halves,
+    halves: UserHalves,
     show: Show,
     time_is_up: Callable[[], bool] = lambda: False,
 ) -> tuple[Variant, ChoiceRecord]:
@@ -121,10 +124,10 @@ def choose_network(
 
 def choose_tuning(
     training: Training,
-    halves: Halves,
+    halves: UserHalves,
     untuned: tuple[TrainedRanker, Features],
     tuned: tuple[TrainedRanker, StudentVectors],
-) -> Choice:
+) -> CrossfitChoice:
     """Whether a tuned model with its own student's vectors is surely better than it was, or goes back to that."""
     features = build_features(training.data, untuned[1].schema, tuned[1]).to(training.team.device)
     return halves.choose({"without LoRA": valid_scores(*untuned), "with LoRA": valid_scores(tuned[0], features)})

@@ -32,7 +32,7 @@ class Gain(BaseModel):
     ci95: tuple[float, float] | None
 
 
-class Choice(BaseModel):
+class CrossfitChoice(BaseModel):
     """`kept`: the first, `whole`, unless what each half chose (`by_half`) is surely better on the other one.
 
     gain, ci95: of these choices on the halves that they were not made by. tried: of each model, by both halves' mean.
@@ -66,7 +66,7 @@ class _Half(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Halves:
+class UserHalves:
     """Rows by two halves of their users, drawn at random."""
 
     halves: tuple[_Half, _Half]
@@ -91,7 +91,7 @@ class Halves:
                 )
         return cls((halves[0], halves[1]))
 
-    def choose(self, said: Mapping[str, Probabilities]) -> Choice:
+    def choose(self, said: Mapping[str, Probabilities]) -> CrossfitChoice:
         """Which of some models to keep, by their probabilities [n]: the first is the whole one, the others are simpler,
         the simplest next to it."""
         names, every = list(said), np.stack(list(said.values()))
@@ -110,7 +110,7 @@ class Halves:
         ends = interval(crossed)
         sure = ends is not None and ends[0] > 0
         mean, drawn_mean = auc.mean(0), drawn.mean(0)
-        return Choice(
+        return CrossfitChoice(
             whole=names[0],
             kept=names[_better(chosen, mean, drawn_mean) if sure else 0],
             by_half=(names[chosen[0]], names[chosen[1]]),

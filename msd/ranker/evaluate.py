@@ -22,7 +22,7 @@ from msd.ranker.calibrate import compare_calibrations
 from msd.ranker.cold_ads import measure_cold_ads
 from msd.ranker.degradation import degradation_curves, degraded
 from msd.ranker.features import Features, build_features
-from msd.ranker.folder import ModelError, RankerRecord, load_ranker, student_of, vectors_of
+from msd.ranker.folder import ModelFolderError, RankerRecord, load_ranker, student_of, vectors_of
 from msd.ranker.metrics import Labels, Probabilities, Weights, calibration, measure, measure_pooled
 from msd.ranker.slices import Slice, slice_rows, unmeasurable
 from msd.ranker.text_baselines import text_baselines
@@ -79,7 +79,7 @@ def evaluate_models(
 
     `student`: the folder of the one whose vectors are given; without it nothing is said of cold ads. `with_texts`:
     models of nothing but texts are measured, too. `progress` hears what is being done, and how many models are measured
-    so far. Raises ModelError if a model was trained on something
+    so far. Raises ModelFolderError if a model was trained on something
     else, if a name has two models of one seed, or if the test rows hold one label only.
     """
     _check(data, vectors, models)
@@ -142,15 +142,17 @@ def _check(data: Dataset, vectors: StudentVectors, models: Mapping[str, Sequence
         for folder in folders:
             record = load_ranker(folder)[1]
             if not record.is_of(data.fingerprint, vectors.student):
-                raise ModelError(
+                raise ModelFolderError(
                     f"{folder}: was trained on another dataset or student than {data.folder} and its student"
                 )
             if other := of_seed.get(seed := record.training["seed"]):
-                raise ModelError(f"{other} and {folder}, both called {name!r}, were trained with the same seed, {seed}")
+                raise ModelFolderError(
+                    f"{other} and {folder}, both called {name!r}, were trained with the same seed, {seed}"
+                )
             of_seed[seed] = folder
     clicked = data.events["label"].filter(split_events(data.events, data.config) == Part.TEST)
     if clicked.n_unique() < 2:
-        raise ModelError(f"{data.folder}: all {len(clicked)} test rows have label {clicked[0]}; nothing to rank")
+        raise ModelFolderError(f"{data.folder}: all {len(clicked)} test rows have label {clicked[0]}; nothing to rank")
 
 
 def _measure_all(

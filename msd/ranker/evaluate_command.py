@@ -18,7 +18,7 @@ from msd.dataset.load import load_dataset
 from msd.duration import Machine, PartRows, about, evaluating
 from msd.ranker.evaluate import BASELINE, OTHER_WORK, evaluate_models
 from msd.ranker.evaluation_report import say_rate, write_report
-from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelError, load_ranker
+from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, load_ranker
 from msd.ranker.text_baselines import ENCODER, TFIDF
 from msd.ranker.verdict import say
 from msd.ranker.within import CHANCE, METRICS
@@ -79,15 +79,17 @@ def evaluate(
         from msd.benchmark.command import run_command
 
         if folders or model:
-            raise ModelError("--benchmark trains its own models: leave out the folders and --model")
+            raise ModelFolderError("--benchmark trains its own models: leave out the folders and --model")
         if data is None or json_ is None:
-            raise ModelError("--benchmark needs --data, the folder of its data, and --json, the file for its figures")
+            raise ModelFolderError(
+                "--benchmark needs --data, the folder of its data, and --json, the file for its figures"
+            )
         run_command(benchmark, data, json_, work, seed, seeds, resamples)
         return
     if data or seeds or json_ or work:
-        raise ModelError("--data, --seeds, --json and --work go with --benchmark")
+        raise ModelFolderError("--data, --seeds, --json and --work go with --benchmark")
     if not model or not folders or not 2 <= len(folders) <= 3:
-        raise ModelError(
+        raise ModelFolderError(
             "DATASET OUT, or DATASET STUDENT OUT, and at least one --model are needed; or --benchmark NAME"
         )
     _evaluate(folders[0], folders[1] if len(folders) > 2 else None, folders[-1], model, seed, resamples, texts)
@@ -131,7 +133,7 @@ def _evaluate(
 def _known_results(out: Path, run: str) -> dict[str, Any] | None:
     """What an earlier run with the same inputs found, if it is still there."""
     if out.is_file():
-        raise ModelError(f"{out} is a file; name a folder for the figures")
+        raise ModelFolderError(f"{out} is a file; name a folder for the figures")
     if not is_done(out, run) or not (out / REPORT_FILE).is_file():
         return None
     try:
@@ -149,7 +151,7 @@ def _models(given: list[str]) -> dict[str, list[Path]]:
         if not equals or not name or Path(one).is_dir():
             name, equals, folder = Path(one).name, "", one
         if name in _RESERVED or (name in models and not equals):
-            raise ModelError(
+            raise ModelFolderError(
                 f"models are told apart by their names, which must differ and not be {', '.join(_RESERVED)}; "
                 f"{one} is another {name!r}; give NAME=FOLDER"
             )

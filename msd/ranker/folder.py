@@ -11,7 +11,7 @@ from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic, write_text_atomic
 from msd.contract.schema import FeatureSchema
 from msd.ranker.batch import TrainedRanker
-from msd.ranker.crossfit import Choice
+from msd.ranker.crossfit import CrossfitChoice
 from msd.ranker.model import RankerConfig
 from msd.ranker.train import EpochReport
 from msd.record import read_record
@@ -22,7 +22,7 @@ WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "ranker.json"
 STUDENT_FOLDER = "student"
 
 
-class ModelError(MsdError):
+class ModelFolderError(MsdError):
     """A model's folder is missing, damaged, or was trained on something else."""
 
 
@@ -47,10 +47,10 @@ class ChoiceRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    networks: Choice
+    networks: CrossfitChoice
     seconds: dict[str, float]
     untried: tuple[str, ...] = ()
-    tuning: Choice | None = None
+    tuning: CrossfitChoice | None = None
 
     def say(self) -> str:
         """In words, with figures."""
@@ -96,15 +96,17 @@ def save_ranker(folder: Path, model: TrainedRanker, record: RankerRecord) -> Non
 
 
 def load_ranker(folder: Path) -> tuple[TrainedRanker, RankerRecord]:
-    """The model in a folder. Raises ModelError that says what is wrong with it."""
+    """The model in a folder. Raises ModelFolderError that says what is wrong with it."""
     record = _load_record(folder)
     model = TrainedRanker(record.feature_schema, record.config, record.vector_dim, record.conversions)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except FileNotFoundError:
-        raise ModelError(f"{folder / WEIGHTS_FILE}: no such file; train again") from None
+        raise ModelFolderError(f"{folder / WEIGHTS_FILE}: no such file; train again") from None
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"{folder / WEIGHTS_FILE}: not the weights of {RECORD_FILE}; train again ({error})") from None
+        raise ModelFolderError(
+            f"{folder / WEIGHTS_FILE}: not the weights of {RECORD_FILE}; train again ({error})"
+        ) from None
     return model.eval(), record
 
 
@@ -114,12 +116,12 @@ def student_of(model: Path, record: RankerRecord, given: Path) -> Path:
 
 
 def vectors_of(model: Path, record: RankerRecord, given: StudentVectors) -> StudentVectors:
-    """The vectors that a model reads: of its own student if it was tuned, else those given. Raises ModelError."""
+    """The vectors that a model reads: of its own student if it was tuned, else those given. Raises ModelFolderError."""
     if not record.own_student:
         return given
     own = load_vectors(model / STUDENT_FOLDER)
     if own.student != record.own_student:
-        raise ModelError(f"{model / STUDENT_FOLDER}: another student than the one of {RECORD_FILE}; train again")
+        raise ModelFolderError(f"{model / STUDENT_FOLDER}: another student than the one of {RECORD_FILE}; train again")
     return own
 
 
@@ -130,5 +132,5 @@ def _load_record(folder: Path) -> RankerRecord:
         FORMAT,
         f"no trained model here ({RECORD_FILE} is missing); run `msd train`",
         "train again",
-        ModelError,
+        ModelFolderError,
     )

@@ -25,7 +25,7 @@ from msd.ranker.folder import (
     FORMAT,
     WEIGHTS_FILE,
     ChoiceRecord,
-    ModelError,
+    ModelFolderError,
     RankerRecord,
     load_ranker,
     save_ranker,
@@ -62,11 +62,11 @@ def train_lean(model: Path, data: Dataset, given: StudentVectors, config: TrainC
     """Train the lean ranker of the one in the folder `model`, into a folder within it, unless it is there.
 
     It learns the labels, or labels mixed with the other model's probabilities if that ranks valid surely better.
-    `given`: the vectors of the student that the other was trained with. Raises ModelError.
+    `given`: the vectors of the student that the other was trained with. Raises ModelFolderError.
     """
     full, record = load_ranker(model)
     if record.config.network != "msd":
-        raise ModelError(f"{model}: is of the network {record.config.network!r}; only MSD's own has a lean one")
+        raise ModelFolderError(f"{model}: is of the network {record.config.network!r}; only MSD's own has a lean one")
     folder, of, lean = model / LEAN_FOLDER, sha256_file(model / WEIGHTS_FILE), lean_config(record.config)
     run = fingerprint_of(FORMAT, of, lean.model_dump(), asdict(config))
     if is_done(folder, run):
@@ -103,14 +103,14 @@ def train_lean(model: Path, data: Dataset, given: StudentVectors, config: TrainC
 
 
 def load_lean(model: Path) -> TrainedRanker | None:
-    """The lean ranker in a model's folder, None without one. Raises ModelError if it is unfinished, damaged, or was
-    trained beside another model."""
+    """The lean ranker in a model's folder, None without one. Raises ModelFolderError if it is unfinished, damaged, or
+    was trained beside another model."""
     folder = model / LEAN_FOLDER
     if not folder.is_dir():
         return None
     lean, record = load_ranker(folder)
     if not (folder / STEP_FILE).exists() or record.training.get(_OF) != sha256_file(model / WEIGHTS_FILE):
-        raise ModelError(
+        raise ModelFolderError(
             f"{folder}: was trained beside another model than {model} holds, or is unfinished; run `msd lean`"
             " again, or remove the folder"
         )

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part, split_events
-from msd.ranker.folder import ModelError, load_ranker
+from msd.ranker.folder import ModelFolderError, load_ranker
 from msd.ranker.lean import LEAN_FOLDER, train_lean
 from msd.ranker.train import TrainConfig
 from msd.ranker.train_command import training_bar
@@ -41,10 +41,12 @@ def lean(
     vectors = load_vectors(student) if student else no_vectors()
     record = load_ranker(model)[1]
     if record.dataset != data.fingerprint:
-        raise ModelError(f"{model}: was trained on another state of the dataset than {dataset} is in; train again")
+        raise ModelFolderError(
+            f"{model}: was trained on another state of the dataset than {dataset} is in; train again"
+        )
     if record.student and record.student != vectors.student:
         given = f"not with {student}" if student else "so give its folder before that of the model"
-        raise ModelError(f"{model}: was trained with a student, {given}")
+        raise ModelFolderError(f"{model}: was trained with a student, {given}")
     config = TrainConfig(seed=seed, epochs=epochs)
     rows = int((split_events(data.events, data.config) == Part.TRAIN).sum())
     console = Console()

@@ -11,7 +11,7 @@ from torch import Tensor
 from msd.ranker.features import SideFeatures
 from msd.student.encoder import Student
 from msd.student.record import StudentError, Vectors
-from msd.student.states import States
+from msd.student.states import TextStates
 from msd.student.vectors import LevelVectors
 
 Rows = NDArray[np.int64]
@@ -37,7 +37,7 @@ class CachedTexts:
     ) -> None:
         require_texts(side.entities.side, level, texts)
         self.ids = level.ids
-        self.states = States(student, [texts[one] for one in level.ids], frozen)
+        self.states = TextStates(student, [texts[one] for one in level.ids], frozen)
         self.text_of = np.array([level.rows.get(one, -1) for one in side.entities.ids] + [-1], np.int64)
 
     def draw(self, rows: Rows, count: int, rng: np.random.Generator) -> Rows:

@@ -9,7 +9,7 @@ import torch
 
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features
-from msd.ranker.folder import ModelError, RankerRecord, load_ranker, save_ranker
+from msd.ranker.folder import ModelFolderError, RankerRecord, load_ranker, save_ranker
 from msd.ranker.model import RankerConfig
 from msd.ranker.parallel import ALONE, Team
 from msd.ranker.train import Progress, TrainConfig, train_ranker
@@ -18,7 +18,7 @@ from msd.step import STEP_FILE, is_done, mark_done
 _CHECKPOINT = "checkpoint.safetensors"
 
 
-class Network(NamedTuple):
+class TrainedNetwork(NamedTuple):
     """A trained network. seconds: what training took, whenever that was; own: how much of it just now."""
 
     model: TrainedRanker
@@ -27,7 +27,7 @@ class Network(NamedTuple):
     own: float
 
 
-class Inputs(NamedTuple):
+class NetworkInputs(NamedTuple):
     """What a network is trained on: fingerprints of the dataset and of what made the vectors, and the features."""
 
     dataset: str
@@ -38,12 +38,12 @@ class Inputs(NamedTuple):
 def train_network(
     folder: Path,
     run: str,
-    inputs: Inputs,
+    inputs: NetworkInputs,
     config: RankerConfig,
     training: TrainConfig,
     progress: Progress,
     team: Team = ALONE,
-) -> Network:
+) -> TrainedNetwork:
     """Return the network in `folder` if it belongs to this `run`; otherwise train it, resuming after its last epoch."""
     known = _known(folder, run, inputs.features.labels.device)
     if team.mean(float(known is not None)) == 1.0 and known:
@@ -67,14 +67,14 @@ def train_network(
         save_ranker(folder, model, record)
         mark_done(folder, run, seconds)
         (folder / _CHECKPOINT).unlink(missing_ok=True)
-    return Network(model, record, seconds, seconds)
+    return TrainedNetwork(model, record, seconds, seconds)
 
 
-def _known(folder: Path, run: str, device: torch.device) -> Network | None:
+def _known(folder: Path, run: str, device: torch.device) -> TrainedNetwork | None:
     if not is_done(folder, run):
         return None
     try:
         model, record = load_ranker(folder)
-    except ModelError:
+    except ModelFolderError:
         return None
-    return Network(model.to(device), record, float(record.training["seconds"]), 0.0)
+    return TrainedNetwork(model.to(device), record, float(record.training["seconds"]), 0.0)

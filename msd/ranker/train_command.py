@@ -25,7 +25,7 @@ from msd.dataset.texts import student_texts
 from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, tokens_of, training
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.choice import Training, choose_network, choose_tuning, valid_halves, variants_of
-from msd.ranker.crossfit import CrossfitError, Halves
+from msd.ranker.crossfit import CrossfitError, UserHalves
 from msd.ranker.features import Features
 from msd.ranker.finetune import Texts, TuneConfig, finetune_ranker, save_own_student
 from msd.ranker.folder import (
@@ -33,7 +33,7 @@ from msd.ranker.folder import (
     RECORD_FILE,
     STUDENT_FOLDER,
     ChoiceRecord,
-    ModelError,
+    ModelFolderError,
     RankerRecord,
     TuningRecord,
     load_ranker,
@@ -163,17 +163,17 @@ def _variant(semantics: bool, without: Without | None) -> Variant:
     return UNTUNED_OURS if semantics else WITHOUT_SEMANTICS
 
 
-def _halves(data: Dataset, reason: str | None, team: Team) -> Halves:
-    """The valid rows to choose by. Raises ModelError if for some reason there is nothing to choose, or too little to
-    choose by."""
+def _halves(data: Dataset, reason: str | None, team: Team) -> UserHalves:
+    """The valid rows to choose by. Raises ModelFolderError if for some reason there is nothing to choose, or too little
+    to choose by."""
     if team.size > 1:
-        raise ModelError("--choose trains one network after the other; run it in one process, without torchrun")
+        raise ModelFolderError("--choose trains one network after the other; run it in one process, without torchrun")
     if reason:
-        raise ModelError(f"nothing to choose: {reason}; train without --choose")
+        raise ModelFolderError(f"nothing to choose: {reason}; train without --choose")
     try:
         return valid_halves(data)
     except CrossfitError as error:
-        raise ModelError(f"{error}; train without --choose") from None
+        raise ModelFolderError(f"{error}; train without --choose") from None
 
 
 def _why_without(network: NetworkName, semantics: bool, vectors: StudentVectors) -> str | None:
@@ -223,11 +223,13 @@ def _student_and_out(folders: list[Path], semantics: bool) -> tuple[Path | None,
 def _check_out(out: Path, student: Path | None) -> None:
     """Training clears its folder, so it is not to be one of other things."""
     if out.is_file():
-        raise ModelError(f"{out} is a file; name a folder for the model")
+        raise ModelFolderError(f"{out} is a file; name a folder for the model")
     if student and (out / STUDENT_FOLDER).resolve() == student.resolve():
-        raise ModelError(f"{student} is where {out} keeps a student of its own; name another folder for the model")
+        raise ModelFolderError(
+            f"{student} is where {out} keeps a student of its own; name another folder for the model"
+        )
     if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in (RECORD_FILE, _WORK)):
-        raise ModelError(f"{out} holds other things than a model; name an empty or a new folder")
+        raise ModelFolderError(f"{out} holds other things than a model; name an empty or a new folder")
 
 
 def _clear(out: Path, team: Team) -> None:
@@ -248,7 +250,7 @@ class _Job:
     run: str
     console: Console
     pupil: _Pupil | None
-    halves: Halves | None
+    halves: UserHalves | None
 
     @property
     def tuning_checkpoint(self) -> Path:
@@ -367,6 +369,6 @@ def _is_whole(out: Path, run: str) -> bool:
         if record.own_student:
             own = out / STUDENT_FOLDER
             return {load_student(own).record.fingerprint, load_vectors(own).student} == {record.own_student}
-    except (ModelError, StudentError):
+    except (ModelFolderError, StudentError):
         return False
     return True

@@ -23,7 +23,7 @@ from msd.contract.errors import MsdError
 _BATCH = 25
 
 
-class LanguageModel:
+class LoadedLanguageModel:
     """A model loaded in fp32 on the CPU. Raises MsdError if there is none."""
 
     def __init__(self, path: Path) -> None:

@@ -23,7 +23,7 @@ from msd.ranker.bootstrap import interval, resample_metrics
 from msd.ranker.metrics import roc_auc
 from msd.report import Heard
 from msd.savings.capacity import Assumed, RequestCost, capacity
-from msd.savings.language_model import LanguageModel
+from msd.savings.language_model import LoadedLanguageModel
 from msd.savings.pages import Page, pages_of
 from msd.savings.served import served
 
@@ -74,7 +74,7 @@ def _asked(
     titles = dict(dataset.items.select("item_id", "title").iter_rows()) if "title" in dataset.items.columns else {}
     if not titles:
         raise MsdError(f"{dataset.folder}: items have no titles to tell a language model of")
-    before, model = resident(os.getpid()), LanguageModel(path)
+    before, model = resident(os.getpid()), LoadedLanguageModel(path)
 
     def asked(page: Page, count: int) -> NDArray[np.float64]:
         named = [[titles.get(item) or item for item in items] for items in (page.liked, page.items[:count])]

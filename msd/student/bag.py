@@ -11,7 +11,7 @@ from msd.student.record import WORDS_DIM, Vectors
 _MOST_TERMS = 30_000
 
 
-class Bag:
+class BagOfWords:
     """Latent semantic analysis: the 128 directions in which the words of some texts differ most."""
 
     def __init__(self, texts: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from msd.student.lessons import Advance, Lessons, Rows
 from msd.student.measure import Figures, measure
 from msd.student.progress import Epoch, Progress, Stage
 from msd.student.record import HEADS, Vectors
-from msd.student.states import States
+from msd.student.states import TextStates
 
 _WINDOW = 4  # batches
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -58,7 +58,7 @@ class Course:
 
     lessons: Lessons
     targets: Vectors
-    states: States
+    states: TextStates
 
     def vectors(self, student: Student, which: Rows) -> Tensor:
         """The student's vectors [B, 896] of some lessons, with gradients."""

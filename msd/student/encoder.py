@@ -53,7 +53,7 @@ class Undrawn(TorchFunctionMode):
         return func(*args, **named)
 
 
-class TextEncoder(nn.Module):
+class SentenceEncoder(nn.Module):
     """MiniLM: token ids to the mean of its last hidden states; runs in parts, so that frozen layers can be cached."""
 
     def __init__(self, config: BertConfig) -> None:
@@ -127,7 +127,7 @@ class Student(nn.Module):
         self.tokenizer = tokenizer
         tokenizer.no_padding()
         tokenizer.enable_truncation(record.max_tokens)
-        self.encoder = TextEncoder(record.bert)
+        self.encoder = SentenceEncoder(record.bert)
         self.explicit = Head(HEAD_DIM)
         self.implicit = Head(HEAD_DIM)
         self.words = WordsHead(HEAD_DIM)

@@ -13,7 +13,7 @@ from msd.student.record import HEAD_DIM, VECTOR_DIM, Vectors
 _BATCH = 64
 
 
-class States:
+class TextStates:
     """The states [T, 384] of n texts after `frozen` layers; float32, so that vectors made of them are the encoder's."""
 
     def __init__(

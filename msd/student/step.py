@@ -15,12 +15,12 @@ from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.texts import most_shown, student_texts
 from msd.duration import Machine, about, distilling, encoding, tokens_of
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
-from msd.student.bag import Bag
+from msd.student.bag import BagOfWords
 from msd.student.distill import Course, DistillConfig, Distiller, objective
 from msd.student.encoder import Student, encode_texts, load_student, new_student, save_student
 from msd.student.lessons import Advance, Lessons, all_lessons, encode_targets, target_texts, teachers_words
 from msd.student.record import FORMAT, HEADS, StudentError, Vectors
-from msd.student.states import States
+from msd.student.states import TextStates
 from msd.student.untaught import UNTAUGHT_FILE, save_untaught
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
 from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge
@@ -59,7 +59,7 @@ def distill(
     lessons = _lessons(dataset, texts, base, config)
     tell(_plan(texts, lessons, config))
     # Only the items' words define the directions, whatever the users are like.
-    bag = Bag(teachers_words(lessons[0].knowledge))
+    bag = BagOfWords(teachers_words(lessons[0].knowledge))
     courses = [
         _course(student, bag, level, config, work / f"{level.level}.safetensors", run, advance) for level in lessons
     ]
@@ -163,7 +163,7 @@ def _is_whole(out: Path) -> bool:
 
 
 def _course(
-    student: Student, bag: Bag, lessons: Lessons, config: DistillConfig, kept: Path, run: str, advance: Advance
+    student: Student, bag: BagOfWords, lessons: Lessons, config: DistillConfig, kept: Path, run: str, advance: Advance
 ) -> Course:
     targets = _kept_targets(kept, run)
     if targets is None:
@@ -171,7 +171,7 @@ def _course(
         targets[:, HEADS["words"]] = bag.coordinates(teachers_words(lessons.knowledge))
         write_bytes_atomic(kept, save({run: targets}))
     count = _counter(f"reading the texts of {lessons.level}", len(lessons.texts), advance)
-    return Course(lessons, targets, States(student, lessons.texts, config.frozen_layers, count))
+    return Course(lessons, targets, TextStates(student, lessons.texts, config.frozen_layers, count))
 
 
 def _counter(doing: str, total: int, advance: Advance) -> Callable[[int], None]:

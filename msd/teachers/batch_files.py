@@ -17,7 +17,7 @@ from msd.contract.files import write_bytes_atomic
 from msd.dataset.load import Dataset
 from msd.teachers.allowance import Budget
 from msd.teachers.collect import Finder, Progress, finder_of, group_by_key
-from msd.teachers.completion import BadReply, read_completion
+from msd.teachers.completion import BadCompletion, read_completion
 from msd.teachers.dialogue import Dialogue
 from msd.teachers.journal import Journal, claim, key_of
 from msd.teachers.knowledge import TeacherError
@@ -25,7 +25,7 @@ from msd.teachers.openai_compatible import OpenAICompatibleTeacher
 from msd.teachers.prompts import Example
 from msd.teachers.seeds import Seeding
 from msd.teachers.share import Share
-from msd.teachers.teacher import Prices, Question, Reply, Source, Teacher, Usage, questions_of
+from msd.teachers.teacher import AnswerSource, Prices, Question, Reply, Teacher, Usage, questions_of
 
 BATCHES_FOLDER = "batches"
 _URL = "/v1/chat/completions"
@@ -169,10 +169,10 @@ class BatchResults:
                 continue
             try:
                 said = read_completion(completion, dialogue.due or [])
-            except BadReply as error:
+            except BadCompletion as error:
                 self._faults[place] = str(error)
                 continue
-            dialogue.hear(said.text, said.usage, Source(said.model, self._teacher.sampling))
+            dialogue.hear(said.text, said.usage, AnswerSource(said.model, self._teacher.sampling))
             del due[name]
             yield dialogue.reply
 
@@ -220,7 +220,7 @@ def _begun(question: Question, key: str, teacher: OpenAICompatibleTeacher, journ
     """The question's dialogue, after its first answer if a repair is due."""
     dialogue = Dialogue(question, teacher.prompt)
     if refusal := journal.repairs.get(key):
-        dialogue.hear(refusal.raw or "", Usage(), Source())
+        dialogue.hear(refusal.raw or "", Usage(), AnswerSource())
     return dialogue
 
 

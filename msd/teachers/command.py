@@ -15,7 +15,7 @@ from msd.teachers.backend import Backend, Limits, TeacherChoice, steerable, teac
 from msd.teachers.checks import Doubtful
 from msd.teachers.collect import DOUBTFUL_FILE, Collected, collect_knowledge
 from msd.teachers.display import Display, summary
-from msd.teachers.estimate import Estimate, estimate
+from msd.teachers.estimate import TeachingEstimate, estimate
 from msd.teachers.journal import QUARANTINE_FILE
 from msd.teachers.knowledge import TeacherError
 from msd.teachers.prompts import BYTES_A_TOKEN
@@ -178,7 +178,7 @@ def _tell_batches(console: Console, written: "WrittenBatches", out: Path) -> Non
 
 def _tell_estimate(
     console: Console,
-    estimated: tuple[Estimate, Estimate],
+    estimated: tuple[TeachingEstimate, TeachingEstimate],
     bulk: Teacher,
     seeding: Seeding | None,
     prices: Prices,

@@ -12,7 +12,7 @@ from msd.teachers.teacher import Usage
 _SHOWN = 300
 
 
-class BadReply(Exception):
+class BadCompletion(Exception):
     """The reply is not a chat completion."""
 
 
@@ -29,7 +29,7 @@ class Completion:
     model: str = ""
 
 
-class Options:
+class CompletionOptions:
     """What is asked for beside the question: temperature 0, a bound on tokens, JSON of a schema.
 
     Not every server takes all of it; what one refuses is given up.
@@ -83,11 +83,12 @@ class Options:
 
 
 def read_completion(reply: object, chat: Sequence[Message]) -> Completion:
-    """What a reply says. Raises BadReply. An empty text, as when a model declines, is an answer too: a wrong one."""
+    """The text of a reply. Raises BadCompletion. An empty text, as when a model declines, is an answer too, a wrong
+    one."""
     try:
         text = reply["choices"][0]["message"]["content"]  # type: ignore[index]
     except (LookupError, TypeError):
-        raise BadReply(f"the reply is not a chat completion: {json.dumps(reply).encode()[:_SHOWN]!r}") from None
+        raise BadCompletion(f"the reply is not a chat completion: {json.dumps(reply).encode()[:_SHOWN]!r}") from None
     assert isinstance(reply, dict)
     text = text if isinstance(text, str) else ""
     text = text.encode("utf-8", "replace").decode()

@@ -3,7 +3,7 @@
 from msd.teachers.answer import Written, read_answer
 from msd.teachers.checks import doubts_of
 from msd.teachers.prompts import Message, Prompt, repair
-from msd.teachers.teacher import Answered, Failed, Question, Reply, Source, Usage
+from msd.teachers.teacher import Answered, AnswerSource, Failed, Question, Reply, Usage
 
 _TURNS = 2
 
@@ -17,7 +17,7 @@ class Dialogue:
         self._usage = Usage()
         self._reason = ""
         self._written: Written | None = None
-        self._source = Source()
+        self._source = AnswerSource()
 
     @property
     def due(self) -> list[Message] | None:
@@ -38,7 +38,7 @@ class Dialogue:
         """Return whether there is a usable answer."""
         return self._written is not None
 
-    def hear(self, text: str, usage: Usage, source: Source) -> None:
+    def hear(self, text: str, usage: Usage, source: AnswerSource) -> None:
         """Take the model's reply to the chat."""
         self._said.append(text)
         self._usage += usage

@@ -16,7 +16,7 @@ from rich.progress import (
 )
 
 from msd.teachers.collect import Stage
-from msd.teachers.estimate import Estimate
+from msd.teachers.estimate import TeachingEstimate
 from msd.teachers.prompts import ANSWER_TOKENS
 from msd.teachers.teacher import Prices, Usage
 
@@ -67,7 +67,7 @@ def tokens_and_cost(usage: Usage, prices: Prices) -> str:
     return f"tokens {usage.read:,} in, {usage.written:,} out{cost}"
 
 
-def summary(name: str, due: Estimate, prices: Prices) -> str:
+def summary(name: str, due: TeachingEstimate, prices: Prices) -> str:
     """An estimate in one line."""
     length = f"an answer as long as the {due.measured} so far" if due.measured else f"{ANSWER_TOKENS} an answer"
     return f"{name}: {due.questions:,} questions, about {tokens_and_cost(due.usage, prices)} ({length})"

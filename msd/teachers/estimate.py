@@ -19,7 +19,7 @@ _ENOUGH = 10
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TeachingEstimate:
     """How many questions a teacher would be asked, and the tokens that they are expected to take.
 
     measured: how many answers of the teacher in the folder the length of an answer was taken from; 0: the rule.
@@ -32,14 +32,14 @@ class Estimate:
 
 def estimate(
     dataset: Dataset, teacher: Teacher, folder: Path, seeding: Seeding | None = None, share: Share = WHOLE
-) -> tuple[Estimate, Estimate]:
+) -> tuple[TeachingEstimate, TeachingEstimate]:
     """What is still due in `folder`: of the seeds, and of the teacher in bulk. Repair questions are not foreseen."""
     journal = Journal(folder)
     levels = questions_of(dataset)
     own = [one for questions in share.of_levels(levels) for one in questions]
     if seeding is None:
         refuse_seeds(folder)
-        return Estimate(0, Usage()), _due(journal, teacher, own)
+        return TeachingEstimate(0, Usage()), _due(journal, teacher, own)
     examples = load_seeds(folder, seeding.teacher)
     chosen: list[Question] = []
     if examples is None:
@@ -50,14 +50,14 @@ def estimate(
     return _due(journal, seeding.teacher, chosen), _due(journal, seeding.steer(examples), rest)
 
 
-def _due(journal: Journal, teacher: Teacher, questions: Iterable[Question]) -> Estimate:
+def _due(journal: Journal, teacher: Teacher, questions: Iterable[Question]) -> TeachingEstimate:
     groups = group_by_key(teacher, list(questions))
     usages = [teacher.estimate(group[0]) for key, group in groups.items() if not journal.settled(key)]
     usage = sum(usages, Usage())
     lengths = [one.written for one in journal.answers.values() if one.teacher == teacher.name and one.written]
     if len(lengths) < _ENOUGH:
-        return Estimate(len(usages), usage)
-    return Estimate(len(usages), Usage(usage.read, round(len(usages) * fmean(lengths))), len(lengths))
+        return TeachingEstimate(len(usages), usage)
+    return TeachingEstimate(len(usages), Usage(usage.read, round(len(usages) * fmean(lengths))), len(lengths))
 
 
 def _stand_in(question: Question) -> Example:

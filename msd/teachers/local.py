@@ -16,7 +16,7 @@ from msd.teachers.dialogue import Dialogue
 from msd.teachers.grammar import FEWEST_TOKENS, AnswerForm
 from msd.teachers.knowledge import TeacherError
 from msd.teachers.prompts import Example, Message, Prompt, usage_of
-from msd.teachers.teacher import Question, Reply, Source, Usage
+from msd.teachers.teacher import AnswerSource, Question, Reply, Usage
 
 _SAMPLE = 1 << 20
 
@@ -109,7 +109,9 @@ class LocalTeacher:
     def _answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
         """One batch, and the repair questions that are due after it."""
         dialogues = [Dialogue(question, self._prompt) for question in questions]
-        source = Source(self.name, {"greedy": True, "max_tokens": self._max_tokens, "form": self._form is not None})
+        source = AnswerSource(
+            self.name, {"greedy": True, "max_tokens": self._max_tokens, "form": self._form is not None}
+        )
         replies: dict[Dialogue, Reply] = {}
         while open_ := [one for one in dialogues if one not in replies and one.due is not None]:
             for one, said in zip(open_, self.say([one.due or [] for one in open_], self._form), strict=True):

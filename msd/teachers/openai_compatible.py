@@ -15,11 +15,11 @@ from typing import Any, Self
 import httpx
 
 from msd.teachers.allowance import Allowance
-from msd.teachers.completion import BadReply, Completion, Options, read_completion
+from msd.teachers.completion import BadCompletion, Completion, CompletionOptions, read_completion
 from msd.teachers.dialogue import Dialogue
 from msd.teachers.knowledge import TeacherError
 from msd.teachers.prompts import Example, Message, Prompt, tokens_of, usage_of
-from msd.teachers.teacher import Question, Reply, Source, Usage
+from msd.teachers.teacher import AnswerSource, Question, Reply, Usage
 
 _LARGEST = 1_000_000
 _SHOWN = 300
@@ -81,7 +81,7 @@ class OpenAICompatibleTeacher:
             raise TeacherError(f"{server.key_variable} holds characters that no key has")
         self._url = _checked(server.url)
         self._understood = False
-        self._options, self._count = Options(server.max_tokens), count
+        self._options, self._count = CompletionOptions(server.max_tokens), count
         self._sending: set[asyncio.Task[Any] | None] = set()
         self._ending = False
 
@@ -194,7 +194,7 @@ class OpenAICompatibleTeacher:
                 if dialogue.usable:
                     break
                 raise
-            dialogue.hear(said.text, said.usage, Source(said.model, self.sampling))
+            dialogue.hear(said.text, said.usage, AnswerSource(said.model, self.sampling))
         return dialogue.reply
 
     async def _say(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> Completion:
@@ -274,7 +274,7 @@ class OpenAICompatibleTeacher:
         except (ValueError, RecursionError):
             kind = headers.get("content-type", "of no type")[:_SHOWN]
             raise _PassingFault(f"the reply ({kind}) is not JSON: {content[:80]!r}") from None
-        except BadReply as error:
+        except BadCompletion as error:
             raise _PassingFault(str(error)) from None
         return replace(said, text=self._hidden(said.text), model=self._hidden(said.model))
 
@@ -303,7 +303,7 @@ def _billed(status: int, content: bytes, chat: Sequence[Message], most: Usage) -
         return Usage()
     try:
         said = read_completion(json.loads(content), chat)
-    except (ValueError, RecursionError, BadReply):
+    except (ValueError, RecursionError, BadCompletion):
         return most
     return said.usage if said.counted else most
 

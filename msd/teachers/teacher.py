@@ -47,7 +47,7 @@ class Prices:
 
 
 @dataclass(frozen=True)
-class Source:
+class AnswerSource:
     """Source of an answer. model: the server's name of it. sampling: its options."""
 
     model: str = ""
@@ -65,7 +65,7 @@ class Answered:
     knowledge: Knowledge
     reasoning: str = ""
     usage: Usage = Usage()
-    source: Source = Source()
+    source: AnswerSource = AnswerSource()
 
 
 @dataclass(frozen=True)

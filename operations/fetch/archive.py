@@ -21,14 +21,14 @@ _MAX_HEADER_BYTES = 2**17
 _MAX_MEMBERS = 100
 
 
-class ArchiveError(MsdError):
+class BundleArchiveError(MsdError):
     """Not a bundle archive, too large, or no room for it."""
 
 
 def pack(folder: Path, path: Path) -> str:
     """Write the verified bundle in `folder` to `path`, and return its SHA-256. Raises BundleError, ArchiveError."""
     if not path.name.endswith(SUFFIXES):
-        raise ArchiveError(f"{path}: its name must end with {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+        raise BundleArchiveError(f"{path}: its name must end with {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     open_bundle(folder, rows=True)
     try:
         with atomic_file(path) as file:
@@ -38,7 +38,7 @@ def pack(folder: Path, path: Path) -> str:
                 with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
                     _write(folder, packed)
     except OSError as error:
-        raise ArchiveError(f"{path}: {error.strerror or error}") from None
+        raise BundleArchiveError(f"{path}: {error.strerror or error}") from None
     return sha256_file(path)
 
 
@@ -53,7 +53,7 @@ def _write(folder: Path, file: BinaryIO | gzip.GzipFile) -> None:
 
 
 def unpack(archive: Path, folder: Path, max_bytes: int) -> None:
-    """Unpack a bundle into an empty `folder`, reading at most `max_bytes`. Raises ArchiveError."""
+    """Unpack a bundle into an empty `folder`, reading at most `max_bytes`. Raises BundleArchiveError."""
     with archive.open("rb") as file:
         is_packed = file.read(2) == _GZIP
         file.seek(0)
@@ -63,9 +63,9 @@ def unpack(archive: Path, folder: Path, max_bytes: int) -> None:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 _unpack_members(tar, stream, folder)
         except (tarfile.TarError, EOFError, RecursionError, zlib.error, gzip.BadGzipFile) as error:
-            raise ArchiveError(f"not a tar archive, or damaged: {error}") from None
+            raise BundleArchiveError(f"not a tar archive, or damaged: {error}") from None
         except OSError as error:
-            raise ArchiveError(f"{folder}: {error.strerror or error}") from None
+            raise BundleArchiveError(f"{folder}: {error.strerror or error}") from None
 
 
 def _unpack_members(tar: tarfile.TarFile, stream: "_Bounded", folder: Path) -> None:
@@ -76,7 +76,7 @@ def _unpack_members(tar: tarfile.TarFile, stream: "_Bounded", folder: Path) -> N
             return
         stream.allow(member.size + _MAX_HEADER_BYTES)
         _unpack_member(tar, member, folder)
-    raise ArchiveError(f"the archive holds more than {_MAX_MEMBERS} files and folders")
+    raise BundleArchiveError(f"the archive holds more than {_MAX_MEMBERS} files and folders")
 
 
 def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
@@ -86,14 +86,16 @@ def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) 
     # tar also writes such prefixes, for `-C runs bundle`
     name = parts[-1] if len(parts) in (1, 2) and not member.name.startswith("/") and parts[0] != ".." else ""
     if not member.isreg() or member.issparse() or name not in FILES:
-        raise ArchiveError(f"the archive holds {member.name[:200]!r}, which is not a file of a bundle; use `msd pack`")
+        raise BundleArchiveError(
+            f"the archive holds {member.name[:200]!r}, which is not a file of a bundle; use `msd pack`"
+        )
     source = tar.extractfile(member)
     assert source is not None  # a regular file has content
     try:
         with (folder / name).open("xb") as target:
             shutil.copyfileobj(source, target, 2**18)
     except FileExistsError:
-        raise ArchiveError(f"the archive holds {name!r} twice") from None
+        raise BundleArchiveError(f"the archive holds {name!r} twice") from None
 
 
 class _Bounded(io.RawIOBase):
@@ -114,7 +116,7 @@ class _Bounded(io.RawIOBase):
         self._left -= len(data)
         self._allowed -= len(data)
         if self._left < 0:
-            raise ArchiveError(f"the archive unpacks to more than {self._max} bytes, the limit (--max-mb)")
+            raise BundleArchiveError(f"the archive unpacks to more than {self._max} bytes, the limit (--max-mb)")
         if self._allowed < 0:
-            raise ArchiveError(f"the archive has a header of more than {_MAX_HEADER_BYTES} bytes")
+            raise BundleArchiveError(f"the archive has a header of more than {_MAX_HEADER_BYTES} bytes")
         return data

@@ -21,7 +21,7 @@ from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file, write_text_atomic
 from operations.fetch.archive import unpack
 from operations.fetch.stores import FetchAddress, place_of
-from operations.fetch.web import FetchError, Reply, Unavailable, Web
+from operations.fetch.web import FetchError, FetchUnavailable, Reply, Web
 from service.trust import Trust
 
 ORIGIN = "archive.sha256"
@@ -124,8 +124,8 @@ def download(
 ) -> None:
     """Download the archive to `part`, resuming an earlier download.
 
-    Raises Unavailable if the server stays away, keeping the partial file; FetchError if it is another archive, keeping
-    nothing.
+    Raises FetchUnavailable if the server does not answer, keeping the partial file; FetchError if it is another
+    archive, keeping nothing.
     """
     is_resumed = _size(part) > 0
     _bring(web, place, part, max_bytes, sleep)
@@ -149,10 +149,10 @@ def _bring(web: Web, place: FetchAddress, part: Path, max_bytes: int, sleep: Cal
         had = _size(part)
         try:
             return _bring_rest(web, place, part, max_bytes)
-        except Unavailable as error:
+        except FetchUnavailable as error:
             failed = 1 if _size(part) > had else failed + 1
             if failed == _TRIES:
-                raise Unavailable(f"{error} (tried {_TRIES} times)") from None
+                raise FetchUnavailable(f"{error} (tried {_TRIES} times)") from None
             sleep(min(30.0, 0.5 * 2.0**failed))
 
 
@@ -174,7 +174,7 @@ def _bring_rest(web: Web, place: FetchAddress, part: Path, max_bytes: int) -> No
             file.seek(start)
             _copy(reply, file.write, max_bytes - start, place, part)
     if total is not None and _size(part) < total:
-        raise Unavailable(f"{place.name}: download interrupted at {_size(part)} of {total} bytes")
+        raise FetchUnavailable(f"{place.name}: download interrupted at {_size(part)} of {total} bytes")
 
 
 def _extent(reply: Reply, had: int, name: str) -> tuple[int, int | None]:
@@ -193,7 +193,7 @@ def _copy(reply: Reply, write: Callable[[bytes], object], room: int, place: Fetc
         try:
             chunk = reply.read(_CHUNK)
         except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(f"{place.name}: broke off ({str(error) or type(error).__name__})") from None
+            raise FetchUnavailable(f"{place.name}: broke off ({str(error) or type(error).__name__})") from None
         if not chunk:
             return
         room -= len(chunk)

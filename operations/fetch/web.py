@@ -29,7 +29,7 @@ class FetchError(MsdError):
     """The bundle cannot be fetched, and retrying would not help."""
 
 
-class Unavailable(FetchError):
+class FetchUnavailable(FetchError):
     """The bundle could not be fetched now; retrying may help."""
 
 
@@ -74,7 +74,7 @@ class Web:
             if error.code == expected:
                 return error
             error.close()
-            kind = Unavailable if error.code >= 500 or error.code in _PASSING else FetchError
+            kind = FetchUnavailable if error.code >= 500 or error.code in _PASSING else FetchError
             advice = _ADVICE.get(error.code)
             raise kind(f"{shown(url)}: answers {error.code}" + (f": {advice}" if advice else "")) from None
         except URLError as error:
@@ -83,11 +83,11 @@ class Web:
                     f"{shown(url)}: its certificate is not trusted ({error.reason.verify_message}); name the"
                     " authority's file in SSL_CERT_FILE"
                 ) from None
-            raise Unavailable(f"{shown(url)}: {_reason(error.reason)}") from None
+            raise FetchUnavailable(f"{shown(url)}: {_reason(error.reason)}") from None
         except http.client.InvalidURL as error:
             raise FetchError(f"{shown(url)}: {error}") from None
         except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(f"{shown(url)}: {_reason(error)}") from None
+            raise FetchUnavailable(f"{shown(url)}: {_reason(error)}") from None
         except ValueError as error:  # an invalid URL
             raise FetchError(f"{shown(url)}: {error}") from None
 

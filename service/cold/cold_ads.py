@@ -34,7 +34,7 @@ _MOST_TEXTS = 256
 _SHARE = 0.5
 
 
-class ColdAds:
+class ColdAdVectors:
     """Vectors of cold ads. For one event loop, between `open` and `close`."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
@@ -110,7 +110,7 @@ def encodes(setting: str, bundle: Bundle) -> bool:
     return bundle.encoder_identity is not None and (setting == "on" or (setting == "auto" and bundle.encoder_pays))
 
 
-def open_cold_ads(settings: Settings, bundles: Collection[Bundle], metrics: Metrics) -> ColdAds | None:
+def open_cold_ads(settings: Settings, bundles: Collection[Bundle], metrics: Metrics) -> ColdAdVectors | None:
     """Return None if texts are not to be encoded, or cannot be.
 
     Raises MsdError if they must be and cannot. `bundles` are the first to be served; later ones may have an encoder
@@ -138,7 +138,7 @@ def open_cold_ads(settings: Settings, bundles: Collection[Bundle], metrics: Metr
             )
     if is_fixed and not any(encodes(settings.encoder, bundle) for bundle in bundles):
         return None
-    return ColdAds(settings, metrics)
+    return ColdAdVectors(settings, metrics)
 
 
 def _why(bundle: Bundle) -> str:

@@ -19,7 +19,7 @@ import structlog
 
 from msd.contract.live_state import NOTHING, LiveState, current, pack_state, take, unpack_state
 from msd.contract.rows import ROW_SIDES, RowSide
-from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, States, Stream, after
+from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, PackedStates, Stream, after
 
 _FORMAT = b"1"
 _MAX_KEY_BYTES = 500  # LMDB's limit is 511
@@ -49,11 +49,11 @@ class EmbeddedStates:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="states")
         self._log = structlog.get_logger("msd.live")
 
-    async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> States:
+    async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> PackedStates:
         """Read from mapped memory: a read waits for no write."""
         return self._file.read(side, ids)
 
-    def at_hand(self, side: RowSide, ids: Sequence[str]) -> States | None:
+    def at_hand(self, side: RowSide, ids: Sequence[str]) -> PackedStates | None:
         """As `get`; None if the file cannot be read."""
         try:
             return self._file.read(side, ids)
@@ -129,7 +129,7 @@ class StateFile:
         except (lmdb.Error, OSError) as error:
             raise LiveError(f"{folder}: cannot keep live states there ({_reason(error)}); see MSD_STATE_DIR") from error
 
-    def read(self, side: RowSide, ids: Sequence[str]) -> States:
+    def read(self, side: RowSide, ids: Sequence[str]) -> PackedStates:
         """The packed states of ids, None where there is none, and the stream, all of one moment."""
         keys = [state_key(side, one) for one in ids]
         try:
@@ -139,7 +139,7 @@ class StateFile:
                 stream = _bytes(transaction.get(_STREAM, db=self._about))
         except lmdb.Error as error:
             raise LiveError(f"{self._folder}: live states cannot be read ({_reason(error)})") from error
-        return States([found.get(key) for key in keys], Stream.unpack(stream))
+        return PackedStates([found.get(key) for key in keys], Stream.unpack(stream))
 
     def add(self, batches: Sequence[LiveBatch]) -> list[BatchOutcome]:
         """Fold batches; return once they are durable. Raises LiveError, and then none of them was folded."""

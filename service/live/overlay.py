@@ -18,7 +18,7 @@ from msd.contract.request import ANONYMOUS, CheckedRequest
 from msd.contract.rows import ROW_SIDES, Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from msd.contract.state import StateRule
-from service.live.store import LiveError, LiveStore, States, Stream
+from service.live.store import LiveError, LiveStore, PackedStates, Stream
 from service.telemetry.metrics import Metrics
 
 _HALF_LIFE_S = 30 * 86_400.0
@@ -35,7 +35,7 @@ class AsOf(NamedTuple):
     lag_s: float
 
 
-def with_history(user: Rows, states: States) -> Rows:
+def with_history(user: Rows, states: PackedStates) -> Rows:
     """Return the user's row [1] with the live history, if it is newer than the row's."""
     live = unpack_state(states.packed[0])
     if live is None or live.state.as_of <= user.records["as_of"][0]:
@@ -43,7 +43,7 @@ def with_history(user: Rows, states: States) -> Rows:
     return user._replace(histories=(live.state.history,))
 
 
-def with_counts(rows: Rows, states: States, half_life_s: float, moment: AsOf) -> Rows:
+def with_counts(rows: Rows, states: PackedStates, half_life_s: float, moment: AsOf) -> Rows:
     """Return rows [n] with live counts in the first ones, one per state.
 
     While the stream flows, counts decay to the requested time and are complete up to it; otherwise up to the stream's
@@ -134,20 +134,20 @@ class LiveRows:
 
     async def _both(
         self, side: RowSide, ids: Sequence[str], count: int, fetch: FetchRows, deadline: float | None
-    ) -> tuple[Rows, States]:
+    ) -> tuple[Rows, PackedStates]:
         """Return rows of ids, and states of the first `count` of them, fetched concurrently if either waits."""
         if self._store.is_local:
             return await fetch(side, ids), await self._states(side, ids[:count], deadline)
         rows, states = await asyncio.gather(fetch(side, ids), self._states(side, ids[:count], deadline))
         return rows, states
 
-    async def _states(self, side: RowSide, ids: Sequence[str], deadline: float | None) -> States:
+    async def _states(self, side: RowSide, ids: Sequence[str], deadline: float | None) -> PackedStates:
         try:
             return await self._store.get(side, ids, deadline)
         except LiveError as error:
             self._metrics.live_errors.inc()
             self._log.warning("live_error", error=str(error))
-            return States([None] * len(ids), None)
+            return PackedStates([None] * len(ids), None)
 
     def _tell_newest(self, stream: Stream) -> None:
         self._metrics.newest_event.set(stream.until or math.nan)

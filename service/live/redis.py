@@ -20,7 +20,7 @@ from msd.contract.live_state import NOTHING, pack_state, unpack_counts
 from msd.contract.redis_keys import LIVE_STREAM, event_key, live_key, live_prefix, seen_key
 from msd.contract.rows import ROW_SIDES, RowSide
 from service.live.redis_script import DUPLICATE, FOLD, IN_ROW, LATE, STREAM, Script
-from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, States, Stream
+from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, PackedStates, Stream
 from service.redis.redis_line import pack
 from service.redis.redis_link import Command, Ears
 from service.redis.topology import Nodes, are_among, get_many, open_nodes
@@ -60,7 +60,7 @@ class RedisStates:
         self._nodes = open_nodes(url, timeout_s, prefixes, Ears(self._cache.forget))
         self._writers = open_nodes(url, _WRITE_TIMEOUT_S)
 
-    async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> States:
+    async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> PackedStates:
         """Return cached current states, and the rest in one round trip; if that fails, the last known ones."""
         keys, found, epochs, known = self._look_up(side, ids)
         lacks = np.flatnonzero(~known).tolist()
@@ -72,16 +72,16 @@ class RedisStates:
             for place in lacks:
                 if keys[place] in values:
                     found[place], known[place] = values[keys[place]], True
-        return States(found, self._stream, known | (epochs >= 0))
+        return PackedStates(found, self._stream, known | (epochs >= 0))
 
-    def at_hand(self, side: RowSide, ids: Sequence[str]) -> States | None:
+    def at_hand(self, side: RowSide, ids: Sequence[str]) -> PackedStates | None:
         """Return cached states, if all are current and the stream need not be re-read."""
         # In the reverse order of `_hold_stream`.
         is_recent, stream = time.monotonic() <= self._stream_until, self._stream
         if stream is None or not is_recent:
             return None
         _, found, _, known = self._look_up(side, ids)
-        return States(found, stream) if known.all() else None
+        return PackedStates(found, stream) if known.all() else None
 
     async def add(self, batch: LiveBatch) -> BatchOutcome:
         """Count events ID by ID, then extend the stream."""

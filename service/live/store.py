@@ -132,7 +132,7 @@ class LiveError(MsdError):
     """States cannot be read, or events cannot be stored; the message says why."""
 
 
-class States(NamedTuple):
+class PackedStates(NamedTuple):
     """Packed states of n requested ids, None if there is none; the stream, None before any event; and for which ids
     (`known` [n]) it is known whether there is a state, None if for all."""
 
@@ -147,12 +147,12 @@ class LiveStore(Protocol):
     is_local: bool
     """Return whether `get` never waits."""
 
-    async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> States:
+    async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> PackedStates:
         """Return the states of `ids`, by the deadline (of `time.perf_counter`), with all changes of completed `add`
         calls."""
         ...
 
-    def at_hand(self, side: RowSide, ids: Sequence[str]) -> States | None:
+    def at_hand(self, side: RowSide, ids: Sequence[str]) -> PackedStates | None:
         """As `get`, for any thread, without waiting; None if that is impossible. `known` is None."""
         ...
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from msd.contract.exploration import (
     MOST_COMPETING,
-    Candidates,
+    CompetingCandidates,
     Exploration,
     choose_first,
     competing,
@@ -21,12 +21,12 @@ from msd.contract.uncertainty import Uncertainty
 N = 6
 
 
-def some(seed: int = 0, count: int = N, certain: int = 0) -> Candidates:
+def some(seed: int = 0, count: int = N, certain: int = 0) -> CompetingCandidates:
     """Candidates of comparable value; the first `certain` of them without uncertainty."""
     rng = np.random.default_rng(seed)
     std = rng.uniform(0.1, 0.8, count)
     std[:certain] = 0.0
-    return Candidates(np.arange(count), rng.normal(0, 0.3, count), rng.normal(-2, 0.4, count), std)
+    return CompetingCandidates(np.arange(count), rng.normal(0, 0.3, count), rng.normal(-2, 0.4, count), std)
 
 
 @pytest.mark.parametrize("certain", [0, 1, 3, N])
@@ -52,7 +52,7 @@ def test_probabilities_sum_to_one(seed: int, count: int, certain: int) -> None:
 
 
 def test_a_better_and_a_more_uncertain_candidate_are_likelier() -> None:
-    plain = Candidates(np.arange(3), np.zeros(3), np.array([-2.0, -2.0, -1.0]), np.array([0.2, 0.2, 0.2]))
+    plain = CompetingCandidates(np.arange(3), np.zeros(3), np.array([-2.0, -2.0, -1.0]), np.array([0.2, 0.2, 0.2]))
     unsure = plain._replace(std=np.array([0.2, 0.9, 0.2]))
 
     assert probability_of_first(plain, 0) == pytest.approx(probability_of_first(plain, 1))
@@ -86,7 +86,7 @@ DRAWN = [1, 1, 0, 1, 1, 5, 5, 1, 1, 4, 0, 1]
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_ucb_takes_the_upper_end_with_the_probability_of_its_share(share: float) -> None:
-    candidates = Candidates(np.arange(2), np.zeros(2), np.array([-1.0, -1.2]), np.array([0.1, 0.8]))
+    candidates = CompetingCandidates(np.arange(2), np.zeros(2), np.array([-1.0, -1.2]), np.array([0.1, 0.8]))
     for n in range(40):
         choice = choose_first(Exploration("ucb", share, f"{n}"), candidates, 0)
         assert choice.first == (1 if choice.explored else 0)

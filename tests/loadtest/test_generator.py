@@ -11,7 +11,7 @@ import pytest
 
 from loadtest.arrivals import bursts, constant, poisson
 from loadtest.generator import LOST, REFUSED, LoadLimits, Seen, Target, closed_loop, open_loop
-from loadtest.http_client import Client, ClientError
+from loadtest.http_client import ClientError, ServiceConnection
 from loadtest.requests import http_request, in_columns, in_objects
 from tests.loadtest.small_server import CLOSE, DIE, HANG, NOISE, REPLY, Script, small_server
 
@@ -248,4 +248,4 @@ def test_a_load_that_is_stopped_sends_no_more() -> None:
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ClientError, match="is not a service's address"):
-        Client(url)
+        ServiceConnection(url)

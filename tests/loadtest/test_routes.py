@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.http_client import Client, ClientError
+from loadtest.http_client import ClientError, ServiceConnection
 from loadtest.latency import measure_two_phases
 from loadtest.locust_settings import LocustSettings
 from loadtest.routes import OPENRTB, PREPARE, SCORE, as_bid_request, rest_of, user_of
@@ -41,7 +41,7 @@ def every_route(mapped: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def test_every_route_has_the_same_scores(mapped: Path, every_route: LiveService) -> None:
     traffic = Traffic(mapped, 20)
-    with Client(every_route.url) as client:
+    with ServiceConnection(every_route.url) as client:
         for body in islice(traffic.bodies(), 10):
             whole = client.scored(body)
             bid = client.post(OPENRTB, as_bid_request(body, traffic.mapping))
@@ -108,7 +108,7 @@ def test_the_bench_command_by_every_route(
 
 
 def _scored(service: LiveService, sample: str) -> float:
-    with Client(service.url) as client:
+    with ServiceConnection(service.url) as client:
         return client.metric(sample)
 
 

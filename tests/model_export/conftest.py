@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model_export.export import export_bundle
-from model_export.inputs import Inputs, load_inputs
+from model_export.inputs import ExportInputs, load_inputs
 from msd.contract.bundle import Bundle, open_bundle
 from msd.dataset.load import load_dataset
 from msd.ranker.features import Features, build_features
@@ -35,7 +35,7 @@ class Exported:
 
     bundle: Bundle
     replay: Path
-    inputs: Inputs
+    inputs: ExportInputs
     features: Features
 
 

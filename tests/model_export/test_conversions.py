@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from model_export.errors import ExportError
 from model_export.export import export_bundle
-from model_export.inputs import Inputs, load_inputs
+from model_export.inputs import ExportInputs, load_inputs
 from model_export.merged import merged_graph
 from model_export.parity import BundleRows
 from model_export.precision import choice
@@ -63,13 +63,13 @@ def test_both_heads_are_measured(model: tuple[Path, Path], tmp_path: Path, capsy
 
 
 @pytest.fixture(scope="module")
-def inputs(model: tuple[Path, Path]) -> Inputs:
+def inputs(model: tuple[Path, Path]) -> ExportInputs:
     """The dataset and the model, as the export reads them."""
     return load_inputs(model[0], None, None, model[1], None)
 
 
 @pytest.fixture(scope="module")
-def bundle(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(inputs: ExportInputs, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The model's bundle."""
     out = tmp_path_factory.mktemp("exported") / "bundle"
     assert export_bundle(inputs, out, None, 12, quiet, merged=True)
@@ -77,13 +77,13 @@ def bundle(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def features(inputs: Inputs) -> Features:
+def features(inputs: ExportInputs) -> Features:
     """The dataset's features."""
     return build_features(inputs.dataset, inputs.trained.schema, inputs.vectors)
 
 
 @pytest.fixture(scope="module")
-def evidence(inputs: Inputs, bundle: Bundle, features: Features) -> Evidence:
+def evidence(inputs: ExportInputs, bundle: Bundle, features: Features) -> Evidence:
     """The dataset's rows, to judge precisions by."""
     return Evidence(inputs.dataset, features, BundleRows(bundle))
 
@@ -109,7 +109,12 @@ def _scaled(graph: bytes, head: str | None) -> bytes:
     ],
 )
 def test_the_gate_judges_both_heads(
-    inputs: Inputs, bundle: Bundle, evidence: Evidence, monkeypatch: pytest.MonkeyPatch, spoilt: str, reason: str | None
+    inputs: ExportInputs,
+    bundle: Bundle,
+    evidence: Evidence,
+    monkeypatch: pytest.MonkeyPatch,
+    spoilt: str,
+    reason: str | None,
 ) -> None:
     """On any CPU: the graph in int8 is replaced by one whose error is known."""
     heads, graph = bundle.manifest.heads, inputs.recipe().graph()
@@ -135,7 +140,7 @@ def test_the_gate_judges_both_heads(
 
 
 def test_conversions_are_judged_on_the_clicks_alone(
-    inputs: Inputs, bundle: Bundle, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+    inputs: ExportInputs, bundle: Bundle, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "check_int8", lambda instructions: None)
     monkeypatch.setattr(choice, "quantise", lambda plain, rows: plain)
@@ -152,7 +157,7 @@ def test_conversions_are_judged_on_the_clicks_alone(
 
 
 def test_conversions_of_valid_rows_are_those_of_the_dataset(
-    inputs: Inputs, features: Features, evidence: Evidence
+    inputs: ExportInputs, features: Features, evidence: Evidence
 ) -> None:
     valid = features.of_part(Part.VALID)
     assert evidence.conversions is not None
@@ -168,7 +173,7 @@ def test_conversions_of_valid_rows_are_those_of_the_dataset(
     ],
 )
 def test_conversions_that_cannot_be_judged_leave_fp32_and_say_why(
-    inputs: Inputs, bundle: Bundle, features: Features, conversions: float | None, reason: str
+    inputs: ExportInputs, bundle: Bundle, features: Features, conversions: float | None, reason: str
 ) -> None:
     given = None if conversions is None else torch.full_like(features.labels, conversions)
     evidence = Evidence(inputs.dataset, replace(features, conversions=given), BundleRows(bundle))

@@ -13,7 +13,7 @@ import torch
 
 from model_export.errors import ExportError
 from model_export.export import TOLERANCE, export_bundle
-from model_export.inputs import Inputs, load_inputs
+from model_export.inputs import ExportInputs, load_inputs
 from model_export.parity import BundleRows
 from msd.__main__ import main
 from msd.contract.bundle import (
@@ -35,7 +35,7 @@ from msd.contract.precision import PrecisionRecord
 from msd.contract.reference import dense_inputs
 from msd.dataset.split import Part, split_events
 from msd.ranker.cold_ads import measure_cold_ads
-from msd.ranker.folder import ModelError
+from msd.ranker.folder import ModelFolderError
 from msd.step import STEP_FILE
 from msd.student.vectors import StudentVectors, load_vectors, save_vectors
 from service.runtimes.onnxruntime import OnnxRuntime
@@ -245,7 +245,7 @@ def test_an_export_that_is_done_is_skipped_and_a_lost_replay_made_again(
     assert len(brief.replay.read_text().splitlines()) == 5
 
 
-def _with_own_model(inputs: Inputs) -> Inputs:
+def _with_own_model(inputs: ExportInputs) -> ExportInputs:
     return replace(inputs, trained=copy.deepcopy(inputs.trained))
 
 
@@ -279,7 +279,7 @@ def test_an_export_that_was_cut_leaves_the_bundle_before_it(plain: Exported, tmp
 
 def test_another_state_of_the_dataset_is_refused(run: Run, tmp_path: Path) -> None:
     other = write_tiny_dataset(tmp_path / "dataset", seed=1)
-    with pytest.raises(ModelError, match="was trained on another state of the dataset .*; train again"):
+    with pytest.raises(ModelFolderError, match="was trained on another state of the dataset .*; train again"):
         load_inputs(other, run.knowledge, run.student, run.semantic, None)
 
 
@@ -290,7 +290,7 @@ def test_another_student_is_refused(run: Run, tmp_path: Path) -> None:
     (student / "student.json").write_text(json.dumps({**record, "fingerprint": "0" * 64}))
     vectors = load_vectors(run.student)
     save_vectors(StudentVectors("0" * 64, vectors.items, vectors.users), student)
-    with pytest.raises(ModelError, match="was trained with the vectors of another student"):
+    with pytest.raises(ModelFolderError, match="was trained with the vectors of another student"):
         load_inputs(run.dataset, run.knowledge, student, run.semantic, None)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from model_export.errors import ExportError
 from model_export.export import TOLERANCE, export_bundle
-from model_export.inputs import Inputs, load_inputs
+from model_export.inputs import ExportInputs, load_inputs
 from model_export.lean import prove_lean
 from model_export.parity import BundleRows
 from model_export.ranker import torch_scores
@@ -27,7 +27,7 @@ from tests.ranker.made import SHORT
 
 
 @pytest.fixture(scope="module")
-def inputs(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def inputs(run: Run, tmp_path_factory: pytest.TempPathFactory) -> ExportInputs:
     """The model with semantics, and a lean one beside it."""
     model = tmp_path_factory.mktemp("lean") / "model"
     copytree(run.semantic, model)
@@ -37,7 +37,7 @@ def inputs(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 
 @pytest.fixture(scope="module")
-def lean_bundle(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def lean_bundle(inputs: ExportInputs, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of both."""
     out = tmp_path_factory.mktemp("lean") / "bundle"
     assert export_bundle(inputs, out, None, 60, quiet)
@@ -45,7 +45,7 @@ def lean_bundle(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Bun
     return open_bundle(out)
 
 
-def test_it_scores_as_its_own_model_does(inputs: Inputs, lean_bundle: Bundle) -> None:
+def test_it_scores_as_its_own_model_does(inputs: ExportInputs, lean_bundle: Bundle) -> None:
     assert inputs.lean is not None
     lean, rows = inputs.lean, BundleRows(lean_bundle)
     run = open_run(lean_bundle.path(LEAN_RANKER).read_bytes(), "fp32", ["pctr"])
@@ -90,7 +90,7 @@ def test_it_changes_no_identity(lean_bundle: Bundle, exported: Exported) -> None
     assert exported.bundle.manifest.lean is None
 
 
-def test_one_that_scores_otherwise_is_not_written(inputs: Inputs, lean_bundle: Bundle, tmp_path: Path) -> None:
+def test_one_that_scores_otherwise_is_not_written(inputs: ExportInputs, lean_bundle: Bundle, tmp_path: Path) -> None:
     recipe = inputs.recipe()
     assert recipe.lean is not None
     wrong = replace(recipe.lean, graph=recipe.graph)

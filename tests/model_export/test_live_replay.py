@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from loadtest.chaos.environment import Environment
-from loadtest.chaos.live_counts import LiveCounts
+from loadtest.chaos.live_counts import ReplayedLiveCounts
 from loadtest.chaos.live_replay import replay_moments
 from loadtest.chaos.plan import ChaosPlan
 from model_export.bare_bundle import bare_bundle
@@ -41,7 +41,9 @@ def test_live_scores_over_http_are_those_offline(made: Path, tmp_path: Path) -> 
     """Valid and test come after all that the exported rows know of."""
     period = period_of(made / "dataset", made / "bundle", EVERY)
     assert period.is_after
-    found = LiveCounts(Environment(made / "bundle", tmp_path / "chaos", ChaosPlan(workers=1), unheard, data=made)).run()
+    found = ReplayedLiveCounts(
+        Environment(made / "bundle", tmp_path / "chaos", ChaosPlan(workers=1), unheard, data=made)
+    ).run()
 
     assert [check.what for check in found.checks if not check.holds and not check.is_timed] == [], found.figures
     figures = found.figures

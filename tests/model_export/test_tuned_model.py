@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from model_export.export import export_bundle
-from model_export.inputs import Inputs, load_inputs
+from model_export.inputs import ExportInputs, load_inputs
 from msd.contract.bundle import ENCODER, TOKENIZER, open_bundle
 from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
@@ -35,11 +35,11 @@ def tuned(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inputs(run: Run, tuned: Path) -> Inputs:
+def inputs(run: Run, tuned: Path) -> ExportInputs:
     return load_inputs(run.dataset, run.knowledge, run.student, tuned, None)
 
 
-def test_student_and_vectors_are_the_models_own(run: Run, inputs: Inputs) -> None:
+def test_student_and_vectors_are_the_models_own(run: Run, inputs: ExportInputs) -> None:
     given = load_inputs(run.dataset, run.knowledge, run.student, run.semantic, None)
     assert inputs.student
     assert given.student
@@ -49,7 +49,7 @@ def test_student_and_vectors_are_the_models_own(run: Run, inputs: Inputs) -> Non
     assert inputs.fingerprint != given.fingerprint
 
 
-def test_the_bundles_encoder_makes_the_semantics_of_its_rows(inputs: Inputs, tmp_path: Path) -> None:
+def test_the_bundles_encoder_makes_the_semantics_of_its_rows(inputs: ExportInputs, tmp_path: Path) -> None:
     assert export_bundle(inputs, tmp_path / "bundle", None, 20, quiet)
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.manifest.provenance["student"] == inputs.record.own_student

@@ -7,7 +7,7 @@ from msd.contract.live_state import LiveState, pack_state
 from msd.contract.rows import RowSide
 from msd.contract.state import EntityState
 from service.live.overlay import LiveRows
-from service.live.store import BatchOutcome, LiveBatch, States, Stream
+from service.live.store import BatchOutcome, LiveBatch, PackedStates, Stream
 from service.telemetry.metrics import Metrics
 from tests.native.worlds import AT, SIDES, World, strangers
 
@@ -30,11 +30,11 @@ class LiveWorld:
         """What the core asks for."""
         return self.rows.at_hand(self._world.schema, user_id, ids)
 
-    def at_hand(self, side: RowSide, ids: Sequence[str]) -> States:
+    def at_hand(self, side: RowSide, ids: Sequence[str]) -> PackedStates:
         """What was drawn."""
-        return States([self._states.get((side, one)) for one in ids], self.stream)
+        return PackedStates([self._states.get((side, one)) for one in ids], self.stream)
 
-    async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> States:
+    async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> PackedStates:
         """The same."""
         return self.at_hand(side, ids)
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from msd.ranker.crossfit import CrossfitError, Halves
+from msd.ranker.crossfit import CrossfitError, UserHalves
 
 USERS, EACH = 120, 20
 OWNERS = np.repeat(np.arange(USERS), EACH)
 ONES = np.ones(len(OWNERS))
 LABELS = (np.random.default_rng(0).random(len(OWNERS)) < 0.4).astype(np.float64)
-HALVES = Halves.of(LABELS, OWNERS, ONES)
+HALVES = UserHalves.of(LABELS, OWNERS, ONES)
 
 
 def _said(noise: float, seed: int) -> NDArray[np.float64]:
@@ -65,7 +65,7 @@ def test_the_told_gain_is_not_that_of_the_luckiest() -> None:
     """Eight that are equally good: the best on the rows that it is chosen by gains, the choice does not."""
     some = OWNERS % 2 == 0
     some &= np.arange(len(OWNERS)) % EACH < 6
-    halves = Halves.of(LABELS[some], OWNERS[some], ONES[some])
+    halves = UserHalves.of(LABELS[some], OWNERS[some], ONES[some])
     told, luckiest = [], []
     for draw in range(12):
         choice = halves.choose({str(place): _said(2.0, 100 * draw + place)[some] for place in range(8)})
@@ -83,14 +83,14 @@ def test_impressions_weigh() -> None:
         "simple": np.where(heavy, _said(0.5, 3), _said(9, 4)),
     }
     for weights, kept in ((np.where(heavy, 50.0, 1.0), "simple"), (np.where(heavy, 1.0, 50.0), "whole")):
-        assert Halves.of(LABELS, OWNERS, weights).choose(said).kept == kept
+        assert UserHalves.of(LABELS, OWNERS, weights).choose(said).kept == kept
 
 
 def test_rows_that_cannot_tell_are_refused() -> None:
     few = OWNERS < 39
     with pytest.raises(CrossfitError, match=r"valid rows are of 39 users, too few to choose by: 40 are needed"):
-        Halves.of(LABELS[few], OWNERS[few], ONES[few])
+        UserHalves.of(LABELS[few], OWNERS[few], ONES[few])
     lonely = np.zeros(len(LABELS))
     lonely[0] = 1.0
     with pytest.raises(CrossfitError, match=r"all 1200 valid rows of one half of the users have label 0"):
-        Halves.of(lonely, OWNERS, ONES)
+        UserHalves.of(lonely, OWNERS, ONES)

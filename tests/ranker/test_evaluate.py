@@ -12,7 +12,7 @@ import pytest
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.ranker.evaluate import evaluate_models
-from msd.ranker.folder import ModelError, RankerRecord, save_ranker
+from msd.ranker.folder import ModelFolderError, RankerRecord, save_ranker
 from msd.ranker.metrics import measure
 from msd.ranker.train import predict
 from msd.ranker.verdict import say
@@ -157,7 +157,7 @@ def test_test_rows_of_one_label_are_refused_before_any_is_measured(
 ) -> None:
     parts = split_events(tiny.events, tiny.config)
     never = tiny.events.with_columns(label=tiny.events["label"] * pl.Series(parts != Part.TEST))
-    with pytest.raises(ModelError, match="all 180 test rows have label 0; nothing to rank"):
+    with pytest.raises(ModelFolderError, match="all 180 test rows have label 0; nothing to rank"):
         evaluate_models(
             replace(tiny, events=never),
             world.vectors,
@@ -175,5 +175,5 @@ def test_two_models_of_one_name_and_seed_are_refused_before_any_is_measured(
         raise AssertionError(doing)
 
     models = {"first": [folders["plain-0"]], "second": [folders["semantic-0"], folders["plain-0"]]}
-    with pytest.raises(ModelError, match=r"semantic-0 and .*plain-0, both called 'second', .* same seed, 0"):
+    with pytest.raises(ModelFolderError, match=r"semantic-0 and .*plain-0, both called 'second', .* same seed, 0"):
         evaluate_models(tiny, world.vectors, models, 0, RESAMPLES, progress)

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from msd.dataset.split import Part
-from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelError, RankerRecord, load_ranker, save_ranker
+from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, save_ranker
 from msd.ranker.train import predict
 from msd.student.record import VECTOR_DIM
 from tests.ranker.made import SMALL, World
@@ -39,7 +39,7 @@ def test_it_comes_back_with_its_calibration_and_record(world: World, folder: Pat
 
 
 def test_no_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no trained model here \(ranker\.json is missing\); run `msd train`"):
+    with pytest.raises(ModelFolderError, match=r"no trained model here \(ranker\.json is missing\); run `msd train`"):
         load_ranker(tmp_path)
 
 
@@ -55,27 +55,27 @@ def test_no_model(tmp_path: Path) -> None:
 def test_a_record_that_does_not_fit_is_named(folder: Path, change: dict[str, object], message: str) -> None:
     record = json.loads((folder / RECORD_FILE).read_text())
     (folder / RECORD_FILE).write_text(json.dumps({**record, **change}))
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelFolderError, match=message):
         load_ranker(folder)
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "format None"), ("", "not JSON")])
 def test_a_damaged_record_is_named(folder: Path, text: str, message: str) -> None:
     (folder / RECORD_FILE).write_text(text)
-    with pytest.raises(ModelError, match=rf"{RECORD_FILE}: {message}"):
+    with pytest.raises(ModelFolderError, match=rf"{RECORD_FILE}: {message}"):
         load_ranker(folder)
 
 
 def test_missing_weights_are_named(folder: Path) -> None:
     (folder / WEIGHTS_FILE).unlink()
-    with pytest.raises(ModelError, match=f"{WEIGHTS_FILE}: no such file; train again"):
+    with pytest.raises(ModelFolderError, match=f"{WEIGHTS_FILE}: no such file; train again"):
         load_ranker(folder)
 
 
 def test_truncated_weights_are_refused(folder: Path) -> None:
     data = (folder / WEIGHTS_FILE).read_bytes()
     (folder / WEIGHTS_FILE).write_bytes(data[: len(data) // 2])
-    with pytest.raises(ModelError, match=f"{WEIGHTS_FILE}: not the weights of {RECORD_FILE}; train again"):
+    with pytest.raises(ModelFolderError, match=f"{WEIGHTS_FILE}: not the weights of {RECORD_FILE}; train again"):
         load_ranker(folder)
 
 
@@ -88,5 +88,5 @@ def test_weights_of_another_model_are_refused(folder: Path, kind: str) -> None:
     else:
         tensors[name] = tensors[name][:, :-1].contiguous()
     save_file(tensors, folder / WEIGHTS_FILE)
-    with pytest.raises(ModelError, match=rf"(?s)not the weights of {RECORD_FILE}.*{name}"):
+    with pytest.raises(ModelFolderError, match=rf"(?s)not the weights of {RECORD_FILE}.*{name}"):
         load_ranker(folder)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from msd.dataset.split import Part
-from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelError, RankerRecord, load_ranker, save_ranker
+from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, save_ranker
 from msd.ranker.lean import LEAN_FOLDER, load_lean, train_lean
 from msd.ranker.lean_network import LeanRanker
 from msd.ranker.train import predict
@@ -82,7 +82,7 @@ def test_beside_another_model_it_is_refused(world: World, model: Path, tmp_path:
     next(changed[0].parameters()).data += 1
     save_ranker(tmp_path / "model", *changed)
     assert weights.exists()
-    with pytest.raises(ModelError, match="was trained beside another model"):
+    with pytest.raises(ModelFolderError, match="was trained beside another model"):
         load_lean(tmp_path / "model")
 
 
@@ -98,7 +98,7 @@ def test_a_damaged_one_is_said_to_be(model: Path, tmp_path: Path, damage: object
     shutil.copytree(model, tmp_path / "model")
     assert callable(damage)
     damage(tmp_path / "model" / LEAN_FOLDER)
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelFolderError, match=said):
         load_lean(tmp_path / "model")
 
 

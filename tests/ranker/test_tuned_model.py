@@ -15,7 +15,7 @@ from msd.ranker.folder import (
     RECORD_FILE,
     STUDENT_FOLDER,
     WEIGHTS_FILE,
-    ModelError,
+    ModelFolderError,
     load_ranker,
     student_of,
     vectors_of,
@@ -80,7 +80,7 @@ def test_another_student_in_the_models_folder_is_refused(
     shutil.copytree(lora_models / "tuned", model)
     shutil.rmtree(model / STUDENT_FOLDER)
     shutil.copytree(student, model / STUDENT_FOLDER)
-    with pytest.raises(ModelError, match=r"another student than the one of ranker\.json; train again"):
+    with pytest.raises(ModelFolderError, match=r"another student than the one of ranker\.json; train again"):
         vectors_of(model, load_ranker(model)[1], load_vectors(student))
     code, said = run("evaluate", tiny_folder, student, tmp_path / "out", "--model", model)
     assert (code, "Traceback" in said) == (2, False)

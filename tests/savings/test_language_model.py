@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from msd.contract.errors import MsdError
-from msd.savings.language_model import LanguageModel
+from msd.savings.language_model import LoadedLanguageModel
 from tests.savings.small_model import WORDS, write_small_model
 
 _TITLES = ["Fargo", "Alien Brazil", "Brazil", *["Alien"] * 30, "Fargo Fargo Fargo"]
@@ -21,7 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_answers_are_those_to_whole_questions(folder: Path) -> None:
-    model = LanguageModel(folder)
+    model = LoadedLanguageModel(folder)
     liked = ["Alien", "Brazil"]
     scores = model.scores(liked, _TITLES)
 
@@ -50,5 +50,5 @@ def test_what_is_no_model_is_told(tmp_path: Path, name: str, content: bytes | No
         (tmp_path / name).write_bytes(content)
 
     with pytest.raises(MsdError, match=said) as told:
-        LanguageModel(tmp_path / name)
+        LoadedLanguageModel(tmp_path / name)
     assert str(tmp_path / name) in str(told.value)

@@ -11,7 +11,7 @@ from msd.contract.live_state import LiveState, pack_state
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
 from msd.contract.state import EntityState, StateRule, advance
 from service.live.overlay import AsOf, state_rules, with_counts, with_history
-from service.live.store import States, Stream, after, stretches
+from service.live.store import PackedStates, Stream, after, stretches
 from tests.service.bundle_factory import example_schema
 
 SCHEMA = example_schema()
@@ -44,7 +44,7 @@ def live(impressions: float, clicks: float, as_of: float, *likes: str) -> bytes:
     return pack_state(LiveState(EntityState(impressions, clicks, as_of, tuple((as_of, one) for one in likes)), 0.0))
 
 
-def counts(given: Rows, states: States) -> Rows:
+def counts(given: Rows, states: PackedStates) -> Rows:
     """The rows with live counts, where the export reaches to WEEK_OLD."""
     assert states.stream is not None
     return with_counts(given, states, RULE.half_life_s, AsOf(NOW, states.stream, WEEK_OLD, LAG))
@@ -64,7 +64,7 @@ def told(records: Rows, place: int) -> tuple[float, float, float]:
 
 def test_the_later_of_state_and_row_counts_and_both_are_fresh_while_events_flow() -> None:
     given = rows("item", [WEEK_OLD] * 3)
-    found = counts(given, States([live(7, 3, NOW - DAY), None, live(7, 3, WEEK_OLD - DAY)], FLOWING))
+    found = counts(given, PackedStates([live(7, 3, NOW - DAY), None, live(7, 3, WEEK_OLD - DAY)], FLOWING))
 
     assert told(found, 0) == expected(7, 3, NOW - DAY, NOW)
     assert told(found, 1) == told(found, 2) == expected(100, 10, WEEK_OLD, NOW)
@@ -73,7 +73,7 @@ def test_the_later_of_state_and_row_counts_and_both_are_fresh_while_events_flow(
 
 def test_after_a_silence_counts_are_as_old_as_the_last_event() -> None:
     until = NOW - LAG - 1
-    found = counts(rows("item", [WEEK_OLD] * 2), States([live(7, 3, until - DAY), None], Stream(WEEK_OLD, until)))
+    found = counts(rows("item", [WEEK_OLD] * 2), PackedStates([live(7, 3, until - DAY), None], Stream(WEEK_OLD, until)))
 
     assert told(found, 0) == expected(7, 3, until - DAY, until)
     assert told(found, 1) == expected(100, 10, WEEK_OLD, until)
@@ -81,7 +81,7 @@ def test_after_a_silence_counts_are_as_old_as_the_last_event() -> None:
 
 def test_a_row_that_the_stream_does_not_follow_keeps_its_own_age() -> None:
     gap = Stream(WEEK_OLD + LAG + 1, NOW)
-    found = counts(rows("item", [WEEK_OLD] * 2), States([live(7, 3, NOW - DAY), None], gap))
+    found = counts(rows("item", [WEEK_OLD] * 2), PackedStates([live(7, 3, NOW - DAY), None], gap))
 
     assert told(found, 0)[2] == NOW
     assert told(found, 1) == (100, 10, WEEK_OLD)
@@ -89,13 +89,13 @@ def test_a_row_that_the_stream_does_not_follow_keeps_its_own_age() -> None:
 
 def test_a_user_without_late_events_is_as_complete_as_the_export() -> None:
     """Whose row ends with his last event, long before the stream begins."""
-    found = counts(rows("user", [WEEK_OLD - 50 * DAY]), States([None], FLOWING))
+    found = counts(rows("user", [WEEK_OLD - 50 * DAY]), PackedStates([None], FLOWING))
 
     assert told(found, 0) == expected(100, 10, WEEK_OLD - 50 * DAY, NOW)
 
 
 def test_what_could_not_be_asked_for_is_not_taken_for_nothing() -> None:
-    states = States([None, None, live(7, 3, NOW - DAY)], FLOWING, np.array([False, True, False]))
+    states = PackedStates([None, None, live(7, 3, NOW - DAY)], FLOWING, np.array([False, True, False]))
     found = counts(rows("item", [WEEK_OLD] * 3), states)
 
     assert told(found, 0) == (100, 10, WEEK_OLD)
@@ -103,7 +103,7 @@ def test_what_could_not_be_asked_for_is_not_taken_for_nothing() -> None:
 
 
 def test_rows_behind_the_candidates_stay_as_they_are() -> None:
-    found = counts(rows("item", [WEEK_OLD] * 3), States([None], FLOWING))
+    found = counts(rows("item", [WEEK_OLD] * 3), PackedStates([None], FLOWING))
 
     assert [told(found, place)[2] for place in range(3)] == [NOW, WEEK_OLD, WEEK_OLD]
 
@@ -120,7 +120,7 @@ def test_rows_behind_the_candidates_stay_as_they_are() -> None:
 )
 def test_the_history_is_that_of_the_later(packed: bytes | None, history: tuple[str, ...]) -> None:
     user = rows("user", [WEEK_OLD], ("a",))
-    assert with_history(user, States([packed], FLOWING)).histories == (history,)
+    assert with_history(user, PackedStates([packed], FLOWING)).histories == (history,)
 
 
 def test_rules_are_those_of_the_schemas_counts() -> None:

@@ -25,7 +25,7 @@ from msd.contract.state import StateRule
 from msd.free_port import free_port
 from service.live.embedded import EmbeddedStates, StateFile
 from service.live.redis import LruCache, RedisStates
-from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, States, Stream
+from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, PackedStates, Stream
 from service.settings import Settings
 from tests.contract.test_state import assert_close
 from tests.service.redis_fleet import SLOTS, ClusterFleet, cluster_fleet, move_slot
@@ -91,7 +91,7 @@ class Reference:
         return "late" if event.at < before.state.as_of else "new"
 
 
-def compare(reference: Reference, found: Mapping[RowSide, States]) -> None:
+def compare(reference: Reference, found: Mapping[RowSide, PackedStates]) -> None:
     """All states of some sides are those of the reference, but for rounding."""
     for side, states in found.items():
         assert states.stream == reference.stream
@@ -263,7 +263,7 @@ def test_what_is_no_state_counts_as_none(redis: Running, damage: bytes) -> None:
 
     async def tell() -> None:
         states = redis.states()
-        assert await states.get("user", ["u1"]) == States([None], None, ANY)
+        assert await states.get("user", ["u1"]) == PackedStates([None], None, ANY)
         assert (await states.add(one_event(1))).newest_at == 10.0
         assert (await held(states))["user"][0] is not None
         await states.close()
@@ -424,7 +424,7 @@ def test_what_is_near_is_at_hand_until_it_changes(redis: Running) -> None:
         assert states.at_hand("user", USERS) is None
         read = await states.get("user", USERS)
         near = states.at_hand("user", USERS)
-        assert near == States(read.packed, read.stream)
+        assert near == PackedStates(read.packed, read.stream)
         assert states.at_hand("user", [*USERS, "unasked"]) is None
         await writer.add(one_event(2, at=20.0))
         async with asyncio.timeout(20):
@@ -433,7 +433,7 @@ def test_what_is_near_is_at_hand_until_it_changes(redis: Running) -> None:
         assert states.at_hand("user", USERS) is None
         after = await states.get("user", USERS)
         assert after.packed[0] not in (None, read.packed[0])
-        assert states.at_hand("user", USERS) == States(after.packed, after.stream)
+        assert states.at_hand("user", USERS) == PackedStates(after.packed, after.stream)
         await states.close()
         await writer.close()
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.student.bag import Bag
+from msd.student.bag import BagOfWords
 from msd.student.record import WORDS_DIM
 from tests.dataset.tiny import WORDS
 
@@ -19,7 +19,7 @@ def _texts(count: int, seed: int = 0) -> list[str]:
 
 
 def test_texts_of_one_topic_are_near_and_of_two_are_far() -> None:
-    found = Bag(_texts(120)).coordinates(_texts(60, seed=1))
+    found = BagOfWords(_texts(120)).coordinates(_texts(60, seed=1))
     cosine, topic = found @ found.T, np.arange(60) % len(TOPICS)
     same = topic[:, None] == topic[None, :]
     assert cosine[same].min() > cosine[~same].max()
@@ -27,7 +27,7 @@ def test_texts_of_one_topic_are_near_and_of_two_are_far() -> None:
 
 def test_coordinates_keep_the_likeness_of_the_words_where_there_is_room() -> None:
     texts = _texts(120)
-    bag = Bag(texts)
+    bag = BagOfWords(texts)
     found = bag.coordinates(texts)
     counts = bag._counts.transform(texts)
     np.testing.assert_allclose(found @ found.T, (counts @ counts.T).toarray(), atol=1e-5)
@@ -36,7 +36,7 @@ def test_coordinates_keep_the_likeness_of_the_words_where_there_is_room() -> Non
 @pytest.mark.parametrize("count", [1, 2, 12, 300])
 def test_coordinates_are_unit_vectors_however_few_texts_there_are(count: int) -> None:
     texts = _texts(count)
-    found = Bag(texts).coordinates(texts)
+    found = BagOfWords(texts).coordinates(texts)
     assert found.shape == (count, WORDS_DIM)
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, atol=1e-5)
@@ -44,7 +44,7 @@ def test_coordinates_are_unit_vectors_however_few_texts_there_are(count: int) ->
 
 
 def test_other_texts_are_placed_by_the_words_that_are_known() -> None:
-    bag = Bag(_texts(120))
+    bag = BagOfWords(_texts(120))
     known, mixed, other, unknown, empty = bag.coordinates(["beach hotel", "beach zebra hotel", "choir", "zebra", ""])
     assert known @ mixed > 0.5 > known @ other
     assert not unknown.any()
@@ -54,15 +54,15 @@ def test_other_texts_are_placed_by_the_words_that_are_known() -> None:
 
 @pytest.mark.parametrize("texts", [[], [""] * 20, ["the and of"] * 20, ["?!", "☕"]])
 def test_texts_without_a_word_give_zeros(texts: list[str]) -> None:
-    assert not Bag(texts).coordinates([*texts, "beach hotel"]).any()
+    assert not BagOfWords(texts).coordinates([*texts, "beach hotel"]).any()
 
 
 @given(texts=st.lists(st.text(max_size=30), max_size=12))
 def test_any_texts_give_unit_vectors_or_zeros(texts: list[str]) -> None:
-    length = np.linalg.norm(Bag(texts).coordinates(texts), axis=1)
+    length = np.linalg.norm(BagOfWords(texts).coordinates(texts), axis=1)
     assert np.all((length < 1e-6) | (np.abs(length - 1) < 1e-5))
 
 
 def test_the_same_texts_give_the_same_bits() -> None:
     texts = _texts(200)
-    assert np.array_equal(Bag(texts).coordinates(texts), Bag(texts).coordinates(texts))
+    assert np.array_equal(BagOfWords(texts).coordinates(texts), BagOfWords(texts).coordinates(texts))

@@ -11,7 +11,7 @@ from msd.student.encoder import encode_plain, encode_texts, new_student
 from msd.student.lessons import all_lessons, encode_targets, make_lessons, target_texts, teachers_words
 from msd.student.measure import measure
 from msd.student.record import HEADS, VECTOR_DIM, StudentError, Vectors
-from msd.student.states import States
+from msd.student.states import TextStates
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
 
 TEXTS = ["Toy Story", "A spy film with gadgets", "beach hotel " * 40, "x"]
@@ -151,7 +151,7 @@ def test_knowledge_that_says_nothing_is_no_lesson() -> None:
 @pytest.mark.parametrize("frozen", [0, 4, 5, 6])
 def test_vectors_of_cached_states_are_the_encoders(frozen: int) -> None:
     student = new_student()
-    states = States(student, TEXTS, frozen)
+    states = TextStates(student, TEXTS, frozen)
     expected = encode_texts(student, TEXTS)
     np.testing.assert_allclose(states.all_vectors(student), expected, atol=1e-6)
     with torch.no_grad():

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from transformers import BertModel
 
 from msd.student.encoder import (
+    SentenceEncoder,
     Student,
-    TextEncoder,
     encode_plain,
     encode_texts,
     load_student,
@@ -86,7 +86,7 @@ def test_hidden_states_are_those_of_transformers_to_the_bit() -> None:
     torch.manual_seed(3)
     config = transformers.BertConfig(**sizes, intermediate_size=40, attn_implementation="sdpa")  # type: ignore[call-arg]
     theirs = BertModel(config, add_pooling_layer=False).train(False)
-    ours = TextEncoder(BertConfig(**sizes, intermediate_size=40)).eval()
+    ours = SentenceEncoder(BertConfig(**sizes, intermediate_size=40)).eval()
     ours.bert.load_state_dict(theirs.state_dict())
     ids_BT, mask_BT = torch.randint(50, (3, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] + [0] * 6])
     with torch.no_grad():

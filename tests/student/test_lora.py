@@ -8,7 +8,7 @@ import torch
 
 from msd.student.encoder import Student, encode_texts
 from msd.student.lora import Lora
-from msd.student.states import States
+from msd.student.states import TextStates
 from tests.student.small import small_student
 
 TEXTS = ["console quest arcade", "beach flight mountain hotel", "guitar", "recipe oven spice baking concert"]
@@ -46,7 +46,7 @@ def test_only_the_top_layers_differences_are_trained(student: Student) -> None:
 
 def test_gradients_reach_it_through_cached_states(student: Student) -> None:
     lora = _moved(Lora(student, rank=4, layers=1))
-    vectors = States(student, TEXTS, lora.frozen).vectors(student, np.array([2, 0]))
+    vectors = TextStates(student, TEXTS, lora.frozen).vectors(student, np.array([2, 0]))
     torch.autograd.backward(vectors[:, 0].sum())
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in lora.weights.values())
 

@@ -16,7 +16,7 @@ from msd.__main__ import main
 from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
 from msd.step import STEP_FILE
-from msd.student.bag import Bag
+from msd.student.bag import BagOfWords
 from msd.student.distill import CHECKPOINT_FILE, DistillConfig
 from msd.student.encoder import encode_texts, load_student, new_student, save_student
 from msd.student.lessons import teachers_words
@@ -120,7 +120,7 @@ def test_the_rehearsed_student_was_not_taught_what_was_held_out(done: Path, inpu
     untaught, served = untaught_items(done, None, texts), load_vectors(done).items
     assert len(untaught.ids) == 6  # a tenth of the 58 that have text and knowledge
     base = load_knowledge(inputs[1]).items
-    bag = Bag(teachers_words([base[one] for one in served.ids if one in base]))
+    bag = BagOfWords(teachers_words([base[one] for one in served.ids if one in base]))
     words = bag.coordinates(teachers_words([base[one] for one in untaught.ids]))
     knows, guesses = (
         (vectors[:, HEADS["words"]] * words).sum(axis=1).mean()
@@ -164,7 +164,7 @@ def test_a_damaged_rehearsal_is_told_and_one_that_is_missing_is_made(
 def test_the_catalogues_vectors_hold_the_teachers_words(done: Path, inputs: tuple[Path, Path]) -> None:
     base, vectors = load_knowledge(inputs[1]), load_vectors(done)
     known = {name: entry for name, entry in base.items.items() if name in vectors.items.rows}
-    bag = Bag(teachers_words(list(known.values())))
+    bag = BagOfWords(teachers_words(list(known.values())))
     for level, entries in ((vectors.items, known), (vectors.users, base.users)):
         found = level.vectors[[level.rows[name] for name in entries], HEADS["words"]]
         cosine = (found * bag.coordinates(teachers_words(list(entries.values())))).sum(axis=1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from msd.dataset.load import Dataset, load_dataset
 from msd.teachers.collect import Stage, collect_knowledge
-from msd.teachers.estimate import Estimate, estimate
+from msd.teachers.estimate import TeachingEstimate, estimate
 from msd.teachers.journal import Journal
 from msd.teachers.knowledge import Knowledge, TeacherError, load_knowledge, load_record
 from msd.teachers.prompts import Example
@@ -393,11 +393,11 @@ def test_the_estimate_counts_what_is_due_and_writes_nothing(tiny: Dataset, tmp_p
     folder = tmp_path / "out"
     distinct = len({one.text for questions in questions_of(tiny) for one in questions})
     assert estimate(tiny, Parrot(), folder) == (
-        Estimate(0, Usage()),
-        Estimate(distinct, Usage(10 * distinct, distinct)),
+        TeachingEstimate(0, Usage()),
+        TeachingEstimate(distinct, Usage(10 * distinct, distinct)),
     )
     strong, rest = estimate(tiny, Parrot(), folder, School().seeding(3))
-    assert (strong, rest.questions) == (Estimate(6, Usage(60, 6)), distinct - 6)
+    assert (strong, rest.questions) == (TeachingEstimate(6, Usage(60, 6)), distinct - 6)
     assert not folder.exists()
     with pytest.raises(TeacherError, match="tired"):
         collect_knowledge(tiny, Parrot(30), folder, ignore)

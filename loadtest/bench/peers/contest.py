@@ -20,10 +20,10 @@ from loadtest.bench.contestants import Contestant, Contestants, Kind
 from loadtest.bench.peers.install import installed, version_of
 from loadtest.bench.peers.peers import PEERS, Peer, Tensors
 from loadtest.bench.plan import BenchPlan
-from loadtest.bench.processes import ServiceError, running
+from loadtest.bench.processes import ProcessError, running
 from loadtest.bench.round_robin import RoundRobin
 from loadtest.generator import Target
-from loadtest.http_client import Client
+from loadtest.http_client import ServiceConnection
 from loadtest.outcome import Rounds, goodput
 from loadtest.requests import headers_of, some_bodies
 from loadtest.traffic import Traffic
@@ -116,7 +116,7 @@ def _against(
     asked: Sequence[Tensors],
     logs: Path,
 ) -> dict[str, Rounds]:
-    """Measure ours and the peer at capacity, in turns. Raises ServiceError if the peer does not start, or returns other
+    """Measure ours and the peer at capacity, in turns. Raises ProcessError if the peer does not start, or returns other
     scores."""
     session = onnxruntime.InferenceSession(str(way.graph), providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
@@ -136,17 +136,17 @@ def _against(
 def _check(peer: Peer, url: str, request: bytes, expected: NDArray[np.float32]) -> None:
     """Check that the peer returns correct scores."""
     head, _, body = request.partition(b"\r\n\r\n")
-    with Client(url) as client:
+    with ServiceConnection(url) as client:
         reply = client.post(head.split()[1].decode(), body, headers_of(request))
     told = reply.body[:300].decode(errors="replace")
     if reply.status != 200:
-        raise ServiceError(f"{peer.name}: answered {reply.status}: {told}")
+        raise ProcessError(f"{peer.name}: answered {reply.status}: {told}")
     try:
         worst = float(np.abs(np.array(peer.scores(reply.body)) - expected).max())
     except (ValueError, KeyError, IndexError, TypeError):
-        raise ServiceError(f"{peer.name}: not the requested scores: {told}") from None
+        raise ProcessError(f"{peer.name}: not the requested scores: {told}") from None
     if not worst <= _TOLERANCE:
-        raise ServiceError(f"{peer.name}: its scores differ by {worst:.1e} from the graph's own")
+        raise ProcessError(f"{peer.name}: its scores differ by {worst:.1e} from the graph's own")
 
 
 def _summarised(found: Mapping[str, Mapping[str, Mapping[str, Rounds]]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from loadtest.bench.peers.peers import Peer
-from loadtest.bench.processes import ServiceError
+from loadtest.bench.processes import ProcessError
 from msd.step import fingerprint_of, is_done, mark_done
 
 _FORMAT = 1
@@ -14,7 +14,7 @@ _WITHIN_S = 900
 
 
 def installed(peer: Peer, folder: Path) -> Path:
-    """Return the folder of its programs. Raises ServiceError with pip's last lines."""
+    """Return the folder of its programs. Raises ProcessError with pip's last lines."""
     start, run = time.perf_counter(), fingerprint_of(_FORMAT, peer.packages, sys.version)
     if not is_done(folder, run):
         # With our own pip: to give each environment one takes longer than all else.
@@ -36,7 +36,7 @@ def _run(peer: Peer, command: list[str]) -> str:
     try:
         ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_WITHIN_S)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ServiceError(f"{peer.name}: could not be installed: {error}") from error
+        raise ProcessError(f"{peer.name}: could not be installed: {error}") from error
     if ended.returncode:
-        raise ServiceError(f"{peer.name}: could not be installed: {ended.stderr.strip()[-500:]}")
+        raise ProcessError(f"{peer.name}: could not be installed: {ended.stderr.strip()[-500:]}")
     return ended.stdout

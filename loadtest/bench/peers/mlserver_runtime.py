@@ -8,7 +8,7 @@ from loadtest.bench.peers.scorer import Scorer
 from loadtest.bench.peers.wire import unpack
 
 
-class Runtime(MLModel):  # type: ignore[misc]
+class GraphRuntime(MLModel):  # type: ignore[misc]
     """One model in each of the parallel workers."""
 
     async def load(self) -> bool:

@@ -19,7 +19,7 @@ from loadtest.bench.peers.peers import PEERS, Peer
 from loadtest.bench.peers.tables import peer_tables
 from loadtest.bench.peers.wire import from_json, in_json, pack, unpack
 from loadtest.bench.plan import BenchPlan
-from loadtest.bench.processes import ServiceError
+from loadtest.bench.processes import ProcessError
 from loadtest.requests import headers_of, http_request
 from model_export.reference.bundles import Bundles
 from tests.loadtest.conftest import MAKINGS
@@ -75,13 +75,13 @@ def test_a_peer_is_told_its_graph_port_and_workers(peer: Peer, tmp_path: Path) -
 
 
 def test_what_cannot_be_installed_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ServiceError, match="(?s)plain: could not be installed: .*nowhere"):
+    with pytest.raises(ProcessError, match="(?s)plain: could not be installed: .*nowhere"):
         installed(replace(PLAIN, packages=(str(tmp_path / "nowhere"),)), tmp_path / "environment")
 
 
 def _installed_here(peer: Peer, folder: Path) -> Path:
     if not peer.packages:
-        raise ServiceError(f"{peer.name}: could not be installed: no such package")
+        raise ProcessError(f"{peer.name}: could not be installed: no such package")
     return Path(sys.executable).parent
 
 

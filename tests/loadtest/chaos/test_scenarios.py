@@ -12,12 +12,12 @@ import pytest
 
 from loadtest.chaos import chaos
 from loadtest.chaos import plan as plans
-from loadtest.chaos.brownout import Brownout
+from loadtest.chaos.brownout import BrownoutGoodput
 from loadtest.chaos.environment import Environment
 from loadtest.chaos.plan import ChaosPlan
 from loadtest.chaos.scenario import Check, Scenario, ScenarioResult, Unable
 from loadtest.chaos.scenarios import SCENARIOS
-from loadtest.chaos.timeline import Timeline
+from loadtest.chaos.timeline import ScenarioTimeline
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
 from tests.service.bundle_factory import AT, build_bundle
@@ -68,7 +68,7 @@ def findings(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     lean = replace(environment, bundle=build_bundle(folder / "lean", Recipe(lean=True)).folder)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         yield {
-            scenario.name: pool.submit(scenario(lean if scenario is Brownout else environment).run)
+            scenario.name: pool.submit(scenario(lean if scenario is BrownoutGoodput else environment).run)
             for scenario in SCENARIOS
         }
 
@@ -106,7 +106,7 @@ class Made(Scenario):
     name, title, told = "made", "Made up", ("rss_growth",)
 
     def run(self) -> ScenarioResult:
-        timeline = Timeline(levels={"memory": [(0.0, 1.0), (1.0, 2.0)]})
+        timeline = ScenarioTimeline(levels={"memory": [(0.0, 1.0), (1.0, 2.0)]})
         return ScenarioResult(
             {"rss_growth": 0.5}, (Check("it <holds>", True), Check("in time", False, is_timed=True)), timeline
         )
@@ -130,7 +130,7 @@ class Bad(Scenario):
     name, title = "made", "Made up"
 
     def run(self) -> ScenarioResult:
-        return ScenarioResult({}, (Check("all is well", False),), Timeline())
+        return ScenarioResult({}, (Check("all is well", False),), ScenarioTimeline())
 
 
 MADE = (Made, Unrunnable, Failing)

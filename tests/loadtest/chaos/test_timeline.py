@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from loadtest.chaos.page import KINDS, picture
-from loadtest.chaos.timeline import Kind, Mark, Sample, Timeline, count, kind_of, percentile_ms
+from loadtest.chaos.timeline import Kind, Mark, Sample, ScenarioTimeline, count, kind_of, percentile_ms
 from loadtest.generator import LOST, REFUSED, UNANSWERED, Seen
 
 
@@ -41,8 +41,8 @@ def test_a_reply_counts_by_its_worst_rung_or_its_status(reply: Seen, kind: Kind)
 
 
 def test_one_timeline_after_another() -> None:
-    one = Timeline([Sample(0.5, 10.0, "full"), Sample(1.5, 30.0, "cached")], [Mark(1.0, "killed")])
-    whole = one.then(Timeline([Sample(0.25, 99.0, "busy")], [Mark(0.0, "back")]), 2.0)
+    one = ScenarioTimeline([Sample(0.5, 10.0, "full"), Sample(1.5, 30.0, "cached")], [Mark(1.0, "killed")])
+    whole = one.then(ScenarioTimeline([Sample(0.25, 99.0, "busy")], [Mark(0.0, "back")]), 2.0)
 
     assert whole.samples[-1] == Sample(2.25, 99.0, "busy")
     assert whole.marks == [Mark(1.0, "killed"), Mark(2.0, "back")]
@@ -55,7 +55,9 @@ def test_one_timeline_after_another() -> None:
 
 def test_every_sample_is_in_the_picture_once() -> None:
     samples = [Sample(place / 100, float(place % 7 + 1), "full" if place % 3 else "busy") for place in range(1_000)]
-    found = Timeline(samples, [Mark(5.0, "<b>killed</b>")], {"memory": [(0.0, 1.0), (9.0, 2.0)]}).as_json(bins=20)
+    found = ScenarioTimeline(samples, [Mark(5.0, "<b>killed</b>")], {"memory": [(0.0, 1.0), (9.0, 2.0)]}).as_json(
+        bins=20
+    )
 
     assert sum(sum(one["kinds"].values()) for one in found["bins"]) == 1_000
     assert sum(one["kinds"]["busy"] for one in found["bins"]) == 334

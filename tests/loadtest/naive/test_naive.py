@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from loadtest.bench.processes import Service, ServiceError, naive, ours, publish, running
+from loadtest.bench.processes import ProcessError, Service, naive, ours, publish, running
 from loadtest.bench.redis import redis_server
 from loadtest.naive.app import create_app
 from loadtest.naive.features import check_inputs
@@ -88,7 +88,7 @@ def test_an_input_that_it_cannot_give_is_named() -> None:
 
 def test_a_bundle_without_a_service_is_told(bundles: Bundles, tmp_path: Path) -> None:
     with (
-        pytest.raises(ServiceError, match=r"(?s)broken: ended with exit code \d+; it said: .*no bundle here"),
+        pytest.raises(ProcessError, match=r"(?s)broken: ended with exit code \d+; it said: .*no bundle here"),
         running([ours("broken", tmp_path, 1, None)], tmp_path),
     ):
         pass

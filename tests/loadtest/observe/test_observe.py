@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from loadtest.bench.processes import ServiceError
-from loadtest.observe.ad_server import AdServer
+from loadtest.bench.processes import ProcessError
+from loadtest.observe.ad_server import SimulatedAdServer
 from loadtest.observe.found import PanelCurve, Shown
 from loadtest.observe.live import Watched
 from loadtest.observe.pictures import picture
@@ -34,7 +34,7 @@ def test_an_ad_server_makes_mistakes_and_tells_what_was_shown(bundle: Bundle, tm
     bodies = list(islice(Traffic(bundle.folder, 4, seed=1).bodies(), 20))
     (tmp_path / "state").mkdir()
     with live_service(bundle.folder, tmp_path, live="on", state_dir=tmp_path / "state") as service:
-        ads = AdServer(service.url, bodies)
+        ads = SimulatedAdServer(service.url, bodies)
         with ads.asking():
             wait_until(lambda: all(ads.statuses[status] for status in (200, 202, 422)))
             wait_until(lambda: service.metric('msd_events_total{outcome="duplicate"}') > 0)
@@ -74,7 +74,7 @@ def test_a_prometheus_that_ends_is_quoted(tmp_path: Path, monkeypatch: pytest.Mo
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(ServiceError, match="no rules today"), prometheus(tmp_path, "http://h:1", tmp_path):
+    with pytest.raises(ProcessError, match="no rules today"), prometheus(tmp_path, "http://h:1", tmp_path):
         pass
 
 

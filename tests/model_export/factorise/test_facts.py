@@ -5,7 +5,7 @@ import pytest
 
 from model_export.factorise.facts import Fact, find_facts
 from model_export.factorise.pass_ import factorise
-from model_export.factorise.shapes import Unsplit, broadcast, dim_of, has_items, merged, number, size
+from model_export.factorise.shapes import RuleDoesNotApply, broadcast, dim_of, has_items, merged, number, size
 from tests.model_export.factorise.graphs import graph_of, sides_of, some
 
 
@@ -102,7 +102,7 @@ def test_arithmetic_of_shapes() -> None:
     assert merged((2, 3)) == 6
     assert size((2, 3)) == 6
     for wrong in (lambda: broadcast(("N", 2), (3,)), lambda: number("N"), lambda: merged(("N", "N"))):
-        with pytest.raises(Unsplit):
+        with pytest.raises(RuleDoesNotApply):
             wrong()
 
 

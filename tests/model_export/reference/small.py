@@ -8,17 +8,17 @@ from model_export.race.leaner import Study
 from model_export.race.runners import Output
 from model_export.reference.graphs import examples
 from model_export.reference.inputs import Sizes
-from model_export.reference.network import Network, lively, made
-from model_export.reference.training import Training
+from model_export.reference.network import ReferenceNetwork, lively, made
+from model_export.reference.training import ReferenceTraining
 
 SMALL = Sizes(
     vector=8, fields=3, vocabulary=20, embedding=4, history=6, attention=5, hidden=(12, 10, 7), rank=3, feed_forward=9
 )
-BRIEF = Training(requests=600, candidates=8, batch=64, learning_rate=1e-2, held=60, held_candidates=20)
+BRIEF = ReferenceTraining(requests=600, candidates=8, batch=64, learning_rate=1e-2, held=60, held_candidates=20)
 FEW = Study(seeds=2, requests=40, candidates=10)
 
 
-def network(name: str) -> Network:
+def network(name: str) -> ReferenceNetwork:
     """A small one, untrained, whose scores differ."""
     return lively(made(name, SMALL, 0))
 
@@ -30,7 +30,7 @@ def scores(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> list[Output]:
     return [one.numpy() for one in ([found] if isinstance(found, Tensor) else found)]
 
 
-def double(network: Network, candidates: int, seed: int) -> tuple[Tensor, ...]:
+def double(network: ReferenceNetwork, candidates: int, seed: int) -> tuple[Tensor, ...]:
     """Random inputs, those that are not ids in double precision."""
     inputs = examples(network, SMALL, candidates, seed)
     return tuple(one.double() if one.is_floating_point() else one for one in inputs)

@@ -12,7 +12,7 @@ import pytest
 
 from msd.contract.bundle import FILES, MANIFEST, RANKER, Bundle
 from msd.contract.errors import BundleError
-from operations.fetch.archive import ArchiveError, pack, unpack
+from operations.fetch.archive import BundleArchiveError, pack, unpack
 from tests.operations.fetch.conftest import Archive
 
 ROOM = 2**20
@@ -47,7 +47,7 @@ def test_only_a_whole_bundle_is_packed(copied_bundle: Path, tmp_path: Path) -> N
 
     with pytest.raises(BundleError, match=RANKER):
         pack(copied_bundle, tmp_path / "a.tar")
-    with pytest.raises(ArchiveError, match="must end with"):
+    with pytest.raises(BundleArchiveError, match="must end with"):
         pack(copied_bundle, tmp_path / "a.zip")
     assert not (tmp_path / "a.tar").exists()
 
@@ -117,7 +117,7 @@ def test_a_hostile_archive_gets_nowhere(tmp_path: Path, name: str) -> None:
     target = tmp_path / "deep" / "target"
     target.mkdir(parents=True)
 
-    with pytest.raises(ArchiveError, match=said):
+    with pytest.raises(BundleArchiveError, match=said):
         unpack(tmp_path / "a", target, ROOM)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "deep"]
     assert [path.name for path in target.parent.iterdir()] == ["target"]

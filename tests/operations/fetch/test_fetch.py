@@ -23,7 +23,7 @@ from msd.contract.errors import BundleError, MsdError
 from operations.fetch.archive import pack
 from operations.fetch.fetch import ORIGIN, Fetched, download, fetch
 from operations.fetch.stores import place_of
-from operations.fetch.web import FetchError, Unavailable, Web
+from operations.fetch.web import FetchError, FetchUnavailable, Web
 from operations.signing import sign
 from service.trust import Trust
 from tests.operations.fetch.conftest import Archive
@@ -163,7 +163,7 @@ def test_a_server_that_recovers_is_waited_for(kept: Keeper, archive: Archive, tm
 def test_one_that_does_not_is_given_up(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
     kept.fails = 99
 
-    with pytest.raises(Unavailable, match=r"answers 503 \(tried 6 times\)"):
+    with pytest.raises(FetchUnavailable, match=r"answers 503 \(tried 6 times\)"):
         _download(kept, archive, tmp_path / "part")
 
 
