@@ -101,7 +101,7 @@ def mix_of(text: str) -> dict[int, float]:
             mix = {}
             break
     if not mix or not all(count > 0 and 0 < share < float("inf") for count, share in mix.items()):
-        raise MsdError(f"{text!r} says nothing of how many candidates requests have; write 200, or shares: 50:3,200:1")
+        raise MsdError(f"{text!r} is not a number of candidates; expected 200, or shares such as 50:3,200:1")
     return mix
 
 

@@ -144,7 +144,7 @@ class AsyncClient:
             async with asyncio.timeout(step.until - time.monotonic()):
                 reply = await self._http.request(step.method, step.path, headers=step.headers, content=step.content)
         except TimeoutError as error:
-            raise DeadlineExceeded("no reply in the time that there was") from error
+            raise DeadlineExceeded("no reply before the deadline") from error
         except httpx.TransportError as error:
             raise ConnectionFailed(f"{self._options.url}: {error or type(error).__name__}") from error
         return Received(reply.status_code, reply.headers, reply.content)

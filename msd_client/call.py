@@ -147,7 +147,7 @@ def _call(
     while True:
         left_s = until - time.monotonic()
         if left_s < _LEAST_S:
-            raise DeadlineExceeded("the time for the call was over before it was sent") from failed
+            raise DeadlineExceeded("deadline exceeded before the request was sent") from failed
         granted_ms = ceiling.lowered(int(left_s * 1000))
         headers = {**asked.headers, DEADLINE: str(granted_ms)}
         attempt += 1

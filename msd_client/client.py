@@ -151,7 +151,7 @@ class Client:
                 step.method, step.path, headers=step.headers, content=step.content, timeout=left_s
             )
         except httpx.TimeoutException as error:
-            raise DeadlineExceeded("no reply in the time that there was") from error
+            raise DeadlineExceeded("no reply before the deadline") from error
         except httpx.TransportError as error:
             raise ConnectionFailed(f"{self._options.url}: {error or type(error).__name__}") from error
         return Received(reply.status_code, reply.headers, reply.content)

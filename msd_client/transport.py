@@ -23,7 +23,7 @@ class Clock(threading.local):
         """Return the remaining seconds. Raises httpcore.ReadTimeout if there are none."""
         left_s = self.until - time.monotonic()
         if left_s <= 0:
-            raise httpcore.ReadTimeout("the call's time is over")
+            raise httpcore.ReadTimeout("deadline exceeded")
         return left_s
 
 

@@ -140,7 +140,7 @@ def _locust(url: str, bundle: Path, plan: LoadPlan) -> dict[str, Any] | None:
     try:
         (entry,) = json.loads(done.stdout)
     except ValueError:
-        raise ClientError(f"Locust came to nothing: {done.stderr.strip()[-500:]}") from None
+        raise ClientError(f"Locust failed: {done.stderr.strip()[-500:]}") from None
     latency = Durations()
     for milliseconds, count in entry["response_times"].items():
         for _ in range(count):

@@ -31,7 +31,7 @@ def main(
 ) -> None:
     """Exit status 1 if a panel or a recording rule shows nothing, or a rule cannot be evaluated."""
     if not rules.exists():
-        raise MsdError(f"{rules}: no such file; run it in the checkout, or say --rules")
+        raise MsdError(f"{rules}: no such file; run it in the checkout, or pass --rules")
     from loadtest.observe.pictures import picture
 
     with watched(bundle, other, rules, out.absolute(), ObservePlan(seconds=seconds)) as run:

@@ -73,9 +73,7 @@ def prometheus(folder: Path, scraped: str, rules: Path) -> Iterator[Prometheus]:
     is unavailable."""
     program = shutil.which("prometheus")
     if program is None:
-        raise PrometheusError(
-            "the program prometheus is needed, and not there: apt install prometheus, or https://prometheus.io/download"
-        )
+        raise PrometheusError("prometheus is not installed: apt install prometheus, or https://prometheus.io/download")
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "global": {"scrape_interval": f"{_SCRAPE_S}s", "evaluation_interval": f"{_EVALUATE_S}s"},

@@ -50,7 +50,7 @@ def bind_inputs(model: ModelProto, schema: FeatureSchema) -> list[Binding]:
     for one in inputs:
         if one.name not in known:
             raise ExportError(
-                f"the graph's input {one.name!r} is nothing that the schema has; it has {', '.join(sorted(known))}"
+                f"the graph's input {one.name!r} is not in the schema, which has {', '.join(sorted(known))}"
             )
     axis = _item_axis([one for one in inputs if known[one.name].tensor.side == "item"])
     return [_bind(one, known[one.name], axis) for one in inputs]
@@ -85,7 +85,7 @@ def head_outputs(model: ModelProto, named: Mapping[str, str]) -> dict[str, str]:
 def _item_axis(items: Sequence[ValueInfoProto]) -> str | None:
     """The name of the items' axis, None if it has none."""
     if not items:
-        raise ExportError("the graph has no input of items, so that all candidates would get one score")
+        raise ExportError("the graph has no item input, so all candidates would get the same score")
     names: dict[str | None, str] = {}
     for one in items:
         shape = _shape(one)

@@ -78,7 +78,7 @@ def _taught(data: Path) -> Folders:
 def _read_events(path: Path) -> pl.DataFrame:
     events = _read(path, _EVENTS)
     if (labels := events["label"].unique().sort().to_list()) != [0, 1]:
-        raise BenchmarkError(f"{path}: label is to be 0 in some rows and 1 in others, and is {labels[:5]}")
+        raise BenchmarkError(f"{path}: labels must include both 0 and 1, but are {labels[:5]}")
     return events.with_columns(pl.col("label").cast(pl.Int64))
 
 

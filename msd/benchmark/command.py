@@ -52,7 +52,7 @@ def run_command(
     if out.is_dir():
         raise BenchmarkError(f"{out} is a folder; --json names the file for the figures")
     if out.suffix == ".html":
-        raise BenchmarkError(f"{out}: the page is written there; let --json end in .json")
+        raise BenchmarkError(f"{out}: the page is written there; --json must end in .json")
     work = work or out.with_name(f"{out.stem}.work")
     if work.exists() and not work.is_dir():
         raise BenchmarkError(f"{work} is a file; name a folder with --work")

@@ -180,7 +180,7 @@ def _look_up(large_path: Path, small_path: Path, redis_url: str) -> dict[str, fl
     first = large.get(drawn[0][0])
     start_s = time.perf_counter() - started
     if not first.found.all():
-        raise BundleError(f"{large_path}: an id that was written is not found")
+        raise BundleError(f"{large_path}: a written ID is not found")
     for ids in drawn[0]:
         large.get(ids)
     resident_mb = _resident_mb() - before

@@ -80,7 +80,7 @@ def parse_prepared(
         check_width(document, schema_of, max_candidates)
         assert isinstance(document, dict)
         if both := [name for name in PrepareRequest.model_fields if name in document]:
-            raise InvalidRequest("is prepared already: a request with `prepared` may not have it", both[0])
+            raise InvalidRequest("belongs to the prepared user; a request with `prepared` must not have it", both[0])
 
     try:
         return parse_thoroughly(body, PreparedScoreRequest, look)

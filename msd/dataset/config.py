@@ -237,7 +237,7 @@ class DatasetConfig(_Section):
     def _whole(self) -> Self:
         names = [feature.name for feature in self.features]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"feature names should differ, yet these occur twice: {', '.join(repeated)}")
+            raise ValueError(f"these feature names occur twice: {', '.join(repeated)}")
         lonely = [feature.name for feature in self.features if feature.side == "user"]
         if lonely and self.users is None:
             raise ValueError(f"features of the user side ({', '.join(lonely)}) need a [users] section")

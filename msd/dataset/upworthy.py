@@ -109,7 +109,7 @@ def _days(table: Table) -> pl.Series:
         table.flag("created_at", day.is_null(), "should begin with a day, such as 2014-11-20")
         return pl.DataFrame({"first": day, "last": day}).to_struct("days")
     if "test_week" not in columns:
-        raise ArchiveError(f"{table.file} has neither created_at nor test_week, so that its tests have no time")
+        raise ArchiveError(f"{table.file} has neither created_at nor test_week, so its tests have no time")
     # Weeks such as 201446, numbered from the first Monday or Sunday of a year: which of the two is not known.
     weeks = read_whole_numbers(table, "test_week").to_list()
     starts = [None if one is None else date(one // 100, 1, 1) + timedelta(days=7 * (one % 100 - 1)) for one in weeks]
@@ -138,7 +138,7 @@ def _split(headlines: pl.DataFrame) -> pl.DataFrame:
     """The dataset's events: whole tests in time, the latest of them the test part."""
     tests = headlines.group_by("test").agg(pl.col("day").max()).sort("day", "test").with_row_index("place")
     if tests.height < _FEWEST_TESTS:
-        raise ArchiveError(f"only {tests.height} tests compare two headlines or more; {_FEWEST_TESTS} are the fewest")
+        raise ArchiveError(f"only {tests.height} tests compare two or more headlines; {_FEWEST_TESTS} are the fewest")
     share = pl.col("place") / tests.height
     part = (
         pl.when(share < _TRAIN)

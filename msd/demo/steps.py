@@ -91,7 +91,7 @@ class Steps:
     def _end(self, name: str, arguments: Line, start: float, code: int) -> None:
         self.seconds[name] = round(time.perf_counter() - start, 1)
         if code:
-            raise DemoError(f"`msd {_shown(arguments)}` ended with exit code {code}; its words are above")
+            raise DemoError(f"`msd {_shown(arguments)}` ended with exit code {code}; its output is above")
         self.console.print(f"[dim]{name}: {self.seconds[name]} s[/]")
 
 

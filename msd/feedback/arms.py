@@ -77,7 +77,7 @@ def by_user(impressions: pl.DataFrame, champion: str) -> Sums:
     """Sum a joined table by user; the champion comes first. Raises FeedbackError if it has no impression."""
     arms = impressions["arm"].unique().sort().to_list()
     if champion not in arms:
-        raise FeedbackError(f"no impression is of the arm {champion!r}; there are: {', '.join(arms)}")
+        raise FeedbackError(f"no impression belongs to the arm {champion!r}; there are: {', '.join(arms)}")
     arms = [champion, *(arm for arm in arms if arm != champion)]
     sums = impressions.group_by("user_id", "arm").agg(
         pl.len().cast(pl.Float64).alias("impressions"),
@@ -174,10 +174,10 @@ def ratio_mismatch(impressions: pl.DataFrame, shares: Mapping[str, float] | None
         if shares is None:
             return RatioMismatch(None, observed, None, "the arms' shares changed meanwhile; give them by --shares")
     if unknown := sorted(set(observed) - set(shares)):
-        raise FeedbackError(f"--shares says nothing of {', '.join(unknown)}")
+        raise FeedbackError(f"--shares lacks {', '.join(unknown)}")
     total = sum(shares.values())
     if total <= 0 or any(share < 0 or not math.isfinite(share) for share in shares.values()):
-        raise FeedbackError("--shares must be numbers from 0 up, at least one above")
+        raise FeedbackError("--shares must be non-negative numbers, at least one above 0")
     expected = {arm: share / total for arm, share in shares.items()}
     p = pearson_p([observed.get(arm, 0) for arm in expected], list(expected.values()))
     return RatioMismatch(expected, observed, p, "")

@@ -78,7 +78,7 @@ class OpenAICompatibleTeacher:
         self._allowance = allowance or Allowance()
         self._key = environment.get(server.key_variable, "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
-            raise TeacherError(f"{server.key_variable} holds characters that no key has")
+            raise TeacherError(f"{server.key_variable} contains characters that a key cannot have")
         self._url = _checked(server.url)
         self._understood = False
         self._options, self._count = CompletionOptions(server.max_tokens), count
@@ -135,7 +135,7 @@ class OpenAICompatibleTeacher:
         """The most tokens that a request can take. Raises TeacherError if its answer has no bound, but a budget has."""
         most = self._options.most(body)
         if most is None and self._allowance.budget.is_set:
-            raise TeacherError(f"{self._url.host} takes no bound on tokens, so that no --budget can be held")
+            raise TeacherError(f"{self._url.host} accepts no limit on tokens, so --budget cannot be enforced")
         return most or self._options.expected(body["messages"])
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
@@ -316,7 +316,7 @@ def _checked(url: str) -> httpx.URL:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise TeacherError(f"{url!r} is not an address of a server, such as http://localhost:8000/v1")
     if parsed.userinfo or parsed.query:
-        raise TeacherError("the address should hold no name, password or query; the key belongs in the environment")
+        raise TeacherError("the address must not hold a user name, password or query; pass the key in the environment")
     return parsed
 
 

@@ -106,7 +106,7 @@ def _guard(group: Group, client: ServiceClient) -> None:
             "set MSD_KEYS_FILE, or restrict access to the port",
         )
     elif status in (401, 403):
-        group.ok("asks for keys")
+        group.ok("requires keys")
 
 
 def _model(group: Group, client: ServiceClient, settings: Settings | None) -> None:
@@ -135,7 +135,7 @@ def _model(group: Group, client: ServiceClient, settings: Settings | None) -> No
         group.note(
             f"the native core is not served: {core['reason']}",
             "Python scores all requests, which takes more CPU per request",
-            "unless that is meant, change what the reason names, and start the service again",
+            "unless this is intended, fix the reason and restart the service",
         )
 
 
@@ -143,7 +143,9 @@ def _metrics(group: Group, client: ServiceClient, watch_s: float) -> None:
     answer = client.ask("/metrics")
     if answer.status != 200:
         group.note(
-            f"/metrics answers {answer.status}", "they were not looked at", "give a key of scope metrics by --key-file"
+            f"/metrics answers {answer.status}",
+            "the metrics were not checked",
+            "pass a key with the scope metrics by --key-file",
         )
         return
     samples = read_samples(answer.body.decode())
@@ -155,22 +157,22 @@ def _metrics(group: Group, client: ServiceClient, watch_s: float) -> None:
 
 def _alarms(group: Group, samples: Samples) -> None:
     for name, what, mend in [
-        ("msd_keys_stale", "the file of keys cannot be used", "mend it; the log says what is wrong (not_reloaded)"),
-        ("msd_tls_stale", "certificate or key cannot be used", "mend them; the log says what is wrong (not_reloaded)"),
+        ("msd_keys_stale", "the file of keys cannot be used", "fix it; the log has the reason (not_reloaded)"),
+        ("msd_tls_stale", "certificate or key cannot be used", "fix them; the log has the reason (not_reloaded)"),
         ("msd_bundle_refused", "a bundle was refused", "the log says why (bundle_refused); put a good one there"),
     ]:
         if samples.total(name):
-            group.warning(what, "the service goes on with what it had before", mend)
+            group.warning(what, "the service keeps using the previous one", mend)
     requests, sheds = samples.total("msd_requests_total"), samples.total("msd_shed_total")
     if requests and sheds > _MUCH_SHED * requests:
         group.warning(
             f"{sheds / requests:.1%} of {requests:.0f} requests were not scored",
-            "there is more asked than can be answered in time",
+            "the load exceeds the capacity",
             "add cores or replicas, lower the candidates of a request, or use a leaner bundle",
         )
     if damaged := samples.total("msd_damaged_rows_total"):
         group.warning(
-            f"{damaged:.0f} damaged rows were read", "their ids counted as unknown", "publish the bundle again"
+            f"{damaged:.0f} damaged rows were read", "their IDs were scored as unknown", "publish the bundle again"
         )
 
 
@@ -180,14 +182,13 @@ def _growth(group: Group, before: Samples, after: Samples, seconds: float) -> No
     asked = after.total("msd_requests_total") - before.total("msd_requests_total")
     told = f"memory went from {first / 2**20:.0f} to {last / 2**20:.0f} MB in {seconds:g} s and {asked:.0f} requests"
     if asked < _FEW_REQUESTS:
-        group.note(told, "so few requests tell nothing of growth", "look again under load")
+        group.note(told, "too few requests to judge growth", "repeat the check under load")
     elif last - first > max(_GROWTH * first, _GROWTH_BYTES):
         sizes = before.buckets("msd_request_candidates", after)
         group.warning(
             f"{told}; requests had {', '.join(sizes)} candidates",
-            "a runtime keeps memory for each size of request that it has not seen before; a service that goes on"
-            " growing is killed in the end",
-            "look again after some minutes; if it still grows, have requests of fewer sizes, and lower"
+            "the runtime keeps memory for each new size of request; a service that keeps growing is killed in the end",
+            "check again in a few minutes; if it still grows, send requests of fewer sizes, and lower"
             " MSD_MAX_CANDIDATES and MSD_CACHE_MB",
         )
     else:

@@ -193,7 +193,7 @@ def _copy(reply: Reply, write: Callable[[bytes], object], room: int, place: Fetc
         try:
             chunk = reply.read(_CHUNK)
         except (OSError, http.client.HTTPException) as error:
-            raise FetchUnavailable(f"{place.name}: broke off ({str(error) or type(error).__name__})") from None
+            raise FetchUnavailable(f"{place.name}: connection lost ({str(error) or type(error).__name__})") from None
         if not chunk:
             return
         room -= len(chunk)

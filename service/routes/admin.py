@@ -89,7 +89,7 @@ def admin_routes(settings: Settings, serving: Serving) -> APIRouter:
         with _deciding(request, "swap", bundle=order.bundle):
             folder = _bundles(settings)
             if settings.store == "redis":
-                raise SourceError("the bundle is the one that Redis points to: run `msd publish`, or roll back")
+                raise SourceError("the bundle is chosen by Redis: run `msd publish`, or roll back")
             point_to(folder, order.bundle)
         return Accepted(current=order.bundle, generation=serving.current.generation)
 
@@ -149,7 +149,7 @@ def _deciding(request: Request, what: str, **about: object) -> Iterator[None]:
 def _bundles(settings: Settings) -> Path:
     folder = settings.bundle
     if not folder.is_dir() or is_bundle(folder):
-        raise SourceError("this service follows one bundle; give MSD_BUNDLE a folder of bundles to choose from")
+        raise SourceError("this service serves a single bundle; set MSD_BUNDLE to a folder of bundles to choose from")
     return folder
 
 

@@ -89,7 +89,7 @@ class EventsRoute:
             for place, event in enumerate(events):
                 if event.type == "conversion":
                     raise InvalidRequest(
-                        "is a conversion, and this service has no request log to keep it: set MSD_LOG_DIR",
+                        "is a conversion, but this service has no request log to store it: set MSD_LOG_DIR",
                         f"events.{place}.type",
                     )
 

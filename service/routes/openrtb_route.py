@@ -131,7 +131,7 @@ def _scoring_bodies(
     bodies = {}
     for imp, candidates in asked.candidates.items():
         if imp not in imps:
-            raise InvalidRequest("is the id of no impression of the request", f"candidates.{imp}")
+            raise InvalidRequest("is not the ID of an impression of the request", f"candidates.{imp}")
         own_id = f"{request_id}/{places[imp]}"
         model = lineup.arm_of(identity.user_id or own_id).model
         with _within("request", places[imp]):

@@ -121,7 +121,7 @@ class PreparedUsers:
             )
         self._metrics.prepared["gone"].inc()
         raise NotPrepared(
-            f"the token is unknown here: it expired after {self.seconds:g} s, was evicted for lack of memory, or its"
+            f"unknown token: it expired after {self.seconds:g} s, was evicted for lack of memory, or its"
             " bundle is no longer served; send the whole request",
             "prepared",
         )

@@ -110,9 +110,9 @@ def test_a_file_that_is_missing_or_no_parquet_is_named(data: Path, tmp_path: Pat
         (
             "valid",
             pl.lit(0).alias("label"),
-            r"valid.parquet: label is to be 0 in some rows and 1 in others, and is \[0",
+            r"valid.parquet: labels must include both 0 and 1, but are \[0",
         ),
-        ("train", pl.col("label") * 4.5, r"train.parquet: label is to be 0 in some .* and is \[0.0, 4.5\]"),
+        ("train", pl.col("label") * 4.5, r"train.parquet: labels must include both 0 and 1, but are \[0.0, 4.5\]"),
     ],
 )
 def test_a_column_of_another_kind_is_named(

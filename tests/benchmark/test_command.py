@@ -103,7 +103,7 @@ def test_the_first_seed_counts_where_their_number_is_the_benchmarks(
         (("--benchmark", "collm-ml-1m", "--json", "{out}"), "--benchmark needs --data, the folder of its data, and"),
         (("--benchmark", "collm-ml-1m", "--data", "nowhere", "--json", "{out}"), "nowhere: no such folder; --data is"),
         (("--benchmark", "collm-ml-1m", "--data", "{data}", "--json", "{data}"), "is a folder; --json names the file"),
-        (("--benchmark", "collm-ml-1m", "--data", "{data}", "--json", "out.html"), "let --json end in .json"),
+        (("--benchmark", "collm-ml-1m", "--data", "{data}", "--json", "out.html"), "--json must end in .json"),
         (
             ("--benchmark", "collm-ml-1m", "--data", "{data}", "--json", "{out}", "--work", "{data}/items.parquet"),
             "items.parquet is a file; name a folder with --work",

@@ -66,7 +66,7 @@ FEATURE = '\n[[features]]\nname = "position"\nside = "context"\nkind = "categori
         ('kind = "numeric"', 'kind = "numeric"\nbuckets = 9', "features[1] (price): buckets does not go with kind"),
         ('name = "price"', 'name = "label"', "features[1] (label): the name 'label' is reserved, as are user_id"),
         ('name = "price"', 'name = "Price!"', "features[1] (Price!).name: should match pattern"),
-        ('name = "price"', 'name = "tags"', "feature names should differ, yet these occur twice: tags"),
+        ('name = "price"', 'name = "tags"', "these feature names occur twice: tags"),
         ("[users]", "[split]\ntrain = 0.95\n[users]", "split: the cuts should ascend"),
         ("[users]", "[split]\ntrain = 1.0\n[users]", "split.train: should be less than 1"),
         (

@@ -101,7 +101,7 @@ def test_the_same_again_changes_nothing(tmp_path: Path) -> None:
         (lambda table: table.with_columns(clicks=pl.lit("many")), "'many' is not a number"),
         (lambda table: table.with_columns(created_at=pl.lit("last week")), "should begin with a day"),
         (lambda table: table.drop("created_at"), "has neither created_at nor test_week"),
-        (lambda table: table.head(40), "only 10 tests compare two headlines or more"),
+        (lambda table: table.head(40), "only 10 tests compare two or more headlines"),
     ],
 )
 def test_what_is_no_archive_is_told(

@@ -43,7 +43,7 @@ def test_two_at_once_are_told_one_after_the_other(capfd: pytest.CaptureFixture[s
 def test_of_two_at_once_the_one_that_fails_is_named(fails: int, tmp_path: Path) -> None:
     steps, out = _steps()
     lines: list[tuple[str, tuple[str | Path, ...]]] = [("fine", ("--help",)), ("again", ("replay", tmp_path / "none"))]
-    with pytest.raises(DemoError, match=r"`msd replay .*/none` ended with exit code 2; its words are above"):
+    with pytest.raises(DemoError, match=r"`msd replay .*/none` ended with exit code 2; its output is above"):
         steps.run_both(lines[1 - fails], lines[fails])
     assert ("No such file or directory" in out.getvalue()) == (fails == 1)
 
@@ -56,7 +56,7 @@ def test_a_step_that_fails_is_named_with_its_command(
     file = tmp_path / "no such file"
     with pytest.raises(DemoError) as failed:
         getattr(steps, way)("again", "replay", file)
-    assert str(failed.value) == f"`msd replay '{file}'` ended with exit code 2; its words are above"
+    assert str(failed.value) == f"`msd replay '{file}'` ended with exit code 2; its output is above"
     assert "No such file or directory" in capfd.readouterr().err
     assert "again: " not in out.getvalue()
 

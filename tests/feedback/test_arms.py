@@ -110,7 +110,7 @@ def test_no_clicks_and_single_users_are_no_accident() -> None:
     assert (arms["new"].unpriced_clicks, arms["new"].revenue) == (1, 0.0)
     assert arms["new"].differences is not None
     assert arms["new"].differences["ctr"].relative is None
-    with pytest.raises(FeedbackError, match="no impression is of the arm 'old'; there are: champion, new"):
+    with pytest.raises(FeedbackError, match="no impression belongs to the arm 'old'; there are: champion, new"):
         compare(frame, "old")
 
 
@@ -132,7 +132,7 @@ def test_shares_that_changed_are_told() -> None:
 
     assert mismatch.p is None
     assert "changed meanwhile" in mismatch.told
-    with pytest.raises(FeedbackError, match="says nothing of new"):
+    with pytest.raises(FeedbackError, match="--shares lacks new"):
         ratio_mismatch(join([changed], events, 3_600.0).frame, {"champion": 1.0})
 
 

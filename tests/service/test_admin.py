@@ -37,7 +37,7 @@ def bundles(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def running(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """Follows it, and asks for keys."""
+    """Follows it, and requires keys."""
     folder = tmp_path_factory.mktemp("admin")
     write_keys(folder / "keys.json", "ads", "ops")
     with live_service(bundles, folder, keys_file=folder / "keys.json") as service:
@@ -132,7 +132,7 @@ def test_where_there_are_no_keys_or_no_folder_there_is_nothing_to_decide(
         for method, path, document in (("POST", "swap", {"bundle": "b"}), ("GET", "experiment", None)):
             answer = ask(running, method, path, document)
             assert answer.status_code == 409
-            assert "follows one bundle" in answer.json()["error"]["message"]
+            assert "serves a single bundle" in answer.json()["error"]["message"]
 
 
 def test_the_routes_are_documented(running: LiveService) -> None:

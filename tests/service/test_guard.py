@@ -1,4 +1,4 @@
-"""Who gets in: a running service that asks for keys, whose file changes under it."""
+"""Who gets in: a running service that requires keys, whose file changes under it."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def guarded(bundle: Bundle, keys_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """A service that asks for keys, for its metrics too."""
+    """A service that requires keys, for its metrics too."""
     with live_service(
         bundle.folder,
         tmp_path_factory.mktemp("guarded"),

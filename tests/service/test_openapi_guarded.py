@@ -1,4 +1,4 @@
-"""What the service says of itself where it asks for keys and has all its routes: events and admin routes too."""
+"""What the service says of itself where it requires keys and has all its routes: events and admin routes too."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -334,8 +334,8 @@ def test_examples_are_shown_for_their_own_level() -> None:
         ("ftp://x/v1", "is not an address of a server"),
         ("http://", "is not an address of a server"),
         ("http://[::1/v1", "is not an address"),
-        ("http://me:sk@x/v1", "should hold no name, password or query"),
-        ("http://x/v1?key=sk", "should hold no name, password or query"),
+        ("http://me:sk@x/v1", "must not hold a user name, password or query"),
+        ("http://x/v1?key=sk", "must not hold a user name, password or query"),
     ],
 )
 def test_a_wrong_address_is_told(url: str, told: str) -> None:
@@ -345,7 +345,7 @@ def test_a_wrong_address_is_told(url: str, told: str) -> None:
 
 @pytest.mark.parametrize("key", ["schlüssel", "two\nlines"])
 def test_a_key_that_cannot_be_sent_is_told_but_not_shown(key: str) -> None:
-    with ChatServer() as server, pytest.raises(TeacherError, match="TEACHER_API_KEY holds characters") as error:
+    with ChatServer() as server, pytest.raises(TeacherError, match="TEACHER_API_KEY contains characters") as error:
         OpenAICompatibleTeacher(server.settings(), {"TEACHER_API_KEY": key})
     assert key not in str(error.value)
 

@@ -78,7 +78,7 @@ def _json_length(scope: Scope) -> bytes | None:
                 raise InvalidRequest("is given twice", HEADER)
             found = value
         elif name == b"content-encoding" and value.strip().lower() != b"identity":
-            raise UnsupportedMediaType("compressed bodies are not read; send the request as it is")
+            raise UnsupportedMediaType("compressed bodies are not supported; send the request uncompressed")
     return found
 
 
@@ -92,7 +92,7 @@ def _timeout_s(request: InferRequest, settings: Settings) -> float | None:
 def _check_version(lineup: Lineup, version: str, user_id: str | None) -> None:
     """Raise InvalidRequest if the user's arm has another version than requested."""
     if user_id is not None and (own := lineup.arm_of(user_id).model.version) != version:
-        raise HTTPException(404, f"in the experiment that is on, this user is scored by version {own!r} alone")
+        raise HTTPException(404, f"the running experiment scores this user with version {own!r} alone")
 
 
 def _head(served: Served, lineup: Lineup) -> dict[str, Any]:

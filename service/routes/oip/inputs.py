@@ -67,7 +67,7 @@ def scoring_body(parts: Parts, schema_of: Callable[[str], FeatureSchema], max_ca
         return _whole(parts)
     for needed in (USER_ID, CANDIDATES):
         if needed not in parts.inputs:
-            raise InvalidRequest("this input is missing; it, or `request` alone, has to be there", needed)
+            raise InvalidRequest("missing input; send it, or `request` alone", needed)
     _check(parts.inputs[USER_ID], _FIXED[USER_ID], max_candidates)
     user_id: str = values_of(parts, USER_ID)[0]
     schema = schema_of(user_id)
@@ -105,12 +105,12 @@ def _said(body: bytes, key: str) -> object:
 
 def _whole(parts: Parts) -> bytes:
     if others := [name for name in parts.inputs if name != WHOLE]:
-        raise InvalidRequest(f"stands for all inputs, and {others[0][:_SHOWN]!r} is given too", WHOLE)
+        raise InvalidRequest(f"replaces all other inputs, but {others[0][:_SHOWN]!r} is given too", WHOLE)
     _check(parts.inputs[WHOLE], Input(WHOLE, _TEXTS), 1)
     text: str = values_of(parts, WHOLE)[0]
     body = text.encode()
     if _said(body, _EXPLAIN):
-        raise InvalidRequest("explanations have no tensors; ask /v1/score for them", f"{WHOLE}.{_EXPLAIN}")
+        raise InvalidRequest("explanations are not available as tensors; use /v1/score", f"{WHOLE}.{_EXPLAIN}")
     return body
 
 
@@ -126,7 +126,7 @@ def _find(name: str, schema: FeatureSchema) -> Input:
         if name.startswith(prefix) and field is not None:
             return _of_field(name, field)
     known = ", ".join(one.name for one in inputs_of(schema))
-    raise InvalidRequest(f"no input has this name; there are: {known}, or {WHOLE} alone", name[:_SHOWN])
+    raise InvalidRequest(f"unknown input; expected {known}, or {WHOLE} alone", name[:_SHOWN])
 
 
 def _check(given: InferInput, found: Input, max_candidates: int) -> None:

@@ -41,9 +41,9 @@ def _wanted(request: InferRequest, there: Sequence[str]) -> list[_Wanted]:
     wanted: dict[str, _Wanted] = {}
     for one in request.outputs:
         if one.name not in there:
-            raise InvalidRequest(f"no output has this name; there are: {', '.join(there)}", one.name[:_SHOWN])
+            raise InvalidRequest(f"unknown output; expected {', '.join(there)}", one.name[:_SHOWN])
         if one.name in wanted:
-            raise InvalidRequest("is asked for twice", one.name)
+            raise InvalidRequest("is requested twice", one.name)
         said = one.parameters.binary_data if one.parameters else None
         wanted[one.name] = _Wanted(one.name, by_default if said is None else said)
     return list(wanted.values())
@@ -67,7 +67,7 @@ def encode_reply(head: dict[str, Any], request: InferRequest, checked: CheckedRe
         values = columns[one.name]
         if one.name == ECPM and not np.isfinite(values).all():
             if request.outputs:
-                raise InvalidRequest("is 1000 × bid × pctr, and a candidate has no bid", ECPM)
+                raise InvalidRequest("needs a bid for every candidate", ECPM)
             continue
         datatype = "BYTES" if one.name == ID else "FP64" if one.name == ECPM else "FP32"
         output: dict[str, Any] = {"name": one.name, "datatype": datatype, "shape": [len(values)]}

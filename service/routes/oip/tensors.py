@@ -44,7 +44,7 @@ def read_parts(body: bytes, json_length: bytes | None) -> Parts:
         inputs[one.name] = one
         size = one.parameters.binary_data_size if one.parameters else None
         if (size is None) == (one.data is None):
-            raise InvalidRequest("has to have either data or parameters.binary_data_size", one.name)
+            raise InvalidRequest("must have either data or parameters.binary_data_size", one.name)
         if size is None:
             continue
         if json_length is None:
@@ -77,7 +77,7 @@ def values_of(parts: Parts, name: str) -> list[Any]:
     array = _listed_numbers(one, count) if raw is None else _numbers(raw, one.datatype, count, name)
     if one.datatype in FLOATS and not np.isfinite(array).all():
         worst = int(np.argmin(np.isfinite(array)))
-        raise InvalidRequest(f"value {worst} is {array[worst]}; numbers have to be finite", name)
+        raise InvalidRequest(f"value {worst} is {array[worst]}; numbers must be finite", name)
     values: list[Any] = array.tolist()
     return values
 

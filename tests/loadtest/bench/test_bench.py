@@ -135,7 +135,7 @@ def test_a_service_that_dies_is_named(bundles: Bundles, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--json", "bench.svg"], "has to end in .json"),
+        (["--json", "bench.svg"], "must end in .json"),
         (["--json", "file/bench.json"], "cannot be written"),
         (["--json", "folder.json"], "cannot be written"),
         (["--seconds", "0"], "--seconds"),

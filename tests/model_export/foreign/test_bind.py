@@ -103,9 +103,9 @@ def test_a_spliced_graph_has_the_schemas_inputs_and_named_heads(tmp_path: Path) 
     [
         (
             [ITEM, ("colour", TensorProto.FLOAT, ["n"])],
-            "'colour' is nothing that the schema has; it has age, context_cat",
+            "'colour' is not in the schema, which has age, context_cat",
         ),
-        ([("age", TensorProto.FLOAT, [1])], "no input of items"),
+        ([("age", TensorProto.FLOAT, [1])], "no item input"),
         ([("price", TensorProto.FLOAT, [7])], r"'price' is of items, and \[7\]: it must take any number"),
         ([("price", TensorProto.FLOAT, [])], r"'price' is of items, and \[\]: it must take any number"),
         ([ITEM, ("price", TensorProto.FLOAT, ["m"])], "two axes of items, 'n' of 'item_dense' and 'm' of 'price'"),

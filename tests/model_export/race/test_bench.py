@@ -266,7 +266,7 @@ def test_a_ranker_that_the_pass_does_not_read_is_named(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--bundle", "nowhere"], "no bundle here"),
-        (["--json", "graph.svg"], "has to end in .json"),
+        (["--json", "graph.svg"], "must end in .json"),
         (["--seconds", "-1"], "--seconds"),
         (["--lean-seeds", "0"], "--lean-seeds"),
         (["some bundle"], "unexpected extra argument"),

@@ -24,7 +24,7 @@ _KEY, _ENTRY = new_key("check", ("score", "metrics"), None)
 
 @pytest.fixture(scope="module")
 def guarded(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """A service that asks for keys, for its metrics too."""
+    """A service that requires keys, for its metrics too."""
     folder = tmp_path_factory.mktemp("guarded")
     keys = folder / "keys.json"
     keys.write_text(json.dumps({"keys": [_ENTRY.model_dump(mode="json")]}))
@@ -59,7 +59,7 @@ def test_an_open_service_on_this_machine_is_in_order(open_to_all: LiveService, b
 
 def test_a_guarded_one_is_looked_at_with_a_key(guarded: LiveService) -> None:
     found = look_at_running(client_of(guarded), None, 0)
-    said(found, "ok", "asks for keys")
+    said(found, "ok", "requires keys")
     said(found, "note", "/metrics answers 401")
     said(found, "note", "/v1/model answers 401")
     found = look_at_running(client_of(guarded, guarded.log_path.with_name("key")), None, 0)

@@ -69,7 +69,7 @@ def test_each_user_is_scored_by_his_own_version_and_no_other(split: Split) -> No
             assert asked(client, user, own).json()["outputs"] == answer["outputs"]
             assert (refused.status_code, refused.json()["error"]) == (
                 404,
-                f"in the experiment that is on, this user is scored by version {own!r} alone",
+                f"the running experiment scores this user with version {own!r} alone",
             )
             seen.add(own)
     assert seen == set(ARMS)
