@@ -164,9 +164,13 @@ def _told(graph: dict[str, Any]) -> str:
 
 def _said_of(lean: LeanRecord) -> str:
     widest = max(lean.microseconds)
-    ends = " (95 % over users: {:+.4f} to {:+.4f})".format(*lean.auc_cost_ci95) if lean.auc_cost_ci95 else ""
+    costs = "; ".join(
+        f"{head} {one.auc_cost:+.4f}"
+        + (" (95 % over users: {:+.4f} to {:+.4f})".format(*one.auc_cost_ci95) if one.auc_cost_ci95 else "")
+        for head, one in lean.costs.items()
+    )
     return (
-        f"the lean graph costs {lean.auc_cost:+.4f} valid AUC{ends}; it runs {widest} candidates in "
+        f"the lean graph costs valid AUC: {costs}; it runs {widest} candidates in "
         f"{lean.microseconds[widest].lean:.0f} µs, {lean.share:.0%} of the full one's time"
     )
 

@@ -4,18 +4,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model_export.errors import ExportError
 from model_export.fast_graph import fastest_graph
 from model_export.parity import BundleRows
-from model_export.precision.evidence import Evidence
+from model_export.precision.evidence import CONVERSIONS, Evidence
 from model_export.recipe import LeanRecipe, Recipe
 from model_export.run import Run, median_microseconds, open_run
 from msd.contract.bundle import LEAN_RANKER
 from msd.contract.golden import Golden
-from msd.contract.lean import LeanRecord, LeanTimes
+from msd.contract.lean import LeanCost, LeanRecord, LeanTimes
 from msd.ranker.bootstrap import interval, resample_metrics
-from msd.ranker.metrics import measure_pooled
+from msd.ranker.metrics import Labels, measure_pooled
 
 _TIMED_AT = (1, 50, 200)
 _LEAST_USERS = 30
@@ -52,7 +53,7 @@ def lean_part(
         run, lean, made.heads, rows, goldens, tolerance, lambda done: progress("Proving the lean graph", done)
     )
     record = measure_lean(
-        full, run, candidates, evidence, tolerance, lambda done: progress("Judging the lean graph", done)
+        full, run, made.heads, candidates, evidence, tolerance, lambda done: progress("Judging the lean graph", done)
     )
     provenance = {**lean.provenance, "max_abs_diff": worst, "graph": fast.as_json()}
     return LeanPart(fast.graph, proved, record, provenance)
@@ -90,9 +91,16 @@ def prove_lean(
 
 
 def measure_lean(
-    full: Run, lean: Run, candidates: int, evidence: Evidence, tolerance: float, progress: Callable[[int], None]
+    full: Run,
+    lean: Run,
+    heads: Sequence[str],
+    candidates: int,
+    evidence: Evidence,
+    tolerance: float,
+    progress: Callable[[int], None],
 ) -> LeanRecord:
-    """What scoring with the lean graph costs, by the first head on valid rows, and the time that it saves.
+    """What scoring with the lean graph costs on valid rows, by head as far as they can be judged, and the time that it
+    saves.
 
     Raises ExportError if all valid rows have one label.
     """
@@ -101,20 +109,33 @@ def measure_lean(
             "the valid rows have one label only: what the lean graph costs cannot be measured; remove the model's"
             " folder `lean` and export again"
         )
-    scores = np.zeros((2, len(evidence.labels)))
+    scores = np.zeros((len(heads), 2, len(evidence.labels)))
     for number, tensors in enumerate(evidence.valid()):
-        scores[:, number] = full(tensors)[0, 0], lean(tensors)[0, 0]
+        scores[:, 0, number], scores[:, 1, number] = full(tensors)[:, 0], lean(tensors)[:, 0]
         progress(number + 1)
-    before, after = (measure_pooled(evidence.labels, one) for one in scores)
-    drawn = resample_metrics(evidence.labels, scores, evidence.users)
-    is_wide = len(np.unique(evidence.users)) >= _LEAST_USERS
+    costs = {heads[0]: _cost(evidence.labels, scores[0], evidence.users)}
+    if CONVERSIONS in heads and evidence.conversions is not None and evidence.unjudged(heads) is None:
+        clicked = evidence.labels > 0
+        own = scores[list(heads).index(CONVERSIONS)][:, clicked]
+        costs[CONVERSIONS] = _cost(evidence.conversions[clicked], own, evidence.users[clicked])
     times = {
         count: median_microseconds({"full": full, "lean": lean}, evidence.request(count))
         for count in sorted({*_TIMED_AT, candidates})
     }
     return LeanRecord(
         tolerance=tolerance,
-        valid_rows=len(evidence.labels),
+        costs=costs,
+        microseconds={count: LeanTimes(**one) for count, one in times.items()},
+    )
+
+
+def _cost(labels: Labels, scores: NDArray[np.float64], users: NDArray[np.int64]) -> LeanCost:
+    """Compare both graphs' scores [2, n] of one head, the full one's first."""
+    before, after = (measure_pooled(labels, one) for one in scores)
+    drawn = resample_metrics(labels, scores, users)
+    is_wide = len(np.unique(users)) >= _LEAST_USERS
+    return LeanCost(
+        valid_rows=len(labels),
         auc=after["auc"],
         auc_cost=before["auc"] - after["auc"],
         auc_cost_ci95=interval(drawn.auc[0] - drawn.auc[1]) if is_wide else None,
@@ -123,5 +144,4 @@ def measure_lean(
         logloss_cost_ci95=interval(drawn.logloss[1] - drawn.logloss[0]) if is_wide else None,
         ece=after["ece"],
         ece_cost=after["ece"] - before["ece"],
-        microseconds={count: LeanTimes(**one) for count, one in times.items()},
     )

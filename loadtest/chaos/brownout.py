@@ -68,7 +68,7 @@ class BrownoutGoodput(Scenario):
             offered=round(rate, 1),
             scored_in_full=count(samples, "full"),
             scored_lean=count(samples, "lean"),
-            auc_cost=round(lean.auc_cost, 5),
+            auc_cost=round(lean.costs["pctr"].auc_cost, 5),
             p99_ms=percentile_ms(samples, 99),
         )
         every = [sample for turn in turns for sample in turn.samples]

@@ -16,13 +16,13 @@ class LeanTimes(BaseModel):
     lean: Annotated[float, Field(gt=0)]
 
 
-class LeanRecord(BaseModel):
-    """The lean graph against the full one, on the same valid rows. A cost is above 0 where the lean graph is worse; its
-    interval is the paired 95 % interval over users, None if the rows do not allow one."""
+class LeanCost(BaseModel):
+    """One head of the lean graph against the full one's, on the same valid rows: of pcvr, on those that were clicked. A
+    cost is above 0 where the lean graph is worse; its interval is the paired 95 % interval over users, None if the rows
+    do not allow one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    tolerance: Annotated[float, Field(gt=0, description="Largest |pCTR − the lean model's| on onnxruntime-cpu-fp32.")]
     valid_rows: Annotated[int, Field(ge=1)]
     auc: float
     auc_cost: float
@@ -32,6 +32,15 @@ class LeanRecord(BaseModel):
     logloss_cost_ci95: Interval | None
     ece: float
     ece_cost: float
+
+
+class LeanRecord(BaseModel):
+    """What the lean graph costs by head, pctr at least, and the time that it saves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    tolerance: Annotated[float, Field(gt=0, description="Largest |pCTR − the lean model's| on onnxruntime-cpu-fp32.")]
+    costs: Annotated[dict[str, LeanCost], Field(min_length=1, description="By head, those that could be judged.")]
     microseconds: Annotated[dict[int, LeanTimes], Field(min_length=1, description="By number of candidates.")]
 
     @property

@@ -65,11 +65,12 @@ def test_it_scores_as_its_own_model_does(inputs: ExportInputs, lean_bundle: Bund
 def test_the_manifest_says_what_it_costs_and_saves(lean_bundle: Bundle) -> None:
     record = lean_bundle.manifest.lean
     assert record is not None
-    assert record.valid_rows == 180
-    assert 0 < record.auc < 1
-    assert record.auc_cost_ci95 is not None
-    assert record.auc_cost_ci95[0] <= record.auc_cost <= record.auc_cost_ci95[1]
-    assert record.logloss > 0
+    (cost,) = record.costs.values()
+    assert cost.valid_rows == 180
+    assert 0 < cost.auc < 1
+    assert cost.auc_cost_ci95 is not None
+    assert cost.auc_cost_ci95[0] <= cost.auc_cost <= cost.auc_cost_ci95[1]
+    assert cost.logloss > 0
     assert set(record.microseconds) == {1, 50, 200}
     assert record.share == record.microseconds[200].lean / record.microseconds[200].full
     assert lean_bundle.manifest.provenance["lean"]["max_abs_diff"] <= TOLERANCE

@@ -33,7 +33,7 @@ from msd.contract.bundle import (
 from msd.contract.encode import Value, canonical, encode_side
 from msd.contract.encoder_record import EncoderRecord, Probe
 from msd.contract.golden import Golden, encode_row, write_goldens
-from msd.contract.lean import LeanRecord, LeanTimes
+from msd.contract.lean import LeanCost, LeanRecord, LeanTimes
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
@@ -58,15 +58,19 @@ ITEMS = 300
 _DIM = 8
 LEAN = LeanRecord(
     tolerance=1e-5,
-    valid_rows=900,
-    auc=0.74,
-    auc_cost=0.01,
-    auc_cost_ci95=(0.008, 0.012),
-    logloss=0.4,
-    logloss_cost=0.01,
-    logloss_cost_ci95=(0.005, 0.015),
-    ece=0.01,
-    ece_cost=0.0,
+    costs={
+        "pctr": LeanCost(
+            valid_rows=900,
+            auc=0.74,
+            auc_cost=0.01,
+            auc_cost_ci95=(0.008, 0.012),
+            logloss=0.4,
+            logloss_cost=0.01,
+            logloss_cost_ci95=(0.005, 0.015),
+            ece=0.01,
+            ece_cost=0.0,
+        )
+    },
     microseconds={1: LeanTimes(full=100.0, lean=50.0), 200: LeanTimes(full=2_000.0, lean=400.0)},
 )
 """What is said of each lean graph; made up."""
