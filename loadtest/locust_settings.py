@@ -30,7 +30,7 @@ class LocustSettings(NamedTuple):
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """The settings in the variables `LOADTEST_*`. Raises MsdError naming the variable at fault."""
+        """Return the settings in the variables `LOADTEST_*`. Raises MsdError naming the variable at fault."""
         if (shape := environ.get(SHAPE, "")) not in ("", *SHAPES):
             raise MsdError(f"{SHAPE}={shape}: has to be {' or '.join(SHAPES)}")
         if (route := environ.get(ROUTE) or Route.SCORE) not in list(Route):
@@ -44,7 +44,7 @@ class LocustSettings(NamedTuple):
         return cls(Path(environ.get(BUNDLE, "")), mix, cold, headers, Route(route))
 
     def traffic(self, seed: int) -> Traffic:
-        """The requests of one user. Raises MsdError if there is no bundle, or it lacks the mapping that they need."""
+        """Return the requests of one user. Raises MsdError if there is no bundle, or if it lacks the needed mapping."""
         traffic = Traffic(self.bundle, self.mix, seed, self.cold)
         if self.route is Route.OPENRTB:
             _ = traffic.mapping

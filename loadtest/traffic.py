@@ -91,7 +91,7 @@ class Traffic:
 
 
 def mix_of(text: str) -> dict[int, float]:
-    """`200`, or shares of several numbers: `50:3,200:1`. Raises MsdError for anything else."""
+    """Parse `200`, or weights of several numbers: `50:3,200:1`. Raises MsdError for anything else."""
     mix: dict[int, float] = {}
     for part in text.split(","):
         count, _, share = part.partition(":")
@@ -106,7 +106,7 @@ def mix_of(text: str) -> dict[int, float]:
 
 
 def mix_text(mix: Mix) -> str:
-    """What `mix_of` reads: `200`, or `50:3,200:1`."""
+    """Return the text that `mix_of` reads: `200`, or `50:3,200:1`."""
     return ",".join(f"{count}:{share:g}" if len(mix) > 1 else str(count) for count, share in mix.items())
 
 

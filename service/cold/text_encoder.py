@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 
 def can_tokenise() -> bool:
-    """Whether this installation can encode texts at all."""
+    """Return whether this installation can encode texts."""
     return find_spec("tokenizers") is not None
 
 

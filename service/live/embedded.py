@@ -130,7 +130,7 @@ class StateFile:
             raise LiveError(f"{folder}: cannot keep live states there ({_reason(error)}); see MSD_STATE_DIR") from error
 
     def read(self, side: RowSide, ids: Sequence[str]) -> PackedStates:
-        """The packed states of ids, None where there is none, and the stream, all of one moment."""
+        """Return the packed states of ids, None where there is none, and the stream, all of one moment."""
         keys = [state_key(side, one) for one in ids]
         try:
             with self._env.begin(buffers=False) as transaction:

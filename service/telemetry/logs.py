@@ -98,7 +98,7 @@ class LineCounts:
             self._counts[result] += 1
 
     def read(self) -> dict[str, int]:
-        """The counts since the start, by result."""
+        """Return the counts since the start, by result."""
         return dict(self._counts)
 
 

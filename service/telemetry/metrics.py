@@ -226,7 +226,7 @@ class Metrics:
         self.live_ages = self._histogram("msd_live_age_seconds", _AGES)
 
     def _declare_lineup(self) -> None:
-        """What is served, swaps, experiments and shadows."""
+        """Declare metrics of the served bundles, swaps, experiments and shadows."""
         self.generation = self._gauge("msd_lineup_generation")
         self.swaps = self._counters("msd_swaps", "result", get_args(Swap))
         self.refused = self._gauge("msd_bundle_refused")
@@ -239,7 +239,7 @@ class Metrics:
         self._shadow_shifts = self._histograms("msd_shadow_shift", "slot", range(1, MAX_SHADOWS + 1), _SHIFTS)
 
     def _declare_logs(self) -> None:
-        """The service's log, the request log and what it says of quality, and traces."""
+        """Declare metrics of both logs, of the quality of logged scores, and of traces."""
         self.log_lines = ReadCounter("msd_log_lines", HELP["msd_log_lines"], "result", LINE_RESULTS, self.families)
         self.log_records = self._counters("msd_log_records", "result", get_args(Logged))
         self.log_events = self._counters("msd_log_events", "result", (*get_args(Logged), "unsampled"))
@@ -379,7 +379,7 @@ class Metrics:
 
 
 def _labels_of(engine: Engine) -> Labels:
-    """The label values of `msd_runtime_info`."""
+    """Return the label values of `msd_runtime_info`."""
     return (
         engine.name,
         engine.version,

@@ -23,6 +23,6 @@ class Scorer:
         )
 
     def __call__(self, tensors: Tensors) -> NDArray[np.float32]:
-        """The first head's scores [N]."""
+        """Return the first head's scores [N]."""
         scores: NDArray[np.float32] = self._session.run(["pctr"], tensors)[0]
         return scores

@@ -132,7 +132,7 @@ class OipError(BaseModel):
 
 
 def parse_infer_request(body: bytes) -> InferRequest:
-    """The request in JSON. Raises MalformedRequest, InvalidRequest."""
+    """Parse a request in JSON. Raises MalformedRequest, InvalidRequest."""
     if body.count(b"{") > _MAX_OBJECTS:
         raise InvalidRequest(f"the request has more than {_MAX_OBJECTS} objects")
     return parse_thoroughly(body, InferRequest, _check_width)
