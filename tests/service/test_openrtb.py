@@ -219,7 +219,7 @@ def test_what_is_logged_names_no_user_and_is_scored_again_to_the_bit(
 @pytest.mark.parametrize(
     ("changes", "status", "field", "words"),
     [
-        ({"candidates": {"3": {"id": ["i1"]}}}, 422, "candidates.3", "no impression"),
+        ({"candidates": {"3": {"id": ["i1"]}}}, 422, "candidates.3", "is not the ID of an impression"),
         ({"candidates": {}}, 422, "candidates", "at least 1"),
         ({"candidates": {"1": {"id": []}}}, 422, "candidates.1.id", "at least 1"),
         ({"candidates": {"1": {"id": ["i1"], "bid": [1.0, 2.0]}}}, 422, "candidates.1.bid", "2 entries"),

@@ -187,7 +187,7 @@ def test_scores_that_are_none_are_refused_and_nothing_is_written(
 
 def test_a_name_that_the_dataset_lacks_is_told_with_the_file(run: Run, write: Write) -> None:
     path = write(Theirs(run), ("nobody", *NAMES[1:]))
-    with pytest.raises(ExportError, match=r"theirs.onnx: the graph's input 'nobody' is nothing that the schema has"):
+    with pytest.raises(ExportError, match=r"theirs.onnx: the graph's input 'nobody' is not in the schema"):
         load_foreign(path, run.dataset, None, None, {})
 
 
