@@ -1,4 +1,4 @@
-"""`python -m image`: builds the image's targets, runs each as in production, and writes the results as JSON."""
+"""Command `python -m image`: build the image's targets, run each as in production, and write the results as JSON."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ from msd.contract.errors import MsdError
 
 _MAX_CPU_BYTES = 350_000_000
 _MAX_START_S = 3.0
-# The first reads it from the disk; what else the machine does is in none but the slower ones.
+# The first start reads the image from disk, and other load on the machine can slow a start: the fastest one counts.
 _STARTS = 3
 _TOLERANCE = 1e-5
 
@@ -30,7 +30,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class ImageTarget(StrEnum):
-    """The Dockerfile's."""
+    """Target of the Dockerfile."""
 
     CPU = "cpu"
     GPU = "gpu"
@@ -71,7 +71,7 @@ def main(
 
 
 def _labels() -> list[str]:
-    """What only the builder knows of the source."""
+    """Return build arguments with what only the builder knows about the source."""
     project = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["project"]
     revision = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     known = {
@@ -96,12 +96,13 @@ def _tried(
 
 
 def _check(target: ImageTarget, figures: dict[str, Any]) -> None:
-    """Raises ImageError where an image is not what it is to be."""
+    """Raise ImageError if the image scores wrongly, does not serve the native core, is too large or starts too
+    slowly."""
     image, size, start_s = figures["image"], figures["bytes_over_base"], min(figures["starts_s"])
     if figures["max_abs_diff"] > _TOLERANCE:
         raise ImageError(f"{image} scores other than its bundle says, by {figures['max_abs_diff']:.1e}")
     core = figures["native"]
-    # On a card requests may share runs, which Python puts together.
+    # On a GPU, requests may share runs, which Python assembles instead of the native core.
     if not core["served" if target is ImageTarget.CPU else "instructions"]:
         raise ImageError(f"{image} does not serve the native core: {core['reason']}")
     if target is ImageTarget.CPU and size > _MAX_CPU_BYTES:
@@ -115,7 +116,7 @@ def _image(target: ImageTarget) -> str:
 
 
 def _contents(engine: ContainerEngine, image: str, base: str, name: Path) -> dict[str, Any]:
-    """Its layers and the bill of materials, both of the image as it is handed on."""
+    """Return the image's layers, and write its bill of materials, both from the image as it is shipped."""
     archive, bill = name.with_suffix(".tar"), name.with_suffix(".cdx.json")
     archive.unlink(missing_ok=True)
     try:

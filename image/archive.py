@@ -1,4 +1,4 @@
-"""An image as a file: how large its layers are, and the list of what is in it."""
+"""An image's archive: the size of its layers, and its bill of materials."""
 
 import json
 import tarfile
@@ -10,14 +10,14 @@ from image.command import ImageError, output_of, program
 
 
 class Layer(NamedTuple):
-    """One layer over the base: what made it, and its bytes."""
+    """One layer over the base: the command that made it, and its size in bytes."""
 
     made_by: str
     bytes: int
 
 
 def layers_over(archive: Path, base: Sequence[str]) -> list[Layer]:
-    """The layers of an image in Docker's format that its base has not, by what they hold unpacked."""
+    """Return the layers that an image in Docker's format adds to its base, with their uncompressed size."""
     with tarfile.open(archive) as file:
         manifest = json.loads(_read(file, "manifest.json"))[0]
         config = json.loads(_read(file, manifest["Config"]))
@@ -31,7 +31,7 @@ def layers_over(archive: Path, base: Sequence[str]) -> list[Layer]:
 
 
 def write_bill(archive: Path, bill: Path) -> int:
-    """Writes the bill of materials in CycloneDX's JSON beside the image, and tells how many components it names."""
+    """Write the bill of materials as CycloneDX JSON, and return the number of its components."""
     output_of([program("syft"), "scan", f"docker-archive:{archive}", "--output", f"cyclonedx-json={bill}", "--quiet"])
     return len(json.loads(bill.read_text("utf-8"))["components"])
 

@@ -1,6 +1,5 @@
-"""Buildah, which builds and runs without a daemon. What it does not offer, a root that cannot be written and a user
-without privileges, is made inside the container, before the service takes the shell's place there.
-"""
+"""Buildah, which builds and runs images without a daemon. It has no option for a read-only root or a user without
+privileges: a shell inside the container sets up both, and is then replaced by the service."""
 
 import json
 import os
@@ -20,35 +19,36 @@ _CONFINE = (
     "mount -o remount,bind,ro / && mount -t tmpfs tmpfs /tmp && {told}exec setpriv --reuid {uid} --regid {gid}"
     ' --clear-groups --inh-caps=-all --bounding-set=-all --no-new-privs "$@"'
 )
-# Buildah ends a command outright when it is asked to end itself: the process has to be told of SIGTERM directly.
+# On SIGTERM, Buildah kills its command outright, so the service's process needs the signal directly.
 _TELL_ID = "echo $$ && "
 
 
 class Buildah:
-    """Its command line, which takes where images are kept and how processes are isolated from its own environment
-    (STORAGE_DRIVER, BUILDAH_ISOLATION, …)."""
+    """Buildah's command line. Environment variables (STORAGE_DRIVER, BUILDAH_ISOLATION, …) configure where it keeps
+    images and how it isolates processes."""
 
     name = "buildah"
 
     def build(self, target: str, tag: str, options: Sequence[str]) -> list[str]:
-        """See Engine. HEALTHCHECK is Docker's: images of the other format leave it out."""
+        """See ContainerEngine. Only Docker's image format has HEALTHCHECK."""
         return ["buildah", "build", "--format", "docker", *_limits(), "--target", target, "--tag", tag, *options, "."]
 
     def inspect(self, image: str) -> Inspected:
-        """See Engine."""
+        """See ContainerEngine."""
         found = json.loads(output_of(["buildah", "inspect", "--type", "image", image]))
         return Inspected(found["Docker"]["config"], found["OCIv1"]["rootfs"]["diff_ids"])
 
     def save(self, image: str, archive: Path) -> list[str]:
-        """See Engine."""
+        """See ContainerEngine."""
         return ["buildah", "push", image, f"docker-archive:{archive}:{image}"]
 
     @contextmanager
     def run(self, image: str, bundle: Path, settings: Mapping[str, str], log: Path) -> Iterator["BuildahContainer"]:
-        """See Engine."""
+        """See ContainerEngine."""
         command = self.inspect(image).command
         name = output_of(["buildah", "from", "--pull=never", *_limits(), image]).strip()
-        # Where layers are whole copies, this one is still on its way to the disk, and the start would wait for that.
+        # If the storage driver copies layers, this copy is still being written to disk, and the start would wait for
+        # it.
         os.sync()
         try:
             container = BuildahContainer(name, bundle, settings, command, log)
@@ -79,7 +79,7 @@ class BuildahContainer:
             )
 
     def ask(self, command: Sequence[str]) -> str:
-        """See Container. The command is in a process tree of its own, in all else as the service is."""
+        """See Container. The command has a process tree of its own; otherwise it is confined as the service is."""
         return output_of([*self._confined, _confine(), "sh", *command])
 
     def stop(self) -> int:
@@ -103,7 +103,7 @@ def _confine(told: str = "") -> str:
 
 
 def _limits() -> list[str]:
-    """The limits that this process has: without the right to raise them, Buildah fails on its own."""
+    """Return this process's limits as options: by default Buildah would raise them, and fail without the right to."""
     options = []
     for name, limit in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
         soft, hard = resource.getrlimit(limit)

@@ -1,4 +1,4 @@
-"""Another program, run to its end: what it says, or an error with the end of it."""
+"""Other programs, run to their end: their output, or an error with its last lines."""
 
 import os
 import shutil
@@ -13,11 +13,12 @@ _TOLD_LINES = 15
 
 
 class ImageError(MsdError):
-    """An image that cannot be built, or does not do what it is made for."""
+    """An image cannot be built, or does not work as required."""
 
 
 def program(name: str) -> str:
-    """The path of a program of the extra `image`, installed beside this Python. Raises ImageError without it."""
+    """Return the path of a program of the extra `image`, beside this Python or on PATH. Raises ImageError if it is
+    missing."""
     found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if found is None:
         raise ImageError(f"{name} is not installed: pip install -e '.[image]'")
@@ -25,7 +26,7 @@ def program(name: str) -> str:
 
 
 def output_of(command: Sequence[str]) -> str:
-    """What a command writes to standard output. Raises ImageError when it fails."""
+    """Return a command's standard output. Raises ImageError if it fails."""
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
         raise ImageError(f"`{' '.join(command[:3])} …` failed:\n{_last_lines(ended.stderr or ended.stdout)}")
@@ -33,7 +34,7 @@ def output_of(command: Sequence[str]) -> str:
 
 
 def logged(command: Sequence[str], log: Path) -> None:
-    """Runs a command that takes long, with all that it says in a file. Raises ImageError when it fails."""
+    """Run a long command with all its output in a file. Raises ImageError if it fails."""
     with log.open("wb") as file:
         status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     if status:
@@ -41,7 +42,7 @@ def logged(command: Sequence[str], log: Path) -> None:
 
 
 def tail_of(log: Path) -> str:
-    """The last lines of a file."""
+    """Return the last lines of a file."""
     return _last_lines(log.read_text("utf-8", "replace"))
 
 

@@ -1,4 +1,4 @@
-"""Docker, and Podman, which is told the same."""
+"""Docker, and Podman, which has the same command line."""
 
 import json
 import os
@@ -15,28 +15,28 @@ _STOP_S = 30
 
 
 class Docker:
-    """The command line of either."""
+    """Command line of Docker or Podman."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def build(self, target: str, tag: str, options: Sequence[str]) -> list[str]:
-        """See Engine. HEALTHCHECK is Docker's: Podman leaves it out of images of the other format."""
+        """See ContainerEngine. Only Docker's image format has HEALTHCHECK, and it is not Podman's default."""
         form = ["--format", "docker"] if self.name == "podman" else []
         return [self.name, "build", *form, "--target", target, "--tag", tag, *options, "."]
 
     def inspect(self, image: str) -> Inspected:
-        """See Engine."""
+        """See ContainerEngine."""
         found = json.loads(output_of([self.name, "image", "inspect", image]))[0]
         return Inspected(found["Config"], found["RootFS"]["Layers"])
 
     def save(self, image: str, archive: Path) -> list[str]:
-        """See Engine."""
+        """See ContainerEngine."""
         return [self.name, "save", "--output", str(archive), image]
 
     @contextmanager
     def run(self, image: str, bundle: Path, settings: Mapping[str, str], log: Path) -> Iterator["DockerContainer"]:
-        """See Engine."""
+        """See ContainerEngine."""
         name, port = f"msd-ctr-{os.getpid()}-{settings['MSD_PORT']}", settings["MSD_PORT"]
         command = [
             *(self.name, "run", "--rm", "--name", name, "--publish", f"127.0.0.1:{port}:{port}"),

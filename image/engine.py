@@ -1,4 +1,4 @@
-"""What an engine of containers has to be able to do here, and which one there is."""
+"""Interface of container engines, and the choice of an installed one."""
 
 import shutil
 import subprocess
@@ -22,58 +22,59 @@ class Inspected:
 
     @property
     def command(self) -> list[str]:
-        """What is run where nothing else is said."""
+        """Command that the image runs by default."""
         return [*(self.config.get("Entrypoint") or ()), *(self.config.get("Cmd") or ())]
 
 
 class Container(Protocol):
-    """One with an image's own command in it: its root read-only, its user USER without capabilities, /tmp in memory, a
+    """A container that runs an image's own command: read-only root, user USER without capabilities, /tmp in memory, a
     bundle at /bundle."""
 
     process: "subprocess.Popen[bytes]"
     began: float
-    """When its command was given (time.perf_counter)."""
+    """When its command was started, by `time.perf_counter`."""
 
     def ask(self, command: Sequence[str]) -> str:
-        """What another command in it says. Raises ImageError when it fails."""
+        """Run another command in the container and return its output. Raises ImageError if it fails."""
         ...
 
     def stop(self) -> int:
-        """The status that the command ends with on SIGTERM."""
+        """Send SIGTERM and return the command's exit status."""
         ...
 
 
 class ContainerEngine(Protocol):
-    """Builds images and runs them."""
+    """An engine that builds and runs images."""
 
     name: str
 
     def build(self, target: str, tag: str, options: Sequence[str]) -> list[str]:
-        """The command that builds a target of ./Dockerfile."""
+        """Return the command that builds a target of ./Dockerfile."""
         ...
 
     def inspect(self, image: str) -> Inspected:
-        """What an image is. Raises ImageError when it is not there."""
+        """Return an image's configuration and layers. Raises ImageError if there is no such image."""
         ...
 
     def save(self, image: str, archive: Path) -> list[str]:
-        """The command that writes an image into a file of Docker's format."""
+        """Return the command that writes an image to a file in Docker's format."""
         ...
 
     def run(
         self, image: str, bundle: Path, settings: Mapping[str, str], log: Path
     ) -> AbstractContextManager[Container]:
-        """Runs the image's own command, which listens on the settings' port; it ends with the block at the latest."""
+        """Run the image's own command, which listens on the settings' port; stop it at the end of the block at the
+        latest."""
         ...
 
 
 def find_engine(name: str | None = None) -> ContainerEngine:
-    """The engine of a name, or the first that answers. Raises ImageError where there is none."""
+    """Return the engine with this name, or the first that answers. Raises ImageError if there is none."""
     from image.buildah import Buildah
     from image.docker import Docker
 
     for candidate in (name,) if name else ("docker", "podman", "buildah"):
-        # A client without its daemon has a version, and no information.
+        # A client without its daemon has a version, but no information.
         if (
             shutil.which(candidate)
             and not subprocess.run([candidate, "info"], capture_output=True, check=False).returncode

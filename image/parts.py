@@ -1,6 +1,5 @@
-"""Run inside an image: uses each optional part once, as the service does, on the mounted bundle. Missing files of
-packages show up here. Knows nothing about engines.
-"""
+"""Script that runs inside an image: it uses each optional part once, as the service does, on the mounted bundle, and so
+finds missing files of packages. Knows nothing about engines."""
 
 import importlib.util
 import json
@@ -12,7 +11,7 @@ BUNDLE = Path("/bundle")
 
 
 def live() -> None:
-    """States beside rows in files."""
+    """Write a live state to LMDB."""
     import lmdb
 
     with tempfile.TemporaryDirectory() as folder, lmdb.open(folder) as states, states.begin(write=True) as change:
@@ -20,7 +19,7 @@ def live() -> None:
 
 
 def log() -> None:
-    """The request log: a file written and read."""
+    """Write and read a file of the request log."""
     from msd.contract.log import EventRecord
     from service.request_log.files import encode, read_events
 
@@ -32,7 +31,7 @@ def log() -> None:
 
 
 def encode() -> None:
-    """The tokenizer of a bundle that has one."""
+    """Run the bundle's tokenizer, if it has one."""
     from tokenizers import Tokenizer
 
     if (BUNDLE / "tokenizer.json").exists():
@@ -40,7 +39,7 @@ def encode() -> None:
 
 
 def sign() -> None:
-    """A signature, proved."""
+    """Make and verify a signature."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     key = Ed25519PrivateKey.generate()
@@ -48,7 +47,7 @@ def sign() -> None:
 
 
 def trace() -> None:
-    """A span, and what would send it."""
+    """Record a span, and create its exporter."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace import TracerProvider
 
@@ -58,7 +57,7 @@ def trace() -> None:
 
 
 def openvino() -> None:
-    """The ranker as OpenVINO reads it."""
+    """Compile the ranker with OpenVINO."""
     import openvino
 
     core = openvino.Core()
@@ -76,7 +75,7 @@ PARTS: dict[str, tuple[str, Callable[[], None]]] = {
 
 
 def used() -> list[str]:
-    """The names of the parts that are here, each used once. Raises whatever stands against one."""
+    """Use each installed part once, and return their names. Raises a part's error if it fails."""
     here = [name for name, (module, _) in PARTS.items() if importlib.util.find_spec(module)]
     for name in here:
         PARTS[name][1]()
@@ -84,4 +83,4 @@ def used() -> list[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(used()))  # noqa: T201 - for who runs it
+    print(json.dumps(used()))  # noqa: T201 - for the caller

@@ -1,6 +1,5 @@
-"""Takes out of an environment what its packages bring and a service never loads: run by the image's build, in that
-environment. Knows the packages' files; that the rest is enough is for `python -m image` to prove.
-"""
+"""Script of the image's build: it removes files from an environment that come with its packages and that a service
+never loads. Knows the packages' files; `python -m image` proves that the rest is enough."""
 
 import shutil
 import subprocess
@@ -8,13 +7,13 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-# Read by compilers, type checkers and tests alone.
+# Read only by compilers, type checkers and tests.
 EVERYWHERE = ("**/*.pyi", "**/*.pyx", "**/*.pxd", "**/*.pxi", "**/*.h", "**/*.hpp", "*/**/tests")
 BY_PACKAGE = {
     "numpy": ("f2py", "_core/lib", "random/lib", "_core/_simd.*", "_core/_*_tests.*", "_pyinstaller"),
-    # What Python calls is linked into its own module; this is the library for C++.
+    # Python calls a copy linked into its own module; this is the library for C++.
     "onnxruntime": ("capi/libonnxruntime.so.*", "datasets", "quantization", "tools", "transformers"),
-    # Bundles are ONNX, and run on CPUs; OpenVINO finds its plugins and frontends by their files.
+    # Bundles are ONNX and run on CPUs. OpenVINO finds its plugins and frontends by their files.
     "openvino": (
         "cmake",
         "libs/cache.json",
@@ -27,9 +26,9 @@ BY_PACKAGE = {
         "tools",
         "torch",
     ),
-    # The console colours tables, not programs.
+    # The console colours tables, not source code.
     "pygments": ("lexers/[a-z]*.py", "lexers/_[a-z]*_*.py"),
-    # The request log writes Parquet into memory: no servers, no clouds, no other formats.
+    # The request log writes Parquet to memory: no servers, clouds or other formats.
     "pyarrow": (
         "src",
         "*flight*",
@@ -46,7 +45,7 @@ BY_PACKAGE = {
         "libarrow_python.so.*.*.*",
     ),
 }
-# What debuggers read takes a quarter of these; of others' libraries it is gone already.
+# Debug symbols are a quarter of these files; other packages' libraries come without.
 DEBUGGABLE = (
     "pyarrow/*.so*",
     "uvloop/*.so",
@@ -58,7 +57,7 @@ DEBUGGABLE = (
 
 
 def unneeded(site_packages: Path) -> Iterator[Path]:
-    """The files and folders that can go, of the packages that are there."""
+    """Yield the removable files and folders of the installed packages."""
     for pattern in EVERYWHERE:
         yield from site_packages.glob(pattern)
     for package, patterns in BY_PACKAGE.items():
@@ -67,7 +66,7 @@ def unneeded(site_packages: Path) -> Iterator[Path]:
 
 
 def prune(site_packages: Path) -> None:
-    """Removes them, and the symbols for debuggers from what stays."""
+    """Remove these files, and debug symbols from the remaining libraries."""
     for path in list(unneeded(site_packages)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -80,7 +79,7 @@ def prune(site_packages: Path) -> None:
 
 if __name__ == "__main__":
     prune(Path(sysconfig.get_path("purelib")))
-    # What packages install to be called by people; the service is called by its own name.
+    # Packages also install commands for people; the image keeps only Python and the product's own.
     for script in Path(sysconfig.get_path("scripts")).iterdir():
         if not script.name.startswith("python"):
             script.unlink()

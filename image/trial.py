@@ -1,4 +1,4 @@
-"""An image tried as it is run in production: started on a bundle, asked for known scores, looked into, ended."""
+"""Trial of an image as it runs in production: start it on a bundle, compare known scores, inspect it, stop it."""
 
 import json
 import socket
@@ -19,9 +19,9 @@ from msd.contract.bundle import GOLDENS
 from msd.contract.golden import Golden, read_goldens
 
 _PATIENCE_S = 120.0
-# Scores are what is looked at: a machine that is busy may take its time.
+# Only the scores matter here: a busy machine may take its time.
 _PATIENT = {"Content-Type": "application/json", "X-Deadline-Ms": "30000"}
-# An unfinished request is dropped only after the service's timeouts, and many wait at once.
+# The service drops an unfinished request only after its timeout, so many wait at once.
 _FUZZ_CONNECTIONS = 64
 _LOOK = """
 import importlib.util, json, os, pathlib, shutil, sysconfig
@@ -43,13 +43,14 @@ print(json.dumps({
 
 
 class TrialFigures(NamedTuple):
-    """What was scored, how far from the goldens it was, what wrong requests got, and what is inside."""
+    """Numbers of scored requests and candidates, their largest difference from the goldens, the outcomes of invalid
+    requests, and the image's content."""
 
     requests: int
     candidates: int
     max_abs_diff: float
     fuzzed: dict[str, int]
-    """How many wrong requests got a status, or were `closed`."""
+    """Number of invalid requests by status, or `closed`."""
     runtime: dict[str, Any]
     native: dict[str, Any]
     inside: dict[str, Any]
@@ -58,14 +59,14 @@ class TrialFigures(NamedTuple):
 def try_serving(
     engine: ContainerEngine, image: str, bundle: Path, settings: Mapping[str, str], log: Path, fuzz_requests: int
 ) -> TrialFigures:
-    """`fuzz_requests`: the number of wrong requests. Raises ImageError when the image is not fit to serve."""
+    """Serve the goldens and `fuzz_requests` invalid requests. Raises ImageError if the image is unfit to serve."""
     port = _free_port()
     with engine.run(image, bundle, {"MSD_PORT": str(port), **settings}, log) as container:
         goldens = list(read_goldens(bundle / GOLDENS))
         with ServiceConnection(f"http://127.0.0.1:{port}") as client:
             _wait_ready(container, client, log)
         fuzzed = _fuzz(port, goldens[0].request, fuzz_requests)
-        # Fuzzing may take longer than a connection is kept.
+        # Fuzzing may take longer than a connection is kept alive.
         with ServiceConnection(f"http://127.0.0.1:{port}") as client:
             worst = max(_difference(client, golden) for golden in goldens)
             model = json.loads(client.get("/v1/model").body)
@@ -77,7 +78,7 @@ def try_serving(
 
 
 def start_seconds(engine: ContainerEngine, image: str, bundle: Path, settings: Mapping[str, str], log: Path) -> float:
-    """From the command that starts a container, by the engine's own part, to ready."""
+    """Return the seconds from the command that starts a container to readiness, including the engine's own work."""
     port = _free_port()
     with (
         engine.run(image, bundle, {"MSD_PORT": str(port), **settings}, log) as container,
@@ -88,7 +89,7 @@ def start_seconds(engine: ContainerEngine, image: str, bundle: Path, settings: M
 
 
 def try_refusal(engine: ContainerEngine, image: str, bundle: Path, log: Path) -> str:
-    """What an image says that cannot serve here. Raises ImageError when it starts all the same."""
+    """Return the error message of an image that cannot serve here. Raises ImageError if it starts anyway."""
     with engine.run(image, bundle, {"MSD_PORT": str(_free_port())}, log) as container:
         status = container.process.wait(_PATIENCE_S)
     said = [line for line in log.read_text("utf-8", "replace").splitlines() if line.startswith("error: ")]
@@ -142,13 +143,13 @@ def _look(container: Container, health: list[str]) -> dict[str, Any]:
 
 
 def _product_files() -> list[str]:
-    """All that the wheel has to have, data for pages and teachers included."""
+    """Return all files that the wheel must have, including data for pages and teachers."""
     wheel = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
     return [
         str(path)
         for package in wheel["packages"]
         for path in sorted(Path(package).rglob("*"))
-        # The image has a native core of its own.
+        # The image compiles its own native core.
         if path.is_file() and path.suffix != ".pyc" and not path.name.startswith("_core.")
     ]
 

@@ -35,7 +35,7 @@ _LEAST_S = 0.001
 _SHOWN = 120
 # The service replaces longer request IDs.
 _MAX_HEADER_CHARS = 128
-# What a service says to a token that it does not know; one that prepares no users misses the user's ID.
+# Error code for an unknown token. A service that prepares no users instead reports the field `user_id` as missing.
 _NOT_PREPARED, _NO_USER = "not_prepared", "user_id"
 T = TypeVar("T")
 

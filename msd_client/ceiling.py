@@ -1,4 +1,4 @@
-"""The service's maximum deadline, as far as it is known. Knows only headers of HTTP."""
+"""The service's maximum deadline, as far as it is known. Knows only HTTP headers."""
 
 import logging
 from collections.abc import Mapping

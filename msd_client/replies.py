@@ -205,7 +205,7 @@ def loaded(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _part(document: Mapping[str, Any], name: str, kind: type) -> Any:  # noqa: ANN401 - of the kind that is asked for
+def _part(document: Mapping[str, Any], name: str, kind: type) -> Any:  # noqa: ANN401 - of the type `kind`
     value = document.get(name)
     if not isinstance(value, kind):
         raise BadReply(f"the reply's {name!r} is not of type {kind.__name__}: {str(value)[:_SHOWN]}")

@@ -46,7 +46,7 @@ class ScoreRequest:
 
     `bids` has one per ID, paid per click unless `pricing` has cpm, cpc or cpa per ID; `at` is in Unix seconds;
     `history` are IDs, oldest first. With `top_k` the reply has the K best, ranked. With `explain` it explains each
-    score; with `explore` (policy, and if wanted share and seed) it says whom to show first.
+    score; with `explore` (policy, and optionally share and seed) it says which candidate to show first.
     """
 
     user_id: str | None
@@ -163,5 +163,5 @@ def _plain(features: Mapping[str, Value] | None) -> dict[str, Any] | None:
 
 
 def _listed(value: object) -> object:
-    """Return a collection as a list for JSON. A string is rejected: it would be split into characters."""
+    """Return a collection as a list for JSON. A string stays one: a list would hold its characters."""
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else value

@@ -11,9 +11,9 @@ _MOST_DOUBLINGS = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """At most `attempts` in total; `first_s` is the longest wait before the second, which doubles up to `most_s`.
+    """At most `attempts` in total; `first_s` is the longest wait before the second, and doubles up to `most_s`.
 
-    Retried are failed connections, and refusals with Retry-After: repeating is safe, because scoring is read-only and
+    Failed connections, and refusals with Retry-After, are retried: repeating is safe, because scoring is read-only and
     events have IDs. A missed deadline is never retried: there is no time left.
     """
 
@@ -26,7 +26,7 @@ class Retry:
             raise InvalidSettings("a retry has at least one attempt, and waits of 0 <= first_s <= most_s")
 
     def wait_s(self, error: MsdClientError, attempt: int) -> float | None:
-        """Return the wait after a failed attempt (from 1); None after the last."""
+        """Return the wait after a failed attempt (from 1); None if it is not retried."""
         if attempt >= self.attempts:
             return None
         # Random up to the bound, so that clients that failed together do not return together.

@@ -70,7 +70,7 @@ class _Backend(httpcore.NetworkBackend):
 
 
 class DeadlineTransport(httpx.BaseTransport):
-    """A pool of kept connections."""
+    """Pool of kept connections that ends each call at its deadline."""
 
     def __init__(self, clock: Clock, context: ssl.SSLContext, limits: httpx.Limits) -> None:
         self._pool = httpcore.ConnectionPool(
