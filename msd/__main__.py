@@ -105,10 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keep_freed_memory()
     try:
         _load(*arguments)(args=list(arguments[1:]), prog_name=f"msd {arguments[0]}")
-    except KeyboardInterrupt:  # while a command's package was imported; later the command handles it
+    except KeyboardInterrupt:  # while a command's package is imported; later the command handles it
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        if terminate.status is not None:  # an import that was interrupted may fail for a reason of its own
+        if terminate.status is not None:  # an interrupted import may fail with any error
             sys.exit(terminate.status)
         _explain(error, arguments)
 
@@ -120,13 +120,14 @@ def _explain(error: Exception, arguments: Sequence[str]) -> NoReturn:
         _refuse(f"`msd {arguments[0]}` needs the module {error.name!r}; in the checkout: pip install -e '.[{extra}]'")
     if isinstance(error, MsdError):
         _refuse(str(error))
-    if isinstance(error, OSError) and error.filename is not None:  # of a socket, for example: no file of the user's
+    if isinstance(error, OSError) and error.filename is not None:  # a socket's error, for example, names no file
         _refuse(f"{error.filename}: {error.strerror}")
     raise error
 
 
 class _Terminate:
-    """Handles SIGTERM: ends a command as an interrupt does, so it removes unfinished files and ends child processes."""
+    """SIGTERM handler: ends a command as an interrupt does, so that it removes unfinished files and ends child
+    processes."""
 
     def __init__(self) -> None:
         self.status: int | None = None
@@ -137,7 +138,7 @@ class _Terminate:
 
 
 def _set_up_process(terminate: _Terminate, command: str = "") -> None:
-    """Set signal handling and priority, which are for the whole process; priority cannot be raised again."""
+    """Set the process's signal handling and priority; priority cannot be raised again."""
     # A service handles its own shutdown. Training may be ended at any moment, but Python would notice only after a
     # reply from another torchrun process, which may have ended.
     if command not in ("serve", "train"):

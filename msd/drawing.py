@@ -1,4 +1,4 @@
-"""Render a matplotlib figure as SVG for a page, or as a small PNG."""
+"""Matplotlib figures as SVG for a page, or as a small PNG."""
 
 import io
 

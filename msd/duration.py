@@ -13,11 +13,12 @@ from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 
 _SIDE, _PRODUCTS = 64, 256
-_CORES, _MOST_CORES = 2, 4  # of the machine of reference; those that help
-_CORE = 65e9  # operations a second of one of its cores, by such a product
+_CORES, _MOST_CORES = 2, 4  # of the reference machine; the most that help
+_CORE = 65e9  # operations per second of one of its cores, in such products
 _MOST_TOKENS, _TOKEN_CHARS = 128, 4.5
 _ENCODED_TOKEN = 0.17e-3
-# Of an encoding: a pass forwards and back through the top layer, and the states below it, read once.
+# Shares of an encoding: a forward and backward pass through the top layer; the states below it, computed once; and a
+# forward pass through the top layer.
 _LESSON, _STATES, _TOP = 0.5, 5 / 6, 1 / 6
 _STAGES = 3  # search, rehearsal, catalogue
 _STARTED = 8.0
@@ -84,8 +85,8 @@ def encoding(machine: Machine, tokens: float) -> float:
 
 
 def distilling(machine: Machine, *, taught: tuple[float, float], written: float, texts: float, epochs: int) -> float:
-    """Seconds to teach the student, all in tokens: `taught` an epoch of items and users, what the teacher has `written`
-    of them, and all `texts`, which are encoded at the end."""
+    """Return the seconds to teach the student. All in tokens: `taught` per epoch, of items and of users; `written` by
+    the teacher about them; and all `texts`, which are encoded at the end."""
     lessons = sum(taught)
     passes = _STATES + epochs * _STAGES * _LESSON + (_STAGES + 2) * _TOP
     return encoding(machine, lessons * passes + written + texts)

@@ -1,4 +1,4 @@
-"""Reads a step's record in its folder, with a clear error for every fault. Knows no record's fields."""
+"""A step's record in its folder, read with a clear error for every fault. Knows no record's fields."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,13 @@ Record = TypeVar("Record", bound=BaseModel)
 def read_record(
     path: Path, kind: type[Record], format_: int, absent: str, remedy: str, error: type[MsdError]
 ) -> Record:
-    """The record in a JSON file whose `format` has to be the one given.
+    """Return the record in a JSON file, which must have this `format`.
 
-    Raises `error`: `absent` of the folder if there is no such file, else what is wrong with it, and the `remedy`.
+    Raises `error`: `absent` for the folder if there is no such file, otherwise the fault and the `remedy`.
     """
     try:
         document = json.loads(path.read_bytes())
-        # Read first, because another format may have other fields.
+        # Checked first, because another format may have other fields.
         found = document.get("format") if isinstance(document, dict) else None
         if found != format_:
             raise error(f"{path}: format {found!r}, this release reads {format_}; {remedy}")

@@ -18,7 +18,7 @@ from msd.contract.files import write_text_atomic
 
 
 class Heard(Protocol):
-    """Called with the current step, and done and total amounts."""
+    """Callback that gets the current step, and the done and total amounts."""
 
     def __call__(self, doing: str, done: int, total: int) -> None: ...
 

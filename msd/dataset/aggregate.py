@@ -20,10 +20,10 @@ def outcome_columns(where: EventsConfig) -> list[str]:
 
 
 def with_labels(events: pl.DataFrame, table: Table, where: EventsConfig) -> pl.DataFrame:
-    """The events [n] with a column `label`, those without one dropped.
+    """Return the events [n] with a column `label`; those without a label are dropped.
 
-    Where rows have counts, a row of n impressions with k clicks becomes an event with label 1 and `impressions` k, and
-    one with label 0 and n − k; an event of 0 impressions is left out.
+    If rows have counts, a row of n impressions with k clicks becomes an event with label 1 and `impressions` k, and one
+    with label 0 and n − k. Events of 0 impressions are left out.
     """
     if where.impressions is None:
         labelled = events.with_columns(label=read_labels(table, where.label))

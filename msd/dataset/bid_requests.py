@@ -1,4 +1,4 @@
-"""Logged BidRequests → columns, by the contract's functions that the service uses."""
+"""Logged BidRequests → columns, by the same functions of the contract that the service uses."""
 
 import json
 from collections.abc import Mapping

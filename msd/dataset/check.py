@@ -28,7 +28,8 @@ class DatasetReport:
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        """{"name", "ok", "problems": [{"file", "row", "column", "message"}, …], "counts": {name: value}, "notes"}."""
+        """Return {"name", "ok", "problems": [{"file", "row", "column", "message"}, …], "counts": {name: value},
+        "notes"}."""
         problems = [
             {"file": one.file, "row": one.row, "column": one.column, "message": one.message} for one in self.problems
         ]
@@ -127,5 +128,5 @@ def _rate(events: pl.DataFrame) -> float | None:
 
 
 def _day(at: object) -> str | None:
-    """Return a day, None for numbers that are not times, such as row numbers."""
+    """Return a time in ISO 8601; None for numbers that are not times, such as row numbers."""
     return datetime.fromtimestamp(at, UTC).isoformat() if isinstance(at, int) and at >= EARLIEST else None

@@ -1,8 +1,8 @@
-"""MovieLens-1M in the time split of CoLLM (arXiv 2310.19488) as a dataset folder, out of GroupLens's own archive.
+"""MovieLens-1M in the time split of CoLLM (arXiv 2310.19488) as a dataset folder, made from GroupLens's archive.
 
 The split is a rule over calendar months (dataset/ml-1m/processing_ood.ipynb of the authors' repository), so the ratings
-suffice, without unpickling their tables. GroupLens asks that its use be acknowledged (Harper and Konstan 2015,
-doi:10.1145/2827872), and forbids passing it on.
+suffice, and the authors' pickled tables are not needed. GroupLens asks for acknowledgement (Harper and Konstan 2015,
+doi:10.1145/2827872) and forbids redistribution.
 """
 
 import io
@@ -25,7 +25,7 @@ from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 
 # Rows of each part, as the notebook prints them.
 PUBLISHED = {"train": 33_891, "valid": 10_401, "test": 7_331}
-# Start of each part (UTC); ratings before train and from the last on belong to none.
+# Start of each part (UTC). Ratings before train, or from the last start on, belong to no part.
 _STARTS = {"train": (2001, 6), "valid": (2002, 4), "test": (2002, 9), None: (2003, 2)}
 _LIKED, _DISLIKED = 4, 2
 _WINDOW = 0.5  # share of a user's train rows that the user's text is made from
@@ -41,12 +41,12 @@ def config_text(*, rated: bool) -> str:
 
 
 def write_collm_ml_1m(folder: Path, archive: Path, rows: Mapping[str, int] = PUBLISHED) -> dict[str, int] | None:
-    """Writes the split of `archive`, GroupLens's ml-1m.zip; returns the rows of each part, or None if `folder` holds
-    just these already.
+    """Write the split of `archive`, GroupLens's ml-1m.zip, and return the rows of each part; None if `folder` already
+    has exactly these.
 
-    The first half of each user's train rows is his profile window, so that a text about him rests on train alone, and
-    is used for later rows. rows: how many of each part there have to be, windows counted as train.
-    Raises ArchiveError for a file that is not this archive, or a folder that holds other things.
+    The first half of each user's train rows is the profile window: a user's text comes from train rows alone, and is
+    used for later rows only. `rows`: the required number of each part, windows counted as train. Raises ArchiveError if
+    the file is not this archive, or `folder` has other content.
     """
     start = time.perf_counter()
     if not archive.is_file():
@@ -73,8 +73,8 @@ def write_collm_ml_1m(folder: Path, archive: Path, rows: Mapping[str, int] = PUB
 
 
 def write_tables(folder: Path, events: pl.DataFrame, items: pl.DataFrame) -> None:
-    """The dataset of events (user_id, item_id, timestamp, label, part; disliked, if known) and items (item_id, title,
-    year, genres)."""
+    """Write the dataset of events (user_id, item_id, timestamp, label, part; disliked, if known) and items (item_id,
+    title, year, genres)."""
     items = items.with_columns(
         pl.col("title").map_elements(natural_title, return_dtype=pl.String),
         decade=(pl.col("year") // 10 * 10).cast(pl.String) + "s",
@@ -104,8 +104,8 @@ def _read(archive: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _table(files: zipfile.ZipFile, name: str, columns: tuple[str, ...]) -> pl.DataFrame:
-    """Return a file's columns, separated by `::`; all except titles and genres are whole numbers, and none is
-    missing."""
+    """Return a file's columns, separated by `::`; all except titles and genres are whole numbers. Raises ArchiveError
+    for missing or malformed values."""
     inside = f"ml-1m/{name}.dat"
     if inside not in files.namelist():
         raise ArchiveError(f"{files.filename} is not GroupLens's ml-1m.zip: it holds no {inside}")
@@ -152,7 +152,7 @@ def _split(ratings: pl.DataFrame) -> pl.DataFrame:
 
 
 def _with_windows(events: pl.DataFrame) -> pl.DataFrame:
-    """Mark the first of each user's train rows as the profile window."""
+    """Mark the first half of each user's train rows as the profile window."""
     train = events.filter(part="train")
     keyed = train.with_columns(pl.col("user_id", "item_id").cast(pl.String), at="timestamp")
     early = pl.Series(is_early(keyed, _WINDOW))

@@ -20,7 +20,7 @@ _TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
 def read_ids(table: Table, column: str) -> pl.Series:
-    """Return IDs as text: none missing, none empty, at most 256 bytes, no NUL character."""
+    """Return IDs as text: not missing, not empty, at most 256 bytes, no NUL character."""
     ids = _as_text(table, column)
     if ids is None:
         return _nothing(table, pl.String)
@@ -43,7 +43,7 @@ def read_unique_ids(table: Table, column: str) -> pl.Series:
 
 
 def read_labels(table: Table, column: str, what: str = "click") -> pl.Series:
-    """Clicks, or what else is named, as 0 or 1, Int8."""
+    """Return labels, of clicks or of another outcome `what`, as 0 or 1 (Int8)."""
     numbers = _as_numbers(table, column)
     if numbers is None:
         return _nothing(table, pl.Int8)
@@ -66,8 +66,8 @@ def read_whole_numbers(table: Table, column: str) -> pl.Series:
 
 
 def read_times(table: Table, column: str, *, optional: bool = False) -> pl.Series:
-    """Unix seconds, Int64, from numbers, dates, or ISO 8601 text; a time without a zone is UTC. None may be missing,
-    unless they are optional."""
+    """Return Unix seconds (Int64) from numbers, dates or ISO 8601 text; a time without a zone is UTC. Missing times are
+    noted unless `optional`."""
     raw = table.frame.get_column(column)
     if isinstance(raw.dtype, pl.Datetime):
         seconds = (
@@ -95,7 +95,7 @@ def read_times(table: Table, column: str, *, optional: bool = False) -> pl.Serie
 
 
 def read_categorical(table: Table, column: str) -> pl.Series:
-    """Categories as text; whole numbers become their digits."""
+    """Return categories as text; whole numbers become their digits."""
     values = _as_text(table, column)
     if values is None:
         return _nothing(table, pl.String)
@@ -105,7 +105,7 @@ def read_categorical(table: Table, column: str) -> pl.Series:
 
 
 def read_parts(table: Table, column: str) -> pl.Series:
-    """Return parts of the split by name, none missing."""
+    """Return parts of the split by name; missing ones are noted."""
     parts = _as_text(table, column)
     if parts is None:
         return _nothing(table, pl.String)
@@ -116,7 +116,7 @@ def read_parts(table: Table, column: str) -> pl.Series:
 
 
 def read_bag(table: Table, column: str, separator: str) -> pl.Series:
-    """Lists of categories; text is cut at the separator."""
+    """Return lists of categories; text is split at the separator."""
     raw = table.frame.get_column(column)
     if raw.dtype == pl.String:
         lists = raw.str.split(separator).list.eval(pl.element().str.strip_chars())
@@ -136,7 +136,7 @@ def read_bag(table: Table, column: str, separator: str) -> pl.Series:
 
 
 def read_numeric(table: Table, column: str) -> pl.Series:
-    """Finite numbers, Float64."""
+    """Return finite numbers (Float64)."""
     numbers = _as_numbers(table, column)
     if numbers is None:
         return _nothing(table, pl.Float64)

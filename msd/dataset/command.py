@@ -1,4 +1,4 @@
-"""`msd data`: fetch the example dataset, make one of any log, check any."""
+"""Command `msd data`: fetch the example dataset, make one from any log, check any."""
 
 import json
 from pathlib import Path
@@ -179,5 +179,5 @@ def _title(count: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text from data: never read as markup."""
+    """Escape text from data, so that it is never read as markup."""
     return text.replace("[", "\\[")

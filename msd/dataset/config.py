@@ -59,11 +59,12 @@ class _Section(BaseModel):
 
 
 class EventsConfig(_Section):
-    """Where the events are: who (`user_id`) saw what (`item_id`), when (`at`), and whether they clicked (`label`).
+    """File and columns of the events: the user (`user_id`) who saw an item (`item_id`) at a time (`at`), and whether
+    they clicked (`label`).
 
-    `impressions` is the column of a row's number of impressions; `clicks`, of the clicks among them, in place of
-    `label`. `disliked` (0 or 1) is for what a user rejected expressly, such as by a low rating: the teacher reads it.
-    `conversion` (0 or 1) says whether a click converted, and `converted_at` when: the model then has a second head.
+    `impressions` is the column of a row's number of impressions; `clicks`, of the clicks among them, replaces `label`.
+    `disliked` (0 or 1) marks explicit rejections, such as a low rating: the teacher reads them. `conversion` (0 or 1)
+    says whether a click converted, and `converted_at` when: the model then has a second head.
     """
 
     file: FileName
@@ -93,9 +94,9 @@ class EventsConfig(_Section):
 
 
 class ItemsConfig(_Section):
-    """Where the items are. `text` is a template over the table's columns, e.g. "{title}. Genres: {genres}.".
+    """File and columns of the items. `text` is a template over the table's columns, e.g. "{title}. Genres: {genres}.".
 
-    Without one no item has a text, and so none a vector of the student.
+    Without a template no item has a text, and therefore no vector of the student.
     """
 
     file: FileName
@@ -105,7 +106,7 @@ class ItemsConfig(_Section):
 
 
 class UsersConfig(_Section):
-    """Where the users are. `text` is a template over the table's columns."""
+    """File and columns of the users. `text` is a template over the table's columns."""
 
     file: FileName
     user_id: ColumnName = "user_id"
@@ -113,9 +114,9 @@ class UsersConfig(_Section):
 
 
 class SplitConfig(_Section):
-    """Cuts of each user's events in time, as shares of their number; what follows `valid` is the test part.
+    """Cuts of each user's events in time, as shares of their number; events after `valid` are the test part.
 
-    With `column`, a column of the events names the part of each row (window, train, valid or test), and nothing is cut.
+    `column`: a column of the events with the part of each row (window, train, valid or test), instead of cuts.
     """
 
     profile_window: Share = 0.5
@@ -158,15 +159,15 @@ class CountsConfig(_Section):
 
 
 class OpenrtbConfig(OpenrtbMapping):
-    """Which values of a BidRequest are the user's id and features, for serving; and for training, if `column` of the
-    events names the JSON of each event's BidRequest as it came, and `imp` its impression's id."""
+    """The values of a BidRequest that are the user's ID and features, for serving. For training, `column` of the events
+    has the JSON of each event's BidRequest as received, and `imp` the ID of its impression."""
 
     column: ColumnName | None = None
     imp: ColumnName = "imp_id"
 
     @property
     def mapping(self) -> OpenrtbMapping:
-        """What a bundle is to know of it."""
+        """The mapping as a bundle stores it."""
         return OpenrtbMapping(**self.model_dump(exclude={"column", "imp"}))
 
 
@@ -191,7 +192,7 @@ class FeatureConfig(_Section):
 
     @property
     def field(self) -> ValueField:
-        """As much of the model's field as values are read by."""
+        """The model's field, as far as reading values needs it."""
         if self.kind == "bag":
             return Bag(name=self.name, side=self.side, max_values=self.max_values)
         return (Categorical if self.kind == "categorical" else Numeric)(name=self.name, side=self.side)
@@ -221,7 +222,7 @@ class DatasetConfig(_Section):
     format: Annotated[Literal[1], BeforeValidator(_not_boolean)]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
     description: str = ""
-    # Half is for meaning, half for words, each normalised: a few numbers would carry nothing.
+    # Half is for meaning and half for words, each normalised: fewer dimensions would carry nothing.
     semantic_dim: Annotated[int, Field(ge=8, le=4096)] = 64
     events: EventsConfig
     items: ItemsConfig
@@ -303,7 +304,8 @@ def _problem(content: dict[str, Any], loc: Sequence[str | int], kind: str, messa
 
 
 def _key(content: object, loc: Sequence[str | int]) -> str | None:
-    """`("features", 2, "kind")` → `features[2] (genres).kind`: entries count from 0, then their name."""
+    """Return a key as text: `("features", 2, "kind")` → `features[2] (genres).kind`; entries count from 0, then their
+    name."""
     key, here = "", content
     for part in loc:
         if isinstance(part, str):

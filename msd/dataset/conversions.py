@@ -1,4 +1,4 @@
-"""Conversions of clicks, and what their delays say of those that are still to come."""
+"""Conversions of clicks, and an estimate from their delays of those still to come."""
 
 from typing import NamedTuple, Self
 
@@ -22,7 +22,8 @@ def has_conversions(events: pl.DataFrame) -> bool:
 
 
 def with_conversions(events: pl.DataFrame, table: Table, where: EventsConfig) -> pl.DataFrame:
-    """The events [n], which have a label, with the columns that `where` names; notes what contradicts the click."""
+    """Return the events [n], which have a label, with the columns that `where` names; note contradictions with the
+    click."""
     if where.conversion is None:
         return events
     converted = read_labels(table, where.conversion, "conversion")
@@ -37,7 +38,7 @@ def with_conversions(events: pl.DataFrame, table: Table, where: EventsConfig) ->
 
 
 def count_conversions(events: pl.DataFrame) -> dict[str, int | float | str | None]:
-    """Return the number of conversions and their rate per click; nothing for events that say nothing of them."""
+    """Return the number of conversions and their rate per click; empty if the events do not record conversions."""
     if not has_conversions(events):
         return {}
     clicks, conversions = int(events["label"].sum()), int(events[CONVERSION].sum())
@@ -45,7 +46,8 @@ def count_conversions(events: pl.DataFrame) -> dict[str, int | float | str | Non
 
 
 def say_conversions(events: pl.DataFrame, valid: pl.Series) -> list[str]:
-    """Return what a model learns conversions from, and calibrates them by (`valid` [n] rows), and their delays."""
+    """Return lines on the conversions that a model learns from, on those that calibrate it (`valid` [n] rows), and on
+    delays."""
     if not has_conversions(events):
         return []
     clicks, own = events.filter(pl.col("label") == 1), events.filter(valid & (pl.col("label") == 1))
@@ -57,8 +59,8 @@ def say_conversions(events: pl.DataFrame, valid: pl.Series) -> list[str]:
 
 
 class Delays(NamedTuple):
-    """How late conversions are: their number, the share later than each of `_TOLD`; the clicks of the log's last week,
-    and how many of their conversions are probably still to come, None where the log is too short to tell."""
+    """Delays of conversions: their number, and the share later than each of `_TOLD`; the clicks of the log's last week,
+    and the expected number of their conversions still to come, None if the log is too short to tell."""
 
     conversions: int
     later: dict[str, float]
@@ -67,10 +69,10 @@ class Delays(NamedTuple):
 
     @classmethod
     def of(cls, events: pl.DataFrame) -> Self:
-        """Of events with times of conversions.
+        """Return the delays of events with conversion times.
 
-        Clicks older than a week tell how many convert, and how late; each newer click is expected to still bring what
-        comes later than its age.
+        Clicks older than a week give the conversion rate and the delays. A newer click is expected to still bring the
+        conversions that come later than its age.
         """
         clicks = events.filter(pl.col("label") == 1)
         delays = (clicks[CONVERTED_AT] - clicks["at"]).to_numpy().astype(np.float64)
@@ -88,7 +90,7 @@ class Delays(NamedTuple):
 
 
 def say_delays(events: pl.DataFrame) -> list[str]:
-    """Return a line on delayed conversions; none for events without times of conversions."""
+    """Return a line on delayed conversions; nothing for events without conversion times."""
     if CONVERTED_AT not in events.columns or not events[CONVERTED_AT].count():
         return []
     found = Delays.of(events)

@@ -1,4 +1,4 @@
-"""Detects label leakage and sampled negatives, which inflate offline figures.
+"""Detection of label leakage and sampled negatives, which inflate offline figures.
 
 Notes, not problems: only the log's owner can tell.
 """
@@ -76,7 +76,7 @@ def _auc_alone(dataset: Dataset, feature: FeatureConfig) -> float:
 
 
 def _sampled(events: pl.DataFrame) -> list[str]:
-    """Count moments of a user with exactly one click beside other impressions, and hardly any without: no real log
+    """Note logs in which nearly all of a user's moments with several impressions have exactly one click: no real log
     looks like this."""
     if is_counted(events):
         return []

@@ -1,4 +1,4 @@
-"""Guesses a raw column's feature: kind, options, and reason; distinguishes text from categories."""
+"""Guess of a raw column's feature: kind, options and reason. Distinguishes text from categories."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from msd.dataset.moment import time_unit
 from msd.dataset.roles import TITLES, clean_name
 
 Kind = Literal["categorical", "bag", "numeric", "text", "none"]
-_FEW_NUMBERS = 32  # whole numbers of no more values than this are taken for categories, as hours and positions are
+_FEW_NUMBERS = 32  # whole numbers with at most this many values are categories, such as hours and positions
 _MANY_VALUES = 2_000  # more are hashed
 _LARGEST_TABLE = 2**18
 _LONG_TAIL = 10.0

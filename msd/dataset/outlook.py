@@ -1,4 +1,4 @@
-"""Notes on a valid dataset with gaps: no texts, hardly any clicks, a split against time. None is a problem."""
+"""Notes on gaps of a valid dataset, not problems: no texts, hardly any clicks, a split against time."""
 
 import polars as pl
 

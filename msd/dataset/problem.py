@@ -12,9 +12,9 @@ _ALIKE = 3  # rows with the same fault that are listed one by one
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault. `row` counts the rows of data from 1, a header not among them; `column` may be a TOML key.
+    """One fault. `row` counts the data rows from 1, without a header; `column` can be a TOML key.
 
-    fault: the message without the row's own value.
+    `fault`: the message without the row's own value.
     """
 
     file: str

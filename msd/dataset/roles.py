@@ -1,7 +1,7 @@
-"""Finds the user, item, time and click columns of a raw log: by name, then by values. A name counts only if the values
-confirm it.
+"""Detection of the user, item, time and click columns of a raw log: by name, then by values. A name counts only if the
+values confirm it.
 
-Does not know features, nor how a dataset is written.
+Knows neither features nor how a dataset is written.
 """
 
 import re
@@ -65,11 +65,11 @@ def find_roles(
     shared: Mapping[RoleName, Sequence[str]],
     no_user: bool = False,
 ) -> dict[RoleName, Role]:
-    """The columns of each role; the item is always there.
+    """Return the column of each role. The item is always present; the time is absent if the order of rows stands for
+    it, and the user if users are unknown.
 
-    The time is not if the order of rows stands for it, nor the user if users are unknown.
-    chosen: columns that a person named. shared: by role, columns of the user or item table that were given.
-    Raises InitError saying which option to give where the columns do not tell.
+    `chosen`: columns named by a person. `shared`: by role, possible ID columns of a given user or item table. Raises
+    InitError with the option to give if the columns do not tell.
     """
     roles: dict[RoleName, Role] = {}
     for role, column in chosen.items():
@@ -104,7 +104,8 @@ def _is_aggregated(events: Table, taken: Mapping[RoleName, Role]) -> bool:
 def _id_role(
     events: Table, role: RoleName, taken: Mapping[RoleName, Role], shared: Sequence[str], no_user: bool
 ) -> Role | None:
-    """Return the user's role, None if all rows are one user's."""
+    """Return the role of the user or item; None for the user if all rows are one user's. Raises InitError if no column
+    fits."""
     free = _free(events, taken)
     if found := _by_name(events, role, free, lambda values: bool(values.null_count() < values.len())):
         return found
@@ -128,8 +129,8 @@ def _id_role(
 
 
 def _headline(events: Table, free: Sequence[str], ids: Sequence[str]) -> str | None:
-    """The first column of titles that every row has, of two words or more on average; None if the one id has no fewer
-    values, as that of an item has that is called by a title."""
+    """Return the first title column without missing values and with two or more words on average. Skip it if the only
+    ID column has at least as many values: that ID then identifies the item with this title."""
     for column in free:
         values = events.frame.get_column(column)
         if TITLES.search(clean_name(column)) and values.dtype == pl.String and not values.null_count():
@@ -228,6 +229,6 @@ def is_binary(values: pl.Series, distinct: int) -> bool:
 def _is_count(values: pl.Series) -> bool:
     if values.dtype.is_nested() or values.dtype.is_temporal():
         return False
-    # A negative one is reported with its row.
+    # Negative counts are reported later, with their row.
     numbers = values.cast(pl.Float64, strict=False)
     return numbers.null_count() < numbers.len()

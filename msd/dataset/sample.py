@@ -1,4 +1,4 @@
-"""A sample of a log's rows: whole users; of few users, rows."""
+"""Sample of a log's rows: whole users, or single rows if there are few users."""
 
 import numpy as np
 import polars as pl
@@ -9,10 +9,10 @@ _SEED = 0
 
 
 def draw(core: pl.DataFrame, most: int) -> tuple[pl.Series, str] | None:
-    """Which of the core's rows are kept, and a word on it; None where there are no more than `most`.
+    """Return which of the core's rows are kept, and a note about it; None if there are at most `most` rows.
 
-    core: the events' own columns as `read_core` gives them. Each row has the same chance, clicked or not, so that
-    click rates stay what they are. The same log gives the same sample.
+    `core`: the core columns as `read_core` returns them. Each row has the same chance, clicked or not, so click rates
+    do not change. The same log gives the same sample.
     """
     if core.height <= most:
         return None
@@ -21,7 +21,7 @@ def draw(core: pl.DataFrame, most: int) -> tuple[pl.Series, str] | None:
 
 
 def _whole_users(users: pl.Series, most: int, random: np.random.Generator) -> pl.Series:
-    """Whole users, so that histories stay whole; of few users, rows."""
+    """Draw whole users, so that histories stay complete; rows if there are few users."""
     counts = users.value_counts().sort("user_id")
     if counts.height < _FEW_USERS:
         rows: NDArray[np.bool_] = np.zeros(users.len(), bool)

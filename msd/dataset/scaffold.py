@@ -1,4 +1,4 @@
-"""`msd data init`: makes a self-explanatory dataset of any event table, with or without tables of items and users."""
+"""Command `msd data init`: a self-explanatory dataset of any event table, with or without tables of items and users."""
 
 import io
 import re
@@ -53,11 +53,11 @@ def init_dataset(
     no_user: bool = False,
     sample: int | None = None,
 ) -> tuple[Draft, DatasetReport]:
-    """Writes a dataset into `out`, an empty or new folder, and checks it; what was guessed is in the draft.
+    """Write a dataset to `out`, an empty or new folder, and check it; the draft has what was guessed.
 
-    chosen: columns of the events by role, where a person named them. in_order: the rows' order is the time.
-    no_user: all rows are one user's. sample: about this many rows are drawn, if there are more.
-    Raises InitError for files that cannot be read or columns that cannot be told, and then writes nothing.
+    `chosen`: columns of the events by role, if a person named them. `in_order`: the rows' order is the time. `no_user`:
+    all rows are one user's. `sample`: draw about this many rows if there are more. Raises InitError, and writes
+    nothing, if files are unreadable or columns cannot be identified.
     """
     for path in (sources.events, sources.items, sources.users):
         if path is not None and not path.exists():

@@ -1,6 +1,5 @@
-"""Splits events into profile window, train, valid and test, by cuts of each user's time or by a given column. Never by
-labels.
-"""
+"""Split of events into profile window, train, valid and test, by cuts of each user's time or by a given column. Never
+by labels."""
 
 from collections.abc import Iterable
 from enum import IntEnum
@@ -18,7 +17,7 @@ from msd.dataset.problem import DatasetError, Problem
 
 
 class Part(IntEnum):
-    """Part of an event. Window rows are training rows too; user knowledge may not be used for them."""
+    """Part of an event. Window rows are training rows too; user knowledge must not be used for them."""
 
     WINDOW = 0
     TRAIN = 1
@@ -27,12 +26,12 @@ class Part(IntEnum):
 
 
 def split_events(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8]:
-    """[n] events in any order → [n] Part of each.
+    """Return the Part [n] of each event; events [n] may be in any order.
 
-    A user's m impressions, ordered by time and then by item id, are cut at floor(profile_window · m), floor(train · m)
-    and floor(valid · m). Those that tie in both, such as all of one aggregated row, go where the middle one falls, so
-    that no label moves an event. Where [split] names a column, the events' own word counts.
-    Raises DatasetError naming every part that gets no event of the whole dataset; a given window may be empty.
+    A user's m impressions, ordered by time and then by item ID, are cut at floor(profile_window · m), floor(train · m)
+    and floor(valid · m). Impressions that tie in both, such as all of one aggregated row, go where the middle one
+    falls, so that labels never move an event. If [split] names a column, it decides instead. Raises DatasetError naming
+    every part without events; only a given window may be empty.
     """
     if config.split.column is not None:
         return _given(events, config)
@@ -47,7 +46,7 @@ def split_events(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8
 
 
 def is_early(events: pl.DataFrame, share: float) -> NDArray[np.bool_]:
-    """[n] which events are among the first `share` of their user's, cut as `split_events` cuts them."""
+    """Return whether each event [n] is among the first `share` of its user's, cut as in `split_events`."""
     _, count, place = _places(events)
     return place < _share(share, count)
 

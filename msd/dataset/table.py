@@ -38,7 +38,7 @@ class UnreadableError(Exception):
 class Table:
     """A file's raw columns and problems. A CSV's columns are all text.
 
-    parts: of a folder, its files and the number of rows before each.
+    `parts`: the files of a folder, with the number of rows before each.
     """
 
     file: str
@@ -70,7 +70,7 @@ class Table:
         self.problems.append(Problem(self.file, message, column=column))
 
     def note(self, row: int, column: str, message: str, fault: str) -> None:
-        """Notes a problem of a row, counted from 0 over all parts; `fault` is the message without its value."""
+        """Note a problem of a row, counted from 0 over all parts; `fault` is the message without its value."""
         file, start = self.file, 0
         if self.parts:
             file, start = self.parts[bisect_right([begin for _, begin in self.parts], row) - 1]
@@ -78,8 +78,8 @@ class Table:
 
 
 def read_table(folder: Path, file: str, problems: list[Problem]) -> Table | None:
-    """Reads a file of the dataset, or all files of a folder as one; None, and a problem, if that cannot be done or if
-    there are no rows."""
+    """Read a file of the dataset, or all files of a folder as one table. If it is unreadable or has no rows, note a
+    problem and return None."""
     path = folder / file
     if path.is_dir():
         table = _read_parts(path, problems)
@@ -143,7 +143,7 @@ def _is_textual(file: str) -> bool:
 
 @contextmanager
 def _text_of(path: Path) -> Iterator[TextIO]:
-    """The file's text, unpacked where it is packed. Raises UnreadableError where it cannot be."""
+    """Open the file as text, decompressed if necessary. Raises UnreadableError if it is not readable text."""
     with path.open("rb") as file:
         start = file.read(4)
     packed = path.suffix == ".gz"
@@ -206,7 +206,7 @@ def _without_blank_end(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _csv_fault(path: Path, separator: str) -> UnreadableError | None:
-    """Finds the first row of a CSV file that has more or fewer cells than the header, or cannot be read."""
+    """Return the fault of a CSV file's first row that has more or fewer cells than the header, or cannot be read."""
     row = 0
     try:
         with _text_of(path) as lines:

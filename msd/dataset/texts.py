@@ -11,10 +11,10 @@ _DISLIKES = 8
 
 
 def student_texts(dataset: Dataset) -> tuple[dict[str, str], dict[str, str]]:
-    """Texts by item id, and by user id; an id without any text is left out.
+    """Return texts by item ID and by user ID; IDs without text are left out.
 
-    A user's text is the users table's, then the titles of up to 30 items clicked in the profile window, newest first.
-    What happened after the window cannot be read from it.
+    A user's text is that of the users table, then the titles of up to 30 items clicked in the profile window, newest
+    first. It contains nothing from after the window.
     """
     items = dataset.items.drop_nulls("text")
     item_texts: dict[str, str] = dict(items.select("item_id", "text").iter_rows())
@@ -28,8 +28,8 @@ def student_texts(dataset: Dataset) -> tuple[dict[str, str], dict[str, str]]:
 def most_shown(
     dataset: Dataset, texts: tuple[dict[str, str], dict[str, str]], limit: int
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The texts of the `limit` items, and of the `limit` users, that have the most impressions to learn from, in the
-    order given."""
+    """Return the texts of the `limit` items and the `limit` users with the most impressions to learn from, in the given
+    order."""
     parts = pl.Series("part", split_events(dataset.events, dataset.config))
     events = dataset.events.with_columns(impressions_of(dataset.events)).filter(parts <= Part.TRAIN)
     items, users = (
@@ -47,9 +47,9 @@ def _most(texts: dict[str, str], shown: dict[str, float], limit: int) -> dict[st
 
 
 def teacher_texts(dataset: Dataset) -> tuple[dict[str, str], dict[str, str]]:
-    """The student's texts; a user's also has up to 8 titles disliked in the window, if known.
+    """Return the student's texts; a user's also has up to 8 titles disliked in the window, if known.
 
-    The student does not read them: it learns from what the teacher makes of them.
+    The student does not read the disliked titles: it learns from what the teacher makes of them.
     """
     items, users = student_texts(dataset)
     if "disliked" in dataset.events.columns:
@@ -65,7 +65,7 @@ def _user_text(text: str | None, titles: list[str]) -> str:
 
 
 def _titles(dataset: Dataset, which: pl.Expr, most: int) -> dict[str, list[str]]:
-    """Return the titles (otherwise texts) of such items of each user within the window, newest first."""
+    """Return the titles (otherwise texts) of each user's matching items within the window, newest first."""
     parts = pl.Series("part", split_events(dataset.events, dataset.config))
     titles = dataset.items.select("item_id", title=pl.coalesce("title", "text")).drop_nulls("title")
     found = (

@@ -1,7 +1,7 @@
 """The Upworthy Research Archive, from your own download, as a dataset of randomised tests of headlines.
 
-Matias, Munger, Aubin Le Quere and Ebersole 2021, doi:10.1038/s41597-021-00934-7; the archive is at osf.io/jd64p.
-Nothing of it comes with this project.
+Matias, Munger, Aubin Le Quere and Ebersole 2021, doi:10.1038/s41597-021-00934-7; the archive is at osf.io/jd64p. This
+project contains no part of it.
 """
 
 import html
@@ -21,7 +21,7 @@ from msd.dataset.problem import ArchiveError, Problem, lines_of
 from msd.dataset.table import Table, read_table
 from msd.step import fingerprint_of, is_done, mark_done
 
-# The archive's authors found that tests of this time were not always randomised, and advise against using them (2024).
+# The archive's authors found that tests of this period were not always randomised, and advise against their use (2024).
 DOUBTFUL = date(2013, 6, 25), date(2014, 1, 10)
 _NEEDED = ("clickability_test_id", "headline", "impressions", "clicks")
 _TRAIN, _VALID = 0.7, 0.85  # shares of the tests, in time
@@ -29,11 +29,11 @@ _FEWEST_TESTS = 20
 
 
 def write_headline_tests(folder: Path, archive: Path | None, *, keep_doubtful: bool = False) -> dict[str, int] | None:
-    """Writes the tests of an archive (a CSV or Parquet file, or a folder of them) as a dataset, or invented ones;
-    returns how many tests and headlines each part has, or None if `folder` holds just these already.
+    """Write the tests of an archive (a CSV or Parquet file, or a folder of them), or invented ones, as a dataset.
+    Return the tests, headlines and impressions of each part, or None if `folder` already has exactly these.
 
-    A test is compared with one picture, that of most impressions; headlines that an earlier part has seen are left out
-    of valid and test. Raises ArchiveError.
+    A test is compared with one picture, the one with the most impressions. Headlines of an earlier part are left out of
+    valid and test. Raises ArchiveError.
     """
     start = time.perf_counter()
     config = resources.files("msd.dataset").joinpath("upworthy.toml").read_text("utf-8")
@@ -71,7 +71,7 @@ def _hash_of(archive: Path | None) -> list[str]:
 
 
 def _read(archive: Path, keep_doubtful: bool) -> pl.DataFrame:
-    """One row a package: test, image, headline, day, impressions, clicks."""
+    """Return one row per package: test, image, headline, first and last day, impressions, clicks."""
     problems: list[Problem] = []
     table = read_table(archive.parent, archive.name, problems)
     if table is None:
@@ -110,7 +110,7 @@ def _days(table: Table) -> pl.Series:
         return pl.DataFrame({"first": day, "last": day}).to_struct("days")
     if "test_week" not in columns:
         raise ArchiveError(f"{table.file} has neither created_at nor test_week, so its tests have no time")
-    # Weeks such as 201446, numbered from the first Monday or Sunday of a year: which of the two is not known.
+    # Weeks such as 201446 count from a year's first Monday or Sunday: which of the two is not known.
     weeks = read_whole_numbers(table, "test_week").to_list()
     starts = [None if one is None else date(one // 100, 1, 1) + timedelta(days=7 * (one % 100 - 1)) for one in weeks]
     first = pl.Series("first", starts, pl.Date)
@@ -118,7 +118,8 @@ def _days(table: Table) -> pl.Series:
 
 
 def _compared(packages: pl.DataFrame) -> pl.DataFrame:
-    """One row a headline and test, of the one picture that most saw with two headlines or more."""
+    """Return one row per headline and test, for its picture with the most impressions among those with two or more
+    headlines."""
     headlines = (
         packages.filter(pl.col("impressions") > 0)
         .group_by("test", "image", "headline", maintain_order=True)
@@ -135,7 +136,7 @@ def _compared(packages: pl.DataFrame) -> pl.DataFrame:
 
 
 def _split(headlines: pl.DataFrame) -> pl.DataFrame:
-    """The dataset's events: whole tests in time, the latest of them the test part."""
+    """Return the dataset's events: whole tests in time order, the latest of them as the test part."""
     tests = headlines.group_by("test").agg(pl.col("day").max()).sort("day", "test").with_row_index("place")
     if tests.height < _FEWEST_TESTS:
         raise ArchiveError(f"only {tests.height} tests compare two or more headlines; {_FEWEST_TESTS} are the fewest")

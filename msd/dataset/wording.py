@@ -11,7 +11,7 @@ _TITLES = re.compile(r"(^|_)(title|headline|name)$")
 
 
 def template_of(side: Side, table: pl.DataFrame, features: Sequence[Feature]) -> Template:
-    """Return the template: title, other texts; then categories and, for users, numbers, each with its name."""
+    """Return the template: title, other texts, then categories and, for users, numbers, each with its name."""
     own = {feature.name: feature for feature in features if feature.side == side}
     texts = [name for name in table.columns[1:] if name not in own]
     texts.sort(key=lambda name: (_TITLES.search(name) is None, _length(table[name])))
