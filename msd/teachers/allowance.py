@@ -19,11 +19,11 @@ class BudgetSpent(TeacherError):
 
 
 class RateLimit:
-    """Lets requests start one after the other, each as soon as the rates a minute allow; None: no limit.
+    """Limits of requests and tokens per minute. Requests start one after the other, as soon as the limits allow; None:
+    no limit.
 
-    A request counts with the tokens that it may take until its reply says how many it took. While the server asks
-    for a rest, nothing starts.
-    sleep, clock: seconds; for tests.
+    Until its reply has the number of tokens, a request counts with the expected number. During a cool-down, which a
+    server asks for, nothing starts. `sleep`, `clock`: in seconds; for tests.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class RateLimit:
         self._next_request = self._next_token = self._rested = -math.inf
 
     async def turn(self, tokens: int) -> None:
-        """Wait until a request that is counted with `tokens` may start."""
+        """Wait until a request that counts with `tokens` may start."""
         while (wait := max(self._next_request, self._next_token, self._rested) - self._clock()) > 0:
             await self.sleep(wait)
         now = self._clock()
@@ -56,7 +56,7 @@ class RateLimit:
 
 
 class Budget:
-    """The most that the requests of a run may cost. A request's worst case is held until its reply is there."""
+    """Spending cap of a run's requests. A request's maximum cost is held until its reply arrives."""
 
     def __init__(self, cap: float | None = None) -> None:
         self.cap = math.inf if cap is None else cap
@@ -96,7 +96,7 @@ class Budget:
 
 
 class Allowance:
-    """A pace and a budget, and the prices of the teacher that draws on them."""
+    """A rate limit and a budget, with the prices of the teacher that uses them."""
 
     def __init__(
         self, pace: RateLimit | None = None, budget: Budget | None = None, prices: Prices | None = None
@@ -104,7 +104,7 @@ class Allowance:
         self.pace, self.budget, self.prices = pace or RateLimit(), budget or Budget(), prices or Prices()
 
     async def __call__(self, expected: Usage, most: Usage) -> "Reservation":
-        """Wait until a request may start. The pace counts what it is expected to take, the budget the most it can."""
+        """Wait until a request may start. The rate limit counts its expected usage, the budget its maximum."""
         cost = self.prices.cost(most)
         await self.budget.hold(cost)
         try:

@@ -32,7 +32,7 @@ class Written(BaseModel):
         return Knowledge(id=id_, known=self.known, explicit=self.explicit, implicit=self.implicit, tags=tags)
 
 
-# Written by hand: servers' strict modes reject pydantic's length limits. Reasoning has to come first.
+# Written by hand, because servers' strict modes reject pydantic's length limits. Reasoning has to come first.
 ANSWER_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -48,7 +48,7 @@ ANSWER_SCHEMA: dict[str, Any] = {
 
 
 def read_answer(raw: str) -> Written | str:
-    """Parse a model's output into an answer, or what is wrong with it. <think> tags, code fences and text around the
+    """Return the answer in a model's output, or what is wrong with it. <think> tags, code fences and text around the
     object are ignored."""
     said = raw.rpartition("</think>")[2]
     if not said.strip():
@@ -65,7 +65,7 @@ def read_answer(raw: str) -> Written | str:
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """The outermost JSON objects in a text."""
+    """Yield the outermost JSON objects in a text."""
     decoder = json.JSONDecoder()
     start = text.find("{")
     for _ in range(_OBJECTS_TRIED):

@@ -1,4 +1,4 @@
-"""The available teachers, and their construction from options. Imports a backend only when it is chosen."""
+"""The available teachers, and their construction from options. A backend is imported only if it is chosen."""
 
 import os
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Backend(StrEnum):
 
 @dataclass(frozen=True)
 class TeacherChoice:
-    """A teacher's options. prefix: of these options, for messages."""
+    """A teacher's options. `prefix`: of these options, for messages."""
 
     backend: Backend
     url: str | None
@@ -36,7 +36,7 @@ class TeacherChoice:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of concurrency, rates and waits: see `ModelServer`, `RateLimit`, `LocalTeacher`. tokenizer: a
+    """Limits of concurrency, rates and waits: see `ModelServer`, `RateLimit`, `LocalTeacher`. `tokenizer`: a
     tokenizer.json, or a folder with one, for estimates of a server's tokens."""
 
     concurrency: int
@@ -51,10 +51,10 @@ class Limits:
 
 @runtime_checkable
 class LanguageModel(Teacher, Protocol):
-    """A teacher that reads examples."""
+    """A teacher that can be shown examples."""
 
     def steered(self, examples: tuple[Example, ...]) -> Teacher:
-        """The same teacher, shown examples."""
+        """Return the same teacher, shown examples."""
         ...
 
 
@@ -65,8 +65,8 @@ def teacher_of(
     budget: Budget | None = None,
     prices: Prices | None = None,
 ) -> Teacher:
-    """Return the chosen teacher. Raises TeacherError if an option is missing, or does not apply to it. budget: of the
-    whole run, at these prices, for all its teachers."""
+    """Return the chosen teacher. Raises TeacherError if an option is missing, or does not apply to it. `budget`: of the
+    whole run, shared by all its teachers, at these prices."""
     needs = {
         Backend.RECORDED: (),
         Backend.OPENAI_COMPATIBLE: ("url", "model"),
@@ -110,7 +110,7 @@ def teacher_of(
 
 
 def counter_of(tokenizer: Path) -> Callable[[str], int]:
-    """Counts the tokens of a text by a tokenizer.json, or the one in a folder. Raises TeacherError."""
+    """Return a token counter by a tokenizer.json, or the one in a folder. Raises TeacherError."""
     from tokenizers import Tokenizer
 
     path = tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer
@@ -122,7 +122,7 @@ def counter_of(tokenizer: Path) -> Callable[[str], int]:
 
 
 def steerable(teacher: Teacher) -> LanguageModel:
-    """Return the teacher, if it reads examples. Raises TeacherError if its answers are given already."""
+    """Return the teacher if it can be shown examples. Raises TeacherError if its answers are recorded."""
     if isinstance(teacher, LanguageModel):
         return teacher
     raise TeacherError("the teacher recorded has answered already; seeds are for openai_compatible and local")

@@ -1,7 +1,7 @@
-"""Questions and answers by file, as providers' batch interfaces and vLLM's `run_batch` take and give them: a chat
-completion a line. Sends nothing.
+"""Questions and answers as files of providers' batch interfaces and of vLLM's `run_batch`: one chat completion per
+line. Sends nothing.
 
-OUT/batches/001.jsonl and so on hold requests whose results are due; 001.returned.jsonl those whose results were read.
+OUT/batches/001.jsonl and so on have requests that wait for results; 001.returned.jsonl those whose results were read.
 """
 
 import json
@@ -30,7 +30,7 @@ from msd.teachers.teacher import AnswerSource, Prices, Question, Reply, Teacher,
 BATCHES_FOLDER = "batches"
 _URL = "/v1/chat/completions"
 _OPEN = re.compile(r"[0-9]{3,}\.jsonl")
-# A provider takes 50,000 requests and 200 MB a file.
+# Providers accept 50,000 requests and 200 MB per file.
 _MOST_REQUESTS, _MOST_BYTES = 50_000, 100_000_000
 _LONGEST_LINE = 4_000_000
 _SHOWN = 200
@@ -38,7 +38,7 @@ _SHOWN = 200
 
 @dataclass(frozen=True)
 class WrittenBatches:
-    """What a run has written: files and requests; requests whose results are due already; and what is over budget."""
+    """Output of a run: files and requests written, requests that already wait for results, and those over budget."""
 
     files: list[Path]
     requests: int
@@ -56,10 +56,10 @@ def write_batches(
     budget: Budget,
     prices: Prices,
 ) -> WrittenBatches:
-    """Writes the requests for all questions that are neither settled nor in a file whose results are due.
+    """Write the requests for all questions that are neither settled nor waiting for results.
 
-    A question whose first answer was wrong is put with its repair question. Each request counts against the budget with
-    the most that it can cost. Seeds are asked for directly if the folder has none.
+    If a question's first answer was wrong, its repair question is written. Each request counts against the budget with
+    its maximum cost. If the folder has no seeds, they are asked for directly.
     """
     claim(folder)
     with Journal(folder) as journal:
@@ -102,7 +102,7 @@ def _write(
 
 
 class BatchResults:
-    """A teacher whose answers are in result files. What they do not answer, it leaves open."""
+    """A teacher whose answers are in result files. Questions without a result stay open."""
 
     def __init__(self, teacher: Teacher, folder: Path, files: Sequence[Path]) -> None:
         assert isinstance(teacher, OpenAICompatibleTeacher)
@@ -120,34 +120,34 @@ class BatchResults:
 
     @property
     def prompt_version(self) -> str:
-        """Of the wording, and of the examples shown."""
+        """Version of the wording and the examples."""
         return self._teacher.prompt_version
 
     @property
     def prompt_sha256(self) -> str:
-        """Of the wording and the examples."""
+        """Hash of the wording and the examples."""
         return self._teacher.prompt_sha256
 
     @property
     def provenance(self) -> str:
-        """Where the answers come from."""
+        """Origin of the answers."""
         return self._teacher.provenance
 
     def steered(self, examples: tuple[Example, ...]) -> Self:
-        """The same results, read as answers to questions with examples."""
+        """Return the same results, read as answers to questions with examples."""
         self._teacher = self._teacher.steered(examples)
         return self
 
     def input_of(self, question: Question) -> str:
-        """The text: the id is not shown."""
+        """Return the question's text; its ID is not shown."""
         return self._teacher.input_of(question)
 
     def estimate(self, question: Question) -> Usage:
-        """Nothing is asked any more."""
+        """Return zero: nothing is asked any more."""
         return Usage()
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
-        """Replies in the files' order; the first to a question counts."""
+        """Yield replies in the files' order; the first reply to a question counts."""
         journal = Journal(self._folder)
         keys = {key_of(self._teacher, one): one for one in questions}
         due = {_name(one, key): (one, key) for key, one in keys.items()}
@@ -177,7 +177,7 @@ class BatchResults:
             yield dialogue.reply
 
     def put_away(self) -> list[str]:
-        """Renames the request files whose results were read, and says what in the results could not be used."""
+        """Rename the request files whose results were read, and return the faults of unusable results."""
         for path in _open_files(self._folder):
             if not self._seen.isdisjoint(_ids_of(path)):
                 path.rename(path.with_suffix(".returned.jsonl"))
@@ -212,12 +212,12 @@ class BatchResults:
 
 
 def _name(question: Question, key: str) -> str:
-    """Of a question in a custom_id, which some providers bound to 64 characters."""
+    """Return a question's name in a custom_id, which some providers limit to 64 characters."""
     return f"{question.level}-{key[:40]}"
 
 
 def _begun(question: Question, key: str, teacher: OpenAICompatibleTeacher, journal: Journal) -> Dialogue:
-    """The question's dialogue, after its first answer if a repair is due."""
+    """Return the question's dialogue, after its first answer if a repair is due."""
     dialogue = Dialogue(question, teacher.prompt)
     if refusal := journal.repairs.get(key):
         dialogue.hear(refusal.raw or "", Usage(), AnswerSource())
@@ -239,7 +239,7 @@ def _ids_of(path: Path) -> Iterator[str]:
 
 
 def _written(folder: Path, lines: Iterable[bytes]) -> Iterator[Path]:
-    """The files that the lines were written to."""
+    """Write the lines to files, and yield their paths."""
     inside = folder / BATCHES_FOLDER
     inside.mkdir(exist_ok=True)
     number = max((int(path.name.split(".")[0]) for path in inside.glob("[0-9]*.jsonl")), default=0)
@@ -251,7 +251,7 @@ def _written(folder: Path, lines: Iterable[bytes]) -> Iterator[Path]:
 
 
 def _cut(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines in portions that a provider takes."""
+    """Yield the lines in portions that providers accept."""
     portion: list[bytes] = []
     size = 0
     for line in lines:
@@ -265,7 +265,7 @@ def _cut(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _bounded(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file; of one that is too long, one byte too many."""
+    """Yield a file's lines, each cut off at one byte above the limit."""
     while line := file.readline(_LONGEST_LINE + 1):
         yield line
         while not line.endswith(b"\n") and line:

@@ -1,4 +1,4 @@
-"""Checks of meaning: whether an answer of the right form says something about the question. Sends nothing."""
+"""Content checks: whether an answer of the right form says something about the question. Sends nothing."""
 
 import re
 import zlib
@@ -39,7 +39,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W_]+")
-# Some of the commonest English words: of English sentences they are a third or more, of others next to nothing.
+# Common English words: a third or more of the words of English sentences, hardly any in other languages.
 _ENGLISH = frozenset(
     "the of and to a an in is it that for with as on by who whose or not this from be are at will would has have "
     "but their his her its more than without no about anyone those into them they what".split()
@@ -48,7 +48,8 @@ _FEWEST_WORDS = 12
 _LEAST_ENGLISH = 0.08
 _LEAST_VARIED = 0.6
 _ECHOED_WORDS = 6
-# 8 bands of 3 of 24 minima find .8 alike with a probability of .997 (Leskovec et al., Mining of Massive Datasets, 3.4).
+# MinHash: 24 minima in 8 bands of 3 find a similarity of .8 with a probability of .997 (Leskovec et al., Mining of
+# Massive Datasets, 3.4).
 _ALIKE = 0.8
 _BANDS, _ROWS = 8, 3
 
@@ -67,13 +68,14 @@ def doubts_of(question: Question, knowledge: Knowledge) -> list[Doubt]:
 
 
 def near_duplicates(answers: Sequence[Knowledge]) -> set[int]:
-    """Places of answers at least four fifths of whose word triples an earlier one has, or the other way round."""
+    """Return the indices of answers whose word triples have a Jaccard similarity of .8 or more with an earlier
+    answer's."""
     seen: dict[tuple[int, bytes], int] = {}
     found = set()
     mixers = _mixers()
     for place, one in enumerate(answers):
         triples = _triples(one)
-        # Minima of hashes, each under another permutation: alike for sets that are alike.
+        # Minima of hashes under different permutations: similar sets share minima.
         minima = (triples[:, None] * mixers[0] + mixers[1]).min(axis=0)
         for band in range(_BANDS):
             key = band, minima[band * _ROWS : (band + 1) * _ROWS].tobytes()
@@ -86,7 +88,7 @@ def near_duplicates(answers: Sequence[Knowledge]) -> set[int]:
 
 @dataclass(frozen=True)
 class Doubtful:
-    """An answer that does not pass all checks, and whether it was left out of the knowledge."""
+    """An answer that fails a check, and whether it was left out of the knowledge."""
 
     level: Level
     id: str
@@ -95,11 +97,11 @@ class Doubtful:
 
 
 def weigh(answers: Sequence[tuple[Question, Knowledge]], strict: bool) -> tuple[list[Knowledge], list[Doubtful]]:
-    """What to keep of a level's answers, in order, and those that are doubtful.
+    """Return the answers of a level to keep, in order, and the doubtful ones.
 
-    Left out are refusals and echoes; all doubtful answers if `strict`.
+    Refusals and echoes are left out; if `strict`, all doubtful answers.
     """
-    # Questions with the same text have the same answer, and are no duplicates of each other.
+    # Questions with the same text share an answer, and are not duplicates of each other.
     by_text = {question.text: (question, knowledge) for question, knowledge in reversed(answers)}
     texts = list(reversed(by_text))
     doubts = {text: doubts_of(*by_text[text]) for text in texts}
@@ -136,7 +138,7 @@ def _instructions(level: Level) -> frozenset[tuple[str, ...]]:
 
 
 def _runs(words: list[str]) -> Iterator[tuple[str, ...]]:
-    """All runs of six words, which are not repeated by chance."""
+    """Return all runs of six words, which hardly ever repeat by chance."""
     return (tuple(words[start : start + _ECHOED_WORDS]) for start in range(len(words) - _ECHOED_WORDS + 1))
 
 
@@ -150,7 +152,7 @@ def _is_foreign(words: list[str]) -> bool:
 
 
 def _triples(knowledge: Knowledge) -> npt.NDArray[np.uint64]:
-    """[k] hashes of the runs of three words, all different; of shorter texts that of all there is."""
+    """Return the distinct hashes [k] of all runs of three words; for a shorter text, one hash of it all."""
     words = _words(f"{knowledge.explicit} {knowledge.implicit}")
     runs = [" ".join(words[start : start + 3]) for start in range(max(1, len(words) - 2))]
     return np.unique(np.asarray([zlib.crc32(run.encode()) for run in runs], np.uint64))
@@ -158,7 +160,7 @@ def _triples(knowledge: Knowledge) -> npt.NDArray[np.uint64]:
 
 @cache
 def _mixers() -> npt.NDArray[np.uint64]:
-    """[2, 24] odd factors and summands modulo 2 to the 64."""
+    """Return odd factors and summands [2, 24], modulo 2 to the 64."""
     drawn = np.random.default_rng(0).integers(0, 2**64, (2, _BANDS * _ROWS), np.uint64, endpoint=False)
     return drawn | np.uint64(1)
 

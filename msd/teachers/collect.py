@@ -1,4 +1,5 @@
-"""Asks a teacher about a whole dataset, and stores each answer on arrival: nothing answered is asked again."""
+"""Collection of a teacher's answers about a whole dataset. Each answer is stored on arrival, and never asked for
+again."""
 
 import json
 import time
@@ -19,13 +20,13 @@ from msd.teachers.share import WHOLE, Share
 from msd.teachers.teacher import LEVELS, Answered, Failed, Question, Reply, Teacher, Usage, questions_of
 
 DOUBTFUL_FILE = "doubtful.jsonl"
-# After this many questions in a row without an answer, the fault is not in the questions.
+# After this many unanswered questions in a row, the fault is not in the questions.
 _SILENCES = 10
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Progress of one round of questions. usage: of this run only."""
+    """Progress of one round of questions. `usage`: of this run only."""
 
     name: str
     done: int
@@ -38,9 +39,8 @@ Progress = Callable[[Stage], None]
 
 @dataclass(frozen=True)
 class Collected:
-    """What a run leaves: the record beside the knowledge, the questions that have no usable answer, the answers that do
-    not pass all checks of meaning, and how many items the teacher did not recognise, so that what he wrote of them is
-    inferred from their texts."""
+    """Result of a run: the record, the questions without a usable answer, the answers that fail a content check, and
+    the number of items that the teacher did not recognise, whose knowledge is inferred from their texts."""
 
     record: TeachRecord
     refusals: list[Refusal]
@@ -57,11 +57,11 @@ def collect_knowledge(
     share: Share = WHOLE,
     strict: bool = False,
 ) -> Collected:
-    """Fill `folder` with the answers and, last, teach.json, resuming an earlier run.
+    """Fill `folder` with the answers and, last, teach.json; resume an earlier run.
 
-    With `seeding`, its teacher answers a sample first, and `seeding.steer` makes the one who answers the rest. The
-    sample is of all questions, whatever the share. With `strict`, doubtful answers stay out of the knowledge.
-    Raises TeacherError if the teacher fails, if nothing can be used, or if the folder is not one of answers.
+    With `seeding`, its teacher answers a sample first, and `seeding.steer` makes the teacher of the rest. The sample is
+    drawn from all questions, whatever the share. With `strict`, doubtful answers stay out of the knowledge. Raises
+    TeacherError if the teacher fails, if no answer is usable, or if the folder has other content.
     """
     try:
         return _collect(dataset, teacher, folder, progress, seeding, share, strict)
@@ -102,7 +102,7 @@ def finder_of(
     levels: Sequence[Sequence[Question]],
     progress: Progress,
 ) -> "Finder":
-    """Who answers what, once the folder's seeds are there: they are asked for if they are not."""
+    """Return the lookup of answers by teacher. Ask for the folder's seeds if it has none."""
     if seeding is None:
         refuse_seeds(folder)
         return Finder(journal, teacher, None)
@@ -111,14 +111,14 @@ def finder_of(
 
 @dataclass(frozen=True)
 class Finder:
-    """Looks up answers: a seed's answer overrides that of the bulk teacher."""
+    """Lookup of answers: a seed's answer overrides that of the bulk teacher."""
 
     journal: Journal
     teacher: Teacher
     seeds_by: Teacher | None
 
     def seed(self, question: Question) -> Knowledge | None:
-        """What the strong teacher wrote, if it was asked."""
+        """Return the seed teacher's answer, if it was asked."""
         return self._by(self.seeds_by, question) if self.seeds_by else None
 
     def knowledge(self, question: Question) -> Knowledge | None:
@@ -126,7 +126,7 @@ class Finder:
         return self.seed(question) or self._by(self.teacher, question)
 
     def keys(self, question: Question) -> Iterator[str]:
-        """Under which the question's answer, or its refusal, may be."""
+        """Yield the keys that the question's answer or refusal may have."""
         for teacher in (self.seeds_by, self.teacher):
             if teacher:
                 yield key_of(teacher, question)
@@ -136,12 +136,12 @@ class Finder:
         return entry.knowledge.model_copy(update={"id": question.id}) if entry else None
 
     def entry(self, question: Question) -> JournalEntry | None:
-        """The answer under the question's id, and where it is from."""
+        """Return the question's answer with its source, under the ID of the first question with this text."""
         return next((one for key in self.keys(question) if (one := self.journal.answers.get(key))), None)
 
 
 def group_by_key(teacher: Teacher, questions: Sequence[Question]) -> dict[str, list[Question]]:
-    """Group questions with the same answer."""
+    """Group questions that share an answer."""
     groups: dict[str, list[Question]] = {}
     for question in questions:
         groups.setdefault(key_of(teacher, question), []).append(question)
@@ -172,9 +172,9 @@ def _seeds(
 def _ask(
     teacher: Teacher, questions: Sequence[Question], journal: Journal, folder: Path, name: str, progress: Progress
 ) -> int:
-    """Asks what is not settled yet, each input once, and keeps every reply before the next is awaited.
+    """Ask what is not settled yet, each input once, and store every reply before the next is awaited.
 
-    The number of questions that the teacher has left open.
+    Return the number of questions that the teacher left open.
     """
     groups = group_by_key(teacher, questions)
     due = {group[0]: (key, group) for key, group in groups.items() if not journal.settled(key)}
@@ -220,7 +220,7 @@ def _keep(journal: Journal, key: str, teacher: Teacher, reply: Reply, group: lis
 def _finish(
     dataset: Dataset, finder: Finder, folder: Path, levels: Sequence[Sequence[Question]], strict: bool, start: float
 ) -> Collected:
-    """Writes the knowledge files in the questions' order, then the record; leaves alone what is right already."""
+    """Write the knowledge files in the questions' order, then the record; write nothing if they are right already."""
     asked = [question for questions in levels for question in questions]
     kept, doubtful = [], []
     for questions in levels:
@@ -249,7 +249,7 @@ def _finish(
 
 
 def _record(dataset: Dataset, finder: Finder, asked: Sequence[Question], counts: Sequence[int]) -> TeachRecord:
-    """Whose the answers are, how they were drawn and when, as far as that was noted with each."""
+    """Return the record: the answers' teacher, models, sampling and days, as far as these were noted."""
     entries = [entry for question in asked if (entry := finder.entry(question))]
     days = sorted({entry.day for entry in entries if entry.day})
     sampling = {json.dumps(entry.sampling, sort_keys=True): entry.sampling for entry in entries if entry.sampling}
@@ -269,7 +269,7 @@ def _record(dataset: Dataset, finder: Finder, asked: Sequence[Question], counts:
 
 
 def _write_doubtful(folder: Path, doubtful: Sequence[Doubtful]) -> None:
-    """One line for each doubtful answer, for people; no file if there is none."""
+    """Write one line per doubtful answer, for people; no file if there are none."""
     path = folder / DOUBTFUL_FILE
     content = "".join(f"{json.dumps(asdict(one))}\n" for one in doubtful).encode()
     if not content:

@@ -1,4 +1,4 @@
-"""`msd teach`: has a teacher write what it knows of a dataset's items and users."""
+"""Command `msd teach`: a teacher writes what it knows of a dataset's items and users."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 
-def _price(tokens: str) -> Any:  # noqa: ANN401 - what typer takes for an option
+def _price(tokens: str) -> Any:  # noqa: ANN401 - the type of typer's options
     return typer.Option(min=0.0, help=f"Price per million tokens that {tokens}.")
 
 
@@ -151,7 +151,7 @@ def teach(
 def _refuse_misfits(
     teacher: Backend, seed_teacher: Backend | None, ways: dict[str, bool], servers: dict[str, bool]
 ) -> None:
-    """Raises TeacherError for options that exclude each other, and for those of a server where none is asked."""
+    """Raise TeacherError for options that exclude each other, and for a server's options if no server is asked."""
     given = [name for name, is_given in ways.items() if is_given]
     if len(given) > 1:
         raise TeacherError(f"{' and '.join(given)} are different ways to run: give one of them")
@@ -185,7 +185,7 @@ def _tell_estimate(
     seed_prices: Prices,
     exact: bool,
 ) -> None:
-    """Print the estimate: of the seeds' teacher, and of the bulk teacher."""
+    """Print the estimates of the seed teacher and of the bulk teacher."""
     strong, rest = estimated
     if seeding:
         console.print(summary(f"seeds by {seeding.teacher.name}", strong, seed_prices))
@@ -218,7 +218,7 @@ def _conclude(console: Console, collected: Collected, out: Path, teacher: Teache
 
 
 def _tell_doubtful(console: Console, doubtful: Sequence[Doubtful], out: Path) -> int:
-    """Print counts of failing answers by doubt, and of those left out."""
+    """Print the counts of doubtful answers by doubt, and return how many were left out."""
     left_out = sum(one.left_out for one in doubtful)
     if doubtful:
         counts = Counter(doubt for one in doubtful for doubt in one.doubts)

@@ -1,4 +1,4 @@
-"""A chat completion of the OpenAI protocol: what is sent, and what is read from the reply. Sends nothing."""
+"""A chat completion of the OpenAI protocol: the request's body and the reply's content. Sends nothing."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ class BadCompletion(Exception):
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model said, and the tokens that it took.
+    """A model's answer and its tokens.
 
-    counted: by the server, not by the rule of thumb. model: which one answered, in the server's words.
+    `counted`: by the server, not by the rule of thumb. `model`: the one that answered, as the server names it.
     """
 
     text: str
@@ -30,9 +30,9 @@ class Completion:
 
 
 class CompletionOptions:
-    """What is asked for beside the question: temperature 0, a bound on tokens, JSON of a schema.
+    """Options of a request besides the question: temperature 0, a token limit, JSON by a schema.
 
-    Not every server takes all of it; what one refuses is given up.
+    Not every server accepts all of them; a rejected option is no longer sent.
     """
 
     def __init__(self, max_tokens: int) -> None:
@@ -55,9 +55,9 @@ class CompletionOptions:
         return {"model": model, "messages": list(chat), **self._sent}
 
     def give_up(self, body: Mapping[str, Any], refusal: str) -> bool:
-        """Leave out from now on the option that a refusal of `body` names (the schema, if none); whether to try again.
+        """Stop sending the option that a refusal of `body` names (the schema, if none); return whether to try again.
 
-        An option that another request has given up meanwhile is worth a second try as well.
+        A retry is also worthwhile if another request has given up an option meanwhile.
         """
         sent = body.keys() - {"model", "messages"}
         if sent != self._sent.keys():
@@ -72,19 +72,20 @@ class CompletionOptions:
         return True
 
     def most(self, body: Mapping[str, Any]) -> Usage | None:
-        """The most tokens that a request can take, for each is a byte at least; None if nothing bounds its answer."""
+        """Return the maximum tokens of a request, at one byte per token; None if nothing limits its answer."""
         if not body.keys() & {"max_tokens", "max_completion_tokens"}:
             return None
         return Usage(len(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")), self._max_tokens)
 
     def expected(self, chat: Sequence[Message]) -> Usage:
-        """The tokens that a provider counts against a rate: those of the chat, by the rule, and the bound."""
+        """Return the tokens that a provider counts against a rate: the chat's by the rule of thumb, and the answer's
+        limit."""
         return Usage(usage_of(chat).read, self._max_tokens)
 
 
 def read_completion(reply: object, chat: Sequence[Message]) -> Completion:
-    """The text of a reply. Raises BadCompletion. An empty text, as when a model declines, is an answer too, a wrong
-    one."""
+    """Return the completion in a reply. Raises BadCompletion. An empty text, as when a model declines, is a wrong
+    answer, not a bad completion."""
     try:
         text = reply["choices"][0]["message"]["content"]  # type: ignore[index]
     except (LookupError, TypeError):
@@ -103,7 +104,7 @@ def read_completion(reply: object, chat: Sequence[Message]) -> Completion:
 
 
 def _counted(told: object) -> Usage | None:
-    """The tokens that the server counts, if it does."""
+    """Return the tokens as counted by the server; None if it does not count them."""
     if not isinstance(told, dict):
         return None
     read, written = told.get("prompt_tokens"), told.get("completion_tokens")

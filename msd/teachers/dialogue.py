@@ -9,7 +9,7 @@ _TURNS = 2
 
 
 class Dialogue:
-    """What is said about one question. An answer that only leaves doubts is kept if no better one follows."""
+    """The dialogue about one question. A doubtful answer is kept if no better one follows."""
 
     def __init__(self, question: Question, prompt: Prompt) -> None:
         self._question, self._chat = question, prompt.messages(question)
@@ -21,7 +21,7 @@ class Dialogue:
 
     @property
     def due(self) -> list[Message] | None:
-        """Return the chat to send next; None if the dialogue is over."""
+        """The chat to send next; None if the dialogue is over."""
         if not self._said:
             return self._chat
         if self._reason and len(self._said) < _TURNS:
@@ -30,12 +30,12 @@ class Dialogue:
 
     @property
     def turn(self) -> int:
-        """Return the number of the next chat, from 1."""
+        """Number of the next chat, from 1."""
         return len(self._said) + 1
 
     @property
     def usable(self) -> bool:
-        """Return whether there is a usable answer."""
+        """Whether there is a usable answer."""
         return self._written is not None
 
     def hear(self, text: str, usage: Usage, source: AnswerSource) -> None:
@@ -51,9 +51,9 @@ class Dialogue:
         self._written, self._source = found, source
 
     def broken_off(self, reason: str, unsaid: str | None = None) -> Reply:
-        """The outcome if the next chat could not be sent.
+        """Return the outcome if the next chat could not be sent.
 
-        unsaid: what stands for an answer if there is none; None if it may be asked again.
+        `unsaid`: stands for the answer if there is none; None if the question may be asked again.
         """
         raw = self._said[-1] if self._said else unsaid
         told = f"{self._reason}; then {reason}" if self._said else reason
@@ -61,7 +61,7 @@ class Dialogue:
 
     @property
     def reply(self) -> Reply:
-        """Return the outcome."""
+        """The outcome."""
         answered = self._answered()
         repairable = len(self._said) < _TURNS
         return answered or Failed(self._question, self._said[-1], self._reason, self._usage, repairable)

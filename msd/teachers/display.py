@@ -1,4 +1,4 @@
-"""What `msd teach` shows: progress with rate, tokens, cost and time left; and estimates."""
+"""Output of `msd teach`: progress with rate, tokens, cost and time left; and estimates."""
 
 import time
 from types import TracebackType
@@ -22,7 +22,7 @@ from msd.teachers.teacher import Prices, Usage
 
 
 class Display:
-    """A bar for each round of questions."""
+    """One progress bar per round of questions."""
 
     def __init__(self, console: Console, prices: Prices, seed_prices: Prices) -> None:
         self._prices, self._seed_prices = prices, seed_prices
@@ -39,7 +39,7 @@ class Display:
         self._tasks: dict[str, tuple[TaskID, int, float]] = {}
 
     def show(self, stage: Stage) -> None:
-        """Moves the bar of a stage."""
+        """Update the bar of a stage."""
         if stage.name not in self._tasks:
             task = self._bars.add_task(stage.name, total=stage.total, figures="")
             self._tasks[stage.name] = task, stage.done, time.perf_counter()
@@ -62,12 +62,12 @@ class Display:
 
 
 def tokens_and_cost(usage: Usage, prices: Prices) -> str:
-    """Tokens in and out, and what they cost if prices are known."""
+    """Return tokens in and out, and their cost if prices are known."""
     cost = f", cost {prices.cost(usage):.4f}" if prices != Prices() else ""
     return f"tokens {usage.read:,} in, {usage.written:,} out{cost}"
 
 
 def summary(name: str, due: TeachingEstimate, prices: Prices) -> str:
-    """An estimate in one line."""
+    """Return an estimate in one line."""
     length = f"an answer as long as the {due.measured} so far" if due.measured else f"{ANSWER_TOKENS} an answer"
     return f"{name}: {due.questions:,} questions, about {tokens_and_cost(due.usage, prices)} ({length})"

@@ -1,4 +1,4 @@
-"""Estimates of questions and tokens before anything is asked. Sends nothing and writes nothing."""
+"""Estimates of questions and tokens before anything is asked. Sends and writes nothing."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ _ENOUGH = 10
 
 @dataclass(frozen=True)
 class TeachingEstimate:
-    """How many questions a teacher would be asked, and the tokens that they are expected to take.
+    """Number of questions to ask a teacher, and their expected tokens.
 
-    measured: how many answers of the teacher in the folder the length of an answer was taken from; 0: the rule.
+    `measured`: number of the teacher's answers in the folder that give the length of an answer; 0: the rule of thumb.
     """
 
     questions: int
@@ -33,7 +33,8 @@ class TeachingEstimate:
 def estimate(
     dataset: Dataset, teacher: Teacher, folder: Path, seeding: Seeding | None = None, share: Share = WHOLE
 ) -> tuple[TeachingEstimate, TeachingEstimate]:
-    """What is still due in `folder`: of the seeds, and of the teacher in bulk. Repair questions are not foreseen."""
+    """Return what is still due in `folder`, for the seed teacher and the bulk teacher. Repair questions are not
+    included."""
     journal = Journal(folder)
     levels = questions_of(dataset)
     own = [one for questions in share.of_levels(levels) for one in questions]

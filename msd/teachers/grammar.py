@@ -9,14 +9,14 @@ from transformers import LogitsProcessor
 
 from msd.teachers.checks import FEWEST_TAGS, MOST_TAGS
 
-# Shares of the tokens of an answer, for its three texts; a tag has a twelfth of what is left.
+# Shares of an answer's tokens for its three texts; a tag gets a twelfth of the rest.
 _REASONING, _EXPLICIT, _IMPLICIT = 0.35, 0.15, 0.2
 _KEYS = 60
 FEWEST_TOKENS = 200
 
 
 def grammar_of(max_tokens: int) -> str:
-    """The answer's form in llguidance's dialect of Lark. A text that reaches its share of the tokens is ended."""
+    """Return the answer's form in llguidance's dialect of Lark. A text ends when it reaches its share of the tokens."""
     free = max_tokens - _KEYS
     tag = max(3, int(free * (1 - _REASONING - _EXPLICIT - _IMPLICIT) / 12))
     return rf"""
@@ -27,7 +27,7 @@ implicit[max_tokens={int(free * _IMPLICIT)}]: TEXT
 tags: tag ("\", \"" tag){{{FEWEST_TAGS - 1},{MOST_TAGS - 1}}}
 tag[max_tokens={tag}]: /[^"\\\x00-\x20,;][^"\\\x00-\x1f,;]*/
 TEXT: /[^"\\\x00-\x20][^"\\\x00-\x1f]*/
-"""  # noqa: E501 - the dialect knows no continued lines
+"""  # noqa: E501 - the dialect has no line continuation
 
 
 class AnswerForm:
@@ -41,19 +41,20 @@ class AnswerForm:
             raise ValueError(self._matcher.get_error())
 
     def processor(self, answers: int) -> "FormProcessor":
-        """What holds answers that are written at once to the form."""
+        """Return a processor that holds a batch of answers to the form."""
         return FormProcessor([self._matcher.deep_copy() for _ in range(answers)], self._end)
 
 
 class FormProcessor(LogitsProcessor):
-    """Leaves of the next tokens those that the form allows. For one call of generate."""
+    """Logits processor that masks tokens which the form does not allow. For one call of `generate`."""
 
     def __init__(self, matchers: list[LLMatcher], end: int) -> None:
         self._matchers, self._end = matchers, end
         self._begun = False
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """input_ids [B, T]: the last was chosen by the scores of the last call; scores [B, V]."""
+        """Return scores [B, V] with masked tokens. input_ids [B, T]: the last token was chosen by the previous call's
+        scores."""
         for row, matcher in enumerate(self._matchers):
             if self._begun and not matcher.is_stopped():
                 matcher.consume_token(int(input_ids[row, -1]))

@@ -1,6 +1,6 @@
 """A folder's journal: all answers of its teachers by question, and unusable ones. Sends nothing.
 
-answers.jsonl is only appended to. A question whose line is removed from quarantine.jsonl is asked again.
+answers.jsonl is append-only. A question whose line is removed from quarantine.jsonl is asked again.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class _Line(BaseModel):
 
 
 class JournalEntry(_Line):
-    """An answer as it was given, and from where and when (the day, UTC).
+    """An answer as it was given, with its source and its day (UTC).
 
     Its ID is that of the first question; others may share the same text.
     """
@@ -50,9 +50,9 @@ class JournalEntry(_Line):
 
 
 class Refusal(_Line):
-    """A question without a usable answer. raw: the beginning of what was said; None if nothing was.
+    """A question without a usable answer. `raw`: the beginning of the last output; None if there was none.
 
-    repairable: whether a repair question is still due, as after the first reply of a batch.
+    `repairable`: whether a repair question is still due, as after the first reply of a batch.
     """
 
     id: str
@@ -68,12 +68,12 @@ def key_of(teacher: Teacher, question: Question) -> str:
 
 
 def claim(folder: Path) -> None:
-    """Makes the folder, unless it is there and something else than a place of answers."""
+    """Create the folder. Raises TeacherError if it is a file, or has content of unknown origin."""
     if folder.exists() and not folder.is_dir():
         raise TeacherError(f"{folder} is a file; name a folder for the answers")
     folder.mkdir(parents=True, exist_ok=True)
     found = [name for name in (*KNOWLEDGE_FILES, RECORD_FILE, STEP_FILE) if (folder / name).exists()]
-    # A record beside a finished step is our own of before answers.jsonl was kept.
+    # A record beside a finished step is ours, from before answers.jsonl existed.
     if (folder / ANSWERS_FILE).is_file() or {RECORD_FILE, STEP_FILE} <= set(found):
         return
     if found:
@@ -81,7 +81,7 @@ def claim(folder: Path) -> None:
 
 
 class Journal:
-    """The two files of a folder. Opened by `with` for writing, by one process at a time; otherwise it is read only."""
+    """A folder's two files. `with` opens them for writing, by one process at a time; otherwise they are only read."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -93,7 +93,7 @@ class Journal:
         self._read()
 
     def settled(self, key: str) -> bool:
-        """Whether asking is of no use: there is an answer, or there was one that could not be used."""
+        """Return whether asking is useless: there is an answer, or an unusable one."""
         return key in self.answers or key in self._refused
 
     def keep(self, key: str, teacher: Teacher, reply: Answered) -> None:
@@ -116,7 +116,7 @@ class Journal:
         self.answers[key] = entry
 
     def take(self, other: "Journal") -> int:
-        """Appends what another folder's teachers said and this one lacks; how many answers that were."""
+        """Append the answers and refusals of another folder that this one lacks; return the number of answers."""
         new = [entry for key, entry in other.answers.items() if key not in self.answers]
         refused = [one for one in other.refusals if one.key not in self._refused]
         assert self._file
@@ -171,7 +171,7 @@ class Journal:
         self._note(self.refusals)
 
     def _note(self, refusals: Iterable[Refusal]) -> None:
-        """Whether a question's last refusal leaves a repair due decides whether it is settled."""
+        """Note refusals: a question is settled unless its last refusal leaves a repair due."""
         for one in refusals:
             if one.raw is None:
                 continue
@@ -182,7 +182,8 @@ class Journal:
                 self.repairs.pop(one.key, None)
 
     def _leave_answered_refusals(self) -> None:
-        """Questions that were answered since, or got no answer at all and are asked again, leave quarantine."""
+        """Remove questions from quarantine that were answered since, or that had no answer at all and are asked
+        again."""
         path = self._folder / QUARANTINE_FILE
         if not path.is_file():
             return
@@ -197,7 +198,7 @@ _AnyLine = TypeVar("_AnyLine", bound=_Line)
 
 
 def _lines(path: Path, kind: type[_AnyLine]) -> list[_AnyLine]:
-    """The whole lines of a file; a last one that an interrupted run left unfinished is passed over."""
+    """Return the complete lines of a file; an unfinished last line of an interrupted run is skipped."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -229,7 +230,7 @@ def _cut_off_half_line(path: Path) -> None:
 
 
 def _lock(file: BinaryIO, folder: Path) -> None:
-    """Two concurrent runs would pay twice. The lock ends with the process, however it ends."""
+    """Lock the file: two concurrent runs would pay twice. The lock ends with the process, however it ends."""
     if sys.platform == "win32":
         return
     import fcntl

@@ -25,10 +25,10 @@ class _Frozen(BaseModel):
 
 
 class Knowledge(_Frozen):
-    """What a teacher wrote of one item or user: facts (`explicit`), and who would want it and why (`implicit`), which
-    a writer of facts alone leaves empty.
+    """A teacher's knowledge of one item or user: facts (`explicit`), and who would want it and why (`implicit`), which
+    is empty if only facts were written.
 
-    known: false if the teacher did not recognise the item, so that the rest is inferred from its text alone.
+    `known`: false if the teacher did not recognise the item, so that the rest is inferred from its text alone.
     """
 
     id: Annotated[str, Field(min_length=1, max_length=256)]
@@ -39,10 +39,10 @@ class Knowledge(_Frozen):
 
 
 class TeachRecord(_Frozen):
-    """teach.json, written after the last answer: teacher, dataset, and amounts.
+    """teach.json, written after the last answer: teacher, dataset and counts.
 
-    models, sampling, first_day, last_day (UTC): of the answers it is made of, as far as that was noted; prompt_sha256:
-    of all words that went with a question's text.
+    `models`, `sampling`, `first_day`, `last_day` (UTC): of its answers, as far as noted. `prompt_sha256`: of all words
+    sent with a question's text.
     """
 
     format: Literal[1] = 1
@@ -61,15 +61,15 @@ class TeachRecord(_Frozen):
 
 @dataclass(frozen=True)
 class KnowledgeBase:
-    """Knowledge by item id and by user id. A user's is for events after the profile window only."""
+    """Knowledge by item ID and by user ID. A user's may be used only for events after the profile window."""
 
     items: dict[str, Knowledge]
     users: dict[str, Knowledge]
 
 
 def load_knowledge(folder: Path, dataset: str | None = None) -> KnowledgeBase:
-    """Reads a finished knowledge folder. Raises TeacherError naming every faulty file and line, or the dataset that it
-    is about where that is another than the named one."""
+    """Read a finished knowledge folder. Raises TeacherError naming every faulty file and line, or the folder's dataset
+    if it is not the given one."""
     record = load_record(folder)
     if dataset is not None and record.dataset != dataset:
         raise TeacherError(
@@ -88,7 +88,7 @@ def load_knowledge(folder: Path, dataset: str | None = None) -> KnowledgeBase:
 
 
 def load_record(folder: Path) -> TeachRecord:
-    """Reads teach.json. Raises TeacherError if it is missing, for then the teacher has not finished, or wrong."""
+    """Read teach.json. Raises TeacherError if it is invalid, or missing because the teacher has not finished."""
     path = folder / RECORD_FILE
     try:
         return TeachRecord.model_validate_json(path.read_bytes())
@@ -102,7 +102,7 @@ def load_record(folder: Path) -> TeachRecord:
 
 
 def read_lines(content: bytes, name: str) -> Iterator[Knowledge | str]:
-    """One Knowledge a line, or what is wrong with the line: "`name`, line 3: …". Blank lines are passed over."""
+    """Yield the Knowledge of each line, or its fault: "`name`, line 3: …". Blank lines are skipped."""
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -113,7 +113,7 @@ def read_lines(content: bytes, name: str) -> Iterator[Knowledge | str]:
 
 
 def describe(error: ValidationError) -> str:
-    """A validation error in one line, with the keys that it is about."""
+    """Return a validation error in one line, with the keys at fault."""
     faults = []
     for detail in error.errors(include_url=False, include_input=False, include_context=False):
         key = ".".join(map(str, detail["loc"]))
@@ -122,7 +122,7 @@ def describe(error: ValidationError) -> str:
 
 
 def by_id(lines: Iterator[Knowledge | str], name: str, problems: list[str]) -> dict[str, Knowledge]:
-    """Knowledge by id; what is wrong with lines, and ids that occur twice, go to `problems`."""
+    """Return knowledge by ID; faults of lines, and duplicate IDs, are added to `problems`."""
     found: dict[str, Knowledge] = {}
     for line in lines:
         if isinstance(line, str):

@@ -23,7 +23,7 @@ _SAMPLE = 1 << 20
 
 @dataclass(frozen=True)
 class LocalReply:
-    """What the model wrote, and the tokens that it took. fault: why it could not be asked."""
+    """The model's output and its tokens. `fault`: why the model could not be asked."""
 
     text: str
     usage: Usage
@@ -31,10 +31,10 @@ class LocalReply:
 
 
 class LocalTeacher:
-    """Writes greedily, so that the same question gets the same answer. The model is loaded for the first question.
+    """A local model with greedy decoding: the same question gets the same answer. It is loaded for the first question.
 
-    path: a model folder, or a GGUF file. batch: questions at once; more of them take more memory.
-    Raises TeacherError if there is no model, or if it cannot be loaded.
+    `path`: a model folder, or a GGUF file. `batch`: questions at once; more take more memory. Raises TeacherError if
+    there is no model, or if it cannot be loaded.
     """
 
     def __init__(self, path: Path, batch: int = 8, max_tokens: int = 512, prompt: Prompt | None = None) -> None:
@@ -45,7 +45,7 @@ class LocalTeacher:
 
     @cached_property
     def name(self) -> str:
-        """The file's or folder's name, and a mark of its contents (of sizes, and of each file's first mebibyte)."""
+        """Name of the file or folder, with a short hash of its contents (sizes, and each file's first mebibyte)."""
         mark = hashlib.sha256()
         for file in [self._path] if self._path.is_file() else sorted(self._path.iterdir()):
             if file.is_file():
@@ -55,42 +55,42 @@ class LocalTeacher:
 
     @property
     def prompt_version(self) -> str:
-        """Of the wording, and of the examples shown."""
+        """Version of the wording and the examples."""
         return self._prompt.version
 
     @property
     def provenance(self) -> str:
-        """Which model wrote the answers; on what terms they may be used, its licence says."""
+        """The model that wrote the answers; its licence has the terms of their use."""
         return f"Answers of the local model {self.name}, greedy, prompt {self.prompt_version}."
 
     @property
     def prompt_sha256(self) -> str:
-        """Of the wording and the examples."""
+        """Hash of the wording and the examples."""
         return self._prompt.sha256
 
     def steered(self, examples: tuple[Example, ...]) -> Self:
-        """The same teacher, shown examples."""
+        """Return the same teacher, shown examples."""
         return type(self)(self._path, self._batch, self._max_tokens, Prompt(examples))
 
     def input_of(self, question: Question) -> str:
-        """The text: the id is not shown."""
+        """Return the question's text; its ID is not shown."""
         return question.text
 
     def estimate(self, question: Question) -> Usage:
-        """The tokens that one question is expected to take."""
+        """Return the expected tokens of one question."""
         return usage_of(self._prompt.messages(question), self.tokens)
 
     def tokens(self, text: str) -> int:
-        """The tokens of a text, by the model's own tokenizer."""
+        """Return the number of tokens of a text, by the model's own tokenizer."""
         return len(self._tokenizer(text, add_special_tokens=False).input_ids)
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
-        """Replies in the questions' order, a batch at a time."""
+        """Yield replies in the questions' order, batch by batch."""
         for start in range(0, len(questions), self._batch):
             yield from self._answer(questions[start : start + self._batch])
 
     def say(self, chats: Sequence[Sequence[Message]], form: AnswerForm | None = None) -> list[LocalReply]:
-        """What the model writes in answer to each chat, in the form if one is given."""
+        """Return the model's answer to each chat, in the form if one is given."""
         prompts = [self._written_out(chat) for chat in chats]
         lengths = [self.tokens(text) for text in prompts]
         room = getattr(self._model.config, "max_position_embeddings", None) or max(lengths) + self._max_tokens
@@ -107,7 +107,7 @@ class LocalTeacher:
         return said
 
     def _answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
-        """One batch, and the repair questions that are due after it."""
+        """Answer one batch, and the repair questions that are due after it."""
         dialogues = [Dialogue(question, self._prompt) for question in questions]
         source = AnswerSource(
             self.name, {"greedy": True, "max_tokens": self._max_tokens, "form": self._form is not None}
@@ -123,13 +123,13 @@ class LocalTeacher:
             yield replies.get(one) or one.reply
 
     def _written_out(self, chat: Sequence[Message]) -> str:
-        """The chat as the model was trained to read it; plain paragraphs if it has no chat template."""
+        """Return the chat as its template writes it; plain paragraphs if the model has no chat template."""
         if not self._tokenizer.chat_template:
             return "\n\n".join(message["content"] for message in chat) + "\n\n"
         try:
             return self._rendered(chat)
         except TemplateError:
-            # Some templates have no system turn: its text is put in front of the first question.
+            # Some templates have no system turn: its text goes before the first question.
             system, first, *rest = chat
             merged = Message(role="user", content=f"{system['content']}\n\n{first['content']}")
             return self._rendered([merged, *rest])
@@ -139,7 +139,7 @@ class LocalTeacher:
 
     @torch.inference_mode()
     def _generate(self, prompts: Sequence[str], form: AnswerForm | None) -> list[tuple[str, int]]:
-        """The text that follows each prompt, and its length in tokens."""
+        """Return the text that follows each prompt, and its length in tokens."""
         if not prompts:
             return []
         # Padding precedes the prompt, so that all answers start at the same place.
@@ -163,7 +163,7 @@ class LocalTeacher:
 
     @cached_property
     def _form(self) -> AnswerForm | None:
-        """Return the answer's form; None if the tokenizer is of an unknown kind, or there are too few tokens for it."""
+        """The answer's form; None if the tokenizer is of an unknown kind, or there are too few tokens for it."""
         if self._max_tokens < FEWEST_TOKENS:
             return None
         try:

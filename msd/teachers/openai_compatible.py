@@ -1,6 +1,6 @@
-"""The `openai_compatible` teacher: any server with POST /v1/chat/completions, asked many questions at once.
+"""The `openai_compatible` teacher: any server with POST /v1/chat/completions, asked concurrently.
 
-What meets a fault of the server is asked again after a pause; what is answered wrongly, once more.
+Faults of the server are retried after a pause; a wrong answer gets one repair question.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 # After these statuses, and whenever a server sends a wait time, all requests pause.
 _OVERLOADED = {429, 503, 529}
 _OURS = {400, 413, 422}
-# A server that asks for a longer pause ends the run, which can be started again.
+# If a server asks for a longer pause, the run ends; it can be started again.
 LONGEST_WAIT = 600.0
 _LONGEST_PAUSE = 60.0
 
 
 @dataclass(frozen=True)
 class ModelServer:
-    """Address and options of a server. url: up to and including /v1. key_variable: the environment variable with the
-    key, if any. timeout, pause: seconds for one reply, and before the second attempt (then doubled)."""
+    """Address and options of a server. `url`: up to and including /v1. `key_variable`: the environment variable with
+    the key, if any. `timeout`, `pause`: seconds for one reply, and before the second attempt (then doubled)."""
 
     url: str
     model: str
@@ -48,7 +48,7 @@ class ModelServer:
 
 
 class _PassingFault(Exception):
-    """A retry may help. wait: seconds that the server requested. everybody: whether all requests should pause."""
+    """A retry may help. `wait`: seconds that the server requested. `everybody`: whether all requests should pause."""
 
     def __init__(self, reason: str, wait: float | None = None, everybody: bool = False) -> None:
         super().__init__(reason)
@@ -60,9 +60,10 @@ class _Refused(Exception):
 
 
 class OpenAICompatibleTeacher:
-    """Asks a server. Raises TeacherError if the address is wrong, or as soon as the server refuses the key or model.
+    """A server as a teacher. Raises TeacherError if the address is wrong, or as soon as the server refuses the key or
+    model.
 
-    allowance: what this run may take, shared by all its requests. count: the tokens of a text, for estimates.
+    `allowance`: the run's limits, shared by all its requests. `count`: counts the tokens of a text, for estimates.
     """
 
     def __init__(
@@ -87,68 +88,70 @@ class OpenAICompatibleTeacher:
 
     @property
     def name(self) -> str:
-        """The model's name, as the server knows it."""
+        """The model's name on the server."""
         return self._server.model
 
     @property
     def prompt_version(self) -> str:
-        """Of the wording, and of the examples shown."""
+        """Version of the wording and the examples."""
         return self._prompt.version
 
     @property
     def provenance(self) -> str:
-        """Where the answers come from; on what terms they may be used, the server's owner knows."""
+        """Origin of the answers; the server's owner knows the terms of their use."""
         return f"Answers of {self._server.model} at {self._url.host}, prompt {self.prompt_version}."
 
     @property
     def prompt(self) -> Prompt:
-        """The wording, and the examples shown."""
+        """The wording and the examples."""
         return self._prompt
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """The options of a request, for the record."""
+        """Options of a request, for the record."""
         return self._options.sampling()
 
     @property
     def prompt_sha256(self) -> str:
-        """Of the wording and the examples."""
+        """Hash of the wording and the examples."""
         return self._prompt.sha256
 
     def steered(self, examples: tuple[Example, ...]) -> Self:
-        """The same teacher, shown examples."""
+        """Return the same teacher, shown examples."""
         return type(self)(self._server, self._environment, Prompt(examples), self._allowance, self._count)
 
     def input_of(self, question: Question) -> str:
-        """The text: the id is not shown."""
+        """Return the question's text; its ID is not shown."""
         return question.text
 
     def estimate(self, question: Question) -> Usage:
-        """The tokens that one question is expected to take."""
+        """Return the expected tokens of one question."""
         return usage_of(self._prompt.messages(question), self._count)
 
     def body(self, chat: Sequence[Message]) -> dict[str, Any]:
-        """A request as it is sent."""
+        """Return a request's body."""
         return self._options.body(self._server.model, chat)
 
     def most(self, body: Mapping[str, Any]) -> Usage:
-        """The most tokens that a request can take. Raises TeacherError if its answer has no bound, but a budget has."""
+        """Return the maximum tokens of a request. Raises TeacherError if its answer has no limit, but there is a
+        budget."""
         most = self._options.most(body)
         if most is None and self._allowance.budget.is_set:
             raise TeacherError(f"{self._url.host} accepts no limit on tokens, so --budget cannot be enforced")
         return most or self._options.expected(body["messages"])
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
-        """Replies as they come. Raises TeacherError if continuing makes no sense, after the requests in progress."""
+        """Yield replies as they arrive. Raises TeacherError, after the requests in progress, if continuing makes no
+        sense."""
         with asyncio.Runner() as runner:
             replies = self._replies(questions)
             while (reply := runner.run(_next(replies))) is not None:
                 yield reply
 
     async def _replies(self, questions: Sequence[Question]) -> AsyncIterator[Reply]:
-        """A window of requests moves over the questions; the next starts only when a reply has been taken.
+        """Move a window of requests over the questions; the next starts only when a reply has been taken.
 
-        After a fault that ends the run, requests that are sent are waited for, because they are paid for.
+        After a fault that ends the run, wait for the requests already sent, because they are paid for.
         """
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         waiting = iter(questions)
@@ -183,7 +186,7 @@ class OpenAICompatibleTeacher:
             raise fault
 
     async def _reply(self, client: httpx.AsyncClient, question: Question) -> Reply:
-        """One question, and the repair question if it is due."""
+        """Ask one question, and its repair question if due."""
         dialogue = Dialogue(question, self._prompt)
         while (chat := dialogue.due) is not None:
             try:
@@ -198,7 +201,7 @@ class OpenAICompatibleTeacher:
         return dialogue.reply
 
     async def _say(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> Completion:
-        """What the server says, after as many attempts as are allowed."""
+        """Return the server's answer, after at most the allowed number of attempts."""
         for attempt in range(1, self._server.attempts + 1):
             try:
                 return await self._attempt(client, chat)
@@ -221,7 +224,7 @@ class OpenAICompatibleTeacher:
             await pace.sleep(seconds)
 
     async def _attempt(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> Completion:
-        """One request; again at once without an option that the server does not take."""
+        """Send one request; repeat it at once without an option that the server rejects."""
         while True:
             body = self.body(chat)
             status, headers, content = await self._allowed(client, chat, body)
@@ -234,7 +237,7 @@ class OpenAICompatibleTeacher:
     async def _allowed(
         self, client: httpx.AsyncClient, chat: Sequence[Message], body: dict[str, Any]
     ) -> tuple[int, httpx.Headers, bytes]:
-        """One request, once it may start. Without a reply that tells, it counts with the most it can have taken."""
+        """Send one request as soon as it may start. If the reply does not count its tokens, the maximum counts."""
         if self._ending:
             raise TeacherError("the run is ending")
         held = await self._allowance(self._options.expected(chat), self.most(body))
@@ -255,15 +258,15 @@ class OpenAICompatibleTeacher:
 
     async def _sent(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
         try:
-            # httpx's timeout restarts with each byte; a slow server could hold a request for ever.
+            # httpx's timeout restarts with each byte: a slow server could hold a request for ever.
             async with asyncio.timeout(self._server.timeout):
                 return await _post(client, self._url, body)
         except (TimeoutError, httpx.TimeoutException):
             raise _PassingFault(f"no reply within {self._server.timeout:g} seconds") from None
 
     def _gives_up(self, body: Mapping[str, Any], content: bytes) -> bool:
-        """Whether to try again without an option. Once a request has been understood, a refusal is about the question,
-        unless an option has been given up meanwhile."""
+        """Return whether to try again without an option. Once a request has been understood, a refusal is about the
+        question, unless an option has been given up meanwhile."""
         if self._understood and body.keys() == self._options.body("", []).keys():
             return False
         return self._options.give_up(body, content.decode(errors="replace"))
@@ -298,7 +301,7 @@ class OpenAICompatibleTeacher:
 
 
 def _billed(status: int, content: bytes, chat: Sequence[Message], most: Usage) -> Usage:
-    """The tokens that a reply says it took: none if it is an error, the most it can be if it does not say."""
+    """Return the tokens billed for a reply: none for an error, the maximum if it does not count them."""
     if status != 200:
         return Usage()
     try:
@@ -325,7 +328,7 @@ async def _next(replies: AsyncIterator[Reply]) -> Reply | None:
 
 
 async def _post(client: httpx.AsyncClient, url: httpx.URL, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
-    """Return status, headers and content, limited to the size of any honest answer."""
+    """Return status, headers and content. Raises _Refused if the content is larger than any honest answer."""
     content = bytearray()
     async with client.stream("POST", url, json=body) as response:
         async for piece in response.aiter_bytes():
@@ -336,16 +339,17 @@ async def _post(client: httpx.AsyncClient, url: httpx.URL, body: dict[str, Any])
 
 
 def pause(attempt: int, base: float, asked: float | None = None) -> float:
-    """Seconds before the attempt after the `attempt`-th (from 1): doubled each time, at most 60, and spread at random.
+    """Return the seconds before the attempt after the `attempt`-th (from 1): doubled each time, at most 60, with
+    jitter.
 
-    Never less than the server asked for. The spread keeps many requests from coming back at the same moment.
+    Never less than the server asked for. The jitter keeps many requests from returning at the same moment.
     """
     doubled = min(base * 2.0 ** (attempt - 1), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
     return doubled if asked is None else asked + doubled * 0.25
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that the header Retry-After asks for, given as a number or a date; None if it says nothing readable."""
+    """Return the seconds in the header Retry-After, from a number or a date; None if it is unreadable."""
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return float(value)

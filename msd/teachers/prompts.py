@@ -14,7 +14,7 @@ from msd.teachers.teacher import Level, Question, Usage
 # Increment with every change of a file in wording/: answers are stored under it, so changed questions are asked again.
 PROMPT_VERSION = "3"
 _QUOTED = 2000
-# Estimate without a tokenizer; languages and tokenizers differ by half as much again.
+# Rule of thumb without a tokenizer; some languages and tokenizers take half as much again.
 ANSWER_TOKENS = 300
 BYTES_A_TOKEN = 4
 _MESSAGE_TOKENS = 4
@@ -29,7 +29,7 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class Example:
-    """A question that a strong model has answered, shown to the one that answers in bulk."""
+    """A question that a strong model has answered, shown to the bulk teacher."""
 
     level: Level
     text: str
@@ -39,13 +39,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Prompt:
-    """How questions are put. Examples are shown with the questions of their own level."""
+    """Wording of questions. Examples are shown with questions of their own level."""
 
     examples: tuple[Example, ...] = ()
 
     @property
     def version(self) -> str:
-        """Of the wording, with a mark of the examples: `2`, or `2+1f3a9c04`."""
+        """Version of the wording, with a short hash of the examples: `2`, or `2+1f3a9c04`."""
         if not self.examples:
             return PROMPT_VERSION
         shown = json.dumps([[one.level, one.text, _answer_of(one)] for one in self.examples])
@@ -53,13 +53,13 @@ class Prompt:
 
     @property
     def sha256(self) -> str:
-        """Of the wording and the examples, all that goes with a question's text."""
+        """Hash of the wording and the examples: everything that goes with a question's text."""
         words = [wording(name) for name in ("item", "user", "repair")]
         shown = [[one.level, one.text, _answer_of(one)] for one in self.examples]
         return hashlib.sha256(json.dumps([words, shown]).encode()).hexdigest()
 
     def messages(self, question: Question) -> list[Message]:
-        """The chat that asks one question. It holds the question's text, and nothing else of the dataset."""
+        """Return the chat that asks one question. It has the question's text, and nothing else of the dataset."""
         chat = [Message(role="system", content=wording(question.level))]
         for example in self.examples:
             if example.level == question.level:
@@ -70,16 +70,16 @@ class Prompt:
 
 
 def repair(chat: Sequence[Message], raw: str, reason: str) -> list[Message]:
-    """The chat that asks once more, after an answer that could not be used."""
+    """Return the chat that asks again after an unusable answer."""
     again = wording("repair").replace("{reason}", reason)
-    # A server may refuse an empty turn; and of a long wrong answer the beginning shows enough.
+    # A server may refuse an empty turn. The beginning of a long wrong answer is enough.
     said = raw[:_QUOTED].strip() or "…"
     return [*chat, Message(role="assistant", content=said), Message(role="user", content=again)]
 
 
 @cache
 def wording(name: str) -> str:
-    """A text of wording/, which ships with the package."""
+    """Return a text of wording/, which ships with the package."""
     return resources.files("msd.teachers").joinpath("wording", f"{name}.txt").read_text(encoding="utf-8").strip()
 
 
@@ -100,10 +100,10 @@ def _answer_of(example: Example) -> str:
 
 
 def tokens_of(text: str) -> int:
-    """The tokens of a text, by the rule."""
+    """Return the tokens of a text by the rule of thumb."""
     return -(-len(text.encode()) // BYTES_A_TOKEN)
 
 
 def usage_of(chat: Sequence[Message], count: Callable[[str], int] = tokens_of) -> Usage:
-    """The tokens that a chat and its answer take: the chat's by `count`, the answer's by the rule."""
+    """Return the tokens of a chat and its answer: the chat's by `count`, the answer's by the rule of thumb."""
     return Usage(sum(count(message["content"]) + _MESSAGE_TOKENS for message in chat), ANSWER_TOKENS)

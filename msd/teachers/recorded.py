@@ -16,7 +16,7 @@ _FIRST = 5
 
 
 class _About(BaseModel):
-    """answers.json. `profile_window`: the share of a user's events that the answers about users have seen."""
+    """answers.json. `profile_window`: the share of a user's events that the answers about users are based on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     teacher: str
@@ -28,7 +28,7 @@ class _About(BaseModel):
 class RecordedTeacher:
     """The recorded answers of one dataset, chosen by its name.
 
-    Raises TeacherError if there are none, or if those about users saw events that the dataset's window does not hold.
+    Raises TeacherError if there are none, or if those about users are based on events after the dataset's window.
     """
 
     def __init__(self, config: DatasetConfig) -> None:
@@ -53,36 +53,36 @@ class RecordedTeacher:
 
     @property
     def name(self) -> str:
-        """Who gave the answers."""
+        """The model that gave the answers."""
         return self._about.teacher
 
     @property
     def prompt_version(self) -> str:
-        """Which questions were asked."""
+        """Version of the questions' wording."""
         return self._about.prompt_version
 
     @property
     def prompt_sha256(self) -> str:
-        """Not recorded."""
+        """Empty: not recorded."""
         return ""
 
     @property
     def provenance(self) -> str:
-        """How they came about, and on what terms they may be used."""
+        """Origin of the answers, and the terms of their use."""
         return self._about.provenance
 
     def input_of(self, question: Question) -> str:
-        """The id alone: the answers were given long ago."""
+        """Return only the ID: the answers are recorded by it."""
         return question.id
 
     def estimate(self, question: Question) -> Usage:
-        """Nothing is asked any more."""
+        """Return zero: nothing is asked any more."""
         return Usage()
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Answered]:
-        """Answers in the questions' order. Raises TeacherError, before the first, naming ids without an answer.
+        """Return answers in the questions' order. Raises TeacherError, before the first, naming IDs without an answer.
 
-        About users nothing is answered where the split is given: what the answers saw may be in any part of it.
+        If the split is given, questions about users raise it too: their answers may be based on events of any part.
         """
         if self._split_is_given and any(question.level == "user" for question in questions):
             raise TeacherError(

@@ -1,6 +1,6 @@
-"""Seed answers: a strong model answers a few questions, and its answers are shown to the one that answers in bulk.
+"""Seed answers: a strong model answers a few questions, and its answers are shown to the bulk teacher.
 
-seeds.jsonl keeps them: a dataset that changes keeps its seeds, and with them all other answers.
+seeds.jsonl stores them: if the dataset changes, its seeds stay, and with them all other answers.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ SEEDS_FILE = "seeds.jsonl"
 
 @dataclass(frozen=True)
 class Seeding:
-    """Who writes the seeds, how many a level, and how a teacher is made that is shown them."""
+    """The seed teacher, the number of seeds per level, and how to make a teacher that is shown them."""
 
     teacher: Teacher
     number: int
@@ -38,13 +38,14 @@ class _Seed(BaseModel):
 
 
 def choose(questions: Sequence[Question], number: int) -> list[Question]:
-    """A sample of questions that differ in text; the same for the same questions, whatever their order."""
+    """Return a sample of questions with different texts; the same for the same questions in any order."""
     by_text = {question.text: question for question in questions}
     return sorted(by_text.values(), key=digest_of)[:number]
 
 
 def load_seeds(folder: Path, teacher: Teacher) -> tuple[Example, ...] | None:
-    """The seeds that a folder has, or None. Raises TeacherError if they are another teacher's, or damaged."""
+    """Return the seeds of a folder; None if it has none. Raises TeacherError if they are another teacher's, or
+    damaged."""
     path = folder / SEEDS_FILE
     try:
         lines = path.read_bytes().splitlines()
@@ -68,7 +69,7 @@ def load_seeds(folder: Path, teacher: Teacher) -> tuple[Example, ...] | None:
 
 
 def refuse_seeds(folder: Path) -> None:
-    """Raises TeacherError if the folder has seeds: without them all questions would be others, and be paid again."""
+    """Raise TeacherError if the folder has seeds: without them all questions would differ, and be paid for again."""
     if (folder / SEEDS_FILE).is_file():
         raise TeacherError(
             f"the answers in {folder} are steered by {SEEDS_FILE}: give --seeds and --seed-teacher as before, or "
@@ -77,7 +78,7 @@ def refuse_seeds(folder: Path) -> None:
 
 
 def save_seeds(folder: Path, teacher: Teacher, examples: Sequence[Example]) -> None:
-    """Writes the file that `load_seeds` reads."""
+    """Write the file that `load_seeds` reads."""
     lines = [
         _Seed(
             teacher=teacher.name,

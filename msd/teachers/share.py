@@ -1,4 +1,4 @@
-"""Shares of all questions for independent runs on any machines; and joining their answers. Sends nothing."""
+"""Shares of all questions for independent runs on any machines, and the joining of their answers. Sends nothing."""
 
 import re
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ _FORM = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
 @dataclass(frozen=True)
 class Share:
-    """The `part`-th, from 1, of `of` shares. All of them together have each question once.
+    """The `part`-th, from 1, of `of` shares. Together they have each question once.
 
-    limit: the most different texts a level, a sample of the share; None: all.
+    `limit`: maximum number of different texts per level, a sample of the share; None: all.
     """
 
     part: int
@@ -26,15 +26,15 @@ class Share:
     limit: int | None = None
 
     def holds(self, question: Question) -> bool:
-        """By a hash of the text, so that questions with the same text are asked once, in any run."""
+        """Return whether a question is in this share, by a hash of its text: equal texts are asked once, in any run."""
         return int.from_bytes(digest_of(question)[:8]) % self.of == self.part - 1
 
     def of_levels(self, levels: Sequence[Sequence[Question]]) -> list[list[Question]]:
-        """What of each level is in this share, in the same order."""
+        """Return each level's questions in this share, in the same order."""
         return [self._sample([question for question in questions if self.holds(question)]) for questions in levels]
 
     def _sample(self, questions: list[Question]) -> list[Question]:
-        """The questions whose texts' digests are the least: a higher limit keeps those of a lower one."""
+        """Return the questions whose texts have the smallest digests: a higher limit keeps those of a lower one."""
         if self.limit is None:
             return questions
         chosen = set(sorted({digest_of(question) for question in questions})[: self.limit])
@@ -45,7 +45,7 @@ WHOLE = Share(1, 1)
 
 
 def parse_share(text: str) -> Share:
-    """A share as it is written, e.g. 3/100. Raises TeacherError."""
+    """Parse a share such as 3/100. Raises TeacherError."""
     found = _FORM.fullmatch(text)
     share = Share(int(found[1]), int(found[2])) if found else None
     if share is None or not 1 <= share.part <= share.of:
@@ -54,10 +54,9 @@ def parse_share(text: str) -> Share:
 
 
 def join_answers(folder: Path, others: Sequence[Path]) -> int:
-    """Appends to `folder`, which is made where there is none, the answers that the others hold and it lacks; how many
-    they were.
+    """Append the answers of other folders to `folder`, which is created if missing; return the number of new ones.
 
-    Raises TeacherError, before anything is written, where one is not a folder of answers, or was shown other seeds: its
+    Raises TeacherError, before anything is written, if one is not a folder of answers, or was shown other seeds: its
     answers are to other questions.
     """
     try:
@@ -79,7 +78,8 @@ def _checked(other: Path) -> Path:
 
 
 def _common_seeds(folder: Path, others: Sequence[Path]) -> bytes | None:
-    """What all of them that have seeds have; None where none has."""
+    """Return the seeds that all folders with seeds share; None if there are none. Raises TeacherError if they
+    differ."""
     first: Path | None = None
     for one in (folder, *others):
         if not (one / SEEDS_FILE).is_file():

@@ -1,4 +1,4 @@
-"""The interface of teachers, which answer questions about items and users. One file per backend."""
+"""Interface of teachers, which answer questions about items and users. One file per backend."""
 
 import hashlib
 import json
@@ -42,13 +42,13 @@ class Prices:
     written: float = 0.0
 
     def cost(self, usage: Usage) -> float:
-        """What those tokens cost."""
+        """Return the cost of some tokens."""
         return (self.read * usage.read + self.written * usage.written) / 1e6
 
 
 @dataclass(frozen=True)
 class AnswerSource:
-    """Source of an answer. model: the server's name of it. sampling: its options."""
+    """Source of an answer. `model`: its name on the server. `sampling`: its options."""
 
     model: str = ""
     sampling: Mapping[str, object] = field(default_factory=dict)
@@ -56,9 +56,9 @@ class AnswerSource:
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer that can be used. reasoning: how the teacher came to it; never part of the knowledge.
+    """A usable answer. `reasoning`: how the teacher came to it; never part of the knowledge.
 
-    source: which model answered, and how its words were drawn, as far as that is known.
+    `source`: the model and its sampling, as far as known.
     """
 
     question: Question
@@ -70,9 +70,9 @@ class Answered:
 
 @dataclass(frozen=True)
 class Failed:
-    """A question without a usable answer. raw: what was said last, or None if nothing was: asking again may help.
+    """A question without a usable answer. `raw`: the last output, or None if there was none: asking again may help.
 
-    repairable: whether the repair question has not been put yet.
+    `repairable`: whether the repair question has not been asked yet.
     """
 
     question: Question
@@ -86,10 +86,10 @@ Reply = Answered | Failed
 
 
 class Teacher(Protocol):
-    """A large language model, or what one has said.
+    """A large language model, or its recorded answers.
 
-    prompt_sha256: of all words that go with a question; empty if that is not known.
-    provenance: who answered and on what terms, kept beside the answers.
+    `prompt_sha256`: of all words that go with a question; empty if unknown. `provenance`: the origin of the answers and
+    the terms of their use, stored beside them.
     """
 
     @property
@@ -105,25 +105,27 @@ class Teacher(Protocol):
     def provenance(self) -> str: ...
 
     def input_of(self, question: Question) -> str:
-        """All of the question that the answer depends on. Questions with the same input are asked once."""
+        """Return everything in the question that the answer depends on. Questions with the same input are asked
+        once."""
         ...
 
     def estimate(self, question: Question) -> Usage:
-        """The tokens that asking once is expected to take."""
+        """Return the expected tokens of asking once."""
         ...
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
-        """Answers each question once, in any order, as the answers come. Raises TeacherError if it cannot go on."""
+        """Answer each question once, in any order, as answers arrive. Raises TeacherError if it cannot go on."""
         ...
 
 
 def digest_of(question: Question) -> bytes:
-    """A hash of what is asked about, the same on every machine."""
+    """Return a hash of the question's level and text, the same on every machine."""
     return hashlib.sha256(json.dumps([question.level, question.text]).encode()).digest()
 
 
 def questions_of(dataset: Dataset) -> tuple[list[Question], list[Question]]:
-    """Questions about items and about users that have a text; a user's holds nothing after the profile window."""
+    """Return questions about the items and users that have a text; a user's has nothing from after the profile
+    window."""
     items, users = teacher_texts(dataset)
     return (
         [Question("item", id_, text) for id_, text in items.items()],
