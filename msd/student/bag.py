@@ -15,7 +15,7 @@ class BagOfWords:
     """Latent semantic analysis: the 128 directions in which the words of some texts differ most."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        """Fits the directions to n texts. Of few texts, or few words, there are fewer: the rest stays zero."""
+        """Fit the directions to n texts. Few texts, or few words, have fewer: the rest stays zero."""
         # Very rare or frequent terms carry little; a handful of texts may have no others.
         for bounds in ({"min_df": 3, "max_df": 0.5}, {}):
             self._counts = TfidfVectorizer(
@@ -31,7 +31,7 @@ class BagOfWords:
         self._directions = None
 
     def coordinates(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors [n, 128] of n texts; zeros for a text that has none of the fitted words."""
+        """Return unit vectors [n, 128] of n texts; zeros for a text without any of the fitted words."""
         result = np.zeros((len(texts), WORDS_DIM), np.float32)
         if self._directions is not None and texts:
             found = self._counts.transform(texts) @ self._directions

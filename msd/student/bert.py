@@ -1,6 +1,6 @@
-"""BERT as far as a sentence encoder needs it: the names of its weights are those of published checkpoints.
+"""BERT as far as a sentence encoder needs it, with the weight names of published checkpoints.
 
-It knows neither texts nor heads. (Devlin et al., arXiv 1810.04805.)
+Knows neither texts nor heads. (Devlin et al., arXiv 1810.04805.)
 """
 
 import torch
@@ -11,7 +11,7 @@ from msd.student.record import BertConfig
 
 
 class Bert(nn.Module):
-    """The embeddings and the layers, to be called part by part; its weights are drawn at random."""
+    """Embeddings and layers, to be called part by part; the weights are drawn at random."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Bert(nn.Module):
 
 
 class _Embeddings(nn.Module):
-    """Token ids [B, T] to states [B, T, D]; all texts are of the first type."""
+    """Token IDs [B, T] to states [B, T, D]; all texts have the first token type."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class _Intermediate(nn.Module):
 
 
 class _Output(nn.Module):
-    """Back to the states' width, added to what came in, and normalised."""
+    """Projection back to the states' width, with residual connection and layer normalisation."""
 
     def __init__(self, config: BertConfig, width: int) -> None:
         super().__init__()

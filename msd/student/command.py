@@ -1,4 +1,4 @@
-"""`msd distill`: trains the student on what the teacher wrote, and encodes the catalogue with it."""
+"""Command `msd distill`: train the student on what the teacher wrote, and encode the catalogue with it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -78,7 +78,8 @@ def main(
 
 
 def _table(knowledge: dict[str, Figures]) -> Table:
-    """How well raw text finds its knowledge: plain encoder, after the search, after the pass over the catalogue."""
+    """Return how well raw text finds its knowledge: with the plain encoder, and after search, rehearsal and
+    catalogue."""
     table = Table("texts", "head", "recall@1", "recall@10", "cosine", box=None)
     for name, heads in knowledge.items():
         for head, figures in heads.items():

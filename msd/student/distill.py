@@ -1,9 +1,10 @@
-"""Trains the student to say from raw text what the teacher wrote. Knows texts and knowledge, not datasets or clicks.
+"""Training of the student to predict from raw text what the teacher wrote. Knows texts and knowledge, not datasets or
+clicks.
 
-A search on 90 % of the lessons is stopped early by the rest and measured on it; then, from the best weights, passes
-over all lessons make every vector of the catalogue hold what was written of it. At the end of each stage, the head of
-words memorises its lessons, on top of an encoder that it leaves as it is. Between the two a rehearsal makes the same
-passes without the held-out lessons: its weights tell what the student makes of texts that it was not taught.
+The search trains on 90 % of the lessons; the others decide its early stopping and measure it. From its best weights,
+passes over all lessons (stage "catalogue") make every vector contain what was written about its text. Between the two,
+a rehearsal makes the same passes without the held-out lessons: its weights show what the student makes of texts that it
+was not taught. At the end of each stage, the words head memorises its lessons on top of the fixed encoder.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ _SAID = {"search": "searching", "rehearsal": "rehearsing", "catalogue": "learnin
 class DistillConfig:
     """Options of training.
 
-    `limit`: maximum number of taught items, and of users, those with the most events; all others are only encoded.
+    `limit`: maximum number of taught items, and of users, those with the most impressions; all others are only encoded.
     `items_every`, `users_every`: an epoch uses every n-th of a level's lessons, because long texts are expensive.
     """
 
@@ -54,14 +55,14 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class Course:
-    """A level's lessons with their targets [k, 896] and the cached states of its texts."""
+    """A level's lessons, their targets [k, 896] and the cached states of their texts."""
 
     lessons: Lessons
     targets: Vectors
     states: TextStates
 
     def vectors(self, student: Student, which: Rows) -> Tensor:
-        """The student's vectors [B, 896] of some lessons, with gradients."""
+        """Return the student's vectors [B, 896] of some lessons, with gradients."""
         return self.states.vectors(student, which)
 
 
@@ -84,7 +85,7 @@ class Distiller:
             self.progress, self.best, self.untaught = found
 
     def run(self, advance: Advance) -> Progress:
-        """Trains to the end, in place, and returns what was measured. `advance` hears of each epoch and its losses."""
+        """Train to the end, in place, and return the measurements. `advance` gets each epoch with its losses."""
         while self.progress.stage != "done":
             epoch = self.progress.epoch + 1
             lessons = [np.flatnonzero(~c.lessons.held | (self.progress.stage == "catalogue")) for c in self.courses]
@@ -105,13 +106,13 @@ class Distiller:
         return [course.states.all_pooled(self.student) for course in self.courses]
 
     def _end(self, stage: str, advance: Advance) -> dict[str, Figures]:
-        """Let the head of words memorise its lessons; return the figures of the finished stage."""
+        """Let the words head memorise its lessons; return the figures of the finished stage."""
         pooled = self._pooled()
         self._learn_words(stage, pooled, advance)
         return self._figures(stage, pooled)
 
     def _learn_words(self, stage: str, pooled: list[Tensor], advance: Advance) -> None:
-        """Trains the head of words alone, on pooled states: seconds, so never saved half way."""
+        """Train the words head alone, on pooled states. It takes seconds, so it has no checkpoint."""
         part, passes, head = HEADS["words"], self.config.words_passes, self.student.words
         lessons = [
             (states, torch.from_numpy(course.targets[:, part]))
@@ -171,7 +172,7 @@ class Distiller:
         self.progress = progress
 
     def _begin(self, stage: Stage, progress: Progress, figures: dict[str, Figures]) -> Progress:
-        """A stage at its start, with the figures of the one before."""
+        """Begin a stage with a new optimiser; return its progress, with the figures of the stage before."""
         self.optimiser = self._new_optimiser()
         figures = {**progress.figures, **figures}
         return progress.model_copy(update={"stage": stage, "epoch": 0, "steps": 0, "figures": figures})
@@ -190,7 +191,7 @@ class Distiller:
             yield part, measure(vectors, course.targets, np.flatnonzero(which))
 
     def _epoch(self, epoch: int, lessons: list[Rows]) -> tuple[float, int]:
-        """One pass; returns the mean loss and the number of steps."""
+        """Train one epoch; return the mean loss and the number of steps."""
         batches = list(self._batches(epoch, lessons))
         total = 0.0
         for at, (course, which) in enumerate(batches):
@@ -205,8 +206,8 @@ class Distiller:
         return total / len(batches), len(batches)
 
     def _batches(self, epoch: int, lessons: list[Rows]) -> Iterator[tuple[Course, Rows]]:
-        """Batches of one level each, in random order; a function of seed, stage and epoch, so that a rerun can
-        resume."""
+        """Return batches of one level each, in random order; they depend only on seed, stage and epoch, so that a rerun
+        can resume."""
         stage = ("search", "catalogue", "rehearsal").index(self.progress.stage)
         batches = []
         for number, (course, rows) in enumerate(zip(self.courses, lessons, strict=True)):
@@ -242,7 +243,7 @@ class Distiller:
         return torch.stack(losses).sum()
 
     def _new_optimiser(self) -> torch.optim.Optimizer:
-        # All heads except that of words, which is trained separately: its gradients would cost the others more.
+        # All heads except the words head, which is trained separately: its gradients would harm the others.
         weights = [value for name, value in self.weights.items() if not name.startswith("words.")]
         return torch.optim.AdamW(weights, weight_decay=self.config.weight_decay)
 
@@ -251,7 +252,7 @@ class Distiller:
 
 
 def head_loss(vectors_BD: Tensor, targets_BD: Tensor, config: DistillConfig) -> Tensor:
-    """Cosine regression plus InfoNCE both ways within the batch; rows of both are of unit length."""
+    """Return cosine regression plus InfoNCE in both directions within the batch; rows of both are unit vectors."""
     logits_BB = vectors_BD @ targets_BD.T / config.temperature
     own = torch.arange(len(vectors_BD))
     contrast = nn.functional.cross_entropy(logits_BB, own) + nn.functional.cross_entropy(logits_BB.T, own)
@@ -259,7 +260,7 @@ def head_loss(vectors_BD: Tensor, targets_BD: Tensor, config: DistillConfig) -> 
 
 
 def objective(config: DistillConfig) -> dict[str, object]:
-    """What student.json says of how the student was trained."""
+    """Return the record in student.json of how the student was trained."""
     return {
         "loss": "cosine regression + in-batch InfoNCE, per head",
         "targets": {
@@ -272,14 +273,14 @@ def objective(config: DistillConfig) -> dict[str, object]:
 
 
 def _alike(rows: Rows, course: Course, window: int) -> Rows:
-    """The same lessons with those of like lengths together within each window, so that little is padded."""
+    """Return the same lessons, sorted by length within each window, to reduce padding."""
     lengths = course.states.lengths
     windows = [rows[at : at + window] for at in range(0, len(rows), window)]
     return np.concatenate([one[np.argsort(lengths[one], kind="stable")] for one in windows]) if windows else rows
 
 
 def _trainable(student: Student, frozen_layers: int, heads: Sequence[str]) -> dict[str, Tensor]:
-    """The weights above the frozen layers and of some heads; all others are fixed from here on."""
+    """Return the weights above the frozen layers and of some heads; freeze all others."""
     # Dropout stays off, in eval mode: it would only add noise to such a short training.
     student.eval().requires_grad_(False)
     above = (f"encoder.bert.encoder.layer.{n}." for n in range(frozen_layers, student.encoder.depth))
@@ -293,5 +294,6 @@ def _trainable(student: Student, frozen_layers: int, heads: Sequence[str]) -> di
 
 
 def _schedule(done: float) -> float:
-    """Share of the learning rate when a share `done` of all epochs is over: up in the first 5 %, then down to 10 %."""
+    """Return the share of the learning rate after a share `done` of all epochs: up in the first 5 %, then down to 10
+    %."""
     return min(1.0, done / 0.05) * (1.0 - 0.9 * done)

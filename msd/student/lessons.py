@@ -1,4 +1,4 @@
-"""The student's lessons: texts by level, encodings of the teacher's words, and the held-out ones."""
+"""The student's lessons: texts by level, encodings of the teacher's words, and which lessons are held out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Lessons:
-    """A level's k ids that are taught, their texts and what is known of them; `held` [k] are held out."""
+    """The k taught IDs of a level, with their texts and knowledge; `held` [k]: whether each is held out."""
 
     level: Level
     ids: list[str]
@@ -32,9 +32,9 @@ class Lessons:
 def make_lessons(
     level: Level, texts: Mapping[str, str], knowledge: Mapping[str, Knowledge], holdout: float, seed: int
 ) -> Lessons:
-    """Pairs texts with knowledge; a share `holdout` of the pairs is held out, drawn by the seed.
+    """Pair texts with knowledge; the seed draws the share `holdout` of the pairs that is held out.
 
-    Texts without knowledge and knowledge without a text are left out, and either where it is blank.
+    Texts without knowledge and knowledge without a text are left out; blank ones count as missing.
     """
     known = {name for name, entry in knowledge.items() if teachers_words([entry])[0].strip()}
     kept = {name: text for name, text in texts.items() if text.strip() and name in known}
@@ -45,7 +45,7 @@ def make_lessons(
 
 
 def all_lessons(texts: Sequence[Mapping[str, str]], base: KnowledgeBase, holdout: float, seed: int) -> list[Lessons]:
-    """Lessons of items and of users. Raises StudentError if too few items have both a text and knowledge."""
+    """Return the lessons of items and of users. Raises StudentError if too few items have both a text and knowledge."""
     knowledge = (base.items, base.users)
     lessons = [
         make_lessons(level, named, known, holdout, seed)
@@ -61,7 +61,7 @@ def all_lessons(texts: Sequence[Mapping[str, str]], base: KnowledgeBase, holdout
 
 
 def target_texts(knowledge: Sequence[Knowledge]) -> tuple[list[str], list[str]]:
-    """Return each head's target texts: facts with tags, and who would want it."""
+    """Return each head's target texts: facts with tags, and who would want it and why."""
     explicit = [" ".join([entry.explicit, ", ".join(entry.tags)]).strip() for entry in knowledge]
     return explicit, [entry.implicit for entry in knowledge]
 
@@ -72,9 +72,9 @@ def teachers_words(knowledge: Sequence[Knowledge]) -> list[str]:
 
 
 def encode_targets(student: Student, lessons: Lessons, advance: Advance) -> Vectors:
-    """Targets [k, 896]: the untrained student's sentence embeddings of the teacher's explicit ‖ implicit texts.
+    """Return targets [k, 896]: the untrained student's embeddings of the teacher's explicit ‖ implicit texts.
 
-    There are zeros where he wrote nothing, and in place of the words, which are a bag's to say.
+    Empty texts are zeros, and so are the words, which come from a `BagOfWords`.
     """
     texts = target_texts(lessons.knowledge)
     written = [[row for row, text in enumerate(part) if text.strip()] for part in texts]

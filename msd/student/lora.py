@@ -1,4 +1,5 @@
-"""LoRA (arXiv 2106.09685) on a student's top layers: few weights, trained with whatever loss, then merged into its own.
+"""LoRA (arXiv 2106.09685) on a student's top layers: few weights, trained with any loss, then merged into the
+student's.
 
 Knows the student, not what it is trained for.
 """
@@ -14,14 +15,14 @@ from msd.student.encoder import Student
 
 
 class Lora:
-    """Low-rank differences in a student's top layers, put there in place; all other weights are fixed from here on.
+    """Low-rank differences in a student's top layers, inserted in place; all other weights are frozen from here on.
 
-    They begin at zero: the student's vectors stay as they were until the differences are trained. `frozen` is the
-    number of layers below them, whose states can be cached.
+    They start at zero: the student's vectors do not change until the differences are trained. `frozen` is the number of
+    layers below them, whose states can be cached.
     """
 
     def __init__(self, student: Student, rank: int, layers: int) -> None:
-        # Dropout stays off, in eval mode, so that vectors made in training are those that will be served.
+        # Dropout stays off, in eval mode, so that vectors in training equal those that will be served.
         student.eval().requires_grad_(False)
         self.frozen = student.encoder.depth - layers
         self._tuned: list[tuple[nn.Module, str, _LowRank]] = []
@@ -48,14 +49,14 @@ class Lora:
                 weight.copy_(weights[name])
 
     def merge(self) -> None:
-        """Adds the differences to the student's weights and takes LoRA out: its parts are named as before."""
+        """Add the differences to the student's weights and remove LoRA; weights have their former names."""
         for module, name, tuned in self._tuned:
             setattr(module, name, tuned.merged())
         self._tuned, self.weights = [], {}
 
 
 class _LowRank(nn.Module):
-    """A linear map and a difference of low rank to it."""
+    """A linear map with a low-rank difference."""
 
     _SCALE = 2.0
 
@@ -72,6 +73,6 @@ class _LowRank(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """The map with the difference added to its weight."""
+        """Add the difference to the map's weight, and return the map."""
         self.base.weight += self._SCALE * self.lora_b @ self.lora_a
         return self.base

@@ -1,4 +1,4 @@
-"""Measures how much of the teacher's knowledge vectors of raw text hold: retrieval of the right text, and cosine."""
+"""How much of the teacher's knowledge is in vectors of raw text: retrieval of the right target, and cosine."""
 
 import numpy as np
 
@@ -11,10 +11,11 @@ Figures = dict[str, dict[str, float]]
 
 
 def measure(vectors: Vectors, targets: Vectors, rows: Rows) -> Figures:
-    """Per head, over the lessons `rows` of vectors [k, 896] and targets [k, 896]; lessons of zeros do not count.
+    """Return figures per head over the lessons `rows` of vectors [k, 896] and targets [k, 896]; zero targets do not
+    count.
 
-    recall_1, recall_10: the share whose own target is the nearest, or among the ten nearest, of all targets
-    (ties count against). cosine: the mean with the own target. candidates: how many targets are not zeros.
+    recall_1, recall_10: share of lessons with their own target as the nearest, or among the ten nearest, of all targets
+    (ties count against). cosine: mean with the own target. candidates: number of non-zero targets.
     """
     return {name: _measure_head(vectors[:, part], targets[:, part], rows) for name, part in HEADS.items()}
 

@@ -10,7 +10,7 @@ Stage = Literal["search", "rehearsal", "catalogue", "done"]
 
 
 class Epoch(BaseModel):
-    """What one pass measured; `held_out_loss` is None once nothing is held out."""
+    """Measurements of one pass; `held_out_loss` is None outside the search."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -21,7 +21,7 @@ class Epoch(BaseModel):
 
 
 class Progress(BaseModel):
-    """Where a run is: `epoch` passes of `stage` are done. `best_epoch` is of the search, 0 being before training."""
+    """Progress of a run: `epoch` passes of `stage` are done. `best_epoch` is of the search; 0 is before training."""
 
     model_config = ConfigDict(frozen=True)
 

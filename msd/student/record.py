@@ -1,4 +1,4 @@
-"""A student's folder by its record: files, dimensions, fingerprint. Needs no torch."""
+"""The record of a student's folder: files, dimensions, fingerprint. Needs no torch."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ FORMAT = 2
 HEAD_DIM = 384
 WORDS_DIM = 128
 VECTOR_DIM = 2 * HEAD_DIM + WORDS_DIM
-# Where each head's numbers stand in a vector; each part is of unit length.
+# Place of each head's numbers in a vector; each part is of unit length.
 HEADS = {
     "explicit": slice(0, HEAD_DIM),
     "implicit": slice(HEAD_DIM, 2 * HEAD_DIM),
@@ -30,9 +30,9 @@ class StudentError(MsdError):
 
 
 class BertConfig(BaseModel):
-    """The part of a checkpoint's config.json that the encoder is built by; by default that of all-MiniLM-L6-v2.
+    """Part of a checkpoint's config.json that defines the encoder; the defaults are those of all-MiniLM-L6-v2.
 
-    Sizes are bounded, since weights of these sizes are made before a file of weights is read.
+    Sizes are bounded, because weights of these sizes are made before a file of weights is read.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -60,9 +60,9 @@ class BertConfig(BaseModel):
 
 
 class StudentRecord(BaseModel):
-    """`student.json`: what it takes to rebuild the student, and what training it measured.
+    """`student.json`: what is needed to rebuild the student, and the measurements of its training.
 
-    `fingerprint` names the weights, the tokenizer and the truncation together: vectors carry it.
+    `fingerprint` identifies weights, tokenizer and truncation together; vectors carry it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,7 +85,7 @@ class StudentRecord(BaseModel):
 
 
 def load_record(folder: Path) -> StudentRecord:
-    """Reads `student.json` alone. Raises StudentError naming what is missing, malformed or of another format."""
+    """Read `student.json` alone. Raises StudentError if it is missing, malformed or of another format."""
     path = folder / RECORD_FILE
     if not path.is_file():
         raise StudentError(f"{path}: no such file; a student's folder is what `msd distill` writes")

@@ -1,4 +1,4 @@
-"""Hidden states below the layers that are trained: computed once per text, kept in main memory, batched on demand."""
+"""Hidden states below the trained layers: computed once per text, kept in main memory, batched on demand."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ _BATCH = 64
 
 
 class TextStates:
-    """The states [T, 384] of n texts after `frozen` layers; float32, so that vectors made of them are the encoder's."""
+    """States [T, 384] of n texts after `frozen` layers; float32, so that vectors made from them equal the encoder's."""
 
     def __init__(
         self, student: Student, texts: Sequence[str], frozen: int, on_batch: Callable[[int], None] | None = None
@@ -35,7 +35,7 @@ class TextStates:
                     on_batch(len(batch))
 
     def vectors(self, student: Student, rows: Rows) -> Tensor:
-        """The student's vectors [B, 896] of some texts, in their order; gradients reach the layers above."""
+        """Return the student's vectors [B, 896] of some texts, in their order; gradients reach the layers above."""
         return student.heads(self.pooled(student, rows))
 
     def pooled(self, student: Student, rows: Rows) -> Tensor:
@@ -50,7 +50,7 @@ class TextStates:
         return student.encoder.pool(student.encoder.layers(states, mask, self.frozen, student.encoder.depth), mask)
 
     def all_vectors(self, student: Student) -> Vectors:
-        """The student's vectors [n, 896] of all texts, without gradients."""
+        """Return the student's vectors [n, 896] of all texts, without gradients."""
         return self._all(lambda rows: self.vectors(student, rows), VECTOR_DIM).numpy()
 
     def all_pooled(self, student: Student) -> Tensor:

@@ -1,4 +1,4 @@
-"""The distilling step: dataset and knowledge in, a student's folder out; skipped if done, continued if cut short."""
+"""Distilling step: dataset and knowledge in, a student's folder out. Skipped if done; resumed if interrupted."""
 
 import shutil
 import time
@@ -28,7 +28,7 @@ from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledg
 WORK_FOLDER = ".work"
 _MOST_UNTAUGHT = 1_000
 Tell = Callable[[str], None]
-Texts = tuple[dict[str, str], dict[str, str]]  # of items and of users, by id
+Texts = tuple[dict[str, str], dict[str, str]]  # of items and of users, by ID
 
 
 def distill(
@@ -39,9 +39,10 @@ def distill(
     advance: Advance,
     tell: Tell = lambda _: None,
 ) -> bool:
-    """Fills `out` with a student and its vectors; False if it already held them. `tell` hears how long it will take.
+    """Fill `out` with a student and its vectors; return False if it already has them. `tell` gets the plan, with its
+    duration.
 
-    Raises DatasetError, TeacherError or StudentError for inputs that are missing or wrong, or a folder of other things.
+    Raises DatasetError, TeacherError or StudentError if inputs are missing or invalid, or the folder has other content.
     """
     start = time.perf_counter()
     dataset = load_dataset(dataset_folder)
@@ -58,7 +59,7 @@ def distill(
     texts = student_texts(dataset)
     lessons = _lessons(dataset, texts, base, config)
     tell(_plan(texts, lessons, config))
-    # Only the items' words define the directions, whatever the users are like.
+    # Only the items' words define the directions, independently of the users.
     bag = BagOfWords(teachers_words(lessons[0].knowledge))
     courses = [
         _course(student, bag, level, config, work / f"{level.level}.safetensors", run, advance) for level in lessons
@@ -80,9 +81,9 @@ def distill(
 
 
 def encode_untaught(dataset_folder: Path, out: Path, advance: Advance, tell: Tell = lambda _: None) -> bool:
-    """Fills `out` with the student as it is before any training, and its vectors; False if it already held them.
+    """Fill `out` with the untrained student and its vectors; return False if it already has them.
 
-    For texts that no teacher has written of. `tell` hears how long it will take. Raises DatasetError or StudentError.
+    For texts without knowledge. `tell` gets the expected duration. Raises DatasetError or StudentError.
     """
     start = time.perf_counter()
     dataset = load_dataset(dataset_folder)
@@ -111,14 +112,14 @@ def encode_untaught(dataset_folder: Path, out: Path, advance: Advance, tell: Tel
     )
     fingerprint = save_student(student, out)
     save_vectors(StudentVectors(fingerprint, items, users), out)
-    # Untaught, so each text is as new to it as any.
+    # The student is untaught, so all texts are equally new to it.
     save_untaught(out, fingerprint, {}, items.ids[:_MOST_UNTAUGHT])
     mark_done(out, run, time.perf_counter() - start)
     return True
 
 
 def _lessons(dataset: Dataset, texts: Texts, base: KnowledgeBase, config: DistillConfig) -> list[Lessons]:
-    """What is taught: of all that have a text and knowledge, those with the most events."""
+    """Return what is taught: of all with a text and knowledge, those with the most impressions."""
     every = all_lessons(texts, base, config.holdout, config.seed)
     if max(len(one.ids) for one in every) <= config.limit:
         return every
@@ -127,7 +128,7 @@ def _lessons(dataset: Dataset, texts: Texts, base: KnowledgeBase, config: Distil
 
 
 def _plan(texts: Texts, lessons: list[Lessons], config: DistillConfig) -> str:
-    """Print the plan: amounts, and the maximum duration."""
+    """Return the plan in words: amounts, and the maximum duration."""
     taught = [tokens_of(one.texts) for one in lessons]
     written = sum(tokens_of(part) for one in lessons for part in target_texts(one.knowledge))
     seconds = distilling(
@@ -187,7 +188,7 @@ def _counter(doing: str, total: int, advance: Advance) -> Callable[[int], None]:
 
 
 def _kept_targets(path: Path, run: str) -> Vectors | None:
-    """Return targets encoded by an earlier start of the same run."""
+    """Return targets that an earlier start of the same run encoded; None if there are none."""
     try:
         return load_file(path).get(run)
     except (OSError, SafetensorError):
@@ -202,7 +203,7 @@ def _save(student: Student, texts: Texts, courses: list[Course], out: Path, adva
 
 
 def _vectors(student: Student, texts: Mapping[str, str], course: Course, advance: Advance) -> LevelVectors:
-    """Of all texts that are not blank: those that were taught from their states, all others from the text."""
+    """Return vectors of all texts that are not blank: of taught ones from their states, of others from the text."""
     taught = set(course.lessons.ids)
     others = {one: text for one, text in texts.items() if text.strip() and one not in taught}
     count = _counter(f"encoding the other texts of {course.lessons.level}", len(others), advance)

@@ -22,20 +22,20 @@ _NOBODY = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
 
 
 def save_untaught(folder: Path, student: str, weights: Mapping[str, Tensor], items: Sequence[str]) -> None:
-    """Writes the weights in which the rehearsed student differs from the one of that fingerprint, and the ids of the
-    items that were kept from it."""
+    """Write the weights in which the rehearsed student differs from the student with this fingerprint, and the IDs of
+    the items that were held out from it."""
     metadata = {"student": student, "items": json.dumps(list(items))}
     held = {name: value.detach().contiguous() for name, value in weights.items()}
     write_bytes_atomic(folder / UNTAUGHT_FILE, save(held, metadata))
 
 
 def untaught_items(folder: Path, tuned: Path | None, texts: Mapping[str, str]) -> LevelVectors:
-    """Vectors of the items that were kept from the rehearsed student in `folder`, made of their texts, by id.
+    """Return vectors, by ID, of the items held out from the rehearsed student in `folder`, made from their texts.
 
-    `tuned`: the folder of the student that was trained on from there with a ranker, if it was: what that changed is
-    changed here, too. Empty for a student that was distilled before rehearsals existed. Raises StudentError.
+    `tuned`: the folder of the student that was then tuned with a ranker, if any: its changes are applied here, too.
+    Empty for a student that was distilled before rehearsals existed. Raises StudentError.
     """
-    # Loads the encoder's libraries, which models without vectors are measured without.
+    # Loads the encoder's libraries, which measuring models without vectors does not need.
     from msd.student.encoder import encode_texts, load_student
 
     path = folder / UNTAUGHT_FILE
@@ -49,7 +49,7 @@ def untaught_items(folder: Path, tuned: Path | None, texts: Mapping[str, str]) -
     held = dict(student.named_parameters())
     later = dict(load_student(tuned).named_parameters()) if tuned else held
     with torch.no_grad():
-        # Tuning may have changed what distilling leaves alone.
+        # Tuning may have changed weights that distilling leaves alone.
         for name in held.keys() | weights.keys():
             change = later[name] - held[name]
             held[name].copy_(weights.get(name, held[name]) + change)

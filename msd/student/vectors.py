@@ -1,4 +1,4 @@
-"""The student's vectors of a catalogue's items and users, by id; knows ids and arrays, not texts."""
+"""The student's vectors of a catalogue's items and users, by ID. Knows IDs and arrays, not texts."""
 
 import json
 from collections.abc import Sequence
@@ -23,27 +23,27 @@ Level = Literal["items", "users"]
 
 @dataclass(frozen=True)
 class LevelVectors:
-    """Vectors [n, 896] float32 of n distinct ids, row by row."""
+    """Vectors [n, 896] float32 of n distinct IDs, row by row."""
 
     ids: list[str]
     vectors: Vectors
 
     @cached_property
     def rows(self) -> dict[str, int]:
-        """The row of each id."""
+        """Row of each ID."""
         return {name: row for row, name in enumerate(self.ids)}
 
 
 @dataclass(frozen=True)
 class StudentVectors:
-    """Vectors of items and users, made by the student of that fingerprint. Who has no text has no vector."""
+    """Vectors of items and users, made by the student with this fingerprint. IDs without text have no vector."""
 
     student: str
     items: LevelVectors
     users: LevelVectors
 
     def gather(self, level: Level, ids: Sequence[str]) -> tuple[Vectors, npt.NDArray[np.bool_]]:
-        """Vectors [k, 896] of k ids, zeros where there is none, and which are present [k]."""
+        """Return vectors [k, 896] of k IDs, zeros for missing ones, and which are present [k]."""
         held = self.items if level == "items" else self.users
         rows = np.fromiter((held.rows.get(name, -1) for name in ids), np.int64, len(ids))
         present = rows >= 0
@@ -59,7 +59,7 @@ def no_vectors() -> StudentVectors:
 
 
 def save_vectors(vectors: StudentVectors, folder: Path) -> None:
-    """Writes `vectors.safetensors` and then `ids.json`; both name the student."""
+    """Write `vectors.safetensors`, then `ids.json`; both name the student."""
     levels = {"items": vectors.items, "users": vectors.users}
     tensors = {name: np.ascontiguousarray(level.vectors) for name, level in levels.items()}
     write_bytes_atomic(folder / VECTORS_FILE, save(tensors, {"student": vectors.student}))
@@ -68,9 +68,9 @@ def save_vectors(vectors: StudentVectors, folder: Path) -> None:
 
 
 def load_vectors(folder: Path) -> StudentVectors:
-    """The vectors in a student's folder.
+    """Load the vectors in a student's folder.
 
-    Raises StudentError if they are missing, damaged, or not made by the student that the folder holds.
+    Raises StudentError if they are missing, damaged, or made by another student than the folder's.
     """
     fingerprint = load_record(folder).fingerprint
     ids = _read_ids(folder / IDS_FILE)
