@@ -1,6 +1,6 @@
-"""Unseen items: a dataset whose test rows are all those of items drawn by the seed.
+"""Unseen items: a dataset whose test rows are all rows of items drawn by the seed.
 
-The network then trains on the rows of the other items, as on any dataset whose events say which part they are in.
+The network trains on the rows of the other items, as on any dataset whose events name their part.
 """
 
 from dataclasses import replace
@@ -16,11 +16,12 @@ HIDDEN, HELD = 0.2, 0.1  # shares of all items, and of those that are not hidden
 
 
 def hide_items(dataset: Dataset, seed: int) -> Dataset:
-    """The same events with their part: test for a fifth of the items, valid for a tenth of the rest, else train.
+    """Return the same events with their part: test for a fifth of the items, valid for a tenth of the rest, else train.
 
-    Which items are hidden is the head of a permutation of the items table by `default_rng(seed)`; valid is the head of
-    a second one of the rest. A user's rows of valid items are put one second after the last that he trains with, and
-    those of hidden items another second later, so that they see all of his history and counts but none of each other.
+    The hidden items are the first of a permutation of the items table by `default_rng(seed)`; the valid items are the
+    first of a second permutation, of the rest. A user's rows of valid items are moved to one second after the user's
+    last training row, and those of hidden items one second later, so that they see the user's whole history and counts,
+    but not each other.
     """
     rng = np.random.default_rng(seed)
     ids = dataset.items["item_id"].to_numpy()
@@ -36,7 +37,7 @@ def hide_items(dataset: Dataset, seed: int) -> Dataset:
     )
     later = pl.col("part").replace_strict({"train": 0, "valid": 1, "test": 2}, return_dtype=pl.Int64)
     last = pl.col("at").filter(pl.col("part") == "train").max().over("user_id")
-    # A user without a row to train with keeps the order of the parts.
+    # A user without training rows keeps the order of the parts.
     last = last.fill_null(pl.col("at").max().over("user_id"))
     events = (
         dataset.events.with_columns(part=part)

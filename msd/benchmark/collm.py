@@ -1,6 +1,6 @@
-"""The time split of MovieLens-1M by the authors of CoLLM (arXiv 2310.19488), with what an LLM wrote.
+"""CoLLM's time split of MovieLens-1M (arXiv 2310.19488), with the knowledge of a language model.
 
-Reads what `msd data collm-ml-1m` and `msd teach` left in a folder, or four Parquet files with one text per film
+Reads a folder that `msd data collm-ml-1m` and `msd teach` wrote, or four Parquet files with one text per film
 (docs/protocols.md); ships neither.
 """
 
@@ -20,7 +20,7 @@ from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.teachers.knowledge import RECORD_FILE, Knowledge, KnowledgeBase, TeachRecord
 
 PARTS = ("train", "valid", "test")
-KNOWLEDGE_FOLDER = "knowledge"  # within a dataset's
+KNOWLEDGE_FOLDER = "knowledge"  # within a dataset's folder
 _FORMAT = 1
 _EVENTS = {"user_id": pl.Int64(), "item_id": pl.Int64(), "timestamp": pl.Int64(), "label": pl.Float64()}
 _ITEMS = {
@@ -34,11 +34,11 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def prepare(data: Path, work: Path, advance: Advance) -> Folders:
-    """The dataset that `data` is, with the knowledge in it; or both in `work`, made anew if the files in `data` have
+    """Return `data` if it is a dataset with knowledge; otherwise make both in `work`, again if the files in `data`
     changed.
 
-    Raises BenchmarkError for another or an untaught dataset, and for a file that is missing, not Parquet, or lacks a
-    column, a value or one of both labels.
+    Raises BenchmarkError for another dataset, for one without knowledge, and for a file that is missing, not Parquet,
+    or lacks a column, a value or one of the labels.
     """
     if (data / CONFIG_FILE).is_file():
         return _taught(data)
@@ -83,7 +83,7 @@ def _read_events(path: Path) -> pl.DataFrame:
 
 
 def _read(path: Path, columns: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """The named columns as the types they have here, without a missing value."""
+    """Return the named columns in their types here. Raises BenchmarkError for an unreadable file or a missing value."""
     try:
         table = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -114,9 +114,9 @@ def _write_knowledge(folder: Path, items: pl.DataFrame) -> None:
 
 
 def halves(text: str) -> tuple[str, str]:
-    """A text cut at the end of a sentence that is nearest its middle; twice the whole of a single sentence.
+    """Return a text cut at the sentence end nearest its middle; for a single sentence, the whole text twice.
 
-    The texts are of one kind, and longer than what the encoder reads at once: two halves are read in full.
+    The texts are of one kind, and longer than the encoder's input: two halves are read in full.
     """
     text = text.strip()
     ends = [(match.start(), match.end()) for match in _SENTENCE_END.finditer(text)]

@@ -1,4 +1,4 @@
-"""`msd evaluate --benchmark`: runs a benchmark to its end, shows how far it is, and writes what it found as JSON."""
+"""`msd evaluate --benchmark`: run a benchmark, show its progress, and write its figures as JSON and as a page."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ BENCHMARKS: dict[str, Protocol] = {protocol.name: protocol for protocol in (COLL
 
 
 class Bars:
-    """Two bars: how many models are made, and how far the present one is."""
+    """Two progress bars: of all models, and of the current model."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -33,19 +33,19 @@ class Bars:
         self._one = self.progress.add_task("", total=1)
 
     def part(self, name: str, done: int, total: int) -> None:
-        """Moves the bar of all models."""
+        """Update the bar of all models."""
         self.progress.update(self._all, description=escape(name), completed=done, total=total)
 
     def advance(self, doing: str, done: int, total: int) -> None:
-        """Moves the bar of the present one."""
+        """Update the bar of the current model."""
         self.progress.update(self._one, description=escape(doing), completed=done, total=total)
 
 
 def run_command(
     name: str, data: Path, out: Path, work: Path | None, first: int, seeds: int | None, resamples: int
 ) -> None:
-    """Writes `out`; keeps what it rests on in `work`, or in a folder beside `out`, for a rerun to resume. `seeds`:
-    number of seeds from `first` on; None for the benchmark's default."""
+    """Write `out`; keep intermediate results in `work`, or in a folder beside `out`, so that a rerun can resume.
+    `seeds`: number of seeds from `first` on; None for the benchmark's default."""
     protocol = _protocol(name)
     if not data.is_dir():
         raise BenchmarkError(f"{data}: no such folder; --data is where the files of {name} are")
@@ -77,7 +77,7 @@ def _protocol(name: str) -> Protocol:
 
 
 def figures_of(protocol: Protocol, results: Results, resamples: int) -> dict[str, Any]:
-    """All of the JSON."""
+    """Return the content of the JSON."""
     return {
         "benchmark": protocol.name,
         **(summarise_by_seed(protocol, results) if protocol.rows_vary else summarise(protocol, results, resamples)),
@@ -96,7 +96,8 @@ def figures_of(protocol: Protocol, results: Results, resamples: int) -> dict[str
 
 
 def _seconds(results: Results) -> dict[str, Any]:
-    """What each variant took, a first stage included that it shares with another; and all, shared stages once."""
+    """Return the seconds of each variant, including a first stage shared with another; and of all, with shared stages
+    counted once."""
     every = [one for by_seed in results.found.values() for one in by_seed.values()]
     return {
         "all": round(results.distilling + sum(one.own for one in every), 1),

@@ -1,6 +1,6 @@
-"""Linear models of what items are, one a user: strong baselines on unseen items.
+"""Linear models of items' content, one per user: strong baselines on unseen items.
 
-Each user's weights lean on those of all users. An item is its features, and the words that a teacher wrote of it.
+Each user's weights are shrunk towards those of all users. An item is its features, and the teacher's words about it.
 """
 
 from collections.abc import Callable
@@ -18,32 +18,32 @@ from msd.teachers.knowledge import Knowledge
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
-# Users of rows [n], what is known of their items [n, D], labels [n], how many users → weights [users, D].
+# Users of rows [n], inputs of their items [n, D], labels [n], number of users → weights [users, D].
 Fit = Callable[[Rows, Floats, Floats, int], Floats]
 
-# Chosen on valid items of MovieLens-100K, never on the hidden ones of the same seed.
+# Chosen on valid items of MovieLens-100K, never on the hidden items of the same seed.
 WORDS_DIM, ROUNDS, RIDGE = 32, 25, 150.0
 SETTINGS = {"words_dim": WORDS_DIM, "rounds": ROUNDS, "ridge": RIDGE}
 _LEAST = 1e-3
 
 
 def attributes_linear(given: Given, events: Rows) -> Floats:
-    """Click probabilities [n] of events by the Bayesian model of the items' features alone."""
+    """Return click probabilities [n] of events by the Bayesian model of the items' features alone."""
     return _predict(fit_bayesian, given.features, attributes(given.features), events)
 
 
 def ridge_linear(given: Given, events: Rows) -> Floats:
-    """The same by ridge regression on features and the teacher's words."""
+    """Return click probabilities [n] by ridge regression on features and the teacher's words."""
     return _predict(fit_ridge, given.features, _all_known(given), events)
 
 
 def bayesian_linear(given: Given, events: Rows) -> Floats:
-    """The same by the Bayesian model of features and the teacher's words."""
+    """Return click probabilities [n] by the Bayesian model of features and the teacher's words."""
     return _predict(fit_bayesian, given.features, _all_known(given), events)
 
 
 def attributes(features: Features) -> Floats:
-    """[n + 1, D] one, then of each item: its bags and categories as indicators, its numbers and their squares."""
+    """Return [n + 1, D]: one, then each item's bags and categories as indicators, its numbers and their squares."""
     entities = features.item.entities
     numbers = entities.numeric.astype(np.float64)
     parts = [np.ones((len(numbers), 1)), numbers, numbers[:, ::2] ** 2]
@@ -57,9 +57,10 @@ def attributes(features: Features) -> Floats:
 
 
 def words(features: Features, known: dict[str, Knowledge], dim: int) -> Floats:
-    """[n + 1, at most dim] principal components of TF-IDF of all that the teacher wrote of each item; zeros if nothing.
+    """Return [n + 1, at most dim] principal components of TF-IDF of the teacher's words about each item; zeros if there
+    are none.
 
-    Their deviation over all components is 1, so that the first ones say most.
+    The standard deviation over all components together is 1, so the first ones weigh most.
     """
     ids = [one for one in features.item.entities.ids if one in known]
     entries = [known[one] for one in ids]
@@ -72,7 +73,7 @@ def words(features: Features, known: dict[str, Knowledge], dim: int) -> Floats:
 
 
 def fit_ridge(user: Rows, x: Floats, label: Floats, users: int) -> Floats:
-    """Ridge regression of all rows, then of what it leaves in each user's own rows: weights [users, D]."""
+    """Return weights [users, D]: ridge regression of all rows, plus one of its residuals in each user's own rows."""
     width = x.shape[1]
     gram, moment = _sums(user, x, label, users)
     shared = np.linalg.solve(gram.sum(0) + RIDGE * np.eye(width), moment.sum(0))
@@ -82,7 +83,7 @@ def fit_ridge(user: Rows, x: Floats, label: Floats, users: int) -> Floats:
 
 
 def fit_bayesian(user: Rows, x: Floats, label: Floats, users: int) -> Floats:
-    """Means [users, D] of weights that are Normal(mu, sigma) over users, both and the noise learned by EM.
+    """Return means [users, D] of weights that are Normal(mu, sigma) over users; EM learns both, and the noise.
 
     (Multi-task learning with a learned prior: Yu, Tresp and Schwaighofer, ICML 2005.)
     """
@@ -106,7 +107,7 @@ def fit_bayesian(user: Rows, x: Floats, label: Floats, users: int) -> Floats:
 
 
 def _sums(user: Rows, x: Floats, label: Floats, users: int) -> tuple[Floats, Floats]:
-    """Of each user's rows: Σ x xᵀ [users, D, D] and Σ x · label [users, D]."""
+    """Return sums over each user's rows: Σ x xᵀ [users, D, D] and Σ x · label [users, D]."""
     gram, moment = np.zeros((users, x.shape[1], x.shape[1])), np.zeros((users, x.shape[1]))
     order = np.argsort(user, kind="stable")
     starts = np.searchsorted(user[order], np.arange(users + 1))
@@ -123,7 +124,8 @@ def _all_known(given: Given) -> Floats:
 
 
 def _predict(fit: Fit, features: Features, known: Floats, events: Rows) -> Floats:
-    """Test rows are seen by a model that has learned from valid rows as well, valid rows by one that has not."""
+    """Return predictions: for test rows of a model that also learned from valid rows, for valid rows of one that did
+    not."""
     user, item = (side.rows.numpy().astype(np.int64) for side in (features.user, features.item))
     label = features.labels.numpy().astype(np.float64)
     result = np.zeros(len(events))

@@ -1,4 +1,4 @@
-"""What a benchmark ran on: without it, seconds mean nothing."""
+"""The machine of a benchmark: without it, seconds mean nothing."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ _OF_CHECKOUT = "of the checkout"
 
 
 def machine() -> dict[str, Any]:
-    """Cores that this process may use, the processor's name, and the versions of what computes."""
+    """Return the cores that this process may use, the CPU's name, and the versions of computing packages."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "cpu": processor(Path("/proc/cpuinfo")),
@@ -23,8 +23,8 @@ def machine() -> dict[str, Any]:
 
 
 def machine_now() -> dict[str, Any]:
-    """The same with what serves, None for what is not installed; and what else runs: the load of the last minute and
-    quarter of an hour, the measurement's own with it."""
+    """Return the same with the serving packages (None if not installed), CPU instructions, and the load averages of 1
+    and 15 minutes, which include the measurement's own load."""
     found = machine()
     found["versions"] |= {name: _version(name, None) for name in _SERVING}
     one, _, quarter = os.getloadavg()
@@ -33,7 +33,7 @@ def machine_now() -> dict[str, Any]:
 
 
 def processor(cpuinfo: Path) -> str:
-    """The first processor's name as Linux tells it in that file, or else what the platform says."""
+    """Return the first CPU's name from Linux's cpuinfo file, otherwise from the platform."""
     try:
         lines = cpuinfo.read_text("utf-8").splitlines()
     except OSError:

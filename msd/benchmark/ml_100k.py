@@ -1,4 +1,4 @@
-"""MovieLens-100K as `msd data ml-100k` writes it, with the recorded knowledge: in time, and by items never seen."""
+"""MovieLens-100K as `msd data ml-100k` writes it, with recorded knowledge: split in time, and by unseen items."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from msd.teachers.recorded import RecordedTeacher
 
 
 def prepare(data: Path, work: Path, advance: Advance) -> Folders:
-    """The given dataset as it is, and its recorded knowledge in `work`.
+    """Return the given dataset, and its recorded knowledge in `work`.
 
     Raises BenchmarkError if `data` is another dataset, DatasetError if it is invalid.
     """
@@ -25,7 +25,7 @@ def prepare(data: Path, work: Path, advance: Advance) -> Folders:
 
 
 def prepare_items(data: Path, work: Path, advance: Advance) -> Folders:
-    """The same with knowledge of items alone: that of users rests on events of items which a seed hides."""
+    """Return the same with knowledge of items alone: that of users is based on events of items that a seed hides."""
     whole = _prepare(data, work / "recorded", advance).knowledge
     base = replace(load_knowledge(whole), users={})
     return Folders(data, write_knowledge(work / "knowledge", base, load_record(whole)))
@@ -51,9 +51,9 @@ ML_100K = Protocol(
     "what is known of a user rests on the first half and is used for the rest",
     prepare=prepare,
     variants=(*standard_variants(), *knowledge_ablations()),
-    # By valid rows: `msd train --choose` keeps the network without user knowledge (docs/benchmarks.md).
+    # On valid rows, `msd train --choose` keeps the network without user knowledge (docs/benchmarks.md).
     user_vectors=False,
-    # Without vectors, valid AUC still rises after 20 epochs: a baseline is not to be cut short.
+    # Without vectors, valid AUC still rises after 20 epochs: a baseline must not be cut short.
     training=TrainConfig(epochs=60),
     looks=(
         "five seeds: ours .8054",
@@ -81,9 +81,9 @@ ML_100K_COLD = Protocol(
     of_seed=hide_items,
     hidden=HIDDEN,
     user_vectors=False,
-    # Layers that cross or bend a vector learn which item it is of, and fail on unseen items: a linear
-    # model of each user's own is left, and items are trained with as if they were new. None has counts, nor is to get
-    # any from other users' rows of it.
+    # Layers that cross or bend a vector learn which item it belongs to, and fail on unseen items. What remains is a
+    # linear model per user, and items are trained as if they were new: they have no counts, and must not get any from
+    # other users' rows.
     ranker=RankerConfig(affinity=32, hidden=(), cross_layers=0, counts=()),
     training=TrainConfig(
         epochs=10,

@@ -1,4 +1,4 @@
-"""What one model with one seed said of the rows, kept in a file with a fingerprint of all that it came from."""
+"""Predictions of one model with one seed, stored in a file with a fingerprint of all their inputs."""
 
 import io
 import zipfile
@@ -20,8 +20,8 @@ Floats = NDArray[np.float64]
 class Predictions(NamedTuple):
     """Click probabilities of valid and test rows; `live`: of the test rows with counts kept up to date until then.
 
-    valid_auc: how well it ranked valid. seconds: what making them took, first stages included; own: without what an
-    earlier model's making had done.
+    `valid_auc`: AUC on the valid rows. `seconds`: duration, including first stages; `own`: without stages that an
+    earlier model had already run.
     """
 
     valid: Floats
@@ -33,8 +33,8 @@ class Predictions(NamedTuple):
 
 
 class TestRows(NamedTuple):
-    """The test rows, in the dataset's order: labels [n], a number for each one's user [n], and whether its user and
-    item both have training rows [n]."""
+    """Test rows, in the dataset's order: labels [n], user numbers [n], and whether user and item both have training
+    rows [n]."""
 
     labels: Floats
     users: NDArray[np.int64]
@@ -42,7 +42,7 @@ class TestRows(NamedTuple):
 
 
 def rows_of(dataset: Dataset) -> TestRows:
-    """The rows that test is measured on."""
+    """Return the dataset's test rows."""
     parts = split_events(dataset.events, dataset.config)
     events = dataset.events.filter(parts == Part.TEST)
     training = dataset.events.filter(parts <= Part.TRAIN)
@@ -52,20 +52,20 @@ def rows_of(dataset: Dataset) -> TestRows:
 
 
 def valid_auc(dataset: Dataset, probabilities: Floats) -> float:
-    """AUC over the valid rows, whose probabilities [n] are in the dataset's order."""
+    """Return the AUC over the valid rows, whose probabilities [n] are in the dataset's order."""
     parts = split_events(dataset.events, dataset.config)
     return roc_auc(dataset.events["label"].to_numpy()[parts == Part.VALID], probabilities)
 
 
 def keep(path: Path, fingerprint: str, found: Predictions) -> None:
-    """Writes the file in one step."""
+    """Write the file atomically."""
     buffer = io.BytesIO()
     np.savez(buffer, fingerprint=np.array(fingerprint), **found._asdict())
     write_bytes_atomic(path, buffer.getvalue())
 
 
 def kept(path: Path, fingerprint: str) -> Predictions | None:
-    """What a file of this fingerprint holds; None if it is missing, damaged, or of another."""
+    """Return the predictions of a file with this fingerprint; None if it is missing, damaged, or has another."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
             if str(held["fingerprint"]) != fingerprint:

@@ -1,4 +1,5 @@
-"""What a benchmark is: how its data is prepared, what is compared, with which settings. Knows no single benchmark."""
+"""Definition of a benchmark: how its data is prepared, what is compared, with which settings. Knows no single
+benchmark."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -16,9 +17,9 @@ from msd.step import fingerprint_of
 from msd.student.distill import DistillConfig
 from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, KnowledgeBase, TeachRecord
 
-# To be raised with any change of code after which a model would say something else of the same data.
+# Increment with any code change after which a model would predict something else from the same data.
 FORMAT = 4
-Advance = Callable[[str, int, int], None]  # what is being done, how many of how many
+Advance = Callable[[str, int, int], None]  # current step, done, total
 
 
 class BenchmarkError(MsdError):
@@ -26,25 +27,25 @@ class BenchmarkError(MsdError):
 
 
 class Folders(NamedTuple):
-    """A dataset, and what a teacher wrote of it."""
+    """A dataset, and a teacher's knowledge of it."""
 
     dataset: Path
     knowledge: Path
 
 
 def same_for_all_seeds(dataset: Dataset, seed: int) -> Dataset:
-    """Where a seed draws weights and the order of rows, but not the rows."""
+    """Return the dataset unchanged: a seed draws weights and the order of rows, but not the rows."""
     return dataset
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One benchmark. prepare: the given data and a folder of its own → the folders that the models are made from.
+    """One benchmark. `prepare`: from the given data and a working folder to the folders that models are made from.
 
-    split: in words, for the record. looks: each earlier look at test, and its result. seeds: how many unless told
-    otherwise. ablation_seeds: maximum for ablations. of_seed: the dataset that a seed's models are trained and tested
-    on. hidden: the share of the items that each seed hides for test, if it does; then seeds are what is paired, else
-    users and seeds, and test is measured with live counts as well. user_vectors: whether users have vectors at all.
+    `split`: in words, for the record. `looks`: each earlier look at test, and its result. `seeds`: default number.
+    `ablation_seeds`: maximum for ablations. `of_seed`: the dataset that a seed's models are trained and tested on.
+    `hidden`: the share of items that each seed hides for test. If set, seeds are paired; otherwise users and seeds are,
+    and test is measured with live counts as well. `user_vectors`: whether users have vectors at all.
     """
 
     name: str
@@ -64,11 +65,12 @@ class Protocol:
 
     @property
     def rows_vary(self) -> bool:
-        """Whether each seed has test rows of its own."""
+        """Whether each seed has its own test rows."""
         return self.hidden is not None
 
     def frozen(self) -> dict[str, Any]:
-        """Every setting that the figures depend on beside data and code, as JSON; `msd evaluate` writes its hash."""
+        """Return every setting that the figures depend on besides data and code, as JSON; `msd evaluate` writes its
+        hash."""
         whole = asdict(replace(self, variants=()))
         return {
             "code": FORMAT,
@@ -78,7 +80,7 @@ class Protocol:
         }
 
     def sha256(self) -> str:
-        """The hash of `frozen`: two results of one hash were made alike."""
+        """Return the hash of `frozen`: results with the same hash were made alike."""
         return fingerprint_of(self.frozen())
 
 
@@ -88,7 +90,7 @@ def _described(variant: Variant) -> dict[str, Any]:
 
 
 def write_knowledge(folder: Path, base: KnowledgeBase, record: TeachRecord) -> Path:
-    """Writes a knowledge folder as `msd teach` would leave it, the record last, and returns it."""
+    """Write a knowledge folder as `msd teach` would, the record last, and return it."""
     files = {
         name: "".join(f"{one.model_dump_json()}\n" for one in level.values()).encode()
         for name, level in zip(KNOWLEDGE_FILES, (base.items, base.users), strict=True)

@@ -1,4 +1,4 @@
-"""A benchmark's figures as a page that needs no network: every model's AUC, and what ours gains over each."""
+"""A benchmark's figures as a page that needs no network: every model's AUC, and the gain of ours over each."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ _COLOURS = {"ours": "#0b6e4f", "baseline": "#6b7280", "ablation": "#3b5bdb"}
 
 
 def tables(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of each table, by its title: two where new items are of two kinds."""
+    """Return the figures of each table by its title: two tables if there are two kinds of new items."""
     name = figures["benchmark"]
     if "untaught" not in figures:
         return {f"{name}: test": figures}
@@ -25,7 +25,7 @@ def tables(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_report(path: Path, figures: Mapping[str, Any]) -> None:
-    """Draws and writes the page of a benchmark's JSON."""
+    """Draw and write the page of a benchmark's JSON."""
     drawn = [(title, one, _draw(one)) for title, one in tables(figures).items()]
     write_text_atomic(path, render_page("msd.benchmark", "report.html.j2", figures=figures, drawn=drawn))
 

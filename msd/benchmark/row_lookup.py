@@ -1,6 +1,6 @@
-"""How fast rows are found by their ids: against Redis, and among ten million against a hundred thousand.
+"""Speed of row look-ups by ID: against Redis, and among ten million rows against a hundred thousand.
 
-Writes files of rows in a folder, and looks into them from a fresh process, as a service does. Does not know models.
+Writes row files to a folder, and looks rows up from a fresh process, as a service does. Does not know models.
 """
 
 import json
@@ -29,7 +29,7 @@ from msd.contract.schema import Categorical, FeatureSchema, Numeric, Semantic
 from msd.contract.schema import Sequence as History
 
 IDS = 200
-"""How many are looked up at once."""
+"""Number of IDs per look-up."""
 _BUNDLE_ID = "0123456789abcdef" * 2
 _POOL = 65_536
 _ZIPF_EXPONENT = 1.1
@@ -40,13 +40,13 @@ _CHUNK = 5_000
 
 
 class RowsFigures(NamedTuple):
-    """Ratios are medians of turns in one run, of 200 ids at a time.
+    """Ratios are medians over turns of one run, with 200 IDs per look-up.
 
-    `lookup_ratio`: the time of an MGET over loopback, whose values are not even looked at, ÷ that of a look-up in the
-    small file. `lookup_ratio_10m`: the large file's ÷ the small one's, ids drawn by Zipf's law; `_uniform`: all ids
-    alike likely. `start_s_10m`: from nothing to the first rows of the large file, which the kernel was asked to forget.
-    `index_bytes_per_item`: slots and checksums. `resident_mb`: what the process grew by for `touched_ids` of the large
-    file's ids, of `file_mb` in all.
+    `lookup_ratio`: time of an MGET over loopback, without decoding its values, ÷ time of a look-up in the small file.
+    `lookup_ratio_10m`: the large file's time ÷ the small one's, with IDs drawn by Zipf's law; `_uniform`: with all IDs
+    equally likely. `start_s_10m`: from opening the large file to its first rows, after dropping it from the page cache.
+    `index_bytes_per_item`: slots and checksums. `resident_mb`: growth of the process's memory for `touched_ids` IDs of
+    the large file, which has `file_mb` in all.
     """
 
     lookup_ratio: float
@@ -65,9 +65,10 @@ class RowsFigures(NamedTuple):
 def row_lookup_figures(
     folder: Path, redis_url: str, heard: Callable[[str], None], items: int = 10_000_000, few: int = 100_000
 ) -> RowsFigures:
-    """Writes the two files if `folder` lacks them (3 GB and a minute for ten million), and measures.
+    """Write the two files if `folder` lacks them (3 GB and a minute for ten million), and measure.
 
-    The server at `redis_url` gets the small file's rows, and loses them again. Raises BundleError or RedisError.
+    The small file's rows are copied to the server at `redis_url`, and removed afterwards. Raises BundleError or
+    RedisError.
     """
     codec = RowCodec(_schema(), "item", _BUNDLE_ID)
     large, small = (folder / f"items-{count}.rows" for count in (items, few))
@@ -93,7 +94,7 @@ def row_lookup_figures(
 
 
 class Ids(Sequence[str]):
-    """`item-00000000` and so on, made on demand."""
+    """IDs `item-00000000` and so on, made on demand."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -114,7 +115,7 @@ class Ids(Sequence[str]):
 
 
 def _schema() -> FeatureSchema:
-    """Rows of 231 bytes: a vector of 64, ten categories, three numbers."""
+    """Return a schema with rows of 231 bytes: a vector of 64, ten categories, three numbers."""
     return FeatureSchema(
         fields=(
             *(Categorical(name=f"c{number}", side="item", buckets=1_000) for number in range(10)),
@@ -126,7 +127,7 @@ def _schema() -> FeatureSchema:
 
 
 def _write(path: Path, codec: RowCodec, count: int) -> None:
-    """Rows that repeat with the size of a pool."""
+    """Write rows that repeat after the size of the pool."""
     rng = np.random.default_rng(count)
     pool = codec.pack(
         RowContents(
@@ -142,14 +143,14 @@ def _write(path: Path, codec: RowCodec, count: int) -> None:
     )
 
     def some(rows: NDArray[np.int64]) -> Records:
-        # As plain bytes, which are taken much faster than fields.
+        # As plain bytes, which numpy takes much faster than fields.
         return pool.view(f"V{pool.dtype.itemsize}").take(rows % _POOL).view(pool.dtype)
 
     write_row_file(path, codec, _BUNDLE_ID, Ids(count), some, [])
 
 
 def _fill(redis: Redis, file: RowFile) -> list[str]:
-    """The keys under which the rows now are."""
+    """Copy the rows to Redis, and return their keys."""
     prefix, keys = key_prefix(_BUNDLE_ID, "item"), []
     for start in range(0, file.count, _CHUNK):
         rows = {prefix + item_id: row for item_id, row in file.scan(start, start + _CHUNK)}
@@ -200,7 +201,7 @@ def _look_up(large_path: Path, small_path: Path, redis_url: str) -> dict[str, fl
         ]
         for get, requests in asked:
             _each(get, requests)
-        # Short turns: what else runs on the machine then disturbs neighbours alike.
+        # Short turns, so that other load on the machine disturbs neighbours alike.
         turns = [slice(start, start + _TURN) for _ in range(_ROUNDS) for start in range(0, _REQUESTS, _TURN)]
         rounds = [[_each(get, requests[turn]) for get, requests in asked] for turn in turns]
     zipf_large, zipf_small, uniform_large, uniform_small, mgets = zip(*rounds, strict=True)
@@ -217,7 +218,7 @@ def _look_up(large_path: Path, small_path: Path, redis_url: str) -> dict[str, fl
 
 
 def _each(get: Callable[[list[str]], object], requests: list[list[str]]) -> float:
-    """Microseconds a request."""
+    """Return the microseconds per request."""
     started = time.perf_counter()
     for ids in requests:
         get(ids)
@@ -229,7 +230,8 @@ def _ratio(ones: Sequence[float], others: Sequence[float]) -> float:
 
 
 def _zipf(count: int) -> list[list[str]]:
-    """Requests for ids, the k-th as likely as 1 / k^1.1. Their places, which are by hash, lie all over the file."""
+    """Return requests for IDs, the k-th with a weight of 1 / k^1.1. Rows are placed by hash, so they lie all over the
+    file."""
     rng = np.random.default_rng(count)
     heights = np.cumsum(np.arange(1, count + 1) ** -_ZIPF_EXPONENT)
     ranks = np.searchsorted(heights, rng.random((_REQUESTS, IDS)) * heights[-1])
@@ -242,7 +244,7 @@ def _uniform(count: int) -> list[list[str]]:
 
 
 def _forget_cached(path: Path) -> None:
-    """Asks the kernel not to keep the file in its own memory, so that a start is one from disk."""
+    """Ask the kernel to drop the file from its page cache, so that a start reads from disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,6 +1,6 @@
-"""Has every variant of a benchmark say what it thinks of the test rows, seed by seed, and keeps that on disk.
+"""Predictions of every variant of a benchmark for the test rows, seed by seed, stored on disk.
 
-A stopped run resumes; what rests on other data or settings than before is made again.
+A stopped run resumes; results of other data or settings are made again.
 """
 
 import json
@@ -40,21 +40,21 @@ _UNTAUGHT = "untaught"
 
 
 class Show(Interface):
-    """Hears how far a benchmark is."""
+    """Listener to a benchmark's progress."""
 
     def part(self, name: str, done: int, total: int) -> None:
-        """Which model is being made, and how many of all there are."""
+        """Show which model is being made, and how many there are in all."""
         ...
 
     def advance(self, doing: str, done: int, total: int) -> None:
-        """How far that one is."""
+        """Show the progress of the current model."""
         ...
 
 
 @dataclass(frozen=True)
 class Results:
-    """rows: the test rows by seed. found: by variant, the predictions of each of its seeds. distilling: the seconds
-    that students took, whenever that was. taught: who wrote the knowledge."""
+    """`rows`: the test rows by seed. `found`: by variant, the predictions of each of its seeds. `distilling`: seconds
+    spent on distilling students, in any run. `taught`: the record of the knowledge."""
 
     rows: Mapping[int, TestRows]
     found: Mapping[str, Mapping[int, Predictions]]
@@ -63,7 +63,7 @@ class Results:
 
 
 def run_benchmark(protocol: Protocol, data: Path, work: Path, seeds: Sequence[int], show: Show) -> Results:
-    """Prepares the data, distils the student, and has all variants trained that `work` does not hold already."""
+    """Prepare the data, distil the student, and train all variants that `work` does not have yet."""
     show.part("preparing", 0, 1)
     runner = BenchmarkRunner(protocol, data, work, show)
     due = [
@@ -85,8 +85,8 @@ def run_benchmark(protocol: Protocol, data: Path, work: Path, seeds: Sequence[in
 
 
 class _Made(NamedTuple):
-    """A trained network. seconds: what its training took, whenever that was; own: how much of it just now. vectors: of
-    its own student, if it is tuned."""
+    """A trained network. `seconds`: duration of its training, in any run; `own`: the part of it just spent. `vectors`:
+    of its own student, if it is tuned."""
 
     model: TrainedRanker
     seconds: float
@@ -95,7 +95,7 @@ class _Made(NamedTuple):
 
 
 class BenchmarkRunner:
-    """One benchmark's data and student, and what each variant and seed makes of them."""
+    """One benchmark's data and student, and the predictions of each variant and seed."""
 
     def __init__(self, protocol: Protocol, data: Path, work: Path, show: Show) -> None:
         self._protocol, self._work, self._show = protocol, work, show
@@ -107,11 +107,11 @@ class BenchmarkRunner:
             self._dataset, self._knowledge, student, show.advance, users=protocol.user_vectors
         )
         self._latest: tuple[int, Dataset] | None = None
-        # Of the latest seed's dataset: by whether there is a place for vectors.
+        # Of the latest seed's dataset, by whether the schema has vectors.
         self._features: dict[bool, Features] = {}
 
     def _distilled(self, folders: Folders, student: Path) -> Path:
-        """The folder of a student, made if it is not there."""
+        """Distil a student unless its folder is complete, and return the folder."""
 
         def hear(doing: str, done: int, total: int, note: str) -> None:
             self._show.advance(f"distilling: {doing}", done, total)
@@ -120,7 +120,7 @@ class BenchmarkRunner:
         return student
 
     def of_seed(self, seed: int) -> Dataset:
-        """The dataset of a seed; the latest is held."""
+        """Return the dataset of a seed; the latest is cached."""
         if self._latest is None or self._latest[0] != seed:
             dataset = self._protocol.of_seed(self._dataset, seed)
             if self._latest is None or dataset is not self._latest[1]:
@@ -129,7 +129,7 @@ class BenchmarkRunner:
         return self._latest[1]
 
     def predictions(self, variant: Variant, seed: int) -> Predictions:
-        """What the variant says: as kept, or else made now and kept."""
+        """Return the variant's predictions, as stored, or else made and stored now."""
         path = self._work / "predictions" / f"{variant.name}-{seed}.npz"
         run = self._fingerprint(variant, seed)
         found = kept(path, run)
@@ -139,7 +139,7 @@ class BenchmarkRunner:
         return found
 
     def _fingerprint(self, variant: Variant, seed: int) -> str:
-        """Of all that the variant's predictions come from."""
+        """Return a hash of everything that the variant's predictions depend on."""
         dataset = self.of_seed(seed).fingerprint
         if variant.fitted:
             return fingerprint_of(FORMAT, dataset, self._sources.knowledge, variant.name, seed)
@@ -194,13 +194,13 @@ class BenchmarkRunner:
 
     @staticmethod
     def _items(dataset: Dataset, *parts: Part) -> list[str]:
-        """Whose rows are in these parts."""
+        """Return the IDs of the items with rows in these parts."""
         held = np.isin(split_events(dataset.events, dataset.config), parts)
         ids: list[str] = dataset.events["item_id"].filter(pl.Series(held)).unique().to_list()
         return ids
 
     def _network(self, variant: Variant, seed: int, features: Features) -> "_Made":
-        """A trained network; what a tuned one starts from is that of the variant without tuning."""
+        """Return a trained network; a tuned one starts from that of the variant without tuning."""
         protocol = self._protocol
         if variant.textless:
             return self._network(variant.first_stage(), seed, features)
@@ -218,7 +218,7 @@ class BenchmarkRunner:
         return _Made(network.model, network.seconds, network.own)
 
     def _tuned(self, variant: Variant, source: Source, seed: int, features: Features) -> "_Made":
-        """The network of the first stage trained on together with its student."""
+        """Return the first stage's network, trained further together with its student."""
         first = self._network(variant.first_stage(), seed, features)
         start = time.perf_counter()
         tuning = replace(self._protocol.tuning, seed=seed)
@@ -239,7 +239,7 @@ class BenchmarkRunner:
         return self._work / "models" / f"{variant.name}-{seed}"
 
     def _lives(self) -> tuple[bool, ...]:
-        """Which counts the test rows are seen with: those of the end of train, and live ones."""
+        """Return by which counts test rows are measured: False for those at the end of train, True for live ones."""
         return (False,) if self._protocol.rows_vary else (False, True)
 
     def _with(self, vectors: StudentVectors | None, seed: int, live: bool) -> Features:
@@ -247,7 +247,7 @@ class BenchmarkRunner:
         return features if vectors is None else with_vectors(features, vectors)
 
     def _built(self, seed: int, live: bool, *, semantics: bool) -> Features:
-        """The features of a seed's rows, with the student's vectors or with none."""
+        """Return the features of a seed's rows, with the student's vectors or without."""
         dataset = self.of_seed(seed)
         if semantics not in self._features:
             self._show.advance("reading the events", 0, 1)

@@ -1,4 +1,4 @@
-"""A benchmark's figures where all seeds share the test rows: means over seeds, differences over users and seeds."""
+"""A benchmark's figures if all seeds share the test rows: means over seeds, differences over users and seeds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ Figures = dict[str, Any]
 
 
 class BenchmarkMetrics:
-    """All variants on the same test rows: each one's metrics, and how sure the difference of any two is."""
+    """All variants on the same test rows: the metrics of each, and the confidence in the difference of any two."""
 
     def __init__(self, results: Results, resamples: int) -> None:
         self.rows: TestRows = next(iter(results.rows.values()))
@@ -29,13 +29,13 @@ class BenchmarkMetrics:
         self._resampled: dict[tuple[str, str], Floats] = {}
 
     def mean(self, name: str) -> Figures:
-        """Each metric's mean over seeds of a variant, on all test rows."""
+        """Return each metric of a variant on all test rows, averaged over seeds."""
         by_seed = [measure(self.rows.labels, one.test, self.rows.users) for one in self.found[name]]
         return {metric: _mean([one[metric] for one in by_seed]) for metric in _METRICS}
 
     def auc(self, name: str, where: str = "all") -> list[float] | None:
-        """AUC by seed on some of the rows, or on all with counts kept up to date (`live`); None where they do not hold
-        both labels."""
+        """Return the AUC by seed on some of the rows, or on all with live counts (`live`); None if the rows lack one of
+        the labels."""
         rows = self._where[where]
         labels = self.rows.labels[rows]
         if not 0 < labels.sum() < len(labels):
@@ -43,13 +43,13 @@ class BenchmarkMetrics:
         return [roc_auc(labels, one) for one in self._said(name, where)]
 
     def _said(self, name: str, where: str) -> Floats:
-        """Probabilities [K, n] of a variant's seeds."""
+        """Return the probabilities [K, n] of a variant's seeds."""
         held = [one.live if where == "live" else one.test for one in self.found[name]]
         return np.stack(held)[:, self._where[where]]
 
     def gain(self, name: str, other: str, where: str = "all") -> Figures:
-        """AUC of one variant less that of another over the seeds that both have, with its 95 % interval and two-sided
-        p of users and seeds resampled together; None where the rows do not hold both labels."""
+        """Return the AUC of one variant minus that of another over the seeds that both have, with its 95 % interval and
+        two-sided p, for which users and seeds are resampled together; None if the rows lack one of the labels."""
         seeds = min(len(self.found[name]), len(self.found[other]))
         ours, theirs = self.auc(name, where), self.auc(other, where)
         if ours is None or theirs is None:
@@ -58,7 +58,7 @@ class BenchmarkMetrics:
         return {"gain": float(np.mean(ours[:seeds]) - np.mean(theirs[:seeds])), **sure}
 
     def _resample(self, name: str, where: str) -> Floats:
-        """AUC [K, R] of a variant's seeds over resamples of users, the same ones for every variant."""
+        """Return the AUC [K, R] of a variant's seeds over R resamples of users, the same for every variant."""
         if (name, where) not in self._resampled:
             rows = self._where[where]
             said = self._said(name, where)
@@ -67,14 +67,14 @@ class BenchmarkMetrics:
         return self._resampled[name, where]
 
     def ensemble(self, name: str) -> Figures:
-        """AUC and UAUC of the seeds' mean probabilities."""
+        """Return AUC and UAUC of the seeds' mean probabilities."""
         together = np.mean([one.test for one in self.found[name]], axis=0)
         found = measure(self.rows.labels, together, self.rows.users)
         return {"auc": found["auc"], "uauc": found["uauc"], "seeds": len(self.found[name])}
 
 
 def summarise(protocol: Protocol, results: Results, resamples: int) -> Figures:
-    """Everything in the JSON that comes from the predictions; docs/benchmarks.md says what each figure means."""
+    """Return all figures of the JSON that come from predictions; docs/benchmarks.md explains each."""
     measured = BenchmarkMetrics(results, resamples)
     ours, auc, live = measured.mean(OURS), measured.auc(OURS), _mean(measured.auc(OURS, "live") or [None])
     figures: Figures = {
@@ -100,8 +100,8 @@ def summarise(protocol: Protocol, results: Results, resamples: int) -> Figures:
 
 
 def _entry(measured: BenchmarkMetrics, name: str) -> Figures:
-    """One line of a table. gain: of ours over it; untuned_gain: of ours before tuning, with which an ablation shares
-    all but what it is named after."""
+    """Return one line of a table. `gain`: of ours over it; `untuned_gain`: of ours before tuning, which differs from an
+    ablation only in what that is named after."""
     figures = measured.mean(name)
     gains = {"gain": OURS, **({"untuned_gain": UNTUNED} if UNTUNED in measured.found and name != UNTUNED else {})}
     for key, better in gains.items():
@@ -124,7 +124,7 @@ def _entry(measured: BenchmarkMetrics, name: str) -> Figures:
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """The standard deviation of a sample; None of a single value."""
+    """Return the standard deviation of a sample; None for a single value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 

@@ -1,7 +1,7 @@
-"""A benchmark's figures where each seed hides items of its own: seeds are what is averaged and what is paired.
+"""A benchmark's figures if each seed hides its own items: seeds are averaged and paired.
 
 Two kinds of new items are measured, each with what is available for it: those that the teacher wrote about beforehand,
-and those with only a text. No line of one stands among those of the other.
+and those with only a text. The two are never in one table.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _ON = {"taught": OURS, "untaught": ENCODED}
 
 
 def summarise_by_seed(protocol: Protocol, results: Results) -> Figures:
-    """Everything in the JSON that comes from the predictions; `untaught` has the same figures of the other kind.
+    """Return all figures of the JSON that come from predictions; `untaught` has the same figures of the other kind.
 
     AUC is pooled over a seed's rows, then averaged.
     """
@@ -84,11 +84,11 @@ def _entry(ours: dict[int, float], theirs: dict[int, float], share: float) -> Fi
 
 
 def resampled_t(gaps: Sequence[float], share: float) -> Figures:
-    """The 95 % interval and two-sided p of the mean of paired differences over J seeds, each testing on a new draw of a
-    `share` of the same items; neither for one seed, or where all differences are equal.
+    """Return the 95 % interval and two-sided p of the mean of paired differences over J seeds, each testing on a new
+    draw of a `share` of the same items; both None for one seed, or if all differences are equal.
 
-    Seeds share most of what they train on, so that their differences vary less than those of new data would: Student's
-    t with the variance times 1/J + share/(1 − share) in place of 1/J (Nadeau and Bengio 2003).
+    Seeds share most training data, so their differences vary less than those of new data would: Student's t with the
+    variance times 1/J + share/(1 − share) instead of 1/J (Nadeau and Bengio 2003).
     """
     held = np.asarray(gaps, np.float64)
     count = len(held)

@@ -1,6 +1,6 @@
-"""Where a network's vectors come from: the student, its halves, the plain encoder, the teacher's words themselves.
+"""Sources of a network's vectors: the student, its halves, the plain encoder, the teacher's words themselves.
 
-All have the student's width, so that nothing but their content differs.
+All have the student's width, so that they differ only in content.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ NOBODY = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
 
 
 class VectorSources:
-    """The vectors of one dataset by their source, each made when first asked for; of items alone unless `users`."""
+    """Vectors of one dataset by source, each made on first use; of items alone unless `users`."""
 
     def __init__(
         self, dataset: Dataset, base: KnowledgeBase, student: Path, advance: Advance, *, users: bool = True
@@ -45,7 +45,7 @@ class VectorSources:
         self.of: Callable[[Source], StudentVectors] = cache(self._make)
 
     def _make(self, source: Source) -> StudentVectors:
-        """Vectors that name what they come from as their student."""
+        """Return vectors that have a fingerprint of their source as `student`."""
         if source == "student" and self._users:
             return self.student
         with_users = source == "student_with_users" or (self._users and source != "student_items")
@@ -67,18 +67,18 @@ class VectorSources:
     def _encode(self, texts: Mapping[str, str]) -> LevelVectors:
         count = _Count(self._advance, "encoding raw texts", len(texts))
         vectors = encode_texts(new_student(), list(texts.values()), on_batch=count)
-        vectors[:, HEADS["words"]] = 0.0  # an untrained head for words says anything
+        vectors[:, HEADS["words"]] = 0.0  # an untrained words head is random
         return LevelVectors(list(texts), vectors)
 
     def _encode_teacher(self, level: Level, known: Mapping[str, Knowledge]) -> LevelVectors:
-        """What two of the student's heads are taught, of all who have a text; the third, for words, is left out."""
+        """Return the targets of two of the student's heads, for all with text and knowledge; the words are left out."""
         lessons = make_lessons(level, student_texts(self._dataset)[level == "users"], known, 0.0, 0)
         targets = encode_targets(new_student(), lessons, lambda name, done, all_, note: self._advance(name, done, all_))
         return LevelVectors(lessons.ids, targets)
 
 
 class _Count:
-    """Adds up the texts of batches for a progress bar."""
+    """Progress callback that adds up the texts of batches."""
 
     def __init__(self, advance: Advance, doing: str, total: int) -> None:
         self._advance, self._doing, self._total, self._done = advance, doing, total, 0
@@ -89,15 +89,15 @@ class _Count:
 
 
 def only_half(level: LevelVectors, head: str) -> LevelVectors:
-    """The same vectors with zeros where the other head speaks."""
+    """Return the same vectors with one head's part; the rest is zeros."""
     kept = np.zeros_like(level.vectors)
     kept[:, HEADS[head]] = level.vectors[:, HEADS[head]]
     return LevelVectors(level.ids, kept)
 
 
 def bag_of_words(known: Mapping[str, Knowledge]) -> LevelVectors:
-    """Coordinates [n, 128] as the student's lessons have them, of the words of one level, in both blocks: the leading
-    directions as words, the rest beside."""
+    """Return vectors [n, 896] with the bag-of-words coordinates [n, 128] of one level, as in the student's lessons: the
+    leading directions in the words block, the rest at the front."""
     if not known:
         return NOBODY
     texts = teachers_words(list(known.values()))
@@ -109,7 +109,7 @@ def bag_of_words(known: Mapping[str, Knowledge]) -> LevelVectors:
 
 
 def with_vectors(features: Features, vectors: StudentVectors) -> Features:
-    """Features as if they had been built with these vectors, without walking through the events again."""
+    """Return features as if built with these vectors, without walking through the events again."""
     user = _side(features.user, *vectors.gather("users", features.user.entities.ids), features.knows_user)
     item = _side(features.item, *vectors.gather("items", features.item.entities.ids), torch.ones(1, dtype=torch.bool))
     return replace(features, user=user, item=item)
