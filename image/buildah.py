@@ -47,8 +47,7 @@ class Buildah:
         """See ContainerEngine."""
         command = self.inspect(image).command
         name = output_of(["buildah", "from", "--pull=never", *_limits(), image]).strip()
-        # If the storage driver copies layers, this copy is still being written to disk, and the start would wait for
-        # it.
+        # If the storage driver copies layers, this one is still being written to disk, and the start would wait.
         os.sync()
         try:
             container = BuildahContainer(name, bundle, settings, command, log)

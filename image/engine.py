@@ -32,7 +32,7 @@ class Container(Protocol):
 
     process: "subprocess.Popen[bytes]"
     began: float
-    """When its command was started, by `time.perf_counter`."""
+    """Start time of its command, by `time.perf_counter`."""
 
     def ask(self, command: Sequence[str]) -> str:
         """Run another command in the container and return its output. Raises ImageError if it fails."""

@@ -83,7 +83,8 @@ def _read_events(path: Path) -> pl.DataFrame:
 
 
 def _read(path: Path, columns: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """Return the named columns in their types here. Raises BenchmarkError for an unreadable file or a missing value."""
+    """Return the named columns, cast to these types. Raises BenchmarkError for an unreadable file or a missing
+    value."""
     try:
         table = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:

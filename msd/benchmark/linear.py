@@ -43,7 +43,8 @@ def bayesian_linear(given: Given, events: Rows) -> Floats:
 
 
 def attributes(features: Features) -> Floats:
-    """Return [n + 1, D]: one, then each item's bags and categories as indicators, its numbers and their squares."""
+    """Return inputs [n + 1, D]: a constant 1, then each item's bags and categories as indicators, its numbers and their
+    squares."""
     entities = features.item.entities
     numbers = entities.numeric.astype(np.float64)
     parts = [np.ones((len(numbers), 1)), numbers, numbers[:, ::2] ** 2]

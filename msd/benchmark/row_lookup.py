@@ -127,7 +127,7 @@ def _schema() -> FeatureSchema:
 
 
 def _write(path: Path, codec: RowCodec, count: int) -> None:
-    """Write rows that repeat after the size of the pool."""
+    """Write a row file whose contents repeat after `_POOL` rows."""
     rng = np.random.default_rng(count)
     pool = codec.pack(
         RowContents(

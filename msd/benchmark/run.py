@@ -239,7 +239,7 @@ class BenchmarkRunner:
         return self._work / "models" / f"{variant.name}-{seed}"
 
     def _lives(self) -> tuple[bool, ...]:
-        """Return by which counts test rows are measured: False for those at the end of train, True for live ones."""
+        """Return which counts test rows get: False for those at the end of train, True for live ones."""
         return (False,) if self._protocol.rows_vary else (False, True)
 
     def _with(self, vectors: StudentVectors | None, seed: int, live: bool) -> Features:

@@ -76,8 +76,8 @@ def _auc_alone(dataset: Dataset, feature: FeatureConfig) -> float:
 
 
 def _sampled(events: pl.DataFrame) -> list[str]:
-    """Note logs in which nearly all of a user's moments with several impressions have exactly one click: no real log
-    looks like this."""
+    """Note a log with nearly all events in moments of several impressions to a user, and nearly always one click in
+    such a moment: no real log looks like this."""
     if is_counted(events):
         return []
     moments = events.group_by("user_id", "at").agg(shown=pl.len(), clicks=pl.col("label").cast(pl.Int64).sum())

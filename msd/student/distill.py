@@ -294,6 +294,5 @@ def _trainable(student: Student, frozen_layers: int, heads: Sequence[str]) -> di
 
 
 def _schedule(done: float) -> float:
-    """Return the share of the learning rate after a share `done` of all epochs: up in the first 5 %, then down to 10
-    %."""
+    """Return the learning rate's factor after a share `done` of all epochs: up in the first 5 %, then down to 10 %."""
     return min(1.0, done / 0.05) * (1.0 - 0.9 * done)

@@ -46,7 +46,7 @@ class AnswerForm:
 
 
 class FormProcessor(LogitsProcessor):
-    """Logits processor that masks tokens which the form does not allow. For one call of `generate`."""
+    """Logits processor that masks tokens that the form does not allow. For one call of `generate`."""
 
     def __init__(self, matchers: list[LLMatcher], end: int) -> None:
         self._matchers, self._end = matchers, end

@@ -68,7 +68,7 @@ def key_of(teacher: Teacher, question: Question) -> str:
 
 
 def claim(folder: Path) -> None:
-    """Create the folder. Raises TeacherError if it is a file, or has content of unknown origin."""
+    """Create the folder if it is missing. Raises TeacherError if it is a file, or has content of unknown origin."""
     if folder.exists() and not folder.is_dir():
         raise TeacherError(f"{folder} is a file; name a folder for the answers")
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ class Journal:
         self._note(self.refusals)
 
     def _note(self, refusals: Iterable[Refusal]) -> None:
-        """Note refusals: a question is settled unless its last refusal leaves a repair due."""
+        """Note refusals: an unusable answer settles its question, unless the last one leaves a repair due."""
         for one in refusals:
             if one.raw is None:
                 continue

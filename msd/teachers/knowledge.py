@@ -88,7 +88,7 @@ def load_knowledge(folder: Path, dataset: str | None = None) -> KnowledgeBase:
 
 
 def load_record(folder: Path) -> TeachRecord:
-    """Read teach.json. Raises TeacherError if it is invalid, or missing because the teacher has not finished."""
+    """Read teach.json. Raises TeacherError if it is invalid, or missing: the teacher has then not finished."""
     path = folder / RECORD_FILE
     try:
         return TeachRecord.model_validate_json(path.read_bytes())

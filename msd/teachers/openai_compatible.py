@@ -237,7 +237,7 @@ class OpenAICompatibleTeacher:
     async def _allowed(
         self, client: httpx.AsyncClient, chat: Sequence[Message], body: dict[str, Any]
     ) -> tuple[int, httpx.Headers, bytes]:
-        """Send one request as soon as it may start. If the reply does not count its tokens, the maximum counts."""
+        """Send one request as soon as it may start. Without a reply that counts its tokens, the maximum counts."""
         if self._ending:
             raise TeacherError("the run is ending")
         held = await self._allowance(self._options.expected(chat), self.most(body))
