@@ -1,5 +1,5 @@
-"""From the student's vectors to the schema's: an adaptor per side, trained with the ranker or as initialised. Knows
-vectors of texts, not their items or users.
+"""Adaptors, one per side, from the student's vectors to the schema's; trained with the ranker or kept as initialised.
+Know vectors of texts, not their items or users.
 """
 
 import torch
@@ -15,10 +15,10 @@ _SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
 class Adaptor(nn.Module):
-    """A student's vector → the schema's dimension, each component of the order of 1 (the paper's Feature Adaptor).
+    """Projection of a student's vector to the schema's dimension, components of order 1 (the paper's Feature Adaptor).
 
-    One block comes of what the texts mean (explicit ‖ implicit), the other of the words that the teacher used; each
-    has the length √D that `history.cosine` counts on.
+    One block is made of the texts' meaning (explicit ‖ implicit), the other of the teacher's words. Each block has the
+    length √D that `history.cosine` requires.
     """
 
     def __init__(self, vector_dim: int, dim: int) -> None:
@@ -44,20 +44,20 @@ class Adaptor(nn.Module):
                 project.bias.copy_(-project.weight @ mean)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """[n, V] → [n, D]."""
+        """Project vectors: [n, V] → [n, D]."""
         parts = zip(self.project, self.norm, torch.split(vectors, self.widths, 1), strict=False)
         return torch.cat([norm(project(part)) for project, norm, part in parts], -1)
 
 
 class Adaptors(nn.ModuleDict):
-    """The adaptors of sides with semantics."""
+    """Adaptors of the sides with semantics."""
 
     def __init__(self, schema: FeatureSchema, vector_dim: int) -> None:
         semantics = {side: schema.semantic(side) for side in _SIDES}
         super().__init__({side: Adaptor(vector_dim, one.dim) for side, one in semantics.items() if one})
 
     def start_at(self, features: Features) -> None:
-        """All begin as the principal components of the vectors that the features have."""
+        """Initialise all with the principal components of the features' vectors."""
         for side, adaptor in self.items():
             held = features.user if side == "user" else features.item
             if held.present.any():
@@ -65,6 +65,6 @@ class Adaptors(nn.ModuleDict):
                 adaptor.start_at(held.vectors[held.present].cpu())
 
     def adapt(self, side: RowSide, vectors: Tensor, present: Tensor) -> Tensor:
-        """[n, V] vectors and whether each is there [n] → [n, D], zeros where it is not."""
+        """Adapt vectors [n, V] to [n, D]; zeros where `present` [n] is false."""
         adapted: Tensor = self[side](vectors)
         return adapted * present.unsqueeze(-1)

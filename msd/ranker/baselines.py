@@ -1,6 +1,6 @@
-"""What MSD is measured against: the networks logistic regression, DeepFM, DIN and DCN-V2, and trees on counts.
+"""Baselines for MSD: the networks logistic regression, DeepFM, DIN and DCN-V2, and trees on counts.
 
-Networks take the same tensors, embedding width and dropout rates; where a schema has vectors, they are dense inputs.
+Networks have the same tensors, embedding width and dropout rates. If the schema has vectors, they are dense inputs.
 """
 
 from abc import ABC, abstractmethod
@@ -24,36 +24,36 @@ _ATTENTION = 36
 class Baseline(nn.Module, ABC):
     """The schema's tensors → [N] logits of a click; the user's side has batch 1 or N, the candidates' N.
 
-    Of a history it sees what it sees of targets, `represent_items`, so that a batch represents each item once.
+    History items are represented like targets, by `represent_items`, so that a batch represents each item once.
     """
 
     head: nn.Linear
 
     def forward(self, tensors: Tensors) -> Tensor:
-        """Logits [N], before calibration."""
+        """Return the logits [N], before calibration."""
         target = self.represent_items(tensors["item_categorical"], tensors.get("item_semantic"))
         history = self.represent_items(tensors["history_categorical"], tensors.get("history_semantic"))
         return self.score(tensors, target, history)
 
     @abstractmethod
     def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
-        """[..., C] and [..., S] → [..., D]: what counts of an item but its numbers and counts."""
+        """Represent items without their numbers and counts: [..., C] and [..., S] → [..., D]."""
 
     @abstractmethod
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
-        """Logits [N], given what is seen of targets and history."""
+        """Return the logits [N], given the represented targets and history."""
 
     def opinions(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> list[Tensor]:
-        """The same as a list, as MSD's ranker gives several."""
+        """Return the score as a list of one; MSD's ranker returns several."""
         return [self.score(tensors, target_ND, history_BLD)]
 
     def blended(self, opinions: list[Tensor]) -> Tensor:
-        """The logits [N] of a list of one."""
+        """Return the logits [N] from a list of one."""
         return opinions[0]
 
 
 class LogisticRegression(Baseline):
-    """A weight for every value of every field, for every item of the history (their mean), and for every number."""
+    """One weight per value of each field, per value of history items (averaged over the items), and per number."""
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         super().__init__()
@@ -66,12 +66,12 @@ class LogisticRegression(Baseline):
         self.head = nn.Linear(sum(self.dense.values()), 1)
 
     def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
-        """[..., C] and [..., S] → [..., 2]: an item's part of the logit as a target, and in a history."""
+        """Return an item's part of the logit as a target and in a history: [..., C] and [..., S] → [..., 2]."""
         both = torch.stack([self.weights["item"](categorical).sum(-1), self.liked(categorical).sum(-1)], -1)
         return both if self.semantic is None or semantic is None else both + self.semantic(semantic)
 
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
-        """Logits [N]: the sum of all parts."""
+        """Return the logits [N]: the sum of all parts."""
         total = target_ND[:, 0] + _mean(history_BLD, tensors["history_mask"])[:, 1]
         for side in _ASKING:
             if side in self.weights:
@@ -81,7 +81,7 @@ class LogisticRegression(Baseline):
 
 
 class _Deep(Baseline):
-    """What those with an MLP share: embeddings by side, and an item as its embeddings with its vector."""
+    """Base of the networks with an MLP: embeddings by side; an item is its embeddings and its vector."""
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         super().__init__()
@@ -93,25 +93,25 @@ class _Deep(Baseline):
         self.width = asking + sum(self.dense.values()) + 2 * self.item_width
 
     def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
-        """[..., C] and [..., S] → [..., embeddings ⊕ S]."""
+        """Represent items: [..., C] and [..., S] → [..., embeddings ⊕ S]."""
         embedded: Tensor = self.embed["item"](categorical)
         return embedded if semantic is None else torch.cat([embedded, semantic], -1)
 
     def _asking(self, tensors: Tensors) -> list[Tensor]:
-        """The embeddings of user and context."""
+        """Return the embeddings of user and context."""
         return [self.embed[side](tensors[f"{side}_categorical"]) for side in _ASKING if side in self.embed]
 
     def _joined(self, tensors: Tensors, target_ND: Tensor, history_D: Tensor) -> Tensor:
-        """[N, W] of all inputs, the history being summed up already."""
+        """Concatenate all inputs to [N, W]; the history is already one vector."""
         numbers = [tensors[name] for name in self.dense]
         return _joined([*self._asking(tensors), *numbers, target_ND, history_D], target_ND.shape[0])
 
 
 class DeepFm(_Deep):
-    """DeepFM (arXiv 1703.04247): first order, products of all pairs of fields, and an MLP, summed.
+    """DeepFM (arXiv 1703.04247): sum of first order, products of all pairs of fields, and an MLP.
 
-    A field more than in the paper is each dense tensor and vector, projected to the width of the embeddings; the fields
-    of the history's items are averaged over them.
+    Unlike in the paper, each dense tensor and vector is a field too, projected to the embeddings' width. Fields of
+    history items are averaged over the items.
     """
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
@@ -124,7 +124,7 @@ class DeepFm(_Deep):
             {name: nn.Linear(width, config.embedding, bias=False) for name, width in widths.items() if width}
         )
         for weight in self.projections.parameters():
-            # As small as embeddings are at first, or products with numbers would drown all others.
+            # As small as initial embeddings; otherwise products with numbers would drown all others.
             nn.init.normal_(weight, std=0.02)
         fields = sum(len(schema.indexed(side)) for side in (*SIDES, "item")) + len(self.projections)
         width = fields * config.embedding
@@ -133,12 +133,12 @@ class DeepFm(_Deep):
         self.head = nn.Linear(config.hidden[-1], 1)
 
     def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
-        """[..., C] and [..., S] → [..., 2 ⊕ embeddings ⊕ S]; the first two are for the first order."""
+        """Represent items: [..., C] and [..., S] → [..., 2 ⊕ embeddings ⊕ S]; the first two are for the first order."""
         first = self.linear.represent_items(categorical, semantic)
         return torch.cat([first, super().represent_items(categorical, semantic)], -1)
 
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
-        """Logits [N] of the three parts together."""
+        """Return the logits [N]: the sum of the three parts."""
         first: Tensor = self.linear.score(tensors, target_ND[..., :2], history_BLD[..., :2])
         parts = [*self._asking(tensors), *(self.projections[name](tensors[name]) for name in self.dense)]
         mean = _mean(history_BLD, tensors["history_mask"])
@@ -154,7 +154,7 @@ class DeepFm(_Deep):
 
 
 class Din(_Deep):
-    """DIN (arXiv 1706.06978, section 4.3): an MLP over all inputs and the history weighted by its fit to the target."""
+    """DIN (arXiv 1706.06978, section 4.3): MLP over all inputs and the history, weighted by its fit to the target."""
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         super().__init__(schema, config)
@@ -165,8 +165,8 @@ class Din(_Deep):
         self.head = nn.Linear(config.hidden[-1], 1)
 
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
-        """Logits [N]. As in the paper, no softmax ties the weights of a history together; unlike there, the weighted
-        items are averaged, for sums over long histories drown the other inputs."""
+        """Return the logits [N]. As in the paper, a history's weights have no softmax; unlike there, weighted items are
+        averaged, because sums over long histories drown the other inputs."""
         n, length = target_ND.shape[0], history_BLD.shape[1]
         history_NLD = history_BLD.expand(n, -1, -1)
         target_NLD = target_ND.unsqueeze(1).expand(-1, length, -1)
@@ -188,7 +188,7 @@ class DcnV2(_Deep):
         self.head = nn.Linear(self.width + config.hidden[-1], 1)
 
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
-        """Logits [N]; x0 ⊙ (W x + b) + x in each cross layer (eq. 1)."""
+        """Return the logits [N]; a cross layer is x0 ⊙ (W x + b) + x (eq. 1)."""
         mean = _mean(history_BLD, tensors["history_mask"])
         x0 = self.norm(self._joined(tensors, target_ND, mean))
         x = x0
@@ -203,7 +203,7 @@ def _embeddings(schema: FeatureSchema, config: RankerConfig) -> nn.ModuleDict:
 
 
 def _dense_widths(schema: FeatureSchema) -> dict[str, int]:
-    """The tensors of numbers and their widths; a target's vector comes by way of its representation."""
+    """Return the widths of the dense tensors by name; an item's vector is part of its representation instead."""
     widths = {f"{side}_dense": schema.dense_width(side) for side in SIDES}
     widths["user_semantic"] = schema.semantic_width("user")
     return {name: width for name, width in widths.items() if width}
@@ -217,12 +217,12 @@ def _mlp(width: int, config: RankerConfig) -> nn.Sequential:
 
 
 def _joined(parts: list[Tensor], n: int) -> Tensor:
-    """Parts [1 or n, ·] side by side: [n, Σ]."""
+    """Concatenate parts [1 or n, ·] to [n, Σ]."""
     return torch.cat([part.expand(n, -1) for part in parts], -1)
 
 
 def _mean(history_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-    """[B, D] of the items that there are; 0 of none."""
+    """Return the mean [B, D] of the history's items without padding; 0 if it is empty."""
     held_BLD = history_BLD * mask_BL.unsqueeze(-1)
     return held_BLD.sum(1) / mask_BL.sum(1, keepdim=True).clamp(min=1.0)
 
@@ -232,7 +232,7 @@ _BASELINES: dict[str, type[Baseline]] = {"lr": LogisticRegression, "deepfm": Dee
 
 
 def new_network(schema: FeatureSchema, config: RankerConfig, conversions: bool = False) -> Network:
-    """An untrained network, its weights drawn from torch's generator; no baseline has a head for conversions."""
+    """Return an untrained network, with weights from torch's generator. Baselines have no head for conversions."""
     if config.network == "msd":
         return Ranker(schema, config, conversions)
     if config.network == "lean":
@@ -241,13 +241,14 @@ def new_network(schema: FeatureSchema, config: RankerConfig, conversions: bool =
 
 
 def counts_baseline(features: Features, events: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
-    """Click probabilities [len(events)] of trees trained on window and train rows: dense features of both sides
-    (numbers, smoothed click rates, counts, ages), bags as indicators, categories as codes. No ids, no vectors."""
+    """Return click probabilities [len(events)] of trees trained on window and train rows: dense features of both sides
+    and the context (numbers, smoothed click rates, counts, ages), bags of both sides as indicators, categories as
+    codes. No IDs, no vectors."""
     columns = _columns(features)
     trained = features.of_part(Part.WINDOW, Part.TRAIN)
     trees = HistGradientBoostingClassifier(learning_rate=0.05, max_iter=400, early_stopping=True, random_state=seed)
     labels, impressions = features.outcomes(trained)
-    # Weights of 1 grow the same trees as none, but cost a pass over all rows for each of 254 quantiles of a column.
+    # Weights of 1 grow the same trees as no weights, but cost a pass over all rows per quantile, 254 of each column.
     trees.fit(columns[trained], labels, impressions if (impressions != 1).any() else None)
     probabilities: NDArray[np.float64] = trees.predict_proba(columns[events])[:, 1]
     return probabilities

@@ -1,6 +1,6 @@
-"""Rows of features → logits, with vectors passed through the adaptors, which are trained with the ranker.
+"""Logits of rows of features; vectors pass through the adaptors, which are trained with the ranker.
 
-Every item of a batch is represented once, however many histories hold it.
+Each item of a batch is represented once, however many histories contain it.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ Vectors = Callable[[RowSide, Tensor], Tensor]
 
 
 class TrainedRanker(nn.Module):
-    """The ranker, its adaptors by side, and the calibration of its logits, all of whose scores are sigmoids.
+    """Ranker, its adaptors by side, and the calibration of its logits; scores are sigmoids of calibrated logits.
 
-    `has_conversions`: whether it has a second head, for conversions of clicks, calibrated by itself.
+    `has_conversions`: whether it has a second head, for conversions of clicks, with its own calibration.
     """
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig, vector_dim: int, conversions: bool = False) -> None:
@@ -42,10 +42,10 @@ class TrainedRanker(nn.Module):
 
 @dataclass(frozen=True)
 class Corruption:
-    """What training hides so that serving with less is trained for, as shares of rows.
+    """Shares of rows in which training hides inputs, as preparation for serving without them.
 
-    Counts of the user and of the item are aged, the user or item is wholly unknown, a vector is missing, or the item
-    is new: without id and counts.
+    Counts of the user and of the item are aged, the user or item is wholly unknown, a vector is missing, or the item is
+    new: without ID and counts.
     """
 
     aged_user: float = 0.5
@@ -107,7 +107,7 @@ def batch_loss(
     rng: np.random.Generator | None = None,
     vectors: Vectors | None = None,
 ) -> Tensor:
-    """The network's loss on B events: of clicks, and if it has conversions, of converted clicks too (ESMM, eq. 5)."""
+    """Return the network's loss on B events: of clicks and, with conversions, of converted clicks (ESMM, eq. 5)."""
     opinions = batch_opinions(model, features, events, corruption, rng, vectors)
     loss = features.loss_of(opinions[0], events)
     if not model.has_conversions:
@@ -116,7 +116,7 @@ def batch_loss(
 
 
 def both(logits: Tensor, others: Tensor) -> Tensor:
-    """The logits of the product of two probabilities, given theirs: 1 / (σ(a) σ(b)) = 1 + e⁻ᵃ + e⁻ᵇ + e⁻⁽ᵃ⁺ᵇ⁾."""
+    """Return the logits of the product of two probabilities, from theirs: 1 / (σ(a) σ(b)) = 1 + e⁻ᵃ + e⁻ᵇ + e⁻⁽ᵃ⁺ᵇ⁾."""
     return -torch.logsumexp(torch.stack([-logits, -others, -logits - others]), 0)
 
 

@@ -1,6 +1,6 @@
 """Click prediction from counts alone: an MLP on numbers, click rates, impressions and their ages.
 
-Without IDs, vectors or history it cannot memorise rows. `train_counts` fits it; then it is fixed.
+Without IDs, vectors or history it cannot memorise rows. `train_counts` fits it; afterwards its weights are frozen.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from msd.contract.schema import SIDES, FeatureSchema
 
 
 class CountModel(nn.Module):
-    """The schema's dense tensors → [N] logits."""
+    """MLP from the schema's dense tensors to logits [N]."""
 
     def __init__(self, schema: FeatureSchema, hidden: tuple[int, ...]) -> None:
         super().__init__()
@@ -25,6 +25,6 @@ class CountModel(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1)).requires_grad_(False)
 
     def forward(self, tensors: Mapping[str, Tensor], n: int) -> Tensor:
-        """User's and context's tensors of batch 1 or N, the candidates' of N → [N]."""
+        """Return logits [N]. Tensors of user and context have batch 1 or N, those of candidates N."""
         logits: Tensor = self.layers(torch.cat([tensors[name].expand(n, -1) for name in self.dense], -1))
         return logits.squeeze(-1)

@@ -1,4 +1,4 @@
-"""All users or items of a dataset as encoded columns: one row per ID, and a last one for an unknown ID."""
+"""All users or items of a dataset as encoded columns: one row per ID, and a last row for an unknown ID."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from msd.dataset.load import Dataset
 
 @dataclass(frozen=True)
 class Entities:
-    """n ids; categorical [n + 1, C] and numeric [n + 1, 2K], whose row n is the unknown id's."""
+    """n IDs; categorical [n + 1, C] and numeric [n + 1, 2K]. Row n is that of an unknown ID."""
 
     side: RowSide
     ids: list[str]
@@ -28,12 +28,12 @@ class Entities:
         return len(self.ids)
 
     def places(self, ids: pl.Series) -> NDArray[np.int32]:
-        """[len(ids)] the row of each id, which all occur in the dataset."""
+        """Return the row of each ID [len(ids)]; all must occur in the dataset."""
         return np.fromiter((self.place[one] for one in ids), np.int32, len(ids))
 
 
 def encode_entities(dataset: Dataset, schema: FeatureSchema, side: RowSide) -> Entities:
-    """Every id of the side's table, then every id that only the events know."""
+    """Encode every ID of the side's table, then every ID that only the events have."""
     name = f"{side}_id"
     table = dataset.users if side == "user" else dataset.items
     known = table[name].to_list()

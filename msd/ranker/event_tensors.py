@@ -1,5 +1,5 @@
-"""Events as plain tensors, one row per event, to train and serve third-party models. Every event has its own user and
-history, which a batch of `batch_opinions` shares.
+"""Events as plain tensors, one row per event, to train and serve third-party models. Every row repeats the vectors of
+its user and history; `batch_opinions` represents each item of a batch once.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ Adapted = Mapping[RowSide, Tensor]
 
 
 def adapt_all(adaptors: Adaptors, features: Features) -> dict[RowSide, Tensor]:
-    """[n + 1, D] by side: every entity's vector as the schema has it, zeros where there is none."""
+    """Return every entity's vector in the schema's dimension by side, [n + 1, D]; zeros where there is none."""
     sides: tuple[RowSide, ...] = ("user", "item")
     held = {"user": features.user, "item": features.item}
     with torch.no_grad():
@@ -29,7 +29,7 @@ def adapt_all(adaptors: Adaptors, features: Features) -> dict[RowSide, Tensor]:
 
 
 def event_tensors(features: Features, adapted: Adapted, events: NDArray[np.int64]) -> dict[str, Tensor]:
-    """The schema's tensors [B, …] of B events; `adapted` is what `adapt_all` gave."""
+    """Return the schema's tensors [B, …] of B events; `adapted` is the result of `adapt_all`."""
     chosen = torch.from_numpy(events)
     user, item = features.user, features.item
     users, items = user.rows[chosen], item.rows[chosen]

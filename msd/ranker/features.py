@@ -1,6 +1,6 @@
-"""A dataset as the ranker's tensors: everything that training, evaluation and export read, made once.
+"""A dataset as the ranker's tensors: the inputs of training, evaluation and export, built once.
 
-Row features come from the contract's `encode` and `dense`; the student's vectors stay as they are until the adaptors.
+Row features come from the contract's `encode` and `dense`; the student's vectors are unchanged until the adaptors.
 """
 
 from dataclasses import dataclass, replace
@@ -28,9 +28,9 @@ from msd.student.vectors import StudentVectors
 class SideFeatures:
     """One side of all rows.
 
-    categorical [n + 1, C] by entity; dense [E, D] by event, live_dense [E, D] with every earlier event counted,
-    whatever its part, and aged_dense [R, E, D] with counts as they stood earlier, drawn R times; unknown_dense [D];
-    vectors [n + 1, V] of the student and present [n + 1]. Row n is the unknown id's.
+    `categorical` [n + 1, C] by entity. By event: `dense` [E, D]; `live_dense` [E, D], which counts earlier events of
+    all parts; `aged_dense` [R, E, D], with counts of an earlier time, drawn R times. `unknown_dense` [D]. `vectors`
+    [n + 1, V] of the student, and `present` [n + 1]. Row n is that of an unknown ID.
     """
 
     entities: Entities
@@ -44,14 +44,14 @@ class SideFeatures:
     present: Tensor
 
     def to(self, device: torch.device) -> "SideFeatures":
-        """The same, its tensors on a device."""
+        """Return a copy with its tensors on a device."""
         return replace(self, **_moved(self, device))
 
 
 @dataclass(frozen=True)
 class Features:
     """All events of a dataset: labels [E], impressions [E] that each stands for, parts [E], context tensors [E, …],
-    history [E, L] as item rows (−1 pads); and whether each was a click that converted [E], if the dataset tells."""
+    history [E, L] as item rows (padding −1); and converted clicks [E], if the dataset has them."""
 
     schema: FeatureSchema
     parts: NDArray[np.int8]
@@ -67,37 +67,37 @@ class Features:
     conversions: Tensor | None = None
 
     def live(self) -> "Features":
-        """The same events with counts that are kept up to date through valid and test, as a service with feedback has
-        them (progressive evaluation). Window and train rows see valid and test rows of others that came before."""
+        """Return the same events with counts that stay up to date through valid and test, as in a service with feedback
+        (progressive evaluation). Window and train rows also count earlier valid and test rows of others."""
         user, item = (replace(side, dense=side.live_dense) for side in (self.user, self.item))
         return replace(self, user=user, item=item)
 
     def of_part(self, *parts: Part) -> NDArray[np.int64]:
-        """The events of the given parts, in time order."""
+        """Return the events of the given parts, in time order."""
         return np.flatnonzero(np.isin(self.parts, parts))
 
     def outcomes(self, events: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Labels [n] of events, and how many impressions each stands for."""
+        """Return labels [n] of events, and the impressions [n] that each stands for."""
         labels, impressions = self.labels.cpu().numpy(), self.impressions.cpu().numpy()
         return labels[events].astype(np.float64), impressions[events].astype(np.float64)
 
     def converted(self, events: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Whether each of n events was a click that converted [n]. The dataset has to tell."""
+        """Return whether each of n events was a click that converted [n]. The dataset must have conversions."""
         assert self.conversions is not None, "a model with conversions is of a dataset with conversions"
         return self.conversions.cpu().numpy()[events].astype(np.float64)
 
     def loss_of(
         self, logits: Tensor, events: NDArray[np.int64], of: Literal["labels", "conversions"] = "labels"
     ) -> Tensor:
-        """Mean logloss of logits [..., n] of events, each weighing as many impressions as it stands for; an average
-        event's weight is 1, whichever are in a batch."""
+        """Return the mean logloss of logits [..., n] of events, weighted by impressions; the weight of an average event
+        of the dataset is 1, whatever the batch."""
         chosen = torch.from_numpy(events)
         weights = (self.impressions[chosen] / self.impressions.mean()).expand_as(logits)
         labels = getattr(self, of)[chosen].expand_as(logits)
         return nn.functional.binary_cross_entropy_with_logits(logits, labels, weights)
 
     def to(self, device: torch.device) -> "Features":
-        """The same, its tensors on a device: models trained on it go there too."""
+        """Return a copy with its tensors on a device; models are trained on that device."""
         return replace(self, user=self.user.to(device), item=self.item.to(device), **_moved(self, device))
 
 
@@ -106,7 +106,7 @@ def _moved(held: object, device: torch.device) -> dict[str, Any]:
 
 
 def build_features(dataset: Dataset, schema: FeatureSchema, vectors: StudentVectors) -> Features:
-    """Encodes a dataset with a fitted schema. A user's vector counts only after the profile window it was made from."""
+    """Encode a dataset with a fitted schema. A user's vector is used only after the profile window it was made from."""
     parts = split_events(dataset.events, dataset.config)
     users, items = (encode_entities(dataset, schema, side) for side in ("user", "item"))
     timeline = walk_events(dataset, schema, parts, users, items)

@@ -1,6 +1,6 @@
-"""History features: the similarity of a user's history to a target, its nearest items, and attention to it.
+"""History features: similarity of a user's history to a target, its nearest items, and attention to it.
 
-Histories are oldest first and padded at the end; a mask [B, L] separates items from padding, B being 1 or N.
+Histories are oldest first and padded at the end. A mask [B, L] marks items against padding; B is 1 or N.
 """
 
 import torch
@@ -14,18 +14,18 @@ MOST_INDICATORS = 256
 
 
 def cosine(history_BLD: Tensor, target_ND: Tensor) -> Tensor:
-    """Cosines of each target's vector to those of the history [N, L]; 0 where one of them is missing, all zeros.
+    """Return the cosines [N, L] of each target's vector with those of the history; 0 where either is missing (zeros).
 
-    Vectors come from a LayerNorm, so that all have the length √D and none need be normalised here.
+    Vectors come from a LayerNorm: all have the length √D, so they are not normalised here.
     """
     return _products(target_ND, history_BLD.transpose(1, 2)) / target_ND.shape[-1]
 
 
 class Overlap(nn.Module):
-    """How many values of a field a target shares with each item of the history, as the cosine of the two sets.
+    """Values of a field that a target shares with each item of the history, as the cosine of the two sets.
 
-    For a field of one value that is 1 or 0. Indices below `first` stand for no single value and never match:
-    0, a missing value, and 1 where that is all values outside a vocabulary, which do count in the sets' sizes.
+    For a field of one value that is 1 or 0. Indices below `first` stand for no single value and never match: 0 is a
+    missing value; 1, with a vocabulary, is any value outside it, and counts in the sets' sizes.
     """
 
     indicators: Tensor | None
@@ -33,8 +33,8 @@ class Overlap(nn.Module):
     def __init__(self, size: int, width: int, first: int) -> None:
         super().__init__()
         self.first = first
-        # With the one history of a request, products of sets' indicators are cheap where there are few values; in
-        # training, where each row has a history of its own, pairs take less time and memory. Both count exactly.
+        # With one history per request, products of the sets' indicators are cheap if there are few values. In training
+        # each row has its own history, and comparing pairs takes less time and memory. Both count exactly.
         few = width > 1 and size <= MOST_INDICATORS
         indicators = torch.eye(size) if few else None
         if indicators is not None:
@@ -42,7 +42,7 @@ class Overlap(nn.Module):
         self.register_buffer("indicators", indicators, persistent=False)
 
     def forward(self, history_BLM: Tensor, target_NM: Tensor) -> Tensor:
-        """Indices of the history's items and of N targets → [N, L]."""
+        """Return the overlap [N, L] from the indices of the history's items and of N targets."""
         sizes_BL, sizes_N1 = ((indices != 0).float().sum(-1) for indices in (history_BLM, target_NM.unsqueeze(1)))
         return self._shared(history_BLM, target_NM) / torch.sqrt((sizes_BL * sizes_N1).clamp(min=1.0))
 
@@ -55,16 +55,16 @@ class Overlap(nn.Module):
 
 
 def _products(rows_NK: Tensor, matrix_BKM: Tensor) -> Tensor:
-    """Each of N rows times its own matrix, or all times the one there is [N, M]."""
+    """Return the products [N, M] of N rows, each with its own matrix, or all with the same one."""
     if matrix_BKM.shape[0] == 1:
         return torch.matmul(rows_NK, matrix_BKM[0])
     return torch.matmul(rows_NK.unsqueeze(1), matrix_BKM).squeeze(1)
 
 
 def summarise(alike_NL: Tensor, mask_BL: Tensor) -> Tensor:
-    """Likeness by item of the history → [N, 4]: its mean, greatest, mean of the greatest 3 and of the latest 5.
+    """Summarise the similarities of history items as [N, 4]: mean, maximum, mean of the top 3 and of the latest 5.
 
-    0 where there is no history.
+    0 without history.
     """
     length = mask_BL.shape[1]
     size_B = mask_BL.sum(1)
@@ -73,7 +73,7 @@ def summarise(alike_NL: Tensor, mask_BL: Tensor) -> Tensor:
     latest_BL = mask_BL * (place_L >= size_B.unsqueeze(1) - LAST).to(mask_BL.dtype)
     latest_N = (alike_NL * latest_BL).sum(1) / latest_BL.sum(1).clamp(min=1.0)
     top = min(TOP, length)
-    # Padding must not stand in for an item of likeness 0: a whole history may be less alike than that.
+    # Padding must not pass for an item of similarity 0: all items of a history can have less.
     greatest_NT = alike_NL.masked_fill(mask_BL == 0, -1.0).topk(top, dim=1).values
     held_BT = (torch.arange(top, dtype=mask_BL.dtype, device=mask_BL.device) < size_B.unsqueeze(1)).to(mask_BL.dtype)
     top_N = (greatest_NT * held_BT).sum(1) / held_BT.sum(1).clamp(min=1.0)
@@ -81,14 +81,14 @@ def summarise(alike_NL: Tensor, mask_BL: Tensor) -> Tensor:
 
 
 class TargetAttention(nn.Module):
-    """The history as the target sees it (DIN, arXiv 1706.06978); sigmoid weights keep how much of it is alike."""
+    """Attention of a target to the history (DIN, arXiv 1706.06978). Sigmoid weights keep how much of it is similar."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.weigh = nn.Sequential(nn.Linear(3 * dim, 32), nn.ReLU(), nn.Linear(32, 1))
 
     def forward(self, history_BLD: Tensor, mask_BL: Tensor, target_ND: Tensor) -> Tensor:
-        """History of batch 1 or N and N targets → [N, D]."""
+        """Return the weighted history [N, D] of N targets; the history has batch 1 or N."""
         n, length = target_ND.shape[0], history_BLD.shape[1]
         history_NLD = history_BLD.expand(n, -1, -1)
         target_NLD = target_ND.unsqueeze(1).expand(-1, length, -1)
@@ -98,10 +98,10 @@ class TargetAttention(nn.Module):
 
 
 def select(alike_NL: Tensor, mask_BL: Tensor, history_BLD: Tensor, count: int | None) -> Tensor:
-    """The `count` items of the history that are nearest to the target (MSD's Selector), merged [N, D]; None takes all.
+    """Merge the `count` history items nearest to the target (MSD's Selector) into [N, D]; None takes all.
 
-    An item weighs by how much nearer it is than the first one left out, so that a tie, or a rounding, at the edge moves
-    nothing. Where little stands out, or there is no history, the merged vector is near zero.
+    An item's weight is its lead over the nearest item left out, so that ties and rounding at the edge change nothing.
+    If little stands out, or there is no history, the merged vector is near zero.
     """
     length = alike_NL.shape[1]
     alike_NL = alike_NL.masked_fill(mask_BL == 0, -1.0)
@@ -113,13 +113,13 @@ def select(alike_NL: Tensor, mask_BL: Tensor, history_BLD: Tensor, count: int | 
 
 
 class Fusion(nn.Module):
-    """A frequent target keeps what its own embedding says; a rare one leans on its neighbours (MSD's Fusion)."""
+    """Gate between a target's own embedding, for frequent ones, and its neighbours', for rare ones (MSD's Fusion)."""
 
     def __init__(self, dense: int) -> None:
         super().__init__()
         self.gate = nn.Linear(dense, 1)
 
     def forward(self, target_ND: Tensor, neighbours_ND: Tensor, dense_NF: Tensor) -> Tensor:
-        """[N, D]; the gate sees the target's dense features, its counts among them."""
+        """Return the fused vectors [N, D]; the gate sees the target's dense features, including its counts."""
         own_N1 = torch.sigmoid(self.gate(dense_NF))
         return own_N1 * target_ND + (1.0 - own_N1) * neighbours_ND

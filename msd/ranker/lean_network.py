@@ -1,6 +1,6 @@
-"""The lean network: a `Ranker` that does nothing for each pair of a candidate and an item of the history.
+"""Lean network: a `Ranker` without work per pair of candidate and history item.
 
-The history counts as its mean, made once per request; the rest of a candidate's score is linear.
+The history enters as its mean, computed once per request; the rest of a candidate's score is linear.
 """
 
 import torch
@@ -11,8 +11,8 @@ from msd.ranker.model import BLOCKS, Ranker, RankerConfig, Tensors
 
 
 class LeanRanker(Ranker):
-    """Fields, numbers and vectors of both sides, and how the target agrees with the mean of the history, under one
-    linear layer; beside it the user's affinity and the count model, as in `Ranker`."""
+    """One linear layer over fields, numbers and vectors of both sides and the target's agreement with the mean of the
+    history; beside it the user's affinity and the count model, as in `Ranker`."""
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig, conversions: bool = False) -> None:
         super().__init__(schema, config, conversions)
@@ -27,7 +27,7 @@ class LeanRanker(Ranker):
         parts = [*sides.values(), torch.log1p(mask.sum(1, keepdim=True)).expand(n, -1) / 2]
         parts.append(target_ND * _mean(history_BLD, mask))
         if self.blocks:
-            # The mean cosine is the cosine with the mean, as vectors have one length.
+            # All vectors have the same length, so the mean cosine is the product with the mean vector.
             pairs = zip(
                 _mean(tensors["history_semantic"], mask).chunk(BLOCKS, -1),
                 tensors["item_semantic"].chunk(BLOCKS, -1),
@@ -42,5 +42,5 @@ class LeanRanker(Ranker):
 
 
 def _mean(history_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-    """The mean of a history's vectors [B, D]; zeros of an empty one."""
+    """Return the mean of a history's vectors [B, D]; zeros if it is empty."""
     return (history_BLD * mask_BL.unsqueeze(-1)).sum(1) / mask_BL.sum(1, keepdim=True).clamp(min=1.0)

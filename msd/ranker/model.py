@@ -1,7 +1,7 @@
-"""MSD's CTR model: embeddings ⊕ dense ⊕ semantics ⊕ what the history says of the target, cross layers and an MLP.
+"""MSD's CTR model: embeddings ⊕ dense ⊕ semantics ⊕ history features of the target, then cross layers and an MLP.
 
-Written once, plainly; the user's side has batch 1 (serving) or N (training), the candidates' always N. It knows the
-schema's tensors, not where they come from.
+One implementation: the user's side has batch 1 (serving) or N (training), the candidates' always N. It knows the
+schema's tensors, not their source.
 """
 
 import math
@@ -18,19 +18,19 @@ from msd.contract.schema import SIDES, STATE_FEATURES, Bag, Categorical, Feature
 from msd.ranker.count_model import CountModel
 from msd.ranker.history import SUMMARY, Fusion, Overlap, TargetAttention, cosine, select, summarise
 
-BLOCKS = 2  # blocks of a vector: meaning, and words
+BLOCKS = 2  # blocks of a vector: meaning and words
 WITH_CONVERSIONS = ("msd", "lean")
 """Networks that can have a head for conversions."""
 Tensors = Mapping[str, Tensor]
 
 
 class RankerConfig(BaseModel):
-    """Which network, its widths and its dropout rates.
+    """Architecture, layer widths and dropout rates.
 
-    `hidden` may be empty, for no MLP, in MSD's own network. `id_hidden`: the share of ids that training hides whole.
-    `selected`: how many items of the history the Selector takes, None for all. `fusion`: whether they are fused with
-    the target at all. `affinity`: the numbers a user has of his own, 0 for none. `counts`: the widths of the count
-    model beside MSD's own network, empty for none.
+    `hidden` may be empty (no MLP) for `msd`, `lean` and `lr`. `id_hidden`: share of IDs that training hides whole.
+    `selected`: number of history items that the Selector takes, None for all. `fusion`: whether to fuse them with the
+    target. `affinity`: length of each user's own vector, 0 for none. `counts`: layer widths of the count model beside
+    `msd` and `lean`, empty for none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,7 +57,8 @@ class RankerConfig(BaseModel):
 
 
 class SideEmbedding(nn.Module):
-    """One table a field; a bag is the mean of its values. A missing value has an embedding, an unknown id has none."""
+    """One embedding table per field; a bag is the mean of its values. A missing category has an embedding; a missing or
+    unknown ID is zeros."""
 
     def __init__(self, schema: FeatureSchema, side: Side, config: RankerConfig) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class SideEmbedding(nn.Module):
         self.width = config.embedding * len(self.fields)
 
     def forward(self, categorical: Tensor) -> Tensor:
-        """[..., C] int32 → [..., width]."""
+        """Embed indices: [..., C] int32 → [..., width]."""
         parts = []
         for field, place in zip(self.fields, self.places, strict=True):
             index = categorical[..., place]
@@ -84,7 +85,8 @@ class SideEmbedding(nn.Module):
         return torch.cat(parts, -1)
 
     def _id(self, field: Categorical, index: Tensor, embedded: Tensor) -> Tensor:
-        """An unknown id is zeros, and so are most in training, as the model must do without them too."""
+        """Return an ID's embedding: zeros if unknown. Training hides or thins out the others, because the model must
+        also work without IDs."""
         known = (index >= first_known(field)).to(embedded.dtype)
         if self.training:
             known = known * (torch.rand_like(known) >= self.id_hidden).to(known.dtype)
@@ -93,12 +95,12 @@ class SideEmbedding(nn.Module):
 
 
 def is_id(field: Categorical | Bag) -> bool:
-    """Whether the field is the user's or item's own id."""
+    """Return whether the field is the user's or item's own ID."""
     return isinstance(field, Categorical) and field.is_id
 
 
 def first_known(field: Categorical | Bag) -> int:
-    """The first index of a known value; below are a missing one, and one outside the vocabulary if there is one."""
+    """Return the first index of a known value. Below it are the missing value and, with a vocabulary, unknown ones."""
     return 1 if field.buckets else 2
 
 
@@ -111,15 +113,15 @@ class LowRankCross(nn.Module):
         self.up = nn.Linear(rank, width)
 
     def forward(self, x0: Tensor, x: Tensor) -> Tensor:
-        """[N, W], [N, W] → [N, W]."""
+        """Cross the input x0 with the layer before: [N, W], [N, W] → [N, W]."""
         crossed: Tensor = x0 * self.up(self.down(x)) + x
         return crossed
 
 
 class Affinity(nn.Module):
-    """What a user makes of what is known of an item: a bilinear term of his own few numbers, which decay strongly.
+    """Bilinear term of a user's own short vector, under strong weight decay, and an item's description.
 
-    With vectors it is a linear model a user, all learned together, so that it also ranks unseen items.
+    With semantic vectors it is one linear model per user, all learned together, so that it also ranks unseen items.
     """
 
     def __init__(self, users: Categorical, described: int, dim: int) -> None:
@@ -130,17 +132,17 @@ class Affinity(nn.Module):
         self.describe = nn.Linear(described, dim)
 
     def forward(self, index: Tensor, described_ND: Tensor) -> Tensor:
-        """User indices of batch 1 or N and N items → [N]."""
+        """Return the term [N] of user indices of batch 1 or N and N items."""
         user = self.users(index) * (index >= self.first).unsqueeze(-1).to(described_ND.dtype)
         affinity: Tensor = (user * self.describe(described_ND)).sum(-1)
         return affinity
 
 
 class Ranker(nn.Module):
-    """The schema's tensors → [N] logits of a click: those of the network and of the count model, blended.
+    """The schema's tensors → [N] logits of a click, a blend of the network's and the count model's.
 
-    The two learn apart, so that neither unlearns what the other knows. `blend` [2, 2] says how much each counts where
-    the user's counts are fresh, and where they are as old as counts may be; in between it changes with their age.
+    The two train separately, so that neither unlearns what the other knows. `blend` [2, 2]: weights of both where the
+    user's counts are fresh, and where they have the maximum age; weights between are linear in the (logarithmic) age.
 
     With `conversions` the network has a second head on the same layers: a click's conversion (ESMM, arXiv 1804.07931).
     """
@@ -192,18 +194,18 @@ class Ranker(nn.Module):
         return config.embedding * len(schema.indexed(side)) + schema.dense_width(side) + schema.semantic_width(side)
 
     def forward(self, tensors: Tensors) -> Tensor:
-        """Logits [N] of a click, before calibration."""
+        """Return the logits [N] of a click, before calibration."""
         return self.heads(tensors)[0]
 
     def heads(self, tensors: Tensors) -> list[Tensor]:
-        """Logits [N] by head: of a click, and if there are conversions, of a click's conversion."""
+        """Return logits [N] by head: of a click and, with conversions, of a click's conversion."""
         target = self.represent_items(tensors["item_categorical"], tensors.get("item_semantic"))
         history = self.represent_items(tensors["history_categorical"], tensors.get("history_semantic"))
         opinions = self.opinions(tensors, target, history)
         return [self.blended(opinions), *(opinions[-1:] if self.conversion else [])]
 
     def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
-        """What attention sees of items: [..., C] and [..., S] → [..., interest]."""
+        """Represent items for attention: [..., C] and [..., S] → [..., interest]."""
         embedded = self.embed["item"](categorical)
         represented: Tensor = torch.tanh(
             self.represent(embedded if semantic is None else torch.cat([embedded, semantic], -1))
@@ -211,8 +213,8 @@ class Ranker(nn.Module):
         return represented
 
     def opinions(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> list[Tensor]:
-        """Logits [N] of the network; if there is a count model, its logits and the age [N] of the user's counts, as a
-        share of the most that it may be; and last, if there are conversions, the logits of a click's conversion."""
+        """Return the network's logits [N]; with a count model, its logits and the age [N] of the user's counts as a
+        share of the maximum (both logarithmic); last, with conversions, the logits of a click's conversion."""
         network, *conversion = self._network(tensors, target_ND, history_BLD)
         if not self.counts:
             return [network, *conversion]
@@ -222,7 +224,7 @@ class Ranker(nn.Module):
         return [network, self.counts(tensors, target_ND.shape[0]), age, *conversion]
 
     def blended(self, opinions: list[Tensor]) -> Tensor:
-        """Logits [N] of a click, of what `opinions` gives."""
+        """Return the logits [N] of a click from the result of `opinions`."""
         if not self.counts:
             return opinions[0]
         network, counts, age = opinions[:3]
