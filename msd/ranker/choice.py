@@ -1,6 +1,4 @@
-"""Trains the networks of one `msd train`, each in a folder of its own; and several networks among which valid
-chooses.
-"""
+"""Training of the networks of one `msd train`, each in its own folder, and the choice among them by the valid rows."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -32,7 +30,7 @@ Show = Callable[[str], AbstractContextManager[Progress]]
 
 @dataclass(frozen=True)
 class Training:
-    """The common part of all networks of one command. Each is stored in `work`, in a folder of its name."""
+    """Settings shared by all networks of one command. Each network is stored in `work`, in a folder of its name."""
 
     data: Dataset
     vectors: StudentVectors
@@ -42,17 +40,17 @@ class Training:
     team: Team = ALONE
 
     def is_done(self, variant: Variant) -> bool:
-        """Whether an earlier run has trained it."""
+        """Return whether an earlier run has trained it."""
         return is_done(self.work / variant.name, self._run(variant))
 
     def features(self, variant: Variant) -> Features:
-        """What the network sees: of a variant without user knowledge, or any, not even the place for it."""
+        """Return the network's features. A variant without user vectors, or without any, has no columns for them."""
         users = variant.source != WITHOUT_USER_KNOWLEDGE.source
         schema = fit_schema(self.data, semantics=variant.source is not None, user_semantics=users)
         return build_features(self.data, schema, self.vectors).to(self.team.device)
 
     def train(self, variant: Variant, show: AbstractContextManager[Progress]) -> tuple[TrainedNetwork, Features]:
-        """Return the stored network, or train it, resuming after its last epoch; and its features."""
+        """Return the stored network, or train it (resuming after its last epoch), and its features."""
         features = self.features(variant)
         inputs, config = (
             NetworkInputs(self.data.fingerprint, self.vectors.student, features),
@@ -76,12 +74,13 @@ def _name(variant: Variant) -> str:
 
 
 def variants_of(vectors: StudentVectors) -> tuple[Variant, ...]:
-    """The whole network, which comes first, and those with a part less that can be told apart from it."""
+    """Return the whole network first, then those without one part. Without user vectors, leave out
+    `WITHOUT_USER_KNOWLEDGE`, which would be the same."""
     return UNTUNED_OURS, *(one for one in SIMPLER if vectors.users.ids or one != WITHOUT_USER_KNOWLEDGE)
 
 
 def valid_halves(data: Dataset) -> UserHalves:
-    """The valid rows by two halves of their users. Raises CrossfitError."""
+    """Return the valid rows in two halves by user. Raises CrossfitError."""
     valid = data.events.filter(split_events(data.events, data.config) == Part.VALID)
     users = valid["user_id"].rank("dense").cast(pl.Int64).to_numpy()
     labels, shown = (column.cast(pl.Float64).to_numpy() for column in (valid["label"], impressions_of(valid)))
@@ -89,7 +88,7 @@ def valid_halves(data: Dataset) -> UserHalves:
 
 
 def valid_scores(model: TrainedRanker, features: Features) -> Probabilities:
-    """What a model says of the valid rows with live counts, as they are served."""
+    """Return a model's probabilities of the valid rows with live counts, as in serving."""
     return predict(model, features.live(), features.of_part(Part.VALID))
 
 
@@ -100,9 +99,9 @@ def choose_network(
     show: Show,
     time_is_up: Callable[[], bool] = lambda: False,
 ) -> tuple[Variant, ChoiceRecord]:
-    """Trains the variants in their order and keeps the first unless another is surely better by valid.
+    """Train the variants in order and keep the first unless another is surely better on the valid rows.
 
-    The first is trained in any case; one during which the time is up is left to a later run, which resumes it.
+    The first is always trained. When time is up, stop; a later run resumes the interrupted training.
     """
     said: dict[str, Probabilities] = {}
     seconds: dict[str, float] = {}
@@ -128,14 +127,14 @@ def choose_tuning(
     untuned: tuple[TrainedRanker, Features],
     tuned: tuple[TrainedRanker, StudentVectors],
 ) -> CrossfitChoice:
-    """Whether a tuned model with its own student's vectors is surely better than it was, or goes back to that."""
+    """Keep the tuned model, with its own student's vectors, only if it is surely better than the untuned one."""
     features = build_features(training.data, untuned[1].schema, tuned[1]).to(training.team.device)
     return halves.choose({"without LoRA": valid_scores(*untuned), "with LoRA": valid_scores(tuned[0], features)})
 
 
 @contextmanager
 def _until(show: AbstractContextManager[Progress], time_is_up: Callable[[], bool] | None) -> Iterator[Progress]:
-    """The same progress, but that a training ends with a _TimeUpError."""
+    """Wrap a progress callback: it raises _TimeUpError, which ends the training, when time is up."""
     with show as progress:
 
         def hear(epoch: int, step: int, loss: float) -> None:
@@ -147,4 +146,4 @@ def _until(show: AbstractContextManager[Progress], time_is_up: Callable[[], bool
 
 
 def _unheard(epoch: int, step: int, loss: float) -> None:
-    """Of a network that is trained already."""
+    """Ignore the progress of a network that is already trained."""

@@ -1,6 +1,6 @@
-"""Trains the student's top layers by LoRA with the CTR loss, together with the ranker and its adaptors.
+"""LoRA training of the student's top layers with the CTR loss, together with the ranker and its adaptors.
 
-A step's rows share few items, whose texts are encoded with gradients; all other vectors come from a cache.
+A step's rows share few items. Their texts are encoded with gradients; all other vectors come from a cache.
 """
 
 import copy
@@ -27,15 +27,15 @@ from msd.student.lora import Lora
 from msd.student.record import Vectors
 from msd.student.vectors import LevelVectors, StudentVectors, save_vectors
 
-_WARM_UP = 0.1  # of all steps
+_WARM_UP = 0.1  # share of all steps
 Texts = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """How to tune. A step holds up to `items` items, `rows_per_item` rows of each, and encodes the texts of these items
-    and of `users` of its users; an epoch visits every training row once, or ends after `steps` steps. `live`: as in
-    TrainConfig."""
+    """Tuning options. A step has up to `items` items with up to `rows_per_item` rows each, and encodes the texts of
+    these items and of `users` of its users. An epoch visits every training row once, or ends after `steps` steps.
+    `live`: as in TrainConfig."""
 
     seed: int = 0
     epochs: int = 1
@@ -52,14 +52,14 @@ class TuneConfig:
     live: bool = True
 
     def runs(self, runs: int) -> int:
-        """How many runs of one item's rows a step holds: fewer on small data, so that an epoch has steps."""
+        """Return the runs (rows of one item) per step: fewer on small data, so that an epoch has enough steps."""
         return min(self.items, max(8, runs // 64))
 
 
 class Tuned(NamedTuple):
-    """A calibrated ranker and the vectors of its student, both of the epoch that ranked valid best.
+    """Calibrated ranker and the vectors of its student, both of the epoch with the best valid AUC.
 
-    `epoch` 0 is before tuning: then all is as it was.
+    `epoch` 0 is before tuning: nothing was changed.
     """
 
     ranker: TrainedRanker
@@ -83,11 +83,11 @@ def finetune_ranker(
     progress: Progress,
     team: Team = ALONE,
 ) -> Tuned:
-    """Tunes a copy of the ranker, and the student in place, which ends with merged weights of the best epoch.
+    """Tune a copy of the ranker, and the student in place, which ends with the merged weights of the best epoch.
 
-    `texts`: of items and of users, by id; `vectors`: the student's of them, which `features` hold. Stopped and called
-    again with the same `checkpoint` and `run`, it resumes after the last whole epoch and ends at the same result.
-    Raises StudentError if a vector's text is missing.
+    `texts`: of items and of users, by ID; `vectors`: the student's vectors of them, as in `features`. If stopped and
+    called again with the same `checkpoint` and `run`, it resumes after the last complete epoch and ends with the same
+    result. Raises StudentError if a vector's text is missing.
     """
     torch.manual_seed(config.seed)
     student.to(features.labels.device)
@@ -102,8 +102,8 @@ def finetune_ranker(
 
 
 def save_own_student(folder: Path, student: Student, tuned: Tuned, config: TuneConfig) -> str:
-    """Writes a model's own student and its vectors into `folder`; returns the student's fingerprint."""
-    # The figures of distilling are not those of the tuned student.
+    """Write a model's own student and its vectors into `folder`; return the student's fingerprint."""
+    # The metrics of distillation do not hold for the tuned student.
     objective = {**student.record.objective, "tuned": asdict(config)}
     student.record = student.record.model_copy(update={"objective": objective, "metrics": {}})
     fingerprint = save_student(student, folder)
@@ -112,7 +112,7 @@ def save_own_student(folder: Path, student: Student, tuned: Tuned, config: TuneC
 
 
 class _Tuner:
-    """The state of a tuning: what is trained, what was best so far, and features with the vectors of the weights."""
+    """State of a tuning: trained weights, the best so far, and features with vectors of the current weights."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class _Tuner:
         return items, users
 
     def train_epoch(self, epoch: int, progress: Progress) -> float:
-        """The mean loss of the epoch's steps."""
+        """Train one epoch; return the mean loss of its steps."""
         config, team = self.config, self.team
         torch.manual_seed(config.seed * 1_000 + epoch + 1_000_000 * team.rank)
         rng = np.random.default_rng([config.seed, epoch])
@@ -216,7 +216,7 @@ class _Tuner:
         return loss.item()
 
     def _live(self, events: NDArray[np.int64], rng: np.random.Generator) -> dict[RowSide, LiveVectors]:
-        """Return vectors with gradients for the batch's items and some of its users, whose texts are longer."""
+        """Return vectors with gradients for the batch's items and some of its users: users' texts are longer."""
         features = self.features
         knowing = events[features.knows_user.cpu().numpy()[events]]
         items = self.items.draw(features.item.rows.cpu().numpy()[events], self.config.items, rng)
@@ -246,5 +246,5 @@ class _Tuner:
 
 
 def _schedule(done: float) -> float:
-    """Share of the learning rates when a share `done` of all steps is over: up in the first tenth, then down to 0."""
+    """Return the factor of the learning rates after a share `done` of all steps: up in the first tenth, then to 0."""
     return min(1.0, done / _WARM_UP) * (1.0 - done)

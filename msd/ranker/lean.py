@@ -1,7 +1,8 @@
-"""Trains the lean ranker beside a trained one: on the same rows and vectors, without the parts that cost most time per
-candidate. A service scores with it while there is no time for the other (brownout).
+"""Training of the lean ranker beside a full one: on the same rows and vectors, without the parts that cost most time
+per candidate. A service scores with it while it has no time for the full one (brownout).
 
-It reads what the other's bundle serves, so its vectors pass through the other's adaptors, which it does not train.
+It reads the inputs that the full ranker's bundle serves, so its vectors pass through the full one's adaptors, which
+stay fixed.
 """
 
 import time
@@ -37,7 +38,7 @@ from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.vectors import StudentVectors
 
 LEAN_FOLDER = "lean"
-# How much of a distilled label is the other model's probability.
+# Weight of the full model's probability in a distilled label.
 _SOFTNESS = 0.5
 _OF = "lean_of"
 _LABELS, _DISTILLED = "labels", "distilled"
@@ -53,16 +54,16 @@ class _Trained(NamedTuple):
 
 
 def lean_config(config: RankerConfig) -> RankerConfig:
-    """The lean network beside one of this configuration."""
+    """Return the configuration of the lean network beside a full one."""
     unused = {"cross_layers": 0, "hidden": (), "fusion": False, "selected": None}
     return config.model_copy(update={"network": "lean", **unused})
 
 
 def train_lean(model: Path, data: Dataset, given: StudentVectors, config: TrainConfig, show: Show) -> RankerRecord:
-    """Train the lean ranker of the one in the folder `model`, into a folder within it, unless it is there.
+    """Train the lean ranker beside the full one in the folder `model`, into a folder within it, unless it exists.
 
-    It learns the labels, or labels mixed with the other model's probabilities if that ranks valid surely better.
-    `given`: the vectors of the student that the other was trained with. Raises ModelFolderError.
+    It learns the labels, or labels mixed with the full model's probabilities if that is surely better on the valid
+    rows. `given`: the vectors of the student that the full one was trained with. Raises ModelFolderError.
     """
     full, record = load_ranker(model)
     if record.config.network != "msd":
@@ -103,8 +104,8 @@ def train_lean(model: Path, data: Dataset, given: StudentVectors, config: TrainC
 
 
 def load_lean(model: Path) -> TrainedRanker | None:
-    """The lean ranker in a model's folder, None without one. Raises ModelFolderError if it is unfinished, damaged, or
-    was trained beside another model."""
+    """Return the lean ranker in a model's folder, None without one. Raises ModelFolderError if it is unfinished,
+    damaged, or was trained beside another model."""
     folder = model / LEAN_FOLDER
     if not folder.is_dir():
         return None
@@ -118,7 +119,7 @@ def load_lean(model: Path) -> TrainedRanker | None:
 
 
 def _distilled(full: TrainedRanker, features: Features) -> Features:
-    """The same rows, those to train on with labels that are mixed with the model's probabilities."""
+    """Return the same rows, with the labels of training rows mixed with the model's probabilities."""
     events = features.of_part(Part.WINDOW, Part.TRAIN)
     labels = features.labels.clone()
     said = torch.from_numpy(predict(full, features, events).astype(np.float32))
@@ -127,7 +128,7 @@ def _distilled(full: TrainedRanker, features: Features) -> Features:
 
 
 def _choice(data: Dataset, features: Features, tried: dict[str, _Trained]) -> ChoiceRecord | None:
-    """None if valid has too few users for one: then labels are learned."""
+    """Choose by the valid rows; None if they have too few users, so that the one trained on labels is kept."""
     try:
         halves = valid_halves(data)
     except CrossfitError:

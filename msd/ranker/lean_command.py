@@ -1,4 +1,4 @@
-"""`msd lean`: a trained ranker in, its lean ranker beside it."""
+"""`msd lean`: train the lean ranker beside a trained one."""
 
 from functools import partial
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Vectors of a few texts with gradients, others from a cache; and rows grouped by item for this."""
+"""Vectors of a few texts with gradients; all others come from a cache."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +18,7 @@ Rows = NDArray[np.int64]
 
 
 def require_texts(name: str, level: LevelVectors, texts: Mapping[str, str]) -> None:
-    """Raises StudentError if there is a vector without a text; `name` says of what, user or item."""
+    """Raise StudentError if a vector has no text; `name`: user or item."""
     if missing := [one for one in level.ids if one not in texts]:
         raise StudentError(
             f"the student has vectors of {len(missing)} {name}s without a text in the dataset, "
@@ -27,9 +27,9 @@ def require_texts(name: str, level: LevelVectors, texts: Mapping[str, str]) -> N
 
 
 class CachedTexts:
-    """A side's texts as the student's trained layers find them, and which of the side's rows they belong to.
+    """A side's texts as inputs of the student's trained layers, and the text of each of the side's rows.
 
-    Raises StudentError if there is a vector without a text.
+    Raises StudentError if a vector has no text.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class CachedTexts:
         self.text_of = np.array([level.rows.get(one, -1) for one in side.entities.ids] + [-1], np.int64)
 
     def draw(self, rows: Rows, count: int, rng: np.random.Generator) -> Rows:
-        """Up to `count` distinct ones of a side's rows that have a text."""
+        """Draw up to `count` distinct rows of the side that have a text."""
         distinct = np.unique(rows)
         return rng.permutation(distinct[self.text_of[distinct] >= 0])[:count]
 
     def refreshed(self, side: SideFeatures, vectors: Vectors) -> SideFeatures:
-        """The side's features with these vectors of all texts."""
+        """Return the side's features with new vectors of all texts."""
         held = np.flatnonzero(self.text_of >= 0)
         fresh = side.vectors.clone()
         fresh[torch.from_numpy(held)] = torch.from_numpy(vectors[self.text_of[held]]).to(fresh.device)
@@ -54,7 +54,7 @@ class CachedTexts:
 
 
 class LiveVectors:
-    """A side's vectors, some rows' freshly made of their texts: gradients reach the student through these alone."""
+    """A side's vectors, some rows' freshly encoded: gradients reach the student only through these."""
 
     def __init__(self, side: SideFeatures, texts: CachedTexts, student: Student, rows: Rows) -> None:
         self._cache, self._rows = side.vectors, torch.from_numpy(rows).to(side.vectors.device)
@@ -63,11 +63,11 @@ class LiveVectors:
         self._fresh = texts.states.vectors(student, texts.text_of[rows]) if len(rows) else self._cache[:0]
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Vectors [n, V] of rows [n]."""
+        """Return the vectors [n, V] of rows [n]."""
         place = self._place[rows.long()]
         at = torch.nonzero(place >= 0).squeeze(1)
         return self._cache[rows].index_put((at,), self._fresh[place[at]])
 
     def keep(self) -> None:
-        """Leaves the fresh vectors in the cache."""
+        """Write the fresh vectors into the cache."""
         self._cache[self._rows] = self._fresh.detach()

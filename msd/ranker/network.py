@@ -1,4 +1,4 @@
-"""Trains one network and stores it in a folder, so that reruns and tuned models can reuse it."""
+"""Training of one network, stored in a folder, so that reruns and tuned models can reuse it."""
 
 import time
 from dataclasses import asdict
@@ -19,7 +19,7 @@ _CHECKPOINT = "checkpoint.safetensors"
 
 
 class TrainedNetwork(NamedTuple):
-    """A trained network. seconds: what training took, whenever that was; own: how much of it just now."""
+    """A trained network. `seconds`: training time, in this run or an earlier one; `own`: in this run."""
 
     model: TrainedRanker
     record: RankerRecord
@@ -28,7 +28,7 @@ class TrainedNetwork(NamedTuple):
 
 
 class NetworkInputs(NamedTuple):
-    """What a network is trained on: fingerprints of the dataset and of what made the vectors, and the features."""
+    """Inputs of training: fingerprints of the dataset and of the student that made the vectors, and the features."""
 
     dataset: str
     student: str

@@ -1,6 +1,4 @@
-"""Data-parallel training in several processes, started by `torchrun`. Knows gradients, weights and figures; not what
-they belong to.
-"""
+"""Data-parallel training in processes started by `torchrun`. Knows gradients, weights and figures, not models."""
 
 import datetime
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,12 +16,12 @@ _PATIENCE = datetime.timedelta(minutes=30)
 
 
 class TeamError(MsdError):
-    """The training processes cannot find each other, or their number is wrong."""
+    """The training processes cannot find each other, their number is wrong, or they do not share a folder."""
 
 
 @dataclass(frozen=True)
 class Team:
-    """One process of `size` equal ones, and where it computes. A team of one does nothing of what follows."""
+    """One of `size` equal processes, and its device. In a team of one, the methods below have no effect."""
 
     rank: int = 0
     size: int = 1
@@ -35,15 +33,15 @@ class Team:
         return self.rank == 0
 
     def share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return this process's share of rows that all have in the same order; shares have equal length, the remainder
-        waits."""
+        """Return this process's share of rows, which all processes must have in the same order. Shares have equal
+        length; the remainder is left out."""
         return rows[: len(rows) // self.size * self.size][self.rank :: self.size]
 
     def average_gradients(self, weights: Iterable[Tensor]) -> None:
-        """Replaces the gradients by their mean over the team; a weight without one counts as having zeros.
+        """Replace the gradients by their mean over the team; a missing gradient counts as zeros.
 
-        Not DistributedDataParallel: it wants a module that takes tensors and uses every weight in every step, while a
-        step here reads a dataset's features and may hold no text for LoRA. The weights fit in one message.
+        DistributedDataParallel does not fit: it requires a module that takes tensors and uses every weight in every
+        step. A step here reads a dataset's features and may have no text for LoRA. The weights fit in one message.
         """
         if self.size == 1:
             return
@@ -56,13 +54,13 @@ class Team:
             weight.grad = mean.view_as(weight)
 
     def align(self, weights: Iterable[Tensor]) -> None:
-        """Give every process the first one's weights."""
+        """Copy the first process's weights to every process."""
         if self.size > 1:
             for weight in weights:
                 distributed.broadcast(weight.data, 0)
 
     def mean(self, figure: float) -> float:
-        """Return the mean of all processes' figures, the same to the bit in each, so that all decide alike."""
+        """Return the mean of all processes' figures, bit-identical in each, so that all make the same decision."""
         if self.size == 1:
             return figure
         total = torch.tensor(figure, dtype=torch.float64, device=self.device)
@@ -75,9 +73,9 @@ ALONE = Team()
 
 @contextmanager
 def join_team(environment: Mapping[str, str]) -> Iterator[Team]:
-    """Join `torchrun`'s team, from the environment; a team of one, on a GPU if there is one, without it.
+    """Join `torchrun`'s team, read from the environment; without one, yield a team of one, on a GPU if available.
 
-    On GPUs the processes speak by NCCL, one GPU each, else by Gloo. Raises TeamError.
+    On GPUs the processes communicate by NCCL, one GPU each, otherwise by Gloo. Raises TeamError.
     """
     if "WORLD_SIZE" not in environment:
         yield Team(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,4 +1,4 @@
-"""Trains the ranker and its adaptors end to end on window and train rows, stops early on valid and calibrates there."""
+"""End-to-end training of ranker and adaptors on window and train rows, early stopping and calibration on valid rows."""
 
 import copy
 import json
@@ -29,19 +29,19 @@ USER_AFFINITIES = "ranker.affinity.users.weight"
 
 
 class TrainError(MsdError):
-    """Training cannot compare epochs."""
+    """The valid rows do not suffice to choose epochs or to calibrate."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train.
+    """Training options.
 
-    `patience`: epochs without a better valid AUC before stopping. `averaging`: how much later steps count in the
-    running average of the weights; if 1, all count alike. `affinity_decay`: the weight decay of users' affinities.
-    `adaptor_rate`: the adaptors' share of the learning rate. `rows_per_user`: how many of a user's rows stand together
-    where he has as many; few users a step teach it what differs between their rows, not between them. `live`: whether
-    valid is seen with live counts, as a service with feedback has them, or with those of the end of train. The batch
-    shrinks on small data, so that an epoch has steps to learn from.
+    `patience`: epochs without a better valid AUC before early stopping. `averaging`: weight of later steps in the
+    running average of the weights (`average_weights`); with 1, all count alike. `affinity_decay`: weight decay of
+    users' affinities. `adaptor_rate`: the adaptors' share of the learning rate. `rows_per_user`: rows of one user that
+    stay together, if the user has as many; a step with few users learns what differs between their rows, not between
+    users. `live`: whether the valid rows have live counts, as in a service with feedback, or those of the end of train.
+    The batch shrinks on small data, so that an epoch has enough steps.
     """
 
     seed: int = 0
@@ -58,11 +58,11 @@ class TrainConfig:
     corruption: Corruption = Corruption()
 
     def batch(self, rows: int) -> int:
-        """Rows a step: a power of 2, at least 32, that makes 128 steps or more of an epoch where it can."""
+        """Return the rows per step: a power of 2, at least 32, that gives an epoch 128 steps or more if possible."""
         return min(self.largest_batch, max(32, 1 << (rows // 128).bit_length() >> 1))
 
     def steps(self, rows: int) -> int:
-        """Steps of an epoch with this number of rows."""
+        """Return the steps of an epoch of `rows` rows."""
         return -(-rows // self.batch(rows))
 
 
@@ -87,13 +87,13 @@ def train_ranker(
     team: Team = ALONE,
     adaptors: Adaptors | None = None,
 ) -> tuple[TrainedRanker, list[EpochReport]]:
-    """The blended and calibrated ranker of the epoch that ranked valid best, and the training curve.
+    """Train a ranker; return that of the epoch with the best valid AUC, blended and calibrated, and the training curve.
 
-    Its weights are the running average of the trained ones. Stopped and called again with the same `checkpoint` and
-    `run`, it resumes after the last whole epoch and ends at the same result. `progress(epoch, step, loss)`. All of a
-    `team` end with the same ranker; the first writes the checkpoint, which all must be able to read. Given
-    `adaptors`, of another ranker, are taken over and stay as they are. Raises TrainError
-    if the valid rows hold one label only, or their clicks all or no conversions.
+    Its weights are the running average of the trained ones. If stopped and called again with the same `checkpoint` and
+    `run`, it resumes after the last complete epoch and ends with the same result. `progress(epoch, step, loss)`. All
+    processes of a `team` end with the same ranker; the first writes the checkpoint, which all must be able to read.
+    `adaptors` of another ranker are copied and stay fixed. Raises TrainError if the valid rows have one label only, or
+    with conversions, if all or none of their clicks converted.
     """
     judge = Judge(features, config.live)
     if len(np.unique(judge.labels)) < 2:
@@ -132,8 +132,8 @@ def train_ranker(
 
 
 class Judge:
-    """The valid rows as they are served: with live counts (`live`) or with those of the end of train. Epochs are chosen
-    by these; blend and calibration are fitted on both, since a service may be without feedback."""
+    """Valid rows as served: with live counts (`live`) or with those of the end of train. They choose the epoch. With
+    `live`, blend and calibration are fitted on both kinds, because a service may have no feedback."""
 
     def __init__(self, features: Features, live: bool) -> None:
         self._views = (features.live(), features) if live else (features,)
@@ -141,7 +141,7 @@ class Judge:
         self.labels, self._impressions = features.outcomes(self._events)
 
     def auc(self, model: TrainedRanker) -> float:
-        """Return the AUC of the current model."""
+        """Return the model's AUC."""
         return roc_auc(self.labels, predict_logits(model, self._views[0], self._events), self._impressions)
 
     def blend(self, model: TrainedRanker) -> float:
@@ -155,7 +155,7 @@ class Judge:
         return roc_auc(self.labels, _blended(model, opinions[0]), self._impressions)
 
     def calibrate(self, model: TrainedRanker) -> None:
-        """Fit the calibration of the blended logits, each row by one of the views."""
+        """Fit the calibration of the blended logits, with one random view per row; and that of conversions."""
         opinions = np.stack([predict_opinions(model, view, self._events) for view in self._views])
         view = np.random.default_rng(0).integers(len(opinions), size=len(self.labels))
         opinions = opinions[view, :, np.arange(len(view))].T
@@ -174,7 +174,7 @@ class Judge:
             )
 
     def _clicks(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The places of clicked rows, and whether they converted."""
+        """Return the positions of clicked rows, and whether they converted."""
         clicked = np.flatnonzero(self.labels > 0)
         return clicked, self._features.converted(self._events[clicked])
 
@@ -197,7 +197,8 @@ def _new_model(
 
 
 def _parameter_groups(model: TrainedRanker, config: TrainConfig) -> list[dict[str, Any]]:
-    """Users' affinities decay most, because each has the least data; adaptors start well and move slowly."""
+    """Return the optimiser's groups. Users' affinities decay most, because each has the least data; adaptors start well
+    and learn slowly."""
     groups: dict[str, list[nn.Parameter]] = {"users": [], "adaptors": [], "rest": []}
     for name, parameter in model.named_parameters():
         kind = "users" if name == USER_AFFINITIES else "adaptors" if name.startswith("adaptors.") else "rest"
@@ -228,7 +229,7 @@ def _train_epoch(
     progress: Progress,
     team: Team,
 ) -> float:
-    # Seeded by epoch, so that a run that was stopped draws the same rows and dropout as one that was not.
+    # Seeded by epoch, so that a resumed run draws the same rows and dropout as an uninterrupted one.
     torch.manual_seed(config.seed * 1_000 + epoch + 1_000_000 * team.rank)
     rng = np.random.default_rng([config.seed, epoch])
     events = features.of_part(Part.WINDOW, Part.TRAIN)
@@ -254,17 +255,17 @@ def _train_epoch(
 
 @torch.no_grad()
 def average_weights(average: nn.Module, model: nn.Module, step: int, power: float) -> None:
-    """Include the weights after step number 1, 2, … in their average, in which step t counts about t^(`power` − 1).
+    """Add the weights after step 1, 2, … to their average, in which step t counts about t^(`power` − 1).
 
-    (Polynomial-decay averaging; Shamir and Zhang, ICML 2013, section 4.) The window grows with the training, so that
-    the average becomes steadier for as long as it lasts.
+    Polynomial-decay averaging (Shamir and Zhang, ICML 2013, section 4). The window grows during training, so that the
+    average becomes ever steadier.
     """
     share = power / (step + power - 1)
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
 
 
 def random_runs(entities: NDArray[np.int32], longest: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Places of all rows, whose entities are given, in random runs of up to `longest` rows of one entity each."""
+    """Return the positions of all rows, given their entities, in random runs of up to `longest` rows of one entity."""
     order = np.lexsort((rng.random(len(entities)), entities))
     held = entities[order]
     starts = np.flatnonzero(np.append(True, held[1:] != held[:-1]))
@@ -286,7 +287,7 @@ def predict_opinions(model: TrainedRanker, features: Features, events: NDArray[n
 
 
 def predict_logits(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Uncalibrated logits [len(events)]."""
+    """Return uncalibrated logits [len(events)]."""
     return _blended(model, predict_opinions(model, features, events))
 
 
@@ -296,14 +297,14 @@ def _blended(model: TrainedRanker, opinions: NDArray[np.float64]) -> NDArray[np.
 
 
 def predict_conversions(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Calibrated probabilities [len(events)] that a click converts. The model has to have that head."""
+    """Return calibrated probabilities [len(events)] that a click converts. The model must have that head."""
     logits = model.conversion_calibrator.curve()(predict_opinions(model, features, events)[-1])
     probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logits))
     return probabilities
 
 
 def predict(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Calibrated click probabilities [len(events)]."""
+    """Return calibrated click probabilities [len(events)]."""
     logits = model.calibrator.curve()(predict_logits(model, features, events))
     probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logits))
     return probabilities

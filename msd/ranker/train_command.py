@@ -1,4 +1,4 @@
-"""`msd train`: dataset and student in, a trained, tuned and calibrated ranker out."""
+"""`msd train`: train, tune and calibrate a ranker on a dataset and a student."""
 
 import math
 import os
@@ -66,7 +66,7 @@ class NetworkName(StrEnum):
 
 
 class Without(StrEnum):
-    """Values of `--without`: the names of `SIMPLER`'s networks, but for their beginning."""
+    """Values of `--without`: names of networks in `SIMPLER`, without the prefix `without_`."""
 
     USER_KNOWLEDGE = "user_knowledge"
     ITEM_FUSION = "item_fusion"
@@ -130,7 +130,7 @@ def train(
             if student:
                 console.print(f"the student stays as it is: {reason}", highlight=False)
             tuning = None
-        # A student that is given counts without semantics too, for the record names it.
+        # A given student is part of the fingerprint even without semantics, because the record names it.
         options = (semantics, model_config.model_dump(), asdict(config), asdict(tuning) if tuning else None)
         form = "choose" if choose else without
         run = fingerprint_of(FORMAT, data.fingerprint, vectors.student, *options, *([form] if form else []))
@@ -164,8 +164,8 @@ def _variant(semantics: bool, without: Without | None) -> Variant:
 
 
 def _halves(data: Dataset, reason: str | None, team: Team) -> UserHalves:
-    """The valid rows to choose by. Raises ModelFolderError if for some reason there is nothing to choose, or too little
-    to choose by."""
+    """Return the valid rows to choose by. Raises ModelFolderError in a team, if there is nothing to choose (`reason`),
+    or if the rows do not suffice."""
     if team.size > 1:
         raise ModelFolderError("--choose trains one network after the other; run it in one process, without torchrun")
     if reason:
@@ -177,7 +177,7 @@ def _halves(data: Dataset, reason: str | None, team: Team) -> UserHalves:
 
 
 def _why_without(network: NetworkName, semantics: bool, vectors: StudentVectors) -> str | None:
-    """Why the model does without LoRA and parts to choose from; None if it does not."""
+    """Return why the model has neither LoRA nor parts to choose from; None if it has."""
     if network != NetworkName.MSD:
         return f"{network.value} is a baseline, not MSD's own network"
     if not semantics:
@@ -203,7 +203,7 @@ class _Pupil(NamedTuple):
 
 
 def _pupil(student: Path, vectors: StudentVectors, data: Dataset, config: TuneConfig) -> _Pupil:
-    """Load it before training, so that missing parts are reported at once. Raises StudentError."""
+    """Load the student before training, so that missing parts are reported at once. Raises StudentError."""
     texts = student_texts(data)
     require_texts("item", vectors.items, texts[0])
     require_texts("user", vectors.users, texts[1])
@@ -211,7 +211,7 @@ def _pupil(student: Path, vectors: StudentVectors, data: Dataset, config: TuneCo
 
 
 def _student_and_out(folders: list[Path], semantics: bool) -> tuple[Path | None, Path]:
-    """Which folders are the student's, if one is given, and the model's. Raises typer.BadParameter."""
+    """Return the student's folder, if given, and the model's. Raises typer.BadParameter."""
     if len(folders) == 2 or (len(folders) == 1 and not semantics):
         student, out = folders[0] if len(folders) == 2 else None, folders[-1]
         _check_out(out, student)
@@ -221,7 +221,7 @@ def _student_and_out(folders: list[Path], semantics: bool) -> tuple[Path | None,
 
 
 def _check_out(out: Path, student: Path | None) -> None:
-    """Training clears its folder, so it is not to be one of other things."""
+    """Raise ModelFolderError if the folder holds anything but a model: training clears it."""
     if out.is_file():
         raise ModelFolderError(f"{out} is a file; name a folder for the model")
     if student and (out / STUDENT_FOLDER).resolve() == student.resolve():
@@ -233,7 +233,7 @@ def _check_out(out: Path, student: Path | None) -> None:
 
 
 def _clear(out: Path, team: Team) -> None:
-    """Takes back that the folder is complete, and what else an earlier model had: a student, a lean ranker."""
+    """Remove the completion mark of an earlier model, its own student and its lean ranker."""
     if team.leads:
         (out / STEP_FILE).unlink(missing_ok=True)
         for name in (STUDENT_FOLDER, LEAN_FOLDER):
@@ -243,7 +243,7 @@ def _clear(out: Path, team: Team) -> None:
 
 @dataclass(frozen=True)
 class _Job:
-    """A model to be trained into a folder: what its networks have in common, how it is tuned, what it is chosen by."""
+    """Training of a model into a folder: shared settings of its networks, tuning, and the rows to choose by."""
 
     networks: Training
     out: Path
@@ -258,7 +258,7 @@ class _Job:
         return self.networks.work / "tuning.safetensors"
 
     def make(self, variants: Sequence[Variant], budget: float | None) -> tuple[TrainedRanker, RankerRecord]:
-        """Return the model of the first variant, or of the one that valid chooses within a number of minutes."""
+        """Train the first variant, or the one that valid chooses within `budget` minutes; tune it and return it."""
         start, rows, networks = time.perf_counter(), PartRows.of(self.networks.data), self.networks
         show = partial(training_bar, self.console, steps=networks.settings.steps(rows.train))
         tuning_seconds = self._tell_plan(rows, variants, budget)
@@ -274,7 +274,7 @@ class _Job:
         return trained.model, record
 
     def _tell_plan(self, rows: PartRows, variants: Sequence[Variant], budget: float | None) -> float:
-        """Says how much is trained on, and how long that usually takes; returns how much of that tuning takes."""
+        """Print the amount of training and its usual time; return the seconds for tuning."""
         machine, most = Machine.measured(), self.networks.settings.epochs
         epochs = min(most, USUAL_EPOCHS)
         network = tuned = training(machine, rows, epochs)
@@ -295,7 +295,7 @@ class _Job:
     def _tuned(
         self, untuned: TrainedRanker, record: RankerRecord, features: Features, variant: Variant, pupil: _Pupil
     ) -> tuple[TrainedRanker, RankerRecord]:
-        """The tuned model, with its student in the model's folder if tuning made it better; else the untuned one."""
+        """Return the tuned model, and write its student into its folder, if tuning is better; else the untuned one."""
         start, team = time.perf_counter(), self.networks.team
         encoder, vectors, texts, config = pupil
         run, path = f"{self.run} {variant.name}", self.tuning_checkpoint
@@ -324,21 +324,21 @@ class _Job:
 
 @contextmanager
 def training_bar(console: Console, name: str, steps: int | None) -> Iterator[Hear]:
-    """Return a progress bar with epoch, step and loss; `steps`: per epoch, if known."""
+    """Show a progress bar with epoch, step and loss; yield its callback. `steps`: per epoch, if known."""
     columns = (TextColumn("{task.description}, epoch {task.fields[epoch]}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("step {task.completed}, loss {task.fields[loss]:.4f}"), console=console) as bars:
         bar = bars.add_task(name, total=steps, epoch=1, loss=0.0)
 
         def hear(epoch: int, step: int, loss: float) -> None:
             bars.update(bar, completed=step, epoch=epoch, loss=loss)
-            # A full bar's clock stands still, and an epoch that fills it need not be the last.
+            # A full bar stops its clock, but the epoch that fills it need not be the last.
             bars.tasks[0].finished_time = None
 
         yield hear
 
 
 def _table(choice: ChoiceRecord) -> Table:
-    """What was tried: AUC with live counts, the mean of both halves of valid's users, and the gain over the whole."""
+    """Return the networks tried: AUC with live counts (mean of both halves of valid users) and gain over the whole."""
     table = Table("network", "valid AUC", "gain (95 % over users)", "seconds", box=None)
     for name, one in choice.networks.tried.items():
         ends = " ({:+.4f}, {:+.4f})".format(*one.ci95) if one.ci95 else ""
@@ -359,7 +359,7 @@ def _told(record: RankerRecord) -> str:
 
 
 def _is_whole(out: Path, run: str) -> bool:
-    """Whether the folder holds the model of this very run, undamaged."""
+    """Return whether the folder holds this run's model, undamaged and with no network left untried."""
     if not is_done(out, run):
         return False
     try:

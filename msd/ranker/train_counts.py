@@ -1,4 +1,4 @@
-"""Fits the count model, which takes seconds, before the network is trained beside it."""
+"""Training of the count model, which takes seconds, before that of the network beside it."""
 
 import numpy as np
 import torch
@@ -12,10 +12,10 @@ _EPOCHS, _ROWS, _RATE, _DECAY = 12, 256, 3e-3, 1e-2
 
 
 def train_counts(model: CountModel, features: Features, corruption: Corruption, seed: int) -> None:
-    """Trains it on window and train rows, each as fresh as live counts are and again as `corruption` has it: aged or
+    """Train it on window and train rows, each once with fresh counts and once as `corruption` changes them: aged or
     unknown.
 
-    The learning rate rises and falls once (Smith and Topin 2019): there is no epoch to choose.
+    The learning rate rises and falls once (Smith and Topin 2019), so there is no epoch to choose.
     """
     events = features.of_part(Part.WINDOW, Part.TRAIN)
     rng = np.random.default_rng([seed, len(events)])
