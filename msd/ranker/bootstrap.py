@@ -1,6 +1,6 @@
-"""Uncertainty of metrics and differences, by resampling users or rows, with the same resamples for every model.
+"""Uncertainty of metrics and differences by bootstrap over users or rows, with the same resamples for every model.
 
-A resample is a weight for each row, so each model is sorted once, however many resamples are drawn.
+A resample is a weight per row, so each model's rows are sorted once for all resamples.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _CELLS = 1 << 19
 
 
 class Resampled(NamedTuple):
-    """AUC and logloss [M, R] of M models over R resamples; AUC is NaN where a resample holds one label only."""
+    """AUC and logloss [M, R] of M models over R resamples; AUC is NaN where a resample has one label only."""
 
     auc: Floats
     logloss: Floats
@@ -30,11 +30,11 @@ def resample_metrics(
     seed: int = 0,
     impressions: Floats | None = None,
 ) -> Resampled:
-    """Both metrics of M models, probabilities [M, n], over resamples of the n rows.
+    """Return both metrics of M models, with probabilities [M, n], over resamples of the n rows.
 
-    As many groups as there are (users, or rows if each is a group of its own) are drawn with replacement, and a group
-    brings all its rows (the cluster bootstrap; Efron and Tibshirani 1993). A single group varies in nothing: NaN.
-    impressions [n]: how many each row stands for.
+    Cluster bootstrap (Efron and Tibshirani 1993): a resample draws as many groups as there are, with replacement, and a
+    group brings all its rows. Groups are users, or single rows. One group cannot vary: NaN. `impressions` [n]: how many
+    each row stands for.
     """
     if len(np.unique(groups)) < 2:
         unknown = np.full((len(probabilities), resamples), np.nan)
@@ -56,7 +56,7 @@ def compare(ours: Floats, theirs: Floats) -> dict[str, Any]:
 
 
 def compare_by_seed(ours: Floats, theirs: Floats, seed: int = 0) -> dict[str, Any]:
-    """As `compare`, with seed k of one model paired with seed k of the other, [K, R] both, and seeds resampled too."""
+    """Compare like `compare`, but pair seed k of one model with that of the other ([K, R] both) and resample seeds."""
     count, resamples = ours.shape
     drawn = np.random.default_rng(seed).integers(0, count, (count, resamples))
     return _sureness(np.take_along_axis(ours - theirs, drawn, axis=0).mean(0))
@@ -67,14 +67,14 @@ def _sureness(differences: Floats) -> dict[str, Any]:
 
 
 def interval(values: Floats) -> tuple[float, float] | None:
-    """The 95 % percentile interval of resampled figures [R]; None if not one could be measured."""
+    """Return the 95 % percentile interval of resampled figures [R]; None if all are NaN."""
     usable = values[~np.isnan(values)]
     return (float(np.quantile(usable, 0.025)), float(np.quantile(usable, 0.975))) if len(usable) else None
 
 
 def two_sided_p(differences: Floats) -> float | None:
-    """Twice the share of resampled differences [R] on the rarer side of zero, itself counted as one more resample of
-    none (Davison and Hinkley 1997, section 4.2), so that no p is 0; at most 1."""
+    """Return the two-sided p: twice the share of resampled differences [R] on the rarer side of zero, at most 1. One
+    resample without a difference is added, so that p is never 0 (Davison and Hinkley 1997, section 4.2)."""
     usable = differences[~np.isnan(differences)]
     if not len(usable):
         return None
@@ -83,11 +83,11 @@ def two_sided_p(differences: Floats) -> float | None:
 
 
 def draw_weights(groups: NDArray[np.int64], resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield how often each row occurs in each resample, [some, n] at a time; the same for equal groups and seed."""
+    """Yield each row's count in each resample, in chunks [r, n]; the same for equal groups and seed."""
     rng = np.random.default_rng(seed)
     _, of_row = np.unique(groups, return_inverse=True)
     count = int(of_row.max()) + 1
-    # Bounds the memory; the draws do not depend on it.
+    # Limits memory; the draws do not depend on it.
     chunk = max(8, _CELLS // len(groups))
     for start in range(0, resamples, chunk):
         drawn = [
@@ -97,7 +97,7 @@ def draw_weights(groups: NDArray[np.int64], resamples: int, seed: int) -> Iterat
 
 
 class _Ranking(NamedTuple):
-    """Rows from the lowest probability to the highest, and where each run of equal ones starts."""
+    """Rows sorted by ascending probability, and the start of each run of ties."""
 
     order: NDArray[np.int64]
     clicked: Floats
@@ -111,8 +111,8 @@ class _Ranking(NamedTuple):
         return cls(order, labels[order], starts)
 
     def auc(self, weights: Floats) -> Floats:
-        """Weighted AUC [r] under weights [r, n]: the share of pairs ranked right, a tie counting half (the
-        Mann–Whitney statistic), from one cumulative sum."""
+        """Return the weighted AUC [r] under weights [r, n], from one cumulative sum: the share of pairs ranked right, a
+        tie counting half (the Mann–Whitney statistic)."""
         ordered = weights[:, self.order]
         clicks = ordered * self.clicked
         others = ordered - clicks

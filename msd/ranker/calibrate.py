@@ -1,5 +1,5 @@
-"""Blend weights and calibration, fitted on valid's clicks: Platt's slope and offset, or a curve of few knots.
-`Calibrator` holds it inside a ranker's graph.
+"""Blend weights and calibration, fitted on the valid clicks: Platt's slope and offset, or a curve of few knots.
+`Calibrator` holds the curve inside a ranker's graph.
 """
 
 from typing import NamedTuple
@@ -19,22 +19,22 @@ _FOLDS = 5
 
 
 def fit_platt(logits: Floats, labels: Floats, weights: Floats | None = None) -> tuple[float, float]:
-    """Slope and offset (Platt 1999) from [n] logits and labels; (1, 0) if there is but one label to learn from.
+    """Return slope and offset (Platt 1999) fitted on [n] logits and labels; (1, 0) if all labels are equal.
 
-    weights, here and below: how many impressions [n] each row stands for; one without.
+    `weights`, here and below: impressions [n] that each row stands for; one by default.
     """
     if labels.min() == labels.max():
         return 1.0, 0.0
     fitted = LogisticRegression(C=np.inf).fit(logits[:, None], labels, weights)
     slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-    # A falling calibration would reverse the ranking; it only occurs if the model has learned nothing.
+    # A negative slope would reverse the ranking; it occurs only if the model has learned nothing.
     return (slope, offset) if slope > 0 else (1.0, 0.0)
 
 
 def fit_blend(network: Floats, counts: Floats, age: Floats, labels: Floats, weights: Floats | None = None) -> Floats:
-    """Weights [2, 2], none below 0, for the logits [n] of network and count model where the counts' age [n] is 0, and
-    where it is 1: a logistic regression of the labels on them (stacked generalisation; Wolpert 1992). What would count
-    against is left out."""
+    """Return non-negative weights [2, 2] for the logits [n] of network and count model: where the counts' age [n] is 0,
+    and where it is 1. Fitted by logistic regression of the labels (stacked generalisation; Wolpert 1992). Inputs with a
+    negative weight are dropped, the most negative first."""
     opinions = np.stack([network * (1 - age), counts * (1 - age), network * age, counts * age])
     shares, kept = np.zeros(4), np.flatnonzero(opinions.any(1))
     while len(kept):
@@ -44,16 +44,16 @@ def fit_blend(network: Floats, counts: Floats, age: Floats, labels: Floats, weig
             break
         kept = np.delete(kept, found.argmin())
     fresh, old = shares.reshape(2, 2)
-    # An age absent from valid, or without a positive weight, uses the other's; without any, the network's.
+    # An age without valid rows or a positive weight uses the other age's weights; without either, the network alone.
     some = fresh if fresh.any() else old if old.any() else np.array([1.0, 0.0])
     return np.stack([one if one.any() else some for one in (fresh, old)])
 
 
 class Curve(NamedTuple):
-    """A strictly increasing, piecewise linear map from logits to calibrated logits, through `knots` at `values`.
+    """Strictly increasing, piecewise linear map from logits to calibrated logits, through `values` at `knots`.
 
-    Beyond the outermost knots it continues with `outer_slope`, so that it never makes two different scores equal. With
-    one knot it is a line, such as Platt's.
+    Beyond the outermost knots it continues with `outer_slope`, so that different scores stay different. With one knot
+    it is a line, such as Platt's.
     """
 
     knots: Floats
@@ -61,17 +61,17 @@ class Curve(NamedTuple):
     outer_slope: float = 1.0
 
     def __call__(self, logits: Floats) -> Floats:
-        """Calibrated logits [n] of logits [n]."""
+        """Calibrate logits [n]."""
         inside = np.clip(logits, self.knots[0], self.knots[-1])
         calibrated: Floats = np.interp(inside, self.knots, self.values) + self.outer_slope * (logits - inside)
         return calibrated
 
 
 def fit_isotonic(logits: Floats, labels: Floats, weights: Floats | None = None) -> Curve:
-    """At most 32 knots from [n] logits and labels; the identity if there is but one label to learn from.
+    """Return a curve of at most 32 knots, fitted on [n] logits and labels; the identity if all labels are equal.
 
-    Isotonic regression (Zadrozny and Elkan 2002), averaged over 32 equal shares of the rows; shares of one step become
-    one knot at their middle, so that steps turn into slopes and the ranking stays.
+    Isotonic regression (Zadrozny and Elkan 2002), averaged over 32 equal shares of the rows. Shares of one step become
+    one knot at their middle: steps turn into slopes, and the ranking stays.
     """
     if labels.min() == labels.max():
         return Curve(np.zeros(1), np.zeros(1))
@@ -80,7 +80,7 @@ def fit_isotonic(logits: Floats, labels: Floats, weights: Floats | None = None) 
     rates = IsotonicRegression().fit(logits[order], labels[order], weighed).transform(logits[order])
     shares = [share for share in np.array_split(np.arange(len(order)), KNOTS) if len(share)]
     sizes = np.array([weighed[share].sum() for share in shares])
-    # The rate of a share without clicks, or with only clicks, is known to half an impression.
+    # Rates of 0 and 1 have no logit: they are moved by half an impression.
     bound = 0.5 / sizes.max()
     rate = np.clip([np.average(rates[share], weights=weighed[share]) for share in shares], bound, 1 - bound)
     middle = np.array([np.average(logits[order[share]], weights=weighed[share]) for share in shares])
@@ -90,7 +90,7 @@ def fit_isotonic(logits: Floats, labels: Floats, weights: Floats | None = None) 
 
 
 def choose_calibration(logits: Floats, labels: Floats, weights: Floats | None = None) -> Curve:
-    """Platt's line or the isotonic curve, fitted on [n] rows: whichever had the lower logloss on rows not seen."""
+    """Return Platt's line or the isotonic curve, fitted on [n] rows: the one with the lower cross-validated logloss."""
     measured = compare_calibrations(logits, labels, weights)
     if measured and measured["isotonic"]["logloss"] < measured["platt"]["logloss"]:
         return fit_isotonic(logits, labels, weights)
@@ -101,8 +101,8 @@ def choose_calibration(logits: Floats, labels: Floats, weights: Floats | None = 
 def compare_calibrations(
     logits: Floats, labels: Floats, weights: Floats | None = None, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Return ECE and logloss of each way, and of none, on [n] rows, each predicted from the other four fifths. Empty
-    for fewer rows than fifths."""
+    """Return ECE and logloss of each method, and of none, on [n] rows by 5-fold cross-validation; empty for fewer than
+    5 rows."""
     if len(logits) < _FOLDS:
         return {}
     folds = np.random.default_rng(seed).permutation(len(logits)) % _FOLDS
@@ -124,7 +124,7 @@ def compare_calibrations(
 
 
 class Calibrator(nn.Module):
-    """A curve in buffers of fixed size, at first the identity. One of few knots repeats its last."""
+    """Curve in buffers of fixed size, initially the identity. A curve of fewer knots repeats its last."""
 
     knots: Tensor
     values: Tensor
@@ -137,23 +137,23 @@ class Calibrator(nn.Module):
         self.register_buffer("outer_slope", torch.ones(()))
 
     def set(self, curve: Curve) -> None:
-        """Takes over a curve of at most 32 knots."""
+        """Store a curve of at most 32 knots."""
         spare = KNOTS - len(curve.knots)
         self.knots.copy_(torch.from_numpy(np.pad(curve.knots, (0, spare), "edge")))
         self.values.copy_(torch.from_numpy(np.pad(curve.values, (0, spare), "edge")))
         self.outer_slope.fill_(curve.outer_slope)
 
     def curve(self) -> Curve:
-        """The curve that is held, without the repeated knots."""
+        """Return the stored curve without repeated knots."""
         knots, first = np.unique(self.knots.double().cpu().numpy(), return_index=True)
         return Curve(knots, self.values.double().cpu().numpy()[first], float(self.outer_slope))
 
     def forward(self, logits_N: Tensor) -> Tensor:
-        """[N] logits → [N] calibrated logits: each segment adds its slope times the part of it that lies below."""
+        """Calibrate logits [N]: each segment adds its slope times the part of it below the logit."""
         starts_S, ends_S = self.knots[:-1], self.knots[1:]
         widths_S = ends_S - starts_S
         slopes_S = torch.where(widths_S > 0, (self.values[1:] - self.values[:-1]) / widths_S.clamp(min=1e-12), 0.0)
-        # Never less than 0, rather than clamped first: offsets that cancel out do not in half precision.
+        # ReLU after the subtraction, not a clamp before it: in half precision, equal offsets need not cancel out.
         below_NS = torch.relu(torch.minimum(logits_N.unsqueeze(-1), ends_S) - starts_S)
         inside_N = torch.minimum(torch.maximum(logits_N, self.knots[0]), self.knots[-1])
         return self.values[0] + (below_NS * slopes_S).sum(-1) + self.outer_slope * (logits_N - inside_N)

@@ -1,6 +1,6 @@
-"""Measures the gain of encoding a new ad's text: items withheld from the student are scored with and without it.
+"""Gain from encoding a new ad's text: items withheld from the student are scored with and without their text.
 
-The ranker was trained on these items' clicks, with vectors of a student that was taught them, so the gain is
+The ranker was trained on these items' clicks, with vectors of a student that was trained on them, so the gain is
 optimistic; `msd evaluate --benchmark ml-100k-cold` withholds the items from both.
 """
 
@@ -23,10 +23,9 @@ RESAMPLES = 1_000
 def measure_cold_ads(
     trained: TrainedRanker, features: Features, untaught: LevelVectors, part: Part, resamples: int = RESAMPLES
 ) -> ColdAds | None:
-    """Measure on the rows of a part whose items have a vector in `untaught`, with these items as cold ads: no ID, no
-    counts.
+    """Measure the rows of a part whose items have a vector in `untaught`, as cold ads: no ID, no counts.
 
-    None where the model has no place for vectors, or these rows hold no click or nothing but clicks.
+    Return None if the model reads no vectors, or the rows have one label only.
     """
     if not features.schema.semantic("item"):
         return None
@@ -65,7 +64,7 @@ def _interval(
     resamples: int,
     impressions: NDArray[np.float64],
 ) -> tuple[float, float] | None:
-    """Of a single item there is none."""
+    """Return the 95 % interval of the gain over items; None for a single item."""
     if len(np.unique(items)) < 2:
         return None
     drawn = resample_metrics(labels, np.stack([one, other]), items, resamples, impressions=impressions)

@@ -1,5 +1,5 @@
-"""Chooses among models: on one half of the users, judged on the other, so the reported gain is not that of the
-luckiest. Knows probabilities, not models.
+"""Choice among models on one half of the users, judged on the other half, so that the reported gain is not that of the
+luckiest model. Knows probabilities, not models.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ _RESAMPLES = 1_000
 
 
 class CrossfitError(MsdError):
-    """The rows do not suffice for a choice."""
+    """Too few users, or one label only: no choice is possible."""
 
 
 class Gain(BaseModel):
-    """AUC of a model, and its gain over the first one, with the 95 % interval over users."""
+    """AUC of a model, and its gain over the first one with a 95 % interval over users."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,9 +33,10 @@ class Gain(BaseModel):
 
 
 class CrossfitChoice(BaseModel):
-    """`kept`: the first, `whole`, unless what each half chose (`by_half`) is surely better on the other one.
+    """Result of a choice. `kept`: the first model, `whole`, unless what the halves chose (`by_half`) is surely better,
+    each on the other half.
 
-    gain, ci95: of these choices on the halves that they were not made by. tried: of each model, by both halves' mean.
+    `gain`, `ci95`: of these choices, each on the other half. `tried`: of each model, as the mean over both halves.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +49,7 @@ class CrossfitChoice(BaseModel):
     tried: dict[str, Gain]
 
     def say(self) -> str:
-        """In words, with figures."""
+        """Return the choice in words, with figures."""
         if set(self.by_half) == {self.whole}:
             return f"{self.whole} is kept: nothing else ranks either half of valid's users better"
         told = f"{self.gain:+.4f} AUC"
@@ -67,13 +68,13 @@ class _Half(NamedTuple):
 
 @dataclass(frozen=True)
 class UserHalves:
-    """Rows by two halves of their users, drawn at random."""
+    """Rows in two halves by user, drawn at random."""
 
     halves: tuple[_Half, _Half]
 
     @classmethod
     def of(cls, labels: Labels, users: NDArray[np.int64], weights: Weights, seed: int = 0) -> Self:
-        """Of n rows: labels, a number for each one's user, how many impressions it stands for. Raises CrossfitError."""
+        """Split n rows, given their labels, user numbers and impressions (`weights`). Raises CrossfitError."""
         every = np.unique(users)
         if len(every) < 2 * FEWEST_USERS:
             raise CrossfitError(
@@ -92,8 +93,8 @@ class UserHalves:
         return cls((halves[0], halves[1]))
 
     def choose(self, said: Mapping[str, Probabilities]) -> CrossfitChoice:
-        """Which of some models to keep, by their probabilities [n]: the first is the whole one, the others are simpler,
-        the simplest next to it."""
+        """Choose a model by the models' probabilities [n]. The first is the whole one; the others are simpler, the
+        simplest of them first."""
         names, every = list(said), np.stack(list(said.values()))
         auc = np.stack([[roc_auc(half.labels, one[half.rows], half.weights) for one in every] for half in self.halves])
         drawn = np.stack(
@@ -103,7 +104,7 @@ class UserHalves:
             ]
         )
         gains, drawn_gains = auc - auc[:, :1], drawn - drawn[:, :1]
-        # By its own rows; on ties the whole one is the last choice.
+        # Each half chooses by its own rows; ties go to the simplest, and to the whole one last.
         order = [*range(1, len(names)), 0]
         chosen = [order[int(np.argmax(half[order]))] for half in auc]
         crossed = np.mean([drawn_gains[1 - half, chosen[half]] for half in (0, 1)], axis=0)
@@ -126,7 +127,7 @@ class UserHalves:
 
 
 def _better(chosen: list[int], mean: NDArray[np.float64], drawn: NDArray[np.float64]) -> int:
-    """The simpler of two choices, unless the other is surely better."""
+    """Return the simpler of two choices, unless the other is surely better."""
     simpler, other = sorted(chosen, key=lambda place: place or len(mean))
     ends = interval(drawn[other] - drawn[simpler])
     return other if ends is not None and ends[0] > 0 else simpler

@@ -1,6 +1,6 @@
-"""Cost of degraded scores: a model's metrics with inputs missing.
+"""Cost of degraded scores: a model's metrics with missing inputs.
 
-A score depends only on its own row, so each rung is predicted once for all rows, and shares of them are mixed in.
+A score depends only on its own row, so each rung is predicted once for all rows, and shares of it are mixed in.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,11 +20,10 @@ SHARES = (0.0, 0.1, 0.5, 1.0)
 
 
 def degraded(features: Features) -> Iterator[tuple[str, Features]]:
-    """What the rows look like on each rung, by its name; a model without vectors has none to lose.
+    """Yield the features on each rung, by name; "item without vector" only if the model reads vectors.
 
-    "item unknown, features given" is a cold ad whose request gives the features; what its text is worth as well
-    is for `cold_ads` to say. "user unknown" keeps the history, as where a request brings it; without history nothing
-    is known of the user.
+    "item unknown, features given" is a cold ad whose request gives its features; `cold_ads` measures the value of its
+    text. "user unknown" keeps the history, which a request may bring; without history nothing is known of the user.
     """
     yield "item unknown", replace(features, item=_unknown(features.item))
     yield "item unknown, features given", described(features)
@@ -39,9 +38,10 @@ def degraded(features: Features) -> Iterator[tuple[str, Features]]:
 def degradation_curves(
     labels: Labels, whole: Probabilities, rungs: Mapping[str, Probabilities], seed: int, weights: Weights | None = None
 ) -> dict[str, list[dict[str, float]]]:
-    """By rung, the metrics with 0, 10, 50 and 100 % of the rows on it: probabilities [n] as they are, and on each rung.
+    """Return by rung the metrics with 0, 10, 50 and 100 % of the rows on it. Probabilities [n]: `whole` without
+    degradation, `rungs` on each rung.
 
-    The same rows, drawn at random, fall on every rung, and those of a smaller share are among those of a greater.
+    Rows are drawn at random, the same for all rungs; a smaller share is a subset of a larger one.
     """
     place = np.random.default_rng(seed).permutation(len(labels))
     return {
@@ -73,7 +73,7 @@ def described(features: Features) -> Features:
 
 
 def encoded(features: Features, vectors: LevelVectors | None = None) -> Features:
-    """As `described`, with the vector of its text if it has one: its own, or the given one [n, V] by ID."""
+    """Do as `described` does, but keep the vector of an item's text, if any: its own, or the given one [n, V] by ID."""
     side = features.item
     categorical, dense = _given(side, features.schema)
     dense[:, -1] = side.dense[:, -1]  # the last column says whether there is a vector
@@ -108,8 +108,8 @@ def _without_vectors(side: SideFeatures) -> SideFeatures:
 def _twins(
     side: SideFeatures, categorical: NDArray[np.int32], dense: Tensor, with_vectors: bool = False
 ) -> SideFeatures:
-    """Every event's item is a twin of its own, of `categorical` [n + 1, C] by item, `dense` [E, D] by event and without
-    a vector unless it is to keep it; histories keep the items themselves."""
+    """Replace every event's item by a twin with `categorical` [n + 1, C] by item and `dense` [E, D] by event, without a
+    vector unless `with_vectors`. Histories keep the original items."""
     held = side.entities
     count = held.unknown
     twins = replace(

@@ -13,7 +13,7 @@ Weights = NDArray[np.float64]
 
 
 class CalibrationBin(NamedTuple):
-    """Mean prediction and observed click rate of one tenth or so of the rows, and their impressions."""
+    """Mean prediction, observed click rate and impressions of one bin of rows."""
 
     predicted: float
     observed: float
@@ -23,10 +23,10 @@ class CalibrationBin(NamedTuple):
 def measure(
     labels: Labels, probabilities: Probabilities, users: NDArray[np.int64], weights: Weights | None = None
 ) -> dict[str, float | None]:
-    """All metrics of [n] rows that hold both labels. `users` [n] groups rows for GAUC.
+    """Return all metrics of [n] rows with both labels. `users` [n] groups rows for GAUC.
 
-    gauc: AUC by user, weighted by impressions; uauc: unweighted. Users with one label only are left out of both;
-    if all are, both are None. The others: see `measure_pooled`.
+    gauc: mean AUC by user, weighted by impressions; uauc: unweighted. Users with one label only are left out of both;
+    if all are, both are None. For the others see `measure_pooled`.
     """
     weights = _weights(labels, weights)
     by_user = [
@@ -45,8 +45,8 @@ def measure(
 
 
 def roc_auc(labels: Labels, scores: NDArray[np.floating[Any]], weights: Weights | None = None) -> float:
-    """The share of pairs of a click and a row without one that scores [n] rank right, a tie counting half (the
-    Mann–Whitney statistic). NaN of rows that hold one label only."""
+    """Return the share of pairs of a clicked and an unclicked row that scores [n] rank right, a tie counting half (the
+    Mann–Whitney statistic). NaN for rows with one label only."""
     weights, place = _weights(labels, weights), np.unique(scores, return_inverse=True)[1]
     clicks, others = (np.bincount(place, weights * is_one) for is_one in (labels > 0, labels <= 0))
     pairs = float(clicks.sum() * others.sum())
@@ -54,9 +54,10 @@ def roc_auc(labels: Labels, scores: NDArray[np.floating[Any]], weights: Weights 
 
 
 def measure_pooled(labels: Labels, probabilities: Probabilities, weights: Weights | None = None) -> dict[str, float]:
-    """The metrics that do not ask whose [n] rows they are, which hold both labels.
+    """Return the metrics that do not depend on users, of [n] rows with both labels.
 
-    normalised_entropy: logloss over that of always predicting the base rate (He et al. 2014). ece: see `calibration`.
+    normalised_entropy: logloss divided by that of always predicting the base rate (He et al. 2014). ece: see
+    `calibration`.
     """
     base = np.average(labels, weights=weights)
     loss = mean_logloss(labels, probabilities, weights)
@@ -70,21 +71,21 @@ def measure_pooled(labels: Labels, probabilities: Probabilities, weights: Weight
 
 
 def row_losses(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
-    """−log of the probability [..., n] that was given to what happened in each of n rows."""
+    """Return −log of the predicted probability of each row's label, [..., n]."""
     clipped = np.clip(probabilities, 1e-7, 1 - 1e-7)
     losses: NDArray[np.float64] = -np.log(np.where(labels > 0, clipped, 1 - clipped))
     return losses
 
 
 def mean_logloss(labels: Labels, probabilities: Probabilities, weights: Weights | None = None) -> float:
-    """The mean of `row_losses`, in nats."""
+    """Return the mean of `row_losses`, in nats."""
     return float(np.average(row_losses(labels, probabilities), weights=weights))
 
 
 def calibration(
     labels: Labels, probabilities: Probabilities, weights: Weights | None = None, bins: int = 15
 ) -> list[CalibrationBin]:
-    """The calibration curve over bins of equal numbers of rows, from the lowest prediction to the highest."""
+    """Return the calibration curve over bins of equal numbers of rows, by ascending prediction."""
     order, weights = np.argsort(probabilities, kind="stable"), _weights(labels, weights)
     return [
         CalibrationBin(
@@ -98,7 +99,7 @@ def calibration(
 
 
 def expected_calibration_error(curve: list[CalibrationBin]) -> float:
-    """Mean |predicted − observed| over the bins, weighted by their impressions."""
+    """Return the mean |predicted − observed| over the bins, weighted by their impressions."""
     impressions = np.array([one.impressions for one in curve])
     gaps = np.array([abs(one.predicted - one.observed) for one in curve])
     return float(np.average(gaps, weights=impressions))
@@ -109,6 +110,6 @@ def _weights(labels: Labels, weights: Weights | None) -> Weights:
 
 
 def groups_of(keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The rows [n] by their key, those of a key in their order."""
+    """Group row numbers by key [n]; rows of a key keep their order."""
     order = np.argsort(keys, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)

@@ -1,4 +1,4 @@
-"""Slices of test rows: warm and cold users and items, the item's frequency, and every feature."""
+"""Slices of test rows: warm and cold users and items, item frequency, and every feature."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ Rows = NDArray[np.int64]
 
 
 class Slice(NamedTuple):
-    """The places, among the test rows, of those that share a `value` of what they are sliced `by`."""
+    """Positions, among the test rows, of the rows with the same `value` of the slicing variable `by`."""
 
     by: str
     value: str
@@ -28,10 +28,11 @@ class Slice(NamedTuple):
 
 
 def slice_rows(dataset: Dataset, parts: NDArray[np.int8], events: Rows) -> list[Slice]:
-    """All slices of some events, each naming places in `events`; those of one `by` hold every event, bags more often.
+    """Return all slices of some events, as positions in `events`. The slices of one `by` cover every event, once; with
+    bags possibly more than once.
 
-    Cold is who has no window or train row. A feature's slices are its 25 most frequent values, the rest of them
-    together, and the missing ones; a numeric feature's are its quarters.
+    Cold users and items have no window or train row. A feature's slices are its 25 most frequent values, the rarer ones
+    together, and missing; those of a numeric feature are its quarters, and missing.
     """
     found: list[Slice] = []
     training = parts <= Part.TRAIN
@@ -59,7 +60,7 @@ def unmeasurable(labels: NDArray[np.float64]) -> str | None:
 
 
 def _values(dataset: Dataset, feature: FeatureConfig, events: Rows) -> list[Any]:
-    """The feature's value at each event, as it stands in its table."""
+    """Return the feature's value of each event, as stored in its table."""
     if feature.side == "context":
         return dataset.events[feature.name].gather(events).to_list()
     table, key = (dataset.users, "user_id") if feature.side == "user" else (dataset.items, "item_id")
@@ -88,7 +89,7 @@ def _quarters(name: str, values: Sequence[float | None]) -> Iterator[Slice]:
     numbers = np.array([np.nan if value is None else value for value in values], np.float64)
     missing = np.isnan(numbers)
     if not missing.all():
-        # Edges that fall together, of values that are often equal, leave fewer slices than four.
+        # If many values are equal, edges coincide and there are fewer than four slices.
         edges = np.unique(np.quantile(numbers[~missing], [0.25, 0.5, 0.75]))
         quarter = np.searchsorted(edges, numbers, side="left")
         for place in np.unique(quarter[~missing]):

@@ -13,14 +13,14 @@ from msd.ranker.features import Features
 from msd.ranker.metrics import Probabilities, mean_logloss
 
 TFIDF, ENCODER = "tfidf", "encoder"
-_PENALTIES = (1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C, the less the more shrunk
+_PENALTIES = (1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C: smaller values shrink more
 
 
 def text_baselines(
     features: Features, texts: Mapping[str, str], events: NDArray[np.int64]
 ) -> Iterator[tuple[str, Probabilities]]:
-    """Click probabilities [len(events)] of TF-IDF of words and pairs of words, and of the student's vectors where the
-    features have some. Trained on window and train rows; the penalty is chosen by the logloss of the valid rows."""
+    """Yield click probabilities [len(events)] from TF-IDF of words and word pairs, and from the student's vectors if
+    the features have any. Trained on window and train rows; the penalty is chosen by logloss on the valid rows."""
     ids, rows = features.item.entities.ids, features.item.rows.numpy()
     trained = features.of_part(Part.WINDOW, Part.TRAIN)
     words = [texts.get(one, "") for one in ids]

@@ -1,8 +1,8 @@
-"""Fits how far ads' log-odds lie from the model's, and measures whether held-out ads are where that says.
+"""Fit of the deviation of ads' log-odds from the model's, and its coverage of held-out ads.
 
-An ad's rows share one effect, a normal deviation of their log-odds, whose variance falls with what the model knows of
-the ad (`msd.contract.uncertainty`). Its three numbers maximise the marginal likelihood of the clicks (a random
-intercept model). Knows scores, not models.
+An ad's rows share one effect: a normal deviation of their log-odds. Its variance falls with what the model knows of the
+ad (`msd.contract.uncertainty`). Its three parameters maximise the marginal likelihood of the clicks (a random intercept
+model). Knows scores, not models.
 """
 
 from typing import Any, NamedTuple, Self
@@ -16,19 +16,18 @@ from msd.ranker.metrics import Labels
 
 Floats = NDArray[np.float64]
 _QUADRATURE = 31
-# Where the search begins, which a prior of one standard deviation of logarithms holds on to: with few clicks it stays.
+# Start of the search, and mean of a normal prior on the logarithms with standard deviation 1: few clicks change little.
 _START = np.log([0.5, 1.0, 0.1])
 _PRIOR = 0.5
 _MOST = np.log([10.0, 1_000.0, 1.0])
-# Of an ad with more rows, the first tell how far it is off.
+# Only this many of an ad's first rows measure its deviation.
 _ROWS_PER_AD = 200
 _LEAST_ROWS = 5
 LEAST_ADS = 20
 
 
 class AdRows(NamedTuple):
-    """Rows of ads: log-odds [n] of their scores, the impressions [n] that the model saw of each ad, labels [n], and
-    whose they are [n]."""
+    """Rows of ads: log-odds [n] of scores, impressions [n] of the ad that the model saw, labels [n], and ads [n]."""
 
     logits: Floats
     impressions: Floats
@@ -36,18 +35,18 @@ class AdRows(NamedTuple):
     ads: NDArray[np.int64]
 
     def of(self, rows: NDArray[Any]) -> Self:
-        """Return some rows, marked or by number."""
+        """Return some rows, by mask or by number."""
         return type(self)(self.logits[rows], self.impressions[rows], self.labels[rows], self.ads[rows])
 
     def std(self, uncertainty: Uncertainty) -> Floats:
-        """Return the deviation [n] of each row's log-odds."""
+        """Return the standard deviation [n] of each row's log-odds."""
         return uncertainty.logit_std(self.impressions, _sigmoid(self.logits)).astype(np.float64)
 
 
 def fit_uncertainty(new: AdRows, known: AdRows, seed: int = 0) -> Uncertainty:
-    """Fit on the same rows twice: with their ads `new`, without ID and counts, and as they are `known`.
+    """Fit on the same rows twice: `new`, scored without the ads' IDs and counts, and `known`, scored with them.
 
-    Coverage is measured on each half of the ads by a fit on the other.
+    Coverage is measured on each half of the ads with a fit on the other half.
     """
     ads = np.unique(known.ads)
     half = np.random.default_rng(seed).permutation(len(ads)) % 2
@@ -65,7 +64,8 @@ def fit_uncertainty(new: AdRows, known: AdRows, seed: int = 0) -> Uncertainty:
 
 
 class _Held(NamedTuple):
-    """A held-out ad: where its clicks lie in what is predicted of them, with its uncertainty and without; its std."""
+    """Held-out ad: position of its clicks in their predicted distribution, with uncertainty (`place`) and without
+    (`certain`), and its standard deviation."""
 
     place: float
     certain: float
@@ -100,7 +100,7 @@ def _of(logs: Floats) -> Uncertainty:
 
 
 class _Sorted(NamedTuple):
-    """Rows by ad, and where each ad's begin."""
+    """Rows sorted by ad, and the start of each ad's rows."""
 
     rows: AdRows
     starts: NDArray[np.intp]
@@ -112,7 +112,7 @@ class _Sorted(NamedTuple):
         return cls(rows.of(order), np.flatnonzero(np.append(True, ads[1:] != ads[:-1])))
 
     def log_likelihood(self, std: Floats) -> float:
-        """Return that of all clicks, each ad's effect integrated out (Gauss-Hermite)."""
+        """Return the log-likelihood of all clicks, with each ad's effect integrated out (Gauss-Hermite)."""
         normals, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE)
         logits = self.rows.logits[:, None] + std[:, None] * normals
         signs = np.where(self.rows.labels > 0, -1.0, 1.0)[:, None]
@@ -122,7 +122,7 @@ class _Sorted(NamedTuple):
 
 
 def _held(rows: AdRows, uncertainty: Uncertainty, seed: int) -> list[_Held]:
-    """Return those ads that have enough rows."""
+    """Return the held-out ads with at least 5 rows."""
     if not len(rows.ads):
         return []
     by_ad, rng = _Sorted.of(rows), np.random.default_rng(seed)
@@ -136,9 +136,9 @@ def _held(rows: AdRows, uncertainty: Uncertainty, seed: int) -> list[_Held]:
 
 
 def _place(ad: AdRows, std: Floats, drawn: float) -> float:
-    """Return where an ad's number of clicks lies in its predicted distribution, uniform if that is right (the
-    randomised probability integral transform; Czado, Gneiting and Held 2009). The number is a sum of unequal draws,
-    mixed over the ad's effect."""
+    """Return the position of an ad's click count in its predicted distribution, uniform if that is right (randomised
+    probability integral transform; Czado, Gneiting and Held 2009). The count is a sum of unequal draws, mixed over the
+    ad's effect."""
     normals, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE)
     rates = _sigmoid(ad.logits[:, None] + std[:, None] * normals)
     counts = np.zeros((len(rates) + 1, len(normals)))

@@ -11,7 +11,7 @@ from msd.ranker.metrics import Labels, Probabilities, Weights, measure_pooled
 
 
 class ServedScores(NamedTuple):
-    """What one model's K seeds say of the test rows [K, n] with live counts, and whether it reads vectors."""
+    """Probabilities [K, n] of one model's K seeds on the test rows with live counts, and whether it reads vectors."""
 
     name: str
     network: str
@@ -28,8 +28,8 @@ def judge_semantics(
     seed: int,
     weights: Weights | None = None,
 ) -> dict[str, Any] | None:
-    """The gain in AUC of the first model with vectors over the first of its network without any, with its 95 % interval
-    over users (and seeds, where both have the same several), and what to do; None where there is no such pair."""
+    """Return the AUC gain of the first model with vectors over the first of the same network without, its 95 % interval
+    over users (and seeds, if both have the same, more than one), and whether it is sure; None without such a pair."""
     pairs = [
         (one, other)
         for one in served
@@ -52,7 +52,7 @@ def judge_semantics(
 
 
 def say(verdict: dict[str, Any]) -> str:
-    """The verdict in one sentence, with the command that gives the model to serve, where it is known."""
+    """Return the verdict in one sentence, with the command that exports the model to serve, if known."""
     ends, command = verdict["ci95"], f": {verdict['command']}" if "command" in verdict else ""
     gain = f"{verdict['gain']:+.4f} AUC with live counts"
     gain += f" (95 % over {verdict['unit']}: {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else " (no interval)"

@@ -1,6 +1,6 @@
-"""Which of several things that one group saw is clicked most: pairs ranked right, and clicks lost by a model's choice.
+"""Ranking of the items that one group saw: pairs ranked right, and clicks lost by a model's choice.
 
-A group is a user of the dataset, such as a randomised test; what is compared are its items with their counts.
+A group is a user of the dataset, such as a randomised test; its items are compared by their counts.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,10 +22,10 @@ _FEWEST_PAIRS, _MOST_STEPS = 100, 5
 
 
 class Compared(NamedTuple):
-    """Arms [a], an item of a group each: its group, impressions and clicks. `arm` [n]: the arm of each row.
+    """Arms [a], each an item of a group: group, impressions and clicks. `arm` [n]: arm of each row.
 
-    left, right [p]: the arms of each pair within a group whose rates differ, the left one's being higher; z [p]: by
-    how many standard errors.
+    `left`, `right` [p]: arms of each pair within a group with different rates; the left rate is higher. `z` [p]: the
+    difference in standard errors.
     """
 
     group: Places
@@ -38,7 +38,7 @@ class Compared(NamedTuple):
 
     @classmethod
     def of(cls, labels: Labels, impressions: Weights, groups: Places, items: Places) -> "Compared":
-        """Of n rows, by group and item."""
+        """Compare n rows by group and item."""
         keys, arm = np.unique(np.stack([groups, items]), axis=1, return_inverse=True)
         arm = arm.reshape(-1)
         shown: Floats = np.bincount(arm, impressions).astype(np.float64)
@@ -54,23 +54,24 @@ class Compared(NamedTuple):
         return cls(keys[0], shown, clicks, arm, left, right, np.abs(gap[told]) / error[told])
 
     def scores(self, impressions: Weights, probabilities: Probabilities) -> Floats:
-        """Log-odds [a] of the mean of the rows' probabilities [n]."""
+        """Return the log-odds [a] of each arm's mean probability, from the rows' probabilities [n]."""
         mean = np.bincount(self.arm, impressions * probabilities) / self.shown
         return np.log(mean / (1 - mean))
 
     def gaps(self, scores: Floats) -> Floats:
-        """By how much [p] the higher rate of a pair is scored higher; below 0 where the model has it the other way."""
+        """Return the score difference [p] of each pair's better and worse arm; negative if the model ranks it wrong."""
         return scores[self.left] - scores[self.right]
 
 
 def measure_within(
     compared: Compared, models: Mapping[str, Floats], first: str, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """By model, whose scores [K, a] by K seeds are given: shares of pairs ranked right, ties counting half, and regret,
-    the clicks per 1,000 impressions that showing its choice loses to the arm with the highest rate of each group.
+    """Return, by model, the shares of pairs ranked right (ties counting half) and regret: the clicks per 1,000
+    impressions that its choice loses against the arm with the highest rate of each group. `models`: scores [K, a] of K
+    seeds.
 
-    The highest observed rate is partly luck, so that no model's regret is 0; `chance` has that of a random choice, and
-    that of a perfect one cannot be known. Intervals are over groups; `differences`: the first model's less another's.
+    The highest observed rate is partly luck, so no model's regret is 0. `chance` is a random choice; the regret of a
+    perfect one cannot be known. Intervals are over groups. `differences`: the first model's metrics minus another's.
     """
     sums = {name: np.mean([_by_group(compared, one) for one in scores], axis=0) for name, scores in models.items()}
     sums[CHANCE] = _by_group(compared, np.zeros(len(compared.shown)))
@@ -102,8 +103,8 @@ def measure_within(
 
 
 def how_sure(compared: Compared, scores: Floats) -> list[dict[str, float]]:
-    """How often the model was right, by how far apart it scored a pair: steps of as many pairs each, from the smallest
-    difference of log-odds up, `above` which a step begins; none of fewer than 100 pairs."""
+    """Return the share of pairs ranked right by score difference: up to 5 steps of equal numbers of pairs, by ascending
+    difference of log-odds. A step begins `above` a difference and has at least 100 pairs."""
     gaps = compared.gaps(scores)
     steps = min(_MOST_STEPS, len(gaps) // _FEWEST_PAIRS)
     if not steps:
@@ -122,7 +123,8 @@ def _pairs(rows: Places) -> Iterator[tuple[int, int]]:
 
 
 def _by_group(compared: Compared, scores: Floats) -> Floats:
-    """[6, G]: pairs right, pairs, significant pairs right, significant pairs, clicks lost per impression, 1."""
+    """Return by group [6, G]: pairs right, pairs, significant pairs right, significant pairs, clicks lost per
+    impression, 1."""
     gaps, groups = compared.gaps(scores), groups_of(compared.group)
     count = len(groups)
     _, place = np.unique(compared.group, return_inverse=True)
@@ -143,7 +145,7 @@ def _by_group(compared: Compared, scores: Floats) -> Floats:
 
 
 def _ratios(sums: Floats) -> Floats:
-    """[R, 6] sums over groups → [R, 3] metrics; NaN where there is no pair."""
+    """Return metrics [R, 3] from sums over groups [R, 6]; NaN without pairs."""
     with np.errstate(invalid="ignore"):
         return np.stack([sums[:, 0] / sums[:, 1], sums[:, 2] / sums[:, 3], PER * sums[:, 4] / sums[:, 5]], axis=1)
 
