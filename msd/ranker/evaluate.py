@@ -1,4 +1,4 @@
-"""Evaluates models and the counts baseline side by side on the same test rows, labels and resamples."""
+"""Evaluation of models and the counts baseline on the same test rows, labels and resamples."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -41,9 +41,9 @@ Progress = Callable[[str, int], None]
 
 
 class ModelScores(NamedTuple):
-    """One model as trained with K seeds: its probabilities [K, n] on the test rows, and what only a network has.
+    """One model trained with K seeds: its probabilities [K, n] on the test rows, and figures that only a network has.
 
-    served: its probabilities with live counts; None where its seeds are not of one kind.
+    `served`: its probabilities with live counts; None for a baseline, or if its seeds differ in kind.
     """
 
     name: str
@@ -54,14 +54,14 @@ class ModelScores(NamedTuple):
 
 
 class EvaluatedRows(NamedTuple):
-    """Of n rows: labels, how many impressions each stands for, and a number for its user."""
+    """n rows: labels, impressions that each stands for, and user numbers."""
 
     labels: Labels
     impressions: Weights
     users: NDArray[np.int64]
 
     def of(self, places: NDArray[np.int64]) -> "EvaluatedRows":
-        """Return a subset."""
+        """Return a subset of the rows."""
         return EvaluatedRows(self.labels[places], self.impressions[places], self.users[places])
 
 
@@ -75,12 +75,12 @@ def evaluate_models(
     student: Path | None = None,
     with_texts: bool = False,
 ) -> Figures:
-    """Everything in evaluation.json; docs/evaluation.md says what each figure means. `models`: folders by name.
+    """Return the content of evaluation.json; docs/evaluation.md explains each figure. `models`: folders by name.
 
-    `student`: the folder of the one whose vectors are given; without it nothing is said of cold ads. `with_texts`:
-    models of nothing but texts are measured, too. `progress` hears what is being done, and how many models are measured
-    so far. Raises ModelFolderError if a model was trained on something
-    else, if a name has two models of one seed, or if the test rows hold one label only.
+    `student`: folder of the student that made `vectors`; without it cold ads are not measured. `with_texts`: also
+    measure models of texts alone. `progress` gets the current activity and the number of measured models. Raises
+    ModelFolderError if a model was trained on another dataset or student, if a name has two models of one seed, or if
+    the test rows have one label only.
     """
     _check(data, vectors, models)
     measured, features = _measure_all(data, vectors, models, seed, progress, student)
@@ -124,7 +124,7 @@ def _verdict(
     seed: int,
     student: Path | None,
 ) -> Figures | None:
-    """Return the verdict on semantics, and the command that exports the model to serve, the first of its seeds."""
+    """Return the verdict on semantics, and the command that exports the model to serve (its first folder)."""
     served = [one.served for one in measured if one.served]
     verdict = judge_semantics(served, rows.labels, rows.users, resamples, seed, rows.impressions)
     if verdict is None:
@@ -136,7 +136,7 @@ def _verdict(
 
 
 def _check(data: Dataset, vectors: StudentVectors, models: Mapping[str, Sequence[Path]]) -> None:
-    """Check inputs before minutes of measuring."""
+    """Check inputs before measuring, which takes minutes."""
     for name, folders in models.items():
         of_seed: dict[Any, Path] = {}
         for folder in folders:
@@ -163,7 +163,7 @@ def _measure_all(
     progress: Progress,
     student: Path | None,
 ) -> tuple[list[ModelScores], Features]:
-    """Return every model's scores, and features that define the common rows, labels and users."""
+    """Return every model's scores, and features with the common rows, labels and users."""
     texts, _ = student_texts(data)
     measured: list[ModelScores] = []
     known: dict[tuple[str, str | None], Features] = {}
@@ -221,8 +221,8 @@ def _measure_model(
 def _conversions(
     trained: TrainedRanker, features: Features, test: NDArray[np.int64], pctr: NDArray[np.float64]
 ) -> Figures:
-    """How well conversions are predicted: `pcvr` of clicks, and of impressions `pctcvr`, its product with pctr; each
-    beside the base rate, and None where all rows have one outcome."""
+    """Measure predicted conversions: `pcvr` on clicks, and `pctcvr`, its product with `pctr`, on impressions. Each has
+    its base rate; None if all rows have one outcome."""
     converted, pcvr = features.converted(test), predict_conversions(trained, features, test)
     clicked = features.outcomes(test)[0] > 0
     return {
@@ -238,7 +238,7 @@ def _measure_rate(labels: Labels, probabilities: NDArray[np.float64]) -> Figures
 
 
 def _family(name: str, parts: Sequence[ModelScores]) -> ModelScores:
-    """Combine a model's seeds: figures averaged, the training curve of the first."""
+    """Combine a model's seeds: average the figures, and keep the training curve of the first."""
     parts = sorted(parts, key=lambda one: one.seeds)
     seeds = tuple(seed for one in parts for seed in one.seeds)
     every = [one.figures for one in parts]
@@ -259,7 +259,7 @@ def _family(name: str, parts: Sequence[ModelScores]) -> ModelScores:
 
 
 def _served(name: str, seeds: tuple[int, ...], parts: Sequence[ModelScores]) -> ServedScores | None:
-    """Return the seeds' mean; None if they are of different kinds."""
+    """Return the scores of all seeds; None if they differ in network or in reading vectors."""
     every = [one.served for one in parts if one.served]
     if len({(one.network, one.semantics) for one in every}) != 1:
         return None
@@ -267,7 +267,7 @@ def _served(name: str, seeds: tuple[int, ...], parts: Sequence[ModelScores]) -> 
 
 
 def _mean(figures: Sequence[Any]) -> Any:  # noqa: ANN401 - figures of any depth
-    """The mean of equally shaped trees of figures; None where there is none."""
+    """Return the mean of equally shaped trees of figures; None where any figure is None."""
     first = figures[0]
     if isinstance(first, dict):
         return {key: _mean([one[key] for one in figures]) for key in first}
@@ -289,7 +289,7 @@ def _within(
     resamples: int,
     seed: int,
 ) -> Figures | None:
-    """Figures within each user's items; None if no user saw two with different rates."""
+    """Return the figures within each user's items; None if no user saw two with different rates."""
     compared = _compared(features, test)
     if not len(compared.z):
         return None
@@ -315,7 +315,7 @@ def _figures(one: ModelScores, rows: EvaluatedRows, samples: Mapping[str, Resamp
 
 
 def _deviation(by_seed: Sequence[Mapping[str, float | None]]) -> dict[str, float | None] | None:
-    """The standard deviation over seeds, of a sample of them; None for a single one."""
+    """Return the sample standard deviation over seeds; None for a single seed."""
     if len(by_seed) < 2:
         return None
     columns = {metric: [one[metric] for one in by_seed] for metric in by_seed[0]}
@@ -326,7 +326,7 @@ def _deviation(by_seed: Sequence[Mapping[str, float | None]]) -> dict[str, float
 
 
 def _of(samples: Mapping[str, Resampled], measured: Sequence[ModelScores], one: ModelScores) -> dict[str, Resampled]:
-    """Return the resampled metrics of one model's seeds, which follow those of earlier models."""
+    """Return the resampled metrics of one model's seeds; they follow those of the models before it."""
     start = sum(len(other.seeds) for other in measured[: [other.name for other in measured].index(one.name)])
     held = slice(start, start + len(one.seeds))
     return {unit: Resampled(*(metric[held] for metric in found)) for unit, found in samples.items()}
@@ -339,7 +339,7 @@ def _difference(
     samples: Mapping[str, Resampled],
     measured: Sequence[ModelScores],
 ) -> Figures:
-    """One model's AUC and logloss less another's, of their means over seeds; by seed if both have the same seeds."""
+    """Return one model's AUC and logloss minus another's, as means over seeds; also by seed if both have the same."""
     ours, theirs = (_of(samples, measured, model) for model in (one, other))
     ours_by_seed, theirs_by_seed = (
         [measure_pooled(rows.labels, row, rows.impressions) for row in model.test] for model in (one, other)
@@ -367,7 +367,7 @@ def _slice_figures(
     resamples: int,
     seed: int,
 ) -> Figures:
-    """Rows and clicks; metrics by model, or why there are none; and the first model's AUC less each other's."""
+    """Return rows and clicks; metrics by model, or why there are none; and the first model's AUC gain over the rest."""
     sliced = rows.of(one.rows)
     clicks = int(sliced.labels @ sliced.impressions)
     figures: Figures = {"by": one.by, "value": one.value, "rows": len(sliced.labels), "clicks": clicks}

@@ -1,4 +1,4 @@
-"""`msd evaluate`: models and the counts baseline on the test rows, once, side by side."""
+"""`msd evaluate`: measure models and the counts baseline once, on the same test rows."""
 
 import json
 import time
@@ -75,7 +75,7 @@ def evaluate(
     Or, with --benchmark NAME --data FOLDER --json FILE, trains and measures all models of a benchmark.
     """
     if benchmark is not None:
-        # Loads the student's libraries, which measuring trained models does without.
+        # Imports the student's libraries, which measuring trained models does not need.
         from msd.benchmark.command import run_command
 
         if folders or model:
@@ -131,7 +131,8 @@ def _evaluate(
 
 
 def _known_results(out: Path, run: str) -> dict[str, Any] | None:
-    """What an earlier run with the same inputs found, if it is still there."""
+    """Return the results of an earlier run with the same inputs; None if missing. Raises ModelFolderError if `out` is a
+    file."""
     if out.is_file():
         raise ModelFolderError(f"{out} is a file; name a folder for the figures")
     if not is_done(out, run) or not (out / REPORT_FILE).is_file():
@@ -144,7 +145,7 @@ def _known_results(out: Path, run: str) -> dict[str, Any] | None:
 
 
 def _models(given: list[str]) -> dict[str, list[Path]]:
-    """Folders by name: that of NAME=FOLDER, or else the folder's own, which no other may have."""
+    """Return folders by name: that of NAME=FOLDER, or the folder's own, which must then be unique."""
     models: dict[str, list[Path]] = {}
     for one in given:
         name, equals, folder = one.partition("=")
@@ -192,14 +193,14 @@ def _print(console: Console, results: dict[str, Any]) -> None:
 
 
 def _lines(figures: dict[str, Any]) -> Iterator[str]:
-    """What else was measured of a model."""
+    """Yield a model's further measurements."""
     yield from (f": {ColdAds.model_validate(one)}" for one in figures.get("cold_ads", []))
     yield from (f", {say_rate(of, found)}" for of, found in (figures.get("conversions") or {}).items())
     yield from (f", chosen by valid: {said}" for said in figures.get("choice", []))
 
 
 def _within_table(within: dict[str, Any]) -> Table:
-    """Who of a group is clicked most, by model."""
+    """Return the metrics within groups, one row per model."""
     title = f"{within['groups']} users (or tests) of the test part, {within['pairs']} pairs of what one of them saw"
     table = Table("model", *(metric.replace("_", " ") for metric in METRICS), title=title, title_justify="left")
     for name, figures in within["models"].items():

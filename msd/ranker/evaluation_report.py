@@ -1,6 +1,6 @@
 """report.html of `msd evaluate`: figures, intervals, curves and slices on one page that needs no network.
 
-Names and values that people chose are written by the template alone, which escapes them; drawings have colours only.
+Names and values chosen by users are written only by the template, which escapes them; drawings have colours only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,26 +32,26 @@ Figures = Mapping[str, Any]
 
 
 class Scale(NamedTuple):
-    """A stretch of figures drawn from left to right as 0 to 100 %."""
+    """Axis range, drawn from left to right as 0 to 100 %."""
 
     low: float
     high: float
 
     @classmethod
     def of(cls, values: Sequence[float | None]) -> "Scale":
-        """The scale that shows all values, with a margin."""
+        """Return the scale that shows all values, with a margin."""
         known = [value for value in values if value is not None]
         low, high = min(known, default=0.0), max(known, default=1.0)
         margin = 0.08 * (high - low) or 0.01
         return cls(low - margin, high + margin)
 
     def at(self, value: float) -> float:
-        """The place of a value in percent; beyond the scale it is at its end."""
+        """Return the position of a value in percent, clamped to the scale."""
         return min(100.0, max(0.0, round(100 * (value - self.low) / (self.high - self.low), 2)))
 
 
 def write_report(path: Path, results: Figures) -> None:
-    """Draws and writes the page of what `evaluate_models` returned."""
+    """Draw and write the page of the results of `evaluate_models`."""
     models = results["models"]
     colours = dict(zip(models, _colours(len(models)), strict=True))
     differences = results["differences"]
@@ -79,7 +79,7 @@ def write_report(path: Path, results: Figures) -> None:
 
 
 def say_rate(of: str, found: dict[str, float] | None) -> str:
-    """In words: how well conversions are predicted, of clicks or of impressions."""
+    """Return in words how well conversions are predicted, of clicks or of impressions."""
     what = "conversions of clicks" if of == "pcvr" else "converted clicks of impressions"
     if found is None:
         return f"{what} ({of}): all test rows have one outcome"
@@ -88,7 +88,7 @@ def say_rate(of: str, found: dict[str, float] | None) -> str:
 
 
 def _colours(count: int) -> list[str]:
-    """A colour for each model; grey for the baseline, which is the last."""
+    """Return a colour per model; grey for the baseline, which is last."""
     return [*(_COLOURS[place % len(_COLOURS)] for place in range(count - 1)), _BASELINE_COLOUR]
 
 
@@ -97,7 +97,8 @@ def _ends(ci95: Sequence[float] | None) -> list[float]:
 
 
 def _gain_scale(slices: Sequence[Figures]) -> Scale:
-    """For the gains over the second model: made for the greater half of the slices, whose intervals are not as wide."""
+    """Return the scale of gains over the second model, fitted to the larger half of the slices: their intervals are
+    narrower."""
     measured = sorted((one for one in slices if "models" in one), key=lambda one: -int(one["rows"]))
     gains = [next(iter(one["auc_gain_of_first"].values())) for one in measured[: len(measured) // 2 + 1]]
     return Scale.of([0.0, *(end for one in gains for end in _ends(one["ci95"]))])
@@ -134,7 +135,7 @@ def _curves(models: Figures, colours: Mapping[str, str], value: str, meaning: st
 
 
 def _degradation(models: Figures, colours: Mapping[str, str]) -> list[str]:
-    """A drawing for each metric, with a panel for each rung."""
+    """Return one drawing per metric, with one panel per rung."""
     rungs = list(dict.fromkeys(name for one in models.values() for name in one.get("degradation", {})))
     return [_rungs(models, colours, rungs, metric) for metric in _METRICS_OF_RUNGS] if rungs else []
 
@@ -142,7 +143,7 @@ def _degradation(models: Figures, colours: Mapping[str, str]) -> list[str]:
 def _rungs(models: Figures, colours: Mapping[str, str], rungs: Sequence[str], metric: str) -> str:
     height = _PANEL_HEIGHT * len(rungs)
     figure = Figure(figsize=(_PANEL_WIDTH, height))
-    # Margins in inches. A constrained layout finds them, too, but takes a second of CPU for ten panels.
+    # Margins in inches. A constrained layout would find them too, but takes 1 s of CPU for ten panels.
     margins = {
         "left": 0.7 / _PANEL_WIDTH,
         "right": 1 - 0.1 / _PANEL_WIDTH,

@@ -1,4 +1,4 @@
-"""A trained ranker on disk: weights, a record of its schema and training, and its own student if it has one."""
+"""Trained ranker on disk: weights, a record of its schema and training, and its own student if it has one."""
 
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ class ModelFolderError(MsdError):
 
 
 class TuningRecord(BaseModel):
-    """How the student was tuned with the ranker. `student` is the tuned one's fingerprint, None if no epoch of tuning
-    ranked valid better than none: then the model reads the distilled student's vectors."""
+    """Record of tuning the student with the ranker. `student`: the tuned one's fingerprint, None if tuning was not
+    better on the valid rows; then the model reads the distilled student's vectors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,8 +42,8 @@ class TuningRecord(BaseModel):
 
 
 class ChoiceRecord(BaseModel):
-    """How valid chose among networks before tuning, and whether tuning stays. seconds: what each one's training took;
-    untried: for lack of time."""
+    """Choice by the valid rows among networks, before tuning, and whether tuning is kept. `seconds`: training time of
+    each; `untried`: left out for lack of time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,7 +53,7 @@ class ChoiceRecord(BaseModel):
     tuning: CrossfitChoice | None = None
 
     def say(self) -> str:
-        """In words, with figures."""
+        """Return the choice in words, with figures."""
         told = [self.networks.say()]
         told += [self.tuning.say()] if self.tuning else []
         told += [f"not tried, as the time was up: {', '.join(self.untried)}"] if self.untried else []
@@ -61,8 +61,8 @@ class ChoiceRecord(BaseModel):
 
 
 class RankerRecord(BaseModel):
-    """How a ranker came to be. `student` is the fingerprint of the distilled student that it was trained with, None if
-    there was none. `choice`: of `msd train --choose`. `conversions`: whether it has a head for them."""
+    """Record of a ranker's training. `student`: fingerprint of the distilled student that it was trained with, None
+    without one. `choice`: of `msd train --choose`. `conversions`: whether it has a head for them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -80,23 +80,23 @@ class RankerRecord(BaseModel):
 
     @property
     def own_student(self) -> str | None:
-        """The fingerprint of the student in the model's folder, if it has one of its own."""
+        """Fingerprint of the student in the model's folder, if it has its own."""
         return self.tuning.student if self.tuning else None
 
     def is_of(self, dataset: str, student: str) -> bool:
-        """Whether it was trained on this dataset, and with this student, if with any."""
+        """Return whether it was trained on this dataset and, if it had a student, with this one."""
         return self.dataset == dataset and self.student in (None, student)
 
 
 def save_ranker(folder: Path, model: TrainedRanker, record: RankerRecord) -> None:
-    """Writes the weights, then the record that makes them a model."""
+    """Write the weights, then the record, which makes the folder a model."""
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     write_bytes_atomic(folder / WEIGHTS_FILE, save(tensors))
     write_text_atomic(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
 
 
 def load_ranker(folder: Path) -> tuple[TrainedRanker, RankerRecord]:
-    """The model in a folder. Raises ModelFolderError that says what is wrong with it."""
+    """Return the model in a folder. Raises ModelFolderError if it is missing or damaged."""
     record = _load_record(folder)
     model = TrainedRanker(record.feature_schema, record.config, record.vector_dim, record.conversions)
     try:
@@ -111,12 +111,12 @@ def load_ranker(folder: Path) -> tuple[TrainedRanker, RankerRecord]:
 
 
 def student_of(model: Path, record: RankerRecord, given: Path) -> Path:
-    """The folder of the student that made a model's vectors: its own if it was tuned, else the distilled one."""
+    """Return the folder of the student that made a model's vectors: its own if it was tuned, else the distilled one."""
     return model / STUDENT_FOLDER if record.own_student else given
 
 
 def vectors_of(model: Path, record: RankerRecord, given: StudentVectors) -> StudentVectors:
-    """The vectors that a model reads: of its own student if it was tuned, else those given. Raises ModelFolderError."""
+    """Return the vectors that a model reads: of its own student if tuned, else those given. Raises ModelFolderError."""
     if not record.own_student:
         return given
     own = load_vectors(model / STUDENT_FOLDER)

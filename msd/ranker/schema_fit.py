@@ -1,4 +1,4 @@
-"""Fits the schema to a dataset: vocabularies, scales and the prior, from training rows."""
+"""Fit of the schema to a dataset: vocabularies, scales and the prior, from training rows."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ HISTORY = "history"
 
 
 def fit_schema(dataset: Dataset, *, semantics: bool = True, user_semantics: bool = True) -> FeatureSchema:
-    """The schema that the window and train rows give; `semantics=False` leaves the student's vectors out, and
+    """Fit the schema to the window and train rows. `semantics=False` leaves out the student's vectors,
     `user_semantics=False` those of users."""
     config = dataset.config
     training = dataset.events.filter(split_events(dataset.events, config) <= Part.TRAIN)
@@ -101,6 +101,6 @@ def _numeric(feature: FeatureConfig, values: pl.Series) -> Numeric:
 
 
 def _vocabulary(values: Iterable[str | None], min_count: int) -> tuple[str, ...]:
-    """Values by falling frequency, ties by their text, so that equal data gives an equal schema."""
+    """Return values by descending frequency, ties by text, so that equal data gives an equal schema."""
     counts = Counter(value for value in values if value is not None)
     return tuple(sorted((v for v, n in counts.items() if n >= min_count), key=lambda v: (-counts[v], v)))

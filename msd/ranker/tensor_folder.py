@@ -1,6 +1,6 @@
-"""A folder of a dataset's tensors, to train a model elsewhere: schema, adaptors, all rows in files by part.
+"""Folder of a dataset's tensors, to train a model elsewhere: schema, adaptors, and all rows in files by part.
 
-The fitted schema and adaptors are stored, so that a bundle of that model serves the same values.
+The fitted schema and adaptors are stored so that a bundle of that model serves the same values.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,11 +35,11 @@ Progress = Callable[[str, int, int], None]
 
 
 class TensorFolderError(MsdError):
-    """The folder was not written by `msd tensors`."""
+    """Invalid folder: not written by `msd tensors`, or damaged."""
 
 
 class TensorRecord(BaseModel):
-    """What the tensors are of. `student` is the fingerprint of the student whose vectors are among them, if any are."""
+    """Metadata of the tensors. `student`: fingerprint of the student that made the vectors, None without vectors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,10 +54,10 @@ class TensorRecord(BaseModel):
 def write_tensors(
     dataset: Dataset, vectors: StudentVectors, semantics: bool, folder: Path, progress: Progress
 ) -> TensorRecord:
-    """Writes all rows as `PART-NNNNN.safetensors` of up to 65,536 rows: the schema's tensors, `label`, `impressions`,
-    how many a row stands for, and `user`, by which the users are numbered (int64).
+    """Write all rows as `PART-NNNNN.safetensors` of up to 65,536 rows: the schema's tensors, `label`, `impressions`
+    (how many a row stands for) and `user` (the user's number, int64).
 
-    Vectors are the student's, through adaptors that are their principal components. The record comes last.
+    Vectors are the student's, passed through adaptors that are their principal components. The record is written last.
     """
     torch.manual_seed(0)
     schema = fit_schema(dataset, semantics=semantics)
@@ -99,7 +99,7 @@ def _shares(rows: dict[str, NDArray[np.int64]]) -> Iterator[tuple[str, int, NDAr
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether the record can be read and all files are there that it speaks of."""
+    """Return whether record and adaptors can be read, and the files of rows are exactly those of the record."""
     try:
         record = load_record(folder)
         load_adaptors(folder, record)
@@ -112,7 +112,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def read_part(folder: Path, part: str) -> dict[str, Tensor]:
-    """All rows of `train`, `valid` or `test`, by the tensors' names."""
+    """Return all rows of `train`, `valid` or `test` by tensor name. Raises TensorFolderError if it has no files."""
     shares = [load_file(path) for path in sorted(folder.glob(f"{part}-*.safetensors"))]
     if not shares:
         raise TensorFolderError(f"{folder}: has no {part}-*.safetensors; run `msd tensors` again")
@@ -120,7 +120,7 @@ def read_part(folder: Path, part: str) -> dict[str, Tensor]:
 
 
 def load_record(folder: Path) -> TensorRecord:
-    """The record of a folder. Raises TensorFolderError that says what is wrong with it."""
+    """Return the record of a folder. Raises TensorFolderError if it is missing or invalid."""
     return read_record(
         folder / RECORD_FILE,
         TensorRecord,
@@ -132,7 +132,7 @@ def load_record(folder: Path) -> TensorRecord:
 
 
 def load_adaptors(folder: Path, record: TensorRecord) -> Adaptors:
-    """The adaptors that the tensors' vectors went through, none without semantics. Raises TensorFolderError."""
+    """Return the adaptors that made the tensors' vectors, empty without semantics. Raises TensorFolderError."""
     adaptors = Adaptors(record.feature_schema, record.vector_dim)
     if not len(adaptors):
         return adaptors

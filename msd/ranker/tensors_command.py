@@ -1,4 +1,4 @@
-"""`msd tensors`: a dataset as the ranker's tensors, to train a model of your own on."""
+"""`msd tensors`: write a dataset as the ranker's tensors, to train your own model on."""
 
 import time
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Walks all events in time order and records, for each row, what was known strictly before it: history and counts.
+"""Walk of all events in time order, which records for each row the history and counts strictly before it.
 
-Events are folded by the contract, so that training sees what a service would have known; counts are aged by
-`_advanced`, which is the contract's `advance` for many rows. Counts come only from window and train rows; a history has
-every earlier click.
+Events are folded by the contract, so that training sees what a service would have known. Counts are aged by
+`_advanced`, the contract's `advance` for many rows. Counts come only from window and train rows; a history has every
+earlier click.
 """
 
 from collections import defaultdict
@@ -22,16 +22,16 @@ from msd.dataset.split import Part
 from msd.ranker.entities import Entities
 
 _AGING_SEED = 20_240_612
-_AGED = 4  # draws of earlier counts a row
+_AGED = 4  # draws of earlier counts per row
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """By event: history [E, L] as item rows (−1 pads, oldest first), and counts of user and item as [E] columns.
+    """By event: history [E, L] as item rows (oldest first, padding −1), and counts of user and item as [E] columns.
 
-    `live_*` count every earlier event, whatever its part, as a service with feedback does. `aged_*` are the other
-    counts as they stood earlier, drawn several times, so that a model trained on all serves well with counts of any
-    age. `final_*` hold the states after all window and train rows, by row.
+    `live_*` count earlier events of all parts, as a service with feedback does. `aged_*` are `user_counts` and
+    `item_counts` of an earlier time, drawn several times, so that a model trained on all of them serves well with
+    counts of any age. `final_*`: states after all window and train rows, by row of the user or item.
     """
 
     history: NDArray[np.int32]
@@ -47,7 +47,7 @@ class Timeline:
 
 
 def state_rule(schema: FeatureSchema) -> StateRule:
-    """How states fade and how much they remember, as the schema says."""
+    """Return the schema's half-life and history length of states."""
     state = schema.state("user")
     assert state is not None, "every fitted schema has the user's counts"
     return StateRule(state.half_life_s, schema.history.length)
@@ -56,7 +56,7 @@ def state_rule(schema: FeatureSchema) -> StateRule:
 def walk_events(
     dataset: Dataset, schema: FeatureSchema, parts: NDArray[np.int8], users: Entities, items: Entities
 ) -> Timeline:
-    """The timeline of a dataset's events, which are sorted by time."""
+    """Return the timeline of a dataset's events, which must be sorted by time."""
     events = dataset.events
     at = events["at"].to_numpy().astype(np.float64)
     clicked = events["label"].to_numpy().astype(bool).tolist()
@@ -81,7 +81,7 @@ def walk_events(
     user_counts, item_counts = (side.by_entity(counted) for side in sides)
     return Timeline(
         history,
-        # A user's rows after train are not counted, so the counts are as old as the last row that was.
+        # A user's rows after train are not counted, so the counts are as old as the last counted row.
         user_counts=_either(counted, user_counts.now(at), user_counts.last()),
         item_counts=item_counts.now(at),
         live_user_counts=_advanced(rule, of_user.live, at),
@@ -95,8 +95,8 @@ def walk_events(
 
 
 class _Side:
-    """The states of users or of items while events are walked. `live` [E, 3]: before each event, by all events; `after`
-    [E, 3]: after it, by the counted ones; `earlier` [E]: how many of its entity were counted before it."""
+    """States of users or of items during the walk. `live` [E, 3]: before each event, from all events; `after` [E, 3]:
+    after it, from counted events; `earlier` [E]: number of its entity's counted events before it."""
 
     def __init__(self, rule: StateRule, entities: NDArray[np.int64]) -> None:
         self.rule = rule
@@ -117,19 +117,19 @@ class _Side:
         return state
 
     def fold(self, row: int, event: Event, is_counted: bool) -> None:
-        """Fold an event, once all events of its time are recorded."""
+        """Fold an event, after all events of the same time are recorded."""
         entity = self._entities[row]
         before = self._seen[entity]
         after = self._seen[entity] = fold(self.rule, before, event)
         if is_counted:
             known = self.counted[entity]
-            # Up to the end of train both are equal.
+            # Until the end of train both states are equal.
             state = self.counted[entity] = after if known is before else fold(self.rule, known, event)
             self.after[row] = state.impressions, state.clicks, state.as_of
             self._number[entity] += 1
 
     def by_entity(self, counted: NDArray[np.bool_]) -> "_Counted":
-        """The counted states, once all events are walked."""
+        """Return the counted states, after all events are walked."""
         rows = np.flatnonzero(counted)
         rows = rows[np.argsort(self.entities[rows], kind="stable")]
         many = np.bincount(self.entities[rows], minlength=int(self.entities.max()) + 1)
@@ -142,8 +142,8 @@ class _Side:
 
 
 class _Counted(NamedTuple):
-    """Counted states [S, 3] in the order of entities, then of time; of each event [E] where its entity's begin and end,
-    and how many of them, beside the first, came before it."""
+    """Counted states [S, 3], sorted by entity, then time. By event [E]: start and end of its entity's states, and the
+    number of them before it, not counting the first (empty) one."""
 
     rule: StateRule
     states: NDArray[np.float64]
@@ -152,18 +152,18 @@ class _Counted(NamedTuple):
     before: NDArray[np.int64]
 
     def last(self) -> Counts:
-        """Counts as of the last counted event."""
+        """Return counts as of the last counted event."""
         return Counts(*self.states[self.starts + self.before].T)
 
     def now(self, at: NDArray[np.float64]) -> Counts:
-        """The same, complete up to each event."""
+        """Return the same counts, advanced to each event's time."""
         return _advanced(self.rule, self.states[self.starts + self.before], at)
 
     def aged(self, at: NDArray[np.float64], longest_s: float, rng: np.random.Generator) -> list[Counts]:
-        """Draws of counts as they stood: even ones as of a random earlier time, odd ones after a random earlier event.
+        """Draw counts of earlier states: even draws as of a random earlier time, odd ones after a random earlier event.
 
-        The one is as stale as an old export, which knows little of those who come in bursts; the other keeps some of
-        each.
+        The former are as stale as an old export, which knows little of entities with bursts of events; the latter keep
+        some counts of every entity.
         """
         draws = []
         for draw in range(_AGED):
@@ -176,7 +176,7 @@ class _Counted(NamedTuple):
         return draws
 
     def _places(self, then: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the number of earlier states of each event's entity at a time, which is never after the event."""
+        """Return the number of states of each event's entity before the time `then`, which is never after the event."""
         places = np.zeros(len(then), np.int64)
         order = np.argsort(self.starts, kind="stable")
         first = np.flatnonzero(np.diff(self.starts[order], prepend=-1))
@@ -187,7 +187,7 @@ class _Counted(NamedTuple):
 
 
 def _advanced(rule: StateRule, states: NDArray[np.float64], at: NDArray[np.float64]) -> Counts:
-    """States [E, 3] as `advance` takes them to times [E]."""
+    """Advance states [E, 3] to times [E], as `advance` does."""
     as_of = np.maximum(states[:, 2], at)
     fade = np.exp2((states[:, 2] - as_of) / rule.half_life_s)
     return Counts(states[:, 0] * fade, states[:, 1] * fade, as_of)
@@ -204,6 +204,6 @@ def _longest_age_s(schema: FeatureSchema) -> float:
 
 
 def _simultaneous(at: NDArray[np.float64]) -> Iterator[range]:
-    """Yield runs of rows with equal times: none was known at the others' time."""
+    """Yield runs of rows with equal times: they do not count for each other."""
     starts = [0, *(np.flatnonzero(np.diff(at)) + 1).tolist(), len(at)]
     return (range(start, stop) for start, stop in zip(starts[:-1], starts[1:], strict=True))

@@ -1,4 +1,4 @@
-"""Which model, with which vectors, trained how: the lines of a benchmark's tables; `msd train` tries some of them too.
+"""Model variants, the lines of a benchmark's tables: network, vectors and training. `msd train` tries some of them too.
 
 Trains nothing.
 """
@@ -16,9 +16,9 @@ from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.teachers.knowledge import KnowledgeBase
 
-# Whose vectors a network sees; None of them: it has no place for vectors at all.
-# `student_items` and `student_with_users`: without users and with them, whatever a benchmark gives the others.
-# `untaught`: of a student that was not taught what the seed's valid and test items are.
+# Source of a network's vectors; with None, its schema has no columns for vectors.
+# `student_items` and `student_with_users`: without and with users' vectors, whatever a benchmark gives the others.
+# `untaught`: of a student that was not trained on the seed's valid and test items.
 Source = Literal[
     "student",
     "student_items",
@@ -42,18 +42,19 @@ class Given(NamedTuple):
     seed: int
 
 
-# Fits on the training rows and gives the click probabilities of some events [n].
+# Fits on the training rows and returns click probabilities [n] of given events.
 Fitted = Callable[[Given, NDArray[np.int64]], Floats]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One model. changes: of the protocol's RankerConfig; of a fitted model, its settings for the record. tuned: the
-    student is trained on with the ranker, from where `first_stage` ended. textless: the network of `first_stage`, asked
-    without the vectors of test items. fitted: in place of a network; `source` and the rest then mean nothing.
+    """One model. `changes`: of the protocol's RankerConfig; for a fitted model, its settings for the record. `tuned`:
+    the student is trained further with the ranker, starting from `first_stage`. `textless`: the network of
+    `first_stage`, scoring without the vectors of test items. `fitted`: used in place of a network; `source` and the
+    rest then have no effect.
 
-    taught, untaught: with which kind of new items it is compared, those that the teacher wrote about beforehand, or
-    those with only a text.
+    `taught`, `untaught`: the kinds of new items on which it is compared: described by the teacher beforehand, or with
+    only a text.
     """
 
     name: str
@@ -67,31 +68,31 @@ class Variant:
     untaught: bool = False
 
     def config(self, base: RankerConfig) -> RankerConfig:
-        """The network's configuration. Raises ValueError for a change that RankerConfig does not know."""
+        """Return the network's configuration. Raises ValueError for a change that RankerConfig does not know."""
         return RankerConfig.model_validate({**base.model_dump(), **self.changes})
 
     def first_stage(self) -> "Variant":
-        """The variant whose network it starts from, or asks; by default itself."""
+        """Return the variant whose network it starts from or scores with; by default itself."""
         if self.tuned:
             return replace(self, name=UNTUNED, tuned=False)
         return replace(self, name=ENCODED, textless=False) if self.textless else self
 
 
 OURS, PLAIN, UNTUNED = "ours", "ours_without_semantics", "without_lora"
-ENCODED, CATEGORY_PRIOR = "encoded", "category_prior"  # named after what a service calls a score of that kind
+ENCODED, CATEGORY_PRIOR = "encoded", "category_prior"  # a service's names for such scores
 UNTUNED_OURS = Variant(UNTUNED, "ablation", "student")
 WITHOUT_SEMANTICS = Variant(PLAIN, "baseline")
 WITHOUT_FUSION = replace(UNTUNED_OURS, name="without_item_fusion", changes={"fusion": False})
 WITHOUT_SELECTOR = replace(UNTUNED_OURS, name="without_selector", changes={"selected": None})
 WITHOUT_USER_KNOWLEDGE = Variant("without_user_knowledge", "ablation", "student_items")
-# What `msd train --choose` tries beside `UNTUNED_OURS`, one part less each: the simplest first.
+# Variants that `msd train --choose` tries beside `UNTUNED_OURS`, each without one part; the simplest first.
 SIMPLER = (WITHOUT_SEMANTICS, WITHOUT_USER_KNOWLEDGE, WITHOUT_FUSION, WITHOUT_SELECTOR)
 
 
 def standard_variants() -> tuple[Variant, ...]:
-    """Ours, and what it is compared with where test is what comes later.
+    """Return ours and its comparisons for a test set split by time.
 
-    Only ours is tuned: an ablation is to be read beside the first of them, `without_lora`.
+    Only ours is tuned: compare ablations with the first of them, `without_lora`.
     """
     return (
         Variant(OURS, "ours", "student", tuned=True),
@@ -107,9 +108,9 @@ def standard_variants() -> tuple[Variant, ...]:
 
 
 def cold_variants() -> tuple[Variant, ...]:
-    """Ours, and what it is compared with where test is items without clicks; none is tuned.
+    """Return ours and its comparisons for a test set of items without clicks; no model is tuned.
 
-    `ours` has the teacher's words on them, `encoded` their text alone, `category_prior` not even that.
+    `ours` has the teacher's description of them, `encoded` only their text, `category_prior` neither.
     """
     untaught = Variant(ENCODED, "ours", "untaught", taught=False, untaught=True)
     return (
@@ -130,7 +131,7 @@ def _other_texts() -> tuple[Variant, ...]:
 
 
 def knowledge_ablations() -> tuple[Variant, ...]:
-    """Networks that see more or less of what the teacher wrote; for data with knowledge of users, and of both kinds."""
+    """Return networks that see more or less of the teacher's texts; for data with user knowledge of both kinds."""
     return (
         Variant("with_user_knowledge", "ablation", "student_with_users"),
         Variant("explicit_only", "ablation", "explicit"),
@@ -143,5 +144,5 @@ def _trees(given: Given, events: NDArray[np.int64]) -> Floats:
 
 
 def seeds_of(variant: Variant, seeds: Sequence[int], of_ablations: int) -> Sequence[int]:
-    """An ablation has the first few seeds only."""
+    """Return the seeds of a variant: an ablation has only the first `of_ablations`."""
     return seeds[:of_ablations] if variant.role == "ablation" else seeds
