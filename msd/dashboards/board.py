@@ -1,4 +1,4 @@
-"""A dashboard as it is written down here: rows of panels, each with the questions that it asks.
+"""Data model of a dashboard: rows of panels, each with its queries.
 
 Knows neither Grafana nor Prometheus.
 """
@@ -12,7 +12,7 @@ Unit = Literal["s", "bytes", "percentunit", "reqps", "cps", "short", "cores", "d
 
 @dataclass(frozen=True)
 class Query:
-    """PromQL, and how what it finds is called; `{{label}}` is a label's value."""
+    """PromQL expression, and the legend of its results; `{{label}}` is a label's value."""
 
     expr: str
     legend: str
@@ -20,7 +20,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """`text` says what is shown and what to make of it; `limit` is a line that is not to be crossed."""
+    """One panel. `text`: what it shows and how to read it; `limit`: threshold line."""
 
     title: str
     text: str
@@ -28,15 +28,15 @@ class Panel:
     queries: tuple[Query, ...]
     is_stacked: bool = False
     is_number: bool = False
-    """Whether the latest value is what matters."""
+    """Whether it shows the latest value instead of a curve."""
     limit: float | None = None
     may_be_empty: str = ""
-    """Why it may show nothing of a service that is well."""
+    """Why it may have no data in a healthy service; empty if it must have data."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Panels that belong together."""
+    """Titled group of panels."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """`name` is its file's, and its id in Grafana."""
+    """One dashboard. `name`: its file name, and its UID in Grafana."""
 
     name: str
     title: str
@@ -53,21 +53,21 @@ class Board:
 
     @property
     def panels(self) -> Iterator[Panel]:
-        """All of them, from above."""
+        """All panels, from top to bottom."""
         for row in self.rows:
             yield from row.panels
 
 
 def lines(title: str, text: str, unit: Unit, *queries: tuple[str, str], limit: float | None = None) -> Panel:
-    """A panel of lines over time."""
+    """Return a panel of lines over time."""
     return Panel(title, text, unit, tuple(Query(*one) for one in queries), limit=limit)
 
 
 def stack(title: str, text: str, unit: Unit, *queries: tuple[str, str]) -> Panel:
-    """Parts of a whole over time, one upon the other."""
+    """Return a panel of parts of a whole over time, stacked."""
     return Panel(title, text, unit, tuple(Query(*one) for one in queries), is_stacked=True)
 
 
 def number(title: str, text: str, unit: Unit, *queries: tuple[str, str]) -> Panel:
-    """The latest values."""
+    """Return a panel of the latest values."""
     return Panel(title, text, unit, tuple(Query(*one) for one in queries), is_number=True)

@@ -1,4 +1,4 @@
-"""The dashboard of capacity: load, model run times and resource use."""
+"""Capacity dashboard: load, model run times and resource use."""
 
 from msd.dashboards.board import Board, Row, lines, number
 from msd.dashboards.promql import mean, quantile, rate, ratio, series, total

@@ -1,4 +1,4 @@
-"""`msd dashboards`: writes Grafana's dashboards, which are made from code, into a folder."""
+"""`msd dashboards`: write the Grafana dashboards, which are defined in code, into a folder."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Dashboards as Grafana reads them: JSON, made with its own SDK."""
+"""Dashboards as Grafana's JSON, made with its own SDK."""
 
 from grafana_foundation_sdk.builders import common, prometheus, stat, timeseries
 from grafana_foundation_sdk.builders import dashboard as build
@@ -15,7 +15,7 @@ _UNITS = {"cps": "cps", "cores": "short"}
 
 
 def to_grafana(board: Board) -> str:
-    """The dashboard's JSON, the same for the same board."""
+    """Return the dashboard's JSON; equal boards give equal JSON."""
     made = (
         build.Dashboard(board.title)
         .uid(board.name)

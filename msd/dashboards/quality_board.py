@@ -1,4 +1,4 @@
-"""The dashboard of model quality: sources of scores, calibration, drift, experiments, live state, request log."""
+"""Model quality dashboard: sources of scores, calibration, drift, experiments, live state, request log."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The overview dashboard: availability, latency, overload and deployment."""
+"""Overview dashboard: availability, latency, overload and deployment."""
 
 from dataclasses import replace
 

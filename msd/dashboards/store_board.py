@@ -1,4 +1,4 @@
-"""The dashboard of row stores: tiers, age of rows and the state of Redis."""
+"""Row store dashboard: tiers, age of rows and the state of Redis."""
 
 from msd.dashboards.board import Board, Row, lines, stack
 from msd.dashboards.promql import quantile, rate, total

@@ -18,7 +18,7 @@ class Assumed(NamedTuple):
 
     requests_per_s: float = 1_000_000
     busy: float = 0.5
-    """Utilisation of a core: at one half, varying arrivals leave p99 near that at rest."""
+    """Utilisation of a core: at one half, varying arrivals leave p99 near that of an idle service."""
     cores_a_machine: int = 64
     core_hour: float = 0.04
 
@@ -34,7 +34,7 @@ class Capacity(NamedTuple):
 
 
 def capacity(spent: RequestCost, assumed: Assumed) -> Capacity:
-    """Return the capacity that a way to score needs. One process per core, with its own memory."""
+    """Return the capacity needed at a cost per request, with one process per core, each with its own memory."""
     cores = math.ceil(assumed.requests_per_s * spent.cpu_s / assumed.busy)
     per_hour = cores * assumed.core_hour
     return Capacity(

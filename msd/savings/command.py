@@ -1,4 +1,4 @@
-"""`msd savings`: this service against a language model at request time, and against the ranker without semantics."""
+"""`msd savings`: compare this service with a language model at request time and with the ranker without semantics."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,9 +1,9 @@
-"""A language model that is asked at request time whether a user would like each candidate: a model's folder or a GGUF
-file on this machine.
+"""Language model as a scorer at request time (would this user like each candidate?), loaded from a local folder or GGUF
+file.
 
-What all candidates share, the question up to the candidate, is read once and kept; the candidates follow in batches,
-and nothing is written: the likelihoods of "Yes" and "No" as the next word are compared. Asked for an answer in words,
-or for each candidate anew, it would take longer.
+The prompt's common prefix is read once and cached. Candidates follow in batches, and no text is generated: the
+likelihoods of "Yes" and "No" as the next token are compared. Generated answers, or a full prompt per candidate, would
+take longer.
 """
 
 import copy
@@ -24,7 +24,7 @@ _BATCH = 25
 
 
 class LoadedLanguageModel:
-    """A model loaded in fp32 on the CPU. Raises MsdError if there is none."""
+    """Model loaded in fp32 on the CPU. Raises MsdError if it is missing or cannot be loaded."""
 
     def __init__(self, path: Path) -> None:
         if not (path.is_file() and path.suffix == ".gguf") and not (path / "config.json").is_file():
@@ -36,7 +36,7 @@ class LoadedLanguageModel:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32, **options
             )
-        except Exception as error:  # A damaged file, or one of another version, can fail in any way.
+        except Exception as error:  # A file that is damaged or of another version can fail in any way.
             raise MsdError(f"{path} cannot be loaded: {error}") from None
         self._model = loaded.eval()
         self._body: Any = self._model.base_model
@@ -46,12 +46,12 @@ class LoadedLanguageModel:
 
     @property
     def parameters(self) -> int:
-        """The number of parameters."""
+        """Number of parameters."""
         return sum(weights.numel() for weights in self._model.parameters())
 
     @torch.inference_mode()
     def scores(self, liked: Sequence[str], candidates: Sequence[str]) -> NDArray[np.float64]:
-        """The likelihood of "Yes", of "Yes" and "No", for each candidate [N]; all are described by their titles."""
+        """Return the probability of "Yes" against "No" for each candidate [N]; items are given by their titles."""
         opening = "A viewer liked these: " + "; ".join(liked) + ".\nWould the same viewer like this one: "
         shared, read = self._tokens(opening), DynamicCache()
         self._read(torch.tensor([shared]), read, len(shared))
@@ -61,21 +61,21 @@ class LoadedLanguageModel:
         return likelihoods
 
     def _batch(self, read: DynamicCache, shared: int, ends: Sequence[list[int]]) -> NDArray[np.float64]:
-        """log p("Yes") − log p("No") [B] of candidates whose questions end so, after what `read` holds."""
+        """Return log p("Yes") − log p("No") [B] for prompts that continue the cached prefix `read` with each end."""
         longest = max(map(len, ends))
-        # Tokens after an end do not affect it, so any will do.
+        # Tokens after an end do not affect it, so any value is valid padding.
         tokens_BE = torch.tensor([end + [0] * (longest - len(end)) for end in ends])
         cache = copy.deepcopy(read)
         cache.batch_repeat_interleave(len(ends))
         states_BED = self._read(tokens_BE, cache, shared + longest)
         last_BD = states_BED[torch.arange(len(ends)), torch.tensor([len(end) - 1 for end in ends])]
-        # Only two words of the vocabulary matter, but a model has one product for all.
+        # Only two tokens matter, but the model computes the logits of its whole vocabulary.
         logits_BV = self._model.get_output_embeddings()(last_BD)
         difference: NDArray[np.float64] = (logits_BV[:, self._yes] - logits_BV[:, self._no]).double().numpy()
         return difference
 
     def _read(self, tokens_BT: torch.Tensor, cache: DynamicCache, seen: int) -> torch.Tensor:
-        """The last layer's states [B, T, D]; the cache holds these tokens too, afterwards."""
+        """Return the last layer's states [B, T, D]; add these tokens to the cache."""
         mask_BS = torch.ones(len(tokens_BT), seen, dtype=torch.long)
         states: torch.Tensor = self._body(
             tokens_BT, attention_mask=mask_BS, use_cache=True, **{self._cache: cache}

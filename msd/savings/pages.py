@@ -1,4 +1,4 @@
-"""Pages of a dataset's test period: a user, what he liked before, and the items that he met, with what he did.
+"""Pages of a dataset's test period: a user, the user's earlier likes, and the items shown, with their labels.
 
 Knows datasets. Requests no scores.
 """
@@ -20,7 +20,7 @@ _FEWEST, _MOST = 5, 40
 
 @dataclass(frozen=True)
 class Page:
-    """`labels` are of the first candidates of `items`; any others fill the page up and have none."""
+    """One page of a user. `labels`: of the first of `items`; the other items fill the page up and have no label."""
 
     user_id: str
     at: int
@@ -30,16 +30,17 @@ class Page:
     labels: list[int]
 
     def request(self, count: int) -> dict[str, Any]:
-        """Its scoring request for the first `count` of the items."""
+        """Return the scoring request for the first `count` items."""
         candidates = {"id": self.items[:count]}
         return {"user_id": self.user_id, "at": self.at, "context": self.context, "candidates": candidates}
 
 
 def pages_of(dataset: Dataset, context: Sequence[str], users: int, candidates: int, seed: int = 0) -> list[Page]:
-    """Pages of as many users, drawn from those with 5 test events at least; each is filled up to `candidates` items.
+    """Return pages of up to `users` users, drawn from those with at least 5 test events; each page is filled up to
+    `candidates` items.
 
-    All of a page is asked at the time of its first event, with the named fields of that event's context, those that a
-    request may have. Raises MsdError where there are no such users.
+    A page is requested at the time of its first event, with the `context` fields of that event, those that a request
+    may have. Raises MsdError if no user has enough events.
     """
     events = dataset.events.with_columns(part=pl.Series(split_events(dataset.events, dataset.config)))
     counts = events.filter(pl.col("part") == Part.TEST).group_by("user_id").len().sort("user_id")

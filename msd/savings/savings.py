@@ -1,5 +1,5 @@
-"""What it saves not to ask a language model at request time, and what the model's knowledge costs there: the same pages
-scored by a service, by the service of the same ranker without semantics, and by a language model, top to bottom.
+"""Savings against a language model at request time, and the cost of semantics: the same pages scored by a service, by
+the service of the same ranker without semantics, and by a language model.
 """
 
 import os
@@ -33,9 +33,8 @@ Scores = list[NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class SavingsPlan:
-    """`users` pages are compared; a service is asked `requests` times, the language model about `long_pages` pages of
-    all `candidates`.
-    """
+    """Size of the measurement: `users` pages are compared. `requests` requests are timed per service, and `long_pages`
+    pages of all `candidates` on the language model."""
 
     users: int = 40
     candidates: int = 200
@@ -70,7 +69,7 @@ def savings(
 def _asked(
     path: Path, dataset: Dataset, pages: Sequence[Page], candidates: int, long_pages: int, heard: Heard
 ) -> tuple[RequestCost, Scores, int]:
-    """What the language model takes for a page of all candidates; its scores; how large it is."""
+    """Return the language model's cost for a page of all candidates, its scores, and its number of parameters."""
     titles = dict(dataset.items.select("item_id", "title").iter_rows()) if "title" in dataset.items.columns else {}
     if not titles:
         raise MsdError(f"{dataset.folder}: items have no titles to tell a language model of")
@@ -91,7 +90,7 @@ def _asked(
         seconds.append(time.perf_counter() - start)
         heard("language model", number, len(pages) + long_pages)
     cpu_s = (time.process_time() - taken) / len(seconds)
-    # Without Python and its libraries, in its favour.
+    # Excludes Python and its libraries, which favours the language model.
     memory = peak_resident(os.getpid()) - before
     return RequestCost(candidates, statistics.median(seconds), cpu_s, memory), scores, model.parameters
 
@@ -111,7 +110,7 @@ def _figures(spent: RequestCost, needed: dict[str, float]) -> dict[str, Any]:
 
 
 def _compared(pages: Sequence[Page], scores: dict[str, Scores]) -> dict[str, Any]:
-    """AUC of each way over all labelled rows, and how far the service is ahead, with 95 % of resamples of users."""
+    """Return the AUC of each way over all labelled rows, and 95 % intervals over users of the service's lead."""
     labels = np.concatenate([page.labels for page in pages]).astype(np.float64)
     users = np.repeat(np.arange(len(pages)), [len(page.labels) for page in pages])
     stacked = np.stack([np.concatenate(scores[name]) for name in scores])

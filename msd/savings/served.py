@@ -1,4 +1,4 @@
-"""A bundle served by `msd serve` with one scoring thread: what its requests take, and its scores of pages."""
+"""Bundle served by `msd serve` with one scoring thread: cost of its requests, and its scores of pages."""
 
 import http.client
 import json
@@ -33,13 +33,13 @@ def served(
     logs: Path,
     told: Callable[[int], None],
 ) -> tuple[RequestCost, list[NDArray[np.float64]]]:
-    """What a request takes, and the scores of each page's labelled items.
+    """Return the cost of a request, and the scores of each page's labelled items.
 
-    Raises MsdError where it does not start or does not score a request.
+    Raises MsdError if the service does not start or does not score a request.
     """
     with (
         run_service(bundle, logs / f"{name}.log", free_port(), **_SETTINGS) as (url, process),
-        # As lean as possible: the service is timed, not the client.
+        # A minimal client, because the service is timed, not the client.
         closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=60.0)) as client,
     ):
         scores = [np.array(_scored(client, page, len(page.labels))[0]) for page in pages]
@@ -54,7 +54,7 @@ def served(
 
 
 def _scored(client: http.client.HTTPConnection, page: Page, count: int) -> tuple[list[float], float]:
-    """pCTR of the first items of a page, and the seconds until they were there."""
+    """Return pCTR of a page's first items, and the seconds until the reply."""
     body = json.dumps(page.request(count)).encode()
     start = time.perf_counter()
     try:

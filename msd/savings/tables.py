@@ -14,7 +14,7 @@ NAMES = {
 
 
 def tables(found: dict[str, Any]) -> list[Table]:
-    """What a request takes and what it is worth; then what all of the assumed requests would need."""
+    """Return the tables of one request's cost and AUC, and of the capacity for the assumed request rate."""
     return [_of_a_request(found), _of_all(found)]
 
 
