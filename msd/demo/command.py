@@ -1,4 +1,4 @@
-"""`msd demo`: from nothing to scored ads, every step a command that one can run oneself."""
+"""`msd demo`: from nothing to scored ads; every step is a command that can be run by itself."""
 
 import json
 import time
@@ -31,7 +31,7 @@ _WARNING = (
 
 @dataclass(frozen=True)
 class Effort:
-    """A demo's options of each step, its default folder, and a warning if due."""
+    """Options of each step of a demo, its default folder, and a warning, empty if not due."""
 
     folder: Path
     warning: str = ""
@@ -106,7 +106,7 @@ def demo(
 
 
 def _check_out(out: Path, effort: Effort) -> None:
-    """Raise DemoError if a folder belongs to another effort: its steps would train over it."""
+    """Raise DemoError if a folder belongs to another effort, whose results would be overwritten."""
     try:
         known = json.loads((out / SUMMARY_FILE).read_text("utf-8"))
     except (OSError, ValueError):
@@ -122,7 +122,7 @@ def _warn(console: Console, effort: Effort) -> None:
 
 
 def bundle_steps(out: Path, effort: Effort) -> Iterator[tuple[tuple[str, Line], ...]]:
-    """Return the steps up to both bundles, by name and arguments; those of a group run concurrently."""
+    """Yield the steps up to both bundles, by name and arguments; steps of a group run concurrently."""
     data, knowledge, student = out / "dataset", out / "knowledge", out / "student"
     models = [out / "models/with-semantics", out / "models/without-semantics"]
     figures = out / "evaluation"
@@ -132,7 +132,7 @@ def bundle_steps(out: Path, effort: Effort) -> Iterator[tuple[tuple[str, Line], 
         ("distill", ("distill", data, knowledge, student, *effort.distill)),
         ("train without semantics", ("train", data, models[1], "--no-semantics", *effort.train)),
     )
-    # What `--choose` keeps on this data: a user's own likes tell more than what the teacher wrote of some of them.
+    # `--choose` keeps this network on this data: a user's own likes tell more than the teacher's words on some of them.
     yield (("train", ("train", data, student, models[0], "--without", "user_knowledge", *effort.train)),)
     both = ("--model", models[0], "--model", models[1])
     yield (("evaluate", ("evaluate", data, student, figures, *both, *effort.evaluate)),)
@@ -146,7 +146,7 @@ def bundle_steps(out: Path, effort: Effort) -> Iterator[tuple[tuple[str, Line], 
 
 
 def _serve_and_score(steps: Steps, out: Path, effort: Effort) -> tuple[dict[str, Any], Showcase]:
-    """Return measurements over HTTP, with rows from Redis, and one user's ranking."""
+    """Return measurements over HTTP, with rows from Redis and from the bundle, and one user's ranking."""
     logs, bundle = out / "logs", out / "bundle"
     with ValkeyServer(port=free_port()) as redis:
         address = f"redis://127.0.0.1:{redis.port}/0"

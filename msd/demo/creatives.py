@@ -1,4 +1,4 @@
-"""`msd demo-creatives`: which headline of a randomised test is clicked most, from the log to a served answer."""
+"""`msd demo-creatives`: predict which headline of a randomised test is clicked most, from the log to a served reply."""
 
 import json
 import time
@@ -66,7 +66,7 @@ def demo_creatives(
 
 
 def _score_a_test(dataset: Dataset, url: str) -> list[dict[str, Any]]:
-    """The headlines of the test that most saw of the test part, scored as new ads by their texts alone, best first."""
+    """Score the headlines of the test part's largest test as new ads, by their texts alone; return them best first."""
     events = dataset.events.filter(part="test")
     if events.is_empty():
         raise DemoError("the test part is empty")
@@ -98,7 +98,7 @@ def _rate(events: pl.DataFrame) -> float:
 
 
 def _encoded(url: str, request: dict[str, Any]) -> dict[str, list[Any]]:
-    """Scores by texts, which the service reads a moment after it was first asked about them."""
+    """Return scores by text; retry, because the service encodes texts shortly after their first request."""
     deadline = time.monotonic() + _READ_WITHIN_S
     while time.monotonic() < deadline:
         reply = httpx.post(f"{url}/v1/score", json=request, timeout=10, trust_env=False)

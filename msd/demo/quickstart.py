@@ -1,4 +1,4 @@
-"""`msd quickstart LOG`: your own log to scores over HTTP; every step is a command that can be run by itself."""
+"""`msd quickstart LOG`: from your own log to scores over HTTP; every step is a command that can be run by itself."""
 
 import json
 import shlex
@@ -37,7 +37,7 @@ _RESAMPLES, _REQUESTS = 1_000, 2_400
 
 
 class QuickstartError(MsdError):
-    """The folder belongs to another log."""
+    """The log, an option or the folder cannot be used."""
 
 
 @app.command("quickstart", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -91,7 +91,7 @@ def quickstart(
 
 
 def _dataset(steps: Steps, log: Path, out: Path, options: list[str]) -> Path:
-    """Return the dataset's folder: the log itself, if it is one, or the result of `msd data init`, reused if it
+    """Return the dataset's folder: the log itself if it is a dataset, else the result of `msd data init`, reused if it
     exists."""
     if (log / CONFIG_FILE).is_file():
         if options:
@@ -121,18 +121,18 @@ def _known(out: Path) -> dict[str, Any]:
 
 
 def _inputs(log: Path, options: list[str]) -> dict[str, Any]:
-    """Return a dataset's inputs; a log that has grown is another input."""
+    """Return a dataset's inputs, with the log's size: a log that has grown is another input."""
     files = sorted(one for one in (log.rglob("*") if log.is_dir() else [log]) if one.is_file())
     return {"log": str(log.resolve()), "bytes": sum(one.stat().st_size for one in files), "options": options}
 
 
 def _note(out: Path, inputs: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Writes quickstart.json."""
+    """Write quickstart.json."""
     write_text_atomic(out / RECORD_FILE, json.dumps({"format": _FORMAT, "inputs": inputs, **found}, indent=2) + "\n")
 
 
 def _lines(dataset: Dataset, data: Path, out: Path) -> dict[str, Line]:
-    """Return the commands after the dataset, by name: with texts, including an untaught student's."""
+    """Return the commands after the dataset, by name; with 10 texts or more, they include an untaught student's."""
     student, model, figures, bundle = (out / folder for folder in _FOLDERS.values())
     has_texts = sum(map(bool, student_texts(dataset)[0].values())) >= _FEWEST_TEXTS
     read: Line = (student,) if has_texts else ()
@@ -170,7 +170,7 @@ def _print_plan(console: Console, planned: Mapping[str, float]) -> None:
 
 
 def _request(dataset: Dataset) -> dict[str, Any]:
-    """Return a request of the test part's first user: ID, moment and context, and ads of that time."""
+    """Return a request of the first test event's user: ID, time and context, and the first ads of the test part."""
     events = dataset.events.with_columns(part=pl.Series(split_events(dataset.events, dataset.config)))
     test = events.filter(pl.col("part") == Part.TEST)
     first = test.row(0, named=True)
@@ -181,11 +181,11 @@ def _request(dataset: Dataset) -> dict[str, Any]:
 
 
 def _verdict(evaluation: Mapping[str, Any]) -> str:
-    """Return whether the model ranks better than trees on counts and features, which need no network and no text."""
+    """Return in words whether the model ranks better than trees on counts and features, without network and texts."""
     figures = {name: one["metrics"] for name, one in evaluation["models"].items()}
     difference = evaluation["differences"][0]
     auc = difference["auc"]
-    # With a single user only rows can be resampled.
+    # With a single user, only rows can be resampled.
     gain, ends = auc["difference"], auc["users"]["ci95"] or auc["rows"]["ci95"]
     told = f"AUC {figures['model']['auc']:.4f}, against {figures['counts']['auc']:.4f} of trees on counts: {gain:+.4f}"
     told += f" (95 %: {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else ""

@@ -16,7 +16,7 @@ _COLOURS = {"with-semantics": "#0b6e4f", "without-semantics": "#c46a1b", "counts
 
 
 def write_report(path: Path, summary: dict[str, Any], evaluation: dict[str, Any], shown: Showcase) -> None:
-    """Draws and writes the page."""
+    """Draw and write the page."""
     models = evaluation["models"]
     page = render_page(
         "msd.demo",

@@ -1,4 +1,4 @@
-"""A service of the demo: `msd serve` as a subprocess, waited for until it is ready, stopped by SIGTERM."""
+"""Service of the demo: `msd serve` as a subprocess, ready before use and stopped by SIGTERM."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ _STOP_WITHIN_S = 30.0
 
 @contextmanager
 def serve(bundle: Path, log: Path, *options: str, **settings: str) -> Iterator[str]:
-    """The address of a ready service over `bundle`; what it says goes to `log`. settings: variables MSD_…."""
+    """Serve `bundle` on a free port; yield the address once ready. Output goes to `log`. `settings`: MSD_ variables."""
     with run_service(bundle, log, free_port(), *options, **settings) as (url, _):
         yield url
 
@@ -28,7 +28,7 @@ def serve(bundle: Path, log: Path, *options: str, **settings: str) -> Iterator[s
 def run_service(
     bundle: Path, log: Path, port: int, *options: str, **settings: str
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The address and the process of a ready service, which is stopped in the end."""
+    """Serve `bundle`; yield the address and the process once ready, and stop it at the end."""
     command = [sys.executable, "-m", "msd", "serve", str(bundle), "--port", str(port), *options]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:

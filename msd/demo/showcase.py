@@ -1,4 +1,4 @@
-"""One real user's ranking: with and without semantics, with titles, the teacher's words, and what the user then did."""
+"""One real user's ranking with and without semantics, with titles, the teacher's words, and the user's clicks."""
 
 import json
 import textwrap
@@ -23,7 +23,7 @@ _WORDS = 110
 
 
 class RankedCandidate(NamedTuple):
-    """One candidate as ranked: `rank_without` and `pctr_without` are the same model's without semantics."""
+    """One ranked candidate; `rank_without` and `pctr_without` are those of the model without semantics."""
 
     rank: int
     item_id: str
@@ -36,7 +36,7 @@ class RankedCandidate(NamedTuple):
 
 
 class Showcase(NamedTuple):
-    """A user, how many candidates were scored for him, and the best of them."""
+    """A user, the request, the number of candidates scored, and the top candidates."""
 
     user_id: str
     request: dict[str, Any]
@@ -45,7 +45,7 @@ class Showcase(NamedTuple):
 
 
 def show_user(dataset: Dataset, bundle: Path, url: str, url_without: str) -> Showcase:
-    """Scores what a user met in the test part, among random other items, by both services."""
+    """Score a user's test items, among random other items, with both services."""
     events = dataset.events.with_columns(part=pl.Series(split_events(dataset.events, dataset.config)))
     user_id = _choose_user(events)
     test = events.filter((pl.col("user_id") == user_id) & (pl.col("part") == Part.TEST))
@@ -83,7 +83,7 @@ def show_user(dataset: Dataset, bundle: Path, url: str, url_without: str) -> Sho
 
 
 def print_showcase(console: Console, shown: Showcase) -> None:
-    """The top ten as a table."""
+    """Print the top candidates as a table."""
     table = Table(
         title=f"User {shown.user_id}: the best {len(shown.top)} of {shown.candidates} candidates",
         title_justify="left",
@@ -104,7 +104,7 @@ def print_showcase(console: Console, shown: Showcase) -> None:
 
 
 def _choose_user(events: pl.DataFrame) -> str:
-    """The first user, in the order of the events, with enough test rows of both labels."""
+    """Return the first user, by order of events, with enough test rows of both labels. Raises DemoError if none has."""
     users = (
         events.filter(pl.col("part") == Part.TEST)
         .group_by("user_id", maintain_order=True)
@@ -130,7 +130,7 @@ def _score(url: str, request: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def _said(words: dict[str, Any]) -> str:
-    """What the teacher says of an item; where it did not recognise it, that it guesses."""
+    """Return the teacher's words on an item, marked as inferred if the teacher did not recognise it."""
     said: str = words.get("implicit", "")
     return said if words.get("known", True) else f"(not recognised, inferred) {said}"
 

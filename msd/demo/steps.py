@@ -1,4 +1,4 @@
-"""Runs the commands of the demo and of the quickstart, each with its heading and its time."""
+"""Commands of the demo and of the quickstart, each run with a heading and its time."""
 
 import os
 import shlex
@@ -20,12 +20,12 @@ Line = tuple[str | Path, ...]
 
 
 class DemoError(MsdError):
-    """A step failed."""
+    """A step failed, or its folder or data cannot be used."""
 
 
 @dataclass
 class Steps:
-    """The steps so far, with their seconds. `planned`: about how many seconds some will take."""
+    """Steps so far, with their seconds. `planned`: estimated seconds of some steps."""
 
     console: Console
     total: int
@@ -33,11 +33,11 @@ class Steps:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, name: str, *arguments: str | Path) -> None:
-        """`msd ARGUMENTS`, its output shown as it comes. Raises DemoError if it fails."""
+        """Run `msd ARGUMENTS` and show its output as it comes. Raises DemoError if it fails."""
         self._time(name, arguments, capture=False)
 
     def call(self, name: str, *arguments: str | Path) -> None:
-        """`msd ARGUMENTS` in this process, whose libraries are loaded but once. Raises DemoError if it fails."""
+        """Run `msd ARGUMENTS` in this process, which loads its libraries only once. Raises DemoError if it fails."""
         # The entry point knows all commands, including those of this folder.
         from msd.__main__ import main
 
@@ -50,10 +50,10 @@ class Steps:
         self._end(name, arguments, start, code)
 
     def run_both(self, first: tuple[str, Line], second: tuple[str, Line]) -> None:
-        """Two by their names and arguments at once, each on half of the cores: that is faster than one after the other
-        on all of them, which small steps leave idle for much of the time.
+        """Run two commands concurrently, each on half of the cores. This is faster than one after the other, because
+        small steps leave cores idle for much of the time.
 
-        What the second says comes when the first is over. Raises DemoError if either fails.
+        The second's output is shown when both are over. Raises DemoError if either fails.
         """
         (name, arguments), start = second, time.perf_counter()
         half = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
@@ -71,7 +71,7 @@ class Steps:
         self._end(name, arguments, start, code)
 
     def read(self, name: str, *arguments: str | Path) -> str:
-        """`msd ARGUMENTS` with its standard output returned; progress on standard error is still shown."""
+        """Run `msd ARGUMENTS` and return its standard output; standard error is still shown."""
         return self._time(name, arguments, capture=True)
 
     def _time(self, name: str, arguments: Line, *, capture: bool, environment: Mapping[str, str] | None = None) -> str:
