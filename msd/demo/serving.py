@@ -55,7 +55,7 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
         if process.poll() is not None:
             raise DemoError(f"the service ended with exit code {process.returncode}; it said: {_tail(log)}")
         try:
-            reply = httpx.get(f"{url}/health/ready", timeout=2)
+            reply = httpx.get(f"{url}/health/ready", timeout=2, trust_env=False)
             if reply.status_code == httpx.codes.OK:
                 return
             reason = reply.text

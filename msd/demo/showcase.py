@@ -122,7 +122,7 @@ def _choose_user(events: pl.DataFrame) -> str:
 
 
 def _score(url: str, request: dict[str, Any]) -> dict[str, list[Any]]:
-    reply = httpx.post(f"{url}/v1/score", json=request, timeout=10)
+    reply = httpx.post(f"{url}/v1/score", json=request, timeout=10, trust_env=False)
     if reply.status_code != httpx.codes.OK:
         raise DemoError(f"{url} answered {reply.status_code}: {reply.text[:300]}")
     candidates: dict[str, list[Any]] = reply.json()["candidates"]

@@ -111,7 +111,7 @@ def evaluate_models(
         "within": _within(features, rows, test, measured, resamples, seed) if is_counted(data.events) else None,
         "slices": [_slice_figures(one, rows, measured, resamples, seed) for one in slices],
     }
-    progress("ModelScores", done + OTHER_WORK)
+    progress("Scores", done + OTHER_WORK)
     return results
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from msd.demo.serving import serve
 from msd.demo.steps import DemoError, Steps
+from msd.free_port import free_port
 from tests.service.bundle_factory import build_bundle
 
 
@@ -63,12 +64,17 @@ def test_a_step_that_fails_is_named_with_its_command(
 
 def test_a_service_runs_for_the_length_of_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MSD_DRAIN_SECONDS", "0")
+    # A proxy is for other machines.
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     bundle = build_bundle(tmp_path / "bundle")
     log = tmp_path / "logs" / "service.log"
     with serve(bundle.folder, log) as url:
-        assert httpx.get(f"{url}/health/ready").json()["ready"]
+        assert httpx.get(f"{url}/health/ready", trust_env=False).json()["ready"]
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}/health/ready")
+        httpx.get(f"{url}/health/ready", trust_env=False)
     assert "listening" in log.read_text()
 
 
