@@ -1,4 +1,4 @@
-"""A bundle whose rows have no counts or histories: for a service that receives all events itself."""
+"""A bundle whose rows have no counts or histories, for a service that receives all events itself."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ _SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
 def bare_bundle(folder: Path, out: Path, as_of: float) -> Path:
-    """Write the bundle in `folder` to `out`, with empty states up to `as_of` (Unix s)."""
+    """Write the bundle in `folder` to `out`, with counts and histories that are empty as of `as_of` (Unix seconds)."""
     bundle = open_bundle(folder)
     with new_bundle(out) as temporary:
         for path in bundle.folder.iterdir():

@@ -1,4 +1,4 @@
-"""`msd export`: a trained ranker, its student and its dataset in, a proved bundle out."""
+"""`msd export`: a trained ranker with its student and dataset as a proved bundle."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -104,7 +104,7 @@ def export(
 
 
 def _own(folders: list[Path] | None, evaluation: Path | None) -> tuple[RecipeSource, Path]:
-    """Return the content of three to five folders, and the bundle's own."""
+    """Load three to five folders; return their contents and the bundle's folder."""
     given = folders or []
     if not 3 <= len(given) <= 5:
         raise typer.BadParameter(
@@ -117,7 +117,7 @@ def _own(folders: list[Path] | None, evaluation: Path | None) -> tuple[RecipeSou
 
 @contextmanager
 def _bar(console: Console, requests: int) -> Iterator[Callable[[str, int], None]]:
-    """Return a progress bar that ends full."""
+    """Show a progress bar that ends full; yield the function that updates it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         bar = bars.add_task("Exporting", total=requests)

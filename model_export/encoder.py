@@ -1,6 +1,7 @@
-"""The student with the ranker's adaptor → encoder.onnx and tokenizer.json: a cold ad's text to its semantic vector.
+"""Export of the text encoder: the student with the ranker's adaptor, as encoder.onnx and tokenizer.json.
 
-Proves the graph equal to torch on texts of several lengths. Knows neither datasets nor bundles.
+It maps a cold ad's text to its semantic vector. The graph is proved equal to torch on texts of several lengths. Knows
+neither datasets nor bundles.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from msd.student.encoder import Student, pad, tokenise
 
 ENCODER_FILE, TOKENIZER_FILE = "encoder.onnx", "tokenizer.json"
 TOLERANCE = 1e-4
-# Probes of one token, a few, a sentence, and more than the student's maximum.
+# Probes: one token, a few tokens, a sentence, and more than the student's maximum length.
 _PROBES = (
     "",
     "Toy Story",
@@ -29,7 +30,7 @@ _PROBES = (
 
 
 class SemanticEncoder(nn.Module):
-    """Token ids and mask, both [B, T] int64, to what the ranker takes as an item's semantics [B, 64]."""
+    """Student and adaptor: token IDs and mask, both [B, T] int64, to the ranker's item semantics [B, 64]."""
 
     def __init__(self, student: Student, adaptor: nn.Module) -> None:
         super().__init__()
@@ -41,10 +42,10 @@ class SemanticEncoder(nn.Module):
 
 
 def export_encoder(student: Student, adaptor: nn.Module, folder: Path) -> float:
-    """Writes encoder.onnx (any batch size and length) and tokenizer.json (truncating as the student does) to `folder`.
+    """Write encoder.onnx (any batch size and length) and tokenizer.json (truncates as the student does) to `folder`.
 
-    Returns the largest absolute difference between onnxruntime and torch over the probes, one by one and together.
-    Raises ExportError, and writes nothing, if it is above 1e-4.
+    Return the largest absolute difference between onnxruntime and torch over the probes, one by one and as one batch.
+    Raises ExportError, and writes nothing, if it exceeds 1e-4.
     """
     model = SemanticEncoder(student, adaptor)
     modes = [(module, module.training) for module in model.modules()]

@@ -1,5 +1,7 @@
-"""The text encoder's precision and its record in the manifest, judged by vectors and by their effect on cold ads'
-scores. Knows texts and vectors; scores are computed by the caller.
+"""Precision of the text encoder and its record in the manifest.
+
+A precision is judged by vectors and by their effect on cold ads' scores. Knows texts and vectors; the caller computes
+scores.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +25,7 @@ from msd.student.record import Vectors
 
 Scores = NDArray[np.float64]
 ScoresOf = Callable[[Mapping[str, NDArray[np.float16]]], Scores]
-"""pCTR [n] of valid rows whose items are scored as cold ads with these vectors, by item id."""
+"""pCTR [n] of valid rows whose items are scored as cold ads with these vectors, given by item ID."""
 
 COSINE_BOUND = 0.995
 # As for the ranker's precisions (`precision.gate`): bids are multiplied by pCTR.
@@ -36,15 +38,15 @@ _PROBES = (
     "A two-bedroom flat near the harbour, bright and quiet, with a view of the old lighthouse. " * 12,
 )
 _PROBED_ITEMS = 4
-# Processors add in different orders. In fp32 the effect is below a step of fp16; in int8 it moves some activations by a
+# CPUs sum in different orders. In fp32 the effect is below one step of fp16; in int8 it moves some activations by one
 # step.
 _TOLERANCES: Mapping[EncoderPrecision, float] = {"fp32": 1e-3, "int8": 5e-2}
 
 
 def settle_encoder(folder: Path, asked: Asked, texts: Mapping[str, str], scores: ScoresOf) -> EncoderRecord:
-    """Replaces encoder.onnx in `folder` by one in int8 where that is asked for (or left open) and passes the gate.
+    """Replace encoder.onnx in `folder` by an int8 one if `asked` is int8 or auto and it passes the gate.
 
-    `texts` are the items', by id. Failing the gate raises nothing: the record says why fp32 stays.
+    `texts`: the items', by ID. Failing the gate raises nothing: the record says why fp32 stays.
     """
     graph, tokenizer = (folder / ENCODER_FILE).read_bytes(), Tokenizer.from_file(str(folder / TOKENIZER_FILE))
     figures = refused = None
@@ -105,7 +107,7 @@ def refusal_of(figures: EncoderFigures) -> str | None:
 
 
 def encode(graph: bytes, tokenizer: Tokenizer, texts: Sequence[str]) -> Vectors:
-    """[n, D] vectors of n texts, one by one, on one thread."""
+    """Return the vectors [n, D] of n texts, run one by one on one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -127,6 +129,6 @@ def _tensors(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[Tensors]:
 
 
 def _some(values: Sequence[str], limit: int) -> list[str]:
-    """Up to `limit` of the values, evenly spread over them."""
+    """Return up to `limit` of the values, evenly spread."""
     places = np.linspace(0, len(values) - 1, min(limit, len(values))).astype(np.int64)
     return [values[place] for place in places.tolist()]

@@ -4,8 +4,8 @@ from msd.contract.errors import MsdError
 
 
 class ExportError(MsdError):
-    """The exported graph does not compute what torch computes."""
+    """An export that is impossible with these inputs, or a graph whose scores are not its model's."""
 
 
 class CannotRun(ExportError):
-    """No available runtime can load or run a graph in its precision."""
+    """A graph that no available runtime can load or run in its precision."""

@@ -1,4 +1,4 @@
-"""The export, top to bottom: graphs, rows, proof, goldens, texts for people, manifest. Nothing is left half-written."""
+"""Export of a bundle: graphs, rows, proof, goldens, texts for people, manifest. Leaves nothing half-written."""
 
 import hashlib
 import json
@@ -59,9 +59,9 @@ from msd.teachers.knowledge import Knowledge
 TOLERANCE = 1e-5
 _FORMAT = 8
 _GOLDENS = 32
-# Limit of texts for people: millions would be unread.
+# Maximum users with texts for people: millions would go unread.
 _USERS_WITH_WORDS = 10_000
-# Another CPU rounds in another order, and goldens are a sample of the rows that were measured.
+# Another CPU rounds differently, and goldens are only a sample of the measured rows.
 _MARGIN = 2.0
 _SERVED_BY = (("onnxruntime", "cpu"), ("onnxruntime", "cuda"), ("openvino", "cpu"))
 
@@ -69,7 +69,7 @@ Progress = Callable[[str, int], None]
 
 
 class _Terms(NamedTuple):
-    """The options of `export_bundle`."""
+    """Options of `export_bundle`."""
 
     requests: int
     precision: Asked
@@ -90,12 +90,12 @@ def export_bundle(
     merged: bool = False,
     uncertainty: bool = False,
 ) -> bool:
-    """Writes the bundle `out`, the proved requests to `replay`, and to `explain` what the pass did to each node of the
-    graph; False if all were there already.
+    """Write the bundle `out`; return False if all outputs exist already.
 
-    `progress` hears what is being done, and how many rows are done so far. `candidates`: as many are expected in a
-    request, when graphs and precisions are timed. `merged`: with a graph that scores several requests in one run.
-    `uncertainty`: with that of the scores.
+    Also write the proved requests to `replay`, and to `explain` what the pass did to each node of the graph. `progress`
+    gets the current step and the number of rows done. `candidates`: expected number per request, for timing graphs and
+    precisions. `merged`: add a graph that scores several requests in one run. `uncertainty`: add the uncertainty of
+    scores.
     """
     start = time.perf_counter()
     made = source.recipe()
@@ -166,7 +166,7 @@ def _fill(folder: Path, made: Recipe, terms: _Terms, progress: Progress) -> tupl
 
 
 def _settle_encoder(made: Recipe, folder: Path, asked: Asked, evidence: Evidence, run: Run) -> EncoderRecord | None:
-    """Return the encoder's record, None if the bundle has no encoder."""
+    """Return the encoder's record; None if the bundle has no encoder."""
     if not (folder / ENCODER).exists():
         return None
     texts, _ = student_texts(made.dataset)
@@ -185,7 +185,7 @@ def _reference(made: Recipe, evidence: Evidence, run: Run) -> Reference:
 
 
 def _pack(made: Recipe, folder: Path, graph: bytes, features: Features) -> Manifest:
-    """Write the graph, and the rows, which carry the identity derived from it."""
+    """Write the graph and the rows, which carry the bundle ID derived from it."""
     write_bytes_atomic(folder / RANKER, graph)
     draft = _manifest(made, folder)
     write_rows(folder, made.adaptors, features, draft.bundle_id, draft.created_at)
@@ -243,14 +243,14 @@ def _final(
 
 
 def _tolerances(precision: Precision, parity: Parity) -> dict[str, float]:
-    # Proved here by ONNX Runtime on a CPU; a service with another runtime proves itself by the goldens.
+    # Proved here by ONNX Runtime on a CPU. A service with another runtime checks itself against the goldens.
     plain = {tolerance_key(*one, "fp32"): TOLERANCE for one in _SERVED_BY}
     if precision == "fp32":
         return plain
     if not np.isfinite(parity.served_abs_diff):
         raise ExportError(f"{precision}: a score is not a finite number; export with --precision fp32")
     own = {tolerance_key(RUNTIMES[precision], "cpu", precision): max(TOLERANCE, _MARGIN * parity.served_abs_diff)}
-    # A bf16 bundle's graph is the fp32 graph, and may be run as such.
+    # A bf16 bundle's graph is the fp32 graph, and may run as such.
     return own if precision == "int8" else {**plain, **own}
 
 

@@ -1,5 +1,6 @@
-"""Chooses the served graph: plain or factorised, whichever is faster at the expected size. The factorised graph first
-has to be proved, in double precision and on real rows.
+"""Choice of the served graph: plain or factorised, whichever is faster at the expected number of candidates.
+
+A factorised graph must first be proved on real rows, in double precision if a runtime supports that.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,19 +17,19 @@ from model_export.run import median_microseconds, open_run
 from msd.contract.assemble import Tensors
 from msd.contract.schema import FeatureSchema
 
-# 1 alone proves nothing about what is broadcast; the others are odd, small and typical numbers.
+# One candidate alone proves nothing about broadcasting; the other numbers are odd, small and typical.
 PROVED_AT = (1, 3, 50, 200)
-# Work on the user for all candidates pays off only with enough candidates.
+# Building matrices from the user pays only with enough candidates.
 WAYS: Mapping[str, frozenset[Rule]] = {"passed": ALL_RULES, "few": ALL_RULES - {Rule.USER_MATRIX, Rule.LOW_RANK}}
-# The gain has to exceed the difference between two measurements of one graph.
+# A gain must exceed the difference between two measurements of one graph.
 _NOISE = 1.1
 
 
 @dataclass(frozen=True)
 class FastGraph:
-    """The graph to serve and the report on it. served: plain, passed, or few, passed by the rules for few candidates.
+    """The graph to serve and its report. `served`: plain, passed, or few (passed by the rules for few candidates).
 
-    microseconds: the median run of each on one thread at the expected number of candidates, in turns.
+    `microseconds`: median run of each graph on one thread at the expected number of candidates, measured in turns.
     """
 
     graph: bytes
@@ -40,7 +41,7 @@ class FastGraph:
     microseconds: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
-        """Return its record in the manifest."""
+        """Return its record for the manifest."""
         return {
             "served": self.served,
             "candidates": self.candidates,
@@ -52,9 +53,9 @@ class FastGraph:
 
 
 def fastest_graph(graph: bytes, schema: FeatureSchema, candidates: int, request: Callable[[int], Tensors]) -> FastGraph:
-    """The fastest of the graph and what the pass makes of it; `request(n)` gives real tensors of n candidates.
+    """Return the fastest of the plain and the factorised graphs; `request(n)` returns real tensors of n candidates.
 
-    Raises ExportError where the pass does not compute the same.
+    Raises ExportError if a factorised graph does not compute the same.
     """
     plain = onnx.load_from_string(graph)
     sides = {spec.name: spec.side for spec in schema.tensors}
@@ -73,8 +74,10 @@ def fastest_graph(graph: bytes, schema: FeatureSchema, candidates: int, request:
 
 
 def pick(microseconds: Mapping[str, float]) -> str:
-    """The plain graph, unless another is faster by more than a measurement's noise; of those that are, the fastest, or
-    within the noise of it the one that does more work once."""
+    """Return the plain graph's name, unless another is faster by more than the measurement noise.
+
+    Then return the graph within the noise of the fastest that shares the most work.
+    """
     best = min(microseconds.values())
     if microseconds["plain"] <= _NOISE * best:
         return "plain"

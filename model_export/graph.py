@@ -1,4 +1,4 @@
-"""A torch module → the bytes of an ONNX graph with named inputs and outputs."""
+"""Conversion of a torch module to an ONNX graph, in bytes, with named inputs and outputs."""
 
 import tempfile
 import warnings
@@ -18,10 +18,10 @@ def to_onnx(
     outputs: Sequence[str],
     axes: Mapping[str, Mapping[int, str]],
 ) -> bytes:
-    """Traces `module(*examples)` in inference. `axes` names the axes, by tensor, whose length may vary."""
+    """Trace `module(*examples)` for inference. `axes` names each tensor's axes of variable length."""
     with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
-        # It warns that it is the old exporter; the new one takes eight times as long for the same graph, and logs.
+        # Ignore that this exporter is the old one: the new one takes eight times as long for the same graph, and logs.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module,

@@ -1,4 +1,4 @@
-"""The folders of earlier steps → the inputs of a bundle of MSD's own ranker, after checking that they match."""
+"""Inputs of a bundle of MSD's own ranker, loaded from the folders of earlier steps and checked to match."""
 
 import json
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class ExportInputs:
     lean: TrainedRanker | None = None
 
     def recipe(self) -> Recipe:
-        """A bundle of it; its scores are torch's."""
+        """Return the recipe of its bundle, with torch's scores."""
         trained = self.trained
         return Recipe(
             dataset=self.dataset,
@@ -73,9 +73,9 @@ class ExportInputs:
 def load_inputs(
     dataset: Path, knowledge: Path | None, student: Path | None, model: Path, evaluation: Path | None
 ) -> ExportInputs:
-    """Loads the folders of the earlier steps; knowledge is for people, and a student is what the model had.
+    """Load the folders of the earlier steps. `knowledge`: for people. `student`: of the model's training.
 
-    Raises MsdError if they are not of one and the same run.
+    Raises MsdError if they are not from the same run.
     """
     data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
     trained, record = load_ranker(model)
@@ -133,7 +133,7 @@ def _curve(trained: TrainedRanker) -> dict[str, Any]:
 
 
 def _read_evaluation(path: Path | None, name: str) -> dict[str, Any]:
-    """Metrics by model; of the one called `name`, also how often a difference of two scores was right, if measured."""
+    """Return metrics by model; for `name`, also how often a difference of two scores was right, if measured."""
     if path is None:
         return {}
     try:

@@ -23,7 +23,7 @@ _LEAST_USERS = 30
 
 
 class LeanPart(NamedTuple):
-    """What a bundle has of its lean graph: its file, the goldens with its scores, and its parts of the manifest."""
+    """A bundle's lean graph: its file, the goldens with its scores, and its parts of the manifest."""
 
     graph: bytes
     goldens: list[Golden]
@@ -42,7 +42,7 @@ def lean_part(
     tolerance: float,
     progress: Callable[[str, int], None],
 ) -> LeanPart:
-    """Make the lean graph in fp32, factorised if that is faster; prove and measure it. `full` runs what is served.
+    """Make the lean graph in fp32, factorised if that is faster; prove and measure it. `full` runs the served graph.
 
     Raises ExportError if it does not score as its model does, or cannot be judged.
     """
@@ -68,9 +68,9 @@ def prove_lean(
     tolerance: float,
     progress: Callable[[int], None],
 ) -> tuple[list[Golden], float]:
-    """The goldens with the lean model's scores, and the graph's greatest difference from them.
+    """Return the goldens with the lean model's scores, and the graph's greatest difference from them.
 
-    Raises ExportError at the first that differs by more than the tolerance.
+    Raises ExportError at the first difference above the tolerance.
     """
     proved: list[Golden] = []
     worst = 0.0
@@ -99,8 +99,7 @@ def measure_lean(
     tolerance: float,
     progress: Callable[[int], None],
 ) -> LeanRecord:
-    """What scoring with the lean graph costs on valid rows, by head as far as they can be judged, and the time that it
-    saves.
+    """Measure what the lean graph costs on valid rows, for each head that can be judged, and the time it saves.
 
     Raises ExportError if all valid rows have one label.
     """
@@ -130,7 +129,7 @@ def measure_lean(
 
 
 def _cost(labels: Labels, scores: NDArray[np.float64], users: NDArray[np.int64]) -> LeanCost:
-    """Compare both graphs' scores [2, n] of one head, the full one's first."""
+    """Compare both graphs' scores [2, n] of one head, the full graph's first."""
     before, after = (measure_pooled(labels, one) for one in scores)
     drawn = resample_metrics(labels, scores, users)
     is_wide = len(np.unique(users)) >= _LEAST_USERS
