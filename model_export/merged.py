@@ -1,7 +1,7 @@
-"""The trained ranker for several requests in one run → ranker.merged.onnx; and the proof that it scores each as alone.
+"""Export of the trained ranker for several requests in one run, as ranker.merged.onnx; and proof of its scores.
 
 Every candidate gets its own request's user, context and history, and the network sees a batch as in training. User work
-is repeated for each candidate: this suits a GPU, where starting a run costs more, and not a CPU.
+is repeated for each candidate. This suits a GPU, where starting a run costs more, but not a CPU.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,14 @@ from msd.contract.precision import Precision
 from msd.contract.schema import FeatureSchema
 from msd.ranker.batch import TrainedRanker
 
-# Groups of requests, whose neighbours differ in everything, to detect mixed-up users.
+# Requests per group. Neighbours differ in everything, which reveals mixed-up users.
 _TOGETHER = 5
 _EXAMPLE_REQUESTS, _EXAMPLE_CANDIDATES = 2, 3
 
 
 class MergedRanker(nn.Module):
-    """Users and contexts [R, …], candidates [N, …], and whose each candidate is [N] → probabilities [N] by head."""
+    """Ranker of several requests: users and contexts [R, …], candidates [N, …] and each candidate's request [N] to
+    probabilities [N] by head."""
 
     def __init__(self, trained: TrainedRanker) -> None:
         super().__init__()
@@ -47,8 +48,7 @@ class MergedRanker(nn.Module):
 
 
 def merged_graph(trained: TrainedRanker) -> bytes:
-    """The graph in fp32; its inputs are the schema's tensors and `request_of_candidate`, its outputs are
-    the heads."""
+    """Return the graph in fp32. Inputs: the schema's tensors and `request_of_candidate`. Outputs: the heads."""
     schema = trained.schema
     axes = {spec.name: {0: "candidates" if spec.side == "item" else "requests"} for spec in schema.tensors}
     heads = heads_of(trained)
@@ -58,7 +58,7 @@ def merged_graph(trained: TrainedRanker) -> bytes:
 
 
 def asked_merged(made: Recipe, precision: Precision) -> bytes:
-    """The graph for a bundle in a precision. Raises ExportError where there can be none that scores as its own does."""
+    """Return the merged graph of a bundle in this precision. Raises ExportError if none can score as its own graph."""
     if made.merged is None:
         raise ExportError(
             "--merged is for MSD's own ranker; what a graph of your own makes of several users is unknown"
@@ -69,9 +69,9 @@ def asked_merged(made: Recipe, precision: Precision) -> bytes:
 
 
 def prove_merged(graph: bytes, heads: Sequence[str], rows: BundleRows, goldens: Sequence[Golden], most: float) -> float:
-    """The greatest difference of the goldens' scores, several in a run, from what is expected of each.
+    """Return the greatest difference of the goldens' scores, several requests per run, from their expected scores.
 
-    Raises ExportError where it is more than `most`.
+    Raises ExportError if it exceeds `most`.
     """
     run, worst = open_run(graph, "fp32", heads), 0.0
     for start in range(0, len(goldens), _TOGETHER):

@@ -1,4 +1,4 @@
-"""Proves that the exported graph scores as the model does: the same requests, rows and merge."""
+"""Proof that the exported graph scores as the model does, from the same requests, rows and tensors."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -19,8 +19,8 @@ from msd.contract.rows import RowCodec, RowSide
 
 
 class Parity(NamedTuple):
-    """Requests with the model's scores as goldens, and the greatest differences from them: of the graph in fp32, and of
-    what is served instead, if anything is."""
+    """Requests with the model's scores as goldens, and the greatest differences from them: of the fp32 graph, and of
+    the served graph if it is another."""
 
     goldens: list[Golden]
     max_abs_diff: float
@@ -28,7 +28,7 @@ class Parity(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What each head should say of a request's tensors [H, N], and by whom."""
+    """Expected scores [H, N] of a request's tensors, and the name of what computes them."""
 
     scores: Callable[[Tensors], NDArray[np.float32]]
     by: str
@@ -44,11 +44,11 @@ def check_parity(
     served: Run | None = None,
     candidates: int = 0,
 ) -> Parity:
-    """Scores every request by the model and by onnxruntime from the bundle's own rows.
+    """Score every request with the model and with onnxruntime, from the bundle's own rows.
 
-    `graph` is the ranker in fp32, where the bundle's own is not; `served` what runs the bundle's own, whose difference
-    is measured, not judged: of the requests as they are, and of each with as many `candidates` as are expected. Raises
-    ExportError, with both scores, at the first that differs by more than `tolerance`.
+    `graph`: the ranker in fp32, if the bundle's own is not. `served` runs the bundle's own graph. Its difference is
+    measured, not judged: on each request as it is, and repeated to `candidates`, the expected number. Raises
+    ExportError, with both scores, at the first difference above `tolerance`.
     """
     heads = bundle.manifest.heads
     run = open_run(graph or bundle.path(RANKER).read_bytes(), "fp32", heads)
@@ -80,7 +80,7 @@ def check_parity(
 
 
 class BundleRows:
-    """The rows of requests, in a golden's form."""
+    """Reader of requests' rows, as goldens."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.schema = bundle.schema
@@ -91,7 +91,7 @@ class BundleRows:
         }
 
     def golden(self, request: Request) -> Golden:
-        """The request with its rows and no scores yet."""
+        """Return the request with its rows, still without scores."""
         checked = parse_request(json.dumps(request).encode(), self.schema)
         user = self._files["user"].raw([checked.user_id])[0]
         wanted = wanted_items(checked, self.codecs["user"].unpack([user]))
@@ -104,5 +104,5 @@ class BundleRows:
         )
 
     def tensors(self, golden: Golden) -> Tensors:
-        """What the request and its rows give the graph."""
+        """Return the graph's input tensors of the request and its rows."""
         return golden_tensors(self.schema, self.codecs["user"], self.codecs["item"], golden).tensors

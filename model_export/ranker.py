@@ -1,4 +1,7 @@
-"""The trained ranker → ranker.onnx: user and context at batch 1, candidates at batch N, calibration in the graph."""
+"""Export of the trained ranker as ranker.onnx.
+
+User and context have batch 1, candidates batch N. Calibration is part of the graph.
+"""
 
 import numpy as np
 import torch
@@ -12,17 +15,17 @@ from msd.ranker.batch import TrainedRanker
 from msd.ranker.model import Ranker
 
 HEADS = ("pctr",)
-"""Of a model that knows nothing of conversions."""
+"""Heads of a model without conversions."""
 _EXAMPLE_CANDIDATES = 3
 
 
 def heads_of(trained: TrainedRanker) -> tuple[str, ...]:
-    """Return the heads of a model: clicks, and if it knows them, conversions of clicks."""
+    """Return a model's heads: clicks and, if it has them, conversions of clicks."""
     return (*HEADS, "pcvr") if trained.has_conversions else HEADS
 
 
 class ServingRanker(nn.Module):
-    """The schema's tensors in their order → calibrated probabilities [N] of each head."""
+    """Ranker with calibration: the schema's tensors in their order to calibrated probabilities [N] of each head."""
 
     def __init__(self, trained: TrainedRanker) -> None:
         super().__init__()
@@ -38,7 +41,7 @@ class ServingRanker(nn.Module):
 
 
 def ranker_graph(trained: TrainedRanker) -> bytes:
-    """The graph; inputs are named by the schema's tensors, outputs by the heads."""
+    """Return the graph. Inputs are named by the schema's tensors, outputs by the heads."""
     specs, heads = trained.schema.tensors, heads_of(trained)
     axes = {name: {0: "candidates"} for name in (*(spec.name for spec in specs if spec.side == "item"), *heads)}
     module = ServingRanker(trained.eval()).eval()
@@ -46,9 +49,9 @@ def ranker_graph(trained: TrainedRanker) -> bytes:
 
 
 def torch_scores(trained: TrainedRanker, tensors: Tensors) -> NDArray[np.float32]:
-    """[H, N] probabilities by torch, of the same tensors that a request gives the exported graph."""
+    """Return torch's probabilities [H, N] of the tensors that a request gives the exported graph."""
     module = ServingRanker(trained.eval()).eval()
-    # Copied, because torch refuses what numpy calls contiguous: one record's columns, at odd strides.
+    # Copied, because torch refuses strides that numpy calls contiguous: those of one record's columns.
     copies = (torch.from_numpy(np.array(tensors[name], order="C")) for name in module.names)
     with torch.no_grad():
         scores: NDArray[np.float32] = torch.stack(module(*copies)).numpy()

@@ -1,4 +1,4 @@
-"""The recipe of a bundle, independent of the ranker's library: its graph, expected scores, data, and provenance."""
+"""Recipe of a bundle, independent of the ranker's library: graph, expected scores, data and provenance."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,11 @@ from msd.teachers.knowledge import KnowledgeBase
 
 @dataclass(frozen=True)
 class LeanRecipe:
-    """A lean graph for the same rows: the graph in fp32 on the schema's tensors with the same heads, what these should
-    say of a request's tensors [H, N], and where it is from."""
+    """Recipe of a lean graph for the same rows.
+
+    `graph`: makes it in fp32, on the schema's tensors with the same heads. `scores`: expected scores [H, N] of a
+    request's tensors. `provenance`: origin, for the manifest.
+    """
 
     graph: Callable[[], bytes]
     scores: Callable[[Tensors], NDArray[np.float32]]
@@ -30,13 +33,13 @@ class LeanRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that goes into a bundle.
+    """All contents of a bundle.
 
-    graph: makes the ranker in fp32 on the schema's tensors, one output [N] a head. merged: the same, but for several
-    requests in one run (`msd.contract.merge`), if it can be. scores: what each head should say of a request's tensors
-    [H, N], as `scored_by` does. adaptors: what vectors pass through, on their way into rows.
-    student: makes the semantics of cold ads, if there are any. cold_ads: what these were found to be worth on the valid
-    rows, where that can be said. provenance: what the manifest says of where it is from. lean: a graph for overload.
+    `graph`: makes the ranker in fp32 on the schema's tensors, with one output [N] per head. `merged`: the same for
+    several requests in one run (`msd.contract.merge`), if possible. `scores`: expected scores [H, N] of a request's
+    tensors, computed by `scored_by`. `adaptors`: applied to vectors before they enter rows. `student`: makes the
+    semantics of cold ads, if there are any. `cold_ads`: measures their quality on the valid rows, if possible.
+    `provenance`: origin, for the manifest. `lean`: a graph for overload.
     """
 
     dataset: Dataset
@@ -59,13 +62,13 @@ class Recipe:
 
 
 class RecipeSource(Protocol):
-    """A source of bundles."""
+    """Source of a bundle's recipe."""
 
     @property
     def dataset(self) -> Dataset:
-        """Whose rows the bundle will have."""
+        """Dataset of the bundle's rows."""
         ...
 
     def recipe(self) -> Recipe:
-        """How."""
+        """Return the recipe."""
         ...

@@ -1,4 +1,4 @@
-"""Users and items as rows of a bundle: encoded columns, vectors through the trained adaptors, counts and histories."""
+"""Writer of users and items as a bundle's rows: encoded columns, adapted vectors, counts and histories."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from msd.ranker.timeline import state_rule
 
 
 def write_rows(folder: Path, adaptors: Adaptors, features: Features, bundle_id: str, written_at: float) -> None:
-    """Writes users.rows and items.rows. Counts and histories hold what window and train rows tell."""
+    """Write users.rows and items.rows. Counts and histories come from the window and train rows."""
     for side in ("user", "item"):
         codec = RowCodec(features.schema, side, bundle_id)
         entities = (features.user if side == "user" else features.item).entities
@@ -26,7 +26,7 @@ def write_rows(folder: Path, adaptors: Adaptors, features: Features, bundle_id: 
 
 
 def _states(features: Features, side: RowSide) -> list[EntityState]:
-    """Users as of their own last counted row, for later rows of theirs are not counted; items as of the end."""
+    """Return users as of their last counted row, because their later rows are not counted; items as of the end."""
     timeline = features.timeline
     if side == "user":
         return [timeline.final_users.get(row, EntityState()) for row in range(features.user.entities.unknown)]

@@ -1,4 +1,4 @@
-"""Runs a graph in a precision on one thread, as the service does."""
+"""Runs of a graph in a precision, on one thread as in the service."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +14,14 @@ from msd.contract.openvino import OpenVinoGraph, load_openvino
 from msd.contract.precision import Precision
 
 Run = Callable[[Tensors], NDArray[np.float32]]
-"""The schema's tensors → the heads' scores [H, N]."""
+"""From the schema's tensors to the heads' scores [H, N]."""
 Name = TypeVar("Name", bound=str)
 _ROUNDS = 40
 
 
 def open_run(graph: bytes, precision: Precision, heads: Sequence[str], candidates: int = 0) -> Run:
-    """`candidates`: how many are expected, where it is known. Raises ExportError where this machine cannot run the
-    graph in the precision."""
+    """Open a graph in a precision. `candidates`: expected number, 0 if unknown. Raises ExportError if this machine
+    cannot run the graph in that precision."""
     return _open_openvino(graph, heads, candidates) if precision == "bf16" else _open_onnxruntime(graph, heads)
 
 
@@ -53,7 +53,7 @@ def _open_openvino(graph: bytes, heads: Sequence[str], candidates: int) -> Run:
 
 
 def median_microseconds(runs: Mapping[Name, Run], tensors: Tensors) -> dict[Name, float]:
-    """The median time of a run of each, in turns, so that what else the machine does slows all alike."""
+    """Return the median microseconds of each. Runs take turns, so that other load on the machine slows all alike."""
     taken: dict[Name, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run(tensors)

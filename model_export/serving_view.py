@@ -1,4 +1,4 @@
-"""Test rows as an ad server's requests: with the row's time, context and history, on the bundle's rows.
+"""Test rows as an ad server's requests: the row's time, context and history, on the bundle's rows.
 
 Some requests have unknown users and items, or missing parts, so that these cases are proved too.
 """
@@ -20,10 +20,10 @@ _VARIED = 6
 
 
 def serving_requests(dataset: Dataset, features: Features, limit: int, seed: int = 0) -> Iterator[Request]:
-    """Up to `limit` requests on the wire, evenly spread over the test rows: each row's item beside four others.
+    """Yield up to `limit` requests as sent, evenly spread over the test rows: each row's item with four others.
 
-    Every sixth varies: an unknown user, an unknown item, one described by the request, missing context, null features,
-    the stored history, a history with unknown ids.
+    Every sixth varies: an unknown user, an unknown item, an item described by the request, missing context, null
+    features, the stored history, a history with unknown IDs.
     """
     rng = np.random.default_rng(seed)
     items = features.item.entities.ids
@@ -37,7 +37,7 @@ def serving_requests(dataset: Dataset, features: Features, limit: int, seed: int
 
 
 def plain_request(dataset: Dataset, features: Features, row: int) -> Request:
-    """One row as a request for its own item alone."""
+    """Return one row as a request for its own item alone."""
     event = dataset.events.row(row, named=True)
     items = features.item.entities.ids
     return {
@@ -50,7 +50,7 @@ def plain_request(dataset: Dataset, features: Features, row: int) -> Request:
 
 
 def spread(rows: NDArray[np.int64], limit: int) -> list[int]:
-    """Up to `limit` of the rows, evenly spread over them."""
+    """Return up to `limit` of the rows, evenly spread."""
     places = np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(np.int64)
     chosen: list[int] = rows[places].tolist()
     return chosen
@@ -66,7 +66,7 @@ def _vary(request: Request, schema: FeatureSchema, kind: int) -> None:
         case 2:
             ids[-1] = "an item that the request describes"
             described = {name: _sample(field) for name, field in schema.settable["item"].items()}
-            # Without a text, whose vector may come for this request or only for the next.
+            # No text: its vector may be ready for this request or only for the next.
             request["items"] = {ids[-1]: {"features": described}}
         case 3:
             del request["context"]

@@ -1,4 +1,4 @@
-"""The uncertainty of a bundle's scores, from its own graph on valid rows: with their ads as they are, and as new."""
+"""Uncertainty of a bundle's scores, measured with its own graph on valid rows: with their ads as known, and as new."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ def measure_uncertainty(schema: FeatureSchema, evidence: Evidence, run: Run) -> 
 
 
 def _as_new(schema: FeatureSchema, tensors: Tensors, nothing: Tensors) -> Tensors:
-    """Return the tensors with candidates whose ID and counts are those of an unknown one."""
+    """Return the tensors with the candidates' ID and counts replaced by those of an unknown one."""
     made = dict(tensors)
     if schema.state("item") is not None:
         start = schema.numeric_width("item")
