@@ -1,4 +1,4 @@
-"""The same graph in double precision."""
+"""Conversion of a graph to double precision."""
 
 import numpy as np
 import onnx
@@ -9,7 +9,7 @@ _TYPES = {"Cast": "to", "LayerNormalization": "stash_type", "EyeLike": "dtype", 
 
 
 def as_double(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with every tensor of floats turned to doubles; itself it stays as it is."""
+    """Return a copy of `model` in which every float tensor is a double."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
     _convert(made.graph)
@@ -24,7 +24,7 @@ def _convert(graph: onnx.GraphProto) -> None:
         _convert_tensor(tensor)
     for node in graph.node:
         if node.op_type == "LayerNormalization" and all(one.name != "stash_type" for one in node.attribute):
-            node.attribute.append(helper.make_attribute("stash_type", TensorProto.FLOAT))  # as it is unless said
+            node.attribute.append(helper.make_attribute("stash_type", TensorProto.FLOAT))  # the default
         for attribute in node.attribute:
             _convert_attribute(node, attribute)
 

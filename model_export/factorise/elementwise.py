@@ -1,4 +1,4 @@
-"""Operators that broadcast: over parts side by side one by one; sums and products with the user's side wait."""
+"""Elementwise operators, applied part by part; sums and products with the user's side stay symbolic."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ _MOST_TERMS = 8
 
 
 def elementwise(scope: Scope, node: Node) -> Laid:
-    """Any of these operators."""
+    """Apply an elementwise operator."""
     values, shape = node.given, node.shape
     if not any(value.varies for value in values):
         return scope.wrap(_real(scope, node, values), shape)
@@ -37,7 +37,7 @@ def elementwise(scope: Scope, node: Node) -> Laid:
 
 
 def apply(scope: Scope, kind: str, values: Sequence[Laid], shape: Shape) -> Laid:
-    """Arithmetic that other rules need: Add, Sub, Mul or Div of floats."""
+    """Apply Add, Sub, Mul or Div to floats, for other rules."""
     return elementwise(scope, Node(kind, tuple(values), {}, (shape,), (_dtype(values[0]),)))
 
 
@@ -52,7 +52,7 @@ def _dtype(value: Laid) -> "np.dtype[np.generic]":
 
 def _real(scope: Scope, node: Node, values: Sequence[Laid]) -> Tensor:
     tensors = [scope.real(value) for value in values]
-    if node.kind == "PRelu":  # broadcasts the slope alone
+    if node.kind == "PRelu":  # it broadcasts only the slope
         tensors[0] = scope.emit.expand(tensors[0], broadcast(*(tensor.shape for tensor in tensors)))
     return scope.emit.elementwise(node.kind, *tensors, dtype=node.dtype, **node.attributes)
 
@@ -85,7 +85,7 @@ def _is_cut_as(value: Laid, guide: Concat) -> bool:
 
 
 def _follows(value: Laid, axis: int, guide: Concat) -> bool:
-    """Whether a value has a part for each of the guide's, is the same beside all of them, or can be cut at no cost."""
+    """Return whether a value has the guide's parts, is the same for all of them, or can be cut at no cost."""
     if len(value.shape) < -axis or value.shape[axis] == 1 or _is_cut_as(value, guide):
         return True
     return not value.varies and all(isinstance(length, int) for length in guide.cuts)
@@ -123,7 +123,7 @@ def _add(scope: Scope, one: Affine, other: Affine) -> Affine | None:
 
 
 def _settled(scope: Scope, value: Affine, beside: Affine) -> Affine:
-    """A product with its bias as one node, if it is to be added for real to another tensor, which would part them."""
+    """Fuse a product with its bias if its leaf is about to be added to another tensor, which would separate them."""
     term = value.terms[0] if len(value.terms) == 1 else None
     if term is None or term.by is not None or value.base is None or not scope.on(Rule.BIAS):
         return value
@@ -134,7 +134,7 @@ def _settled(scope: Scope, value: Affine, beside: Affine) -> Affine:
 
 
 def _merge(scope: Scope, terms: list[Term], term: Term) -> None:
-    """Adds a term: to the one of its leaf, or for real where neither is scaled by a user's tensor."""
+    """Add a term: to the term of its leaf, or as a tensor if neither is scaled by a user's tensor."""
     for place, held in enumerate(terms):
         if held.leaf is term.leaf:
             factors = [_factor(scope, one) for one in (held, term)]
@@ -158,7 +158,7 @@ def _factor(scope: Scope, term: Term) -> Tensor:
 def _sub(scope: Scope, one: Affine, other: Affine) -> Affine | None:
     first, second = one.plain, other.plain
     if first is not None and second is not None and first.varies and second.varies:
-        return None  # both would be made real for nothing
+        return None  # both would be materialised needlessly
     tensor = other.base if not other.terms else other.terms[0].leaf
     if tensor is None:
         return None
@@ -180,7 +180,7 @@ def _div(scope: Scope, one: Affine, other: Affine) -> Affine | None:
 
 
 def scaled(scope: Scope, value: Affine, by: Tensor) -> Affine:
-    """Each term and the base times a tensor that is the same for all candidates."""
+    """Multiply each term and the base by a tensor that is the same for all candidates."""
     multiply = scope.emit.elementwise
     terms = [Term(term.leaf, by if term.by is None else multiply("Mul", term.by, by)) for term in value.terms]
     scope.credit(Rule.AFFINE)

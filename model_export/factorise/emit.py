@@ -1,5 +1,6 @@
-"""Writer of the new graph: tensors, nodes without repetition, folded constants, layout. Knows names, shapes and numpy.
-Does not know symbolic values (`values`), nor any rule.
+"""Writer of the new graph: tensors, deduplicated nodes, folded constants, layout.
+
+Knows names, shapes and numpy, but neither symbolic values (`values`) nor rules.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,20 +40,20 @@ _FOLDED: Mapping[str, Callable[..., Array]] = {
 
 @dataclass(eq=False)
 class Tensor:
-    """A tensor of the new graph. Its axes may be 1 where the plain graph's tensor is longer."""
+    """A tensor of the new graph. An axis may be 1 where the plain graph's is longer."""
 
     name: str
     shape: Shape
     dtype: np.dtype[Any]
     value: Array | None = None
-    """Of a constant."""
+    """Value of a constant."""
     product: "tuple[Tensor, Tensor] | None" = None
-    """(X, W) where this is X @ W, reshaped maybe, X having two axes and W being the same for all candidates."""
+    """(X, W) if this is X @ W, possibly reshaped. X has two axes; W is the same for all candidates."""
     reshaped: "Tensor | None" = None
     """The tensor that this reshapes."""
     lookup: "Lookup | None" = None
     outer: "tuple[Tensor, Tensor] | None" = None
-    """The two smaller tensors whose broadcast product it is."""
+    """The two smaller tensors whose broadcast product this is."""
 
     @property
     def varies(self) -> bool:
@@ -67,7 +68,7 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Lookup:
-    """Origin of a tensor: a column of indices, and the table of the look-up, if any."""
+    """Origin of a tensor: a column of indices and the look-up's table, if any."""
 
     indices: Tensor
     column: int
@@ -84,24 +85,24 @@ class Emitted:
 
 
 class Emitter:
-    """Writes nodes of a graph with these inputs, and reads varying lengths from them."""
+    """Writer of a graph's nodes. Reads varying lengths from these inputs."""
 
     def __init__(self, prefix: str, inputs: Iterable[Tensor]) -> None:
-        """All names that it makes up begin with `prefix`."""
+        """`prefix`: begins all generated names."""
         self._axes = {dim: (tensor, axis) for tensor in inputs for axis, dim in enumerate(tensor.shape)}
         self.nodes: list[Emitted] = []
         self.joined_tables: dict[str, tuple[Tensor, ...]] = {}
-        """By the name of a joined table, the tables that it was made of."""
+        """Source tables, by name of the joined table."""
         self._prefix, self._made = prefix, 0
         self._seen: dict[Any, Tensor] = {}
 
     def name(self, of: str) -> str:
-        """A new name."""
+        """Return a new name."""
         self._made += 1
         return f"{self._prefix}{of}_{self._made}"
 
     def constant(self, value: Array, name: str | None = None) -> Tensor:
-        """A tensor of the initialisers; small ones of equal value are one."""
+        """Return a constant; small ones of equal value are shared."""
         value = np.asarray(value)
         key = None
         if name is None and value.size <= _SHARED_ELEMENTS:
@@ -114,11 +115,11 @@ class Emitter:
         return made
 
     def scalar(self, value: float, like: Tensor, rank: int = 0) -> Tensor:
-        """One number of the dtype of `like`, with `rank` axes."""
+        """Return one number of the dtype of `like`, with `rank` axes."""
         return self.constant(np.full((1,) * rank, value, like.dtype))
 
     def integers(self, *values: int) -> Tensor:
-        """A list of axes or lengths."""
+        """Return a constant list of axes or lengths."""
         return self.constant(np.array(values, np.int64))
 
     def op(
@@ -129,7 +130,7 @@ class Emitter:
         dtype: "DTypeLike | None" = None,
         **attributes: Any,  # noqa: ANN401 - what onnx takes
     ) -> Tensor:
-        """The result of an operator on real tensors. `shape` is what it makes of them."""
+        """Return an operator's result on real tensors. `shape`: of the result."""
         key = (kind, tuple(tensor.name for tensor in inputs), repr(sorted(attributes.items())))
         if key in self._seen:
             return self._seen[key]
@@ -157,14 +158,14 @@ class Emitter:
         dtype: "DTypeLike | None" = None,
         **attributes: Any,  # noqa: ANN401 - what onnx takes
     ) -> Tensor:
-        """An operator that broadcasts. Of a reshaped tensor it comes first, and so stays by its product."""
+        """Apply a broadcasting operator; a unary one goes before its input's reshape, next to the product."""
         first = inputs[0]
         if len(inputs) == 1 and first.reshaped is not None:
             return self.reshape(self.elementwise(kind, first.reshaped, dtype=dtype, **attributes), first.shape)
         return self.op(kind, inputs, broadcast(*(tensor.shape for tensor in inputs)), dtype, **attributes)
 
     def add(self, *tensors: Tensor | None) -> Tensor | None:
-        """The sum of those that there are."""
+        """Return the sum, ignoring None."""
         total: Tensor | None = None
         for tensor in tensors:
             if tensor is not None:
@@ -172,7 +173,7 @@ class Emitter:
         return total
 
     def reshape(self, tensor: Tensor, shape: Shape) -> Tensor:
-        """The same elements in another shape. Raises RuleDoesNotApply where two of its lengths are told nowhere."""
+        """Return the elements in another shape. Raises RuleDoesNotApply if several lengths vary, one unknown."""
         if shape == tensor.shape:
             return tensor
         if tensor.value is not None:
@@ -187,17 +188,17 @@ class Emitter:
         return made
 
     def aligned(self, tensor: Tensor, rank: int) -> Tensor:
-        """With axes of 1 in front, up to `rank` axes."""
+        """Prepend axes of 1, up to `rank` axes."""
         missing = rank - len(tensor.shape)
         return self.reshape(tensor, (1,) * missing + tensor.shape) if missing > 0 else tensor
 
     def lengths(self, dims: Sequence[Dim]) -> Tensor:
-        """A list of lengths, the number of candidates among them."""
+        """Return a tensor of lengths, which may include the number of candidates."""
         parts = [self._length(dim) for dim in dims]
         return parts[0] if len(parts) == 1 else self.op("Concat", parts, (len(parts),), axis=0)
 
     def can_tell(self, dim: Dim) -> bool:
-        """Return whether an axis' length is available in the graph: a number, or an input's."""
+        """Return whether an axis' length is available in the graph: as a number, or from an input."""
         return isinstance(dim, int) or dim.partition("*")[0] in self._axes
 
     def _length(self, dim: Dim) -> Tensor:
@@ -211,22 +212,22 @@ class Emitter:
         return self.elementwise("Mul", count, self.integers(int(factor))) if factor else count
 
     def expand(self, tensor: Tensor, shape: Shape) -> Tensor:
-        """Tiled to `shape`. Raises RuleDoesNotApply where it does not broadcast to that."""
+        """Tile to `shape`. Raises RuleDoesNotApply if the tensor does not broadcast to it."""
         tensor = self.aligned(tensor, len(shape))
         if tensor.shape == shape:
             return tensor
         if broadcast(tensor.shape, shape) != shape:
             raise RuleDoesNotApply(f"{tensor.shape} does not broadcast to {shape}")
-        # Existing lengths need not be stated, so only missing ones must be known.
+        # An unchanged length is given as 1, so only new lengths must be known.
         dims = [1 if have == dim else dim for have, dim in zip(tensor.shape, shape, strict=True)]
         return self.op("Expand", [tensor, self.lengths(dims)], shape)
 
     def filled(self, tensor: Tensor, axis: int, dim: Dim) -> Tensor:
-        """With that length of one axis, which may have been 1."""
+        """Return the tensor with that length of one axis, tiled if it was 1."""
         return tensor if tensor.shape[axis] == dim else self.expand(tensor, with_dim(tensor.shape, axis, dim))
 
     def cut(self, tensor: Tensor, axis: int, start: int, end: int) -> Tensor:
-        """From `start` up to `end` of an axis; an axis of 1 stands for any length."""
+        """Return an axis' range from `start` up to `end`; an axis of 1 stands for any length."""
         if tensor.shape[axis] == 1 or (start, end) == (0, tensor.shape[axis]):
             return tensor
         if tensor.value is not None:
@@ -235,7 +236,7 @@ class Emitter:
         return self.op("Slice", [tensor, *bounds], with_dim(tensor.shape, axis, end - start))
 
     def concat(self, tensors: Sequence[Tensor], axis: int) -> Tensor:
-        """Side by side; the other axes are tiled where they must be."""
+        """Concatenate tensors; tile their other axes where needed."""
         if len(tensors) == 1:
             return tensors[0]
         others = broadcast(*(with_dim(tensor.shape, axis, 1) for tensor in tensors))
@@ -244,7 +245,7 @@ class Emitter:
         return self.op("Concat", parts, with_dim(others, axis, total), axis=axis)
 
     def transpose(self, tensor: Tensor, order: Sequence[int]) -> Tensor:
-        """Axes in another order, by a reshape where only axes of 1 move."""
+        """Reorder axes, by a reshape if only axes of 1 move."""
         shape = tuple(tensor.shape[axis] for axis in order)
         moved = [axis for axis in order if tensor.shape[axis] != 1]
         if moved == sorted(moved) and sum(isinstance(dim, str) for dim in shape) <= 1:
@@ -257,16 +258,16 @@ class Emitter:
         return self.op("Transpose", [tensor], shape, perm=list(order))
 
     def reduce(self, kind: str, tensor: Tensor, axis: int) -> Tensor:
-        """One axis reduced to 1."""
+        """Reduce one axis to 1."""
         return self.op(kind, [tensor, self.integers(axis)], with_dim(tensor.shape, axis, 1), keepdims=1)
 
     def matmul(self, left: Tensor, right: Tensor) -> Tensor:
-        """The matrix product by the last two axes, others broadcast."""
+        """Return the matrix product over the last two axes; the others broadcast."""
         batch = broadcast(left.shape[:-2], right.shape[:-2]) if len(left.shape) + len(right.shape) > 4 else ()
         return self.op("MatMul", [left, right], (*batch, left.shape[-2], right.shape[-1]))
 
     def product(self, rows: Tensor, matrix: Tensor, shape: Shape) -> Tensor:
-        """[…, K] @ [K, M] in the shape given, remembered as a product for what may be done to it yet."""
+        """Return […, K] @ [K, M] in the given shape, remembered as a product for later rules."""
         width = rows.shape[-1]
         flat = rows
         if len(rows.shape) > 2:

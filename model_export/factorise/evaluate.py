@@ -1,4 +1,4 @@
-"""Runs a graph unchanged: by ONNX Runtime, or by onnx's reference if that has no kernel for doubles."""
+"""Evaluation of a graph as it is, by ONNX Runtime, or by onnx's reference if that has no kernel for doubles."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ Feeds = Mapping[str, Any]
 
 
 class LayerNormalization(OpRun):
-    """In whatever precision its input has: the reference's own knows single precision alone."""
+    """LayerNormalization in its input's precision; the reference's own has single precision only."""
 
     def _run(
         self,
@@ -38,7 +38,7 @@ class Evaluator:
     """One graph, ready to run."""
 
     def __init__(self, model: onnx.ModelProto, what: str) -> None:
-        """`what` names the graph in errors. Raises CannotRun when nothing can load it."""
+        """`what` names the graph in errors. Raises CannotRun if nothing can load it."""
         self._what, self._model = what, model
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -52,7 +52,7 @@ class Evaluator:
             self._fall_back(CannotRun(f"{what} cannot be loaded: {error}"))
 
     def _fall_back(self, failure: CannotRun) -> None:
-        """To onnx's reference. Raises `failure` where that cannot load the graph either."""
+        """Fall back to onnx's reference. Raises `failure` if that cannot load the graph either."""
         try:
             self._run = ReferenceEvaluator(self._model, new_ops=[LayerNormalization]).run
         except Exception as error:  # it has no common base either
@@ -60,11 +60,11 @@ class Evaluator:
         self._failure = failure
 
     def run(self, outputs: Sequence[str] | None, feeds: Feeds) -> list[Any]:
-        """The named outputs, or all of the graph. Raises CannotRun with the reason."""
+        """Return the named outputs, or all of the graph's. Raises CannotRun with the reason."""
         if self._failure is None:
             try:
                 return list(self._run(outputs, dict(feeds)))
-            except Exception as error:  # as above; some kernels say only now that they do not know doubles
+            except Exception as error:  # as above; some kernels reject doubles only now
                 self._fall_back(CannotRun(f"{self._what} cannot be run: {error}"))
         try:
             return list(self._run(outputs, dict(feeds)))

@@ -1,7 +1,7 @@
-"""What is known of each tensor of a plain graph: found by running it with a few numbers of candidates.
+"""Facts about each tensor of a plain graph, found by running it with a few numbers of candidates.
 
-Shapes that exporters compute inside a graph (Shape, Gather, Where, Expand …) come out as plainly as declared ones, and
-tensors that depend on no input's contents as constants. No inference by operator is needed, so none can be missing.
+Shapes that exporters compute inside a graph (Shape, Gather, Where, Expand …) are found like declared ones, and tensors
+that depend on no input's contents as constants. No operator needs its own inference.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from model_export.factorise.shapes import ITEMS, Dim, Shape, dim_of
 _CANDIDATES = (5, 7, 11, 7)
 _OTHER_AXES = ((17, 19, 23, 29, 31), (37, 41, 43, 47, 53))
 _MOST_LENGTHS = 16
-# The length of these operators' results depends on the contents of the inputs at these places; None: of any.
+# The shape of these operators' results depends on the contents of the inputs at these places; None: of any input.
 _SHAPED_BY: Mapping[str, tuple[int, ...] | None] = {
     **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression", "If", "Loop", "Scan", "StringSplit")),
     **dict.fromkeys(("Resize", "Upsample", "Range", "Col2Im", "MaxUnpool", "CenterCropPad", "TfIdfVectorizer")),
@@ -34,19 +34,19 @@ _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLi
 
 @dataclass(frozen=True)
 class Fact:
-    """One tensor: its shape, None if it depends on contents; its value if no input's contents matter."""
+    """Shape of one tensor, None if it depends on contents; and its value, if it depends on no input's contents."""
 
     shape: Shape | None
     dtype: np.dtype[Any]
     value: NDArray[Any] | None = None
-    """The value, of length 1 along the constant item axis."""
+    """The value, of length 1 along the item axis."""
     lengths: tuple[Dim, ...] | None = None
-    """The elements of a tensor that only says how long axes are."""
+    """Elements of a tensor that holds only axis lengths."""
 
 
 def find_facts(model: onnx.ModelProto, axis: str) -> dict[str, Fact]:
-    """Facts by the names of the graph's inputs and nodes' outputs; `axis` is the name of the item axis."""
-    # A copy of an initialiser may be a large table, and nothing is to be found out of it.
+    """Return facts by name of the graph's inputs and nodes' outputs. `axis`: name of the item axis."""
+    # Copies of initialisers may be large tables, and reveal nothing.
     copies = _copies(model.graph)
     names = [name for node in model.graph.node for name in node.output if name and name not in copies]
     probe = onnx.ModelProto()
@@ -56,14 +56,14 @@ def find_facts(model: onnx.ModelProto, axis: str) -> dict[str, Fact]:
     evaluator = Evaluator(probe, "the graph")
     try:
         runs = _runs(evaluator, names, _settings(model, axis, 1))
-    except ExportError:  # a table of one row has no place 1
+    except ExportError:  # a table of one row has no index 1
         runs = _runs(evaluator, names, _settings(model, axis, 0))
     depends, candidates = _content(model.graph), _CANDIDATES[: len(runs)]
     return {name: _fact([run[name] for run in runs], candidates, *depends.get(name, (True, False))) for name in runs[0]}
 
 
 def _copies(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of Identity's copies of initialisers."""
+    """Return the names of Identity nodes' copies of initialisers."""
     held = {tensor.name for tensor in graph.initializer}
     found: set[str] = set()
     for node in graph.node:
@@ -88,7 +88,7 @@ def _settings(model: onnx.ModelProto, axis: str, fill: int) -> Iterator[Feeds]:
             for dim in tensor.shape.dim:
                 if dim.HasField("dim_value"):
                     shape.append(dim.dim_value)
-                elif dim.dim_param == axis and (axis or not shape):  # without a name it is the first one
+                elif dim.dim_param == axis and (axis or not shape):  # without a name, the first axis
                     shape.append(count)
                 else:
                     shape.append(lengths[others.setdefault(dim.dim_param, len(others)) % len(lengths)])
@@ -99,13 +99,13 @@ def _settings(model: onnx.ModelProto, axis: str, fill: int) -> Iterator[Feeds]:
 
 
 def real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """The inputs that are to be given, which initializers are not."""
+    """Return the inputs that must be fed: those that are not initialisers."""
     held = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in held]
 
 
 def _content(graph: onnx.GraphProto) -> dict[str, tuple[bool, bool]]:
-    """By name, whether a tensor's contents, and whether its shape, depend on inputs' contents."""
+    """Return by name whether a tensor's contents, and whether its shape, depend on the inputs' contents."""
     known = {value.name: (True, False) for value in real_inputs(graph)}
     for node in graph.node:
         given = [known.get(name, (False, False)) for name in (*node.input, *captured(node))]
@@ -123,7 +123,7 @@ def _content(graph: onnx.GraphProto) -> dict[str, tuple[bool, bool]]:
 
 
 def captured(node: onnx.NodeProto) -> list[str]:
-    """The names that a node's subgraphs take from around it, and maybe some of their own."""
+    """Return the names that a node's subgraphs capture; they may include some of the subgraphs' own."""
     graphs = [attribute.g for attribute in node.attribute if attribute.type == AttributeProto.GRAPH]
     graphs += [graph for attribute in node.attribute for graph in attribute.graphs]
     found = [value.name for graph in graphs for value in graph.output]
@@ -145,11 +145,11 @@ def _fact(found: Sequence[Any], candidates: tuple[int, ...], content: bool, wild
 
 
 def _same(found: Sequence[NDArray[Any]], shape: Shape) -> NDArray[Any] | None:
-    """The value, if it is one and the same for all candidates and in all runs."""
+    """Return the value if it is the same for all candidates and in all runs."""
     if any(isinstance(dim, str) and dim != ITEMS for dim in shape):
         return None
     first = found[0][tuple(slice(0, 1) if dim == ITEMS else slice(None) for dim in shape)]
-    # NaNs of a constant are equal here; texts have none.
+    # A constant's NaNs count as equal; strings have no NaN.
     same = all(np.array_equal(np.broadcast_to(first, one.shape), one, first.dtype.kind == "f") for one in found)
     return first if same else None
 

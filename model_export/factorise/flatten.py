@@ -1,6 +1,6 @@
-"""Tensors whose candidates and history were merged into one axis, [N·T, …], seen as the [N, T, …] that they came from.
+"""Tensors whose candidates and history were merged into one axis, [N·T, …], treated as the original [N, T, …].
 
-Exporters write a linear layer on three axes so. Operators on the last axes do not mind the first ones.
+Exporters write a linear layer on three axes in this way. Operators on the last axes do not depend on the first ones.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ _KEEPING = {"MatMul", "Gemm", "Concat", "Reshape", "Squeeze", "Unsqueeze", "Soft
 
 
 def flattened(scope: Scope, node: Node) -> Flattened | None:
-    """A reshape that merges the item axis with those after it; None for anything else."""
+    """Return a reshape that merges the item axis with those after it; None for any other node."""
     value, shape = node.input(0), node.shape
     if node.kind != "Reshape" or not shape or not scope.on(Rule.FLATTEN) or value.shape[:1] != (ITEMS,):
         return None
@@ -31,7 +31,7 @@ def flattened(scope: Scope, node: Node) -> Flattened | None:
 def on_flattened(
     scope: Scope, node: Node, inputs: tuple[Value | None, ...], handler: Handler, elementwise: bool
 ) -> Value:
-    """The operator on the axes as they were before they were merged. Raises RuleDoesNotApply where it would mind."""
+    """Apply the operator to the axes before merging. Raises RuleDoesNotApply if it depends on the merged axis."""
     first = next(value for value in inputs if isinstance(value, Flattened))
     axes, before = first.merged, first.inner.shape[: first.merged]
     for value in inputs:
@@ -69,7 +69,7 @@ def _opened(scope: Scope, value: Value | None, node: Node, place: int, axes: int
 
 
 def _moved(node: Node, axes: int) -> dict[str, object]:
-    """The attributes, an axis counted among the opened ones. An operator along the merged axis is excluded."""
+    """Return the attributes, `axis` counted in the opened shape. Raises RuleDoesNotApply for the merged axis."""
     moved = dict(node.attributes)
     axis = moved.get("axis")
     if isinstance(axis, int) and axis >= 0:

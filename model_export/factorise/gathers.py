@@ -1,4 +1,4 @@
-"""Look-ups of columns of one index tensor in tables of one width: one look-up in a joined table."""
+"""Joined look-ups: columns of one index tensor, in tables of one width, as one look-up in a joined table."""
 
 from collections.abc import Container, Sequence
 
@@ -12,9 +12,9 @@ _FEWEST = 3  # minimum number of look-ups, because a joined one costs three more
 
 
 def join_lookups(emit: Emitter, tensors: Sequence[Tensor], axis: int) -> list[Tensor]:
-    """`tensors`, to be joined along `axis`, with runs of look-ups replaced by one tensor each.
+    """Return `tensors`, to be concatenated along `axis`, with runs of look-ups replaced by one tensor each.
 
-    Joined tables are copies, so those above 64 MiB are left; the others are counted in the report.
+    Joined tables are copies: those above 64 MiB are not made; the others are counted in the report.
     """
     joined: list[Tensor] = []
     run: list[Tensor] = []
@@ -50,12 +50,12 @@ def _one(emit: Emitter, run: Sequence[Tensor], axis: int) -> list[Tensor]:
 
 
 def _side_by_side(shape: Shape, axis: int) -> bool:
-    """Whether look-ups of that shape lie in memory as those of one node would: [B, E] or [B, 1, E]."""
+    """Return whether look-ups of that shape lie in memory as those of one node would: [B, E] or [B, 1, E]."""
     return (len(shape) == 2 and axis == 1) or (len(shape) == 3 and axis == 1 and shape[1] == 1)
 
 
 def _offset(emit: Emitter, looked: Sequence[Lookup], lengths: Sequence[int]) -> Tensor:
-    """[B, M] places in the joined table. A negative index would count from its own table's end: schemas have none."""
+    """Return indices [B, M] in the joined table. Negative ones, from their own table's end, are not in schemas."""
     indices, columns = looked[0].indices, [lookup.column for lookup in looked]
     if columns != list(range(number(indices.shape[1]))):
         picked = emit.integers(*columns)
@@ -65,7 +65,7 @@ def _offset(emit: Emitter, looked: Sequence[Lookup], lengths: Sequence[int]) -> 
 
 
 def joined_table(emit: Emitter, tables: Sequence[Tensor]) -> Tensor:
-    """[Σ rows, width], made once however often it is asked for."""
+    """Return the joined table [Σ rows, width], made only once."""
     shape = (sum(number(table.shape[0]) for table in tables), tables[0].shape[1])
     joined = emit.op("Concat", tables, shape, axis=0)
     emit.joined_tables[joined.name] = tuple(tables)
@@ -73,7 +73,7 @@ def joined_table(emit: Emitter, tables: Sequence[Tensor]) -> Tensor:
 
 
 def copied_bytes(emit: Emitter, held: Container[str]) -> int:
-    """How much larger joined tables make a graph that holds the initialisers of these names."""
+    """Return by how many bytes joined tables enlarge a graph that holds the initialisers of these names."""
     live = {name: tables for name, tables in emit.joined_tables.items() if name in held}
     grown = sum(table.value.nbytes for tables in live.values() for table in tables if table.value is not None)
     gone = {table.name: table for tables in live.values() for table in tables if table.name not in held}

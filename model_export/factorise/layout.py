@@ -1,4 +1,4 @@
-"""Layout operators: applied to parts, sums and products one by one."""
+"""Layout operators, applied to parts, sums and products one by one."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,12 +11,12 @@ from model_export.factorise.values import Affine, Concat, Laid, Value
 
 
 def reshape(scope: Scope, node: Node) -> Laid:
-    """Reshape, Squeeze, Unsqueeze and Flatten, by the shape that they make."""
+    """Apply Reshape, Squeeze, Unsqueeze or Flatten, by the resulting shape."""
     return reshaped(scope, node.input(0), node.shape)
 
 
 def reshaped(scope: Scope, value: Laid, shape: Shape) -> Laid:
-    """The same elements in another shape. Raises RuleDoesNotApply where the item axis would be merged."""
+    """Reshape a value. Raises RuleDoesNotApply if the item axis would be merged."""
     if shape == value.shape:
         return value
     moves = _moves(value, shape)
@@ -46,7 +46,7 @@ def reshaped(scope: Scope, value: Laid, shape: Shape) -> Laid:
 
 
 def _moves(value: Laid, shape: Shape) -> list[int | None] | None:
-    """Where each axis of `shape` comes from, None for a new one of 1, if only axes of 1 come and go."""
+    """Return the source of each axis of `shape`, None for a new axis of 1; None if axes other than 1 change."""
     old = [axis for axis, dim in enumerate(value.shape) if dim != 1]
     new = [axis for axis, dim in enumerate(shape) if dim != 1]
     if [value.shape[axis] for axis in old] != [shape[axis] for axis in new]:
@@ -79,14 +79,14 @@ def _remapped(scope: Scope, value: Laid, moves: Sequence[int | None], shape: Sha
 
 
 def transpose(scope: Scope, node: Node) -> Laid:
-    """Transpose."""
+    """Apply Transpose."""
     value = node.input(0)
     order = node.attributes.get("perm") or tuple(reversed(range(len(value.shape))))
     return transposed(scope, value, tuple(order))
 
 
 def transposed(scope: Scope, value: Laid, order: Sequence[int]) -> Laid:
-    """Axes in another order."""
+    """Reorder axes."""
     shape = tuple(value.shape[axis] for axis in order)
     if isinstance(value, Concat):
         return value.map(lambda part: transposed(scope, part, order), shape, list(order).index(value.axis))
@@ -94,7 +94,7 @@ def transposed(scope: Scope, value: Laid, order: Sequence[int]) -> Laid:
 
 
 def expand(scope: Scope, node: Node) -> Laid:
-    """Expand and Tile, where they repeat axes of 1."""
+    """Apply Expand or Tile, if it repeats axes of 1."""
     return _expanded(scope, node.input(0), node.shape, scope.on(Rule.BROADCAST))
 
 
@@ -121,7 +121,7 @@ def _expanded(scope: Scope, value: Laid, shape: Shape, lazily: bool) -> Laid:
 
 
 def concat(scope: Scope, node: Node) -> Laid:
-    """Concat."""
+    """Apply Concat."""
     shape = node.shape
     axis = node.axis(0, len(shape))
     if has_items((shape[axis],)):
@@ -137,7 +137,7 @@ def concat(scope: Scope, node: Node) -> Laid:
 
 
 def sliced(scope: Scope, value: Laid, axis: int, start: int, end: int) -> Laid:
-    """From `start` up to `end` of an axis."""
+    """Return an axis' range from `start` up to `end`."""
     shape = with_dim(value.shape, axis, end - start)
     if (start, end) == (0, value.shape[axis]):
         return value
@@ -162,7 +162,7 @@ def sliced(scope: Scope, value: Laid, axis: int, start: int, end: int) -> Laid:
 
 
 def slice_(scope: Scope, node: Node) -> Laid:
-    """Slice, forwards and by constants."""
+    """Apply Slice with step 1 and constant bounds."""
     value = node.input(0)
     starts, ends, axes, steps = (node.constant(place) for place in (1, 2, 3, 4))
     if starts is None or ends is None or (steps is not None and (steps != 1).any()):
@@ -179,7 +179,7 @@ def slice_(scope: Scope, node: Node) -> Laid:
 
 
 def split(scope: Scope, node: Node) -> list[Value]:
-    """Split."""
+    """Apply Split."""
     value = node.input(0)
     axis = node.axis(0, len(value.shape))
     parts: list[Value] = []
@@ -192,7 +192,7 @@ def split(scope: Scope, node: Node) -> list[Value]:
 
 
 def gather(scope: Scope, node: Node) -> Laid:
-    """Gather: a look-up in a table, or one place of an axis."""
+    """Apply Gather: a look-up in a table, or one place of an axis."""
     data, indices = node.input(0), node.input(1)
     axis = node.axis(0, len(data.shape))
     if (

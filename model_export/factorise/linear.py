@@ -1,4 +1,4 @@
-"""value @ W, W being the same for all candidates: each part by its rows of W, each term by what it is scaled with."""
+"""Product value @ W, with a W that all candidates share: each part by its rows of W, each term by its scale."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from model_export.factorise.scope import Scope
 from model_export.factorise.shapes import Shape, number, size, with_dim
 from model_export.factorise.values import Affine, Concat, Laid, Term, laid_parts
 
-Pair = tuple[Tensor, Tensor]  # a tensor […, D] and its rows of the matrix [D, K]
+Pair = tuple[Tensor, Tensor]  # a tensor […, D] and its rows [D, K] of the matrix
 
 
 @dataclass
 class _Sorted:
-    """The summands of a product, by way of multiplication."""
+    """Summands of a product, by kind of multiplication."""
 
     shared: list[Pair] = field(default_factory=list)
     plain: list[Pair] = field(default_factory=list)
@@ -27,7 +27,7 @@ class _Sorted:
 
 
 def linear(scope: Scope, value: Laid, matrix: Tensor) -> Laid:
-    """[…, D] @ [D, K]."""
+    """Return […, D] @ [D, K]."""
     shape = (*value.shape[:-1], matrix.shape[1])
     last = len(shape) - 1
     if not scope.on(Rule.LINEAR):
@@ -64,7 +64,7 @@ def _sort_term(scope: Scope, term: Term, rows: Tensor, width: int, found: _Sorte
     leaf, by, emit = term.leaf, term.by, scope.emit
     last = len(leaf.shape) - 1
     if leaf.shape[-1] == 1 and width > 1:
-        # One number a candidate, times a row that is shared: the row is multiplied once.
+        # One number per candidate times a shared row: the row is multiplied once.
         row = by or emit.scalar(1.0, leaf, len(leaf.shape))
         found.outer.append(Term(leaf, emit.matmul(emit.filled(row, last, width), rows)))
         return
@@ -104,7 +104,7 @@ def _sum(scope: Scope, found: _Sorted, shape: Shape, columns: int) -> Affine:
 
 
 def _user_matrix(scope: Scope, found: _Sorted) -> Tensor:
-    """One product for all scaled leaves; where such a leaf is there unscaled too, that costs nothing beside."""
+    """Return one product for all scaled leaves; leaves that also occur unscaled are included at no cost."""
     own: dict[Tensor, list[Tensor]] = {leaf: [] for leaf in found.scaled}
     for leaf, rows in found.plain:
         if leaf in own:
@@ -114,7 +114,7 @@ def _user_matrix(scope: Scope, found: _Sorted) -> Tensor:
 
 
 def _grouped(pairs: Sequence[Pair]) -> list[list[Pair]]:
-    """Those whose tensors can stand side by side."""
+    """Group the pairs whose tensors can be concatenated."""
     groups: dict[tuple[Shape, bool], dict[Tensor, list[Tensor]]] = {}
     for tensor, rows in pairs:
         key = (tensor.shape[:-1], tensor.value is None)
@@ -123,7 +123,7 @@ def _grouped(pairs: Sequence[Pair]) -> list[list[Pair]]:
 
 
 def _product(scope: Scope, pairs: Sequence[Pair]) -> Tensor:
-    """The sum of the products, as one."""
+    """Return the sum of the products, as one product."""
     emit = scope.emit
     by_tensor: dict[Tensor, Tensor] = {}
     for tensor, rows in pairs:

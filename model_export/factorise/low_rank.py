@@ -1,7 +1,7 @@
 """Low-rank cross layers, x0 ⊙ (z U + b) with a narrow z (DCN-V2, arXiv 2008.13535, section 3.3).
 
-Of x0's columns those that are the user's stay a map of z, so that the next layer's product composes: for such a
-column c, Σ x0_c (z U)_c V_c = z (U diag(x0_c) V), whose matrix is made of the user once.
+The user's columns of x0 stay a map of z, so that the next layer's product composes. For such a column c, Σ x0_c (z U)_c
+V_c = z (U diag(x0_c) V), whose matrix is made from the user once.
 """
 
 from model_export.factorise.emit import Tensor
@@ -10,11 +10,11 @@ from model_export.factorise.scope import Scope
 from model_export.factorise.shapes import number
 from model_export.factorise.values import Affine, Concat, Laid, Term
 
-_WORTH = 2  # a user's columns for each of the narrow tensor's, from which on the composed map is the smaller
+_WORTH = 2  # minimum user's columns per column of the narrow tensor, for the composed map to be smaller
 
 
 def narrowed(scope: Scope, one: Laid, other: Laid) -> tuple[Laid, Laid] | None:
-    """Parts x0 and a product of two narrow matrices, the product cut as x0 is; None where that is not what they are."""
+    """Return parts x0 and a product of two narrow matrices, cut as x0 is; None for other values."""
     if not scope.on(Rule.LOW_RANK):
         return None
     if isinstance(other, Concat):
@@ -48,7 +48,7 @@ def _columns(scope: Scope, base: Tensor | None, rows: Tensor, matrix: Tensor, li
 
 
 def composed(scope: Scope, term: Term, matrix: Tensor) -> tuple[Tensor, Tensor] | None:
-    """(X, W diag(by) matrix) for a term (X W) · by, where X is narrower than X W; None for other terms."""
+    """Return (X, W diag(by) matrix) for a term (X W) · by with an X narrower than X W; None for other terms."""
     if not scope.on(Rule.LOW_RANK) or term.by is None or term.leaf.product is None or len(term.leaf.shape) != 2:
         return None
     rows, inner = term.leaf.product
