@@ -1,4 +1,4 @@
-"""MatMul, Gemm and Einsum: along their parts, or as the linear map, the outer product or the sum that they are."""
+"""MatMul, Gemm and Einsum: applied part by part, or as a linear map, an outer product or a sum."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from model_export.factorise.values import Affine, Concat, Laid, Term
 
 
 def gemm(scope: Scope, node: Node) -> Laid:
-    """alpha · A @ B + beta · C, for the alpha and beta of 1 that a linear layer has."""
+    """Apply Gemm: alpha · A @ B + beta · C, with alpha and beta of 1, as in a linear layer."""
     attributes = node.attributes
     if attributes.get("transA") or attributes.get("alpha", 1.0) != 1 or attributes.get("beta", 1.0) != 1:
         raise RuleDoesNotApply("a Gemm with transA, alpha or beta")
@@ -32,12 +32,12 @@ def gemm(scope: Scope, node: Node) -> Laid:
 
 
 def matmul(scope: Scope, node: Node) -> Laid:
-    """The matrix product of two values."""
+    """Apply MatMul."""
     return multiplied(scope, node.input(0), node.input(1), node.shape)
 
 
 def multiplied(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid:
-    """one @ other, by numpy's rules for more than two axes."""
+    """Return one @ other, by numpy's rules for more than two axes."""
     if min(len(one.shape), len(other.shape)) < 2:
         raise RuleDoesNotApply("a product with a tensor of one axis")
     for rule in (_shared_matrix, _shared_rows, _by_parts, _simpler):
@@ -48,7 +48,7 @@ def multiplied(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid:
 
 
 def _shared_matrix(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
-    """[N, …, D] @ [D, K]."""
+    """Return [N, …, D] @ [D, K]; None for other products."""
     if other.varies or not one.varies or len(one.shape) < len(other.shape):
         return None
     matrix = scope.real(other)
@@ -59,7 +59,7 @@ def _shared_matrix(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid |
 
 
 def _shared_rows(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
-    """[1, T, D] @ [N, D, 1], as [N, 1, D] @ [D, T]."""
+    """Return [1, T, D] @ [N, D, 1] as [N, 1, D] @ [D, T]; None for other products."""
     if one.varies or not other.varies or len(one.shape) != len(other.shape) or other.shape[-1] != 1:
         return None
     rank = len(shape)
@@ -91,7 +91,8 @@ def _by_parts(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None
 
 
 def _inner(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
-    """Parts along the axis that is summed over: the products' sum, where the right parts are rows of few."""
+    """Return the sum of the products of parts along the summed axis; None unless the left value is cut alike or one
+    row."""
     if not isinstance(other, Concat) or other.axis != len(other.shape) - 2 or len(one.shape) != len(other.shape):
         return None
     last = len(one.shape) - 1
@@ -130,7 +131,7 @@ def _outer(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid:
 
 
 def _weighted(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
-    """(Σ leaf · rows + base) @ shared = Σ leaf · (rows @ shared) + base @ shared, of leaves with one number a row."""
+    """Return (Σ leaf · rows + base) @ shared as Σ leaf · (rows @ shared) + base @ shared, for leaves of one column."""
     if not isinstance(one, Affine) or other.varies or not one.varies or not scope.on(Rule.AFFINE):
         return None
     if any(term.by is None or term.leaf.shape[-1] != 1 for term in one.terms):
@@ -156,7 +157,7 @@ def _real(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid:
 
 
 def _heads(scope: Scope, left: Tensor, right: Tensor) -> Tensor | None:
-    """[N, H, 1, B] @ [1, H, B, C], or turned [1, H, C, B] @ [N, H, B, 1]: candidates as rows of H products."""
+    """Return [N, H, 1, B] @ [1, H, B, C], or turned [1, H, C, B] @ [N, H, B, 1], as H products of candidate rows."""
     emit = scope.emit
     if left.shape[0] == ITEMS and left.shape[2] == 1 and right.shape[0] == 1 and left.shape[1] == right.shape[1]:
         rows, shared, turned = left, right, False
@@ -173,7 +174,7 @@ def _heads(scope: Scope, left: Tensor, right: Tensor) -> Tensor | None:
 
 
 def einsum(scope: Scope, node: Node) -> Laid:
-    """Two operands whose letters come in one order, and one letter summed over: a product and a sum."""
+    """Apply an Einsum of two operands, with letters in one order and one summed letter, as a product and a sum."""
     equation = _text(node.attributes["equation"]).replace(" ", "")
     left, arrow, result = equation.partition("->")
     operands = left.split(",")
@@ -196,7 +197,7 @@ def einsum(scope: Scope, node: Node) -> Laid:
 
 
 def broadcast_letters(operands: list[str], node: Node, letters: str) -> Shape:
-    """The length of each letter's axis."""
+    """Return the length of each letter's axis."""
     shapes = [dict(zip(o, v.shape, strict=True)) for o, v in zip(operands, node.given, strict=True)]
     return tuple(broadcast(*((found[letter],) for found in shapes if letter in found))[0] for letter in letters)
 

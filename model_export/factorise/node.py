@@ -14,7 +14,7 @@ from model_export.factorise.values import Affine, Concat, Laid, Value
 
 @dataclass(frozen=True)
 class Node:
-    """An operator with its inputs as values, and the shapes and dtypes of what it makes."""
+    """An operator with its inputs as values, and the shapes and dtypes of its outputs."""
 
     kind: str
     inputs: tuple[Laid | None, ...]
@@ -24,28 +24,28 @@ class Node:
 
     @property
     def shape(self) -> Shape:
-        """Of the first output."""
+        """Shape of the first output."""
         return self.shapes[0]
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the first output."""
+        """Dtype of the first output."""
         return self.dtypes[0]
 
     @property
     def given(self) -> tuple[Laid, ...]:
-        """The inputs that are not left out."""
+        """Inputs that are not omitted."""
         return tuple(value for value in self.inputs if value is not None)
 
     def input(self, place: int) -> Laid:
-        """Raises RuleDoesNotApply where it is left out."""
+        """Return an input. Raises RuleDoesNotApply if it is omitted."""
         value = self.inputs[place] if place < len(self.inputs) else None
         if value is None:
             raise RuleDoesNotApply(f"it has no input {place}")
         return value
 
     def constant(self, place: int) -> Array | None:
-        """Return the value of a constant input; None if omitted. Raises RuleDoesNotApply if it comes with a request."""
+        """Return the value of a constant input; None if omitted. Raises RuleDoesNotApply if it is not constant."""
         if place >= len(self.inputs) or self.inputs[place] is None:
             return None
         value = self.inputs[place]
@@ -54,7 +54,7 @@ class Node:
         raise RuleDoesNotApply(f"its input {place} is not a constant")
 
     def axis(self, default: int, rank: int) -> int:
-        """The attribute `axis`, counted from the front."""
+        """Return the attribute `axis`, counted from the front."""
         return int(self.attributes.get("axis", default)) % rank
 
 
@@ -62,7 +62,7 @@ Handler = Callable[[Scope, Node], Value | list[Value]]
 
 
 def laid(value: Value) -> Laid:
-    """The value, if rules can see its axes. Raises RuleDoesNotApply."""
+    """Return the value. Raises RuleDoesNotApply if rules cannot see its axes."""
     if isinstance(value, Affine | Concat):
         return value
     raise RuleDoesNotApply("its input's axes are merged" if value.varies else "its input's shape is not known")

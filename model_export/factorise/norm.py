@@ -12,7 +12,7 @@ from model_export.factorise.values import Concat, Laid
 
 
 def layer_norm(scope: Scope, node: Node) -> Laid:
-    """LayerNormalization of the last axis."""
+    """Apply LayerNormalization of the last axis."""
     value = node.input(0)
     last = len(value.shape) - 1
     if node.axis(-1, last + 1) != last or len(node.shapes) > 1:
@@ -32,7 +32,7 @@ def _normed(scope: Scope, node: Node, value: Laid) -> Laid:
 
 
 def batch_norm(scope: Scope, node: Node) -> Laid:
-    """BatchNormalization with fixed statistics: a scale and a shift for each column, which is the second axis."""
+    """Apply BatchNormalization with fixed statistics: a scale and a shift per column, the second axis."""
     scale, shift, mean, variance = (node.constant(place) for place in (1, 2, 3, 4))
     if scale is None or shift is None or mean is None or variance is None or node.attributes.get("training_mode"):
         raise RuleDoesNotApply("a BatchNormalization in training")

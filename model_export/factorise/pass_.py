@@ -1,8 +1,8 @@
-"""The factorising pass: a plain graph and the sides of its inputs → the same function with shared work done once.
+"""The factorising pass: from a plain graph and its inputs' sides to the same function with shared work done once.
 
-A partial evaluation: nodes are taken in their order, their outputs held as values that wait, and made real where an
-operator asks for it. An operator without a rule gets real inputs and is copied. Each rule is in the file of its family.
-The idea of splitting products over concatenated sides is MaRI's (arXiv 2602.23105).
+The pass is a partial evaluation. Nodes are taken in order. Their outputs stay symbolic values until an operator needs a
+tensor. An operator without a rule gets real inputs and is copied. Each family of operators has its own file of rules.
+Splitting products over concatenated sides is an idea of MaRI (arXiv 2602.23105).
 """
 
 from collections.abc import Mapping
@@ -31,16 +31,16 @@ _FAMILIES = (elementwise, layout, matmul, norm, reduce, softmax)
 
 @dataclass(frozen=True)
 class Factorised:
-    """The graph and what was done to it."""
+    """The factorised graph and its report."""
 
     model: onnx.ModelProto
     report: Report
 
 
 def factorise(model: onnx.ModelProto, sides: Mapping[str, Side], rules: frozenset[Rule] = ALL_RULES) -> Factorised:
-    """The same function of the same inputs, shared work done once; `sides` says of each input whose it is.
+    """Return the same function of the same inputs, with shared work done once. `sides`: the side of each input.
 
-    Raises ExportError, naming the input or output, where the graph's axes are not those of the sides.
+    Raises ExportError, naming the input or output, if the graph's axes do not match the sides.
     """
     axis = checked_axis(model, sides)
     facts = find_facts(model, axis)
@@ -68,7 +68,7 @@ class _Pass:
         self._entries: list[NodeReport] = []
 
     def run(self) -> Factorised:
-        """Node by node, then what is alive."""
+        """Rewrite node by node, then keep the nodes that outputs need."""
         for proto in self._model.graph.node:
             if proto.op_type == "Identity":
                 self._values[proto.output[0]] = self._values[proto.input[0]]
@@ -91,7 +91,7 @@ class _Pass:
             self._entries.append(NodeReport(node, operator, tuple(self._scope.credited), left))
 
     def _known(self, proto: onnx.NodeProto) -> bool:
-        """Copy constants and shapes, which depend on no input's contents."""
+        """Evaluate a node to constants and axis lengths; return False if its outputs depend on inputs' contents."""
         for name in proto.output:
             fact = self._facts.get(name)
             if name and (fact is None or fact.shape is None or (fact.value is None and fact.lengths is None)):
@@ -156,7 +156,7 @@ class _Pass:
         return made if isinstance(made, list) else [made]
 
     def _copy(self, proto: onnx.NodeProto, reason: str) -> None:
-        """The node as it was, with real inputs; what its subgraphs take from around them keeps its name."""
+        """Copy the node with real inputs. Names that its subgraphs capture stay."""
         scope = self._scope
         inputs = [scope.whole(self._values[name]) if name else None for name in proto.input]
         around = [self._named(name) for name in dict.fromkeys(captured(proto)) if name in self._values]
@@ -182,7 +182,7 @@ class _Pass:
         return Tensor(self._scope.emit.name("copied"), fact.shape or (), fact.dtype)
 
     def _named(self, name: str) -> Tensor:
-        """A value made real under the name that it had."""
+        """Return a value as a real tensor under its original name."""
         tensor = self._scope.whole(self._values[name])
         if tensor.name == name:
             return tensor
@@ -205,7 +205,7 @@ def _name(proto: onnx.NodeProto) -> str:
 
 
 def _unused_prefix(model: onnx.ModelProto) -> str:
-    """Begins no name of the graph."""
+    """Return a prefix that begins no name of the graph."""
     taken = {value.name for value in (*model.graph.input, *model.graph.initializer)}
     taken |= {name for node in model.graph.node for name in (*node.output, *captured(node))}
     prefix = "f/"

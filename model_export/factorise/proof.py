@@ -1,7 +1,7 @@
-"""The proof that the pass changes nothing: both graphs in double precision, where a wrong rule cannot hide in rounding.
+"""Proof that the pass changes nothing: both graphs in double precision, where rounding cannot hide a wrong rule.
 
-In single precision an error of 0.1 % in one rule can be smaller than what rounding does anyway: there a proof is held
-for a graph alone that nothing runs in double precision.
+In single precision an error of 0.1 % in one rule can be smaller than normal rounding. It is used only for a graph that
+nothing runs in double precision.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,13 +32,13 @@ def prove(
     tolerance: float | None = None,
     width: Width = "fp64",
 ) -> float:
-    """The greatest absolute difference of any output over all `feeds`, both graphs being in one precision.
+    """Return the greatest absolute difference of any output over all `feeds`, with both graphs in one precision.
 
-    Feeds should be of several numbers of candidates, 1 and a few hundred among them: one alone proves nothing about
-    what is broadcast; inputs that the graph lacks are ignored.
+    Feeds should have several numbers of candidates, including 1 and a few hundred: a single number proves nothing about
+    broadcasting. Inputs that the graph lacks are ignored.
 
-    Raises ExportError with the output and the difference where that is above the tolerance, 1e-12 in double precision
-    and 1e-5 in single if none is given; and CannotRun where nothing runs the graph.
+    Raises ExportError, with the output and the difference, above the tolerance (default: 1e-12 in double precision,
+    1e-5 in single), and CannotRun if nothing runs the graph.
     """
     before_pass = as_double(plain) if width == "fp64" else plain
     passed = factorise(before_pass, sides, rules).model
@@ -57,7 +57,7 @@ def prove(
 def prove_widest(
     plain: onnx.ModelProto, sides: Mapping[str, Side], feeds: Sequence[Feeds], rules: frozenset[Rule]
 ) -> tuple[float, Width]:
-    """The proof in double precision, or in single where no runtime has all the operators in doubles."""
+    """Prove in double precision, or in single if no runtime has all operators in doubles."""
     try:
         return prove(plain, sides, feeds, rules), "fp64"
     except CannotRun:

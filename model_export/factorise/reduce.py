@@ -1,4 +1,4 @@
-"""Sums and means along an axis that is not the candidates': of terms, of parts, and weighted sums as products."""
+"""Sums and means along other axes than the item axis: of terms, of parts, and weighted sums as products."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from model_export.factorise.values import Affine, Concat, Laid, Term
 
 
 def reduced(scope: Scope, node: Node) -> Laid:
-    """ReduceSum and ReduceMean."""
+    """Apply ReduceSum or ReduceMean."""
     value = node.input(0)
     rank = len(value.shape)
     axes = node.constant(1)
@@ -37,7 +37,7 @@ def _one_over(length: int, node: Node) -> "np.ndarray[Any, np.dtype[Any]]":
 
 
 def summed(scope: Scope, value: Laid, axis: int) -> Laid:
-    """The sum along an axis, which stays as one of length 1. Raises RuleDoesNotApply where it is the item axis."""
+    """Sum along an axis, which stays with length 1. Raises RuleDoesNotApply for the item axis."""
     shape = with_dim(value.shape, axis, 1)
     if has_items((value.shape[axis],)):
         raise RuleDoesNotApply("a sum over the candidates")
@@ -96,14 +96,14 @@ def _term(scope: Scope, term: Term, value: Affine, axis: int) -> Term:
 
 
 def _weights(leaf: Tensor, by: Tensor, axis: int) -> bool:
-    """Whether the leaf [N, …, T, 1] weights shared rows [1, …, T, D], and T is summed over."""
+    """Return whether the leaf [N, …, T, 1] weights shared rows [1, …, T, D], and T is summed."""
     if axis != len(leaf.shape) - 2 or leaf.shape[-1] != 1 or leaf.shape[0] != ITEMS:
         return False
     return size_or_none(by.shape[:-2]) == 1 and size_or_none(leaf.shape[1:]) is not None
 
 
 def _masks(leaf: Tensor, by: Tensor, axis: int) -> bool:
-    """Whether shared weights [1, …, T, 1] are those of the leaf's own rows [N, …, T, D], and T is summed over."""
+    """Return whether shared weights [1, …, T, 1] weight the leaf's own rows [N, …, T, D], and T is summed."""
     return axis == len(leaf.shape) - 2 and by.shape[-1] == 1 and leaf.shape[-1] != 1
 
 

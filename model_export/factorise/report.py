@@ -8,7 +8,7 @@ from model_export.factorise.rule import Rule
 
 @dataclass(frozen=True)
 class NodeReport:
-    """One node or output of the plain graph: the rules that worked for it, and the reason if it was copied."""
+    """One node or output of the plain graph: the rules applied to it, and the reason if it was copied."""
 
     node: str
     operator: str
@@ -16,7 +16,7 @@ class NodeReport:
     left: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """A JSON object with `rules`, `left` or both."""
+        """Return a JSON object with `rules`, `left` or both."""
         said: dict[str, Any] = {"node": self.node, "operator": self.operator}
         said |= {"rules": [rule.value for rule in self.rules]} if self.rules else {}
         return said | ({"left": self.left} if self.left else {})
@@ -30,16 +30,16 @@ class Report:
     nodes_before: int
     nodes_after: int
     copied_table_bytes: int
-    """How much larger joined tables make the graph."""
+    """Bytes by which joined tables enlarge the graph."""
 
     @property
     def used(self) -> dict[Rule, int]:
-        """How many nodes each rule split."""
+        """Number of nodes split by each rule."""
         split = [rule for entry in self.entries for rule in entry.rules]
         return {rule: split.count(rule) for rule in Rule if rule in split}
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for `--explain`."""
+        """Return the whole report, for `--explain`."""
         return {
             "nodes": {"before": self.nodes_before, "after": self.nodes_after},
             "copied_table_bytes": self.copied_table_bytes,

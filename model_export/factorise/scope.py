@@ -1,4 +1,4 @@
-"""Context of a rule: the new graph, the enabled rules, and materialising values."""
+"""Context of a rule: the new graph, the enabled rules, and materialisation of values."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from model_export.factorise.rule import Rule
 from model_export.factorise.shapes import ITEMS, RuleDoesNotApply, Shape, broadcast, size, size_or_none, with_dim
 from model_export.factorise.values import Affine, Concat, Flattened, Laid, Opaque, Term, Value
 
-_MOST_COPIED = 1024  # elements for each candidate
+_MOST_COPIED = 1024  # elements per candidate
 
 
 @dataclass
@@ -21,10 +21,10 @@ class Scope:
     emit: Emitter
     rules: frozenset[Rule]
     credited: list[Rule] = field(default_factory=list)
-    """The rules that split the current node."""
+    """Rules that split the current node."""
 
     def on(self, rule: Rule) -> bool:
-        """Whether the rule is on."""
+        """Return whether the rule is enabled."""
         return rule in self.rules
 
     def credit(self, rule: Rule) -> None:
@@ -33,13 +33,13 @@ class Scope:
             self.credited.append(rule)
 
     def wrap(self, tensor: Tensor, shape: Shape | None = None) -> Affine:
-        """A tensor as a value, of a longer shape maybe."""
+        """Wrap a tensor as a value, possibly of a longer shape."""
         shape = tensor.shape if shape is None else shape
         tensor = self.emit.aligned(tensor, len(shape))
         return Affine(shape, (Term(tensor),)) if tensor.varies else Affine(shape, (), tensor)
 
     def real(self, value: Laid) -> Tensor:
-        """One tensor, whose axes may be 1 where the value's are longer."""
+        """Return one tensor, whose axes may be 1 where the value's are longer."""
         if value.real is None:
             if isinstance(value, Affine):
                 value.real = self._summed(value)
@@ -49,7 +49,7 @@ class Scope:
         return value.real
 
     def whole(self, value: Value) -> Tensor:
-        """One tensor of the value's own shape, as a copied node needs it."""
+        """Return one tensor of the value's own shape, as a copied node needs it."""
         if isinstance(value, Opaque):
             return value.tensor
         if isinstance(value, Flattened):
@@ -57,14 +57,14 @@ class Scope:
         return self.emit.expand(self.real(value), value.shape)
 
     def filled(self, value: Laid, axis: int) -> Tensor:
-        """One tensor that has the value's length of that axis."""
+        """Return one tensor with the value's length of that axis."""
         return self.emit.filled(self.real(value), axis, value.shape[axis])
 
     def _joined(self, value: Concat) -> Tensor:
         return self.concat([self.filled(part, value.axis) for part in value.parts], value.axis)
 
     def concat(self, tensors: Sequence[Tensor], axis: int) -> Tensor:
-        """Side by side; neighbours that are look-ups become one."""
+        """Concatenate tensors; neighbouring look-ups become one."""
         if self.on(Rule.GATHER):
             joined = join_lookups(self.emit, tensors, axis)
             if len(joined) < len(tensors):
@@ -87,7 +87,7 @@ class Scope:
         return result
 
     def _with_outer(self, terms: Sequence[Term]) -> list[Term]:
-        """w · u + w ⊗ v as w · (u + v): what is scaled alike is added first."""
+        """Rewrite w · u + w ⊗ v as w · (u + v): factors of one tensor are added first."""
         kept = list(terms)
         for term in terms:
             outer = term.leaf.outer
@@ -100,7 +100,7 @@ class Scope:
         return kept
 
     def with_bias(self, leaf: Tensor, base: Tensor) -> Tensor | None:
-        """X @ W + base as one node, where the base is the same for all rows of X; None where it is not."""
+        """Fuse X @ W + base into one node; return None if the base is not the same for all rows of X."""
         if leaf.product is None or leaf.shape[0] != ITEMS or base.shape[0] != 1 or not leaf.is_float:
             return None
         rows, matrix = leaf.product
@@ -121,7 +121,7 @@ class Scope:
         return self.emit.reshape(made, leaf.shape)
 
     def coalesced(self, value: Concat) -> Laid:
-        """With neighbours that are ready tensors of one side joined; the parts have no parts along the same axis."""
+        """Join neighbouring parts that are single tensors of one side. No part keeps parts along the same axis."""
         groups: list[list[Affine]] = []
         parts: list[Laid | list[Affine]] = []
         for part in _flat(value):
@@ -139,7 +139,7 @@ class Scope:
         return joined[0] if len(joined) == 1 else Concat(value.shape, value.axis, joined)
 
     def _ready(self, part: Laid) -> Laid:
-        """A product with a constant bias as the one tensor that it is, the same wherever it is asked for."""
+        """Return a product with a constant bias as one tensor, always the same one."""
         if not isinstance(part, Affine) or part.base is None or part.base.value is None or len(part.terms) != 1:
             return part
         term = part.terms[0]
@@ -156,7 +156,7 @@ class Scope:
         return self.wrap(tensor, with_dim(whole.shape, axis, length))
 
     def ones(self, rows: int, like: Tensor) -> Tensor:
-        """[rows, 1] of ones."""
+        """Return ones [rows, 1]."""
         return self.emit.constant(np.ones((rows, 1), like.dtype))
 
 
@@ -169,7 +169,7 @@ def _flat(value: Concat) -> Iterator[Laid]:
 
 
 def _join_pays(parts: Sequence[Affine], whole: Concat) -> bool:
-    """Not where a copy of all costs more than further operators, and no product needs the parts side by side."""
+    """Return False if a copy of all costs more than further operators, and no product needs the parts side by side."""
     if not parts[0].varies or whole.axis == len(whole.shape) - 1:
         return True
     looked_up = all(part.plain is not None and part.plain.lookup is not None for part in parts)

@@ -1,6 +1,6 @@
-"""Shapes whose axes are numbers, the candidates or something else that varies; arithmetic on them.
+"""Shapes with axes that are numbers, the candidates or otherwise varying; and arithmetic on them.
 
-A tensor without the item axis is the same for all candidates: that is all the pass knows of sides.
+A tensor without the item axis is the same for all candidates. The pass knows nothing else of sides.
 """
 
 ITEMS = "N"
@@ -9,14 +9,14 @@ Shape = tuple[Dim, ...]
 
 
 class RuleDoesNotApply(Exception):
-    """Why a rule does not apply."""
+    """Reason why a rule does not apply."""
 
 
 def dim_of(observed: tuple[int, ...], candidates: tuple[int, ...]) -> Dim:
-    """The axis that had these lengths with these numbers of candidates.
+    """Return the axis that had these lengths with these numbers of candidates.
 
-    `N` for the candidates, `N*k` for multiples, `N?…` for what depends on them otherwise; any other string is a length
-    that varies without them (the last observation has other lengths of all other axes).
+    `N`: the candidates. `N*k`: a multiple. `N?…`: any other dependence on them. Any other string: a length that varies
+    without them (the last observation has other lengths of all other axes).
     """
     if len(set(observed)) == 1:
         return observed[0]
@@ -28,12 +28,12 @@ def dim_of(observed: tuple[int, ...], candidates: tuple[int, ...]) -> Dim:
 
 
 def has_items(shape: Shape) -> bool:
-    """Whether any axis depends on the number of candidates."""
+    """Return whether any axis depends on the number of candidates."""
     return any(isinstance(dim, str) and dim.startswith(ITEMS) for dim in shape)
 
 
 def broadcast(*shapes: Shape) -> Shape:
-    """The shape of an elementwise operator's result. Raises RuleDoesNotApply where axes do not fit."""
+    """Return the shape of an elementwise operator's result. Raises RuleDoesNotApply if axes do not fit."""
     rank, result = max(map(len, shapes)), []
     for place in range(1, rank + 1):
         dims = {shape[-place] for shape in shapes if len(shape) >= place} - {1}
@@ -44,19 +44,19 @@ def broadcast(*shapes: Shape) -> Shape:
 
 
 def with_dim(shape: Shape, axis: int, dim: Dim) -> Shape:
-    """`shape` with another length of one axis, counted from the front."""
+    """Return `shape` with another length of one axis, counted from the front."""
     return (*shape[:axis], dim, *shape[axis + 1 :])
 
 
 def number(dim: Dim) -> int:
-    """The length of an axis that has one. Raises RuleDoesNotApply."""
+    """Return the length of a fixed axis. Raises RuleDoesNotApply if it varies."""
     if isinstance(dim, str):
         raise RuleDoesNotApply(f"an axis of varying length ({dim})")
     return dim
 
 
 def size(shape: Shape) -> int:
-    """The number of elements. Raises RuleDoesNotApply where an axis varies."""
+    """Return the number of elements. Raises RuleDoesNotApply if an axis varies."""
     total = 1
     for dim in shape:
         total *= number(dim)
@@ -64,12 +64,12 @@ def size(shape: Shape) -> int:
 
 
 def size_or_none(shape: Shape) -> int | None:
-    """The number of elements, if that does not vary."""
+    """Return the number of elements; None if it varies."""
     return size(shape) if all(isinstance(dim, int) for dim in shape) else None
 
 
 def merged(shape: Shape) -> Dim:
-    """The length of the axis that all these axes make together. Raises RuleDoesNotApply."""
+    """Return the length of these axes merged into one. Raises RuleDoesNotApply if it is not a number or `N*k`."""
     factor = size(tuple(dim for dim in shape if dim != ITEMS))
     count = shape.count(ITEMS)
     if count > 1:

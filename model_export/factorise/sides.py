@@ -1,4 +1,4 @@
-"""Checks that a graph's axes match its inputs' declared sides; errors name the input."""
+"""Checks of a graph's axes against its inputs' declared sides; errors name the input."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ _OLDEST_OPSET = 18
 
 
 def checked_axis(model: onnx.ModelProto, sides: Mapping[str, Side]) -> str:
-    """The name of the item axis, empty if it has none. Raises ExportError, naming the input."""
+    """Return the name of the item axis, empty if it is unnamed. Raises ExportError, naming the input."""
     _check_opset(model)
     inputs = {value.name: value for value in real_inputs(model.graph)}
     for name in inputs:
@@ -47,7 +47,7 @@ def _check_opset(model: onnx.ModelProto) -> None:
 
 
 def _checked_first(value: onnx.ValueInfoProto, side: Side) -> str:
-    """The name of the first axis, if it varies."""
+    """Return the name of an item input's first axis; empty for other sides, whose first axis is 1."""
     dims = value.type.tensor_type.shape.dim
     first = dims[0] if dims else None
     if side == "item":
@@ -75,7 +75,7 @@ def _check_others(value: onnx.ValueInfoProto, axis: str, side: Side) -> None:
 
 
 def checked_outputs(model: onnx.ModelProto, facts: Mapping[str, Fact]) -> None:
-    """Raises ExportError naming an output that is not by candidate."""
+    """Raise ExportError, naming the output, if one has no item axis."""
     for value in model.graph.output:
         fact = facts.get(value.name)
         if fact is not None and fact.shape is not None and not has_items(fact.shape):

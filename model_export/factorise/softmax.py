@@ -1,4 +1,4 @@
-"""Operators along one axis: softmax over a user's and a candidate's parts by shares; the others on what is real."""
+"""Operators along one axis: softmax over a user's and a candidate's parts by shares; the others on real tensors."""
 
 from collections.abc import Mapping
 
@@ -17,13 +17,13 @@ _REDUCING = ("ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceProd", "Re
 
 
 def along(scope: Scope, node: Node) -> Laid:
-    """An operator that keeps the axis it goes along."""
+    """Apply an operator that keeps its axis."""
     value = node.input(0)
     return _along(scope, node, value, node.axis(-1, len(value.shape)))
 
 
 def reducing(scope: Scope, node: Node) -> Laid:
-    """A reduction of one axis that is not a sum."""
+    """Apply a reduction of one axis that is not a sum."""
     value, axes = node.input(0), node.constant(1)
     if axes is None or axes.size != 1:
         raise RuleDoesNotApply("a reduction of several axes")
@@ -51,7 +51,7 @@ def _along(scope: Scope, node: Node, value: Laid, axis: int) -> Laid:
 
 
 def _by_shares(scope: Scope, value: Concat) -> Concat | None:
-    """softmax(u ‖ m) = softmax(u) − w softmax(u) ‖ w softmax(m), w = sigmoid(logsumexp(m) − logsumexp(u))."""
+    """Return softmax(u ‖ m) as softmax(u) − w softmax(u) ‖ w softmax(m), w = sigmoid(logsumexp(m) − logsumexp(u))."""
     if len(value.parts) != 2 or value.parts[0].varies == value.parts[1].varies:
         return None
     shared, own = sorted(value.parts, key=lambda part: part.varies)
@@ -73,7 +73,7 @@ def _softmax(scope: Scope, tensor: Tensor, axis: int) -> Tensor:
 
 
 def _finite(scope: Scope, tensor: Tensor, axis: int) -> Tensor:
-    """Masks of −∞ as a number: a part of nothing else would have neither a softmax nor a share."""
+    """Replace masks of −∞ by a number: a part of only −∞ would have neither a softmax nor a share."""
     if tensor.varies and tensor.shape[axis] == 1:
         return tensor  # its share is 0 then
     lowest = float(np.finfo(tensor.dtype).min) / 4

@@ -1,7 +1,7 @@
 """(candidate · user) @ W: the user's tensor and W make one matrix, and all candidates are multiplied by it at once.
 
-For target attention, Σ_d c_d h_td W_dk = c @ M with M[d, (t, k)] = h_td W_dk: one product of [N, D] with [D, T·K] in
-place of one of [N·T, D] with [D, K] after N·T·D multiplications.
+For target attention, Σ_d c_d h_td W_dk = c @ M with M[d, (t, k)] = h_td W_dk: one product of [N, D] with [D, T·K]
+replaces N·T·D multiplications and a product of [N·T, D] with [D, K].
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Scaled = tuple[Tensor, Tensor]
 
 
 def fits(leaf: Tensor, by: Tensor) -> bool:
-    """Whether a leaf [N, 1 …, D] is scaled by rows that differ in between [1, T …, D], so that a matrix pays."""
+    """Return whether a leaf [N, 1 …, D] is scaled by rows [1, T …, D] that differ along T, so that a matrix pays."""
     between = by.shape[1:-1]
     ints = all(isinstance(dim, int) for dim in (*between, *leaf.shape[1:]))
     if leaf.shape[0] != ITEMS or by.shape[0] != 1 or not ints:
@@ -24,7 +24,8 @@ def fits(leaf: Tensor, by: Tensor) -> bool:
 
 
 def multiply(scope: Scope, leaves: Sequence[tuple[Tensor, Sequence[Tensor], Sequence[Scaled]]]) -> Tensor:
-    """Σ leaf @ own + (leaf · by) @ matrix [N, T …, K], over leaves with their own matrices and those scaled by rows.
+    """Return Σ leaf @ own + (leaf · by) @ matrix [N, T …, K], over leaves with their own matrices and those scaled by
+    rows.
 
     All matrices of a leaf are [D, K].
     """
@@ -38,7 +39,7 @@ def multiply(scope: Scope, leaves: Sequence[tuple[Tensor, Sequence[Tensor], Sequ
 
 
 def _matrix(scope: Scope, own: Sequence[Tensor], scaled: Sequence[Scaled], between: Shape) -> Tensor:
-    """[D, T·K] of Σ by · matrix + own."""
+    """Return the matrix [D, T·K] of Σ by · matrix + own."""
     emit, (width, columns), rows = scope.emit, scaled[0][1].shape, size(between)
     summands = [emit.reshape(matrix, (width, 1, columns)) for matrix in own]
     for by, matrix in scaled:

@@ -12,7 +12,7 @@ from model_export.factorise.shapes import Shape
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """`leaf` · `by`: the leaf has the item axis, what it is scaled by has not; None is 1."""
+    """`leaf` · `by`: the leaf has the item axis, its scale does not. A scale of None is 1."""
 
     leaf: Tensor
     by: Tensor | None = None
@@ -20,7 +20,7 @@ class Term:
 
 @dataclass(eq=False)
 class Affine:
-    """Σ terms + base, the base being the same for all candidates. All have as many axes as `shape`, some of them 1."""
+    """Σ terms + base, with a base that all candidates share. All have as many axes as `shape`, some of them 1."""
 
     shape: Shape
     terms: tuple[Term, ...] = ()
@@ -34,21 +34,21 @@ class Affine:
 
     @property
     def plain(self) -> Tensor | None:
-        """The single tensor that it equals, if it is one."""
+        """The single tensor that it equals, if any."""
         if not self.terms:
             return self.base
         first = self.terms[0]
         return first.leaf if len(self.terms) == 1 and self.base is None and first.by is None else None
 
     def map(self, change: Callable[[Tensor], Tensor], shape: Shape) -> "Affine":
-        """With each tensor changed in the same way, by layout."""
+        """Change the layout of each tensor in the same way."""
         terms = tuple(Term(change(term.leaf), term.by and change(term.by)) for term in self.terms)
         return Affine(shape, terms, self.base and change(self.base))
 
 
 @dataclass(eq=False)
 class Concat:
-    """Parts side by side along an axis, counted from the front; the other axes of the parts' shapes are the whole's."""
+    """Parts side by side along an axis, counted from the front. In other axes the parts' shapes are the whole's."""
 
     shape: Shape
     axis: int
@@ -66,7 +66,7 @@ class Concat:
         return tuple(part.shape[self.axis] for part in self.parts)
 
     def map(self, change: "Callable[[Affine | Concat], Affine | Concat]", shape: Shape, axis: int) -> "Concat":
-        """With each part changed in the same way; the parts' axis is now `axis` of `shape`."""
+        """Change each part in the same way; the parts' axis is now `axis` of `shape`."""
         return Concat(shape, axis, tuple(change(part) for part in self.parts))
 
 
@@ -75,7 +75,7 @@ Laid = Affine | Concat
 
 @dataclass(eq=False)
 class Flattened:
-    """Of shape [N·T, …], held as [N, T, …]: the first `merged` axes of `inner` are one axis."""
+    """Value of shape [N·T, …], held as [N, T, …]: the first `merged` axes of `inner` are one axis."""
 
     shape: Shape
     inner: Laid
@@ -89,13 +89,13 @@ class Flattened:
 
 @dataclass(frozen=True, eq=False)
 class Opaque:
-    """A tensor whose shape is unknown before its inputs."""
+    """A tensor whose shape depends on its inputs' contents."""
 
     tensor: Tensor
 
     @property
     def varies(self) -> bool:
-        """It is taken to have the item axis."""
+        """Always true: it is assumed to have the item axis."""
         return True
 
 
@@ -103,10 +103,10 @@ Value = Laid | Flattened | Opaque
 
 
 def laid_parts(value: Laid, axis: int) -> Sequence[Laid]:
-    """The parts along that axis; the value itself if it has none there."""
+    """Return the parts along that axis; the value itself if it has none."""
     return value.parts if isinstance(value, Concat) and value.axis == axis else (value,)
 
 
 def with_terms(value: Affine, terms: Sequence[Term], base: Tensor | None) -> Affine:
-    """Another sum of the same shape."""
+    """Return another sum of the same shape."""
     return replace(value, terms=tuple(terms), base=base, real=None)

@@ -1,4 +1,4 @@
-"""The new graph as a file's contents: nodes that are needed, in their order, under the plain graph's names outside."""
+"""Assembly of the new graph: the needed nodes in order, with the plain graph's names for inputs and outputs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ def write_model(
     outputs: Mapping[str, Tensor],
     initializers: Mapping[str, onnx.TensorProto],
 ) -> onnx.ModelProto:
-    """A model with the inputs, outputs and versions of `plain`, whose initializers are taken over where needed."""
+    """Return a model with the inputs, outputs and versions of `plain`; needed initialisers are taken from it."""
     needed = {tensor.name for tensor in outputs.values()}
     constants = {tensor.name: tensor for tensor in outputs.values() if tensor.value is not None}
     kept: list[onnx.NodeProto] = []
@@ -35,8 +35,8 @@ def write_model(
 
 
 def _named(nodes: Sequence[onnx.NodeProto], outputs: Mapping[str, Tensor]) -> list[onnx.NodeProto]:
-    """Gives the outputs their names where a node makes them; the nodes that copy the others: inputs and constants."""
-    # Names captured by subgraphs stay theirs.
+    """Name the outputs that a node makes; return copying nodes for the others, inputs and constants."""
+    # Names that subgraphs capture must stay.
     plain = not any(captured(node) for node in nodes)
     made = {name for node in nodes for name in node.output if plain}
     renamed: dict[str, str] = {}
@@ -56,5 +56,5 @@ def _named(nodes: Sequence[onnx.NodeProto], outputs: Mapping[str, Tensor]) -> li
 def _initializer(tensor: Tensor) -> onnx.TensorProto:
     if tensor.value is None:
         raise TypeError(f"{tensor.name} is not a constant")
-    # Not ascontiguousarray, which gives a scalar an axis.
+    # Not ascontiguousarray, which would add an axis to a scalar.
     return numpy_helper.from_array(tensor.value.copy(order="C"), tensor.name)
