@@ -38,8 +38,7 @@ _PROBES = (
     "A two-bedroom flat near the harbour, bright and quiet, with a view of the old lighthouse. " * 12,
 )
 _PROBED_ITEMS = 4
-# CPUs sum in different orders. In fp32 the effect is below one step of fp16; in int8 it moves some activations by one
-# step.
+# CPUs sum in different orders. In fp32 the effect is below one step of fp16; in int8 it moves some activations a step.
 _TOLERANCES: Mapping[EncoderPrecision, float] = {"fp32": 1e-3, "int8": 5e-2}
 
 

@@ -15,7 +15,7 @@ _LEAST_SCORE = 1e-7
 
 
 def measure_uncertainty(schema: FeatureSchema, evidence: Evidence, run: Run) -> Uncertainty:
-    """Fit it on up to 10,000 valid rows. Raises ExportError if they are too few or too alike to tell."""
+    """Fit it on up to 10,000 valid rows. Raises ExportError for aggregated rows, too few items or one label."""
     if evidence.is_aggregated:
         raise ExportError(
             "--uncertainty needs one row an impression: in this dataset a row stands for several; export without it"

@@ -88,7 +88,7 @@ class Emitter:
     """Writer of a graph's nodes. Reads varying lengths from these inputs."""
 
     def __init__(self, prefix: str, inputs: Iterable[Tensor]) -> None:
-        """`prefix`: begins all generated names."""
+        """`prefix`: of all generated names."""
         self._axes = {dim: (tensor, axis) for tensor in inputs for axis, dim in enumerate(tensor.shape)}
         self.nodes: list[Emitted] = []
         self.joined_tables: dict[str, tuple[Tensor, ...]] = {}

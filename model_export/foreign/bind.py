@@ -1,4 +1,4 @@
-"""Binds a graph's inputs to the schema's columns by name, and its outputs to heads.
+"""Binding of a graph's inputs to the schema's columns by name, and of its outputs to heads.
 
 An input has the name of a schema tensor, of a feature, or `history_` and an item feature. Knows no weights.
 """
@@ -20,7 +20,7 @@ _NUMBERS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 
 
 class Binding(NamedTuple):
-    """What fills the input `name`: columns [..., w], without that axis if `flat`, once for each item if `repeated`."""
+    """Source of the input `name`: columns [..., w], without that axis if `flat`, once per item if `repeated`."""
 
     name: str
     columns: Columns
@@ -39,10 +39,10 @@ class Binding(NamedTuple):
 
 
 def bind_inputs(model: ModelProto, schema: FeatureSchema) -> list[Binding]:
-    """Where every input of the graph gets its values.
+    """Return the source of every input of the graph.
 
-    Raises ExportError, naming the input, for a name that the schema lacks, another type or width, items of a fixed
-    number or of two axes, and a graph that sees no item.
+    Raises ExportError, naming the input, for a name that the schema lacks, a wrong type or width, a fixed number of
+    items or two axes of items; also for a graph without item input.
     """
     known = named_columns(schema)
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -57,9 +57,9 @@ def bind_inputs(model: ModelProto, schema: FeatureSchema) -> list[Binding]:
 
 
 def head_outputs(model: ModelProto, named: Mapping[str, str]) -> dict[str, str]:
-    """Head → output, the first of them pctr: as `named`, else by the outputs' own names, else the only one there is.
+    """Return the output of each head, pctr first: from `named`, else by the outputs' own names, else the only output.
 
-    Raises ExportError for an output that is not there or has more than one number an item, and if none is pctr.
+    Raises ExportError for an output that does not exist or has more than one number per item, and if none is pctr.
     """
     outputs = {one.name: one for one in model.graph.output}
     heads = dict(named) or {name: name for name in outputs}
@@ -74,7 +74,7 @@ def head_outputs(model: ModelProto, named: Mapping[str, str]) -> dict[str, str]:
         if name not in outputs:
             raise ExportError(f"the head {head!r} is to be the output {name!r}; there are {', '.join(outputs)}")
         shape = _shape(outputs[name])
-        # A second axis without a length is left to the proof, which counts the scores.
+        # A second axis of unknown length is left to the proof, which counts the scores.
         if len(shape) not in (1, 2) or (isinstance(shape[-1], int) and len(shape) == 2 and shape[-1] != 1):
             raise ExportError(f"the output {name!r} is {shape}; a head is one number an item: [N] or [N, 1]")
         if isinstance(shape[0], int):
@@ -83,7 +83,7 @@ def head_outputs(model: ModelProto, named: Mapping[str, str]) -> dict[str, str]:
 
 
 def _item_axis(items: Sequence[ValueInfoProto]) -> str | None:
-    """The name of the items' axis, None if it has none."""
+    """Return the name of the items' axis; None if it has no name."""
     if not items:
         raise ExportError("the graph has no item input, so all candidates would get the same score")
     names: dict[str | None, str] = {}
@@ -128,14 +128,14 @@ def _bind(one: ValueInfoProto, columns: Columns, item_axis: str | None) -> Bindi
 
 
 def _fits(shape: Sequence[int | str | None], rest: Sequence[int]) -> bool:
-    """Whether axes are, from the second on, of the given lengths, or free."""
+    """Return whether all axes but the first have the given lengths, or are free."""
     return len(shape) == len(rest) + 1 and all(
         length == due or not isinstance(length, int) for length, due in zip(shape[1:], rest, strict=True)
     )
 
 
 def _shape(value: ValueInfoProto) -> list[int | str | None]:
-    """Its axes: a length, the name of one that varies, or None for one that has none."""
+    """Return the axes: a fixed length, a dynamic axis' name, or None if it has no name."""
     return [
         dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
         for dim in value.type.tensor_type.shape.dim

@@ -1,5 +1,6 @@
-"""Reads a third-party ONNX file: the graph is complete, safe to run and finite, or the error says why not. Knows
-nothing of a schema, nor of the inputs' meaning.
+"""Reader of third-party ONNX files: the graph is complete, safe to run and free of NaN, or the error says why not.
+
+Knows neither a schema nor the inputs' meaning.
 """
 
 from collections.abc import Iterator
@@ -22,10 +23,10 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 
 
 def read_model(path: Path) -> ModelProto:
-    """The model with all weights in it, functions inlined, in opset 18 or later.
+    """Return the model with all weights in it, functions inlined, in opset 18 or later.
 
-    Raises ExportError for an invalid or truncated ONNX file, of an opset or operator that cannot be run, with weights
-    outside its folder, or with a weight that is NaN.
+    Raises ExportError for an invalid or truncated ONNX file, an opset or operator that cannot run, weights outside its
+    folder, and weights with NaN.
     """
     if not path.is_file():
         raise ExportError(f"{path}: no such file")
@@ -58,7 +59,7 @@ def _check_opset(path: Path, model: ModelProto) -> None:
 
 
 def _in_opset(path: Path, model: ModelProto) -> ModelProto:
-    """The same graph in the opset that the pass reads, if it is older."""
+    """Return the graph in the opset that the pass reads, converted if it is older."""
     own = next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), OPSET)
     if own >= OPSET:
         return model
@@ -73,7 +74,7 @@ def _in_opset(path: Path, model: ModelProto) -> ModelProto:
 
 
 def _load_external(path: Path, model: ModelProto) -> None:
-    """Weights in files of their own, which may lie nowhere but beside the graph or below."""
+    """Load weights from files of their own, which must lie beside the graph or below."""
     folder = path.parent.resolve()
     for tensor in _tensors(model.graph):
         if not uses_external_data(tensor):
@@ -111,7 +112,7 @@ def _check_weights(path: Path, model: ModelProto) -> None:
 
 
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    """All nodes, those of the bodies of If, Loop and Scan too."""
+    """Yield all nodes, including those in the bodies of If, Loop and Scan."""
     for node in graph.node:
         yield node
         for body in _bodies(node):
@@ -119,7 +120,7 @@ def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
 
 
 def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    """All weights: initialisers and constants."""
+    """Yield all weights: initialisers and constants."""
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:

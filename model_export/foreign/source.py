@@ -34,8 +34,8 @@ from msd.teachers.knowledge import KnowledgeBase
 
 @dataclass(frozen=True)
 class Foreign:
-    """A graph, the schema that its inputs are called by, and what its rows are made of; `lean`: a leaner graph with
-    inputs and outputs of the same names, for overload."""
+    """A graph, the schema that names its inputs, and the sources of its rows. `lean`: a leaner graph with the same
+    input and output names, for overload."""
 
     model: ModelProto
     bindings: list[Binding]
@@ -48,7 +48,7 @@ class Foreign:
     lean: ModelProto | None = None
 
     def recipe(self) -> Recipe:
-        """A bundle of it."""
+        """Return the recipe of its bundle."""
         content = _content(self.model)
         student = self.vectors.student or None
         return Recipe(
@@ -95,10 +95,10 @@ def _content(model: ModelProto) -> str:
 def load_foreign(
     onnx_file: Path, dataset: Path, tensors: Path | None, student: Path | None, heads: Mapping[str, str]
 ) -> Foreign:
-    """A graph whose inputs are called by the schema of `dataset`, or by that of the folder that `msd tensors` wrote.
+    """Load a graph whose inputs are named by the schema of `dataset`, or of the `msd tensors` folder.
 
-    Without that folder there are no vectors. Raises MsdError for what does not belong together, and ExportError for a
-    graph that cannot be served.
+    Without that folder there are no vectors. Raises MsdError if the inputs do not belong together, and ExportError if
+    the graph cannot be served.
     """
     data = load_dataset(dataset)
     if tensors is None:
@@ -135,7 +135,7 @@ def _student(record: TensorRecord, tensors: Path, student: Path | None) -> tuple
 
 
 class _Scores:
-    """The graph itself, asked with what its own inputs are called."""
+    """The graph itself, run with its own inputs."""
 
     def __init__(self, model: ModelProto, bindings: list[Binding], heads: Mapping[str, str]) -> None:
         self._bindings, self._heads = bindings, heads
@@ -149,7 +149,7 @@ class _Scores:
             raise ExportError(f"onnxruntime cannot load the graph: {error}") from None
 
     def __call__(self, tensors: Tensors) -> NDArray[np.float32]:
-        """[H, N]; raises ExportError for anything but a probability per candidate."""
+        """Return scores [H, N]. Raises ExportError for anything but a probability per candidate."""
         count = max(len(tensors[one.columns.tensor.name]) for one in self._bindings)
         feed = {binding.name: binding.value(tensors, count) for binding in self._bindings}
         try:

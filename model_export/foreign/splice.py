@@ -1,5 +1,6 @@
-"""Converts a graph with custom inputs to the schema's tensors: user and context once, heads [N]. `bind` decides the
-mapping; this module writes the nodes.
+"""Conversion of a graph with custom inputs to the schema's tensors: user and context once, heads [N].
+
+`bind` decides the mapping; this module writes the nodes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ _TYPES = {"int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
 def spliced_graph(
     model: ModelProto, bindings: Sequence[Binding], schema: FeatureSchema, heads: Mapping[str, str]
 ) -> ModelProto:
-    """The graph with all of the schema's tensors as inputs, user side once, and [N] heads; `heads`: head → output."""
+    """Return the graph with all schema tensors as inputs, the user side once, and heads [N]. `heads`: head → output."""
     inner = compose.add_prefix(model, _PREFIX)
     item = next(spec for spec in schema.tensors if spec.side == "item")
     nodes: list[NodeProto] = []
@@ -44,7 +45,7 @@ def spliced_graph(
 
 
 def _adapt(binding: Binding, item: str, constants: list[TensorProto]) -> list[NodeProto]:
-    """From one of the schema's tensors to an input, in operators that are the same in every opset."""
+    """Return the nodes from a schema tensor to an input, with operators that are the same in every opset."""
     spec, value = binding.columns.tensor, binding.columns.tensor.name
     base = f"bind/{binding.name}"
     steps: list[NodeProto] = []
@@ -75,7 +76,7 @@ def _adapt(binding: Binding, item: str, constants: list[TensorProto]) -> list[No
 
 
 def _tail(head: str, output: str, constants: list[TensorProto]) -> list[NodeProto]:
-    """From an output [N] or [N, 1] of any float type to a head."""
+    """Return the nodes from an output [N] or [N, 1] of any float type to a head."""
     base = f"bind/{head}"
     constants.append(numpy_helper.from_array(np.array([-1], np.int64), f"{base}/shape"))
     flat = helper.make_node("Reshape", [output, f"{base}/shape"], [f"{base}/flat"])

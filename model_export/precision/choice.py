@@ -1,5 +1,6 @@
-"""Chooses a bundle's precision: the requested one if it passes the gate, or the fastest that does. Times on one thread,
-in turns, at the expected number of candidates.
+"""Choice of a bundle's precision: the requested one if it passes the gate, or the fastest that does.
+
+Times are on one thread, in turns, at the expected number of candidates.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ LEAST_GAIN = 1.05
 
 @dataclass(frozen=True)
 class Chosen:
-    """The graph to be served, how to run it as it will be, and the record of the decision."""
+    """The graph to serve, its run as in service, and the record of the decision."""
 
     graph: bytes
     run: Run
@@ -39,9 +40,9 @@ def choose(
     rows: Evidence,
     progress: Callable[[str, int], None],
 ) -> Chosen:
-    """The precision for a graph in fp32, judged by its first head, clicks, and by conversions if it has that head.
+    """Choose the precision of an fp32 graph, by its first head (clicks), and by conversions if it has that head.
 
-    Raises ExportError when the precision asked for cannot be run or judged here, or does not pass the gate.
+    Raises ExportError if the requested precision cannot run or be judged here, or fails the gate.
     """
     if asked == "fp32":
         return Chosen(graph, open_run(graph, "fp32", heads), PrecisionRecord())
@@ -80,9 +81,9 @@ def choose(
 
 
 def pick(asked: Asked, tried: Mapping[Precision, Tried]) -> Precision:
-    """The precision asked for, or of all that passed the fastest, fp32 unless another gains a twentieth.
+    """Return the requested precision; for auto the fastest that passed, or fp32 if the gain is below 5 %.
 
-    Raises ExportError when the one asked for was refused.
+    Raises ExportError if the requested precision was refused.
     """
     if asked != "auto":
         if reason := tried[asked].refused:
@@ -116,7 +117,7 @@ def _verdicts(
     rows: Evidence, heads: Sequence[str], plain: Probabilities, other: Probabilities
 ) -> tuple[Verdict, Verdict | None]:
     """Return the verdicts on clicks, by all valid rows, and on conversions, by those with a click, as they are learned
-    and priced; scores are [H, n]."""
+    and priced. Scores are [H, n]."""
     clicks = judge(rows.labels, rows.users, plain[0], other[0])
     if CONVERSIONS not in heads or rows.conversions is None:
         return clicks, None

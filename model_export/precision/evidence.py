@@ -1,5 +1,6 @@
-"""Real rows as the service sees them: train rows for scales, valid rows to judge by. Tensors are made from the bundle's
-own rows. Knows nothing about graphs.
+"""Real rows as the service sees them: train rows for scales, valid rows to judge by.
+
+Tensors are made from the bundle's own rows. Knows nothing about graphs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from msd.ranker.features import Features
 from msd.ranker.metrics import Labels
 
 CONVERSIONS = "pcvr"
-"""The head that is judged by conversions of clicks; all others but clicks are not judged."""
+"""The head judged by conversions of clicks; of the others only clicks are judged."""
 _TRAIN_ROWS = 1_000
 _VALID_ROWS = 10_000
 _TIMED_ROWS = 50
@@ -28,7 +29,7 @@ _REFERENCE_ROWS = 2_000
 
 
 class Evidence:
-    """Rows of a dataset, evenly spread: up to 1,000 to train on, up to 10,000 to validate on."""
+    """Rows of a dataset, evenly spread: up to 1,000 train rows for scales, up to 10,000 valid rows to judge by."""
 
     def __init__(self, dataset: Dataset, features: Features, rows: BundleRows) -> None:
         self._dataset = dataset
@@ -40,19 +41,19 @@ class Evidence:
         self.conversions: Labels | None = (
             None if features.conversions is None else features.converted(np.asarray(self._valid, np.int64))
         )
-        """Whether each valid row is a click that converted, if the dataset says so."""
+        """Whether each valid row is a click that converted, if the dataset has conversions."""
         self.items: NDArray[np.int64] = features.item.rows.numpy()[self._valid].astype(np.int64)
         self.is_aggregated = bool((features.impressions.numpy()[self._valid] != 1).any())
         self.users: NDArray[np.int64] = features.user.rows.numpy()[self._valid].astype(np.int64)
 
     def train(self) -> Iterator[Tensors]:
-        """The tensors of each train row, one candidate each."""
+        """Return the tensors of each train row, with one candidate each."""
         return map(self._tensors, self._train)
 
     def valid(self) -> Iterator[Tensors]:
-        """The tensors of each valid row, one candidate each, in the order of `labels` and `users`.
+        """Return the tensors of each valid row, with one candidate each, in the order of `labels` and `users`.
 
-        Raises ExportError when all have one label: nothing could be judged by them.
+        Raises ExportError if all have one label: nothing could be judged by them.
         """
         if len(np.unique(self.labels)) < 2:
             raise ExportError(
@@ -71,16 +72,16 @@ class Evidence:
         return None
 
     def some(self) -> Iterator[Tensors]:
-        """The tensors of up to 2,000 valid rows, one candidate each, whatever their labels."""
+        """Return the tensors of up to 2,000 valid rows, with one candidate each, whatever their labels."""
         return map(self._tensors, self._valid[:: max(1, len(self._valid) // _REFERENCE_ROWS)][:_REFERENCE_ROWS])
 
     def unknown(self) -> Tensors:
-        """Return the tensors of the first valid row, its item unknown."""
+        """Return the tensors of the first valid row, with an unknown item."""
         golden = self._rows.golden(plain_request(self._dataset, self._features, self._valid[0]))
         return self._rows.tensors(golden.model_copy(update={"items": {}}))
 
     def request(self, candidates: int) -> Tensors:
-        """Return the tensors of one user with a number of candidates: those of the first valid rows, repeated."""
+        """Return the tensors of one user with that many candidates: those of the first valid rows, repeated."""
         some = self._timed
         sides = {spec.name: spec.side for spec in self._features.schema.tensors}
         return {
@@ -91,8 +92,10 @@ class Evidence:
         }
 
     def cold(self, vectors: Mapping[str, NDArray[np.float16]]) -> Iterator[Tensors]:
-        """The tensors of up to 1,000 valid rows whose items have one of the vectors [D], by item id, and nothing else,
-        as an ad whose request has only a text."""
+        """Yield the tensors of up to 1,000 valid rows whose items have one of the vectors [D], by item ID.
+
+        The items have nothing else, like an ad whose request has only a text.
+        """
         codec = self._rows.codecs["item"]
         items = self._dataset.events["item_id"]
         held = np.array([row for row in self._valid if items[row] in vectors], np.int64)

@@ -1,6 +1,6 @@
 """Quality gate of a precision: same rows as fp32, bounds on the differences. Knows probabilities, not graphs.
 
-AUC and logloss pass only if the worse end of the paired 95 % interval over users is within its bound: with too few
+AUC and logloss pass only if the worse end of the paired 95 % interval over users is within its bound. With too few
 rows, fp32 stays.
 """
 
@@ -19,10 +19,10 @@ from msd.ranker.metrics import (
     measure_pooled,
 )
 
-# A fifteenth of what a teacher's knowledge gains in AUC on MovieLens-100K (.0076), a twentieth in logloss (.0105).
+# 1/15 of the AUC that a teacher's knowledge gains on MovieLens-100K (.0076), 1/20 of the logloss (.0105).
 AUC_BOUND = 0.0005
 LOGLOSS_BOUND = 0.0005
-# A tenth of the error of a calibrated model on MovieLens-100K's test rows (.020).
+# 1/10 of a calibrated model's ECE on MovieLens-100K's test rows (.020).
 ECE_BOUND = 0.002
 # Bids are multiplied by pCTR: total spend may change by half a percent.
 RATIO_BOUND = 0.005
@@ -41,7 +41,7 @@ class Verdict(NamedTuple):
 def judge(
     labels: Labels, users: NDArray[np.int64], plain: Probabilities, other: Probabilities, of: str = "clicks"
 ) -> Verdict:
-    """Compares `other` [n] with fp32's `plain` [n] on n rows, of `users` [n], that hold both labels. `of`: what is
+    """Compare `other` [n] with fp32's `plain` [n] on n rows of `users` [n], which hold both labels. `of`: what is
     predicted."""
     before, after = measure_pooled(labels, plain), measure_pooled(labels, other)
     # With too few users, rows are resampled.
@@ -65,8 +65,8 @@ def judge(
 
 
 def _in_bins_of(plain: Probabilities, labels: Labels, other: Probabilities) -> list[CalibrationBin]:
-    """The calibration curve of `other` over fp32's bins: else rows that change bins by rounding would be all of the
-    difference."""
+    """Return the calibration curve of `other` over fp32's bins. With its own bins, rows that change bins by rounding
+    would make up the whole difference."""
     order = np.argsort(plain, kind="stable")
     places = np.cumsum([int(one.impressions) for one in calibration(labels, plain)])[:-1]
     return [

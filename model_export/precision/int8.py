@@ -1,7 +1,7 @@
-"""Quantises a graph's layers to int8: weights by output channel, activations by constant scales from real rows, so that
-no score depends on its batch.
+"""Quantisation of a graph's layers to int8.
 
-Small layers, including the last, are left. Does not know how good the scores are.
+Weights have a scale per output channel. Activations have constant scales from real rows, so that no score depends on
+its batch. Small layers, including the last, stay as they are. Does not know how good the scores are.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,15 +17,15 @@ from model_export.errors import ExportError
 from msd.contract.assemble import Tensors
 from msd.contract.instructions import adds_int8_exactly
 
-# Rounding a layer's inputs costs time by inputs, and gains it by inputs × outputs.
+# Rounding a layer's inputs costs time per input, and saves time per input × output.
 _LEAST_INPUTS, _LEAST_OUTPUTS = 32, 16
 _DOMAIN = "com.microsoft"
 Floats = NDArray[np.float32]
 
 
 class _Layer(NamedTuple):
-    """A product with constant weights [K, M], and the name of what is added to it, empty where nothing is. `shared`:
-    that is [M] or [1, M], so the same for all rows."""
+    """A product with constant weights [K, M]. `added`: name of the tensor added to it, empty if none. `shared`: that
+    tensor is [M] or [1, M], the same for all rows."""
 
     activation: str
     output: str
@@ -35,32 +35,32 @@ class _Layer(NamedTuple):
 
 
 class _Range(NamedTuple):
-    """The values of an activation over all rows, and their rounding to 256 steps that include 0."""
+    """Range of an activation over all rows, and its rounding to 256 steps that include 0."""
 
     low: float
     high: float
 
     @property
     def scale(self) -> np.float32:
-        """The size of a step."""
+        """Size of a step."""
         return np.float32(max(self.high - self.low, 1e-6) / 255)
 
     @property
     def zero(self) -> np.uint8:
-        """The step that is 0."""
+        """Step that is 0."""
         return np.uint8(round(-self.low / self.scale))
 
 
 def check_int8(instructions: tuple[str, ...]) -> None:
-    """Raises ExportError for a CPU that would not add products of int8 exactly."""
+    """Raise ExportError if the CPU does not sum products of int8 exactly."""
     if not adds_int8_exactly(instructions):
         raise ExportError(f"int8: this CPU ({' '.join(instructions)}) has no VNNI, without which sums are cut")
 
 
 def quantise(graph: bytes, rows: Iterable[Tensors]) -> bytes:
-    """The graph with every large product with constant weights in int8, its activations' ranges those over `rows`.
+    """Return the graph with every large product with constant weights in int8, and activation ranges from `rows`.
 
-    Raises ExportError when it has none, or when an activation is not a finite number.
+    Raises ExportError if it has no such product, or if an activation is not finite.
     """
     model = onnx.load_from_string(graph)
     layers = _layers(model)
@@ -91,7 +91,7 @@ def quantise(graph: bytes, rows: Iterable[Tensors]) -> bytes:
 
 
 def _layers(model: onnx.ModelProto) -> dict[int, _Layer]:
-    """The layers to quantise, by the place of their node."""
+    """Return the layers to quantise, by index of their node."""
     constants, shapes = _constants(model.graph), _shapes(model)
     found = {}
     for place, node in enumerate(model.graph.node):
@@ -102,7 +102,7 @@ def _layers(model: onnx.ModelProto) -> dict[int, _Layer]:
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, Floats]:
-    """All that is known now: initialisers, Constant nodes, and either transposed."""
+    """Return the known constants: initialisers, Constant nodes, and transposes of either."""
     tensors = {one.name: one for one in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -119,7 +119,7 @@ def _constants(graph: onnx.GraphProto) -> dict[str, Floats]:
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """Of what the graph holds or makes, where it can be told before it runs; an axis that varies is 0."""
+    """Return the shapes of initialisers and inner tensors, as far as inferred; a varying axis is 0."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     shapes = {one.name: list(one.dims) for one in graph.initializer}
     for value in graph.value_info:
@@ -164,14 +164,14 @@ def _ranges(model: onnx.ModelProto, names: Sequence[str], rows: Iterable[Tensors
 
 
 def _rounding(graph: onnx.GraphProto, name: str, of: _Range) -> onnx.NodeProto:
-    """The node that rounds an activation, once for all layers that read it."""
+    """Return the node that rounds an activation, once for all layers that read it."""
     graph.initializer.append(numpy_helper.from_array(np.array(of.scale), f"{name}.scale"))
     graph.initializer.append(numpy_helper.from_array(np.array(of.zero), f"{name}.zero"))
     return helper.make_node("QuantizeLinear", [name, f"{name}.scale", f"{name}.zero"], [f"{name}.int8"])
 
 
 def _product(graph: onnx.GraphProto, layer: _Layer) -> list[onnx.NodeProto]:
-    """The product of rounded activations and rounded weights, in fp32 again, and what is added to it."""
+    """Return the nodes of the product of rounded activations and weights, back in fp32, and of the addition to it."""
     scales = (np.maximum(np.abs(layer.weights).max(0), 1e-8) / 127).astype(np.float32)
     made = {
         "weights": np.round(layer.weights / scales).astype(np.int8),
@@ -184,7 +184,7 @@ def _product(graph: onnx.GraphProto, layer: _Layer) -> list[onnx.NodeProto]:
     inputs = [activation[0], names["weights"], activation[1], names["scales"], activation[2], names["zeros"]]
     nodes = []
     if layer.shared:
-        # Which the operator adds itself, sparing a pass over its output, where it has one axis.
+        # The operator itself adds a tensor of one axis, which saves a pass over its output.
         flat = np.array([-1], np.int64)
         graph.initializer.append(numpy_helper.from_array(flat, f"{layer.output}.flat"))
         nodes.append(helper.make_node("Reshape", [layer.added, f"{layer.output}.flat"], [f"{layer.output}.added"]))
@@ -199,7 +199,7 @@ def _product(graph: onnx.GraphProto, layer: _Layer) -> list[onnx.NodeProto]:
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Leaves out the weights in fp32 that nothing reads any more, and what transposed them."""
+    """Remove nodes and fp32 weights that nothing reads any more."""
     outputs = {one.name for one in graph.output}
     while True:
         read = outputs | {name for node in graph.node for name in node.input}
