@@ -1,4 +1,4 @@
-"""The graph benchmark, top to bottom: train, export, factorise, prove, judge precisions, time, report."""
+"""The graph benchmark: train, export, factorise, prove, judge precisions, time, report."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,7 +48,7 @@ from msd.report import Heard
 
 @dataclass(frozen=True)
 class GraphPlan:
-    """Durations: `seconds` for each race, twice that for the reference model's."""
+    """Plan of the benchmark. `seconds`: of each race; twice that for the reference model's."""
 
     sizes: Sizes = field(default_factory=Sizes)
     training: ReferenceTraining = field(default_factory=ReferenceTraining)
@@ -58,7 +58,7 @@ class GraphPlan:
 
 
 def bench_graph(plan: GraphPlan, work: Path, bundle: Path | None, heard: Heard) -> dict[str, Any]:
-    """All figures, ready for JSON. `work` keeps the trained model. Raises MsdError if `bundle` is invalid."""
+    """Return all figures, ready for JSON. `work` keeps trained models. Raises MsdError if `bundle` is invalid."""
     start = time.perf_counter()
     ranker = None if bundle is None else ranker_of(bundle)
     trained = trained_reference(work, plan.sizes, plan.training, partial(heard, "Training the reference model"))
@@ -102,13 +102,13 @@ def bench_graph(plan: GraphPlan, work: Path, bundle: Path | None, heard: Heard) 
 
 
 class _Races:
-    """Holds races, and tells how many are over."""
+    """Runner of races; reports how many are over."""
 
     def __init__(self, heard: Heard, races: int) -> None:
         self._heard, self._races, self._over = heard, races, 0
 
     def timed(self, doing: str, contestants: Mapping[str, Contestant], counts: Sequence[int], seconds: float) -> Timed:
-        """The median microseconds of each contestant, by number of candidates."""
+        """Return the median microseconds of each contestant, by number of candidates."""
         turns: dict[str, dict[int, float]] = {name: {} for name in contestants}
         blocks: dict[str, dict[int, float]] = {name: {} for name in contestants}
         for count in counts:
@@ -125,7 +125,7 @@ def _graphs_of(ranker: RacedRanker) -> dict[str, Contestant]:
 
 
 def _accepted(tried: Mapping[Form, Lowered]) -> list[Precision]:
-    """fp32, and the precisions that the gate accepts."""
+    """Return fp32 and the precisions that the gate accepts."""
     return ["fp32", *(one for one in LOWER if one in tried and tried[one].verdict.refused is None)]
 
 

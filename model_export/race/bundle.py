@@ -1,6 +1,6 @@
-"""A bundle's ranker, as it is and factorised, with requests from its goldens.
+"""A bundle's ranker, plain and factorised, with requests from its goldens.
 
-If the export has factorised it already, the pass finds nothing more; the manifest has the plain graph's time.
+If the export has already factorised it, the pass finds nothing more. The manifest has the plain graph's time.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from msd.contract.rows import RowCodec
 
 @dataclass(frozen=True)
 class RacedRanker:
-    """Both graphs, and one real request."""
+    """Both graphs of a bundle's ranker, and one real request."""
 
     bundle: Bundle
     plain: onnx.ModelProto
@@ -32,7 +32,7 @@ class RacedRanker:
     golden: Feeds
 
     def as_json(self) -> dict[str, Any]:
-        """Which bundle it is, in which precision, and what its export found of its plain graph, if it tells."""
+        """Return the bundle's ID and precision, and its export's record of the graph, if any."""
         manifest = self.bundle.manifest
         return {
             "bundle_id": manifest.bundle_id,
@@ -41,7 +41,7 @@ class RacedRanker:
         }
 
     def opened(self, graph: onnx.ModelProto) -> Runner:
-        """One of the graphs as the service runs the bundle. Raises ExportError where this machine cannot."""
+        """Open one of the graphs as the service runs the bundle. Raises ExportError if this machine cannot."""
         precision = self.bundle.precision
         if precision.chosen == "bf16":
             return in_openvino(graph, "bf16", precision.candidates)
@@ -50,7 +50,7 @@ class RacedRanker:
         return in_onnxruntime(graph)
 
     def request(self, candidates: int) -> Feeds:
-        """Return the request with its candidates repeated up to a number."""
+        """Return the request with its candidates repeated to that number."""
         of_item = {spec.name for spec in self.bundle.schema.tensors if spec.side == "item"}
         return {
             name: value[np.arange(candidates) % len(value)] if name in of_item else value
@@ -59,7 +59,7 @@ class RacedRanker:
 
 
 def ranker_of(folder: Path) -> RacedRanker:
-    """Raises BundleError that says what is wrong with the bundle."""
+    """Load a bundle's ranker. Raises BundleError if the bundle is invalid."""
     bundle = open_bundle(folder)
     golden = next(read_goldens(bundle.path(GOLDENS)), None)
     if golden is None:

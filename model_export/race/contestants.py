@@ -1,4 +1,4 @@
-"""The timed graphs, opened in their runtimes, for requests of any length. Times nothing."""
+"""The timed graphs, opened in their runtimes, for requests of any size. Times nothing."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,27 +14,27 @@ from model_export.race.subject import Subject
 from model_export.reference.inputs import Feeds, tiled
 
 Contestant = Callable[[int], Run]
-"""Return its runner for a number of candidates."""
+"""Returns its run for a number of candidates."""
 
 
 def on(runner: Runner, request: Callable[[int], Feeds]) -> Contestant:
-    """A graph on requests of `request`."""
+    """Return a graph's contestant, on requests of `request`."""
     return lambda count: partial(runner, request(count))
 
 
 def _expecting(served: Served, request: Callable[[int], Feeds]) -> Contestant:
-    """A graph on requests with just as many candidates as are expected."""
+    """Return a graph's contestant, opened for exactly the number of candidates of each request."""
     return lambda count: partial(served(count), request(count))
 
 
 def graphs_of(subject: Subject) -> dict[str, Contestant]:
-    """A network plain, passed and by hand."""
+    """Return a network's graphs: plain, passed and twin."""
     graphs = {PLAIN: subject.plain, PASSED: subject.passed.model, TWIN: subject.twin}
     return {name: on(in_onnxruntime(graph), subject.request) for name, graph in graphs.items()}
 
 
 def in_all_precisions(subject: Subject, forms: Mapping[Form, Lowered]) -> dict[str, Contestant]:
-    """The same tiled, and the passed graph in each form that is served, with its matrix products alone."""
+    """Return a network's graphs, also tiled, and its passed graph and matrix products in each served form."""
     contestants = {TILED: _tiled(subject)} | graphs_of(subject)
     contestants |= {floor_of("fp32"): _products(subject, lambda graph, feeds: partial(in_onnxruntime(graph), feeds))}
     for form, one in forms.items():
@@ -45,7 +45,7 @@ def in_all_precisions(subject: Subject, forms: Mapping[Form, Lowered]) -> dict[s
 
 
 def beside(reference: Subject, leaner: Mapping[str, Leaner]) -> dict[str, Contestant]:
-    """The reference tiled and passed, and each leaner model passed in each form that is served."""
+    """Return the reference, tiled and passed, and each leaner model, passed, in each served form."""
     contestants = {TILED: _tiled(reference), PASSED: on(in_onnxruntime(reference.passed.model), reference.request)}
     for name, one in leaner.items():
         contestants[leaner_in(name, "fp32")] = on(in_onnxruntime(one.subject.passed.model), one.subject.request)
@@ -67,6 +67,6 @@ def _products(subject: Subject, open_products: OpenProducts) -> Contestant:
 
 
 def without_rules(subject: Subject, rules: list[Rule]) -> dict[str, Contestant]:
-    """The graph passed with all rules, and without each of some."""
+    """Return the graph passed with all rules, and without each of `rules`."""
     graphs = {PASSED: subject.passed.model} | {rule.value: subject.without(rule) for rule in rules}
     return {name: on(in_onnxruntime(graph), subject.request) for name, graph in graphs.items()}

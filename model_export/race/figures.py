@@ -1,4 +1,4 @@
-"""From median times to reported figures: ratios, slopes, the share of matrix products. Measures nothing."""
+"""Reported figures from median times: ratios, slopes, the share of matrix products. Measures nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,54 +9,54 @@ import numpy as np
 from msd.contract.precision import Precision
 
 Times = Mapping[str, Mapping[int, float]]
-"""Microseconds by contestant, by number of candidates."""
+"""Microseconds by contestant and number of candidates."""
 
 TILED, PLAIN, PASSED, TWIN = "tiled", "plain", "passed", "twin"
 REFERENCE = "reference"
 SHOWN = (200, 1_000)
 LOWER: tuple[Precision, ...] = ("int8", "bf16")
 Form = Precision | Literal["fp32_openvino"]
-"""How a graph is served: in a precision on the runtime of its own, or in fp32 on OpenVINO, as a setting may ask."""
+"""How a graph is served: in a precision on its own runtime, or in fp32 on OpenVINO, if so configured."""
 Name = TypeVar("Name", bound=str)
 OPENVINO: Form = "fp32_openvino"
 
 
 class Timed(NamedTuple):
-    """Median times of the contestants of a race: in turns with all others, and each in blocks of its own."""
+    """Median times of a race's contestants: in turns with all others, and each in blocks of its own."""
 
     turns: Times
     blocks: Times
 
 
 def floor_of(precision: Form) -> str:
-    """The contestant that is the passed graph's matrix products alone."""
+    """Return the name of the contestant that is the passed graph's matrix products alone."""
     return f"floor_{precision}"
 
 
 def graph_in(form: Form) -> str:
-    """The contestant that is the passed graph in a form."""
+    """Return the name of the contestant that is the passed graph in a form."""
     return PASSED if form == "fp32" else form
 
 
 def leaner_in(name: str, form: Form) -> str:
-    """The contestant that is a leaner model's passed graph in a form."""
+    """Return the name of the contestant that is a leaner model's passed graph in a form."""
     return f"{name} {form}"
 
 
 @dataclass(frozen=True)
 class RaceFigures:
-    """Times of each model's contestants; of the reference model, with one rule off; of a bundle's ranker."""
+    """Times of each model's contestants, of the reference model without each rule, and of a bundle's ranker."""
 
     models: Mapping[str, Timed]
     without_rule: Timed
     bundle: Timed | None
     fp64_max_diff: float
     precision: Precision
-    """The fastest in a block of its own, at 200 candidates, of those that scored well enough."""
+    """The fastest at 200 candidates, in blocks of its own, of those that scored well enough."""
 
 
 def summarised(measured: RaceFigures) -> dict[str, Any]:
-    """All figures, ready for JSON; ratios are of times in turns, but for those under `in_blocks`."""
+    """Return all figures, ready for JSON. Ratios are of times in turns, except those under `in_blocks`."""
     best, floor = graph_in(measured.precision), floor_of(measured.precision)
     turns = {name: timed.turns for name, timed in measured.models.items()}
     reference, without_rule = turns[REFERENCE], measured.without_rule.turns
@@ -96,12 +96,12 @@ def _against_tiled(times: Times, fp32: str, best: str) -> dict[str, Any]:
 
 
 def fastest(blocks: Times, graphs: Mapping[Precision, str]) -> Precision:
-    """Of some precisions the one whose graph is fastest at 200 candidates, in a block of its own."""
+    """Return the precision whose graph is fastest at 200 candidates, in blocks of its own."""
     return min(graphs, key=lambda precision: blocks[graphs[precision]][SHOWN[0]])
 
 
 def summarised_leaner(timed: Timed, name: str, accepted: Sequence[Precision]) -> dict[str, Any]:
-    """Figures of a leaner model, in the precisions that the gate accepts, against the reference of the same race."""
+    """Return a leaner model's figures, in the accepted precisions, against the reference of the same race."""
     graphs = {precision: leaner_in(name, precision) for precision in accepted}
     best, fp32 = fastest(timed.blocks, graphs), graphs["fp32"]
     return {
@@ -114,18 +114,18 @@ def summarised_leaner(timed: Timed, name: str, accepted: Sequence[Precision]) ->
 
 
 def ratio(times: Times, slow: str, fast: str) -> dict[str, float]:
-    """By number of candidates, how often `fast` runs in the time of `slow`."""
+    """Return how many times `fast` runs in the time of `slow`, by number of candidates."""
     return {str(count): round(times[slow][count] / taken, 4) for count, taken in times[fast].items()}
 
 
 def slope(times: Mapping[int, float]) -> float:
-    """Microseconds a candidate: of the straight line nearest to the times."""
+    """Return microseconds per candidate: the slope of the least-squares line."""
     counts = sorted(times)
     return round(float(np.polyfit(counts, [times[count] for count in counts], 1)[0]), 4)
 
 
 def steps(times: Mapping[int, float]) -> dict[str, float]:
-    """Microseconds a candidate between each number and the next: equal where time is linear."""
+    """Return microseconds per candidate between each number and the next: equal if time is linear."""
     counts: Sequence[int] = sorted(times)
     return {
         f"{few}-{many}": round((times[many] - times[few]) / (many - few), 4)
@@ -134,5 +134,5 @@ def steps(times: Mapping[int, float]) -> dict[str, float]:
 
 
 def by_text(times: Mapping[Name, Mapping[int, float]]) -> dict[Name, dict[str, float]]:
-    """Rounded times with numbers of candidates as JSON has them."""
+    """Return rounded times, with numbers of candidates as JSON keys."""
     return {name: {str(count): round(one, 1) for count, one in taken.items()} for name, taken in times.items()}

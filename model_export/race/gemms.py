@@ -17,7 +17,7 @@ _PLACES = {"place": 0, "flat": (1, -1)}
 
 @dataclass(frozen=True)
 class Product:
-    """left [..., m, k] @ right [..., k, n]; `constant` says that right is a weight, which a runtime may pack once."""
+    """left [..., m, k] @ right [..., k, n]. `constant`: right is a weight, which a runtime may pack once."""
 
     left: tuple[int, ...]
     right: tuple[int, ...]
@@ -25,7 +25,7 @@ class Product:
 
 
 def products_of(model: onnx.ModelProto, feeds: Feeds) -> list[Product]:
-    """The graph's products for a request, by running it and looking."""
+    """Return the graph's products for a request, found by running it."""
     nodes = [node for node in model.graph.node if node.op_type in _PRODUCTS]
     constants = {one.name: to_array(one).shape for one in model.graph.initializer}
     wanted = sorted({name for node in nodes for name in node.input[:2] if name not in constants})
@@ -41,10 +41,10 @@ def products_of(model: onnx.ModelProto, feeds: Feeds) -> list[Product]:
 
 
 def products_graph(products: list[Product], seed: int) -> tuple[onnx.ModelProto, Feeds]:
-    """A graph of these products in fp32, each of its own random input, and its inputs.
+    """Return an fp32 graph of these products, each with its own random input, and the graph's inputs.
 
-    Its output [1, 1] is the sum of the first row of each result: so no runtime can leave one out, nor spends time on
-    handing large results over. The sum is a product too, because OpenVINO makes all after the last one fp32.
+    Its output [1, 1] is the sum of the first row of each result: so no runtime can omit one or spends time on returning
+    large results. The sum is a product too, because OpenVINO runs all after the last product in fp32.
     """
     rng = np.random.default_rng(seed)
     nodes, rows, inputs, feeds = [], [], [], Feeds()
@@ -72,7 +72,7 @@ def products_graph(products: list[Product], seed: int) -> tuple[onnx.ModelProto,
 
 
 def _shapes(model: onnx.ModelProto, names: list[str], feeds: Feeds) -> dict[str, tuple[int, ...]]:
-    """The shapes that some tensors of a graph have for a request; those that are inputs are not asked for."""
+    """Return the shapes of a graph's tensors for a request, except those of its inputs."""
     asked = [name for name in names if name not in feeds]
     shown = onnx.ModelProto.FromString(model.SerializeToString())
     del shown.graph.output[:]

@@ -1,4 +1,4 @@
-"""Leaner models compared with the reference: same clicks, seeds and rows.
+"""Comparison of leaner models with the reference: same clicks, seeds and rows.
 
 A model is as good if the worse end of the paired 95 % interval is within a margin fixed beforehand.
 """
@@ -25,16 +25,16 @@ from msd.ranker.metrics import measure_pooled
 AUC_MARGIN = 0.001
 LOGLOSS_MARGIN = 0.001
 _LEANEST = "lean"
-# Two trainings of one network differ by as much as the margins: fewer say nothing of networks.
+# Two trainings of one network differ by as much as the margins: with fewer seeds, a difference means nothing.
 _FEWEST_SEEDS = 3
 _REFERENCE = "reference"
-_ROWS = 4  # which of the clicks that no network was trained on; by others the leaner models were chosen
+_ROWS = 4  # number of the held-out clicks; the leaner models were chosen by others
 
 
 @dataclass(frozen=True)
 class Study:
-    """How often each network is trained, and how many requests all are judged by. From two seeds on each change of the
-    leanest model is tried alone too."""
+    """Seeds per network, and requests to judge by. With two seeds or more, each change of the leanest model is also
+    tried alone."""
 
     seeds: int = 1
     requests: int = 2_000
@@ -42,12 +42,12 @@ class Study:
 
     @property
     def names(self) -> Sequence[str]:
-        """The leaner models."""
+        """Names of the leaner models."""
         return tuple(LEANER) if self.seeds > 1 else (_LEANEST,)
 
 
 class Metric(NamedTuple):
-    """The mean over seeds, by how much it is above the reference's with the 95 % interval, and that by seed."""
+    """Mean over seeds, its difference from the reference's with the 95 % interval, and the difference by seed."""
 
     mean: float
     difference: float
@@ -56,7 +56,7 @@ class Metric(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A model's metrics beside those of the reference; `as_good` is None where too few seeds were trained to tell."""
+    """A model's metrics beside the reference's. `as_good`: None if there were too few seeds to tell."""
 
     auc: Metric
     logloss: Metric
@@ -65,7 +65,7 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True)
 class Leaner:
-    """A leaner model of the first seed, in all precisions, and how well it scores over all seeds."""
+    """A leaner model of the first seed, in all precisions, and its comparison over all seeds."""
 
     subject: Subject
     precisions: Precisions
@@ -75,7 +75,7 @@ class Leaner:
 def leaner_models(
     work: Path, sizes: Sizes, training: ReferenceTraining, study: Study, reference: TrainedReference, progress: Progress
 ) -> dict[str, Leaner]:
-    """Each leaner model, trained in `work` where it is not there yet. `progress` hears models done, and all."""
+    """Return each leaner model, trained in `work` if missing. `progress` gets the models done and their total."""
     rows = new_held(sizes, training, study.requests, study.candidates, _ROWS)
     found: dict[str, list[NDArray[np.float32]]] = {}
     first: dict[str, Subject] = {}
@@ -101,9 +101,9 @@ def leaner_models(
 def compared(
     rows: Clicks, reference: Sequence[NDArray[np.float32]], others: Mapping[str, Sequence[NDArray[np.float32]]]
 ) -> dict[str, Comparison]:
-    """Scores [R, C] of each seed of other models against those of the same seed of the reference.
+    """Compare scores [R, C] of each seed of other models with the reference's of the same seed.
 
-    The interval is over users, who are a request each, and over seeds.
+    The interval is over users, with one request each, and over seeds.
     """
     labels = rows.clicked.ravel().astype(np.float64)
     users = np.repeat(np.arange(len(rows.candidates)), rows.candidates.shape[1])
@@ -123,7 +123,7 @@ def compared(
 
 
 def _metric(measured: Floats, drawn: Floats, seeds: int, ours: slice) -> Metric:
-    """Of measured figures [M] and resampled ones [M, R], the first `seeds` models being the reference."""
+    """Return a metric from measured [M] and resampled [M, R] figures; the first `seeds` models are the reference."""
     differences = measured[ours] - measured[:seeds]
     return Metric(
         mean=float(measured[ours].mean()),

@@ -1,4 +1,4 @@
-"""Time in a block of its own against the number of candidates, both on log axes, as SVG. Measures nothing."""
+"""SVG of times in blocks against the number of candidates, both on log axes. Measures nothing."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from msd.drawing import to_svg
 
 
 def picture(figures: Mapping[str, Any]) -> str:
-    """The reference model: tiled, factorised, in the best precision, and the matrix products of that alone."""
+    """Draw the reference model: tiled, factorised, in the best precision, and its matrix products alone in that."""
     times, precision = figures["microseconds_in_blocks"][REFERENCE], figures["precision"]
     lines = {"tiled, fp32": TILED, "factorised, fp32": PASSED}
     if precision != "fp32":

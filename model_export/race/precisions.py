@@ -1,4 +1,4 @@
-"""The passed reference model in each form that is served, judged by the clicks that it was not trained on."""
+"""A passed model in each served form, judged by clicks that it was not trained on."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ from model_export.reference.clicks import Clicks
 from model_export.reference.inputs import Feeds
 from msd.contract.openvino import OpenVinoPrecision
 
-_ROWS_FOR_RANGES = 64  # requests, of users that are not judged by
+_ROWS_FOR_RANGES = 64  # requests, of users that are not judged
 
 Served = Callable[[int], Runner]
-"""Opens a graph as the service does for an expected number of candidates."""
+"""Opens a graph as the service does, for an expected number of candidates."""
 Open = Callable[[onnx.ModelProto, list[Feeds]], Served]
-"""Makes ready a graph in fp32, its scales from some requests."""
+"""Prepares an fp32 graph, with scales from some requests."""
 OpenProducts = Callable[[onnx.ModelProto, Feeds], Run]
-"""Opens a graph of matrix products, to be run on one request."""
+"""Opens a graph of matrix products for one request."""
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """A form that this machine can serve: the passed graph in it, how well that scores, how its products are opened."""
+    """A form that this machine can serve: the passed graph in it, its verdict, and how its products are opened."""
 
     served: Served
     verdict: Verdict
@@ -40,7 +40,7 @@ class Lowered:
 
 @dataclass(frozen=True)
 class Precisions:
-    """Those that could be tried, and of the others why not."""
+    """The forms that could be tried, and the reasons why others could not."""
 
     tried: Mapping[Form, Lowered]
     not_possible: Mapping[Form, str]
@@ -53,9 +53,9 @@ def lowered(
     instructions: tuple[str, ...],
     forms: Iterable[Form] = LOWER,
 ) -> Precisions:
-    """The passed graph in some forms, on a CPU with these instructions.
+    """Return the passed graph in some forms, on a CPU with these instructions.
 
-    Scales come of `known`, the judgement of `held`.
+    Scales come from `known`, verdicts from `held`.
     """
     rows = list(islice(known.requests(), _ROWS_FOR_RANGES))
     plain = scores(in_onnxruntime(passed), held)
@@ -76,12 +76,12 @@ def lowered(
 
 
 def scores(runner: Runner, clicks: Clicks) -> NDArray[np.float32]:
-    """The first head's scores [R, C] of all requests."""
+    """Return the first head's scores [R, C] of all requests."""
     return np.stack([runner(feeds)[0] for feeds in clicks.requests()]).astype(np.float32)
 
 
 def judged(held: Clicks, plain: NDArray[np.float32], other: NDArray[np.float32]) -> Verdict:
-    """What the gate says of other scores than those in fp32, both [R, C]; each request is of another user."""
+    """Judge scores against fp32's, both [R, C]; each request is another user's."""
     users = np.repeat(np.arange(len(held.candidates)), held.candidates.shape[1])
     labels, before, after = (one.ravel().astype(np.float64) for one in (held.clicked, plain, other))
     return judge(labels, users, before, after)

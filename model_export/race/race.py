@@ -1,10 +1,10 @@
-"""Times contestants in one process, in blocks and in turns. Knows nothing about graphs.
+"""Timing of contestants in one process, in blocks and in turns. Knows nothing about graphs.
 
 In a block, a contestant runs several times in sequence with warm caches, as in a service with one model. In turns, each
 run follows runs of all others, which have evicted its data. Blocks are short and alternate too, so that other work on
 the machine affects all alike.
 
-CPU time is measured, which for one uninterrupted thread equals the clock. On a shared machine the clock would lengthen
+CPU time is measured, which for one uninterrupted thread equals wall time. On a shared machine wall time would lengthen
 long runs further, because they are interrupted more.
 """
 
@@ -36,7 +36,7 @@ def race(runs: Mapping[str, Run], seconds: float) -> dict[str, Medians]:
 
 
 def _timed(runs: Mapping[str, Run], seconds: float, warm_up: int, counted: int) -> dict[str, float]:
-    """Medians over as many rounds as fit into `seconds`; in a round each has some runs to warm up, and some counted."""
+    """Return medians over as many rounds as fit into `seconds`. Each round has warm-up and counted runs."""
     taken: dict[str, list[int]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
     while any(len(times) < _FEWEST for times in taken.values()) or time.perf_counter() < end:

@@ -1,4 +1,4 @@
-"""Loads graphs as the service does, into ONNX Runtime or OpenVINO, on one thread of the CPU. Knows no networks."""
+"""Graphs loaded as the service does, into ONNX Runtime or OpenVINO, on one CPU thread. Knows no networks."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -19,7 +19,7 @@ Runner = Callable[[Feeds], Sequence[Output]]
 
 
 def in_onnxruntime(model: onnx.ModelProto) -> Runner:
-    """Runs a graph in ONNX Runtime, at whatever precision it is written in."""
+    """Load a graph into ONNX Runtime, in whatever precision it is written."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -35,7 +35,7 @@ def in_onnxruntime(model: onnx.ModelProto) -> Runner:
 
 
 def in_openvino(model: onnx.ModelProto, precision: OpenVinoPrecision, expected: int) -> Runner:
-    """Runs a graph in OpenVINO, compiled for the number of candidates that is expected, its inputs in bound arrays.
+    """Load a graph into OpenVINO, compiled for the expected number of candidates, with inputs in bound arrays.
 
     Raises ExportError if OpenVINO or the precision is unavailable.
     """
@@ -46,8 +46,9 @@ def in_openvino(model: onnx.ModelProto, precision: OpenVinoPrecision, expected: 
 
 
 def in_openvino_of_bf16(model: onnx.ModelProto, feeds: Feeds) -> Callable[[], object]:
-    """Runs a graph in bf16 for one request, whose inputs are bf16 before it starts, as those of a layer within a graph
-    are. Raises ExportError as above.
+    """Load a graph in bf16 for one request, with inputs that are bf16 before it starts, like those of an inner layer.
+
+    Raises ExportError if OpenVINO or bf16 is unavailable.
     """
     openvino = _openvino("bf16")
     import_module("openvino.preprocess")
@@ -65,7 +66,7 @@ def in_openvino_of_bf16(model: onnx.ModelProto, feeds: Feeds) -> Callable[[], ob
     for one in compiled.inputs:
         values = np.ascontiguousarray(feeds[one.any_name], np.float32)
         tensor = openvino.Tensor(openvino.Type.bf16, values.shape)
-        # numpy has no bf16: it is the upper half of a float.
+        # numpy has no bf16, which is the upper half of a float.
         tensor.data.view(np.uint16)[...] = values.view(np.uint32) >> 16
         request.set_tensor(one, tensor)
     return cast(Callable[[], object], request.infer)

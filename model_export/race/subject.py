@@ -1,4 +1,4 @@
-"""One network as graphs: as it was written, as the factorising pass makes it, and as its twin."""
+"""One network as graphs: as written, after the factorising pass, and as its twin."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _PROVED = (1, 3, 50, 200)
 
 @dataclass(frozen=True)
 class Subject:
-    """A network of some sizes."""
+    """A network and its sizes."""
 
     name: str
     network: ReferenceNetwork
@@ -28,12 +28,12 @@ class Subject:
 
     @property
     def sides(self) -> Mapping[str, Side]:
-        """Whose each input is."""
+        """Side of each input."""
         return {name: SIDES[name] for name in self.network.inputs}
 
     @cached_property
     def plain(self) -> onnx.ModelProto:
-        """The user at batch 1, repeated inside."""
+        """The graph with the user at batch 1, repeated inside."""
         return plain_graph(self.network, self.network, self.sizes)
 
     @cached_property
@@ -43,28 +43,28 @@ class Subject:
 
     @property
     def twin(self) -> onnx.ModelProto:
-        """Factorised by hand."""
+        """The graph factorised by hand."""
         twin = twin_of(self.network)
         return plain_graph(twin, twin, self.sizes)
 
     @property
     def tiled(self) -> onnx.ModelProto:
-        """Every input with a row a candidate."""
+        """The graph with one row per candidate in every input."""
         return tiled_graph(self.network, self.sizes)
 
     def without(self, rule: Rule) -> onnx.ModelProto:
-        """The plain graph after the pass with one rule switched off."""
+        """Return the plain graph after the pass with one rule switched off."""
         return factorise(self.plain, self.sides, frozenset(Rule) - {rule}).model
 
     def request(self, candidates: int, seed: int = 0) -> Feeds:
-        """A random request."""
+        """Return a random request."""
         return {name: value for name, value in random_feeds(self.sizes, candidates, seed).items() if name in self.sides}
 
     def proved(self) -> float:
-        """How far plain and passed graph differ in double precision. Raises ExportError above 1e-12."""
+        """Prove the pass in double precision; return the greatest difference. Raises ExportError above 1e-12."""
         return prove(self.plain, self.sides, [self.request(candidates, candidates) for candidates in _PROVED])
 
 
 def untrained(sizes: Sizes) -> list[Subject]:
-    """All but the reference model, which is trained."""
+    """Return all networks but the reference model, which is trained."""
     return [Subject(name, lively(made(name, sizes, 0)), sizes) for name in NETWORKS if name != "reference"]

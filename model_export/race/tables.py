@@ -1,4 +1,4 @@
-"""The figures of the benchmark as tables for a screen. Measures nothing."""
+"""Tables of the benchmark's figures for a screen. Measures nothing."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ Figures = Mapping[str, Any]
 
 
 def tables(figures: Figures) -> Iterator[Table]:
-    """Times of the reference model; leaner ones; ratios of all models, of rules, and of a bundle if there was one."""
+    """Yield times of the reference model; leaner models; and ratios of all models, of rules, and of any bundle."""
     yield _times(figures)
     if figures["not_possible"]:
         yield _not_possible(figures["not_possible"])
