@@ -1,6 +1,6 @@
-"""Bundles of the trained reference model, exported as any other, and its graphs as others would serve them.
+"""Bundles of the trained reference model, exported like any other, and its graphs as others would serve them.
 
-Kept in a folder until what they depend on changes; an interrupted run resumes.
+Kept in a folder until their inputs change; an interrupted run resumes.
 """
 
 import shutil
@@ -33,7 +33,7 @@ from msd.step import fingerprint_of, is_done, mark_done
 _FORMAT = 2
 _HEADS = {"pctr": "pctr"}
 _SIDES: tuple[RowSide, ...] = ("user", "item")
-# What the network calls its inputs → the schema's tensors.
+# The network's inputs → the schema's tensors.
 _TENSORS = {
     "user_fields": "user_categorical",
     "user_vector": "user_semantic",
@@ -46,7 +46,7 @@ _TENSORS = {
 
 @dataclass(frozen=True)
 class Makings:
-    """What the bundles are made of. `requests` are proved against the plain graph, with `candidates` it is timed."""
+    """Inputs of the bundles. `requests`: number to prove against the plain graph. `candidates`: per timed request."""
 
     sizes: Sizes = field(default_factory=Sizes)
     training: ReferenceTraining = field(default_factory=ReferenceTraining)
@@ -57,8 +57,8 @@ class Makings:
 
 @dataclass(frozen=True)
 class Bundles:
-    """The same weights in fp32 and in the best precision that the gate let pass, both with a lean graph, and two graphs
-    in fp32 as they were written: `tiled` takes every input with a row a candidate, `plain` the user's once."""
+    """The same weights in fp32 and in the best precision that passed the gate, both with a lean graph; and two fp32
+    graphs as written: `tiled` takes every input with one row per candidate, `plain` the user's once."""
 
     fp32: Path
     best: Path
@@ -67,12 +67,12 @@ class Bundles:
 
     @property
     def precision(self) -> Precision:
-        """What the best precision is."""
+        """The precision of `best`."""
         return open_bundle(self.best, rows=False).precision.chosen
 
 
 def made_bundles(work: Path, makings: Makings, heard: Heard) -> Bundles:
-    """The bundles in `work`, made first if they are not there. Raises MsdError where one cannot be made."""
+    """Return the bundles in `work`, made first if missing. Raises MsdError if one cannot be made."""
     bundles = Bundles(work / "fp32", work / "best", work / "graphs" / "tiled.onnx", work / "graphs" / "plain.onnx")
     run = fingerprint_of(_FORMAT, asdict(makings), torch.__version__)
     if is_done(work, run) and _is_readable(bundles.fp32) and _is_readable(bundles.best):
@@ -100,7 +100,7 @@ def made_bundles(work: Path, makings: Makings, heard: Heard) -> Bundles:
     )
     wanted: Mapping[Path, Asked] = {bundles.fp32: "fp32", bundles.best: "auto"}
     for folder, precision in wanted.items():
-        if not _is_readable(folder):  # as what another version wrote may be
+        if not _is_readable(folder):  # another version's bundle may not be
             shutil.rmtree(folder, ignore_errors=True)
         export_bundle(source, folder, None, makings.requests, _told(heard, folder, makings), precision)
     mark_done(work, run, time.perf_counter() - start)
@@ -108,7 +108,7 @@ def made_bundles(work: Path, makings: Makings, heard: Heard) -> Bundles:
 
 
 def _is_readable(folder: Path) -> bool:
-    """Whether there is a bundle, with rows files of this version's format."""
+    """Return whether there is a bundle with row files of this version's format."""
     try:
         bundle = open_bundle(folder)
         for side in _SIDES:
@@ -123,7 +123,7 @@ def _told(heard: Heard, folder: Path, makings: Makings) -> Callable[[str, int], 
 
 
 def _renamed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with its inputs called as the schema's tensors."""
+    """Rename the graph's inputs to the schema's tensors."""
     for one in model.graph.input:
         one.name = _TENSORS[one.name]
     for node in model.graph.node:

@@ -1,8 +1,8 @@
-"""Generated clicks whose true probabilities are known: requests of one user and several candidates, by a seed.
+"""Generated clicks with known true probabilities: requests of one user and several candidates, by a seed.
 
-The logit of a click is a constant, plus an effect of each value of each field, plus how well user and item fit (a
-scaled product of their vectors, and for each field a product of numbers of the user's and the item's value), plus how
-alike the item is to the *most* alike item of the user's history. It knows no model.
+The logit of a click is a sum of four parts: a constant; an effect of each value of each field; the fit of user and item
+(a scaled product of their vectors, and for each field a product of numbers of the user's and the item's value); and the
+similarity of the item to the *most* similar item of the user's history. Knows no model.
 """
 
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ _CONSTANT, _FIELDS, _FIT, _FIT_OF_FIELDS, _HISTORY = -3.4, 0.25, 1.4, 0.35, 3.2
 
 @dataclass(frozen=True)
 class ReferenceItems:
-    """The items, and what the effects of fields are; shared by all requests."""
+    """The items and the effects of fields, shared by all requests."""
 
     item_fields: Integers  # [I, F]
     item_vectors: Floats  # [I, D], of length 1
     item_topics: Integers  # [I]
     topics: Floats  # [K, D], of length 1
-    effects: Floats  # [2, F, V]: what a value of a user's and of an item's field adds
-    factors: Floats  # [2, F, V, 2]: numbers whose product a user's and an item's value add
+    effects: Floats  # [2, F, V]: effect of a value of a user's and of an item's field
+    factors: Floats  # [2, F, V, 2]: numbers whose product is the effect of a user's with an item's value
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,21 @@ class Clicks:
     catalogue: ReferenceItems
     user_fields: Integers  # [R, F]
     user_vectors: Floats  # [R, D]
-    history: Integers  # [R, T], places of items; -1 at the end where it is shorter
-    candidates: Integers  # [R, C], places of items
+    history: Integers  # [R, T], indices of items; -1 at the end if shorter
+    candidates: Integers  # [R, C], indices of items
     chances: Floats  # [R, C], the true probabilities
     clicked: Floats  # [R, C], 0 or 1
 
     def request(self, number: int) -> Feeds:
-        """The inputs of one request: user [1, …], items [C, …]."""
+        """Return the inputs of one request: user [1, …], items [C, …]."""
         return self.rows(np.array([number]), self.candidates[number])
 
     def requests(self) -> Iterator[Feeds]:
-        """The inputs of each request."""
+        """Return the inputs of each request."""
         return (self.request(number) for number in range(len(self.candidates)))
 
     def rows(self, requests: NDArray[np.integer], items: Integers) -> Feeds:
-        """The inputs of some users, by request, and of some items; a row each."""
+        """Return the inputs of some users, by request, and of some items, one row each."""
         history, catalogue = self.history[requests], self.catalogue
         present = history >= 0
         return {
@@ -69,7 +69,7 @@ class Clicks:
 
 
 def new_catalogue(sizes: Sizes, seed: int) -> ReferenceItems:
-    """Items around topics, with fields whose first values are the most common."""
+    """Return items around topics, with fields whose first values are the most common."""
     rng = np.random.default_rng((seed, 0))
     topics = _unit(rng.standard_normal((_TOPICS, sizes.vector), np.float32))
     of_item = rng.integers(0, _TOPICS, _ITEMS, np.int32)
@@ -86,7 +86,7 @@ def new_catalogue(sizes: Sizes, seed: int) -> ReferenceItems:
 
 
 def new_clicks(catalogue: ReferenceItems, sizes: Sizes, requests: int, candidates: int, seed: int) -> Clicks:
-    """Requests of users that like three topics each; half of the candidates are of these topics."""
+    """Return requests of users who like up to three topics; about half of the candidates are of these topics."""
     rng = np.random.default_rng((seed, 1))
     liked = rng.integers(0, _TOPICS, (requests, _LIKED_TOPICS))
     history = _of_topics(rng, catalogue, liked, sizes.history)
@@ -110,7 +110,7 @@ def new_clicks(catalogue: ReferenceItems, sizes: Sizes, requests: int, candidate
 
 
 def _chances(clicks: Clicks, number: int) -> Floats:
-    """The true probabilities [C] of one request."""
+    """Return the true probabilities [C] of one request."""
     catalogue, items = clicks.catalogue, clicks.candidates[number]
     vectors, user, fields = catalogue.item_vectors[items], clicks.user_fields[number], catalogue.item_fields[items]
     places = np.arange(len(user))

@@ -15,19 +15,19 @@ _EXAMPLE_CANDIDATES = 3
 
 
 class Named(Protocol):
-    """What names the inputs and heads of a module."""
+    """Names of a module's inputs and heads."""
 
     inputs: tuple[str, ...]
     heads: tuple[str, ...]
 
 
 def plain_graph(module: nn.Module, named: Named, sizes: Sizes) -> onnx.ModelProto:
-    """The user's inputs at batch 1, the items' at any number; each head [N]."""
+    """Return the graph with the user's inputs at batch 1, the items' at any number, and heads [N]."""
     return _graph(module, named, examples(named, sizes), {name for name in named.inputs if SIDES[name] == "item"})
 
 
 def tiled_graph(network: ReferenceNetwork, sizes: Sizes) -> onnx.ModelProto:
-    """Every input with a row a candidate, and so no repeating inside."""
+    """Return the graph with one row per candidate in every input, without repetition inside."""
     network.tiled = True
     try:
         rows = tiled({name: value for name, value in random_feeds(sizes, _EXAMPLE_CANDIDATES, 0).items()})
@@ -37,7 +37,7 @@ def tiled_graph(network: ReferenceNetwork, sizes: Sizes) -> onnx.ModelProto:
 
 
 def examples(named: Named, sizes: Sizes, candidates: int = _EXAMPLE_CANDIDATES, seed: int = 0) -> tuple[Tensor, ...]:
-    """Random inputs in the order that the module takes them."""
+    """Return random inputs in the module's order."""
     feeds = random_feeds(sizes, candidates, seed)
     return tuple(torch.from_numpy(feeds[name]) for name in named.inputs)
 

@@ -1,4 +1,4 @@
-"""What every reference model reads, and how large it is. Knows no model."""
+"""Inputs of the reference models and their sizes. Knows no model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Sizes:
 
     @property
     def side(self) -> int:
-        """The width of one side: its fields' embeddings and its vector."""
+        """Width of one side: its fields' embeddings and its vector."""
         return self.fields * self.embedding + self.vector
 
     def shape(self, name: str, rows: int) -> tuple[int, ...]:
@@ -54,7 +54,7 @@ class Sizes:
 
 
 def random_feeds(sizes: Sizes, candidates: int, seed: int) -> Feeds:
-    """One request of any user and any candidates, by input; the last few places of the history are empty."""
+    """Return one request of any user and any candidates, by input; the last few places of the history are empty."""
     rng = np.random.default_rng(seed)
     feeds: Feeds = {}
     for name, side in SIDES.items():
@@ -69,7 +69,7 @@ def random_feeds(sizes: Sizes, candidates: int, seed: int) -> Feeds:
 
 
 def tiled(feeds: Feeds) -> Feeds:
-    """The same request with each of its user's inputs repeated for every candidate, as tutorials send it."""
+    """Return the request with the user's inputs repeated for every candidate, as tutorials send it."""
     candidates = max(len(value) for value in feeds.values())
     return {
         name: value if SIDES[name] == "item" else np.repeat(value, candidates, axis=0) for name, value in feeds.items()

@@ -1,6 +1,6 @@
-"""Users, items and events of the generated clicks as a dataset, so that the reference model is exported like any other.
+"""Generated users, items and events as a dataset, so that the reference model is exported like any other.
 
-A user's history is clicks in the profile window; all other impressions are at one later moment, so that their rows have
+A user's history is clicks in the profile window. All other impressions are at one later moment, so that their rows have
 that history. Knows no graph.
 """
 
@@ -34,7 +34,7 @@ _SIDES: tuple[RowSide, ...] = ("user", "item")
 
 @dataclass(frozen=True)
 class Population:
-    """How many users and items there are; at least the number of items in the clicks of training."""
+    """Numbers of users and items; at least as many items as in the training clicks."""
 
     users: int = 3_000
     items: int = 20_000
@@ -43,7 +43,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Market:
-    """All that the rows of a bundle are made of, and the clicks that it came from, one request a user."""
+    """All sources of a bundle's rows, and the clicks they come from, with one request per user."""
 
     dataset: Dataset
     schema: FeatureSchema
@@ -53,7 +53,7 @@ class Market:
 
 
 def new_market(sizes: Sizes, population: Population, training_seed: int) -> Market:
-    """Users and items by the law that the clicks of training came from; the same seeds give the same market."""
+    """Generate users and items like those of the training clicks; the same seeds give the same market."""
     catalogue = _grown(new_catalogue(sizes, training_seed), sizes, population)
     clicks = new_clicks(catalogue, sizes, population.users, len(_SHOWN), population.seed)
     users, items = _ids("u", population.users), _ids("i", len(catalogue.item_fields))
@@ -75,7 +75,7 @@ def new_market(sizes: Sizes, population: Population, training_seed: int) -> Mark
 
 
 def schema_of(sizes: Sizes) -> FeatureSchema:
-    """The fields of both sides, in the network's order; a table's first two rows are the missing and unknown values."""
+    """Return the fields of both sides, in the network's order; a table's first two rows: missing, unknown."""
     vocabulary = tuple(f"v{value}" for value in range(2, sizes.vocabulary))
     fields: list[SchemaField] = []
     for side in _SIDES:
@@ -89,7 +89,7 @@ def schema_of(sizes: Sizes) -> FeatureSchema:
 
 
 class _FirstNumbers(nn.Module):
-    """What a generated vector was, before it was filled up to the width of a student's."""
+    """Adaptor that removes the padding of a generated vector to a student's width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -113,11 +113,11 @@ def _widened(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _grown(catalogue: ReferenceItems, sizes: Sizes, population: Population) -> ReferenceItems:
-    """Return the catalogue extended by items of the same topics up to the wanted number."""
+    """Extend the catalogue by items of the same topics to the wanted number."""
     known = len(catalogue.item_topics)
     rng = np.random.default_rng((population.seed, 2))
     more = max(0, population.items - known)
-    # A further item is one that there is, with fields of its own and its vector moved.
+    # A further item copies an existing one, but has its own fields and a moved vector.
     like = rng.integers(0, known, more)
     moved = catalogue.item_vectors[like] + rng.normal(0, 0.5 / np.sqrt(sizes.vector), (more, sizes.vector))
     columns = np.stack([rng.permutation(column)[rng.integers(0, known, more)] for column in catalogue.item_fields.T], 1)
@@ -155,13 +155,13 @@ def _table(side: RowSide, ids: list[str], fields: NDArray[np.int32]) -> pl.DataF
 
 
 def _values(indices: NDArray[np.int32]) -> pl.Series:
-    """What is encoded as these rows of an embedding table."""
+    """Return the values that are encoded as these rows of an embedding table."""
     special: dict[int, str | None] = {_MISSING: None, _UNKNOWN: "of another kind"}
     return pl.Series([special.get(one, f"v{one}") for one in indices.tolist()], dtype=pl.String)
 
 
 def _window(clicks: Clicks, users: list[str], items: list[str]) -> pl.DataFrame:
-    """The history's clicks, one after another."""
+    """Return the history's clicks, one after another."""
     rows, places = np.nonzero(clicks.history >= 0)
     return _events(users, items, rows, clicks.history[rows, places], _WINDOW_AT + places).with_columns(
         label=pl.lit(1, pl.Int8), part=pl.lit(Part.WINDOW.name.lower())

@@ -1,6 +1,6 @@
-"""The reference models, written plainly: the user's tensors are repeated for each candidate, then all is concatenated.
+"""The reference models, written plainly: the user's tensors are repeated for each candidate, then concatenated.
 
-They know nothing of how they are served. Each reads some of `inputs.SIDES`, by name, in that order.
+They know nothing about serving. Each reads some of `inputs.SIDES`, by name, in that order.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from model_export.reference.inputs import SIDES, Sizes
 
-EMPTY = -1e9  # the score of an empty place of the history
+EMPTY = -1e9  # score of an empty place of the history
 _SHARPNESS = 8.0
 POINTWISE = ("user_fields", "user_vector", "item_fields", "item_vector")
 
 
 class ReferenceNetwork(nn.Module):
-    """A model of both sides' fields and vectors. `tiled` says that the user's inputs come with a row a candidate."""
+    """Model of both sides' fields and vectors. `tiled`: the user's inputs have one row per candidate."""
 
     inputs: tuple[str, ...] = tuple(SIDES)
     heads: tuple[str, ...] = ("pctr",)
@@ -32,24 +32,24 @@ class ReferenceNetwork(nn.Module):
             setattr(self, f"{side}_tables", nn.ModuleList(tables))
 
     def rows(self, user: Tensor, like: Tensor) -> Tensor:
-        """A user's tensor [1, …] with as many rows as there are candidates."""
+        """Return a user's tensor [1, …] with one row per candidate."""
         return user if self.tiled else user.expand(like.shape[0], *user.shape[1:])
 
     def embedded(self, side: str, ids: Tensor) -> list[Tensor]:
-        """The embedding [·, E] of each field of a side."""
+        """Return the embedding [·, E] of each field of a side."""
         tables = getattr(self, f"{side}_tables")
         return [table(ids[:, field]) for field, table in enumerate(tables)]
 
     def concatenated(
         self, user_fields: Tensor, user_vector: Tensor, item_fields: Tensor, item_vector: Tensor
     ) -> Tensor:
-        """Both sides' embeddings and vectors [N, 2S]."""
+        """Return both sides' embeddings and vectors [N, 2S]."""
         user = [self.rows(one, item_vector) for one in (*self.embedded("user", user_fields), user_vector)]
         return torch.cat([*user, *self.embedded("item", item_fields), item_vector], -1)
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers with ReLU between them."""
+    """Return linear layers with ReLU between them."""
     layers: list[nn.Module] = []
     for before, after in zip(widths[:-1], widths[1:], strict=True):
         layers += [nn.Linear(before, after), nn.ReLU()]
@@ -90,7 +90,7 @@ class ReferenceModel(ReferenceNetwork):
 
 
 class Change(StrEnum):
-    """A part of the reference model made smaller."""
+    """A reduced part of the reference model."""
 
     CROSS = "low_rank_cross"
     ATTENTION = "dot_attention"
@@ -98,9 +98,8 @@ class Change(StrEnum):
 
 
 class Lean(ReferenceModel):
-    """The reference with cross layers of low rank, attention by dot products ("general" in arXiv 1508.04025), an MLP
-    without its widest layer; or with some of these changes alone.
-    """
+    """The reference with low-rank cross layers, dot-product attention ("general" in arXiv 1508.04025) and an MLP
+    without its widest layer; or with only some of these changes."""
 
     def __init__(self, sizes: Sizes, changes: frozenset[Change] = frozenset(Change)) -> None:
         super().__init__(sizes)
@@ -111,7 +110,7 @@ class Lean(ReferenceModel):
             self.cross = nn.ModuleList(nn.Sequential(*both) for both in layers)
         if Change.ATTENTION in changes:
             query = nn.Linear(sizes.vector, sizes.vector, bias=False)
-            # Begins near the vectors' own products: from a random start it ends .003 AUC lower.
+            # Starts near the vectors' own products: from a random start, AUC ends .003 lower.
             query.weight.data += _SHARPNESS * torch.eye(sizes.vector)
             self.attention = nn.Sequential(query)
         if Change.MLP in changes:
@@ -126,7 +125,7 @@ class Lean(ReferenceModel):
 
 
 class DeepFM(ReferenceNetwork):
-    """First and second order terms of all fields, and an MLP over them (arXiv 1703.04247)."""
+    """First- and second-order terms of all fields, and an MLP over them (arXiv 1703.04247)."""
 
     inputs = POINTWISE
     user_projection: nn.Linear
@@ -156,7 +155,7 @@ class DeepFM(ReferenceNetwork):
 
 
 class LowRankDCN(ReferenceNetwork):
-    """Three cross layers of low rank beside an MLP (DCN-V2, arXiv 2008.13535, section 3)."""
+    """Three low-rank cross layers beside an MLP (DCN-V2, arXiv 2008.13535, section 3)."""
 
     inputs = POINTWISE
 
@@ -219,7 +218,7 @@ class Transformer(ReferenceNetwork):
 
 
 class TwoTasks(ReferenceNetwork):
-    """Experts mixed by a gate a task (MMoE): clicks, and conversions as conversions of clicks."""
+    """Experts mixed by one gate per task (MMoE): clicks, and conversions as clicks × conversions of clicks."""
 
     inputs = POINTWISE
     heads = ("pctr", "pcvr")
@@ -258,19 +257,19 @@ LEANER: Mapping[str, Callable[[Sizes], ReferenceNetwork]] = {
 
 
 def made(name: str, sizes: Sizes, seed: int) -> ReferenceNetwork:
-    """An untrained network by name, its weights by the seed, at rest."""
+    """Return an untrained network by name, with weights from the seed, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = {**NETWORKS, **LEANER}[name](sizes).eval()
     for module in network.modules():
-        # Smaller than torch's start of N(0, 1), with which no sum over twenty fields trains.
+        # Smaller than torch's initial N(0, 1), from which no sum over twenty fields trains.
         if isinstance(module, nn.Embedding):
             module.weight.data.mul_(0.1)
     return network
 
 
 def lively(network: ReferenceNetwork) -> ReferenceNetwork:
-    """The same network with weights so large that its scores differ from candidate to candidate without training."""
+    """Enlarge the network's weights, so that scores differ between candidates without training."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             module.weight.data.mul_(2)

@@ -1,6 +1,6 @@
-"""Trains networks on generated clicks, each in half a minute, and keeps them in folders until something changes.
+"""Training of networks on generated clicks, half a minute each; kept in folders until something changes.
 
-They are measured on requests of users that they were not trained on.
+Networks are measured on requests of users that they were not trained on.
 """
 
 import time
@@ -28,25 +28,25 @@ _FORMAT = 2
 
 
 Progress = Callable[[int, int], None]
-"""Hears steps done and steps in all."""
+"""Gets the steps done and their total."""
 
 
 @dataclass(frozen=True)
 class ReferenceTraining:
-    """How much is generated, and how it is trained."""
+    """Amount of generated data, and training settings."""
 
     requests: int = 24_000
     candidates: int = 16
     batch: int = 512
     learning_rate: float = 3e-3
-    held: int = 400  # requests that are measured on, with `held_candidates` each
+    held: int = 400  # requests to measure on, with `held_candidates` each
     held_candidates: int = 100
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class TrainedReference:
-    """The reference model, and requests of users that it has not seen: some to fit scales by, others to judge by."""
+    """The reference model, and requests of users it has not seen: some to fit scales, others to judge by."""
 
     network: ReferenceNetwork
     known: Clicks
@@ -54,22 +54,22 @@ class TrainedReference:
 
 
 def trained_reference(work: Path, sizes: Sizes, training: ReferenceTraining, progress: Progress) -> TrainedReference:
-    """The model of the training's own seed, and clicks to judge it by."""
+    """Return the model of the training's own seed, and clicks to judge it by."""
     known, held = (new_held(sizes, training, training.held, training.held_candidates, one) for one in (2, 1))
     return TrainedReference(trained("reference", training.seed, work, sizes, training, progress), known, held)
 
 
 def new_held(sizes: Sizes, training: ReferenceTraining, requests: int, candidates: int, number: int) -> Clicks:
-    """Clicks of users that no network was trained on; each `number` from 1 gives others."""
+    """Return clicks of users that no network was trained on; each `number` from 1 gives others."""
     return new_clicks(new_catalogue(sizes, training.seed), sizes, requests, candidates, training.seed + number)
 
 
 def trained(
     name: str, seed: int, work: Path, sizes: Sizes, training: ReferenceTraining, progress: Progress
 ) -> ReferenceNetwork:
-    """A network in a folder of its own under `work`, trained first if it is not there.
+    """Return a network from its own folder under `work`, trained first if missing.
 
-    Its first weights and the order of its rows are by `seed`; the clicks are those of `training`, whatever the seed.
+    `seed` sets its initial weights and the order of its rows. The clicks are those of `training`, whatever the seed.
     """
     network = made(name, sizes, seed)
     weights = weights_of(work, name, seed)
@@ -88,17 +88,17 @@ def trained(
 
 
 def weights_of(work: Path, name: str, seed: int) -> Path:
-    """Where the weights of a network lie, in a folder of their own."""
+    """Return the path of a network's weights, in a folder of their own."""
     return work / f"{name}-{seed}" / "weights.safetensors"
 
 
 def quality(clicks: Clicks, scores: NDArray[np.float32]) -> dict[str, float]:
-    """Metrics of scores [R, C] of all candidates."""
+    """Return metrics of scores [R, C] of all candidates."""
     return measure_pooled(clicks.clicked.ravel().astype(np.float64), scores.ravel().astype(np.float64))
 
 
 def torch_scores(network: ReferenceNetwork, clicks: Clicks) -> NDArray[np.float32]:
-    """The first head's scores [R, C] by torch."""
+    """Return the first head's scores [R, C] by torch."""
     with torch.no_grad():
         return np.stack([_scores(network, clicks, number) for number in range(len(clicks.candidates))])
 
@@ -113,7 +113,7 @@ def _scores(network: ReferenceNetwork, clicks: Clicks, number: int) -> NDArray[n
 def _train(
     network: ReferenceNetwork, clicks: Clicks, training: ReferenceTraining, seed: int, progress: Progress
 ) -> None:
-    """One pass over the rows in random order."""
+    """Train for one pass over the rows in random order."""
     rows = np.random.default_rng(seed).permutation(clicks.candidates.size)
     steps = np.array_split(rows, max(1, len(rows) // training.batch))
     optimiser = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
@@ -136,7 +136,7 @@ def _train(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """So that training ends the same on any number of cores."""
+    """Limit torch to one thread, so that training ends the same on any number of cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""What the twins of `twins.py` are made of. Knows the networks' common parts only."""
+"""Parts of the twins of `twins.py`. Knows only the networks' common parts."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from model_export.reference.network import ReferenceNetwork
 
 
 class Twin(nn.Module):
-    """One table for all fields of a side, instead of one each."""
+    """Network with one table for all fields of a side, instead of one each."""
 
     offsets: Tensor
     user_table: Tensor
@@ -25,11 +25,11 @@ class Twin(nn.Module):
             self.register_buffer(f"{side}_table", fused(getattr(network, f"{side}_tables")))
 
     def user(self, fields: Tensor, vector: Tensor) -> Tensor:
-        """The user's part of the concatenation [1, S]."""
+        """Return the user's part of the concatenation [1, S]."""
         return torch.cat([functional.embedding(fields + self.offsets, self.user_table).flatten(1), vector], -1)
 
     def item(self, fields: Tensor, *vectors: Tensor) -> Tensor:
-        """The items' part of the concatenation [N, S, and more for further vectors]."""
+        """Return the items' part of the concatenation [N, S], wider with further vectors."""
         return torch.cat([functional.embedding(fields + self.offsets, self.item_table).flatten(1), *vectors], -1)
 
 
@@ -38,7 +38,7 @@ def fused(tables: nn.ModuleList) -> Tensor:
 
 
 class Split(nn.Module):
-    """A linear layer over user ‖ items, its user's part once: [1, U] and [N, W − U] → [N, out]."""
+    """A linear layer over user ‖ items, with the user's part computed once: [1, U] and [N, W − U] → [N, out]."""
 
     def __init__(self, layer: nn.Module, user_width: int) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class Split(nn.Module):
 
 
 class CrossTwin(Twin):
-    """Cross layers of low rank. The user's half of what they give is never made: it is linear in the ranks
-    a_1, a_2, … [N, r] before it.
+    """Low-rank cross layers. The user's half of their outputs is never made: it is linear in the previous ranks a_1,
+    a_2, … [N, r].
 
     x_k = x_0 (1 + Σ b_j) with b_j = U_j a_j + c_j, and the user's V x_k is V u (1 + Σ c_j) + Σ V diag(u) U_j a_j.
     """
@@ -77,7 +77,7 @@ class CrossTwin(Twin):
         self.layers = len(layers)
 
     def crossed(self, user: Tensor, item: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """All cross layers over user [1, U] ‖ item [N, W − U], and a linear layer of weight [W, out] after them."""
+        """Return all cross layers over user [1, U] ‖ item [N, W − U], then a linear layer of weight [W, out]."""
         x, scale, ranks, ups = item, torch.ones_like(user), torch.zeros_like(user[:, :0]), None
         for number in range(self.layers):
             down_user = self.get_buffer(f"down_user_{number}")

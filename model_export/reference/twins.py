@@ -1,7 +1,7 @@
-"""The reference models once more, factorised by hand: what depends on the user alone is computed once.
+"""Twins of the reference models, factorised by hand: what depends on the user alone is computed once.
 
-Yardsticks for the factorising pass: each has weights, inputs, heads and scores of a network of `network.py`.
-S is the width of a side: its fields' embeddings and its vector.
+They are yardsticks for the factorising pass. Each has the weights, inputs, heads and scores of a network of
+`network.py`. S is the width of a side: its fields' embeddings and its vector.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ from model_export.reference.twin import CrossTwin, Split, Twin, fused
 
 
 class ReferenceTwin(Twin):
-    """Attention's first layer is one matrix [D, T·A] of the history; of the rest, the first cross layer is split."""
+    """Attention's first layer as one matrix [D, T·A] of the history; otherwise only the first cross layer is split."""
 
     def __init__(self, network: ReferenceModel) -> None:
         super().__init__(network)
@@ -66,7 +66,7 @@ class ReferenceTwin(Twin):
 
 
 class DeepFMTwin(Twin):
-    """Sums over the user's fields are made once; the square of the whole sum is of [N, E] only."""
+    """Sums over the user's fields computed once; only the whole sum [N, E] is squared for each candidate."""
 
     def __init__(self, network: DeepFM) -> None:
         super().__init__(network)
@@ -93,7 +93,7 @@ class DeepFMTwin(Twin):
 
 
 class LowRankDCNTwin(CrossTwin):
-    """The head is linear in what the last cross layer gives, so the user's half of that is never made either."""
+    """Head linear in the last cross layer's output, so that the user's half of that is never made either."""
 
     def __init__(self, network: LowRankDCN) -> None:
         super().__init__(network, [(down, up) for down, up in zip(network.down, network.up, strict=True)])
@@ -111,7 +111,7 @@ class LowRankDCNTwin(CrossTwin):
 
 
 class LeanTwin(CrossTwin):
-    """Attention's scores are one product with a matrix [D, T] of the history; the MLP begins as DCN's head does."""
+    """Attention scores as one product with a matrix [D, T] of the history; the MLP begins as DCN's head does."""
 
     def __init__(self, network: Lean) -> None:
         assert network.changes == frozenset(Change)
@@ -142,7 +142,7 @@ class LeanTwin(CrossTwin):
 
 
 class TransformerTwin(Twin):
-    """A place of the history has (1 − w) of what it gets from the other places, for any target, and w of the target."""
+    """Attention in which a history place takes (1 − w) from the history, for any target, and w from the target."""
 
     def __init__(self, network: Transformer) -> None:
         super().__init__(network)
@@ -170,7 +170,7 @@ class TransformerTwin(Twin):
         return torch.sigmoid(self.rest(self.first(user, item))).squeeze(-1)
 
     def _after(self, x: Tensor) -> Tensor:
-        """What follows attention, of rows [·, D]; flat, because the exporter makes one node of such a linear layer."""
+        """Return what follows attention, for rows [·, D]; flat, because the exporter makes one node of such layers."""
         x = self.network.norms[0](x)
         after: Tensor = self.network.norms[1](x + self.network.feed_forward(x))
         return after
@@ -179,7 +179,7 @@ class TransformerTwin(Twin):
         return x.reshape(-1, self.blocks, self.depth).transpose(0, 1)
 
     def _attended(self, h_TD: Tensor, mask_1T: Tensor, c_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """What the places of the history [N, T, D] and the target [N, D] attend to."""
+        """Return what the history's places [N, T, D] and the target [N, D] attend to."""
         of = self.network
         q_HTK, k_HTK, v_HTK = (self._heads(layer(h_TD)) for layer in (of.query, of.key, of.value))
         q_HNK, k_HNK, v_ND = self._heads(of.query(c_ND)), self._heads(of.key(c_ND)), of.value(c_ND)
@@ -198,7 +198,7 @@ class TransformerTwin(Twin):
 
 
 class TwoTasksTwin(Twin):
-    """First layers of experts and gates split by side; both gates' first layers are one."""
+    """First layers of the experts, and gates, split by side."""
 
     def __init__(self, network: TwoTasks) -> None:
         super().__init__(network)
@@ -233,5 +233,5 @@ _TWINS: Mapping[type[ReferenceNetwork], Callable[..., Twin]] = {
 
 
 def twin_of(network: ReferenceNetwork) -> Twin:
-    """The network's twin, of its weights as they are now."""
+    """Return the network's twin, with its current weights."""
     return _TWINS[type(network)](network).eval()
