@@ -21,7 +21,7 @@ from msd.contract.golden import Golden, read_goldens
 _PATIENCE_S = 120.0
 # Only the scores matter here: a busy machine may take its time.
 _PATIENT = {"Content-Type": "application/json", "X-Deadline-Ms": "30000"}
-# The service drops an unfinished request only after its timeout, so many wait at once.
+# The service drops an unfinished request only after its timeout, so a large number wait at once.
 _FUZZ_CONNECTIONS = 64
 _LOOK = """
 import importlib.util, json, os, pathlib, shutil, sysconfig

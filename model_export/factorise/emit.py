@@ -158,7 +158,7 @@ class Emitter:
         dtype: "DTypeLike | None" = None,
         **attributes: Any,  # noqa: ANN401 - what onnx takes
     ) -> Tensor:
-        """Apply a broadcasting operator; a unary one goes before its input's reshape, next to the product."""
+        """Apply a broadcasting operator; a unary one is applied before its input's reshape, next to the product."""
         first = inputs[0]
         if len(inputs) == 1 and first.reshaped is not None:
             return self.reshape(self.elementwise(kind, first.reshaped, dtype=dtype, **attributes), first.shape)

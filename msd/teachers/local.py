@@ -129,7 +129,7 @@ class LocalTeacher:
         try:
             return self._rendered(chat)
         except TemplateError:
-            # Some templates have no system turn: its text goes before the first question.
+            # Some templates have no system turn: its text is put at the start of the first question.
             system, first, *rest = chat
             merged = Message(role="user", content=f"{system['content']}\n\n{first['content']}")
             return self._rendered([merged, *rest])
