@@ -112,8 +112,8 @@ def _bind(one: ValueInfoProto, columns: Columns, item_axis: str | None) -> Bindi
         first = shape[0] if shape else None
         if isinstance(first, int) and first != 1:
             raise ExportError(
-                f"the graph's input {one.name!r} is of the {spec.side}, of whom a request has one, and is {shape}; "
-                "export it with a first axis of 1, or with that of the items"
+                f"the graph's input {one.name!r} belongs to the {spec.side}, one per request, but is {shape}; export it"
+                " with a first axis of 1, or with the items' axis"
             )
         repeated = first is not None and first == item_axis
     for width in range(columns.width, columns.width - columns.optional - 1, -1):

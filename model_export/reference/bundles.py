@@ -102,7 +102,8 @@ def made_bundles(work: Path, makings: Makings, heard: Heard) -> Bundles:
     for folder, precision in wanted.items():
         if not _is_readable(folder):  # another version's bundle may not be
             shutil.rmtree(folder, ignore_errors=True)
-        export_bundle(source, folder, None, makings.requests, _told(heard, folder, makings), precision)
+        told = _told(heard, folder, makings)
+        export_bundle(source, folder, None, makings.requests, told, precision, makings.candidates)
     mark_done(work, run, time.perf_counter() - start)
     return bundles
 

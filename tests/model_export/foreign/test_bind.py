@@ -109,7 +109,7 @@ def test_a_spliced_graph_has_the_schemas_inputs_and_named_heads(tmp_path: Path) 
         ([("price", TensorProto.FLOAT, [7])], r"'price' is of items, and \[7\]: it must take any number"),
         ([("price", TensorProto.FLOAT, [])], r"'price' is of items, and \[\]: it must take any number"),
         ([ITEM, ("price", TensorProto.FLOAT, ["m"])], "two axes of items, 'n' of 'item_dense' and 'm' of 'price'"),
-        ([ITEM, ("age", TensorProto.FLOAT, [7, 1])], r"'age' is of the user, .* \[7, 1\]"),
+        ([ITEM, ("age", TensorProto.FLOAT, [7, 1])], r"'age' belongs to the user, .* \[7, 1\]"),
         ([ITEM, ("genres", TensorProto.INT64, ["n", 5])], r"'genres' is \['n', 5\]; .* of that name is \['n', 3\]"),
         ([ITEM, ("genres", TensorProto.INT64, ["n"])], r"'genres' is \['n'\]; .* of that name is \['n', 3\]"),
         ([ITEM, ("genres", TensorProto.FLOAT, ["n", 3])], "'genres' is TensorProto.FLOAT; the schema gives int32"),
