@@ -54,7 +54,11 @@ class CoreRows(NamedTuple):
 
 
 class RowStore(Protocol):
-    """Rows of users and items by ID. Every failure is a StoreError, within the store's time limit."""
+    """Rows of users and items by ID. Every failure is a StoreError, within the store's time limit.
+
+    Methods run on the event loop and must not block it. A store counts found, missing and stale rows (`tell_rows`); its
+    caller counts damaged rows and errors.
+    """
 
     name: str
 

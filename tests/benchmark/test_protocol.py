@@ -1,7 +1,9 @@
 """Frozen protocols: any setting that figures depend on changes the hash, what is only said of them does not."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from msd.ranker.model import RankerConfig
 from msd.ranker.train import TrainConfig
 from msd.student.distill import DistillConfig
 
+ROOT = Path(__file__).parents[2]
 COLD = command.BENCHMARKS["ml-100k-cold"]
 
 # A protocol changes only on purpose: with a new hash here, all of its figures made again, and another look at test.
@@ -39,6 +42,14 @@ def test_the_protocols_are_the_published_ones() -> None:
 )
 def test_every_setting_counts(changed: Protocol) -> None:
     assert changed.sha256() != COLD.sha256()
+
+
+def test_every_model_is_on_the_page_of_protocols() -> None:
+    page = (ROOT / "docs" / "protocols.md").read_text("utf-8")
+    table = page.partition("## Models")[2].partition("## ")[0]
+    told = {name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall("`(.+?)`", row)}
+
+    assert told == {one.name for protocol in command.BENCHMARKS.values() for one in protocol.variants}
 
 
 def test_looks_are_told_and_not_hashed() -> None:

@@ -1,6 +1,7 @@
 """The chart's values: every setting of the service is one, each is documented and typed, and files are current."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,6 +53,14 @@ def test_every_setting_of_the_service_is_a_value() -> None:
     for name, path in MANAGED.items():
         comment = " ".join(one.comment for one in values() if one.path.startswith(path.split(".")[0]))
         assert f"`{PREFIX}{name.upper()}`" in comment, f"{path}: its comment does not name the variable"
+
+
+def test_every_value_is_read_by_a_template() -> None:
+    """By its last name, since templates read sections as a whole."""
+    templates = "".join(one.read_text("utf-8") for one in (CHART / "templates").rglob("*.*"))
+    own = [one.path for one in values() if not one.is_section and not one.path.startswith("settings.")]
+
+    assert not [path for path in own if not re.search(rf"\.{path.rpartition('.')[2]}\b", templates)]
 
 
 def test_what_is_written_is_current() -> None:

@@ -31,7 +31,9 @@ def values() -> list[Value]:
     comment: list[str] = []
     for line in (CHART / "values.yaml").read_text("utf-8").splitlines():
         text = line.strip()
-        if text.startswith("# "):
+        if text.startswith(("# begin ", "# end ")):  # markers of what is generated
+            comment = []
+        elif text.startswith("# "):
             comment.append(text[2:])
         elif not (key := _LINE.fullmatch(line)):
             comment = []

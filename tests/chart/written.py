@@ -70,6 +70,8 @@ def _schema_of(document: dict[str, Any], path: str) -> dict[str, Any] | None:
     for name in path.split("."):
         if "$ref" in found:
             found = at(document, found["$ref"].removeprefix("#/").split("/"))
+        if name not in found["properties"]:
+            raise SystemExit(f"{path}: has no type; add it to values.schema.json, and run this again")
         found = found["properties"][name]
     return None if "$ref" in found and path.count(".") else found
 
