@@ -62,13 +62,13 @@ class ServiceClient:
 
     def __init__(self, url: str, key_file: Path | None, tls: ssl.SSLContext) -> None:
         """Raises CannotAsk if the URL or the file is invalid."""
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError:
             host, port = None, None
-        if parts.scheme not in ("http", "https") or host is None:
-            raise CannotAsk("--url: not a URL; expected for example http://127.0.0.1:8080")
+        if host is None or parts.scheme not in ("http", "https"):
+            raise CannotAsk("not a service's URL; expected for example http://127.0.0.1:8080")
         self.is_local = host in LOOPBACK
         self._url = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port or ''}"
         self._opener = urllib.request.build_opener(
@@ -96,6 +96,8 @@ class ServiceClient:
 
 def tls_of(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
     """Return the TLS context for an https URL. Raises CannotAsk."""
+    if key is not None and cert is None:
+        raise CannotAsk("--cert-key: needs --cert, the certificate of this key")
     try:
         context = ssl.create_default_context(cafile=ca)
         if cert is not None:
@@ -107,6 +109,10 @@ def tls_of(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLConte
 
 def _read_key(path: Path) -> str:
     try:
-        return path.read_text("ascii").strip()
+        key = path.read_text("ascii").strip()
     except (OSError, ValueError) as error:
         raise CannotAsk(f"--key-file {path}: {getattr(error, 'strerror', None) or 'not a key'}") from None
+    # As part of a header it must be one word.
+    if not key.isprintable() or len(key.split()) != 1:
+        raise CannotAsk(f"--key-file {path}: not a key; expected only one key, on one line")
+    return key

@@ -50,7 +50,7 @@ def main(
     requests: Annotated[Path, typer.Argument(metavar="FILE", help="The output of `msd export --replay`.")],
     url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8080",
     twin: Annotated[
-        str | None, typer.Option(help="A second service whose scores must be identical to the bit.")
+        str | None, typer.Option(help="A second service with the same key, whose scores must be identical to the bit.")
     ] = None,
     tolerance: Annotated[float, typer.Option(min=0, help="Largest allowed difference.")] = 1e-5,
     key_file: KeyFile = None,

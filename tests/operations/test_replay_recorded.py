@@ -171,6 +171,29 @@ def test_a_service_that_is_not_there(recorded: Path, capsys: pytest.CaptureFixtu
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--url", "http://[::1"), "not a service's URL"),
+        (("--twin", "nonsense"), "not a service's URL"),
+        (("--cert-key", "KEY"), "--cert-key: needs --cert"),
+        (("--key-file", "TWO"), "expected only one key, on one line"),
+        (("--key-file", "NONE"), "No such file"),
+        (("--ca", "TWO"), "--ca, --cert, --cert-key: "),
+    ],
+)
+def test_options_that_cannot_be_used_are_told(
+    options: tuple[str, str], message: str, recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "TWO").write_text("one\ntwo\n")
+    name, value = options
+    with pytest.raises(SystemExit, match="2"):
+        main(["replay", str(recorded), name, str(tmp_path / value) if value.isupper() else value])
+    said = " ".join(capsys.readouterr().err.split())
+    assert message in said
+    assert "Traceback" not in said
+
+
 class _Page(BaseHTTPRequestHandler):
     """Another web server, which answers everything with a page."""
 

@@ -156,7 +156,7 @@ def test_people_get_a_table(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--url", "127.0.0.1:8080"], "error: --url: not a URL"),
+        (["--url", "127.0.0.1:8080"], "error: not a service's URL"),
         (["--url", "http://127.0.0.1:1", "--key-file", "/no/key"], "error: --key-file /no/key: No such file"),
         (["--url", "https://127.0.0.1:1", "--ca", "/no/ca.pem"], "error: --ca, --cert, --cert-key: No such file"),
     ],
