@@ -64,7 +64,7 @@ load: $(BUNDLE)/manifest.json  ## A session of load and its page, runs/load/load
 	$(BIN)/msd load $(BUNDLE) $(if $(URL),--url $(URL)) --open
 
 chaos: $(INSTALLED)  ## Breaks a service for real: runs/chaos/chaos.json and .html. DATA=folder of a benchmark; ONLY=scenarios.
-	$(BIN)/msd chaos $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/msd lab chaos $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
 
 native: $(INSTALLED)  ## Builds the native core anew; needs a C++ compiler.
 	$(BIN)/python -m native.build
@@ -92,7 +92,7 @@ dashboards: $(INSTALLED)  ## Grafana's dashboards anew from code.
 	$(BIN)/msd dashboards helm/msd-ctr/files/dashboards
 
 observe: rules $(BUNDLE)/manifest.json  ## Service, Prometheus and rules under load: what each panel shows; pictures in docs.
-	$(BIN)/msd observe $(BUNDLE) $(BUNDLE)-without-semantics --pictures docs/pictures
+	$(BIN)/msd lab observe $(BUNDLE) $(BUNDLE)-without-semantics --pictures docs/pictures
 
 rules:  ## Recording rules and alerts: are they well-formed, and does what happens fire what it should?
 	@command -v $(PROMTOOL) >/dev/null || { echo "$(PROMTOOL) is not there; it comes with Prometheus (Debian: apt install prometheus)"; exit 1; }

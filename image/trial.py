@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from image import parts
 from image.command import ImageError, tail_of
 from image.engine import Container, ContainerEngine
-from loadtest.chaos.hostile import hostile_requests
-from loadtest.chaos.http_fuzz import FuzzResult, fuzz
+from lab.chaos.hostile import hostile_requests
+from lab.chaos.http_fuzz import FuzzResult, fuzz
 from loadtest.http_client import ClientError, ServiceConnection
 from msd.contract.bundle import GOLDENS
 from msd.contract.golden import Golden, read_goldens

@@ -23,7 +23,7 @@ from msd.contract.errors import MsdError
 
 _BODIES = 1_000
 
-running_app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False)
 
 
 class Kind(StrEnum):
@@ -37,9 +37,7 @@ class Kind(StrEnum):
 _ARRIVALS: dict[Kind, Arrivals] = {Kind.POISSON: poisson, Kind.CONSTANT: constant, Kind.BURSTS: bursts}
 
 
-@running_app.command(
-    "bench", epilog="`msd bench` without BUNDLE compares services, `msd bench --graph` times the graph."
-)
+@app.command("bench")
 def running(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle that the service serves.")],
     url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8080",

@@ -12,11 +12,11 @@ from model_export.parity import BundleRows
 from model_export.precision.evidence import CONVERSIONS, Evidence
 from model_export.recipe import LeanRecipe, Recipe
 from model_export.run import Run, median_microseconds, open_run
+from msd.bootstrap import interval, resample_metrics
 from msd.contract.bundle import LEAN_RANKER
 from msd.contract.golden import Golden
 from msd.contract.lean import LeanCost, LeanRecord, LeanTimes
-from msd.ranker.bootstrap import interval, resample_metrics
-from msd.ranker.metrics import Labels, measure_pooled
+from msd.metrics import Labels, measure_pooled
 
 _TIMED_AT = (1, 50, 200)
 _LEAST_USERS = 30

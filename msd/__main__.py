@@ -5,7 +5,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 import typer
@@ -28,10 +28,12 @@ COMMANDS = {
     "data": _Command("msd.dataset.command", "train", "Fetch, check and describe datasets."),
     "teach": _Command("msd.teachers.command", "train", "Ask a large language model what it knows of items and users."),
     "distill": _Command("msd.student.command", "train", "Train the student on what the teacher wrote."),
-    "train": _Command("msd.ranker.train_command", "train", "Train the CTR model with the student's vectors."),
-    "lean": _Command("msd.ranker.lean_command", "train", "Train the model's lean ranker, which scores under overload."),
+    "train": _Command("msd.training.train_command", "train", "Train the CTR model with the student's vectors."),
+    "lean": _Command(
+        "msd.training.lean_command", "train", "Train the model's lean ranker, which scores under overload."
+    ),
     "tensors": _Command("msd.ranker.tensors_command", "train", "Write a dataset's tensors for a model of your own."),
-    "evaluate": _Command("msd.ranker.evaluate_command", "train", "Measure models and baselines on the test rows."),
+    "evaluate": _Command("msd.evaluation.evaluate_command", "train", "Measure models and baselines on the test rows."),
     "export": _Command("model_export.command", "train,cpu", "Export a trained model as a bundle."),
     "delta": _Command("operations.bundles", "cpu", "Write the changed rows between two exports of a bundle.", "delta"),
     "catalogue": _Command(
@@ -54,25 +56,9 @@ COMMANDS = {
     "recalibrate": _Command(
         "msd.feedback.recalibrate_command", "train", "Correct the calibration of served models by what was clicked."
     ),
-    "bench": _Command(
-        "loadtest.bench_command",
-        "train,cpu,openvino,demo,load",
-        "Compare the service with others, or measure a running one or the graph.",
-    ),
-    "chaos": _Command(
-        "loadtest.chaos.command",
-        "train,cpu,openvino,demo,dev",
-        "Run chaos tests against a service and report the results.",
-    ),
-    "observe": _Command(
-        "loadtest.observe.command",
-        "observe,cpu,encode,live,log,train,demo",
-        "Verify that every dashboard panel and alert rule returns data.",
-    ),
-    "dashboards": _Command("msd.dashboards.command", "observe", "Write Grafana dashboards."),
-    "load": _Command("loadtest.lab.command", "load", "Load-test a service and show latency against load on a page."),
-    "savings": _Command(
-        "msd.savings.command", "train,teach,cpu", "Compare time and cost with a language model asked at request time."
+    "bench": _Command("loadtest.running_command", "load", "Measure the latency of a running service."),
+    "load": _Command(
+        "loadtest.session.command", "load", "Load-test a service and show latency against load on a page."
     ),
     "quickstart": _Command(
         "msd.demo.quickstart", "train,cpu,client", "Make a served model of your own log, all steps in one command."
@@ -84,6 +70,7 @@ COMMANDS = {
 }
 # Commands that allocate the same large tensors again and again.
 _TENSOR_COMMANDS = ("distill", "train", "lean", "evaluate", "export", "quickstart")
+_LAB = "lab"  # the laboratory's commands; its package is in the checkout, not in the wheel
 _LOG_REPLAY = _Command("operations.replay.log", "cpu,log", "")
 
 
@@ -99,12 +86,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # ONNX Runtime's official builds send telemetry unless disabled before import.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if not arguments or arguments[0] in ("-h", "--help"):
-        _print_commands(Console())
+        _print_commands(Console(), "msd", COMMANDS)
         return
     if arguments[0] in _TENSOR_COMMANDS:
         keep_freed_memory()
     try:
-        _load(*arguments)(args=list(arguments[1:]), prog_name=f"msd {arguments[0]}")
+        names = 2 if arguments[0] == _LAB else 1
+        if names > len(arguments) or (names > 1 and arguments[1] in ("-h", "--help")):
+            _print_commands(Console(), "msd lab", _lab_commands())
+            return
+        _load(*arguments)(args=list(arguments[names:]), prog_name=f"msd {' '.join(arguments[:names])}")
     except KeyboardInterrupt:  # while a command's package is imported; later the command handles it
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
@@ -161,22 +152,36 @@ def _load(*arguments: str) -> typer.Typer:
 
 
 def _command(name: str, *arguments: str) -> _Command:
-    command = COMMANDS.get(name)
+    commands = COMMANDS
+    if name == _LAB:
+        name, commands = arguments[0], _lab_commands()
+    command = commands.get(name)
     # A log is a folder or a Parquet file, and is scored here; requests for a running service are JSON lines.
     if name == "replay" and any(os.path.isdir(one) or one.endswith(".parquet") for one in arguments):
         command = _LOG_REPLAY
     if command is None:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
+        near = difflib.get_close_matches(name, commands, 1)
         raise MsdError(
             f"no command {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; `msd --help` lists them")
         )
     return command
 
 
-def _print_commands(console: Console) -> None:
-    table = Table(box=None, title="msd COMMAND [--help]", title_justify="left", show_header=False)
-    for name, command in COMMANDS.items():
+def _lab_commands() -> dict[str, _Command]:
+    """Return the laboratory's commands. Raises MsdError outside a checkout."""
+    try:
+        from lab import COMMANDS as commands
+    except ModuleNotFoundError:
+        raise MsdError("`msd lab` needs the project's checkout; the installed package does not contain it") from None
+    return {name: _Command(*command) for name, command in commands.items()}
+
+
+def _print_commands(console: Console, program: str, commands: Mapping[str, _Command]) -> None:
+    table = Table(box=None, title=f"{program} COMMAND [--help]", title_justify="left", show_header=False)
+    for name, command in commands.items():
         table.add_row(f"  {name}", command.help)
+    if commands is COMMANDS:
+        table.add_row(f"  {_LAB}", "Benchmarks and chaos tests; in the checkout only.")
     console.print(table)
 
 

@@ -45,14 +45,14 @@ keep_freed_memory()
 # Those begin first, then the files that take long, then all others, which fill what is left of either's time.
 SHARED = {
     "tests/ranker/": "rankers",
-    "tests/model_export/race/": "races",
-    "tests/model_export/reference/": "races",
+    "tests/lab/race/": "races",
+    "tests/lab/reference/": "races",
     "tests/model_export/": "exports",
-    "tests/loadtest/bench/": "reference model",
-    "tests/loadtest/naive/": "reference model",
-    "tests/benchmark/": "benchmark",
+    "tests/lab/bench/": "reference model",
+    "tests/lab/naive/": "reference model",
+    "tests/lab/benchmark/": "benchmark",
 }
-LONG = ("tests/e2e/", "tests/loadtest/chaos/", "tests/service/", "tests/operations/")
+LONG = ("tests/e2e/", "tests/lab/chaos/", "tests/service/", "tests/operations/")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("msd", "msd_client", "service", "operations", "native", "model_export", "loadtest", "image", "tests")
+OURS = ("msd", "msd_client", "service", "operations", "native", "model_export", "loadtest", "lab", "image", "tests")
 HEAVY = {"torch", "polars", "sklearn", "transformers", "onnx", "scipy", "pandas"}
 
 
@@ -43,33 +43,24 @@ ARROWS = [
     Arrow("model_export.factorise", ("model_export.factorise", "model_export.errors", "msd.contract")),
     Arrow(
         "loadtest",
-        # One option of `msd bench` is about graphs alone.
-        ("loadtest", "msd.contract", "msd.report", "model_export.race.command"),
+        ("loadtest", "msd.contract", "msd.free_port", "msd.report"),
         forbidden=frozenset(HEAVY),
-        but=(
-            "loadtest.bench",
-            "loadtest.chaos",
-            "loadtest.lab",
-            "loadtest.observe",
-        ),
+        but=("loadtest.session",),
     ),
-    # It compares services over bundles of the reference model.
-    Arrow("loadtest.bench", ("loadtest", "model_export", "msd")),
-    # It serves bundles of the reference model unless told otherwise, and one without counts.
-    Arrow("loadtest.chaos", ("loadtest", "msd", "model_export.reference.bundles", "model_export.bare_bundle")),
-    Arrow("loadtest.observe", ("loadtest", "msd")),
     # It draws, and writes a page.
     Arrow(
-        "loadtest.lab",
+        "loadtest.session",
         ("loadtest", "msd.contract", "msd.drawing", "msd.page", "msd.report"),
         forbidden=frozenset(HEAVY),
     ),
+    # In the checkout alone: nothing that ships may import it.
+    Arrow("lab", ("lab", "loadtest", "model_export", "msd")),
     Arrow(
         "image",
         (
             "image",
-            "loadtest.chaos.hostile",
-            "loadtest.chaos.http_fuzz",
+            "lab.chaos.hostile",
+            "lab.chaos.http_fuzz",
             "loadtest.http_client",
             "msd.contract",
             "service.request_log.files",
@@ -160,7 +151,7 @@ def test_every_import_follows_the_arrows(arrow: Arrow) -> None:
         ("loadtest", "import service.settings"),
         ("loadtest", "import onnx"),
         ("model_export", "from service.runtimes.openvino import OpenVinoRuntime"),
-        ("loadtest.bench", "from service.settings import Settings"),
+        ("lab", "from service.settings import Settings"),
     ],
 )
 def test_a_breach_is_seen(package: str, line: str) -> None:
@@ -185,7 +176,7 @@ def test_importing_the_service_and_its_commands_loads_nothing_heavy() -> None:
 
 
 def test_importing_the_load_tests_commands_loads_nothing_heavy() -> None:
-    loaded = loaded_by("loadtest.bench_command")
+    loaded = loaded_by("loadtest.running_command")
 
     assert "loadtest" in loaded
     assert not HEAVY & loaded

@@ -116,7 +116,7 @@ def test_input_that_is_not_there_is_one_message(
 
 
 def test_a_file_that_cannot_be_written_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, "dashboards", f"{__file__}/x").startswith(f"error: {__file__}")
+    assert said(capsys, "data", "headlines", f"{__file__}/x").startswith(f"error: {__file__}")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -16,7 +16,7 @@ from model_export.precision.int8 import check_int8, quantise
 from model_export.run import Run, median_microseconds, open_run
 from msd.contract.instructions import cpu_instructions
 from msd.contract.precision import ConversionFigures, Figures, Precision, PrecisionRecord, Tried
-from msd.ranker.metrics import Probabilities
+from msd.metrics import Probabilities
 
 Asked = Literal["fp32", "int8", "bf16", "auto"]
 # A smaller gain is within the noise, and not worth scores that differ from torch's.

@@ -16,8 +16,8 @@ from msd.contract.assemble import Tensors
 from msd.contract.golden import encode_row
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
+from msd.metrics import Labels
 from msd.ranker.features import Features
-from msd.ranker.metrics import Labels
 
 CONVERSIONS = "pcvr"
 """The head judged by conversions of clicks; of the others only clicks are judged."""

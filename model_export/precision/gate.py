@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.ranker.bootstrap import interval, resample_metrics
-from msd.ranker.metrics import (
+from msd.bootstrap import interval, resample_metrics
+from msd.metrics import (
     CalibrationBin,
     Labels,
     Probabilities,

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from msd.dataset.check import DatasetReport, check_dataset
-from msd.dataset.collm_ml_1m import write_collm_ml_1m
 from msd.dataset.draft import NO_USER, Draft
 from msd.dataset.ml_100k import write_ml_100k
 from msd.dataset.problem import alike
@@ -41,22 +40,6 @@ def ml_100k(
     console.print(
         f"{folder}: {'written' if written else 'was there already, unchanged'}", highlight=False, soft_wrap=True
     )
-
-
-@app.command("collm-ml-1m")
-def collm_ml_1m(
-    folder: Folder,
-    archive: Annotated[
-        Path, typer.Option(metavar="FILE", help="Your download of ml-1m.zip (grouplens.org/datasets/movielens/1m).")
-    ],
-) -> None:
-    """Writes MovieLens-1M in the time split of CoLLM as a dataset folder, for `msd teach` and the benchmark."""
-    rows = write_collm_ml_1m(folder, archive)
-    if rows is None:
-        typer.echo(f"{folder}: was there already, unchanged")
-        return
-    typer.echo(f"{folder}: written, {', '.join(f'{part} {count:,}' for part, count in rows.items())} rows")
-    typer.echo(f"next: msd teach {folder} {folder / 'knowledge'} --teacher … (docs/teaching.md)")
 
 
 @app.command("headlines")

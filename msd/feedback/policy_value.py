@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from msd.bootstrap import interval
 from msd.feedback.arms import Estimate
-from msd.ranker.bootstrap import interval
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1_000

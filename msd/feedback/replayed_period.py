@@ -18,9 +18,9 @@ from msd.contract.encode import encode_side
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part, split_events
 from msd.ranker.features import build_features
-from msd.ranker.folder import load_ranker, vectors_of
-from msd.ranker.train import predict
 from msd.student.vectors import load_vectors
+from msd.training.folder import load_ranker, vectors_of
+from msd.training.train import predict
 
 Floats = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from msd.ranker.metrics import calibration, expected_calibration_error, mean_logloss
+from msd.metrics import calibration, expected_calibration_error, mean_logloss
 
 Floats = NDArray[np.float64]
 KNOTS = 32

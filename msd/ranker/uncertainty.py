@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 from msd.contract.uncertainty import LEAST_RATIO, Coverage, Uncertainty
-from msd.ranker.metrics import Labels
+from msd.metrics import Labels
 
 Floats = NDArray[np.float64]
 _QUADRATURE = 31

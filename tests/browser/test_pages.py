@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from loadtest.lab.page import load_page
+from loadtest.session.page import load_page
 from msd.__main__ import main
 from tests.browser.playground_page import PlaygroundPage
 from tests.browser.watched_tab import WatchedTab

@@ -12,9 +12,7 @@ import typer
 import typer.main
 from pydantic import BeforeValidator
 
-from loadtest.bench.command import services_app
-from loadtest.running_command import running_app
-from model_export.race.command import graph_app
+from lab import COMMANDS as LAB_COMMANDS
 from msd.__main__ import COMMANDS, _load
 from operations.replay.log import app as log_replay_app
 from service.settings import PREFIX, Settings
@@ -74,10 +72,10 @@ def mistakes_page() -> str:
 def _apps() -> list[tuple[str, typer.Typer]]:
     """All commands; those that take several forms once per form."""
     forms = {
-        "bench": [("bench", services_app), ("bench BUNDLE", running_app), ("bench --graph", graph_app)],
         "replay": [("replay FILE", _load("replay")), ("replay LOG", log_replay_app)],
     }
-    return [form for name in COMMANDS for form in forms.get(name) or [(name, _load(name))]]
+    shipped = [form for name in COMMANDS for form in forms.get(name) or [(name, _load(name))]]
+    return shipped + [(f"lab {name}", _load("lab", name)) for name in LAB_COMMANDS]
 
 
 def _command(title: str, command: Any) -> list[str]:  # noqa: ANN401 - of Typer's own kinds

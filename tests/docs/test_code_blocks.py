@@ -16,9 +16,6 @@ import pytest
 import typer.main
 from pydantic import BaseModel
 
-from loadtest.bench.command import is_meant, services_app
-from loadtest.running_command import running_app
-from model_export.race.command import graph_app
 from msd.__main__ import _load
 from msd.contract.events import EventBatch
 from msd.contract.request import ScoreRequest
@@ -57,20 +54,12 @@ def commands_shown() -> Iterator[tuple[Block, list[str]]]:
                 yield block, [word for word in shlex.split(words, comments=True) if word != _AS_BEFORE]
 
 
-def app_of(name: str, words: list[str]) -> typer.Typer:
-    """The one that takes these words, where a command has several forms."""
-    if name != "bench":
-        return _load(name, *words)
-    if "--graph" in words:
-        words.remove("--graph")
-        return graph_app
-    return services_app if is_meant(words) else running_app
-
-
 def parse(name: str, *words: str) -> None:
     """Has a command parse its line. Raises what it would tell the user."""
     rest = list(words)
-    command = typer.main.get_command(app_of(name, rest))
+    command = typer.main.get_command(_load(name, *rest))
+    if name == "lab":
+        del rest[0]
     if subcommands := getattr(command, "commands", None):
         command = subcommands[rest.pop(0)]
     command.make_context(name, rest)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from msd.dataset.load import load_dataset
-from msd.ranker.folder import WEIGHTS_FILE, load_ranker
 from msd.step import STEP_FILE
+from msd.training.folder import WEIGHTS_FILE, load_ranker
 from tests.dataset.tiny import write_tiny_dataset
 from tests.e2e.pipeline import ENVIRONMENT, command
 from tests.ranker.tuned import write_small_student
@@ -20,7 +20,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from msd.__main__ import main
-from msd.ranker import train
+from msd.training import train
 
 average = train.average_weights
 

@@ -12,8 +12,7 @@ from msd.contract.bundle import open_bundle
 from msd.free_port import free_port
 from tests.dataset.tiny import EVENTS_PER_USER
 from tests.e2e.pipeline import USERS, Pipeline, msd
-from tests.savings.small_model import write_small_model
-from tests.service.live import LiveService, live_service, run_msd
+from tests.service.live import LiveService, live_service
 
 EVENTS = USERS * EVENTS_PER_USER
 REQUESTS = EVENTS // 10  # one for each test row
@@ -78,24 +77,6 @@ def test_a_second_run_finds_every_step_done(pipeline: Pipeline, capsys: pytest.C
             main([str(part) for part in line])
         assert "done before" in capsys.readouterr().out
     assert _times(pipeline) == touched
-
-
-def test_what_is_saved_by_not_asking_a_language_model(pipeline: Pipeline, tmp_path: Path) -> None:
-    model = write_small_model(tmp_path / "model")
-    ways = (pipeline.dataset, pipeline.bundle, "--without", pipeline.bundle, "--llm", model)
-    short = ("--users", "3", "--candidates", "15", "--json", tmp_path / "savings.json", "--work", tmp_path / "logs")
-    done = run_msd("savings", *map(str, (*ways, *short)))
-
-    assert done.returncode == 0, done.stderr
-    assert "one request, 15 candidates" in done.stdout.lower()
-    found = json.loads((tmp_path / "savings.json").read_text())
-    served, without, asked = (found["ways"][name] for name in ("service", "without_semantics", "language_model"))
-    # The same bundle twice: the same scores, so the same AUC, and no gain in any resample.
-    assert found["auc"]["service"] == found["auc"]["without_semantics"]
-    assert found["gain_interval"]["without_semantics"] == [0.0, 0.0]
-    assert all(way["cpu_ms"] > 0 and way["capacity"]["cores"] > 0 for way in (served, without, asked))
-    assert served["candidates"] == without["candidates"] == asked["candidates"] == 15
-    assert found["language_model"] == {"name": "model", "parameters": 4_112}
 
 
 def _times(pipeline: Pipeline) -> dict[Path, int]:

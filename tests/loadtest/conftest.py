@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from loadtest.bench import processes
-from model_export.reference.bundles import Bundles, Makings, made_bundles
-from model_export.reference.market import Population
+from lab.reference.bundles import Bundles, Makings, made_bundles
+from lab.reference.market import Population
+from loadtest import processes
 from msd.contract.bundle import Bundle
 from operations.publish import publish
-from tests.model_export.reference.small import BRIEF, SMALL
+from tests.lab.reference.small import BRIEF, SMALL
 from tests.service.forked import ForkedProcess
 from tests.service.live import ROOT, LiveService, live_service
 

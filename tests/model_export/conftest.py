@@ -10,9 +10,9 @@ from model_export.inputs import ExportInputs, load_inputs
 from msd.contract.bundle import Bundle, open_bundle
 from msd.dataset.load import load_dataset
 from msd.ranker.features import Features, build_features
-from msd.ranker.folder import RankerRecord, save_ranker
 from msd.ranker.schema_fit import fit_schema
 from msd.student.record import VECTOR_DIM
+from msd.training.folder import RankerRecord, save_ranker
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
 from tests.ranker.made import SHORT, SMALL, train_quickly
 from tests.ranker.tuned import write_small_student

@@ -29,8 +29,8 @@ from msd.contract.merge import merge
 from msd.contract.precision import PrecisionRecord, Tried
 from msd.contract.pricing import PRICED
 from msd.dataset.split import Part
+from msd.metrics import roc_auc
 from msd.ranker.features import Features, build_features
-from msd.ranker.metrics import roc_auc
 from tests.dataset.tiny import write_tiny_dataset
 from tests.model_export.conftest import Exported, quiet
 

@@ -34,10 +34,10 @@ from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import PrecisionRecord
 from msd.contract.reference import dense_inputs
 from msd.dataset.split import Part, split_events
-from msd.ranker.cold_ads import measure_cold_ads
-from msd.ranker.folder import ModelFolderError
+from msd.evaluation.cold_ads import measure_cold_ads
 from msd.step import STEP_FILE
 from msd.student.vectors import StudentVectors, load_vectors, save_vectors
+from msd.training.folder import ModelFolderError
 from service.runtimes.onnxruntime import OnnxRuntime
 from tests.dataset.tiny import write_tiny_dataset
 from tests.model_export.conftest import Exported, Run, quiet

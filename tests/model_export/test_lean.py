@@ -17,7 +17,7 @@ from model_export.ranker import torch_scores
 from model_export.run import open_run
 from msd.contract.bundle import ENCODER, GOLDENS, LEAN_RANKER, RANKER, Bundle, bundle_id_of, open_bundle
 from msd.contract.golden import read_goldens
-from msd.ranker.lean import train_lean
+from msd.training.lean import train_lean
 from service.deployment.proof import Pace, prove
 from service.scoring.model import load_model
 from service.settings import Settings

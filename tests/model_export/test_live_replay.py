@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest.chaos.environment import Environment
-from loadtest.chaos.live_counts import ReplayedLiveCounts
-from loadtest.chaos.live_replay import replay_moments
-from loadtest.chaos.plan import ChaosPlan
+from lab.chaos.environment import Environment
+from lab.chaos.live_counts import ReplayedLiveCounts
+from lab.chaos.live_replay import replay_moments
+from lab.chaos.plan import ChaosPlan
 from model_export.bare_bundle import bare_bundle
 from msd.contract.bundle import open_bundle
 from msd.feedback.replayed_period import offline_scores, period_of

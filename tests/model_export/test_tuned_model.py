@@ -14,8 +14,8 @@ from model_export.inputs import ExportInputs, load_inputs
 from msd.contract.bundle import ENCODER, TOKENIZER, open_bundle
 from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
-from msd.ranker.folder import STUDENT_FOLDER, TuningRecord, load_ranker, save_ranker
 from msd.student.record import StudentError
+from msd.training.folder import STUDENT_FOLDER, TuningRecord, load_ranker, save_ranker
 from tests.model_export.conftest import Run, quiet
 from tests.ranker.tuned import write_small_student
 

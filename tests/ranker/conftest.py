@@ -9,7 +9,7 @@ from msd.contract.schema import FeatureSchema
 from msd.dataset.load import Dataset, load_dataset
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
-from msd.ranker.train import TrainConfig
+from msd.training.train import TrainConfig
 from tests.dataset.tiny import write_tiny_dataset
 from tests.ranker.made import QUICK, SHORT, Run, ShortRun, World, train_quickly, word_vectors
 from tests.ranker.tuned import write_small_student

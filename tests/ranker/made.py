@@ -17,9 +17,9 @@ from msd.dataset.texts import student_texts
 from msd.ranker.batch import Corruption, TrainedRanker, batch_opinions
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
-from msd.ranker.train import EpochReport, TrainConfig, train_ranker
 from msd.student.record import RECORD_FILE, VECTOR_DIM, BertConfig, StudentRecord
 from msd.student.vectors import LevelVectors, StudentVectors, save_vectors
+from msd.training.train import EpochReport, TrainConfig, train_ranker
 
 STUDENT = "5" * 64
 CHECKPOINT = "checkpoint.safetensors"

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 
 from msd.__main__ import main
 from msd.ranker.batch import TrainedRanker
-from msd.ranker.folder import RECORD_FILE, RankerRecord
-from msd.ranker.parallel import Team, join_team
-from msd.ranker.train_command import _Job
 from msd.ranker.variant import Variant
+from msd.training.folder import RECORD_FILE, RankerRecord
+from msd.training.parallel import Team, join_team
+from msd.training.train_command import _Job
 
 MODEL_FOLDER = "model"
 

@@ -19,10 +19,10 @@ from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, Semant
 from msd.dataset.split import Part
 from msd.ranker.baselines import Baseline, DcnV2, DeepFm, Din, LogisticRegression, new_network
 from msd.ranker.batch import TrainedRanker
-from msd.ranker.folder import RankerRecord, load_ranker, save_ranker
 from msd.ranker.model import Ranker, RankerConfig
-from msd.ranker.train import TrainConfig, predict, train_ranker
 from msd.student.record import VECTOR_DIM
+from msd.training.folder import RankerRecord, load_ranker, save_ranker
+from msd.training.train import TrainConfig, predict, train_ranker
 from tests.ranker.made import SMALL, World, batch_logits, quiet
 
 NAMES = ("lr", "deepfm", "din", "dcnv2")

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
-from msd.ranker.bootstrap import _CELLS, compare, compare_by_seed, interval, resample_metrics, two_sided_p
-from msd.ranker.metrics import roc_auc
+from msd.bootstrap import _CELLS, compare, compare_by_seed, interval, resample_metrics, two_sided_p
+from msd.metrics import roc_auc
 
 
 def _drawn(groups: np.ndarray, resamples: int, seed: int) -> list[np.ndarray]:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from msd.dataset.load import Dataset, load_dataset
-from msd.ranker.choice import Training, choose_network, valid_halves, variants_of
-from msd.ranker.folder import STUDENT_FOLDER, load_ranker
 from msd.ranker.model import RankerConfig
-from msd.ranker.train import Progress, TrainConfig
 from msd.ranker.variant import UNTUNED_OURS, WITHOUT_SEMANTICS, WITHOUT_USER_KNOWLEDGE
 from msd.student.record import VECTOR_DIM
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, no_vectors, save_vectors
+from msd.training.choice import Training, choose_network, valid_halves, variants_of
+from msd.training.folder import STUDENT_FOLDER, load_ranker
+from msd.training.train import Progress, TrainConfig
 from tests.dataset.tiny import write_tiny_dataset
 from tests.ranker.made import SMALL, STUDENT, Run, dataset_of, quiet, word_vectors
 from tests.ranker.tuned import write_small_student

@@ -8,10 +8,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from msd.dataset.split import Part
-from msd.ranker.cold_ads import measure_cold_ads
-from msd.ranker.degradation import degraded, encoded
-from msd.ranker.train import predict
+from msd.evaluation.cold_ads import measure_cold_ads
+from msd.evaluation.degradation import degraded, encoded
 from msd.student.vectors import LevelVectors
+from msd.training.train import predict
 from tests.ranker.made import World
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from msd.__main__ import main
 from msd.dataset.load import Dataset
-from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, load_ranker
 from msd.student.vectors import StudentVectors
+from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, load_ranker
 from tests.dataset.tiny import write_tiny_dataset
 from tests.ranker.made import Run, word_vectors, write_student
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
+from msd.metrics import calibration, expected_calibration_error, roc_auc
 from msd.ranker.batch import TrainedRanker, both
 from msd.ranker.features import Features, build_features
-from msd.ranker.folder import RankerRecord, load_ranker, save_ranker
-from msd.ranker.metrics import calibration, expected_calibration_error, roc_auc
 from msd.ranker.schema_fit import fit_schema
-from msd.ranker.train import TrainConfig, TrainError, predict, predict_conversions, train_ranker
 from msd.student.vectors import no_vectors
+from msd.training.folder import RankerRecord, load_ranker, save_ranker
+from msd.training.train import TrainConfig, TrainError, predict, predict_conversions, train_ranker
 from tests.ranker.made import SMALL, World, dataset_of, quiet
 
 USERS, ITEMS, SHOWN = 205, 60, 100

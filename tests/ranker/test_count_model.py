@@ -12,7 +12,7 @@ from msd.dataset.split import Part
 from msd.ranker.batch import batch_opinions
 from msd.ranker.calibrate import fit_blend
 from msd.ranker.model import Ranker, RankerConfig
-from msd.ranker.train import Judge, TrainConfig, predict_logits, predict_opinions
+from msd.training.train import Judge, TrainConfig, predict_logits, predict_opinions
 from tests.ranker.made import SHORT, ShortRun, World, train_quickly
 
 

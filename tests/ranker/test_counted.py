@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from msd.bootstrap import resample_metrics
 from msd.contract.state import EntityState, Event, StateRule, fold
-from msd.ranker.bootstrap import resample_metrics
+from msd.metrics import calibration, expected_calibration_error, measure
 from msd.ranker.calibrate import fit_platt
 from msd.ranker.features import build_features
-from msd.ranker.metrics import calibration, expected_calibration_error, measure
 from msd.ranker.schema_fit import fit_schema
 from msd.student.vectors import no_vectors
 from tests.ranker.made import dataset_of

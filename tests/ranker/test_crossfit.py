@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from msd.ranker.crossfit import CrossfitError, UserHalves
+from msd.training.crossfit import CrossfitError, UserHalves
 
 USERS, EACH = 120, 20
 OWNERS = np.repeat(np.arange(USERS), EACH)

@@ -11,10 +11,10 @@ from msd.contract.assemble import Counts, assemble, dense
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec, has_semantic
 from msd.dataset.split import Part
-from msd.ranker.degradation import SHARES, degradation_curves, degraded, encoded
+from msd.evaluation.degradation import SHARES, degradation_curves, degraded, encoded
+from msd.metrics import measure_pooled
 from msd.ranker.features import Features
-from msd.ranker.metrics import measure_pooled
-from msd.ranker.train import predict
+from msd.training.train import predict
 from tests.ranker.made import World
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
-from msd.ranker.evaluate import evaluate_models
-from msd.ranker.folder import ModelFolderError, RankerRecord, save_ranker
-from msd.ranker.metrics import measure
-from msd.ranker.train import predict
-from msd.ranker.verdict import say
+from msd.evaluation.evaluate import evaluate_models
+from msd.evaluation.verdict import say
+from msd.metrics import measure
+from msd.training.folder import ModelFolderError, RankerRecord, save_ranker
+from msd.training.train import predict
 from tests.ranker.made import SMALL, World
 
 RESAMPLES = 200

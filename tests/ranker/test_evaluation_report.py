@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from msd.ranker.evaluation_report import Scale, write_report
+from msd.evaluation.evaluation_report import Scale, write_report
 
 HOSTILE = "<script>alert('x')</script> $\\frac{ & \"co\" 電影"
 ESCAPED = "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; $\\frac{ &amp; &#34;co&#34; 電影"

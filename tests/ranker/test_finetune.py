@@ -12,11 +12,11 @@ from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.dataset.texts import student_texts
 from msd.ranker.features import build_features
-from msd.ranker.finetune import Tuned, save_own_student
-from msd.ranker.train import predict, predict_logits
 from msd.student.encoder import Student, encode_texts, load_student
 from msd.student.record import VECTOR_DIM, StudentError
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
+from msd.training.finetune import Tuned, save_own_student
+from msd.training.train import predict, predict_logits
 from tests.ranker.tuned import TUNE, Untuned, untuned_of
 
 SHORT = replace(TUNE, steps=6)

@@ -8,9 +8,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from msd.dataset.split import Part
-from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, save_ranker
-from msd.ranker.train import predict
 from msd.student.record import VECTOR_DIM
+from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, save_ranker
+from msd.training.train import predict
 from tests.ranker.made import SMALL, World
 
 

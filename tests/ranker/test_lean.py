@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from msd.dataset.split import Part
-from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, save_ranker
-from msd.ranker.lean import LEAN_FOLDER, load_lean, train_lean
 from msd.ranker.lean_network import LeanRanker
-from msd.ranker.train import predict
 from msd.step import STEP_FILE
 from msd.student.record import VECTOR_DIM
+from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, save_ranker
+from msd.training.lean import LEAN_FOLDER, load_lean, train_lean
+from msd.training.train import predict
 from tests.ranker.made import SHORT, SMALL, Run, World, quiet
 
 

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from msd.dataset.load import Dataset
 from msd.free_port import free_port
 from msd.ranker.features import build_features
-from msd.ranker.folder import RankerRecord, load_ranker, vectors_of
-from msd.ranker.parallel import ALONE, TeamError, join_team
 from msd.ranker.schema_fit import fit_schema
-from msd.ranker.train import train_ranker
 from msd.student.vectors import load_vectors
+from msd.training.folder import RankerRecord, load_ranker, vectors_of
+from msd.training.parallel import ALONE, TeamError, join_team
+from msd.training.train import train_ranker
 from tests.ranker.made import QUICK, SMALL, quiet
 from tests.ranker.team_member import MODEL_FOLDER, team_figures
 from tests.service.live import ROOT

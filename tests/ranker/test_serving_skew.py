@@ -15,7 +15,7 @@ from msd.contract.rows import RowCodec, RowContents, Rows, RowSide, pack_history
 from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
-from msd.ranker.train import predict, predict_logits
+from msd.training.train import predict, predict_logits
 from tests.ranker.made import World, batch_logits
 
 BUNDLE = "ab" * 16

@@ -5,7 +5,7 @@ import pytest
 
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
-from msd.ranker.slices import FEWEST_ROWS, MISSING, MOST_VALUES, slice_rows, unmeasurable
+from msd.evaluation.slices import FEWEST_ROWS, MISSING, MOST_VALUES, slice_rows, unmeasurable
 from tests.ranker.made import World, dataset_of
 
 

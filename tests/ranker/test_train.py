@@ -16,7 +16,7 @@ from torch import nn
 from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import fit_platt
-from msd.ranker.train import (
+from msd.training.train import (
     EpochReport,
     TrainConfig,
     TrainError,

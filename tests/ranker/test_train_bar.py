@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from msd.ranker.train_command import training_bar
+from msd.training.train_command import training_bar
 
 
 @pytest.mark.parametrize("steps", [2, None])

@@ -11,7 +11,11 @@ from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.dataset.texts import student_texts
 from msd.ranker.features import build_features
-from msd.ranker.folder import (
+from msd.student.encoder import encode_texts, load_student
+from msd.student.record import VECTOR_DIM
+from msd.student.record import WEIGHTS_FILE as STUDENT_WEIGHTS_FILE
+from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
+from msd.training.folder import (
     RECORD_FILE,
     STUDENT_FOLDER,
     WEIGHTS_FILE,
@@ -20,11 +24,7 @@ from msd.ranker.folder import (
     student_of,
     vectors_of,
 )
-from msd.ranker.train import predict
-from msd.student.encoder import encode_texts, load_student
-from msd.student.record import VECTOR_DIM
-from msd.student.record import WEIGHTS_FILE as STUDENT_WEIGHTS_FILE
-from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
+from msd.training.train import predict
 from tests.dataset.tiny import write_tiny_dataset
 from tests.ranker.made import Run
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from msd.ranker.verdict import ServedScores, judge_semantics, say
+from msd.evaluation.verdict import ServedScores, judge_semantics, say
 
 N, USERS = 600, 30
 LABELS = (np.arange(N) % 3 == 0).astype(np.float64)

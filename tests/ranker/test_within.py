@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from msd.ranker.within import CHANCE, Compared, how_sure, measure_within
+from msd.evaluation.within import CHANCE, Compared, how_sure, measure_within
 
 # Two tests. The first has arms with 10, 30 and 20 clicks of 100 (rows without and with a click), the second 5 and 5.
 CLICKS = np.array([10.0, 30.0, 20.0, 5.0, 5.0])

@@ -9,17 +9,17 @@ import onnxruntime
 import pytest
 import torch
 
+from lab.reference.graphs import examples, plain_graph
+from lab.reference.inputs import SIDES, random_feeds
+from lab.reference.network import NETWORKS
 from model_export.factorise.pass_ import factorise
 from model_export.factorise.proof import prove
 from model_export.factorise.report import Report
 from model_export.factorise.rule import ALL_RULES, Rule
-from model_export.reference.graphs import examples, plain_graph
-from model_export.reference.inputs import SIDES, random_feeds
-from model_export.reference.network import NETWORKS
 from msd.contract.schema import Side
+from tests.lab.reference.small import SMALL, network
 from tests.model_export.factorise.graphs import COUNTS, Feeds, feeds_of
 from tests.model_export.factorise.models import RANKERS, ranker
-from tests.model_export.reference.small import SMALL, network
 
 USED = {
     "reference": {Rule.USER_MATRIX, Rule.LINEAR, Rule.WEIGHTED_SUM, Rule.GATHER, Rule.BIAS},

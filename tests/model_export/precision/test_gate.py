@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model_export.precision.gate import AUC_BOUND, ECE_BOUND, LOGLOSS_BOUND, judge
-from msd.ranker.metrics import measure_pooled
+from msd.metrics import measure_pooled
 
 Floats = NDArray[np.float64]
 ROWS = 6_000

@@ -1,0 +1,26 @@
+"""The laboratory: benchmarks, reference models and chaos tests. In the checkout, not in the wheel; nothing that ships
+imports it.
+
+`COMMANDS` are those of `msd lab`: module, extras it needs, and help.
+"""
+
+COMMANDS = {
+    "benchmark": ("lab.benchmark.command", "train", "Train and measure all models of a research benchmark."),
+    "data": ("lab.data.command", "train", "Convert the data of a research benchmark."),
+    "bench": (
+        "lab.bench.command",
+        "train,cpu,openvino,demo,load",
+        "Compare the service with a naive one or with peers.",
+    ),
+    "graph": ("lab.race.command", "train,cpu,openvino", "Measure the speed of the scoring graph alone."),
+    "chaos": (
+        "lab.chaos.command",
+        "train,cpu,openvino,demo,dev",
+        "Run chaos tests against a service and report the results.",
+    ),
+    "observe": (
+        "lab.observe.command",
+        "observe,cpu,encode,live,log,train,demo",
+        "Verify that every dashboard panel and alert rule returns data.",
+    ),
+}

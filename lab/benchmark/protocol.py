@@ -1,0 +1,102 @@
+"""Definition of a benchmark: how its data is prepared, what is compared, with which settings. Knows no single
+benchmark."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from msd.contract.errors import MsdError
+from msd.contract.files import write_bytes_atomic, write_text_atomic
+from msd.dataset.load import Dataset
+from msd.ranker.model import RankerConfig
+from msd.ranker.variant import Variant
+from msd.step import fingerprint_of
+from msd.student.distill import DistillConfig
+from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, KnowledgeBase, TeachRecord
+from msd.training.finetune import TuneConfig
+from msd.training.train import TrainConfig
+
+# Increment with any code change after which a model would predict something else from the same data.
+FORMAT = 4
+Advance = Callable[[str, int, int], None]  # current step, done, total
+
+
+class BenchmarkError(MsdError):
+    """A benchmark cannot run: its data is missing or malformed, or an option does not fit."""
+
+
+class Folders(NamedTuple):
+    """A dataset, and a teacher's knowledge of it."""
+
+    dataset: Path
+    knowledge: Path
+
+
+def same_for_all_seeds(dataset: Dataset, seed: int) -> Dataset:
+    """Return the dataset unchanged: a seed draws weights and the order of rows, but not the rows."""
+    return dataset
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One benchmark. `prepare`: from the given data and a working folder to the folders that models are made from.
+
+    `split`: in words, for the record. `looks`: each earlier look at test, and its result. `seeds`: default number.
+    `ablation_seeds`: maximum for ablations. `of_seed`: the dataset that a seed's models are trained and tested on.
+    `hidden`: the share of items that each seed hides for test. If set, seeds are paired; otherwise users and seeds are,
+    and test is measured with live counts as well. `user_vectors`: whether users have vectors at all.
+    """
+
+    name: str
+    split: str
+    prepare: Callable[[Path, Path, Advance], Folders]
+    variants: tuple[Variant, ...]
+    looks: tuple[str, ...] = ()
+    seeds: int = 5
+    ablation_seeds: int = 3
+    of_seed: Callable[[Dataset, int], Dataset] = same_for_all_seeds
+    hidden: float | None = None
+    user_vectors: bool = True
+    ranker: RankerConfig = RankerConfig()
+    training: TrainConfig = TrainConfig()
+    tuning: TuneConfig = TuneConfig()
+    distilling: DistillConfig = DistillConfig()
+
+    @property
+    def rows_vary(self) -> bool:
+        """Whether each seed has its own test rows."""
+        return self.hidden is not None
+
+    def frozen(self) -> dict[str, Any]:
+        """Return every setting that the figures depend on besides data and code, as JSON; `msd evaluate` writes its
+        hash."""
+        whole = asdict(replace(self, variants=()))
+        return {
+            "code": FORMAT,
+            **{name: value for name, value in whole.items() if name not in ("prepare", "of_seed", "looks")},
+            "ranker": self.ranker.model_dump(mode="json"),
+            "variants": [_described(one) for one in self.variants],
+        }
+
+    def sha256(self) -> str:
+        """Return the hash of `frozen`: results with the same hash were made alike."""
+        return fingerprint_of(self.frozen())
+
+
+def _described(variant: Variant) -> dict[str, Any]:
+    fields = {name: value for name, value in vars(variant).items() if name != "fitted"}
+    return {**fields, "changes": dict(variant.changes), "fitted": getattr(variant.fitted, "__name__", None)}
+
+
+def write_knowledge(folder: Path, base: KnowledgeBase, record: TeachRecord) -> Path:
+    """Write a knowledge folder as `msd teach` would, the record last, and return it."""
+    files = {
+        name: "".join(f"{one.model_dump_json()}\n" for one in level.values()).encode()
+        for name, level in zip(KNOWLEDGE_FILES, (base.items, base.users), strict=True)
+    }
+    for name, content in files.items():
+        write_bytes_atomic(folder / name, content)
+    counted = record.model_copy(update={"items": len(base.items), "users": len(base.users)})
+    write_text_atomic(folder / RECORD_FILE, counted.model_dump_json(indent=2) + "\n")
+    return folder

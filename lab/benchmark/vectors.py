@@ -1,0 +1,125 @@
+"""Sources of a network's vectors: the student, its halves, the plain encoder, the teacher's words themselves.
+
+All have the student's width, so that they differ only in content.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lab.benchmark.protocol import Advance
+from msd.dataset.load import Dataset
+from msd.dataset.texts import student_texts
+from msd.ranker.features import Features, SideFeatures
+from msd.ranker.variant import Source
+from msd.step import fingerprint_of
+from msd.student.bag import BagOfWords
+from msd.student.encoder import encode_texts, new_student
+from msd.student.lessons import encode_targets, make_lessons, teachers_words
+from msd.student.record import HEADS, VECTOR_DIM, WORDS_DIM, Vectors
+from msd.student.vectors import Level, LevelVectors, StudentVectors, load_vectors
+from msd.teachers.knowledge import Knowledge, KnowledgeBase
+
+_LEADING = 32
+NOBODY = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
+
+
+class VectorSources:
+    """Vectors of one dataset by source, each made on first use; of items alone unless `users`."""
+
+    def __init__(
+        self, dataset: Dataset, base: KnowledgeBase, student: Path, advance: Advance, *, users: bool = True
+    ) -> None:
+        self._dataset, self._base, self._advance, self._users = dataset, base, advance, users
+        self.student = load_vectors(student)
+        self.knowledge = fingerprint_of(
+            *(one.model_dump() for level in (base.items, base.users) for one in level.values())
+        )
+        self.made_of = self.student.student, self.knowledge, users
+        self.of: Callable[[Source], StudentVectors] = cache(self._make)
+
+    def _make(self, source: Source) -> StudentVectors:
+        """Return vectors that have a fingerprint of their source as `student`."""
+        if source == "student" and self._users:
+            return self.student
+        with_users = source == "student_with_users" or (self._users and source != "student_items")
+        items = self._level(source, "items")
+        users = self._level(source, "users") if with_users else NOBODY
+        return StudentVectors(fingerprint_of(source, self.student.student), items, users)
+
+    def _level(self, source: Source, level: Level) -> LevelVectors:
+        own = self.student.items if level == "items" else self.student.users
+        known = self._base.items if level == "items" else self._base.users
+        if source in ("explicit", "implicit"):
+            return only_half(own, source)
+        if source == "plain":
+            return self._encode(student_texts(self._dataset)[level == "users"])
+        if source == "bag_of_words":
+            return bag_of_words(known)
+        return self._encode_teacher(level, known) if source == "teacher_text" else own
+
+    def _encode(self, texts: Mapping[str, str]) -> LevelVectors:
+        count = _Count(self._advance, "encoding raw texts", len(texts))
+        vectors = encode_texts(new_student(), list(texts.values()), on_batch=count)
+        vectors[:, HEADS["words"]] = 0.0  # an untrained words head is random
+        return LevelVectors(list(texts), vectors)
+
+    def _encode_teacher(self, level: Level, known: Mapping[str, Knowledge]) -> LevelVectors:
+        """Return the targets of two of the student's heads, for all with text and knowledge; the words are left out."""
+        lessons = make_lessons(level, student_texts(self._dataset)[level == "users"], known, 0.0, 0)
+        targets = encode_targets(new_student(), lessons, lambda name, done, all_, note: self._advance(name, done, all_))
+        return LevelVectors(lessons.ids, targets)
+
+
+class _Count:
+    """Progress callback that adds up the texts of batches."""
+
+    def __init__(self, advance: Advance, doing: str, total: int) -> None:
+        self._advance, self._doing, self._total, self._done = advance, doing, total, 0
+
+    def __call__(self, batch: int) -> None:
+        self._done += batch
+        self._advance(self._doing, self._done, self._total)
+
+
+def only_half(level: LevelVectors, head: str) -> LevelVectors:
+    """Return the same vectors with one head's part; the rest is zeros."""
+    kept = np.zeros_like(level.vectors)
+    kept[:, HEADS[head]] = level.vectors[:, HEADS[head]]
+    return LevelVectors(level.ids, kept)
+
+
+def bag_of_words(known: Mapping[str, Knowledge]) -> LevelVectors:
+    """Return vectors [n, 896] with the bag-of-words coordinates [n, 128] of one level, as in the student's lessons: the
+    leading directions in the words block, the rest at the front."""
+    if not known:
+        return NOBODY
+    texts = teachers_words(list(known.values()))
+    coordinates = BagOfWords(texts).coordinates(texts)
+    vectors = np.zeros((len(texts), VECTOR_DIM), np.float32)
+    vectors[:, HEADS["words"]][:, :_LEADING] = coordinates[:, :_LEADING]
+    vectors[:, : WORDS_DIM - _LEADING] = coordinates[:, _LEADING:]
+    return LevelVectors(list(known), vectors)
+
+
+def with_vectors(features: Features, vectors: StudentVectors) -> Features:
+    """Return features as if built with these vectors, without walking through the events again."""
+    user = _side(features.user, *vectors.gather("users", features.user.entities.ids), features.knows_user)
+    item = _side(features.item, *vectors.gather("items", features.item.entities.ids), torch.ones(1, dtype=torch.bool))
+    return replace(features, user=user, item=item)
+
+
+def _side(side: SideFeatures, vectors: Vectors, present: NDArray[np.bool_], counts: Tensor) -> SideFeatures:
+    held = torch.from_numpy(np.append(present, False))
+    known = (held[side.rows] & counts).float()
+    counted = {name: getattr(side, name).clone() for name in ("dense", "live_dense", "aged_dense")}
+    for numbers in counted.values():
+        numbers[..., -1] = known  # the last dense column says whether there is a vector
+    padded = np.concatenate([vectors, np.zeros((1, vectors.shape[1]), np.float32)])
+    return replace(side, **counted, vectors=torch.from_numpy(padded), present=held)

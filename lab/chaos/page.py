@@ -1,0 +1,101 @@
+"""chaos.html: each scenario with its checks, figures and drawing, on one page that needs no network. A drawing shows
+latency, outcomes and other values over time.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lab.chaos.chaos import timeline_of, told_keys
+from lab.chaos.environment import Environment
+from lab.chaos.timeline import Kind
+from msd.drawing import to_svg
+from msd.page import render_page
+
+# Outcomes of requests, best first: label and colour.
+KINDS: Mapping[Kind, tuple[str, str]] = {
+    "full": ("scored in full", "#0b6e4f"),
+    "lean": ("scored by the lean graph", "#66a80f"),
+    "encoded": ("scored, cold ad encoded", "#5c940d"),
+    "cached": ("scored by rows as last known", "#8fbf9f"),
+    "category_prior": ("scored by category", "#e8b04a"),
+    "prior": ("scored by the prior", "#c46a1b"),
+    "busy": ("429", "#9ca3af"),
+    "late": ("504", "#c92a2a"),
+    "not_ready": ("503", "#9c36b5"),
+    "error": ("other 5xx", "#7f1d1d"),
+    "invalid": ("4xx", "#3b5bdb"),
+    "lost": ("connection lost", "#111827"),
+    "unanswered": ("no reply", "#4b5563"),
+    "refused": ("no connection", "#d1d5db"),
+}
+
+
+def chaos_page(summary: Mapping[str, Any], environment: Environment) -> str:
+    """Return the page of `run_chaos`'s result."""
+    timelines = {name: timeline_of(environment, name) for name in summary["scenarios"]}
+    return render_page(
+        "lab.chaos",
+        "page.html.j2",
+        summary=summary,
+        keys=told_keys(),
+        pictures={name: picture(one) for name, one in timelines.items() if one and (one["bins"] or one["levels"])},
+        marks={name: one["marks"] for name, one in timelines.items() if one},
+    )
+
+
+def picture(timeline: Mapping[str, Any]) -> str:
+    """Return an SVG of `Timeline.as_json`'s result."""
+    bins, levels = timeline["bins"], timeline["levels"]
+    panels = (2 if bins else 0) + len(levels)
+    figure = Figure(figsize=(8.6, 0.6 + 1.7 * max(1, panels)), layout="constrained")
+    rows: list[Axes] = list(figure.subplots(max(1, panels), 1, sharex=True, squeeze=False)[:, 0])
+    if bins:
+        _latency(rows[0], bins)
+        _kinds(rows[1], bins)
+    for axes, (name, points) in zip(rows[2 if bins else 0 :], levels.items(), strict=True):
+        axes.plot([at for at, _ in points], [value for _, value in points], color="#3b5bdb", linewidth=1)
+        axes.set_ylabel(name)
+    for axes in rows:
+        axes.grid(alpha=0.25)
+        for at_s, _ in timeline["marks"]:
+            axes.axvline(at_s, color="#c92a2a", linewidth=0.8, linestyle="--")
+    _name_marks(rows[0], timeline["marks"])
+    rows[-1].set_xlabel("seconds")
+    return to_svg(figure)
+
+
+def _latency(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
+    for percentile, colour in (("p50_ms", "#0c8599"), ("p99_ms", "#c46a1b")):
+        known = [(one["at_s"], one[percentile]) for one in bins if one[percentile] is not None]
+        axes.plot(
+            [at for at, _ in known], [value for _, value in known], color=colour, linewidth=1, label=percentile[:3]
+        )
+    axes.set_yscale("log")
+    axes.set_ylabel("ms, of those scored")
+    axes.legend(loc="upper right", ncols=2, fontsize=7, frameon=False)
+
+
+def _kinds(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
+    """Draw requests per second by outcome, stacked."""
+    seconds = [one["at_s"] for one in bins]
+    floor = [0.0] * len(bins)
+    for kind, (name, colour) in KINDS.items():
+        rates = [one["kinds"].get(kind, 0) / one["width_s"] for one in bins]
+        if any(rates):
+            widths = [one["width_s"] for one in bins]
+            axes.bar(seconds, rates, widths, floor, align="edge", color=colour, label=name)
+            floor = [one + more for one, more in zip(floor, rates, strict=True)]
+    axes.set_ylabel("requests a second")
+    axes.legend(loc="lower right", ncols=3, fontsize=7, framealpha=0.8)
+
+
+def _name_marks(axes: Axes, marks: Sequence[tuple[float, str]]) -> None:
+    """Label marks above the drawing; if there are many, with numbers."""
+    for number, (at_s, what) in enumerate(marks, start=1):
+        told = what if len(marks) <= 3 else str(number)
+        axes.annotate(
+            told, (at_s, 1.02), xycoords=("data", "axes fraction"), fontsize=7, rotation=0, color="#c92a2a", ha="left"
+        )

@@ -1,0 +1,87 @@
+"""The scoring service that tutorials build: FastAPI, pydantic objects, an MGET, tiled features, a default session.
+
+The yardstick of `msd bench`: as fast as that recipe is, with nothing slowed down. It is run by
+`uvicorn --factory lab.naive.app:app` with NAIVE_BUNDLE, NAIVE_GRAPH and, for rows from there, NAIVE_REDIS.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnxruntime
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from lab.naive.features import check_inputs, tiled_inputs
+from lab.naive.rows import MemoryValues, NaiveRows, RedisValues, Values
+from msd.contract.bundle import Bundle, open_bundle
+from msd.contract.errors import MsdError
+
+
+class Candidate(BaseModel):
+    """An ad to score."""
+
+    id: str
+    bid: float | None = None
+
+
+class ScoreRequest(BaseModel):
+    """One user and his candidates."""
+
+    user_id: str
+    candidates: list[Candidate]
+
+
+class Score(BaseModel):
+    """An ad and its click probability."""
+
+    id: str
+    pctr: float
+    ecpm: float | None = None
+
+
+class ScoreResponse(BaseModel):
+    """In the request's order."""
+
+    scores: list[Score]
+
+
+def app() -> FastAPI:
+    """Return the app, in each of uvicorn's workers."""
+    return create_app(os.environ)
+
+
+def create_app(environ: Mapping[str, str]) -> FastAPI:
+    """Return the service over a bundle's rows and an fp32 graph. Raises MsdError if one is missing."""
+    try:
+        folder, graph = Path(environ["NAIVE_BUNDLE"]), Path(environ["NAIVE_GRAPH"])
+    except KeyError as error:
+        raise MsdError(f"{error.args[0]}: not set") from None
+    url = environ.get("NAIVE_REDIS")
+    bundle = open_bundle(folder, rows=url is None)
+    rows = NaiveRows(bundle, _values(bundle, url))
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+    check_inputs(names)
+    service = FastAPI(title="naive")
+
+    @service.get("/health")
+    async def health() -> dict[str, bool]:
+        return {"ready": True}
+
+    @service.post("/score")
+    async def score(request: ScoreRequest) -> ScoreResponse:
+        found = await rows.find(request.user_id, [one.id for one in request.candidates])
+        (pctr,) = session.run(["pctr"], tiled_inputs(bundle.schema, found, names))
+        return ScoreResponse(
+            scores=[
+                Score(id=one.id, pctr=value, ecpm=None if one.bid is None else 1_000 * one.bid * value)
+                for one, value in zip(request.candidates, pctr.tolist(), strict=True)
+            ]
+        )
+
+    return service
+
+
+def _values(bundle: Bundle, url: str | None) -> Values:
+    return MemoryValues(bundle) if url is None else RedisValues(bundle.bundle_id, url)

@@ -1,0 +1,70 @@
+"""One network as graphs: as written, after the factorising pass, and as its twin."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import onnx
+
+from lab.reference.graphs import plain_graph, tiled_graph
+from lab.reference.inputs import SIDES, Feeds, Sizes, random_feeds
+from lab.reference.network import NETWORKS, ReferenceNetwork, lively, made
+from lab.reference.twins import twin_of
+from model_export.factorise.pass_ import Factorised, factorise
+from model_export.factorise.proof import prove
+from model_export.factorise.rule import Rule
+from msd.contract.schema import Side
+
+_PROVED = (1, 3, 50, 200)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and its sizes."""
+
+    name: str
+    network: ReferenceNetwork
+    sizes: Sizes
+
+    @property
+    def sides(self) -> Mapping[str, Side]:
+        """Side of each input."""
+        return {name: SIDES[name] for name in self.network.inputs}
+
+    @cached_property
+    def plain(self) -> onnx.ModelProto:
+        """The graph with the user at batch 1, repeated inside."""
+        return plain_graph(self.network, self.network, self.sizes)
+
+    @cached_property
+    def passed(self) -> Factorised:
+        """The plain graph after the pass, with its report."""
+        return factorise(self.plain, self.sides)
+
+    @property
+    def twin(self) -> onnx.ModelProto:
+        """The graph factorised by hand."""
+        twin = twin_of(self.network)
+        return plain_graph(twin, twin, self.sizes)
+
+    @property
+    def tiled(self) -> onnx.ModelProto:
+        """The graph with one row per candidate in every input."""
+        return tiled_graph(self.network, self.sizes)
+
+    def without(self, rule: Rule) -> onnx.ModelProto:
+        """Return the plain graph after the pass with one rule switched off."""
+        return factorise(self.plain, self.sides, frozenset(Rule) - {rule}).model
+
+    def request(self, candidates: int, seed: int = 0) -> Feeds:
+        """Return a random request."""
+        return {name: value for name, value in random_feeds(self.sizes, candidates, seed).items() if name in self.sides}
+
+    def proved(self) -> float:
+        """Prove the pass in double precision; return the greatest difference. Raises ExportError above 1e-12."""
+        return prove(self.plain, self.sides, [self.request(candidates, candidates) for candidates in _PROVED])
+
+
+def untrained(sizes: Sizes) -> list[Subject]:
+    """Return all networks but the reference model, which is trained."""
+    return [Subject(name, lively(made(name, sizes, 0)), sizes) for name in NETWORKS if name != "reference"]

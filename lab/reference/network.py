@@ -1,0 +1,278 @@
+"""The reference models, written plainly: the user's tensors are repeated for each candidate, then concatenated.
+
+They know nothing about serving. Each reads some of `inputs.SIDES`, by name, in that order.
+"""
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from lab.reference.inputs import SIDES, Sizes
+
+EMPTY = -1e9  # score of an empty place of the history
+_SHARPNESS = 8.0
+POINTWISE = ("user_fields", "user_vector", "item_fields", "item_vector")
+
+
+class ReferenceNetwork(nn.Module):
+    """Model of both sides' fields and vectors. `tiled`: the user's inputs have one row per candidate."""
+
+    inputs: tuple[str, ...] = tuple(SIDES)
+    heads: tuple[str, ...] = ("pctr",)
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.tiled = False
+        for side in ("user", "item"):
+            tables = (nn.Embedding(sizes.vocabulary, sizes.embedding) for _ in range(sizes.fields))
+            setattr(self, f"{side}_tables", nn.ModuleList(tables))
+
+    def rows(self, user: Tensor, like: Tensor) -> Tensor:
+        """Return a user's tensor [1, …] with one row per candidate."""
+        return user if self.tiled else user.expand(like.shape[0], *user.shape[1:])
+
+    def embedded(self, side: str, ids: Tensor) -> list[Tensor]:
+        """Return the embedding [·, E] of each field of a side."""
+        tables = getattr(self, f"{side}_tables")
+        return [table(ids[:, field]) for field, table in enumerate(tables)]
+
+    def concatenated(
+        self, user_fields: Tensor, user_vector: Tensor, item_fields: Tensor, item_vector: Tensor
+    ) -> Tensor:
+        """Return both sides' embeddings and vectors [N, 2S]."""
+        user = [self.rows(one, item_vector) for one in (*self.embedded("user", user_fields), user_vector)]
+        return torch.cat([*user, *self.embedded("item", item_fields), item_vector], -1)
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Return linear layers with ReLU between them."""
+    layers: list[nn.Module] = []
+    for before, after in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class ReferenceModel(ReferenceNetwork):
+    """Target attention (DIN, arXiv 1706.06978; softmax), two full cross layers (DCN-V2, arXiv 2008.13535), an MLP."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes)
+        width = 2 * sizes.side + sizes.vector
+        self.attention = mlp(4 * sizes.vector, sizes.attention, 1)
+        self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.mlp = mlp(width, *sizes.hidden, 1)
+
+    def forward(
+        self,
+        user_fields: Tensor,
+        user_vector: Tensor,
+        history: Tensor,
+        history_mask: Tensor,
+        item_fields: Tensor,
+        item_vector: Tensor,
+    ) -> Tensor:
+        attended = self._attended(self.rows(history, item_vector), self.rows(history_mask, item_vector), item_vector)
+        x0 = torch.cat([self.concatenated(user_fields, user_vector, item_fields, item_vector), attended], -1)
+        x = x0
+        for layer in self.cross:
+            x = x0 * layer(x) + x
+        return torch.sigmoid(self.mlp(x)).squeeze(-1)
+
+    def _attended(self, h_NTD: Tensor, mask_NT: Tensor, item_ND: Tensor) -> Tensor:
+        c_NTD = item_ND.unsqueeze(1).expand_as(h_NTD)
+        scores_NT = self.attention(torch.cat([h_NTD, c_NTD, h_NTD - c_NTD, h_NTD * c_NTD], -1)).squeeze(-1)
+        weights_NT = torch.softmax(scores_NT.masked_fill(mask_NT < 0.5, EMPTY), -1)
+        return (weights_NT.unsqueeze(-1) * h_NTD).sum(1)
+
+
+class Change(StrEnum):
+    """A reduced part of the reference model."""
+
+    CROSS = "low_rank_cross"
+    ATTENTION = "dot_attention"
+    MLP = "narrow_mlp"
+
+
+class Lean(ReferenceModel):
+    """The reference with low-rank cross layers, dot-product attention ("general" in arXiv 1508.04025) and an MLP
+    without its widest layer; or with only some of these changes."""
+
+    def __init__(self, sizes: Sizes, changes: frozenset[Change] = frozenset(Change)) -> None:
+        super().__init__(sizes)
+        self.changes = changes
+        width = 2 * sizes.side + sizes.vector
+        if Change.CROSS in changes:
+            layers = ((nn.Linear(width, sizes.rank, bias=False), nn.Linear(sizes.rank, width)) for _ in self.cross)
+            self.cross = nn.ModuleList(nn.Sequential(*both) for both in layers)
+        if Change.ATTENTION in changes:
+            query = nn.Linear(sizes.vector, sizes.vector, bias=False)
+            # Starts near the vectors' own products: from a random start, AUC ends .003 lower.
+            query.weight.data += _SHARPNESS * torch.eye(sizes.vector)
+            self.attention = nn.Sequential(query)
+        if Change.MLP in changes:
+            self.mlp = mlp(width, *sizes.hidden[1:], 1)
+
+    def _attended(self, h_NTD: Tensor, mask_NT: Tensor, item_ND: Tensor) -> Tensor:
+        if Change.ATTENTION not in self.changes:
+            return super()._attended(h_NTD, mask_NT, item_ND)
+        scores_NT = (self.attention(item_ND).unsqueeze(1) * h_NTD).sum(-1)
+        weights_NT = torch.softmax(scores_NT.masked_fill(mask_NT < 0.5, EMPTY), -1)
+        return (weights_NT.unsqueeze(-1) * h_NTD).sum(1)
+
+
+class DeepFM(ReferenceNetwork):
+    """First- and second-order terms of all fields, and an MLP over them (arXiv 1703.04247)."""
+
+    inputs = POINTWISE
+    user_projection: nn.Linear
+    item_projection: nn.Linear
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes)
+        for side in ("user", "item"):
+            weights = (nn.Embedding(sizes.vocabulary, 1) for _ in range(sizes.fields))
+            setattr(self, f"{side}_weights", nn.ModuleList(weights))
+            setattr(self, f"{side}_projection", nn.Linear(sizes.vector, sizes.embedding))
+        self.mlp = mlp(2 * (sizes.fields + 1) * sizes.embedding, *sizes.hidden, 1)
+
+    def forward(self, user_fields: Tensor, user_vector: Tensor, item_fields: Tensor, item_vector: Tensor) -> Tensor:
+        user, item = self._fields("user", user_fields, user_vector), self._fields("item", item_fields, item_vector)
+        x_NFE = torch.stack([*(self.rows(one, item_vector) for one in user), *item], 1)
+        pairs = 0.5 * (x_NFE.sum(1).square() - x_NFE.square().sum(1)).sum(-1, keepdim=True)
+        first_user = [self.rows(one, item_vector) for one in self._weights("user", user_fields)]
+        first = torch.cat([*first_user, *self._weights("item", item_fields)], -1).sum(-1, keepdim=True)
+        return torch.sigmoid(first + pairs + self.mlp(x_NFE.flatten(1))).squeeze(-1)
+
+    def _fields(self, side: str, ids: Tensor, vector: Tensor) -> list[Tensor]:
+        return [*self.embedded(side, ids), getattr(self, f"{side}_projection")(vector)]
+
+    def _weights(self, side: str, ids: Tensor) -> list[Tensor]:
+        return [table(ids[:, field]) for field, table in enumerate(getattr(self, f"{side}_weights"))]
+
+
+class LowRankDCN(ReferenceNetwork):
+    """Three low-rank cross layers beside an MLP (DCN-V2, arXiv 2008.13535, section 3)."""
+
+    inputs = POINTWISE
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes)
+        width = 2 * sizes.side
+        self.down = nn.ModuleList(nn.Linear(width, sizes.rank, bias=False) for _ in range(3))
+        self.up = nn.ModuleList(nn.Linear(sizes.rank, width) for _ in range(3))
+        self.deep = mlp(width, *sizes.hidden)
+        self.head = nn.Linear(width + sizes.hidden[-1], 1)
+
+    def forward(self, user_fields: Tensor, user_vector: Tensor, item_fields: Tensor, item_vector: Tensor) -> Tensor:
+        x0 = self.concatenated(user_fields, user_vector, item_fields, item_vector)
+        x = x0
+        for down, up in zip(self.down, self.up, strict=True):
+            x = x0 * up(down(x)) + x
+        return torch.sigmoid(self.head(torch.cat([x, torch.relu(self.deep(x0))], -1))).squeeze(-1)
+
+
+class Transformer(ReferenceNetwork):
+    """One transformer layer over history and target, averaged (BST, arXiv 1905.06874), and an MLP."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes)
+        width = sizes.vector
+        self.positions = nn.Parameter(0.1 * torch.randn(1, sizes.history + 1, width))
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.feed_forward = mlp(width, sizes.feed_forward, width)
+        self.mlp = mlp(2 * sizes.side + width, *sizes.hidden, 1)
+
+    def forward(
+        self,
+        user_fields: Tensor,
+        user_vector: Tensor,
+        history: Tensor,
+        history_mask: Tensor,
+        item_fields: Tensor,
+        item_vector: Tensor,
+    ) -> Tensor:
+        x_NSD = torch.cat([self.rows(history, item_vector), item_vector.unsqueeze(1)], 1) + self.positions
+        mask_NS = torch.cat([self.rows(history_mask, item_vector), torch.ones_like(item_vector[:, :1])], 1)
+        x_NSD = self.norms[0](x_NSD + self._attended(x_NSD, mask_NS))
+        x_NSD = self.norms[1](x_NSD + self.feed_forward(x_NSD))
+        mean_ND = (x_NSD * mask_NS.unsqueeze(-1)).sum(1) / mask_NS.sum(1, keepdim=True)
+        x = torch.cat([self.concatenated(user_fields, user_vector, item_fields, item_vector), mean_ND], -1)
+        return torch.sigmoid(self.mlp(x)).squeeze(-1)
+
+    def _attended(self, x_NSD: Tensor, mask_NS: Tensor) -> Tensor:
+        depth = self.sizes.vector // self.sizes.blocks
+
+        def split(t_NSD: Tensor) -> Tensor:
+            return t_NSD.reshape(-1, self.sizes.history + 1, self.sizes.blocks, depth).transpose(1, 2)
+
+        q_NHSK, k_NHSK, v_NHSK = split(self.query(x_NSD)), split(self.key(x_NSD)), split(self.value(x_NSD))
+        scores_NHSS = (q_NHSK @ k_NHSK.transpose(-1, -2)) * depth**-0.5
+        weights_NHSS = torch.softmax(scores_NHSS.masked_fill(mask_NS[:, None, None, :] < 0.5, EMPTY), -1)
+        merged: Tensor = self.out((weights_NHSS @ v_NHSK).transpose(1, 2).flatten(2))
+        return merged
+
+
+class TwoTasks(ReferenceNetwork):
+    """Experts mixed by one gate per task (MMoE): clicks, and conversions as clicks × conversions of clicks."""
+
+    inputs = POINTWISE
+    heads = ("pctr", "pcvr")
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes)
+        width, (first, second, third) = 2 * sizes.side, sizes.hidden
+        self.experts = nn.ModuleList(mlp(width, first, second) for _ in range(sizes.blocks))
+        self.gates = nn.ModuleList(nn.Linear(width, sizes.blocks) for _ in self.heads)
+        self.towers = nn.ModuleList(mlp(second, third, 1) for _ in self.heads)
+
+    def forward(
+        self, user_fields: Tensor, user_vector: Tensor, item_fields: Tensor, item_vector: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        x = self.concatenated(user_fields, user_vector, item_fields, item_vector)
+        experts_NBD = torch.stack([torch.relu(expert(x)) for expert in self.experts], 1)
+        clicked, converted = (
+            torch.sigmoid(tower((torch.softmax(gate(x), -1).unsqueeze(-1) * experts_NBD).sum(1))).squeeze(-1)
+            for gate, tower in zip(self.gates, self.towers, strict=True)
+        )
+        return clicked, clicked * converted
+
+
+NETWORKS: Mapping[str, Callable[[Sizes], ReferenceNetwork]] = {
+    "reference": ReferenceModel,
+    "deepfm": DeepFM,
+    "dcn_low_rank": LowRankDCN,
+    "transformer": Transformer,
+    "two_tasks": TwoTasks,
+    "lean": Lean,
+}
+LEANER: Mapping[str, Callable[[Sizes], ReferenceNetwork]] = {
+    **{change.value: partial(Lean, changes=frozenset({change})) for change in Change},
+    "lean": Lean,
+}
+
+
+def made(name: str, sizes: Sizes, seed: int) -> ReferenceNetwork:
+    """Return an untrained network by name, with weights from the seed, in eval mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = {**NETWORKS, **LEANER}[name](sizes).eval()
+    for module in network.modules():
+        # Smaller than torch's initial N(0, 1), from which no sum over twenty fields trains.
+        if isinstance(module, nn.Embedding):
+            module.weight.data.mul_(0.1)
+    return network
+
+
+def lively(network: ReferenceNetwork) -> ReferenceNetwork:
+    """Enlarge the network's weights, so that scores differ between candidates without training."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data.mul_(2)
+        if isinstance(module, nn.Embedding):
+            module.weight.data.mul_(3)
+    return network

@@ -1,0 +1,131 @@
+"""Cost of degraded scores: a model's metrics with missing inputs.
+
+A score depends only on its own row, so each rung is predicted once for all rows, and shares of it are mixed in.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from msd.contract.schema import FeatureSchema
+from msd.metrics import Labels, Probabilities, Weights, measure_pooled
+from msd.ranker.features import Features, SideFeatures
+from msd.student.vectors import LevelVectors
+
+SHARES = (0.0, 0.1, 0.5, 1.0)
+
+
+def degraded(features: Features) -> Iterator[tuple[str, Features]]:
+    """Yield the features on each rung, by name; "item without vector" only if the model reads vectors.
+
+    "item unknown, features given" is a cold ad whose request gives its features; `cold_ads` measures the value of its
+    text. "user unknown" keeps the history, which a request may bring; without history nothing is known of the user.
+    """
+    yield "item unknown", replace(features, item=_unknown(features.item))
+    yield "item unknown, features given", described(features)
+    if features.schema.semantic("item"):
+        yield "item without vector", replace(features, item=_without_vectors(features.item))
+    stranger = replace(features, user=_unknown(features.user))
+    yield "user unknown", stranger
+    yield "user unknown, no history", replace(stranger, history=torch.full_like(features.history, -1))
+    yield "aged counts", replace(features, user=_aged(features.user), item=_aged(features.item))
+
+
+def degradation_curves(
+    labels: Labels, whole: Probabilities, rungs: Mapping[str, Probabilities], seed: int, weights: Weights | None = None
+) -> dict[str, list[dict[str, float]]]:
+    """Return by rung the metrics with 0, 10, 50 and 100 % of the rows on it. Probabilities [n]: `whole` without
+    degradation, `rungs` on each rung.
+
+    Rows are drawn at random, the same for all rungs; a smaller share is a subset of a larger one.
+    """
+    place = np.random.default_rng(seed).permutation(len(labels))
+    return {
+        name: [
+            {"share": share, **measure_pooled(labels, np.where(place < share * len(labels), fallen, whole), weights)}
+            for share in SHARES
+        ]
+        for name, fallen in rungs.items()
+    }
+
+
+def _unknown(side: SideFeatures) -> SideFeatures:
+    """Replace every event's user or item by the unknown one, as the contract encodes it."""
+    return replace(
+        side,
+        rows=torch.full_like(side.rows, side.entities.unknown),
+        dense=side.unknown_dense.expand_as(side.dense),
+    )
+
+
+def _aged(side: SideFeatures) -> SideFeatures:
+    """Give every event the counts of a random earlier time."""
+    return replace(side, dense=side.aged_dense[0])
+
+
+def described(features: Features) -> Features:
+    """Make every event's item unknown except for its request features: no ID, no counts, no vector."""
+    return replace(features, item=_twins(features.item, *_given(features.item, features.schema)))
+
+
+def encoded(features: Features, vectors: LevelVectors | None = None) -> Features:
+    """Do as `described` does, but keep the vector of an item's text, if any: its own, or the given one [n, V] by ID."""
+    side = features.item
+    categorical, dense = _given(side, features.schema)
+    dense[:, -1] = side.dense[:, -1]  # the last column says whether there is a vector
+    twins = _twins(side, categorical, dense, with_vectors=True)
+    if vectors is not None:
+        held = twins.vectors.clone()
+        places = torch.tensor([side.entities.unknown + side.entities.place[one] for one in vectors.ids])
+        held[places] = torch.from_numpy(vectors.vectors)
+        twins = replace(twins, vectors=held)
+    return replace(features, item=twins)
+
+
+def _given(side: SideFeatures, schema: FeatureSchema) -> tuple[NDArray[np.int32], Tensor]:
+    """Return, for each item and each event, what a request may give for an item without a row."""
+    categorical = side.entities.categorical.copy()
+    for field in schema.indexed("item"):
+        if field.name not in schema.settable["item"]:
+            categorical[:, schema.columns[field.name]] = categorical[-1, schema.columns[field.name]]
+    dense = side.unknown_dense.repeat(len(side.dense), 1)
+    numbers = schema.numeric_width("item")
+    dense[:, :numbers] = side.dense[:, :numbers]
+    return categorical, dense
+
+
+def _without_vectors(side: SideFeatures) -> SideFeatures:
+    """Remove the vector of every event's item."""
+    dense = side.dense.clone()
+    dense[:, -1] = 0.0  # the last column says whether there is a vector
+    return _twins(side, side.entities.categorical, dense)
+
+
+def _twins(
+    side: SideFeatures, categorical: NDArray[np.int32], dense: Tensor, with_vectors: bool = False
+) -> SideFeatures:
+    """Replace every event's item by a twin with `categorical` [n + 1, C] by item and `dense` [E, D] by event, without a
+    vector unless `with_vectors`. Histories keep the original items."""
+    held = side.entities
+    count = held.unknown
+    twins = replace(
+        held,
+        ids=held.ids * 2,
+        categorical=np.concatenate([held.categorical[:count], categorical]),
+        numeric=np.concatenate([held.numeric[:count], held.numeric]),
+    )
+    kept = (side.vectors, side.present)
+    vectors, present = kept if with_vectors else map(torch.zeros_like, kept)
+    return replace(
+        side,
+        entities=twins,
+        rows=side.rows + count,
+        categorical=torch.from_numpy(twins.categorical),
+        dense=dense,
+        vectors=torch.cat([side.vectors[:count], vectors]),
+        present=torch.cat([side.present[:count], present]),
+    )

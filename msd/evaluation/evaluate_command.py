@@ -1,0 +1,180 @@
+"""`msd evaluate`: measure models and the counts baseline once, on the same test rows."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from msd.contract.encoder_record import ColdAds
+from msd.contract.files import sha256_file, write_text_atomic
+from msd.dataset.load import load_dataset
+from msd.duration import Machine, PartRows, about, evaluating
+from msd.evaluation.evaluate import BASELINE, OTHER_WORK, evaluate_models
+from msd.evaluation.evaluation_report import say_rate, write_report
+from msd.evaluation.text_baselines import ENCODER, TFIDF
+from msd.evaluation.verdict import say
+from msd.evaluation.within import CHANCE, METRICS
+from msd.step import fingerprint_of, is_done, mark_done
+from msd.student.vectors import load_vectors, no_vectors
+from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, load_ranker
+
+app = typer.Typer(add_completion=False)
+RESULT_FILE, REPORT_FILE = "evaluation.json", "report.html"
+_FORMAT = 5
+_RESERVED = (BASELINE, TFIDF, ENCODER, CHANCE)
+
+
+@app.command("evaluate")
+def evaluate(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="DATASET [STUDENT] OUT",
+            help="The dataset's folder, that of `msd distill` if the models had a student, and that of the figures.",
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FOLDER",
+            help="A trained model, repeatable. Folders of one NAME are the seeds of one model.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of baseline and resampling.")] = 0,
+    resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 1_000,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Measure logistic regressions on the items' texts alone, too.")
+    ] = False,
+) -> None:
+    """Measure each model, and trees on counts, on the test rows; write evaluation.json and report.html."""
+    if not model or not folders or not 2 <= len(folders) <= 3:
+        raise ModelFolderError("DATASET OUT, or DATASET STUDENT OUT, and at least one --model are needed")
+    _evaluate(folders[0], folders[1] if len(folders) > 2 else None, folders[-1], model, seed, resamples, texts)
+
+
+def _evaluate(
+    dataset: Path, student: Path | None, out: Path, model: list[str], seed: int, resamples: int, texts: bool
+) -> None:
+    start, console = time.perf_counter(), Console()
+    data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
+    models = _models(model)
+    weights = {
+        name: [sha256_file(folder / file) for folder in folders for file in (WEIGHTS_FILE, RECORD_FILE)]
+        for name, folders in models.items()
+    }
+    run = fingerprint_of(_FORMAT, data.fingerprint, vectors.student, list(models), weights, seed, resamples, texts)
+    if (known := _known_results(out, run)) is not None:
+        console.print(f"{out}: done before, nothing to do", highlight=False)
+        _print(console, known)
+        return
+    rows, count = PartRows.of(data), sum(map(len, models.values()))
+    seconds = evaluating(Machine.measured(), rows, count, resamples)
+    console.print(
+        f"{count} model{'s'[: count > 1]} and trees on {rows.test:,} test rows: {about(seconds)}", highlight=False
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        bar = bars.add_task("Measuring", total=sum(map(len, models.values())) + OTHER_WORK)
+
+        def advance(doing: str, done: int) -> None:
+            bars.update(bar, description=escape(doing), completed=done)
+
+        results = evaluate_models(data, vectors, models, seed, resamples, advance, student, texts)
+    write_text_atomic(out / RESULT_FILE, json.dumps(results, indent=2) + "\n")
+    write_report(out / REPORT_FILE, results)
+    mark_done(out, run, time.perf_counter() - start)
+    _print(console, results)
+    console.print(f"{out / REPORT_FILE} shows curves, slices and intervals", highlight=False)
+
+
+def _known_results(out: Path, run: str) -> dict[str, Any] | None:
+    """Return the results of an earlier run with the same inputs; None if missing. Raises ModelFolderError if `out` is a
+    file."""
+    if out.is_file():
+        raise ModelFolderError(f"{out} is a file; name a folder for the figures")
+    if not is_done(out, run) or not (out / REPORT_FILE).is_file():
+        return None
+    try:
+        known: dict[str, Any] = json.loads((out / RESULT_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return known
+
+
+def _models(given: list[str]) -> dict[str, list[Path]]:
+    """Return folders by name: that of NAME=FOLDER, or the folder's own, which must then be unique."""
+    models: dict[str, list[Path]] = {}
+    for one in given:
+        name, equals, folder = one.partition("=")
+        if not equals or not name or Path(one).is_dir():
+            name, equals, folder = Path(one).name, "", one
+        if name in _RESERVED or (name in models and not equals):
+            raise ModelFolderError(
+                f"models are told apart by their names, which must differ and not be {', '.join(_RESERVED)}; "
+                f"{one} is another {name!r}; give NAME=FOLDER"
+            )
+        models.setdefault(name, []).append(Path(folder))
+    for folders in models.values():
+        for found in folders:
+            load_ranker(found)
+    return models
+
+
+def _print(console: Console, results: dict[str, Any]) -> None:
+    table = Table(title=f"{results['rows']['test']} test rows", title_justify="left")
+    metrics = list(next(iter(results["models"].values()))["metrics"])
+    for column in ("model", *metrics):
+        table.add_column(column.replace("_", " "), justify="left" if column == "model" else "right")
+    for name, figures in results["models"].items():
+        table.add_row(escape(name), *(_shown(figures["metrics"][metric]) for metric in metrics))
+    console.print(table)
+    gauc = {figures["metrics"].get("gauc") for figures in results["models"].values()}
+    if gauc <= {0.5, None}:
+        console.print(
+            "GAUC says nothing here: no user of the test part has both a click and another thing without one",
+            highlight=False,
+        )
+    for one in results["differences"]:
+        auc = one["auc"]
+        ends = "" if auc["users"]["ci95"] is None else " (95 %: {:+.4f} to {:+.4f})".format(*auc["users"]["ci95"])
+        line = f"AUC of {one['model']} less that of {one['minus']}: {auc['difference']:+.4f}{ends}"
+        console.print(line, highlight=False, markup=False)
+    console.print(f"intervals: paired bootstrap over users, {results['resamples']} resamples", highlight=False)
+    for name, figures in results["models"].items():
+        for line in _lines(figures):
+            console.print(f"{name}{line}", highlight=False, markup=False)
+    if within := results["within"]:
+        console.print(_within_table(within))
+    if verdict := results["verdict"]:
+        console.print(say(verdict), highlight=False, markup=False)
+
+
+def _lines(figures: dict[str, Any]) -> Iterator[str]:
+    """Yield a model's further measurements."""
+    yield from (f": {ColdAds.model_validate(one)}" for one in figures.get("cold_ads", []))
+    yield from (f", {say_rate(of, found)}" for of, found in (figures.get("conversions") or {}).items())
+    yield from (f", chosen by valid: {said}" for said in figures.get("choice", []))
+
+
+def _within_table(within: dict[str, Any]) -> Table:
+    """Return the metrics within groups, one row per model."""
+    title = f"{within['groups']} users (or tests) of the test part, {within['pairs']} pairs of what one of them saw"
+    table = Table("model", *(metric.replace("_", " ") for metric in METRICS), title=title, title_justify="left")
+    for name, figures in within["models"].items():
+        cells = []
+        for metric in METRICS:
+            ends = figures[metric]["ci95"]
+            cells.append(_shown(figures[metric]["value"]) + (" ({:.4f} to {:.4f})".format(*ends) if ends else ""))
+        table.add_row(escape(name), *cells)
+    return table
+
+
+def _shown(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:.4f}"

@@ -1,0 +1,163 @@
+"""report.html of `msd evaluate`: figures, intervals, curves and slices on one page that needs no network.
+
+Names and values chosen by users are written only by the template, which escapes them; drawings have colours only.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from msd.contract.files import write_text_atomic
+from msd.drawing import to_svg
+from msd.evaluation.verdict import say
+from msd.page import render_page
+
+_COLOURS = ("#0b6e4f", "#c46a1b", "#3b5bdb", "#9c36b5", "#c92a2a", "#0c8599", "#5c940d")
+_BASELINE_COLOUR = "#6b7280"
+_TITLES = {
+    "auc": "AUC",
+    "gauc": "GAUC",
+    "uauc": "UAUC",
+    "normalised_entropy": "normalised entropy",
+    "ece": "ECE",
+    "predicted_over_observed": "predicted ÷ observed",
+}
+_METRICS_OF_RUNGS = ("auc", "logloss", "ece")
+_PANEL_WIDTH, _PANEL_HEIGHT = 3.4, 2.2
+_RATES = (("AUC", "auc"), ("logloss", "logloss"), ("ECE", "ece"))
+Figures = Mapping[str, Any]
+
+
+class Scale(NamedTuple):
+    """Axis range, drawn from left to right as 0 to 100 %."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> "Scale":
+        """Return the scale that shows all values, with a margin."""
+        known = [value for value in values if value is not None]
+        low, high = min(known, default=0.0), max(known, default=1.0)
+        margin = 0.08 * (high - low) or 0.01
+        return cls(low - margin, high + margin)
+
+    def at(self, value: float) -> float:
+        """Return the position of a value in percent, clamped to the scale."""
+        return min(100.0, max(0.0, round(100 * (value - self.low) / (self.high - self.low), 2)))
+
+
+def write_report(path: Path, results: Figures) -> None:
+    """Draw and write the page of the results of `evaluate_models`."""
+    models = results["models"]
+    colours = dict(zip(models, _colours(len(models)), strict=True))
+    differences = results["differences"]
+    page = render_page(
+        "msd.ranker",
+        "evaluation_report.html.j2",
+        results=results,
+        verdict=say(results["verdict"]) if results["verdict"] else None,
+        models=models,
+        colours=colours,
+        titles=_TITLES,
+        metrics=list(next(iter(models.values()))["metrics"]),
+        auc_scale=Scale.of([end for one in models.values() for end in _ends(one["ci95"]["users"]["auc"])]),
+        gain_scale=Scale.of([0.0, *(end for one in differences for end in _ends(one["auc"]["users"]["ci95"]))]),
+        slice_scale=Scale.of(
+            [0.5, *(one["auc"] for held in results["slices"] for one in held.get("models", {}).values())]
+        ),
+        slice_gain_scale=_gain_scale(results["slices"]),
+        calibration=_calibration(models, colours),
+        training=_training(models, colours),
+        say_rate=say_rate,
+        degradation=_degradation(models, colours),
+    )
+    write_text_atomic(path, page)
+
+
+def say_rate(of: str, found: dict[str, float] | None) -> str:
+    """Return in words how well conversions are predicted, of clicks or of impressions."""
+    what = "conversions of clicks" if of == "pcvr" else "converted clicks of impressions"
+    if found is None:
+        return f"{what} ({of}): all test rows have one outcome"
+    figures = ", ".join(f"{name} {found[key]:.4f}" for name, key in _RATES)
+    return f"{what} ({of}): {figures}, on {found['rows']:,.0f} rows with a base rate of {found['base_rate']:.4f}"
+
+
+def _colours(count: int) -> list[str]:
+    """Return a colour per model; grey for the baseline, which is last."""
+    return [*(_COLOURS[place % len(_COLOURS)] for place in range(count - 1)), _BASELINE_COLOUR]
+
+
+def _ends(ci95: Sequence[float] | None) -> list[float]:
+    return list(ci95 or [])
+
+
+def _gain_scale(slices: Sequence[Figures]) -> Scale:
+    """Return the scale of gains over the second model, fitted to the larger half of the slices: their intervals are
+    narrower."""
+    measured = sorted((one for one in slices if "models" in one), key=lambda one: -int(one["rows"]))
+    gains = [next(iter(one["auc_gain_of_first"].values())) for one in measured[: len(measured) // 2 + 1]]
+    return Scale.of([0.0, *(end for one in gains for end in _ends(one["ci95"]))])
+
+
+def _calibration(models: Figures, colours: Mapping[str, str]) -> str:
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#d1d5db", linewidth=1)
+    for name, figures in models.items():
+        predicted, observed = ([one[key] for one in figures["calibration"]] for key in ("predicted", "observed"))
+        axes.plot(predicted, observed, "o-", markersize=4, color=colours[name])
+    axes.set(xlabel="predicted click rate", ylabel="observed click rate", xlim=(0, 1), ylim=(0, 1))
+    return to_svg(figure)
+
+
+def _training(models: Figures, colours: Mapping[str, str]) -> list[str]:
+    return [
+        _curves(models, colours, "train_loss", "training logloss"),
+        _curves(models, colours, "valid_auc", "AUC on the valid rows"),
+    ]
+
+
+def _curves(models: Figures, colours: Mapping[str, str], value: str, meaning: str) -> str:
+    figure = Figure(figsize=(4.4, 3.0), layout="constrained")
+    axes = figure.subplots()
+    for name, figures in models.items():
+        if curve := figures.get("curve"):
+            epochs, values = [point["epoch"] for point in curve], [point[value] for point in curve]
+            axes.plot(epochs, values, "o-", markersize=3, color=colours[name])
+    axes.set(xlabel="epoch", ylabel=meaning)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return to_svg(figure)
+
+
+def _degradation(models: Figures, colours: Mapping[str, str]) -> list[str]:
+    """Return one drawing per metric, with one panel per rung."""
+    rungs = list(dict.fromkeys(name for one in models.values() for name in one.get("degradation", {})))
+    return [_rungs(models, colours, rungs, metric) for metric in _METRICS_OF_RUNGS] if rungs else []
+
+
+def _rungs(models: Figures, colours: Mapping[str, str], rungs: Sequence[str], metric: str) -> str:
+    height = _PANEL_HEIGHT * len(rungs)
+    figure = Figure(figsize=(_PANEL_WIDTH, height))
+    # Margins in inches. A constrained layout would find them too, but takes 1 s of CPU for ten panels.
+    margins = {
+        "left": 0.7 / _PANEL_WIDTH,
+        "right": 1 - 0.1 / _PANEL_WIDTH,
+        "bottom": 0.45 / height,
+        "top": 1 - 0.25 / height,
+        "hspace": 0.22,
+    }
+    panels = figure.subplots(len(rungs), sharex=True, sharey=True, squeeze=False, gridspec_kw=margins)[:, 0]
+    for axes, rung in zip(panels, rungs, strict=True):
+        axes.set_title(rung, loc="left")
+        for name, figures in models.items():
+            points = figures.get("degradation", {}).get(rung, [])
+            shares = [100 * point["share"] for point in points]
+            axes.plot(shares, [point[metric] for point in points], "o-", markersize=3, color=colours[name])
+        axes.set_ylabel(_TITLES.get(metric, metric))
+    panels[-1].set_xlabel("rows so scored, %")
+    return to_svg(figure)

@@ -1,0 +1,310 @@
+"""End-to-end training of ranker and adaptors on window and train rows, early stopping and calibration on valid rows."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from msd.checkpoint import load_checkpoint, save_checkpoint
+from msd.contract.errors import MsdError
+from msd.dataset.split import Part
+from msd.metrics import roc_auc
+from msd.ranker.adaptor import Adaptors
+from msd.ranker.batch import Corruption, TrainedRanker, batch_loss, batch_opinions
+from msd.ranker.calibrate import choose_calibration, fit_blend
+from msd.ranker.features import Features
+from msd.ranker.model import WITH_CONVERSIONS, Ranker, RankerConfig
+from msd.training.parallel import ALONE, Team, TeamError
+from msd.training.train_counts import train_counts
+
+_PREDICT_ROWS = 2_048
+USER_AFFINITIES = "ranker.affinity.users.weight"
+
+
+class TrainError(MsdError):
+    """The valid rows do not suffice to choose epochs or to calibrate."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training options.
+
+    `patience`: epochs without a better valid AUC before early stopping. `averaging`: weight of later steps in the
+    running average of the weights (`average_weights`); with 1, all count alike. `affinity_decay`: weight decay of
+    users' affinities. `adaptor_rate`: the adaptors' share of the learning rate. `rows_per_user`: rows of one user that
+    stay together, if the user has as many; a step with few users learns what differs between their rows, not between
+    users. `live`: whether the valid rows have live counts, as in a service with feedback, or those of the end of train.
+    The batch shrinks on small data, so that an epoch has enough steps.
+    """
+
+    seed: int = 0
+    epochs: int = 20
+    patience: int = 1
+    largest_batch: int = 512
+    rows_per_user: int = 8
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    affinity_decay: float = 5.0
+    adaptor_rate: float = 0.3
+    averaging: float = 2.0
+    live: bool = True
+    corruption: Corruption = Corruption()
+
+    def batch(self, rows: int) -> int:
+        """Return the rows per step: a power of 2, at least 32, that gives an epoch 128 steps or more if possible."""
+        return min(self.largest_batch, max(32, 1 << (rows // 128).bit_length() >> 1))
+
+    def steps(self, rows: int) -> int:
+        """Return the steps of an epoch of `rows` rows."""
+        return -(-rows // self.batch(rows))
+
+
+class EpochReport(NamedTuple):
+    """One point of the training curve."""
+
+    epoch: int
+    train_loss: float
+    valid_auc: float
+
+
+Progress = Callable[[int, int, float], None]
+
+
+def train_ranker(
+    features: Features,
+    model_config: RankerConfig,
+    config: TrainConfig,
+    checkpoint: Path,
+    run: str,
+    progress: Progress,
+    team: Team = ALONE,
+    adaptors: Adaptors | None = None,
+) -> tuple[TrainedRanker, list[EpochReport]]:
+    """Train a ranker; return that of the epoch with the best valid AUC, blended and calibrated, and the training curve.
+
+    Its weights are the running average of the trained ones. If stopped and called again with the same `checkpoint` and
+    `run`, it resumes after the last complete epoch and ends with the same result. `progress(epoch, step, loss)`. All
+    processes of a `team` end with the same ranker; the first writes the checkpoint, which all must be able to read.
+    `adaptors` of another ranker are copied and stay fixed. Raises TrainError if the valid rows have one label only, or
+    with conversions, if all or none of their clicks converted.
+    """
+    judge = Judge(features, config.live)
+    if len(np.unique(judge.labels)) < 2:
+        raise TrainError(
+            f"all {len(judge.labels)} valid rows have label {judge.labels[0]:g}, so that no epoch can be chosen by "
+            "them; bring more events, or move the cuts in [split]"
+        )
+    if features.conversions is not None and model_config.network in WITH_CONVERSIONS:
+        judge.check_conversions()
+    model = _new_model(features, model_config, config, adaptors)
+    average, best = copy.deepcopy(model), copy.deepcopy(model)
+    optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
+    modules: dict[str, nn.Module] = {"model": model, "average": average, "best": best}
+    curve: list[EpochReport] = []
+    if found := load_checkpoint(checkpoint, run, optimiser):
+        curve = [EpochReport(*point) for point in json.loads(found.record)]
+        for name, module in modules.items():
+            module.load_state_dict(found.groups[name])
+    if team.mean(len(curve)) != len(curve):
+        raise TeamError(
+            f"not all processes see the same {checkpoint}; give them a folder that they share, or remove it"
+        )
+    team.align(model.parameters())
+    while not _finished(curve, config):
+        epoch = len(curve) + 1
+        loss = _train_epoch(model, average, optimiser, features, config, epoch, progress, team)
+        auc = team.mean(judge.blend(average))
+        if not curve or auc > max(point.valid_auc for point in curve):
+            best.load_state_dict(average.state_dict())
+        curve.append(EpochReport(epoch, loss, auc))
+        groups = {name: module.state_dict() for name, module in modules.items()}
+        if team.leads:
+            save_checkpoint(checkpoint, run, json.dumps(curve), groups, optimiser)
+    judge.calibrate(best)
+    return best.eval(), curve
+
+
+class Judge:
+    """Valid rows as served: with live counts (`live`) or with those of the end of train. They choose the epoch. With
+    `live`, blend and calibration are fitted on both kinds, because a service may have no feedback."""
+
+    def __init__(self, features: Features, live: bool) -> None:
+        self._views = (features.live(), features) if live else (features,)
+        self._features, self._events = features, features.of_part(Part.VALID)
+        self.labels, self._impressions = features.outcomes(self._events)
+
+    def auc(self, model: TrainedRanker) -> float:
+        """Return the model's AUC."""
+        return roc_auc(self.labels, predict_logits(model, self._views[0], self._events), self._impressions)
+
+    def blend(self, model: TrainedRanker) -> float:
+        """Fit the blend weights, and return the resulting AUC."""
+        opinions = [predict_opinions(model, view, self._events) for view in self._views]
+        if isinstance(model.ranker, Ranker) and model.ranker.counts:
+            network, counts, age = np.concatenate(opinions, 1)[:3]
+            labels, weights = (np.tile(one, len(opinions)) for one in (self.labels, self._impressions))
+            blend = fit_blend(network, counts, age, labels, weights)
+            model.ranker.blend.copy_(torch.from_numpy(blend))
+        return roc_auc(self.labels, _blended(model, opinions[0]), self._impressions)
+
+    def calibrate(self, model: TrainedRanker) -> None:
+        """Fit the calibration of the blended logits, with one random view per row; and that of conversions."""
+        opinions = np.stack([predict_opinions(model, view, self._events) for view in self._views])
+        view = np.random.default_rng(0).integers(len(opinions), size=len(self.labels))
+        opinions = opinions[view, :, np.arange(len(view))].T
+        model.calibrator.set(choose_calibration(_blended(model, opinions), self.labels, self._impressions))
+        if model.has_conversions:
+            clicked, converted = self._clicks()
+            model.conversion_calibrator.set(choose_calibration(opinions[-1, clicked], converted))
+
+    def check_conversions(self) -> None:
+        """Raise TrainError if the clicks cannot calibrate a head for conversions."""
+        clicked, converted = self._clicks()
+        if len(np.unique(converted)) < 2:
+            raise TrainError(
+                f"of {len(clicked)} valid clicks {converted.sum():.0f} converted, so that conversions cannot be "
+                "calibrated; bring more events, move the cuts in [split], or leave `conversion` out of [events]"
+            )
+
+    def _clicks(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the positions of clicked rows, and whether they converted."""
+        clicked = np.flatnonzero(self.labels > 0)
+        return clicked, self._features.converted(self._events[clicked])
+
+
+def _new_model(
+    features: Features, model_config: RankerConfig, config: TrainConfig, adaptors: Adaptors | None
+) -> TrainedRanker:
+    torch.manual_seed(config.seed)
+    conversions = features.conversions is not None
+    model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1], conversions)
+    if adaptors is None:
+        model.adaptors.start_at(features)
+    else:
+        model.adaptors.load_state_dict(adaptors.state_dict())
+        model.adaptors.requires_grad_(False)
+    model.to(features.labels.device)
+    if isinstance(model.ranker, Ranker) and model.ranker.counts:
+        train_counts(model.ranker.counts, features, config.corruption, config.seed)
+    return model
+
+
+def _parameter_groups(model: TrainedRanker, config: TrainConfig) -> list[dict[str, Any]]:
+    """Return the optimiser's groups. Users' affinities decay most, because each has the least data; adaptors start well
+    and learn slowly."""
+    groups: dict[str, list[nn.Parameter]] = {"users": [], "adaptors": [], "rest": []}
+    for name, parameter in model.named_parameters():
+        kind = "users" if name == USER_AFFINITIES else "adaptors" if name.startswith("adaptors.") else "rest"
+        groups[kind].append(parameter)
+    slow = config.learning_rate * config.adaptor_rate
+    options = {
+        "users": {"weight_decay": config.affinity_decay},
+        "adaptors": {"weight_decay": 0.0, "lr": slow},
+        "rest": {"weight_decay": config.weight_decay},
+    }
+    return [{"params": groups[kind], **options[kind]} for kind in options if groups[kind]]
+
+
+def _finished(curve: list[EpochReport], config: TrainConfig) -> bool:
+    if not curve:
+        return False
+    best = max(curve, key=lambda point: point.valid_auc)
+    return len(curve) >= config.epochs or len(curve) - best.epoch >= config.patience
+
+
+def _train_epoch(
+    model: TrainedRanker,
+    average: TrainedRanker,
+    optimiser: torch.optim.Optimizer,
+    features: Features,
+    config: TrainConfig,
+    epoch: int,
+    progress: Progress,
+    team: Team,
+) -> float:
+    # Seeded by epoch, so that a resumed run draws the same rows and dropout as an uninterrupted one.
+    torch.manual_seed(config.seed * 1_000 + epoch + 1_000_000 * team.rank)
+    rng = np.random.default_rng([config.seed, epoch])
+    events = features.of_part(Part.WINDOW, Part.TRAIN)
+    users = features.user.rows.cpu().numpy()[events]
+    order = events[np.concatenate(random_runs(users, config.rows_per_user, rng))]
+    batch = max(1, config.batch(len(order)) // team.size)
+    order, rng = team.share(order), rng.spawn(team.size)[team.rank] if team.size > 1 else rng
+    model.train()
+    before = (epoch - 1) * -(-len(order) // batch)
+    losses = []
+    for step, start in enumerate(range(0, len(order), batch), start=1):
+        events = order[start : start + batch]
+        loss = batch_loss(model, features, events, config.corruption, rng)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        team.average_gradients(model.parameters())
+        optimiser.step()
+        average_weights(average, model, before + step, config.averaging)
+        losses.append(loss.item())
+        progress(epoch, step, losses[-1])
+    return float(np.mean(losses))
+
+
+@torch.no_grad()
+def average_weights(average: nn.Module, model: nn.Module, step: int, power: float) -> None:
+    """Add the weights after step 1, 2, … to their average, in which step t counts about t^(`power` − 1).
+
+    Polynomial-decay averaging (Shamir and Zhang, ICML 2013, section 4). The window grows during training, so that the
+    average becomes ever steadier.
+    """
+    share = power / (step + power - 1)
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
+
+
+def random_runs(entities: NDArray[np.int32], longest: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Return the positions of all rows, given their entities, in random runs of up to `longest` rows of one entity."""
+    order = np.lexsort((rng.random(len(entities)), entities))
+    held = entities[order]
+    starts = np.flatnonzero(np.append(True, held[1:] != held[:-1]))
+    within = np.arange(len(held)) - np.repeat(starts, np.diff(np.append(starts, len(held))))
+    runs = np.split(order, np.flatnonzero(within % longest == 0)[1:])
+    return [runs[at] for at in rng.permutation(len(runs))]
+
+
+@torch.no_grad()
+def predict_opinions(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return `Ranker.opinions` of events [P, len(events)]."""
+    model.eval()
+    parts = [
+        torch.stack(batch_opinions(model, features, events[start : start + _PREDICT_ROWS]))
+        for start in range(0, len(events), _PREDICT_ROWS)
+    ]
+    opinions: NDArray[np.float64] = torch.cat(parts, 1).cpu().numpy().astype(np.float64)
+    return opinions
+
+
+def predict_logits(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return uncalibrated logits [len(events)]."""
+    return _blended(model, predict_opinions(model, features, events))
+
+
+def _blended(model: TrainedRanker, opinions: NDArray[np.float64]) -> NDArray[np.float64]:
+    logits: NDArray[np.float64] = model.ranker.blended(list(torch.from_numpy(opinions))).numpy()
+    return logits
+
+
+def predict_conversions(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return calibrated probabilities [len(events)] that a click converts. The model must have that head."""
+    logits = model.conversion_calibrator.curve()(predict_opinions(model, features, events)[-1])
+    probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logits))
+    return probabilities
+
+
+def predict(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return calibrated click probabilities [len(events)]."""
+    logits = model.calibrator.curve()(predict_logits(model, features, events))
+    probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logits))
+    return probabilities

@@ -1,0 +1,182 @@
+"""The CoLLM split as a dataset and knowledge folder; files that are missing or wrong are named, with what is due."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from lab.benchmark.collm import halves, prepare
+from lab.benchmark.protocol import BenchmarkError, Folders
+from lab.data.collm_ml_1m import write_collm_ml_1m
+from msd.dataset.load import load_dataset
+from msd.dataset.split import Part, split_events
+from msd.dataset.texts import teacher_texts
+from msd.teachers.collect import collect_knowledge
+from msd.teachers.knowledge import load_knowledge, load_record
+from msd.teachers.openai_compatible import OpenAICompatibleTeacher
+from tests.dataset.movielens import FILMS, ROWS, USERS, write_archive
+from tests.dataset.tiny import write_tiny_dataset
+from tests.lab.benchmark.made import ITEMS, Heard, write_collm
+from tests.teachers.chat_server import Call, ChatServer
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_collm(tmp_path / "data")
+
+
+def _prepare(data: Path, work: Path) -> tuple[Folders, list[tuple[str, int, int]]]:
+    heard = Heard()
+    return prepare(data, work, heard.advance), heard.steps
+
+
+def test_the_files_become_a_dataset_with_the_given_split(data: Path, tmp_path: Path) -> None:
+    folders, _ = _prepare(data, tmp_path / "work")
+    dataset = load_dataset(folders.dataset)
+    parts = split_events(dataset.events, dataset.config)
+    for part, name in ((Part.TRAIN, "train"), (Part.VALID, "valid"), (Part.TEST, "test")):
+        own = dataset.events.filter(parts == part).select("user_id", "item_id", "at", "label").sort(pl.all())
+        given = pl.read_parquet(data / f"{name}.parquet").select(
+            pl.col("user_id").cast(pl.String), pl.col("item_id").cast(pl.String), at="timestamp", label="label"
+        )
+        assert own.equals(given.sort(pl.all()))
+    assert not (parts == Part.WINDOW).any()
+    first = dataset.items.row(0, named=True)
+    assert first["title"] == "The Film 1 (1961)"
+    assert first["text"] == f"The Film 1 (1961). Genres: {first['genres'][0]}."
+    assert (first["year"], first["decade"]) == (1961.0, "1960s")
+    assert dataset.users.is_empty()
+
+
+def test_each_text_becomes_two_pieces_of_knowledge(data: Path, tmp_path: Path) -> None:
+    folders, _ = _prepare(data, tmp_path / "work")
+    base, record = load_knowledge(folders.knowledge), load_record(folders.knowledge)
+    assert (record.items, record.users) == (len(base.items), len(base.users)) == (ITEMS, 0)
+    assert record.teacher == "unknown"
+    given = pl.read_parquet(data / "items.parquet")["knowledge"][4]
+    assert f"{base.items['5'].explicit} {base.items['5'].implicit}" == given.strip()
+    assert base.items["5"].explicit.endswith("of the year.")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One sentence alone", ("One sentence alone",) * 2),
+        (" A b. C d! ", ("A b.", "C d!")),
+        ("A long first sentence. Short. Last one.", ("A long first sentence.", "Short. Last one.")),
+        ("A line.\n\nAnother.", ("A line.", "Another.")),
+    ],
+)
+def test_texts_are_cut_at_the_sentence_end_nearest_the_middle(text: str, expected: tuple[str, str]) -> None:
+    assert halves(text) == expected
+
+
+def test_what_was_prepared_stays_until_the_data_changes(data: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    folders, said = _prepare(data, work)
+    assert said[-1] == ("reading the data", 1, 1)
+    before = (folders.dataset / "events.parquet").stat().st_mtime_ns
+    assert _prepare(data, work)[1] == []
+    assert (folders.dataset / "events.parquet").stat().st_mtime_ns == before
+
+    fingerprint = load_dataset(folders.dataset).fingerprint
+    write_collm(data, seed=1)
+    assert _prepare(data, work)[1]
+    assert load_dataset(folders.dataset).fingerprint != fingerprint
+
+
+def test_a_file_that_is_missing_or_no_parquet_is_named(data: Path, tmp_path: Path) -> None:
+    (data / "valid.parquet").write_text("user_id,item_id\n1,2\n")
+    with pytest.raises(BenchmarkError, match=r"valid.parquet: cannot be read as Parquet"):
+        _prepare(data, tmp_path / "work")
+    (data / "valid.parquet").unlink()
+    with pytest.raises(BenchmarkError, match=r"valid.parquet: no such file; --data is the folder with train.parquet,"):
+        _prepare(data, tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("train", pl.lit(None).cast(pl.Int64).alias("user_id"), r"train.parquet, row 1: user_id is missing"),
+        ("items", pl.lit("a film").alias("genres"), r"items.parquet: a column has another type than .*genres"),
+        (
+            "items",
+            pl.when(pl.col("item_id") == 3).then(pl.lit("  ")).otherwise("knowledge").alias("knowledge"),
+            r"items.parquet, row 3: knowledge is missing",
+        ),
+        ("test", pl.lit("yes").alias("label"), r"test.parquet: a column has another type than .*label"),
+        (
+            "valid",
+            pl.lit(0).alias("label"),
+            r"valid.parquet: labels must include both 0 and 1, but are \[0",
+        ),
+        ("train", pl.col("label") * 4.5, r"train.parquet: labels must include both 0 and 1, but are \[0.0, 4.5\]"),
+    ],
+)
+def test_a_column_of_another_kind_is_named(
+    data: Path, tmp_path: Path, file: str, change: pl.Expr, message: str
+) -> None:
+    path = data / f"{file}.parquet"
+    pl.read_parquet(path).with_columns(change).write_parquet(path)
+    with pytest.raises(BenchmarkError, match=message):
+        _prepare(data, tmp_path / "work")
+
+
+def test_a_column_that_is_missing_is_named_with_those_that_are_there(data: Path, tmp_path: Path) -> None:
+    path = data / "items.parquet"
+    pl.read_parquet(path).drop("year").write_parquet(path)
+    with pytest.raises(BenchmarkError, match=r"the column year is missing; .* are due, and there are item_id, title,"):
+        _prepare(data, tmp_path / "work")
+
+
+def test_what_a_teacher_wrote_of_the_converted_archive_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    data = tmp_path / "data"
+    write_collm_ml_1m(data, write_archive(tmp_path), ROWS)
+    with pytest.raises(BenchmarkError, match=f"holds no finished knowledge; run `msd teach {data} {data}/knowledge`"):
+        _prepare(data, tmp_path / "work")
+
+    with ChatServer(_describe) as server:
+        dataset, teacher = load_dataset(data), OpenAICompatibleTeacher(server.settings(), {})
+        collected = collect_knowledge(dataset, teacher, data / "knowledge", lambda stage: None)
+    assert not collected.doubtful
+    assert not collected.refusals
+    folders, _ = _prepare(data, tmp_path / "work")
+    base, record = load_knowledge(folders.knowledge, dataset.config.name), load_record(folders.knowledge)
+    assert folders.dataset == data
+    assert (record.teacher, len(base.items), sorted(base.users)) == (teacher.name, FILMS, sorted(USERS))
+    assert all(one.explicit.startswith("Facts") for one in (*base.items.values(), *base.users.values()))
+    assert all(one.implicit.startswith("Reasons") for one in (*base.items.values(), *base.users.values()))
+
+    asked = [text for text in server.asked if text.startswith("Liked")]
+    later = dataset.events.filter(pl.col("part") != "window").join(dataset.items, on="item_id")
+    for user, text in teacher_texts(dataset)[1].items():
+        assert text in asked
+        assert not any(title in text for title in later.filter(user_id=user)["title"])
+
+
+def _describe(call: Call) -> None:
+    """Facts and reasons of their own for each text."""
+    words = [sha256(call.question.encode()).hexdigest()[place : place + 6] for place in range(0, 60, 6)]
+    call.answer(
+        explicit=f"Facts that are known of it are {' and '.join(words[:5])}.",
+        implicit=f"Reasons why it would be wanted are {' and '.join(words[5:])}.",
+    )
+
+
+def test_another_dataset_is_refused(tmp_path: Path) -> None:
+    tiny = write_tiny_dataset(tmp_path / "tiny")
+    with pytest.raises(BenchmarkError, match="holds the dataset 'tiny', not what `msd data collm-ml-1m` writes"):
+        _prepare(tiny, tmp_path / "work")
+
+
+def test_the_data_is_learnable_and_has_cold_items(data: Path) -> None:
+    """What the other tests rest on."""
+    train, test = (pl.read_parquet(data / f"{name}.parquet") for name in ("train", "test"))
+    cold = ~test["item_id"].is_in(train["item_id"].unique().implode())
+    assert 0 < cold.sum() < len(test)
+    assert np.unique(test["label"]).tolist() == [0, 1]

@@ -1,0 +1,125 @@
+"""The linear models: what they know of items, that they find the weights data was made with, and beat chance."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from lab.benchmark.cold import hide_items
+from lab.benchmark.linear import (
+    attributes,
+    attributes_linear,
+    bayesian_linear,
+    fit_bayesian,
+    fit_ridge,
+    ridge_linear,
+    words,
+)
+from msd.dataset.load import Dataset
+from msd.dataset.split import Part
+from msd.ranker.features import build_features
+from msd.ranker.schema_fit import fit_schema
+from msd.ranker.variant import Fitted, Given
+from msd.student.record import VECTOR_DIM
+from msd.student.vectors import LevelVectors, StudentVectors
+from msd.teachers.knowledge import load_knowledge
+
+NOTHING = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
+USERS, WIDTH = 60, 5
+
+
+@pytest.fixture(scope="module")
+def given(tiny: Dataset, prepared: Path) -> Given:
+    cold = hide_items(tiny, 0)
+    schema = fit_schema(cold, semantics=False)
+    features = build_features(cold, schema, StudentVectors("none", NOTHING, NOTHING))
+    return Given(cold, load_knowledge(prepared / "knowledge"), features, 0)
+
+
+def _made(rows: int, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Users of rows, what their items are, labels, and the true weights: a common part, and two directions of taste."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=WIDTH) + rng.normal(size=(USERS, 2)) @ rng.normal(size=(2, WIDTH))
+    user, x = np.repeat(np.arange(USERS), rows), rng.normal(size=(USERS * rows, WIDTH))
+    return user, x, (weights[user] * x).sum(1) + noise * rng.normal(size=len(user)), weights
+
+
+def test_bayesian_finds_the_weights_of_plentiful_data() -> None:
+    user, x, label, weights = _made(rows=200, noise=0.1)
+    assert np.abs(fit_bayesian(user, x, label, USERS) - weights).max() < 0.1
+
+
+def test_users_with_few_rows_lean_on_the_others() -> None:
+    user, x, label, weights = _made(rows=3, noise=0.3)
+    alone = np.stack([np.linalg.lstsq(x[user == one], label[user == one], rcond=None)[0] for one in range(USERS)])
+    learned = fit_bayesian(user, x, label, USERS)
+    assert ((learned - weights) ** 2).mean() < 0.8 * ((alone - weights) ** 2).mean()
+    assert ((learned - weights) ** 2).mean() < ((fit_ridge(user, x, label, USERS) - weights) ** 2).mean()
+
+
+@pytest.mark.parametrize("fit", [fit_ridge, fit_bayesian])
+def test_a_user_without_rows_has_the_common_weights(fit: object) -> None:
+    assert callable(fit)
+    user, x, label, _ = _made(rows=50, noise=0.1)
+    weights = fit(user, x, label, USERS + 1)
+    assert np.abs(weights[-1] - weights[:-1].mean(0)).max() < 0.5
+    assert np.isfinite(weights).all()
+
+
+def test_attributes_are_indicators_numbers_and_squares(given: Given) -> None:
+    known = attributes(given.features)
+    assert known.shape[0] == len(given.features.item.entities.ids) + 1
+    assert (known[:, 0] == 1).all()
+    numeric = given.features.item.entities.numeric
+    assert np.allclose(known[:, 1 : 1 + numeric.shape[1]], numeric)
+    squares = known[:, 1 + numeric.shape[1] :][:, : numeric.shape[1] // 2]
+    assert np.allclose(squares, numeric[:, ::2].astype(np.float64) ** 2)
+    topics = given.features.schema.columns["topics"]
+    marks = known[:, 1 + numeric.shape[1] + squares.shape[1] :]
+    assert set(np.unique(marks)) == {0.0, 1.0}
+    distinct = [len(set(row[row != 0])) for row in given.features.item.entities.categorical[:, topics]]
+    assert (marks.sum(1) >= distinct).all()
+
+
+def test_words_are_the_teachers_and_zero_where_there_are_none(given: Given) -> None:
+    known = dict(given.knowledge.items)
+    missing = next(iter(known))
+    del known[missing]
+    result = words(given.features, known, 4)
+    place = given.features.item.entities.place
+    assert result.shape == (len(place) + 1, 4)
+    assert not result[place[missing]].any()
+    assert not result[-1].any()
+    held = result[[place[one] for one in known]]
+    assert held.std() == pytest.approx(1.0, abs=0.05)
+    assert held.var(0).argmax() == 0
+
+
+def test_no_more_components_than_texts_allow(given: Given) -> None:
+    known = dict(list(given.knowledge.items.items())[:3])
+    assert words(given.features, known, 64).shape[1] <= 3
+
+
+@pytest.mark.parametrize("fitted", [attributes_linear, ridge_linear, bayesian_linear])
+def test_probabilities_that_beat_chance_on_hidden_items(given: Given, fitted: Fitted) -> None:
+    events = given.features.of_part(Part.VALID, Part.TEST)
+    said = fitted(given, events)
+    label = given.features.labels.numpy()[events]
+    assert said.shape == events.shape
+    assert ((said > 0) & (said < 1)).all()
+    assert roc_auc_score(label, said) > 0.55
+
+
+def test_each_row_is_scored_by_itself(given: Given) -> None:
+    events = given.features.of_part(Part.TEST)
+    assert np.allclose(ridge_linear(given, events)[::-1][:20], ridge_linear(given, events[::-1][:20]))
+
+
+def test_valid_rows_are_scored_without_their_own_labels(given: Given) -> None:
+    valid, test = given.features.of_part(Part.VALID), given.features.of_part(Part.TEST)
+    labels = given.features.labels.clone()
+    labels[valid] = 1 - labels[valid]
+    other = given._replace(features=type(given.features)(**{**vars(given.features), "labels": labels}))
+    assert np.array_equal(ridge_linear(given, valid), ridge_linear(other, valid))
+    assert not np.allclose(ridge_linear(given, test), ridge_linear(other, test))

@@ -1,0 +1,142 @@
+"""Each source gives what its name says, in the student's width; exchanged vectors are as if built in."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lab.benchmark.vectors import VectorSources, bag_of_words, with_vectors
+from msd.dataset.load import Dataset
+from msd.dataset.texts import student_texts
+from msd.ranker.features import SideFeatures, build_features
+from msd.ranker.schema_fit import fit_schema
+from msd.ranker.variant import Source
+from msd.student.encoder import encode_plain, encode_texts, new_student
+from msd.student.record import HEAD_DIM, HEADS, VECTOR_DIM
+from msd.student.vectors import load_vectors
+from msd.teachers.knowledge import Knowledge, KnowledgeBase, load_knowledge
+from tests.lab.benchmark.made import Heard
+from tests.ranker.made import word_vectors
+
+
+@pytest.fixture(scope="module")
+def base(prepared: Path) -> KnowledgeBase:
+    return load_knowledge(prepared / "knowledge")
+
+
+@pytest.fixture(scope="module")
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture(scope="module")
+def sources(prepared: Path, tiny: Dataset, base: KnowledgeBase, heard: Heard) -> VectorSources:
+    return VectorSources(tiny, base, prepared / "student", heard.advance)
+
+
+def test_the_student_is_taken_as_it_is(sources: VectorSources, prepared: Path) -> None:
+    own, found = load_vectors(prepared / "student"), sources.of("student")
+    assert found.student == own.student
+    assert found.items.ids == own.items.ids
+    np.testing.assert_array_equal(found.users.vectors, own.users.vectors)
+
+
+def test_without_user_knowledge_no_user_has_a_vector(sources: VectorSources) -> None:
+    found = sources.of("student_items")
+    np.testing.assert_array_equal(found.items.vectors, sources.student.items.vectors)
+    assert not found.gather("users", sources.student.users.ids)[1].any()
+
+
+def test_users_have_vectors_where_a_source_says_so(
+    tiny: Dataset, base: KnowledgeBase, prepared: Path, heard: Heard
+) -> None:
+    sources = VectorSources(tiny, base, prepared / "student", heard.advance, users=False)
+    found, own = sources.of("student_with_users"), sources.student
+    for level in ("items", "users"):
+        np.testing.assert_array_equal(getattr(found, level).vectors, getattr(own, level).vectors)
+
+
+@pytest.mark.parametrize("source", ["student", "plain", "bag_of_words", "teacher_text"])
+def test_where_users_have_no_vectors_every_source_is_of_items(
+    tiny: Dataset, base: KnowledgeBase, prepared: Path, sources: VectorSources, source: Source
+) -> None:
+    """And nothing of users is read: their texts may tell what they liked of the test rows."""
+    heard = Heard()
+    found = VectorSources(tiny, base, prepared / "student", heard.advance, users=False).of(source)
+    assert found.users.ids == []
+    assert found.items.ids == sources.of(source).items.ids
+    assert all(total in (len(found.items.ids), 2 * len(found.items.ids)) for _, _, total in heard.steps)
+
+
+@pytest.mark.parametrize("source", ["explicit", "implicit"])
+def test_one_kind_of_knowledge_leaves_zeros_for_the_others(sources: VectorSources, source: Source) -> None:
+    found, half = sources.of(source), HEADS[source]
+    for level, whole in ((found.items, sources.student.items), (found.users, sources.student.users)):
+        np.testing.assert_array_equal(level.vectors[:, half], whole.vectors[:, half])
+        assert np.count_nonzero(level.vectors.any(axis=0)) == HEAD_DIM
+
+
+def test_the_plain_encoder_reads_raw_texts(sources: VectorSources, tiny: Dataset, heard: Heard) -> None:
+    found, texts = sources.of("plain"), student_texts(tiny)[0]
+    assert found.items.ids == list(texts)
+    whole = encode_texts(new_student(), list(texts.values()))
+    np.testing.assert_array_equal(found.items.vectors[:, : 2 * HEAD_DIM], whole[:, : 2 * HEAD_DIM])
+    assert not found.items.vectors[:, 2 * HEAD_DIM :].any()
+    assert ("encoding raw texts", len(texts), len(texts)) in heard.steps
+
+
+def test_the_teachers_texts_are_encoded_side_by_side(sources: VectorSources, base: KnowledgeBase) -> None:
+    found = sources.of("teacher_text").users
+    assert found.ids == list(base.users)
+    first = base.users[found.ids[0]]
+    explicit, implicit = encode_plain(
+        new_student(), [f"{first.explicit} {', '.join(first.tags)}".strip(), first.implicit]
+    )
+    np.testing.assert_allclose(found.vectors[0, HEADS["explicit"]], explicit, atol=1e-5)
+    np.testing.assert_allclose(found.vectors[0, HEADS["implicit"]], implicit, atol=1e-5)
+    assert not found.vectors[:, HEADS["words"]].any()
+
+
+def test_the_bag_of_words_finds_texts_of_the_same_words() -> None:
+    topics = {"a": "guitar concert choir", "b": "goal stadium league", "c": "oven recipe spice"}
+    known = {
+        f"{topic}{number}": Knowledge(id=f"{topic}{number}", explicit=words, implicit=f"Of {number} {words.split()[0]}")
+        for topic, words in topics.items()
+        for number in range(4)
+    }
+    level = bag_of_words(known)
+    assert level.ids == list(known)
+    assert level.vectors.shape == (12, VECTOR_DIM)
+    np.testing.assert_allclose(np.linalg.norm(level.vectors, axis=1), 1.0, atol=1e-5)
+    alike = level.vectors @ level.vectors.T
+    same = np.array([[one[0] == other[0] for other in known] for one in known])
+    assert alike[same].min() > alike[~same].max() + 0.5
+
+
+def test_no_knowledge_gives_no_vectors() -> None:
+    assert bag_of_words({}).vectors.shape == (0, VECTOR_DIM)
+
+
+def test_sources_differ_and_name_what_they_come_from(sources: VectorSources) -> None:
+    names: tuple[Source, ...] = ("student", "explicit", "implicit", "plain", "bag_of_words", "teacher_text")
+    found = [sources.of(name) for name in names]
+    assert len({one.student for one in found}) == len(found)
+    assert all(one.items.vectors.shape[1] == VECTOR_DIM for one in found)
+    assert sources.of("plain") is sources.of("plain")
+
+
+def _equal(one: SideFeatures, other: SideFeatures) -> None:
+    for name in ("rows", "categorical", "dense", "live_dense", "aged_dense", "unknown_dense", "vectors", "present"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_exchanged_vectors_are_as_if_the_features_were_built_with_them(tiny: Dataset, sources: VectorSources) -> None:
+    """The two differ in who has a vector: of those made of words every ninth has none."""
+    schema = fit_schema(tiny)
+    built, other = build_features(tiny, schema, word_vectors(tiny)), build_features(tiny, schema, sources.student)
+    exchanged = with_vectors(other, word_vectors(tiny))
+    _equal(exchanged.user, built.user)
+    _equal(exchanged.item, built.item)
+    assert not torch.equal(other.item.dense, built.item.dense)
+    assert not torch.equal(other.user.present, built.user.present)

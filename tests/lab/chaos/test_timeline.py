@@ -1,0 +1,66 @@
+"""What a reply counts as, and what is made of many."""
+
+import json
+from typing import Any
+
+import pytest
+
+from lab.chaos.page import KINDS, picture
+from lab.chaos.timeline import Kind, Mark, Sample, ScenarioTimeline, count, kind_of, percentile_ms
+from loadtest.generator import LOST, REFUSED, UNANSWERED, Seen
+
+
+def seen(status: int, **reply: Any) -> Seen:  # noqa: ANN401 - any JSON
+    return Seen(b"", 0.0, 0.0, 0.1, status, json.dumps({"candidates": {}, **reply}).encode())
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (seen(200), "full"),
+        (seen(200, degraded={"candidates": {"i1": "cached"}}), "cached"),
+        (seen(200, degraded={"candidates": {"i1": "cached", "i2": "prior", "i3": "encoded"}}), "prior"),
+        (seen(200, degraded={"candidates": {"i1": "encoded"}}), "encoded"),
+        (seen(200, degraded={"candidates": {"i1": "category_prior"}, "user": "cached"}), "category_prior"),
+        (seen(200, degraded={"user": "unknown"}), "prior"),
+        (seen(200, degraded={"user": "cached"}), "cached"),
+        (seen(429), "busy"),
+        (seen(503), "not_ready"),
+        (seen(504), "late"),
+        (seen(500), "error"),
+        (seen(502), "error"),
+        (seen(422), "invalid"),
+        (seen(LOST), "lost"),
+        (seen(UNANSWERED), "unanswered"),
+        (seen(REFUSED), "refused"),
+    ],
+)
+def test_a_reply_counts_by_its_worst_rung_or_its_status(reply: Seen, kind: Kind) -> None:
+    assert kind_of(reply) == kind
+    assert kind in KINDS
+
+
+def test_one_timeline_after_another() -> None:
+    one = ScenarioTimeline([Sample(0.5, 10.0, "full"), Sample(1.5, 30.0, "cached")], [Mark(1.0, "killed")])
+    whole = one.then(ScenarioTimeline([Sample(0.25, 99.0, "busy")], [Mark(0.0, "back")]), 2.0)
+
+    assert whole.samples[-1] == Sample(2.25, 99.0, "busy")
+    assert whole.marks == [Mark(1.0, "killed"), Mark(2.0, "back")]
+    assert whole.between(1.0, 2.0) == [Sample(1.5, 30.0, "cached")]
+    assert whole.last_s(["full", "cached"]) == 1.5
+    assert count(whole.samples, "busy", "full") == 2
+    assert percentile_ms(whole.samples, 100) == 30.0
+    assert percentile_ms(whole.samples, 50, ["late"]) is None
+
+
+def test_every_sample_is_in_the_picture_once() -> None:
+    samples = [Sample(place / 100, float(place % 7 + 1), "full" if place % 3 else "busy") for place in range(1_000)]
+    found = ScenarioTimeline(samples, [Mark(5.0, "<b>killed</b>")], {"memory": [(0.0, 1.0), (9.0, 2.0)]}).as_json(
+        bins=20
+    )
+
+    assert sum(sum(one["kinds"].values()) for one in found["bins"]) == 1_000
+    assert sum(one["kinds"]["busy"] for one in found["bins"]) == 334
+    drawn = picture(json.loads(json.dumps(found)))
+    assert drawn.startswith("<svg")
+    assert "<b>" not in drawn

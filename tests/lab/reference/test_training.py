@@ -1,0 +1,79 @@
+"""Clicks follow their stated probabilities; training finds some of what made them, and is done once."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lab.reference.clicks import Clicks, new_catalogue, new_clicks
+from lab.reference.training import quality, torch_scores, trained_reference, weights_of
+from msd.contract.errors import MsdError
+from tests.lab.reference.small import BRIEF, SMALL
+
+
+def _clicks(seed: int, requests: int = 50) -> Clicks:
+    return new_clicks(new_catalogue(SMALL, 0), SMALL, requests, 20, seed)
+
+
+def test_a_seed_gives_clicks() -> None:
+    first, again, other = _clicks(1), _clicks(1), _clicks(2)
+
+    for name in ("user_fields", "user_vectors", "history", "candidates", "chances", "clicked"):
+        assert np.array_equal(getattr(first, name), getattr(again, name))
+        assert not np.array_equal(getattr(first, name), getattr(other, name))
+
+
+def test_clicks_are_as_frequent_as_their_chances() -> None:
+    clicks = _clicks(1, requests=400)
+    deviation = np.sqrt((clicks.chances * (1 - clicks.chances)).sum())
+
+    assert abs(clicks.clicked.sum() - clicks.chances.sum()) < 4 * deviation
+    assert quality(clicks, clicks.chances)["auc"] > 0.75
+    assert set(np.unique(clicks.clicked)) == {0, 1}
+
+
+def test_both_sides_and_the_history_matter() -> None:
+    clicks = _clicks(1, requests=200)
+
+    assert np.ptp(clicks.chances.mean(1)) > 0.1
+    assert (np.ptp(clicks.chances, axis=1) > 0.1).mean() > 0.9
+    present = clicks.history >= 0
+    assert present[:, 0].all()
+    assert 0 < present.mean() < 1
+
+
+def test_a_request_is_one_user_and_its_candidates() -> None:
+    clicks = _clicks(1)
+    feeds = clicks.request(7)
+
+    assert all(feeds[name].shape == SMALL.shape(name, 1) for name in ("user_fields", "user_vector", "history_mask"))
+    assert all(feeds[name].shape == SMALL.shape(name, 20) for name in ("item_fields", "item_vector"))
+    assert not feeds["history"][feeds["history_mask"] == 0].any()
+    assert np.array_equal(feeds["history_mask"][0] > 0, clicks.history[7] >= 0)
+
+
+def test_training_beats_a_constant_and_is_done_once(tmp_path: Path) -> None:
+    heard: list[tuple[int, int]] = []
+    trained = trained_reference(tmp_path, SMALL, BRIEF, lambda *step: heard.append(step))
+    found = torch_scores(trained.network, trained.held)
+    truth = quality(trained.held, trained.held.chances)
+
+    assert 0.55 < quality(trained.held, found)["auc"] < truth["auc"]
+    assert quality(trained.held, found)["normalised_entropy"] < 0.99
+    assert heard[-1] == (75, 75)
+
+    again = trained_reference(tmp_path, SMALL, BRIEF, lambda *_: pytest.fail("trained again"))
+    assert np.array_equal(torch_scores(again.network, again.held), found)
+
+    changed = trained_reference(tmp_path, SMALL, replace(BRIEF, seed=1), lambda *step: heard.append(step))
+    assert len(heard) == 150
+    assert not np.array_equal(torch_scores(changed.network, again.held), found)
+
+
+def test_damaged_weights_are_named(tmp_path: Path) -> None:
+    trained_reference(tmp_path, SMALL, BRIEF, lambda *_: None)
+    weights_of(tmp_path, "reference", 0).write_bytes(b"no weights")
+
+    with pytest.raises(MsdError, match=r"weights\.safetensors: not the weights that were trained .*delete the folder"):
+        trained_reference(tmp_path, SMALL, BRIEF, lambda *_: None)
