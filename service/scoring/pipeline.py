@@ -17,7 +17,6 @@ import structlog
 
 from msd.contract.assemble import Tensors, assemble, cut, wanted_items
 from msd.contract.correction import HEAD
-from msd.contract.log import Basis
 from msd.contract.prepared import names_prepared, parse_prepared, whole_request
 from msd.contract.request import ANONYMOUS, CheckedRequest, check_pricing, check_request, parse_request_by
 from msd.contract.rows import Rows, RowSide, joined
@@ -25,7 +24,7 @@ from msd.contract.schema import FeatureSchema
 from msd.contract.uncertainty import COLUMN, impressions_of
 from service.errors import ModelError, StoreError
 from service.scoring.admission import Load
-from service.scoring.answer import Answer, Asked, Scored, Served, Terms
+from service.scoring.answer import Answer, Asked, Basis, Scored, Served, Terms
 from service.scoring.exploring import Exploring
 from service.scoring.job import Runner, load_of
 from service.scoring.lineup import Arm, Lineup
