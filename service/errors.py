@@ -12,13 +12,12 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from msd.contract.errors import MsdError
-from msd.contract.events import TooManyEvents
 from msd.contract.request import RequestError, TooManyCandidates
 from msd.contract.rows import Rows
 
 # A path or URL, or a host with its port.
 _PLACE = re.compile(r"[^\s'\"(),;=]*/[^\s'\"(),;:]+|\[[0-9a-fA-F:.]+\]:\d+|[\w.-]+:\d{1,5}\b")
-_REQUEST_STATUS = {"malformed": 400, "invalid": 422, TooManyCandidates.code: 413, TooManyEvents.code: 413}
+_REQUEST_STATUS = {"malformed": 400, "invalid": 422, TooManyCandidates.code: 413, "too_many_events": 413}
 
 
 class ClientGone(Exception):

@@ -21,13 +21,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from msd.contract.bundle import GOLDENS
-from msd.contract.events import EventBatch
 from msd.contract.golden import read_goldens
 from msd.contract.openrtb import OpenrtbRequest
 from msd.contract.request import ScoreRequest
 from service.errors import ErrorReply
 from service.http.exchange import FIELD, OIP
 from service.http.keys import INDEX, PAGE
+from service.live.events import EventBatch
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventsReply
 from service.routes.oip.docs import OPEN_PATHS, add_inference, oip_error

@@ -16,13 +16,12 @@ import structlog
 
 from msd.contract.assemble import Tensors, assemble, cut, wanted_items
 from msd.contract.correction import HEAD
-from msd.contract.log import Basis
 from msd.contract.request import ANONYMOUS, CheckedRequest, check_pricing, parse_request_by
 from msd.contract.rows import Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from msd.contract.uncertainty import COLUMN, impressions_of
 from service.errors import ModelError, StoreError
-from service.scoring.answer import Answer, Asked, Scored, Served, Terms
+from service.scoring.answer import Answer, Asked, Basis, Scored, Served, Terms
 from service.scoring.exploring import Exploring
 from service.scoring.job import load_of
 from service.scoring.lineup import Lineup

@@ -11,11 +11,10 @@ import pytest
 
 import native
 from msd.contract.assemble import Assembled, assemble, wanted_items
-from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest, RequestError, parse_request
 from msd.contract.rows import Rows, RowSide
 from native.layout import core_rows, core_schema, new_tensors
-from service.scoring.answer import Scored
+from service.scoring.answer import Basis, Scored
 from service.scoring.reply import build_reply
 from service.telemetry.metrics import Metrics
 from tests.native.live_worlds import Ask, LiveWorld, draw_live
