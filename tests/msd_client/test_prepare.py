@@ -26,9 +26,9 @@ from msd_client import (
 )
 from msd_client.replies import Prepared
 from msd_client.requests import user_part
+from tests.bundles.factory import AT, build_bundle
 from tests.msd_client.either import EITHER, Ask
 from tests.msd_client.hostile_server import Act, Hostile, Reset, Say, hostile
-from tests.service.bundle_factory import AT, build_bundle
 from tests.service.live import LiveService, live_service
 
 USER = PrepareRequest(

@@ -21,7 +21,7 @@ from msd.contract.row_writer import write_row_file
 from msd.contract.rows import Records, RowCodec, RowSide, unpack_history
 from operations.publish import publish, publish_delta
 from service.redis.publication import PublishError
-from tests.service.bundle_factory import AT, build_bundle, reseal
+from tests.bundles.factory import AT, build_bundle, reseal
 from tests.service.live import PAUSE_S, live_service, run_msd, wait_until
 
 SIDES: tuple[RowSide, ...] = ("user", "item")

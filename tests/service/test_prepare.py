@@ -29,9 +29,9 @@ from service.scoring.model import load_model
 from service.scoring.prepared import PreparedUser, PreparedUsers
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.service.bundle_factory import AT, build_bundle
+from tests.bundles.factory import AT, build_bundle
+from tests.bundles.ranker_graph import Recipe
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.ranker_graph import Recipe
 from tests.service.test_experiment import experiment
 from tests.service.test_swap import point
 

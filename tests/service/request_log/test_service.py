@@ -15,7 +15,7 @@ from msd.contract.log import RequestRecord, basis_of, is_sampled
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
 from service.request_log.files import log_files, read_events
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import live_service, wait_until
 from tests.service.request_log.log import ASKS, Logging, awaited, logged, records
 

@@ -15,8 +15,8 @@ from service.runtimes.halves import open_halves
 from service.runtimes.onnxruntime import open_session
 from service.runtimes.split import SplitGraph, Unsplit
 from service.settings import Settings
-from tests.service.bundle_factory import build_bundle, some_tensors
-from tests.service.ranker_graph import Recipe
+from tests.bundles.factory import build_bundle, some_tensors
+from tests.bundles.ranker_graph import Recipe
 
 RNG = np.random.default_rng(0)
 FEEDS = {"user": RNG.standard_normal((1, 4)).astype("f4"), "item_x": RNG.standard_normal((5, 4)).astype("f4")}
