@@ -35,18 +35,18 @@ os.environ["COLUMNS"] = "300"
 # Services receive SIGHUP even if the tests run under nohup.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# Tests that share an expensive fixture (a trained model, a bundle of it) run in one process, named by that fixture.
-# They start first, then the slow files, then all others, which fill the rest of the time.
-SHARED = {
-    "tests/ranker/": "rankers",
-    "tests/lab/race/": "races",
-    "tests/lab/reference/": "races",
-    "tests/model_export/": "exports",
-    "tests/lab/bench/": "reference model",
-    "tests/lab/naive/": "reference model",
-    "tests/lab/benchmark/": "benchmark",
-}
-SLOW = ("tests/e2e/", "tests/lab/chaos/", "tests/service/", "tests/operations/")
+# With several processes, these folders start first: their files take longest, or wait for a model to be trained.
+SLOW = (
+    *("tests/ranker/", "tests/lab/race/", "tests/lab/reference/", "tests/model_export/", "tests/lab/bench/"),
+    *(
+        "tests/lab/naive/",
+        "tests/lab/benchmark/",
+        "tests/e2e/",
+        "tests/lab/chaos/",
+        "tests/service/",
+        "tests/operations/",
+    ),
+)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -59,14 +59,9 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put each file in a group of its own, and files that share a fixture in one; sort by group."""
-    order = (*SHARED, *SLOW)
-    items.sort(key=lambda item: next((place for place, start in enumerate(order) if item.nodeid.startswith(start)), 99))
-    for item in items:
-        shared = (name for start, name in SHARED.items() if item.nodeid.startswith(start))
-        item.add_marker(pytest.mark.xdist_group(next(shared, item.nodeid.partition("::")[0])))
+    """Put the slow folders first."""
+    items.sort(key=lambda item: next((place for place, start in enumerate(SLOW) if item.nodeid.startswith(start)), 99))
 
 
 @pytest.fixture(scope="session")
