@@ -14,7 +14,7 @@ from msd.contract.bundle import TOKENIZER, Bundle
 from service.cold.encoding import EncodedText, Encoding, VectorCache, text_key
 from service.cold.text_encoder import Encoders, TextEncoder
 from service.telemetry.metrics import Metrics
-from tests.service.encoder_graph import POISON
+from tests.bundles.encoder_graph import POISON
 
 PATIENCE_S = 60.0
 FAST = 100_000.0

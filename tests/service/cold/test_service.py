@@ -26,10 +26,10 @@ from service.cold.cold_ads import open_cold_ads
 from service.cold.text_encoder import Encoders
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.service.bundle_factory import AT, build_bundle
-from tests.service.encoder_graph import encode_alone
+from tests.bundles.encoder_graph import encode_alone
+from tests.bundles.factory import AT, build_bundle
+from tests.bundles.ranker_graph import PAYS, Recipe
 from tests.service.live import LiveService, live_service, run_msd, wait_until
-from tests.service.ranker_graph import PAYS, Recipe
 
 FEATURES = {"category": "games", "price": 9.5}
 UNSURE = PAYS.model_copy(update={"ci95": (-0.01, 0.11)})
