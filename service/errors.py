@@ -61,14 +61,6 @@ class NoOpenrtbMapping(ServiceError):
     code = "no_openrtb_mapping"
 
 
-class NotPrepared(ServiceError):
-    """The token of a prepared user is unknown, expired, of another process, or of a bundle that is not served. The
-    whole request has to be sent."""
-
-    status = 409
-    code = "not_prepared"
-
-
 class Conflict(ServiceError):
     """The request conflicts with the current state."""
 

@@ -225,7 +225,7 @@ def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX
 
 
 def _parse_thoroughly(body: bytes, schema_of: SchemaOf, max_candidates: int) -> CheckedRequest:
-    wire = parse_thoroughly(body, ScoreRequest, lambda document: check_width(document, schema_of, max_candidates))
+    wire = parse_thoroughly(body, ScoreRequest, lambda document: _check_width(document, schema_of, max_candidates))
     return check_request(wire, schema_of(wire.user_id or ANONYMOUS), max_candidates)
 
 
@@ -280,7 +280,7 @@ def _has_many_parts(body: bytes) -> bool:
     return len(body) >= _LARGE and sum(map(body.count, (b":", b"[", b"{"))) >= _MANY_PARTS
 
 
-def check_width(document: object, schema_of: SchemaOf, max_candidates: int) -> None:
+def _check_width(document: object, schema_of: SchemaOf, max_candidates: int) -> None:
     """Refuse objects with too many keys: reporting every one would take seconds."""
     if not isinstance(document, dict):
         return
