@@ -97,7 +97,6 @@ class Components:
 
     @asynccontextmanager
     async def alive(self, _: object) -> AsyncIterator[None]:
-        """Run background work while the app runs."""
         self._starter.begin(list(self.serving.current.models.values()))
         if self._cold_ads is not None:
             bundles = [model.bundle for model in self.serving.current.models.values()]
@@ -183,7 +182,6 @@ class _Closes(Protocol):
 
 
 async def _close(*parts: _Closes | None) -> None:
-    """Close the parts that exist, one after the other."""
     for part in parts:
         if part is not None:
             await part.close()

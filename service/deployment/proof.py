@@ -52,7 +52,6 @@ class Pace:
         self.begin()
 
     def check(self) -> None:
-        """Raise Stopped after `stop`."""
         if self._stopped.is_set():
             raise Stopped
 
@@ -130,7 +129,6 @@ async def prove_beside(models: Sequence[Model], max_candidates: int) -> None:
 
 
 def _goldens(model: Model, pace: Pace) -> tuple[list[Golden], list[Tensors]]:
-    """Return all goldens, and the model's tensors for each."""
     path, users, items = model.bundle.path(GOLDENS), model.codecs["user"], model.codecs["item"]
     goldens, asked = [], []
     for golden in read_goldens(path):
@@ -152,7 +150,6 @@ def _scores_among(model: Model, count: int, asked: Sequence[Tensors], run: Calla
 
 
 def _scores_together(model: Model, together: Together, asked: Sequence[Tensors], pace: Pace) -> list[Scores]:
-    """Return the scores of several requests in one run."""
     for size in together.warm_up_sizes():
         together.run([repeated(model.schema, asked[0], size)])
         pace.pause()
@@ -164,7 +161,6 @@ def _scores_together(model: Model, together: Together, asked: Sequence[Tensors],
 
 
 def _check(goldens: Sequence[Golden], found: Sequence[Scores], tolerance: float, how: str) -> None:
-    """Raise BundleError if a score differs by more than the tolerance."""
     for number, (golden, scores) in enumerate(zip(goldens, found, strict=True), start=1):
         difference = _greatest_difference(golden, scores)
         if not difference <= tolerance:

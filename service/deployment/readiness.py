@@ -41,7 +41,6 @@ class Readiness:
             raise NotReady("not ready: " + "; ".join(f"{part}: {reason}" for part, reason in self.missing.items()))
 
     def arrived(self, part: str) -> None:
-        """Mark a part as ready."""
         self.missing.pop(part, None)
         self._metrics.ready.set(self.is_ready)
 
@@ -70,7 +69,6 @@ class Starter:
         self._starting = asyncio.create_task(self._start(models))
 
     def end(self) -> None:
-        """Stop waiting for the first line-up."""
         if self._starting is not None:
             self._starting.cancel()
 

@@ -61,7 +61,6 @@ class Numbered:
         return max(found)[2].resolve()
 
     def _number(self, path: Path) -> tuple[str, float]:
-        """Return a manifest's number and creation time; None if it is invalid."""
         try:
             about = path.stat()
             key = (path, about.st_ino, about.st_mtime_ns)

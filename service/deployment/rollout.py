@@ -77,7 +77,6 @@ class BundleFollower:
         self._known: dict[tuple[Path, Marks], PinnedBundle] = {}
 
     def look(self) -> Sight:
-        """Return what should be served now."""
         try:
             wanted = self._source.wanted()
             return Sight(wanted, {folder: marks_of(folder, self._rows) for folder in wanted.folders})
@@ -131,7 +130,6 @@ class Rollout:
         threading.Thread(target=self._follow, name="rollout").start()
 
     def stop(self) -> None:
-        """Stop at the next step, without waiting for it."""
         self._pace.stop()
 
     def _follow(self) -> None:
@@ -190,7 +188,6 @@ class Rollout:
         self._log.info("swapped", generation=self._generation, bundles=bundles)
 
     def _loaded(self, plan: DeploymentPlan) -> dict[ModelKey, Model]:
-        """Load the models of a plan; reuse those that serve already."""
         models = self._serving.current.models
         for key, pinned in plan.models.items():
             if key not in models:

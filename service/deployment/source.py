@@ -34,7 +34,6 @@ class Wanted(NamedTuple):
 
     @property
     def folders(self) -> frozenset[Path]:
-        """Return the folders of all bundles."""
         return frozenset(arm.folder for arm in (*self.arms, *self.shadows))
 
 
