@@ -444,6 +444,7 @@ def test_what_is_near_is_at_hand_until_it_changes(redis: Running) -> None:
 def test_threads_look_up_while_states_come_and_go() -> None:
     keys = [b"%d" % number for number in range(300)]
     near: LruCache[bytes, bytes] = LruCache(100)
+    near.put({key: key for key in keys})
     is_over = threading.Event()
 
     def look_up() -> int:
