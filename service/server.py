@@ -21,6 +21,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from msd.contract.errors import MsdError
+from service import limits
 from service.app import create_app
 from service.deployment.pinned_bundle import private_folder
 from service.deployment.readiness import Readiness
@@ -55,7 +56,7 @@ def run_service(settings: Settings) -> None:
     keep_standard_streams()
     metrics = Metrics()
     metrics.log_lines.read = configure_logs(settings.log_level).read
-    watchdog = Watchdog(settings.drain_seconds, settings.hang_seconds)
+    watchdog = Watchdog(settings.drain_seconds, limits.HANG_S)
     watchdog.start()
     for number in _heeded():
         signal.signal(number, _leave_to_the_watchdog)

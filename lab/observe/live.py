@@ -15,6 +15,7 @@ from lab.chaos.bundles import point_to
 from lab.chaos.load import BackgroundLoad
 from lab.observe.ad_server import SimulatedAdServer
 from lab.observe.prometheus import Prometheus, prometheus
+from lab.serve import with_limits
 from loadtest.generator import LoadLimits, Target, closed_loop
 from loadtest.processes import Running, Service, ours, publish, told
 from loadtest.requests import http_request, in_columns, some_bodies
@@ -95,10 +96,9 @@ def _service(bundles: Path, redis: str, work: Path, plan: ObservePlan) -> Servic
         "encoder": "on",
         "log_dir": work / "log",
         "log_sample": 1.0,
-        "log_flush_seconds": 2,
         "deadline_ms": 500,
     }
-    return ours("observed", bundles, plan.workers, redis, **settings)
+    return with_limits(ours("observed", bundles, plan.workers, redis, **settings), LOG_FLUSH_S=2)
 
 
 def _happenings(url: str, bodies: list[bytes], bundles: Path, other: Path, redis: RedisProcess) -> list[Happening]:

@@ -156,7 +156,7 @@ _CONNECTIONS = Row(
         ),
         lines(
             "Bytes in flight",
-            "Bytes of unfinished or unanswered requests; beyond MSD_INFLIGHT_MB, requests are rejected.",
+            "Bytes of unfinished or unanswered requests; beyond 64 MiB, requests are rejected.",
             "bytes",
             (total("msd_inflight_bytes", "instance"), "{{instance}}"),
         ),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from msd.contract.errors import MsdError
 from msd.contract.rows import Rows, RowSide
 from msd.contract.state import Event, StateRule
+from service import limits
 from service.live.live_state import LiveState, begin
 from service.settings import Settings
 
@@ -178,5 +179,4 @@ def open_live_store(settings: Settings) -> LiveStore:
             "MSD_LIVE=on keeps live states in LMDB, which is not installed: pip install 'msd-ctr[live]'"
         ) from None
     assert settings.state_dir is not None, "settings with an embedded live state have its folder"
-    horizon_s = settings.event_horizon_hours * 3_600
-    return EmbeddedStates(StateFile(settings.state_dir, settings.state_mb * 2**20, horizon_s))
+    return EmbeddedStates(StateFile(settings.state_dir, settings.state_mb * 2**20, limits.EVENT_HORIZON_S))

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from service.limits import MAX_DEADLINE_MS
 from service.settings import Settings, SettingsError
 from tests.chart.helm import ChartError, Helm
 from tests.chart.manifests import name_of
@@ -27,7 +28,7 @@ def check_settings(manifests: list[dict[str, Any]]) -> None:
         except SettingsError as error:
             raise ChartError(f"{name_of(deployment)}: the service would refuse: {error}") from None
         pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        if spec["terminationGracePeriodSeconds"] < pause + told.drain_seconds + told.max_deadline_ms / 1000:
+        if spec["terminationGracePeriodSeconds"] < pause + told.drain_seconds + MAX_DEADLINE_MS / 1000:
             raise ChartError(f"{name_of(deployment)}: is killed before it has answered all that it took on")
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         if ports != {"http": told.port, "admin": told.admin_port}:

@@ -84,7 +84,7 @@ def test_what_cannot_be_taken_on_is_refused_before_it_is_parsed(bundle: Bundle, 
     runs = ModelRuns(tmp_path)
     most = {**GOOD, **IN_PYTHON, "candidates": {"id": [f"i{n}" for n in range(100)]}}
     with (
-        live_service(bundle.folder, tmp_path, prepare=runs.obey, max_candidates=100, max_queued_rows=100) as service,
+        live_service(bundle.folder, tmp_path, prepare=runs.obey, max_candidates=100, MAX_QUEUED_ROWS=100) as service,
         ThreadPoolExecutor(1) as pool,
     ):
         with runs.held():

@@ -29,9 +29,9 @@ def narrow(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         bundle.folder,
         tmp_path_factory.mktemp("narrow"),
         max_connections=CONNECTIONS,
-        head_timeout_ms=1_500,
-        body_timeout_ms=400,
-        reply_timeout_ms=300,
+        HEAD_TIMEOUT_S=1.5,
+        BODY_TIMEOUT_S=0.4,
+        REPLY_TIMEOUT_S=0.3,
     ) as running:
         yield running
 
@@ -39,7 +39,7 @@ def narrow(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture
 def patient(bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
     """A service of few connections, which lets its clients read as slowly as they like."""
-    with live_service(bundle.folder, tmp_path, max_connections=CONNECTIONS, reply_timeout_ms=600_000) as running:
+    with live_service(bundle.folder, tmp_path, max_connections=CONNECTIONS, REPLY_TIMEOUT_S=600) as running:
         yield running
 
 

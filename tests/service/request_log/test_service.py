@@ -114,7 +114,7 @@ def test_conversions_are_logged_and_count_nowhere_else(bundle: Bundle, tmp_path:
     assert refused.status_code == 422
     assert refused.json()["error"]["field"] == "events.1.type"
     assert "set MSD_LOG_DIR" in refused.json()["error"]["message"]
-    settings |= {"log_dir": tmp_path / "log", "log_sample": 1, "log_flush_seconds": 0.05}
+    settings |= {"log_dir": tmp_path / "log", "log_sample": 1, "LOG_FLUSH_S": 0.05}
     with live_service(bundle.folder, tmp_path, **settings) as service, service.client() as client:
         assert client.post("/v1/events", json=body).json() == {"accepted": 2, "duplicates": 0}
         alone = {"events": body["events"][1:]}
@@ -129,7 +129,7 @@ def test_conversions_are_logged_and_count_nowhere_else(bundle: Bundle, tmp_path:
 def test_a_full_disk_loses_records_until_there_is_room_and_no_request(bundle: Bundle, tmp_path: Path) -> None:
     """As on a full disk, writes of the service end half way, those of its log on stdout included."""
     folder = tmp_path / "log"
-    settings: dict[str, Any] = {"log_dir": folder, "log_sample": 1, "log_flush_seconds": 0.05}
+    settings: dict[str, Any] = {"log_dir": folder, "log_sample": 1, "LOG_FLUSH_S": 0.05}
     with live_service(bundle.folder, tmp_path, **settings) as service:
         pid = service.process.pid
         before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (1_000, resource.RLIM_INFINITY))
@@ -151,7 +151,7 @@ def test_a_full_disk_loses_records_until_there_is_room_and_no_request(bundle: Bu
 
 def test_the_disk_is_bounded_and_the_newest_are_kept(bundle: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "log"
-    settings: dict[str, Any] = {"log_dir": folder, "log_sample": 1, "log_flush_seconds": 3600, "log_max_mb": 1}
+    settings: dict[str, Any] = {"log_dir": folder, "log_sample": 1, "LOG_FLUSH_S": 3600, "log_max_mb": 1}
     rng = np.random.default_rng(0)
     with live_service(bundle.folder, tmp_path, **settings) as service:
         with service.client() as client:
@@ -178,7 +178,7 @@ def test_the_disk_is_bounded_and_the_newest_are_kept(bundle: Bundle, tmp_path: P
 
 
 def test_a_share_is_logged_and_what_waits_is_written_at_the_end(bundle: Bundle, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 0.25, "log_flush_seconds": 3600}
+    settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 0.25, "LOG_FLUSH_S": 3600}
     with live_service(bundle.folder, tmp_path, **settings) as service:
         ids: list[str] = []
 
