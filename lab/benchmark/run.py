@@ -32,7 +32,7 @@ from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
 from msd.teachers.knowledge import KnowledgeBase, TeachRecord, load_knowledge, load_record
 from msd.training.finetune import finetune_ranker
 from msd.training.folder import FORMAT as RANKER_FORMAT
-from msd.training.network import NetworkInputs, train_network
+from msd.training.folder import NetworkInputs, train_network
 from msd.training.train import predict
 
 _STUDENT = "student"
