@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lab.chaos.replayed_period import ReplayedMoment
 from loadtest.http_client import Reply, ServiceConnection, wait_until
 from msd.contract.events import MAX_EVENTS
-from msd.feedback.replayed_period import ReplayedMoment
 
 
 class LiveScores(NamedTuple):

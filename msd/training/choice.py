@@ -1,8 +1,8 @@
 """Training of the networks of one `msd train`, each in its own folder, and the choice among them by the valid rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +16,6 @@ from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
 from msd.ranker.model import RankerConfig
 from msd.ranker.schema_fit import fit_schema
-from msd.ranker.variant import SIMPLER, UNTUNED_OURS, WITHOUT_USER_KNOWLEDGE, Variant
 from msd.step import fingerprint_of, is_done
 from msd.student.vectors import StudentVectors
 from msd.training.crossfit import CrossfitChoice, UserHalves
@@ -25,6 +24,29 @@ from msd.training.train import Progress, TrainConfig, predict
 
 # Name of a training → its progress callback.
 Show = Callable[[str], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network to choose from. `user_semantics`: whether it reads the vectors of users too; `changes`: of the
+    RankerConfig."""
+
+    name: str
+    semantics: bool = True
+    user_semantics: bool = True
+    changes: Mapping[str, object] = field(default_factory=dict)
+
+
+WHOLE = Variant("the whole network")
+WITHOUT_SEMANTICS = Variant("ours_without_semantics", semantics=False)
+WITHOUT_USER_KNOWLEDGE = Variant("without_user_knowledge", user_semantics=False)
+# Each lacks one part; the simplest first.
+SIMPLER = (
+    WITHOUT_SEMANTICS,
+    WITHOUT_USER_KNOWLEDGE,
+    Variant("without_item_fusion", changes={"fusion": False}),
+    Variant("without_selector", changes={"selected": None}),
+)
 
 
 @dataclass(frozen=True)
@@ -40,38 +62,32 @@ class Training:
 
     def is_done(self, variant: Variant) -> bool:
         """Return whether an earlier run has trained it."""
-        return is_done(self.work / variant.name, self._run(variant))
+        return is_done(self.work / variant.name.replace(" ", "_"), self._run(variant))
 
     def features(self, variant: Variant) -> Features:
         """Return the network's features. A variant without user vectors, or without any, has no columns for them."""
-        users = variant.source != WITHOUT_USER_KNOWLEDGE.source
-        schema = fit_schema(self.data, semantics=variant.source is not None, user_semantics=users)
+        schema = fit_schema(self.data, semantics=variant.semantics, user_semantics=variant.user_semantics)
         return build_features(self.data, schema, self.vectors).to(self.device)
 
     def train(self, variant: Variant, show: AbstractContextManager[Progress]) -> tuple[TrainedNetwork, Features]:
         """Return the stored network, or train it (resuming after its last epoch), and its features."""
         features = self.features(variant)
-        inputs, config = (
-            NetworkInputs(self.data.fingerprint, self.vectors.student, features),
-            variant.config(self.config),
-        )
+        inputs = NetworkInputs(self.data.fingerprint, self.vectors.student, features)
+        config = self.config.model_copy(update=variant.changes)
         with nullcontext(_silent) if self.is_done(variant) else show as hear:
-            folder, run = self.work / variant.name, self._run(variant)
+            folder, run = self.work / variant.name.replace(" ", "_"), self._run(variant)
             return train_network(folder, run, inputs, config, self.settings, hear), features
 
     def _run(self, variant: Variant) -> str:
-        settings = variant.config(self.config).model_dump(), asdict(self.settings)
-        return fingerprint_of(FORMAT, self.data.fingerprint, self.vectors.student, variant.source, *settings)
-
-
-def _name(variant: Variant) -> str:
-    return "the whole network" if variant == UNTUNED_OURS else variant.name
+        """Return the fingerprint of everything that the network depends on."""
+        settings = self.config.model_dump(), asdict(self.settings), asdict(variant)
+        return fingerprint_of(FORMAT, self.data.fingerprint, self.vectors.student, *settings)
 
 
 def variants_of(vectors: StudentVectors) -> tuple[Variant, ...]:
     """Return the whole network first, then those without one part. Without user vectors, leave out
     `WITHOUT_USER_KNOWLEDGE`, which would be the same."""
-    return UNTUNED_OURS, *(one for one in SIMPLER if vectors.users.ids or one != WITHOUT_USER_KNOWLEDGE)
+    return WHOLE, *(variant for variant in SIMPLER if vectors.users.ids or variant != WITHOUT_USER_KNOWLEDGE)
 
 
 def valid_halves(data: Dataset) -> UserHalves:
@@ -94,12 +110,11 @@ def choose_network(
     scores: dict[str, Probabilities] = {}
     seconds: dict[str, float] = {}
     for place, variant in enumerate(variants, start=1):
-        name = _name(variant)
-        network, features = training.train(variant, show(f"{name} ({place} of {len(variants)})"))
-        scores[name] = valid_scores(network.model, features)
-        seconds[name] = round(network.seconds, 1)
+        network, features = training.train(variant, show(f"{variant.name} ({place} of {len(variants)})"))
+        scores[variant.name] = valid_scores(network.model, features)
+        seconds[variant.name] = round(network.seconds, 1)
     choice = halves.choose(scores)
-    kept = next(variant for variant in variants if _name(variant) == choice.kept)
+    kept = next(variant for variant in variants if variant.name == choice.kept)
     return kept, ChoiceRecord(networks=choice, seconds=seconds)
 
 

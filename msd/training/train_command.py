@@ -24,16 +24,25 @@ from msd.dataset.texts import student_texts
 from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, tokens_of, training
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features
-from msd.ranker.live_vectors import require_texts
 from msd.ranker.model import RankerConfig
-from msd.ranker.variant import SIMPLER, UNTUNED_OURS, WITHOUT_SEMANTICS, WITHOUT_USER_KNOWLEDGE, Variant
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.encoder import Student, load_student
 from msd.student.record import StudentError
 from msd.student.vectors import StudentVectors, load_vectors, no_vectors
-from msd.training.choice import Training, choose_network, choose_tuning, valid_halves, variants_of
+from msd.training.choice import (
+    SIMPLER,
+    WHOLE,
+    WITHOUT_SEMANTICS,
+    WITHOUT_USER_KNOWLEDGE,
+    Training,
+    Variant,
+    choose_network,
+    choose_tuning,
+    valid_halves,
+    variants_of,
+)
 from msd.training.crossfit import CrossfitError, UserHalves
-from msd.training.finetune import Texts, TuneConfig, finetune_ranker, save_own_student
+from msd.training.finetune import Texts, TuneConfig, finetune_ranker, require_texts, save_own_student
 from msd.training.folder import (
     FORMAT,
     RECORD_FILE,
@@ -142,7 +151,7 @@ def train(
 def _variant(semantics: bool, without: Without | None) -> Variant:
     if without:
         return next(one for one in SIMPLER if one.name == f"without_{without}")
-    return UNTUNED_OURS if semantics else WITHOUT_SEMANTICS
+    return WHOLE if semantics else WITHOUT_SEMANTICS
 
 
 def _halves(data: Dataset, reason: str | None) -> UserHalves:
@@ -241,7 +250,7 @@ class _Job:
             self.console.print(_table(choice))
         trained, features = networks.train(variant, show("train"))
         record = trained.record.model_copy(update={"choice": choice})
-        if self.pupil and variant.source:
+        if self.pupil and variant.semantics:
             return self._tuned(trained.model, record, features, variant, self.pupil.of(variant))
         return trained.model, record
 
