@@ -29,8 +29,8 @@ from msd.contract.files import sha256_file
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.openvino import load_openvino
 from msd.contract.precision import Precision, PrecisionRecord
+from tests.bundles.factory import build_bundle
 from tests.lab.reference.small import BRIEF, FEW, SMALL, network
-from tests.service.bundle_factory import build_bundle
 from tests.service.live import run_msd
 
 KEYS = {
