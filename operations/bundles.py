@@ -25,7 +25,7 @@ def delta_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the delta; it must not exist.")],
 ) -> None:
     """Write the rows that are new or changed, and the ids that are gone."""
-    from msd.contract.delta import write_delta
+    from operations.delta import write_delta
 
     trust = Trust.from_environ(os.environ)
     made = write_delta(trust.open(old), trust.open(new), out)

@@ -54,7 +54,19 @@ ARROWS = [
         forbidden=frozenset(HEAVY),
     ),
     # In the checkout alone: nothing that ships may import it.
-    Arrow("lab", ("lab", "loadtest", "model_export", "msd")),
+    # It reads and writes Redis as the service does: its keys, states and batches of events.
+    Arrow(
+        "lab",
+        (
+            "lab",
+            "loadtest",
+            "model_export",
+            "msd",
+            "service.live.events",
+            "service.live.live_state",
+            "service.redis.keys",
+        ),
+    ),
     Arrow(
         "image",
         (

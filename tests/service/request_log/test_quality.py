@@ -11,10 +11,11 @@ import pytest
 
 from msd.contract.assemble import assemble
 from msd.contract.bundle import Bundle, open_bundle
-from msd.contract.log import EVENTS, EventRecord, RequestRecord, basis_of
+from msd.contract.log import EVENTS, EventRecord, RequestRecord
 from msd.contract.reference import reference_of
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
+from operations.replay.log import basis_of
 from service.request_log.files import log_files, read_events
 from service.request_log.quality import SETTLE_S, Drift, Observed
 from service.telemetry.metrics import Metrics

@@ -12,7 +12,7 @@ import pytest
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
-from msd.contract.padding import padded_size
+from msd.contract.openvino import padded_size
 from service.runtimes.cuda import BoundRuntime
 from service.runtimes.onnxruntime import OnnxRuntime, engine_of, open_session
 from service.runtimes.runtime import Runtime

@@ -14,7 +14,7 @@ from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.instructions import cpu_instructions
-from msd.contract.padding import padded_size
+from msd.contract.openvino import padded_size
 from msd.contract.precision import Precision, PrecisionRecord
 from service.runtimes.choice import expected_candidates
 from service.runtimes.openvino import OpenVinoRuntime, check_bf16
