@@ -119,7 +119,7 @@ class Pod:
         return text
 
     def _command(self, container: dict[str, Any]) -> list[str]:
-        program, *arguments = [*container["command"], *container["args"]]
+        program, *arguments = (str(part) for part in (*container["command"], *container["args"]))
         assert program == "msd"
         return [sys.executable, "-m", "msd", *(self._placed(container, argument) for argument in arguments)]
 
