@@ -47,7 +47,9 @@ COMMANDS = {
         "operations.bundles", "cpu,sign", "Sign a bundle for services that require signatures.", "signing"
     ),
     "pack": _Command("operations.bundles", "cpu", "Pack a bundle into one file and print its digest.", "packing"),
-    "fetch": _Command("operations.bundles", "cpu", "Fetch a packed bundle by its digest and unpack it.", "fetching"),
+    "fetch": _Command(
+        "operations.bundles", "cpu,fetch", "Fetch a packed bundle by its digest and unpack it.", "fetching"
+    ),
     "serve": _Command("service.command", "cpu", "Answer scoring requests over HTTP."),
     "check": _Command("operations.check.command", "cpu", "Find problems of a deployment and say how to fix them."),
     "key": _Command("operations.key", "cpu", "Create an API key and its entry for the key file."),

@@ -148,12 +148,6 @@ class Settings(BaseModel):
     explore_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest share of requests whose first candidate may be explored if they ask for it
     ([exploration](exploration.md)). 0: requests with `explore` get 422."""
-    # Two-phase scoring
-    prepare_mb: Annotated[int, Field(ge=0, le=2**20)] = 0
-    """Memory for users that `/v1/prepare` has prepared ([two-phase scoring](prepare.md)); beyond it, the oldest are
-    dropped. 0: there is no such route."""
-    prepare_seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
-    """Seconds for which a prepared user can be scored."""
     # Rows from Redis
     cache_mb: Annotated[int, Field(ge=0, le=2**20)] = 256
     """Memory for rows read from Redis, half of it for users; live states take up to a quarter of it on top. 0 disables

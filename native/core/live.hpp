@@ -1,5 +1,5 @@
 // Live states laid over rows, as `service.live.overlay` lays them, bit for bit: counts and their age as they are now
-// instead of as they were exported, and the history. States are packed as `msd.contract.live_state` packs them.
+// instead of as they were exported, and the history. States are packed as `service.live.live_state` packs them.
 #pragma once
 
 #include <algorithm>

@@ -14,10 +14,10 @@ import numpy as np
 import structlog
 
 from msd.contract.bundle import Bundle
-from msd.contract.encoded import text_key
 from msd.contract.errors import MsdError
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
+from service.cold.encoded import text_key
 from service.cold.encoding import EncodedText, Encoding
 from service.cold.text_encoder import EncoderAway, Encoders, can_tokenise
 from service.deployment.bundle_folder import is_bundle

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple, Protocol
 import structlog
 
 from msd.contract.bundle import Bundle
-from msd.contract.encoded import Vector
 from msd.contract.errors import MsdError
+from service.cold.encoded import Vector
 from service.cold.text_encoder import EncoderAway, Encoders, TextEncoder
 from service.telemetry.metrics import Metrics
 

@@ -10,8 +10,8 @@ import hiredis
 import structlog
 
 from msd.contract.bundle import Bundle
-from msd.contract.encoded import Vector, pack_vector, unpack_vector
-from msd.contract.redis_keys import encoded_key
+from service.cold.encoded import Vector, pack_vector, unpack_vector
+from service.redis.keys import encoded_key
 from service.redis.redis_line import pack
 from service.redis.redis_link import Command
 from service.redis.topology import open_nodes

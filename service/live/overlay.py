@@ -13,11 +13,11 @@ import numpy as np
 import structlog
 
 from msd.contract.assemble import wanted_items
-from msd.contract.live_state import unpack_counts, unpack_state
 from msd.contract.request import ANONYMOUS, CheckedRequest
 from msd.contract.rows import ROW_SIDES, Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from msd.contract.state import StateRule
+from service.live.live_state import unpack_counts, unpack_state
 from service.live.store import LiveError, LiveStore, PackedStates, Stream
 from service.telemetry.metrics import Metrics
 

@@ -1,6 +1,6 @@
 """The fold as a Redis script: one call for one ID, which counts each of its events once.
 
-It does what `fold` and `msd.contract.live_state` do, to the same bytes except for rounding; tests compare them.
+It does what `fold` and `service.live.live_state` do, to the same bytes except for rounding; tests compare them.
 """
 
 import hashlib

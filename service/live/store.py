@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.errors import MsdError
-from msd.contract.live_state import LiveState, begin
 from msd.contract.rows import Rows, RowSide
 from msd.contract.state import Event, StateRule
+from service.live.live_state import LiveState, begin
 from service.settings import Settings
 
 _TIMES = struct.Struct("<dd")

@@ -43,7 +43,6 @@ KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
 Logged = Literal["handed", "dropped", "written", "lost"]
 Shadowed = Literal["scored", "busy", "failed"]
 Explored = Literal["explored", "exploited", "unavailable"]
-Preparation = Literal["prepared", "used", "used_whole", "gone", "foreign"]
 OpenrtbUser = Literal["given", "missing", "no_consent"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 RUNGS: dict[RowSide, tuple[str, ...]] = {"user": get_args(UserRung), "item": get_args(Rung)}
@@ -76,9 +75,6 @@ HELP = {
     "msd_brownout": "1 while the lean graph scores requests because of overload, else 0.",
     "msd_openrtb_requests": "BidRequests, by whether they gave a user ID that may be used.",
     "msd_explorations": "Scored requests with `explore`, by who chose the first candidate.",
-    "msd_prepared": "Users prepared, and scoring requests with a token, by result.",
-    "msd_prepared_evicted": "Prepared users dropped before they expired, for lack of memory.",
-    "msd_prepared_bytes": "Bytes of prepared users, expired ones included until the next is prepared.",
     "msd_shed": "Scoring requests rejected or dropped, by reason.",
     "msd_partial": "Model runs that scored only the first candidates to meet the deadline.",
     "msd_shadow_requests": "Requests offered to shadows, by result.",
@@ -184,9 +180,6 @@ class Metrics:
         self._degraded = {(side, rung): degraded.labels(side, rung) for side, rung in rungs}
         self.brownout = self._gauge("msd_brownout")
         self.explorations = self._counters("msd_explorations", "result", get_args(Explored))
-        self.prepared = self._counters("msd_prepared", "result", get_args(Preparation))
-        self.prepared_evicted = self._counter("msd_prepared_evicted")
-        self.prepared_bytes = self._gauge("msd_prepared_bytes")
         self.openrtb = self._counters("msd_openrtb_requests", "user", get_args(OpenrtbUser))
         self.sheds = self._counters("msd_shed", "reason", get_args(Shed))
         self.partial = self._counter("msd_partial")

@@ -15,7 +15,7 @@ from types import FrameType
 from msd.free_port import free_port
 from service.server import run_service
 from service.settings import Settings
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import ROOT, wait_until
 
 SERVICE = f"{ROOT / 'service'}{os.sep}"

