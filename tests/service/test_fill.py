@@ -18,7 +18,7 @@ from operations.publish import MostShown, publish
 from service.redis.keys import key_prefix, shown_key
 from service.rows.redis_rows import RedisStore
 from service.telemetry.metrics import Metrics
-from tests.service.bundle_factory import ITEMS, USERS, golden_requests
+from tests.bundles.factory import ITEMS, USERS, golden_requests
 from tests.service.live import live_service, wait_until
 from tests.service.resp_server import bulk, changed, server_that, values
 from tests.service.test_redis_updates import change, impressions, rows_of, until

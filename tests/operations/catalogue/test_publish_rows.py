@@ -19,8 +19,8 @@ from operations.signing import sign, verified_manifest
 from service.redis.keys import catalogue_key, key_prefix, rows_key
 from service.redis.publication import PublishError
 from service.trust import Trust
+from tests.bundles.factory import AT
 from tests.operations.catalogue.made import make, quiet, write_items, write_shard
-from tests.service.bundle_factory import AT
 from tests.service.live import live_service, run_msd, wait_until
 
 

@@ -17,7 +17,7 @@ from msd.contract.rows import RowCodec
 from operations.replay.log import basis_of
 from service.request_log.files import log_files, read_events
 from service.request_log.request_log import is_sampled
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import live_service, wait_until
 from tests.service.request_log.log import ASKS, Logging, awaited, logged, records
 
