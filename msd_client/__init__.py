@@ -17,8 +17,8 @@ from msd_client.errors import (
     ServiceFailed,
     Unavailable,
 )
-from msd_client.replies import EventsReply, Model, OpenrtbReply, Prepared, Ready, ScoredCandidate, ScoreReply
-from msd_client.requests import Candidates, Event, Item, OpenrtbRequest, PrepareRequest, ScoreRequest
+from msd_client.replies import EventsReply, Model, OpenrtbReply, Ready, ScoredCandidate, ScoreReply
+from msd_client.requests import Candidates, Event, Item, OpenrtbRequest, ScoreRequest
 from msd_client.retry import Retry
 
 __all__ = [
@@ -39,8 +39,6 @@ __all__ = [
     "OpenrtbReply",
     "OpenrtbRequest",
     "Overloaded",
-    "PrepareRequest",
-    "Prepared",
     "Ready",
     "Retry",
     "ScoreReply",

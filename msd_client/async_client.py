@@ -14,8 +14,8 @@ from msd_client.call import Pause, Received, Send, Steps
 from msd_client.ceiling import Ceiling
 from msd_client.errors import ConnectionFailed, DeadlineExceeded, MsdClientError
 from msd_client.options import Options
-from msd_client.replies import EventsReply, Model, OpenrtbReply, Prepared, Ready, ScoreReply
-from msd_client.requests import Event, OpenrtbRequest, PrepareRequest, ScoreRequest
+from msd_client.replies import EventsReply, Model, OpenrtbReply, Ready, ScoreReply
+from msd_client.requests import Event, OpenrtbRequest, ScoreRequest
 from msd_client.retry import Retry
 
 T = TypeVar("T")
@@ -73,7 +73,6 @@ class AsyncClient:
         self,
         request: ScoreRequest,
         *,
-        prepared: Prepared | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
         traceparent: str | None = None,
@@ -81,19 +80,7 @@ class AsyncClient:
         """As `Client.score`."""
         about, options = {"x-request-id": request_id, "traceparent": traceparent}, self._options
         until = options.until(deadline_s)
-        return await self._run(call.score(request, prepared, about, until, options.retry, self._ceiling))
-
-    async def prepare(
-        self,
-        request: PrepareRequest,
-        *,
-        deadline_s: float | None = None,
-        request_id: str | None = None,
-        traceparent: str | None = None,
-    ) -> Prepared:
-        """As `Client.prepare`."""
-        about, options = {"x-request-id": request_id, "traceparent": traceparent}, self._options
-        return await self._run(call.prepare(request, about, options.until(deadline_s), options.retry, self._ceiling))
+        return await self._run(call.score(request, about, until, options.retry, self._ceiling))
 
     async def openrtb(
         self,

@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import partial
 from typing import NamedTuple, TypeVar
 
 from msd_client.ceiling import DEADLINE, Ceiling
@@ -17,26 +16,22 @@ from msd_client.replies import (
     EventsReply,
     Model,
     OpenrtbReply,
-    Prepared,
     Ready,
     ScoreReply,
     loaded,
     read_events,
     read_model,
     read_openrtb,
-    read_prepared,
     read_ready,
     read_score,
 )
-from msd_client.requests import Event, OpenrtbRequest, PrepareRequest, ScoreRequest, events_body, user_part
+from msd_client.requests import Event, OpenrtbRequest, ScoreRequest, events_body
 from msd_client.retry import Retry
 
 _LEAST_S = 0.001
 _SHOWN = 120
 # The service replaces longer request IDs.
 _MAX_HEADER_CHARS = 128
-# Error code for an unknown token. A service that prepares no users instead reports the field `user_id` as missing.
-_NOT_PREPARED, _NO_USER = "not_prepared", "user_id"
 T = TypeVar("T")
 
 
@@ -79,36 +74,10 @@ class ClientRequest:
 
 
 def score(
-    request: ScoreRequest,
-    prepared: Prepared | None,
-    about: Mapping[str, str | None],
-    until: float,
-    retry: Retry,
-    ceiling: Ceiling,
+    request: ScoreRequest, about: Mapping[str, str | None], until: float, retry: Retry, ceiling: Ceiling
 ) -> Steps[ScoreReply]:
-    """Score, for a prepared user if there is one and the service still knows it. `about`: headers of this request."""
-
-    def send(body: bytes) -> Steps[ScoreReply]:
-        return _call(_json("/v1/score", body, about), read_score, until, retry, ceiling)
-
-    if prepared is None:
-        return (yield from send(request.body()))
-    if user_part(request) != prepared.user:
-        raise InvalidRequest("has another user, at, context, features or history than the request", field="prepared")
-    try:
-        return replace((yield from send(request.prepared_body(prepared.token))), was_prepared=True)
-    except InvalidRequest as error:
-        if error.code != _NOT_PREPARED and error.field != _NO_USER:
-            raise
-    return replace((yield from send(request.body())), was_prepared=False)
-
-
-def prepare(
-    request: PrepareRequest, about: Mapping[str, str | None], until: float, retry: Retry, ceiling: Ceiling
-) -> Steps[Prepared]:
-    """Prepare a user."""
-    read = partial(read_prepared, user=user_part(request))
-    return _call(_json("/v1/prepare", request.body(), about), read, until, retry, ceiling)
+    """Score. `about`: headers of this request."""
+    return _call(_json("/v1/score", request.body(), about), read_score, until, retry, ceiling)
 
 
 def openrtb(

@@ -13,8 +13,8 @@ from msd_client.call import Pause, Received, Send, Steps
 from msd_client.ceiling import Ceiling
 from msd_client.errors import ConnectionFailed, DeadlineExceeded, MsdClientError
 from msd_client.options import Options
-from msd_client.replies import EventsReply, Model, OpenrtbReply, Prepared, Ready, ScoreReply
-from msd_client.requests import Event, OpenrtbRequest, PrepareRequest, ScoreRequest
+from msd_client.replies import EventsReply, Model, OpenrtbReply, Ready, ScoreReply
+from msd_client.requests import Event, OpenrtbRequest, ScoreRequest
 from msd_client.retry import Retry
 from msd_client.transport import Clock, DeadlineTransport
 
@@ -72,32 +72,14 @@ class Client:
         self,
         request: ScoreRequest,
         *,
-        prepared: Prepared | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
         traceparent: str | None = None,
     ) -> ScoreReply:
-        """Return the scores. `request_id` and `traceparent` (W3C) are sent along. Raises MsdClientError.
-
-        `prepared`: what `prepare` returned for the request's user. If the service no longer knows it, the whole request
-        is sent, within the same deadline; the reply's `was_prepared` says which.
-        """
+        """Return the scores. `request_id` and `traceparent` (W3C) are sent along. Raises MsdClientError."""
         about, options = {"x-request-id": request_id, "traceparent": traceparent}, self._options
         until = options.until(deadline_s)
-        return self._run(call.score(request, prepared, about, until, options.retry, self._ceiling))
-
-    def prepare(
-        self,
-        request: PrepareRequest,
-        *,
-        deadline_s: float | None = None,
-        request_id: str | None = None,
-        traceparent: str | None = None,
-    ) -> Prepared:
-        """Do a user's part of the work before the candidates are known. Raises MsdClientError, with status 404 if the
-        service does not prepare users."""
-        about, options = {"x-request-id": request_id, "traceparent": traceparent}, self._options
-        return self._run(call.prepare(request, about, options.until(deadline_s), options.retry, self._ceiling))
+        return self._run(call.score(request, about, until, options.retry, self._ceiling))
 
     def openrtb(
         self,

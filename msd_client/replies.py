@@ -27,8 +27,7 @@ class ScoreReply:
 
     `heads` has every output of the model by name, including `pctr`. `degraded` has the rung of each candidate without a
     score from its own row, `degraded_user` that of the user. `degraded_model` is "lean" if the service's lean graph
-    scored all candidates for lack of time. `explanation` and `explore` are the raw objects. `was_prepared`, if the call
-    had a prepared user: whether it was used; False if the service did not know it and scored the whole request.
+    scored all candidates for lack of time. `explanation` and `explore` are the raw objects.
     """
 
     request_id: str
@@ -44,7 +43,6 @@ class ScoreReply:
     explore: Mapping[str, Any] | None = None
     degraded_values: Mapping[str, str] = field(default_factory=dict)
     """Values that the model has never seen, by their place in the request."""
-    was_prepared: bool | None = None
     degraded_model: str | None = None
 
     def __iter__(self) -> Iterator[ScoredCandidate]:
@@ -68,21 +66,6 @@ class OpenrtbReply:
     id: str
     consent: bool
     imps: Mapping[str, ScoreReply]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A prepared user, for `score(…, prepared=…)`: several times, for `expires_in_s` seconds. `user` is what was
-    prepared, as it was sent; the other fields are as in `ScoreReply`."""
-
-    token: str = field(repr=False)
-    expires_in_s: float
-    request_id: str
-    model_version: str
-    user: Mapping[str, Any]
-    degraded_user: str | None = None
-    arm: str | None = None
-    degraded_values: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,22 +107,6 @@ def read_openrtb(body: bytes) -> OpenrtbReply:
     replies = _part(document, "imp", dict)
     imps = {imp: _score_of(_part(replies, imp, dict)) for imp in replies}
     return OpenrtbReply(_part(document, "id", str), _part(document, "consent", bool), imps)
-
-
-def read_prepared(body: bytes, user: Mapping[str, Any]) -> Prepared:
-    """Read the reply of /v1/prepare, for what was sent."""
-    document = loaded(body)
-    degraded = _part({"degraded": {}, **document}, "degraded", dict)
-    return Prepared(
-        token=_part(document, "prepared", str),
-        expires_in_s=_part(document, "expires_in_s", float),
-        request_id=_part(document, "request_id", str),
-        model_version=_part(document, "model_version", str),
-        user=user,
-        degraded_user=degraded.get("user"),
-        arm=document.get("arm"),
-        degraded_values=_part({"values": {}, **degraded}, "values", dict),
-    )
 
 
 def _score_of(document: Mapping[str, Any]) -> ScoreReply:

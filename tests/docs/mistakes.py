@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from msd.__main__ import main
 from msd.dataset.scaffold import SourceFiles, init_dataset
-from tests.service.bundle_factory import build_bundle
+from tests.bundles.factory import build_bundle
 
 Content = str | bytes | Callable[[Path], object]
 HEADER = "user_id,ad_id,ts,hour,click"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from msd_client import BadReply, Candidates, InvalidRequest, OpenrtbRequest, ScoreRequest
+from tests.bundles.factory import AT, build_bundle, reseal
 from tests.contract.bid_requests import bid_request, tcf
 from tests.msd_client.either import EITHER, Ask
 from tests.msd_client.hostile_server import Reset, Say, hostile
-from tests.service.bundle_factory import AT, build_bundle, reseal
 from tests.service.live import LiveService, live_service
 from tests.service.test_openrtb import CONTEXTS, MAPPING
 

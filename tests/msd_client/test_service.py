@@ -22,8 +22,8 @@ from msd_client import (
     Item,
     ScoreRequest,
 )
+from tests.bundles.factory import AT, build_bundle
 from tests.msd_client.either import EITHER, Ask
-from tests.service.bundle_factory import AT, build_bundle
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_guard import KEYS, write_keys
 from tests.service.test_tls import Files, known

@@ -49,8 +49,8 @@ from msd.contract.schema import (
 from msd.contract.schema import (
     Sequence as HistoryField,
 )
-from tests.service.encoder_graph import build_encoder, build_tokenizer, encode_alone
-from tests.service.ranker_graph import Recipe, build_ranker
+from tests.bundles.encoder_graph import build_encoder, build_tokenizer, encode_alone
+from tests.bundles.ranker_graph import Recipe, build_ranker
 
 AT = 1_764_066_000.0
 USERS = 20

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.live_state import (
+from msd.contract.state import EntityState, Event, StateRule, fold
+from service.live.live_state import (
     NOTHING,
     LiveState,
     begin,
@@ -17,7 +18,6 @@ from msd.contract.live_state import (
     unpack_counts,
     unpack_state,
 )
-from msd.contract.state import EntityState, Event, StateRule, fold
 from tests.contract.test_state import assert_close
 
 RULE = StateRule(half_life_s=100.0, history_length=3)

@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Policy = Literal["thompson", "ucb"]
+from msd.contract.request import Policy
+
 Played = Literal["thompson", "ucb", "greedy"]
 Floats = NDArray[np.float64]
 MOST_COMPETING = 200

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msd.contract.exploration import (
+from msd.contract.uncertainty import Uncertainty
+from service.scoring.exploration import (
     MOST_COMPETING,
     CompetingCandidates,
     Exploration,
@@ -16,7 +17,6 @@ from msd.contract.exploration import (
     competing,
     probability_of_first,
 )
-from msd.contract.uncertainty import Uncertainty
 
 N = 6
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.padding import pad_candidates, padded_size, padded_sizes
+from msd.contract.openvino import padded_size
+from service.runtimes.cuda import pad_candidates, padded_sizes
 
 
 @given(st.integers(1, 100_000))

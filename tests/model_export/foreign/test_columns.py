@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msd.contract.columns import named_columns
+from model_export.foreign.columns import named_columns
 from msd.contract.encode import encode_side
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, Semantic, Sequence, State
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.events import MAX_EVENTS, TooManyEvents, parse_events
 from msd.contract.request import InvalidRequest, MalformedRequest, RequestError
+from service.live.events import MAX_EVENTS, TooManyEvents, parse_events
 
 CLICK = {"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i:1", "at": 1e9, "request_id": "r"}
 
