@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from loadtest.durations import Durations
 from loadtest.http_client import ServiceConnection
-from loadtest.routes import PREPARE, SCORE, rest_of, user_of
+from loadtest.routes import SCORE
 
 
 def measure_latency(
@@ -21,21 +21,3 @@ def measure_latency(
             if number >= warmup:
                 durations.record(reply.seconds)
     return durations
-
-
-def measure_two_phases(
-    url: str, bodies: Iterable[bytes], warmup: int, progress: Callable[[int], None]
-) -> tuple[Durations, Durations]:
-    """As `measure_latency`, in two phases: return the times of scoring the candidates, and of preparing the user."""
-    scoring, preparing = Durations(), Durations()
-    with ServiceConnection(url) as client:
-        for number, body in enumerate(bodies):
-            progress(number)
-            prepared = client.post(PREPARE, user_of(body))
-            prepared.check(200, f"{url}{PREPARE}")
-            reply = client.post(SCORE, rest_of(body, prepared.body))
-            reply.check(200, url)
-            if number >= warmup:
-                preparing.record(prepared.seconds)
-                scoring.record(reply.seconds)
-    return scoring, preparing

@@ -4,9 +4,8 @@ LOADTEST_BUNDLE=runs/demo/bundle locust -f loadtest/locustfile.py --host http://
 
 What they ask is set by variables: LOADTEST_CANDIDATES, how many candidates requests have, 200 or shares of several
 numbers, such as 50:3,200:1; LOADTEST_COLD, the share of candidates that are ads with a text, known to no store;
-LOADTEST_DEADLINE_MS, how long a reply may take; LOADTEST_ROUTE, `openrtb` to send BidRequests or `two-phases` to
-prepare each user first; LOADTEST_SHAPE, `bursts` or `steps`, how many users there are
-when, instead of Locust's --users.
+LOADTEST_DEADLINE_MS, how long a reply may take; LOADTEST_ROUTE, `openrtb` to send BidRequests; LOADTEST_SHAPE,
+`bursts` or `steps`, how many users there are when, instead of Locust's --users.
 """
 
 import os
@@ -15,7 +14,7 @@ import sys
 from locust import FastHttpUser, LoadTestShape, constant_throughput, events, task
 
 from loadtest.locust_settings import BUNDLE, CANDIDATES, MANY, SHAPE, SHAPES, LocustSettings, users_at
-from loadtest.routes import OPENRTB, PREPARE, SCORE, Route, as_bid_request, rest_of, user_of
+from loadtest.routes import OPENRTB, SCORE, Route, as_bid_request
 from msd.contract.errors import MsdError
 
 
@@ -49,25 +48,15 @@ class AdServer(FastHttpUser):
 
     @task
     def score(self) -> None:
-        """One scoring request, or a user to prepare and the candidates."""
+        """Send one scoring request."""
         body = next(self._bodies)
         if self._route is Route.OPENRTB:
-            self._send(OPENRTB, as_bid_request(body, self._traffic.mapping))
-        elif self._route is Route.TWO_PHASES:
-            prepared = self._send(PREPARE, user_of(body))
-            if prepared is not None:
-                self._send(SCORE, rest_of(body, prepared))
+            path, body = OPENRTB, as_bid_request(body, self._traffic.mapping)
         else:
-            self._send(SCORE, body)
-
-    def _send(self, path: str, body: bytes) -> bytes | None:
-        """Return the reply's body; None if it failed, which Locust counts."""
+            path = SCORE
         with self.client.post(path, data=body.decode(), headers=self._headers, catch_response=True) as reply:
             if reply.status_code != 200:
                 reply.failure(f"{reply.status_code}: {reply.text[:200]}")
-                return None
-            content: bytes = reply.content
-            return content
 
 
 if os.environ.get(SHAPE) in SHAPES:

@@ -1,4 +1,4 @@
-"""The same requests by other routes: as BidRequests of one impression, or in two phases. Sends nothing."""
+"""The same requests as BidRequests of one impression. Sends nothing."""
 
 import json
 from enum import StrEnum
@@ -7,9 +7,8 @@ from typing import Any
 from msd.contract.errors import MsdError
 from msd.contract.openrtb import OpenrtbMapping
 
-SCORE, OPENRTB, PREPARE = "/v1/score", "/v1/openrtb", "/v1/prepare"
+SCORE, OPENRTB = "/v1/score", "/v1/openrtb"
 IMPRESSION = "1"
-_OF_USER = ("user_id", "at", "context", "user")
 
 
 class Route(StrEnum):
@@ -17,7 +16,6 @@ class Route(StrEnum):
 
     SCORE = "score"
     OPENRTB = "openrtb"
-    TWO_PHASES = "two-phases"
 
 
 def as_bid_request(body: bytes, mapping: OpenrtbMapping) -> bytes:
@@ -41,15 +39,3 @@ def as_bid_request(body: bytes, mapping: OpenrtbMapping) -> bytes:
         place[last] = value
     more = {name: document[name] for name in ("at", "top_k") if name in document}
     return json.dumps({"request": request, "candidates": {IMPRESSION: document["candidates"]}, **more}).encode()
-
-
-def user_of(body: bytes) -> bytes:
-    """Return the part of a body that /v1/prepare takes."""
-    document = json.loads(body)
-    return json.dumps({name: document[name] for name in _OF_USER if name in document}).encode()
-
-
-def rest_of(body: bytes, reply: bytes) -> bytes:
-    """Return the other part, for /v1/score, with the token of a reply of /v1/prepare."""
-    document = {name: value for name, value in json.loads(body).items() if name not in _OF_USER}
-    return json.dumps({"prepared": json.loads(reply)["prepared"], **document}).encode()

@@ -14,12 +14,11 @@ from rich.progress import Progress
 from loadtest.arrivals import Arrivals, Times, bursts, constant, poisson
 from loadtest.durations import Durations
 from loadtest.generator import Target, open_loop
-from loadtest.latency import measure_latency, measure_two_phases
+from loadtest.latency import measure_latency
 from loadtest.outcome import Outcome
 from loadtest.requests import http_request
 from loadtest.routes import OPENRTB, SCORE, Route, as_bid_request
 from loadtest.traffic import Traffic, mix_of, mix_text
-from msd.contract.errors import MsdError
 
 _BODIES = 1_000
 
@@ -51,9 +50,7 @@ def running(
         Kind, typer.Option(help="With --rate: the arrival process; bursts are of eight.")
     ] = Kind.POISSON,
     seconds: Annotated[float, typer.Option(min=0.1, help="With --rate: duration.")] = 10.0,
-    route: Annotated[
-        Route, typer.Option(help="As BidRequests, or a user prepared first and timed apart, with one client only.")
-    ] = Route.SCORE,
+    route: Annotated[Route, typer.Option(help="As scoring requests or as BidRequests.")] = Route.SCORE,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure latency with one client in a closed loop, or, with --rate, from when each request was due."""
@@ -61,8 +58,6 @@ def running(
     traffic = Traffic(bundle, mix)
     path, bodies = _sent(traffic, route)
     if rate is not None:
-        if route is Route.TWO_PHASES:
-            raise MsdError("--rate sends fixed requests, and two phases need a token: use one client, or Locust")
         _tell(_under_arrivals(url, path, bodies, _ARRIVALS[arrivals](rate, seconds, 0), seconds), rate, as_json)
         return
     with Progress(console=Console(stderr=True)) as bars:
@@ -72,20 +67,13 @@ def running(
         def progress(number: int) -> None:
             bars.update(bar, completed=number + 1)
 
-        preparing = None
-        if route is Route.TWO_PHASES:
-            latency, preparing = measure_two_phases(url, some, warmup, progress)
-        else:
-            latency = measure_latency(url, some, warmup, progress, path)
+        latency = measure_latency(url, some, warmup, progress, path)
     told = {"requests": latency.count, "candidates": mix_text(mix) if len(mix) > 1 else next(iter(mix))}
     figures = _percentiles(latency)
     if as_json:
-        also = {"prepare": _percentiles(preparing)} if preparing else {}
-        typer.echo(json.dumps(told | figures | also))
+        typer.echo(json.dumps(told | figures))
         return
     typer.echo(f"{told['requests']} requests of {told['candidates']} candidates: {_times(figures)}")
-    if preparing:
-        typer.echo(f"preparing their users: {_times(_percentiles(preparing))}")
 
 
 def _sent(traffic: Traffic, route: Route) -> tuple[str, Iterator[bytes]]:

@@ -3,8 +3,7 @@
 Needs only httpx. `Client` and `AsyncClient` differ in how they wait; requests, replies and retries are shared.
 """
 
-from msd_client.async_client import AsyncClient
-from msd_client.client import Client
+from msd_client.client import AsyncClient, Client
 from msd_client.errors import (
     AccessDenied,
     BadReply,
@@ -17,9 +16,9 @@ from msd_client.errors import (
     ServiceFailed,
     Unavailable,
 )
-from msd_client.replies import EventsReply, Model, OpenrtbReply, Prepared, Ready, ScoredCandidate, ScoreReply
-from msd_client.requests import Candidates, Event, Item, OpenrtbRequest, PrepareRequest, ScoreRequest
-from msd_client.retry import Retry
+from msd_client.options import Retry
+from msd_client.replies import EventsReply, Model, OpenrtbReply, Ready, ScoredCandidate, ScoreReply
+from msd_client.requests import Candidates, Event, Item, OpenrtbRequest, ScoreRequest
 
 __all__ = [
     "AccessDenied",
@@ -39,8 +38,6 @@ __all__ = [
     "OpenrtbReply",
     "OpenrtbRequest",
     "Overloaded",
-    "PrepareRequest",
-    "Prepared",
     "Ready",
     "Retry",
     "ScoreReply",

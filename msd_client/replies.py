@@ -27,8 +27,7 @@ class ScoreReply:
 
     `heads` has every output of the model by name, including `pctr`. `degraded` has the rung of each candidate without a
     score from its own row, `degraded_user` that of the user. `degraded_model` is "lean" if the service's lean graph
-    scored all candidates for lack of time. `explanation` and `explore` are the raw objects. `was_prepared`, if the call
-    had a prepared user: whether it was used; False if the service did not know it and scored the whole request.
+    scored all candidates for lack of time. `explanation` and `explore` are the raw objects.
     """
 
     request_id: str
@@ -44,7 +43,6 @@ class ScoreReply:
     explore: Mapping[str, Any] | None = None
     degraded_values: Mapping[str, str] = field(default_factory=dict)
     """Values that the model has never seen, by their place in the request."""
-    was_prepared: bool | None = None
     degraded_model: str | None = None
 
     def __iter__(self) -> Iterator[ScoredCandidate]:
@@ -68,21 +66,6 @@ class OpenrtbReply:
     id: str
     consent: bool
     imps: Mapping[str, ScoreReply]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A prepared user, for `score(…, prepared=…)`: several times, for `expires_in_s` seconds. `user` is what was
-    prepared, as it was sent; the other fields are as in `ScoreReply`."""
-
-    token: str = field(repr=False)
-    expires_in_s: float
-    request_id: str
-    model_version: str
-    user: Mapping[str, Any]
-    degraded_user: str | None = None
-    arm: str | None = None
-    degraded_values: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,36 +96,15 @@ class Model:
     document: Mapping[str, Any]
 
 
-def read_score(body: bytes) -> ScoreReply:
-    """Read the reply of /v1/score."""
-    return _score_of(loaded(body))
-
-
-def read_openrtb(body: bytes) -> OpenrtbReply:
+def read_openrtb(document: Mapping[str, Any]) -> OpenrtbReply:
     """Read the reply of /v1/openrtb."""
-    document = loaded(body)
     replies = _part(document, "imp", dict)
-    imps = {imp: _score_of(_part(replies, imp, dict)) for imp in replies}
+    imps = {imp: read_score(_part(replies, imp, dict)) for imp in replies}
     return OpenrtbReply(_part(document, "id", str), _part(document, "consent", bool), imps)
 
 
-def read_prepared(body: bytes, user: Mapping[str, Any]) -> Prepared:
-    """Read the reply of /v1/prepare, for what was sent."""
-    document = loaded(body)
-    degraded = _part({"degraded": {}, **document}, "degraded", dict)
-    return Prepared(
-        token=_part(document, "prepared", str),
-        expires_in_s=_part(document, "expires_in_s", float),
-        request_id=_part(document, "request_id", str),
-        model_version=_part(document, "model_version", str),
-        user=user,
-        degraded_user=degraded.get("user"),
-        arm=document.get("arm"),
-        degraded_values=_part({"values": {}, **degraded}, "values", dict),
-    )
-
-
-def _score_of(document: Mapping[str, Any]) -> ScoreReply:
+def read_score(document: Mapping[str, Any]) -> ScoreReply:
+    """Read the reply of /v1/score."""
     columns, degraded = _part(document, "candidates", dict), _part({"degraded": {}, **document}, "degraded", dict)
     heads = {name: column for name, column in columns.items() if name not in ("id", "ecpm")}
     ids, ecpm = _part(columns, "id", list), _part(columns, "ecpm", list)
@@ -166,25 +128,18 @@ def _score_of(document: Mapping[str, Any]) -> ScoreReply:
     )
 
 
-def read_events(body: bytes) -> EventsReply:
+def read_events(document: Mapping[str, Any]) -> EventsReply:
     """Read the reply of /v1/events."""
-    document = loaded(body)
     return EventsReply(_part(document, "accepted", int), _part(document, "duplicates", int))
 
 
-def read_ready(body: bytes) -> Ready:
+def read_ready(document: Mapping[str, Any]) -> Ready:
     """Read the reply of /health/ready."""
-    document = loaded(body)
-    return Ready(
-        ready=_part(document, "ready", bool),
-        draining=_part(document, "draining", bool),
-        missing=_part(document, "missing", dict),
-    )
+    return Ready(_part(document, "ready", bool), _part(document, "draining", bool), _part(document, "missing", dict))
 
 
-def read_model(body: bytes) -> Model:
+def read_model(document: Mapping[str, Any]) -> Model:
     """Read the reply of /v1/model."""
-    document = loaded(body)
     return Model(
         bundle_id=_part(document, "bundle_id", str),
         model_version=_part(document, "model_version", str),

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from msd_client.errors import InvalidRequest
 
+T = TypeVar("T")
 Value = str | int | float | Sequence[str] | Sequence[int] | None
 """A feature's value; None means missing, which differs from not given."""
 
@@ -21,22 +22,6 @@ class Item:
 
 Pricing = Literal["cpm", "cpc", "cpa"]
 """What a bid is paid per: thousand impressions, click or conversion."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareRequest:
-    """One user and one context; the candidates follow in a `ScoreRequest` with the same fields. `user_id` None: an
-    anonymous user."""
-
-    user_id: str | None
-    at: float | None = None
-    context: Mapping[str, Value] | None = None
-    user_features: Mapping[str, Value] | None = None
-    history: Sequence[str] | None = None
-
-    def body(self) -> bytes:
-        """Return the JSON of /v1/prepare. Raises InvalidRequest for values that JSON lacks."""
-        return dumped(user_part(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,16 +49,19 @@ class ScoreRequest:
 
     def body(self) -> bytes:
         """Return the JSON of /v1/score. Raises InvalidRequest for values that JSON lacks."""
-        return dumped({**user_part(self), **self._rest()})
-
-    def prepared_body(self, token: str) -> bytes:
-        """Return the JSON of /v1/score for a prepared user. Raises InvalidRequest as `body` does."""
-        return dumped({"prepared": token, **self._rest()})
-
-    def _rest(self) -> dict[str, Any]:
+        user = _given(features=_plain(self.user_features), history=_listed(self.history))
         items = {id_: _described(id_, item) for id_, item in (self.items or {}).items()}
-        more = _given(items=items or None, top_k=self.top_k, explain=self.explain or None, explore=self.explore)
-        return {"candidates": _columns(self.ids, self.bids, self.pricing), **more}
+        parts = _given(
+            at=self.at,
+            context=_plain(self.context),
+            user=user or None,
+            candidates=_columns(self),
+            items=items or None,
+            top_k=self.top_k,
+            explain=self.explain or None,
+            explore=self.explore,
+        )
+        return dumped({"user_id": self.user_id, **parts})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +87,10 @@ class OpenrtbRequest:
 
     def body(self) -> bytes:
         """Return the JSON of /v1/openrtb. Raises InvalidRequest for values that JSON lacks."""
-        columns = {imp: _imp_columns(imp, one) for imp, one in self.candidates.items()}
+        columns = {
+            imp: _columns(_checked(candidates, Candidates, f"candidates.{imp}"))
+            for imp, candidates in self.candidates.items()
+        }
         return dumped({"request": self.request, "candidates": columns, **_given(at=self.at, top_k=self.top_k)})
 
 
@@ -129,23 +120,14 @@ def dumped(document: Mapping[str, Any]) -> bytes:
         raise InvalidRequest(f"cannot be written as JSON: {error}") from error
 
 
-def user_part(request: PrepareRequest | ScoreRequest) -> dict[str, Any]:
-    """Return the user and the context of a request, as they are sent."""
-    user = _given(features=_plain(request.user_features), history=_listed(request.history))
-    return {"user_id": request.user_id, **_given(at=request.at, context=_plain(request.context), user=user or None)}
+def _columns(of: ScoreRequest | Candidates) -> dict[str, Any]:
+    return _given(id=_listed(of.ids), bid=_listed(of.bids), pricing=_listed(of.pricing))
 
 
-def _columns(
-    ids: Sequence[str], bids: Sequence[float | None] | None, pricing: Sequence[Pricing] | None
-) -> dict[str, Any]:
-    return _given(id=_listed(ids), bid=_listed(bids), pricing=_listed(pricing))
-
-
-def _imp_columns(imp: str, candidates: Candidates) -> dict[str, Any]:
-    if not isinstance(candidates, Candidates):
-        reason = f"has to be Candidates, and is of type {type(candidates).__name__}"
-        raise InvalidRequest(reason, field=f"candidates.{imp}")
-    return _columns(candidates.ids, candidates.bids, candidates.pricing)
+def _checked(value: T, kind: type[T], field: str) -> T:
+    if not isinstance(value, kind):
+        raise InvalidRequest(f"has to be of type {kind.__name__}, and is of type {type(value).__name__}", field=field)
+    return value
 
 
 def _given(**parts: object) -> dict[str, Any]:
@@ -153,8 +135,7 @@ def _given(**parts: object) -> dict[str, Any]:
 
 
 def _described(id_: str, item: Item) -> dict[str, Any]:
-    if not isinstance(item, Item):
-        raise InvalidRequest(f"has to be an Item, and is of type {type(item).__name__}", field=f"items.{id_}")
+    _checked(item, Item, f"items.{id_}")
     return _given(text=item.text, features=_plain(item.features))
 
 

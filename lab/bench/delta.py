@@ -10,7 +10,7 @@ from redis import Redis
 
 from loadtest.http_client import ServiceConnection
 from loadtest.processes import ProcessError
-from msd.contract.redis_keys import key_prefix
+from service.redis.keys import key_prefix
 
 _PATIENCE_S = 30.0
 _MOVED = 0.5

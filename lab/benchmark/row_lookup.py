@@ -20,13 +20,13 @@ from redis import Redis
 
 from msd.contract.checked_file import OpenFile
 from msd.contract.errors import BundleError
-from msd.contract.redis_keys import key_prefix
 from msd.contract.row_file import RowFile
 from msd.contract.row_header import read_header
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import Records, RowCodec, RowContents
 from msd.contract.schema import Categorical, FeatureSchema, Numeric, Semantic
 from msd.contract.schema import Sequence as History
+from service.redis.keys import key_prefix
 
 IDS = 200
 """Number of IDs per look-up."""

@@ -14,7 +14,7 @@ from lab.chaos.http_fuzz import fuzz
 from lab.chaos.scenario import Check, Scenario, ScenarioResult
 from lab.chaos.timeline import ScenarioTimeline
 from loadtest.http_client import ServiceConnection
-from loadtest.routes import IMPRESSION, OPENRTB, PREPARE, SCORE, as_bid_request, rest_of, user_of
+from loadtest.routes import IMPRESSION, OPENRTB, SCORE, as_bid_request
 from msd.contract.bundle import open_bundle
 
 _STARTED = "process_start_time_seconds"
@@ -24,8 +24,7 @@ _TURNS = 10
 _CONNECTIONS = 32
 _DEADLINE = "X-Deadline-Ms"
 _LONG_MS = 10_000
-_PREPARE_MB = 64
-_ROUTES = (SCORE, OPENRTB, PREPARE)
+_ROUTES = (SCORE, OPENRTB)
 
 
 class BadRequests(Scenario):
@@ -40,7 +39,7 @@ class BadRequests(Scenario):
         start = time.monotonic()
         timeouts: dict[str, Any] = {"head_timeout_ms": _TIMEOUT_MS, "body_timeout_ms": _TIMEOUT_MS}
         bundle = mapped_bundle(self.environment.bundle, self.folder / "mapped")
-        with self.environment.service(self.name, bundle=bundle, prepare_mb=_PREPARE_MB, **timeouts) as service:
+        with self.environment.service(self.name, bundle=bundle, **timeouts) as service:
             target = self.environment.target(service.url, 3)
             good = _by_route(target.bodies[0], bundle)
             before = _state(service.url, good)
@@ -78,7 +77,7 @@ def _by_route(body: bytes, bundle: Path) -> dict[str, bytes]:
     """Return a good request as each route takes it."""
     mapping = open_bundle(bundle).manifest.openrtb
     assert mapping is not None, "the bundle maps BidRequests"
-    return {SCORE: body, OPENRTB: as_bid_request(body, mapping), PREPARE: user_of(body)}
+    return {SCORE: body, OPENRTB: as_bid_request(body, mapping)}
 
 
 def _state(url: str, good: Mapping[str, bytes]) -> tuple[float, list[str]]:
@@ -88,14 +87,13 @@ def _state(url: str, good: Mapping[str, bytes]) -> tuple[float, list[str]]:
         replies = {path: client.post(path, body) for path, body in good.items()}
         for path, reply in replies.items():
             reply.check(200, path)
-        two = client.scored(rest_of(good[SCORE], replies[PREPARE].body))
         whole, bid = (json.loads(replies[path].body) for path in (SCORE, OPENRTB))
-        found = whole, bid["imp"][IMPRESSION], json.loads(two.body)
+        found = whole, bid["imp"][IMPRESSION]
         return client.metric(_STARTED), [json.dumps(one["candidates"]) for one in found]
 
 
 def _generated(url: str, number: int) -> tuple[Counter[str], list[str], int, str]:
-    """Send requests that violate the OpenAPI document, to all three routes. Return statuses, undocumented replies, the
+    """Send requests that violate the OpenAPI document, to both routes. Return statuses, undocumented replies, the
     number that was accepted, and the reason if none could be made."""
     try:
         import schemathesis

@@ -15,8 +15,8 @@ from lab.chaos.live_replay import BatchReply, tell
 from lab.chaos.scenario import Check, Scenario, ScenarioResult
 from lab.chaos.timeline import Mark, ScenarioTimeline
 from loadtest.http_client import ServiceConnection, wait_until
-from msd.contract.live_state import unpack_state
-from msd.contract.redis_keys import live_key
+from service.live.live_state import unpack_state
+from service.redis.keys import live_key
 
 _RATE = 20_000
 _CLIENTS = 4

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lab.chaos.replayed_period import ReplayedMoment
 from loadtest.http_client import Reply, ServiceConnection, wait_until
-from msd.contract.events import MAX_EVENTS
+from service.live.events import MAX_EVENTS
 
 
 class LiveScores(NamedTuple):

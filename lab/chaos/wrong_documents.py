@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from loadtest.routes import IMPRESSION, OPENRTB, PREPARE, SCORE
+from loadtest.routes import IMPRESSION, OPENRTB, SCORE
 
 Document = dict[str, Any]
 Spoiler = Callable[[Document, random.Random], object]
@@ -18,7 +18,6 @@ _NOT_COUNTS: tuple[Any, ...] = (0, -1, 1.5, "3", True, [], float("nan"))
 _NOT_OBJECTS: tuple[Any, ...] = ([], "x", 5, True)
 _NOT_HISTORIES: tuple[Any, ...] = ("i1", [None], [5], [""], {}, True)
 _NOT_TEXTS: tuple[Any, ...] = (5, True, [], {}, "x" * 10_001)
-_NOT_TOKENS: tuple[Any, ...] = (None, 5, True, "", "x" * 129, [], {}, "\ud800")
 _ODD_NAMES = ("", "__proto__", "user_ids", "Context", "\u202e", "\ud800", "a" * 3_000, "candidates ", "$where")
 
 
@@ -65,23 +64,15 @@ def _bids_of_another_length(document: Document, rng: random.Random) -> None:
 
 
 def _unknown_key(document: Document, rng: random.Random) -> None:
-    place = rng.choice([document, *([document["candidates"]] if "candidates" in document else [])])
+    place = rng.choice([document, document["candidates"]])
     place[rng.choice(_ODD_NAMES)] = rng.choice((1, None, "x", [], {}))
-
-
-def _unknown_feature(document: Document, rng: random.Random) -> None:
-    document.update(rng.choice(_wrong_users(rng)))
 
 
 def _unknown_feature_or_item(document: Document, rng: random.Random) -> None:
     wrong, first = {rng.choice(_ODD_NAMES): 1}, document["candidates"]["id"][0]
+    users = ({"context": wrong}, {"user": {"features": wrong}}, {"user": wrong})
     items = ({"items": {first: {"features": wrong}}}, {"items": {first: wrong}})
-    document.update(rng.choice((*_wrong_users(rng), *items)))
-
-
-def _wrong_users(rng: random.Random) -> tuple[Document, ...]:
-    wrong = {rng.choice(_ODD_NAMES): 1}
-    return {"context": wrong}, {"user": {"features": wrong}}, {"user": wrong}
+    document.update(rng.choice((*users, *items)))
 
 
 def _of_an_impression(spoil: Spoiler) -> Spoiler:
@@ -136,7 +127,6 @@ _FAULTS: Mapping[str, _Faults] = {
             "a top_k that is none": (("top_k",), _NOT_COUNTS),
             "a part that is no object": (("context", "user", "items"), _NOT_OBJECTS),
             "an item that is no candidate": (("items",), ({"not among them": {}},)),
-            "a token beside a user": (("prepared",), (*_NOT_TOKENS, "5dc3d74d-1b5c13b0b865c42e1159158357e094be")),
         },
         {
             **_CANDIDATES,
@@ -146,18 +136,6 @@ _FAULTS: Mapping[str, _Faults] = {
             "a text that is none": lambda document, rng: document.update(
                 items={document["candidates"]["id"][0]: {"text": rng.choice(_NOT_TEXTS)}}
             ),
-        },
-    ),
-    PREPARE: _Faults(
-        {
-            **_USER,
-            "a part that is no object": (("context", "user"), _NOT_OBJECTS),
-            "a part of scoring": (("candidates", "items", "top_k", "explain", "prepared"), (None, 1, {"id": ["i1"]})),
-        },
-        {
-            "no user id": lambda document, rng: document.pop("user_id"),
-            "an unknown key": _unknown_key,
-            "an unknown feature": _unknown_feature,
         },
     ),
     OPENRTB: _Faults(

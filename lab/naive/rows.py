@@ -9,9 +9,9 @@ import numpy as np
 from redis.asyncio import Redis
 
 from msd.contract.bundle import ROWS, Bundle
-from msd.contract.redis_keys import key_prefix
 from msd.contract.row_file import RowFile
 from msd.contract.rows import Records, RowCodec, RowSide, unpack_history
+from service.redis.keys import key_prefix
 
 _SIDES: tuple[RowSide, ...] = ("user", "item")
 

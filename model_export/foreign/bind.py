@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from model_export.errors import ExportError
+from model_export.foreign.columns import Columns, named_columns
 from msd.contract.assemble import Tensors
-from msd.contract.columns import Columns, named_columns
 from msd.contract.schema import FeatureSchema
 
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)

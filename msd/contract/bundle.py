@@ -22,7 +22,6 @@ from pydantic import (
     model_validator,
 )
 
-from msd.contract.encoded import encoder_identity
 from msd.contract.encoder_record import EncoderRecord
 from msd.contract.errors import BundleError, first_fault
 from msd.contract.files import owned_folder, sha256_file, write_text_atomic
@@ -151,11 +150,11 @@ class Bundle:
 
     @property
     def encoder_identity(self) -> str | None:
-        """What text vectors depend on besides the text; None without an encoder."""
+        """What text vectors depend on besides the text: the hashes of both files; None without an encoder."""
         files = self.manifest.files
         if self.manifest.encoder is None or not {ENCODER, TOKENIZER} <= files.keys():
             return None
-        return encoder_identity(files[ENCODER].sha256, files[TOKENIZER].sha256)
+        return hashlib.sha256(f"{files[ENCODER].sha256}{files[TOKENIZER].sha256}".encode()).hexdigest()
 
     @property
     def encoder_pays(self) -> bool:

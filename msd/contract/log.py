@@ -3,38 +3,16 @@
 A record's fields are the columns of the log's files, in order. Does not know how files are written.
 """
 
-import zlib
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.errors import ContractError
 from msd.contract.pricing import Pricing
-from msd.contract.rows import RowCodec, Rows
 
 REQUESTS, EVENTS = "requests", "events"
 """Prefixes of the two kinds of files; a dash, the time and `.parquet` follow."""
-_HASHES = 2**32
-
-
-class LogError(ContractError):
-    """A record is invalid, or belongs to another bundle."""
-
-
-class Basis(NamedTuple):
-    """The inputs of a scored request: the time, the user's row, those of `wanted_items`; the number of candidates in
-    the run, which are only the first if time was short (`is_partial`); the number of requests in the run; and whether
-    the lean graph scored it."""
-
-    at: float
-    user: Rows
-    items: Rows
-    ran: int
-    is_partial: bool = False
-    together: int = 1
-    is_lean: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,37 +84,3 @@ class EventRecord:
     at: float
     request_id: str | None
     received_at: float
-
-
-def is_sampled(request_id: str, share: float) -> bool:
-    """Return whether a request is in the logged share: the same answer everywhere."""
-    return zlib.crc32(request_id.encode()) < share * _HASHES
-
-
-def basis_of(record: RequestRecord, users: RowCodec, items: RowCodec) -> Basis:
-    """Return a request's inputs, decoded by its own bundle. Raises LogError if the rows belong to another."""
-    user = Rows(
-        _records(record.user_row, users, 1),
-        np.array([record.user_found]),
-        (tuple(record.history),),
-        0,
-        None if record.user_stale is None else np.array([record.user_stale]),
-    )
-    found = np.frombuffer(record.items_found, np.bool_)
-    stale = None if record.items_stale is None else np.frombuffer(record.items_stale, np.bool_)
-    count = len(record.item_ids) + len(record.history)
-    if len(found) != count or (stale is not None and len(stale) != count):
-        raise LogError(f"request {record.request_id}: {len(found)} rows are marked, expected {count}")
-    rows = Rows(_records(record.item_rows, items, count), found, (), 0, stale)
-    return Basis(record.at, user, rows, record.ran, record.is_partial, record.together, bool(record.is_lean))
-
-
-def _records(data: bytes, codec: RowCodec, count: int) -> NDArray[np.void]:
-    if len(data) != count * codec.dtype.itemsize:
-        raise LogError(
-            f"{len(data)} bytes of {codec.side} rows where {count} of {codec.dtype.itemsize} are due: another bundle's"
-        )
-    records = np.frombuffer(bytearray(data), codec.dtype)
-    if not codec.is_usable(records).all():
-        raise LogError(f"a row of the {codec.side} side is not this bundle's, or holds non-finite values")
-    return records

@@ -14,12 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.assemble import Tensors
-from msd.contract.padding import padded_size
 
 OpenVinoPrecision = Literal["fp32", "bf16"]
 _HINTS: Mapping[OpenVinoPrecision, str] = {"fp32": "f32", "bf16": "bf16"}
 # Rows that a CPU's matrix unit processes at once.
 _TILE = 16
+_SIZES_AN_OCTAVE = 4
+
+
+def padded_size(count: int) -> int:
+    """`count`, at least 1, rounded up to one of four sizes between each power of two and the next."""
+    step = 1 << max(0, (count - 1).bit_length() - _SIZES_AN_OCTAVE.bit_length())
+    return -(-count // step) * step
 
 
 def load_openvino() -> Any:  # noqa: ANN401 - openvino says little of types

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -23,7 +23,6 @@ from pydantic import (
 
 from msd.contract.encode import Value, canonical, is_unknown
 from msd.contract.errors import ContractError, SchemaError, plain_words
-from msd.contract.exploration import Policy
 from msd.contract.pricing import Formula, Pricing
 from msd.contract.schema import MAX_ID_CHARS, FeatureSchema, Side
 
@@ -48,6 +47,7 @@ At = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 Bid = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 ANONYMOUS = ""
 """ID of an anonymous user; no row and no event can have it."""
+Policy = Literal["thompson", "ucb"]
 SchemaOf = Callable[[str], FeatureSchema]
 """Returns the schema for a user ID, or for an anonymous user."""
 _CATEGORY = {"type": ["string", "integer"], "maxLength": 256}
@@ -225,7 +225,7 @@ def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX
 
 
 def _parse_thoroughly(body: bytes, schema_of: SchemaOf, max_candidates: int) -> CheckedRequest:
-    wire = parse_thoroughly(body, ScoreRequest, lambda document: check_width(document, schema_of, max_candidates))
+    wire = parse_thoroughly(body, ScoreRequest, lambda document: _check_width(document, schema_of, max_candidates))
     return check_request(wire, schema_of(wire.user_id or ANONYMOUS), max_candidates)
 
 
@@ -280,7 +280,7 @@ def _has_many_parts(body: bytes) -> bool:
     return len(body) >= _LARGE and sum(map(body.count, (b":", b"[", b"{"))) >= _MANY_PARTS
 
 
-def check_width(document: object, schema_of: SchemaOf, max_candidates: int) -> None:
+def _check_width(document: object, schema_of: SchemaOf, max_candidates: int) -> None:
     """Refuse objects with too many keys: reporting every one would take seconds."""
     if not isinstance(document, dict):
         return

@@ -60,21 +60,6 @@ class Rows(NamedTuple):
     stale: NDArray[np.bool_] | None = None
 
 
-def joined(first: Rows, second: Rows) -> Rows:
-    """Return the rows of items, those of the second behind those of the first."""
-    stale = None
-    if first.stale is not None or second.stale is not None:
-        parts = (np.zeros(len(one.found), bool) if one.stale is None else one.stale for one in (first, second))
-        stale = np.concatenate(list(parts))
-    return Rows(
-        np.concatenate([first.records, second.records]),
-        np.concatenate([first.found, second.found]),
-        (),
-        first.damaged + second.damaged,
-        stale,
-    )
-
-
 class RowCodec:
     """Packs and unpacks the rows of one side of one bundle."""
 

@@ -1,5 +1,5 @@
 // Live states laid over rows, as `service.live.overlay` lays them, bit for bit: counts and their age as they are now
-// instead of as they were exported, and the history. States are packed as `msd.contract.live_state` packs them.
+// instead of as they were exported, and the history. States are packed as `service.live.live_state` packs them.
 #pragma once
 
 #include <algorithm>
@@ -67,7 +67,8 @@ inline bool append_likes(std::string_view packed, std::vector<std::string_view>&
 }
 
 // Lays the states of the first rows over their counts, as asked about `at`; rows that are complete up to `horizon` hold
-// all events until then. `scratch` holds the decay factors of counts.
+// all events until then. `scratch` holds the decay factors of counts: `decay` of msd.contract.state, to which
+// tests/native/test_equal.py compares them.
 inline void lay_over(const Live& live, const std::string_view* states, double half_life_s, double at, double horizon,
                      const Ufunc& exp2, std::vector<Counts>& counts, std::vector<double>& scratch) {
   const size_t size = counts.size();

@@ -547,26 +547,6 @@ PyObject* frame_take(HeldFrame& held, Arguments given) {
   return PyLong_FromLong(static_cast<long>(outcome));
 }
 
-// fill_prepared(items, at, epochs, has_user): an outcome, by number; fills the tensors of a read request's candidates,
-// whose user is prepared, as `take` does.
-PyObject* frame_fill_prepared(HeldFrame& held, Arguments given) {
-  const double at = double_from(given[1]), began = seconds();
-  const bool has_user = PyObject_IsTrue(given[3]) == 1;
-  Outcome outcome;
-  if (given[2] == Py_None) {
-    const RowFile& items = *Box<HeldRowFile>::of(given[0]).file;
-    const Unlocked unlocked;
-    outcome = held.frame->fill_prepared(items, at, has_user);
-  } else {
-    const Arena& items = Box<HeldArena>::of(given[0]).arena;
-    const std::vector<int64_t> epochs = epochs_of(given[2]);
-    const Unlocked unlocked;
-    outcome = held.frame->fill_prepared(items, epochs, at, has_user);
-  }
-  held.fill_s = seconds() - began;
-  return PyLong_FromLong(static_cast<long>(outcome));
-}
-
 // reply(opening, heads, is_lean): the document's bytes; None where Python has to write it; ValueError for a score that is
 // not finite. Heads are scores [N] by name.
 PyObject* frame_reply(HeldFrame& held, Arguments given) {
@@ -593,8 +573,6 @@ PyObject* frame_reply(HeldFrame& held, Arguments given) {
 }
 
 PyObject* frame_user_id(const HeldFrame& held) { return to_python(held.frame->request.user_id); }
-
-PyObject* frame_prepared(const HeldFrame& held) { return to_python(held.frame->request.prepared); }
 
 PyObject* frame_count(const HeldFrame& held) { return PyLong_FromSize_t(held.frame->request.ids.size()); }
 
@@ -643,11 +621,9 @@ PyMethodDef id_map_methods[] = {method<IdMap, 3, id_map_put>("put"),
 PyGetSetDef id_map_values[] = {value<IdMap, id_map_end>("end"), {}};
 PyMethodDef frame_methods[] = {method<HeldFrame, 2, frame_read>("read"),
                                method<HeldFrame, 7, frame_take>("take"),
-                               method<HeldFrame, 4, frame_fill_prepared>("fill_prepared"),
                                method<HeldFrame, 3, frame_reply>("reply"),
                                {}};
 PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
-                              value<HeldFrame, frame_prepared>("prepared"),
                               value<HeldFrame, frame_count>("count"),
                               value<HeldFrame, frame_seconds>("seconds"),
                               value<HeldFrame, frame_found>("found"),

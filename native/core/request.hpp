@@ -11,14 +11,13 @@
 
 namespace native {
 
-constexpr size_t kMaxIdChars = 256, kMaxValueChars = 256, kMaxHistory = 1000, kMaxListValues = 1000, kMaxTokenChars = 128;
+constexpr size_t kMaxIdChars = 256, kMaxValueChars = 256, kMaxHistory = 1000, kMaxListValues = 1000;
 constexpr double kMaxAt = 1e11, kMaxBid = 1e9;
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 // Views are of the body, which outlives them.
 struct Request {
   std::string_view user_id;
-  std::string_view prepared;  // the token of a prepared user, in place of the user; empty where none is given
   double at = kNone;
   std::string_view context;  // the object as it stands, empty where none is given
   std::vector<std::string_view> ids, history;
@@ -151,8 +150,7 @@ inline bool Request::read_user(JsonReader& json) {
 inline bool Request::read(std::string_view body, size_t max_candidates) {
   *this = Request{};
   if (!is_utf8(body.data(), body.size())) return false;
-  enum { kUserId, kAt, kContext, kCandidates, kUser, kItems, kTopK, kExplain, kPrepared };
-  constexpr unsigned of_user = 1u << kUserId | 1u << kAt | 1u << kContext | 1u << kUser;
+  enum { kUserId, kAt, kContext, kCandidates, kUser, kItems, kTopK, kExplain };
   JsonReader json(body);
   unsigned seen = 0;
   const bool is_read = detail::read_object(json, [&](std::string_view key) {
@@ -195,17 +193,11 @@ inline bool Request::read(std::string_view body, size_t max_candidates) {
       top_k = static_cast<size_t>(number.value);
       return true;
     }
-    if (key == "prepared") {
-      detail::once(json, seen, kPrepared);
-      prepared = json.string();
-      return !prepared.empty() && is_within(prepared, kMaxTokenChars);
-    }
     if (key != "explain") return false;
     detail::once(json, seen, kExplain);
     return json.take_null() || json.take_word("false");
   });
-  const bool has_user = prepared.empty() ? seen & 1u << kUserId : !(seen & of_user);
-  return is_read && json.is_at_end() && has_user && (seen & 1u << kCandidates);
+  return is_read && json.is_at_end() && (seen & 1u << kUserId) && (seen & 1u << kCandidates);
 }
 
 // Encodes the context of a request, as `encode_record`, and tells the fields with a category that is not in their

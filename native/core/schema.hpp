@@ -76,7 +76,7 @@ struct Schema {
 constexpr int32_t kMissingIndex = 0, kUnknownIndex = 1;
 constexpr double kStandardLimit = 10.0, kRarest = 1e-6, kSecondsPerDay = 86400.0;
 
-// FNV-1a over code points with MurmurHash3's mixer, as `msd.contract.hashing`; `text` is valid UTF-8 without NUL.
+// FNV-1a over code points with MurmurHash3's mixer, as `msd.contract.encode`; `text` is valid UTF-8 without NUL.
 inline uint64_t hash_string(std::string_view text) {
   uint64_t hash = 0xCBF29CE484222325ull;
   for (size_t k = 0; k < text.size();) {

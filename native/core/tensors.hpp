@@ -39,7 +39,6 @@ enum class Outcome {
   kUnread,   // the request is not plain
   kUnheld,   // a row is not in memory, or may be stale
   kUnusual,  // damaged rows, or rows of a text alone
-  kPrepared,  // read: the user is prepared
 };
 
 // Data for the reply's degradation and for metrics.
@@ -62,8 +61,7 @@ class Frame {
   std::vector<std::string_view> unknown;  // context fields with a category that the model has never seen
 
   Outcome read(std::string_view body, size_t max_candidates) {
-    if (!request.read(body, std::min(max_candidates, capacity_))) return Outcome::kUnread;
-    return request.prepared.empty() ? Outcome::kFilled : Outcome::kPrepared;
+    return request.read(body, std::min(max_candidates, capacity_)) ? Outcome::kFilled : Outcome::kUnread;
   }
 
   // From a bundle's files.
@@ -108,37 +106,7 @@ class Frame {
     return outcome;
   }
 
-  // The candidates alone, of a prepared user: from a bundle's file.
-  Outcome fill_prepared(const RowFile& items, double at, bool has_user) {
-    wanted_ = request.ids;
-    try {
-      items.find(wanted_, probes_, rows_);
-    } catch (const Damaged&) {
-      return Outcome::kUnusual;
-    }
-    put_prepared(at, has_user);
-    return Outcome::kFilled;
-  }
-
-  // The same from an arena.
-  Outcome fill_prepared(const Arena& items, const std::vector<int64_t>& epochs, double at, bool has_user) {
-    wanted_ = request.ids;
-    const auto lock = items.ids->reading();
-    const Outcome outcome = find(items, epochs);
-    if (outcome == Outcome::kFilled) put_prepared(at, has_user);
-    return outcome;
-  }
-
  private:
-  void put_prepared(double at, bool has_user) {
-    found = Found{};
-    found.has_user = has_user;
-    unknown.clear();
-    put_candidates();
-    dense(schema_.item, of_items_, at, tensors_.item_dense);
-    keep_each_once();
-  }
-
   bool put_context() {
     return encode_context(schema_, request.context, tensors_.context_categorical, tensors_.context_dense, unknown);
   }

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from msd.contract.bundle import Bundle, open_verified
+from msd.contract.encode import hash_strings
 from msd.contract.files import sha256_file
-from msd.contract.hashing import hash_strings
 from msd.contract.rows import has_semantic
 from operations.catalogue.item_rows import ID, ItemRows
 from operations.catalogue.manifest import CatalogueError, PartEntry, WrongValue, write_manifest

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from msd.contract.redis_keys import catalogue_key, key_prefix
 from msd.contract.rows import RowCodec
 from operations.catalogue.manifest import CatalogueError, CatalogueManifest, open_catalogue
 from operations.catalogue.parquet import read_part
 from operations.publish import CHUNK, Progress, held_rows, read_back
+from service.redis.keys import catalogue_key, key_prefix
 from service.redis.publication import Publication, PublishError, get_all, publication, set_all
 from service.trust import Trust
 

@@ -9,8 +9,8 @@ from redis.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from msd.contract.bundle import Bundle
-from msd.contract.redis_keys import POINTER, rows_key
 from operations.check.findings import Finding, Group
+from service.redis.keys import POINTER, rows_key
 from service.redis.publication import CLIENT_ERRORS, connect
 from service.redis.redis_url import parse_redis_url
 from service.settings import Settings

@@ -9,21 +9,23 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from msd.contract.assemble import assemble, cut
 from msd.contract.bundle import Bundle
 from msd.contract.correction import HEAD, Correction, CorrectionError
-from msd.contract.errors import MsdError
-from msd.contract.exploration import Exploration
-from msd.contract.log import LogError, RequestRecord, basis_of
+from msd.contract.errors import ContractError, MsdError
+from msd.contract.log import RequestRecord
 from msd.contract.request import RequestError, parse_request
-from msd.contract.rows import RowCodec
+from msd.contract.rows import RowCodec, Rows
 from msd.contract.uncertainty import COLUMN, impressions_of
 from service.request_log.files import log_files, read_requests
 from service.runtimes.choice import open_lean, open_runtime
 from service.runtimes.runtime import Runtime, Scores
+from service.scoring.answer import Basis
+from service.scoring.exploration import Exploration
 from service.scoring.exploring import first_of
 from service.scoring.reply import declared, spread
 from service.settings import Settings
@@ -31,6 +33,10 @@ from service.trust import Trust
 
 _SHOWN = 10
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class LogError(ContractError):
+    """A record is invalid, or belongs to another bundle."""
 
 
 class ReplayDifference(NamedTuple):
@@ -249,3 +255,32 @@ def _tell(found: ReplaySummary) -> None:
         typer.echo(f"left out, {count}: of bundle {bundle_id}; give its folder by --bundle")
     for request_id, what in found.differences:
         typer.echo(f"differs: request {request_id}: {what}")
+
+
+def basis_of(record: RequestRecord, users: RowCodec, items: RowCodec) -> Basis:
+    """Return a request's inputs, decoded by its own bundle. Raises LogError if the rows belong to another."""
+    user = Rows(
+        _records(record.user_row, users, 1),
+        np.array([record.user_found]),
+        (tuple(record.history),),
+        0,
+        None if record.user_stale is None else np.array([record.user_stale]),
+    )
+    found = np.frombuffer(record.items_found, np.bool_)
+    stale = None if record.items_stale is None else np.frombuffer(record.items_stale, np.bool_)
+    count = len(record.item_ids) + len(record.history)
+    if len(found) != count or (stale is not None and len(stale) != count):
+        raise LogError(f"request {record.request_id}: {len(found)} rows are marked, expected {count}")
+    rows = Rows(_records(record.item_rows, items, count), found, (), 0, stale)
+    return Basis(record.at, user, rows, record.ran, record.is_partial, record.together, bool(record.is_lean))
+
+
+def _records(data: bytes, codec: RowCodec, count: int) -> NDArray[np.void]:
+    if len(data) != count * codec.dtype.itemsize:
+        raise LogError(
+            f"{len(data)} bytes of {codec.side} rows where {count} of {codec.dtype.itemsize} are due: another bundle's"
+        )
+    records = np.frombuffer(bytearray(data), codec.dtype)
+    if not codec.is_usable(records).all():
+        raise LogError(f"a row of the {codec.side} side is not this bundle's, or holds non-finite values")
+    return records

@@ -9,8 +9,8 @@ import structlog
 from redis import Redis
 
 from msd.contract.bundle import MANIFEST
-from msd.contract.redis_keys import POINTER, PREVIOUS, rows_key
 from service.deployment.bundle_folder import CURRENT, SourceError, read_pointer
+from service.redis.keys import POINTER, PREVIOUS, rows_key
 from service.redis.publication import CLIENT_ERRORS, connect, get_all, publication, set_all
 from service.redis.redis_url import parse_redis_url
 from service.settings import Settings

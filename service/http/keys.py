@@ -145,7 +145,7 @@ class Guard:
         if path in (INDEX, PAGE) or path.startswith(ASSETS):
             return None
         # What the playground shows about users is what their scores are made from.
-        if path in ("/v1/score", "/v1/prepare", "/v1/openrtb") or path.startswith(PLAYGROUND) or _is_inference(path):
+        if path in ("/v1/score", "/v1/openrtb") or path.startswith(PLAYGROUND) or _is_inference(path):
             return "score"
         if path == "/v1/events":
             return "events"

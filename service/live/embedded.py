@@ -17,8 +17,8 @@ from typing import NamedTuple, TypeVar
 import lmdb
 import structlog
 
-from msd.contract.live_state import NOTHING, LiveState, current, pack_state, take, unpack_state
 from msd.contract.rows import ROW_SIDES, RowSide
+from service.live.live_state import NOTHING, LiveState, current, pack_state, take, unpack_state
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, PackedStates, Stream, after
 
 _FORMAT = b"1"

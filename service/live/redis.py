@@ -16,11 +16,11 @@ import hiredis
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.live_state import NOTHING, pack_state, unpack_counts
-from msd.contract.redis_keys import LIVE_STREAM, event_key, live_key, live_prefix, seen_key
 from msd.contract.rows import ROW_SIDES, RowSide
+from service.live.live_state import NOTHING, pack_state, unpack_counts
 from service.live.redis_script import DUPLICATE, FOLD, IN_ROW, LATE, STREAM, Script
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, PackedStates, Stream
+from service.redis.keys import LIVE_STREAM, event_key, live_key, live_prefix, seen_key
 from service.redis.redis_line import pack
 from service.redis.redis_link import Command, Ears
 from service.redis.topology import Nodes, are_among, get_many, open_nodes

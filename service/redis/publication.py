@@ -16,7 +16,7 @@ from redis.connection import ConnectionPool, SSLConnection, parse_url
 from redis.exceptions import RedisClusterException, RedisError
 
 from msd.contract.errors import MsdError
-from msd.contract.redis_keys import LOCK
+from service.redis.keys import LOCK
 from service.redis.redis_url import RedisUrl, parse_redis_url
 
 _TIMEOUT_S = 10.0

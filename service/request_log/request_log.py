@@ -7,6 +7,7 @@ gone - is lost; both are counted.
 import asyncio
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from queue import Empty, SimpleQueue
@@ -16,7 +17,7 @@ import orjson
 import structlog
 
 from msd.contract.errors import MsdError
-from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord, is_sampled
+from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
 from msd.contract.pricing import ecpm_of
 from service.machine import give_way, let_others_run
 from service.request_log.quality import Drift, Observed
@@ -372,3 +373,8 @@ def open_request_log(settings: Settings, metrics: Metrics) -> RequestLog | None:
     folder = LogFolder(settings.log_dir, settings.log_max_mb * 2**20, settings.log_max_days * 86_400.0)
     writer = LogWriter(folder, metrics, settings.log_sample, settings.log_flush_seconds)
     return RequestLog(writer, settings.log_sample, min(_TICK_S, settings.log_flush_seconds), metrics)
+
+
+def is_sampled(request_id: str, share: float) -> bool:
+    """Return whether a request is in the logged share: the same answer everywhere."""
+    return zlib.crc32(request_id.encode()) < share * 2**32

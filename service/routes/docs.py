@@ -21,24 +21,21 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from msd.contract.bundle import GOLDENS
-from msd.contract.events import EventBatch
 from msd.contract.golden import read_goldens
 from msd.contract.openrtb import OpenrtbRequest
-from msd.contract.prepared import PreparedScoreRequest, PrepareRequest
 from msd.contract.request import ScoreRequest
 from service.errors import ErrorReply
 from service.http.exchange import FIELD, OIP
 from service.http.keys import INDEX, PAGE
+from service.live.events import EventBatch
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventsReply
 from service.routes.oip.docs import OPEN_PATHS, add_inference, oip_error
 from service.routes.openrtb_route import PATH as OPENRTB_PATH
 from service.routes.openrtb_route import OpenrtbReply
-from service.routes.prepare_route import PATH as PREPARE_PATH
 from service.routes.score_route import PATH
 from service.scoring.lineup import Serving
 from service.scoring.model import Model
-from service.scoring.preparing import PrepareReply
 from service.scoring.reply import ScoreReply
 
 _ASSETS = "/docs/assets"
@@ -66,14 +63,12 @@ _EVENT_ERRORS = {
     422: ("invalid", "should be 'impression' or 'click'", "events.3.type"),
     503: ("events_unavailable", "events were not on disk within 5 s", None),
 }
-_NOT_PREPARED = ("not_prepared", "the token is of another process; send the whole request", "prepared")
 _DESCRIPTIONS = {
     400: "Malformed or ambiguous JSON, or an invalid header.",
     401: "Keys are required, and the API key is missing, unknown or expired.",
     403: "The API key lacks the scope.",
     404: "The bundle does not map BidRequests to features.",
     408: "The body was not complete in time.",
-    409: "The token of a prepared user is unknown, expired or of another process: send the whole request.",
     413: "Too many candidates or events, or too many bytes.",
     415: "The content type is not JSON.",
     422: "Valid JSON that does not match the schema; `field` says where.",
@@ -104,17 +99,13 @@ _LINKS = (
 )
 
 
-def add_docs(
-    app: FastAPI, serving: Serving, most_ms: int, *, needs_keys: bool, has_events: bool, has_prepare: bool
-) -> None:
+def add_docs(app: FastAPI, serving: Serving, most_ms: int, *, needs_keys: bool, has_events: bool) -> None:
     """Add the page and its assets, and make `app.openapi()` include the raw routes and keys.
 
     `most_ms`: the maximum deadline of a scoring request.
     """
     static = Path(fastapi_offline.__file__).parent / "static"
-    app.openapi = _openapi_of(  # type: ignore[method-assign]
-        app, serving, most_ms, needs_keys, has_events, has_prepare
-    )
+    app.openapi = _openapi_of(app, serving, most_ms, needs_keys, has_events)  # type: ignore[method-assign]
 
     @app.get("/docs", include_in_schema=False)
     async def page() -> HTMLResponse:
@@ -130,7 +121,7 @@ def add_docs(
 
 
 def _openapi_of(
-    app: FastAPI, serving: Serving, most_ms: int, needs_keys: bool, has_events: bool, has_prepare: bool
+    app: FastAPI, serving: Serving, most_ms: int, needs_keys: bool, has_events: bool
 ) -> Callable[[], dict[str, Any]]:
     generation = -1
 
@@ -158,8 +149,6 @@ def _openapi_of(
             add_inference(document, lineup, _deadline(most_ms), {status: _DESCRIPTIONS[status] for status in _ERRORS})
             if has_events:
                 document["paths"][EVENTS_PATH] = {"post": _events_operation()}
-            if has_prepare:
-                _add_two_phases(document, most_ms)
             if needs_keys:
                 _tell_of_keys(document)
             document["paths"] = dict(sorted(document["paths"].items(), key=lambda path: _place(path[0])))
@@ -171,7 +160,7 @@ def _openapi_of(
 
 def _place(path: str) -> int:
     """Return the sort key of a path: the most used first."""
-    first = (PATH, PREPARE_PATH, OPENRTB_PATH, EVENTS_PATH, "/v1/model")
+    first = (PATH, OPENRTB_PATH, EVENTS_PATH, "/v1/model")
     return first.index(path) if path in first else len(first)
 
 
@@ -222,34 +211,6 @@ def _operation(example: dict[str, Any] | None, most_ms: int) -> dict[str, Any]:
             "200": {"description": "Scores.", "headers": header, "content": {"application/json": reply}},
             **{str(status): _error(status) for status in _ERRORS},
         },
-    }
-
-
-def _add_two_phases(document: dict[str, Any], most_ms: int) -> None:
-    """Document the route that prepares, and the second form of scoring requests."""
-    forms = [(PrepareRequest, "validation"), (PreparedScoreRequest, "validation"), (PrepareReply, "serialization")]
-    _, definitions = models_json_schema(forms, ref_template=_REF)  # type: ignore[arg-type]
-    document["components"]["schemas"].update(definitions["$defs"])
-    score = document["paths"][PATH]["post"]
-    content = score["requestBody"]["content"]["application/json"]
-    content["schema"] = {"anyOf": [content["schema"], {"$ref": _REF.format(model="PreparedScoreRequest")}]}
-    score["responses"]["409"] = _error(409, _NOT_PREPARED)
-    reply = {"schema": {"$ref": _REF.format(model="PrepareReply")}}
-    request = {"schema": {"$ref": _REF.format(model="PrepareRequest")}}
-    errors = [status for status in _ERRORS if status != 413]
-    document["paths"][PREPARE_PATH] = {
-        "post": {
-            "summary": "Prepare a user before the candidates are known",
-            "operationId": "prepare",
-            "tags": ["scoring"],
-            "parameters": [_deadline(most_ms)],
-            "requestBody": {"required": True, "content": {"application/json": request}},
-            "responses": {
-                "200": {"description": "A token for scoring requests.", "content": {"application/json": reply}},
-                **{str(status): _error(status) for status in errors},
-                "413": _error(413, ("body_too_large", "the body is larger than 1048576 bytes", None)),
-            },
-        }
     }
 
 

@@ -9,13 +9,13 @@ import orjson
 from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
-from msd.contract.events import WireEvent, parse_events
-from msd.contract.live_state import LiveState
 from msd.contract.request import InvalidRequest
 from msd.contract.rows import RowSide
 from service.deployment.readiness import Readiness
 from service.errors import EventsUnavailable, StoreError
 from service.http.middleware import read_json_body
+from service.live.events import WireEvent, parse_events
+from service.live.live_state import LiveState
 from service.live.overlay import state_rules
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, rows_of
 from service.request_log.request_log import RequestLog

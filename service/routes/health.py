@@ -11,7 +11,7 @@ from service.deployment.readiness import Readiness
 from service.errors import without_places
 from service.runtimes.runtime import Engine
 from service.scoring.lineup import Lineup, Serving
-from service.scoring.model import CoreStatus, LeanStatus, Model, SplitStatus
+from service.scoring.model import CoreStatus, LeanStatus, Model
 from service.telemetry.metrics import Metrics
 
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
@@ -74,7 +74,6 @@ class ServedModel(BaseModel):
     encodes_texts: bool = Field(description="Whether the bundle has an encoder for the texts of cold ads.")
     runtime: Engine = Field(description="Model runtime, as read back after loading.")
     native: CoreStatus = Field(description="Whether the native core scores plain requests, and if not, why.")
-    two_phases: SplitStatus = Field(description="Whether prepared users save part of the model's run, and if not, why.")
     lean: LeanStatus = Field(description="Whether a lean graph can score requests under overload, and if not, why.")
     store: str
     max_candidates: int
@@ -155,7 +154,6 @@ def _served_model(lineup: Lineup, max_candidates: int, is_refused: bool) -> Serv
         history_length=model.schema.history.length,
         runtime=model.engine,
         native=model.core,
-        two_phases=model.split,
         lean=model.lean_status,
         store=model.store.name,
         max_candidates=max_candidates,

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 import native
 from msd.contract.bundle import Bundle
-from msd.contract.redis_keys import POINTER, key_prefix, rows_key, shown_key, shown_prefix
 from msd.contract.rows import ROW_SIDES, RowCodec, Rows, RowSide, unpack_history
 from service.errors import StoreError
+from service.redis.keys import POINTER, key_prefix, rows_key, shown_key, shown_prefix
 from service.redis.redis_link import Answers, Ears
 from service.redis.topology import are_among, ask_one, get_many, open_nodes
 from service.rows.arena import Arena

@@ -6,7 +6,7 @@ sizes, and one thread makes all runs.
 """
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +17,7 @@ import structlog
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import Bundle
 from msd.contract.errors import BundleError
-from msd.contract.padding import pad_candidates, padded_size, padded_sizes
+from msd.contract.openvino import padded_size
 from service.runtimes.onnxruntime import Provider, engine_of, inputs_of, new_buffer, open_session, run_options
 from service.runtimes.runtime import ALONE, Engine, GraphForm, Runtime, Scores, check_graph
 
@@ -150,3 +150,23 @@ def _open(bundle: Bundle, threads: int, capture: bool, form: GraphForm) -> Runti
 
 def _captures(session: Any) -> bool:  # noqa: ANN401 - onnxruntime has no types
     return str(session.get_provider_options()[_PROVIDER].get(_CAPTURE)) == "1"
+
+
+def padded_sizes(most: int) -> Iterator[int]:
+    """Yield the sizes that numbers from 1 to `most` are rounded up to, the smallest first."""
+    size = 0
+    while size < most:
+        size = padded_size(size + 1)
+        yield size
+
+
+def pad_candidates(tensors: Tensors, candidate_inputs: Iterable[str]) -> Tensors:
+    """Return contiguous tensors, with the candidates' padded by rows of zeros."""
+    padded = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    for name in candidate_inputs:
+        tensor = padded[name]
+        size = padded_size(len(tensor))
+        if size != len(tensor):
+            padded[name] = np.zeros((size, *tensor.shape[1:]), tensor.dtype)
+            padded[name][: len(tensor)] = tensor
+    return padded

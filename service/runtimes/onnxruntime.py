@@ -45,18 +45,9 @@ class OnnxRuntime:
 
 
 def open_session(
-    model: Path | bytes,
-    provider: Provider,
-    threads: int,
-    options: Mapping[str, str] = MappingProxyType({}),
-    *,
-    optimised: Path | None = None,
-    is_optimised: bool = False,
+    model: Path, provider: Provider, threads: int, options: Mapping[str, str] = MappingProxyType({})
 ) -> Any:  # noqa: ANN401 - onnxruntime has no types
-    """Return a session of a file or its content, with provider options. Raises RuntimeRefused or BundleError.
-
-    `optimised`: where to write the graph that is run. `is_optimised`: the model is such a graph.
-    """
+    """Return a session of a file, with provider options. Raises RuntimeRefused or BundleError."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -75,17 +66,11 @@ def open_session(
     of_session.inter_op_num_threads = 1
     of_session.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     of_session.log_severity_level = 3
-    if optimised is not None:
-        of_session.optimized_model_filepath = str(optimised)
-    if is_optimised:
-        of_session.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     providers = [(wanted, {**_OPTIONS[provider], **options})]
     try:
-        given = str(model) if isinstance(model, Path) else model
-        session = onnxruntime.InferenceSession(given, of_session, providers=providers)
+        session = onnxruntime.InferenceSession(str(model), of_session, providers=providers)
     except Exception as error:  # onnxruntime raises a type of its own for each status, with no common base
-        name = model if isinstance(model, Path) else "half of a graph"
-        raise BundleError(f"{name}: onnxruntime cannot load it: {error}") from error
+        raise BundleError(f"{model}: onnxruntime cannot load it: {error}") from error
     got = session.get_providers()[0]
     if got != wanted:
         raise RuntimeRefused(f"provider {provider!r} was requested, but onnxruntime chose {got}: {_remedy(provider)}")

@@ -6,11 +6,11 @@ from typing import NamedTuple, Protocol
 
 from msd.contract.assemble import Rung, UserRung
 from msd.contract.correction import HEAD, Correction
-from msd.contract.exploration import Choice
-from msd.contract.log import Basis
 from msd.contract.pricing import PRICED, Formula
 from msd.contract.request import CheckedRequest
+from msd.contract.rows import Rows
 from service.runtimes.runtime import Scores
+from service.scoring.exploration import Choice
 from service.scoring.lineup import Lineup
 from service.scoring.model import Model
 
@@ -36,6 +36,20 @@ class Asked(NamedTuple):
     began: float
     terms: Terms
     is_pythons: bool = False
+
+
+class Basis(NamedTuple):
+    """The inputs of a scored request: the time, the user's row, those of `wanted_items`; the number of candidates in
+    the run, which are only the first if time was short (`is_partial`); the number of requests in the run; and whether
+    the lean graph scored it."""
+
+    at: float
+    user: Rows
+    items: Rows
+    ran: int
+    is_partial: bool = False
+    together: int = 1
+    is_lean: bool = False
 
 
 @dataclass(frozen=True, slots=True)

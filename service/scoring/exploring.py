@@ -5,12 +5,12 @@ The choice is made of scores and seed alone, so that a replay of the log makes i
 
 from dataclasses import replace
 
-from msd.contract.exploration import Choice, Exploration, choose_first, competing
 from msd.contract.pricing import Formula, ecpm_of, paid_by_click
 from msd.contract.request import CheckedRequest, ExploreOptions, InvalidRequest
 from msd.contract.uncertainty import COLUMN
 from service.runtimes.runtime import Scores
 from service.scoring.answer import Scored
+from service.scoring.exploration import Choice, Exploration, choose_first, competing
 from service.scoring.reply import served_places
 from service.telemetry.metrics import Explored, Metrics
 

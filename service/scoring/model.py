@@ -19,9 +19,7 @@ from msd.contract.schema import FeatureSchema
 from native.layout import core_schema
 from service.rows.store import BundleFileStore, CoreRows, RowStore
 from service.runtimes.choice import open_lean, open_runtime, open_together
-from service.runtimes.halves import Halves, open_halves
 from service.runtimes.runtime import Engine
-from service.runtimes.split import Unsplit
 from service.scoring.job import LeanRunner, Runner
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -51,23 +49,6 @@ class CoreModel(NamedTuple):
     """Thread-local buffers, made by `plain`."""
 
 
-class TwoPhases(NamedTuple):
-    """A model in two halves, and the learned times of each."""
-
-    halves: Halves
-    prepares: Runner
-    scores: Runner
-
-
-@dataclass(frozen=True)
-class SplitStatus:
-    """Whether prepared users save a part of the model's run."""
-
-    split: bool
-    reason: str
-    """Why they do not; empty if they do."""
-
-
 @dataclass(frozen=True)
 class LeanStatus:
     """Whether a lean graph can score requests under overload."""
@@ -91,9 +72,6 @@ class Model:
     core: CoreStatus
     native: CoreModel | None
     """For plain requests; None if Python scores all requests."""
-    split: SplitStatus
-    two_phases: TwoPhases | None
-    """For prepared users; None if the graph is not split."""
     lean_status: LeanStatus
     lean: LeanRunner | None
     """For brownouts; None if it has no lean graph, or may not use it."""
@@ -121,7 +99,6 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     core = CoreStatus(not reason, "" if native.core is None else str(native.core.INSTRUCTIONS), reason)
     if rows is not None and core.served:
         own = CoreModel(core_schema(schema, codecs), rows, threading.local())
-    split, two_phases = _two_phases(settings, bundle, runner)
     lean_status, lean = _lean(settings, bundle, runner)
     if settings.lean and not lean_status.loaded:
         structlog.get_logger("msd.model").warning("lean_not_loaded", model_version=version, reason=lean_status.reason)
@@ -135,8 +112,6 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
         codecs=codecs,
         core=core,
         native=own,
-        split=split,
-        two_phases=two_phases,
         lean_status=lean_status,
         lean=lean,
     )
@@ -153,18 +128,6 @@ def _lean(settings: Settings, bundle: Bundle, runner: Runner) -> tuple[LeanStatu
     if runner.together is not None:
         return LeanStatus(False, "several requests share a run of the model (MSD_MERGE)"), None
     return LeanStatus(True, ""), LeanRunner(Runner(open_lean(bundle, settings)), record.share)
-
-
-def _two_phases(settings: Settings, bundle: Bundle, runner: Runner) -> tuple[SplitStatus, TwoPhases | None]:
-    if not settings.prepare_mb:
-        return SplitStatus(False, "switched off by MSD_PREPARE_MB"), None
-    if runner.together is not None:
-        return SplitStatus(False, "several requests share a run of the model (MSD_MERGE)"), None
-    try:
-        halves = open_halves(bundle, runner.runtime)
-    except Unsplit as error:
-        return SplitStatus(False, str(error)), None
-    return SplitStatus(True, ""), TwoPhases(halves, Runner(halves.candidates), Runner(halves.candidates))
 
 
 def _why_python(settings: Settings, rows: CoreRows | None, runner: Runner) -> str:

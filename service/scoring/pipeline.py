@@ -3,35 +3,30 @@
 Knows no HTTP. Live rows, vectors of cold ads, explanations and followers attach through the protocols below.
 """
 
-import json
 import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from functools import partial
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import structlog
 
 from msd.contract.assemble import Tensors, assemble, cut, wanted_items
 from msd.contract.correction import HEAD
-from msd.contract.log import Basis
-from msd.contract.prepared import names_prepared, parse_prepared, whole_request
-from msd.contract.request import ANONYMOUS, CheckedRequest, check_pricing, check_request, parse_request_by
-from msd.contract.rows import Rows, RowSide, joined
+from msd.contract.request import ANONYMOUS, CheckedRequest, check_pricing, parse_request_by
+from msd.contract.rows import Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from msd.contract.uncertainty import COLUMN, impressions_of
 from service.errors import ModelError, StoreError
-from service.scoring.admission import Load
-from service.scoring.answer import Answer, Asked, Scored, Served, Terms
+from service.scoring.answer import Answer, Asked, Basis, Scored, Served, Terms
 from service.scoring.exploring import Exploring
-from service.scoring.job import Runner, load_of
-from service.scoring.lineup import Arm, Lineup
+from service.scoring.job import load_of
+from service.scoring.lineup import Lineup
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.plain import PlainScoring, headers_of
-from service.scoring.prepared import PreparedUser, PreparedUsers
 from service.scoring.reply import Explanation, build_reply, declared, spread
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import Metrics
@@ -49,15 +44,6 @@ Fill = Callable[[Model, CheckedRequest, Rows, float], Awaitable[Rows]]
 """Returns the rows of `wanted_items`, adding those of candidates without one that can be made before a deadline."""
 
 
-class _Read(NamedTuple):
-    """A request that was read, the whole body of it, its arm, and its user if it names a prepared one."""
-
-    request: CheckedRequest
-    body: bytes
-    arm: Arm
-    prepared: PreparedUser | None = None
-
-
 class Pipeline:
     """Scores requests, each with the model of its user's arm. Deadlines are of `time.perf_counter`."""
 
@@ -71,7 +57,6 @@ class Pipeline:
         fill: Fill | None = None,
         explain: Explain | None = None,
         corrections: WatchedCorrections | None = None,
-        prepared: PreparedUsers | None = None,
         explore_share: float = 0.0,
     ) -> None:
         """`max_candidates`: of one request. `explore_share`: of the requests that explore, at most."""
@@ -84,7 +69,6 @@ class Pipeline:
         self._fill = fill
         self._explain = explain
         self._corrections = corrections
-        self._prepared = prepared
         self._exploring = Exploring(explore_share, metrics)
         self._log = structlog.get_logger("msd.scorer")
         self._unsaid = 0
@@ -115,34 +99,33 @@ class Pipeline:
         if self._plain is not None:
             self._plain.follow(answer)
 
-    async def score(
-        self, model: Model, request: CheckedRequest, terms: Terms, prepared: PreparedUser | None = None
-    ) -> Scored:
+    async def score(self, model: Model, request: CheckedRequest, terms: Terms) -> Scored:
         """Score a request. Raises Overloaded, DeadlineExceeded, ModelError or ClientGone.
 
         A failing store raises nothing: it degrades the scores. Nor does a near deadline: the lean graph scores, or
         candidates that cannot be scored before it get the prior.
         """
-        rows, deadline, load = len(request.ids), terms.deadline, _load(model, request, prepared)
-        lean = None if load.lean_s is None or model.lean is None else model.lean.runner
+        rows, deadline = len(request.ids), terms.deadline
+        # What is explained is never lean.
+        lean = None if request.explain else model.lean
+        load = load_of(rows, model.runner, lean)
         admitted = self._admission.enter(load, deadline)
         try:
             started = time.perf_counter()
             at = time.time() if request.at is None else request.at
-            user, items = await self.fetch(model, request, at, deadline, prepared)
+            user, items = await self.fetch(model, request, at, deadline)
             assembled = assemble(model.schema, request, at, user, items)
-            runner, values = self._way(model, prepared, assembled.tensors, lean if admitted.is_lean else None)
             rows_s = time.perf_counter() - started
             self._metrics.stages["rows"].observe(rows_s)
 
             def first(count: int) -> Tensors:
                 nothing = model.codecs["item"].unpack([None]).records
-                return cut(model.schema, assembled.tensors, count, nothing, at) | values
+                return cut(model.schema, assembled.tensors, count, nothing, at)
 
-            tensors = assembled.tensors | values
-            # It takes over from a whole graph only, as it reads the same tensors.
-            lean = lean if runner is model.runner else None
-            ran = await self._queue.run(runner, tensors, rows, deadline, terms.is_gone, first, lean=lean)
+            lean_runner = None if lean is None else lean.runner
+            runner = lean_runner if admitted.is_lean and lean_runner is not None else model.runner
+            further = None if runner is lean_runner else lean_runner
+            ran = await self._queue.run(runner, assembled.tensors, rows, deadline, terms.is_gone, first, lean=further)
         finally:
             self._admission.leave(admitted)
         # A non-finite score makes the sum non-finite: a sum costs half as much as checking each.
@@ -174,17 +157,21 @@ class Pipeline:
         stages, terms = self._metrics.stages, asked.terms
         started = time.perf_counter()
         try:
-            request, body, arm, prepared = self._read(lineup, asked)
+            # The request's ID assigns anonymous users to arms.
+            request = parse_request_by(
+                asked.body, lambda user_id: lineup.schema_of(user_id or asked.request_id), self._max_candidates
+            )
         finally:
             parse_s = time.perf_counter() - started
             stages["parse"].observe(parse_s)
         count = len(request.ids)
         self._admission.read(len(asked.body), count)
+        arm = lineup.arm_of(request.user_id or asked.request_id)
         model, explanation = arm.model, None
         if request.pricing is not None:
             check_pricing(request, model.bundle.manifest.formula)
         explore = None if request.explore is None else self._exploring.terms(request.explore, asked.request_id)
-        score = partial(self.score, model, request, terms, prepared)
+        score = partial(self.score, model, request, terms)
         if request.explain and self._explain is not None:
             scored, explanation = await self._explain(model, request, terms, score)
         else:
@@ -213,7 +200,7 @@ class Pipeline:
             arm.share,
             arm is lineup.arms[0],
             model,
-            body,
+            asked.body,
             request,
             scored,
             taken,
@@ -221,50 +208,9 @@ class Pipeline:
         headers = headers_of(reply, taken, None if explanation is None else explanation.seconds)
         return Answer(headers, reply, count, degraded, (*taken[:-1], ended - started), lineup, served)
 
-    def _read(self, lineup: Lineup, asked: Asked) -> _Read:
-        if self._prepared is not None and names_prepared(asked.body):
-            rest = parse_prepared(asked.body, lineup.schema_of, self._max_candidates)
-            if rest is not None:
-                prepared, arm = self._prepared.need(rest.prepared, lineup)
-                whole = whole_request(prepared.wire, rest, prepared.at)
-                request = check_request(whole, arm.model.schema, self._max_candidates)
-                return _Read(request, json.dumps(whole.model_dump(exclude_unset=True)).encode(), arm, prepared)
-        # The request's ID assigns anonymous users to arms.
-        request = parse_request_by(
-            asked.body, lambda user_id: lineup.schema_of(user_id or asked.request_id), self._max_candidates
-        )
-        return _Read(request, asked.body, lineup.arm_of(request.user_id or asked.request_id))
-
-    def _way(
-        self, model: Model, prepared: PreparedUser | None, tensors: Tensors, lean: Runner | None
-    ) -> tuple[Runner, Tensors]:
-        """Return how to score a request: with the whole or the lean graph; or for a prepared user, what is left of the
-        model, and its further inputs."""
-        if prepared is None:
-            return lean or model.runner, {}
-        values = None if lean is not None else prepared.values_for(tensors)
-        if values is None or model.two_phases is None:
-            self._metrics.prepared["used_whole"].inc()
-            return lean or model.runner, {}
-        self._metrics.prepared["used"].inc()
-        return model.two_phases.scores, values
-
-    async def fetch(
-        self, model: Model, request: CheckedRequest, at: float, deadline: float, prepared: PreparedUser | None = None
-    ) -> tuple[Rows, Rows]:
-        """Return the rows of the user [1], and of `wanted_items`, as of a time; those that were prepared are not read
-        again."""
-
-        async def rows_of(side: RowSide, ids: Sequence[str]) -> Rows:
-            if prepared is None:
-                return await self.rows(model, deadline, side, ids)
-            if side == "user":
-                return prepared.user
-            count = len(request.ids)
-            if list(ids[count:]) != prepared.history:  # live states may know another
-                return await self.rows(model, deadline, side, ids)
-            return joined(await self.rows(model, deadline, side, ids[:count]), prepared.history_rows)
-
+    async def fetch(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> tuple[Rows, Rows]:
+        """Return the rows of the user [1], and of `wanted_items`, as of a time."""
+        rows_of = partial(self.rows, model, deadline)
         if self._fetch_live is not None:
             user, items = await self._fetch_live(model.schema, request, at, rows_of, deadline)
         else:
@@ -296,11 +242,3 @@ class Pipeline:
         if now >= self._say_again_at:
             self._log.warning("store_error", error=str(error), reads=self._unsaid)
             self._unsaid, self._say_again_at = 0, now + _SAY_AGAIN_S
-
-
-def _load(model: Model, request: CheckedRequest, prepared: PreparedUser | None) -> Load:
-    """Return what scoring a request is expected to take; what is explained is never lean."""
-    load = load_of(len(request.ids), model.runner, model.lean)
-    if prepared is not None and prepared.values is not None and model.two_phases is not None:
-        load = load._replace(seconds=model.two_phases.scores.turn_s.of(load.rows, 0.0))
-    return load._replace(lean_s=None) if request.explain else load

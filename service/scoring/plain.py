@@ -24,18 +24,17 @@ from service.errors import ModelError
 from service.rows.store import CoreFound, CoreRows
 from service.scoring.admission import Admitted
 from service.scoring.answer import Answer, Asked, Follower, Headers
-from service.scoring.job import Done, Job, Runner, load_of, seconds_for_run
+from service.scoring.job import Done, Job, load_of, seconds_for_run
 from service.scoring.lineup import Arm, Lineup
 from service.scoring.model import Model, WatchedCorrections
-from service.scoring.prepared import PreparedUsers
 from service.scoring.run_queue import RunQueue, settle
 from service.telemetry.metrics import STAGES, Metrics, Tier
 
 Told = Callable[[Answer | BaseException | None], None]
 """Called in the loop with a request's outcome; None if it is left to Python."""
 Send = Callable[[Headers, bytes], None]
-# Outcomes of the core.
-_FILLED, _PREPARED = 0, 4
+# Outcome of the core.
+_FILLED = 0
 _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
 _EXPLAINED = b", explain;dur=%.3f"
 
@@ -72,14 +71,10 @@ class _Scored(NamedTuple):
     arm: Arm
     tier: Tier
     found: CoreFound
-    is_prepared: bool
     is_lean: bool
 
 
 PlainJob = Job[_Scored | None]
-_Filled = tuple[Arm, _Frame, Runner, Tensors]
-"""An arm, its frame, filled with a request, how to run it, and the inputs that were prepared. On every request's path:
-a plain tuple costs least."""
 
 
 class PlainScoring:
@@ -95,7 +90,6 @@ class PlainScoring:
         followers: Sequence[Follower] = (),
         live: LiveAtHand | None = None,
         corrections: WatchedCorrections | None = None,
-        prepared: PreparedUsers | None = None,
     ) -> None:
         """`max_candidates`: of one request."""
         self._queue = queue
@@ -106,7 +100,6 @@ class PlainScoring:
         self._followers = followers
         self._live = live
         self._corrections = corrections
-        self._prepared = prepared
 
     def wants(self, lineup: Lineup, asked: Asked) -> bool:
         """Return whether the core probably supports the request: scanning the body costs less than a failed attempt."""
@@ -182,24 +175,24 @@ class PlainScoring:
 
         Raises ModelError for a non-finite score, or what the model raises.
         """
-        filled = self._fill(lineup, arm, asked, job.is_lean)
-        if filled is None:
+        model, frame = arm.model, self._frame(arm.model)
+        if frame is None:
             return None
-        arm, frame, runner, values = filled
-        model, core, rows = arm.model, frame.core, frame.rows
+        core, rows = frame.core, frame.rows
+        epochs = None if rows.epochs is None else rows.epochs()
+        live = self._live and partial(self._live.at_hand, model.schema)
+        if core.take(asked.body, self._max_candidates, rows.users, rows.items, time.time(), epochs, live) != _FILLED:
+            return None
         count: int = core.count
         started = time.perf_counter()
         left_s = seconds_for_run(asked.terms.deadline)
-        # A prepared user's frame has the tensors of candidates only.
-        lean = None if model.lean is None or values else model.lean.runner
+        runner = model.runner
+        lean = None if model.lean is None else model.lean.runner
         is_lean = lean is not None and (job.is_lean or not runner.has_time(count, left_s))
         job.runner = runner = lean if is_lean and lean is not None else runner
         if not runner.has_time(count, left_s):
             return None
-        tensors = frame.cut(count)
-        if values:
-            tensors.update(values)
-        scores = runner.runtime.run(tensors)
+        scores = runner.runtime.run(frame.cut(count))
         correction = self._corrections.of(model) if self._corrections else None
         if correction is not None:
             scores = {**scores, HEAD: correction(scores[HEAD])}
@@ -229,39 +222,7 @@ class PlainScoring:
         taken = (parse_s, rows_s, queue_s, ended - started)
         headers = headers_of(reply, (*taken, now - asked.began))
         answer = Answer(headers, reply, count, degraded, (*taken, now - ended), lineup, None)
-        return _Scored(answer, arm, rows.tier, found, bool(values), is_lean)
-
-    def _fill(self, lineup: Lineup, arm: Arm, asked: Asked, is_lean: bool) -> _Filled | None:
-        """Fill the frame with a request; None if it is left to Python."""
-        model, frame = arm.model, self._frame(arm.model)
-        if frame is None:
-            return None
-        core, rows = frame.core, frame.rows
-        epochs = None if rows.epochs is None else rows.epochs()
-        live = self._live and partial(self._live.at_hand, model.schema)
-        outcome = core.take(asked.body, self._max_candidates, rows.users, rows.items, time.time(), epochs, live)
-        if outcome == _PREPARED:
-            # The lean graph needs all tensors, which Python has of prepared users too.
-            return None if is_lean else self._fill_prepared(lineup, frame, asked)
-        return (arm, frame, model.runner, {}) if outcome == _FILLED else None
-
-    def _fill_prepared(self, lineup: Lineup, read_by: _Frame, asked: Asked) -> _Filled | None:
-        """As `_fill`, for a request that names a prepared user, with the frame of that user's arm."""
-        found = None if self._prepared is None else self._prepared.find(str(read_by.core.prepared), lineup)
-        if found is None:
-            return None
-        user, arm = found
-        two_phases, frame = arm.model.two_phases, self._frame(arm.model)
-        # Live states may have changed what was prepared; of degradations, the core writes only this one.
-        is_plain = self._live is None and not user.request.unknown and user.degraded in (None, "unknown")
-        if user.values is None or two_phases is None or frame is None or not is_plain:
-            return None
-        if frame is not read_by and not frame.core.read(asked.body, self._max_candidates):
-            return None
-        rows = frame.rows
-        epochs = None if rows.epochs is None else rows.epochs()
-        outcome = frame.core.fill_prepared(rows.items, user.at, epochs, user.degraded is None)
-        return (arm, frame, two_phases.scores, user.values) if outcome == _FILLED else None
+        return _Scored(answer, arm, rows.tier, found, is_lean)
 
     def _frame(self, model: Model) -> _Frame | None:
         """Return the calling thread's frame; None if Python scores all requests of the model."""
@@ -298,7 +259,7 @@ class PlainScoring:
                 told(outcome.result.answer)
 
     def _count(self, size: int, scored: _Scored) -> None:
-        answer, arm, tier, found, is_prepared, is_lean = scored
+        answer, arm, tier, found, is_lean = scored
         metrics = self._metrics
         self._admission.read(size, answer.candidates)
         if answer.lineup.is_split:
@@ -307,22 +268,20 @@ class PlainScoring:
             metrics.stages[stage].observe(seconds)
         metrics.candidates.observe(answer.candidates)
         metrics.run_rows.observe(answer.candidates)
-        self._count_rows(tier, found, of_user=not is_prepared)
-        if is_prepared:
-            metrics.prepared["used"].inc()
+        self._count_rows(tier, found)
         if self._live is not None and not math.isnan(found.live_age_s):
             self._live.tell(found.live_age_s)
         if answer.degraded:
             missing: list[Rung] = ["prior"] * found.missing
             metrics.degraded(missing, None if found.has_user else "unknown", is_lean)
 
-    def _count_rows(self, tier: Tier, found: CoreFound, *, of_user: bool) -> None:
-        """Count the user's and the items' rows, as a store's `tell_rows` does; not the user's if it was prepared."""
+    def _count_rows(self, tier: Tier, found: CoreFound) -> None:
+        """Count the user's and the items' rows, as a store's `tell_rows` does."""
         metrics, now = self._metrics, time.time()
-        rows = (of_user and found.has_user) + found.items
+        rows = found.has_user + found.items
         if rows:
             metrics.rows[tier].inc(rows)
-        if missing := of_user + found.asked - rows:
+        if missing := 1 + found.asked - rows:
             metrics.rows["missing"].inc(missing)
         if found.user_written_at:
             metrics.row_ages["user"].observe(now - found.user_written_at)

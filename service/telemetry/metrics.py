@@ -33,7 +33,7 @@ from service.telemetry.metric_types import Children, GaugeSet, K, Labels, ReadCo
 
 Stage = Literal["parse", "rows", "queue", "run", "reply"]
 Shed = Literal["rows", "wait", "deadline", "client_gone", "explain"]
-ColdText = Literal["held", "encoded", "shared", "redis", "late", "dropped", "failed"]
+ColdText = Literal["held", "encoded", "late", "dropped", "failed"]
 Tier = Literal["file", "arena", "stale", "redis", "missing"]
 EventOutcome = Literal["accepted", "duplicate"]
 EventNote = Literal["late", "in_row", "ahead", "unknown_user", "unknown_item", "conversion"]
@@ -43,7 +43,6 @@ KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
 Logged = Literal["handed", "dropped", "written", "lost"]
 Shadowed = Literal["scored", "busy", "failed"]
 Explored = Literal["explored", "exploited", "unavailable"]
-Preparation = Literal["prepared", "used", "used_whole", "gone", "foreign"]
 OpenrtbUser = Literal["given", "missing", "no_consent"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 RUNGS: dict[RowSide, tuple[str, ...]] = {"user": get_args(UserRung), "item": get_args(Rung)}
@@ -76,9 +75,6 @@ HELP = {
     "msd_brownout": "1 while the lean graph scores requests because of overload, else 0.",
     "msd_openrtb_requests": "BidRequests, by whether they gave a user ID that may be used.",
     "msd_explorations": "Scored requests with `explore`, by who chose the first candidate.",
-    "msd_prepared": "Users prepared, and scoring requests with a token, by result.",
-    "msd_prepared_evicted": "Prepared users dropped before they expired, for lack of memory.",
-    "msd_prepared_bytes": "Bytes of prepared users, expired ones included until the next is prepared.",
     "msd_shed": "Scoring requests rejected or dropped, by reason.",
     "msd_partial": "Model runs that scored only the first candidates to meet the deadline.",
     "msd_shadow_requests": "Requests offered to shadows, by result.",
@@ -113,7 +109,6 @@ HELP = {
     "msd_encoder_waiting": "Texts queued for the text encoder.",
     "msd_encoder_seconds": "Seconds per run of the text encoder; a run may encode several texts.",
     "msd_encoder_texts": "Texts encoded by the text encoder.",
-    "msd_encoded_damaged": "Unusable text vectors read from Redis: truncated, corrupt or of another text.",
     # Events and live state
     "msd_event_requests": "Completed requests to /v1/events, by HTTP status.",
     "msd_event_request_seconds": "Seconds from first byte to reply, per request to /v1/events answered with 202.",
@@ -184,9 +179,6 @@ class Metrics:
         self._degraded = {(side, rung): degraded.labels(side, rung) for side, rung in rungs}
         self.brownout = self._gauge("msd_brownout")
         self.explorations = self._counters("msd_explorations", "result", get_args(Explored))
-        self.prepared = self._counters("msd_prepared", "result", get_args(Preparation))
-        self.prepared_evicted = self._counter("msd_prepared_evicted")
-        self.prepared_bytes = self._gauge("msd_prepared_bytes")
         self.openrtb = self._counters("msd_openrtb_requests", "user", get_args(OpenrtbUser))
         self.sheds = self._counters("msd_shed", "reason", get_args(Shed))
         self.partial = self._counter("msd_partial")
@@ -205,7 +197,6 @@ class Metrics:
         self.encoder_waiting = self._gauge("msd_encoder_waiting")
         self.encoder_seconds = self._histogram("msd_encoder_seconds", _STAGE_SECONDS)
         self.encoder_texts = self._counter("msd_encoder_texts")
-        self.shelf_damaged = self._counter("msd_encoded_damaged")
 
     def _declare_rows(self) -> None:
         """Rows and their stores; events and live state."""

@@ -10,10 +10,10 @@ from playwright.sync_api import Browser, Page
 from msd.contract.bundle import Bundle
 from tests.browser.chromium import NoChromium, chromium
 from tests.browser.playground_page import PlaygroundPage
-from tests.service.bundle_factory import build_bundle
+from tests.bundles.factory import build_bundle
+from tests.bundles.ranker_graph import Recipe
 from tests.service.live import LiveService, wait_until
 from tests.service.playground.worded import compared_service, with_words
-from tests.service.ranker_graph import Recipe
 
 
 @pytest.fixture(scope="session")

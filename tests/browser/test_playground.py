@@ -10,7 +10,7 @@ from playwright.sync_api import Page, Route, expect
 from msd.contract.bundle import Bundle
 from service.http.keys import KeyFile, new_key
 from tests.browser.playground_page import PlaygroundPage, ids_of
-from tests.service.bundle_factory import AT
+from tests.bundles.factory import AT
 from tests.service.live import LiveService, live_service
 from tests.service.playground.worded import HOSTILE
 

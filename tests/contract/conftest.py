@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from msd.contract.bundle import Bundle
-from tests.service.bundle_factory import build_bundle
+from tests.bundles.factory import build_bundle
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import numpy as np
 
 from msd.contract.rows import Records, RowCodec, RowContents, RowSide
 from msd.contract.state import EntityState, Event, StateRule, fold
-from tests.service.bundle_factory import example_schema
+from tests.bundles.factory import example_schema
 
 SCHEMA = example_schema()
 BUNDLE_ID = "0123456789abcdef" * 2

@@ -29,8 +29,8 @@ from msd.contract.bundle import (
 from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file
 from msd.contract.precision import Figures, PrecisionRecord, Tried
+from tests.bundles.factory import reseal
 from tests.contract.examples import SCHEMA, flip, make_folder
-from tests.service.bundle_factory import reseal
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

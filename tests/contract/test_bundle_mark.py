@@ -12,8 +12,8 @@ from msd.contract import bundle as bundle_module
 from msd.contract.bundle import MARKER, RANKER, REQUIRED, ROWS, Bundle, Pause, open_bundle
 from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file
+from tests.bundles.factory import reseal
 from tests.contract.examples import SCHEMA, flip, make_folder
-from tests.service.bundle_factory import reseal
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from msd.contract.bundle import GOLDENS, RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, encode_row, golden_tensors, read_goldens, write_goldens
 from msd.contract.rows import RowCodec, RowSide, pack_history
+from tests.bundles.factory import golden_requests
 from tests.contract.examples import ITEMS, OTHER_ID, SCHEMA, USERS, make_records
-from tests.service.bundle_factory import golden_requests
 
 SIDES: tuple[RowSide, ...] = ("user", "item")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.hashing import hash_string, hash_strings
+from msd.contract.encode import hash_string, hash_strings
 
 ROOT = Path(__file__).parents[2]
 PINNED = {
@@ -58,7 +58,7 @@ def test_nul_characters_do_not_count(text: str, place: int) -> None:
 
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_it_is_the_same_in_every_process(seed: str) -> None:
-    code = f"from msd.contract.hashing import hash_strings; print(*hash_strings({list(PINNED)!r}))"
+    code = f"from msd.contract.encode import hash_strings; print(*hash_strings({list(PINNED)!r}))"
     ended = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from msd.contract.assemble import Tensors
 from msd.contract.merge import REQUEST_OF, candidates_of, merge, split
-from tests.service.bundle_factory import example_schema
+from tests.bundles.factory import example_schema
 
 SCHEMA = example_schema()
 

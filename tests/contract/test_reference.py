@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from msd.contract.reference import Distribution, dense_inputs, reference_of
-from tests.service.bundle_factory import example_schema
+from tests.bundles.factory import example_schema
 
 VALUES = st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")), min_size=1, max_size=60)
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd.contract.request import CheckedRequest, RequestError, parse_request
+from tests.bundles.factory import golden_requests
 from tests.contract.examples import SCHEMA
-from tests.service.bundle_factory import golden_requests
 
 
 def outcome(body: bytes) -> CheckedRequest | None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from msd.contract import request as module
 from msd.contract.request import CheckedRequest, RequestError, ScoreRequest, parse_request
+from tests.bundles.factory import golden_requests
 from tests.contract.examples import SCHEMA
-from tests.service.bundle_factory import golden_requests
 
 SCRAPS = [
     b'"',

@@ -11,10 +11,10 @@ from rich.console import Console
 from msd.dataset.load import Dataset
 from msd.demo.showcase import Showcase, print_showcase, show_user
 from msd.demo.steps import DemoError
+from tests.bundles.factory import AT, ITEMS, build_bundle
+from tests.bundles.ranker_graph import Recipe
 from tests.ranker.made import Row, dataset_of
-from tests.service.bundle_factory import AT, ITEMS, build_bundle
 from tests.service.live import LiveService, live_service
-from tests.service.ranker_graph import Recipe
 
 Services = tuple[LiveService, LiveService]
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from msd.demo.serving import serve
 from msd.demo.steps import DemoError, Steps
 from msd.free_port import free_port
-from tests.service.bundle_factory import build_bundle
+from tests.bundles.factory import build_bundle
 
 
 def _steps() -> tuple[Steps, io.StringIO]:

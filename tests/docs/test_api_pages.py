@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from msd.dataset.config import OpenrtbConfig
+from tests.bundles.factory import build_bundle, reseal
 from tests.docs.pages import ROOT, Block, blocks
-from tests.service.bundle_factory import build_bundle, reseal
 from tests.service.live import LiveService, live_service
 
 _ADDRESS = "127.0.0.1:8080"
@@ -37,12 +37,12 @@ def scripts() -> list[Block]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """A service that prepares users and takes events and BidRequests too, these by the mapping that is shown."""
+    """A service that takes events and BidRequests too, these by the mapping that is shown."""
     folder = tmp_path_factory.mktemp("api")
     bundle = build_bundle(folder / "bundle").folder
     (shown,) = [block for block in blocks("toml") if block.page == OPENRTB]
     reseal(bundle, openrtb=OpenrtbConfig.model_validate(tomllib.loads(shown.text)["openrtb"]).mapping)
-    with live_service(bundle, folder, live="on", state_dir=folder / "states", prepare_mb=16) as service:
+    with live_service(bundle, folder, live="on", state_dir=folder / "states") as service:
         yield service
 
 

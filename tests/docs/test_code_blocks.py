@@ -17,8 +17,8 @@ import typer.main
 from pydantic import BaseModel
 
 from msd.__main__ import _load
-from msd.contract.events import EventBatch
 from msd.contract.request import ScoreRequest
+from service.live.events import EventBatch
 from service.settings import Settings
 from tests.docs.pages import PAGES, ROOT, Block, blocks
 

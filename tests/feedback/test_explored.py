@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from msd.contract.exploration import Exploration, choose_first, competing
 from msd.feedback.files import FeedbackError
 from msd.feedback.policy_value import explored_requests, read_target
+from service.scoring.exploration import Exploration, choose_first, competing
 from tests.feedback.made import EVENTS
 from tests.feedback.test_join_command import run
 

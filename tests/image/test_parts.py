@@ -6,7 +6,7 @@ import pytest
 
 from image import parts
 from msd.contract.bundle import Bundle
-from tests.service.bundle_factory import build_bundle
+from tests.bundles.factory import build_bundle
 
 
 @pytest.fixture(scope="module")

@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 
-from loadtest.http_client import ClientError, ServiceConnection
-from loadtest.latency import measure_two_phases
+from loadtest.http_client import ServiceConnection
 from loadtest.locust_settings import LocustSettings
-from loadtest.routes import OPENRTB, PREPARE, SCORE, as_bid_request, rest_of, user_of
+from loadtest.routes import OPENRTB, SCORE, as_bid_request
 from loadtest.traffic import Traffic
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
 from msd.contract.openrtb import OpenrtbMapping
+from tests.bundles.factory import build_bundle, reseal
 from tests.loadtest.test_locustfile import run_locust
-from tests.service.bundle_factory import build_bundle, reseal
 from tests.service.live import LiveService, live_service
 
 MAPPING = {"user_id": ["device.ifa", "user.id"], "features": {"hour": "imp.ext.local_hour", "device": "device.os"}}
@@ -34,8 +33,8 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def every_route(mapped: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """A service with all three routes."""
-    with live_service(mapped, tmp_path_factory.mktemp("every-route"), prepare_mb=16) as running:
+    """A service with both routes."""
+    with live_service(mapped, tmp_path_factory.mktemp("every-route")) as running:
         yield running
 
 
@@ -45,11 +44,8 @@ def test_every_route_has_the_same_scores(mapped: Path, every_route: LiveService)
         for body in islice(traffic.bodies(), 10):
             whole = client.scored(body)
             bid = client.post(OPENRTB, as_bid_request(body, traffic.mapping))
-            prepared = client.post(PREPARE, user_of(body))
-            two = client.post(SCORE, rest_of(body, prepared.body))
-            assert [reply.status for reply in (bid, prepared, two)] == [200] * 3
-            expected = json.loads(whole.body)["candidates"]
-            assert json.loads(bid.body)["imp"]["1"]["candidates"] == json.loads(two.body)["candidates"] == expected
+            assert bid.status == 200
+            assert json.loads(bid.body)["imp"]["1"]["candidates"] == json.loads(whole.body)["candidates"]
 
 
 def test_values_are_at_their_paths() -> None:
@@ -62,16 +58,6 @@ def test_values_are_at_their_paths() -> None:
         "at": 5,
         "top_k": 2,
     }
-
-
-def test_both_parts_of_a_request_are_the_request() -> None:
-    body = {"user_id": "u1", "context": {"hour": 3}, "user": {}, "candidates": {"id": ["a"]}, "items": {}, "top_k": 2}
-    raw = json.dumps(body).encode()
-    rest = json.loads(rest_of(raw, b'{"prepared": "t"}'))
-
-    assert rest.pop("prepared") == "t"
-    assert json.loads(user_of(raw)) | rest == body
-    assert set(rest) == {"candidates", "items", "top_k"}
 
 
 def test_texts_of_ads_do_not_fit_into_a_bid_request() -> None:
@@ -91,15 +77,14 @@ def test_the_bench_command_by_every_route(
     mapped: Path, every_route: LiveService, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found: dict[str, dict[str, Any]] = {}
-    for route in ("score", "openrtb", "two-phases"):
+    for route in ("score", "openrtb"):
         assert _bench(mapped, every_route.url, "--route", route) == 0
         found[route] = json.loads(capsys.readouterr().out)
 
     for figures in found.values():
         assert (figures["requests"], figures["candidates"]) == (12, 7)
         assert 0 < figures["p50_ms"] <= figures["p99_ms"]
-    assert found["score"].keys() == found["openrtb"].keys() == found["two-phases"].keys() - {"prepare"}
-    assert 0 < found["two-phases"]["prepare"]["p50_ms"] <= found["two-phases"]["prepare"]["max_ms"]
+    assert found["score"].keys() == found["openrtb"].keys()
     counted = _scored(every_route, 'msd_openrtb_requests_total{user="given"}')
     assert _bench(mapped, every_route.url, "--route", "openrtb", "--rate", "40", "--seconds", "0.5") == 0
     told = json.loads(capsys.readouterr().out)
@@ -112,35 +97,27 @@ def _scored(service: LiveService, sample: str) -> float:
         return client.metric(sample)
 
 
-def test_what_a_route_lacks_is_said(
-    bundle: Bundle, mapped: Path, service: LiveService, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_route_lacks_is_said(bundle: Bundle, service: LiveService, capsys: pytest.CaptureFixture[str]) -> None:
     assert _bench(bundle.folder, service.url, "--route", "openrtb") == 2
     assert "maps no BidRequests; declare [openrtb] in dataset.toml" in capsys.readouterr().err
-    assert _bench(mapped, service.url, "--route", "two-phases", "--rate", "5") == 2
-    assert "two phases need a token: use one client, or Locust" in capsys.readouterr().err
-    with pytest.raises(ClientError, match="/v1/prepare answered 404"):
-        measure_two_phases(service.url, islice(Traffic(mapped, 3).bodies(), 1), 0, lambda number: None)
 
 
-@pytest.mark.parametrize(
-    ("route", "names"), [("openrtb", {OPENRTB}), ("two-phases", {PREPARE, SCORE}), ("score", {SCORE})]
-)
+@pytest.mark.parametrize(("route", "path"), [("openrtb", OPENRTB), ("score", SCORE)])
 def test_locust_sends_by_every_route(
-    mapped: Path, every_route: LiveService, tmp_path: Path, route: str, names: set[str]
+    mapped: Path, every_route: LiveService, tmp_path: Path, route: str, path: str
 ) -> None:
     done = run_locust(every_route, tmp_path, LOADTEST_BUNDLE=str(mapped), LOADTEST_ROUTE=route)
     assert done.returncode == 0, done.stderr
     entries = json.loads(done.stdout)
 
-    assert {entry["name"] for entry in entries} == names
+    assert {entry["name"] for entry in entries} == {path}
     assert all(entry["num_requests"] > 0 and entry["num_failures"] == 0 for entry in entries)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"LOADTEST_ROUTE": "grpc"}, "LOADTEST_ROUTE=grpc: has to be score, openrtb, two-phases"),
+        ({"LOADTEST_ROUTE": "grpc"}, "LOADTEST_ROUTE=grpc: has to be score, openrtb"),
         ({"LOADTEST_ROUTE": "openrtb", "LOADTEST_COLD": "0.5"}, "LOADTEST_COLD=0.5: BidRequests take no texts of ads"),
         ({"LOADTEST_ROUTE": "openrtb"}, "maps no BidRequests"),
     ],

@@ -14,7 +14,7 @@ from msd.__main__ import main
 from msd.contract.bundle import Bundle
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.request import parse_request
-from tests.service.bundle_factory import ITEMS, USERS
+from tests.bundles.factory import ITEMS, USERS
 from tests.service.live import LiveService
 
 

@@ -1,7 +1,6 @@
 """One request by the native core and by `msd.contract`: both must come to the same, or the core must leave it to
 Python."""
 
-import json
 import math
 from collections.abc import Coroutine, Sequence
 from random import Random
@@ -12,18 +11,17 @@ import pytest
 
 import native
 from msd.contract.assemble import Assembled, assemble, wanted_items
-from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest, RequestError, parse_request
 from msd.contract.rows import Rows, RowSide
 from native.layout import core_rows, core_schema, new_tensors
-from service.scoring.answer import Scored
+from service.scoring.answer import Basis, Scored
 from service.scoring.reply import build_reply
 from service.telemetry.metrics import Metrics
 from tests.native.live_worlds import Ask, LiveWorld, draw_live
 from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_scores
 
 CAPACITY = 40
-FILLED, UNREAD, UNHELD, UNUSUAL, PREPARED = range(5)
+FILLED, UNREAD, UNHELD, UNUSUAL = range(4)
 
 
 class Pair:
@@ -78,40 +76,6 @@ class Pair:
         expected_age = max(0.0, at - float(user.records["as_of"][0])) if live and live.stream else math.nan
         assert age == pytest.approx(expected_age, rel=0, abs=0, nan_ok=True)
         self._compare_replies(random, body, request, assembled, Basis(at, user, items, len(request.ids), False, 1))
-        return outcome
-
-    def compare_prepared(self, random: Random) -> int:
-        """As `compare`, of the second part of a request whose user is prepared; the core's outcome of filling."""
-        try:
-            document = json.loads(draw_body(random, self.world))
-            document.pop("context", None)
-            request = parse_request(json.dumps(document).encode(), self.world.schema, CAPACITY)
-        except (RequestError, ValueError, AttributeError):
-            return UNREAD
-        rest = {key: one for key, one in document.items() if key not in ("user_id", "at", "user")}
-        body = json.dumps({**rest, "prepared": "a-token"}, ensure_ascii=False).encode("utf-8", "replace")
-        both = json.dumps({**document, "prepared": "a-token"}, ensure_ascii=False).encode("utf-8", "replace")
-        assert self._outcome(both, None) == UNREAD
-        if (outcome := self._outcome(body, None)) != PREPARED:
-            assert outcome == UNREAD
-            return outcome
-        assert self.frame.prepared == "a-token"
-        at = AT if request.at is None else request.at
-        epochs = None if self.is_file else (EPOCH, 99)
-        has_user = random.random() < 0.5
-        outcome = int(self.frame.fill_prepared(self._sources[1], at, epochs, has_user))
-        if outcome != FILLED:
-            return outcome
-        user, items = self.files["user"].get([request.user_id]), self._stored("item", list(request.ids))
-        assembled = assemble(self.world.schema, CheckedRequest("", request.ids, history=[]), at, user, items)
-        for spec in self.world.schema.tensors:
-            expected = assembled.tensors[spec.name]
-            if spec.side == "item":
-                assert self.tensors[spec.name][: len(expected)].tobytes() == expected.tobytes(), (body, spec.name)
-        missing, known = len(assembled.degraded_candidates), int(items.found.sum())
-        assert tuple(self.frame.found)[:4] == (has_user, missing, known, len(items.found))
-        seen = Assembled(assembled.tensors, assembled.degraded_candidates, None if has_user else "unknown")
-        self._compare_replies(random, body, request, seen, Basis(at, user, items, len(request.ids), False, 1))
         return outcome
 
     def _outcome(self, body: bytes, ask: Ask | None) -> int:

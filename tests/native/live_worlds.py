@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from random import Random
 
-from msd.contract.live_state import LiveState, pack_state
 from msd.contract.rows import RowSide
 from msd.contract.state import EntityState
+from service.live.live_state import LiveState, pack_state
 from service.live.overlay import LiveRows
 from service.live.store import BatchOutcome, LiveBatch, PackedStates, Stream
 from service.telemetry.metrics import Metrics

@@ -11,7 +11,7 @@ import pytest
 
 import native
 from native.build import BuildError, build
-from tests.service.bundle_factory import build_bundle, golden_requests
+from tests.bundles.factory import build_bundle, golden_requests
 from tests.service.live import live_service
 
 ROOT = Path(__file__).parents[2]

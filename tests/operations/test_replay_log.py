@@ -11,19 +11,19 @@ import pytest
 
 from msd.contract.bundle import Bundle, open_bundle, tolerance_key
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
-from msd.contract.log import LogError, RequestRecord
+from msd.contract.log import RequestRecord
 from msd.contract.precision import Precision
 from msd.contract.rows import RowCodec
-from operations.replay.log import LogReplay, replay_log
+from operations.replay.log import LogError, LogReplay, replay_log
 from service.request_log.files import encode
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import RuntimeRefused
 from service.settings import Settings
+from tests.bundles.factory import build_bundle, golden_requests, reseal
+from tests.bundles.ranker_graph import Recipe
 from tests.operations.signing_keys import Keys
-from tests.service.bundle_factory import build_bundle, golden_requests, reseal
 from tests.service.live import live_service, run_msd, wait_until
 from tests.service.model_runs import ModelRuns
-from tests.service.ranker_graph import Recipe
 from tests.service.request_log.log import Logging, awaited, logged, logging_service, records
 from tests.service.runtimes.bf16 import has_bf16
 

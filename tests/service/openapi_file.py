@@ -11,7 +11,7 @@ from pathlib import Path
 from shutil import move
 from typing import Any
 
-from tests.service.bundle_factory import build_bundle
+from tests.bundles.factory import build_bundle
 from tests.service.live import ROOT, LiveService, live_service
 from tests.service.test_guard import KEYS, write_keys
 from tests.service.test_swap import point
@@ -33,7 +33,6 @@ def whole_service(folder: Path) -> Iterator[LiveService]:
         keys_file=folder / "keys.json",
         live="on",
         state_dir=folder / "states",
-        prepare_mb=16,
     ) as running:
         yield running
 

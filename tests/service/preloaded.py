@@ -8,7 +8,7 @@ import os
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 for name in (
-    "service.server",
+    "service.process",
     "service.command",
     "operations.check.command",
     # Only while a service starts, so that each would import them again.

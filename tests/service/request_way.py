@@ -13,13 +13,13 @@ from pathlib import Path
 from types import FrameType
 
 from msd.free_port import free_port
-from service.server import run_service
+from service.process import run_service
 from service.settings import Settings
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import ROOT, wait_until
 
 SERVICE = f"{ROOT / 'service'}{os.sep}"
-SERVER = f"{SERVICE}server.py"
+SERVERS = (f"{SERVICE}http/server.py", f"{SERVICE}scoring_server.py")
 LAST = "telemetry/metrics.py"
 PLAIN = ("user_id", "at", "context", "candidates")
 # What goes on beside requests.
@@ -44,7 +44,7 @@ def _is_beside(frame: FrameType | None) -> bool:
     if threading.current_thread().name.startswith(BESIDE):
         return True
     # The server takes connections in, and looks after them some times a second.
-    while frame is not None and frame.f_code.co_filename != SERVER:
+    while frame is not None and frame.f_code.co_filename not in SERVERS:
         frame = frame.f_back
     return frame is not None and frame.f_code.co_name != "run"
 

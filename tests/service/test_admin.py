@@ -12,7 +12,7 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from service.deployment.bundle_folder import CURRENT, EXPERIMENT
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_guard import KEYS, write_keys
 from tests.service.test_swap import point

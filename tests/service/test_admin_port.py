@@ -11,7 +11,7 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from msd.free_port import free_port
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, run_msd, wait_until
 from tests.service.test_guard import KEYS, write_keys
 from tests.service.test_tls import Files

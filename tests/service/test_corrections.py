@@ -11,12 +11,13 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from msd.contract.correction import CorrectionError, LearnedCorrection, read_corrections, write_corrections
-from msd.contract.log import EventRecord, is_sampled
+from msd.contract.log import EventRecord
 from operations.replay.log import LogReplay
 from service.request_log.files import encode
+from service.request_log.request_log import is_sampled
 from service.scoring.model import WatchedCorrections
 from service.telemetry.metrics import Metrics
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, run_msd, wait_until
 from tests.service.request_log.log import awaited
 

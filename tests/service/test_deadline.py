@@ -15,7 +15,7 @@ from msd.contract.bundle import Bundle
 from service.errors import MalformedHeader
 from service.http.exchange import BEGAN, Deadlines
 from service.settings import Settings
-from tests.service.bundle_factory import AT, golden_requests
+from tests.bundles.factory import AT, golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.model_runs import ModelRuns
 

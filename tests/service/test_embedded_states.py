@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from msd.contract.live_state import unpack_state
 from msd.contract.rows import RowSide
 from msd.contract.state import StateRule
+from service.components import open_live_store
 from service.live.embedded import EmbeddedStates, StateFile
-from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, open_live_store
+from service.live.live_state import unpack_state
+from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent
 from service.settings import Settings
 from tests.service.live import ROOT
 

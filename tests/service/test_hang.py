@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from msd.contract.bundle import Bundle
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.hanging import IN_C, IN_PYTHON, WITH_LOCK, hang_on_signals
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.model_runs import ModelRuns

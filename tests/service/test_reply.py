@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd.contract.assemble import Rung, UserRung
-from msd.contract.log import Basis
 from msd.contract.pricing import PRICED, ecpm_of
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
 from service.runtimes.runtime import Scores
-from service.scoring.answer import Scored
+from service.scoring.answer import Basis, Scored
 from service.scoring.reply import ScoreReply, build_reply
 
 PCTR = st.floats(0, 1, width=32)

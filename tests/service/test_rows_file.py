@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from msd.contract.bundle import ROWS
-from tests.service.bundle_factory import AT, ITEMS
+from tests.bundles.factory import AT, ITEMS
 from tests.service.live import LiveService, live_service
 
 _MANY = [f"i{number}" for number in range(0, ITEMS, 2)]

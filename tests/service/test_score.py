@@ -15,9 +15,9 @@ from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import read_goldens
 from msd.contract.pricing import formula_of
 from msd.contract.request import CheckedRequest, InvalidRequest, check_pricing
-from tests.service.bundle_factory import AT, ITEMS, build_bundle, golden_requests
+from tests.bundles.factory import AT, ITEMS, build_bundle, golden_requests
+from tests.bundles.ranker_graph import Recipe
 from tests.service.live import LiveService, live_service
-from tests.service.ranker_graph import Recipe
 
 CLOSE = 1e-6
 

@@ -18,7 +18,7 @@ import pytest
 
 from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import Golden, read_goldens
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
 from tests.service.test_load import REQUEST, Load
 

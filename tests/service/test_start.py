@@ -13,7 +13,7 @@ from msd.contract.errors import BundleError
 from msd.contract.golden import read_goldens, write_goldens
 from service.app import create_app
 from service.settings import Settings
-from tests.service.bundle_factory import golden_requests, reseal
+from tests.bundles.factory import golden_requests, reseal
 from tests.service.live import live_service, run_msd, wait_until
 
 

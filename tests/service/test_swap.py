@@ -24,9 +24,9 @@ from msd.contract.bundle import (
 )
 from msd.contract.golden import Golden, read_goldens
 from service.deployment.bundle_folder import CURRENT
-from tests.service.bundle_factory import build_bundle, golden_requests, reseal
+from tests.bundles.factory import build_bundle, golden_requests, reseal
+from tests.bundles.ranker_graph import Recipe
 from tests.service.live import PAUSE_S, LiveService, live_service, run_msd, wait_until
-from tests.service.ranker_graph import Recipe
 from tests.service.test_start import break_goldens
 
 # So many of the bad ones come after a good one.

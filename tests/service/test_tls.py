@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from msd.contract.bundle import Bundle
 from service.http.tls import TlsError, server_context
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, run_msd, wait_until
 
 GOOD = golden_requests()[0]

@@ -14,17 +14,17 @@ from redis.crc import key_slot
 
 from msd.contract.bundle import Bundle
 from msd.contract.errors import BundleError
-from msd.contract.redis_keys import POINTER, key_prefix
 from msd.contract.rows import Rows
 from operations.catalogue.publish import publish_rows
 from operations.publish import publish
 from service.errors import StoreError
+from service.redis.keys import POINTER, key_prefix
 from service.redis.publication import PublishError, connect
 from service.redis.redis_url import parse_redis_url
 from service.rows.redis_rows import RedisStore
 from service.telemetry.metrics import Metrics
+from tests.bundles.factory import ITEMS, USERS, golden_requests
 from tests.operations.catalogue.made import make, write_shard
-from tests.service.bundle_factory import ITEMS, USERS, golden_requests
 from tests.service.live import LiveService, live_service
 from tests.service.redis_fleet import ClusterFleet, cluster_fleet, move_slot, sentinel_fleet, tls_server
 

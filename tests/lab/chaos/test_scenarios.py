@@ -20,8 +20,8 @@ from lab.chaos.scenarios import SCENARIOS
 from lab.chaos.timeline import ScenarioTimeline
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
-from tests.service.bundle_factory import AT, build_bundle
-from tests.service.ranker_graph import Recipe
+from tests.bundles.factory import AT, build_bundle
+from tests.bundles.ranker_graph import Recipe
 
 # Nothing is late, however slow the machine; what is to be too much is far too much.
 BRIEF = ChaosPlan(

@@ -9,16 +9,15 @@ import pytest
 
 from lab.chaos.hostile import hostile_requests
 from lab.chaos.wrong_documents import _FAULTS, wrong_document
-from loadtest.routes import OPENRTB, PREPARE, SCORE, as_bid_request, user_of
+from loadtest.routes import OPENRTB, SCORE, as_bid_request
 from msd.contract.bundle import Bundle
 from msd.contract.openrtb import OpenrtbMapping, context_of, identity_of, impressions_of, parse_openrtb
-from msd.contract.prepared import check_user, parse_prepare
 from msd.contract.request import InvalidRequest, RequestError, parse_request
-from tests.service.bundle_factory import AT
+from tests.bundles.factory import AT
 
 MAPPING = OpenrtbMapping.model_validate({"user_id": ["user.buyeruid"], "features": {"hour": "ext.hour"}})
 BODY = json.dumps({"user_id": "u1", "at": AT, "context": {"hour": "3"}, "candidates": {"id": ["i1", "i2"]}}).encode()
-GOOD = {SCORE: BODY, OPENRTB: as_bid_request(BODY, MAPPING), PREPARE: user_of(BODY)}
+GOOD = {SCORE: BODY, OPENRTB: as_bid_request(BODY, MAPPING)}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,6 @@ def parsers(bundle: Bundle) -> dict[str, Callable[[bytes], object]]:
 
     return {
         SCORE: lambda body: parse_request(body, schema),
-        PREPARE: lambda body: check_user(parse_prepare(body, lambda user: schema), schema),
         OPENRTB: bid_request,
     }
 

@@ -20,8 +20,8 @@ from msd.contract.encode import encode_record
 from msd.contract.errors import MsdError
 from msd.contract.rows import has_semantic
 from operations.catalogue.manifest import CATALOGUE, CatalogueError, open_catalogue
+from tests.bundles.encoder_graph import POISON, encode_alone
 from tests.operations.catalogue.made import COLUMNS, make, records_of, write_items, write_shard
-from tests.service.encoder_graph import POISON, encode_alone
 from tests.service.live import ROOT, run_msd, wait_until
 
 

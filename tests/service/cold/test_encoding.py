@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from msd.contract.bundle import TOKENIZER, Bundle
-from msd.contract.encoded import Vector, text_key
-from service.cold.encoding import EncodedText, Encoding, VectorCache, VectorStore
+from service.cold.encoding import EncodedText, Encoding, VectorCache, text_key
 from service.cold.text_encoder import Encoders, TextEncoder
 from service.telemetry.metrics import Metrics
-from tests.service.encoder_graph import POISON
+from tests.bundles.encoder_graph import POISON
 
 PATIENCE_S = 60.0
 FAST = 100_000.0
@@ -35,15 +34,13 @@ async def ask(
     return [told[key] for text in texts for key in keys_of(bundle, [text])]
 
 
-def encode(
-    talk: Callable[[Encoding], Awaitable[None]], per_s: float = FAST, most: int = 100, shared: VectorStore | None = None
-) -> Metrics:
+def encode(talk: Callable[[Encoding], Awaitable[None]], per_s: float = FAST, most: int = 100) -> Metrics:
     """Talks to an encoding while it runs."""
     metrics = Metrics()
 
     async def both() -> None:
         encoders = Encoders()
-        encoding = Encoding(encoders, metrics, per_s, most, shared)
+        encoding = Encoding(encoders, metrics, per_s, most)
         running = asyncio.create_task(encoding.run())
         await talk(encoding)
         assert not running.done()
@@ -175,56 +172,9 @@ def test_loading_and_encoding_leave_the_loop_alone(cold_bundle: Bundle, monkeypa
     assert stages[-2:] == ["tokenise", "encode"]
 
 
-class _Store:
-    """What other services made: one text."""
-
-    def __init__(self, text: str, vector: Vector) -> None:
-        self.text, self.vector = text, vector
-        self.written: list[tuple[str, int]] = []
-
-    async def read(self, bundle: Bundle, keys: Sequence[bytes]) -> dict[bytes, Vector]:
-        return {key: self.vector for key in keys if key in keys_of(bundle, [self.text])}
-
-    async def write(self, bundle: Bundle, vectors: Mapping[bytes, Vector]) -> None:
-        self.written.append((bundle.bundle_id, len(vectors)))
-
-
-def test_what_another_service_made_is_not_made_again(cold_bundle: Bundle) -> None:
-    shared = _Store("made elsewhere", np.ones(8, np.float16))
-
-    async def talk(encoding: Encoding) -> None:
-        told = await ask(encoding, cold_bundle, "made elsewhere", "made here")
-        assert outcomes(told) == ["redis", "encoded"]
-        assert told[0].vector is not None
-        assert told[0].vector.tolist() == [1.0] * 8
-        assert outcomes(await ask(encoding, cold_bundle, "made elsewhere", "made here")) == ["held"] * 2
-
-    encode(talk, shared=shared)
-    assert shared.written == [(cold_bundle.bundle_id, 1)]
-
-
-class _SilentStore(_Store):
-    """Redis, hanging."""
-
-    def __init__(self) -> None:
-        super().__init__("", np.ones(8, np.float16))
-        self.may_answer = asyncio.Event()
-
-    async def read(self, bundle: Bundle, keys: Sequence[bytes]) -> dict[bytes, Vector]:
-        await self.may_answer.wait()
-        raise RuntimeError("a defect of the store's")
-
-
-def test_a_shelf_that_hangs_or_fails_costs_no_more_than_the_wait(cold_bundle: Bundle) -> None:
-    shared = _SilentStore()
-
-    async def talk(encoding: Encoding) -> None:
-        assert outcomes(await ask(encoding, cold_bundle, "a tent", wait_s=0.01)) == ["late"]
-        shared.may_answer.set()
-        assert outcomes(await ask(encoding, cold_bundle, "a tent")) == ["encoded"]
-
-    encode(talk, shared=shared)
-    assert shared.written == [(cold_bundle.bundle_id, 1)]
+def test_key_depends_on_encoder_and_text() -> None:
+    keys = {text_key(encoder, text) for encoder in ("ab" * 32, "ac" * 32) for text in ("a tent", "a tents")}
+    assert len(keys) == 4
 
 
 @pytest.mark.parametrize("most", [1, 3])

@@ -14,9 +14,9 @@ from msd.contract.bundle import ENCODER, RANKER, TOKENIZER, Bundle, bundle_id_of
 from msd.contract.errors import BundleError, MsdError
 from service.cold.text_encoder import TextEncoder
 from service.runtimes.runtime import RuntimeRefused
-from tests.service.bundle_factory import build_bundle, example_schema, reseal
-from tests.service.encoder_graph import POISON, build_encoder, encode_alone
-from tests.service.ranker_graph import Recipe
+from tests.bundles.encoder_graph import POISON, build_encoder, encode_alone
+from tests.bundles.factory import build_bundle, example_schema, reseal
+from tests.bundles.ranker_graph import Recipe
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=90)
 

@@ -25,7 +25,7 @@ from service.scoring.reply import log_odds
 from service.scoring.run_queue import RunQueue
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.service.bundle_factory import AT, golden_requests
+from tests.bundles.factory import AT, golden_requests
 from tests.service.live import LiveService, live_service
 
 ASKED: dict[str, Any] = {

@@ -12,7 +12,7 @@ from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
 from service.explainer import GROUPS, KnownGroups, unknown
-from tests.service.bundle_factory import AT
+from tests.bundles.factory import AT
 
 
 @pytest.fixture(scope="module")

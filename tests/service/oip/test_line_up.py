@@ -12,7 +12,7 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from service.deployment.bundle_folder import EXPERIMENT
-from tests.service.bundle_factory import AT
+from tests.bundles.factory import AT
 from tests.service.live import LiveService, live_service
 from tests.service.request_log.log import awaited, connected
 from tests.service.test_swap import point

@@ -9,7 +9,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from tests.service.bundle_factory import AT, golden_requests
+from tests.bundles.factory import AT, golden_requests
 from tests.service.live import LiveService
 
 IDS = [f"i{number}" for number in range(200)]

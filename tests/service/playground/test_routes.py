@@ -9,7 +9,7 @@ import pytest
 from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import read_goldens
 from service.http.keys import KeyFile, new_key
-from tests.service.bundle_factory import AT
+from tests.bundles.factory import AT
 from tests.service.live import LiveService, live_service, run_msd, wait_until
 
 ASKED: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": ["i1", "i2", "i3"], "bid": [1, 2, 3]}}

@@ -15,9 +15,9 @@ from msd.contract.bundle import (
     open_bundle,
     write_manifest,
 )
-from tests.service.bundle_factory import ITEMS, build_bundle
+from tests.bundles.factory import ITEMS, build_bundle
+from tests.bundles.ranker_graph import Recipe
 from tests.service.live import LiveService, live_service
-from tests.service.ranker_graph import Recipe
 
 HOSTILE = "<img src=x onerror=\"document.title='harmed'\"><script>document.title='harmed'</script>"
 PAIRS = [{"above": 0.0, "right": 0.5625, "pairs": 160}, {"above": 1e9, "right": 1.0, "pairs": 160}]

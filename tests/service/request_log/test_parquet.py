@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from msd.contract.log import EventRecord, RequestRecord, is_sampled
+from msd.contract.log import EventRecord, RequestRecord
 from service.request_log.files import (
     LogFileError,
     encode,
@@ -18,7 +18,7 @@ from service.request_log.files import (
     read_events,
     read_requests,
 )
-from service.request_log.request_log import LoggedEvents, records_of
+from service.request_log.request_log import LoggedEvents, is_sampled, records_of
 
 RECORD = RequestRecord(
     request_id="r",

@@ -11,14 +11,15 @@ import pytest
 
 from msd.contract.assemble import assemble
 from msd.contract.bundle import Bundle, open_bundle
-from msd.contract.log import EVENTS, EventRecord, RequestRecord, basis_of
+from msd.contract.log import EVENTS, EventRecord, RequestRecord
 from msd.contract.reference import reference_of
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
+from operations.replay.log import basis_of
 from service.request_log.files import log_files, read_events
 from service.request_log.quality import SETTLE_S, Drift, Observed
 from service.telemetry.metrics import Metrics
-from tests.service.bundle_factory import reseal
+from tests.bundles.factory import reseal
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.request_log.log import Logging, awaited, connected
 from tests.service.request_log.test_parquet import RECORD
@@ -61,7 +62,7 @@ def referenced(seen: list[RequestRecord], copied: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.service.bundle_factory import build_bundle
+    from tests.bundles.factory import build_bundle
 
     return build_bundle(tmp_path_factory.mktemp("referenced") / "bundle").folder
 

@@ -15,11 +15,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from msd.contract.bundle import Bundle
-from msd.contract.log import EVENTS, Basis
+from msd.contract.log import EVENTS
 from msd.contract.request import CheckedRequest
 from service.request_log.files import LogFolder, LogFolderError, log_files, read_events
 from service.request_log.request_log import LoggedEvents, LogWriter, RequestLog, open_request_log
-from service.scoring.answer import Scored, Served
+from service.scoring.answer import Basis, Scored, Served
 from service.scoring.model import Model, load_model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics

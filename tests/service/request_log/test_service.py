@@ -11,11 +11,13 @@ import numpy as np
 from msd.contract.assemble import assemble
 from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import golden_tensors, read_goldens
-from msd.contract.log import RequestRecord, basis_of, is_sampled
+from msd.contract.log import RequestRecord
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
+from operations.replay.log import basis_of
 from service.request_log.files import log_files, read_events
-from tests.service.bundle_factory import golden_requests
+from service.request_log.request_log import is_sampled
+from tests.bundles.factory import golden_requests
 from tests.service.live import live_service, wait_until
 from tests.service.request_log.log import ASKS, Logging, awaited, logged, records
 

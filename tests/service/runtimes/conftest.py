@@ -10,8 +10,8 @@ from msd.contract.bundle import GOLDENS, Bundle, open_bundle
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.precision import Precision, PrecisionRecord
 from msd.contract.rows import RowCodec
-from tests.service.bundle_factory import build_bundle, reseal
-from tests.service.ranker_graph import Recipe
+from tests.bundles.factory import build_bundle, reseal
+from tests.bundles.ranker_graph import Recipe
 
 TOLERANCES = {
     "onnxruntime-cpu-fp32": 1e-5,

@@ -12,11 +12,11 @@ import pytest
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
-from msd.contract.padding import padded_size
+from msd.contract.openvino import padded_size
 from service.runtimes.cuda import BoundRuntime
 from service.runtimes.onnxruntime import OnnxRuntime, engine_of, open_session
 from service.runtimes.runtime import Runtime
-from tests.service.ranker_graph import Recipe, build_ranker
+from tests.bundles.ranker_graph import Recipe, build_ranker
 from tests.service.runtimes.conftest import Asked, Make
 
 

@@ -15,9 +15,9 @@ from msd.contract.precision import Precision
 from msd.contract.rows import RowCodec
 from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.runtime import RuntimeRefused
-from tests.service.bundle_factory import example_schema, golden_requests
+from tests.bundles.factory import example_schema, golden_requests
+from tests.bundles.ranker_graph import Recipe, build_ranker
 from tests.service.live import live_service, run_msd
-from tests.service.ranker_graph import Recipe, build_ranker
 from tests.service.runtimes.conftest import Asked, Make
 
 

@@ -17,10 +17,10 @@ from service.runtimes.cuda import BoundRuntime, card_name, try_capture
 from service.runtimes.onnxruntime import OnnxRuntime, engine_of, open_session
 from service.runtimes.runtime import TOGETHER, Runtime, RuntimeRefused
 from service.settings import Settings
-from tests.service.bundle_factory import build_bundle, golden_requests
+from tests.bundles.factory import build_bundle, golden_requests
+from tests.bundles.ranker_graph import POISON_HOUR, Recipe, build_ranker
 from tests.service.live import live_service, wait_until
 from tests.service.model_runs import ModelRuns
-from tests.service.ranker_graph import POISON_HOUR, Recipe, build_ranker
 from tests.service.runtimes.conftest import Asked, Make
 
 needs_card = pytest.mark.skipif(

@@ -17,7 +17,7 @@ from service.http.exchange import Access
 from service.settings import Settings
 from service.telemetry.metrics import STAGES, Metrics
 from service.tracing import MOST_WAITING, Tracing
-from tests.service.bundle_factory import golden_requests
+from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.tracing.collector import Collector, collecting
 

@@ -1,0 +1,201 @@
+"""Which candidate is first: the best by its score, or with a small probability one whose score is uncertain; and the
+probability of that choice, to the last digit that quadrature gives.
+
+Two policies choose among uncertain candidates. `thompson` draws every candidate's log-odds from its normal distribution
+and takes the most valuable (Chapelle and Li, NIPS 2011); `ucb` takes the most valuable at the upper end of a one-sided
+95 % interval. Draws depend on the seed alone. Does not know requests, nor what a value is paid for.
+"""
+
+import math
+import random
+from functools import cache
+from statistics import NormalDist
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.contract.request import Policy
+
+Played = Literal["thompson", "ucb", "greedy"]
+Floats = NDArray[np.float64]
+MOST_COMPETING = 200
+"""Candidates of a request that can be explored, the most valuable at the end of their interval: bounds the time."""
+_UPPER = 1.6448536269514722
+_WIDEST = 8.0
+_NODES = 192
+_LEAST_LOGIT = 1e-7
+# The logarithm of the normal distribution is interpolated, to 1e-7 of its value.
+_TABLE_STEP = 1 / 1_024
+_LEAST = 1e-12
+
+
+class Exploration(NamedTuple):
+    """What is asked for: with probability `share`, the policy chooses the first candidate. `seed`: any text."""
+
+    policy: Policy
+    share: float
+    seed: str
+
+
+class Choice(NamedTuple):
+    """The candidate to show first, by its place; whether the policy chose it; and the probability, before the draw,
+    that it would be first by either way."""
+
+    policy: Played
+    share: float
+    seed: str
+    explored: bool
+    first: int
+    propensity: float
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as in the request log."""
+        return self._asdict()
+
+
+class CompetingCandidates(NamedTuple):
+    """Candidates that compete [K]: their places in the request, and their values: exp(log_scale) × σ(logit + std ×
+    normal)."""
+
+    places: NDArray[np.intp]
+    log_scale: Floats
+    logit: Floats
+    std: Floats
+
+    def log_value(self, normal: Floats | float) -> Floats:
+        """Return the logarithm of each value at a draw [K] of standard normals."""
+        return self.log_scale + _log_sigmoid(self.logit + self.std * normal)
+
+    def only(self, kept: NDArray[Any]) -> "CompetingCandidates":
+        """Return some of them."""
+        return CompetingCandidates(*(column[kept] for column in self))
+
+
+def competing(
+    ids: list[str],
+    pctr: NDArray[np.float32],
+    std: NDArray[np.float32],
+    ecpm: Floats,
+    is_paid_by_click: NDArray[np.bool_],
+) -> CompetingCandidates:
+    """Return the candidates that may be first.
+
+    ecpm [N]: NaN without a bid; if there is any bid, only priced candidates compete. A candidate whose value does not
+    depend on its pCTR is certain. Of a repeated ID only the first place competes.
+    """
+    priced = ~np.isnan(ecpm)
+    kept = priced if priced.any() else np.ones(len(ids), bool)
+    if len(first := {one: place for place, one in reversed(list(enumerate(ids)))}) < len(ids):
+        kept = kept & np.isin(np.arange(len(ids)), list(first.values()))
+    places = np.flatnonzero(kept)
+    score = np.clip(pctr[places].astype(np.float64), _LEAST_LOGIT, 1.0 - _LEAST_LOGIT)
+    logit, deviation = np.log(score) - np.log1p(-score), std[places].astype(np.float64)
+    if not priced.any():
+        return _most(CompetingCandidates(places, np.zeros(len(places)), logit, deviation))
+    with np.errstate(divide="ignore"):
+        log_scale = np.log(ecpm[places]) - np.log(score)
+    certain = ~is_paid_by_click[places] | (log_scale == -np.inf)
+    return _most(CompetingCandidates(places, log_scale, logit, np.where(certain, 0.0, deviation)))
+
+
+def _most(candidates: CompetingCandidates) -> CompetingCandidates:
+    if len(candidates.places) <= MOST_COMPETING:
+        return candidates
+    upper = candidates.log_value(_UPPER)
+    return candidates.only(np.sort(np.argsort(-upper, kind="stable")[:MOST_COMPETING]))
+
+
+def choose_first(asked: Exploration, candidates: CompetingCandidates, greedy: int) -> Choice:
+    """Return the first candidate; `greedy` is the place of the best by its score."""
+    # `random` promises equal numbers for equal seeds in every release; numpy's generators do not.
+    rng = random.Random(asked.seed)
+    explored = rng.random() < asked.share
+    if asked.policy == "ucb":
+        best = int(np.argmax(candidates.log_value(_UPPER)))
+    elif explored:
+        inverse = NormalDist().inv_cdf
+        draws = np.array([inverse(max(rng.random(), _LEAST)) for _ in candidates.places])
+        best = int(np.argmax(candidates.log_value(draws)))
+    else:
+        best = -1
+    first = int(candidates.places[best]) if explored else greedy
+    chance = 0.0
+    if asked.policy == "ucb":
+        chance = float(first == candidates.places[best])
+    elif asked.share > 0 and len(found := np.flatnonzero(candidates.places == first)):
+        chance = probability_of_first(candidates, int(found[0]))
+    propensity = (1.0 - asked.share) * (first == greedy) + asked.share * chance
+    # What was drawn had a chance, though less than quadrature can tell from none.
+    return Choice(asked.policy, asked.share, asked.seed, explored, first, max(float(propensity), _LEAST))
+
+
+def probability_of_first(candidates: CompetingCandidates, one: int) -> float:
+    """Return the probability that candidate number `one` has the greatest value, if all are drawn independently: the
+    integral of its density times the others' distribution functions (Gauss-Legendre)."""
+    others = candidates.only(np.arange(len(candidates.places)) != one)
+    own = candidates.only(np.array([one]))
+    certain = others.std == 0
+    fixed = others.only(certain).log_value(0.0)
+    rivals = others.only(~certain)
+    if own.std[0] == 0:
+        value = own.log_value(0.0)
+        # Equal values go to the earlier place.
+        is_earlier = others.places[certain] < own.places[0]
+        if (fixed > value).any() or (is_earlier & (fixed == value)).any():
+            return 0.0
+        return float(np.exp(_log_below(rivals, value).sum()))
+    lowest = max(
+        _normal_at(own, float(fixed.max(initial=-np.inf))),
+        _normal_at(own, float(rivals.log_value(-_WIDEST).max(initial=-np.inf))),
+    )
+    if lowest >= _WIDEST:
+        return 0.0
+    nodes, weights = _legendre()
+    half = (_WIDEST - lowest) / 2
+    normals = lowest + half * (nodes + 1.0)
+    values = own.log_scale + _log_sigmoid(own.logit + own.std * normals)
+    rivals = rivals.only(rivals.log_value(_WIDEST) > values[0])
+    log_all = _log_below(rivals, values).sum(0) - normals**2 / 2
+    return float(min(1.0, half / np.sqrt(2 * np.pi) * (weights @ np.exp(log_all))))
+
+
+def _normal_at(own: CompetingCandidates, log_value: float) -> float:
+    """Return the standard normal, from −8 to 8, at which a candidate has a value."""
+    below = min(log_value - float(own.log_scale[0]), 0.0)
+    if below == -np.inf:
+        return -_WIDEST
+    if below > -1e-15:
+        return _WIDEST
+    logit = below - float(np.log(-np.expm1(below)))
+    return float(np.clip((logit - own.logit[0]) / own.std[0], -_WIDEST, _WIDEST))
+
+
+def _log_below(candidates: CompetingCandidates, log_values: Floats) -> Floats:
+    """Return the logarithm of each candidate's probability to be below each value [K, M]."""
+    if not len(candidates.places):
+        return np.zeros((0, len(log_values)))
+    scaled = np.minimum(log_values[None, :] - candidates.log_scale[:, None], 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logit = scaled - np.log(-np.expm1(scaled))
+    normal = np.where(scaled == 0.0, np.inf, (logit - candidates.logit[:, None]) / candidates.std[:, None])
+    table = _log_normal()
+    below: Floats = np.interp(normal, table[0], table[1], left=-np.inf, right=0.0)
+    return below
+
+
+def _log_sigmoid(logit: Floats) -> Floats:
+    log: Floats = -np.logaddexp(0.0, -logit)
+    return log
+
+
+@cache
+def _legendre() -> tuple[Floats, Floats]:
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    return nodes, weights
+
+
+@cache
+def _log_normal() -> tuple[Floats, Floats]:
+    normals = np.arange(-10.0, 8.0, _TABLE_STEP)
+    return normals, np.log([math.erfc(-one / math.sqrt(2)) / 2 for one in normals])
