@@ -1,4 +1,4 @@
-"""Texts wait bounded in number, are encoded at a bounded rate, each once, and fail alone."""
+"""Texts wait bounded in number, are encoded at a bounded rate, once each, and fail alone; stored vectors are proved."""
 
 import asyncio
 import shutil
@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from msd.contract.bundle import TOKENIZER, Bundle
-from service.cold.encoded import Vector, text_key
-from service.cold.encoding import EncodedText, Encoding, VectorCache, VectorStore
+from service.cold.encoded import Vector, pack_vector, text_key, unpack_vector
+from service.cold.encoding import EncodedText, Encoding, Rate, VectorCache, VectorStore, runs_of
 from service.cold.text_encoder import Encoders, TextEncoder
 from service.telemetry.metrics import Metrics
 from tests.bundles.encoder_graph import POISON
@@ -127,16 +130,6 @@ def test_a_bundle_whose_encoder_cannot_be_had_fails_alone(cold_bundle: Bundle, t
     encode(talk)
 
 
-def test_an_encoder_that_two_want_is_loaded_once(cold_bundle: Bundle) -> None:
-    async def run() -> None:
-        encoders = Encoders()
-        first, second = await asyncio.gather(encoders.get(cold_bundle), encoders.get(cold_bundle))
-        assert first is second
-        await encoders.close()
-
-    asyncio.run(run())
-
-
 def test_of_one_question_only_so_many_are_encoded(cold_bundle: Bundle) -> None:
     async def talk(encoding: Encoding) -> None:
         assert outcomes(await ask(encoding, cold_bundle, "a", "b", "c", most=2)) == ["encoded", "encoded", "dropped"]
@@ -238,3 +231,87 @@ def test_those_asked_for_least_make_room(most: int) -> None:
     assert len(cache) == most
     assert (cache.get(b"0") is None) == (most == 1)
     assert cache.get(b"new") is not None
+
+
+_PER_S = 10_000.0
+
+
+def test_what_is_there_goes_at_once_and_at_the_bound_a_fifth_of_a_second_goes_together() -> None:
+    async def run() -> list[int]:
+        rate = Rate(_PER_S)
+        return [await rate.take(1), await rate.take(20_000), await rate.take(20_000)]
+
+    first, rest, together = asyncio.run(run())
+    assert first == 1
+    assert 1 <= rest <= _PER_S
+    assert _PER_S / 5 <= together <= _PER_S
+
+
+def test_nobody_gets_more_than_is_wanted_or_less_than_one() -> None:
+    async def run(per_s: float) -> tuple[int, int]:
+        rate = Rate(per_s)
+        await rate.take(1_000)
+        return await rate.take(2), await rate.take(3)
+
+    for per_s in (50.0, 4.0):
+        second, third = asyncio.run(run(per_s))
+        assert 1 <= second <= 2
+        assert 1 <= third <= 3
+
+
+@given(lengths=st.lists(st.integers(1, 40), max_size=60), most=st.integers(1, 100))
+def test_runs_hold_each_row_once_the_shortest_first(lengths: list[int], most: int) -> None:
+    runs = runs_of([[7] * length for length in lengths], most)
+
+    assert sorted(place for run in runs for place in run) == list(range(len(lengths)))
+    assert [lengths[place] for run in runs for place in run] == sorted(lengths)
+    for run in runs:
+        assert len(run) == 1 or len(run) * max(lengths[place] for place in run) <= most
+    # None of them has room for the first row of the next.
+    for run, after in zip(runs, runs[1:], strict=False):
+        assert (len(run) + 1) * lengths[after[0]] > most
+
+
+WIDTH = 8
+IDENTITY = "ab" * 32
+VECTORS = arrays(np.float16, WIDTH, elements=st.floats(-60_000, 60_000, width=16))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+@given(TEXTS, VECTORS)
+def test_a_vector_comes_back_as_it_was(text: str, vector: Vector) -> None:
+    key = text_key(IDENTITY, text)
+    found = unpack_vector(key, WIDTH, pack_vector(key, vector))
+
+    assert found is not None
+    assert found.tobytes() == vector.tobytes()
+
+
+@given(TEXTS, TEXTS, VECTORS)
+def test_never_the_vector_of_another_text_encoder_or_width(text: str, other: str, vector: Vector) -> None:
+    value = pack_vector(text_key(IDENTITY, text), vector)
+    strangers = [text_key("ac" * 32, text)]
+    if other != text:
+        strangers.append(text_key(IDENTITY, other))
+
+    assert [unpack_vector(key, WIDTH, value) for key in strangers] == [None] * len(strangers)
+    assert unpack_vector(text_key(IDENTITY, text), WIDTH + 1, value) is None
+
+
+@given(VECTORS, st.data())
+def test_any_byte_that_is_wrong_or_missing_is_found_out(vector: Vector, data: st.DataObject) -> None:
+    key = text_key(IDENTITY, "a tent")
+    value = pack_vector(key, vector)
+    place = data.draw(st.integers(0, len(value) - 1))
+    byte = data.draw(st.integers(0, 255).filter(lambda byte: byte != value[place]))
+
+    assert unpack_vector(key, WIDTH, value[:place] + bytes([byte]) + value[place + 1 :]) is None
+    assert unpack_vector(key, WIDTH, value[:place]) is None
+    assert unpack_vector(key, WIDTH, value + b"\0") is None
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_vector_that_is_not_finite_is_none(number: float) -> None:
+    key = text_key(IDENTITY, "a tent")
+
+    assert unpack_vector(key, WIDTH, pack_vector(key, np.full(WIDTH, number, np.float16))) is None
