@@ -14,7 +14,7 @@ from service.http.keys import KeyFile, new_key
 from service.routes.playground import words as module
 from service.routes.playground.words import Words
 from tests.bundles.factory import AT
-from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
 from tests.service.worded import compared_service, with_words
 
 ASKED: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": ["i1", "i2", "i3"], "bid": [1, 2, 3]}}
@@ -47,7 +47,7 @@ def test_it_is_off_unless_it_is_asked_for(service: LiveService) -> None:
 
 
 def test_the_page_and_all_that_it_loads_come_from_here_and_nothing_else_may_run(playground: LiveService) -> None:
-    folder = Path(__file__).parents[3] / "service/routes/playground/static"
+    folder = ROOT / "service/routes/playground/static"
     names = {path.name for path in folder.iterdir()}
     assert {"index.html", "main.js", "playground.css", "icon.svg"} <= names
     for name in names:
