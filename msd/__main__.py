@@ -47,7 +47,9 @@ COMMANDS = {
         "operations.bundles", "cpu,sign", "Sign a bundle for services that require signatures.", "signing"
     ),
     "pack": _Command("operations.bundles", "cpu", "Pack a bundle into one file and print its digest.", "packing"),
-    "fetch": _Command("operations.bundles", "cpu", "Fetch a packed bundle by its digest and unpack it.", "fetching"),
+    "fetch": _Command(
+        "operations.bundles", "cpu,fetch", "Fetch a packed bundle by its digest and unpack it.", "fetching"
+    ),
     "serve": _Command("service.command", "cpu", "Answer scoring requests over HTTP."),
     "check": _Command("operations.check.command", "cpu", "Find problems of a deployment and say how to fix them."),
     "key": _Command("operations.key", "cpu", "Create an API key and its entry for the key file."),
@@ -129,15 +131,11 @@ class _Terminate:
 
 
 def _set_up_process(terminate: _Terminate, command: str = "") -> None:
-    """Set the process's signal handling and priority; priority cannot be raised again."""
+    """Set the process's signal handling."""
     # A service handles its own shutdown. Training may be ended at any moment, but Python would notice only after a
     # reply from another torchrun process, which may have ended.
     if command not in ("serve", "train"):
         signal.signal(signal.SIGTERM, terminate)
-    if command == "publish":  # a service on the same machine goes first
-        from service.machine import give_way
-
-        give_way()
 
 
 def _refuse(reason: str) -> NoReturn:

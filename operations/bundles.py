@@ -68,7 +68,8 @@ def fetch_command(
     url: Annotated[
         str,
         typer.Argument(
-            metavar="URL", help="https://HOST/PATH, s3://BUCKET/KEY or oci://REGISTRY/REPOSITORY[:TAG] of an archive."
+            metavar="URL",
+            help="The archive: https://HOST/PATH, s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY or file:///PATH.",
         ),
     ],
     folder: Annotated[

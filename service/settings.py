@@ -182,8 +182,6 @@ class Settings(BaseModel):
     """Most texts encoded per second."""
     encoder_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     """Most texts queued for the encoder; beyond it, texts are dropped."""
-    encoded_ttl_s: Annotated[int, Field(ge=0, le=31_536_000)] = 0
-    """Seconds for which vectors are shared through Redis; 0 disables sharing."""
     # Logs and traces
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """`debug`, `info`, `warning` or `error`; JSON lines on stdout ([logs](operations.md#logs))."""
@@ -254,8 +252,6 @@ class Settings(BaseModel):
             raise ValueError("MSD_TLS_CERT and MSD_TLS_KEY must be set together: one of them is missing")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("MSD_TLS_CLIENT_CA needs MSD_TLS_CERT and MSD_TLS_KEY")
-        if self.encoded_ttl_s and self.store != "redis":
-            raise ValueError("MSD_ENCODED_TTL_S needs MSD_STORE=redis, where text vectors are shared")
         if self.guard_metrics and self.keys_file is None:
             raise ValueError("MSD_GUARD_METRICS needs MSD_KEYS_FILE, the file of API keys")
         if self.runtime == "openvino" and self.provider != "cpu":

@@ -35,7 +35,7 @@ ARROWS = [
     # Commands for those who run services, which load none of it.
     Arrow("operations", ("operations", "service", "native", "msd.contract"), forbidden=frozenset(HEAVY)),
     # An init container runs it and nothing else.
-    Arrow("operations.fetch", ("operations.fetch", "service.trust", "msd.contract"), only=frozenset()),
+    Arrow("operations.fetch", ("operations.fetch", "service.trust", "msd.contract"), only=frozenset({"obstore"})),
     # Ad servers install it alone.
     Arrow("msd_client", ("msd_client",), only=frozenset({"httpx", "httpcore"})),
     Arrow("model_export", ("model_export", "msd")),

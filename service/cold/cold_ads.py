@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import numpy as np
 import structlog
@@ -17,16 +16,12 @@ from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
-from service.cold.encoded import text_key
-from service.cold.encoding import EncodedText, Encoding
+from service.cold.encoding import EncodedText, Encoding, text_key
 from service.cold.text_encoder import EncoderAway, Encoders, can_tokenise
 from service.deployment.bundle_folder import is_bundle
 from service.scoring.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-
-if TYPE_CHECKING:
-    from service.cold.redis_vectors import RedisVectors
 
 # Per request: all texts are read and hashed on the event loop, between other requests.
 _MOST_TEXTS = 256
@@ -42,8 +37,7 @@ class ColdAdVectors:
         self._results = metrics.cold_texts
         self._wait_s = settings.encoder_wait_ms / 1000
         self._encoders = Encoders()
-        self._shelf = _shelf(settings, metrics)
-        self._encoding = Encoding(self._encoders, metrics, settings.encoder_per_s, settings.encoder_queue, self._shelf)
+        self._encoding = Encoding(self._encoders, metrics, settings.encoder_per_s, settings.encoder_queue)
         self._tasks: list[asyncio.Task[None]] = []
 
     def open(self, bundles: Collection[Bundle], loading: dict[str, str]) -> None:
@@ -84,8 +78,6 @@ class ColdAdVectors:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._encoders.close()
-        if self._shelf is not None:
-            await self._shelf.close()
 
     async def _ask(self, bundle: Bundle, texts: dict[bytes, str], deadline: float) -> dict[bytes, EncodedText]:
         wait_s = max(0.0, min(self._wait_s, _SHARE * (deadline - time.perf_counter())))
@@ -144,12 +136,3 @@ def open_cold_ads(settings: Settings, bundles: Collection[Bundle], metrics: Metr
 def _why(bundle: Bundle) -> str:
     found = bundle.manifest.encoder and bundle.manifest.encoder.cold_ads
     return f"{found or 'its export did not measure what it gains'}; MSD_ENCODER=on has it anyway"
-
-
-def _shelf(settings: Settings, metrics: Metrics) -> "RedisVectors | None":
-    if not settings.encoded_ttl_s or settings.redis_url is None:
-        return None
-    from service.cold.redis_vectors import RedisVectors
-
-    url, timeout_s = settings.redis_url.get_secret_value(), settings.store_timeout_ms / 1000
-    return RedisVectors(url, timeout_s, settings.encoded_ttl_s, metrics)

@@ -5,21 +5,24 @@ loop. Knows no requests.
 """
 
 import asyncio
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
-from service.cold.encoded import Vector
 from service.cold.text_encoder import EncoderAway, Encoders, TextEncoder
 from service.telemetry.metrics import Metrics
 
-Outcome = Literal["held", "encoded", "redis", "late", "dropped", "failed"]
+Vector = NDArray[np.float16]
+Outcome = Literal["held", "encoded", "late", "dropped", "failed"]
 _HELD = 100_000
 _AT_ONCE = 64
 # Per run: a text that arrives during a run waits until it ends. A text has some ten to a hundred tokens.
@@ -27,23 +30,16 @@ _TOKENS = 512
 _TOGETHER_S = 0.2
 
 
+def text_key(identity: str, text: str) -> bytes:
+    """Return the 32-byte key of a text and an encoder."""
+    return hashlib.sha256(f"{identity}\0{text}".encode()).digest()
+
+
 class EncodedText(NamedTuple):
     """Outcome of one text, with its vector if there is one."""
 
     outcome: Outcome
     vector: Vector | None = None
-
-
-class VectorStore(Protocol):
-    """Store of vectors that services share."""
-
-    async def read(self, bundle: Bundle, keys: Sequence[bytes]) -> dict[bytes, Vector]:
-        """Return the stored vectors by key; none if the store is unreachable."""
-        ...
-
-    async def write(self, bundle: Bundle, vectors: Mapping[bytes, Vector]) -> None:
-        """Store vectors, if the store is reachable."""
-        ...
 
 
 class _Waiting(NamedTuple):
@@ -55,20 +51,16 @@ class _Waiting(NamedTuple):
 class Encoding:
     """The text queue of a service. `run` encodes until it is cancelled."""
 
-    def __init__(
-        self, encoders: Encoders, metrics: Metrics, per_s: float, most_waiting: int, shared: VectorStore | None = None
-    ) -> None:
+    def __init__(self, encoders: Encoders, metrics: Metrics, per_s: float, most_waiting: int) -> None:
         self._encoders = encoders
         self._metrics = metrics
         self._rate = Rate(per_s)
         self._most_waiting = most_waiting
-        self._shared = shared
         self._held = VectorCache(_HELD)
-        # All waiting texts, and those of them that the store lacks, in encoding order.
+        # All texts without a result, and those of them that no run has taken, in encoding order.
         self._waiting: dict[bytes, _Waiting] = {}
         self._due: dict[bytes, _Waiting] = {}
         self._has_more = asyncio.Event()
-        self._looking: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("msd.encoder")
 
     async def ask(
@@ -90,56 +82,30 @@ class Encoding:
 
     async def run(self) -> None:
         """Encode waiting texts, oldest first."""
-        try:
-            while True:
-                await self._has_more.wait()
-                oldest = self._oldest()
-                allowed = await self._rate.take(len(oldest))
-                chosen = dict(islice(oldest.items(), allowed))
-                for key in chosen:
-                    del self._due[key]
-                await self._encode_some(chosen)
-                if not self._due:
-                    self._has_more.clear()
-        finally:
-            for task in self._looking:
-                task.cancel()
+        while True:
+            await self._has_more.wait()
+            oldest = self._oldest()
+            allowed = await self._rate.take(len(oldest))
+            chosen = dict(islice(oldest.items(), allowed))
+            for key in chosen:
+                del self._due[key]
+            await self._encode_some(chosen)
+            if not self._due:
+                self._has_more.clear()
 
     def _take_in(self, bundle: Bundle, texts: Mapping[bytes, str]) -> dict[bytes, "asyncio.Future[EncodedText]"]:
         """Queue texts without a cached vector, as far as there is room; return their futures by key."""
         taken: dict[bytes, asyncio.Future[EncodedText]] = {}
-        fresh: dict[bytes, _Waiting] = {}
         for key, text in texts.items():
             if (known := self._waiting.get(key)) is not None:
                 taken[key] = known.done
             elif len(self._waiting) < self._most_waiting:
-                one = _Waiting(text, bundle, asyncio.get_running_loop().create_future())
-                self._waiting[key] = fresh[key] = one
-                taken[key] = one.done
-        if fresh:
-            self._metrics.encoder_waiting.set(len(self._waiting))
-            if self._shared is None:
-                self._make_due(fresh)
-            else:
-                task = asyncio.get_running_loop().create_task(self._look_up(self._shared, bundle, fresh))
-                self._looking.add(task)
-                task.add_done_callback(self._looking.discard)
+                waiting = _Waiting(text, bundle, asyncio.get_running_loop().create_future())
+                self._waiting[key] = self._due[key] = waiting
+                taken[key] = waiting.done
+                self._has_more.set()
+        self._metrics.encoder_waiting.set(len(self._waiting))
         return taken
-
-    def _make_due(self, some: Mapping[bytes, _Waiting]) -> None:
-        self._due.update(some)
-        self._has_more.set()
-
-    async def _look_up(self, shared: VectorStore, bundle: Bundle, fresh: Mapping[bytes, _Waiting]) -> None:
-        found: Mapping[bytes, Vector] = {}
-        try:
-            found = await shared.read(bundle, list(fresh))
-        except Exception as error:
-            self._log.error("shelf_failed", exc_info=error)
-        for key, vector in found.items():
-            self._finish(key, fresh[key], EncodedText("redis", vector))
-        if missing := {key: one for key, one in fresh.items() if key not in found}:
-            self._make_due(missing)
 
     def _oldest(self) -> dict[bytes, _Waiting]:
         """Return the oldest text, and those behind it for the same encoder."""
@@ -174,11 +140,8 @@ class Encoding:
             return
         self._metrics.encoder_seconds.observe(time.perf_counter() - started)
         self._metrics.encoder_texts.inc(len(vectors))
-        made = dict(zip(some.keys, vectors, strict=True))
-        for key, vector in made.items():
+        for key, vector in zip(some.keys, vectors, strict=True):
             self._finish(key, chosen[key], EncodedText("encoded", vector))
-        if self._shared is not None:
-            await self._shared.write(chosen[some.keys[0]].bundle, made)
 
     def _fail(self, chosen: Mapping[bytes, _Waiting]) -> None:
         for key, one in chosen.items():

@@ -30,11 +30,6 @@ def catalogue_key(bundle_id: str) -> str:
     return f"msd:{bundle_id}:catalogue"
 
 
-def encoded_key(bundle_id: str, key: bytes) -> str:
-    """Return the key of a text's vector; `key` is that of `encoded.text_key`."""
-    return f"msd:{bundle_id}:e:{key.hex()}"
-
-
 def shown_prefix(bundle_id: str) -> str:
     """Return the key prefix of the most shown IDs."""
     return f"msd:{bundle_id}:shown:"

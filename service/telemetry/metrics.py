@@ -33,7 +33,7 @@ from service.telemetry.metric_types import Children, GaugeSet, K, Labels, ReadCo
 
 Stage = Literal["parse", "rows", "queue", "run", "reply"]
 Shed = Literal["rows", "wait", "deadline", "client_gone", "explain"]
-ColdText = Literal["held", "encoded", "shared", "redis", "late", "dropped", "failed"]
+ColdText = Literal["held", "encoded", "late", "dropped", "failed"]
 Tier = Literal["file", "arena", "stale", "redis", "missing"]
 EventOutcome = Literal["accepted", "duplicate"]
 EventNote = Literal["late", "in_row", "ahead", "unknown_user", "unknown_item", "conversion"]
@@ -109,7 +109,6 @@ HELP = {
     "msd_encoder_waiting": "Texts queued for the text encoder.",
     "msd_encoder_seconds": "Seconds per run of the text encoder; a run may encode several texts.",
     "msd_encoder_texts": "Texts encoded by the text encoder.",
-    "msd_encoded_damaged": "Unusable text vectors read from Redis: truncated, corrupt or of another text.",
     # Events and live state
     "msd_event_requests": "Completed requests to /v1/events, by HTTP status.",
     "msd_event_request_seconds": "Seconds from first byte to reply, per request to /v1/events answered with 202.",
@@ -198,7 +197,6 @@ class Metrics:
         self.encoder_waiting = self._gauge("msd_encoder_waiting")
         self.encoder_seconds = self._histogram("msd_encoder_seconds", _STAGE_SECONDS)
         self.encoder_texts = self._counter("msd_encoder_texts")
-        self.shelf_damaged = self._counter("msd_encoded_damaged")
 
     def _declare_rows(self) -> None:
         """Rows and their stores; events and live state."""

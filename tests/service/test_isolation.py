@@ -73,7 +73,7 @@ def test_it_serves_with_the_network_closed(
 
 
 # Of the source of each. Who raises uvicorn's upper bound reads what changed in it, then `service/http/protocol.py` and
-# `service/server.py`, and notes the new digest here.
+# `service/http/server.py`, and notes the new digest here.
 KNOWN = {
     HttpToolsProtocol: "18fdf324b11bf160",
     RequestResponseCycle: "e67d470d435dcc1c",

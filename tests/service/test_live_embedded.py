@@ -19,9 +19,10 @@ from msd.contract.bundle import Bundle
 from msd.contract.rows import RowSide
 from msd.contract.state import StateRule
 from msd.free_port import free_port
+from service.components import open_live_store
 from service.live.embedded import EmbeddedStates, StateFile
 from service.live.live_state import unpack_state
-from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, open_live_store
+from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent
 from service.settings import Settings
 from tests.bundles.factory import AT
 from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until

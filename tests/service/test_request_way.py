@@ -18,7 +18,7 @@ import pytest
 import native
 from msd.contract.bundle import Bundle
 from msd.free_port import free_port
-from service.server import run_service
+from service.process import run_service
 from service.settings import Settings
 from tests.bundles.factory import golden_requests
 from tests.service.live import ROOT, wait_until
@@ -39,7 +39,7 @@ def test_the_design_draws_the_files_that_a_plain_request_runs(bundle: Bundle) ->
 
 
 SERVICE = f"{ROOT / 'service'}{os.sep}"
-SERVER = f"{SERVICE}server.py"
+SERVERS = (f"{SERVICE}http/server.py", f"{SERVICE}scoring_server.py")
 LAST = "telemetry/metrics.py"
 PLAIN = ("user_id", "at", "context", "candidates")
 # What goes on beside requests.
@@ -64,7 +64,7 @@ def _is_beside(frame: FrameType | None) -> bool:
     if threading.current_thread().name.startswith(BESIDE):
         return True
     # The server takes connections in, and looks after them some times a second.
-    while frame is not None and frame.f_code.co_filename != SERVER:
+    while frame is not None and frame.f_code.co_filename not in SERVERS:
         frame = frame.f_back
     return frame is not None and frame.f_code.co_name != "run"
 

@@ -18,13 +18,6 @@
 {{- if eq $b.source "fetch" }}
 - name: bundle
   emptyDir: {sizeLimit: {{ $b.fetch.sizeLimit }}}
-{{- if $b.fetch.registrySecret }}
-- name: registry
-  secret:
-    secretName: {{ $b.fetch.registrySecret }}
-    defaultMode: 0440
-    items: [{key: .dockerconfigjson, path: config.json}]
-{{- end }}
 {{- if $b.fetch.caConfigMap }}
 - name: fetch-ca
   configMap: {name: {{ $b.fetch.caConfigMap }}}
@@ -80,9 +73,6 @@
     {{- if $f.s3Endpoint }}
     - {name: AWS_ENDPOINT_URL_S3, value: {{ $f.s3Endpoint | quote }}}
     {{- end }}
-    {{- if $f.registrySecret }}
-    - {name: DOCKER_CONFIG, value: /etc/msd/registry}
-    {{- end }}
     {{- if $f.caConfigMap }}
     - {name: SSL_CERT_FILE, value: /etc/msd/fetch-ca/ca.crt}
     {{- end }}
@@ -94,9 +84,6 @@
   volumeMounts:
     - {name: tmp, mountPath: /tmp}
     - {name: bundle, mountPath: /bundles}
-    {{- if $f.registrySecret }}
-    - {name: registry, mountPath: /etc/msd/registry, readOnly: true}
-    {{- end }}
     {{- if $f.caConfigMap }}
     - {name: fetch-ca, mountPath: /etc/msd/fetch-ca, readOnly: true}
     {{- end }}

@@ -69,7 +69,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $v := .Values -}}
 {{- if not $v.bundle.source }}{{ fail "bundle.source: say where the bundle comes from: fetch, claim or image" }}{{ end -}}
 {{- if eq $v.bundle.source "fetch" -}}
-{{- if not $v.bundle.fetch.url }}{{ fail "bundle.fetch.url: say where the archive is: https://…, s3://… or oci://…" }}{{ end -}}
+{{- if not $v.bundle.fetch.url }}{{ fail "bundle.fetch.url: say where the archive is: https://…, s3://…, gs://… or az://…" }}{{ end -}}
 {{- if not $v.bundle.fetch.digest }}{{ fail "bundle.fetch.digest: give the sha256:… that `msd pack` printed; nothing is fetched without" }}{{ end -}}
 {{- else if eq $v.bundle.source "claim" -}}
 {{- if not $v.bundle.claim.name }}{{ fail "bundle.claim.name: name the PersistentVolumeClaim that holds the bundle" }}{{ end -}}
@@ -80,7 +80,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and $v.publish.enabled (not $v.redis.enabled) }}{{ fail "publish.enabled: rows are published to Redis; set redis.enabled and redis.hosts" }}{{ end -}}
 {{- if and $v.settings.guardMetrics (not $v.keys.secret) }}{{ fail "settings.guardMetrics: needs keys.secret, the Secret with the file of keys to ask for" }}{{ end -}}
 {{- if and $v.tls.clientCaSecret (not $v.tls.secret) }}{{ fail "tls.clientCaSecret: needs tls.secret, the service's own certificate" }}{{ end -}}
-{{- if and $v.settings.encodedTtlS (not $v.redis.enabled) }}{{ fail "settings.encodedTtlS: needs redis.enabled: vectors of texts are shared there" }}{{ end -}}
 {{- if lt (float64 $v.settings.maxDeadlineMs) (float64 $v.settings.deadlineMs) }}{{ fail (printf "settings.deadlineMs: %v is more than settings.maxDeadlineMs, the most that a caller may say (%v)" $v.settings.deadlineMs $v.settings.maxDeadlineMs) }}{{ end -}}
 {{- if lt (float64 $v.settings.maxQueuedRows) (float64 $v.settings.maxCandidates) }}{{ fail (printf "settings.maxQueuedRows: %v is less than one full request (settings.maxCandidates: %v)" $v.settings.maxQueuedRows $v.settings.maxCandidates) }}{{ end -}}
 {{- include "msd.checkState" . -}}

@@ -23,7 +23,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz"])
-def test_what_is_packed_is_unpacked(bundle: Bundle, tmp_path: Path, name: str) -> None:
+def test_unpacks_packed_bundle(bundle: Bundle, tmp_path: Path, name: str) -> None:
     pack(bundle.folder, tmp_path / name)
     (tmp_path / "out").mkdir()
     unpack(tmp_path / name, tmp_path / "out", ROOM)
@@ -31,7 +31,7 @@ def test_what_is_packed_is_unpacked(bundle: Bundle, tmp_path: Path, name: str) -
     assert _contents(tmp_path / "out") == _contents(bundle.folder)
 
 
-def test_the_same_bundle_makes_the_same_bytes(bundle: Bundle, archive: Archive, tmp_path: Path) -> None:
+def test_packing_is_deterministic(bundle: Bundle, archive: Archive, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(bundle.folder, copy)
     for path in copy.iterdir():
@@ -42,7 +42,7 @@ def test_the_same_bundle_makes_the_same_bytes(bundle: Bundle, archive: Archive, 
     assert f"sha256:{pack(copy, tmp_path / 'again.tar.gz')}" == archive.digest
 
 
-def test_only_a_whole_bundle_is_packed(copied_bundle: Path, tmp_path: Path) -> None:
+def test_packs_whole_bundles_only(copied_bundle: Path, tmp_path: Path) -> None:
     (copied_bundle / RANKER).write_bytes(b"")
 
     with pytest.raises(BundleError, match=RANKER):
@@ -111,13 +111,13 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_archive_gets_nowhere(tmp_path: Path, name: str) -> None:
-    make, said = HOSTILE[name]
+def test_rejects_hostile_archive(tmp_path: Path, name: str) -> None:
+    make, message = HOSTILE[name]
     (tmp_path / "a").write_bytes(make())
     target = tmp_path / "deep" / "target"
     target.mkdir(parents=True)
 
-    with pytest.raises(BundleArchiveError, match=said):
+    with pytest.raises(BundleArchiveError, match=message):
         unpack(tmp_path / "a", target, ROOM)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "deep"]
     assert [path.name for path in target.parent.iterdir()] == ["target"]
@@ -126,7 +126,7 @@ def test_a_hostile_archive_gets_nowhere(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("prefix", ["", "./", "bundle/", "./bundle/"])
-def test_what_tar_itself_packs_is_taken(tmp_path: Path, form: int, prefix: str) -> None:
+def test_unpacks_archives_of_tar(tmp_path: Path, form: int, prefix: str) -> None:
     members = [(_member(prefix + "./" if prefix else "./", tarfile.DIRTYPE), b""), (_member(prefix + RANKER), b"graph")]
     members[1][0].mtime = 1.5  # which the newest of the forms writes as a note
     (tmp_path / "a").write_bytes(_tar(*members, form=form))
