@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from msd_client import AsyncClient, Client
 
 Ask = Callable[..., Any]
@@ -26,4 +28,8 @@ def ask_async(url: str, method: str, *arguments: object, options: Any = None, ti
     return asyncio.run(asked())
 
 
-EITHER = [ask_blocking, ask_async]
+@pytest.fixture(params=[ask_blocking, ask_async], ids=["blocking", "async"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """Either client."""
+    chosen: Ask = request.param
+    return chosen
