@@ -11,12 +11,18 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from msd.contract.bundle import Bundle
+from msd.contract.assemble import Tensors
+from msd.contract.bundle import GOLDENS, Bundle
+from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.request import parse_request
+from msd.contract.rows import RowCodec
 from service.errors import DeadlineExceeded, Overloaded
-from service.explainer import ExplainBudget, Explainer
+from service.explainer import GROUPS, ExplainBudget, Explainer, KnownGroups, shapley, unknown
 from service.scoring.admission import Admission
 from service.scoring.answer import Scored, Terms
 from service.scoring.model import load_model
@@ -210,3 +216,97 @@ def test_explanations_can_be_switched_off(bundle: Bundle, tmp_path: Path) -> Non
             },
         )
         assert service.score({**ASKED, "explain": False}).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def nothing(bundle: Bundle) -> Tensors:
+    """The tensors of a request of which nothing is known."""
+    return unknown(bundle.schema, *codecs(bundle), AT)
+
+
+def codecs(bundle: Bundle) -> tuple[RowCodec, RowCodec]:
+    """Of users and of items."""
+    schema, number = bundle.schema, bundle.bundle_id
+    return RowCodec(schema, "user", number), RowCodec(schema, "item", number)
+
+
+def requests(bundle: Bundle) -> list[Tensors]:
+    """The tensors of all goldens."""
+    return [
+        golden_tensors(bundle.schema, *codecs(bundle), golden).tensors for golden in read_goldens(bundle.path(GOLDENS))
+    ]
+
+
+def test_with_all_groups_it_is_the_request_and_with_none_nothing_is_known(bundle: Bundle, nothing: Tensors) -> None:
+    for tensors in requests(bundle):
+        knowledge = KnownGroups(bundle.schema, tensors, nothing)
+        for name, whole in tensors.items():
+            np.testing.assert_array_equal(knowledge.of(GROUPS)[name], whole)
+            np.testing.assert_array_equal(knowledge.of(())[name], np.broadcast_to(nothing[name], whole.shape))
+
+
+def test_each_group_takes_what_its_name_says(bundle: Bundle, nothing: Tensors) -> None:
+    tensors, schema = requests(bundle)[0], bundle.schema
+    knowledge = KnownGroups(schema, tensors, nothing)
+    assert knowledge.groups == GROUPS
+    changed = {
+        group: {
+            name
+            for name, tensor in knowledge.of([g for g in GROUPS if g != group]).items()
+            if not np.array_equal(tensor, tensors[name])
+        }
+        for group in GROUPS
+    }
+    semantic = {"user_semantic", "item_semantic", "history_semantic", "user_dense", "item_dense"}
+    assert changed["semantic"] == semantic
+    assert changed["id"] == {"user_categorical", "item_categorical", "history_categorical"}
+    assert changed["history"] == {"history_mask", "history_categorical", "history_semantic"}
+    assert changed["dense"] == {*changed["id"], "user_dense", "item_dense", "context_categorical", "context_dense"}
+
+
+def test_of_somebody_unknown_there_are_no_groups(bundle: Bundle, nothing: Tensors) -> None:
+    assert KnownGroups(bundle.schema, nothing, nothing).groups == ()
+
+
+def test_without_one_of_the_clicked_the_later_ones_move_up(bundle: Bundle, nothing: Tensors) -> None:
+    schema, (users, items) = bundle.schema, codecs(bundle)
+    golden = next(read_goldens(bundle.path(GOLDENS)))
+    asked = {**golden.request, "user": {"history": ["i1", "i2", "i3"]}}
+    rows = {**golden.items, **{name: golden.items["i1"] for name in ("i1", "i3")}}
+    tensors = golden_tensors(schema, users, items, golden.model_copy(update={"request": asked, "items": rows})).tensors
+    asked["user"] = {"history": ["i1", "i3"]}
+    fewer = golden_tensors(schema, users, items, golden.model_copy(update={"request": asked, "items": rows})).tensors
+    assert parse_request(json.dumps(asked).encode(), schema).history == ["i1", "i3"]
+    for name, tensor in KnownGroups(schema, tensors, nothing).without_clicked(1).items():
+        np.testing.assert_array_equal(tensor, fewer[name])
+
+
+WORTHS = st.integers(0, 4).flatmap(lambda players: arrays(np.float64, (2**players, 3), elements=st.floats(-9, 9)))
+
+
+@given(WORTHS)
+def test_shares_sum_to_what_all_are_worth_more_than_none(values: np.ndarray) -> None:
+    np.testing.assert_allclose(shapley(values).sum(axis=0), values[-1] - values[0], atol=1e-12)
+
+
+@given(arrays(np.float64, (8, 2), elements=st.floats(-9, 9)))
+def test_who_changes_nothing_gets_nothing_and_the_others_as_without_him(values: np.ndarray) -> None:
+    # A fourth player, bit 3, who adds nothing to anybody.
+    shares = shapley(np.concatenate([values, values]))
+
+    np.testing.assert_allclose(shares[3], 0.0, atol=1e-12)
+    np.testing.assert_allclose(shares[:3], shapley(values), atol=1e-12)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=4, max_size=4))
+def test_what_adds_up_is_shared_as_it_adds_up(worths: list[float]) -> None:
+    values = np.array([[sum(w for bit, w in enumerate(worths) if chosen >> bit & 1)] for chosen in range(16)])
+
+    np.testing.assert_allclose(shapley(values)[:, 0], worths, atol=1e-12)
+
+
+def test_two_who_earn_only_together_share_alike() -> None:
+    # v({0, 1}) = 1, v({2}) = 0: the glove game with an onlooker.
+    values = np.array([[0.0], [0.0], [0.0], [1.0], [0.0], [0.0], [0.0], [1.0]])
+
+    assert shapley(values)[:, 0] == pytest.approx([0.5, 0.5, 0.0])

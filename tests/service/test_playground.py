@@ -1,5 +1,7 @@
 """The playground over HTTP: off unless asked for; what it tells, to whom, and that nothing but itself can run in it."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,11 @@ import pytest
 from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import read_goldens
 from service.http.keys import KeyFile, new_key
+from service.routes.playground import words as module
+from service.routes.playground.words import Words
 from tests.bundles.factory import AT
-from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
+from tests.service.worded import compared_service, with_words
 
 ASKED: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": ["i1", "i2", "i3"], "bid": [1, 2, 3]}}
 PATHS = ("/playground", "/playground/static/main.js", "/playground/data/about", "/playground/data/user?id=u1")
@@ -42,7 +47,7 @@ def test_it_is_off_unless_it_is_asked_for(service: LiveService) -> None:
 
 
 def test_the_page_and_all_that_it_loads_come_from_here_and_nothing_else_may_run(playground: LiveService) -> None:
-    folder = Path(__file__).parents[3] / "service/routes/playground/static"
+    folder = ROOT / "service/routes/playground/static"
     names = {path.name for path in folder.iterdir()}
     assert {"index.html", "main.js", "playground.css", "icon.svg"} <= names
     for name in names:
@@ -160,3 +165,70 @@ def test_a_model_to_compare_with_that_is_none_ends_the_start_with_its_reason(bun
     assert ended.returncode != 0
     assert f"{tmp_path / 'none'}: no bundle here" in ended.stderr + ended.stdout
     assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Words:
+    """Of a few items."""
+    lines = [
+        {"id": "1", "title": "Star Wars", "explicit": "Space."},
+        {"id": "2", "title": "A War of Stars"},
+        {"id": "star", "title": "Something else"},
+        {"id": "3", "title": "ÉTÉ à la mer\u2028"},
+        {"id": "4", "title": None},
+    ]
+    path = tmp_path / "items.meta.jsonl"
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+    return Words(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("star", ["star", "1", "2"]),
+        ("STAR war", ["1", "2"]),
+        ("été", ["3"]),
+        ("4", ["4"]),
+        ("nothing such", []),
+        ("", ["1", "2", "star", "3", "4"]),
+    ],
+)
+def test_the_id_itself_comes_first_then_titles_that_begin_so(words: Words, text: str, found: list[str]) -> None:
+    assert words.find(text, 10) == found
+    assert words.find(text, 1) == found[:1]
+
+
+def test_what_is_said_is_found_by_id(words: Words) -> None:
+    assert words.of(["3", "no", "1"]) == {
+        "3": {"id": "3", "title": "ÉTÉ à la mer\u2028"},
+        "1": {"id": "1", "title": "Star Wars", "explicit": "Space."},
+    }
+    assert (words.title("1"), words.title("4"), words.title("no")) == ("Star Wars", "4", "no")
+
+
+def test_no_more_than_so_many_are_looked_at(words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST", 2)
+    assert len(Words(tmp_path / "items.meta.jsonl")) == 2
+
+
+def test_lines_that_say_nothing_of_anybody_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "items.meta.jsonl"
+    path.write_bytes(b'[]\n{"id": 1}\n\n{"title": "x"}\n\xff\n' + b"[" * 100_000 + b'\n{"id": "1", "title": 7}\n')
+    assert (Words(path).find("", 9), Words(path).title("1")) == (["1"], "7")
+
+
+def test_without_a_file_there_are_no_words(tmp_path: Path) -> None:
+    assert (Words(tmp_path / "none").find("", 9), Words(tmp_path / "none").of(["1"])) == ([], {})
+
+
+@pytest.fixture(scope="package")
+def worded(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle that is served."""
+    return with_words(tmp_path_factory.mktemp("playground") / "with")
+
+
+@pytest.fixture(scope="package")
+def playground(worded: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """A service with a playground that compares with another model."""
+    with compared_service(worded, other_bundle, tmp_path_factory.mktemp("service")) as running:
+        yield running

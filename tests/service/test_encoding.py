@@ -1,4 +1,4 @@
-"""Texts wait bounded in number, are encoded at a bounded rate, each once, and fail alone."""
+"""Texts wait bounded in number, are encoded at a bounded rate, once each, and fail alone; stored vectors are proved."""
 
 import asyncio
 import shutil
@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from msd.contract.bundle import TOKENIZER, Bundle
-from service.cold.encoding import EncodedText, Encoding, VectorCache, text_key
+from service.cold.encoding import EncodedText, Encoding, Rate, VectorCache, runs_of, text_key
 from service.cold.text_encoder import Encoders, TextEncoder
 from service.telemetry.metrics import Metrics
 from tests.bundles.encoder_graph import POISON
@@ -124,16 +126,6 @@ def test_a_bundle_whose_encoder_cannot_be_had_fails_alone(cold_bundle: Bundle, t
     encode(talk)
 
 
-def test_an_encoder_that_two_want_is_loaded_once(cold_bundle: Bundle) -> None:
-    async def run() -> None:
-        encoders = Encoders()
-        first, second = await asyncio.gather(encoders.get(cold_bundle), encoders.get(cold_bundle))
-        assert first is second
-        await encoders.close()
-
-    asyncio.run(run())
-
-
 def test_of_one_question_only_so_many_are_encoded(cold_bundle: Bundle) -> None:
     async def talk(encoding: Encoding) -> None:
         assert outcomes(await ask(encoding, cold_bundle, "a", "b", "c", most=2)) == ["encoded", "encoded", "dropped"]
@@ -188,3 +180,42 @@ def test_those_asked_for_least_make_room(most: int) -> None:
     assert len(cache) == most
     assert (cache.get(b"0") is None) == (most == 1)
     assert cache.get(b"new") is not None
+
+
+_PER_S = 10_000.0
+
+
+def test_what_is_there_goes_at_once_and_at_the_bound_a_fifth_of_a_second_goes_together() -> None:
+    async def run() -> list[int]:
+        rate = Rate(_PER_S)
+        return [await rate.take(1), await rate.take(20_000), await rate.take(20_000)]
+
+    first, rest, together = asyncio.run(run())
+    assert first == 1
+    assert 1 <= rest <= _PER_S
+    assert _PER_S / 5 <= together <= _PER_S
+
+
+def test_nobody_gets_more_than_is_wanted_or_less_than_one() -> None:
+    async def run(per_s: float) -> tuple[int, int]:
+        rate = Rate(per_s)
+        await rate.take(1_000)
+        return await rate.take(2), await rate.take(3)
+
+    for per_s in (50.0, 4.0):
+        second, third = asyncio.run(run(per_s))
+        assert 1 <= second <= 2
+        assert 1 <= third <= 3
+
+
+@given(lengths=st.lists(st.integers(1, 40), max_size=60), most=st.integers(1, 100))
+def test_runs_hold_each_row_once_the_shortest_first(lengths: list[int], most: int) -> None:
+    runs = runs_of([[7] * length for length in lengths], most)
+
+    assert sorted(place for run in runs for place in run) == list(range(len(lengths)))
+    assert [lengths[place] for run in runs for place in run] == sorted(lengths)
+    for run in runs:
+        assert len(run) == 1 or len(run) * max(lengths[place] for place in run) <= most
+    # None of them has room for the first row of the next.
+    for run, after in zip(runs, runs[1:], strict=False):
+        assert (len(run) + 1) * lengths[after[0]] > most

@@ -29,7 +29,7 @@ from service.telemetry.metrics import Metrics
 from tests.bundles.encoder_graph import encode_alone
 from tests.bundles.factory import AT, build_bundle
 from tests.bundles.ranker_graph import PAYS, Recipe
-from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.live import LiveService, live_service, wait_until
 
 FEATURES = {"category": "games", "price": 9.5}
 UNSURE = PAYS.model_copy(update={"ci95": (-0.01, 0.11)})
@@ -112,18 +112,6 @@ def test_a_cold_ad_is_scored_by_its_text_as_offline(cold: LiveService, cold_bund
     assert cold.metric('msd_degraded_total{rung="encoded",side="item"}') >= 20
 
 
-def test_one_text_under_many_ids_is_encoded_once(cold: LiveService) -> None:
-    before = {name: cold.metric(f'msd_encoded_total{{result="{name}"}}') for name in ("encoded", "held")}
-    document = asking(*["the same text, many times over"] * 200)
-    first, second = score(cold, document), score(cold, document)
-    assert set(first["degraded"]["candidates"].values()) == {"encoded"}
-    assert len(set(first["candidates"]["pctr"][:-1])) == 1
-    assert first["candidates"]["pctr"] == second["candidates"]["pctr"]
-    after = {name: cold.metric(f'msd_encoded_total{{result="{name}"}}') for name in before}
-    assert after["encoded"] == before["encoded"] + 1
-    assert after["held"] == before["held"] + 1
-
-
 def test_more_texts_than_a_request_may_have_encoded_are_dropped_and_counted(cold: LiveService) -> None:
     texts = [f"flood {number} " + "x" * 300 for number in range(1_999)]
     reply = score(cold, asking(*texts))
@@ -147,12 +135,6 @@ def test_hostile_texts_are_refused_or_scored(cold: LiveService, text: object, st
         assert answer.json()["error"]["field"] == "items.a.text"
 
 
-def test_it_says_what_it_encodes(cold: LiveService) -> None:
-    with cold.client() as client:
-        served = client.get("/v1/model").json()
-    assert (served["item_text"], served["encodes_texts"]) == ("{title}", True)
-
-
 def test_who_waits_for_the_encoder_leaves_the_service_to_others(cold_bundle: Bundle, tmp_path: Path) -> None:
     """One text goes at once, and the next after ten seconds; others are scored meanwhile."""
     settings: dict[str, Any] = {"encoder_wait_ms": 60_000, "deadline_ms": 60_000, "encoder_per_s": 0.1}
@@ -164,24 +146,6 @@ def test_who_waits_for_the_encoder_leaves_the_service_to_others(cold_bundle: Bun
             assert rungs(service, "the first") == ["encoded"]
         assert not waiting.done()
         assert waiting.result() == ["encoded"]
-
-
-def test_behind_a_long_queue_requests_go_on_within_their_wait(cold_bundle: Bundle, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {
-        "encoder_wait_ms": 100,
-        "deadline_ms": 60_000,
-        "encoder_per_s": 0.001,
-        "encoder_queue": 3,
-    }
-    with live_service(cold_bundle.folder, tmp_path, **settings) as service:
-        wait_until(lambda: rungs(service, "before") == ["encoded"])
-        for number in range(6):
-            assert rungs(service, "before", f"while it is behind {number}") == ["encoded", "category_prior"]
-        results = {name: service.metric(f'msd_encoded_total{{result="{name}"}}') for name in ("late", "dropped")}
-        assert (results["late"] >= 3, results["dropped"]) == (True, 3)
-        for code in (429, 500, 503, 504):
-            assert service.metric(f'msd_requests_total{{code="{code}"}}') == 0
-        assert service.terminate() == 0
 
 
 def test_without_a_wait_a_text_is_for_the_next_time(cold_bundle: Bundle, tmp_path: Path) -> None:
@@ -275,10 +239,3 @@ def test_the_encoder_s_thread_alone_stands_back(cold_bundle: Bundle) -> None:
     theirs, ours = asyncio.run(run())
     assert theirs >= max(10, ours)
     assert ours == before
-
-
-def test_asked_for_and_not_to_be_had_is_refused_at_start(bundle: Bundle) -> None:
-    ended = run_msd("serve", str(bundle.folder), MSD_ENCODER="on", MSD_PORT="0")
-    assert ended.returncode != 0
-    assert "MSD_ENCODER=on, but" in ended.stderr
-    assert "has no encoder" in ended.stderr

@@ -188,13 +188,6 @@ def test_any_tensors_get_scores_or_a_refusal(
     assert (answer.status_code == 200) == ("outputs" in answer.json())
 
 
-@seed(0)
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(body=st.binary(max_size=40), length=st.none() | st.integers(0, 40))
-def test_any_bytes_get_a_refusal(client: httpx.Client, body: bytes, length: int | None) -> None:
-    assert send(client, body, length).status_code == 400
-
-
 def test_nothing_of_this_failed_inside(client: httpx.Client, service: LiveService) -> None:
     assert send(client, of(USER, ADS)).status_code == 200
     assert not [line for line in service.log() if line["level"] == "error"]

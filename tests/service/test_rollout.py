@@ -5,8 +5,12 @@ import asyncio
 import math
 import os
 import shutil
+import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -15,10 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msd.contract.bundle import RANKER, Bundle
+from msd.contract.bundle import MARKER, RANKER, Bundle, open_bundle
 from msd.contract.errors import BundleError
+from msd.contract.files import sha256_file
 from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle, private_folder
-from service.deployment.proof import Pace
+from service.deployment.proof import Pace, Stopped
 from service.deployment.rollout import BundleFollower, Rollout, Scarce, Sight, check_memory, is_scarce
 from service.deployment.source import alone
 from service.errors import StoreError
@@ -255,3 +260,141 @@ def give_memory(root: Path, groups: str, files: dict[str, str]) -> None:
         path = root / "sys/fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+_STEP_S = 0.02
+_MB = 2**20
+
+
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the clock of the pace forward; it does not go by itself."""
+    now = [100.0]
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr("service.deployment.proof.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    return wait
+
+
+@pytest.mark.parametrize(("rest", "due"), [(2.0, [2.0 * _STEP_S]), (1e9, [0.5]), (0.0, [])])
+def test_a_rest_is_in_proportion_to_its_step_and_bounded(
+    rest: float, due: list[float], wait: Callable[[float], None]
+) -> None:
+    """Whichever thread of a runtime computes meanwhile: what counts is the clock."""
+    rests: list[float] = []
+    pace = Pace(rest, rests.append)
+    wait(1.0)
+    pace.begin()
+    wait(_STEP_S)
+    pace.pause()
+    assert rests == pytest.approx(due)
+
+
+def test_rests_are_no_steps(wait: Callable[[float], None]) -> None:
+    rests: list[float] = []
+
+    def rest(seconds: float) -> None:
+        rests.append(seconds)
+        wait(seconds)
+
+    pace = Pace(2.0, rest)
+    for _ in range(3):
+        wait(_STEP_S)
+        pace.pause()
+    assert rests == pytest.approx([2.0 * _STEP_S] * 3)
+
+
+def test_what_is_stopped_ends_at_its_next_step_and_does_not_rest() -> None:
+    pace = Pace(1e9)
+    pace.stop()
+    with pytest.raises(Stopped):
+        pace.pause()
+    assert not pace.sleep(60.0)
+
+
+def test_a_file_is_hashed_in_steps_of_a_few_milliseconds(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(bytes(33 * _MB))
+    pauses: list[int] = []
+    plain = sha256_file(path)
+
+    assert sha256_file(path, lambda: pauses.append(1)) == plain
+    assert len(pauses) == 9
+
+
+def test_a_bundle_is_verified_in_steps(copied_bundle: Path) -> None:
+    (copied_bundle / MARKER).unlink()
+    pauses: list[int] = []
+    opened: Bundle = open_bundle(copied_bundle, pause=lambda: pauses.append(1))
+
+    assert len(pauses) >= len(opened.manifest.files)
+
+
+@pytest.fixture
+def lineup(bundle: Bundle) -> Lineup:
+    """The first generation, of one model."""
+    plan = DeploymentPlan(alone(bundle.folder), {bundle.folder: PinnedBundle(bundle.folder, None, True, Trust(None))})
+    settings = Settings.from_environ({"MSD_BUNDLE": str(bundle.folder)})
+    return plan.lineup({key: one.load(settings, Metrics()) for key, one in plan.models.items()}, 1)
+
+
+def another(lineup: Lineup, generation: int) -> Lineup:
+    """The same again, in memory of its own."""
+    (arm,) = lineup.arms
+    return Lineup(generation, (replace(arm, model=replace(arm.model)),), lineup._assignment)
+
+
+class Freed:
+    """Tells when a line-up's model is freed, and by which thread."""
+
+    def __init__(self, lineup: Lineup) -> None:
+        self.by: threading.Thread | None = None
+        self.at = 0.0
+        self.event = threading.Event()
+        weakref.finalize(lineup.champion, self._note)
+
+    def _note(self) -> None:
+        self.by, self.at = threading.current_thread(), time.monotonic()
+        self.event.set()
+
+    async def wait(self) -> None:
+        """Until it is."""
+        assert await asyncio.to_thread(self.event.wait, 60)
+
+
+def test_what_was_left_is_freed_off_the_loop_and_not_at_once(lineup: Lineup) -> None:
+    turned: list[int] = []
+    first = another(lineup, 1)
+    freed = Freed(first)
+    serving = Serving(first, lambda one: turned.append(one.generation))
+    del first
+
+    async def turn() -> float:
+        second, turned_at = another(lineup, 2), time.monotonic()
+        serving.turn(second)
+        assert serving.current is second
+        assert turned == [2]
+        await freed.wait()
+        return freed.at - turned_at
+
+    # Requests that it has begun may still be under way.
+    assert asyncio.run(turn()) > 0.1
+    assert freed.by is not threading.main_thread()
+
+
+def test_a_request_at_hand_keeps_the_line_up_that_it_began_with(lineup: Lineup) -> None:
+    serving = Serving(another(lineup, 1), lambda one: None)
+    begun = serving.current
+    freed = Freed(begun)
+
+    async def turn() -> None:
+        serving.turn(another(lineup, 2))
+        await asyncio.sleep(1.5)
+
+    asyncio.run(turn())
+    assert not freed.event.is_set()
+    assert begun.champion.version == lineup.champion.version
+    del begun
+    assert freed.event.is_set()

@@ -1,12 +1,18 @@
-"""Traces of a real service at a real collector; and what comes of them when that is slow, away, or none."""
+"""Traces of a real service at a real collector, which may be slow, away or none; and which `traceparent` is valid."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from msd.contract.bundle import Bundle
@@ -16,14 +22,60 @@ from service.components import Components
 from service.http.exchange import Access
 from service.settings import Settings
 from service.telemetry.metrics import STAGES, Metrics
-from service.tracing import MOST_WAITING, Tracing
+from service.tracing import MOST_WAITING, Tracing, parent_of
 from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.tracing.collector import Collector, collecting
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 SPANS = 1 + len(STAGES)
+
+
+class Collector:
+    """An OpenTelemetry collector's spans. Exporters wait while `is_open` is not set."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self.resources: list[dict[str, str]] = []
+        self.is_open = threading.Event()
+        self.is_open.set()
+        self.url = ""
+
+    def take(self, body: bytes) -> None:
+        for group in ExportTraceServiceRequest.FromString(body).resource_spans:
+            self.resources.append({one.key: one.value.string_value for one in group.resource.attributes})
+            self.spans += [span for scope in group.scope_spans for span in scope.spans]
+
+    def trace(self, trace_id: str) -> list[Span]:
+        return [span for span in self.spans if span.trace_id.hex() == trace_id]
+
+
+@contextmanager
+def collecting() -> Iterator[Collector]:
+    """A collector that listens until the end of the block."""
+    collector = Collector()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            collector.is_open.wait(60)
+            collector.take(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Log nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        collector.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield collector
+        finally:
+            collector.is_open.set()
+            server.shutdown()
+            thread.join()
 
 
 class Watched(NamedTuple):
@@ -47,11 +99,10 @@ class Watched(NamedTuple):
         return self.collector.trace(self._of(request_id)[0].trace_id.hex())
 
     def _of(self, request_id: str) -> list[Span]:
-        return [span for span in self.collector.spans if told(span).get("msd.request_id") == request_id]
+        return [span for span in self.collector.spans if attributes(span).get("msd.request_id") == request_id]
 
 
-def told(span: Span) -> dict[str, str | int]:
-    """A span's attributes."""
+def attributes(span: Span) -> dict[str, str | int]:
     return {one.key: one.value.string_value or one.value.int_value for one in span.attributes}
 
 
@@ -71,9 +122,9 @@ def test_a_callers_trace_goes_on_with_a_span_for_each_stage(watched: Watched) ->
     root, *stages = sorted(watched.spans_of(request_id), key=lambda span: span.kind != Span.SPAN_KIND_SERVER)
 
     assert (root.trace_id.hex(), root.parent_span_id.hex(), root.name) == (TRACE, SPAN, "POST /v1/score")
-    assert told(root)["http.response.status_code"] == 200
-    assert told(root)["msd.candidates"] == 2
-    assert told(root)["msd.degraded"] == 2
+    assert attributes(root)["http.response.status_code"] == 200
+    assert attributes(root)["msd.candidates"] == 2
+    assert attributes(root)["msd.degraded"] == 2
     stages.sort(key=lambda span: (span.start_time_unix_nano, STAGES.index(span.name)))
     assert [span.name for span in stages] == list(STAGES)
     assert {span.parent_span_id for span in stages} == {root.span_id}
@@ -90,7 +141,7 @@ def test_a_caller_that_does_not_record_its_trace_gets_none(watched: Watched) -> 
     quiet = watched.ask(f"00-{TRACE}-{SPAN}-00")
     watched.spans_of(watched.ask(None))
 
-    assert quiet not in {told(span).get("msd.request_id") for span in watched.collector.spans}
+    assert quiet not in {attributes(span).get("msd.request_id") for span in watched.collector.spans}
 
 
 @pytest.mark.parametrize("parent", ["", "00-0-0-01", "ff-" + "a" * 200, b"\xff\x80\xfe", f"00-{'0' * 32}-{SPAN}-01"])
@@ -105,12 +156,12 @@ def test_a_hostile_parent_begins_a_fresh_trace(watched: Watched, parent: str | b
 def test_a_refused_request_has_a_span_without_stages(watched: Watched) -> None:
     (span,) = watched.spans_of(watched.ask(None, {"user_id": 1}))
 
-    assert told(span)["http.response.status_code"] == 422
-    assert told(span)["error.type"] == "invalid"
+    assert attributes(span)["http.response.status_code"] == 422
+    assert attributes(span)["error.type"] == "invalid"
     assert span.status.code == span.status.STATUS_CODE_UNSET
 
 
-def test_whichever_thread_scores_a_request_its_stages_are_told(watched: Watched) -> None:
+def test_every_request_of_many_threads_has_its_stages(watched: Watched) -> None:
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: watched.ask(None), range(64)))
 
@@ -129,7 +180,7 @@ def sent(metrics: Metrics, result: str) -> float:
     return samples[result]
 
 
-def test_what_a_slow_collector_does_not_take_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_that_a_slow_collector_leaves_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     with collecting() as collector:
         collector.is_open.clear()
         monkeypatch.setenv(ENDPOINT, collector.url)
@@ -162,11 +213,63 @@ def test_without_a_collector_traces_are_lost_and_nothing_else(
         assert [line["event"] for line in service.log() if "trace" in line["event"]] == ["traces_not_sent"]
 
 
-def test_an_address_that_is_none_keeps_a_service_from_starting(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_collector_address_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENDPOINT, "collector:4318")
     with pytest.raises(MsdError, match="'collector:4318' is not a collector's address"):
         Components(Settings(bundle=bundle.folder, trace=True), Metrics(), None)
-
-
-def test_nothing_is_traced_unless_asked_for(bundle: Bundle) -> None:
+    # By default nothing is traced.
     assert Components(Settings(bundle=bundle.folder), Metrics(), None).tracing is None
+
+
+GOOD = f"00-{TRACE}-{SPAN}-01"
+
+
+def parent(*values: str | bytes) -> tuple[int, int, bool] | None:
+    """Trace, span and whether it is sampled, of a request with these headers."""
+    encoded = [value.encode("latin-1") if isinstance(value, str) else value for value in values]
+    found = parent_of([(b"host", b"x"), *((b"traceparent", value) for value in encoded)])
+    return (found.trace_id, found.span_id, found.trace_flags.sampled) if found.is_valid else None
+
+
+@pytest.mark.parametrize(
+    ("value", "is_sampled"),
+    [
+        (GOOD, True),
+        (GOOD[:-2] + "00", False),
+        (GOOD[:-2] + "03", True),
+        (GOOD[:-2] + "fe", False),
+        (f"01-{TRACE}-{SPAN}-01-what-will-be", True),
+        (f"cc-{TRACE}-{SPAN}-01", True),
+    ],
+)
+def test_valid_parent_is_continued(value: str, is_sampled: bool) -> None:
+    assert parent(value) == (int(TRACE, 16), int(SPAN, 16), is_sampled)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "00",
+        GOOD.upper(),
+        GOOD + "-more",
+        GOOD[:-1],
+        f"ff-{TRACE}-{SPAN}-01",
+        f"00-{'0' * 32}-{SPAN}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE}-{SPAN}-0x",
+        f"0-{TRACE}-{SPAN}-01",
+        f"00_{TRACE}_{SPAN}_01",
+        GOOD.replace("b7", "é7"),
+        "00-" + "a" * 30_000,
+    ],
+)
+def test_malformed_parent_counts_as_absent(value: str) -> None:
+    assert parent(value) is parent() is parent(GOOD, GOOD) is None
+
+
+@given(st.binary(max_size=80) | st.from_regex(rb"[0-9a-f]{2}-[0-9a-f]{30,34}-[0-9a-f]{15,17}-[0-9a-f]{1,3}-?.{0,3}"))
+def test_any_bytes_are_a_parent_or_none(value: bytes) -> None:
+    found = parent(value)
+
+    assert found is None or (found[0] and found[1] and len(value) >= len(GOOD))

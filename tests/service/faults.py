@@ -1,7 +1,9 @@
 """The runs of a service's model, which a test may hold or slow down: what is to be seen only while requests are at work
 can then be looked at in peace, whatever the machine's pace."""
 
+import ctypes
 import fcntl
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,3 +49,25 @@ class ModelRuns:
             return run(runtime, tensors)
 
         setattr(OnnxRuntime, "run", heeding)  # noqa: B010 - a method, for all that are made from now on
+
+
+IN_PYTHON, IN_C, WITH_LOCK = signal.SIGUSR1, signal.SIGALRM, signal.SIGUSR2
+_lock = ctypes.create_string_buffer(256)  # zeroes are an unlocked mutex
+
+
+def _hang(*_: object) -> None:
+    while True:
+        time.sleep(3_600)
+
+
+def _deadlock(number: int, _: object) -> None:
+    library = (ctypes.PyDLL if number == WITH_LOCK else ctypes.CDLL)(None)
+    library.pthread_mutex_lock(_lock)
+    library.pthread_mutex_lock(_lock)
+
+
+def hang_on_signals() -> None:
+    """Has this process, which is the service, obey them."""
+    signal.signal(IN_PYTHON, _hang)
+    signal.signal(IN_C, _deadlock)
+    signal.signal(WITH_LOCK, _deadlock)
