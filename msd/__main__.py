@@ -131,15 +131,11 @@ class _Terminate:
 
 
 def _set_up_process(terminate: _Terminate, command: str = "") -> None:
-    """Set the process's signal handling and priority; priority cannot be raised again."""
+    """Set the process's signal handling."""
     # A service handles its own shutdown. Training may be ended at any moment, but Python would notice only after a
     # reply from another torchrun process, which may have ended.
     if command not in ("serve", "train"):
         signal.signal(signal.SIGTERM, terminate)
-    if command == "publish":  # a service on the same machine goes first
-        from service.machine import give_way
-
-        give_way()
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -45,9 +45,11 @@ def publish_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Copy the bundle's rows to Redis and make them current. If interrupted, run it again."""
+    from service.machine import give_way
     from service.redis.publication import PublishError
     from service.trust import Trust
 
+    give_way()  # a service on the same machine goes first
     url = redis or redis_url_of(os.environ)
     if not url:
         raise PublishError("no Redis to publish to: give --redis redis://host:port/0, or set MSD_REDIS_URL")

@@ -59,6 +59,6 @@ def serve(
     if retired := retired_in(os.environ):
         typer.echo(f"ignored: {', '.join(retired)}: no longer a setting; unset it", err=True)
     # Imported here, so that --help and wrong settings are answered at once, without onnxruntime.
-    from service.server import run_service
+    from service.process import run_service
 
     run_service(settings)

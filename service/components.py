@@ -18,7 +18,7 @@ from service.explainer import ExplainBudget, Explainer
 from service.http.exchange import AccessLog
 from service.http.keys import open_guard
 from service.live.overlay import LiveRows
-from service.live.store import open_live_store
+from service.live.store import LiveError, LiveStore
 from service.machine import scoring_threads, usable_cores
 from service.request_log.request_log import open_request_log
 from service.routes.fast_route import FastRoute
@@ -154,6 +154,22 @@ def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
             f"MSD_TRACE=on needs the module {error.name!r}, which is not installed: pip install 'msd-ctr[trace]'"
         ) from error
     return Tracing(settings.trace_sample, metrics)
+
+
+def open_live_store(settings: Settings) -> LiveStore:
+    """Open the store of live states. Raises LiveError if it cannot be opened."""
+    if settings.store == "redis":
+        from service.live.redis import RedisStates
+
+        return RedisStates(settings)
+    try:
+        from service.live.embedded import EmbeddedStates, StateFile
+    except ImportError:
+        raise LiveError(
+            "MSD_LIVE=on keeps live states in LMDB, which is not installed: pip install 'msd-ctr[live]'"
+        ) from None
+    assert settings.state_dir is not None, "settings with an embedded live state have its folder"
+    return EmbeddedStates(StateFile(settings.state_dir, settings.state_mb * 2**20, limits.EVENT_HORIZON_S))
 
 
 def _own_plan(settings: Settings) -> DeploymentPlan:

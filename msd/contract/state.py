@@ -5,7 +5,12 @@ The same fold makes training features, exported rows and live state. It does not
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Seconds = TypeVar("Seconds", float, NDArray[np.float64])
 
 
 class Event(NamedTuple):
@@ -45,18 +50,28 @@ class EntityState:
         return tuple(item_id for _, item_id in self.likes)
 
 
+def decay(elapsed: Seconds, half_life_s: float) -> Seconds:
+    """Return the factor of counts after some seconds, for a number or an array: they halve every half-life.
+
+    `service.live.redis_script` (Lua) and `native/core/live.hpp` (C++) repeat it.
+    """
+    exponent = -elapsed / half_life_s
+    factor: Seconds = np.exp2(exponent) if isinstance(exponent, np.ndarray) else 2.0**exponent
+    return factor
+
+
 def advance(rule: StateRule, state: EntityState, at: float) -> EntityState:
-    """Return the state, complete up to `at`: counts halve every half-life. An earlier `at` changes nothing."""
+    """Return the state, complete up to `at`. An earlier `at` changes nothing."""
     if at <= state.as_of:
         return state
-    fade = 2.0 ** ((state.as_of - at) / rule.half_life_s)
+    fade = decay(at - state.as_of, rule.half_life_s)
     return EntityState(state.impressions * fade, state.clicks * fade, at, state.likes)
 
 
 def fold(rule: StateRule, state: EntityState, event: Event) -> EntityState:
     """Return the state after one more event. A late event counts as much as if it had arrived in time."""
     state = advance(rule, state, event.at)
-    weight = event.times * 2.0 ** ((event.at - state.as_of) / rule.half_life_s)
+    weight = event.times * decay(state.as_of - event.at, rule.half_life_s)
     likes = state.likes
     if event.clicked and event.item_id is not None:
         like = (event.at, event.item_id)

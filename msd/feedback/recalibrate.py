@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.correction import MAX_LOG_SLOPE, MAX_SHIFT, LearnedCorrection
+from msd.contract.state import decay
 
 Floats = NDArray[np.float64]
 # Chosen on CoLLM's valid period (decision 41): the prior's standard deviation of shift and slope, and the minimum
@@ -67,7 +68,7 @@ def learn(shown: Impressions, previous: LearnedCorrection | None, half_life_s: f
             previous, f"kept: no click on the latest {silent} impressions; are clicks still sent?", True
         )
     now = float(shown.at[-1])
-    weights = 0.5 ** ((now - shown.at) / half_life_s)
+    weights = decay(now - shown.at, half_life_s)
     fitted = _fit(shown, weights)
     # Impressions of one user are correlated, and weigh less than those of different users.
     weights /= _dispersion(fitted(shown.logits), shown, weights)

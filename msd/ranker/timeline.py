@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from msd.contract.assemble import Counts
 from msd.contract.schema import FeatureSchema
-from msd.contract.state import EntityState, Event, StateRule, fold
+from msd.contract.state import EntityState, Event, StateRule, decay, fold
 from msd.dataset.aggregate import impressions_of
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
@@ -189,7 +189,7 @@ class _Counted(NamedTuple):
 def _advanced(rule: StateRule, states: NDArray[np.float64], at: NDArray[np.float64]) -> Counts:
     """Advance states [E, 3] to times [E], as `advance` does."""
     as_of = np.maximum(states[:, 2], at)
-    fade = np.exp2((states[:, 2] - as_of) / rule.half_life_s)
+    fade = decay(as_of - states[:, 2], rule.half_life_s)
     return Counts(states[:, 0] * fade, states[:, 1] * fade, as_of)
 
 

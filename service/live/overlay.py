@@ -16,7 +16,7 @@ from msd.contract.assemble import wanted_items
 from msd.contract.request import ANONYMOUS, CheckedRequest
 from msd.contract.rows import ROW_SIDES, Rows, RowSide
 from msd.contract.schema import FeatureSchema
-from msd.contract.state import StateRule
+from msd.contract.state import StateRule, decay
 from service.live.live_state import unpack_counts, unpack_state
 from service.live.store import LiveError, LiveStore, PackedStates, Stream
 from service.telemetry.metrics import Metrics
@@ -61,7 +61,7 @@ def with_counts(rows: Rows, states: PackedStates, half_life_s: float, moment: As
         is_followed &= states.known
     is_followed |= is_newer
     complete = np.where(is_followed, np.maximum(as_of, reached), as_of)
-    fade = np.exp2((as_of - complete) / half_life_s)
+    fade = decay(complete - as_of, half_life_s)
     for name, column in (("impressions", live.impressions), ("clicks", live.clicks)):
         own[name] = np.where(is_newer, column, own[name]) * fade
     own["as_of"] = complete

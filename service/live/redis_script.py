@@ -67,6 +67,7 @@ for place = 5, #ARGV, 3 do
   else
     outcome = at < state[3] and 'l' or 'n'
     if at > state[3] then
+      -- `decay` of msd.contract.state: tests/service/test_live_stores.py holds them equal.
       local fade = 2 ^ ((state[3] - at) / half_life)
       state[1], state[2], state[3] = state[1] * fade, state[2] * fade, at
     end

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from msd.contract.errors import MsdError
 from msd.contract.rows import Rows, RowSide
 from msd.contract.state import Event, StateRule
-from service import limits
 from service.live.live_state import LiveState, begin
-from service.settings import Settings
 
 _TIMES = struct.Struct("<dd")
 _NO_TIME = 1e11
@@ -164,19 +162,3 @@ class LiveStore(Protocol):
     async def close(self) -> None:
         """Release what the store holds."""
         ...
-
-
-def open_live_store(settings: Settings) -> LiveStore:
-    """Open the store of live states. Raises LiveError if it cannot be opened."""
-    if settings.store == "redis":
-        from service.live.redis import RedisStates
-
-        return RedisStates(settings)
-    try:
-        from service.live.embedded import EmbeddedStates, StateFile
-    except ImportError:
-        raise LiveError(
-            "MSD_LIVE=on keeps live states in LMDB, which is not installed: pip install 'msd-ctr[live]'"
-        ) from None
-    assert settings.state_dir is not None, "settings with an embedded live state have its folder"
-    return EmbeddedStates(StateFile(settings.state_dir, settings.state_mb * 2**20, limits.EVENT_HORIZON_S))

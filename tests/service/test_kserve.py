@@ -14,8 +14,7 @@ from msd.contract.bundle import FORMAT_VERSION
 from service.limits import MAX_DEADLINE_MS
 from service.settings import Settings
 from tests.chart.manifests import validate
-from tests.chart.settings import ROOT
-from tests.chart.values import CHART
+from tests.chart.values import CHART, ROOT
 from tests.service.live import LiveService
 
 FILES = sorted((ROOT / "helm" / "kserve").glob("*.yaml"))

@@ -1,0 +1,148 @@
+"""The main port: an event loop that accepts connections, reads HTTP and never runs a model; and its start and shutdown,
+which lose no accepted request.
+"""
+
+import asyncio
+import gc
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from email.utils import formatdate
+from types import FrameType
+
+from msd.contract.errors import MsdError
+from service.admin_server import AdminServer
+from service.app import create_app
+from service.deployment.readiness import Readiness
+from service.deployment.rollout import BundleFollower, Rollout
+from service.http.server import LINGER_S, ONCE_A_SECOND, HttpServer
+from service.scoring.model import CoreStatus
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.watchdog import SIGNALS, Liveness, Watchdog
+
+_TICK_S = 0.05
+
+
+class ScoringServer(HttpServer):
+    """The main port.
+
+    The first signal drains it: readiness fails, and every reply closes its connection. After the drain time the
+    listener closes, accepted requests are answered, and the process ends. A second SIGINT ends it at once.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        admin: socket.socket | None,
+        follower: BundleFollower,
+        watchdog: Watchdog,
+        metrics: Metrics,
+    ) -> None:
+        """Load what the follower wants. `admin`: the admin port's address. Raises MsdError."""
+        plan = follower.first()
+        app = create_app(settings, metrics, plan)
+        super().__init__(app, settings, listener, metrics, app.state.fast_route)
+        self._drain_s = settings.drain_seconds
+        self._core: CoreStatus = app.state.serving.current.champion.core
+        self._threads = settings.workers
+        self._metrics = metrics
+        self._readiness: Readiness = app.state.readiness
+        self._liveness: Liveness = app.state.liveness
+        self._watchdog = watchdog
+        self._admin = None if admin is None else AdminServer(app.state.admin, settings, admin, metrics)
+        self._rollout = Rollout(follower, plan, app.state.serving, settings, metrics)
+        self._ends_at: float | None = None
+        self._is_settled = False
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Run until shutdown. Raises MsdError if the app or its listener cannot start."""
+        try:
+            super().run()
+        except SystemExit as error:
+            if self.started or not error.code:
+                raise
+            raise MsdError("the service could not start; the log has the reason") from error
+        finally:
+            self._rollout.stop()
+        if self._admin is not None:
+            self._admin.stop()
+
+    @property
+    def is_run_left(self) -> bool:
+        """Return whether a scoring thread still runs a model that is not waited for any more."""
+        return self._liveness.is_running
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the app, the listener and the rollout."""
+        self._watchdog.listen()
+        await super().startup()
+        self._rollout.start()
+        self._liveness.beat()
+        self._watchdog.follow(self._liveness)
+        self._log.info("native_core", **asdict(self._core))
+        if self._admin is not None:
+            self._admin.start()
+        self._log.info("listening", host=self.address[0], port=self.address[1], threads=self._threads)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Run ten times a second."""
+        await super().on_tick(counter)
+        self._liveness.beat()
+        if counter % ONCE_A_SECOND == 0:
+            self._metrics.connections.set(len(self.server_state.connections))
+        if self._ends_at is not None:
+            self._drain()
+            return time.monotonic() >= self._ends_at
+        if self._readiness.is_ready and not self._is_settled:
+            # Long-lived objects leave the garbage collector: scanning them would stop all threads for tens of ms.
+            self._is_settled = True
+            gc.collect()
+            gc.freeze()
+        return False
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer accepted requests, then stop as uvicorn does."""
+        self._drain()
+        self._rollout.stop()
+        await self.close_listener()
+        # A connected client may have a request on the way: the first, or the next on a kept connection.
+        end = time.monotonic() + LINGER_S
+        while time.monotonic() < end and self.server_state.connections:
+            self._drain()
+            await asyncio.sleep(_TICK_S)
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Unlike uvicorn's, do not raise the signals again at the end: draining is success."""
+        before = {number: signal.signal(number, self.handle_exit) for number in handled_signals()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Record the signal only: a handler may run between any two steps of the loop."""
+        if self._ends_at is None:
+            self._ends_at = time.monotonic() + self._drain_s
+
+    def _drain(self) -> None:
+        if not self._readiness.draining:
+            self._readiness.drain()
+            self._log.info("draining", seconds=self._drain_s)
+        # Each reply tells its client to reconnect.
+        self.server_state.default_headers = [
+            (b"date", formatdate(usegmt=True).encode()),
+            (b"connection", b"close"),
+        ]
+
+
+def handled_signals() -> list[signal.Signals]:
+    """Return the handled signals: under nohup not SIGHUP."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
