@@ -80,7 +80,7 @@ ARROWS = [
         forbidden=frozenset(HEAVY),
     ),
 ]
-EXEMPT = {"msd.__main__"}
+EXEMPT = {"msd.commands"}
 
 
 def modules_of(package: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ import pytest
 import typer.main
 from pydantic import BaseModel
 
-from msd.__main__ import _load
+from msd.commands import load
 from msd.contract.request import ScoreRequest
 from service.live.events import EventBatch
 from service.settings import Settings
@@ -57,7 +57,7 @@ def commands_shown() -> Iterator[tuple[Block, list[str]]]:
 def parse(name: str, *words: str) -> None:
     """Has a command parse its line. Raises what it would tell the user."""
     rest = list(words)
-    command = typer.main.get_command(_load(name, *rest))
+    command = typer.main.get_command(load(name, *rest))
     if name == "lab":
         del rest[0]
     if subcommands := getattr(command, "commands", None):
