@@ -156,7 +156,8 @@ def test_an_interrupt_while_a_command_is_loaded_is_no_traceback(tmp_path: Path) 
     (tmp_path / "slow_to_load.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('on')")
     ended = run_python(
         f"import sys; sys.path.append({str(tmp_path)!r}); from msd import __main__, commands\n"
-        "commands.COMMANDS['serve'] = commands.COMMANDS['serve']._replace(module='slow_to_load'); __main__.main(['serve'])"
+        "commands.COMMANDS['serve'] = commands.COMMANDS['serve']._replace(module='slow_to_load')\n"
+        "__main__.main(['serve'])"
     )
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
@@ -192,7 +193,8 @@ def test_onnx_runtime_is_told_to_report_nothing_before_it_is_loaded() -> None:
     code = (
         "import atexit, subprocess, sys; from msd.__main__ import main;"
         " asked = [sys.executable, '-c', 'import os; print(os.environ[\"ORT_DISABLE_TELEMETRY\"])'];"
-        " atexit.register(lambda: print(subprocess.run(asked, capture_output=True, text=True).stdout, file=sys.stderr));"
+        " run = lambda: subprocess.run(asked, capture_output=True, text=True).stdout;"
+        " atexit.register(lambda: print(run(), file=sys.stderr));"
         " main(['--help'])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}

@@ -102,7 +102,12 @@ def test_requests_are_taken_by_the_contract() -> None:
 
 def test_targets_of_make_exist() -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text("utf-8"), re.M))
-    told = {word for page in PAGES for word in re.findall(r"`make ([a-z-]+)", page.read_text("utf-8"))}
+    told = {
+        word
+        for page in PAGES
+        if page.name != "CHANGELOG.md"
+        for word in re.findall(r"`make ([a-z-]+)", page.read_text("utf-8"))
+    }
     told |= {word for block in blocks("sh") for word in re.findall(r"^make ([a-z-]+)", block.text, re.M)}
 
     assert told <= targets
