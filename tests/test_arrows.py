@@ -94,7 +94,7 @@ ARROWS = [
         forbidden=frozenset(HEAVY),
     ),
 ]
-EXEMPT = {"msd.__main__"}
+EXEMPT = {"msd.commands"}
 
 
 def modules_of(package: str) -> dict[str, str]:
