@@ -76,6 +76,7 @@ ARROWS = [
             "loadtest",
             "model_export",
             "msd",
+            "service.limits",
             "service.live.events",
             "service.live.live_state",
             "service.redis.keys",
