@@ -1,136 +1,111 @@
-"""Comparison of leaner models with the reference: same clicks, seeds and rows.
+"""Comparison of the leaner model with the reference: same clicks, seeds and rows.
 
-A model is as good if the worse end of the paired 95 % interval is within a margin fixed beforehand.
+It is as good if the worse end of the paired 95 % interval is within a margin fixed beforehand.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.race.precisions import Precisions, lowered, scores
 from lab.race.runners import in_onnxruntime
 from lab.race.subject import Subject
-from lab.reference.clicks import Clicks
+from lab.reference.clicks import Clicks, new_catalogue, new_clicks
 from lab.reference.inputs import Sizes
-from lab.reference.network import LEANER
-from lab.reference.training import Progress, ReferenceTraining, TrainedReference, new_held, trained
+from lab.reference.training import ReferenceTraining, trained
 from msd.bootstrap import Floats, compare_by_seed, resample_metrics
-from msd.contract.instructions import cpu_instructions
 from msd.metrics import measure_pooled
+from msd.report import Heard
 
 AUC_MARGIN = 0.001
 LOGLOSS_MARGIN = 0.001
-_LEANEST = "lean"
 # Two trainings of one network differ by as much as the margins: with fewer seeds, a difference means nothing.
 _FEWEST_SEEDS = 3
-_REFERENCE = "reference"
-_ROWS = 4  # number of the held-out clicks; the leaner models were chosen by others
+_ROWS = 4  # number of the held-out clicks; the leaner model was chosen by others
+
+Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Study:
-    """Seeds per network, and requests to judge by. With two seeds or more, each change of the leanest model is also
-    tried alone."""
+    """Number of seeds per network, and of requests to judge by."""
 
-    seeds: int = 1
+    seeds: int
     requests: int = 2_000
     candidates: int = 50
 
-    @property
-    def names(self) -> Sequence[str]:
-        """Names of the leaner models."""
-        return tuple(LEANER) if self.seeds > 1 else (_LEANEST,)
-
 
 class Metric(NamedTuple):
-    """Mean over seeds, its difference from the reference's with the 95 % interval, and the difference by seed."""
+    """Means over seeds, their difference with its 95 % interval, and the difference by seed."""
 
-    mean: float
+    reference: float
+    lean: float
     difference: float
     ci95: tuple[float, float] | None
     by_seed: list[float]
 
 
 class Comparison(NamedTuple):
-    """A model's metrics beside the reference's. `as_good`: None if there were too few seeds to tell."""
+    """The leaner model's metrics beside the reference's. `as_good`: None if there were too few seeds to tell."""
 
     auc: Metric
     logloss: Metric
     as_good: bool | None
 
 
-@dataclass(frozen=True)
-class Leaner:
-    """A leaner model of the first seed, in all precisions, and its comparison over all seeds."""
-
-    subject: Subject
-    precisions: Precisions
-    comparison: Comparison
-
-
-def leaner_models(
-    work: Path, sizes: Sizes, training: ReferenceTraining, study: Study, reference: TrainedReference, progress: Progress
-) -> dict[str, Leaner]:
-    """Return each leaner model, trained in `work` if missing. `progress` gets the models done and their total."""
-    rows = new_held(sizes, training, study.requests, study.candidates, _ROWS)
-    found: dict[str, list[NDArray[np.float32]]] = {}
-    first: dict[str, Subject] = {}
-    names = (_REFERENCE, *study.names)
-    for number, name in enumerate(names):
-        subjects = []
-        for seed in range(study.seeds):
-            progress(number * study.seeds + seed, len(names) * study.seeds)
-            network = trained(name, training.seed + seed, work, sizes, training, lambda *_: None)
-            subjects.append(Subject(name, network, sizes))
-        found[name] = [scores(in_onnxruntime(one.passed.model), rows) for one in subjects]
-        first[name] = subjects[0]
-    instructions = cpu_instructions()
-    comparisons = compared(rows, found.pop(_REFERENCE), found)
+def study_leaner(
+    work: Path, sizes: Sizes, training: ReferenceTraining, study: Study, progress: Heard
+) -> dict[str, Any]:
+    """Return the comparison, ready for JSON, and the AUC of the clicks' own law; networks are kept in `work`."""
+    rows = new_clicks(
+        new_catalogue(sizes, training.seed), sizes, study.requests, study.candidates, training.seed + _ROWS
+    )
+    scores: dict[str, list[Scores]] = {"reference": [], "lean": []}
+    for name, found in scores.items():
+        for seed in range(training.seed, training.seed + study.seeds):
+            hears = partial(progress, f"Training the {name} model, seed {seed}")
+            network = trained(name, seed, work, sizes, training, hears)
+            run = in_onnxruntime(Subject(name, network, sizes).passed.model)
+            found.append(np.stack([run(feeds)[0] for feeds in rows.requests()]).astype(np.float32))
+    comparison = compared(rows, **scores)
+    law = measure_pooled(rows.clicked.ravel().astype(np.float64), rows.chances.ravel().astype(np.float64))
     return {
-        name: Leaner(
-            first[name], lowered(first[name].passed.model, reference.known, reference.held, instructions), comparison
-        )
-        for name, comparison in comparisons.items()
+        "seeds": study.seeds,
+        "rows": rows.candidates.size,
+        "law_auc": law["auc"],
+        "auc": comparison.auc._asdict(),
+        "logloss": comparison.logloss._asdict(),
+        "as_good": comparison.as_good,
     }
 
 
-def compared(
-    rows: Clicks, reference: Sequence[NDArray[np.float32]], others: Mapping[str, Sequence[NDArray[np.float32]]]
-) -> dict[str, Comparison]:
-    """Compare scores [R, C] of each seed of other models with the reference's of the same seed.
+def compared(rows: Clicks, reference: Sequence[Scores], lean: Sequence[Scores]) -> Comparison:
+    """Compare scores [R, C] of each seed of the leaner model with the reference's of the same seed.
 
     The interval is over users, with one request each, and over seeds.
     """
     labels = rows.clicked.ravel().astype(np.float64)
     users = np.repeat(np.arange(len(rows.candidates)), rows.candidates.shape[1])
-    flat = np.stack([one.ravel() for of_model in (reference, *others.values()) for one in of_model]).astype(np.float64)
+    flat = np.stack([scores.ravel() for scores in (*reference, *lean)]).astype(np.float64)
     drawn = resample_metrics(labels, flat, users)
-    measured = [measure_pooled(labels, one) for one in flat]
-    seeds = len(reference)
-    comparisons = {}
-    for number, name in enumerate(others, start=1):
-        ours = slice(number * seeds, (number + 1) * seeds)
-        auc, logloss = (
-            _metric(np.array([one[key] for one in measured]), draws, seeds, ours)
-            for key, draws in (("auc", drawn.auc), ("logloss", drawn.logloss))
-        )
-        comparisons[name] = Comparison(auc, logloss, _as_good(auc, logloss) if seeds >= _FEWEST_SEEDS else None)
-    return comparisons
-
-
-def _metric(measured: Floats, drawn: Floats, seeds: int, ours: slice) -> Metric:
-    """Return a metric from measured [M] and resampled [M, R] figures; the first `seeds` models are the reference."""
-    differences = measured[ours] - measured[:seeds]
-    return Metric(
-        mean=float(measured[ours].mean()),
-        difference=float(differences.mean()),
-        ci95=compare_by_seed(drawn[ours], drawn[:seeds])["ci95"],
-        by_seed=differences.tolist(),
+    measured = [measure_pooled(labels, scores) for scores in flat]
+    auc, logloss = (
+        _metric(np.array([metrics[name] for metrics in measured]), resampled, len(reference))
+        for name, resampled in (("auc", drawn.auc), ("logloss", drawn.logloss))
     )
+    return Comparison(auc, logloss, _as_good(auc, logloss) if len(reference) >= _FEWEST_SEEDS else None)
+
+
+def _metric(measured: Floats, drawn: Floats, seeds: int) -> Metric:
+    """Return a metric from measured [M] and resampled [M, R] figures; the first `seeds` are the reference's."""
+    reference, lean = measured[:seeds], measured[seeds:]
+    ci95 = compare_by_seed(drawn[seeds:], drawn[:seeds])["ci95"]
+    means = float(reference.mean()), float(lean.mean()), float((lean - reference).mean())
+    return Metric(*means, ci95, (lean - reference).tolist())
 
 
 def _as_good(auc: Metric, logloss: Metric) -> bool:

@@ -1,8 +1,8 @@
 """Graphs loaded as the service does, into ONNX Runtime or OpenVINO, on one CPU thread. Knows no networks."""
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from typing import Any, cast
+from functools import partial
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import onnx
@@ -11,11 +11,49 @@ from numpy.typing import NDArray
 
 from lab.reference.inputs import Feeds
 from model_export.errors import ExportError
-from msd.contract.instructions import cpu_instructions
+from model_export.precision.int8 import check_int8, quantise
 from msd.contract.openvino import OpenVinoGraph, OpenVinoPrecision, load_openvino
 
+Form = Literal["fp32_openvino", "int8", "bf16"]
+FORMS: tuple[Form, ...] = ("fp32_openvino", "int8", "bf16")
+"""How a graph may be served, besides in fp32 on ONNX Runtime."""
 Output = NDArray[np.floating]
 Runner = Callable[[Feeds], Sequence[Output]]
+Served = Callable[[int], Runner]
+"""Opens a graph for an expected number of candidates."""
+
+
+class Forms(NamedTuple):
+    """The forms that this machine can serve a graph in, and the reasons why it cannot in others."""
+
+    served: dict[Form, Served]
+    not_possible: dict[Form, str]
+
+
+def forms_of(model: onnx.ModelProto, rows: Sequence[Feeds], instructions: tuple[str, ...]) -> Forms:
+    """Return an fp32 graph in all forms that a CPU with these instructions has; int8's ranges come from some rows."""
+    forms = Forms({}, {})
+    for form in FORMS:
+        try:
+            if form == "int8":
+                check_int8(instructions)
+                forms.served[form] = _for_any_number(in_onnxruntime(in_int8(model, rows)))
+            else:
+                precision: OpenVinoPrecision = "bf16" if form == "bf16" else "fp32"
+                _check_openvino(precision, instructions)
+                forms.served[form] = partial(in_openvino, model, precision)
+        except ExportError as error:
+            forms.not_possible[form] = str(error)
+    return forms
+
+
+def _for_any_number(runner: Runner) -> Served:
+    return lambda _: runner
+
+
+def in_int8(model: onnx.ModelProto, rows: Sequence[Feeds]) -> onnx.ModelProto:
+    """Return the graph with its large products in int8. Raises ExportError if it has none."""
+    return onnx.load_from_string(quantise(model.SerializeToString(), rows))
 
 
 def in_onnxruntime(model: onnx.ModelProto) -> Runner:
@@ -25,8 +63,8 @@ def in_onnxruntime(model: onnx.ModelProto) -> Runner:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = {one.name for one in session.get_inputs()}
-    heads = [one.name for one in session.get_outputs()]
+    names = {tensor.name for tensor in session.get_inputs()}
+    heads = [tensor.name for tensor in session.get_outputs()]
 
     def run(feeds: Feeds) -> Sequence[Output]:
         return cast(Sequence[Output], session.run(heads, {name: feeds[name] for name in names}))
@@ -35,51 +73,20 @@ def in_onnxruntime(model: onnx.ModelProto) -> Runner:
 
 
 def in_openvino(model: onnx.ModelProto, precision: OpenVinoPrecision, expected: int) -> Runner:
-    """Load a graph into OpenVINO, compiled for the expected number of candidates, with inputs in bound arrays.
-
-    Raises ExportError if OpenVINO or the precision is unavailable.
-    """
-    _openvino(precision)
-    heads = [one.name for one in model.graph.output]
+    """Load a graph into OpenVINO, compiled for the expected number of candidates, with inputs in bound arrays."""
+    heads = [tensor.name for tensor in model.graph.output]
     graph = OpenVinoGraph(model.SerializeToString(), precision, 1, heads, expected)
     return lambda feeds: list(graph.run(feeds).values())
 
 
-def in_openvino_of_bf16(model: onnx.ModelProto, feeds: Feeds) -> Callable[[], object]:
-    """Load a graph in bf16 for one request, with inputs that are bf16 before it starts, like those of an inner layer.
-
-    Raises ExportError if OpenVINO or bf16 is unavailable.
-    """
-    openvino = _openvino("bf16")
-    import_module("openvino.preprocess")
-    prepared = openvino.preprocess.PrePostProcessor(openvino.Core().read_model(model.SerializeToString()))
-    for name in feeds:
-        prepared.input(name).tensor().set_element_type(openvino.Type.bf16)
-    options = {
-        "INFERENCE_PRECISION_HINT": "bf16",
-        "INFERENCE_NUM_THREADS": 1,
-        "NUM_STREAMS": 1,
-        "ENABLE_CPU_PINNING": False,
-    }
-    compiled = openvino.Core().compile_model(prepared.build(), "CPU", options)
-    request = compiled.create_infer_request()
-    for one in compiled.inputs:
-        values = np.ascontiguousarray(feeds[one.any_name], np.float32)
-        tensor = openvino.Tensor(openvino.Type.bf16, values.shape)
-        # numpy has no bf16, which is the upper half of a float.
-        tensor.data.view(np.uint16)[...] = values.view(np.uint32) >> 16
-        request.set_tensor(one, tensor)
-    return cast(Callable[[], object], request.infer)
-
-
-def _openvino(precision: OpenVinoPrecision) -> Any:  # noqa: ANN401 - openvino says little of types
+def _check_openvino(precision: OpenVinoPrecision, instructions: tuple[str, ...]) -> None:
+    """Raise ExportError if OpenVINO or the precision is unavailable."""
     try:
         openvino = load_openvino()
     except ImportError:
         raise ExportError("OpenVINO is not installed: pip install 'msd-ctr[openvino]'") from None
     if precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ExportError(
-            f"bf16: OpenVINO does not offer it on this CPU ({' '.join(cpu_instructions())}), which has neither AMX nor"
+            f"bf16: OpenVINO does not offer it on this CPU ({' '.join(instructions)}), which has neither AMX nor"
             " AVX512_BF16"
         )
-    return openvino

@@ -8,8 +8,8 @@ import onnx
 
 from lab.reference.graphs import plain_graph, tiled_graph
 from lab.reference.inputs import SIDES, Feeds, Sizes, random_feeds
-from lab.reference.network import NETWORKS, ReferenceNetwork, lively, made
-from lab.reference.twins import twin_of
+from lab.reference.network import ReferenceModel, ReferenceNetwork
+from lab.reference.twin import ReferenceTwin
 from model_export.factorise.pass_ import Factorised, factorise
 from model_export.factorise.proof import prove
 from model_export.factorise.rule import Rule
@@ -34,7 +34,7 @@ class Subject:
     @cached_property
     def plain(self) -> onnx.ModelProto:
         """The graph with the user at batch 1, repeated inside."""
-        return plain_graph(self.network, self.network, self.sizes)
+        return plain_graph(self.network, self.sizes)
 
     @cached_property
     def passed(self) -> Factorised:
@@ -43,9 +43,9 @@ class Subject:
 
     @property
     def twin(self) -> onnx.ModelProto:
-        """The graph factorised by hand."""
-        twin = twin_of(self.network)
-        return plain_graph(twin, twin, self.sizes)
+        """The reference model's graph factorised by hand."""
+        assert isinstance(self.network, ReferenceModel)
+        return plain_graph(ReferenceTwin(self.network).eval(), self.sizes)
 
     @property
     def tiled(self) -> onnx.ModelProto:
@@ -63,8 +63,3 @@ class Subject:
     def proved(self) -> float:
         """Prove the pass in double precision; return the greatest difference. Raises ExportError above 1e-12."""
         return prove(self.plain, self.sides, [self.request(candidates, candidates) for candidates in _PROVED])
-
-
-def untrained(sizes: Sizes) -> list[Subject]:
-    """Return all networks but the reference model, which is trained."""
-    return [Subject(name, lively(made(name, sizes, 0)), sizes) for name in NETWORKS if name != "reference"]

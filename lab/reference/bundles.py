@@ -1,6 +1,6 @@
 """Bundles of the trained reference model, exported like any other, and its graphs as others would serve them.
 
-Kept in a folder until their inputs change; an interrupted run resumes.
+Kept in a folder until their inputs change.
 """
 
 import shutil
@@ -16,23 +16,20 @@ import torch
 from lab.reference.graphs import plain_graph, tiled_graph
 from lab.reference.inputs import Sizes
 from lab.reference.market import Population, new_market
-from lab.reference.training import ReferenceTraining, trained, trained_reference
+from lab.reference.training import ReferenceTraining, trained
 from model_export.export import export_bundle
 from model_export.foreign.bind import bind_inputs
 from model_export.foreign.source import Foreign
 from model_export.precision.choice import Asked
-from msd.contract.bundle import ROWS, open_bundle
-from msd.contract.errors import BundleError
+from msd.contract.bundle import FORMAT_VERSION, open_bundle
 from msd.contract.files import write_bytes_atomic
 from msd.contract.precision import Precision
-from msd.contract.row_file import RowFile
-from msd.contract.rows import RowCodec, RowSide
+from msd.contract.rows import ROW_FORMAT
 from msd.report import Heard
 from msd.step import fingerprint_of, is_done, mark_done
 
-_FORMAT = 2
+_FORMAT = 3
 _HEADS = {"pctr": "pctr"}
-_SIDES: tuple[RowSide, ...] = ("user", "item")
 # The network's inputs → the schema's tensors.
 _TENSORS = {
     "user_fields": "user_categorical",
@@ -71,19 +68,20 @@ class Bundles:
         return open_bundle(self.best, rows=False).precision.chosen
 
 
-def made_bundles(work: Path, makings: Makings, heard: Heard) -> Bundles:
+def made_bundles(work: Path, makings: Makings, progress: Heard) -> Bundles:
     """Return the bundles in `work`, made first if missing. Raises MsdError if one cannot be made."""
     bundles = Bundles(work / "fp32", work / "best", work / "graphs" / "tiled.onnx", work / "graphs" / "plain.onnx")
-    run = fingerprint_of(_FORMAT, asdict(makings), torch.__version__)
-    if is_done(work, run) and _is_readable(bundles.fp32) and _is_readable(bundles.best):
+    run = fingerprint_of(_FORMAT, FORMAT_VERSION, ROW_FORMAT, asdict(makings), torch.__version__)
+    if is_done(work, run):
         return bundles
     start = time.perf_counter()
-    hears = partial(heard, "Training the reference model")
-    network = trained_reference(work / "model", makings.sizes, makings.training, hears).network
-    hears = partial(heard, "Training the lean reference model")
-    lean = trained("lean", makings.training.seed, work / "model", makings.sizes, makings.training, hears)
-    heard("Generating users and items", 0, 1)
-    plain = _renamed(plain_graph(network, network, makings.sizes))
+    training = makings.training
+    network, lean = (
+        trained(name, training.seed, work / "model", makings.sizes, training, partial(progress, f"Training {name}"))
+        for name in ("reference", "lean")
+    )
+    progress("Generating users and items", 0, 1)
+    plain = _renamed(plain_graph(network, makings.sizes))
     write_bytes_atomic(bundles.plain, plain.SerializeToString())
     write_bytes_atomic(bundles.tiled, _renamed(tiled_graph(network, makings.sizes)).SerializeToString())
     market = new_market(makings.sizes, makings.population, makings.training.seed)
@@ -96,37 +94,25 @@ def made_bundles(work: Path, makings: Makings, heard: Heard) -> Bundles:
         market.vectors,
         market.adaptors,
         None,
-        lean=_renamed(plain_graph(lean, lean, makings.sizes)),
+        lean=_renamed(plain_graph(lean, makings.sizes)),
     )
     wanted: Mapping[Path, Asked] = {bundles.fp32: "fp32", bundles.best: "auto"}
     for folder, precision in wanted.items():
-        if not _is_readable(folder):  # another version's bundle may not be
-            shutil.rmtree(folder, ignore_errors=True)
-        told = _told(heard, folder, makings)
+        shutil.rmtree(folder, ignore_errors=True)
+        told = _told(progress, folder, makings)
         export_bundle(source, folder, None, makings.requests, told, precision, makings.candidates)
     mark_done(work, run, time.perf_counter() - start)
     return bundles
 
 
-def _is_readable(folder: Path) -> bool:
-    """Return whether there is a bundle with row files of this version's format."""
-    try:
-        bundle = open_bundle(folder)
-        for side in _SIDES:
-            RowFile(bundle.path(ROWS[side]), RowCodec(bundle.schema, side, bundle.bundle_id), bundle.bundle_id)
-    except BundleError:
-        return False
-    return True
-
-
-def _told(heard: Heard, folder: Path, makings: Makings) -> Callable[[str, int], None]:
-    return lambda doing, done: heard(f"{doing} ({folder.name})", done, max(makings.requests, done))
+def _told(progress: Heard, folder: Path, makings: Makings) -> Callable[[str, int], None]:
+    return lambda doing, done: progress(f"{doing} ({folder.name})", done, max(makings.requests, done))
 
 
 def _renamed(model: onnx.ModelProto) -> onnx.ModelProto:
     """Rename the graph's inputs to the schema's tensors."""
-    for one in model.graph.input:
-        one.name = _TENSORS[one.name]
+    for value in model.graph.input:
+        value.name = _TENSORS[value.name]
     for node in model.graph.node:
         node.input[:] = [_TENSORS.get(name, name) for name in node.input]
     return model

@@ -16,7 +16,7 @@ from lab.reference.inputs import Feeds, Sizes
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int32]
 
-_ITEMS = 4_000
+ITEMS = 4_000
 _TOPICS = 24
 _LIKED_TOPICS = 3
 _CONSTANT, _FIELDS, _FIT, _FIT_OF_FIELDS, _HISTORY = -3.4, 0.25, 1.4, 0.35, 3.2
@@ -68,21 +68,25 @@ class Clicks:
         }
 
 
-def new_catalogue(sizes: Sizes, seed: int) -> ReferenceItems:
-    """Return items around topics, with fields whose first values are the most common."""
+def new_catalogue(sizes: Sizes, seed: int, items: int = ITEMS) -> ReferenceItems:
+    """Return items around topics, with fields whose first values are the most common. Whatever the number of items, the
+    first 4,000 and the effects are the same."""
     rng = np.random.default_rng((seed, 0))
     topics = _unit(rng.standard_normal((_TOPICS, sizes.vector), np.float32))
-    of_item = rng.integers(0, _TOPICS, _ITEMS, np.int32)
-    noise = rng.standard_normal((_ITEMS, sizes.vector), np.float32) / np.float32(np.sqrt(sizes.vector))
-    values = (2, sizes.fields, sizes.vocabulary)
-    return ReferenceItems(
-        item_fields=_values(rng, (_ITEMS, sizes.fields), sizes.vocabulary),
-        item_vectors=_unit(topics[of_item] + noise),
-        item_topics=of_item,
-        topics=topics,
-        effects=rng.standard_normal(values, np.float32),
-        factors=rng.standard_normal((*values, 2), np.float32),
+    first = _new_items(rng, sizes, topics, ITEMS)
+    effects, factors = (
+        rng.standard_normal((2, sizes.fields, sizes.vocabulary, *more), np.float32) for more in ((), (2,))
     )
+    further = _new_items(rng, sizes, topics, max(0, items - ITEMS))
+    fields, vectors, of_item = (np.concatenate(both) for both in zip(first, further, strict=True))
+    return ReferenceItems(fields, vectors, of_item, topics, effects, factors)
+
+
+def _new_items(rng: np.random.Generator, sizes: Sizes, topics: Floats, count: int) -> tuple[Integers, Floats, Integers]:
+    """Return fields, vectors and topics of some items."""
+    of_item = rng.integers(0, _TOPICS, count, np.int32)
+    noise = rng.standard_normal((count, sizes.vector), np.float32) / np.float32(np.sqrt(sizes.vector))
+    return _values(rng, (count, sizes.fields), sizes.vocabulary), _unit(topics[of_item] + noise), of_item
 
 
 def new_clicks(catalogue: ReferenceItems, sizes: Sizes, requests: int, candidates: int, seed: int) -> Clicks:
@@ -92,7 +96,7 @@ def new_clicks(catalogue: ReferenceItems, sizes: Sizes, requests: int, candidate
     history = _of_topics(rng, catalogue, liked, sizes.history)
     lengths = rng.integers(1, sizes.history + 1, requests)
     offered = _of_topics(rng, catalogue, liked, candidates)
-    anything = rng.integers(0, _ITEMS, offered.shape, np.int32)
+    anything = rng.integers(0, len(catalogue.item_topics), offered.shape, np.int32)
     noise = rng.standard_normal((requests, sizes.vector), np.float32) / np.float32(np.sqrt(sizes.vector))
     clicks = Clicks(
         catalogue=catalogue,

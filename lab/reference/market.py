@@ -4,7 +4,7 @@ A user's history is clicks in the profile window. All other impressions are at o
 that history. Knows no graph.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lab.reference.clicks import Clicks, ReferenceItems, new_catalogue, new_clicks
+from lab.reference.clicks import Clicks, new_catalogue, new_clicks
 from lab.reference.inputs import Sizes
 from msd.contract.rows import RowSide
 from msd.contract.schema import Categorical, FeatureSchema, SchemaField, Semantic, Sequence, State
@@ -28,7 +28,7 @@ _NAME = "reference"
 _WINDOW_AT, _SHOWN_AT = 1_764_000_000, 1_764_060_000
 _SHOWN = (Part.TRAIN, Part.TRAIN, Part.VALID, Part.VALID, Part.TEST)
 _MISSING, _UNKNOWN = 0, 1
-_FORMAT = 1
+_FORMAT = 2
 _SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
@@ -54,7 +54,7 @@ class Market:
 
 def new_market(sizes: Sizes, population: Population, training_seed: int) -> Market:
     """Generate users and items like those of the training clicks; the same seeds give the same market."""
-    catalogue = _grown(new_catalogue(sizes, training_seed), sizes, population)
+    catalogue = new_catalogue(sizes, training_seed, population.items)
     clicks = new_clicks(catalogue, sizes, population.users, len(_SHOWN), population.seed)
     users, items = _ids("u", population.users), _ids("i", len(catalogue.item_fields))
     fields = {"user": clicks.user_fields, "item": catalogue.item_fields}
@@ -110,24 +110,6 @@ def _widened(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     wide = np.zeros((len(vectors), VECTOR_DIM), np.float32)
     wide[:, : vectors.shape[1]] = vectors
     return wide
-
-
-def _grown(catalogue: ReferenceItems, sizes: Sizes, population: Population) -> ReferenceItems:
-    """Extend the catalogue by items of the same topics to the wanted number."""
-    known = len(catalogue.item_topics)
-    rng = np.random.default_rng((population.seed, 2))
-    more = max(0, population.items - known)
-    # A further item copies an existing one, but has its own fields and a moved vector.
-    like = rng.integers(0, known, more)
-    moved = catalogue.item_vectors[like] + rng.normal(0, 0.5 / np.sqrt(sizes.vector), (more, sizes.vector))
-    columns = np.stack([rng.permutation(column)[rng.integers(0, known, more)] for column in catalogue.item_fields.T], 1)
-    vectors = (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
-    return replace(
-        catalogue,
-        item_fields=np.concatenate([catalogue.item_fields, columns]),
-        item_vectors=np.concatenate([catalogue.item_vectors, vectors]),
-        item_topics=np.concatenate([catalogue.item_topics, catalogue.item_topics[like]]),
-    )
 
 
 def _ids(letter: str, count: int) -> list[str]:

@@ -4,8 +4,6 @@ They know nothing about serving. Each reads some of `inputs.SIDES`, by name, in 
 """
 
 from collections.abc import Callable, Mapping
-from enum import StrEnum
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +15,15 @@ _SHARPNESS = 8.0
 POINTWISE = ("user_fields", "user_vector", "item_fields", "item_vector")
 
 
-class ReferenceNetwork(nn.Module):
-    """Model of both sides' fields and vectors. `tiled`: the user's inputs have one row per candidate."""
+class GraphModule(nn.Module):
+    """A module that can be exported: names of its inputs and heads."""
 
     inputs: tuple[str, ...] = tuple(SIDES)
     heads: tuple[str, ...] = ("pctr",)
+
+
+class ReferenceNetwork(GraphModule):
+    """Model of both sides' fields and vectors. `tiled`: the user's inputs have one row per candidate."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -56,6 +58,12 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def weighted(h_NTD: Tensor, mask_NT: Tensor, scores_NT: Tensor) -> Tensor:
+    """Return the history's mean [N, D] with the softmax of the scores as weights; empty places have none."""
+    weights_NT = torch.softmax(scores_NT.masked_fill(mask_NT < 0.5, EMPTY), -1)
+    return (weights_NT.unsqueeze(-1) * h_NTD).sum(1)
+
+
 class ReferenceModel(ReferenceNetwork):
     """Target attention (DIN, arXiv 1706.06978; softmax), two full cross layers (DCN-V2, arXiv 2008.13535), an MLP."""
 
@@ -85,43 +93,27 @@ class ReferenceModel(ReferenceNetwork):
     def _attended(self, h_NTD: Tensor, mask_NT: Tensor, item_ND: Tensor) -> Tensor:
         c_NTD = item_ND.unsqueeze(1).expand_as(h_NTD)
         scores_NT = self.attention(torch.cat([h_NTD, c_NTD, h_NTD - c_NTD, h_NTD * c_NTD], -1)).squeeze(-1)
-        weights_NT = torch.softmax(scores_NT.masked_fill(mask_NT < 0.5, EMPTY), -1)
-        return (weights_NT.unsqueeze(-1) * h_NTD).sum(1)
-
-
-class Change(StrEnum):
-    """A reduced part of the reference model."""
-
-    CROSS = "low_rank_cross"
-    ATTENTION = "dot_attention"
-    MLP = "narrow_mlp"
+        return weighted(h_NTD, mask_NT, scores_NT)
 
 
 class Lean(ReferenceModel):
     """The reference with low-rank cross layers, dot-product attention ("general" in arXiv 1508.04025) and an MLP
-    without its widest layer; or with only some of these changes."""
+    without its widest layer."""
 
-    def __init__(self, sizes: Sizes, changes: frozenset[Change] = frozenset(Change)) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
-        self.changes = changes
         width = 2 * sizes.side + sizes.vector
-        if Change.CROSS in changes:
-            layers = ((nn.Linear(width, sizes.rank, bias=False), nn.Linear(sizes.rank, width)) for _ in self.cross)
-            self.cross = nn.ModuleList(nn.Sequential(*both) for both in layers)
-        if Change.ATTENTION in changes:
-            query = nn.Linear(sizes.vector, sizes.vector, bias=False)
-            # Starts near the vectors' own products: from a random start, AUC ends .003 lower.
-            query.weight.data += _SHARPNESS * torch.eye(sizes.vector)
-            self.attention = nn.Sequential(query)
-        if Change.MLP in changes:
-            self.mlp = mlp(width, *sizes.hidden[1:], 1)
+        layers = ((nn.Linear(width, sizes.rank, bias=False), nn.Linear(sizes.rank, width)) for _ in self.cross)
+        self.cross = nn.ModuleList(nn.Sequential(*both) for both in layers)
+        query = nn.Linear(sizes.vector, sizes.vector, bias=False)
+        # Starts near the vectors' own products: from a random start, AUC ends .003 lower.
+        query.weight.data += _SHARPNESS * torch.eye(sizes.vector)
+        self.attention = nn.Sequential(query)
+        self.mlp = mlp(width, *sizes.hidden[1:], 1)
 
     def _attended(self, h_NTD: Tensor, mask_NT: Tensor, item_ND: Tensor) -> Tensor:
-        if Change.ATTENTION not in self.changes:
-            return super()._attended(h_NTD, mask_NT, item_ND)
         scores_NT = (self.attention(item_ND).unsqueeze(1) * h_NTD).sum(-1)
-        weights_NT = torch.softmax(scores_NT.masked_fill(mask_NT < 0.5, EMPTY), -1)
-        return (weights_NT.unsqueeze(-1) * h_NTD).sum(1)
+        return weighted(h_NTD, mask_NT, scores_NT)
 
 
 class DeepFM(ReferenceNetwork):
@@ -250,17 +242,13 @@ NETWORKS: Mapping[str, Callable[[Sizes], ReferenceNetwork]] = {
     "two_tasks": TwoTasks,
     "lean": Lean,
 }
-LEANER: Mapping[str, Callable[[Sizes], ReferenceNetwork]] = {
-    **{change.value: partial(Lean, changes=frozenset({change})) for change in Change},
-    "lean": Lean,
-}
 
 
 def made(name: str, sizes: Sizes, seed: int) -> ReferenceNetwork:
     """Return an untrained network by name, with weights from the seed, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = {**NETWORKS, **LEANER}[name](sizes).eval()
+        network = NETWORKS[name](sizes).eval()
     for module in network.modules():
         # Smaller than torch's initial N(0, 1), from which no sum over twenty fields trains.
         if isinstance(module, nn.Embedding):

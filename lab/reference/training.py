@@ -1,7 +1,4 @@
-"""Training of networks on generated clicks, half a minute each; kept in folders until something changes.
-
-Networks are measured on requests of users that they were not trained on.
-"""
+"""Training of networks on generated clicks, half a minute each; kept in folders until something changes."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch.nn import functional
@@ -21,11 +17,9 @@ from lab.reference.inputs import Sizes
 from lab.reference.network import ReferenceNetwork, made
 from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic
-from msd.metrics import measure_pooled
 from msd.step import fingerprint_of, is_done, mark_done
 
 _FORMAT = 2
-
 
 Progress = Callable[[int, int], None]
 """Gets the steps done and their total."""
@@ -39,29 +33,7 @@ class ReferenceTraining:
     candidates: int = 16
     batch: int = 512
     learning_rate: float = 3e-3
-    held: int = 400  # requests to measure on, with `held_candidates` each
-    held_candidates: int = 100
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class TrainedReference:
-    """The reference model, and requests of users it has not seen: some to fit scales, others to judge by."""
-
-    network: ReferenceNetwork
-    known: Clicks
-    held: Clicks
-
-
-def trained_reference(work: Path, sizes: Sizes, training: ReferenceTraining, progress: Progress) -> TrainedReference:
-    """Return the model of the training's own seed, and clicks to judge it by."""
-    known, held = (new_held(sizes, training, training.held, training.held_candidates, one) for one in (2, 1))
-    return TrainedReference(trained("reference", training.seed, work, sizes, training, progress), known, held)
-
-
-def new_held(sizes: Sizes, training: ReferenceTraining, requests: int, candidates: int, number: int) -> Clicks:
-    """Return clicks of users that no network was trained on; each `number` from 1 gives others."""
-    return new_clicks(new_catalogue(sizes, training.seed), sizes, requests, candidates, training.seed + number)
 
 
 def trained(
@@ -90,24 +62,6 @@ def trained(
 def weights_of(work: Path, name: str, seed: int) -> Path:
     """Return the path of a network's weights, in a folder of their own."""
     return work / f"{name}-{seed}" / "weights.safetensors"
-
-
-def quality(clicks: Clicks, scores: NDArray[np.float32]) -> dict[str, float]:
-    """Return metrics of scores [R, C] of all candidates."""
-    return measure_pooled(clicks.clicked.ravel().astype(np.float64), scores.ravel().astype(np.float64))
-
-
-def torch_scores(network: ReferenceNetwork, clicks: Clicks) -> NDArray[np.float32]:
-    """Return the first head's scores [R, C] by torch."""
-    with torch.no_grad():
-        return np.stack([_scores(network, clicks, number) for number in range(len(clicks.candidates))])
-
-
-def _scores(network: ReferenceNetwork, clicks: Clicks, number: int) -> NDArray[np.float32]:
-    feeds = clicks.request(number)
-    output = network(*(torch.from_numpy(feeds[name]) for name in network.inputs))
-    scores: NDArray[np.float32] = (output if isinstance(output, torch.Tensor) else output[0]).numpy()
-    return scores
 
 
 def _train(

@@ -1,97 +1,74 @@
-"""Parts of the twins of `twins.py`. Knows only the networks' common parts."""
+"""Twin of the reference model, factorised by hand: what depends on the user alone is computed once.
 
-from collections.abc import Sequence
+A yardstick for the factorising pass: it has the weights, inputs, heads and scores of the network.
+"""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lab.reference.network import ReferenceNetwork
+from lab.reference.network import EMPTY, GraphModule, ReferenceModel
 
 
-class Twin(nn.Module):
-    """Network with one table for all fields of a side, instead of one each."""
+class ReferenceTwin(GraphModule):
+    """One table for all fields of a side; attention's first layer as one matrix [D, T·A] of the history; the first
+    cross layer split by side."""
 
-    offsets: Tensor
-    user_table: Tensor
-    item_table: Tensor
-
-    def __init__(self, network: ReferenceNetwork) -> None:
+    def __init__(self, network: ReferenceModel) -> None:
         super().__init__()
-        self.inputs, self.heads = network.inputs, network.heads
         self.width = network.sizes.side
-        self.register_buffer("offsets", network.sizes.vocabulary * torch.arange(network.sizes.fields).to(torch.int32))
-        for side in ("user", "item"):
-            self.register_buffer(f"{side}_table", fused(getattr(network, f"{side}_tables")))
+        first, _, self.second = network.attention
+        first_cross, self.second_cross = network.cross
+        assert isinstance(first, nn.Linear)
+        assert isinstance(first_cross, nn.Linear)
+        self.mlp = network.mlp
+        of_h, of_c, of_difference, of_product = first.weight.detach().T.chunk(4)
+        cross = first_cross.weight.detach().T
+        buffers = {
+            "offsets": network.sizes.vocabulary * torch.arange(network.sizes.fields).to(torch.int32),
+            **{f"{side}_table": _fused(getattr(network, f"{side}_tables")) for side in ("user", "item")},
+            "of_history": of_h + of_difference,
+            "of_item": of_c - of_difference,
+            "of_product": of_product.contiguous(),
+            "bias": first.bias.detach(),
+            "cross_user": cross[: self.width].contiguous(),
+            "cross_item": cross[self.width :].contiguous(),
+            "cross_bias": first_cross.bias.detach(),
+        }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
 
-    def user(self, fields: Tensor, vector: Tensor) -> Tensor:
-        """Return the user's part of the concatenation [1, S]."""
-        return torch.cat([functional.embedding(fields + self.offsets, self.user_table).flatten(1), vector], -1)
+    def forward(
+        self,
+        user_fields: Tensor,
+        user_vector: Tensor,
+        history: Tensor,
+        history_mask: Tensor,
+        item_fields: Tensor,
+        item_vector: Tensor,
+    ) -> Tensor:
+        attended = self._attended(history[0], history_mask, item_vector)
+        user = torch.cat([self._embedded("user", user_fields), user_vector], -1)
+        item = torch.cat([self._embedded("item", item_fields), item_vector, attended], -1)
+        x0 = torch.cat([user.expand(item.shape[0], self.width), item], -1)
+        known = torch.addmm(self.get_buffer("cross_bias"), user, self.get_buffer("cross_user"))
+        x = x0 * torch.addmm(known, item, self.get_buffer("cross_item")) + x0
+        x = x0 * self.second_cross(x) + x
+        return torch.sigmoid(self.mlp(x)).squeeze(-1)
 
-    def item(self, fields: Tensor, *vectors: Tensor) -> Tensor:
-        """Return the items' part of the concatenation [N, S], wider with further vectors."""
-        return torch.cat([functional.embedding(fields + self.offsets, self.item_table).flatten(1), *vectors], -1)
+    def _embedded(self, side: str, fields: Tensor) -> Tensor:
+        table = self.get_buffer(f"{side}_table")
+        return functional.embedding(fields + self.get_buffer("offsets"), table).flatten(1)
+
+    def _attended(self, h_TD: Tensor, mask_1T: Tensor, item_ND: Tensor) -> Tensor:
+        (places, depth), width = h_TD.shape, self.get_buffer("bias").shape[0]
+        product_DTA = h_TD.T.unsqueeze(2) * self.get_buffer("of_product").unsqueeze(1)
+        built = (product_DTA + self.get_buffer("of_item").unsqueeze(1)).reshape(depth, places * width)
+        of_user = (h_TD @ self.get_buffer("of_history") + self.get_buffer("bias")).reshape(1, places * width)
+        hidden = torch.relu(torch.addmm(of_user, item_ND, built)).reshape(-1, width)
+        scores_NT = self.second(hidden).reshape(-1, places)
+        return torch.softmax(scores_NT.masked_fill(mask_1T < 0.5, EMPTY), -1) @ h_TD
 
 
-def fused(tables: nn.ModuleList) -> Tensor:
+def _fused(tables: nn.ModuleList) -> Tensor:
     return torch.cat([table.weight.detach() for table in tables if isinstance(table, nn.Embedding)])
-
-
-class Split(nn.Module):
-    """A linear layer over user ‖ items, with the user's part computed once: [1, U] and [N, W − U] → [N, out]."""
-
-    def __init__(self, layer: nn.Module, user_width: int) -> None:
-        super().__init__()
-        assert isinstance(layer, nn.Linear)
-        weight = layer.weight.detach().T
-        self.register_buffer("of_user", weight[:user_width].contiguous())
-        self.register_buffer("of_item", weight[user_width:].contiguous())
-        self.register_buffer("bias", layer.bias.detach())
-
-    def forward(self, user: Tensor, item: Tensor) -> Tensor:
-        of_user, of_item, bias = self.get_buffer("of_user"), self.get_buffer("of_item"), self.get_buffer("bias")
-        return torch.addmm(torch.addmm(bias, user, of_user), item, of_item)
-
-
-class CrossTwin(Twin):
-    """Low-rank cross layers. The user's half of their outputs is never made: it is linear in the previous ranks a_1,
-    a_2, … [N, r].
-
-    x_k = x_0 (1 + Σ b_j) with b_j = U_j a_j + c_j, and the user's V x_k is V u (1 + Σ c_j) + Σ V diag(u) U_j a_j.
-    """
-
-    def __init__(self, network: ReferenceNetwork, layers: Sequence[tuple[nn.Module, nn.Module]]) -> None:
-        super().__init__(network)
-        half = self.width
-        for number, (down, up) in enumerate(layers):
-            assert isinstance(down, nn.Linear)
-            assert isinstance(up, nn.Linear)
-            of_user, of_item = down.weight.detach().T.tensor_split([half])
-            self.register_buffer(f"down_user_{number}", of_user.contiguous())
-            self.register_buffer(f"down_item_{number}", of_item.contiguous())
-            up_user, up_item = up.weight.detach().T.tensor_split([half], 1)
-            self.register_buffer(f"up_user_{number}", up_user.contiguous())
-            self.register_buffer(f"up_item_{number}", up_item.contiguous())
-            self.register_buffer(f"bias_user_{number}", up.bias.detach()[:half])
-            self.register_buffer(f"bias_item_{number}", up.bias.detach()[half:])
-        self.layers = len(layers)
-
-    def crossed(self, user: Tensor, item: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Return all cross layers over user [1, U] ‖ item [N, W − U], then a linear layer of weight [W, out]."""
-        x, scale, ranks, ups = item, torch.ones_like(user), torch.zeros_like(user[:, :0]), None
-        for number in range(self.layers):
-            down_user = self.get_buffer(f"down_user_{number}")
-            base = (user * scale) @ down_user
-            if ups is not None:
-                base = torch.addmm(base, ranks, (ups * user) @ down_user)
-            rank = torch.addmm(base, x, self.get_buffer(f"down_item_{number}"))
-            up_item = torch.addmm(self.get_buffer(f"bias_item_{number}"), rank, self.get_buffer(f"up_item_{number}"))
-            x = item * up_item + x
-            scale = scale + self.get_buffer(f"bias_user_{number}")
-            up_user = self.get_buffer(f"up_user_{number}")
-            ups = up_user if ups is None else torch.cat([ups, up_user])
-            ranks = rank if number == 0 else torch.cat([ranks, rank], -1)
-        assert ups is not None
-        of_user, of_item = weight.tensor_split([self.width])
-        known = torch.addmm(bias + (user * scale) @ of_user, ranks, (ups * user) @ of_user)
-        return torch.addmm(known, x, of_item)

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.race.leaner import Study
 from lab.race.runners import Output
 from lab.reference.graphs import examples
 from lab.reference.inputs import Sizes
@@ -14,8 +13,7 @@ from lab.reference.training import ReferenceTraining
 SMALL = Sizes(
     vector=8, fields=3, vocabulary=20, embedding=4, history=6, attention=5, hidden=(12, 10, 7), rank=3, feed_forward=9
 )
-BRIEF = ReferenceTraining(requests=600, candidates=8, batch=64, learning_rate=1e-2, held=60, held_candidates=20)
-FEW = Study(seeds=2, requests=40, candidates=10)
+BRIEF = ReferenceTraining(requests=600, candidates=8, batch=64, learning_rate=1e-2)
 
 
 def network(name: str) -> ReferenceNetwork:
@@ -27,13 +25,13 @@ def scores(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> list[Output]:
     """Each head's scores by torch."""
     with torch.no_grad():
         found = module(*inputs)
-    return [one.numpy() for one in ([found] if isinstance(found, Tensor) else found)]
+    return [head.numpy() for head in ([found] if isinstance(found, Tensor) else found)]
 
 
 def double(network: ReferenceNetwork, candidates: int, seed: int) -> tuple[Tensor, ...]:
     """Random inputs, those that are not ids in double precision."""
     inputs = examples(network, SMALL, candidates, seed)
-    return tuple(one.double() if one.is_floating_point() else one for one in inputs)
+    return tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs)
 
 
 def greatest(found: list[Output], expected: list[Output]) -> float:

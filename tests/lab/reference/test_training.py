@@ -5,18 +5,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from lab.race.runners import Output
 from lab.reference.clicks import Clicks, new_catalogue, new_clicks
-from lab.reference.training import quality, torch_scores, trained_reference, weights_of
+from lab.reference.network import ReferenceNetwork
+from lab.reference.training import trained, weights_of
 from msd.contract.errors import MsdError
-from tests.lab.reference.small import BRIEF, SMALL
+from msd.metrics import measure_pooled
+from tests.lab.reference.small import BRIEF, SMALL, scores
 
 
 def _clicks(seed: int, requests: int = 50) -> Clicks:
     return new_clicks(new_catalogue(SMALL, 0), SMALL, requests, 20, seed)
 
 
-def test_a_seed_gives_clicks() -> None:
+def _quality(clicks: Clicks, chances: Output) -> dict[str, float]:
+    return measure_pooled(clicks.clicked.ravel().astype(float), chances.ravel().astype(float))
+
+
+def test_seed_sets_clicks() -> None:
     first, again, other = _clicks(1), _clicks(1), _clicks(2)
 
     for name in ("user_fields", "user_vectors", "history", "candidates", "chances", "clicked"):
@@ -29,13 +37,9 @@ def test_clicks_are_as_frequent_as_their_chances() -> None:
     deviation = np.sqrt((clicks.chances * (1 - clicks.chances)).sum())
 
     assert abs(clicks.clicked.sum() - clicks.chances.sum()) < 4 * deviation
-    assert quality(clicks, clicks.chances)["auc"] > 0.75
+    assert _quality(clicks, clicks.chances)["auc"] > 0.75
     assert set(np.unique(clicks.clicked)) == {0, 1}
-
-
-def test_both_sides_and_the_history_matter() -> None:
-    clicks = _clicks(1, requests=200)
-
+    # Both sides and the history matter.
     assert np.ptp(clicks.chances.mean(1)) > 0.1
     assert (np.ptp(clicks.chances, axis=1) > 0.1).mean() > 0.9
     present = clicks.history >= 0
@@ -43,7 +47,7 @@ def test_both_sides_and_the_history_matter() -> None:
     assert 0 < present.mean() < 1
 
 
-def test_a_request_is_one_user_and_its_candidates() -> None:
+def test_request_is_one_user_and_its_candidates() -> None:
     clicks = _clicks(1)
     feeds = clicks.request(7)
 
@@ -54,26 +58,25 @@ def test_a_request_is_one_user_and_its_candidates() -> None:
 
 
 def test_training_beats_a_constant_and_is_done_once(tmp_path: Path) -> None:
-    heard: list[tuple[int, int]] = []
-    trained = trained_reference(tmp_path, SMALL, BRIEF, lambda *step: heard.append(step))
-    found = torch_scores(trained.network, trained.held)
-    truth = quality(trained.held, trained.held.chances)
+    held, steps = _clicks(1, requests=60), list[tuple[int, int]]()
 
-    assert 0.55 < quality(trained.held, found)["auc"] < truth["auc"]
-    assert quality(trained.held, found)["normalised_entropy"] < 0.99
-    assert heard[-1] == (75, 75)
+    def found(network: ReferenceNetwork) -> Output:
+        feeds = held.rows(np.arange(60).repeat(20), held.candidates.ravel())
+        network.tiled = True
+        return scores(network, tuple(torch.from_numpy(feeds[name]) for name in network.inputs))[0]
 
-    again = trained_reference(tmp_path, SMALL, BRIEF, lambda *_: pytest.fail("trained again"))
-    assert np.array_equal(torch_scores(again.network, again.held), found)
+    first = found(trained("reference", 0, tmp_path, SMALL, BRIEF, lambda *step: steps.append(step)))
+    assert 0.55 < _quality(held, first)["auc"] < _quality(held, held.chances)["auc"]
+    assert _quality(held, first)["normalised_entropy"] < 0.99
+    assert steps[-1] == (75, 75)
 
-    changed = trained_reference(tmp_path, SMALL, replace(BRIEF, seed=1), lambda *step: heard.append(step))
-    assert len(heard) == 150
-    assert not np.array_equal(torch_scores(changed.network, again.held), found)
+    again = trained("reference", 0, tmp_path, SMALL, BRIEF, lambda *_: pytest.fail("trained again"))
+    assert np.array_equal(found(again), first)
 
+    other = trained("reference", 0, tmp_path, SMALL, replace(BRIEF, seed=1), lambda *step: steps.append(step))
+    assert len(steps) == 150
+    assert not np.array_equal(found(other), first)
 
-def test_damaged_weights_are_named(tmp_path: Path) -> None:
-    trained_reference(tmp_path, SMALL, BRIEF, lambda *_: None)
     weights_of(tmp_path, "reference", 0).write_bytes(b"no weights")
-
     with pytest.raises(MsdError, match=r"weights\.safetensors: not the weights that were trained .*delete the folder"):
-        trained_reference(tmp_path, SMALL, BRIEF, lambda *_: None)
+        trained("reference", 0, tmp_path, SMALL, replace(BRIEF, seed=1), lambda *_: None)

@@ -39,7 +39,7 @@ def _made(name: str) -> tuple[onnx.ModelProto, dict[str, Side], list[Feeds]]:
         return model, sides, [feeds_of(model, count, seed=count) for count in COUNTS]
     plain = network(name)
     sides = {name: SIDES[name] for name in plain.inputs}
-    return plain_graph(plain, plain, SMALL), sides, [random_feeds(SMALL, count, count) for count in COUNTS]
+    return plain_graph(plain, SMALL), sides, [random_feeds(SMALL, count, count) for count in COUNTS]
 
 
 def _scores(model: onnx.ModelProto, feeds: Feeds) -> "list[np.ndarray[tuple[int], np.dtype[np.float32]]]":

@@ -1,0 +1,153 @@
+"""`msd lab graph` on small models: every figure is there; graphs in every form score alike."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lab.race import graph, leaner
+from lab.race.graph import GraphPlan
+from lab.race.leaner import Study
+from lab.race.race import race
+from lab.race.report import summarised
+from lab.race.runners import forms_of, in_onnxruntime, in_openvino
+from lab.race.subject import Subject
+from lab.reference.inputs import Sizes
+from lab.reference.network import NETWORKS, lively, made
+from model_export.factorise.rule import Rule
+from msd.contract.instructions import adds_int8_exactly, cpu_instructions
+from tests.lab.reference.small import BRIEF, SMALL, network
+from tests.service.live import run_msd
+
+# Just so large that its layers are worth rounding to int8.
+ROUNDED = Sizes(
+    vector=16,
+    fields=4,
+    vocabulary=20,
+    embedding=8,
+    history=6,
+    attention=16,
+    hidden=(32, 32, 16),
+    rank=8,
+    feed_forward=16,
+)
+
+
+def test_command_writes_figures_tables_and_picture(tmp_path: Path) -> None:
+    options = ("--work", str(tmp_path / "work"), "--seconds", "0", "--lean-seeds", "2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "GraphPlan", partial(GraphPlan, sizes=ROUNDED, training=BRIEF))
+        patch.setattr(leaner, "Study", partial(Study, requests=40, candidates=10))
+        done = run_msd("lab", "graph", "--json", str(tmp_path / "graph.json"), *options)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "graph.json").read_text(), parse_constant=pytest.fail)
+
+    assert figures["pass_ratios"].keys() == NETWORKS.keys()
+    assert all(ratios.keys() == {"20", "50", "200", "1000"} for ratios in figures["pass_ratios"].values())
+    assert 0 <= figures["fp64_max_diff"] <= 1e-12
+    assert figures["machine"]["versions"]["onnxruntime"]
+    raced, not_possible = figures["microseconds"], figures["not_possible"]
+    has_int8 = adds_int8_exactly(cpu_instructions())
+    always = {"tiled", "plain", "passed", "twin", "products_fp32", "fp32_openvino"}
+    assert raced["reference"].keys() - {"bf16"} == always | ({"int8", "products_int8"} if has_int8 else set())
+    assert raced["lean"].keys() >= {"tiled", "plain", "passed"}
+    assert sorted([*(raced["reference"].keys() & {"fp32_openvino", "int8", "bf16"}), *not_possible]) == [
+        *("bf16", "fp32_openvino", "int8")
+    ]
+    assert figures["microseconds_in_blocks"].keys() == raced.keys() == {*NETWORKS, "without_rule"}
+    used = Subject("reference", network("reference"), SMALL).passed.report.used
+    assert figures["rule_ratios"].keys() == {rule.value for rule in used}
+    study = figures["study"]
+    assert (study["seeds"], study["rows"], study["as_good"]) == (2, 400, None)
+    assert 0.5 < study["auc"]["reference"] < study["law_auc"]
+    assert all(name in done.stdout for name in (*NETWORKS, "tiled", "user_matrix", "too few seeds", "graph.json"))
+    assert (tmp_path / "graph.svg").read_text().startswith("<svg")
+
+
+def test_ratios_are_of_times_in_turns_and_fastest_is_by_block() -> None:
+    reference = {"tiled": 60.0, "plain": 50.0, "passed": 10.0, "int8": 4.0, "fp32_openvino": 1.0}
+    turns = {
+        "reference": {name: {200: each, 1_000: 5 * each} for name, each in reference.items()},
+        "other": {"plain": {200: 3.0}, "passed": {200: 2.0}},
+        "without_rule": {"passed": {200: 100.0}, "linear": {200: 150.0}},
+    }
+    blocks = {"reference": {name: {200: 1 / each} for name, each in reference.items()}}
+    found = summarised(turns, blocks)
+
+    assert found["tiled_ratios"]["reference"]["passed"] == {"200": 6.0, "1000": 6.0}
+    assert found["tiled_ratios"]["reference"]["int8"] == {"200": 15.0, "1000": 15.0}
+    assert found["pass_ratios"] == {"reference": {"200": 5.0, "1000": 5.0}, "other": {"200": 1.5}}
+    assert found["rule_ratios"] == {"linear": {"200": 1.5}}
+    assert found["fastest"] == "passed"
+    assert found["microseconds"]["reference"]["int8"]["1000"] == 20.0
+
+
+def test_contestants_run_in_blocks_and_then_in_turn() -> None:
+    ran: list[str] = []
+    medians = race({"one": lambda: ran.append("one"), "two": lambda: ran.append("two")}, seconds=0)
+
+    assert ran[:46] == ["one"] * 23 + ["two"] * 23
+    assert ran[46:] == ["one", "two"] * 5
+    assert medians.keys() == {"one", "two"}
+    assert all(median >= 0 for both in medians.values() for median in both)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_passed_graph_and_twin_score_as_the_plain_one(name: str) -> None:
+    subject = Subject(name, network(name), SMALL)
+    feeds = subject.request(30, seed=4)
+    expected = in_onnxruntime(subject.plain)(feeds)
+    graphs = [subject.passed.model, subject.without(Rule.LINEAR)] + ([subject.twin] if name == "reference" else [])
+    for one in graphs:
+        found = in_onnxruntime(one)(feeds)
+        assert all(np.allclose(head, other, atol=1e-5) for head, other in zip(found, expected, strict=True))
+    assert subject.proved() <= 1e-12
+
+
+def test_int8_is_for_cpus_with_vnni_and_large_layers() -> None:
+    subject = Subject("reference", lively(made("reference", ROUNDED, 0)), ROUNDED)
+    rows = [subject.request(20, seed) for seed in range(3)]
+    with_vnni, without = (
+        forms_of(subject.passed.model, rows, instructions) for instructions in (("avx2", "avx512_vnni"), ("avx2",))
+    )
+    assert "VNNI" in without.not_possible["int8"]
+    assert with_vnni.served.keys() - without.served.keys() == {"int8"}
+    assert with_vnni.served["int8"](30)(rows[0])[0].shape == (20,)
+
+    sizes = replace(SMALL, vector=4, fields=2, embedding=2)
+    tiny = Subject("reference", lively(made("reference", sizes, 0)), sizes)
+    small = forms_of(tiny.passed.model, [tiny.request(20)], ("avx2", "avx512_vnni"))
+    assert "no layer of" in small.not_possible["int8"]
+
+
+@pytest.mark.parametrize("count", [20, 30, 200])
+def test_openvino_scores_as_onnxruntime(count: int) -> None:
+    subject = Subject("reference", network("reference"), SMALL)
+    feeds = subject.request(count)
+    found = in_openvino(subject.passed.model, "fp32", count)(feeds)
+    expected = in_onnxruntime(subject.passed.model)(feeds)
+
+    assert [head.shape for head in found] == [head.shape for head in expected] == [(count,)]
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--json", "graph.svg"], "must end in .json"),
+        (["--seconds", "-1"], "--seconds"),
+        (["--lean-seeds", "-1"], "--lean-seeds"),
+        (["some bundle"], "unexpected extra argument"),
+    ],
+)
+def test_rejects_wrong_arguments_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run_msd("lab", "graph", *arguments)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert not list(tmp_path.iterdir())
