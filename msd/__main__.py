@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from msd.contract.errors import MsdError
-from msd.memory import keep_freed_memory
+from msd.process import keep_freed_memory
 
 
 class _Command(NamedTuple):

@@ -50,7 +50,7 @@ ARROWS = [
     # It draws, and writes a page.
     Arrow(
         "loadtest.session",
-        ("loadtest", "msd.contract", "msd.drawing", "msd.page", "msd.report"),
+        ("loadtest", "msd.contract", "msd.page", "msd.report"),
         forbidden=frozenset(HEAVY),
     ),
     # In the checkout alone: nothing that ships may import it.

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from lab.observe.found import PanelCurve, Shown
 from lab.observe.live import Watched
 from msd.dashboards.board import Board, Panel, Unit
-from msd.drawing import to_png
+from msd.page import to_png
 
 _GRID = 12
 _WIDTHS = {2: 6, 4: 3}

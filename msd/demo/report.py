@@ -8,8 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from msd.contract.files import write_text_atomic
 from msd.demo.showcase import Showcase
-from msd.drawing import to_svg
-from msd.page import render_page
+from msd.page import render_page, to_svg
 
 _NAMES = {"with-semantics": "with semantics", "without-semantics": "without semantics", "counts": "trees on counts"}
 _COLOURS = {"with-semantics": "#0b6e4f", "without-semantics": "#c46a1b", "counts": "#6b7280"}

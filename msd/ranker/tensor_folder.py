@@ -23,7 +23,7 @@ from msd.ranker.adaptor import Adaptors
 from msd.ranker.event_tensors import adapt_all, event_tensors
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
-from msd.record import read_record
+from msd.step import read_record
 from msd.student.vectors import StudentVectors
 
 FORMAT = 1

@@ -12,7 +12,7 @@ from msd.contract.files import write_bytes_atomic, write_text_atomic
 from msd.contract.schema import FeatureSchema
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.model import RankerConfig
-from msd.record import read_record
+from msd.step import read_record
 from msd.student.vectors import StudentVectors, load_vectors
 from msd.training.crossfit import CrossfitChoice
 from msd.training.train import EpochReport
