@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 
 from msd.contract.files import write_text_atomic
+from msd.dataset.column import EARLIEST
 from msd.dataset.config import CONFIG_FILE
 from msd.dataset.load import Dataset, load_dataset
-from msd.dataset.moment import EARLIEST
 from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
 from msd.demo.steps import DemoError, Line, Steps, score, serve
