@@ -22,13 +22,12 @@ from itertools import cycle
 from select import select
 from types import TracebackType
 from typing import NamedTuple, Self
-from urllib.parse import urlsplit
 
-from loadtest.arrivals import Times
 from loadtest.connection import Address, Connection
-from loadtest.http_client import ClientError
+from loadtest.http_client import ClientError, host_and_port
 from loadtest.outcome import Outcome
 from loadtest.promptness import prompt
+from loadtest.traffic import Times
 
 _WATCH_S = 0.1
 _START_S = 0.02
@@ -46,17 +45,9 @@ class Target:
     requests: Sequence[bytes]
 
     @property
-    def place(self) -> tuple[str, int]:
-        """Host and port."""
-        parts = urlsplit(self.url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise ClientError(f"{self.url!r} is not a service's address, such as http://127.0.0.1:8080")
-        return parts.hostname, parts.port or 80
-
-    @property
     def bodies(self) -> list[bytes]:
         """Return the requests' bodies."""
-        return [one.partition(b"\r\n\r\n")[2] for one in self.requests]
+        return [request.partition(b"\r\n\r\n")[2] for request in self.requests]
 
 
 @dataclass(frozen=True)
@@ -119,7 +110,7 @@ class _Load:
     """One run, with the callbacks of its connections."""
 
     def __init__(self, target: Target, limits: LoadLimits, seconds: float, witness: Witness | None = None) -> None:
-        self._target, self._limits, self._place = target, limits, target.place
+        self._target, self._limits, self._place = target, limits, host_and_port(target.url)
         self._witness = witness
         self._requests: Iterator[bytes] = cycle(target.requests)
         self._outcome = Outcome(seconds)

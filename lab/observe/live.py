@@ -16,7 +16,7 @@ from lab.chaos.load import BackgroundLoad
 from lab.observe.ad_server import SimulatedAdServer
 from lab.observe.prometheus import Prometheus, prometheus
 from loadtest.generator import LoadLimits, Target, closed_loop
-from loadtest.processes import Running, Service, ours, publish, told
+from loadtest.processes import Running, Service, msd_output, ours, publish
 from loadtest.requests import http_request, in_columns, some_bodies
 from loadtest.traffic import Traffic
 from msd.contract.bundle import MANIFEST
@@ -69,7 +69,7 @@ def watched(bundle: Path, other: Path, rules: Path, work: Path, plan: ObservePla
     bundles = _folder(bundle, other, work / "bundles")
     with RedisProcess(work / "redis") as redis:
         publish(bundle, redis.url)
-        told("publish", str(other), "--redis", redis.url, "--beside")
+        msd_output("publish", str(other), "--redis", redis.url, "--beside")
         with Running(_service(bundles, redis.url, work, plan), work) as service:
             with prometheus(work / "prometheus", service.url, rules) as server:
                 start = time.time()
@@ -106,7 +106,7 @@ def _happenings(url: str, bodies: list[bytes], bundles: Path, other: Path, redis
     burst = partial(closed_loop, Target(url, hurried), _BURST_CLIENTS, _BURST_S, _LIMITS)
     return [
         Happening(0.20, "another bundle", lambda: publish(other, redis.url)),
-        Happening(0.35, "back to the first", lambda: told("rollback", "--redis", redis.url)),
+        Happening(0.35, "back to the first", lambda: msd_output("rollback", "--redis", redis.url)),
         Happening(0.52, "Redis hangs", redis.freeze),
         Happening(0.58, "Redis answers again", redis.thaw),
         Happening(0.70, "more than can be scored", burst),
