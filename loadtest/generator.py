@@ -45,6 +45,11 @@ class Target:
     requests: Sequence[bytes]
 
     @property
+    def place(self) -> tuple[str, int]:
+        """Host and port. Raises ClientError for anything but an http address."""
+        return host_and_port(self.url)
+
+    @property
     def bodies(self) -> list[bytes]:
         """Return the requests' bodies."""
         return [request.partition(b"\r\n\r\n")[2] for request in self.requests]
@@ -110,7 +115,7 @@ class _Load:
     """One run, with the callbacks of its connections."""
 
     def __init__(self, target: Target, limits: LoadLimits, seconds: float, witness: Witness | None = None) -> None:
-        self._target, self._limits, self._place = target, limits, host_and_port(target.url)
+        self._target, self._limits, self._place = target, limits, target.place
         self._witness = witness
         self._requests: Iterator[bytes] = cycle(target.requests)
         self._outcome = Outcome(seconds)

@@ -40,13 +40,12 @@ class SimulatedAdServer:
         )
 
     def _turn(self, client: ServiceConnection, number: int) -> None:
-        asked = self._document(number)
-        reply = client.score(json.dumps(asked).encode())
+        document = self._document(number)
+        reply = client.score(json.dumps(document).encode())
         self.statuses[reply.status] += 1
         if reply.status != 200:
             return
-        events = self._events(number, asked["user_id"], json.loads(reply.body))
-        body = json.dumps({"events": events}).encode()
+        body = json.dumps({"events": self._events(number, document["user_id"], json.loads(reply.body))}).encode()
         for _ in range(2 if number % _AGAIN_EACH == 0 else 1):
             self.statuses[client.post("/v1/events", body).status] += 1
 
@@ -63,20 +62,16 @@ class SimulatedAdServer:
             document["items"] = {ids[-1]: {"text": f"{ids[-1]}: a film of a storm, and of {number % 97} who come home"}}
         return {**document, "candidates": {"id": ids, "bid": bids}}
 
-    def _events(self, number: int, user_id: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return past impressions and clicks of the first candidates; and a current impression."""
-        now = time.time()
-        found = answer["candidates"]
-        events = [_event(f"{number}-now", "impression", user_id, found["id"][-1], now)]
-        for item_id, pctr in list(zip(found["id"], found["pctr"], strict=True))[:_SHOWN]:
-            told = {"request_id": answer["request_id"]}
-            name = f"{number}-{item_id}"
-            events.append(_event(name, "impression", user_id, item_id, now - _AGO_S) | told)
+    def _events(self, number: int, user_id: str, reply: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return past impressions and clicks of the first candidates, and a current impression."""
+        now, ids = time.time(), reply["candidates"]["id"]
+        events: list[dict[str, Any]] = [
+            {"event_id": f"{number}-now", "type": "impression", "item_id": ids[-1], "at": now}
+        ]
+        for item_id, pctr in list(zip(ids, reply["candidates"]["pctr"], strict=True))[:_SHOWN]:
+            seen = {"item_id": item_id, "request_id": reply["request_id"]}
+            events.append({"event_id": f"{number}-{item_id}", "type": "impression", "at": now - _AGO_S, **seen})
             if self._random.random() < pctr:
-                click = _event(f"{name}-click", "click", user_id, item_id, now - _AGO_S + _CLICK_AFTER_S)
-                events.append(click | told)
-        return events
-
-
-def _event(event_id: str, kind: str, user_id: str, item_id: str, at: float) -> dict[str, Any]:
-    return {"event_id": event_id, "type": kind, "user_id": user_id, "item_id": item_id, "at": at}
+                at = now - _AGO_S + _CLICK_AFTER_S
+                events.append({"event_id": f"{number}-{item_id}-click", "type": "click", "at": at, **seen})
+        return [{"user_id": user_id, **event} for event in events]

@@ -3,8 +3,9 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
@@ -23,48 +24,46 @@ class PrometheusError(MsdError):
 
 
 class Series(NamedTuple):
-    """A series: labels, and points of Unix seconds and value, without NaN."""
+    """A series: labels, points of Unix seconds and value, without NaN, and the legend in a panel."""
 
-    labels: Mapping[str, str]
+    labels: dict[str, str]
     points: tuple[tuple[float, float], ...]
+    legend: str = ""
 
 
+@dataclass(frozen=True)
 class Prometheus:
     """A running server at `url`."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    url: str
 
-    def series(self, expr: str, start: float, end: float, step_s: float = 1.0) -> list[Series]:
+    def series(self, expr: str, start: float, end: float) -> list[Series]:
         """Return an expression's series in a time range. Raises PrometheusError if it is invalid."""
-        asked = {"query": expr, "start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step_s:g}"}
-        found = self._ask("query_range", asked)["result"]
-        return [
-            Series(
-                one["metric"], tuple((at, number) for at, text in one["values"] if math.isfinite(number := float(text)))
-            )
-            for one in found
-        ]
+        found = []
+        for series in self._ask("query_range", query=expr, start=str(start), end=str(end), step="1")["result"]:
+            points = ((at, float(text)) for at, text in series["values"])
+            found.append(Series(series["metric"], tuple(point for point in points if math.isfinite(point[1]))))
+        return found
 
     def rules(self) -> list[dict[str, Any]]:
         """Return recording rules and alerts with their state."""
-        return [rule for group in self._ask("rules", {})["groups"] for rule in group["rules"]]
+        return [rule for group in self._ask("rules")["groups"] for rule in group["rules"]]
 
     def up(self) -> bool:
         """Return whether all targets answer."""
-        targets = self._ask("targets", {"state": "active"})["activeTargets"]
-        return bool(targets) and all(one["health"] == "up" for one in targets)
+        targets = self._ask("targets", state="active")["activeTargets"]
+        return bool(targets) and all(target["health"] == "up" for target in targets)
 
-    def _ask(self, what: str, parameters: Mapping[str, str]) -> Any:  # noqa: ANN401 - as the API has it
+    def _ask(self, what: str, **parameters: str) -> Any:  # noqa: ANN401 - as the API has it
         try:
             with ServiceConnection(self.url, timeout=30.0) as client:
                 reply = client.get(f"/api/v1/{what}?{urlencode(parameters)}")
-            if reply.status >= 400:
-                said = reply.body[:_QUOTED].decode(errors="replace").strip()
-                raise PrometheusError(f"Prometheus refuses {parameters.get('query', what)!r}: {said}")
-            return json.loads(reply.body)["data"]
-        except (ClientError, ValueError) as error:
+        except ClientError as error:
             raise PrometheusError(f"{self.url}: Prometheus does not answer: {error}") from error
+        if reply.status >= 400:
+            answer = reply.body[:_QUOTED].decode(errors="replace").strip()
+            raise PrometheusError(f"Prometheus refuses {parameters.get('query', what)!r}: {answer}")
+        return json.loads(reply.body)["data"]
 
 
 @contextmanager

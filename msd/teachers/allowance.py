@@ -6,7 +6,6 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from msd.teachers.knowledge import TeacherError
 from msd.teachers.teacher import Prices, Usage
@@ -96,14 +95,14 @@ class Budget:
 
 
 class Allowance:
-    """A rate limit and a budget, with the prices of the teacher that uses them."""
+    """A rate limit and a budget, with the teacher's prices."""
 
     def __init__(
         self, pace: RateLimit | None = None, budget: Budget | None = None, prices: Prices | None = None
     ) -> None:
         self.pace, self.budget, self.prices = pace or RateLimit(), budget or Budget(), prices or Prices()
 
-    async def __call__(self, expected: Usage, most: Usage) -> "Reservation":
+    async def reserve(self, expected: Usage, most: Usage) -> None:
         """Wait until a request may start. The rate limit counts its expected usage, the budget its maximum."""
         cost = self.prices.cost(most)
         await self.budget.hold(cost)
@@ -112,19 +111,8 @@ class Allowance:
         except BaseException:
             self.budget.settle(cost, 0.0)
             raise
-        return Reservation(self, expected, most)
 
-
-@dataclass(frozen=True)
-class Reservation:
-    """The reservation of one request; to be settled once, whatever its outcome."""
-
-    allowance: Allowance
-    expected: Usage
-    most: Usage
-
-    def settle(self, taken: Usage) -> None:
-        """Replace the reservation by the actual cost."""
-        prices = self.allowance.prices
-        self.allowance.budget.settle(prices.cost(self.most), prices.cost(taken))
-        self.allowance.pace.correct(self.expected.read + self.expected.written - taken.read - taken.written)
+    def settle(self, expected: Usage, most: Usage, taken: Usage) -> None:
+        """Replace a reservation by the actual usage; due once for each, whatever the outcome."""
+        self.budget.settle(self.prices.cost(most), self.prices.cost(taken))
+        self.pace.correct(expected.read + expected.written - taken.read - taken.written)

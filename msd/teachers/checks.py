@@ -96,11 +96,8 @@ class Doubtful:
     left_out: bool
 
 
-def weigh(answers: Sequence[tuple[Question, Knowledge]], strict: bool) -> tuple[list[Knowledge], list[Doubtful]]:
-    """Return the answers of a level to keep, in order, and the doubtful ones.
-
-    Refusals and echoes are left out; if `strict`, all doubtful answers.
-    """
+def weigh(answers: Sequence[tuple[Question, Knowledge]]) -> tuple[list[Knowledge], list[Doubtful]]:
+    """Return the answers of a level to keep, in order, and the doubtful ones. Refusals and echoes are left out."""
     # Questions with the same text share an answer, and are not duplicates of each other.
     by_text = {question.text: (question, knowledge) for question, knowledge in reversed(answers)}
     texts = list(reversed(by_text))
@@ -110,7 +107,7 @@ def weigh(answers: Sequence[tuple[Question, Knowledge]], strict: bool) -> tuple[
     kept, doubtful = [], []
     for question, knowledge in answers:
         found = doubts[question.text]
-        left_out = bool(found) and (strict or not USELESS.isdisjoint(found))
+        left_out = not USELESS.isdisjoint(found)
         if found:
             doubtful.append(Doubtful(question.level, question.id, tuple(found), left_out))
         if not left_out:

@@ -6,22 +6,27 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from msd.contract.files import write_bytes_atomic
 from msd.dataset.load import Dataset
 from msd.step import fingerprint_of, mark_done
 from msd.teachers.allowance import BudgetSpent
 from msd.teachers.checks import Doubtful, weigh
-from msd.teachers.journal import Journal, JournalEntry, Refusal, claim, key_of
+from msd.teachers.journal import Journal, Refusal, claim, key_of
 from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, Knowledge, TeacherError, TeachRecord
-from msd.teachers.prompts import Example
-from msd.teachers.seeds import Seeding, choose, load_seeds, refuse_seeds, save_seeds
-from msd.teachers.share import WHOLE, Share
+from msd.teachers.prompts import messages, usage_of
 from msd.teachers.teacher import LEVELS, Answered, Failed, Question, Reply, Teacher, Usage, questions_of
 
 DOUBTFUL_FILE = "doubtful.jsonl"
 # After this many unanswered questions in a row, the fault is not in the questions.
 _SILENCES = 10
+# Number of answers from which an answer's length is estimated.
+_ENOUGH = 10
+
+
+class QuestionsOpen(TeacherError):
+    """The teacher has left questions open, to be asked by another run."""
 
 
 @dataclass(frozen=True)
@@ -48,125 +53,61 @@ class Collected:
     unrecognised: int
 
 
-def collect_knowledge(
-    dataset: Dataset,
-    teacher: Teacher,
-    folder: Path,
-    progress: Progress,
-    seeding: Seeding | None = None,
-    share: Share = WHOLE,
-    strict: bool = False,
-) -> Collected:
-    """Fill `folder` with the answers and, last, teach.json; resume an earlier run.
+@dataclass(frozen=True)
+class TeachingEstimate:
+    """Number of questions to ask a teacher, and their expected tokens.
 
-    With `seeding`, its teacher answers a sample first, and `seeding.steer` makes the teacher of the rest. The sample is
-    drawn from all questions, whatever the share. With `strict`, doubtful answers stay out of the knowledge. Raises
-    TeacherError if the teacher fails, if no answer is usable, or if the folder has other content.
+    `measured`: number of the teacher's answers in the folder that give the length of an answer; 0: the rule of thumb.
     """
+
+    questions: int
+    usage: Usage
+    measured: int = 0
+
+
+def collect_knowledge(
+    dataset: Dataset, teacher: Teacher, folder: Path, progress: Progress, limit: int | None = None
+) -> Collected:
+    """Fill `folder` with the answers and, last, teach.json; resume an earlier run. `limit`: see `questions_of`.
+
+    Raises TeacherError if the teacher fails, if no answer is usable, or if the folder has other content; QuestionsOpen
+    if the teacher has left questions open.
+    """
+    start = time.perf_counter()
+    levels = questions_of(dataset, limit)
     try:
-        return _collect(dataset, teacher, folder, progress, seeding, share, strict)
+        claim(folder)
+        with Journal(folder) as journal:
+            left = []
+            for level, questions in zip(LEVELS, levels, strict=True):
+                if number := _ask(teacher, questions, journal, folder, f"{level}s", progress):
+                    left.append(f"{number} questions about {level}s")
+            if left:
+                raise QuestionsOpen(f"{teacher.name} left {' and '.join(left)} open; run `msd teach` again")
+            return _finish(dataset, teacher, journal, folder, levels, start)
     except OSError as error:
         raise TeacherError(f"{folder} cannot be written: {error}") from None
 
 
-def _collect(
-    dataset: Dataset,
-    teacher: Teacher,
-    folder: Path,
-    progress: Progress,
-    seeding: Seeding | None,
-    share: Share,
-    strict: bool,
-) -> Collected:
-    start = time.perf_counter()
-    levels: Sequence[list[Question]] = questions_of(dataset)
-    claim(folder)
-    with Journal(folder) as journal:
-        finder = finder_of(teacher, seeding, journal, folder, levels, progress)
-        levels = share.of_levels(levels)
-        left = []
-        for level, questions in zip(LEVELS, levels, strict=True):
-            due = [question for question in questions if finder.seed(question) is None]
-            if number := _ask(finder.teacher, due, journal, folder, f"{level}s", progress):
-                left.append(f"{number} questions about {level}s")
-        if left:
-            raise TeacherError(f"{teacher.name} left {' and '.join(left)} open; run `msd teach` again")
-        return _finish(dataset, finder, folder, levels, strict, start)
+def estimate(dataset: Dataset, teacher: Teacher, folder: Path, limit: int | None = None) -> TeachingEstimate:
+    """Return what is still due in `folder`, without repair questions. Sends and writes nothing."""
+    journal = Journal(folder)
+    groups = _group_by_key(teacher, [question for questions in questions_of(dataset, limit) for question in questions])
+    usages = [usage_of(messages(group[0])) for key, group in groups.items() if not journal.settled(key)]
+    usage = sum(usages, Usage())
+    answers = [entry for entry in journal.answers.values() if entry.teacher == teacher.name and entry.written]
+    if len(answers) < _ENOUGH:
+        return TeachingEstimate(len(usages), usage)
+    written = round(len(usages) * fmean(entry.written for entry in answers))
+    return TeachingEstimate(len(usages), Usage(usage.read, written), len(answers))
 
 
-def finder_of(
-    teacher: Teacher,
-    seeding: Seeding | None,
-    journal: Journal,
-    folder: Path,
-    levels: Sequence[Sequence[Question]],
-    progress: Progress,
-) -> "Finder":
-    """Return the lookup of answers by teacher. Ask for the folder's seeds if it has none."""
-    if seeding is None:
-        refuse_seeds(folder)
-        return Finder(journal, teacher, None)
-    return Finder(journal, seeding.steer(_seeds(seeding, journal, folder, levels, progress)), seeding.teacher)
-
-
-@dataclass(frozen=True)
-class Finder:
-    """Lookup of answers: a seed's answer overrides that of the bulk teacher."""
-
-    journal: Journal
-    teacher: Teacher
-    seeds_by: Teacher | None
-
-    def seed(self, question: Question) -> Knowledge | None:
-        """Return the seed teacher's answer, if it was asked."""
-        return self._by(self.seeds_by, question) if self.seeds_by else None
-
-    def knowledge(self, question: Question) -> Knowledge | None:
-        """Return the knowledge under the question's ID."""
-        return self.seed(question) or self._by(self.teacher, question)
-
-    def keys(self, question: Question) -> Iterator[str]:
-        """Yield the keys that the question's answer or refusal may have."""
-        for teacher in (self.seeds_by, self.teacher):
-            if teacher:
-                yield key_of(teacher, question)
-
-    def _by(self, teacher: Teacher, question: Question) -> Knowledge | None:
-        entry = self.journal.answers.get(key_of(teacher, question))
-        return entry.knowledge.model_copy(update={"id": question.id}) if entry else None
-
-    def entry(self, question: Question) -> JournalEntry | None:
-        """Return the question's answer with its source, under the ID of the first question with this text."""
-        return next((one for key in self.keys(question) if (one := self.journal.answers.get(key))), None)
-
-
-def group_by_key(teacher: Teacher, questions: Sequence[Question]) -> dict[str, list[Question]]:
+def _group_by_key(teacher: Teacher, questions: Sequence[Question]) -> dict[str, list[Question]]:
     """Group questions that share an answer."""
     groups: dict[str, list[Question]] = {}
     for question in questions:
         groups.setdefault(key_of(teacher, question), []).append(question)
     return groups
-
-
-def _seeds(
-    seeding: Seeding, journal: Journal, folder: Path, levels: Sequence[Sequence[Question]], progress: Progress
-) -> tuple[Example, ...]:
-    """Return the folder's seeds; ask for them if it has none."""
-    known = load_seeds(folder, seeding.teacher)
-    if known is not None:
-        return known
-    examples: list[Example] = []
-    for level, questions in zip(LEVELS, levels, strict=True):
-        chosen = choose(questions, seeding.number)
-        if left := _ask(seeding.teacher, chosen, journal, folder, f"seeds: {level}s", progress):
-            raise TeacherError(f"{seeding.teacher.name} left {left} seeds about {level}s open; run `msd teach` again")
-        entries = [(one, journal.answers.get(key_of(seeding.teacher, one))) for one in chosen]
-        found = [Example(level, one.text, entry.reasoning, entry.knowledge) for one, entry in entries if entry]
-        if chosen and not found:
-            raise TeacherError(f"{seeding.teacher.name} gave no usable seed about {level}s; see {folder}")
-        examples += found
-    save_seeds(folder, seeding.teacher, examples)
-    return tuple(examples)
 
 
 def _ask(
@@ -176,7 +117,7 @@ def _ask(
 
     Return the number of questions that the teacher left open.
     """
-    groups = group_by_key(teacher, questions)
+    groups = _group_by_key(teacher, questions)
     due = {group[0]: (key, group) for key, group in groups.items() if not journal.settled(key)}
     stage = Stage(name, len(questions) - sum(len(group) for _, group in due.values()), len(questions))
     progress(stage)
@@ -191,7 +132,10 @@ def _ask(
                 f"{teacher.name} answered for {reply.question.id!r}, which was not asked, or not once only"
             )
         key, group = due.pop(reply.question)
-        _keep(journal, key, teacher, reply, group)
+        if isinstance(reply, Answered):
+            journal.keep(key, teacher, reply)
+        else:
+            journal.refuse(key, reply, group)
         stage = replace(stage, done=stage.done + len(group), usage=stage.usage + reply.usage)
         progress(stage)
         silences = silences + 1 if isinstance(reply, Failed) and reply.raw is None else 0
@@ -210,30 +154,31 @@ def _next(replies: Iterator[Reply], stage: Stage) -> Reply | None:
         ) from None
 
 
-def _keep(journal: Journal, key: str, teacher: Teacher, reply: Reply, group: list[Question]) -> None:
-    if isinstance(reply, Answered):
-        journal.keep(key, teacher, reply)
-    else:
-        journal.refuse(key, reply, group)
-
-
 def _finish(
-    dataset: Dataset, finder: Finder, folder: Path, levels: Sequence[Sequence[Question]], strict: bool, start: float
+    dataset: Dataset,
+    teacher: Teacher,
+    journal: Journal,
+    folder: Path,
+    levels: Sequence[Sequence[Question]],
+    start: float,
 ) -> Collected:
     """Write the knowledge files in the questions' order, then the record; write nothing if they are right already."""
-    asked = [question for questions in levels for question in questions]
-    kept, doubtful = [], []
+    keys = {question: key_of(teacher, question) for questions in levels for question in questions}
+    kept: list[list[Knowledge]] = []
+    doubtful: list[Doubtful] = []
     for questions in levels:
-        answers, doubts = weigh([(one, known) for one in questions if (known := finder.knowledge(one))], strict)
+        answered = [(one, entry) for one in questions if (entry := journal.answers.get(keys[one]))]
+        # Questions with the same text share an answer, which has the ID of the first.
+        answers, doubts = weigh([(one, entry.knowledge.model_copy(update={"id": one.id})) for one, entry in answered])
         kept.append(answers)
         doubtful += doubts
-    keys = {key for question in asked if not finder.knowledge(question) for key in finder.keys(question)}
-    refusals = list({(one.level, one.id): one for one in finder.journal.refusals if one.key in keys}.values())
+    refused = set(keys.values()) - journal.answers.keys()
+    refusals = list({(one.level, one.id): one for one in journal.refusals if one.key in refused}.values())
     left_out = [one.id for one in doubtful if one.left_out]
     _write_doubtful(folder, doubtful)
-    if asked and not any(kept):
+    if keys and not any(kept):
         raise TeacherError(f"none of {len(refusals) + len(left_out)} answers can be used; see {folder}")
-    record = _record(dataset, finder, asked, [len(answers) for answers in kept])
+    record = _record(dataset, teacher, journal, list(keys.values()), [len(answers) for answers in kept])
     files = {
         name: "".join(f"{one.model_dump_json()}\n" for one in answers).encode()
         for name, answers in zip(KNOWLEDGE_FILES, kept, strict=True)
@@ -243,28 +188,29 @@ def _finish(
         (folder / RECORD_FILE).unlink(missing_ok=True)
         for name, content in files.items():
             write_bytes_atomic(folder / name, content)
-        fingerprint = fingerprint_of(*(sorted(finder.keys(one)) for one in asked), left_out)
-        mark_done(folder, fingerprint, time.perf_counter() - start)
+        mark_done(folder, fingerprint_of(*keys.values(), left_out), time.perf_counter() - start)
     return Collected(record, refusals, doubtful, sum(not one.known for one in kept[0]))
 
 
-def _record(dataset: Dataset, finder: Finder, asked: Sequence[Question], counts: Sequence[int]) -> TeachRecord:
+def _record(
+    dataset: Dataset, teacher: Teacher, journal: Journal, keys: Sequence[str], counts: Sequence[int]
+) -> TeachRecord:
     """Return the record: the answers' teacher, models, sampling and days, as far as these were noted."""
-    entries = [entry for question in asked if (entry := finder.entry(question))]
+    entries = [journal.answers[key] for key in keys if key in journal.answers]
     days = sorted({entry.day for entry in entries if entry.day})
     sampling = {json.dumps(entry.sampling, sort_keys=True): entry.sampling for entry in entries if entry.sampling}
     return TeachRecord(
-        teacher=finder.teacher.name,
-        prompt_version=finder.teacher.prompt_version,
+        teacher=teacher.name,
+        prompt_version=teacher.prompt_version,
         dataset=dataset.config.name,
         items=counts[0],
         users=counts[1],
-        provenance=finder.teacher.provenance,
+        provenance=teacher.provenance,
         models=tuple(sorted({entry.model for entry in entries if entry.model})),
         sampling=tuple(sampling[key] for key in sorted(sampling)),
         first_day=days[0] if days else "",
         last_day=days[-1] if days else "",
-        prompt_sha256=finder.teacher.prompt_sha256,
+        prompt_sha256=teacher.prompt_sha256,
     )
 
 

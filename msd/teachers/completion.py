@@ -30,13 +30,13 @@ class Completion:
 
 
 class CompletionOptions:
-    """Options of a request besides the question: temperature 0, a token limit, JSON by a schema.
+    """A request's body: the model, temperature 0, a token limit, JSON by a schema.
 
-    Not every server accepts all of them; a rejected option is no longer sent.
+    Not every server accepts all of these options; a rejected one is no longer sent.
     """
 
-    def __init__(self, max_tokens: int) -> None:
-        self._max_tokens = max_tokens
+    def __init__(self, model: str, max_tokens: int) -> None:
+        self._model, self._max_tokens = model, max_tokens
         self._sent: dict[str, Any] = {
             "temperature": 0,
             "max_tokens": max_tokens,
@@ -50,21 +50,20 @@ class CompletionOptions:
         """Return the sampling options, for the record."""
         return {name: "json_schema" if name == "response_format" else value for name, value in self._sent.items()}
 
-    def body(self, model: str, chat: Sequence[Message]) -> dict[str, Any]:
+    def body(self, chat: Sequence[Message]) -> dict[str, Any]:
         """Return a request's body."""
-        return {"model": model, "messages": list(chat), **self._sent}
+        return {"model": self._model, "messages": list(chat), **self._sent}
 
-    def give_up(self, body: Mapping[str, Any], refusal: str) -> bool:
+    def give_up(self, body: Mapping[str, Any], refusal: str, understood: bool) -> bool:
         """Stop sending the option that a refusal of `body` names (the schema, if none); return whether to try again.
 
-        A retry is also worthwhile if another request has given up an option meanwhile.
+        A retry is also worthwhile if another request has given up an option meanwhile. Once the server has understood a
+        request, a refusal is about the question.
         """
-        sent = body.keys() - {"model", "messages"}
-        if sent != self._sent.keys():
+        if body.keys() - {"model", "messages"} != self._sent.keys():
             return True
-        named = [option for option in self._sent if option in refusal]
-        option = named[0] if named else "response_format"
-        if option not in self._sent:
+        option = next((option for option in self._sent if option in refusal), "response_format")
+        if understood or option not in self._sent:
             return False
         del self._sent[option]
         if option == "max_tokens":
@@ -103,11 +102,11 @@ def read_completion(reply: object, chat: Sequence[Message]) -> Completion:
     )
 
 
-def _counted(told: object) -> Usage | None:
+def _counted(usage: object) -> Usage | None:
     """Return the tokens as counted by the server; None if it does not count them."""
-    if not isinstance(told, dict):
+    if not isinstance(usage, dict):
         return None
-    read, written = told.get("prompt_tokens"), told.get("completion_tokens")
+    read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if type(read) is int and read >= 0 and type(written) is int and written >= 0:
         return Usage(read, written)
     return None

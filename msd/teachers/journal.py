@@ -115,20 +115,6 @@ class Journal:
         self._file.write(_bytes_of(entry))
         self.answers[key] = entry
 
-    def take(self, other: "Journal") -> int:
-        """Append the answers and refusals of another folder that this one lacks; return the number of answers."""
-        new = [entry for key, entry in other.answers.items() if key not in self.answers]
-        refused = [one for one in other.refusals if one.key not in self._refused]
-        assert self._file
-        self._file.write(b"".join(map(_bytes_of, new)))
-        self.answers |= {entry.key: entry for entry in new}
-        if refused:
-            with (self._folder / QUARANTINE_FILE).open("ab", buffering=0) as file:
-                file.write(b"".join(map(_bytes_of, refused)))
-            self.refusals += refused
-            self._note(refused)
-        return len(new)
-
     def refuse(self, key: str, reply: Failed, questions: list[Question]) -> None:
         """Quarantine a question, and those with the same text."""
         raw = None if reply.raw is None else reply.raw[:_RAW_SHOWN]

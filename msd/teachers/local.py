@@ -1,24 +1,87 @@
-"""The `local` teacher: a transformers model folder or a GGUF file on this machine, asked in batches. Sends nothing."""
+"""The `local` teacher: a transformers model folder or a GGUF file on this machine, asked in batches. Sends nothing.
+
+Decoding is constrained: the model can only write a complete answer of the right form within its token limit.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jinja2.exceptions import TemplateError
-from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
+from llguidance import LLMatcher
+from llguidance.hf import from_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging
 
-from msd.teachers.dialogue import Dialogue
-from msd.teachers.grammar import FEWEST_TOKENS, AnswerForm
+from msd.teachers.answer import Dialogue
+from msd.teachers.checks import FEWEST_TAGS, MOST_TAGS
 from msd.teachers.knowledge import TeacherError
-from msd.teachers.prompts import Example, Message, Prompt, usage_of
+from msd.teachers.prompts import PROMPT_VERSION, Message, prompt_sha256
 from msd.teachers.teacher import AnswerSource, Question, Reply, Usage
 
 _SAMPLE = 1 << 20
+# Shares of an answer's tokens for its three texts; a tag gets a twelfth of the rest.
+_REASONING, _EXPLICIT, _IMPLICIT = 0.35, 0.15, 0.2
+_KEYS = 60
+_FEWEST_TOKENS = 200
+
+
+def _grammar(max_tokens: int) -> str:
+    """Return the answer's form in llguidance's dialect of Lark. A text ends when it reaches its share of the tokens."""
+    free = max_tokens - _KEYS
+    tag = max(3, int(free * (1 - _REASONING - _EXPLICIT - _IMPLICIT) / 12))
+    return rf"""
+start: "{{\"reasoning\": \"" reasoning "\", \"explicit\": \"" explicit "\", \"implicit\": \"" implicit "\", \"tags\": [\"" tags "\"], \"known\": " ("true" | "false") "}}"
+reasoning[max_tokens={int(free * _REASONING)}]: TEXT
+explicit[max_tokens={int(free * _EXPLICIT)}]: TEXT
+implicit[max_tokens={int(free * _IMPLICIT)}]: TEXT
+tags: tag ("\", \"" tag){{{FEWEST_TAGS - 1},{MOST_TAGS - 1}}}
+tag[max_tokens={tag}]: /[^"\\\x00-\x20,;][^"\\\x00-\x1f,;]*/
+TEXT: /[^"\\\x00-\x20][^"\\\x00-\x1f]*/
+"""  # noqa: E501 - the dialect has no line continuation
+
+
+class AnswerForm:
+    """The form, compiled for one model's tokenizer. Raises ValueError if llguidance cannot read the tokenizer."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:  # noqa: ANN401
+        self._tokenizer = from_tokenizer(tokenizer)
+        self._end = tokenizer.eos_token_id
+        self._matcher = LLMatcher(self._tokenizer, _grammar(max_tokens))
+        if self._matcher.is_error():
+            raise ValueError(self._matcher.get_error())
+
+    def processor(self, answers: int) -> "FormProcessor":
+        """Return a processor that holds a batch of answers to the form."""
+        return FormProcessor([self._matcher.deep_copy() for _ in range(answers)], self._end)
+
+
+class FormProcessor(LogitsProcessor):
+    """Logits processor that masks tokens that the form does not allow. For one call of `generate`."""
+
+    def __init__(self, matchers: list[LLMatcher], end: int) -> None:
+        self._matchers, self._end = matchers, end
+        self._begun = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return scores [B, V] with masked tokens. input_ids [B, T]: the last token was chosen by the previous call's
+        scores."""
+        for row, matcher in enumerate(self._matchers):
+            if self._begun and not matcher.is_stopped():
+                matcher.consume_token(int(input_ids[row, -1]))
+            allowed = torch.zeros(scores.shape[1], dtype=torch.bool)
+            if matcher.is_stopped():
+                allowed[self._end] = True
+            else:
+                bias = torch.frombuffer(bytearray(matcher.compute_logit_bias()), dtype=torch.uint8) != 0
+                allowed[: len(bias)] = bias[: len(allowed)]
+            scores[row, ~allowed.to(scores.device)] = -torch.inf
+        self._begun = True
+        return scores
 
 
 @dataclass(frozen=True)
@@ -37,11 +100,11 @@ class LocalTeacher:
     there is no model, or if it cannot be loaded.
     """
 
-    def __init__(self, path: Path, batch: int = 8, max_tokens: int = 512, prompt: Prompt | None = None) -> None:
+    def __init__(self, path: Path, batch: int = 8, max_tokens: int = 512) -> None:
         self._path, self._batch, self._max_tokens = path, batch, max_tokens
-        self._prompt = prompt or Prompt()
         if not (path.is_file() and path.suffix == ".gguf") and not (path / "config.json").is_file():
             raise TeacherError(f"{path} is neither a GGUF file nor a model's folder with a config.json")
+        self.prompt_version, self.prompt_sha256 = PROMPT_VERSION, prompt_sha256()
 
     @cached_property
     def name(self) -> str:
@@ -54,35 +117,13 @@ class LocalTeacher:
         return f"{self._path.resolve().name.removesuffix('.gguf')}-{mark.hexdigest()[:8]}"
 
     @property
-    def prompt_version(self) -> str:
-        """Version of the wording and the examples."""
-        return self._prompt.version
-
-    @property
     def provenance(self) -> str:
         """The model that wrote the answers; its licence has the terms of their use."""
         return f"Answers of the local model {self.name}, greedy, prompt {self.prompt_version}."
 
-    @property
-    def prompt_sha256(self) -> str:
-        """Hash of the wording and the examples."""
-        return self._prompt.sha256
-
-    def steered(self, examples: tuple[Example, ...]) -> Self:
-        """Return the same teacher, shown examples."""
-        return type(self)(self._path, self._batch, self._max_tokens, Prompt(examples))
-
     def input_of(self, question: Question) -> str:
         """Return the question's text; its ID is not shown."""
         return question.text
-
-    def estimate(self, question: Question) -> Usage:
-        """Return the expected tokens of one question."""
-        return usage_of(self._prompt.messages(question), self.tokens)
-
-    def tokens(self, text: str) -> int:
-        """Return the number of tokens of a text, by the model's own tokenizer."""
-        return len(self._tokenizer(text, add_special_tokens=False).input_ids)
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
         """Yield replies in the questions' order, batch by batch."""
@@ -92,7 +133,7 @@ class LocalTeacher:
     def say(self, chats: Sequence[Sequence[Message]], form: AnswerForm | None = None) -> list[LocalReply]:
         """Return the model's answer to each chat, in the form if one is given."""
         prompts = [self._written_out(chat) for chat in chats]
-        lengths = [self.tokens(text) for text in prompts]
+        lengths = [len(self._tokenizer(text, add_special_tokens=False).input_ids) for text in prompts]
         room = getattr(self._model.config, "max_position_embeddings", None) or max(lengths) + self._max_tokens
         fits = [length + self._max_tokens <= room for length in lengths]
         texts = iter(self._generate([text for text, fit in zip(prompts, fits, strict=True) if fit], form))
@@ -108,7 +149,7 @@ class LocalTeacher:
 
     def _answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
         """Answer one batch, and the repair questions that are due after it."""
-        dialogues = [Dialogue(question, self._prompt) for question in questions]
+        dialogues = [Dialogue(question) for question in questions]
         source = AnswerSource(
             self.name, {"greedy": True, "max_tokens": self._max_tokens, "form": self._form is not None}
         )
@@ -116,7 +157,7 @@ class LocalTeacher:
         while open_ := [one for one in dialogues if one not in replies and one.due is not None]:
             for one, said in zip(open_, self.say([one.due or [] for one in open_], self._form), strict=True):
                 if said.fault:
-                    replies[one] = one.broken_off(said.fault, unsaid="")
+                    replies[one] = one.broken_off(said.fault, raw="")
                 else:
                     one.hear(said.text, said.usage, source)
         for one in dialogues:
@@ -164,7 +205,7 @@ class LocalTeacher:
     @cached_property
     def _form(self) -> AnswerForm | None:
         """The answer's form; None if the tokenizer is of an unknown kind, or there are too few tokens for it."""
-        if self._max_tokens < FEWEST_TOKENS:
+        if self._max_tokens < _FEWEST_TOKENS:
             return None
         try:
             return AnswerForm(self._tokenizer, self._max_tokens)

@@ -6,21 +6,22 @@ Faults of the server are retried after a pause; a wrong answer gets one repair q
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
 from msd.teachers.allowance import Allowance
+from msd.teachers.answer import Dialogue
 from msd.teachers.completion import BadCompletion, Completion, CompletionOptions, read_completion
-from msd.teachers.dialogue import Dialogue
 from msd.teachers.knowledge import TeacherError
-from msd.teachers.prompts import Example, Message, Prompt, tokens_of, usage_of
-from msd.teachers.teacher import AnswerSource, Question, Reply, Usage
+from msd.teachers.prompts import PROMPT_VERSION, Message, prompt_sha256
+from msd.teachers.teacher import AnswerSource, ModelServer, Question, Reply, Usage
 
+KEY_VARIABLE = "TEACHER_API_KEY"
 _LARGEST = 1_000_000
 _SHOWN = 300
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
@@ -30,21 +31,6 @@ _OURS = {400, 413, 422}
 # If a server asks for a longer pause, the run ends; it can be started again.
 LONGEST_WAIT = 600.0
 _LONGEST_PAUSE = 60.0
-
-
-@dataclass(frozen=True)
-class ModelServer:
-    """Address and options of a server. `url`: up to and including /v1. `key_variable`: the environment variable with
-    the key, if any. `timeout`, `pause`: seconds for one reply, and before the second attempt (then doubled)."""
-
-    url: str
-    model: str
-    key_variable: str = "TEACHER_API_KEY"
-    concurrency: int = 8
-    timeout: float = 120.0
-    attempts: int = 6
-    pause: float = 1.0
-    max_tokens: int = 1024
 
 
 class _PassingFault(Exception):
@@ -63,82 +49,32 @@ class OpenAICompatibleTeacher:
     """A server as a teacher. Raises TeacherError if the address is wrong, or as soon as the server refuses the key or
     model.
 
-    `allowance`: the run's limits, shared by all its requests. `count`: counts the tokens of a text, for estimates.
+    `environment`: has the key, if the server wants one. `allowance`: the run's limits, shared by all its requests.
     """
 
-    def __init__(
-        self,
-        server: ModelServer,
-        environment: Mapping[str, str],
-        prompt: Prompt | None = None,
-        allowance: Allowance | None = None,
-        count: Callable[[str], int] = tokens_of,
-    ) -> None:
-        self._server, self._environment = server, environment
-        self._prompt = prompt or Prompt()
-        self._allowance = allowance or Allowance()
-        self._key = environment.get(server.key_variable, "").strip()
+    def __init__(self, server: ModelServer, environment: Mapping[str, str], allowance: Allowance | None = None) -> None:
+        self._server, self.allowance = server, allowance or Allowance()
+        self._key = environment.get(KEY_VARIABLE, "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
-            raise TeacherError(f"{server.key_variable} contains characters that a key cannot have")
+            raise TeacherError(f"{KEY_VARIABLE} contains characters that a key cannot have")
         self._url = _checked(server.url)
-        self._understood = False
-        self._options, self._count = CompletionOptions(server.max_tokens), count
+        self.name, self.prompt_version, self.prompt_sha256 = server.model, PROMPT_VERSION, prompt_sha256()
+        self.provenance = f"Answers of {self.name} at {self._url.host}, prompt {PROMPT_VERSION}."
+        self.options = CompletionOptions(server.model, server.max_tokens)
+        self._understood = self._ending = False
         self._sending: set[asyncio.Task[Any] | None] = set()
-        self._ending = False
-
-    @property
-    def name(self) -> str:
-        """The model's name on the server."""
-        return self._server.model
-
-    @property
-    def prompt_version(self) -> str:
-        """Version of the wording and the examples."""
-        return self._prompt.version
-
-    @property
-    def provenance(self) -> str:
-        """Origin of the answers; the server's owner knows the terms of their use."""
-        return f"Answers of {self._server.model} at {self._url.host}, prompt {self.prompt_version}."
-
-    @property
-    def prompt(self) -> Prompt:
-        """The wording and the examples."""
-        return self._prompt
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """Options of a request, for the record."""
-        return self._options.sampling()
-
-    @property
-    def prompt_sha256(self) -> str:
-        """Hash of the wording and the examples."""
-        return self._prompt.sha256
-
-    def steered(self, examples: tuple[Example, ...]) -> Self:
-        """Return the same teacher, shown examples."""
-        return type(self)(self._server, self._environment, Prompt(examples), self._allowance, self._count)
 
     def input_of(self, question: Question) -> str:
         """Return the question's text; its ID is not shown."""
         return question.text
 
-    def estimate(self, question: Question) -> Usage:
-        """Return the expected tokens of one question."""
-        return usage_of(self._prompt.messages(question), self._count)
-
-    def body(self, chat: Sequence[Message]) -> dict[str, Any]:
-        """Return a request's body."""
-        return self._options.body(self._server.model, chat)
-
     def most(self, body: Mapping[str, Any]) -> Usage:
         """Return the maximum tokens of a request. Raises TeacherError if its answer has no limit, but there is a
         budget."""
-        most = self._options.most(body)
-        if most is None and self._allowance.budget.is_set:
+        most = self.options.most(body)
+        if most is None and self.allowance.budget.is_set:
             raise TeacherError(f"{self._url.host} accepts no limit on tokens, so --budget cannot be enforced")
-        return most or self._options.expected(body["messages"])
+        return most or self.options.expected(body["messages"])
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
         """Yield replies as they arrive. Raises TeacherError, after the requests in progress, if continuing makes no
@@ -187,24 +123,26 @@ class OpenAICompatibleTeacher:
 
     async def _reply(self, client: httpx.AsyncClient, question: Question) -> Reply:
         """Ask one question, and its repair question if due."""
-        dialogue = Dialogue(question, self._prompt)
+        dialogue = Dialogue(question)
         while (chat := dialogue.due) is not None:
             try:
-                said = await self._say(client, chat)
+                completion = await self._ask(client, chat)
             except (_PassingFault, _Refused) as fault:
-                return dialogue.broken_off(self._hidden(str(fault)))
+                return dialogue.broken_off(self._redacted(str(fault)))
             except TeacherError:
-                if dialogue.usable:
-                    break
+                if answered := dialogue.answered:
+                    return answered
                 raise
-            dialogue.hear(said.text, said.usage, AnswerSource(said.model, self.sampling))
+            dialogue.hear(completion.text, completion.usage, AnswerSource(completion.model, self.options.sampling()))
         return dialogue.reply
 
-    async def _say(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> Completion:
+    async def _ask(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> Completion:
         """Return the server's answer, after at most the allowed number of attempts."""
-        for attempt in range(1, self._server.attempts + 1):
+        attempt = 1
+        while True:
             try:
-                return await self._attempt(client, chat)
+                if completion := await self._attempt(client, chat):
+                    return completion
             except _PassingFault as fault:
                 if (fault.wait or 0) > LONGEST_WAIT:
                     raise TeacherError(
@@ -213,102 +151,84 @@ class OpenAICompatibleTeacher:
                     ) from None
                 if attempt == self._server.attempts or self._ending:
                     raise _PassingFault(f"{fault.reason} ({attempt} attempts)") from None
-                await self._rest(pause(attempt, self._server.pause, fault.wait), fault.everybody)
-        raise AssertionError("no attempt is allowed")
+                seconds, pace = pause(attempt, self._server.pause, fault.wait), self.allowance.pace
+                if fault.everybody:
+                    pace.cool_down(seconds)
+                else:
+                    await pace.sleep(seconds)
+                attempt += 1
 
-    async def _rest(self, seconds: float, everybody: bool) -> None:
-        pace = self._allowance.pace
-        if everybody:
-            pace.cool_down(seconds)
-        else:
-            await pace.sleep(seconds)
-
-    async def _attempt(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> Completion:
-        """Send one request; repeat it at once without an option that the server rejects."""
-        while True:
-            body = self.body(chat)
-            status, headers, content = await self._allowed(client, chat, body)
-            if status == 200:
-                self._understood = True
-                return self._said(content, headers, chat)
-            if status not in _OURS or not self._gives_up(body, content):
-                raise self._fault(status, headers, content)
-
-    async def _allowed(
-        self, client: httpx.AsyncClient, chat: Sequence[Message], body: dict[str, Any]
-    ) -> tuple[int, httpx.Headers, bytes]:
-        """Send one request as soon as it may start. Without a reply that counts its tokens, the maximum counts."""
+    async def _attempt(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> Completion | None:
+        """Send one request as soon as it may start; None if it is to be repeated without an option that the server
+        rejects. Without a reply that counts its tokens, the maximum counts."""
         if self._ending:
             raise TeacherError("the run is ending")
-        held = await self._allowance(self._options.expected(chat), self.most(body))
-        taken = held.most
+        body = self.options.body(chat)
+        expected, most = self.options.expected(chat), self.most(body)
+        await self.allowance.reserve(expected, most)
+        taken = most
         self._sending.add(asyncio.current_task())
         try:
-            status, headers, content = await self._sent(client, body)
-            taken = _billed(status, content, chat, taken)
-            return status, headers, content
-        except httpx.ConnectError as error:
+            status, headers, content = await self._post(client, body)
+            if status == 200:
+                self._understood = True
+                completion = self._completion(content, headers, chat)
+                taken = completion.usage if completion.counted else most
+                return completion
             taken = Usage()
-            raise _PassingFault(f"the connection failed: {error or type(error).__name__}") from None
         except httpx.HTTPError as error:
+            if isinstance(error, httpx.ConnectError):
+                taken = Usage()
             raise _PassingFault(f"the connection failed: {error or type(error).__name__}") from None
         finally:
             self._sending.discard(asyncio.current_task())
-            held.settle(taken)
+            self.allowance.settle(expected, most, taken)
+        text = content.decode(errors="replace")
+        if status in _OURS and self.options.give_up(body, text, self._understood):
+            return None
+        raise self._fault(status, headers, text)
 
-    async def _sent(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
+    async def _post(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
+        """Return status, headers and content. Raises _Refused if the content is larger than any honest answer."""
+        content = bytearray()
         try:
             # httpx's timeout restarts with each byte: a slow server could hold a request for ever.
-            async with asyncio.timeout(self._server.timeout):
-                return await _post(client, self._url, body)
+            async with asyncio.timeout(self._server.timeout), client.stream("POST", self._url, json=body) as response:
+                async for piece in response.aiter_bytes():
+                    content += piece
+                    if len(content) > _LARGEST:
+                        raise _Refused(f"the reply is larger than {_LARGEST:,} bytes")
+                return response.status_code, response.headers, bytes(content)
         except (TimeoutError, httpx.TimeoutException):
             raise _PassingFault(f"no reply within {self._server.timeout:g} seconds") from None
 
-    def _gives_up(self, body: Mapping[str, Any], content: bytes) -> bool:
-        """Return whether to try again without an option. Once a request has been understood, a refusal is about the
-        question, unless an option has been given up meanwhile."""
-        if self._understood and body.keys() == self._options.body("", []).keys():
-            return False
-        return self._options.give_up(body, content.decode(errors="replace"))
-
-    def _said(self, content: bytes, headers: httpx.Headers, chat: Sequence[Message]) -> Completion:
+    def _completion(self, content: bytes, headers: httpx.Headers, chat: Sequence[Message]) -> Completion:
         try:
-            said = read_completion(json.loads(content), chat)
+            completion = read_completion(json.loads(content), chat)
         except (ValueError, RecursionError):
             kind = headers.get("content-type", "of no type")[:_SHOWN]
             raise _PassingFault(f"the reply ({kind}) is not JSON: {content[:80]!r}") from None
         except BadCompletion as error:
             raise _PassingFault(str(error)) from None
-        return replace(said, text=self._hidden(said.text), model=self._hidden(said.model))
+        return replace(completion, text=self._redacted(completion.text), model=self._redacted(completion.model))
 
-    def _fault(self, status: int, headers: httpx.Headers, content: bytes) -> Exception:
-        text = " ".join(self._hidden(content.decode(errors="replace")).split())
-        told = f"{self._url.host} answers {status}" + (f": {text[:_SHOWN]}" if text else "")
+    def _fault(self, status: int, headers: httpx.Headers, text: str) -> Exception:
+        text = " ".join(self._redacted(text).split())
+        reason = f"{self._url.host} answers {status}" + (f": {text[:_SHOWN]}" if text else "")
         if status in _PASSING or status >= 500:
             wait = retry_after(headers)
-            return _PassingFault(told, wait, everybody=status in _OVERLOADED or wait is not None)
+            return _PassingFault(reason, wait, everybody=status in _OVERLOADED or wait is not None)
         if status in _OURS:
-            return _Refused(told)
+            return _Refused(reason)
         hint = {
-            401: f"; is {self._server.key_variable} right?" if self._key else f"; set {self._server.key_variable}",
+            401: f"; is {KEY_VARIABLE} right?" if self._key else f"; set {KEY_VARIABLE}",
             404: "; are the address (up to /v1) and the model's name right?",
         }
-        return TeacherError(told + hint.get(status, ""))
+        return TeacherError(reason + hint.get(status, ""))
 
-    def _hidden(self, text: str) -> str:
+    def _redacted(self, text: str) -> str:
         """Return a server's text without the key, which some servers repeat."""
         return text.replace(self._key, "[key]") if self._key else text
-
-
-def _billed(status: int, content: bytes, chat: Sequence[Message], most: Usage) -> Usage:
-    """Return the tokens billed for a reply: none for an error, the maximum if it does not count them."""
-    if status != 200:
-        return Usage()
-    try:
-        said = read_completion(json.loads(content), chat)
-    except (ValueError, RecursionError, BadCompletion):
-        return most
-    return said.usage if said.counted else most
 
 
 def _checked(url: str) -> httpx.URL:
@@ -325,17 +245,6 @@ def _checked(url: str) -> httpx.URL:
 
 async def _next(replies: AsyncIterator[Reply]) -> Reply | None:
     return await anext(replies, None)
-
-
-async def _post(client: httpx.AsyncClient, url: httpx.URL, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
-    """Return status, headers and content. Raises _Refused if the content is larger than any honest answer."""
-    content = bytearray()
-    async with client.stream("POST", url, json=body) as response:
-        async for piece in response.aiter_bytes():
-            content += piece
-            if len(content) > _LARGEST:
-                raise _Refused(f"the reply is larger than {_LARGEST:,} bytes")
-        return response.status_code, response.headers, bytes(content)
 
 
 def pause(attempt: int, base: float, asked: float | None = None) -> float:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from msd.dataset.config import DatasetConfig
 from msd.teachers.knowledge import Knowledge, TeacherError, by_id, read_lines
-from msd.teachers.teacher import Answered, Level, Question, Usage
+from msd.teachers.teacher import Answered, Level, Question
 
 _FIRST = 5
 
@@ -47,37 +47,15 @@ class RecordedTeacher:
                 f"each user's events, which a profile_window of {config.split.profile_window:g} would let leak into "
                 "training; widen the window"
             )
+        self.name, self.prompt_version = self._about.teacher, self._about.prompt_version
+        self.prompt_sha256, self.provenance = "", self._about.provenance
         self._dataset = config.name
         self._split_is_given = config.split.column is not None
         self._folder = folder
 
-    @property
-    def name(self) -> str:
-        """The model that gave the answers."""
-        return self._about.teacher
-
-    @property
-    def prompt_version(self) -> str:
-        """Version of the questions' wording."""
-        return self._about.prompt_version
-
-    @property
-    def prompt_sha256(self) -> str:
-        """Empty: not recorded."""
-        return ""
-
-    @property
-    def provenance(self) -> str:
-        """Origin of the answers, and the terms of their use."""
-        return self._about.provenance
-
     def input_of(self, question: Question) -> str:
         """Return only the ID: the answers are recorded by it."""
         return question.id
-
-    def estimate(self, question: Question) -> Usage:
-        """Return zero: nothing is asked any more."""
-        return Usage()
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Answered]:
         """Return answers in the questions' order. Raises TeacherError, before the first, naming IDs without an answer.

@@ -47,6 +47,20 @@ class Prices:
 
 
 @dataclass(frozen=True)
+class ModelServer:
+    """Address and limits of a server. `url`: up to and including /v1. `timeout`, `pause`: seconds for one reply, and
+    before the second attempt (then doubled)."""
+
+    url: str
+    model: str
+    concurrency: int = 8
+    timeout: float = 120.0
+    attempts: int = 6
+    pause: float = 1.0
+    max_tokens: int = 1024
+
+
+@dataclass(frozen=True)
 class AnswerSource:
     """Source of an answer. `model`: its name on the server. `sampling`: its options."""
 
@@ -109,25 +123,25 @@ class Teacher(Protocol):
         once."""
         ...
 
-    def estimate(self, question: Question) -> Usage:
-        """Return the expected tokens of asking once."""
-        ...
-
     def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
         """Answer each question once, in any order, as answers arrive. Raises TeacherError if it cannot go on."""
         ...
 
 
-def digest_of(question: Question) -> bytes:
-    """Return a hash of the question's level and text, the same on every machine."""
-    return hashlib.sha256(json.dumps([question.level, question.text]).encode()).digest()
-
-
-def questions_of(dataset: Dataset) -> tuple[list[Question], list[Question]]:
+def questions_of(dataset: Dataset, limit: int | None = None) -> tuple[list[Question], list[Question]]:
     """Return questions about the items and users that have a text; a user's has nothing from after the profile
-    window."""
+    window. `limit`: maximum number of different texts per level, a fixed sample."""
     items, users = teacher_texts(dataset)
     return (
-        [Question("item", id_, text) for id_, text in items.items()],
-        [Question("user", id_, text) for id_, text in users.items()],
+        _sample([Question("item", id_, text) for id_, text in items.items()], limit),
+        _sample([Question("user", id_, text) for id_, text in users.items()], limit),
     )
+
+
+def _sample(questions: list[Question], limit: int | None) -> list[Question]:
+    """Return the questions whose texts have the smallest digests: a higher limit keeps those of a lower one."""
+    if limit is None:
+        return questions
+    digests = [hashlib.sha256(json.dumps([one.level, one.text]).encode()).digest() for one in questions]
+    chosen = set(sorted(set(digests))[:limit])
+    return [question for question, digest in zip(questions, digests, strict=True) if digest in chosen]

@@ -1,8 +1,6 @@
-"""`make chart`: what can be said of the chart without a cluster, real processes standing for containers."""
+"""`make chart`: tests the chart without a cluster, with real processes in place of containers."""
 
-import argparse
-import shutil
-import subprocess
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -13,82 +11,54 @@ import yaml
 from rich.console import Console
 
 from msd.contract.errors import MsdError
-from tests.chart.environments import check_each_setting, check_settings
+from service.limits import MAX_DEADLINE_MS
+from service.settings import Settings, SettingsError
 from tests.chart.helm import ChartError, Helm
-from tests.chart.manifests import KUBERNETES, OURS, check_closed, check_together, validate
+from tests.chart.manifests import KUBERNETES, check_closed, check_together, name_of, validate
 from tests.chart.rehearsal import Rehearsal
-from tests.chart.values import CHART
+from tests.chart.values import CHART, GOOD, Refused, refused, settings
 
-_SAYS = "# says: "
-_SKIPPED = {
-    "CKV_K8S_43": "an image's digest is the user's to give: image.digest",
-    "CKV_K8S_15": "a pod has to start when the registry does not answer; by digest it is the same image",
-    "CKV_K8S_35": "S3's credentials, and a URL of Redis, are read from variables, as their libraries do",
-}
-"""checkov's checks that are left out where it is not production, and why."""
 _PRODUCTION = "production.yaml"
 _HARDENED = CHART / "values-production.yaml"
-_LINTERS = {
-    "kubeconform": ["-strict", "-summary", "-ignore-missing-schemas"],
-    "kube-linter": ["lint"],
-}
-"""Programs that look at production's manifests where they are on the PATH: they are in no package registry."""
+_REFERENCE = re.compile(r"\$\((\w+)\)")
+_NEEDED = {"keys": {"secret": "keys"}, "redis": {"enabled": True, "hosts": ["redis:6379"]}}
+"""Values without which some settings are refused."""
 
 
 def main() -> None:
-    """Prints what was checked; the exit status is 1 when something is wrong."""
-    parser = argparse.ArgumentParser(prog="make chart")
-    parser.add_argument("--checkov", default=shutil.which("checkov"), help="The program, else one on the PATH.")
-    given = parser.parse_args()
+    """Print what was checked; exit status 1 if something is wrong."""
     console = Console(soft_wrap=True, highlight=False)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            _check(Helm(), given.checkov, Path(folder), console)
+            _check(Helm(), Path(folder), console)
     except MsdError as error:
         console.print(f"error: {error}", style="red", markup=False)
         sys.exit(1)
 
 
-def _check(helm: Helm, checkov: str | None, folder: Path, console: Console) -> None:
+def _check(helm: Helm, folder: Path, console: Console) -> None:
     console.print(f"helm {helm.version}; schemas of Kubernetes {' and '.join(KUBERNETES)}, strict")
-    total: Counter[str] = Counter()
-    cases = sorted((CHART / "ci").glob("*.yaml"))
-    for path in cases:
-        helm.lint(*_given(path))
-        manifests = _check_values(helm, path)
-        (folder / path.name).write_text(yaml.safe_dump_all(manifests))
-        kinds = Counter(manifest["kind"] for manifest in manifests)
-        total += kinds
-        console.print(f"  {path.stem}: {_listed(kinds)}")
-    ours = sorted(set(total) & OURS.keys())
-    console.print(f"{total.total()} manifests of {len(cases)} sets of values: {_listed(total)}")
-    console.print(f"  against own small schemas, since Kubernetes' have none: {', '.join(ours)}")
-    console.print(f"{check_each_setting(helm, cases[0], folder / 'settings.yaml')} settings reach the service")
-    refused = sorted((CHART / "ci" / "bad").glob("*.yaml"))
-    for path in refused:
-        _check_refused(helm, path)
-    console.print(f"{len(refused)} wrong sets of values are refused, each with its reason")
-    if checkov:
-        console.print(_checkov(checkov, [folder / _PRODUCTION], ()), "as in production, nothing left out")
-        console.print(_checkov(checkov, [folder / path.name for path in cases], tuple(_SKIPPED)))
-        for name, why in _SKIPPED.items():
-            console.print(f"  left out: {name}: {why}")
-    else:
-        console.print("checkov was not asked (make chart CHECKOV=its program)")
-    for name, options in _LINTERS.items():
-        console.print(_lint(name, options, folder / _PRODUCTION))
+    kinds = Counter(manifest["kind"] for path in GOOD for manifest in _check_values(helm, path))
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    console.print(f"{kinds.total()} manifests of {len(GOOD)} sets of values are valid: {listed}")
+    console.print(f"{_check_each_setting(helm, GOOD[0], folder / 'settings.yaml')} settings reach the service")
+    cases = refused()
+    for case in cases:
+        _check_refused(helm, case, folder / "refused.yaml")
+    console.print(f"{len(cases)} wrong sets of values are refused, each with its reason")
     rehearsal = Rehearsal(helm, folder)
-    for rehearse in (rehearsal.fetched, rehearsal.rolled, rehearsal.redis, rehearsal.mutual_tls):
+    for rehearse in (rehearsal.rolled, rehearsal.published):
         console.print(f"rehearsed: {rehearse.__name__}: {rehearse()}", markup=False)
 
 
 def _check_values(helm: Helm, path: Path) -> list[dict[str, Any]]:
+    files = (_HARDENED, path) if path.name == _PRODUCTION else (path,)
     try:
-        manifests = helm.template(*_given(path))
+        manifests = helm.template(*files)
         for manifest in manifests:
             validate(manifest)
         check_together(manifests)
-        check_settings(manifests)
+        _check_settings(manifests)
         if path.name == _PRODUCTION:
             check_closed(manifests)
     except ChartError as error:
@@ -96,46 +66,77 @@ def _check_values(helm: Helm, path: Path) -> list[dict[str, Any]]:
     return manifests
 
 
-def _check_refused(helm: Helm, path: Path) -> None:
-    expected = path.read_text("utf-8").splitlines()[0].removeprefix(_SAYS)
+def _check_refused(helm: Helm, case: Refused, scratch: Path) -> None:
+    scratch.write_text(yaml.safe_dump(case.values))
     try:
-        helm.template(path)
+        helm.template(scratch)
     except ChartError as error:
-        if expected not in str(error):
-            raise ChartError(f"{path}: is refused, but not for {expected!r}: {error}") from None
+        if case.message not in str(error):
+            raise ChartError(f"{case.values}: expected {case.message!r}, got: {error}") from None
         return
-    raise ChartError(f"{path}: is not refused; expected was {expected!r}")
+    raise ChartError(f"{case.values}: not refused; expected {case.message!r}")
 
 
-def _given(path: Path) -> tuple[Path, ...]:
-    """The values of a case, those of the hardened profile below them where it is that."""
-    return (_HARDENED, path) if path.name == _PRODUCTION else (path,)
+def _check_settings(manifests: list[dict[str, Any]]) -> None:
+    """Raise ChartError if the service would not start with a Deployment's variables, or be killed too early."""
+    maps = _maps(manifests)
+    for deployment in (manifest for manifest in manifests if manifest["kind"] == "Deployment"):
+        spec = deployment["spec"]["template"]["spec"]
+        container = spec["containers"][0]
+        try:
+            read = Settings.from_environ(_environ(container, maps))
+        except SettingsError as error:
+            raise ChartError(f"{name_of(deployment)}: the service would refuse: {error}") from None
+        pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        if spec["terminationGracePeriodSeconds"] < pause + read.drain_seconds + MAX_DEADLINE_MS / 1000:
+            raise ChartError(f"{name_of(deployment)}: is killed before it has answered all that it took on")
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        if ports != {"http": read.port, "admin": read.admin_port}:
+            raise ChartError(f"{name_of(deployment)}: listens on another port than it says")
 
 
-def _lint(name: str, options: list[str], manifests: Path) -> str:
-    if shutil.which(name) is None:
-        return f"{name} is not on the PATH: its checks were left out"
-    ended = subprocess.run([name, *options, str(manifests)], capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise ChartError(f"{name}: {ended.stdout[-3000:]}{ended.stderr[-1000:]}")
-    return f"{name}: nothing found in production's manifests"
+def _check_each_setting(helm: Helm, values: Path, scratch: Path) -> int:
+    """Set each value under `settings` to another value and check that the service reads it; return their number."""
+    others = {setting.value: _another(setting.default, setting.schema) for setting in settings()}
+    scratch.write_text(yaml.safe_dump({"settings": others, **_NEEDED}))
+    manifests = helm.template(values, scratch)
+    deployment = next(manifest for manifest in manifests if manifest["kind"] == "Deployment")
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    read = Settings.from_environ(_environ(container, _maps(manifests)))
+    for name, other in ((setting.variable, others[setting.value]) for setting in settings()):
+        found = getattr(read, name.removeprefix("MSD_").lower())
+        if str(found) != str(other):
+            raise ChartError(f"{name}: set to {other!r}, but the service reads {found!r}")
+    return len(others)
 
 
-def _checkov(program: str, files: list[Path], skipped: tuple[str, ...]) -> str:
-    command = [program, "--framework", "kubernetes", "--compact", "--quiet", "--skip-download"]
-    ended = subprocess.run(
-        [*command, *(["--skip-check", ",".join(skipped)] if skipped else []), "--file", *map(str, files)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if ended.returncode or "Passed checks" not in ended.stdout and ended.stdout.strip():
-        raise ChartError(f"checkov: {ended.stdout[-3000:]}{ended.stderr[-1000:]}")
-    return f"checkov: nothing found in {len(files)} sets of manifests"
+def _maps(manifests: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    return {manifest["metadata"]["name"]: manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap"}
 
 
-def _listed(kinds: "Counter[str]") -> str:
-    return ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in sorted(kinds.items()))
+def _environ(container: dict[str, Any], maps: dict[str, dict[str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for source in container.get("envFrom", []):
+        found |= maps[source["configMapRef"]["name"]]
+    for variable in container.get("env", []):
+        # Of a URL in a Secret only its form matters here.
+        name = "MSD_REDIS_URL" if variable["name"] == "MSD_REDIS_URL_FILE" else variable["name"]
+        value = _REFERENCE.sub("x", variable.get("value", ""))
+        found[name] = value if value and name == variable["name"] else "redis://h:6379/0"
+    return found
+
+
+def _another(default: Any, schema: dict[str, Any]) -> Any:  # noqa: ANN401 - a value of JSON
+    """Return a value that the schema allows and that is not the default."""
+    if "enum" in schema:
+        return next(value for value in schema["enum"] if value != default)
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, int | float):
+        return default + 1 if default + 1 <= schema.get("maximum", default + 1) else default / 2
+    if default == "auto":
+        return 3
+    return "another" if "pattern" in schema else "/another"
 
 
 if __name__ == "__main__":

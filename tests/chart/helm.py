@@ -1,4 +1,4 @@
-"""Helm, wherever it is: renders the chart with some values, and says what it refuses."""
+"""The program helm: renders the chart with values."""
 
 import os
 import shutil
@@ -19,14 +19,13 @@ _HOW = (
 
 
 class ChartError(MsdError):
-    """The chart is not as it should be, or cannot be looked at."""
+    """The chart is wrong, or helm is missing."""
 
 
 class Helm:
-    """The program; found on the PATH, or by the variable HELM."""
+    """The program on the PATH, or the one that the variable HELM names. Raises ChartError if there is none."""
 
     def __init__(self) -> None:
-        """Raises ChartError with how to get it."""
         named = os.environ.get("HELM") or "helm"
         found = shutil.which(named)
         if found is None:
@@ -34,22 +33,13 @@ class Helm:
         self._program = found
         self.version = self._run("version", "--short").stdout.strip()
 
-    def lint(self, *files: Path) -> None:
-        """Raises ChartError with what helm finds."""
-        ended = self._run("lint", "--strict", str(CHART), *_given(files))
-        if ended.returncode:
-            raise ChartError(f"helm lint: {ended.stdout}{ended.stderr}")
-
     def template(self, *files: Path) -> list[dict[str, Any]]:
-        """The manifests that these values make. Raises ChartError with what helm says."""
-        ended = self._run("template", RELEASE, str(CHART), "--namespace", NAMESPACE, *_given(files))
+        """Return the manifests of these values. Raises ChartError with helm's message."""
+        given = [part for path in files for part in ("--values", str(path))]
+        ended = self._run("template", RELEASE, str(CHART), "--namespace", NAMESPACE, *given)
         if ended.returncode:
             raise ChartError(ended.stderr.strip())
         return [document for document in yaml.safe_load_all(ended.stdout) if document]
 
     def _run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run([self._program, *arguments], capture_output=True, text=True, timeout=60, check=False)
-
-
-def _given(files: tuple[Path, ...]) -> list[str]:
-    return [part for path in files for part in ("--values", str(path))]

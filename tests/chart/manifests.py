@@ -1,6 +1,6 @@
-"""Manifests against the schemas of Kubernetes, strictly, and whether they fit each other.
+"""Manifests validated against the schemas of Kubernetes, strictly, and against each other.
 
-Of the Prometheus operator's kinds it has none: they are held against small ones of ours.
+There are none for the Prometheus operator's kinds: these have small schemas here.
 """
 
 from collections.abc import Iterator
@@ -12,103 +12,64 @@ import kubernetes_validate
 from tests.chart.helm import ChartError
 
 KUBERNETES = ("1.30", "1.37")
-"""The oldest that the chart is for, and the newest of which the schemas are known."""
+"""The oldest supported version, and the newest with known schemas."""
 _IMAGE_VOLUMES = ("1.33", "1.37")
-_VOLUMES = {
-    "configMap",
-    "csi",
-    "downwardAPI",
-    "emptyDir",
-    "ephemeral",
-    "image",
-    "persistentVolumeClaim",
-    "projected",
-    "secret",
-}
-_LABELS = {"type": "object", "additionalProperties": {"type": "string"}}
-_KEY = {
-    "type": "object",
-    "properties": {"name": {"type": "string"}, "key": {"type": "string"}},
-    "required": ["name", "key"],
-    "additionalProperties": False,
-}
+_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected"}
+_VOLUMES |= {"secret"}
+
+
+def _object(required: str, **properties: Any) -> dict[str, Any]:  # noqa: ANN401 - any schema
+    """Return the schema of an object with these properties and no others."""
+    return {"type": "object", "properties": properties, "required": required.split(), "additionalProperties": False}
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items, "minItems": 1}
+
+
+_TEXT = {"type": "string", "minLength": 1}
+_LABELS = {"type": "object", "additionalProperties": _TEXT}
 _RULE = {
-    "type": "object",
-    "properties": {
-        "record": {"type": "string"},
-        "alert": {"type": "string"},
-        "expr": {"type": ["string", "integer"]},
-        "for": {"type": "string", "pattern": "^([0-9]+(ms|[smhdwy]))+$"},
-        "keep_firing_for": {"type": "string"},
-        "labels": _LABELS,
-        "annotations": _LABELS,
-    },
-    "required": ["expr"],
+    **_object(
+        "expr", record=_TEXT, alert=_TEXT, expr={"type": ["string", "integer"]}, labels=_LABELS, annotations=_LABELS
+    ),
     "oneOf": [{"required": ["record"]}, {"required": ["alert"]}],
-    "additionalProperties": False,
 }
-_GROUP = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "minLength": 1},
-        "interval": {"type": "string"},
-        "rules": {"type": "array", "items": _RULE, "minItems": 1},
-    },
-    "required": ["name", "rules"],
-    "additionalProperties": False,
+_RULE["properties"] |= dict.fromkeys(
+    ("for", "keep_firing_for"), {"type": "string", "pattern": "^([0-9]+(ms|[smhdwy]))+$"}
+)
+_ENDPOINT = _object(
+    "port",
+    port=_TEXT,
+    path={"type": "string", "pattern": "^/"},
+    interval=_TEXT,
+    scheme={"enum": ["http", "https"]},
+    tlsConfig={"type": "object"},
+    authorization=_object("credentials", type=_TEXT, credentials=_object("name key", name=_TEXT, key=_TEXT)),
+)
+_OURS: dict[str, dict[str, Any]] = {
+    "PrometheusRule": _object(
+        "groups", groups=_list(_object("name rules", name=_TEXT, interval=_TEXT, rules=_list(_RULE)))
+    ),
+    "ServiceMonitor": _object(
+        "selector endpoints",
+        selector=_object("matchLabels", matchLabels=_LABELS),
+        podTargetLabels=_list(_TEXT),
+        endpoints=_list(_ENDPOINT),
+    ),
 }
-_ENDPOINT = {
-    "type": "object",
-    "properties": {
-        "port": {"type": "string"},
-        "path": {"type": "string", "pattern": "^/"},
-        "interval": {"type": "string"},
-        "scheme": {"enum": ["http", "https"]},
-        "tlsConfig": {"type": "object"},
-        "authorization": {
-            "type": "object",
-            "properties": {"type": {"type": "string"}, "credentials": _KEY},
-            "required": ["credentials"],
-            "additionalProperties": False,
-        },
-    },
-    "required": ["port"],
-    "additionalProperties": False,
-}
-OURS: dict[str, dict[str, Any]] = {
-    "PrometheusRule": {
-        "type": "object",
-        "properties": {"groups": {"type": "array", "items": _GROUP, "minItems": 1}},
-        "required": ["groups"],
-        "additionalProperties": False,
-    },
-    "ServiceMonitor": {
-        "type": "object",
-        "properties": {
-            "selector": {
-                "type": "object",
-                "properties": {"matchLabels": _LABELS},
-                "required": ["matchLabels"],
-                "additionalProperties": False,
-            },
-            "podTargetLabels": {"type": "array", "items": {"type": "string"}},
-            "endpoints": {"type": "array", "items": _ENDPOINT, "minItems": 1},
-        },
-        "required": ["selector", "endpoints"],
-        "additionalProperties": False,
-    },
-}
-"""Schemas of a `spec`, of what the chart uses of these kinds."""
+"""Schemas of a `spec`, with the properties that the chart uses."""
 
 
 def validate(manifest: dict[str, Any]) -> None:
-    """Raises ChartError when a manifest is not of its kind, or has something that the kind has not."""
+    """Raise ChartError if a manifest does not fit its kind's schema."""
     kind = manifest["kind"]
     try:
-        if kind in OURS:
-            jsonschema.validate(manifest["spec"], OURS[kind])
+        if kind in _OURS:
+            jsonschema.validate(manifest["spec"], _OURS[kind])
         else:
-            for version in _IMAGE_VOLUMES if _has_image_volume(manifest) else KUBERNETES:
+            volumes = manifest.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", [])
+            for version in _IMAGE_VOLUMES if any("image" in volume for volume in volumes) else KUBERNETES:
                 kubernetes_validate.validate(manifest, version, strict=True)
     except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:
         place = ".".join(map(str, error.path))
@@ -117,16 +78,11 @@ def validate(manifest: dict[str, Any]) -> None:
         raise ChartError(f"{name_of(manifest)}: {error.message}") from None
 
 
-def _has_image_volume(manifest: dict[str, Any]) -> bool:
-    volumes = manifest.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", [])
-    return any("image" in volume for volume in volumes)
-
-
 def check_together(manifests: list[dict[str, Any]]) -> None:
-    """Raises ChartError when one names something that the others do not make: pods, volumes, settings, ports."""
-    names = [name_of(one) for one in manifests]
+    """Raise ChartError if a manifest names something that the others do not make: pods, volumes, settings, ports."""
+    names = [name_of(manifest) for manifest in manifests]
     if len(set(names)) != len(names):
-        raise ChartError(f"two are called the same: {sorted(names)}")
+        raise ChartError(f"two manifests have the same name: {sorted(names)}")
     pods = list(_pods(manifests))
     for manifest in manifests:
         selector = _selector(manifest)
@@ -134,12 +90,12 @@ def check_together(manifests: list[dict[str, Any]]) -> None:
             raise ChartError(f"{name_of(manifest)}: selects no pod: {selector}")
     for owner, _, spec in pods:
         _check_restricted(owner, spec)
-        _check_pod(owner, spec, {name_of(one) for one in manifests})
+        _check_pod(owner, spec, set(names))
 
 
 def check_closed(manifests: list[dict[str, Any]]) -> None:
-    """Raises ChartError where pods may be reached by, or reach, whoever is not named; or run an image by its tag."""
-    policies = [one["spec"] for one in manifests if one["kind"] == "NetworkPolicy"]
+    """Raise ChartError if pods may be reached by, or reach, anybody that is not named, or run an image by its tag."""
+    policies = [manifest["spec"] for manifest in manifests if manifest["kind"] == "NetworkPolicy"]
     if not policies or not all(
         set(policy["policyTypes"]) == {"Ingress", "Egress"}
         and all(rule.get("from") for rule in policy["ingress"])
@@ -163,10 +119,10 @@ def name_of(manifest: dict[str, Any]) -> str:
 
 
 def _pods(manifests: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, str], dict[str, Any]]]:
-    for one in manifests:
-        if one["kind"] in ("Deployment", "Job"):
-            template = one["spec"]["template"]
-            yield name_of(one), template["metadata"]["labels"], template["spec"]
+    for manifest in manifests:
+        if manifest["kind"] in ("Deployment", "Job"):
+            template = manifest["spec"]["template"]
+            yield name_of(manifest), template["metadata"]["labels"], template["spec"]
 
 
 def _selector(manifest: dict[str, Any]) -> dict[str, str]:
@@ -181,7 +137,7 @@ def _selector(manifest: dict[str, Any]) -> dict[str, str]:
 def _check_restricted(owner: str, spec: dict[str, Any]) -> None:
     """Pod Security `restricted`: https://kubernetes.io/docs/concepts/security/pod-security-standards/."""
     wrong = [name for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
-    wrong += [f"volume {one['name']}" for one in spec["volumes"] if not _VOLUMES & one.keys()]
+    wrong += [f"volume {volume['name']}" for volume in spec["volumes"] if not _VOLUMES & volume.keys()]
     pod = spec["securityContext"]
     wrong += [name for name in ("sysctls", "seLinuxOptions", "windowsOptions", "appArmorProfile") if name in pod]
     for container in (*spec.get("initContainers", []), *spec["containers"]):
@@ -196,9 +152,7 @@ def _check_restricted(owner: str, spec: dict[str, Any]) -> None:
             "seccompProfile": both.get("seccompProfile", {}).get("type") in ("RuntimeDefault", "Localhost"),
             "procMount": "procMount" not in own,
             "hostPort": not any("hostPort" in port for port in container.get("ports", [])),
-            "lifecycle host": not any(
-                "host" in one.get("httpGet", {}) for one in container.get("lifecycle", {}).values()
-            ),
+            "lifecycle host": "'host'" not in str(container.get("lifecycle")),
         }
         wrong += [f"{container['name']}: {rule}" for rule, is_kept in rules.items() if not is_kept]
     if wrong:

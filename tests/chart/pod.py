@@ -1,6 +1,6 @@
-"""Runs a rendered pod's containers as processes of this machine, as a kubelet would.
+"""A rendered pod, whose containers run as processes of this machine, as a kubelet would run them.
 
-Init containers first, variables, volumes, probes, SIGTERM and its grace; what it has not: isolation, users, limits.
+Init containers first, variables, volumes, probes, SIGTERM and its grace period; no isolation, users or limits.
 """
 
 import os
@@ -17,137 +17,123 @@ from typing import Any
 import httpx
 
 from tests.chart.helm import ChartError
-from tests.chart.settings import ROOT
+from tests.chart.values import ROOT
 from tests.service.live import wait_until
 
-_PROGRAMS = {"msd": [sys.executable, "-m", "msd"]}
 _REFERENCE = re.compile(r"\$\((\w+)\)")
 Secrets = Mapping[str, Mapping[str, bytes]]
-"""Of Secrets and ConfigMaps that the chart does not make: their keys, by name."""
+"""Contents of Secrets and ConfigMaps that the chart does not make, by name and key."""
 
 
 class Pod:
-    """The pod of a Deployment or a Job, with the volumes in a folder."""
+    """The pod of a Deployment or a Job, with its volumes in a folder."""
 
     def __init__(self, owner: dict[str, Any], manifests: list[dict[str, Any]], secrets: Secrets, folder: Path) -> None:
-        self.spec: dict[str, Any] = owner["spec"]["template"]["spec"]
-        self._folder = folder
-        self._kept = {
+        spec: dict[str, Any] = owner["spec"]["template"]["spec"]
+        self._folder, self._log = folder, folder / "log"
+        self._init_containers = spec.get("initContainers", [])
+        self._container: dict[str, Any] = spec["containers"][0]
+        self._grace_s = spec.get("terminationGracePeriodSeconds")
+        self._ports = {port["name"]: port["containerPort"] for port in self._container.get("ports", [])}
+        maps = (manifest for manifest in manifests if manifest["kind"] == "ConfigMap")
+        self._files: dict[str, Mapping[str, bytes]] = {
             **secrets,
-            **{one["metadata"]["name"]: _data(one) for one in manifests if one["kind"] == "ConfigMap"},
+            **{one["metadata"]["name"]: {key: text.encode() for key, text in one["data"].items()} for one in maps},
         }
-        for volume in self.spec["volumes"]:
+        for volume in spec["volumes"]:
             self._make(volume)
 
-    def run_to_end(self, container: dict[str, Any]) -> "subprocess.CompletedProcess[str]":
-        """An init container, or a Job's."""
-        return subprocess.run(
-            self._command(container, [*container["command"], *container["args"]]),
-            env=self._environ(container),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    @property
+    def port(self) -> int:
+        """The port of the service."""
+        port: int = self._ports["http"]
+        return port
+
+    def run_job(self) -> str:
+        """Return the output of a Job's container. Raises ChartError if it fails."""
+        return self._run_to_end(self._container)
 
     def initialise(self) -> None:
-        """All init containers. Raises ChartError with what one says that fails: the pod does not start."""
-        for container in self.spec.get("initContainers", []):
-            ended = self.run_to_end(container)
-            if ended.returncode:
-                raise ChartError(f"{container['name']}: {ended.stderr.strip()}")
+        """Run all init containers. Raises ChartError if one fails: the pod does not start."""
+        for container in self._init_containers:
+            self._run_to_end(container)
 
     @contextmanager
-    def running(self) -> Iterator["subprocess.Popen[bytes]"]:
-        """Its container from when it is started and ready; afterwards it is ended as Kubernetes does."""
-        container = self.spec["containers"][0]
-        with (self._folder / "log").open("wb") as log:
+    def running(self) -> Iterator[None]:
+        """Run the container from readiness to the end, as Kubernetes does. Raises ChartError if it fails."""
+        container = self._container
+        with self._log.open("wb") as log:
             process = subprocess.Popen(
-                self._command(container, [*container["command"], *container["args"]]),
-                env=self._environ(container),
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
+                self._command(container), env=self._environ(container), cwd=ROOT, stdout=log, stderr=log
             )
         try:
-            wait_until(lambda: process.poll() is not None or self.probe("startupProbe"), 60.0)
-            wait_until(lambda: process.poll() is not None or self.probe("readinessProbe"), 60.0)
+            for name in ("startupProbe", "readinessProbe"):
+                wait_until(lambda name=name: process.poll() is not None or self.probe(name), 60.0)
             if process.poll() is not None:
-                raise ChartError(f"it ended: {self.log()[-600:]}")
-            yield process
+                raise ChartError(f"the container ended: {self._log.read_text('utf-8')[-600:]}")
+            yield
             time.sleep(container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0))
             process.send_signal(signal.SIGTERM)
-            if process.wait(self.spec["terminationGracePeriodSeconds"]):
-                raise ChartError(f"it ended with status {process.returncode}: {self.log()[-600:]}")
+            if process.wait(self._grace_s):
+                raise ChartError(f"it ended with status {process.returncode}: {self._log.read_text('utf-8')[-600:]}")
         finally:
             process.kill()
             process.wait()
 
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        port: int = self.spec["containers"][0]["ports"][0]["containerPort"]
-        return port
-
     def probe(self, name: str) -> bool:
-        """Whether a probe succeeds now."""
-        container = self.spec["containers"][0]
-        probe = container[name]
-        asked, ports = probe["httpGet"], {port["name"]: port["containerPort"] for port in container["ports"]}
-        if asked["port"] not in ports:
-            raise ChartError(f"{name}: asks the port {asked['port']}, which there is not")
-        url = f"{asked.get('scheme', 'HTTP').lower()}://127.0.0.1:{ports[asked['port']]}{asked['path']}"
+        """Return whether a probe succeeds now. Raises ChartError if it names no port."""
+        probe = self._container[name]
+        get = probe["httpGet"]
+        if get["port"] not in self._ports:
+            raise ChartError(f"{name}: no such port: {get['port']}")
+        url = f"{get.get('scheme', 'HTTP').lower()}://127.0.0.1:{self._ports[get['port']]}{get['path']}"
         try:
             return httpx.get(url, verify=False, trust_env=False, timeout=probe["timeoutSeconds"]).is_success
         except httpx.TransportError:
             return False
 
-    def log(self) -> str:
-        """What it has said."""
-        return (self._folder / "log").read_text("utf-8")
-
     def _make(self, volume: dict[str, Any]) -> None:
-        """The volume's folder; a claim's is as it was made before."""
         folder = self._folder / "volumes" / volume["name"]
         folder.mkdir(parents=True, exist_ok=True)
         name = volume.get("secret", {}).get("secretName") or volume.get("configMap", {}).get("name")
         if name is None:
             return
-        if name not in self._kept:
+        if name not in self._files:
             raise ChartError(f"volume {volume['name']}: no Secret or ConfigMap {name}")
         items = {item["key"]: item["path"] for item in volume.get("secret", {}).get("items", [])}
-        for key, content in self._kept[name].items():
+        for key, content in self._files[name].items():
             (folder / items.get(key, key)).write_bytes(content)
 
-    def _places(self, container: dict[str, Any]) -> list[tuple[str, str]]:
-        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-        return [(path, str(self._folder / "volumes" / name)) for path, name in sorted(mounts.items(), reverse=True)]
+    def _run_to_end(self, container: dict[str, Any]) -> str:
+        command, environ = self._command(container), self._environ(container)
+        ended = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        if ended.returncode:
+            raise ChartError(f"{container['name']}: {ended.stderr.strip()}")
+        return ended.stdout.strip()
 
     def _placed(self, container: dict[str, Any], text: str) -> str:
-        """The text with the places of volumes as they are on this machine."""
-        for path, folder in self._places(container):
-            text = re.sub(rf"(?<![\w/.]){re.escape(path)}(?![\w-])", folder, text)
+        """Return the text with the volumes' paths on this machine."""
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        for path, name in sorted(mounts.items(), reverse=True):
+            text = re.sub(rf"(?<![\w/.]){re.escape(path)}(?![\w-])", str(self._folder / "volumes" / name), text)
         return text
 
-    def _command(self, container: dict[str, Any], given: list[str]) -> list[str]:
-        return [*_PROGRAMS[given[0]], *(self._placed(container, one) for one in given[1:])]
+    def _command(self, container: dict[str, Any]) -> list[str]:
+        program, *arguments = (str(part) for part in (*container["command"], *container["args"]))
+        assert program == "msd"
+        return [sys.executable, "-m", "msd", *(self._placed(container, argument) for argument in arguments)]
 
     def _environ(self, container: dict[str, Any]) -> dict[str, str]:
         found: dict[str, str] = {}
         for source in container.get("envFrom", []):
             name = (source.get("configMapRef") or source["secretRef"])["name"]
-            found |= {key: value.decode() for key, value in self._kept[name].items()}
-        for one in container.get("env", []):
-            reference = one.get("valueFrom", {}).get("secretKeyRef")
+            found |= {key: value.decode() for key, value in self._files[name].items()}
+        for variable in container.get("env", []):
+            reference = variable.get("valueFrom", {}).get("secretKeyRef")
             if reference:
-                found[one["name"]] = self._kept[reference["name"]][reference["key"]].decode()
-            elif "value" in one:
-                found[one["name"]] = _REFERENCE.sub(lambda name: found[name[1]], one["value"])
+                found[variable["name"]] = self._files[reference["name"]][reference["key"]].decode()
+            elif "value" in variable:
+                found[variable["name"]] = _REFERENCE.sub(lambda name: found[name[1]], variable["value"])
         temporary = str(self._folder / "volumes" / "tmp")
-        kept = {"PATH": os.environ["PATH"], "TMPDIR": temporary, "PYTHONPATH": str(ROOT), "no_proxy": "*"}
-        return kept | {name: self._placed(container, value) for name, value in found.items()}
-
-
-def _data(config_map: dict[str, Any]) -> dict[str, bytes]:
-    return {key: value.encode() for key, value in config_map["data"].items()}
+        usual = {"PATH": os.environ["PATH"], "TMPDIR": temporary, "PYTHONPATH": str(ROOT), "no_proxy": "*"}
+        return usual | {name: self._placed(container, value) for name, value in found.items()}

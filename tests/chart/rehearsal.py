@@ -1,6 +1,13 @@
-"""Rehearses releases: what the chart renders is run, with a real bundle and a real Redis, and asked for scores."""
+"""Rehearses releases: runs the rendered chart with real bundles and a real Redis, and requests scores."""
 
+import http.client
+import json
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import httpx
@@ -15,136 +22,146 @@ from tests.bundles.factory import build_bundle
 from tests.bundles.ranker_graph import Recipe
 from tests.chart.helm import ChartError, Helm
 from tests.chart.pod import Pod, Secrets
-from tests.chart.rollout import roll
 from tests.operations.fetch.keeper import TOKEN, keeper
 
-_ASKED = {"user_id": "u1", "at": 1_764_066_000, "context": {"hour": 13}, "candidates": {"id": ["i1", "i2", "new"]}}
+_PROPAGATION_S = 0.7
+"""Until new connections go to a new pod: less than preStop of these rehearsals."""
+_WHILE_S = 0.5
+_CLIENTS = 4
+_REQUEST = {"user_id": "u1", "at": 1_764_066_000, "context": {"hour": 13}, "candidates": {"id": ["i1", "i2", "new"]}}
 
 
 class Rehearsal:
-    """A bundle, packed, and a place to play."""
+    """Releases of the chart in a folder."""
 
     def __init__(self, helm: Helm, folder: Path) -> None:
         self._helm, self._folder = helm, folder
-        self._archive = folder / "bundle.tar.gz"
-        build_bundle(folder / "bundle")
-        self._digest = f"sha256:{pack(folder / 'bundle', self._archive)}"
-
-    def fetched(self) -> str:
-        """The bundle comes by its digest from a server that wants a token; another digest starts nothing."""
-        with keeper() as kept:
-            kept.files["/ctr.tar.gz"] = self._archive.read_bytes()
-            kept.token = TOKEN
-            fetch = {"url": f"{kept.url}/ctr.tar.gz", "digest": self._digest, "secret": "models"}
-            bundle: dict[str, Any] = {"source": "fetch", "fetch": fetch}
-            secrets = {"models": {"BUNDLE_TOKEN": TOKEN.encode()}}
-            self._serve("fetched", {"bundle": bundle}, secrets)
-            wrong = self._pod(
-                "wrong", {"bundle": {**bundle, "fetch": {**fetch, "digest": "sha256:" + "0" * 64}}}, secrets
-            )
-            try:
-                wrong.initialise()
-            except ChartError as error:
-                return f"scored; with another digest: {str(error)[:100]}…"
-            raise ChartError("a bundle with another digest was started")
-
-    def redis(self) -> str:
-        """Rows are published by the Job, with a user's password, before the pod begins."""
-        server = ValkeyServer(port=free_port(), config={"save": ""})
-        server.start()
-        server.client().config_set("requirepass", "p-w_1")
-        try:
-            values = {
-                "bundle": {"source": "claim", "claim": {"name": "bundles", "path": "ctr"}},
-                "redis": {"enabled": True, "hosts": [f"127.0.0.1:{server.port}"], "passwordSecret": {"name": "redis"}},
-                "publish": {"enabled": True},
-            }
-            secrets = {"redis": {"password": b"p-w_1"}}
-            job = self._pod("publish", values, secrets, kind="Job")
-            self._put_bundle("publish")
-            ended = job.run_to_end(job.spec["containers"][0])
-            if ended.returncode:
-                raise ChartError(f"publish: {ended.stderr}")
-            self._serve("redis", values, secrets)
-            return f"{ended.stdout.strip()[:80]}…; scored"
-        finally:
-            server.terminate()
 
     def rolled(self) -> str:
-        """Another bundle is rolled out under load: nobody is refused, and afterwards all are scored by it."""
-        other = self._folder / "other.tar"
-        build_bundle(self._folder / "other", Recipe(seed=1))
-        digests = {"bundle.tar.gz": self._digest, "other.tar": f"sha256:{pack(self._folder / 'other', other)}"}
-        with keeper() as kept:
-            kept.files = {f"/{name}": (self._folder / name).read_bytes() for name in digests}
-            old, new = (
-                self._pod(
-                    f"roll-{name}",
-                    {"bundle": {"source": "fetch", "fetch": {"url": f"{kept.url}/{name}", "digest": digest}}},
-                    {},
-                )
-                for name, digest in digests.items()
-            )
+        """Fetch bundles by their digests from a server that requires a token; another digest starts nothing. Then
+        replace a pod under load, as a Deployment does that keeps all pods: every request is scored."""
+        with keeper() as server:
+            server.token = TOKEN
+
+            def pod(name: str, digest: str) -> Pod:
+                fetch = {"url": f"{server.url}/{name}.tar.gz", "digest": digest, "secret": "models"}
+                values = {"bundle": {"source": "fetch", "fetch": fetch}}
+                return self._pod(f"{name}-{digest[-4:]}", values, {"models": {"BUNDLE_TOKEN": TOKEN.encode()}})
+
+            digests = {}
+            for seed, name in enumerate(("v1", "v2")):
+                archive = self._folder / f"{name}.tar.gz"
+                build_bundle(self._folder / name, Recipe(seed=seed))
+                digests[name] = f"sha256:{pack(self._folder / name, archive)}"
+                server.files[f"/{archive.name}"] = archive.read_bytes()
+            old, new = (pod(name, digest) for name, digest in digests.items())
             old.initialise()
             new.initialise()
-        answers = roll(old, new)
-        return ", ".join(f"{count} requests by {version}" for version, count in answers.items()) + "; none failed"
+            try:
+                pod("v1", "sha256:" + "0" * 64).initialise()
+            except ChartError as error:
+                refused = str(error)[:100]
+            else:
+                raise ChartError("a bundle with another digest was started")
+        replies = _replies_during_rollout(old, new)
+        scored = ", ".join(f"{count} requests by {name}" for name, count in replies.items())
+        return f"{scored}; none failed; with another digest: {refused}…"
 
-    def mutual_tls(self) -> str:
-        """Keys and client certificates: who asks has one, the probes have none."""
+    def published(self) -> str:
+        """Publish rows by the Job, with a password; then score with a key and a client certificate, which the probes do
+        not have."""
+        build_bundle(self._folder / "bundle")
         key, entry = new_key("tests", ("score",), None)
         authority = trustme.CA()
         server, client = authority.issue_cert("127.0.0.1", "localhost"), authority.issue_cert("probe")
-        secrets = {
-            "keys": {"keys.json": KeyFile(keys=(entry,)).model_dump_json(exclude_none=True).encode()},
-            "server": _pair(server),
-            "clients": {"ca.crt": authority.cert_pem.bytes()},
-        }
-        values = {
-            "bundle": {"source": "claim", "claim": {"name": "bundles", "path": "ctr"}},
-            "keys": {"secret": "keys"},
-            "tls": {"secret": "server", "clientCaSecret": "clients"},
-        }
         context = httpx.create_ssl_context(trust_env=False)
         authority.configure_trust(context)
         client.configure_cert(context)
-        self._serve("tls", values, secrets, f"Bearer {key}", context)
-        return "scored with key and certificate"
-
-    def _serve(self, name: str, values: dict[str, Any], secrets: Secrets, login: str = "", tls: Any = None) -> None:  # noqa: ANN401
-        pod = self._pod(name, values, secrets)
-        if values["bundle"]["source"] == "claim":
-            self._put_bundle(name)
-        pod.initialise()
-        with pod.running():
-            if not (pod.probe("livenessProbe") and pod.probe("readinessProbe")):
-                raise ChartError(f"{name}: started, and neither alive nor ready")
-            url = f"http{'s' if tls else ''}://127.0.0.1:{pod.port}/v1/score"
-            with httpx.Client(
-                verify=tls or True, trust_env=False, headers={"Authorization": login} if login else {}
-            ) as asks:
-                reply = asks.post(url, json=_ASKED)
-            if reply.status_code != 200 or len(reply.json()["candidates"]["pctr"]) != 3:
-                raise ChartError(f"{name}: answers {reply.status_code}: {reply.text}")
+        redis = ValkeyServer(port=free_port(), config={"save": ""})
+        redis.start()
+        redis.client().config_set("requirepass", "p-w_1")
+        values = {
+            "bundle": {"source": "claim", "claim": {"name": "bundles", "path": "ctr"}},
+            "redis": {"enabled": True, "hosts": [f"127.0.0.1:{redis.port}"], "passwordSecret": {"name": "redis"}},
+            "publish": {"enabled": True},
+            "keys": {"secret": "keys"},
+            "tls": {"secret": "server", "clientCaSecret": "clients"},
+        }
+        chain = b"".join(part.bytes() for part in server.cert_chain_pems)
+        secrets = {
+            "redis": {"password": b"p-w_1"},
+            "keys": {"keys.json": KeyFile(keys=(entry,)).model_dump_json(exclude_none=True).encode()},
+            "server": {"tls.crt": chain, "tls.key": server.private_key_pem.bytes()},
+            "clients": {"ca.crt": authority.cert_pem.bytes()},
+        }
+        try:
+            output = self._pod("publish", values, secrets, kind="Job").run_job()
+            pod = self._pod("published", values, secrets)
+            with pod.running():
+                if not (pod.probe("livenessProbe") and pod.probe("readinessProbe")):
+                    raise ChartError("started, but neither alive nor ready")
+                with httpx.Client(verify=context, headers={"Authorization": f"Bearer {key}"}) as asking:
+                    reply = asking.post(f"https://127.0.0.1:{pod.port}/v1/score", json=_REQUEST)
+        finally:
+            redis.terminate()
+        if reply.status_code != 200 or len(reply.json()["candidates"]["pctr"]) != 3:
+            raise ChartError(f"the pod answers {reply.status_code}: {reply.text}")
+        return f"{output[:80]}…; scored with key and certificate"
 
     def _pod(self, name: str, values: dict[str, Any], secrets: Secrets, kind: str = "Deployment") -> Pod:
-        folder = self._folder / name
+        folder = self._folder / f"pod-{name}"
         folder.mkdir()
-        small: dict[str, Any] = {
+        small = {
             "settings": {"workers": 1, "drainSeconds": 0, "deadlineMs": 20_000},
             "shutdown": {"preStopSeconds": 1},
+            "listen": {"host": "127.0.0.1", "port": free_port(), "adminPort": free_port()},
+            "image": {"repository": "registry.example.com/ads/msd-ctr"},
         }
-        small["listen"] = {"host": "127.0.0.1", "port": free_port(), "adminPort": free_port()}
-        small["image"] = {"repository": "registry.example.com/ads/msd-ctr"}
         (folder / "values.yaml").write_text(yaml.safe_dump(values | small))
         manifests = self._helm.template(folder / "values.yaml")
-        return Pod(next(one for one in manifests if one["kind"] == kind), manifests, secrets, folder)
+        owner = next(manifest for manifest in manifests if manifest["kind"] == kind)
+        pod = Pod(owner, manifests, secrets, folder)
+        if values["bundle"]["source"] == "claim":
+            (folder / "volumes" / "bundle" / "ctr").symlink_to(self._folder / "bundle")
+        return pod
 
-    def _put_bundle(self, name: str) -> None:
-        place = self._folder / name / "volumes" / "bundle" / "ctr"
-        place.symlink_to(self._folder / "bundle")
+
+def _replies_during_rollout(old: Pod, new: Pod) -> "Counter[str]":
+    """Return the replies by bundle version. Raises ChartError if some are no scores, or one pod gave none."""
+    ports, stopped = [old.port], Event()
+    with ThreadPoolExecutor(_CLIENTS) as pool, ExitStack() as before:
+        before.enter_context(old.running())
+        clients = [pool.submit(_client, ports, stopped) for _ in range(_CLIENTS)]
+        try:
+            time.sleep(_WHILE_S)
+            with new.running():
+                Timer(_PROPAGATION_S, ports.append, (new.port,)).start()
+                before.close()
+                time.sleep(_WHILE_S)
+                # They leave before the last pod does.
+                stopped.set()
+                replies = sum((client.result() for client in clients), Counter[str]())
+        finally:
+            stopped.set()
+    if len(replies) != 2 or not all(name.startswith("test-") for name in replies):
+        raise ChartError(f"replies during a rollout: {dict(replies)}")
+    return replies
 
 
-def _pair(certificate: trustme.LeafCert) -> dict[str, bytes]:
-    chain = b"".join(one.bytes() for one in certificate.cert_chain_pems)
-    return {"tls.crt": chain, "tls.key": certificate.private_key_pem.bytes()}
+def _client(ports: list[int], stopped: Event) -> "Counter[str]":
+    """Return the replies to requests without a pause, each connection kept as long as it can be. As behind a Service, a
+    new one goes to the last of `ports`."""
+    replies = Counter[str]()
+    while not stopped.is_set():
+        with closing(http.client.HTTPConnection("127.0.0.1", ports[-1], timeout=60)) as connection:
+            try:
+                is_open = True
+                while is_open and not stopped.is_set():
+                    connection.request("POST", "/v1/score", json.dumps(_REQUEST), {"Content-Type": "application/json"})
+                    reply = connection.getresponse()
+                    document = json.loads(reply.read())
+                    replies[str(document.get("model_version", reply.status))] += 1
+                    is_open = not reply.will_close
+            except (OSError, http.client.HTTPException) as error:
+                replies[repr(error)] += 1
+    return replies

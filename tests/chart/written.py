@@ -1,6 +1,6 @@
-"""Parts of the chart that are generated: settings among its values, its schema's descriptions, its README's table.
+"""Generated parts of the chart: the settings in values.yaml, and the schema's descriptions.
 
-`python -m tests.chart.written` writes them; tests hold the files to it.
+`python -m tests.chart.written` writes them; tests compare the files.
 """
 
 import json
@@ -9,60 +9,36 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from tests.chart.settings import settings
-from tests.chart.values import CHART, Value, at, values
+from tests.chart.values import CHART, at, settings, values
 
 _SETTINGS = re.compile(r"(?<=# begin settings\n).*(?=# end settings\n)", re.DOTALL)
-_TABLE = re.compile(r"(?<=<!-- begin values -->\n).*(?=<!-- end values -->\n)", re.DOTALL)
-README = CHART / "README.md"
 
 
 def main() -> None:
     """Write the files in order of dependency."""
-    for path, make in ((CHART / "values.yaml", values_yaml), (CHART / "values.schema.json", schema), (README, readme)):
+    for path, make in ((CHART / "values.yaml", values_yaml), (CHART / "values.schema.json", schema)):
         path.write_text(make(), "utf-8")
 
 
 def values_yaml() -> str:
-    """values.yaml with the service's settings as they are now."""
+    """Return values.yaml with the service's current settings."""
     lines = ["# Settings of the service, each with its environment variable; see docs/settings.md.", "settings:"]
-    for one in settings():
-        lines += [f"  # {line}" for line in textwrap.wrap(f"{_sentence(one.meaning)} (`{one.variable}`).", 115)]
-        lines.append(f"  {one.value}: {json.dumps(one.default) if one.default == '' else _yaml(one.default)}")
+    for setting in settings():
+        meaning = f"{_sentence(setting.meaning)} (`{setting.variable}`)."
+        lines += [f"  # {line}" for line in textwrap.wrap(meaning, 115)]
+        is_word = isinstance(setting.default, str) and setting.default
+        lines.append(f"  {setting.value}: {setting.default if is_word else json.dumps(setting.default)}")
     return _replaced(_SETTINGS, CHART / "values.yaml", "\n".join(lines) + "\n")
 
 
 def schema() -> str:
-    """values.schema.json with these settings, and what values.yaml says of each value as its description."""
+    """Return values.schema.json with these settings, and the comments of values.yaml as descriptions."""
     document = json.loads((CHART / "values.schema.json").read_text("utf-8"))
-    settled = {one.value: dict(one.schema) for one in settings()}
-    document["$defs"]["settings"]["properties"] = settled
+    document["$defs"]["settings"]["properties"] = {setting.value: dict(setting.schema) for setting in settings()}
     for value in values():
         if at_schema := _schema_of(document, value.path):
             at_schema["description"] = value.comment
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-
-
-def readme() -> str:
-    """README.md with a table of all values: those of no section first."""
-    found = values()
-    lines = _table("", [one for one in found if "." not in one.path and not one.is_section])
-    for section in found:
-        if section.is_section and "." not in section.path:
-            below = [one for one in found if one.path.startswith(f"{section.path}.") and not one.is_section]
-            lines += ["", f"### {section.path}", *_table(section.comment, below)]
-    return _replaced(_TABLE, README, "\n".join(lines).lstrip("\n") + "\n")
-
-
-def _table(comment: str, rows: list[Value]) -> list[str]:
-    head = ["", comment] if comment else []
-    return [
-        *head,
-        "",
-        "| value | default | meaning |",
-        "|---|---|---|",
-        *(f"| `{one.path}` | `{json.dumps(one.default, ensure_ascii=False)}` | {one.comment} |" for one in rows),
-    ]
 
 
 def _schema_of(document: dict[str, Any], path: str) -> dict[str, Any] | None:
@@ -78,10 +54,6 @@ def _schema_of(document: dict[str, Any], path: str) -> dict[str, Any] | None:
 
 def _sentence(meaning: str) -> str:
     return meaning[0].upper() + meaning[1:].rstrip(".") if not meaning.startswith("`") else meaning.rstrip(".")
-
-
-def _yaml(value: object) -> str:
-    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
 
 def _replaced(place: "re.Pattern[str]", path: Path, text: str) -> str:

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from msd.teachers.openai_compatible import ModelServer
+from msd.teachers.teacher import ModelServer
 
 
 @dataclass
@@ -106,7 +106,7 @@ class ChatServer:
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def settings(self, **changes: Any) -> ModelServer:  # noqa: ANN401
-        """How to ask this server, in a hurry."""
+        """Settings to ask this server, in a hurry."""
         return replace(ModelServer(self.url, "m", timeout=30.0, attempts=3, pause=0.001), **changes)
 
     @property

@@ -1,4 +1,4 @@
-"""What requests share: starts are spaced by the rates, a rest holds for all, and the budget is never passed."""
+"""Limits shared by requests: rates, cool-down and budget."""
 
 import asyncio
 import json
@@ -57,13 +57,13 @@ def test_requests_start_as_the_rates_allow() -> None:
     assert starts(time, time.pace(), [10**9] * 3) == [0.0] * 3
 
 
-def test_tokens_that_were_not_taken_are_given_back() -> None:
+def test_unused_tokens_are_returned() -> None:
     time = Time()
     pace = time.pace(tokens=600)
     assert starts(time, pace, [100, 100], lambda number: pace.correct(80)) == [0.0, pytest.approx(2.0)]
 
 
-def test_a_rest_holds_for_everybody_and_the_longest_counts() -> None:
+def test_longest_cool_down_holds_for_all() -> None:
     time = Time()
     pace = time.pace()
     pace.cool_down(30.0)
@@ -84,7 +84,7 @@ def test_a_rest_holds_for_everybody_and_the_longest_counts() -> None:
     requests=st.lists(st.tuples(st.floats(0.01, 30.0), st.floats(0.0, 1.0)), max_size=30),
     workers=st.integers(1, 5),
 )
-def test_a_budget_is_never_passed_and_stops_only_if_it_must(
+def test_budget_is_never_exceeded_and_stops_only_if_it_must(
     cap: float, requests: list[tuple[float, float]], workers: int
 ) -> None:
     budget = Budget(cap)
@@ -111,13 +111,13 @@ def test_a_budget_is_never_passed_and_stops_only_if_it_must(
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_a_run_ends_before_a_request_could_pass_its_budget(concurrency: int) -> None:
+def test_run_ends_before_a_request_could_exceed_its_budget(concurrency: int) -> None:
     # 1,024 tokens at most cost .41, of which 20 are written: .008.
     budget = Budget(1.0)
     replies: list[Reply] = []
     with ChatServer() as server:
         teacher = OpenAICompatibleTeacher(
-            server.settings(concurrency=concurrency), KEY, None, Allowance(None, budget, Prices(0.0, 400.0))
+            server.settings(concurrency=concurrency), KEY, Allowance(None, budget, Prices(0.0, 400.0))
         )
         with pytest.raises(BudgetSpent, match=r"budget of 1 does not allow another request: 0\.5\d+ is spent"):
             replies.extend(teacher.answer(many(200)))
@@ -134,27 +134,25 @@ def test_a_run_ends_before_a_request_could_pass_its_budget(concurrency: int) -> 
         (status(500), 0.0),
     ],
 )
-def test_what_a_reply_does_not_tell_counts_as_the_most(behave: Behaviour, spent: float) -> None:
+def test_uncounted_reply_costs_the_maximum(behave: Behaviour, spent: float) -> None:
     budget = Budget(10.0)
     with ChatServer(behave) as server:
-        teacher = OpenAICompatibleTeacher(
-            server.settings(attempts=1), KEY, None, Allowance(None, budget, Prices(0.0, 400.0))
-        )
+        teacher = OpenAICompatibleTeacher(server.settings(attempts=1), KEY, Allowance(None, budget, Prices(0.0, 400.0)))
         (reply,) = teacher.answer(many(1))
     assert isinstance(reply, Failed)
     assert budget.spent == pytest.approx(spent * len(server.calls))
 
 
-def test_the_rest_that_one_request_is_asked_for_holds_all_of_them() -> None:
+def test_retry_after_pauses_all_requests() -> None:
     time = Time()
     behave = in_turn(status(429, Retry_After="70"), Call.answer)
     with ChatServer(behave) as server:
-        teacher = OpenAICompatibleTeacher(server.settings(concurrency=1), KEY, None, Allowance(time.pace()))
+        teacher = OpenAICompatibleTeacher(server.settings(concurrency=1), KEY, Allowance(time.pace()))
         assert len(list(teacher.answer(many(3)))) == 3
     assert 70.0 <= time.now < 72.0
 
 
-def test_replies_under_way_are_kept_when_the_run_ends() -> None:
+def test_replies_in_progress_are_kept_when_the_run_ends() -> None:
     """One of four questions meets a refused key while the other three are being answered."""
 
     def behave(call: Call) -> None:
@@ -175,13 +173,13 @@ def test_replies_under_way_are_kept_when_the_run_ends() -> None:
     assert len(server.calls) == 1 + len(replies)
 
 
-def test_a_doubtful_answer_is_kept_if_its_repair_is_over_budget() -> None:
+def test_doubtful_answer_is_kept_if_its_repair_is_over_budget() -> None:
     few = right("x") | {"tags": ["a"]}
     usage = {"prompt_tokens": 1, "completion_tokens": 1500}
     replies: list[Reply] = []
     with ChatServer(lambda call: call.say(json.dumps(few), usage=usage)) as server:
         teacher = OpenAICompatibleTeacher(
-            server.settings(concurrency=1), KEY, None, Allowance(None, Budget(0.9), Prices(0.0, 400.0))
+            server.settings(concurrency=1), KEY, Allowance(None, Budget(0.9), Prices(0.0, 400.0))
         )
         with pytest.raises(BudgetSpent):
             replies.extend(teacher.answer(many(3)))

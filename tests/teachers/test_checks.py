@@ -1,4 +1,4 @@
-"""Checks of meaning: what is no knowledge, what is doubtful, and that a strong model's answers pass."""
+"""Checks of content: what is no knowledge, what is doubtful, and that a strong model's answers pass."""
 
 import pytest
 
@@ -47,14 +47,14 @@ def test_each_doubt_is_found(answer: Knowledge, doubts: list[Doubt]) -> None:
 
 
 @pytest.mark.parametrize("level", ["item", "user"])
-def test_no_instruction_passes_for_knowledge(level: Level) -> None:
+def test_quoted_instructions_are_an_echo(level: Level) -> None:
     lines = [line for line in wording(level).splitlines() if len(line.split()) > 9]
     assert len(lines) > 5
     for line in lines:
         assert Doubt.ECHO in doubts_of(Question(level, "1", "Tent"), about(explicit=line))
 
 
-def test_near_duplicates_are_found_among_many_and_nothing_else() -> None:
+def test_only_near_duplicates_are_found() -> None:
     different = [about(explicit=f"{FACTS} Model {number}.") for number in range(3)]
     assert near_duplicates(different) == {1, 2}
     teacher = RecordedTeacher(DatasetConfig(format=1, name="ml-100k", events=EventsConfig(file="e.csv"), items=ITEMS))
@@ -66,7 +66,7 @@ def test_near_duplicates_are_found_among_many_and_nothing_else() -> None:
 ITEMS = ItemsConfig(file="items.csv", text="{title}")
 
 
-def test_a_strong_models_answers_pass() -> None:
+def test_strong_models_answers_pass() -> None:
     teacher = RecordedTeacher(DatasetConfig(format=1, name="ml-100k", events=EventsConfig(file="e.csv"), items=ITEMS))
     levels: list[tuple[Level, int]] = [("item", 1682), ("user", 943)]
     for level, number in levels:
@@ -74,17 +74,16 @@ def test_a_strong_models_answers_pass() -> None:
             assert doubts_of(reply.question, reply.knowledge) == []
 
 
-def test_what_is_useless_is_left_out_and_what_is_doubtful_if_strict() -> None:
+def test_useless_answers_are_left_out_and_doubtful_ones_named() -> None:
     answers = [
         (TENT, about()),
         (Question("item", "2", TENT.text), about()),
         (Question("item", "3", "Lamp"), about().model_copy(update={"id": "3"})),
         (Question("item", "4", "Soap"), about(explicit="I cannot help with that.", implicit="Nobody would take it.")),
     ]
-    kept, doubtful = weigh(answers, strict=False)
+    kept, doubtful = weigh(answers)
     assert len(kept) == 3
     assert doubtful == [
         Doubtful("item", "3", (Doubt.DUPLICATE,), left_out=False),
         Doubtful("item", "4", (Doubt.REFUSAL,), left_out=True),
     ]
-    assert len(weigh(answers, strict=True)[0]) == 2

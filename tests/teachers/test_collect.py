@@ -9,12 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd.dataset.load import Dataset, load_dataset
-from msd.teachers.collect import Stage, collect_knowledge
-from msd.teachers.estimate import TeachingEstimate, estimate
+from msd.teachers.collect import Stage, TeachingEstimate, collect_knowledge, estimate
 from msd.teachers.journal import Journal
 from msd.teachers.knowledge import Knowledge, TeacherError, load_knowledge, load_record
-from msd.teachers.prompts import Example
-from msd.teachers.seeds import Seeding
+from msd.teachers.prompts import messages, usage_of
 from msd.teachers.teacher import Answered, Failed, Question, Reply, Usage, questions_of
 from tests.dataset.small import EVENTS, ITEMS, write_small
 from tests.dataset.tiny import write_tiny_dataset
@@ -34,9 +32,6 @@ class Parrot:
 
     def input_of(self, question: Question) -> str:
         return question.text
-
-    def estimate(self, question: Question) -> Usage:
-        return Usage(10, 1)
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
         for question in questions:
@@ -93,7 +88,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return load_dataset(write_small(tmp_path_factory.mktemp("small")))
 
 
-def test_the_folder_loads_and_says_whose_it_is(tiny: Dataset, tmp_path: Path) -> None:
+def test_folder_loads_and_names_its_teacher(tiny: Dataset, tmp_path: Path) -> None:
     seen: list[Stage] = []
     record = collect_knowledge(tiny, Parrot(), tmp_path / "out", seen.append).record
     base = load_knowledge(tmp_path / "out")
@@ -107,7 +102,7 @@ def test_the_folder_loads_and_says_whose_it_is(tiny: Dataset, tmp_path: Path) ->
     assert "it repeats" not in (tmp_path / "out" / "items.jsonl").read_text(encoding="utf-8")
 
 
-def test_a_broken_off_run_goes_on_where_it_ended(tiny: Dataset, tmp_path: Path) -> None:
+def test_interrupted_run_resumes(tiny: Dataset, tmp_path: Path) -> None:
     asked: list[Question] = []
     for patience in (30, 30, 25):
         parrot = Parrot(patience)
@@ -127,7 +122,7 @@ def test_a_broken_off_run_goes_on_where_it_ended(tiny: Dataset, tmp_path: Path) 
 
 @given(cut=st.integers(1, 600))
 @settings(max_examples=40, deadline=None)
-def test_a_half_written_line_is_asked_again(small: Dataset, tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+def test_half_written_line_is_asked_again(small: Dataset, tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = tmp_path_factory.mktemp("out")
     collect_knowledge(small, Parrot(), folder, ignore)
     whole = load_knowledge(folder)
@@ -141,25 +136,21 @@ def test_a_half_written_line_is_asked_again(small: Dataset, tmp_path_factory: py
     assert len(parrot.asked) == content.count(b"\n") - kept.count(b"\n")
 
 
-def test_a_finished_folder_asks_nothing(small: Dataset, tmp_path: Path) -> None:
+def test_finished_folder_asks_nothing_even_if_damaged(small: Dataset, tmp_path: Path) -> None:
     collect_knowledge(small, Parrot(), tmp_path, ignore)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert collect_knowledge(small, Parrot(0), tmp_path, ignore).record.items == 3
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
     names = ["answers.jsonl", "items.jsonl", "step.json", "teach.json", "users.jsonl"]
     assert sorted(path.name for path in before) == names
-
-
-@pytest.mark.parametrize("name", ["items.jsonl", "users.jsonl", "teach.json"])
-def test_a_finished_folder_that_was_damaged_is_mended_without_asking(small: Dataset, tmp_path: Path, name: str) -> None:
-    collect_knowledge(small, Parrot(), tmp_path, ignore)
     whole = load_knowledge(tmp_path)
-    (tmp_path / name).write_text("{", encoding="utf-8")
-    collect_knowledge(small, Parrot(0), tmp_path, ignore)
-    assert load_knowledge(tmp_path) == whole
+    for name in ("items.jsonl", "users.jsonl", "teach.json"):
+        (tmp_path / name).write_text("{", encoding="utf-8")
+        collect_knowledge(small, Parrot(0), tmp_path, ignore)
+        assert load_knowledge(tmp_path) == whole
 
 
-def test_a_changed_text_alone_is_asked_again_and_replaces(small: Dataset, tmp_path: Path) -> None:
+def test_only_changed_texts_are_asked_again(small: Dataset, tmp_path: Path) -> None:
     collect_knowledge(small, Parrot(), tmp_path / "out", ignore)
     other = load_dataset(write_small(tmp_path / "small", items=ITEMS.replace("Mystery", "Lantern")))
     parrot = Parrot(1)
@@ -178,7 +169,7 @@ def test_a_changed_text_alone_is_asked_again_and_replaces(small: Dataset, tmp_pa
     assert load_knowledge(tmp_path / "out").items["10"].explicit == "It is Mystery,"
 
 
-def test_other_models_and_wordings_are_asked_anew(small: Dataset, tmp_path: Path) -> None:
+def test_other_models_and_wordings_ask_everything(small: Dataset, tmp_path: Path) -> None:
     collect_knowledge(small, Parrot(), tmp_path, ignore)
     for change in ("name", "prompt_version"):
         other = Parrot()
@@ -197,7 +188,7 @@ def test_items_that_share_a_text_share_an_answer(tmp_path: Path) -> None:
     assert found["12"] == found["1"].model_copy(update={"id": "12"})
 
 
-def test_a_change_that_no_question_shows_keeps_the_answers(small: Dataset, tmp_path: Path) -> None:
+def test_change_outside_questions_keeps_answers(small: Dataset, tmp_path: Path) -> None:
     collect_knowledge(small, Parrot(), tmp_path / "out", ignore)
     later = EVENTS.replace("1700000009,1", "1700000009,0")
     other = load_dataset(write_small(tmp_path / "small", events=later))
@@ -205,7 +196,7 @@ def test_a_change_that_no_question_shows_keeps_the_answers(small: Dataset, tmp_p
     collect_knowledge(other, Parrot(0), tmp_path / "out", ignore)
 
 
-def test_a_folder_of_unknown_origin_is_left_alone(small: Dataset, tmp_path: Path) -> None:
+def test_rejects_folder_of_unknown_origin(small: Dataset, tmp_path: Path) -> None:
     (tmp_path / "items.jsonl").write_text("{}\n", encoding="utf-8")
     with pytest.raises(TeacherError, match=r"holds items\.jsonl of unknown origin"):
         collect_knowledge(small, Parrot(), tmp_path, ignore)
@@ -217,7 +208,7 @@ def test_a_folder_of_unknown_origin_is_left_alone(small: Dataset, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["step.json"]
 
 
-def test_a_folder_that_cannot_be_written_is_told(small: Dataset, tmp_path: Path) -> None:
+def test_reports_unwritable_folder(small: Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TeacherError, match="out cannot be written: .*Not a directory"):
         collect_knowledge(small, Parrot(), tmp_path / "file" / "out", ignore)
@@ -226,7 +217,7 @@ def test_a_folder_that_cannot_be_written_is_told(small: Dataset, tmp_path: Path)
         collect_knowledge(small, Parrot(), tmp_path, ignore)
 
 
-def test_a_folder_of_before_answers_were_kept_is_written_anew(small: Dataset, tmp_path: Path) -> None:
+def test_folder_without_answers_file_is_rewritten(small: Dataset, tmp_path: Path) -> None:
     collect_knowledge(small, Parrot(), tmp_path, ignore)
     (tmp_path / "answers.jsonl").unlink()
     collect_knowledge(small, Parrot(), tmp_path, ignore)
@@ -234,7 +225,7 @@ def test_a_folder_of_before_answers_were_kept_is_written_anew(small: Dataset, tm
 
 
 @pytest.mark.parametrize("name", ["answers.jsonl", "quarantine.jsonl"])
-def test_a_wrong_line_is_not_passed_over(small: Dataset, tmp_path: Path, name: str) -> None:
+def test_rejects_wrong_line(small: Dataset, tmp_path: Path, name: str) -> None:
     collect_knowledge(small, Choosy("Boots, outdoor", "no"), tmp_path, ignore)
     content = (tmp_path / name).read_text(encoding="utf-8")
     (tmp_path / name).write_text(content + '{"key": "k"}\n', encoding="utf-8")
@@ -243,7 +234,7 @@ def test_a_wrong_line_is_not_passed_over(small: Dataset, tmp_path: Path, name: s
         collect_knowledge(small, Parrot(), tmp_path, ignore)
 
 
-def test_two_runs_at_once_are_not_paid_for(small: Dataset, tmp_path: Path) -> None:
+def test_rejects_second_concurrent_run(small: Dataset, tmp_path: Path) -> None:
     collect_knowledge(small, Parrot(), tmp_path, ignore)
     with Journal(tmp_path), pytest.raises(TeacherError, match="another `msd teach` is writing to"):
         collect_knowledge(small, Parrot(), tmp_path, ignore)
@@ -258,22 +249,16 @@ def test_two_runs_at_once_are_not_paid_for(small: Dataset, tmp_path: Path) -> No
         (["1"], "left 2 questions about items and 3 questions about users open; run `msd teach` again"),
     ],
 )
-def test_a_teacher_that_errs_is_told(small: Dataset, tmp_path: Path, ids: list[str], message: str) -> None:
+def test_rejects_teacher_that_breaks_its_contract(small: Dataset, tmp_path: Path, ids: list[str], message: str) -> None:
     with pytest.raises(TeacherError, match=message):
         collect_knowledge(small, Fickle(ids), tmp_path, ignore)
-
-
-def test_questions_about_users_hold_the_window_alone(tiny: Dataset) -> None:
-    _, users = questions_of(tiny)
-    assert {question.level for question in users} == {"user"}
-    assert all("Liked: " in question.text for question in users)
 
 
 def quarantine(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (folder / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_wrong_answer_is_kept_apart_and_not_asked_again(small: Dataset, tmp_path: Path) -> None:
+def test_wrong_answer_is_quarantined_and_not_asked_again(small: Dataset, tmp_path: Path) -> None:
     for teacher in (Choosy("Boots, outdoor", "no" * 9000), Parrot(0)):
         collected = collect_knowledge(small, teacher, tmp_path, ignore)
         assert collected.record.items == 2
@@ -286,7 +271,7 @@ def test_a_wrong_answer_is_kept_apart_and_not_asked_again(small: Dataset, tmp_pa
     assert collect_knowledge(small, Parrot(), tmp_path, ignore).record.items == 3
 
 
-def test_a_question_that_got_no_answer_is_asked_again(small: Dataset, tmp_path: Path) -> None:
+def test_unanswered_question_is_asked_again(small: Dataset, tmp_path: Path) -> None:
     assert len(collect_knowledge(small, Choosy("Boots, outdoor", None), tmp_path, ignore).refusals) == 1
     assert [line["raw"] for line in quarantine(tmp_path)] == [None]
     parrot = Parrot()
@@ -295,7 +280,7 @@ def test_a_question_that_got_no_answer_is_asked_again(small: Dataset, tmp_path: 
     assert not (tmp_path / "quarantine.jsonl").exists()
 
 
-def test_every_item_of_a_text_is_in_quarantine(tmp_path: Path) -> None:
+def test_every_item_of_a_text_is_quarantined(tmp_path: Path) -> None:
     data = load_dataset(write_small(tmp_path / "small", items=ITEMS + "11,Boots,outdoor,5\n"))
     refusals = collect_knowledge(data, Choosy("Boots, outdoor", "no"), tmp_path / "out", ignore).refusals
     assert [one.id for one in refusals] == ["2", "11"]
@@ -309,98 +294,26 @@ def test_ten_silences_in_a_row_end_the_run(tiny: Dataset, tmp_path: Path) -> Non
     assert not (tmp_path / "teach.json").exists()
 
 
-def test_knowledge_without_a_single_answer_is_none(small: Dataset, tmp_path: Path) -> None:
+def test_rejects_knowledge_without_any_answer(small: Dataset, tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match="none of .* answers can be used"):
         collect_knowledge(small, Choosy("", "no"), tmp_path, ignore)
     assert not (tmp_path / "teach.json").exists()
 
 
-class Pupil(Parrot):
-    """A parrot that is shown examples."""
-
-    def __init__(self, examples: tuple[Example, ...]) -> None:
-        super().__init__()
-        self.examples = examples
-        self.prompt_version = str(hash(examples))
-
-
-class School:
-    """A strong teacher and the pupils that it steers."""
-
-    def __init__(self, strong: Parrot | None = None) -> None:
-        self.strong = strong or Parrot()
-        self.strong.name = "macaw"
-        self.pupils: list[Pupil] = []
-
-    def steer(self, examples: tuple[Example, ...]) -> Pupil:
-        self.pupils.append(Pupil(examples))
-        return self.pupils[-1]
-
-    def seeding(self, number: int = 2) -> Seeding:
-        return Seeding(self.strong, number, self.steer)
-
-
-def test_seeds_are_answered_first_and_shown_and_kept(tiny: Dataset, tmp_path: Path) -> None:
-    school = School()
-    record = collect_knowledge(tiny, Parrot(0), tmp_path, ignore, school.seeding()).record
-    (pupil,) = school.pupils
-    assert [one.level for one in school.strong.asked] == ["item", "item", "user", "user"]
-    assert [(one.level, one.text, one.reasoning) for one in pupil.examples] == [
-        (one.level, one.text, "it repeats") for one in school.strong.asked
-    ]
-    assert not {one.text for one in pupil.asked} & {one.text for one in school.strong.asked}
-    assert (record.items, record.users, record.prompt_version) == (79, 10, pupil.prompt_version)
-    again = School(Parrot(0))
-    collect_knowledge(tiny, Parrot(0), tmp_path, ignore, again.seeding(5))
-    assert again.pupils[0].examples == pupil.examples
-    assert not again.pupils[0].asked
-
-
-def test_seeds_stay_when_the_dataset_grows(small: Dataset, tmp_path: Path) -> None:
-    collect_knowledge(small, Parrot(0), tmp_path / "out", ignore, School().seeding())
-    items = ITEMS + "".join(f"{n},Thing {n},new,1\n" for n in range(20, 40))
-    grown = load_dataset(write_small(tmp_path / "small", items=items))
-    school = School(Parrot(0))
-    collect_knowledge(grown, Parrot(0), tmp_path / "out", ignore, school.seeding())
-    assert [one.id for one in school.pupils[0].asked] == [str(n) for n in range(20, 40)]
-
-
-def test_a_folder_with_seeds_is_not_gone_on_without_them(small: Dataset, tmp_path: Path) -> None:
-    collect_knowledge(small, Parrot(0), tmp_path, ignore, School().seeding())
-    with pytest.raises(TeacherError, match=r"are steered by seeds\.jsonl: give --seeds"):
-        collect_knowledge(small, Parrot(), tmp_path, ignore)
-    with pytest.raises(TeacherError, match=r"are steered by seeds\.jsonl: give --seeds"):
-        estimate(small, Parrot(), tmp_path)
-    other = School()
-    other.strong.name = "cockatoo"
-    with pytest.raises(TeacherError, match="holds seeds by macaw .* not by cockatoo"):
-        collect_knowledge(small, Parrot(), tmp_path, ignore, other.seeding())
-    (tmp_path / "seeds.jsonl").write_text("{}\n", encoding="utf-8")
-    with pytest.raises(TeacherError, match=r"seeds\.jsonl, line 1: teacher: is missing"):
-        collect_knowledge(small, Parrot(), tmp_path, ignore, School().seeding())
-
-
-def test_a_failed_seed_is_left_to_the_pupil(small: Dataset, tmp_path: Path) -> None:
-    school = School(Choosy("Boots, outdoor", "no"))
-    collected = collect_knowledge(small, Parrot(0), tmp_path, ignore, school.seeding(3))
-    assert [one.id for one in school.pupils[0].asked] == ["2"]
-    assert (collected.record.items, collected.refusals) == (3, [])
-    with pytest.raises(TeacherError, match="gave no usable seed about items"):
-        collect_knowledge(small, Parrot(), tmp_path / "none", ignore, School(Choosy("", "no")).seeding(3))
-
-
-def test_the_estimate_counts_what_is_due_and_writes_nothing(tiny: Dataset, tmp_path: Path) -> None:
+def test_estimate_counts_due_questions_and_writes_nothing(tiny: Dataset, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    distinct = len({one.text for questions in questions_of(tiny) for one in questions})
-    assert estimate(tiny, Parrot(), folder) == (
-        TeachingEstimate(0, Usage()),
-        TeachingEstimate(distinct, Usage(10 * distinct, distinct)),
-    )
-    strong, rest = estimate(tiny, Parrot(), folder, School().seeding(3))
-    assert (strong, rest.questions) == (TeachingEstimate(6, Usage(60, 6)), distinct - 6)
+    distinct = list({one.text: one for questions in questions_of(tiny) for one in questions}.values())
+    usage = sum((usage_of(messages(one)) for one in distinct), Usage())
+    assert estimate(tiny, Parrot(), folder) == TeachingEstimate(len(distinct), usage)
     assert not folder.exists()
     with pytest.raises(TeacherError, match="tired"):
         collect_knowledge(tiny, Parrot(30), folder, ignore)
-    assert estimate(tiny, Parrot(), folder)[1].questions == distinct - 30
-    collect_knowledge(tiny, Parrot(), tmp_path / "seeded", ignore, School().seeding(3))
-    assert [one.questions for one in estimate(tiny, Parrot(), tmp_path / "seeded", School().seeding(3))] == [0, 0]
+    due = estimate(tiny, Parrot(), folder)
+    assert (due.questions, due.measured, due.usage.written) == (len(distinct) - 30, 30, len(distinct) - 30)
+
+
+def test_limit_is_a_sample_that_higher_limits_keep(tiny: Dataset, tmp_path: Path) -> None:
+    samples = [questions_of(tiny, limit)[0] for limit in (3, 7)]
+    assert [len({one.text for one in sample}) for sample in samples] == [3, 7]
+    assert set(samples[0]) < set(samples[1]) < set(questions_of(tiny)[0])
+    assert collect_knowledge(tiny, Parrot(), tmp_path, ignore, limit=3).record.items == len(samples[0])

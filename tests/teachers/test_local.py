@@ -1,4 +1,4 @@
-"""Local models: a real one from a GGUF file, too small to answer well; and one made here that always answers right."""
+"""Local models: a real one from a GGUF file, too small to answer well; and one made here that always answers."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ from msd.teachers.checks import Doubt, doubts_of
 from msd.teachers.command import app
 from msd.teachers.knowledge import Knowledge, TeacherError, load_knowledge, load_record
 from msd.teachers.local import LocalTeacher
-from msd.teachers.prompts import Example, Message, Prompt
+from msd.teachers.prompts import Message
 from msd.teachers.teacher import Answered, Failed, Question, Usage
 from tests.dataset.small import write_small
 from tests.teachers.chat_server import right
@@ -42,13 +42,13 @@ def smol() -> LocalTeacher:
     return LocalTeacher(path, max_tokens=8)
 
 
-def test_a_gguf_file_is_read_right_and_its_template_used(smol: LocalTeacher) -> None:
+def test_gguf_file_is_read_and_its_template_used(smol: LocalTeacher) -> None:
     (said,) = smol.say([[Message(role="user", content="What is the capital of France?")]])
     assert said.text == "The capital of France is Paris."
     assert said.usage == Usage(37, 7)
 
 
-def test_a_gguf_file_is_asked_twice_and_given_up_for_what_it_says(smol: LocalTeacher) -> None:
+def test_gguf_model_without_an_answer_is_asked_twice(smol: LocalTeacher) -> None:
     """Eight tokens hold no answer, whatever the model: it is asked, asked to mend it, and given up."""
     (reply,) = smol.answer([TENT])
     assert isinstance(reply, Failed)
@@ -93,7 +93,7 @@ def model_folder(folder: Path, template: str | None = PLAIN, room: int = 4096, a
 
 
 @pytest.mark.parametrize("template", [PLAIN, NO_SYSTEM, None])
-def test_a_model_folder_answers(tmp_path: Path, template: str | None) -> None:
+def test_model_folder_answers(tmp_path: Path, template: str | None) -> None:
     teacher = LocalTeacher(model_folder(tmp_path / "model", template), batch=2, max_tokens=6)
     questions = [TENT, BOOTS, Question("user", "u", "Liked: Tent.")]
     replies = list(teacher.answer(questions))
@@ -105,7 +105,7 @@ def test_a_model_folder_answers(tmp_path: Path, template: str | None) -> None:
         assert reply.usage.written == 1
 
 
-def test_a_question_too_long_for_the_model_is_told(tmp_path: Path) -> None:
+def test_rejects_question_too_long_for_the_model(tmp_path: Path) -> None:
     teacher = LocalTeacher(model_folder(tmp_path / "model", room=2000), batch=2, max_tokens=6)
     long, short = teacher.answer([Question("item", "1", "tent " * 3000), BOOTS])
     assert isinstance(short, Answered)
@@ -115,23 +115,14 @@ def test_a_question_too_long_for_the_model_is_told(tmp_path: Path) -> None:
     assert long.reason.endswith("tokens of question and 6 of answer do not fit into 2000")
 
 
-def test_a_name_follows_the_contents(tmp_path: Path) -> None:
+def test_name_follows_the_contents(tmp_path: Path) -> None:
     one, other = (model_folder(tmp_path / name / "model", room=room) for name, room in (("a", 100), ("b", 200)))
     names = {LocalTeacher(folder).name for folder in (one, one, other)}
     assert len(names) == 2
     assert all(name.startswith("model-") for name in names)
 
 
-def test_examples_change_the_question(tmp_path: Path) -> None:
-    teacher = LocalTeacher(model_folder(tmp_path / "model"))
-    example = Example("item", "Boots", "so", Knowledge(id="2", explicit="e", implicit="i"))
-    steered = teacher.steered((example,))
-    assert steered.name == teacher.name
-    assert steered.prompt_version == Prompt((example,)).version
-    assert steered.estimate(TENT).read > teacher.estimate(TENT).read
-
-
-def test_what_is_no_model_is_told(tmp_path: Path) -> None:
+def test_rejects_files_that_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF and no more")
     with pytest.raises(TeacherError, match=r"model\.gguf cannot be loaded: "):
         list(LocalTeacher(tmp_path / "model.gguf").answer([TENT]))
@@ -142,17 +133,17 @@ def test_what_is_no_model_is_told(tmp_path: Path) -> None:
         LocalTeacher(tmp_path / "model.bin")
 
 
-def test_the_command_asks_a_local_model(tmp_path: Path) -> None:
+def test_command_asks_a_local_model(tmp_path: Path) -> None:
     data, out = write_small(tmp_path / "data"), tmp_path / "out"
     folder = model_folder(tmp_path / "model")
-    options = ["--teacher", "local", "--model", str(folder), "--batch", "3", "--max-tokens", "4"]
+    options = ["--teacher", "local", "--model", str(folder), "--concurrency", "3", "--max-tokens", "4"]
     result = CliRunner().invoke(app, [str(data), str(out), *options])
     assert result.exit_code == 0, result.output
     assert load_record(out).teacher == LocalTeacher(folder).name
     assert {one.explicit for one in load_knowledge(out).items.values()} == {"E x"}
 
 
-def test_the_command_puts_a_useless_models_answers_into_quarantine(tmp_path: Path) -> None:
+def test_command_quarantines_useless_answers(tmp_path: Path) -> None:
     data, out = write_small(tmp_path / "data"), tmp_path / "out"
     folder = model_folder(tmp_path / "model", answer='{"reasoning": "I am unsure"}')
     result = CliRunner().invoke(app, [str(data), str(out), "--teacher", "local", "--model", str(folder)])
@@ -188,7 +179,7 @@ def byte_model(folder: Path) -> Path:
     return folder
 
 
-def test_the_form_makes_any_model_answer_whole_and_within_its_tokens(tmp_path: Path) -> None:
+def test_form_makes_any_model_answer_within_its_tokens(tmp_path: Path) -> None:
     teacher = LocalTeacher(byte_model(tmp_path / "model"), batch=2, max_tokens=400)
     replies = list(teacher.answer([TENT, BOOTS]))
     for reply in replies:
@@ -199,7 +190,7 @@ def test_the_form_makes_any_model_answer_whole_and_within_its_tokens(tmp_path: P
     assert isinstance(read_answer(said.text), str)
 
 
-def test_without_a_known_tokenizer_a_model_writes_freely_and_the_record_says_so(tmp_path: Path) -> None:
+def test_unknown_tokenizer_writes_freely(tmp_path: Path) -> None:
     (reply,) = LocalTeacher(model_folder(tmp_path / "model")).answer([TENT])
     assert isinstance(reply, Answered)
     assert reply.source.sampling["form"] is False

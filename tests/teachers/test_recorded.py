@@ -36,7 +36,7 @@ def teacher() -> Teacher:
     return RecordedTeacher(config_of("ml-100k"))
 
 
-def test_there_is_an_answer_for_every_item_and_user(teacher: Teacher) -> None:
+def test_every_item_and_user_has_an_answer(teacher: Teacher) -> None:
     items = answers(teacher, *ask("item", *map(str, range(1, 1683))))
     users = answers(teacher, *ask("user", *map(str, range(1, 944))))
     assert [answer.id for answer in items] == [str(n) for n in range(1, 1683)]
@@ -51,37 +51,37 @@ def test_answers_come_in_the_order_asked(teacher: Teacher) -> None:
     assert "Lasseter" in answers(teacher, *ask("item", "1"))[0].explicit
 
 
-def test_who_answered_is_known(teacher: Teacher) -> None:
+def test_provenance_ships_with_the_answers(teacher: Teacher) -> None:
     assert (teacher.name, teacher.prompt_version) == ("recorded-1", "1")
     assert "Apache-2.0" in teacher.provenance
     shipped = resources.files("msd.teachers") / "answers" / "ml-100k"
     assert "profile window alone" in shipped.joinpath("PROVENANCE.md").read_text(encoding="utf-8")
 
 
-def test_ids_without_an_answer_are_counted_and_named_at_once(teacher: Teacher) -> None:
+def test_rejects_ids_without_an_answer(teacher: Teacher) -> None:
     questions = ask("item", "1", *(f"a{n}" for n in range(9)))
     with pytest.raises(TeacherError, match=r"lack 9 of the 10 items asked for \(the first: a0, a1, a2, a3, a4\)"):
         teacher.answer(questions)
 
 
-def test_another_dataset_has_none() -> None:
+def test_rejects_another_dataset() -> None:
     with pytest.raises(TeacherError, match="no recorded answers for the dataset 'shop'; there are for ml-100k"):
         RecordedTeacher(config_of("shop"))
 
 
-def test_a_window_shorter_than_what_the_answers_saw_is_refused() -> None:
+def test_rejects_shorter_window_than_the_answers_saw() -> None:
     with pytest.raises(TeacherError, match=r"saw the first 0\.5 of each user's events, .* profile_window of 0\.3"):
         RecordedTeacher(config_of("ml-100k", window=0.3))
     RecordedTeacher(config_of("ml-100k", window=0.6))
 
 
-def test_the_files_are_compressed_without_a_date() -> None:
+def test_files_are_compressed_without_a_date() -> None:
     folder = resources.files("msd.teachers") / "answers" / "ml-100k"
     for name in ("items.jsonl.gz", "users.jsonl.gz"):
         assert folder.joinpath(name).read_bytes()[4:8] == b"\0\0\0\0"
 
 
-def test_a_damaged_copy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_damaged_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = resources.files("msd.teachers") / "answers" / "ml-100k"
     copy = tmp_path / "ml-100k"
     copy.mkdir()
@@ -93,7 +93,7 @@ def test_a_damaged_copy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         teacher.answer(ask("item", "1"))
 
 
-def test_about_users_nothing_is_told_where_the_split_is_given() -> None:
+def test_rejects_questions_about_users_if_the_split_is_given() -> None:
     given = config_of("ml-100k").model_copy(update={"split": SplitConfig(column="fold")})
     teacher = RecordedTeacher(given)
     assert [answer.id for answer in answers(teacher, *ask("item", "1"))] == ["1"]

@@ -1,12 +1,11 @@
-"""The live run's parts: the ad server of many moods against a real service, what counts as empty, and the drawings.
+"""Parts of the live run: the simulated ad server against a real service, pictures, and errors of Prometheus.
 
-Prometheus itself is not there on every machine: `make observe` runs all of it.
+`make observe` runs all of it, with a real Prometheus.
 """
 
 import io
 import sys
 import time
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -14,23 +13,19 @@ import pytest
 from PIL import Image
 
 from lab.observe.ad_server import SimulatedAdServer
-from lab.observe.found import PanelCurve, Shown
-from lab.observe.live import Watched
+from lab.observe.live import Watched, watched
+from lab.observe.panels import read_panels
 from lab.observe.pictures import picture
-from lab.observe.prometheus import Prometheus, PrometheusError, prometheus
+from lab.observe.prometheus import Prometheus, PrometheusError, Series, prometheus
 from loadtest.processes import ProcessError
 from loadtest.traffic import Traffic
-from msd.__main__ import main
 from msd.contract.bundle import Bundle
-from msd.dashboards.board import lines
-from msd.dashboards.store_board import STORE
+from msd.contract.errors import MsdError
 from msd.free_port import free_port
 from tests.service.live import LiveService, live_service, wait_until
 
-PANEL = lines("A panel", "It shows something.", "short", ("up", "{{job}}"))
 
-
-def test_an_ad_server_makes_mistakes_and_tells_what_was_shown(bundle: Bundle, tmp_path: Path) -> None:
+def test_ad_server_sends_valid_and_invalid_requests_and_events(bundle: Bundle, tmp_path: Path) -> None:
     bodies = list(islice(Traffic(bundle.folder, 4, seed=1).bodies(), 20))
     (tmp_path / "state").mkdir()
     with live_service(bundle.folder, tmp_path, live="on", state_dir=tmp_path / "state") as service:
@@ -43,32 +38,23 @@ def test_an_ad_server_makes_mistakes_and_tells_what_was_shown(bundle: Bundle, tm
         assert set(ads.statuses) == {200, 202, 422}
 
 
-def test_a_panel_that_shows_nothing_is_wrong_unless_it_says_why() -> None:
-    assert Shown("board", "title", (), PANEL).is_wrongly_empty
-    assert Shown("recording rules", "title", ()).is_wrongly_empty
-    assert not Shown("board", "title", (), replace(PANEL, may_be_empty="nobody is ill")).is_wrongly_empty
-
-    shown = Shown("board", "title", (PanelCurve("a", ((1.0, 0.0), (2.0, 3.0))), PanelCurve("b", ((1.0, 1.0),))), PANEL)
-    assert (shown.points, shown.highest, shown.is_wrongly_empty) == (3, 3.0, False)
-
-
-def test_a_dashboard_is_drawn_whatever_its_panels_show() -> None:
-    curve = PanelCurve("a name", tuple((1000.0 + second, float(second % 7)) for second in range(60)))
-    found = [Shown(STORE.name, one.title, (curve,) * (place % 3), one) for place, one in enumerate(STORE.panels)]
+def test_dashboard_is_drawn_with_and_without_data() -> None:
+    curve = Series({}, tuple((1000.0 + second, float(second % 7)) for second in range(60)), "a name")
+    panels = [panel for panel in read_panels() if panel.board == "msd-store"]
     run = Watched(Prometheus("http://127.0.0.1:9"), 1000.0, 1060.0, ((1010.0, "something"),))
 
-    with Image.open(io.BytesIO(picture(STORE, found, run))) as drawn:
+    with Image.open(io.BytesIO(picture({panel: [curve] * (at % 3) for at, panel in enumerate(panels)}, run))) as drawn:
         assert drawn.width >= 1000
 
 
-def test_without_prometheus_it_is_said_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_prometheus_says_how_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(PrometheusError, match="apt install prometheus"), prometheus(tmp_path, "http://h:1", tmp_path):
         pass
 
 
-def test_a_prometheus_that_ends_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_of_failed_prometheus_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "prometheus"
     program.write_text(f"#!{sys.executable}\nraise SystemExit('no rules today')\n")
     program.chmod(0o755)
@@ -78,22 +64,16 @@ def test_a_prometheus_that_ends_is_quoted(tmp_path: Path, monkeypatch: pytest.Mo
         pass
 
 
-def test_a_prometheus_that_is_not_there_is_an_error() -> None:
+def test_prometheus_errors(service: LiveService) -> None:
     with pytest.raises(PrometheusError, match="does not answer"):
         Prometheus(f"http://127.0.0.1:{free_port()}").series("up", 0.0, 1.0)
-
-
-def test_a_service_that_is_no_prometheus_refuses(service: LiveService) -> None:
     with pytest.raises(PrometheusError, match=r"refuses 'up'.*not_found"):
         Prometheus(service.url).series("up", time.time() - 1, time.time())
 
 
-def test_what_is_no_bundle_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(Path(__file__).parents[3])
-    with pytest.raises(SystemExit) as ended:
-        main(["observe", str(bundle.folder), str(tmp_path / "none"), "--out", str(tmp_path / "out")])
-
-    assert ended.value.code == 2
-    assert "is not a bundle" in capsys.readouterr().err
+def test_missing_bundle_is_refused(tmp_path: Path, bundle: Bundle) -> None:
+    with (
+        pytest.raises(MsdError, match="is not a bundle"),
+        watched(bundle.folder, tmp_path / "none", tmp_path, tmp_path / "out", 60.0),
+    ):
+        pass
