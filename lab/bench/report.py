@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lab.bench.contestants import KINDS, OWN
 from loadtest.session.page import latency_against_load
-from msd.drawing import to_svg
+from msd.page import to_svg
 from msd.report import table
 
 Figures = Mapping[str, Any]

@@ -7,8 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from msd.drawing import to_svg
-from msd.page import render_page
+from msd.page import render_page, to_svg
 
 Session = Mapping[str, Any]
 _SHOWN = 0.02
