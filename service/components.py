@@ -130,7 +130,6 @@ class Components:
         self.readiness.proved()
 
     def _tell(self, lineup: Lineup) -> None:
-        self.metrics.generation.set(lineup.generation)
         self.metrics.serves(
             [(model.bundle.bundle_id, model.version, model.store.name) for model in lineup.models.values()],
             [model.engine for model in lineup.models.values()],

@@ -13,8 +13,7 @@ from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, golden_tensors, read_goldens, repeated
-from msd.contract.merge import candidates_of
-from service.runtimes.choice import Together, expected_candidates
+from service.runtimes.choice import expected_candidates
 from service.runtimes.runtime import Runtime, Scores
 from service.scoring.model import Model
 
@@ -88,9 +87,6 @@ def prove(model: Model, max_candidates: int, pace: Pace) -> None:
         _check(goldens, _scores_among(model, expected, asked, run), tolerance, f"{expected} candidates")
     if model.lean is not None:
         _prove_lean(model, model.lean.runner.runtime, goldens, asked, max_candidates, pace)
-    if model.runner.together:
-        found = _scores_together(model, model.runner.together, asked, pace)
-        _check(goldens, found, tolerance, "requests together")
 
 
 def _prove_lean(
@@ -145,21 +141,11 @@ def _goldens(model: Model, pace: Pace) -> tuple[list[Golden], list[Tensors]]:
 def _scores_among(model: Model, count: int, asked: Sequence[Tensors], run: Callable[[Tensors], Scores]) -> list[Scores]:
     """Return the scores with candidates repeated up to this number: a runtime may have a graph for it."""
     found: list[Scores] = []
-    for tensors, rows in zip(asked, candidates_of(model.schema, asked), strict=True):
+    item = next(spec.name for spec in model.schema.tensors if spec.side == "item")
+    for tensors in asked:
+        rows = len(tensors[item])
         scores = run(repeated(model.schema, tensors, max(rows, count)))
         found.append({head: column[:rows] for head, column in scores.items()})
-    return found
-
-
-def _scores_together(model: Model, together: Together, asked: Sequence[Tensors], pace: Pace) -> list[Scores]:
-    """Return the scores of several requests in one run."""
-    for size in together.warm_up_sizes():
-        together.run([repeated(model.schema, asked[0], size)])
-        pace.pause()
-    found: list[Scores] = []
-    for start in range(0, len(asked), together.most):
-        found += together.run(asked[start : start + together.most])
-        pace.pause()
     return found
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import structlog
 
-from msd.contract.bundle import MERGED_RANKER, RANKER, Manifest, Pause
+from msd.contract.bundle import RANKER, Manifest, Pause
 from msd.contract.errors import BundleError, MsdError
 from service.deployment.bundle_folder import SourceError
 from service.deployment.pinned_bundle import DeploymentPlan, Marks, PinnedBundle, marks_of
@@ -239,8 +239,7 @@ def check_memory(manifest: Manifest, folder: Path, root: Path = Path("/")) -> No
 
     The kernel kills a process that exceeds its control group's limit.
     """
-    sizes = (entry.size for name, entry in manifest.files.items() if name in (RANKER, MERGED_RANKER))
-    wanted = int(_TIMES_GRAPH * sum(sizes)) + _BESIDE_BYTES
+    wanted = int(_TIMES_GRAPH * manifest.files[RANKER].size) + _BESIDE_BYTES
     free = free_memory(root)
     if free is not None and wanted > free:
         raise Scarce(
