@@ -14,7 +14,7 @@ from lab.chaos.http_fuzz import fuzz
 from lab.chaos.scenario import Check, Scenario, ScenarioResult
 from lab.chaos.timeline import ScenarioTimeline
 from loadtest.http_client import ServiceConnection
-from loadtest.routes import IMPRESSION, OPENRTB, SCORE, as_bid_request
+from loadtest.requests import IMPRESSION, OPENRTB, SCORE, as_bid_request
 from msd.contract.bundle import open_bundle
 
 _STARTED = "process_start_time_seconds"

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from lab.chaos.wrong_documents import Document, wrong_document
-from loadtest.requests import http_request
-from loadtest.routes import SCORE
+from loadtest.requests import SCORE, http_request
 
 _HEAD = b"POST /v1/score HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\n"
 

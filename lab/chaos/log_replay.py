@@ -7,7 +7,7 @@ from typing import Any
 from lab.chaos.scenario import Check, Figure, UnderLoad
 from lab.chaos.timeline import SCORED, count
 from loadtest.generator import Target
-from loadtest.processes import told
+from loadtest.processes import msd_output
 
 # Logging all rows of all requests costs more than scoring; the rest is for the log's writer.
 _SHARE_OF_LOAD = 0.4
@@ -45,7 +45,7 @@ class ReplayedLog(UnderLoad):
         self.service.wait_for_end()
         self.hear("scoring the log again")
         replay = ("replay", str(self.folder / "log"), "--bundle", str(self.environment.bundle))
-        self.replayed = json.loads(told(*replay, "--limit", str(_MOST), "--json"))
+        self.replayed = json.loads(msd_output(*replay, "--limit", str(_MOST), "--json"))
 
     def named(self, **figures: Figure) -> dict[str, Figure]:
         return {f"replay_{name}": value for name, value in figures.items()}

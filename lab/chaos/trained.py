@@ -7,7 +7,7 @@ from typing import NamedTuple
 from lab.benchmark.collm import prepare
 from lab.chaos.environment import Environment
 from lab.chaos.scenario import Unable
-from loadtest.processes import told
+from loadtest.processes import msd_output
 from msd.contract.bundle import MANIFEST
 from msd.dataset.config import CONFIG_FILE
 
@@ -51,5 +51,5 @@ def _made(environment: Environment, data: Path) -> TrainedFolders:
     )
     for place, step in enumerate(steps):
         environment.heard(f"live-counts: msd {step[0]}", place, len(steps))
-        told(*map(str, step))
+        msd_output(*map(str, step))
     return TrainedFolders(folders.dataset, student, model, bundle)

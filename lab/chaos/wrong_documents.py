@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from loadtest.routes import IMPRESSION, OPENRTB, SCORE
+from loadtest.requests import IMPRESSION, OPENRTB, SCORE
 
 Document = dict[str, Any]
 Spoiler = Callable[[Document, random.Random], object]

@@ -9,7 +9,7 @@ import pytest
 
 from lab.chaos.hostile import hostile_requests
 from lab.chaos.wrong_documents import _FAULTS, wrong_document
-from loadtest.routes import OPENRTB, SCORE, as_bid_request
+from loadtest.requests import OPENRTB, SCORE, as_bid_request
 from msd.contract.bundle import Bundle
 from msd.contract.openrtb import OpenrtbMapping, context_of, identity_of, impressions_of, parse_openrtb
 from msd.contract.request import InvalidRequest, RequestError, parse_request
