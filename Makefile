@@ -108,8 +108,8 @@ docs-files: $(INSTALLED)  ## Writes docs/settings.md and docs/cli.md from the co
 openapi: $(INSTALLED)  ## Writes docs/openapi.json, which a test holds against a running service.
 	$(BIN)/python -m tests.service.openapi_file
 
-image: $(BUNDLE)/manifest.json  ## Builds the container image, runs it, has it score: runs/image. TARGETS="cpu gpu"; OPTIONS for the program.
-	$(BIN)/python -m image $(addprefix --target ,$(or $(TARGETS),cpu)) $(OPTIONS)
+image: $(BUNDLE)/manifest.json  ## Builds, runs and checks the container image: runs/image. TARGETS="cpu gpu"; OPTIONS for the program.
+	$(BIN)/python -m lab.image $(addprefix --target ,$(or $(TARGETS),cpu)) $(OPTIONS)
 
 LOCKED_CPU := cpu encode fetch live log openvino sign trace
 LOCKED_GPU := cuda encode fetch live log sign trace
