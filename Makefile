@@ -106,7 +106,7 @@ docs-files: $(INSTALLED)  ## Writes docs/settings.md and docs/cli.md from the co
 	$(BIN)/python -m tests.docs.generated
 
 openapi: $(INSTALLED)  ## Writes docs/openapi.json, which a test holds against a running service.
-	$(BIN)/python -m tests.service.openapi_file
+	$(BIN)/python -m tests.service.test_openapi
 
 image: $(BUNDLE)/manifest.json  ## Builds, runs and checks the container image: runs/image. TARGETS="cpu gpu"; OPTIONS for the program.
 	$(BIN)/python -m lab.image $(addprefix --target ,$(or $(TARGETS),cpu)) $(OPTIONS)

@@ -14,7 +14,7 @@ from msd.contract.files import sha256_file
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import Part
 from msd.dataset.texts import student_texts
-from msd.evaluation.cold_ads import measure_cold_ads
+from msd.evaluation.degradation import measure_cold_ads
 from msd.ranker.batch import TrainedRanker
 from msd.step import fingerprint_of
 from msd.student.encoder import Student, load_student

@@ -3,8 +3,7 @@
 Needs only httpx. `Client` and `AsyncClient` differ in how they wait; requests, replies and retries are shared.
 """
 
-from msd_client.async_client import AsyncClient
-from msd_client.client import Client
+from msd_client.client import AsyncClient, Client
 from msd_client.errors import (
     AccessDenied,
     BadReply,
@@ -17,9 +16,9 @@ from msd_client.errors import (
     ServiceFailed,
     Unavailable,
 )
+from msd_client.options import Retry
 from msd_client.replies import EventsReply, Model, OpenrtbReply, Ready, ScoredCandidate, ScoreReply
 from msd_client.requests import Candidates, Event, Item, OpenrtbRequest, ScoreRequest
-from msd_client.retry import Retry
 
 __all__ = [
     "AccessDenied",

@@ -1,157 +1,162 @@
-"""One call as a generator of steps, without waiting itself; the blocking and the asynchronous client execute the steps.
+"""The calls of either client as generators of steps, which wait for nothing themselves; the clients execute the steps.
 
-It is sent the result of each step, or the step's error is thrown into it.
+A generator is sent the result of each step, or the step's error is thrown into it.
 """
 
+import logging
+import ssl
 import time
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
-from msd_client.ceiling import DEADLINE, Ceiling
-from msd_client.errors import BadReply, DeadlineExceeded, InvalidRequest, MsdClientError, error_class
-from msd_client.replies import (
-    EventsReply,
-    Model,
-    OpenrtbReply,
-    Ready,
-    ScoreReply,
-    loaded,
-    read_events,
-    read_model,
-    read_openrtb,
-    read_ready,
-    read_score,
+import httpx
+
+from msd_client.errors import (
+    BadReply,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InvalidRequest,
+    InvalidSettings,
+    MsdClientError,
+    error_class,
 )
-from msd_client.requests import Event, OpenrtbRequest, ScoreRequest, events_body
-from msd_client.retry import Retry
+from msd_client.options import Retry, base_url, headers, limits, tls
+from msd_client.replies import loaded
 
+DEADLINE = "x-deadline-ms"
+_LONGEST_S = 86_400.0
 _LEAST_S = 0.001
+_MAX_DIGITS = 9
 _SHOWN = 120
 # The service replaces longer request IDs.
 _MAX_HEADER_CHARS = 128
+_LOG = logging.getLogger("msd_client")
 T = TypeVar("T")
 
 
 class Send(NamedTuple):
-    """A request to send, and the deadline of its reply, by `time.monotonic`."""
+    """A request to send after `wait_s`, and the deadline of its reply, by `time.monotonic`."""
 
     method: str
     path: str
     headers: Mapping[str, str]
     content: bytes
     until: float
+    wait_s: float = 0.0
 
 
-class Pause(NamedTuple):
-    """Seconds to wait."""
-
-    seconds: float
+Steps = Generator[Send, httpx.Response, T]
+Read = Callable[[Mapping[str, Any]], T]
 
 
-class Received(NamedTuple):
-    """A reply, whatever its status."""
+class Calls(ABC):
+    """Settings of a client, and its calls as steps."""
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        deadline_s: float = 1.0,
+        retry: Retry | None = None,
+        max_connections: int = 100,
+        ca_file: Path | str | None = None,
+        cert_file: Path | str | None = None,
+        key_file: Path | str | None = None,
+    ) -> None:
+        """Raises InvalidSettings. `deadline_s`: default of calls. `ca_file` replaces the system's authorities;
+        `cert_file` and `key_file` are the client certificate for mutual TLS."""
+        self._url, self._deadline_s, self._retry = url, deadline_s, retry or Retry()
+        self._most_ms: int | None = None  # the service's maximum deadline, once it is known
+        self._until(None)
+        self._connect(base_url(url), headers(api_key), tls(ca_file, cert_file, key_file), limits(max_connections))
+
+    @abstractmethod
+    def _connect(self, url: httpx.URL, headers: dict[str, str], tls: ssl.SSLContext, limits: httpx.Limits) -> None:
+        """Create the pool of connections."""
+
+    def _until(self, deadline_s: float | None) -> float:
+        """Return the deadline of a call that begins now."""
+        seconds = self._deadline_s if deadline_s is None else deadline_s
+        if not 0 < seconds <= _LONGEST_S:
+            raise InvalidSettings(f"invalid deadline {seconds} s: must be above 0 and at most a day")
+        return time.monotonic() + seconds
+
+    def _get(self, path: str, read: Read[T], deadline_s: float | None, good: Sequence[int] = (200,)) -> Steps[T]:
+        """`good`: statuses of replies to read."""
+        return self._steps(Send("GET", path, {}, b"", self._until(deadline_s)), read, good)
+
+    def _post(
+        self,
+        path: str,
+        body: bytes,
+        read: Read[T],
+        deadline_s: float | None,
+        traceparent: str | None,
+        request_id: str | None = None,
+    ) -> Steps[T]:
+        given = _checked({"x-request-id": request_id, "traceparent": traceparent})
+        request = Send("POST", path, {"content-type": "application/json", **given}, body, self._until(deadline_s))
+        return self._steps(request, read, (200, 202))
+
+    def _steps(self, request: Send, read: Read[T], good: Sequence[int]) -> Steps[T]:
+        attempt, is_lowered = 0, False
+        failed: MsdClientError | None = None
+        while True:
+            left_s = request.until - time.monotonic()
+            if left_s - request.wait_s < _LEAST_S:
+                raise failed or DeadlineExceeded("deadline exceeded before the request was sent")
+            granted_ms = int((left_s - request.wait_s) * 1000)
+            granted_ms = granted_ms if self._most_ms is None else min(granted_ms, self._most_ms)
+            attempt += 1
+            try:
+                reply = yield request._replace(headers={**request.headers, DEADLINE: str(granted_ms)})
+            except (TimeoutError, httpx.TimeoutException) as error:
+                raise DeadlineExceeded("no reply before the deadline") from error
+            except httpx.TransportError as error:
+                failed = ConnectionFailed(f"{self._url}: {error or type(error).__name__}")
+                failed.__cause__ = error
+            else:
+                if reply.status_code in good:
+                    return read(loaded(reply.content))
+                if reply.status_code == 400 and not is_lowered and self._learn(reply.headers, granted_ms):
+                    # This is an answer, not a failure.
+                    attempt, is_lowered, request = attempt - 1, True, request._replace(wait_s=0.0)
+                    continue
+                failed = error_of(reply)
+            wait_s = self._retry.wait_s(failed, attempt)
+            if wait_s is None:
+                raise failed
+            request = request._replace(wait_s=wait_s)
+
+    def _learn(self, headers: Mapping[str, str], asked_ms: int) -> bool:
+        """Return whether a refusal's headers grant less than requested; the log reports a new maximum."""
+        told = headers.get(DEADLINE, "")
+        if not (told.isascii() and told.isdigit() and len(told) <= _MAX_DIGITS and 0 < int(told) < asked_ms):
+            return False
+        if self._most_ms is None or int(told) < self._most_ms:
+            self._most_ms = int(told)
+            _LOG.warning("the service lets a request take %s ms at most, so it is asked for no more from now on", told)
+        return True
 
 
-Steps = Generator[Send | Pause, Received | None, T]
-
-
-@dataclass(frozen=True, slots=True)
-class ClientRequest:
-    """A request, and the statuses of valid replies."""
-
-    method: str
-    path: str
-    content: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict)
-    good: tuple[int, ...] = (200,)
-
-
-def score(
-    request: ScoreRequest, about: Mapping[str, str | None], until: float, retry: Retry, ceiling: Ceiling
-) -> Steps[ScoreReply]:
-    """Score. `about`: headers of this request."""
-    return _call(_json("/v1/score", request.body(), about), read_score, until, retry, ceiling)
-
-
-def openrtb(
-    request: OpenrtbRequest, about: Mapping[str, str | None], until: float, retry: Retry, ceiling: Ceiling
-) -> Steps[OpenrtbReply]:
-    """Score a BidRequest's impressions."""
-    return _call(_json("/v1/openrtb", request.body(), about), read_openrtb, until, retry, ceiling)
-
-
-def events(told: list[Event], about: Mapping[str, str | None], until: float, retry: Retry) -> Steps[EventsReply]:
-    """Send events; all are accepted or none."""
-    asked = replace(_json("/v1/events", events_body(told), about), good=(202,))
-    return _call(asked, read_events, until, retry)
-
-
-def ready(until: float, retry: Retry) -> Steps[Ready]:
-    """Ask for readiness; "not ready" is a valid answer."""
-    return _call(ClientRequest("GET", "/health/ready", good=(200, 503)), read_ready, until, retry)
-
-
-def model(until: float, retry: Retry) -> Steps[Model]:
-    """Ask what is served."""
-    return _call(ClientRequest("GET", "/v1/model"), read_model, until, retry)
-
-
-def _json(path: str, body: bytes, about: Mapping[str, str | None]) -> ClientRequest:
-    return ClientRequest("POST", path, body, {"content-type": "application/json", **_checked(about)})
-
-
-def _call(
-    asked: ClientRequest, read: Callable[[bytes], T], until: float, retry: Retry, ceiling: Ceiling | None = None
-) -> Steps[T]:
-    attempt, failed = 0, None
-    ceiling = ceiling or Ceiling()
-    is_lowered = False
-    while True:
-        left_s = until - time.monotonic()
-        if left_s < _LEAST_S:
-            raise DeadlineExceeded("deadline exceeded before the request was sent") from failed
-        granted_ms = ceiling.lowered(int(left_s * 1000))
-        headers = {**asked.headers, DEADLINE: str(granted_ms)}
-        attempt += 1
-        try:
-            received = yield Send(asked.method, asked.path, headers, asked.content, until)
-            assert received is not None, "what is sent has a reply"
-            if received.status in asked.good:
-                return read(received.body)
-            if received.status == 400 and not is_lowered and ceiling.learn(received.headers, granted_ms):
-                # This is an answer, not a failure.
-                attempt, is_lowered = attempt - 1, True
-                continue
-            error = error_of(received)
-        except MsdClientError as raised:
-            error = raised
-        wait_s = retry.wait_s(error, attempt)
-        if wait_s is None or time.monotonic() + wait_s > until - _LEAST_S:
-            raise error
-        failed = error
-        yield Pause(wait_s)
-
-
-def error_of(received: Received) -> MsdClientError:
+def error_of(reply: httpx.Response) -> MsdClientError:
     """Return the error of a refusal."""
-    status, headers = received.status, received.headers
+    status, headers = reply.status_code, reply.headers
     about = {"status": status, "request_id": headers.get("x-request-id"), "retry_after_s": _retry_after_s(headers)}
     try:
-        detail = loaded(received.body).get("error")
+        detail = loaded(reply.content).get("error")
     except BadReply:
         detail = None
     if not isinstance(detail, dict):
         # A proxy answers in its own format.
-        return error_class(status)(f"HTTP {status}: {received.body[:_SHOWN]!r}", **about)  # type: ignore[arg-type]
+        return error_class(status)(f"HTTP {status}: {reply.content[:_SHOWN]!r}", **about)
     message, code, place = detail.get("message"), detail.get("code"), detail.get("field")
-    return error_class(status)(str(message), code=code, field=place, **about)  # type: ignore[arg-type]
+    return error_class(status)(str(message), code=code, field=place, **about)
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

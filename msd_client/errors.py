@@ -1,16 +1,4 @@
-"""Errors of the client, in one tree:
-
-MsdClientError
-├── InvalidSettings    invalid address, file or number
-├── InvalidRequest     the request is invalid (4xx, or found before sending)
-├── AccessDenied       API key missing, or without the scope (401, 403)
-├── Overloaded         the service is overloaded (429)
-├── Unavailable        starting, stopping, or without its dependencies (503)
-├── ServiceFailed      the service failed (other 5xx)
-├── DeadlineExceeded   the deadline passed, in the client or in the service (504)
-├── ConnectionFailed   the connection failed or broke
-└── BadReply           the reply is not one of this service
-"""
+"""Errors of the client, in one tree."""
 
 from typing import ClassVar
 

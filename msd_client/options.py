@@ -1,80 +1,87 @@
-"""Options of a client: address, key, certificates, deadline and retries; validated here."""
+"""Validated settings of a client: retries, address, key, certificates and limits."""
 
+import random
 import ssl
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from msd_client.errors import InvalidSettings
-from msd_client.retry import Retry
+from msd_client.errors import ConnectionFailed, InvalidSettings, MsdClientError, Overloaded, Unavailable
 
-IDLE_S = 4.0
-"""Seconds that an idle connection is kept: slightly less than the service keeps it."""
-_LONGEST_S = 86_400.0
+_IDLE_S = 4.0  # slightly less than the service keeps an idle connection
+# Larger exponents would overflow a float.
+_MOST_DOUBLINGS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """`deadline_s` is the default of calls. `ca_file` replaces the system's authorities; `cert_file` and `key_file` are
-    the client certificate for mutual TLS."""
+class Retry:
+    """At most `attempts` in total; `first_s` is the longest wait before the second, and doubles up to `most_s`.
 
-    url: str
-    api_key: str | None = field(default=None, repr=False)
-    deadline_s: float = 1.0
-    retry: Retry = field(default_factory=Retry)
-    max_connections: int = 100
-    ca_file: Path | str | None = None
-    cert_file: Path | str | None = None
-    key_file: Path | str | None = None
+    Failed connections, and refusals with Retry-After, are retried: repeating is safe, because scoring is read-only and
+    events have IDs. A missed deadline is never retried: there is no time left.
+    """
 
-    def base_url(self) -> httpx.URL:
-        """Return the address. Raises InvalidSettings."""
-        try:
-            url = httpx.URL(self.url)
-        except (httpx.InvalidURL, TypeError) as error:
-            raise InvalidSettings(f"{self.url!r} is not an address: {error}") from None
-        if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
-            raise InvalidSettings(f"{self.url!r} is not a service's address, such as https://ctr.example:8080")
-        if self.max_connections < 1:
-            raise InvalidSettings("max_connections has to be at least 1")
-        self.until(None)
-        return url
+    attempts: int = 3
+    first_s: float = 0.02
+    most_s: float = 1.0
 
-    def headers(self) -> dict[str, str]:
-        """Return the headers of every request."""
-        headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "msd-client"}
-        if self.api_key is None:
-            return headers
-        if not self.api_key or not self.api_key.isascii() or not self.api_key.isprintable():
-            raise InvalidSettings("api_key must be printable ASCII characters")
-        return headers | {"authorization": f"Bearer {self.api_key}"}
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or not 0 <= self.first_s <= self.most_s:
+            raise InvalidSettings("a retry has at least one attempt, and waits of 0 <= first_s <= most_s")
 
-    def tls(self) -> ssl.SSLContext:
-        """Return the TLS context. Raises InvalidSettings for invalid files."""
-        if self.key_file is not None and self.cert_file is None:
-            raise InvalidSettings("key_file needs cert_file")
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file)
-            if self.cert_file is not None:
-                context.load_cert_chain(self.cert_file, self.key_file)
-        except OSError as error:  # includes ssl's own errors
-            files = ", ".join(str(file) for file in (self.ca_file, self.cert_file, self.key_file) if file)
-            raise InvalidSettings(f"{files}: {error}") from None
-        return context
+    def wait_s(self, error: MsdClientError, attempt: int) -> float | None:
+        """Return the wait after a failed attempt (from 1); None if it is not retried."""
+        if attempt >= self.attempts:
+            return None
+        # Random up to the bound, so that clients that failed together do not return together.
+        jitter: float = random.uniform(0, min(self.most_s, self.first_s * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS)))
+        if isinstance(error, ConnectionFailed):
+            return jitter
+        if isinstance(error, Overloaded | Unavailable) and error.retry_after_s is not None:
+            return error.retry_after_s + jitter
+        return None
 
-    def limits(self) -> httpx.Limits:
-        """Return the limits of connections."""
-        return httpx.Limits(
-            max_connections=self.max_connections,
-            max_keepalive_connections=self.max_connections,
-            keepalive_expiry=IDLE_S,
-        )
 
-    def until(self, deadline_s: float | None) -> float:
-        """Return the deadline of a call that begins now, by `time.monotonic`."""
-        seconds = self.deadline_s if deadline_s is None else deadline_s
-        if not 0 < seconds <= _LONGEST_S:
-            raise InvalidSettings(f"invalid deadline {seconds} s: must be above 0 and at most a day")
-        return time.monotonic() + seconds
+def base_url(address: str) -> httpx.URL:
+    """Return the address. Raises InvalidSettings."""
+    try:
+        url = httpx.URL(address)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise InvalidSettings(f"{address!r} is not an address: {error}") from None
+    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+        raise InvalidSettings(f"{address!r} is not a service's address, such as https://ctr.example:8080")
+    return url
+
+
+def headers(api_key: str | None) -> dict[str, str]:
+    """Return the headers of every request. Raises InvalidSettings."""
+    given = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "msd-client"}
+    if api_key is None:
+        return given
+    if not api_key or not api_key.isascii() or not api_key.isprintable():
+        raise InvalidSettings("api_key must be printable ASCII characters")
+    return given | {"authorization": f"Bearer {api_key}"}
+
+
+def tls(ca_file: Path | str | None, cert_file: Path | str | None, key_file: Path | str | None) -> ssl.SSLContext:
+    """Return the TLS context. Raises InvalidSettings for invalid files."""
+    if key_file is not None and cert_file is None:
+        raise InvalidSettings("key_file needs cert_file")
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+        if cert_file is not None:
+            context.load_cert_chain(cert_file, key_file)
+    except OSError as error:  # includes ssl's own errors
+        files = ", ".join(str(file) for file in (ca_file, cert_file, key_file) if file)
+        raise InvalidSettings(f"{files}: {error}") from None
+    return context
+
+
+def limits(max_connections: int) -> httpx.Limits:
+    """Return the limits of connections. Raises InvalidSettings."""
+    if max_connections < 1:
+        raise InvalidSettings("max_connections has to be at least 1")
+    return httpx.Limits(
+        max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=_IDLE_S
+    )

@@ -96,20 +96,15 @@ class Model:
     document: Mapping[str, Any]
 
 
-def read_score(body: bytes) -> ScoreReply:
-    """Read the reply of /v1/score."""
-    return _score_of(loaded(body))
-
-
-def read_openrtb(body: bytes) -> OpenrtbReply:
+def read_openrtb(document: Mapping[str, Any]) -> OpenrtbReply:
     """Read the reply of /v1/openrtb."""
-    document = loaded(body)
     replies = _part(document, "imp", dict)
-    imps = {imp: _score_of(_part(replies, imp, dict)) for imp in replies}
+    imps = {imp: read_score(_part(replies, imp, dict)) for imp in replies}
     return OpenrtbReply(_part(document, "id", str), _part(document, "consent", bool), imps)
 
 
-def _score_of(document: Mapping[str, Any]) -> ScoreReply:
+def read_score(document: Mapping[str, Any]) -> ScoreReply:
+    """Read the reply of /v1/score."""
     columns, degraded = _part(document, "candidates", dict), _part({"degraded": {}, **document}, "degraded", dict)
     heads = {name: column for name, column in columns.items() if name not in ("id", "ecpm")}
     ids, ecpm = _part(columns, "id", list), _part(columns, "ecpm", list)
@@ -133,25 +128,18 @@ def _score_of(document: Mapping[str, Any]) -> ScoreReply:
     )
 
 
-def read_events(body: bytes) -> EventsReply:
+def read_events(document: Mapping[str, Any]) -> EventsReply:
     """Read the reply of /v1/events."""
-    document = loaded(body)
     return EventsReply(_part(document, "accepted", int), _part(document, "duplicates", int))
 
 
-def read_ready(body: bytes) -> Ready:
+def read_ready(document: Mapping[str, Any]) -> Ready:
     """Read the reply of /health/ready."""
-    document = loaded(body)
-    return Ready(
-        ready=_part(document, "ready", bool),
-        draining=_part(document, "draining", bool),
-        missing=_part(document, "missing", dict),
-    )
+    return Ready(_part(document, "ready", bool), _part(document, "draining", bool), _part(document, "missing", dict))
 
 
-def read_model(body: bytes) -> Model:
+def read_model(document: Mapping[str, Any]) -> Model:
     """Read the reply of /v1/model."""
-    document = loaded(body)
     return Model(
         bundle_id=_part(document, "bundle_id", str),
         model_version=_part(document, "model_version", str),

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from msd_client.errors import InvalidRequest
 
+T = TypeVar("T")
 Value = str | int | float | Sequence[str] | Sequence[int] | None
 """A feature's value; None means missing, which differs from not given."""
 
@@ -54,7 +55,7 @@ class ScoreRequest:
             at=self.at,
             context=_plain(self.context),
             user=user or None,
-            candidates=_columns(self.ids, self.bids, self.pricing),
+            candidates=_columns(self),
             items=items or None,
             top_k=self.top_k,
             explain=self.explain or None,
@@ -86,7 +87,10 @@ class OpenrtbRequest:
 
     def body(self) -> bytes:
         """Return the JSON of /v1/openrtb. Raises InvalidRequest for values that JSON lacks."""
-        columns = {imp: _imp_columns(imp, one) for imp, one in self.candidates.items()}
+        columns = {
+            imp: _columns(_checked(candidates, Candidates, f"candidates.{imp}"))
+            for imp, candidates in self.candidates.items()
+        }
         return dumped({"request": self.request, "candidates": columns, **_given(at=self.at, top_k=self.top_k)})
 
 
@@ -116,17 +120,14 @@ def dumped(document: Mapping[str, Any]) -> bytes:
         raise InvalidRequest(f"cannot be written as JSON: {error}") from error
 
 
-def _columns(
-    ids: Sequence[str], bids: Sequence[float | None] | None, pricing: Sequence[Pricing] | None
-) -> dict[str, Any]:
-    return _given(id=_listed(ids), bid=_listed(bids), pricing=_listed(pricing))
+def _columns(of: ScoreRequest | Candidates) -> dict[str, Any]:
+    return _given(id=_listed(of.ids), bid=_listed(of.bids), pricing=_listed(of.pricing))
 
 
-def _imp_columns(imp: str, candidates: Candidates) -> dict[str, Any]:
-    if not isinstance(candidates, Candidates):
-        reason = f"has to be Candidates, and is of type {type(candidates).__name__}"
-        raise InvalidRequest(reason, field=f"candidates.{imp}")
-    return _columns(candidates.ids, candidates.bids, candidates.pricing)
+def _checked(value: T, kind: type[T], field: str) -> T:
+    if not isinstance(value, kind):
+        raise InvalidRequest(f"has to be of type {kind.__name__}, and is of type {type(value).__name__}", field=field)
+    return value
 
 
 def _given(**parts: object) -> dict[str, Any]:
@@ -134,8 +135,7 @@ def _given(**parts: object) -> dict[str, Any]:
 
 
 def _described(id_: str, item: Item) -> dict[str, Any]:
-    if not isinstance(item, Item):
-        raise InvalidRequest(f"has to be an Item, and is of type {type(item).__name__}", field=f"items.{id_}")
+    _checked(item, Item, f"items.{id_}")
     return _given(text=item.text, features=_plain(item.features))
 
 

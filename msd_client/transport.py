@@ -69,10 +69,12 @@ class _Backend(httpcore.NetworkBackend):
         return _Stream(inner, self._clock)
 
 
-class DeadlineTransport(httpx.BaseTransport):
+class DeadlineTransport(httpx.HTTPTransport):
     """Pool of kept connections that ends each call at its deadline."""
 
     def __init__(self, clock: Clock, context: ssl.SSLContext, limits: httpx.Limits) -> None:
+        super().__init__(verify=context, limits=limits, trust_env=False)
+        # httpx has no option for its pool's network backend.
         self._pool = httpcore.ConnectionPool(
             ssl_context=context,
             max_connections=limits.max_connections,
@@ -80,31 +82,3 @@ class DeadlineTransport(httpx.BaseTransport):
             keepalive_expiry=limits.keepalive_expiry,
             network_backend=_Backend(clock),
         )
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Return the whole reply. Raises httpx's errors."""
-        url = request.url
-        try:
-            reply = self._pool.handle_request(
-                httpcore.Request(
-                    method=request.method,
-                    url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                    headers=request.headers.raw,
-                    content=request.content,
-                    extensions=request.extensions,
-                )
-            )
-            try:
-                return httpx.Response(reply.status, headers=reply.headers, content=reply.read())
-            finally:
-                reply.close()
-        except httpcore.TimeoutException as error:
-            raise httpx.ReadTimeout(str(error), request=request) from error
-        except httpcore.ConnectError as error:
-            raise httpx.ConnectError(str(error), request=request) from error
-        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise httpx.ReadError(str(error), request=request) from error
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._pool.close()

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from msd.contract.errors import MsdError
 from msd.contract.files import write_text_atomic
+from msd.dataset.column import EARLIEST
 from msd.dataset.config import CONFIG_FILE
 from msd.dataset.load import Dataset, load_dataset
-from msd.dataset.moment import EARLIEST
 from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
 from msd.demo.serving import run_service

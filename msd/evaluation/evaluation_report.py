@@ -56,7 +56,7 @@ def write_report(path: Path, results: Figures) -> None:
     colours = dict(zip(models, _colours(len(models)), strict=True))
     differences = results["differences"]
     page = render_page(
-        "msd.ranker",
+        "msd.evaluation",
         "evaluation_report.html.j2",
         results=results,
         verdict=say(results["verdict"]) if results["verdict"] else None,

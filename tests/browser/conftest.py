@@ -13,7 +13,7 @@ from tests.browser.playground_page import PlaygroundPage
 from tests.bundles.factory import build_bundle
 from tests.bundles.ranker_graph import Recipe
 from tests.service.live import LiveService, wait_until
-from tests.service.playground.worded import compared_service, with_words
+from tests.service.worded import compared_service, with_words
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from service.http.keys import KeyFile, new_key
 from tests.browser.playground_page import PlaygroundPage, ids_of
 from tests.bundles.factory import AT
 from tests.service.live import LiveService, live_service
-from tests.service.playground.worded import HOSTILE
+from tests.service.worded import HOSTILE
 
 pytestmark = pytest.mark.browser
 

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from model_export.run import open_run
 from msd.contract.precision import Precision
-from tests.service.runtimes.bf16 import has_bf16
+from tests.bundles.bf16 import has_bf16
 
 
 def _graph() -> bytes:

@@ -23,8 +23,7 @@ from msd_client import (
     ServiceFailed,
     Unavailable,
 )
-from msd_client.options import Options
-from tests.msd_client.either import EITHER, Ask
+from tests.msd_client.conftest import Ask
 from tests.msd_client.hostile_server import Act, Reset, Say, hostile
 
 REQUEST = ScoreRequest(user_id="u1", ids=["a"])
@@ -36,13 +35,6 @@ GOOD = {
 FINE = Say(body=json.dumps(GOOD).encode())
 BUSY = json.dumps({"error": {"code": "overloaded", "message": "too much to do", "field": None}}).encode()
 FOR_EVER = 60.0
-
-
-@pytest.fixture(params=EITHER, ids=["blocking", "async"])
-def ask(request: pytest.FixtureRequest) -> Ask:
-    """Either client."""
-    asked: Ask = request.param
-    return asked
 
 
 def but(**changes: object) -> Say:
@@ -60,7 +52,7 @@ def but(**changes: object) -> Say:
         ([Say(body=FINE.body[:20], length=len(FINE.body)), FINE], 2),
     ],
 )
-def test_what_passes_is_tried_again(ask: Ask, acts: list[Act], attempts: int) -> None:
+def test_retries_transient_failures(ask: Ask, acts: list[Act], attempts: int) -> None:
     with hostile(*acts) as server:
         reply = ask(server.url, "score", REQUEST, deadline_s=FOR_EVER)
 
@@ -90,9 +82,7 @@ def test_what_passes_is_tried_again(ask: Ask, acts: list[Act], attempts: int) ->
         (but(degraded={"candidates": 3}), BadReply, "the reply's 'candidates' is not of type dict", 1),
     ],
 )
-def test_what_is_wrong_is_an_error_of_the_tree(
-    ask: Ask, act: Act, kind: type[MsdClientError], message: str, attempts: int
-) -> None:
+def test_maps_failures_to_errors(ask: Ask, act: Act, kind: type[MsdClientError], message: str, attempts: int) -> None:
     with hostile(act) as server, pytest.raises(kind) as failed:
         ask(server.url, "score", REQUEST, deadline_s=FOR_EVER)
 
@@ -109,7 +99,7 @@ def test_what_is_wrong_is_an_error_of_the_tree(
         Say(503, BUSY, ("Retry-After: 99999999999",)),
     ],
 )
-def test_no_call_outlasts_its_deadline(ask: Ask, act: Act) -> None:
+def test_call_ends_at_its_deadline(ask: Ask, act: Act) -> None:
     """A drip comes well within any one read's time, and would take two minutes in all."""
     began = time.monotonic()
     with hostile(act) as server, pytest.raises((DeadlineExceeded, Unavailable)):
@@ -119,7 +109,7 @@ def test_no_call_outlasts_its_deadline(ask: Ask, act: Act) -> None:
     assert len(server.requests) == 1
 
 
-def test_nobody_there_is_tried_and_said(ask: Ask) -> None:
+def test_refused_connection_is_an_error(ask: Ask) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -127,7 +117,7 @@ def test_nobody_there_is_tried_and_said(ask: Ask) -> None:
             ask(url, "score", REQUEST, options={"retry": Retry(attempts=2, first_s=0.001)})
 
 
-def test_the_time_that_is_left_goes_along(ask: Ask) -> None:
+def test_sends_remaining_time_and_headers(ask: Ask) -> None:
     with hostile(Say(503, BUSY, ("Retry-After: 0",)), FINE) as server:
         ask(
             server.url,
@@ -151,7 +141,7 @@ def too_long(most_ms: str, *more: str) -> Say:
     return Say(400, json.dumps({"error": detail}).encode(), (f"X-Deadline-Ms: {most_ms}", *more))
 
 
-def test_more_time_than_the_service_grants_is_asked_for_once(ask: Ask) -> None:
+def test_learns_maximum_deadline(ask: Ask) -> None:
     """The caller's own time stays what it is, and no attempt is lost."""
     options = {"retry": Retry(attempts=2, first_s=0.001)}
     with hostile(too_long("700"), Reset(), FINE) as server:
@@ -163,7 +153,7 @@ def test_more_time_than_the_service_grants_is_asked_for_once(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("most_ms", ["600", "0", "99999999", "9" * 5_000, "-1", "soon", "", "²"])
-def test_a_limit_that_does_not_explain_the_refusal_or_comes_twice_is_an_error(ask: Ask, most_ms: str) -> None:
+def test_second_or_invalid_maximum_deadline_is_an_error(ask: Ask, most_ms: str) -> None:
     with hostile(too_long("700"), too_long(most_ms)) as server, pytest.raises(InvalidRequest, match="X-Deadline-Ms"):
         ask(server.url, "score", REQUEST, deadline_s=FOR_EVER)
     assert len(server.requests) == 2
@@ -175,7 +165,7 @@ def _headers(request: str) -> Iterator[tuple[str, str]]:
         yield name.lower(), value
 
 
-def test_connections_are_kept_and_one_that_ended_meanwhile_is_replaced(ask: Ask) -> None:
+def test_keeps_and_replaces_connections(ask: Ask) -> None:
     with hostile(FINE) as server:
         ask(server.url, "score", REQUEST, times=5)
     assert (len(server.requests), server.connections) == (5, 1)
@@ -191,15 +181,13 @@ def test_connections_are_kept_and_one_that_ended_meanwhile_is_replaced(ask: Ask)
         (ScoreRequest(user_id="u", ids=["a"], bids=[float("nan")]), {}, "cannot be written as JSON"),
         (ScoreRequest(user_id="\ud800", ids=["a"]), {}, "cannot be written as JSON"),
         (ScoreRequest(user_id="u", ids=["a"], context={"x": object()}), {}, "cannot be written as JSON"),  # type: ignore[dict-item]
-        (ScoreRequest(user_id="u", ids=["a"], items={"a": {"text": "x"}}), {}, "items.a: has to be an Item"),  # type: ignore[dict-item]
+        (ScoreRequest(user_id="u", ids=["a"], items={"a": {"text": "x"}}), {}, "items.a: has to be of type Item"),  # type: ignore[dict-item]
         (REQUEST, {"request_id": "r" * 129}, "x-request-id: has to be 1 to 128 printable ASCII"),
         (REQUEST, {"traceparent": "a\r\nX-Api-Key: b"}, "traceparent: has to be 1 to 128 printable ASCII"),
         (REQUEST, {"request_id": ""}, "x-request-id: has to be 1 to 128 printable ASCII"),
     ],
 )
-def test_what_cannot_be_sent_is_refused_here(
-    ask: Ask, request_: ScoreRequest, more: dict[str, str], message: str
-) -> None:
+def test_rejects_unsendable_request(ask: Ask, request_: ScoreRequest, more: dict[str, str], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         ask("http://127.0.0.1:9", "score", request_, **more)
 
@@ -221,7 +209,7 @@ def test_what_cannot_be_sent_is_refused_here(
         ("http://x", {"ca_file": __file__}, "test_hostile.py"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(ask: Ask, url: str, options: dict[str, Any], message: str) -> None:
+def test_rejects_invalid_settings(ask: Ask, url: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidSettings, match=message):
         ask(url, "ready", options=options)
 
@@ -243,7 +231,3 @@ def test_a_retry_that_cannot_be_is_refused() -> None:
         Retry(attempts=0)
     with pytest.raises(InvalidSettings):
         Retry(first_s=2, most_s=1)
-
-
-def test_a_key_is_not_shown() -> None:
-    assert "secret" not in repr(Options(url="http://x", api_key="secret"))

@@ -11,7 +11,7 @@ import pytest
 from msd_client import BadReply, Candidates, InvalidRequest, OpenrtbRequest, ScoreRequest
 from tests.bundles.factory import AT, build_bundle, reseal
 from tests.contract.bid_requests import bid_request, tcf
-from tests.msd_client.either import EITHER, Ask
+from tests.msd_client.conftest import Ask
 from tests.msd_client.hostile_server import Reset, Say, hostile
 from tests.service.live import LiveService, live_service
 from tests.service.test_openrtb import CONTEXTS, MAPPING
@@ -34,17 +34,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
         yield running
 
 
-@pytest.fixture(params=EITHER, ids=["blocking", "async"])
-def ask(request: pytest.FixtureRequest) -> Ask:
-    """Either client."""
-    asked: Ask = request.param
-    return asked
-
-
 @pytest.mark.parametrize("top_k", [None, 1])
-def test_each_impression_has_the_scores_of_a_request_of_its_own(
-    ask: Ask, service: LiveService, top_k: int | None
-) -> None:
+def test_impression_scores_equal_score_route(ask: Ask, service: LiveService, top_k: int | None) -> None:
     reply = ask(service.url, "openrtb", replace(REQUEST, top_k=top_k), options=OPTIONS, request_id="r-1")
 
     assert (reply.id, reply.consent) == (REQUEST.request["id"], True)
@@ -69,7 +60,7 @@ def _user() -> str:
     return user
 
 
-def test_without_consent_the_reply_says_so(ask: Ask, service: LiveService) -> None:
+def test_reply_without_consent(ask: Ask, service: LiveService) -> None:
     refused = bid_request()
     refused["regs"], refused["user"]["consent"] = {"gdpr": 1}, tcf(purposes=())
     reply = ask(service.url, "openrtb", replace(REQUEST, request=refused), options=OPTIONS)
@@ -89,7 +80,7 @@ def test_without_consent_the_reply_says_so(ask: Ask, service: LiveService) -> No
         ({"candidates": {"1": Candidates(ids=["i1"] * 2_001)}}, 413, "too_many_candidates", "candidates"),
     ],
 )
-def test_a_refusal_says_what_and_where(
+def test_error_names_field(
     ask: Ask, service: LiveService, changes: dict[str, Any], status: int, code: str, field: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
@@ -98,7 +89,7 @@ def test_a_refusal_says_what_and_where(
     assert (error.status, error.code, error.field) == (status, code, field)
 
 
-def test_a_bundle_without_a_mapping_is_said(ask: Ask, tmp_path: Path) -> None:
+def test_bundle_without_mapping_is_an_error(ask: Ask, tmp_path: Path) -> None:
     with (
         live_service(build_bundle(tmp_path / "bundle").folder, tmp_path) as plain,
         pytest.raises(InvalidRequest, match="maps no BidRequests") as refused,
@@ -112,10 +103,10 @@ def test_a_bundle_without_a_mapping_is_said(ask: Ask, tmp_path: Path) -> None:
     [
         (replace(REQUEST, request={"id": float("nan")}), "cannot be written as JSON"),
         (replace(REQUEST, request={"id": object()}), "cannot be written as JSON"),
-        (replace(REQUEST, candidates={"1": {"id": ["i1"]}}), "candidates.1: has to be Candidates"),  # type: ignore[dict-item]
+        (replace(REQUEST, candidates={"1": {"id": ["i1"]}}), "candidates.1: has to be of type Candidates"),  # type: ignore[dict-item]
     ],
 )
-def test_what_cannot_be_sent_is_refused_here(ask: Ask, request_: OpenrtbRequest, message: str) -> None:
+def test_rejects_unsendable_request(ask: Ask, request_: OpenrtbRequest, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         ask("http://127.0.0.1:9", "openrtb", request_)
 
@@ -130,12 +121,12 @@ def test_what_cannot_be_sent_is_refused_here(ask: Ask, request_: OpenrtbRequest,
         ({"imp": {"1": {**SCORES, "candidates": None}}}, "'candidates' is not of type dict"),
     ],
 )
-def test_a_reply_without_scores_is_a_bad_one(ask: Ask, changes: dict[str, Any], message: str) -> None:
+def test_reply_without_scores_is_an_error(ask: Ask, changes: dict[str, Any], message: str) -> None:
     with hostile(Say(body=json.dumps(GOOD | changes).encode())) as server, pytest.raises(BadReply, match=message):
         ask(server.url, "openrtb", REQUEST, options=OPTIONS)
 
 
-def test_a_broken_connection_is_tried_again(ask: Ask) -> None:
+def test_retries_broken_connection(ask: Ask) -> None:
     with hostile(Reset(), Say(body=json.dumps(GOOD).encode())) as server:
         reply = ask(server.url, "openrtb", REQUEST, options=OPTIONS)
     assert reply.imps["1"].pctr == [0.5]

@@ -23,7 +23,7 @@ from msd_client import (
     ScoreRequest,
 )
 from tests.bundles.factory import AT, build_bundle
-from tests.msd_client.either import EITHER, Ask
+from tests.msd_client.conftest import Ask
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_guard import KEYS, write_keys
 from tests.service.test_tls import Files, known
@@ -89,13 +89,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         yield Guarded(running, files, f"https://127.0.0.1:{running.port}", options)
 
 
-@pytest.fixture(params=EITHER, ids=["blocking", "async"])
-def ask(request: pytest.FixtureRequest) -> Ask:
-    """Either client."""
-    asked: Ask = request.param
-    return asked
-
-
 def plain(guarded: Guarded, document: object) -> httpx.Response:
     """What another client gets."""
     with known(guarded.service, guarded.files) as client:
@@ -103,7 +96,7 @@ def plain(guarded: Guarded, document: object) -> httpx.Response:
 
 
 @pytest.mark.parametrize("more", [{}, {"top_k": 4}, {"top_k": 4, "explain": True}])
-def test_scores_are_those_that_the_service_gives(ask: Ask, guarded: Guarded, more: dict[str, Any]) -> None:
+def test_scores_equal_the_service(ask: Ask, guarded: Guarded, more: dict[str, Any]) -> None:
     request = ScoreRequest(**{name: getattr(REQUEST, name) for name in ScoreRequest.__slots__} | more)
 
     reply = ask(guarded.url, "score", request, options=guarded.options, request_id="r-1")
@@ -120,13 +113,13 @@ def test_scores_are_those_that_the_service_gives(ask: Ask, guarded: Guarded, mor
     assert (reply.explanation is not None) == ("explain" in more)
 
 
-def test_the_user_that_nobody_knows_is_said(ask: Ask, guarded: Guarded) -> None:
+def test_unknown_user_degrades_reply(ask: Ask, guarded: Guarded) -> None:
     reply = ask(guarded.url, "score", ScoreRequest(user_id="nobody", ids=["i1"]), options=guarded.options)
 
     assert (reply.degraded_user, reply.degraded, reply.is_degraded) == ("unknown", {}, True)
 
 
-def test_events_are_counted_once(ask: Ask, guarded: Guarded) -> None:
+def test_events_count_once(ask: Ask, guarded: Guarded) -> None:
     told = [Event(event_id=f"{ask.__name__}-{n}", type="click", user_id="u1", item_id="i1") for n in range(3)]
 
     first = ask(guarded.url, "events", told, options=guarded.options)
@@ -136,7 +129,7 @@ def test_events_are_counted_once(ask: Ask, guarded: Guarded) -> None:
     assert (again.accepted, again.duplicates) == (0, 3)
 
 
-def test_it_says_what_is_served(ask: Ask, guarded: Guarded) -> None:
+def test_model_and_ready(ask: Ask, guarded: Guarded) -> None:
     model = ask(guarded.url, "model", options=guarded.options)
     ready = ask(guarded.url, "ready", options=guarded.options)
 
@@ -155,7 +148,7 @@ def test_it_says_what_is_served(ask: Ask, guarded: Guarded) -> None:
         ({}, {"deadline_s": 0.0001}, DeadlineExceeded, "deadline_exceeded", None, None),
     ],
 )
-def test_a_refusal_says_what_and_where(
+def test_error_names_field(
     ask: Ask,
     guarded: Guarded,
     changes: dict[str, Any],
@@ -175,9 +168,7 @@ def test_a_refusal_says_what_and_where(
     assert (error.request_id is None) == (status is None)
 
 
-def test_more_time_than_the_service_grants_is_asked_for_once(
-    ask: Ask, guarded: Guarded, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_learns_maximum_deadline(ask: Ask, guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
     reply = ask(guarded.url, "score", REQUEST, options={**guarded.options, "deadline_s": 99}, times=3)
 
     assert len(reply) == len(REQUEST.ids)
@@ -185,7 +176,7 @@ def test_more_time_than_the_service_grants_is_asked_for_once(
     assert told == ["the service lets a request take 60000 ms at most, so it is asked for no more from now on"]
 
 
-def test_a_key_or_a_certificate_that_is_missing_is_said(ask: Ask, guarded: Guarded) -> None:
+def test_missing_key_or_certificate_is_an_error(ask: Ask, guarded: Guarded) -> None:
     options = guarded.options
     with pytest.raises(AccessDenied, match="send an API key"):
         ask(guarded.url, "score", REQUEST, options={**options, "api_key": None})
@@ -197,7 +188,7 @@ def test_a_key_or_a_certificate_that_is_missing_is_said(ask: Ask, guarded: Guard
         ask(guarded.url, "score", REQUEST, options={**options, "ca_file": None})
 
 
-def test_many_share_one_client(guarded: Guarded) -> None:
+def test_threads_and_tasks_share_a_client(guarded: Guarded) -> None:
     with Client(guarded.url, **guarded.options) as client, ThreadPoolExecutor(8) as pool:
         by_threads = list(pool.map(lambda _: client.score(REQUEST).pctr, range(40)))
 
@@ -208,7 +199,7 @@ def test_many_share_one_client(guarded: Guarded) -> None:
     assert all(one == pytest.approx(by_threads[0], abs=1e-6) for one in (*by_threads, *asyncio.run(by_tasks())))
 
 
-def test_the_module_needs_httpx_and_nothing_of_ours() -> None:
+def test_imports_only_httpx() -> None:
     code = "import sys, msd_client; print(*{name.split('.')[0] for name in sys.modules})"
     root = Path(__file__).parents[2]
     ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)

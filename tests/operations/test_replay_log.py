@@ -19,13 +19,13 @@ from service.request_log.files import encode
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import RuntimeRefused
 from service.settings import Settings
+from tests.bundles.bf16 import has_bf16
 from tests.bundles.factory import build_bundle, golden_requests, reseal
 from tests.bundles.ranker_graph import Recipe
 from tests.operations.signing_keys import Keys
+from tests.service.faults import ModelRuns
 from tests.service.live import live_service, run_msd, wait_until
-from tests.service.model_runs import ModelRuns
 from tests.service.request_log.log import Logging, awaited, logged, logging_service, records
-from tests.service.runtimes.bf16 import has_bf16
 
 
 def log_of(bundle: Bundle, folder: Path, documents: list[dict[str, Any]], **more: object) -> Path:

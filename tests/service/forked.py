@@ -5,6 +5,7 @@ service that is given a `python_path`.
 """
 
 import atexit
+import gc
 import multiprocessing
 import os
 import resource
@@ -13,7 +14,12 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-_PRELOADED = ["tests.service.preloaded", __name__]
+# What a service imports until it is ready; the last four are only imported while it starts.
+_PRELOADED = [
+    *("service.process", "service.command", "operations.check.command"),
+    *("onnxruntime", "pydantic.v1", "uvicorn.lifespan.on", "uvicorn.loops.uvloop"),
+    __name__,
+]
 
 
 class ForkedProcess:
@@ -83,6 +89,8 @@ def _run(
     prepare: Callable[[], None] | None,
 ) -> None:
     """The forked process, from beginning to end."""
+    # No collection goes through the inherited objects, which would also copy their pages.
+    gc.freeze()
     for path, stream in ((out, 1), (error, 2)):
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(opened, stream)

@@ -16,8 +16,8 @@ import pytest
 from msd.contract.bundle import Bundle
 from tests.bundles.factory import AT, build_bundle, golden_requests
 from tests.bundles.ranker_graph import POISON_HOUR, Recipe
+from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.model_runs import ModelRuns
 from tests.service.test_bad_input import INVALID, MALFORMED, ODD_BUT_GOOD
 from tests.service.test_guard import KEYS, write_keys
 

@@ -25,8 +25,8 @@ from service.telemetry.metrics import Metrics
 from tests.service.live import PAUSE_S, LiveService, live_service, wait_until
 from tests.service.resp_server import Proxy, bulk, proxy_to, server_that
 from tests.service.test_live_embedded import event, tell
+from tests.service.test_redis_protocol import REPLIES
 from tests.service.test_redis_store import KNOWN, is_degraded, quiet
-from tests.service.test_reply_bounds import REPLIES
 
 
 class Load:

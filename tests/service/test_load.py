@@ -2,12 +2,10 @@
 
 import json
 import socket
-import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,8 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from tests.bundles.factory import AT, golden_requests
+from tests.service.faults import ModelRuns
 from tests.service.live import PAUSE_S, LiveService, live_service, wait_until
-from tests.service.model_runs import ModelRuns
 
 REQUEST: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(100)]}}
 GONE = 'msd_requests_total{code="499"}'
@@ -62,22 +60,6 @@ def test_health_answers_while_the_model_runs(running: LiveService, runs: ModelRu
         assert scoring.result().status_code == 200
 
 
-def test_too_many_waiting_candidates_are_shed(running: LiveService, runs: ModelRuns) -> None:
-    shed = 'msd_requests_total{code="429"}'
-    before = running.metric(shed)
-    with ThreadPoolExecutor(6) as pool:
-        with runs.held():
-            sent = [pool.submit(ask, running) for _ in range(6)]
-            wait_until(lambda: running.metric(shed) == before + 2)
-        answers = [one.result() for one in sent]
-    assert Counter(answer.status_code for answer in answers) == {200: 4, 429: 2}
-    for answer in answers:
-        if answer.status_code == 429:
-            assert answer.json()["error"]["code"] == "overloaded"
-            assert answer.headers["retry-after"] == "1"
-    assert running.metric("msd_queued_rows") == 0
-
-
 def test_work_that_waited_too_long_never_starts(running: LiveService, runs: ModelRuns) -> None:
     before = running.metric(RUNS)
     with ThreadPoolExecutor(1) as pool:
@@ -91,29 +73,6 @@ def test_work_that_waited_too_long_never_starts(running: LiveService, runs: Mode
     assert codes.items() <= {429: "overloaded", 504: "deadline_exceeded"}.items()
     wait_for_rows(running, 0)
     assert running.metric(RUNS) == before + 1
-
-
-def test_requests_whose_clients_left_while_they_waited_never_run(running: LiveService, runs: ModelRuns) -> None:
-    body = json.dumps(REQUEST).encode()
-    request = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-    with ThreadPoolExecutor(1) as pool:
-        before = {name: running.metric(name) for name in (GONE, SHED, RUNS)}
-        with runs.held():
-            scoring = pool.submit(ask, running)
-            wait_for_rows(running, 100)
-            with ExitStack() as left:
-                for _ in range(3):
-                    connection = left.enter_context(socket.create_connection(("127.0.0.1", running.port)))
-                    # Its end is a reset: who only says no more still wants the answer.
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    connection.sendall(request % (len(body), body))
-                wait_for_rows(running, 400)
-            # What they asked for is let go of when they leave, and not only when its turn comes.
-            wait_for_rows(running, 100)
-        assert scoring.result().status_code == 200
-    wait_for_rows(running, 0)
-    assert {name: running.metric(name) - value for name, value in before.items()} == {GONE: 3, SHED: 3, RUNS: 1}
-    assert ask(running).status_code == 200
 
 
 class Load:
@@ -152,35 +111,6 @@ class Load:
                 except Exception as error:
                     self.lost.append(repr(error))
                     return
-
-
-@pytest.mark.parametrize("drain_seconds", [0, 0.5])
-def test_sigterm_under_load_loses_no_accepted_request(bundle: Bundle, tmp_path: Path, drain_seconds: float) -> None:
-    with live_service(bundle.folder, tmp_path, drain_seconds=drain_seconds, deadline_ms=60_000) as running:
-        load = Load(running, 4)
-        wait_until(lambda: load.statuses[200] >= 50)
-        assert running.terminate() == 0
-        load.stop()
-
-    assert load.lost == []
-    assert set(load.statuses) == {200}
-    assert load.refused == 4
-
-
-def test_while_it_drains_it_answers_but_is_not_ready(bundle: Bundle, tmp_path: Path) -> None:
-    with (
-        live_service(bundle.folder, tmp_path, drain_seconds=2, deadline_ms=60_000) as running,
-        running.client() as client,
-    ):
-        assert client.get("/health/ready").status_code == 200
-        running.process.terminate()
-        wait_until(lambda: running.ready()["draining"])
-        answer = running.score(golden_requests()[0])
-        assert answer.status_code == 200
-        assert answer.headers["connection"] == "close"
-        assert client.get("/health/ready").status_code == 503
-        assert running.process.wait(120) == 0
-        assert "draining" in [line["event"] for line in running.log()]
 
 
 def test_sigterm_lets_a_run_at_hand_end(bundle: Bundle, tmp_path: Path) -> None:

@@ -86,15 +86,6 @@ def test_two_round_trips_a_request_at_most_and_none_for_what_was_read_before(
         assert running.metric('msd_rows_total{tier="arena"}') > 10
 
 
-def test_without_a_cache_every_row_is_read_each_time(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> None:
-    url = published.connection_url
-    with live_service(
-        bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=2_000, cache_mb=0
-    ) as running:
-        assert [round_trips(running, published, KNOWN) for _ in range(2)] == [2, 2]
-        assert running.metric('msd_rows_total{tier="arena"}') == 0
-
-
 def test_many_requests_at_once_share_one_connection(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> None:
     url = published.connection_url
     with (
@@ -258,16 +249,6 @@ def test_rows_of_another_bundle_and_short_rows_are_counted_and_not_used(
     }
     assert with_redis.metric('msd_damaged_rows_total{side="item"}') == 3
     assert with_redis.metric('msd_damaged_rows_total{side="user"}') == 1
-
-
-def test_when_all_rows_are_gone_scores_are_priors(with_redis: LiveService, published: ValkeyServer) -> None:
-    with Redis.from_url(published.connection_url) as client:
-        client.flushall()
-    wait_until(lambda: "user" in with_redis.score(KNOWN).json().get("degraded", {}))
-    degraded = with_redis.score(KNOWN).json()["degraded"]
-
-    assert degraded["user"] == "unknown"
-    assert set(degraded["candidates"].values()) == {"prior"}
 
 
 def test_a_key_of_another_type_is_no_row(with_redis: LiveService, published: ValkeyServer, bundle: Bundle) -> None:

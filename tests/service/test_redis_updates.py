@@ -105,24 +105,6 @@ def test_a_users_row_and_history_too(published: ValkeyServer, client: Redis, bun
     run(bundle, published.connection_url, use)
 
 
-def test_what_changes_while_the_connection_is_lost_is_seen_after(
-    published: ValkeyServer, client: Redis, bundle: Bundle
-) -> None:
-    async def use(store: RedisStore) -> None:
-        one, two, three = await impressions(store)
-        (tracking,) = [one for one in client.client_list() if "t" in one["flags"]]
-        client.client_kill_filter(_id=tracking["id"])
-        change(client, bundle, "i1", "i3")
-        assert await impressions(store) in ([one, two, three], [three, two, three])
-
-        async def is_seen() -> bool:
-            return await impressions(store) == [three, two, three]
-
-        await until(is_seen)
-
-    run(bundle, published.connection_url, use)
-
-
 def test_a_namespace_that_goes_is_gone_and_the_pointer_alone_moves_nothing(
     published: ValkeyServer, client: Redis, bundle: Bundle
 ) -> None:

@@ -3,7 +3,6 @@
 import random
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -99,10 +98,6 @@ def test_wrong_pricing_is_refused(client: httpx.Client, pricing: object, field: 
     assert words in answer.json()["error"]["message"]
 
 
-def test_known_ids_are_not_degraded(client: httpx.Client) -> None:
-    assert "degraded" not in client.post("/v1/score", json=golden_requests()[0]).json()
-
-
 def test_an_item_told_of_by_text_alone_is_a_prior(client: httpx.Client) -> None:
     request = {"user_id": "u1", "candidates": {"id": ["new"]}, "items": {"new": {"text": "A game of chess"}}}
 
@@ -115,12 +110,6 @@ def test_null_for_an_optional_part_equals_its_absence(client: httpx.Client) -> N
 
     assert scores(client, ["i1", "i2"], **nothing) == plain
     assert scores(client, ["i1"], items={"i1": None}) == pytest.approx({"i1": plain["i1"]}, abs=CLOSE)
-
-
-def test_without_at_the_clock_counts(client: httpx.Client) -> None:
-    answer = client.post("/v1/score", json={"user_id": "u1", "candidates": {"id": ["i1"]}})
-
-    assert answer.status_code == 200
 
 
 def test_overrides_change_the_candidate_that_they_name_and_no_other(client: httpx.Client) -> None:
@@ -200,23 +189,6 @@ def test_every_route_gives_an_id(client: httpx.Client) -> None:
         assert client.get(path, headers={"X-Request-Id": "mine"}).headers["x-request-id"] == "mine"
 
 
-def test_a_block_of_rows_that_is_damaged_while_it_is_served_degrades(copied_bundle: Path, tmp_path: Path) -> None:
-    path = copied_bundle / "items.rows"
-    with live_service(copied_bundle, tmp_path) as running:
-        with path.open("r+b") as file:
-            file.seek(path.stat().st_size - 2_000)
-            old = file.read(1_000)
-            file.seek(-1_000, 1)
-            file.write(bytes(byte ^ 1 for byte in old))
-        answer = running.score({"user_id": "u1", "candidates": {"id": [f"i{place}" for place in range(ITEMS)]}})
-        assert answer.status_code == 200
-        # The user's own row is whole; those of his history, and of the candidates, cannot be read.
-        assert answer.json()["degraded"]["user"] == "cached"
-        assert set(answer.json()["degraded"]["candidates"].values()) == {"prior"}
-        assert running.metric("msd_store_errors_total") == 1
-        assert [line for line in running.log() if line["event"] == "store_error" and "is damaged" in line["error"]]
-
-
 def test_a_score_that_is_no_number_is_a_clear_error(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("poison")
     build_bundle(folder / "bundle", Recipe(poison=True))
@@ -246,7 +218,3 @@ def test_the_first_page_leads_to_the_others(client: httpx.Client) -> None:
     assert links == ["docs", "v1/model", "metrics", "health/ready"]
     for link in links:
         assert client.get(f"/{link}").status_code == 200
-
-
-def test_scoring_is_documented_first(client: httpx.Client) -> None:
-    assert next(iter(client.get("/openapi.json").json()["paths"])) == "/v1/score"

@@ -20,7 +20,7 @@ from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import Golden, read_goldens
 from tests.bundles.factory import golden_requests
 from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
-from tests.service.test_load import REQUEST, Load
+from tests.service.test_load import Load
 
 
 @pytest.fixture(scope="module")
@@ -68,40 +68,6 @@ def test_it_is_one_process_with_a_few_threads(pair: LiveService) -> None:
     assert (listening["threads"], listening["port"]) == (2, pair.port)
 
 
-def test_two_runs_take_as_long_as_one(slow_bundle: Bundle, tmp_path: Path) -> None:
-    """They overlap, if there are the cores for it."""
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("needs two cores")
-    with live_service(slow_bundle.folder, tmp_path, workers=2) as running:
-
-        def overlap() -> bool:
-            with ThreadPoolExecutor(2) as pool:
-                answers = list(pool.map(running.score, [REQUEST] * 2))
-            timings = [answer.headers["server-timing"] for answer in answers]
-            # Neither waited for the other, whose run takes some tenths of a second.
-            return all(float(one.partition("queue;dur=")[2].partition(",")[0]) < 50 for one in timings)
-
-        wait_until(overlap)
-
-
-def test_metrics_tell_of_the_process(pair: LiveService) -> None:
-    def scored() -> float:
-        return pair.metric('msd_requests_total{code="200"}')
-
-    before, stages = scored(), pair.metric('msd_stage_seconds_count{stage="run"}')
-    for _ in range(8):
-        pair.score(golden_requests()[1])
-    # A reply is written before it is counted.
-    wait_until(lambda: scored() - before == 8)
-    assert pair.metric('msd_stage_seconds_count{stage="run"}') - stages == 8
-    assert pair.metric("msd_ready") == 1
-    statm = Path(f"/proc/{pair.process.pid}/statm").read_text()
-    resident = int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    assert pair.metric("process_resident_memory_bytes") == pytest.approx(resident, rel=0.2)
-    assert pair.metric("process_cpu_seconds_total") > 0
-    assert pair.metric("process_start_time_seconds") == pytest.approx(time.time(), abs=3_600)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_its_end_loses_no_accepted_request(bundle: Bundle, tmp_path: Path, number: signal.Signals) -> None:
     with live_service(bundle.folder, tmp_path, workers=2, drain_seconds=0.3) as running:
@@ -139,14 +105,6 @@ def test_a_client_that_does_not_finish_does_not_keep_it(bundle: Bundle, tmp_path
             began = time.monotonic()
             assert running.terminate() == 0
             assert time.monotonic() - began < 30
-
-
-def test_a_second_interrupt_ends_at_once(bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(bundle.folder, tmp_path, workers=2, drain_seconds=600) as running:
-        running.process.send_signal(signal.SIGINT)
-        wait_until(lambda: running.ready()["draining"])
-        running.process.send_signal(signal.SIGINT)
-        assert running.process.wait(120) == 0
 
 
 def test_a_signal_while_it_starts_is_its_end(bundle: Bundle) -> None:
@@ -193,27 +151,6 @@ def test_where_streams_are_closed_neither_rows_nor_connections_take_their_place(
     finally:
         process.kill()
         process.wait()
-
-
-def test_when_nobody_reads_the_log_any_more_service_goes_on(bundle: Bundle) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    serve = [sys.executable, "-m", "msd", "serve", str(bundle.folder), "--port", str(port), "--workers", "1"]
-    process = subprocess.Popen(serve, cwd=ROOT, env=at_once(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    service = LiveService(f"http://127.0.0.1:{port}", port, process, Path(os.devnull))
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        wait_until(lambda: service.ready()["ready"])
-        process.stdout.close()
-        assert service.score({"user_id": 5}).status_code == 422
-        assert service.score(golden_requests()[0]).status_code == 200
-        assert service.terminate() == 0
-        assert process.stderr.read() == b""
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
 
 
 def test_two_services_side_by_side(bundle: Bundle, other_bundle: Bundle, pair: LiveService, tmp_path: Path) -> None:
@@ -264,22 +201,6 @@ def test_more_threads_than_cores_are_warned_of(bundle: Bundle, tmp_path: Path) -
     with live_service(bundle.folder, tmp_path, workers=cores + 1) as running:
         (warning,) = [line for line in running.log() if line["event"] == "more_threads_than_cores"]
         assert (warning["level"], warning["workers"], warning["threads"]) == ("warning", cores + 1, 1)
-
-
-@pytest.mark.parametrize("workers", ["0", "-1", "many", "1.5", "513", ""])
-def test_a_number_of_threads_that_cannot_be_is_refused_once(bundle: Bundle, workers: str) -> None:
-    said = run_msd("serve", str(bundle.folder), "--port", "0", MSD_WORKERS=workers)
-
-    assert said.returncode == 2
-    assert said.stderr.startswith("error: MSD_WORKERS: ")
-    assert "neither 'auto' nor an integer from 1 to 512" in said.stderr.replace("\n", " ")
-
-
-def test_what_it_cannot_start_on_is_said_once(bundle: Bundle) -> None:
-    said = run_msd("serve", str(bundle.folder), "--port", "0", "--workers", "3", "--provider", "cuda")
-
-    assert (said.returncode, said.stderr.count("CPUExecutionProvider")) == (2, 1)
-    assert "Traceback" not in said.stderr + said.stdout
 
 
 def test_connections_made_while_it_starts_are_answered(bundle: Bundle, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from model_export.ranker import HEADS
 from model_export.run import Run, open_run
 from msd.contract.bundle import RANKER
 from msd.contract.precision import Precision
+from tests.bundles.bf16 import has_bf16
 from tests.model_export.conftest import Exported
-from tests.service.runtimes.bf16 import has_bf16
 
 
 @pytest.fixture(scope="session")

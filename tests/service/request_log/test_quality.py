@@ -22,7 +22,7 @@ from service.telemetry.metrics import Metrics
 from tests.bundles.factory import reseal
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.request_log.log import Logging, awaited, connected
-from tests.service.request_log.test_parquet import RECORD
+from tests.service.request_log.test_files import RECORD
 
 
 def asks(rng: np.random.Generator, temperature: float = 15.0) -> dict[str, Any]:
@@ -97,18 +97,6 @@ def test_drift_is_small_until_something_changes(seen: list[RequestRecord], refer
     warmer = psi(metrics)
     assert warmer["temperature"] > 0.5
     assert max(value for name, value in warmer.items() if name not in ("temperature", "pctr", "pcvr")) < 0.15
-
-
-def test_another_bundles_drift_is_not_told(seen: list[RequestRecord], referenced: Bundle, bundle: Bundle) -> None:
-    metrics = Metrics()
-    metrics.reference(bundle.manifest)
-    drift = Drift(metrics)
-    add(drift, referenced, seen[:250])
-    assert psi(metrics) == {}
-
-    metrics.reference(referenced.manifest)
-    add(drift, referenced, seen[250:300])
-    assert "age" in psi(metrics)
 
 
 def test_a_bundle_without_a_reference_tells_nothing_and_another_begins_anew(
@@ -217,32 +205,6 @@ def shown_clicks(metrics: Metrics, name: str) -> dict[tuple[str, str], float]:
     """Expected or observed clicks by rank and quarter of bids."""
     lines = [line for line in metrics.exposition().decode().splitlines() if line.startswith(f"{name}{{")]
     return {(line.split('"')[3], line.split('"')[1]): float(line.rsplit(" ", 1)[1]) for line in lines}
-
-
-def test_an_overconfident_model_overpredicts_winners() -> None:
-    """All candidates are shown; predicted log-odds have 1.5 times the spread of true ones, with the same mean rate."""
-    rng = np.random.default_rng(3)
-    metrics = Metrics()
-    observed = Observed(metrics)
-    ids = [f"i{place}" for place in range(10)]
-    for number in range(900):
-        excess = rng.normal(size=len(ids))
-        predicted, true = 1 / (1 + np.exp(2.32 - 1.5 * excess)), 1 / (1 + np.exp(2.0 - excess))
-        scores = [predicted.astype(np.float32)]
-        observed.record(replace(RECORD, request_id=str(number), item_ids=ids, bids=None, heads=["pctr"], scores=scores))
-        for item, probability in zip(ids, true, strict=True):
-            observed.event(event("impression", item, 1.0, str(number)))
-            if rng.random() < probability:
-                observed.event(event("click", item, 2.0, str(number)))
-    observed.event(event("impression", "x", 2.0 + SETTLE_S, None))
-    observed.tell()
-
-    expected, clicks = (shown_clicks(metrics, f"msd_shown_{what}") for what in ("expected_clicks", "clicks"))
-    assert sum(clicks.values()) == told(metrics)[1]
-    assert sum(expected.values()) / sum(clicks.values()) == pytest.approx(told(metrics)[2])
-    assert told(metrics)[2] == pytest.approx(1, abs=0.1)
-    by_rank = [expected[rank, "none"] / clicks[rank, "none"] for rank in ("1", "2-5", "6+")]
-    assert by_rank == pytest.approx([1.26, 1.03, 0.64], abs=0.12)
 
 
 def test_impressions_are_told_by_rank_and_bid() -> None:

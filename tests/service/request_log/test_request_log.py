@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from msd.contract.bundle import Bundle
 from msd.contract.log import EVENTS
 from msd.contract.request import CheckedRequest
-from service.request_log.files import LogFolder, LogFolderError, log_files, read_events
+from service.request_log.files import LogFolder, log_files, read_events
 from service.request_log.request_log import LoggedEvents, LogWriter, RequestLog, open_request_log
 from service.scoring.answer import Basis, Scored, Served
 from service.scoring.model import Model, load_model
@@ -205,16 +205,3 @@ def test_the_thread_alone_stands_back(tmp_path: Path) -> None:
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == ours
     asyncio.run(log.close())
     assert not thread.is_alive()
-
-
-def test_a_folder_has_one_service_and_without_one_there_is_no_log(tmp_path: Path) -> None:
-    settings = Settings(bundle=tmp_path, log_dir=tmp_path)
-    first = open_request_log(settings, Metrics())
-    assert first is not None
-    with pytest.raises(LogFolderError, match="another service writes its log here"):
-        open_request_log(settings, Metrics())
-    asyncio.run(first.close())
-    second = open_request_log(settings, Metrics())
-    assert second is not None
-    asyncio.run(second.close())
-    assert open_request_log(Settings(bundle=tmp_path), Metrics()) is None

@@ -87,23 +87,6 @@ def test_a_refused_request_is_not_logged(logging: Logging) -> None:
     assert "refused" not in {record.request_id for record in records(logging.folder)}
 
 
-def test_a_folder_that_is_gone_loses_records_and_no_request(logging: Logging) -> None:
-    service, folder = logging.service, logging.folder
-    lost = logged(service, "lost")
-    away = folder.rename(folder.with_name("away"))
-    folder.write_bytes(b"")
-
-    def is_lost() -> bool:
-        assert service.score(ASKS).status_code == 200
-        return logged(service, "lost") > lost
-
-    wait_until(is_lost)
-    folder.unlink()
-    away.rename(folder)
-    asked(logging, [ASKS])
-    assert any(line["event"] == "request_log_failed" for line in service.log())
-
-
 def test_conversions_are_logged_and_count_nowhere_else(bundle: Bundle, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"live": "on", "state_dir": tmp_path / "states"}
     told = {"user_id": "u1", "item_id": "i1", "at": 1_764_066_000}
@@ -147,34 +130,6 @@ def test_a_full_disk_loses_records_until_there_is_room_and_no_request(bundle: Bu
         wait_until(lambda: list(folder.glob("*.parquet")))
         assert set(awaited(folder, [request_id])) == {request_id}
         assert service.terminate() == 0
-
-
-def test_the_disk_is_bounded_and_the_newest_are_kept(bundle: Bundle, tmp_path: Path) -> None:
-    folder = tmp_path / "log"
-    settings: dict[str, Any] = {"log_dir": folder, "log_sample": 1, "log_flush_seconds": 3600, "log_max_mb": 1}
-    rng = np.random.default_rng(0)
-    with live_service(bundle.folder, tmp_path, **settings) as service:
-        with service.client() as client:
-            names: list[str] = []
-            seen: set[Path] = set()
-
-            def is_full() -> bool:
-                large = {"user_id": "u1", "candidates": {"id": [f"i{place}" for place in rng.integers(0, 300, 2_000)]}}
-                names.append(client.post("/v1/score", json=large).json()["request_id"])
-                files = set(folder.glob("*.parquet"))
-                seen.update(files)
-                return len(seen - files) > 2
-
-            wait_until(is_full)
-        assert logged(service, "lost") == 0
-        assert 0 < service.metric("msd_log_bytes") <= 2**20
-        assert service.terminate() == 0
-    assert sum(file.stat().st_size for file in folder.glob("*.parquet")) <= 2**20
-    kept = [record.request_id for record in records(folder)]
-    # On a busy machine the last may not be written before the end. What is kept is in order, and the oldest are gone.
-    first = names.index(kept[0])
-    assert first > 0
-    assert kept == names[first : first + len(kept)]
 
 
 def test_a_share_is_logged_and_what_waits_is_written_at_the_end(bundle: Bundle, tmp_path: Path) -> None:

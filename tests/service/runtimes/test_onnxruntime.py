@@ -13,8 +13,11 @@ from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import Precision
 from msd.contract.rows import RowCodec
+from service.runtimes.choice import open_runtime
 from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.runtime import RuntimeRefused
+from service.settings import Settings, SettingsError
+from tests.bundles.bf16 import has_bf16
 from tests.bundles.factory import example_schema, golden_requests
 from tests.bundles.ranker_graph import Recipe, build_ranker
 from tests.service.live import live_service, run_msd
@@ -132,3 +135,31 @@ def test_a_graph_that_does_not_fit_is_refused(bundle: Bundle, tmp_path: Path, ch
 
     with pytest.raises(BundleError, match=said):
         OnnxRuntime(Bundle(tmp_path, bundle.manifest), "cpu", threads=1)
+
+
+def test_the_manifest_is_followed(made_for: Make) -> None:
+    bundle = made_for("fp32")
+    assert open_runtime(bundle, Settings(bundle=bundle.folder)).engine.key == "onnxruntime-cpu-fp32"
+    bundle = made_for("bf16")
+    if has_bf16():
+        assert open_runtime(bundle, Settings(bundle=bundle.folder)).engine.key == "openvino-cpu-bf16"
+
+
+def test_a_setting_goes_before_it(made_for: Make) -> None:
+    bundle = made_for("fp32")
+    engine = open_runtime(bundle, Settings(bundle=bundle.folder, runtime="openvino", threads=2)).engine
+    assert (engine.key, engine.threads) == ("openvino-cpu-fp32", 2)
+    bundle = made_for("bf16")
+    engine = open_runtime(bundle, Settings(bundle=bundle.folder, runtime="onnxruntime")).engine
+    assert engine.key == "onnxruntime-cpu-fp32"
+
+
+def test_cuda_is_not_to_be_had_of_openvino(made_for: Make) -> None:
+    bundle = made_for("bf16")
+    with pytest.raises(
+        RuntimeRefused, match="made for bf16 on OpenVINO, which does not support cuda; set MSD_RUNTIME="
+    ):
+        open_runtime(bundle, Settings(bundle=bundle.folder, provider="cuda"))
+    environ = {"MSD_BUNDLE": "b", "MSD_RUNTIME": "openvino", "MSD_PROVIDER": "cuda"}
+    with pytest.raises(SettingsError, match="MSD_RUNTIME=openvino does not support MSD_PROVIDER=cuda"):
+        Settings.from_environ(environ)

@@ -19,10 +19,10 @@ from msd.contract.precision import Precision, PrecisionRecord
 from service.runtimes.choice import expected_candidates
 from service.runtimes.openvino import OpenVinoRuntime, check_bf16
 from service.runtimes.runtime import RuntimeRefused
+from tests.bundles.bf16 import has_bf16
 from tests.bundles.factory import golden_requests
 from tests.bundles.ranker_graph import Recipe, build_ranker
 from tests.service.live import live_service, run_msd
-from tests.service.runtimes.bf16 import has_bf16
 from tests.service.runtimes.conftest import Asked, Make
 from tests.service.test_isolation import GUARD, HEAVY
 

@@ -19,8 +19,8 @@ from service.runtimes.runtime import TOGETHER, Runtime, RuntimeRefused
 from service.settings import Settings
 from tests.bundles.factory import build_bundle, golden_requests
 from tests.bundles.ranker_graph import POISON_HOUR, Recipe, build_ranker
+from tests.service.faults import ModelRuns
 from tests.service.live import live_service, wait_until
-from tests.service.model_runs import ModelRuns
 from tests.service.runtimes.conftest import Asked, Make
 
 needs_card = pytest.mark.skipif(

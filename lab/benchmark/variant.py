@@ -1,0 +1,144 @@
+"""Model variants, the lines of a benchmark's tables: network, vectors and training.
+
+Trains nothing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.dataset.load import Dataset
+from msd.evaluation.baselines import counts_baseline
+from msd.ranker.features import Features
+from msd.ranker.model import RankerConfig
+from msd.teachers.knowledge import KnowledgeBase
+
+# Source of a network's vectors; with None, its schema has no columns for vectors.
+# `student_with_users`: with users' vectors, whatever a benchmark gives the others.
+# `untaught`: of a student that was not trained on the seed's valid and test items.
+Source = Literal[
+    "student",
+    "student_with_users",
+    "untaught",
+    "explicit",
+    "implicit",
+    "plain",
+    "bag_of_words",
+    "teacher_text",
+]
+Floats = NDArray[np.float64]
+
+
+class Given(NamedTuple):
+    """Inputs of a model other than a network; `features` are without vectors."""
+
+    dataset: Dataset
+    knowledge: KnowledgeBase
+    features: Features
+    seed: int
+
+
+# Fits on the training rows and returns click probabilities [n] of given events.
+Fitted = Callable[[Given, NDArray[np.int64]], Floats]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model. `changes`: of the protocol's RankerConfig; for a fitted model, its settings for the record. `tuned`:
+    the student is trained further with the ranker, starting from `first_stage`. `textless`: the network of
+    `first_stage`, scoring without the vectors of test items. `fitted`: used in place of a network; `source` and the
+    rest then have no effect.
+
+    `taught`, `untaught`: the kinds of new items on which it is compared: described by the teacher beforehand, or with
+    only a text.
+    """
+
+    name: str
+    role: Literal["ours", "baseline", "ablation"]
+    source: Source | None = None
+    changes: Mapping[str, object] = field(default_factory=dict)
+    tuned: bool = False
+    textless: bool = False
+    fitted: Fitted | None = None
+    taught: bool = True
+    untaught: bool = False
+
+    def config(self, base: RankerConfig) -> RankerConfig:
+        """Return the network's configuration. Raises ValueError for a change that RankerConfig does not know."""
+        return RankerConfig.model_validate({**base.model_dump(), **self.changes})
+
+    def first_stage(self) -> "Variant":
+        """Return the variant whose network it starts from or scores with; by default itself."""
+        if self.tuned:
+            return replace(self, name=UNTUNED, tuned=False)
+        return replace(self, name=ENCODED, textless=False) if self.textless else self
+
+
+OURS, PLAIN, UNTUNED = "ours", "ours_without_semantics", "without_lora"
+ENCODED, CATEGORY_PRIOR = "encoded", "category_prior"  # a service's names for such scores
+UNTUNED_OURS = Variant(UNTUNED, "ablation", "student")
+WITHOUT_SEMANTICS = Variant(PLAIN, "baseline")
+WITHOUT_FUSION = replace(UNTUNED_OURS, name="without_item_fusion", changes={"fusion": False})
+WITHOUT_SELECTOR = replace(UNTUNED_OURS, name="without_selector", changes={"selected": None})
+
+
+def standard_variants() -> tuple[Variant, ...]:
+    """Return ours and its comparisons for a test set split by time.
+
+    Only ours is tuned: compare ablations with the first of them, `without_lora`.
+    """
+    return (
+        Variant(OURS, "ours", "student", tuned=True),
+        WITHOUT_SEMANTICS,
+        Variant("counts_gbdt", "baseline", fitted=_trees),
+        *(Variant(network, "baseline", changes={"network": network}) for network in ("lr", "deepfm", "din", "dcnv2")),
+        UNTUNED_OURS,
+        replace(UNTUNED_OURS, name="without_count_model", changes={"counts": ()}),
+        WITHOUT_FUSION,
+        WITHOUT_SELECTOR,
+        *_other_texts(),
+    )
+
+
+def cold_variants() -> tuple[Variant, ...]:
+    """Return ours and its comparisons for a test set of items without clicks; no model is tuned.
+
+    `ours` has the teacher's description of them, `encoded` only their text, `category_prior` neither.
+    """
+    untaught = Variant(ENCODED, "ours", "untaught", taught=False, untaught=True)
+    return (
+        Variant(OURS, "ours", "student"),
+        untaught,
+        replace(WITHOUT_SEMANTICS, untaught=True),
+        replace(untaught, name=CATEGORY_PRIOR, role="baseline", textless=True),
+        *(replace(one, untaught=one.source == "plain") for one in _other_texts()),
+    )
+
+
+def _other_texts() -> tuple[Variant, ...]:
+    return (
+        Variant("without_distillation", "ablation", "plain"),
+        Variant("bag_of_words", "ablation", "bag_of_words"),
+        Variant("teacher_text", "ablation", "teacher_text"),
+    )
+
+
+def knowledge_ablations() -> tuple[Variant, ...]:
+    """Return networks that see more or less of the teacher's texts; for data with user knowledge of both kinds."""
+    return (
+        Variant("with_user_knowledge", "ablation", "student_with_users"),
+        Variant("explicit_only", "ablation", "explicit"),
+        Variant("implicit_only", "ablation", "implicit"),
+    )
+
+
+def _trees(given: Given, events: NDArray[np.int64]) -> Floats:
+    return counts_baseline(given.features, events, given.seed)
+
+
+def seeds_of(variant: Variant, seeds: Sequence[int], of_ablations: int) -> Sequence[int]:
+    """Return the seeds of a variant: an ablation has only the first `of_ablations`."""
+    return seeds[:of_ablations] if variant.role == "ablation" else seeds

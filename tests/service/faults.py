@@ -1,0 +1,73 @@
+"""The runs of a service's model, which a test may hold or slow down: what is to be seen only while requests are at work
+can then be looked at in peace, whatever the machine's pace."""
+
+import ctypes
+import fcntl
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from msd.contract.assemble import Tensors
+from service.runtimes.onnxruntime import OnnxRuntime
+from service.runtimes.runtime import Scores
+
+
+class ModelRuns:
+    """A file that each run locks for a moment before it begins; it says how long each candidate takes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "runs"
+        self.path.touch()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No run begins before the block's end; one that has begun goes on."""
+        with self.path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def let_others_pass(self) -> None:
+        """Runs that are held stay so until their block's end; others are not."""
+        self.path.unlink()
+        self.path.touch()
+
+    def slow_down(self, seconds: float) -> None:
+        """From now on a run takes so long for each candidate, and none of the processor's time."""
+        self.path.write_text(str(seconds))
+
+    def obey(self) -> None:
+        """Has this process, which is the service, heed the file in all its runs."""
+        run = OnnxRuntime.run
+
+        def heeding(runtime: OnnxRuntime, tensors: Tensors) -> Scores:
+            with self.path.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
+                seconds = float(file.read() or 0)
+            time.sleep(seconds * max(map(len, tensors.values())))
+            return run(runtime, tensors)
+
+        setattr(OnnxRuntime, "run", heeding)  # noqa: B010 - a method, for all that are made from now on
+
+
+IN_PYTHON, IN_C, WITH_LOCK = signal.SIGUSR1, signal.SIGALRM, signal.SIGUSR2
+_lock = ctypes.create_string_buffer(256)  # zeroes are an unlocked mutex
+
+
+def _hang(*_: object) -> None:
+    while True:
+        time.sleep(3_600)
+
+
+def _deadlock(number: int, _: object) -> None:
+    library = (ctypes.PyDLL if number == WITH_LOCK else ctypes.CDLL)(None)
+    library.pthread_mutex_lock(_lock)
+    library.pthread_mutex_lock(_lock)
+
+
+def hang_on_signals() -> None:
+    """Has this process, which is the service, obey them."""
+    signal.signal(IN_PYTHON, _hang)
+    signal.signal(IN_C, _deadlock)
+    signal.signal(WITH_LOCK, _deadlock)

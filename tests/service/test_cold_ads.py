@@ -1,0 +1,241 @@
+"""Cold ads over HTTP: their text counts as soon as it is encoded, and never costs a request its answer."""
+
+import asyncio
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import orjson
+import pytest
+from tokenizers import Tokenizer
+
+from msd.contract.assemble import assemble, wanted_items
+from msd.contract.bundle import ENCODER, RANKER, ROWS, TOKENIZER, Bundle
+from msd.contract.errors import MsdError
+from msd.contract.request import parse_request
+from msd.contract.row_file import RowFile
+from msd.contract.rows import RowCodec
+from service.cold.cold_ads import open_cold_ads
+from service.cold.text_encoder import Encoders
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from tests.bundles.encoder_graph import encode_alone
+from tests.bundles.factory import AT, build_bundle
+from tests.bundles.ranker_graph import PAYS, Recipe
+from tests.service.live import LiveService, live_service, wait_until
+
+FEATURES = {"category": "games", "price": 9.5}
+UNSURE = PAYS.model_copy(update={"ci95": (-0.01, 0.11)})
+ONE_ITEM = PAYS.model_copy(update={"items": 1, "ci95": None})
+
+
+@pytest.fixture(scope="module")
+def cold(cold_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """An encoder that is as fast as it can be, and waited for."""
+    settings: dict[str, Any] = {
+        "encoder": "on",
+        "encoder_wait_ms": 60_000,
+        "deadline_ms": 60_000,
+        "encoder_per_s": 10_000,
+    }
+    with live_service(cold_bundle.folder, tmp_path_factory.mktemp("cold"), **settings) as running:
+        wait_until(lambda: any(line["event"] == "encoder_ready" for line in running.log()))
+        yield running
+
+
+def asking(*texts: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+    """A request for cold ads of these texts, and for one that has a row."""
+    ids = [f"cold {place}" for place in range(len(texts))]
+    return {
+        "user_id": "u1",
+        "at": AT,
+        "candidates": {"id": [*ids, "i1"]},
+        "items": {one: {"text": text, "features": FEATURES} for one, text in zip(ids, texts, strict=True)},
+        **more,
+    }
+
+
+def score(service: LiveService, document: dict[str, Any]) -> dict[str, Any]:
+    """The reply, which is a success."""
+    answer = service.score(document)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def rungs(service: LiveService, *texts: str) -> list[str | None]:
+    """From what each text's ad is scored."""
+    degraded = score(service, asking(*texts)).get("degraded", {}).get("candidates", {})
+    assert degraded.get("i1") in (None, "cached")
+    return [degraded.get(f"cold {place}") for place in range(len(texts))]
+
+
+def expected(bundle: Bundle, document: dict[str, Any]) -> list[float]:
+    """The scores by the bundle alone, every text encoded by itself."""
+    schema = bundle.schema
+    request = parse_request(orjson.dumps(document), schema)
+    codecs = {side: RowCodec(schema, side, bundle.bundle_id) for side in ROWS}  # type: ignore[arg-type]
+    files = {side: RowFile(bundle.path(name), codecs[side], bundle.bundle_id) for side, name in ROWS.items()}
+    user = codecs["user"].unpack(files["user"].raw([request.user_id]))
+    wanted = wanted_items(request, user)
+    graph, tokenizer = bundle.path(ENCODER).read_bytes(), Tokenizer.from_file(str(bundle.path(TOKENIZER)))
+    buffers = files["item"].raw(wanted)
+    for place, item_id in enumerate(request.ids):
+        if buffers[place] is None and item_id in request.item_texts:
+            vector = encode_alone(graph, tokenizer, request.item_texts[item_id]).astype(np.float16)
+            buffers[place] = codecs["item"].encoded(vector[None])[0].tobytes()
+    tensors = assemble(schema, request, AT, user, codecs["item"].unpack(buffers)).tensors
+    session = onnxruntime.InferenceSession(bundle.path(RANKER), providers=["CPUExecutionProvider"])
+    scores: list[float] = session.run(["pctr"], tensors)[0].tolist()
+    return scores
+
+
+def test_a_cold_ad_is_scored_by_its_text_as_offline(cold: LiveService, cold_bundle: Bundle) -> None:
+    """In whatever company; an ad with a row keeps it, whatever text comes with it."""
+    texts = ["A tent for two, light and dry", "x", "Café ☕ 東京", "long " * 100, "a\0b \x1b[31m <script>"]
+    document = asking(*texts)
+    document["items"]["i1"] = {"text": "not what the row says"}
+    for _ in range(4):
+        reply = score(cold, document)
+        np.testing.assert_allclose(reply["candidates"]["pctr"], expected(cold_bundle, document), atol=1e-4)
+        assert reply["degraded"] == {"candidates": {f"cold {place}": "encoded" for place in range(5)}}
+    without = asking("")
+    assert score(cold, without)["degraded"] == {"candidates": {"cold 0": "category_prior"}}
+    assert abs(score(cold, without)["candidates"]["pctr"][0] - reply["candidates"]["pctr"][0]) > 1e-3
+    assert cold.metric('msd_degraded_total{rung="encoded",side="item"}') >= 20
+
+
+def test_more_texts_than_a_request_may_have_encoded_are_dropped_and_counted(cold: LiveService) -> None:
+    texts = [f"flood {number} " + "x" * 300 for number in range(1_999)]
+    reply = score(cold, asking(*texts))
+    found = list(reply["degraded"]["candidates"].values())
+    assert set(found) == {"encoded", "category_prior"}
+    assert found.count("encoded") <= 256
+    assert cold.metric('msd_encoded_total{result="dropped"}') >= 1_999 - 256
+    assert len(reply["candidates"]["pctr"]) == 2_000
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("x" * 10_000, 200), ("x" * 10_001, 422), ("\ud800", 422), (["a"], 422), ("\ufffe\U0010ffff" * 2_000, 200)],
+)
+def test_hostile_texts_are_refused_or_scored(cold: LiveService, text: object, status: int) -> None:
+    body = json.dumps(asking() | {"candidates": {"id": ["a"]}, "items": {"a": {"text": text}}})
+    with cold.client() as client:
+        answer = client.post("/v1/score", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == status
+    if status == 422:
+        assert answer.json()["error"]["field"] == "items.a.text"
+
+
+def test_who_waits_for_the_encoder_leaves_the_service_to_others(cold_bundle: Bundle, tmp_path: Path) -> None:
+    """One text goes at once, and the next after ten seconds; others are scored meanwhile."""
+    settings: dict[str, Any] = {"encoder_wait_ms": 60_000, "deadline_ms": 60_000, "encoder_per_s": 0.1}
+    with live_service(cold_bundle.folder, tmp_path, **settings) as service, ThreadPoolExecutor(1) as pool:
+        assert rungs(service, "the first") == ["encoded"]
+        waiting = pool.submit(rungs, service, "the next")
+        wait_until(lambda: service.metric("msd_encoder_waiting") == 1)
+        for _ in range(10):
+            assert rungs(service, "the first") == ["encoded"]
+        assert not waiting.done()
+        assert waiting.result() == ["encoded"]
+
+
+def test_without_a_wait_a_text_is_for_the_next_time(cold_bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(cold_bundle.folder, tmp_path, encoder_wait_ms=0) as service:
+        wait_until(lambda: any(line["event"] == "encoder_ready" for line in service.log()))
+        assert rungs(service, "a tent") == ["category_prior"]
+        wait_until(lambda: rungs(service, "a tent") == ["encoded"])
+        assert service.metric('msd_encoded_total{result="held"}') == 1
+
+
+def test_a_text_counts_for_a_bundle_whose_export_found_that_it_gains_and_for_no_other(
+    cold_bundle: Bundle, tmp_path: Path
+) -> None:
+    """By `auto`, the default, a swap to a bundle without a sure gain has texts left alone; `on` has its way."""
+    unsure = build_bundle(tmp_path / "unsure", Recipe(seed=1, encoder=True, cold_ads=UNSURE))
+    pointer = tmp_path / "current"
+    pointer.symlink_to(cold_bundle.folder)
+    settings: dict[str, Any] = {"encoder_wait_ms": 60_000, "deadline_ms": 60_000}
+    with live_service(tmp_path, tmp_path, **settings) as service:
+        assert rungs(service, "a tent") == ["encoded"]
+        (tmp_path / "next").symlink_to(unsure.folder)
+        (tmp_path / "next").replace(pointer)
+        version = unsure.manifest.model_version
+        wait_until(lambda: score(service, asking("a tent"))["model_version"] == version)
+        assert rungs(service, "a tent") == ["category_prior"]
+    for name in ("on", "auto"):
+        (tmp_path / name).mkdir()
+    with live_service(unsure.folder, tmp_path / "on", encoder="on", **settings) as service:
+        assert rungs(service, "a tent") == ["encoded"]
+    with live_service(unsure.folder, tmp_path / "auto", **settings) as service:
+        assert rungs(service, "a tent") == ["category_prior"]
+        (left_off,) = (line for line in service.log() if line["event"] == "encoder_left_off")
+        assert "gains +0.0500 AUC over a new ad's features (95 %: -0.0100 to +0.1100; 900 rows" in left_off["because"]
+
+
+def test_a_swap_takes_the_new_bundle_s_encoder(cold_bundle: Bundle, tmp_path: Path) -> None:
+    """Vectors of one encoder never meet another's rows, though their texts are the same."""
+    after = build_bundle(tmp_path / "after", Recipe(seed=1, encoder=True))
+    pointer = tmp_path / "current"
+    pointer.symlink_to(cold_bundle.folder)
+    document = asking("a tent", "Café ☕")
+    settings: dict[str, Any] = {"encoder_wait_ms": 60_000, "deadline_ms": 60_000}
+    with live_service(tmp_path, tmp_path, **settings) as service:
+        for bundle in (cold_bundle, after, cold_bundle):
+            (tmp_path / "next").symlink_to(bundle.folder)
+            (tmp_path / "next").replace(pointer)
+            version = bundle.manifest.model_version
+            wait_until(lambda version=version: score(service, document)["model_version"] == version)
+            wait_until(lambda: rungs(service, "a tent", "Café ☕") == ["encoded"] * 2)
+            reply = score(service, document)
+            assert reply["model_version"] == version
+            np.testing.assert_allclose(reply["candidates"]["pctr"], expected(bundle, document), atol=1e-4)
+
+
+def test_it_is_there_where_it_is_wanted_and_can_be(
+    cold_bundle: Bundle, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_there(served: Bundle, encoder: str, place: Path | None = None) -> bool:
+        settings = Settings.from_environ({"MSD_BUNDLE": str(place or served.folder), "MSD_ENCODER": encoder})
+        return open_cold_ads(settings, [served], Metrics()) is not None
+
+    assert [is_there(cold_bundle, one) for one in ("auto", "on", "off")] == [True, True, False]
+    for number, found in enumerate((None, UNSURE, ONE_ITEM)):
+        unproved = build_bundle(tmp_path / f"unproved {number}", Recipe(encoder=True, cold_ads=found))
+        assert [is_there(unproved, one) for one in ("auto", "on", "off")] == [False, True, False]
+    with pytest.raises(MsdError, match="MSD_ENCODER=on, but .* has no encoder"):
+        is_there(bundle, "on")
+    # Where bundles follow one another, a later one may have what the first has not.
+    (tmp_path / "current").symlink_to(bundle.folder)
+    for place in (tmp_path, tmp_path / "current"):
+        assert [is_there(bundle, one, place) for one in ("auto", "on")] == [True, True]
+    monkeypatch.setattr("service.cold.cold_ads.can_tokenise", lambda: False)
+    assert not is_there(cold_bundle, "auto")
+    with pytest.raises(MsdError, match=r"MSD_ENCODER=on needs tokenizers, .* pip install 'msd-ctr\[encode\]'"):
+        is_there(cold_bundle, "on")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nice is a thread's own on Linux alone")
+def test_the_encoder_s_thread_alone_stands_back(cold_bundle: Bundle) -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    async def run() -> tuple[int, int]:
+        encoders = Encoders()
+        await encoders.get(cold_bundle)
+        theirs = await encoders.in_thread(niceness)
+        await encoders.close()
+        return theirs, niceness()
+
+    before = niceness()
+    theirs, ours = asyncio.run(run())
+    assert theirs >= max(10, ours)
+    assert ours == before

@@ -1,0 +1,221 @@
+"""Texts wait bounded in number, are encoded at a bounded rate, once each, and fail alone; stored vectors are proved."""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msd.contract.bundle import TOKENIZER, Bundle
+from service.cold.encoding import EncodedText, Encoding, Rate, VectorCache, runs_of, text_key
+from service.cold.text_encoder import Encoders, TextEncoder
+from service.telemetry.metrics import Metrics
+from tests.bundles.encoder_graph import POISON
+
+PATIENCE_S = 60.0
+FAST = 100_000.0
+
+
+def keys_of(bundle: Bundle, texts: Iterable[str]) -> dict[bytes, str]:
+    """Texts by their keys."""
+    assert bundle.encoder_identity is not None
+    return {text_key(bundle.encoder_identity, text): text for text in texts}
+
+
+async def ask(
+    encoding: Encoding, bundle: Bundle, *texts: str, wait_s: float = PATIENCE_S, most: int = 1_000
+) -> list[EncodedText]:
+    """What came of some texts, in their order."""
+    told = await encoding.ask(bundle, keys_of(bundle, texts), wait_s, most)
+    return [told[key] for text in texts for key in keys_of(bundle, [text])]
+
+
+def encode(talk: Callable[[Encoding], Awaitable[None]], per_s: float = FAST, most: int = 100) -> Metrics:
+    """Talks to an encoding while it runs."""
+    metrics = Metrics()
+
+    async def both() -> None:
+        encoders = Encoders()
+        encoding = Encoding(encoders, metrics, per_s, most)
+        running = asyncio.create_task(encoding.run())
+        await talk(encoding)
+        assert not running.done()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await encoders.close()
+
+    asyncio.run(both())
+    return metrics
+
+
+def outcomes(told: Sequence[EncodedText]) -> list[str]:
+    return [one.outcome for one in told]
+
+
+def test_a_text_is_encoded_once_whoever_asks(cold_bundle: Bundle) -> None:
+    texts = ["a tent", "longer " * 30, "a tent", "Café ☕"]
+    alone = TextEncoder(cold_bundle)
+
+    async def talk(encoding: Encoding) -> None:
+        first, second = await asyncio.gather(ask(encoding, cold_bundle, *texts), ask(encoding, cold_bundle, *texts))
+        assert outcomes(first) == outcomes(second) == ["encoded"] * 4
+        for text, one, other in zip(texts, first, second, strict=True):
+            due = alone.encode(alone.tokenise([text]))[0]
+            assert one.vector is not None
+            assert (np.abs(one.vector - due) <= np.spacing(np.abs(due))).all()
+            assert one.vector is other.vector
+        assert outcomes(await ask(encoding, cold_bundle, *texts)) == ["held"] * 4
+
+    metrics = encode(talk)
+    assert "msd_encoder_waiting 0.0" in metrics.exposition().decode()
+
+
+def test_what_is_not_there_in_time_is_late_and_there_the_next_time(cold_bundle: Bundle) -> None:
+    async def talk(encoding: Encoding) -> None:
+        assert outcomes(await ask(encoding, cold_bundle, "a tent", wait_s=0.0)) == ["late"]
+        found = await ask(encoding, cold_bundle, "a tent")
+        assert found[0].outcome in ("encoded", "held")
+        assert found[0].vector is not None
+
+    encode(talk)
+
+
+def test_more_than_may_wait_is_dropped_and_the_rate_is_kept(cold_bundle: Bundle) -> None:
+    """One goes at once and the next in a thousand seconds; two may wait."""
+    texts = [f"text {number}" for number in range(6)]
+
+    async def talk(encoding: Encoding) -> None:
+        assert outcomes(await ask(encoding, cold_bundle, *texts, wait_s=0.0)) == ["late"] * 2 + ["dropped"] * 4
+        async with asyncio.timeout(PATIENCE_S):
+            while outcomes(await ask(encoding, cold_bundle, texts[0])) != ["held"]:
+                await asyncio.sleep(0.001)
+        told = await ask(encoding, cold_bundle, *texts[1:], wait_s=0.05)
+        assert outcomes(told) == ["late", "late", "dropped", "dropped", "dropped"]
+        # Behind more than a second's worth nobody waits, however long he would.
+        assert outcomes(await ask(encoding, cold_bundle, texts[2])) == ["late"]
+
+    metrics = encode(talk, per_s=0.001, most=2)
+    assert "msd_encoder_waiting 2.0" in metrics.exposition().decode()
+
+
+def test_a_text_that_fails_fails_alone(cold_bundle: Bundle) -> None:
+    async def talk(encoding: Encoding) -> None:
+        told = await ask(encoding, cold_bundle, "a tent", f"b {POISON}", "c")
+        assert outcomes(told) == ["encoded", "failed", "encoded"]
+
+    encode(talk)
+
+
+def test_a_bundle_whose_encoder_cannot_be_had_fails_alone(cold_bundle: Bundle, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(cold_bundle.folder, changed)
+    (changed / TOKENIZER).write_bytes(cold_bundle.path(TOKENIZER).read_bytes() + b"\n")
+
+    async def talk(encoding: Encoding) -> None:
+        for folder in (tmp_path, changed):
+            bundle = Bundle(folder, cold_bundle.manifest)
+            assert outcomes(await ask(encoding, bundle, "a")) == ["failed"]
+        assert outcomes(await ask(encoding, cold_bundle, "a")) == ["encoded"]
+
+    encode(talk)
+
+
+def test_of_one_question_only_so_many_are_encoded(cold_bundle: Bundle) -> None:
+    async def talk(encoding: Encoding) -> None:
+        assert outcomes(await ask(encoding, cold_bundle, "a", "b", "c", most=2)) == ["encoded", "encoded", "dropped"]
+        # Those that are held do not count.
+        assert outcomes(await ask(encoding, cold_bundle, "a", "b", "c", most=1)) == ["held", "held", "encoded"]
+
+    encode(talk)
+
+
+def test_loading_and_encoding_leave_the_loop_alone(cold_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop goes on while an encoder loads, and while texts are made tokens and vectors."""
+    may_go, stages = threading.Event(), []
+
+    def held_up(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def hold_up(*arguments: Any) -> Any:  # noqa: ANN401
+            stages.append(stage)
+            assert may_go.wait(PATIENCE_S)
+            may_go.clear()
+            return work(*arguments)
+
+        return hold_up
+
+    monkeypatch.setattr("service.cold.text_encoder.TextEncoder", held_up("load", TextEncoder))
+    monkeypatch.setattr(TextEncoder, "tokenise", held_up("tokenise", TextEncoder.tokenise))
+    monkeypatch.setattr(TextEncoder, "encode", held_up("encode", TextEncoder.encode))
+
+    async def talk(encoding: Encoding) -> None:
+        asking = asyncio.create_task(ask(encoding, cold_bundle, "a tent"))
+        while not asking.done():
+            await asyncio.sleep(0.001)
+            may_go.set()
+        assert outcomes(await asking) == ["encoded"]
+
+    encode(talk)
+    assert stages[0] == "load"
+    assert stages[-2:] == ["tokenise", "encode"]
+
+
+def test_key_depends_on_encoder_and_text() -> None:
+    keys = {text_key(encoder, text) for encoder in ("ab" * 32, "ac" * 32) for text in ("a tent", "a tents")}
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_those_asked_for_least_make_room(most: int) -> None:
+    cache = VectorCache(most)
+    for place in range(most):
+        cache.put(b"%d" % place, np.full(2, place, np.float16))
+    assert cache.get(b"0") is not None
+    cache.put(b"new", np.zeros(2, np.float16))
+
+    assert len(cache) == most
+    assert (cache.get(b"0") is None) == (most == 1)
+    assert cache.get(b"new") is not None
+
+
+_PER_S = 10_000.0
+
+
+def test_what_is_there_goes_at_once_and_at_the_bound_a_fifth_of_a_second_goes_together() -> None:
+    async def run() -> list[int]:
+        rate = Rate(_PER_S)
+        return [await rate.take(1), await rate.take(20_000), await rate.take(20_000)]
+
+    first, rest, together = asyncio.run(run())
+    assert first == 1
+    assert 1 <= rest <= _PER_S
+    assert _PER_S / 5 <= together <= _PER_S
+
+
+def test_nobody_gets_more_than_is_wanted_or_less_than_one() -> None:
+    async def run(per_s: float) -> tuple[int, int]:
+        rate = Rate(per_s)
+        await rate.take(1_000)
+        return await rate.take(2), await rate.take(3)
+
+    for per_s in (50.0, 4.0):
+        second, third = asyncio.run(run(per_s))
+        assert 1 <= second <= 2
+        assert 1 <= third <= 3
+
+
+@given(lengths=st.lists(st.integers(1, 40), max_size=60), most=st.integers(1, 100))
+def test_runs_hold_each_row_once_the_shortest_first(lengths: list[int], most: int) -> None:
+    runs = runs_of([[7] * length for length in lengths], most)
+
+    assert sorted(place for run in runs for place in run) == list(range(len(lengths)))
+    assert [lengths[place] for run in runs for place in run] == sorted(lengths)
+    for run in runs:
+        assert len(run) == 1 or len(run) * max(lengths[place] for place in run) <= most
+    # None of them has room for the first row of the next.
+    for run, after in zip(runs, runs[1:], strict=False):
+        assert (len(run) + 1) * lengths[after[0]] > most

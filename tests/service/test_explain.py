@@ -1,0 +1,312 @@
+"""`explain: true` over HTTP: the same scores to the bit, shares that sum to them, effects that can be had otherwise."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from msd.contract.assemble import Tensors
+from msd.contract.bundle import GOLDENS, Bundle
+from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.request import parse_request
+from msd.contract.rows import RowCodec
+from service.errors import DeadlineExceeded, Overloaded
+from service.explainer import GROUPS, ExplainBudget, Explainer, KnownGroups, shapley, unknown
+from service.scoring.admission import Admission
+from service.scoring.answer import Scored, Terms
+from service.scoring.model import load_model
+from service.scoring.pipeline import Pipeline
+from service.scoring.reply import log_odds
+from service.scoring.run_queue import RunQueue
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from tests.bundles.factory import AT, golden_requests
+from tests.service.live import LiveService, live_service
+
+ASKED: dict[str, Any] = {
+    "user_id": "u1",
+    "at": AT,
+    "context": {"hour": 13, "device": "ios", "temperature": 21.5},
+    "candidates": {"id": ["i1", "i2", "i3", "i250"], "bid": [0.4, 1.2, None, 0.7]},
+    "user": {"history": ["i7", "?", "i8", "i10"]},
+}
+
+
+@pytest.fixture(scope="module")
+def client(service: LiveService) -> Iterator[httpx.Client]:
+    """One kept connection to the shared service."""
+    with service.client() as kept:
+        yield kept
+
+
+def reply(client: httpx.Client, document: dict[str, Any], **more: Any) -> dict[str, Any]:  # noqa: ANN401
+    """The reply, which is a success."""
+    answer = client.post("/v1/score", json={**document, **more})
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def odds(found: dict[str, Any]) -> NDArray[np.float64]:
+    """Log-odds of a reply's scores."""
+    return log_odds(np.array(found["candidates"]["pctr"], np.float32))
+
+
+@pytest.mark.parametrize("document", [*golden_requests(), ASKED])
+def test_scores_are_the_same_to_the_bit_and_shares_sum_to_them(client: httpx.Client, document: dict[str, Any]) -> None:
+    plain, explained = reply(client, document), reply(client, document, explain=True)
+    assert "explanation" not in plain
+    explanation = explained.pop("explanation")
+    assert {**explained, "request_id": ""} == {**plain, "request_id": ""}
+    shares = explanation["shares"]
+    assert list(shares) == ["semantic", "id", "dense", "history"]
+    base = log_odds(np.array([explanation["base"]], np.float32))
+    np.testing.assert_allclose(sum(map(np.array, shares.values())), odds(plain) - base, atol=1e-5)
+
+
+def test_the_base_is_the_score_where_nothing_is_known(client: httpx.Client) -> None:
+    nothing = reply(client, {"user_id": "nobody", "at": AT, "candidates": {"id": ["nothing"]}}, explain=True)
+    assert nothing["explanation"] == {
+        "base": pytest.approx(nothing["candidates"]["pctr"][0], abs=1e-6),
+        "shares": {"semantic": [0.0], "id": [0.0], "dense": [0.0], "history": [0.0]},
+        "history": {"id": [], "effect": [[]]},
+    }
+    base = reply(client, ASKED, explain=True)["explanation"]["base"]
+    assert base == pytest.approx(nothing["candidates"]["pctr"][0], abs=1e-6)
+
+
+def test_what_the_request_has_nothing_of_has_no_share(client: httpx.Client) -> None:
+    bare = {"user_id": "nobody", "at": AT, "candidates": {"id": ["new"]}, "items": {"new": {"features": {"price": 3}}}}
+    shares = reply(client, bare, explain=True)["explanation"]["shares"]
+    assert shares["dense"][0] != 0.0
+    assert (shares["semantic"], shares["id"], shares["history"]) == ([0.0], [0.0], [0.0])
+
+
+def test_an_effect_is_what_the_score_loses_without_the_item(client: httpx.Client) -> None:
+    whole = reply(client, ASKED, explain=True)
+    history = whole["explanation"]["history"]
+    assert history["id"] == ["i7", "i8", "i10"]
+    for place, item_id in enumerate(history["id"]):
+        kept = [one for one in history["id"] if one != item_id]
+        without = reply(client, ASKED, user={"history": kept})
+        effects = [row[place] for row in history["effect"]]
+        np.testing.assert_allclose(effects, odds(whole) - odds(without), atol=1e-5)
+        assert max(map(abs, effects)) > 1e-4
+
+
+def test_under_top_k_the_explanation_has_the_order_of_the_candidates(client: httpx.Client) -> None:
+    whole, ranked = reply(client, ASKED, explain=True), reply(client, ASKED, explain=True, top_k=3)
+    places = [whole["candidates"]["id"].index(one) for one in ranked["candidates"]["id"]]
+    assert places != [0, 1, 2]
+    for group, share in ranked["explanation"]["shares"].items():
+        assert share == [whole["explanation"]["shares"][group][place] for place in places]
+    effects = whole["explanation"]["history"]["effect"]
+    assert ranked["explanation"]["history"]["effect"] == [effects[place] for place in places]
+
+
+def test_server_timing_says_what_it_took(client: httpx.Client) -> None:
+    timing = client.post("/v1/score", json={**ASKED, "explain": True}).headers["server-timing"]
+    stages = {name: float(ms) for name, ms in (part.strip().split(";dur=") for part in timing.split(","))}
+    assert list(stages) == ["parse", "rows", "queue", "run", "total", "explain"]
+    assert 0 < stages["explain"] < stages["total"]
+
+
+@pytest.mark.parametrize("value", ["true", 1, 0, {}, []])
+def test_anything_but_a_boolean_is_refused(client: httpx.Client, value: object) -> None:
+    answer = client.post("/v1/score", json={**ASKED, "explain": value})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "explain")
+
+
+@pytest.mark.parametrize("value", [False, None])
+def test_no_equals_its_absence(client: httpx.Client, value: bool | None) -> None:
+    assert "explanation" not in reply(client, ASKED, explain=value)
+
+
+def test_more_candidates_than_can_be_explained_are_refused(client: httpx.Client) -> None:
+    many = {"user_id": "u1", "candidates": {"id": [f"i{place}" for place in range(201)]}}
+    answer = client.post("/v1/score", json={**many, "explain": True})
+    assert (answer.status_code, answer.json()["error"]) == (
+        413,
+        {
+            "code": "too_many_candidates",
+            "message": "201 candidates; with `explain` one request may have 200: split it",
+            "field": "candidates.id",
+        },
+    )
+    assert len(reply(client, many)["candidates"]["id"]) == 201
+
+
+def test_what_cannot_be_explained_in_time_is_an_error_and_no_half_answer(bundle: Bundle) -> None:
+    metrics = Metrics()
+    model = load_model(bundle, Settings(bundle=bundle.folder), metrics)
+    admission = Admission(metrics, 20_000)
+    queue = RunQueue(metrics, admission)
+    request = parse_request(json.dumps(ASKED).encode(), bundle.schema)
+
+    async def explain(in_s: float, is_partial: bool = False) -> None:
+        far = Terms(time.perf_counter() + 60, lambda: False)
+
+        async def score() -> Scored:
+            scored = await Pipeline(queue, metrics, 200).score(model, request, far)
+            return replace(scored, basis=scored.basis._replace(is_partial=is_partial))
+
+        await Explainer(queue, ExplainBudget(1.0)).explain(
+            model, request, Terms(time.perf_counter() + in_s, far.is_gone), score
+        )
+
+    asyncio.run(explain(60))
+    for in_s, is_partial in ((0.0, False), (60.0, True)):
+        with pytest.raises(DeadlineExceeded):
+            asyncio.run(explain(in_s, is_partial))
+    assert admission.is_empty
+    queue.close()
+
+
+def test_a_budget_that_is_spent_has_to_recover() -> None:
+    budget = ExplainBudget(0.001)
+    budget.check()
+    budget.spend(1.0)
+    with pytest.raises(Overloaded, match=r"explanations have no time left for 99\d\.\d s"):
+        budget.check()
+
+
+def test_only_so_many_explanations_are_under_way_at_once() -> None:
+    budget = ExplainBudget(1.0)
+    budget.under_way = 3
+    budget.check()
+    budget.under_way = 4
+    with pytest.raises(Overloaded, match="4 explanations are in progress"):
+        budget.check()
+
+
+def test_explanations_beyond_the_budget_are_refused_and_scores_are_not(bundle: Bundle, tmp_path: Path) -> None:
+    """Its five seconds' worth are spent by the first explanation, and are there again after hours."""
+    with live_service(bundle.folder, tmp_path, explain_share=0.000_001) as service:
+        with service.client() as client:
+            reply(client, ASKED, explain=True)
+            refused = client.post("/v1/score", json={**ASKED, "explain": True})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
+            assert refused.headers["retry-after"] == "1"
+            assert "explanations" in refused.json()["error"]["message"]
+            reply(client, ASKED)
+        assert service.metric('msd_shed_total{reason="explain"}') == 1
+        assert service.metric('msd_shed_total{reason="wait"}') == 0
+
+
+def test_explanations_can_be_switched_off(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, explain_share=0) as service:
+        refused = service.score({**ASKED, "explain": True})
+        assert (refused.status_code, refused.json()["error"]) == (
+            422,
+            {
+                "code": "invalid",
+                "message": "explanations are disabled on this service (MSD_EXPLAIN_SHARE=0)",
+                "field": "explain",
+            },
+        )
+        assert service.score({**ASKED, "explain": False}).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def nothing(bundle: Bundle) -> Tensors:
+    """The tensors of a request of which nothing is known."""
+    return unknown(bundle.schema, *codecs(bundle), AT)
+
+
+def codecs(bundle: Bundle) -> tuple[RowCodec, RowCodec]:
+    """Of users and of items."""
+    schema, number = bundle.schema, bundle.bundle_id
+    return RowCodec(schema, "user", number), RowCodec(schema, "item", number)
+
+
+def requests(bundle: Bundle) -> list[Tensors]:
+    """The tensors of all goldens."""
+    return [
+        golden_tensors(bundle.schema, *codecs(bundle), golden).tensors for golden in read_goldens(bundle.path(GOLDENS))
+    ]
+
+
+def test_with_all_groups_it_is_the_request_and_with_none_nothing_is_known(bundle: Bundle, nothing: Tensors) -> None:
+    for tensors in requests(bundle):
+        knowledge = KnownGroups(bundle.schema, tensors, nothing)
+        for name, whole in tensors.items():
+            np.testing.assert_array_equal(knowledge.of(GROUPS)[name], whole)
+            np.testing.assert_array_equal(knowledge.of(())[name], np.broadcast_to(nothing[name], whole.shape))
+
+
+def test_each_group_takes_what_its_name_says(bundle: Bundle, nothing: Tensors) -> None:
+    tensors, schema = requests(bundle)[0], bundle.schema
+    knowledge = KnownGroups(schema, tensors, nothing)
+    assert knowledge.groups == GROUPS
+    changed = {
+        group: {
+            name
+            for name, tensor in knowledge.of([g for g in GROUPS if g != group]).items()
+            if not np.array_equal(tensor, tensors[name])
+        }
+        for group in GROUPS
+    }
+    semantic = {"user_semantic", "item_semantic", "history_semantic", "user_dense", "item_dense"}
+    assert changed["semantic"] == semantic
+    assert changed["id"] == {"user_categorical", "item_categorical", "history_categorical"}
+    assert changed["history"] == {"history_mask", "history_categorical", "history_semantic"}
+    assert changed["dense"] == {*changed["id"], "user_dense", "item_dense", "context_categorical", "context_dense"}
+
+
+def test_of_somebody_unknown_there_are_no_groups(bundle: Bundle, nothing: Tensors) -> None:
+    assert KnownGroups(bundle.schema, nothing, nothing).groups == ()
+
+
+def test_without_one_of_the_clicked_the_later_ones_move_up(bundle: Bundle, nothing: Tensors) -> None:
+    schema, (users, items) = bundle.schema, codecs(bundle)
+    golden = next(read_goldens(bundle.path(GOLDENS)))
+    asked = {**golden.request, "user": {"history": ["i1", "i2", "i3"]}}
+    rows = {**golden.items, **{name: golden.items["i1"] for name in ("i1", "i3")}}
+    tensors = golden_tensors(schema, users, items, golden.model_copy(update={"request": asked, "items": rows})).tensors
+    asked["user"] = {"history": ["i1", "i3"]}
+    fewer = golden_tensors(schema, users, items, golden.model_copy(update={"request": asked, "items": rows})).tensors
+    assert parse_request(json.dumps(asked).encode(), schema).history == ["i1", "i3"]
+    for name, tensor in KnownGroups(schema, tensors, nothing).without_clicked(1).items():
+        np.testing.assert_array_equal(tensor, fewer[name])
+
+
+WORTHS = st.integers(0, 4).flatmap(lambda players: arrays(np.float64, (2**players, 3), elements=st.floats(-9, 9)))
+
+
+@given(WORTHS)
+def test_shares_sum_to_what_all_are_worth_more_than_none(values: np.ndarray) -> None:
+    np.testing.assert_allclose(shapley(values).sum(axis=0), values[-1] - values[0], atol=1e-12)
+
+
+@given(arrays(np.float64, (8, 2), elements=st.floats(-9, 9)))
+def test_who_changes_nothing_gets_nothing_and_the_others_as_without_him(values: np.ndarray) -> None:
+    # A fourth player, bit 3, who adds nothing to anybody.
+    shares = shapley(np.concatenate([values, values]))
+
+    np.testing.assert_allclose(shares[3], 0.0, atol=1e-12)
+    np.testing.assert_allclose(shares[:3], shapley(values), atol=1e-12)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=4, max_size=4))
+def test_what_adds_up_is_shared_as_it_adds_up(worths: list[float]) -> None:
+    values = np.array([[sum(w for bit, w in enumerate(worths) if chosen >> bit & 1)] for chosen in range(16)])
+
+    np.testing.assert_allclose(shapley(values)[:, 0], worths, atol=1e-12)
+
+
+def test_two_who_earn_only_together_share_alike() -> None:
+    # v({0, 1}) = 1, v({2}) = 0: the glove game with an onlooker.
+    values = np.array([[0.0], [0.0], [0.0], [1.0], [0.0], [0.0], [0.0], [1.0]])
+
+    assert shapley(values)[:, 0] == pytest.approx([0.5, 0.5, 0.0])

@@ -1,0 +1,193 @@
+"""Bodies as no well-behaved client sends them: each a refusal that names what is at fault, none a failure."""
+
+import json
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from tests.service.live import LiveService
+
+PATH = "/v2/models/msd/infer"
+LENGTH = "Inference-Header-Content-Length"
+USER = {"name": "user_id", "shape": [1], "datatype": "BYTES", "data": ["u1"]}
+ADS = {"name": "candidates.id", "shape": [2], "datatype": "BYTES", "data": ["i1", "i2"]}
+BINARY_ADS = {**{k: v for k, v in ADS.items() if k != "data"}, "parameters": {"binary_data_size": 12}}
+EXPLAINED = '{"user_id": "u1", "candidates": {"id": ["i1"]}, "explain": true}'
+AD_BYTES = b"\x02\x00\x00\x00i1\x02\x00\x00\x00i2"
+
+
+@pytest.fixture(scope="module")
+def client(service: LiveService) -> Iterator[httpx.Client]:
+    """A kept connection to the shared service."""
+    with service.client() as kept:
+        yield kept
+
+
+def send(client: httpx.Client, body: bytes, length: object = None) -> httpx.Response:
+    """One request, with the header where a length is given."""
+    return client.post(PATH, content=body, headers={} if length is None else {LENGTH: str(length)})
+
+
+def of(*inputs: dict[str, Any], **more: object) -> bytes:
+    """A request's JSON."""
+    return json.dumps({"inputs": inputs, **more}).encode()
+
+
+def bid(**changes: object) -> bytes:
+    """A request whose bids are changed."""
+    return of(USER, ADS, {"name": "candidates.bid", "shape": [2], "datatype": "FP32", "data": [1, 2.5], **changes})
+
+
+def binary(rest: bytes = AD_BYTES, **changes: object) -> tuple[bytes, int]:
+    """A request whose ids come behind the JSON, and that one's length."""
+    head = of(USER, {**BINARY_ADS, **changes})
+    return head + rest, len(head)
+
+
+def test_json_and_binary_say_the_same(client: httpx.Client) -> None:
+    plain = send(client, bid(), None).json()
+    with_bytes = send(client, *binary()).json()
+
+    assert plain["outputs"][1] == with_bytes["outputs"][1]
+    assert with_bytes["outputs"][0]["data"] == ["i1", "i2"]
+    assert send(client, of(USER, ADS), len(of(USER, ADS))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "the body is not JSON"),
+        (b"[]", "should be an object"),
+        (b"\xff{}", "the body is not UTF-8"),
+        (b"{}", "inputs: is missing"),
+        (b'{"inputs": [], "inputs": []}', "inputs: a JSON key occurs twice"),
+        (of(), "inputs: should have at least 1 item"),
+        (of(USER, ADS, model="x"), "model: is not known here"),
+        (of(USER, ADS, id="\x00"), "id: should match"),
+        (of(USER, ADS, ADS), "candidates.id: is given twice"),
+        (b'{"inputs": [' + b"{}," * 300_000 + b"{}]}", "the request has more than 10000 objects"),
+        (of(USER, {**ADS, "parameters": {f"k{n}": 1 for n in range(50_000)}}), "inputs.1.parameters: has 50000 keys"),
+        (of(USER, {**ADS, "shape": ["x"] * 200_000}), "inputs.1.shape.0: should be a valid integer"),
+        (of(USER, {**ADS, "shape": []}), "inputs.1.shape: should have at least 1 item"),
+        (of(USER, {**ADS, "shape": [-1]}), "inputs.1.shape.0: should be greater than or equal to 0"),
+        (of(USER, {**ADS, "shape": [3]}), "candidates.id: data has 2 values, and the shape [3] is of 3"),
+        (of(USER, {**ADS, "shape": [2**31]}), "candidates.id: 2147483648 candidates; one request may have 2000"),
+        (of(USER, {**ADS, "shape": [0], "data": []}), "candidates.id: should have at least 1 item"),
+        (of(USER, {**ADS, "data": [["i1", "i2"]], "shape": [1]}), "candidates.id: value 0 is not a string"),
+        (of(USER, {**ADS, "data": ["i1", "\ud800"]}), "candidates.id: a value has half of a surrogate pair"),
+        (of(USER, {**ADS, "data": ["i1", ""]}), "candidates.id.1: should have at least 1 character"),
+        (of(USER, {k: v for k, v in ADS.items() if k != "data"}), "candidates.id: must have either data or"),
+        (of(USER, {**ADS, **BINARY_ADS}), "candidates.id: must have either data or"),
+        (of(USER, BINARY_ADS), f"candidates.id: has binary_data_size, which needs the header {LENGTH}"),
+        (bid(data=[1, True]), "candidates.bid: value 1 is not a number"),
+        (bid(data=[1, None]), "candidates.bid: value 1 is not a number"),
+        (bid(data=[1, 1e39]), "candidates.bid: value 1 is inf; numbers must be finite"),
+        (bid(data=[1, 10**400]), "candidates.bid: a value is beyond what FP32 holds"),
+        (bid(data=[1, 2**31], datatype="INT32"), "candidates.bid: a value is beyond what INT32 holds"),
+        (bid(data=[1, 1.5], datatype="INT64"), "candidates.bid: value 1 is not a whole number"),
+        (bid(datatype="FP16"), "candidates.bid: the datatype is 'FP16'; it has to be FP32 or FP64 or"),
+        (bid(data=[1, float("nan")]), "NaN is not JSON"),
+        (of({"name": "request", "shape": [1], "datatype": "BYTES", "data": ["x"]}), "request: the body is not JSON"),
+        (
+            of({"name": "request", "shape": [1], "datatype": "BYTES", "data": ['{"user_id": 1}']}),
+            "request.user_id: should be a valid string",
+        ),
+        (
+            of({"name": "request", "shape": [1], "datatype": "BYTES", "data": [EXPLAINED]}),
+            "request.explain: explanations are not available as tensors",
+        ),
+    ],
+)
+def test_what_is_wrong_in_json_is_said(client: httpx.Client, body: bytes, message: str) -> None:
+    answer = send(client, body)
+
+    assert answer.status_code in (400, 413)
+    assert set(answer.json()) == {"error"}
+    assert answer.json()["error"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((of(USER, ADS), 10**6), f"{LENGTH}: '1000000' is not a number of bytes within the body"),
+        ((of(USER, ADS), "9" * 5000), f"{LENGTH}: '9999"),
+        ((of(USER, ADS), -1), f"{LENGTH}: '-1' is not a number"),
+        ((of(USER, ADS), ""), f"{LENGTH}: '' is not a number"),
+        ((of(USER, ADS), 0), "the body is not JSON"),
+        ((of(USER, ADS), 20), "the body is not JSON"),
+        (binary(AD_BYTES + b"x"), f"{LENGTH}: 13 bytes follow the JSON, and the inputs account for 12"),
+        (binary(AD_BYTES[:-1]), "candidates.id: binary_data_size is 12, and 11 bytes of the body are left for it"),
+        (binary(shape=[3]), "candidates.id: its 12 bytes are not 3 strings"),
+        (binary(shape=[1]), "candidates.id: its 12 bytes are not 1 strings"),
+        (binary(b"\xff\xff\xff\xffi1\x02\x00\x00\x00i2"), "candidates.id: its 12 bytes are not 2 strings"),
+        (binary(b"\x02\x00\x00\x00i1\x02\x00\x00\x00\xff\xfe"), "candidates.id: value 1 is not UTF-8"),
+    ],
+)
+def test_what_is_wrong_in_bytes_is_said(client: httpx.Client, given: tuple[bytes, object], message: str) -> None:
+    answer = send(client, *given)
+
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(message)
+
+
+def test_numbers_of_another_length_are_refused(client: httpx.Client) -> None:
+    bids = {"name": "candidates.bid", "shape": [2], "datatype": "FP64", "parameters": {"binary_data_size": 8}}
+    head = of(USER, ADS, bids)
+
+    answer = send(client, head + struct.pack("<2f", 1, 2), len(head))
+
+    assert answer.json() == {"error": "candidates.bid: has 8 bytes; 2 values of FP64 are 16"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", PATH, 405),
+        ("GET", "/v2/models", 404),
+        ("GET", "/v2/models/other", 404),
+        ("POST", "/v2/repository", 404),
+        ("POST", "/v2/models/x/infer", 404),
+    ],
+)
+def test_other_routes_are_refused_in_the_same_form(client: httpx.Client, method: str, path: str, status: int) -> None:
+    answer = client.request(method, path)
+
+    assert answer.status_code == status
+    assert isinstance(answer.json()["error"], str)
+
+
+HEADS = st.lists(
+    st.fixed_dictionaries(
+        {"name": st.sampled_from(["user_id", "candidates.id", "candidates.bid", "at", "request", "items", "x"])},
+        optional={
+            "shape": st.lists(st.integers(-1, 3), max_size=2),
+            "datatype": st.sampled_from(["BYTES", "FP32", "FP64", "INT64", "BOOL", ""]),
+            "data": st.lists(st.none() | st.text(max_size=4) | st.floats() | st.integers(), max_size=3),
+            "parameters": st.fixed_dictionaries({"binary_data_size": st.integers(-1, 20)}),
+        },
+    ),
+    max_size=4,
+)
+
+
+@seed(0)
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(inputs=HEADS, rest=st.binary(max_size=20), shift=st.integers(-2, 2) | st.none())
+def test_any_tensors_get_scores_or_a_refusal(
+    client: httpx.Client, inputs: list[dict[str, Any]], rest: bytes, shift: int | None
+) -> None:
+    head = of(*inputs)
+    answer = send(client, head + rest, None if shift is None else len(head) + shift)
+
+    assert answer.status_code in (200, 400)
+    assert (answer.status_code == 200) == ("outputs" in answer.json())
+
+
+def test_nothing_of_this_failed_inside(client: httpx.Client, service: LiveService) -> None:
+    assert send(client, of(USER, ADS)).status_code == 200
+    assert not [line for line in service.log() if line["level"] == "error"]
