@@ -14,7 +14,7 @@ from loadtest.http_client import ServiceConnection
 from loadtest.routes import IMPRESSION, OPENRTB, SCORE, as_bid_request
 from msd.contract.bundle import open_bundle
 
-_TIMEOUT_MS = 1_000
+_LIMITS = {"HEAD_TIMEOUT_S": 1.0, "BODY_TIMEOUT_S": 1.0}
 _TURNS = 10
 # Many of them wait until the service gives up on an unfinished body.
 _CONNECTIONS = 32
@@ -27,7 +27,7 @@ def bad_requests(run: Run) -> None:
     bundle, start = mapped_bundle(run.bundle, run.folder / "mapped"), time.monotonic()
     mapping = open_bundle(bundle).manifest.openrtb
     assert mapping is not None, "the bundle maps BidRequests"
-    with run.service(bundle=bundle, head_timeout_ms=_TIMEOUT_MS, body_timeout_ms=_TIMEOUT_MS) as service:
+    with run.service(bundle=bundle, limits=_LIMITS) as service:
         body = run.target(service, 3).bodies[0]
         good = {SCORE: body, OPENRTB: as_bid_request(body, mapping)}
         before = _state(service.url, good)

@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lab.chaos.timeline import Kind
-from msd.drawing import to_svg
-from msd.page import render_page
+from msd.page import render_page, to_svg
 
 # Outcomes of requests, best first: label and colour.
 KINDS: Mapping[Kind, tuple[str, str]] = {

@@ -23,7 +23,7 @@ def disk_full(run: Run) -> None:
     """Records are lost and counted, requests are unaffected; once there is room again, records are written."""
     log = run.folder / "log"
     with (
-        run.service(log_dir=log, log_sample=0.2, log_flush_seconds=_FLUSH_S) as service,
+        run.service(log_dir=log, log_sample=0.2, limits={"LOG_FLUSH_S": _FLUSH_S}) as service,
         ServiceConnection(service.url) as client,
     ):
         target = run.target(service)
@@ -53,7 +53,7 @@ def disk_full(run: Run) -> None:
 def log_replay(run: Run) -> None:
     """Log every request before, while and after Redis is empty: rows are fresh, stale and missing."""
     log, plan = run.folder / "log", run.plan
-    with run.redis() as redis, run.service(redis.url, log_dir=log, log_sample=1.0, log_flush_seconds=1.0) as service:
+    with run.redis() as redis, run.service(redis.url, log_dir=log, log_sample=1.0) as service:
         target = run.target(service, {max(1, plan.candidates // 10): 1.0, plan.candidates: 1.0})
         rate = _SHARE_OF_LOAD * plan.share * capacity(target, plan.capacity_s)
         with run.load(target, rate) as load:

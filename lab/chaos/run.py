@@ -1,7 +1,7 @@
 """One run of a scenario: its amounts, processes and load, and its figures and checks. Knows no particular scenario."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import NamedTuple
 from lab.bench.redis import RedisProcess
 from lab.chaos.load import BackgroundLoad, capacity
 from lab.chaos.timeline import DEGRADED, FIVES, UNANSWERED, Sample, ScenarioTimeline, count, percentile_ms
+from lab.serve import with_limits
 from loadtest.generator import Target
 from loadtest.processes import Running, ours
 from loadtest.requests import in_columns, some_bodies
@@ -109,11 +110,15 @@ class Run:
         *,
         bundle: Path | None = None,
         python_path: Path | None = None,
+        limits: Mapping[str, float] | None = None,
         **settings: object,
     ) -> Running:
-        """Run a ready service within a block, with settings by name; modules in `python_path` take precedence."""
+        """Run a ready service within a block, with settings and `service.limits` by name; modules in `python_path` take
+        precedence."""
         settings = {"deadline_ms": self.plan.deadline_ms, "log_level": "info", **settings}
         service = ours(self.name, bundle or self.bundle, self.plan.workers, redis, **settings)
+        if limits is not None:
+            service = with_limits(service, **limits)
         if python_path is not None:
             path = os.pathsep.join((str(python_path), str(_ROOT)))
             service = replace(service, environment={**service.environment, "PYTHONPATH": path})

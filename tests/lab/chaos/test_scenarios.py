@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.chaos.command import run_all, scenarios
+from lab.chaos.command import Scenario, run_all, scenarios
 from lab.chaos.page import chaos_page
 from lab.chaos.run import ChaosPlan, Run, Unable
 from msd.__main__ import main
@@ -112,7 +112,7 @@ def failing(run: Run) -> None:
     raise ZeroDivisionError("a mistake of its own")
 
 
-MADE = {"passing": passing, "unable": unable, "failing": failing}
+MADE: dict[str, Scenario] = {"passing": passing, "unable": unable, "failing": failing}
 
 
 def test_reasons_and_broken_checks_are_in_the_summary_and_on_the_page(tmp_path: Path) -> None:
