@@ -11,7 +11,7 @@ from lab.chaos.bundles import mapped_bundle
 from lab.chaos.hostile import Hostile, hostile_requests
 from lab.chaos.run import Run
 from loadtest.http_client import ServiceConnection
-from loadtest.routes import IMPRESSION, OPENRTB, SCORE, as_bid_request
+from loadtest.requests import IMPRESSION, OPENRTB, SCORE, as_bid_request
 from msd.contract.bundle import open_bundle
 
 _LIMITS = {"HEAD_TIMEOUT_S": 1.0, "BODY_TIMEOUT_S": 1.0}

@@ -8,8 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from loadtest.requests import http_request
-from loadtest.routes import IMPRESSION, OPENRTB, SCORE
+from loadtest.requests import IMPRESSION, OPENRTB, SCORE, http_request
 
 Document = dict[str, Any]
 Spoiler = Callable[[Document, random.Random], object]

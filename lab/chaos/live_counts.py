@@ -15,7 +15,7 @@ from lab.chaos.replayed_period import Floats, Period, ReplayedMoment, offline_sc
 from lab.chaos.run import Run, Unable
 from lab.chaos.timeline import ScenarioTimeline
 from loadtest.http_client import ServiceConnection
-from loadtest.processes import told
+from loadtest.processes import msd_output
 from model_export.bare_bundle import bare_bundle
 from msd.bootstrap import interval, resample_metrics
 from msd.contract.bundle import MANIFEST
@@ -146,7 +146,7 @@ def _made(run: Run, data: Path) -> TrainedFolders:
     )
     for place, step in enumerate(steps):
         run.hear(f"msd {step[0]}", place, len(steps))
-        told(*map(str, step))
+        msd_output(*map(str, step))
     return TrainedFolders(folders.dataset, student, model, bundle)
 
 

@@ -8,7 +8,7 @@ from lab.chaos.run import Run
 from lab.chaos.timeline import SCORED, count
 from loadtest.generator import closed_loop
 from loadtest.http_client import ServiceConnection, wait_until
-from loadtest.processes import told
+from loadtest.processes import msd_output
 
 _LOST, _WRITTEN = (f'msd_log_records_total{{result="{result}"}}' for result in ("lost", "written"))
 _FILE_BYTES = 1_024
@@ -65,7 +65,9 @@ def log_replay(run: Run) -> None:
         service.terminate()
         service.wait_for_end()
     run.hear("scoring the log again")
-    replayed = json.loads(told("replay", str(log), "--bundle", str(run.bundle), "--limit", str(_REPLAYED), "--json"))
+    replayed = json.loads(
+        msd_output("replay", str(log), "--bundle", str(run.bundle), "--limit", str(_REPLAYED), "--json")
+    )
     run.figures |= {name: replayed[name] for name in ("mismatches", "requests", "candidates", "exact", "max_abs_diff")}
     run.figures["scored"] = count(run.timeline.samples, *SCORED)
     run.check("every logged score is reproduced to the bit", replayed["mismatches"] == 0)

@@ -1,10 +1,10 @@
-"""What the best of services could come to."""
+"""Limits of latency follow the law of the queue."""
 
 import math
 
 import pytest
 
-from lab.bench.limits import latency_limits, throughput_limit
+from lab.bench.figures import latency_limits
 
 
 @pytest.mark.parametrize("load", [0.3, 0.7])
@@ -20,9 +20,5 @@ def test_more_servers_with_one_queue_wait_less() -> None:
     assert tails[-1] > 1.0
 
 
-def test_nobody_waits_where_next_to_nobody_comes() -> None:
+def test_no_wait_at_next_to_no_load() -> None:
     assert latency_limits(2, 0.001, (50, 99)) == [1.0, 1.0]
-
-
-def test_the_throughput_is_that_of_the_runs() -> None:
-    assert throughput_limit(cores=2, run_s=0.001, rival_rate=200) == 10.0

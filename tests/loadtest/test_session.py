@@ -15,8 +15,8 @@ from msd.contract.errors import MsdError
 from tests.service.live import LiveService
 
 
-def test_a_session_and_its_page(service: LiveService, bundle: Bundle, tmp_path: Path) -> None:
-    asked = ["--url", service.url, "--candidates", "20:3,30:1", "--seconds", "0.5", "--users", "2"]
+def test_session_is_written_with_its_page(service: LiveService, bundle: Bundle, tmp_path: Path) -> None:
+    asked = ["--url", service.url, "--candidates", "20:3,30:1", "--seconds", "0.5"]
     with pytest.raises(SystemExit, match="0"):
         main(["load", str(bundle.folder), *asked, "--out", str(tmp_path)])
     session = json.loads((tmp_path / "load.json").read_text())
@@ -27,8 +27,6 @@ def test_a_session_and_its_page(service: LiveService, bundle: Bundle, tmp_path: 
     assert all(sum(point["statuses"].values()) == point["offered"] for point in [*session["curve"], session["bursts"]])
     assert session["rest"]["p50_ms"] <= session["rest"]["p99_ms"]
     assert set(session["rest"]["stages_ms"]) == {"parse", "rows", "queue", "run", "reply", "http", "wire"}
-    assert session["locust"]["requests"] > 0
-    assert session["locust"]["failures"] == 0
     assert session["model"] == {
         "model_version": bundle.manifest.model_version,
         "precision": "fp32",
@@ -46,7 +44,7 @@ def test_a_session_and_its_page(service: LiveService, bundle: Bundle, tmp_path: 
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{", '{"format": 0, "traffic": 1}', '{"format": 1, "traffic": 2}'])
-def test_a_session_on_other_traffic_is_not_compared(tmp_path: Path, content: str | None) -> None:
+def test_compares_only_sessions_on_the_same_traffic(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "load.json").write_text(content)
 
@@ -55,7 +53,7 @@ def test_a_session_on_other_traffic_is_not_compared(tmp_path: Path, content: str
     assert last_session(tmp_path / "load.json", {"format": 1, "traffic": 1}) is not None
 
 
-def test_figures_are_held_against_those_before() -> None:
+def test_compares_figures_with_the_previous_session() -> None:
     def session(capacity: float) -> dict[str, object]:
         point = {"load": 0.5, "p99_ms": 4.0 * capacity}
         return {
@@ -75,6 +73,6 @@ def test_figures_are_held_against_those_before() -> None:
     assert [last for _, _, last in compared(session(1.0), None)] == [None] * 5
 
 
-def test_a_service_that_is_not_there_is_told(bundle: Bundle) -> None:
+def test_absent_service_is_an_error(bundle: Bundle) -> None:
     with pytest.raises(MsdError, match="127.0.0.1:1"):
         load_session("http://127.0.0.1:1", bundle.folder, LoadPlan({20: 1.0}), lambda doing, done, total: None)

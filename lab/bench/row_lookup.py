@@ -5,19 +5,19 @@ Writes row files to a folder, and looks rows up from a fresh process, as a servi
 
 import json
 import os
-import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
-from typing import NamedTuple, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 from redis import Redis
 
+from lab.bench.redis import redis_server
+from loadtest.traffic import zipf
 from msd.contract.checked_file import OpenFile
 from msd.contract.errors import BundleError
 from msd.contract.row_file import RowFile
@@ -32,65 +32,39 @@ IDS = 200
 """Number of IDs per look-up."""
 _BUNDLE_ID = "0123456789abcdef" * 2
 _POOL = 65_536
-_ZIPF_EXPONENT = 1.1
 _REQUESTS = 250
 _TURN = 25
 _ROUNDS = 9
 _CHUNK = 5_000
 
 
-class RowsFigures(NamedTuple):
-    """Ratios are medians over turns of one run, with 200 IDs per look-up.
+def row_lookup_figures(
+    folder: Path, progress: Callable[[str], None], items: int = 10_000_000, few: int = 100_000
+) -> dict[str, float]:
+    """Write a large and a small file if `folder` lacks them (3 GB and a minute for ten million), and measure look-ups
+    of 200 IDs; ratios are medians over turns of one run.
 
     `lookup_ratio`: time of an MGET over loopback, without decoding its values, ÷ time of a look-up in the small file.
-    `lookup_ratio_10m`: the large file's time ÷ the small one's, with IDs drawn by Zipf's law; `_uniform`: with all IDs
-    equally likely. `start_s_10m`: from opening the large file to its first rows, after dropping it from the page cache.
-    `index_bytes_per_item`: slots and checksums. `resident_mb`: growth of the process's memory for `touched_ids` IDs of
-    the large file, which has `file_mb` in all.
-    """
-
-    lookup_ratio: float
-    start_s_10m: float
-    lookup_ratio_10m: float
-    lookup_ratio_10m_uniform: float
-    index_bytes_per_item: float
-    resident_mb: float
-    touched_ids: float
-    file_mb: float
-    items: float
-    lookup_us: float
-    mget_us: float
-
-
-def row_lookup_figures(
-    folder: Path, redis_url: str, heard: Callable[[str], None], items: int = 10_000_000, few: int = 100_000
-) -> RowsFigures:
-    """Write the two files if `folder` lacks them (3 GB and a minute for ten million), and measure.
-
-    The small file's rows are copied to the server at `redis_url`, and removed afterwards. Raises BundleError or
-    RedisError.
+    `lookup_ratio_10m`: the large file's time ÷ the small one's, with IDs drawn by Zipf's law. `start_s_10m`: from
+    opening the large file to its first rows, after dropping it from the page cache. `index_bytes_per_item`: slots and
+    checksums. `resident_mb`: growth of the process's memory for `touched_ids` IDs of the large file, which has
+    `file_mb` in all.
     """
     codec = RowCodec(_schema(), "item", _BUNDLE_ID)
     large, small = (folder / f"items-{count}.rows" for count in (items, few))
     for path, count in ((small, few), (large, items)):
         if not path.exists():
-            heard(f"writing {count:,} rows")
+            progress(f"writing {count:,} rows")
             _write(path, codec, count)
-    with Redis.from_url(redis_url) as redis:
-        heard(f"copying {few:,} rows into Redis")
-        keys = _fill(redis, RowFile(small, codec, _BUNDLE_ID))
-        try:
-            heard("looking up")
-            found = _in_fresh_process(large, small, redis_url)
-        finally:
-            for start in range(0, len(keys), _CHUNK):
-                redis.unlink(*keys[start : start + _CHUNK])
+    with redis_server() as url:
+        progress(f"copying {few:,} rows into Redis")
+        _fill(url, RowFile(small, codec, _BUNDLE_ID))
+        progress("looking up")
+        found = _in_fresh_process(large, small, url)
     opened = OpenFile(large)
     header, _ = read_header(opened)
     index = header.slots.size + header.checksums.size
-    return RowsFigures(
-        **found, index_bytes_per_item=round(index / items, 2), file_mb=round(opened.size / 2**20, 1), items=items
-    )
+    return found | {"index_bytes_per_item": round(index / items, 2), "file_mb": round(opened.size / 2**20, 1)}
 
 
 class Ids(Sequence[str]):
@@ -109,9 +83,11 @@ class Ids(Sequence[str]):
     def __getitem__(self, place: slice) -> list[str]: ...
 
     def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return [f"item-{number:08d}" for number in range(*place.indices(self._count))]
-        return f"item-{place:08d}"
+        return list(map(_id, range(self._count)[place])) if isinstance(place, slice) else _id(place)
+
+
+def _id(number: int) -> str:
+    return f"item-{number:08d}"
 
 
 def _schema() -> FeatureSchema:
@@ -149,20 +125,18 @@ def _write(path: Path, codec: RowCodec, count: int) -> None:
     write_row_file(path, codec, _BUNDLE_ID, Ids(count), some, [])
 
 
-def _fill(redis: Redis, file: RowFile) -> list[str]:
-    """Copy the rows to Redis, and return their keys."""
-    prefix, keys = key_prefix(_BUNDLE_ID, "item"), []
-    for start in range(0, file.count, _CHUNK):
-        rows = {prefix + item_id: row for item_id, row in file.scan(start, start + _CHUNK)}
-        redis.mset(rows)
-        keys += list(rows)
-    return keys
+def _fill(url: str, file: RowFile) -> None:
+    """Copy the rows to Redis."""
+    prefix = key_prefix(_BUNDLE_ID, "item")
+    with Redis.from_url(url) as redis:
+        for start in range(0, file.count, _CHUNK):
+            redis.mset({prefix + item_id: row for item_id, row in file.scan(start, start + _CHUNK)})
 
 
 def _in_fresh_process(large: Path, small: Path, redis_url: str) -> dict[str, float]:
     ended = subprocess.run(
-        [sys.executable, "-m", "lab.benchmark.row_lookup", str(large), str(small)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MSD_REDIS_URL": redis_url},
+        [sys.executable, "-m", "lab.bench.row_lookup", str(large), str(small), redis_url],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,
@@ -173,16 +147,15 @@ def _in_fresh_process(large: Path, small: Path, redis_url: str) -> dict[str, flo
 
 def _look_up(large_path: Path, small_path: Path, redis_url: str) -> dict[str, float]:
     codec = RowCodec(_schema(), "item", _BUNDLE_ID)
-    counts = [read_header(OpenFile(path))[0].count for path in (large_path, small_path)]
-    drawn = [draw(count) for draw in (_zipf, _uniform) for count in counts]
+    of_large, of_small = (_zipf(read_header(OpenFile(path))[0].count) for path in (large_path, small_path))
     _forget_cached(large_path)
     before, started = _resident_mb(), time.perf_counter()
     large = RowFile(large_path, codec, _BUNDLE_ID)
-    first = large.get(drawn[0][0])
+    first = large.get(of_large[0])
     start_s = time.perf_counter() - started
     if not first.found.all():
         raise BundleError(f"{large_path}: a written ID is not found")
-    for ids in drawn[0]:
+    for ids in of_large:
         large.get(ids)
     resident_mb = _resident_mb() - before
     small = RowFile(small_path, codec, _BUNDLE_ID)
@@ -192,55 +165,35 @@ def _look_up(large_path: Path, small_path: Path, redis_url: str) -> dict[str, fl
         def mget(ids: list[str]) -> object:
             return redis.mget([prefix + item_id for item_id in ids])
 
-        asked = [
-            (large.get, drawn[0]),
-            (small.get, drawn[1]),
-            (large.get, drawn[2]),
-            (small.get, drawn[3]),
-            (mget, drawn[1]),
-        ]
-        for get, requests in asked:
-            _each(get, requests)
+        timed = [(large.get, of_large), (small.get, of_small), (mget, of_small)]
+        for get, requests in timed:
+            _each_us(get, requests)
         # Short turns, so that other load on the machine disturbs neighbours alike.
         turns = [slice(start, start + _TURN) for _ in range(_ROUNDS) for start in range(0, _REQUESTS, _TURN)]
-        rounds = [[_each(get, requests[turn]) for get, requests in asked] for turn in turns]
-    zipf_large, zipf_small, uniform_large, uniform_small, mgets = zip(*rounds, strict=True)
+        times = np.array([[_each_us(get, requests[turn]) for get, requests in timed] for turn in turns])
+    in_large, in_small, by_mget = times.T
     return {
-        "lookup_ratio": round(_ratio(mgets, zipf_small), 2),
+        "lookup_ratio": round(float(np.median(by_mget / in_small)), 2),
         "start_s_10m": round(start_s, 3),
-        "lookup_ratio_10m": round(_ratio(zipf_large, zipf_small), 2),
-        "lookup_ratio_10m_uniform": round(_ratio(uniform_large, uniform_small), 2),
+        "lookup_ratio_10m": round(float(np.median(in_large / in_small)), 2),
         "resident_mb": round(resident_mb, 1),
-        "touched_ids": len({item_id for ids in drawn[0] for item_id in ids}),
-        "lookup_us": round(median(zipf_small), 1),
-        "mget_us": round(median(mgets), 1),
+        "touched_ids": len({item_id for ids in of_large for item_id in ids}),
+        "lookup_us": round(float(np.median(in_small)), 1),
+        "mget_us": round(float(np.median(by_mget)), 1),
     }
 
 
-def _each(get: Callable[[list[str]], object], requests: list[list[str]]) -> float:
-    """Return the microseconds per request."""
+def _each_us(get: Callable[[list[str]], object], requests: list[list[str]]) -> float:
     started = time.perf_counter()
     for ids in requests:
         get(ids)
     return 1e6 * (time.perf_counter() - started) / len(requests)
 
 
-def _ratio(ones: Sequence[float], others: Sequence[float]) -> float:
-    return median(one / other for one, other in zip(ones, others, strict=True))
-
-
 def _zipf(count: int) -> list[list[str]]:
-    """Return requests for IDs, the k-th with a weight of 1 / k^1.1. Rows are placed by hash, so they lie all over the
-    file."""
-    rng = np.random.default_rng(count)
-    heights = np.cumsum(np.arange(1, count + 1) ** -_ZIPF_EXPONENT)
-    ranks = np.searchsorted(heights, rng.random((_REQUESTS, IDS)) * heights[-1])
-    return [[f"item-{rank:08d}" for rank in row] for row in ranks.tolist()]
-
-
-def _uniform(count: int) -> list[list[str]]:
-    some = random.Random(count)
-    return [[f"item-{some.randrange(count):08d}" for _ in range(IDS)] for _ in range(_REQUESTS)]
+    """Return requests for IDs by Zipf's law. Rows are placed by hash, so they lie all over the file."""
+    ranks = np.random.default_rng(count).choice(count, (_REQUESTS, IDS), p=zipf(count))
+    return [[_id(rank) for rank in row] for row in ranks.tolist()]
 
 
 def _forget_cached(path: Path) -> None:
@@ -258,5 +211,4 @@ def _resident_mb() -> float:
 
 
 if __name__ == "__main__":
-    found = _look_up(Path(sys.argv[1]), Path(sys.argv[2]), os.environ["MSD_REDIS_URL"])
-    sys.stdout.write(json.dumps(found))
+    sys.stdout.write(json.dumps(_look_up(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])))
