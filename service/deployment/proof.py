@@ -12,8 +12,7 @@ from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, golden_tensors, read_goldens, repeated
-from msd.contract.merge import candidates_of
-from service.runtimes.choice import Together, expected_candidates
+from service.runtimes.choice import expected_candidates
 from service.runtimes.runtime import Runtime, Scores
 from service.scoring.model import Model
 
@@ -87,7 +86,9 @@ def prove(model: Model, max_candidates: int, pace: Pace) -> None:
     if count := expected_candidates(model.bundle, max_candidates):
         # A runtime may have a graph for this number.
         found: list[Scores] = []
-        for tensors, rows in zip(asked, candidates_of(schema, asked), strict=True):
+        item = next(spec.name for spec in schema.tensors if spec.side == "item")
+        for tensors in asked:
+            rows = len(tensors[item])
             scores = run(model.runner.runtime, repeated(schema, tensors, max(rows, count)))
             found.append({head: column[:rows] for head, column in scores.items()})
         _check(goldens, found, tolerance, f"{count} candidates")
@@ -95,9 +96,6 @@ def prove(model: Model, max_candidates: int, pace: Pace) -> None:
         assert manifest.lean is not None, "a lean graph has a record"
         expected = [golden.expects_of_lean() for golden in goldens]
         reproduce(model.lean.runner.runtime, expected, manifest.lean.tolerance, "the lean graph")
-    if model.runner.together:
-        found = _scores_together(model, model.runner.together, asked, pace)
-        _check(goldens, found, tolerance, "requests together")
 
 
 def _goldens(model: Model, pace: Pace) -> tuple[list[Golden], list[Tensors]]:
@@ -110,17 +108,6 @@ def _goldens(model: Model, pace: Pace) -> tuple[list[Golden], list[Tensors]]:
     if not goldens:
         raise BundleError(f"{path}: holds no goldens to verify the model with")
     return goldens, asked
-
-
-def _scores_together(model: Model, together: Together, asked: Sequence[Tensors], pace: Pace) -> list[Scores]:
-    for size in together.warm_up_sizes():
-        together.run([repeated(model.schema, asked[0], size)])
-        pace.pause()
-    found: list[Scores] = []
-    for start in range(0, len(asked), together.most):
-        found += together.run(asked[start : start + together.most])
-        pace.pause()
-    return found
 
 
 def _check(goldens: Sequence[Golden], found: Sequence[Scores], tolerance: float, how: str) -> None:

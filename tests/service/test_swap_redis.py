@@ -115,7 +115,7 @@ def test_an_experiment_over_rows_in_redis(
     url = redis_server.connection_url
     done = publish(other_bundle.folder, url, quiet, beside=True)
     assert (done.previous, done.removed_keys) == (None, 0)
-    wait_until(lambda: running.metric("msd_lineup_generation") > 1)
+    wait_until(lambda: running.metric('msd_swaps_total{result="done"}') > 0)
     # Another publication leaves them there.
     publish(bundle.folder, url, quiet)
     request = {**golden_requests()[4], "top_k": None}

@@ -1,5 +1,5 @@
 """Script of the image's build: it removes files from an environment that come with its packages and that a service
-never loads. Knows the packages' files; `python -m image` proves that the rest is enough."""
+never loads. Knows the packages' files; `python -m lab.image` proves that the rest is enough."""
 
 import shutil
 import subprocess
@@ -53,6 +53,7 @@ DEBUGGABLE = (
     "cryptography/hazmat/bindings/*.so",
     "httptools/**/*.so",
     "lmdb/*.so",
+    "obstore/*.so",
 )
 
 
