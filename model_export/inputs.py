@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_export.merged import merged_graph
-from model_export.ranker import heads_of, ranker_graph, torch_scores
+from model_export.ranker import heads_of, merged_graph, ranker_graph, torch_scores
 from model_export.recipe import LeanRecipe, Recipe
 from msd.contract.bundle import HOW_SURE
 from msd.contract.errors import MsdError

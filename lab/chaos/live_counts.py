@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from lab.chaos.bare_bundle import bare_bundle
 from lab.chaos.live_replay import LiveScores, replay_moments
 from lab.chaos.replayed_period import Floats, Period, offline_scores, period_of
 from lab.chaos.scenario import Check, Figure, Scenario, ScenarioResult
 from lab.chaos.timeline import ScenarioTimeline
 from lab.chaos.trained import TrainedFolders, trained
-from model_export.bare_bundle import bare_bundle
 from msd.bootstrap import interval, resample_metrics
 from msd.metrics import roc_auc
 
