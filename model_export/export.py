@@ -22,7 +22,6 @@ from model_export.lean import lean_part
 from model_export.parity import BundleRows, Expected, Parity, check_parity, serving_requests
 from model_export.precision.choice import RequestedPrecision, choose
 from model_export.precision.evidence import Evidence
-from model_export.ranker import checked_merged_graph, prove_merged
 from model_export.recipe import Recipe
 from model_export.rows import write_rows
 from model_export.uncertainty import measure_uncertainty
@@ -31,7 +30,6 @@ from msd.contract.bundle import (
     GOLDENS,
     ITEM_WORDS,
     LEAN_RANKER,
-    MERGED_RANKER,
     RANKER,
     USER_WORDS,
     Bundle,
@@ -72,7 +70,6 @@ class _Options(NamedTuple):
     requests: int
     precision: RequestedPrecision
     candidates: int
-    merged: bool
     uncertainty: bool
 
 
@@ -85,24 +82,22 @@ def export_bundle(
     precision: RequestedPrecision = "fp32",
     candidates: int = 200,
     explain: Path | None = None,
-    merged: bool = False,
     uncertainty: bool = False,
 ) -> bool:
     """Write the bundle `out`; return False if all outputs exist already.
 
     Also write the proved requests to `replay`, and to `explain` what the pass did to each node of the graph. `progress`
     gets the current step and the number of rows done. `candidates`: expected number per request, for timing graphs and
-    precisions. `merged`: add a graph that scores several requests in one run. `uncertainty`: add the uncertainty of
-    scores.
+    precisions. `uncertainty`: add the uncertainty of scores.
     """
     start = time.perf_counter()
-    further = [name for name, is_asked in {"merged": merged, "uncertainty": uncertainty}.items() if is_asked]
+    further = ["uncertainty"] if uncertainty else []
     run = fingerprint_of(_FORMAT, made.fingerprint, requests, precision, candidates, *further)
     written = explain is None or explain.is_file()
     if written and is_done(out, run) and (replay is None or _is_replay_of(replay, open_bundle(out, rows=False))):
         return False
     with new_bundle(out) as folder:
-        parity, fast = _fill(folder, made, _Options(requests, precision, candidates, merged, uncertainty), progress)
+        parity, fast = _fill(folder, made, _Options(requests, precision, candidates, uncertainty), progress)
         if replay:
             write_text_atomic(replay, _replay_lines(parity))
         if explain:
@@ -124,7 +119,6 @@ def _fill(folder: Path, made: Recipe, options: _Options, progress: Progress) -> 
     progress("Factorising the graph", 0)
     fast = fastest_graph(graph, made.schema, options.candidates, evidence.request)
     chosen = choose(fast.graph, made.heads, options.precision, options.candidates, evidence, progress)
-    together = checked_merged_graph(made, chosen.record.chosen) if options.merged else None
     progress("Judging the encoder", 0)
     encoder = _settle_encoder(made, folder, options.precision, evidence, chosen.run)
     if encoder:
@@ -144,10 +138,6 @@ def _fill(folder: Path, made: Recipe, options: _Options, progress: Progress) -> 
         fast.graph,
         None if chosen.record.chosen == "fp32" else chosen.run,
     )
-    if together:
-        progress("Proving requests together", 0)
-        prove_merged(together, made.heads, BundleRows(Bundle(folder, draft)), parity.goldens, TOLERANCE)
-        write_bytes_atomic(folder / MERGED_RANKER, together)
     lean = None
     if made.lean:
         rows, wide = BundleRows(Bundle(folder, draft)), parity.goldens

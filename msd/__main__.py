@@ -11,7 +11,7 @@ from rich.text import Text
 
 from msd.commands import LAB, find, load
 from msd.contract.errors import MsdError
-from msd.memory import keep_freed_memory
+from msd.process import keep_freed_memory
 
 # Commands that allocate the same large tensors again and again.
 _TENSOR_COMMANDS = ("distill", "train", "lean", "evaluate", "export", "quickstart")

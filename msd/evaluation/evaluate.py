@@ -25,8 +25,7 @@ from msd.metrics import Labels, Probabilities, Weights, calibration, measure, me
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import compare_calibrations
 from msd.ranker.features import Features, build_features
-from msd.student.untaught import untaught_items
-from msd.student.vectors import LevelVectors, StudentVectors
+from msd.student.vectors import LevelVectors, StudentVectors, untaught_items
 from msd.training.folder import ModelFolderError, RankerRecord, load_ranker, student_of, vectors_of
 from msd.training.train import predict, predict_conversions, predict_logits
 

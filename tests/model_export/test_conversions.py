@@ -21,11 +21,9 @@ from model_export.parity import BundleRows
 from model_export.precision import choice
 from model_export.precision.choice import choose
 from model_export.precision.evidence import Evidence
-from model_export.ranker import merged_graph
 from msd.__main__ import main
 from msd.contract.bundle import GOLDENS, Bundle, Manifest, open_bundle
 from msd.contract.golden import read_goldens
-from msd.contract.merge import merge
 from msd.contract.precision import PrecisionRecord, Tried
 from msd.contract.pricing import PRICED
 from msd.dataset.split import Part
@@ -75,7 +73,7 @@ def inputs(model: tuple[Path, Path]) -> ExportInputs:
 def bundle(inputs: ExportInputs, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The model's bundle."""
     out = tmp_path_factory.mktemp("exported") / "bundle"
-    assert export_bundle(inputs.recipe(), out, None, 12, quiet, merged=True)
+    assert export_bundle(inputs.recipe(), out, None, 12, quiet)
     return open_bundle(out)
 
 
@@ -245,14 +243,3 @@ def test_rejects_formula_without_head(plain: Exported, pricing: dict[str, list[s
     with pytest.raises(ValueError, match="pricing") as failed:
         Manifest.model_validate(document)
     assert words in str(failed.value)
-
-
-def test_merged_graph_has_both_heads(model: tuple[Path, Path]) -> None:
-    trained = load_inputs(model[0], None, None, model[1], None).trained
-    tensors = {
-        spec.name: np.zeros((2 if spec.side == "item" else 1, *spec.shape), spec.dtype)
-        for spec in trained.schema.tensors
-    }
-    run = open_run(merged_graph(trained), "fp32", ("pctr", "pcvr"))
-
-    assert run(merge(trained.schema, [tensors, tensors])).shape == (2, 4)

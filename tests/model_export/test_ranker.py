@@ -1,9 +1,6 @@
-"""ranker.onnx scores as torch does, with the user once and any number of candidates; the merged graph scores several
-requests as alone.
-"""
+"""ranker.onnx scores as torch does, with the user once and any number of candidates."""
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +10,16 @@ import pytest
 import torch
 
 from model_export.errors import ExportError
-from model_export.export import TOLERANCE, export_bundle
-from model_export.inputs import load_inputs
+from model_export.export import TOLERANCE
 from model_export.parity import BundleRows, Expected, check_parity, serving_requests
-from model_export.ranker import HEADS, checked_merged_graph, merged_graph, prove_merged, ranker_graph, torch_scores
+from model_export.ranker import HEADS, ranker_graph, torch_scores
 from msd.contract.assemble import Tensors
-from msd.contract.bundle import GOLDENS, MERGED_RANKER, RANKER, open_bundle
-from msd.contract.golden import Golden, golden_tensors, read_goldens
+from msd.contract.bundle import GOLDENS, RANKER
+from msd.contract.golden import golden_tensors, read_goldens
 from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import Curve
-from tests.model_export.conftest import Exported, Run, quiet
+from tests.model_export.conftest import Exported, quiet
 
 BOTH = pytest.mark.parametrize("name", ["exported", "plain"])
 
@@ -147,57 +143,3 @@ def test_parity_rejects_other_weights(exported: Exported, by: float, message: st
 
 def _by_torch(trained: TrainedRanker) -> Expected:
     return Expected(lambda tensors: torch_scores(trained, tensors), "torch")
-
-
-def _goldens(exported: Exported) -> list[Golden]:
-    return list(read_goldens(exported.bundle.path(GOLDENS)))
-
-
-@BOTH
-def test_merged_requests_score_as_alone(name: str, request: pytest.FixtureRequest) -> None:
-    exported: Exported = request.getfixturevalue(name)
-    graph = merged_graph(exported.inputs.trained)
-    goldens = _goldens(exported)
-    assert 0 <= prove_merged(graph, ["pctr"], BundleRows(exported.bundle), goldens, TOLERANCE) <= TOLERANCE
-
-    by_name = {one.name: one for one in onnx.load_from_string(graph).graph.input}
-    assert by_name["request_of_candidate"].type.tensor_type.shape.dim[0].dim_param == "candidates"
-    assert all(one.type.tensor_type.shape.dim[0].dim_param for one in by_name.values())
-
-
-def test_merged_graph_of_mixed_users_is_rejected(exported: Exported) -> None:
-    model = onnx.load_from_string(merged_graph(exported.inputs.trained))
-    # All candidates get the first request's user.
-    name = "request_of_candidate"
-    for node in model.graph.node:
-        node.input[:] = ["nobodys" if one == name else one for one in node.input]
-    model.graph.node.insert(0, onnx.helper.make_node("Sub", [name, name], ["nobodys"]))
-    with pytest.raises(ExportError, match=r"ranker\.merged\.onnx: scores of requests that are run together differ"):
-        prove_merged(model.SerializeToString(), ["pctr"], BundleRows(exported.bundle), _goldens(exported), TOLERANCE)
-
-
-def test_bundle_has_merged_graph_on_request(run: Run, exported: Exported, tmp_path: Path) -> None:
-    inputs = load_inputs(run.dataset, run.knowledge, run.student, run.semantic, None)
-    assert export_bundle(inputs.recipe(), tmp_path / "bundle", None, 60, quiet, merged=True)
-    bundle = open_bundle(tmp_path / "bundle")
-
-    assert MERGED_RANKER in bundle.manifest.files
-    assert MERGED_RANKER not in exported.bundle.manifest.files
-    assert not export_bundle(inputs.recipe(), tmp_path / "bundle", None, 60, quiet, merged=True)
-    assert np.isfinite(
-        prove_merged(
-            bundle.path(MERGED_RANKER).read_bytes(),
-            ["pctr"],
-            BundleRows(bundle),
-            list(read_goldens(bundle.path(GOLDENS))),
-            TOLERANCE,
-        )
-    )
-
-
-def test_merged_graph_needs_own_ranker_in_fp32(exported: Exported) -> None:
-    recipe = exported.inputs.recipe()
-    with pytest.raises(ExportError, match="--merged is for GPUs, which run in fp32"):
-        checked_merged_graph(recipe, "int8")
-    with pytest.raises(ExportError, match="--merged is for MSD's own ranker"):
-        checked_merged_graph(replace(recipe, merged=None), "fp32")
