@@ -43,7 +43,7 @@ def swap(run: Run) -> None:
     bundles = run.folder / "bundles"
     sources = {f"b{number}": (run.bundle, run.other)[number % 2] for number in range(plan.swaps + 1)}
     good = [good_bundle(source, bundles / name, name) for name, source in sources.items()]
-    bad = bad_bundles(run.bundle, run.other, bundles)[: plan.swaps]
+    bad = bad_bundles(run.bundle, bundles)[: plan.swaps]
     # One graph may be twice as fast as the other: half of its capacity may be all of the other's.
     able, by_source = {False: list[float](), True: list[float]()}, {}
     for source in (run.bundle, run.other):
