@@ -11,8 +11,9 @@ import pytest
 
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
-from msd.evaluation.evaluate import evaluate_models
-from msd.evaluation.verdict import say
+from msd.evaluation.evaluate import EvaluatedRows, evaluate_models, judge_semantics
+from msd.evaluation.evaluation_report import say_verdict
+from msd.evaluation.scores import ModelScores
 from msd.metrics import measure
 from msd.training.folder import ModelFolderError, RankerRecord, save_ranker
 from msd.training.train import predict
@@ -130,7 +131,7 @@ def test_the_verdict_tells_the_command_that_gives_what_it_advises(
     verdict = results["verdict"]
     served = folders["semantic-0" if verdict["sure"] else "plain-0"]
     assert verdict["command"] == f"msd export {tiny.folder} {served} BUNDLE"
-    assert say(verdict).endswith(verdict["command"])
+    assert say_verdict(verdict).endswith(verdict["command"])
 
 
 def test_slices_have_metrics_or_say_why_not(results: dict[str, Any]) -> None:
@@ -177,3 +178,51 @@ def test_two_models_of_one_name_and_seed_are_refused_before_any_is_measured(
     models = {"first": [folders["plain-0"]], "second": [folders["semantic-0"], folders["plain-0"]]}
     with pytest.raises(ModelFolderError, match=r"semantic-0 and .*plain-0, both called 'second', .* same seed, 0"):
         evaluate_models(tiny, world.vectors, models, 0, RESAMPLES, progress)
+
+
+N = 600
+ROWS = EvaluatedRows((np.arange(N) % 3 == 0).astype(np.float64), np.ones(N), np.arange(N) % 30)
+
+
+def _scores(noise: float, seed: int, semantics: bool, name: str, network: str = "msd") -> ModelScores:
+    """Three seeds that know the labels as well as their noise allows."""
+    drawn = np.random.default_rng(seed).normal(0, noise, (3, N))
+    live = 1 / (1 + np.exp(-(ROWS.labels + drawn)))
+    return ModelScores(name, (0, 1, 2), live, {}, live, (network, semantics))
+
+
+def _judge(*measured: ModelScores) -> dict[str, Any] | None:
+    return judge_semantics(measured, ROWS, 200, 0)
+
+
+@pytest.mark.parametrize(
+    ("noise", "sure", "start"),
+    [
+        ((0.5, 3.0), True, "semantics: sure gain of +"),
+        ((1.0, 1.0), False, "semantics: no sure gain, "),
+        ((3.0, 0.5), False, "semantics: sure loss, -"),
+    ],
+)
+def test_the_interval_decides(noise: tuple[float, float], sure: bool, start: str) -> None:
+    verdict = _judge(_scores(noise[1], 2, False, "plain"), _scores(noise[0], 1, True, "ours"))
+    assert verdict is not None
+    assert (verdict["sure"], verdict["model"], verdict["minus"]) == (sure, "ours", "plain")
+    sentence = say_verdict(verdict)
+    assert sentence.startswith(start)
+    assert sentence.endswith("serve ours" if sure else "serve plain")
+    assert "95 % over users and seeds" in sentence
+
+
+def test_other_networks_and_models_of_one_kind_are_no_pair() -> None:
+    ours = _scores(1.0, 1, True, "ours")
+    assert _judge(ours, _scores(1.0, 2, False, "din", "din")) is None
+    assert _judge(ours) is None
+    assert _judge() is None
+
+
+def test_models_of_other_seeds_are_compared_over_users_alone() -> None:
+    plain = _scores(3.0, 2, False, "plain")
+    verdict = _judge(_scores(0.5, 1, True, "ours"), plain._replace(seeds=(0,), live=plain.live[:1]))
+    assert verdict is not None
+    assert verdict["unit"] == "users"
+    assert verdict["sure"]

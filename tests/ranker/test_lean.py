@@ -35,7 +35,7 @@ def save(world: World, folder: Path) -> Path:
 
 def train(world: World, folder: Path) -> RankerRecord:
     """The lean ranker of a folder's, for an epoch."""
-    return train_lean(folder, world.dataset, world.vectors, SHORT, lambda name: nullcontext(quiet))
+    return train_lean(folder, world.dataset, world.vectors, SHORT, nullcontext(quiet))
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +66,6 @@ def test_it_is_trained_once(world: World, model: Path) -> None:
     assert record == load_ranker(model / LEAN_FOLDER)[1]
     names = [one.name for one in (model / LEAN_FOLDER).iterdir()]
     assert sorted(names) == sorted([RECORD_FILE, WEIGHTS_FILE, STEP_FILE])
-
-
-def test_its_labels_are_distilled_only_if_that_is_surely_better(model: Path) -> None:
-    choice = load_ranker(model / LEAN_FOLDER)[1].choice
-    if choice is not None:  # with users enough to choose by
-        assert choice.networks.whole == "labels"
-        assert set(choice.networks.tried) == {"labels", "distilled"}
 
 
 def test_beside_another_model_it_is_refused(world: World, model: Path, tmp_path: Path) -> None:
