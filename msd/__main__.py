@@ -56,7 +56,7 @@ COMMANDS = {
     "replay": _Command("operations.replay.recorded", "cpu", "Score recorded or logged requests again and compare."),
     "join": _Command("msd.feedback.join_command", "train", "Make training data from a request log, or compare arms."),
     "recalibrate": _Command(
-        "msd.feedback.recalibrate_command", "train", "Correct the calibration of served models by what was clicked."
+        "msd.feedback.recalibrate", "train", "Correct the calibration of served models by what was clicked."
     ),
     "bench": _Command("loadtest.running_command", "load", "Measure the latency of a running service."),
     "load": _Command(

@@ -4,8 +4,8 @@ import numpy as np
 
 from msd.contract.encode import MISSING_INDEX, UNKNOWN_INDEX
 from msd.dataset.load import Dataset
-from msd.ranker.entities import encode_entities
 from msd.ranker.schema_fit import fit_schema
+from msd.ranker.timeline import encode_entities
 from tests.ranker.made import Columns, dataset_of
 
 ROWS = [("u", "known" if n % 2 else "shown", 100 * n, n % 2) for n in range(10)]

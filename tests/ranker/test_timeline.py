@@ -13,8 +13,7 @@ from msd.contract.assemble import Counts
 from msd.contract.schema import Categorical, FeatureSchema, Sequence, State
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
-from msd.ranker.entities import encode_entities
-from msd.ranker.timeline import Timeline, walk_events
+from msd.ranker.timeline import Timeline, encode_entities, walk_events
 from tests.ranker.made import dataset_of
 
 HALF_LIFE_S = 40.0
