@@ -15,25 +15,11 @@ from msd.evaluation.evaluate import EvaluatedRows, evaluate_models, judge_semant
 from msd.evaluation.evaluation_report import say_verdict
 from msd.evaluation.scores import ModelScores
 from msd.metrics import measure
-from msd.training.folder import ModelFolderError, RankerRecord, save_ranker
+from msd.training.folder import ModelFolderError
 from msd.training.train import predict
-from tests.ranker.made import SMALL, World
+from tests.ranker.made import World, save_world
 
 RESAMPLES = 200
-
-
-def _save(folder: Path, world: World, seed: int) -> Path:
-    record = RankerRecord(
-        feature_schema=world.schema,
-        config=SMALL,
-        training={"seed": seed},
-        curve=tuple(world.curve),
-        vector_dim=world.features.item.vectors.shape[1],
-        dataset=world.dataset.fingerprint,
-        student=world.vectors.student,
-    )
-    save_ranker(folder, world.model, record)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +27,9 @@ def folders(world: World, plain_world: World, tmp_path_factory: pytest.TempPathF
     root = tmp_path_factory.mktemp("models")
     worlds = {"semantic": world, "plain": plain_world}
     return {
-        f"{name}-{seed}": _save(root / f"{name}-{seed}", of, seed) for name, of in worlds.items() for seed in (0, 1)
+        f"{name}-{seed}": save_world(root / f"{name}-{seed}", of, seed)
+        for name, of in worlds.items()
+        for seed in (0, 1)
     }
 
 
@@ -222,7 +210,7 @@ def test_other_networks_and_models_of_one_kind_are_no_pair() -> None:
 
 def test_models_of_other_seeds_are_compared_over_users_alone() -> None:
     plain = _scores(3.0, 2, False, "plain")
-    verdict = _judge(_scores(0.5, 1, True, "ours"), plain._replace(seeds=(0,), live=plain.live[:1]))
+    verdict = _judge(_scores(0.5, 1, True, "ours"), plain._replace(seeds=(0,), live=plain.test[:1]))
     assert verdict is not None
     assert verdict["unit"] == "users"
     assert verdict["sure"]

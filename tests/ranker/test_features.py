@@ -10,10 +10,13 @@ import torch
 from msd.contract.assemble import Counts, dense
 from msd.contract.encode import UNKNOWN_INDEX
 from msd.contract.rows import RowCodec, RowSide, has_semantic
+from msd.dataset.config import SplitConfig
+from msd.dataset.load import Dataset
 from msd.dataset.split import Part
-from msd.ranker.features import SideFeatures, build_features
+from msd.ranker.features import Features, SideFeatures, build_features
+from msd.ranker.schema_fit import fit_schema
 from msd.student.record import VECTOR_DIM
-from tests.ranker.made import World
+from tests.ranker.made import World, word_vectors
 
 SIDES: tuple[RowSide, ...] = ("user", "item")
 
@@ -101,3 +104,32 @@ def test_parts_pick_their_events_in_time_order(world: World) -> None:
     assert all((np.diff(rows) > 0).all() for rows in picked)
     both = features.of_part(Part.WINDOW, Part.TRAIN)
     assert set(both) == {*picked[Part.WINDOW], *picked[Part.TRAIN]}
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["vectors", "no vectors"])
+def features(tiny: Dataset, request: pytest.FixtureRequest) -> Features:
+    return build_features(tiny, fit_schema(tiny, semantics=request.param), word_vectors(tiny))
+
+
+def test_training_rows_stay_and_test_rows_see_more(tiny: Dataset, features: Features) -> None:
+    live = features.live()
+    training, test = features.of_part(Part.WINDOW, Part.TRAIN), features.of_part(Part.TEST)
+    for one, other in ((live.user, features.user), (live.item, features.item)):
+        assert torch.equal(one.dense[training], other.dense[training])
+        changed = (one.dense[test] != other.dense[test]).any(0)
+        # What is no count does not move: numbers before, and whether there is a vector after.
+        assert 0 < changed.sum() <= 4
+    assert torch.equal(live.history, features.history)
+    np.testing.assert_array_equal(live.parts, features.parts)
+
+
+def test_counts_are_those_of_a_dataset_that_trains_on_nearly_everything(tiny: Dataset, features: Features) -> None:
+    """Cuts so late that but one event a user is valid and one is test: what comes before counts."""
+    late = tiny.config.model_copy(update={"split": SplitConfig(profile_window=0.5, train=0.96, valid=0.98)})
+    dataset = replace(tiny, config=late)
+    expected = build_features(dataset, features.schema, word_vectors(tiny))
+    live = features.live()
+    same = np.intersect1d(expected.of_part(Part.TRAIN), features.of_part(Part.TEST))
+    assert len(same) > 50
+    assert torch.equal(live.user.dense[same], expected.user.dense[same])
+    assert torch.equal(live.item.dense[same], expected.item.dense[same])

@@ -8,25 +8,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from msd.dataset.split import Part
-from msd.student.record import VECTOR_DIM
-from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, save_ranker
+from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, load_ranker
 from msd.training.train import predict
-from tests.ranker.made import SMALL, World
+from tests.ranker.made import World, save_world
 
 
 @pytest.fixture
 def folder(world: World, tmp_path: Path) -> Path:
-    record = RankerRecord(
-        feature_schema=world.schema,
-        config=SMALL,
-        training={"seed": 0},
-        curve=tuple(world.curve),
-        vector_dim=VECTOR_DIM,
-        dataset=world.dataset.fingerprint,
-        student=world.vectors.student,
-    )
-    save_ranker(tmp_path / "model", world.model, record)
-    return tmp_path / "model"
+    return save_world(tmp_path / "model", world)
 
 
 def test_it_comes_back_with_its_calibration_and_record(world: World, folder: Path) -> None:

@@ -11,26 +11,10 @@ import torch
 from msd.dataset.split import Part
 from msd.ranker.networks import LeanRanker
 from msd.step import STEP_FILE
-from msd.student.record import VECTOR_DIM
 from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, save_ranker
 from msd.training.lean import LEAN_FOLDER, load_lean, train_lean
 from msd.training.train import predict
-from tests.ranker.made import SHORT, SMALL, Run, World, quiet
-
-
-def save(world: World, folder: Path) -> Path:
-    """The world's ranker as `msd train` leaves it."""
-    record = RankerRecord(
-        feature_schema=world.schema,
-        config=SMALL,
-        training={"seed": 0},
-        curve=tuple(world.curve),
-        vector_dim=VECTOR_DIM,
-        dataset=world.dataset.fingerprint,
-        student=world.vectors.student,
-    )
-    save_ranker(folder, world.model, record)
-    return folder
+from tests.ranker.made import SHORT, Run, World, quiet, save_world
 
 
 def train(world: World, folder: Path) -> RankerRecord:
@@ -41,7 +25,7 @@ def train(world: World, folder: Path) -> RankerRecord:
 @pytest.fixture(scope="module")
 def model(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with a lean one."""
-    folder = save(world, tmp_path_factory.mktemp("lean") / "model")
+    folder = save_world(tmp_path_factory.mktemp("lean") / "model", world)
     train(world, folder)
     return folder
 
@@ -96,7 +80,7 @@ def test_a_damaged_one_is_said_to_be(model: Path, tmp_path: Path, damage: object
 
 
 def test_without_one_there_is_none(world: World, tmp_path: Path) -> None:
-    assert load_lean(save(world, tmp_path / "model")) is None
+    assert load_lean(save_world(tmp_path / "model", world)) is None
 
 
 def test_the_command_trains_it_and_the_next_training_of_the_model_removes_it(
@@ -112,7 +96,7 @@ def test_the_command_trains_it_and_the_next_training_of_the_model_removes_it(
 
 
 def test_what_does_not_belong_together_is_refused(tiny_folder: Path, world: World, tmp_path: Path, run: Run) -> None:
-    model = save(world, tmp_path / "model")
+    model = save_world(tmp_path / "model", world)
     code, said = run("lean", tiny_folder, model)
     assert (code, "was trained with a student, so give its folder before that of the model" in said) == (2, True), said
     assert run("lean", tiny_folder, tmp_path, model, tmp_path)[0] == 2

@@ -4,18 +4,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
+from msd.bootstrap import _CELLS, compare, compare_by_seed, interval, resample_metrics, two_sided_p
+from msd.contract.state import EntityState, Event, StateRule, fold
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part
 from msd.evaluation.baselines import counts_baseline
 from msd.metrics import calibration, expected_calibration_error, measure, roc_auc
+from msd.ranker.calibrate import fit_platt
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
+from msd.student.vectors import no_vectors
 from tests.dataset.tiny import write_tiny_dataset
-from tests.ranker.made import word_vectors
+from tests.ranker.made import dataset_of, word_vectors
 
 LABELS = np.array([1.0, 0.0, 1.0, 0.0, 0.0, 1.0])
 SCORES = np.array([0.9, 0.2, 0.3, 0.6, 0.1, 0.8])
@@ -103,3 +108,171 @@ def test_auc_counts_pairs_and_a_tie_by_half(rows: list[tuple[bool, float]]) -> N
         assert type(found) is float  # what is compared with one of numpy's cannot be written as JSON
     else:
         assert np.isnan(roc_auc(labels, scores))
+
+
+RNG = np.random.default_rng(3)
+COUNTED_SCORES = RNG.random(60).round(1) * 0.9 + 0.05
+COUNTED_LABELS = (RNG.random(60) < COUNTED_SCORES).astype(np.float64)
+TIMES = RNG.integers(1, 9, 60)
+COUNTED_USERS = np.arange(60) // 6
+
+
+def repeated(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values, TIMES)
+
+
+def test_metrics_are_those_of_repeated_rows() -> None:
+    counted = measure(COUNTED_LABELS, COUNTED_SCORES, COUNTED_USERS, TIMES.astype(np.float64))
+    single = measure(repeated(COUNTED_LABELS), repeated(COUNTED_SCORES), repeated(COUNTED_USERS))
+    # Bins hold equal numbers of rows, so that they differ.
+    assert {**counted, "ece": 0} == pytest.approx({**single, "ece": 0})
+    curve = calibration(COUNTED_LABELS, COUNTED_SCORES, TIMES.astype(np.float64))
+    assert sum(one.impressions for one in curve) == TIMES.sum()
+    assert counted["ece"] == expected_calibration_error(curve)
+
+
+def test_platt_is_that_of_repeated_rows() -> None:
+    logits = np.log(COUNTED_SCORES / (1 - COUNTED_SCORES))
+    counted = fit_platt(logits, COUNTED_LABELS, TIMES.astype(np.float64))
+    assert counted == pytest.approx(fit_platt(repeated(logits), repeated(COUNTED_LABELS)), rel=1e-3)
+
+
+def test_resamples_of_users_are_those_of_repeated_rows() -> None:
+    counted = resample_metrics(COUNTED_LABELS, COUNTED_SCORES[None], COUNTED_USERS, 50, 0, TIMES.astype(np.float64))
+    single = resample_metrics(repeated(COUNTED_LABELS), repeated(COUNTED_SCORES)[None], repeated(COUNTED_USERS), 50, 0)
+    np.testing.assert_allclose(counted.auc, single.auc)
+    np.testing.assert_allclose(counted.logloss, single.logloss)
+
+
+def test_an_event_of_many_folds_to_many_impressions_and_one_like() -> None:
+    state = fold(StateRule(100.0, 5), EntityState(), Event(7.0, True, "a", times=3.0))
+    assert state == EntityState(3.0, 3.0, 7.0, ((7.0, "a"),))
+
+
+def test_prior_counts_and_loss_weigh_impressions() -> None:
+    rows = [("u", item, at, label) for at, item in enumerate("abcdefghij") for label in (0, 1)]
+    shown = [90.0, 10.0] * 10
+    dataset = dataset_of(
+        rows, events={"impressions": shown}, items={"item_id": list("abcdefghij"), "title": ["t"] * 10}
+    )
+    schema = fit_schema(dataset, semantics=False)
+    state = schema.state("user")
+    assert state is not None
+    assert state.prior == pytest.approx(0.1)
+    features = build_features(dataset, schema, no_vectors())
+    assert features.timeline.live_user_counts.impressions[-1] == pytest.approx(900, rel=1e-3)
+    assert features.timeline.live_user_counts.clicks[-1] == pytest.approx(90, rel=1e-3)
+    # The loss of a constant is least at the click rate of impressions.
+    events = np.arange(20)
+    losses = [features.loss_of(torch.full((20,), float(np.log(p / (1 - p)))), events) for p in (0.05, 0.1, 0.2)]
+    assert min(losses) == losses[1]
+
+
+def _drawn(groups: np.ndarray, resamples: int, seed: int) -> list[np.ndarray]:
+    """The rows of each resample, one by one, as often as their group was drawn."""
+    rng = np.random.default_rng(seed)
+    held = [np.flatnonzero(groups == one) for one in np.unique(groups)]
+    return [np.concatenate([held[one] for one in rng.integers(0, len(held), len(held))]) for _ in range(resamples)]
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    users=st.integers(2, 12),
+    digits=st.sampled_from([0, 1, 9]),
+)
+def test_weights_measure_what_repeated_rows_do(seed: int, users: int, digits: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, users, 40)
+    labels = (rng.random(40) < 0.4).astype(np.float64)
+    probabilities = np.round(rng.random((2, 40)), digits)
+    found = resample_metrics(labels, probabilities, groups, 6, seed)
+    for number, rows in enumerate(_drawn(groups, 6, seed)):
+        for model in range(2):
+            clipped = np.clip(probabilities[model, rows], 1e-7, 1 - 1e-7)
+            assert found.logloss[model, number] == pytest.approx(log_loss(labels[rows], clipped, labels=[0, 1]))
+            if 0 < labels[rows].sum() < len(rows):
+                expected = roc_auc_score(labels[rows], probabilities[model, rows])
+                assert found.auc[model, number] == pytest.approx(expected)
+            else:
+                assert np.isnan(found.auc[model, number])
+
+
+def test_many_rows_come_in_chunks_and_a_seed_fixes_them() -> None:
+    rng = np.random.default_rng(0)
+    n = 8_000
+    assert n * 150 > 2 * _CELLS
+    labels, groups = (rng.random(n) < 0.3).astype(np.float64), rng.integers(0, 500, n)
+    probabilities = np.clip(0.3 + 0.1 * labels + 0.2 * rng.standard_normal((2, n)), 0.01, 0.99)
+    found = resample_metrics(labels, probabilities, groups, 150, seed=1)
+    assert found.auc.shape == found.logloss.shape == (2, 150)
+    again = resample_metrics(labels, probabilities[1:], groups, 150, seed=1)
+    assert np.array_equal(again.auc[0], found.auc[1])
+    assert not np.array_equal(resample_metrics(labels, probabilities, groups, 150, seed=2).auc, found.auc)
+    for model in range(2):
+        low, high = np.quantile(found.auc[model], [0.025, 0.975])
+        assert low < roc_auc_score(labels, probabilities[model]) < high
+
+
+def test_the_interval_holds_the_spread_that_fresh_samples_have() -> None:
+    rng = np.random.default_rng(3)
+
+    def sample() -> tuple[np.ndarray, np.ndarray]:
+        labels = (rng.random(800) < 0.5).astype(np.float64)
+        return labels, 1 / (1 + np.exp(-(labels + rng.standard_normal(800))))
+
+    aucs = [roc_auc(*sample()) for _ in range(400)]
+    labels, probabilities = sample()
+    found = resample_metrics(labels, probabilities[None], np.arange(800), 400)
+    assert found.auc.std() == pytest.approx(np.std(aucs), rel=0.25)
+
+
+def test_users_whose_rows_agree_leave_less_certainty_than_rows_alone() -> None:
+    rng = np.random.default_rng(4)
+    users = np.repeat(np.arange(40), 50)
+    lean = rng.standard_normal(40)[users]
+    labels = (rng.random(2_000) < 1 / (1 + np.exp(-2 * lean))).astype(np.float64)
+    probabilities = (1 / (1 + np.exp(-rng.standard_normal(40)[users])))[None]
+    by_user = resample_metrics(labels, probabilities, users).auc.std()
+    assert by_user > 2 * resample_metrics(labels, probabilities, np.arange(2_000)).auc.std()
+
+
+def test_a_model_against_itself_differs_by_nothing() -> None:
+    sample = np.random.default_rng(0).random((1, 100))
+    assert compare(sample, sample) == {"ci95": (0.0, 0.0), "p": 1.0}
+
+
+def test_intervals_and_p_by_hand() -> None:
+    differences = np.arange(-1.0, 99.0)  # one below zero, one at it
+    assert interval(differences) == pytest.approx((1.475, 95.525))
+    assert two_sided_p(differences) == pytest.approx(2 * 3 / 101)
+    assert two_sided_p(-differences) == pytest.approx(2 * 3 / 101)
+    assert two_sided_p(np.ones(99)) == pytest.approx(2 / 100)
+
+
+def test_resamples_that_cannot_be_measured_are_left_out() -> None:
+    nothing = np.full(5, np.nan)
+    assert (interval(nothing), two_sided_p(nothing)) == (None, None)
+    assert interval(np.append(nothing, 1.0)) == (1.0, 1.0)
+    assert compare(nothing[None], np.ones((1, 5))) == {"ci95": None, "p": None}
+
+
+def test_a_single_user_has_no_interval() -> None:
+    labels, scores = np.array([0.0, 1, 0, 1]), np.array([[0.1, 0.4, 0.2, 0.9]])
+    drawn = resample_metrics(labels, scores, np.zeros(4, np.int64), 10)
+    assert compare(drawn.auc, drawn.auc) == {"ci95": None, "p": None}
+    assert interval(drawn.logloss[0]) is None
+
+
+def test_means_over_seeds_are_compared_even_if_there_are_not_as_many() -> None:
+    ours = np.array([[1.0, 2.0], [3.0, 4.0]])
+    assert compare(ours, np.array([[1.0, 2.0]]))["ci95"] == pytest.approx((1.0, 1.0))
+
+
+def test_seeds_that_disagree_widen_the_interval() -> None:
+    ours = np.array([[0.1], [0.3]]) + np.zeros((2, 1_000))
+    theirs = np.zeros((2, 1_000))
+    assert compare(ours, theirs)["ci95"] == pytest.approx((0.2, 0.2))
+    assert compare_by_seed(ours, theirs)["ci95"] == pytest.approx((0.1, 0.3))
+    # Seed 0 of one with seed 0 of the other: what both share falls out.
+    assert compare_by_seed(ours, ours - 0.05)["ci95"] == pytest.approx((0.05, 0.05))

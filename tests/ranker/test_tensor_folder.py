@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,7 +11,8 @@ from safetensors.torch import load_file
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker import tensor_folder
-from msd.ranker.features import build_features
+from msd.ranker.batch import TrainedRanker
+from msd.ranker.features import Features, build_features
 from msd.ranker.tensor_folder import (
     ADAPTORS_FILE,
     RECORD_FILE,
@@ -22,7 +24,7 @@ from msd.ranker.tensor_folder import (
     read_part,
     write_tensors,
 )
-from tests.ranker.made import Run, World, word_vectors, write_student
+from tests.ranker.made import Run, World, batch_logits, word_vectors, write_student
 
 Write = Callable[[bool], Path]
 
@@ -124,3 +126,31 @@ def test_the_command_leaves_other_things_alone(tiny_folder: Path, tmp_path: Path
     assert code == 2
     assert "holds other things than tensors" in said
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def _asked(model: TrainedRanker, features: Features, events: np.ndarray) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = model.eval().ranker(event_tensors(features, adapt_all(model.adaptors, features), events))
+    return logits
+
+
+@pytest.mark.parametrize("part", list(Part))
+def test_the_network_says_of_them_what_it_says_of_a_batch(world: World, part: Part) -> None:
+    events = world.features.of_part(part)[:60]
+    with torch.no_grad():
+        expected = batch_logits(world.model.eval(), world.features, events)
+    np.testing.assert_allclose(_asked(world.model, world.features, events), expected, atol=1e-5)
+
+
+def test_without_semantics_there_are_no_vectors_among_them(plain_world: World) -> None:
+    events = plain_world.features.of_part(Part.TEST)[:60]
+    assert not adapt_all(plain_world.model.adaptors, plain_world.features)
+    with torch.no_grad():
+        expected = batch_logits(plain_world.model.eval(), plain_world.features, events)
+    np.testing.assert_allclose(_asked(plain_world.model, plain_world.features, events), expected, atol=1e-5)
+
+
+def test_they_have_the_schemas_names_types_and_widths(world: World) -> None:
+    tensors = event_tensors(world.features, adapt_all(world.model.adaptors, world.features), np.arange(7))
+    found = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}
+    assert found == {spec.name: (f"torch.{spec.dtype}", (7, *spec.shape)) for spec in world.schema.tensors}
