@@ -39,7 +39,7 @@ def models(tiny_folder: Path, lora_models: Path, tmp_path_factory: pytest.TempPa
     return [lora_models / "untuned", plain]
 
 
-def test_training_leaves_a_model_and_no_work(models: list[Path]) -> None:
+def test_training_leaves_only_the_model(models: list[Path]) -> None:
     for folder, semantics in zip(models, (True, False), strict=True):
         model, record = load_ranker(folder)
         assert ("item" in model.adaptors) == semantics
@@ -47,7 +47,7 @@ def test_training_leaves_a_model_and_no_work(models: list[Path]) -> None:
         assert sorted(one.name for one in folder.iterdir()) == sorted([RECORD_FILE, WEIGHTS_FILE, "step.json"])
 
 
-def test_a_finished_training_is_skipped_until_an_option_changes(
+def test_finished_training_is_skipped_until_an_option_changes(
     tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
     out = tmp_path / "semantic"
@@ -59,7 +59,7 @@ def test_a_finished_training_is_skipped_until_an_option_changes(
     assert load_ranker(out)[1].training["seed"] == 1
 
 
-def test_a_damaged_model_is_trained_again(
+def test_damaged_model_is_trained_again(
     tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
     out = tmp_path / "semantic"
@@ -70,7 +70,7 @@ def test_a_damaged_model_is_trained_again(
     assert (out / WEIGHTS_FILE).read_bytes() == (models[0] / WEIGHTS_FILE).read_bytes()
 
 
-def test_evaluation_measures_every_model_and_the_baseline(
+def test_evaluation_measures_models_and_baseline_once(
     tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
     options = [*(part for model in models for part in ("--model", model)), "--resamples", "100"]
@@ -97,7 +97,7 @@ def test_evaluation_measures_every_model_and_the_baseline(
         assert (out / "report.html").read_text() == page
 
 
-def test_models_have_the_names_they_are_given(
+def test_models_have_their_given_names(
     tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -114,7 +114,7 @@ def test_models_have_the_names_they_are_given(
     assert results["resamples"] == 100
 
 
-def test_another_dataset_or_student_is_refused(
+def test_rejects_another_dataset_or_student(
     tiny: Dataset, tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
     other = write_tiny_dataset(tmp_path / "other", seed=1)
@@ -128,7 +128,7 @@ def test_another_dataset_or_student_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_without_semantics_no_student_is_needed_and_one_that_is_given_counts(
+def test_student_is_optional_without_semantics_but_recorded(
     tiny: Dataset, tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
     assert load_ranker(models[1])[1].student is None
@@ -144,16 +144,14 @@ def test_without_semantics_no_student_is_needed_and_one_that_is_given_counts(
 
 
 @pytest.mark.parametrize("folders", [("model",), ("student", "model", "one too many")])
-def test_too_few_or_too_many_folders_are_counted(
-    folders: tuple[str, ...], tiny_folder: Path, tmp_path: Path, run: Run
-) -> None:
+def test_rejects_wrong_number_of_folders(folders: tuple[str, ...], tiny_folder: Path, tmp_path: Path, run: Run) -> None:
     code, output = run("train", tiny_folder, *(tmp_path / name for name in folders))
     assert code == 2
     assert "expected 3 folders, DATASET STUDENT OUT, or with --no-semantics 2, DATASET OUT" in output
     assert f"got {len(folders) + 1}" in output
 
 
-def test_training_into_a_folder_of_other_things_is_refused(
+def test_rejects_output_folder_with_other_things(
     tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
     """It clears its folder: what lies in `student` there must not be the student that it was given."""
@@ -214,7 +212,7 @@ def test_missing_folders_are_named(tiny_folder: Path, student: Path, tmp_path: P
         assert "Traceback" not in output
 
 
-def test_the_folder_holds_the_student_and_the_record_says_what_tuning_gave(student: Path, lora_models: Path) -> None:
+def test_tuned_model_records_its_student_and_gain(student: Path, lora_models: Path) -> None:
     tuned, untuned = lora_models / "tuned", lora_models / "untuned"
     _, record = load_ranker(tuned)
     assert record.tuning is not None
@@ -231,7 +229,7 @@ def test_the_folder_holds_the_student_and_the_record_says_what_tuning_gave(stude
     assert not (untuned / STUDENT_FOLDER).exists()
 
 
-def test_the_models_own_student_makes_its_vectors(tiny: Dataset, student: Path, lora_models: Path) -> None:
+def test_tuned_student_makes_the_models_vectors(tiny: Dataset, student: Path, lora_models: Path) -> None:
     _, record = load_ranker(lora_models / "tuned")
     encoder = load_student(student_of(lora_models / "tuned", record, student))
     vectors = vectors_of(lora_models / "tuned", record, load_vectors(student))
@@ -242,7 +240,7 @@ def test_the_models_own_student_makes_its_vectors(tiny: Dataset, student: Path, 
     assert vectors_of(lora_models / "untuned", record, vectors) is vectors
 
 
-def test_each_model_is_measured_with_the_vectors_of_its_own_student(
+def test_models_are_measured_with_their_own_students_vectors(
     tiny: Dataset, tiny_folder: Path, student: Path, lora_models: Path, tmp_path: Path, run: Run
 ) -> None:
     options = [part for name in ("untuned", "tuned") for part in ("--model", lora_models / name)]
@@ -258,7 +256,7 @@ def test_each_model_is_measured_with_the_vectors_of_its_own_student(
         assert ratio == pytest.approx(scores.mean() / features.labels.numpy()[features.of_part(Part.TEST)].mean())
 
 
-def test_another_student_in_the_models_folder_is_refused(
+def test_rejects_another_student_in_the_models_folder(
     tiny_folder: Path, student: Path, lora_models: Path, tmp_path: Path, run: Run
 ) -> None:
     model = tmp_path / "tuned"
@@ -271,7 +269,7 @@ def test_another_student_in_the_models_folder_is_refused(
     assert (code, "Traceback" in output) == (2, False)
 
 
-def test_a_finished_tuning_is_skipped_and_a_lost_student_made_again(
+def test_lost_tuned_student_is_made_again(
     tiny_folder: Path, student: Path, lora_models: Path, tmp_path: Path, run: Run
 ) -> None:
     out = tmp_path / "tuned"
@@ -310,7 +308,7 @@ def test_student_is_not_tuned_without_a_use(
     assert record.config.network == ("lr" if "lr" in options else "msd")
 
 
-def test_what_tuning_lacks_is_told_before_training(
+def test_rejects_incomplete_student_before_training(
     tiny: Dataset, tiny_folder: Path, student: Path, tmp_path: Path, run: Run
 ) -> None:
     other = write_tiny_dataset(tmp_path / "other", users=20)

@@ -28,7 +28,7 @@ def _test(world: World) -> np.ndarray:
     return world.features.of_part(Part.TEST)
 
 
-def test_a_model_without_vectors_has_none_to_lose(world: World, plain_world: World) -> None:
+def test_rungs_without_vectors_only_for_models_with_vectors(world: World, plain_world: World) -> None:
     every = [
         "item unknown",
         "item unknown, features given",
@@ -41,14 +41,14 @@ def test_a_model_without_vectors_has_none_to_lose(world: World, plain_world: Wor
     assert list(_rungs(plain_world)) == [name for name in every if "vector" not in name]
 
 
-def test_every_rung_changes_scores_and_leaves_the_features_alone(world: World) -> None:
+def test_rungs_change_scores_but_not_the_features(world: World) -> None:
     before = predict(world.model, world.features, _test(world))
     for name, less in _rungs(world).items():
         assert not np.allclose(predict(world.model, less, _test(world)), before, atol=1e-3), name
     assert np.array_equal(predict(world.model, world.features, _test(world)), before)
 
 
-def test_an_unknown_item_is_the_service_s_unknown_item(world: World) -> None:
+def test_unknown_item_equals_the_services(world: World) -> None:
     """The same scores as for an id that no table holds, put in place of each row's item by hand."""
     item = world.features.item
     record = RowCodec(world.schema, "item", "0" * 32).missing
@@ -70,7 +70,7 @@ def test_an_unknown_item_is_the_service_s_unknown_item(world: World) -> None:
         ("world", "item unknown, features and text given"),
     ],
 )
-def test_a_cold_ad_is_what_the_service_makes_of_it(name: str, rung: str, request: pytest.FixtureRequest) -> None:
+def test_cold_ad_equals_the_services(name: str, rung: str, request: pytest.FixtureRequest) -> None:
     world: World = request.getfixturevalue(name)
     less, schema = encoded(world.features) if "text" in rung else _rungs(world)[rung], world.schema
     test = _test(world)[:40]
@@ -102,15 +102,7 @@ def test_a_cold_ad_is_what_the_service_makes_of_it(name: str, rung: str, request
     assert predict(world.model, less, test).std() > 0.01
 
 
-def test_a_cold_ad_with_features_leaves_histories_alone(world: World) -> None:
-    less, item = _rungs(world)["item unknown, features given"].item, world.features.item
-    history = world.features.history[world.features.history >= 0].long()
-    assert torch.equal(less.categorical[history], item.categorical[history])
-    assert torch.equal(less.vectors[history], item.vectors[history])
-    assert torch.equal(less.categorical[less.entities.unknown], item.categorical[item.entities.unknown])
-
-
-def test_aged_counts_are_the_only_thing_that_ages(world: World) -> None:
+def test_aged_counts_change_only_counts(world: World) -> None:
     less, whole = _rungs(world)["aged counts"], world.features
     for old, fresh in ((less.user, whole.user), (less.item, whole.item)):
         numbers = world.schema.numeric_width(fresh.entities.side)
@@ -121,7 +113,7 @@ def test_aged_counts_are_the_only_thing_that_ages(world: World) -> None:
         assert torch.equal(old.rows, fresh.rows)
 
 
-def test_without_a_vector_the_item_keeps_its_row_and_histories_their_vectors(world: World) -> None:
+def test_item_without_vector_keeps_its_row_and_histories(world: World) -> None:
     less, item = _rungs(world)["item without vector"].item, world.features.item
     assert torch.equal(less.categorical[less.rows.long()], item.categorical[item.rows.long()])
     assert torch.equal(less.dense[:, :-1], item.dense[:, :-1])
@@ -135,17 +127,7 @@ def test_without_a_vector_the_item_keeps_its_row_and_histories_their_vectors(wor
     assert not less.present[less.entities.unknown]
 
 
-def test_an_item_that_has_no_vector_anyway_loses_nothing(world: World) -> None:
-    test = _test(world)
-    had = world.features.item.present[world.features.item.rows[test].long()].numpy()
-    before = predict(world.model, world.features, test)
-    after = predict(world.model, _rungs(world)["item without vector"], test)
-    assert not had.all()
-    np.testing.assert_allclose(after[~had], before[~had], atol=1e-6)
-    assert np.abs(after[had] - before[had]).max() > 1e-3
-
-
-def test_an_unknown_user_may_bring_a_history_or_not(world: World) -> None:
+def test_unknown_user_with_and_without_history(world: World) -> None:
     rungs = _rungs(world)
     with_history, without = rungs["user unknown"], rungs["user unknown, no history"]
     assert torch.equal(with_history.history, world.features.history)
@@ -156,7 +138,7 @@ def test_an_unknown_user_may_bring_a_history_or_not(world: World) -> None:
         assert torch.equal(less.item.rows, world.features.item.rows)
 
 
-def test_shares_go_from_the_whole_to_the_rung_and_hold_one_another() -> None:
+def test_shares_degrade_nested_rows() -> None:
     rng = np.random.default_rng(0)
     labels = (rng.random(1_000) < 0.5).astype(np.float64)
     whole = np.clip(0.5 + 0.3 * (labels - 0.5) + 0.1 * rng.standard_normal(1_000), 0.01, 0.99)
@@ -184,7 +166,7 @@ def _events(world: World) -> np.ndarray:
     return events[np.isin(world.features.item.rows.numpy()[events], kept)]
 
 
-def test_the_rows_are_those_of_the_items_that_were_kept_from_the_student(world: World) -> None:
+def test_cold_ads_are_rows_of_withheld_items(world: World) -> None:
     found = measure_cold_ads(world.model, world.features, _kept(world), Part.TEST, 100)
     events = _events(world)
     labels = world.features.labels.numpy()[events]
@@ -203,7 +185,7 @@ def test_the_rows_are_those_of_the_items_that_were_kept_from_the_student(world: 
     assert found.pay == (found.ci95[0] > 0)
 
 
-def test_an_untaught_vector_stands_in_for_the_one_that_was_learned_by_heart(world: World) -> None:
+def test_untaught_vector_replaces_the_taught_one(world: World) -> None:
     own, other = (
         measure_cold_ads(world.model, world.features, _kept(world, one), Part.TEST, 100) for one in (False, True)
     )
@@ -224,7 +206,7 @@ def test_an_untaught_vector_stands_in_for_the_one_that_was_learned_by_heart(worl
     assert torch.equal(twins.item.vectors[places], by_hand.item.vectors[places])
 
 
-def test_what_cannot_be_measured_is_said_to_be_so(world: World, plain_world: World) -> None:
+def test_cold_ads_without_rows_are_none(world: World, plain_world: World) -> None:
     held = _kept(world)
     assert measure_cold_ads(plain_world.model, plain_world.features, held, Part.TEST, 100) is None
     nobody = LevelVectors([], held.vectors[:0])
@@ -233,7 +215,7 @@ def test_what_cannot_be_measured_is_said_to_be_so(world: World, plain_world: Wor
     assert measure_cold_ads(world.model, world.features, strangers, Part.TEST, 100) is None
 
 
-def test_of_one_item_there_is_no_interval_so_that_it_is_not_said_to_pay(world: World) -> None:
+def test_single_cold_item_has_no_interval(world: World) -> None:
     for one, vector in zip(_kept(world).ids, _kept(world).vectors, strict=True):
         found = measure_cold_ads(world.model, world.features, LevelVectors([one], vector[None]), Part.TEST, 100)
         if found is not None:

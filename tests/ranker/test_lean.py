@@ -30,7 +30,7 @@ def model(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_reads_the_rows_of_the_other(world: World, model: Path) -> None:
+def test_lean_ranker_reads_the_full_ones_rows(world: World, model: Path) -> None:
     lean = load_lean(model)
     assert lean is not None
     assert isinstance(lean.ranker, LeanRanker)
@@ -43,7 +43,7 @@ def test_it_reads_the_rows_of_the_other(world: World, model: Path) -> None:
     assert len(list(lean.ranker.parameters())) < len(list(world.model.ranker.parameters()))
 
 
-def test_it_is_trained_once(world: World, model: Path) -> None:
+def test_lean_ranker_is_trained_once(world: World, model: Path) -> None:
     before = (model / LEAN_FOLDER / WEIGHTS_FILE).stat().st_mtime_ns
     record = train(world, model)
     assert (model / LEAN_FOLDER / WEIGHTS_FILE).stat().st_mtime_ns == before
@@ -52,7 +52,7 @@ def test_it_is_trained_once(world: World, model: Path) -> None:
     assert sorted(names) == sorted([RECORD_FILE, WEIGHTS_FILE, STEP_FILE])
 
 
-def test_beside_another_model_it_is_refused(world: World, model: Path, tmp_path: Path) -> None:
+def test_rejects_lean_ranker_of_another_model(world: World, model: Path, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "model")
     weights = tmp_path / "model" / WEIGHTS_FILE
     changed = load_ranker(tmp_path / "model")
@@ -71,7 +71,7 @@ def test_beside_another_model_it_is_refused(world: World, model: Path, tmp_path:
         (lambda lean: (lean / RECORD_FILE).write_text("{}"), "ranker.json"),
     ],
 )
-def test_a_damaged_one_is_said_to_be(model: Path, tmp_path: Path, damage: object, said: str) -> None:
+def test_rejects_damaged_lean_ranker(model: Path, tmp_path: Path, damage: object, said: str) -> None:
     shutil.copytree(model, tmp_path / "model")
     assert callable(damage)
     damage(tmp_path / "model" / LEAN_FOLDER)
@@ -79,11 +79,7 @@ def test_a_damaged_one_is_said_to_be(model: Path, tmp_path: Path, damage: object
         load_lean(tmp_path / "model")
 
 
-def test_without_one_there_is_none(world: World, tmp_path: Path) -> None:
-    assert load_lean(save_world(tmp_path / "model", world)) is None
-
-
-def test_the_command_trains_it_and_the_next_training_of_the_model_removes_it(
+def test_retraining_the_model_removes_its_lean_ranker(
     tiny_folder: Path, student: Path, tmp_path: Path, run: Run
 ) -> None:
     out = tmp_path / "model"
@@ -95,7 +91,7 @@ def test_the_command_trains_it_and_the_next_training_of_the_model_removes_it(
     assert load_lean(out) is None
 
 
-def test_what_does_not_belong_together_is_refused(tiny_folder: Path, world: World, tmp_path: Path, run: Run) -> None:
+def test_rejects_folders_that_do_not_fit(tiny_folder: Path, world: World, tmp_path: Path, run: Run) -> None:
     model = save_world(tmp_path / "model", world)
     code, said = run("lean", tiny_folder, model)
     assert (code, "was trained with a student, so give its folder before that of the model" in said) == (2, True), said

@@ -15,7 +15,6 @@ from msd.dataset.load import load_dataset
 from msd.dataset.split import Part
 from msd.evaluation.baselines import counts_baseline
 from msd.metrics import calibration, expected_calibration_error, measure, roc_auc
-from msd.ranker.calibrate import fit_platt
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.student.vectors import no_vectors
@@ -39,23 +38,7 @@ def test_metrics_by_hand() -> None:
     assert found["predicted_over_observed"] == pytest.approx(2.9 / 3)
 
 
-def test_metrics_agree_with_scikit_learn() -> None:
-    rng = np.random.default_rng(1)
-    scores = rng.random(2_000)
-    labels = (rng.random(2_000) < scores).astype(np.float64)
-    found = measure(labels, scores, rng.integers(0, 40, 2_000))
-    assert found["auc"] == pytest.approx(roc_auc_score(labels, scores))
-    assert found["logloss"] == pytest.approx(log_loss(labels, scores))
-    assert found["ece"] is not None
-    assert found["ece"] < 0.05
-
-
-def test_the_order_of_rows_does_not_matter() -> None:
-    order = np.random.default_rng(2).permutation(len(LABELS))
-    assert measure(LABELS[order], SCORES[order], USERS[order]) == pytest.approx(measure(LABELS, SCORES, USERS))
-
-
-def test_users_of_one_label_alone_leave_no_figure() -> None:
+def test_users_of_one_label_give_no_gauc() -> None:
     found = measure(LABELS, SCORES, np.arange(len(LABELS)))
     assert (found["gauc"], found["uauc"]) == (None, None)
     assert found["auc"] == pytest.approx(8 / 9)
@@ -80,7 +63,7 @@ def test_fewer_rows_than_bins_give_a_bin_each() -> None:
     assert [one.predicted for one in curve] == sorted(SCORES)
 
 
-def test_the_baseline_learns_from_counts_without_ids_or_vectors(tmp_path: Path) -> None:
+def test_trees_learn_from_counts(tmp_path: Path) -> None:
     dataset = load_dataset(write_tiny_dataset(tmp_path / "dataset", users=60))
     features, plain = (
         build_features(dataset, fit_schema(dataset, semantics=semantics), word_vectors(dataset))
@@ -100,7 +83,7 @@ def test_the_baseline_learns_from_counts_without_ids_or_vectors(tmp_path: Path) 
 @given(
     rows=st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.25, 0.5, 1.0]) | st.floats(-50, 50)), min_size=2),
 )
-def test_auc_counts_pairs_and_a_tie_by_half(rows: list[tuple[bool, float]]) -> None:
+def test_auc_counts_a_tie_by_half(rows: list[tuple[bool, float]]) -> None:
     labels, scores = (np.array(column, np.float64) for column in zip(*rows, strict=True))
     if 0 < labels.sum() < len(labels):
         found = roc_auc(labels, scores)
@@ -121,7 +104,7 @@ def repeated(values: np.ndarray) -> np.ndarray:
     return np.repeat(values, TIMES)
 
 
-def test_metrics_are_those_of_repeated_rows() -> None:
+def test_weighted_metrics_equal_those_of_repeated_rows() -> None:
     counted = measure(COUNTED_LABELS, COUNTED_SCORES, COUNTED_USERS, TIMES.astype(np.float64))
     single = measure(repeated(COUNTED_LABELS), repeated(COUNTED_SCORES), repeated(COUNTED_USERS))
     # Bins hold equal numbers of rows, so that they differ.
@@ -131,20 +114,14 @@ def test_metrics_are_those_of_repeated_rows() -> None:
     assert counted["ece"] == expected_calibration_error(curve)
 
 
-def test_platt_is_that_of_repeated_rows() -> None:
-    logits = np.log(COUNTED_SCORES / (1 - COUNTED_SCORES))
-    counted = fit_platt(logits, COUNTED_LABELS, TIMES.astype(np.float64))
-    assert counted == pytest.approx(fit_platt(repeated(logits), repeated(COUNTED_LABELS)), rel=1e-3)
-
-
-def test_resamples_of_users_are_those_of_repeated_rows() -> None:
+def test_weighted_resamples_equal_those_of_repeated_rows() -> None:
     counted = resample_metrics(COUNTED_LABELS, COUNTED_SCORES[None], COUNTED_USERS, 50, 0, TIMES.astype(np.float64))
     single = resample_metrics(repeated(COUNTED_LABELS), repeated(COUNTED_SCORES)[None], repeated(COUNTED_USERS), 50, 0)
     np.testing.assert_allclose(counted.auc, single.auc)
     np.testing.assert_allclose(counted.logloss, single.logloss)
 
 
-def test_an_event_of_many_folds_to_many_impressions_and_one_like() -> None:
+def test_weighted_event_folds_to_many_impressions_and_one_like() -> None:
     state = fold(StateRule(100.0, 5), EntityState(), Event(7.0, True, "a", times=3.0))
     assert state == EntityState(3.0, 3.0, 7.0, ((7.0, "a"),))
 
@@ -181,7 +158,7 @@ def _drawn(groups: np.ndarray, resamples: int, seed: int) -> list[np.ndarray]:
     users=st.integers(2, 12),
     digits=st.sampled_from([0, 1, 9]),
 )
-def test_weights_measure_what_repeated_rows_do(seed: int, users: int, digits: int) -> None:
+def test_resampling_weights_equal_repeated_rows(seed: int, users: int, digits: int) -> None:
     rng = np.random.default_rng(seed)
     groups = rng.integers(0, users, 40)
     labels = (rng.random(40) < 0.4).astype(np.float64)
@@ -198,7 +175,7 @@ def test_weights_measure_what_repeated_rows_do(seed: int, users: int, digits: in
                 assert np.isnan(found.auc[model, number])
 
 
-def test_many_rows_come_in_chunks_and_a_seed_fixes_them() -> None:
+def test_resampling_in_chunks_is_seeded() -> None:
     rng = np.random.default_rng(0)
     n = 8_000
     assert n * 150 > 2 * _CELLS
@@ -214,34 +191,6 @@ def test_many_rows_come_in_chunks_and_a_seed_fixes_them() -> None:
         assert low < roc_auc_score(labels, probabilities[model]) < high
 
 
-def test_the_interval_holds_the_spread_that_fresh_samples_have() -> None:
-    rng = np.random.default_rng(3)
-
-    def sample() -> tuple[np.ndarray, np.ndarray]:
-        labels = (rng.random(800) < 0.5).astype(np.float64)
-        return labels, 1 / (1 + np.exp(-(labels + rng.standard_normal(800))))
-
-    aucs = [roc_auc(*sample()) for _ in range(400)]
-    labels, probabilities = sample()
-    found = resample_metrics(labels, probabilities[None], np.arange(800), 400)
-    assert found.auc.std() == pytest.approx(np.std(aucs), rel=0.25)
-
-
-def test_users_whose_rows_agree_leave_less_certainty_than_rows_alone() -> None:
-    rng = np.random.default_rng(4)
-    users = np.repeat(np.arange(40), 50)
-    lean = rng.standard_normal(40)[users]
-    labels = (rng.random(2_000) < 1 / (1 + np.exp(-2 * lean))).astype(np.float64)
-    probabilities = (1 / (1 + np.exp(-rng.standard_normal(40)[users])))[None]
-    by_user = resample_metrics(labels, probabilities, users).auc.std()
-    assert by_user > 2 * resample_metrics(labels, probabilities, np.arange(2_000)).auc.std()
-
-
-def test_a_model_against_itself_differs_by_nothing() -> None:
-    sample = np.random.default_rng(0).random((1, 100))
-    assert compare(sample, sample) == {"ci95": (0.0, 0.0), "p": 1.0}
-
-
 def test_intervals_and_p_by_hand() -> None:
     differences = np.arange(-1.0, 99.0)  # one below zero, one at it
     assert interval(differences) == pytest.approx((1.475, 95.525))
@@ -250,7 +199,7 @@ def test_intervals_and_p_by_hand() -> None:
     assert two_sided_p(np.ones(99)) == pytest.approx(2 / 100)
 
 
-def test_resamples_that_cannot_be_measured_are_left_out() -> None:
+def test_unmeasurable_resamples_are_left_out() -> None:
     nothing = np.full(5, np.nan)
     assert (interval(nothing), two_sided_p(nothing)) == (None, None)
     assert interval(np.append(nothing, 1.0)) == (1.0, 1.0)
@@ -264,7 +213,7 @@ def test_a_single_user_has_no_interval() -> None:
     assert interval(drawn.logloss[0]) is None
 
 
-def test_means_over_seeds_are_compared_even_if_there_are_not_as_many() -> None:
+def test_compares_means_over_unequal_numbers_of_seeds() -> None:
     ours = np.array([[1.0, 2.0], [3.0, 4.0]])
     assert compare(ours, np.array([[1.0, 2.0]]))["ci95"] == pytest.approx((1.0, 1.0))
 

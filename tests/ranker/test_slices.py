@@ -21,7 +21,7 @@ def _of(dataset: Dataset) -> tuple[dict[str, dict[str, list[int]]], np.ndarray]:
     return found, test
 
 
-def test_every_row_is_in_exactly_one_slice_of_all_but_bags(world: World) -> None:
+def test_slices_cover_every_row_once_except_bags(world: World) -> None:
     found, test = _of(world.dataset)
     names = [feature.name for feature in world.dataset.config.features]
     assert list(found) == ["user", "item", "item frequency", *names]
@@ -32,7 +32,7 @@ def test_every_row_is_in_exactly_one_slice_of_all_but_bags(world: World) -> None
         assert by == "topics" or len(rows) == len(test), by
 
 
-def test_cold_is_who_was_never_trained() -> None:
+def test_cold_means_no_training_row() -> None:
     rows = [("a", f"i{n % 4}", n, n % 2) for n in range(10)] + [("new", "i1", 5, 1)]
     rows += [("b", f"i{n % 2}", 100 + n, 1) for n in range(9)] + [("b", "fresh", 200, 0)]
     dataset = dataset_of(rows)
@@ -44,7 +44,7 @@ def test_cold_is_who_was_never_trained() -> None:
     assert set(found["item frequency"]) == {"0 training rows", "1–9"}
 
 
-def test_rare_values_stand_together_and_missing_ones_apart() -> None:
+def test_rare_values_are_grouped_and_missing_separate() -> None:
     colours = [f"c{n:02}" for n in range(MOST_VALUES + 3)]
     # Each user's last event is the test row; the first three colours are seen twice.
     shown: list[str | None] = [*colours, *colours[:3], None]
@@ -67,14 +67,14 @@ def test_rare_values_stand_together_and_missing_ones_apart() -> None:
         ([None] * 8, [MISSING]),
     ],
 )
-def test_numbers_are_cut_into_quarters_where_they_differ(prices: list[float | None], expected: list[str]) -> None:
+def test_numbers_are_sliced_into_quarters(prices: list[float | None], expected: list[str]) -> None:
     rows = [(f"u{n}", "i", n * 100 + place, place % 2) for n in range(8) for place in range(10)]
     features = [{"name": "price", "side": "context", "kind": "numeric"}]
     dataset = dataset_of(rows, events={"price": [one for one in prices for _ in range(10)]}, features=features)
     assert list(_of(dataset)[0]["price"]) == expected
 
 
-def test_an_item_of_two_topics_counts_in_both(world: World) -> None:
+def test_bag_values_count_in_each_slice(world: World) -> None:
     found, test = _of(world.dataset)
     topics = dict(zip(world.dataset.items["item_id"], world.dataset.items["topics"].to_list(), strict=True))
     for topic, rows in found["topics"].items():
@@ -83,7 +83,7 @@ def test_an_item_of_two_topics_counts_in_both(world: World) -> None:
             assert (row in rows) == (topic in held if held else topic == MISSING)
 
 
-def test_why_a_slice_is_not_measured() -> None:
+def test_unmeasurable_slices_have_a_reason() -> None:
     mixed = np.tile([0.0, 1.0], FEWEST_ROWS // 2)
     assert unmeasurable(mixed) is None
     assert unmeasurable(mixed[1:]) == f"fewer than {FEWEST_ROWS} rows"
@@ -130,7 +130,7 @@ def test_figures_by_hand() -> None:
     assert found["differences"][0]["regret"]["difference"] == pytest.approx(-100.0)
 
 
-def test_what_is_sure_rises_with_the_difference() -> None:
+def test_pair_accuracy_rises_with_the_difference() -> None:
     rng = np.random.default_rng(0)
     groups, items = np.repeat(np.arange(300), 4), np.tile([0, 0, 1, 1], 300)
     truth = rng.normal(-3, 0.5, 600)

@@ -77,7 +77,7 @@ def _faded(rows: list[tuple[int, int]], as_of: float) -> tuple[float, float, flo
 
 @settings(max_examples=60, deadline=None)
 @given(past=pasts())
-def test_a_history_holds_the_users_own_strictly_earlier_clicks(past: Past) -> None:
+def test_history_is_the_users_strictly_earlier_clicks(past: Past) -> None:
     timeline, events = walk(past), past.dataset.events
     items = encode_entities(past.dataset, SCHEMA, "item").ids
     for row, (user, now) in enumerate(events.select("user_id", "at").iter_rows()):
@@ -90,7 +90,7 @@ def test_a_history_holds_the_users_own_strictly_earlier_clicks(past: Past) -> No
 
 @settings(max_examples=60, deadline=None)
 @given(past=pasts())
-def test_counts_are_of_strictly_earlier_window_and_train_rows(past: Past) -> None:
+def test_counts_are_of_earlier_training_rows(past: Past) -> None:
     timeline, at = walk(past), past.dataset.events["at"]
     for row in range(len(at)):
         for key, counts in (("user_id", timeline.user_counts), ("item_id", timeline.item_counts)):
@@ -103,7 +103,7 @@ def test_counts_are_of_strictly_earlier_window_and_train_rows(past: Past) -> Non
 
 @settings(max_examples=60, deadline=None)
 @given(past=pasts())
-def test_live_counts_are_of_all_strictly_earlier_rows(past: Past) -> None:
+def test_live_counts_are_of_all_earlier_rows(past: Past) -> None:
     timeline, at = walk(past), past.dataset.events["at"]
     every = past._replace(parts=np.zeros_like(past.parts))
     for row in range(len(at)):
@@ -114,7 +114,7 @@ def test_live_counts_are_of_all_strictly_earlier_rows(past: Past) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(past=pasts())
-def test_aged_counts_are_those_of_an_earlier_moment(past: Past) -> None:
+def test_aged_counts_are_of_an_earlier_time(past: Past) -> None:
     timeline, at = walk(past), past.dataset.events["at"]
     for row in range(len(at)):
         for key, draws in (("user_id", timeline.aged_user_counts), ("item_id", timeline.aged_item_counts)):
@@ -134,7 +134,7 @@ def test_aged_counts_are_those_of_an_earlier_moment(past: Past) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(past=pasts(), data=st.data())
-def test_a_later_label_changes_nothing_earlier(past: Past, data: st.DataObject) -> None:
+def test_later_label_changes_nothing_earlier(past: Past, data: st.DataObject) -> None:
     events = past.dataset.events
     flipped = data.draw(st.integers(0, events.height - 1))
     labels = events["label"].to_numpy().copy()
@@ -159,7 +159,7 @@ def test_simultaneous_events_do_not_see_each_other() -> None:
     assert timeline.item_counts.impressions.tolist()[1:3] == [0.0, 0.0]
 
 
-def test_final_states_hold_window_and_train_rows_and_no_more() -> None:
+def test_final_states_are_of_training_rows() -> None:
     rows = [("u", "a", 10, 1), ("u", "b", 20, 1), ("u", "c", 30, 1), ("u", "d", 40, 1)]
     timeline = walk(Past(dataset_of(rows), np.array(list(Part), np.int8)))
     assert timeline.ends_at == 20.0
@@ -191,7 +191,7 @@ def _made() -> Dataset:
     return dataset_of(ROWS, items=ITEMS, features=FEATURES)
 
 
-def test_ids_of_the_table_come_first_then_those_of_the_events() -> None:
+def test_entities_are_table_ids_then_event_ids() -> None:
     items = encode_entities(_made(), fit_schema(_made()), "item")
     assert items.ids == ["known", "never", "shown"]
     assert items.place == {"known": 0, "never": 1, "shown": 2}
@@ -201,7 +201,7 @@ def test_ids_of_the_table_come_first_then_those_of_the_events() -> None:
     assert users.ids == ["u"]
 
 
-def test_an_id_that_only_events_know_has_its_own_embedding_and_missing_features() -> None:
+def test_event_only_id_has_an_embedding_and_missing_features() -> None:
     schema = fit_schema(_made())
     items = encode_entities(_made(), schema, "item")
     id_column, genre = schema.columns["item_id"].start, schema.columns["genre"].start
@@ -211,7 +211,7 @@ def test_an_id_that_only_events_know_has_its_own_embedding_and_missing_features(
     assert items.numeric[:, 1].tolist() == [0.0, 1.0, 1.0, 1.0]
 
 
-def test_the_last_row_is_missing_throughout(tiny: Dataset) -> None:
+def test_last_row_is_missing_throughout(tiny: Dataset) -> None:
     schema = fit_schema(tiny)
     for side in ("user", "item"):
         entities = encode_entities(tiny, schema, side)
