@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_export.merged import merged_graph
 from model_export.ranker import heads_of, ranker_graph, torch_scores
 from model_export.recipe import LeanRecipe, Recipe
 from msd.contract.bundle import HOW_SURE
@@ -18,8 +17,7 @@ from msd.evaluation.degradation import measure_cold_ads
 from msd.ranker.batch import TrainedRanker
 from msd.step import fingerprint_of
 from msd.student.encoder import Student, load_student
-from msd.student.untaught import untaught_items
-from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, no_vectors
+from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, no_vectors, untaught_items
 from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge, load_record
 from msd.training.folder import WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, student_of, vectors_of
 from msd.training.lean import LEAN_FOLDER, load_lean
@@ -49,7 +47,6 @@ class ExportInputs:
             schema=trained.schema,
             heads=heads_of(trained),
             graph=lambda: ranker_graph(trained),
-            merged=lambda: merged_graph(trained),
             scores=lambda tensors: torch_scores(trained, tensors),
             scored_by="torch",
             vectors=self.vectors,

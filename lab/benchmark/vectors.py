@@ -19,9 +19,8 @@ from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, SideFeatures
 from msd.step import fingerprint_of
-from msd.student.bag import BagOfWords
 from msd.student.encoder import encode_texts, new_student
-from msd.student.lessons import encode_targets, make_lessons, teachers_words
+from msd.student.lessons import BagOfWords, encode_targets, make_lessons, teachers_words
 from msd.student.record import HEADS, VECTOR_DIM, WORDS_DIM, Vectors
 from msd.student.vectors import Level, LevelVectors, StudentVectors, load_vectors
 from msd.teachers.knowledge import Knowledge, KnowledgeBase

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from msd.contract.files import write_text_atomic
-from msd.drawing import to_svg
-from msd.page import render_page
+from msd.page import render_page, to_svg
 
 _COLOURS = ("#0b6e4f", "#c46a1b", "#3b5bdb", "#9c36b5", "#c92a2a", "#0c8599", "#5c940d")
 _BASELINE_COLOUR = "#6b7280"

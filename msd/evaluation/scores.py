@@ -19,8 +19,7 @@ from msd.metrics import Labels, Probabilities, measure_pooled
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import compare_calibrations
 from msd.ranker.features import Features, build_features
-from msd.student.untaught import untaught_items
-from msd.student.vectors import LevelVectors, StudentVectors
+from msd.student.vectors import LevelVectors, StudentVectors, untaught_items
 from msd.training.folder import RankerRecord, load_ranker, student_of, vectors_of
 from msd.training.train import predict, predict_conversions, predict_logits
 

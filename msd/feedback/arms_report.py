@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from msd.contract.files import write_text_atomic
-from msd.drawing import to_svg
 from msd.feedback.arms import METRICS, ArmDifference, ArmFigures, Estimate, RatioMismatch
 from msd.feedback.policy_value import PolicyValue, Support
-from msd.page import render_page
+from msd.page import render_page, to_svg
 
 SURE_MISMATCH = 0.001
 """Below this p the sample ratio is wrong, and no difference is reliable."""

@@ -24,7 +24,7 @@ from msd.ranker.adaptor import Adaptors
 from msd.ranker.batch import inputs_without_vectors
 from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
-from msd.record import read_record
+from msd.step import read_record
 from msd.student.vectors import StudentVectors
 
 FORMAT = 1

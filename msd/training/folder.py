@@ -17,8 +17,7 @@ from msd.contract.schema import FeatureSchema
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
-from msd.record import read_record
-from msd.step import STEP_FILE, is_done, mark_done
+from msd.step import STEP_FILE, is_done, mark_done, read_record
 from msd.student.vectors import StudentVectors, load_vectors
 from msd.training.crossfit import CrossfitChoice
 from msd.training.train import EpochReport, Progress, TrainConfig, train_ranker

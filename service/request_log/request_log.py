@@ -19,10 +19,11 @@ import structlog
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
 from msd.contract.pricing import ecpm_of
+from service import limits
 from service.machine import give_way, let_others_run
 from service.request_log.quality import Drift, Observed
 from service.scoring.answer import Answer, Served
-from service.scoring.lineup import Lineup
+from service.scoring.deployment import Deployment
 from service.scoring.reply import served_places
 from service.settings import Settings
 from service.telemetry.metrics import Logged, Metrics
@@ -51,7 +52,6 @@ class LoggedEvents(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Memory in bytes."""
         return len(self.body)
 
 
@@ -76,7 +76,7 @@ class RequestLog:
         self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
         self._thread.start()
 
-    def wants(self, lineup: Lineup, request_id: str) -> bool:
+    def wants(self, deployment: Deployment, request_id: str) -> bool:
         """Return whether a request is in the sample."""
         return is_sampled(request_id, self._share)
 
@@ -105,7 +105,6 @@ class RequestLog:
             self._log.error("request_log_unfinished", seconds=_CLOSE_WITHIN_S, waiting=waiting)
 
     def _tell(self, told: Served | LoggedEvents) -> bool:
-        """False if there is no room."""
         size = told.size
         waiting_bytes = self._told_bytes - self._taken_bytes
         if waiting_bytes + size > _MAX_BYTES or self._told_count - self._taken_count >= _MAX_COUNT:
@@ -140,7 +139,6 @@ class RequestLog:
         writer.close()
 
     def _told(self, timeout: float) -> Served | LoggedEvents | None:
-        """Return the next entry; None if the queue is empty or closed."""
         try:
             return self._queue.get(timeout=timeout)
         except Empty:
@@ -181,7 +179,6 @@ class LogWriter:
         self._metrics.log_bytes.set(self._folder.size())
 
     def lose(self, told: Served | LoggedEvents | None, error: Exception) -> None:
-        """Count an entry, if any, as lost."""
         if isinstance(told, LoggedEvents):
             self._lost(EVENTS, told.total, error)
         else:
@@ -322,7 +319,7 @@ def record_of(served: Served) -> RequestRecord:
         threads=engine.threads,
         ran=basis.ran,
         is_partial=basis.is_partial,
-        together=basis.together,
+        together=1,
         user_id=request.user_id,
         request=served.body,
         history=history,
@@ -370,9 +367,9 @@ def open_request_log(settings: Settings, metrics: Metrics) -> RequestLog | None:
         raise MsdError("MSD_LOG_DIR needs pyarrow, which is not installed: pip install 'msd-ctr[log]'")
     from service.request_log.files import LogFolder
 
-    folder = LogFolder(settings.log_dir, settings.log_max_mb * 2**20, settings.log_max_days * 86_400.0)
-    writer = LogWriter(folder, metrics, settings.log_sample, settings.log_flush_seconds)
-    return RequestLog(writer, settings.log_sample, min(_TICK_S, settings.log_flush_seconds), metrics)
+    folder = LogFolder(settings.log_dir, settings.log_max_mb * 2**20, limits.LOG_MAX_AGE_S)
+    writer = LogWriter(folder, metrics, settings.log_sample, limits.LOG_FLUSH_S)
+    return RequestLog(writer, settings.log_sample, min(_TICK_S, limits.LOG_FLUSH_S), metrics)
 
 
 def is_sampled(request_id: str, share: float) -> bool:

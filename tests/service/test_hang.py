@@ -46,14 +46,14 @@ def silence(client: httpx.Client) -> dict[str, float]:
 @pytest.fixture
 def watched(bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
     """With an admin port, little patience with hanging, and ways to do it."""
-    with live_service(bundle.folder, tmp_path, prepare=hang_on_signals, hang_seconds=1, admin_port=0) as running:
+    with live_service(bundle.folder, tmp_path, prepare=hang_on_signals, HANG_S=1, admin_port=0) as running:
         yield running
 
 
 def test_runs_that_never_end_are_seen_by_liveness(bundle: Bundle, tmp_path: Path) -> None:
     runs = ModelRuns(tmp_path)
     with (
-        live_service(bundle.folder, tmp_path, prepare=runs.obey, hang_seconds=1) as running,
+        live_service(bundle.folder, tmp_path, prepare=runs.obey, HANG_S=1) as running,
         running.client() as client,
     ):
         assert client.get("/health/live").json() == {"status": "live", "hangs": {}}
@@ -73,7 +73,7 @@ def test_runs_that_never_end_are_seen_by_liveness(bundle: Bundle, tmp_path: Path
 
 def test_one_hung_thread_of_two_is_told_and_the_other_goes_on(bundle: Bundle, tmp_path: Path) -> None:
     runs = ModelRuns(tmp_path)
-    with live_service(bundle.folder, tmp_path, prepare=runs.obey, workers=2, hang_seconds=1) as running:
+    with live_service(bundle.folder, tmp_path, prepare=runs.obey, workers=2, HANG_S=1) as running:
         with runs.held(), send(running, GOOD):
             wait_until(lambda: running.metric("msd_longest_run_seconds") > 2)
             runs.let_others_pass()
@@ -95,7 +95,7 @@ def test_a_loop_that_hangs_is_seen_at_the_admin_port(watched: LiveService) -> No
 
 
 def test_a_process_that_was_stopped_for_a_while_is_live_again(bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(bundle.folder, tmp_path, admin_port=0, hang_seconds=600) as running:
+    with live_service(bundle.folder, tmp_path, admin_port=0, HANG_S=600) as running:
         running.process.send_signal(signal.SIGSTOP)
         with pytest.raises(httpx.TimeoutException), running.admin() as client:
             client.get("/health/live", timeout=1.0)
@@ -138,7 +138,7 @@ def test_a_second_interrupt_ends_a_process_that_hangs(bundle: Bundle, tmp_path: 
 
 
 PLAIN: dict[str, Any] = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}}
-PYTHONS: dict[str, Any] = {"items": {"i1": {}}}
+SKIPS_NATIVE: dict[str, Any] = {"items": {"i1": {}}}
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def given_up(client: httpx.Client, document: dict[str, Any] = PLAIN) -> httpx.Re
     return client.post("/v1/score", json=document, headers={"X-Deadline-Ms": "400"})
 
 
-@pytest.mark.parametrize("way", [{}, PYTHONS], ids=["native", "python"])
+@pytest.mark.parametrize("way", [{}, SKIPS_NATIVE], ids=["native", "python"])
 def test_nobody_waits_for_ever(service: LiveService, runs: ModelRuns, way: dict[str, Any]) -> None:
     with runs.held(), service.client() as client:
         answers = [given_up(client, PLAIN | way)]
@@ -204,9 +204,9 @@ def test_the_service_ends_with_a_run_at_hand(service: LiveService, runs: ModelRu
 
 def test_what_cannot_be_taken_on_is_refused_before_it_is_parsed(bundle: Bundle, tmp_path: Path) -> None:
     runs = ModelRuns(tmp_path)
-    most = {**PLAIN, **PYTHONS, "candidates": {"id": [f"i{n}" for n in range(100)]}}
+    most = {**PLAIN, **SKIPS_NATIVE, "candidates": {"id": [f"i{n}" for n in range(100)]}}
     with (
-        live_service(bundle.folder, tmp_path, prepare=runs.obey, max_candidates=100, max_queued_rows=100) as service,
+        live_service(bundle.folder, tmp_path, prepare=runs.obey, max_candidates=100, MAX_QUEUED_ROWS=100) as service,
         ThreadPoolExecutor(1) as pool,
     ):
         with runs.held():

@@ -12,7 +12,7 @@ from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
 from msd.ranker.features import SideFeatures, build_features
 from msd.ranker.schema_fit import fit_schema
-from msd.student.encoder import encode_plain, encode_texts, new_student
+from msd.student.encoder import encode_texts, new_student
 from msd.student.record import HEAD_DIM, HEADS, VECTOR_DIM
 from msd.student.vectors import load_vectors
 from msd.teachers.knowledge import Knowledge, KnowledgeBase, load_knowledge
@@ -84,8 +84,8 @@ def test_the_teachers_texts_are_encoded_side_by_side(sources: VectorSources, bas
     found = sources.of("teacher_text").users
     assert found.ids == list(base.users)
     first = base.users[found.ids[0]]
-    explicit, implicit = encode_plain(
-        new_student(), [f"{first.explicit} {', '.join(first.tags)}".strip(), first.implicit]
+    explicit, implicit = encode_texts(
+        new_student(), [f"{first.explicit} {', '.join(first.tags)}".strip(), first.implicit], plain=True
     )
     np.testing.assert_allclose(found.vectors[0, HEADS["explicit"]], explicit, atol=1e-5)
     np.testing.assert_allclose(found.vectors[0, HEADS["implicit"]], implicit, atol=1e-5)
