@@ -37,12 +37,10 @@ def merge(at: float = AT, **document: Any) -> Assembled:  # noqa: ANN401
 
 
 def tensor(name: str, **document: Any) -> NDArray[Any]:  # noqa: ANN401
-    """One tensor of a merge."""
     return merge(**document).tensors[name]
 
 
 def differing(one: Assembled, other: Assembled) -> set[str]:
-    """The tensors in which two merges differ."""
     assert list(one.tensors) == list(other.tensors)
     return {name for name in one.tensors if not np.array_equal(one.tensors[name], other.tensors[name])}
 
@@ -145,6 +143,11 @@ def test_history_loses_unknown_ids_before_it_is_cut(document: dict[str, Any], hi
     assert tensors["history_categorical"].tolist() == [categories(history)]
     assert tensors["history_mask"].tolist() == [[1.0] * filled + [0.0] * (LENGTH - filled)]
     assert not tensors["history_semantic"][0, filled:].any()
+
+
+@given(st.lists(st.sampled_from(["i1", "i2", "i3", "?"]), max_size=3 * LENGTH))
+def test_any_history(history: list[str]) -> None:
+    assert tensor("history_categorical", user={"history": history}).tolist() == [categories(history)]
 
 
 @given(st.lists(st.sampled_from([*list(ITEM_ROWS)[:6], *COLD]), min_size=1, max_size=12))

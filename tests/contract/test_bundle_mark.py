@@ -18,7 +18,6 @@ from tests.contract.examples import SCHEMA, flip, make_folder
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that were hashed, in order."""
     names: list[str] = []
 
     def watch(path: Path, pause: Pause = lambda: None) -> str:
@@ -41,7 +40,6 @@ def test_untouched_bundle_is_hashed_once(folder: Path, hashed: list[str]) -> Non
 
 
 def reword(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes what a JSON file says."""
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
 

@@ -147,7 +147,6 @@ NOT_CANONICAL: dict[str, tuple[str, object, str]] = {
 
 
 def field_of(name: str) -> ValueField:
-    """A field of the example by its name."""
     return next(fields[name] for fields in SCHEMA.settable.values() if name in fields)
 
 

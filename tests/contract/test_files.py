@@ -12,21 +12,14 @@ from msd.contract.files import atomic_file, sha256_file, write_bytes_atomic, wri
 from tests.contract.examples import SCHEMA
 
 
-def test_file_and_its_folders_are_created(tmp_path: Path) -> None:
+def test_file_and_its_folders_are_created_and_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a/b/text"
+    write_bytes_atomic(path, b"old and long")
     write_text_atomic(path, "straße\n")
 
     assert path.read_bytes() == "straße\n".encode()
     assert path.stat().st_mode & 0o777 == 0o644
-
-
-def test_file_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "data"
-    for data in (b"old and long", b"new"):
-        write_bytes_atomic(path, data)
-
-    assert path.read_bytes() == b"new"
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(path.parent.iterdir()) == [path]
 
 
 def fail_half_way(path: Path) -> None:

@@ -19,7 +19,6 @@ SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
 def golden(**changes: Any) -> Golden:  # noqa: ANN401
-    """A golden of one candidate, with some parts changed."""
     request = {"user_id": "u", "at": 5, "candidates": {"id": ["i"]}}
     return Golden(**{"request": request, "user": None, "items": {}, "expected": {"pctr": [0.5]}, **changes})
 

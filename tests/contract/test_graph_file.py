@@ -17,14 +17,12 @@ _X, _Y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name i
 
 
 def outside() -> TensorProto:
-    """Weights in another file."""
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="../secret")
     return tensor
 
 
 def model(nodes: list[onnx.NodeProto], tensors: list[TensorProto]) -> onnx.ModelProto:
-    """A model of one graph."""
     return helper.make_model(helper.make_graph(nodes, "g", [_X], [_Y], tensors))
 
 

@@ -66,13 +66,11 @@ def test_any_change_of_a_request_is_parsed_or_rejected(data: st.DataObject) -> N
 
 
 def places_of(value: object, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths to all parts of a JSON value."""
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [place, *(inner for key, part in parts for inner in places_of(part, (*place, key)))]
 
 
 def keys(count: int) -> dict[str, object]:
-    """An object of so many keys."""
     return {f"k{place}": 1 for place in range(count)}
 
 
@@ -136,7 +134,6 @@ SCRAPS += [b'"a":1,', b'"id":["i1"],', b'"hour":1,', b'"at" : 1,', b"\\ud800", b
 
 
 def found(body: bytes, thoroughly: bool) -> CheckedRequest | tuple[str, str | None, str]:
-    """The request, or its error."""
     try:
         if thoroughly:
             return module._parse_thoroughly(body, lambda _: SCHEMA, 50)

@@ -30,7 +30,6 @@ HISTORIES = [["i1", "ß"], [], ["😀"] * 3]
 
 
 def write_items(path: Path, ids: Sequence[str]) -> list[bytes]:
-    """Writes a row for each id, and gives the rows."""
     records = make_records(ITEMS, len(ids))
     write_row_file(path, ITEMS, BUNDLE_ID, ids, records, [])
     return [record.tobytes() for record in records]
@@ -91,16 +90,6 @@ def test_users_have_their_histories(tmp_path: Path) -> None:
     assert rows.found.tolist() == [True, False, True, True, True]
     assert rows.histories == (("😀", "😀", "😀"), (), ("i1", "ß"), (), ("i1", "ß"))
     assert rows.damaged == 0
-
-
-def test_empty_file(path: Path) -> None:
-    write_items(path, [])
-    file = open_items(path)
-
-    assert file.count == 0
-    assert file.raw(["i1"]) == [None]
-    assert file.raw([]) == []
-    assert file.scan(0, 10) == []
 
 
 @given(st.lists(IDS, unique=True, min_size=1, max_size=20), st.data())
@@ -193,7 +182,6 @@ def test_rejects_file_of_wrong_length(tmp_path: Path, data: st.DataObject) -> No
 
 
 def sections(path: Path) -> dict[str, tuple[int, int]]:
-    """Where the file's sections are: name → start, size."""
     header, raw = read_header(OpenFile(path))
     base = len(raw)
     names = ("slots", "ids", "row_starts", "rows", "checksums")
@@ -225,7 +213,6 @@ def test_damaged_block_is_found_only_when_read(path: Path, place: str) -> None:
 
 
 def flip(path: Path, place: int) -> None:
-    """Changes one bit."""
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
@@ -240,7 +227,6 @@ def with_header(path: Path, header: bytes) -> None:
 
 
 def edited(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
-    """A change to a header in which `old` occurs."""
 
     def edit(header: bytes) -> bytes:
         assert old in header

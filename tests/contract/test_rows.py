@@ -100,7 +100,6 @@ def test_any_bytes_are_rows_or_missing(given_rows: list[bytes | int | None]) -> 
 
 
 def with_sum(content: bytes) -> bytes:
-    """The content and its checksum."""
     return content + zlib.crc32(content).to_bytes(4, "little")
 
 
@@ -138,13 +137,6 @@ def test_missing_row_is_missing_in_every_part() -> None:
     assert missing["numeric"].tolist() == [[0, 1]]
     assert (missing["impressions"][0], missing["clicks"][0]) == (0, 0)
     assert not has_semantic(missing)[0]
-
-
-def test_no_rows() -> None:
-    rows = USERS.unpack([])
-
-    assert (len(rows.records), len(rows.found), rows.histories, rows.damaged) == (0, 0, (), 0)
-    assert len(USERS.pack(make_contents("user", 0), AT)) == 0
 
 
 def test_unpacked_rows_are_copies() -> None:

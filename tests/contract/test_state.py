@@ -21,7 +21,6 @@ def closed_form(events: list[Event], as_of: float) -> float:
 
 
 def assert_close(state: EntityState, other: EntityState) -> None:
-    """Equal but for rounding."""
     assert (state.as_of, state.likes) == (other.as_of, other.likes)
     assert (state.impressions, state.clicks) == pytest.approx((other.impressions, other.clicks), rel=1e-9, abs=1e-12)
 

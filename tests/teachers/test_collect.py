@@ -41,15 +41,12 @@ class Parrot:
             yield self.reply(question)
 
     def reply(self, question: Question) -> Reply:
-        """What it says."""
         said = f"It is {question.text}", f"A {question.level}, for those who “like” {question.text}"
         knowledge = Knowledge(id=question.id, explicit=said[0], implicit=said[1], tags=tuple("abcde"))
         return Answered(question, knowledge, "it repeats", Usage(10, 1))
 
 
 class Fickle(Parrot):
-    """Answers about ids of its own."""
-
     def __init__(self, ids: Sequence[str]) -> None:
         super().__init__()
         self._ids = ids
