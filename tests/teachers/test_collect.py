@@ -154,9 +154,9 @@ def test_only_changed_texts_are_asked_again(small: Dataset, tmp_path: Path) -> N
     assert all("Lantern" in one.text for one in later.asked)
     assert load_knowledge(tmp_path / "out").items["10"].explicit == "It is Lantern,"
     # The first dataset's answers are still there, and a change that no question shows needs no others.
-    later = load_dataset(write_small(tmp_path / "later", events=EVENTS.replace("1700000009,1", "1700000009,0")))
-    assert later.fingerprint != small.fingerprint
-    collect_knowledge(later, Parrot(0), tmp_path / "out", ignore)
+    unchanged = load_dataset(write_small(tmp_path / "later", events=EVENTS.replace("1700000009,1", "1700000009,0")))
+    assert unchanged.fingerprint != small.fingerprint
+    collect_knowledge(unchanged, Parrot(0), tmp_path / "out", ignore)
     collect_knowledge(small, Parrot(0), tmp_path / "out", ignore)
     assert load_knowledge(tmp_path / "out").items["10"].explicit == "It is Mystery,"
 
