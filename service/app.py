@@ -30,11 +30,11 @@ def create_app(
     metrics: Metrics | None = None,
     plan: DeploymentPlan | None = None,
 ) -> FastAPI:
-    """Return the service over a line-up.
+    """Return the service over a deployment.
 
     Raises MsdError if a bundle, runtime or rows file is invalid. `plan` is what to serve; by default the bundle of the
     settings. `state.readiness`, `.liveness` and `.serving` are for the server, which drains the app and switches its
-    line-up; `.admin` is the admin port's app.
+    deployment; `.admin` is the admin port's app.
     """
     components = Components(settings, metrics or Metrics(), plan)
     app = _App(
@@ -68,7 +68,6 @@ class _App(FastAPI):
     scoring: dict[str, ASGIApp]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         app = self.scoring.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         await (super().__call__ if app is None else app)(scope, receive, send)
 
@@ -94,7 +93,6 @@ def _add_operations(app: FastAPI, components: Components) -> None:
 
 
 def _add_layers(app: FastAPI, components: Components) -> None:
-    """Add the routes, and the layers that all requests pass."""
     settings, guard = components.settings, components.guard
     app.add_middleware(BodyMiddleware, settings=settings)
     if guard is not None:

@@ -24,20 +24,27 @@ from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file
 from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle, private_folder
 from service.deployment.proof import Pace, Stopped
-from service.deployment.rollout import BundleFollower, Rollout, Scarce, Sight, check_memory, is_scarce
+from service.deployment.rollout import (
+    BundleFollower,
+    OutOfResources,
+    Rollout,
+    SourceReading,
+    check_memory,
+    is_scarce,
+)
 from service.deployment.source import alone
 from service.errors import StoreError
 from service.machine import free_memory
-from service.scoring.lineup import Lineup, Serving
+from service.scoring.deployment import Deployment, Serving
 from service.scoring.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.trust import Trust
 
 
-def sight_of(name: str) -> Sight:
+def reading_of(name: str) -> SourceReading:
     """One bundle, which is its name alone; a pointer that leads nowhere, without one."""
-    return Sight(alone(Path("/") / name), {}) if name else Sight(None, {}, "leads nowhere")
+    return SourceReading(alone(Path("/") / name), {}) if name else SourceReading(None, {}, "leads nowhere")
 
 
 def played(name: str) -> Model:
@@ -49,18 +56,19 @@ class PlayedFollower:
     """Sees what it is told to."""
 
     def __init__(self) -> None:
-        self.sight = sight_of("first")
+        self.reading = reading_of("first")
 
-    def look(self) -> Sight:
+    def look(self) -> SourceReading:
         """What it was told."""
-        return self.sight
+        return self.reading
 
-    def verified(self, sight: Sight, pause: object = None) -> DeploymentPlan:
+    def verified(self, reading: SourceReading, pause: object = None) -> DeploymentPlan:
         """A plan of names."""
-        if sight.wanted is None:
-            raise BundleError(sight.reason)
+        if reading.wanted is None:
+            raise BundleError(reading.reason)
         return DeploymentPlan(
-            sight.wanted, {one: cast(PinnedBundle, SimpleNamespace(identity=one.name)) for one in sight.wanted.folders}
+            reading.wanted,
+            {path: cast(PinnedBundle, SimpleNamespace(identity=path.name)) for path in reading.wanted.folders},
         )
 
 
@@ -72,8 +80,8 @@ class Stage(Rollout):
         self.served: list[str] = []
         self.generations = [1]
         self.follower = PlayedFollower()
-        first = self.follower.verified(self.follower.sight)
-        self.serving = Serving(first.lineup({("first", False): played("first")}, 1), self._note)
+        first = self.follower.verified(self.follower.reading)
+        self.serving = Serving(first.deployment({("first", False): played("first")}, 1), self._note)
         super().__init__(
             cast(BundleFollower, self.follower), first, self.serving, Settings(bundle=Path("/")), Metrics()
         )
@@ -89,9 +97,9 @@ class Stage(Rollout):
             raise StoreError("no rows yet", None)
         return played(name)
 
-    def _note(self, lineup: Lineup) -> None:
-        self.served.append(str(lineup.champion.identity))
-        self.generations.append(lineup.generation)
+    def _note(self, deployment: Deployment) -> None:
+        self.served.append(str(deployment.champion.identity))
+        self.generations.append(deployment.generation)
 
     def play(self, found: Sequence[tuple[str, int]]) -> None:
         """Each is wanted for so many looks, the last for as long as there is something to do."""
@@ -104,7 +112,7 @@ class Stage(Rollout):
 
     def _look_at(self, found: Sequence[tuple[str, int]]) -> None:
         for name, looks in [*found, (found[-1][0], 8)]:
-            self.follower.sight = sight_of(name)
+            self.follower.reading = reading_of(name)
             for _ in range(looks):
                 # Whatever is to be tried again is, now.
                 self._again_at = 0.0 if math.isfinite(self._again_at) else math.inf
@@ -246,7 +254,7 @@ def test_free_memory(tmp_path: Path, groups: str, files: dict[str, str], free: i
 def test_a_bundle_for_which_there_is_no_memory_is_not_loaded(bundle: Bundle, tmp_path: Path) -> None:
     give_memory(tmp_path, "0::/\n", {"memory.max": str(2**30), "memory.current": str(2**30 - 2**20)})
     with pytest.raises(
-        Scarce, match="plain: loading it takes about 32 MB of memory, but 1 MB are left for this process"
+        OutOfResources, match="plain: loading it takes about 32 MB of memory, but 1 MB are left for this process"
     ):
         check_memory(bundle.manifest, bundle.folder, tmp_path)
     check_memory(bundle.manifest, bundle.folder, tmp_path / "nothing is known")
@@ -333,27 +341,27 @@ def test_a_bundle_is_verified_in_steps(copied_bundle: Path) -> None:
 
 
 @pytest.fixture
-def lineup(bundle: Bundle) -> Lineup:
+def deployment(bundle: Bundle) -> Deployment:
     """The first generation, of one model."""
     plan = DeploymentPlan(alone(bundle.folder), {bundle.folder: PinnedBundle(bundle.folder, None, True, Trust(None))})
     settings = Settings.from_environ({"MSD_BUNDLE": str(bundle.folder)})
-    return plan.lineup({key: one.load(settings, Metrics()) for key, one in plan.models.items()}, 1)
+    return plan.deployment({key: one.load(settings, Metrics()) for key, one in plan.models.items()}, 1)
 
 
-def another(lineup: Lineup, generation: int) -> Lineup:
+def another(deployment: Deployment, generation: int) -> Deployment:
     """The same again, in memory of its own."""
-    (arm,) = lineup.arms
-    return Lineup(generation, (replace(arm, model=replace(arm.model)),), lineup._assignment)
+    (arm,) = deployment.arms
+    return Deployment(generation, (replace(arm, model=replace(arm.model)),), deployment._assignment)
 
 
 class Freed:
-    """Tells when a line-up's model is freed, and by which thread."""
+    """Tells when a deployment's model is freed, and by which thread."""
 
-    def __init__(self, lineup: Lineup) -> None:
+    def __init__(self, deployment: Deployment) -> None:
         self.by: threading.Thread | None = None
         self.at = 0.0
         self.event = threading.Event()
-        weakref.finalize(lineup.champion, self._note)
+        weakref.finalize(deployment.champion, self._note)
 
     def _note(self) -> None:
         self.by, self.at = threading.current_thread(), time.monotonic()
@@ -364,15 +372,15 @@ class Freed:
         assert await asyncio.to_thread(self.event.wait, 60)
 
 
-def test_what_was_left_is_freed_off_the_loop_and_not_at_once(lineup: Lineup) -> None:
+def test_what_was_left_is_freed_off_the_loop_and_not_at_once(deployment: Deployment) -> None:
     turned: list[int] = []
-    first = another(lineup, 1)
+    first = another(deployment, 1)
     freed = Freed(first)
     serving = Serving(first, lambda one: turned.append(one.generation))
     del first
 
     async def turn() -> float:
-        second, turned_at = another(lineup, 2), time.monotonic()
+        second, turned_at = another(deployment, 2), time.monotonic()
         serving.turn(second)
         assert serving.current is second
         assert turned == [2]
@@ -384,17 +392,17 @@ def test_what_was_left_is_freed_off_the_loop_and_not_at_once(lineup: Lineup) -> 
     assert freed.by is not threading.main_thread()
 
 
-def test_a_request_at_hand_keeps_the_line_up_that_it_began_with(lineup: Lineup) -> None:
-    serving = Serving(another(lineup, 1), lambda one: None)
+def test_a_request_at_hand_keeps_the_line_up_that_it_began_with(deployment: Deployment) -> None:
+    serving = Serving(another(deployment, 1), lambda one: None)
     begun = serving.current
     freed = Freed(begun)
 
     async def turn() -> None:
-        serving.turn(another(lineup, 2))
+        serving.turn(another(deployment, 2))
         await asyncio.sleep(1.5)
 
     asyncio.run(turn())
     assert not freed.event.is_set()
-    assert begun.champion.version == lineup.champion.version
+    assert begun.champion.version == deployment.champion.version
     del begun
     assert freed.event.is_set()

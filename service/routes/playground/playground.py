@@ -16,7 +16,7 @@ from service.deployment.readiness import why_not_proved
 from service.errors import NotReady
 from service.http.keys import ASSETS, PAGE, PLAYGROUND
 from service.routes.playground.data import PlaygroundData
-from service.scoring.lineup import Arm, Assignment, Lineup, Serving
+from service.scoring.deployment import Arm, Assignment, Deployment, Serving
 from service.scoring.model import Model, load_model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -38,10 +38,10 @@ _NAME = "without"
 
 
 class Alone:
-    """A fixed line-up of one model."""
+    """A fixed deployment of one model."""
 
     def __init__(self, model: Model) -> None:
-        self.current = Lineup(0, (Arm(_NAME, model),), Assignment("", [_NAME], [1.0]))
+        self.current = Deployment(0, (Arm(_NAME, model),), Assignment("", [_NAME], [1.0]))
 
 
 class Playground:
@@ -50,18 +50,16 @@ class Playground:
     def __init__(
         self, settings: Settings, serving: Serving, metrics: Metrics, scored_by: Callable[[Alone], ASGIApp]
     ) -> None:
-        """`scored_by` makes the scoring route over a line-up."""
+        """`scored_by` makes the scoring route over a deployment."""
         model = _load_without(settings, metrics)
         self._without = ProvedRoute(scored_by(Alone(model)), model, settings.max_candidates) if model else None
         self._data = PlaygroundData(serving, settings, model)
 
     def routes(self) -> list[Route]:
-        """Return all routes."""
         compared = [Route(f"{PLAYGROUND}score-without", self._without, methods=["POST"])] if self._without else []
         return [*_page_routes(), *self._data.routes(), *compared]
 
     async def open(self) -> None:
-        """Prove the model to compare with."""
         if self._without is not None:
             await self._without.prove()
 
@@ -96,7 +94,6 @@ def _load_without(settings: Settings, metrics: Metrics) -> Model | None:
 
 
 def _page_routes() -> list[Route]:
-    """Return the routes of the page and of each file that it loads."""
     files = [path for path in sorted(_FOLDER.iterdir()) if path.suffix in _TYPES]
     return [_route(PAGE if path.name == _INDEX else f"{ASSETS}{path.name}", path) for path in files]
 
