@@ -35,7 +35,7 @@ from service.deployment.rollout import (
 from service.deployment.source import alone
 from service.errors import StoreError
 from service.machine import free_memory
-from service.scoring.lineup import Lineup, Serving
+from service.scoring.deployment import Deployment, Serving
 from service.scoring.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -81,7 +81,7 @@ class Stage(Rollout):
         self.generations = [1]
         self.follower = PlayedFollower()
         first = self.follower.verified(self.follower.reading)
-        self.serving = Serving(first.lineup({("first", False): played("first")}, 1), self._note)
+        self.serving = Serving(first.deployment({("first", False): played("first")}, 1), self._note)
         super().__init__(
             cast(BundleFollower, self.follower), first, self.serving, Settings(bundle=Path("/")), Metrics()
         )
@@ -97,9 +97,9 @@ class Stage(Rollout):
             raise StoreError("no rows yet", None)
         return played(name)
 
-    def _note(self, lineup: Lineup) -> None:
-        self.served.append(str(lineup.champion.identity))
-        self.generations.append(lineup.generation)
+    def _note(self, deployment: Deployment) -> None:
+        self.served.append(str(deployment.champion.identity))
+        self.generations.append(deployment.generation)
 
     def play(self, found: Sequence[tuple[str, int]]) -> None:
         """Each is wanted for so many looks, the last for as long as there is something to do."""
@@ -341,27 +341,27 @@ def test_a_bundle_is_verified_in_steps(copied_bundle: Path) -> None:
 
 
 @pytest.fixture
-def lineup(bundle: Bundle) -> Lineup:
+def deployment(bundle: Bundle) -> Deployment:
     """The first generation, of one model."""
     plan = DeploymentPlan(alone(bundle.folder), {bundle.folder: PinnedBundle(bundle.folder, None, True, Trust(None))})
     settings = Settings.from_environ({"MSD_BUNDLE": str(bundle.folder)})
-    return plan.lineup({key: one.load(settings, Metrics()) for key, one in plan.models.items()}, 1)
+    return plan.deployment({key: one.load(settings, Metrics()) for key, one in plan.models.items()}, 1)
 
 
-def another(lineup: Lineup, generation: int) -> Lineup:
+def another(deployment: Deployment, generation: int) -> Deployment:
     """The same again, in memory of its own."""
-    (arm,) = lineup.arms
-    return Lineup(generation, (replace(arm, model=replace(arm.model)),), lineup._assignment)
+    (arm,) = deployment.arms
+    return Deployment(generation, (replace(arm, model=replace(arm.model)),), deployment._assignment)
 
 
 class Freed:
-    """Tells when a line-up's model is freed, and by which thread."""
+    """Tells when a deployment's model is freed, and by which thread."""
 
-    def __init__(self, lineup: Lineup) -> None:
+    def __init__(self, deployment: Deployment) -> None:
         self.by: threading.Thread | None = None
         self.at = 0.0
         self.event = threading.Event()
-        weakref.finalize(lineup.champion, self._note)
+        weakref.finalize(deployment.champion, self._note)
 
     def _note(self) -> None:
         self.by, self.at = threading.current_thread(), time.monotonic()
@@ -372,15 +372,15 @@ class Freed:
         assert await asyncio.to_thread(self.event.wait, 60)
 
 
-def test_what_was_left_is_freed_off_the_loop_and_not_at_once(lineup: Lineup) -> None:
+def test_what_was_left_is_freed_off_the_loop_and_not_at_once(deployment: Deployment) -> None:
     turned: list[int] = []
-    first = another(lineup, 1)
+    first = another(deployment, 1)
     freed = Freed(first)
     serving = Serving(first, lambda one: turned.append(one.generation))
     del first
 
     async def turn() -> float:
-        second, turned_at = another(lineup, 2), time.monotonic()
+        second, turned_at = another(deployment, 2), time.monotonic()
         serving.turn(second)
         assert serving.current is second
         assert turned == [2]
@@ -392,17 +392,17 @@ def test_what_was_left_is_freed_off_the_loop_and_not_at_once(lineup: Lineup) -> 
     assert freed.by is not threading.main_thread()
 
 
-def test_a_request_at_hand_keeps_the_line_up_that_it_began_with(lineup: Lineup) -> None:
-    serving = Serving(another(lineup, 1), lambda one: None)
+def test_a_request_at_hand_keeps_the_line_up_that_it_began_with(deployment: Deployment) -> None:
+    serving = Serving(another(deployment, 1), lambda one: None)
     begun = serving.current
     freed = Freed(begun)
 
     async def turn() -> None:
-        serving.turn(another(lineup, 2))
+        serving.turn(another(deployment, 2))
         await asyncio.sleep(1.5)
 
     asyncio.run(turn())
     assert not freed.event.is_set()
-    assert begun.champion.version == lineup.champion.version
+    assert begun.champion.version == deployment.champion.version
     del begun
     assert freed.event.is_set()
