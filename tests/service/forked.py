@@ -51,7 +51,6 @@ class ForkedProcess:
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, as `poll` returns it."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
@@ -66,16 +65,13 @@ class ForkedProcess:
         return status
 
     def send_signal(self, number: int) -> None:
-        """Sends a signal, if it is still there."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        """SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
@@ -88,7 +84,6 @@ def _run(
     open_files: int | None,
     prepare: Callable[[], None] | None,
 ) -> None:
-    """The forked process, from beginning to end."""
     # No collection goes through the inherited objects, which would also copy their pages.
     gc.freeze()
     for path, stream in ((out, 1), (error, 2)):

@@ -36,7 +36,6 @@ def divided(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def key(name: str) -> dict[str, str]:
-    """The header with a key."""
     return {"authorization": f"Bearer {KEYS[name]}"}
 
 

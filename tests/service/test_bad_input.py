@@ -15,12 +15,10 @@ GOOD: dict[str, Any] = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}}
 
 
 def but(**changes: Any) -> bytes:  # noqa: ANN401
-    """The good request with some parts changed."""
     return json.dumps({**GOOD, **changes}).encode()
 
 
 def candidates(**changes: Any) -> bytes:  # noqa: ANN401
-    """The good request with other columns of candidates."""
     return but(candidates={"id": ["i1", "i2"], **changes})
 
 

@@ -45,13 +45,11 @@ ASKED: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def client(service: LiveService) -> Iterator[httpx.Client]:
-    """One kept connection to the shared service."""
     with service.client() as kept:
         yield kept
 
 
 def reply(client: httpx.Client, document: dict[str, Any], **more: Any) -> dict[str, Any]:  # noqa: ANN401
-    """The reply, which is a success."""
     answer = client.post("/v1/score", json={**document, **more})
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
@@ -59,7 +57,6 @@ def reply(client: httpx.Client, document: dict[str, Any], **more: Any) -> dict[s
 
 
 def odds(found: dict[str, Any]) -> NDArray[np.float64]:
-    """Log-odds of a reply's scores."""
     return log_odds(np.array(found["candidates"]["pctr"], np.float32))
 
 
@@ -225,13 +222,11 @@ def nothing(bundle: Bundle) -> Tensors:
 
 
 def codecs(bundle: Bundle) -> tuple[RowCodec, RowCodec]:
-    """Of users and of items."""
     schema, number = bundle.schema, bundle.bundle_id
     return RowCodec(schema, "user", number), RowCodec(schema, "item", number)
 
 
 def requests(bundle: Bundle) -> list[Tensors]:
-    """The tensors of all goldens."""
     return [
         golden_tensors(bundle.schema, *codecs(bundle), golden).tensors for golden in read_goldens(bundle.path(GOLDENS))
     ]

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from msd.contract.bundle import Bundle
-from tests.bundles.factory import AT, build_bundle, golden_requests
+from tests.bundles.factory import AT, build_bundle
 from tests.bundles.ranker_graph import POISON_HOUR, Recipe
 from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.test_bad_input import INVALID, MALFORMED, ODD_BUT_GOOD
+from tests.service.test_bad_input import INVALID, MALFORMED
 from tests.service.test_guard import KEYS, write_keys
 
 GOOD = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": ["i1", "i2", "i250"]}}).encode()
@@ -36,8 +36,6 @@ class Ways(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A reply without times."""
-
     status: int
     headers: tuple[bytes, ...]
     body: bytes
@@ -80,7 +78,6 @@ def post(body: bytes, *headers: bytes, version: bytes = b"1.1", name: bytes = b"
 
 
 def connect(service: LiveService) -> socket.socket:
-    """A connection."""
     connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
@@ -130,14 +127,8 @@ def both(ways: Ways, *pieces: bytes, pause_s: float = 0.01) -> list[Reply]:
 
 
 def only(ways: Ways, *pieces: bytes, pause_s: float = 0.01) -> Reply:
-    """The one reply of both."""
     (reply,) = both(ways, *pieces, pause_s=pause_s)
     return reply
-
-
-@pytest.mark.parametrize("place", range(len(golden_requests())))
-def test_goldens(ways: Ways, place: int) -> None:
-    assert only(ways, post(json.dumps(golden_requests()[place]).encode(), JSON, LAST)).status == 200
 
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -164,13 +155,6 @@ def test_good_requests(ways: Ways, name: str) -> None:
     document = {**json.loads(GOOD), **FORMS[name]}
     for ascii_only in (True, False):
         assert only(ways, post(json.dumps(document, ensure_ascii=ascii_only).encode(), JSON, LAST)).status == 200
-
-
-@pytest.mark.parametrize("name", ODD_BUT_GOOD)
-def test_odd_but_good_requests(ways: Ways, name: str) -> None:
-    # They are scored at the time that they come; what has an age is then another a moment later.
-    body = ODD_BUT_GOOD[name].replace(b'{"user_id"', b'{"at": %d, "user_id"' % AT, 1)
-    assert only(ways, post(body, JSON, LAST)).status == 200
 
 
 @pytest.mark.parametrize("name", [*MALFORMED, *INVALID])
@@ -239,13 +223,6 @@ def test_a_client_that_expects_to_be_told_to_go_on_is(ways: Ways) -> None:
 
 
 # How requests come
-
-
-def test_head_and_body_in_two_writes(ways: Ways) -> None:
-    request = post(GOOD, JSON, LAST)
-    whole = only(ways, request)
-    for pause_s in (0.005, 0.1):
-        assert only(ways, request[: -len(GOOD)], GOOD, pause_s=pause_s) == whole
 
 
 def test_byte_by_byte(ways: Ways) -> None:
@@ -341,23 +318,9 @@ def test_a_body_over_the_limit(bundle: Bundle, open_ways: Callable[..., Ways]) -
 
 
 def leave(connection: socket.socket, *, hard: bool) -> None:
-    """Ends a connection, with a reset or as usual."""
     if hard:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
-
-
-def test_clients_that_leave_at_any_moment_harm_nobody(ways: Ways) -> None:
-    """Before, while and after their request is scored, with replies of every size."""
-    for way in ways:
-        for place in range(200):
-            connection = connect(way)
-            connection.sendall(post(MANY if place % 2 else GOOD, JSON) * (1 + place % 3))
-            time.sleep(0.0002 * (place % 20))
-            leave(connection, hard=place % 5 != 0)
-        wait_until(lambda way=way: way.metric("msd_queued_rows") == 0)
-    assert only(ways, post(GOOD, JSON, LAST)).status == 200
-    check_whole(ways)
 
 
 def test_replies_never_go_to_another_connection(ways: Ways) -> None:
@@ -500,7 +463,6 @@ def test_a_model_that_fails(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> ModelRuns:
-    """Holds the runs of `held`."""
     return ModelRuns(tmp_path_factory.mktemp("runs"))
 
 

@@ -33,7 +33,6 @@ def send(service: LiveService, document: dict[str, object]) -> socket.socket:
 
 
 def status_of(client: httpx.Client, path: str) -> int:
-    """What a path answers with."""
     return client.get(path).status_code
 
 
@@ -143,7 +142,6 @@ PYTHONS: dict[str, Any] = {"items": {"i1": {}}}
 
 @pytest.fixture
 def runs(tmp_path: Path) -> ModelRuns:
-    """Holds the runs of `service`."""
     return ModelRuns(tmp_path)
 
 

@@ -36,12 +36,10 @@ class Load:
         self.statuses: list[int] = []
 
     def wait_for(self, more: int) -> None:
-        """Until there are so many more."""
         enough = len(self.statuses) + more
         wait_until(lambda: len(self.statuses) >= enough)
 
     def count(self, status: int) -> int:
-        """Replies of one status so far."""
         return self.statuses.count(status)
 
 
@@ -88,8 +86,6 @@ def test_connections_that_are_killed_under_load_fail_no_request(served: LiveServ
 
 
 class Hostile(NamedTuple):
-    """A service whose Redis can be made to say anything."""
-
     service: LiveService
     proxy: Proxy
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.bundle import GOLDENS, LEAN_RANKER, MANIFEST, RANKER, Bundle, open_bundle
+from msd.contract.bundle import GOLDENS, LEAN_RANKER, RANKER, Bundle, open_bundle
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, read_goldens
 from operations.replay.log import replay_log
@@ -67,7 +67,6 @@ class Hurried:
 def hurried(
     request: pytest.FixtureRequest, lean_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Hurried]:
-    """It logs all requests."""
     folder = tmp_path_factory.mktemp("lean")
     runs = ModelRuns(folder)
     settings: dict[str, Any] = {"lean": "on", "log_dir": folder / "log", "log_sample": 0}
@@ -80,7 +79,6 @@ def hurried(
 
 
 def wide_golden(bundle: Bundle) -> Golden:
-    """The golden of 200 candidates."""
     return next(one for one in read_goldens(bundle.path(GOLDENS)) if one.request == WIDE)
 
 
@@ -166,7 +164,6 @@ def test_a_logged_lean_request_is_replayed_with_the_lean_graph(lean_bundle: Bund
 
 
 def lean_copy(lean_bundle: Bundle, folder: Path) -> Path:
-    """A copy to damage."""
     shutil.copytree(lean_bundle.folder, folder, ignore=shutil.ignore_patterns("verified.json"))
     return folder
 
@@ -236,18 +233,12 @@ def test_a_lean_graph_that_is_not_the_manifests_is_refused(
         )
 
 
-def test_a_bundle_without_it_is_as_it_was(bundle: Bundle) -> None:
-    assert "lean" not in json.loads((bundle.folder / MANIFEST).read_text("utf-8"))
-    assert '"lean"' not in bundle.path(GOLDENS).read_text("utf-8")
-
-
 FULL, LEAN = 1.0, 0.2
 # So far away that the test's own time is nothing.
 LEFT_S = 10.0
 
 
 def gauge(metrics: Metrics) -> float:
-    """What `msd_brownout` says."""
     (family,) = [one for one in metrics.families.collect() if one.name == "msd_brownout"]
     return family.samples[0].value
 
@@ -282,15 +273,6 @@ def test_what_may_not_be_lean_is_judged_as_ever() -> None:
     assert lean
     with pytest.raises(Overloaded):
         admission.enter(Load(10, FULL), time.perf_counter() + LEFT_S)
-
-
-def test_a_long_run_on_an_idle_service_is_no_reason() -> None:
-    """It is scored in full, however near its deadline is."""
-    admission = Admission(Metrics(), 10_000)
-    for _ in range(10):
-        one = admission.enter(Load(10, 0.9 * LEFT_S, LEAN), time.perf_counter() + LEFT_S)
-        assert not one.is_lean
-        admission.leave(one)
 
 
 def test_it_ends_when_the_full_model_could_score_what_is_offered() -> None:

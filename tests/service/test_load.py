@@ -18,8 +18,6 @@ from tests.service.faults import ModelRuns
 from tests.service.live import PAUSE_S, LiveService, live_service, wait_until
 
 REQUEST: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(100)]}}
-GONE = 'msd_requests_total{code="499"}'
-SHED = 'msd_shed_total{reason="client_gone"}'
 RUNS = 'msd_stage_seconds_count{stage="run"}'
 
 
@@ -36,7 +34,6 @@ def wait_for_rows(service: LiveService, rows: int) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> ModelRuns:
-    """Holds the runs of `running`."""
     return ModelRuns(tmp_path_factory.mktemp("runs"))
 
 
@@ -93,7 +90,6 @@ class Load:
             thread.start()
 
     def stop(self) -> None:
-        """Ends all clients."""
         self._stop.set()
         for thread in self._threads:
             thread.join(120)

@@ -170,7 +170,6 @@ def test_every_request_of_many_threads_has_its_stages(watched: Watched) -> None:
 
 
 def sent(metrics: Metrics, result: str) -> float:
-    """How many traces came to that."""
     samples = {
         sample.labels["result"]: sample.value
         for one in metrics.families.collect()
@@ -225,7 +224,6 @@ GOOD = f"00-{TRACE}-{SPAN}-01"
 
 
 def parent(*values: str | bytes) -> tuple[int, int, bool] | None:
-    """Trace, span and whether it is sampled, of a request with these headers."""
     encoded = [value.encode("latin-1") if isinstance(value, str) else value for value in values]
     found = parent_of([(b"host", b"x"), *((b"traceparent", value) for value in encoded)])
     return (found.trace_id, found.span_id, found.trace_flags.sampled) if found.is_valid else None

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import MERGED_RANKER, RANKER, Bundle
 from msd.contract.errors import BundleError
 from service.runtimes.choice import Together, open_runtime, open_together
-from service.runtimes.cuda import BoundRuntime, card_name, try_capture
+from service.runtimes.cuda import BoundRuntime, try_capture
 from service.runtimes.onnxruntime import OnnxRuntime, engine_of, open_session
 from service.runtimes.runtime import TOGETHER, Runtime, RuntimeRefused
 from service.settings import Settings
@@ -22,11 +21,7 @@ from tests.bundles.ranker_graph import POISON_HOUR, Recipe, build_ranker
 from tests.service.faults import ModelRuns
 from tests.service.live import live_service, wait_until
 from tests.service.runtimes.conftest import Asked, Make
-
-needs_card = pytest.mark.skipif(
-    "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not card_name(),
-    reason="needs an NVIDIA GPU",
-)
+from tests.service.runtimes.test_cuda import needs_card
 
 
 @pytest.fixture(scope="module")
