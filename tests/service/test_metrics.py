@@ -51,20 +51,29 @@ def test_requests_are_counted_by_status_and_scored_ones_are_timed() -> None:
     metrics.request(200, 0.002)
     metrics.request(200, 0.3)
     metrics.request(429, 0.0001)
+    metrics.request(418, 0.1)  # a status without a child of its own
+    metrics.event_request(202, 0.1)
+    metrics.event_request(418, 0.1)
     found = samples(metrics)
 
-    assert (found["msd_requests_total|200"], found["msd_requests_total|429"]) == (2, 1)
+    assert [found[f"msd_requests_total|{status}"] for status in (200, 429, 418)] == [2, 1, 1]
+    assert found["msd_event_requests_total|418"] == found["msd_event_request_seconds_count"] == 1
     # The refusal would make scoring look fast.
     assert found["msd_request_seconds_count"] == 2
     assert found["msd_request_seconds_sum"] == pytest.approx(0.302)
     assert found["msd_request_seconds_bucket|0.002"] == 1
 
 
-def test_every_family_has_a_help_text() -> None:
-    families = list(text_string_to_metric_families(Metrics().exposition().decode()))
+def test_every_family_has_a_help_text_and_no_creation_time() -> None:
+    metrics = Metrics()
+    families, found = list(text_string_to_metric_families(metrics.exposition().decode())), samples(metrics)
 
     assert len(families) > 50
     assert [one.name for one in families if not one.documentation.endswith(".") or one.type == "unknown"] == []
+    assert not [name for name in found if "_created" in name]
+    # An unknown value is no number.
+    assert math.isnan(found["msd_predicted_over_observed"])
+    assert math.isnan(found["msd_newest_event_timestamp_seconds"])
 
 
 def test_threads_lose_no_counts() -> None:
@@ -171,35 +180,6 @@ def test_a_standing_counts_its_object_in_one_state() -> None:
     assert counts() == {"off": 0, "on": 0}
 
 
-def test_a_status_that_nobody_foresaw_is_counted_too() -> None:
-    metrics = Metrics()
-    metrics.request(418, 0.1)
-    metrics.event_request(202, 0.1)
-    metrics.event_request(418, 0.1)
-    found = samples(metrics)
-
-    assert (found["msd_requests_total|418"], found["msd_event_requests_total|418"]) == (1, 1)
-    assert found["msd_event_request_seconds_count"] == 1
-
-
-def test_what_is_not_known_is_no_number() -> None:
-    found = samples(Metrics())
-
-    assert math.isnan(found["msd_predicted_over_observed"])
-    assert math.isnan(found["msd_newest_event_timestamp_seconds"])
-
-
-def test_the_release_that_runs_is_told(service: LiveService) -> None:
-    with service.client() as client:
-        (line,) = [one for one in client.get("/metrics").text.splitlines() if one.startswith("msd_build_info{")]
-
-    assert re.fullmatch(r'msd_build_info\{commit="[^"]*",version="[0-9][^"]*"\} 1\.0', line)
-
-
-def test_the_commit_is_that_of_the_setting() -> None:
-    assert Settings(bundle=Path("a"), revision="abc123").build.commit == "abc123"
-
-
 def test_the_model_route_tells_what_is_served(service: LiveService, bundle: Bundle) -> None:
     with service.client() as client:
         model = client.get("/v1/model").json()
@@ -245,21 +225,27 @@ def test_all_series_exist_from_the_start(service: LiveService, bundle: Bundle) -
     (runtime,) = (line for line in answer.text.splitlines() if line.startswith("msd_runtime_info{"))
     assert 'precision="fp32",provider="cpu",runtime="onnxruntime",threads="1"' in runtime
     assert runtime.endswith(" 1.0")
+    assert re.search(r'\nmsd_build_info\{commit="[^"]*",version="[0-9][^"]*"\} 1\.0\n', answer.text)
+    assert Settings(bundle=bundle.folder, revision="abc123").build.commit == "abc123"
 
 
-def test_python_is_told_where_the_core_is_switched_off(bundle: Bundle, tmp_path: Path) -> None:
+def test_switched_off_core_is_reported_and_only_failures_are_logged(bundle: Bundle, tmp_path: Path) -> None:
     with live_service(bundle.folder, tmp_path, native="off") as running:
         with running.client() as client:
-            told = client.get("/v1/model").json()["native"]
+            reported = client.get("/v1/model").json()["native"]
             (metric,) = (
                 line for line in client.get("/metrics").text.splitlines() if line.startswith("msd_native_info{")
             )
+            # Above the level debug, requests that go well are not logged.
+            assert client.post("/v1/score", json=golden_requests()[0]).status_code == 200
+            assert client.post("/v1/score", json={}).status_code == 422
         assert running.terminate() == 0
         lines = [line for line in running.log() if line["event"] == "native_core"]
+        assert [line["status"] for line in running.log() if line["event"] == "request"] == [422]
 
-    assert (told["served"], told["reason"]) == (False, "switched off by MSD_NATIVE")
-    assert metric == f'msd_native_info{{instructions="{told["instructions"]}",path="python"}} 1.0'
-    assert [{name: line[name] for name in told} for line in lines] == [told]
+    assert (reported["served"], reported["reason"]) == (False, "switched off by MSD_NATIVE")
+    assert metric == f'msd_native_info{{instructions="{reported["instructions"]}",path="python"}} 1.0'
+    assert [{name: line[name] for name in reported} for line in lines] == [reported]
 
 
 def test_requests_are_counted_and_logged_as_they_were(bundle: Bundle, tmp_path: Path) -> None:
