@@ -14,12 +14,11 @@ from msd.contract.files import sha256_file
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import Part
 from msd.dataset.texts import student_texts
-from msd.evaluation.cold_ads import measure_cold_ads
+from msd.evaluation.degradation import measure_cold_ads
 from msd.ranker.batch import TrainedRanker
 from msd.step import fingerprint_of
 from msd.student.encoder import Student, load_student
-from msd.student.untaught import untaught_items
-from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, no_vectors
+from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, no_vectors, untaught_items
 from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge, load_record
 from msd.training.folder import WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, student_of, vectors_of
 from msd.training.lean import LEAN_FOLDER, load_lean

@@ -56,7 +56,6 @@ def create_app(
     add_docs(
         app,
         components.serving,
-        settings.max_deadline_ms,
         needs_keys=components.guard is not None,
         has_events=components.live is not None,
     )

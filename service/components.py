@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from starlette.types import ASGIApp
 
 from msd.contract.errors import MsdError
+from service import limits
 from service.cold.cold_ads import open_cold_ads
 from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle
 from service.deployment.readiness import Readiness, Starter
@@ -61,9 +62,9 @@ class Components:
         self.serving = Serving(first, self._turn)
         self.guard = open_guard(settings, metrics)
         most, patience_s = settings.max_candidates, settings.deadline_ms / 1000
-        admission = Admission(metrics, settings.max_queued_rows, threads, most, patience_s)
+        admission = Admission(metrics, max(limits.MAX_QUEUED_ROWS, most), threads, most, patience_s)
         self.queue = RunQueue(metrics, admission, threads)
-        self.liveness = Liveness(settings.hang_seconds, self.queue.heartbeat, metrics)
+        self.liveness = Liveness(limits.HANG_S, self.queue.heartbeat, metrics)
         self.readiness = Readiness(metrics, self.liveness.hangs)
         self._starter = Starter(self.readiness, settings.max_candidates)
         self.live = open_live_store(settings) if settings.live else None
@@ -168,8 +169,7 @@ def open_live_store(settings: Settings) -> LiveStore:
             "MSD_LIVE=on keeps live states in LMDB, which is not installed: pip install 'msd-ctr[live]'"
         ) from None
     assert settings.state_dir is not None, "settings with an embedded live state have its folder"
-    horizon_s = settings.event_horizon_hours * 3_600
-    return EmbeddedStates(StateFile(settings.state_dir, settings.state_mb * 2**20, horizon_s))
+    return EmbeddedStates(StateFile(settings.state_dir, settings.state_mb * 2**20, limits.EVENT_HORIZON_S))
 
 
 def _own_plan(settings: Settings) -> DeploymentPlan:

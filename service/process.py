@@ -7,6 +7,7 @@ from types import FrameType
 
 import structlog
 
+from service import limits
 from service.deployment.pinned_bundle import private_folder
 from service.deployment.rollout import BundleFollower
 from service.http.entry import bind
@@ -29,7 +30,7 @@ def run_service(settings: Settings) -> None:
     keep_standard_streams()
     metrics = Metrics()
     metrics.log_lines.read = configure_logs(settings.log_level).read
-    watchdog = Watchdog(settings.drain_seconds, settings.hang_seconds)
+    watchdog = Watchdog(settings.drain_seconds, limits.HANG_S)
     watchdog.start()
     for number in handled_signals():
         signal.signal(number, _leave_to_the_watchdog)

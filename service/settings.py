@@ -26,11 +26,33 @@ from pydantic import (
 from msd.contract.errors import MsdError, first_fault
 from msd.contract.files import read_small
 from msd.contract.request import MAX_CANDIDATES
+from service.limits import MAX_DEADLINE_MS
 from service.redis.redis_url import parse_redis_url
 
 PREFIX = "MSD_"
 MAX_WORKERS = 512
 _MAX_URL_BYTES = 2**14
+RETIRED = (
+    "BODY_TIMEOUT_MS",
+    "ENCODED_TTL_S",
+    "ENCODER_QUEUE",
+    "ENCODER_WAIT_MS",
+    "EVENT_HORIZON_HOURS",
+    "FILL_ROWS_PER_S",
+    "HANG_SECONDS",
+    "HEAD_TIMEOUT_MS",
+    "INFLIGHT_MB",
+    "LOG_FLUSH_SECONDS",
+    "LOG_MAX_DAYS",
+    "MAX_DEADLINE_MS",
+    "MAX_HEADER_BYTES",
+    "MAX_QUEUED_ROWS",
+    "MERGE",
+    "PREPARE_MB",
+    "PREPARE_SECONDS",
+    "REPLY_TIMEOUT_MS",
+)
+"""Settings of earlier releases, which are ignored."""
 _KUBERNETES = re.compile(r"SERVICE_(HOST|PORT)|PORT_\d+_")
 
 
@@ -85,9 +107,6 @@ class Settings(BaseModel):
     native: Annotated[bool, BeforeValidator(_is_on)] = True
     """`on`: the [native core](install.md#the-native-core), if it is built, scores plain requests. `off`: Python scores
     all requests."""
-    merge: Literal["auto", "on", "off"] = "auto"
-    """Whether queued requests share a model run: `auto` (on a GPU, if the bundle was exported with `--merged`), `on` or
-    `off`."""
     lean: Annotated[bool, BeforeValidator(_is_on)] = False
     """`on`: under overload, the bundle's lean graph scores requests, before any is refused
     ([brownout](load-shedding.md#brownout)); if the bundle has one (`msd lean`). `off`: never."""
@@ -118,30 +137,14 @@ class Settings(BaseModel):
     # Limits of requests and connections
     max_body_bytes: Annotated[int, Field(ge=1_024, le=2**28)] = 2**20
     """Largest request body; larger ones get 413."""
-    max_header_bytes: Annotated[int, Field(ge=1_024, le=2**20)] = 2**15
-    """Largest request head; larger ones get 431 and the connection is closed. So do heads with over 100 headers;
-    targets over 8 KiB get 414."""
     max_candidates: Annotated[int, Field(ge=1, le=100_000)] = MAX_CANDIDATES
     """Most candidates per request; more get 413."""
-    max_queued_rows: Annotated[int, Field(ge=1)] = 10 * MAX_CANDIDATES
-    """Most queued candidates per scoring thread; beyond it, requests get 429 with Retry-After."""
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
     """Most client connections; beyond it, [an idle or unfinished one is closed](load-shedding.md#connections)."""
-    inflight_mb: Annotated[int, Field(ge=1, le=2**20)] = 64
-    """Memory for requests that are incomplete or unanswered, over all connections; beyond it, the oldest incomplete
-    ones get 429 and are disconnected."""
-    head_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 10_000
-    """Time limit for a request's head, and for the TLS handshake."""
-    body_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 5_000
-    """Time limit for a request's body; beyond it, the request gets 408."""
-    reply_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 30_000
-    """Time limit for a client to read its replies; beyond it, the connection is closed."""
     # Deadlines
-    deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 1_000
+    deadline_ms: Annotated[int, Field(ge=1, le=MAX_DEADLINE_MS)] = 1_000
     """Default deadline of a request, from its first byte; a caller sets its own with `X-Deadline-Ms`
     ([deadlines](load-shedding.md#deadlines))."""
-    max_deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 60_000
-    """Longest deadline that a caller may set; longer ones get 400."""
     explain_share: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of the scoring threads' time for explanations, which yield to all other requests; beyond it, they get 429.
     0 disables explanations."""
@@ -152,8 +155,6 @@ class Settings(BaseModel):
     cache_mb: Annotated[int, Field(ge=0, le=2**20)] = 256
     """Memory for rows read from Redis, half of it for users; live states take up to a quarter of it on top. 0 disables
     the cache."""
-    fill_rows_per_s: Annotated[int, Field(ge=0, le=1_000_000)] = 5_000
-    """Most rows per second that the cache prefetches; 0 disables prefetching."""
     store_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 100
     """Time limit for one read of Redis; beyond it, the request is degraded."""
     # Live state
@@ -164,8 +165,6 @@ class Settings(BaseModel):
     """Persistent folder for live states if rows come from files (extra `live`); with Redis, states are kept there."""
     state_mb: Annotated[int, Field(ge=1, le=2**24)] = 4_096
     """Size limit of `MSD_STATE_DIR`; disk space is taken as states grow."""
-    event_horizon_hours: Annotated[float, Field(gt=0, le=720)] = 24.0
-    """Minimum time for which a repeated event is recognised as a duplicate."""
     live_lag_seconds: Annotated[float, Field(gt=0, le=1e9)] = 900.0
     """Longest pause between events that counts as normal; after it, the model is told that its counts are old."""
     corrections: Path | None = None
@@ -175,13 +174,8 @@ class Settings(BaseModel):
     encoder: Literal["auto", "on", "off"] = "auto"
     """Whether texts of cold ads are encoded (extra `encode`): `auto` (if the export measured a reliable gain), `on`
     (the service does not start without the encoder) or `off`."""
-    encoder_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 50
-    """Longest wait of a request for vectors, at most half of its remaining time. 0: the vectors serve the next
-    request."""
     encoder_per_s: Annotated[float, Field(gt=0, le=100_000)] = 20.0
     """Most texts encoded per second."""
-    encoder_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
-    """Most texts queued for the encoder; beyond it, texts are dropped."""
     # Logs and traces
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """`debug`, `info`, `warning` or `error`; JSON lines on stdout ([logs](operations.md#logs))."""
@@ -196,19 +190,12 @@ class Settings(BaseModel):
     """Share of requests in the request log, chosen by a hash of the request ID."""
     log_max_mb: Annotated[int, Field(ge=1, le=2**24)] = 1_024
     """Size limit of the request log; the oldest files are deleted."""
-    log_max_days: Annotated[float, Field(gt=0, le=36_500)] = 30.0
-    """Days for which request log files are kept."""
-    log_flush_seconds: Annotated[float, Field(ge=0.05, le=3_600)] = 60.0
-    """Longest time until a record is written to its file."""
     # The playground
     playground: bool = False
     """Whether there is a page at `/playground` to try the model out ([playground](playground.md))."""
     playground_without: Path | None = None
     """Bundle that the page compares with: the same model, trained without the LLM's knowledge."""
     # Liveness and shutdown
-    hang_seconds: Annotated[float, Field(ge=1, le=3_600)] = 20.0
-    """Time without progress of the event loop, or of all scoring threads, until `/health/live` and `/health/ready`
-    answer 503."""
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 5.0
     """Time after SIGTERM in which new connections are still accepted."""
 
@@ -262,25 +249,6 @@ class Settings(BaseModel):
             raise ValueError("MSD_LIVE=on needs MSD_STATE_DIR, a persistent folder for live states")
         return self
 
-    @model_validator(mode="after")
-    def _are_enough(self) -> Self:
-        if self.max_deadline_ms < self.deadline_ms:
-            raise ValueError(
-                f"MSD_DEADLINE_MS={self.deadline_ms} exceeds the longest deadline that a caller may set"
-                f" (MSD_MAX_DEADLINE_MS={self.max_deadline_ms})"
-            )
-        if self.inflight_mb * 2**20 < self.max_body_bytes:
-            raise ValueError(
-                f"MSD_INFLIGHT_MB={self.inflight_mb} is less than one full body"
-                f" (MSD_MAX_BODY_BYTES={self.max_body_bytes})"
-            )
-        if self.max_queued_rows < self.max_candidates:
-            raise ValueError(
-                f"MSD_MAX_QUEUED_ROWS={self.max_queued_rows} is less than one full request"
-                f" (MSD_MAX_CANDIDATES={self.max_candidates})"
-            )
-        return self
-
     @property
     def rows_in_bundle(self) -> bool:
         """Whether rows are read from the bundle's own files, which then have to be there."""
@@ -308,12 +276,17 @@ class Settings(BaseModel):
         if url := redis_url_of(environ):
             given["REDIS_URL"] = url
         known = {name.upper(): name for name in cls.model_fields}
-        for name in sorted(set(given) - set(known)):
+        for name in sorted(set(given) - set(known) - set(RETIRED)):
             raise SettingsError(_unknown(name, list(known)))
         try:
-            return cls.model_validate({known[name]: value for name, value in given.items()})
+            return cls.model_validate({known[name]: value for name, value in given.items() if name in known})
         except ValidationError as error:
             raise SettingsError(_explain(error)) from None
+
+
+def retired_in(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables of `environ` that were settings and are ignored."""
+    return [f"{PREFIX}{name}" for name in RETIRED if f"{PREFIX}{name}" in environ]
 
 
 def redis_url_of(environ: Mapping[str, str]) -> str | None:

@@ -2,7 +2,7 @@
 
 import os
 
-from msd.memory import keep_freed_memory
+from msd.process import keep_freed_memory
 
 # One thread per process: equal runs give equal bits, and test processes share the cores.
 os.environ["OMP_NUM_THREADS"] = "1"

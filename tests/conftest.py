@@ -105,7 +105,7 @@ def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="session")
 def service(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """The plain bundle served from its files; tests leave it as it is."""
-    with live_service(bundle.folder, tmp_path_factory.mktemp("service"), body_timeout_ms=700) as running:
+    with live_service(bundle.folder, tmp_path_factory.mktemp("service"), BODY_TIMEOUT_S=0.7) as running:
         yield running
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from msd.__main__ import COMMANDS, main
+from msd.__main__ import main
+from msd.commands import COMMANDS, GROUPS
 
 ROOT = Path(__file__).parents[1]
 NOWHERE = "/no/such/folder"
@@ -31,17 +32,44 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
-    main(arguments)
-    lines = capsys.readouterr().out.splitlines()
+def test_help_lists_all_commands_in_their_groups(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    text = said(capsys, *arguments, status=0)
 
-    for name, command in COMMANDS.items():
-        assert any(line.split() == [name, *command.help.split()] for line in lines), name
+    rows = " ".join(text.replace("│", " ").split())
+    for group, commands in GROUPS.items():
+        assert f"─ {group} ─" in text
+        assert all(f"{name} {command.help}" in rows for name, command in commands.items())
+
+
+def test_lab_help_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Run chaos tests against a service" in said(capsys, "lab", status=0)
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "--version", status=0).startswith("msd-ctr")
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [("msd quick", "quickstart"), ("msd lab ch", "chaos"), ("msd check --wat", "--watch")],
+)
+def test_shell_completes_commands_and_options(words: str, completed: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "msd"],
+        cwd=ROOT,
+        env={**os.environ, "_MSD_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.stdout.split() == [completed]
 
 
 def test_help_loads_no_package() -> None:
     ended = run_python(
-        "import sys; from msd.__main__ import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+        "import atexit, sys; from msd.__main__ import main;"
+        " atexit.register(lambda: print(*sys.modules, file=sys.stderr)); main(['--help'])"
     )
     loaded = {name.split(".")[0] for name in ended.stderr.split()}
 
@@ -127,8 +155,9 @@ def test_an_unknown_option_is_one_message(capsys: pytest.CaptureFixture[str], na
 def test_an_interrupt_while_a_command_is_loaded_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "slow_to_load.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('on')")
     ended = run_python(
-        f"import sys; sys.path.append({str(tmp_path)!r}); from msd import __main__ as door\n"
-        "door.COMMANDS['serve'] = door.COMMANDS['serve']._replace(module='slow_to_load'); door.main(['serve'])"
+        f"import sys; sys.path.append({str(tmp_path)!r}); from msd import __main__, commands\n"
+        "commands.COMMANDS['serve'] = commands.COMMANDS['serve']._replace(module='slow_to_load')\n"
+        "__main__.main(['serve'])"
     )
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
@@ -162,9 +191,11 @@ def test_a_command_that_lacks_a_module_says_which_extra_has_it() -> None:
 def test_onnx_runtime_is_told_to_report_nothing_before_it_is_loaded() -> None:
     """Its makers' servers are in the wheel: what a command starts inherits the word, too."""
     code = (
-        "import os, subprocess, sys; from msd.__main__ import main; main(['--help']);"
-        " print(subprocess.run([sys.executable, '-c', 'import os; print(os.environ[\"ORT_DISABLE_TELEMETRY\"])'],"
-        " capture_output=True, text=True).stdout, file=sys.stderr)"
+        "import atexit, subprocess, sys; from msd.__main__ import main;"
+        " asked = [sys.executable, '-c', 'import os; print(os.environ[\"ORT_DISABLE_TELEMETRY\"])'];"
+        " run = lambda: subprocess.run(asked, capture_output=True, text=True).stdout;"
+        " atexit.register(lambda: print(run(), file=sys.stderr));"
+        " main(['--help'])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     ended = subprocess.run(
@@ -187,7 +218,7 @@ def interrupted(**options):
     except SystemExit:
         raise MsdError("no onnxruntime is installed") from None
 
-front_door._load = lambda *arguments: interrupted
+front_door.load = lambda *arguments: interrupted
 sys.argv = ["msd", "catalogue"]
 front_door.main()
 """

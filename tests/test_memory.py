@@ -6,7 +6,7 @@ import resource
 import numpy as np
 import pytest
 
-from msd.memory import keep_freed_memory
+from msd.process import keep_freed_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from loadtest.session.pictures import latency_against_load
-from msd.drawing import to_svg
+from msd.page import to_svg
 
 Figures = Mapping[str, Any]
 _SHOWN_MS = 0.02

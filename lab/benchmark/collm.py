@@ -12,10 +12,10 @@ from pathlib import Path
 import polars as pl
 
 from lab.benchmark.protocol import Advance, BenchmarkError, Folders, Protocol, write_knowledge
+from lab.benchmark.variant import standard_variants
 from lab.data.collm_ml_1m import config_text, write_tables
 from msd.contract.files import sha256_file
 from msd.dataset.config import CONFIG_FILE, load_config
-from msd.ranker.variant import standard_variants
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.teachers.knowledge import RECORD_FILE, Knowledge, KnowledgeBase, TeachRecord
 

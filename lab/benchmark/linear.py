@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from lab.benchmark.variant import Given
 from msd.contract.schema import Bag, Categorical
 from msd.dataset.split import Part
 from msd.ranker.features import Features
-from msd.ranker.variant import Given
 from msd.teachers.knowledge import Knowledge
 
 Floats = NDArray[np.float64]

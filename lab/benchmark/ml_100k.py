@@ -6,10 +6,10 @@ from pathlib import Path
 from lab.benchmark.cold import HIDDEN, hide_items
 from lab.benchmark.linear import SETTINGS, attributes_linear, bayesian_linear, ridge_linear
 from lab.benchmark.protocol import Advance, BenchmarkError, Folders, Protocol, write_knowledge
+from lab.benchmark.variant import Variant, cold_variants, knowledge_ablations, standard_variants
 from msd.dataset.load import load_dataset
 from msd.ranker.batch import Corruption
 from msd.ranker.model import RankerConfig
-from msd.ranker.variant import Variant, cold_variants, knowledge_ablations, standard_variants
 from msd.teachers.collect import Stage, collect_knowledge
 from msd.teachers.knowledge import load_knowledge, load_record
 from msd.teachers.recorded import RecordedTeacher

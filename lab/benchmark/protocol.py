@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lab.benchmark.variant import Variant
 from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic, write_text_atomic
 from msd.dataset.load import Dataset
 from msd.ranker.model import RankerConfig
-from msd.ranker.variant import Variant
 from msd.step import fingerprint_of
 from msd.student.distill import DistillConfig
 from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, KnowledgeBase, TeachRecord

@@ -7,8 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from msd.contract.files import write_text_atomic
-from msd.drawing import to_svg
-from msd.page import render_page
+from msd.page import render_page, to_svg
 
 _COLOURS = {"ours": "#0b6e4f", "baseline": "#6b7280", "ablation": "#3b5bdb"}
 

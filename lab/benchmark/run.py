@@ -17,6 +17,7 @@ import polars as pl
 
 from lab.benchmark.predictions import Predictions, TestRows, keep, kept, rows_of, valid_auc
 from lab.benchmark.protocol import FORMAT, Folders, Protocol, write_knowledge
+from lab.benchmark.variant import Given, Source, Variant, seeds_of
 from lab.benchmark.vectors import NOBODY, VectorSources, with_vectors
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import Part, split_events
@@ -24,7 +25,6 @@ from msd.dataset.texts import student_texts
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
-from msd.ranker.variant import Given, Source, Variant, seeds_of
 from msd.step import STEP_FILE, fingerprint_of
 from msd.student.encoder import load_student
 from msd.student.step import distill
@@ -32,7 +32,7 @@ from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
 from msd.teachers.knowledge import KnowledgeBase, TeachRecord, load_knowledge, load_record
 from msd.training.finetune import finetune_ranker
 from msd.training.folder import FORMAT as RANKER_FORMAT
-from msd.training.network import NetworkInputs, train_network
+from msd.training.folder import NetworkInputs, train_network
 from msd.training.train import predict
 
 _STUDENT = "student"

@@ -8,9 +8,9 @@ import numpy as np
 from lab.benchmark.predictions import Floats, TestRows
 from lab.benchmark.protocol import Protocol
 from lab.benchmark.run import Results
+from lab.benchmark.variant import OURS, PLAIN, UNTUNED
 from msd.bootstrap import compare_by_seed, resample_metrics
 from msd.metrics import measure, roc_auc
-from msd.ranker.variant import OURS, PLAIN, UNTUNED
 
 _METRICS = ("auc", "uauc", "logloss", "ece", "predicted_over_observed")
 TEST = "paired bootstrap over users and seeds together, {resamples} resamples, two-sided"

@@ -13,8 +13,8 @@ from scipy import stats  # type: ignore[import-untyped]
 from lab.benchmark.protocol import Protocol
 from lab.benchmark.run import Results
 from lab.benchmark.summary import deviation
+from lab.benchmark.variant import ENCODED, OURS, PLAIN, Variant
 from msd.metrics import measure_pooled, roc_auc
-from msd.ranker.variant import ENCODED, OURS, PLAIN, Variant
 
 TEST = "corrected resampled t-test over seeds (Nadeau and Bengio 2003), two-sided"
 Figures = dict[str, Any]

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lab.benchmark.protocol import Advance
+from lab.benchmark.variant import Source
 from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, SideFeatures
-from msd.ranker.variant import Source
 from msd.step import fingerprint_of
-from msd.student.bag import BagOfWords
 from msd.student.encoder import encode_texts, new_student
-from msd.student.lessons import encode_targets, make_lessons, teachers_words
+from msd.student.lessons import BagOfWords, encode_targets, make_lessons, teachers_words
 from msd.student.record import HEADS, VECTOR_DIM, WORDS_DIM, Vectors
 from msd.student.vectors import Level, LevelVectors, StudentVectors, load_vectors
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
@@ -48,7 +47,7 @@ class VectorSources:
         """Return vectors that have a fingerprint of their source as `student`."""
         if source == "student" and self._users:
             return self.student
-        with_users = source == "student_with_users" or (self._users and source != "student_items")
+        with_users = source == "student_with_users" or self._users
         items = self._level(source, "items")
         users = self._level(source, "users") if with_users else NOBODY
         return StudentVectors(fingerprint_of(source, self.student.student), items, users)

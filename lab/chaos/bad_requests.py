@@ -18,7 +18,7 @@ from loadtest.routes import IMPRESSION, OPENRTB, SCORE, as_bid_request
 from msd.contract.bundle import open_bundle
 
 _STARTED = "process_start_time_seconds"
-_TIMEOUT_MS = 1_000
+_TIMEOUT_S = 1.0
 _TURNS = 10
 # Many of them wait until the service gives up on an unfinished body.
 _CONNECTIONS = 32
@@ -37,7 +37,7 @@ class BadRequests(Scenario):
     def run(self) -> ScenarioResult:
         came, wrong, refused = Counter[str](), list[str](), list[tuple[float, float]]()
         start = time.monotonic()
-        timeouts: dict[str, Any] = {"head_timeout_ms": _TIMEOUT_MS, "body_timeout_ms": _TIMEOUT_MS}
+        timeouts: dict[str, Any] = {"HEAD_TIMEOUT_S": _TIMEOUT_S, "BODY_TIMEOUT_S": _TIMEOUT_S}
         bundle = mapped_bundle(self.environment.bundle, self.folder / "mapped")
         with self.environment.service(self.name, bundle=bundle, **timeouts) as service:
             target = self.environment.target(service.url, 3)

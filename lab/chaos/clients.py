@@ -11,7 +11,7 @@ from lab.chaos.scenario import Check, Figure, UnderLoad
 from loadtest.http_client import ClientError, wait_until
 from msd.process import held
 
-_TIMEOUT_MS = 1_000
+_TIMEOUT_S = 1.0
 _DROP_S = 0.2
 _RESET = struct.pack("ii", 1, 0)
 _PATIENCE_S = 30.0
@@ -25,7 +25,7 @@ class BadClients(UnderLoad):
     files_before = files_growth = vanished = left = 0
 
     def settings(self) -> Mapping[str, Any]:
-        return {"head_timeout_ms": _TIMEOUT_MS, "body_timeout_ms": _TIMEOUT_MS}
+        return {"HEAD_TIMEOUT_S": _TIMEOUT_S, "BODY_TIMEOUT_S": _TIMEOUT_S}
 
     def before(self) -> None:
         self.files_before = held(self.service.pid).files

@@ -25,7 +25,7 @@ class DiskFull(UnderLoad):
     lost = again = 0.0
 
     def settings(self) -> Mapping[str, Any]:
-        return {"log_dir": self.folder / "log", "log_sample": _SHARE, "log_flush_seconds": _FLUSH_S}
+        return {"log_dir": self.folder / "log", "log_sample": _SHARE, "LOG_FLUSH_S": _FLUSH_S}
 
     def disturb(self) -> None:
         usual = resource.prlimit(self.service.pid, resource.RLIMIT_FSIZE)

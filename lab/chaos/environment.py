@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lab.bench.redis import RedisProcess
 from lab.chaos.plan import ChaosPlan
+from lab.serve import with_limits
 from loadtest.generator import Target
 from loadtest.http_client import ServiceConnection, wait_until
 from loadtest.processes import Running, ours
@@ -55,11 +56,14 @@ class Environment:
     ) -> Running:
         """Run a ready service within a block, with settings by name.
 
-        Its log is the scenario's; modules in `python_path` take precedence. Unless `is_read`, its log goes to an unread
-        pipe.
+        Names in capitals are limits (`service.limits`). Its log is the scenario's; modules in `python_path` take
+        precedence. Unless `is_read`, its log goes to an unread pipe.
         """
+        bounds = {name: settings.pop(name) for name in list(settings) if name.isupper()}
         given = {"deadline_ms": self.plan.deadline_ms, "log_level": "info", **settings}
         service = ours(name, bundle or self.bundle, workers or self.plan.workers, redis, **given)
+        if bounds:
+            service = with_limits(service, **bounds)
         if python_path is not None:
             path = os.pathsep.join((str(python_path), str(_ROOT)))
             service = replace(service, environment={**service.environment, "PYTHONPATH": path})

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from lab.chaos.live_replay import LiveScores, replay_moments
+from lab.chaos.replayed_period import Floats, Period, offline_scores, period_of
 from lab.chaos.scenario import Check, Figure, Scenario, ScenarioResult
 from lab.chaos.timeline import ScenarioTimeline
 from lab.chaos.trained import TrainedFolders, trained
 from model_export.bare_bundle import bare_bundle
 from msd.bootstrap import interval, resample_metrics
-from msd.feedback.replayed_period import Floats, Period, offline_scores, period_of
 from msd.metrics import roc_auc
 
 _TOLERANCE = 1e-3

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lab.chaos.replayed_period import ReplayedMoment
 from loadtest.http_client import Reply, ServiceConnection, wait_until
-from msd.feedback.replayed_period import ReplayedMoment
 from service.live.events import MAX_EVENTS
 
 

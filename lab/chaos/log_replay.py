@@ -24,7 +24,7 @@ class ReplayedLog(UnderLoad):
     replayed: Mapping[str, Any]
 
     def settings(self) -> Mapping[str, Any]:
-        return {"log_dir": self.folder / "log", "log_sample": 1.0, "log_flush_seconds": 1.0}
+        return {"log_dir": self.folder / "log", "log_sample": 1.0}
 
     def asked(self) -> Target:
         some = max(1, self.plan.candidates // 10)

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from lab.chaos.chaos import timeline_of, told_keys
 from lab.chaos.environment import Environment
 from lab.chaos.timeline import Kind
-from msd.drawing import to_svg
-from msd.page import render_page
+from msd.page import render_page, to_svg
 
 # Outcomes of requests, best first: label and colour.
 KINDS: Mapping[Kind, tuple[str, str]] = {

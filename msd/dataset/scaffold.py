@@ -1,6 +1,5 @@
 """Command `msd data init`: a self-explanatory dataset of any event table, with or without tables of items and users."""
 
-import io
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,17 +8,15 @@ from pathlib import Path
 
 import polars as pl
 
-from msd.contract.files import write_bytes_atomic, write_text_atomic
+from msd.contract.files import write_text_atomic
 from msd.dataset.check import DatasetReport, check_dataset
 from msd.dataset.config import CONFIG_FILE, RESERVED_NAMES
-from msd.dataset.core import read_any_ids, read_core, refuse
-from msd.dataset.draft import Draft, Feature, Side, draft_text
+from msd.dataset.core import draw_sample, read_any_ids, read_core, refuse
+from msd.dataset.draft import Draft, Feature, Side, draft_text, template_of
 from msd.dataset.guess import Guess, guess, is_afterwards
 from msd.dataset.problem import Problem
 from msd.dataset.roles import NAMES, InitError, Role, RoleName, clean_name, find_roles
-from msd.dataset.sample import draw
-from msd.dataset.table import FILE_ENDINGS, Table, read_table
-from msd.dataset.wording import template_of
+from msd.dataset.table import FILE_ENDINGS, Table, read_table, write_parquet
 
 _SHARED = 0.5
 _MOSTLY = 0.8
@@ -72,7 +69,7 @@ def init_dataset(
     roles = find_roles(events, chosen, in_order=in_order, shared=shared, no_user=no_user)
     core = read_core(events, roles)
     origin = ", ".join(path.name for path in (sources.events, sources.items, sources.users) if path)
-    if sample and (drawn := draw(core, sample)):
+    if sample and (drawn := draw_sample(core, sample)):
         kept, told = drawn
         core = core.filter(kept)
         events, origin = replace(events, frame=events.frame.filter(kept)), f"{origin}: {told}"
@@ -108,7 +105,7 @@ def _write(out: Path, draft: Draft, tables: Mapping[Side, pl.DataFrame]) -> None
         # Leftovers of a killed run.
         shutil.rmtree(part, ignore_errors=True)
         for name, side in files.items():
-            write_bytes_atomic(part / f"{name}.parquet", _parquet(tables[side]))
+            write_parquet(part / f"{name}.parquet", tables[side])
         write_text_atomic(part / CONFIG_FILE, draft_text(draft))
         part.replace(out)
     except OSError as error:
@@ -268,9 +265,3 @@ def _click_rate(core: pl.DataFrame) -> float:
     weights = core["impressions"] if "impressions" in core.columns else pl.Series([1]).new_from_index(0, core.height)
     clicks = core["clicks"] if "clicks" in core.columns else core["label"].cast(pl.Int64) * weights
     return float(clicks.sum()) / max(1.0, float(weights.sum()))
-
-
-def _parquet(table: pl.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    table.write_parquet(buffer)
-    return buffer.getvalue()

@@ -4,6 +4,7 @@ mean.
 
 import csv
 import gzip
+import io
 import json
 import zlib
 from bisect import bisect_right
@@ -16,6 +17,7 @@ from typing import TextIO
 
 import polars as pl
 
+from msd.contract.files import write_bytes_atomic
 from msd.dataset.problem import Problem
 
 FILE_ENDINGS = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".json")
@@ -93,6 +95,13 @@ def read_table(folder: Path, file: str, problems: list[Problem]) -> Table | None
         problems.append(Problem(file, "is empty: it has no row of data"))
         return None
     return table
+
+
+def write_parquet(path: Path, frame: pl.DataFrame) -> None:
+    """Write a table as Parquet, atomically."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    write_bytes_atomic(path, buffer.getvalue())
 
 
 def _read_parts(path: Path, problems: list[Problem]) -> Table | None:

@@ -8,18 +8,18 @@ import html
 import time
 from datetime import date, timedelta
 from importlib import resources
-from io import BytesIO
 from pathlib import Path
 
 import polars as pl
 
-from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
+from msd.contract.files import sha256_file, write_text_atomic
+from msd.dataset.aggregate import counts_fit
 from msd.dataset.column import read_whole_numbers
 from msd.dataset.config import CONFIG_FILE
 from msd.dataset.invented import invent_tests
 from msd.dataset.problem import ArchiveError, Problem, lines_of
-from msd.dataset.table import Table, read_table
-from msd.step import fingerprint_of, is_done, mark_done
+from msd.dataset.table import Table, read_table, write_parquet
+from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 
 # The archive's authors found that tests of this period were not always randomised, and advise against their use (2024).
 DOUBTFUL = date(2013, 6, 25), date(2014, 1, 10)
@@ -28,7 +28,7 @@ _TRAIN, _VALID = 0.7, 0.85  # shares of the tests, in time
 _FEWEST_TESTS = 20
 
 
-def write_headline_tests(folder: Path, archive: Path | None, *, keep_doubtful: bool = False) -> dict[str, int] | None:
+def write_headline_tests(folder: Path, archive: Path | None) -> dict[str, int] | None:
     """Write the tests of an archive (a CSV or Parquet file, or a folder of them), or invented ones, as a dataset.
     Return the tests, headlines and impressions of each part, or None if `folder` already has exactly these.
 
@@ -37,18 +37,16 @@ def write_headline_tests(folder: Path, archive: Path | None, *, keep_doubtful: b
     """
     start = time.perf_counter()
     config = resources.files("msd.dataset").joinpath("upworthy.toml").read_text("utf-8")
-    run = fingerprint_of(config, _hash_of(archive), keep_doubtful)
+    run = fingerprint_of(config, _hash_of(archive))
     if is_done(folder, run):
         return None
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "step.json").exists():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / STEP_FILE).exists():
         raise ArchiveError(f"{folder} holds other things; name an empty or a new folder")
-    packages = invent_tests() if archive is None else _read(archive, keep_doubtful)
+    packages = invent_tests() if archive is None else _read(archive)
     events = _split(_compared(packages))
     items = events.select("headline_id", "headline")
     for name, table in (("events", events.drop("headline")), ("items", items)):
-        buffer = BytesIO()
-        table.write_parquet(buffer)
-        write_bytes_atomic(folder / f"{name}.parquet", buffer.getvalue())
+        write_parquet(folder / f"{name}.parquet", table)
     write_text_atomic(folder / CONFIG_FILE, config)
     mark_done(folder, run, time.perf_counter() - start)
     counts = events.group_by("part").agg(
@@ -70,8 +68,9 @@ def _hash_of(archive: Path | None) -> list[str]:
     return [sha256_file(path) for path in files]
 
 
-def _read(archive: Path, keep_doubtful: bool) -> pl.DataFrame:
-    """Return one row per package: test, image, headline, first and last day, impressions, clicks."""
+def _read(archive: Path) -> pl.DataFrame:
+    """Return one row per package: test, image, headline, first and last day, impressions, clicks. Tests whose
+    randomisation is doubtful are left out."""
     problems: list[Problem] = []
     table = read_table(archive.parent, archive.name, problems)
     if table is None:
@@ -82,10 +81,10 @@ def _read(archive: Path, keep_doubtful: bool) -> pl.DataFrame:
             f"(upworthy-archive-…-packages-….csv); its columns are {', '.join(table.frame.columns)}"
         )
     counts = {name: read_whole_numbers(table, name) for name in ("impressions", "clicks")}
-    table.flag("clicks", counts["clicks"] > counts["impressions"], "is more than the impressions of its row")
+    counts_fit(table, "clicks", counts["impressions"], counts["clicks"])
     days = _days(table)
     if problems:
-        raise ArchiveError("\n".join([f"mend these in {archive} first:", *lines_of(problems)]))
+        raise ArchiveError("\n".join([f"fix these problems in {archive} first:", *lines_of(problems)]))
     image = "eyecatcher_id" if "eyecatcher_id" in table.frame.columns else "clickability_test_id"
     packages = table.frame.select(
         test=pl.col("clickability_test_id").cast(pl.String),
@@ -95,8 +94,6 @@ def _read(archive: Path, keep_doubtful: bool) -> pl.DataFrame:
         last=days.struct.field("last"),
         **counts,
     ).drop_nulls(("test", "headline"))
-    if keep_doubtful:
-        return packages
     doubtful = (pl.col("last") >= DOUBTFUL[0]) & (pl.col("first") <= DOUBTFUL[1])
     return packages.filter(~doubtful.any().over("test"))
 

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,43 +14,27 @@ from msd.contract.encoder_record import ColdAds
 from msd.contract.files import write_text_atomic
 from msd.dataset.load import load_dataset
 from msd.demo.report import write_report
-from msd.demo.serving import serve
 from msd.demo.showcase import Showcase, print_showcase, show_user
-from msd.demo.steps import DemoError, Line, Steps
+from msd.demo.steps import DemoError, Line, Steps, serve
 from msd.free_port import free_port
 
 app = typer.Typer(add_completion=False)
 SUMMARY_FILE = "demo.json"
 _STEPS = 12
 _BENCH_CANDIDATES = 200
-_WARNING = (
+WARNING = (
     "Quick demo: one pass of each training, few of everything else. It shows that all runs; its figures mean nothing."
 )
-
-
-@dataclass(frozen=True)
-class Effort:
-    """Options of each step of a demo, its default folder, and a warning, empty if not due."""
-
-    folder: Path
-    warning: str = ""
-    distill: Line = ()
-    train: Line = ()
-    evaluate: Line = ()
-    export: Line = ()
-    bench: Line = ("--requests", "1000")
-
-
-FULL = Effort(Path("runs/demo"))
-QUICK = Effort(
-    Path("runs/demo-quick"),
-    _WARNING,
-    distill=("--epochs", "1", "--limit", "200"),
-    train=("--epochs", "1", "--lora-steps", "20"),
-    evaluate=("--resamples", "100"),
-    export=("--requests", "200"),
-    bench=("--requests", "100"),
-)
+FULL_FOLDER, QUICK_FOLDER = Path("runs/demo"), Path("runs/demo-quick")
+# Options of steps, by the command.
+FULL: Mapping[str, Line] = {"bench": ("--requests", "1000")}
+QUICK: Mapping[str, Line] = {
+    "distill": ("--epochs", "1", "--limit", "200"),
+    "train": ("--epochs", "1", "--lora-steps", "20"),
+    "evaluate": ("--resamples", "100"),
+    "export": ("--requests", "200"),
+    "bench": ("--requests", "100"),
+}
 
 
 @app.command("demo")
@@ -60,7 +43,7 @@ def demo(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help=f"Output folder; finished steps are reused. Default: {FULL.folder}, with --quick {QUICK.folder}.",
+            help=f"Output folder; finished steps are reused. Default: {FULL_FOLDER}, with --quick {QUICK_FOLDER}.",
         ),
     ] = None,
     quick: Annotated[
@@ -69,29 +52,28 @@ def demo(
 ) -> None:
     """Trains, exports, publishes, serves and scores on MovieLens-100K; writes demo.json and report.html."""
     start, console = time.perf_counter(), Console()
-    effort = QUICK if quick else FULL
-    out = out or effort.folder
-    _check_out(out, effort)
-    _warn(console, effort)
+    options, warning = (QUICK, WARNING) if quick else (FULL, "")
+    out = out or (QUICK_FOLDER if quick else FULL_FOLDER)
+    _check_out(out, warning)
+    console.print(f"[bold red]{warning}[/]" if warning else "", highlight=False)
     steps = Steps(console, _STEPS)
-    for group in bundle_steps(out, effort):
+    for group in bundle_steps(out, options):
         match group:
             case [(name, line)]:
                 steps.run(name, *line)
             case [first, second]:
                 steps.run_both(first, second)
     evaluation = json.loads((out / "evaluation/evaluation.json").read_text("utf-8"))
-    online, shown = _serve_and_score(steps, out, effort)
+    online, shown = _serve_and_score(steps, out, options.get("bench", ()))
     offline = {name: figures["metrics"] for name, figures in evaluation["models"].items()}
     manifest = json.loads((out / "bundle/manifest.json").read_text("utf-8"))
+    ours = offline["with-semantics"]
     summary = {
-        "warning": effort.warning,
-        "auc": offline["with-semantics"]["auc"],
+        "warning": warning,
+        "auc": ours["auc"],
         "auc_without_semantics": offline["without-semantics"]["auc"],
         "auc_counts_baseline": offline["counts"]["auc"],
-        "logloss": offline["with-semantics"]["logloss"],
-        "ece": offline["with-semantics"]["ece"],
-        "predicted_over_observed": offline["with-semantics"]["predicted_over_observed"],
+        **{name: ours[name] for name in ("logloss", "ece", "predicted_over_observed")},
         "cold_ad": next(iter(evaluation["models"]["with-semantics"]["cold_ads"]), None),
         "parity_max_abs_diff": manifest["provenance"]["parity"]["max_abs_diff"],
         **online,
@@ -102,68 +84,63 @@ def demo(
     write_text_atomic(out / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     print_showcase(console, shown)
     _print_end(console, out, summary)
-    _warn(console, effort)
+    console.print(f"[bold red]{warning}[/]" if warning else "", highlight=False)
 
 
-def _check_out(out: Path, effort: Effort) -> None:
-    """Raise DemoError if a folder belongs to another effort, whose results would be overwritten."""
+def _check_out(out: Path, warning: str) -> None:
+    """Raise DemoError if a folder belongs to the other kind of demo, whose results would be overwritten."""
     try:
         known = json.loads((out / SUMMARY_FILE).read_text("utf-8"))
     except (OSError, ValueError):
         return
-    if isinstance(known, dict) and known.get("warning", "") != effort.warning:
-        kind = "full" if effort.warning else "quick"
-        raise DemoError(f"{out} holds a {kind} demo; name another folder with --out")
+    if isinstance(known, dict) and known.get("warning", "") != warning:
+        raise DemoError(f"{out} holds a {'full' if warning else 'quick'} demo; name another folder with --out")
 
 
-def _warn(console: Console, effort: Effort) -> None:
-    if effort.warning:
-        console.print(f"[bold red]{effort.warning}[/]", highlight=False)
-
-
-def bundle_steps(out: Path, effort: Effort) -> Iterator[tuple[tuple[str, Line], ...]]:
+def bundle_steps(out: Path, options: Mapping[str, Line]) -> Iterator[list[tuple[str, Line]]]:
     """Yield the steps up to both bundles, by name and arguments; steps of a group run concurrently."""
-    data, knowledge, student = out / "dataset", out / "knowledge", out / "student"
-    models = [out / "models/with-semantics", out / "models/without-semantics"]
-    figures = out / "evaluation"
-    yield (("data", ("data", "ml-100k", data)),)
-    yield (("teach", ("teach", data, knowledge, "--teacher", "recorded")),)
-    yield (
-        ("distill", ("distill", data, knowledge, student, *effort.distill)),
-        ("train without semantics", ("train", data, models[1], "--no-semantics", *effort.train)),
-    )
+
+    def step(name: str, command: str, *arguments: str | Path) -> tuple[str, Line]:
+        return name, (command, *arguments, *options.get(command, ()))
+
+    data, knowledge, student, figures = (out / name for name in ("dataset", "knowledge", "student", "evaluation"))
+    ours, plain = out / "models/with-semantics", out / "models/without-semantics"
+    yield [step("data", "data", "ml-100k", data)]
+    yield [step("teach", "teach", data, knowledge, "--teacher", "recorded")]
+    yield [
+        step("distill", "distill", data, knowledge, student),
+        step("train without semantics", "train", data, plain, "--no-semantics"),
+    ]
     # `--choose` keeps this network on this data: a user's own likes tell more than the teacher's words on some of them.
-    yield (("train", ("train", data, student, models[0], "--without", "user_knowledge", *effort.train)),)
-    both = ("--model", models[0], "--model", models[1])
-    yield (("evaluate", ("evaluate", data, student, figures, *both, *effort.evaluate)),)
-    made = (data, knowledge, student)
-    noted = ("--evaluation", figures / "evaluation.json", *effort.export)
-    bundles = [out / "bundle", out / "bundle-without-semantics"]
-    yield (
-        ("export", ("export", *made, models[0], bundles[0], *noted, "--replay", out / "replay.jsonl")),
-        ("export without semantics", ("export", *made, models[1], bundles[1], *noted)),
-    )
+    yield [step("train", "train", data, student, ours, "--without", "user_knowledge")]
+    yield [step("evaluate", "evaluate", data, student, figures, "--model", ours, "--model", plain)]
+    made, noted = (data, knowledge, student), ("--evaluation", figures / "evaluation.json")
+    yield [
+        step("export", "export", *made, ours, out / "bundle", *noted, "--replay", out / "replay.jsonl"),
+        step("export without semantics", "export", *made, plain, out / "bundle-without-semantics", *noted),
+    ]
 
 
-def _serve_and_score(steps: Steps, out: Path, effort: Effort) -> tuple[dict[str, Any], Showcase]:
+def _serve_and_score(steps: Steps, out: Path, bench: Line) -> tuple[dict[str, Any], Showcase]:
     """Return measurements over HTTP, with rows from Redis and from the bundle, and one user's ranking."""
     logs, bundle = out / "logs", out / "bundle"
     with ValkeyServer(port=free_port()) as redis:
         address = f"redis://127.0.0.1:{redis.port}/0"
         steps.run("publish", "publish", bundle, "--redis", address)
         with (
-            serve(bundle, logs / "redis.log", "--store", "redis", "--redis", address) as url,
-            serve(bundle, logs / "file.log") as twin,
-            serve(out / "bundle-without-semantics", logs / "without-semantics.log") as without,
+            serve(bundle, logs / "redis.log", "--store", "redis", "--redis", address) as (url, _),
+            serve(bundle, logs / "file.log") as (twin, _),
+            serve(out / "bundle-without-semantics", logs / "without-semantics.log") as (without, _),
         ):
             steps.console.print(f"services: {url} (rows in Redis), {twin} (rows in the bundle), {without}")
             replayed = json.loads(
                 steps.read("replay", "replay", out / "replay.jsonl", "--url", url, "--twin", twin, "--json")
             )
             shown = show_user(load_dataset(out / "dataset"), bundle, url, without)
-            options = ["--candidates", str(_BENCH_CANDIDATES), *effort.bench, "--json"]
+            options = ["--candidates", str(_BENCH_CANDIDATES), *bench, "--json"]
             latency = json.loads(steps.read("bench", "bench", bundle, "--url", url, *options))
             in_file = json.loads(steps.read("bench, rows in the bundle", "bench", bundle, "--url", twin, *options))
+    percentiles = ("p50_ms", "p95_ms", "p99_ms")
     return {
         "http_vs_torch_max_abs_diff": replayed["max_abs_diff"],
         "http_requests": replayed["requests"],
@@ -172,8 +149,8 @@ def _serve_and_score(steps: Steps, out: Path, effort: Effort) -> tuple[dict[str,
         "candidates_scored": replayed["candidates"] + shown.candidates,
         "store": "redis",
         "bench_candidates": latency["candidates"],
-        **{name: latency[name] for name in ("p50_ms", "p95_ms", "p99_ms")},
-        **{f"file_{name}": in_file[name] for name in ("p50_ms", "p95_ms", "p99_ms")},
+        **{name: latency[name] for name in percentiles},
+        **{f"file_{name}": in_file[name] for name in percentiles},
     }, shown
 
 
@@ -185,24 +162,17 @@ def _print_end(console: Console, out: Path, summary: dict[str, Any]) -> None:
             "(The ranker has trained on these items: with words it looks too good; docs/benchmarks.md hides them.)",
             highlight=False,
         )
-    serve = "make serve QUICK=1" if summary["warning"] else "make serve"
-    bench = (
-        f"{summary['bench_candidates']} candidates, rows in Redis: p50 {summary['p50_ms']:.2f} ms, "
-        f"p95 {summary['p95_ms']:.2f} ms, p99 {summary['p99_ms']:.2f} ms"
-    )
     console.print(
         f"""
 AUC {summary["auc"]:.4f} (without semantics {summary["auc_without_semantics"]:.4f}, trees on counts \
 {summary["auc_counts_baseline"]:.4f}), ECE {summary["ece"]:.4f}
 {summary["http_requests"]} requests over HTTP: scores are torch's to {summary["http_vs_torch_max_abs_diff"]:.1e}
-{bench}
+{summary["bench_candidates"]} candidates, rows in Redis: p50 {summary["p50_ms"]:.2f} ms, p99 {summary["p99_ms"]:.2f} ms
 {out / "report.html"} shows it, {out / "evaluation/report.html"} its intervals and slices.
 {out / SUMMARY_FILE} has the figures. It took {summary["seconds"]:.0f} s.
 
-Go on:
-  {serve:<37}serves it on http://127.0.0.1:8080 (/playground, /docs)
-  curl                                 the README has a request to paste
-  msd data check FOLDER                checks a dataset of your own; {out / "dataset/dataset.toml"} explains the format
+`make serve{" QUICK=1" if summary["warning"] else ""}` serves it on http://127.0.0.1:8080 (/playground, /docs).
+`msd data check FOLDER` checks a dataset of your own; {out / "dataset/dataset.toml"} explains the format.
 """,
         highlight=False,
     )

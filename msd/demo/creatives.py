@@ -5,8 +5,6 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
-import polars as pl
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -15,8 +13,7 @@ from rich.text import Text
 from msd.contract.files import write_text_atomic
 from msd.dataset.aggregate import count_clicks
 from msd.dataset.load import Dataset, load_dataset
-from msd.demo.serving import serve
-from msd.demo.steps import DemoError, Steps
+from msd.demo.steps import DemoError, Steps, score, serve
 
 app = typer.Typer(add_completion=False)
 _STEPS = 6
@@ -33,7 +30,7 @@ def demo_creatives(
     ] = None,
 ) -> None:
     """Trains, measures, exports and serves on tests of headlines, each of them new; writes creatives.json."""
-    start, console = time.perf_counter(), Console()
+    start, console = time.perf_counter(), Console(highlight=False)
     steps = Steps(console, _STEPS)
     dataset, student, figures, bundle = (out / name for name in ("dataset", "student", "evaluation", "bundle"))
     text, no_text = out / "models/text", out / "models/no-text"
@@ -48,12 +45,11 @@ def demo_creatives(
     evaluation = figures / "evaluation.json"
     steps.run("export", "export", dataset, student, text, bundle, "--evaluation", evaluation)
     measured = json.loads(evaluation.read_text("utf-8"))
-    with serve(bundle, out / "logs/service.log", MSD_ENCODER="on") as url:
+    with serve(bundle, out / "logs/service.log", MSD_ENCODER="on") as (url, _):
         shown = _score_a_test(load_dataset(dataset), url)
-    within = measured["within"]
     summary = {
         "invented": data is None,
-        "within": within,
+        "within": measured["within"],
         "pooled": {name: figures["metrics"] for name, figures in measured["models"].items()},
         "how_sure": measured["models"]["text"]["how_sure"],
         "shown": shown,
@@ -61,8 +57,7 @@ def demo_creatives(
         "seconds": round(time.perf_counter() - start, 1),
     }
     write_text_atomic(out / "creatives.json", json.dumps(summary, indent=2) + "\n")
-    _print(console, shown)
-    _print_end(console, out, summary)
+    _print(console, out, summary)
 
 
 def _score_a_test(dataset: Dataset, url: str) -> list[dict[str, Any]]:
@@ -82,67 +77,47 @@ def _score_a_test(dataset: Dataset, url: str) -> list[dict[str, Any]]:
         "top_k": len(ids),
     }
     candidates = _encoded(url, request)
-    return [
-        {
-            "headline": titles[ids[new]],
-            "pctr": pctr,
-            "observed": _rate(rows.filter(item_id=ids[new])),
-        }
-        for new, pctr in zip(candidates["id"], candidates["pctr"], strict=True)
-    ]
-
-
-def _rate(events: pl.DataFrame) -> float:
-    shown, clicks = count_clicks(events)
-    return clicks / shown
+    shown = []
+    for new, pctr in zip(candidates["id"], candidates["pctr"], strict=True):
+        impressions, clicks = count_clicks(rows.filter(item_id=ids[new]))
+        shown.append({"headline": titles[ids[new]], "pctr": pctr, "observed": clicks / impressions})
+    return shown
 
 
 def _encoded(url: str, request: dict[str, Any]) -> dict[str, list[Any]]:
     """Return scores by text; retry, because the service encodes texts shortly after their first request."""
     deadline = time.monotonic() + _READ_WITHIN_S
     while time.monotonic() < deadline:
-        reply = httpx.post(f"{url}/v1/score", json=request, timeout=10, trust_env=False)
-        if reply.status_code != httpx.codes.OK:
-            raise DemoError(f"{url} answered {reply.status_code}: {reply.text[:300]}")
-        body = reply.json()
-        degraded = body.get("degraded", {}).get("candidates", {})
-        if all(degraded.get(one) == "encoded" for one in request["candidates"]["id"]):
-            candidates: dict[str, list[Any]] = body["candidates"]
+        reply = score(url, request)
+        degraded = reply.get("degraded", {}).get("candidates", {})
+        if all(degraded.get(id_) == "encoded" for id_ in request["candidates"]["id"]):
+            candidates: dict[str, list[Any]] = reply["candidates"]
             return candidates
         time.sleep(0.2)
     raise DemoError(f"{url} did not read the texts within {_READ_WITHIN_S:.0f} s; its log may say why")
 
 
-def _print(console: Console, shown: list[dict[str, Any]]) -> None:
+def _print(console: Console, out: Path, summary: dict[str, Any]) -> None:
     table = Table(title="One test of the test part, scored over HTTP by texts alone", title_justify="left")
     for name in ("headline", "pCTR", "observed"):
         table.add_column(name)
-    best = max(one["observed"] for one in shown)
-    for one in shown:
+    best = max(one["observed"] for one in summary["shown"])
+    for one in summary["shown"]:
         observed = f"{one['observed']:.2%}{' (won)' if one['observed'] == best else ''}"
         table.add_row(Text(one["headline"]), f"{one['pctr']:.2%}", observed)
     console.print(table)
-
-
-def _print_end(console: Console, out: Path, summary: dict[str, Any]) -> None:
     if summary["invented"]:
-        console.print(f"[bold]{_INVENTED}[/]", highlight=False)
-    if within := summary["within"]:
-        for one in within["differences"]:
-            accuracy = one["pair_accuracy"]
-            ends = accuracy["ci95"]
-            if ends:
-                sure = "sure" if ends[0] > 0 or ends[1] < 0 else "not sure"
-                gain = f"{accuracy['difference']:+.4f} ({ends[0]:+.4f} to {ends[1]:+.4f})"
-                console.print(
-                    f"pairs ranked right, {one['model']} less {one['minus']}: {gain}, {sure}", highlight=False
-                )
+        console.print(f"[bold]{_INVENTED}[/]")
+    for one in (summary["within"] or {"differences": []})["differences"]:
+        if ends := one["pair_accuracy"]["ci95"]:
+            sure = "sure" if ends[0] > 0 or ends[1] < 0 else "not sure"
+            gain = f"{one['pair_accuracy']['difference']:+.4f} ({ends[0]:+.4f} to {ends[1]:+.4f})"
+            console.print(f"pairs ranked right, {one['model']} less {one['minus']}: {gain}, {sure}")
     console.print(
         f"""{out / "evaluation/report.html"} shows it all; {out / "creatives.json"} has the figures. \
 It took {summary["seconds"]:.0f} s.
 
 Write two headlines, and see which is expected to win:
   MSD_ENCODER=on msd serve {out / "bundle"} --playground     then open http://127.0.0.1:8080/playground
-""",
-        highlight=False,
+"""
     )

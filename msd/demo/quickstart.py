@@ -7,21 +7,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import polars as pl
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from msd.contract.errors import MsdError
 from msd.contract.files import write_text_atomic
+from msd.dataset.column import EARLIEST
 from msd.dataset.config import CONFIG_FILE
 from msd.dataset.load import Dataset, load_dataset
-from msd.dataset.moment import EARLIEST
 from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
-from msd.demo.serving import run_service
-from msd.demo.steps import Line, Steps
+from msd.demo.steps import DemoError, Line, Steps, score, serve
 from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, encoding, evaluating, exporting, tokens_of, training
 from msd.step import STEP_FILE
 
@@ -34,10 +30,6 @@ _LONG_S = 900.0
 _FIGURES = "figures"
 _FOLDERS = {"distill": "student", "train": "model", "evaluate": _FIGURES, "export": "bundle"}
 _RESAMPLES, _REQUESTS = 1_000, 2_400
-
-
-class QuickstartError(MsdError):
-    """The log, an option or the folder cannot be used."""
 
 
 @app.command("quickstart", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -59,30 +51,33 @@ def quickstart(
     """
     console = Console(highlight=False, soft_wrap=True)
     if str(log).startswith("-"):
-        raise QuickstartError(f"No such option: {log}; options of `msd data init` come after LOG")
+        raise DemoError(f"No such option: {log}; options of `msd data init` come after LOG")
     if not log.exists():
-        raise QuickstartError(f"{log}: there is no such file or folder")
+        raise DemoError(f"{log}: there is no such file or folder")
     steps, options = Steps(console, total=1), context.args
     data = _dataset(steps, log, out, options)
     dataset = load_dataset(data)
     lines = _lines(dataset, data, out)
     steps.total = len(steps.seconds) + len(lines)
     steps.planned.update(_plan(dataset, out, list(lines)))
-    _print_plan(console, steps.planned)
+    whole = sum(steps.planned.values())
+    for name, seconds in (*steps.planned.items(), ("in all", whole)):
+        console.print(f"{name:<10}{about(seconds) if seconds else 'done before'}", markup=False)
+    if whole > _LONG_S:
+        console.print("A first look is shorter with --sample 100000 and another --out: about so many impressions.")
     for name, line in lines.items():
         steps.call(name, *line)
     verdict, request = _verdict(json.loads((out / _FIGURES / "evaluation.json").read_text("utf-8"))), _request(dataset)
     found = {"verdict": verdict, "request": request, "planned": steps.planned, "seconds": steps.seconds}
-    _note(out, _inputs(log, options), found)
-    url = f"http://127.0.0.1:{port}"
-    curl = f"curl -s {url}/v1/score -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(request))}"
+    _write_record(out, _inputs(log, options), found)
+    url, body = f"http://127.0.0.1:{port}", shlex.quote(json.dumps(request))
+    curl = f"curl -s {url}/v1/score -H 'Content-Type: application/json' -d {body}"
     console.print(f"\n{verdict}\n{out / _FIGURES / 'report.html'} shows curves, slices and intervals.\n", markup=False)
     if not serving:
         console.print(f"msd serve {out / 'bundle'} --port {port}\n{curl}", markup=False)
         return
-    with run_service(out / "bundle", out / "serve.log", port) as (_, process):
-        reply = httpx.post(f"{url}/v1/score", json=request, trust_env=False)
-        console.print(f"{curl}\n\n{reply.text}\n", markup=False)
+    with serve(out / "bundle", out / "serve.log", port=port) as (_, process):
+        console.print(f"{curl}\n\n{json.dumps(score(url, request))}\n", markup=False)
         console.print(
             f"Serving on {url} (/playground, /docs) until Ctrl-C; {out / 'serve.log'} is its log.", markup=False
         )
@@ -95,29 +90,24 @@ def _dataset(steps: Steps, log: Path, out: Path, options: list[str]) -> Path:
     exists."""
     if (log / CONFIG_FILE).is_file():
         if options:
-            raise QuickstartError(f"{log} is a dataset, which {shlex.join(options)} cannot change; edit {CONFIG_FILE}")
+            raise DemoError(f"{log} is a dataset, which {shlex.join(options)} cannot change; edit {CONFIG_FILE}")
         return log
     data, inputs = out / "data", _inputs(log, options)
     if (data / CONFIG_FILE).is_file():
-        if _known(out).get("inputs") != inputs:
-            raise QuickstartError(
+        try:
+            known = json.loads((out / RECORD_FILE).read_text("utf-8"))
+        except (OSError, ValueError):
+            known = None
+        if not isinstance(known, dict) or known.get("inputs") != inputs:
+            raise DemoError(
                 f"{out} holds what was made of another log, or of this one before it changed, or with other options; "
                 "name another folder with --out"
             )
         steps.console.print(f"{data}: made before")
         return data
     steps.call("data", "data", "init", log, "--out", data, *options)
-    _note(out, inputs, {})
+    _write_record(out, inputs, {})
     return data
-
-
-def _known(out: Path) -> dict[str, Any]:
-    """Return the content of quickstart.json; empty if it is missing or unreadable."""
-    try:
-        found = json.loads((out / RECORD_FILE).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and found.get("format") == _FORMAT else {}
 
 
 def _inputs(log: Path, options: list[str]) -> dict[str, Any]:
@@ -126,8 +116,7 @@ def _inputs(log: Path, options: list[str]) -> dict[str, Any]:
     return {"log": str(log.resolve()), "bytes": sum(one.stat().st_size for one in files), "options": options}
 
 
-def _note(out: Path, inputs: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Write quickstart.json."""
+def _write_record(out: Path, inputs: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     write_text_atomic(out / RECORD_FILE, json.dumps({"format": _FORMAT, "inputs": inputs, **found}, indent=2) + "\n")
 
 
@@ -159,16 +148,6 @@ def _plan(dataset: Dataset, out: Path, names: list[str]) -> dict[str, float]:
     return {name: 0.0 if name in done else seconds[name] for name in names}
 
 
-def _print_plan(console: Console, planned: Mapping[str, float]) -> None:
-    table = Table(title="Plan", title_justify="left", box=None, show_header=False)
-    for name, seconds in planned.items():
-        table.add_row(name, about(seconds) if seconds else "done before")
-    table.add_row("in all", about(sum(planned.values())), style="bold")
-    console.print(table)
-    if sum(planned.values()) > _LONG_S:
-        console.print("A first look is shorter with --sample 100000 and another --out: about so many impressions.")
-
-
 def _request(dataset: Dataset) -> dict[str, Any]:
     """Return a request of the first test event's user: ID, time and context, and the first ads of the test part."""
     events = dataset.events.with_columns(part=pl.Series(split_events(dataset.events, dataset.config)))
@@ -183,14 +162,15 @@ def _request(dataset: Dataset) -> dict[str, Any]:
 def _verdict(evaluation: Mapping[str, Any]) -> str:
     """Return in words whether the model ranks better than trees on counts and features, without network and texts."""
     figures = {name: one["metrics"] for name, one in evaluation["models"].items()}
-    difference = evaluation["differences"][0]
-    auc = difference["auc"]
+    auc = evaluation["differences"][0]["auc"]
     # With a single user, only rows can be resampled.
     gain, ends = auc["difference"], auc["users"]["ci95"] or auc["rows"]["ci95"]
-    told = f"AUC {figures['model']['auc']:.4f}, against {figures['counts']['auc']:.4f} of trees on counts: {gain:+.4f}"
-    told += f" (95 %: {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else ""
     if ends and ends[0] > 0:
-        return f"Verdict: the model is better than the trees. {told}."
-    if ends and ends[1] < 0:
-        return f"Verdict: do not serve it, the trees are better. {told}."
-    return f"Verdict: no sure difference from the trees; more clicks would tell. {told}."
+        verdict = "the model is better than the trees"
+    elif ends and ends[1] < 0:
+        verdict = "do not serve it, the trees are better"
+    else:
+        verdict = "no sure difference from the trees; more clicks would tell"
+    bounds = f" (95 %: {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else ""
+    model, trees = figures["model"]["auc"], figures["counts"]["auc"]
+    return f"Verdict: {verdict}. AUC {model:.4f}, against {trees:.4f} of trees on counts: {gain:+.4f}{bounds}."

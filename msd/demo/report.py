@@ -8,8 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from msd.contract.files import write_text_atomic
 from msd.demo.showcase import Showcase
-from msd.drawing import to_svg
-from msd.page import render_page
+from msd.page import render_page, to_svg
 
 _NAMES = {"with-semantics": "with semantics", "without-semantics": "without semantics", "counts": "trees on counts"}
 _COLOURS = {"with-semantics": "#0b6e4f", "without-semantics": "#c46a1b", "counts": "#6b7280"}
@@ -27,8 +26,11 @@ def write_report(path: Path, summary: dict[str, Any], evaluation: dict[str, Any]
         metrics=list(next(iter(models.values()))["metrics"]),
         shown=shown,
         aucs=_aucs(models),
-        calibration=_calibration(models),
-        training=_training(models),
+        calibration=_lines(models, "calibration", predicted="predicted click rate", observed="observed click rate"),
+        training=[
+            _lines(models, "curve", epoch="epoch", train_loss="training logloss"),
+            _lines(models, "curve", epoch="epoch", valid_auc="AUC on the valid rows"),
+        ],
     )
     write_text_atomic(path, page)
 
@@ -45,30 +47,20 @@ def _aucs(models: dict[str, Any]) -> str:
     return to_svg(figure)
 
 
-def _calibration(models: dict[str, Any]) -> str:
-    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+def _lines(models: dict[str, Any], figures: str, **axis: str) -> str:
+    """Draw two values of each model's figures, x and y by name, with their meanings."""
+    (x, meaning_x), (y, meaning_y) = axis.items()
+    figure = Figure(figsize=(4.6, 4.2) if figures == "calibration" else (4.4, 3.0), layout="constrained")
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="#d1d5db", linewidth=1)
-    for name, figures in models.items():
-        predicted, observed = ([one[key] for one in figures["calibration"]] for key in ("predicted", "observed"))
-        axes.plot(predicted, observed, "o-", markersize=4, label=_NAMES.get(name, name), color=_COLOURS.get(name))
-    axes.set(xlabel="predicted click rate", ylabel="observed click rate", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(frameon=False)
-    return to_svg(figure)
-
-
-def _training(models: dict[str, Any]) -> list[str]:
-    return [_curves(models, "train_loss", "training logloss"), _curves(models, "valid_auc", "AUC on the valid rows")]
-
-
-def _curves(models: dict[str, Any], value: str, meaning: str) -> str:
-    figure = Figure(figsize=(4.4, 3.0), layout="constrained")
-    axes = figure.subplots()
-    for name, figures in models.items():
-        if curve := figures.get("curve"):
-            epochs, values = [point["epoch"] for point in curve], [point[value] for point in curve]
-            axes.plot(epochs, values, "o-", markersize=3, label=_NAMES.get(name, name), color=_COLOURS.get(name))
-    axes.set(xlabel="epoch", ylabel=meaning)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if figures == "calibration":
+        axes.plot([0, 1], [0, 1], color="#d1d5db", linewidth=1)
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for name, model in models.items():
+        if points := model.get(figures):
+            values = [[point[key] for point in points] for key in (x, y)]
+            axes.plot(*values, "o-", markersize=3, label=_NAMES.get(name, name), color=_COLOURS.get(name))
+    axes.set(xlabel=meaning_x, ylabel=meaning_y)
     axes.legend(frameon=False)
     return to_svg(figure)

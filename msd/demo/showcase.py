@@ -5,7 +5,6 @@ import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
 import numpy as np
 import polars as pl
 from rich.console import Console
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
-from msd.demo.steps import DemoError
+from msd.demo.steps import DemoError, score
 
 _CANDIDATES = 200
 _TOP = 10
@@ -53,42 +52,28 @@ def show_user(dataset: Dataset, bundle: Path, url: str, url_without: str) -> Sho
     seen = set(events.filter(pl.col("user_id") == user_id)["item_id"])
     others = [item for item in dataset.items["item_id"] if item not in seen]
     fill = np.random.default_rng(0).permutation(others)[: max(0, _CANDIDATES - len(did))].tolist()
-    first = test.row(0, named=True)
+    first, ids = test.row(0, named=True), [*did, *fill]
     context = {feature.name: first[feature.name] for feature in dataset.config.side("context")}
-    request = {
-        "user_id": user_id,
-        "at": first["at"],
-        "context": context,
-        "candidates": {"id": [*did, *fill]},
-        "top_k": len(did) + len(fill),
-    }
-    ranked, without = _score(url, request), _score(url_without, request)
+    about_user = {"user_id": user_id, "at": first["at"], "context": context}
+    request = {**about_user, "candidates": {"id": ids}, "top_k": len(ids)}
+    ranked, without = (score(address, request)["candidates"] for address in (url, url_without))
     rank_without = {item: rank for rank, item in enumerate(without["id"], start=1)}
     pctr_without = dict(zip(without["id"], without["pctr"], strict=True))
     words = _words(bundle)
-    top = [
-        RankedCandidate(
-            rank,
-            item,
-            words.get(item, {}).get("title") or item,
-            pctr,
-            rank_without[item],
-            pctr_without[item],
-            _said(words.get(item, {})),
-            did.get(item, ""),
-        )
-        for rank, (item, pctr) in enumerate(zip(ranked["id"][:_TOP], ranked["pctr"], strict=False), start=1)
-    ]
+    top = []
+    for rank, (item, pctr) in enumerate(zip(ranked["id"][:_TOP], ranked["pctr"], strict=False), start=1):
+        about = words.get(item, {})
+        inferred = "" if about.get("known", True) else "(not recognised, inferred) "
+        teacher = f"{inferred}{about.get('implicit', '')}"
+        ranks = rank_without[item], pctr_without[item]
+        top.append(RankedCandidate(rank, item, about.get("title") or item, pctr, *ranks, teacher, did.get(item, "")))
     return Showcase(user_id, request, len(ranked["id"]), top)
 
 
 def print_showcase(console: Console, shown: Showcase) -> None:
     """Print the top candidates as a table."""
-    table = Table(
-        title=f"User {shown.user_id}: the best {len(shown.top)} of {shown.candidates} candidates",
-        title_justify="left",
-        show_lines=True,
-    )
+    title = f"User {shown.user_id}: the best {len(shown.top)} of {shown.candidates} candidates"
+    table = Table(title=title, title_justify="left", show_lines=True)
     for name in ("#", "title", "pCTR", "without semantics", "what the teacher says of it", "and the user"):
         table.add_column(name)
     for place in shown.top:
@@ -105,34 +90,16 @@ def print_showcase(console: Console, shown: Showcase) -> None:
 
 def _choose_user(events: pl.DataFrame) -> str:
     """Return the first user, by order of events, with enough test rows of both labels. Raises DemoError if none has."""
-    users = (
-        events.filter(pl.col("part") == Part.TEST)
-        .group_by("user_id", maintain_order=True)
-        .agg(rows=pl.len(), clicks=pl.col("label").sum())
-        .filter(
-            (pl.col("rows") >= _FEWEST_EVENTS)
-            & (pl.col("clicks") >= _FEWEST_CLICKS)
-            & (pl.col("rows") - pl.col("clicks") >= _FEWEST_CLICKS)
-        )
+    test = events.filter(pl.col("part") == Part.TEST).group_by("user_id", maintain_order=True)
+    users = test.agg(rows=pl.len(), clicks=pl.col("label").sum()).filter(
+        (pl.col("rows") >= _FEWEST_EVENTS)
+        & (pl.col("clicks") >= _FEWEST_CLICKS)
+        & (pl.col("rows") - pl.col("clicks") >= _FEWEST_CLICKS)
     )
     if users.is_empty():
         raise DemoError(f"no user has {_FEWEST_EVENTS} test rows with {_FEWEST_CLICKS} of each label")
     user_id: str = users["user_id"][0]
     return user_id
-
-
-def _score(url: str, request: dict[str, Any]) -> dict[str, list[Any]]:
-    reply = httpx.post(f"{url}/v1/score", json=request, timeout=10, trust_env=False)
-    if reply.status_code != httpx.codes.OK:
-        raise DemoError(f"{url} answered {reply.status_code}: {reply.text[:300]}")
-    candidates: dict[str, list[Any]] = reply.json()["candidates"]
-    return candidates
-
-
-def _said(words: dict[str, Any]) -> str:
-    """Return the teacher's words on an item, marked as inferred if the teacher did not recognise it."""
-    said: str = words.get("implicit", "")
-    return said if words.get("known", True) else f"(not recognised, inferred) {said}"
 
 
 def _words(bundle: Path) -> dict[str, dict[str, Any]]:

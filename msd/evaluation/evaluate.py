@@ -16,19 +16,16 @@ from msd.dataset.aggregate import is_counted
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
-from msd.evaluation.cold_ads import measure_cold_ads
-from msd.evaluation.degradation import degradation_curves, degraded
+from msd.evaluation.baselines import counts_baseline, text_baselines
+from msd.evaluation.degradation import degradation_curves, degraded, measure_cold_ads
 from msd.evaluation.slices import Slice, slice_rows, unmeasurable
-from msd.evaluation.text_baselines import text_baselines
 from msd.evaluation.verdict import ServedScores, judge_semantics
 from msd.evaluation.within import Compared, how_sure, measure_within
 from msd.metrics import Labels, Probabilities, Weights, calibration, measure, measure_pooled
-from msd.ranker.baselines import counts_baseline
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import compare_calibrations
 from msd.ranker.features import Features, build_features
-from msd.student.untaught import untaught_items
-from msd.student.vectors import LevelVectors, StudentVectors
+from msd.student.vectors import LevelVectors, StudentVectors, untaught_items
 from msd.training.folder import ModelFolderError, RankerRecord, load_ranker, student_of, vectors_of
 from msd.training.train import predict, predict_conversions, predict_logits
 

@@ -16,9 +16,9 @@ from msd.contract.encoder_record import ColdAds
 from msd.contract.files import sha256_file, write_text_atomic
 from msd.dataset.load import load_dataset
 from msd.duration import Machine, PartRows, about, evaluating
+from msd.evaluation.baselines import ENCODER, TFIDF
 from msd.evaluation.evaluate import BASELINE, OTHER_WORK, evaluate_models
 from msd.evaluation.evaluation_report import say_rate, write_report
-from msd.evaluation.text_baselines import ENCODER, TFIDF
 from msd.evaluation.verdict import say
 from msd.evaluation.within import CHANCE, METRICS
 from msd.step import fingerprint_of, is_done, mark_done

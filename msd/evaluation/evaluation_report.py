@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from msd.contract.files import write_text_atomic
-from msd.drawing import to_svg
 from msd.evaluation.verdict import say
-from msd.page import render_page
+from msd.page import render_page, to_svg
 
 _COLOURS = ("#0b6e4f", "#c46a1b", "#3b5bdb", "#9c36b5", "#c92a2a", "#0c8599", "#5c940d")
 _BASELINE_COLOUR = "#6b7280"
@@ -56,7 +55,7 @@ def write_report(path: Path, results: Figures) -> None:
     colours = dict(zip(models, _colours(len(models)), strict=True))
     differences = results["differences"]
     page = render_page(
-        "msd.ranker",
+        "msd.evaluation",
         "evaluation_report.html.j2",
         results=results,
         verdict=say(results["verdict"]) if results["verdict"] else None,

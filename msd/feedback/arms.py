@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.stats import chi2  # type: ignore[import-untyped]
 
-from msd.feedback.errors import FeedbackError
+from msd.feedback.files import FeedbackError
 
 Floats = NDArray[np.float64]
 _Z95 = 1.959963984540054

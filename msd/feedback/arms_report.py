@@ -2,7 +2,7 @@
 users are written only by the template, which escapes them; the drawing has figures only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from msd.contract.files import write_text_atomic
-from msd.drawing import to_svg
 from msd.feedback.arms import METRICS, ArmDifference, ArmFigures, Estimate, RatioMismatch
 from msd.feedback.policy_value import PolicyValue, Support
-from msd.page import render_page
+from msd.page import render_page, to_svg
 
 SURE_MISMATCH = 0.001
 """Below this p the sample ratio is wrong, and no difference is reliable."""
@@ -21,7 +20,7 @@ _TITLES = {"ctr": "click rate", "rpm": "revenue a thousand impressions"}
 _GAIN, _LOSS, _UNSURE = "#0b6e4f", "#c92a2a", "#6b7280"
 
 
-def mismatch_told(mismatch: RatioMismatch) -> str:
+def mismatch_text(mismatch: RatioMismatch) -> str:
     """Return one sentence on the sample ratio."""
     if mismatch.p is None:
         return f"Sample ratio: not tested ({mismatch.told or 'there is one arm'})."
@@ -33,35 +32,46 @@ def mismatch_told(mismatch: RatioMismatch) -> str:
     return f"Sample ratio: p {mismatch.p:.3g}, {verdict}."
 
 
-def table(arms: Mapping[str, ArmFigures]) -> Table:
+def arms_table(arms: Mapping[str, ArmFigures]) -> Table:
     """Return one row per arm."""
-    made = Table(title="By arm; intervals are 95 %, by user")
-    for name in ("arm", "users", "impressions", "clicks", *_TITLES.values(), "predicted ÷ observed"):
-        made.add_column(name, justify="left" if name == "arm" else "right")
-    for arm, one in arms.items():
-        ratio = one.predicted_over_observed
-        made.add_row(
-            arm,
-            f"{one.users}",
-            f"{one.impressions}",
-            f"{one.clicks}",
-            *(_estimate(one.figures[metric]) for metric in METRICS),
-            "-" if ratio is None else f"{ratio:.3f}",
-        )
-    return made
+    columns = ("arm", "users", "impressions", "clicks", *_TITLES.values(), "predicted ÷ observed")
+    table = _table("By arm; intervals are 95 %, by user", columns)
+    for arm, figures in arms.items():
+        ratio = figures.predicted_over_observed
+        counts = (f"{figures.users}", f"{figures.impressions}", f"{figures.clicks}")
+        estimates = (_estimate(figures.figures[metric]) for metric in METRICS)
+        table.add_row(arm, *counts, *estimates, "-" if ratio is None else f"{ratio:.3f}")
+    return table
 
 
 def policy_table(values: Mapping[str, PolicyValue]) -> Table:
     """Return one row per metric."""
-    made = Table(title="Value of the first impression; intervals are 95 %, by user")
-    for name in ("of", "as logged", "IPS", "SNIPS", "DR"):
-        made.add_column(name, justify="left" if name == "of" else "right")
-    for metric, one in values.items():
-        made.add_row(_TITLES[metric], *(_estimate(estimate) for estimate in one))
-    return made
+    title = "Value of the first impression; intervals are 95 %, by user"
+    table = _table(title, ("of", "as logged", "IPS", "SNIPS", "DR"))
+    for metric, estimates in values.items():
+        table.add_row(_TITLES[metric], *map(_estimate, estimates))
+    return table
 
 
-def support_told(found: Support, requests: int) -> str:
+def differences_table(arms: Mapping[str, ArmFigures]) -> Table:
+    """Return one row per metric of each arm except the champion."""
+    table = _table(f"Differences from {next(iter(arms))}", ("arm", "of", "difference", "relative", "p"))
+    for arm, metric, found in _differences(arms):
+        relative = "-" if found.relative is None else _percent(found.relative)
+        p = "-" if found.p is None else f"{found.p:.3g}"
+        table.add_row(arm, _TITLES[metric], _estimate(found.absolute), relative, p)
+    return table
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    """Return an empty table: names left-aligned, figures right-aligned."""
+    table = Table(title=title)
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("arm", "of") else "right")
+    return table
+
+
+def support_text(found: Support, requests: int) -> str:
     """Return one sentence on whether the log can judge the policy."""
     verdict = (
         "as it should be"
@@ -74,17 +84,6 @@ def support_told(found: Support, requests: int) -> str:
     )
 
 
-def differences(arms: Mapping[str, ArmFigures]) -> Table:
-    """Return one row per metric of each arm except the champion."""
-    made = Table(title=f"Differences from {next(iter(arms))}")
-    for name in ("arm", "of", "difference", "relative", "p"):
-        made.add_column(name, justify="left" if name in ("arm", "of") else "right")
-    for arm, metric, one in _differences(arms):
-        relative = "-" if one.relative is None else _percent(one.relative)
-        made.add_row(arm, _TITLES[metric], _estimate(one.absolute), relative, "-" if one.p is None else f"{one.p:.3g}")
-    return made
-
-
 def write_page(path: Path, arms: Mapping[str, ArmFigures], mismatch: RatioMismatch, told: Mapping[str, int]) -> None:
     """Draw and write the page."""
     page = render_page(
@@ -94,7 +93,7 @@ def write_page(path: Path, arms: Mapping[str, ArmFigures], mismatch: RatioMismat
         champion=next(iter(arms)),
         titles=_TITLES,
         rows=list(_differences(arms)),
-        mismatch_told=mismatch_told(mismatch),
+        mismatch_text=mismatch_text(mismatch),
         told=told,
         estimate=_estimate,
         percent=_percent,

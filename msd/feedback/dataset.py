@@ -1,15 +1,14 @@
-"""A dataset folder of joined impressions, which continues the old dataset."""
+"""A dataset folder of joined impressions, which continues the old dataset. Features are those of logged requests."""
 
-import io
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import polars as pl
 
-from msd.contract.files import write_bytes_atomic, write_text_atomic
+from msd.contract.files import write_text_atomic
 from msd.dataset.config import (
     CONFIG_FILE,
     DatasetConfig,
@@ -21,36 +20,37 @@ from msd.dataset.config import (
 )
 from msd.dataset.conversions import CONVERSION, CONVERTED_AT, has_conversions
 from msd.dataset.load import Dataset, load_dataset
-from msd.feedback.described import Described, described, feature_type
-from msd.feedback.errors import FeedbackError
-from msd.feedback.files import ANONYMOUS_PREFIX
+from msd.dataset.table import write_parquet
+from msd.feedback.files import ANONYMOUS_PREFIX, FeedbackError
 
+Features = Mapping[str, FeatureConfig]
 _CORE = ("user_id", "item_id", "at", "label")
+_TYPES = {"categorical": pl.String(), "bag": pl.List(pl.String()), "numeric": pl.Float64()}
 
 
-@dataclass(frozen=True)
-class Previous:
-    """The dataset that the served model was trained on."""
+@dataclass
+class Described:
+    """Values by feature: of each request's context, and the latest of each user and item; items' texts besides.
 
-    dataset: Dataset
+    A value that is None was said to be missing. Names that the dataset has no feature of are left out.
+    """
 
-    @classmethod
-    def of(cls, folder: Path) -> Self:
-        """Load it. Raises DatasetError."""
-        return cls(load_dataset(folder))
+    contexts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    users: dict[str, dict[str, Any]] = field(default_factory=dict)
+    items: dict[str, dict[str, Any]] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
 
 
 def write_dataset(
-    impressions: pl.DataFrame, requests: Iterable[pl.DataFrame], previous: Previous, out: Path, *, log_only: bool
+    impressions: pl.DataFrame, requests: Iterable[pl.DataFrame], old: Dataset, out: Path, *, log_only: bool
 ) -> int:
-    """Write the dataset `out`, prove that it loads, and return the number of its events.
+    """Write the dataset `out`, which continues `old`, prove that it loads, and return the number of its events.
 
     `requests` have the column `request`. Users and items are the old dataset's; requests update them, and those that
     only requests described are added. Raises FeedbackError, or DatasetError.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FeedbackError(f"{out} is there already; name an empty or a new folder with --out")
-    old = previous.dataset
     # A dataset's events all have a user.
     impressions = impressions.filter(pl.col("user_id").str.starts_with(ANONYMOUS_PREFIX).not_())
     if impressions.is_empty():
@@ -70,7 +70,7 @@ def write_dataset(
         del tables["users"]
     try:
         for name, table in tables.items():
-            write_bytes_atomic(out / f"{name}.parquet", _parquet(table))
+            write_parquet(out / f"{name}.parquet", table)
         # Last: a folder is a dataset once it has this file.
         write_text_atomic(out / CONFIG_FILE, _toml(config))
     except OSError as error:
@@ -128,7 +128,7 @@ def _events(config: DatasetConfig, impressions: pl.DataFrame, said: Described) -
     """Return impressions with their contexts. Features that are constant online have that constant."""
     rows = [said.contexts[request_id] for request_id in impressions["request_id"].to_list()]
     columns = [
-        pl.Series(one.name, [row.get(one.name, _constant(one)) for row in rows], feature_type(one))
+        pl.Series(one.name, [row.get(one.name, _constant(one)) for row in rows], _TYPES[one.kind])
         for one in config.side("context")
     ]
     outcomes = _outcomes(config, impressions)
@@ -144,7 +144,7 @@ def _constant(feature: FeatureConfig) -> Any:  # noqa: ANN401
 
 def _old_events(config: DatasetConfig, old: Dataset, new: pl.DataFrame) -> pl.DataFrame:
     """Return the old dataset's events, without those that the log has too."""
-    columns = [pl.col(one.name).cast(feature_type(one)) for one in config.side("context")]
+    columns = [pl.col(one.name).cast(_TYPES[one.kind]) for one in config.side("context")]
     kept = old.events.select(*_CORE, *_outcomes(config, old.events), *columns)
     return kept.join(new.select("user_id", "item_id", "at").unique(), on=["user_id", "item_id", "at"], how="anti")
 
@@ -163,7 +163,7 @@ def _described_table(
         row |= values.get(one, {})
         # An item's own text overrides a request's; the service does the same.
         row["text"] = row["text"] or texts.get(one)
-    types = {**old.schema, **{one.name: feature_type(one) for one in features}}
+    types = {**old.schema, **{one.name: _TYPES[one.kind] for one in features}}
     return pl.DataFrame(list(rows.values()), schema=types)
 
 
@@ -191,7 +191,47 @@ def _written(value: Any) -> str:  # noqa: ANN401
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _parquet(table: pl.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    table.write_parquet(buffer)
-    return buffer.getvalue()
+def described(requests: Iterable[pl.DataFrame], wanted: pl.Series, config: DatasetConfig) -> Described:
+    """Return what the `wanted` requests said, the first of those with one ID. Raises FeedbackError for invalid ones."""
+    found, sides = Described(), {side: {one.name: one for one in config.side(side)} for side in ("user", "item")}
+    context = {one.name: one for one in config.side("context")}
+    ids = set(wanted.to_list())
+    for frame in requests:
+        for request_id, body in frame.select("request_id", "request").iter_rows():
+            if request_id not in ids or request_id in found.contexts:
+                continue
+            try:
+                request = json.loads(body)
+                found.contexts[request_id] = _values(request.get("context"), context)
+                _describe(request, sides, found)
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                raise FeedbackError(f"the log's request {request_id} is not a request: {error}") from None
+    return found
+
+
+def _describe(request: Mapping[str, Any], sides: Mapping[str, Features], found: Described) -> None:
+    user = (request.get("user") or {}).get("features")
+    if user:
+        own = found.users.setdefault(request["user_id"], {})
+        own |= _values(user, sides["user"])
+    for item_id, override in (request.get("items") or {}).items():
+        if not override:
+            continue
+        values = _values(override.get("features"), sides["item"])
+        text = override.get("text")
+        if values or text:
+            found.items.setdefault(item_id, {}).update(values)
+        if text:
+            found.texts[item_id] = text
+
+
+def _values(given: Mapping[str, Any] | None, known: Features) -> dict[str, Any]:
+    return {name: _value(known[name], value) for name, value in (given or {}).items() if name in known}
+
+
+def _value(feature: FeatureConfig, value: Any) -> Any:  # noqa: ANN401
+    if value is None:
+        return None
+    if feature.kind == "numeric":
+        return float(value)
+    return [str(one) for one in value] if feature.kind == "bag" else str(value)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
+from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS
 from msd.contract.request import ANONYMOUS
-from msd.feedback.errors import FeedbackError
 
 REQUEST_COLUMNS = ("request_id", "received_at", "at", "arm", "arm_share", "user_id", "item_ids", "bids", "scores")
 _EVENT_TYPES = {
@@ -41,6 +41,10 @@ _LATER: dict[str, pl.DataType] = {
 }
 """Columns of requests; files of earlier releases lack them."""
 _KINDS = ("impression", "click", "conversion")
+
+
+class FeedbackError(MsdError):
+    """A log or events are unusable; the message says what is wrong and what to do."""
 
 
 def request_files(path: Path) -> list[Path]:

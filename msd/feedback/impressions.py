@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from msd.feedback.errors import FeedbackError
+from msd.feedback.files import FeedbackError
 
 _KEY = ["request_id", "item_id"]
 _PAIR = ["user_id", "item_id"]

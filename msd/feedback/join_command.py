@@ -13,15 +13,20 @@ import typer
 from rich.console import Console
 
 from msd.contract.files import write_text_atomic
-from msd.feedback.arms import PER, compare, ratio_mismatch
-from msd.feedback.arms_report import differences, mismatch_told, policy_table, support_told, table, write_page
-from msd.feedback.dataset import Previous, write_dataset
-from msd.feedback.errors import FeedbackError
-from msd.feedback.explored import METRICS as VALUED
-from msd.feedback.explored import explored_requests, read_target
-from msd.feedback.files import read_events, read_requests, request_files
+from msd.dataset.load import load_dataset
+from msd.feedback.arms import METRICS, PER, compare, ratio_mismatch
+from msd.feedback.arms_report import (
+    arms_table,
+    differences_table,
+    mismatch_text,
+    policy_table,
+    support_text,
+    write_page,
+)
+from msd.feedback.dataset import write_dataset
+from msd.feedback.files import FeedbackError, read_events, read_requests, request_files
 from msd.feedback.impressions import Joined, join
-from msd.feedback.policy_value import support, value_of
+from msd.feedback.policy_value import explored_requests, read_target, support, value_of
 
 app = typer.Typer(add_completion=False)
 
@@ -84,7 +89,7 @@ def main(
     joined = join(_requests(log, more), read_events(events or log), 3_600 * window_hours, (), 86_400 * conversion_days)
     _tell(console, joined.told)
     if out is not None and dataset is not None:
-        rows = write_dataset(joined.frame, _requests(log, more), Previous.of(dataset), out, log_only=log_only)
+        rows = write_dataset(joined.frame, _requests(log, more), load_dataset(dataset), out, log_only=log_only)
         console.print(
             f"{out}: {rows} events, {joined.told['joined_impressions']} of them from the log; then: msd train"
         )
@@ -102,9 +107,9 @@ def _by_policy(console: Console, log: Path, joined: Joined, target: Path | None,
     for name, count in told.items():
         if count:
             console.print(f"  {count} {name.replace('_', ' ')}", highlight=False)
-    supported, values = support(rows), {name: value_of(rows, name, PER[name]) for name in VALUED}
+    supported, values = support(rows), {name: value_of(rows, name, PER[name]) for name in METRICS}
     console.print(policy_table(values))
-    console.print(support_told(supported, len(rows.users)), highlight=False)
+    console.print(support_text(supported, len(rows.users)), highlight=False)
     if json_path:
         document = {
             "told": {**joined.told, **told, "used_requests": len(rows.users)},
@@ -123,10 +128,10 @@ def _by_arm(
     page: Path | None,
 ) -> None:
     arms, mismatch = compare(joined.frame, champion), ratio_mismatch(joined.frame, shares)
-    console.print(table(arms))
+    console.print(arms_table(arms))
     if len(arms) > 1:
-        console.print(differences(arms))
-    console.print(mismatch_told(mismatch), highlight=False)
+        console.print(differences_table(arms))
+    console.print(mismatch_text(mismatch), highlight=False)
     if json_path:
         document = {
             "told": joined.told,

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from msd.contract.correction import LearnedCorrection, read_corrections, write_corrections
-from msd.feedback.errors import FeedbackError
-from msd.feedback.files import read_events, read_requests, request_files
+from msd.feedback.files import FeedbackError, read_events, read_requests, request_files
 from msd.feedback.impressions import join
 from msd.feedback.recalibrate import Impressions, Recalibration, learn
 

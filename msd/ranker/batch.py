@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from msd.contract.rows import RowSide
 from msd.contract.schema import STATE_FEATURES, FeatureSchema
 from msd.ranker.adaptor import Adaptors
-from msd.ranker.baselines import new_network
 from msd.ranker.calibrate import Calibrator
 from msd.ranker.features import Features, SideFeatures
 from msd.ranker.model import WITH_CONVERSIONS, RankerConfig, is_id
+from msd.ranker.networks import new_network
 
 Vectors = Callable[[RowSide, Tensor], Tensor]
 
@@ -69,7 +69,7 @@ def batch_opinions(
     """
     vectors = vectors or (lambda side, rows: (features.user if side == "user" else features.item).vectors[rows])
     chosen = torch.from_numpy(events).to(features.labels.device)
-    tensors, user_rows, item_rows = _without_vectors(features, chosen, corruption, rng)
+    tensors, user_rows, item_rows = inputs_without_vectors(features, chosen, corruption, rng)
     held, places = _distinct(item_rows, features.item.entities.unknown + 1)
     new = None
     if corruption is not None and rng is not None:
@@ -120,8 +120,11 @@ def both(logits: Tensor, others: Tensor) -> Tensor:
     return -torch.logsumexp(torch.stack([-logits, -others, -logits - others]), 0)
 
 
-def _without_vectors(
-    features: Features, chosen: Tensor, corruption: Corruption | None, rng: np.random.Generator | None
+def inputs_without_vectors(
+    features: Features,
+    chosen: Tensor,
+    corruption: Corruption | None = None,
+    rng: np.random.Generator | None = None,
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Return the model's inputs except vectors, by name, [B, …]; and the rows of users [B] and of items, each target
     and its history [B, 1 + L]."""

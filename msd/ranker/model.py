@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.schema import SIDES, STATE_FEATURES, Bag, Categorical, FeatureSchema, Side
-from msd.ranker.count_model import CountModel
 from msd.ranker.history import SUMMARY, Fusion, Overlap, TargetAttention, cosine, select, summarise
 
 BLOCKS = 2  # blocks of a vector: meaning and words
@@ -136,6 +135,27 @@ class Affinity(nn.Module):
         user = self.users(index) * (index >= self.first).unsqueeze(-1).to(described_ND.dtype)
         affinity: Tensor = (user * self.describe(described_ND)).sum(-1)
         return affinity
+
+
+class CountModel(nn.Module):
+    """MLP from the schema's dense tensors (numbers, click rates, impressions and their ages) to logits [N].
+
+    Without IDs, vectors or history it cannot memorise rows. `train_counts` fits it; afterwards its weights are frozen.
+    """
+
+    def __init__(self, schema: FeatureSchema, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        widths = {f"{side}_dense": schema.dense_width(side) for side in SIDES}
+        self.dense = [name for name, width in widths.items() if width]
+        layers: list[nn.Module] = []
+        for before, after in pairwise((sum(widths.values()), *hidden)):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1)).requires_grad_(False)
+
+    def forward(self, tensors: Mapping[str, Tensor], n: int) -> Tensor:
+        """Return logits [N]. Tensors of user and context have batch 1 or N, those of candidates N."""
+        logits: Tensor = self.layers(torch.cat([tensors[name].expand(n, -1) for name in self.dense], -1))
+        return logits.squeeze(-1)
 
 
 class Ranker(nn.Module):

@@ -3,7 +3,7 @@
 The fitted schema and adaptors are stored so that a bundle of that model serves the same values.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,15 @@ from torch import Tensor
 
 from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic, write_text_atomic
+from msd.contract.rows import RowSide
 from msd.contract.schema import FeatureSchema
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.adaptor import Adaptors
-from msd.ranker.event_tensors import adapt_all, event_tensors
-from msd.ranker.features import build_features
+from msd.ranker.batch import inputs_without_vectors
+from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
-from msd.record import read_record
+from msd.step import read_record
 from msd.student.vectors import StudentVectors
 
 FORMAT = 1
@@ -32,6 +33,7 @@ ROWS = 65_536
 _PARTS = {"train": (Part.WINDOW, Part.TRAIN), "valid": (Part.VALID,), "test": (Part.TEST,)}
 
 Progress = Callable[[str, int, int], None]
+Adapted = Mapping[RowSide, Tensor]
 
 
 class TensorFolderError(MsdError):
@@ -96,6 +98,33 @@ def _shares(rows: dict[str, NDArray[np.int64]]) -> Iterator[tuple[str, int, NDAr
     for name, events in rows.items():
         for number, start in enumerate(range(0, len(events), ROWS)):
             yield name, number, events[start : start + ROWS]
+
+
+def adapt_all(adaptors: Adaptors, features: Features) -> dict[RowSide, Tensor]:
+    """Return every entity's vector in the schema's dimension by side, [n + 1, D]; zeros where there is none."""
+    sides: tuple[RowSide, ...] = ("user", "item")
+    held = {"user": features.user, "item": features.item}
+    with torch.no_grad():
+        return {
+            side: adaptors.eval().adapt(side, held[side].vectors, held[side].present)
+            for side in sides
+            if side in adaptors
+        }
+
+
+def event_tensors(features: Features, adapted: Adapted, events: NDArray[np.int64]) -> dict[str, Tensor]:
+    """Return the schema's tensors [B, …] of B events; `adapted` is the result of `adapt_all`.
+
+    Every row repeats the vectors of its user and history; `batch_opinions` represents each item of a batch once.
+    """
+    chosen = torch.from_numpy(events)
+    tensors, users, items = inputs_without_vectors(features, chosen)
+    if "user" in adapted:
+        tensors["user_semantic"] = adapted["user"][users] * features.knows_user[chosen].unsqueeze(-1)
+    if "item" in adapted:
+        by_place = adapted["item"][items]
+        tensors["item_semantic"], tensors["history_semantic"] = by_place[:, 0], by_place[:, 1:]
+    return {spec.name: tensors[spec.name] for spec in features.schema.tensors}
 
 
 def is_whole(folder: Path) -> bool:

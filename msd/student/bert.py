@@ -1,4 +1,4 @@
-"""BERT as far as a sentence encoder needs it, with the weight names of published checkpoints.
+"""BERT as far as a sentence encoder needs it, without dropout, with the weight names of published checkpoints.
 
 Knows neither texts nor heads. (Devlin et al., arXiv 1810.04805.)
 """
@@ -33,12 +33,11 @@ class _Embeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         positions = torch.arange(ids_BT.shape[1], device=ids_BT.device)
         states_BTD = self.word_embeddings(ids_BT) + self.token_type_embeddings.weight[0]
-        output: Tensor = self.dropout(self.LayerNorm(states_BTD + self.position_embeddings(positions)))
+        output: Tensor = self.LayerNorm(states_BTD + self.position_embeddings(positions))
         return output
 
 
@@ -53,31 +52,20 @@ class _Layer(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.attention = _Attention(config)
-        self.intermediate = _Intermediate(config)
+        self.attention = nn.ModuleDict({"self": _SelfAttention(config), "output": _Output(config, config.hidden_size)})
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.intermediate_size)})
         self.output = _Output(config, config.intermediate_size)
 
     def forward(self, states_BTD: Tensor, mask_B11T: Tensor) -> Tensor:
-        states_BTD = self.attention(states_BTD, mask_B11T)
-        output: Tensor = self.output(self.intermediate(states_BTD), states_BTD)
-        return output
-
-
-class _Attention(nn.Module):
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.self = _SelfAttention(config)
-        self.output = _Output(config, config.hidden_size)
-
-    def forward(self, states_BTD: Tensor, mask_B11T: Tensor) -> Tensor:
-        output: Tensor = self.output(self.self(states_BTD, mask_B11T), states_BTD)
+        states_BTD = self.attention["output"](self.attention["self"](states_BTD, mask_B11T), states_BTD)
+        output: Tensor = self.output(gelu(self.intermediate["dense"](states_BTD)), states_BTD)
         return output
 
 
 class _SelfAttention(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self._heads, self._dropout = config.num_attention_heads, config.attention_probs_dropout_prob
+        self._heads = config.num_attention_heads
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
@@ -87,17 +75,7 @@ class _SelfAttention(nn.Module):
             part(states_BTD).unflatten(-1, (self._heads, -1)).transpose(1, 2)
             for part in (self.query, self.key, self.value)
         )
-        dropout = self._dropout if self.training else 0.0
-        return scaled_dot_product_attention(query, key, value, mask_B11T, dropout).transpose(1, 2).flatten(2)
-
-
-class _Intermediate(nn.Module):
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-
-    def forward(self, states_BTD: Tensor) -> Tensor:
-        return gelu(self.dense(states_BTD))
+        return scaled_dot_product_attention(query, key, value, mask_B11T).transpose(1, 2).flatten(2)
 
 
 class _Output(nn.Module):
@@ -107,8 +85,7 @@ class _Output(nn.Module):
         super().__init__()
         self.dense = nn.Linear(width, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, inner: Tensor, states_BTD: Tensor) -> Tensor:
-        output: Tensor = self.LayerNorm(self.dropout(self.dense(inner)) + states_BTD)
+        output: Tensor = self.LayerNorm(self.dense(inner) + states_BTD)
         return output

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from msd.student.distill import DistillConfig
 from msd.student.lessons import MIN_ITEMS
-from msd.student.measure import Figures
+from msd.student.progress import Figures
 from msd.student.record import StudentError, load_record
-from msd.student.step import distill, encode_untaught
+from msd.student.step import distill
 
 app = typer.Typer(add_completion=False)
 
@@ -64,10 +64,8 @@ def main(
         def tell(plan: str) -> None:
             console.print(plan, highlight=False)
 
-        if len(folders) > 2:
-            fresh = distill(dataset, folders[1], out, config, advance, tell)
-        else:
-            fresh = encode_untaught(dataset, out, advance, tell)
+        knowledge = folders[1] if len(folders) > 2 else None
+        fresh = distill(dataset, knowledge, out, config, advance, tell)
     if not fresh:
         console.print(f"{out}: done before, nothing to do", highlight=False)
     record = load_record(out)

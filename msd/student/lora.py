@@ -22,8 +22,7 @@ class Lora:
     """
 
     def __init__(self, student: Student, rank: int, layers: int) -> None:
-        # Dropout stays off, in eval mode, so that vectors in training equal those that will be served.
-        student.eval().requires_grad_(False)
+        student.requires_grad_(False)
         self.frozen = student.encoder.depth - layers
         self._tuned: list[tuple[nn.Module, str, _LowRank]] = []
         # Every linear map of a layer: those of attention and both of the feed-forward part.

@@ -1,14 +1,14 @@
 """The record of a student's folder: files, dimensions, fingerprint. Needs no torch."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
-from msd.contract.errors import MsdError, plain_words
+from msd.contract.errors import MsdError
+from msd.step import read_record
 
 FORMAT = 2
 HEAD_DIM = 384
@@ -45,8 +45,6 @@ class BertConfig(BaseModel):
     max_position_embeddings: Annotated[int, Field(ge=1, le=8_192)] = 512
     type_vocab_size: Annotated[int, Field(ge=1, le=16)] = 2
     layer_norm_eps: PositiveFloat = 1e-12
-    hidden_dropout_prob: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    attention_probs_dropout_prob: Annotated[float, Field(ge=0, lt=1)] = 0.1
     initializer_range: PositiveFloat = 0.02
     hidden_act: Literal["gelu"] = "gelu"
 
@@ -86,17 +84,5 @@ class StudentRecord(BaseModel):
 
 def load_record(folder: Path) -> StudentRecord:
     """Read `student.json` alone. Raises StudentError if it is missing, malformed or of another format."""
-    path = folder / RECORD_FILE
-    if not path.is_file():
-        raise StudentError(f"{path}: no such file; a student's folder is what `msd distill` writes")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(raw, dict) and raw.get("format") != FORMAT:
-            raise StudentError(f"{path}: format {raw.get('format')!r}, format {FORMAT} is read here; distil again")
-        return StudentRecord.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise StudentError(f"{path}: {place}: {plain_words(first['msg'])}") from error
-    except (ValueError, RecursionError) as error:
-        raise StudentError(f"{path}: not JSON ({error})") from error
+    absent = f"{RECORD_FILE}: no such file; a student's folder is what `msd distill` writes"
+    return read_record(folder / RECORD_FILE, StudentRecord, FORMAT, absent, "distil again", StudentError)

@@ -15,14 +15,21 @@ from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.texts import most_shown, student_texts
 from msd.duration import Machine, about, distilling, encoding, tokens_of
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
-from msd.student.bag import BagOfWords
 from msd.student.distill import Course, DistillConfig, Distiller, objective
 from msd.student.encoder import Student, encode_texts, load_student, new_student, save_student
-from msd.student.lessons import Advance, Lessons, all_lessons, encode_targets, target_texts, teachers_words
+from msd.student.lessons import (
+    LEVELS,
+    Advance,
+    BagOfWords,
+    Lessons,
+    all_lessons,
+    encode_targets,
+    target_texts,
+    teachers_words,
+)
 from msd.student.record import FORMAT, HEADS, StudentError, Vectors
 from msd.student.states import TextStates
-from msd.student.untaught import UNTAUGHT_FILE, save_untaught
-from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
+from msd.student.vectors import UNTAUGHT_FILE, LevelVectors, StudentVectors, load_vectors, save_untaught, save_vectors
 from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge
 
 WORK_FOLDER = ".work"
@@ -33,32 +40,61 @@ Texts = tuple[dict[str, str], dict[str, str]]  # of items and of users, by ID
 
 def distill(
     dataset_folder: Path,
-    knowledge_folder: Path,
+    knowledge_folder: Path | None,
     out: Path,
     config: DistillConfig,
     advance: Advance,
     tell: Tell = lambda _: None,
 ) -> bool:
     """Fill `out` with a student and its vectors; return False if it already has them. `tell` gets the plan, with its
-    duration.
+    duration. Without knowledge the student stays untrained.
 
     Raises DatasetError, TeacherError or StudentError if inputs are missing or invalid, or the folder has other content.
     """
     start = time.perf_counter()
     dataset = load_dataset(dataset_folder)
-    base = load_knowledge(knowledge_folder, dataset.config.name)
+    base = load_knowledge(knowledge_folder, dataset.config.name) if knowledge_folder else None
     _check_out(out)
-    files = [sha256_file(knowledge_folder / name) for name in KNOWLEDGE_FILES]
-    run = fingerprint_of(FORMAT, dataset.fingerprint, files, asdict(config))
+    inputs: tuple[object, ...] = ("untaught",)
+    if knowledge_folder:
+        inputs = [sha256_file(knowledge_folder / name) for name in KNOWLEDGE_FILES], asdict(config)
+    run = fingerprint_of(FORMAT, dataset.fingerprint, *inputs)
     if is_done(out, run) and _is_whole(out):
         return False
+    texts = student_texts(dataset)
+    if not base and not any(text.strip() for text in texts[0].values()):
+        raise StudentError(
+            f"no item of {dataset_folder} has a text: train without a student, msd train DATASET OUT --no-semantics"
+        )
     (out / STEP_FILE).unlink(missing_ok=True)
     work = out / WORK_FOLDER
     work.mkdir(parents=True, exist_ok=True)
     student = new_student()
-    texts = student_texts(dataset)
-    lessons = _lessons(dataset, texts, base, config)
-    tell(_plan(texts, lessons, config))
+    if base:
+        lessons = _lessons(dataset, texts, base, config)
+        tell(_plan(texts, lessons, config))
+        distiller = _teach(student, lessons, config, work, run, advance)
+        courses, rehearsed = distiller.courses, distiller.untaught
+        held_out = [lessons[0].ids[row] for row in np.flatnonzero(lessons[0].held)]
+        vectors = [_vectors(student, *level, advance) for level in zip(texts, courses, strict=True)]
+    else:
+        written = [text for named in texts for text in named.values() if text.strip()]
+        duration = about(encoding(Machine.measured(), tokens_of(written)))
+        tell(f"{len(written):,} texts to encode: {duration}")
+        vectors = [_encoded(student, named, level, advance) for named, level in zip(texts, LEVELS, strict=True)]
+        # The student is untaught, so all texts are equally new to it.
+        rehearsed, held_out = {}, vectors[0].ids[:_MOST_UNTAUGHT]
+    fingerprint = save_student(student, out)
+    save_vectors(StudentVectors(fingerprint, *vectors), out)
+    save_untaught(out, fingerprint, rehearsed, held_out)
+    mark_done(out, run, time.perf_counter() - start)
+    shutil.rmtree(work)
+    return True
+
+
+def _teach(
+    student: Student, lessons: list[Lessons], config: DistillConfig, work: Path, run: str, advance: Advance
+) -> Distiller:
     # Only the items' words define the directions, independently of the users.
     bag = BagOfWords(teachers_words(lessons[0].knowledge))
     courses = [
@@ -72,50 +108,7 @@ def distill(
         "knowledge": progress.figures,
     }
     student.record = student.record.model_copy(update={"objective": objective(config), "metrics": metrics})
-    fingerprint = _save(student, texts, courses, out, advance)
-    items = lessons[0]
-    save_untaught(out, fingerprint, distiller.untaught, [items.ids[row] for row in np.flatnonzero(items.held)])
-    mark_done(out, run, time.perf_counter() - start)
-    shutil.rmtree(work)
-    return True
-
-
-def encode_untaught(dataset_folder: Path, out: Path, advance: Advance, tell: Tell = lambda _: None) -> bool:
-    """Fill `out` with the untrained student and its vectors; return False if it already has them.
-
-    For texts without knowledge. `tell` gets the expected duration. Raises DatasetError or StudentError.
-    """
-    start = time.perf_counter()
-    dataset = load_dataset(dataset_folder)
-    _check_out(out)
-    run = fingerprint_of(FORMAT, dataset.fingerprint, "untaught")
-    if is_done(out, run) and _is_whole(out):
-        return False
-    texts = [{name: text for name, text in named.items() if text.strip()} for named in student_texts(dataset)]
-    if not texts[0]:
-        raise StudentError(
-            f"no item of {dataset_folder} has a text: train without a student, msd train DATASET OUT --no-semantics"
-        )
-    (out / STEP_FILE).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    count, tokens = sum(map(len, texts)), sum(tokens_of(named.values()) for named in texts)
-    tell(f"{count:,} texts to encode: {about(encoding(Machine.measured(), tokens))}")
-    student = new_student()
-    encoded = encode_texts(
-        student,
-        [text for named in texts for text in named.values()],
-        on_batch=_counter("encoding the texts", count, advance),
-    )
-    items, users = (
-        LevelVectors(list(named), vectors)
-        for named, vectors in zip(texts, np.split(encoded, [len(texts[0])]), strict=True)
-    )
-    fingerprint = save_student(student, out)
-    save_vectors(StudentVectors(fingerprint, items, users), out)
-    # The student is untaught, so all texts are equally new to it.
-    save_untaught(out, fingerprint, {}, items.ids[:_MOST_UNTAUGHT])
-    mark_done(out, run, time.perf_counter() - start)
-    return True
+    return distiller
 
 
 def _lessons(dataset: Dataset, texts: Texts, base: KnowledgeBase, config: DistillConfig) -> list[Lessons]:
@@ -195,22 +188,19 @@ def _kept_targets(path: Path, run: str) -> Vectors | None:
         return None
 
 
-def _save(student: Student, texts: Texts, courses: list[Course], out: Path, advance: Advance) -> str:
-    items, users = (_vectors(student, *level, advance) for level in zip(texts, courses, strict=True))
-    fingerprint = save_student(student, out)
-    save_vectors(StudentVectors(fingerprint, items, users), out)
-    return fingerprint
+def _encoded(student: Student, texts: Mapping[str, str], level: str, advance: Advance) -> LevelVectors:
+    """Return vectors of all texts that are not blank."""
+    kept = {id_: text for id_, text in texts.items() if text.strip()}
+    count = _counter(f"encoding the texts of {level}", len(kept), advance)
+    return LevelVectors(list(kept), encode_texts(student, list(kept.values()), on_batch=count))
 
 
 def _vectors(student: Student, texts: Mapping[str, str], course: Course, advance: Advance) -> LevelVectors:
     """Return vectors of all texts that are not blank: of taught ones from their states, of others from the text."""
-    taught = set(course.lessons.ids)
-    others = {one: text for one, text in texts.items() if text.strip() and one not in taught}
-    count = _counter(f"encoding the other texts of {course.lessons.level}", len(others), advance)
-    ids = [*course.lessons.ids, *others]
-    vectors = np.concatenate(
-        [course.states.all_vectors(student), encode_texts(student, list(others.values()), on_batch=count)]
+    lessons = course.lessons
+    others = _encoded(student, {id_: texts[id_] for id_ in texts.keys() - set(lessons.ids)}, lessons.level, advance)
+    both = LevelVectors(
+        [*lessons.ids, *others.ids], np.concatenate([course.states.all_vectors(student), others.vectors])
     )
-    place = {one: row for row, one in enumerate(ids)}
-    order = [one for one in texts if one in place]
-    return LevelVectors(order, vectors[[place[one] for one in order]])
+    order = [id_ for id_ in texts if id_ in both.rows]
+    return LevelVectors(order, both.vectors[[both.rows[id_] for id_ in order]])

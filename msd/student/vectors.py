@@ -1,22 +1,31 @@
-"""The student's vectors of a catalogue's items and users, by ID. Knows IDs and arrays, not texts."""
+"""The student's vectors of a catalogue's items and users, by ID; and of untaught texts.
+
+A served student has memorised its catalogue: its own vectors of catalogue items say nothing about new ads. So the
+weights of a rehearsal without some items are stored, too.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, field_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from msd.contract.files import write_bytes_atomic, write_text_atomic
+from msd.step import read_record
 from msd.student.record import VECTOR_DIM, StudentError, Vectors, load_record
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FORMAT = 2
-VECTORS_FILE, IDS_FILE = "vectors.safetensors", "ids.json"
+VECTORS_FILE, IDS_FILE, UNTAUGHT_FILE = "vectors.safetensors", "ids.json", "untaught.safetensors"
 
 Level = Literal["items", "users"]
 
@@ -52,6 +61,22 @@ class StudentVectors:
         return result, present
 
 
+class _Ids(BaseModel):
+    """ids.json."""
+
+    format: Literal[2] = 2
+    student: str
+    items: list[str]
+    users: list[str]
+
+    @field_validator("items", "users")
+    @classmethod
+    def _check(cls, ids: list[str]) -> list[str]:
+        if len(set(ids)) < len(ids):
+            raise ValueError("has an id twice")
+        return ids
+
+
 def no_vectors() -> StudentVectors:
     """Return an empty set of vectors."""
     nothing = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
@@ -63,8 +88,8 @@ def save_vectors(vectors: StudentVectors, folder: Path) -> None:
     levels = {"items": vectors.items, "users": vectors.users}
     tensors = {name: np.ascontiguousarray(level.vectors) for name, level in levels.items()}
     write_bytes_atomic(folder / VECTORS_FILE, save(tensors, {"student": vectors.student}))
-    ids = {"format": FORMAT, "student": vectors.student, "items": vectors.items.ids, "users": vectors.users.ids}
-    write_text_atomic(folder / IDS_FILE, json.dumps(ids, ensure_ascii=False) + "\n")
+    ids = _Ids(student=vectors.student, items=vectors.items.ids, users=vectors.users.ids)
+    write_text_atomic(folder / IDS_FILE, json.dumps(ids.model_dump(), ensure_ascii=False) + "\n")
 
 
 def load_vectors(folder: Path) -> StudentVectors:
@@ -73,15 +98,16 @@ def load_vectors(folder: Path) -> StudentVectors:
     Raises StudentError if they are missing, damaged, or made by another student than the folder's.
     """
     fingerprint = load_record(folder).fingerprint
-    ids = _read_ids(folder / IDS_FILE)
+    absent = f"{IDS_FILE}: no such file, the vectors are missing"
+    ids = read_record(folder / IDS_FILE, _Ids, FORMAT, absent, "distil again", StudentError)
     made_by, arrays = _read_arrays(folder / VECTORS_FILE)
-    if {made_by, ids["student"]} != {fingerprint}:
+    if {made_by, ids.student} != {fingerprint}:
         raise StudentError(
             f"{folder / VECTORS_FILE}: made by another student than the one in this folder; distil again"
         )
     levels = {}
-    for level in ("items", "users"):
-        names, array = ids[level], arrays[level]
+    for level, names in (("items", ids.items), ("users", ids.users)):
+        array = arrays[level]
         if array.dtype != np.float32 or array.shape != (len(names), VECTOR_DIM):
             raise StudentError(
                 f"{folder / VECTORS_FILE}: {level}: {array.dtype} {list(array.shape)}, "
@@ -89,30 +115,6 @@ def load_vectors(folder: Path) -> StudentVectors:
             )
         levels[level] = LevelVectors(names, array)
     return StudentVectors(fingerprint, levels["items"], levels["users"])
-
-
-def _read_ids(path: Path) -> dict[str, list[str]]:
-    if not path.is_file():
-        raise StudentError(f"{path}: no such file, the vectors are missing; distil again")
-    try:
-        ids = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StudentError(f"{path}: not JSON ({error}); distil again") from error
-    if not isinstance(ids, dict) or ids.get("format") != FORMAT:
-        found = ids.get("format") if isinstance(ids, dict) else ids
-        raise StudentError(f"{path}: format {found!r}, this version reads format {FORMAT}; distil again")
-    missing = [key for key in ("student", "items", "users") if key not in ids]
-    if missing:
-        raise StudentError(f"{path}: has no {' and no '.join(missing)}; distil again")
-    for level in ("items", "users"):
-        names = ids[level]
-        if (
-            not isinstance(names, list)
-            or not all(isinstance(name, str) for name in names)
-            or len(set(names)) < len(names)
-        ):
-            raise StudentError(f"{path}: {level}: a list of distinct ids expected; distil again")
-    return ids
 
 
 def _read_arrays(path: Path) -> tuple[str, dict[str, Vectors]]:
@@ -124,3 +126,55 @@ def _read_arrays(path: Path) -> tuple[str, dict[str, Vectors]]:
             return made_by, {level: file.get_tensor(level) for level in ("items", "users")}
     except SafetensorError as error:
         raise StudentError(f"{path}: {error}; the file is damaged, distil again") from error
+
+
+def save_untaught(folder: Path, student: str, weights: "Mapping[str, Tensor]", items: Sequence[str]) -> None:
+    """Write the weights in which the rehearsed student differs from the student with this fingerprint, and the IDs of
+    the items that were held out from it."""
+    from safetensors.torch import save
+
+    metadata = {"student": student, "items": json.dumps(list(items))}
+    held = {name: value.detach().contiguous() for name, value in weights.items()}
+    write_bytes_atomic(folder / UNTAUGHT_FILE, save(held, metadata))
+
+
+def untaught_items(folder: Path, tuned: Path | None, texts: Mapping[str, str]) -> LevelVectors:
+    """Return vectors, by ID, of the items held out from the rehearsed student in `folder`, made from their texts.
+
+    `tuned`: the folder of the student that was then tuned with a ranker, if any: its changes are applied here, too.
+    Empty for a student that was distilled before rehearsals existed. Raises StudentError.
+    """
+    # Loads libraries that measuring models without vectors does not need.
+    import torch
+
+    from msd.student.encoder import encode_texts, load_student
+
+    path = folder / UNTAUGHT_FILE
+    if not path.is_file():
+        return no_vectors().items
+    weights, items = _read_untaught(path, load_record(folder).fingerprint)
+    ids = [id_ for id_ in items if id_ in texts]
+    if not ids:
+        return no_vectors().items
+    student = load_student(folder)
+    held = dict(student.named_parameters())
+    later = dict(load_student(tuned).named_parameters()) if tuned else held
+    with torch.no_grad():
+        # Tuning may have changed weights that distilling leaves alone.
+        for name in held.keys() | weights.keys():
+            change = later[name] - held[name]
+            held[name].copy_(weights.get(name, held[name]) + change)
+    return LevelVectors(ids, encode_texts(student, [texts[id_] for id_ in ids]))
+
+
+def _read_untaught(path: Path, student: str) -> "tuple[dict[str, Tensor], list[str]]":
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+            items: list[str] = json.loads(metadata["items"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise StudentError(f"{path}: {error}; the file is damaged, distil again") from None
+    if metadata.get("student") != student:
+        raise StudentError(f"{path}: of another student than the one in this folder; distil again")
+    return weights, items

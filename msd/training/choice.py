@@ -1,11 +1,12 @@
 """Training of the networks of one `msd train`, each in its own folder, and the choice among them by the valid rows."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import polars as pl
+import torch
 
 from msd.dataset.aggregate import impressions_of
 from msd.dataset.load import Dataset
@@ -15,17 +16,37 @@ from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
 from msd.ranker.model import RankerConfig
 from msd.ranker.schema_fit import fit_schema
-from msd.ranker.variant import SIMPLER, UNTUNED_OURS, WITHOUT_USER_KNOWLEDGE, Variant
 from msd.step import fingerprint_of, is_done
 from msd.student.vectors import StudentVectors
 from msd.training.crossfit import CrossfitChoice, UserHalves
-from msd.training.folder import FORMAT, ChoiceRecord
-from msd.training.network import NetworkInputs, TrainedNetwork, train_network
-from msd.training.parallel import ALONE, Team
+from msd.training.folder import FORMAT, ChoiceRecord, NetworkInputs, TrainedNetwork, train_network
 from msd.training.train import Progress, TrainConfig, predict
 
 # Name of a training → its progress callback.
 Show = Callable[[str], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network to choose from. `user_semantics`: whether it reads the vectors of users too; `changes`: of the
+    RankerConfig."""
+
+    name: str
+    semantics: bool = True
+    user_semantics: bool = True
+    changes: Mapping[str, object] = field(default_factory=dict)
+
+
+WHOLE = Variant("the whole network")
+WITHOUT_SEMANTICS = Variant("ours_without_semantics", semantics=False)
+WITHOUT_USER_KNOWLEDGE = Variant("without_user_knowledge", user_semantics=False)
+# Each lacks one part; the simplest first.
+SIMPLER = (
+    WITHOUT_SEMANTICS,
+    WITHOUT_USER_KNOWLEDGE,
+    Variant("without_item_fusion", changes={"fusion": False}),
+    Variant("without_selector", changes={"selected": None}),
+)
 
 
 @dataclass(frozen=True)
@@ -37,46 +58,36 @@ class Training:
     config: RankerConfig
     settings: TrainConfig
     work: Path
-    team: Team = ALONE
+    device: torch.device = torch.device("cpu")
 
     def is_done(self, variant: Variant) -> bool:
         """Return whether an earlier run has trained it."""
-        return is_done(self.work / variant.name, self._run(variant))
+        return is_done(self.work / variant.name.replace(" ", "_"), self._run(variant))
 
     def features(self, variant: Variant) -> Features:
         """Return the network's features. A variant without user vectors, or without any, has no columns for them."""
-        users = variant.source != WITHOUT_USER_KNOWLEDGE.source
-        schema = fit_schema(self.data, semantics=variant.source is not None, user_semantics=users)
-        return build_features(self.data, schema, self.vectors).to(self.team.device)
+        schema = fit_schema(self.data, semantics=variant.semantics, user_semantics=variant.user_semantics)
+        return build_features(self.data, schema, self.vectors).to(self.device)
 
     def train(self, variant: Variant, show: AbstractContextManager[Progress]) -> tuple[TrainedNetwork, Features]:
         """Return the stored network, or train it (resuming after its last epoch), and its features."""
         features = self.features(variant)
-        inputs, config = (
-            NetworkInputs(self.data.fingerprint, self.vectors.student, features),
-            variant.config(self.config),
-        )
-        with nullcontext(_unheard) if self.is_done(variant) else show as hear:
-            folder, run = self.work / variant.name, self._run(variant)
-            return train_network(folder, run, inputs, config, self.settings, hear, self.team), features
+        inputs = NetworkInputs(self.data.fingerprint, self.vectors.student, features)
+        config = self.config.model_copy(update=variant.changes)
+        with nullcontext(_silent) if self.is_done(variant) else show as hear:
+            folder, run = self.work / variant.name.replace(" ", "_"), self._run(variant)
+            return train_network(folder, run, inputs, config, self.settings, hear), features
 
     def _run(self, variant: Variant) -> str:
-        settings = variant.config(self.config).model_dump(), asdict(self.settings)
-        return fingerprint_of(FORMAT, self.data.fingerprint, self.vectors.student, variant.source, *settings)
-
-
-class _TimeUpError(Exception):
-    pass
-
-
-def _name(variant: Variant) -> str:
-    return "the whole network" if variant == UNTUNED_OURS else variant.name
+        """Return the fingerprint of everything that the network depends on."""
+        settings = self.config.model_dump(), asdict(self.settings), asdict(variant)
+        return fingerprint_of(FORMAT, self.data.fingerprint, self.vectors.student, *settings)
 
 
 def variants_of(vectors: StudentVectors) -> tuple[Variant, ...]:
     """Return the whole network first, then those without one part. Without user vectors, leave out
     `WITHOUT_USER_KNOWLEDGE`, which would be the same."""
-    return UNTUNED_OURS, *(one for one in SIMPLER if vectors.users.ids or one != WITHOUT_USER_KNOWLEDGE)
+    return WHOLE, *(variant for variant in SIMPLER if vectors.users.ids or variant != WITHOUT_USER_KNOWLEDGE)
 
 
 def valid_halves(data: Dataset) -> UserHalves:
@@ -93,32 +104,18 @@ def valid_scores(model: TrainedRanker, features: Features) -> Probabilities:
 
 
 def choose_network(
-    training: Training,
-    variants: Sequence[Variant],
-    halves: UserHalves,
-    show: Show,
-    time_is_up: Callable[[], bool] = lambda: False,
+    training: Training, variants: Sequence[Variant], halves: UserHalves, show: Show
 ) -> tuple[Variant, ChoiceRecord]:
-    """Train the variants in order and keep the first unless another is surely better on the valid rows.
-
-    The first is always trained. When time is up, stop; a later run resumes the interrupted training.
-    """
-    said: dict[str, Probabilities] = {}
+    """Train the variants in order and keep the first unless another is surely better on the valid rows."""
+    scores: dict[str, Probabilities] = {}
     seconds: dict[str, float] = {}
     for place, variant in enumerate(variants, start=1):
-        name, ends = f"{_name(variant)} ({place} of {len(variants)})", time_is_up if said else None
-        if ends and ends() and not training.is_done(variant):
-            break
-        try:
-            network, features = training.train(variant, _until(show(name), ends))
-        except _TimeUpError:
-            break
-        said[_name(variant)] = valid_scores(network.model, features)
-        seconds[_name(variant)] = round(network.seconds, 1)
-    choice = halves.choose(said)
-    kept = next(variant for variant in variants if _name(variant) == choice.kept)
-    untried = tuple(name for name in map(_name, variants) if name not in said)
-    return kept, ChoiceRecord(networks=choice, seconds=seconds, untried=untried)
+        network, features = training.train(variant, show(f"{variant.name} ({place} of {len(variants)})"))
+        scores[variant.name] = valid_scores(network.model, features)
+        seconds[variant.name] = round(network.seconds, 1)
+    choice = halves.choose(scores)
+    kept = next(variant for variant in variants if variant.name == choice.kept)
+    return kept, ChoiceRecord(networks=choice, seconds=seconds)
 
 
 def choose_tuning(
@@ -128,22 +125,9 @@ def choose_tuning(
     tuned: tuple[TrainedRanker, StudentVectors],
 ) -> CrossfitChoice:
     """Keep the tuned model, with its own student's vectors, only if it is surely better than the untuned one."""
-    features = build_features(training.data, untuned[1].schema, tuned[1]).to(training.team.device)
+    features = build_features(training.data, untuned[1].schema, tuned[1]).to(training.device)
     return halves.choose({"without LoRA": valid_scores(*untuned), "with LoRA": valid_scores(tuned[0], features)})
 
 
-@contextmanager
-def _until(show: AbstractContextManager[Progress], time_is_up: Callable[[], bool] | None) -> Iterator[Progress]:
-    """Wrap a progress callback: it raises _TimeUpError, which ends the training, when time is up."""
-    with show as progress:
-
-        def hear(epoch: int, step: int, loss: float) -> None:
-            if time_is_up and time_is_up():
-                raise _TimeUpError
-            progress(epoch, step, loss)
-
-        yield hear
-
-
-def _unheard(epoch: int, step: int, loss: float) -> None:
+def _silent(epoch: int, step: int, loss: float) -> None:
     """Ignore the progress of a network that is already trained."""

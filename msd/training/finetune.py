@@ -13,22 +13,23 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.contract.rows import RowSide
 from msd.dataset.split import Part
 from msd.ranker.batch import Corruption, TrainedRanker, batch_loss
-from msd.ranker.features import Features
-from msd.ranker.live_vectors import CachedTexts, LiveVectors
+from msd.ranker.features import Features, SideFeatures
 from msd.student.encoder import Student, save_student
 from msd.student.lora import Lora
-from msd.student.record import Vectors
+from msd.student.record import StudentError, Vectors
+from msd.student.states import TextStates
 from msd.student.vectors import LevelVectors, StudentVectors, save_vectors
-from msd.training.parallel import ALONE, Team, TeamError
 from msd.training.train import EpochReport, Judge, Progress, random_runs
 
 _WARM_UP = 0.1  # share of all steps
 Texts = Mapping[str, str]
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,6 @@ def finetune_ranker(
     checkpoint: Path,
     run: str,
     progress: Progress,
-    team: Team = ALONE,
 ) -> Tuned:
     """Tune a copy of the ranker, and the student in place, which ends with the merged weights of the best epoch.
 
@@ -91,13 +91,12 @@ def finetune_ranker(
     """
     torch.manual_seed(config.seed)
     student.to(features.labels.device)
-    tuner = _Tuner(copy.deepcopy(trained), features, student, vectors, texts, config, team)
+    tuner = _Tuner(copy.deepcopy(trained), features, student, vectors, texts, config)
     tuner.resume(checkpoint, run)
     while len(tuner.curve) < config.epochs:
         epoch = len(tuner.curve) + 1
         tuner.end_epoch(EpochReport(epoch, tuner.train_epoch(epoch, progress), tuner.valid_auc()))
-        if team.leads:
-            tuner.save(checkpoint, run)
+        tuner.save(checkpoint, run)
     return tuner.finish()
 
 
@@ -111,6 +110,62 @@ def save_own_student(folder: Path, student: Student, tuned: Tuned, config: TuneC
     return fingerprint
 
 
+def require_texts(name: str, level: LevelVectors, texts: Mapping[str, str]) -> None:
+    """Raise StudentError if a vector has no text; `name`: user or item."""
+    if missing := [one for one in level.ids if one not in texts]:
+        raise StudentError(
+            f"the student has vectors of {len(missing)} {name}s without a text in the dataset, "
+            f"such as {missing[0]!r}; distil again"
+        )
+
+
+class CachedTexts:
+    """A side's texts as inputs of the student's trained layers, and the text of each of the side's rows.
+
+    Raises StudentError if a vector has no text.
+    """
+
+    def __init__(
+        self, side: SideFeatures, level: LevelVectors, texts: Mapping[str, str], student: Student, frozen: int
+    ) -> None:
+        require_texts(side.entities.side, level, texts)
+        self.ids = level.ids
+        self.states = TextStates(student, [texts[one] for one in level.ids], frozen)
+        self.text_of = np.array([level.rows.get(one, -1) for one in side.entities.ids] + [-1], np.int64)
+
+    def draw(self, rows: Rows, count: int, rng: np.random.Generator) -> Rows:
+        """Draw up to `count` distinct rows of the side that have a text."""
+        distinct = np.unique(rows)
+        return rng.permutation(distinct[self.text_of[distinct] >= 0])[:count]
+
+    def refreshed(self, side: SideFeatures, vectors: Vectors) -> SideFeatures:
+        """Return the side's features with new vectors of all texts."""
+        held = np.flatnonzero(self.text_of >= 0)
+        fresh = side.vectors.clone()
+        fresh[torch.from_numpy(held)] = torch.from_numpy(vectors[self.text_of[held]]).to(fresh.device)
+        return replace(side, vectors=fresh)
+
+
+class LiveVectors:
+    """A side's vectors, some rows' freshly encoded: gradients reach the student only through these."""
+
+    def __init__(self, side: SideFeatures, texts: CachedTexts, student: Student, rows: Rows) -> None:
+        self._cache, self._rows = side.vectors, torch.from_numpy(rows).to(side.vectors.device)
+        self._place = torch.full((len(self._cache),), -1, device=self._cache.device)
+        self._place[self._rows] = torch.arange(len(rows), device=self._cache.device)
+        self._fresh = texts.states.vectors(student, texts.text_of[rows]) if len(rows) else self._cache[:0]
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the vectors [n, V] of rows [n]."""
+        place = self._place[rows.long()]
+        at = torch.nonzero(place >= 0).squeeze(1)
+        return self._cache[rows].index_put((at,), self._fresh[place[at]])
+
+    def keep(self) -> None:
+        """Write the fresh vectors into the cache."""
+        self._cache[self._rows] = self._fresh.detach()
+
+
 class _Tuner:
     """State of a tuning: trained weights, the best so far, and features with vectors of the current weights."""
 
@@ -122,16 +177,14 @@ class _Tuner:
         vectors: StudentVectors,
         texts: tuple[Texts, Texts],
         config: TuneConfig,
-        team: Team,
     ) -> None:
-        self.model, self.student, self.config, self.team = model, student, config, team
+        self.model, self.student, self.config = model, student, config
         # A copy, because steps write vectors into the cache.
         item, user = (replace(side, vectors=side.vectors.clone()) for side in (features.item, features.user))
         self.features = replace(features, item=item, user=user)
         self.lora = Lora(student, config.rank, config.layers)
         self.items = CachedTexts(features.item, vectors.items, texts[0], student, self.lora.frozen)
         self.users = CachedTexts(features.user, vectors.users, texts[1], student, self.lora.frozen)
-        self.weights = [*self.lora.weights.values(), *model.parameters()]
         self.optimiser = torch.optim.AdamW(
             [
                 {"params": list(self.lora.weights.values()), "weight_decay": 0.0},
@@ -144,7 +197,7 @@ class _Tuner:
         self.curve: list[EpochReport] = []
 
     def valid_auc(self) -> float:
-        return self.team.mean(Judge(self.features, self.config.live).auc(self.model))
+        return Judge(self.features, self.config.live).auc(self.model)
 
     def resume(self, checkpoint: Path, run: str) -> None:
         if found := load_checkpoint(checkpoint, run, self.optimiser):
@@ -155,9 +208,6 @@ class _Tuner:
             self.model.load_state_dict(found.groups["model"])
             self.lora.set(found.groups["lora"])
             self.refresh()
-        if self.team.mean(len(self.curve)) != len(self.curve):
-            raise TeamError(f"not all processes see the same {checkpoint}; give them a shared folder, or remove it")
-        self.team.align(self.weights)
 
     def save(self, checkpoint: Path, run: str) -> None:
         record = {"curve": self.curve, "best_epoch": self.best_epoch, "best_auc": self.best_auc}
@@ -181,23 +231,23 @@ class _Tuner:
 
     def train_epoch(self, epoch: int, progress: Progress) -> float:
         """Train one epoch; return the mean loss of its steps."""
-        config, team = self.config, self.team
-        torch.manual_seed(config.seed * 1_000 + epoch + 1_000_000 * team.rank)
+        config = self.config
+        torch.manual_seed(config.seed * 1_000 + epoch)
         rng = np.random.default_rng([config.seed, epoch])
         rows = self.features.of_part(Part.WINDOW, Part.TRAIN)
         runs = random_runs(self.features.item.rows.cpu().numpy()[rows], config.rows_per_item, rng)
-        size = max(1, config.runs(len(runs)) // team.size)
-        own = team.share(np.arange(len(runs)))
-        rng = rng.spawn(team.size)[team.rank]
-        steps = min(config.steps, -(-len(own) // size))
+        size = config.runs(len(runs))
+        # A stream of its own, as published models drew.
+        rng = rng.spawn(1)[0]
+        steps = min(config.steps, -(-len(runs) // size))
         losses = []
         for step in range(steps):
             share = (epoch - 1 + step / steps) / config.epochs
-            events = rows[np.concatenate([runs[at] for at in own[step * size : (step + 1) * size]])]
+            events = rows[np.concatenate(runs[step * size : (step + 1) * size])]
             losses.append(self._step(events, _schedule(share), rng))
             progress(epoch, step + 1, losses[-1])
         self.refresh()
-        return team.mean(float(np.mean(losses)))
+        return float(np.mean(losses))
 
     def _step(self, events: NDArray[np.int64], rate: float, rng: np.random.Generator) -> float:
         self.model.train()
@@ -209,7 +259,6 @@ class _Tuner:
         lora["lr"], ranker["lr"] = rate * self.config.learning_rate, rate * self.config.ranker_learning_rate
         self.optimiser.zero_grad()
         torch.autograd.backward(loss)
-        self.team.average_gradients(self.weights)
         self.optimiser.step()
         for vectors in live.values():
             vectors.keep()

@@ -1,9 +1,13 @@
 """Trained ranker on disk: weights, a record of its schema and training, and its own student if it has one."""
 
+import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+import torch
+import typer
+from pydantic import BaseModel, ConfigDict, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -11,15 +15,17 @@ from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic, write_text_atomic
 from msd.contract.schema import FeatureSchema
 from msd.ranker.batch import TrainedRanker
+from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
-from msd.record import read_record
+from msd.step import STEP_FILE, is_done, mark_done, read_record
 from msd.student.vectors import StudentVectors, load_vectors
 from msd.training.crossfit import CrossfitChoice
-from msd.training.train import EpochReport
+from msd.training.train import EpochReport, Progress, TrainConfig, train_ranker
 
 FORMAT = 6
 WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "ranker.json"
 STUDENT_FOLDER = "student"
+_CHECKPOINT = "checkpoint.safetensors"
 
 
 class ModelFolderError(MsdError):
@@ -43,21 +49,25 @@ class TuningRecord(BaseModel):
 
 class ChoiceRecord(BaseModel):
     """Choice by the valid rows among networks, before tuning, and whether tuning is kept. `seconds`: training time of
-    each; `untried`: left out for lack of time."""
+    each."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     networks: CrossfitChoice
     seconds: dict[str, float]
-    untried: tuple[str, ...] = ()
     tuning: CrossfitChoice | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_untried(cls, document: Any) -> Any:  # noqa: ANN401 - unchecked input
+        """Ignore what earlier releases left untried when a time budget ended."""
+        if isinstance(document, dict) and document.pop("untried", ()):
+            typer.echo("ignored: choice.untried, of `msd train --budget`, which is gone", err=True)
+        return document
 
     def say(self) -> str:
         """Return the choice in words, with figures."""
-        told = [self.networks.say()]
-        told += [self.tuning.say()] if self.tuning else []
-        told += [f"not tried, as the time was up: {', '.join(self.untried)}"] if self.untried else []
-        return "; ".join(told)
+        return "; ".join(choice.say() for choice in (self.networks, self.tuning) if choice)
 
 
 class RankerRecord(BaseModel):
@@ -134,3 +144,61 @@ def _load_record(folder: Path) -> RankerRecord:
         "train again",
         ModelFolderError,
     )
+
+
+class TrainedNetwork(NamedTuple):
+    """A trained network. `seconds`: training time, in this run or an earlier one; `own`: in this run."""
+
+    model: TrainedRanker
+    record: RankerRecord
+    seconds: float
+    own: float
+
+
+class NetworkInputs(NamedTuple):
+    """Inputs of training: fingerprints of the dataset and of the student that made the vectors, and the features."""
+
+    dataset: str
+    student: str
+    features: Features
+
+
+def train_network(
+    folder: Path,
+    run: str,
+    inputs: NetworkInputs,
+    config: RankerConfig,
+    training: TrainConfig,
+    progress: Progress,
+) -> TrainedNetwork:
+    """Return the network in `folder` if it belongs to this `run`; otherwise train it, resuming after its last epoch."""
+    if known := _known(folder, run, inputs.features.labels.device):
+        return known
+    start = time.perf_counter()
+    (folder / STEP_FILE).unlink(missing_ok=True)
+    model, curve = train_ranker(inputs.features, config, training, folder / _CHECKPOINT, run, progress)
+    seconds = time.perf_counter() - start
+    record = RankerRecord(
+        feature_schema=inputs.features.schema,
+        config=config,
+        training={**asdict(training), "seconds": round(seconds, 1)},
+        curve=tuple(curve),
+        vector_dim=inputs.features.item.vectors.shape[1],
+        dataset=inputs.dataset,
+        student=inputs.student or None,
+        conversions=model.has_conversions,
+    )
+    save_ranker(folder, model, record)
+    mark_done(folder, run, seconds)
+    (folder / _CHECKPOINT).unlink(missing_ok=True)
+    return TrainedNetwork(model, record, seconds, seconds)
+
+
+def _known(folder: Path, run: str, device: torch.device) -> TrainedNetwork | None:
+    if not is_done(folder, run):
+        return None
+    try:
+        model, record = load_ranker(folder)
+    except ModelFolderError:
+        return None
+    return TrainedNetwork(model.to(device), record, float(record.training["seconds"]), 0.0)

@@ -1,7 +1,5 @@
 """`msd train`: train, tune and calibrate a ranker on a dataset and a student."""
 
-import math
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import polars as pl
+import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -25,16 +24,25 @@ from msd.dataset.texts import student_texts
 from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, tokens_of, training
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features
-from msd.ranker.live_vectors import require_texts
 from msd.ranker.model import RankerConfig
-from msd.ranker.variant import SIMPLER, UNTUNED_OURS, WITHOUT_SEMANTICS, WITHOUT_USER_KNOWLEDGE, Variant
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.encoder import Student, load_student
 from msd.student.record import StudentError
 from msd.student.vectors import StudentVectors, load_vectors, no_vectors
-from msd.training.choice import Training, choose_network, choose_tuning, valid_halves, variants_of
+from msd.training.choice import (
+    SIMPLER,
+    WHOLE,
+    WITHOUT_SEMANTICS,
+    WITHOUT_USER_KNOWLEDGE,
+    Training,
+    Variant,
+    choose_network,
+    choose_tuning,
+    valid_halves,
+    variants_of,
+)
 from msd.training.crossfit import CrossfitError, UserHalves
-from msd.training.finetune import Texts, TuneConfig, finetune_ranker, save_own_student
+from msd.training.finetune import Texts, TuneConfig, finetune_ranker, require_texts, save_own_student
 from msd.training.folder import (
     FORMAT,
     RECORD_FILE,
@@ -47,7 +55,6 @@ from msd.training.folder import (
     save_ranker,
 )
 from msd.training.lean import LEAN_FOLDER
-from msd.training.parallel import Team, join_team
 from msd.training.train import Progress as Hear
 from msd.training.train import TrainConfig
 
@@ -102,72 +109,54 @@ def train(
             "keep what ranks valid surely better.",
         ),
     ] = False,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            metavar="MINUTES", help="With --choose: when this time is up, choose among the networks that are finished."
-        ),
-    ] = None,
 ) -> None:
-    """Train the CTR model. If interrupted, run it again to resume after the last epoch.
-
-    `torchrun --nproc-per-node 2 -m msd train …` has several processes share the work.
-    """
+    """Train the CTR model. If interrupted, run it again to resume after the last epoch."""
     start = time.perf_counter()
     student, out = _student_and_out(folders, semantics)
-    if budget is not None and not (choose and 0 < budget < math.inf):
-        raise typer.BadParameter("--budget is a number of minutes above 0, and goes with --choose")
     if without and (choose or not semantics or network != NetworkName.MSD):
         raise typer.BadParameter("--without is of MSD's own network with semantics, and does not go with --choose")
-    with join_team(os.environ) as team:
-        console = Console(quiet=not team.leads)
-        data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
-        model_config, config = RankerConfig(network=network.value), TrainConfig(seed=seed, epochs=epochs)
-        tuning = TuneConfig(seed=seed, steps=lora_steps) if lora else None
-        reason = _why_without(network, semantics, vectors)
-        halves = _halves(data, reason, team) if choose else None
-        if tuning and reason:
-            if student:
-                console.print(f"the student stays as it is: {reason}", highlight=False)
-            tuning = None
-        # A given student is part of the fingerprint even without semantics, because the record names it.
-        options = (semantics, model_config.model_dump(), asdict(config), asdict(tuning) if tuning else None)
-        form = "choose" if choose else without
-        run = fingerprint_of(FORMAT, data.fingerprint, vectors.student, *options, *([form] if form else []))
-        if team.mean(_is_whole(out, run)) == 1.0:
-            console.print(f"{out}: done before, nothing to do", highlight=False)
-            return
-        if network == NetworkName.MSD:
-            valid = pl.Series(split_events(data.events, data.config) == Part.VALID)
-            for line in say_conversions(data.events, valid):
-                console.print(line, highlight=False)
-        pupil = _pupil(student, vectors, data, tuning) if tuning and student else None
-        _clear(out, team)
-        networks = Training(data, vectors, model_config, config, out / _WORK, team)
-        job = _Job(networks, out, run, console, pupil, halves)
-        variants = variants_of(vectors) if choose else (_variant(semantics, without),)
-        model, record = job.make(variants, budget)
-        if team.leads:
-            save_ranker(out, model.cpu(), record)
-            if record.choice and record.choice.untried:
-                job.tuning_checkpoint.unlink(missing_ok=True)
-            else:
-                shutil.rmtree(out / _WORK)
-            mark_done(out, run, time.perf_counter() - start)
-        console.print(f"{out}: {_told(record)}", highlight=False)
+    console = Console()
+    data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
+    model_config, config = RankerConfig(network=network.value), TrainConfig(seed=seed, epochs=epochs)
+    tuning = TuneConfig(seed=seed, steps=lora_steps) if lora else None
+    reason = _why_without(network, semantics, vectors)
+    halves = _halves(data, reason) if choose else None
+    if tuning and reason:
+        if student:
+            console.print(f"the student stays as it is: {reason}", highlight=False)
+        tuning = None
+    # A given student is part of the fingerprint even without semantics, because the record names it.
+    options = (semantics, model_config.model_dump(), asdict(config), asdict(tuning) if tuning else None)
+    form = "choose" if choose else without
+    run = fingerprint_of(FORMAT, data.fingerprint, vectors.student, *options, *([form] if form else []))
+    if _is_whole(out, run):
+        console.print(f"{out}: done before, nothing to do", highlight=False)
+        return
+    if network == NetworkName.MSD:
+        valid = pl.Series(split_events(data.events, data.config) == Part.VALID)
+        for line in say_conversions(data.events, valid):
+            console.print(line, highlight=False)
+    pupil = _pupil(student, vectors, data, tuning) if tuning and student else None
+    _clear(out)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    networks = Training(data, vectors, model_config, config, out / _WORK, device)
+    job = _Job(networks, out, run, console, pupil, halves)
+    model, record = job.make(variants_of(vectors) if choose else (_variant(semantics, without),))
+    save_ranker(out, model.cpu(), record)
+    shutil.rmtree(out / _WORK)
+    mark_done(out, run, time.perf_counter() - start)
+    console.print(f"{out}: {_told(record)}", highlight=False)
 
 
 def _variant(semantics: bool, without: Without | None) -> Variant:
     if without:
         return next(one for one in SIMPLER if one.name == f"without_{without}")
-    return UNTUNED_OURS if semantics else WITHOUT_SEMANTICS
+    return WHOLE if semantics else WITHOUT_SEMANTICS
 
 
-def _halves(data: Dataset, reason: str | None, team: Team) -> UserHalves:
-    """Return the valid rows to choose by. Raises ModelFolderError in a team, if there is nothing to choose (`reason`),
-    or if the rows do not suffice."""
-    if team.size > 1:
-        raise ModelFolderError("--choose trains one network after the other; run it in one process, without torchrun")
+def _halves(data: Dataset, reason: str | None) -> UserHalves:
+    """Return the valid rows to choose by. Raises ModelFolderError if there is nothing to choose (`reason`), or if the
+    rows do not suffice."""
     if reason:
         raise ModelFolderError(f"nothing to choose: {reason}; train without --choose")
     try:
@@ -216,8 +205,8 @@ def _student_and_out(folders: list[Path], semantics: bool) -> tuple[Path | None,
         student, out = folders[0] if len(folders) == 2 else None, folders[-1]
         _check_out(out, student)
         return student, out
-    due = "three folders are due, DATASET STUDENT OUT, or with --no-semantics two, DATASET OUT"
-    raise typer.BadParameter(f"{due}; {len(folders) + 1} are given")
+    expected = "expected 3 folders, DATASET STUDENT OUT, or with --no-semantics 2, DATASET OUT"
+    raise typer.BadParameter(f"{expected}; got {len(folders) + 1}")
 
 
 def _check_out(out: Path, student: Path | None) -> None:
@@ -232,13 +221,11 @@ def _check_out(out: Path, student: Path | None) -> None:
         raise ModelFolderError(f"{out} holds other things than a model; name an empty or a new folder")
 
 
-def _clear(out: Path, team: Team) -> None:
+def _clear(out: Path) -> None:
     """Remove the completion mark of an earlier model, its own student and its lean ranker."""
-    if team.leads:
-        (out / STEP_FILE).unlink(missing_ok=True)
-        for name in (STUDENT_FOLDER, LEAN_FOLDER):
-            if (out / name).is_dir():
-                shutil.rmtree(out / name)
+    (out / STEP_FILE).unlink(missing_ok=True)
+    for name in (STUDENT_FOLDER, LEAN_FOLDER):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -252,29 +239,23 @@ class _Job:
     pupil: _Pupil | None
     halves: UserHalves | None
 
-    @property
-    def tuning_checkpoint(self) -> Path:
-        """Checkpoint from which tuning resumes."""
-        return self.networks.work / "tuning.safetensors"
-
-    def make(self, variants: Sequence[Variant], budget: float | None) -> tuple[TrainedRanker, RankerRecord]:
-        """Train the first variant, or the one that valid chooses within `budget` minutes; tune it and return it."""
-        start, rows, networks = time.perf_counter(), PartRows.of(self.networks.data), self.networks
+    def make(self, variants: Sequence[Variant]) -> tuple[TrainedRanker, RankerRecord]:
+        """Train the first variant, or the one that valid chooses; tune it and return it."""
+        rows, networks = PartRows.of(self.networks.data), self.networks
         show = partial(training_bar, self.console, steps=networks.settings.steps(rows.train))
-        tuning_seconds = self._tell_plan(rows, variants, budget)
+        self._tell_plan(rows, variants)
         variant, choice = variants[0], None
         if self.halves:
-            end = start + 60 * budget - tuning_seconds if budget else math.inf
-            variant, choice = choose_network(networks, variants, self.halves, show, lambda: time.perf_counter() > end)
+            variant, choice = choose_network(networks, variants, self.halves, show)
             self.console.print(_table(choice))
         trained, features = networks.train(variant, show("train"))
         record = trained.record.model_copy(update={"choice": choice})
-        if self.pupil and variant.source:
+        if self.pupil and variant.semantics:
             return self._tuned(trained.model, record, features, variant, self.pupil.of(variant))
         return trained.model, record
 
-    def _tell_plan(self, rows: PartRows, variants: Sequence[Variant], budget: float | None) -> float:
-        """Print the amount of training and its usual time; return the seconds for tuning."""
+    def _tell_plan(self, rows: PartRows, variants: Sequence[Variant]) -> None:
+        """Print the amount of training and its usual time."""
         machine, most = Machine.measured(), self.networks.settings.epochs
         epochs = min(most, USUAL_EPOCHS)
         network = tuned = training(machine, rows, epochs)
@@ -288,19 +269,17 @@ class _Job:
         told += f", of which {done} done before" if self.halves and done else ""
         told += ", then the student is tuned (--no-lora: not)" if self.pupil else ""
         told += f": {about((len(variants) - done) * network + tuned - network)}"
-        told += f"; what is not finished after {budget:g} min is left out" if budget else ""
         self.console.print(told, highlight=False)
-        return tuned - network
 
     def _tuned(
         self, untuned: TrainedRanker, record: RankerRecord, features: Features, variant: Variant, pupil: _Pupil
     ) -> tuple[TrainedRanker, RankerRecord]:
         """Return the tuned model, and write its student into its folder, if tuning is better; else the untuned one."""
-        start, team = time.perf_counter(), self.networks.team
+        start = time.perf_counter()
         encoder, vectors, texts, config = pupil
-        run, path = f"{self.run} {variant.name}", self.tuning_checkpoint
+        run, checkpoint = f"{self.run} {variant.name}", self.networks.work / "tuning.safetensors"
         with training_bar(self.console, "tune", None) as hear:
-            tuned = finetune_ranker(untuned, features, encoder, vectors, texts, config, path, run, hear, team)
+            tuned = finetune_ranker(untuned, features, encoder, vectors, texts, config, checkpoint, run, hear)
         model, own = tuned.ranker, None
         if tuned.epoch and self.halves and record.choice:
             after = StudentVectors("", tuned.items, tuned.users)
@@ -308,7 +287,7 @@ class _Job:
             record = record.model_copy(update={"choice": record.choice.model_copy(update={"tuning": judged})})
             if judged.kept == judged.whole:
                 model, tuned = untuned, tuned._replace(epoch=0)
-        if tuned.epoch and team.leads:
+        if tuned.epoch:
             own = save_own_student(self.out / STUDENT_FOLDER, encoder, tuned, config)
         told = TuningRecord(
             student=own,
@@ -359,13 +338,11 @@ def _told(record: RankerRecord) -> str:
 
 
 def _is_whole(out: Path, run: str) -> bool:
-    """Return whether the folder holds this run's model, undamaged and with no network left untried."""
+    """Return whether the folder holds this run's model, undamaged."""
     if not is_done(out, run):
         return False
     try:
         _, record = load_ranker(out)
-        if record.choice and record.choice.untried:
-            return False
         if record.own_student:
             own = out / STUDENT_FOLDER
             return {load_student(own).record.fingerprint, load_vectors(own).student} == {record.own_student}

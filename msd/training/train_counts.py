@@ -5,8 +5,8 @@ import torch
 
 from msd.dataset.split import Part
 from msd.ranker.batch import Corruption, count_tensors
-from msd.ranker.count_model import CountModel
 from msd.ranker.features import Features
+from msd.ranker.model import CountModel
 
 _EPOCHS, _ROWS, _RATE, _DECAY = 12, 256, 3e-3, 1e-2
 

@@ -16,6 +16,7 @@ from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
+from service import limits
 from service.cold.encoding import EncodedText, Encoding, text_key
 from service.cold.text_encoder import EncoderAway, Encoders, can_tokenise
 from service.deployment.bundle_folder import is_bundle
@@ -35,9 +36,8 @@ class ColdAdVectors:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._setting = settings.encoder
         self._results = metrics.cold_texts
-        self._wait_s = settings.encoder_wait_ms / 1000
         self._encoders = Encoders()
-        self._encoding = Encoding(self._encoders, metrics, settings.encoder_per_s, settings.encoder_queue)
+        self._encoding = Encoding(self._encoders, metrics, settings.encoder_per_s, limits.ENCODER_QUEUE)
         self._tasks: list[asyncio.Task[None]] = []
 
     def open(self, bundles: Collection[Bundle], loading: dict[str, str]) -> None:
@@ -80,7 +80,7 @@ class ColdAdVectors:
         await self._encoders.close()
 
     async def _ask(self, bundle: Bundle, texts: dict[bytes, str], deadline: float) -> dict[bytes, EncodedText]:
-        wait_s = max(0.0, min(self._wait_s, _SHARE * (deadline - time.perf_counter())))
+        wait_s = max(0.0, min(limits.ENCODER_WAIT_S, _SHARE * (deadline - time.perf_counter())))
         told = await self._encoding.ask(bundle, texts, wait_s, _MOST_TEXTS)
         for outcome, count in Counter(one.outcome for one in told.values()).items():
             self._results[outcome].inc(count)

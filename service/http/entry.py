@@ -14,6 +14,7 @@ from functools import partial
 import structlog
 
 from msd.contract.errors import MsdError
+from service import limits
 from service.http.inflight import Inflight, return_free_memory
 from service.http.protocol import BoundedProtocol, Shortcut
 from service.http.tls import open_tls
@@ -38,7 +39,7 @@ class Entry:
         self._settings = settings
         self._metrics = metrics
         self._tls = open_tls(settings, metrics)
-        self._inflight = Inflight(settings.inflight_mb * 2**20)
+        self._inflight = Inflight(max(limits.INFLIGHT_BYTES, settings.max_body_bytes))
         self._log = structlog.get_logger("msd.entry")
         self._arriving: dict[socket.socket, float] = {}
         """Arrival time of each connection in its TLS handshake; oldest first."""
@@ -108,7 +109,7 @@ class Entry:
                 protocol,
                 connection,
                 ssl=self._tls.value,
-                ssl_handshake_timeout=self._settings.head_timeout_ms / 1000,
+                ssl_handshake_timeout=limits.HEAD_TIMEOUT_S,
                 ssl_shutdown_timeout=_GOODBYE_S,
             )
         except OSError:

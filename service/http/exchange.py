@@ -21,6 +21,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from msd.contract.request import RequestError
+from service import limits
 from service.errors import ClientGone, ErrorResponse, MalformedHeader, ServiceError, UnsupportedMediaType
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -277,11 +278,10 @@ def check_json(scope: Scope) -> None:
 class Deadlines:
     """The deadlines of requests, as times of `time.perf_counter`."""
 
-    __slots__ = ("_default_s", "_most_ms")
+    __slots__ = ("_default_s",)
 
     def __init__(self, settings: Settings) -> None:
         self._default_s = settings.deadline_ms / 1000
-        self._most_ms = settings.max_deadline_ms
 
     def of(self, scope: Scope, otherwise_s: float | None = None) -> float:
         """Return a request's deadline, counted from its first byte. Raises MalformedHeader. `otherwise_s`: the caller's
@@ -301,10 +301,11 @@ class Deadlines:
 
     def _seconds(self, granted: bytes) -> float:
         digits = granted.strip()
-        if digits.isdigit() and len(digits) <= _MAX_DIGITS and 1 <= int(digits) <= self._most_ms:
+        if digits.isdigit() and len(digits) <= _MAX_DIGITS and 1 <= int(digits) <= limits.MAX_DEADLINE_MS:
             return int(digits) / 1000
         shown = granted[:40].decode("latin-1")
-        refused = MalformedHeader(f"{shown!r} is not a whole number of milliseconds from 1 to {self._most_ms}", FIELD)
+        most = limits.MAX_DEADLINE_MS
+        refused = MalformedHeader(f"{shown!r} is not a whole number of milliseconds from 1 to {most}", FIELD)
         # For clients that want the maximum.
-        refused.headers = ((_DEADLINE, b"%d" % self._most_ms),)
+        refused.headers = ((_DEADLINE, b"%d" % most),)
         raise refused

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import limits
 from service.errors import BodyTimeout, BodyTooLarge, ClientGone
 from service.http.exchange import CLOSES, AccessLog, access_of, check_json, cycle_of
 from service.settings import Settings
@@ -81,7 +82,7 @@ async def read_json_body(scope: Scope, receive: Receive, settings: Settings) -> 
 
 async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
     """Return the whole body, within the limits of bytes and time. Raises BodyTooLarge, BodyTimeout, ClientGone."""
-    limit, timeout_s = settings.max_body_bytes, settings.body_timeout_ms / 1000
+    limit, timeout_s = settings.max_body_bytes, limits.BODY_TIMEOUT_S
     too_large = BodyTooLarge(f"the body has more than {limit} bytes, which is the limit")
     if (whole := _is_whole(scope)) is False and _declared_bytes(scope) > limit:
         raise too_large

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service import limits
 from service.errors import BadHttp, HeadTooLarge, ServiceError, TargetTooLong, UnsupportedCoding, UnsupportedVersion
 from service.settings import Settings
 
@@ -25,7 +26,7 @@ class BoundedParser(HttpToolsProtocol):
 
     def __init__(self, settings: Settings, **server: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(**server)
-        self.max_head_bytes = settings.max_header_bytes
+        self.max_head_bytes = limits.MAX_HEAD_BYTES
         self.fault: ServiceError | None = None
         self.is_head_due = True
         self.is_body_due = self.is_offer = False

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from service import limits
 from service.errors import BadHttp, ErrorResponse, Overloaded, ServiceError
 from service.http.exchange import BEGAN, CLOSES, CYCLE, Exchange, reply_bytes
 from service.http.inflight import Inflight
@@ -58,9 +59,9 @@ class BoundedProtocol(BoundedParser):
         super().__init__(settings, **server)
         self._metrics, self._inflight, self._shortcut = metrics, inflight, shortcut
         self._max_body_bytes = settings.max_body_bytes
-        self._head_timeout_s = settings.head_timeout_ms / 1000
-        self._body_timeout_s = settings.body_timeout_ms / 1000
-        self._reply_timeout_s = settings.reply_timeout_ms / 1000
+        self._head_timeout_s = limits.HEAD_TIMEOUT_S
+        self._body_timeout_s = limits.BODY_TIMEOUT_S
+        self._reply_timeout_s = limits.REPLY_TIMEOUT_S
         self._answered: RequestResponseCycle | None = None
         self._exchange: Exchange | None = None
         self._coming: RequestResponseCycle | None = None

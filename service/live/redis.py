@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.rows import ROW_SIDES, RowSide
+from service import limits
 from service.live.live_state import NOTHING, pack_state, unpack_counts
 from service.live.redis_script import DUPLICATE, FOLD, IN_ROW, LATE, STREAM, Script
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, PackedStates, Stream
@@ -50,7 +51,7 @@ class RedisStates:
     def __init__(self, settings: Settings) -> None:
         assert settings.redis_url is not None, "settings with a Redis store have its address"
         url, cache_bytes = settings.redis_url.get_secret_value(), settings.cache_mb * 2**20 // 4
-        self._horizon_s = settings.event_horizon_hours * 3_600
+        self._horizon_s = limits.EVENT_HORIZON_S
         self._seen_s = b"%d" % max(1, 2 * self._horizon_s)
         self._cache = LruCache(cache_bytes)
         self._stream: Stream | None = None

@@ -19,6 +19,7 @@ import structlog
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
 from msd.contract.pricing import ecpm_of
+from service import limits
 from service.machine import give_way, let_others_run
 from service.request_log.quality import Drift, Observed
 from service.scoring.answer import Answer, Served
@@ -370,9 +371,9 @@ def open_request_log(settings: Settings, metrics: Metrics) -> RequestLog | None:
         raise MsdError("MSD_LOG_DIR needs pyarrow, which is not installed: pip install 'msd-ctr[log]'")
     from service.request_log.files import LogFolder
 
-    folder = LogFolder(settings.log_dir, settings.log_max_mb * 2**20, settings.log_max_days * 86_400.0)
-    writer = LogWriter(folder, metrics, settings.log_sample, settings.log_flush_seconds)
-    return RequestLog(writer, settings.log_sample, min(_TICK_S, settings.log_flush_seconds), metrics)
+    folder = LogFolder(settings.log_dir, settings.log_max_mb * 2**20, limits.LOG_MAX_AGE_S)
+    writer = LogWriter(folder, metrics, settings.log_sample, limits.LOG_FLUSH_S)
+    return RequestLog(writer, settings.log_sample, min(_TICK_S, limits.LOG_FLUSH_S), metrics)
 
 
 def is_sampled(request_id: str, share: float) -> bool:

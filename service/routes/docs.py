@@ -27,6 +27,7 @@ from msd.contract.request import ScoreRequest
 from service.errors import ErrorReply
 from service.http.exchange import FIELD, OIP
 from service.http.keys import INDEX, PAGE
+from service.limits import MAX_DEADLINE_MS
 from service.live.events import EventBatch
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventsReply
@@ -77,6 +78,15 @@ _DESCRIPTIONS = {
     503: "Not ready: starting, stopping, or a dependency is missing; retry after `Retry-After` seconds.",
     504: "Deadline exceeded, or too little time left for a model run.",
 }
+_DEADLINE = {
+    "name": FIELD,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_DEADLINE_MS},
+    "description": "Deadline in milliseconds from the request's first byte; the service has a default. If time is"
+    " short, the first candidates are scored and the others get the prior, as `degraded` says. The reply to a"
+    " request with too long a deadline has this header too, with the maximum.",
+}
 
 _STYLE = (
     ":root{color-scheme:light dark}"
@@ -99,13 +109,10 @@ _LINKS = (
 )
 
 
-def add_docs(app: FastAPI, serving: Serving, most_ms: int, *, needs_keys: bool, has_events: bool) -> None:
-    """Add the page and its assets, and make `app.openapi()` include the raw routes and keys.
-
-    `most_ms`: the maximum deadline of a scoring request.
-    """
+def add_docs(app: FastAPI, serving: Serving, *, needs_keys: bool, has_events: bool) -> None:
+    """Add the page and its assets, and make `app.openapi()` include the raw routes and keys."""
     static = Path(fastapi_offline.__file__).parent / "static"
-    app.openapi = _openapi_of(app, serving, most_ms, needs_keys, has_events)  # type: ignore[method-assign]
+    app.openapi = _openapi_of(app, serving, needs_keys, has_events)  # type: ignore[method-assign]
 
     @app.get("/docs", include_in_schema=False)
     async def page() -> HTMLResponse:
@@ -120,9 +127,7 @@ def add_docs(app: FastAPI, serving: Serving, most_ms: int, *, needs_keys: bool, 
     app.mount(_ASSETS, StaticFiles(directory=static), name="docs-assets")
 
 
-def _openapi_of(
-    app: FastAPI, serving: Serving, most_ms: int, needs_keys: bool, has_events: bool
-) -> Callable[[], dict[str, Any]]:
+def _openapi_of(app: FastAPI, serving: Serving, needs_keys: bool, has_events: bool) -> Callable[[], dict[str, Any]]:
     generation = -1
 
     def openapi() -> dict[str, Any]:
@@ -144,9 +149,9 @@ def _openapi_of(
                 ref_template=_REF,
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
-            document["paths"][PATH] = {"post": _operation(_example(lineup.champion), most_ms)}
-            document["paths"][OPENRTB_PATH] = {"post": _openrtb_operation(most_ms)}
-            add_inference(document, lineup, _deadline(most_ms), {status: _DESCRIPTIONS[status] for status in _ERRORS})
+            document["paths"][PATH] = {"post": _operation(_example(lineup.champion))}
+            document["paths"][OPENRTB_PATH] = {"post": _openrtb_operation()}
+            add_inference(document, lineup, _DEADLINE, {status: _DESCRIPTIONS[status] for status in _ERRORS})
             if has_events:
                 document["paths"][EVENTS_PATH] = {"post": _events_operation()}
             if needs_keys:
@@ -179,7 +184,7 @@ def _tell_of_keys(document: dict[str, Any]) -> None:
             }
 
 
-def _operation(example: dict[str, Any] | None, most_ms: int) -> dict[str, Any]:
+def _operation(example: dict[str, Any] | None) -> dict[str, Any]:
     request: dict[str, Any] = {"schema": {"$ref": _REF.format(model="ScoreRequest")}}
     if example is not None:
         request["examples"] = {"golden": {"summary": "A request of the bundle's goldens", "value": example}}
@@ -204,7 +209,7 @@ def _operation(example: dict[str, Any] | None, most_ms: int) -> dict[str, Any]:
                 "description": "Request ID for the reply and the log: up to 128 printable ASCII characters; others are"
                 " replaced.",
             },
-            _deadline(most_ms),
+            _DEADLINE,
         ],
         "requestBody": {"required": True, "content": {"application/json": request}},
         "responses": {
@@ -214,7 +219,7 @@ def _operation(example: dict[str, Any] | None, most_ms: int) -> dict[str, Any]:
     }
 
 
-def _openrtb_operation(most_ms: int) -> dict[str, Any]:
+def _openrtb_operation() -> dict[str, Any]:
     reply = {"schema": {"$ref": _REF.format(model="OpenrtbReply")}}
     missing = ("no_openrtb_mapping", "the bundle a maps no BidRequests: declare [openrtb] in dataset.toml", None)
     return {
@@ -223,7 +228,7 @@ def _openrtb_operation(most_ms: int) -> dict[str, Any]:
         " let the user's identity be used, nothing about the user counts.",
         "operationId": "openrtb",
         "tags": ["scoring"],
-        "parameters": [_deadline(most_ms)],
+        "parameters": [_DEADLINE],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": {"$ref": _REF.format(model="OpenrtbRequest")}}},
@@ -233,18 +238,6 @@ def _openrtb_operation(most_ms: int) -> dict[str, Any]:
             "404": _error(404, missing),
             **{str(status): _error(status) for status in _ERRORS},
         },
-    }
-
-
-def _deadline(most_ms: int) -> dict[str, Any]:
-    return {
-        "name": FIELD,
-        "in": "header",
-        "required": False,
-        "schema": {"type": "integer", "minimum": 1, "maximum": most_ms},
-        "description": "Deadline in milliseconds from the request's first byte; the service has a default. If time is"
-        " short, the first candidates are scored and the others get the prior, as `degraded` says. The reply to a"
-        " request with too long a deadline has this header too, with the maximum.",
     }
 
 

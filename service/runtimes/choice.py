@@ -11,7 +11,7 @@ from msd.contract.bundle import MERGED_RANKER, Bundle
 from msd.contract.merge import candidates_of, merge, split
 from msd.contract.schema import FeatureSchema
 from service.runtimes.cuda import open_cuda
-from service.runtimes.onnxruntime import NAME, OnnxRuntime
+from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.openvino import OpenVinoRuntime
 from service.runtimes.runtime import LEAN, TOGETHER, Engine, Runtime, RuntimeRefused, Scores
 from service.settings import Settings
@@ -69,26 +69,10 @@ class Together:
 
 
 def open_together(bundle: Bundle, engine: Engine, settings: Settings) -> Together | None:
-    """Return None if requests are run one by one: on a CPU, unless forced.
+    """Return None if requests are run one by one: on a CPU, or if the bundle was not exported with `--merged`.
 
-    `engine`: runs single requests. Raises RuntimeRefused if sharing is required and unavailable.
+    `engine`: runs single requests.
     """
-    if settings.merge == "off" or (settings.merge == "auto" and not _pays(bundle, engine)):
+    if engine.provider != "cuda" or MERGED_RANKER not in bundle.manifest.files:
         return None
-    if MERGED_RANKER not in bundle.manifest.files:
-        raise RuntimeRefused(f"{bundle.folder}: has no {MERGED_RANKER}: export it with --merged, or set MSD_MERGE=off")
-    if (engine.name, engine.precision) != (NAME, "fp32"):
-        raise RuntimeRefused(
-            f"{bundle.folder}: runs in {engine.precision} on {engine.name}, but shared runs need fp32 on {NAME}:"
-            " otherwise scores would depend on other requests; set MSD_MERGE=off"
-        )
-    runtime: Runtime
-    if settings.provider == "cuda":
-        runtime = open_cuda(bundle, settings.threads, TOGETHER)
-    else:
-        runtime = OnnxRuntime(bundle, settings.provider, settings.threads, TOGETHER)
-    return Together(bundle.schema, runtime, settings.max_candidates)
-
-
-def _pays(bundle: Bundle, engine: Engine) -> bool:
-    return engine.provider == "cuda" and MERGED_RANKER in bundle.manifest.files
+    return Together(bundle.schema, open_cuda(bundle, settings.threads, TOGETHER), settings.max_candidates)

@@ -17,6 +17,7 @@ from msd.contract.correction import Correction, LearnedCorrection, read_correcti
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
 from native.layout import core_schema
+from service import limits
 from service.rows.store import BundleFileStore, CoreRows, RowStore
 from service.runtimes.choice import open_lean, open_runtime, open_together
 from service.runtimes.runtime import Engine
@@ -126,7 +127,7 @@ def _lean(settings: Settings, bundle: Bundle, runner: Runner) -> tuple[LeanStatu
     if settings.provider != "cpu":
         return LeanStatus(False, f"the model runs on {settings.provider}, not on the CPU"), None
     if runner.together is not None:
-        return LeanStatus(False, "several requests share a run of the model (MSD_MERGE)"), None
+        return LeanStatus(False, "several requests share a run of the model"), None
     return LeanStatus(True, ""), LeanRunner(Runner(open_lean(bundle, settings)), record.share)
 
 
@@ -138,7 +139,7 @@ def _why_python(settings: Settings, rows: CoreRows | None, runner: Runner) -> st
     if rows is None:
         return "rows are not held in memory (MSD_CACHE_MB)"
     if runner.together is not None:
-        return "several requests share a run of the model (MSD_MERGE)"
+        return "several requests share a run of the model"
     return ""
 
 
@@ -151,7 +152,7 @@ def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStor
 
             assert settings.redis_url is not None, "settings with a Redis store have its address"
             url, timeout_s = settings.redis_url.get_secret_value(), settings.store_timeout_ms / 1000
-            return RedisStore(bundle, url, timeout_s, settings.cache_mb * 2**20, metrics, settings.fill_rows_per_s)
+            return RedisStore(bundle, url, timeout_s, settings.cache_mb * 2**20, metrics, limits.FILL_ROWS_PER_S)
         case other:
             assert_never(other)
 

@@ -41,7 +41,7 @@ def main(bundle: Path, out: Path) -> None:
             Path(folder),
             playground=True,
             playground_without=bundle.with_name(f"{bundle.name}-without-semantics"),
-            encoder_wait_ms=2_000,
+            ENCODER_WAIT_S=2,
             deadline_ms=5_000,
         ) as service:
             wait_until(lambda: not service.ready()["loading"])

@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 
 from msd.contract.errors import MsdError
+from service.limits import MAX_DEADLINE_MS
 from service.settings import Settings, SettingsError
 from tests.chart.helm import ChartError, Helm
 from tests.chart.manifests import KUBERNETES, check_closed, check_together, name_of, validate
@@ -87,7 +88,7 @@ def _check_settings(manifests: list[dict[str, Any]]) -> None:
         except SettingsError as error:
             raise ChartError(f"{name_of(deployment)}: the service would refuse: {error}") from None
         pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        if spec["terminationGracePeriodSeconds"] < pause + read.drain_seconds + read.max_deadline_ms / 1000:
+        if spec["terminationGracePeriodSeconds"] < pause + read.drain_seconds + MAX_DEADLINE_MS / 1000:
             raise ChartError(f"{name_of(deployment)}: is killed before it has answered all that it took on")
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         if ports != {"http": read.port, "admin": read.admin_port}:

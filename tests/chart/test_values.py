@@ -55,7 +55,6 @@ def test_every_value_is_read_by_a_template() -> None:
 def test_generated_files_are_current() -> None:
     assert (CHART / "values.yaml").read_text("utf-8") == written.values_yaml(), CURRENT
     assert (CHART / "values.schema.json").read_text("utf-8") == written.schema(), CURRENT
-    assert written.README.read_text("utf-8") == written.readme(), CURRENT
 
 
 def test_schema_rejects_unknown_values() -> None:

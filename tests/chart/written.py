@@ -1,4 +1,4 @@
-"""Generated parts of the chart: the settings in values.yaml, the schema's descriptions, the README's table.
+"""Generated parts of the chart: the settings in values.yaml, and the schema's descriptions.
 
 `python -m tests.chart.written` writes them; tests compare the files.
 """
@@ -9,16 +9,14 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from tests.chart.values import CHART, Value, at, settings, values
+from tests.chart.values import CHART, at, settings, values
 
 _SETTINGS = re.compile(r"(?<=# begin settings\n).*(?=# end settings\n)", re.DOTALL)
-_TABLE = re.compile(r"(?<=<!-- begin values -->\n).*(?=<!-- end values -->\n)", re.DOTALL)
-README = CHART / "README.md"
 
 
 def main() -> None:
     """Write the files in order of dependency."""
-    for path, make in ((CHART / "values.yaml", values_yaml), (CHART / "values.schema.json", schema), (README, readme)):
+    for path, make in ((CHART / "values.yaml", values_yaml), (CHART / "values.schema.json", schema)):
         path.write_text(make(), "utf-8")
 
 
@@ -41,29 +39,6 @@ def schema() -> str:
         if at_schema := _schema_of(document, value.path):
             at_schema["description"] = value.comment
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-
-
-def readme() -> str:
-    """Return README.md with a table of all values: those of no section first."""
-    found = values()
-    leaves = [value for value in found if not value.is_section]
-    lines = _table("", [value for value in leaves if "." not in value.path])
-    for section in found:
-        if section.is_section and "." not in section.path:
-            below = [value for value in leaves if value.path.startswith(f"{section.path}.")]
-            lines += ["", f"### {section.path}", *_table(section.comment, below)]
-    return _replaced(_TABLE, README, "\n".join(lines).lstrip("\n") + "\n")
-
-
-def _table(comment: str, rows: list[Value]) -> list[str]:
-    head = ["", comment] if comment else []
-    return [
-        *head,
-        "",
-        "| value | default | meaning |",
-        "|---|---|---|",
-        *(f"| `{row.path}` | `{json.dumps(row.default, ensure_ascii=False)}` | {row.comment} |" for row in rows),
-    ]
 
 
 def _schema_of(document: dict[str, Any], path: str) -> dict[str, Any] | None:

@@ -8,7 +8,8 @@ import pytest
 from msd.contract.files import sha256_file
 from msd.dataset import ml_100k
 from msd.dataset.load import load_dataset
-from msd.dataset.ml_100k import DownloadError, natural_title, write_ml_100k
+from msd.dataset.ml_100k import natural_title, write_ml_100k
+from msd.dataset.problem import ArchiveError
 from msd.dataset.split import split_events
 
 INTER = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
@@ -110,28 +111,28 @@ def test_another_dataset_is_not_overwritten(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "dataset.toml").write_text('name = "mine"', encoding="utf-8")
-    with pytest.raises(DownloadError, match="of another dataset or was edited"):
+    with pytest.raises(ArchiveError, match="of another dataset or was edited"):
         write(folder, make_wheel(tmp_path))
     assert [path.name for path in folder.iterdir()] == ["dataset.toml"]
-    with pytest.raises(DownloadError, match="is a file; name a folder"):
+    with pytest.raises(ArchiveError, match="is a file; name a folder"):
         write(folder / "dataset.toml", make_wheel(tmp_path))
 
 
 def test_a_file_with_another_hash_is_not_used(tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match="its SHA-256 is .*, where 9c9948202011.* is due"):
+    with pytest.raises(ArchiveError, match="expected SHA-256 9c9948202011.*, found"):
         write_ml_100k(tmp_path / "data", make_wheel(tmp_path))
     assert not (tmp_path / "data").exists()
 
 
 def test_a_wheel_with_other_contents_is_named(tmp_path: Path) -> None:
     odd = make_wheel(tmp_path / "a", user=["user:token\tage:token", "1\t2"])
-    with pytest.raises(DownloadError, match="ml-100k.user has other columns: user:token, age:token"):
+    with pytest.raises(ArchiveError, match="ml-100k.user has other columns: user:token, age:token"):
         write(tmp_path / "data", odd)
     text = tmp_path / "text.whl"
     text.write_text("not a zip", encoding="utf-8")
-    with pytest.raises(DownloadError, match="is not the wheel that holds MovieLens-100K"):
+    with pytest.raises(ArchiveError, match="is not the wheel that holds MovieLens-100K"):
         write(tmp_path / "data", text)
-    with pytest.raises(DownloadError, match=r"gone\.whl cannot be read"):
+    with pytest.raises(ArchiveError, match=r"gone\.whl cannot be read"):
         write_ml_100k(tmp_path / "data", tmp_path / "gone.whl")
 
 
@@ -139,7 +140,7 @@ def test_without_a_network_the_way_out_is_told(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(DownloadError, match="pip could not download recbole==1.2.1.*\n.*pass it with --wheel"):
+    with pytest.raises(ArchiveError, match="pip could not download recbole==1.2.1.*\n.*pass it with --wheel"):
         write_ml_100k(tmp_path / "data")
 
 

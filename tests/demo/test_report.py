@@ -1,11 +1,11 @@
-"""The demo's page shows its figures and curves, and whatever people wrote stays text."""
+"""The demo's page shows its figures and curves, and escapes texts."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from msd.demo.command import QUICK
+from msd.demo.command import WARNING
 from msd.demo.report import write_report
 from msd.demo.showcase import RankedCandidate, Showcase
 
@@ -59,13 +59,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return sample_page(tmp_path_factory.mktemp("report") / "report.html")
 
 
-def test_what_people_wrote_stays_text(page: str) -> None:
+def test_user_text_is_escaped(page: str) -> None:
     assert "<script" not in page
     assert page.count(ESCAPED) == 3
     assert "What user u&lt;1&gt; would be shown" in page
 
 
-def test_the_figures_are_there(page: str) -> None:
+def test_page_shows_the_figures(page: str) -> None:
     for figure in ("0.7712", "0.7654", "1.2e-07", "2.5 / 4.8 ms", "redis store", "80 rows train", "1,234 test"):
         assert figure in page
     assert "without semantics" in page
@@ -75,17 +75,14 @@ def test_the_figures_are_there(page: str) -> None:
     assert "7 (0.500)" in page
 
 
-def test_a_quick_demo_warns_of_its_figures(page: str, tmp_path: Path) -> None:
-    assert QUICK.warning in sample_page(tmp_path / "quick.html", QUICK.warning)
-    assert QUICK.warning not in page
-
-
-def test_there_are_four_drawings_and_nothing_from_a_network(page: str) -> None:
+def test_page_has_four_drawings_and_needs_no_network(page: str) -> None:
     assert page.count("<svg") == page.count("</svg>") == 4
     for source in ("src=", "@import", "url(http", "<link", "<image"):
         assert source not in page
     assert page.rstrip().endswith("</html>")
 
 
-def test_equal_figures_give_equal_bytes(page: str, tmp_path: Path) -> None:
+def test_equal_figures_give_equal_bytes_and_quick_ones_a_warning(page: str, tmp_path: Path) -> None:
     assert sample_page(tmp_path / "again.html") == page
+    assert WARNING not in page
+    assert WARNING in sample_page(tmp_path / "quick.html", WARNING)

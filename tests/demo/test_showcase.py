@@ -63,20 +63,17 @@ def shown(folder: Path, services: Services) -> Showcase:
     return show_user(DATASET, folder / "with", services[0].url, services[1].url)
 
 
-def test_the_first_user_with_enough_of_both_labels_is_chosen(shown: Showcase) -> None:
+def test_first_user_with_enough_of_both_labels_is_shown_with_unseen_items(shown: Showcase) -> None:
     assert shown.user_id == "u3"
-
-
-def test_what_the_user_met_is_among_items_that_he_did_not(shown: Showcase) -> None:
     ids = shown.request["candidates"]["id"]
     assert shown.candidates == len(ids) == len(set(ids)) == 156
     assert ids[:16] == [f"i{number}" for number in range(144, 160)]
-    # None that he met before the test part, which a model would know to be his.
+    # None from before the test part, which a model would know as the user's.
     assert not set(ids[16:]) & {f"i{number}" for number in range(160)}
     assert shown.request["at"] == AT + 144
 
 
-def test_the_ten_best_are_shown_with_their_ranks_by_both(shown: Showcase, services: Services) -> None:
+def test_ten_best_are_shown_with_both_ranks(shown: Showcase, services: Services) -> None:
     assert [place.rank for place in shown.top] == list(range(1, 11))
     pctrs = [place.pctr for place in shown.top]
     assert pctrs == sorted(pctrs, reverse=True)
@@ -91,7 +88,7 @@ def test_the_ten_best_are_shown_with_their_ranks_by_both(shown: Showcase, servic
         assert place.did == ("" if number >= 160 else "not clicked" if number % 2 else "clicked")
 
 
-def test_the_table_shortens_the_teachers_words(shown: Showcase) -> None:
+def test_table_shortens_the_teachers_words(shown: Showcase) -> None:
     out = io.StringIO()
     print_showcase(Console(file=out, width=250), shown)
     said = out.getvalue()
@@ -100,13 +97,13 @@ def test_the_table_shortens_the_teachers_words(shown: Showcase) -> None:
     assert said.count("…") == 10
 
 
-def test_a_dataset_without_such_a_user_says_so(folder: Path) -> None:
+def test_rejects_dataset_without_such_a_user(folder: Path) -> None:
     few = _dataset(*_rows("u1", 140, 2))
     with pytest.raises(DemoError, match="no user has 15 test rows with 5 of each label"):
         show_user(few, folder / "with", "http://127.0.0.1:9", "http://127.0.0.1:9")
 
 
-def test_a_service_that_refuses_is_quoted(folder: Path, services: Services) -> None:
+def test_error_of_the_service_is_shown(folder: Path, services: Services) -> None:
     other = _dataset(*_rows("u3", 160, 2), context="weather")
     with pytest.raises(DemoError, match=rf"{services[0].url} answered 422: .*weather"):
         show_user(other, folder / "with", services[0].url, services[1].url)

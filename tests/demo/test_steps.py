@@ -1,4 +1,4 @@
-"""A step that fails ends the demo with its command; a service that does not start, with what it said."""
+"""A step that fails ends the demo with its command; a service that does not start, with its log."""
 
 import io
 from pathlib import Path
@@ -7,8 +7,7 @@ import httpx
 import pytest
 from rich.console import Console
 
-from msd.demo.serving import serve
-from msd.demo.steps import DemoError, Steps
+from msd.demo.steps import DemoError, Steps, serve
 from msd.free_port import free_port
 from tests.bundles.factory import build_bundle
 
@@ -30,7 +29,7 @@ def test_steps_are_counted_and_timed(capfd: pytest.CaptureFixture[str]) -> None:
     assert "2/2 more help  msd --help" in out.getvalue()
 
 
-def test_two_at_once_are_told_one_after_the_other(capfd: pytest.CaptureFixture[str]) -> None:
+def test_concurrent_steps_are_shown_in_order(capfd: pytest.CaptureFixture[str]) -> None:
     steps, out = _steps()
     steps.run_both(("help", ("--help",)), ("more help", ("replay", "--help")))
     assert "msd COMMAND" in capfd.readouterr().out
@@ -41,7 +40,7 @@ def test_two_at_once_are_told_one_after_the_other(capfd: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("fails", [0, 1])
-def test_of_two_at_once_the_one_that_fails_is_named(fails: int, tmp_path: Path) -> None:
+def test_failed_concurrent_step_is_named(fails: int, tmp_path: Path) -> None:
     steps, out = _steps()
     lines: list[tuple[str, tuple[str | Path, ...]]] = [("fine", ("--help",)), ("again", ("replay", tmp_path / "none"))]
     with pytest.raises(DemoError, match=r"`msd replay .*/none` ended with exit code 2; its output is above"):
@@ -50,9 +49,7 @@ def test_of_two_at_once_the_one_that_fails_is_named(fails: int, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("way", ["run", "read"])
-def test_a_step_that_fails_is_named_with_its_command(
-    way: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_step_is_named_with_its_command(way: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     steps, out = _steps()
     file = tmp_path / "no such file"
     with pytest.raises(DemoError) as failed:
@@ -62,7 +59,7 @@ def test_a_step_that_fails_is_named_with_its_command(
     assert "again: " not in out.getvalue()
 
 
-def test_a_service_runs_for_the_length_of_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_runs_during_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MSD_DRAIN_SECONDS", "0")
     # A proxy is for other machines.
     for name in ("HTTP_PROXY", "http_proxy"):
@@ -71,16 +68,16 @@ def test_a_service_runs_for_the_length_of_the_block(tmp_path: Path, monkeypatch:
         monkeypatch.delenv(name, raising=False)
     bundle = build_bundle(tmp_path / "bundle")
     log = tmp_path / "logs" / "service.log"
-    with serve(bundle.folder, log) as url:
+    with serve(bundle.folder, log) as (url, _):
         assert httpx.get(f"{url}/health/ready", trust_env=False).json()["ready"]
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health/ready", trust_env=False)
     assert "listening" in log.read_text()
 
 
-def test_a_service_that_does_not_start_is_quoted(tmp_path: Path) -> None:
+def test_log_of_service_that_does_not_start_is_shown(tmp_path: Path) -> None:
     with (
-        pytest.raises(DemoError, match=r"(?s)the service ended with exit code \d; it said: .*no bundle here"),
+        pytest.raises(DemoError, match=r"(?s)the service ended with exit code \d; its log: .*no bundle here"),
         serve(tmp_path / "nowhere", tmp_path / "service.log"),
     ):
         pytest.fail("there is nothing to serve")

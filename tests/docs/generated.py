@@ -13,7 +13,7 @@ import typer.main
 from pydantic import BeforeValidator
 
 from lab import COMMANDS as LAB_COMMANDS
-from msd.__main__ import COMMANDS, _load
+from msd.commands import COMMANDS, load
 from operations.replay.log import app as log_replay_app
 from service.settings import PREFIX, Settings
 from tests.docs.mistakes import page_rows
@@ -72,10 +72,10 @@ def mistakes_page() -> str:
 def _apps() -> list[tuple[str, typer.Typer]]:
     """All commands; those that take several forms once per form."""
     forms = {
-        "replay": [("replay FILE", _load("replay")), ("replay LOG", log_replay_app)],
+        "replay": [("replay FILE", load("replay")), ("replay LOG", log_replay_app)],
     }
-    shipped = [form for name in COMMANDS for form in forms.get(name) or [(name, _load(name))]]
-    return shipped + [(f"lab {name}", _load("lab", name)) for name in LAB_COMMANDS]
+    shipped = [form for name in COMMANDS for form in forms.get(name) or [(name, load(name))]]
+    return shipped + [(f"lab {name}", load("lab", name)) for name in LAB_COMMANDS]
 
 
 def _command(title: str, command: Any) -> list[str]:  # noqa: ANN401 - of Typer's own kinds

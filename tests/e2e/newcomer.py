@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from msd.demo.serving import serve
+from msd.demo.steps import serve
 
 START = 1_714_550_400
 USERS, ADS, HOURS = 20_000, 2_000, 24
@@ -68,7 +68,7 @@ def main() -> None:
     log = given.log or write_log(given.folder / "log", given.rows)
     whole = measured("quickstart", log, "--out", given.folder / "out", "--no-serve")
     found = json.loads((given.folder / "out/quickstart.json").read_text("utf-8"))
-    with serve(given.folder / "out/bundle", given.folder / "serve.log") as url:
+    with serve(given.folder / "out/bundle", given.folder / "serve.log") as (url, _):
         reply = httpx.post(f"{url}/v1/score", json=found["request"], trust_env=False)
     served = {"status": reply.status_code, "degraded": reply.json().get("degraded")}
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // MB

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import chisquare  # type: ignore[import-untyped]
 
 from msd.feedback.arms import Ratios, compare, pearson_p, ratio_mismatch
-from msd.feedback.errors import FeedbackError
+from msd.feedback.files import FeedbackError
 from msd.feedback.impressions import join
 from tests.feedback.made import traffic
 

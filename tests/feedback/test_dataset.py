@@ -10,9 +10,8 @@ import pytest
 from msd.dataset.check import check_dataset
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import split_events
-from msd.feedback.dataset import Previous, write_dataset
-from msd.feedback.errors import FeedbackError
-from msd.feedback.files import read_requests
+from msd.feedback.dataset import write_dataset
+from msd.feedback.files import FeedbackError, read_requests
 from msd.feedback.impressions import join
 from tests.contract.bid_requests import bid_request
 from tests.dataset.small import write_small
@@ -51,7 +50,7 @@ def made(
     ]
     rows += [("click", documents[place]["candidates"]["id"][0], LATER + place + 5, f"r{place}") for place in clicked]
     joined = join([log], events(*rows), 3_600.0)
-    write_dataset(joined.frame, [log], Previous.of(old), out, log_only=log_only)
+    write_dataset(joined.frame, [log], load_dataset(old), out, log_only=log_only)
     return load_dataset(out)
 
 
@@ -66,7 +65,7 @@ def test_it_keeps_what_maps_bid_requests_and_leaves_out_anonymous_users(tmp_path
     logged(*documents).write_parquet(log)
     read = read_requests(log, ("request",))
     shown = events(*(("impression", str(1 + place % 2), LATER + place, f"r{place}") for place in range(3)))
-    write_dataset(join([read], shown, 3_600.0).frame, [read], Previous.of(old), tmp_path / "new", log_only=False)
+    write_dataset(join([read], shown, 3_600.0).frame, [read], load_dataset(old), tmp_path / "new", log_only=False)
     dataset = load_dataset(tmp_path / "new")
 
     assert read["user_id"].to_list() == ["u7", "u8", "\0r2"]
@@ -165,7 +164,7 @@ def test_a_folder_in_use_and_a_log_that_is_none_are_told(tmp_path: Path) -> None
     log = logged(asks("u1", "1")).with_columns(request=pl.lit(b"[]"))
     joined = join([log], events(("impression", "1", LATER, "r0")), 3_600.0)
     with pytest.raises(FeedbackError, match="request r0 is not a request"):
-        write_dataset(joined.frame, [log], Previous.of(old), tmp_path / "new", log_only=False)
+        write_dataset(joined.frame, [log], load_dataset(old), tmp_path / "new", log_only=False)
     assert not (tmp_path / "new").exists()
 
 
@@ -176,10 +175,10 @@ def test_conversions_of_the_log_are_columns_of_the_dataset(tmp_path: Path) -> No
     without = write_small(tmp_path / "old")
 
     with pytest.raises(FeedbackError, match="the log says which clicks converted, and the dataset does not"):
-        write_dataset(joined, [log], Previous.of(without), tmp_path / "none", log_only=False)
+        write_dataset(joined, [log], load_dataset(without), tmp_path / "none", log_only=False)
     assert not (tmp_path / "none").exists()
-    write_dataset(joined, [log], Previous.of(without), tmp_path / "first", log_only=True)
-    write_dataset(joined, [log], Previous.of(tmp_path / "first"), tmp_path / "second", log_only=False)
+    write_dataset(joined, [log], load_dataset(without), tmp_path / "first", log_only=True)
+    write_dataset(joined, [log], load_dataset(tmp_path / "first"), tmp_path / "second", log_only=False)
     found = load_dataset(tmp_path / "second").events
 
     assert found.select("conversion", "converted_at").rows() == [(1, LATER + 900), (0, None)]

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from msd.feedback.errors import FeedbackError
-from msd.feedback.explored import explored_requests, read_target
+from msd.feedback.files import FeedbackError
+from msd.feedback.policy_value import explored_requests, read_target
 from service.scoring.exploration import Exploration, choose_first, competing
 from tests.feedback.made import EVENTS
 from tests.feedback.test_join_command import run

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.feedback.errors import FeedbackError
+from msd.feedback.files import FeedbackError
 from msd.feedback.impressions import Joined, join
 from tests.feedback.made import events, requests
 

@@ -34,7 +34,7 @@ from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import PrecisionRecord
 from msd.contract.reference import dense_inputs
 from msd.dataset.split import Part, split_events
-from msd.evaluation.cold_ads import measure_cold_ads
+from msd.evaluation.degradation import measure_cold_ads
 from msd.step import STEP_FILE
 from msd.student.vectors import StudentVectors, load_vectors, save_vectors
 from msd.training.folder import ModelFolderError

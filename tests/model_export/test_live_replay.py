@@ -9,9 +9,9 @@ from lab.chaos.environment import Environment
 from lab.chaos.live_counts import ReplayedLiveCounts
 from lab.chaos.live_replay import replay_moments
 from lab.chaos.plan import ChaosPlan
+from lab.chaos.replayed_period import offline_scores, period_of
 from model_export.bare_bundle import bare_bundle
 from msd.contract.bundle import open_bundle
-from msd.feedback.replayed_period import offline_scores, period_of
 from tests.model_export.conftest import Exported, Run, quiet
 from tests.service.live import live_service
 

@@ -30,7 +30,7 @@ from tests.service.request_log.log import Logging, awaited, logged, logging_serv
 
 def log_of(bundle: Bundle, folder: Path, documents: list[dict[str, Any]], **more: object) -> Path:
     """The log of a service that was asked for these."""
-    settings: dict[str, Any] = {"log_dir": folder / "log", "log_sample": 1, "log_flush_seconds": 3600, **more}
+    settings: dict[str, Any] = {"log_dir": folder / "log", "log_sample": 1, "LOG_FLUSH_S": 3600, **more}
     with live_service(bundle.folder, folder, **settings) as service:
         for document in documents:
             before = logged(service, "handed")
@@ -201,7 +201,7 @@ def test_a_log_in_less_than_fp32_is_scored_again_to_the_bit(precision: Precision
 
 def test_a_partial_answer_is_scored_again_to_the_bit(bundle: Bundle, tmp_path: Path) -> None:
     """How long a run takes is learned, and then asked for a part of it."""
-    settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "log_flush_seconds": 3600}
+    settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "LOG_FLUSH_S": 3600}
     request = {"user_id": "u1", "candidates": {"id": [f"i{place % 30}" for place in range(40)]}}
     runs = ModelRuns(tmp_path)
     with live_service(bundle.folder, tmp_path, prepare=runs.obey, **settings) as service:

@@ -17,9 +17,9 @@ from torch import Tensor
 from model_export.ranker import ranker_graph, torch_scores
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, Semantic, Sequence, State
 from msd.dataset.split import Part
-from msd.ranker.baselines import Baseline, DcnV2, DeepFm, Din, LogisticRegression, new_network
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.model import Ranker, RankerConfig
+from msd.ranker.networks import Baseline, DcnV2, DeepFm, Din, LogisticRegression, new_network
 from msd.student.record import VECTOR_DIM
 from msd.training.folder import RankerRecord, load_ranker, save_ranker
 from msd.training.train import TrainConfig, predict, train_ranker

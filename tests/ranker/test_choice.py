@@ -1,4 +1,4 @@
-"""`msd train --choose` finds out whether vectors hurt; finished networks are reused; too little time is said."""
+"""`msd train --choose`: vectors that hurt are left out, and finished networks are reused."""
 
 import shutil
 from contextlib import AbstractContextManager, nullcontext
@@ -10,20 +10,26 @@ import pytest
 
 from msd.dataset.load import Dataset, load_dataset
 from msd.ranker.model import RankerConfig
-from msd.ranker.variant import UNTUNED_OURS, WITHOUT_SEMANTICS, WITHOUT_USER_KNOWLEDGE
 from msd.student.record import VECTOR_DIM
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, no_vectors, save_vectors
-from msd.training.choice import Training, choose_network, valid_halves, variants_of
-from msd.training.folder import STUDENT_FOLDER, load_ranker
+from msd.training.choice import (
+    WHOLE,
+    WITHOUT_SEMANTICS,
+    WITHOUT_USER_KNOWLEDGE,
+    Training,
+    choose_network,
+    valid_halves,
+    variants_of,
+)
+from msd.training.folder import STUDENT_FOLDER, ChoiceRecord, load_ranker
 from msd.training.train import Progress, TrainConfig
 from tests.dataset.tiny import write_tiny_dataset
 from tests.ranker.made import SMALL, STUDENT, Run, dataset_of, quiet, word_vectors
 from tests.ranker.tuned import write_small_student
 
-PAIR = (UNTUNED_OURS, WITHOUT_SEMANTICS)
+PAIR = (WHOLE, WITHOUT_SEMANTICS)
 NOBODY = no_vectors().users
 USERS, EACH = 60, 30
-WHOLE = "the whole network"
 
 
 def _unseen(name: str) -> AbstractContextManager[Progress]:
@@ -56,38 +62,37 @@ def _law(folder: Path, *, holds: bool) -> Training:
 def test_vectors_are_kept_where_they_help(tmp_path: Path) -> None:
     training = _law(tmp_path, holds=True)
     variant, record = choose_network(training, PAIR, valid_halves(training.data), _unseen)
-    assert variant == UNTUNED_OURS
-    assert list(record.networks.tried) == list(record.seconds) == [WHOLE, WITHOUT_SEMANTICS.name]
+    assert variant == WHOLE
+    assert list(record.networks.tried) == list(record.seconds) == [WHOLE.name, WITHOUT_SEMANTICS.name]
     ends = record.networks.tried[WITHOUT_SEMANTICS.name].ci95
     assert ends is not None
     assert ends[1] < 0
 
 
-def test_vectors_that_hurt_are_left_out_once_there_was_time_to_find_out(tmp_path: Path) -> None:
-    """When the time is up, the finished are chosen from; a later run reuses them."""
+def test_vectors_that_hurt_are_left_out_and_finished_networks_are_reused(tmp_path: Path) -> None:
     training = _law(tmp_path, holds=False)
     halves = valid_halves(training.data)
-    # Not yet when the second begins, but in its first step.
-    clock = iter([False, True])
-    variant, record = choose_network(training, PAIR, halves, _unseen, lambda: next(clock))
-    assert (variant, record.untried) == (UNTUNED_OURS, (WITHOUT_SEMANTICS.name,))
-    assert record.say().endswith("not tried, as the time was up: ours_without_semantics")
-    assert (record.networks.gain, list(record.networks.tried)) == (0.0, [WHOLE])
-    before = (training.work / UNTUNED_OURS.name / "weights.safetensors").stat().st_mtime_ns
+    training.train(WHOLE, _unseen("first"))
     heard: list[str] = []
 
     def show(name: str) -> AbstractContextManager[Progress]:
         return nullcontext(lambda epoch, step, loss: heard.append(name))
 
     variant, record = choose_network(training, PAIR, halves, show)
-    assert (variant, record.untried) == (WITHOUT_SEMANTICS, ())
+    assert variant == WITHOUT_SEMANTICS
     assert record.networks.ci95 is not None
     assert 0 < record.networks.ci95[0] < record.networks.gain
     assert record.say().startswith("ours_without_semantics instead of the whole network: chosen on one half")
     assert set(heard) == {"ours_without_semantics (2 of 2)"}
-    assert (training.work / UNTUNED_OURS.name / "weights.safetensors").stat().st_mtime_ns == before
-    # All are finished, so that even no time at all is enough.
-    assert choose_network(training, PAIR, halves, _unseen, lambda: True)[1] == record
+    assert choose_network(training, PAIR, halves, show)[1] == record
+
+
+def test_record_with_untried_networks_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training = _law(tmp_path, holds=True)
+    record = choose_network(training, PAIR, valid_halves(training.data), _unseen)[1]
+    old = {**record.model_dump(mode="json"), "untried": ["without_selector"]}
+    assert ChoiceRecord.model_validate(old) == record
+    assert capsys.readouterr().err.startswith("ignored: choice.untried")
 
 
 def test_the_command_chooses_tunes_and_tells(tmp_path: Path, run: Run) -> None:
@@ -95,24 +100,13 @@ def test_the_command_chooses_tunes_and_tells(tmp_path: Path, run: Run) -> None:
     data = write_tiny_dataset(tmp_path / "data", users=40, each=25)
     write_small_student(student, load_dataset(data))
     command = ("train", data, student, out, "--epochs", "1", "--choose")
-    code, said = run(*command, "--budget", "0.001", "--no-lora")
-    assert code == 0, said
-    assert "5 networks to choose from: about" in said
-    assert "what is not finished after 0.001 min is left out" in said
-    first = load_ranker(out)[1].choice
-    assert first is not None
-    assert list(first.networks.tried) == [WHOLE]
-    assert len(first.untried) == 4
-
-    code, said = run(*command)
-    assert code == 0, said
-    assert "5 networks to choose from, of which 1 done before, then the student is tuned" in said
+    code, output = run(*command)
+    assert code == 0, output
+    assert "5 networks to choose from, then the student is tuned" in output
     _, record = load_ranker(out)
     assert record.choice is not None
-    assert list(record.choice.networks.tried) == [WHOLE, *first.untried]
-    assert record.choice.untried == ()
-    assert record.choice.seconds[WHOLE] == first.seconds[WHOLE]
-    assert record.choice.say() in said
+    assert len(record.choice.networks.tried) == 5
+    assert record.choice.say() in output
     tuning = record.choice.tuning
     assert (record.own_student is not None) == (tuning is not None and tuning.kept == "with LoRA")
     assert (out / STUDENT_FOLDER).exists() == (record.own_student is not None)
@@ -146,9 +140,6 @@ def test_a_part_that_was_not_chosen_is_left_out(tiny_folder: Path, student: Path
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--choose", "--budget", "0"), "--budget is a number of minutes above 0, and goes with --choose"),
-        (("--choose", "--budget", "nan"), "--budget is a number of minutes above 0, and goes with --choose"),
-        (("--budget", "3"), "--budget is a number of minutes above 0, and goes with --choose"),
         (
             ("--without", "selector", "--choose"),
             "--without is of MSD's own network with semantics, and does not go with",

@@ -8,8 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from msd.dataset.split import Part
-from msd.evaluation.cold_ads import measure_cold_ads
-from msd.evaluation.degradation import degraded, encoded
+from msd.evaluation.degradation import degraded, encoded, measure_cold_ads
 from msd.student.vectors import LevelVectors
 from msd.training.train import predict
 from tests.ranker.made import World

@@ -150,8 +150,8 @@ def test_too_few_or_too_many_folders_are_counted(
 ) -> None:
     code, said = run("train", tiny_folder, *(tmp_path / name for name in folders))
     assert code == 2
-    assert "three folders are due, DATASET STUDENT OUT, or with --no-semantics two, DATASET OUT" in said
-    assert f"{len(folders) + 1} are given" in said
+    assert "expected 3 folders, DATASET STUDENT OUT, or with --no-semantics 2, DATASET OUT" in said
+    assert f"got {len(folders) + 1}" in said
 
 
 def test_training_into_a_folder_of_other_things_is_refused(

@@ -6,8 +6,8 @@ import torch
 
 from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker
-from msd.ranker.event_tensors import adapt_all, event_tensors
 from msd.ranker.features import Features
+from msd.ranker.tensor_folder import adapt_all, event_tensors
 from tests.ranker.made import World, batch_logits
 
 

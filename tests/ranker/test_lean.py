@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from msd.dataset.split import Part
-from msd.ranker.lean_network import LeanRanker
+from msd.ranker.networks import LeanRanker
 from msd.step import STEP_FILE
 from msd.student.record import VECTOR_DIM
 from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, save_ranker

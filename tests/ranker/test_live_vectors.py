@@ -7,11 +7,11 @@ import torch
 from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, build_features
-from msd.ranker.live_vectors import CachedTexts, LiveVectors
 from msd.ranker.schema_fit import fit_schema
 from msd.student.encoder import Student, encode_texts
 from msd.student.record import VECTOR_DIM, StudentError
 from msd.student.vectors import LevelVectors, StudentVectors
+from msd.training.finetune import CachedTexts, LiveVectors
 from tests.ranker.tuned import new_small_student
 
 

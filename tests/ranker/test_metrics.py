@@ -10,8 +10,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part
+from msd.evaluation.baselines import counts_baseline
 from msd.metrics import calibration, expected_calibration_error, measure, roc_auc
-from msd.ranker.baselines import counts_baseline
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from tests.dataset.tiny import write_tiny_dataset

@@ -10,12 +10,13 @@ from safetensors.torch import load_file
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker import tensor_folder
-from msd.ranker.event_tensors import adapt_all, event_tensors
 from msd.ranker.features import build_features
 from msd.ranker.tensor_folder import (
     ADAPTORS_FILE,
     RECORD_FILE,
     TensorFolderError,
+    adapt_all,
+    event_tensors,
     load_adaptors,
     load_record,
     read_part,

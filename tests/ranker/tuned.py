@@ -9,8 +9,7 @@ from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.student.encoder import Student, encode_texts, save_student
-from msd.student.untaught import save_untaught
-from msd.student.vectors import LevelVectors, StudentVectors, save_vectors
+from msd.student.vectors import LevelVectors, StudentVectors, save_untaught, save_vectors
 from msd.training.finetune import TuneConfig, Tuned, finetune_ranker
 from msd.training.train import Progress
 from tests.ranker.made import SHORT, quiet, train_quickly

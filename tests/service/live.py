@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from msd.__main__ import main
+from service import limits
 from tests.service.forked import ForkedProcess
 
 ROOT = Path(__file__).parents[2]
@@ -102,8 +103,9 @@ def live_service(
 
     Logs go into `folder`; the port is read from them, so the log level has to be info or debug. Nothing is late unless
     a test says when, however slow the machine. `open_files` is the most that it may have open; its process is
-    `prepare`d before all else.
+    `prepare`d before all else. Names in capitals are those of `service.limits`, which it then has in its process.
     """
+    bounds = {name: settings.pop(name) for name in list(settings) if name.isupper()}
     given = {"bundle": bundle, "port": 0, "drain_seconds": 0, "workers": 1, "deadline_ms": 60_000, **settings}
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("MSD_")},
@@ -115,7 +117,8 @@ def live_service(
         path.write_bytes(b"")
     process: Process
     if python_path is None:
-        process = ForkedProcess(["serve"], environment, ROOT, log_path, error_path, open_files, prepare)
+        prepared = partial(_set_limits, bounds, prepare)
+        process = ForkedProcess(["serve"], environment, ROOT, log_path, error_path, open_files, prepared)
     else:
         with log_path.open("wb") as log, error_path.open("wb") as errors:
             process = subprocess.Popen(
@@ -134,6 +137,15 @@ def live_service(
                 process.wait(_PATIENCE_S)
             finally:
                 process.kill()
+
+
+def _set_limits(bounds: Mapping[str, object], prepare: Callable[[], None] | None) -> None:
+    """Set limits in a new process, then prepare it."""
+    for name, value in bounds.items():
+        assert hasattr(limits, name), name
+        setattr(limits, name, value)
+    if prepare is not None:
+        prepare()
 
 
 def run_msd(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

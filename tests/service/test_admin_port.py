@@ -30,7 +30,7 @@ def divided(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         admin_port=0,
         keys_file=folder / "keys.json",
         max_connections=20,
-        head_timeout_ms=600_000,
+        HEAD_TIMEOUT_S=600,
     ) as running:
         yield running
 
@@ -84,7 +84,7 @@ def test_it_answers_while_silent_connections_fill_the_port(divided: LiveService)
 
 def test_silent_connections_do_not_take_all_files_that_may_be_open(bundle: Bundle, tmp_path: Path) -> None:
     with (
-        live_service(bundle.folder, tmp_path, open_files=400, admin_port=0, head_timeout_ms=600_000) as running,
+        live_service(bundle.folder, tmp_path, open_files=400, admin_port=0, HEAD_TIMEOUT_S=600) as running,
         ExitStack() as stack,
     ):
         (warning,) = [line for line in running.log() if line["event"] == "fewer_connections"]
@@ -100,7 +100,7 @@ def test_silent_connections_do_not_take_all_files_that_may_be_open(bundle: Bundl
 
 def test_silent_connections_do_not_fill_the_admin_port_for_good(bundle: Bundle, tmp_path: Path) -> None:
     with (
-        live_service(bundle.folder, tmp_path, admin_port=0, head_timeout_ms=500) as running,
+        live_service(bundle.folder, tmp_path, admin_port=0, HEAD_TIMEOUT_S=0.5) as running,
         ExitStack() as stack,
     ):
         for _ in range(100):

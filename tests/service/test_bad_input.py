@@ -311,7 +311,7 @@ def test_a_connection_that_says_nothing_is_closed(
 ) -> None:
     from tests.service.live import live_service
 
-    with live_service(bundle.folder, tmp_path, head_timeout_ms=300) as running:
+    with live_service(bundle.folder, tmp_path, HEAD_TIMEOUT_S=0.3) as running:
         assert talk(running) == b""
         assert talk(running, b"GET /health/live HTT") == b""
         assert running.score(GOOD).status_code == 200

@@ -41,7 +41,7 @@ def cold(cold_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """An encoder that is as fast as it can be, and waited for."""
     settings: dict[str, Any] = {
         "encoder": "on",
-        "encoder_wait_ms": 60_000,
+        "ENCODER_WAIT_S": 60,
         "deadline_ms": 60_000,
         "encoder_per_s": 10_000,
     }
@@ -136,7 +136,7 @@ def test_hostile_texts_are_refused_or_scored(cold: LiveService, text: object, st
 
 def test_who_waits_for_the_encoder_leaves_the_service_to_others(cold_bundle: Bundle, tmp_path: Path) -> None:
     """One text goes at once, and the next after ten seconds; others are scored meanwhile."""
-    settings: dict[str, Any] = {"encoder_wait_ms": 60_000, "deadline_ms": 60_000, "encoder_per_s": 0.1}
+    settings: dict[str, Any] = {"ENCODER_WAIT_S": 60, "deadline_ms": 60_000, "encoder_per_s": 0.1}
     with live_service(cold_bundle.folder, tmp_path, **settings) as service, ThreadPoolExecutor(1) as pool:
         assert rungs(service, "the first") == ["encoded"]
         waiting = pool.submit(rungs, service, "the next")
@@ -148,7 +148,7 @@ def test_who_waits_for_the_encoder_leaves_the_service_to_others(cold_bundle: Bun
 
 
 def test_without_a_wait_a_text_is_for_the_next_time(cold_bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(cold_bundle.folder, tmp_path, encoder_wait_ms=0) as service:
+    with live_service(cold_bundle.folder, tmp_path, ENCODER_WAIT_S=0) as service:
         wait_until(lambda: any(line["event"] == "encoder_ready" for line in service.log()))
         assert rungs(service, "a tent") == ["category_prior"]
         wait_until(lambda: rungs(service, "a tent") == ["encoded"])
@@ -162,7 +162,7 @@ def test_a_text_counts_for_a_bundle_whose_export_found_that_it_gains_and_for_no_
     unsure = build_bundle(tmp_path / "unsure", Recipe(seed=1, encoder=True, cold_ads=UNSURE))
     pointer = tmp_path / "current"
     pointer.symlink_to(cold_bundle.folder)
-    settings: dict[str, Any] = {"encoder_wait_ms": 60_000, "deadline_ms": 60_000}
+    settings: dict[str, Any] = {"ENCODER_WAIT_S": 60, "deadline_ms": 60_000}
     with live_service(tmp_path, tmp_path, **settings) as service:
         assert rungs(service, "a tent") == ["encoded"]
         (tmp_path / "next").symlink_to(unsure.folder)
@@ -186,7 +186,7 @@ def test_a_swap_takes_the_new_bundle_s_encoder(cold_bundle: Bundle, tmp_path: Pa
     pointer = tmp_path / "current"
     pointer.symlink_to(cold_bundle.folder)
     document = asking("a tent", "Café ☕")
-    settings: dict[str, Any] = {"encoder_wait_ms": 60_000, "deadline_ms": 60_000}
+    settings: dict[str, Any] = {"ENCODER_WAIT_S": 60, "deadline_ms": 60_000}
     with live_service(tmp_path, tmp_path, **settings) as service:
         for bundle in (cold_bundle, after, cold_bundle):
             (tmp_path / "next").symlink_to(bundle.folder)

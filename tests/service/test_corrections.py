@@ -60,7 +60,7 @@ def corrected(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A service whose file of corrections is not there yet; it logs every other request."""
     folder = tmp_path_factory.mktemp("corrected")
     file, log = folder / "corrections.json", folder / "log"
-    settings: dict[str, Any] = {"log_dir": log, "log_sample": 0.5, "log_flush_seconds": 0.1}
+    settings: dict[str, Any] = {"log_dir": log, "log_sample": 0.5, "LOG_FLUSH_S": 0.1}
     with live_service(bundle.folder, folder, corrections=file, **settings) as service:
         yield Corrected(service, file, log, bundle.bundle_id)
 

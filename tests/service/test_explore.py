@@ -46,7 +46,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(unsure: Bundle, log: Path) -> Iterator[httpx.Client]:
     """A service that explores at most half of the requests."""
-    options: dict[str, Any] = {"log_dir": log, "log_sample": 1, "log_flush_seconds": 0.1}
+    options: dict[str, Any] = {"log_dir": log, "log_sample": 1, "LOG_FLUSH_S": 0.1}
     with live_service(unsure.folder, log.parent, explore_share=0.5, **options) as running, running.client() as kept:
         yield kept
 

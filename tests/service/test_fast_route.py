@@ -62,13 +62,13 @@ def open_ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
 @pytest.fixture(scope="module")
 def ways(bundle: Bundle, open_ways: Callable[..., Ways]) -> Ways:
     """Over the plain bundle; however slowly a client sends and reads, it has the time."""
-    return open_ways(bundle, body_timeout_ms=60_000, reply_timeout_ms=60_000)
+    return open_ways(bundle, BODY_TIMEOUT_S=60, REPLY_TIMEOUT_S=60)
 
 
 @pytest.fixture(scope="module")
 def hasty_ways(bundle: Bundle, open_ways: Callable[..., Ways]) -> Ways:
     """For clients that never send or read all."""
-    return open_ways(bundle, body_timeout_ms=700, reply_timeout_ms=600)
+    return open_ways(bundle, BODY_TIMEOUT_S=0.7, REPLY_TIMEOUT_S=0.6)
 
 
 def post(body: bytes, *headers: bytes, version: bytes = b"1.1", name: bytes = b"same") -> bytes:
@@ -469,7 +469,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> ModelRuns:
 @pytest.fixture(scope="module")
 def held(bundle: Bundle, open_ways: Callable[..., Ways], runs: ModelRuns) -> Ways:
     """Over the plain bundle, with little room to wait, and runs that can be held."""
-    return open_ways(bundle, prepare=runs.obey, max_candidates=100, max_queued_rows=250)
+    return open_ways(bundle, prepare=runs.obey, max_candidates=100, MAX_QUEUED_ROWS=250)
 
 
 HUNDRED = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(100)]}}).encode()

@@ -57,7 +57,7 @@ def guarded(bundle: Bundle, keys_file: Path, tmp_path_factory: pytest.TempPathFa
         keys_file=keys_file,
         guard_metrics=True,
         log_level="debug",
-        body_timeout_ms=700,
+        BODY_TIMEOUT_S=0.7,
     ) as running:
         yield running
 

@@ -45,14 +45,14 @@ def silence(client: httpx.Client) -> dict[str, float]:
 @pytest.fixture
 def watched(bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
     """With an admin port, little patience with hanging, and ways to do it."""
-    with live_service(bundle.folder, tmp_path, prepare=hang_on_signals, hang_seconds=1, admin_port=0) as running:
+    with live_service(bundle.folder, tmp_path, prepare=hang_on_signals, HANG_S=1, admin_port=0) as running:
         yield running
 
 
 def test_runs_that_never_end_are_seen_by_liveness(bundle: Bundle, tmp_path: Path) -> None:
     runs = ModelRuns(tmp_path)
     with (
-        live_service(bundle.folder, tmp_path, prepare=runs.obey, hang_seconds=1) as running,
+        live_service(bundle.folder, tmp_path, prepare=runs.obey, HANG_S=1) as running,
         running.client() as client,
     ):
         assert client.get("/health/live").json() == {"status": "live", "hangs": {}}
@@ -72,7 +72,7 @@ def test_runs_that_never_end_are_seen_by_liveness(bundle: Bundle, tmp_path: Path
 
 def test_one_hung_thread_of_two_is_told_and_the_other_goes_on(bundle: Bundle, tmp_path: Path) -> None:
     runs = ModelRuns(tmp_path)
-    with live_service(bundle.folder, tmp_path, prepare=runs.obey, workers=2, hang_seconds=1) as running:
+    with live_service(bundle.folder, tmp_path, prepare=runs.obey, workers=2, HANG_S=1) as running:
         with runs.held(), send(running, GOOD):
             wait_until(lambda: running.metric("msd_longest_run_seconds") > 2)
             runs.let_others_pass()
@@ -94,7 +94,7 @@ def test_a_loop_that_hangs_is_seen_at_the_admin_port(watched: LiveService) -> No
 
 
 def test_a_process_that_was_stopped_for_a_while_is_live_again(bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(bundle.folder, tmp_path, admin_port=0, hang_seconds=600) as running:
+    with live_service(bundle.folder, tmp_path, admin_port=0, HANG_S=600) as running:
         running.process.send_signal(signal.SIGSTOP)
         with pytest.raises(httpx.TimeoutException), running.admin() as client:
             client.get("/health/live", timeout=1.0)
@@ -204,7 +204,7 @@ def test_what_cannot_be_taken_on_is_refused_before_it_is_parsed(bundle: Bundle, 
     runs = ModelRuns(tmp_path)
     most = {**PLAIN, **PYTHONS, "candidates": {"id": [f"i{n}" for n in range(100)]}}
     with (
-        live_service(bundle.folder, tmp_path, prepare=runs.obey, max_candidates=100, max_queued_rows=100) as service,
+        live_service(bundle.folder, tmp_path, prepare=runs.obey, max_candidates=100, MAX_QUEUED_ROWS=100) as service,
         ThreadPoolExecutor(1) as pool,
     ):
         with runs.held():

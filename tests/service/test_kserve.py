@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from msd.contract.bundle import FORMAT_VERSION
+from service.limits import MAX_DEADLINE_MS
 from service.settings import Settings
 from tests.chart.manifests import validate
 from tests.chart.values import CHART, ROOT
@@ -73,7 +74,7 @@ def test_names_versions_and_images_fit_together(path: Path) -> None:
     assert images <= {f"msd-ctr:{chart['appVersion']}"}
     if document["kind"] == "InferenceService":
         pod = _pod(document)
-        least = Settings.model_fields["drain_seconds"].default + Settings.model_fields["max_deadline_ms"].default / 1000
+        least = Settings.model_fields["drain_seconds"].default + MAX_DEADLINE_MS / 1000
         assert pod["terminationGracePeriodSeconds"] > least
     for version in re.findall(r'version: "(\d+)"', text):
         assert int(version) == FORMAT_VERSION

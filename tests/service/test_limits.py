@@ -30,9 +30,9 @@ def narrow(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         bundle.folder,
         tmp_path_factory.mktemp("narrow"),
         max_connections=CONNECTIONS,
-        head_timeout_ms=1_500,
-        body_timeout_ms=400,
-        reply_timeout_ms=300,
+        HEAD_TIMEOUT_S=1.5,
+        BODY_TIMEOUT_S=0.4,
+        REPLY_TIMEOUT_S=0.3,
     ) as running:
         yield running
 
@@ -40,7 +40,7 @@ def narrow(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture
 def patient(bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
     """A service of few connections, which lets its clients read as slowly as they like."""
-    with live_service(bundle.folder, tmp_path, max_connections=CONNECTIONS, reply_timeout_ms=600_000) as running:
+    with live_service(bundle.folder, tmp_path, max_connections=CONNECTIONS, REPLY_TIMEOUT_S=600) as running:
         yield running
 
 
@@ -273,12 +273,12 @@ def small(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with live_service(
         bundle.folder,
         tmp_path_factory.mktemp("small"),
-        inflight_mb=2,
+        INFLIGHT_BYTES=2**21,
         max_body_bytes=MOST,
-        max_header_bytes=2**17,
-        body_timeout_ms=60_000,
-        head_timeout_ms=60_000,
-        reply_timeout_ms=600_000,
+        MAX_HEAD_BYTES=2**17,
+        BODY_TIMEOUT_S=60,
+        HEAD_TIMEOUT_S=60,
+        REPLY_TIMEOUT_S=600,
     ) as running:
         yield running
 
@@ -348,7 +348,7 @@ def test_replies_that_are_not_read_are_bounded_together(small: LiveService) -> N
 
 def test_memory_of_unfinished_bodies_is_returned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> None:
     """After 300 MiB of them, of which 64 MiB were held at once."""
-    with live_service(bundle.folder, tmp_path_factory.mktemp("many"), body_timeout_ms=60_000) as service:
+    with live_service(bundle.folder, tmp_path_factory.mktemp("many"), BODY_TIMEOUT_S=60) as service:
         before = resident(service)
         clients = []
         for _ in range(300):

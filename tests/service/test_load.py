@@ -41,7 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> ModelRuns:
 def running(bundle: Bundle, runs: ModelRuns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """A service whose runs can be held, with room for four requests; tests leave it as it is."""
     folder = tmp_path_factory.mktemp("held")
-    with live_service(bundle.folder, folder, prepare=runs.obey, max_candidates=100, max_queued_rows=450) as service:
+    with live_service(bundle.folder, folder, prepare=runs.obey, max_candidates=100, MAX_QUEUED_ROWS=450) as service:
         # How many candidates a body has is learned from the first.
         assert ask(service).status_code == 200
         yield service

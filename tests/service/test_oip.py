@@ -197,7 +197,7 @@ def split(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempPat
     arms = [{"name": "champion", "bundle": "current", "weight": 1}, {"name": "next", "bundle": "b", "weight": 1}]
     (bundles / EXPERIMENT).write_text(json.dumps({"salt": "s", "arms": arms}))
     point(bundles, "a")
-    settings: dict[str, Any] = {"log_dir": folder / "log", "log_sample": 1, "log_flush_seconds": 0.2}
+    settings: dict[str, Any] = {"log_dir": folder / "log", "log_sample": 1, "LOG_FLUSH_S": 0.2}
     with live_service(bundles, folder, **settings) as service:
         connected(service)
         yield Split(service, folder / "log")

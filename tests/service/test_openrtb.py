@@ -48,7 +48,7 @@ def running(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "live": "on",
         "state_dir": own / "states",
         "log_dir": own / "log",
-        "log_flush_seconds": 0.2,
+        "LOG_FLUSH_S": 0.2,
         "log_sample": 1,
     }
     with live_service(folder, own, **options) as service, service.client() as client:

@@ -32,7 +32,7 @@ def with_redis(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> Itera
     is wide, for the machine may be busy."""
     url = published.connection_url
     with live_service(
-        bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=500, fill_rows_per_s=0
+        bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=500, FILL_ROWS_PER_S=0
     ) as running:
         yield running
 
@@ -75,7 +75,7 @@ def test_two_round_trips_a_request_at_most_and_none_for_what_was_read_before(
     other = {"user_id": "u1", "candidates": {"id": ["i1", "i200", "nothing"]}}
     url = published.connection_url
     with live_service(
-        bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=2_000, workers=1, fill_rows_per_s=0
+        bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=2_000, workers=1, FILL_ROWS_PER_S=0
     ) as running:
         assert [round_trips(running, published, one) for one in (KNOWN, KNOWN, other, other)] == [2, 0, 1, 0]
         # Requests are counted after their replies.

@@ -3,10 +3,12 @@
 import asyncio
 import json
 import socket
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import uvicorn
 import uvloop
 from hypothesis import HealthCheck, example, given, seed, settings
@@ -15,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from msd.contract.bundle import Bundle
+from service import limits
 from service.http.entry import Entry
 from service.http.exchange import AccessLog
 from service.http.middleware import AccessMiddleware, read_body
@@ -24,7 +27,7 @@ from service.telemetry.metrics import Metrics
 from tests.service.live import LiveService, live_service
 from tests.service.test_bad_input import GOOD, HEAD, but, talk
 
-SETTINGS = Settings(bundle=Path("b"), body_timeout_ms=60_000)
+SETTINGS = Settings(bundle=Path("b"))
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
 # What a reader of lines could take for a header or the end of a head.
 _WORDS = [
@@ -38,6 +41,14 @@ _WORDS = [
     b"",
 ]
 BODIES = st.lists(st.sampled_from(_WORDS) | st.binary(max_size=4), max_size=5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patience() -> Iterator[None]:
+    """Wait for bodies however slow the machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "BODY_TIMEOUT_S", 60.0)
+        yield
 
 
 class Sent(NamedTuple):
@@ -146,7 +157,7 @@ def test_a_score_does_not_depend_on_where_a_chunk_begins(cold_bundle: Bundle, tm
     whole = HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in cut(body, places))
     chunked = HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
-    with live_service(cold_bundle.folder, tmp_path, encoder_wait_ms=60_000) as service:
+    with live_service(cold_bundle.folder, tmp_path, ENCODER_WAIT_S=60) as service:
         wanted = scores(service, [whole])
 
         assert len(places) == 3

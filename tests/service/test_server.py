@@ -96,7 +96,7 @@ def test_connections_that_nobody_had_accepted_at_the_end_are_answered(bundle: Bu
 
 
 def test_a_client_that_does_not_finish_does_not_keep_it(bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(bundle.folder, tmp_path, body_timeout_ms=600_000) as running:
+    with live_service(bundle.folder, tmp_path, BODY_TIMEOUT_S=600) as running:
         with socket.create_connection(("127.0.0.1", running.port)) as slow:
             slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             wait_until(lambda: running.metric("msd_connections") >= 1)

@@ -57,21 +57,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 @pytest.fixture(scope="module")
 def mutual(bundle: Bundle, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """A service that speaks TLS with clients of one authority, however slow they are."""
-    with _served(bundle, files, tmp_path_factory.mktemp("mutual"), 60_000) as running:
+    with _served(bundle, files, tmp_path_factory.mktemp("mutual"), 60) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def hasty(bundle: Bundle, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """The same for clients that never say all."""
-    with _served(bundle, files, tmp_path_factory.mktemp("hasty"), 1_000) as running:
+    with _served(bundle, files, tmp_path_factory.mktemp("hasty"), 1) as running:
         yield running
 
 
 @contextmanager
-def _served(bundle: Bundle, files: Files, folder: Path, head_timeout_ms: int) -> Iterator[LiveService]:
+def _served(bundle: Bundle, files: Files, folder: Path, head_timeout_s: float) -> Iterator[LiveService]:
     tls: dict[str, Any] = {"tls_cert": files.cert, "tls_key": files.key, "tls_client_ca": files.client_ca}
-    with live_service(bundle.folder, folder, wait_ready=False, head_timeout_ms=head_timeout_ms, **tls) as running:
+    with live_service(bundle.folder, folder, wait_ready=False, HEAD_TIMEOUT_S=head_timeout_s, **tls) as running:
         with known(running, files) as client:
             wait_until(lambda: client.get("/health/ready").status_code == 200)
         yield running
@@ -236,7 +236,7 @@ def test_a_handshake_that_does_not_begin_does_not_keep_the_service(
     bundle: Bundle, files: Files, tmp_path: Path
 ) -> None:
     with live_service(
-        bundle.folder, tmp_path, wait_ready=False, tls_cert=files.cert, tls_key=files.key, head_timeout_ms=600_000
+        bundle.folder, tmp_path, wait_ready=False, tls_cert=files.cert, tls_key=files.key, HEAD_TIMEOUT_S=600
     ) as running:
         url = f"https://127.0.0.1:{running.port}"
         with httpx.Client(base_url=url, verify=files.context(), trust_env=False, timeout=30) as client:

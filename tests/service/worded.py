@@ -59,7 +59,7 @@ def compared_service(
         "playground": True,
         "playground_without": without.folder,
         "encoder": "on",
-        "encoder_wait_ms": 60_000,
+        "ENCODER_WAIT_S": 60,
         "encoder_per_s": 1_000,
         "deadline_ms": 60_000,
         **more,

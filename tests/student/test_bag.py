@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.student.bag import BagOfWords
+from msd.student.lessons import BagOfWords
 from msd.student.record import WORDS_DIM
 from tests.dataset.tiny import WORDS
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd.student.distill import DistillConfig, head_loss
-from msd.student.encoder import encode_plain, encode_texts, new_student
+from msd.student.encoder import encode_texts, new_student
 from msd.student.lessons import all_lessons, encode_targets, make_lessons, target_texts, teachers_words
-from msd.student.measure import measure
+from msd.student.progress import measure
 from msd.student.record import HEADS, VECTOR_DIM, StudentError, Vectors
 from msd.student.states import TextStates
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
@@ -120,7 +120,7 @@ def test_targets_are_the_plain_encodings_of_both_texts() -> None:
     seen: list[tuple[int, int]] = []
     targets = encode_targets(student, lessons, lambda name, done, total, note: seen.append((done, total)))
     assert seen == [(2, 4), (4, 4)]
-    expected = encode_plain(student, ["Facts of 1. funny, short", "For friends of 2."])
+    expected = encode_texts(student, ["Facts of 1. funny, short", "For friends of 2."], plain=True)
     np.testing.assert_allclose(targets[0, :384], expected[0], atol=1e-6)
     np.testing.assert_allclose(targets[1, 384:768], expected[1], atol=1e-6)
     assert not targets[:, HEADS["words"]].any()

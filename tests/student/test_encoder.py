@@ -16,7 +16,6 @@ from transformers import BertModel
 from msd.student.encoder import (
     SentenceEncoder,
     Student,
-    encode_plain,
     encode_texts,
     load_student,
     new_student,
@@ -67,7 +66,7 @@ def saved(original: Path, tmp_path: Path) -> Path:
 
 def test_untrained_heads_pass_the_plain_embedding_through() -> None:
     student = new_student()
-    plain = encode_plain(student, TEXTS)
+    plain = encode_texts(student, TEXTS, plain=True)
     vectors = encode_texts(student, TEXTS)
     for head in ("explicit", "implicit"):
         np.testing.assert_allclose(vectors[:, HEADS[head]], plain, atol=1e-6)
@@ -100,13 +99,15 @@ def test_hidden_states_are_those_of_transformers_to_the_bit() -> None:
 
 def test_plain_embeddings_are_those_of_the_published_model() -> None:
     """As transformers 5.24 computes them."""
-    (found,) = encode_plain(new_student(), ["A spy film with gadgets and stunts"])
+    (found,) = encode_texts(new_student(), ["A spy film with gadgets and stunts"], plain=True)
     expected = [-0.13357244, 0.04884109, -0.05499316, -0.09049938, 0.02152566, -0.0224352]
     np.testing.assert_allclose(found[:6], expected, atol=1e-5)
 
 
 def test_plain_embeddings_know_what_is_alike() -> None:
-    one, same, other = encode_plain(new_student(), ["a film about spies", "a secret agent movie", "a cake recipe"])
+    one, same, other = encode_texts(
+        new_student(), ["a film about spies", "a secret agent movie", "a cake recipe"], plain=True
+    )
     assert one @ same > 0.5 > one @ other
 
 
@@ -131,16 +132,6 @@ def test_a_vector_does_not_depend_on_its_batch(student: Student, texts: list[str
 def test_the_same_texts_give_the_same_bits_and_no_text_gives_no_vector(student: Student) -> None:
     assert np.array_equal(encode_texts(student, TEXTS), encode_texts(student, TEXTS))
     assert encode_texts(student, []).shape == (0, VECTOR_DIM)
-
-
-def test_encoding_is_without_dropout_and_leaves_the_mode(student: Student) -> None:
-    expected = encode_texts(student, TEXTS)
-    student.train()
-    try:
-        assert np.array_equal(encode_texts(student, TEXTS), expected)
-        assert student.training
-    finally:
-        student.eval()
 
 
 def test_batches_are_counted(student: Student) -> None:
@@ -193,7 +184,7 @@ def test_an_altered_or_shortened_file_is_refused(saved: Path, name: str) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, r"student\.json: format 1, format 2 is read here"),
+        ({"format": 1}, r"student\.json: format 1, this release reads 2"),
         ({"format": None}, "format None"),
         ({"max_tokens": "many"}, r"student\.json: max_tokens: "),
         ({"max_tokens": 1}, r"student\.json: max_tokens: "),

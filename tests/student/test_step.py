@@ -16,14 +16,12 @@ from msd.__main__ import main
 from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
 from msd.step import STEP_FILE
-from msd.student.bag import BagOfWords
 from msd.student.distill import CHECKPOINT_FILE, DistillConfig
 from msd.student.encoder import encode_texts, load_student, new_student, save_student
-from msd.student.lessons import teachers_words
+from msd.student.lessons import BagOfWords, teachers_words
 from msd.student.record import HEADS, RECORD_FILE, WEIGHTS_FILE, StudentError
 from msd.student.step import WORK_FOLDER, distill
-from msd.student.untaught import UNTAUGHT_FILE, untaught_items
-from msd.student.vectors import VECTORS_FILE, load_vectors
+from msd.student.vectors import UNTAUGHT_FILE, VECTORS_FILE, load_vectors, untaught_items
 from msd.teachers.knowledge import TeacherError, load_knowledge
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
 from tests.student.small import short_student

@@ -86,10 +86,10 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     [
         ("{", "not JSON"),
         ("[]", "format"),
-        ('{"format": 9}', "format 9, this version reads format 2"),
-        ('{"format": 2, "student": "x"}', "has no items and no users"),
-        ('{"format": 2, "student": "x", "items": 3, "users": []}', "items: a list of distinct ids expected"),
-        ('{"format": 2, "student": "x", "items": ["a", "a"], "users": []}', "items: a list of distinct ids expected"),
+        ('{"format": 9}', "format 9, this release reads 2"),
+        ('{"format": 2, "student": "x"}', "items: is missing"),
+        ('{"format": 2, "student": "x", "items": 3, "users": []}', "items: should be a valid array"),
+        ('{"format": 2, "student": "x", "items": ["a", "a"], "users": []}', "items: has an id twice"),
     ],
 )
 def test_faulty_ids_are_refused(folder: Path, text: str, message: str) -> None:

@@ -60,8 +60,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{/* Settings from which the chart computes, and of which canaries may have other ones. */}}
 {{- define "msd.graceSeconds" -}}
-{{- $deadline := divf .Values.settings.maxDeadlineMs 1000 -}}
-{{- add (ceil (addf .Values.shutdown.preStopSeconds .Values.settings.drainSeconds $deadline)) 10 -}}
+{{- $longestDeadline := 60 -}}
+{{- add (ceil (addf .Values.shutdown.preStopSeconds .Values.settings.drainSeconds $longestDeadline)) 10 -}}
 {{- end -}}
 
 {{/* What no schema can say: values that do not fit together, each with its way out. */}}
@@ -80,8 +80,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and $v.publish.enabled (not $v.redis.enabled) }}{{ fail "publish.enabled: rows are published to Redis; set redis.enabled and redis.hosts" }}{{ end -}}
 {{- if and $v.settings.guardMetrics (not $v.keys.secret) }}{{ fail "settings.guardMetrics: needs keys.secret, the Secret with the file of keys to ask for" }}{{ end -}}
 {{- if and $v.tls.clientCaSecret (not $v.tls.secret) }}{{ fail "tls.clientCaSecret: needs tls.secret, the service's own certificate" }}{{ end -}}
-{{- if lt (float64 $v.settings.maxDeadlineMs) (float64 $v.settings.deadlineMs) }}{{ fail (printf "settings.deadlineMs: %v is more than settings.maxDeadlineMs, the most that a caller may say (%v)" $v.settings.deadlineMs $v.settings.maxDeadlineMs) }}{{ end -}}
-{{- if lt (float64 $v.settings.maxQueuedRows) (float64 $v.settings.maxCandidates) }}{{ fail (printf "settings.maxQueuedRows: %v is less than one full request (settings.maxCandidates: %v)" $v.settings.maxQueuedRows $v.settings.maxCandidates) }}{{ end -}}
 {{- include "msd.checkState" . -}}
 {{- if eq (int $v.listen.port) (int $v.listen.adminPort) }}{{ fail "listen.adminPort: is listen.port, too; give it another" }}{{ end -}}
 {{- if $v.autoscaling.enabled -}}

@@ -12,6 +12,7 @@ from msd.contract.request import InvalidRequest, RequestError
 from service.errors import UnsupportedMediaType
 from service.http.exchange import access_of, left_check
 from service.http.middleware import read_body
+from service.limits import MAX_DEADLINE_MS
 from service.routes.oip.form import InferRequest
 from service.routes.oip.inputs import WHOLE, scoring_body, user_of
 from service.routes.oip.model_routes import MODEL, check_served
@@ -21,7 +22,6 @@ from service.routes.score_route import ScoreRoute
 from service.scoring.answer import Answer, Asked, Served, Terms
 from service.scoring.lineup import Lineup
 from service.scoring.reply import LEAN
-from service.settings import Settings
 
 _HEADER = HEADER.lower().encode()
 _TIMING = b"server-timing"
@@ -49,7 +49,7 @@ class InferRoute(ScoreRoute):
         asked_for = scoring_body(parts, lineup.schema_of, settings.max_candidates)
         if "version" in path:
             _check_version(lineup, path["version"], user_of(parts, asked_for))
-        terms = Terms(self._deadlines.of(scope, _timeout_s(parts.request, settings)), is_gone)
+        terms = Terms(self._deadlines.of(scope, _timeout_s(parts.request)), is_gone)
         self._pipeline.check(lineup, _LEAST_BYTES, terms)
         asked = Asked(access.request_id, asked_for, access.started, terms, is_pythons=True)
         answer = await self._answer(lineup, asked, parts)
@@ -82,10 +82,10 @@ def _json_length(scope: Scope) -> bytes | None:
     return found
 
 
-def _timeout_s(request: InferRequest, settings: Settings) -> float | None:
+def _timeout_s(request: InferRequest) -> float | None:
     timeout = request.parameters.timeout if request.parameters else None
-    if timeout is not None and timeout > 1000 * settings.max_deadline_ms:
-        raise InvalidRequest(f"{timeout} µs is more than {1000 * settings.max_deadline_ms}", "parameters.timeout")
+    if timeout is not None and timeout > 1000 * MAX_DEADLINE_MS:
+        raise InvalidRequest(f"{timeout} µs is more than {1000 * MAX_DEADLINE_MS}", "parameters.timeout")
     return None if timeout is None else timeout / 1e6
 
 

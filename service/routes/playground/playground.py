@@ -91,7 +91,7 @@ def _load_without(settings: Settings, metrics: Metrics) -> Model | None:
         return None
     bundle = Trust(settings.trusted_keys).open(folder)
     # Its rows are always its own files', even if the served bundle's are in Redis.
-    own = settings.model_copy(update={"bundle": folder, "store": "file", "merge": "off"})
+    own = settings.model_copy(update={"bundle": folder, "store": "file"})
     return load_model(bundle, own, metrics)
 
 

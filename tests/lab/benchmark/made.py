@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 
 from lab.benchmark.protocol import Advance, Folders, Protocol
+from lab.benchmark.variant import Variant
 from msd.dataset.load import load_dataset
-from msd.ranker.variant import Variant
 from msd.student.distill import DistillConfig
 from msd.training.train import TrainConfig
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge

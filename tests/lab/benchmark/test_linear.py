@@ -16,11 +16,11 @@ from lab.benchmark.linear import (
     ridge_linear,
     words,
 )
+from lab.benchmark.variant import Fitted, Given
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
-from msd.ranker.variant import Fitted, Given
 from msd.student.record import VECTOR_DIM
 from msd.student.vectors import LevelVectors, StudentVectors
 from msd.teachers.knowledge import load_knowledge

@@ -13,7 +13,7 @@ from msd.ranker.model import RankerConfig
 from msd.student.distill import DistillConfig
 from msd.training.train import TrainConfig
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 COLD = command.BENCHMARKS["ml-100k-cold"]
 
 # A protocol changes only on purpose: with a new hash here, all of its figures made again, and another look at test.

@@ -11,8 +11,8 @@ import pytest
 from lab.benchmark.predictions import Predictions
 from lab.benchmark.protocol import Advance, Folders, Protocol
 from lab.benchmark.run import Results, run_benchmark
+from lab.benchmark.variant import OURS, PLAIN, UNTUNED, Variant, standard_variants
 from msd.dataset.load import Dataset
-from msd.ranker.variant import OURS, PLAIN, UNTUNED, Variant, standard_variants
 from tests.lab.benchmark.made import QUICK_TRAINING, Heard, quick
 
 NAMES = (OURS, PLAIN, "counts_gbdt", UNTUNED, "bag_of_words")

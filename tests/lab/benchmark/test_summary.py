@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score
 from lab.benchmark.protocol import Advance, Folders, Protocol
 from lab.benchmark.run import Results
 from lab.benchmark.summary import BenchmarkMetrics, Figures, summarise
+from lab.benchmark.variant import OURS, PLAIN, UNTUNED, Variant, standard_variants
 from msd.metrics import measure
-from msd.ranker.variant import OURS, PLAIN, UNTUNED, Variant, standard_variants
 from tests.lab.benchmark.results import made_results
 
 RESAMPLES = 400

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from lab.benchmark.protocol import Advance, Folders, Protocol
 from lab.benchmark.run import Results
 from lab.benchmark.summary_by_seed import TEST, Figures, resampled_t, summarise_by_seed
-from msd.ranker.variant import CATEGORY_PRIOR, ENCODED, OURS, PLAIN, Variant
+from lab.benchmark.variant import CATEGORY_PRIOR, ENCODED, OURS, PLAIN, Variant
 from tests.lab.benchmark.results import TAUGHT, made_rows, said
 
 SKILLS = {

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from lab.benchmark.variant import Source
 from lab.benchmark.vectors import VectorSources, bag_of_words, with_vectors
 from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
 from msd.ranker.features import SideFeatures, build_features
 from msd.ranker.schema_fit import fit_schema
-from msd.ranker.variant import Source
-from msd.student.encoder import encode_plain, encode_texts, new_student
+from msd.student.encoder import encode_texts, new_student
 from msd.student.record import HEAD_DIM, HEADS, VECTOR_DIM
 from msd.student.vectors import load_vectors
 from msd.teachers.knowledge import Knowledge, KnowledgeBase, load_knowledge
@@ -40,12 +40,6 @@ def test_the_student_is_taken_as_it_is(sources: VectorSources, prepared: Path) -
     assert found.student == own.student
     assert found.items.ids == own.items.ids
     np.testing.assert_array_equal(found.users.vectors, own.users.vectors)
-
-
-def test_without_user_knowledge_no_user_has_a_vector(sources: VectorSources) -> None:
-    found = sources.of("student_items")
-    np.testing.assert_array_equal(found.items.vectors, sources.student.items.vectors)
-    assert not found.gather("users", sources.student.users.ids)[1].any()
 
 
 def test_users_have_vectors_where_a_source_says_so(
@@ -90,8 +84,8 @@ def test_the_teachers_texts_are_encoded_side_by_side(sources: VectorSources, bas
     found = sources.of("teacher_text").users
     assert found.ids == list(base.users)
     first = base.users[found.ids[0]]
-    explicit, implicit = encode_plain(
-        new_student(), [f"{first.explicit} {', '.join(first.tags)}".strip(), first.implicit]
+    explicit, implicit = encode_texts(
+        new_student(), [f"{first.explicit} {', '.join(first.tags)}".strip(), first.implicit], plain=True
     )
     np.testing.assert_allclose(found.vectors[0, HEADS["explicit"]], explicit, atol=1e-5)
     np.testing.assert_allclose(found.vectors[0, HEADS["implicit"]], implicit, atol=1e-5)

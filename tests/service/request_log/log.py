@@ -23,7 +23,7 @@ class Logging(NamedTuple):
 @contextmanager
 def logging_service(bundle: Bundle, folder: Path) -> Iterator[Logging]:
     log = folder / "log"
-    with live_service(bundle.folder, folder, log_dir=log, log_sample=1, log_flush_seconds=0.2) as service:
+    with live_service(bundle.folder, folder, log_dir=log, log_sample=1, LOG_FLUSH_S=0.2) as service:
         connected(service)
         yield Logging(service, log)
 

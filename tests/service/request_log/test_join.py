@@ -58,7 +58,7 @@ def write_experiment(folder: Path, bundles: dict[str, Bundle], weights: dict[str
 
 
 def test_served_logged_replayed_joined(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "log_flush_seconds": 0.2, "workers": 2}
+    settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "LOG_FLUSH_S": 0.2, "workers": 2}
     settings |= {"live": "on", "state_dir": tmp_path / "state"}
     rng = np.random.default_rng(0)
     arms = {"champion": bundle, "new": other_bundle}

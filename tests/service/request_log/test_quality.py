@@ -111,7 +111,7 @@ def test_a_bundle_without_a_reference_tells_nothing_and_another_begins_anew(
 
 def test_the_service_tells_drift_and_observed_clicks(referenced: Bundle, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "log_flush_seconds": 0.2}
+    settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "LOG_FLUSH_S": 0.2}
     settings |= {"live": "on", "state_dir": tmp_path / "state"}
     with live_service(referenced.folder, tmp_path, **settings) as service:
         connected(service)

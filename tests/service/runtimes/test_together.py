@@ -1,7 +1,7 @@
 """Several requests in one run: each gets the scores that it has alone, on a plain session and on bound buffers."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,14 @@ from msd.contract.errors import BundleError
 from service.runtimes.choice import Together, open_runtime, open_together
 from service.runtimes.cuda import BoundRuntime, try_capture
 from service.runtimes.onnxruntime import OnnxRuntime, engine_of, open_session
-from service.runtimes.runtime import TOGETHER, Runtime, RuntimeRefused
+from service.runtimes.runtime import TOGETHER, Engine, Runtime
+from service.scoring import model
 from service.settings import Settings
 from tests.bundles.factory import build_bundle, golden_requests
 from tests.bundles.ranker_graph import POISON_HOUR, Recipe, build_ranker
 from tests.service.faults import ModelRuns
 from tests.service.live import live_service, wait_until
-from tests.service.runtimes.conftest import Asked, Make
+from tests.service.runtimes.conftest import Asked
 from tests.service.runtimes.test_cuda import needs_card
 
 
@@ -73,30 +74,25 @@ def test_a_run_of_it_can_be_tried_before_it_is_relied_on(merging: Bundle) -> Non
     try_capture(_bound(merging), merging, TOGETHER)
 
 
-def test_on_a_cpu_requests_run_alone_unless_asked(merging: Bundle) -> None:
+def test_requests_run_alone_on_a_cpu(merging: Bundle) -> None:
     settings = Settings(bundle=merging.folder)
-    engine = open_runtime(merging, settings).engine
-    assert open_together(merging, engine, settings) is None
-    assert open_together(merging, engine, settings.model_copy(update={"merge": "off"})) is None
-    assert open_together(merging, engine, settings.model_copy(update={"merge": "on"})) is not None
+    assert open_together(merging, open_runtime(merging, settings).engine, settings) is None
 
 
-def test_what_cannot_be_merged_is_refused(bundle: Bundle, made_for: Make, tmp_path: Path) -> None:
-    settings = Settings(bundle=bundle.folder, merge="on")
-    engine = open_runtime(bundle, settings).engine
-    with pytest.raises(RuntimeRefused, match=r"has no ranker\.merged\.onnx: export it with --merged"):
-        open_together(bundle, engine, settings)
+def _merge_on_cpu(runs: ModelRuns) -> None:
+    """Let a service share runs as on a GPU."""
 
-    both = build_bundle(tmp_path / "bundle", Recipe(dense=True, merged=True))
-    engine = replace(open_runtime(made_for("fp32"), settings).engine, precision="int8")
-    with pytest.raises(RuntimeRefused, match=r"runs in int8 on onnxruntime, but shared runs need fp32"):
-        open_together(both, engine, settings)
+    def together(bundle: Bundle, engine: Engine, settings: Settings) -> Together:
+        return Together(bundle.schema, OnnxRuntime(bundle, "cpu", 1, TOGETHER), settings.max_candidates)
+
+    model.open_together = together  # type: ignore[attr-defined]
+    runs.obey()
 
 
 def test_a_graph_for_one_user_is_refused(merging: Bundle, tmp_path: Path) -> None:
-    model = build_ranker(merging.schema, Recipe(), merged=True)
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    onnx.save(model, tmp_path / MERGED_RANKER)
+    graph = build_ranker(merging.schema, Recipe(), merged=True)
+    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(graph, tmp_path / MERGED_RANKER)
     with pytest.raises(
         BundleError, match=r"ranker\.merged\.onnx: input user_categorical takes 1 requests; its first axis"
     ):
@@ -115,7 +111,7 @@ def test_a_service_that_merges_fails_only_whom_it_must(tmp_path: Path) -> None:
             request = {**request, "context": {"hour": POISON_HOUR}}
         return running.score(request).status_code
 
-    with live_service(tmp_path / "bundle", tmp_path, prepare=runs.obey, merge="on") as running:
+    with live_service(tmp_path / "bundle", tmp_path, prepare=partial(_merge_on_cpu, runs)) as running:
         before = running.metric("msd_run_rows_count")
         with ThreadPoolExecutor(48) as clients:
             with runs.held():

@@ -1,21 +1,16 @@
-"""Baselines for MSD: the networks logistic regression, DeepFM, DIN and DCN-V2, and trees on counts.
+"""Networks other than MSD's own: the baselines logistic regression, DeepFM, DIN and DCN-V2, and the lean ranker.
 
-Networks have the same tensors, embedding width and dropout rates. If the schema has vectors, they are dense inputs.
+All have the same tensors, embedding width and dropout rates. If the schema has vectors, they are dense inputs of the
+baselines.
 """
 
 from abc import ABC, abstractmethod
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor, nn
 
-from msd.contract.schema import SIDES, Bag, Categorical, FeatureSchema, Side
-from msd.dataset.split import Part
-from msd.ranker.features import Features
-from msd.ranker.lean_network import LeanRanker
-from msd.ranker.model import Ranker, RankerConfig, SideEmbedding, Tensors
+from msd.contract.schema import SIDES, FeatureSchema, Side
+from msd.ranker.model import BLOCKS, Ranker, RankerConfig, SideEmbedding, Tensors
 
 _ASKING: tuple[Side, Side] = ("user", "context")
 _ATTENTION = 36
@@ -198,6 +193,41 @@ class DcnV2(_Deep):
         return logits
 
 
+class LeanRanker(Ranker):
+    """A `Ranker` without work per pair of candidate and history item: the history enters as its mean, computed once per
+    request.
+
+    One linear layer over fields, numbers and vectors of both sides and the target's agreement with that mean; beside it
+    the user's affinity and the count model, as in `Ranker`.
+    """
+
+    def __init__(self, schema: FeatureSchema, config: RankerConfig, conversions: bool = False) -> None:
+        super().__init__(schema, config, conversions)
+        del self.overlaps, self.attend
+        width = sum(self._width(schema, side, config) for side in self.sides) + config.interest + 1 + self.blocks
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 1)
+        self.conversion = nn.Linear(width, 1) if conversions else None
+
+    def _network(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> list[Tensor]:
+        n, mask = target_ND.shape[0], tensors["history_mask"]
+        sides = {side: self._side(tensors, side).expand(n, -1) for side in self.sides}
+        parts = [*sides.values(), torch.log1p(mask.sum(1, keepdim=True)).expand(n, -1) / 2]
+        parts.append(target_ND * _mean(history_BLD, mask))
+        if self.blocks:
+            # All vectors have the same length, so the mean cosine is the product with the mean vector.
+            pairs = zip(
+                _mean(tensors["history_semantic"], mask).chunk(BLOCKS, -1),
+                tensors["item_semantic"].chunk(BLOCKS, -1),
+                strict=True,
+            )
+            parts += [(of_history * target).sum(-1, keepdim=True) / target.shape[-1] for of_history, target in pairs]
+        x = self.norm(torch.cat(parts, -1))
+        logits: Tensor = self.head(x).squeeze(-1)
+        if self.affinity is not None:
+            logits = logits + self.affinity(tensors["user_categorical"][:, self.user_id], self._side(tensors, "item"))
+        return [logits] if self.conversion is None else [logits, self.conversion(x).squeeze(-1)]
+
+
 def _embeddings(schema: FeatureSchema, config: RankerConfig) -> nn.ModuleDict:
     return nn.ModuleDict({side: SideEmbedding(schema, side, config) for side in SIDES if schema.indexed(side)})
 
@@ -238,35 +268,3 @@ def new_network(schema: FeatureSchema, config: RankerConfig, conversions: bool =
     if config.network == "lean":
         return LeanRanker(schema, config, conversions)
     return _BASELINES[config.network](schema, config)
-
-
-def counts_baseline(features: Features, events: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
-    """Return click probabilities [len(events)] of trees trained on window and train rows: dense features of both sides
-    and the context (numbers, smoothed click rates, counts, ages), bags of both sides as indicators, categories as
-    codes. No IDs, no vectors."""
-    columns = _columns(features)
-    trained = features.of_part(Part.WINDOW, Part.TRAIN)
-    trees = HistGradientBoostingClassifier(learning_rate=0.05, max_iter=400, early_stopping=True, random_state=seed)
-    labels, impressions = features.outcomes(trained)
-    # Weights of 1 grow the same trees as no weights, but cost a pass over all rows per quantile, 254 of each column.
-    trees.fit(columns[trained], labels, impressions if (impressions != 1).any() else None)
-    probabilities: NDArray[np.float64] = trees.predict_proba(columns[events])[:, 1]
-    return probabilities
-
-
-def _columns(features: Features) -> NDArray[np.float32]:
-    parts = [features.context_dense.numpy(), features.context_categorical.numpy().astype(np.float32)]
-    for side in (features.user, features.item):
-        # The last dense column, if the schema has vectors, says whether there is one.
-        vectors = features.schema.semantic(side.entities.side) is not None
-        parts.append(side.dense.numpy()[:, : side.dense.shape[1] - vectors])
-        rows = side.rows.numpy()
-        for field in features.schema.indexed(side.entities.side):
-            values = side.entities.categorical[:, features.schema.columns[field.name]]
-            if isinstance(field, Categorical) and not field.is_id:
-                parts.append(values[rows].astype(np.float32))
-            elif isinstance(field, Bag):
-                indicators = np.zeros((len(values), field.size), np.float32)
-                np.put_along_axis(indicators, values, 1.0, axis=1)
-                parts.append(indicators[:, 1:][rows])
-    return np.concatenate(parts, axis=1)

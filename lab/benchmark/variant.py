@@ -1,4 +1,4 @@
-"""Model variants, the lines of a benchmark's tables: network, vectors and training. `msd train` tries some of them too.
+"""Model variants, the lines of a benchmark's tables: network, vectors and training.
 
 Trains nothing.
 """
@@ -11,17 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.dataset.load import Dataset
-from msd.ranker.baselines import counts_baseline
+from msd.evaluation.baselines import counts_baseline
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.teachers.knowledge import KnowledgeBase
 
 # Source of a network's vectors; with None, its schema has no columns for vectors.
-# `student_items` and `student_with_users`: without and with users' vectors, whatever a benchmark gives the others.
+# `student_with_users`: with users' vectors, whatever a benchmark gives the others.
 # `untaught`: of a student that was not trained on the seed's valid and test items.
 Source = Literal[
     "student",
-    "student_items",
     "student_with_users",
     "untaught",
     "explicit",
@@ -84,9 +83,6 @@ UNTUNED_OURS = Variant(UNTUNED, "ablation", "student")
 WITHOUT_SEMANTICS = Variant(PLAIN, "baseline")
 WITHOUT_FUSION = replace(UNTUNED_OURS, name="without_item_fusion", changes={"fusion": False})
 WITHOUT_SELECTOR = replace(UNTUNED_OURS, name="without_selector", changes={"selected": None})
-WITHOUT_USER_KNOWLEDGE = Variant("without_user_knowledge", "ablation", "student_items")
-# Variants that `msd train --choose` tries beside `UNTUNED_OURS`, each without one part; the simplest first.
-SIMPLER = (WITHOUT_SEMANTICS, WITHOUT_USER_KNOWLEDGE, WITHOUT_FUSION, WITHOUT_SELECTOR)
 
 
 def standard_variants() -> tuple[Variant, ...]:

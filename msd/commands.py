@@ -1,0 +1,119 @@
+"""The commands of `msd`: where each is, what it needs, and its group in the help. Imports none of them."""
+
+import difflib
+import importlib
+import os
+from typing import NamedTuple
+
+import typer
+
+from msd.contract.errors import MsdError
+
+
+class Command(NamedTuple):
+    """`module` has the Typer app `app`; `extra` names the extras of the package that it needs."""
+
+    module: str
+    extra: str
+    help: str
+    app: str = "app"
+
+
+LAB = "lab"
+GROUPS: dict[str, dict[str, Command]] = {
+    "Start": {
+        "quickstart": Command(
+            "msd.demo.quickstart", "train,cpu,client", "Serve a model of your own log in one command."
+        ),
+        "demo": Command("msd.demo.command", "demo,train,cpu,load", "Run the whole path on MovieLens-100K."),
+        "demo-creatives": Command(
+            "msd.demo.creatives", "demo,train,cpu,encode", "Run the whole path on randomised tests of headlines."
+        ),
+    },
+    "Your data": {
+        "data": Command("msd.dataset.command", "train", "Make, fetch and check datasets."),
+        "teach": Command(
+            "msd.teachers.command", "train", "Ask a large language model what it knows of items and users."
+        ),
+        "join": Command(
+            "msd.feedback.join_command", "train", "Make training data from a request log, or compare arms."
+        ),
+        "tensors": Command("msd.ranker.tensors_command", "train", "Write a dataset's tensors for a model of your own."),
+    },
+    "Train": {
+        "distill": Command("msd.student.command", "train", "Train the student on what the teacher wrote."),
+        "train": Command("msd.training.train_command", "train", "Train the CTR model with the student's vectors."),
+        "lean": Command("msd.training.lean_command", "train", "Train the lean ranker, which scores under overload."),
+        "evaluate": Command(
+            "msd.evaluation.evaluate_command", "train", "Measure models and baselines on the test rows."
+        ),
+        "export": Command("model_export.command", "train,cpu", "Export a trained model as a bundle."),
+    },
+    "Serve": {
+        "serve": Command("service.command", "cpu", "Answer scoring requests over HTTP."),
+        "publish": Command("operations.publish_command", "cpu", "Copy a bundle's rows to Redis and make them current."),
+        "delta": Command(
+            "operations.bundles", "cpu", "Write the changed rows between two exports of a bundle.", "delta"
+        ),
+        "catalogue": Command(
+            "operations.catalogue.command", "cpu,encode,log", "Make rows for items that a bundle's export did not know."
+        ),
+        "rollback": Command(
+            "operations.bundles", "cpu", "Return to the previous bundle, in a folder or in Redis.", "rollback"
+        ),
+        "recalibrate": Command(
+            "msd.feedback.recalibrate_command", "train", "Correct the calibration of served models by logged clicks."
+        ),
+    },
+    "Operate": {
+        "check": Command("operations.check.command", "cpu", "Find problems of a deployment and say how to fix them."),
+        "key": Command("operations.key", "cpu", "Create an API key and its entry for the key file."),
+        "sign": Command(
+            "operations.bundles", "cpu,sign", "Sign a bundle for services that require signatures.", "signing"
+        ),
+        "pack": Command("operations.bundles", "cpu", "Pack a bundle into one file and print its digest.", "packing"),
+        "fetch": Command(
+            "operations.bundles", "cpu,fetch", "Fetch a packed bundle by its digest and unpack it.", "fetching"
+        ),
+        "replay": Command("operations.replay.recorded", "cpu", "Score recorded or logged requests again and compare."),
+    },
+    "Measure": {
+        "bench": Command("loadtest.running_command", "load", "Measure the latency of a running service."),
+        "load": Command("loadtest.session.command", "load", "Load-test a service and draw latency against load."),
+        LAB: Command(LAB, "", "Benchmarks, races and chaos tests; only in the project's checkout."),
+    },
+}
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items() if name != LAB}
+_LOG_REPLAY = Command("operations.replay.log", "cpu,log", "")
+
+
+def lab_commands() -> dict[str, Command]:
+    """Return the laboratory's commands. Raises MsdError outside a checkout."""
+    try:
+        from lab import COMMANDS as commands
+    except ModuleNotFoundError:
+        raise MsdError("`msd lab` needs the project's checkout; the installed package does not contain it") from None
+    return {name: Command(*command) for name, command in commands.items()}
+
+
+def find(name: str, *arguments: str) -> Command:
+    """Return the command called `name`, or that of `msd lab` called `arguments[0]`. Raises MsdError."""
+    commands = COMMANDS
+    if name == LAB:
+        name, commands = arguments[0], lab_commands()
+    # A log is a folder or a Parquet file, and is scored here; requests for a running service are JSON lines.
+    elif name == "replay" and any(os.path.isdir(path) or path.endswith(".parquet") for path in arguments):
+        return _LOG_REPLAY
+    if name not in commands:
+        near = difflib.get_close_matches(name, [*commands, *([LAB] if commands is COMMANDS else [])], 1)
+        raise MsdError(
+            f"no command {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; `msd --help` lists them")
+        )
+    return commands[name]
+
+
+def load(name: str, *arguments: str) -> typer.Typer:
+    """Import a command's package and return its app. Raises MsdError and what the import raises."""
+    command = find(name, *arguments)
+    app: typer.Typer = getattr(importlib.import_module(command.module), command.app)
+    return app
