@@ -69,7 +69,7 @@ def hurried(
 ) -> Iterator[Hurried]:
     folder = tmp_path_factory.mktemp("lean")
     runs = ModelRuns(folder)
-    settings: dict[str, Any] = {"lean": "on", "log_dir": folder / "log", "log_sample": 1, "log_flush_seconds": 0.1}
+    settings: dict[str, Any] = {"lean": "on", "log_dir": folder / "log", "log_sample": 1, "LOG_FLUSH_S": 0.1}
     native = "on" if request.param == "native" else "off"
     with (
         live_service(lean_bundle.folder, folder, prepare=runs.obey, native=native, **settings) as service,
@@ -188,7 +188,7 @@ def _other_inputs(folder: Path) -> None:
         (_flip, "lean.onnx: its SHA-256 differs from the manifest's"),
         (lambda folder: (folder / LEAN_RANKER).unlink(), "lean.onnx: missing; copy the bundle again"),
         (
-            lambda folder: (folder / LEAN_RANKER).unlink() or reseal(folder),
+            lambda folder: ((folder / LEAN_RANKER).unlink(), reseal(folder)),
             "does not list lean.onnx, but has a record of it",
         ),
         (lambda folder: reseal(folder, lean=None), "lists lean.onnx, but has no record of it"),
