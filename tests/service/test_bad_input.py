@@ -133,15 +133,6 @@ def test_another_content_type(client: httpx.Client, content_type: str) -> None:
     assert error_of(answer, 415)["code"] == "unsupported_media_type"
 
 
-def test_no_content_type_and_compression(service: LiveService) -> None:
-    with service.client() as client:
-        error_of(client.post("/v1/score", content=but()), 415)
-        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-        error_of(client.post("/v1/score", content=but(), headers=headers), 415)
-        headers = {"Content-Type": "Application/JSON; charset=utf-8"}
-        assert client.post("/v1/score", content=but(), headers=headers).status_code == 200
-
-
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
@@ -272,10 +263,6 @@ def test_heads_that_are_too_large_or_no_heads(service: LiveService, name: str) -
         assert b"\r\nconnection: close" in told
         assert json.loads(body)["error"]["code"] == _CODES[status]
     assert service.score(GOOD).status_code == 200
-
-
-def test_http_1_0_needs_no_host(service: LiveService) -> None:
-    assert talk(service, b"GET /health/live HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
 
 EXPECTING = HEAD + b"Expect: 100-continue\r\nConnection: close\r\n"

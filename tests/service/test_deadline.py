@@ -1,8 +1,6 @@
 """The header that says how long a request may take: what it may say, and that all of the work keeps to it."""
 
 import asyncio
-import json
-import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,21 +73,6 @@ def test_a_generous_deadline_changes_nothing(service: LiveService) -> None:
                 for headers in ({}, {"X-Deadline-Ms": "60000"})
             )
             assert one.content == other.content
-
-
-def test_a_request_whose_time_is_over_when_it_has_come_is_not_scored(service: LiveService) -> None:
-    body = json.dumps(golden_requests()[0]).encode()
-    head = (
-        b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Deadline-Ms: 20\r\n"
-        b"Content-Length: %d\r\n\r\n" % len(body)
-    )
-    runs = service.metric('msd_stage_seconds_count{stage="run"}')
-    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
-        connection.sendall(head)
-        time.sleep(0.05)
-        connection.sendall(body)
-        assert connection.recv(12) == b"HTTP/1.1 504"
-    assert service.metric('msd_stage_seconds_count{stage="run"}') == runs
 
 
 def test_near_the_end_the_first_are_scored_and_the_others_get_the_prior(bundle: Bundle, tmp_path: Path) -> None:
@@ -170,15 +153,6 @@ def test_never_more_is_run_than_is_asked_for_nor_a_run_of_nobody(
     assert (fitting == rows) == (expected <= seconds)
     if 0 < fitting < rows:
         assert learned.of(fitting, 0.0) <= seconds
-
-
-def test_what_was_learned_of_another_time_is_forgotten() -> None:
-    learned = LearnedSeconds(share=0.25, most=4.0)
-    learned.learn(200, 0.1)
-    cuts = 0
-    while learned.fitting(200, 0.01) < 200:
-        cuts += 1
-    assert 1 < cuts < 20
 
 
 class Proportional:

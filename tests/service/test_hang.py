@@ -6,7 +6,6 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -184,34 +183,9 @@ def test_nobody_waits_for_ever(service: LiveService, runs: ModelRuns, way: dict[
     assert service.metric("msd_queued_rows") == 0
 
 
-def test_a_connection_goes_on_after_a_run_was_given_up(service: LiveService, runs: ModelRuns) -> None:
-    with runs.held(), service.client() as client:
-        first = given_up(client)
-        runs.let_others_pass()
-        found = [client.post("/v1/score", json=PLAIN) for _ in range(2)]
-    assert [one.status_code for one in (first, *found)] == [504, 200, 200]
-
-
 def test_the_service_ends_with_a_run_at_hand(service: LiveService, runs: ModelRuns) -> None:
     with runs.held(), service.client() as client:
         # On a busy machine a request may be late before its run begins.
         wait_until(lambda: given_up(client).status_code == 504 and service.metric("msd_longest_run_seconds") > 0)
         assert service.terminate() == 1
     assert any(line["event"] == "run_left_behind" for line in service.log())
-
-
-def test_what_cannot_be_taken_on_is_refused_before_it_is_parsed(bundle: Bundle, tmp_path: Path) -> None:
-    runs = ModelRuns(tmp_path)
-    most = {**PLAIN, **PYTHONS, "candidates": {"id": [f"i{n}" for n in range(100)]}}
-    with (
-        live_service(bundle.folder, tmp_path, prepare=runs.obey, max_candidates=100, MAX_QUEUED_ROWS=100) as service,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        with runs.held():
-            asked = pool.submit(service.score, most)
-            wait_until(lambda: service.metric("msd_queued_rows") == 100)
-            with service.client() as client:
-                # What is no JSON at all would get 400.
-                answer = client.post("/v1/score", content=b"[" * 5_000, headers={"content-type": "application/json"})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "overloaded")
-        assert asked.result().status_code == 200

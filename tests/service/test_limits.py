@@ -153,13 +153,6 @@ def test_a_body_that_comes_late_is_read_by_every_route(narrow: LiveService) -> N
     assert answer.count(b"HTTP/1.1 200 ") == 2
 
 
-def test_an_offer_may_be_cut_anywhere(narrow: LiveService) -> None:
-    offer = POST.replace(b"Host: x\r\n", b"Host: x\r\nConnection: upgrade\r\nUPGRADE: h2c\r\n")
-    start = offer.index(b"\r\nUPGRADE")
-    for cut in range(start, start + 12, 3):
-        assert talk(narrow, offer[:cut], offer[cut:], LAST).count(b"HTTP/1.1 200 ") == 2
-
-
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 FRAMING = {
     "chunks of one byte": b"1\r\n \r\n" * 100_000,
@@ -180,14 +173,6 @@ def test_what_stands_between_the_bytes_of_a_body_is_bounded(narrow: LiveService,
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
     assert b"connection: close" in answer
     assert closed(narrow, "bad_http") == before + 1
-
-
-def test_many_chunks_and_an_extension_are_read(narrow: LiveService) -> None:
-    chunks = b"".join(b"1;a=b\r\n%b\r\n" % BODY[place : place + 1] for place in range(len(BODY)))
-    wire = CHUNKED.replace(b"Host: x\r\n", b"Host: x\r\nConnection: close\r\n") + chunks + b"0\r\nA: b\r\n\r\n"
-    assert talk(narrow, *(wire[start : start + 1_000] for start in range(0, len(wire), 1_000))).startswith(
-        b"HTTP/1.1 200 "
-    )
 
 
 def test_a_trailer_is_no_header(narrow: LiveService) -> None:
@@ -317,15 +302,6 @@ def test_unfinished_requests_are_bounded_together(small: LiveService, name: str)
     finally:
         for one in clients:
             one.close()
-    wait_until(lambda: held(small) == 0)
-
-
-def test_bodies_that_come_whole_one_after_the_other_are_read(small: LiveService) -> None:
-    body = json.dumps(GOOD).encode()
-    body += b" " * (MOST - len(body))
-    with small.client(headers={"Content-Type": "application/json"}) as client:
-        for _ in range(20):
-            assert client.post("/v1/score", content=body).status_code == 200
     wait_until(lambda: held(small) == 0)
 
 

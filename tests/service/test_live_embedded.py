@@ -112,13 +112,6 @@ def test_bad_batches_are_refused_like_bad_requests(live: LiveService, body: byte
     assert plain.status_code == 415
 
 
-def test_a_batch_is_taken_whole_or_refused_whole(live: LiveService) -> None:
-    good = event("g0", "u5", "i1")
-    assert tell(live, good, {**good, "type": "view"}).status_code == 422
-    assert tell(live, *[good] * 1_001).status_code == 413
-    assert tell(live, good).json() == {"accepted": 1, "duplicates": 0}
-
-
 def test_kills_lose_and_repeat_nothing(bundle: Bundle, tmp_path: Path) -> None:
     """Clients send events, and send them again until they are answered, while the service is killed and restarted."""
     state, port = tmp_path / "state", free_port()

@@ -1,7 +1,6 @@
 """What the service refuses to start on, or never becomes ready with: the reason is one clear message."""
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -85,15 +84,6 @@ def test_mistaken_settings_are_refused(bundle: Bundle) -> None:
     assert "msd-ctr[gpu]" in refusal(bundle.folder, "--provider", "cuda")
     assert "needs MSD_REDIS_URL" in refusal(bundle.folder, "--store", "redis")
     assert "colour" in refusal(bundle.folder, "--redis", "redis://:hunter2@localhost/0?colour=red")
-
-
-def test_a_port_in_use_is_refused(bundle: Bundle) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        said = run_msd("serve", str(bundle.folder), "--port", str(port))
-
-    assert said.returncode == 2
-    assert f"cannot listen on 127.0.0.1 port {port}" in said.stderr
 
 
 def break_goldens(folder: Path) -> None:

@@ -137,13 +137,6 @@ def test_a_callers_trace_goes_on_with_a_span_for_each_stage(watched: Watched) ->
     assert [line["trace_id"] for line in lines] == [TRACE]
 
 
-def test_a_caller_that_does_not_record_its_trace_gets_none(watched: Watched) -> None:
-    quiet = watched.ask(f"00-{TRACE}-{SPAN}-00")
-    watched.spans_of(watched.ask(None))
-
-    assert quiet not in {attributes(span).get("msd.request_id") for span in watched.collector.spans}
-
-
 @pytest.mark.parametrize("parent", ["", "00-0-0-01", "ff-" + "a" * 200, b"\xff\x80\xfe", f"00-{'0' * 32}-{SPAN}-01"])
 def test_a_hostile_parent_begins_a_fresh_trace(watched: Watched, parent: str | bytes) -> None:
     spans = watched.spans_of(watched.ask(parent))

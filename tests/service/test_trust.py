@@ -106,12 +106,6 @@ def test_whatever_is_tampered_with_is_found(signed: Path, keys: Keys, name: str)
     assert said in str(raised.value)
 
 
-def test_without_a_proof_a_forged_mark_is_believed(signed: Path) -> None:
-    """Why one who asks for signatures has everything hashed each time."""
-    _forge_mark(signed)
-    assert open_bundle(signed).folder == signed
-
-
 def test_any_of_several_keys_will_do(signed: Path, keys: Keys, tmp_path: Path) -> None:
     both = tmp_path / "both.txt"
     both.write_bytes(Keys(tmp_path, "other").public.read_bytes() + b"\n" + keys.public.read_bytes())
