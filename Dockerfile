@@ -37,8 +37,8 @@ COPY requirements/cpu.txt requirements/
 RUN --mount=type=cache,target=/var/cache/pip \
     /opt/tools/bin/pip --python /opt/msd/bin/python install \
     --no-compile --only-binary :all: --no-deps --require-hashes -r requirements/cpu.txt
-COPY image/prune.py image/
-RUN /opt/msd/bin/python image/prune.py \
+COPY requirements/prune.py requirements/
+RUN /opt/msd/bin/python requirements/prune.py \
     && /opt/msd/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/msd/lib
 
 FROM tools AS gpu-packages
@@ -46,8 +46,8 @@ COPY requirements/gpu.txt requirements/
 RUN --mount=type=cache,target=/var/cache/pip \
     /opt/tools/bin/pip --python /opt/msd/bin/python install \
     --no-compile --only-binary :all: --no-deps --require-hashes -r requirements/gpu.txt
-COPY image/prune.py image/
-RUN /opt/msd/bin/python image/prune.py \
+COPY requirements/prune.py requirements/
+RUN /opt/msd/bin/python requirements/prune.py \
     && /opt/msd/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/msd/lib \
     && mkdir /opt/msd/cuda && find /opt/msd/lib -path '*/nvidia/*/lib/*.so*' -exec ln -s -t /opt/msd/cuda {} +
 

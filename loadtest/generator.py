@@ -22,13 +22,12 @@ from itertools import cycle
 from select import select
 from types import TracebackType
 from typing import NamedTuple, Self
-from urllib.parse import urlsplit
 
-from loadtest.arrivals import Times
 from loadtest.connection import Address, Connection
-from loadtest.http_client import ClientError
+from loadtest.http_client import ClientError, host_and_port
 from loadtest.outcome import Outcome
 from loadtest.promptness import prompt
+from loadtest.traffic import Times
 
 _WATCH_S = 0.1
 _START_S = 0.02
@@ -47,16 +46,13 @@ class Target:
 
     @property
     def place(self) -> tuple[str, int]:
-        """Host and port."""
-        parts = urlsplit(self.url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise ClientError(f"{self.url!r} is not a service's address, such as http://127.0.0.1:8080")
-        return parts.hostname, parts.port or 80
+        """Host and port. Raises ClientError for anything but an http address."""
+        return host_and_port(self.url)
 
     @property
     def bodies(self) -> list[bytes]:
         """Return the requests' bodies."""
-        return [one.partition(b"\r\n\r\n")[2] for one in self.requests]
+        return [request.partition(b"\r\n\r\n")[2] for request in self.requests]
 
 
 @dataclass(frozen=True)

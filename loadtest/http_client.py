@@ -5,11 +5,12 @@ for a result.
 import http.client
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
+from loadtest.outcome import Durations
 from msd.contract.errors import MsdError
 
 _HEADERS: Mapping[str, str] = {"Content-Type": "application/json"}
@@ -34,19 +35,24 @@ class Reply(NamedTuple):
             raise ClientError(f"{where} answered {self.status}: {self.body[:300].decode(errors='replace')}")
 
 
+def host_and_port(url: str) -> tuple[str, int]:
+    """Return a service's host and port. Raises ClientError for anything but an http address."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or parts.scheme != "http":
+        raise ClientError(f"{url!r} is not a service's address, such as http://127.0.0.1:8080")
+    return host, port or 80
+
+
 class ServiceConnection:
     """Sends scoring requests one after another."""
 
     def __init__(self, url: str, timeout: float = 10.0) -> None:
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host = port = None
-        if not host or parts.scheme != "http":
-            raise ClientError(f"{url!r} is not a service's address, such as http://127.0.0.1:8080")
         self._url = url
-        self._connection = http.client.HTTPConnection(host, port or 80, timeout=timeout)
+        self._connection = http.client.HTTPConnection(*host_and_port(url), timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +102,19 @@ class ServiceConnection:
             self._connection.close()
             raise ClientError(f"{self._url}: no reply: {error or type(error).__name__}") from error
         return Reply(response.status, content, time.perf_counter() - start)
+
+
+def measure_latency(url: str, bodies: Iterable[bytes], warmup: int = 0, path: str = "/v1/score") -> Durations:
+    """Return the time of each request after the first `warmup`, of one client in a closed loop. Raises ClientError for
+    any reply but 200."""
+    durations = Durations()
+    with ServiceConnection(url) as client:
+        for number, body in enumerate(bodies):
+            reply = client.post(path, body)
+            reply.check(200, url)
+            if number >= warmup:
+                durations.record(reply.seconds)
+    return durations
 
 
 def wait_until(

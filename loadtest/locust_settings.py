@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from loadtest.routes import Route
+from loadtest.requests import Route
 from loadtest.traffic import Mix, Traffic, mix_of
 from msd.contract.errors import MsdError
 

@@ -14,7 +14,7 @@ import sys
 from locust import FastHttpUser, LoadTestShape, constant_throughput, events, task
 
 from loadtest.locust_settings import BUNDLE, CANDIDATES, MANY, SHAPE, SHAPES, LocustSettings, users_at
-from loadtest.routes import OPENRTB, SCORE, Route, as_bid_request
+from loadtest.requests import OPENRTB, SCORE, Route, as_bid_request
 from msd.contract.errors import MsdError
 
 
@@ -38,23 +38,17 @@ class AdServer(FastHttpUser):
     def on_start(self) -> None:
         """Give each user a seed of its own."""
         type(self)._started += 1
-        settings = LocustSettings.from_environ(os.environ)
-        self._traffic, self._route, self._headers = (
-            settings.traffic(self._started),
-            settings.route,
-            dict(settings.headers),
-        )
+        self._settings = LocustSettings.from_environ(os.environ)
+        self._traffic = self._settings.traffic(self._started)
         self._bodies = self._traffic.bodies()
 
     @task
     def score(self) -> None:
         """Send one scoring request."""
-        body = next(self._bodies)
-        if self._route is Route.OPENRTB:
+        path, body, headers = SCORE, next(self._bodies), dict(self._settings.headers)
+        if self._settings.route is Route.OPENRTB:
             path, body = OPENRTB, as_bid_request(body, self._traffic.mapping)
-        else:
-            path = SCORE
-        with self.client.post(path, data=body.decode(), headers=self._headers, catch_response=True) as reply:
+        with self.client.post(path, data=body.decode(), headers=headers, catch_response=True) as reply:
             if reply.status_code != 200:
                 reply.failure(f"{reply.status_code}: {reply.text[:200]}")
 

@@ -1,12 +1,46 @@
 """Outcomes of a run of requests. Knows no connections."""
 
+from array import array
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import median
-from typing import Any
+from typing import Any, Self
 
-from loadtest.durations import Durations
+import numpy as np
+
+
+class Durations:
+    """Recorded durations, in seconds: an exact list, eight bytes each.
+
+    A histogram would bound the memory of endless runs; here an hour of 2,000 requests/s takes 58 MB. Recording time
+    matters more beside a measured service: hdrhistogram takes 1.4 µs, this .2.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = array("d")
+
+    def record(self, seconds: float) -> None:
+        """Record one."""
+        self._seconds.append(seconds)
+
+    def add(self, other: Self) -> None:
+        """Record all of another list."""
+        self._seconds.extend(other._seconds)
+
+    @property
+    def count(self) -> int:
+        """The number of durations."""
+        return len(self._seconds)
+
+    @property
+    def mean_ms(self) -> float:
+        """The mean in milliseconds, NaN without any."""
+        return 1e3 * float(np.mean(self._seconds)) if self._seconds else float("nan")
+
+    def percentile_ms(self, percent: float) -> float:
+        """Return a percentile in milliseconds, NaN without any."""
+        if not self._seconds:
+            return float("nan")
+        return 1e3 * float(np.percentile(self._seconds, percent, method="inverted_cdf"))
 
 
 @dataclass
@@ -63,36 +97,3 @@ class Outcome:
             "client_late_p99_ms": round(self.late.percentile_ms(99), 3) if self.late.count else None,
             "client_cpu_us": round(1e6 * self.cpu_seconds / max(1, sum(self.statuses.values())), 1),
         }
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """Runs of one kind, in order."""
-
-    outcomes: tuple[Outcome, ...]
-
-    @property
-    def merged(self) -> Outcome:
-        """Return all runs as one."""
-        whole = Outcome(0.0)
-        for outcome in self.outcomes:
-            whole.add(outcome)
-        return whole
-
-    def median(self, of: Callable[[Outcome], float]) -> float:
-        """Return a figure's median over the runs, because a few may have been disturbed."""
-        return median(map(of, self.outcomes))
-
-    def ratio(self, other: "Rounds", of: Callable[[Outcome], float]) -> float:
-        """Return the median ratio of a figure to that of another's run in the same round."""
-        return median(of(one) / of(its) for one, its in zip(self.outcomes, other.outcomes, strict=True))
-
-
-def goodput(outcome: Outcome) -> float:
-    """Requests per second that were scored within a run."""
-    return outcome.goodput
-
-
-def p50_ms(outcome: Outcome) -> float:
-    """The median latency."""
-    return outcome.latency.percentile_ms(50)

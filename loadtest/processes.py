@@ -51,18 +51,6 @@ def ours(name: str, bundle: Path, workers: int | Literal["auto"], redis: str | N
     )
 
 
-def naive(name: str, bundle: Path, graph: Path, workers: int, redis: str | None) -> Service:
-    """Return the naive service on uvicorn with a number of worker processes, rows from Redis or from memory."""
-    factory = ("--factory", "lab.naive.app:app", "--workers", str(workers), "--port", "{port}")
-    where = {"NAIVE_BUNDLE": str(bundle), "NAIVE_GRAPH": str(graph)}
-    return Service(
-        name,
-        (sys.executable, "-m", "uvicorn", *factory, "--no-access-log", "--log-level", "warning"),
-        where if redis is None else {**where, "NAIVE_REDIS": redis},
-        "/health",
-    )
-
-
 class Running:
     """A running service. Its output goes to a file in `logs`; unless it `is_read`, to a pipe that fills up."""
 
@@ -187,7 +175,7 @@ def end(services: Sequence[Running]) -> None:
         one.join()
 
 
-def told(*arguments: str) -> str:
+def msd_output(*arguments: str) -> str:
     """Return the output of a `msd` command. Raises ProcessError with its output if it fails."""
     command = [sys.executable, "-m", "msd", *arguments]
     done = subprocess.run(command, env=_environment({}), text=True, capture_output=True, check=False)
@@ -198,12 +186,12 @@ def told(*arguments: str) -> str:
 
 def publish(bundle: Path, redis: str) -> None:
     """Run `msd publish`. Raises ProcessError with its output."""
-    told("publish", str(bundle), "--redis", redis)
+    msd_output("publish", str(bundle), "--redis", redis)
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment without variables that would affect the services."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MSD_", "NAIVE_"))}
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     path = os.pathsep.join(filter(None, (str(root), kept.get("PYTHONPATH"))))
     return {**kept, "PYTHONPATH": path, **given}

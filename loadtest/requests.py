@@ -1,14 +1,47 @@
-"""Requests as bytes on the wire, in the format of each kind of service. Sends nothing."""
+"""Requests as bytes on the wire, as scoring requests or as BidRequests of one impression. Sends nothing."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from enum import StrEnum
 from itertools import islice
 from typing import Any
 
 from loadtest.traffic import Traffic
+from msd.contract.errors import MsdError
+from msd.contract.openrtb import OpenrtbMapping
 
-Form = Callable[[Sequence[bytes]], list[bytes]]
-"""Converts our service's bodies to whole HTTP requests of another."""
+SCORE, OPENRTB = "/v1/score", "/v1/openrtb"
+IMPRESSION = "1"
+
+
+class Route(StrEnum):
+    """How requests are sent."""
+
+    SCORE = "score"
+    OPENRTB = "openrtb"
+
+
+def as_bid_request(body: bytes, mapping: OpenrtbMapping) -> bytes:
+    """Return a body of /v1/score as one of /v1/openrtb, with the user and the mapped features at their paths.
+
+    Unmapped features are left out. Raises MsdError for a body with texts or features of ads, which the route refuses.
+    """
+    document = json.loads(body)
+    if "items" in document:
+        raise MsdError("BidRequests take no texts or features of ads: set the share of unknown ads to 0")
+    imp: dict[str, Any] = {"id": IMPRESSION}
+    request: dict[str, Any] = {"id": "load", "imp": [imp]}
+    context = document.get("context") or {}
+    values = {mapping.user_id[0]: document["user_id"]}
+    values |= {path: context[name] for name, path in mapping.features.items() if name in context}
+    for path, value in values.items():
+        *way, last = path.split(".")
+        place = request
+        for key in way:
+            place = imp if key == "imp" and place is request else place.setdefault(key, {})
+        place[last] = value
+    more = {name: document[name] for name in ("at", "top_k") if name in document}
+    return json.dumps({"request": request, "candidates": {IMPRESSION: document["candidates"]}, **more}).encode()
 
 
 def some_bodies(traffic: Traffic, count: int) -> list[bytes]:
@@ -17,13 +50,8 @@ def some_bodies(traffic: Traffic, count: int) -> list[bytes]:
 
 
 def in_columns(bodies: Sequence[bytes]) -> list[bytes]:
-    """Return requests for our service."""
-    return [http_request("/v1/score", body) for body in bodies]
-
-
-def in_objects(bodies: Sequence[bytes]) -> list[bytes]:
-    """Return requests for the naive service: a list of objects, one per candidate."""
-    return [http_request("/score", json.dumps(_in_objects(json.loads(body))).encode()) for body in bodies]
+    """Return scoring requests."""
+    return [http_request(SCORE, body) for body in bodies]
 
 
 def http_request(path: str, body: bytes, **headers: str) -> bytes:
@@ -32,15 +60,3 @@ def http_request(path: str, body: bytes, **headers: str) -> bytes:
     named |= {name.replace("_", "-"): value for name, value in headers.items()}
     head = "".join(f"{name}: {value}\r\n" for name, value in named.items())
     return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body
-
-
-def headers_of(request: bytes) -> dict[str, str]:
-    """Return the headers of such bytes."""
-    lines = request.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
-    return dict(line.split(": ", 1) for line in lines)
-
-
-def _in_objects(document: dict[str, Any]) -> dict[str, Any]:
-    candidates = document["candidates"]
-    objects = [{"id": one, "bid": bid} for one, bid in zip(candidates["id"], candidates["bid"], strict=True)]
-    return {"user_id": document["user_id"], "candidates": objects}

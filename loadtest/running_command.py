@@ -1,24 +1,21 @@
 """`msd bench BUNDLE`: latency of a running service, with one client or under arrivals at a rate."""
 
 import json
-from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 
-from loadtest.arrivals import Arrivals, Times, bursts, constant, poisson
-from loadtest.durations import Durations
 from loadtest.generator import Target, open_loop
-from loadtest.latency import measure_latency
+from loadtest.http_client import measure_latency
 from loadtest.outcome import Outcome
-from loadtest.requests import http_request
-from loadtest.routes import OPENRTB, SCORE, Route, as_bid_request
-from loadtest.traffic import Traffic, mix_of, mix_text
+from loadtest.requests import OPENRTB, SCORE, Route, as_bid_request, http_request
+from loadtest.traffic import Arrivals, Traffic, bursts, constant, mix_of, mix_text, poisson
 
 _BODIES = 1_000
 
@@ -56,56 +53,35 @@ def running(
     """Measure latency with one client in a closed loop, or, with --rate, from when each request was due."""
     mix = mix_of(candidates)
     traffic = Traffic(bundle, mix)
-    path, bodies = _sent(traffic, route)
+    path, bodies = SCORE, traffic.bodies()
+    if route is Route.OPENRTB:
+        path, bodies = OPENRTB, map(partial(as_bid_request, mapping=traffic.mapping), bodies)
     if rate is not None:
-        _tell(_under_arrivals(url, path, bodies, _ARRIVALS[arrivals](rate, seconds, 0), seconds), rate, as_json)
+        times = _ARRIVALS[arrivals](rate, seconds, 0)
+        sent = [http_request(path, body) for body in islice(bodies, min(_BODIES, len(times) + 1))]
+        _print_outcome(open_loop(Target(url, sent), times, seconds), rate, as_json)
         return
-    with Progress(console=Console(stderr=True)) as bars:
-        bar = bars.add_task("Sending requests", total=warmup + requests)
-        some = islice(bodies, warmup + requests)
-
-        def progress(number: int) -> None:
-            bars.update(bar, completed=number + 1)
-
-        latency = measure_latency(url, some, warmup, progress, path)
-    told = {"requests": latency.count, "candidates": mix_text(mix) if len(mix) > 1 else next(iter(mix))}
-    figures = _percentiles(latency)
+    measured = islice(bodies, warmup + requests)
+    shown = track(measured, "Sending requests", warmup + requests, console=Console(stderr=True))
+    latency = measure_latency(url, shown, warmup, path)
+    sizes = mix_text(mix) if len(mix) > 1 else next(iter(mix))
+    percentiles = {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99, "max_ms": 100}
+    figures = {name: latency.percentile_ms(percent) for name, percent in percentiles.items()}
     if as_json:
-        typer.echo(json.dumps(told | figures))
+        typer.echo(json.dumps({"requests": latency.count, "candidates": sizes, **figures}))
         return
-    typer.echo(f"{told['requests']} requests of {told['candidates']} candidates: {_times(figures)}")
+    shown_times = ", ".join(f"{name[:3]} {milliseconds:.2f} ms" for name, milliseconds in list(figures.items())[:3])
+    typer.echo(f"{latency.count} requests of {sizes} candidates: {shown_times}")
 
 
-def _sent(traffic: Traffic, route: Route) -> tuple[str, Iterator[bytes]]:
-    """Return path and bodies of the requests. Raises MsdError if the bundle does not map BidRequests."""
-    if route is not Route.OPENRTB:
-        return SCORE, traffic.bodies()
-    mapping = traffic.mapping
-    return OPENRTB, (as_bid_request(body, mapping) for body in traffic.bodies())
-
-
-def _percentiles(latency: Durations) -> dict[str, float]:
-    names = {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99, "max_ms": 100}
-    return {name: latency.percentile_ms(percent) for name, percent in names.items()}
-
-
-def _times(figures: dict[str, float]) -> str:
-    return ", ".join(f"{name[:3]} {milliseconds:.2f} ms" for name, milliseconds in list(figures.items())[:3])
-
-
-def _under_arrivals(url: str, path: str, bodies: Iterator[bytes], times: Times, seconds: float) -> Outcome:
-    some = [http_request(path, body) for body in islice(bodies, min(_BODIES, len(times) + 1))]
-    return open_loop(Target(url, some), times, seconds)
-
-
-def _tell(outcome: Outcome, rate: float, as_json: bool) -> None:
+def _print_outcome(outcome: Outcome, rate: float, as_json: bool) -> None:
     found = outcome.as_json()
     if as_json:
         typer.echo(json.dumps({"rate": rate, **found}))
         return
     others = {status: count for status, count in found["statuses"].items() if status != "200" and count}
-    told = "".join(f", {count} {status}" for status, count in others.items())
-    typer.echo(f"{outcome.offered} requests at {rate:g} a second, {outcome.goodput:.1f} a second scored{told}")
+    replies = "".join(f", {count} {status}" for status, count in others.items())
+    typer.echo(f"{outcome.offered} requests at {rate:g} a second, {outcome.goodput:.1f} a second scored{replies}")
     if outcome.latency.count:
         names = {"p50_ms": "p50", "p99_ms": "p99", "p99.9_ms": "p99.9"}
         typer.echo(", ".join(f"{name} {found[key]:.2f} ms" for key, name in names.items()) + ", from when it was due")

@@ -27,11 +27,6 @@ class StageSeconds:
             {name: value - before.counts[name] for name, value in self.counts.items()},
         )
 
-    @property
-    def overhead_share(self) -> float:
-        """Return the share of a request's time in the service outside the model's run."""
-        return 1 - self.seconds["run"] / self.seconds[_WHOLE]
-
     def mean_ms(self, stage: str) -> float:
         """Return the mean of a stage, or of a whole request."""
         return 1e3 * self.seconds[stage] / self.counts[stage]

@@ -1,9 +1,9 @@
 """Requests as an ad server sends them: users and items of a bundle by Zipf's law, its context's values, N candidates,
-bids, and optionally unknown ads.
+bids, and optionally unknown ads; and the times at which they arrive.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ from msd.contract.schema import Categorical, FeatureSchema
 _ZIPF_EXPONENT = 1.1
 _WORDS = ("summer", "city", "garden", "night", "family", "mountain", "music", "vintage", "robot", "coffee")
 
+Times = NDArray[np.float64]
+"""Arrival times: seconds from the start of a run, in order."""
+Arrivals = Callable[[float, float, int], Times]
+"""Returns arrival times for a rate per second, a duration and a seed."""
 Mix = Mapping[int, float]
 """Weights of numbers of candidates; they need not sum to 1."""
 
@@ -37,7 +41,7 @@ class Traffic:
         self._rng = np.random.default_rng(seed)
         self._users = self._rng.permutation(_ids(opened, "user"))
         self._items = self._rng.permutation(_ids(opened, "item"))
-        self._chances = {len(ids): _zipf(len(ids)) for ids in (self._users, self._items)}
+        self._chances = {len(ids): zipf(len(ids)) for ids in (self._users, self._items)}
         mix = {candidates: 1.0} if isinstance(candidates, int) else candidates
         self._counts, shares = list(mix), np.array(list(mix.values()))
         self._shares = shares / shares.sum()
@@ -116,11 +120,28 @@ def _ids(bundle: Bundle, side: RowSide) -> list[str]:
     return [row_id for row_id, _ in file.scan(0, file.count)]
 
 
-def _zipf(count: int) -> NDArray[np.float64]:
+def zipf(count: int) -> NDArray[np.float64]:
     """Return the probability of each index below `count`: the k-th as 1 / k^1.1."""
     weights = np.arange(1, count + 1) ** -_ZIPF_EXPONENT
     chances: NDArray[np.float64] = weights / weights.sum()
     return chances
+
+
+def constant(rate: float, seconds: float, seed: int = 0) -> Times:
+    """Return one arrival every 1 / rate seconds."""
+    return np.arange(int(rate * seconds)) / rate
+
+
+def poisson(rate: float, seconds: float, seed: int = 0) -> Times:
+    """Return independent arrivals: the gaps are exponentially distributed."""
+    rng = np.random.default_rng(seed)
+    # Given their number, the times of a Poisson process are uniform.
+    return np.sort(rng.uniform(0, seconds, rng.poisson(rate * seconds)))
+
+
+def bursts(rate: float, seconds: float, seed: int = 0, size: int = 8) -> Times:
+    """Return bursts of `size` at the times of a Poisson process."""
+    return np.repeat(poisson(rate / size, seconds, seed), size)
 
 
 def _context(schema: FeatureSchema, rng: np.random.Generator) -> dict[str, str]:

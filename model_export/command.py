@@ -73,9 +73,6 @@ def export(
     explain: Annotated[
         Path | None, typer.Option(help="Also write what was factorised in the graph, what was not and why, as JSON.")
     ] = None,
-    merged: Annotated[
-        bool, typer.Option("--merged", help="Also write the graph that scores several requests per run, for GPUs.")
-    ] = False,
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also measure how uncertain scores are, for exploration.")
     ] = False,
@@ -98,7 +95,7 @@ def export(
     console.print(f"{source.dataset.events.height:,} events: {about(seconds)}", highlight=False)
     with _bar(console, requests) as advance:
         fresh = export_bundle(
-            source, folder, replay, requests, advance, precision.value, candidates, explain, merged, uncertainty
+            source, folder, replay, requests, advance, precision.value, candidates, explain, uncertainty
         )
     _tell(console, folder, "written" if fresh else "done before", time.perf_counter() - start)
 

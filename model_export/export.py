@@ -19,7 +19,6 @@ from model_export.encoder_precision import settle_encoder
 from model_export.errors import ExportError
 from model_export.fast_graph import FastGraph, fastest_graph
 from model_export.lean import lean_part
-from model_export.merged import asked_merged, prove_merged
 from model_export.parity import BundleRows, Expected, Parity, check_parity
 from model_export.precision.choice import Asked, choose
 from model_export.precision.evidence import Evidence
@@ -33,7 +32,6 @@ from msd.contract.bundle import (
     GOLDENS,
     ITEM_WORDS,
     LEAN_RANKER,
-    MERGED_RANKER,
     RANKER,
     USER_WORDS,
     Bundle,
@@ -74,7 +72,6 @@ class _Terms(NamedTuple):
     requests: int
     precision: Asked
     candidates: int
-    merged: bool
     uncertainty: bool
 
 
@@ -87,25 +84,23 @@ def export_bundle(
     precision: Asked = "fp32",
     candidates: int = 200,
     explain: Path | None = None,
-    merged: bool = False,
     uncertainty: bool = False,
 ) -> bool:
     """Write the bundle `out`; return False if all outputs exist already.
 
     Also write the proved requests to `replay`, and to `explain` what the pass did to each node of the graph. `progress`
     gets the current step and the number of rows done. `candidates`: expected number per request, for timing graphs and
-    precisions. `merged`: add a graph that scores several requests in one run. `uncertainty`: add the uncertainty of
-    scores.
+    precisions. `uncertainty`: add the uncertainty of scores.
     """
     start = time.perf_counter()
     made = source.recipe()
-    further = [name for name, is_asked in {"merged": merged, "uncertainty": uncertainty}.items() if is_asked]
+    further = ["uncertainty"] if uncertainty else []
     run = fingerprint_of(_FORMAT, made.fingerprint, requests, precision, candidates, *further)
     written = explain is None or explain.is_file()
     if written and is_done(out, run) and (replay is None or _is_replay_of(replay, open_bundle(out, rows=False))):
         return False
     with new_bundle(out) as folder:
-        parity, fast = _fill(folder, made, _Terms(requests, precision, candidates, merged, uncertainty), progress)
+        parity, fast = _fill(folder, made, _Terms(requests, precision, candidates, uncertainty), progress)
         if replay:
             write_text_atomic(replay, _replay_lines(parity))
         if explain:
@@ -127,7 +122,6 @@ def _fill(folder: Path, made: Recipe, terms: _Terms, progress: Progress) -> tupl
     progress("Factorising the graph", 0)
     fast = fastest_graph(graph, made.schema, terms.candidates, evidence.request)
     chosen = choose(fast.graph, made.heads, terms.precision, terms.candidates, evidence, progress)
-    together = asked_merged(made, chosen.record.chosen) if terms.merged else None
     progress("Judging the encoder", 0)
     encoder = _settle_encoder(made, folder, terms.precision, evidence, chosen.run)
     if encoder:
@@ -147,10 +141,6 @@ def _fill(folder: Path, made: Recipe, terms: _Terms, progress: Progress) -> tupl
         fast.graph,
         None if chosen.record.chosen == "fp32" else chosen.run,
     )
-    if together:
-        progress("Proving requests together", 0)
-        prove_merged(together, made.heads, BundleRows(Bundle(folder, draft)), parity.goldens, TOLERANCE)
-        write_bytes_atomic(folder / MERGED_RANKER, together)
     lean = None
     if made.lean:
         rows, wide = BundleRows(Bundle(folder, draft)), parity.goldens

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_export.merged import merged_graph
 from model_export.ranker import heads_of, ranker_graph, torch_scores
 from model_export.recipe import LeanRecipe, Recipe
 from msd.contract.bundle import HOW_SURE
@@ -48,7 +47,6 @@ class ExportInputs:
             schema=trained.schema,
             heads=heads_of(trained),
             graph=lambda: ranker_graph(trained),
-            merged=lambda: merged_graph(trained),
             scores=lambda tensors: torch_scores(trained, tensors),
             scored_by="torch",
             vectors=self.vectors,

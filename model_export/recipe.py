@@ -35,18 +35,16 @@ class LeanRecipe:
 class Recipe:
     """All contents of a bundle.
 
-    `graph`: makes the ranker in fp32 on the schema's tensors, with one output [N] per head. `merged`: the same for
-    several requests in one run (`msd.contract.merge`), if possible. `scores`: expected scores [H, N] of a request's
-    tensors, computed by `scored_by`. `adaptors`: applied to vectors before they enter rows. `student`: makes the
-    semantics of cold ads, if there are any. `cold_ads`: measures their quality on the valid rows, if possible.
-    `provenance`: origin, for the manifest. `lean`: a graph for overload.
+    `graph`: makes the ranker in fp32 on the schema's tensors, with one output [N] per head. `scores`: expected scores
+    [H, N] of a request's tensors, computed by `scored_by`. `adaptors`: applied to vectors before they enter rows.
+    `student`: makes the semantics of cold ads, if there are any. `cold_ads`: measures their quality on the valid rows,
+    if possible. `provenance`: origin, for the manifest. `lean`: a graph for overload.
     """
 
     dataset: Dataset
     schema: FeatureSchema
     heads: Sequence[str]
     graph: Callable[[], bytes]
-    merged: Callable[[], bytes] | None
     scores: Callable[[Tensors], NDArray[np.float32]]
     scored_by: str
     vectors: StudentVectors

@@ -34,7 +34,6 @@ class AdminServer(HttpServer):
         self._thread.join(LINGER_S)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and log the address."""
         await super().startup()
         self._log.info("admin_listening", host=self.address[0], port=self.address[1])
 

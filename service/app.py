@@ -68,7 +68,6 @@ class _App(FastAPI):
     scoring: dict[str, ASGIApp]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         app = self.scoring.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         await (super().__call__ if app is None else app)(scope, receive, send)
 
@@ -94,7 +93,6 @@ def _add_operations(app: FastAPI, components: Components) -> None:
 
 
 def _add_layers(app: FastAPI, components: Components) -> None:
-    """Add the routes, and the layers that all requests pass."""
     settings, guard = components.settings, components.guard
     app.add_middleware(BodyMiddleware, settings=settings)
     if guard is not None:

@@ -11,7 +11,7 @@ from msd.contract.errors import MsdError
 from service import limits
 from service.cold.cold_ads import open_cold_ads
 from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle
-from service.deployment.readiness import Readiness, Starter
+from service.deployment.readiness import Readiness, make_ready
 from service.deployment.shadowing import Shadowing
 from service.deployment.source import alone
 from service.explainer import ExplainBudget, Explainer
@@ -66,7 +66,7 @@ class Components:
         self.queue = RunQueue(metrics, admission, threads)
         self.liveness = Liveness(limits.HANG_S, self.queue.heartbeat, metrics)
         self.readiness = Readiness(metrics, self.liveness.hangs)
-        self._starter = Starter(self.readiness, settings.max_candidates)
+        self._starting: asyncio.Task[None] | None = None
         self.live = open_live_store(settings) if settings.live else None
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
         self._cold_ads = open_cold_ads(settings, [model.bundle for model in first.models.values()], metrics)
@@ -98,24 +98,22 @@ class Components:
 
     @asynccontextmanager
     async def alive(self, _: object) -> AsyncIterator[None]:
-        """Run background work while the app runs."""
-        self._starter.begin(list(self.serving.current.models.values()))
-        if self._cold_ads is not None:
-            bundles = [model.bundle for model in self.serving.current.models.values()]
-            self._cold_ads.open(bundles, self.readiness.loading)
-        tasks = self._begun()
+        tasks = self._background_tasks()
         try:
             yield
         finally:
-            self._starter.end()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.queue.close()
             await _close(self._shadowing, self.request_log, self.tracing, self._cold_ads, self.serving, self.live)
 
-    def _begun(self) -> list[asyncio.Task[None]]:
-        tasks = []
+    def _background_tasks(self) -> list[asyncio.Task[None]]:
+        models = list(self.serving.current.models.values())
+        self._starting = asyncio.create_task(make_ready(self.readiness, models, self.settings.max_candidates))
+        if self._cold_ads is not None:
+            self._cold_ads.open([model.bundle for model in models], self.readiness.loading)
+        tasks = [self._starting]
         if self.guard is not None:
             tasks.append(asyncio.create_task(self.guard.watch()))
         if self._corrections is not None:
@@ -126,11 +124,11 @@ class Components:
 
     def _turn(self, lineup: Lineup) -> None:
         self._tell(lineup)
-        self._starter.end()
+        if self._starting is not None:
+            self._starting.cancel()
         self.readiness.proved()
 
     def _tell(self, lineup: Lineup) -> None:
-        self.metrics.generation.set(lineup.generation)
         self.metrics.serves(
             [(model.bundle.bundle_id, model.version, model.store.name) for model in lineup.models.values()],
             [model.engine for model in lineup.models.values()],
@@ -183,7 +181,6 @@ class _Closes(Protocol):
 
 
 async def _close(*parts: _Closes | None) -> None:
-    """Close the parts that exist, one after the other."""
     for part in parts:
         if part is not None:
             await part.close()

@@ -51,7 +51,6 @@ class KnownGroups:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """Return the groups that the request has."""
         there = {group for part in self._parts if self._says_something(part) for group in part.groups}
         return tuple(group for group in GROUPS if group in there)
 
@@ -202,7 +201,6 @@ class Explainer:
         return values
 
     async def _run(self, model: Model, tensors: Tensors, scored: Scored, terms: Terms) -> NDArray[np.float64]:
-        """[N] log-odds, corrected as the scores were."""
         rows, correction = len(scored.scores[_HEAD]), scored.correction
         ran = await self._queue.run(model.runner, tensors, rows, terms.deadline, terms.is_gone, is_spare=True)
         self._budget.spend(ran.run_s)

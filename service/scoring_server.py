@@ -78,7 +78,6 @@ class ScoringServer(HttpServer):
         return self._liveness.is_running
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the app, the listener and the rollout."""
         self._watchdog.listen()
         await super().startup()
         self._rollout.start()
@@ -90,7 +89,6 @@ class ScoringServer(HttpServer):
         self._log.info("listening", host=self.address[0], port=self.address[1], threads=self._threads)
 
     async def on_tick(self, counter: int) -> bool:
-        """Run ten times a second."""
         await super().on_tick(counter)
         self._liveness.beat()
         if counter % ONCE_A_SECOND == 0:

@@ -82,7 +82,6 @@ class Watchdog:
         self._wire.setblocking(False)
 
     def start(self) -> None:
-        """Start handling signals."""
         self.listen()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
@@ -130,7 +129,6 @@ class Watchdog:
             faulthandler.dump_traceback_later(self._ends_after_s, exit=True, file=_STDERR)
 
     def _say(self, hangs: dict[str, str]) -> None:
-        """Log once per hang."""
         if hangs and not self._has_said:
             faulthandler.dump_traceback(_STDERR)
             structlog.get_logger("msd.watchdog").error("hangs", **hangs)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("msd", "msd_client", "service", "operations", "native", "model_export", "loadtest", "lab", "image", "tests")
+OURS = ("msd", "msd_client", "service", "operations", "native", "model_export", "loadtest", "lab", "tests")
 HEAVY = {"torch", "polars", "sklearn", "transformers", "onnx", "scipy", "pandas"}
 
 
@@ -81,18 +81,6 @@ ARROWS = [
             "service.live.live_state",
             "service.redis.keys",
         ),
-    ),
-    Arrow(
-        "image",
-        (
-            "image",
-            "lab.chaos.hostile",
-            "lab.chaos.http_fuzz",
-            "loadtest.http_client",
-            "msd.contract",
-            "service.request_log.files",
-        ),
-        forbidden=frozenset(HEAVY),
     ),
 ]
 EXEMPT = {"msd.commands"}

@@ -5,150 +5,143 @@ Everything compared runs in turns on one machine, which the client shares.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab.bench.contestants import KINDS, Contestant, Contestants, Kind
-from lab.bench.figures import ArrivalFigures, BenchFigures, Best, Store, summarised
-from lab.bench.plan import BenchPlan
-from lab.bench.redis import redis_server
-from lab.bench.round_robin import RoundRobin
+from lab.bench.contestants import KINDS, OWN, Contestant, Contestants, Kind, Urls
+from lab.bench.figures import StoreRounds, arrival_figures, limits, store_figures
+from lab.bench.rounds import closed_rounds, goodput, p50_ms, poisson_run
+from lab.bench.row_lookup import row_lookup_figures
 from lab.benchmark.machine import machine_now
-from lab.benchmark.row_lookup import row_lookup_figures
-from lab.reference.bundles import made_bundles
-from loadtest.outcome import Outcome, Rounds, goodput
+from lab.reference.bundles import Makings, made_bundles
 from loadtest.stages import StageSeconds, spent
 from msd.report import Heard
 
-OWN: tuple[Kind, ...] = ("fp32", "best")
 _HELD_LOAD, _OVERLOAD = 0.7, 2.0
-Urls = Mapping[Kind, str]
+_STEPS = 9
 
 
-def bench_services(plan: BenchPlan, work: Path, heard: Heard) -> dict[str, Any]:
+@dataclass(frozen=True)
+class BenchPlan:
+    """The length of each part.
+
+    A round is `seconds` of one service. Throughput has `rounds` of each service, in turns, with `clients` and the best
+    number of `workers`. `loads` are shares of its own capacity; 70 % is held for `open_seconds`, and 200 % has
+    `deadline_ms`. Look-ups among `many_rows` are compared with those among `few_rows`.
+    """
+
+    makings: Makings = field(default_factory=Makings)
+    seconds: float = 2.0
+    rounds: int = 5
+    open_seconds: float = 15.0
+    workers: tuple[int, ...] = (1, 2)
+    clients: int = 8
+    counts: tuple[int, ...] = (20, 50, 200, 500, 1_000)
+    loads: tuple[float, ...] = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)
+    bodies: int = 1_000
+    deadline_ms: int = 50
+    many_rows: int = 10_000_000
+    few_rows: int = 100_000
+
+    @property
+    def short(self) -> float:
+        """Seconds of a round with one client."""
+        return self.seconds / 2
+
+
+def bench_services(plan: BenchPlan, work: Path, progress: Heard) -> dict[str, Any]:
     """Return all figures, ready for JSON. `work` keeps bundles and logs. Raises MsdError if a service fails."""
     start = time.perf_counter()
-    bundles = made_bundles(work / "bundles", plan.makings, heard)
-    rounds_of = RoundRobin(heard, plan.total_seconds)
-    with Contestants(bundles, plan, work / "logs") as contestants:
-        heard("Starting Redis and the services", 0, math.ceil(plan.total_seconds))
+    bundles = made_bundles(work / "bundles", plan.makings, progress)
+    candidates = plan.makings.candidates
+    with Contestants(bundles, work / "logs", plan.bodies) as contestants:
+        progress("Choosing numbers of workers", 0, _STEPS)
         contestants.publish()
-        best, urls = _chosen(rounds_of, contestants, plan)
-        redis = _store(rounds_of, contestants, plan, best, urls, plan.rounds)
-        capacity = {name: rounds.median(goodput) for name, rounds in redis.throughput.items()}
-        strict = {Contestant(kind, best.workers[kind], True, plan.deadline_ms) for kind in OWN}
-        strict_urls = {entry.kind: url for entry, url in contestants.start(strict).items()}
-        held = {
-            kind: _held(rounds_of, contestants, plan, kind, (urls, strict_urls), best.clients[kind]) for kind in OWN
-        }
-        contestants.stop(strict)
-        load = {
-            kind: _curve(rounds_of, contestants, plan, kind, urls[kind], capacity[kind]) for kind in ("naive", "best")
-        }
-        counts = _counts(rounds_of, contestants, plan, urls)
-        heard("Waiting for a changed row", *rounds_of.so_far)
-        delta = contestants.delta_visible_ms("best", urls["best"])
-        contestants.stop(Contestant(kind, best.workers[kind], in_redis=True) for kind in KINDS)
-        started = contestants.start(Contestant(kind, best.workers[kind], in_redis=False) for kind in KINDS)
-        files = {entry.kind: url for entry, url in started.items()}
-        file = _store(rounds_of, contestants, plan, best, files, math.ceil(plan.rounds / 2))
-    with redis_server() as server:
-        rows = row_lookup_figures(
-            work / "rows",
-            server,
-            lambda doing: heard(f"Rows: {doing}", *rounds_of.so_far),
-            plan.many_rows,
-            plan.few_rows,
-        )
+        workers, urls = _chosen(contestants, plan)
+        targets = contestants.targets(urls, candidates)
+        progress("Rows from Redis", 1, _STEPS)
+        redis = _store(contestants, plan, urls, plan.rounds)
+        progress("Holding 70 % of capacity, offering 200 %", 2, _STEPS)
+        arrivals = {kind: _arrivals(contestants, plan, kind, workers[kind], urls[kind], redis) for kind in OWN}
+        progress("Latency against load", 3, _STEPS)
+        curve: dict[str, list[dict[str, Any]]] = {"naive": [], "best": []}
+        for kind, points in curve.items():
+            for load in plan.loads:
+                rate = load * redis.throughput[kind].median(goodput)
+                points.append({"rate": round(rate, 1)} | poisson_run(targets[kind], rate, plan.seconds, 3).as_json())
+        progress("Latency by candidates", 4, _STEPS)
+        counts = {count: closed_rounds(contestants.targets(urls, count), 1, plan.short, 1) for count in plan.counts}
+        progress("Waiting for a changed row", 5, _STEPS)
+        delta = contestants.delta_visible_ms("best", targets["best"])
+        contestants.stop(Contestant(kind, workers[kind], in_redis=True) for kind in KINDS)
+        progress("Rows in memory or the bundle's file", 6, _STEPS)
+        files = contestants.start(Contestant(kind, workers[kind], in_redis=False) for kind in KINDS)
+        file = _store(contestants, plan, {entry.kind: url for entry, url in files.items()}, math.ceil(plan.rounds / 2))
+    rows = row_lookup_figures(
+        work / "rows", lambda doing: progress(f"Rows: {doing}", 7, _STEPS), plan.many_rows, plan.few_rows
+    )
     machine = machine_now()
-    found = BenchFigures(
-        cores=machine["cores"],
-        load=_HELD_LOAD,
-        candidates=plan.candidates,
-        precision=bundles.precision,
-        best=best,
-        redis=redis,
-        file=file,
-        held=held,
-        curve=load,
-        counts=counts,
-        delta_visible_ms=delta,
-        rows=rows,
+    return {
+        "redis": store_figures(redis),
+        "file": store_figures(file),
+        "arrivals": arrivals,
+        "limits": limits(redis, machine["cores"], workers["best"], _HELD_LOAD),
+        "rows": rows,
+        "delta_visible_ms": delta,
+        "load_curve": curve,
+        "p50_ms_by_candidates": {
+            kind: {str(count): round(found[kind].median(p50_ms), 4) for count, found in counts.items()}
+            for kind in KINDS
+        },
+        "precision": bundles.precision,
+        "candidates": candidates,
+        "workers": workers,
+        "machine": machine,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def _chosen(contestants: Contestants, plan: BenchPlan) -> tuple[dict[Kind, int], Urls]:
+    """Find the number of workers with the most throughput for each service; stop the others."""
+    started = contestants.start(Contestant(kind, count, in_redis=True) for count in plan.workers for kind in KINDS)
+    candidates = plan.makings.candidates
+    targets = {entry: contestants.targets({entry.kind: url}, candidates)[entry.kind] for entry, url in started.items()}
+    found = closed_rounds({str(entry): target for entry, target in targets.items()}, plan.clients, plan.short, 2)
+    rate: Callable[[Contestant], float] = lambda entry: found[str(entry)].median(goodput)  # noqa: E731
+    best = {kind: max((entry for entry in started if entry.kind == kind), key=rate) for kind in KINDS}
+    contestants.stop(entry for entry in started if entry not in best.values())
+    return {kind: entry.workers for kind, entry in best.items()}, {kind: started[entry] for kind, entry in best.items()}
+
+
+def _store(contestants: Contestants, plan: BenchPlan, urls: Urls, rounds: int) -> StoreRounds:
+    targets = contestants.targets(urls, plan.makings.candidates)
+    moments = [_spent(urls)]
+    throughput = closed_rounds(targets, plan.clients, plan.seconds, rounds)
+    moments.append(_spent(urls))
+    latency = closed_rounds(targets, 1, plan.short, rounds)
+    moments.append(_spent(urls))
+    at_capacity, at_rest = (
+        {str(kind): after[kind].since(before[kind]) for kind in OWN}
+        for before, after in zip(moments[:-1], moments[1:], strict=True)
     )
-    heard("Done", 1, 1)
-    return summarised(found) | {"machine": machine, "seconds": round(time.perf_counter() - start, 1)}
-
-
-def _chosen(rounds_of: RoundRobin, contestants: Contestants, plan: BenchPlan) -> tuple[Best, Urls]:
-    """Find for each service the numbers of workers and clients with the most throughput; stop the others."""
-    urls = contestants.start(Contestant(kind, count, in_redis=True) for count in plan.workers for kind in KINDS)
-    tried: dict[Kind, dict[tuple[int, int], float]] = {kind: {} for kind in KINDS}
-    for clients in plan.clients:
-        targets = {str(one): contestants.target(one.kind, url, plan.candidates) for one, url in urls.items()}
-        found = rounds_of.closed("Choosing numbers of workers and clients", targets, clients, plan.short, 2)
-        for one in urls:
-            tried[one.kind][one.workers, clients] = found[str(one)].median(goodput)
-    chosen = {kind: max(rates, key=lambda numbers: rates[numbers]) for kind, rates in tried.items()}
-    best = Best(
-        workers={kind: workers for kind, (workers, _) in chosen.items()},
-        clients={kind: clients for kind, (_, clients) in chosen.items()},
-        tried=tried,
-    )
-    contestants.stop(one for one in urls if one.workers != best.workers[one.kind])
-    return best, {one.kind: url for one, url in urls.items() if one.workers == best.workers[one.kind]}
-
-
-def _store(
-    rounds_of: RoundRobin, contestants: Contestants, plan: BenchPlan, best: Best, urls: Urls, rounds: int
-) -> Store:
-    targets = contestants.targets(urls, plan.candidates)
-    before = _spent(urls)
-    throughput = rounds_of.closed("Measuring throughput", targets, best.clients, plan.seconds, rounds)
-    between = _spent(urls)
-    latency = rounds_of.closed("Measuring latency", targets, 1, plan.short, rounds)
-    after = _spent(urls)
-    return Store(
-        throughput,
-        latency,
-        {kind: after[kind].since(between[kind]) for kind in OWN},
-        {kind: between[kind].since(before[kind]) for kind in OWN},
-    )
+    return StoreRounds(throughput, latency, at_capacity, at_rest)
 
 
 def _spent(urls: Urls) -> dict[str, StageSeconds]:
     return {kind: spent(urls[kind]) for kind in OWN}
 
 
-def _held(
-    rounds_of: RoundRobin, contestants: Contestants, plan: BenchPlan, kind: Kind, urls: tuple[Urls, Urls], clients: int
-) -> ArrivalFigures:
+def _arrivals(
+    contestants: Contestants, plan: BenchPlan, kind: Kind, workers: int, url: str, redis: StoreRounds
+) -> dict[str, Any]:
     """Measure arrivals at 70 % of the current capacity; and at 200 %, with a strict deadline."""
-    usual, strict = (contestants.target(kind, one[kind], plan.candidates) for one in urls)
-    capacity = rounds_of.closed("Finding capacity", {kind: usual}, clients, plan.seconds, 1)[kind].merged.goodput
-    at70 = rounds_of.open("Holding 70 % of capacity", usual, _HELD_LOAD * capacity, plan.open_seconds, seed=1)
-    overload = rounds_of.open("Offering 200 %", strict, _OVERLOAD * capacity, plan.overload_seconds, seed=2)
-    return ArrivalFigures(capacity, at70, overload)
-
-
-def _curve(
-    rounds_of: RoundRobin, contestants: Contestants, plan: BenchPlan, kind: Kind, url: str, capacity: float
-) -> list[tuple[float, Outcome]]:
-    """Measure latency by rate."""
-    target = contestants.target(kind, url, plan.candidates)
-    return [
-        (
-            load * capacity,
-            rounds_of.open("Measuring latency against load", target, load * capacity, plan.seconds, seed=3),
-        )
-        for load in plan.loads
-    ]
-
-
-def _counts(
-    rounds_of: RoundRobin, contestants: Contestants, plan: BenchPlan, urls: Urls
-) -> dict[int, dict[str, Rounds]]:
-    return {
-        count: rounds_of.closed("Measuring by candidates", contestants.targets(urls, count), 1, plan.short, 1)
-        for count in plan.counts
-    }
+    entry = Contestant(kind, workers, in_redis=True, deadline_ms=plan.deadline_ms)
+    (strict_url,) = contestants.start([entry]).values()
+    usual, strict = (contestants.targets({kind: one}, plan.makings.candidates)[kind] for one in (url, strict_url))
+    capacity = closed_rounds({kind: usual}, plan.clients, plan.seconds, 1)[kind].median(goodput)
+    at70 = poisson_run(usual, _HELD_LOAD * capacity, plan.open_seconds, 1)
+    overload = poisson_run(strict, _OVERLOAD * capacity, 2 * plan.seconds, 2)
+    contestants.stop([entry])
+    return arrival_figures(capacity, at70, overload, redis.latency[kind].median(p50_ms))

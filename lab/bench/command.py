@@ -1,4 +1,4 @@
-"""`msd lab bench`: compare the service with a naive one, or with peers; start them."""
+"""`msd lab bench`: compare the service with a naive one, or with a general model server; start them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,21 +17,18 @@ def services(
     ] = None,
     work: Annotated[Path, typer.Option(help="A folder that keeps bundles, rows and logs.")] = Path("runs/bench"),
     seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each round; longer reduces noise.")] = 2.0,
-    peers: Annotated[
-        bool, typer.Option("--peers", help="Compare with general model servers, which are installed first.")
+    peer: Annotated[
+        bool, typer.Option("--peer", help="Compare with LitServe, a general model server, instead.")
     ] = False,
 ) -> None:
     """Our service against a naive one, in turns, over bundles of a reference model that is trained first."""
     check_writable(figures)
-    from lab.bench.bench import bench_services
-    from lab.bench.peers.contest import bench_peers
-    from lab.bench.peers.tables import peer_tables
-    from lab.bench.pictures import PICTURES
-    from lab.bench.plan import BenchPlan
-    from lab.bench.tables import tables
+    from lab.bench.bench import BenchPlan, bench_services
+    from lab.bench.peer import bench_peer, peer_tables
+    from lab.bench.report import PICTURES, tables
 
-    with bar() as heard:
-        found = (bench_peers if peers else bench_services)(BenchPlan(seconds=seconds), work, heard)
-    show((peer_tables if peers else tables)(found))
-    drawn = {} if peers or figures is None else {f"-{name}.svg": draw(found) for name, draw in PICTURES.items()}
+    with bar() as progress:
+        found = (bench_peer if peer else bench_services)(BenchPlan(seconds=seconds), work, progress)
+    show((peer_tables if peer else tables)(found))
+    drawn = {} if peer or figures is None else {f"-{name}.svg": draw(found) for name, draw in PICTURES.items()}
     write_figures(figures, found, drawn)

@@ -1,5 +1,7 @@
-"""The compared services and their requests. Measures nothing."""
+"""The compared services and their requests. Measures nothing but how soon a changed row is used."""
 
+import json
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -8,21 +10,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
-from lab.bench.delta import delta_visible_ms
-from lab.bench.plan import BenchPlan
+import numpy as np
+from redis import Redis
+
 from lab.bench.redis import redis_server
+from lab.naive.service import in_objects, naive
 from lab.reference.bundles import Bundles
 from loadtest.generator import Target
-from loadtest.http_client import wait_until
-from loadtest.processes import Running, Service, end, naive, ours, publish
-from loadtest.requests import Form, in_columns, in_objects, some_bodies
+from loadtest.http_client import ServiceConnection, wait_until
+from loadtest.processes import ProcessError, Running, Service, end, ours, publish
+from loadtest.requests import in_columns, some_bodies
 from loadtest.stages import is_filled
 from loadtest.traffic import Traffic
 from msd.contract.bundle import open_bundle
+from service.redis.keys import key_prefix
 
 Kind = Literal["naive", "fp32", "best"]
 KINDS: tuple[Kind, ...] = ("naive", "fp32", "best")
-FORMS: Mapping[Kind, Form] = {"naive": in_objects, "fp32": in_columns, "best": in_columns}
+OWN: tuple[Kind, ...] = ("fp32", "best")
+Urls = Mapping[Kind, str]
+_DELTA_WITHIN_S = 30.0
+_MOVED = 0.5
 
 
 class Contestant(NamedTuple):
@@ -41,13 +49,12 @@ class Contestant(NamedTuple):
 class Contestants:
     """Starts and stops services, and holds the requests; everything ends with the block."""
 
-    def __init__(self, bundles: Bundles, plan: BenchPlan, logs: Path) -> None:
-        self._bundles, self._plan, self._logs = bundles, plan, logs
+    def __init__(self, bundles: Bundles, logs: Path, bodies: int) -> None:
+        self._bundles, self._logs, self._count = bundles, logs, bodies
         self._stack = ExitStack()
         self._redis: dict[Kind, str] = {}
         self._running: dict[Contestant, Running] = {}
         self._bodies: dict[int, list[bytes]] = {}
-        self._requests: dict[tuple[Kind, int], list[bytes]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -60,51 +67,60 @@ class Contestants:
 
     def publish(self) -> None:
         """Publish both bundles: one Redis server each, because a server points to one bundle."""
-        bundles: dict[Kind, Path] = {"fp32": self._bundles.fp32, "best": self._bundles.best}
-        self._redis = {kind: self._stack.enter_context(redis_server()) for kind in bundles}
+        self._redis = {kind: self._stack.enter_context(redis_server()) for kind in OWN}
         with ThreadPoolExecutor() as threads:
-            list(threads.map(publish, bundles.values(), self._redis.values()))
+            list(threads.map(publish, map(self._bundle, OWN), self._redis.values()))
         self._redis["naive"] = self._redis["fp32"]
-
-    def delta_visible_ms(self, kind: Kind, url: str) -> float:
-        """Return the milliseconds from a row's change in Redis until it affects a score."""
-        bundle = self._bundles.fp32 if kind == "fp32" else self._bundles.best
-        bundle_id, body = open_bundle(bundle, rows=False).bundle_id, self._bodies[self._plan.candidates][0]
-        return delta_visible_ms(bundle_id, self._redis[kind], url, body)
 
     def start(self, entries: Iterable[Contestant]) -> dict[Contestant, str]:
         """Start services, and return their addresses once their caches are warm."""
-        new = list(entries)
-        for entry in new:
-            self._running[entry] = Running(self._service(entry), self._logs)
-        for entry in new:
-            self._running[entry].wait()
-        for entry in new:
+        new = {entry: Running(self._service(entry), self._logs) for entry in entries}
+        self._running |= new
+        for running in new.values():
+            running.wait()
+        for entry, running in new.items():
             if entry.kind != "naive":
-                url = self._running[entry].url
-                wait_until(f"{url}: its cache is filled", partial(is_filled, url))
-        return {entry: self._running[entry].url for entry in new}
+                wait_until(f"{running.url}: its cache is filled", partial(is_filled, running.url))
+        return {entry: running.url for entry, running in new.items()}
 
     def stop(self, entries: Iterable[Contestant]) -> None:
-        """Stop all started services."""
+        """Stop started services."""
         end([self._running.pop(entry) for entry in entries])
 
-    def targets(self, urls: Mapping[Kind, str], candidates: int, kinds: Iterable[Kind] = KINDS) -> dict[str, Target]:
-        """Return the services with their requests, which are the same for all."""
-        return {kind: self.target(kind, urls[kind], candidates) for kind in kinds}
-
-    def target(self, kind: Kind, url: str, candidates: int) -> Target:
-        """Return one service with requests of a number of candidates."""
+    def targets(self, urls: Urls, candidates: int) -> dict[str, Target]:
+        """Return the services with requests of a number of candidates, which are the same for all."""
         if candidates not in self._bodies:
-            traffic = Traffic(self._bundles.fp32, candidates, seed=candidates)
-            self._bodies[candidates] = some_bodies(traffic, self._plan.bodies if self._is_usual(candidates) else 50)
-        key = (kind, candidates)
-        if key not in self._requests:
-            self._requests[key] = FORMS[kind](self._bodies[candidates])
-        return Target(url, self._requests[key])
+            self._bodies[candidates] = some_bodies(Traffic(self._bundles.fp32, candidates, candidates), self._count)
+        bodies = self._bodies[candidates]
+        return {
+            kind: Target(url, (in_objects if kind == "naive" else in_columns)(bodies)) for kind, url in urls.items()
+        }
 
-    def _is_usual(self, candidates: int) -> bool:
-        return candidates == self._plan.candidates
+    def delta_visible_ms(self, kind: Kind, target: Target) -> float:
+        """Return the milliseconds from a row's change in Redis, as `msd publish --delta` writes it, until it affects a
+        score: an item gets another's row.
+
+        Raises ProcessError if the change does not arrive.
+        """
+        prefix = key_prefix(open_bundle(self._bundle(kind), rows=False).bundle_id, "item")
+        with ServiceConnection(target.url) as client, Redis.from_url(self._redis[kind]) as rows:
+            body = target.bodies[0]
+            request, scores = json.loads(body), client.scores(body)
+            lowest, highest = (request["candidates"]["id"][int(place(scores))] for place in (np.argmin, np.argmax))
+            single = json.dumps({**request, "candidates": {"id": [lowest]}}).encode()
+            client.scores(single)
+            row = rows.get(prefix + highest)
+            if row is None:
+                raise ProcessError(f"{self._redis[kind]}: has no row of {highest}")
+            rows.set(prefix + lowest, row)
+            changed = time.monotonic()
+            while abs(client.scores(single)[0] - min(scores)) <= _MOVED * (max(scores) - min(scores)):
+                if time.monotonic() > changed + _DELTA_WITHIN_S:
+                    raise ProcessError(f"a changed row was not scored with within {_DELTA_WITHIN_S:g} s")
+            return round(1e3 * (time.monotonic() - changed), 1)
+
+    def _bundle(self, kind: Kind) -> Path:
+        return self._bundles.best if kind == "best" else self._bundles.fp32
 
     def _service(self, entry: Contestant) -> Service:
         kind, workers, in_redis, deadline_ms = entry
@@ -112,6 +128,5 @@ class Contestants:
         redis = self._redis[kind] if in_redis else None
         if kind == "naive":
             return naive(name, self._bundles.fp32, self._bundles.tiled, workers, redis)
-        bundle = self._bundles.fp32 if kind == "fp32" else self._bundles.best
         settings = {"deadline_ms": deadline_ms} if deadline_ms else {}
-        return ours(name, bundle, workers, redis, **settings)
+        return ours(name, self._bundle(kind), workers, redis, **settings)

@@ -1,162 +1,90 @@
 """Converts outcomes to reported figures. Measures nothing."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from lab.bench.limits import latency_limits, throughput_limit
-from lab.benchmark.row_lookup import RowsFigures
-from loadtest.outcome import Outcome, Rounds, goodput, p50_ms
+import numpy as np
+
+from lab.bench.rounds import Rounds, goodput, p50_ms
+from loadtest.outcome import Outcome
 from loadtest.stages import StageSeconds
-from msd.contract.precision import Precision
+from loadtest.traffic import poisson
 
-_OWN = ("fp32", "best")
+_TURNS = 500_000
 
 
-@dataclass(frozen=True)
-class Store:
-    """All three services over one kind of store: at capacity, with one client, and our services' own time: `spent` with
-    one client, `spent_at_capacity`."""
+class StoreRounds(NamedTuple):
+    """All services over one kind of store, by kind: rounds at capacity and with one client; and our services' own time
+    at capacity and with one client."""
 
     throughput: Mapping[str, Rounds]
     latency: Mapping[str, Rounds]
-    spent: Mapping[str, StageSeconds]
     spent_at_capacity: Mapping[str, StageSeconds]
-
-    def shortest_run_s(self, kind: str) -> float:
-        """Return the shortest run time: a core may be slow after idling or when shared."""
-        return min(one[kind].mean_ms("run") for one in (self.spent, self.spent_at_capacity)) / 1e3
+    spent: Mapping[str, StageSeconds]
 
 
-@dataclass(frozen=True)
-class ArrivalFigures:
-    """A service under arrivals at 70 % and at 200 % of its capacity, in requests per second, measured just before."""
-
-    capacity: float
-    at70: Outcome
-    overload: Outcome
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best numbers of workers and clients; tried: requests per second by kind and numbers."""
-
-    workers: Mapping[Any, int]
-    clients: Mapping[Any, int]
-    tried: Mapping[Any, Mapping[tuple[int, int], float]]
-
-
-@dataclass(frozen=True)
-class BenchFigures:
-    """All measurements. curve: by kind, rates and outcomes; counts: by candidates; cores: of the machine; `load`: the
-    share of capacity in the steady run."""
-
-    cores: int
-    load: float
-    candidates: int
-    precision: Precision
-    best: Best
-    redis: Store
-    file: Store
-    held: Mapping[Any, ArrivalFigures]
-    curve: Mapping[Any, Sequence[tuple[float, Outcome]]]
-    counts: Mapping[int, Mapping[str, Rounds]]
-    delta_visible_ms: float
-    rows: RowsFigures
-
-
-def summarised(found: BenchFigures) -> dict[str, Any]:
-    """Return the figures, headline first: both services on Redis, ours in the best precision unless said otherwise."""
-    best = _held(found, "best")
-    return {
-        **_of_store(found.redis),
-        **best,
-        **{f"{name}_fp32": value for name, value in _held(found, "fp32").items()},
-        **{name: getattr(found.rows, name) for name in ("lookup_ratio", "start_s_10m", "lookup_ratio_10m")},
-        "delta_visible_ms": found.delta_visible_ms,
-        "limits": _limits(found),
-        "precision": found.precision,
-        "candidates": found.candidates,
-        "workers": dict(found.best.workers),
-        "clients": dict(found.best.clients),
-        "requests_per_second_by_workers_and_clients": {
-            kind: {f"{workers}, {clients}": round(rate, 1) for (workers, clients), rate in rates.items()}
-            for kind, rates in found.best.tried.items()
-        },
-        "file": _of_store(found.file),
-        "rows": found.rows._asdict(),
-        "absolute": {"redis": _absolute(found.redis), "file": _absolute(found.file)},
-        "open_loop": {kind: _absolute_held(found.held[kind]) for kind in _OWN},
-        "stages_ms": {kind: _stages(found.redis, kind) for kind in _OWN},
-        "load_curve": {
-            kind: [{"rate": round(rate, 1), **outcome.as_json()} for rate, outcome in points]
-            for kind, points in found.curve.items()
-        },
-        "p50_ms_by_candidates": {
-            kind: {str(count): _round(one[kind].median(p50_ms)) for count, one in found.counts.items()}
-            for kind in next(iter(found.counts.values()))
-        },
-    }
-
-
-def _of_store(store: Store) -> dict[str, float]:
-    told: dict[str, float] = {}
-    for kind in _OWN:
-        told[f"throughput_ratio_{kind}"] = store.throughput[kind].ratio(store.throughput["naive"], goodput)
-        told[f"p50_ratio_{kind}"] = store.latency["naive"].ratio(store.latency[kind], p50_ms)
-        told[f"overhead_share_{kind}"] = store.spent[kind].overhead_share
-        mean_ms = store.latency[kind].merged.latency.mean_ms
-        told[f"overhead_share_client_{kind}"] = 1 - store.spent[kind].mean_ms("run") / mean_ms
-    return {name: _round(value) for name, value in told.items()}
-
-
-def _held(found: BenchFigures, kind: str) -> dict[str, float]:
-    held, rest = found.held[kind], found.redis.latency[kind].median(p50_ms)
-    told = {
-        "openloop70_p99_over_p50": held.at70.latency.percentile_ms(99) / rest,
-        "openloop70_p999_over_p50": held.at70.latency.percentile_ms(99.9) / rest,
-        "overload_goodput": held.overload.goodput / held.capacity,
-        "overload_p99_ms": held.overload.latency.percentile_ms(99),
-    }
-    return {name: _round(value) for name, value in told.items()}
-
-
-def _limits(found: BenchFigures) -> dict[str, float]:
-    """Return upper bounds of figures if only the model ran; for times, lower bounds."""
-    store, workers = found.redis, found.best.workers["best"]
-    naive = store.throughput["naive"].median(goodput)
-    told = {
-        f"throughput_ratio_{kind}": throughput_limit(found.cores, store.shortest_run_s(kind), naive) for kind in _OWN
-    }
-    waits = latency_limits(workers, found.load, (99, 99.9))
-    told |= dict(zip(("openloop70_p99_over_p50", "openloop70_p999_over_p50"), waits, strict=True))
-    return {name: _round(value) for name, value in told.items()}
-
-
-def _stages(store: Store, kind: str) -> dict[str, float]:
-    return store.spent[kind].as_json(store.latency[kind].merged.latency.mean_ms)
-
-
-def _absolute(store: Store) -> dict[str, Any]:
-    """Return figures of all rounds, and the medians of rounds from which ratios are made."""
-    return {
-        kind: {
-            "at_capacity": {**rounds.merged.as_json(), "median_goodput": _round(rounds.median(goodput))},
-            "one_client": {
-                **store.latency[kind].merged.as_json(),
-                "median_p50_ms": _round(store.latency[kind].median(p50_ms)),
-            },
+def store_figures(store: StoreRounds) -> dict[str, Any]:
+    """Return each service's throughput and latency; of ours, their ratios to the naive one's and where time goes."""
+    figures: dict[str, Any] = {}
+    for kind, throughput in store.throughput.items():
+        latency = store.latency[kind]
+        figures[kind] = {
+            "requests_per_s": _round(throughput.median(goodput)),
+            "p50_ms": _round(latency.median(p50_ms)),
+            "p99_ms": _round(latency.latency.percentile_ms(99)),
         }
-        for kind, rounds in store.throughput.items()
-    }
+        if kind in store.spent:
+            spent, mean_ms = store.spent[kind], latency.latency.mean_ms
+            figures[kind] |= {
+                "throughput_ratio": _round(throughput.ratio(store.throughput["naive"], goodput)),
+                "p50_ratio": _round(store.latency["naive"].ratio(latency, p50_ms)),
+                # Outside the model's run, as the service measures it and as the client does.
+                "overhead_share": _round(1 - spent.seconds["run"] / spent.seconds["request"]),
+                "overhead_share_client": _round(1 - spent.mean_ms("run") / mean_ms),
+                "stages_ms": spent.as_json(mean_ms),
+            }
+    return figures
 
 
-def _absolute_held(held: ArrivalFigures) -> dict[str, Any]:
+def arrival_figures(capacity: float, at70: Outcome, overload: Outcome, rest_ms: float) -> dict[str, Any]:
+    """Return a service's figures under arrivals; `rest_ms` is its median latency with one client."""
     return {
-        "capacity": _round(held.capacity),
-        "at_70_percent": held.at70.as_json(),
-        "at_200_percent": held.overload.as_json(),
+        "p99_over_p50": _round(at70.latency.percentile_ms(99) / rest_ms),
+        "p999_over_p50": _round(at70.latency.percentile_ms(99.9) / rest_ms),
+        "overload_goodput": _round(overload.goodput / capacity),
+        "overload_p99_ms": _round(overload.latency.percentile_ms(99)),
+        "capacity": _round(capacity),
+        "at_70_percent": at70.as_json(),
+        "at_200_percent": overload.as_json(),
     }
+
+
+def limits(store: StoreRounds, cores: int, servers: int, load: float) -> dict[str, float]:
+    """Return bounds for any service on the machine, one that only runs the model, on every core: of throughput ratios
+    from above, of tail latencies from below. They separate missed aims from unreachable ones."""
+    naive = store.throughput["naive"].median(goodput)
+    waits = latency_limits(servers, load, (99, 99.9))
+    found = {f"throughput_ratio_{kind}": cores / _shortest_run_s(store, kind) / naive for kind in store.spent}
+    found |= dict(zip(("p99_over_p50", "p999_over_p50"), waits, strict=True))
+    return {name: _round(value) for name, value in found.items()}
+
+
+def _shortest_run_s(store: StoreRounds, kind: str) -> float:
+    """Return the shortest run time: a core may be slow after idling or when shared."""
+    return min(spent[kind].mean_ms("run") for spent in (store.spent, store.spent_at_capacity)) / 1e3
+
+
+def latency_limits(servers: int, load: float, percentiles: tuple[float, ...]) -> list[float]:
+    """Return latency percentiles of an M/D/c queue: Poisson arrivals, `servers` with one queue, utilisation `load`,
+    service time one."""
+    arrivals = poisson(load * servers, _TURNS, seed=0)
+    latency = np.empty(len(arrivals))
+    for server in range(servers):
+        # All take equally long, so they end in the order of their arrival, and each server has every c-th of them.
+        own = arrivals[server::servers]
+        before = np.arange(len(own))
+        latency[server::servers] = np.maximum.accumulate(own - before) + before + 1.0 - own
+    return [float(percentile) for percentile in np.percentile(latency, percentiles)]
 
 
 def _round(value: float) -> float:

@@ -1,8 +1,8 @@
-"""Hostile clients as child processes, so that they take no time from the measured load.
+"""Hostile clients as a child process, so that they take no time from the measured load.
 
-`python -m lab.chaos.attackers NAME CONNECTIONS HOST PORT SECONDS` reads a good request's body from stdin,
-writes an empty line when it begins, and at its end its requests' statuses as JSON. A connection closed by the service
-counts as `closed` and is reopened.
+`python -m lab.chaos.attackers NAME CONNECTIONS HOST PORT SECONDS` reads a good request's body from stdin, writes an
+empty line when it begins, and at its end its requests' statuses as JSON. A connection closed by the service counts as
+`closed` and is reopened.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import cycle, islice
 
-from lab.chaos.http_fuzz import read_reply
+from lab.chaos.bad_requests import read_reply
 from loadtest.requests import http_request
 
 _PATH = "/v1/score"
@@ -26,48 +26,23 @@ _MOST = 2_000
 _EXPLAINED = 200
 
 
-class Attackers:
-    """A number of connections with the same behaviour until the time is over."""
+class Link:
+    """One connection of an attack until `end`; `body` is a good request's."""
 
-    def __init__(self, place: tuple[str, int], seconds: float, body: bytes) -> None:
-        self.came: Counter[str] = Counter()
-        self.body = body
-        self._place, self._end = place, time.monotonic() + seconds
+    def __init__(
+        self,
+        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        outcomes: Counter[str],
+        body: bytes,
+        end: float,
+    ) -> None:
+        self._reader, self._writer = streams
+        self._outcomes, self.body, self._end = outcomes, body, end
 
     @property
     def goes_on(self) -> bool:
         """Return whether there is time left."""
         return time.monotonic() < self._end
-
-    async def run(self, number: int, act: Callable[["Attackers", "Link"], Awaitable[None]]) -> None:
-        """Run `act` on each connection, and again on a new one when it ends."""
-
-        async def one() -> None:
-            while self.goes_on:
-                try:
-                    reader, writer = await asyncio.open_connection(*self._place)
-                except OSError:
-                    self.came["refused"] += 1
-                    await asyncio.sleep(_PAUSE_S)
-                    continue
-                try:
-                    await act(self, Link(self, reader, writer))
-                except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-                    self.came["closed"] += 1
-                    await asyncio.sleep(_PAUSE_S)
-                finally:
-                    writer.transport.abort()
-
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._end - time.monotonic()):
-                await asyncio.gather(*(one() for _ in range(number)))
-
-
-class Link:
-    """One connection of an attack."""
-
-    def __init__(self, attackers: Attackers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._attackers, self._reader, self._writer = attackers, reader, writer
 
     async def send(self, data: bytes) -> None:
         """Send as fast as the service reads."""
@@ -79,61 +54,64 @@ class Link:
     async def reply(self) -> None:
         """Read and count one reply."""
         status, _ = await read_reply(self._reader)
-        self._attackers.came[str(status)] += 1
+        self._outcomes[str(status)] += 1
 
     async def until_closed(self) -> None:
         """Wait silently for the connection's end."""
         await self._reader.read()
         raise ConnectionResetError
 
+    async def repeat(self, number: int, **more: object) -> None:
+        """Send the good request repeatedly with a number of candidates (its own, repeated) and a deadline of a
+        minute."""
+        document = json.loads(self.body)
+        ids = islice(cycle(document["candidates"]["id"]), number)
+        body = json.dumps({**document, **more, "candidates": {"id": list(ids)}}).encode()
+        request = http_request(_PATH, body, X_Deadline_Ms=_LONG_MS)
+        while self.goes_on:
+            await self.send(request)
+            await self.reply()
 
-async def silent(attackers: Attackers, link: Link) -> None:
+
+async def silent(link: Link) -> None:
     """Never send anything."""
     await link.until_closed()
 
 
-async def bodies(attackers: Attackers, link: Link) -> None:
+async def bodies(link: Link) -> None:
     """Send a body of 1 MiB without its last byte."""
     await link.send(_HEAD + b"Content-Length: %d\r\n\r\n" % _MEBIBYTE + b" " * (_MEBIBYTE - 1))
     await link.until_closed()
 
 
-async def chunks(attackers: Attackers, link: Link) -> None:
+async def chunks(link: Link) -> None:
     """Send endless chunks of one byte."""
     await link.send(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
-    while attackers.goes_on:
+    while link.goes_on:
         await link.send(b"1\r\n \r\n" * 4_096)
 
 
-async def extensions(attackers: Attackers, link: Link) -> None:
-    """Send one chunk with an endless extension."""
-    await link.send(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;")
-    while attackers.goes_on:
-        await link.send(b"x" * 65_536)
-
-
-async def explain(attackers: Attackers, link: Link) -> None:
+async def explain(link: Link) -> None:
     """Request explanations of the maximum number of candidates, repeatedly."""
-    await _ask(attackers, link, _EXPLAINED, explain=True)
+    await link.repeat(_EXPLAINED, explain=True)
 
 
-async def long(attackers: Attackers, link: Link) -> None:
+async def long(link: Link) -> None:
     """Request the maximum number of candidates with a deadline of a minute, repeatedly."""
-    await _ask(attackers, link, _MOST)
+    await link.repeat(_MOST)
 
 
-async def unknown(attackers: Attackers, link: Link) -> None:
+async def unknown(link: Link) -> None:
     """Request unknown paths; each may cause a log line."""
-    while attackers.goes_on:
+    while link.goes_on:
         await link.send(b"GET /" + b"x" * 200 + b" HTTP/1.1\r\nHost: service\r\n\r\n")
         await link.reply()
 
 
-ATTACKS: dict[str, tuple[int, Callable[[Attackers, Link], Awaitable[None]]]] = {
+ATTACKS: dict[str, tuple[int, Callable[[Link], Awaitable[None]]]] = {
     "silent": (2_000, silent),
     "bodies": (400, bodies),
     "chunks": (4, chunks),
-    "extensions": (4, extensions),
     "explain": (4, explain),
     "long": (16, long),
     "unknown": (4, unknown),
@@ -141,15 +119,30 @@ ATTACKS: dict[str, tuple[int, Callable[[Attackers, Link], Awaitable[None]]]] = {
 """By name: number of connections, and behaviour."""
 
 
-async def _ask(attackers: Attackers, link: Link, number: int, **more: object) -> None:
-    """Send the good request repeatedly with a number of candidates (its own, repeated) and a deadline of a minute."""
-    document = json.loads(attackers.body)
-    ids = islice(cycle(document["candidates"]["id"]), number)
-    body = json.dumps({**document, **more, "candidates": {"id": list(ids)}}).encode()
-    request = http_request(_PATH, body, X_Deadline_Ms=_LONG_MS)
-    while attackers.goes_on:
-        await link.send(request)
-        await link.reply()
+async def attack(name: str, number: int, place: tuple[str, int], seconds: float, body: bytes) -> Counter[str]:
+    """Run an attack on a number of connections, each reopened when it ends; return the outcomes."""
+    outcomes, end = Counter[str](), time.monotonic() + seconds
+
+    async def client() -> None:
+        while time.monotonic() < end:
+            try:
+                streams = await asyncio.open_connection(*place)
+            except OSError:
+                outcomes["refused"] += 1
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            try:
+                await ATTACKS[name][1](Link(streams, outcomes, body, end))
+            except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                outcomes["closed"] += 1
+                await asyncio.sleep(_PAUSE_S)
+            finally:
+                streams[1].transport.abort()
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await asyncio.gather(*(client() for _ in range(number)))
+    return outcomes
 
 
 def main(arguments: list[str]) -> None:
@@ -158,9 +151,8 @@ def main(arguments: list[str]) -> None:
     body = sys.stdin.buffer.read()
     sys.stdout.write("\n")
     sys.stdout.flush()
-    attackers = Attackers((host, int(port)), float(seconds), body)
-    asyncio.run(attackers.run(int(number), ATTACKS[name][1]))
-    sys.stdout.write(json.dumps(attackers.came))
+    outcomes = asyncio.run(attack(name, int(number), (host, int(port)), float(seconds), body))
+    sys.stdout.write(json.dumps(outcomes))
 
 
 if __name__ == "__main__":

@@ -1,83 +1,57 @@
 """Tens of thousands of invalid requests: each is refused, none is scored, none causes a failure."""
 
+import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
-from itertools import chain
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 
 from lab.chaos.bundles import mapped_bundle
-from lab.chaos.hostile import hostile_requests
-from lab.chaos.http_fuzz import fuzz
-from lab.chaos.scenario import Check, Scenario, ScenarioResult
-from lab.chaos.timeline import ScenarioTimeline
+from lab.chaos.hostile import Hostile, hostile_requests
+from lab.chaos.run import Run
 from loadtest.http_client import ServiceConnection
-from loadtest.routes import IMPRESSION, OPENRTB, SCORE, as_bid_request
+from loadtest.requests import IMPRESSION, OPENRTB, SCORE, as_bid_request
 from msd.contract.bundle import open_bundle
 
-_STARTED = "process_start_time_seconds"
-_TIMEOUT_S = 1.0
+_LIMITS = {"HEAD_TIMEOUT_S": 1.0, "BODY_TIMEOUT_S": 1.0}
 _TURNS = 10
 # Many of them wait until the service gives up on an unfinished body.
 _CONNECTIONS = 32
-_DEADLINE = "X-Deadline-Ms"
-_LONG_MS = 10_000
-_ROUTES = (SCORE, OPENRTB)
+_PATIENCE_S = 30.0
 
 
-class BadRequests(Scenario):
-    """Generated from the service's OpenAPI document, and by hand."""
-
-    name = "bad-requests"
-    title = "Tens of thousands of bad requests"
-    told = ("bad_requests", "bad_requests_5xx")
-
-    def run(self) -> ScenarioResult:
-        came, wrong, refused = Counter[str](), list[str](), list[tuple[float, float]]()
-        start = time.monotonic()
-        timeouts: dict[str, Any] = {"HEAD_TIMEOUT_S": _TIMEOUT_S, "BODY_TIMEOUT_S": _TIMEOUT_S}
-        bundle = mapped_bundle(self.environment.bundle, self.folder / "mapped")
-        with self.environment.service(self.name, bundle=bundle, **timeouts) as service:
-            target = self.environment.target(service.url, 3)
-            good = _by_route(target.bodies[0], bundle)
-            before = _state(service.url, good)
-            generated, errors, accepted, generating = _generated(service.url, self.plan.generated)
-            came.update(generated)
-            streams = [hostile_requests(json.loads(body), 1, path) for path, body in good.items()]
-            requests = chain.from_iterable(zip(*streams, strict=True))
-            for turn in range(_TURNS):
-                self.hear("requests", turn, _TURNS)
-                number = (self.plan.bad_requests - generated.total()) // _TURNS + 1
-                result = fuzz(target.place, requests, number, _CONNECTIONS)
-                came.update({str(one): count for one, count in result.came.items()})
-                wrong += result.wrong
-                told = sum(count for one, count in came.items() if one.startswith("4"))
-                refused.append((round(time.monotonic() - start, 2), told))
-            after = _state(service.url, good)
-        fives = sum(count for one, count in came.items() if one.startswith("5"))
-        scored = accepted + sum(": 200" in one for one in wrong)
-        counts = {**came, "5xx": fives, "accepted": scored, "hung": came["hung"], "generated": generated.total()}
-        checks = (
-            Check("no reply is a 5xx", fives == 0),
-            Check("no invalid request is scored", scored == 0),
-            Check("none hangs", came["hung"] == 0),
-            Check(f"each is refused as it should be {_some([*wrong, *errors])}", not wrong and not errors),
-            Check("the service has not restarted", before[0] == after[0] > 0),
-            Check("a good request has the same scores by every route", len(set(before[1])) == 1),
-            Check("a good request still gets the same scores", before[1] == after[1]),
-            Check(f"requests were generated from the description {generating}", not generating),
-        )
-        figures = {"bad_requests": came.total(), **self.named(**dict(sorted(counts.items())))}
-        return ScenarioResult(figures, checks, ScenarioTimeline(levels={"refused, in all": refused}))
-
-
-def _by_route(body: bytes, bundle: Path) -> dict[str, bytes]:
-    """Return a good request as each route takes it."""
+def bad_requests(run: Run) -> None:
+    """Alternate between the routes, over connections that are reused where the request was valid HTTP."""
+    outcomes, wrong, refused = Counter[str](), Counter[str](), list[tuple[float, float]]()
+    bundle, start = mapped_bundle(run.bundle, run.folder / "mapped"), time.monotonic()
     mapping = open_bundle(bundle).manifest.openrtb
     assert mapping is not None, "the bundle maps BidRequests"
-    return {SCORE: body, OPENRTB: as_bid_request(body, mapping)}
+    with run.service(bundle=bundle, limits=_LIMITS) as service:
+        body = run.target(service, 3).bodies[0]
+        good = {SCORE: body, OPENRTB: as_bid_request(body, mapping)}
+        before = _state(service.url, good)
+        streams = [hostile_requests(json.loads(body), 1, path) for path, body in good.items()]
+        requests = chain.from_iterable(zip(*streams, strict=True))
+        for turn in range(_TURNS):
+            run.hear("requests", turn, _TURNS)
+            some = islice(requests, run.plan.bad_requests // _TURNS + 1)
+            for hostile, outcome in asyncio.run(_sent(("127.0.0.1", int(service.url.rpartition(":")[2])), some)):
+                outcomes[outcome] += 1
+                # Invalid HTTP may have no answer but the connection's end.
+                if not outcome.startswith("4") and (outcome != "closed" or hostile.is_whole):
+                    wrong[f"{hostile.what}: {outcome}"] += 1
+            refused.append((round(time.monotonic() - start, 2), outcomes.total() - wrong.total()))
+        after = _state(service.url, good)
+    run.timeline.levels = {"refused, in all": refused}
+    run.figures |= {"requests": outcomes.total(), **dict(sorted(outcomes.items()))}
+    run.check("no reply is a 5xx", not any(outcome.startswith("5") for outcome in outcomes))
+    run.check("no invalid request is scored", not any(outcome.startswith("2") for outcome in outcomes))
+    run.check("none hangs", outcomes["hung"] == 0)
+    run.check(f"each is refused as it should be {dict(wrong.most_common(5)) or ''}", not wrong)
+    run.check("the service has not restarted", before[0] == after[0] > 0)
+    run.check("a good request has the same scores by every route", len(set(before[1])) == 1)
+    run.check("a good request still gets the same scores", before[1] == after[1])
 
 
 def _state(url: str, good: Mapping[str, bytes]) -> tuple[float, list[str]]:
@@ -87,53 +61,46 @@ def _state(url: str, good: Mapping[str, bytes]) -> tuple[float, list[str]]:
         replies = {path: client.post(path, body) for path, body in good.items()}
         for path, reply in replies.items():
             reply.check(200, path)
-        whole, bid = (json.loads(replies[path].body) for path in (SCORE, OPENRTB))
-        found = whole, bid["imp"][IMPRESSION]
-        return client.metric(_STARTED), [json.dumps(one["candidates"]) for one in found]
+        score, bid = (json.loads(replies[path].body) for path in (SCORE, OPENRTB))
+        found = [json.dumps(reply["candidates"]) for reply in (score, bid["imp"][IMPRESSION])]
+        return client.metric("process_start_time_seconds"), found
 
 
-def _generated(url: str, number: int) -> tuple[Counter[str], list[str], int, str]:
-    """Send requests that violate the OpenAPI document, to both routes. Return statuses, undocumented replies, the
-    number that was accepted, and the reason if none could be made."""
-    try:
-        import schemathesis
-        from hypothesis import HealthCheck, Phase, given, seed, settings
-        from hypothesis.strategies import one_of
-        from schemathesis.specs.openapi import checks
-    except ModuleNotFoundError as error:
-        return Counter(), [], 0, f"({error.name} is not installed)"
-    came, errors = Counter[str](), list[str]()
-    taken = 0
-    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
-    operations = [
-        schema[path]["POST"].as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE) for path in _ROUTES
-    ]
+async def _sent(place: tuple[str, int], requests: Iterator[Hostile]) -> list[tuple[Hostile, str]]:
+    """Send requests over a few connections; return each with its status, `closed` without an answer, or `hung`."""
+    outcomes: list[tuple[Hostile, str]] = []
 
-    @seed(1)
-    @settings(
-        max_examples=number,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=one_of(operations))
-    def send(case: Any) -> None:  # noqa: ANN401 - schemathesis's own
-        nonlocal taken
-        # An expired deadline is another valid reason to refuse, which would hide the intended one.
-        if (granted := (case.headers or {}).get(_DEADLINE, "").strip()).isdigit() and 0 < int(granted) < _LONG_MS:
-            case.headers[_DEADLINE] = str(_LONG_MS)
-        reply = case.call()
-        came[str(reply.status_code)] += 1
-        try:
-            case.validate_response(reply, checks=[checks.negative_data_rejection, checks.status_code_conformance])
-        except (AssertionError, ExceptionGroup) as error:
-            taken += reply.status_code == 200
-            errors.append(f"{type(error).__name__}: {str(error)[:200]}")
+    async def client() -> None:
+        link: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        for hostile in requests:
+            if link is not None and not hostile.is_whole:
+                link[1].transport.abort()
+                link = None
+            is_open = False
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    reader, writer = link = link or await asyncio.open_connection(*place)
+                    writer.write(hostile.request)
+                    status, head = await read_reply(reader)
+                    outcome, is_open = str(status), hostile.is_whole and b"connection: close" not in head
+            except TimeoutError:
+                outcome = "hung"
+            except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                outcome = "closed"
+            outcomes.append((hostile, outcome))
+            if link is not None and not is_open:
+                link[1].transport.abort()
+                link = None
+        if link is not None:
+            link[1].transport.abort()
 
-    send()
-    return came, errors, taken, ""
+    await asyncio.gather(*(client() for _ in range(_CONNECTIONS)))
+    return outcomes
 
 
-def _some(wrong: list[str]) -> str:
-    return f"({', '.join(f'{what} × {count}' for what, count in Counter(wrong).most_common(5))})" if wrong else ""
+async def read_reply(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Return status and lower-case head of the next reply. Raises what the reader does."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    length = int(head.split(b"content-length:")[1].split()[0]) if b"content-length:" in head else 0
+    await reader.readexactly(length)
+    return int(head.split()[1]), head

@@ -5,18 +5,16 @@ A process's clock cannot be set from outside, so the service runs with a module 
 """
 
 import json
-from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from lab.chaos.scenario import Check, UnderLoad
+from lab.chaos.run import Run
 from lab.chaos.timeline import DEGRADED, count
 from loadtest.generator import Target
 from loadtest.http_client import ServiceConnection
 from loadtest.requests import http_request
 
-_LOOKED_AT = 10
+_OBSERVED = 10
 _DAY = 86_400.0
 _JUMPS = (("a day on", _DAY), ("ten years on", 3_650 * _DAY), ("ten years back", -3_650 * _DAY), ("as it was", 0.0))
 _BYTES = 20
@@ -37,70 +35,47 @@ time.time = _shifted
 '''
 
 
-class ClockJump(UnderLoad):
+def clock_jump(run: Run) -> None:
     """Rows look years old; nothing else changes."""
+    clock = run.folder / "seconds"
+    _jump(clock, 0.0)
+    (run.folder / "sitecustomize.py").write_text(_SHIFTED.format(path=str(clock), size=_BYTES))
+    plan = run.plan
+    each_s = 2 * plan.broken_s / len(_JUMPS)
+    with (
+        run.redis() as redis,
+        run.service(redis.url, python_path=run.folder) as service,
+        ServiceConnection(service.url) as client,
+    ):
+        timed = run.target(service)
 
-    name = "clock-jump"
-    title = "The clock jumps"
-    in_redis = True
+        def scores() -> list[object]:
+            bodies = timed.bodies[:_OBSERVED]
+            return [json.loads(client.scored(body).body)["candidates"] for body in bodies]
 
-    def settings(self) -> Mapping[str, Any]:
-        self.clock = _Clock(self.folder / "clock")
-        return {"python_path": self.clock.folder}
-
-    @property
-    def each_s(self) -> float:
-        """Seconds at each clock setting."""
-        return self.plan.broken_s / len(_JUMPS) * 2
-
-    def seconds(self) -> float:
-        return self.plan.steady_s + self.each_s * len(_JUMPS) + self.plan.mended_s / 2
-
-    def before(self) -> None:
-        self.timed = self.target.bodies[:_LOOKED_AT]
-        self.target = Target(self.target.url, [_without_time(body) for body in self.target.bodies])
-        self.expected, self.same, self.aged = self._scores(), list[bool](), [self._aged_s()]
-
-    def disturb(self) -> None:
-        for place, (name, seconds) in enumerate(_JUMPS, start=1):
-            self.clock.jump(seconds)
-            self.load.mark(name)
-            self.same.append(self._scores() == self.expected)
-            self.load.until(self.plan.steady_s + self.each_s * place)
-            self.aged.append(self._aged_s())
-
-    def checks(self) -> Iterable[Check]:
-        # By phase: in total, years forward and years back cancel out.
-        farthest = max(after - before for before, after in pairwise(self.aged))
-        yield Check("the service's clock has jumped: rows look years old to it", farthest > _JUMPS[1][1])
-        yield Check("no row counts as stale", count(self.timeline.samples, *DEGRADED) == 0)
-        yield Check("requests with `at` get the same scores, to the bit", all(self.same))
-
-    def _aged_s(self) -> float:
-        """Return the summed ages of all observed rows."""
-        with ServiceConnection(self.service.url) as client:
+        def ages_s() -> float:
             return client.metric('msd_row_age_seconds_sum{side="user"}')
 
-    def _scores(self) -> list[object]:
-        """Return the scores of requests that set `at`."""
-        with ServiceConnection(self.service.url) as client:
-            return [json.loads(client.scored(body).body)["candidates"] for body in self.timed]
+        expected, same, ages = scores(), list[bool](), [ages_s()]
+        untimed = Target(service.url, [_without_time(body) for body in timed.bodies])
+        with run.load(untimed, seconds=plan.steady_s + each_s * len(_JUMPS) + plan.mended_s / 2) as load:
+            for number, (name, seconds) in enumerate(_JUMPS, start=1):
+                _jump(clock, seconds)
+                load.mark(name)
+                same.append(scores() == expected)
+                load.until(plan.steady_s + each_s * number)
+                ages.append(ages_s())
+    # By phase: in total, years forward and years back cancel out.
+    farthest = max(after - before for before, after in pairwise(ages))
+    run.check("the service's clock has jumped: rows look years old to it", farthest > _JUMPS[1][1])
+    run.check("no row counts as stale", count(run.timeline.samples, *DEGRADED) == 0)
+    run.check("requests with `at` get the same scores, to the bit", all(same))
 
 
-class _Clock:
-    """A folder for PYTHONPATH with a module that shifts the clock."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._file = folder / "seconds"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.jump(0.0)
-        (folder / "sitecustomize.py").write_text(_SHIFTED.format(path=str(self._file), size=_BYTES))
-
-    def jump(self, seconds: float) -> None:
-        """Shift the clock by seconds. Overwritten in place, because readers have it open."""
-        with self._file.open("r+b" if self._file.exists() else "wb") as file:
-            file.write(f"{seconds:<{_BYTES}}".encode())
+def _jump(clock: Path, seconds: float) -> None:
+    """Shift the clock. The file is overwritten in place, because readers have it open."""
+    with clock.open("r+b" if clock.exists() else "wb") as file:
+        file.write(f"{seconds:<{_BYTES}}".encode())
 
 
 def _without_time(body: bytes) -> bytes:

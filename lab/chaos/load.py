@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Self
 
 from lab.chaos.timeline import Mark, Sample, ScenarioTimeline, kind_of
-from loadtest.arrivals import poisson
 from loadtest.generator import LoadLimits, Seen, Target, closed_loop, open_loop
 from loadtest.http_client import ClientError, ServiceConnection
 from loadtest.outcome import Outcome
+from loadtest.traffic import poisson
 
 _WARM_UP_S = 0.5
 _CLIENTS = 8

@@ -8,8 +8,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lab.chaos.chaos import timeline_of, told_keys
-from lab.chaos.environment import Environment
 from lab.chaos.timeline import Kind
 from msd.page import render_page, to_svg
 
@@ -32,17 +30,11 @@ KINDS: Mapping[Kind, tuple[str, str]] = {
 }
 
 
-def chaos_page(summary: Mapping[str, Any], environment: Environment) -> str:
-    """Return the page of `run_chaos`'s result."""
-    timelines = {name: timeline_of(environment, name) for name in summary["scenarios"]}
-    return render_page(
-        "lab.chaos",
-        "page.html.j2",
-        summary=summary,
-        keys=told_keys(),
-        pictures={name: picture(one) for name, one in timelines.items() if one and (one["bins"] or one["levels"])},
-        marks={name: one["marks"] for name, one in timelines.items() if one},
-    )
+def chaos_page(summary: Mapping[str, Any]) -> str:
+    """Return the page of the summary."""
+    timelines = {name: result["timeline"] for name, result in summary["scenarios"].items()}
+    drawn = {name: picture(timeline) for name, timeline in timelines.items() if timeline["bins"] or timeline["levels"]}
+    return render_page("lab.chaos", "page.html.j2", summary=summary, pictures=drawn)
 
 
 def picture(timeline: Mapping[str, Any]) -> str:
@@ -61,17 +53,17 @@ def picture(timeline: Mapping[str, Any]) -> str:
         axes.grid(alpha=0.25)
         for at_s, _ in timeline["marks"]:
             axes.axvline(at_s, color="#c92a2a", linewidth=0.8, linestyle="--")
-    _name_marks(rows[0], timeline["marks"])
+    for number, (at_s, what) in enumerate(timeline["marks"], start=1):
+        label = what if len(timeline["marks"]) <= 3 else str(number)
+        rows[0].annotate(label, (at_s, 1.02), xycoords=("data", "axes fraction"), fontsize=7, color="#c92a2a")
     rows[-1].set_xlabel("seconds")
     return to_svg(figure)
 
 
 def _latency(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
     for percentile, colour in (("p50_ms", "#0c8599"), ("p99_ms", "#c46a1b")):
-        known = [(one["at_s"], one[percentile]) for one in bins if one[percentile] is not None]
-        axes.plot(
-            [at for at, _ in known], [value for _, value in known], color=colour, linewidth=1, label=percentile[:3]
-        )
+        known = [(stretch["at_s"], stretch[percentile]) for stretch in bins if stretch[percentile] is not None]
+        axes.plot(*zip(*known, strict=True), color=colour, linewidth=1, label=percentile[:3])
     axes.set_yscale("log")
     axes.set_ylabel("ms, of those scored")
     axes.legend(loc="upper right", ncols=2, fontsize=7, frameon=False)
@@ -79,22 +71,12 @@ def _latency(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
 
 def _kinds(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
     """Draw requests per second by outcome, stacked."""
-    seconds = [one["at_s"] for one in bins]
+    seconds, widths = ([stretch[name] for stretch in bins] for name in ("at_s", "width_s"))
     floor = [0.0] * len(bins)
     for kind, (name, colour) in KINDS.items():
-        rates = [one["kinds"].get(kind, 0) / one["width_s"] for one in bins]
+        rates = [stretch["kinds"].get(kind, 0) / stretch["width_s"] for stretch in bins]
         if any(rates):
-            widths = [one["width_s"] for one in bins]
             axes.bar(seconds, rates, widths, floor, align="edge", color=colour, label=name)
-            floor = [one + more for one, more in zip(floor, rates, strict=True)]
+            floor = [below + rate for below, rate in zip(floor, rates, strict=True)]
     axes.set_ylabel("requests a second")
     axes.legend(loc="lower right", ncols=3, fontsize=7, framealpha=0.8)
-
-
-def _name_marks(axes: Axes, marks: Sequence[tuple[float, str]]) -> None:
-    """Label marks above the drawing; if there are many, with numbers."""
-    for number, (at_s, what) in enumerate(marks, start=1):
-        told = what if len(marks) <= 3 else str(number)
-        axes.annotate(
-            told, (at_s, 1.02), xycoords=("data", "axes fraction"), fontsize=7, rotation=0, color="#c92a2a", ha="left"
-        )

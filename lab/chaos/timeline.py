@@ -4,34 +4,22 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from loadtest import generator
 from loadtest.generator import Seen
 
-Kind = Literal[
-    "full",
-    "lean",
-    "encoded",
-    "cached",
-    "category_prior",
-    "prior",
-    "busy",
-    "late",
-    "not_ready",
-    "error",
-    "invalid",
-    "lost",
-    "unanswered",
-    "refused",
-]
+Scored = Literal["full", "lean", "encoded", "cached", "category_prior", "prior"]
+Five = Literal["late", "not_ready", "error"]
+Unanswered = Literal["lost", "unanswered", "refused"]
+Kind = Scored | Five | Unanswered | Literal["busy", "invalid"]
 """Outcome of a request: a reply by its worst rung, a refusal by its status, or none."""
-SCORED: tuple[Kind, ...] = ("full", "lean", "encoded", "cached", "category_prior", "prior")
-DEGRADED: tuple[Kind, ...] = SCORED[1:]
-UNANSWERED: tuple[Kind, ...] = ("lost", "unanswered", "refused")
-FIVES: tuple[Kind, ...] = ("late", "not_ready", "error")
+SCORED: tuple[Scored, ...] = get_args(Scored)
+DEGRADED = SCORED[1:]
+UNANSWERED: tuple[Unanswered, ...] = get_args(Unanswered)
+FIVES: tuple[Five, ...] = get_args(Five)
 """Replies with 504, 503 and any other 5xx."""
 _STATUSES: Mapping[int, Kind] = {
     429: "busy",
@@ -74,6 +62,16 @@ class ScenarioTimeline:
     def between(self, start_s: float, end_s: float) -> list[Sample]:
         """Return the samples of requests due in this span."""
         return [sample for sample in self.samples if start_s <= sample.due_s < end_s]
+
+    @property
+    def broken_s(self) -> float:
+        """The second of the first mark."""
+        return self.marks[0].at_s
+
+    @property
+    def mended_s(self) -> float:
+        """The second of the last mark."""
+        return self.marks[-1].at_s
 
     @property
     def end_s(self) -> float:

@@ -12,9 +12,8 @@ import onnxruntime
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from lab.naive.features import check_inputs, tiled_inputs
-from lab.naive.rows import MemoryValues, NaiveRows, RedisValues, Values
-from msd.contract.bundle import Bundle, open_bundle
+from lab.naive.rows import MemoryValues, NaiveRows, RedisValues, check_inputs, tiled_inputs
+from msd.contract.bundle import open_bundle
 from msd.contract.errors import MsdError
 
 
@@ -46,11 +45,6 @@ class ScoreResponse(BaseModel):
     scores: list[Score]
 
 
-def app() -> FastAPI:
-    """Return the app, in each of uvicorn's workers."""
-    return create_app(os.environ)
-
-
 def create_app(environ: Mapping[str, str]) -> FastAPI:
     """Return the service over a bundle's rows and an fp32 graph. Raises MsdError if one is missing."""
     try:
@@ -59,9 +53,9 @@ def create_app(environ: Mapping[str, str]) -> FastAPI:
         raise MsdError(f"{error.args[0]}: not set") from None
     url = environ.get("NAIVE_REDIS")
     bundle = open_bundle(folder, rows=url is None)
-    rows = NaiveRows(bundle, _values(bundle, url))
+    rows = NaiveRows(bundle, MemoryValues(bundle) if url is None else RedisValues(bundle.bundle_id, url))
     session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
+    names = [tensor.name for tensor in session.get_inputs()]
     check_inputs(names)
     service = FastAPI(title="naive")
 
@@ -71,17 +65,18 @@ def create_app(environ: Mapping[str, str]) -> FastAPI:
 
     @service.post("/score")
     async def score(request: ScoreRequest) -> ScoreResponse:
-        found = await rows.find(request.user_id, [one.id for one in request.candidates])
+        found = await rows.find(request.user_id, [candidate.id for candidate in request.candidates])
         (pctr,) = session.run(["pctr"], tiled_inputs(bundle.schema, found, names))
         return ScoreResponse(
             scores=[
-                Score(id=one.id, pctr=value, ecpm=None if one.bid is None else 1_000 * one.bid * value)
-                for one, value in zip(request.candidates, pctr.tolist(), strict=True)
+                Score(id=ad.id, pctr=value, ecpm=None if ad.bid is None else 1_000 * ad.bid * value)
+                for ad, value in zip(request.candidates, pctr.tolist(), strict=True)
             ]
         )
 
     return service
 
 
-def _values(bundle: Bundle, url: str | None) -> Values:
-    return MemoryValues(bundle) if url is None else RedisValues(bundle.bundle_id, url)
+def app() -> FastAPI:
+    """Return the app, in each of uvicorn's workers."""
+    return create_app(os.environ)

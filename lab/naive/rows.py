@@ -1,19 +1,26 @@
-"""Rows of the naive service: an MGET per request, as in tutorials, or a dict of all rows. The bytes are those of `msd
-publish` and of a bundle's files.
+"""Rows of the naive service, and the inputs of a graph with one row per candidate: an MGET per request, as in
+tutorials, or a dict of all rows. The bytes are those of `msd publish` and of a bundle's files.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from redis.asyncio import Redis
 
 from msd.contract.bundle import ROWS, Bundle
+from msd.contract.errors import MsdError
 from msd.contract.row_file import RowFile
 from msd.contract.rows import Records, RowCodec, RowSide, unpack_history
+from msd.contract.schema import FeatureSchema
 from service.redis.keys import key_prefix
 
 _SIDES: tuple[RowSide, ...] = ("user", "item")
+_GIVEN = (
+    *("user_categorical", "user_semantic", "history_categorical", "history_semantic", "history_mask"),
+    *("item_categorical", "item_semantic"),
+)
 
 
 class FoundRecords(NamedTuple):
@@ -42,7 +49,7 @@ class RedisValues:
     async def get(self, side: RowSide, ids: Sequence[str]) -> Sequence[bytes | None]:
         """Return the bytes of each ID."""
         prefix = self._prefixes[side]
-        return cast("list[bytes | None]", await self._redis.mget([prefix + one for one in ids]))
+        return cast("list[bytes | None]", await self._redis.mget([prefix + row_id for row_id in ids]))
 
 
 class MemoryValues:
@@ -57,7 +64,7 @@ class MemoryValues:
     async def get(self, side: RowSide, ids: Sequence[str]) -> Sequence[bytes | None]:
         """Return the bytes of each ID."""
         held = self._held[side]
-        return [held.get(one) for one in ids]
+        return [held.get(row_id) for row_id in ids]
 
 
 class NaiveRows:
@@ -76,10 +83,39 @@ class NaiveRows:
         history = () if value is None else unpack_history(value[codec.dtype.itemsize :]) or ()
         values = await self._values.get("item", [*item_ids, *history])
         count = len(item_ids)
-        known = [one for one in values[count:] if one is not None][-self._length :]
+        known = [row for row in values[count:] if row is not None][-self._length :]
         return FoundRecords(user, self._records("item", known), self._records("item", values[:count]))
 
     def _records(self, side: RowSide, values: Sequence[bytes | None]) -> Records:
         codec = self._codecs[side]
         size, missing = codec.dtype.itemsize, codec.missing.tobytes()
-        return np.frombuffer(b"".join(missing if one is None else one[:size] for one in values), codec.dtype)
+        return np.frombuffer(b"".join(missing if row is None else row[:size] for row in values), codec.dtype)
+
+
+def check_inputs(names: Sequence[str]) -> None:
+    """Raise MsdError for an input that is not provided."""
+    if unknown := sorted(set(names) - set(_GIVEN)):
+        raise MsdError(f"the naive service has no input {unknown[0]!r} to give; it has {', '.join(_GIVEN)}")
+
+
+def tiled_inputs(schema: FeatureSchema, found: FoundRecords, wanted: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+    """Return the wanted inputs of a graph, each with N rows: user inputs are repeated."""
+    count, kept, length = len(found.items), len(found.history), schema.history.length
+    inputs: dict[str, NDArray[np.generic]] = {}
+    for name in wanted:
+        side, _, kind = name.partition("_")
+        if side == "item":
+            inputs[name] = _typed(found.items[kind])
+            continue
+        if side == "user":
+            row = _typed(found.user[kind])
+        else:
+            values = np.ones(kept, np.float32) if kind == "mask" else _typed(found.history[kind])
+            row = np.zeros((1, length, *values.shape[1:]), values.dtype)
+            row[0, :kept] = values
+        inputs[name] = np.repeat(row, count, axis=0)
+    return inputs
+
+
+def _typed(column: NDArray[np.generic]) -> NDArray[np.generic]:
+    return np.ascontiguousarray(column, np.int32 if column.dtype.kind == "i" else np.float32)

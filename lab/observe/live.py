@@ -16,7 +16,7 @@ from lab.observe.ad_server import SimulatedAdServer
 from lab.observe.prometheus import Prometheus, prometheus
 from lab.serve import with_limits
 from loadtest.generator import LoadLimits, Target, closed_loop
-from loadtest.processes import Running, ours, publish, told
+from loadtest.processes import Running, msd_output, ours, publish
 from loadtest.requests import http_request, in_columns, some_bodies
 from loadtest.traffic import Traffic
 from msd.contract.bundle import MANIFEST
@@ -63,7 +63,7 @@ def watched(bundle: Path, other: Path, rules: Path, work: Path, seconds: float) 
     (bundles / "experiment.json").write_text(json.dumps(_EXPERIMENT))
     with RedisProcess(work / "redis") as redis:
         publish(bundle, redis.url)
-        told("publish", str(other), "--redis", redis.url, "--beside")
+        msd_output("publish", str(other), "--redis", redis.url, "--beside")
         # Rows from Redis, live state, cold ads, a log of all requests, arms and a shadow.
         settings = {"live": "on", "encoder": "on", "log_dir": work / "log", "log_sample": 1.0}
         observed = ours("observed", bundles, _WORKERS, redis.url, deadline_ms=500, **settings)
@@ -93,7 +93,7 @@ def _happenings(
     burst = partial(closed_loop, Target(url, hurried), _BURST_CLIENTS, _BURST_S, LoadLimits(goes_on=True))
     return [
         (0.20, "another bundle", lambda: publish(other, redis.url)),
-        (0.35, "back to the first", lambda: told("rollback", "--redis", redis.url)),
+        (0.35, "back to the first", lambda: msd_output("rollback", "--redis", redis.url)),
         (0.52, "Redis hangs", redis.freeze),
         (0.58, "Redis answers again", redis.thaw),
         (0.70, "more than can be scored", burst),

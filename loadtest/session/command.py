@@ -24,17 +24,16 @@ def load(
     cold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of unknown candidates.")] = 0.0,
     deadline_ms: Annotated[int | None, typer.Option(min=1, help="Deadline of the requests.")] = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="Duration of each part of the session.")] = 5.0,
-    users: Annotated[int, typer.Option(min=1, help="Locust users with ten requests per second each.")] = 10,
     out: Annotated[Path, typer.Option(help="Folder for load.json and load.html.")] = Path("runs/load"),
     shows: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """At rest, at capacity, under Poisson arrivals and bursts, and with Locust's users."""
+    """At rest, at capacity, under Poisson arrivals and bursts."""
     mix = mix_of(candidates)
     from loadtest.processes import ours, running
     from loadtest.session.page import load_page
     from loadtest.session.session import LoadPlan, load_session
 
-    plan = LoadPlan(mix, cold, deadline_ms, seconds, users=users)
+    plan = LoadPlan(mix, cold, deadline_ms, seconds)
     # Otherwise results could not be written at the end.
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:

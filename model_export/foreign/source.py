@@ -57,7 +57,6 @@ class Foreign:
             heads=tuple(self.heads),
             graph=lambda: spliced_graph(self.model, self.bindings, self.schema, self.heads).SerializeToString(),
             # Its behaviour with several users at once is unknown.
-            merged=None,
             scores=_Scores(self.model, self.bindings, self.heads),
             scored_by="the graph given",
             vectors=self.vectors,

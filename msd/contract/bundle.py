@@ -41,7 +41,8 @@ MANIFEST = "manifest.json"
 MARKER = "verified.json"
 SIGNATURE = "manifest.sig"
 RANKER = "ranker.onnx"
-MERGED_RANKER = "ranker.merged.onnx"
+RETIRED_RANKER = "ranker.merged.onnx"
+"""A graph in bundles of earlier releases, which nothing reads."""
 LEAN_RANKER = "lean.onnx"
 ENCODER = "encoder.onnx"
 TOKENIZER = "tokenizer.json"
@@ -50,7 +51,7 @@ GOLDENS = "golden.jsonl"
 ITEM_WORDS = "items.meta.jsonl"
 USER_WORDS = "users.meta.jsonl"
 REQUIRED = (RANKER, *ROWS.values(), GOLDENS)
-_ALLOWED = (*REQUIRED, MERGED_RANKER, LEAN_RANKER, ENCODER, TOKENIZER, ITEM_WORDS, USER_WORDS)
+_ALLOWED = (*REQUIRED, RETIRED_RANKER, LEAN_RANKER, ENCODER, TOKENIZER, ITEM_WORDS, USER_WORDS)
 FILES = (MANIFEST, SIGNATURE, *_ALLOWED)
 """Names of all files of a bundle, except the mark of a verification."""
 _MAX_MANIFEST_BYTES = 64 * 2**20

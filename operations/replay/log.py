@@ -272,7 +272,7 @@ def basis_of(record: RequestRecord, users: RowCodec, items: RowCodec) -> Basis:
     if len(found) != count or (stale is not None and len(stale) != count):
         raise LogError(f"request {record.request_id}: {len(found)} rows are marked, expected {count}")
     rows = Rows(_records(record.item_rows, items, count), found, (), 0, stale)
-    return Basis(record.at, user, rows, record.ran, record.is_partial, record.together, bool(record.is_lean))
+    return Basis(record.at, user, rows, record.ran, record.is_partial, bool(record.is_lean))
 
 
 def _records(data: bytes, codec: RowCodec, count: int) -> NDArray[np.void]:

@@ -73,7 +73,6 @@ class ColdAdVectors:
         return items._replace(records=records)
 
     async def close(self) -> None:
-        """Cancel what is in progress."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -7,7 +7,6 @@ loop. Knows no requests.
 import asyncio
 import hashlib
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Literal, NamedTuple
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
 from service.cold.text_encoder import EncoderAway, Encoders, TextEncoder
+from service.lru_cache import LruCache
 from service.telemetry.metrics import Metrics
 
 Vector = NDArray[np.float16]
@@ -56,7 +56,7 @@ class Encoding:
         self._metrics = metrics
         self._rate = Rate(per_s)
         self._most_waiting = most_waiting
-        self._held = VectorCache(_HELD)
+        self._held: LruCache[bytes, Vector] = LruCache(_HELD)
         # All texts without a result, and those of them that no run has taken, in encoding order.
         self._waiting: dict[bytes, _Waiting] = {}
         self._due: dict[bytes, _Waiting] = {}
@@ -70,7 +70,8 @@ class Encoding:
 
         Late texts are still encoded. Of the texts without a cached vector, only the first `most` are encoded.
         """
-        told = {key: EncodedText("held", held) for key in texts if (held := self._held.get(key)) is not None}
+        held = zip(texts, self._held.get(list(texts)), strict=True)
+        told = {key: EncodedText("held", vector) for key, vector in held if vector is not None}
         ahead = len(self._due)
         missing = ((key, text) for key, text in texts.items() if key not in told)
         waiting = self._take_in(bundle, dict(islice(missing, most)))
@@ -108,7 +109,6 @@ class Encoding:
         return taken
 
     def _oldest(self) -> dict[bytes, _Waiting]:
-        """Return the oldest text, and those behind it for the same encoder."""
         identity = next(iter(self._due.values())).bundle.encoder_identity
         alike = ((key, one) for key, one in self._due.items() if one.bundle.encoder_identity == identity)
         return dict(islice(alike, _AT_ONCE))
@@ -150,7 +150,8 @@ class Encoding:
 
     def _finish(self, key: bytes, one: _Waiting, told: EncodedText) -> None:
         if told.vector is not None:
-            self._held.put(key, told.vector)
+            # A view would keep the whole batch in memory.
+            self._held.put({key: told.vector.copy()})
         one.done.set_result(told)
         del self._waiting[key]
         self._metrics.encoder_waiting.set(len(self._waiting))
@@ -207,28 +208,3 @@ def runs_of(rows: Sequence[Sequence[int]], most_tokens: int) -> list[list[int]]:
             runs.append([])
         runs[-1].append(place)
     return runs
-
-
-class VectorCache:
-    """LRU cache of vectors."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._held: OrderedDict[bytes, Vector] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def get(self, key: bytes) -> Vector | None:
-        """Return the vector of a key, and mark it as used."""
-        vector = self._held.get(key)
-        if vector is not None:
-            self._held.move_to_end(key)
-        return vector
-
-    def put(self, key: bytes, vector: Vector) -> None:
-        """Store a copy of a vector: a view would keep the whole batch in memory."""
-        self._held[key] = vector.copy()
-        self._held.move_to_end(key)
-        if len(self._held) > self._most:
-            self._held.popitem(last=False)

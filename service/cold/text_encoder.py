@@ -8,7 +8,6 @@ requests.
 import asyncio
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -23,6 +22,7 @@ from msd.contract.bundle import ENCODER, TOKENIZER, Bundle
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.files import sha256_file
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
+from service.lru_cache import LruCache
 from service.machine import give_way
 from service.runtimes.onnxruntime import open_session
 from service.runtimes.runtime import RuntimeRefused
@@ -111,7 +111,7 @@ class Encoders:
     """Loads encoders on demand; the least recently used are evicted."""
 
     def __init__(self) -> None:
-        self._loaded: OrderedDict[str, TextEncoder] = OrderedDict()
+        self._loaded: LruCache[str, TextEncoder] = LruCache(_MOST)
         self._refused: dict[tuple[Path, str], float] = {}
         self._loading = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder", initializer=give_way)
@@ -124,20 +124,18 @@ class Encoders:
             return await self._get(bundle)
 
     async def in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """Run `work` in the encoder thread, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     async def close(self) -> None:
-        """Wait for the thread's current work."""
         await asyncio.to_thread(self._thread.shutdown, True, cancel_futures=True)
 
     async def _get(self, bundle: Bundle) -> TextEncoder:
         folder, manifest_sha256, identity = bundle.folder, bundle.manifest.sha256, bundle.encoder_identity
         if identity is None:
             raise EncoderAway(f"{folder}: has no encoder")
-        if identity in self._loaded:
-            self._loaded.move_to_end(identity)
-            return self._loaded[identity]
+        (loaded,) = self._loaded.get([identity])
+        if loaded is not None:
+            return loaded
         if time.monotonic() < self._refused.get((folder, manifest_sha256), 0.0):
             raise EncoderAway(f"{folder}: its encoder was refused")
         try:
@@ -146,9 +144,7 @@ class Encoders:
             self._refused[folder, manifest_sha256] = time.monotonic() + _REFUSED_S
             self._log.error("encoder_refused", bundle=str(folder), reason=str(error), again_in=_REFUSED_S)
             raise EncoderAway(f"{folder}: {error}") from error
-        self._loaded[identity] = encoder
-        if len(self._loaded) > _MOST:
-            self._loaded.popitem(last=False)
+        self._loaded.put({identity: encoder})
         self._log.info("encoder_ready", bundle=str(folder))
         return encoder
 

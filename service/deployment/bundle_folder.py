@@ -62,7 +62,6 @@ class Experiment(_Part):
 
     @property
     def bundles(self) -> frozenset[str]:
-        """Return the names of all bundles of the experiment."""
         return frozenset([*(arm.bundle for arm in self.arms), *(shadow.bundle for shadow in self.shadow)])
 
     @model_validator(mode="after")
@@ -162,7 +161,6 @@ def _turn(folder: Path, current: str, previous: str | None) -> None:
 
 
 def _target(path: Path) -> str | None:
-    """Return a pointer's content, None if there is none."""
     if not os.path.lexists(path):
         return None
     return os.readlink(path) if path.is_symlink() else _written(path)
@@ -177,7 +175,6 @@ def _written(path: Path) -> str:
 
 
 def _write(path: Path, target: str) -> None:
-    """Replace a link or file by a link."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         fresh.symlink_to(target)

@@ -76,7 +76,6 @@ class PinnedBundle:
         return self.bundle.manifest.sha256
 
     def load(self, settings: Settings, metrics: Metrics) -> Model:
-        """Load its model. Raises MsdError."""
         with self._told_by_origin():
             return load_model(self.bundle, settings, metrics)
 
@@ -125,7 +124,6 @@ class DeploymentPlan:
         return self._outline() == other._outline()
 
     def lineup(self, models: Mapping[ModelKey, Model], generation: int) -> Lineup:
-        """Return the line-up of loaded models."""
         arms = self.wanted.arms
         assignment = Assignment(self.wanted.salt, [arm.name for arm in arms], [arm.weight for arm in arms])
 
@@ -183,7 +181,6 @@ def _open_files(folder: Path, rows: bool, stack: ExitStack) -> dict[str, int]:
 
 
 def _named(files: Mapping[str, int], folder: Path, stack: ExitStack) -> Path:
-    """Make a folder in which the open files have their names."""
     try:
         folder.mkdir()
         stack.callback(shutil.rmtree, folder, ignore_errors=True)

@@ -2,7 +2,6 @@
 thread, with a rest after each step.
 """
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,8 +12,7 @@ from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, golden_tensors, read_goldens, repeated
-from msd.contract.merge import candidates_of
-from service.runtimes.choice import Together, expected_candidates
+from service.runtimes.choice import expected_candidates
 from service.runtimes.runtime import Runtime, Scores
 from service.scoring.model import Model
 
@@ -52,7 +50,6 @@ class Pace:
         self.begin()
 
     def check(self) -> None:
-        """Raise Stopped after `stop`."""
         if self._stopped.is_set():
             raise Stopped
 
@@ -67,70 +64,41 @@ class Pace:
 
 def prove(model: Model, max_candidates: int, pace: Pace) -> None:
     """Raise BundleError if a golden is not reproduced or there is none, or whatever the model raises."""
-    engine, schema, runtime = model.engine, model.schema, model.runner.runtime
-    tolerances = model.bundle.manifest.tolerances
-    tolerance = tolerances.get(engine.key)
+    engine, schema, manifest = model.engine, model.schema, model.bundle.manifest
+    tolerance = manifest.tolerances.get(engine.key)
     if tolerance is None:
-        known = ", ".join(tolerances) or "none"
+        known = ", ".join(manifest.tolerances) or "none"
         raise BundleError(f"the manifest has no tolerance for {engine.key!r}; it has: {known}")
+    pace.begin()
+    goldens, asked = _goldens(model, pace)
 
-    def run(tensors: Tensors) -> Scores:
+    def run(runtime: Runtime, tensors: Tensors) -> Scores:
         scores = runtime.run(tensors)
         pace.pause()
         return scores
 
-    pace.begin()
-    goldens, asked = _goldens(model, pace)
-    for size in runtime.warm_up_sizes(max_candidates):
-        run(repeated(schema, asked[0], size))
-    _check(goldens, [run(tensors) for tensors in asked], tolerance, engine.key)
-    if expected := expected_candidates(model.bundle, max_candidates):
-        _check(goldens, _scores_among(model, expected, asked, run), tolerance, f"{expected} candidates")
+    def reproduce(runtime: Runtime, expected: Sequence[Golden], tolerance: float, how: str) -> None:
+        for size in runtime.warm_up_sizes(max_candidates):
+            run(runtime, repeated(schema, asked[0], size))
+        _check(expected, [run(runtime, tensors) for tensors in asked], tolerance, how)
+
+    reproduce(model.runner.runtime, goldens, tolerance, engine.key)
+    if count := expected_candidates(model.bundle, max_candidates):
+        # A runtime may have a graph for this number.
+        found: list[Scores] = []
+        item = next(spec.name for spec in schema.tensors if spec.side == "item")
+        for tensors in asked:
+            rows = len(tensors[item])
+            scores = run(model.runner.runtime, repeated(schema, tensors, max(rows, count)))
+            found.append({head: column[:rows] for head, column in scores.items()})
+        _check(goldens, found, tolerance, f"{count} candidates")
     if model.lean is not None:
-        _prove_lean(model, model.lean.runner.runtime, goldens, asked, max_candidates, pace)
-    if model.runner.together:
-        found = _scores_together(model, model.runner.together, asked, pace)
-        _check(goldens, found, tolerance, "requests together")
-
-
-def _prove_lean(
-    model: Model,
-    lean: Runtime,
-    goldens: Sequence[Golden],
-    asked: Sequence[Tensors],
-    max_candidates: int,
-    pace: Pace,
-) -> None:
-    """Warm up the lean graph, and reproduce the scores that goldens expect of it. Raises BundleError."""
-    record, expected = model.bundle.manifest.lean, [golden.expects_of_lean() for golden in goldens]
-    assert record is not None, "a lean graph has a record"
-
-    def run(tensors: Tensors) -> Scores:
-        scores = lean.run(tensors)
-        pace.pause()
-        return scores
-
-    for size in lean.warm_up_sizes(max_candidates):
-        run(repeated(model.schema, asked[0], size))
-    _check(expected, [run(tensors) for tensors in asked], record.tolerance, "the lean graph")
-
-
-async def prove_beside(models: Sequence[Model], max_candidates: int) -> None:
-    """Prove models in a separate thread, one after the other, without rests. Raises as `prove` does."""
-    pace = Pace()
-
-    def prove_all() -> None:
-        for model in models:
-            prove(model, max_candidates, pace)
-
-    try:
-        await asyncio.to_thread(prove_all)
-    finally:
-        pace.stop()
+        assert manifest.lean is not None, "a lean graph has a record"
+        expected = [golden.expects_of_lean() for golden in goldens]
+        reproduce(model.lean.runner.runtime, expected, manifest.lean.tolerance, "the lean graph")
 
 
 def _goldens(model: Model, pace: Pace) -> tuple[list[Golden], list[Tensors]]:
-    """Return all goldens, and the model's tensors for each."""
     path, users, items = model.bundle.path(GOLDENS), model.codecs["user"], model.codecs["item"]
     goldens, asked = [], []
     for golden in read_goldens(path):
@@ -142,29 +110,7 @@ def _goldens(model: Model, pace: Pace) -> tuple[list[Golden], list[Tensors]]:
     return goldens, asked
 
 
-def _scores_among(model: Model, count: int, asked: Sequence[Tensors], run: Callable[[Tensors], Scores]) -> list[Scores]:
-    """Return the scores with candidates repeated up to this number: a runtime may have a graph for it."""
-    found: list[Scores] = []
-    for tensors, rows in zip(asked, candidates_of(model.schema, asked), strict=True):
-        scores = run(repeated(model.schema, tensors, max(rows, count)))
-        found.append({head: column[:rows] for head, column in scores.items()})
-    return found
-
-
-def _scores_together(model: Model, together: Together, asked: Sequence[Tensors], pace: Pace) -> list[Scores]:
-    """Return the scores of several requests in one run."""
-    for size in together.warm_up_sizes():
-        together.run([repeated(model.schema, asked[0], size)])
-        pace.pause()
-    found: list[Scores] = []
-    for start in range(0, len(asked), together.most):
-        found += together.run(asked[start : start + together.most])
-        pace.pause()
-    return found
-
-
 def _check(goldens: Sequence[Golden], found: Sequence[Scores], tolerance: float, how: str) -> None:
-    """Raise BundleError if a score differs by more than the tolerance."""
     for number, (golden, scores) in enumerate(zip(goldens, found, strict=True), start=1):
         difference = _greatest_difference(golden, scores)
         if not difference <= tolerance:

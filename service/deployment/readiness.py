@@ -5,11 +5,12 @@ Once ready, a lost store does not make it unready: a degraded score is worth mor
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import structlog
 
 from msd.contract.errors import MsdError
-from service.deployment.proof import prove_beside
+from service.deployment.proof import Pace, prove
 from service.errors import NotReady, StoreError
 from service.scoring.model import Model
 from service.telemetry.metrics import Metrics
@@ -41,7 +42,6 @@ class Readiness:
             raise NotReady("not ready: " + "; ".join(f"{part}: {reason}" for part, reason in self.missing.items()))
 
     def arrived(self, part: str) -> None:
-        """Mark a part as ready."""
         self.missing.pop(part, None)
         self._metrics.ready.set(self.is_ready)
 
@@ -56,66 +56,62 @@ class Readiness:
         self._metrics.ready.set(False)
 
 
-class Starter:
-    """Makes the service ready for its first line-up: proves the models, and waits for their store."""
+async def make_ready(readiness: Readiness, models: Sequence[Model], max_candidates: int) -> None:
+    """Prove the first line-up's models, and wait for their store. `readiness` reports what is missing meanwhile."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_warm_up(readiness, models, max_candidates))
+        group.create_task(_await_store(readiness, models))
 
-    def __init__(self, readiness: Readiness, max_candidates: int) -> None:
-        self._readiness = readiness
-        self._max_candidates = max_candidates
-        self._starting: asyncio.Task[None] | None = None
-        self._log = structlog.get_logger("msd.readiness")
 
-    def begin(self, models: Sequence[Model]) -> None:
-        """Run until the service is ready, or cannot become so. Readiness reports what is missing meanwhile."""
-        self._starting = asyncio.create_task(self._start(models))
+async def _warm_up(readiness: Readiness, models: Sequence[Model], max_candidates: int) -> None:
+    if reason := await why_not_proved(models, max_candidates, "model"):
+        readiness.missing["model"] = reason
+    else:
+        readiness.arrived("model")
+        _log().info("model_ready")
 
-    def end(self) -> None:
-        """Stop waiting for the first line-up."""
-        if self._starting is not None:
-            self._starting.cancel()
 
-    async def _start(self, models: Sequence[Model]) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._warm_up(models))
-            group.create_task(self._await_store(models))
-
-    async def _warm_up(self, models: Sequence[Model]) -> None:
-        if reason := await why_not_proved(models, self._max_candidates, "model"):
-            self._readiness.missing["model"] = reason
+async def _await_store(readiness: Readiness, models: Sequence[Model]) -> None:
+    wait = _FIRST_RETRY_S
+    while True:
+        try:
+            for model in models:
+                await model.store.check()
+        except StoreError as error:
+            if readiness.missing["store"] != str(error):
+                _log().warning("not_ready", part="store", reason=str(error))
+            readiness.missing["store"] = str(error)
+        except Exception as error:
+            readiness.missing["store"] = "the check failed; the log has the reason"
+            _log().exception("not_ready", part="store", reason=str(error))
         else:
-            self._readiness.arrived("model")
-            self._log.info("model_ready")
-
-    async def _await_store(self, models: Sequence[Model]) -> None:
-        wait = _FIRST_RETRY_S
-        while True:
-            try:
-                for model in models:
-                    await model.store.check()
-            except StoreError as error:
-                if self._readiness.missing["store"] != str(error):
-                    self._log.warning("not_ready", part="store", reason=str(error))
-                self._readiness.missing["store"] = str(error)
-            except Exception as error:
-                self._readiness.missing["store"] = "the check failed; the log has the reason"
-                self._log.exception("not_ready", part="store", reason=str(error))
-            else:
-                self._readiness.arrived("store")
-                self._log.info("store_ready", store=models[0].store.name)
-                return
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, _LAST_RETRY_S)
+            readiness.arrived("store")
+            _log().info("store_ready", store=models[0].store.name)
+            return
+        await asyncio.sleep(wait)
+        wait = min(2 * wait, _LAST_RETRY_S)
 
 
 async def why_not_proved(models: Sequence[Model], max_candidates: int, part: str) -> str:
-    """Prove models in the background. Return what is wrong with them, which is also logged; empty if nothing is."""
-    log = structlog.get_logger("msd.readiness")
+    """Prove models in a thread. Return what is wrong with them, which is also logged; empty if nothing is."""
+    pace = Pace()
+
+    def prove_all() -> None:
+        for model in models:
+            prove(model, max_candidates, pace)
+
     try:
-        await prove_beside(models, max_candidates)
+        await asyncio.to_thread(prove_all)
     except MsdError as error:
-        log.error("not_ready", part=part, reason=str(error))
+        _log().error("not_ready", part=part, reason=str(error))
         return str(error)
     except Exception as error:
-        log.exception("not_ready", part=part, reason=str(error))
+        _log().exception("not_ready", part=part, reason=str(error))
         return "the model failed on a golden; the log has the reason"
+    finally:
+        pace.stop()
     return ""
+
+
+def _log() -> Any:  # noqa: ANN401 - structlog's own type
+    return structlog.get_logger("msd.readiness")

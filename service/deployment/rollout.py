@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import structlog
 
-from msd.contract.bundle import MERGED_RANKER, RANKER, Manifest, Pause
+from msd.contract.bundle import RANKER, Manifest, Pause
 from msd.contract.errors import BundleError, MsdError
 from service.deployment.bundle_folder import SourceError
 from service.deployment.pinned_bundle import DeploymentPlan, Marks, PinnedBundle, marks_of
@@ -46,19 +46,19 @@ _BESIDE_BYTES = 32 * 2**20
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 
 
-class Scarce(MsdError):
+class OutOfResources(MsdError):
     """A bundle cannot be loaded now, for lack of memory or open files; try again later."""
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class SourceReading:
     """What the source says, comparable with an earlier look; `wanted` is None, with a reason, if that is unknown."""
 
     wanted: Wanted | None
     marks: Mapping[Path, Marks]
     reason: str = ""
 
-    def is_like(self, other: "Sight | None") -> bool:
+    def is_like(self, other: "SourceReading | None") -> bool:
         """Return whether nothing has changed in between."""
         return other is not None and (self.wanted, self.marks, self.reason) == (other.wanted, other.marks, other.reason)
 
@@ -76,32 +76,31 @@ class BundleFollower:
         self._rows = settings.rows_in_bundle
         self._known: dict[tuple[Path, Marks], PinnedBundle] = {}
 
-    def look(self) -> Sight:
-        """Return what should be served now."""
+    def look(self) -> SourceReading:
         try:
             wanted = self._source.wanted()
-            return Sight(wanted, {folder: marks_of(folder, self._rows) for folder in wanted.folders})
+            return SourceReading(wanted, {folder: marks_of(folder, self._rows) for folder in wanted.folders})
         except MsdError as error:
-            return Sight(None, {}, str(error))
+            return SourceReading(None, {}, str(error))
         except OSError as error:
-            return Sight(None, {}, f"{error.filename}: {error.strerror}")
+            return SourceReading(None, {}, f"{error.filename}: {error.strerror}")
 
     def first(self) -> DeploymentPlan:
         """Return the verified plan of what should be served now. Raises MsdError."""
-        self.sight = self.look()
-        return self.verified(self.sight)
+        self.reading = self.look()
+        return self.verified(self.reading)
 
-    def verified(self, sight: Sight, pause: Pause = lambda: None) -> DeploymentPlan:
+    def verified(self, reading: SourceReading, pause: Pause = lambda: None) -> DeploymentPlan:
         """Verify what was seen; bundles that are already pinned are reused. Raises MsdError."""
-        if sight.wanted is None:
-            raise SourceError(sight.reason)
-        keys = {folder: (folder, sight.marks[folder]) for folder in sight.wanted.folders}
+        if reading.wanted is None:
+            raise SourceError(reading.reason)
+        keys = {folder: (folder, reading.marks[folder]) for folder in reading.wanted.folders}
         found = {
             folder: self._known.get(key) or PinnedBundle(folder, self._parent, self._rows, self._trust, pause)
             for folder, key in keys.items()
         }
         self._known = {keys[folder]: pinned for folder, pinned in found.items()}
-        return DeploymentPlan(sight.wanted, found)
+        return DeploymentPlan(reading.wanted, found)
 
 
 class Rollout:
@@ -111,7 +110,7 @@ class Rollout:
         self, follower: BundleFollower, plan: DeploymentPlan, serving: Serving, settings: Settings, metrics: Metrics
     ) -> None:
         self._follower = follower
-        self._seen = self._handled = follower.sight
+        self._seen = self._handled = follower.reading
         # The plan keeps the served files open: the text encoder reads its own only on first use.
         self._served = plan
         self._serving = serving
@@ -131,7 +130,6 @@ class Rollout:
         threading.Thread(target=self._follow, name="rollout").start()
 
     def stop(self) -> None:
-        """Stop at the next step, without waiting for it."""
         self._pace.stop()
 
     def _follow(self) -> None:
@@ -145,17 +143,17 @@ class Rollout:
 
     def _look(self) -> None:
         """Look for changes. Only what looks the same twice is opened, so that a copy in progress can finish."""
-        sight, before = self._follower.look(), self._seen
-        self._seen = sight
-        is_new = not sight.is_like(self._handled)
-        if not sight.is_like(before) or not (is_new or time.monotonic() >= self._again_at):
+        reading, before = self._follower.look(), self._seen
+        self._seen = reading
+        is_new = not reading.is_like(self._handled)
+        if not reading.is_like(before) or not (is_new or time.monotonic() >= self._again_at):
             return
         if is_new:
             self._again_s = _FIRST_PAUSE_S
-        self._handled, self._again_at = sight, math.inf
+        self._handled, self._again_at = reading, math.inf
         try:
-            self._lead_to(sight)
-        except (StoreError, Scarce) as error:
+            self._lead_to(reading)
+        except (StoreError, OutOfResources) as error:
             self._again_at = time.monotonic() + self._again_s
             self._refused("postponed")
             self._log.warning("swap_postponed", reason=str(error), again_in=self._again_s)
@@ -164,11 +162,11 @@ class Rollout:
             self._refused("refused")
             self._log.error("bundle_refused", reason=str(error))
 
-    def _lead_to(self, sight: Sight) -> None:
-        """Serve what was seen. Raises MsdError if it is refused; StoreError or Scarce if it may succeed later."""
+    def _lead_to(self, reading: SourceReading) -> None:
+        """Serve what was read. Raises MsdError if it is refused; StoreError or OutOfResources if that may pass."""
         self._pace.begin()
         try:
-            plan = self._follower.verified(sight, self._pace.pause)
+            plan = self._follower.verified(reading, self._pace.pause)
             if plan.is_like(self._served):
                 self._served = plan
                 self._tell_refused(False)
@@ -181,7 +179,7 @@ class Rollout:
             raise
         except Exception as error:
             if is_scarce(error):
-                raise Scarce(str(error)) from error
+                raise OutOfResources(str(error)) from error
             if isinstance(error, MsdError):
                 raise
             self._log.exception("cannot_load", reason=str(error))
@@ -190,7 +188,6 @@ class Rollout:
         self._log.info("swapped", generation=self._generation, bundles=bundles)
 
     def _loaded(self, plan: DeploymentPlan) -> dict[ModelKey, Model]:
-        """Load the models of a plan; reuse those that serve already."""
         models = self._serving.current.models
         for key, pinned in plan.models.items():
             if key not in models:
@@ -235,15 +232,14 @@ class Rollout:
 
 
 def check_memory(manifest: Manifest, folder: Path, root: Path = Path("/")) -> None:
-    """Raise Scarce if loading the bundle in `folder` would take more memory than is free.
+    """Raise OutOfResources if loading the bundle in `folder` would take more memory than is free.
 
     The kernel kills a process that exceeds its control group's limit.
     """
-    sizes = (entry.size for name, entry in manifest.files.items() if name in (RANKER, MERGED_RANKER))
-    wanted = int(_TIMES_GRAPH * sum(sizes)) + _BESIDE_BYTES
+    wanted = int(_TIMES_GRAPH * manifest.files[RANKER].size) + _BESIDE_BYTES
     free = free_memory(root)
     if free is not None and wanted > free:
-        raise Scarce(
+        raise OutOfResources(
             f"{folder}: loading it takes about {wanted >> 20} MB of memory, but {free >> 20} MB are left for this"
             " process; raise its memory limit, or free memory"
         )

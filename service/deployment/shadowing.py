@@ -56,7 +56,6 @@ class Shadowing:
         return self._comparing is None or self._comparing.done()
 
     async def close(self) -> None:
-        """Cancel the current comparison."""
         if self._comparing is not None:
             self._comparing.cancel()
             await asyncio.gather(self._comparing, return_exceptions=True)

@@ -34,7 +34,6 @@ class Wanted(NamedTuple):
 
     @property
     def folders(self) -> frozenset[Path]:
-        """Return the folders of all bundles."""
         return frozenset(arm.folder for arm in (*self.arms, *self.shadows))
 
 
@@ -43,7 +42,12 @@ class Source:
 
     def __init__(self, settings: Settings) -> None:
         self._place = settings.bundle
-        self._published = _published(settings)
+        self._published: PublishedBundle | None = None
+        if settings.store == "redis":
+            from service.deployment import redis_pointer
+
+            assert settings.redis_url is not None, "settings with a Redis store have its address"
+            self._published = redis_pointer.PublishedBundle(settings.redis_url.get_secret_value())
 
     def wanted(self) -> Wanted:
         """Return what to serve. Raises SourceError if a pointer is missing or leads nowhere, or an experiment is
@@ -67,14 +71,6 @@ class Source:
         if name != CURRENT:
             return named_bundle(self._place, name)
         return self._published.bundle(self._place) if self._published else read_pointer(self._place / CURRENT)
-
-
-def _published(settings: Settings) -> "PublishedBundle | None":
-    if settings.store != "redis":
-        return None
-    from service.deployment.redis_pointer import PublishedBundle
-
-    return PublishedBundle(settings)
 
 
 def alone(folder: Path) -> Wanted:

@@ -42,7 +42,6 @@ class HttpServer(uvicorn.Server):
         self._log = structlog.get_logger("msd.server")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the app and the listener."""
         await super().startup([])
         self._loop = asyncio.get_running_loop()
         self.address = listen(self._listener)
@@ -50,7 +49,6 @@ class HttpServer(uvicorn.Server):
         self._entry.open()
 
     async def on_tick(self, counter: int) -> bool:
-        """Run ten times a second."""
         if counter % ONCE_A_SECOND == 0:
             self._entry.look_after(self.server_state.connections)
         return await super().on_tick(counter)

@@ -9,10 +9,10 @@ import asyncio
 import hashlib
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import lmdb
 import structlog
@@ -28,7 +28,6 @@ _STREAM, _GENERATION, _FORMAT_KEY = b"stream", b"generation", b"format"
 _STARTED = struct.Struct("<dB")
 _MAX_BATCHES = 64
 _TIMEOUT_S = 5.0
-T = TypeVar("T")
 
 
 class _Waiting(NamedTuple):
@@ -73,7 +72,6 @@ class EmbeddedStates:
             raise LiveError(f"events were not on disk within {_TIMEOUT_S:g} s") from None
 
     async def close(self) -> None:
-        """Write all batches that wait, then close the file."""
         if self._writing is not None:
             await self._writing
         self._thread.shutdown()
@@ -89,20 +87,20 @@ class EmbeddedStates:
 
     async def _write(self, together: Sequence[_Waiting]) -> None:
         # Write abandoned batches too: a batch may be sent again, and then counts as a duplicate.
-        batches = [one.batch for one in together]
+        batches = [waiting.batch for waiting in together]
         try:
             outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, self._file.add, batches)
         except Exception as error:
             is_ours = isinstance(error, LiveError)
             self._log.error("events_not_kept", reason=str(error), exc_info=None if is_ours else error)
             failed = error if isinstance(error, LiveError) else LiveError(f"events cannot be written: {error}")
-            for one in together:
-                if not one.answer.done():
-                    one.answer.set_exception(failed)
+            for waiting in together:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(failed)
             return
-        for one, outcome in zip(together, outcomes, strict=True):
-            if not one.answer.done():
-                one.answer.set_result(outcome)
+        for waiting, outcome in zip(together, outcomes, strict=True):
+            if not waiting.answer.done():
+                waiting.answer.set_result(outcome)
 
 
 class StateFile:
@@ -115,12 +113,7 @@ class StateFile:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._env = lmdb.open(
-                str(folder),
-                map_size=max_bytes,
-                max_dbs=4,
-                max_readers=_MAX_READERS,
-                mode=0o600,
-                readahead=False,
+                str(folder), map_size=max_bytes, max_dbs=4, max_readers=_MAX_READERS, mode=0o600, readahead=False
             )
             self._states, self._about = (self._env.open_db(name) for name in (b"states", b"about"))
             self._seen = [self._env.open_db(name) for name in (b"seen-0", b"seen-1")]
@@ -143,39 +136,29 @@ class StateFile:
 
     def add(self, batches: Sequence[LiveBatch]) -> list[BatchOutcome]:
         """Fold batches; return once they are durable. Raises LiveError, and then none of them was folded."""
-
-        def fold(transaction: lmdb.Transaction) -> list[BatchOutcome]:
-            stream = Stream.unpack(_bytes(transaction.get(_STREAM, db=self._about)))
-            folding = _Fold(transaction, self._states, self._generations(transaction), stream)
-            outcomes = [folding.add(batch) for batch in batches]
-            folding.write()
-            if folding.stream is not None:
-                transaction.put(_STREAM, folding.stream.pack(), db=self._about)
-            return outcomes
-
-        return self._write(fold)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._env.close()
-
-    def _write(self, change: Callable[[lmdb.Transaction], T]) -> T:
         try:
             with self._env.begin(write=True) as transaction:
-                return change(transaction)
+                stream = Stream.unpack(_bytes(transaction.get(_STREAM, db=self._about)))
+                folding = _Fold(transaction, self._states, self._generations(transaction), stream)
+                outcomes = [folding.add(batch) for batch in batches]
+                folding.write()
+                if folding.stream is not None:
+                    transaction.put(_STREAM, folding.stream.pack(), db=self._about)
+            return outcomes
         except lmdb.MapFullError as error:
             raise LiveError(f"{self._folder}: live states have reached MSD_STATE_MB; raise it") from error
         except (lmdb.Error, OSError) as error:
             raise LiveError(f"{self._folder}: events cannot be stored ({_reason(error)})") from error
 
+    def close(self) -> None:
+        self._env.close()
+
     def _check_format(self) -> None:
-        def check(transaction: lmdb.Transaction) -> bytes:
-            found = transaction.get(_FORMAT_KEY, db=self._about)
+        with self._env.begin(write=True) as transaction:
+            found = _bytes(transaction.get(_FORMAT_KEY, db=self._about))
             if found is None:
                 transaction.put(_FORMAT_KEY, _FORMAT, db=self._about)
-            return bytes(found or _FORMAT)
-
-        if (found := self._write(check)) != _FORMAT:
+        if found is not None and found != _FORMAT:
             self._env.close()
             raise LiveError(
                 f"{self._folder}: states of format {found.decode('utf-8', 'replace')}, this release keeps format"
@@ -228,12 +211,10 @@ class _Fold:
         return BatchOutcome(len(batch.events) - duplicates, duplicates, late, in_row, newest)
 
     def write(self) -> None:
-        """Write the states that changed."""
         for (side, one), state in self._changed.items():
             self._transaction.put(state_key(side, one), pack_state(state), db=self._states)
 
     def _is_new(self, event: LiveEvent) -> bool:
-        """Return whether an event is new, and record it."""
         key = hashlib.blake2b(event.key, digest_size=16).digest()
         if self._transaction.get(key, db=self._older) is not None:
             return False

@@ -1,14 +1,10 @@
-"""Events: their wire format, and what a state makes of each. Logs and joins read the same format.
-
-Does not know HTTP, nor where states are kept.
-"""
+"""The wire format of events, which the request log keeps. Does not know HTTP, nor where states are kept."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from msd.contract.request import At, Id, RequestError, Wire, check_keys, has_no_key_twice, parse_thoroughly
-from msd.contract.state import Event
 
 MAX_EVENTS = 1_000
 
@@ -30,14 +26,6 @@ class WireEvent(Wire):
     item_id: Id
     at: At | None = Field(default=None, description="Time of the event in Unix seconds; the service's clock if absent.")
     request_id: Id | None = Field(default=None, description="Request ID of the scoring request that led to it.")
-
-    def for_user(self, at: float) -> Event:
-        """Return the event that the user's state folds."""
-        return Event(at, self.type == "click", self.item_id, self.type == "impression")
-
-    def for_item(self, at: float) -> Event:
-        """Return the event that the item's state folds."""
-        return Event(at, self.type == "click", None, self.type == "impression")
 
 
 class EventBatch(Wire):

@@ -6,10 +6,9 @@ Events use a separate connection, so that no request waits behind them. Knows ke
 
 import hashlib
 import struct
-import threading
 import time
-from collections import OrderedDict, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -21,6 +20,7 @@ from service import limits
 from service.live.live_state import NOTHING, pack_state, unpack_counts
 from service.live.redis_script import DUPLICATE, FOLD, IN_ROW, LATE, STREAM, Script
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, PackedStates, Stream
+from service.lru_cache import LruCache
 from service.redis.keys import LIVE_STREAM, event_key, live_key, live_prefix, seen_key
 from service.redis.redis_line import pack
 from service.redis.redis_link import Command, Ears
@@ -37,7 +37,7 @@ _MOST, _LAST_S = 1e30, 1e11
 _DIGEST_BYTES = 12
 # Memory overhead of an entry beside the bytes of key and state, approximately.
 _OVERHEAD = 250
-_NOT_HELD = (None, -1)
+_NOT_HELD = None, -1
 
 
 class RedisStates:
@@ -53,12 +53,13 @@ class RedisStates:
         url, cache_bytes = settings.redis_url.get_secret_value(), settings.cache_mb * 2**20 // 4
         self._horizon_s = limits.EVENT_HORIZON_S
         self._seen_s = b"%d" % max(1, 2 * self._horizon_s)
-        self._cache = LruCache(cache_bytes)
+        # The absence of a state is cached too; with each entry the epoch of its read.
+        self._cache: LruCache[bytes, tuple[bytes | None, int]] = LruCache(cache_bytes, _size_of)
         self._stream: Stream | None = None
         self._stream_until = 0.0
         prefixes = [live_prefix(side).encode() for side in ROW_SIDES] if cache_bytes else []
         timeout_s = settings.store_timeout_ms / 1000
-        self._nodes = open_nodes(url, timeout_s, prefixes, Ears(self._cache.forget))
+        self._nodes = open_nodes(url, timeout_s, prefixes, Ears(self._cache.drop))
         self._writers = open_nodes(url, _WRITE_TIMEOUT_S)
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> PackedStates:
@@ -114,7 +115,6 @@ class RedisStates:
         )
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._nodes.close()
         await self._writers.close()
 
@@ -124,8 +124,9 @@ class RedisStates:
         """Return the keys of ids [n]; their cached states, the epochs in which these were read, and whether each is
         current."""
         keys = [live_key(side, one).encode() for one in ids]
-        found, epochs = self._cache.look_up(keys)
-        return keys, found, epochs, (epochs >= 0) & are_among(epochs, self._nodes.sure())
+        entries = [entry or _NOT_HELD for entry in self._cache.get(keys)]
+        epochs = np.fromiter((epoch for _, epoch in entries), np.int64, len(keys))
+        return keys, [state for state, _ in entries], epochs, (epochs >= 0) & are_among(epochs, self._nodes.sure())
 
     async def _read(self, keys: list[bytes], deadline: float | None) -> dict[bytes, bytes | None]:
         """Return the values that could be read. Raises LiveError if none could and none is cached."""
@@ -147,10 +148,9 @@ class RedisStates:
 
     def _hold(self, values: dict[bytes, bytes | None], epoch: int) -> None:
         """Store replies on arrival: an invalidation that follows is about something later."""
-        states = {key: value for key, value in values.items() if key != _STREAM_KEY}
-        if len(states) < len(values):
+        if _STREAM_KEY in values:
             self._hold_stream(values[_STREAM_KEY])
-        self._cache.put(states, epoch)
+        self._cache.put({key: (value, epoch) for key, value in values.items() if key != _STREAM_KEY})
 
     def _hold_stream(self, packed: bytes | None) -> Stream | None:
         """Store and return the stream as it is now."""
@@ -230,7 +230,6 @@ def _command(name: bytes, script: bytes, keys: Sequence[bytes], arguments: Seque
 
 
 def _packed(event: LiveEvent) -> tuple[bytes, bytes, bytes]:
-    """Return an event's digest, kind, time and item, packed."""
     return _digest(event.key), _EVENT.pack(event.is_click, event.at), event.item_id.encode()
 
 
@@ -252,52 +251,5 @@ def _is_error(reply: object, code: str) -> bool:
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith(code)
 
 
-class LruCache:
-    """LRU cache of packed states by key, bounded in memory, with the epoch of each read.
-
-    The absence of a state is cached too. The event loop writes; scoring threads read too.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._held: OrderedDict[bytes, tuple[bytes | None, int]] = OrderedDict()
-        self._bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def look_up(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], NDArray[np.int64]]:
-        """Return the cached entries of keys [n], and their epochs [n]: −1 if there is none."""
-        held = self._held
-        with self._lock:
-            found = [held.get(key, _NOT_HELD) for key in keys]
-            for key, (_, epoch) in zip(keys, found, strict=True):
-                if epoch >= 0:
-                    held.move_to_end(key)
-        return [value for value, _ in found], np.fromiter((epoch for _, epoch in found), np.int64, len(keys))
-
-    def put(self, values: Mapping[bytes, bytes | None], epoch: int) -> None:
-        """Store what was read."""
-        with self._lock:
-            for key, value in values.items():
-                self._drop(key)
-                self._held[key] = value, epoch
-                self._bytes += _size(key, value)
-            while self._bytes > self._max_bytes:
-                key, (value, _) = self._held.popitem(last=False)
-                self._bytes -= _size(key, value)
-
-    def forget(self, keys: Sequence[bytes]) -> None:
-        """Drop keys."""
-        with self._lock:
-            for key in keys:
-                self._drop(key)
-
-    def _drop(self, key: bytes) -> None:
-        if (held := self._held.pop(key, None)) is not None:
-            self._bytes -= _size(key, held[0])
-
-
-def _size(key: bytes, value: bytes | None) -> int:
-    return _OVERHEAD + len(key) + (len(value) if value else 0)
+def _size_of(key: bytes, entry: tuple[bytes | None, int]) -> int:
+    return _OVERHEAD + len(key) + len(entry[0] or b"")

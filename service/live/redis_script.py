@@ -119,7 +119,6 @@ class Script(NamedTuple):
 
     @classmethod
     def of(cls, text: bytes) -> Self:
-        """Return the script of a text."""
         return cls(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 

@@ -36,7 +36,6 @@ class Stream(NamedTuple):
         return stream if stream.since <= stream.until < _NO_TIME else None
 
     def pack(self) -> bytes:
-        """Pack as bytes."""
         return _TIMES.pack(*self)
 
     def complete_at(self, at: float, lag_s: float) -> float:
@@ -159,6 +158,4 @@ class LiveStore(Protocol):
         """Fold a batch; return once it is durable. A batch that failed can be given again, whatever became of it."""
         ...
 
-    async def close(self) -> None:
-        """Release what the store holds."""
-        ...
+    async def close(self) -> None: ...

@@ -82,7 +82,6 @@ class Cluster:
         return min((node.link.last_proved_at for node in self._nodes.values()), default=self._made_at)
 
     def groups(self, keys: Sequence[bytes]) -> list[list[int]]:
-        """Group key indices by slot."""
         groups: dict[int, list[int]] = {}
         for place, key in enumerate(keys):
             groups.setdefault(key_slot(key), []).append(place)

@@ -125,7 +125,6 @@ def get_all(client: Redis, keys: Sequence[str] | Sequence[bytes]) -> list[bytes 
 
 
 def _options(url: str) -> dict[str, Any]:
-    """Return a URL's options."""
     options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
     is_tls = options.pop("connection_class", None) is SSLConnection
     for name in ("host", "port"):

@@ -150,7 +150,6 @@ class Line(asyncio.Protocol):
         return asked.answered
 
     def ping(self) -> None:
-        """Send a PING."""
         self.send(_PING, 1, lambda replies: None)
 
     def data_received(self, data: bytes) -> None:

@@ -93,7 +93,6 @@ class RedisLink:
 
     @property
     def state(self) -> State:
-        """The server's state."""
         if self._line is None:
             return "down"
         if self._line.is_late:
@@ -132,7 +131,6 @@ class RedisLink:
             self._line.end(reason)
 
     async def close(self) -> None:
-        """Close the connection for good."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)

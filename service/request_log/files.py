@@ -6,94 +6,64 @@ Converts records to columns and back. Does not know when files are written.
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import MISSING, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from types import NoneType, UnionType
+from typing import Any, TypeAlias, get_args, get_type_hints
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
+from msd.contract.pricing import Pricing
 from service.machine import let_others_run
+from service.scoring.exploration import Choice, Played
 
 Batch: TypeAlias = Any  # pyarrow.RecordBatch; pyarrow has no types
 Record: TypeAlias = RequestRecord | EventRecord
-_STRINGS, _FLOATS = pa.list_(pa.string()), pa.list_(pa.float32())
-_REQUEST_COLUMNS = pa.schema(
-    {
-        "request_id": pa.string(),
-        "received_at": pa.float64(),
-        "at": pa.float64(),
-        "arm": pa.string(),
-        "arm_share": pa.float64(),
-        "model_version": pa.string(),
-        "bundle_id": pa.string(),
-        "manifest_sha256": pa.string(),
-        "engine": pa.string(),
-        "runtime_version": pa.string(),
-        "instructions": pa.string(),
-        "threads": pa.int32(),
-        "ran": pa.int32(),
-        "is_partial": pa.bool_(),
-        "together": pa.int32(),
-        "user_id": pa.string(),
-        "request": pa.binary(),
-        "history": _STRINGS,
-        "item_ids": _STRINGS,
-        "bids": pa.list_(pa.float64()),
-        "user_row": pa.binary(),
-        "user_found": pa.bool_(),
-        "user_stale": pa.bool_(),
-        "item_rows": pa.binary(),
-        "items_found": pa.binary(),
-        "items_stale": pa.binary(),
-        "heads": _STRINGS,
-        "scores": pa.list_(_FLOATS),
-        "degraded_user": pa.string(),
-        "rungs": _STRINGS,
-        "served": pa.list_(pa.int32()),
-        "parse_ms": pa.float32(),
-        "rows_ms": pa.float32(),
-        "queue_ms": pa.float32(),
-        "run_ms": pa.float32(),
-        "total_ms": pa.float32(),
-        "correction": pa.list_(pa.float64()),
-        "pricing": _STRINGS,
-        "is_lean": pa.bool_(),
-        "explore": pa.struct(
-            {
-                "policy": pa.string(),
-                "share": pa.float64(),
-                "seed": pa.string(),
-                "explored": pa.bool_(),
-                "first": pa.int32(),
-                "propensity": pa.float64(),
-            }.items()
-        ),
-    }.items()
-)
-_EVENT_COLUMNS = pa.schema(
-    {
-        "event_id": pa.string(),
-        "type": pa.string(),
-        "user_id": pa.string(),
-        "item_id": pa.string(),
-        "at": pa.float64(),
-        "request_id": pa.string(),
-        "received_at": pa.float64(),
-    }.items()
-)
-_LATER = ("correction", "pricing", "is_lean", "explore")
-"""The last columns of requests, by the release that added them; files of earlier releases lack them."""
+_TYPES: Mapping[object, Any] = {
+    str: pa.string(),
+    float: pa.float64(),
+    int: pa.int32(),
+    bool: pa.bool_(),
+    bytes: pa.binary(),
+    Played: pa.string(),
+    list[str]: pa.list_(pa.string()),
+    list[str | None]: pa.list_(pa.string()),
+    list[Pricing]: pa.list_(pa.string()),
+    list[float]: pa.list_(pa.float64()),
+    list[float | None]: pa.list_(pa.float64()),
+    list[int]: pa.list_(pa.int32()),
+    list[NDArray[np.float32]]: pa.list_(pa.list_(pa.float32())),
+}
 _READ_ROWS = 16
 _ROWS = b"msd.rows"
 _LOCK = ".lock"
 _KINDS = (REQUESTS, EVENTS)
+
+
+def _columns(record: type) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Return the columns of a record's fields: their types, and 32 bits for milliseconds."""
+    columns = {}
+    for name, hint in get_type_hints(record).items():
+        (kind,) = {*get_args(hint)} - {NoneType} if isinstance(hint, UnionType) else (hint,)
+        if kind == dict[str, Any]:
+            columns[name] = pa.struct(_columns(Choice))
+        else:
+            columns[name] = pa.float32() if name.endswith("_ms") else _TYPES[kind]
+    return pa.schema(columns)
+
+
+_REQUEST_COLUMNS, _EVENT_COLUMNS = _columns(RequestRecord), _columns(EventRecord)
+# Files of earlier releases lack the last columns: those with a default.
+_NEEDED = sum(field.default is MISSING for field in fields(RequestRecord))
 
 
 class LogFileError(MsdError):
@@ -151,7 +121,7 @@ def _rows(path: Path, schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             count = len(file.schema_arrow)
             is_ours = pa.schema(list(schema)[:count]).equals(file.schema_arrow)
-            if not is_ours or not set(schema.names[count:]) <= set(_LATER):
+            if not is_ours or count < min(_NEEDED, len(schema)):
                 raise LogFileError(f"{path}: not a request log file, or of another release: its columns differ")
             left = int((file.schema_arrow.metadata or {}).get(_ROWS, 0))
             for batch in file.iter_batches(_READ_ROWS):
@@ -193,7 +163,6 @@ class LogFolder:
                 half.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Unlock the folder."""
         os.close(self._lock)
 
     def add(self, kind: str, data: bytes | memoryview) -> None:
@@ -216,11 +185,9 @@ class LogFolder:
             total -= size
 
     def size(self) -> int:
-        """Return the bytes of all files."""
         return sum(size for _, size, _ in self._files())
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """Return each file's time, bytes and path, oldest first."""
         found = []
         for kind in _KINDS:
             for file in self._path.glob(f"{kind}-*.parquet"):

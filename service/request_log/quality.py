@@ -80,11 +80,9 @@ class _Watched:
                 counted.add(scores[head].astype(np.float64))
 
     def inputs(self) -> dict[str, float]:
-        """Return the drift of each input."""
         return {name: counted.psi() for name, (_, counted) in self._inputs.items()}
 
     def heads(self) -> dict[str, float]:
-        """Return the drift of each head's scores."""
         return {head: counted.psi() for head, counted in self._heads.items()}
 
 

@@ -52,7 +52,6 @@ class LoggedEvents(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Memory in bytes."""
         return len(self.body)
 
 
@@ -106,7 +105,6 @@ class RequestLog:
             self._log.error("request_log_unfinished", seconds=_CLOSE_WITHIN_S, waiting=waiting)
 
     def _tell(self, told: Served | LoggedEvents) -> bool:
-        """False if there is no room."""
         size = told.size
         waiting_bytes = self._told_bytes - self._taken_bytes
         if waiting_bytes + size > _MAX_BYTES or self._told_count - self._taken_count >= _MAX_COUNT:
@@ -141,7 +139,6 @@ class RequestLog:
         writer.close()
 
     def _told(self, timeout: float) -> Served | LoggedEvents | None:
-        """Return the next entry; None if the queue is empty or closed."""
         try:
             return self._queue.get(timeout=timeout)
         except Empty:
@@ -182,7 +179,6 @@ class LogWriter:
         self._metrics.log_bytes.set(self._folder.size())
 
     def lose(self, told: Served | LoggedEvents | None, error: Exception) -> None:
-        """Count an entry, if any, as lost."""
         if isinstance(told, LoggedEvents):
             self._lost(EVENTS, told.total, error)
         else:
@@ -323,7 +319,7 @@ def record_of(served: Served) -> RequestRecord:
         threads=engine.threads,
         ran=basis.ran,
         is_partial=basis.is_partial,
-        together=basis.together,
+        together=1,
         user_id=request.user_id,
         request=served.body,
         history=history,

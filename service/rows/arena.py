@@ -57,7 +57,6 @@ class IdMap:
         return place
 
     def find(self, one: str, /) -> int:
-        """Return the place of an ID, −1 if it has none."""
         return self._places.get(one, -1)
 
     def find_all(self, ids: Sequence[str], places: NDArray[np.int64], /) -> None:
@@ -65,11 +64,9 @@ class IdMap:
         places[: len(ids)] = [self._places.get(one, -1) for one in ids]
 
     def id(self, place: int, /) -> str | None:
-        """Return the ID of a place."""
         return self._ids[place] if 0 <= place < len(self._ids) else None
 
     def tail(self, place: int, /) -> bytes:
-        """Return the tail of a place; empty if it has no ID."""
         return self._tails[place] if 0 <= place < len(self._tails) else b""
 
     def trim(self, most: int, /) -> bool:

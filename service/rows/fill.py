@@ -64,7 +64,6 @@ class Fill:
         self._is_due.set()
 
     async def close(self) -> None:
-        """Stop prefetching."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -153,14 +153,12 @@ class RedisStore:
         return await get_many(self._nodes, keys, accept, deadline)
 
     async def _bring(self, side: RowSide, ids: Sequence[str]) -> Brought:
-        """Prefetch rows."""
         answers = await self._fetch(side, ids, evicts=False)
         if answers.error is not None and not answers.outcomes:
             raise answers.error
         return Brought(all(one.was_room for one in answers.outcomes), answers.error is None)
 
     async def _shown(self, side: RowSide, number: int) -> Sequence[str] | None:
-        """Return a part of the most shown IDs, if `msd publish` has written them."""
         key = shown_key(self._bundle_id, side, number).encode()
         value = await ask_one(self._nodes, key, b"GET", key)
         return unpack_history(value) if isinstance(value, bytes) else None
@@ -194,7 +192,6 @@ class RedisStore:
         return rows._replace(stale=stale)
 
     def _told(self, side: RowSide, rows: Rows, is_fresh: NDArray[np.bool_]) -> Rows:
-        """Count rows by where they were found."""
         found = int(rows.found.sum())
         fresh = int((rows.found & is_fresh).sum())
         stale = 0 if rows.stale is None else int(rows.stale.sum())

@@ -107,7 +107,6 @@ class BundleFileStore:
         return rows
 
     def core_rows(self) -> CoreRows | None:
-        """The files' memory."""
         if native.core is None:
             return None
         users, items = (core_rows(self._files[side]) for side in ROW_SIDES)

@@ -1,19 +1,10 @@
-"""Choice of a bundle's runtime, and of shared runs.
+"""Choice of a bundle's runtime: the one that its manifest names, unless a setting names another."""
 
-A bundle's manifest names its runtime, unless a setting names another. Sharing a run pays if starting one costs more
-than sharing the user's work saves: on a GPU. Does not know which requests wait (`run_queue`).
-"""
-
-from collections.abc import Sequence
-
-from msd.contract.assemble import Tensors
-from msd.contract.bundle import MERGED_RANKER, Bundle
-from msd.contract.merge import candidates_of, merge, split
-from msd.contract.schema import FeatureSchema
+from msd.contract.bundle import LEAN_RANKER, Bundle
 from service.runtimes.cuda import open_cuda
 from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.openvino import OpenVinoRuntime
-from service.runtimes.runtime import LEAN, TOGETHER, Engine, Runtime, RuntimeRefused, Scores
+from service.runtimes.runtime import Runtime, RuntimeRefused
 from service.settings import Settings
 
 
@@ -44,35 +35,4 @@ def open_runtime(bundle: Bundle, settings: Settings) -> Runtime:
 
 def open_lean(bundle: Bundle, settings: Settings) -> Runtime:
     """Open the lean graph, which is in fp32 for ONNX Runtime on a CPU. Raises RuntimeRefused or BundleError."""
-    return OnnxRuntime(bundle, "cpu", settings.threads, LEAN)
-
-
-class Together:
-    """Runs of up to `most` requests, of `most_rows` candidates in all. `runtime` runs the merged graph."""
-
-    most = TOGETHER.requests
-
-    def __init__(self, schema: FeatureSchema, runtime: Runtime, most_rows: int) -> None:
-        self.most_rows = most_rows
-        self._schema = schema
-        self._runtime = runtime
-
-    def run(self, requests: Sequence[Tensors]) -> list[Scores]:
-        """The schema's tensors of each request → its scores [N] by head."""
-        # The number of users is constant, because buffers are bound.
-        merged = merge(self._schema, requests, rows=self.most)
-        return list(split(self._runtime.run(merged), candidates_of(self._schema, requests)))
-
-    def warm_up_sizes(self) -> Sequence[int]:
-        """Return the numbers of candidates to warm up, so that no request pays for it."""
-        return self._runtime.warm_up_sizes(self.most_rows)
-
-
-def open_together(bundle: Bundle, engine: Engine, settings: Settings) -> Together | None:
-    """Return None if requests are run one by one: on a CPU, or if the bundle was not exported with `--merged`.
-
-    `engine`: runs single requests.
-    """
-    if engine.provider != "cuda" or MERGED_RANKER not in bundle.manifest.files:
-        return None
-    return Together(bundle.schema, open_cuda(bundle, settings.threads, TOGETHER), settings.max_candidates)
+    return OnnxRuntime(bundle, "cpu", settings.threads, LEAN_RANKER)

@@ -15,11 +15,11 @@ import numpy as np
 import structlog
 
 from msd.contract.assemble import Tensors
-from msd.contract.bundle import Bundle
+from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.openvino import padded_size
 from service.runtimes.onnxruntime import Provider, engine_of, inputs_of, new_buffer, open_session, run_options
-from service.runtimes.runtime import ALONE, Engine, GraphForm, Runtime, Scores, check_graph
+from service.runtimes.runtime import Engine, Runtime, Scores, check_graph
 
 _CAPTURE = "enable_cuda_graph"
 _PROVIDER = "CUDAExecutionProvider"
@@ -45,21 +45,18 @@ class BoundRuntime:
         session: Any,  # noqa: ANN401
         device: Provider,
         engine: Engine,
-        form: GraphForm = ALONE,
     ) -> None:
         """Raises BundleError if graph and manifest disagree."""
         self.engine = engine
         self._session, self._device = session, device
         outputs = [output.name for output in session.get_outputs()]
-        self._heads = check_graph(bundle, form, inputs_of(session), outputs)
-        tensors = form.inputs(bundle.schema)
+        self._heads = check_graph(bundle, RANKER, inputs_of(session), outputs)
+        tensors = bundle.schema.tensors
         self._of_candidates = [spec for spec in tensors if spec.side == "item"]
         self._candidate_inputs = [spec.name for spec in self._of_candidates]
         # User inputs have one shape, so all sizes share them.
         self._shared = {
-            spec.name: new_buffer((form.requests, *spec.shape), spec.dtype, device)
-            for spec in tensors
-            if spec.side != "item"
+            spec.name: new_buffer((1, *spec.shape), spec.dtype, device) for spec in tensors if spec.side != "item"
         }
         self._sizes: dict[int, _Size] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bound")
@@ -102,9 +99,9 @@ class BoundRuntime:
         return self._sizes[count]
 
 
-def open_cuda(bundle: Bundle, threads: int, form: GraphForm = ALONE) -> Runtime:
+def open_cuda(bundle: Bundle, threads: int) -> Runtime:
     """Open the runtime. Raises RuntimeRefused if CUDA is unavailable, BundleError if graph and manifest disagree."""
-    return captured_or_not(lambda capture: _open(bundle, threads, capture, form))
+    return captured_or_not(lambda capture: _open(bundle, threads, capture))
 
 
 def captured_or_not(open_: Callable[[bool], Runtime]) -> Runtime:
@@ -117,14 +114,13 @@ def captured_or_not(open_: Callable[[bool], Runtime]) -> Runtime:
         return runtime
 
 
-def try_capture(runtime: Runtime, bundle: Bundle, form: GraphForm = ALONE) -> None:
+def try_capture(runtime: Runtime, bundle: Bundle) -> None:
     """Run once on zeros. Raises BundleError if that fails: capture can fail after the graph was loaded."""
-    users = {"item": 1, "user": form.requests, "context": form.requests}
-    zeros = {spec.name: np.zeros((users[spec.side], *spec.shape), spec.dtype) for spec in form.inputs(bundle.schema)}
+    zeros = {spec.name: np.zeros((1, *spec.shape), spec.dtype) for spec in bundle.schema.tensors}
     try:
         runtime.run(zeros)
     except Exception as error:  # onnxruntime raises a type of its own for each status, with no common base
-        raise BundleError(f"{bundle.path(form.file)}: a run of it cannot be captured: {error}") from error
+        raise BundleError(f"{bundle.path(RANKER)}: a run of it cannot be captured: {error}") from error
 
 
 def card_name() -> str:
@@ -139,12 +135,12 @@ def card_name() -> str:
     return "" if found or driver.cuDeviceGetName(name, _NAME_BYTES, card) else name.value.decode()
 
 
-def _open(bundle: Bundle, threads: int, capture: bool, form: GraphForm) -> Runtime:
-    session = open_session(bundle.path(form.file), "cuda", threads, {_CAPTURE: str(int(capture))})
+def _open(bundle: Bundle, threads: int, capture: bool) -> Runtime:
+    session = open_session(bundle.path(RANKER), "cuda", threads, {_CAPTURE: str(int(capture))})
     engine = replace(engine_of(bundle, session, "cuda"), device=card_name(), graphs=_captures(session))
-    runtime = BoundRuntime(bundle, session, "cuda", engine, form)
+    runtime = BoundRuntime(bundle, session, "cuda", engine)
     if capture:
-        try_capture(runtime, bundle, form)
+        try_capture(runtime, bundle)
     return runtime
 
 

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import numpy as np
 
 from msd.contract.assemble import Tensors
-from msd.contract.bundle import LEAN_RANKER, Bundle
+from msd.contract.bundle import LEAN_RANKER, RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import Precision
-from service.runtimes.runtime import ALONE, Engine, GraphForm, GraphInput, RuntimeRefused, Scores, check_graph
+from service.runtimes.runtime import Engine, GraphInput, RuntimeRefused, Scores, check_graph
 
 NAME = "onnxruntime"
 Provider = Literal["cpu", "cuda"]
@@ -28,12 +28,12 @@ _DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32"}
 class OnnxRuntime:
     """A session of ONNX Runtime."""
 
-    def __init__(self, bundle: Bundle, provider: Provider, threads: int, form: GraphForm = ALONE) -> None:
+    def __init__(self, bundle: Bundle, provider: Provider, threads: int, file: str = RANKER) -> None:
         """Raises RuntimeRefused if the provider is unavailable, BundleError if graph and manifest disagree."""
-        self._session = open_session(bundle.path(form.file), provider, threads)
+        self._session = open_session(bundle.path(file), provider, threads)
         outputs = [output.name for output in self._session.get_outputs()]
-        self._heads = check_graph(bundle, form, inputs_of(self._session), outputs)
-        self.engine = engine_of(bundle, self._session, provider, form)
+        self._heads = check_graph(bundle, file, inputs_of(self._session), outputs)
+        self.engine = engine_of(bundle, self._session, provider, file)
 
     def run(self, tensors: Tensors) -> Scores:
         """The schema's tensors → scores [N] by head."""
@@ -124,15 +124,15 @@ def _precision(path: Path) -> Precision:
     return "fp32"
 
 
-def engine_of(bundle: Bundle, session: Any, provider: Provider, form: GraphForm = ALONE) -> Engine:  # noqa: ANN401
+def engine_of(bundle: Bundle, session: Any, provider: Provider, file: str = RANKER) -> Engine:  # noqa: ANN401
     """Return what a session actually uses. Raises RuntimeRefused for int8 off a CPU with VNNI, BundleError for a
     precision that differs from the manifest's."""
     import onnxruntime
 
-    path, instructions = bundle.path(form.file), cpu_instructions() if provider == "cpu" else ()
+    path, instructions = bundle.path(file), cpu_instructions() if provider == "cpu" else ()
     precision = _precision(path)
     # A lean graph is in fp32, whatever the other is in.
-    wanted = "fp32" if form.file == LEAN_RANKER else bundle.precision.chosen
+    wanted = "fp32" if file == LEAN_RANKER else bundle.precision.chosen
     if (precision == "int8") != (wanted == "int8"):
         raise BundleError(f"{path}: the graph is in {precision}, but the manifest says {wanted}")
     if precision == "int8" and (provider != "cpu" or not adds_int8_exactly(instructions)):

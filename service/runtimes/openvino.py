@@ -10,7 +10,7 @@ from msd.contract.errors import BundleError
 from msd.contract.instructions import cpu_instructions
 from msd.contract.openvino import OpenVinoGraph, load_openvino, name_of
 from msd.contract.precision import Precision
-from service.runtimes.runtime import ALONE, Engine, GraphInput, RuntimeRefused, Scores, check_graph, checked_heads
+from service.runtimes.runtime import Engine, GraphInput, RuntimeRefused, Scores, check_graph, checked_heads
 
 NAME = "openvino"
 _DTYPES = {"i32": "int32", "f32": "float32"}
@@ -29,7 +29,7 @@ class OpenVinoRuntime:
         self._graph = _open(bundle, path, precision, threads, expected, streams)
         compiled = self._graph.compiled
         outputs = [output.any_name for output in compiled.outputs]
-        check_graph(bundle, ALONE, _inputs(compiled, {spec.name for spec in bundle.schema.tensors}), outputs)
+        check_graph(bundle, RANKER, _inputs(compiled, {spec.name for spec in bundle.schema.tensors}), outputs)
         self.engine = _engine(path, compiled, precision)
 
     def run(self, tensors: Tensors) -> Scores:

@@ -13,15 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.assemble import Tensors
-from msd.contract.bundle import LEAN_RANKER, MERGED_RANKER, RANKER, Bundle, tolerance_key
+from msd.contract.bundle import Bundle, tolerance_key
 from msd.contract.errors import BundleError, MsdError
-from msd.contract.merge import REQUEST_OF
-from msd.contract.schema import FeatureSchema, TensorSpec
+from msd.contract.schema import TensorSpec
 from msd.contract.uncertainty import COLUMN
 
 Scores = dict[str, NDArray[np.float32]]
 _RESERVED_HEADS = ("id", "ecpm", COLUMN)
-_MOST_REQUESTS = 16
 
 
 class RuntimeRefused(MsdError):
@@ -64,23 +62,6 @@ class Runtime(Protocol):
         ...
 
 
-class GraphForm(NamedTuple):
-    """One of a bundle's graphs: its file, inputs beyond the schema's tensors, and number of users."""
-
-    file: str
-    further: tuple[TensorSpec, ...]
-    requests: int
-
-    def inputs(self, schema: FeatureSchema) -> tuple[TensorSpec, ...]:
-        """Return all inputs."""
-        return (*schema.tensors, *self.further)
-
-
-ALONE = GraphForm(RANKER, (), 1)
-LEAN = GraphForm(LEAN_RANKER, (), 1)
-TOGETHER = GraphForm(MERGED_RANKER, (REQUEST_OF,), _MOST_REQUESTS)
-
-
 class GraphInput(NamedTuple):
     """A graph's input: its type in the schema's terms if it has one, and None for an axis of any length."""
 
@@ -99,25 +80,26 @@ def checked_heads(heads: Sequence[str]) -> list[str]:
     return list(heads)
 
 
-def check_graph(bundle: Bundle, form: GraphForm, inputs: Sequence[GraphInput], outputs: Sequence[str]) -> list[str]:
+def check_graph(bundle: Bundle, file: str, inputs: Sequence[GraphInput], outputs: Sequence[str]) -> list[str]:
     """Return the heads. Raises BundleError, naming the input or output, if a graph does not fit the manifest."""
-    path, heads, specs = bundle.path(form.file), checked_heads(bundle.manifest.heads), form.inputs(bundle.schema)
+    path, heads, specs = bundle.path(file), checked_heads(bundle.manifest.heads), bundle.schema.tensors
     by_name = {one.name: one for one in inputs}
     wanted = {spec.name for spec in specs}
     if by_name.keys() != wanted:
         raise BundleError(f"{path}: has the inputs {sorted(by_name)}, but the schema expects {sorted(wanted)}")
     for spec in specs:
-        _check_input(path, spec, by_name[spec.name], form.requests)
+        _check_input(path, spec, by_name[spec.name])
     if missing := [head for head in heads if head not in outputs]:
         raise BundleError(f"{path}: has no output {missing[0]!r}; it has: {', '.join(outputs)}")
     return heads
 
 
-def _check_input(path: Path, spec: TensorSpec, found: GraphInput, requests: int) -> None:
+def _check_input(path: Path, spec: TensorSpec, found: GraphInput) -> None:
     if found.dtype != spec.dtype:
         raise BundleError(f"{path}: input {spec.name} has type {found.dtype}, but the schema expects {spec.dtype}")
     if found.shape[1:] != spec.shape:
         raise BundleError(f"{path}: input {spec.name} has rows of {found.shape[1:]}, expected {list(spec.shape)}")
-    if found.shape[0] is not None and (spec.side == "item" or requests > 1):
-        many = "candidates" if spec.side == "item" else "requests"
-        raise BundleError(f"{path}: input {spec.name} takes {found.shape[0]} {many}; its first axis must be dynamic")
+    if found.shape[0] is not None and spec.side == "item":
+        raise BundleError(
+            f"{path}: input {spec.name} takes {found.shape[0]} candidates; its first axis must be dynamic"
+        )

@@ -50,7 +50,7 @@ class Load(NamedTuple):
     lean_s: float | None = None
 
 
-class AtHand(NamedTuple):
+class Running(NamedTuple):
     """Current runs, in seconds: the expected remaining time of each; and the admitted time of those that are due before
     a given time."""
 
@@ -87,7 +87,7 @@ class Admission:
         self._threads = threads
         self._max_candidates = max_candidates
         self.patience_s = patience_s
-        self.at_hand: Callable[[float], AtHand] = lambda due: AtHand((), 0.0)
+        self.running: Callable[[float], Running] = lambda due: Running((), 0.0)
         """The current runs, for a request that is due at a time; set by the queue."""
         self._rows = 0
         self._seconds: dict[int, float] = {}
@@ -192,9 +192,9 @@ class Admission:
     def _wait(self, now: float, deadline: float) -> float:
         """Return the seconds until a request that arrives now would begin to run."""
         bucket = _bucket(now, deadline)
-        at_hand = self.at_hand((bucket + 1) / _BUCKETS_PER_S)
-        waiting = sum(seconds for due, seconds in self._seconds.items() if due <= bucket) - at_hand.taken_on_s
-        return _filled(max(0.0, waiting), [*at_hand.left_s, *[0.0] * (self._threads - len(at_hand.left_s))])
+        running = self.running((bucket + 1) / _BUCKETS_PER_S)
+        waiting = sum(seconds for due, seconds in self._seconds.items() if due <= bucket) - running.taken_on_s
+        return _filled(max(0.0, waiting), [*running.left_s, *[0.0] * (self._threads - len(running.left_s))])
 
     def _shed_more(self, is_shedding: bool) -> None:
         """Switch between the normal and the lower limit."""

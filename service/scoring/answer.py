@@ -48,7 +48,6 @@ class Basis(NamedTuple):
     items: Rows
     ran: int
     is_partial: bool = False
-    together: int = 1
     is_lean: bool = False
 
 

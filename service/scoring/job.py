@@ -1,5 +1,4 @@
-"""Jobs of scoring threads: the work, its deadline, whether it can share a model run, learned run times; and the order
-of waiting jobs.
+"""Jobs of scoring threads: the work, its deadline, learned run times; and the order of waiting jobs.
 
 Knows the number of threads, not the threads.
 """
@@ -9,15 +8,13 @@ import threading
 import time
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded
-from service.runtimes.choice import Together
 from service.runtimes.runtime import Runtime, Scores
 from service.scoring.admission import Load
 
@@ -36,12 +33,10 @@ _ENOUGH, _FADES, _FADES_SOON = 5, 0.98, 0.7
 class Runner:
     """One model's runtime, and its learned run times."""
 
-    __slots__ = ("run_s", "runtime", "together", "turn_s")
+    __slots__ = ("run_s", "runtime", "turn_s")
 
-    def __init__(self, runtime: Runtime, together: Together | None = None) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self.together = together
-        """Runs several requests at once, if that pays."""
         self.run_s = LearnedSeconds(share=0.25, most=4.0, least_s=0.02)
         """Seconds of one run."""
         self.turn_s = LearnedSeconds(share=0.1, most=4.0)
@@ -114,13 +109,12 @@ class LearnedSeconds:
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[_Result]):
-    """The result of a job, its wait and run time, and the number of requests in the run. If there was too little time
-    for all candidates, it is the result of the lean graph, or of `shorten`."""
+    """The result of a job, and its wait and run time. If there was too little time for all candidates, it is the result
+    of the lean graph, or of `shorten`."""
 
     result: _Result
     queue_s: float
     run_s: float
-    together: int = 1
     is_partial: bool = False
     is_lean: bool = False
 
@@ -132,8 +126,8 @@ CancelledError if it was dropped.
 """
 
 
-Shorten: TypeAlias = Callable[[int], tuple[Callable[[], _Result], Tensors | None]]
-"""Returns the work and tensors of the first candidates and an unknown one."""
+Shorten: TypeAlias = Callable[[int], Callable[[], _Result]]
+"""Returns the work of the first candidates and an unknown one."""
 
 
 class Work(NamedTuple, Generic[_Result]):
@@ -157,9 +151,9 @@ class Job(Generic[_Result]):
     deadline: float
     is_gone: Callable[[], bool]
     """Whether the client has left; called in the thread too."""
-    tensors: Tensors | None = None
-    """Set for a job that is exactly one run, and may share it. Any other job sets `rows` to the number of candidates
-    that it scored, and observes its stages itself."""
+    is_run: bool = False
+    """Whether it is exactly one run, whose stages the queue observes. Any other job sets `rows` to the number of
+    candidates that it scored, and observes its stages itself."""
     shorten: Shorten[_Result] | None = None
     """Used if there is no time for all candidates."""
     lean: Work[_Result] | None = None
@@ -174,8 +168,6 @@ class Job(Generic[_Result]):
     is_partial: bool = False
     is_lean: bool = False
     """Whether `lean` took over."""
-    is_alone: bool = False
-    """Whether it may not share a run, because a shared run failed."""
     is_answered: bool = False
     """Whether `work` has sent the answer itself, after a claim."""
     told: Told[_Result] | None = None
@@ -184,9 +176,6 @@ class Job(Generic[_Result]):
     started: float = 0.0
     """When its run began; 0 if it has not."""
     seconds: float = 0.0
-    together: int = 1
-    run_rows: int = 0
-    """Candidates in the run; set only for the run's first job, which observes it."""
     _claim: threading.Lock = field(default_factory=threading.Lock)
 
     def claim(self) -> bool:
@@ -228,31 +217,11 @@ def fit_deadline(job: Job[Any]) -> Exception | None:
         if not rows:
             raise DeadlineExceeded("deadline exceeded: too little time left for one model run")
         if rows != job.rows and job.shorten is not None:
-            job.work, job.tensors = job.shorten(rows - 1)
+            job.work = job.shorten(rows - 1)
             job.rows, job.is_partial, job.shorten = rows, True, None
     except Exception as error:
         return error
     return None
-
-
-def go_together(jobs: Sequence[Job[Any]], job: Job[Any]) -> bool:
-    """Return whether a job can share the run of others."""
-    first = jobs[0]
-    together = first.runner.together
-    if together is None or job.runner is not first.runner or job.tensors is None or first.tensors is None:
-        return False
-    if job.is_alone or first.is_alone:
-        return False
-    return len(jobs) < together.most and job.rows + sum(one.rows for one in jobs) <= together.most_rows
-
-
-def work_of(jobs: Sequence[Job[Any]]) -> list[Any]:
-    """Run jobs together, and return each result."""
-    if len(jobs) == 1:
-        return [jobs[0].work()]
-    together = jobs[0].runner.together
-    assert together is not None, "several go together where they can"
-    return list(together.run([job.tensors for job in jobs if job.tensors is not None]))
 
 
 class Waiting:
@@ -282,20 +251,14 @@ class Waiting:
             heappush(self._prompt, (job.due, next(self._numbers), job))
             self._prompt_at = job.queued_at
 
-    def put_back(self, jobs: Sequence[Job[Any]]) -> None:
-        """Add jobs ahead of all others."""
-        for job in jobs:
-            heappush(self._prompt, (0.0, next(self._numbers), job))
-
-    def pop(self, jobs: Sequence[Job[Any]], at_hand: Collection[Job[Any]]) -> Job[Any] | None:
-        """Remove and return the job that is due first, if it can share a run with `jobs`; `at_hand`: one job of each
-        current run."""
+    def pop(self, running: Collection[Job[Any]]) -> Job[Any] | None:
+        """Remove and return the job that is due first; `running`: those that run."""
         heap = self._prompt
-        if self._patient and not (heap and heap[0] < self._patient[0]) and not self._is_reserved(at_hand):
+        if self._patient and not (heap and heap[0] < self._patient[0]) and not self._is_reserved(running):
             heap = self._patient
         if heap:
-            return None if jobs and not go_together(jobs, heap[0][2]) else heappop(heap)[2]
-        if jobs or not self._spare or sum(job.is_spare for job in at_hand) >= self._most:
+            return heappop(heap)[2]
+        if not self._spare or sum(job.is_spare for job in running) >= self._most:
             return None
         return self._spare.popleft()
 
@@ -323,8 +286,8 @@ class Waiting:
     def _all(self) -> list[Job[Any]]:
         return [*(job for heap in (self._prompt, self._patient) for _, _, job in heap), *self._spare]
 
-    def _is_reserved(self, at_hand: Collection[Job[Any]]) -> bool:
+    def _is_reserved(self, running: Collection[Job[Any]]) -> bool:
         """Return whether the last free thread is reserved, because jobs with long deadlines may have long runs."""
         if self._threads == 1 or time.perf_counter() - self._prompt_at > _RESERVED_S:
             return False
-        return sum(job.is_patient for job in at_hand) >= self._most
+        return sum(job.is_patient for job in running) >= self._most

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple, assert_never
 import structlog
 
 import native
-from msd.contract.bundle import LEAN_RANKER, Bundle
+from msd.contract.bundle import LEAN_RANKER, RETIRED_RANKER, Bundle
 from msd.contract.correction import Correction, LearnedCorrection, read_corrections
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
 from native.layout import core_schema
 from service import limits
 from service.rows.store import BundleFileStore, CoreRows, RowStore
-from service.runtimes.choice import open_lean, open_runtime, open_together
+from service.runtimes.choice import open_lean, open_runtime
 from service.runtimes.runtime import Engine
 from service.scoring.job import LeanRunner, Runner
 from service.settings import Settings
@@ -91,18 +91,23 @@ class Model:
 def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     """Load a verified bundle. Raises MsdError if runtime or rows file are invalid."""
     runtime = open_runtime(bundle, settings)
-    runner = Runner(runtime, open_together(bundle, runtime.engine, settings))
+    runner = Runner(runtime)
     codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ROW_SIDES}
     store = _open_store(bundle, settings, metrics)
     schema, version = bundle.schema, bundle.manifest.model_version
     rows = store.core_rows() if settings.native else None
-    reason, own = _why_python(settings, rows, runner), None
+    reason, own = _why_python(settings, rows), None
     core = CoreStatus(not reason, "" if native.core is None else str(native.core.INSTRUCTIONS), reason)
     if rows is not None and core.served:
         own = CoreModel(core_schema(schema, codecs), rows, threading.local())
-    lean_status, lean = _lean(settings, bundle, runner)
+    lean_status, lean = _lean(settings, bundle)
+    log = structlog.get_logger("msd.model")
     if settings.lean and not lean_status.loaded:
-        structlog.get_logger("msd.model").warning("lean_not_loaded", model_version=version, reason=lean_status.reason)
+        log.warning("lean_not_loaded", model_version=version, reason=lean_status.reason)
+    if RETIRED_RANKER in bundle.manifest.files:
+        log.warning(
+            "file_ignored", model_version=version, file=RETIRED_RANKER, reason="requests share no runs any more"
+        )
     return Model(
         bundle=bundle,
         schema=schema,
@@ -118,7 +123,7 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     )
 
 
-def _lean(settings: Settings, bundle: Bundle, runner: Runner) -> tuple[LeanStatus, LeanRunner | None]:
+def _lean(settings: Settings, bundle: Bundle) -> tuple[LeanStatus, LeanRunner | None]:
     record = bundle.manifest.lean
     if not settings.lean:
         return LeanStatus(False, "switched off by MSD_LEAN"), None
@@ -126,20 +131,16 @@ def _lean(settings: Settings, bundle: Bundle, runner: Runner) -> tuple[LeanStatu
         return LeanStatus(False, f"the bundle has no {LEAN_RANKER} (`msd lean`)"), None
     if settings.provider != "cpu":
         return LeanStatus(False, f"the model runs on {settings.provider}, not on the CPU"), None
-    if runner.together is not None:
-        return LeanStatus(False, "several requests share a run of the model"), None
     return LeanStatus(True, ""), LeanRunner(Runner(open_lean(bundle, settings)), record.share)
 
 
-def _why_python(settings: Settings, rows: CoreRows | None, runner: Runner) -> str:
+def _why_python(settings: Settings, rows: CoreRows | None) -> str:
     if not settings.native:
         return "switched off by MSD_NATIVE"
     if native.core is None:
         return native.REASON
     if rows is None:
         return "rows are not held in memory (MSD_CACHE_MB)"
-    if runner.together is not None:
-        return "several requests share a run of the model"
     return ""
 
 

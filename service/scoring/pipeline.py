@@ -145,7 +145,7 @@ class Pipeline:
         is_lean = admitted.is_lean or ran.is_lean
         if degraded or degraded_user or is_lean:
             self._metrics.degraded(degraded.values(), degraded_user, is_lean)
-        basis = Basis(at, user, items, rows, ran.is_partial, ran.together, is_lean)
+        basis = Basis(at, user, items, rows, ran.is_partial, is_lean)
         formula = model.bundle.manifest.formula
         return Scored(scores, degraded, degraded_user, basis, correction, rows_s, ran.queue_s, ran.run_s, formula)
 

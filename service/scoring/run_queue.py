@@ -1,7 +1,7 @@
 """The service's one queue of scoring jobs, by earliest due time.
 
-The event loop puts jobs in and gets results back; a free thread takes the job that is due first. If a model can score
-several requests in one run, those waiting when it begins share it. Knows neither rows nor HTTP.
+The event loop puts jobs in and gets results back; a free thread takes the job that is due first. Knows neither rows nor
+HTTP.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ import structlog
 from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded
 from service.runtimes.runtime import Scores
-from service.scoring.admission import Admission, AtHand, due_at
-from service.scoring.job import Done, Job, Ran, Runner, Told, Waiting, Work, check, fit_deadline, work_of
+from service.scoring.admission import Admission, Running, due_at
+from service.scoring.job import Done, Job, Ran, Runner, Told, Waiting, Work, check, fit_deadline
 from service.telemetry.metrics import Metrics
 
 Cut = Callable[[int], Tensors]
@@ -57,8 +57,8 @@ class RunQueue:
         self._metrics = metrics
         self._waiting = Waiting(threads)
         self._ended: deque[Job[Any]] = deque()
-        self._at_hand: dict[int, tuple[float, list[Job[Any]]]] = {}
-        """By thread: when the run began, and its jobs."""
+        self._running: dict[int, tuple[float, Job[Any]]] = {}
+        """By thread: when the job began, and the job."""
         self._moved_at = 0.0
         self._is_closed = False
         self._woken: asyncio.AbstractEventLoop | None = None
@@ -70,7 +70,7 @@ class RunQueue:
         self._count = threads
         self._threads: list[threading.Thread] = []
         self._log = structlog.get_logger("msd.queue")
-        admission.at_hand = self._at_hand_for
+        admission.running = self._running_for
 
     @property
     def is_idle(self) -> bool:
@@ -81,8 +81,8 @@ class RunQueue:
         """Return the progress of the scoring threads. For any thread."""
         now = time.perf_counter()
         with self._lock:
-            running, waiting = len(self._at_hand), len(self._waiting)
-            longest_s = max((now - began for began, _ in self._at_hand.values()), default=0.0)
+            running, waiting = len(self._running), len(self._waiting)
+            longest_s = max((now - began for began, _ in self._running.values()), default=0.0)
             quiet_s = now - self._moved_at if running or waiting else 0.0
         return Heartbeat(self._count, running, waiting, quiet_s, longest_s)
 
@@ -112,7 +112,7 @@ class RunQueue:
             return Work(one, partial(one.runtime.run, tensors), None if cut is None else partial(_shorten, one, cut))
 
         work, leaner = with_(runner), None if lean is None else with_(lean)
-        return await self.do(Job(work.do, runner, rows, deadline, is_gone, tensors, work.shorten, leaner, is_spare))
+        return await self.do(Job(work.do, runner, rows, deadline, is_gone, True, work.shorten, leaner, is_spare))
 
     async def do(self, job: Job[_Result]) -> Done[_Result]:
         """Run a job in a scoring thread. Raises ClientGone or DeadlineExceeded if it is dropped, and what the work
@@ -135,7 +135,7 @@ class RunQueue:
         with self._lock:
             if self._is_closed:
                 raise asyncio.CancelledError(_CLOSED)
-            if not (self._at_hand or self._waiting):
+            if not (self._running or self._waiting):
                 self._moved_at = job.queued_at
             self._waiting.put(job)
         if not self._threads:
@@ -153,7 +153,7 @@ class RunQueue:
     def leave(self, job: Job[Any]) -> None:
         """Drop a job whose client has left, unless it runs; it delays no other job any more."""
         with self._lock:
-            is_begun = any(job in jobs for _, jobs in self._at_hand.values())
+            is_begun = any(job is running for _, running in self._running.values())
         if not is_begun and job.claim():
             self._tell(job, ClientGone())
 
@@ -169,7 +169,7 @@ class RunQueue:
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
         with self._lock:
-            left = [job for _, jobs in self._at_hand.values() for job in jobs]
+            left = [job for _, job in self._running.values()]
         if left:
             self._log.error("run_left_behind", requests=len(left), waited_s=_LAST_RUNS_S)
             self._give_up(left)
@@ -184,8 +184,8 @@ class RunQueue:
         now = time.perf_counter()
         with self._lock:
             late = self._waiting.take_late(now)
-            late += [job for _, jobs in self._at_hand.values() for job in jobs if job.deadline + _OVERRUN_S < now]
-            is_idle = not (self._at_hand or self._waiting)
+            late += [job for _, job in self._running.values() if job.deadline + _OVERRUN_S < now]
+            is_idle = not (self._running or self._waiting)
         for job in late:
             if job.claim():
                 self._tell(job, DeadlineExceeded(_TOO_LATE))
@@ -195,13 +195,13 @@ class RunQueue:
         else:
             loop.call_later(_SWEEP_S, self._sweep)
 
-    def _at_hand_for(self, due: float) -> AtHand:
+    def _running_for(self, due: float) -> Running:
         now = time.perf_counter()
         with self._lock:
-            runs = [(began, sum(job.expected_s for job in jobs), jobs[0]) for began, jobs in self._at_hand.values()]
-        return AtHand(
-            [max(0.0, expected_s - (now - began)) for began, expected_s, _ in runs],
-            sum(expected_s for _, expected_s, job in runs if job.due < due and not job.is_spare),
+            running = list(self._running.values())
+        return Running(
+            [max(0.0, job.expected_s - (now - began)) for began, job in running],
+            sum(job.expected_s for _, job in running if job.due < due and not job.is_spare),
         )
 
     def _start(self) -> None:
@@ -225,68 +225,49 @@ class RunQueue:
 
     def _next(self, number: int, free_at: float) -> float:
         """Run the job that is due first, if there is one. Its references are released before waiting for another."""
-        jobs = self._take(number)
-        return self._run(number, jobs, free_at) if jobs else free_at
+        job = self._take(number)
+        return free_at if job is None else self._run(number, job, free_at)
 
-    def _take(self, number: int) -> list[Job[Any]]:
-        """Take the job that is due first, and those that share its run; hand back dropped ones."""
-        jobs: list[Job[Any]] = []
+    def _take(self, number: int) -> Job[Any] | None:
+        """Take the job that is due first; hand back dropped ones."""
         while True:
             with self._lock:
-                job = self._waiting.pop(jobs, [first for _, (first, *_) in self._at_hand.values()])
+                job = self._waiting.pop([running for _, running in self._running.values()])
                 if job is None:
-                    if jobs:
-                        self._moved_at = time.perf_counter()
-                        self._at_hand[number] = self._moved_at, jobs
-                    return jobs
-            if job.is_claimed:
-                continue
-            refusal = fit_deadline(job)
-            if refusal is None:
-                jobs.append(job)
-            else:
+                    return None
+                self._moved_at = time.perf_counter()
+                self._running[number] = self._moved_at, job
+            refusal = None if job.is_claimed else fit_deadline(job)
+            if refusal is None and not job.is_claimed:
+                return job
+            with self._lock:
+                del self._running[number]
+            if refusal is not None:
                 job.outcome = refusal
                 self._hand_back([job])
 
-    def _run(self, number: int, jobs: list[Job[Any]], free_at: float) -> float:
-        """Run jobs together, and return when the thread became free."""
-        started = time.perf_counter()
+    def _run(self, number: int, job: Job[Any], free_at: float) -> float:
+        """Run a job, and return when the thread became free."""
+        job.started = started = time.perf_counter()
         try:
-            outcomes = work_of(jobs)
+            job.outcome = job.work()
         except Exception as error:
-            outcomes = [error] * len(jobs)
+            job.outcome = error
         ended = time.perf_counter()
+        job.seconds = ended - started
         with self._lock:
-            del self._at_hand[number]
+            del self._running[number]
             self._moved_at = ended
-            is_more = self._waiting.is_held_back(jobs[0])
+            is_more = self._waiting.is_held_back(job)
         if is_more:
             # The next job's token may have been used by a thread that was not allowed to take it.
             self._tokens.put(None)
-        first, rows = jobs[0], sum(job.rows for job in jobs)
-        if rows:
-            first.runner.run_s.learn(rows, ended - started)
-            for job in jobs if not first.is_spare else ():
-                first.runner.turn_s.learn(job.rows, (ended - max(free_at, first.queued_at)) / len(jobs))
-        if isinstance(outcomes[0], Exception) and len(jobs) > 1 and self._put_back(jobs):
-            # Either one job is at fault, or something common to all: run alone, each shows it.
-            return ended
-        for place, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True)):
-            job.outcome, job.started, job.seconds, job.together = outcome, started, ended - started, len(jobs)
-            job.run_rows = 0 if place else rows
-        self._hand_back(jobs)
+        if job.rows:
+            job.runner.run_s.learn(job.rows, ended - started)
+            if not job.is_spare:
+                job.runner.turn_s.learn(job.rows, ended - max(free_at, job.queued_at))
+        self._hand_back([job])
         return ended
-
-    def _put_back(self, jobs: list[Job[Any]]) -> bool:
-        for job in jobs:
-            job.is_alone = True
-        with self._lock:
-            if self._is_closed:
-                return False
-            self._waiting.put_back(jobs)
-        for _ in jobs:
-            self._tokens.put(None)
-        return True
 
     def _hand_back(self, jobs: list[Job[Any]]) -> None:
         """Hand results to the loop, which is woken once for all pending ones."""
@@ -325,11 +306,11 @@ class RunQueue:
 
     def _tell(self, job: Job[Any], outcome: object) -> None:
         waited_s = job.started - job.queued_at
-        if job.started and job.tensors is not None:
+        if job.started and job.is_run:
             self._metrics.stages["queue"].observe(waited_s)
-            if job.run_rows:
+            if job.rows:
                 self._metrics.stages["run"].observe(job.seconds)
-                self._metrics.run_rows.observe(job.run_rows)
+                self._metrics.run_rows.observe(job.rows)
             if job.is_partial:
                 self._metrics.partial.inc()
         # `work` may reference its job: this cycle would keep a retired model in memory.
@@ -340,7 +321,7 @@ class RunQueue:
             self._count_shed(outcome)
             told(outcome)
         else:
-            told(Done(outcome, waited_s, job.seconds, job.together, job.is_partial, job.is_lean))
+            told(Done(outcome, waited_s, job.seconds, job.is_partial, job.is_lean))
 
     def _count_shed(self, error: BaseException) -> None:
         if isinstance(error, ClientGone):
@@ -349,9 +330,8 @@ class RunQueue:
             self.admission.shed("deadline")
 
 
-def _shorten(runner: Runner, cut: Cut, count: int) -> tuple[Callable[[], Scores], Tensors]:
-    fewer = cut(count)
-    return partial(runner.runtime.run, fewer), fewer
+def _shorten(runner: Runner, cut: Cut, count: int) -> Callable[[], Scores]:
+    return partial(runner.runtime.run, cut(count))
 
 
 def _is_done() -> NoReturn:

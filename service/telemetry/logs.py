@@ -93,7 +93,6 @@ class LineCounts:
         self._counts: dict[str, int] = dict.fromkeys(LINE_RESULTS, 0)
 
     def add(self, result: LineResult) -> None:
-        """Count one line."""
         with self._lock:
             self._counts[result] += 1
 
@@ -244,7 +243,6 @@ class _Stream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Write an unfinished line."""
         begun, self._begun = self._begun, ""
         if begun:
             self._output.write(begun.encode("utf-8", "backslashreplace"))

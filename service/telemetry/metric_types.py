@@ -27,7 +27,6 @@ class Children(dict[K, F]):
         self._family = family
 
     def __missing__(self, value: K) -> F:
-        """Make the child."""
         child = self[value] = self._family.labels(str(value))
         return child
 
@@ -45,7 +44,6 @@ class GaugeSet(Collector):
         self._values = dict(values)
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the family."""
         family = GaugeMetricFamily(self._name, self._text, labels=self._labelnames)
         for labels, value in self._values.items():
             family.add_metric(labels, value)
@@ -62,7 +60,6 @@ class ReadCounter(Collector):
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the family."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labelnames)
         for value, count in self.read().items():
             family.add_metric((value,), count)

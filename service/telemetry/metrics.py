@@ -118,7 +118,6 @@ HELP = {
     "msd_live_errors": "Failed reads of live state.",
     "msd_live_age_seconds": "Age of the user's live counts in seconds, per request scored with them.",
     # What is served, and swaps
-    "msd_lineup_generation": "Generation of the served line-up; each swap increments it.",
     "msd_swaps": "Attempts to change the served line-up, by result.",
     "msd_bundle_refused": "1 if the wanted bundle was rejected and is not served, else 0.",
     "msd_arm_requests": "Requests scored per arm of an experiment.",
@@ -218,7 +217,6 @@ class Metrics:
 
     def _declare_lineup(self) -> None:
         """Declare metrics of the served bundles, swaps, experiments and shadows."""
-        self.generation = self._gauge("msd_lineup_generation")
         self.swaps = self._counters("msd_swaps", "result", get_args(Swap))
         self.refused = self._gauge("msd_bundle_refused")
         self.arms = self._counters("msd_arm_requests", "slot", range(1, MAX_ARMS + 1))

@@ -122,5 +122,4 @@ def session(capacity: float) -> dict[str, Any]:
         "rest": {"p50_ms": 3.0, "p99_ms": 9.0, "stages_ms": {"parse": 0.2, "rows": 0.5, "run": 2.0, "wire": 0.3}},
         "curve": [figures | {"load": load, "rate": load * capacity} for load in (0.2, 0.8, 1.5)],
         "bursts": figures | {"rate": capacity / 2},
-        "locust": {"users": 8, "requests": 900, "requests_per_s": 90.0, "failures": 0, "p50_ms": 3.0, "p99_ms": 9.0},
     }

@@ -17,7 +17,6 @@ from msd.contract.bundle import (
     ENCODER,
     GOLDENS,
     LEAN_RANKER,
-    MERGED_RANKER,
     RANKER,
     ROWS,
     TOKENIZER,
@@ -115,8 +114,6 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
         model = build_ranker(schema, recipe)
         graph = model.SerializeToString()
         (temporary / RANKER).write_bytes(quantise(graph, some_tensors(schema)) if recipe.int8 else graph)
-        if recipe.merged:
-            (temporary / MERGED_RANKER).write_bytes(build_ranker(schema, recipe, merged=True).SerializeToString())
         lean = build_ranker(schema, Recipe(seed=recipe.seed + 100, heads=recipe.heads)) if recipe.lean else None
         if lean is not None:
             (temporary / LEAN_RANKER).write_bytes(lean.SerializeToString())

@@ -8,7 +8,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from msd.contract.encoder_record import ColdAds
-from msd.contract.merge import REQUEST_OF
 from msd.contract.schema import FeatureSchema
 from msd.contract.uncertainty import Uncertainty
 
@@ -32,9 +31,8 @@ PAYS = ColdAds(
 @dataclass(frozen=True)
 class Recipe:
     """What kind of bundle to build. `seed` changes the weights, and with them the bundle_id; `dense` adds layers of
-    matrix products, which is all that other precisions than fp32 change; `int8` has them quantised. `merged` adds the
-    graph that scores several requests in one run, `lean` a lean graph, which scores differently, `encoder` a text
-    encoder, of which `cold_ads` says what it gains."""
+    matrix products, which is all that other precisions than fp32 change; `int8` has them quantised. `lean` adds a
+    lean graph, which scores differently, `encoder` a text encoder, of which `cold_ads` says what it gains."""
 
     seed: int = 0
     poison: bool = False
@@ -43,7 +41,6 @@ class Recipe:
     slow: bool = False
     dense: bool = False
     int8: bool = False
-    merged: bool = False
     lean: bool = False
     encoder: bool = False
     cold_ads: ColdAds | None = PAYS
@@ -51,18 +48,15 @@ class Recipe:
     uncertainty: Uncertainty | None = None
 
 
-def build_ranker(schema: FeatureSchema, recipe: Recipe, *, merged: bool = False) -> onnx.ModelProto:
-    """heads = sigmoid(user + context + item + user × item), each a sum over all columns of sin(weight × column).
-
-    `merged`: of several requests, as `msd.contract.merge` gives them.
-    """
+def build_ranker(schema: FeatureSchema, recipe: Recipe) -> onnx.ModelProto:
+    """heads = sigmoid(user + context + item + user × item), each a sum over all columns of sin(weight × column)."""
     rng = np.random.default_rng(recipe.seed)
     nodes: list[onnx.NodeProto] = []
     weights: list[onnx.TensorProto] = []
     sums: dict[str, list[str]] = {"user": [], "context": [], "item": []}
     inputs = []
     for spec in schema.tensors:
-        rows = "N" if spec.side == "item" else "R" if merged else 1
+        rows = "N" if spec.side == "item" else 1
         kind = TensorProto.INT32 if spec.dtype == "int32" else TensorProto.FLOAT
         inputs.append(helper.make_tensor_value_info(spec.name, kind, [rows, *spec.shape]))
         weight = (rng.choice([-1, 1], spec.shape) * rng.uniform(0.2, 0.9, spec.shape)).astype(np.float32)
@@ -78,12 +72,7 @@ def build_ranker(schema: FeatureSchema, recipe: Recipe, *, merged: bool = False)
         ]
         sums[spec.side].append(f"{spec.name}.s")
     for side, names in sums.items():
-        own = merged and side != "item"
-        nodes.append(helper.make_node("Sum", names, [f"{side}.of" if own else side]))
-        if own:
-            nodes.append(helper.make_node("Gather", [f"{side}.of", REQUEST_OF.name], [side]))
-    if merged:
-        inputs.append(helper.make_tensor_value_info(REQUEST_OF.name, TensorProto.INT32, ["N"]))
+        nodes.append(helper.make_node("Sum", names, [side]))
     weights += [numpy_helper.from_array(np.array([scale], np.float32), f"scale{scale}") for scale in (0.3, 0.5)]
     nodes += [
         helper.make_node("Mul", ["user", "item"], ["cross.raw"]),
@@ -101,7 +90,7 @@ def build_ranker(schema: FeatureSchema, recipe: Recipe, *, merged: bool = False)
     )
     for wanted, add in adds:
         if wanted:
-            logit = add(schema, nodes, weights, logit, merged)
+            logit = add(schema, nodes, weights, logit)
     nodes += [
         helper.make_node("Sigmoid", [logit], ["pctr"]),
         helper.make_node("Mul", [logit, "scale0.5"], ["pcvr.logit"]),
@@ -114,8 +103,8 @@ def build_ranker(schema: FeatureSchema, recipe: Recipe, *, merged: bool = False)
     return model
 
 
-def _poison(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str, merged: bool) -> str:
-    """Adds 0 / (hour − POISON_HOUR), which is 0 but at that hour, where it is NaN; [R] where there are R contexts."""
+def _poison(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
+    """Adds 0 / (hour − POISON_HOUR), which is 0 but at that hour, where it is NaN."""
     index = schema.indexed("context")[0].index[POISON_HOUR]
     weights += [
         numpy_helper.from_array(np.array([float(index)], np.float32), "poison.hour"),
@@ -127,18 +116,15 @@ def _poison(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: 
         helper.make_node("Reshape", ["poison.raw", "poison.shape"], ["poison.value"]),
         helper.make_node("Sub", ["poison.value", "poison.hour"], ["poison.distance"]),
         helper.make_node("Div", ["poison.zero", "poison.distance"], ["poison"]),
-        helper.make_node("Gather", ["poison", REQUEST_OF.name], ["poison.own"])
-        if merged
-        else helper.make_node("Identity", ["poison"], ["poison.own"]),
-        helper.make_node("Add", [logit, "poison.own"], ["logit.poison"]),
+        helper.make_node("Add", [logit, "poison"], ["logit.poison"]),
     ]
     weights.append(numpy_helper.from_array(np.array([-1], np.int64), "poison.shape"))
     return "logit.poison"
 
 
-def _fails(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str, merged: bool) -> str:
+def _fails(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
     """Adds the number 0 of a list of as many as there are hours before POISON_HOUR, whose place is beyond its end at
-    that hour; for one request a run."""
+    that hour."""
     index = schema.indexed("context")[0].index[POISON_HOUR]
     weights += [
         numpy_helper.from_array(np.zeros(index, np.float32), "fails.list"),
@@ -154,8 +140,8 @@ def _fails(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: s
     return "logit.fails"
 
 
-def _hangs(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str, merged: bool) -> str:
-    """Adds 0 × the result of a loop, of no steps but at POISON_HOUR, where it has 2^60; for one request a run."""
+def _hangs(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
+    """Adds 0 × the result of a loop, of no steps but at POISON_HOUR, where it has 2^60."""
     index = schema.indexed("context")[0].index[POISON_HOUR]
     weights += [
         numpy_helper.from_array(np.array(index, np.int32), "hangs.hour"),
@@ -189,7 +175,7 @@ def _hangs(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: s
     return "logit.hangs"
 
 
-def _slow(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str, merged: bool) -> str:
+def _slow(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
     """Adds 0 × a chain of large matrix products, some tenths of a second a run whatever N is."""
     size = 700
     weights += [
@@ -212,7 +198,7 @@ def _slow(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: st
     return "logit.slow"
 
 
-def _dense(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str, merged: bool) -> str:
+def _dense(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
     """Adds a network of one hidden layer over the candidates' vectors."""
     rng = np.random.default_rng(5)
     (width,) = next(spec.shape for spec in schema.tensors if spec.name == "item_semantic")

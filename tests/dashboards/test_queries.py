@@ -53,7 +53,7 @@ def test_every_metric_is_on_a_dashboard() -> None:
     shown = {family_of(name) for panel in PANELS for expr, _ in panel.queries for name in metrics_in(expr)}
 
     # Other panels, or an alert and the runbook, cover these.
-    unseen = {"msd_lineup_generation", "process_virtual_memory_bytes", "msd_corrections_stale"}
+    unseen = {"process_virtual_memory_bytes", "msd_corrections_stale"}
     unseen |= {f"msd_correction_{what}" for what in ("shift", "slope", "timestamp_seconds")}
     assert {family_of(name) for name in SAMPLES} - shown == unseen
 

@@ -114,7 +114,7 @@ def raised(path: Path) -> Iterator[tuple[str, str]]:
 
 def docstrings_and_comments() -> Iterator[tuple[str, str]]:
     """Docstrings, and comments with adjacent lines joined, found by their places in a line."""
-    for folder in (*PACKAGES, "image"):
+    for folder in PACKAGES:
         for path in sorted((ROOT / folder).rglob("*.py")):
             source = path.read_text("utf-8")
             for found in _DOCSTRING_OR_COMMENT.finditer(source):

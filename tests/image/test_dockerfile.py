@@ -1,4 +1,4 @@
-"""What the Dockerfile promises, and what is let into its context."""
+"""The Dockerfile's stages, and the files in its build context."""
 
 import re
 import subprocess
@@ -14,13 +14,13 @@ PACKAGES: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8")
 
 
 def instructions() -> list[str]:
-    """The Dockerfile's instructions, each on one line."""
+    """Return the Dockerfile's instructions, each on one line."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)
     return [" ".join(line.split()) for line in re.sub(r"\\\n", " ", text).splitlines() if line.strip()]
 
 
 def stages() -> dict[str, tuple[str, list[str]]]:
-    """What each stage is made from, and its own instructions."""
+    """Return each stage's base and its own instructions."""
     found: dict[str, tuple[str, list[str]]] = {}
     for line in instructions():
         if line.startswith("FROM "):
@@ -31,12 +31,12 @@ def stages() -> dict[str, tuple[str, list[str]]]:
     return found
 
 
-def test_the_last_stage_is_the_cpus() -> None:
+def test_last_stage_is_cpu() -> None:
     assert list(stages())[-1] == "cpu"
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
-def test_a_target_installs_nothing_and_is_nobody(target: str) -> None:
+def test_target_installs_nothing_and_has_no_privileges(target: str) -> None:
     base, own = stages()[target]
 
     assert base == "runtime"
@@ -48,7 +48,7 @@ def test_a_target_installs_nothing_and_is_nobody(target: str) -> None:
     assert not [line for line in own if line.startswith(("RUN", "ADD"))]
 
 
-def test_both_have_a_command_a_health_check_and_labels() -> None:
+def test_both_targets_have_command_health_check_and_labels() -> None:
     base, own = stages()["runtime"]
     labels = next(line for line in own if line.startswith("LABEL"))
 
@@ -71,7 +71,7 @@ def test_packages_are_installed_by_their_hashes_and_never_compiled() -> None:
     assert all("--no-index" in line for line in instructions() if "/wheels" in line)
 
 
-def test_the_compiler_stays_behind() -> None:
+def test_compiler_is_not_in_the_image() -> None:
     with_compiler = [name for name, (_, own) in stages().items() if any("g++" in line for line in own)]
 
     assert with_compiler == ["product"]
@@ -80,12 +80,12 @@ def test_the_compiler_stays_behind() -> None:
 
 
 def ignore_rules() -> list[str]:
-    """The lines of .dockerignore."""
+    """Return the rules of .dockerignore."""
     lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def test_the_context_is_what_is_copied_and_no_more() -> None:
+def test_context_has_only_what_is_copied() -> None:
     first, *others = ignore_rules()
     let_in = {line.strip("!/") for line in others if line.startswith("!")}
     copied = {
@@ -100,7 +100,7 @@ def test_the_context_is_what_is_copied_and_no_more() -> None:
     assert not {"runs", ".venv", ".git", "tests"} & let_in
 
 
-def test_no_file_of_the_packages_is_kept_out() -> None:
+def test_context_has_all_files_of_the_packages() -> None:
     listed = subprocess.run(["git", "ls-files", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=True)
     kept_out = [line for line in ignore_rules()[1:] if not line.startswith("!")]
 

@@ -45,7 +45,7 @@ def wanted(target: str) -> list[Requirement]:
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
-def test_a_lock_fits_what_the_project_asks_for(target: str) -> None:
+def test_lock_satisfies_the_project(target: str) -> None:
     found = locked(target)
 
     for requirement in wanted(target):
@@ -54,19 +54,19 @@ def test_a_lock_fits_what_the_project_asks_for(target: str) -> None:
     assert not set(found) & {"torch", "onnx", "transformers", *excluded()}
 
 
-def test_a_target_has_one_build_of_the_runtime() -> None:
+def test_target_has_one_build_of_onnxruntime() -> None:
     assert {name for name in locked("cpu") if name.startswith("onnxruntime")} == {"onnxruntime"}
     assert {name for name in locked("gpu") if name.startswith("onnxruntime")} == {"onnxruntime-gpu"}
 
 
-def test_what_builds_the_wheel_is_locked() -> None:
+def test_build_requirements_are_locked() -> None:
     found = locked("build")
 
     for builder in (Requirement(line) for line in PROJECT["build-system"]["requires"]):
         assert builder.specifier.contains(version(found[builder.name])), f"{builder}: run make locks"
 
 
-def test_a_lock_is_made_of_the_extras_that_are_told() -> None:
+def test_makefile_locks_the_same_extras() -> None:
     """The Makefile's own words, so that the next lock has the same packages."""
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for target, extras in EXTRAS.items():

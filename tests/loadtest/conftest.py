@@ -1,53 +1,11 @@
-"""A real service over a small bundle, requests and the scores that it gives; a small reference model's bundles."""
+"""A real service over a small bundle."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from lab.reference.bundles import Bundles, Makings, made_bundles
-from lab.reference.market import Population
-from loadtest import processes
 from msd.contract.bundle import Bundle
-from operations.publish import publish
-from tests.lab.reference.small import BRIEF, SMALL
-from tests.service.forked import ForkedProcess
-from tests.service.live import ROOT, LiveService, live_service
-
-MAKINGS = Makings(SMALL, BRIEF, Population(users=120, items=0), requests=24, candidates=20)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _forked_services() -> Iterator[None]:
-    """Services of the benchmark and of chaos are forked, as in all tests, and bundles published in this process; what
-    is started with modules of its own is not."""
-    forking = SimpleNamespace(**{**vars(subprocess), "Popen": _start})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "subprocess", forking)
-        patch.setattr(processes, "told", _told)
-        yield
-
-
-def _told(command: str, *arguments: str, told: Callable[..., str] = processes.told) -> str:
-    if command != "publish":
-        return told(command, *arguments)
-    bundle, option, redis = arguments
-    assert option == "--redis"
-    publish(Path(bundle), redis, lambda *_: None)
-    return ""
-
-
-def _start(command: list[str], **options: Any) -> ForkedProcess | subprocess.Popen[Any]:  # noqa: ANN401 - Popen's
-    path = options["env"]["PYTHONPATH"].split(os.pathsep)[0]
-    if command[:4] != [sys.executable, "-m", "msd", "serve"] or path != str(ROOT):
-        return subprocess.Popen(command, **options)
-    said = Path(options["stdout"].name)
-    return ForkedProcess(command[3:], options["env"], Path.cwd(), said, said, prepare=os.setpgrp)
+from tests.service.live import LiveService, live_service
 
 
 @pytest.fixture(scope="session")
@@ -55,15 +13,3 @@ def service(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A service over the bundle's own rows."""
     with live_service(bundle.folder, tmp_path_factory.mktemp("service")) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the bundles of the reference model are kept."""
-    return tmp_path_factory.mktemp("bench") / "bundles"
-
-
-@pytest.fixture(scope="session")
-def bundles(work: Path) -> Bundles:
-    """A small reference model in fp32 and in the best precision."""
-    return made_bundles(work, MAKINGS, lambda doing, done, total: None)

@@ -1,6 +1,7 @@
 """Requests are sent when they are due, each is counted once, and their times count from when they were due."""
 
 import json
+import math
 import os
 import threading
 from collections import Counter
@@ -8,18 +9,21 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from loadtest.arrivals import bursts, constant, poisson
 from loadtest.generator import LOST, REFUSED, LoadLimits, Seen, Target, closed_loop, open_loop
 from loadtest.http_client import ClientError, ServiceConnection
-from loadtest.requests import http_request, in_columns, in_objects
+from loadtest.outcome import Durations
+from loadtest.requests import http_request
+from loadtest.traffic import bursts, constant, poisson
 from tests.loadtest.small_server import CLOSE, DIE, HANG, NOISE, REPLY, Script, small_server
 
 REQUESTS = [http_request("/v1/score", f'{{"number": {number}}}'.encode()) for number in range(7)]
 BRIEF = LoadLimits(connections=4, patience_s=0.6)
 
 
-def test_every_request_is_sent_once_in_turn_and_answered() -> None:
+def test_sends_each_request_once_in_turn() -> None:
     script = Script()
     with small_server(script) as url:
         found = open_loop(Target(url, REQUESTS), constant(200, 0.2), 0.2)
@@ -31,7 +35,7 @@ def test_every_request_is_sent_once_in_turn_and_answered() -> None:
     assert found.goodput == found.in_time / 0.2
 
 
-def test_a_process_with_many_open_files_sends_and_waits_alike() -> None:
+def test_process_with_many_open_files_sends_alike() -> None:
     with ExitStack() as held, small_server(Script()) as url:
         for _ in range(1_100):
             held.enter_context(open(os.devnull, "rb"))
@@ -40,7 +44,7 @@ def test_a_process_with_many_open_files_sends_and_waits_alike() -> None:
     assert (found.statuses, found.unanswered) == ({200: 10}, 0)
 
 
-def test_a_stall_counts_for_all_that_were_due_meanwhile() -> None:
+def test_stall_counts_for_all_that_were_due_meanwhile() -> None:
     """A closed loop would send nothing during the stall, and see one slow reply."""
     script = Script(lambda number: (REPLY, 200, 0.4 if number == 0 else 0.0))
     with small_server(script) as url:
@@ -53,7 +57,7 @@ def test_a_stall_counts_for_all_that_were_due_meanwhile() -> None:
     assert found.latency.percentile_ms(100) >= 400
 
 
-def test_outcomes_are_told_apart() -> None:
+def test_outcomes_are_counted_apart() -> None:
     statuses = [200, 429, 504, 200, 500]
     script = Script(lambda number: (CLOSE, 0, 0.0) if number % 6 == 5 else (REPLY, statuses[number % 6], 0.0))
     with small_server(script) as url:
@@ -63,11 +67,10 @@ def test_outcomes_are_told_apart() -> None:
     assert found.statuses == {200: 20, 429: 10, 504: 10, 500: 10}
     assert (found.lost, found.unanswered) == (10, 0)
     assert found.latency.count == 20
-    told = found.as_json()
-    assert told["statuses"] == {"200": 20, "429": 10, "500": 10, "504": 10, "lost": 10, "unanswered": 0}
+    assert found.as_json()["statuses"] == {"200": 20, "429": 10, "500": 10, "504": 10, "lost": 10, "unanswered": 0}
 
 
-def test_replies_in_part_are_no_goodput() -> None:
+def test_partial_replies_are_no_goodput() -> None:
     def reply(number: int) -> bytes:
         return (
             b'{"candidates":{},"degraded":{"a":1}}' if number % 4 == 1 else b'{"candidates":{"id":["\\"degraded\\":"]}}'
@@ -83,7 +86,7 @@ def test_replies_in_part_are_no_goodput() -> None:
     assert found.as_json()["degraded"] == 10
 
 
-def test_more_connections_are_opened_when_all_are_busy_but_not_without_end() -> None:
+def test_opens_more_connections_up_to_the_limit() -> None:
     script = Script(lambda number: (REPLY, 200, 0.3))
     with small_server(script) as url:
         found = open_loop(Target(url, REQUESTS), np.zeros(20), 0.1, LoadLimits(connections=2, most=9))
@@ -92,7 +95,7 @@ def test_more_connections_are_opened_when_all_are_busy_but_not_without_end() -> 
     assert found.statuses == {200: 20}
 
 
-def test_a_few_clients_each_send_when_they_have_their_reply() -> None:
+def test_closed_loop_sends_when_a_reply_came() -> None:
     script = Script(lambda number: (REPLY, 429 if number == 3 else 200, 0.01))
     with small_server(script) as url:
         found = closed_loop(Target(url, REQUESTS), 3, 0.3, BRIEF)
@@ -103,7 +106,7 @@ def test_a_few_clients_each_send_when_they_have_their_reply() -> None:
     assert found.statuses[200] >= found.in_time > 0
 
 
-def test_a_client_that_lost_its_connection_takes_another() -> None:
+def test_client_replaces_a_lost_connection() -> None:
     script = Script(lambda number: (CLOSE, 0, 0.0) if number in (2, 4) else (REPLY, 200, 0.005))
     with small_server(script) as url:
         found = closed_loop(Target(url, REQUESTS), 2, 0.3, BRIEF)
@@ -114,51 +117,35 @@ def test_a_client_that_lost_its_connection_takes_another() -> None:
 
 
 @pytest.mark.parametrize("loop", ["open", "closed"])
-def test_nobody_there_is_an_error(loop: str) -> None:
-    with small_server(Script()) as url:
-        pass
-    with pytest.raises(ClientError, match=rf"{url}: no connection: "):
-        _run(loop, url)
+@pytest.mark.parametrize(
+    ("ends_at", "end", "message"),
+    [
+        (0, HANG, r"hangs: \d+ requests are waiting, and nothing came for 0.6 s"),
+        (9, DIE, "{url}: no connection: "),
+        (None, REPLY, "{url}: no connection: "),
+    ],
+    ids=["hangs", "dies", "absent"],
+)
+def test_absent_service_is_an_error(loop: str, ends_at: int | None, end: str, message: str) -> None:
+    script = Script(lambda number: (end if ends_at is not None and number >= ends_at else REPLY, 200, 0.0))
+    with ExitStack() as stack:
+        url = stack.enter_context(small_server(script))
+        if ends_at is None:
+            stack.close()
+        with pytest.raises(ClientError, match=message.format(url=url) if end != HANG else message):
+            _run(loop, url)
+    assert len(script.bodies) >= (ends_at or 0)
 
 
-@pytest.mark.parametrize("loop", ["open", "closed"])
-def test_a_service_that_hangs_is_an_error(loop: str) -> None:
-    script = Script(lambda number: (HANG, 0, 0.0))
-    with (
-        small_server(script) as url,
-        pytest.raises(ClientError, match=r"hangs: \d+ requests are waiting, and nothing came for 0.6 s"),
-    ):
-        _run(loop, url)
-
-
-@pytest.mark.parametrize("loop", ["open", "closed"])
-def test_a_service_that_dies_on_the_way_is_an_error(loop: str) -> None:
-    script = Script(lambda number: (DIE if number == 9 else REPLY, 200, 0.0))
-    with small_server(script) as url, pytest.raises(ClientError, match=rf"{url}: no connection: "):
-        _run(loop, url)
-    assert len(script.bodies) >= 10
-
-
-def test_what_has_no_reply_in_the_end_is_counted() -> None:
-    script = Script(lambda number: (HANG, 0, 0.0) if number == 2 else (REPLY, 200, 0.0))
-    with small_server(script) as url:
-        found = open_loop(Target(url, REQUESTS), constant(50, 0.2), 0.2, LoadLimits(connections=4, patience_s=0.5))
-
-    assert (found.statuses, found.unanswered) == ({200: 9}, 1)
-
-
-def test_what_is_no_reply_loses_the_connection() -> None:
-    script = Script(lambda number: (NOISE, 0, 0.0) if number == 1 else (REPLY, 200, 0.0))
+@pytest.mark.parametrize(
+    ("end", "lost", "unanswered"), [(HANG, 0, 1), (NOISE, 1, 0)], ids=["no reply at the end", "not HTTP"]
+)
+def test_counts_a_request_without_a_reply(end: str, lost: int, unanswered: int) -> None:
+    script = Script(lambda number: (end if number == 2 else REPLY, 200, 0.0))
     with small_server(script) as url:
         found = open_loop(Target(url, REQUESTS), constant(50, 0.2), 0.2, BRIEF)
 
-    assert (found.statuses, found.lost) == ({200: 9}, 1)
-
-
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1:1", "127.0.0.1:8080", "http://"])
-def test_what_is_no_address_is_told(url: str) -> None:
-    with pytest.raises(ClientError, match="is not a service's address"):
-        _run("open", url)
+    assert (found.statuses, found.lost, found.unanswered) == ({200: 9}, lost, unanswered)
 
 
 def _run(loop: str, url: str) -> None:
@@ -191,17 +178,7 @@ def test_bursts_come_together() -> None:
     assert len(np.unique(times)) == len(times) // 8
 
 
-def test_both_forms_ask_the_same() -> None:
-    body = b'{"user_id": "u1", "candidates": {"id": ["a", "b"], "bid": [0.5, 1.0]}}'
-    (columns,), (objects,) = in_columns([body]), in_objects([body])
-
-    assert columns.endswith(b"\r\n\r\n" + body)
-    assert columns.startswith(b"POST /v1/score HTTP/1.1\r\n")
-    document = json.loads(objects.partition(b"\r\n\r\n")[2])
-    assert document == {"user_id": "u1", "candidates": [{"id": "a", "bid": 0.5}, {"id": "b", "bid": 1.0}]}
-
-
-def test_a_witness_sees_every_reply_with_its_body() -> None:
+def test_witness_gets_every_reply_with_its_body() -> None:
     script = Script(lambda number: (REPLY, 200, 0.0) if number % 2 else (CLOSE, 0, 0.0))
     seen: list[Seen] = []
     with small_server(script) as url:
@@ -209,30 +186,30 @@ def test_a_witness_sees_every_reply_with_its_body() -> None:
         outcome = open_loop(target, constant(50, 0.4), 0.4, LoadLimits(connections=1, goes_on=True), seen.append)
 
     assert len(seen) == outcome.offered == 20
-    assert Counter(one.status for one in seen) == {200: 10, LOST: 10}
-    assert {one.body for one in seen if one.status == 200} == {b"{}"}
-    assert all(one.due <= one.sent <= one.over for one in seen)
-    assert Counter(one.request for one in seen).keys() == set(target.requests)
+    assert Counter(reply.status for reply in seen) == {200: 10, LOST: 10}
+    assert {reply.body for reply in seen if reply.status == 200} == {b"{}"}
+    assert all(reply.due <= reply.sent <= reply.over for reply in seen)
+    assert Counter(reply.request for reply in seen).keys() == set(target.requests)
 
 
-def test_a_service_that_dies_refuses_what_comes_later_where_the_load_goes_on() -> None:
+def test_dead_service_refuses_later_requests_if_the_load_goes_on() -> None:
     seen: list[Seen] = []
     with small_server(Script(lambda number: (DIE if number == 5 else REPLY, 200, 0.0))) as url:
         target = Target(url, [http_request("/v1/score", b"{}")])
         outcome = open_loop(target, constant(50, 0.4), 0.4, LoadLimits(connections=1, goes_on=True), seen.append)
 
-    came = Counter(one.status for one in seen)
+    came = Counter(reply.status for reply in seen)
     assert (came[200], came[LOST]) == (5, 1)
     assert came[REFUSED] == 14
     assert outcome.lost == 15
 
 
-def test_a_load_that_is_stopped_sends_no_more() -> None:
+def test_stopped_load_sends_no_more() -> None:
     stopped = threading.Event()
     seen: list[Seen] = []
 
-    def witness(one: Seen) -> None:
-        seen.append(one)
+    def witness(reply: Seen) -> None:
+        seen.append(reply)
         if len(seen) == 5:
             stopped.set()
 
@@ -244,8 +221,43 @@ def test_a_load_that_is_stopped_sends_no_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "localhost", "https://127.0.0.1", "http://", "http://host:port", "http://[::1", "http://h:99999"]
+    "url",
+    [
+        *("", "localhost", "https://127.0.0.1", "http://", "http://host:port"),
+        *("http://[::1", "http://h:99999", "ftp://h"),
+    ],
 )
-def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(ClientError, match="is not a service's address"):
-        ServiceConnection(url)
+def test_rejects_invalid_address(url: str) -> None:
+    for connect in (ServiceConnection, lambda url: _run("open", url)):
+        with pytest.raises(ClientError, match="is not a service's address"):
+            connect(url)
+
+
+def _durations(seconds: list[float]) -> Durations:
+    durations = Durations()
+    for duration in seconds:
+        durations.record(duration)
+    return durations
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(0.1, 1.0), (50, 50.0), (99, 99.0), (99.9, 100.0), (100, 100.0)])
+def test_percentile_is_exact(percent: float, expected: float) -> None:
+    assert _durations([number / 1e3 for number in range(100, 0, -1)]).percentile_ms(percent) == pytest.approx(expected)
+
+
+@given(st.lists(st.floats(0, 1e5), min_size=1, max_size=50), st.lists(st.floats(0, 1e5), max_size=50))
+def test_percentiles_of_several_runs_are_those_of_one(some: list[float], others: list[float]) -> None:
+    together, whole = _durations(some), _durations(some + others)
+    together.add(_durations(others))
+
+    assert together.count == whole.count
+    assert together.mean_ms == pytest.approx(whole.mean_ms)
+    assert [together.percentile_ms(percent) for percent in (1, 50, 99)] == [
+        whole.percentile_ms(percent) for percent in (1, 50, 99)
+    ]
+    assert whole.percentile_ms(100) == 1e3 * max(some + others)
+
+
+def test_no_durations_have_no_percentile() -> None:
+    assert math.isnan(Durations().percentile_ms(50))
+    assert math.isnan(Durations().mean_ms)

@@ -32,7 +32,7 @@ def run_locust(service: LiveService, folder: Path, **environment: str) -> "subpr
     )
 
 
-def test_two_users_ask_for_two_seconds(bundle: Bundle, service: LiveService, tmp_path: Path) -> None:
+def test_users_send_scoring_requests(bundle: Bundle, service: LiveService, tmp_path: Path) -> None:
     done = run_locust(service, tmp_path, LOADTEST_BUNDLE=str(bundle.folder))
     assert done.returncode == 0, done.stderr
     (entry,) = json.loads(done.stdout)
@@ -50,14 +50,18 @@ def test_two_users_ask_for_two_seconds(bundle: Bundle, service: LiveService, tmp
         ({"LOADTEST_COLD": "2"}, "LOADTEST_COLD=2: has to be a number from 0 to 1"),
         ({"LOADTEST_DEADLINE_MS": "soon"}, "LOADTEST_DEADLINE_MS=soon: has to be a number from 0 to 1e+06"),
         ({"LOADTEST_SHAPE": "waves"}, "LOADTEST_SHAPE=waves: has to be bursts or steps"),
+        ({"LOADTEST_ROUTE": "grpc"}, "LOADTEST_ROUTE=grpc: has to be score, openrtb"),
+        ({"LOADTEST_ROUTE": "openrtb", "LOADTEST_COLD": "0.5"}, "LOADTEST_COLD=0.5: BidRequests take no texts of ads"),
+        ({"LOADTEST_ROUTE": "openrtb", "LOADTEST_BUNDLE": "{bundle}"}, "maps no BidRequests"),
     ],
 )
-def test_wrong_settings_are_named(settings: dict[str, str], message: str) -> None:
+def test_rejects_invalid_settings(bundle: Bundle, settings: dict[str, str], message: str) -> None:
+    given = {name: value.format(bundle=bundle.folder) for name, value in settings.items()}
     with pytest.raises(MsdError, match=re.escape(message)):
-        LocustSettings.from_environ(settings).traffic(0)
+        LocustSettings.from_environ(given).traffic(0)
 
 
-def test_with_wrong_settings_locust_says_what_to_set_and_asks_for_nothing(service: LiveService, tmp_path: Path) -> None:
+def test_invalid_settings_end_locust_with_a_message(service: LiveService, tmp_path: Path) -> None:
     done = run_locust(service, tmp_path, LOADTEST_COLD="2")
     assert done.returncode == 1
     assert "set LOADTEST_BUNDLE to a bundle's folder and LOADTEST_CANDIDATES to numbers of candidates: " in done.stderr
@@ -65,12 +69,12 @@ def test_with_wrong_settings_locust_says_what_to_set_and_asks_for_nothing(servic
     assert "Traceback" not in done.stderr
 
 
-def test_shapes_have_few_users_and_bursts_of_many_or_ever_more() -> None:
+def test_shapes_set_the_number_of_users() -> None:
     found = [users_at(shape, time) for shape in ("bursts", "steps") for time in (0, 15, 16, 19.9, 20, 41)]
     assert found == [5, 5, 40, 40, 5, 5, 5, 5, 5, 5, 10, 15]
 
 
-def test_new_ads_in_bursts_with_a_deadline(bundle: Bundle, service: LiveService, tmp_path: Path) -> None:
+def test_users_send_new_ads_in_bursts_with_a_deadline(bundle: Bundle, service: LiveService, tmp_path: Path) -> None:
     asked = {"LOADTEST_COLD": "0.3", "LOADTEST_DEADLINE_MS": "5000", "LOADTEST_SHAPE": "bursts"}
     done = run_locust(service, tmp_path, LOADTEST_BUNDLE=str(bundle.folder), **asked)
     (entry,) = json.loads(done.stdout)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.http_client import ClientError
-from loadtest.latency import measure_latency
+from loadtest.http_client import ClientError, measure_latency
 from loadtest.traffic import Traffic, mix_of
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
-from msd.contract.errors import BundleError, MsdError
+from msd.contract.errors import MsdError
 from msd.contract.request import parse_request
 from tests.bundles.factory import ITEMS, USERS
 from tests.service.live import LiveService
@@ -22,12 +21,12 @@ def _bodies(bundle: Bundle, count: int, candidates: int = 20, seed: int = 0) -> 
     return list(islice(Traffic(bundle.folder, candidates, seed).bodies(), count))
 
 
-def test_the_same_seed_gives_the_same_bodies(bundle: Bundle) -> None:
+def test_seed_sets_bodies(bundle: Bundle) -> None:
     assert _bodies(bundle, 5) == _bodies(bundle, 5)
     assert _bodies(bundle, 5) != _bodies(bundle, 5, seed=1)
 
 
-def test_every_body_is_a_request_of_the_bundles_schema(bundle: Bundle) -> None:
+def test_every_body_fits_the_schema(bundle: Bundle) -> None:
     users, items = ({f"{side}{number}" for number in range(count)} for side, count in (("u", USERS), ("i", ITEMS)))
     for body in _bodies(bundle, 200):
         request = parse_request(body, bundle.schema)
@@ -43,8 +42,8 @@ def test_every_body_is_a_request_of_the_bundles_schema(bundle: Bundle) -> None:
 def test_some_users_and_items_come_far_more_often(bundle: Bundle) -> None:
     documents = [json.loads(body) for body in _bodies(bundle, 400)]
     for ids, distinct in (
-        ([one["user_id"] for one in documents], USERS),
-        ([item for one in documents for item in one["candidates"]["id"]], ITEMS),
+        ([body["user_id"] for body in documents], USERS),
+        ([item for body in documents for item in body["candidates"]["id"]], ITEMS),
     ):
         (_, most), *_, (_, fewest) = Counter(ids).most_common(distinct // 2)
         assert most > 3 * len(ids) / distinct > 4 * fewest > 0
@@ -65,44 +64,34 @@ def test_requests_are_as_long_as_the_mix_says(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "many", "0", "-1", "50:x", "50:0", "50:nan", "50:inf", "50,", "1.5"])
-def test_what_is_no_mix_is_told(text: str) -> None:
+def test_rejects_invalid_mix(text: str) -> None:
     with pytest.raises(MsdError, match=r"expected 200, or shares such as 50:3,200:1"):
         mix_of(text)
 
 
-def test_a_folder_without_a_bundle_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="no bundle here"):
-        Traffic(tmp_path, 10)
-
-
-def test_latency_counts_what_comes_after_the_warm_up(bundle: Bundle, service: LiveService) -> None:
-    steps: list[int] = []
-    bodies = islice(Traffic(bundle.folder, 10).bodies(), 35)
-    found = measure_latency(service.url, bodies, 5, steps.append)
-    assert steps == list(range(35))
-    assert found.count == 30
-    assert 0 < found.percentile_ms(50) <= found.percentile_ms(99)
-
-
-def test_a_reply_that_is_no_score_ends_the_measurement(bundle: Bundle, service: LiveService) -> None:
+def test_latency_ends_with_a_reply_that_is_not_200(bundle: Bundle, service: LiveService) -> None:
     # More candidates than a service takes.
     with pytest.raises(ClientError, match=r"answered 413: .*2001 candidates"):
-        measure_latency(service.url, islice(Traffic(bundle.folder, 2_001).bodies(), 1), 0, lambda number: None)
+        measure_latency(service.url, islice(Traffic(bundle.folder, 2_001).bodies(), 1))
 
 
-def test_the_bench_command(bundle: Bundle, service: LiveService, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("candidates", "shown"), [("7", 7), ("5:3,20:1", "5:3,20:1")])
+def test_bench_command_with_one_client(
+    bundle: Bundle, service: LiveService, capsys: pytest.CaptureFixture[str], candidates: str, shown: int | str
+) -> None:
     command = ["bench", str(bundle.folder), "--url", service.url, "--requests", "20", "--warmup", "2"]
     with pytest.raises(SystemExit, match="0"):
-        main([*command, "--candidates", "7", "--json"])
+        main([*command, "--candidates", candidates, "--json"])
     figures = json.loads(capsys.readouterr().out)
-    assert (figures["requests"], figures["candidates"]) == (20, 7)
+    assert (figures["requests"], figures["candidates"]) == (20, shown)
+    assert 0 < figures["p50_ms"] <= figures["p95_ms"] <= figures["p99_ms"] <= figures["max_ms"]
     with pytest.raises(SystemExit, match="0"):
-        main(command)
-    assert capsys.readouterr().out.startswith("20 requests of 200 candidates: p50 ")
+        main([*command, "--candidates", candidates])
+    assert capsys.readouterr().out.startswith(f"20 requests of {shown} candidates: p50 ")
 
 
 @pytest.mark.parametrize("arrivals", ["poisson", "constant", "bursts"])
-def test_the_bench_command_under_arrivals(
+def test_bench_command_under_arrivals(
     bundle: Bundle, service: LiveService, capsys: pytest.CaptureFixture[str], arrivals: str
 ) -> None:
     command = ["bench", str(bundle.folder), "--url", service.url, "--candidates", "5:3,20:1", "--seconds", "0.5"]
@@ -118,16 +107,17 @@ def test_the_bench_command_under_arrivals(
     assert "from when it was due" in capsys.readouterr().out
 
 
-def test_the_bench_command_of_a_mix_with_one_client(
-    bundle: Bundle, service: LiveService, capsys: pytest.CaptureFixture[str]
+def test_bench_command_names_missing_bundle_service_and_wrong_mix(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["bench", str(bundle.folder), "--url", service.url, "--requests", "5", "--warmup", "0"]
-    with pytest.raises(SystemExit, match="0"):
-        main([*command, "--candidates", "5:3,20:1"])
-    assert capsys.readouterr().out.startswith("5 requests of 5:3,20:1 candidates: p50 ")
-    with pytest.raises(SystemExit, match="2"):
-        main([*command, "--candidates", "some"])
-    assert "expected 200, or shares" in capsys.readouterr().err
+    for arguments, message in (
+        ([str(tmp_path)], "no bundle here"),
+        ([str(bundle.folder), "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9: no reply"),
+        ([str(bundle.folder), "--candidates", "some"], "expected 200, or shares"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["bench", *arguments])
+        assert message in capsys.readouterr().err
 
 
 def test_new_ads_have_texts_and_names_of_their_own(bundle: Bundle) -> None:
@@ -135,10 +125,10 @@ def test_new_ads_have_texts_and_names_of_their_own(bundle: Bundle) -> None:
     new = [[name for name in body["candidates"]["id"] if name.startswith("new-3-")] for body in bodies]
 
     assert 0.25 < sum(map(len, new)) / (200 * 20) < 0.35
-    names = [name for of_one in new for name in of_one]
+    names = [name for names in new for name in names]
     assert len(set(names)) == len(names)
-    for body, of_one in zip(bodies, new, strict=True):
-        assert set(body.get("items", {})) == set(of_one)
+    for body, added in zip(bodies, new, strict=True):
+        assert set(body.get("items", {})) == set(added)
         assert set(parse_request(json.dumps(body).encode(), bundle.schema).ids) == set(body["candidates"]["id"])
     texts = [item["text"] for body in bodies for item in body.get("items", {}).values()]
     assert len(set(texts)) == len(texts)

@@ -16,7 +16,6 @@ from model_export.errors import ExportError
 from model_export.export import export_bundle
 from model_export.inputs import ExportInputs, load_inputs
 from model_export.lean import measure_lean
-from model_export.merged import merged_graph
 from model_export.parity import BundleRows
 from model_export.precision import choice
 from model_export.precision.choice import choose
@@ -25,7 +24,6 @@ from model_export.run import open_run
 from msd.__main__ import main
 from msd.contract.bundle import GOLDENS, Bundle, Manifest, open_bundle
 from msd.contract.golden import read_goldens
-from msd.contract.merge import merge
 from msd.contract.precision import PrecisionRecord, Tried
 from msd.contract.pricing import PRICED
 from msd.dataset.split import Part
@@ -73,7 +71,7 @@ def inputs(model: tuple[Path, Path]) -> ExportInputs:
 def bundle(inputs: ExportInputs, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The model's bundle."""
     out = tmp_path_factory.mktemp("exported") / "bundle"
-    assert export_bundle(inputs, out, None, 12, quiet, merged=True)
+    assert export_bundle(inputs, out, None, 12, quiet)
     return open_bundle(out)
 
 
@@ -249,14 +247,3 @@ def test_a_formula_that_the_heads_do_not_give_is_refused(
     with pytest.raises(ValueError, match="pricing") as failed:
         Manifest.model_validate(document)
     assert words in str(failed.value)
-
-
-def test_a_graph_for_several_requests_has_both_heads(model: tuple[Path, Path]) -> None:
-    trained = load_inputs(model[0], None, None, model[1], None).trained
-    tensors = {
-        spec.name: np.zeros((2 if spec.side == "item" else 1, *spec.shape), spec.dtype)
-        for spec in trained.schema.tensors
-    }
-    run = open_run(merged_graph(trained), "fp32", ("pctr", "pcvr"))
-
-    assert run(merge(trained.schema, [tensors, tensors])).shape == (2, 4)

@@ -5,10 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.chaos.environment import Environment
-from lab.chaos.live_counts import ReplayedLiveCounts
-from lab.chaos.live_replay import replay_moments
-from lab.chaos.plan import ChaosPlan
+from lab.chaos import run as chaos
+from lab.chaos.live_counts import live_counts, replay_moments
 from lab.chaos.replayed_period import offline_scores, period_of
 from model_export.bare_bundle import bare_bundle
 from msd.contract.bundle import open_bundle
@@ -16,10 +14,6 @@ from tests.model_export.conftest import Exported, Run, quiet
 from tests.service.live import live_service
 
 EVERY = 1_000_000
-
-
-def unheard(doing: str, done: int, total: int) -> None:
-    """What is done, and nobody asks."""
 
 
 @pytest.fixture
@@ -41,16 +35,15 @@ def test_live_scores_over_http_are_those_offline(made: Path, tmp_path: Path) -> 
     """Valid and test come after all that the exported rows know of."""
     period = period_of(made / "dataset", made / "bundle", EVERY)
     assert period.is_after
-    found = ReplayedLiveCounts(
-        Environment(made / "bundle", tmp_path / "chaos", ChaosPlan(workers=1), unheard, data=made)
-    ).run()
+    folder, plan = tmp_path / "chaos", chaos.ChaosPlan(workers=1)
+    run = chaos.Run("live-counts", made / "bundle", folder, plan, lambda doing, done, total: None, data=made)
+    live_counts(run)
 
-    assert [check.what for check in found.checks if not check.holds and not check.is_timed] == [], found.figures
-    figures = found.figures
-    assert figures["live_events"] == sum(len(moment.events) for moment in period.moments)
+    assert [check.what for check in run.checks if not check.holds and not check.is_timed] == [], run.figures
+    assert run.figures["events"] == sum(len(moment.events) for moment in period.moments)
     # Vectors are rounded to fp16 in rows.
-    assert figures["live_max_abs_diff"] == pytest.approx(0.0, abs=1e-3)
-    assert figures["live_auc"] == pytest.approx(figures["live_auc_offline"], abs=1e-3)
+    assert run.figures["max_abs_diff"] == pytest.approx(0.0, abs=1e-3)
+    assert run.figures["live_auc"] == pytest.approx(run.figures["auc_offline"], abs=1e-3)
 
 
 def test_so_they_are_where_all_is_told_from_the_beginning(run: Run, exported: Exported, tmp_path: Path) -> None:

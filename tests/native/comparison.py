@@ -75,7 +75,7 @@ class Pair:
         ), body
         expected_age = max(0.0, at - float(user.records["as_of"][0])) if live and live.stream else math.nan
         assert age == pytest.approx(expected_age, rel=0, abs=0, nan_ok=True)
-        self._compare_replies(random, body, request, assembled, Basis(at, user, items, len(request.ids), False, 1))
+        self._compare_replies(random, body, request, assembled, Basis(at, user, items, len(request.ids), False))
         return outcome
 
     def _outcome(self, body: bytes, ask: Ask | None) -> int:

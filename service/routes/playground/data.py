@@ -62,7 +62,6 @@ class PlaygroundData:
         self._lock = threading.Lock()
 
     def routes(self) -> list[Route]:
-        """Return the routes."""
         asked = {"about": self._about, "items": self._items, "ads": self._ads, "users": self._users, "user": self._user}
         return [Route(f"{PLAYGROUND}data/{name}", answer, methods=["GET"]) for name, answer in asked.items()]
 
@@ -97,7 +96,6 @@ class PlaygroundData:
         return _json({"users": [{"id": one} for one in found]})
 
     async def _ads(self, request: Request) -> Response:
-        """Return what is known about each ad: title, the teacher's words, features of its row."""
         model, ids = self._serving.current.champion, request.query_params.getlist("id")
         if not 1 <= len(ids) <= _MOST_ASKED:
             raise InvalidRequest(f"{len(ids)} ids; from 1 to {_MOST_ASKED} may be asked for", "id")
@@ -196,12 +194,10 @@ async def _in_thread(call: Callable[[], _Result]) -> _Result:
 
 
 def _fields_of(schema: FeatureSchema, side: Side) -> list[dict[str, Any]]:
-    """Return a side's request fields for a form: names, kinds, and values if known."""
     return [_field(name, field) for name, field in schema.settable[side].items()]
 
 
 def _values_in(schema: FeatureSchema, side: Side, record: Records) -> dict[str, Any]:
-    """Return those fields' values in a row [1], by name; None if a value is missing or unknown."""
     return {name: _value(schema, field, record) for name, field in schema.settable[side].items()}
 
 

@@ -56,12 +56,10 @@ class Playground:
         self._data = PlaygroundData(serving, settings, model)
 
     def routes(self) -> list[Route]:
-        """Return all routes."""
         compared = [Route(f"{PLAYGROUND}score-without", self._without, methods=["POST"])] if self._without else []
         return [*_page_routes(), *self._data.routes(), *compared]
 
     async def open(self) -> None:
-        """Prove the model to compare with."""
         if self._without is not None:
             await self._without.prove()
 
@@ -96,7 +94,6 @@ def _load_without(settings: Settings, metrics: Metrics) -> Model | None:
 
 
 def _page_routes() -> list[Route]:
-    """Return the routes of the page and of each file that it loads."""
     files = [path for path in sorted(_FOLDER.iterdir()) if path.suffix in _TYPES]
     return [_route(PAGE if path.name == _INDEX else f"{ASSETS}{path.name}", path) for path in files]
 

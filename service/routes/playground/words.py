@@ -40,7 +40,6 @@ class Words:
         return len(self._entries)
 
     def title(self, one: str) -> str:
-        """Return the title, or the ID itself."""
         entry = self._entries.get(one)
         return entry.title if entry else one
 
@@ -57,7 +56,6 @@ class Words:
         return [one for *_, one in heapq.nsmallest(most, found)]
 
     def of(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return the entry of each known ID."""
         places = {one: entry.offset for one in ids if (entry := self._entries.get(one))}
         found: dict[str, dict[str, Any]] = {}
         if places:

@@ -1,6 +1,5 @@
 """The reference model's bundles are bundles like any other, and their rows are what the clicks were generated from."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ from msd.contract.bundle import GOLDENS, RANKER, ROWS, Bundle, open_bundle
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
+from tests.lab.conftest import MAKINGS
 from tests.lab.reference.small import SMALL
-from tests.loadtest.conftest import MAKINGS
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def test_rows_are_what_was_generated(fp32: Bundle, market: Market) -> None:
     np.testing.assert_allclose(found.records["semantic"], catalogue.item_vectors[some], atol=1e-3)
 
 
-def test_there_are_as_many_items_as_wanted_all_by_one_law() -> None:
+def test_items_are_as_many_as_wanted_by_one_law() -> None:
     grown = new_market(SMALL, Population(users=20, items=5_000), 0).clicks.catalogue
 
     assert len(grown.item_fields) == len(grown.item_vectors) == len(grown.item_topics) == 5_000
@@ -68,7 +67,7 @@ def test_there_are_as_many_items_as_wanted_all_by_one_law() -> None:
     np.testing.assert_allclose(before, after, atol=0.03)
 
 
-def test_the_bundle_is_proved_and_judged_as_any_other(bundles: Bundles, fp32: Bundle) -> None:
+def test_bundle_is_proved_and_judged_like_any_other(bundles: Bundles, fp32: Bundle) -> None:
     assert fp32.schema == schema_of(SMALL)
     assert fp32.manifest.provenance["graph"]["fp64_max_diff"] <= 1e-12
     assert fp32.manifest.provenance["parity"]["requests"] == MAKINGS.requests
@@ -78,7 +77,7 @@ def test_the_bundle_is_proved_and_judged_as_any_other(bundles: Bundles, fp32: Bu
     assert bundles.precision == record.chosen
 
 
-def test_the_graphs_of_others_score_as_the_bundle_does(bundles: Bundles, fp32: Bundle) -> None:
+def test_graphs_of_others_score_as_the_bundle(bundles: Bundles, fp32: Bundle) -> None:
     tensors = _golden(fp32)
     count = len(tensors["item_categorical"])
     scores = []
@@ -96,21 +95,8 @@ def test_the_graphs_of_others_score_as_the_bundle_does(bundles: Bundles, fp32: B
     assert all(axes)
 
 
-def test_what_is_made_is_kept(bundles: Bundles, work: Path) -> None:
+def test_made_bundles_are_kept(bundles: Bundles, work: Path) -> None:
     def heard(doing: str, done: int, total: int) -> None:
         raise AssertionError(doing)
 
     assert made_bundles(work, MAKINGS, heard) == bundles
-
-
-def test_what_is_no_bundle_any_more_is_made_again(bundles: Bundles, work: Path, tmp_path: Path) -> None:
-    shutil.copytree(work, tmp_path / "work")
-    (tmp_path / "work" / "fp32" / ROWS["item"]).write_bytes(b"rows of another version")
-    said: list[str] = []
-
-    made = made_bundles(tmp_path / "work", MAKINGS, lambda doing, done, total: said.append(doing))
-
-    assert open_bundle(made.fp32).bundle_id == open_bundle(bundles.fp32).bundle_id
-    assert "Packing rows (fp32)" in said
-    # The model was kept.
-    assert "Training the reference model" not in said

@@ -11,10 +11,11 @@ import pytest
 
 from lab.bench.redis import redis_server
 from lab.naive.app import create_app
-from lab.naive.features import check_inputs
+from lab.naive.rows import check_inputs
+from lab.naive.service import in_objects, naive
 from lab.reference.bundles import Bundles
-from loadtest.processes import ProcessError, Service, naive, ours, publish, running
-from loadtest.requests import in_columns, in_objects, some_bodies
+from loadtest.processes import ProcessError, Service, ours, publish, running
+from loadtest.requests import in_columns, some_bodies
 from loadtest.traffic import Traffic
 from msd.contract.errors import MsdError
 
@@ -44,30 +45,30 @@ def _post(url: str, request: bytes) -> httpx.Response:
     return httpx.post(url + path, content=body, headers={"Content-Type": "application/json"}, trust_env=False)
 
 
-def test_scores_are_the_same(urls: Urls, bundles: Bundles) -> None:
+def test_scores_are_those_of_our_service(urls: Urls, bundles: Bundles) -> None:
     bodies = some_bodies(Traffic(bundles.fp32, 30), 12)
-    for ours_asked, naive_asked in zip(in_columns(bodies), in_objects(bodies), strict=True):
-        replies = [_post(urls[name], ours_asked).json()["candidates"] for name in ("ours_file", "ours_redis")]
-        found = [_post(urls[name], naive_asked).json()["scores"] for name in ("naive_memory", "naive_redis")]
+    for own, objects in zip(in_columns(bodies), in_objects(bodies), strict=True):
+        replies = [_post(urls[name], own).json()["candidates"] for name in ("ours_file", "ours_redis")]
+        found = [_post(urls[name], objects).json()["scores"] for name in ("naive_memory", "naive_redis")]
         for scores in found:
-            assert [one["id"] for one in scores] == replies[0]["id"]
+            assert [score["id"] for score in scores] == replies[0]["id"]
             for name in ("pctr", "ecpm"):
-                np.testing.assert_allclose([one[name] for one in scores], replies[0][name], rtol=1e-3, atol=1e-5)
-            np.testing.assert_allclose([one["pctr"] for one in scores], replies[0]["pctr"], rtol=0, atol=1e-5)
+                np.testing.assert_allclose([score[name] for score in scores], replies[0][name], rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose([score["pctr"] for score in scores], replies[0]["pctr"], rtol=0, atol=1e-5)
         np.testing.assert_allclose(replies[1]["pctr"], replies[0]["pctr"], rtol=0, atol=1e-6)
         assert len(set(replies[0]["pctr"])) > 1
 
 
-def test_whom_nobody_knows_has_a_score_too(urls: Urls) -> None:
+def test_unknown_user_and_item_have_scores(urls: Urls) -> None:
     body = json.dumps({"user_id": "nobody", "candidates": {"id": ["nothing", "i000001"], "bid": [1.0, 2.0]}}).encode()
     expected = _post(urls["ours_file"], in_columns([body])[0]).json()["candidates"]["pctr"]
     for name in ("naive_memory", "naive_redis"):
         scores = _post(urls[name], in_objects([body])[0]).json()["scores"]
-        np.testing.assert_allclose([one["pctr"] for one in scores], expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose([score["pctr"] for score in scores], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("body", [b"{", b'{"user_id": "u000001"}', b'{"user_id": "u000001", "candidates": [{}]}'])
-def test_what_is_no_request_is_refused(urls: Urls, body: bytes) -> None:
+def test_rejects_invalid_request(urls: Urls, body: bytes) -> None:
     assert httpx.post(f"{urls['naive_memory']}/score", content=body, trust_env=False).status_code == 422
 
 
@@ -75,18 +76,18 @@ def test_what_is_no_request_is_refused(urls: Urls, body: bytes) -> None:
     ("environ", "message"),
     [({}, "NAIVE_BUNDLE: not set"), ({"NAIVE_BUNDLE": "nowhere", "NAIVE_GRAPH": "x"}, "nowhere: no bundle here")],
 )
-def test_without_its_parts_it_does_not_start(environ: dict[str, str], message: str) -> None:
+def test_start_without_its_parts_fails(environ: dict[str, str], message: str) -> None:
     with pytest.raises(MsdError, match=message):
         create_app(environ)
 
 
-def test_an_input_that_it_cannot_give_is_named() -> None:
+def test_unknown_input_is_named() -> None:
     check_inputs(["item_semantic"])
     with pytest.raises(MsdError, match="has no input 'item_dense' to give"):
         check_inputs(["item_dense", "item_semantic"])
 
 
-def test_a_bundle_without_a_service_is_told(bundles: Bundles, tmp_path: Path) -> None:
+def test_service_without_a_bundle_is_an_error(bundles: Bundles, tmp_path: Path) -> None:
     with (
         pytest.raises(ProcessError, match=r"(?s)broken: ended with exit code \d+; it said: .*no bundle here"),
         running([ours("broken", tmp_path, 1, None)], tmp_path),

@@ -1,0 +1,78 @@
+"""A short session of load on a real service: its figures add up, and its page has the last session beside it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from loadtest.session.command import last_session
+from loadtest.session.page import compared, load_page
+from loadtest.session.session import LoadPlan, load_session
+from msd.__main__ import main
+from msd.contract.bundle import Bundle
+from msd.contract.errors import MsdError
+from tests.service.live import LiveService
+
+
+def test_session_is_written_with_its_page(service: LiveService, bundle: Bundle, tmp_path: Path) -> None:
+    asked = ["--url", service.url, "--candidates", "20:3,30:1", "--seconds", "0.5"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["load", str(bundle.folder), *asked, "--out", str(tmp_path)])
+    session = json.loads((tmp_path / "load.json").read_text())
+    page = (tmp_path / "load.html").read_text("utf-8")
+
+    assert session["capacity"] > 0
+    assert [point["load"] for point in session["curve"]] == [0.2, 0.4, 0.6, 0.8, 1.0, 1.5]
+    assert all(sum(point["statuses"].values()) == point["offered"] for point in [*session["curve"], session["bursts"]])
+    assert session["rest"]["p50_ms"] <= session["rest"]["p99_ms"]
+    assert set(session["rest"]["stages_ms"]) == {"parse", "rows", "queue", "run", "reply", "http", "wire"}
+    assert session["model"] == {
+        "model_version": bundle.manifest.model_version,
+        "precision": "fp32",
+        "runtime": "onnxruntime",
+        "store": "file",
+    }
+    assert page.count("<svg") == 2
+    assert "now ÷ then" not in page
+    assert not re.search(r'(src|href)="https?:', page)
+
+    page = load_page(session | {"at": "later"}, session)
+    assert "now ÷ then" in page
+    assert session["at"] in page
+    assert '<td class="n">1.00</td>' in page
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{", '{"format": 0, "traffic": 1}', '{"format": 1, "traffic": 2}'])
+def test_compares_only_sessions_on_the_same_traffic(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "load.json").write_text(content)
+
+    assert last_session(tmp_path / "load.json", {"format": 1, "traffic": 1}) is None
+    (tmp_path / "load.json").write_text('{"format": 1, "traffic": 1, "capacity": 3}')
+    assert last_session(tmp_path / "load.json", {"format": 1, "traffic": 1}) is not None
+
+
+def test_compares_figures_with_the_previous_session() -> None:
+    def session(capacity: float) -> dict[str, object]:
+        point = {"load": 0.5, "p99_ms": 4.0 * capacity}
+        return {
+            "capacity": capacity,
+            "rest": {"p50_ms": 1.0, "p99_ms": 2.0},
+            "curve": [point, {"load": 1.5, "p99_ms": None}],
+            "bursts": {"p99_ms": 3.0},
+        }
+
+    assert compared(session(100.0), session(50.0)) == [
+        ("requests a second at capacity", 100.0, 50.0),
+        ("p50 at rest, ms", 1.0, 1.0),
+        ("p99 at rest, ms", 2.0, 2.0),
+        ("p99 at 50% of capacity, ms", 400.0, 200.0),
+        ("p99 in bursts, ms", 3.0, 3.0),
+    ]
+    assert [last for _, _, last in compared(session(1.0), None)] == [None] * 5
+
+
+def test_absent_service_is_an_error(bundle: Bundle) -> None:
+    with pytest.raises(MsdError, match="127.0.0.1:1"):
+        load_session("http://127.0.0.1:1", bundle.folder, LoadPlan({20: 1.0}), lambda doing, done, total: None)
