@@ -113,11 +113,12 @@ def test_under_top_k_the_explanation_has_the_order_of_the_candidates(client: htt
 
 
 def test_explain_is_a_boolean_or_absent(client: httpx.Client) -> None:
-    for value in ("true", 1, 0, {}, []):
+    wrong: list[Any] = ["true", 1, 0, {}, []]
+    for value in wrong:
         answer = client.post("/v1/score", json={**ASKED, "explain": value})
         assert (answer.status_code, answer.json()["error"]["field"]) == (422, "explain")
-    for value in (False, None):
-        assert "explanation" not in reply(client, ASKED, explain=value)
+    for absent in (False, None):
+        assert "explanation" not in reply(client, ASKED, explain=absent)
 
 
 def test_more_candidates_than_can_be_explained_are_refused(client: httpx.Client) -> None:

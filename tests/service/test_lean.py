@@ -182,13 +182,18 @@ def _other_inputs(folder: Path) -> None:
     reseal(folder)
 
 
+def _no_file(folder: Path) -> None:
+    (folder / LEAN_RANKER).unlink()
+    reseal(folder)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
         (_flip, "lean.onnx: its SHA-256 differs from the manifest's"),
         (lambda folder: (folder / LEAN_RANKER).unlink(), "lean.onnx: missing; copy the bundle again"),
         (
-            lambda folder: ((folder / LEAN_RANKER).unlink(), reseal(folder)),
+            _no_file,
             "does not list lean.onnx, but has a record of it",
         ),
         (lambda folder: reseal(folder, lean=None), "lists lean.onnx, but has no record of it"),
