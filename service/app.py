@@ -30,11 +30,11 @@ def create_app(
     metrics: Metrics | None = None,
     plan: DeploymentPlan | None = None,
 ) -> FastAPI:
-    """Return the service over a line-up.
+    """Return the service over a deployment.
 
     Raises MsdError if a bundle, runtime or rows file is invalid. `plan` is what to serve; by default the bundle of the
     settings. `state.readiness`, `.liveness` and `.serving` are for the server, which drains the app and switches its
-    line-up; `.admin` is the admin port's app.
+    deployment; `.admin` is the admin port's app.
     """
     components = Components(settings, metrics or Metrics(), plan)
     app = _App(

@@ -26,7 +26,7 @@ from service.routes.playground.playground import Alone, Playground
 from service.routes.score_route import ScoreRoute
 from service.scoring.admission import Admission
 from service.scoring.answer import Follower
-from service.scoring.lineup import Lineup, Serving
+from service.scoring.deployment import Deployment, Serving
 from service.scoring.model import open_corrections
 from service.scoring.pipeline import Pipeline
 from service.scoring.plain import PlainScoring
@@ -57,7 +57,7 @@ class Components:
         metrics.scoring_threads.set(threads)
         metrics.connections_limit.set(settings.max_connections)
         metrics.runs(settings.build)
-        first = plan.lineup({key: one.load(settings, metrics) for key, one in plan.models.items()}, generation=1)
+        first = plan.deployment({key: one.load(settings, metrics) for key, one in plan.models.items()}, generation=1)
         self._tell(first)
         self.serving = Serving(first, self._turn)
         self.guard = open_guard(settings, metrics)
@@ -122,20 +122,20 @@ class Components:
             tasks.append(asyncio.create_task(self.playground.open()))
         return tasks
 
-    def _turn(self, lineup: Lineup) -> None:
-        self._tell(lineup)
+    def _turn(self, deployment: Deployment) -> None:
+        self._tell(deployment)
         if self._starting is not None:
             self._starting.cancel()
         self.readiness.proved()
 
-    def _tell(self, lineup: Lineup) -> None:
+    def _tell(self, deployment: Deployment) -> None:
         self.metrics.serves(
-            [(model.bundle.bundle_id, model.version, model.store.name) for model in lineup.models.values()],
-            [model.engine for model in lineup.models.values()],
-            [("native" if arm.model.core.served else "python", arm.model.core.instructions) for arm in lineup.arms],
-            [((str(arm.slot), arm.name, arm.model.bundle.bundle_id), arm.share) for arm in lineup.arms],
+            [(model.bundle.bundle_id, model.version, model.store.name) for model in deployment.models.values()],
+            [model.engine for model in deployment.models.values()],
+            [("native" if arm.model.core.served else "python", arm.model.core.instructions) for arm in deployment.arms],
+            [((str(arm.slot), arm.name, arm.model.bundle.bundle_id), arm.share) for arm in deployment.arms],
         )
-        self.metrics.reference(lineup.champion.bundle.manifest)
+        self.metrics.reference(deployment.champion.bundle.manifest)
 
     def _compared_by(self, alone: Alone) -> ASGIApp:
         return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard)

@@ -17,7 +17,7 @@ from msd.contract.request import CheckedRequest, InvalidRequest
 from msd.contract.rows import RowCodec
 from msd.contract.schema import SIDES, Categorical, FeatureSchema, Side
 from service.errors import DeadlineExceeded, ModelError, Overloaded
-from service.scoring.answer import Scored, Terms
+from service.scoring.answer import Budget, Scored
 from service.scoring.model import Model
 from service.scoring.pipeline import Score
 from service.scoring.reply import Explanation, log_odds
@@ -147,7 +147,7 @@ class Explainer:
         self._budget = budget
 
     async def explain(
-        self, model: Model, request: CheckedRequest, terms: Terms, score: Score
+        self, model: Model, request: CheckedRequest, budget: Budget, score: Score
     ) -> tuple[Scored, Explanation]:
         """Score and explain a request.
 
@@ -162,11 +162,11 @@ class Explainer:
         self._budget.under_way += 1
         try:
             scored = await score()
-            return scored, await self._explain(model, request, scored, terms)
+            return scored, await self._explain(model, request, scored, budget)
         finally:
             self._budget.under_way -= 1
 
-    async def _explain(self, model: Model, request: CheckedRequest, scored: Scored, terms: Terms) -> Explanation:
+    async def _explain(self, model: Model, request: CheckedRequest, scored: Scored, budget: Budget) -> Explanation:
         if scored.basis.is_partial:
             raise DeadlineExceeded("deadline exceeded: too little time to score the request and explain it")
         started = time.perf_counter()
@@ -175,12 +175,12 @@ class Explainer:
         nothing = unknown(model.schema, codecs["user"], codecs["item"], basis.at)
         knowledge = KnownGroups(model.schema, tensors, nothing)
         score = log_odds(scored.scores[_HEAD])
-        values = await self._values(model, knowledge, scored, terms)
+        values = await self._values(model, knowledge, scored, budget)
         shares = dict(zip(knowledge.groups, shapley(values), strict=True))
         clicked = _clicked(model, request, scored)
         effects = np.zeros((len(score), min(len(clicked), MAX_CLICKED)))
         for column, place in enumerate(range(len(clicked))[-MAX_CLICKED:]):
-            effects[:, column] = score - await self._run(model, knowledge.without_clicked(place), scored, terms)
+            effects[:, column] = score - await self._run(model, knowledge.without_clicked(place), scored, budget)
         return Explanation(
             base=float(1 / (1 + np.exp(-values[0, 0]))),
             shares={group: shares.get(group, np.zeros(len(score))) for group in GROUPS},
@@ -189,7 +189,9 @@ class Explainer:
             seconds=time.perf_counter() - started,
         )
 
-    async def _values(self, model: Model, knowledge: KnownGroups, scored: Scored, terms: Terms) -> NDArray[np.float64]:
+    async def _values(
+        self, model: Model, knowledge: KnownGroups, scored: Scored, budget: Budget
+    ) -> NDArray[np.float64]:
         """Return log-odds [2^n, N] for each subset of the n groups; the full set has the score's own."""
         groups = knowledge.groups
         score = log_odds(scored.scores[_HEAD])
@@ -197,12 +199,12 @@ class Explainer:
         values[-1] = score
         for chosen in range(len(values) - 1):
             kept = [group for bit, group in enumerate(groups) if chosen >> bit & 1]
-            values[chosen] = await self._run(model, knowledge.of(kept), scored, terms)
+            values[chosen] = await self._run(model, knowledge.of(kept), scored, budget)
         return values
 
-    async def _run(self, model: Model, tensors: Tensors, scored: Scored, terms: Terms) -> NDArray[np.float64]:
+    async def _run(self, model: Model, tensors: Tensors, scored: Scored, budget: Budget) -> NDArray[np.float64]:
         rows, correction = len(scored.scores[_HEAD]), scored.correction
-        ran = await self._queue.run(model.runner, tensors, rows, terms.deadline, terms.is_gone, is_spare=True)
+        ran = await self._queue.run(model.runner, tensors, rows, budget.deadline, budget.is_gone, is_spare=True)
         self._budget.spend(ran.run_s)
         pctr = ran.result[_HEAD]
         found = log_odds(pctr if correction is None else correction(pctr))

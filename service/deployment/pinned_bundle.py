@@ -21,7 +21,7 @@ from msd.contract.bundle import FILES, ROWS, Bundle, Pause
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.files import owned_folder, sha256_file
 from service.deployment.source import Wanted, WantedArm
-from service.scoring.lineup import Arm, Assignment, Lineup, Shadow
+from service.scoring.deployment import Arm, Assignment, Deployment, Shadow
 from service.scoring.model import Model, ModelKey, load_model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -105,7 +105,7 @@ class PinnedBundle:
 
 @dataclass(frozen=True, eq=False)
 class DeploymentPlan:
-    """A line-up that is not loaded yet. The object keeps the bundles' files open."""
+    """A deployment that is not loaded yet. The object keeps the bundles' files open."""
 
     wanted: Wanted
     bundles: Mapping[Path, PinnedBundle]
@@ -123,14 +123,14 @@ class DeploymentPlan:
         """Return whether it would serve the same, wherever the files are."""
         return self._outline() == other._outline()
 
-    def lineup(self, models: Mapping[ModelKey, Model], generation: int) -> Lineup:
+    def deployment(self, models: Mapping[ModelKey, Model], generation: int) -> Deployment:
         arms = self.wanted.arms
         assignment = Assignment(self.wanted.salt, [arm.name for arm in arms], [arm.weight for arm in arms])
 
         def model_of(arm: WantedArm, is_shadow: bool) -> Model:
             return models[self.bundles[arm.folder].identity, is_shadow]
 
-        return Lineup(
+        return Deployment(
             generation,
             tuple(
                 Arm(arm.name, model_of(arm, False), slot, share)

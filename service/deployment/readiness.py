@@ -46,7 +46,7 @@ class Readiness:
         self._metrics.ready.set(self.is_ready)
 
     def proved(self) -> None:
-        """Mark everything as ready: a proved line-up serves, and its store was reached."""
+        """Mark everything as ready: a proved deployment serves, and its store was reached."""
         self.missing.clear()
         self._metrics.ready.set(self.is_ready)
 
@@ -57,7 +57,7 @@ class Readiness:
 
 
 async def make_ready(readiness: Readiness, models: Sequence[Model], max_candidates: int) -> None:
-    """Prove the first line-up's models, and wait for their store. `readiness` reports what is missing meanwhile."""
+    """Prove the first deployment's models, and wait for their store. `readiness` reports what is missing meanwhile."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_warm_up(readiness, models, max_candidates))
         group.create_task(_await_store(readiness, models))

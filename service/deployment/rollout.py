@@ -1,4 +1,4 @@
-"""Rolls out the next line-up, in a background thread: watches the source, verifies, loads and proves the new bundles
+"""Rolls out the next deployment, in a background thread: watches the source, verifies, loads and proves the new bundles
 beside the current ones, then has the event loop switch one reference. A bad bundle is refused, and nothing changes.
 
 The thread has the serving threads' priority, and rests after each step (decision 23).
@@ -29,7 +29,7 @@ from service.deployment.source import Source, Wanted
 from service.errors import StoreError
 from service.machine import free_memory
 from service.rows.store import RowStore
-from service.scoring.lineup import Lineup, Serving
+from service.scoring.deployment import Deployment, Serving
 from service.scoring.model import Model, ModelKey
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -104,7 +104,7 @@ class BundleFollower:
 
 
 class Rollout:
-    """Keeps the wanted line-up served. `plan`: what is served already, as verified by the follower."""
+    """Keeps the wanted deployment served. `plan`: what is served already, as verified by the follower."""
 
     def __init__(
         self, follower: BundleFollower, plan: DeploymentPlan, serving: Serving, settings: Settings, metrics: Metrics
@@ -174,7 +174,7 @@ class Rollout:
             self._generation += 1
             bundles = {arm.name: str(arm.folder) for arm in plan.wanted.arms}
             self._log.info("swap_begins", generation=self._generation, bundles=bundles)
-            lineup = plan.lineup(self._loaded(plan), self._generation)
+            deployment = plan.deployment(self._loaded(plan), self._generation)
         except (Stopped, StoreError):
             raise
         except Exception as error:
@@ -184,7 +184,7 @@ class Rollout:
                 raise
             self._log.exception("cannot_load", reason=str(error))
             raise BundleError(f"the model failed ({type(error).__name__}); the log has the reason") from error
-        self._in_loop(self._switch(plan, lineup))
+        self._in_loop(self._switch(plan, deployment))
         self._log.info("swapped", generation=self._generation, bundles=bundles)
 
     def _loaded(self, plan: DeploymentPlan) -> dict[ModelKey, Model]:
@@ -205,9 +205,9 @@ class Rollout:
         self._log.info("model_loaded", bundle=str(pinned.origin), model_version=model.version)
         return model
 
-    async def _switch(self, plan: DeploymentPlan, lineup: Lineup) -> None:
+    async def _switch(self, plan: DeploymentPlan, deployment: Deployment) -> None:
         self._served = plan
-        self._serving.turn(lineup)
+        self._serving.turn(deployment)
         self._metrics.swaps["done"].inc()
         self._tell_refused(False)
 

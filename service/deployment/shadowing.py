@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from msd.contract.request import CheckedRequest, parse_request
 from service.machine import give_way
 from service.scoring.answer import Answer, Served
-from service.scoring.lineup import Lineup, Shadow
+from service.scoring.deployment import Deployment, Shadow
 from service.scoring.pipeline import Pipeline
 from service.scoring.reply import log_odds
 from service.scoring.run_queue import RunQueue
@@ -26,7 +26,7 @@ _HEAD = "pctr"
 
 
 class Shadowing:
-    """Passes replies to the shadows of their line-up."""
+    """Passes replies to the shadows of their deployment."""
 
     def __init__(self, pipeline: Pipeline, queue: RunQueue, metrics: Metrics, max_candidates: int) -> None:
         self._pipeline = pipeline
@@ -38,7 +38,7 @@ class Shadowing:
         self._told = -1
         self._log = structlog.get_logger("msd.shadow")
 
-    def wants(self, lineup: Lineup, request_id: str) -> bool:
+    def wants(self, deployment: Deployment, request_id: str) -> bool:
         """Return whether a request could be compared now."""
         return self._is_free
 
@@ -49,7 +49,7 @@ class Shadowing:
         if served is None or not is_whole or not (self._is_free and self._queue.is_idle):
             self._metrics.shadows["busy"].inc()
         else:
-            self._comparing = asyncio.get_running_loop().create_task(self._compare(answer.lineup, served))
+            self._comparing = asyncio.get_running_loop().create_task(self._compare(answer.deployment, served))
 
     @property
     def _is_free(self) -> bool:
@@ -61,9 +61,9 @@ class Shadowing:
             await asyncio.gather(self._comparing, return_exceptions=True)
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    async def _compare(self, lineup: Lineup, served: Served) -> None:
+    async def _compare(self, deployment: Deployment, served: Served) -> None:
         model, scored = served.model, served.scored
-        for shadow in lineup.shadows:
+        for shadow in deployment.shadows:
             try:
                 # Another schema may have other features.
                 is_alike = shadow.model.schema_hash == model.schema_hash
@@ -75,7 +75,7 @@ class Shadowing:
                 found = await self._scores(shadow, own, scored.basis.at)
             except Exception as error:
                 self._metrics.shadows["failed"].inc()
-                self._tell(lineup, shadow, error)
+                self._tell(deployment, shadow, error)
             else:
                 self._metrics.shadow_shift(shadow.slot, shift(scored.scores[_HEAD], found))
                 self._metrics.shadows["scored"].inc()
@@ -88,10 +88,10 @@ class Shadowing:
             raise ValueError(f"the head {_HEAD} has scores that are not finite")
         return scores
 
-    def _tell(self, lineup: Lineup, shadow: Shadow, error: Exception) -> None:
-        """Log once per line-up: what fails for one request fails for others."""
-        if self._told != lineup.generation:
-            self._told = lineup.generation
+    def _tell(self, deployment: Deployment, shadow: Shadow, error: Exception) -> None:
+        """Log once per deployment: what fails for one request fails for others."""
+        if self._told != deployment.generation:
+            self._told = deployment.generation
             self._log.warning("shadow_failed", shadow=shadow.name, reason=f"{type(error).__name__}: {error}")
 
 

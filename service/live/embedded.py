@@ -52,7 +52,7 @@ class EmbeddedStates:
         """Read from mapped memory: a read waits for no write."""
         return self._file.read(side, ids)
 
-    def at_hand(self, side: RowSide, ids: Sequence[str]) -> PackedStates | None:
+    def cached(self, side: RowSide, ids: Sequence[str]) -> PackedStates | None:
         """As `get`; None if the file cannot be read."""
         try:
             return self._file.read(side, ids)

@@ -116,10 +116,10 @@ class LiveRows:
         self._tell_newest(stream)
         return user, items
 
-    def at_hand(self, schema: FeatureSchema, user_id: str, ids: Sequence[str]) -> tuple[object, ...] | None:
+    def cached(self, schema: FeatureSchema, user_id: str, ids: Sequence[str]) -> tuple[object, ...] | None:
         """Return the states of a user and of candidates, for the native core; None if that would wait. For any
         thread."""
-        user, items = self._store.at_hand("user", [user_id]), self._store.at_hand("item", ids)
+        user, items = self._store.cached("user", [user_id]), self._store.cached("item", ids)
         if user is None or items is None:
             return None
         if items.stream is not None:

@@ -76,7 +76,7 @@ class RedisStates:
                     found[place], known[place] = values[keys[place]], True
         return PackedStates(found, self._stream, known | (epochs >= 0))
 
-    def at_hand(self, side: RowSide, ids: Sequence[str]) -> PackedStates | None:
+    def cached(self, side: RowSide, ids: Sequence[str]) -> PackedStates | None:
         """Return cached states, if all are current and the stream need not be re-read."""
         # In the reverse order of `_hold_stream`.
         is_recent, stream = time.monotonic() <= self._stream_until, self._stream

@@ -150,7 +150,7 @@ class LiveStore(Protocol):
         calls."""
         ...
 
-    def at_hand(self, side: RowSide, ids: Sequence[str]) -> PackedStates | None:
+    def cached(self, side: RowSide, ids: Sequence[str]) -> PackedStates | None:
         """As `get`, for any thread, without waiting; None if that is impossible. `known` is None."""
         ...
 

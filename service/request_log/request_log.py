@@ -23,7 +23,7 @@ from service import limits
 from service.machine import give_way, let_others_run
 from service.request_log.quality import Drift, Observed
 from service.scoring.answer import Answer, Served
-from service.scoring.lineup import Lineup
+from service.scoring.deployment import Deployment
 from service.scoring.reply import served_places
 from service.settings import Settings
 from service.telemetry.metrics import Logged, Metrics
@@ -76,7 +76,7 @@ class RequestLog:
         self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
         self._thread.start()
 
-    def wants(self, lineup: Lineup, request_id: str) -> bool:
+    def wants(self, deployment: Deployment, request_id: str) -> bool:
         """Return whether a request is in the sample."""
         return is_sampled(request_id, self._share)
 

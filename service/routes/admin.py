@@ -31,7 +31,7 @@ from service.deployment.bundle_folder import (
 from service.errors import Conflict, ErrorReply
 from service.http.exchange import KEY, access_of
 from service.http.middleware import read_json_body
-from service.scoring.lineup import Serving
+from service.scoring.deployment import Serving
 from service.settings import Settings
 
 _Body = TypeVar("_Body", bound=BaseModel)
@@ -67,7 +67,7 @@ class Accepted(BaseModel):
 
 
 class ExperimentState(BaseModel):
-    """The wanted experiment, null if there is none. `generation` is that of the serving line-up."""
+    """The wanted experiment, null if there is none. `generation` is that of the serving deployment."""
 
     experiment: Experiment | None
     generation: int

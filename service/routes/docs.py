@@ -35,7 +35,7 @@ from service.routes.oip.docs import OPEN_PATHS, add_inference, oip_error
 from service.routes.openrtb_route import PATH as OPENRTB_PATH
 from service.routes.openrtb_route import OpenrtbReply
 from service.routes.score_route import PATH
-from service.scoring.lineup import Serving
+from service.scoring.deployment import Serving
 from service.scoring.model import Model
 from service.scoring.reply import ScoreReply
 
@@ -132,9 +132,9 @@ def _openapi_of(app: FastAPI, serving: Serving, needs_keys: bool, has_events: bo
 
     def openapi() -> dict[str, Any]:
         nonlocal generation
-        lineup = serving.current
-        if app.openapi_schema is None or generation != lineup.generation:
-            generation = lineup.generation
+        deployment = serving.current
+        if app.openapi_schema is None or generation != deployment.generation:
+            generation = deployment.generation
             document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             _, definitions = models_json_schema(
                 [
@@ -149,9 +149,9 @@ def _openapi_of(app: FastAPI, serving: Serving, needs_keys: bool, has_events: bo
                 ref_template=_REF,
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
-            document["paths"][PATH] = {"post": _operation(_example(lineup.champion))}
+            document["paths"][PATH] = {"post": _operation(_example(deployment.champion))}
             document["paths"][OPENRTB_PATH] = {"post": _openrtb_operation()}
-            add_inference(document, lineup, _DEADLINE, {status: _DESCRIPTIONS[status] for status in _ERRORS})
+            add_inference(document, deployment, _DEADLINE, {status: _DESCRIPTIONS[status] for status in _ERRORS})
             if has_events:
                 document["paths"][EVENTS_PATH] = {"post": _events_operation()}
             if needs_keys:

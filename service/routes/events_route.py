@@ -19,7 +19,7 @@ from service.live.live_state import LiveState
 from service.live.overlay import state_rules
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, rows_of
 from service.request_log.request_log import RequestLog
-from service.scoring.lineup import Serving
+from service.scoring.deployment import Serving
 from service.scoring.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics

@@ -14,9 +14,9 @@ from service.deployment.readiness import Readiness
 from service.errors import MalformedHeader, UnsupportedMediaType
 from service.http.exchange import AccessLog, Deadlines, Exchange, check_json
 from service.http.keys import Guard
-from service.routes.score_route import PATH, PYTHONS
-from service.scoring.answer import Answer, Asked, Terms
-from service.scoring.lineup import Serving
+from service.routes.score_route import PATH, SKIPS_NATIVE
+from service.scoring.answer import Answer, Budget, RawRequest
+from service.scoring.deployment import Serving
 from service.scoring.plain import PlainScoring
 from service.settings import Settings
 
@@ -58,22 +58,22 @@ class FastRoute:
         except (UnsupportedMediaType, MalformedHeader):
             give_up()
             return
-        asked = Asked(access.request_id, body, access.started, Terms(deadline, exchange.is_gone))
-        lineup = self._serving.current
+        raw = RawRequest(access.request_id, body, access.started, Budget(deadline, exchange.is_gone))
+        deployment = self._serving.current
         is_unusual = self._readiness.missing or len(body) > self._max_body_bytes or exchange.is_clogged
-        if is_unusual or not self._plain.wants(lineup, asked):
+        if is_unusual or not self._plain.wants(deployment, raw):
             give_up()
             return
         try:
             # The client need not wait for the loop: the scoring thread sends the reply.
-            job = self._plain.begin(lineup, asked, partial(self._told, exchange, give_up), exchange.send)
+            job = self._plain.begin(deployment, raw, partial(self._told, exchange, give_up), exchange.send)
             exchange.on_end = partial(self._plain.leave, job)
         except (Exception, CancelledError) as error:  # the parser, which calls this, would treat it as a bad request
             self._fail(exchange, error)
 
     def _told(self, exchange: Exchange, give_up: GiveUp, outcome: Answer | BaseException | None) -> None:
         if outcome is None:
-            exchange.scope[PYTHONS] = True
+            exchange.scope[SKIPS_NATIVE] = True
             give_up()
         elif isinstance(outcome, Answer):
             access = exchange.access

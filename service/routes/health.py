@@ -10,7 +10,7 @@ from msd.contract.schema import SIDES
 from service.deployment.readiness import Readiness
 from service.errors import without_places
 from service.runtimes.runtime import Engine
-from service.scoring.lineup import Lineup, Serving
+from service.scoring.deployment import Deployment, Serving
 from service.scoring.model import CoreStatus, LeanStatus, Model
 from service.telemetry.metrics import Metrics
 
@@ -54,8 +54,8 @@ class ServedArm(BaseModel):
 class ServedLineup(BaseModel):
     """The bundles that are served together."""
 
-    generation: int = Field(description="Generation of the line-up; each swap increments it.")
-    refused: bool = Field(description="Whether the wanted line-up was rejected; the log has the reason.")
+    generation: int = Field(description="Generation of the deployment; each swap increments it.")
+    refused: bool = Field(description="Whether the wanted deployment was rejected; the log has the reason.")
     arms: list[ServedArm]
     shadow: list[ServedArm]
 
@@ -136,8 +136,8 @@ def metrics_route(metrics: Metrics) -> APIRouter:
     return router
 
 
-def _served_model(lineup: Lineup, max_candidates: int, is_refused: bool) -> ServedModel:
-    model = lineup.champion
+def _served_model(deployment: Deployment, max_candidates: int, is_refused: bool) -> ServedModel:
+    model = deployment.champion
     manifest = model.bundle.manifest
     return ServedModel(
         bundle_id=manifest.bundle_id,
@@ -159,10 +159,10 @@ def _served_model(lineup: Lineup, max_candidates: int, is_refused: bool) -> Serv
         max_candidates=max_candidates,
         metrics=manifest.metrics,
         lineup=ServedLineup(
-            generation=lineup.generation,
+            generation=deployment.generation,
             refused=is_refused,
-            arms=[_served_arm(arm.name, arm.model, arm.share) for arm in lineup.arms],
-            shadow=[_served_arm(shadow.name, shadow.model, 0.0) for shadow in lineup.shadows],
+            arms=[_served_arm(arm.name, arm.model, arm.share) for arm in deployment.arms],
+            shadow=[_served_arm(shadow.name, shadow.model, 0.0) for shadow in deployment.shadows],
         ),
     )
 

@@ -28,8 +28,8 @@ from service.errors import NoOpenrtbMapping
 from service.http.exchange import Deadlines, access_of, left_check
 from service.http.keys import Guard
 from service.http.middleware import read_json_body
-from service.scoring.answer import Answer, Asked, Terms
-from service.scoring.lineup import Lineup, Serving
+from service.scoring.answer import Answer, Budget, RawRequest
+from service.scoring.deployment import Deployment, Serving
 from service.scoring.model import Model
 from service.scoring.pipeline import Pipeline
 from service.scoring.reply import ScoreReply
@@ -79,71 +79,71 @@ class OpenrtbRoute:
             self._guard.check(scope, "score")
         body = await read_json_body(scope, receive, self._settings)
         self._readiness.check()
-        terms = Terms(self._deadlines.of(scope), left_check(scope))
-        lineup = self._serving.current
-        self._pipeline.check(lineup, _LEAST_BYTES, terms)
-        asked = parse_openrtb(body, self._settings.max_candidates)
+        budget = Budget(self._deadlines.of(scope), left_check(scope))
+        deployment = self._serving.current
+        self._pipeline.check(deployment, _LEAST_BYTES, budget)
+        bid_request = parse_openrtb(body, self._settings.max_candidates)
         with _within("request"):
             # By the first arm's mapping, because the user determines the arm.
-            identity = identity_of(_mapping_of(lineup.champion), asked.request)
-        bodies = _scoring_bodies(lineup, asked, identity, access.request_id)
+            identity = identity_of(_mapping_of(deployment.champion), bid_request.request)
+        bodies = _scoring_bodies(deployment, bid_request, identity, access.request_id)
         self._metrics.openrtb[_user_of(identity)].inc()
         wanted = {
             # The native core does not support anonymous requests.
-            imp: Asked(request_id, one, access.started, terms, is_pythons=identity.user_id is None)
+            imp: RawRequest(request_id, one, access.started, budget, skips_native=identity.user_id is None)
             for imp, (request_id, one) in bodies.items()
         }
-        answers = await self._answers(lineup, wanted)
+        answers = await self._answers(deployment, wanted)
         access.candidates = sum(answer.candidates for answer in answers)
         access.degraded = dict(sum((Counter(answer.degraded) for answer in answers), Counter[str]()))
         access.stages = max((answer.stages for answer in answers), key=sum)
-        reply = _reply(asked.request["id"], identity, dict(zip(wanted, answers, strict=True)))
+        reply = _reply(bid_request.request["id"], identity, dict(zip(wanted, answers, strict=True)))
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": reply})
         for answer in answers:
             self._pipeline.follow(answer)
 
-    async def _answers(self, lineup: Lineup, wanted: Mapping[str, Asked]) -> Sequence[Answer]:
+    async def _answers(self, deployment: Deployment, wanted: Mapping[str, RawRequest]) -> Sequence[Answer]:
         """Return all answers, or the error of the first that fails, which cancels the others."""
         try:
             async with TaskGroup() as group:
-                tasks = [group.create_task(self._answer(lineup, imp, asked)) for imp, asked in wanted.items()]
+                tasks = [group.create_task(self._answer(deployment, imp, raw)) for imp, raw in wanted.items()]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _answer(self, lineup: Lineup, imp: str, asked: Asked) -> Answer:
+    async def _answer(self, deployment: Deployment, imp: str, raw: RawRequest) -> Answer:
         try:
-            return await self._pipeline.answer(lineup, asked)
+            return await self._pipeline.answer(deployment, raw)
         except RequestError as error:
             error.field = f"candidates.{imp}.{(error.field or '').removeprefix('candidates.')}"
             raise
 
 
 def _scoring_bodies(
-    lineup: Lineup, asked: OpenrtbRequest, identity: Identity, request_id: str
+    deployment: Deployment, bid_request: OpenrtbRequest, identity: Identity, request_id: str
 ) -> dict[str, tuple[str, bytes]]:
     """Return, by impression, its request ID and its /v1/score body. Raises InvalidRequest."""
     with _within("request"):
-        imps = impressions_of(asked.request)
+        imps = impressions_of(bid_request.request)
     places = {imp: place for place, imp in enumerate(imps)}
     bodies = {}
-    for imp, candidates in asked.candidates.items():
+    for imp, candidates in bid_request.candidates.items():
         if imp not in imps:
             raise InvalidRequest("is not the ID of an impression of the request", f"candidates.{imp}")
         own_id = f"{request_id}/{places[imp]}"
-        model = lineup.arm_of(identity.user_id or own_id).model
+        model = deployment.arm_of(identity.user_id or own_id).model
         with _within("request", places[imp]):
             fields = model.schema.settable["context"]
-            context = context_of(_mapping_of(model), fields, asked.request, imps[imp], identity)
+            context = context_of(_mapping_of(model), fields, bid_request.request, imps[imp], identity)
         document: dict[str, Any] = {
             "user_id": identity.user_id,
             "context": context,
             "candidates": candidates.model_dump(exclude_none=True),
         }
-        document |= {"at": asked.at} if asked.at is not None else {}
-        document |= {"top_k": asked.top_k} if asked.top_k is not None else {}
+        document |= {"at": bid_request.at} if bid_request.at is not None else {}
+        document |= {"top_k": bid_request.top_k} if bid_request.top_k is not None else {}
         bodies[imp] = own_id, _dumped(document)
     return bodies
 

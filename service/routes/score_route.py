@@ -8,13 +8,13 @@ from service.deployment.readiness import Readiness
 from service.http.exchange import Access, Deadlines, access_of, left_check
 from service.http.keys import Guard
 from service.http.middleware import read_json_body
-from service.scoring.answer import Answer, Asked, Headers, Terms
-from service.scoring.lineup import Serves
+from service.scoring.answer import Answer, Budget, Headers, RawRequest
+from service.scoring.deployment import Serves
 from service.scoring.pipeline import Pipeline
 from service.settings import Settings
 
 PATH = "/v1/score"
-PYTHONS = "msd.pythons"
+SKIPS_NATIVE = "msd.skips_native"
 """In a scope: whether the native core left the request to Python."""
 
 
@@ -44,11 +44,11 @@ class ScoreRoute:
             self._guard.check(scope, "score")
         body = await read_json_body(scope, receive, self._settings)
         self._readiness.check()
-        terms = Terms(self._deadlines.of(scope), left_check(scope))
-        lineup = self._serving.current
-        self._pipeline.check(lineup, len(body), terms)
-        asked = Asked(access.request_id, body, access.started, terms, scope.get(PYTHONS, False))
-        answer = await self._pipeline.answer(lineup, asked)
+        budget = Budget(self._deadlines.of(scope), left_check(scope))
+        deployment = self._serving.current
+        self._pipeline.check(deployment, len(body), budget)
+        raw = RawRequest(access.request_id, body, access.started, budget, scope.get(SKIPS_NATIVE, False))
+        answer = await self._pipeline.answer(deployment, raw)
         await self._send(answer, answer.headers, answer.body, access, send)
 
     async def _send(self, answer: Answer, headers: Headers, body: bytes, access: Access, send: Send) -> None:

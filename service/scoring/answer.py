@@ -10,8 +10,8 @@ from msd.contract.pricing import PRICED, Formula
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
 from service.runtimes.runtime import Scores
+from service.scoring.deployment import Deployment
 from service.scoring.exploration import Choice
-from service.scoring.lineup import Lineup
 from service.scoring.model import Model
 
 # Memory of a string and its list entry, approximately.
@@ -20,22 +20,22 @@ _STRING_BYTES = 80
 Headers = list[tuple[bytes, bytes]]
 
 
-class Terms(NamedTuple):
+class Budget(NamedTuple):
     """A request's deadline, by `time.perf_counter`, and a check whether its client has left."""
 
     deadline: float
     is_gone: Callable[[], bool]
 
 
-class Asked(NamedTuple):
-    """A request to score. `began`: when handling began, by `time.perf_counter`. `is_pythons`: skip the native core,
+class RawRequest(NamedTuple):
+    """A request to score. `began`: when handling began, by `time.perf_counter`. `skips_native`: skip the native core,
     because it has left the request to Python, or because the answer needs `served`."""
 
     request_id: str
     body: bytes
     began: float
-    terms: Terms
-    is_pythons: bool = False
+    budget: Budget
+    skips_native: bool = False
 
 
 class Basis(NamedTuple):
@@ -107,7 +107,7 @@ class Answer(NamedTuple):
     candidates: int
     degraded: dict[str, int]
     stages: tuple[float, ...]
-    lineup: Lineup
+    deployment: Deployment
     served: Served | None
     """None unless a follower wants it."""
 
@@ -115,7 +115,7 @@ class Answer(NamedTuple):
 class Follower(Protocol):
     """Gets each reply after it was sent. Must be quick."""
 
-    def wants(self, lineup: Lineup, request_id: str) -> bool:
+    def wants(self, deployment: Deployment, request_id: str) -> bool:
         """Return whether it needs the inputs of a request's scores."""
         ...
 

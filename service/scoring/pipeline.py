@@ -21,10 +21,10 @@ from msd.contract.rows import Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from msd.contract.uncertainty import COLUMN, impressions_of
 from service.errors import ModelError, StoreError
-from service.scoring.answer import Answer, Asked, Basis, Scored, Served, Terms
+from service.scoring.answer import Answer, Basis, Budget, RawRequest, Scored, Served
+from service.scoring.deployment import Deployment
 from service.scoring.exploring import Exploring
 from service.scoring.job import load_of
-from service.scoring.lineup import Lineup
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.plain import PlainScoring, headers_of
 from service.scoring.reply import Explanation, build_reply, declared, spread
@@ -36,7 +36,7 @@ _SAY_AGAIN_S = 1.0
 
 RowsOf = Callable[[RowSide, Sequence[str]], Awaitable[Rows]]
 Score = Callable[[], Awaitable[Scored]]
-Explain = Callable[[Model, CheckedRequest, Terms, Score], Awaitable[tuple[Scored, Explanation]]]
+Explain = Callable[[Model, CheckedRequest, Budget, Score], Awaitable[tuple[Scored, Explanation]]]
 """Scores a request and explains the scores; or refuses to before it is scored."""
 FetchLive = Callable[[FeatureSchema, CheckedRequest, float, RowsOf, float], Awaitable[tuple[Rows, Rows]]]
 """Returns the rows of the user, and of candidates and history (`wanted_items`), as of a time, before a deadline."""
@@ -75,37 +75,37 @@ class Pipeline:
         self._say_again_at = 0.0
 
     def led_by(self, plain: PlainScoring) -> Self:
-        """Return a pipeline for another line-up in which the native core may score first, and followers get replies."""
+        """Return a pipeline in which the native core may score first, and followers get replies."""
         led = copy(self)
         led._plain = plain
         return led
 
-    def check(self, lineup: Lineup, size: int, terms: Terms) -> None:
+    def check(self, deployment: Deployment, size: int, budget: Budget) -> None:
         """Raise Overloaded, DeadlineExceeded or ClientGone if a body of `size` bytes need not be parsed."""
-        rows, champion = self._admission.rows_in(size), lineup.champion
-        self._admission.check_unread(load_of(rows, champion.runner, champion.lean), terms.deadline)
-        self._queue.check(*terms)
+        rows, champion = self._admission.rows_in(size), deployment.champion
+        self._admission.check_unread(load_of(rows, champion.runner, champion.lean), budget.deadline)
+        self._queue.check(*budget)
 
-    async def answer(self, lineup: Lineup, asked: Asked) -> Answer:
+    async def answer(self, deployment: Deployment, raw: RawRequest) -> Answer:
         """Raise RequestError, and what `score` raises."""
-        if self._plain is not None and not asked.is_pythons and self._plain.wants(lineup, asked):
-            answer = await self._plain.answer(lineup, asked)
+        if self._plain is not None and not raw.skips_native and self._plain.wants(deployment, raw):
+            answer = await self._plain.answer(deployment, raw)
             if answer is not None:
                 return answer
-        return await self._score_in_python(lineup, asked)
+        return await self._score_in_python(deployment, raw)
 
     def follow(self, answer: Answer) -> None:
         """Pass a sent reply to followers."""
         if self._plain is not None:
             self._plain.follow(answer)
 
-    async def score(self, model: Model, request: CheckedRequest, terms: Terms) -> Scored:
+    async def score(self, model: Model, request: CheckedRequest, budget: Budget) -> Scored:
         """Score a request. Raises Overloaded, DeadlineExceeded, ModelError or ClientGone.
 
         A failing store raises nothing: it degrades the scores. Nor does a near deadline: the lean graph scores, or
         candidates that cannot be scored before it get the prior.
         """
-        rows, deadline = len(request.ids), terms.deadline
+        rows, deadline = len(request.ids), budget.deadline
         # What is explained is never lean.
         lean = None if request.explain else model.lean
         load = load_of(rows, model.runner, lean)
@@ -125,7 +125,7 @@ class Pipeline:
             lean_runner = None if lean is None else lean.runner
             runner = lean_runner if admitted.is_lean and lean_runner is not None else model.runner
             further = None if runner is lean_runner else lean_runner
-            ran = await self._queue.run(runner, assembled.tensors, rows, deadline, terms.is_gone, first, lean=further)
+            ran = await self._queue.run(runner, assembled.tensors, rows, deadline, budget.is_gone, first, lean=further)
         finally:
             self._admission.leave(admitted)
         # A non-finite score makes the sum non-finite: a sum costs half as much as checking each.
@@ -153,60 +153,60 @@ class Pipeline:
         """Return the tensors with which another model would have scored the request."""
         return assemble(model.schema, request, at, *await self.fetch(model, request, at, deadline)).tensors
 
-    async def _score_in_python(self, lineup: Lineup, asked: Asked) -> Answer:
-        stages, terms = self._metrics.stages, asked.terms
+    async def _score_in_python(self, deployment: Deployment, raw: RawRequest) -> Answer:
+        stages, budget = self._metrics.stages, raw.budget
         started = time.perf_counter()
         try:
             # The request's ID assigns anonymous users to arms.
             request = parse_request_by(
-                asked.body, lambda user_id: lineup.schema_of(user_id or asked.request_id), self._max_candidates
+                raw.body, lambda user_id: deployment.schema_of(user_id or raw.request_id), self._max_candidates
             )
         finally:
             parse_s = time.perf_counter() - started
             stages["parse"].observe(parse_s)
         count = len(request.ids)
-        self._admission.read(len(asked.body), count)
-        arm = lineup.arm_of(request.user_id or asked.request_id)
+        self._admission.read(len(raw.body), count)
+        arm = deployment.arm_of(request.user_id or raw.request_id)
         model, explanation = arm.model, None
         if request.pricing is not None:
             check_pricing(request, model.bundle.manifest.formula)
-        explore = None if request.explore is None else self._exploring.terms(request.explore, asked.request_id)
-        score = partial(self.score, model, request, terms)
+        explore = None if request.explore is None else self._exploring.exploration(request.explore, raw.request_id)
+        score = partial(self.score, model, request, budget)
         if request.explain and self._explain is not None:
-            scored, explanation = await self._explain(model, request, terms, score)
+            scored, explanation = await self._explain(model, request, budget, score)
         else:
             scored = await score()
         started = time.perf_counter()
         if explore is not None:
             scored = self._exploring.choose(explore, request, scored)
         self._metrics.candidates.observe(count)
-        if lineup.is_split:
+        if deployment.is_split:
             self._metrics.arms[arm.slot].inc()
-        named = arm.name if lineup.is_split else None
-        reply = build_reply(asked.request_id, model.version, request, scored, named, explanation)
+        named = arm.name if deployment.is_split else None
+        reply = build_reply(raw.request_id, model.version, request, scored, named, explanation)
         ended = time.perf_counter()
         # Without sending: that wakes the client, which on the same machine may run first.
         stages["reply"].observe(ended - started)
-        taken = (parse_s, scored.rows_s, scored.queue_s, scored.run_s, ended - asked.began)
+        taken = (parse_s, scored.rows_s, scored.queue_s, scored.run_s, ended - raw.began)
         degraded: dict[str, int] = dict(Counter(scored.degraded_candidates.values()))
         if scored.basis.is_lean:
             degraded["model_lean"] = 1
         if scored.degraded_user:
             degraded[f"user_{scored.degraded_user}"] = 1
         served = Served(
-            asked.request_id,
+            raw.request_id,
             time.time(),
             arm.name,
             arm.share,
-            arm is lineup.arms[0],
+            arm is deployment.arms[0],
             model,
-            asked.body,
+            raw.body,
             request,
             scored,
             taken,
         )
         headers = headers_of(reply, taken, None if explanation is None else explanation.seconds)
-        return Answer(headers, reply, count, degraded, (*taken[:-1], ended - started), lineup, served)
+        return Answer(headers, reply, count, degraded, (*taken[:-1], ended - started), deployment, served)
 
     async def fetch(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> tuple[Rows, Rows]:
         """Return the rows of the user [1], and of `wanted_items`, as of a time."""

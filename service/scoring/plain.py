@@ -23,9 +23,9 @@ from native.layout import new_tensors
 from service.errors import ModelError
 from service.rows.store import CoreFound, CoreRows
 from service.scoring.admission import Admitted
-from service.scoring.answer import Answer, Asked, Follower, Headers
+from service.scoring.answer import Answer, Follower, Headers, RawRequest
+from service.scoring.deployment import Arm, Deployment
 from service.scoring.job import Done, Job, load_of, seconds_for_run
-from service.scoring.lineup import Arm, Lineup
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.run_queue import RunQueue, settle
 from service.telemetry.metrics import STAGES, Metrics, Tier
@@ -39,10 +39,10 @@ _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;d
 _EXPLAINED = b", explain;dur=%.3f"
 
 
-class LiveAtHand(Protocol):
+class LiveCache(Protocol):
     """Live states that can be read without waiting."""
 
-    def at_hand(self, schema: FeatureSchema, user_id: str, ids: Sequence[str]) -> tuple[object, ...] | None:
+    def cached(self, schema: FeatureSchema, user_id: str, ids: Sequence[str]) -> tuple[object, ...] | None:
         """Return the states of a user and of candidates, in the core's form; None if that would wait."""
         ...
 
@@ -78,8 +78,8 @@ PlainJob = Job[_Scored | None]
 
 
 class PlainScoring:
-    """For the event loop. `followers`, and `shadowing` if a line-up has shadows, may need more than the core returns;
-    then the request is left to Python."""
+    """For the event loop. `followers`, and `shadowing` if there are shadows, may need more than the core returns; then
+    the request is left to Python."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class PlainScoring:
         max_candidates: int,
         shadowing: Follower,
         followers: Sequence[Follower] = (),
-        live: LiveAtHand | None = None,
+        live: LiveCache | None = None,
         corrections: WatchedCorrections | None = None,
     ) -> None:
         """`max_candidates`: of one request."""
@@ -101,36 +101,38 @@ class PlainScoring:
         self._live = live
         self._corrections = corrections
 
-    def wants(self, lineup: Lineup, asked: Asked) -> bool:
+    def wants(self, deployment: Deployment, raw: RawRequest) -> bool:
         """Return whether the core probably supports the request: scanning the body costs less than a failed attempt."""
-        body = asked.body
-        if lineup.champion.native is None or b'"items"' in body or b'"explain"' in body or b'"features"' in body:
+        body = raw.body
+        if deployment.champion.native is None or b'"items"' in body or b'"explain"' in body or b'"features"' in body:
             return False
-        return not any(follower.wants(lineup, asked.request_id) for follower in self._followers_of(lineup))
+        return not any(follower.wants(deployment, raw.request_id) for follower in self._followers_of(deployment))
 
-    def begin(self, lineup: Lineup, asked: Asked, told: Told, send: Send | None = None) -> PlainJob:
+    def begin(self, deployment: Deployment, raw: RawRequest, told: Told, send: Send | None = None) -> PlainJob:
         """Put the request into the queue; `send` is called with the reply in the scoring thread.
 
         Raises Overloaded.
         """
-        terms, champion = asked.terms, lineup.champion
-        rows = self._admission.rows_in(len(asked.body))
-        admitted = self._admission.enter(load_of(rows, champion.runner, champion.lean), terms.deadline)
+        budget, champion = raw.budget, deployment.champion
+        rows = self._admission.rows_in(len(raw.body))
+        admitted = self._admission.enter(load_of(rows, champion.runner, champion.lean), budget.deadline)
         runner = champion.lean.runner if admitted.is_lean and champion.lean is not None else champion.runner
         # With its own arm's lean graph, if it has one.
-        job: PlainJob = Job(lambda: self._work(job, lineup, asked, send), runner, rows, terms.deadline, terms.is_gone)
+        job: PlainJob = Job(
+            lambda: self._work(job, deployment, raw, send), runner, rows, budget.deadline, budget.is_gone
+        )
         job.is_lean = admitted.is_lean
         try:
-            self._queue.put(job, partial(self._done, lineup, asked, admitted, told))
+            self._queue.put(job, partial(self._done, deployment, raw, admitted, told))
         except BaseException:
             self._admission.leave(admitted)
             raise
         return job
 
-    async def answer(self, lineup: Lineup, asked: Asked) -> Answer | None:
+    async def answer(self, deployment: Deployment, raw: RawRequest) -> Answer | None:
         """As `begin`, for a caller that waits. Raises the outcome's errors too."""
         future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        job = self.begin(lineup, asked, partial(settle, future))
+        job = self.begin(deployment, raw, partial(settle, future))
         try:
             return await future
         except asyncio.CancelledError:
@@ -143,24 +145,24 @@ class PlainScoring:
 
     def follow(self, answer: Answer) -> None:
         """Pass a sent reply to followers."""
-        for follower in self._followers_of(answer.lineup):
+        for follower in self._followers_of(answer.deployment):
             follower.follow(answer)
 
-    def _followers_of(self, lineup: Lineup) -> Sequence[Follower]:
-        return (self._shadowing, *self._followers) if lineup.shadows else self._followers
+    def _followers_of(self, deployment: Deployment) -> Sequence[Follower]:
+        return (self._shadowing, *self._followers) if deployment.shadows else self._followers
 
     # In a scoring thread
 
-    def _work(self, job: PlainJob, lineup: Lineup, asked: Asked, send: Send | None) -> _Scored | None:
-        queue_s, arm = time.perf_counter() - job.queued_at, lineup.arms[0]
+    def _work(self, job: PlainJob, deployment: Deployment, raw: RawRequest, send: Send | None) -> _Scored | None:
+        queue_s, arm = time.perf_counter() - job.queued_at, deployment.arms[0]
         job.rows = 0
-        if lineup.is_split:
+        if deployment.is_split:
             frame = self._frame(arm.model)
-            if frame is None or not frame.core.read(asked.body, self._max_candidates):
+            if frame is None or not frame.core.read(raw.body, self._max_candidates):
                 return None
-            arm = lineup.arm_of(str(frame.core.user_id))
+            arm = deployment.arm_of(str(frame.core.user_id))
         job.runner = arm.model.runner
-        scored = self._score(job, lineup, asked, queue_s, arm)
+        scored = self._score(job, deployment, raw, queue_s, arm)
         if scored is None:
             return None
         job.rows = scored.answer.candidates
@@ -169,7 +171,9 @@ class PlainScoring:
             send(scored.answer.headers, scored.answer.body)
         return scored
 
-    def _score(self, job: PlainJob, lineup: Lineup, asked: Asked, queue_s: float, arm: Arm) -> _Scored | None:
+    def _score(
+        self, job: PlainJob, deployment: Deployment, raw: RawRequest, queue_s: float, arm: Arm
+    ) -> _Scored | None:
         """Score a request; None if it is left to Python: another form, rows or live states that would have to be
         fetched, or too little time for all candidates.
 
@@ -180,12 +184,12 @@ class PlainScoring:
             return None
         core, rows = frame.core, frame.rows
         epochs = None if rows.epochs is None else rows.epochs()
-        live = self._live and partial(self._live.at_hand, model.schema)
-        if core.take(asked.body, self._max_candidates, rows.users, rows.items, time.time(), epochs, live) != _FILLED:
+        live = self._live and partial(self._live.cached, model.schema)
+        if core.take(raw.body, self._max_candidates, rows.users, rows.items, time.time(), epochs, live) != _FILLED:
             return None
         count: int = core.count
         started = time.perf_counter()
-        left_s = seconds_for_run(asked.terms.deadline)
+        left_s = seconds_for_run(raw.budget.deadline)
         runner = model.runner
         lean = None if model.lean is None else model.lean.runner
         is_lean = lean is not None and (job.is_lean or not runner.has_time(count, left_s))
@@ -197,9 +201,9 @@ class PlainScoring:
         if correction is not None:
             scores = {**scores, HEAD: correction(scores[HEAD])}
         ended = time.perf_counter()
-        named = b'"arm":%b,' % orjson.dumps(arm.name) if lineup.is_split else b""
+        named = b'"arm":%b,' % orjson.dumps(arm.name) if deployment.is_split else b""
         opening = b'{"request_id":%b,"model_version":%b,%b"candidates":' % (
-            orjson.dumps(asked.request_id),
+            orjson.dumps(raw.request_id),
             orjson.dumps(model.version),
             named,
         )
@@ -220,8 +224,8 @@ class PlainScoring:
         if is_lean:
             degraded["model_lean"] = 1
         taken = (parse_s, rows_s, queue_s, ended - started)
-        headers = headers_of(reply, (*taken, now - asked.began))
-        answer = Answer(headers, reply, count, degraded, (*taken, now - ended), lineup, None)
+        headers = headers_of(reply, (*taken, now - raw.began))
+        answer = Answer(headers, reply, count, degraded, (*taken, now - ended), deployment, None)
         return _Scored(answer, arm, rows.tier, found, is_lean)
 
     def _frame(self, model: Model) -> _Frame | None:
@@ -241,8 +245,8 @@ class PlainScoring:
 
     def _done(
         self,
-        lineup: Lineup,
-        asked: Asked,
+        deployment: Deployment,
+        raw: RawRequest,
         admitted: Admitted,
         told: Told,
         outcome: Done[_Scored | None] | BaseException,
@@ -254,7 +258,7 @@ class PlainScoring:
             told(None)
         else:
             try:
-                self._count(len(asked.body), outcome.result)
+                self._count(len(raw.body), outcome.result)
             finally:
                 told(outcome.result.answer)
 
@@ -262,7 +266,7 @@ class PlainScoring:
         answer, arm, tier, found, is_lean = scored
         metrics = self._metrics
         self._admission.read(size, answer.candidates)
-        if answer.lineup.is_split:
+        if answer.deployment.is_split:
             metrics.arms[arm.slot].inc()
         for stage, seconds in zip(STAGES, answer.stages, strict=True):
             metrics.stages[stage].observe(seconds)

@@ -118,7 +118,7 @@ HELP = {
     "msd_live_errors": "Failed reads of live state.",
     "msd_live_age_seconds": "Age of the user's live counts in seconds, per request scored with them.",
     # What is served, and swaps
-    "msd_swaps": "Attempts to change the served line-up, by result.",
+    "msd_swaps": "Attempts to change the served deployment, by result.",
     "msd_bundle_refused": "1 if the wanted bundle was rejected and is not served, else 0.",
     "msd_arm_requests": "Requests scored per arm of an experiment.",
     "msd_arm_share": "Share of users assigned to an arm, from 0 to 1.",

@@ -28,15 +28,15 @@ class LiveWorld:
 
     def ask(self, user_id: str, ids: Sequence[str]) -> tuple[object, ...] | None:
         """What the core asks for."""
-        return self.rows.at_hand(self._world.schema, user_id, ids)
+        return self.rows.cached(self._world.schema, user_id, ids)
 
-    def at_hand(self, side: RowSide, ids: Sequence[str]) -> PackedStates:
+    def cached(self, side: RowSide, ids: Sequence[str]) -> PackedStates:
         """What was drawn."""
         return PackedStates([self._states.get((side, one)) for one in ids], self.stream)
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> PackedStates:
         """The same."""
-        return self.at_hand(side, ids)
+        return self.cached(side, ids)
 
     async def add(self, batch: LiveBatch) -> BatchOutcome:
         """Nothing is added."""

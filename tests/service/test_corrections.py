@@ -24,7 +24,7 @@ from tests.service.request_log.log import awaited
 LEARNED = LearnedCorrection(centre=-1, shift=0.4, slope=0.7, at=1e9, impressions=9_000, clicks=400)
 UNLOGGED = "r2"
 PLAIN = golden_requests()[-1]
-PYTHONS = {**PLAIN, "user": {"features": {}}}
+SKIPS_NATIVE = {**PLAIN, "user": {"features": {}}}
 """The same request in a form that the native core leaves to Python."""
 
 
@@ -67,12 +67,12 @@ def corrected(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def test_scores_follow_the_file_alike_on_both_ways(corrected: Corrected) -> None:
     own = corrected.pctr(PLAIN)
-    assert (corrected.pctr(PYTHONS) == own).all()
+    assert (corrected.pctr(SKIPS_NATIVE) == own).all()
     corrected.write(LEARNED)
     expected = LEARNED(own)
     assert np.abs(expected - own).max() > 0.05
 
-    for document in (PLAIN, PYTHONS):
+    for document in (PLAIN, SKIPS_NATIVE):
         assert corrected.pctr(document).tobytes() == expected.tobytes()
     one_of_two = corrected.ask({**PLAIN, "candidates": {"id": ["i1", "i2"], "bid": [1, 2]}}, UNLOGGED)["candidates"]
     assert one_of_two["ecpm"] == pytest.approx(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from msd.contract.bundle import Bundle
 from service.deployment.bundle_folder import EXPERIMENT
-from service.scoring.lineup import Assignment
+from service.scoring.deployment import Assignment
 from tests.bundles.factory import AT
 from tests.service.live import ROOT, LiveService, live_service, wait_until
 from tests.service.test_swap import first_golden, point
@@ -53,6 +53,7 @@ def experiment(bundles: Path, weights: tuple[float, float], **changes: Any) -> N
 
 
 def generation(service: LiveService) -> float:
+    """Of the deployment that is served."""
     with service.client() as client:
         return float(client.get("/v1/model").json()["lineup"]["generation"])
 
@@ -220,7 +221,7 @@ def test_another_salt_deals_anew() -> None:
 
 def test_other_processes_deal_the_same() -> None:
     code = (
-        "from service.scoring.lineup import Assignment as A;"
+        "from service.scoring.deployment import Assignment as A;"
         "print(*(A('s', 'ab', [1, 2]).place_of(f'u{n}') for n in range(300)))"
     )
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -24,7 +24,7 @@ from msd.contract.rows import RowCodec
 from service.errors import DeadlineExceeded, Overloaded
 from service.explainer import GROUPS, ExplainBudget, Explainer, KnownGroups, shapley, unknown
 from service.scoring.admission import Admission
-from service.scoring.answer import Scored, Terms
+from service.scoring.answer import Budget, Scored
 from service.scoring.model import load_model
 from service.scoring.pipeline import Pipeline
 from service.scoring.reply import log_odds
@@ -143,14 +143,14 @@ def test_what_cannot_be_explained_in_time_is_an_error_and_no_half_answer(bundle:
     request = parse_request(json.dumps(ASKED).encode(), bundle.schema)
 
     async def explain(in_s: float, is_partial: bool = False) -> None:
-        far = Terms(time.perf_counter() + 60, lambda: False)
+        far = Budget(time.perf_counter() + 60, lambda: False)
 
         async def score() -> Scored:
             scored = await Pipeline(queue, metrics, 200).score(model, request, far)
             return replace(scored, basis=scored.basis._replace(is_partial=is_partial))
 
         await Explainer(queue, ExplainBudget(1.0)).explain(
-            model, request, Terms(time.perf_counter() + in_s, far.is_gone), score
+            model, request, Budget(time.perf_counter() + in_s, far.is_gone), score
         )
 
     asyncio.run(explain(60))

@@ -136,7 +136,7 @@ def test_a_second_interrupt_ends_a_process_that_hangs(bundle: Bundle, tmp_path: 
 
 
 PLAIN: dict[str, Any] = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}}
-PYTHONS: dict[str, Any] = {"items": {"i1": {}}}
+SKIPS_NATIVE: dict[str, Any] = {"items": {"i1": {}}}
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def given_up(client: httpx.Client, document: dict[str, Any] = PLAIN) -> httpx.Re
     return client.post("/v1/score", json=document, headers={"X-Deadline-Ms": "400"})
 
 
-@pytest.mark.parametrize("way", [{}, PYTHONS], ids=["native", "python"])
+@pytest.mark.parametrize("way", [{}, SKIPS_NATIVE], ids=["native", "python"])
 def test_nobody_waits_for_ever(service: LiveService, runs: ModelRuns, way: dict[str, Any]) -> None:
     with runs.held(), service.client() as client:
         answers = [given_up(client, PLAIN | way)]
@@ -189,3 +189,20 @@ def test_the_service_ends_with_a_run_at_hand(service: LiveService, runs: ModelRu
         wait_until(lambda: given_up(client).status_code == 504 and service.metric("msd_longest_run_seconds") > 0)
         assert service.terminate() == 1
     assert any(line["event"] == "run_left_behind" for line in service.log())
+
+
+def test_what_cannot_be_taken_on_is_refused_before_it_is_parsed(bundle: Bundle, tmp_path: Path) -> None:
+    runs = ModelRuns(tmp_path)
+    most = {**PLAIN, **SKIPS_NATIVE, "candidates": {"id": [f"i{n}" for n in range(100)]}}
+    with (
+        live_service(bundle.folder, tmp_path, prepare=runs.obey, max_candidates=100, MAX_QUEUED_ROWS=100) as service,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        with runs.held():
+            asked = pool.submit(service.score, most)
+            wait_until(lambda: service.metric("msd_queued_rows") == 100)
+            with service.client() as client:
+                # What is no JSON at all would get 400.
+                answer = client.post("/v1/score", content=b"[" * 5_000, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "overloaded")
+        assert asked.result().status_code == 200

@@ -372,19 +372,19 @@ def test_what_is_near_is_at_hand_until_it_changes(redis: Running) -> None:
     async def tell() -> None:
         states, writer = redis.states(), redis.states()
         await writer.add(one_event(1))
-        assert states.at_hand("user", USERS) is None
+        assert states.cached("user", USERS) is None
         read = await states.get("user", USERS)
-        near = states.at_hand("user", USERS)
+        near = states.cached("user", USERS)
         assert near == PackedStates(read.packed, read.stream)
-        assert states.at_hand("user", [*USERS, "unasked"]) is None
+        assert states.cached("user", [*USERS, "unasked"]) is None
         await writer.add(one_event(2, at=20.0))
         async with asyncio.timeout(20):
-            while states.at_hand("user", USERS) == near:
+            while states.cached("user", USERS) == near:
                 await asyncio.sleep(0)
-        assert states.at_hand("user", USERS) is None
+        assert states.cached("user", USERS) is None
         after = await states.get("user", USERS)
         assert after.packed[0] not in (None, read.packed[0])
-        assert states.at_hand("user", USERS) == PackedStates(after.packed, after.stream)
+        assert states.cached("user", USERS) == PackedStates(after.packed, after.stream)
         await states.close()
         await writer.close()
 

@@ -32,7 +32,7 @@ from service.deployment.rollout import (
 )
 from service.deployment.source import alone
 from service.errors import StoreError
-from service.scoring.lineup import Lineup, Serving
+from service.scoring.deployment import Deployment, Serving
 from service.scoring.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -76,7 +76,7 @@ class Stage(Rollout):
         self.generations = [1]
         self.follower = PlayedFollower()
         first = self.follower.verified(self.follower.reading)
-        self.serving = Serving(first.lineup({("first", False): played("first")}, 1), self._note)
+        self.serving = Serving(first.deployment({("first", False): played("first")}, 1), self._note)
         super().__init__(
             cast(BundleFollower, self.follower), first, self.serving, Settings(bundle=Path("/")), Metrics()
         )
@@ -92,9 +92,9 @@ class Stage(Rollout):
             raise StoreError("no rows yet", None)
         return played(name)
 
-    def _note(self, lineup: Lineup) -> None:
-        self.served.append(str(lineup.champion.identity))
-        self.generations.append(lineup.generation)
+    def _note(self, deployment: Deployment) -> None:
+        self.served.append(str(deployment.champion.identity))
+        self.generations.append(deployment.generation)
 
     def play(self, found: Sequence[tuple[str, int]]) -> None:
         """Each is wanted for so many looks, the last for as long as there is something to do."""
@@ -269,27 +269,27 @@ def test_a_bundle_is_verified_in_steps(copied_bundle: Path) -> None:
 
 
 @pytest.fixture
-def lineup(bundle: Bundle) -> Lineup:
+def deployment(bundle: Bundle) -> Deployment:
     plan = DeploymentPlan(alone(bundle.folder), {bundle.folder: PinnedBundle(bundle.folder, None, True, Trust(None))})
     settings = Settings.from_environ({"MSD_BUNDLE": str(bundle.folder)})
-    return plan.lineup({key: one.load(settings, Metrics()) for key, one in plan.models.items()}, 1)
+    return plan.deployment({key: one.load(settings, Metrics()) for key, one in plan.models.items()}, 1)
 
 
-def another(lineup: Lineup, generation: int) -> Lineup:
-    (arm,) = lineup.arms
-    return Lineup(generation, (replace(arm, model=replace(arm.model)),), lineup._assignment)
+def another(deployment: Deployment, generation: int) -> Deployment:
+    (arm,) = deployment.arms
+    return Deployment(generation, (replace(arm, model=replace(arm.model)),), deployment._assignment)
 
 
-def when_freed(lineup: Lineup) -> list[threading.Thread]:
-    """The thread that frees a line-up's model, once it has."""
+def when_freed(deployment: Deployment) -> list[threading.Thread]:
+    """The thread that frees a deployment's model, once it has."""
     freed: list[threading.Thread] = []
-    weakref.finalize(lineup.champion, lambda: freed.append(threading.current_thread()))
+    weakref.finalize(deployment.champion, lambda: freed.append(threading.current_thread()))
     return freed
 
 
-def test_replaced_line_up_is_freed_off_the_loop_once_its_requests_are_answered(lineup: Lineup) -> None:
+def test_replaced_deployment_is_freed_off_the_loop_once_its_requests_are_answered(deployment: Deployment) -> None:
     turned: list[int] = []
-    first, held = another(lineup, 1), another(lineup, 2)
+    first, held = another(deployment, 1), another(deployment, 2)
     freed, kept = when_freed(first), when_freed(held)
     serving = Serving(first, lambda one: turned.append(one.generation))
     del first
@@ -297,7 +297,7 @@ def test_replaced_line_up_is_freed_off_the_loop_once_its_requests_are_answered(l
     async def turn() -> None:
         serving.turn(held)
         assert serving.current is held
-        serving.turn(another(lineup, 3))
+        serving.turn(another(deployment, 3))
         # Its requests may still be running.
         assert not freed
         async with asyncio.timeout(60):
@@ -308,4 +308,4 @@ def test_replaced_line_up_is_freed_off_the_loop_once_its_requests_are_answered(l
     assert turned == [2, 3]
     assert freed[0] is not threading.main_thread()
     assert not kept
-    assert held.champion.version == lineup.champion.version
+    assert held.champion.version == deployment.champion.version

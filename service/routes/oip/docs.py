@@ -9,7 +9,7 @@ from service.http.exchange import OIP
 from service.routes.oip.form import InferReply, InferRequest, OipError
 from service.routes.oip.model_routes import MODEL, versions_of
 from service.routes.oip.tensors import HEADER
-from service.scoring.lineup import Lineup
+from service.scoring.deployment import Deployment
 
 INFER_PATHS = (f"{OIP}/models/{{name}}/infer", f"{OIP}/models/{{name}}/versions/{{version}}/infer")
 OPEN_PATHS = (f"{OIP}/health/live", f"{OIP}/health/ready")
@@ -24,11 +24,11 @@ _EXAMPLE = {
 
 
 def add_inference(
-    document: dict[str, Any], lineup: Lineup, deadline: dict[str, Any], errors: Mapping[int, str]
+    document: dict[str, Any], deployment: Deployment, deadline: dict[str, Any], errors: Mapping[int, str]
 ) -> None:
     """Add the paths and their schemas. `deadline`: the parameter of the scoring route; `errors`: their descriptions by
     status."""
-    values = {"name": [MODEL], "version": list(versions_of(lineup))}
+    values = {"name": [MODEL], "version": list(versions_of(deployment))}
     _, definitions = models_json_schema(
         [(InferRequest, "validation"), (InferReply, "serialization"), (OipError, "serialization")], ref_template=_REF
     )

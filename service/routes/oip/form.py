@@ -98,7 +98,7 @@ class TensorParameters(BaseModel):
     optional: bool
 
 
-class TensorTold(BaseModel):
+class TensorMetadata(BaseModel):
     """Metadata of a tensor; −1 is any size."""
 
     name: str
@@ -107,17 +107,17 @@ class TensorTold(BaseModel):
     parameters: TensorParameters | None = None
 
 
-class ModelTold(BaseModel):
+class ModelMetadata(BaseModel):
     """The model's metadata."""
 
     name: str
     versions: list[str]
     platform: str
-    inputs: list[TensorTold]
-    outputs: list[TensorTold]
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
 
 
-class ServerTold(BaseModel):
+class ServerMetadata(BaseModel):
     """The server's metadata."""
 
     name: str

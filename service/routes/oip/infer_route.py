@@ -19,8 +19,8 @@ from service.routes.oip.model_routes import MODEL, check_served
 from service.routes.oip.outputs import encode_reply
 from service.routes.oip.tensors import HEADER, Parts, read_parts
 from service.routes.score_route import ScoreRoute
-from service.scoring.answer import Answer, Asked, Served, Terms
-from service.scoring.lineup import Lineup
+from service.scoring.answer import Answer, Budget, RawRequest, Served
+from service.scoring.deployment import Deployment
 from service.scoring.reply import LEAN
 
 _HEADER = HEADER.lower().encode()
@@ -38,31 +38,31 @@ class InferRoute(ScoreRoute):
         access.is_scoring = True
         body = await read_body(scope, receive, settings)
         json_length = _json_length(scope)
-        lineup = self._serving.current
-        check_served(lineup, path["name"], path.get("version"))
+        deployment = self._serving.current
+        check_served(deployment, path["name"], path.get("version"))
         self._readiness.check()
         is_gone = left_check(scope)
-        self._pipeline.check(lineup, _LEAST_BYTES, Terms(self._deadlines.of(scope), is_gone))
+        self._pipeline.check(deployment, _LEAST_BYTES, Budget(self._deadlines.of(scope), is_gone))
         parts = read_parts(body, json_length)
         if parts.request.id:
             access.request_id = parts.request.id
-        asked_for = scoring_body(parts, lineup.schema_of, settings.max_candidates)
+        body_of_tensors = scoring_body(parts, deployment.schema_of, settings.max_candidates)
         if "version" in path:
-            _check_version(lineup, path["version"], user_of(parts, asked_for))
-        terms = Terms(self._deadlines.of(scope, _timeout_s(parts.request)), is_gone)
-        self._pipeline.check(lineup, _LEAST_BYTES, terms)
-        asked = Asked(access.request_id, asked_for, access.started, terms, is_pythons=True)
-        answer = await self._answer(lineup, asked, parts)
+            _check_version(deployment, path["version"], user_of(parts, body_of_tensors))
+        budget = Budget(self._deadlines.of(scope, _timeout_s(parts.request)), is_gone)
+        self._pipeline.check(deployment, _LEAST_BYTES, budget)
+        raw = RawRequest(access.request_id, body_of_tensors, access.started, budget, skips_native=True)
+        answer = await self._answer(deployment, raw, parts)
         served = answer.served
-        assert served is not None, "it was asked for"
-        reply = encode_reply(_head(served, answer.lineup), parts.request, served.request, served.scored)
+        assert served is not None, "it was raw for"
+        reply = encode_reply(_head(served, answer.deployment), parts.request, served.request, served.scored)
         headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
         headers += [header for header in answer.headers if header[0] == _TIMING]
         await self._send(answer, headers, reply.body, access, send)
 
-    async def _answer(self, lineup: Lineup, asked: Asked, parts: Parts) -> Answer:
+    async def _answer(self, deployment: Deployment, raw: RawRequest, parts: Parts) -> Answer:
         try:
-            return await self._pipeline.answer(lineup, asked)
+            return await self._pipeline.answer(deployment, raw)
         except RequestError as error:
             if WHOLE in parts.inputs:
                 error.field = f"{WHOLE}.{error.field}" if error.field else WHOLE
@@ -89,15 +89,15 @@ def _timeout_s(request: InferRequest) -> float | None:
     return None if timeout is None else timeout / 1e6
 
 
-def _check_version(lineup: Lineup, version: str, user_id: str | None) -> None:
+def _check_version(deployment: Deployment, version: str, user_id: str | None) -> None:
     """Raise InvalidRequest if the user's arm has another version than requested."""
-    if user_id is not None and (own := lineup.arm_of(user_id).model.version) != version:
+    if user_id is not None and (own := deployment.arm_of(user_id).model.version) != version:
         raise HTTPException(404, f"the running experiment scores this user with version {own!r} alone")
 
 
-def _head(served: Served, lineup: Lineup) -> dict[str, Any]:
+def _head(served: Served, deployment: Deployment) -> dict[str, Any]:
     parameters: dict[str, str] = {}
-    if lineup.is_split:
+    if deployment.is_split:
         parameters["arm"] = served.arm
     if served.scored.basis.is_lean:
         parameters["degraded_model"] = LEAN

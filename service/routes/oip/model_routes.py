@@ -7,10 +7,10 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from service.deployment.readiness import Readiness
-from service.routes.oip.form import ModelTold, OipError, ServerTold, TensorParameters, TensorTold
+from service.routes.oip.form import ModelMetadata, OipError, ServerMetadata, TensorMetadata, TensorParameters
 from service.routes.oip.inputs import inputs_of
 from service.routes.oip.outputs import outputs_of
-from service.scoring.lineup import Lineup, Serving
+from service.scoring.deployment import Deployment, Serving
 from service.scoring.model import Model
 
 MODEL = "msd"
@@ -37,21 +37,21 @@ class ModelReady(ServerReady):
     name: str
 
 
-def versions_of(lineup: Lineup) -> dict[str, Model]:
+def versions_of(deployment: Deployment) -> dict[str, Model]:
     """Return the models that score users, by version; the first of several with one version."""
     found: dict[str, Model] = {}
-    for arm in lineup.arms:
+    for arm in deployment.arms:
         found.setdefault(arm.model.version, arm.model)
     return found
 
 
-def check_served(lineup: Lineup, name: str, version: str | None) -> Model:
+def check_served(deployment: Deployment, name: str, version: str | None) -> Model:
     """Return the model of this name and version, the first arm's without a version. Raises HTTPException, 404."""
     if name != MODEL:
         raise HTTPException(404, f"there is no model {name[:80]!r}; the one here is {MODEL!r}")
     if version is None:
-        return lineup.champion
-    versions = versions_of(lineup)
+        return deployment.champion
+    versions = versions_of(deployment)
     if version not in versions:
         raise HTTPException(404, f"version {version[:80]!r} is not served; there are: {', '.join(versions)}")
     return versions[version]
@@ -63,8 +63,8 @@ def oip_routes(serving: Serving, readiness: Readiness, server_version: str) -> A
     not_now: dict[int | str, dict[str, Any]] = {503: {"model": ServerReady, "description": "Not ready."}}
 
     @router.get("", summary="Server metadata")
-    async def server() -> ServerTold:
-        return ServerTold(name="msd-ctr", version=server_version, extensions=["binary_tensor_data"])
+    async def server() -> ServerMetadata:
+        return ServerMetadata(name="msd-ctr", version=server_version, extensions=["binary_tensor_data"])
 
     hung: dict[int | str, dict[str, Any]] = {
         503: {"model": ServerLive, "description": "It hangs: restart the service."}
@@ -81,12 +81,12 @@ def oip_routes(serving: Serving, readiness: Readiness, server_version: str) -> A
         return ServerReady(ready=_ready(readiness, response))
 
     @router.get("/models/{name}", summary="Model metadata: inputs and outputs", responses=_UNKNOWN)
-    async def model(name: str) -> ModelTold:
-        return _told(serving.current, name, None)
+    async def model(name: str) -> ModelMetadata:
+        return _metadata_of(serving.current, name, None)
 
     @router.get("/models/{name}/versions/{version}", summary="Metadata of a model version", responses=_UNKNOWN)
-    async def model_version(name: str, version: str) -> ModelTold:
-        return _told(serving.current, name, version)
+    async def model_version(name: str, version: str) -> ModelMetadata:
+        return _metadata_of(serving.current, name, version)
 
     @router.get("/models/{name}/ready", summary="Readiness of the model", responses=_UNKNOWN | not_now)
     async def model_ready(name: str, response: Response) -> ModelReady:
@@ -111,14 +111,14 @@ def _ready(readiness: Readiness, response: Response) -> bool:
     return readiness.is_ready
 
 
-def _told(lineup: Lineup, name: str, version: str | None) -> ModelTold:
-    model = check_served(lineup, name, version)
-    return ModelTold(
+def _metadata_of(deployment: Deployment, name: str, version: str | None) -> ModelMetadata:
+    model = check_served(deployment, name, version)
+    return ModelMetadata(
         name=name,
-        versions=list(versions_of(lineup)) if version is None else [version],
+        versions=list(versions_of(deployment)) if version is None else [version],
         platform=f"{model.engine.name}_onnx",
         inputs=[
-            TensorTold(
+            TensorMetadata(
                 name=one.name,
                 datatype=one.datatypes[0],
                 shape=[_ANY if one.is_list else 1],
@@ -127,7 +127,7 @@ def _told(lineup: Lineup, name: str, version: str | None) -> ModelTold:
             for one in inputs_of(model.schema)
         ],
         outputs=[
-            TensorTold(name=name, datatype=datatype, shape=[_ANY])
+            TensorMetadata(name=name, datatype=datatype, shape=[_ANY])
             for name, datatype in outputs_of(model.bundle.manifest.heads)
         ],
     )

@@ -24,7 +24,7 @@ from service.cold.cold_ads import encodes
 from service.errors import ServiceError, StoreError
 from service.http.keys import PLAYGROUND
 from service.routes.playground.words import Words
-from service.scoring.lineup import Serving
+from service.scoring.deployment import Serving
 from service.scoring.model import Model
 from service.settings import Settings
 

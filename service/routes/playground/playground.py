@@ -16,7 +16,7 @@ from service.deployment.readiness import why_not_proved
 from service.errors import NotReady
 from service.http.keys import ASSETS, PAGE, PLAYGROUND
 from service.routes.playground.data import PlaygroundData
-from service.scoring.lineup import Arm, Assignment, Lineup, Serving
+from service.scoring.deployment import Arm, Assignment, Deployment, Serving
 from service.scoring.model import Model, load_model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -38,10 +38,10 @@ _NAME = "without"
 
 
 class Alone:
-    """A fixed line-up of one model."""
+    """A fixed deployment of one model."""
 
     def __init__(self, model: Model) -> None:
-        self.current = Lineup(0, (Arm(_NAME, model),), Assignment("", [_NAME], [1.0]))
+        self.current = Deployment(0, (Arm(_NAME, model),), Assignment("", [_NAME], [1.0]))
 
 
 class Playground:
@@ -50,7 +50,7 @@ class Playground:
     def __init__(
         self, settings: Settings, serving: Serving, metrics: Metrics, scored_by: Callable[[Alone], ASGIApp]
     ) -> None:
-        """`scored_by` makes the scoring route over a line-up."""
+        """`scored_by` makes the scoring route over a deployment."""
         model = _load_without(settings, metrics)
         self._without = ProvedRoute(scored_by(Alone(model)), model, settings.max_candidates) if model else None
         self._data = PlaygroundData(serving, settings, model)

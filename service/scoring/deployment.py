@@ -1,4 +1,4 @@
-"""Line-ups: an immutable generation of arms, the users' assignment to arms, and the reference to the line-up that
+"""Deployments: an immutable generation of arms, the users' assignment to arms, and the reference to the deployment that
 serves.
 """
 
@@ -14,7 +14,7 @@ from msd.contract.schema import FeatureSchema
 from service.scoring.model import Model, ModelKey
 
 _STEPS = 2.0**64
-# By then nearly all requests of the previous line-up have their replies.
+# By then nearly all requests of the previous deployment have their replies.
 _LINGER_S = 1.0
 
 
@@ -65,7 +65,7 @@ class Shadow:
     slot: int
 
 
-class Lineup:
+class Deployment:
     """Arms and shadows that serve together. Immutable."""
 
     __slots__ = ("__weakref__", "_assignment", "arms", "champion", "generation", "is_split", "shadows")
@@ -98,42 +98,42 @@ class Lineup:
 
 
 class Serves(Protocol):
-    """Provides the serving line-up."""
+    """Provides the serving deployment."""
 
     @property
-    def current(self) -> Lineup:
-        """Return the current line-up."""
+    def current(self) -> Deployment:
+        """Return the current deployment."""
         ...
 
 
 class Serving:
-    """The serving line-up. A request reads `current` once, and keeps that line-up."""
+    """The serving deployment. A request reads `current` once, and keeps that deployment."""
 
     __slots__ = ("_leaving", "_turned", "current", "is_refused")
 
-    def __init__(self, current: Lineup, turned: Callable[[Lineup], None]) -> None:
-        """`turned` is called with each new line-up."""
+    def __init__(self, current: Deployment, turned: Callable[[Deployment], None]) -> None:
+        """`turned` is called with each new deployment."""
         self.current = current
         self.is_refused = False
-        """Whether another line-up was refused, or cannot be loaded yet."""
+        """Whether another deployment was refused, or cannot be loaded yet."""
         self._turned = turned
-        self._leaving: list[list[Lineup]] = []
+        self._leaving: list[list[Deployment]] = []
 
-    def turn(self, lineup: Lineup) -> None:
-        """Switch to this line-up; requests in progress end with theirs."""
+    def turn(self, deployment: Deployment) -> None:
+        """Switch to this deployment; requests in progress end with theirs."""
         left = [self.current]
-        self.current = lineup
-        self._turned(lineup)
+        self.current = deployment
+        self._turned(deployment)
         self._leaving.append(left)
         asyncio.get_running_loop().call_later(_LINGER_S, self._let_go, left)
 
     async def close(self) -> None:
         """Release what the models hold, at shutdown."""
-        for lineup in (self.current, *(one for left in self._leaving for one in left)):
-            for model in lineup.models.values():
+        for deployment in (self.current, *(one for left in self._leaving for one in left)):
+            for model in deployment.models.values():
                 await model.store.close()
 
-    def _let_go(self, left: list[Lineup]) -> None:
+    def _let_go(self, left: list[Deployment]) -> None:
         self._leaving.remove(left)
         # Freeing a runtime may take tens of milliseconds, without Python's lock.
         threading.Thread(target=left.clear, name="leaving", daemon=True).start()
