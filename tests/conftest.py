@@ -97,12 +97,6 @@ def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle whose runs take some tenths of a second."""
-    return build_bundle(tmp_path_factory.mktemp("bundles") / "slow", Recipe(seed=2, slow=True))
-
-
-@pytest.fixture(scope="session")
 def service(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """The plain bundle served from its files; tests leave it as it is."""
     with live_service(bundle.folder, tmp_path_factory.mktemp("service"), BODY_TIMEOUT_S=0.7) as running:
