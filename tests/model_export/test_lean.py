@@ -32,7 +32,7 @@ def inputs(run: Run, tmp_path_factory: pytest.TempPathFactory) -> ExportInputs:
     model = tmp_path_factory.mktemp("lean") / "model"
     copytree(run.semantic, model)
     given = load_inputs(run.dataset, run.knowledge, run.student, model, None)
-    train_lean(model, given.dataset, given.vectors, SHORT, lambda name: nullcontext(quiet))
+    train_lean(model, given.dataset, given.vectors, SHORT, nullcontext(quiet))
     return load_inputs(run.dataset, run.knowledge, run.student, model, None)
 
 
