@@ -160,13 +160,14 @@ def test_int8_bundle_is_proved_in_both_precisions(
     _is_in_int8(bundle.manifest.encoder)
     assert bundle.path(ENCODER).stat().st_size < 0.8 * exported.bundle.path(ENCODER).stat().st_size
     assert set(bundle.manifest.tolerances) == {"onnxruntime-cpu-int8"}
-    assert 1e-5 < bundle.manifest.tolerances["onnxruntime-cpu-int8"] < 0.5
     assert bundle.manifest.provenance["parity"]["max_abs_diff"] <= TOLERANCE
     runtime, codecs = OnnxRuntime(bundle, "cpu", 1), BundleRows(bundle).codecs
+    differences = []
     for golden in read_goldens(bundle.path(GOLDENS)):
         tensors = golden_tensors(bundle.schema, codecs["user"], codecs["item"], golden).tensors
-        difference = np.abs(runtime.run(tensors)["pctr"] - golden.expected["pctr"]).max()
-        assert difference <= bundle.manifest.tolerances[runtime.engine.key] / 1.99
+        differences.append(np.abs(runtime.run(tensors)["pctr"] - golden.expected["pctr"]).max())
+    # How far int8 is off depends on the CPU's kernels; the bundle declares twice the largest difference measured.
+    assert 1e-5 < max(differences) <= bundle.manifest.tolerances[runtime.engine.key] / 1.99
     assert not export_bundle(exported.inputs.recipe(), out, None, 60, quiet, "int8", 20)
     assert export_bundle(exported.inputs.recipe(), out, None, 60, quiet)
     assert open_bundle(out).bundle_id == exported.bundle.bundle_id
