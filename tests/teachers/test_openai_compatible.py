@@ -187,7 +187,6 @@ def test_one_bad_question_does_not_stop_others() -> None:
 
 
 def refusing(option: str) -> Behaviour:
-    """A server that does not know an option."""
 
     def behave(call: Call) -> None:
         if option in call.body:
