@@ -28,8 +28,6 @@ FAST = 1e6
 
 
 def run(bundle: Bundle, url: str, use: Callable[[RedisStore], Awaitable[None]], cache_bytes: int = 10**6) -> Metrics:
-    """Uses a store that fills itself."""
-
     async def go() -> Metrics:
         metrics = Metrics()
         store = RedisStore(bundle, url, 5.0, cache_bytes, metrics, FAST)
@@ -43,7 +41,6 @@ def run(bundle: Bundle, url: str, use: Callable[[RedisStore], Awaitable[None]], 
 
 
 def reads(client: Redis) -> int:
-    """How often rows have been asked for."""
     return int(client.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"])
 
 
@@ -60,8 +57,6 @@ def stands(store: RedisStore) -> dict[str, float]:
 
 
 async def filled(store: RedisStore, state: str = "done") -> None:
-    """Waits until the fill has come to an end."""
-
     async def is_filled() -> bool:
         return state in stands(store)
 

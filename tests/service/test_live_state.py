@@ -50,7 +50,6 @@ STATES = st.one_of(st.just(NOTHING), ROWS, st.tuples(ROWS, TOLD).map(lambda both
 
 
 def taken(live: LiveState, events: list[Event]) -> LiveState:
-    """The state after all events."""
     for event in events:
         live = take(RULE, live, event)
     return live
@@ -163,7 +162,6 @@ def rows(side: RowSide, as_of: Sequence[float], history: tuple[str, ...] = ()) -
 
 
 def live(impressions: float, clicks: float, as_of: float, *likes: str) -> bytes:
-    """A packed state."""
     return pack_state(LiveState(EntityState(impressions, clicks, as_of, tuple((as_of, one) for one in likes)), 0.0))
 
 
@@ -180,7 +178,6 @@ def expected(impressions: float, clicks: float, as_of: float, to: float) -> tupl
 
 
 def told(records: Rows, place: int) -> tuple[float, float, float]:
-    """Impressions, clicks and as_of of one row."""
     one = records.records[place]
     return float(one["impressions"]), float(one["clicks"]), float(one["as_of"])
 

@@ -15,9 +15,9 @@ from msd.dataset.texts import teacher_texts
 from msd.teachers.collect import collect_knowledge
 from msd.teachers.knowledge import load_knowledge, load_record
 from msd.teachers.openai_compatible import OpenAICompatibleTeacher
-from tests.dataset.movielens import FILMS, ROWS, USERS, write_archive
 from tests.dataset.tiny import write_tiny_dataset
 from tests.lab.benchmark.made import ITEMS, Steps, write_collm
+from tests.lab.data.movielens import FILMS, ROWS, USERS, write_archive
 from tests.teachers.chat_server import Call, ChatServer
 
 
