@@ -12,11 +12,11 @@ from msd.dataset.config import SplitConfig
 from msd.dataset.load import Dataset, id_order
 from msd.step import fingerprint_of
 
-HIDDEN, HELD = 0.2, 0.1  # shares of all items, and of those that are not hidden
+HELD = 0.1  # share of the items that are not hidden
 
 
-def hide_items(dataset: Dataset, seed: int) -> Dataset:
-    """Return the same events with their part: test for a fifth of the items, valid for a tenth of the rest, else train.
+def hide_items(dataset: Dataset, seed: int, share: float = 0.2) -> Dataset:
+    """Return the same events with their part: test for a share of the items, valid for a tenth of the rest, else train.
 
     The hidden items are the first of a permutation of the items table by `default_rng(seed)`; the valid items are the
     first of a second permutation, of the rest. A user's rows of valid items are moved to one second after the user's
@@ -26,7 +26,7 @@ def hide_items(dataset: Dataset, seed: int) -> Dataset:
     rng = np.random.default_rng(seed)
     ids = dataset.items["item_id"].to_numpy()
     shuffled = ids[rng.permutation(len(ids))]
-    hidden, seen = np.split(shuffled, [round(HIDDEN * len(ids))])
+    hidden, seen = np.split(shuffled, [round(share * len(ids))])
     valid = rng.permutation(seen)[: round(HELD * len(seen))]
     part = (
         pl.when(pl.col("item_id").is_in(pl.Series(hidden).implode()))

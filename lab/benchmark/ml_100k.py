@@ -3,9 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from lab.benchmark.cold import HIDDEN, hide_items
 from lab.benchmark.linear import SETTINGS, attributes_linear, bayesian_linear, ridge_linear
-from lab.benchmark.protocol import Advance, BenchmarkError, Folders, Protocol, write_knowledge
+from lab.benchmark.protocol import BenchmarkError, Folders, Progress, Protocol, write_knowledge
 from lab.benchmark.variant import Variant, cold_variants, knowledge_ablations, standard_variants
 from msd.dataset.load import load_dataset
 from msd.ranker.batch import Corruption
@@ -16,22 +15,22 @@ from msd.teachers.recorded import RecordedTeacher
 from msd.training.train import TrainConfig
 
 
-def prepare(data: Path, work: Path, advance: Advance) -> Folders:
+def prepare(data: Path, work: Path, progress: Progress) -> Folders:
     """Return the given dataset, and its recorded knowledge in `work`.
 
     Raises BenchmarkError if `data` is another dataset, DatasetError if it is invalid.
     """
-    return _prepare(data, work / "knowledge", advance)
+    return _prepare(data, work / "knowledge", progress)
 
 
-def prepare_items(data: Path, work: Path, advance: Advance) -> Folders:
+def prepare_items(data: Path, work: Path, progress: Progress) -> Folders:
     """Return the same with knowledge of items alone: that of users is based on events of items that a seed hides."""
-    whole = _prepare(data, work / "recorded", advance).knowledge
+    whole = _prepare(data, work / "recorded", progress).knowledge
     base = replace(load_knowledge(whole), users={})
     return Folders(data, write_knowledge(work / "knowledge", base, load_record(whole)))
 
 
-def _prepare(data: Path, knowledge: Path, advance: Advance) -> Folders:
+def _prepare(data: Path, knowledge: Path, progress: Progress) -> Folders:
     dataset = load_dataset(data)
     if dataset.config.name != "ml-100k":
         raise BenchmarkError(
@@ -39,7 +38,7 @@ def _prepare(data: Path, knowledge: Path, advance: Advance) -> Folders:
         )
 
     def show(stage: Stage) -> None:
-        advance(f"looking up what is known of {stage.name}", stage.done, stage.total)
+        progress(f"looking up what is known of {stage.name}", stage.done, stage.total)
 
     collect_knowledge(dataset, RecordedTeacher(dataset.config), knowledge, show)
     return Folders(data, knowledge)
@@ -78,8 +77,7 @@ ML_100K_COLD = Protocol(
         "ten seeds: ours .7529, with text alone .7130",
     ),
     seeds=10,
-    of_seed=hide_items,
-    hidden=HIDDEN,
+    hidden=0.2,
     user_vectors=False,
     # Layers that cross or bend a vector learn which item it belongs to, and fail on unseen items. What remains is a
     # linear model per user, and items are trained as if they were new: they have no counts, and must not get any from

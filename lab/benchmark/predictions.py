@@ -20,8 +20,7 @@ Floats = NDArray[np.float64]
 class Predictions(NamedTuple):
     """Click probabilities of valid and test rows; `live`: of the test rows with counts kept up to date until then.
 
-    `valid_auc`: AUC on the valid rows. `seconds`: duration, including first stages; `own`: without stages that an
-    earlier model had already run.
+    `valid_auc`: AUC on the valid rows. `seconds`: duration, including first stages.
     """
 
     valid: Floats
@@ -29,10 +28,9 @@ class Predictions(NamedTuple):
     live: Floats
     valid_auc: float
     seconds: float
-    own: float
 
 
-class TestRows(NamedTuple):
+class MeasuredRows(NamedTuple):
     """Test rows, in the dataset's order: labels [n], user numbers [n], and whether user and item both have training
     rows [n]."""
 
@@ -41,14 +39,14 @@ class TestRows(NamedTuple):
     warm: NDArray[np.bool_]
 
 
-def rows_of(dataset: Dataset) -> TestRows:
+def rows_of(dataset: Dataset) -> MeasuredRows:
     """Return the dataset's test rows."""
     parts = split_events(dataset.events, dataset.config)
     events = dataset.events.filter(parts == Part.TEST)
     training = dataset.events.filter(parts <= Part.TRAIN)
     warm = [events[name].is_in(training[name].unique().implode()).to_numpy() for name in ("user_id", "item_id")]
     users = events["user_id"].rank("dense").cast(pl.Int64).to_numpy()
-    return TestRows(events["label"].to_numpy().astype(np.float64), users, warm[0] & warm[1])
+    return MeasuredRows(events["label"].to_numpy().astype(np.float64), users, warm[0] & warm[1])
 
 
 def valid_auc(dataset: Dataset, probabilities: Floats) -> float:
@@ -70,7 +68,7 @@ def kept(path: Path, fingerprint: str) -> Predictions | None:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
             if str(held["fingerprint"]) != fingerprint:
                 return None
-            said = held["valid"], held["test"], held["live"]
-            return Predictions(*said, *(float(held[name]) for name in ("valid_auc", "seconds", "own")))
+            probabilities = held["valid"], held["test"], held["live"]
+            return Predictions(*probabilities, float(held["valid_auc"]), float(held["seconds"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from lab.benchmark.variant import Variant
 from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic, write_text_atomic
-from msd.dataset.load import Dataset
 from msd.ranker.model import RankerConfig
 from msd.step import fingerprint_of
 from msd.student.distill import DistillConfig
@@ -19,7 +18,7 @@ from msd.training.train import TrainConfig
 
 # Increment with any code change after which a model would predict something else from the same data.
 FORMAT = 4
-Advance = Callable[[str, int, int], None]  # current step, done, total
+Progress = Callable[[str, int, int], None]  # current step, done, total
 
 
 class BenchmarkError(MsdError):
@@ -33,29 +32,23 @@ class Folders(NamedTuple):
     knowledge: Path
 
 
-def same_for_all_seeds(dataset: Dataset, seed: int) -> Dataset:
-    """Return the dataset unchanged: a seed draws weights and the order of rows, but not the rows."""
-    return dataset
-
-
 @dataclass(frozen=True)
 class Protocol:
     """One benchmark. `prepare`: from the given data and a working folder to the folders that models are made from.
 
     `split`: in words, for the record. `looks`: each earlier look at test, and its result. `seeds`: default number.
-    `ablation_seeds`: maximum for ablations. `of_seed`: the dataset that a seed's models are trained and tested on.
-    `hidden`: the share of items that each seed hides for test. If set, seeds are paired; otherwise users and seeds are,
-    and test is measured with live counts as well. `user_vectors`: whether users have vectors at all.
+    `ablation_seeds`: maximum for ablations. `hidden`: the share of items that each seed hides for test. If set, seeds
+    are paired; otherwise users and seeds are, and test is measured with live counts as well. `user_vectors`: whether
+    users have vectors at all.
     """
 
     name: str
     split: str
-    prepare: Callable[[Path, Path, Advance], Folders]
+    prepare: Callable[[Path, Path, Progress], Folders]
     variants: tuple[Variant, ...]
     looks: tuple[str, ...] = ()
     seeds: int = 5
     ablation_seeds: int = 3
-    of_seed: Callable[[Dataset, int], Dataset] = same_for_all_seeds
     hidden: float | None = None
     user_vectors: bool = True
     ranker: RankerConfig = RankerConfig()
@@ -63,20 +56,15 @@ class Protocol:
     tuning: TuneConfig = TuneConfig()
     distilling: DistillConfig = DistillConfig()
 
-    @property
-    def rows_vary(self) -> bool:
-        """Whether each seed has its own test rows."""
-        return self.hidden is not None
-
     def frozen(self) -> dict[str, Any]:
         """Return every setting that the figures depend on besides data and code, as JSON; `msd evaluate` writes its
         hash."""
         whole = asdict(replace(self, variants=()))
         return {
             "code": FORMAT,
-            **{name: value for name, value in whole.items() if name not in ("prepare", "of_seed", "looks")},
+            **{name: value for name, value in whole.items() if name not in ("prepare", "looks")},
             "ranker": self.ranker.model_dump(mode="json"),
-            "variants": [_described(one) for one in self.variants],
+            "variants": [_described(variant) for variant in self.variants],
         }
 
     def sha256(self) -> str:
@@ -92,7 +80,7 @@ def _described(variant: Variant) -> dict[str, Any]:
 def write_knowledge(folder: Path, base: KnowledgeBase, record: TeachRecord) -> Path:
     """Write a knowledge folder as `msd teach` would, the record last, and return it."""
     files = {
-        name: "".join(f"{one.model_dump_json()}\n" for one in level.values()).encode()
+        name: "".join(f"{knowledge.model_dump_json()}\n" for knowledge in level.values()).encode()
         for name, level in zip(KNOWLEDGE_FILES, (base.items, base.users), strict=True)
     }
     for name, content in files.items():

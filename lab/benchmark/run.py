@@ -3,29 +3,25 @@
 A stopped run resumes; results of other data or settings are made again.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
-from typing import Protocol as Interface
 
-import numpy as np
-import polars as pl
-
-from lab.benchmark.predictions import Predictions, TestRows, keep, kept, rows_of, valid_auc
-from lab.benchmark.protocol import FORMAT, Folders, Protocol, write_knowledge
-from lab.benchmark.variant import Given, Source, Variant, seeds_of
+from lab.benchmark.cold import hide_items
+from lab.benchmark.predictions import MeasuredRows, Predictions, keep, kept, rows_of, valid_auc
+from lab.benchmark.protocol import FORMAT, Folders, Progress, Protocol, write_knowledge
+from lab.benchmark.variant import Given, Source, Variant
 from lab.benchmark.vectors import NOBODY, VectorSources, with_vectors
 from msd.dataset.load import Dataset, load_dataset
-from msd.dataset.split import Part, split_events
+from msd.dataset.split import Part
 from msd.dataset.texts import student_texts
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
-from msd.step import STEP_FILE, fingerprint_of
+from msd.step import fingerprint_of
 from msd.student.encoder import load_student
 from msd.student.step import distill
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
@@ -39,94 +35,73 @@ _STUDENT = "student"
 _UNTAUGHT = "untaught"
 
 
-class Show(Interface):
-    """Listener to a benchmark's progress."""
-
-    def part(self, name: str, done: int, total: int) -> None:
-        """Show which model is being made, and how many there are in all."""
-        ...
-
-    def advance(self, doing: str, done: int, total: int) -> None:
-        """Show the progress of the current model."""
-        ...
-
-
 @dataclass(frozen=True)
 class Results:
-    """`rows`: the test rows by seed. `found`: by variant, the predictions of each of its seeds. `distilling`: seconds
-    spent on distilling students, in any run. `taught`: the record of the knowledge."""
+    """`rows`: the test rows by seed. `found`: by variant, the predictions of each of its seeds. `taught`: the record of
+    the knowledge."""
 
-    rows: Mapping[int, TestRows]
+    rows: Mapping[int, MeasuredRows]
     found: Mapping[str, Mapping[int, Predictions]]
-    distilling: float
     taught: TeachRecord
 
 
-def run_benchmark(protocol: Protocol, data: Path, work: Path, seeds: Sequence[int], show: Show) -> Results:
+def run_benchmark(protocol: Protocol, data: Path, work: Path, seeds: Sequence[int], progress: Progress) -> Results:
     """Prepare the data, distil the student, and train all variants that `work` does not have yet."""
-    show.part("preparing", 0, 1)
-    runner = BenchmarkRunner(protocol, data, work, show)
+    runner = BenchmarkRunner(protocol, data, work, progress)
     due = [
         (variant, seed)
         for seed in seeds
         for variant in protocol.variants
-        if seed in seeds_of(variant, seeds, protocol.ablation_seeds)
+        if variant.role != "ablation" or seed in seeds[: protocol.ablation_seeds]
     ]
     found: dict[str, dict[int, Predictions]] = {variant.name: {} for variant in protocol.variants}
-    for done, (variant, seed) in enumerate(due):
-        show.part(f"{variant.name}, seed {seed}", done, len(due))
+    for number, (variant, seed) in enumerate(due, start=1):
+        runner.part = f"{number} of {len(due)}, {variant.name}, seed {seed}"
         found[variant.name][seed] = runner.predictions(variant, seed)
-    show.part("all models are made", len(due), len(due))
-    taken = sum(
-        json.loads(step.read_text("utf-8"))["seconds"]
-        for step in (work / _STUDENT / STEP_FILE, *(work / _UNTAUGHT).glob(f"student-*/{STEP_FILE}"))
-    )
-    return Results({seed: rows_of(runner.of_seed(seed)) for seed in seeds}, found, taken, runner.taught)
+    return Results({seed: rows_of(runner.of_seed(seed)) for seed in seeds}, found, runner.taught)
 
 
 class _Made(NamedTuple):
-    """A trained network. `seconds`: duration of its training, in any run; `own`: the part of it just spent. `vectors`:
-    of its own student, if it is tuned."""
+    """A trained network. `seconds`: duration of its training, in any run. `vectors`: of its own student, if it is
+    tuned."""
 
     model: TrainedRanker
     seconds: float
-    own: float
     vectors: StudentVectors | None = None
 
 
 class BenchmarkRunner:
     """One benchmark's data and student, and the predictions of each variant and seed."""
 
-    def __init__(self, protocol: Protocol, data: Path, work: Path, show: Show) -> None:
-        self._protocol, self._work, self._show = protocol, work, show
-        self._folders = folders = protocol.prepare(data, work, show.advance)
+    def __init__(self, protocol: Protocol, data: Path, work: Path, progress: Progress) -> None:
+        self._protocol, self._work, self._report = protocol, work, progress
+        self.part = "preparing"
+        self._folders = folders = protocol.prepare(data, work, progress)
         self._dataset, self._knowledge = load_dataset(folders.dataset), load_knowledge(folders.knowledge)
         self.taught = load_record(folders.knowledge)
         student = self._distilled(folders, work / _STUDENT)
         self._sources = VectorSources(
-            self._dataset, self._knowledge, student, show.advance, users=protocol.user_vectors
+            self._dataset, self._knowledge, student, self._progress, users=protocol.user_vectors
         )
-        self._latest: tuple[int, Dataset] | None = None
+        self._seed, self._of_seed = -1, self._dataset
         # Of the latest seed's dataset, by whether the schema has vectors.
         self._features: dict[bool, Features] = {}
 
+    def _progress(self, doing: str, done: int, total: int, note: str = "") -> None:
+        self._report(f"{self.part}: {doing}", done, total)
+
     def _distilled(self, folders: Folders, student: Path) -> Path:
         """Distil a student unless its folder is complete, and return the folder."""
-
-        def hear(doing: str, done: int, total: int, note: str) -> None:
-            self._show.advance(f"distilling: {doing}", done, total)
-
-        distill(*folders, student, self._protocol.distilling, hear)
+        distill(*folders, student, self._protocol.distilling, self._progress)
         return student
 
     def of_seed(self, seed: int) -> Dataset:
         """Return the dataset of a seed; the latest is cached."""
-        if self._latest is None or self._latest[0] != seed:
-            dataset = self._protocol.of_seed(self._dataset, seed)
-            if self._latest is None or dataset is not self._latest[1]:
-                self._features.clear()
-            self._latest = seed, dataset
-        return self._latest[1]
+        hidden = self._protocol.hidden
+        if hidden is not None and seed != self._seed:
+            self._seed, self._of_seed = seed, hide_items(self._dataset, seed, hidden)
+            self._features.clear()
+        return self._of_seed
 
     def predictions(self, variant: Variant, seed: int) -> Predictions:
         """Return the variant's predictions, as stored, or else made and stored now."""
@@ -151,53 +126,45 @@ class BenchmarkRunner:
 
     def _fitted(self, variant: Variant, seed: int) -> Predictions:
         assert variant.fitted
-        dataset, given = self.of_seed(seed), [self._built(seed, live, semantics=False) for live in self._lives()]
+        dataset, views = self.of_seed(seed), self._views(seed, semantics=False)
         start = time.perf_counter()
-        features = given[0]
+        features = views[0]
         events = features.of_part(Part.VALID, Part.TEST)
-        said = [variant.fitted(Given(dataset, self._knowledge, one, seed), events) for one in given]
+        found = [variant.fitted(Given(dataset, self._knowledge, view, seed), events) for view in views]
         seconds = time.perf_counter() - start
         is_test = features.parts[events] == Part.TEST
-        valid, test, live = said[0][~is_test], said[0][is_test], said[-1][is_test]
-        return Predictions(valid, test, live, valid_auc(dataset, valid), seconds, seconds)
+        valid, test, live = found[0][~is_test], found[0][is_test], found[-1][is_test]
+        return Predictions(valid, test, live, valid_auc(dataset, valid), seconds)
 
     def _trained(self, variant: Variant, seed: int) -> Predictions:
         vectors = self._vectors(variant, seed)
-        given = [self._with(vectors, seed, live) for live in self._lives()]
-        made = self._network(variant, seed, given[0])
+        views = self._views(seed, semantics=vectors is not None)
+        if vectors:
+            views = [with_vectors(view, vectors) for view in views]
+        made = self._network(variant, seed, views[0])
         start = time.perf_counter()
-        asked = self._without_test_items(vectors, seed) if variant.textless and vectors else made.vectors
-        if asked:
-            given = [with_vectors(features, asked) for features in given]
-        model = made.model
-        valid = predict(model, given[0], given[0].of_part(Part.VALID))
-        test, live = (predict(model, one, one.of_part(Part.TEST)) for one in (given[0], given[-1]))
-        own = time.perf_counter() - start
-        auc = valid_auc(self.of_seed(seed), valid)
-        return Predictions(valid, test, live, auc, made.seconds + own, made.own + own)
+        scored = self._without_test_items(vectors, seed) if variant.textless and vectors else made.vectors
+        if scored:
+            views = [with_vectors(view, scored) for view in views]
+        valid = predict(made.model, views[0], views[0].of_part(Part.VALID))
+        test, live = (predict(made.model, view, view.of_part(Part.TEST)) for view in (views[0], views[-1]))
+        seconds = made.seconds + time.perf_counter() - start
+        return Predictions(valid, test, live, valid_auc(self.of_seed(seed), valid), seconds)
 
     def _vectors(self, variant: Variant, seed: int) -> StudentVectors | None:
         if variant.source != "untaught":
             return self._sources.of(variant.source) if variant.source else None
-        folder, dataset = self._work / _UNTAUGHT, self.of_seed(seed)
-        taught = set(self._items(dataset, Part.WINDOW, Part.TRAIN))
-        base = KnowledgeBase({id_: one for id_, one in self._knowledge.items.items() if id_ in taught}, {})
+        folder, taught = self._work / _UNTAUGHT, set(self.of_seed(seed).events.filter(part="train")["item_id"])
+        base = KnowledgeBase({id_: known for id_, known in self._knowledge.items.items() if id_ in taught}, {})
         knowledge = write_knowledge(folder / f"knowledge-{seed}", base, self.taught)
         student = self._distilled(Folders(self._folders.dataset, knowledge), folder / f"student-{seed}")
         return replace(load_vectors(student), users=NOBODY)
 
     def _without_test_items(self, vectors: StudentVectors, seed: int) -> StudentVectors:
-        hidden = set(self._items(self.of_seed(seed), Part.TEST))
+        hidden = set(self.of_seed(seed).events.filter(part="test")["item_id"])
         places = [place for place, id_ in enumerate(vectors.items.ids) if id_ not in hidden]
-        kept = LevelVectors([vectors.items.ids[place] for place in places], vectors.items.vectors[places])
-        return replace(vectors, items=kept)
-
-    @staticmethod
-    def _items(dataset: Dataset, *parts: Part) -> list[str]:
-        """Return the IDs of the items with rows in these parts."""
-        held = np.isin(split_events(dataset.events, dataset.config), parts)
-        ids: list[str] = dataset.events["item_id"].filter(pl.Series(held)).unique().to_list()
-        return ids
+        seen = LevelVectors([vectors.items.ids[place] for place in places], vectors.items.vectors[places])
+        return replace(vectors, items=seen)
 
     def _network(self, variant: Variant, seed: int, features: Features) -> "_Made":
         """Return a trained network; a tuned one starts from that of the variant without tuning."""
@@ -211,11 +178,11 @@ class BenchmarkRunner:
         steps = training.steps(len(features.of_part(Part.WINDOW, Part.TRAIN)))
 
         def show(epoch: int, step: int, loss: float) -> None:
-            self._show.advance(f"epoch {epoch}, loss {loss:.3f}", step, steps)
+            self._progress(f"epoch {epoch}, loss {loss:.3f}", step, steps)
 
         folder, run = self._folder(variant, seed), self._fingerprint(variant, seed)
         network = train_network(folder, run, inputs, config, training, show)
-        return _Made(network.model, network.seconds, network.own)
+        return _Made(network.model, network.seconds)
 
     def _tuned(self, variant: Variant, source: Source, seed: int, features: Features) -> "_Made":
         """Return the first stage's network, trained further together with its student."""
@@ -224,34 +191,26 @@ class BenchmarkRunner:
         tuning = replace(self._protocol.tuning, seed=seed)
 
         def show(epoch: int, step: int, loss: float) -> None:
-            self._show.advance(f"tuning, epoch {epoch}, loss {loss:.3f}", step, tuning.steps)
+            self._progress(f"tuning, epoch {epoch}, loss {loss:.3f}", step, tuning.steps)
 
         folder, run = self._folder(variant, seed), self._fingerprint(variant, seed)
         student, texts = load_student(self._work / _STUDENT), student_texts(self._dataset)
         held, path = self._sources.of(source), folder / "checkpoint.safetensors"
         tuned = finetune_ranker(first.model, features, student, held, texts, tuning, path, run, show)
         shutil.rmtree(folder, ignore_errors=True)
-        own = time.perf_counter() - start
-        vectors = StudentVectors(run, tuned.items, tuned.users)
-        return _Made(tuned.ranker, first.seconds + own, first.own + own, vectors)
+        seconds = first.seconds + time.perf_counter() - start
+        return _Made(tuned.ranker, seconds, StudentVectors(run, tuned.items, tuned.users))
 
     def _folder(self, variant: Variant, seed: int) -> Path:
         return self._work / "models" / f"{variant.name}-{seed}"
 
-    def _lives(self) -> tuple[bool, ...]:
-        """Return which counts test rows get: False for those at the end of train, True for live ones."""
-        return (False,) if self._protocol.rows_vary else (False, True)
-
-    def _with(self, vectors: StudentVectors | None, seed: int, live: bool) -> Features:
-        features = self._built(seed, live, semantics=vectors is not None)
-        return features if vectors is None else with_vectors(features, vectors)
-
-    def _built(self, seed: int, live: bool, *, semantics: bool) -> Features:
-        """Return the features of a seed's rows, with the student's vectors or without."""
+    def _views(self, seed: int, *, semantics: bool) -> list[Features]:
+        """Return the features of a seed's rows, with the student's vectors or without: with counts at the end of train
+        and, if all seeds share the rows, with live ones."""
         dataset = self.of_seed(seed)
         if semantics not in self._features:
-            self._show.advance("reading the events", 0, 1)
+            self._progress("reading the events", 0, 1)
             schema = fit_schema(dataset, semantics=semantics)
             self._features[semantics] = build_features(dataset, schema, self._sources.student)
         features = self._features[semantics]
-        return features.live() if live else features
+        return [features] if self._protocol.hidden is not None else [features, features.live()]

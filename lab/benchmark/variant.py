@@ -3,7 +3,7 @@
 Trains nothing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -79,10 +79,6 @@ class Variant:
 
 OURS, PLAIN, UNTUNED = "ours", "ours_without_semantics", "without_lora"
 ENCODED, CATEGORY_PRIOR = "encoded", "category_prior"  # a service's names for such scores
-UNTUNED_OURS = Variant(UNTUNED, "ablation", "student")
-WITHOUT_SEMANTICS = Variant(PLAIN, "baseline")
-WITHOUT_FUSION = replace(UNTUNED_OURS, name="without_item_fusion", changes={"fusion": False})
-WITHOUT_SELECTOR = replace(UNTUNED_OURS, name="without_selector", changes={"selected": None})
 
 
 def standard_variants() -> tuple[Variant, ...]:
@@ -92,13 +88,13 @@ def standard_variants() -> tuple[Variant, ...]:
     """
     return (
         Variant(OURS, "ours", "student", tuned=True),
-        WITHOUT_SEMANTICS,
+        Variant(PLAIN, "baseline"),
         Variant("counts_gbdt", "baseline", fitted=_trees),
         *(Variant(network, "baseline", changes={"network": network}) for network in ("lr", "deepfm", "din", "dcnv2")),
-        UNTUNED_OURS,
-        replace(UNTUNED_OURS, name="without_count_model", changes={"counts": ()}),
-        WITHOUT_FUSION,
-        WITHOUT_SELECTOR,
+        Variant(UNTUNED, "ablation", "student"),
+        Variant("without_count_model", "ablation", "student", {"counts": ()}),
+        Variant("without_item_fusion", "ablation", "student", {"fusion": False}),
+        Variant("without_selector", "ablation", "student", {"selected": None}),
         *_other_texts(),
     )
 
@@ -112,9 +108,9 @@ def cold_variants() -> tuple[Variant, ...]:
     return (
         Variant(OURS, "ours", "student"),
         untaught,
-        replace(WITHOUT_SEMANTICS, untaught=True),
+        Variant(PLAIN, "baseline", untaught=True),
         replace(untaught, name=CATEGORY_PRIOR, role="baseline", textless=True),
-        *(replace(one, untaught=one.source == "plain") for one in _other_texts()),
+        *(replace(variant, untaught=variant.source == "plain") for variant in _other_texts()),
     )
 
 
@@ -137,8 +133,3 @@ def knowledge_ablations() -> tuple[Variant, ...]:
 
 def _trees(given: Given, events: NDArray[np.int64]) -> Floats:
     return counts_baseline(given.features, events, given.seed)
-
-
-def seeds_of(variant: Variant, seeds: Sequence[int], of_ablations: int) -> Sequence[int]:
-    """Return the seeds of a variant: an ablation has only the first `of_ablations`."""
-    return seeds[:of_ablations] if variant.role == "ablation" else seeds

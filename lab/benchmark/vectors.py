@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lab.benchmark.protocol import Advance
+from lab.benchmark.protocol import Progress
 from lab.benchmark.variant import Source
 from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
@@ -33,9 +33,9 @@ class VectorSources:
     """Vectors of one dataset by source, each made on first use; of items alone unless `users`."""
 
     def __init__(
-        self, dataset: Dataset, base: KnowledgeBase, student: Path, advance: Advance, *, users: bool = True
+        self, dataset: Dataset, base: KnowledgeBase, student: Path, progress: Progress, *, users: bool = True
     ) -> None:
-        self._dataset, self._base, self._advance, self._users = dataset, base, advance, users
+        self._dataset, self._base, self._progress, self._users = dataset, base, progress, users
         self.student = load_vectors(student)
         self.knowledge = fingerprint_of(
             *(one.model_dump() for level in (base.items, base.users) for one in level.values())
@@ -64,7 +64,13 @@ class VectorSources:
         return self._encode_teacher(level, known) if source == "teacher_text" else own
 
     def _encode(self, texts: Mapping[str, str]) -> LevelVectors:
-        count = _Count(self._advance, "encoding raw texts", len(texts))
+        done = 0
+
+        def count(batch: int) -> None:
+            nonlocal done
+            done += batch
+            self._progress("encoding raw texts", done, len(texts))
+
         vectors = encode_texts(new_student(), list(texts.values()), on_batch=count)
         vectors[:, HEADS["words"]] = 0.0  # an untrained words head is random
         return LevelVectors(list(texts), vectors)
@@ -72,19 +78,8 @@ class VectorSources:
     def _encode_teacher(self, level: Level, known: Mapping[str, Knowledge]) -> LevelVectors:
         """Return the targets of two of the student's heads, for all with text and knowledge; the words are left out."""
         lessons = make_lessons(level, student_texts(self._dataset)[level == "users"], known, 0.0, 0)
-        targets = encode_targets(new_student(), lessons, lambda name, done, all_, note: self._advance(name, done, all_))
+        targets = encode_targets(new_student(), lessons, lambda head, done, all_, _: self._progress(head, done, all_))
         return LevelVectors(lessons.ids, targets)
-
-
-class _Count:
-    """Progress callback that adds up the texts of batches."""
-
-    def __init__(self, advance: Advance, doing: str, total: int) -> None:
-        self._advance, self._doing, self._total, self._done = advance, doing, total, 0
-
-    def __call__(self, batch: int) -> None:
-        self._done += batch
-        self._advance(self._doing, self._done, self._total)
 
 
 def only_half(level: LevelVectors, head: str) -> LevelVectors:

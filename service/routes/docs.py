@@ -20,9 +20,8 @@ from msd.contract.request import ScoreRequest
 from service.errors import ErrorReply
 from service.http.exchange import FIELD, OIP
 from service.limits import MAX_DEADLINE_MS
-from service.live.events import EventBatch
 from service.routes.events_route import PATH as EVENTS_PATH
-from service.routes.events_route import EventsReply
+from service.routes.events_route import EventBatch, EventsReply
 from service.routes.oip.infer_route import INFER_PATHS
 from service.routes.oip.model_routes import MODEL, versions_of
 from service.routes.oip.tensors import HEADER, InferReply, InferRequest, OipError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lab.benchmark.protocol import Advance, Folders, Protocol
+from lab.benchmark.protocol import Folders, Progress, Protocol
 from lab.benchmark.variant import Variant
 from msd.dataset.load import load_dataset
 from msd.student.distill import DistillConfig
@@ -30,9 +30,10 @@ def write_collm(folder: Path, seed: int = 0) -> Path:
         "item_id": np.arange(1, ITEMS + 1),
         "title": [f"Film {number}, The ({1960 + number})" for number in range(1, ITEMS + 1)],
         "year": 1960 + np.arange(1, ITEMS + 1),
-        "genres": [[GENRES[one]] for one in genre],
+        "genres": [[GENRES[number]] for number in genre],
         "knowledge": [
-            f"A {GENRES[one].lower()} of the year. Seen by people who like {GENRES[one].lower()}s. " for one in genre
+            f"A {name.lower()} of the year. Seen by people who like {name.lower()}s. "
+            for name in (GENRES[number] for number in genre)
         ],
     }
     pl.DataFrame(items).write_parquet(folder / "items.parquet")
@@ -65,8 +66,8 @@ def write_ml_100k_like(folder: Path) -> Path:
     item = np.concatenate([rng.permutation(items)[:each] for _ in range(users)])
     user, n = np.repeat(np.arange(users), each), users * each
     events = {
-        "user_id": [str(one + 1) for one in user],
-        "item_id": [str(one + 1) for one in item],
+        "user_id": [str(number + 1) for number in user],
+        "item_id": [str(number + 1) for number in item],
         "at": 880_000_000 + np.arange(n) * 1_000,
         "click": (rng.random(n) < np.where(item % 2 == user % 2, 0.9, 0.2)).astype(np.int8),
         "disliked": np.zeros(n, np.int8),
@@ -74,19 +75,19 @@ def write_ml_100k_like(folder: Path) -> Path:
         "weekday": ["mon"] * n,
     }
     films = {
-        "item_id": [str(one + 1) for one in range(items)],
-        "title": [f"Film {one + 1}" for one in range(items)],
-        "release_year": [1990 + one % 9 for one in range(items)],
+        "item_id": [str(number + 1) for number in range(items)],
+        "title": [f"Film {number + 1}" for number in range(items)],
+        "release_year": [1990 + number % 9 for number in range(items)],
         "decade": ["1990s"] * items,
-        "genres": [[GENRES[one % 2]] for one in range(items)],
+        "genres": [[GENRES[number % 2]] for number in range(items)],
     }
-    people = {"user_id": [str(one + 1) for one in range(users)], "age": [30] * users, "gender": ["man"] * users}
+    people = {"user_id": [str(number + 1) for number in range(users)], "age": [30] * users, "gender": ["man"] * users}
     for name, table in (("events", events), ("items", films), ("users", {**people, "occupation": ["writer"] * users})):
         pl.DataFrame(table).write_parquet(folder / f"{name}.parquet")
     return folder
 
 
-def prepare_tiny(data: Path, work: Path, advance: Advance) -> Folders:
+def prepare_tiny(data: Path, work: Path, progress: Progress) -> Folders:
     """The tiny dataset with its knowledge, whatever `data` is."""
     folder = work / "dataset"
     if not folder.is_dir():
@@ -97,7 +98,7 @@ def prepare_tiny(data: Path, work: Path, advance: Advance) -> Folders:
 
 def quick(protocol: Protocol, *names: str) -> Protocol:
     """The protocol with small networks that are hardly trained, and only the variants of these names if any are."""
-    variants: tuple[Variant, ...] = tuple(one for one in protocol.variants if not names or one.name in names)
+    variants: tuple[Variant, ...] = tuple(number for number in protocol.variants if not names or number.name in names)
     return replace(
         protocol,
         variants=variants,
@@ -108,15 +109,8 @@ def quick(protocol: Protocol, *names: str) -> Protocol:
     )
 
 
-class Heard:
-    """A progress bar that remembers what it was told."""
+class Steps(list[tuple[str, int, int]]):
+    """Progress callback that keeps what it got."""
 
-    def __init__(self) -> None:
-        self.parts: list[tuple[str, int, int]] = []
-        self.steps: list[tuple[str, int, int]] = []
-
-    def part(self, name: str, done: int, total: int) -> None:
-        self.parts.append((name, done, total))
-
-    def advance(self, doing: str, done: int, total: int) -> None:
-        self.steps.append((doing, done, total))
+    def __call__(self, doing: str, done: int, total: int) -> None:
+        self.append((doing, done, total))

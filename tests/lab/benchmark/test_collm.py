@@ -3,7 +3,6 @@
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 
@@ -16,9 +15,9 @@ from msd.dataset.texts import teacher_texts
 from msd.teachers.collect import collect_knowledge
 from msd.teachers.knowledge import load_knowledge, load_record
 from msd.teachers.openai_compatible import OpenAICompatibleTeacher
-from tests.dataset.movielens import FILMS, ROWS, USERS, write_archive
 from tests.dataset.tiny import write_tiny_dataset
-from tests.lab.benchmark.made import ITEMS, Heard, write_collm
+from tests.lab.benchmark.made import ITEMS, Steps, write_collm
+from tests.lab.data.movielens import FILMS, ROWS, USERS, write_archive
 from tests.teachers.chat_server import Call, ChatServer
 
 
@@ -27,12 +26,12 @@ def data(tmp_path: Path) -> Path:
     return write_collm(tmp_path / "data")
 
 
-def _prepare(data: Path, work: Path) -> tuple[Folders, list[tuple[str, int, int]]]:
-    heard = Heard()
-    return prepare(data, work, heard.advance), heard.steps
+def _prepare(data: Path, work: Path) -> tuple[Folders, Steps]:
+    steps = Steps()
+    return prepare(data, work, steps), steps
 
 
-def test_the_files_become_a_dataset_with_the_given_split(data: Path, tmp_path: Path) -> None:
+def test_files_become_a_dataset_with_their_split(data: Path, tmp_path: Path) -> None:
     folders, _ = _prepare(data, tmp_path / "work")
     dataset = load_dataset(folders.dataset)
     parts = split_events(dataset.events, dataset.config)
@@ -50,7 +49,7 @@ def test_the_files_become_a_dataset_with_the_given_split(data: Path, tmp_path: P
     assert dataset.users.is_empty()
 
 
-def test_each_text_becomes_two_pieces_of_knowledge(data: Path, tmp_path: Path) -> None:
+def test_text_becomes_two_pieces_of_knowledge(data: Path, tmp_path: Path) -> None:
     folders, _ = _prepare(data, tmp_path / "work")
     base, record = load_knowledge(folders.knowledge), load_record(folders.knowledge)
     assert (record.items, record.users) == (len(base.items), len(base.users)) == (ITEMS, 0)
@@ -73,10 +72,10 @@ def test_texts_are_cut_at_the_sentence_end_nearest_the_middle(text: str, expecte
     assert halves(text) == expected
 
 
-def test_what_was_prepared_stays_until_the_data_changes(data: Path, tmp_path: Path) -> None:
+def test_prepared_folders_stay_until_the_data_changes(data: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    folders, said = _prepare(data, work)
-    assert said[-1] == ("reading the data", 1, 1)
+    folders, steps = _prepare(data, work)
+    assert steps[-1] == ("reading the data", 1, 1)
     before = (folders.dataset / "events.parquet").stat().st_mtime_ns
     assert _prepare(data, work)[1] == []
     assert (folders.dataset / "events.parquet").stat().st_mtime_ns == before
@@ -87,7 +86,7 @@ def test_what_was_prepared_stays_until_the_data_changes(data: Path, tmp_path: Pa
     assert load_dataset(folders.dataset).fingerprint != fingerprint
 
 
-def test_a_file_that_is_missing_or_no_parquet_is_named(data: Path, tmp_path: Path) -> None:
+def test_missing_or_damaged_file_is_named(data: Path, tmp_path: Path) -> None:
     (data / "valid.parquet").write_text("user_id,item_id\n1,2\n")
     with pytest.raises(BenchmarkError, match=r"valid.parquet: cannot be read as Parquet"):
         _prepare(data, tmp_path / "work")
@@ -99,6 +98,7 @@ def test_a_file_that_is_missing_or_no_parquet_is_named(data: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
+        ("items", None, r"the column year is missing; .* are due, and there are item_id, title,"),
         ("train", pl.lit(None).cast(pl.Int64).alias("user_id"), r"train.parquet, row 1: user_id is missing"),
         ("items", pl.lit("a film").alias("genres"), r"items.parquet: a column has another type than .*genres"),
         (
@@ -115,25 +115,15 @@ def test_a_file_that_is_missing_or_no_parquet_is_named(data: Path, tmp_path: Pat
         ("train", pl.col("label") * 4.5, r"train.parquet: labels must include both 0 and 1, but are \[0.0, 4.5\]"),
     ],
 )
-def test_a_column_of_another_kind_is_named(
-    data: Path, tmp_path: Path, file: str, change: pl.Expr, message: str
-) -> None:
+def test_wrong_column_is_named(data: Path, tmp_path: Path, file: str, change: pl.Expr | None, message: str) -> None:
     path = data / f"{file}.parquet"
-    pl.read_parquet(path).with_columns(change).write_parquet(path)
+    table = pl.read_parquet(path)
+    (table.drop("year") if change is None else table.with_columns(change)).write_parquet(path)
     with pytest.raises(BenchmarkError, match=message):
         _prepare(data, tmp_path / "work")
 
 
-def test_a_column_that_is_missing_is_named_with_those_that_are_there(data: Path, tmp_path: Path) -> None:
-    path = data / "items.parquet"
-    pl.read_parquet(path).drop("year").write_parquet(path)
-    with pytest.raises(BenchmarkError, match=r"the column year is missing; .* are due, and there are item_id, title,"):
-        _prepare(data, tmp_path / "work")
-
-
-def test_what_a_teacher_wrote_of_the_converted_archive_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_teachers_knowledge_of_the_converted_archive_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     data = tmp_path / "data"
     write_collm_ml_1m(data, write_archive(tmp_path), ROWS)
@@ -149,8 +139,8 @@ def test_what_a_teacher_wrote_of_the_converted_archive_is_taken(
     base, record = load_knowledge(folders.knowledge, dataset.config.name), load_record(folders.knowledge)
     assert folders.dataset == data
     assert (record.teacher, len(base.items), sorted(base.users)) == (teacher.name, FILMS, sorted(USERS))
-    assert all(one.explicit.startswith("Facts") for one in (*base.items.values(), *base.users.values()))
-    assert all(one.implicit.startswith("Reasons") for one in (*base.items.values(), *base.users.values()))
+    assert all(known.explicit.startswith("Facts") for known in (*base.items.values(), *base.users.values()))
+    assert all(known.implicit.startswith("Reasons") for known in (*base.items.values(), *base.users.values()))
 
     asked = [text for text in server.asked if text.startswith("Liked")]
     later = dataset.events.filter(pl.col("part") != "window").join(dataset.items, on="item_id")
@@ -172,11 +162,3 @@ def test_another_dataset_is_refused(tmp_path: Path) -> None:
     tiny = write_tiny_dataset(tmp_path / "tiny")
     with pytest.raises(BenchmarkError, match="holds the dataset 'tiny', not what `msd data collm-ml-1m` writes"):
         _prepare(tiny, tmp_path / "work")
-
-
-def test_the_data_is_learnable_and_has_cold_items(data: Path) -> None:
-    """What the other tests rest on."""
-    train, test = (pl.read_parquet(data / f"{name}.parquet") for name in ("train", "test"))
-    cold = ~test["item_id"].is_in(train["item_id"].unique().implode())
-    assert 0 < cold.sum() < len(test)
-    assert np.unique(test["label"]).tolist() == [0, 1]

@@ -59,7 +59,7 @@ def test_users_with_few_rows_lean_on_the_others() -> None:
 
 
 @pytest.mark.parametrize("fit", [fit_ridge, fit_bayesian])
-def test_a_user_without_rows_has_the_common_weights(fit: object) -> None:
+def test_user_without_rows_has_the_common_weights(fit: object) -> None:
     assert callable(fit)
     user, x, label, _ = _made(rows=50, noise=0.1)
     weights = fit(user, x, label, USERS + 1)
@@ -82,7 +82,7 @@ def test_attributes_are_indicators_numbers_and_squares(given: Given) -> None:
     assert (marks.sum(1) >= distinct).all()
 
 
-def test_words_are_the_teachers_and_zero_where_there_are_none(given: Given) -> None:
+def test_words_are_the_teachers_or_zero(given: Given) -> None:
     known = dict(given.knowledge.items)
     missing = next(iter(known))
     del known[missing]
@@ -94,21 +94,17 @@ def test_words_are_the_teachers_and_zero_where_there_are_none(given: Given) -> N
     held = result[[place[one] for one in known]]
     assert held.std() == pytest.approx(1.0, abs=0.05)
     assert held.var(0).argmax() == 0
-
-
-def test_no_more_components_than_texts_allow(given: Given) -> None:
-    known = dict(list(given.knowledge.items.items())[:3])
-    assert words(given.features, known, 64).shape[1] <= 3
+    assert words(given.features, dict(list(known.items())[:3]), 64).shape[1] <= 3
 
 
 @pytest.mark.parametrize("fitted", [attributes_linear, ridge_linear, bayesian_linear])
 def test_probabilities_that_beat_chance_on_hidden_items(given: Given, fitted: Fitted) -> None:
     events = given.features.of_part(Part.VALID, Part.TEST)
-    said = fitted(given, events)
+    probabilities = fitted(given, events)
     label = given.features.labels.numpy()[events]
-    assert said.shape == events.shape
-    assert ((said > 0) & (said < 1)).all()
-    assert roc_auc_score(label, said) > 0.55
+    assert probabilities.shape == events.shape
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+    assert roc_auc_score(label, probabilities) > 0.55
 
 
 def test_each_row_is_scored_by_itself(given: Given) -> None:

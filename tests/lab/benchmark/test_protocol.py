@@ -24,7 +24,7 @@ FROZEN = {
 }
 
 
-def test_the_protocols_are_the_published_ones() -> None:
+def test_protocols_are_the_published_ones() -> None:
     assert {name: protocol.sha256() for name, protocol in command.BENCHMARKS.items()} == FROZEN
 
 
@@ -40,19 +40,19 @@ def test_the_protocols_are_the_published_ones() -> None:
         replace(COLD, variants=(replace(COLD.variants[0], changes={"fusion": False}), *COLD.variants[1:])),
     ],
 )
-def test_every_setting_counts(changed: Protocol) -> None:
+def test_every_setting_changes_the_hash(changed: Protocol) -> None:
     assert changed.sha256() != COLD.sha256()
 
 
 def test_every_model_is_on_the_page_of_protocols() -> None:
     page = (ROOT / "docs" / "protocols.md").read_text("utf-8")
     table = page.partition("## Models")[2].partition("## ")[0]
-    told = {name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall("`(.+?)`", row)}
+    listed = {name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall("`(.+?)`", row)}
 
-    assert told == {one.name for protocol in command.BENCHMARKS.values() for one in protocol.variants}
+    assert listed == {variant.name for protocol in command.BENCHMARKS.values() for variant in protocol.variants}
 
 
-def test_looks_are_told_and_not_hashed() -> None:
+def test_looks_are_not_hashed() -> None:
     again = replace(COLD, looks=(*COLD.looks, "once more"))
     assert again.sha256() == COLD.sha256()
     assert json.loads(json.dumps(COLD.frozen())) == COLD.frozen()

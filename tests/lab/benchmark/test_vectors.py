@@ -16,7 +16,7 @@ from msd.student.encoder import encode_texts, new_student
 from msd.student.record import HEAD_DIM, HEADS, VECTOR_DIM
 from msd.student.vectors import load_vectors
 from msd.teachers.knowledge import Knowledge, KnowledgeBase, load_knowledge
-from tests.lab.benchmark.made import Heard
+from tests.lab.benchmark.made import Steps
 from tests.ranker.made import word_vectors
 
 
@@ -26,61 +26,59 @@ def base(prepared: Path) -> KnowledgeBase:
 
 
 @pytest.fixture(scope="module")
-def heard() -> Heard:
-    return Heard()
+def steps() -> Steps:
+    return Steps()
 
 
 @pytest.fixture(scope="module")
-def sources(prepared: Path, tiny: Dataset, base: KnowledgeBase, heard: Heard) -> VectorSources:
-    return VectorSources(tiny, base, prepared / "student", heard.advance)
+def sources(prepared: Path, tiny: Dataset, base: KnowledgeBase, steps: Steps) -> VectorSources:
+    return VectorSources(tiny, base, prepared / "student", steps)
 
 
-def test_the_student_is_taken_as_it_is(sources: VectorSources, prepared: Path) -> None:
+def test_student_is_taken_as_it_is(sources: VectorSources, prepared: Path) -> None:
     own, found = load_vectors(prepared / "student"), sources.of("student")
     assert found.student == own.student
     assert found.items.ids == own.items.ids
     np.testing.assert_array_equal(found.users.vectors, own.users.vectors)
 
 
-def test_users_have_vectors_where_a_source_says_so(
-    tiny: Dataset, base: KnowledgeBase, prepared: Path, heard: Heard
-) -> None:
-    sources = VectorSources(tiny, base, prepared / "student", heard.advance, users=False)
+def test_source_may_add_vectors_of_users(tiny: Dataset, base: KnowledgeBase, prepared: Path, steps: Steps) -> None:
+    sources = VectorSources(tiny, base, prepared / "student", steps, users=False)
     found, own = sources.of("student_with_users"), sources.student
     for level in ("items", "users"):
         np.testing.assert_array_equal(getattr(found, level).vectors, getattr(own, level).vectors)
 
 
 @pytest.mark.parametrize("source", ["student", "plain", "bag_of_words", "teacher_text"])
-def test_where_users_have_no_vectors_every_source_is_of_items(
+def test_without_users_every_source_is_of_items(
     tiny: Dataset, base: KnowledgeBase, prepared: Path, sources: VectorSources, source: Source
 ) -> None:
     """And nothing of users is read: their texts may tell what they liked of the test rows."""
-    heard = Heard()
-    found = VectorSources(tiny, base, prepared / "student", heard.advance, users=False).of(source)
+    steps = Steps()
+    found = VectorSources(tiny, base, prepared / "student", steps, users=False).of(source)
     assert found.users.ids == []
     assert found.items.ids == sources.of(source).items.ids
-    assert all(total in (len(found.items.ids), 2 * len(found.items.ids)) for _, _, total in heard.steps)
+    assert all(total in (len(found.items.ids), 2 * len(found.items.ids)) for _, _, total in steps)
 
 
 @pytest.mark.parametrize("source", ["explicit", "implicit"])
-def test_one_kind_of_knowledge_leaves_zeros_for_the_others(sources: VectorSources, source: Source) -> None:
+def test_one_kind_of_knowledge_zeroes_the_others(sources: VectorSources, source: Source) -> None:
     found, half = sources.of(source), HEADS[source]
     for level, whole in ((found.items, sources.student.items), (found.users, sources.student.users)):
         np.testing.assert_array_equal(level.vectors[:, half], whole.vectors[:, half])
         assert np.count_nonzero(level.vectors.any(axis=0)) == HEAD_DIM
 
 
-def test_the_plain_encoder_reads_raw_texts(sources: VectorSources, tiny: Dataset, heard: Heard) -> None:
+def test_plain_encoder_reads_raw_texts(sources: VectorSources, tiny: Dataset, steps: Steps) -> None:
     found, texts = sources.of("plain"), student_texts(tiny)[0]
     assert found.items.ids == list(texts)
     whole = encode_texts(new_student(), list(texts.values()))
     np.testing.assert_array_equal(found.items.vectors[:, : 2 * HEAD_DIM], whole[:, : 2 * HEAD_DIM])
     assert not found.items.vectors[:, 2 * HEAD_DIM :].any()
-    assert ("encoding raw texts", len(texts), len(texts)) in heard.steps
+    assert ("encoding raw texts", len(texts), len(texts)) in steps
 
 
-def test_the_teachers_texts_are_encoded_side_by_side(sources: VectorSources, base: KnowledgeBase) -> None:
+def test_teachers_texts_are_encoded_side_by_side(sources: VectorSources, base: KnowledgeBase) -> None:
     found = sources.of("teacher_text").users
     assert found.ids == list(base.users)
     first = base.users[found.ids[0]]
@@ -92,7 +90,7 @@ def test_the_teachers_texts_are_encoded_side_by_side(sources: VectorSources, bas
     assert not found.vectors[:, HEADS["words"]].any()
 
 
-def test_the_bag_of_words_finds_texts_of_the_same_words() -> None:
+def test_bag_of_words_finds_texts_of_the_same_words() -> None:
     topics = {"a": "guitar concert choir", "b": "goal stadium league", "c": "oven recipe spice"}
     known = {
         f"{topic}{number}": Knowledge(id=f"{topic}{number}", explicit=words, implicit=f"Of {number} {words.split()[0]}")
@@ -106,9 +104,6 @@ def test_the_bag_of_words_finds_texts_of_the_same_words() -> None:
     alike = level.vectors @ level.vectors.T
     same = np.array([[one[0] == other[0] for other in known] for one in known])
     assert alike[same].min() > alike[~same].max() + 0.5
-
-
-def test_no_knowledge_gives_no_vectors() -> None:
     assert bag_of_words({}).vectors.shape == (0, VECTOR_DIM)
 
 
@@ -125,7 +120,7 @@ def _equal(one: SideFeatures, other: SideFeatures) -> None:
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
-def test_exchanged_vectors_are_as_if_the_features_were_built_with_them(tiny: Dataset, sources: VectorSources) -> None:
+def test_exchanged_vectors_are_as_if_built_in(tiny: Dataset, sources: VectorSources) -> None:
     """The two differ in who has a vector: of those made of words every ninth has none."""
     schema = fit_schema(tiny)
     built, other = build_features(tiny, schema, word_vectors(tiny)), build_features(tiny, schema, sources.student)
