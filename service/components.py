@@ -57,7 +57,8 @@ class Components:
         metrics.scoring_threads.set(threads)
         metrics.connections_limit.set(settings.max_connections)
         metrics.runs(settings.build)
-        first = plan.deployment({key: one.load(settings, metrics) for key, one in plan.models.items()}, generation=1)
+        models = {key: pinned.load(settings, metrics) for key, pinned in plan.models.items()}
+        first = plan.deployment(models, generation=1)
         self._tell(first)
         self.serving = Serving(first, self._turn)
         self.guard = open_guard(settings, metrics)

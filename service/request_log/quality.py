@@ -65,8 +65,8 @@ class _Watched:
         self.requests = 0
         self._schema = manifest.feature_schema
         known = dense_inputs(self._schema)
-        self._inputs = {name: (known[name], _Counted(one)) for name, one in reference.inputs.items() if name in known}
-        self._heads = {head: _Counted(one) for head, one in reference.scores.items()}
+        self._inputs = {name: (known[name], _Counted(bins)) for name, bins in reference.inputs.items() if name in known}
+        self._heads = {head: _Counted(bins) for head, bins in reference.scores.items()}
 
     def add(self, request: CheckedRequest, basis: Basis, scores: Scores) -> None:
         """Count one request."""
