@@ -21,7 +21,7 @@ from msd.bootstrap import interval, resample_metrics
 from msd.contract.bundle import MANIFEST
 from msd.dataset.config import CONFIG_FILE
 from msd.metrics import roc_auc
-from service.live.events import MAX_EVENTS
+from service.limits import MAX_EVENTS
 
 DEMO = Path("runs/demo")
 _TOLERANCE = 1e-3
