@@ -111,3 +111,8 @@ def test_invented_tests_follow_their_law(tmp_path: Path) -> None:
     counts = write_headline_tests(tmp_path / "out", None)
     assert counts is not None
     assert counts["test tests"] > 100
+
+
+def test_rejects_missing_archive(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="download the archive from"):
+        write_headline_tests(tmp_path / "out", tmp_path / "none.csv")
