@@ -103,7 +103,7 @@ def test_scores_are_those_of_v1_to_the_bit(
     assert reply["degraded"] == {"candidates": {"néw ad": "category_prior"}}
 
 
-def test_a_request_may_come_as_json_in_one_tensor(client: triton.InferenceServerClient, service: LiveService) -> None:
+def test_request_may_come_as_json_in_one_tensor(client: triton.InferenceServerClient, service: LiveService) -> None:
     for document in golden_requests():
         result = client.infer("msd", tensors({"request": texts(json.dumps(document))}, binary=True), "test-0")
         reply = service.score(document).json()
@@ -113,7 +113,7 @@ def test_a_request_may_come_as_json_in_one_tensor(client: triton.InferenceServer
         assert answer.get("parameters", {}).get("degraded_user") == reply.get("degraded", {}).get("user")
 
 
-def test_the_client_is_told_of_server_and_model(client: triton.InferenceServerClient) -> None:
+def test_server_and_model_metadata_are_complete(client: triton.InferenceServerClient) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("msd")
@@ -165,7 +165,7 @@ def test_the_client_is_told_of_server_and_model(client: triton.InferenceServerCl
         ({}, {"model_version": "9"}, "404", "version '9' is not served; there are: test-0"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_invalid_inference_is_refused(
     client: triton.InferenceServerClient, changes: dict[str, Any], options: dict[str, Any], status: str, message: str
 ) -> None:
     values = {name: value for name, value in {**everything(), **changes}.items() if value is not None}
@@ -214,7 +214,7 @@ def asked(client: httpx.Client, user: str, version: str = "", **more: object) ->
     return client.post(path, json={"inputs": inputs, **more})
 
 
-def test_each_user_is_scored_by_his_own_version_and_no_other(split: Split) -> None:
+def test_each_user_is_scored_by_the_version_of_their_arm(split: Split) -> None:
     seen = set()
     with split.service.client() as client:
         assert client.get("/v2/models/msd").json()["versions"] == list(ARMS)
@@ -234,7 +234,7 @@ def test_each_user_is_scored_by_his_own_version_and_no_other(split: Split) -> No
     assert seen == set(ARMS)
 
 
-def test_it_is_counted_and_logged_as_the_request_that_it_stands_for(split: Split) -> None:
+def test_tensors_are_counted_and_logged_as_their_request(split: Split) -> None:
     ok = 'msd_requests_total{code="200"}'
     before = split.service.metric(ok)
     with split.service.client() as client:

@@ -46,7 +46,7 @@ def binary(rest: bytes = AD_BYTES, **changes: object) -> tuple[bytes, int]:
     return head + rest, len(head)
 
 
-def test_json_and_binary_say_the_same(client: httpx.Client) -> None:
+def test_json_and_binary_bodies_score_alike(client: httpx.Client) -> None:
     plain = send(client, bid(), None).json()
     with_bytes = send(client, *binary()).json()
 
@@ -100,7 +100,7 @@ def test_json_and_binary_say_the_same(client: httpx.Client) -> None:
         ),
     ],
 )
-def test_what_is_wrong_in_json_is_said(client: httpx.Client, body: bytes, message: str) -> None:
+def test_invalid_json_tensors_are_refused(client: httpx.Client, body: bytes, message: str) -> None:
     answer = send(client, body)
 
     assert answer.status_code in (400, 413)
@@ -125,7 +125,7 @@ def test_what_is_wrong_in_json_is_said(client: httpx.Client, body: bytes, messag
         (binary(b"\x02\x00\x00\x00i1\x02\x00\x00\x00\xff\xfe"), "candidates.id: value 1 is not UTF-8"),
     ],
 )
-def test_what_is_wrong_in_bytes_is_said(client: httpx.Client, given: tuple[bytes, object], message: str) -> None:
+def test_invalid_binary_tensors_are_refused(client: httpx.Client, given: tuple[bytes, object], message: str) -> None:
     answer = send(client, *given)
 
     assert answer.status_code == 400

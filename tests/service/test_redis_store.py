@@ -54,7 +54,7 @@ def server_pid(server: ValkeyServer) -> int:
         return int(client.info("server")["process_id"])
 
 
-def test_the_same_scores_as_from_the_file(service: LiveService, with_redis: LiveService) -> None:
+def test_same_scores_as_from_the_file(service: LiveService, with_redis: LiveService) -> None:
     for request in golden_requests():
         ours, theirs = with_redis.score(request).json(), service.score(request).json()
         assert ours["candidates"] == theirs["candidates"]
@@ -104,7 +104,7 @@ def test_many_requests_at_once_share_one_connection(published: ValkeyServer, bun
         assert len(client.client_list()) == 2
 
 
-def test_the_bundles_own_rows_are_not_needed(published: ValkeyServer, copied_bundle: Path, tmp_path: Path) -> None:
+def test_bundles_own_rows_are_not_needed(published: ValkeyServer, copied_bundle: Path, tmp_path: Path) -> None:
     (copied_bundle / "users.rows").unlink()
     (copied_bundle / "items.rows").unlink()
     url = published.connection_url
@@ -152,7 +152,7 @@ def test_another_bundle_at_start(
         assert not is_degraded(running)
 
 
-def test_a_wrong_password_is_a_reason_without_the_password(
+def test_wrong_password_is_a_reason_without_the_password(
     redis_server: ValkeyServer, bundle: Bundle, tmp_path: Path
 ) -> None:
     set_password(redis_server, "other")
@@ -249,7 +249,9 @@ def test_rows_of_another_bundle_and_short_rows_are_counted_and_not_used(
     assert with_redis.metric('msd_damaged_rows_total{side="user"}') == 1
 
 
-def test_a_key_of_another_type_is_no_row(with_redis: LiveService, published: ValkeyServer, bundle: Bundle) -> None:
+def test_key_of_another_type_counts_as_missing(
+    with_redis: LiveService, published: ValkeyServer, bundle: Bundle
+) -> None:
     with Redis.from_url(published.connection_url) as client:
         key = f"{key_prefix(bundle.bundle_id, 'item')}i1"
         client.delete(key)

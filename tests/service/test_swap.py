@@ -181,7 +181,7 @@ def test_swaps_leave_no_files_open_and_no_memory_behind(following: LiveService, 
     wait_until(lambda: sum("msd-rows" in line for line in maps.read_text().splitlines()) == 2)
 
 
-def test_a_folder_that_is_replaced_in_place_is_followed(tmp_path: Path) -> None:
+def test_folder_that_is_replaced_in_place_is_followed(tmp_path: Path) -> None:
     folder = build_bundle(tmp_path / "bundle").folder
     with live_service(folder, tmp_path) as running:
         build_bundle(folder, Recipe(seed=1))
@@ -209,7 +209,7 @@ def test_open_files_that_run_out_while_a_bundle_is_pinned_are_waited_for(bundles
     point(bundles, "a")
 
 
-def test_what_killed_services_leave_is_removed_by_the_next_and_what_is_in_use_stays(
+def test_leftovers_of_killed_services_are_removed(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary, logs = tmp_path / "tmp", [tmp_path / name for name in ("one", "other", "last")]

@@ -36,7 +36,7 @@ def test_together_or_alone_within_a_step_of_fp16(texts: list[str], encoder: Text
         assert (np.abs(vector - due) <= np.spacing(np.maximum(np.abs(vector), np.abs(due)))).all()
 
 
-def test_what_is_not_a_number_is_an_error(encoder: TextEncoder) -> None:
+def test_non_finite_vector_is_an_error(encoder: TextEncoder) -> None:
     with pytest.raises(BundleError, match="gives numbers that are not finite"):
         encoder.encode(encoder.tokenise(["a tent", POISON]))
 
@@ -83,7 +83,7 @@ def _unvouched(folder: Path) -> None:
         (_unvouched, "has no encoder listed in its manifest; export it again"),
     ],
 )
-def test_an_encoder_that_is_not_what_it_should_be_is_refused(
+def test_encoder_that_is_not_what_it_should_be_is_refused(
     spoil: Callable[[Path], None], said: str, tmp_path: Path
 ) -> None:
     """Though all hashes fit: it was made wrong, not damaged."""
@@ -107,7 +107,7 @@ def test_int8_needs_a_cpu_that_adds_it_exactly(cold_bundle: Bundle, monkeypatch:
 
 
 @pytest.mark.parametrize("name", [ENCODER, TOKENIZER])
-def test_a_damaged_encoder_is_refused_at_verification(name: str, tmp_path: Path) -> None:
+def test_damaged_encoder_is_refused_at_verification(name: str, tmp_path: Path) -> None:
     folder = build_bundle(tmp_path / "bundle", Recipe(encoder=True)).folder
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
