@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import httpx
@@ -14,7 +13,7 @@ from service.deployment.bundle_folder import CURRENT, EXPERIMENT
 from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_guard import KEYS, write_keys
-from tests.service.test_swap import point
+from tests.service.test_swap import two_bundles
 
 ADMIN = {"x-api-key": KEYS["ops"]}
 ARMS: list[dict[str, Any]] = [
@@ -26,11 +25,8 @@ ARMS: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def bundles(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of bundles: `a`, the current one, `b`, and `out`, which leads elsewhere."""
-    folder = tmp_path_factory.mktemp("source")
-    copytree(bundle.folder, folder / "a")
-    copytree(other_bundle.folder, folder / "b")
+    folder = two_bundles(tmp_path_factory.mktemp("source"), bundle, other_bundle)
     (folder / "out").symlink_to(bundle.folder)
-    point(folder, "a")
     return folder
 
 

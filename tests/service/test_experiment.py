@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -21,19 +20,14 @@ from service.deployment.bundle_folder import EXPERIMENT
 from service.scoring.deployment import Assignment
 from tests.bundles.factory import AT
 from tests.service.live import ROOT, LiveService, live_service, wait_until
-from tests.service.test_swap import first_golden, point
+from tests.service.test_swap import first_golden, two_bundles
 
 USERS = [f"u{number}" for number in range(60)]
 
 
 @pytest.fixture(scope="module")
 def bundles(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of bundles: `a`, the current one, and `b`."""
-    folder = tmp_path_factory.mktemp("source")
-    copytree(bundle.folder, folder / "a")
-    copytree(other_bundle.folder, folder / "b")
-    point(folder, "a")
-    return folder
+    return two_bundles(tmp_path_factory.mktemp("source"), bundle, other_bundle)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from operations.replay.log import replay_log
 from service.deployment.proof import Pace, prove
 from service.errors import Overloaded
 from service.request_log.files import log_files, read_requests
-from service.scoring.admission import Admission, Admitted, Load
+from service.scoring.admission import Admission, Load
 from service.scoring.brownout import Brownout
 from service.scoring.job import Ran, Runner, load_of
 from service.scoring.model import load_model
@@ -34,7 +34,7 @@ from tests.bundles.factory import AT, build_bundle, golden_requests, reseal
 from tests.bundles.ranker_graph import Recipe
 from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.test_run_queue import CountingRuntime
+from tests.service.test_run_queue import CountingRuntime, admitted
 
 ID = {"X-Request-Id": "fixed"}
 # Of the large golden, whose full run is learned to take this long a candidate: far more than there is time for.
@@ -226,17 +226,6 @@ LEFT_S = 10.0
 def gauge(metrics: Metrics) -> float:
     (family,) = [one for one in metrics.families.collect() if one.name == "msd_brownout"]
     return family.samples[0].value
-
-
-def admitted(admission: Admission, load: Load) -> list[Admitted]:
-    """As many of the same as are accepted at once."""
-    found: list[Admitted] = []
-    try:
-        while len(found) < 1_000:
-            found.append(admission.enter(load, time.perf_counter() + LEFT_S))
-    except Overloaded:
-        return found
-    raise AssertionError("there is no end")
 
 
 def test_lean_graph_takes_over_before_any_is_refused() -> None:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from shutil import copytree
 from typing import Any, NamedTuple
 
 import httpx
@@ -17,7 +16,7 @@ from service.deployment.bundle_folder import EXPERIMENT
 from tests.bundles.factory import AT, golden_requests
 from tests.service.live import LiveService, live_service
 from tests.service.request_log.log import awaited, connected
-from tests.service.test_swap import point
+from tests.service.test_swap import two_bundles
 
 IDS = [f"i{number}" for number in range(200)]
 BIDS = np.linspace(0.1, 3.0, len(IDS))
@@ -191,12 +190,9 @@ class Split(NamedTuple):
 @pytest.fixture(scope="module")
 def split(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Split]:
     folder = tmp_path_factory.mktemp("split")
-    bundles = folder / "bundles"
-    copytree(bundle.folder, bundles / "a")
-    copytree(other_bundle.folder, bundles / "b")
+    bundles = two_bundles(folder / "bundles", bundle, other_bundle)
     arms = [{"name": "champion", "bundle": "current", "weight": 1}, {"name": "next", "bundle": "b", "weight": 1}]
     (bundles / EXPERIMENT).write_text(json.dumps({"salt": "s", "arms": arms}))
-    point(bundles, "a")
     settings: dict[str, Any] = {"log_dir": folder / "log", "log_sample": 1, "LOG_FLUSH_S": 0.2}
     with live_service(bundles, folder, **settings) as service:
         connected(service)

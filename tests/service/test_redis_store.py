@@ -127,39 +127,16 @@ def test_absent_at_start(
         assert answer.headers["retry-after"] == "1"
 
         back = start_redis(port)
-        set_password(back, SECRET)
+        set_password(back, "other")
+        wait_until(lambda: "WRONGPASS" in running.ready()["missing"]["store"])
+        with Redis(port=port, password="other") as client:
+            client.config_set("requirepass", SECRET)
         wait_until(lambda: "holds no bundle" in running.ready()["missing"]["store"])
         assert "msd publish" in running.ready()["missing"]["store"]
         publish(bundle.folder, f"redis://:{SECRET}@127.0.0.1:{back.port}/0", quiet)
         wait_until(lambda: running.ready()["ready"])
         wait_until(lambda: not is_degraded(running))
         assert SECRET not in running.log_path.read_text("utf-8") + str(running.ready()) + answer.text
-
-
-def test_another_bundle_at_start(
-    redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle, tmp_path: Path
-) -> None:
-    publish(other_bundle.folder, redis_server.connection_url, quiet)
-    url = redis_server.connection_url
-    with live_service(
-        bundle.folder, tmp_path, wait_ready=False, store="redis", redis_url=url, store_timeout_ms=500
-    ) as running:
-        wait_until(lambda: other_bundle.bundle_id in running.ready()["missing"].get("store", ""))
-        assert bundle.bundle_id in running.ready()["missing"]["store"]
-        assert running.score(KNOWN).status_code == 503
-        publish(bundle.folder, url, quiet)
-        wait_until(lambda: running.ready()["ready"])
-        assert not is_degraded(running)
-
-
-def test_wrong_password_is_a_reason_without_the_password(
-    redis_server: ValkeyServer, bundle: Bundle, tmp_path: Path
-) -> None:
-    set_password(redis_server, "other")
-    url = f"redis://:{SECRET}@127.0.0.1:{redis_server.port}/0"
-    with live_service(bundle.folder, tmp_path, wait_ready=False, store="redis", redis_url=url) as running:
-        wait_until(lambda: "WRONGPASS" in running.ready()["missing"].get("store", ""))
-        assert SECRET not in str(running.ready()) + running.log_path.read_text("utf-8")
 
 
 def test_killed_under_load_and_back_again(

@@ -40,6 +40,14 @@ def point(folder: Path, name: str, pointer: str = CURRENT) -> None:
     fresh.replace(folder / pointer)
 
 
+def two_bundles(folder: Path, bundle: Bundle, other: Bundle) -> Path:
+    """A folder of bundles: `a`, the current one, and `b`."""
+    shutil.copytree(bundle.folder, folder / "a")
+    shutil.copytree(other.folder, folder / "b")
+    point(folder, "a")
+    return folder
+
+
 class Clients:
     """Ask without a pause for a golden's scores, each time those of one of some models, as the reply says which."""
 
@@ -105,13 +113,10 @@ def make_senseless(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def bundles(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of bundles: `a`, `b`, and those that are to be refused."""
-    folder = tmp_path_factory.mktemp("source")
-    shutil.copytree(bundle.folder, folder / "a")
-    shutil.copytree(other_bundle.folder, folder / "b")
+    folder = two_bundles(tmp_path_factory.mktemp("source"), bundle, other_bundle)
     for name, (damage, _) in BAD.items():
         shutil.copytree(bundle.folder, folder / name)
         damage(folder / name)
-    point(folder, "a")
     return folder
 
 

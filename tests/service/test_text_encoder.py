@@ -41,50 +41,35 @@ def test_non_finite_vector_is_an_error(encoder: TextEncoder) -> None:
         encoder.encode(encoder.tokenise(["a tent", POISON]))
 
 
-def _of_another_width(folder: Path) -> None:
-    (folder / ENCODER).write_bytes(build_encoder(7, 0))
-
-
-def _of_other_weights(folder: Path) -> None:
-    (folder / ENCODER).write_bytes(build_encoder(8, 1))
-
-
-def _no_encoder(folder: Path) -> None:
-    (folder / ENCODER).write_bytes((folder / RANKER).read_bytes())
-
-
-def _no_graph(folder: Path) -> None:
-    (folder / ENCODER).write_bytes(b"no graph at all")
-
-
-def _no_tokenizer(folder: Path) -> None:
-    (folder / TOKENIZER).write_text('{"version": "1.0", "model": 3}')
-
-
 def _another_truncation(folder: Path) -> None:
     document = json.loads((folder / TOKENIZER).read_text())
     document["truncation"]["max_length"] = 8
     (folder / TOKENIZER).write_text(json.dumps(document))
 
 
-def _unvouched(folder: Path) -> None:
-    reseal(folder, encoder=None)
-
-
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_of_another_width, r"gives vectors \(7,\), the schema takes 8 numbers"),
-        (_of_other_weights, "a vector differs by .* from what the manifest expects"),
+        (
+            lambda folder: (folder / ENCODER).write_bytes(build_encoder(7, 0)),
+            r"gives vectors \(7,\), the schema takes 8 numbers",
+        ),
+        (
+            lambda folder: (folder / ENCODER).write_bytes(build_encoder(8, 1)),
+            "a vector differs by .* from what the manifest expects",
+        ),
         (_another_truncation, "a vector differs by .* from what the manifest expects"),
-        (_no_encoder, "not a text encoder: it needs"),
-        (_no_graph, "encoder.onnx: "),
-        (_no_tokenizer, "tokenizer.json: not a tokenizer"),
-        (_unvouched, "has no encoder listed in its manifest; export it again"),
+        (lambda folder: (folder / ENCODER).write_bytes((folder / RANKER).read_bytes()), "not a text encoder: it needs"),
+        (lambda folder: (folder / ENCODER).write_bytes(b"no graph at all"), "encoder.onnx: "),
+        (
+            lambda folder: (folder / TOKENIZER).write_text('{"version": "1.0", "model": 3}'),
+            "tokenizer.json: not a tokenizer",
+        ),
+        (lambda folder: reseal(folder, encoder=None), "has no encoder listed in its manifest; export it again"),
     ],
 )
 def test_encoder_that_is_not_what_it_should_be_is_refused(
-    spoil: Callable[[Path], None], said: str, tmp_path: Path
+    spoil: Callable[[Path], object], said: str, tmp_path: Path
 ) -> None:
     """Though all hashes fit: it was made wrong, not damaged."""
     folder = build_bundle(tmp_path / "bundle", Recipe(encoder=True)).folder
