@@ -12,7 +12,7 @@ from lab.reference.network import ReferenceModel, ReferenceNetwork
 from lab.reference.twin import ReferenceTwin
 from model_export.factorise.pass_ import Factorised, factorise
 from model_export.factorise.proof import prove
-from model_export.factorise.rule import Rule
+from model_export.factorise.report import Rule
 from msd.contract.schema import Side
 
 _PROVED = (1, 3, 50, 200)

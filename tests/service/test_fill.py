@@ -94,8 +94,8 @@ def test_fill_stops_at_the_memory_limit_and_evicts_nothing(
         arena = store._sides["item"].arena
         assert (arena.look_up(asked).places >= 0).all()
         shown = ids_by_impressions(bundle)
-        brought = [one for one in shown if arena.lacks([one], store._nodes.current()) == [] and one not in asked]
-        assert brought == [one for one in shown if one not in asked][: len(brought)]
+        prefetched = [one for one in shown if arena.lacks([one], store._nodes.current()) == [] and one not in asked]
+        assert prefetched == [one for one in shown if one not in asked][: len(prefetched)]
         before = reads(client)
         await store.get("item", asked)
         assert reads(client) == before
@@ -133,7 +133,7 @@ def test_rows_are_read_again_after_a_lost_connection(published: ValkeyServer, cl
     run(bundle, published.connection_url, use)
 
 
-def test_another_publication_is_brought_near_too(published: ValkeyServer, client: Redis, bundle: Bundle) -> None:
+def test_another_publication_is_prefetched_near_too(published: ValkeyServer, client: Redis, bundle: Bundle) -> None:
     async def use(store: RedisStore) -> None:
         await filled(store)
         client.unlink(*client.scan_iter(match=f"{key_prefix(bundle.bundle_id, 'item')}*"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msd.contract.request import InvalidRequest, MalformedRequest, RequestError
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
 from msd.contract.state import EntityState, Event, StateRule, advance, fold
-from service.live.events import MAX_EVENTS, TooManyEvents, parse_events
+from service.limits import MAX_EVENTS
 from service.live.live_state import (
     NOTHING,
     LiveState,
@@ -26,6 +26,7 @@ from service.live.live_state import (
 )
 from service.live.overlay import AsOf, state_rules, with_counts, with_history
 from service.live.store import PackedStates, Stream, after, stretches
+from service.routes.events_route import TooManyEvents, parse_events
 from tests.bundles.factory import example_schema
 from tests.contract.test_state import assert_close
 

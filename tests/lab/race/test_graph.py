@@ -17,7 +17,7 @@ from lab.race.runners import forms_of, in_onnxruntime, in_openvino
 from lab.race.subject import Subject
 from lab.reference.inputs import Sizes
 from lab.reference.network import NETWORKS, lively, made
-from model_export.factorise.rule import Rule
+from model_export.factorise.report import Rule
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from tests.lab.reference.small import BRIEF, SMALL, network
 from tests.service.live import run_msd
