@@ -440,7 +440,12 @@ def test_model_that_fails(
     assert (first.status, second.status, third.status) == (500, 200, 500)
     assert json.loads(first.body)["error"]["code"] == code
     for way in failing:
-        (line,) = [one for one in way.log() if one["event"] == said_in_log and one.get("request_id") == "bad"]
+
+        def lines(way: LiveService = way) -> list[dict[str, Any]]:
+            return [one for one in way.log() if one["event"] == said_in_log and one.get("request_id") == "bad"]
+
+        wait_until(lines)  # a line is written a moment after its reply
+        (line,) = lines()
         assert (line["level"] == "error") == (said_in_log == "internal_error")
         assert way.metric('msd_requests_total{code="500"}') == 2
         assert way.metric("msd_queued_rows") == 0

@@ -142,6 +142,10 @@ def swap(service: LiveService, bundles: Path, name: str, wanted: str) -> None:
     wait_until(lambda: version(service) == wanted and service.metric("msd_bundle_refused") == 0)
 
 
+def refusals(service: LiveService) -> list[str]:
+    return [line["reason"] for line in service.log() if line["event"] == "bundle_refused"]
+
+
 def open_files(service: LiveService) -> int:
     return len(os.listdir(f"/proc/{service.process.pid}/fd"))
 
@@ -158,9 +162,10 @@ def test_good_and_bad_bundles_under_load(following: LiveService, bundles: Path, 
             assert following.metric("msd_bundle_refused") == 1
             assert following.ready()["ready"]
             assert version(following) == f"test-{min(turn, _GOOD) % 2}"
-            reasons = [line["reason"] for line in following.log() if line["event"] == "bundle_refused"]
-            assert said in reasons[-1]
-            assert str(bundles / name) in reasons[-1] or "golden" in said or "tolerance" in said
+            wait_until(lambda: len(refusals(following)) >= turn)  # noqa: B023 - a line is written a moment later
+            reason = refusals(following)[-1]
+            assert said in reason
+            assert str(bundles / name) in reason or "golden" in said or "tolerance" in said
         swap(following, bundles, "a", "test-0")
     finally:
         clients.stop()
