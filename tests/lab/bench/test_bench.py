@@ -93,11 +93,12 @@ def test_limits_are_of_the_measured_runs(figures: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--json", "bench.svg"], "must end in .json"),
-        (["--json", "file/bench.json"], "cannot be written"),
-        (["--json", "folder.json"], "cannot be written"),
-        (["--seconds", "0"], "--seconds"),
-        (["--json"], "requires an argument"),
+        (["bench", "--json", "bench.svg"], "must end in .json"),
+        (["bench", "--json", "file/bench.json"], "cannot be written"),
+        (["bench", "--json", "folder.json"], "cannot be written"),
+        (["bench", "--seconds", "0"], "--seconds"),
+        (["graph", "--json", "graph.svg"], "must end in .json"),
+        (["graph", "--lean-seeds", "-1"], "--lean-seeds"),
     ],
 )
 def test_rejects_wrong_arguments_before_training(
@@ -106,7 +107,7 @@ def test_rejects_wrong_arguments_before_training(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     (tmp_path / "folder.json").mkdir()
-    done = run_msd("lab", "bench", *arguments)
+    done = run_msd("lab", *arguments)
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.json"]

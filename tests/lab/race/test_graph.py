@@ -123,22 +123,3 @@ def test_openvino_scores_as_onnxruntime(count: int) -> None:
 
     assert [head.shape for head in found] == [head.shape for head in expected] == [(count,)]
     assert np.allclose(found, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--json", "graph.svg"], "must end in .json"),
-        (["--seconds", "-1"], "--seconds"),
-        (["--lean-seeds", "-1"], "--lean-seeds"),
-        (["some bundle"], "unexpected extra argument"),
-    ],
-)
-def test_rejects_wrong_arguments_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = run_msd("lab", "graph", *arguments)
-    assert done.returncode == 2
-    assert message in " ".join(done.stderr.split())
-    assert not list(tmp_path.iterdir())
