@@ -62,7 +62,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "operations.bundles", "cpu", "Return to the previous bundle, in a folder or in Redis.", "rollback"
         ),
         "recalibrate": Command(
-            "msd.feedback.recalibrate_command", "train", "Correct the calibration of served models by logged clicks."
+            "msd.feedback.recalibrate", "train", "Correct the calibration of served models by logged clicks."
         ),
     },
     "Operate": {

@@ -70,6 +70,12 @@ def measure_pooled(labels: Labels, probabilities: Probabilities, weights: Weight
     }
 
 
+def sigmoid(logits: NDArray[np.float64]) -> Probabilities:
+    """Return the probabilities of logits."""
+    probabilities: Probabilities = 1.0 / (1.0 + np.exp(-logits))
+    return probabilities
+
+
 def row_losses(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
     """Return −log of the predicted probability of each row's label, [..., n]."""
     clipped = np.clip(probabilities, 1e-7, 1 - 1e-7)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
@@ -106,7 +106,10 @@ class Components:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.queue.close()
-            await _close(self._shadowing, self.request_log, self.tracing, self._cold_ads, self.serving, self.live)
+            parts = (self._shadowing, self.request_log, self.tracing, self._cold_ads, self.serving, self.live)
+            for part in parts:
+                if part is not None:
+                    await part.close()
 
     def _background_tasks(self) -> list[asyncio.Task[None]]:
         models = list(self.serving.current.models.values())
@@ -174,13 +177,3 @@ def _own_plan(settings: Settings) -> DeploymentPlan:
     wanted = alone(settings.bundle)
     trust, has_rows = Trust(settings.trusted_keys), settings.rows_in_bundle
     return DeploymentPlan(wanted, {folder: PinnedBundle(folder, None, has_rows, trust) for folder in wanted.folders})
-
-
-class _Closes(Protocol):
-    async def close(self) -> None: ...
-
-
-async def _close(*parts: _Closes | None) -> None:
-    for part in parts:
-        if part is not None:
-            await part.close()

@@ -42,7 +42,10 @@ ARROWS = [
         "msd.evaluation",
         (*RANKER, "msd.training", "msd.evaluation", "msd.duration", "msd.page"),
     ),
-    Arrow("msd.feedback", ("msd.feedback", "msd.bootstrap", "msd.dataset", "msd.page", "msd.contract")),
+    Arrow(
+        "msd.feedback",
+        ("msd.feedback", "msd.bootstrap", "msd.metrics", "msd.dataset", "msd.page", "msd.contract"),
+    ),
     # A copy of the contract in C++, and what tells it of bundles; its build needs no package that is not there yet.
     Arrow("native", ("native", "msd.contract"), only=frozenset({"numpy"})),
     Arrow("service", ("service", "native", "msd.contract"), forbidden=frozenset(HEAVY)),
@@ -77,7 +80,6 @@ ARROWS = [
             "model_export",
             "msd",
             "service.limits",
-            "service.live.events",
             "service.live.live_state",
             "service.redis.keys",
         ),

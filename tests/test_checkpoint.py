@@ -1,4 +1,4 @@
-"""Training that was stopped and goes on ends where training that was not stopped ends; else it starts afresh."""
+"""Resumed training ends like an uninterrupted one; without a usable checkpoint it starts anew."""
 
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "checkpoint"
 
 
-def test_going_on_ends_where_never_stopping_ends(tmp_path: Path) -> None:
+def test_resumed_training_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = Training()
     for number in range(6):
         whole.step(number)
@@ -73,20 +73,16 @@ def test_going_on_ends_where_never_stopping_ends(tmp_path: Path) -> None:
     torch.testing.assert_close(resumed.weights(), whole.weights(), rtol=0, atol=0)
 
 
-def test_a_checkpoint_before_the_first_step(tmp_path: Path) -> None:
-    Training().save(tmp_path / "checkpoint")
-
-    assert Training().load(tmp_path / "checkpoint") == ""
-
-
-def test_of_another_run_nothing_is_taken(path: Path) -> None:
+def test_checkpoint_of_another_run_is_ignored(path: Path) -> None:
     training = Training()
 
     assert training.load(path, "other inputs") is None
     assert training.optimiser.state_dict()["state"] == {}
+    training.save(path)
+    assert Training().load(path) == ""
 
 
-def test_nothing_to_go_on_from(path: Path) -> None:
+def test_unreadable_checkpoint_is_ignored(path: Path) -> None:
     whole = path.read_bytes()
 
     assert Training().load(path.parent / "nowhere") is None
@@ -94,23 +90,15 @@ def test_nothing_to_go_on_from(path: Path) -> None:
     for content in (b"", b"\0" * 100, whole[:50], whole[:-1], b"\xff" * 8 + whole[8:]):
         path.write_bytes(content)
         assert Training().load(path) is None
-
-
-def test_tensors_of_something_else(path: Path) -> None:
     for metadata in (None, {"record": "epoch 7"}):
         save_file({"a": torch.zeros(1)}, path, metadata)
         assert Training().load(path) is None
 
 
-def fail_half_way(path: Path) -> None:
-    """Fails to save a checkpoint: a record has to be text."""
-    record: Any = 7
-    Training().save(path, record)
-
-
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(path: Path) -> None:
+def test_failed_write_leaves_the_old_checkpoint(path: Path) -> None:
+    record: Any = 7  # A record has to be text.
     with pytest.raises(TypeError):
-        fail_half_way(path)
+        Training().save(path, record)
 
     assert Training().load(path) == "epoch 7"
     assert list(path.parent.iterdir()) == [path]

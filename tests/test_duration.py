@@ -1,4 +1,4 @@
-"""Estimates grow with the work, less than in step with the catalogue where teaching is capped, and are told plainly."""
+"""Estimates grow with the work; beyond the cap of taught texts only encoding grows."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ REFERENCE = Machine(1.0)
     ("seconds", "told"),
     [(0.2, "5 s"), (43, "45 s"), (55, "1 min"), (200, "3 min"), (1_500, "25 min"), (9_000, "2.5 h")],
 )
-def test_a_time_is_told_as_an_estimate(seconds: float, told: str) -> None:
+def test_durations_are_rounded(seconds: float, told: str) -> None:
     assert about(seconds) == f"about {told} on this machine"
 
 
@@ -31,11 +31,11 @@ def test_more_work_takes_longer_and_so_does_a_slower_machine() -> None:
     assert training(REFERENCE, many, 8) < training(REFERENCE, many, 20)
 
 
-def test_a_machine_is_measured() -> None:
+def test_machine_is_measured() -> None:
     assert 0 < Machine.measured().slowness < 1e6
 
 
-def test_long_texts_are_cut_as_the_student_cuts_them() -> None:
+def test_long_texts_are_cut_like_the_student_cuts_them() -> None:
     assert tokens_of(["word " * 1_000]) == 128
     assert 3 < tokens_of(["two words"]) < 8
 

@@ -18,8 +18,7 @@ from msd.dataset.load import load_dataset
 from msd.duration import Machine, PartRows, about, evaluating
 from msd.evaluation.baselines import ENCODER, TFIDF
 from msd.evaluation.evaluate import BASELINE, OTHER_WORK, evaluate_models
-from msd.evaluation.evaluation_report import say_rate, write_report
-from msd.evaluation.verdict import say
+from msd.evaluation.evaluation_report import say_rate, say_verdict, write_report
 from msd.evaluation.within import CHANCE, METRICS
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.vectors import load_vectors, no_vectors
@@ -153,7 +152,7 @@ def _print(console: Console, results: dict[str, Any]) -> None:
     if within := results["within"]:
         console.print(_within_table(within))
     if verdict := results["verdict"]:
-        console.print(say(verdict), highlight=False, markup=False)
+        console.print(say_verdict(verdict), highlight=False, markup=False)
 
 
 def _lines(figures: dict[str, Any]) -> Iterator[str]:

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from msd.contract.files import write_text_atomic
-from msd.evaluation.verdict import say
 from msd.page import render_page, to_svg
 
 _COLOURS = ("#0b6e4f", "#c46a1b", "#3b5bdb", "#9c36b5", "#c92a2a", "#0c8599", "#5c940d")
@@ -58,7 +57,7 @@ def write_report(path: Path, results: Figures) -> None:
         "msd.evaluation",
         "evaluation_report.html.j2",
         results=results,
-        verdict=say(results["verdict"]) if results["verdict"] else None,
+        verdict=say_verdict(results["verdict"]) if results["verdict"] else None,
         models=models,
         colours=colours,
         titles=_TITLES,
@@ -75,6 +74,17 @@ def write_report(path: Path, results: Figures) -> None:
         degradation=_degradation(models, colours),
     )
     write_text_atomic(path, page)
+
+
+def say_verdict(verdict: dict[str, Any]) -> str:
+    """Return the verdict on semantics in one sentence, with the command that exports the model to serve, if known."""
+    ends, command = verdict["ci95"], f": {verdict['command']}" if "command" in verdict else ""
+    gain = f"{verdict['gain']:+.4f} AUC with live counts"
+    gain += f" (95 % over {verdict['unit']}: {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else " (no interval)"
+    if verdict["sure"]:
+        return f"semantics: sure gain of {gain}: serve {verdict['model']}{command}"
+    sure_loss = ends and ends[1] < 0
+    return f"semantics: {'sure loss' if sure_loss else 'no sure gain'}, {gain}: serve {verdict['minus']}{command}"
 
 
 def say_rate(of: str, found: dict[str, float] | None) -> str:

@@ -11,7 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from msd.metrics import calibration, expected_calibration_error, mean_logloss
+from msd.metrics import calibration, expected_calibration_error, mean_logloss, sigmoid
 
 Floats = NDArray[np.float64]
 KNOTS = 32
@@ -113,7 +113,7 @@ def compare_calibrations(
         slope, offset = fit_platt(logits[rest], labels[rest], weighed[rest])
         calibrated["platt"][held] = slope * logits[held] + offset
         calibrated["isotonic"][held] = fit_isotonic(logits[rest], labels[rest], weighed[rest])(logits[held])
-    probabilities = {way: 1 / (1 + np.exp(-found)) for way, found in calibrated.items()}
+    probabilities = {way: sigmoid(found) for way, found in calibrated.items()}
     return {
         way: {
             "ece": expected_calibration_error(calibration(labels, found, weighed)),

@@ -19,8 +19,7 @@ from msd.dataset.aggregate import impressions_of
 from msd.dataset.conversions import CONVERSION, has_conversions
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
-from msd.ranker.entities import Entities, encode_entities
-from msd.ranker.timeline import Timeline, walk_events
+from msd.ranker.timeline import Entities, Timeline, encode_entities, walk_events
 from msd.student.vectors import StudentVectors
 
 

@@ -1,4 +1,5 @@
-"""Walk of all events in time order, which records for each row the history and counts strictly before it.
+"""Users and items of a dataset, and the walk of all events in time order, which records for each row the history and
+counts strictly before it.
 
 Events are folded by the contract, so that training sees what a service would have known. Counts are aged by
 `_advanced`, the contract's `advance` for many rows. Counts come only from window and train rows; a history has every
@@ -11,18 +12,55 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from msd.contract.assemble import Counts
+from msd.contract.encode import encode_side
+from msd.contract.rows import RowSide
 from msd.contract.schema import FeatureSchema
 from msd.contract.state import EntityState, Event, StateRule, decay, fold
 from msd.dataset.aggregate import impressions_of
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
-from msd.ranker.entities import Entities
 
 _AGING_SEED = 20_240_612
 _AGED = 4  # draws of earlier counts per row
+
+
+@dataclass(frozen=True)
+class Entities:
+    """All users or items as encoded columns: n IDs; categorical [n + 1, C] and numeric [n + 1, 2K]. Row n is that of an
+    unknown ID."""
+
+    side: RowSide
+    ids: list[str]
+    categorical: NDArray[np.int32]
+    numeric: NDArray[np.float32]
+    place: dict[str, int]
+
+    @property
+    def unknown(self) -> int:
+        """Row of an unknown ID."""
+        return len(self.ids)
+
+    def places(self, ids: pl.Series) -> NDArray[np.int32]:
+        """Return the row of each ID [len(ids)]; all must occur in the dataset."""
+        return np.fromiter((self.place[id_] for id_ in ids), np.int32, len(ids))
+
+
+def encode_entities(dataset: Dataset, schema: FeatureSchema, side: RowSide) -> Entities:
+    """Encode every ID of the side's table, then every ID that only the events have."""
+    name = f"{side}_id"
+    table = dataset.users if side == "user" else dataset.items
+    known = table[name].to_list()
+    only_events = sorted(set(dataset.events[name].unique()) - set(known))
+    ids = known + only_events
+    pad: list[None] = [None] * (len(only_events) + 1)
+    columns = {field: [*table[field].to_list(), *pad] for field in schema.settable[side]}
+    columns[name] = [*ids, None]
+    categorical, numeric = encode_side(schema, side, columns, len(ids) + 1)
+    return Entities(side, ids, categorical, numeric, {id_: row for row, id_ in enumerate(ids)})
 
 
 @dataclass(frozen=True)

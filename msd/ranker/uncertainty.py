@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 from msd.contract.uncertainty import LEAST_RATIO, Coverage, Uncertainty
-from msd.metrics import Labels
+from msd.metrics import Labels, sigmoid
 
 Floats = NDArray[np.float64]
 _QUADRATURE = 31
@@ -40,7 +40,7 @@ class AdRows(NamedTuple):
 
     def std(self, uncertainty: Uncertainty) -> Floats:
         """Return the standard deviation [n] of each row's log-odds."""
-        return uncertainty.logit_std(self.impressions, _sigmoid(self.logits)).astype(np.float64)
+        return uncertainty.logit_std(self.impressions, sigmoid(self.logits)).astype(np.float64)
 
 
 def fit_uncertainty(new: AdRows, known: AdRows, seed: int = 0) -> Uncertainty:
@@ -140,7 +140,7 @@ def _place(ad: AdRows, std: Floats, drawn: float) -> float:
     probability integral transform; Czado, Gneiting and Held 2009). The count is a sum of unequal draws, mixed over the
     ad's effect."""
     normals, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE)
-    rates = _sigmoid(ad.logits[:, None] + std[:, None] * normals)
+    rates = sigmoid(ad.logits[:, None] + std[:, None] * normals)
     counts = np.zeros((len(rates) + 1, len(normals)))
     counts[0] = 1.0
     for number, rate in enumerate(rates, start=1):
@@ -148,8 +148,3 @@ def _place(ad: AdRows, std: Floats, drawn: float) -> float:
         counts[0] *= 1 - rate
     chance, clicks = counts @ (weights / weights.sum()), int(ad.labels.sum())
     return float(chance[:clicks].sum() + drawn * chance[clicks])
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    rates: Floats = 1.0 / (1.0 + np.exp(-logits))
-    return rates

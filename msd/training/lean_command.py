@@ -1,6 +1,5 @@
 """`msd lean`: train the lean ranker beside a trained one."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +49,6 @@ def lean(
     config = TrainConfig(seed=seed, epochs=epochs)
     rows = int((split_events(data.events, data.config) == Part.TRAIN).sum())
     console = Console()
-    found = train_lean(model, data, vectors, config, partial(training_bar, console, steps=config.steps(rows)))
+    found = train_lean(model, data, vectors, config, training_bar(console, "lean", config.steps(rows)))
     best = max(found.curve, key=lambda point: point.valid_auc)
-    choice = f"{found.choice.say()}; " if found.choice else ""
-    console.print(f"{model / LEAN_FOLDER}: {choice}valid AUC {best.valid_auc:.4f}", highlight=False)
+    console.print(f"{model / LEAN_FOLDER}: valid AUC {best.valid_auc:.4f}", highlight=False)

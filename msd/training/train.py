@@ -15,7 +15,7 @@ from torch import nn
 from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.contract.errors import MsdError
 from msd.dataset.split import Part
-from msd.metrics import roc_auc
+from msd.metrics import roc_auc, sigmoid
 from msd.ranker.adaptor import Adaptors
 from msd.ranker.batch import Corruption, TrainedRanker, batch_loss, batch_opinions
 from msd.ranker.calibrate import choose_calibration, fit_blend
@@ -286,13 +286,9 @@ def _blended(model: TrainedRanker, opinions: NDArray[np.float64]) -> NDArray[np.
 
 def predict_conversions(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return calibrated probabilities [len(events)] that a click converts. The model must have that head."""
-    logits = model.conversion_calibrator.curve()(predict_opinions(model, features, events)[-1])
-    probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logits))
-    return probabilities
+    return sigmoid(model.conversion_calibrator.curve()(predict_opinions(model, features, events)[-1]))
 
 
 def predict(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return calibrated click probabilities [len(events)]."""
-    logits = model.calibrator.curve()(predict_logits(model, features, events))
-    probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logits))
-    return probabilities
+    return sigmoid(model.calibrator.curve()(predict_logits(model, features, events)))

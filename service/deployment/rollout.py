@@ -251,16 +251,11 @@ def is_scarce(error: BaseException | None) -> bool:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _SCARCE):
             return True
         error = error.__cause__ or error.__context__
-    return not _can_open()
-
-
-def _can_open() -> bool:
-    """Return whether a file can be opened: a runtime that could not does not say why."""
-    try:
+    try:  # a runtime that could not open a file does not say why
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _close(loop: asyncio.AbstractEventLoop, store: RowStore) -> None:

@@ -119,7 +119,10 @@ class RequestLog:
         writer, tick_at = self._writer, time.monotonic() + self._tick_s
         while True:
             began = time.thread_time()
-            told = self._told(max(0.0, tick_at - time.monotonic()))
+            try:
+                told = self._queue.get(timeout=max(0.0, tick_at - time.monotonic()))
+            except Empty:
+                told = None
             if told is None and self._closing.is_set():
                 break
             # If one record fails, others are still logged.
@@ -137,12 +140,6 @@ class RequestLog:
                 self._taken_count += 1
             self._closing.wait(_PAUSES_PER_WORK * (time.thread_time() - began))
         writer.close()
-
-    def _told(self, timeout: float) -> Served | LoggedEvents | None:
-        try:
-            return self._queue.get(timeout=timeout)
-        except Empty:
-            return None
 
 
 class LogWriter:
@@ -179,10 +176,8 @@ class LogWriter:
         self._metrics.log_bytes.set(self._folder.size())
 
     def lose(self, told: Served | LoggedEvents | None, error: Exception) -> None:
-        if isinstance(told, LoggedEvents):
-            self._lost(EVENTS, told.total, error)
-        else:
-            self._lost(REQUESTS, int(told is not None), error)
+        kind, count = (EVENTS, told.total) if isinstance(told, LoggedEvents) else (REQUESTS, int(told is not None))
+        self._lost(kind, count, error)
 
     def close(self) -> None:
         """Write all waiting records, and unlock the folder."""
@@ -214,10 +209,9 @@ class LogWriter:
 
     def _flush(self, *, is_last: bool = False) -> None:
         """Write records that are due; all of them if it is the last time."""
-        if self._requests.is_due(is_last):
-            self._write(self._requests)
-        if self._events.is_due(is_last):
-            self._write(self._events)
+        for waiting in (self._requests, self._events):
+            if waiting.is_due(is_last):
+                self._write(waiting)
 
     def _convert(self, waiting: "_Waiting") -> None:
         count = len(waiting.records)

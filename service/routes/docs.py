@@ -28,9 +28,8 @@ from service.errors import ErrorReply
 from service.http.exchange import FIELD, OIP
 from service.http.keys import INDEX, PAGE
 from service.limits import MAX_DEADLINE_MS
-from service.live.events import EventBatch
 from service.routes.events_route import PATH as EVENTS_PATH
-from service.routes.events_route import EventsReply
+from service.routes.events_route import EventBatch, EventsReply
 from service.routes.oip.docs import OPEN_PATHS, add_inference, oip_error
 from service.routes.openrtb_route import PATH as OPENRTB_PATH
 from service.routes.openrtb_route import OpenrtbReply

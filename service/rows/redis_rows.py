@@ -17,10 +17,10 @@ from msd.contract.bundle import Bundle
 from msd.contract.rows import ROW_SIDES, RowCodec, Rows, RowSide, unpack_history
 from service.errors import StoreError
 from service.redis.keys import POINTER, key_prefix, rows_key, shown_key, shown_prefix
-from service.redis.redis_link import Answers, Ears
+from service.redis.redis_link import Answers, Listener
 from service.redis.topology import are_among, ask_one, get_many, open_nodes
 from service.rows.arena import Arena
-from service.rows.fill import Brought, Fill
+from service.rows.fill import Fill, Prefetched
 from service.rows.store import CoreRows, tell_rows
 from service.telemetry.metric_types import Standing
 from service.telemetry.metrics import Metrics
@@ -68,10 +68,12 @@ class RedisStore:
         self._can_fill = bool(cache_bytes and fill_rows_per_s)
         standing = Standing(metrics.fills, "waiting" if self._can_fill else "off")
         arenas = {side: one.arena for side, one in self._sides.items()}
-        self._fill = Fill(arenas, self._bring, self._shown, lambda: self._nodes.current(), fill_rows_per_s, standing)
+        self._fill = Fill(arenas, self._prefetch, self._shown, lambda: self._nodes.current(), fill_rows_per_s, standing)
         self._has_arenas = bool(cache_bytes)
         prefixes = [*self._by_prefix, self._shown_prefix] if cache_bytes else []
-        self._nodes = open_nodes(url, timeout_s, prefixes, Ears(self._forget, self._fill.again, self._fares))
+        self._nodes = open_nodes(
+            url, timeout_s, prefixes, Listener(self._forget, self._fill.again, self._state_changed)
+        )
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> Rows:
         """Return the rows of `ids`; uncached ones are requested in one round trip.
@@ -152,11 +154,11 @@ class RedisStore:
 
         return await get_many(self._nodes, keys, accept, deadline)
 
-    async def _bring(self, side: RowSide, ids: Sequence[str]) -> Brought:
+    async def _prefetch(self, side: RowSide, ids: Sequence[str]) -> Prefetched:
         answers = await self._fetch(side, ids, evicts=False)
         if answers.error is not None and not answers.outcomes:
             raise answers.error
-        return Brought(all(one.was_room for one in answers.outcomes), answers.error is None)
+        return Prefetched(all(one.was_room for one in answers.outcomes), answers.error is None)
 
     async def _shown(self, side: RowSide, number: int) -> Sequence[str] | None:
         key = shown_key(self._bundle_id, side, number).encode()
@@ -173,7 +175,7 @@ class RedisStore:
             elif key.startswith(self._shown_prefix):
                 self._fill.again()
 
-    def _fares(self) -> None:
+    def _state_changed(self) -> None:
         self._standing.set(self._nodes.state)
 
     def _with_stale(self, one: "_Side", ids: Sequence[str], parts: list[Rows], order: NDArray[np.int64]) -> Rows:

@@ -18,7 +18,6 @@ from tests.service.worded import compared_service, with_words
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """The machine's Chromium."""
     try:
         with chromium() as running:
             yield running
@@ -35,7 +34,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
 
 @pytest.fixture(scope="session")
 def playground(bundles: tuple[Bundle, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """The service, whose encoder is there."""
     with compared_service(*bundles, tmp_path_factory.mktemp("service")) as running:
         wait_until(lambda: any(line["event"] == "encoder_ready" for line in running.log()))
         yield running

@@ -19,41 +19,32 @@ class PlaygroundPage(WatchedTab):
 
     @property
     def rows(self) -> Locator:
-        """The ads as ranked."""
         return self.tab.locator("#lists .ads:not(.other) li")
 
     @property
     def other_rows(self) -> Locator:
-        """The ads as ranked by the model to compare with."""
         return self.tab.locator("#lists .ads.other li")
 
     def row(self, one: str) -> Locator:
-        """One ad's, by its id."""
         return self.tab.locator(f"#lists .ads:not(.other) li[data-id='{one}']")
 
     @property
     def offers(self) -> Locator:
-        """What such a field has found."""
         return self.tab.locator("[role=listbox]:not([hidden]) [role=option]")
 
     def find(self, name: str) -> Locator:
-        """The field in which something is looked for."""
         return self.tab.get_by_role("combobox", name=name)
 
     def order(self) -> list[str]:
-        """The ids as ranked."""
         return ids_of(self.rows)
 
     def bid(self, one: str, value: str) -> None:
-        """Types a bid for an ad."""
         self.row(one).locator("input").fill(value)
 
     def figures(self, one: str) -> str:
-        """An ad's pCTR and eCPM as they are shown."""
         return self.row(one).locator(".figures").inner_text()
 
 
 def ids_of(rows: Locator) -> list[str]:
-    """The ids of a list's ads, in their order."""
     found: list[str] = rows.evaluate_all("rows => rows.map((row) => row.dataset.id)")
     return found

@@ -11,7 +11,6 @@ from tests.bundles.factory import build_bundle
 
 @pytest.fixture(scope="session")
 def whole_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Nobody changes it."""
     return build_bundle(tmp_path_factory.mktemp("bundles") / "whole")
 
 

@@ -35,23 +35,19 @@ def make_contents(side: RowSide, count: int, seed: int = 0) -> RowContents:
 
 
 def make_records(codec: RowCodec, count: int, seed: int = 0) -> Records:
-    """`make_contents`, packed."""
     return codec.pack(make_contents(codec.side, count, seed), AT)
 
 
 def flip(path: Path) -> None:
-    """Changes one bit in the middle."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
 def make_folder(path: Path) -> None:
-    """Puts a folder where a file was."""
     path.unlink()
     path.mkdir()
 
 
 def fold_all(rule: StateRule, events: Iterable[Event], start: EntityState | None = None) -> EntityState:
-    """The state after all events."""
     return reduce(lambda state, event: fold(rule, state, event), events, start or EntityState())

@@ -37,17 +37,15 @@ def merge(at: float = AT, **document: Any) -> Assembled:  # noqa: ANN401
 
 
 def tensor(name: str, **document: Any) -> NDArray[Any]:  # noqa: ANN401
-    """One tensor of a merge."""
     return merge(**document).tensors[name]
 
 
 def differing(one: Assembled, other: Assembled) -> set[str]:
-    """The tensors in which two merges differ."""
     assert list(one.tensors) == list(other.tensors)
     return {name for name in one.tensors if not np.array_equal(one.tensors[name], other.tensors[name])}
 
 
-def test_tensors_are_those_of_the_schema_and_in_its_order() -> None:
+def test_tensors_are_those_of_the_schema() -> None:
     tensors = merge(candidates={"id": ["i1", "i2", "new"]}).tensors
 
     assert list(tensors) == [spec.name for spec in SCHEMA.tensors]
@@ -57,7 +55,7 @@ def test_tensors_are_those_of_the_schema_and_in_its_order() -> None:
         assert tensors[spec.name].flags["C_CONTIGUOUS"]
 
 
-def test_stored_values_go_through_unchanged() -> None:
+def test_stored_values_are_unchanged() -> None:
     tensors, row = merge().tensors, ITEMS.unpack([ITEM_ROWS["i1"]]).records
 
     assert tensors["item_categorical"].tolist() == row["categorical"].tolist()
@@ -84,7 +82,7 @@ OVERRIDES: dict[str, tuple[str, object, str, list[float]]] = {
 
 @pytest.mark.parametrize("user_id", ["u0", "nobody"])
 @pytest.mark.parametrize("name", OVERRIDES)
-def test_a_given_value_replaces_its_own_columns_and_nothing_else(name: str, user_id: str) -> None:
+def test_given_value_replaces_only_its_columns(name: str, user_id: str) -> None:
     feature, value, target, columns = OVERRIDES[name]
     stored = merge(user_id=user_id).tensors
     given_too = merge(user_id=user_id, user={"features": {feature: value}}).tensors
@@ -95,25 +93,19 @@ def test_a_given_value_replaces_its_own_columns_and_nothing_else(name: str, user
     assert all(np.array_equal(stored[other], given_too[other]) for other in stored if other != target)
 
 
-def test_an_item_s_values_reach_all_its_duplicates_and_no_other() -> None:
+def test_item_values_reach_only_its_candidates() -> None:
     ids = ["i1", "i2", "i1"]
     stored = tensor("item_categorical", candidates={"id": ids})
     given_too = tensor("item_categorical", candidates={"id": ids}, items={"i1": {"features": {"category": "games"}}})
 
     assert given_too[:, 1].tolist() == [3, stored[1, 1], 3]
     np.testing.assert_array_equal(np.delete(given_too, 1, axis=1), np.delete(stored, 1, axis=1))
+    # Not the history, which has i3, too.
+    described = merge(candidates={"id": ["i3"]}, items={"i3": {"features": {"category": "travel", "price": 3}}})
+    assert differing(merge(candidates={"id": ["i3"]}), described) == {"item_categorical", "item_dense"}
 
 
-def test_what_is_given_for_a_candidate_does_not_reach_the_history() -> None:
-    stored, other = (
-        merge(candidates={"id": ["i3"]}),
-        merge(candidates={"id": ["i3"]}, items={"i3": {"features": {"category": "travel", "price": 3}}}),
-    )
-
-    assert differing(stored, other) == {"item_categorical", "item_dense"}
-
-
-def test_the_rows_themselves_are_left_as_they_were() -> None:
+def test_rows_are_not_changed() -> None:
     request = parse_request(
         b'{"user_id": "u0", "candidates": {"id": ["i1"]}, "items": {"i1": {"features": {"price": 1}}}}', SCHEMA
     )
@@ -144,7 +136,7 @@ def categories(history: list[str]) -> list[list[int]]:
         ({"user_id": "long"}, ["i1"] * (LENGTH - 1) + ["i2"]),
     ],
 )
-def test_a_history_is_rid_of_unknown_ids_then_cut(document: dict[str, Any], history: list[str]) -> None:
+def test_history_loses_unknown_ids_before_it_is_cut(document: dict[str, Any], history: list[str]) -> None:
     tensors = merge(**document).tensors
     filled = min(LENGTH, sum(item_id in ITEM_ROWS for item_id in history))
 
@@ -159,7 +151,7 @@ def test_any_history(history: list[str]) -> None:
 
 
 @given(st.lists(st.sampled_from([*list(ITEM_ROWS)[:6], *COLD]), min_size=1, max_size=12))
-def test_a_candidate_s_rows_depend_on_no_order_neighbour_or_duplicate(ids: list[str]) -> None:
+def test_candidates_do_not_depend_on_each_other(ids: list[str]) -> None:
     described = {item_id: {"features": {"price": 2.5, "genres": ["a"]}} for item_id in ("i1", "new") if item_id in ids}
     together = merge(candidates={"id": ids}, items=described)
     for place, item_id in enumerate(ids):
@@ -192,10 +184,6 @@ def test_degradation_is_named() -> None:
     assert merge().degraded_user is None
 
 
-def test_a_user_who_is_described_is_unknown_all_the_same() -> None:
-    assert merge(user_id="nobody", user={"features": {"age": 3}, "history": ["i1"]}).degraded_user == "unknown"
-
-
 @pytest.mark.parametrize(
     ("user_stale", "items_stale", "missing", "declared", "candidates"),
     [
@@ -208,14 +196,14 @@ def test_a_user_who_is_described_is_unknown_all_the_same() -> None:
         (None, [False, False, False, False, False], ("i1",), "cached", {"i1": "prior"}),
     ],
 )
-def test_what_is_only_known_from_before_is_declared(
+def test_stale_rows_are_declared(
     user_stale: bool | None,
     items_stale: list[bool] | None,
     missing: tuple[str, ...],
     declared: str | None,
     candidates: dict[str, str],
 ) -> None:
-    """A history some of which could not be read counts as the user's, for he is scored by less than there is."""
+    """A history that could be read only in part counts as the user's: they are scored by less than there is."""
     request = parse_request(json.dumps({"user_id": "u0", "candidates": {"id": ["i1", "i2"]}}).encode(), SCHEMA)
     user = USERS.unpack([USER_ROWS["u0"]])._replace(stale=None if user_stale is None else np.array([user_stale]))
     wanted = wanted_items(request, user)
@@ -226,7 +214,9 @@ def test_what_is_only_known_from_before_is_declared(
     assert (merged.degraded_user, merged.degraded_candidates) == (declared, candidates)
 
 
-def test_an_unknown_user_stays_unknown_however_old_the_rest() -> None:
+def test_unknown_user_stays_unknown() -> None:
+    """Whatever the request says, and however old the rows are."""
+    assert merge(user_id="nobody", user={"features": {"age": 3}, "history": ["i1"]}).degraded_user == "unknown"
     request = parse_request(json.dumps({"user_id": "nobody", "candidates": {"id": ["i1"]}}).encode(), SCHEMA)
     user = USERS.unpack([None])._replace(stale=np.array([False]))
     items = ITEMS.unpack([ITEM_ROWS["i1"]])._replace(stale=np.array([True]))
@@ -234,7 +224,7 @@ def test_an_unknown_user_stays_unknown_however_old_the_rest() -> None:
     assert assemble(SCHEMA, request, AT, user, items).degraded_user == "unknown"
 
 
-def test_an_encoded_text_stands_beside_what_the_request_says_and_what_is_missing() -> None:
+def test_encoded_text_goes_with_features_of_the_request() -> None:
     """Vector and features count; counts are those of an item that nobody knows; a history never has it."""
     vector = np.arange(8, dtype=np.float16)[None]
     document: dict[str, Any] = {
@@ -258,16 +248,7 @@ def test_an_encoded_text_stands_beside_what_the_request_says_and_what_is_missing
     assert dense_of[0][:, -1].tolist() == [1, float(has_semantic(ITEMS.unpack([ITEM_ROWS["i1"]]).records)[0]), 1, 0]
 
 
-def test_counts_and_vectors_stay_the_stored_ones() -> None:
-    stored = merge(candidates={"id": ["i1"]})
-    given_too = merge(
-        candidates={"id": ["i1"]}, items={"i1": {"text": "another text"}}, user={"features": {"gender": "f"}}
-    )
-
-    assert differing(stored, given_too) <= {"user_categorical"}
-
-
-def test_context_is_what_the_request_says_and_the_serving_constants() -> None:
+def test_context_is_that_of_the_request_and_serving_constants() -> None:
     merged = merge(context={"hour": 0, "temperature": 25.0}).tensors
 
     assert merged["context_categorical"].tolist() == [[2, 0, 2]]  # position is "1", its first value
@@ -276,7 +257,7 @@ def test_context_is_what_the_request_says_and_the_serving_constants() -> None:
     assert tensor("context_dense").tolist() == [[0, 1]]
 
 
-def test_a_serving_constant_may_be_a_number() -> None:
+def test_serving_constant_may_be_a_number() -> None:
     fields = (
         Sequence(name="history", length=1),
         Categorical(name="item_id", side="item", is_id=True, buckets=4),
@@ -306,9 +287,6 @@ def test_the_age_of_counts_is_clipped() -> None:
     assert age(as_of - 1e6) == age(0.0) == 0
     assert age(as_of + state.age_cap_s) == pytest.approx(cap, rel=1e-5)
     assert age(1e11) == pytest.approx(cap, rel=1e-5)
-
-
-def test_time_reaches_nothing_but_ages() -> None:
     assert differing(merge(at=AT), merge(at=AT + 86_400)) == {"user_dense", "item_dense"}
 
 
@@ -320,7 +298,7 @@ def test_rows_are_wanted_for_candidates_then_the_history() -> None:
         assert wanted_items(request, user) == ["i1", "i1", *wanted]
 
 
-def test_a_dense_tensor_without_counts_and_vector_is_its_numbers() -> None:
+def test_dense_tensor_without_counts_and_vector() -> None:
     numbers = np.ones((2, 2), np.float32)
     counts: Any = None
 

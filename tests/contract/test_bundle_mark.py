@@ -18,7 +18,6 @@ from tests.contract.examples import SCHEMA, flip, make_folder
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that were hashed, in order."""
     names: list[str] = []
 
     def watch(path: Path, pause: Pause = lambda: None) -> str:
@@ -29,37 +28,23 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_an_untouched_bundle_is_hashed_once(folder: Path, hashed: list[str]) -> None:
+def test_untouched_bundle_is_hashed_once(folder: Path, hashed: list[str]) -> None:
     open_bundle(folder)
     assert sorted(hashed) == sorted(REQUIRED)
-
-    hashed.clear()
-    open_bundle(folder)
-    assert hashed == []
-
-
-def test_a_mark_with_rows_serves_those_who_need_none(folder: Path, hashed: list[str]) -> None:
-    open_bundle(folder)
     mark = (folder / MARKER).read_bytes()
     hashed.clear()
+    open_bundle(folder)
     open_bundle(folder, rows=False)
-
     assert hashed == []
     assert (folder / MARKER).read_bytes() == mark
 
 
-def touch(path: Path) -> None:
-    """Writes the same bytes once more."""
-    path.write_bytes(path.read_bytes())
-
-
 def reword(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes what a JSON file says."""
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
 
 STALE: dict[str, Callable[[Path], object]] = {
-    "a file written again": lambda folder: touch(folder / ROWS["item"]),
+    "a file written again": lambda folder: (folder / ROWS["item"]).write_bytes((folder / ROWS["item"]).read_bytes()),
     "a file with its old times": lambda folder: os.utime(folder / RANKER, ns=(1, (folder / RANKER).stat().st_mtime_ns)),
     "another manifest": lambda folder: reseal(folder, model_version="x"),
     "no mark": lambda folder: (folder / MARKER).unlink(),
@@ -74,7 +59,7 @@ STALE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", STALE)
-def test_a_stale_mark_is_ignored(folder: Path, hashed: list[str], name: str) -> None:
+def test_stale_mark_is_ignored(folder: Path, hashed: list[str], name: str) -> None:
     open_bundle(folder)
     STALE[name](folder)
     hashed.clear()
@@ -83,7 +68,7 @@ def test_a_stale_mark_is_ignored(folder: Path, hashed: list[str], name: str) -> 
     assert sorted(hashed) == sorted(REQUIRED)
 
 
-def test_a_mark_that_came_along_with_a_copy_vouches_for_nothing(whole_bundle: Bundle, folder: Path) -> None:
+def test_copied_mark_is_ignored(whole_bundle: Bundle, folder: Path) -> None:
     """The copy has the mark, the sizes and the times; only the bytes are wrong."""
     before = (folder / RANKER).stat()
     flip(folder / RANKER)
@@ -94,7 +79,7 @@ def test_a_mark_that_came_along_with_a_copy_vouches_for_nothing(whole_bundle: Bu
         open_bundle(folder)
 
 
-def test_a_mark_without_rows_does_not_vouch_for_rows(folder: Path) -> None:
+def test_mark_without_rows_does_not_cover_rows(folder: Path) -> None:
     open_bundle(folder, rows=False)
     flip(folder / ROWS["user"])
 
@@ -102,7 +87,7 @@ def test_a_mark_without_rows_does_not_vouch_for_rows(folder: Path) -> None:
         open_bundle(folder)
 
 
-def test_a_damaged_bundle_leaves_no_mark(folder: Path) -> None:
+def test_damaged_bundle_leaves_no_mark(folder: Path) -> None:
     (folder / MARKER).unlink()
     flip(folder / RANKER)
 
@@ -111,7 +96,7 @@ def test_a_damaged_bundle_leaves_no_mark(folder: Path) -> None:
     assert not (folder / MARKER).exists()
 
 
-def test_a_folder_that_cannot_be_written_to(folder: Path) -> None:
+def test_read_only_folder_opens(folder: Path) -> None:
     (folder / MARKER).unlink()
     folder.chmod(0o555)
     try:

@@ -86,17 +86,17 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", ALLOWED)
-def test_allows(case: str) -> None:
+def test_allows_identity(case: str) -> None:
     assert has_consent(ALLOWED[case])
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refuses(case: str) -> None:
+def test_forbids_identity(case: str) -> None:
     assert not has_consent(REFUSED[case])
 
 
 @pytest.mark.parametrize("vendors", ["bits", "ranges"])
-def test_a_vendor_needs_its_own_consent(vendors: str) -> None:
+def test_vendor_needs_its_own_consent(vendors: str) -> None:
     request = {"regs": {"gdpr": 1}, "user": {"consent": tcf(vendors=vendors)}}
     allowed = {vendor for vendor in (*range(1, 900), 65_535) if has_consent(request, vendor)}
 
@@ -115,12 +115,12 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["regs", "user", "device"]), st.dictionaries(SIGNALS, VALUES) | VALUES))
-def test_whatever_comes_is_a_yes_or_a_no(request: dict[str, Any]) -> None:
+def test_any_signals_give_an_answer(request: dict[str, Any]) -> None:
     assert has_consent(request, 9) in (True, False)
 
 
 @given(st.integers(0, 229), st.data())
-def test_a_string_cut_short_is_a_no(length: int, data: st.DataObject) -> None:
+def test_cut_string_forbids_identity(length: int, data: st.DataObject) -> None:
     whole = tcf(vendors=data.draw(st.sampled_from(["bits", "ranges"])))
 
     assert not has_consent({"regs": {"gdpr": 1}, "user": {"consent": whole[: length // 6]}})

@@ -28,7 +28,7 @@ LEARNED = LearnedCorrection(centre=-3, shift=0.1, slope=0.9, at=1e9, impressions
 
 @cheap
 @given(CORRECTIONS, SCORES)
-def test_the_order_of_scores_stays(correction: Correction, scores: np.ndarray) -> None:
+def test_order_of_scores_stays(correction: Correction, scores: np.ndarray) -> None:
     corrected = correction(scores)[np.argsort(scores, kind="stable")]
 
     assert (np.diff(corrected) >= 0).all()
@@ -37,7 +37,7 @@ def test_the_order_of_scores_stays(correction: Correction, scores: np.ndarray) -
 
 @cheap
 @given(CORRECTIONS, SCORES)
-def test_a_score_does_not_depend_on_the_others(correction: Correction, scores: np.ndarray) -> None:
+def test_score_does_not_depend_on_others(correction: Correction, scores: np.ndarray) -> None:
     alone = [correction(scores[place : place + 1])[0] for place in range(len(scores))]
 
     assert correction(scores).tobytes() == np.array(alone, np.float32).tobytes()
@@ -45,11 +45,11 @@ def test_a_score_does_not_depend_on_the_others(correction: Correction, scores: n
 
 @cheap
 @given(CORRECTIONS, arrays(np.float32, 50, elements=st.floats(2**-13, 0.875, width=32)))
-def test_it_can_be_undone(correction: Correction, scores: np.ndarray) -> None:
+def test_correction_can_be_undone(correction: Correction, scores: np.ndarray) -> None:
     np.testing.assert_allclose(correction.undone(correction(scores)), scores, rtol=1e-3)
 
 
-def test_the_line_is_in_log_odds() -> None:
+def test_correction_is_a_line_in_log_odds() -> None:
     scores = np.array([0.01, 0.05, 0.5], np.float32)
     logits = np.log(scores / (1 - scores))
     expected = 1 / (1 + np.exp(-(-3 + 0.2 + 0.8 * (logits + 3))))
@@ -59,11 +59,11 @@ def test_the_line_is_in_log_odds() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_what_is_not_finite_stays_so() -> None:
+def test_non_finite_scores_stay_so() -> None:
     assert not np.isfinite(Correction(shift=0.5)(np.array([np.nan, np.inf], np.float32))).any()
 
 
-def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_file_round_trips(tmp_path: Path) -> None:
     assert read_corrections(tmp_path / "none.json") == {}
     write_corrections(tmp_path / "corrections.json", {"b": LEARNED})
 
@@ -81,7 +81,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"bias": 1}, "bundles.b.bias: is not known here"),
     ],
 )
-def test_a_correction_out_of_bounds_is_refused(change: dict[str, float], reason: str, tmp_path: Path) -> None:
+def test_rejects_correction_out_of_bounds(change: dict[str, float], reason: str, tmp_path: Path) -> None:
     path = tmp_path / "corrections.json"
     path.write_text(json.dumps({"bundles": {"b": LEARNED.model_dump() | change}}))
 
@@ -90,24 +90,19 @@ def test_a_correction_out_of_bounds_is_refused(change: dict[str, float], reason:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"bundles": 1}', b"\xff", b" " * 2**21])
-def test_a_file_that_is_none_is_refused(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "corrections.json"
+def test_rejects_files_that_are_none(content: bytes, tmp_path: Path) -> None:
+    path, loop = tmp_path / "corrections.json", tmp_path / "loop.json"
     path.write_bytes(content)
+    loop.symlink_to(loop)
 
     with pytest.raises(CorrectionError, match="corrections.json"):
         read_corrections(path)
-
-
-def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    loop = tmp_path / "loop.json"
-    loop.symlink_to(loop)
-
-    for path in (loop, tmp_path):
+    for unreadable in (loop, tmp_path):
         with pytest.raises(CorrectionError, match="msd recalibrate"):
-            read_corrections(path)
+            read_corrections(unreadable)
 
 
 @pytest.mark.parametrize("values", [[], [0.0, 0.0], [0.0, 9.0, 1.0], [0.0, 0.0, float("nan")]])
-def test_logged_values_out_of_bounds_are_refused(values: list[float]) -> None:
+def test_rejects_logged_values_out_of_bounds(values: list[float]) -> None:
     with pytest.raises(CorrectionError, match="not centre, shift and slope"):
         Correction.of(values)

@@ -43,7 +43,7 @@ STATE = State(name="counts", side="item", prior=0.1, strength=20.0, half_life_s=
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-def test_one_by_one_equals_together(kind: str, data: st.DataObject) -> None:
+def test_values_do_not_depend_on_their_batch(kind: str, data: st.DataObject) -> None:
     field, values = KINDS[kind]
     column = data.draw(st.lists(values, max_size=8))
     together = encode_field(field, column)
@@ -56,7 +56,7 @@ def test_one_by_one_equals_together(kind: str, data: st.DataObject) -> None:
         assert np.array(encode_one(field, value), together.dtype).tobytes() == row.tobytes()
 
 
-def test_a_record_is_a_side_of_one() -> None:
+def test_record_equals_a_side_of_one() -> None:
     values: dict[str, Value] = {"hour": "13", "device": "ios", "temperature": 21.5, "position": "1"}
     for given_values in (values, {"hour": None, "device": None}, {}):
         columns = {name: [value] for name, value in given_values.items()}
@@ -68,7 +68,7 @@ def test_a_record_is_a_side_of_one() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-def test_what_is_encoded_fits_the_table(kind: str, data: st.DataObject) -> None:
+def test_encoded_values_fit_their_table(kind: str, data: st.DataObject) -> None:
     field, values = KINDS[kind]
     encoded = encode_field(field, [data.draw(values)])
 
@@ -80,7 +80,7 @@ def test_what_is_encoded_fits_the_table(kind: str, data: st.DataObject) -> None:
         assert encoded.max() < field.size
 
 
-def test_missing_and_unknown_have_places_of_their_own() -> None:
+def test_missing_and_unknown_have_own_indices() -> None:
     known, _ = KINDS["vocabulary"]
     assert isinstance(known, Categorical)
     assert encode_categorical(known, [None, "?", "", "a", "b"]).tolist() == [
@@ -92,7 +92,7 @@ def test_missing_and_unknown_have_places_of_their_own() -> None:
     assert encode_categorical(hashed, [""]).min() > MISSING_INDEX
 
 
-def test_bags_are_padded_cut_and_empty_like_missing() -> None:
+def test_bags_are_padded_and_cut() -> None:
     field = Bag(name="f", side="item", vocabulary=("a", "b"), max_values=2)
     values: Sequence[Sequence[str] | None] = [None, [], ["b"], ["a", "?"], ["?", "b", "a"]]
 
@@ -100,7 +100,7 @@ def test_bags_are_padded_cut_and_empty_like_missing() -> None:
     assert encode_bag(field, []).shape == (0, 2)
 
 
-def test_numbers_are_standardised_limited_and_flagged() -> None:
+def test_numbers_are_standardised_and_clipped() -> None:
     field = Numeric(name="f", side="item", mean=1.0, scale=2.0)
     assert encode_numeric(field, [5.0, None, 1.0, 1e300, -1e300]).tolist() == [
         [2, 0],
@@ -147,12 +147,11 @@ NOT_CANONICAL: dict[str, tuple[str, object, str]] = {
 
 
 def field_of(name: str) -> ValueField:
-    """A field of the example by its name."""
     return next(fields[name] for fields in SCHEMA.settable.values() if name in fields)
 
 
 @pytest.mark.parametrize("name", CANONICAL)
-def test_canonical(name: str) -> None:
+def test_canonical_value(name: str) -> None:
     field, raw, value = CANONICAL[name]
     found = canonical(field_of(field), raw)
 
@@ -160,10 +159,10 @@ def test_canonical(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NOT_CANONICAL)
-def test_not_canonical(name: str) -> None:
-    field, raw, said = NOT_CANONICAL[name]
+def test_rejects_value(name: str) -> None:
+    field, raw, message = NOT_CANONICAL[name]
 
-    with pytest.raises(SchemaError, match=said):
+    with pytest.raises(SchemaError, match=message):
         canonical(field_of(field), raw)
 
 
@@ -175,42 +174,33 @@ def test_canonical_values_stay_as_they_are(data: st.DataObject) -> None:
     assert canonical(field, value) == value
 
 
-def test_a_side_has_its_fields_in_their_columns_and_the_rest_is_missing() -> None:
+def test_side_has_its_fields_in_their_columns() -> None:
     categorical, numeric = encode_side(SCHEMA, "user", {"gender": ["m", None], "interests": [("food",), None]}, 2)
 
     assert categorical.tolist() == [[0, 3, 3, 0, 0], [0, 0, 0, 0, 0]]
     assert numeric.tolist() == [[0, 1], [0, 1]]
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_no_rows(side: str) -> None:
-    for known in SIDES:
-        if known == side:
-            assert [part.shape[0] for part in encode_side(SCHEMA, known, {}, 0)] == [0, 0]
-
-
-def test_a_column_of_another_length_is_refused() -> None:
+def test_side_without_rows_is_empty_and_wrong_lengths_are_rejected() -> None:
+    for side in SIDES:
+        assert [part.shape[0] for part in encode_side(SCHEMA, side, {}, 0)] == [0, 0]
     with pytest.raises(SchemaError, match="'gender' has 1 values, expected 2"):
         encode_side(SCHEMA, "user", {"gender": ["m"]}, 2)
 
 
-def test_counts_become_rate_amount_and_age() -> None:
+def test_counts_become_rate_amount_and_clipped_age() -> None:
     encoded = encode_state(STATE, [0, 80, 80], [0, 8, 40], [AT, AT - 86_400, AT], AT)
     smoothed = (40 + STATE.strength * STATE.prior) / (80 + STATE.strength)
     above = math.log(smoothed / (1 - smoothed)) - math.log(STATE.prior / (1 - STATE.prior))
 
     expected = [[0.0, 0.0, 0.0], [0.0, math.log(81), math.log(2)], [above, math.log(81), 0.0]]
     np.testing.assert_allclose(encoded, expected, rtol=1e-6, atol=1e-7)
-
-
-def test_age_is_never_negative_nor_beyond_its_cap() -> None:
     ages = encode_state(STATE, [1, 1, 1], [0, 0, 0], [AT + 500, AT - 864_000, 0], AT)[:, 2]
-
     assert ages.tolist() == pytest.approx([0, math.log(11), math.log(11)])
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e9), st.floats(0, 1), st.floats(0, 1e11)), min_size=1), st.floats(0, 1e11))
-def test_counts_one_by_one_equal_together(rows: list[tuple[float, float, float]], at: float) -> None:
+def test_counts_do_not_depend_on_their_batch(rows: list[tuple[float, float, float]], at: float) -> None:
     shown, rate, as_of = np.array(rows).T
     together = encode_state(STATE, shown, shown * rate, as_of, at)
 
@@ -247,6 +237,6 @@ def test_texts(template: str, text: str | None) -> None:
         ("{0}", "names .*0"),
     ],
 )
-def test_templates_that_fit_nothing(template: str, said: str) -> None:
+def test_rejects_template(template: str, said: str) -> None:
     with pytest.raises(SchemaError, match=said):
         render_text(template, {"title": "Heat"})

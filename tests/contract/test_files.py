@@ -1,4 +1,4 @@
-"""A file is whole or absent, and what was there before survives a failure."""
+"""A file, and a bundle, is written whole or not at all; what was there before survives a failure."""
 
 import hashlib
 import os
@@ -6,34 +6,31 @@ from pathlib import Path
 
 import pytest
 
+from msd.contract.bundle import MANIFEST, RANKER, new_bundle, open_bundle
+from msd.contract.errors import BundleError
 from msd.contract.files import atomic_file, sha256_file, write_bytes_atomic, write_text_atomic
+from tests.contract.examples import SCHEMA
 
 
-def test_a_file_and_its_folders_are_made(tmp_path: Path) -> None:
+def test_file_and_its_folders_are_created_and_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a/b/text"
+    write_bytes_atomic(path, b"old and long")
     write_text_atomic(path, "straße\n")
 
     assert path.read_bytes() == "straße\n".encode()
     assert path.stat().st_mode & 0o777 == 0o644
-
-
-def test_a_file_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "data"
-    for data in (b"old and long", b"new"):
-        write_bytes_atomic(path, data)
-
-    assert path.read_bytes() == b"new"
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(path.parent.iterdir()) == [path]
 
 
 def fail_half_way(path: Path) -> None:
-    """Writes that never end."""
     with atomic_file(path) as file:
         file.write(b"half")
+        file.flush()
+        assert path.read_bytes() == b"old"
         raise KeyboardInterrupt
 
 
-def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.write_bytes(b"old")
 
@@ -43,17 +40,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_name_is_taken_only_at_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "data"
-    with atomic_file(path) as file:
-        file.write(b"half")
-        file.flush()
-        assert not path.exists()
-
-    assert path.read_bytes() == b"half"
-
-
-def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+def test_pipe_is_written_to(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -68,8 +55,58 @@ def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
         write_text_atomic(pipe, "{}\n")
 
 
-def test_hashes(tmp_path: Path) -> None:
+def test_file_hash(tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.write_bytes(b"x" * 100_000)
 
     assert sha256_file(path) == hashlib.sha256(b"x" * 100_000).hexdigest()
+
+
+def leave_half_way(folder: Path) -> None:
+    with new_bundle(folder) as temporary:
+        (temporary / MANIFEST).write_text("half")
+        raise KeyboardInterrupt
+
+
+def test_new_bundle_replaces_another_at_once(folder: Path) -> None:
+    with new_bundle(folder) as temporary:
+        (temporary / MANIFEST).write_text("new")
+        assert (folder / RANKER).exists()
+
+    assert [path.name for path in folder.iterdir()] == [MANIFEST]
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_failed_export_leaves_the_old_bundle(folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        leave_half_way(folder)
+
+    assert open_bundle(folder).schema == SCHEMA
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_new_bundle_takes_a_missing_or_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "deep/new"):
+        with new_bundle(folder) as temporary:
+            (temporary / MANIFEST).touch()
+        assert [path.name for path in folder.iterdir()] == [MANIFEST]
+
+
+def test_link_to_the_bundle_stays(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to(folder)
+    with new_bundle(tmp_path / "current") as temporary:
+        (temporary / MANIFEST).write_text("new")
+
+    assert (tmp_path / "current").is_symlink()
+    assert (folder / MANIFEST).read_text() == "new"
+
+
+def test_rejects_to_replace_other_things(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+
+    for taken in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(BundleError, match="exists and is not a bundle"), new_bundle(taken):
+            raise AssertionError("the block does not run")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -17,14 +17,12 @@ _X, _Y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name i
 
 
 def outside() -> TensorProto:
-    """Weights in another file."""
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="../secret")
     return tensor
 
 
 def model(nodes: list[onnx.NodeProto], tensors: list[TensorProto]) -> onnx.ModelProto:
-    """A model of one graph."""
     return helper.make_model(helper.make_graph(nodes, "g", [_X], [_Y], tensors))
 
 
@@ -61,7 +59,7 @@ HIDDEN: dict[str, Callable[[], onnx.ModelProto]] = {
 
 
 @pytest.mark.parametrize("name", HIDDEN)
-def test_weights_elsewhere_are_found_wherever_they_are_named(tmp_path: Path, name: str) -> None:
+def test_rejects_weights_in_other_files(tmp_path: Path, name: str) -> None:
     path = tmp_path / "ranker.onnx"
     path.write_bytes(HIDDEN[name]().SerializeToString())
 
@@ -69,7 +67,7 @@ def test_weights_elsewhere_are_found_wherever_they_are_named(tmp_path: Path, nam
         check_graph_file(path)
 
 
-def test_a_graph_that_is_whole_passes(tmp_path: Path) -> None:
+def test_whole_graph_passes(tmp_path: Path) -> None:
     inner = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
     path = tmp_path / "ranker.onnx"
     made = model([helper.make_node("If", ["x"], ["y"], then_branch=_branch(inner))], [inner])
@@ -78,9 +76,7 @@ def test_a_graph_that_is_whole_passes(tmp_path: Path) -> None:
 
 
 @given(content=st.binary(max_size=200))
-def test_any_bytes_pass_or_are_refused_in_the_proper_way(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
+def test_any_bytes_pass_or_are_rejected(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.onnx"
     path.write_bytes(content)
     with suppress(BundleError):
@@ -88,7 +84,7 @@ def test_any_bytes_pass_or_are_refused_in_the_proper_way(
 
 
 @pytest.mark.parametrize("content", [b"", b"\x3a", b"\x3a\xff\xff\xff\xff\x7f", b"\xff" * 20, b"\x07"])
-def test_what_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_rejects_other_bytes(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "ranker.onnx").write_bytes(content)
     with pytest.raises(BundleError, match="not an ONNX graph"):
         check_graph_file(tmp_path / "ranker.onnx")

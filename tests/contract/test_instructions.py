@@ -19,14 +19,10 @@ ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd crc32 asimddp\n"
         ("", ()),
     ],
 )
-def test_it_names_those_that_decide(text: str, found: tuple[str, ...], tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text(text)
-
-    assert cpu_instructions(tmp_path / "cpuinfo") == found
-
-
-def test_where_nothing_tells_there_are_none(tmp_path: Path) -> None:
+def test_names_relevant_instructions(text: str, found: tuple[str, ...], tmp_path: Path) -> None:
     assert cpu_instructions(tmp_path / "cpuinfo") == ()
+    (tmp_path / "cpuinfo").write_text(text)
+    assert cpu_instructions(tmp_path / "cpuinfo") == found
 
 
 @pytest.mark.parametrize(
@@ -42,5 +38,5 @@ def test_x86_needs_vnni_to_add_exactly(instructions: tuple[str, ...], exact: boo
     assert adds_int8_exactly(instructions) == exact
 
 
-def test_of_this_machine_it_names_known_ones_alone() -> None:
+def test_this_machines_instructions_are_known() -> None:
     assert set(cpu_instructions()) <= set(KNOWN)

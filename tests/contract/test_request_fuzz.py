@@ -1,4 +1,4 @@
-"""Whatever bytes arrive, the answer is a request or a RequestError, never another error."""
+"""Any bytes give a request or a RequestError; parsing in one pass and thoroughly give the same."""
 
 import json
 import tracemalloc
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msd.contract.request import CheckedRequest, RequestError, parse_request
+from msd.contract import request as module
+from msd.contract.request import CheckedRequest, RequestError, ScoreRequest, parse_request
 from tests.bundles.factory import golden_requests
 from tests.contract.examples import SCHEMA
 
@@ -36,19 +37,19 @@ JSON = st.recursive(
 
 @settings(max_examples=300)
 @given(st.binary() | st.text().map(str.encode))
-def test_any_bytes_are_refused_in_the_proper_way(body: bytes) -> None:
+def test_any_bytes_are_rejected(body: bytes) -> None:
     assert outcome(body) is None
 
 
 @settings(max_examples=300)
 @given(JSON)
-def test_any_json_is_refused_in_the_proper_way(document: object) -> None:
+def test_any_json_is_rejected(document: object) -> None:
     assert outcome(json.dumps(document).encode()) is None
 
 
 @settings(max_examples=400)
 @given(st.data())
-def test_a_request_with_anything_anywhere_is_scored_or_refused(data: st.DataObject) -> None:
+def test_any_change_of_a_request_is_parsed_or_rejected(data: st.DataObject) -> None:
     """One place of a good request, at any depth, holds any JSON."""
     document = data.draw(st.sampled_from(golden_requests()[:4]))
     text = json.dumps(document)
@@ -65,13 +66,11 @@ def test_a_request_with_anything_anywhere_is_scored_or_refused(data: st.DataObje
 
 
 def places_of(value: object, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths to all parts of a JSON value."""
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [place, *(inner for key, part in parts for inner in places_of(part, (*place, key)))]
 
 
 def keys(count: int) -> dict[str, object]:
-    """An object of so many keys."""
     return {f"k{place}": 1 for place in range(count)}
 
 
@@ -94,7 +93,7 @@ WIDE: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("name", WIDE)
-def test_much_that_is_wrong_costs_no_more_than_to_read_it(name: str) -> None:
+def test_many_errors_need_little_memory(name: str) -> None:
     """What pydantic has to say of each of so many errors would fill some hundred MB and take seconds."""
     body = json.dumps(WIDE[name]).encode()
     tracemalloc.start()
@@ -108,7 +107,7 @@ def test_much_that_is_wrong_costs_no_more_than_to_read_it(name: str) -> None:
         tracemalloc.stop()
 
 
-def test_a_large_request_is_read_as_a_small_one_is() -> None:
+def test_large_request_is_read_like_a_small_one() -> None:
     """All that may be said of as many ads as there may be; JSON that is none is still refused."""
     ids = [f"i{place}" for place in range(2_000)]
     golden = next(one for one in golden_requests() if one.get("items"))
@@ -128,3 +127,73 @@ def test_a_large_request_is_read_as_a_small_one_is() -> None:
     assert large.item_features == dict.fromkeys(ids, small.item_features["i0"])
     for wrong in (body[:-1], body + b"}", body[:-1] + b',"user_id":"u2"}', body.replace(b'"x', b'"\\ud800x', 1)):
         assert outcome(wrong) is None
+
+
+SCRAPS = [b'"', *(scrap.encode() for scrap in ": , { } [ ] \\ 0 - e9 NaN Infinity null true".split()), b" "]
+SCRAPS += [b'"a":1,', b'"id":["i1"],', b'"hour":1,', b'"at" : 1,', b"\\ud800", b"\xff", b"\xef\xbb\xbf", b"9" * 5_000]
+
+
+def found(body: bytes, thoroughly: bool) -> CheckedRequest | tuple[str, str | None, str]:
+    try:
+        if thoroughly:
+            return module._parse_thoroughly(body, lambda _: SCHEMA, 50)
+        return parse_request(body, SCHEMA, 50)
+    except RequestError as refused:
+        return refused.code, refused.field, refused.message
+
+
+@settings(max_examples=600)
+@given(st.data())
+def test_both_parsers_agree_on_damaged_requests(data: st.DataObject) -> None:
+    body = json.dumps(data.draw(st.sampled_from(golden_requests()[:4]))).encode()
+    for _ in range(data.draw(st.integers(0, 3))):
+        start = data.draw(st.integers(0, len(body)))
+        stop = start + data.draw(st.integers(0, 12))
+        body = body[:start] + data.draw(st.sampled_from(SCRAPS) | st.binary(max_size=3)) + body[stop:]
+
+    assert found(body, False) == found(body, True)
+
+
+COLONS = st.sampled_from(["a:b", '":', '" :', "\\", "c", "☂", "\n"]) | st.text(max_size=4)
+
+
+@settings(max_examples=300)
+@given(ids=st.lists(COLONS.filter(bool), min_size=1, max_size=5), device=COLONS, indent=st.sampled_from([None, 1]))
+def test_both_parsers_agree_on_colons_and_quotes_in_values(ids: list[str], device: str, indent: int | None) -> None:
+    document = {"user_id": "u:1", "context": {"device": device}, "candidates": {"id": ids}, "items": {ids[0]: None}}
+    body = json.dumps(document, indent=indent, separators=(",", " : ") if indent else None).encode()
+
+    assert found(body, False) == found(body, True)
+
+
+DOUBLED: list[tuple[str, str]] = [
+    ('{"user_id": "u", "user_id": "u", "candidates": {"id": ["i1"]}}', "user_id"),
+    ('{"user_id": "u", "user_id" : "u", "candidates": {"id": ["i1"]}}', "user_id"),
+    ('{"user_id": "u", "candidates": {"id": ["i1"], "id"\n:["i1"]}}', "id"),
+    ('{"user_id": "u", "candidates": {"id": ["i1"]}, "context": {"hour": 1, "hour": 1}}', "hour"),
+    ('{"user_id": "u", "candidates": {"id": ["i1"]}, "context": {"device": "a:b", "device": "a"}}', "device"),
+    ('{"user_id": "u", "candidates": {"id": ["i1"]}, "items": {"i1": {"text": "x"}, "i1": {"text": "x"}}}', "i1"),
+    (
+        '{"user_id": "u", "candidates": {"id": ["i1"]}, "items": {"i1": {"features": {"price": 1, "price": 1}}}}',
+        "price",
+    ),
+    ('{"user_id": "u", "candidates": {"id": ["i1"]}, "user": {"history": [], "history": []}}', "history"),
+    ('{"user_id": "u", "us\\u0065r_id": "u", "candidates": {"id": ["i1"]}}', "user_id"),
+]
+
+
+@pytest.mark.parametrize(("body", "key"), DOUBLED)
+def test_rejects_repeated_key(body: str, key: str) -> None:
+    assert found(body.encode(), False) == ("malformed", key, "a JSON key occurs twice")
+
+
+def test_ordinary_request_is_read_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def thorough(*_: Any) -> None:  # noqa: ANN401
+        raise AssertionError("looked at twice")
+
+    monkeypatch.setattr(module, "_parse_thoroughly", thorough)
+    for document in golden_requests()[:4]:
+        assert parse_request(json.dumps(document).encode(), SCHEMA).user_id == document["user_id"]
+    body = json.dumps({"user_id": "shop:7", "candidates": {"id": ["ad:1", "ad:2"]}}, separators=(",", ":")).encode()
+    assert parse_request(body, SCHEMA).ids == ["ad:1", "ad:2"]
+    assert ScoreRequest.model_validate_json(body).candidates.bid is None

@@ -30,7 +30,6 @@ HISTORIES = [["i1", "ß"], [], ["😀"] * 3]
 
 
 def write_items(path: Path, ids: Sequence[str]) -> list[bytes]:
-    """Writes a row for each id, and gives the rows."""
     records = make_records(ITEMS, len(ids))
     write_row_file(path, ITEMS, BUNDLE_ID, ids, records, [])
     return [record.tobytes() for record in records]
@@ -93,24 +92,8 @@ def test_users_have_their_histories(tmp_path: Path) -> None:
     assert rows.damaged == 0
 
 
-def test_an_empty_file(path: Path) -> None:
-    write_items(path, [])
-    file = open_items(path)
-
-    assert file.count == 0
-    assert file.raw(["i1"]) == [None]
-    assert file.raw([]) == []
-    assert file.scan(0, 10) == []
-
-
-def test_an_id_with_a_nul_character_which_no_request_can_have_is_refused(path: Path) -> None:
-    with pytest.raises(BundleError, match=r"the id 'a\\x00b' holds a NUL character"):
-        write_items(path, ["ab", "a\0b", "\0"])
-    assert not path.exists()
-
-
 @given(st.lists(IDS, unique=True, min_size=1, max_size=20), st.data())
-def test_an_id_of_which_another_is_the_beginning_is_told_apart(
+def test_prefixes_of_ids_are_distinguished(
     tmp_path_factory: pytest.TempPathFactory, ids: list[str], data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("rows") / "items.rows"
@@ -125,19 +108,8 @@ def test_an_id_of_which_another_is_the_beginning_is_told_apart(
     check_lone(file, asked)
 
 
-@pytest.mark.parametrize("hash_", [0, 1, 2**64 - 1])
-def test_if_all_hashes_collide_a_row_is_still_found(path: Path, monkeypatch: pytest.MonkeyPatch, hash_: int) -> None:
-    monkeypatch.setattr(id_index, "hash_ids", lambda ids, seed: np.full(len(ids), hash_, np.uint64))
-    monkeypatch.setattr(id_index, "hash_one", lambda one, seed: hash_)
-    ids = [f"i{number}" for number in range(20)]
-    rows = write_items(path, ids)
-
-    assert open_items(path).raw([*ids, "x"]) == [*rows, None]
-    check_lone(open_items(path), [*ids, "x"])
-
-
 @given(st.lists(IDS, unique=True, min_size=1, max_size=40), st.integers(1, 6), st.integers(0, 2))
-def test_if_many_hashes_collide_every_row_is_found_and_no_other(
+def test_rows_are_found_despite_hash_collisions(
     tmp_path_factory: pytest.TempPathFactory, ids: list[str], kinds: int, upper: int
 ) -> None:
     """Hashes alike in what decides the slot, in what is kept in it, or in both."""
@@ -163,28 +135,24 @@ def test_ids_as_long_as_may_be(path: Path) -> None:
     assert open_items(path).raw([*ids, "x" * 257, "x" * 10_000]) == [*rows, None, None]
 
 
-def test_an_id_that_no_request_can_have_is_refused_and_nothing_is_written(path: Path) -> None:
-    with pytest.raises(BundleError, match=r"the id 'x{40}'… has 10000 characters; 256 are allowed"):
-        write_items(path, ["i1", "x" * 10_000])
-    assert not path.exists()
-
-
-def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        write_items(tmp_path / name, ["i1", "i2", "i3"])
-
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-
-
-def test_an_id_that_occurs_twice_is_refused_and_nothing_is_written(path: Path) -> None:
-    with pytest.raises(BundleError, match="an id occurs twice: 'i1'"):
-        write_items(path, ["i1", "i2", "i1", "i3"])
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["ab", "a\0b", "\0"], r"the id 'a\\x00b' holds a NUL character"),
+        (["i1", "x" * 10_000], r"the id 'x{40}'… has 10000 characters; 256 are allowed"),
+        (["i1", "i2", "i1", "i3"], "an id occurs twice: 'i1'"),
+    ],
+    ids=["NUL", "long", "twice"],
+)
+def test_rejects_wrong_ids_and_writes_nothing(path: Path, ids: list[str], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        write_items(path, ids)
     assert not path.exists()
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_any_byte_that_is_wrong_is_found_out(tmp_path: Path, data: st.DataObject) -> None:
+def test_rejects_any_wrong_byte(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "items.rows"
     ids = ["i1", "i2", "i3", "i4"]
     if not path.exists():
@@ -201,7 +169,7 @@ def test_any_byte_that_is_wrong_is_found_out(tmp_path: Path, data: st.DataObject
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_a_file_that_ends_early_or_late_is_refused(tmp_path: Path, data: st.DataObject) -> None:
+def test_rejects_file_of_wrong_length(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "items.rows"
     write_items(path, ["i1", "i2", "i3"])
     whole = path.read_bytes()
@@ -214,34 +182,23 @@ def test_a_file_that_ends_early_or_late_is_refused(tmp_path: Path, data: st.Data
 
 
 def sections(path: Path) -> dict[str, tuple[int, int]]:
-    """Where the file's sections are: name → start, size."""
     header, raw = read_header(OpenFile(path))
     base = len(raw)
     names = ("slots", "ids", "row_starts", "rows", "checksums")
     return {name: (base + getattr(header, name).start, getattr(header, name).size) for name in names}
 
 
-@pytest.mark.parametrize("place", ["slots", "ids", "checksums"])
-def test_damage_to_the_index_or_its_checksum_shows_when_ids_are_looked_up(path: Path, place: str) -> None:
-    ids = [f"i{number}" for number in range(500)]
-    write_items(path, ids)
-    start, _ = sections(path)[place]
-    flip(path, start + 1)
-
-    with pytest.raises(BundleError, match=r"block \d+ is damaged; copy the bundle again"):
-        open_items(path).raw(ids)
-
-
-def test_damage_to_where_users_rows_begin_shows_when_they_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["slots", "ids", "row_starts", "checksums"])
+def test_damaged_index_is_found_when_ids_are_looked_up(tmp_path: Path, place: str) -> None:
     path, ids = tmp_path / "users.rows", [f"u{number}" for number in range(900)]
     write_row_file(path, USERS, BUNDLE_ID, ids, make_records(USERS, 900), [["i1"]] * 900)
-    flip(path, sections(path)["row_starts"][0] + 9)
+    flip(path, sections(path)[place][0] + 9)
     with pytest.raises(BundleError, match=r"block \d+ is damaged; copy the bundle again"):
         RowFile(path, USERS, BUNDLE_ID).get(ids)
 
 
 @pytest.mark.parametrize("place", ["ids", "rows"])
-def test_damage_beyond_the_index_shows_when_touched_and_only_then(path: Path, place: str) -> None:
+def test_damaged_block_is_found_only_when_read(path: Path, place: str) -> None:
     ids = [f"i{number}" for number in range(8_000)]
     known = dict(zip(ids, write_items(path, ids), strict=True))
     start, size = sections(path)[place]
@@ -256,7 +213,6 @@ def test_damage_beyond_the_index_shows_when_touched_and_only_then(path: Path, pl
 
 
 def flip(path: Path, place: int) -> None:
-    """Changes one bit."""
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
@@ -271,7 +227,6 @@ def with_header(path: Path, header: bytes) -> None:
 
 
 def edited(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
-    """A change to a header in which `old` occurs."""
 
     def edit(header: bytes) -> bytes:
         assert old in header
@@ -297,7 +252,7 @@ HEADERS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_another_header(path: Path, name: str) -> None:
+def test_rejects_wrong_header(path: Path, name: str) -> None:
     edit, said = HEADERS[name]
     write_items(path, ["i1", "i2"])
     whole = path.read_bytes()
@@ -307,7 +262,7 @@ def test_another_header(path: Path, name: str) -> None:
         open_items(path)
 
 
-def test_a_header_that_moves_the_border_of_ids_and_rows(path: Path) -> None:
+def test_rejects_header_that_moves_sections(path: Path) -> None:
     write_items(path, ["i1", "i2"])
     places = sections(path)
     base = places["slots"][0]
@@ -323,21 +278,17 @@ def test_a_header_that_moves_the_border_of_ids_and_rows(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"MSD", b"MSDROWS2" + b"\0" * 100, b"MSDROWS3" + b"\xff" * 100, b"\0" * 4096])
-def test_no_rows_file(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-    with pytest.raises(BundleError, match="not a rows file"):
-        open_items(path)
-
-
-def test_no_file(path: Path) -> None:
+def test_rejects_other_files(path: Path, content: bytes) -> None:
     with pytest.raises(BundleError, match="No such file"):
         open_items(path)
     with pytest.raises(BundleError, match="Is a directory"):
         open_items(path.parent)
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match="not a rows file"):
+        open_items(path)
 
 
-def test_a_file_of_another_bundle_or_schema(path: Path) -> None:
+def test_rejects_file_of_another_bundle_or_schema(path: Path) -> None:
     write_items(path, ["i1"])
     smaller = FeatureSchema(fields=SCHEMA.fields[:-1])
     without_price = FeatureSchema(fields=tuple(field for field in SCHEMA.fields if field.name != "price"))
@@ -350,54 +301,40 @@ def test_a_file_of_another_bundle_or_schema(path: Path) -> None:
 
 
 def truncate(path: Path) -> None:
-    """Nothing is left of the file."""
     os.truncate(path, 0)
 
 
 def overwrite(path: Path) -> None:
-    """Other bytes stand where the file's were."""
     path.write_bytes(b"\xff" * path.stat().st_size)
 
 
 def replace(path: Path) -> None:
-    """Another file takes the name."""
     path.unlink()
     write_items(path, ["x"])
 
 
 @pytest.mark.parametrize("change", [truncate, overwrite, os.unlink, replace])
-def test_what_was_read_stays_whatever_becomes_of_the_file(path: Path, change: Callable[[Path], None]) -> None:
+def test_read_rows_survive_changes_of_the_file(path: Path, change: Callable[[Path], None]) -> None:
     ids = [f"i{number}" for number in range(3_000)]
     rows = write_items(path, ids)
-    file = open_items(path)
-    assert file.raw(ids) == rows
-    change(path)
-
-    assert file.raw(ids) == rows
-    assert file.get(ids).found.all()
-
-
-@pytest.mark.parametrize("change", [truncate, overwrite])
-def test_what_was_not_read_before_the_file_was_spoilt_is_an_error_until_it_is_back(
-    path: Path, change: Callable[[Path], None]
-) -> None:
-    ids = [f"i{number}" for number in range(3_000)]
-    known = dict(zip(ids, write_items(path, ids), strict=True))
     whole = path.read_bytes()
-    file = open_items(path)
-    first, row = file.scan(0, 1)[0]
-    assert file.raw([first]) == [row]
+    read, unread = open_items(path), open_items(path)
+    assert read.raw(ids) == rows
+    first, row = unread.scan(0, 1)[0]
     change(path)
 
-    with pytest.raises(BundleError, match=r"items\.rows: block \d+ is damaged"):
-        file.raw(ids)
-    assert file.raw([first]) == [row]
-    with path.open("r+b") as restored:
-        restored.write(whole)
-    assert file.raw(ids) == list(known.values())
+    assert read.raw(ids) == rows
+    assert read.get(ids).found.all()
+    if change in (truncate, overwrite):
+        with pytest.raises(BundleError, match=r"items\.rows: block \d+ is damaged"):
+            unread.raw(ids)
+        with path.open("r+b") as restored:
+            restored.write(whole)
+    assert unread.raw([first]) == [row]
+    assert unread.raw(ids) == rows
 
 
-def test_several_threads_that_touch_the_same_blocks_read_the_same(path: Path) -> None:
+def test_concurrent_threads_read_the_same_rows(path: Path) -> None:
     ids = [f"i{number}" for number in range(3_000)]
     rows = write_items(path, ids)
     file = open_items(path)
@@ -424,7 +361,7 @@ def taken_by_rows() -> int:
     return taken
 
 
-def test_memory_is_taken_by_what_is_touched(path: Path) -> None:
+def test_memory_grows_only_by_blocks_read(path: Path) -> None:
     """The map is as large as the file; what it takes is the blocks of a few ids, not the megabytes between them."""
     ids = [f"i{number}" for number in range(60_000)]
     write_items(path, ids)
@@ -437,7 +374,7 @@ def test_memory_is_taken_by_what_is_touched(path: Path) -> None:
     assert 0 < taken <= 16 * BLOCK
 
 
-def test_many_rows_are_written_from_records_that_are_made_on_the_way(path: Path) -> None:
+def test_streamed_records_give_the_same_bytes(path: Path) -> None:
     ids, records = [f"i{number}" for number in range(40_000)], make_records(ITEMS, 40_000)
     asked: list[int] = []
 

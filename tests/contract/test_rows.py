@@ -15,9 +15,10 @@ from tests.contract.examples import AT, BUNDLE_ID, ITEMS, OTHER_ID, SCHEMA, USER
 
 IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
 SIZE = ITEMS.dtype.itemsize
+FLOATS = ("numeric", "semantic", "impressions", "clicks", "as_of")
 
 
-def test_the_layout_is_the_one_of_every_bundle_so_far() -> None:
+def test_layout_is_that_of_every_bundle_so_far() -> None:
     assert row_dtype(SCHEMA, "item").descr == [
         ("format", "|u1"), ("flags", "|u1"), ("bundle", "<u8"), ("written_at", "<f8"), ("impressions", "<f4"),
         ("clicks", "<f4"), ("as_of", "<f8"), ("categorical", "<i4", (4,)), ("numeric", "<f4", (2,)),
@@ -27,7 +28,7 @@ def test_the_layout_is_the_one_of_every_bundle_so_far() -> None:
 
 
 @pytest.mark.parametrize("codec", [USERS, ITEMS])
-def test_what_is_packed_comes_back(codec: RowCodec) -> None:
+def test_rows_round_trip(codec: RowCodec) -> None:
     contents = make_contents(codec.side, 10)
     tail = pack_history([]) if codec is USERS else b""
     rows = codec.unpack([record.tobytes() + tail for record in codec.pack(contents, AT)])
@@ -46,7 +47,7 @@ def test_what_is_packed_comes_back(codec: RowCodec) -> None:
 
 
 @given(st.lists(IDS))
-def test_histories_come_back(item_ids: list[str]) -> None:
+def test_histories_round_trip(item_ids: list[str]) -> None:
     assert unpack_history(pack_history(item_ids)) == tuple(item_ids)
 
     row = make_records(USERS, 1)[0].tobytes() + pack_history(item_ids)
@@ -54,20 +55,20 @@ def test_histories_come_back(item_ids: list[str]) -> None:
 
 
 @given(st.lists(IDS, min_size=1), st.data())
-def test_a_history_cut_short_is_none(item_ids: list[str], data: st.DataObject) -> None:
+def test_rejects_history_cut_short(item_ids: list[str], data: st.DataObject) -> None:
     packed = pack_history(item_ids)
 
     assert unpack_history(packed[: data.draw(st.integers(0, len(packed) - 1))]) is None
 
 
 @given(st.binary(max_size=40))
-def test_any_bytes_are_a_history_or_none(content: bytes) -> None:
+def test_any_bytes_are_a_history_or_rejected(content: bytes) -> None:
     for tail in (content, content + zlib.crc32(content).to_bytes(4, "little")):
         item_ids = unpack_history(tail)
         assert item_ids is None or pack_history(item_ids) == tail
 
 
-def test_an_id_that_no_request_can_have_is_not_packed_into_a_history() -> None:
+def test_rejects_wrong_ids_in_a_history() -> None:
     with pytest.raises(BundleError, match="an id in a history has 70000 bytes; 1024 are allowed"):
         pack_history(["i1", "x" * 70_000])
     with pytest.raises(BundleError, match="an id in a history holds a NUL character"):
@@ -75,7 +76,7 @@ def test_an_id_that_no_request_can_have_is_not_packed_into_a_history() -> None:
 
 
 @given(st.data())
-def test_any_byte_of_a_row_that_is_wrong_is_found_out(data: st.DataObject) -> None:
+def test_rejects_any_wrong_byte_of_a_row(data: st.DataObject) -> None:
     codec = data.draw(st.sampled_from([USERS, ITEMS]))
     row = make_records(codec, 1)[0].tobytes() + (pack_history(["i1", "ß"]) if codec is USERS else b"")
     place = data.draw(st.integers(0, len(row) - 1))
@@ -99,7 +100,6 @@ def test_any_bytes_are_rows_or_missing(given_rows: list[bytes | int | None]) -> 
 
 
 def with_sum(content: bytes) -> bytes:
-    """The content and its checksum."""
     return content + zlib.crc32(content).to_bytes(4, "little")
 
 
@@ -120,7 +120,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_a_spoilt_row_is_missing_counted_and_leaves_its_neighbours(how: str) -> None:
+def test_damaged_row_is_missing_and_counted(how: str) -> None:
     good = make_records(USERS, 2)[1].tobytes() + pack_history(["i3"])
     rows = USERS.unpack([good, SPOILT[how], None, good])
 
@@ -130,7 +130,7 @@ def test_a_spoilt_row_is_missing_counted_and_leaves_its_neighbours(how: str) -> 
     assert [record.tobytes() for record in rows.records[1:3]] == [USERS.missing.tobytes()] * 2
 
 
-def test_a_missing_row_says_so_in_every_part() -> None:
+def test_missing_row_is_missing_in_every_part() -> None:
     missing = USERS.unpack([None]).records
 
     assert missing["categorical"].tolist() == [[0] * 5]
@@ -139,14 +139,7 @@ def test_a_missing_row_says_so_in_every_part() -> None:
     assert not has_semantic(missing)[0]
 
 
-def test_no_rows() -> None:
-    rows = USERS.unpack([])
-
-    assert (len(rows.records), len(rows.found), rows.histories, rows.damaged) == (0, 0, (), 0)
-    assert len(USERS.pack(make_contents("user", 0), AT)) == 0
-
-
-def test_unpacked_rows_can_be_changed_without_changing_others() -> None:
+def test_unpacked_rows_are_copies() -> None:
     row = make_records(ITEMS, 1)[0].tobytes()
     rows = ITEMS.unpack([row, None])
     rows.records["clicks"] = 99.0
@@ -155,7 +148,7 @@ def test_unpacked_rows_can_be_changed_without_changing_others() -> None:
     assert ITEMS.missing["clicks"].tolist() == [0.0]
 
 
-def test_a_vector_that_is_absent_may_be_anything_and_is_stored_as_zero() -> None:
+def test_absent_vector_is_stored_as_zero() -> None:
     contents = make_contents("item", 3)
     assert contents.semantic is not None
     contents.semantic[2] = np.nan
@@ -163,26 +156,25 @@ def test_a_vector_that_is_absent_may_be_anything_and_is_stored_as_zero() -> None
     assert not ITEMS.pack(contents, AT)["semantic"][2].any()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("name", ["numeric", "semantic", "impressions", "clicks", "as_of"])
-def test_what_is_not_finite_is_refused(name: str, value: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        *((name, value, "item side holds a value that is not finite") for name in FLOATS for value in (np.nan, np.inf)),
+        ("semantic", 1e5, "not finite"),
+        ("impressions", 1e39, "not finite"),
+        ("categorical", -1, "index outside its table"),
+        ("categorical", 10_000, "index outside its table"),
+    ],
+)
+def test_rejects_values_that_do_not_fit(name: str, value: float, message: str) -> None:
     contents = make_contents("item", 2)
     getattr(contents, name)[0] = value
 
-    with pytest.raises(BundleError, match="item side holds a value that is not finite"):
+    with pytest.raises(BundleError, match=message):
         ITEMS.pack(contents, AT)
 
 
-@pytest.mark.parametrize(("name", "value"), [("semantic", 1e5), ("impressions", 1e39)])
-def test_what_is_too_large_for_its_type_is_refused(name: str, value: float) -> None:
-    contents = make_contents("item", 2)
-    getattr(contents, name)[0] = value
-
-    with pytest.raises(BundleError, match="not finite"):
-        ITEMS.pack(contents, AT)
-
-
-def test_a_schema_without_vectors_and_categories() -> None:
+def test_schema_without_vectors_and_categories() -> None:
     schema = FeatureSchema(fields=(Sequence(name="history", length=1), Numeric(name="price", side="item")))
     codec = RowCodec(schema, "item", BUNDLE_ID)
     contents = make_contents("item", 2)._replace(
@@ -206,7 +198,7 @@ def test_a_schema_without_vectors_and_categories() -> None:
         ("as_of", np.nan),
     ],
 )
-def test_what_no_model_can_take_is_damaged(name: str, value: float) -> None:
+def test_row_that_no_model_can_take_is_damaged(name: str, value: float) -> None:
     record = make_records(ITEMS, 1)
     record[name].flat[0] = value
     rows = ITEMS.unpack([with_sum(record.tobytes()[:-4]), make_records(ITEMS, 1).tobytes()])
@@ -216,15 +208,7 @@ def test_what_no_model_can_take_is_damaged(name: str, value: float) -> None:
     assert rows.records[0] == ITEMS.missing[0]
 
 
-@pytest.mark.parametrize("index", [-1, 10_000])
-def test_an_index_outside_its_table_is_not_packed(index: int) -> None:
-    contents = make_contents("item", 3)
-    contents.categorical[1, 0] = index
-    with pytest.raises(BundleError, match="index outside its table"):
-        ITEMS.pack(contents, AT)
-
-
-def test_a_record_of_a_text_alone_stands_in_its_place_and_is_no_row() -> None:
+def test_encoded_text_is_no_row() -> None:
     """It packs and unpacks as it is, so that what a request was scored from can be kept."""
     vectors = np.arange(2 * SCHEMA.semantic_width("item"), dtype=np.float16).reshape(2, -1)
     encoded = ITEMS.encoded(vectors)

@@ -12,7 +12,7 @@ HISTORY = Sequence(name="history", length=3)
 COUNTS: dict[str, Any] = {"prior": 0.1, "strength": 1.0, "half_life_s": 1.0, "age_cap_s": 1.0}
 
 
-def test_tensors_have_the_places_that_the_ranker_was_built_for() -> None:
+def test_tensors_of_the_schema() -> None:
     assert [(spec.name, spec.side, spec.dtype, spec.shape) for spec in SCHEMA.tensors] == [
         ("user_categorical", "user", "int32", (5,)),  # id, gender, three interests
         ("user_dense", "user", "float32", (6,)),  # age and its flag, three of counts, presence of a vector
@@ -28,7 +28,7 @@ def test_tensors_have_the_places_that_the_ranker_was_built_for() -> None:
     ]
 
 
-def test_columns_follow_the_order_of_fields_within_side_and_tensor() -> None:
+def test_columns_follow_the_order_of_fields() -> None:
     places = {name: (place.start, place.stop) for name, place in SCHEMA.columns.items()}
 
     assert places == {
@@ -44,7 +44,7 @@ def test_tensors_without_columns_are_left_out() -> None:
     assert [spec.name for spec in schema.tensors] == ["item_categorical", "history_categorical", "history_mask"]
 
 
-def test_only_what_a_request_may_say_is_settable() -> None:
+def test_settable_features_and_serving_constants() -> None:
     assert {side: list(fields) for side, fields in SCHEMA.settable.items()} == {
         "user": ["gender", "interests", "age"],
         "item": ["category", "genres", "price"],
@@ -61,32 +61,29 @@ def test_sizes_of_embedding_tables() -> None:
     assert Categorical(name="c", side="user").size == 2
 
 
-def test_the_hash_of_a_schema_is_what_every_bundle_so_far_has() -> None:
+def test_schema_hash_is_that_of_every_bundle_so_far() -> None:
     schema = FeatureSchema(fields=(HISTORY, Numeric(name="price", side="item", log=True)), item_text="{title}")
 
     assert schema.schema_hash == "04c70e23415fb6c26be2b7a06c0916aff90a75427ced24d1f12449bea4527644"
 
 
-def test_equal_schemas_are_equal_however_much_they_were_used() -> None:
+def test_copy_is_equal() -> None:
     copy = FeatureSchema.model_validate_json(SCHEMA.model_dump_json())
     used = (SCHEMA.tensors, SCHEMA.columns, SCHEMA.history, SCHEMA.settable, SCHEMA.schema_hash)
 
     assert used
+    with pytest.raises(ValidationError, match="frozen"):
+        SCHEMA.item_text = ""
     assert copy == SCHEMA
     assert copy.schema_hash == SCHEMA.schema_hash
     assert copy.tensors == SCHEMA.tensors
 
 
-def test_order_and_every_part_of_a_field_count() -> None:
+def test_hash_depends_on_order_and_texts() -> None:
     reordered = FeatureSchema(fields=SCHEMA.fields[::-1], item_text=SCHEMA.item_text)
     renamed = FeatureSchema(fields=SCHEMA.fields, item_text="{title}.")
 
     assert len({SCHEMA.schema_hash, reordered.schema_hash, renamed.schema_hash}) == 3
-
-
-def test_a_schema_is_frozen() -> None:
-    with pytest.raises(ValidationError, match="frozen"):
-        SCHEMA.item_text = ""
 
 
 REFUSED: dict[str, tuple[tuple[SchemaField, ...], str]] = {
@@ -113,7 +110,7 @@ REFUSED: dict[str, tuple[tuple[SchemaField, ...], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_fields_that_do_not_go_together(name: str) -> None:
+def test_rejects_fields_that_do_not_go_together(name: str) -> None:
     fields, said = REFUSED[name]
 
     with pytest.raises(ValidationError, match=said):
@@ -143,6 +140,6 @@ def test_fields_that_do_not_go_together(name: str) -> None:
         {"kind": "numeric", "name": "a", "side": "user", "min": 0},
     ],
 )
-def test_fields_that_make_no_sense(field: dict[str, Any]) -> None:
+def test_rejects_field(field: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         FeatureSchema.model_validate({"fields": [{"kind": "sequence", "name": "h", "length": 1}, field]})

@@ -21,13 +21,12 @@ def closed_form(events: list[Event], as_of: float) -> float:
 
 
 def assert_close(state: EntityState, other: EntityState) -> None:
-    """Equal but for rounding."""
     assert (state.as_of, state.likes) == (other.as_of, other.likes)
     assert (state.impressions, state.clicks) == pytest.approx((other.impressions, other.clicks), rel=1e-9, abs=1e-12)
 
 
 @given(EVENTS.flatmap(lambda events: st.tuples(st.just(events), st.permutations(events))))
-def test_the_order_of_events_changes_nothing(orders: tuple[list[Event], list[Event]]) -> None:
+def test_order_of_events_does_not_matter(orders: tuple[list[Event], list[Event]]) -> None:
     events, shuffled = orders
 
     assert_close(fold_all(RULE, events), fold_all(RULE, shuffled))
@@ -60,7 +59,7 @@ def test_advancing_twice_is_advancing_once(events: list[Event], first: float, se
 
 
 @given(EVENTS, TIMES)
-def test_an_earlier_time_changes_nothing(events: list[Event], at: float) -> None:
+def test_earlier_time_changes_nothing(events: list[Event], at: float) -> None:
     state = fold_all(RULE, events)
     assume(at <= state.as_of)
 
@@ -68,7 +67,7 @@ def test_an_earlier_time_changes_nothing(events: list[Event], at: float) -> None
 
 
 @given(EVENTS, TIMES)
-def test_advancing_between_events_does_not_matter(events: list[Event], at: float) -> None:
+def test_advancing_between_events_changes_nothing(events: list[Event], at: float) -> None:
     """Reading a state at some time, and keeping what was read, loses nothing."""
     half = len(events) // 2
     read = advance(RULE, fold_all(RULE, events[:half]), at)
@@ -77,33 +76,25 @@ def test_advancing_between_events_does_not_matter(events: list[Event], at: float
     assert_close(advance(RULE, fold_all(RULE, events[half:], read), end), advance(RULE, fold_all(RULE, events), end))
 
 
-def test_half_a_life() -> None:
+def test_counts_halve_and_late_events_count_as_in_time() -> None:
     state = advance(RULE, fold(RULE, EntityState(), Event(1_000.0, True, "a")), 1_100.0)
 
     assert state == EntityState(0.5, 0.5, 1_100.0, ((1_000.0, "a"),))
+    assert fold(RULE, EntityState(as_of=1_100.0), Event(1_000.0, False)) == EntityState(0.5, 0.0, 1_100.0)
 
 
-def test_a_late_event_counts_as_much_as_in_time() -> None:
-    state = fold(RULE, EntityState(as_of=1_100.0), Event(1_000.0, False))
-
-    assert state == EntityState(0.5, 0.0, 1_100.0)
-
-
-def test_a_click_without_an_item_is_counted_and_not_remembered() -> None:
+def test_clicks_are_remembered_by_item_each_time() -> None:
     assert fold(RULE, EntityState(), Event(5.0, True)) == EntityState(1.0, 1.0, 5.0)
-
-
-def test_one_like_twice_is_two_likes() -> None:
     assert fold_all(RULE, [Event(1.0, True, "a"), Event(1.0, True, "a")]).history == ("a", "a")
 
 
-def test_ages_between_first_and_last_event_do_not_overflow() -> None:
+def test_long_ages_do_not_overflow() -> None:
     state = fold_all(StateRule(0.001, 3), [Event(0.0, True, "a"), Event(1.8e9, True, "b"), Event(5.0, True, "c")])
 
     assert (state.impressions, state.history) == (1.0, ("a", "c", "b"))
 
 
-def test_folding_leaves_the_state_before_as_it_was() -> None:
+def test_fold_does_not_change_its_input() -> None:
     before = EntityState(1.0, 1.0, 5.0, ((5.0, "a"),))
     fold(RULE, before, Event(6.0, True, "b"))
 

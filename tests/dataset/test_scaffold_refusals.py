@@ -1,14 +1,19 @@
-"""What `msd data init` cannot make a dataset of: it says where the fault is and what to do, and writes nothing."""
+"""`msd data init` on packed, partitioned and aggregated logs; refusals name the fault and write nothing."""
 
+import gzip
+import json
 import resource
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from msd.dataset.check import DatasetReport
+from msd.dataset.draft import Draft
+from msd.dataset.load import load_dataset
 from msd.dataset.roles import InitError
 from msd.dataset.scaffold import SourceFiles, init_dataset
-from tests.dataset.logs import log, make, write
+from tests.dataset.logs import START, log, make, write
 
 
 @pytest.mark.parametrize(
@@ -23,7 +28,7 @@ from tests.dataset.logs import log, make, write
         ({"Visitor ID": None}, "no column name identifies the user, who saw the ad"),
     ],
 )
-def test_what_cannot_be_told_is_asked_for(tmp_path: Path, change: dict[str, str | None], message: str) -> None:
+def test_asks_for_unidentified_columns(tmp_path: Path, change: dict[str, str | None], message: str) -> None:
     frame = log()
     for name, value in change.items():
         frame = (
@@ -35,7 +40,7 @@ def test_what_cannot_be_told_is_asked_for(tmp_path: Path, change: dict[str, str 
     assert not (tmp_path / "out").exists()
 
 
-def test_two_that_fit_are_both_named(tmp_path: Path) -> None:
+def test_names_both_candidates_of_a_role(tmp_path: Path) -> None:
     frame = log().rename({"Clicked?": "a", "Time": "t"}).with_columns(b=pl.col("a"), s=pl.col("t"))
     with pytest.raises(InitError, match="t, s all hold times; name the one of the impression with --time"):
         make(tmp_path, frame)
@@ -53,9 +58,7 @@ def test_two_that_fit_are_both_named(tmp_path: Path) -> None:
         (3, "Time", "yesterday", "log.csv, row 4, Time: 'yesterday' is neither unix seconds nor an ISO 8601 time"),
     ],
 )
-def test_a_wrong_cell_is_told_with_its_place_in_the_log(
-    tmp_path: Path, row: int, column: str, value: str | None, message: str
-) -> None:
+def test_wrong_cell_is_named_by_place(tmp_path: Path, row: int, column: str, value: str | None, message: str) -> None:
     frame = log().with_columns(pl.all().cast(pl.String))
     values = frame[column].to_list()
     values[row] = value
@@ -65,31 +68,13 @@ def test_a_wrong_cell_is_told_with_its_place_in_the_log(
     assert not (tmp_path / "out").exists()
 
 
-def test_wrong_counts_are_told(tmp_path: Path) -> None:
-    frame = log().with_columns(impressions=pl.lit("2.5"), clicks=pl.lit("1")).drop("Clicked?")
-    with pytest.raises(InitError) as error:
-        make(tmp_path, frame)
-    assert str(error.value).splitlines()[1:] == [
-        "log.csv, row 1, impressions: '2.5' should be a count: a whole number of at least 0 (and so in 239 more rows)",
-        "impressions was taken as the impressions (its name says impressions); to name another column, use "
-        "--impressions COLUMN",
-    ]
-
-
-def test_more_clicks_than_impressions_are_told_before_anything_is_written(tmp_path: Path) -> None:
-    frame = log().drop("Clicked?")
-    with pytest.raises(InitError, match=r"log\.csv, row 2, clicks: '5' is more than the impressions of its row"):
-        make(tmp_path, frame.with_columns(impressions=pl.lit(2), clicks=pl.int_range(pl.len()) % 2 * 5))
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_flag_of_zeros_and_ones_is_no_label(tmp_path: Path) -> None:
+def test_flag_is_no_label(tmp_path: Path) -> None:
     frame = log().drop("Clicked?").with_columns(is_mobile=pl.col("pos") % 2, impressions=pl.col("pos") % 2)
     with pytest.raises(InitError, match="no column says whether it was clicked"):
         make(tmp_path, frame)
 
 
-def test_a_run_that_was_killed_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+def test_killed_run_can_be_repeated(tmp_path: Path) -> None:
     (tmp_path / ".out.part").mkdir()
     (tmp_path / ".out.part" / "events.parquet").write_bytes(b"PAR1")
     (tmp_path / "out").mkdir()
@@ -98,7 +83,7 @@ def test_a_run_that_was_killed_leaves_nothing_in_the_way(tmp_path: Path) -> None
     assert "dataset.toml" in {one.name for one in (tmp_path / "out").iterdir()}
 
 
-def test_a_full_disk_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
     path = write(log(), tmp_path / "log.csv")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     # A limit on a file's size fails a write as a full disk does; Python ignores the signal that comes with it.
@@ -111,14 +96,16 @@ def test_a_full_disk_is_told_and_nothing_is_left(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["log.csv"]
 
 
-def test_files_and_folders_that_will_not_do(tmp_path: Path) -> None:
+def test_rejects_unusable_files_and_folders(tmp_path: Path) -> None:
     path = write(log(), tmp_path / "log.csv")
     empty, sheet = tmp_path / "empty.csv", tmp_path / "log.xlsx"
     empty.write_text("a,b\n", encoding="utf-8")
+    (none := tmp_path / "none").mkdir()
     sheet.write_bytes(b"PK")
     for source, message in (
         (tmp_path / "gone.csv", "gone.csv: there is no such file"),
         (empty, "empty.csv: is empty: it has no row of data"),
+        (none, r"none: is a folder without a file that ends in \.parquet"),
         (sheet, r"log.xlsx: should be a folder or end in one of \.parquet, \.csv, .*: save it as one of these"),
     ):
         with pytest.raises(InitError, match=message):
@@ -137,3 +124,167 @@ def test_files_and_folders_that_will_not_do(tmp_path: Path) -> None:
     twice = write(pl.DataFrame({"adId": [1, 1], "colour": ["red", "blue"]}), tmp_path / "twice.csv")
     with pytest.raises(InitError, match="twice.csv, row 2, adId: '1' repeats the id of an earlier row"):
         init_dataset(SourceFiles(path, items=twice), tmp_path / "out", {})
+
+
+SUBJECTS = ("bread", "bicycles", "gardens", "winter", "music", "loans", "travel", "shoes", "phones", "paint")
+
+
+def headlines(rows: int = 300) -> pl.DataFrame:
+    """An aggregated log whose every row is a headline of its own, with what was found out afterwards beside it."""
+    return pl.DataFrame(
+        [
+            {
+                "headline": f"What nobody told you about {SUBJECTS[n % 10]}, part {n}",
+                "lede": f"A longer story on {SUBJECTS[n % 10]} that is told in a sentence or two. " * 5,
+                "format": ("video", "list", "story")[n % 3],
+                "impressions": 40 + n % 20,
+                "clicks": 1 + n % 4,
+                "winner": n % 4 == 3,
+                "significance": float(n % 7),
+                "created_at": START + n * 600,
+            }
+            for n in range(rows)
+        ]
+    )
+
+
+def init(folder: Path, frame: pl.DataFrame, **options: int) -> tuple[Draft, DatasetReport]:
+    draft, report = init_dataset(SourceFiles(write(frame, folder / "log.csv")), folder / "out", {}, **options)  # type: ignore[arg-type]
+    assert report.problems == ()
+    return draft, report
+
+
+def test_rows_that_are_items_keep_their_texts(tmp_path: Path) -> None:
+    draft, report = init(tmp_path, headlines())
+    dataset = load_dataset(tmp_path / "out")
+    assert draft.roles["item"].column == "headline"
+    assert "user" not in draft.roles
+    assert dataset.config.items.text == "{headline}. {lede}. Format: {format}."
+    assert dataset.items["text"].null_count() == 0
+    assert dataset.items["title"][0] == "What nobody told you about bread, part 0"
+    assert [(one.name, one.side) for one in dataset.config.features] == [("format", "item")]
+    left = dict(draft.left_out)
+    assert {"winner", "significance"} <= set(left)
+    assert "what happens after the impression" in left["winner"]
+    assert any("all events are one user's" in note for note in report.notes)
+
+
+def test_sample_keeps_users_whole(tmp_path: Path) -> None:
+    frame = log(users=200, each=20)
+    _, report = init(tmp_path, frame, sample=1_000)
+    events = load_dataset(tmp_path / "out").events
+    assert report.counts["events"] == 1_000
+    assert events.group_by("user_id").len()["len"].unique().to_list() == [20]
+
+
+@pytest.mark.parametrize("ending", [".csv.gz", ".jsonl.gz", ".json", ".tsv as .csv"])
+def test_reads_packed_files_and_lists(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"log{ending}"
+    if ending == ".csv.gz":
+        path.write_bytes(gzip.compress(log().write_csv().encode()))
+    elif ending == ".jsonl.gz":
+        path.write_bytes(gzip.compress(log().write_ndjson().encode()))
+    elif ending == ".json":
+        path.write_text(json.dumps(log().to_dicts()))
+    else:
+        path = tmp_path / "log.csv"
+        path.write_text(log().write_csv(separator="\t"))
+    _, report = init_dataset(SourceFiles(path), tmp_path / "out", {})
+    assert report.problems == ()
+    assert report.counts["events"] == 240
+
+
+def parts(folder: Path) -> Path:
+    made = folder / "parts"
+    for number in range(3):
+        place = made / f"day={number}"
+        place.mkdir(parents=True)
+        frame = log().slice(number * 80, 80)
+        (place / "part.csv.gz").write_bytes(gzip.compress(frame.write_csv().encode()))
+    (made / "_SUCCESS").write_text("")
+    return made
+
+
+def test_folder_of_parts_is_one_table(tmp_path: Path) -> None:
+    _, report = init_dataset(SourceFiles(parts(tmp_path)), tmp_path / "out", {})
+    assert report.problems == ()
+    assert report.counts["events"] == 240
+    _, report = init_dataset(SourceFiles(write(log(), tmp_path / "log.csv")), tmp_path / "whole", {})
+    assert load_dataset(tmp_path / "out").events.equals(load_dataset(tmp_path / "whole").events)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("day=1/part.csv.gz", b"", r"day=1/part.csv.gz: its columns differ"),
+        ("day=1/part.csv.gz", b"\x1f\x8b\x08cut", "day=1/part.csv.gz: cannot be unpacked by gzip"),
+        (
+            "day=1/part.csv.gz",
+            gzip.compress(b"a,b\n1,2\n", mtime=0),
+            "its columns differ from those of parts/day=0/part.csv.gz: ",
+        ),
+        ("day=1/more.jsonl", b"{}", "parts: holds CSV and other files"),
+    ],
+)
+def test_rejects_part_unlike_the_others(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    folder = parts(tmp_path)
+    (folder / name).write_bytes(content)
+    if not content:
+        (folder / name).write_bytes(gzip.compress(b"x\n1\n", mtime=0))
+    with pytest.raises(InitError, match=message):
+        init_dataset(SourceFiles(folder), tmp_path / "out", {})
+
+
+def test_wrong_cell_of_a_part_is_named_by_its_row(tmp_path: Path) -> None:
+    folder = parts(tmp_path)
+    text = gzip.decompress((folder / "day=2" / "part.csv.gz").read_bytes()).decode()
+    lines = text.splitlines()
+    lines[5] = lines[5].replace("yes", "maybe").replace(",no,", ",maybe,")
+    (folder / "day=2" / "part.csv.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    with pytest.raises(InitError) as error:
+        init_dataset(SourceFiles(folder), tmp_path / "out", {"label": "Clicked?"})
+    assert "parts/day=2/part.csv.gz, row 5, Clicked?: 'maybe' should be 0 (no click)" in str(error.value)
+    assert "Clicked? was taken as the label (given by --label)" in str(error.value)
+
+
+def test_leaking_columns_are_noted(tmp_path: Path) -> None:
+    clicked = pl.col("Clicked?") == "yes"
+    frame = log(users=60).with_columns(
+        note=pl.when(clicked).then(pl.lit("thanks")).otherwise(pl.lit("shown")),
+        seconds=pl.when(clicked).then(pl.col("pos") + 30.5).otherwise(pl.col("pos") * 0.5),
+        stars=pl.col("adId") % 5 + 0.5,
+    )
+    _, report = init(tmp_path, frame.drop("revenue"))
+    told = "\n".join(report.notes)
+    assert "the context feature note (column note) alone tells clicks from the rest (AUC 1.000)" in told
+    assert "the context feature seconds (column seconds) alone tells clicks from the rest (AUC 1.000)" in told
+    assert "the item feature stars (column stars) is called like something that comes of impressions" in told
+    assert "device" not in told
+
+
+def test_sampled_negatives_are_noted(tmp_path: Path) -> None:
+    frame = log(users=60).with_columns(
+        pl.Series("Time", [(START + n // 5 * 60) * 1000 for n in range(1_200)]),
+        pl.Series("Visitor ID", [f"v{n // 5 % 60}" for n in range(1_200)]),
+        pl.Series("Clicked?", ["yes" if n % 5 == 0 else "no" for n in range(1_200)]),
+    )
+    _, report = init(tmp_path, frame)
+    told = "\n".join(report.notes)
+    assert "100% of the moments hold exactly one click beside 4.0 events without one" in told
+    assert "bring impressions that were really shown" in told
+
+
+def test_uninformative_gauc_is_noted(tmp_path: Path) -> None:
+    frame = headlines().with_columns(site=pl.Series([f"s{n % 30}" for n in range(300)]))
+    _, report = init_dataset(SourceFiles(write(frame, tmp_path / "l.csv")), tmp_path / "out", {"user": "site"})
+    assert report.problems == ()
+    assert any("GAUC will be .5 for every model" in note for note in report.notes)
+
+
+def test_log_without_users_needs_no_user(tmp_path: Path) -> None:
+    frame = log().drop("Visitor ID")
+    with pytest.raises(InitError, match="or give --no-user to treat all rows as one user's"):
+        init(tmp_path, frame)
+    draft, _ = init(tmp_path, frame, no_user=True)
+    assert "user" not in draft.roles
+    assert "NO USER was found" in (tmp_path / "out" / "dataset.toml").read_text()

@@ -1,4 +1,4 @@
-"""The split: every user's events in time, cut at the floors, whatever order the rows come in."""
+"""The split: each user's events in time, cut at the floors, or the parts that the events name."""
 
 import math
 from fractions import Fraction
@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from msd.dataset.check import check_dataset
 from msd.dataset.config import DatasetConfig, SplitConfig, load_config
-from msd.dataset.load import load_dataset
+from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.problem import DatasetError
 from msd.dataset.split import split_events
+from msd.dataset.texts import student_texts
+from tests.dataset.small import CONFIG, EVENTS, spoil, write_small
 from tests.dataset.tiny import write_tiny_dataset
 
 
@@ -38,7 +41,7 @@ def item_key(item: str) -> tuple[bool, int, str]:
 
 @given(rows=others, cuts=st.sampled_from([(0.5, 0.8, 0.9), (0.29, 0.57, 0.86), (1 / 3, 0.7, 0.95)]))
 @settings(max_examples=60, deadline=None)
-def test_parts_follow_time_and_are_cut_at_their_floors_ties_staying_together(
+def test_parts_follow_time_and_keep_ties_together(
     config: DatasetConfig, rows: list[tuple[str, str, int, int]], cuts: tuple[float, float, float]
 ) -> None:
     split = SplitConfig(profile_window=cuts[0], train=cuts[1], valid=cuts[2])
@@ -54,39 +57,14 @@ def test_parts_follow_time_and_are_cut_at_their_floors_ties_staying_together(
         assert [one[-1] for one in placed] == due, user
 
 
-@given(rows=others, seed=st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
-def test_the_order_of_rows_makes_no_difference(
-    config: DatasetConfig, rows: list[tuple[str, str, int, int]], seed: int
-) -> None:
-    events = frame_of(rows)
-    turned = events.sample(fraction=1.0, shuffle=True, seed=seed)
-    one, other = (frame.with_columns(part=pl.Series(split_events(frame, config))) for frame in (events, turned))
-    assert sorted(one.rows()) == sorted(other.rows())
-
-
-@given(rows=others, seed=st.integers(0, 1000))
-@settings(max_examples=30, deadline=None)
-def test_labels_move_no_event(config: DatasetConfig, rows: list[tuple[str, str, int, int]], seed: int) -> None:
-    events = frame_of(rows)
-    labels = pl.Series(np.random.default_rng(seed).integers(0, 2, events.height).astype(np.int8))
-    assert (split_events(events, config) == split_events(events.with_columns(label=labels), config)).all()
-
-
-@given(rows=others)
-@settings(max_examples=30, deadline=None)
-def test_one_users_events_do_not_move_anothers(config: DatasetConfig, rows: list[tuple[str, str, int, int]]) -> None:
-    assert (split_events(frame_of([]), config) == split_events(frame_of(rows), config)[:20]).all()
-
-
-def test_cuts_are_taken_as_written(config: DatasetConfig) -> None:
+def test_cuts_are_decimal(config: DatasetConfig) -> None:
     events = pl.DataFrame({"user_id": ["u"] * 100, "item_id": ["1"] * 100, "at": range(100), "label": [0] * 100})
     split = SplitConfig(profile_window=0.29, train=0.57, valid=0.58)
     parts = split_events(events, config.model_copy(update={"split": split}))
     assert np.bincount(parts).tolist() == [29, 28, 1, 42]
 
 
-def test_an_empty_part_is_an_error_that_names_it(config: DatasetConfig) -> None:
+def test_rejects_empty_part(config: DatasetConfig) -> None:
     events = pl.DataFrame({"user_id": ["u", "u", "v"], "item_id": ["1", "2", "3"], "at": [1, 2, 3], "label": [0, 1, 1]})
     with pytest.raises(DatasetError, match="no event falls into the parts train, valid: 3 events of 2 users"):
         split_events(events, config)
@@ -94,9 +72,106 @@ def test_an_empty_part_is_an_error_that_names_it(config: DatasetConfig) -> None:
         split_events(events.head(0), config)
 
 
-def test_parts_are_aligned_with_the_datasets_events(tmp_path: Path) -> None:
+def test_parts_align_with_events(tmp_path: Path) -> None:
     dataset = load_dataset(write_tiny_dataset(tmp_path))
     parts = split_events(dataset.events, dataset.config)
     assert np.bincount(parts).tolist() == [1500, 900, 300, 300]
     own = dataset.events.with_columns(part=pl.Series(parts)).filter(pl.col("user_id") == "u7")
     assert own["part"].to_list() == [0] * 25 + [1] * 15 + [2] * 5 + [3] * 5
+
+
+GIVEN = CONFIG + '\n[split]\ncolumn = "fold"\n'
+WORDS = ["window"] * 3 + ["train"] * 4 + ["valid", "valid", "test"]
+
+
+def events_of(words: list[str], text: str = EVENTS) -> str:
+    """The small events with a column `fold`: a word for each of a user's ten, in time."""
+    header, *rows = text.splitlines()
+    return "\n".join([f"{header},fold", *(f"{row},{words[place // 5]}" for place, row in enumerate(rows))]) + "\n"
+
+
+def load(folder: Path, words: list[str] = WORDS, config: str = GIVEN) -> Dataset:
+    return load_dataset(write_small(folder, config=config, events=events_of(words)))
+
+
+def test_given_parts_are_used(tmp_path: Path) -> None:
+    dataset = load(tmp_path)
+    assert dataset.events.schema["part"] == pl.String
+    parts = split_events(dataset.events, dataset.config)
+    assert parts.dtype == np.int8
+    own = dataset.events.with_columns(number=pl.Series(parts)).filter(pl.col("user_id") == "u3")
+    assert own["part"].to_list() == WORDS
+    assert own["number"].to_list() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 3]
+
+
+def test_part_column_needs_the_key(tmp_path: Path) -> None:
+    dataset = load(tmp_path, config=CONFIG)
+    assert "part" not in dataset.events.columns
+    assert np.bincount(split_events(dataset.events, dataset.config)).tolist() == [25, 15, 5, 5]
+
+
+def test_user_text_is_of_the_given_window(tmp_path: Path) -> None:
+    texts = student_texts(load(tmp_path))[1]
+    assert texts["u1"] == "from York Liked: Mystery."
+    assert student_texts(load(tmp_path / "none", ["train"] * 3 + WORDS[3:]))[1]["u1"] == "from York"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("Train", "events.csv, row 7, fold: 'Train' should be one of window, train, valid, test"),
+        ("1", "events.csv, row 7, fold: '1' should be one of window, train, valid, test"),
+        ("", "events.csv, row 7, fold: the value is missing"),
+    ],
+)
+def test_rejects_unknown_part(tmp_path: Path, value: str, message: str) -> None:
+    folder = write_small(tmp_path, config=GIVEN, events=spoil(events_of(WORDS), 7, "fold", value))
+    with pytest.raises(DatasetError) as error:
+        load_dataset(folder)
+    assert [str(problem) for problem in error.value.problems] == [message]
+
+
+def test_rejects_missing_part_column(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"events\.csv, fold: is missing; the file has the columns user_id"):
+        load_dataset(write_small(tmp_path, config=GIVEN))
+    config = GIVEN.replace("events.csv", "events.parquet")
+    frame = pl.read_csv(events_of(WORDS).encode()).with_columns(fold=pl.lit(0.5))
+    folder = write_small(tmp_path, config=config)
+    frame.write_parquet(folder / "events.parquet")
+    with pytest.raises(DatasetError, match=r"events\.parquet, fold: has type Float64; expected text"):
+        load_dataset(folder)
+
+
+@pytest.mark.parametrize("key", ["profile_window = 0.5", "train = 0.8", "valid = 0.9"])
+def test_rejects_column_and_cuts(tmp_path: Path, key: str) -> None:
+    with pytest.raises(DatasetError) as error:
+        load(tmp_path, config=f"{GIVEN}{key}\n")
+    name = key.split(" ")[0]
+    expected = f"split: column says which part each event is in, and so does {name}; keep one way"
+    assert [str(problem) for problem in error.value.problems] == [f"dataset.toml, {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("words", "empty"),
+    [
+        (["window"] * 5 + ["train"] * 5, "parts valid, test;"),
+        (["window"] * 5 + ["valid"] * 2 + ["test"] * 3, "part train;"),
+    ],
+)
+def test_rejects_given_part_without_events(tmp_path: Path, words: list[str], empty: str) -> None:
+    dataset = load(tmp_path, words)
+    with pytest.raises(DatasetError) as error:
+        split_events(dataset.events, dataset.config)
+    expected = f"events.csv, fold: no event falls into the {empty} only the window may go without"
+    assert [str(problem) for problem in error.value.problems] == [expected]
+    assert [str(problem) for problem in check_dataset(tmp_path).problems] == [expected]
+
+
+def test_early_test_rows_are_noted(tmp_path: Path) -> None:
+    early = ["window", "test", "train", "test", "train", "train", "valid", "train", "valid", "test"]
+    notes = "\n".join(check_dataset(write_small(tmp_path, config=GIVEN, events=events_of(early))).notes)
+    assert "10 test events lie before a window or train event of the same user" in notes
+    assert "change fold in events.csv" in notes
+    report = check_dataset(write_small(tmp_path, config=GIVEN, events=events_of(WORDS)))
+    assert report.counts["window_events"] == 15
+    assert "lie before" not in "\n".join(report.notes)

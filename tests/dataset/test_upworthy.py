@@ -40,7 +40,7 @@ def write(folder: Path, table: pl.DataFrame) -> pl.DataFrame:
     return load_dataset(folder / "out").events
 
 
-def test_headlines_of_one_picture_are_compared_in_whole_tests(tmp_path: Path) -> None:
+def test_headlines_of_one_picture_are_compared(tmp_path: Path) -> None:
     events = write(tmp_path, packages())
     first = events.filter(user_id="t00")
     assert first.group_by("item_id").agg(pl.sum("impressions")).sort("item_id")["impressions"].to_list() == [
@@ -63,7 +63,7 @@ def test_headlines_of_one_picture_are_compared_in_whole_tests(tmp_path: Path) ->
     assert check_dataset(tmp_path / "out").problems == ()
 
 
-def test_a_headline_that_was_tested_before_is_not_new(tmp_path: Path) -> None:
+def test_repeated_headline_is_not_new(tmp_path: Path) -> None:
     table = packages().with_columns(
         headline=pl.when(pl.col("clickability_test_id") == "t39", pl.col("headline").str.starts_with("Cats"))
         .then(pl.lit("CATS &amp; number 3"))
@@ -73,7 +73,7 @@ def test_a_headline_that_was_tested_before_is_not_new(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("week", [True, False])
-def test_tests_whose_randomisation_is_doubtful_are_left_out(tmp_path: Path, week: bool) -> None:
+def test_doubtful_tests_are_left_out(tmp_path: Path, week: bool) -> None:
     table = packages(80).with_columns(
         pl.col("created_at").str.replace("2014-02", "2014-01").str.replace("2014-03", "2013-12")
     )
@@ -86,7 +86,7 @@ def test_tests_whose_randomisation_is_doubtful_are_left_out(tmp_path: Path, week
     assert {"t27", "t70", "t79"} <= set(kept)
 
 
-def test_the_same_again_changes_nothing(tmp_path: Path) -> None:
+def test_second_run_is_a_no_op(tmp_path: Path) -> None:
     write(tmp_path, packages())
     assert write_headline_tests(tmp_path / "out", tmp_path / "archive.csv") is None
 
@@ -102,16 +102,9 @@ def test_the_same_again_changes_nothing(tmp_path: Path) -> None:
         (lambda table: table.head(40), "only 10 tests compare two or more headlines"),
     ],
 )
-def test_what_is_no_archive_is_told(
-    tmp_path: Path, spoil: Callable[[pl.DataFrame], pl.DataFrame], message: str
-) -> None:
+def test_rejects_other_files(tmp_path: Path, spoil: Callable[[pl.DataFrame], pl.DataFrame], message: str) -> None:
     with pytest.raises(ArchiveError, match=message):
         write(tmp_path, spoil(packages()))
-
-
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="download the archive from"):
-        write_headline_tests(tmp_path / "out", tmp_path / "none.csv")
 
 
 def test_invented_tests_follow_their_law(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def asks(user_id: str, /, *items: str, **more: Any) -> dict[str, Any]:  # noqa: 
     return {"user_id": user_id, "candidates": {"id": list(items)}, **more}
 
 
-def test_it_keeps_what_maps_bid_requests_and_leaves_out_anonymous_users(tmp_path: Path) -> None:
+def test_keeps_bid_request_mapping_without_anonymous_users(tmp_path: Path) -> None:
     old = write_bids(tmp_path / "old", [bid_request()])
     log = tmp_path / "requests-1.parquet"
     documents = [asks("u7", "1", context={"device": "4", "cat": ["IAB1"]}), asks("u8", "2"), asks("", "1")]
@@ -76,7 +76,7 @@ def test_it_keeps_what_maps_bid_requests_and_leaves_out_anonymous_users(tmp_path
     assert (now.column, now.mapping) == (None, was.mapping)
 
 
-def test_it_goes_on_with_the_old_dataset(tmp_path: Path) -> None:
+def test_dataset_continues_the_old_one(tmp_path: Path) -> None:
     old = write_small(tmp_path / "old")
     documents = [
         asks("u1", "1", "2", context={"device": "android"}),
@@ -100,7 +100,7 @@ def test_it_goes_on_with_the_old_dataset(tmp_path: Path) -> None:
     assert len(split_events(dataset.events, dataset.config)) == dataset.events.height
 
 
-def test_what_requests_say_of_users_and_items_goes_before(tmp_path: Path) -> None:
+def test_requests_update_users_and_items(tmp_path: Path) -> None:
     old = write_small(tmp_path / "old")
     documents = [
         asks("u1", "ad", items={"ad": {"text": "A brand new ad", "features": {"tags": ["fresh"], "price": 3}}}),
@@ -117,7 +117,7 @@ def test_what_requests_say_of_users_and_items_goes_before(tmp_path: Path) -> Non
     assert (users["u1"], users["u2"], users["u9"]) == ("Bath", "York", "7")
 
 
-def test_the_log_alone_and_a_log_that_was_joined_before(tmp_path: Path) -> None:
+def test_log_only_and_repeated_joins(tmp_path: Path) -> None:
     old = write_small(tmp_path / "old")
     documents = [asks(f"u{place % 5 + 1}", str(place % 2 + 1)) for place in range(30)]
     first = made(old, tmp_path / "first", documents, clicked=tuple(range(0, 30, 4)))
@@ -129,7 +129,7 @@ def test_the_log_alone_and_a_log_that_was_joined_before(tmp_path: Path) -> None:
     assert again.events.filter(pl.col("at") >= LATER)["label"].sum() == 1
 
 
-def test_every_kind_of_column_file_and_setting_is_carried_over(tmp_path: Path) -> None:
+def test_columns_and_settings_are_carried_over(tmp_path: Path) -> None:
     old = write_tiny_dataset(tmp_path / "old")
     document = asks("u1", "1", context={"device": 'quo"te\n\x7f✓', "hour": 7})
     dataset = made(old, tmp_path / "new", [document, asks("u2", "2")])
@@ -146,7 +146,7 @@ def test_every_kind_of_column_file_and_setting_is_carried_over(tmp_path: Path) -
     assert (second["device"], second["hour"], second["position"]) == (None, None, "1")
 
 
-def test_a_name_that_toml_must_escape_is_carried_over(tmp_path: Path) -> None:
+def test_escaped_text_is_carried_over(tmp_path: Path) -> None:
     old = write_small(tmp_path / "old")
     path = old / "dataset.toml"
     words = 'quo\\"te \\u007f \\n \\U0001F600'
@@ -156,7 +156,7 @@ def test_a_name_that_toml_must_escape_is_carried_over(tmp_path: Path) -> None:
     assert dataset.config.description == 'quo"te \x7f \n \U0001f600'
 
 
-def test_a_folder_in_use_and_a_log_that_is_none_are_told(tmp_path: Path) -> None:
+def test_rejects_used_folder_and_invalid_log(tmp_path: Path) -> None:
     old = write_small(tmp_path / "old")
     with pytest.raises(FeedbackError, match="is there already"):
         made(old, old, [asks("u1", "1")])
@@ -168,7 +168,7 @@ def test_a_folder_in_use_and_a_log_that_is_none_are_told(tmp_path: Path) -> None
     assert not (tmp_path / "new").exists()
 
 
-def test_conversions_of_the_log_are_columns_of_the_dataset(tmp_path: Path) -> None:
+def test_conversions_become_columns(tmp_path: Path) -> None:
     log = logged(asks("u1", "1"), asks("u2", "2"))
     rows = [(kind, str(place + 1), LATER + place, f"r{place}") for kind in ("impression", "click") for place in (0, 1)]
     joined = join([log], events(*rows, ("conversion", "1", LATER + 900.5, "r0")), 3_600.0).frame

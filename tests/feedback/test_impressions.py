@@ -16,7 +16,7 @@ def labels(joined: Joined) -> dict[str, int]:
     return {f"{row['request_id']}/{row['item_id']}": row["label"] for row in joined.frame.iter_rows(named=True)}
 
 
-def test_an_impression_has_what_its_request_was_scored_with() -> None:
+def test_impression_has_its_requests_scores() -> None:
     joined = join(
         [requests({"arm": "new", "arm_share": 0.1})],
         events(("impression", "a", 1_001, "r"), ("click", "a", 1_050, "r"), ("impression", "b", 1_002, "r")),
@@ -29,13 +29,7 @@ def test_an_impression_has_what_its_request_was_scored_with() -> None:
     assert [first["pctr"], second["pctr"]] == pytest.approx([0.1, 0.2])
 
 
-def test_a_request_without_bids_has_none() -> None:
-    joined = join([requests({"bids": None})], events(("impression", "a", 1_001, "r")), HOUR)
-
-    assert joined.frame["bid"].to_list() == [None]
-
-
-def test_late_repeated_and_foreign_events_are_counted_and_do_no_harm() -> None:
+def test_late_repeated_and_foreign_events_are_counted() -> None:
     joined = join(
         [requests({"scores": [[0.1, 0.2]]}), requests({"request_id": "s"}, {"request_id": "r", "arm": "other"})],
         events(
@@ -76,14 +70,14 @@ def test_late_repeated_and_foreign_events_are_counted_and_do_no_harm() -> None:
     }
 
 
-def test_a_click_at_the_windows_end_counts_and_one_before_its_impression_too() -> None:
+def test_clicks_at_the_windows_edges_count() -> None:
     shown = (("impression", "a", 1_001, "r"), ("impression", "b", 1_001, "r"))
     joined = join([requests({})], events(*shown, ("click", "a", 1_001 + HOUR, "r"), ("click", "b", 999, "r")), HOUR)
 
     assert labels(joined) == {"r/a": 1, "r/b": 1}
 
 
-def test_a_click_that_names_no_request_is_of_the_latest_impression_before_it() -> None:
+def test_nameless_click_is_of_the_latest_impression() -> None:
     log = requests({}, {"request_id": "s"}, {"request_id": "t"}, {"request_id": "v", "user_id": "other"})
     joined = join(
         [log],
@@ -103,7 +97,7 @@ def test_a_click_that_names_no_request_is_of_the_latest_impression_before_it() -
     assert joined.told["clicks_without_impression"] == 2
 
 
-def test_where_nothing_fits_it_is_told() -> None:
+def test_rejects_events_without_requests() -> None:
     with pytest.raises(FeedbackError, match="not one of 1 impressions is of a logged request"):
         join([requests({})], events(("impression", "a", 1, "other")), HOUR)
     with pytest.raises(FeedbackError, match="the log holds no requests"):
@@ -123,7 +117,7 @@ def test_where_nothing_fits_it_is_told() -> None:
     ),
     st.randoms(use_true_random=False),
 )
-def test_every_event_is_counted_once_in_any_order(rows: list[tuple[object, ...]], random: object) -> None:
+def test_every_event_is_counted_once(rows: list[tuple[object, ...]], random: object) -> None:
     rows = [("impression", "a", 1_000, "r", "sure"), *rows]
     log = [requests({}, {"request_id": "s"})]
     joined = join(log, events(*rows), 60.0)
@@ -146,7 +140,7 @@ def test_every_event_is_counted_once_in_any_order(rows: list[tuple[object, ...]]
     assert joined.frame.select(pl.struct("request_id", "item_id").is_unique().all()).item()
 
 
-def test_conversions_belong_to_a_click_of_their_request_or_of_their_pair() -> None:
+def test_conversions_belong_to_clicks() -> None:
     joined = join(
         [requests({"pricing": ["cpa", "cpm"]}, {"request_id": "s"}, {"request_id": "t"})],
         events(
@@ -186,7 +180,7 @@ def test_conversions_belong_to_a_click_of_their_request_or_of_their_pair() -> No
     assert joined.told["repeated_events"] == 1
 
 
-def test_without_conversion_events_nothing_is_said_of_them() -> None:
+def test_no_conversion_columns_without_conversions() -> None:
     joined = join([requests({})], events(("impression", "a", 1_001, "r")), HOUR)
 
     assert "conversion" not in joined.frame.columns

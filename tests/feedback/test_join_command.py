@@ -32,7 +32,7 @@ def run(*arguments: object) -> int:
     return ended.value.code
 
 
-def test_arms_are_told_written_and_drawn(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_join_by_arm_writes_and_draws(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     json_path, page = tmp_path / "arms.json", tmp_path / "arms.html"
     assert run(experiment, "--by", "arm", "--json", json_path, "--page", page) == 0
     found = json.loads(json_path.read_text("utf-8"))
@@ -50,7 +50,7 @@ def test_arms_are_told_written_and_drawn(experiment: Path, tmp_path: Path, capsy
     assert "click rate" in html
 
 
-def test_an_arms_name_is_no_markup(experiment: Path, tmp_path: Path) -> None:
+def test_arm_names_are_escaped(experiment: Path, tmp_path: Path) -> None:
     for number in (1, 2):
         frame = pl.read_parquet(experiment / f"requests-{number}.parquet")
         frame.with_columns(pl.col("arm").replace("new", "<b>new</b>")).write_parquet(
@@ -62,12 +62,12 @@ def test_an_arms_name_is_no_markup(experiment: Path, tmp_path: Path) -> None:
     assert "&lt;b&gt;new" in page.read_text("utf-8")
 
 
-def test_wrong_shares_are_cried_out(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sample_ratio_mismatch_is_printed(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(experiment, "--by", "arm", "--shares", "champion=0.6,new=0.4") == 0
     assert "do NOT have the users that their shares say" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_dataset_is_written_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_join_writes_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log, old = tmp_path / "log", write_small(tmp_path / "old")
     log.mkdir()
     logged(asks("u1", "1"), asks("u2", "2")).write_parquet(log / "requests-1.parquet")
@@ -98,7 +98,7 @@ def test_a_dataset_is_written_and_told(tmp_path: Path, capsys: pytest.CaptureFix
         ([".", "text.parquet", "--by", "arm"], "text.parquet: cannot be read as events"),
     ],
 )
-def test_what_cannot_be_joined_is_one_message(
+def test_rejects_unusable_input_with_one_message(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

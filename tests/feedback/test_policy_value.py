@@ -1,13 +1,19 @@
-"""Estimates of a policy's value: on a known law their intervals hold its value at the nominal rate; right propensities
-mend a wrong model; and on the Open Bandit Dataset they are those of its own library."""
+"""`msd join --by policy`: estimates contain the value of a known law, and equal those of the Open Bandit library."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
-from msd.feedback.policy_value import ExploredRequests, Rewards, support, value_of
+from msd.feedback.files import FeedbackError
+from msd.feedback.policy_value import ExploredRequests, Rewards, explored_requests, read_target, support, value_of
+from service.scoring.exploration import Exploration, choose_first, competing
+from tests.feedback.made import EVENTS
+from tests.feedback.test_join_command import run
 
 RECORDED = json.loads((Path(__file__).parent / "open_bandit.json").read_text("utf-8"))
 
@@ -32,7 +38,7 @@ def law(seed: int, requests: int = 2_000, bias: float = 0.0, wrong: float = 1.0)
 
 
 @pytest.mark.parametrize("bias", [0.0, 0.2])
-def test_intervals_hold_the_value_at_their_rate(bias: float) -> None:
+def test_intervals_contain_the_value_at_the_nominal_rate(bias: float) -> None:
     covered = np.zeros(3)
     errors = np.zeros((60, 3))
     for seed in range(60):
@@ -47,20 +53,12 @@ def test_intervals_hold_the_value_at_their_rate(bias: float) -> None:
     assert (np.abs(errors.mean(0)) < 4 * errors.std(0) / np.sqrt(60)).all()
 
 
-def test_a_right_model_makes_dr_surer_than_ips() -> None:
-    rows, _ = law(1)
-    found = value_of(rows, "ctr")
-    width = [high - low for _, (low, high) in (found.ips, found.dr)]
-
-    assert width[1] < width[0]
-
-
-def test_wrong_propensities_show_in_the_mean_weight() -> None:
+def test_wrong_propensities_change_the_mean_weight() -> None:
     assert support(law(1)[0]).is_whole
     assert not support(law(1, wrong=0.7)[0]).is_whole
 
 
-def test_a_target_that_could_not_be_first_is_told() -> None:
+def test_impossible_target_has_no_support() -> None:
     rows = law(1)[0]
     never = ExploredRequests(rows.users, rows.propensity, 0 * rows.target, rows.rewards)
 
@@ -69,7 +67,7 @@ def test_a_target_that_could_not_be_first_is_told() -> None:
     assert np.isnan(value_of(never, "ctr").snips.value)
 
 
-def test_the_target_that_was_served_has_its_own_mean() -> None:
+def test_served_policy_has_the_logged_mean() -> None:
     rows = law(2)[0]
     same = ExploredRequests(rows.users, rows.propensity, rows.propensity, rows.rewards)
     found = value_of(same, "ctr")
@@ -78,7 +76,7 @@ def test_the_target_that_was_served_has_its_own_mean() -> None:
     assert support(same).effective == pytest.approx(len(rows.users))
 
 
-def test_estimates_are_those_of_open_bandits_library() -> None:
+def test_estimates_equal_open_bandits_library() -> None:
     predicted = np.array(RECORDED["predicted"])
     item, _, click, propensity = (np.array(column) for column in zip(*RECORDED["rows"], strict=True))
     count = len(item)
@@ -90,3 +88,192 @@ def test_estimates_are_those_of_open_bandits_library() -> None:
     assert found.snips.value == pytest.approx(RECORDED["estimates"]["snips"], abs=1e-9)
     assert found.dr.value == pytest.approx(RECORDED["estimates"]["dr"], abs=1e-9)
     assert found.ips.value > 0.01, "the clicks are among the rows"
+
+
+CHOICE = {"policy": "thompson", "share": 0.5, "seed": "r", "explored": True, "first": 0, "propensity": 0.5}
+
+
+def explored(requests: int, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame, float]:
+    """A log of requests that explore, its events, and what the best by score would have been clicked."""
+    rng = np.random.default_rng(seed)
+    logged: list[dict[str, Any]] = []
+    events, value = [], 0.0
+    for n in range(requests):
+        pctr = rng.uniform(0.05, 0.4, 3).astype(np.float32)
+        true = 1 / (1 + np.exp(-(np.log(pctr / (1 - pctr)) + rng.normal(0, 0.5, 3))))
+        ids, none = ["a", "b", "c"], np.full(3, np.nan)
+        candidates = competing(ids, pctr, np.full(3, 0.5, np.float32), none, np.ones(3, bool))
+        choice = choose_first(Exploration("thompson", 0.5, f"r{n}"), candidates, int(pctr.argmax()))
+        value += true[pctr.argmax()] / requests
+        logged.append(logged_request(n, pctr, choice.as_record()))
+        events.append(("impression", ids[choice.first], n))
+        if rng.random() < true[choice.first]:
+            events.append(("click", ids[choice.first], n))
+    return pl.DataFrame(logged, schema_overrides=TYPES), told(events), value
+
+
+TYPES: dict[str, Any] = {"bids": pl.List(pl.Float64), "scores": pl.List(pl.List(pl.Float32))}
+
+
+def logged_request(n: int, pctr: Any, explore: dict[str, Any] | None) -> dict[str, Any]:  # noqa: ANN401
+    return {
+        "request_id": f"r{n}",
+        "received_at": float(n),
+        "at": float(n),
+        "arm": "champion",
+        "arm_share": 1.0,
+        "user_id": f"u{n % 400}",
+        "item_ids": ["a", "b", "c"],
+        "bids": None,
+        "heads": ["pctr", "logit_std"],
+        "scores": [list(map(float, pctr)), [0.5] * 3],
+        "pricing": None,
+        "explore": explore,
+    }
+
+
+def told(rows: list[tuple[str, str, int]]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {
+                "event_id": f"{kind}{n}{item}",
+                "type": kind,
+                "user_id": f"u{n % 400}",
+                "item_id": item,
+                "at": float(n) + (kind == "click"),
+                "request_id": f"r{n}",
+            }
+            for kind, item, n in rows
+        ],
+        schema=EVENTS,
+    )
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A log's folder, and the value of its greedy policy."""
+    folder = tmp_path_factory.mktemp("explored")
+    requests, events, value = explored(3_000)
+    requests.write_parquet(folder / "requests-1.parquet")
+    events.write_parquet(folder / "events-1.parquet")
+    return folder, value
+
+
+def test_greedy_policy_is_estimated(
+    log: tuple[Path, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, value = log
+    assert run(folder, "--by", "policy", "--json", tmp_path / "value.json") == 0
+    found = json.loads((tmp_path / "value.json").read_text("utf-8"))
+
+    for estimator in ("ips", "snips", "dr"):
+        low, high = found["values"]["ctr"][estimator]["ci95"]
+        assert low < value < high, estimator
+    assert found["support"]["weight"]["ci95"][0] < 1 < found["support"]["weight"]["ci95"][1]
+    assert found["told"]["used_requests"] == 3_000
+    out = capsys.readouterr().out
+    assert "SNIPS" in out
+    assert "as it should be" in " ".join(out.split())
+
+
+def test_policy_file_is_estimated(log: tuple[Path, float], tmp_path: Path) -> None:
+    target = tmp_path / "target.jsonl"
+    target.write_text("".join(json.dumps({"request_id": f"r{n}", "item_id": "b"}) + "\n" for n in range(2_000)))
+    assert run(log[0], "--by", "policy", "--target", target, "--json", tmp_path / "value.json") == 0
+    found = json.loads((tmp_path / "value.json").read_text("utf-8"))
+
+    assert found["told"]["requests_not_in_the_target"] == 1_000
+    assert found["told"]["used_requests"] == 2_000
+    # "b" is as good as any: its click rate is the mean of all.
+    assert 0.18 < found["values"]["ctr"]["dr"]["value"] < 0.3
+
+
+def test_unknown_estimates_are_null(tmp_path: Path) -> None:
+    """The policy never chose what was shown, and there is one user to resample."""
+    requests, events, _ = explored(1)
+    shown = requests["explore"].to_list()[0]["first"]
+    other = requests["item_ids"].to_list()[0][shown - 1]
+    requests.write_parquet(tmp_path / "requests-1.parquet")
+    events.write_parquet(tmp_path / "events-1.parquet")
+    target = tmp_path / "target.jsonl"
+    target.write_text(json.dumps({"request_id": "r0", "item_id": other}))
+    assert run(tmp_path, "--by", "policy", "--target", target, "--json", tmp_path / "value.json") == 0
+
+    found = json.loads((tmp_path / "value.json").read_text("utf-8"), parse_constant=pytest.fail)
+    assert found["values"]["ctr"]["snips"]["value"] is None
+    assert found["values"]["ctr"]["ips"]["value"] == 0
+    assert found["support"]["effective"] == 0
+
+
+def joined(shown: list[tuple[str, str]]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {"request_id": request, "item_id": item, "label": 1, "pricing": "cpc", "bid": None}
+            for request, item in shown
+        ],
+        schema_overrides={"bid": pl.Float64},
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "choice", "target", "words"),
+    [
+        *(
+            ({}, {"propensity": one}, None, "request r0: propensity")
+            for one in (0.0, -0.1, math.nan, math.inf, 1.5, None)
+        ),
+        ({"explore": "thompson"}, {}, None, "column explore"),
+        ({"pricing": ["cpa"] * 3, "bids": [1.0] * 3}, {}, None, "do not price"),
+        ({"heads": ["pcvr", "logit_std"]}, {}, None, "do not price"),
+        ({}, {"first": 3}, None, "number 3 of 3"),
+        ({}, {}, {"r0": {"z": 1.0}}, "'z' first, which is not a candidate"),
+    ],
+)
+def test_rejects_invalid_log(
+    changes: dict[str, Any], choice: dict[str, Any], target: dict[str, dict[str, float]] | None, words: str
+) -> None:
+    row = logged_request(0, [0.1] * 3, CHOICE | choice) | changes
+    frame = pl.DataFrame([row], schema_overrides=TYPES)
+
+    with pytest.raises(FeedbackError, match=words):
+        explored_requests([frame], joined([("r0", "a")]), target, {})
+
+
+def test_unusable_requests_are_counted() -> None:
+    rows = [logged_request(n, [0.1] * 3, CHOICE) for n in range(3)] + [logged_request(3, [0.1] * 3, None)]
+    frame, counts = pl.DataFrame(rows, schema_overrides=TYPES), dict[str, int]()
+    found = explored_requests([frame, frame], joined([("r0", "a"), ("r1", "b")]), None, counts)
+
+    assert len(found.users) == 1
+    assert counts == {
+        "requests_without_explore": 1,
+        "requests_whose_first_was_not_shown": 2,
+        "requests_not_in_the_target": 0,
+    }
+
+
+def test_rejects_log_without_exploration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    requests, events, _ = explored(20)
+    requests.drop("explore").write_parquet(tmp_path / "requests-1.parquet")
+    events.write_parquet(tmp_path / "events-1.parquet")
+
+    assert run(tmp_path, "--by", "policy") == 2
+    assert "20 requests without explore" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (['{"request_id": "r", "item": "a"}'], "columns request_id, item_id"),
+        (['{"request_id": "r", "item_id": "a", "probability": 0.4}'], "sum to 0.4"),
+        (['{"request_id": "r", "item_id": "a", "probability": -1.0}'], "probability -1"),
+        (['{"request_id": "r", "item_id": null}'], "item None"),
+        (["not json"], "cannot be read"),
+    ],
+)
+def test_rejects_invalid_policy_file(tmp_path: Path, lines: list[str], words: str) -> None:
+    path = tmp_path / "target.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+
+    with pytest.raises(FeedbackError, match=words):
+        read_target(path)

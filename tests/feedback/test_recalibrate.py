@@ -34,7 +34,7 @@ def at(learned: LearnedCorrection | None, logit: float) -> float:
 
 
 @pytest.mark.parametrize(("shift", "slope"), [(0.5, 1.0), (-0.5, 1.0), (0.0, 0.75), (0.3, 1.3)])
-def test_a_known_drift_is_found(shift: float, slope: float) -> None:
+def test_known_drift_is_learned(shift: float, slope: float) -> None:
     found = learn(drifted(0, shift, slope), None, 14 * DAY).learned
 
     assert found is not None
@@ -43,7 +43,7 @@ def test_a_known_drift_is_found(shift: float, slope: float) -> None:
     assert learn(drifted(1, shift, slope), found, 14 * DAY).learned is not None
 
 
-def test_the_latest_count_most() -> None:
+def test_latest_impressions_weigh_most() -> None:
     before, after = drifted(0, 0.5, 1), drifted(1, -0.5, 1)
     both = Impressions(
         *(np.concatenate(pair) for pair in zip(before, after._replace(at=after.at + 7 * DAY), strict=True))
@@ -54,7 +54,7 @@ def test_the_latest_count_most() -> None:
     assert at(fast, -3) < -3.3
 
 
-def test_without_drift_there_is_no_correction_but_by_chance_and_then_a_small_one() -> None:
+def test_no_large_correction_without_drift() -> None:
     outcomes = [learn(drifted(seed, 0, 1, 5_000), None, 14 * DAY) for seed in range(20)]
 
     # Two parameters, a gain of one: chance alone passes it in three of five.
@@ -62,7 +62,7 @@ def test_without_drift_there_is_no_correction_but_by_chance_and_then_a_small_one
     assert max(abs(at(one.learned, -3) + 3) for one in outcomes) < 0.25
 
 
-def test_a_correction_that_fits_is_kept_to_the_bit() -> None:
+def test_fitting_correction_is_kept() -> None:
     first = learn(drifted(0, 0.5, 1), None, 14 * DAY).learned
     again = learn(drifted(0, 0.5, 1), first, 14 * DAY)
 
@@ -79,7 +79,7 @@ def test_few_clicks_change_nothing() -> None:
     assert learn(few, known, DAY).learned == known
 
 
-def test_one_users_clicks_count_little() -> None:
+def test_one_users_clicks_weigh_little() -> None:
     honest = drifted(0, 0, 1)
     labels, users = honest.labels.copy(), honest.users.copy()
     labels[::20], users[::20] = 1, 0
@@ -89,7 +89,7 @@ def test_one_users_clicks_count_little() -> None:
     assert at(hoarded, -3) + 3 < 0.5 * (at(shared, -3) + 3)
 
 
-def test_clicks_that_stop_are_a_broken_feed() -> None:
+def test_missing_clicks_are_a_broken_feed() -> None:
     shown = drifted(0, 0, 1)
     labels = shown.labels.copy()
     labels[-1_000:] = 0
@@ -102,7 +102,7 @@ def test_clicks_that_stop_are_a_broken_feed() -> None:
 
 @settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.floats(-12, 12), st.floats(0.01, 3))
-def test_whatever_comes_it_is_bounded_and_slow(seed: int, rate: float, mean: float, spread: float) -> None:
+def test_correction_is_bounded_and_slow(seed: int, rate: float, mean: float, spread: float) -> None:
     rng = np.random.default_rng(seed)
     count = 400
     shown = Impressions(
@@ -122,7 +122,7 @@ def test_whatever_comes_it_is_bounded_and_slow(seed: int, rate: float, mean: flo
         assert abs(np.log(later.learned.slope)) <= MAX_LOG_SLOPE
 
 
-def test_a_drift_is_followed_step_by_step() -> None:
+def test_drift_is_followed_within_the_rate_limit() -> None:
     shown = drifted(0, 1, 1, days=1 / 24)
     first = learn(shown, None, 14 * DAY)
     second = learn(shown._replace(at=shown.at + 1_800), first.learned, 14 * DAY)
@@ -143,7 +143,7 @@ def log_of(folder: Path, seed: int, lift: float, correction: list[float] | None 
     return folder
 
 
-def test_the_command_writes_what_services_read(tmp_path: Path) -> None:
+def test_recalibrate_writes_corrections(tmp_path: Path) -> None:
     log, out = log_of(tmp_path / "log", 0, 0.5), tmp_path / "corrections.json"
     write_corrections(out, {"old": NONE, "rests": NONE.model_copy(update={"at": DAY})})
     ended = run_msd("recalibrate", str(log), "--out", str(out), "--settle-hours", "1")
@@ -167,7 +167,7 @@ def test_the_command_writes_what_services_read(tmp_path: Path) -> None:
     assert read_corrections(out)["b1"].values == pytest.approx(found["b1"].values)
 
 
-def test_the_correction_that_was_served_is_undone(tmp_path: Path) -> None:
+def test_served_correction_is_undone(tmp_path: Path) -> None:
     """The model said .05 of all, and was served as more: what is learned is from .05 to what was clicked."""
     served = NONE.model_copy(update={"centre": -2.0, "shift": 0.5})
     log, out = log_of(tmp_path / "log", 1, 0.0, served.values), tmp_path / "corrections.json"
@@ -184,7 +184,7 @@ def test_the_correction_that_was_served_is_undone(tmp_path: Path) -> None:
     assert found(np.full(1, 0.05, np.float32))[0] == pytest.approx(found.clicks / found.impressions, abs=0.004)
 
 
-def test_what_the_lean_graph_scored_says_nothing_of_the_full_model(tmp_path: Path) -> None:
+def test_lean_scores_are_ignored(tmp_path: Path) -> None:
     """As if it had not been logged."""
     found = []
     for name, is_kept in (("marked", True), ("left-out", False)):
@@ -198,7 +198,7 @@ def test_what_the_lean_graph_scored_says_nothing_of_the_full_model(tmp_path: Pat
     assert found[0].clicks > 0
 
 
-def test_what_cannot_be_learned_from_is_told(tmp_path: Path) -> None:
+def test_rejects_logs_without_settled_impressions(tmp_path: Path) -> None:
     log, out = log_of(tmp_path / "log", 0, 0.0), tmp_path / "corrections.json"
     ended = run_msd("recalibrate", str(log), "--out", str(out), "--settle-hours", "25")
     assert ended.returncode == 2

@@ -19,6 +19,7 @@ from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.student.record import RECORD_FILE, VECTOR_DIM, BertConfig, StudentRecord
 from msd.student.vectors import LevelVectors, StudentVectors, save_vectors
+from msd.training.folder import RankerRecord, save_ranker
 from msd.training.train import EpochReport, TrainConfig, train_ranker
 
 STUDENT = "5" * 64
@@ -100,6 +101,21 @@ def write_student(folder: Path, vectors: StudentVectors) -> Path:
     record = StudentRecord(start="words", max_tokens=128, bert=BertConfig(), fingerprint=vectors.student)
     (folder / RECORD_FILE).write_text(record.model_dump_json())
     save_vectors(vectors, folder)
+    return folder
+
+
+def save_world(folder: Path, world: World, seed: int = 0) -> Path:
+    """Save the world's ranker as `msd train` does, and return its folder."""
+    record = RankerRecord(
+        feature_schema=world.schema,
+        config=SMALL,
+        training={"seed": seed},
+        curve=tuple(world.curve),
+        vector_dim=VECTOR_DIM,
+        dataset=world.dataset.fingerprint,
+        student=world.vectors.student,
+    )
+    save_ranker(folder, world.model, record)
     return folder
 
 

@@ -16,7 +16,7 @@ def _vectors(count: int) -> torch.Tensor:
     return torch.randn(count, VECTOR_DIM) * spread
 
 
-def test_adapted_blocks_have_the_length_that_cosines_count_on() -> None:
+def test_adapted_blocks_have_length_root_dim() -> None:
     adaptor, vectors = Adaptor(VECTOR_DIM, 12), _vectors(50)
     adaptor.start_at(vectors)
     adapted = adaptor(vectors)
@@ -24,7 +24,7 @@ def test_adapted_blocks_have_the_length_that_cosines_count_on() -> None:
         np.testing.assert_allclose(block.norm(dim=-1).detach(), np.sqrt(6), rtol=1e-3)
 
 
-def test_one_block_is_of_meaning_and_one_of_words() -> None:
+def test_meaning_and_words_have_separate_blocks() -> None:
     adaptor, vectors = Adaptor(VECTOR_DIM, 8), _vectors(6)
     other = vectors.clone()
     other[:, HEADS["words"]] += 1.0
@@ -34,7 +34,7 @@ def test_one_block_is_of_meaning_and_one_of_words() -> None:
     assert not torch.allclose(before[:, 4:], after[:, 4:])
 
 
-def test_an_adaptor_starts_at_the_principal_components() -> None:
+def test_adaptor_starts_at_principal_components() -> None:
     adaptor, vectors = Adaptor(VECTOR_DIM, 8), _vectors(300)
     adaptor.start_at(vectors)
     meaning = vectors[:, : HEADS["words"].start]
@@ -49,14 +49,14 @@ def test_an_adaptor_starts_at_the_principal_components() -> None:
         assert abs(np.corrcoef(column, expected)[0, 1]) > 0.9999
 
 
-def test_few_vectors_are_a_start_too() -> None:
+def test_few_vectors_initialise_an_adaptor() -> None:
     adaptor = Adaptor(VECTOR_DIM, 8)
     adaptor.start_at(_vectors(2))
     with torch.no_grad():
         assert torch.isfinite(adaptor(_vectors(2))).all()
 
 
-def test_each_side_with_semantics_has_an_adaptor_that_starts_at_its_own_vectors(world: World) -> None:
+def test_each_side_starts_at_its_own_vectors(world: World) -> None:
     features, adaptors = world.features, Adaptors(world.schema, VECTOR_DIM)
     adaptors.start_at(features)
     for side, held in (("user", features.user), ("item", features.item)):
@@ -67,7 +67,3 @@ def test_each_side_with_semantics_has_an_adaptor_that_starts_at_its_own_vectors(
             expected = alone(held.vectors)
         np.testing.assert_allclose(found[held.present], expected[held.present], atol=1e-5)
         assert not found[~held.present].any()
-
-
-def test_a_schema_without_semantics_has_no_adaptors(plain_world: World) -> None:
-    assert not len(Adaptors(plain_world.schema, VECTOR_DIM))

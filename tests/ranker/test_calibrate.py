@@ -17,6 +17,7 @@ from msd.ranker.calibrate import (
     fit_isotonic,
     fit_platt,
 )
+from msd.ranker.uncertainty import AdRows, fit_uncertainty
 
 Floats = NDArray[np.float64]
 
@@ -35,7 +36,7 @@ def _bent(seed: int, n: int = 6_000) -> tuple[Floats, Floats]:
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32), n=st.integers(2, 300), digits=st.sampled_from([0, 2, 9]))
-def test_the_curve_rises_strictly_through_few_knots(seed: int, n: int, digits: int) -> None:
+def test_isotonic_curve_rises_strictly_through_few_knots(seed: int, n: int, digits: int) -> None:
     rng = np.random.default_rng(seed)
     logits = np.round(rng.normal(0, 2, n), digits)
     labels = (rng.random(n) < 0.5).astype(np.float64)
@@ -48,14 +49,14 @@ def test_the_curve_rises_strictly_through_few_knots(seed: int, n: int, digits: i
     assert (np.diff(fitted(points)) > 0).all()
 
 
-def test_at_a_knot_stands_its_value_and_beyond_the_last_the_slope_is_one() -> None:
+def test_curve_passes_its_knots_and_continues_with_slope_one() -> None:
     fitted = fit_isotonic(*_bent(0))
     np.testing.assert_allclose(fitted(fitted.knots), fitted.values)
     ends = fitted.knots[[0, -1]] + np.array([-3.0, 5.0])
     np.testing.assert_allclose(fitted(ends), fitted.values[[0, -1]] + np.array([-3.0, 5.0]))
 
 
-def test_it_fits_what_platt_cannot_and_keeps_the_ranking() -> None:
+def test_isotonic_beats_platt_on_a_bent_law_and_keeps_the_ranking() -> None:
     logits, labels = _bent(1)
     fresh, fresh_labels = _bent(2)
     slope, offset = fit_platt(logits, labels)
@@ -67,39 +68,21 @@ def test_it_fits_what_platt_cannot_and_keeps_the_ranking() -> None:
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])
-def test_one_label_leaves_logits_as_they_are(label: float) -> None:
+def test_one_label_gives_the_identity(label: float) -> None:
     logits = np.array([-2.0, 0.5, 3.0])
     np.testing.assert_array_equal(fit_isotonic(logits, np.full(3, label))(logits), logits)
 
 
-def test_a_ranking_turned_round_gives_the_base_rate_in_the_middle() -> None:
+def test_reversed_ranking_gives_the_base_rate() -> None:
     logits = np.linspace(-1, 1, 200)
     fitted = fit_isotonic(logits, (logits < 0).astype(np.float64))
     assert len(fitted.knots) == 1
     assert fitted(np.zeros(1)) == pytest.approx([0.0], abs=1e-9)
 
 
-def test_what_bends_is_told_from_what_does_not_by_rows_not_seen() -> None:
-    found = compare_calibrations(*_bent(3))
-    assert list(found) == ["none", "platt", "isotonic"]
-    assert found["isotonic"]["logloss"] < found["platt"]["logloss"] < found["none"]["logloss"]
-    assert found["isotonic"]["ece"] < found["platt"]["ece"]
-    rng = np.random.default_rng(4)
-    logits = rng.normal(0, 1, 4_000)
-    straight = compare_calibrations(logits, (rng.random(4_000) < _sigmoid(2 * logits - 1)).astype(np.float64))
-    assert straight["platt"]["logloss"] <= straight["isotonic"]["logloss"]
-
-
-def test_too_few_rows_compare_nothing() -> None:
+def test_too_few_rows_compare_no_calibrations() -> None:
     assert compare_calibrations(np.zeros(4), np.array([0.0, 1.0, 0.0, 1.0])) == {}
     assert len(compare_calibrations(np.zeros(5), np.array([0.0, 1.0, 0.0, 1.0, 1.0]))) == 3
-
-
-def test_a_fold_of_one_label_is_left_uncalibrated() -> None:
-    labels = np.zeros(50)
-    labels[7] = 1.0
-    found = compare_calibrations(np.zeros(50), labels)
-    assert all(np.isfinite(figure) for one in found.values() for figure in one.values())
 
 
 LOGITS = np.linspace(-12, 12, 401)
@@ -113,7 +96,7 @@ def calibrated(curve: Curve) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]
     return found
 
 
-def test_it_starts_as_the_identity() -> None:
+def test_calibrator_starts_as_the_identity() -> None:
     np.testing.assert_allclose(Calibrator()(torch.from_numpy(LOGITS).float()).numpy(), LOGITS, atol=1e-6)
 
 
@@ -122,14 +105,14 @@ def test_it_starts_as_the_identity() -> None:
     st.floats(-5, 5),
     st.floats(0.1, 3),
 )
-def test_torch_and_numpy_agree(steps: list[tuple[float, float]], start: float, outer_slope: float) -> None:
+def test_calibrator_equals_its_curve(steps: list[tuple[float, float]], start: float, outer_slope: float) -> None:
     knots, values = np.cumsum(np.array(steps), axis=0).T
     curve = Curve(knots + start, values - start, outer_slope)
 
     np.testing.assert_allclose(calibrated(curve), curve(LOGITS), atol=2e-4)
 
 
-def test_what_is_set_can_be_read() -> None:
+def test_calibrator_returns_its_curve() -> None:
     calibrator = Calibrator()
     curve = Curve(np.array([-1.0, 0.5, 2.0]), np.array([-3.0, 0.0, 1.0]), 0.5)
     calibrator.set(curve)
@@ -139,16 +122,8 @@ def test_what_is_set_can_be_read() -> None:
     assert found.outer_slope == 0.5
 
 
-def test_the_ranking_stays() -> None:
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, 4_000).clip(-4, 4)
-    labels = (rng.random(4_000) < 1 / (1 + np.exp(-np.sinh(logits)))).astype(np.float64)
-
-    assert (np.diff(calibrated(fit_isotonic(logits, labels))) > 0).all()
-
-
 @pytest.mark.parametrize(("bend", "knots"), [(lambda x: 0.5 * x - 1, 1), (lambda x: x.clip(-3, 3) ** 3 / 2, 2)])
-def test_the_way_that_fits_is_chosen(bend: object, knots: int) -> None:
+def test_chooses_line_or_curve_by_the_law(bend: object, knots: int) -> None:
     """A line where the truth is a line, a curve where it is bent."""
     assert callable(bend)
     rng = np.random.default_rng(1)
@@ -156,3 +131,48 @@ def test_the_way_that_fits_is_chosen(bend: object, knots: int) -> None:
     labels = (rng.random(20_000) < 1 / (1 + np.exp(-bend(logits)))).astype(np.float64)
 
     assert min(len(choose_calibration(logits, labels).knots), 2) == knots
+
+
+ADS, ROWS = 160, 30
+
+
+def made(effect: float, seed: int) -> tuple[AdRows, AdRows]:
+    """Rows of ads whose log-odds have an effect of their own: unknown to the scores as a new ad's, and half known."""
+    rng = np.random.default_rng(seed)
+    ads = np.repeat(np.arange(ADS), ROWS)
+    base, own = rng.normal(-1.0, 0.5, ADS * ROWS), rng.normal(0, effect, ADS)
+    labels = (rng.random(len(ads)) < 1 / (1 + np.exp(-base - own[ads]))).astype(np.float64)
+    seen = rng.integers(0, 2_000, ADS).astype(np.float64)
+    left = effect / np.sqrt(1 + effect**2 * seen * 0.2)
+    # What the scores know of an effect, so that what is left has the law's deviation.
+    known = own - rng.normal(0, 1, ADS) * left if effect else own
+    known = known * (1 - (left / effect) ** 2) if effect else known
+    return AdRows(base, np.zeros(len(ads)), labels, ads), AdRows(base + known[ads], seen[ads], labels, ads)
+
+
+def test_uncertainty_matches_the_law() -> None:
+    found = fit_uncertainty(*made(0.8, 1))
+
+    assert 0.6 < found.new < 1.0
+    new = found.coverage["new"]
+    # Of 160 ads the shares have standard errors of .04 and .024.
+    assert new.items == ADS
+    assert 0.38 < new.within_50 < 0.62
+    assert 0.83 < new.within_90 < 0.97
+    assert new.certain_90 < 0.75, "without an uncertainty"
+    assert found.coverage["frequent"].median_std < found.coverage["rare"].median_std < new.median_std
+
+
+def test_uncertainty_is_small_without_an_effect() -> None:
+    found = fit_uncertainty(*made(0.0, 2))
+
+    assert found.new < 0.25
+    assert found.coverage["new"].within_90 > 0.83
+
+
+def test_single_ad_gives_the_prior() -> None:
+    new, known = made(0.5, 3)
+    first = new.ads < 2
+    found = fit_uncertainty(new.of(first), known.of(first))
+
+    assert 0.05 < found.new < 3

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from msd.dataset.load import Dataset, load_dataset
 from msd.ranker.model import RankerConfig
@@ -21,6 +22,7 @@ from msd.training.choice import (
     valid_halves,
     variants_of,
 )
+from msd.training.crossfit import CrossfitError, UserHalves
 from msd.training.folder import STUDENT_FOLDER, ChoiceRecord, load_ranker
 from msd.training.train import Progress, TrainConfig
 from tests.dataset.tiny import write_tiny_dataset
@@ -59,7 +61,7 @@ def _law(folder: Path, *, holds: bool) -> Training:
     return Training(dataset, StudentVectors(STUDENT, items, NOBODY), SMALL, TrainConfig(epochs=2), folder / "work")
 
 
-def test_vectors_are_kept_where_they_help(tmp_path: Path) -> None:
+def test_keeps_vectors_that_help(tmp_path: Path) -> None:
     training = _law(tmp_path, holds=True)
     variant, record = choose_network(training, PAIR, valid_halves(training.data), _unseen)
     assert variant == WHOLE
@@ -69,7 +71,7 @@ def test_vectors_are_kept_where_they_help(tmp_path: Path) -> None:
     assert ends[1] < 0
 
 
-def test_vectors_that_hurt_are_left_out_and_finished_networks_are_reused(tmp_path: Path) -> None:
+def test_drops_vectors_that_hurt_and_reuses_finished_networks(tmp_path: Path) -> None:
     training = _law(tmp_path, holds=False)
     halves = valid_halves(training.data)
     training.train(WHOLE, _unseen("first"))
@@ -95,7 +97,7 @@ def test_record_with_untried_networks_loads(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().err.startswith("ignored: choice.untried")
 
 
-def test_the_command_chooses_tunes_and_tells(tmp_path: Path, run: Run) -> None:
+def test_command_chooses_and_tunes(tmp_path: Path, run: Run) -> None:
     out, student = tmp_path / "model", tmp_path / "student"
     data = write_tiny_dataset(tmp_path / "data", users=40, each=25)
     write_small_student(student, load_dataset(data))
@@ -114,7 +116,7 @@ def test_the_command_chooses_tunes_and_tells(tmp_path: Path, run: Run) -> None:
     assert run(*command) == (0, f"{out}: done before, nothing to do")
 
 
-def test_a_network_without_user_knowledge_is_tuned_by_the_texts_of_items_alone(
+def test_network_without_user_knowledge_is_tuned_on_item_texts(
     tiny_folder: Path, student: Path, tmp_path: Path, run: Run
 ) -> None:
     out = tmp_path / "model"
@@ -129,7 +131,7 @@ def test_a_network_without_user_knowledge_is_tuned_by_the_texts_of_items_alone(
     assert run(*command) == (0, f"{out}: done before, nothing to do")
 
 
-def test_a_part_that_was_not_chosen_is_left_out(tiny_folder: Path, student: Path, tmp_path: Path, run: Run) -> None:
+def test_without_leaves_out_a_part(tiny_folder: Path, student: Path, tmp_path: Path, run: Run) -> None:
     for part, config in (("item_fusion", {"fusion": False}), ("selector", {"selected": None})):
         out = tmp_path / part
         code, said = run("train", tiny_folder, student, out, "--without", part, "--epochs", "1", "--no-lora")
@@ -154,7 +156,7 @@ def test_a_part_that_was_not_chosen_is_left_out(tiny_folder: Path, student: Path
         ),
     ],
 )
-def test_where_there_is_nothing_to_choose_it_is_said(
+def test_rejects_options_without_a_choice(
     options: tuple[str, ...], reason: str, tiny_folder: Path, student: Path, tmp_path: Path, run: Run
 ) -> None:
     code, said = run("train", tiny_folder, student, tmp_path / "out", *options)
@@ -162,7 +164,7 @@ def test_where_there_is_nothing_to_choose_it_is_said(
     assert not (tmp_path / "out").exists()
 
 
-def test_too_few_users_and_items_without_texts_are_told_before_training(
+def test_rejects_data_without_a_choice_before_training(
     tiny_folder: Path, student: Path, tmp_path: Path, run: Run
 ) -> None:
     few = write_tiny_dataset(tmp_path / "few", users=20)
@@ -178,8 +180,98 @@ def test_too_few_users_and_items_without_texts_are_told_before_training(
     assert not (tmp_path / "out").exists()
 
 
-def test_without_vectors_of_users_there_is_no_knowledge_of_them_to_leave_out(tiny: Dataset) -> None:
+def test_user_knowledge_is_a_variant_only_with_user_vectors(tiny: Dataset) -> None:
     vectors = word_vectors(tiny)
     names, fewer = ([one.name for one in variants_of(held)] for held in (vectors, replace(vectors, users=NOBODY)))
     names.remove(WITHOUT_USER_KNOWLEDGE.name)
     assert names == fewer
+
+
+CHOOSERS, ROWS_EACH = 120, 20
+OWNERS = np.repeat(np.arange(CHOOSERS), ROWS_EACH)
+ONES = np.ones(len(OWNERS))
+LABELS = (np.random.default_rng(0).random(len(OWNERS)) < 0.4).astype(np.float64)
+HALVES = UserHalves.of(LABELS, OWNERS, ONES)
+
+
+def _said(noise: float, seed: int) -> NDArray[np.float64]:
+    """Probabilities that know the labels as well as their noise allows."""
+    drawn = np.random.default_rng(seed).normal(0, noise, len(LABELS))
+    return np.asarray(1 / (1 + np.exp(-(LABELS + drawn))))
+
+
+def test_halves_split_users() -> None:
+    first, second = HALVES.halves
+    assert sorted([*first.rows, *second.rows]) == list(range(len(LABELS)))
+    assert not set(first.users) & set(second.users)
+    assert len(set(first.users)) == len(set(second.users)) == CHOOSERS // 2
+
+
+@pytest.mark.parametrize(
+    ("noises", "kept", "told"),
+    [
+        ((1.0, 3.0, 2.0), "whole", "whole is kept: nothing else ranks either half of valid's users better"),
+        ((2.0, 2.0, 2.0), "whole", "whole is kept: nothing else is surely better"),
+        ((3.0, 3.0, 1.0), "second", "second instead of whole: "),
+        ((3.0, 1.0, 2.0), "first", "first instead of whole: "),
+    ],
+)
+def test_keeps_the_whole_unless_another_is_surely_better(noises: tuple[float, ...], kept: str, told: str) -> None:
+    names = ("whole", "first", "second")
+    choice = HALVES.choose(
+        {name: _said(noise, seed) for seed, (name, noise) in enumerate(zip(names, noises, strict=True))}
+    )
+    assert choice.kept == kept
+    assert choice.say().startswith(told)
+    assert choice.ci95 is not None
+    assert (choice.ci95[0] > 0) == (kept != "whole")
+    assert choice.ci95[0] <= choice.gain <= choice.ci95[1]
+    assert list(choice.tried) == list(names)
+    assert choice.tried["whole"].gain == 0
+
+
+def test_ties_go_to_the_whole_then_to_the_simpler() -> None:
+    better, worse = _said(1.0, 1), _said(3.0, 0)
+    assert HALVES.choose({"whole": better, "same": better}).kept == "whole"
+    assert HALVES.choose({"whole": worse, "simple": better, "more": better}).by_half == ("simple", "simple")
+    # Each half prefers another of two, neither of which is surely better on both.
+    first = np.isin(OWNERS, HALVES.halves[0].users)
+    little = 0.02 * (LABELS - 0.5)
+    one, other = np.where(first, better + little, better), np.where(first, better, better + little)
+    choice = HALVES.choose({"whole": worse, "simple": one, "more": other})
+    assert (choice.by_half, choice.kept) == (("simple", "more"), "simple")
+
+
+def test_reported_gain_is_not_that_of_the_luckiest() -> None:
+    """Eight that are equally good: the best on the rows that it is chosen by gains, the choice does not."""
+    some = OWNERS % 2 == 0
+    some &= np.arange(len(OWNERS)) % ROWS_EACH < 6
+    halves = UserHalves.of(LABELS[some], OWNERS[some], ONES[some])
+    told, luckiest = [], []
+    for draw in range(12):
+        choice = halves.choose({str(place): _said(2.0, 100 * draw + place)[some] for place in range(8)})
+        told.append(choice.gain)
+        luckiest.append(max(one.gain for one in choice.tried.values()))
+    assert np.mean(luckiest) > 0.02
+    assert abs(np.mean(told)) < np.mean(luckiest) / 2
+
+
+def test_choice_weighs_impressions() -> None:
+    """A model that is right on the few rows that stand for many impressions is better."""
+    heavy = OWNERS % 2 == 0
+    said = {
+        "whole": np.where(heavy, _said(9.0, 1), _said(0.5, 2)),
+        "simple": np.where(heavy, _said(0.5, 3), _said(9, 4)),
+    }
+    for weights, kept in ((np.where(heavy, 50.0, 1.0), "simple"), (np.where(heavy, 1.0, 50.0), "whole")):
+        assert UserHalves.of(LABELS, OWNERS, weights).choose(said).kept == kept
+
+
+def test_rejects_rows_that_cannot_decide() -> None:
+    few = OWNERS < 39
+    with pytest.raises(CrossfitError, match=r"valid rows are of 39 users, too few to choose by: 40 are needed"):
+        UserHalves.of(LABELS[few], OWNERS[few], ONES[few])
+    lonely = np.zeros(len(LABELS))
+    lonely[0] = 1.0
+    with pytest.raises(CrossfitError, match=r"all 1200 valid rows of one half of the users have label 0"):
+        UserHalves.of(lonely, OWNERS, ONES)

@@ -2,33 +2,44 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from msd.__main__ import main
 from msd.dataset.load import Dataset
-from msd.student.vectors import StudentVectors
-from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, load_ranker
+from msd.dataset.split import Part
+from msd.dataset.texts import student_texts
+from msd.ranker.features import build_features
+from msd.student.encoder import encode_texts, load_student
+from msd.student.record import WEIGHTS_FILE as STUDENT_WEIGHTS_FILE
+from msd.student.vectors import StudentVectors, load_vectors, no_vectors, save_vectors
+from msd.training.folder import (
+    RECORD_FILE,
+    STUDENT_FOLDER,
+    WEIGHTS_FILE,
+    ModelFolderError,
+    load_ranker,
+    student_of,
+    vectors_of,
+)
+from msd.training.train import predict
 from tests.dataset.tiny import write_tiny_dataset
 from tests.ranker.made import Run, word_vectors, write_student
 
 
 @pytest.fixture(scope="module")
-def student(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_student(tmp_path_factory.mktemp("student") / "student", word_vectors(tiny))
+def models(tiny_folder: Path, lora_models: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two models without tuning: with semantics, and without."""
+    plain = tmp_path_factory.mktemp("models") / "plain"
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", str(tiny_folder), str(plain), "--no-semantics", "--epochs", "1"])
+    return [lora_models / "untuned", plain]
 
 
-@pytest.fixture(scope="module")
-def models(tiny_folder: Path, student: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("models")
-    for line in ((student, folder / "semantic", "--no-lora"), (folder / "plain", "--no-semantics")):
-        with pytest.raises(SystemExit, match="0"):
-            main(["train", str(tiny_folder), *map(str, line), "--epochs", "1"])
-    return [folder / "semantic", folder / "plain"]
-
-
-def test_training_leaves_a_model_and_no_work(models: list[Path]) -> None:
+def test_training_leaves_only_the_model(models: list[Path]) -> None:
     for folder, semantics in zip(models, (True, False), strict=True):
         model, record = load_ranker(folder)
         assert ("item" in model.adaptors) == semantics
@@ -36,48 +47,48 @@ def test_training_leaves_a_model_and_no_work(models: list[Path]) -> None:
         assert sorted(one.name for one in folder.iterdir()) == sorted([RECORD_FILE, WEIGHTS_FILE, "step.json"])
 
 
-def test_a_finished_training_is_skipped_until_an_option_changes(
+def test_finished_training_is_skipped_until_an_option_changes(
     tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
     out = tmp_path / "semantic"
     shutil.copytree(models[0], out)
     command = ("train", tiny_folder, student, out, "--epochs", "1", "--no-lora")
     assert run(*command) == (0, f"{out}: done before, nothing to do")
-    code, said = run(*command, "--seed", "1")
-    assert (code, "done before" in said) == (0, False)
+    code, output = run(*command, "--seed", "1")
+    assert (code, "done before" in output) == (0, False)
     assert load_ranker(out)[1].training["seed"] == 1
 
 
-def test_a_damaged_model_is_trained_again(
+def test_damaged_model_is_trained_again(
     tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
     out = tmp_path / "semantic"
     shutil.copytree(models[0], out)
     (out / WEIGHTS_FILE).write_bytes(b"\x00" * 100)
-    code, said = run("train", tiny_folder, student, out, "--epochs", "1", "--no-lora")
-    assert (code, "done before" in said) == (0, False)
+    code, output = run("train", tiny_folder, student, out, "--epochs", "1", "--no-lora")
+    assert (code, "done before" in output) == (0, False)
     assert (out / WEIGHTS_FILE).read_bytes() == (models[0] / WEIGHTS_FILE).read_bytes()
 
 
-def test_evaluation_measures_every_model_and_the_baseline(
+def test_evaluation_measures_models_and_baseline_once(
     tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
     options = [*(part for model in models for part in ("--model", model)), "--resamples", "100"]
     out = tmp_path / "figures"
-    code, said = run("evaluate", tiny_folder, student, out, *options)
+    code, output = run("evaluate", tiny_folder, student, out, *options)
     assert code == 0
-    assert "180 test rows" in said
+    assert "180 test rows" in output
     results = json.loads((out / "evaluation.json").read_text())
-    assert list(results["models"]) == ["semantic", "plain", "counts"]
+    assert list(results["models"]) == ["untuned", "plain", "counts"]
     assert results["rows"] == {"window": 900, "train": 540, "valid": 180, "test": 180}
     for figures in results["models"].values():
         assert set(figures["metrics"]) >= {"auc", "gauc", "uauc", "logloss", "ece"}
         assert sum(one["impressions"] for one in figures["calibration"]) == 180
     assert [point["epoch"] for point in results["models"]["plain"]["curve"]] == [1]
 
-    code, said = run("evaluate", tiny_folder, student, out, *options)
-    assert "done before, nothing to do" in said
-    assert "180 test rows" in said
+    code, output = run("evaluate", tiny_folder, student, out, *options)
+    assert "done before, nothing to do" in output
+    assert "180 test rows" in output
     page = (out / "report.html").read_text()
     for lost in ("evaluation.json", "report.html"):
         (out / lost).unlink()
@@ -86,50 +97,38 @@ def test_evaluation_measures_every_model_and_the_baseline(
         assert (out / "report.html").read_text() == page
 
 
-def test_models_have_the_names_they_are_given(
+def test_models_have_their_given_names(
     tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(models[1], "a=b")
     given = [f"ours[/]={models[0]}", f"plain={models[1]}", "a=b"]
     options = [part for model in given for part in ("--model", model)]
-    code, said = run("evaluate", tiny_folder, student, "figures", *options, "--resamples", "100")
+    code, output = run("evaluate", tiny_folder, student, "figures", *options, "--resamples", "100")
     assert code == 0
-    assert "ours[/]" in said
-    assert "AUC of plain less that of a=b: +0.0000" in said
-    assert "intervals: paired bootstrap over users, 100 resamples" in said
+    assert "ours[/]" in output
+    assert "AUC of plain less that of a=b: +0.0000" in output
+    assert "intervals: paired bootstrap over users, 100 resamples" in output
     results = json.loads(Path("figures/evaluation.json").read_text())
     assert list(results["models"]) == ["ours[/]", "plain", "a=b", "counts"]
     assert results["resamples"] == 100
 
 
-def test_one_name_for_two_models_of_one_seed_is_refused(
-    tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
-) -> None:
-    options = [part for model in models for part in ("--model", f"ours={model}")]
-    code, said = run("evaluate", tiny_folder, student, tmp_path / "out", *options)
-    assert code == 2
-    assert "both called 'ours', were trained with the same seed, 0" in said
-    code, said = run("evaluate", tiny_folder, student, tmp_path / "out", "--model", f"counts={models[0]}")
-    assert code == 2
-    assert "must differ and not be counts, " in said
-
-
-def test_another_dataset_or_student_is_refused(
+def test_rejects_another_dataset_or_student(
     tiny: Dataset, tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
     other = write_tiny_dataset(tmp_path / "other", seed=1)
     vectors = word_vectors(tiny)
     stranger = write_student(tmp_path / "stranger", StudentVectors("e" * 64, vectors.items, vectors.users))
     for data, teacher in ((other, student), (tiny_folder, stranger)):
-        code, said = run("evaluate", data, teacher, tmp_path / "out", "--model", models[0])
+        code, output = run("evaluate", data, teacher, tmp_path / "out", "--model", models[0])
         assert code == 2
         reason = f"error: {models[0]}: was trained on another dataset or student than {data} and its student"
-        assert said.endswith(reason)
+        assert output.endswith(reason)
     assert not (tmp_path / "out").exists()
 
 
-def test_without_semantics_no_student_is_needed_and_one_that_is_given_counts(
+def test_student_is_optional_without_semantics_but_recorded(
     tiny: Dataset, tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
     assert load_ranker(models[1])[1].student is None
@@ -145,16 +144,14 @@ def test_without_semantics_no_student_is_needed_and_one_that_is_given_counts(
 
 
 @pytest.mark.parametrize("folders", [("model",), ("student", "model", "one too many")])
-def test_too_few_or_too_many_folders_are_counted(
-    folders: tuple[str, ...], tiny_folder: Path, tmp_path: Path, run: Run
-) -> None:
-    code, said = run("train", tiny_folder, *(tmp_path / name for name in folders))
+def test_rejects_wrong_number_of_folders(folders: tuple[str, ...], tiny_folder: Path, tmp_path: Path, run: Run) -> None:
+    code, output = run("train", tiny_folder, *(tmp_path / name for name in folders))
     assert code == 2
-    assert "expected 3 folders, DATASET STUDENT OUT, or with --no-semantics 2, DATASET OUT" in said
-    assert f"got {len(folders) + 1}" in said
+    assert "expected 3 folders, DATASET STUDENT OUT, or with --no-semantics 2, DATASET OUT" in output
+    assert f"got {len(folders) + 1}" in output
 
 
-def test_training_into_a_folder_of_other_things_is_refused(
+def test_rejects_output_folder_with_other_things(
     tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
     """It clears its folder: what lies in `student` there must not be the student that it was given."""
@@ -168,22 +165,36 @@ def test_training_into_a_folder_of_other_things_is_refused(
         (own, tmp_path, f"{own} is where {tmp_path} keeps a student of its own; name another folder"),
         (model / "student", model, f"is where {model} keeps a student of its own; name another folder for the model"),
     ):
-        code, said = run("train", tiny_folder, given, out, "--epochs", "1")
-        assert (code, message in said) == (2, True), said
+        code, output = run("train", tiny_folder, given, out, "--epochs", "1")
+        assert (code, message in output) == (2, True), output
     assert all(sorted((folder / "student").iterdir()) for folder in (tmp_path, model))
 
 
-@pytest.mark.parametrize("names", [("a/model", "b/model"), ("counts",)])
-def test_models_of_one_name_are_refused(
-    names: tuple[str, ...], tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("a/model", "b/model"), "must differ and not be counts, "),
+        (("counts",), "must differ and not be counts, "),
+        (("counts=untuned",), "must differ and not be counts, "),
+        (("ours=untuned", "ours=plain"), "both called 'ours', were trained with the same seed, 0"),
+    ],
+)
+def test_rejects_models_of_one_name(
+    names: tuple[str, ...],
+    message: str,
+    tiny_folder: Path,
+    student: Path,
+    models: list[Path],
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options: list[str | Path] = []
-    for name in names:
-        shutil.copytree(models[0], tmp_path / name)
-        options += ["--model", tmp_path / name]
-    code, said = run("evaluate", tiny_folder, student, tmp_path / "out", *options)
-    assert code == 2
-    assert "must differ and not be counts, " in said
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/model", "b/model", "counts", "untuned", "plain"):
+        shutil.copytree(models[name == "plain"], tmp_path / name)
+    options = [part for name in names for part in ("--model", name)]
+    code, output = run("evaluate", tiny_folder, student, tmp_path / "out", *options)
+    assert (code, message in output) == (2, True), output
 
 
 def test_missing_folders_are_named(tiny_folder: Path, student: Path, tmp_path: Path, run: Run) -> None:
@@ -195,7 +206,118 @@ def test_missing_folders_are_named(tiny_folder: Path, student: Path, tmp_path: P
         (("train", tiny_folder, student, student / "ids.json"), "is a file; name a folder for the model"),
         (("evaluate", tiny_folder, student, student / "ids.json", "--model", nowhere), "no trained model here"),
     ):
-        code, said = run(*arguments)
-        assert code == 2, said
-        assert message in said
-        assert "Traceback" not in said
+        code, output = run(*arguments)
+        assert code == 2, output
+        assert message in output
+        assert "Traceback" not in output
+
+
+def test_tuned_model_records_its_student_and_gain(student: Path, lora_models: Path) -> None:
+    tuned, untuned = lora_models / "tuned", lora_models / "untuned"
+    _, record = load_ranker(tuned)
+    assert record.tuning is not None
+    assert record.student == load_vectors(student).student
+    assert record.own_student == load_vectors(tuned / STUDENT_FOLDER).student != record.student
+    assert record.tuning.valid_auc == max(point.valid_auc for point in record.tuning.curve)
+    assert record.tuning.valid_auc > record.tuning.valid_auc_before == record.curve[0].valid_auc
+    assert (record.tuning.config["rank"], record.tuning.epoch) == (8, 1)
+    assert record.tuning.seconds > 0
+    assert sorted(one.name for one in tuned.iterdir()) == sorted(
+        [RECORD_FILE, WEIGHTS_FILE, STUDENT_FOLDER, "step.json"]
+    )
+    assert load_ranker(untuned)[1].tuning is None
+    assert not (untuned / STUDENT_FOLDER).exists()
+
+
+def test_tuned_student_makes_the_models_vectors(tiny: Dataset, student: Path, lora_models: Path) -> None:
+    _, record = load_ranker(lora_models / "tuned")
+    encoder = load_student(student_of(lora_models / "tuned", record, student))
+    vectors = vectors_of(lora_models / "tuned", record, load_vectors(student))
+    for texts, level in zip(student_texts(tiny), (vectors.items, vectors.users), strict=True):
+        np.testing.assert_allclose(encode_texts(encoder, [texts[one] for one in level.ids]), level.vectors, atol=1e-5)
+    _, record = load_ranker(lora_models / "untuned")
+    assert student_of(lora_models / "untuned", record, student) == student
+    assert vectors_of(lora_models / "untuned", record, vectors) is vectors
+
+
+def test_models_are_measured_with_their_own_students_vectors(
+    tiny: Dataset, tiny_folder: Path, student: Path, lora_models: Path, tmp_path: Path, run: Run
+) -> None:
+    options = [part for name in ("untuned", "tuned") for part in ("--model", lora_models / name)]
+    code, output = run("evaluate", tiny_folder, student, tmp_path, *options, "--resamples", "100")
+    assert code == 0, output
+    results = json.loads((tmp_path / "evaluation.json").read_text())
+    for name in ("untuned", "tuned"):
+        model, record = load_ranker(lora_models / name)
+        vectors = vectors_of(lora_models / name, record, load_vectors(student))
+        features = build_features(tiny, model.schema, vectors)
+        scores = predict(model, features, features.of_part(Part.TEST))
+        ratio = results["models"][name]["metrics"]["predicted_over_observed"]
+        assert ratio == pytest.approx(scores.mean() / features.labels.numpy()[features.of_part(Part.TEST)].mean())
+
+
+def test_rejects_another_student_in_the_models_folder(
+    tiny_folder: Path, student: Path, lora_models: Path, tmp_path: Path, run: Run
+) -> None:
+    model = tmp_path / "tuned"
+    shutil.copytree(lora_models / "tuned", model)
+    shutil.rmtree(model / STUDENT_FOLDER)
+    shutil.copytree(student, model / STUDENT_FOLDER)
+    with pytest.raises(ModelFolderError, match=r"another student than the one of ranker\.json; train again"):
+        vectors_of(model, load_ranker(model)[1], load_vectors(student))
+    code, output = run("evaluate", tiny_folder, student, tmp_path / "out", "--model", model)
+    assert (code, "Traceback" in output) == (2, False)
+
+
+def test_lost_tuned_student_is_made_again(
+    tiny_folder: Path, student: Path, lora_models: Path, tmp_path: Path, run: Run
+) -> None:
+    out = tmp_path / "tuned"
+    shutil.copytree(lora_models / "tuned", out)
+    command = ("train", tiny_folder, student, out, "--epochs", "1")
+    assert run(*command) == (0, f"{out}: done before, nothing to do")
+    shutil.rmtree(out / STUDENT_FOLDER)
+    code, output = run(*command)
+    assert (code, "done before" in output) == (0, False)
+    assert load_ranker(out)[1].own_student == load_ranker(lora_models / "tuned")[1].own_student
+    assert "with the student tuned" in output
+
+    assert run(*command, "--no-lora")[0] == 0
+    assert not (out / STUDENT_FOLDER).exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--no-semantics",), "a model without semantics does not read the student's vectors"),
+        (("--network", "lr"), "lr is a baseline, not MSD's own network"),
+        ((), "no item has a text"),
+    ],
+)
+def test_student_is_not_tuned_without_a_use(
+    options: tuple[str, ...], reason: str, tiny_folder: Path, student: Path, tmp_path: Path, run: Run
+) -> None:
+    shutil.copytree(student, given := tmp_path / "student")
+    if not options:
+        save_vectors(replace(load_vectors(student), items=no_vectors().items), given)
+    code, output = run("train", tiny_folder, given, tmp_path / "out", "--epochs", "1", *options)
+    assert code == 0, output
+    assert f"the student stays as it is: {reason}" in output
+    _, record = load_ranker(tmp_path / "out")
+    assert record.tuning is None
+    assert record.config.network == ("lr" if "lr" in options else "msd")
+
+
+def test_rejects_incomplete_student_before_training(
+    tiny: Dataset, tiny_folder: Path, student: Path, tmp_path: Path, run: Run
+) -> None:
+    other = write_tiny_dataset(tmp_path / "other", users=20)
+    shutil.copytree(student, cut := tmp_path / "cut")
+    (cut / STUDENT_WEIGHTS_FILE).unlink()
+    for data, teacher, message in (
+        (other, student, "vectors of 16 users without a text in the dataset, such as 'u21'; distil again"),
+        (tiny_folder, cut, "no such file, the student is incomplete; distil again"),
+    ):
+        code, output = run("train", data, teacher, tmp_path / "out", "--epochs", "1")
+        assert (code, message in output) == (2, True), output
+        assert not (tmp_path / "out").exists()

@@ -6,14 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from msd.contract.assemble import Counts, assemble, dense
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec, has_semantic
 from msd.dataset.split import Part
-from msd.evaluation.degradation import SHARES, degradation_curves, degraded, encoded
+from msd.evaluation.degradation import SHARES, degradation_curves, degraded, encoded, measure_cold_ads
 from msd.metrics import measure_pooled
 from msd.ranker.features import Features
+from msd.student.vectors import LevelVectors
 from msd.training.train import predict
 from tests.ranker.made import World
 
@@ -26,7 +28,7 @@ def _test(world: World) -> np.ndarray:
     return world.features.of_part(Part.TEST)
 
 
-def test_a_model_without_vectors_has_none_to_lose(world: World, plain_world: World) -> None:
+def test_rungs_without_vectors_only_for_models_with_vectors(world: World, plain_world: World) -> None:
     every = [
         "item unknown",
         "item unknown, features given",
@@ -39,14 +41,14 @@ def test_a_model_without_vectors_has_none_to_lose(world: World, plain_world: Wor
     assert list(_rungs(plain_world)) == [name for name in every if "vector" not in name]
 
 
-def test_every_rung_changes_scores_and_leaves_the_features_alone(world: World) -> None:
+def test_rungs_change_scores_but_not_the_features(world: World) -> None:
     before = predict(world.model, world.features, _test(world))
     for name, less in _rungs(world).items():
         assert not np.allclose(predict(world.model, less, _test(world)), before, atol=1e-3), name
     assert np.array_equal(predict(world.model, world.features, _test(world)), before)
 
 
-def test_an_unknown_item_is_the_service_s_unknown_item(world: World) -> None:
+def test_unknown_item_equals_the_services(world: World) -> None:
     """The same scores as for an id that no table holds, put in place of each row's item by hand."""
     item = world.features.item
     record = RowCodec(world.schema, "item", "0" * 32).missing
@@ -68,7 +70,7 @@ def test_an_unknown_item_is_the_service_s_unknown_item(world: World) -> None:
         ("world", "item unknown, features and text given"),
     ],
 )
-def test_a_cold_ad_is_what_the_service_makes_of_it(name: str, rung: str, request: pytest.FixtureRequest) -> None:
+def test_cold_ad_equals_the_services(name: str, rung: str, request: pytest.FixtureRequest) -> None:
     world: World = request.getfixturevalue(name)
     less, schema = encoded(world.features) if "text" in rung else _rungs(world)[rung], world.schema
     test = _test(world)[:40]
@@ -100,15 +102,7 @@ def test_a_cold_ad_is_what_the_service_makes_of_it(name: str, rung: str, request
     assert predict(world.model, less, test).std() > 0.01
 
 
-def test_a_cold_ad_with_features_leaves_histories_alone(world: World) -> None:
-    less, item = _rungs(world)["item unknown, features given"].item, world.features.item
-    history = world.features.history[world.features.history >= 0].long()
-    assert torch.equal(less.categorical[history], item.categorical[history])
-    assert torch.equal(less.vectors[history], item.vectors[history])
-    assert torch.equal(less.categorical[less.entities.unknown], item.categorical[item.entities.unknown])
-
-
-def test_aged_counts_are_the_only_thing_that_ages(world: World) -> None:
+def test_aged_counts_change_only_counts(world: World) -> None:
     less, whole = _rungs(world)["aged counts"], world.features
     for old, fresh in ((less.user, whole.user), (less.item, whole.item)):
         numbers = world.schema.numeric_width(fresh.entities.side)
@@ -119,7 +113,7 @@ def test_aged_counts_are_the_only_thing_that_ages(world: World) -> None:
         assert torch.equal(old.rows, fresh.rows)
 
 
-def test_without_a_vector_the_item_keeps_its_row_and_histories_their_vectors(world: World) -> None:
+def test_item_without_vector_keeps_its_row_and_histories(world: World) -> None:
     less, item = _rungs(world)["item without vector"].item, world.features.item
     assert torch.equal(less.categorical[less.rows.long()], item.categorical[item.rows.long()])
     assert torch.equal(less.dense[:, :-1], item.dense[:, :-1])
@@ -133,17 +127,7 @@ def test_without_a_vector_the_item_keeps_its_row_and_histories_their_vectors(wor
     assert not less.present[less.entities.unknown]
 
 
-def test_an_item_that_has_no_vector_anyway_loses_nothing(world: World) -> None:
-    test = _test(world)
-    had = world.features.item.present[world.features.item.rows[test].long()].numpy()
-    before = predict(world.model, world.features, test)
-    after = predict(world.model, _rungs(world)["item without vector"], test)
-    assert not had.all()
-    np.testing.assert_allclose(after[~had], before[~had], atol=1e-6)
-    assert np.abs(after[had] - before[had]).max() > 1e-3
-
-
-def test_an_unknown_user_may_bring_a_history_or_not(world: World) -> None:
+def test_unknown_user_with_and_without_history(world: World) -> None:
     rungs = _rungs(world)
     with_history, without = rungs["user unknown"], rungs["user unknown, no history"]
     assert torch.equal(with_history.history, world.features.history)
@@ -154,7 +138,7 @@ def test_an_unknown_user_may_bring_a_history_or_not(world: World) -> None:
         assert torch.equal(less.item.rows, world.features.item.rows)
 
 
-def test_shares_go_from_the_whole_to_the_rung_and_hold_one_another() -> None:
+def test_shares_degrade_nested_rows() -> None:
     rng = np.random.default_rng(0)
     labels = (rng.random(1_000) < 0.5).astype(np.float64)
     whole = np.clip(0.5 + 0.3 * (labels - 0.5) + 0.1 * rng.standard_normal(1_000), 0.01, 0.99)
@@ -166,3 +150,75 @@ def test_shares_go_from_the_whole_to_the_rung_and_hold_one_another() -> None:
     losses = [point["logloss"] for point in curve["nothing known"]]
     assert losses == sorted(losses)
     assert len({point["auc"] for point in curve["all known"]}) == 1
+
+
+def _kept(world: World, other: bool = False) -> LevelVectors:
+    """Every third item with a vector: its own, or that of the next such item."""
+    held = world.vectors.items
+    rows = np.arange(0, len(held.ids), 3)
+    return LevelVectors([held.ids[row] for row in rows], held.vectors[np.roll(rows, 1) if other else rows])
+
+
+def _events(world: World) -> np.ndarray:
+    events = world.features.of_part(Part.TEST)
+    place = world.features.item.entities.place
+    kept = [place[one] for one in _kept(world).ids if one in place]
+    return events[np.isin(world.features.item.rows.numpy()[events], kept)]
+
+
+def test_cold_ads_are_rows_of_withheld_items(world: World) -> None:
+    found = measure_cold_ads(world.model, world.features, _kept(world), Part.TEST, 100)
+    events = _events(world)
+    labels = world.features.labels.numpy()[events]
+    assert found is not None
+    assert found.rows == len(events) < len(world.features.of_part(Part.TEST))
+    assert found.items == len(np.unique(world.features.item.rows.numpy()[events]))
+    for name, less in {
+        "row": world.features,
+        "category_prior": dict(degraded(world.features))["item unknown, features given"],
+        "taught": encoded(world.features),
+    }.items():
+        assert found.auc[name] == pytest.approx(roc_auc_score(labels, predict(world.model, less, events)))
+    assert found.gain == pytest.approx(found.auc["encoded"] - found.auc["category_prior"])
+    assert found.ci95 is not None
+    assert found.ci95[0] <= found.gain <= found.ci95[1]
+    assert found.pay == (found.ci95[0] > 0)
+
+
+def test_untaught_vector_replaces_the_taught_one(world: World) -> None:
+    own, other = (
+        measure_cold_ads(world.model, world.features, _kept(world, one), Part.TEST, 100) for one in (False, True)
+    )
+    assert own
+    assert other
+    assert own.auc["encoded"] == own.auc["taught"] == other.auc["taught"]
+    assert other.auc["encoded"] != own.auc["encoded"]
+    # By hand: the vectors of all rows as they would be, had the student never been taught.
+    item, given = world.features.item, _kept(world, True)
+    vectors = item.vectors.clone()
+    for one, vector in zip(given.ids, given.vectors, strict=True):
+        vectors[item.entities.place[one]] = torch.from_numpy(vector)
+    events = _events(world)
+    by_hand = encoded(replace(world.features, item=replace(item, vectors=vectors)))
+    twins = encoded(world.features, given)
+    assert torch.equal(twins.item.vectors[: item.entities.unknown], item.vectors[: item.entities.unknown])
+    places = twins.item.rows[torch.from_numpy(events)].long()
+    assert torch.equal(twins.item.vectors[places], by_hand.item.vectors[places])
+
+
+def test_cold_ads_without_rows_are_none(world: World, plain_world: World) -> None:
+    held = _kept(world)
+    assert measure_cold_ads(plain_world.model, plain_world.features, held, Part.TEST, 100) is None
+    nobody = LevelVectors([], held.vectors[:0])
+    assert measure_cold_ads(world.model, world.features, nobody, Part.TEST, 100) is None
+    strangers = LevelVectors([f"nobody's {one}" for one in held.ids], held.vectors)
+    assert measure_cold_ads(world.model, world.features, strangers, Part.TEST, 100) is None
+
+
+def test_single_cold_item_has_no_interval(world: World) -> None:
+    for one, vector in zip(_kept(world).ids, _kept(world).vectors, strict=True):
+        found = measure_cold_ads(world.model, world.features, LevelVectors([one], vector[None]), Part.TEST, 100)
+        if found is not None:
+            assert (found.items, found.ci95, found.pay) == (1, None, False)
+            return
+    raise AssertionError("no item has test rows of both labels")

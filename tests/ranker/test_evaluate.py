@@ -11,28 +11,15 @@ import pytest
 
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
-from msd.evaluation.evaluate import evaluate_models
-from msd.evaluation.verdict import say
+from msd.evaluation.evaluate import EvaluatedRows, evaluate_models, judge_semantics
+from msd.evaluation.evaluation_report import say_verdict
+from msd.evaluation.scores import ModelScores
 from msd.metrics import measure
-from msd.training.folder import ModelFolderError, RankerRecord, save_ranker
+from msd.training.folder import ModelFolderError
 from msd.training.train import predict
-from tests.ranker.made import SMALL, World
+from tests.ranker.made import World, save_world
 
 RESAMPLES = 200
-
-
-def _save(folder: Path, world: World, seed: int) -> Path:
-    record = RankerRecord(
-        feature_schema=world.schema,
-        config=SMALL,
-        training={"seed": seed},
-        curve=tuple(world.curve),
-        vector_dim=world.features.item.vectors.shape[1],
-        dataset=world.dataset.fingerprint,
-        student=world.vectors.student,
-    )
-    save_ranker(folder, world.model, record)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +27,9 @@ def folders(world: World, plain_world: World, tmp_path_factory: pytest.TempPathF
     root = tmp_path_factory.mktemp("models")
     worlds = {"semantic": world, "plain": plain_world}
     return {
-        f"{name}-{seed}": _save(root / f"{name}-{seed}", of, seed) for name, of in worlds.items() for seed in (0, 1)
+        f"{name}-{seed}": save_world(root / f"{name}-{seed}", of, seed)
+        for name, of in worlds.items()
+        for seed in (0, 1)
     }
 
 
@@ -65,7 +54,7 @@ def _expected(world: World) -> dict[str, float | None]:
     return measure(labels, predict(world.model, world.features, test), users)
 
 
-def test_metrics_are_averaged_over_seeds_not_scores(results: dict[str, Any], world: World, plain_world: World) -> None:
+def test_metrics_are_averaged_over_seeds(results: dict[str, Any], world: World, plain_world: World) -> None:
     semantic, plain = _expected(world), _expected(plain_world)
     mixed, one = results["models"]["mixed"], results["models"]["one"]
     assert one["metrics"] == pytest.approx(semantic)
@@ -78,7 +67,7 @@ def test_metrics_are_averaged_over_seeds_not_scores(results: dict[str, Any], wor
         assert mixed["deviation"][metric] == pytest.approx(spread)
 
 
-def test_intervals_hold_the_figure(results: dict[str, Any]) -> None:
+def test_intervals_contain_the_figure(results: dict[str, Any]) -> None:
     for figures in results["models"].values():
         for unit in ("users", "rows"):
             for metric in ("auc", "logloss"):
@@ -86,7 +75,7 @@ def test_intervals_hold_the_figure(results: dict[str, Any]) -> None:
                 assert low < figures["metrics"][metric] < high
 
 
-def test_differences_are_of_all_pairs_and_by_seed_where_seeds_are_the_same(results: dict[str, Any]) -> None:
+def test_differences_of_all_pairs_and_by_seed(results: dict[str, Any]) -> None:
     names = list(results["models"])
     assert names == ["mixed", "plain", "one", "counts"]
     pairs = {(one["model"], one["minus"]): one["auc"] for one in results["differences"]}
@@ -101,7 +90,7 @@ def test_differences_are_of_all_pairs_and_by_seed_where_seeds_are_the_same(resul
     assert np.mean(by_seed["differences"]) == pytest.approx(pairs["mixed", "plain"]["difference"])
 
 
-def test_what_only_a_network_has_is_there_for_networks(results: dict[str, Any]) -> None:
+def test_networks_have_figures_of_their_own(results: dict[str, Any]) -> None:
     models = results["models"]
     own = {"curve", "calibrations", "degradation", "cold_ads", "how_sure", "live_counts", "choice", "conversions"}
     assert set(models["one"]) - set(models["counts"]) == own
@@ -116,7 +105,7 @@ def test_what_only_a_network_has_is_there_for_networks(results: dict[str, Any]) 
     assert sum(point["impressions"] for point in models["mixed"]["calibration"]) == 2 * results["rows"]["test"]
 
 
-def test_the_verdict_is_of_the_first_pair_that_differs_in_semantics_alone(results: dict[str, Any]) -> None:
+def test_verdict_compares_first_pair_that_differs_in_semantics(results: dict[str, Any]) -> None:
     verdict, models = results["verdict"], results["models"]
     # The seeds of "mixed" are of both kinds, so that it says nothing of either.
     assert (verdict["model"], verdict["minus"]) == ("one", "plain")
@@ -124,16 +113,14 @@ def test_the_verdict_is_of_the_first_pair_that_differs_in_semantics_alone(result
     assert verdict["ci95"][0] <= verdict["gain"] <= verdict["ci95"][1]
 
 
-def test_the_verdict_tells_the_command_that_gives_what_it_advises(
-    results: dict[str, Any], tiny: Dataset, folders: dict[str, Path]
-) -> None:
+def test_verdict_names_the_export_command(results: dict[str, Any], tiny: Dataset, folders: dict[str, Path]) -> None:
     verdict = results["verdict"]
     served = folders["semantic-0" if verdict["sure"] else "plain-0"]
     assert verdict["command"] == f"msd export {tiny.folder} {served} BUNDLE"
-    assert say(verdict).endswith(verdict["command"])
+    assert say_verdict(verdict).endswith(verdict["command"])
 
 
-def test_slices_have_metrics_or_say_why_not(results: dict[str, Any]) -> None:
+def test_slices_have_metrics_or_a_reason(results: dict[str, Any]) -> None:
     measured = [one for one in results["slices"] if "models" in one]
     rest = [one for one in results["slices"] if "models" not in one]
     assert measured
@@ -152,9 +139,7 @@ def test_figures_are_json(results: dict[str, Any]) -> None:
     assert json.loads(json.dumps(results, allow_nan=False))["rows"] == results["rows"]
 
 
-def test_test_rows_of_one_label_are_refused_before_any_is_measured(
-    tiny: Dataset, world: World, folders: dict[str, Path]
-) -> None:
+def test_rejects_test_rows_of_one_label(tiny: Dataset, world: World, folders: dict[str, Path]) -> None:
     parts = split_events(tiny.events, tiny.config)
     never = tiny.events.with_columns(label=tiny.events["label"] * pl.Series(parts != Part.TEST))
     with pytest.raises(ModelFolderError, match="all 180 test rows have label 0; nothing to rank"):
@@ -168,12 +153,49 @@ def test_test_rows_of_one_label_are_refused_before_any_is_measured(
         )
 
 
-def test_two_models_of_one_name_and_seed_are_refused_before_any_is_measured(
-    tiny: Dataset, world: World, folders: dict[str, Path]
-) -> None:
-    def progress(doing: str, done: int) -> None:
-        raise AssertionError(doing)
+N = 600
+ROWS = EvaluatedRows((np.arange(N) % 3 == 0).astype(np.float64), np.ones(N), np.arange(N) % 30)
 
-    models = {"first": [folders["plain-0"]], "second": [folders["semantic-0"], folders["plain-0"]]}
-    with pytest.raises(ModelFolderError, match=r"semantic-0 and .*plain-0, both called 'second', .* same seed, 0"):
-        evaluate_models(tiny, world.vectors, models, 0, RESAMPLES, progress)
+
+def _scores(noise: float, seed: int, semantics: bool, name: str, network: str = "msd") -> ModelScores:
+    """Three seeds that know the labels as well as their noise allows."""
+    drawn = np.random.default_rng(seed).normal(0, noise, (3, N))
+    live = 1 / (1 + np.exp(-(ROWS.labels + drawn)))
+    return ModelScores(name, (0, 1, 2), live, {}, live, (network, semantics))
+
+
+def _judge(*measured: ModelScores) -> dict[str, Any] | None:
+    return judge_semantics(measured, ROWS, 200, 0)
+
+
+@pytest.mark.parametrize(
+    ("noise", "sure", "start"),
+    [
+        ((0.5, 3.0), True, "semantics: sure gain of +"),
+        ((1.0, 1.0), False, "semantics: no sure gain, "),
+        ((3.0, 0.5), False, "semantics: sure loss, -"),
+    ],
+)
+def test_verdict_follows_the_interval(noise: tuple[float, float], sure: bool, start: str) -> None:
+    verdict = _judge(_scores(noise[1], 2, False, "plain"), _scores(noise[0], 1, True, "ours"))
+    assert verdict is not None
+    assert (verdict["sure"], verdict["model"], verdict["minus"]) == (sure, "ours", "plain")
+    sentence = say_verdict(verdict)
+    assert sentence.startswith(start)
+    assert sentence.endswith("serve ours" if sure else "serve plain")
+    assert "95 % over users and seeds" in sentence
+
+
+def test_verdict_needs_a_pair_of_one_network() -> None:
+    ours = _scores(1.0, 1, True, "ours")
+    assert _judge(ours, _scores(1.0, 2, False, "din", "din")) is None
+    assert _judge(ours) is None
+    assert _judge() is None
+
+
+def test_models_of_other_seeds_are_compared_over_users() -> None:
+    plain = _scores(3.0, 2, False, "plain")
+    verdict = _judge(_scores(0.5, 1, True, "ours"), plain._replace(seeds=(0,), live=plain.test[:1]))
+    assert verdict is not None
+    assert verdict["unit"] == "users"
+    assert verdict["sure"]

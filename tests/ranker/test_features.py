@@ -26,7 +26,7 @@ def _has_vector_column(world: World, side: RowSide) -> torch.Tensor:
     return _side(world, side).dense[:, -1]
 
 
-def test_a_users_vector_counts_only_after_the_window(world: World) -> None:
+def test_user_vector_counts_only_after_the_window(world: World) -> None:
     features = world.features
     in_window = torch.from_numpy(features.parts == Part.WINDOW)
     has_text = features.user.present[features.user.rows]
@@ -34,14 +34,10 @@ def test_a_users_vector_counts_only_after_the_window(world: World) -> None:
     assert torch.equal(features.knows_user, ~in_window)
     assert not _has_vector_column(world, "user")[in_window].any()
     assert torch.equal(_has_vector_column(world, "user").bool(), has_text & ~in_window)
+    assert torch.equal(_has_vector_column(world, "item").bool(), features.item.present[features.item.rows])
 
 
-def test_an_items_vector_always_counts(world: World) -> None:
-    item = world.features.item
-    assert torch.equal(_has_vector_column(world, "item").bool(), item.present[item.rows])
-
-
-def test_vectors_stand_beside_their_ids_and_the_unknown_row_has_none(world: World) -> None:
+def test_vectors_belong_to_their_ids_and_unknown_has_none(world: World) -> None:
     for side, level in (("user", world.vectors.users), ("item", world.vectors.items)):
         features = _side(world, side)  # type: ignore[arg-type]
         expected = [one in level.rows for one in features.entities.ids]
@@ -53,9 +49,10 @@ def test_vectors_stand_beside_their_ids_and_the_unknown_row_has_none(world: Worl
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_dense_equals_the_contracts_dense_of_one_row(world: World, side: RowSide) -> None:
+def test_dense_equals_the_contracts_dense(world: World, side: RowSide) -> None:
     features, timeline = _side(world, side), world.features.timeline
     counts = timeline.user_counts if side == "user" else timeline.item_counts
+    live = timeline.live_user_counts if side == "user" else timeline.live_item_counts
     aged = timeline.aged_user_counts if side == "user" else timeline.aged_item_counts
     at = world.dataset.events["at"].to_numpy()
     for event in range(0, len(at), 97):
@@ -64,20 +61,21 @@ def test_dense_equals_the_contracts_dense_of_one_row(world: World, side: RowSide
         known = features.present[[entity]].numpy() & np.array(
             [side == "item" or bool(world.features.knows_user[event])]
         )
-        for found, of in ((features.dense, counts), *zip(features.aged_dense, aged, strict=True)):
+        views = (features.dense, features.live_dense, *features.aged_dense)
+        for found, of in zip(views, (counts, live, *aged), strict=True):
             one = Counts(*(column[[event]] for column in of))
             expected = dense(world.schema, side, numeric, one, known, float(at[event]))
             assert np.array_equal(found[event].numpy(), expected[0])
 
 
-def test_the_unknown_row_looks_as_it_will_to_the_service(world: World) -> None:
+def test_unknown_row_equals_the_services(world: World) -> None:
     for side in SIDES:
         record = RowCodec(world.schema, side, "0" * 32).missing
         expected = dense(world.schema, side, record["numeric"], Counts.of(record), has_semantic(record), 1.7e9)
         assert np.array_equal(_side(world, side).unknown_dense.numpy(), expected[0])
 
 
-def test_the_position_is_true_offline(world: World) -> None:
+def test_position_is_true_offline(world: World) -> None:
     schema = world.schema
     column = schema.columns["position"].start
     field = next(field for field in schema.indexed("context") if field.name == "position")
@@ -86,7 +84,7 @@ def test_the_position_is_true_offline(world: World) -> None:
     assert len(set(found)) == 5
 
 
-def test_a_value_that_no_training_row_shows_is_unknown(world: World) -> None:
+def test_value_without_training_rows_is_unknown(world: World) -> None:
     late = world.dataset.events["device"].to_list()
     late[-1] = "telephone box"
     events = world.dataset.events.with_columns(device=pl.Series(late))
@@ -94,7 +92,7 @@ def test_a_value_that_no_training_row_shows_is_unknown(world: World) -> None:
     assert features.context_categorical[-1, world.schema.columns["device"].start] == UNKNOWN_INDEX
 
 
-def test_parts_pick_their_events_in_time_order(world: World) -> None:
+def test_parts_select_events_in_time_order(world: World) -> None:
     features = world.features
     picked = [features.of_part(part) for part in Part]
     assert sorted(np.concatenate(picked).tolist()) == list(range(len(features.labels)))

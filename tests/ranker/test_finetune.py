@@ -11,13 +11,14 @@ from sklearn.metrics import roc_auc_score
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.dataset.texts import student_texts
-from msd.ranker.features import build_features
+from msd.ranker.features import Features, build_features
+from msd.ranker.schema_fit import fit_schema
 from msd.student.encoder import Student, encode_texts, load_student
 from msd.student.record import VECTOR_DIM, StudentError
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
-from msd.training.finetune import Tuned, save_own_student
+from msd.training.finetune import CachedTexts, LiveVectors, Tuned, save_own_student
 from msd.training.train import predict, predict_logits
-from tests.ranker.tuned import TUNE, Untuned, untuned_of
+from tests.ranker.tuned import TUNE, Untuned, new_small_student, untuned_of
 
 SHORT = replace(TUNE, steps=6)
 
@@ -41,7 +42,7 @@ def saved(both: tuple[Tuned, Student], tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
-def test_tuning_ranks_valid_better_and_says_from_where_it_came(untuned: Untuned, both: tuple[Tuned, Student]) -> None:
+def test_tuning_improves_valid_auc(untuned: Untuned, both: tuple[Tuned, Student]) -> None:
     tuned, _ = both
     rows = untuned.features.of_part(Part.VALID)
     labels = untuned.features.labels.numpy()[rows]
@@ -51,7 +52,7 @@ def test_tuning_ranks_valid_better_and_says_from_where_it_came(untuned: Untuned,
     assert tuned.valid_auc == max(point.valid_auc for point in tuned.curve) > before
 
 
-def test_cached_vectors_are_those_that_the_saved_student_makes_of_raw_texts(untuned: Untuned, saved: Path) -> None:
+def test_cached_vectors_equal_the_saved_students(untuned: Untuned, saved: Path) -> None:
     student, cached = load_student(saved), load_vectors(saved)
     for texts, level, was in zip(
         student_texts(untuned.dataset),
@@ -65,9 +66,7 @@ def test_cached_vectors_are_those_that_the_saved_student_makes_of_raw_texts(untu
         assert abs(level.vectors - was.vectors).max() > 1e-3
 
 
-def test_the_saved_vectors_give_the_scores_that_were_calibrated(
-    untuned: Untuned, both: tuple[Tuned, Student], saved: Path
-) -> None:
+def test_saved_vectors_give_calibrated_scores(untuned: Untuned, both: tuple[Tuned, Student], saved: Path) -> None:
     tuned, _ = both
     features = build_features(untuned.dataset, untuned.features.schema, load_vectors(saved)).live()
     rows = features.of_part(Part.VALID)
@@ -76,20 +75,20 @@ def test_the_saved_vectors_give_the_scores_that_were_calibrated(
     assert abs(predict(tuned.ranker, features, rows).mean() - labels.mean()) < 0.03
 
 
-def test_the_student_says_that_it_was_tuned(saved: Path) -> None:
+def test_student_record_has_the_tuning(saved: Path) -> None:
     record = load_student(saved).record
     assert record.objective["tuned"]["rank"] == TUNE.rank
     assert record.metrics == {}
 
 
-def test_nothing_given_is_changed(untuned: Untuned, both: tuple[Tuned, Student]) -> None:
+def test_tuning_leaves_its_inputs_unchanged(untuned: Untuned, both: tuple[Tuned, Student]) -> None:
     again = build_features(untuned.dataset, untuned.features.schema, untuned.vectors)
     assert torch.equal(untuned.features.item.vectors, again.item.vectors)
     assert torch.equal(untuned.features.user.vectors, again.user.vectors)
     assert not torch.equal(untuned.ranker.ranker.head.weight, both[0].ranker.ranker.head.weight)
 
 
-def test_tuning_that_only_harms_leaves_all_as_it_was(untuned: Untuned, tmp_path: Path) -> None:
+def test_harmful_tuning_restores_everything(untuned: Untuned, tmp_path: Path) -> None:
     student, wild = untuned.student(), replace(TUNE, steps=8, learning_rate=5.0, ranker_learning_rate=1.0)
     tuned = untuned.tune(tmp_path / "checkpoint.safetensors", wild, student)
     assert tuned.epoch == 0
@@ -113,7 +112,7 @@ def uncut(untuned: Untuned, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
 
 
 @pytest.mark.parametrize("cut_at", [(1, 2), (2, 3)])
-def test_a_run_that_was_cut_ends_like_one_that_was_not(
+def test_resumed_run_equals_uninterrupted_run(
     cut_at: tuple[int, int], untuned: Untuned, uncut: Tuned, tmp_path: Path
 ) -> None:
     def progress(epoch: int, step: int, loss: float) -> None:
@@ -129,7 +128,7 @@ def test_a_run_that_was_cut_ends_like_one_that_was_not(
         assert torch.equal(tuned.ranker.state_dict()[name], value), name
 
 
-def test_an_epoch_ends_after_the_steps_it_may_take(untuned: Untuned, tmp_path: Path) -> None:
+def test_epoch_ends_after_its_steps(untuned: Untuned, tmp_path: Path) -> None:
     heard: list[tuple[int, int]] = []
     untuned.tune(
         tmp_path / "checkpoint.safetensors",
@@ -139,12 +138,12 @@ def test_an_epoch_ends_after_the_steps_it_may_take(untuned: Untuned, tmp_path: P
     assert heard == [(epoch, step) for epoch in (1, 2) for step in (1, 2, 3)]
 
 
-def test_without_user_texts_in_a_step_items_alone_are_tuned(untuned: Untuned, tmp_path: Path) -> None:
+def test_tunes_items_without_user_texts_in_a_step(untuned: Untuned, tmp_path: Path) -> None:
     tuned = untuned.tune(tmp_path / "checkpoint.safetensors", replace(SHORT, users=0, epochs=1))
     assert abs(tuned.curve[0].valid_auc - tuned.valid_auc_before) > 0
 
 
-def test_users_without_texts_are_no_hindrance(untuned: Untuned, tmp_path: Path) -> None:
+def test_tunes_without_texts_of_users(untuned: Untuned, tmp_path: Path) -> None:
     nothing = LevelVectors([], untuned.vectors.users.vectors[:0])
     vectors = StudentVectors(untuned.vectors.student, untuned.vectors.items, nothing)
     features = build_features(untuned.dataset, untuned.features.schema, vectors)
@@ -155,9 +154,78 @@ def test_users_without_texts_are_no_hindrance(untuned: Untuned, tmp_path: Path) 
     assert abs(tuned.curve[0].valid_auc - tuned.valid_auc_before) > 0
 
 
-def test_a_vector_without_its_text_is_an_error(untuned: Untuned, tmp_path: Path) -> None:
+def test_rejects_vector_without_a_text(untuned: Untuned, tmp_path: Path) -> None:
     items = untuned.vectors.items
     stranger = LevelVectors([*items.ids[1:], "elsewhere"], items.vectors)
     strange = replace(untuned, vectors=StudentVectors("e" * 64, stranger, untuned.vectors.users))
     with pytest.raises(StudentError, match=r"vectors of 1 items without a text.*'elsewhere'.*distil again"):
         strange.tune(tmp_path / "checkpoint.safetensors")
+
+
+@pytest.fixture(scope="module")
+def student(tiny: Dataset) -> Student:
+    return new_small_student(tiny)
+
+
+@pytest.fixture(scope="module")
+def vectors(tiny: Dataset, student: Student) -> StudentVectors:
+    """Of all texts but the first item's."""
+    levels = []
+    for texts in student_texts(tiny):
+        ids = [one for one in texts if one != "1"]
+        levels.append(LevelVectors(ids, encode_texts(student, [texts[one] for one in ids])))
+    return StudentVectors("s" * 64, *levels)
+
+
+@pytest.fixture
+def features(tiny: Dataset, vectors: StudentVectors) -> Features:
+    return build_features(tiny, fit_schema(tiny), vectors)
+
+
+@pytest.fixture
+def texts(tiny: Dataset, features: Features, vectors: StudentVectors, student: Student) -> CachedTexts:
+    return CachedTexts(features.item, vectors.items, student_texts(tiny)[0], student, frozen=1)
+
+
+def test_draws_rows_with_texts_once(features: Features, texts: CachedTexts) -> None:
+    without, unknown = features.item.entities.place["1"], features.item.entities.unknown
+    rows = np.array([3, 3, without, 5, unknown, 7], np.int64)
+    assert set(texts.draw(rows, 9, np.random.default_rng(0))) == {3, 5, 7}
+    assert len(texts.draw(rows, 2, np.random.default_rng(0))) == 2
+    assert len(texts.draw(np.array([without, unknown]), 9, np.random.default_rng(0))) == 0
+
+
+def test_fresh_vectors_are_the_students_and_others_cached(
+    features: Features, texts: CachedTexts, student: Student
+) -> None:
+    features.item.vectors.zero_()
+    live = LiveVectors(features.item, texts, student, np.array([5, 3]))
+    found = live(torch.tensor([3, 4, 5, 3], dtype=torch.int32))
+    expected = texts.states.all_vectors(student)[texts.text_of[[3, 5]]]
+    np.testing.assert_allclose(found[[0, 2]].detach(), expected, atol=1e-6)
+    assert torch.equal(found[0], found[3])
+    assert not found[1].any()
+    assert not features.item.vectors.any()
+    live.keep()
+    np.testing.assert_allclose(features.item.vectors[[3, 5]], expected, atol=1e-6)
+
+
+def test_gradients_pass_only_through_fresh_vectors(features: Features, texts: CachedTexts, student: Student) -> None:
+    weight = dict(student.named_parameters())["encoder.bert.encoder.layer.1.output.dense.weight"]
+    live = LiveVectors(features.item, texts, student, np.array([3]))
+    for row, reached in ((3, True), (4, False)):
+        weight.grad = None
+        torch.autograd.backward(live(torch.tensor([row, 3]))[0, 0] * 1.0, retain_graph=True)
+        assert (weight.grad is not None and bool(weight.grad.any())) == reached
+    student.zero_grad()
+
+
+def test_refreshed_features_have_new_vectors(features: Features, texts: CachedTexts) -> None:
+    made = np.arange(len(texts.ids) * VECTOR_DIM, dtype=np.float32).reshape(-1, VECTOR_DIM)
+    fresh = texts.refreshed(features.item, made)
+    place = features.item.entities.place
+    for text, name in enumerate(texts.ids):
+        assert torch.equal(fresh.vectors[place[name]], torch.from_numpy(made[text]))
+    for row in (place["1"], features.item.entities.unknown):
+        assert not fresh.vectors[row].any()
+    assert not torch.equal(fresh.vectors, features.item.vectors)

@@ -8,28 +8,17 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from msd.dataset.split import Part
-from msd.student.record import VECTOR_DIM
-from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, save_ranker
+from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, load_ranker
 from msd.training.train import predict
-from tests.ranker.made import SMALL, World
+from tests.ranker.made import World, save_world
 
 
 @pytest.fixture
 def folder(world: World, tmp_path: Path) -> Path:
-    record = RankerRecord(
-        feature_schema=world.schema,
-        config=SMALL,
-        training={"seed": 0},
-        curve=tuple(world.curve),
-        vector_dim=VECTOR_DIM,
-        dataset=world.dataset.fingerprint,
-        student=world.vectors.student,
-    )
-    save_ranker(tmp_path / "model", world.model, record)
-    return tmp_path / "model"
+    return save_world(tmp_path / "model", world)
 
 
-def test_it_comes_back_with_its_calibration_and_record(world: World, folder: Path) -> None:
+def test_folder_round_trip_keeps_calibration_and_record(world: World, folder: Path) -> None:
     model, record = load_ranker(folder)
     rows = world.features.of_part(Part.TEST)[:50]
     assert np.array_equal(predict(model, world.features, rows), predict(world.model, world.features, rows))
@@ -38,7 +27,7 @@ def test_it_comes_back_with_its_calibration_and_record(world: World, folder: Pat
     assert record.feature_schema.schema_hash == world.schema.schema_hash
 
 
-def test_no_model(tmp_path: Path) -> None:
+def test_rejects_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(ModelFolderError, match=r"no trained model here \(ranker\.json is missing\); run `msd train`"):
         load_ranker(tmp_path)
 
@@ -50,43 +39,35 @@ def test_no_model(tmp_path: Path) -> None:
         ({"vector_dim": "wide"}, "vector_dim: .*integer"),
         ({"surplus": 1}, "surplus: is not known here"),
         ({"feature_schema": {"fields": []}}, "feature_schema: .*exactly one sequence field"),
+        ("{", f"{RECORD_FILE}: not JSON"),
+        ("[]", f"{RECORD_FILE}: format None"),
     ],
 )
-def test_a_record_that_does_not_fit_is_named(folder: Path, change: dict[str, object], message: str) -> None:
-    record = json.loads((folder / RECORD_FILE).read_text())
-    (folder / RECORD_FILE).write_text(json.dumps({**record, **change}))
+def test_rejects_a_record_that_does_not_fit(folder: Path, change: dict[str, object] | str, message: str) -> None:
+    path = folder / RECORD_FILE
+    path.write_text(change if isinstance(change, str) else json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ModelFolderError, match=message):
         load_ranker(folder)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "format None"), ("", "not JSON")])
-def test_a_damaged_record_is_named(folder: Path, text: str, message: str) -> None:
-    (folder / RECORD_FILE).write_text(text)
-    with pytest.raises(ModelFolderError, match=rf"{RECORD_FILE}: {message}"):
-        load_ranker(folder)
-
-
-def test_missing_weights_are_named(folder: Path) -> None:
-    (folder / WEIGHTS_FILE).unlink()
-    with pytest.raises(ModelFolderError, match=f"{WEIGHTS_FILE}: no such file; train again"):
-        load_ranker(folder)
-
-
-def test_truncated_weights_are_refused(folder: Path) -> None:
-    data = (folder / WEIGHTS_FILE).read_bytes()
-    (folder / WEIGHTS_FILE).write_bytes(data[: len(data) // 2])
-    with pytest.raises(ModelFolderError, match=f"{WEIGHTS_FILE}: not the weights of {RECORD_FILE}; train again"):
-        load_ranker(folder)
-
-
-@pytest.mark.parametrize("kind", ["absent", "other shape"])
-def test_weights_of_another_model_are_refused(folder: Path, kind: str) -> None:
-    tensors = load_file(folder / WEIGHTS_FILE)
-    name = "ranker.head.weight"
-    if kind == "absent":
-        del tensors[name]
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", f"{WEIGHTS_FILE}: no such file; train again"),
+        ("truncated", f"{WEIGHTS_FILE}: not the weights of {RECORD_FILE}; train again"),
+        ("tensor missing", rf"(?s)not the weights of {RECORD_FILE}.*ranker.head.weight"),
+        ("other shape", rf"(?s)not the weights of {RECORD_FILE}.*ranker.head.weight"),
+    ],
+)
+def test_rejects_other_weights(folder: Path, kind: str, message: str) -> None:
+    path, name = folder / WEIGHTS_FILE, "ranker.head.weight"
+    tensors, data = load_file(path), path.read_bytes()
+    if kind == "missing":
+        path.unlink()
+    elif kind == "truncated":
+        path.write_bytes(data[: len(data) // 2])
     else:
-        tensors[name] = tensors[name][:, :-1].contiguous()
-    save_file(tensors, folder / WEIGHTS_FILE)
-    with pytest.raises(ModelFolderError, match=rf"(?s)not the weights of {RECORD_FILE}.*{name}"):
+        other = tensors.pop(name)[:, :-1].contiguous()
+        save_file(tensors | ({name: other} if kind == "other shape" else {}), path)
+    with pytest.raises(ModelFolderError, match=message):
         load_ranker(folder)

@@ -11,7 +11,7 @@ from msd.ranker.history import Fusion, Overlap, TargetAttention, cosine, select,
 MASK = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
 
 
-def test_cosines_of_vectors_of_a_layer_norm() -> None:
+def test_cosine_of_layer_norm_vectors() -> None:
     torch.manual_seed(1)
     history, target = (torch.nn.functional.layer_norm(torch.randn(*shape, 8), (8,)) for shape in ((1, 4), (3,)))
     target[2] = 0.0  # a missing vector
@@ -22,21 +22,21 @@ def test_cosines_of_vectors_of_a_layer_norm() -> None:
 
 
 @pytest.mark.parametrize("size", [6, 1_000])
-def test_overlap_is_the_cosine_of_the_sets_of_values(size: int) -> None:
+def test_overlap_is_the_cosine_of_value_sets(size: int) -> None:
     history = torch.tensor([[[2, 3, 0], [4, 0, 0], [0, 0, 0]]])
     target = torch.tensor([[3, 2, 0], [3, 4, 5], [0, 0, 0]])
     expected = [[1.0, 0.0, 0.0], [1 / np.sqrt(6), 1 / np.sqrt(3), 0.0], [0.0, 0.0, 0.0]]
     np.testing.assert_allclose(Overlap(size, 3, 1)(history, target), expected, atol=1e-6)
 
 
-def test_overlap_of_single_values_is_whether_they_are_the_same() -> None:
+def test_overlap_of_single_values_is_equality() -> None:
     assert Overlap(9, 1, 1)(torch.tensor([[[7], [8], [0]]]), torch.tensor([[8], [0]])).tolist() == [
         [0, 1, 0],
         [0, 0, 0],
     ]
 
 
-def test_values_outside_a_vocabulary_are_shared_with_nobody() -> None:
+def test_unknown_values_never_overlap() -> None:
     history, target = torch.tensor([[[1], [2], [0]]]), torch.tensor([[1], [2]])
     assert Overlap(9, 1, 2)(history, target).tolist() == [[0, 0, 0], [0, 1, 0]]
     history, target = torch.tensor([[[1, 2, 0], [1, 0, 0]]]), torch.tensor([[1, 2, 0]])
@@ -45,7 +45,7 @@ def test_values_outside_a_vocabulary_are_shared_with_nobody() -> None:
 
 
 @given(st.integers(0, 10_000), st.sampled_from([1, 2]))
-def test_sets_are_compared_alike_in_either_way_and_for_one_history_or_many(seed: int, first: int) -> None:
+def test_overlap_is_equal_in_both_ways_and_any_batch(seed: int, first: int) -> None:
     rng = np.random.default_rng(seed)
     history, target = (
         torch.from_numpy(np.array([_set(rng) for _ in range(count)], np.int32)).reshape(shape)
@@ -62,7 +62,7 @@ def _set(rng: np.random.Generator) -> list[int]:
     return [*values.tolist(), *[0] * (3 - len(values))]
 
 
-def test_a_summary_is_mean_greatest_top_and_latest() -> None:
+def test_summary_is_mean_max_top_and_latest() -> None:
     alike = torch.tensor([[0.1, 0.9, -0.4, 0.3, 0.5, 0.7, 55.0]])
     mask = torch.tensor([[1.0, 1, 1, 1, 1, 1, 0]])
     expected = [[2.1 / 6, 0.9, (0.9 + 0.7 + 0.5) / 3, (0.9 - 0.4 + 0.3 + 0.5 + 0.7) / 5]]
@@ -73,7 +73,7 @@ def test_a_summary_is_mean_greatest_top_and_latest() -> None:
     alike=st.lists(st.floats(-1, 1, width=32), min_size=0, max_size=9),
     padding=st.lists(st.floats(-9, 9, width=32), min_size=3, max_size=6),
 )
-def test_padding_says_nothing(alike: list[float], padding: list[float]) -> None:
+def test_summary_ignores_padding(alike: list[float], padding: list[float]) -> None:
     # Padding stands at a likeness of 0 or more, which is no maximum of a history that is all unlike the target.
     mask = torch.tensor([[1.0] * len(alike) + [0.0] * len(padding)])
     padded = summarise(torch.tensor([alike + padding]), mask)
@@ -85,7 +85,7 @@ def test_padding_says_nothing(alike: list[float], padding: list[float]) -> None:
         assert padded[0, 1].item() == pytest.approx(max(alike))
 
 
-def test_the_selector_merges_the_nearest_by_how_much_they_stand_out() -> None:
+def test_selector_weighs_the_nearest_by_their_lead() -> None:
     alike = torch.tensor([[0.2, 0.8, 0.6, 5.0]])
     history = torch.tensor([[[1.0], [10.0], [100.0], [1e6]]])
     np.testing.assert_allclose(select(alike, MASK, history, 2), [[(0.6 * 10 + 0.4 * 100) / (1.0 + 0.1)]], rtol=1e-5)
@@ -94,12 +94,12 @@ def test_the_selector_merges_the_nearest_by_how_much_they_stand_out() -> None:
         np.testing.assert_allclose(select(alike, MASK, history, count), [[everything]], rtol=1e-5)
 
 
-def test_without_history_the_selector_finds_zeros() -> None:
+def test_selector_of_no_history_is_zeros() -> None:
     assert not select(torch.rand(3, 4), torch.zeros(1, 4), torch.rand(1, 4, 5), 2).any()
 
 
 @given(places=st.permutations(range(6)), nudge=st.floats(-1e-6, 1e-6))
-def test_a_tie_at_the_selectors_edge_moves_nothing(places: list[int], nudge: float) -> None:
+def test_tie_at_the_selectors_edge_changes_nothing(places: list[int], nudge: float) -> None:
     alike = torch.tensor([[0.9, 0.5, 0.5, 0.5, 0.1, 0.0]])
     history, mask = torch.arange(12.0).reshape(1, 6, 2), torch.ones(1, 6)
     whole = select(alike, mask, history, 2)
@@ -108,7 +108,7 @@ def test_a_tie_at_the_selectors_edge_moves_nothing(places: list[int], nudge: flo
     np.testing.assert_allclose(select(alike, mask, history, 2), whole, atol=1e-4)
 
 
-def test_a_frequent_target_leans_on_itself_and_a_rare_one_on_its_neighbours() -> None:
+def test_fusion_gates_by_frequency() -> None:
     fusion = Fusion(dense=1)
     with torch.no_grad():
         fusion.gate.weight.fill_(10.0)

@@ -35,7 +35,7 @@ def _feature(name: str, side: str, kind: str, **rest: object) -> dict[str, objec
     return {"name": name, "side": side, "kind": kind, **rest}
 
 
-def test_vocabularies_hold_what_train_rows_show_by_falling_frequency() -> None:
+def test_vocabularies_are_training_values_by_frequency() -> None:
     device = ["b", "a", "a", "c", "b", "a", None, "b", "late", "late"]
     schema = fit_schema(
         dataset_of(ROWS, events={"device": device}, features=[_feature("device", "context", "categorical")])
@@ -54,7 +54,7 @@ def test_rare_values_are_unknown() -> None:
     assert _categorical(schema, "item_id").vocabulary == ()
 
 
-def test_hashed_fields_learn_no_vocabulary() -> None:
+def test_hashed_fields_have_no_vocabulary() -> None:
     feature = _feature("device", "context", "categorical", buckets=16)
     dataset = dataset_of(ROWS, events={"device": ["a"] * 10}, features=[feature], ids={"buckets": 32})
     schema = fit_schema(dataset)
@@ -63,7 +63,7 @@ def test_hashed_fields_learn_no_vocabulary() -> None:
     assert _categorical(schema, "item_id").is_id
 
 
-def test_features_of_items_come_from_items_that_train_rows_show() -> None:
+def test_item_features_are_fitted_on_trained_items() -> None:
     items: Columns = {
         "item_id": ["i0", "i1", "i2", "i3", "i8", "never"],
         "genres": [["x", "y"], ["x"], [], None, ["late"], ["nobody"]],
@@ -88,7 +88,7 @@ def test_numbers_are_standardised_after_the_logarithm() -> None:
 
 
 @pytest.mark.parametrize("values", [[4.0] * 10, [None] * 8 + [1.0, 2.0]])
-def test_a_number_that_never_varies_keeps_a_usable_scale(values: list[float | None]) -> None:
+def test_constant_number_has_scale_one(values: list[float | None]) -> None:
     events = {"n": pl.Series(values, dtype=pl.Float64).to_list()}
     field = _numeric(fit_schema(dataset_of(ROWS, events=events, features=[_feature("n", "context", "numeric")])), "n")
     assert field.scale == 1.0
@@ -106,7 +106,7 @@ def test_serving_values_are_carried_over() -> None:
     assert not {"position", "depth"} & schema.settable["context"].keys()
 
 
-def test_the_prior_is_the_click_rate_of_train_rows() -> None:
+def test_prior_is_the_training_click_rate() -> None:
     rows: list[Row] = [(user, item, at, int(at < 200)) for user, item, at, _ in ROWS]
     state = fit_schema(dataset_of(rows, counts={"prior_strength": 7, "half_life_days": 2, "age_cap_days": 5})).state(
         "item"
@@ -116,7 +116,7 @@ def test_the_prior_is_the_click_rate_of_train_rows() -> None:
     assert (state.half_life_s, state.age_cap_s) == (2 * 86_400, 5 * 86_400)
 
 
-def test_equal_data_gives_an_equal_hash_and_valid_or_test_rows_do_not_change_it(tiny: Dataset) -> None:
+def test_schema_hash_depends_on_training_rows_alone(tiny: Dataset) -> None:
     first = fit_schema(tiny)
     assert fit_schema(tiny).schema_hash == first.schema_hash
     parts = split_events(tiny.events, tiny.config)
@@ -133,7 +133,7 @@ def test_equal_data_gives_an_equal_hash_and_valid_or_test_rows_do_not_change_it(
     assert fit_schema(other).schema_hash != first.schema_hash
 
 
-def test_without_semantics_only_the_vectors_are_missing(tiny: Dataset) -> None:
+def test_schema_without_semantics_lacks_only_vectors(tiny: Dataset) -> None:
     whole, plain = fit_schema(tiny), fit_schema(tiny, semantics=False)
     assert [field for field in whole.fields if field.kind != "semantic"] == list(plain.fields)
     assert not [spec.name for spec in plain.tensors if "semantic" in spec.name]

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from msd.contract.assemble import Counts, assemble
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide, pack_history
+from msd.contract.schema import STATE_FEATURES
 from msd.dataset.split import Part
-from msd.ranker.batch import TrainedRanker
+from msd.ranker.batch import Corruption, TrainedRanker
 from msd.ranker.features import Features, build_features
 from msd.training.train import predict, predict_logits
 from tests.ranker.made import World, batch_logits
@@ -84,9 +85,7 @@ def _as_request(world: World, event: int) -> float:
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("world", 2e-3), ("item_world", 2e-3), ("plain_world", 1e-5)])
-def test_a_batch_scores_rows_as_requests_are_scored(
-    name: str, tolerance: float, request: pytest.FixtureRequest
-) -> None:
+def test_batch_scores_rows_like_requests(name: str, tolerance: float, request: pytest.FixtureRequest) -> None:
     # What rounding to fp16 costs a vector is all that may be between them.
     world = _served_position(request.getfixturevalue(name))
     events = np.concatenate([world.features.of_part(part)[::23] for part in Part])
@@ -96,24 +95,13 @@ def test_a_batch_scores_rows_as_requests_are_scored(
     np.testing.assert_allclose(batch, single, atol=tolerance)
 
 
-def test_a_row_of_another_position_is_scored_as_shown_offline_and_as_the_constant_online(world: World) -> None:
+def test_position_is_true_offline_and_constant_online(world: World) -> None:
     moved = np.flatnonzero((world.dataset.events["position"] != "1").to_numpy())[:5]
     batch = predict_logits(world.model, world.features, moved)
     served = predict_logits(world.model, _served_position(world).features, moved)
     assert (np.abs(batch - served) > 1e-4).any()
     single = [_as_request(world, int(event)) for event in moved]
     np.testing.assert_allclose(served, single, atol=2e-3)
-
-
-def test_an_event_scores_the_same_alone_and_in_any_batch(world: World) -> None:
-    events = world.features.of_part(Part.TEST)[:40]
-    together = predict_logits(world.model, world.features, events)
-    shuffled = np.random.default_rng(0).permutation(len(events))
-    np.testing.assert_allclose(
-        predict_logits(world.model, world.features, events[shuffled]), together[shuffled], atol=1e-5
-    )
-    alone = [predict_logits(world.model, world.features, events[[place]])[0] for place in range(len(events))]
-    np.testing.assert_allclose(alone, together, atol=1e-5)
 
 
 def test_predictions_are_calibrated_probabilities(world: World) -> None:
@@ -123,7 +111,7 @@ def test_predictions_are_calibrated_probabilities(world: World) -> None:
     np.testing.assert_allclose(predict(world.model, world.features, events), expected.numpy(), atol=1e-6)
 
 
-def test_without_semantics_no_vector_is_ever_read(plain_world: World) -> None:
+def test_reads_no_vector_without_semantics(plain_world: World) -> None:
     model = plain_world.model
     assert not len(model.adaptors)
     assert not [name for name in model.state_dict() if "adaptor" in name or "semantic" in name]
@@ -137,3 +125,62 @@ def test_without_semantics_no_vector_is_ever_read(plain_world: World) -> None:
     )
     with torch.no_grad():
         assert torch.equal(batch_logits(model, features, events), batch_logits(model, spoiled, events))
+
+
+NOTHING_HIDDEN = Corruption(aged_user=0.0, aged_item=0.0, unknown=0.0, without_vector=0.0, new_item=0.0)
+
+
+@pytest.fixture
+def seen(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """What the network is asked with, for the training rows of one batch."""
+    noted: dict[str, torch.Tensor] = {}
+    opinions = world.model.ranker.opinions
+
+    def note(tensors: dict[str, torch.Tensor], target: torch.Tensor, history: torch.Tensor) -> list[torch.Tensor]:
+        noted.update(tensors, target=target)
+        return opinions(tensors, target, history)
+
+    monkeypatch.setattr(world.model.ranker, "opinions", note)
+    return noted
+
+
+def _ask(world: World, corruption: Corruption) -> None:
+    batch_logits(world.model, world.features, np.arange(200), corruption, np.random.default_rng(0))
+
+
+def test_new_item_has_features_and_vector_without_id_and_counts(world: World, seen: dict[str, torch.Tensor]) -> None:
+    _ask(world, NOTHING_HIDDEN)
+    whole = dict(seen)
+    _ask(world, replace(NOTHING_HIDDEN, new_item=1.0))
+    schema = world.schema
+    place = schema.columns["item_id"]
+    assert not seen["item_categorical"][:, place].any()
+    others = [column for column in range(schema.categorical_width("item")) if column != place.start]
+    assert torch.equal(seen["item_categorical"][:, others], whole["item_categorical"][:, others])
+    assert torch.equal(seen["item_semantic"], whole["item_semantic"])
+    numbers = schema.numeric_width("item")
+    counts = slice(numbers, numbers + len(STATE_FEATURES))
+    assert torch.equal(seen["item_dense"][:, :numbers], whole["item_dense"][:, :numbers])
+    assert torch.equal(seen["item_dense"][:, counts], world.features.item.unknown_dense[counts].expand(200, -1))
+    assert torch.equal(seen["user_dense"], whole["user_dense"])
+    # Nor does attention, or Fusion, see which item it is.
+    nameless = world.model.ranker.represent_items(seen["item_categorical"], seen["item_semantic"])
+    assert torch.equal(seen["target"], nameless)
+    assert not torch.allclose(nameless, whole["target"])
+
+
+def test_sides_age_independently(world: World, seen: dict[str, torch.Tensor]) -> None:
+    _ask(world, replace(NOTHING_HIDDEN, aged_user=1.0))
+    assert torch.equal(seen["item_dense"], world.features.item.dense[:200])
+    draws = world.features.user.aged_dense[:, :200]
+    drawn = (seen["user_dense"] == draws).all(-1)
+    assert drawn.any(0).all()
+    # Several draws are in use, not one for all rows.
+    assert len({tuple(column) for column in drawn.T.tolist()}) > 1
+
+
+def test_corruption_leaves_the_features_unchanged(world: World, seen: dict[str, torch.Tensor]) -> None:
+    before = world.features.item.dense.clone(), world.features.item.categorical.clone()
+    _ask(world, replace(NOTHING_HIDDEN, new_item=1.0))
+    assert torch.equal(world.features.item.dense, before[0])
+    assert torch.equal(world.features.item.categorical, before[1])

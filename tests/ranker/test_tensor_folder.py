@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,7 +23,7 @@ from msd.ranker.tensor_folder import (
     read_part,
     write_tensors,
 )
-from tests.ranker.made import Run, World, word_vectors, write_student
+from tests.ranker.made import Run, World, batch_logits, word_vectors, write_student
 
 Write = Callable[[bool], Path]
 
@@ -38,7 +39,7 @@ def write(world: World, tmp_path: Path) -> Write:
 
 
 @pytest.mark.parametrize("semantics", [True, False])
-def test_every_row_of_every_part_is_there_in_order(
+def test_folder_has_every_row_in_order(
     world: World, write: Write, semantics: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensor_folder, "ROWS", 100)
@@ -61,7 +62,7 @@ def test_every_row_of_every_part_is_there_in_order(
     assert all(len(load_file(path)["label"]) <= 100 for path in shares)
 
 
-def test_a_second_writing_leaves_nothing_of_the_first(write: Write) -> None:
+def test_rewriting_removes_old_files(write: Write) -> None:
     folder = write(True)
     (folder / "train-00007.safetensors").write_bytes(b"old")
     write(False)
@@ -70,7 +71,7 @@ def test_a_second_writing_leaves_nothing_of_the_first(write: Write) -> None:
     assert load_record(folder).student is None
 
 
-def test_the_record_names_the_student_and_the_dataset(world: World, write: Write) -> None:
+def test_tensor_record_names_student_and_dataset(world: World, write: Write) -> None:
     record = load_record(write(True))
     assert record.student == world.vectors.student
     assert record.dataset == world.dataset.fingerprint
@@ -86,23 +87,21 @@ def test_the_record_names_the_student_and_the_dataset(world: World, write: Write
         (ADAPTORS_FILE, b"x", "not the adaptors of tensors.json; run `msd tensors` again"),
     ],
 )
-def test_a_damaged_folder_is_refused(write: Write, name: str, content: bytes, message: str) -> None:
+def test_rejects_damaged_tensor_folder(write: Write, name: str, content: bytes, message: str) -> None:
     folder = write(True)
     (folder / name).write_bytes(content)
     with pytest.raises(TensorFolderError, match=message):
         load_adaptors(folder, load_record(folder))
 
 
-def test_a_folder_without_tensors_is_refused(write: Write, tmp_path: Path) -> None:
+def test_rejects_folder_without_tensors(write: Write, tmp_path: Path) -> None:
     with pytest.raises(TensorFolderError, match="no tensors here"):
         load_record(tmp_path)
     with pytest.raises(TensorFolderError, match=r"has no test-\*.safetensors"):
         read_part(tmp_path, "test")
 
 
-def test_the_command_writes_once_and_again_if_something_is_missing(
-    tiny: Dataset, tiny_folder: Path, tmp_path: Path, run: Run
-) -> None:
+def test_tensors_command_rewrites_missing_files(tiny: Dataset, tiny_folder: Path, tmp_path: Path, run: Run) -> None:
     out, student = tmp_path / "out", write_student(tmp_path / "student", word_vectors(tiny))
     command = ("tensors", tiny_folder, out, "--student", student)
     code, said = run(*command)
@@ -118,9 +117,28 @@ def test_the_command_writes_once_and_again_if_something_is_missing(
     assert (code, load_record(out).student) == (0, None)
 
 
-def test_the_command_leaves_other_things_alone(tiny_folder: Path, tmp_path: Path, run: Run) -> None:
+def test_tensors_command_rejects_other_folders(tiny_folder: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "thesis.txt").write_text("mine", "utf-8")
     code, said = run("tensors", tiny_folder, tmp_path)
     assert code == 2
     assert "holds other things than tensors" in said
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("name", ["world", "plain_world"])
+@pytest.mark.parametrize("part", list(Part))
+def test_network_scores_event_tensors_like_a_batch(name: str, part: Part, request: pytest.FixtureRequest) -> None:
+    world: World = request.getfixturevalue(name)
+    events, model = world.features.of_part(part)[:60], world.model.eval()
+    adapted = adapt_all(model.adaptors, world.features)
+    assert bool(adapted) == (name == "world")
+    with torch.no_grad():
+        expected = batch_logits(model, world.features, events)
+        found = model.ranker(event_tensors(world.features, adapted, events))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_event_tensors_have_the_schemas_types_and_widths(world: World) -> None:
+    tensors = event_tensors(world.features, adapt_all(world.model.adaptors, world.features), np.arange(7))
+    found = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}
+    assert found == {spec.name: (f"torch.{spec.dtype}", (7, *spec.shape)) for spec in world.schema.tensors}

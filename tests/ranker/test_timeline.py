@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from msd.contract.assemble import Counts
+from msd.contract.encode import MISSING_INDEX, UNKNOWN_INDEX
 from msd.contract.schema import Categorical, FeatureSchema, Sequence, State
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
-from msd.ranker.entities import encode_entities
-from msd.ranker.timeline import Timeline, walk_events
-from tests.ranker.made import dataset_of
+from msd.ranker.schema_fit import fit_schema
+from msd.ranker.timeline import Timeline, encode_entities, walk_events
+from tests.ranker.made import Columns, dataset_of
 
 HALF_LIFE_S = 40.0
 AGE_CAP_S = 80.0
@@ -76,7 +77,7 @@ def _faded(rows: list[tuple[int, int]], as_of: float) -> tuple[float, float, flo
 
 @settings(max_examples=60, deadline=None)
 @given(past=pasts())
-def test_a_history_holds_the_users_own_strictly_earlier_clicks(past: Past) -> None:
+def test_history_is_the_users_strictly_earlier_clicks(past: Past) -> None:
     timeline, events = walk(past), past.dataset.events
     items = encode_entities(past.dataset, SCHEMA, "item").ids
     for row, (user, now) in enumerate(events.select("user_id", "at").iter_rows()):
@@ -89,7 +90,7 @@ def test_a_history_holds_the_users_own_strictly_earlier_clicks(past: Past) -> No
 
 @settings(max_examples=60, deadline=None)
 @given(past=pasts())
-def test_counts_are_of_strictly_earlier_window_and_train_rows(past: Past) -> None:
+def test_counts_are_of_earlier_training_rows(past: Past) -> None:
     timeline, at = walk(past), past.dataset.events["at"]
     for row in range(len(at)):
         for key, counts in (("user_id", timeline.user_counts), ("item_id", timeline.item_counts)):
@@ -102,7 +103,7 @@ def test_counts_are_of_strictly_earlier_window_and_train_rows(past: Past) -> Non
 
 @settings(max_examples=60, deadline=None)
 @given(past=pasts())
-def test_live_counts_are_of_all_strictly_earlier_rows(past: Past) -> None:
+def test_live_counts_are_of_all_earlier_rows(past: Past) -> None:
     timeline, at = walk(past), past.dataset.events["at"]
     every = past._replace(parts=np.zeros_like(past.parts))
     for row in range(len(at)):
@@ -113,7 +114,7 @@ def test_live_counts_are_of_all_strictly_earlier_rows(past: Past) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(past=pasts())
-def test_aged_counts_are_those_of_an_earlier_moment(past: Past) -> None:
+def test_aged_counts_are_of_an_earlier_time(past: Past) -> None:
     timeline, at = walk(past), past.dataset.events["at"]
     for row in range(len(at)):
         for key, draws in (("user_id", timeline.aged_user_counts), ("item_id", timeline.aged_item_counts)):
@@ -133,7 +134,7 @@ def test_aged_counts_are_those_of_an_earlier_moment(past: Past) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(past=pasts(), data=st.data())
-def test_a_later_label_changes_nothing_earlier(past: Past, data: st.DataObject) -> None:
+def test_later_label_changes_nothing_earlier(past: Past, data: st.DataObject) -> None:
     events = past.dataset.events
     flipped = data.draw(st.integers(0, events.height - 1))
     labels = events["label"].to_numpy().copy()
@@ -158,7 +159,7 @@ def test_simultaneous_events_do_not_see_each_other() -> None:
     assert timeline.item_counts.impressions.tolist()[1:3] == [0.0, 0.0]
 
 
-def test_final_states_hold_window_and_train_rows_and_no_more() -> None:
+def test_final_states_are_of_training_rows() -> None:
     rows = [("u", "a", 10, 1), ("u", "b", 20, 1), ("u", "c", 30, 1), ("u", "d", 40, 1)]
     timeline = walk(Past(dataset_of(rows), np.array(list(Part), np.int8)))
     assert timeline.ends_at == 20.0
@@ -176,3 +177,50 @@ def test_equal_events_age_equally() -> None:
     one, other = np.array(walk(past).aged_user_counts), np.array(walk(past).aged_user_counts)
     assert np.array_equal(one, other)
     assert all(len(set(draw[2].tolist())) > 3 for draw in one)
+
+
+ROWS = [("u", "known" if n % 2 else "shown", 100 * n, n % 2) for n in range(10)]
+ITEMS: Columns = {"item_id": ["known", "never"], "genre": ["x", "y"], "price": [2.0, None]}
+FEATURES = [
+    {"name": "genre", "side": "item", "kind": "categorical"},
+    {"name": "price", "side": "item", "kind": "numeric"},
+]
+
+
+def _made() -> Dataset:
+    return dataset_of(ROWS, items=ITEMS, features=FEATURES)
+
+
+def test_entities_are_table_ids_then_event_ids() -> None:
+    items = encode_entities(_made(), fit_schema(_made()), "item")
+    assert items.ids == ["known", "never", "shown"]
+    assert items.place == {"known": 0, "never": 1, "shown": 2}
+    assert items.unknown == 3
+    assert len(items.categorical) == len(items.numeric) == 4
+    users = encode_entities(_made(), fit_schema(_made()), "user")
+    assert users.ids == ["u"]
+
+
+def test_event_only_id_has_an_embedding_and_missing_features() -> None:
+    schema = fit_schema(_made())
+    items = encode_entities(_made(), schema, "item")
+    id_column, genre = schema.columns["item_id"].start, schema.columns["genre"].start
+    assert items.categorical[:, id_column].tolist()[:2] == [2, UNKNOWN_INDEX]
+    assert items.categorical[2, id_column] == 3
+    assert items.categorical[:, genre].tolist() == [2, UNKNOWN_INDEX, MISSING_INDEX, MISSING_INDEX]
+    assert items.numeric[:, 1].tolist() == [0.0, 1.0, 1.0, 1.0]
+
+
+def test_last_row_is_missing_throughout(tiny: Dataset) -> None:
+    schema = fit_schema(tiny)
+    for side in ("user", "item"):
+        entities = encode_entities(tiny, schema, side)
+        assert not entities.categorical[entities.unknown].any()
+        assert entities.numeric[entities.unknown].tolist() == [0.0, 1.0] * (schema.numeric_width(side) // 2)
+
+
+def test_places_find_the_rows_of_events(tiny: Dataset) -> None:
+    items = encode_entities(tiny, fit_schema(tiny), "item")
+    places = items.places(tiny.events["item_id"])
+    assert places.dtype == np.int32
+    assert [items.ids[place] for place in places] == tiny.events["item_id"].to_list()

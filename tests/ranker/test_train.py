@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +11,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
 from msd.dataset.split import Part
-from msd.ranker.batch import TrainedRanker
-from msd.ranker.calibrate import fit_platt
+from msd.ranker.batch import TrainedRanker, batch_opinions
+from msd.ranker.calibrate import fit_blend, fit_platt
+from msd.ranker.model import Ranker
 from msd.training.train import (
     EpochReport,
+    Judge,
     TrainConfig,
     TrainError,
     average_weights,
     predict,
     predict_logits,
+    predict_opinions,
     random_runs,
     train_ranker,
 )
+from msd.training.train_command import training_bar
 from tests.ranker.made import CHECKPOINT, QUICK, SHORT, SMALL, ShortRun, World, quiet, train_quickly
 
 
@@ -53,16 +59,14 @@ def _valid(world: World) -> tuple[np.ndarray, np.ndarray]:
     return rows, world.features.labels.numpy()[rows].astype(np.float64)
 
 
-def test_it_learns(world: World) -> None:
+def test_training_learns(world: World) -> None:
     rows, labels = _valid(world)
     assert roc_auc_score(labels, predict(world.model, world.features, rows)) > 0.6
     assert world.curve[-1].train_loss < world.curve[0].train_loss
     assert [point.epoch for point in world.curve] == list(range(1, len(world.curve) + 1))
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
-    world: World, short: ShortRun, tmp_path: Path
-) -> None:
+def test_seed_determines_the_weights(world: World, short: ShortRun, tmp_path: Path) -> None:
     again, again_curve = train_quickly(world.features, tmp_path / "a", SHORT)
     _assert_equal(again, short.model)
     assert again_curve == short.curve
@@ -79,7 +83,7 @@ def uncut(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Train
 
 
 @pytest.mark.parametrize("cut_at", [(1, 5), (2, 1)])
-def test_a_run_that_was_cut_ends_like_one_that_was_not(
+def test_resumed_run_equals_uninterrupted_run(
     cut_at: tuple[int, int], world: World, uncut: tuple[TrainedRanker, list[EpochReport]], tmp_path: Path
 ) -> None:
     (whole, curve), config = uncut, TWICE
@@ -95,9 +99,7 @@ def test_a_run_that_was_cut_ends_like_one_that_was_not(
     _assert_equal(again, whole)
 
 
-def test_a_checkpoint_of_another_run_or_a_damaged_one_is_not_gone_on_from(
-    world: World, short: ShortRun, tmp_path: Path
-) -> None:
+def test_ignores_other_and_damaged_checkpoints(world: World, short: ShortRun, tmp_path: Path) -> None:
     path = tmp_path / CHECKPOINT
     shutil.copy(short.folder / CHECKPOINT, path)
     with pytest.raises(Cut):
@@ -108,7 +110,7 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_not_gone_on_from(
 
 
 @pytest.mark.parametrize(("power", "shares"), [(1.0, [1, 1, 1, 1]), (2.0, [1, 2, 3, 4]), (3.0, [1, 3, 6, 10])])
-def test_later_steps_count_more_in_the_average_of_the_weights(power: float, shares: list[int]) -> None:
+def test_weight_average_favours_later_steps(power: float, shares: list[int]) -> None:
     average, model, seen = nn.Linear(3, 2), nn.Linear(3, 2), []
     for step in range(1, 5):
         nn.init.normal_(model.weight)
@@ -127,7 +129,7 @@ def test_early_stopping_keeps_the_best_epoch(world: World, tmp_path: Path) -> No
     assert roc_auc_score(labels, predict(model, world.features.live(), rows)) == pytest.approx(best.valid_auc, abs=1e-9)
 
 
-def test_calibration_makes_the_clicks_of_valid_likelier(world: World) -> None:
+def test_calibration_improves_valid_logloss(world: World) -> None:
     rows, labels = _valid(world)
     served = world.features.live()
     raw = predict_logits(world.model, served, rows)
@@ -138,7 +140,7 @@ def test_calibration_makes_the_clicks_of_valid_likelier(world: World) -> None:
     assert np.array_equal(np.argsort(after, kind="stable"), np.argsort(raw, kind="stable"))
 
 
-def test_the_calibration_that_made_the_labels_is_found() -> None:
+def test_platt_recovers_slope_and_offset() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, 20_000)
     labels = (rng.random(20_000) < 1 / (1 + np.exp(-(0.5 * logits - 1)))).astype(np.float64)
@@ -147,13 +149,13 @@ def test_the_calibration_that_made_the_labels_is_found() -> None:
 
 
 @pytest.mark.parametrize("labels", [[0.0] * 4, [1.0] * 4, [1.0, 1.0, 0.0, 0.0]])
-def test_what_cannot_be_calibrated_is_left_as_it_is(labels: list[float]) -> None:
+def test_platt_is_the_identity_without_information(labels: list[float]) -> None:
     # The last would turn the ranking round.
     assert fit_platt(np.array([-2.0, -1.0, 1.0, 2.0]), np.array(labels)) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])
-def test_valid_rows_of_one_label_are_refused(label: float, world: World, tmp_path: Path) -> None:
+def test_rejects_valid_rows_of_one_label(label: float, world: World, tmp_path: Path) -> None:
     rows, _ = _valid(world)
     labels = world.features.labels.clone()
     labels[torch.from_numpy(rows)] = label
@@ -164,7 +166,7 @@ def test_valid_rows_of_one_label_are_refused(label: float, world: World, tmp_pat
 
 @settings(max_examples=30)
 @given(users=st.lists(st.integers(0, 5), min_size=1, max_size=60), longest=st.integers(1, 9), seed=st.integers(0, 99))
-def test_runs_hold_every_row_once_and_one_user_each(users: list[int], longest: int, seed: int) -> None:
+def test_runs_partition_rows_by_user(users: list[int], longest: int, seed: int) -> None:
     rows = np.array(users, np.int32)
     runs = random_runs(rows, longest, np.random.default_rng(seed))
     assert sorted(np.concatenate(runs).tolist()) == list(range(len(rows)))
@@ -173,9 +175,99 @@ def test_runs_hold_every_row_once_and_one_user_each(users: list[int], longest: i
     assert len(runs) == sum(-(-count // longest) for count in np.unique(rows, return_counts=True)[1])
 
 
-def test_runs_and_the_rows_in_them_are_drawn_by_the_generator() -> None:
+def test_runs_are_drawn_by_the_generator() -> None:
     rows = np.repeat(np.arange(6, dtype=np.int32), 20)
     first, again, other = (np.concatenate(random_runs(rows, 4, np.random.default_rng(seed))) for seed in (1, 1, 2))
     assert first.tolist() == again.tolist() != other.tolist()
     assert len({tuple(np.sort(run)) for run in random_runs(rows, 4, np.random.default_rng(3))}) == 30
     assert any(sorted(run) != list(run) for run in random_runs(rows, 4, np.random.default_rng(3)))
+
+
+@pytest.mark.parametrize("steps", [2, None])
+def test_progress_clock_continues_after_an_epoch(steps: int | None) -> None:
+    seconds = [0.0]
+    out = StringIO()
+    with training_bar(Console(file=out, width=100, get_time=lambda: seconds[0]), "train", steps) as hear:
+        for epoch in (1, 2, 3):
+            for step in (1, 2):
+                seconds[0] += 5.0
+                hear(epoch, step, 0.25)
+    assert "train, epoch 3" in out.getvalue()
+    assert "0:00:30 step 2, loss 0.2500" in out.getvalue()
+
+
+def _ranker(world: World) -> Ranker:
+    assert isinstance(world.model.ranker, Ranker)
+    return world.model.ranker
+
+
+def test_scores_blend_by_the_age_of_counts(world: World) -> None:
+    test = world.features.of_part(Part.TEST)
+    network, counts, age = predict_opinions(world.model, world.features, test)
+    fresh, old = _ranker(world).blend.double().numpy()
+    weights = fresh[:, None] + age * (old - fresh)[:, None]
+    np.testing.assert_allclose(
+        predict_logits(world.model, world.features, test), weights[0] * network + weights[1] * counts, atol=1e-5
+    )
+    assert 0 <= age.min() <= age.max() <= 1 + 1e-6
+    assert age.max() > 0.1
+    assert not predict_opinions(world.model, world.features.live(), test)[2].any()
+
+
+def test_count_model_sees_only_counts(world: World) -> None:
+    features, test = world.features, world.features.of_part(Part.TEST)
+    stranger = replace(
+        features,
+        user=replace(features.user, categorical=torch.zeros_like(features.user.categorical)),
+        item=replace(
+            features.item,
+            categorical=torch.zeros_like(features.item.categorical),
+            vectors=torch.zeros_like(features.item.vectors),
+        ),
+        history=torch.full_like(features.history, -1),
+    )
+    network, counts, _ = predict_opinions(world.model, features, test)
+    other, same, _ = predict_opinions(world.model, stranger, test)
+    assert np.array_equal(counts, same)
+    assert not np.allclose(network, other, atol=1e-2)
+
+
+def test_count_model_is_frozen_beside_the_network(world: World, short: ShortRun) -> None:
+    """Whatever the network does: for as long as it is trained, and in fine-tuning, the count model is the same."""
+    labels = world.features.labels.numpy()[valid := world.features.of_part(Part.VALID)]
+    counts = [predict_opinions(model, world.features.live(), valid)[1] for model in (short.model, world.model)]
+    assert np.array_equal(*counts)
+    assert roc_auc_score(labels, counts[0]) > 0.55
+    assert not any(weight.requires_grad for weight in _ranker(world).counts.parameters())  # type: ignore[union-attr]
+    assert all(logits.requires_grad is has for logits, has in zip(_opinions(world), (True, False, False), strict=True))
+
+
+def _opinions(world: World) -> list[torch.Tensor]:
+    return batch_opinions(world.model, world.features, world.features.of_part(Part.TRAIN)[:8])
+
+
+def test_blend_is_fitted_by_age_without_negative_weights() -> None:
+    rng = np.random.default_rng(0)
+    network, counts = rng.normal(0, 1.5, (2, 40_000))
+    age = np.where(rng.random(40_000) < 0.5, 0.0, rng.random(40_000))
+    logits = (0.8 - 0.3 * age) * network + (0.6 - 0.6 * age) * counts
+    labels = (rng.random(40_000) < 1 / (1 + np.exp(-logits))).astype(np.float64)
+
+    assert fit_blend(network, counts, age, labels) == pytest.approx(np.array([[0.8, 0.6], [0.5, 0.0]]), abs=0.07)
+    assert fit_blend(network, -counts, age, labels)[:, 1].tolist() == [0.0, 0.0]
+    none = np.zeros_like(age)
+    fresh, old = fit_blend(network, counts, none, labels)
+    assert fresh.tolist() == old.tolist()
+    assert fit_blend(-network, -counts, age, labels).tolist() == [[1.0, 0.0], [1.0, 0.0]]
+
+
+def test_valid_rows_have_live_counts_by_default(world: World, tmp_path: Path) -> None:
+    labels = world.features.labels.numpy()[world.features.of_part(Part.VALID)]
+    assert np.array_equal(Judge(world.features, live=True).labels, labels)
+    live, frozen = (Judge(world.features, live=one).auc(world.model) for one in (True, False))
+    assert live == pytest.approx(Judge(world.features.live(), live=False).auc(world.model))
+    assert live != frozen
+    assert max(point.valid_auc for point in world.curve) == pytest.approx(live)
+    _, curve = train_quickly(world.features, tmp_path, replace(SHORT, live=False))
+    assert curve[0].valid_auc != world.curve[0].valid_auc
+    assert TrainConfig().live

@@ -16,8 +16,6 @@ from service.telemetry.metrics import Metrics
 
 
 def failing(error: Exception, after_start: bool = False) -> ASGIApp:
-    """An app that fails."""
-
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if after_start:
             await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -27,8 +25,6 @@ def failing(error: Exception, after_start: bool = False) -> ASGIApp:
 
 
 def get(app: ASGIApp, **headers: str) -> httpx.Response:
-    """One request to the wrapped app."""
-
     async def call() -> httpx.Response:
         transport = httpx.ASGITransport(AccessMiddleware(app, AccessLog(Metrics())))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

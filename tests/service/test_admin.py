@@ -36,7 +36,6 @@ def bundles(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def running(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """Follows it, and requires keys."""
     folder = tmp_path_factory.mktemp("admin")
     write_keys(folder / "keys.json", "ads", "ops")
     with live_service(bundles, folder, keys_file=folder / "keys.json") as service:
@@ -44,13 +43,11 @@ def running(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def ask(service: LiveService, method: str, path: str, document: object = None, **options: Any) -> httpx.Response:  # noqa: ANN401
-    """A request with the admin's key."""
     with service.client(headers=ADMIN) as client:
         return client.request(method, f"/v1/admin/{path}", json=document, **options)
 
 
 def model(service: LiveService) -> dict[str, Any]:
-    """What is served."""
     with service.client(headers=ADMIN) as client:
         found: dict[str, Any] = client.get("/v1/model").json()
         return found

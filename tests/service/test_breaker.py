@@ -28,8 +28,6 @@ _LIMIT_S = 0.4
 
 
 def run(bundle: Bundle, url: str, use: Callable[[RedisStore], Awaitable[None]]) -> Metrics:
-    """Uses a store with a short time limit."""
-
     async def go() -> Metrics:
         metrics = Metrics()
         store = RedisStore(bundle, url, _LIMIT_S, 10**6, metrics)
@@ -58,8 +56,6 @@ async def is_fresh(store: RedisStore) -> bool:
 
 
 async def becomes(store: RedisStore, wanted: str) -> None:
-    """Waits for a state, which is seen though nobody asks."""
-
     async def is_so() -> bool:
         return state(store) == wanted
 

@@ -45,12 +45,10 @@ def bundles(tmp_path: Path) -> Path:
 
 
 def wanted(place: Path) -> Wanted:
-    """What a service of this bundle is to serve."""
     return Source(Settings(bundle=place)).wanted()
 
 
 def alone(folder: Path) -> Wanted:
-    """The one bundle."""
     return Wanted((WantedArm("champion", folder),))
 
 

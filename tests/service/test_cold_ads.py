@@ -63,7 +63,6 @@ def asking(*texts: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def score(service: LiveService, document: dict[str, Any]) -> dict[str, Any]:
-    """The reply, which is a success."""
     answer = service.score(document)
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()

@@ -41,12 +41,10 @@ class Corrected:
         wait_until(lambda: shift in self.metrics())
 
     def metrics(self) -> str:
-        """The exposition."""
         with self.service.client() as client:
             return client.get("/metrics").text
 
     def ask(self, document: dict[str, Any], request_id: str) -> dict[str, Any]:
-        """A reply."""
         with self.service.client() as client:
             reply = client.post("/v1/score", json=document, headers={"X-Request-Id": request_id})
         assert reply.status_code == 200, reply.text
@@ -54,7 +52,6 @@ class Corrected:
         return found
 
     def pctr(self, document: dict[str, Any], request_id: str = UNLOGGED) -> np.ndarray:
-        """The scores of a reply."""
         return np.array(self.ask(document, request_id)["candidates"]["pctr"], np.float32)
 
 

@@ -24,7 +24,6 @@ FAST = 100_000.0
 
 
 def keys_of(bundle: Bundle, texts: Iterable[str]) -> dict[bytes, str]:
-    """Texts by their keys."""
     assert bundle.encoder_identity is not None
     return {text_key(bundle.encoder_identity, text): text for text in texts}
 
@@ -38,7 +37,6 @@ async def ask(
 
 
 def encode(talk: Callable[[Encoding], Awaitable[None]], per_s: float = FAST, most: int = 100) -> Metrics:
-    """Talks to an encoding while it runs."""
     metrics = Metrics()
 
     async def both() -> None:

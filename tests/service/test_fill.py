@@ -28,8 +28,6 @@ FAST = 1e6
 
 
 def run(bundle: Bundle, url: str, use: Callable[[RedisStore], Awaitable[None]], cache_bytes: int = 10**6) -> Metrics:
-    """Uses a store that fills itself."""
-
     async def go() -> Metrics:
         metrics = Metrics()
         store = RedisStore(bundle, url, 5.0, cache_bytes, metrics, FAST)
@@ -43,7 +41,6 @@ def run(bundle: Bundle, url: str, use: Callable[[RedisStore], Awaitable[None]], 
 
 
 def reads(client: Redis) -> int:
-    """How often rows have been asked for."""
     return int(client.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"])
 
 
@@ -60,8 +57,6 @@ def stands(store: RedisStore) -> dict[str, float]:
 
 
 async def filled(store: RedisStore, state: str = "done") -> None:
-    """Waits until the fill has come to an end."""
-
     async def is_filled() -> bool:
         return state in stands(store)
 
@@ -107,8 +102,8 @@ def test_it_stops_where_there_is_no_room_and_takes_nobodys(
         arena = store._sides["item"].arena
         assert (arena.look_up(asked).places >= 0).all()
         shown = ids_by_impressions(bundle)
-        brought = [one for one in shown if arena.lacks([one], store._nodes.current()) == [] and one not in asked]
-        assert brought == [one for one in shown if one not in asked][: len(brought)]
+        prefetched = [one for one in shown if arena.lacks([one], store._nodes.current()) == [] and one not in asked]
+        assert prefetched == [one for one in shown if one not in asked][: len(prefetched)]
         before = reads(client)
         await store.get("item", asked)
         assert reads(client) == before
@@ -148,7 +143,7 @@ def test_after_a_lost_connection_what_is_held_is_read_again_though_nobody_asks(
     run(bundle, published.connection_url, use)
 
 
-def test_another_publication_is_brought_near_too(published: ValkeyServer, client: Redis, bundle: Bundle) -> None:
+def test_another_publication_is_prefetched_near_too(published: ValkeyServer, client: Redis, bundle: Bundle) -> None:
     async def use(store: RedisStore) -> None:
         await filled(store)
         client.unlink(*client.scan_iter(match=f"{key_prefix(bundle.bundle_id, 'item')}*"))
@@ -198,7 +193,7 @@ def test_a_row_that_changes_on_its_way_near_is_asked_for_again(client: Redis, bu
 
 
 @pytest.mark.parametrize("left", [b"", b"\xff" * 40, b"\x05\x00ab"])
-def test_without_a_list_of_what_was_shown_most_or_with_a_damaged_one_nothing_is_brought(
+def test_without_a_list_of_what_was_shown_most_or_with_a_damaged_one_nothing_is_prefetched(
     published: ValkeyServer, client: Redis, bundle: Bundle, left: bytes
 ) -> None:
     for side in ROW_SIDES:

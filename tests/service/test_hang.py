@@ -33,7 +33,6 @@ def send(service: LiveService, document: dict[str, object]) -> socket.socket:
 
 
 def status_of(client: httpx.Client, path: str) -> int:
-    """What a path answers with."""
     return client.get(path).status_code
 
 
@@ -143,7 +142,6 @@ SKIPS_NATIVE: dict[str, Any] = {"items": {"i1": {}}}
 
 @pytest.fixture
 def runs(tmp_path: Path) -> ModelRuns:
-    """Holds the runs of `service`."""
     return ModelRuns(tmp_path)
 
 
@@ -184,14 +182,6 @@ def test_nobody_waits_for_ever(service: LiveService, runs: ModelRuns, way: dict[
     assert service.metric('msd_shed_total{reason="deadline"}') == 4
     # What was given up is not counted as waiting.
     assert service.metric("msd_queued_rows") == 0
-
-
-def test_a_connection_goes_on_after_a_run_was_given_up(service: LiveService, runs: ModelRuns) -> None:
-    with runs.held(), service.client() as client:
-        first = given_up(client)
-        runs.let_others_pass()
-        found = [client.post("/v1/score", json=PLAIN) for _ in range(2)]
-    assert [one.status_code for one in (first, *found)] == [504, 200, 200]
 
 
 def test_the_service_ends_with_a_run_at_hand(service: LiveService, runs: ModelRuns) -> None:

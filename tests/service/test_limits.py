@@ -45,17 +45,14 @@ def patient(bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
 
 
 def closed(service: LiveService, reason: str) -> float:
-    """How many connections were ended for it."""
     return service.metric(f'msd_connections_closed_total{{reason="{reason}"}}')
 
 
 def connect(service: LiveService) -> socket.socket:
-    """A connection."""
     return socket.create_connection(("127.0.0.1", service.port), timeout=20)
 
 
 def answers(connection: socket.socket, count: int) -> None:
-    """Reads so many good replies."""
     seen = b""
     while seen.count(b"HTTP/1.1 200 ") < count or not seen.endswith(b"}"):
         came = connection.recv(65_536)
@@ -156,13 +153,6 @@ def test_a_body_that_comes_late_is_read_by_every_route(narrow: LiveService) -> N
     assert answer.count(b"HTTP/1.1 200 ") == 2
 
 
-def test_an_offer_may_be_cut_anywhere(narrow: LiveService) -> None:
-    offer = POST.replace(b"Host: x\r\n", b"Host: x\r\nConnection: upgrade\r\nUPGRADE: h2c\r\n")
-    start = offer.index(b"\r\nUPGRADE")
-    for cut in range(start, start + 12, 3):
-        assert talk(narrow, offer[:cut], offer[cut:], LAST).count(b"HTTP/1.1 200 ") == 2
-
-
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 FRAMING = {
     "chunks of one byte": b"1\r\n \r\n" * 100_000,
@@ -183,14 +173,6 @@ def test_what_stands_between_the_bytes_of_a_body_is_bounded(narrow: LiveService,
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
     assert b"connection: close" in answer
     assert closed(narrow, "bad_http") == before + 1
-
-
-def test_many_chunks_and_an_extension_are_read(narrow: LiveService) -> None:
-    chunks = b"".join(b"1;a=b\r\n%b\r\n" % BODY[place : place + 1] for place in range(len(BODY)))
-    wire = CHUNKED.replace(b"Host: x\r\n", b"Host: x\r\nConnection: close\r\n") + chunks + b"0\r\nA: b\r\n\r\n"
-    assert talk(narrow, *(wire[start : start + 1_000] for start in range(0, len(wire), 1_000))).startswith(
-        b"HTTP/1.1 200 "
-    )
 
 
 def test_a_trailer_is_no_header(narrow: LiveService) -> None:
@@ -246,12 +228,10 @@ class Holder:
         inflight.held += size
 
     def give_way(self) -> None:
-        """Holds nothing more."""
         self.inflight.forget(self)
         self.inflight.held -= self.size
 
     def give_place(self) -> None:
-        """Is not asked to."""
         raise AssertionError
 
 
@@ -270,15 +250,6 @@ def test_who_is_next_to_give_way_has_no_room() -> None:
 
     assert not inflight.has_room(large)
     assert list(inflight.unfinished) == [large, small]
-
-
-def test_memory_is_returned_some_times_after_much_was_held() -> None:
-    inflight = Inflight(limit=2**30)
-    holder = Holder(inflight, 2**25)
-
-    assert not inflight.is_over()
-    holder.give_way()
-    assert [inflight.is_over() for _ in range(4)] == [True, True, True, False]
 
 
 @pytest.fixture(scope="module")
@@ -334,15 +305,6 @@ def test_unfinished_requests_are_bounded_together(small: LiveService, name: str)
     wait_until(lambda: held(small) == 0)
 
 
-def test_bodies_that_come_whole_one_after_the_other_are_read(small: LiveService) -> None:
-    body = json.dumps(GOOD).encode()
-    body += b" " * (MOST - len(body))
-    with small.client(headers={"Content-Type": "application/json"}) as client:
-        for _ in range(20):
-            assert client.post("/v1/score", content=body).status_code == 200
-    wait_until(lambda: held(small) == 0)
-
-
 def test_replies_that_are_not_read_are_bounded_together(small: LiveService) -> None:
     """Long before the time for a single client to read them is over."""
     sample = 'msd_connections_closed_total{reason="slow_reader"}'
@@ -376,6 +338,5 @@ def test_memory_of_unfinished_bodies_is_returned(bundle: Bundle, tmp_path_factor
 
 
 def resident(service: LiveService) -> int:
-    """Bytes of memory that its process has."""
     with open(f"/proc/{service.process.pid}/statm") as file:
         return int(file.read().split()[1]) * 4_096

@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import pytest
 
-import native
 from msd.contract.bundle import Bundle
 from msd.contract.rows import RowSide
 from msd.contract.state import StateRule
@@ -30,7 +29,6 @@ from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_un
 
 @contextmanager
 def live_state(bundle: Bundle, folder: Path, state: Path, **settings: object) -> Iterator[LiveService]:
-    """A service with live state, whose events may be far apart."""
     with live_service(bundle.folder, folder, live="on", live_lag_seconds=1e9, state_dir=state, **settings) as running:  # type: ignore[arg-type]
         yield running
 
@@ -44,12 +42,10 @@ def live(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
 
 
 def event(number: object, user: str, item: str, kind: str = "click", **more: object) -> dict[str, Any]:
-    """One event."""
     return {"event_id": f"e{number}", "type": kind, "user_id": user, "item_id": item, "at": AT + 10, **more}
 
 
 def tell(service: LiveService, *events: dict[str, Any]) -> httpx.Response:
-    """Post events on a connection of its own."""
     with service.client() as client:
         return client.post("/v1/events", json={"events": events})
 
@@ -57,7 +53,6 @@ def tell(service: LiveService, *events: dict[str, Any]) -> httpx.Response:
 def scores(
     service: LiveService, user: str, *items: str, at: float = AT + 20, override: dict[str, Any] | None = None
 ) -> list[float]:
-    """Return the pCTR of each item."""
     answer = service.score({"user_id": user, "at": at, "candidates": {"id": items}, "user": override})
     assert answer.status_code == 200, answer.text
     found: list[float] = answer.json()["candidates"]["pctr"]
@@ -70,38 +65,6 @@ def test_a_click_is_in_the_next_request(live: LiveService) -> None:
 
     assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "duplicates": 0})
     assert scores(live, "u1", "i1", "i2") != before
-
-
-def test_the_native_core_scores_live_rows_as_python_does(bundle: Bundle, tmp_path: Path) -> None:
-    events = [event(f"n{number}", f"u{number % 5}", f"i{number % 30}", at=AT + number) for number in range(60)]
-    found = []
-    for way in ("on", "off"):
-        with live_state(bundle, tmp_path, tmp_path / "state", native=way) as service:
-            assert tell(service, *events).status_code == 202
-            with service.client() as client:
-                assert client.get("/v1/model").json()["native"]["served"] is (way == "on" and native.core is not None)
-            found.append([scores(service, f"u{user}", *(f"i{item}" for item in range(40))) for user in range(7)])
-    assert found[0] == found[1]
-
-
-def test_a_repeated_event_is_counted_once_and_a_click_beside_its_impression(live: LiveService) -> None:
-    pair = [event("b1", "u2", "i3", "impression"), event("b1", "u2", "i3")]
-    first, second = tell(live, *pair), tell(live, pair[1], pair[0], pair[1])
-
-    assert first.json() == {"accepted": 2, "duplicates": 0}
-    assert second.json() == {"accepted": 0, "duplicates": 3}
-
-
-def test_late_events_and_other_orders_come_to_the_same(live: LiveService) -> None:
-    """u3 and u8 are told the same in opposite orders; both are given the same history and features."""
-    told = [("impression", 11), ("click", 12), ("impression", 400), ("click", 500), ("impression", 300)]
-    for user, order in (("n3", told), ("n8", told[::-1])):
-        for number, (kind, seconds) in enumerate(order):
-            tell(live, event(f"{user}-{number}", user, "i9", kind, at=AT + seconds))
-
-    assert scores(live, "n3", "i4", at=AT + 600) == pytest.approx(scores(live, "n8", "i4", at=AT + 600), abs=1e-7)
-    assert scores(live, "n3", "i4", at=AT + 600) != scores(live, "n9", "i4", at=AT + 600)
-    assert live.metric('msd_events_noted_total{what="late"}') >= 3
 
 
 def test_a_given_history_goes_before_the_live_one(live: LiveService) -> None:
@@ -147,13 +110,6 @@ def test_bad_batches_are_refused_like_bad_requests(live: LiveService, body: byte
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert plain.status_code == 415
-
-
-def test_a_batch_is_taken_whole_or_refused_whole(live: LiveService) -> None:
-    good = event("g0", "u5", "i1")
-    assert tell(live, good, {**good, "type": "view"}).status_code == 422
-    assert tell(live, *[good] * 1_001).status_code == 413
-    assert tell(live, good).json() == {"accepted": 1, "duplicates": 0}
 
 
 def test_kills_lose_and_repeat_nothing(bundle: Bundle, tmp_path: Path) -> None:
@@ -246,7 +202,6 @@ class SlowFile(StateFile):
 
 
 def impressions(folder: Path) -> float:
-    """The item's impressions in the file."""
     file = StateFile(folder, 2**24)
     state = unpack_state(file.read("item", ["i"]).packed[0])
     file.close()

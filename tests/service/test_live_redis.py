@@ -24,7 +24,6 @@ from tests.service.test_redis_store import quiet, server_pid
 
 @pytest.fixture(scope="module")
 def server(bundle: Bundle) -> Iterator[ValkeyServer]:
-    """A server with the plain bundle's rows."""
     one = ValkeyServer(port=free_port(), config={"save": ""})
     one.start()
     publish(bundle.folder, one.connection_url, quiet)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msd.contract.request import InvalidRequest, MalformedRequest, RequestError
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
 from msd.contract.state import EntityState, Event, StateRule, advance, fold
-from service.live.events import MAX_EVENTS, TooManyEvents, parse_events
+from service.limits import MAX_EVENTS
 from service.live.live_state import (
     NOTHING,
     LiveState,
@@ -26,6 +26,7 @@ from service.live.live_state import (
 )
 from service.live.overlay import AsOf, state_rules, with_counts, with_history
 from service.live.store import PackedStates, Stream, after, stretches
+from service.routes.events_route import TooManyEvents, parse_events
 from tests.bundles.factory import example_schema
 from tests.contract.test_state import assert_close
 
@@ -50,7 +51,6 @@ STATES = st.one_of(st.just(NOTHING), ROWS, st.tuples(ROWS, TOLD).map(lambda both
 
 
 def taken(live: LiveState, events: list[Event]) -> LiveState:
-    """The state after all events."""
     for event in events:
         live = take(RULE, live, event)
     return live
@@ -163,7 +163,6 @@ def rows(side: RowSide, as_of: Sequence[float], history: tuple[str, ...] = ()) -
 
 
 def live(impressions: float, clicks: float, as_of: float, *likes: str) -> bytes:
-    """A packed state."""
     return pack_state(LiveState(EntityState(impressions, clicks, as_of, tuple((as_of, one) for one in likes)), 0.0))
 
 
@@ -180,7 +179,6 @@ def expected(impressions: float, clicks: float, as_of: float, to: float) -> tupl
 
 
 def told(records: Rows, place: int) -> tuple[float, float, float]:
-    """Impressions, clicks and as_of of one row."""
     one = records.records[place]
     return float(one["impressions"]), float(one["clicks"]), float(one["as_of"])
 

@@ -25,7 +25,6 @@ BIDS = np.linspace(0.1, 3.0, len(IDS))
 
 @pytest.fixture
 def client(service: LiveService) -> Iterator[triton.InferenceServerClient]:
-    """A connection to the shared service."""
     with triton.InferenceServerClient(f"127.0.0.1:{service.port}") as kept:
         yield kept
 
@@ -46,7 +45,6 @@ def tensors(values: "Mapping[str, np.ndarray[Any, Any]]", *, binary: bool) -> li
 
 
 def everything() -> "dict[str, np.ndarray[Any, Any]]":
-    """A request of every kind of input."""
     return {
         "user_id": texts("u1"),
         "at": np.array([AT]),
@@ -63,7 +61,6 @@ def everything() -> "dict[str, np.ndarray[Any, Any]]":
 
 
 def as_json() -> dict[str, Any]:
-    """The same, as /v1/score has it."""
     return {
         "user_id": "u1",
         "at": AT,
@@ -138,17 +135,6 @@ def test_the_client_is_told_of_server_and_model(client: triton.InferenceServerCl
     ]
 
 
-def test_outputs_are_those_that_are_asked_for(client: triton.InferenceServerClient) -> None:
-    plain = {name: everything()[name] for name in ("user_id", "candidates.id")}
-
-    some = client.infer("msd", tensors(plain, binary=True), outputs=[triton.InferRequestedOutput("pctr")])
-    without_bids = client.infer("msd", tensors(plain, binary=True))
-
-    assert [one["name"] for one in some.get_response()["outputs"]] == ["pctr"]
-    assert [one["name"] for one in without_bids.get_response()["outputs"]] == ["id", "pctr", "pcvr"]
-    assert some.as_numpy("pctr").shape == (len(IDS),)
-
-
 @pytest.mark.parametrize(
     ("changes", "options", "status", "message"),
     [
@@ -204,7 +190,6 @@ class Split(NamedTuple):
 
 @pytest.fixture(scope="module")
 def split(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Split]:
-    """Half of the users each, everything logged at once."""
     folder = tmp_path_factory.mktemp("split")
     bundles = folder / "bundles"
     copytree(bundle.folder, bundles / "a")

@@ -23,7 +23,6 @@ AD_BYTES = b"\x02\x00\x00\x00i1\x02\x00\x00\x00i2"
 
 @pytest.fixture(scope="module")
 def client(service: LiveService) -> Iterator[httpx.Client]:
-    """A kept connection to the shared service."""
     with service.client() as kept:
         yield kept
 
@@ -34,12 +33,10 @@ def send(client: httpx.Client, body: bytes, length: object = None) -> httpx.Resp
 
 
 def of(*inputs: dict[str, Any], **more: object) -> bytes:
-    """A request's JSON."""
     return json.dumps({"inputs": inputs, **more}).encode()
 
 
 def bid(**changes: object) -> bytes:
-    """A request whose bids are changed."""
     return of(USER, ADS, {"name": "candidates.bid", "shape": [2], "datatype": "FP32", "data": [1, 2.5], **changes})
 
 

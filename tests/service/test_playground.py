@@ -22,13 +22,11 @@ PATHS = ("/playground", "/playground/static/main.js", "/playground/data/about", 
 
 
 def get(service: LiveService, path: str, **headers: str) -> httpx.Response:
-    """One answer."""
     with service.client() as client:
         return client.get(path, headers=headers)
 
 
 def known(service: LiveService, path: str) -> dict[str, Any]:
-    """What a route of the page's tells."""
     answer = get(service, f"/playground/data/{path}")
     assert answer.status_code == 200, answer.text
     assert answer.headers["cache-control"] == "no-store"
@@ -37,7 +35,6 @@ def known(service: LiveService, path: str) -> dict[str, Any]:
 
 
 def score_without(service: LiveService, document: dict[str, Any]) -> httpx.Response:
-    """By the model to compare with."""
     with service.client() as client:
         return client.post("/playground/score-without", json=document)
 
@@ -154,7 +151,6 @@ def test_with_keys_the_page_is_open_and_what_it_tells_is_not(bundle: Bundle, tmp
 
 
 def known_with(service: LiveService, key: str) -> dict[str, Any]:
-    """`about`, with a key."""
     body: dict[str, Any] = get(service, PATHS[2], **{"Authorization": f"Bearer {key}"}).json()
     return body
 
@@ -169,7 +165,6 @@ def test_a_model_to_compare_with_that_is_none_ends_the_start_with_its_reason(bun
 
 @pytest.fixture
 def words(tmp_path: Path) -> Words:
-    """Of a few items."""
     lines = [
         {"id": "1", "title": "Star Wars", "explicit": "Space."},
         {"id": "2", "title": "A War of Stars"},
@@ -223,7 +218,6 @@ def test_without_a_file_there_are_no_words(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="package")
 def worded(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The bundle that is served."""
     return with_words(tmp_path_factory.mktemp("playground") / "with")
 
 

@@ -45,13 +45,11 @@ def is_degraded(service: LiveService) -> bool:
 
 
 def set_password(server: ValkeyServer, password: str) -> None:
-    """From now on the server wants it."""
     with Redis.from_url(server.connection_url) as client:
         client.config_set("requirepass", password)
 
 
 def server_pid(server: ValkeyServer) -> int:
-    """The server's process."""
     with Redis.from_url(server.connection_url) as client:
         return int(client.info("server")["process_id"])
 

@@ -42,7 +42,6 @@ def run(bundle: Bundle, url: str, use: Callable[[RedisStore], Awaitable[None]], 
 
 
 async def until(is_done: Callable[[], Awaitable[bool]]) -> None:
-    """Waits for something that has to come."""
     end = time.monotonic() + _PATIENCE_S
     while not await is_done():
         assert time.monotonic() < end, "what was waited for did not come"
@@ -84,23 +83,6 @@ def test_a_change_is_seen_and_all_else_stays(published: ValkeyServer, client: Re
 
     async def equals(store: RedisStore, expected: list[float]) -> bool:
         return await impressions(store) == expected
-
-    run(bundle, published.connection_url, use)
-
-
-def test_a_users_row_and_history_too(published: ValkeyServer, client: Redis, bundle: Bundle) -> None:
-    async def use(store: RedisStore) -> None:
-        prefix = key_prefix(bundle.bundle_id, "user")
-        before, other = [(await store.get("user", [one])).histories for one in ("u1", "u2")]
-        assert before != other
-        row = client.get(prefix + "u2")
-        assert isinstance(row, bytes)
-        client.set(prefix + "u1", row)
-
-        async def is_seen() -> bool:
-            return (await store.get("user", ["u1"])).histories == other
-
-        await until(is_seen)
 
     run(bundle, published.connection_url, use)
 
@@ -148,7 +130,6 @@ def test_rows_are_not_taken_for_fresh_while_words_of_change_may_be_on_their_way(
 
 
 def rows_of(client: Redis, bundle: Bundle, *ids: str) -> list[bytes]:
-    """Rows as Redis holds them."""
     held = [client.get(key_prefix(bundle.bundle_id, "item") + one) for one in ids]
     return [row for row in held if isinstance(row, bytes)]
 
@@ -302,7 +283,6 @@ def test_it_sees_what_another_process_writes(
 
 
 def stale_of(rows: Rows) -> list[bool]:
-    """Which rows are marked as stale."""
     return [] if rows.stale is None else rows.stale.tolist()
 
 

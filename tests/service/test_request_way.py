@@ -110,7 +110,6 @@ def _status(connection: socket.socket, request: bytes) -> int:
 
 
 def main() -> None:
-    """Serves, asks and prints."""
     port, way = free_port(), Way()
     threading.setprofile(way.note)
     sys.setprofile(way.note)

@@ -20,7 +20,6 @@ def request(user: str, ids: list[str]) -> dict[str, Any]:
 
 
 def damage(path: Path, how: str) -> None:
-    """Spoils a file in place, or puts another one there."""
     size = path.stat().st_size
     if how == "truncated":
         os.truncate(path, 0)

@@ -59,7 +59,6 @@ class Sent(NamedTuple):
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Replies with what came."""
     body = await read_body(scope, receive, SETTINGS)
     said = [scope["method"], scope["path"], body.hex(), sorted(name.decode() for name, _ in scope["headers"])]
     reply = json.dumps(said).encode() + b"\n"
@@ -118,7 +117,6 @@ def replies(pieces: list[bytes]) -> bytes:
 
 
 def cut(whole: bytes, places: list[int]) -> list[bytes]:
-    """Its pieces between some places."""
     ends = sorted({0, len(whole), *(place % len(whole) for place in places)})
     return [whole[start:end] for start, end in pairwise(ends)]
 

@@ -31,12 +31,10 @@ def pair(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
 
 
 def at_once() -> dict[str, str]:
-    """The environment of a service whose end does not wait for anybody."""
     return {**os.environ, "MSD_DRAIN_SECONDS": "0"}
 
 
 def events(service: LiveService) -> list[str]:
-    """The log's events."""
     return [line["event"] for line in service.log()]
 
 

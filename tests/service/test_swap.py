@@ -7,7 +7,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -26,7 +25,7 @@ from msd.contract.golden import Golden, read_goldens
 from service.deployment.bundle_folder import CURRENT
 from tests.bundles.factory import build_bundle, golden_requests, reseal
 from tests.bundles.ranker_graph import Recipe
-from tests.service.live import PAUSE_S, LiveService, live_service, run_msd, wait_until
+from tests.service.live import PAUSE_S, LiveService, live_service, wait_until
 from tests.service.test_start import break_goldens
 
 # So many of the bad ones come after a good one.
@@ -55,7 +54,6 @@ class Clients:
             thread.start()
 
     def stop(self) -> None:
-        """When the requests at hand are answered."""
         self._stopped.set()
         for thread in self._threads:
             thread.join(60)
@@ -80,12 +78,10 @@ class Clients:
 
 
 def first_golden(bundle: Bundle) -> Golden:
-    """The one that clients ask for."""
     return next(read_goldens(bundle.path(GOLDENS)))
 
 
 def overwrite(path: Path, change: Callable[[bytes], bytes]) -> None:
-    """Changes what is in a file."""
     path.write_bytes(change(path.read_bytes()))
 
 
@@ -121,7 +117,6 @@ def bundles(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def goldens(bundle: Bundle, other_bundle: Bundle) -> dict[str, Golden]:
-    """By model version."""
     return {one.manifest.model_version: first_golden(one) for one in (bundle, other_bundle)}
 
 
@@ -133,19 +128,16 @@ def following(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def version(service: LiveService) -> str:
-    """Of the model that is served."""
     with service.client() as client:
         return str(client.get("/v1/model").json()["model_version"])
 
 
 def swap(service: LiveService, bundles: Path, name: str, wanted: str) -> None:
-    """Points to a good bundle, and waits until it is served."""
     point(bundles, name)
     wait_until(lambda: version(service) == wanted and service.metric("msd_bundle_refused") == 0)
 
 
 def open_files(service: LiveService) -> int:
-    """How many the process has."""
     return len(os.listdir(f"/proc/{service.process.pid}/fd"))
 
 
@@ -236,10 +228,3 @@ def test_what_killed_services_leave_is_removed_by_the_next_and_what_is_in_use_st
         assert (own / "1-plain" / RANKER).read_bytes()
         assert alive.score(golden_requests()[0]).status_code == 200
     assert [one.name for one in temporary.iterdir()] == ["msd-of-somebody-else"]
-
-
-def test_a_folder_of_bundles_without_a_pointer_is_refused(bundle: Bundle, tmp_path: Path) -> None:
-    point(tmp_path, "nowhere")
-    said: Any = run_msd("serve", str(tmp_path), "--port", "0")
-    assert said.returncode == 2
-    assert "current: is a dangling pointer; point it to the folder of a bundle" in said.stderr.replace("\n", " ")

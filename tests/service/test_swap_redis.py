@@ -36,7 +36,6 @@ def bundles(bundle: Bundle, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def running(redis_server: ValkeyServer, bundle: Bundle, bundles: Path, tmp_path: Path) -> Iterator[LiveService]:
-    """Serves what is published."""
     publish(bundle.folder, redis_server.connection_url, quiet)
     with live_service(
         bundles, tmp_path, workers=2, store="redis", redis_url=redis_server.connection_url, deadline_ms=60_000

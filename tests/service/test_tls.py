@@ -51,7 +51,6 @@ class Files:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """Those of the service below."""
     return Files(tmp_path_factory.mktemp("tls"))
 
 
@@ -79,13 +78,11 @@ def _served(bundle: Bundle, files: Files, folder: Path, head_timeout_s: float) -
 
 
 def known(service: LiveService, files: Files) -> httpx.Client:
-    """A client that is let in."""
     context = files.context(files.clients)
     return httpx.Client(base_url=f"https://127.0.0.1:{service.port}", verify=context, trust_env=False, timeout=30)
 
 
 def served_certificate(service: LiveService, files: Files) -> bytes:
-    """The certificate that a new connection is shown."""
     with (
         socket.create_connection(("127.0.0.1", service.port), timeout=20) as plain,
         files.context(files.clients).wrap_socket(plain, server_hostname="127.0.0.1") as connection,
@@ -96,7 +93,6 @@ def served_certificate(service: LiveService, files: Files) -> bytes:
 
 
 def closed(service: LiveService, files: Files, reason: str) -> float:
-    """How many connections were ended for it."""
     with known(service, files) as client:
         for line in client.get("/metrics").text.splitlines():
             if line.startswith(f'msd_connections_closed_total{{reason="{reason}"}} '):

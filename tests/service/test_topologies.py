@@ -9,16 +9,14 @@ from typing import cast
 import numpy as np
 import pytest
 from redis import Redis
-from redis.cluster import RedisCluster
 from redis.crc import key_slot
 
 from msd.contract.bundle import Bundle
-from msd.contract.errors import BundleError
 from msd.contract.rows import Rows
 from operations.catalogue.publish import publish_rows
 from operations.publish import publish
 from service.errors import StoreError
-from service.redis.keys import POINTER, key_prefix
+from service.redis.keys import key_prefix
 from service.redis.publication import PublishError, connect
 from service.redis.redis_url import parse_redis_url
 from service.rows.redis_rows import RedisStore
@@ -46,7 +44,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterFleet]:
 
 @pytest.fixture
 def cluster(fleet: ClusterFleet, bundle: Bundle) -> ClusterFleet:
-    """That cluster with the plain bundle's rows."""
     publish(bundle.folder, fleet.url, quiet)
     return fleet
 
@@ -54,8 +51,6 @@ def cluster(fleet: ClusterFleet, bundle: Bundle) -> ClusterFleet:
 def run(
     bundle: Bundle, url: str, use: Callable[[RedisStore], Awaitable[None]], fill: float = 0.0, timeout_s: float = 5.0
 ) -> None:
-    """Uses a store."""
-
     async def go() -> None:
         store = RedisStore(bundle, url, timeout_s, 10**6, Metrics(), fill)
         try:
@@ -67,7 +62,6 @@ def run(
 
 
 async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    """Waits for something that has to come."""
     end = time.monotonic() + _PATIENCE_S
     while not await is_so():
         assert time.monotonic() < end, "what was waited for did not come"
@@ -75,7 +69,6 @@ async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def items(store: RedisStore) -> Rows:
-    """All items, fresh or not."""
     try:
         return await store.get("item", ALL)
     except StoreError as error:
@@ -89,13 +82,11 @@ async def is_whole(store: RedisStore) -> bool:
 
 
 async def numbers(store: RedisStore, *ids: str) -> list[float]:
-    """What tells rows apart."""
     rows = await store.get("item", ids)
     return [float(one) for one in np.where(rows.found, rows.records["impressions"], -1)]
 
 
 def copy_row(client: Redis, bundle: Bundle, item: str, source: str) -> None:
-    """Gives an item another's row."""
     prefix = key_prefix(bundle.bundle_id, "item")
     row = client.get(prefix + source)
     assert isinstance(row, bytes)
@@ -184,22 +175,6 @@ def test_keys_are_followed_while_their_slot_moves_and_after(cluster: ClusterFlee
             return False
 
     run(bundle, cluster.url, use)
-
-
-def test_a_command_for_people_reads_and_writes_a_cluster(
-    cluster: ClusterFleet, bundle: Bundle, other_bundle: Bundle, tmp_path: Path
-) -> None:
-    client = connect(parse_redis_url(cluster.url), 5.0)
-    assert isinstance(client, RedisCluster)
-    publish(other_bundle.folder, cluster.url, quiet)
-    assert publish(bundle.folder, cluster.url, quiet).previous == other_bundle.bundle_id
-    assert client.get(POINTER) == bundle.bundle_id.encode()
-    client.set("msd:publishing", "another's", px=5_000)
-    with pytest.raises(PublishError, match="another publication is in progress"):
-        publish(bundle.folder, cluster.url, quiet)
-    client.delete("msd:publishing")
-    with pytest.raises((PublishError, BundleError)):
-        publish(tmp_path, cluster.url, quiet)
 
 
 def test_a_service_scores_from_a_cluster_as_from_its_files(

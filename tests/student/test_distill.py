@@ -1,4 +1,4 @@
-"""The parts of training: the loss, the figures, the lessons, and states that stand in for frozen layers."""
+"""The parts of training: loss, measurements, lessons, the bag of words, and cached states of frozen layers."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from msd.student.distill import DistillConfig, head_loss
 from msd.student.encoder import encode_texts, new_student
-from msd.student.lessons import all_lessons, encode_targets, make_lessons, target_texts, teachers_words
+from msd.student.lessons import BagOfWords, all_lessons, encode_targets, make_lessons, target_texts, teachers_words
 from msd.student.progress import measure
-from msd.student.record import HEADS, VECTOR_DIM, StudentError, Vectors
+from msd.student.record import HEADS, VECTOR_DIM, WORDS_DIM, StudentError, Vectors
 from msd.student.states import TextStates
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
+from tests.dataset.tiny import WORDS
 
 TEXTS = ["Toy Story", "A spy film with gadgets", "beach hotel " * 40, "x"]
 
@@ -34,7 +35,7 @@ def _known(name: str, tags: tuple[str, ...] = ()) -> Knowledge:
     return Knowledge(id=name, explicit=f"Facts of {name}.", implicit=f"For friends of {name}.", tags=tags)
 
 
-def test_the_loss_is_least_where_the_student_says_what_the_teacher_wrote() -> None:
+def test_loss_is_least_at_the_targets() -> None:
     targets = _unit(16, 384, 0)
     config = DistillConfig()
     right, near, wrong = (
@@ -48,7 +49,7 @@ def test_the_loss_is_least_where_the_student_says_what_the_teacher_wrote() -> No
     assert -1e-5 < right < near < wrong
 
 
-def test_contrast_pulls_apart_what_cosine_alone_does_not() -> None:
+def test_contrast_separates_lessons() -> None:
     targets, config = _unit(8, 384, 0), DistillConfig(cosine_weight=0.0)
     mean = torch.nn.functional.normalize(targets.mean(dim=0, keepdim=True), dim=1).expand(8, -1)
     assert float(head_loss(mean, targets, config)) > float(head_loss(targets, targets, config)) + 1
@@ -65,19 +66,13 @@ def test_recall_counts_the_own_target_among_all() -> None:
     found = measure(swapped, targets, np.arange(4))
     assert found["implicit"]["recall_1"] == 0.5
     assert found["implicit"]["cosine"] == 0.5
-
-
-def test_ties_count_against() -> None:
     same = np.repeat(_in_each_head(1), 30, axis=0)
-    assert measure(same, same, np.arange(30))["explicit"]["recall_10"] == 0.0
-
-
-def test_nothing_measured_gives_no_figures() -> None:
+    assert measure(same, same, np.arange(30))["explicit"]["recall_10"] == 0.0  # ties count against
     nothing = np.zeros((0, VECTOR_DIM), np.float32)
     assert measure(nothing, nothing, np.arange(0)) == {"explicit": {}, "implicit": {}, "words": {}}
 
 
-def test_what_the_teacher_left_out_is_neither_measured_nor_a_candidate() -> None:
+def test_missing_knowledge_is_neither_measured_nor_a_candidate() -> None:
     targets = _in_each_head(20)
     targets[5:, HEADS["implicit"]] = 0
     targets[:, HEADS["words"]] = 0
@@ -97,7 +92,7 @@ def test_lessons_pair_each_text_with_its_own_knowledge(count: int, known: set[in
     assert lessons.held.sum() == round(0.1 * len(lessons.ids))
 
 
-def test_what_is_held_out_depends_on_the_seed_alone() -> None:
+def test_held_out_lessons_depend_only_on_the_seed() -> None:
     texts = {str(n): f"text {n}" for n in range(50)}
     knowledge = {name: _known(name) for name in texts}
     first, same, other = (make_lessons("items", texts, knowledge, 0.1, seed).held for seed in (1, 1, 2))
@@ -105,7 +100,7 @@ def test_what_is_held_out_depends_on_the_seed_alone() -> None:
     assert not np.array_equal(first, other)
 
 
-def test_a_handful_of_items_is_too_little() -> None:
+def test_rejects_too_few_items() -> None:
     names = [str(n) for n in range(9)]
     base = KnowledgeBase({name: _known(name) for name in names}, {})
     with pytest.raises(StudentError, match="only 9 items"):
@@ -126,33 +121,79 @@ def test_targets_are_the_plain_encodings_of_both_texts() -> None:
     assert not targets[:, HEADS["words"]].any()
 
 
-def test_the_words_are_all_that_the_teacher_wrote() -> None:
-    known = [_known("1", ("funny", "short")), _known("2")]
-    assert teachers_words(known) == ["Facts of 1. funny, short For friends of 1.", "Facts of 2. For friends of 2."]
-
-
-def test_what_the_teacher_left_out_has_targets_of_zeros() -> None:
-    knowledge = {"1": Knowledge(id="1", explicit="A beach.", implicit=" "), "2": _known("2")}
+def test_missing_parts_of_knowledge_have_targets_of_zeros() -> None:
+    nothing = Knowledge(id="3", explicit=" ", implicit=" ")
+    knowledge = {"1": Knowledge(id="1", explicit="A beach.", implicit=" "), "2": _known("2"), "3": nothing}
     lessons = make_lessons("items", dict.fromkeys(knowledge, "text"), knowledge, 0.0, 0)
+    assert lessons.ids == ["1", "2"]
+    assert teachers_words([_known("1", ("funny", "short"))]) == ["Facts of 1. funny, short For friends of 1."]
     seen: list[tuple[int, int]] = []
-    advance = lambda name, done, total, note: seen.append((done, total))  # noqa: E731
-    targets = encode_targets(new_student(), lessons, advance)
+    targets = encode_targets(new_student(), lessons, lambda name, done, total, note: seen.append((done, total)))
     assert seen == [(2, 3), (3, 3)]
-    said = [targets[:, HEADS[head]].any(axis=1).tolist() for head in ("explicit", "implicit")]
-    assert said == [[True, True], [False, True]]
-
-
-def test_knowledge_that_says_nothing_is_no_lesson() -> None:
-    knowledge = {"1": Knowledge(id="1", explicit=" ", implicit=" "), "2": _known("2")}
-    lessons = make_lessons("items", dict.fromkeys(knowledge, "text"), knowledge, 0.0, 0)
-    assert lessons.ids == ["2"]
+    written = [targets[:, HEADS[head]].any(axis=1).tolist() for head in ("explicit", "implicit")]
+    assert written == [[True, True], [False, True]]
 
 
 @pytest.mark.parametrize("frozen", [0, 4, 5, 6])
-def test_vectors_of_cached_states_are_the_encoders(frozen: int) -> None:
+def test_cached_states_give_the_encoders_vectors(frozen: int) -> None:
     student = new_student()
     states = TextStates(student, TEXTS, frozen)
     expected = encode_texts(student, TEXTS)
     np.testing.assert_allclose(states.all_vectors(student), expected, atol=1e-6)
     with torch.no_grad():
         np.testing.assert_allclose(states.vectors(student, np.asarray([3, 0])), expected[[3, 0]], atol=1e-6)
+
+
+TOPICS = list(WORDS.values())
+
+
+def _texts(count: int, seed: int = 0) -> list[str]:
+    """Texts of one topic each, in turn: three of its four words."""
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.permutation(TOPICS[n % len(TOPICS)])[:3]) for n in range(count)]
+
+
+def test_texts_of_one_topic_are_near() -> None:
+    found = BagOfWords(_texts(120)).coordinates(_texts(60, seed=1))
+    cosine, topic = found @ found.T, np.arange(60) % len(TOPICS)
+    same = topic[:, None] == topic[None, :]
+    assert cosine[same].min() > cosine[~same].max()
+
+
+def test_coordinates_keep_the_similarity_of_words() -> None:
+    texts = _texts(120)
+    bag = BagOfWords(texts)
+    found = bag.coordinates(texts)
+    counts = bag._counts.transform(texts)
+    np.testing.assert_allclose(found @ found.T, (counts @ counts.T).toarray(), atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 12, 300])
+def test_coordinates_are_reproducible_unit_vectors(count: int) -> None:
+    texts = _texts(count)
+    found = BagOfWords(texts).coordinates(texts)
+    assert np.array_equal(BagOfWords(texts).coordinates(texts), found)
+    assert found.shape == (count, WORDS_DIM)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, atol=1e-5)
+    assert not found[:, len(texts) :].any()
+
+
+def test_other_texts_are_placed_by_known_words() -> None:
+    bag = BagOfWords(_texts(120))
+    known, mixed, other, unknown, empty = bag.coordinates(["beach hotel", "beach zebra hotel", "choir", "zebra", ""])
+    assert known @ mixed > 0.5 > known @ other
+    assert not unknown.any()
+    assert not empty.any()
+    assert bag.coordinates([]).shape == (0, WORDS_DIM)
+
+
+@pytest.mark.parametrize("texts", [[], [""] * 20, ["the and of"] * 20, ["?!", "☕"]])
+def test_texts_without_a_word_give_zeros(texts: list[str]) -> None:
+    assert not BagOfWords(texts).coordinates([*texts, "beach hotel"]).any()
+
+
+@given(texts=st.lists(st.text(max_size=30), max_size=12))
+def test_any_texts_give_unit_vectors_or_zeros(texts: list[str]) -> None:
+    length = np.linalg.norm(BagOfWords(texts).coordinates(texts), axis=1)
+    assert np.all((length < 1e-6) | (np.abs(length - 1) < 1e-5))

@@ -1,4 +1,4 @@
-"""The student makes the same vector of a text wherever it stands, and comes back from its folder as it went in."""
+"""A text's vector does not depend on its batch, and a student round-trips through its folder."""
 
 import json
 import shutil
@@ -35,6 +35,7 @@ from msd.student.record import (
 )
 from tests.student.small import small_student
 
+SIZES = [name for name in BertConfig.model_fields if name.endswith(("_size", "_layers", "_heads", "_embeddings"))]
 TEXTS = ["Toy Story", "A spy film with gadgets and stunts", "beach hotel " * 100, "", "Café ☕ 東京"]
 
 
@@ -72,7 +73,7 @@ def test_untrained_heads_pass_the_plain_embedding_through() -> None:
         np.testing.assert_allclose(vectors[:, HEADS[head]], plain, atol=1e-6)
 
 
-def test_the_untrained_head_of_words_is_the_same_in_every_student_whatever_was_drawn_before() -> None:
+def test_untrained_words_head_is_the_same_in_every_student() -> None:
     vectors = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -80,7 +81,7 @@ def test_the_untrained_head_of_words_is_the_same_in_every_student_whatever_was_d
     assert np.array_equal(vectors[0], vectors[1])
 
 
-def test_hidden_states_are_those_of_transformers_to_the_bit() -> None:
+def test_hidden_states_equal_transformers_to_the_bit() -> None:
     sizes: dict[str, Any] = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4}
     torch.manual_seed(3)
     config = transformers.BertConfig(**sizes, intermediate_size=40, attn_implementation="sdpa")  # type: ignore[call-arg]
@@ -97,18 +98,11 @@ def test_hidden_states_are_those_of_transformers_to_the_bit() -> None:
         assert torch.equal(found[mask_BT == 1], right[mask_BT == 1])
 
 
-def test_plain_embeddings_are_those_of_the_published_model() -> None:
+def test_plain_embeddings_equal_the_published_model() -> None:
     """As transformers 5.24 computes them."""
     (found,) = encode_texts(new_student(), ["A spy film with gadgets and stunts"], plain=True)
     expected = [-0.13357244, 0.04884109, -0.05499316, -0.09049938, 0.02152566, -0.0224352]
     np.testing.assert_allclose(found[:6], expected, atol=1e-5)
-
-
-def test_plain_embeddings_know_what_is_alike() -> None:
-    one, same, other = encode_texts(
-        new_student(), ["a film about spies", "a secret agent movie", "a cake recipe"], plain=True
-    )
-    assert one @ same > 0.5 > one @ other
 
 
 def test_each_head_has_unit_length(student: Student) -> None:
@@ -123,18 +117,15 @@ def test_each_head_has_unit_length(student: Student) -> None:
 
 @settings(max_examples=8, deadline=None)
 @given(texts=st.lists(st.text(max_size=60), max_size=5), batch_size=st.integers(1, 4))
-def test_a_vector_does_not_depend_on_its_batch(student: Student, texts: list[str], batch_size: int) -> None:
+def test_vector_does_not_depend_on_its_batch(student: Student, texts: list[str], batch_size: int) -> None:
     alone = encode_texts(student, TEXTS[:2])
     found = encode_texts(student, [TEXTS[0], *texts, TEXTS[1]], batch_size)
     np.testing.assert_allclose(found[[0, -1]], alone, atol=1e-6)
 
 
-def test_the_same_texts_give_the_same_bits_and_no_text_gives_no_vector(student: Student) -> None:
+def test_equal_texts_give_equal_bits(student: Student) -> None:
     assert np.array_equal(encode_texts(student, TEXTS), encode_texts(student, TEXTS))
     assert encode_texts(student, []).shape == (0, VECTOR_DIM)
-
-
-def test_batches_are_counted(student: Student) -> None:
     seen: list[int] = []
     encode_texts(student, TEXTS, batch_size=2, on_batch=seen.append)
     assert seen == [2, 2, 1]
@@ -149,14 +140,14 @@ def test_texts_are_cut_at_max_tokens() -> None:
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
 
 
-def test_a_student_comes_back_from_its_folder_alone(student: Student, saved: Path) -> None:
+def test_student_round_trips_through_its_folder(student: Student, saved: Path) -> None:
     loaded = load_student(saved)
     assert np.array_equal(encode_texts(loaded, TEXTS), encode_texts(student, TEXTS))
     assert loaded.record == student.record == load_record(saved)
     assert {path.name for path in saved.iterdir()} == {WEIGHTS_FILE, TOKENIZER_FILE, RECORD_FILE}
 
 
-def test_the_fingerprint_names_weights_and_truncation(student: Student, saved: Path, tmp_path: Path) -> None:
+def test_fingerprint_depends_on_weights_and_truncation(student: Student, saved: Path, tmp_path: Path) -> None:
     again = save_student(student, tmp_path / "again")
     shorter = save_student(new_student(max_tokens=64), tmp_path / "shorter")
     plain = save_student(new_student(), tmp_path / "plain")
@@ -165,14 +156,14 @@ def test_the_fingerprint_names_weights_and_truncation(student: Student, saved: P
 
 
 @pytest.mark.parametrize("name", [WEIGHTS_FILE, TOKENIZER_FILE, RECORD_FILE])
-def test_a_missing_file_is_named(saved: Path, name: str) -> None:
+def test_missing_file_is_named(saved: Path, name: str) -> None:
     (saved / name).unlink()
     with pytest.raises(StudentError, match=f"{name}: no such file"):
         load_student(saved)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS_FILE, TOKENIZER_FILE])
-def test_an_altered_or_shortened_file_is_refused(saved: Path, name: str) -> None:
+def test_rejects_altered_or_shortened_file(saved: Path, name: str) -> None:
     data = (saved / name).read_bytes()
     (saved / name).unlink()
     for damaged in (data[:-5], data[:-1] + bytes([data[-1] ^ 1])):
@@ -191,38 +182,22 @@ def test_an_altered_or_shortened_file_is_refused(saved: Path, name: str) -> None
         ({"colour": "red"}, r"student\.json: colour: "),
         ({"bert": {"hidden_act": "relu"}}, r"student\.json: bert\.hidden_act: "),
         ({"bert": {"num_attention_heads": 7}}, r"student\.json: bert: .*7 does not divide hidden_size=384"),
+        ({"bert": {"hidden_size": 768}}, r"student\.json: the file: bert\.hidden_size should be 384"),
+        ({"bert": {"max_position_embeddings": 64}}, r"the file: max_tokens=128 is more than bert\.max_pos.*=64"),
+        *(
+            ({"bert": {size: 10**9}}, rf"student\.json: bert\.{size}: should be less than or equal to ")
+            for size in SIZES
+        ),
     ],
 )
-def test_a_record_of_another_version_or_shape_is_refused(saved: Path, change: dict[str, object], message: str) -> None:
+def test_rejects_record(saved: Path, change: dict[str, object], message: str) -> None:
     record = json.loads((saved / RECORD_FILE).read_text())
     (saved / RECORD_FILE).write_text(json.dumps({**record, **change}))
     with pytest.raises(StudentError, match=message):
         load_student(saved)
 
 
-@pytest.mark.parametrize(
-    "size", [name for name in BertConfig.model_fields if name.endswith(("_size", "_layers", "_heads", "_embeddings"))]
-)
-def test_a_record_of_a_vast_student_is_refused(tmp_path: Path, size: str) -> None:
-    (tmp_path / RECORD_FILE).write_text(json.dumps({"format": 2, "start": "x", "bert": {size: 10**9}}))
-    with pytest.raises(StudentError, match=rf"student\.json: bert\.{size}: should be less than or equal to "):
-        load_student(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("bert", "message"),
-    [
-        ({"hidden_size": 768}, r"student\.json: the file: bert\.hidden_size should be 384"),
-        ({"max_position_embeddings": 64}, r"student\.json: the file: max_tokens=128 is more than bert\.max_pos.*=64"),
-    ],
-)
-def test_a_record_whose_sizes_do_not_go_together_is_refused(tmp_path: Path, bert: dict[str, int], message: str) -> None:
-    (tmp_path / RECORD_FILE).write_text(json.dumps({"format": 2, "start": "x", "bert": bert}))
-    with pytest.raises(StudentError, match=message):
-        load_student(tmp_path)
-
-
-def test_a_tokenizer_with_more_words_than_the_network_is_refused(tmp_path: Path) -> None:
+def test_rejects_tokenizer_with_more_words_than_the_network(tmp_path: Path) -> None:
     student = small_student(["Red tent"])
     student.tokenizer.add_tokens(["blue", "green"])
     save_student(student, tmp_path)
@@ -230,17 +205,8 @@ def test_a_tokenizer_with_more_words_than_the_network_is_refused(tmp_path: Path)
         load_student(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00", "[" * 100_000])
-def test_a_record_that_is_no_record_is_refused(saved: Path, text: str) -> None:
-    (saved / RECORD_FILE).write_text(text)
-    with pytest.raises(StudentError, match=RECORD_FILE):
-        load_student(saved)
-
-
-def test_bytes_that_are_not_utf8_are_refused(saved: Path) -> None:
-    (saved / RECORD_FILE).write_bytes(b"\xff\xfe")
-    with pytest.raises(StudentError, match="not JSON"):
-        load_student(saved)
-    (saved / TOKENIZER_FILE).write_bytes(b"\xff\xfe")
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\x00", b"[" * 100_000, b"\xff\xfe"])
+def test_rejects_records_that_are_none(saved: Path, content: bytes) -> None:
+    (saved / RECORD_FILE).write_bytes(content)
     with pytest.raises(StudentError, match=RECORD_FILE):
         load_student(saved)

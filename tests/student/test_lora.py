@@ -27,7 +27,7 @@ def _moved(lora: Lora) -> Lora:
     return lora
 
 
-def test_it_begins_with_the_students_vectors(student: Student) -> None:
+def test_lora_begins_with_the_students_vectors(student: Student) -> None:
     before = encode_texts(student, TEXTS)
     Lora(student, rank=4, layers=1)
     np.testing.assert_allclose(encode_texts(student, TEXTS), before, atol=1e-6)
@@ -44,7 +44,7 @@ def test_only_the_top_layers_differences_are_trained(student: Student) -> None:
     assert {min(weight.shape) for weight in lora.weights.values()} == {4}
 
 
-def test_gradients_reach_it_through_cached_states(student: Student) -> None:
+def test_gradients_reach_lora_through_cached_states(student: Student) -> None:
     lora = _moved(Lora(student, rank=4, layers=1))
     vectors = TextStates(student, TEXTS, lora.frozen).vectors(student, np.array([2, 0]))
     torch.autograd.backward(vectors[:, 0].sum())
@@ -52,7 +52,7 @@ def test_gradients_reach_it_through_cached_states(student: Student) -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_merged_weights_give_the_same_vectors_in_a_student_of_the_same_form(student: Student, layers: int) -> None:
+def test_merged_weights_give_the_same_vectors(student: Student, layers: int) -> None:
     before, names = encode_texts(student, TEXTS), {name: value.shape for name, value in student.state_dict().items()}
     lora = _moved(Lora(student, rank=4, layers=layers))
     tuned = encode_texts(student, TEXTS)
@@ -62,7 +62,7 @@ def test_merged_weights_give_the_same_vectors_in_a_student_of_the_same_form(stud
     assert {name: value.shape for name, value in student.state_dict().items()} == names
 
 
-def test_frozen_weights_stay_to_the_bit(student: Student) -> None:
+def test_frozen_weights_do_not_change(student: Student) -> None:
     before = copy.deepcopy(student.state_dict())
     _moved(Lora(student, rank=4, layers=1)).merge()
     changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
@@ -70,7 +70,7 @@ def test_frozen_weights_stay_to_the_bit(student: Student) -> None:
     assert all(".layer.1." in name and name.endswith(".weight") for name in changed)
 
 
-def test_what_was_copied_can_be_set(student: Student) -> None:
+def test_copied_weights_can_be_restored(student: Student) -> None:
     lora = _moved(Lora(student, rank=4, layers=1))
     kept, tuned = lora.copy(), encode_texts(student, TEXTS)
     _moved(lora)

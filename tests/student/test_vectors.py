@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @given(asked=st.lists(st.sampled_from(["1", "two", "é☕", "unknown", ""]), max_size=8))
-def test_gather_gives_each_id_its_own_vector_or_none(asked: list[str]) -> None:
+def test_gather_returns_each_ids_vector(asked: list[str]) -> None:
     vectors = _vectors()
     array, present = vectors.gather("items", asked)
     assert array.shape == (len(asked), VECTOR_DIM)
@@ -41,41 +41,35 @@ def test_gather_gives_each_id_its_own_vector_or_none(asked: list[str]) -> None:
         assert np.array_equal(row, expected)
 
 
-def test_levels_are_apart() -> None:
+def test_levels_are_separate_and_may_be_empty(folder: Path) -> None:
     vectors = _vectors()
     assert not np.array_equal(vectors.gather("items", ["1"])[0], vectors.gather("users", ["1"])[0])
     assert vectors.gather("users", ["two"])[1].tolist() == [False]
-
-
-def test_a_level_may_be_empty(folder: Path) -> None:
     save_vectors(StudentVectors("f" * 64, _level(["1"], 0), _level([], 0)), folder)
     array, present = load_vectors(folder).gather("users", ["a", "b"])
     assert not array.any()
     assert not present.any()
 
 
-def test_vectors_come_back_as_they_were(folder: Path) -> None:
+def test_vectors_round_trip(folder: Path) -> None:
     loaded, saved = load_vectors(folder), _vectors()
     for level in ("items", "users"):
         assert getattr(loaded, level).ids == getattr(saved, level).ids
         assert np.array_equal(getattr(loaded, level).vectors, getattr(saved, level).vectors)
 
 
-def test_vectors_of_another_student_are_refused(folder: Path) -> None:
+def test_rejects_vectors_and_ids_of_another_student(folder: Path) -> None:
+    ids = json.loads((folder / IDS_FILE).read_text())
+    (folder / IDS_FILE).write_text(json.dumps({**ids, "student": "0" * 64}))
+    with pytest.raises(StudentError, match="made by another student"):
+        load_vectors(folder)
     save_vectors(_vectors("0" * 64), folder)
     with pytest.raises(StudentError, match=f"{VECTORS_FILE}: made by another student"):
         load_vectors(folder)
 
 
-def test_ids_left_by_another_student_are_refused(folder: Path) -> None:
-    ids = json.loads((folder / IDS_FILE).read_text())
-    (folder / IDS_FILE).write_text(json.dumps({**ids, "student": "0" * 64}))
-    with pytest.raises(StudentError, match="made by another student"):
-        load_vectors(folder)
-
-
 @pytest.mark.parametrize("name", [VECTORS_FILE, IDS_FILE, RECORD_FILE])
-def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+def test_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(StudentError, match=f"{name}: no such file"):
         load_vectors(folder)
@@ -92,20 +86,18 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
         ('{"format": 2, "student": "x", "items": ["a", "a"], "users": []}', "items: has an id twice"),
     ],
 )
-def test_faulty_ids_are_refused(folder: Path, text: str, message: str) -> None:
+def test_rejects_faulty_ids(folder: Path, text: str, message: str) -> None:
     (folder / IDS_FILE).write_text(text)
     with pytest.raises(StudentError, match=message):
         load_vectors(folder)
 
 
-def test_arrays_that_do_not_fit_the_ids_are_refused(folder: Path) -> None:
-    ids = json.loads((folder / IDS_FILE).read_text())
-    (folder / IDS_FILE).write_text(json.dumps({**ids, "items": ids["items"][:2]}))
+def test_rejects_damaged_arrays(folder: Path) -> None:
+    whole = (folder / IDS_FILE).read_text()
+    (folder / IDS_FILE).write_text(json.dumps({**json.loads(whole), "items": ["1", "two"]}))
     with pytest.raises(StudentError, match=r"items: float32 \[3, 896\], but ids\.json has 2 ids"):
         load_vectors(folder)
-
-
-def test_damaged_arrays_are_refused(folder: Path) -> None:
+    (folder / IDS_FILE).write_text(whole)
     data = (folder / VECTORS_FILE).read_bytes()
     (folder / VECTORS_FILE).write_bytes(data[: len(data) // 2])
     with pytest.raises(StudentError, match="damaged"):

@@ -23,14 +23,12 @@ class Call:
 
     @property
     def question(self) -> str:
-        """The text that is asked about."""
         chat = self.body["messages"]
         asked = chat[-3] if "cannot be used" in chat[-1]["content"] else chat[-1]
         return str(asked["content"]).removeprefix("<text>\n").removesuffix("\n</text>")
 
     @property
     def is_repair(self) -> bool:
-        """Whether it asks for a better answer."""
         return "cannot be used" in self.body["messages"][-1]["content"]
 
     def send(self, status: int, content: bytes, *, length: int | None = None, **headers: str) -> None:
@@ -43,18 +41,15 @@ class Call:
         self.handler.wfile.write(content)
 
     def say(self, text: str | None, **more: object) -> None:
-        """A chat completion."""
         reply = {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}}], **more}
         self.send(200, json.dumps(reply).encode(), Content_Type="application/json")
 
     def answer(self, **changes: object) -> None:
-        """A right answer about what is asked."""
         usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
         self.say(json.dumps(right(self.question) | changes), usage=usage)
 
 
 def right(text: str) -> dict[str, object]:
-    """An answer as it should be."""
     return {
         "reasoning": "because",
         "explicit": f"E {text}",
@@ -106,7 +101,6 @@ class ChatServer:
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def settings(self, **changes: Any) -> ModelServer:  # noqa: ANN401
-        """Settings to ask this server, in a hurry."""
         return replace(ModelServer(self.url, "m", timeout=30.0, attempts=3, pause=0.001), **changes)
 
     @property
@@ -137,28 +131,23 @@ def in_turn(*behaviours: Behaviour) -> Behaviour:
 
 
 def status(code: int, text: str = "", **headers: str) -> Behaviour:
-    """Answers with a status."""
     return lambda call: call.send(code, text.encode(), length=None, **headers)
 
 
 def cut_off(call: Call) -> None:
-    """Promises more bytes than it sends."""
     call.send(200, b'{"choices": [{"mess', length=500, Content_Type="application/json")
     call.handler.close_connection = True
 
 
 def web_page(call: Call) -> None:
-    """What a proxy might say."""
     call.send(200, b"<html>Please log in</html>", Content_Type="text/html")
 
 
 def drop(call: Call) -> None:
-    """Hangs up without a word."""
     call.handler.close_connection = True
 
 
 def silent(call: Call) -> None:
-    """Says nothing until the test is over."""
     call.closing.wait()
     call.handler.close_connection = True
 
@@ -174,7 +163,6 @@ def drip(call: Call) -> None:
 
 
 def endless(call: Call) -> None:
-    """Sends for as long as somebody listens."""
     call.handler.send_response(200)
     call.handler.send_header("Content-Type", "application/json")
     call.handler.send_header("Connection", "close")

@@ -41,24 +41,9 @@ class Parrot:
             yield self.reply(question)
 
     def reply(self, question: Question) -> Reply:
-        """What it says."""
         said = f"It is {question.text}", f"A {question.level}, for those who “like” {question.text}"
         knowledge = Knowledge(id=question.id, explicit=said[0], implicit=said[1], tags=tuple("abcde"))
         return Answered(question, knowledge, "it repeats", Usage(10, 1))
-
-
-class Fickle(Parrot):
-    """Answers about ids of its own."""
-
-    def __init__(self, ids: Sequence[str]) -> None:
-        super().__init__()
-        self._ids = ids
-
-    def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
-        known = {question.id: question for question in questions if question.level == "item"}
-        if not known:
-            return iter(())
-        return (self.reply(known.get(id_) or Question("item", id_, "?")) for id_ in self._ids)
 
 
 class Choosy(Parrot):
@@ -75,7 +60,7 @@ class Choosy(Parrot):
 
 
 def ignore(stage: Stage) -> None:
-    """A progress bar that nobody looks at."""
+    """No progress bar."""
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +133,10 @@ def test_finished_folder_asks_nothing_even_if_damaged(small: Dataset, tmp_path: 
         (tmp_path / name).write_text("{", encoding="utf-8")
         collect_knowledge(small, Parrot(0), tmp_path, ignore)
         assert load_knowledge(tmp_path) == whole
+    # A folder from before answers.jsonl existed.
+    (tmp_path / "answers.jsonl").unlink()
+    collect_knowledge(small, Parrot(), tmp_path, ignore)
+    assert load_knowledge(tmp_path) == whole
 
 
 def test_only_changed_texts_are_asked_again(small: Dataset, tmp_path: Path) -> None:
@@ -164,7 +153,10 @@ def test_only_changed_texts_are_asked_again(small: Dataset, tmp_path: Path) -> N
     assert {one.level for one in later.asked} == {"user"}
     assert all("Lantern" in one.text for one in later.asked)
     assert load_knowledge(tmp_path / "out").items["10"].explicit == "It is Lantern,"
-    # The first dataset's answers are still there.
+    # The first dataset's answers are still there, and a change that no question shows needs no others.
+    unchanged = load_dataset(write_small(tmp_path / "later", events=EVENTS.replace("1700000009,1", "1700000009,0")))
+    assert unchanged.fingerprint != small.fingerprint
+    collect_knowledge(unchanged, Parrot(0), tmp_path / "out", ignore)
     collect_knowledge(small, Parrot(0), tmp_path / "out", ignore)
     assert load_knowledge(tmp_path / "out").items["10"].explicit == "It is Mystery,"
 
@@ -178,7 +170,7 @@ def test_other_models_and_wordings_ask_everything(small: Dataset, tmp_path: Path
         assert len(other.asked) == len({one.text for one in other.asked}) > 3
 
 
-def test_items_that_share_a_text_share_an_answer(tmp_path: Path) -> None:
+def test_items_of_one_text_share_an_answer_or_refusal(tmp_path: Path) -> None:
     items = ITEMS + "11,Tent,camping|outdoor,5\n12,Tent,camping|outdoor,6\n"
     parrot = Parrot()
     data = load_dataset(write_small(tmp_path / "small", items=items))
@@ -186,42 +178,27 @@ def test_items_that_share_a_text_share_an_answer(tmp_path: Path) -> None:
     assert [one.id for one in parrot.asked if one.text.startswith("Tent")] == ["1"]
     found = load_knowledge(tmp_path / "out").items
     assert found["12"] == found["1"].model_copy(update={"id": "12"})
+    refusals = collect_knowledge(data, Choosy("Tent, camping", "no"), tmp_path / "refused", ignore).refusals
+    assert [one.id for one in refusals] == ["1", "11", "12"]
 
 
-def test_change_outside_questions_keeps_answers(small: Dataset, tmp_path: Path) -> None:
-    collect_knowledge(small, Parrot(), tmp_path / "out", ignore)
-    later = EVENTS.replace("1700000009,1", "1700000009,0")
-    other = load_dataset(write_small(tmp_path / "small", events=later))
-    assert other.fingerprint != small.fingerprint
-    collect_knowledge(other, Parrot(0), tmp_path / "out", ignore)
-
-
-def test_rejects_folder_of_unknown_origin(small: Dataset, tmp_path: Path) -> None:
+def test_rejects_folders_that_are_not_its_own(small: Dataset, tmp_path: Path) -> None:
     (tmp_path / "items.jsonl").write_text("{}\n", encoding="utf-8")
-    with pytest.raises(TeacherError, match=r"holds items\.jsonl of unknown origin"):
-        collect_knowledge(small, Parrot(), tmp_path, ignore)
-    with pytest.raises(TeacherError, match="is a file; name a folder"):
-        collect_knowledge(small, Parrot(), tmp_path / "items.jsonl", ignore)
+    for folder, message in (
+        (tmp_path, r"holds items\.jsonl of unknown origin"),
+        (tmp_path / "items.jsonl", "is a file; name a folder"),
+        (tmp_path / "items.jsonl" / "out", "out cannot be written: .*Not a directory"),
+    ):
+        with pytest.raises(TeacherError, match=message):
+            collect_knowledge(small, Parrot(), folder, ignore)
+    assert [path.name for path in tmp_path.iterdir()] == ["items.jsonl"]
     (tmp_path / "items.jsonl").rename(tmp_path / "step.json")
     with pytest.raises(TeacherError, match=r"holds step\.json of unknown origin"):
         collect_knowledge(small, Parrot(), tmp_path, ignore)
-    assert [path.name for path in tmp_path.iterdir()] == ["step.json"]
-
-
-def test_reports_unwritable_folder(small: Dataset, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(TeacherError, match="out cannot be written: .*Not a directory"):
-        collect_knowledge(small, Parrot(), tmp_path / "file" / "out", ignore)
+    (tmp_path / "step.json").unlink()
     (tmp_path / "answers.jsonl").mkdir()
     with pytest.raises(TeacherError, match=r"answers\.jsonl cannot be read: Is a directory"):
         collect_knowledge(small, Parrot(), tmp_path, ignore)
-
-
-def test_folder_without_answers_file_is_rewritten(small: Dataset, tmp_path: Path) -> None:
-    collect_knowledge(small, Parrot(), tmp_path, ignore)
-    (tmp_path / "answers.jsonl").unlink()
-    collect_knowledge(small, Parrot(), tmp_path, ignore)
-    assert len(load_knowledge(tmp_path).items) == 3
 
 
 @pytest.mark.parametrize("name", ["answers.jsonl", "quarantine.jsonl"])
@@ -239,6 +216,19 @@ def test_rejects_second_concurrent_run(small: Dataset, tmp_path: Path) -> None:
     with Journal(tmp_path), pytest.raises(TeacherError, match="another `msd teach` is writing to"):
         collect_knowledge(small, Parrot(), tmp_path, ignore)
     collect_knowledge(small, Parrot(0), tmp_path, ignore)
+
+
+class Fickle(Parrot):
+    """Answers about IDs of its own."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        super().__init__()
+        self._ids = ids
+
+    def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
+        known = {question.id: question for question in questions if question.level == "item"}
+        ids = self._ids if known else ()
+        return (self.reply(known.get(id_) or Question("item", id_, "?")) for id_ in ids)
 
 
 @pytest.mark.parametrize(
@@ -280,23 +270,13 @@ def test_unanswered_question_is_asked_again(small: Dataset, tmp_path: Path) -> N
     assert not (tmp_path / "quarantine.jsonl").exists()
 
 
-def test_every_item_of_a_text_is_quarantined(tmp_path: Path) -> None:
-    data = load_dataset(write_small(tmp_path / "small", items=ITEMS + "11,Boots,outdoor,5\n"))
-    refusals = collect_knowledge(data, Choosy("Boots, outdoor", "no"), tmp_path / "out", ignore).refusals
-    assert [one.id for one in refusals] == ["2", "11"]
-
-
-def test_ten_silences_in_a_row_end_the_run(tiny: Dataset, tmp_path: Path) -> None:
+def test_ten_unanswered_questions_in_a_row_end_the_run(tiny: Dataset, tmp_path: Path) -> None:
     dead = Choosy("", None)
     with pytest.raises(TeacherError, match="left 10 questions in a row without an answer: it will not"):
         collect_knowledge(tiny, dead, tmp_path, ignore)
     assert len(dead.asked) == 10
-    assert not (tmp_path / "teach.json").exists()
-
-
-def test_rejects_knowledge_without_any_answer(small: Dataset, tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match="none of .* answers can be used"):
-        collect_knowledge(small, Choosy("", "no"), tmp_path, ignore)
+        collect_knowledge(tiny, Choosy("", "no"), tmp_path, ignore)
     assert not (tmp_path / "teach.json").exists()
 
 

@@ -69,30 +69,20 @@ def test_wrong_line_is_named(folder: Path, line: str, message: str) -> None:
     assert "\n" not in told
 
 
-def test_all_wrong_lines_are_counted_and_the_first_twenty_shown(folder: Path) -> None:
-    (folder / "items.jsonl").write_text("{\n" * 30, encoding="utf-8")
-    told = fault(folder)
-    assert told.count("Invalid JSON") == 20
-    assert told.endswith("… and 10 more")
-
-
-def test_rejects_id_with_two_answers(folder: Path) -> None:
-    path = folder / "users.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines()
-    path.write_text("\n".join([*lines[:-1], lines[0]]), encoding="utf-8")
+def test_all_faults_of_a_folder_are_named(folder: Path, tmp_path: Path) -> None:
+    items, users = folder / "items.jsonl", folder / "users.jsonl"
+    lines = users.read_text(encoding="utf-8").splitlines()
+    users.write_text("\n".join([*lines[:-1], lines[0]]), encoding="utf-8")
     assert "the id 'u1' has two answers" in fault(folder)
-
-
-def test_rejects_cut_off_file(folder: Path) -> None:
-    path = folder / "items.jsonl"
-    path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:50]), encoding="utf-8")
+    users.write_text("\n".join(lines), encoding="utf-8")
+    items.write_text("\n".join(items.read_text(encoding="utf-8").splitlines()[:50]), encoding="utf-8")
     assert "holds 50 answers where teach.json counts 79" in fault(folder)
-
-
-def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
+    items.write_text("{\n" * 30, encoding="utf-8")
+    assert fault(folder).count("Invalid JSON") == 20
+    assert fault(folder).endswith("… and 10 more")
+    users.unlink()
+    assert fault(folder).endswith("… and 11 more")
     assert "there is no such folder" in fault(tmp_path / "nowhere")
-    (folder / "users.jsonl").unlink()
-    assert "users.jsonl cannot be read: No such file or directory" in fault(folder)
     (folder / "teach.json").unlink()
     assert "`msd teach` has not finished there; run it again" in fault(folder)
 

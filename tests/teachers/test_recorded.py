@@ -10,6 +10,8 @@ from msd.teachers.knowledge import Knowledge, TeacherError
 from msd.teachers.recorded import RecordedTeacher
 from msd.teachers.teacher import Answered, Level, Question, Teacher
 
+SHIPPED = resources.files("msd.teachers") / "answers" / "ml-100k"
+
 
 def config_of(name: str, window: float = 0.5) -> DatasetConfig:
     return DatasetConfig(
@@ -36,26 +38,23 @@ def teacher() -> Teacher:
     return RecordedTeacher(config_of("ml-100k"))
 
 
-def test_every_item_and_user_has_an_answer(teacher: Teacher) -> None:
-    items = answers(teacher, *ask("item", *map(str, range(1, 1683))))
+def test_every_item_and_user_has_an_answer_in_the_order_asked(teacher: Teacher) -> None:
+    items = answers(teacher, *ask("item", *map(str, range(1682, 0, -1))))
     users = answers(teacher, *ask("user", *map(str, range(1, 944))))
-    assert [answer.id for answer in items] == [str(n) for n in range(1, 1683)]
+    assert [answer.id for answer in items] == [str(n) for n in range(1682, 0, -1)]
     assert [answer.id for answer in users] == [str(n) for n in range(1, 944)]
+    assert "Lasseter" in items[-1].explicit
     assert sum(not answer.known for answer in items) == 23
     assert all(answer.known for answer in users)
     assert all(5 <= len(answer.tags) <= 8 for answer in items)
 
 
-def test_answers_come_in_the_order_asked(teacher: Teacher) -> None:
-    assert [answer.id for answer in answers(teacher, *ask("item", "50", "3", "1000"))] == ["50", "3", "1000"]
-    assert "Lasseter" in answers(teacher, *ask("item", "1"))[0].explicit
-
-
-def test_provenance_ships_with_the_answers(teacher: Teacher) -> None:
+def test_answers_ship_with_their_provenance_and_without_a_date(teacher: Teacher) -> None:
     assert (teacher.name, teacher.prompt_version) == ("recorded-1", "1")
     assert "Apache-2.0" in teacher.provenance
-    shipped = resources.files("msd.teachers") / "answers" / "ml-100k"
-    assert "profile window alone" in shipped.joinpath("PROVENANCE.md").read_text(encoding="utf-8")
+    assert "profile window alone" in SHIPPED.joinpath("PROVENANCE.md").read_text(encoding="utf-8")
+    for name in ("items.jsonl.gz", "users.jsonl.gz"):
+        assert SHIPPED.joinpath(name).read_bytes()[4:8] == b"\0\0\0\0"
 
 
 def test_rejects_ids_without_an_answer(teacher: Teacher) -> None:
@@ -64,29 +63,24 @@ def test_rejects_ids_without_an_answer(teacher: Teacher) -> None:
         teacher.answer(questions)
 
 
-def test_rejects_another_dataset() -> None:
-    with pytest.raises(TeacherError, match="no recorded answers for the dataset 'shop'; there are for ml-100k"):
-        RecordedTeacher(config_of("shop"))
-
-
-def test_rejects_shorter_window_than_the_answers_saw() -> None:
-    with pytest.raises(TeacherError, match=r"saw the first 0\.5 of each user's events, .* profile_window of 0\.3"):
-        RecordedTeacher(config_of("ml-100k", window=0.3))
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (("shop",), "no recorded answers for the dataset 'shop'; there are for ml-100k"),
+        (("ml-100k", 0.3), r"saw the first 0\.5 of each user's events, .* profile_window of 0\.3"),
+    ],
+)
+def test_rejects_other_datasets_and_shorter_windows(config: tuple[str, float], message: str) -> None:
+    with pytest.raises(TeacherError, match=message):
+        RecordedTeacher(config_of(*config))
     RecordedTeacher(config_of("ml-100k", window=0.6))
 
 
-def test_files_are_compressed_without_a_date() -> None:
-    folder = resources.files("msd.teachers") / "answers" / "ml-100k"
-    for name in ("items.jsonl.gz", "users.jsonl.gz"):
-        assert folder.joinpath(name).read_bytes()[4:8] == b"\0\0\0\0"
-
-
 def test_rejects_damaged_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = resources.files("msd.teachers") / "answers" / "ml-100k"
     copy = tmp_path / "ml-100k"
     copy.mkdir()
     for name in ("answers.json", "items.jsonl.gz"):
-        copy.joinpath(name).write_bytes(source.joinpath(name).read_bytes()[:9000])
+        copy.joinpath(name).write_bytes(SHIPPED.joinpath(name).read_bytes()[:9000])
     monkeypatch.setattr("msd.teachers.recorded._answers", lambda: tmp_path)
     teacher = RecordedTeacher(config_of("ml-100k"))
     with pytest.raises(TeacherError, match=r"items\.jsonl\.gz for 'ml-100k' are damaged"):

@@ -56,13 +56,13 @@ class Words:
         return [one for *_, one in heapq.nsmallest(most, found)]
 
     def of(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        places = {one: entry.offset for one in ids if (entry := self._entries.get(one))}
+        entries = {item_id: entry for item_id in ids if (entry := self._entries.get(item_id))}
         found: dict[str, dict[str, Any]] = {}
-        if places:
+        if entries:
             with self._path.open("rb") as file:
-                for one, offset in places.items():
-                    file.seek(offset)
-                    found[one] = _document(file.readline()) or {}
+                for item_id, entry in entries.items():
+                    file.seek(entry.offset)
+                    found[item_id] = _document(file.readline()) or {}
         return found
 
 

@@ -11,9 +11,9 @@ from lab.data.collm_ml_1m import write_collm_ml_1m
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part, split_events
 from msd.teachers.knowledge import Knowledge, KnowledgeBase, TeachRecord, load_knowledge, load_record
-from tests.dataset.movielens import ROWS, write_archive
 from tests.dataset.tiny import write_tiny_dataset
 from tests.lab.benchmark.made import ITEMS, Steps, write_collm
+from tests.lab.data.movielens import ROWS, write_archive
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from msd.dataset.check import check_dataset
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.problem import ArchiveError
 from msd.dataset.texts import teacher_texts
-from tests.dataset.movielens import FILMS, ROWS, USERS, films, ratings, write_archive
+from tests.lab.data.movielens import FILMS, ROWS, USERS, films, ratings, write_archive
 
 
 @pytest.fixture(scope="module")

@@ -68,13 +68,11 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def psi(metrics: Metrics) -> dict[str, float]:
-    """The drift by input and head, as it is told."""
     lines = [line for line in metrics.exposition().decode().splitlines() if "_psi{" in line]
     return {line.split('"')[1]: float(line.rsplit(" ", 1)[1]) for line in lines}
 
 
 def add(drift: Drift, bundle: Bundle, found: Iterable[RequestRecord]) -> None:
-    """Count records as requests of a bundle."""
     codecs = [RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item")]
     for record in found:
         request, basis = parse_request(record.request, bundle.schema), basis_of(record, *codecs)
@@ -202,7 +200,6 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 def shown_clicks(metrics: Metrics, name: str) -> dict[tuple[str, str], float]:
-    """Expected or observed clicks by rank and quarter of bids."""
     lines = [line for line in metrics.exposition().decode().splitlines() if line.startswith(f"{name}{{")]
     return {(line.split('"')[3], line.split('"')[1]): float(line.rsplit(" ", 1)[1]) for line in lines}
 

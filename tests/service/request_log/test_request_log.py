@@ -64,7 +64,6 @@ def patient_close(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def results(metrics: Metrics, name: str = "records") -> dict[str, float]:
-    """How many there are of each result."""
     start = f'msd_log_{name}_total{{result="'
     lines = [line for line in metrics.exposition().decode().splitlines() if line.startswith(start)]
     return {line.split('"')[1]: float(line.rsplit(" ", 1)[1]) for line in lines}
@@ -72,7 +71,6 @@ def results(metrics: Metrics, name: str = "records") -> dict[str, float]:
 
 @contextmanager
 def slow_log(path: Path, metrics: Metrics, share: float = 1.0) -> Iterator[tuple[RequestLog, SlowFolder]]:
-    """A log that writes each record at once, to a disk that hangs."""
     folder = SlowFolder(path)
     try:
         yield RequestLog(LogWriter(folder, metrics, share, 0.0), share, 0.05, metrics), folder

@@ -1,4 +1,4 @@
-"""Every baseline obeys what the service rests on, computes what its paper says, and learns in the one trainer."""
+"""Every network scores a candidate by itself, its user and its context; baselines compute what their papers say."""
 
 import itertools
 from dataclasses import replace
@@ -18,14 +18,14 @@ from model_export.ranker import ranker_graph, torch_scores
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, Semantic, Sequence, State
 from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker
-from msd.ranker.model import Ranker, RankerConfig
-from msd.ranker.networks import Baseline, DcnV2, DeepFm, Din, LogisticRegression, new_network
+from msd.ranker.model import Affinity, Ranker, RankerConfig, SideEmbedding
+from msd.ranker.networks import DcnV2, DeepFm, Din, LogisticRegression, Network, new_network
 from msd.student.record import VECTOR_DIM
-from msd.training.folder import RankerRecord, load_ranker, save_ranker
 from msd.training.train import TrainConfig, predict, train_ranker
 from tests.ranker.made import SMALL, World, batch_logits, quiet
 
 NAMES = ("lr", "deepfm", "din", "dcnv2")
+OURS = ("msd", "lean")
 LENGTH, DIM = 5, 8
 
 
@@ -48,17 +48,16 @@ PLAIN = FeatureSchema(
 )
 VECTORS = (Semantic(name="user_semantic", side="user", dim=DIM), Semantic(name="item_semantic", side="item", dim=DIM))
 SCHEMAS = {"semantic": FeatureSchema(fields=(*PLAIN.fields, *VECTORS)), "plain": PLAIN}
-NETWORKS = {(name, kind): (name, SCHEMAS[kind]) for name, kind in itertools.product(NAMES, SCHEMAS)}
+NETWORKS = {(name, kind): (name, SCHEMAS[kind]) for name, kind in itertools.product((*OURS, *NAMES), SCHEMAS)}
 EVERY = pytest.mark.parametrize("made", NETWORKS.values(), ids=["-".join(key) for key in NETWORKS])
 Made = tuple[str, FeatureSchema]
 
 
-def _network(made: Made) -> Baseline:
-    """Weights that are far from their beginnings."""
+def _network(made: Made) -> Network:
+    """Return a network with weights far from their initial values."""
     torch.manual_seed(11)
     name, schema = made
-    model = new_network(schema, SMALL.model_copy(update={"network": name}))
-    assert isinstance(model, Baseline)
+    model = new_network(schema, SMALL.model_copy(update={"network": name, "selected": 2}))
     _stir(model)
     return model.eval()
 
@@ -90,7 +89,7 @@ def _chosen(tensors: dict[str, Tensor], places: list[int]) -> dict[str, Tensor]:
 @EVERY
 @settings(max_examples=10, deadline=None)
 @given(places=st.lists(st.integers(0, 6), min_size=1, max_size=12))
-def test_scores_do_not_depend_on_order_neighbours_or_duplicates(made: Made, places: list[int]) -> None:
+def test_scores_ignore_order_neighbours_and_duplicates(made: Made, places: list[int]) -> None:
     model, tensors = _network(made), _tensors(made[1], 7)
     with torch.no_grad():
         whole, part = model(tensors), model(_chosen(tensors, places))
@@ -99,7 +98,7 @@ def test_scores_do_not_depend_on_order_neighbours_or_duplicates(made: Made, plac
 
 
 @EVERY
-def test_a_user_repeated_for_each_candidate_gives_what_one_user_gives(made: Made) -> None:
+def test_repeated_user_scores_like_one_user(made: Made) -> None:
     model, tensors = _network(made), _tensors(made[1], 6)
     repeated = {
         name: tensor if name.startswith("item_") else tensor.expand(6, *tensor.shape[1:])
@@ -111,7 +110,7 @@ def test_a_user_repeated_for_each_candidate_gives_what_one_user_gives(made: Made
 
 @EVERY
 @pytest.mark.parametrize("held", [0, 1, 3])
-def test_what_stands_in_the_padding_does_not_matter_nor_its_length(made: Made, held: int) -> None:
+def test_padding_content_and_length_are_ignored(made: Made, held: int) -> None:
     model, tensors = _network(made), _tensors(made[1], 4, held)
     spoiled, padded = ({name: tensor.clone() for name, tensor in tensors.items()} for _ in range(2))
     for name in tensors.keys() & {"history_categorical", "history_semantic", "history_mask"}:
@@ -125,7 +124,7 @@ def test_what_stands_in_the_padding_does_not_matter_nor_its_length(made: Made, h
 
 
 @EVERY
-def test_every_input_matters(made: Made) -> None:
+def test_every_input_changes_scores(made: Made) -> None:
     model, tensors = _network(made), _tensors(made[1], 4)
     with torch.no_grad():
         before = model(tensors)
@@ -141,7 +140,7 @@ def test_every_input_matters(made: Made) -> None:
 
 
 @EVERY
-def test_it_exports_and_onnxruntime_scores_as_torch_does(made: Made, tmp_path: Path) -> None:
+def test_onnxruntime_scores_like_torch(made: Made, tmp_path: Path) -> None:
     torch.manual_seed(5)
     trained = TrainedRanker(made[1], SMALL.model_copy(update={"network": made[0]}), VECTOR_DIM)
     _stir(trained.ranker)
@@ -155,7 +154,7 @@ def test_it_exports_and_onnxruntime_scores_as_torch_does(made: Made, tmp_path: P
 
 
 @EVERY
-def test_ids_are_dropped_in_training_alone(made: Made) -> None:
+def test_ids_are_dropped_only_in_training(made: Made) -> None:
     name, schema = made
     torch.manual_seed(3)
     model = new_network(schema, SMALL.model_copy(update={"network": name, "id_dropout": 1.0, "dropout": 0.0}))
@@ -168,7 +167,7 @@ def test_ids_are_dropped_in_training_alone(made: Made) -> None:
         assert not torch.allclose(model.eval()(tensors), model(other), atol=1e-4)
 
 
-def test_logistic_regression_adds_up_its_weights() -> None:
+def test_logistic_regression_adds_its_weights() -> None:
     model, tensors = _network(("lr", PLAIN)), _tensors(PLAIN, 3, held=2)
     assert isinstance(model, LogisticRegression)
     weight = {name: value.detach().numpy() for name, value in model.named_parameters()}
@@ -239,7 +238,7 @@ def test_dcn_crosses_its_inputs_with_themselves() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_one_trainer_trains_it(name: str, world: World, tmp_path: Path) -> None:
+def test_baseline_learns_and_reads_the_history(name: str, world: World, tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"network": name})
     training = TrainConfig(epochs=3, averaging=10.0, learning_rate=5e-3)
     checkpoint = tmp_path / "checkpoint.safetensors"
@@ -257,40 +256,78 @@ def test_the_one_trainer_trains_it(name: str, world: World, tmp_path: Path) -> N
     assert not np.allclose(predict(model, hidden, test), together, atol=1e-4)
 
 
-CLASSES = {"msd": Ranker, "lr": LogisticRegression, "deepfm": DeepFm, "din": Din, "dcnv2": DcnV2}
-
-
-@pytest.mark.parametrize(("name", "made"), CLASSES.items())
-def test_each_word_has_its_network(name: str, made: type, plain_world: World) -> None:
-    assert type(new_network(plain_world.schema, SMALL.model_copy(update={"network": name}))) is made
-
-
-def test_the_network_is_msd_unless_said() -> None:
+def test_default_network_is_msd() -> None:
     assert RankerConfig().network == "msd"
     with pytest.raises(ValidationError, match="Input should be 'msd', 'lean', 'lr', 'deepfm', 'din' or 'dcnv2'"):
         RankerConfig.model_validate({"network": "wide"})
 
 
-def test_a_folder_gives_back_the_network_that_it_was_given(tmp_path: Path, world: World) -> None:
-    config = SMALL.model_copy(update={"network": "din"})
-    model = TrainedRanker(world.schema, config, VECTOR_DIM)
-    record = RankerRecord(
-        feature_schema=world.schema,
-        config=config,
-        training={"seed": 0},
-        curve=(),
-        vector_dim=VECTOR_DIM,
-        dataset="d" * 64,
-        student="5" * 64,
-    )
-    save_ranker(tmp_path, model, record)
-    found, again = load_ranker(tmp_path)
-    assert again == record
-    assert isinstance(found.ranker, Din)
-    assert all(torch.equal(found.state_dict()[name], value) for name, value in model.state_dict().items())
-
-
 @pytest.mark.parametrize("name", ["deepfm", "din", "dcnv2"])
-def test_a_baseline_without_an_mlp_is_refused(name: str) -> None:
+def test_rejects_baseline_without_mlp(name: str) -> None:
     with pytest.raises(ValidationError, match=f"hidden is empty, and the network '{name}' is not without an MLP"):
         RankerConfig.model_validate({"network": name, "hidden": ()})
+
+
+def test_bag_is_the_mean_of_its_values() -> None:
+    embed = SideEmbedding(SCHEMAS["semantic"], "item", RankerConfig(embedding=4)).eval()
+    table = embed.get_parameter("tables.genres.weight")
+    with torch.no_grad():
+        found = embed(torch.tensor([[1, 2, 3, 0], [1, 3, 3, 0], [1, 4, 0, 0], [1, 0, 0, 0]], dtype=torch.int32))[:, 4:]
+    expected = [(table[2] + table[3]) / 2, table[3], table[4], torch.zeros(4)]
+    np.testing.assert_allclose(found, torch.stack(expected).detach(), atol=1e-7)
+
+
+def test_unknown_id_is_zeros() -> None:
+    """As a hidden one does in training, so that new users and items are scored as the model learned to."""
+    schema = FeatureSchema(
+        fields=(
+            Categorical(name="user_id", side="user", is_id=True, vocabulary=("a", "b")),
+            Sequence(name="history", length=LENGTH),
+            Categorical(name="item_id", side="item", is_id=True, buckets=3),
+        )
+    )
+    user, item = (SideEmbedding(schema, side, RankerConfig(embedding=4)).eval() for side in ("user", "item"))
+    assert not user(torch.tensor([[0], [1]])).any()
+    assert user(torch.tensor([[2], [3]])).all()
+    assert not item(torch.tensor([[0]])).any()
+    assert item(torch.tensor([[1]])).all()
+
+
+def test_share_of_ids_is_hidden_whole() -> None:
+    torch.manual_seed(3)
+    config = RankerConfig(embedding=4, id_dropout=0.0, id_hidden=0.75)
+    embed = SideEmbedding(SCHEMAS["semantic"], "item", config).train()
+    found = embed(torch.tensor([[5, 2, 0, 0]], dtype=torch.int32).expand(4_000, -1))[:, :4]
+    shown = (found != 0).sum(1)
+    assert set(shown.tolist()) == {0, 4}
+    assert (shown == 4).float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "change", [{"fusion": False}, {"selected": 1}, {"selected": None}, {"affinity": 0}, {"counts": ()}]
+)
+def test_part_left_out_changes_scores(change: dict[str, object]) -> None:
+    ranker, tensors = _network(("msd", SCHEMAS["semantic"])), _tensors(SCHEMAS["semantic"], 4, held=LENGTH)
+    assert isinstance(ranker, Ranker)
+    less = Ranker(SCHEMAS["semantic"], ranker.config.model_copy(update=change)).eval()
+    own = less.state_dict()
+    less.load_state_dict(
+        {
+            name: value if value.shape == own[name].shape else own[name]
+            for name, value in ranker.state_dict().items()
+            if name in own
+        }
+    )
+    with torch.no_grad():
+        assert not torch.allclose(less(tensors), ranker(tensors), atol=1e-6)
+
+
+def test_affinity_is_linear_in_the_item_per_user() -> None:
+    users = Categorical(name="user_id", side="user", is_id=True, vocabulary=("a", "b"))
+    affinity = Affinity(users, described=3, dim=2)
+    items = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    with torch.no_grad():
+        found = affinity(torch.tensor([2, 3]), items)
+        expected = (affinity.users.weight[2:] * affinity.describe(items)).sum(1)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert not affinity(torch.tensor([1]), items).any(), "an unknown user has no taste"
