@@ -14,6 +14,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -82,11 +83,11 @@ class Container(NamedTuple):
     stop: Callable[[], object]
 
 
+@dataclass(frozen=True)
 class Engine:
     """Command line of Docker, Podman or Buildah, which needs no daemon."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    name: str
 
     def build(self, target: str, image: str, values: dict[str, str], options: Sequence[str], log: Path) -> None:
         """Build a target of ./Dockerfile. Only Docker's image format has HEALTHCHECK."""
@@ -96,13 +97,6 @@ class Engine:
         with log.open("wb") as file:
             if subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode:
                 raise ImageError(f"the build failed; {log} ends so:\n{_tail(log)}")
-
-    def save(self, image: str, archive: Path) -> None:
-        """Write an image to a file in Docker's format."""
-        if self.name == "buildah":
-            _output("buildah", "push", image, f"docker-archive:{archive}:{image}")
-        else:
-            _output(self.name, "save", "--output", str(archive), image)
 
     @contextmanager
     def run(self, image: str, bundle: Path, log: Path) -> Iterator[Container]:
@@ -203,7 +197,10 @@ def _contents(engine: Engine, image: str, base: str, name: Path) -> dict[str, An
     try:
         for archive, saved in zip(archives, (image, base), strict=True):
             archive.unlink(missing_ok=True)
-            engine.save(saved, archive)
+            if engine.name == "buildah":
+                _output("buildah", "push", saved, f"docker-archive:{archive}:{saved}")
+            else:
+                _output(engine.name, "save", "--output", str(archive), saved)
         own, others = (archive.stat().st_size for archive in archives)
         syft = str(Path(sys.executable).parent / "syft")
         _output(syft, "scan", f"docker-archive:{archives[0]}", "--output", f"cyclonedx-json={bill}", "--quiet")

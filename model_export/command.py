@@ -15,7 +15,7 @@ from rich.table import Table
 from model_export.export import export_bundle
 from model_export.foreign.source import load_foreign
 from model_export.inputs import load_inputs
-from model_export.recipe import RecipeSource
+from model_export.recipe import Recipe
 from msd.contract.bundle import open_bundle
 from msd.contract.lean import LeanRecord
 from msd.contract.precision import HeadFigures, PrecisionRecord
@@ -25,7 +25,7 @@ from msd.duration import Machine, PartRows, about, exporting
 app = typer.Typer(add_completion=False)
 
 
-class AskedName(StrEnum):
+class PrecisionOption(StrEnum):
     """Values of `--precision`."""
 
     FP32 = "fp32"
@@ -62,8 +62,8 @@ def export(
     ] = None,
     replay: Annotated[Path | None, typer.Option(help="Also write the verified requests, for `msd replay`.")] = None,
     precision: Annotated[
-        AskedName, typer.Option(help="fp32, int8, bf16, or auto: the fastest that scores as well as fp32.")
-    ] = AskedName.FP32,
+        PrecisionOption, typer.Option(help="fp32, int8, bf16, or auto: the fastest that scores as well as fp32.")
+    ] = PrecisionOption.FP32,
     candidates: Annotated[
         int,
         typer.Option(
@@ -86,21 +86,21 @@ def export(
     if onnx is None:
         if dataset or out or tensors or student or head:
             raise typer.BadParameter("--dataset, --out, --tensors, --student and --head are for --onnx")
-        source, folder = _own(folders, evaluation)
+        made, folder = _own(folders, evaluation)
     else:
         if folders or evaluation or dataset is None or out is None:
             raise typer.BadParameter("--onnx takes --dataset and --out, and neither folders nor --evaluation")
-        source, folder = load_foreign(onnx, dataset, tensors, student, _heads(head or [])), out
-    seconds = exporting(Machine.measured(), PartRows.of(source.dataset), requests)
-    console.print(f"{source.dataset.events.height:,} events: {about(seconds)}", highlight=False)
+        made, folder = load_foreign(onnx, dataset, tensors, student, _heads(head or [])).recipe(), out
+    seconds = exporting(Machine.measured(), PartRows.of(made.dataset), requests)
+    console.print(f"{made.dataset.events.height:,} events: {about(seconds)}", highlight=False)
     with _bar(console, requests) as advance:
         fresh = export_bundle(
-            source, folder, replay, requests, advance, precision.value, candidates, explain, uncertainty
+            made, folder, replay, requests, advance, precision.value, candidates, explain, uncertainty
         )
     _tell(console, folder, "written" if fresh else "done before", time.perf_counter() - start)
 
 
-def _own(folders: list[Path] | None, evaluation: Path | None) -> tuple[RecipeSource, Path]:
+def _own(folders: list[Path] | None, evaluation: Path | None) -> tuple[Recipe, Path]:
     """Load three to five folders; return their contents and the bundle's folder."""
     given = folders or []
     if not 3 <= len(given) <= 5:
@@ -109,7 +109,7 @@ def _own(folders: list[Path] | None, evaluation: Path | None) -> tuple[RecipeSou
             f"MODEL OUT without a student; {len(given)} folders are given"
         )
     knowledge, student = given[1] if len(given) > 4 else None, given[-3] if len(given) > 3 else None
-    return load_inputs(given[0], knowledge, student, given[-2], evaluation), given[-1]
+    return load_inputs(given[0], knowledge, student, given[-2], evaluation).recipe(), given[-1]
 
 
 @contextmanager

@@ -14,18 +14,16 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from model_export.encoder import export_encoder
-from model_export.encoder_precision import settle_encoder
+from model_export.encoder import export_encoder, settle_encoder
 from model_export.errors import ExportError
 from model_export.fast_graph import FastGraph, fastest_graph
+from model_export.graph import Run
 from model_export.lean import lean_part
-from model_export.parity import BundleRows, Expected, Parity, check_parity
-from model_export.precision.choice import Asked, choose
+from model_export.parity import BundleRows, Expected, Parity, check_parity, serving_requests
+from model_export.precision.choice import RequestedPrecision, choose
 from model_export.precision.evidence import Evidence
-from model_export.recipe import Recipe, RecipeSource
+from model_export.recipe import Recipe
 from model_export.rows import write_rows
-from model_export.run import Run
-from model_export.serving_view import serving_requests
 from model_export.uncertainty import measure_uncertainty
 from msd.contract.bundle import (
     ENCODER,
@@ -66,22 +64,22 @@ _SERVED_BY = (("onnxruntime", "cpu"), ("onnxruntime", "cuda"), ("openvino", "cpu
 Progress = Callable[[str, int], None]
 
 
-class _Terms(NamedTuple):
+class _Options(NamedTuple):
     """Options of `export_bundle`."""
 
     requests: int
-    precision: Asked
+    precision: RequestedPrecision
     candidates: int
     uncertainty: bool
 
 
 def export_bundle(
-    source: RecipeSource,
+    made: Recipe,
     out: Path,
     replay: Path | None,
     requests: int,
     progress: Progress,
-    precision: Asked = "fp32",
+    precision: RequestedPrecision = "fp32",
     candidates: int = 200,
     explain: Path | None = None,
     uncertainty: bool = False,
@@ -93,14 +91,13 @@ def export_bundle(
     precisions. `uncertainty`: add the uncertainty of scores.
     """
     start = time.perf_counter()
-    made = source.recipe()
     further = ["uncertainty"] if uncertainty else []
     run = fingerprint_of(_FORMAT, made.fingerprint, requests, precision, candidates, *further)
     written = explain is None or explain.is_file()
     if written and is_done(out, run) and (replay is None or _is_replay_of(replay, open_bundle(out, rows=False))):
         return False
     with new_bundle(out) as folder:
-        parity, fast = _fill(folder, made, _Terms(requests, precision, candidates, uncertainty), progress)
+        parity, fast = _fill(folder, made, _Options(requests, precision, candidates, uncertainty), progress)
         if replay:
             write_text_atomic(replay, _replay_lines(parity))
         if explain:
@@ -109,7 +106,7 @@ def export_bundle(
     return True
 
 
-def _fill(folder: Path, made: Recipe, terms: _Terms, progress: Progress) -> tuple[Parity, FastGraph]:
+def _fill(folder: Path, made: Recipe, options: _Options, progress: Progress) -> tuple[Parity, FastGraph]:
     """Write all files of the bundle; the manifest, which certifies the others, comes last."""
     progress("Tracing the graphs", 0)
     graph = made.graph()
@@ -120,22 +117,22 @@ def _fill(folder: Path, made: Recipe, terms: _Terms, progress: Progress) -> tupl
     draft = _pack(made, folder, graph, features)
     evidence = Evidence(made.dataset, features, BundleRows(Bundle(folder, draft)))
     progress("Factorising the graph", 0)
-    fast = fastest_graph(graph, made.schema, terms.candidates, evidence.request)
-    chosen = choose(fast.graph, made.heads, terms.precision, terms.candidates, evidence, progress)
+    fast = fastest_graph(graph, made.schema, options.candidates, evidence.request)
+    chosen = choose(fast.graph, made.heads, options.precision, options.candidates, evidence, progress)
     progress("Judging the encoder", 0)
-    encoder = _settle_encoder(made, folder, terms.precision, evidence, chosen.run)
+    encoder = _settle_encoder(made, folder, options.precision, evidence, chosen.run)
     if encoder:
         encoder = encoder.model_copy(update={"cold_ads": made.cold_ads(features)})
     progress("Measuring inputs and scores", 0)
     reference = _reference(made, evidence, chosen.run)
-    uncertainty = measure_uncertainty(made.schema, evidence, chosen.run) if terms.uncertainty else None
+    uncertainty = measure_uncertainty(made.schema, evidence, chosen.run) if options.uncertainty else None
     if chosen.graph != graph or (encoder and encoder.precision != "fp32"):
         draft = _pack(made, folder, chosen.graph, features)
     _write_words(folder, made)
     parity = check_parity(
         Bundle(folder, draft),
         Expected(made.scores, made.scored_by),
-        serving_requests(made.dataset, features, terms.requests),
+        serving_requests(made.dataset, features, options.requests),
         TOLERANCE,
         lambda done: progress("Proving the scores", done),
         fast.graph,
@@ -144,7 +141,7 @@ def _fill(folder: Path, made: Recipe, terms: _Terms, progress: Progress) -> tupl
     lean = None
     if made.lean:
         rows, wide = BundleRows(Bundle(folder, draft)), parity.goldens
-        own = lean_part(made, made.lean, chosen.run, terms.candidates, evidence, rows, wide, TOLERANCE, progress)
+        own = lean_part(made, made.lean, chosen.run, options.candidates, evidence, rows, wide, TOLERANCE, progress)
         write_bytes_atomic(folder / LEAN_RANKER, own.graph)
         parity, lean = parity._replace(goldens=own.goldens), own.record
         draft = draft.model_copy(update={"provenance": {**draft.provenance, "lean": own.provenance}})
@@ -155,7 +152,9 @@ def _fill(folder: Path, made: Recipe, terms: _Terms, progress: Progress) -> tupl
     return parity, fast
 
 
-def _settle_encoder(made: Recipe, folder: Path, asked: Asked, evidence: Evidence, run: Run) -> EncoderRecord | None:
+def _settle_encoder(
+    made: Recipe, folder: Path, asked: RequestedPrecision, evidence: Evidence, run: Run
+) -> EncoderRecord | None:
     """Return the encoder's record; None if the bundle has no encoder."""
     if not (folder / ENCODER).exists():
         return None

@@ -11,9 +11,8 @@ import onnx
 
 from model_export.factorise.pass_ import factorise
 from model_export.factorise.proof import Width, prove_widest
-from model_export.factorise.report import Report
-from model_export.factorise.rule import ALL_RULES, Rule
-from model_export.run import median_microseconds, open_run
+from model_export.factorise.report import ALL_RULES, Report, Rule
+from model_export.graph import median_microseconds, open_run
 from msd.contract.assemble import Tensors
 from msd.contract.schema import FeatureSchema
 

@@ -1,12 +1,22 @@
-"""Conversion of a torch module to an ONNX graph, in bytes, with named inputs and outputs."""
+"""Graphs in bytes: conversion of a torch module, and runs in a precision, on one thread as in the service."""
 
 import tempfile
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
+import onnxruntime
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from model_export.errors import ExportError
+from msd.contract.assemble import Tensors
+from msd.contract.openvino import OpenVinoGraph, load_openvino
+from msd.contract.precision import Precision
 
 _OPSET = 18
 
@@ -34,3 +44,60 @@ def to_onnx(
             dynamo=False,
         )
         return path.read_bytes()
+
+
+Run = Callable[[Tensors], NDArray[np.float32]]
+"""From the schema's tensors to the heads' scores [H, N]."""
+Name = TypeVar("Name", bound=str)
+_ROUNDS = 40
+
+
+def open_run(graph: bytes, precision: Precision, heads: Sequence[str], candidates: int = 0) -> Run:
+    """Open a graph in a precision. `candidates`: expected number, 0 if unknown. Raises ExportError if this machine
+    cannot run the graph in that precision."""
+    return _open_openvino(graph, heads, candidates) if precision == "bf16" else _open_onnxruntime(graph, heads)
+
+
+def open_session(graph: bytes) -> onnxruntime.InferenceSession:
+    """Open a graph in ONNX Runtime, on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _open_onnxruntime(graph: bytes, heads: Sequence[str]) -> Run:
+    session = open_session(graph)
+
+    def run(tensors: Tensors) -> NDArray[np.float32]:
+        return np.stack(session.run(list(heads), tensors))
+
+    return run
+
+
+def _open_openvino(graph: bytes, heads: Sequence[str], candidates: int) -> Run:
+    try:
+        openvino = load_openvino()
+    except ImportError:
+        raise ExportError("bf16 runs on OpenVINO, which is not installed: pip install 'msd-ctr[openvino]'") from None
+    offered = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in offered:
+        raise ExportError(f"OpenVINO does not offer bf16 on this CPU; it offers {', '.join(sorted(offered))}")
+    opened = OpenVinoGraph(graph, "bf16", 1, heads, candidates)
+
+    def run(tensors: Tensors) -> NDArray[np.float32]:
+        return np.stack(list(opened.run(tensors).values()))
+
+    return run
+
+
+def median_microseconds(runs: Mapping[Name, Run], tensors: Tensors) -> dict[Name, float]:
+    """Return the median microseconds of each. Runs take turns, so that other load on the machine slows all alike."""
+    taken: dict[Name, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run(tensors)
+    for _ in range(_ROUNDS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(tensors)
+            taken[name].append(time.perf_counter() - start)
+    return {name: float(np.median(times)) * 1e6 for name, times in taken.items()}

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from model_export.errors import ExportError
 from model_export.fast_graph import fastest_graph
+from model_export.graph import Run, median_microseconds, open_run
 from model_export.parity import BundleRows
 from model_export.precision.evidence import CONVERSIONS, Evidence
 from model_export.recipe import LeanRecipe, Recipe
-from model_export.run import Run, median_microseconds, open_run
 from msd.bootstrap import interval, resample_metrics
 from msd.contract.bundle import LEAN_RANKER
 from msd.contract.golden import Golden

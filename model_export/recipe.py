@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,16 +57,3 @@ class Recipe:
     provenance: dict[str, Any]
     fingerprint: str
     lean: LeanRecipe | None = None
-
-
-class RecipeSource(Protocol):
-    """Source of a bundle's recipe."""
-
-    @property
-    def dataset(self) -> Dataset:
-        """Dataset of the bundle's rows."""
-        ...
-
-    def recipe(self) -> Recipe:
-        """Return the recipe."""
-        ...

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
@@ -57,7 +57,8 @@ class Components:
         metrics.scoring_threads.set(threads)
         metrics.connections_limit.set(settings.max_connections)
         metrics.runs(settings.build)
-        first = plan.deployment({key: one.load(settings, metrics) for key, one in plan.models.items()}, generation=1)
+        models = {key: pinned.load(settings, metrics) for key, pinned in plan.models.items()}
+        first = plan.deployment(models, generation=1)
         self._tell(first)
         self.serving = Serving(first, self._turn)
         self.guard = open_guard(settings, metrics)
@@ -106,7 +107,10 @@ class Components:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.queue.close()
-            await _close(self._shadowing, self.request_log, self.tracing, self._cold_ads, self.serving, self.live)
+            parts = (self._shadowing, self.request_log, self.tracing, self._cold_ads, self.serving, self.live)
+            for part in parts:
+                if part is not None:
+                    await part.close()
 
     def _background_tasks(self) -> list[asyncio.Task[None]]:
         models = list(self.serving.current.models.values())
@@ -138,7 +142,7 @@ class Components:
         self.metrics.reference(deployment.champion.bundle.manifest)
 
     def _compared_by(self, alone: Alone) -> ASGIApp:
-        return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard)
+        return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard, self.metrics)
 
 
 def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
@@ -174,13 +178,3 @@ def _own_plan(settings: Settings) -> DeploymentPlan:
     wanted = alone(settings.bundle)
     trust, has_rows = Trust(settings.trusted_keys), settings.rows_in_bundle
     return DeploymentPlan(wanted, {folder: PinnedBundle(folder, None, has_rows, trust) for folder in wanted.folders})
-
-
-class _Closes(Protocol):
-    async def close(self) -> None: ...
-
-
-async def _close(*parts: _Closes | None) -> None:
-    for part in parts:
-        if part is not None:
-            await part.close()

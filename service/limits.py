@@ -19,6 +19,8 @@ HANG_S = 20.0
 """Without progress of the event loop, or of all scoring threads, until the probes answer 503."""
 FILL_ROWS_PER_S = 5_000
 """Rows that the cache prefetches from Redis; 0 disables prefetching."""
+MAX_EVENTS = 1_000
+"""In one batch; more get 413."""
 EVENT_HORIZON_S = 86_400.0
 """Minimum time for which a repeated event is recognised as a duplicate."""
 ENCODER_WAIT_S = 0.05

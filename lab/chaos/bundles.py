@@ -40,15 +40,13 @@ def mapped_bundle(source: Path, folder: Path) -> Path:
     return folder
 
 
-def bad_bundles(good: Path, other: Path, folder: Path) -> list[Path]:
-    """Return a bundle of each kind that must be refused, by defect.
-
-    Two kinds use parts of `other`, and are left out if it has the same graph and rows, such as bundles of one graph in
-    two precisions.
-    """
-    is_foreign = open_bundle(good).bundle_id != open_bundle(other).bundle_id
-    kinds = {**_SPOILERS, **_FOREIGN} if is_foreign else _SPOILERS
-    return [_bad(good, folder / name.replace(" ", "-"), spoil, other) for name, spoil in kinds.items()]
+def bad_bundles(good: Path, folder: Path) -> list[Path]:
+    """Return a bundle of each kind that must be refused, named for its defect."""
+    bad = []
+    for name, spoil in _SPOILERS.items():
+        bad.append(good_bundle(good, folder / name.replace(" ", "-"), name))
+        spoil(bad[-1])
+    return bad
 
 
 def point_to(folder: Path, name: str) -> None:
@@ -57,12 +55,6 @@ def point_to(folder: Path, name: str) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(name)
     fresh.replace(folder / CURRENT)
-
-
-def _bad(good: Path, folder: Path, spoil: Callable[[Path, Path], object], other: Path) -> Path:
-    good_bundle(good, folder, folder.name)
-    spoil(folder, other)
-    return folder
 
 
 def _seal(folder: Path, **changes: object) -> None:
@@ -100,34 +92,24 @@ def _goldens_not_reproduced(folder: Path) -> None:
     _seal(folder)
 
 
-def _rows_foreign(folder: Path, other: Path) -> None:
-    """Sealed again, so its hashes are right: the rows themselves name their bundle."""
-    shutil.copyfile(other / ROWS["item"], folder / ROWS["item"])
-    _seal(folder)
-
-
 def _nothing(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
 
 
-_SPOILERS: Mapping[str, Callable[[Path, Path], object]] = {
-    "graph tampered with": lambda folder, _: _flip(folder / RANKER),
-    "rows tampered with": lambda folder, _: _flip(folder / ROWS["item"]),
-    "rows truncated": lambda folder, _: _truncate(folder / ROWS["user"]),
-    "half copied": lambda folder, _: (folder / RANKER).unlink(),
-    "manifest truncated": lambda folder, _: _truncate(folder / MANIFEST),
-    "manifest tampered with": lambda folder, _: _change(
+_SPOILERS: Mapping[str, Callable[[Path], object]] = {
+    "graph tampered with": lambda folder: _flip(folder / RANKER),
+    "rows tampered with": lambda folder: _flip(folder / ROWS["item"]),
+    "rows truncated": lambda folder: _truncate(folder / ROWS["user"]),
+    "half copied": lambda folder: (folder / RANKER).unlink(),
+    "manifest truncated": lambda folder: _truncate(folder / MANIFEST),
+    "manifest tampered with": lambda folder: _change(
         folder, lambda document: document.update(tolerances=dict.fromkeys(document["tolerances"], 1.0))
     ),
-    "format unknown": lambda folder, _: _change(folder, lambda document: document.update(format_version=99)),
-    "goldens not reproduced": lambda folder, _: _goldens_not_reproduced(folder),
-    "path outside": lambda folder, _: _change(
+    "format unknown": lambda folder: _change(folder, lambda document: document.update(format_version=99)),
+    "goldens not reproduced": _goldens_not_reproduced,
+    "path outside": lambda folder: _change(
         folder, lambda document: document["files"].update({"../../../etc/passwd": document["files"][RANKER]})
     ),
-    "nothing": lambda folder, _: _nothing(folder),
-}
-_FOREIGN: Mapping[str, Callable[[Path, Path], object]] = {
-    "graph of another bundle": lambda folder, other: shutil.copyfile(other / RANKER, folder / RANKER),
-    "rows of another bundle": _rows_foreign,
+    "nothing": _nothing,
 }

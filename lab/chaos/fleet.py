@@ -46,7 +46,7 @@ def sentinels(folder: Path) -> Iterator[Fleet]:
             )
             watchers.append(stack.enter_context(RedisProcess(place, "sentinel.conf", "--sentinel")))
         _until("Sentinels know each other", lambda: all(map(_knows_all, watchers)))
-        hosts = ",".join(f"127.0.0.1:{one.port}" for one in watchers)
+        hosts = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
         yield Fleet(f"redis+sentinel://{hosts}/ads/0", master)
 
 
@@ -57,20 +57,20 @@ def cluster(folder: Path) -> Iterator[Fleet]:
         pairs = [stack.enter_context(_node(folder / f"node{number}")) for number in range(2 * _NODES)]
         nodes = [node for node, _ in pairs]
         masters, replicas = nodes[:_NODES], nodes[_NODES:]
-        for number, one in enumerate(nodes, start=1):
-            one.ask("CLUSTER", "SET-CONFIG-EPOCH", number)
-        for number, one in enumerate(masters):
-            one.ask("CLUSTER", "ADDSLOTSRANGE", _SLOTS * number // _NODES, _SLOTS * (number + 1) // _NODES - 1)
-        for one, bus in pairs[1:]:
-            nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", one.port, bus)
-        _until("nodes meet", lambda: all(_cluster(one)["cluster_known_nodes"] == str(len(nodes)) for one in nodes))
+        for number, node in enumerate(nodes, start=1):
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", number)
+        for number, master in enumerate(masters):
+            master.ask("CLUSTER", "ADDSLOTSRANGE", _SLOTS * number // _NODES, _SLOTS * (number + 1) // _NODES - 1)
+        for node, bus in pairs[1:]:
+            nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+        _until("nodes meet", lambda: all(_cluster(node)["cluster_known_nodes"] == str(len(nodes)) for node in nodes))
         for master, replica in zip(masters, replicas, strict=True):
             # Nodes discover each other one by one.
             command = ("CLUSTER", "REPLICATE", master.ask("CLUSTER", "MYID").decode())
             _until("a replica knows its master", partial(replica.ask, *command))
-        _until("the cluster is well", lambda: all(_cluster(one)["cluster_state"] == "ok" for one in nodes))
+        _until("the cluster is well", lambda: all(_cluster(node)["cluster_state"] == "ok" for node in nodes))
         _until("replicas follow", lambda: all(map(_follows, replicas)))
-        hosts = ",".join(f"127.0.0.1:{one.port}" for one in masters[1:])
+        hosts = ",".join(f"127.0.0.1:{master.port}" for master in masters[1:])
         yield Fleet(f"redis+cluster://{hosts}", masters[0])
 
 
@@ -94,6 +94,6 @@ def _knows_all(sentinel: RedisProcess) -> bool:
     return bool(master["num-slaves"] == 1 and master["num-other-sentinels"] == 2)
 
 
-def _cluster(one: RedisProcess) -> dict[str, str]:
-    text = one.ask("CLUSTER", "INFO")
+def _cluster(node: RedisProcess) -> dict[str, str]:
+    text = node.ask("CLUSTER", "INFO")
     return text if isinstance(text, dict) else dict(line.split(":", 1) for line in text.decode().split())

@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lab.benchmark.collm import prepare
+from lab.chaos.bare_bundle import bare_bundle
 from lab.chaos.replayed_period import Floats, Period, ReplayedMoment, offline_scores, period_of
 from lab.chaos.run import Run, Unable
 from lab.chaos.timeline import ScenarioTimeline
 from loadtest.http_client import ServiceConnection
 from loadtest.processes import msd_output
-from model_export.bare_bundle import bare_bundle
 from msd.bootstrap import interval, resample_metrics
 from msd.contract.bundle import MANIFEST
 from msd.dataset.config import CONFIG_FILE
 from msd.metrics import roc_auc
-from service.live.events import MAX_EVENTS
+from service.limits import MAX_EVENTS
 
 DEMO = Path("runs/demo")
 _TOLERANCE = 1e-3

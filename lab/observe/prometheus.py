@@ -16,7 +16,6 @@ from msd.contract.errors import MsdError
 
 _SCRAPED_WITHIN_S = 30.0
 _QUOTED = 500
-_SCRAPE_S, _EVALUATE_S = 1, 2
 
 
 class PrometheusError(MsdError):
@@ -50,9 +49,8 @@ class Prometheus:
         return [rule for group in self._ask("rules")["groups"] for rule in group["rules"]]
 
     def up(self) -> bool:
-        """Return whether all targets answer."""
-        targets = self._ask("targets", state="active")["activeTargets"]
-        return bool(targets) and all(target["health"] == "up" for target in targets)
+        """Return whether the service is scraped."""
+        return [target["health"] for target in self._ask("targets", state="active")["activeTargets"]] == ["up"]
 
     def _ask(self, what: str, **parameters: str) -> Any:  # noqa: ANN401 - as the API has it
         try:
@@ -75,7 +73,7 @@ def prometheus(folder: Path, scraped: str, rules: Path) -> Iterator[Prometheus]:
         raise PrometheusError("prometheus is not installed: apt install prometheus, or https://prometheus.io/download")
     folder.mkdir(parents=True, exist_ok=True)
     config = {
-        "global": {"scrape_interval": f"{_SCRAPE_S}s", "evaluation_interval": f"{_EVALUATE_S}s"},
+        "global": {"scrape_interval": "1s", "evaluation_interval": "2s"},
         "rule_files": [str(rules.absolute())],
         "scrape_configs": [{"job_name": "msd-ctr", "static_configs": [{"targets": [urlsplit(scraped).netloc]}]}],
     }

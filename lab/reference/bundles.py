@@ -20,7 +20,7 @@ from lab.reference.training import ReferenceTraining, trained
 from model_export.export import export_bundle
 from model_export.foreign.bind import bind_inputs
 from model_export.foreign.source import Foreign
-from model_export.precision.choice import Asked
+from model_export.precision.choice import RequestedPrecision
 from msd.contract.bundle import FORMAT_VERSION, open_bundle
 from msd.contract.files import write_bytes_atomic
 from msd.contract.precision import Precision
@@ -96,11 +96,11 @@ def made_bundles(work: Path, makings: Makings, progress: Heard) -> Bundles:
         None,
         lean=_renamed(plain_graph(lean, makings.sizes)),
     )
-    wanted: Mapping[Path, Asked] = {bundles.fp32: "fp32", bundles.best: "auto"}
+    wanted: Mapping[Path, RequestedPrecision] = {bundles.fp32: "fp32", bundles.best: "auto"}
     for folder, precision in wanted.items():
         shutil.rmtree(folder, ignore_errors=True)
         told = _told(progress, folder, makings)
-        export_bundle(source, folder, None, makings.requests, told, precision, makings.candidates)
+        export_bundle(source.recipe(), folder, None, makings.requests, told, precision, makings.candidates)
     mark_done(work, run, time.perf_counter() - start)
     return bundles
 

@@ -91,8 +91,6 @@ class Emitter:
         """`prefix`: of all generated names."""
         self._axes = {dim: (tensor, axis) for tensor in inputs for axis, dim in enumerate(tensor.shape)}
         self.nodes: list[Emitted] = []
-        self.joined_tables: dict[str, tuple[Tensor, ...]] = {}
-        """Source tables, by name of the joined table."""
         self._prefix, self._made = prefix, 0
         self._seen: dict[Any, Tensor] = {}
 

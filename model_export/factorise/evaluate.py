@@ -1,4 +1,4 @@
-"""Evaluation of a graph as it is, by ONNX Runtime, or by onnx's reference if that has no kernel for doubles."""
+"""Evaluation of a graph as it is, by ONNX Runtime, and its conversion to double precision."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,67 +6,73 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from model_export.errors import CannotRun
 
 Feeds = Mapping[str, Any]
 
 
-class LayerNormalization(OpRun):
-    """LayerNormalization in its input's precision; the reference's own has single precision only."""
-
-    def _run(
-        self,
-        x: NDArray[Any],
-        scale: NDArray[Any],
-        bias: NDArray[Any] | None = None,
-        axis: int = -1,
-        epsilon: float = 1e-5,
-        stash_type: int = 1,
-    ) -> tuple[NDArray[Any], ...]:
-        axes = tuple(range(axis % x.ndim, x.ndim))
-        mean = x.mean(axes, keepdims=True)
-        one_over = 1.0 / np.sqrt(np.square(x - mean).mean(axes, keepdims=True) + epsilon)
-        normed = (x - mean) * one_over * scale
-        return (normed if bias is None else normed + bias).astype(x.dtype), mean, one_over
-
-
 class Evaluator:
     """One graph, ready to run."""
 
     def __init__(self, model: onnx.ModelProto, what: str) -> None:
-        """`what` names the graph in errors. Raises CannotRun if nothing can load it."""
-        self._what, self._model = what, model
+        """`what` names the graph in errors. Raises CannotRun, such as for an operator without a kernel for doubles."""
+        self._what = what
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
-        self._failure: CannotRun | None = None
         try:
-            content = model.SerializeToString()
-            self._run: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run
+            self._session: Any = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # onnxruntime raises a type of its own for each status, with no common base
-            self._fall_back(CannotRun(f"{what} cannot be loaded: {error}"))
-
-    def _fall_back(self, failure: CannotRun) -> None:
-        """Fall back to onnx's reference. Raises `failure` if that cannot load the graph either."""
-        try:
-            self._run = ReferenceEvaluator(self._model, new_ops=[LayerNormalization]).run
-        except Exception as error:  # it has no common base either
-            raise failure from error
-        self._failure = failure
+            raise CannotRun(f"{what} cannot be loaded: {error}") from error
 
     def run(self, outputs: Sequence[str] | None, feeds: Feeds) -> list[Any]:
         """Return the named outputs, or all of the graph's. Raises CannotRun with the reason."""
-        if self._failure is None:
-            try:
-                return list(self._run(outputs, dict(feeds)))
-            except Exception as error:  # as above; some kernels reject doubles only now
-                self._fall_back(CannotRun(f"{self._what} cannot be run: {error}"))
         try:
-            return list(self._run(outputs, dict(feeds)))
+            return list(self._session.run(outputs, dict(feeds)))
         except Exception as error:  # as above
-            raise self._failure or CannotRun(f"{self._what} cannot be run: {error}") from error
+            raise CannotRun(f"{self._what} cannot be run: {error}") from error
+
+
+_NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_TYPES = {"Cast": "to", "LayerNormalization": "stash_type", "EyeLike": "dtype", "RandomNormal": "dtype"}
+
+
+def as_double(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of `model` in which every float tensor is a double."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    _convert(made.graph)
+    return made
+
+
+def _convert(graph: onnx.GraphProto) -> None:
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type in _NARROW:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for tensor in graph.initializer:
+        _convert_tensor(tensor)
+    for node in graph.node:
+        if node.op_type == "LayerNormalization" and all(one.name != "stash_type" for one in node.attribute):
+            node.attribute.append(helper.make_attribute("stash_type", TensorProto.FLOAT))  # the default
+        for attribute in node.attribute:
+            _convert_attribute(node, attribute)
+
+
+def _convert_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type in _NARROW:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+
+
+def _convert_attribute(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> None:
+    if attribute.type == AttributeProto.TENSOR:
+        _convert_tensor(attribute.t)
+    elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+        value = np.array(helper.get_attribute_value(attribute), np.float64)
+        attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(value)))
+    elif _TYPES.get(node.op_type) == attribute.name and attribute.i in _NARROW:
+        attribute.i = TensorProto.DOUBLE

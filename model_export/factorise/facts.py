@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, helper
+from onnx import helper
 
 from model_export.errors import ExportError
 from model_export.factorise.evaluate import Evaluator, Feeds
@@ -22,7 +22,7 @@ _OTHER_AXES = ((17, 19, 23, 29, 31), (37, 41, 43, 47, 53))
 _MOST_LENGTHS = 16
 # The shape of these operators' results depends on the contents of the inputs at these places; None: of any input.
 _SHAPED_BY: Mapping[str, tuple[int, ...] | None] = {
-    **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression", "If", "Loop", "Scan", "StringSplit")),
+    **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression", "StringSplit")),
     **dict.fromkeys(("Resize", "Upsample", "Range", "Col2Im", "MaxUnpool", "CenterCropPad", "TfIdfVectorizer")),
     **dict.fromkeys(("Reshape", "Expand", "Tile", "TopK", "OneHot", "Unsqueeze", "Squeeze", "Split"), (1,)),
     **dict.fromkeys(("Slice", "Pad"), (1, 2, 3, 4)),
@@ -108,7 +108,7 @@ def _content(graph: onnx.GraphProto) -> dict[str, tuple[bool, bool]]:
     """Return by name whether a tensor's contents, and whether its shape, depend on the inputs' contents."""
     known = {value.name: (True, False) for value in real_inputs(graph)}
     for node in graph.node:
-        given = [known.get(name, (False, False)) for name in (*node.input, *captured(node))]
+        given = [known.get(name, (False, False)) for name in node.input]
         wild = any(shaped for _, shaped in given)
         content = wild or any(contents for contents, _ in given) or node.op_type in _RANDOM
         if node.domain not in ("", "ai.onnx"):
@@ -120,16 +120,6 @@ def _content(graph: onnx.GraphProto) -> dict[str, tuple[bool, bool]]:
             content = False
         known |= dict.fromkeys(node.output, (content, wild))
     return known
-
-
-def captured(node: onnx.NodeProto) -> list[str]:
-    """Return the names that a node's subgraphs capture; they may include some of the subgraphs' own."""
-    graphs = [attribute.g for attribute in node.attribute if attribute.type == AttributeProto.GRAPH]
-    graphs += [graph for attribute in node.attribute for graph in attribute.graphs]
-    found = [value.name for graph in graphs for value in graph.output]
-    for inner in (inner for graph in graphs for inner in graph.node):
-        found += [name for name in inner.input if name] + captured(inner)
-    return found
 
 
 def _fact(found: Sequence[Any], candidates: tuple[int, ...], content: bool, wild: bool) -> Fact:

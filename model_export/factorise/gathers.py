@@ -1,6 +1,6 @@
 """Joined look-ups: columns of one index tensor, in tables of one width, as one look-up in a joined table."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ _FEWEST = 3  # minimum number of look-ups, because a joined one costs three more
 def join_lookups(emit: Emitter, tensors: Sequence[Tensor], axis: int) -> list[Tensor]:
     """Return `tensors`, to be concatenated along `axis`, with runs of look-ups replaced by one tensor each.
 
-    Joined tables are copies: those above 64 MiB are not made; the others are counted in the report.
+    Joined tables are copies: those above 64 MiB are not made.
     """
     joined: list[Tensor] = []
     run: list[Tensor] = []
@@ -45,7 +45,8 @@ def _one(emit: Emitter, run: Sequence[Tensor], axis: int) -> list[Tensor]:
     indices = _offset(emit, looked, [len(value) for value in values])
     width = number(tables[0].shape[1])
     shape = (indices.shape[0], len(values), width)
-    found = emit.op("Gather", [joined_table(emit, tables), indices], shape, tables[0].dtype, axis=0)
+    joined = emit.op("Concat", tables, (sum(map(len, values)), width), axis=0)
+    found = emit.op("Gather", [joined, indices], shape, tables[0].dtype, axis=0)
     return [emit.reshape(found, (shape[0], len(values) * width)) if len(run[0].shape) == 2 else found]
 
 
@@ -62,19 +63,3 @@ def _offset(emit: Emitter, looked: Sequence[Lookup], lengths: Sequence[int]) -> 
         indices = emit.op("Gather", [indices, picked], (indices.shape[0], len(columns)), axis=1)
     starts = np.cumsum([0, *lengths[:-1]])[None]
     return emit.elementwise("Add", indices, emit.constant(starts.astype(indices.dtype)))
-
-
-def joined_table(emit: Emitter, tables: Sequence[Tensor]) -> Tensor:
-    """Return the joined table [Σ rows, width], made only once."""
-    shape = (sum(number(table.shape[0]) for table in tables), tables[0].shape[1])
-    joined = emit.op("Concat", tables, shape, axis=0)
-    emit.joined_tables[joined.name] = tuple(tables)
-    return joined
-
-
-def copied_bytes(emit: Emitter, held: Container[str]) -> int:
-    """Return by how many bytes joined tables enlarge a graph that holds the initialisers of these names."""
-    live = {name: tables for name, tables in emit.joined_tables.items() if name in held}
-    grown = sum(table.value.nbytes for tables in live.values() for table in tables if table.value is not None)
-    gone = {table.name: table for tables in live.values() for table in tables if table.name not in held}
-    return max(0, grown - sum(table.value.nbytes for table in gone.values() if table.value is not None))

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from model_export.factorise.emit import Lookup, Tensor
-from model_export.factorise.node import Handler, Node
-from model_export.factorise.rule import Rule
-from model_export.factorise.scope import Scope
+from model_export.factorise.report import Rule
+from model_export.factorise.scope import Handler, Node, Scope
 from model_export.factorise.shapes import RuleDoesNotApply, Shape, broadcast, has_items, number, size, with_dim
 from model_export.factorise.values import Affine, Concat, Laid, Value
 

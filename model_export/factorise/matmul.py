@@ -1,17 +1,13 @@
-"""MatMul, Gemm and Einsum: applied part by part, or as a linear map, an outer product or a sum."""
+"""MatMul and Gemm: applied part by part, or as a linear map, an outer product or a sum."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from model_export.factorise.elementwise import apply
 from model_export.factorise.emit import Tensor
-from model_export.factorise.layout import reshaped, transposed
 from model_export.factorise.linear import linear
-from model_export.factorise.node import Handler, Node
-from model_export.factorise.reduce import summed
-from model_export.factorise.rule import Rule
-from model_export.factorise.scope import Scope
-from model_export.factorise.shapes import ITEMS, RuleDoesNotApply, Shape, broadcast, number, size_or_none, with_dim
+from model_export.factorise.report import Rule
+from model_export.factorise.scope import Handler, Node, Scope
+from model_export.factorise.shapes import ITEMS, RuleDoesNotApply, Shape, number, size_or_none, with_dim
 from model_export.factorise.values import Affine, Concat, Laid, Term
 
 
@@ -40,7 +36,7 @@ def multiplied(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid:
     """Return one @ other, by numpy's rules for more than two axes."""
     if min(len(one.shape), len(other.shape)) < 2:
         raise RuleDoesNotApply("a product with a tensor of one axis")
-    for rule in (_shared_matrix, _shared_rows, _by_parts, _simpler):
+    for rule in (_shared_matrix, _by_parts, _simpler):
         found = rule(scope, one, other, shape)
         if found is not None:
             return found
@@ -56,21 +52,6 @@ def _shared_matrix(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid |
         return None
     whole = scope.emit.expand(matrix, (*matrix.shape[:-2], *other.shape[-2:]))
     return linear(scope, one, scope.emit.reshape(whole, other.shape[-2:]))
-
-
-def _shared_rows(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
-    """Return [1, T, D] @ [N, D, 1] as [N, 1, D] @ [D, T]; None for other products."""
-    if one.varies or not other.varies or len(one.shape) != len(other.shape) or other.shape[-1] != 1:
-        return None
-    rank = len(shape)
-    matrix = scope.real(one)
-    if size_or_none(matrix.shape[:-2]) != 1 or size_or_none(one.shape[-2:]) is None:
-        return None
-    turned = (*range(rank - 2), rank - 1, rank - 2)
-    made = multiplied(
-        scope, transposed(scope, other, turned), transposed(scope, one, turned), (*shape[:-2], 1, shape[-2])
-    )
-    return transposed(scope, made, turned)
 
 
 def _by_parts(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
@@ -173,37 +154,4 @@ def _heads(scope: Scope, left: Tensor, right: Tensor) -> Tensor | None:
     return emit.reshape(back, (ITEMS, heads, columns, 1) if turned else (ITEMS, heads, 1, columns))
 
 
-def einsum(scope: Scope, node: Node) -> Laid:
-    """Apply an Einsum of two operands, with letters in one order and one summed letter, as a product and a sum."""
-    equation = _text(node.attributes["equation"]).replace(" ", "")
-    left, arrow, result = equation.partition("->")
-    operands = left.split(",")
-    if not arrow or len(operands) != 2 or "." in equation or any(len(set(o)) < len(o) for o in operands):
-        raise RuleDoesNotApply("an Einsum of another form")
-    letters = max(operands, key=len)
-    gone = [letter for letter in letters if letter not in result]
-    in_order = [letter for letter in letters if letter in result] == list(result)
-    if len(gone) != 1 or set("".join(operands)) != set(letters) or not in_order:
-        raise RuleDoesNotApply("an Einsum of another form")
-    dims = dict(zip(letters, broadcast_letters(operands, node, letters), strict=True))
-    values = []
-    for letter_list, value in zip(operands, node.given, strict=True):
-        if [letter for letter in letters if letter in letter_list] != list(letter_list):
-            raise RuleDoesNotApply("an Einsum of another form")
-        to = tuple(dims[letter] if letter in letter_list else 1 for letter in letters)
-        values.append(reshaped(scope, value, to))
-    product = apply(scope, "Mul", values, tuple(dims[letter] for letter in letters))
-    return reshaped(scope, summed(scope, product, letters.index(gone[0])), node.shape)
-
-
-def broadcast_letters(operands: list[str], node: Node, letters: str) -> Shape:
-    """Return the length of each letter's axis."""
-    shapes = [dict(zip(o, v.shape, strict=True)) for o, v in zip(operands, node.given, strict=True)]
-    return tuple(broadcast(*((found[letter],) for found in shapes if letter in found))[0] for letter in letters)
-
-
-def _text(value: Any) -> str:  # noqa: ANN401 - an attribute
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-HANDLERS: Mapping[str, Handler] = {"MatMul": matmul, "Gemm": gemm, "Einsum": einsum}
+HANDLERS: Mapping[str, Handler] = {"MatMul": matmul, "Gemm": gemm}

@@ -5,28 +5,23 @@ tensor. An operator without a rule gets real inputs and is copied. Each family o
 Splitting products over concatenated sides is an idea of MaRI (arXiv 2602.23105).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx
 from onnx import helper, numpy_helper
 
-from model_export.factorise import elementwise, layout, matmul, norm, reduce, softmax
+from model_export.factorise import axes, elementwise, layout, matmul
 from model_export.factorise.emit import Emitted, Emitter, Tensor
-from model_export.factorise.facts import Fact, captured, find_facts, real_inputs
-from model_export.factorise.flatten import flattened, on_flattened
-from model_export.factorise.gathers import copied_bytes
-from model_export.factorise.node import Handler, Node, laid
-from model_export.factorise.report import NodeReport, Report
-from model_export.factorise.rule import ALL_RULES, Rule
-from model_export.factorise.scope import Scope
+from model_export.factorise.facts import Fact, find_facts, real_inputs
+from model_export.factorise.report import ALL_RULES, NodeReport, Report, Rule
+from model_export.factorise.scope import Node, Scope, laid
 from model_export.factorise.shapes import RuleDoesNotApply, Shape
-from model_export.factorise.sides import checked_axis, checked_outputs
-from model_export.factorise.values import Affine, Flattened, Opaque, Value
-from model_export.factorise.write import write_model
+from model_export.factorise.values import Affine, Opaque, Value
 from msd.contract.schema import Side
 
-_FAMILIES = (elementwise, layout, matmul, norm, reduce, softmax)
+_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+_FAMILIES = (elementwise, layout, matmul, axes)
 
 
 @dataclass(frozen=True)
@@ -40,17 +35,22 @@ class Factorised:
 def factorise(model: onnx.ModelProto, sides: Mapping[str, Side], rules: frozenset[Rule] = ALL_RULES) -> Factorised:
     """Return the same function of the same inputs, with shared work done once. `sides`: the side of each input.
 
-    Raises ExportError, naming the input or output, if the graph's axes do not match the sides.
+    User and context inputs have one row, item inputs a dynamic first axis. A graph that cannot be split is left whole.
     """
-    axis = checked_axis(model, sides)
-    facts = find_facts(model, axis)
-    checked_outputs(model, facts)
     try:
-        return _Pass(model, rules, facts).run()
+        if any(attribute.type in _GRAPHS for node in model.graph.node for attribute in node.attribute):
+            raise RuleDoesNotApply("it has subgraphs")
+        return _Pass(model, rules, find_facts(model, _item_axis(model, sides))).run()
     except RuleDoesNotApply as reason:
         whole = NodeReport(model.graph.name, "graph", left=f"left as it was: {reason}")
         count = len(model.graph.node)
-        return Factorised(model, Report((whole,), count, count, 0))
+        return Factorised(model, Report((whole,), count, count))
+
+
+def _item_axis(model: onnx.ModelProto, sides: Mapping[str, Side]) -> str:
+    """Return the name of the item axis, empty if it is unnamed."""
+    item = next(value for value in real_inputs(model.graph) if sides[value.name] == "item")
+    return str(item.type.tensor_type.shape.dim[0].dim_param)
 
 
 class _Pass:
@@ -77,8 +77,7 @@ class _Pass:
         outputs = {value.name: self._output_of(value.name) for value in self._model.graph.output}
         made = write_model(self._model, self._scope.emit.nodes, outputs, self._initializers)
         before, after = len(self._model.graph.node), len(made.graph.node)
-        copied = copied_bytes(self._scope.emit, {tensor.name for tensor in made.graph.initializer})
-        return Factorised(made, Report(tuple(self._entries), before, after, copied))
+        return Factorised(made, Report(tuple(self._entries), before, after))
 
     def _output_of(self, name: str) -> Tensor:
         self._scope.credited.clear()
@@ -136,37 +135,28 @@ class _Pass:
             raise RuleDoesNotApply("the shape of its output depends on its inputs' contents")
         node = Node(
             proto.op_type,
-            (),
+            tuple(None if value is None else laid(value) for value in inputs),
             {attribute.name: helper.get_attribute_value(attribute) for attribute in proto.attribute},
             tuple(shape for shape in shapes if shape is not None),
             tuple(fact.dtype for fact in facts if fact is not None),
         )
-        made = self._handled(node, inputs, handler)
+        made = handler(self._scope, node)
+        made = made if isinstance(made, list) else [made]
         if len(made) != len(proto.output) or [_shape(value) for value in made] != list(node.shapes):
             raise RuleDoesNotApply("a rule made another shape")
         return dict(zip(proto.output, made, strict=True))
 
-    def _handled(self, node: Node, inputs: tuple[Value | None, ...], handler: Handler) -> list[Value]:
-        made: Value | list[Value] | None
-        if any(isinstance(value, Flattened) for value in inputs):
-            made = on_flattened(self._scope, node, inputs, handler, handler is elementwise.elementwise)
-        else:
-            node = replace(node, inputs=tuple(None if value is None else laid(value) for value in inputs))
-            made = flattened(self._scope, node) or handler(self._scope, node)
-        return made if isinstance(made, list) else [made]
-
     def _copy(self, proto: onnx.NodeProto, reason: str) -> None:
-        """Copy the node with real inputs. Names that its subgraphs capture stay."""
+        """Copy the node with real inputs."""
         scope = self._scope
         inputs = [scope.whole(self._values[name]) if name else None for name in proto.input]
-        around = [self._named(name) for name in dict.fromkeys(captured(proto)) if name in self._values]
         outputs = [self._output(name) for name in proto.output]
         copied = onnx.NodeProto()
         copied.CopyFrom(proto)
         del copied.input[:], copied.output[:]
         copied.input.extend(tensor.name if tensor else "" for tensor in inputs)
         copied.output.extend(tensor.name if tensor else "" for tensor in outputs)
-        real = [tensor for tensor in (*inputs, *around) if tensor]
+        real = [tensor for tensor in inputs if tensor]
         made = {name: tensor for name, tensor in zip(proto.output, outputs, strict=True) if tensor}
         scope.emit.nodes.append(Emitted(copied, tuple(real), tuple(made.values())))
         for name, tensor in made.items():
@@ -180,16 +170,6 @@ class _Pass:
             return None
         fact = self._facts[name]
         return Tensor(self._scope.emit.name("copied"), fact.shape or (), fact.dtype)
-
-    def _named(self, name: str) -> Tensor:
-        """Return a value as a real tensor under its original name."""
-        tensor = self._scope.whole(self._values[name])
-        if tensor.name == name:
-            return tensor
-        made = Tensor(name, tensor.shape, tensor.dtype)
-        proto = helper.make_node("Identity", [tensor.name], [name], name)
-        self._scope.emit.nodes.append(Emitted(proto, (tensor,), (made,)))
-        return made
 
 
 def _shape(value: Value) -> Shape | None:
@@ -207,8 +187,57 @@ def _name(proto: onnx.NodeProto) -> str:
 def _unused_prefix(model: onnx.ModelProto) -> str:
     """Return a prefix that begins no name of the graph."""
     taken = {value.name for value in (*model.graph.input, *model.graph.initializer)}
-    taken |= {name for node in model.graph.node for name in (*node.output, *captured(node))}
+    taken |= {name for node in model.graph.node for name in node.output}
     prefix = "f/"
     while any(name.startswith(prefix) for name in taken):
         prefix = f"f{prefix}"
     return prefix
+
+
+def write_model(
+    plain: onnx.ModelProto,
+    nodes: Sequence[Emitted],
+    outputs: Mapping[str, Tensor],
+    initializers: Mapping[str, onnx.TensorProto],
+) -> onnx.ModelProto:
+    """Return a model with the inputs, outputs and versions of `plain`; needed initialisers are taken from it."""
+    needed = {tensor.name for tensor in outputs.values()}
+    constants = {tensor.name: tensor for tensor in outputs.values() if tensor.value is not None}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(nodes):
+        if any(tensor.name in needed for tensor in node.outputs):
+            kept.append(node.proto)
+            needed |= {tensor.name for tensor in node.inputs}
+            constants |= {tensor.name: tensor for tensor in node.inputs if tensor.value is not None}
+    named = _named(kept, outputs)
+    held = [initializers.get(name) or _initializer(tensor) for name, tensor in constants.items()]
+    graph = helper.make_graph(
+        [*reversed(kept), *named], plain.graph.name, real_inputs(plain.graph), list(plain.graph.output), held
+    )
+    model = helper.make_model(graph, opset_imports=plain.opset_import, ir_version=plain.ir_version)
+    model.functions.extend(plain.functions)
+    return model
+
+
+def _named(nodes: Sequence[onnx.NodeProto], outputs: Mapping[str, Tensor]) -> list[onnx.NodeProto]:
+    """Name the outputs that a node makes; return copying nodes for the others, inputs and constants."""
+    made = {name for node in nodes for name in node.output}
+    renamed: dict[str, str] = {}
+    copies = []
+    for name, tensor in outputs.items():
+        if tensor.name in made and tensor.name not in renamed:
+            renamed[tensor.name] = name
+        else:
+            source = renamed.get(tensor.name, tensor.name)
+            copies.append(helper.make_node("Identity", [source], [name], name))
+    for node in nodes:
+        for places in (node.input, node.output):
+            places[:] = [renamed.get(name, name) for name in places]
+    return copies
+
+
+def _initializer(tensor: Tensor) -> onnx.TensorProto:
+    if tensor.value is None:
+        raise TypeError(f"{tensor.name} is not a constant")
+    # Not ascontiguousarray, which would add an axis to a scalar.
+    return numpy_helper.from_array(tensor.value.copy(order="C"), tensor.name)

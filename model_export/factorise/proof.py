@@ -12,10 +12,9 @@ import onnx
 from numpy.typing import NDArray
 
 from model_export.errors import CannotRun, ExportError
-from model_export.factorise.doubles import as_double
-from model_export.factorise.evaluate import Evaluator
+from model_export.factorise.evaluate import Evaluator, as_double
 from model_export.factorise.pass_ import factorise
-from model_export.factorise.rule import ALL_RULES, Rule
+from model_export.factorise.report import ALL_RULES, Rule
 from msd.contract.schema import Side
 
 Feeds = Mapping[str, NDArray[Any]]

@@ -1,9 +1,41 @@
-"""Report of the pass: what it did to each node, and why it left others."""
+"""Rules of the factorising pass, and its report: what it did to each node, and why it left others."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-from model_export.factorise.rule import Rule
+
+class Rule(StrEnum):
+    """A rule of the pass. Without rules, a graph is copied with its shape arithmetic evaluated."""
+
+    BROADCAST = "broadcast"
+    """A user's tensor tiled over the candidates stays untiled; operators broadcast it."""
+    CONCAT = "concat"
+    """Concatenated parts stay parts through layout and elementwise operators."""
+    AFFINE = "affine"
+    """Sums and products with shared tensors stay symbolic, as Σ L·a + b; only L varies by candidate."""
+    LINEAR = "linear"
+    """A matrix product over parts, sums and scaled tensors multiplies what candidates share only once."""
+    USER_MATRIX = "user_matrix"
+    """(candidate · user) @ W = candidate @ (user · W): one matrix for all candidates, made from the user."""
+    WEIGHTED_SUM = "weighted_sum"
+    """Σ weight · user's row, with weights by candidate, is a matrix product."""
+    SOFTMAX = "softmax"
+    """softmax(user ‖ candidate) is two softmaxes, weighted by their shares."""
+    LOW_RANK = "low_rank"
+    """A low-rank cross layer keeps the user's columns as a map of the narrow tensor."""
+    HEADS = "heads"
+    """Attention heads on one target: candidates become rows of one product per head."""
+    BIAS = "bias"
+    """A product and the tensor added to all its rows become one Gemm."""
+    GATHER = "gather"
+    """At least three look-ups in tables of one width become one look-up in a joined table.
+
+    Indices are assumed to be from 0 to below the length of their own table, as in an embedding.
+    """
+
+
+ALL_RULES = frozenset(Rule)
 
 
 @dataclass(frozen=True)
@@ -29,8 +61,6 @@ class Report:
     entries: tuple[NodeReport, ...]
     nodes_before: int
     nodes_after: int
-    copied_table_bytes: int
-    """Bytes by which joined tables enlarge the graph."""
 
     @property
     def used(self) -> dict[Rule, int]:
@@ -42,7 +72,6 @@ class Report:
         """Return the whole report, for `--explain`."""
         return {
             "nodes": {"before": self.nodes_before, "after": self.nodes_after},
-            "copied_table_bytes": self.copied_table_bytes,
             "rules": {rule.value: count for rule, count in self.used.items()},
             "split": [entry.as_json() for entry in self.entries if entry.rules],
             "left": [entry.as_json() for entry in self.entries if entry.left],

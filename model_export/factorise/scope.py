@@ -1,15 +1,16 @@
-"""Context of a rule: the new graph, the enabled rules, and materialisation of values."""
+"""Context of a rule: the new graph, the enabled rules, materialisation of values; and the node that it rewrites."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from model_export.factorise.emit import Emitter, Tensor
+from model_export.factorise.emit import Array, Emitter, Tensor
 from model_export.factorise.gathers import join_lookups
-from model_export.factorise.rule import Rule
+from model_export.factorise.report import Rule
 from model_export.factorise.shapes import ITEMS, RuleDoesNotApply, Shape, broadcast, size, size_or_none, with_dim
-from model_export.factorise.values import Affine, Concat, Flattened, Laid, Opaque, Term, Value
+from model_export.factorise.values import Affine, Concat, Laid, Opaque, Term, Value
 
 _MOST_COPIED = 1024  # elements per candidate
 
@@ -52,8 +53,6 @@ class Scope:
         """Return one tensor of the value's own shape, as a copied node needs it."""
         if isinstance(value, Opaque):
             return value.tensor
-        if isinstance(value, Flattened):
-            return self.emit.reshape(self.whole(value.inner), value.shape)
         return self.emit.expand(self.real(value), value.shape)
 
     def filled(self, value: Laid, axis: int) -> Tensor:
@@ -183,3 +182,59 @@ def _alike(one: Affine, other: Affine, axis: int) -> bool:
         return False
     same = with_dim(first.shape, axis, 1) == with_dim(second.shape, axis, 1)
     return same and all(isinstance(part.shape[axis], int) for part in (one, other))
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operator with its inputs as values, and the shapes and dtypes of its outputs."""
+
+    kind: str
+    inputs: tuple[Laid | None, ...]
+    attributes: Mapping[str, Any]
+    shapes: tuple[Shape, ...]
+    dtypes: tuple[np.dtype[Any], ...]
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the first output."""
+        return self.shapes[0]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the first output."""
+        return self.dtypes[0]
+
+    @property
+    def given(self) -> tuple[Laid, ...]:
+        """Inputs that are not omitted."""
+        return tuple(value for value in self.inputs if value is not None)
+
+    def input(self, place: int) -> Laid:
+        """Return an input. Raises RuleDoesNotApply if it is omitted."""
+        value = self.inputs[place] if place < len(self.inputs) else None
+        if value is None:
+            raise RuleDoesNotApply(f"it has no input {place}")
+        return value
+
+    def constant(self, place: int) -> Array | None:
+        """Return the value of a constant input; None if omitted. Raises RuleDoesNotApply if it is not constant."""
+        if place >= len(self.inputs) or self.inputs[place] is None:
+            return None
+        value = self.inputs[place]
+        if isinstance(value, Affine) and not value.varies and value.base is not None and value.base.value is not None:
+            return value.base.value
+        raise RuleDoesNotApply(f"its input {place} is not a constant")
+
+    def axis(self, default: int, rank: int) -> int:
+        """Return the attribute `axis`, counted from the front."""
+        return int(self.attributes.get("axis", default)) % rank
+
+
+Handler = Callable[[Scope, Node], Value | list[Value]]
+
+
+def laid(value: Value) -> Laid:
+    """Return the value. Raises RuleDoesNotApply if rules cannot see its axes."""
+    if isinstance(value, Affine | Concat):
+        return value
+    raise RuleDoesNotApply("its input's shape is not known")

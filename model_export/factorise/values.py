@@ -1,4 +1,4 @@
-"""Symbolic values: sums and products, concatenated parts, merged axes.
+"""Symbolic values: sums and products, concatenated parts.
 
 A value has the shape of the plain graph's tensor. It becomes a tensor only when an operator needs one.
 """
@@ -73,20 +73,6 @@ class Concat:
 Laid = Affine | Concat
 
 
-@dataclass(eq=False)
-class Flattened:
-    """Value of shape [N·T, …], held as [N, T, …]: the first `merged` axes of `inner` are one axis."""
-
-    shape: Shape
-    inner: Laid
-    merged: int
-
-    @property
-    def varies(self) -> bool:
-        """Whether it has the item axis."""
-        return self.inner.varies
-
-
 @dataclass(frozen=True, eq=False)
 class Opaque:
     """A tensor whose shape depends on its inputs' contents."""
@@ -99,7 +85,7 @@ class Opaque:
         return True
 
 
-Value = Laid | Flattened | Opaque
+Value = Laid | Opaque
 
 
 def laid_parts(value: Laid, axis: int) -> Sequence[Laid]:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from model_export.errors import ExportError
-from model_export.foreign.bind import Binding, bind_inputs, head_outputs
+from model_export.foreign.bind import Binding, bind_inputs, head_outputs, spliced_graph
 from model_export.foreign.read import read_model
-from model_export.foreign.splice import spliced_graph
+from model_export.graph import open_session
 from model_export.recipe import LeanRecipe, Recipe
 from msd.contract.assemble import Tensors
 from msd.contract.schema import FeatureSchema
@@ -138,12 +137,8 @@ class _Scores:
 
     def __init__(self, model: ModelProto, bindings: list[Binding], heads: Mapping[str, str]) -> None:
         self._bindings, self._heads = bindings, heads
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = 1, 3
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(model.SerializeToString())
         except Exception as error:  # onnxruntime raises a type of its own for each status, with no common base
             raise ExportError(f"onnxruntime cannot load the graph: {error}") from None
 

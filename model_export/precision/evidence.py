@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_export.errors import ExportError
-from model_export.parity import BundleRows
-from model_export.serving_view import plain_request, spread
+from model_export.parity import BundleRows, plain_request, spread
 from msd.contract.assemble import Tensors
 from msd.contract.golden import encode_row
 from msd.dataset.load import Dataset

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from model_export.errors import ExportError
+from model_export.graph import open_session
 from msd.contract.assemble import Tensors
 from msd.contract.instructions import adds_int8_exactly
 
@@ -148,9 +148,7 @@ def _ranges(model: onnx.ModelProto, names: Sequence[str], rows: Iterable[Tensors
     watched.CopyFrom(model)
     given = {one.name for one in model.graph.input} | {one.name for one in model.graph.output}
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in given)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(watched.SerializeToString())
     ranges = dict.fromkeys(names, _Range(0.0, 0.0))
     for tensors in rows:
         inner = [name for name in names if name not in tensors]

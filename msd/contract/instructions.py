@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-_CPUINFO = Path("/proc/cpuinfo")
+CPUINFO = Path("/proc/cpuinfo")
+"""Where all detection reads from; tests put another file in its place."""
 # From the oldest to the newest: x86, then Arm.
 KNOWN = (
     *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
@@ -10,10 +11,10 @@ KNOWN = (
 )
 
 
-def cpu_instructions(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
-    """Return those of `KNOWN` that the first CPU has; empty if the file does not list them."""
+def cpu_instructions(cpuinfo: Path | None = None) -> tuple[str, ...]:
+    """Return those of `KNOWN` that the first CPU of `cpuinfo`, or `CPUINFO`, has; empty if it does not list them."""
     try:
-        lines = cpuinfo.read_text("utf-8", errors="replace").splitlines()
+        lines = (cpuinfo or CPUINFO).read_text("utf-8", errors="replace").splitlines()
     except OSError:
         return ()
     flags = next(

@@ -61,11 +61,8 @@ def main(
                 tasks[name] = bars.add_task(name, total=total, note=note)
             bars.update(tasks[name], completed=done, total=total, note=note)
 
-        def tell(plan: str) -> None:
-            console.print(plan, highlight=False)
-
         knowledge = folders[1] if len(folders) > 2 else None
-        fresh = distill(dataset, knowledge, out, config, advance, tell)
+        fresh = distill(dataset, knowledge, out, config, advance, lambda plan: console.print(plan, highlight=False))
     if not fresh:
         console.print(f"{out}: done before, nothing to do", highlight=False)
     record = load_record(out)

@@ -86,10 +86,10 @@ class Distiller:
         while self.progress.stage != "done":
             epoch = self.progress.epoch + 1
             lessons = [np.flatnonzero(~c.lessons.held | (self.progress.stage == "catalogue")) for c in self.courses]
-            loss, steps = self._epoch(epoch, lessons)
+            loss = self._epoch(epoch, lessons)
             held_out = self._held_out_loss() if self.progress.stage == "search" else None
             done = Epoch(stage=self.progress.stage, epoch=epoch, loss=loss, held_out_loss=held_out)
-            self._advance_progress(done, steps, advance)
+            self._advance_progress(done, advance)
             groups = {"weights": self.weights, "best": self.best, "untaught": self.untaught}
             save_checkpoint(self.path, self.name, self.progress.model_dump_json(), groups, self.optimiser)
             note = f"loss {loss:.3f}" + ("" if held_out is None else f", held out {held_out:.3f}")
@@ -137,9 +137,9 @@ class Distiller:
             for name, value in self.weights.items():
                 value.copy_(weights[name])
 
-    def _advance_progress(self, done: Epoch, steps: int, advance: Advance) -> None:
-        progress, changes = self.progress, {"epoch": done.epoch, "steps": self.progress.steps + steps}
-        progress = progress.model_copy(update={**changes, "history": (*progress.history, done)})
+    def _advance_progress(self, done: Epoch, advance: Advance) -> None:
+        progress = self.progress
+        progress = progress.model_copy(update={"epoch": done.epoch, "history": (*progress.history, done)})
         if done.held_out_loss is not None and done.held_out_loss < progress.best_loss:
             self.best = self._copy()
             progress = progress.model_copy(update={"best_epoch": done.epoch, "best_loss": done.held_out_loss})
@@ -164,7 +164,7 @@ class Distiller:
         """Begin a stage with a new optimiser; return its progress, with the figures of the stage before."""
         self.optimiser = self._new_optimiser()
         figures = {**progress.figures, **figures}
-        return progress.model_copy(update={"stage": stage, "epoch": 0, "steps": 0, "figures": figures})
+        return progress.model_copy(update={"stage": stage, "epoch": 0, "figures": figures})
 
     @torch.no_grad()
     def _figures(self, stage: str, pooled: list[Tensor]) -> dict[str, Figures]:
@@ -176,8 +176,8 @@ class Distiller:
                 figures[name] = measure(vectors, course.targets, np.flatnonzero(which))
         return figures
 
-    def _epoch(self, epoch: int, lessons: list[Rows]) -> tuple[float, int]:
-        """Train one epoch; return the mean loss and the number of steps."""
+    def _epoch(self, epoch: int, lessons: list[Rows]) -> float:
+        """Train one epoch; return the mean loss."""
         batches = list(self._batches(epoch, lessons))
         total = 0.0
         for at, (course, which) in enumerate(batches):
@@ -189,7 +189,7 @@ class Distiller:
             torch.autograd.backward(loss)
             self.optimiser.step()
             total += loss.item()
-        return total / len(batches), len(batches)
+        return total / len(batches)
 
     def _batches(self, epoch: int, lessons: list[Rows]) -> Iterator[tuple[Course, Rows]]:
         """Return batches of one level each, in random order; they depend only on seed, stage and epoch, so that a rerun

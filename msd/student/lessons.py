@@ -79,16 +79,23 @@ def encode_targets(student: Student, lessons: Lessons, advance: Advance) -> Vect
     """
     texts = target_texts(lessons.knowledge)
     written = [[row for row, text in enumerate(part) if text.strip()] for part in texts]
-    result, done = np.zeros((len(lessons.ids), VECTOR_DIM), np.float32), 0
+    result = np.zeros((len(lessons.ids), VECTOR_DIM), np.float32)
+    count = counter(f"reading what the teacher wrote of {lessons.level}", sum(map(len, written)), advance)
+    for name, part, rows in zip(("explicit", "implicit"), texts, written, strict=True):
+        result[rows, HEADS[name]] = encode_texts(student, [part[row] for row in rows], on_batch=count, plain=True)
+    return result
+
+
+def counter(doing: str, total: int, advance: Advance) -> Callable[[int], None]:
+    """Return a callback that counts batches."""
+    done = 0
 
     def count(batch: int) -> None:
         nonlocal done
         done += batch
-        advance(f"reading what the teacher wrote of {lessons.level}", done, sum(map(len, written)), "")
+        advance(doing, done, total, "")
 
-    for name, part, rows in zip(("explicit", "implicit"), texts, written, strict=True):
-        result[rows, HEADS[name]] = encode_texts(student, [part[row] for row in rows], on_batch=count, plain=True)
-    return result
+    return count
 
 
 class BagOfWords:

@@ -35,7 +35,6 @@ class Progress(BaseModel):
 
     stage: Stage = "search"
     epoch: int = 0
-    steps: int = 0
     best_epoch: int = 0
     best_loss: float
     history: tuple[Epoch, ...] = ()

@@ -7,10 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
-from msd.contract.files import sha256_file, write_bytes_atomic
+from msd.contract.files import sha256_file
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.texts import most_shown, student_texts
 from msd.duration import Machine, about, distilling, encoding, tokens_of
@@ -23,11 +21,12 @@ from msd.student.lessons import (
     BagOfWords,
     Lessons,
     all_lessons,
+    counter,
     encode_targets,
     target_texts,
     teachers_words,
 )
-from msd.student.record import FORMAT, HEADS, StudentError, Vectors
+from msd.student.record import FORMAT, HEADS, StudentError
 from msd.student.states import TextStates
 from msd.student.vectors import UNTAUGHT_FILE, LevelVectors, StudentVectors, load_vectors, save_untaught, save_vectors
 from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge
@@ -97,9 +96,7 @@ def _teach(
 ) -> Distiller:
     # Only the items' words define the directions, independently of the users.
     bag = BagOfWords(teachers_words(lessons[0].knowledge))
-    courses = [
-        _course(student, bag, level, config, work / f"{level.level}.safetensors", run, advance) for level in lessons
-    ]
+    courses = [_course(student, bag, level, config, advance) for level in lessons]
     distiller = Distiller(student, courses, config, work, run)
     progress = distiller.run(advance)
     metrics = {
@@ -156,51 +153,27 @@ def _is_whole(out: Path) -> bool:
     return (out / UNTAUGHT_FILE).is_file()
 
 
-def _course(
-    student: Student, bag: BagOfWords, lessons: Lessons, config: DistillConfig, kept: Path, run: str, advance: Advance
-) -> Course:
-    targets = _kept_targets(kept, run)
-    if targets is None:
-        targets = encode_targets(student, lessons, advance)
-        targets[:, HEADS["words"]] = bag.coordinates(teachers_words(lessons.knowledge))
-        write_bytes_atomic(kept, save({run: targets}))
-    count = _counter(f"reading the texts of {lessons.level}", len(lessons.texts), advance)
+def _course(student: Student, bag: BagOfWords, lessons: Lessons, config: DistillConfig, advance: Advance) -> Course:
+    targets = encode_targets(student, lessons, advance)
+    targets[:, HEADS["words"]] = bag.coordinates(teachers_words(lessons.knowledge))
+    count = counter(f"reading the texts of {lessons.level}", len(lessons.texts), advance)
     return Course(lessons, targets, TextStates(student, lessons.texts, config.frozen_layers, count))
-
-
-def _counter(doing: str, total: int, advance: Advance) -> Callable[[int], None]:
-    """Return a callback that counts batches."""
-    done = 0
-
-    def count(batch: int) -> None:
-        nonlocal done
-        done += batch
-        advance(doing, done, total, "")
-
-    return count
-
-
-def _kept_targets(path: Path, run: str) -> Vectors | None:
-    """Return targets that an earlier start of the same run encoded; None if there are none."""
-    try:
-        return load_file(path).get(run)
-    except (OSError, SafetensorError):
-        return None
 
 
 def _encoded(student: Student, texts: Mapping[str, str], level: str, advance: Advance) -> LevelVectors:
     """Return vectors of all texts that are not blank."""
     kept = {id_: text for id_, text in texts.items() if text.strip()}
-    count = _counter(f"encoding the texts of {level}", len(kept), advance)
+    count = counter(f"encoding the texts of {level}", len(kept), advance)
     return LevelVectors(list(kept), encode_texts(student, list(kept.values()), on_batch=count))
 
 
 def _vectors(student: Student, texts: Mapping[str, str], course: Course, advance: Advance) -> LevelVectors:
     """Return vectors of all texts that are not blank: of taught ones from their states, of others from the text."""
-    lessons = course.lessons
-    others = _encoded(student, {id_: texts[id_] for id_ in texts.keys() - set(lessons.ids)}, lessons.level, advance)
-    both = LevelVectors(
-        [*lessons.ids, *others.ids], np.concatenate([course.states.all_vectors(student), others.vectors])
-    )
+    taught = course.lessons.ids
+    known = set(taught)
+    untaught = {id_: text for id_, text in texts.items() if id_ not in known}
+    others = _encoded(student, untaught, course.lessons.level, advance)
+    vectors = np.concatenate([course.states.all_vectors(student), others.vectors])
+    both = LevelVectors([*taught, *others.ids], vectors)
     order = [id_ for id_ in texts if id_ in both.rows]
     return LevelVectors(order, both.vectors[[both.rows[id_] for id_ in order]])

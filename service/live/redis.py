@@ -23,7 +23,7 @@ from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, Pa
 from service.lru_cache import LruCache
 from service.redis.keys import LIVE_STREAM, event_key, live_key, live_prefix, seen_key
 from service.redis.redis_line import pack
-from service.redis.redis_link import Command, Ears
+from service.redis.redis_link import Command, Listener
 from service.redis.topology import Nodes, are_among, get_many, open_nodes
 from service.settings import Settings
 
@@ -59,7 +59,7 @@ class RedisStates:
         self._stream_until = 0.0
         prefixes = [live_prefix(side).encode() for side in ROW_SIDES] if cache_bytes else []
         timeout_s = settings.store_timeout_ms / 1000
-        self._nodes = open_nodes(url, timeout_s, prefixes, Ears(self._cache.drop))
+        self._nodes = open_nodes(url, timeout_s, prefixes, Listener(self._cache.drop))
         self._writers = open_nodes(url, _WRITE_TIMEOUT_S)
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> PackedStates:
@@ -91,7 +91,11 @@ class RedisStates:
         for place, period in (await self._claimed(batch.events)).items():
             told["user", batch.events[place].user_id, period].append(place)
             told["item", batch.events[place].item_id, period].append(place)
-        events = [_packed(event) for event in batch.events]
+        # Of each event: its digest, its kind and time, and its item.
+        events = [
+            (_digest(event.key), _EVENT.pack(event.is_click, event.at), event.item_id.encode())
+            for event in batch.events
+        ]
         calls = [self._call(batch, *of, [events[place] for place in places]) for of, places in told.items()]
         outcomes = {side: bytearray([DUPLICATE] * len(events)) for side in ROW_SIDES}
         for ((side, _, _), places), reply in zip(told.items(), await self._run(FOLD, calls), strict=True):
@@ -123,7 +127,7 @@ class RedisStates:
     ) -> tuple[list[bytes], list[bytes | None], NDArray[np.int64], NDArray[np.bool_]]:
         """Return the keys of ids [n]; their cached states, the epochs in which these were read, and whether each is
         current."""
-        keys = [live_key(side, one).encode() for one in ids]
+        keys = [live_key(side, entity_id).encode() for entity_id in ids]
         entries = [entry or _NOT_HELD for entry in self._cache.get(keys)]
         epochs = np.fromiter((epoch for _, epoch in entries), np.int64, len(keys))
         return keys, [state for state, _ in entries], epochs, (epochs >= 0) & are_among(epochs, self._nodes.sure())
@@ -138,19 +142,16 @@ class RedisStates:
             counts = unpack_counts(found)
             is_state = counts.found & (np.maximum(counts.impressions, counts.clicks) < _MOST) & (counts.as_of < _LAST_S)
             values |= {key: None for key, ok in zip(named, is_state, strict=True) if not ok and key != _STREAM_KEY}
-            self._hold(values, epoch)
+            # On arrival, because an invalidation that follows is about something later.
+            if _STREAM_KEY in values:
+                self._hold_stream(values[_STREAM_KEY])
+            self._cache.put({key: (value, epoch) for key, value in values.items() if key != _STREAM_KEY})
             return values
 
         answers = await get_many(self._nodes, keys, accept, deadline)
         if answers.error is not None and not answers.outcomes and not len(self._cache):
             raise LiveError(str(answers.error)) from answers.error
         return {key: value for values in answers.outcomes for key, value in values.items()}
-
-    def _hold(self, values: dict[bytes, bytes | None], epoch: int) -> None:
-        """Store replies on arrival: an invalidation that follows is about something later."""
-        if _STREAM_KEY in values:
-            self._hold_stream(values[_STREAM_KEY])
-        self._cache.put({key: (value, epoch) for key, value in values.items() if key != _STREAM_KEY})
 
     def _hold_stream(self, packed: bytes | None) -> Stream | None:
         """Store and return the stream as it is now."""
@@ -179,24 +180,28 @@ class RedisStates:
         return claimed
 
     def _call(
-        self, batch: LiveBatch, side: RowSide, one: str, period: int, events: Sequence[tuple[bytes, bytes, bytes]]
+        self, batch: LiveBatch, side: RowSide, entity_id: str, period: int, events: Sequence[tuple[bytes, bytes, bytes]]
     ) -> tuple[list[bytes], list[bytes]]:
         """Return keys and arguments of the script for one ID."""
-        seen = [seen_key(side, one, number).encode() for number in (period, period - 1, period + 1)]
+        seen = [seen_key(side, entity_id, number).encode() for number in (period, period - 1, period + 1)]
         rule = batch.rules[side]
         settled = [
             _number(rule.half_life_s),
             b"%d" % rule.history_length,
             self._seen_s,
-            pack_state(batch.rows[side].get(one, NOTHING)),
+            pack_state(batch.rows[side].get(entity_id, NOTHING)),
         ]
         own = [(digest, what, item if side == "user" else b"") for digest, what, item in events]
-        return [live_key(side, one).encode(), *seen], [*settled, *(part for event in own for part in event)]
+        return [live_key(side, entity_id).encode(), *seen], [*settled, *(part for event in own for part in event)]
 
     async def _run(self, script: Script, calls: Sequence[tuple[list[bytes], list[bytes]]]) -> list[Any]:
         """Run a script, and return its replies; load it first on a server that lacks it. Raises LiveError."""
         replies = await _ask(self._writers, [_command(b"EVALSHA", script.sha, *call) for call in calls])
-        unknown = [place for place, reply in enumerate(replies) if _is_error(reply, "NOSCRIPT")]
+        unknown = [
+            place
+            for place, reply in enumerate(replies)
+            if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
+        ]
         if unknown:
             again = await _ask(self._writers, [_command(b"EVAL", script.text, *calls[place]) for place in unknown])
             for place, reply in zip(unknown, again, strict=True):
@@ -229,10 +234,6 @@ def _command(name: bytes, script: bytes, keys: Sequence[bytes], arguments: Seque
     return Command(keys[0], pack(name, script, b"%d" % len(keys), *keys, *arguments))
 
 
-def _packed(event: LiveEvent) -> tuple[bytes, bytes, bytes]:
-    return _digest(event.key), _EVENT.pack(event.is_click, event.at), event.item_id.encode()
-
-
 def _digest(value: bytes) -> bytes:
     return hashlib.blake2b(value, digest_size=_DIGEST_BYTES).digest()
 
@@ -245,10 +246,6 @@ def _whose(event: LiveEvent) -> bytes:
 def _number(value: float) -> bytes:
     """Return a number with all its digits."""
     return repr(value).encode()
-
-
-def _is_error(reply: object, code: str) -> bool:
-    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith(code)
 
 
 def _size_of(key: bytes, entry: tuple[bytes | None, int]) -> int:

@@ -11,7 +11,7 @@ from redis.crc import key_slot
 
 from service.errors import StoreError
 from service.redis.redis_line import RedisServer, pack
-from service.redis.redis_link import SURE_S, Answers, Command, Ears, Receive, RedisLink, State, checked
+from service.redis.redis_link import SURE_S, Answers, Command, Listener, Receive, RedisLink, State, checked
 from service.redis.redis_url import Address, RedisUrl, host_port
 
 T = TypeVar("T")
@@ -52,14 +52,14 @@ class Redirect(NamedTuple):
 
 
 class Cluster:
-    """All masters of a cluster. `ears` are called for each of them."""
+    """All masters of a cluster. `listener` is called for each of them."""
 
-    def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], ears: Ears) -> None:
+    def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], listener: Listener) -> None:
         self.address = url.address
         self._url = url
         self._timeout_s = timeout_s
         self._prefixes = prefixes
-        self._ears = ears
+        self._listener = listener
         self._epochs = itertools.count()
         self._nodes: dict[Address, _Node] = {}
         self._by_slot: list[_Node | None] = [None] * SLOTS
@@ -164,7 +164,7 @@ class Cluster:
                     refusals.append(StoreError(f"Redis at {node.link.address}: {reply}"))
             return [accept(kept, values, node.link.epoch)] if kept else []
 
-        sent = b"".join([_ASKING + one for one in packed] if asks else packed)
+        sent = b"".join([_ASKING + command for command in packed] if asks else packed)
         try:
             outcome = await node.link.ask(sent, len(packed) * (2 if asks else 1), accepted, until)
         except StoreError as error:
@@ -190,15 +190,15 @@ class Cluster:
             async def seek() -> RedisServer:
                 return RedisServer(url, self._prefixes)
 
-            ears = Ears(self._ears.invalid, self._ears.renewed, self._fares)
-            link = RedisLink(host_port(address), seek, self._timeout_s, self._epochs, ears)
+            listener = Listener(self._listener.invalid, self._listener.renewed, self._state_changed)
+            link = RedisLink(host_port(address), seek, self._timeout_s, self._epochs, listener)
             link.open()
             self._nodes[address] = _Node(address, link)
         return self._nodes[address]
 
-    def _fares(self) -> None:
+    def _state_changed(self) -> None:
         self._is_due.set()
-        self._ears.fares()
+        self._listener.state_changed()
 
     async def _keep(self) -> None:
         """Refresh the view periodically, and soon after a failure or a moved slot."""
@@ -212,7 +212,7 @@ class Cluster:
             if self._first_try is not None:
                 self._first_try.set_result(None)
                 self._first_try = None
-            self._ears.fares()
+            self._listener.state_changed()
             await asyncio.sleep(_SOON_S)
             try:
                 async with asyncio.timeout(_WATCH_S):

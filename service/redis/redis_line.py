@@ -95,7 +95,7 @@ def _read_header(header: bytes) -> tuple[int, int]:
 
 
 @dataclass(slots=True)
-class _Asked:
+class _Query:
     at: float
     count: int
     accept: Accept
@@ -111,7 +111,7 @@ class Line(asyncio.Protocol):
         self._limit_s = limit_s
         self._bounds = ReplyBounds()
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
-        self._asked: deque[_Asked] = deque()
+        self._queries: deque[_Query] = deque()
         self._again: list[Sequence[bytes] | None] = []
         self._was_late = False
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -123,7 +123,7 @@ class Line(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Whether no reply is outstanding."""
-        return not self._asked
+        return not self._queries
 
     @property
     def is_late(self) -> bool:
@@ -132,7 +132,7 @@ class Line(asyncio.Protocol):
 
     def silent_for(self) -> float:
         """Return the age of the oldest outstanding reply, in seconds."""
-        return time.perf_counter() - self._asked[0].at if self._asked else 0.0
+        return time.perf_counter() - self._queries[0].at if self._queries else 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -144,10 +144,10 @@ class Line(asyncio.Protocol):
         has ended."""
         if self.ended.done():
             raise Ended(self.ended.result())
-        asked = _Asked(time.perf_counter(), count, accept, asyncio.get_running_loop().create_future())
-        self._asked.append(asked)
+        query = _Query(time.perf_counter(), count, accept, asyncio.get_running_loop().create_future())
+        self._queries.append(query)
         self._transport.write(commands)
-        return asked.answered
+        return query.answered
 
     def ping(self) -> None:
         self.send(_PING, 1, lambda replies: None)
@@ -172,42 +172,42 @@ class Line(asyncio.Protocol):
         if not self.ended.done():
             self.ended.set_result(reason)
         self._transport.abort()
-        while self._asked:
-            _fail(self._asked.popleft().answered, Ended(reason))
+        while self._queries:
+            _fail(self._queries.popleft().answered, Ended(reason))
 
     def _hear(self, push: Sequence[Any]) -> None:
         if len(push) != 2 or push[0] != b"invalidate":
             return
         keys = None if push[1] is None else [key for key in push[1] if isinstance(key, bytes)]
         self._invalid(keys)
-        if self._asked and self._asked[0].replies:
+        if self._queries and self._queries[0].replies:
             # Between two replies to one query, before the first is accepted.
             self._again.append(keys)
 
     def _answer(self, reply: object) -> None:
-        if not self._asked:
+        if not self._queries:
             raise ValueError("a reply to no command")
-        asked = self._asked[0]
-        asked.replies.append(reply)
-        if len(asked.replies) < asked.count:
+        query = self._queries[0]
+        query.replies.append(reply)
+        if len(query.replies) < query.count:
             return
-        self._asked.popleft()
+        self._queries.popleft()
         # The server sends the invalidations of all earlier changes before the reply.
-        self.proved_at = asked.at
-        self._was_late = time.perf_counter() - asked.at > self._limit_s
+        self.proved_at = query.at
+        self._was_late = time.perf_counter() - query.at > self._limit_s
         try:
-            outcome = asked.accept(asked.replies)
+            outcome = query.accept(query.replies)
         except StoreError as error:
-            _fail(asked.answered, error)
+            _fail(query.answered, error)
         except Exception as error:  # a reply of an unexpected shape
-            _fail(asked.answered, StoreError(f"an unexpected reply: {type(error).__name__}: {error}"[:500]))
+            _fail(query.answered, StoreError(f"an unexpected reply: {type(error).__name__}: {error}"[:500]))
         else:
-            if not asked.answered.done():
-                asked.answered.set_result(outcome)
+            if not query.answered.done():
+                query.answered.set_result(outcome)
         for keys in self._again:
             self._invalid(keys)
         self._again.clear()
-        if self._was_late and not self._asked:
+        if self._was_late and not self._queries:
             self.ping()
 
 
@@ -244,17 +244,12 @@ class RedisServer:
         """Connect and greet. Raises StoreError if the server refuses, else what the network raises."""
         loop, read = asyncio.get_running_loop(), self._read
         context = _tls(read)
-        made: tuple[asyncio.Transport, Line]
+        line = Line(invalid, limit_s)
         if isinstance(read, UnixDomainSocketConnection):
-            made = await loop.create_unix_connection(lambda: Line(invalid, limit_s), read.path)
+            await loop.create_unix_connection(lambda: line, read.path)
         else:
-            made = await loop.create_connection(
-                lambda: Line(invalid, limit_s),
-                read.host,
-                read.port,  # type: ignore[attr-defined]
-                ssl=context,
-            )
-        transport, line = made
+            port = read.port  # type: ignore[attr-defined]
+            await loop.create_connection(lambda: line, read.host, port, ssl=context)
         try:
             for command in self._greeting:
                 (reply,) = await line.send(pack(*command), 1, lambda replies: replies)
@@ -263,7 +258,7 @@ class RedisServer:
                 if isinstance(reply, dict):
                     line.is_master = reply.get(b"role", b"master") == b"master"
         except BaseException:
-            transport.abort()
+            line.end("refused")
             raise
         return line
 
@@ -276,7 +271,7 @@ def _tls(read: AbstractConnection) -> ssl.SSLContext | None:
         return read.ssl_context.get()
     except (OSError, RedisError) as error:
         files = [read.ssl_context.ca_certs, read.ssl_context.certfile, read.ssl_context.keyfile]
-        named = ", ".join(str(one) for one in files if one)
+        named = ", ".join(str(path) for path in files if path)
         raise StoreError(
             f"TLS cannot be set up ({error}): look at {named or 'the ssl_… options of the URL'}"
         ) from error

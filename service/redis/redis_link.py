@@ -33,12 +33,12 @@ replies (some may be a `hiredis.ReplyError`), and the epoch of the connection.
 """
 
 
-class Ears(NamedTuple):
+class Listener(NamedTuple):
     """Callbacks of a link: for keys that changed, for a new epoch, for another state of the server."""
 
     invalid: Callable[[Sequence[bytes]], None] = lambda keys: None
     renewed: Callable[[], None] = lambda: None
-    fares: Callable[[], None] = lambda: None
+    state_changed: Callable[[], None] = lambda: None
 
 
 class Command(NamedTuple):
@@ -62,13 +62,19 @@ class RedisLink:
     """
 
     def __init__(
-        self, address: str, seek: Seek, timeout_s: float, epochs: Iterator[int], ears: Ears, needs_master: bool = False
+        self,
+        address: str,
+        seek: Seek,
+        timeout_s: float,
+        epochs: Iterator[int],
+        listener: Listener,
+        needs_master: bool = False,
     ) -> None:
         self.address = address
         self._seek = seek
         self._timeout_s = timeout_s
         self._epochs = epochs
-        self._ears = ears
+        self._listener = listener
         self._needs_master = needs_master
         self._line: Line | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -157,25 +163,22 @@ class RedisLink:
     def _tell(self) -> None:
         if (state := self.state) != self._told:
             self._told = state
-            self._ears.fares()
+            self._listener.state_changed()
 
     async def _keep(self) -> None:
         pause = 0.0
         while True:
             started, line = time.perf_counter(), None
             try:
-                line = await self._connect()
-                self._line = line
+                line = self._line = await self._connect()
                 self._tried()
                 self._tell()
-                self._ears.renewed()
+                self._listener.renewed()
                 self._reason = await self._beat(line)
-            except StoreError as error:
+            except (StoreError, Ended) as error:
                 self._reason = str(error)
             except TimeoutError:
                 self._reason = f"did not answer within {self._timeout_s * 1000:g} ms"
-            except Ended as error:
-                self._reason = str(error)
             except Exception as error:
                 # Errors of the system, of TLS, or of an invalid address; none contains credentials. The link continues
                 # after any error: without its keeper it would stay down.
@@ -223,10 +226,10 @@ class RedisLink:
         """If all keys may have changed, as after FLUSHALL, start a new epoch: this costs the same for any number of
         rows."""
         if keys is not None:
-            self._ears.invalid(keys)
+            self._listener.invalid(keys)
             return
         self.epoch = next(self._epochs)
-        self._ears.renewed()
+        self._listener.renewed()
 
     async def _beat(self, line: Line) -> str:
         """Ping periodically; return why the connection ended."""

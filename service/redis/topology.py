@@ -14,25 +14,25 @@ from numpy.typing import NDArray
 from service.errors import StoreError
 from service.redis.cluster import Cluster
 from service.redis.redis_line import RedisServer, pack
-from service.redis.redis_link import SURE_S, Answers, Command, Ears, Receive, RedisLink, State, checked
+from service.redis.redis_link import SURE_S, Answers, Command, Listener, Receive, RedisLink, State, checked
 from service.redis.redis_url import Address, RedisUrl, host_port, parse_redis_url
 
 T = TypeVar("T")
 _SENTINEL_LIMIT_S = 0.5
 _WATCH_S = 1.0
-_NOBODY = Ears()
+_NOBODY = Listener()
 _VALUE = {bytes, type(None)}
 
 
 class OneServer:
     """A topology with all keys on one server."""
 
-    def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], ears: Ears) -> None:
+    def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], listener: Listener) -> None:
         self.address = url.address
         self._url = url
         self._prefixes = prefixes
         needs_master = url.form == "sentinel"
-        self._link = RedisLink(self.address, self._seek, timeout_s, itertools.count(), ears, needs_master)
+        self._link = RedisLink(self.address, self._seek, timeout_s, itertools.count(), listener, needs_master)
 
     @property
     def state(self) -> State:
@@ -55,7 +55,7 @@ class OneServer:
         if not commands:
             return Answers([], None)
         places = range(len(commands))
-        packed = commands[0].packed if len(commands) == 1 else b"".join([one.packed for one in commands])
+        packed = commands[0].packed if len(commands) == 1 else b"".join([command.packed for command in commands])
 
         def accepted(replies: list[Any]) -> T:
             return accept(places, replies, self._link.epoch)
@@ -78,8 +78,8 @@ class SentinelMaster(OneServer):
     The Sentinel that answered last is asked first.
     """
 
-    def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], ears: Ears) -> None:
-        super().__init__(url, timeout_s, prefixes, ears)
+    def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], listener: Listener) -> None:
+        super().__init__(url, timeout_s, prefixes, listener)
         self._sentinels = list(url.hosts)
         self._named: Address | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -145,25 +145,25 @@ Nodes = OneServer | Cluster
 """A topology: commands go to their keys' nodes, all at once."""
 
 
-def open_nodes(url: str, timeout_s: float, prefixes: Sequence[bytes] = (), ears: Ears = _NOBODY) -> Nodes:
+def open_nodes(url: str, timeout_s: float, prefixes: Sequence[bytes] = (), listener: Listener = _NOBODY) -> Nodes:
     """Return the nodes of a URL, not yet connected.
 
-    `timeout_s`: of one query. `prefixes`: of keys whose changes `ears` get; empty for a server without tracking. Raises
-    StoreError for an invalid option in the URL.
+    `timeout_s`: of one query. `prefixes`: of keys whose changes `listener` gets; empty for a server without tracking.
+    Raises StoreError for an invalid option in the URL.
     """
     parsed = parse_redis_url(url)
     RedisServer(parsed.of_server(("", 0)), prefixes)  # checks the options before anything connects
     if parsed.form == "cluster":
-        return Cluster(parsed, timeout_s, prefixes, ears)
+        return Cluster(parsed, timeout_s, prefixes, listener)
     form = SentinelMaster if parsed.form == "sentinel" else OneServer
-    return form(parsed, timeout_s, prefixes, ears)
+    return form(parsed, timeout_s, prefixes, listener)
 
 
 def are_among(epochs: NDArray[np.int64], sure: Sequence[int]) -> NDArray[np.bool_]:
     """Return, for each epoch [n], whether it is one of a few."""
     are = np.zeros(len(epochs), bool)
-    for one in sure:
-        are |= epochs == one
+    for epoch in sure:
+        are |= epochs == epoch
     return are
 
 

@@ -18,13 +18,12 @@ import structlog
 
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
-from msd.contract.pricing import ecpm_of
+from msd.contract.pricing import ecpm_of, served_places
 from service import limits
 from service.machine import give_way, let_others_run
 from service.request_log.quality import Drift, Observed
 from service.scoring.answer import Answer, Served
 from service.scoring.deployment import Deployment
-from service.scoring.reply import served_places
 from service.settings import Settings
 from service.telemetry.metrics import Logged, Metrics
 
@@ -119,7 +118,10 @@ class RequestLog:
         writer, tick_at = self._writer, time.monotonic() + self._tick_s
         while True:
             began = time.thread_time()
-            told = self._told(max(0.0, tick_at - time.monotonic()))
+            try:
+                told = self._queue.get(timeout=max(0.0, tick_at - time.monotonic()))
+            except Empty:
+                told = None
             if told is None and self._closing.is_set():
                 break
             # If one record fails, others are still logged.
@@ -137,12 +139,6 @@ class RequestLog:
                 self._taken_count += 1
             self._closing.wait(_PAUSES_PER_WORK * (time.thread_time() - began))
         writer.close()
-
-    def _told(self, timeout: float) -> Served | LoggedEvents | None:
-        try:
-            return self._queue.get(timeout=timeout)
-        except Empty:
-            return None
 
 
 class LogWriter:
@@ -179,10 +175,8 @@ class LogWriter:
         self._metrics.log_bytes.set(self._folder.size())
 
     def lose(self, told: Served | LoggedEvents | None, error: Exception) -> None:
-        if isinstance(told, LoggedEvents):
-            self._lost(EVENTS, told.total, error)
-        else:
-            self._lost(REQUESTS, int(told is not None), error)
+        kind, count = (EVENTS, told.total) if isinstance(told, LoggedEvents) else (REQUESTS, int(told is not None))
+        self._lost(kind, count, error)
 
     def close(self) -> None:
         """Write all waiting records, and unlock the folder."""
@@ -204,7 +198,7 @@ class LogWriter:
 
     def _take_events(self, events: LoggedEvents) -> None:
         told = list(records_of(events))
-        wanted = [one for one in told if one.request_id is None or is_sampled(one.request_id, self._share)]
+        wanted = [event for event in told if event.request_id is None or is_sampled(event.request_id, self._share)]
         self._metrics.log_events["unsampled"].inc(len(told) - len(wanted))
         for event in wanted:
             self._observed.event(event)
@@ -214,10 +208,9 @@ class LogWriter:
 
     def _flush(self, *, is_last: bool = False) -> None:
         """Write records that are due; all of them if it is the last time."""
-        if self._requests.is_due(is_last):
-            self._write(self._requests)
-        if self._events.is_due(is_last):
-            self._write(self._events)
+        for waiting in (self._requests, self._events):
+            if waiting.is_due(is_last):
+                self._write(waiting)
 
     def _convert(self, waiting: "_Waiting") -> None:
         count = len(waiting.records)
@@ -334,7 +327,7 @@ def record_of(served: Served) -> RequestRecord:
         heads=list(scored.scores),
         scores=columns,
         degraded_user=scored.degraded_user,
-        rungs=[degraded.get(one) for one in request.ids] if degraded else None,
+        rungs=[degraded.get(item_id) for item_id in request.ids] if degraded else None,
         correction=None if scored.correction is None else scored.correction.values,
         served=None if request.top_k is None else served_places(ecpm, columns[0], request.top_k, first).tolist(),
         pricing=request.pricing,

@@ -1,20 +1,30 @@
-"""POST /v1/events: read the body, check it, fetch the rows that states start from, and answer once the events are
+"""POST /v1/events: its wire format, which the request log keeps; and the endpoint, which answers once events are
 durable. Errors are raised; `AccessMiddleware` answers them.
 """
 
 import time
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import orjson
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from msd.contract.request import InvalidRequest
+from msd.contract.request import (
+    At,
+    Id,
+    InvalidRequest,
+    RequestError,
+    Wire,
+    check_keys,
+    has_no_key_twice,
+    parse_thoroughly,
+)
 from msd.contract.rows import RowSide
 from service.deployment.readiness import Readiness
 from service.errors import EventsUnavailable, StoreError
-from service.http.middleware import read_json_body
-from service.live.events import WireEvent, parse_events
+from service.http.middleware import read_json_body, send_json
+from service.limits import MAX_EVENTS
 from service.live.live_state import LiveState
 from service.live.overlay import state_rules
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, rows_of
@@ -27,6 +37,31 @@ from service.telemetry.metrics import Metrics
 PATH = "/v1/events"
 MAX_AHEAD_S = 60.0
 """Maximum seconds by which an event may be ahead of the service's clock; later ones count as this much ahead."""
+
+
+class TooManyEvents(RequestError):
+    """More events than one batch may have."""
+
+    code = "too_many_events"
+
+
+class WireEvent(Wire):
+    """One impression of an item to a user, one click, or one conversion of a click. None implies or needs another."""
+
+    event_id: Id = Field(description="Idempotency key: the first event of a type and ID counts.")
+    type: Literal["impression", "click", "conversion"] = Field(
+        description="A conversion changes no live counts: it is logged, for `msd join`."
+    )
+    user_id: Id
+    item_id: Id
+    at: At | None = Field(default=None, description="Time of the event in Unix seconds; the service's clock if absent.")
+    request_id: Id | None = Field(default=None, description="Request ID of the scoring request that led to it.")
+
+
+class EventBatch(Wire):
+    """Events in any order; accepted or rejected as a whole."""
+
+    events: Annotated[list[WireEvent], Field(min_length=1, fail_fast=True)]
 
 
 class EventsReply(BaseModel):
@@ -79,9 +114,7 @@ class EventsRoute:
             raise EventsUnavailable("the request log has no room for conversions; send the batch again")
         self._metrics.events_noted["conversion"].inc(conversions)
         reply = orjson.dumps({"accepted": accepted, "duplicates": duplicates})
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply))]
-        await send({"type": "http.response.start", "status": 202, "headers": headers})
-        await send({"type": "http.response.body", "body": reply})
+        await send_json(send, 202, reply)
 
     def _check_conversions(self, events: Sequence[WireEvent]) -> None:
         """Raise InvalidRequest for conversions that nothing would keep."""
@@ -137,3 +170,27 @@ class EventsRoute:
         noted["unknown_user"].inc(sum(event.user_id not in batch.rows["user"] for event in batch.events))
         noted["unknown_item"].inc(sum(event.item_id not in batch.rows["item"] for event in batch.events))
         metrics.newest_event.set(outcome.newest_at)
+
+
+def parse_events(body: bytes, max_events: int = MAX_EVENTS) -> list[WireEvent]:
+    """Parse the events in a JSON body. Raises the RequestError that says what is wrong, and where."""
+    try:
+        batch = EventBatch.model_validate_json(body)
+        if has_no_key_twice(body, 1 + sum(len(event.model_fields_set) for event in batch.events)):
+            return _bounded(batch, max_events)
+    except ValidationError:
+        pass
+    return _bounded(parse_thoroughly(body, EventBatch, _check_width), max_events)
+
+
+def _check_width(document: object) -> None:
+    if isinstance(document, dict):
+        events = document.get("events")
+        within = events if isinstance(events, list) else []
+        check_keys({"": document, **{f"events.{place}": event for place, event in enumerate(within)}})
+
+
+def _bounded(batch: EventBatch, max_events: int) -> list[WireEvent]:
+    if len(batch.events) > max_events:
+        raise TooManyEvents(f"{len(batch.events)} events; the limit is {max_events}: split the batch", "events")
+    return batch.events

@@ -24,7 +24,7 @@ _RETRY_S = 1.0
 _REST = 4.0
 
 
-class Brought(NamedTuple):
+class Prefetched(NamedTuple):
     """Outcome of a read: whether the arena had room for all of it, and whether all nodes answered."""
 
     was_room: bool
@@ -34,21 +34,21 @@ class Brought(NamedTuple):
 class Fill:
     """A task of the event loop, bounded by `rows_per_s`.
 
-    `bring` reads rows into their arena, `shown` the n-th part of the most shown IDs (None: there is none); both raise
+    `read` reads rows into their arena, `shown` the n-th part of the most shown IDs (None: there is none); both raise
     StoreError if nothing can be read. `epochs` are the current ones.
     """
 
     def __init__(
         self,
         arenas: Mapping[RowSide, Arena],
-        bring: Callable[[RowSide, Sequence[str]], Awaitable[Brought]],
+        read: Callable[[RowSide, Sequence[str]], Awaitable[Prefetched]],
         shown: Callable[[RowSide, int], Awaitable[Sequence[str] | None]],
         epochs: Callable[[], Sequence[int]],
         rows_per_s: float,
         standing: Standing,
     ) -> None:
         self._arenas = arenas
-        self._read, self._shown, self._epochs = bring, shown, epochs
+        self._read, self._shown, self._epochs = read, shown, epochs
         self._rows_per_s = rows_per_s
         self._standing = standing
         self._is_due = asyncio.Event()
@@ -89,7 +89,7 @@ class Fill:
             is_whole &= await self._refresh(side)
         sides = list(self._arenas)
         for number in count():
-            sides = [side for side in sides if await self._bring_shown(side, number)]
+            sides = [side for side in sides if await self._prefetch_shown(side, number)]
             if not sides:
                 break
         if not is_whole:
@@ -102,23 +102,23 @@ class Fill:
         while place < arena.end:
             ids, place = arena.of_other_epochs(self._epochs(), place, _CHUNK)
             if ids:
-                is_whole &= (await self._bring(side, ids)).is_whole
+                is_whole &= (await self._prefetch(side, ids)).is_whole
         return is_whole
 
-    async def _bring_shown(self, side: RowSide, number: int) -> bool:
+    async def _prefetch_shown(self, side: RowSide, number: int) -> bool:
         """Read the n-th part of the most shown rows; return whether there may be another, and room for it."""
         arena = self._arenas[side]
         if not arena.has_room or (ids := await self._shown(side, number)) is None:
             return False
         wanted = arena.lacks(ids, self._epochs())
         for start in range(0, len(wanted), _CHUNK):
-            if not (await self._bring(side, wanted[start : start + _CHUNK])).was_room:
+            if not (await self._prefetch(side, wanted[start : start + _CHUNK])).was_room:
                 return False
         return True
 
-    async def _bring(self, side: RowSide, ids: Sequence[str]) -> Brought:
+    async def _prefetch(self, side: RowSide, ids: Sequence[str]) -> Prefetched:
         started = time.perf_counter()
-        brought = await self._read(side, ids)
+        prefetched = await self._read(side, ids)
         pause = max(len(ids) / self._rows_per_s, _REST * (time.perf_counter() - started))
         await asyncio.sleep(pause * random.uniform(0.75, 1.25))
-        return brought
+        return prefetched

@@ -122,11 +122,9 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
         bundle_id = bundle_id_of(schema, {name: entries[name].sha256 for name in (RANKER, ENCODER) if name in entries})
         for side in _SIDES:
             _write_rows(temporary, schema, side, USERS if side == "user" else ITEMS, bundle_id)
-        # One proves a slow model, which each of its services has to run for it.
-        asked = golden_requests()[: 1 if recipe.slow else None]
-        goldens = _goldens(temporary, schema, bundle_id, model, asked)
+        goldens = _goldens(temporary, schema, bundle_id, model)
         if lean is not None:
-            of_lean = _goldens(temporary, schema, bundle_id, lean, asked)
+            of_lean = _goldens(temporary, schema, bundle_id, lean)
             goldens = [
                 golden.model_copy(update={"lean": own.expected}) for golden, own in zip(goldens, of_lean, strict=True)
             ]
@@ -245,9 +243,7 @@ def golden_requests() -> list[dict[str, Any]]:
     ]
 
 
-def _goldens(
-    folder: Path, schema: FeatureSchema, bundle_id: str, model: onnx.ModelProto, asked: Sequence[dict[str, Any]]
-) -> list[Golden]:
+def _goldens(folder: Path, schema: FeatureSchema, bundle_id: str, model: onnx.ModelProto) -> list[Golden]:
     codecs = {side: RowCodec(schema, side, bundle_id) for side in _SIDES}
     rows = {}
     for side, codec in codecs.items():
@@ -256,7 +252,7 @@ def _goldens(
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     heads = [output.name for output in session.get_outputs()]
     goldens = []
-    for document in asked:
+    for document in golden_requests():
         request = parse_request(json.dumps(document).encode(), schema)
         user_row = rows["user"].get(request.user_id)
         user = codecs["user"].unpack([user_row])

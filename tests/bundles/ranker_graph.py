@@ -1,4 +1,4 @@
-"""A ranker without torch, made node by node: it depends on every input tensor, and can be slow or poisoned at will."""
+"""A ranker without torch, made node by node: it depends on every input tensor, and can be poisoned."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,7 @@ from msd.contract.schema import FeatureSchema
 from msd.contract.uncertainty import Uncertainty
 
 POISON_HOUR = "23"
-"""With `poison`, the ranker gives NaN at this hour; with `fails`, its run fails; with `hangs`, it never ends."""
-
-# Of a large product each: so many that a test has the time to look on.
-_SLOW_STEPS = 60
+"""With `poison`, the ranker gives NaN at this hour; with `fails`, its run fails."""
 
 
 PAYS = ColdAds(
@@ -37,8 +34,6 @@ class Recipe:
     seed: int = 0
     poison: bool = False
     fails: bool = False
-    hangs: bool = False
-    slow: bool = False
     dense: bool = False
     int8: bool = False
     lean: bool = False
@@ -84,8 +79,6 @@ def build_ranker(schema: FeatureSchema, recipe: Recipe) -> onnx.ModelProto:
     adds = (
         (recipe.poison, _poison),
         (recipe.fails, _fails),
-        (recipe.hangs, _hangs),
-        (recipe.slow, _slow),
         (recipe.dense, _dense),
     )
     for wanted, add in adds:
@@ -138,64 +131,6 @@ def _fails(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: s
         helper.make_node("Add", [logit, "fails.nothing"], ["logit.fails"]),
     ]
     return "logit.fails"
-
-
-def _hangs(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
-    """Adds 0 × the result of a loop, of no steps but at POISON_HOUR, where it has 2^60."""
-    index = schema.indexed("context")[0].index[POISON_HOUR]
-    weights += [
-        numpy_helper.from_array(np.array(index, np.int32), "hangs.hour"),
-        numpy_helper.from_array(np.array(0, np.int64), "hangs.column"),
-        numpy_helper.from_array(np.zeros(0, np.int64), "hangs.shape"),
-        numpy_helper.from_array(np.array(2**60, np.int64), "hangs.most"),
-        numpy_helper.from_array(np.array(0, np.int64), "hangs.none"),
-        numpy_helper.from_array(np.array(0.0, np.float32), "hangs.zero"),
-    ]
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["goes_on"], ["on"]), helper.make_node("Sin", ["before"], ["after"])],
-        "step",
-        [
-            helper.make_tensor_value_info("step", TensorProto.INT64, []),
-            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("before", TensorProto.FLOAT, []),
-        ],
-        [
-            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("after", TensorProto.FLOAT, []),
-        ],
-    )
-    nodes += [
-        helper.make_node("Gather", ["context_categorical", "hangs.column"], ["hangs.raw"], axis=1),
-        helper.make_node("Reshape", ["hangs.raw", "hangs.shape"], ["hangs.place"]),
-        helper.make_node("Equal", ["hangs.place", "hangs.hour"], ["hangs.now"]),
-        helper.make_node("Where", ["hangs.now", "hangs.most", "hangs.none"], ["hangs.steps"]),
-        helper.make_node("Loop", ["hangs.steps", "", "hangs.zero"], ["hangs.value"], body=body),
-        helper.make_node("Add", [logit, "hangs.value"], ["logit.hangs"]),
-    ]
-    return "logit.hangs"
-
-
-def _slow(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
-    """Adds 0 × a chain of large matrix products, some tenths of a second a run whatever N is."""
-    size = 700
-    weights += [
-        numpy_helper.from_array(np.full((size, size), 1.0 / size, np.float32), "slow.matrix"),
-        numpy_helper.from_array(np.zeros(1, np.float32), "slow.zero"),
-        numpy_helper.from_array(np.array([1], np.int64), "slow.shape"),
-    ]
-    nodes += [
-        helper.make_node("ReduceSum", ["context"], ["slow.context"], keepdims=1),
-        helper.make_node("Add", ["slow.matrix", "slow.context"], ["slow.0"]),
-    ]
-    for step in range(_SLOW_STEPS):
-        nodes.append(helper.make_node("MatMul", [f"slow.{step}", "slow.matrix"], [f"slow.{step + 1}"]))
-    nodes += [
-        helper.make_node("ReduceMean", [f"slow.{_SLOW_STEPS}"], ["slow.mean"], keepdims=0),
-        helper.make_node("Reshape", ["slow.mean", "slow.shape"], ["slow.value"]),
-        helper.make_node("Mul", ["slow.value", "slow.zero"], ["slow.nothing"]),
-        helper.make_node("Add", [logit, "slow.nothing"], ["logit.slow"]),
-    ]
-    return "logit.slow"
 
 
 def _dense(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from msd.commands import load
 from msd.contract.request import ScoreRequest
-from service.live.events import EventBatch
+from service.routes.events_route import EventBatch
 from service.settings import RETIRED, Settings
 from tests.docs.pages import PAGES, ROOT, Block, blocks
 

@@ -70,7 +70,7 @@ def quiet(*_: object) -> None:
 
 def _export(run: Run, model: Path, folder: Path) -> Exported:
     inputs = load_inputs(run.dataset, run.knowledge, run.student, model, None)
-    assert export_bundle(inputs, folder / "bundle", folder / "replay.jsonl", 2_400, quiet)
+    assert export_bundle(inputs.recipe(), folder / "bundle", folder / "replay.jsonl", 2_400, quiet)
     features = build_features(inputs.dataset, inputs.trained.schema, inputs.vectors)
     return Exported(open_bundle(folder / "bundle"), folder / "replay.jsonl", inputs, features)
 

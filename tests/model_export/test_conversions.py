@@ -14,13 +14,13 @@ from onnx import helper, numpy_helper
 
 from model_export.errors import ExportError
 from model_export.export import export_bundle
+from model_export.graph import open_run
 from model_export.inputs import ExportInputs, load_inputs
 from model_export.lean import measure_lean
 from model_export.parity import BundleRows
 from model_export.precision import choice
 from model_export.precision.choice import choose
 from model_export.precision.evidence import Evidence
-from model_export.run import open_run
 from msd.__main__ import main
 from msd.contract.bundle import GOLDENS, Bundle, Manifest, open_bundle
 from msd.contract.golden import read_goldens
@@ -49,7 +49,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return dataset, folder / "model"
 
 
-def test_both_heads_are_measured(model: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluation_measures_both_heads(
+    model: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["evaluate", str(model[0]), str(tmp_path), "--model", str(model[1]), "--resamples", "100"])
     found = json.loads((tmp_path / "evaluation.json").read_text("utf-8"))["models"]["model"]["conversions"]
@@ -71,7 +73,7 @@ def inputs(model: tuple[Path, Path]) -> ExportInputs:
 def bundle(inputs: ExportInputs, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The model's bundle."""
     out = tmp_path_factory.mktemp("exported") / "bundle"
-    assert export_bundle(inputs, out, None, 12, quiet)
+    assert export_bundle(inputs.recipe(), out, None, 12, quiet)
     return open_bundle(out)
 
 
@@ -99,9 +101,7 @@ def _scaled(graph: bytes, head: str | None) -> bytes:
     return scaled
 
 
-def test_what_a_lean_graph_costs_is_measured_for_both_heads(
-    inputs: ExportInputs, bundle: Bundle, evidence: Evidence
-) -> None:
+def test_lean_cost_is_measured_for_both_heads(inputs: ExportInputs, bundle: Bundle, evidence: Evidence) -> None:
     heads, graph = bundle.manifest.heads, inputs.recipe().graph()
     full, lean = (open_run(_scaled(graph, head), "fp32", heads) for head in (None, "pcvr"))
     costs = measure_lean(full, lean, heads, 20, evidence, 1e-6, lambda done: None).costs
@@ -126,7 +126,7 @@ def test_what_a_lean_graph_costs_is_measured_for_both_heads(
         ("pcvr", r"pcvr: .*predicted over observed conversions moves by 0\.\d+, more than 0\.005"),
     ],
 )
-def test_the_gate_judges_both_heads(
+def test_gate_judges_both_heads(
     inputs: ExportInputs,
     bundle: Bundle,
     evidence: Evidence,
@@ -157,7 +157,7 @@ def test_the_gate_judges_both_heads(
     assert PrecisionRecord.model_validate_json(record.model_dump_json()) == record
 
 
-def test_conversions_are_judged_on_the_clicks_alone(
+def test_conversions_are_judged_on_clicks(
     inputs: ExportInputs, bundle: Bundle, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "check_int8", lambda instructions: None)
@@ -174,9 +174,7 @@ def test_conversions_are_judged_on_the_clicks_alone(
     assert tried.pcvr.auc == pytest.approx(roc_auc(evidence.conversions[clicked], scores[clicked]))
 
 
-def test_conversions_of_valid_rows_are_those_of_the_dataset(
-    inputs: ExportInputs, features: Features, evidence: Evidence
-) -> None:
+def test_evidence_has_conversions_of_valid_rows(inputs: ExportInputs, features: Features, evidence: Evidence) -> None:
     valid = features.of_part(Part.VALID)
     assert evidence.conversions is not None
     assert evidence.conversions.tolist() == inputs.dataset.events["conversion"].to_numpy()[valid].tolist()
@@ -190,7 +188,7 @@ def test_conversions_of_valid_rows_are_those_of_the_dataset(
         (1.0, "the head pcvr cannot be judged: all of the valid clicks convert, or none"),
     ],
 )
-def test_conversions_that_cannot_be_judged_leave_fp32_and_say_why(
+def test_unjudged_conversions_leave_fp32(
     inputs: ExportInputs, bundle: Bundle, features: Features, conversions: float | None, reason: str
 ) -> None:
     given = None if conversions is None else torch.full_like(features.labels, conversions)
@@ -206,12 +204,12 @@ def test_conversions_that_cannot_be_judged_leave_fp32_and_say_why(
     assert evidence.unjudged(("pctr", "sold")) is None
 
 
-def test_a_record_of_clicks_alone_is_as_before() -> None:
+def test_record_of_clicks_has_no_conversions() -> None:
     document = Tried(refused="no layer").model_dump()
     assert document == {"figures": None, "auc_worst": None, "logloss_worst": None, "refused": "no layer"}
 
 
-def test_both_heads_are_in_the_graph_and_proved(bundle: Bundle) -> None:
+def test_bundle_has_both_heads(bundle: Bundle) -> None:
     goldens = list(read_goldens(bundle.path(GOLDENS)))
 
     assert bundle.manifest.heads == ("pctr", "pcvr")
@@ -222,7 +220,7 @@ def test_both_heads_are_in_the_graph_and_proved(bundle: Bundle) -> None:
     assert bundle.manifest.reference.scores.keys() == {"pctr", "pcvr"}
 
 
-def test_a_bundle_without_conversions_declares_nothing_and_prices_clicks(plain: Exported) -> None:
+def test_bundle_without_conversions_prices_clicks(plain: Exported) -> None:
     manifest = plain.bundle.manifest
 
     assert manifest.pricing is None
@@ -239,9 +237,7 @@ def test_a_bundle_without_conversions_declares_nothing_and_prices_clicks(plain: 
         ({"cpx": ["pctr"]}, "'cpm', 'cpc' or 'cpa'"),
     ],
 )
-def test_a_formula_that_the_heads_do_not_give_is_refused(
-    plain: Exported, pricing: dict[str, list[str]], words: str
-) -> None:
+def test_rejects_formula_without_head(plain: Exported, pricing: dict[str, list[str]], words: str) -> None:
     document = {**plain.bundle.manifest.model_dump(mode="json"), "pricing": pricing}
 
     with pytest.raises(ValueError, match="pricing") as failed:

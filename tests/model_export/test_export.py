@@ -64,11 +64,11 @@ class Brief:
 def brief(plain: Exported, tmp_path_factory: pytest.TempPathFactory) -> Brief:
     folder = tmp_path_factory.mktemp("brief")
     made = Brief(folder / "bundle", folder / "replay.jsonl", folder / "told.json")
-    assert export_bundle(plain.inputs, made.bundle, made.replay, 5, quiet, explain=made.told)
+    assert export_bundle(plain.inputs.recipe(), made.bundle, made.replay, 5, quiet, explain=made.told)
     return made
 
 
-def test_the_bundle_verifies_in_full(exported: Exported) -> None:
+def test_bundle_verifies_in_full(exported: Exported) -> None:
     folder = exported.bundle.folder
     (folder / MARKER).unlink(missing_ok=True)
     manifest = open_bundle(folder).manifest
@@ -85,7 +85,7 @@ def test_the_bundle_verifies_in_full(exported: Exported) -> None:
     }
 
 
-def test_the_manifest_says_where_it_comes_from(exported: Exported) -> None:
+def test_manifest_has_provenance(exported: Exported) -> None:
     provenance = exported.bundle.manifest.provenance
     assert provenance["dataset"] == {"name": "tiny", "fingerprint": exported.inputs.dataset.fingerprint}
     assert provenance["teacher"]["teacher"] == "tiny"
@@ -94,7 +94,7 @@ def test_the_manifest_says_where_it_comes_from(exported: Exported) -> None:
     assert set(provenance["versions"]) == {"msd-ctr", "torch", "onnxruntime", "numpy"}
 
 
-def test_the_manifest_says_whether_a_cold_ad_s_text_pays(exported: Exported, plain: Exported) -> None:
+def test_manifest_has_cold_ads(exported: Exported, plain: Exported) -> None:
     encoder = exported.bundle.manifest.encoder
     assert encoder is not None
     found = encoder.cold_ads
@@ -105,7 +105,7 @@ def test_the_manifest_says_whether_a_cold_ad_s_text_pays(exported: Exported, pla
     assert not plain.bundle.encoder_pays
 
 
-def test_a_manifest_from_before_says_nothing_of_cold_ads_and_keeps_its_hash(exported: Exported) -> None:
+def test_older_manifest_has_no_cold_ads(exported: Exported) -> None:
     encoder = exported.bundle.manifest.encoder
     assert encoder is not None
     older = encoder.model_copy(update={"cold_ads": None})
@@ -113,7 +113,7 @@ def test_a_manifest_from_before_says_nothing_of_cold_ads_and_keeps_its_hash(expo
     assert "cold_ads" in encoder.model_dump(mode="json")
 
 
-def test_the_manifest_says_what_inputs_and_scores_to_expect(exported: Exported) -> None:
+def test_manifest_has_reference_distributions(exported: Exported) -> None:
     manifest, dataset = exported.bundle.manifest, exported.inputs.dataset
     assert manifest.reference is not None
     assert manifest.reference.inputs.keys() == dense_inputs(manifest.feature_schema).keys()
@@ -128,7 +128,7 @@ def test_the_manifest_says_what_inputs_and_scores_to_expect(exported: Exported) 
     assert np.all(np.abs(shares[1:] - 0.1) < 0.03)
 
 
-def test_the_replay_has_every_request_that_was_proved(exported: Exported) -> None:
+def test_replay_has_every_proved_request(exported: Exported) -> None:
     lines = [json.loads(line) for line in exported.replay.read_text().splitlines()]
     assert len(lines) == 180
     for line in lines:
@@ -136,39 +136,40 @@ def test_the_replay_has_every_request_that_was_proved(exported: Exported) -> Non
         assert len(line["expected"]["pctr"]) == len(line["request"]["candidates"]["id"])
 
 
-def test_fp32_is_what_is_exported_unless_asked(exported: Exported) -> None:
+def test_default_precision_is_fp32(exported: Exported) -> None:
     assert exported.bundle.manifest.precision == PrecisionRecord()
 
 
-def test_a_bundle_in_another_precision_is_proved_in_both(
+def test_int8_bundle_is_proved_in_both_precisions(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows and goldens carry the identity of the graphs that are served; fp32 is proved first."""
-    monkeypatch.setattr("model_export.precision.gate.AUC_BOUND", 1.0)  # 180 rows are too few to tell
-    monkeypatch.setattr("model_export.encoder_precision.COSINE_BOUND", 0.5)
-    monkeypatch.setattr("model_export.encoder_precision.SHIFT_BOUND", 0.5)
+    monkeypatch.setattr("model_export.precision.choice.AUC_BOUND", 1.0)  # 180 rows are too few to tell
+    monkeypatch.setattr("model_export.encoder.COSINE_BOUND", 0.5)
+    monkeypatch.setattr("model_export.encoder.SHIFT_BOUND", 0.5)
     out = tmp_path / "bundle"
     if not adds_int8_exactly(cpu_instructions()):
         with pytest.raises(ExportError, match="has no VNNI"):
-            export_bundle(exported.inputs, out, None, 60, quiet, "int8", 20)
+            export_bundle(exported.inputs.recipe(), out, None, 60, quiet, "int8", 20)
         assert not out.exists()
         return
-    export_bundle(exported.inputs, out, None, 60, quiet, "int8", 20)
+    export_bundle(exported.inputs.recipe(), out, None, 60, quiet, "int8", 20)
     bundle = open_bundle(out)
     assert bundle.precision.chosen == "int8"
     assert bundle.bundle_id != exported.bundle.bundle_id
     _is_in_int8(bundle.manifest.encoder)
     assert bundle.path(ENCODER).stat().st_size < 0.8 * exported.bundle.path(ENCODER).stat().st_size
     assert set(bundle.manifest.tolerances) == {"onnxruntime-cpu-int8"}
-    assert 1e-5 < bundle.manifest.tolerances["onnxruntime-cpu-int8"] < 0.1
     assert bundle.manifest.provenance["parity"]["max_abs_diff"] <= TOLERANCE
     runtime, codecs = OnnxRuntime(bundle, "cpu", 1), BundleRows(bundle).codecs
+    differences = []
     for golden in read_goldens(bundle.path(GOLDENS)):
         tensors = golden_tensors(bundle.schema, codecs["user"], codecs["item"], golden).tensors
-        difference = np.abs(runtime.run(tensors)["pctr"] - golden.expected["pctr"]).max()
-        assert difference <= bundle.manifest.tolerances[runtime.engine.key] / 1.99
-    assert not export_bundle(exported.inputs, out, None, 60, quiet, "int8", 20)
-    assert export_bundle(exported.inputs, out, None, 60, quiet)
+        differences.append(np.abs(runtime.run(tensors)["pctr"] - golden.expected["pctr"]).max())
+    # How far int8 is off depends on the CPU's kernels; the bundle declares twice the largest difference measured.
+    assert 1e-5 < max(differences) <= bundle.manifest.tolerances[runtime.engine.key] / 1.99
+    assert not export_bundle(exported.inputs.recipe(), out, None, 60, quiet, "int8", 20)
+    assert export_bundle(exported.inputs.recipe(), out, None, 60, quiet)
     assert open_bundle(out).bundle_id == exported.bundle.bundle_id
 
 
@@ -181,21 +182,21 @@ def _is_in_int8(record: EncoderRecord | None) -> None:
     assert record.figures.rows > 100
 
 
-def test_a_precision_that_loses_too_much_leaves_the_bundle_before_it(
+def test_refused_precision_keeps_previous_bundle(
     plain: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model_export.precision.gate.AUC_BOUND", -1.0)
+    monkeypatch.setattr("model_export.precision.choice.AUC_BOUND", -1.0)
     out = tmp_path / "bundle"
     shutil.copytree(plain.bundle.folder, out)
     loses = "int8 does not score as fp32 does on valid rows: AUC may be lower by"
     refusal = loses if adds_int8_exactly(cpu_instructions()) else "has no VNNI"
     with pytest.raises(ExportError, match=refusal):
-        export_bundle(plain.inputs, out, None, 10, quiet, "int8", 20)
+        export_bundle(plain.inputs.recipe(), out, None, 10, quiet, "int8", 20)
     assert [one.name for one in tmp_path.iterdir()] == ["bundle"]
     assert open_bundle(out).bundle_id == plain.bundle.bundle_id
 
 
-def test_the_command_shows_what_was_tried(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_shows_tried_precisions(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["export", *map(str, (run.dataset, run.knowledge, run.student, run.plain, tmp_path / "bundle"))]
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--requests", "5", "--precision", "auto", "--candidates", "30"])
@@ -206,7 +207,7 @@ def test_the_command_shows_what_was_tried(run: Run, tmp_path: Path, capsys: pyte
         main([*command, "--precision", "fp8"])
 
 
-def test_words_for_people_are_of_every_item(exported: Exported) -> None:
+def test_words_of_every_item(exported: Exported) -> None:
     words = {one["id"]: one for one in map(json.loads, exported.bundle.path(ITEM_WORDS).read_text().splitlines())}
     assert list(words) == exported.inputs.dataset.items["item_id"].to_list()
     assert words["80"] == {"id": "80", "title": None}
@@ -218,30 +219,28 @@ def test_words_for_people_are_of_every_item(exported: Exported) -> None:
     assert all(set(one) == {"id", "explicit", "implicit", "tags"} for one in users)
 
 
-def test_without_semantics_there_is_no_encoder(plain: Exported) -> None:
+def test_bundle_without_semantics_has_no_encoder(plain: Exported) -> None:
     assert not {ENCODER, TOKENIZER} & set(plain.bundle.manifest.files)
     assert not plain.bundle.path(ENCODER).exists()
 
 
-def test_an_export_that_is_done_is_skipped_and_a_lost_replay_made_again(
-    plain: Exported, brief: Brief, tmp_path: Path
-) -> None:
+def test_finished_export_is_skipped(plain: Exported, brief: Brief, tmp_path: Path) -> None:
     out, replay = tmp_path / "bundle", tmp_path / "replay.jsonl"
     shutil.copytree(plain.bundle.folder, out)
     shutil.copy(plain.replay, replay)
     before = (out / RANKER).stat().st_mtime_ns
-    assert not export_bundle(plain.inputs, out, replay, 2_400, quiet)
-    assert not export_bundle(plain.inputs, out, None, 2_400, quiet)
+    assert not export_bundle(plain.inputs.recipe(), out, replay, 2_400, quiet)
+    assert not export_bundle(plain.inputs.recipe(), out, None, 2_400, quiet)
     assert (out / RANKER).stat().st_mtime_ns == before
     replay.unlink()
-    assert export_bundle(plain.inputs, out, replay, 2_400, quiet)
+    assert export_bundle(plain.inputs.recipe(), out, replay, 2_400, quiet)
     assert replay.read_bytes() == plain.replay.read_bytes()
     # Equal inputs give equal graphs, unless another form of it ran faster now; so the rows of one fit the other.
     again = open_bundle(out)
     forms = {one.manifest.provenance["graph"]["served"] for one in (again, plain.bundle)}
     assert len(forms) > 1 or again.bundle_id == plain.bundle.bundle_id
     with pytest.raises(Cut):
-        export_bundle(plain.inputs, out, replay, 5, _cut_at_once)
+        export_bundle(plain.inputs.recipe(), out, replay, 5, _cut_at_once)
     assert len(brief.replay.read_text().splitlines()) == 5
 
 
@@ -249,7 +248,7 @@ def _with_own_model(inputs: ExportInputs) -> ExportInputs:
     return replace(inputs, trained=copy.deepcopy(inputs.trained))
 
 
-def test_a_bundle_that_fails_its_proof_is_not_written(plain: Exported, tmp_path: Path) -> None:
+def test_bundle_that_fails_proof_is_not_written(plain: Exported, tmp_path: Path) -> None:
     inputs = _with_own_model(plain.inputs)
 
     def perturb(step: str, done: int) -> None:
@@ -259,11 +258,11 @@ def test_a_bundle_that_fails_its_proof_is_not_written(plain: Exported, tmp_path:
                 inputs.trained.ranker.head.bias.add_(0.01)
 
     with pytest.raises(ExportError, match="the bundle was not written"):
-        export_bundle(inputs, tmp_path / "bundle", tmp_path / "replay.jsonl", 10, perturb)
+        export_bundle(inputs.recipe(), tmp_path / "bundle", tmp_path / "replay.jsonl", 10, perturb)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_export_that_was_cut_leaves_the_bundle_before_it(plain: Exported, tmp_path: Path) -> None:
+def test_interrupted_export_keeps_previous_bundle(plain: Exported, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     shutil.copytree(plain.bundle.folder, out)
 
@@ -272,18 +271,18 @@ def test_an_export_that_was_cut_leaves_the_bundle_before_it(plain: Exported, tmp
             raise Cut
 
     with pytest.raises(Cut):
-        export_bundle(plain.inputs, out, tmp_path / "replay.jsonl", 10, cut)
+        export_bundle(plain.inputs.recipe(), out, tmp_path / "replay.jsonl", 10, cut)
     assert [one.name for one in tmp_path.iterdir()] == ["bundle"]
     assert open_bundle(out).bundle_id == plain.bundle.bundle_id
 
 
-def test_another_state_of_the_dataset_is_refused(run: Run, tmp_path: Path) -> None:
+def test_rejects_other_dataset(run: Run, tmp_path: Path) -> None:
     other = write_tiny_dataset(tmp_path / "dataset", seed=1)
     with pytest.raises(ModelFolderError, match="was trained on another state of the dataset .*; train again"):
         load_inputs(other, run.knowledge, run.student, run.semantic, None)
 
 
-def test_another_student_is_refused(run: Run, tmp_path: Path) -> None:
+def test_rejects_other_student(run: Run, tmp_path: Path) -> None:
     student = tmp_path / "student"
     shutil.copytree(run.student, student)
     record = json.loads((student / "student.json").read_text())
@@ -294,7 +293,7 @@ def test_another_student_is_refused(run: Run, tmp_path: Path) -> None:
         load_inputs(run.dataset, run.knowledge, student, run.semantic, None)
 
 
-def test_knowledge_of_another_dataset_is_refused(run: Run, tmp_path: Path) -> None:
+def test_rejects_knowledge_of_other_dataset(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.knowledge, tmp_path / "knowledge")
     path = tmp_path / "knowledge" / "teach.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "dataset": "another"}))
@@ -302,7 +301,7 @@ def test_knowledge_of_another_dataset_is_refused(run: Run, tmp_path: Path) -> No
         load_inputs(run.dataset, tmp_path / "knowledge", run.student, run.semantic, None)
 
 
-def test_other_words_of_the_teacher_make_another_bundle(run: Run, plain: Exported, tmp_path: Path) -> None:
+def test_teacher_words_change_fingerprint(run: Run, plain: Exported, tmp_path: Path) -> None:
     shutil.copytree(run.knowledge, tmp_path / "knowledge")
     path = tmp_path / "knowledge" / "items.jsonl"
     path.write_text(path.read_text().replace("For people who like", "Made for people who like"))
@@ -311,7 +310,7 @@ def test_other_words_of_the_teacher_make_another_bundle(run: Run, plain: Exporte
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"models": {"a": 1}}', '{"models": 3}'])
-def test_a_file_that_is_no_evaluation_is_refused(run: Run, text: str | None, tmp_path: Path) -> None:
+def test_rejects_invalid_evaluation(run: Run, text: str | None, tmp_path: Path) -> None:
     path = tmp_path / "evaluation.json"
     if text is not None:
         path.write_text(text)
@@ -319,16 +318,16 @@ def test_a_file_that_is_no_evaluation_is_refused(run: Run, text: str | None, tmp
         load_inputs(run.dataset, run.knowledge, run.student, run.plain, path)
 
 
-def test_the_figures_of_an_evaluation_are_in_the_manifest(run: Run, plain: Exported, tmp_path: Path) -> None:
+def test_manifest_has_evaluation(run: Run, plain: Exported, tmp_path: Path) -> None:
     path = tmp_path / "evaluation.json"
     path.write_text(json.dumps({"models": {"plain": {"metrics": {"auc": 0.7}, "calibration": []}}}))
     inputs = load_inputs(run.dataset, run.knowledge, run.student, run.plain, path)
     assert inputs.fingerprint != plain.inputs.fingerprint
-    export_bundle(inputs, tmp_path / "bundle", None, 5, quiet)
+    export_bundle(inputs.recipe(), tmp_path / "bundle", None, 5, quiet)
     assert open_bundle(tmp_path / "bundle").manifest.metrics == {"plain": {"auc": 0.7}}
 
 
-def test_the_command_says_what_it_proved(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_reports_proof(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bundle"
     command = ["export", *map(str, (run.dataset, run.knowledge, run.student, run.plain, out)), "--requests", "5"]
     for word in ("written", "done before"):
@@ -340,16 +339,16 @@ def test_the_command_says_what_it_proved(run: Run, tmp_path: Path, capsys: pytes
         assert re.search(r"the graph runs 200 candidates in \d+ µs.* as it was traced", said)
 
 
-def test_what_was_split_and_what_was_not_is_told_if_asked(plain: Exported, brief: Brief, tmp_path: Path) -> None:
+def test_explain_writes_report(plain: Exported, brief: Brief, tmp_path: Path) -> None:
     report = json.loads(brief.told.read_text("utf-8"))
     assert {one["operator"] for one in report["split"]} & {"MatMul", "Gemm"}
     assert all(one["left"] for one in report["left"])
-    assert not export_bundle(plain.inputs, brief.bundle, None, 5, quiet, explain=brief.told)
+    assert not export_bundle(plain.inputs.recipe(), brief.bundle, None, 5, quiet, explain=brief.told)
     with pytest.raises(Cut):
-        export_bundle(plain.inputs, brief.bundle, None, 5, _cut_at_once, explain=tmp_path / "lost.json")
+        export_bundle(plain.inputs.recipe(), brief.bundle, None, 5, _cut_at_once, explain=tmp_path / "lost.json")
 
 
-def test_a_folder_of_other_things_is_left_alone(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keeps_folder_of_other_things(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("years of work")
     (tmp_path / "file").write_text("x")

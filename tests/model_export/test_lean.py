@@ -10,11 +10,11 @@ import pytest
 
 from model_export.errors import ExportError
 from model_export.export import TOLERANCE, export_bundle
+from model_export.graph import open_run
 from model_export.inputs import ExportInputs, load_inputs
 from model_export.lean import prove_lean
 from model_export.parity import BundleRows
 from model_export.ranker import torch_scores
-from model_export.run import open_run
 from msd.contract.bundle import ENCODER, GOLDENS, LEAN_RANKER, RANKER, Bundle, bundle_id_of, open_bundle
 from msd.contract.golden import read_goldens
 from msd.training.lean import train_lean
@@ -40,12 +40,12 @@ def inputs(run: Run, tmp_path_factory: pytest.TempPathFactory) -> ExportInputs:
 def lean_bundle(inputs: ExportInputs, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of both."""
     out = tmp_path_factory.mktemp("lean") / "bundle"
-    assert export_bundle(inputs, out, None, 60, quiet)
-    assert not export_bundle(inputs, out, None, 60, quiet)
+    assert export_bundle(inputs.recipe(), out, None, 60, quiet)
+    assert not export_bundle(inputs.recipe(), out, None, 60, quiet)
     return open_bundle(out)
 
 
-def test_it_scores_as_its_own_model_does(inputs: ExportInputs, lean_bundle: Bundle) -> None:
+def test_lean_graph_scores_as_its_model(inputs: ExportInputs, lean_bundle: Bundle) -> None:
     assert inputs.lean is not None
     lean, rows = inputs.lean, BundleRows(lean_bundle)
     run = open_run(lean_bundle.path(LEAN_RANKER).read_bytes(), "fp32", ["pctr"])
@@ -62,7 +62,7 @@ def test_it_scores_as_its_own_model_does(inputs: ExportInputs, lean_bundle: Bund
     assert max(differences) > 1e-3  # it is another model
 
 
-def test_the_manifest_says_what_it_costs_and_saves(lean_bundle: Bundle) -> None:
+def test_manifest_has_cost_and_time(lean_bundle: Bundle) -> None:
     record = lean_bundle.manifest.lean
     assert record is not None
     (cost,) = record.costs.values()
@@ -76,13 +76,13 @@ def test_the_manifest_says_what_it_costs_and_saves(lean_bundle: Bundle) -> None:
     assert lean_bundle.manifest.provenance["lean"]["max_abs_diff"] <= TOLERANCE
 
 
-def test_a_service_loads_and_proves_it(lean_bundle: Bundle) -> None:
+def test_service_loads_lean_graph(lean_bundle: Bundle) -> None:
     model = load_model(lean_bundle, Settings(bundle=lean_bundle.folder, lean=True), Metrics())
     assert model.lean is not None
     prove(model, max_candidates=200, pace=Pace())
 
 
-def test_it_changes_no_identity(lean_bundle: Bundle, exported: Exported) -> None:
+def test_lean_graph_keeps_bundle_id(lean_bundle: Bundle, exported: Exported) -> None:
     """Rows, and what is learned of the full model's scores, stay those of this bundle."""
     manifest = lean_bundle.manifest
     full = {name: entry.sha256 for name, entry in manifest.files.items() if name in (RANKER, ENCODER)}
@@ -91,7 +91,7 @@ def test_it_changes_no_identity(lean_bundle: Bundle, exported: Exported) -> None
     assert exported.bundle.manifest.lean is None
 
 
-def test_one_that_scores_otherwise_is_not_written(inputs: ExportInputs, lean_bundle: Bundle, tmp_path: Path) -> None:
+def test_differing_lean_graph_is_rejected(inputs: ExportInputs, lean_bundle: Bundle, tmp_path: Path) -> None:
     recipe = inputs.recipe()
     assert recipe.lean is not None
     wrong = replace(recipe.lean, graph=recipe.graph)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lab.chaos import run as chaos
+from lab.chaos.bare_bundle import bare_bundle
 from lab.chaos.live_counts import live_counts, replay_moments
 from lab.chaos.replayed_period import offline_scores, period_of
-from model_export.bare_bundle import bare_bundle
 from msd.contract.bundle import open_bundle
 from tests.model_export.conftest import Exported, Run, quiet
 from tests.service.live import live_service
@@ -31,7 +31,7 @@ def made(run: Run, exported: Exported, tmp_path: Path) -> Path:
     return folder
 
 
-def test_live_scores_over_http_are_those_offline(made: Path, tmp_path: Path) -> None:
+def test_live_scores_equal_offline(made: Path, tmp_path: Path) -> None:
     """Valid and test come after all that the exported rows know of."""
     period = period_of(made / "dataset", made / "bundle", EVERY)
     assert period.is_after
@@ -46,7 +46,7 @@ def test_live_scores_over_http_are_those_offline(made: Path, tmp_path: Path) -> 
     assert run.figures["live_auc"] == pytest.approx(run.figures["auc_offline"], abs=1e-3)
 
 
-def test_so_they_are_where_all_is_told_from_the_beginning(run: Run, exported: Exported, tmp_path: Path) -> None:
+def test_live_scores_from_nothing_equal_offline(run: Run, exported: Exported, tmp_path: Path) -> None:
     """And what is not told is not known: rows without counts and histories are scored as such."""
     period = period_of(run.dataset, exported.bundle.folder, EVERY, from_nothing=True)
     offline = offline_scores(run.dataset, run.student, run.semantic, EVERY)

@@ -1,4 +1,4 @@
-"""ranker.onnx scores as torch does, whatever is asked, with the user once and any number of candidates."""
+"""ranker.onnx scores as torch does, with the user once and any number of candidates."""
 
 import copy
 from pathlib import Path
@@ -11,9 +11,8 @@ import torch
 
 from model_export.errors import ExportError
 from model_export.export import TOLERANCE
-from model_export.parity import BundleRows, Expected, check_parity
+from model_export.parity import BundleRows, Expected, check_parity, serving_requests
 from model_export.ranker import HEADS, ranker_graph, torch_scores
-from model_export.serving_view import serving_requests
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS, RANKER
 from msd.contract.golden import golden_tensors, read_goldens
@@ -47,7 +46,7 @@ def _chosen(tensors: Tensors, places: list[int]) -> Tensors:
 
 
 @BOTH
-def test_it_equals_torch_on_every_test_row(name: str, request: pytest.FixtureRequest) -> None:
+def test_ranker_equals_torch_on_test_rows(name: str, request: pytest.FixtureRequest) -> None:
     exported: Exported = request.getfixturevalue(name)
     asked = list(serving_requests(exported.inputs.dataset, exported.features, 2_400))
     assert len(asked) == len(exported.features.of_part(Part.TEST)) > 100
@@ -74,7 +73,7 @@ def test_goldens_reproduce(name: str, request: pytest.FixtureRequest) -> None:
 
 
 @BOTH
-def test_the_user_is_there_once_and_candidates_are_many(name: str, request: pytest.FixtureRequest) -> None:
+def test_inputs_have_one_user_and_many_candidates(name: str, request: pytest.FixtureRequest) -> None:
     exported: Exported = request.getfixturevalue(name)
     graph = onnx.load(str(exported.bundle.path(RANKER))).graph
     found = {
@@ -91,7 +90,7 @@ def test_the_user_is_there_once_and_candidates_are_many(name: str, request: pyte
 
 
 @pytest.mark.parametrize("count", [1, 2, 400])
-def test_any_number_of_candidates_is_scored_one_by_one(exported: Exported, count: int) -> None:
+def test_number_of_candidates_does_not_change_scores(exported: Exported, count: int) -> None:
     tensors = _example(exported)
     places = np.random.default_rng(count).integers(0, len(tensors["item_dense"]), count).tolist()
     path = exported.bundle.path(RANKER)
@@ -101,7 +100,7 @@ def test_any_number_of_candidates_is_scored_one_by_one(exported: Exported, count
     np.testing.assert_allclose(found, torch_scores(exported.inputs.trained, _chosen(tensors, places))[0], atol=1e-5)
 
 
-def test_padding_does_not_matter(exported: Exported) -> None:
+def test_padding_does_not_change_scores(exported: Exported) -> None:
     tensors = _example(exported)
     held = int(tensors["history_mask"].sum())
     assert 0 < held < tensors["history_mask"].shape[1]
@@ -112,7 +111,7 @@ def test_padding_does_not_matter(exported: Exported) -> None:
     np.testing.assert_allclose(_pctr(path, spoiled), _pctr(path, tensors), atol=1e-7)
 
 
-def test_the_calibration_is_inside_the_graph(exported: Exported, tmp_path: Path) -> None:
+def test_calibration_is_part_of_the_graph(exported: Exported, tmp_path: Path) -> None:
     trained, tensors = copy.deepcopy(exported.inputs.trained), _example(exported)
     with torch.no_grad():
         logits = trained.ranker({name: torch.from_numpy(np.array(one)) for name, one in tensors.items()}).numpy()
@@ -126,28 +125,21 @@ def test_the_calibration_is_inside_the_graph(exported: Exported, tmp_path: Path)
     assert Curve(**said).knots == exported.inputs.trained.calibrator.curve().knots.tolist()
 
 
-def test_other_weights_are_found_out(exported: Exported) -> None:
-    asked = list(serving_requests(exported.inputs.dataset, exported.features, 20))
-    with pytest.raises(
-        ExportError, match=r"onnxruntime scores 0\.\d+ where torch scores 0\.\d+ \(pctr of candidate \d of"
-    ):
-        check_parity(exported.bundle, _by_torch(_perturbed(exported.inputs.trained, 1e-3)), asked, TOLERANCE, quiet)
-
-
-def test_scores_that_are_not_numbers_are_found_out(exported: Exported) -> None:
-    asked = list(serving_requests(exported.inputs.dataset, exported.features, 5))
-    with pytest.raises(ExportError, match="where torch scores nan"):
-        check_parity(
-            exported.bundle, _by_torch(_perturbed(exported.inputs.trained, float("nan"))), asked, TOLERANCE, quiet
-        )
+@pytest.mark.parametrize(
+    ("by", "message"),
+    [
+        (1e-3, r"onnxruntime scores 0\.\d+ where torch scores 0\.\d+ \(pctr of candidate \d of"),
+        (float("nan"), "where torch scores nan"),
+    ],
+)
+def test_parity_rejects_other_weights(exported: Exported, by: float, message: str) -> None:
+    requests = list(serving_requests(exported.inputs.dataset, exported.features, 20))
+    trained = copy.deepcopy(exported.inputs.trained)
+    with torch.no_grad():
+        trained.ranker.head.bias.add_(by)
+    with pytest.raises(ExportError, match=message):
+        check_parity(exported.bundle, _by_torch(trained), requests, TOLERANCE, quiet)
 
 
 def _by_torch(trained: TrainedRanker) -> Expected:
     return Expected(lambda tensors: torch_scores(trained, tensors), "torch")
-
-
-def _perturbed(trained: TrainedRanker, by: float) -> TrainedRanker:
-    changed = copy.deepcopy(trained)
-    with torch.no_grad():
-        changed.ranker.head.bias.add_(by)
-    return changed

@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import polars as pl
 import pytest
 import torch
-from tokenizers import Tokenizer
 
-from msd.contract.bundle import ENCODER, ROWS, TOKENIZER
+from msd.contract.bundle import ROWS
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, Rows, RowSide, has_semantic
 from msd.contract.state import Event, StateRule, advance
@@ -31,7 +29,7 @@ def _read(exported: Exported, side: RowSide) -> tuple[list[str], Rows]:
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_rows_hold_the_encoded_columns(exported: Exported, side: RowSide) -> None:
+def test_rows_hold_encoded_columns(exported: Exported, side: RowSide) -> None:
     features = exported.features.user if side == "user" else exported.features.item
     _, rows = _read(exported, side)
     assert rows.found.all()
@@ -41,7 +39,7 @@ def test_rows_hold_the_encoded_columns(exported: Exported, side: RowSide) -> Non
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_rows_hold_the_adapted_vectors_in_half_precision(exported: Exported, side: RowSide) -> None:
+def test_rows_hold_adapted_vectors_in_fp16(exported: Exported, side: RowSide) -> None:
     features = exported.features.user if side == "user" else exported.features.item
     _, rows = _read(exported, side)
     present = features.present[:-1]
@@ -54,7 +52,7 @@ def test_rows_hold_the_adapted_vectors_in_half_precision(exported: Exported, sid
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_counts_and_histories_are_of_window_and_train_rows(exported: Exported, side: RowSide) -> None:
+def test_counts_and_histories_of_window_and_train_rows(exported: Exported, side: RowSide) -> None:
     dataset, features, schema = exported.inputs.dataset, exported.features, exported.bundle.schema
     ids, rows = _read(exported, side)
     counted = dataset.events.filter(features.parts <= Part.TRAIN)
@@ -76,22 +74,6 @@ def test_counts_and_histories_are_of_window_and_train_rows(exported: Exported, s
     assert bool(rows.histories) == (side == "user")
 
 
-def test_the_exported_encoder_makes_an_items_vector_from_its_text(exported: Exported) -> None:
-    texts = dict(exported.inputs.dataset.items.drop_nulls("text").select("item_id", "text").iter_rows())
-    tokenizer = Tokenizer.from_file(str(exported.bundle.path(TOKENIZER)))
-    session = onnxruntime.InferenceSession(exported.bundle.path(ENCODER), providers=["CPUExecutionProvider"])
-    ids, rows = _read(exported, "item")
-    assert len(texts) == 79
-    for one in list(texts)[::8]:
-        encoding = tokenizer.encode(texts[one])
-        feed = {
-            "input_ids": np.array([encoding.ids], np.int64),
-            "attention_mask": np.array([encoding.attention_mask], np.int64),
-        }
-        (semantic,) = session.run(["semantic"], feed)
-        np.testing.assert_allclose(rows.records["semantic"][ids.index(one)], semantic[0], rtol=2e-3, atol=2e-3)
-
-
 def test_rows_without_semantics_hold_no_vector(plain: Exported) -> None:
     for side in SIDES:
         _, rows = _read(plain, side)
@@ -100,7 +82,7 @@ def test_rows_without_semantics_hold_no_vector(plain: Exported) -> None:
         assert rows.found.all()
 
 
-def test_a_catalogues_rows_are_those_of_the_export_but_for_counts(exported: Exported, tmp_path: Path) -> None:
+def test_catalogue_rows_equal_export_except_counts(exported: Exported, tmp_path: Path) -> None:
     """The items of the dataset as if they were new ads: features to the bit, vectors within a step of fp16."""
     bundle, table = exported.bundle, exported.inputs.dataset.items
     (tmp_path / "items").mkdir()

@@ -39,7 +39,7 @@ def inputs(run: Run, tuned: Path) -> ExportInputs:
     return load_inputs(run.dataset, run.knowledge, run.student, tuned, None)
 
 
-def test_student_and_vectors_are_the_models_own(run: Run, inputs: ExportInputs) -> None:
+def test_tuned_model_has_own_student(run: Run, inputs: ExportInputs) -> None:
     given = load_inputs(run.dataset, run.knowledge, run.student, run.semantic, None)
     assert inputs.student
     assert given.student
@@ -49,8 +49,8 @@ def test_student_and_vectors_are_the_models_own(run: Run, inputs: ExportInputs) 
     assert inputs.fingerprint != given.fingerprint
 
 
-def test_the_bundles_encoder_makes_the_semantics_of_its_rows(inputs: ExportInputs, tmp_path: Path) -> None:
-    assert export_bundle(inputs, tmp_path / "bundle", None, 20, quiet)
+def test_encoder_of_tuned_model_makes_its_rows(inputs: ExportInputs, tmp_path: Path) -> None:
+    assert export_bundle(inputs.recipe(), tmp_path / "bundle", None, 20, quiet)
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.manifest.provenance["student"] == inputs.record.own_student
     tokenizer = Tokenizer.from_file(str(bundle.path(TOKENIZER)))
@@ -68,7 +68,7 @@ def test_the_bundles_encoder_makes_the_semantics_of_its_rows(inputs: ExportInput
     np.testing.assert_allclose(online, cached, atol=1e-4)
 
 
-def test_a_model_that_lost_its_student_is_refused(run: Run, tuned: Path, tmp_path: Path) -> None:
+def test_rejects_tuned_model_without_student(run: Run, tuned: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(tuned, model, ignore=shutil.ignore_patterns(STUDENT_FOLDER))
     with pytest.raises(StudentError, match=r"student\.json: no such file"):

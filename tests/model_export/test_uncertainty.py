@@ -13,7 +13,7 @@ from msd.contract.bundle import RANKER, Manifest, open_bundle
 from tests.model_export.conftest import Exported, Run
 
 
-def test_it_is_measured_printed_and_leaves_the_graph(
+def test_uncertainty_is_measured_and_keeps_graph(
     run: Run, plain: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = [str(one) for one in (run.dataset, run.knowledge, run.student, run.plain, tmp_path / "bundle")]
@@ -34,7 +34,7 @@ def test_it_is_measured_printed_and_leaves_the_graph(
 
 
 @pytest.mark.parametrize("changes", [{"new": 0.0}, {"new": 11.0}, {"floor": -0.1}, {"information": -1.0}, {"more": 1}])
-def test_numbers_out_of_bounds_are_refused(plain: Exported, changes: dict[str, float]) -> None:
+def test_rejects_uncertainty_out_of_bounds(plain: Exported, changes: dict[str, float]) -> None:
     document = plain.bundle.manifest.model_dump(mode="json")
     document["uncertainty"] = {"new": 0.5, "information": 1.0, "floor": 0.1, **changes}
 
@@ -49,7 +49,7 @@ class _Rows:
     is_aggregated = False
 
 
-def test_too_few_items_and_aggregated_rows_are_refused(plain: Exported) -> None:
+def test_rejects_too_few_items_and_aggregated_rows(plain: Exported) -> None:
     few, summed = _Rows(), _Rows()
     summed.is_aggregated = True
 

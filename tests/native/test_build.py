@@ -33,7 +33,7 @@ def copied(folder: Path) -> Path:
     return folder / "native"
 
 
-def test_it_is_built_where_there_is_a_compiler() -> None:
+def test_core_is_built_where_there_is_a_compiler() -> None:
     assert (native.core is not None) == HAS_COMPILER, native.REASON
 
 
@@ -44,7 +44,7 @@ def test_without_a_compiler_the_reason_is_one_line(tmp_path: Path, monkeypatch: 
         build(tmp_path)
 
 
-def test_the_command_says_in_one_line_why_nothing_is_built(tmp_path: Path) -> None:
+def test_command_gives_its_reason_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "native.build", "--out", tmp_path],
         cwd=ROOT,
@@ -57,7 +57,7 @@ def test_the_command_says_in_one_line_why_nothing_is_built(tmp_path: Path) -> No
     assert done.stderr.count("\n") == 1
 
 
-def test_what_is_older_than_its_sources_is_stale(tmp_path: Path) -> None:
+def test_core_older_than_its_sources_is_stale(tmp_path: Path) -> None:
     folder = copied(tmp_path)
     code = "from native.build import is_current; print(is_current())"
     made = folder / f"_core{EXTENSION_SUFFIXES[0]}"
@@ -71,7 +71,7 @@ def test_what_is_older_than_its_sources_is_stale(tmp_path: Path) -> None:
     assert run(code, tmp_path) == "False\n"
 
 
-def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiler_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "false")
     with pytest.raises(BuildError, match="false ended with status 1"):
         build(tmp_path)
@@ -81,15 +81,13 @@ def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_not_built_is_done_in_python(tmp_path: Path) -> None:
+def test_python_replaces_a_core_that_is_not_built(tmp_path: Path) -> None:
     copied(tmp_path)
     told = run("import native; print(native.core, native.REASON)", tmp_path)
     assert told.startswith("None not built for this interpreter; `python -m native.build` builds it")
 
 
-def test_a_service_without_the_core_scores_in_python_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_service_without_the_core_scores_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copied(tmp_path)
     # Else the working directory, which has the core, comes first.
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
@@ -112,7 +110,7 @@ def test_half_an_extension_is_not_loaded(content: bytes, tmp_path: Path) -> None
     assert run("import native; print(native.core, native.REASON)", tmp_path).startswith("None it cannot be loaded (")
 
 
-def test_an_extension_of_another_version_is_not_used(tmp_path: Path) -> None:
+def test_extension_of_another_version_is_not_used(tmp_path: Path) -> None:
     folder = copied(tmp_path)
     (folder / "_core.py").write_text("LAYOUT = 0\n", "utf-8")
     told = run("import native; print(native.core, native.REASON)", tmp_path)

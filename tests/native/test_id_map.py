@@ -74,7 +74,7 @@ def test_many_ids_come_and_go(numbers: list[int]) -> None:
 
 
 @pytest.mark.parametrize("given_", [("a",), (0, "a"), ("x", "a", b""), (0, 1, b""), (0, "a", "b"), (2**70, "a", b"")])
-def test_what_is_no_entry_is_refused(given_: tuple[object, ...]) -> None:
+def test_invalid_entry_is_refused(given_: tuple[object, ...]) -> None:
     ids = core.IdMap()
     with pytest.raises((TypeError, OverflowError, ValueError)):
         ids.put(*given_)

@@ -1,6 +1,7 @@
 """What the core makes of rows files that are damaged, shared with Python, or not as they should be; and of hostile
 arguments: an error, or Python's turn, never a crash."""
 
+import json
 from pathlib import Path
 from random import Random
 
@@ -9,8 +10,10 @@ import pytest
 
 import native
 from msd.contract.bundle import ROWS
+from msd.contract.request import InvalidRequest, parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
+from msd.contract.schema import Bag, Categorical, FeatureSchema, Sequence
 from native.layout import core_rows, core_schema, new_tensors
 from tests.bundles.factory import build_bundle
 from tests.native.comparison import CAPACITY, FILLED, UNHELD, UNUSUAL
@@ -47,7 +50,7 @@ def test_blocks_that_the_core_proved_are_proved_for_python_and_the_other_way_rou
     assert (loaded.files["item"].memory().proved == proved).all()
 
 
-def test_a_damaged_block_is_left_to_python(tmp_path: Path) -> None:
+def test_damaged_block_is_left_to_python(tmp_path: Path) -> None:
     loaded = Loaded(tmp_path / "bundle")
     path = loaded.bundle.path(ROWS["item"])
     memory = loaded.files["item"].memory()
@@ -62,7 +65,7 @@ def test_a_damaged_block_is_left_to_python(tmp_path: Path) -> None:
     assert not memory.proved.any()
 
 
-def test_a_file_that_became_shorter_is_left_to_python(tmp_path: Path) -> None:
+def test_file_that_became_shorter_is_left_to_python(tmp_path: Path) -> None:
     loaded = Loaded(tmp_path / "bundle")
     with loaded.bundle.path(ROWS["item"]).open("r+b") as file:
         file.truncate(100)
@@ -102,6 +105,25 @@ def test_sections_that_do_not_fit_are_refused(arguments: tuple[object, ...]) -> 
         core.RowFile(*arguments)
 
 
+@pytest.mark.parametrize(("count", "is_read"), [(1_000, True), (1_001, False)])
+def test_list_of_more_than_1000_values_is_left_to_python(count: int, is_read: bool) -> None:
+    schema = FeatureSchema(
+        fields=(
+            Categorical(name="item_id", side="item", is_id=True, buckets=64),
+            Sequence(name="history", length=3),
+            Bag(name="tags", side="context", buckets=8, max_values=2),
+        )
+    )
+    codecs = {side: RowCodec(schema, side, "0" * 32) for side in ROW_SIDES}
+    frame = core.Frame(core_schema(schema, codecs), new_tensors(schema, CAPACITY), CAPACITY)
+    request = {"user_id": "u1", "context": {"tags": ["a"] * count}, "candidates": {"id": ["i1"]}}
+
+    assert bool(frame.read(json.dumps(request).encode(), CAPACITY)) is is_read
+    if not is_read:
+        with pytest.raises(InvalidRequest, match="1000"):
+            parse_request(json.dumps(request).encode(), schema)
+
+
 def test_buffers_that_are_too_small_are_refused(tmp_path: Path) -> None:
     world = draw_world(Random(0), tmp_path)
     schema = core_schema(world.schema, world.codecs)
@@ -114,7 +136,7 @@ def test_buffers_that_are_too_small_are_refused(tmp_path: Path) -> None:
         core.Frame(object(), tensors, CAPACITY)
 
 
-def test_what_is_no_request_or_no_rows_is_refused(tmp_path: Path) -> None:
+def test_invalid_request_or_rows_are_refused(tmp_path: Path) -> None:
     loaded = Loaded(tmp_path / "bundle")
     rows = [core_rows(loaded.files[side]) for side in ROW_SIDES]
     assert not loaded.frame.read(b"{", CAPACITY)

@@ -14,6 +14,8 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from msd.contract import instructions
+
 # What a service imports until it is ready; the last four are only imported while it starts.
 _PRELOADED = [
     *("service.process", "service.command", "operations.check.command"),
@@ -41,7 +43,7 @@ class ForkedProcess:
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
-        given = (list(arguments), dict(environment), folder, out, error, open_files, prepare)
+        given = (list(arguments), dict(environment), folder, out, error, open_files, prepare, instructions.CPUINFO)
         self._process = context.Process(target=_run, args=given)
         self._process.start()
         # Whoever starts the next one, in whatever thread, would ask after this one, and take its exit status away.
@@ -51,7 +53,6 @@ class ForkedProcess:
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, as `poll` returns it."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
@@ -66,16 +67,13 @@ class ForkedProcess:
         return status
 
     def send_signal(self, number: int) -> None:
-        """Sends a signal, if it is still there."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        """SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
@@ -87,8 +85,8 @@ def _run(
     error: Path,
     open_files: int | None,
     prepare: Callable[[], None] | None,
+    cpuinfo: Path,
 ) -> None:
-    """The forked process, from beginning to end."""
     # No collection goes through the inherited objects, which would also copy their pages.
     gc.freeze()
     for path, stream in ((out, 1), (error, 2)):
@@ -100,6 +98,7 @@ def _run(
     os.environ.update(environment)
     if open_files is not None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+    instructions.CPUINFO = cpuinfo
     if prepare is not None:
         prepare()
     from msd.__main__ import main

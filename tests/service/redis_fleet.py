@@ -31,7 +31,6 @@ class Server(NamedTuple):
     bus: int = 0
 
     def client(self, **login: str) -> Redis:
-        """Of this very server."""
         return Redis(port=self.port, socket_timeout=5, **login)  # type: ignore[arg-type]
 
     def ask(self, *command: object) -> Any:  # noqa: ANN401 - any reply
@@ -40,7 +39,6 @@ class Server(NamedTuple):
             return client.execute_command(*command)
 
     def kill(self) -> None:
-        """SIGKILL, and the end of it."""
         self.process.kill()
         self.process.wait(_PATIENCE_S)
 

@@ -45,7 +45,6 @@ class Proxy:
         self._flows.set()
 
     def close(self) -> None:
-        """Ends all connections."""
         self.let_go()
         for one in (self._listener, *self._sockets):
             one.close()
@@ -83,7 +82,6 @@ class Proxy:
 
 @contextmanager
 def proxy_to(port: int) -> Iterator[Proxy]:
-    """A proxy that ends with the block."""
     proxy = Proxy(port)
     try:
         yield proxy
@@ -112,15 +110,12 @@ async def server_that(answer: Answer) -> AsyncIterator[str]:
 
 
 def bulk(value: bytes | None) -> bytes:
-    """A value, or that there is none, as Redis sends it."""
     return b"$-1\r\n" if value is None else b"$%d\r\n%b\r\n" % (len(value), value)
 
 
 def values(*given: bytes | None) -> bytes:
-    """A list of values."""
     return b"*%d\r\n" % len(given) + b"".join(map(bulk, given))
 
 
 def changed(*keys: bytes) -> bytes:
-    """The word that keys have changed."""
     return b">2\r\n" + bulk(b"invalidate") + values(*keys)

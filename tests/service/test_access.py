@@ -16,8 +16,6 @@ from service.telemetry.metrics import Metrics
 
 
 def failing(error: Exception, after_start: bool = False) -> ASGIApp:
-    """An app that fails."""
-
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if after_start:
             await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -27,8 +25,6 @@ def failing(error: Exception, after_start: bool = False) -> ASGIApp:
 
 
 def get(app: ASGIApp, **headers: str) -> httpx.Response:
-    """One request to the wrapped app."""
-
     async def call() -> httpx.Response:
         transport = httpx.ASGITransport(AccessMiddleware(app, AccessLog(Metrics())))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -37,7 +33,7 @@ def get(app: ASGIApp, **headers: str) -> httpx.Response:
     return asyncio.run(call())
 
 
-def test_a_failure_of_ours_says_nothing_but_that_it_happened(capsys: pytest.CaptureFixture[str]) -> None:
+def test_internal_error_reveals_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     answer = get(failing(ValueError("the password is hunter2")), **{"X-Request-Id": "mine"})
 
     assert answer.status_code == 500
@@ -48,7 +44,7 @@ def test_a_failure_of_ours_says_nothing_but_that_it_happened(capsys: pytest.Capt
     assert "ValueError" in logged
 
 
-def test_a_failure_after_the_reply_began_ends_the_connection() -> None:
+def test_failure_after_the_reply_began_ends_the_connection() -> None:
     with pytest.raises(ValueError, match="too late"):
         get(failing(ValueError("too late"), after_start=True))
 
@@ -84,5 +80,5 @@ def test_errors_of_the_contract_have_their_status(error: Any, status: int) -> No
     assert answer.json()["error"]["field"] == error.field
 
 
-def test_what_utf8_cannot_carry_is_spelt_out() -> None:
+def test_lone_surrogate_is_escaped_in_errors() -> None:
     assert rb"a\\ud800" in ErrorResponse(errors.NotReady("a\ud800")).body

@@ -36,7 +36,6 @@ def divided(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def key(name: str) -> dict[str, str]:
-    """The header with a key."""
     return {"authorization": f"Bearer {KEYS[name]}"}
 
 
@@ -47,7 +46,7 @@ def connections(admin: httpx.Client) -> tuple[float, float]:
     return float(lines["msd_connections"]), sum(map(float, closed))
 
 
-def test_metrics_and_admin_routes_move_to_the_admin_port(divided: LiveService) -> None:
+def test_each_route_is_on_its_port(divided: LiveService) -> None:
     with divided.client() as client, divided.admin() as admin:
         for path in MOVED:
             assert client.get(path, headers=key("ops")).status_code == 404
@@ -56,25 +55,15 @@ def test_metrics_and_admin_routes_move_to_the_admin_port(divided: LiveService) -
         assert admin.get("/v1/admin/experiment", headers=key("ops")).status_code == 409
         assert admin.get("/v1/admin/experiment", headers=key("ads")).status_code == 403
         assert admin.get("/v1/admin/experiment").status_code == 401
-
-
-def test_health_and_what_is_served_are_on_both(divided: LiveService) -> None:
-    with divided.client() as client, divided.admin() as admin:
         for path in ("/health/live", "/health/ready", "/v1/model"):
             replies = [one.get(path, headers=key("ops")) for one in (client, admin)]
             assert [reply.status_code for reply in replies] == [200, 200]
             assert replies[0].json() == replies[1].json()
+        replies = [one.post("/v1/score", json=golden_requests()[0], headers=key("ads")) for one in (client, admin)]
+        assert [reply.status_code for reply in replies] == [200, 404]
 
 
-def test_scores_are_on_the_port_alone(divided: LiveService) -> None:
-    with divided.client() as client, divided.admin() as admin:
-        statuses = [
-            one.post("/v1/score", json=golden_requests()[0], headers=key("ads")).status_code for one in (client, admin)
-        ]
-    assert statuses == [200, 404]
-
-
-def test_it_answers_while_silent_connections_fill_the_port(divided: LiveService) -> None:
+def test_admin_port_answers_while_silent_connections_fill_the_other(divided: LiveService) -> None:
     with ExitStack() as stack, divided.admin() as admin:
         for _ in range(60):
             stack.enter_context(socket.create_connection(("127.0.0.1", divided.port)))
@@ -111,7 +100,7 @@ def test_silent_connections_do_not_fill_the_admin_port_for_good(bundle: Bundle, 
         assert running.score(golden_requests()[0]).status_code == 200
 
 
-def test_while_redis_is_away_at_the_start_it_is_alive_and_not_ready(bundle: Bundle, tmp_path: Path) -> None:
+def test_service_without_redis_at_the_start_is_live_and_not_ready(bundle: Bundle, tmp_path: Path) -> None:
     """So a startup probe of liveness does not have it restarted for nothing."""
     url = f"redis://127.0.0.1:{free_port()}"
     settings: dict[str, Any] = {"store": "redis", "redis_url": url, "wait_ready": False, "admin_port": 0}
@@ -121,7 +110,7 @@ def test_while_redis_is_away_at_the_start_it_is_alive_and_not_ready(bundle: Bund
         assert admin.get("/health/ready").status_code == 503
 
 
-def test_it_says_that_it_drains_to_the_end(bundle: Bundle, tmp_path: Path) -> None:
+def test_admin_port_reports_draining_to_the_end(bundle: Bundle, tmp_path: Path) -> None:
     with live_service(bundle.folder, tmp_path, admin_port=0, drain_seconds=600) as running, running.admin() as admin:
         running.process.send_signal(2)
         wait_until(lambda: admin.get("/health/ready").json()["draining"])
@@ -148,14 +137,12 @@ def test_probes_need_no_certificate_there(bundle: Bundle, tmp_path: Path) -> Non
             client.get(f"https://127.0.0.1:{running.port}/health/live")
 
 
-def test_one_port_for_both_is_refused(bundle: Bundle) -> None:
-    port = str(free_port())
-    said = run_msd("serve", str(bundle.folder), "--port", port, MSD_ADMIN_PORT=port)
-    assert said.returncode == 2
-    assert f"MSD_ADMIN_PORT={port} equals MSD_PORT" in said.stderr.replace("\n", " ")
-
-
-def test_an_admin_port_that_is_taken_is_said(bundle: Bundle, divided: LiveService) -> None:
-    said = run_msd("serve", str(bundle.folder), "--port", "0", MSD_ADMIN_PORT=str(divided.admin_port))
-    assert said.returncode == 2
-    assert f"cannot listen on 127.0.0.1 port {divided.admin_port}" in said.stderr.replace("\n", " ")
+def test_admin_port_that_cannot_be_opened_is_refused(bundle: Bundle, divided: LiveService) -> None:
+    same, taken = str(free_port()), str(divided.admin_port)
+    for port, admin_port, reason in (
+        (same, same, f"MSD_ADMIN_PORT={same} equals MSD_PORT"),
+        ("0", taken, f"cannot listen on 127.0.0.1 port {taken}"),
+    ):
+        ended = run_msd("serve", str(bundle.folder), "--port", port, MSD_ADMIN_PORT=admin_port)
+        assert ended.returncode == 2
+        assert reason in ended.stderr.replace("\n", " ")

@@ -41,12 +41,10 @@ class Corrected:
         wait_until(lambda: shift in self.metrics())
 
     def metrics(self) -> str:
-        """The exposition."""
         with self.service.client() as client:
             return client.get("/metrics").text
 
     def ask(self, document: dict[str, Any], request_id: str) -> dict[str, Any]:
-        """A reply."""
         with self.service.client() as client:
             reply = client.post("/v1/score", json=document, headers={"X-Request-Id": request_id})
         assert reply.status_code == 200, reply.text
@@ -54,7 +52,6 @@ class Corrected:
         return found
 
     def pctr(self, document: dict[str, Any], request_id: str = UNLOGGED) -> np.ndarray:
-        """The scores of a reply."""
         return np.array(self.ask(document, request_id)["candidates"]["pctr"], np.float32)
 
 
@@ -91,7 +88,7 @@ def test_scores_follow_the_file_alike_on_both_ways(corrected: Corrected) -> None
     assert corrected.pctr(PLAIN).tobytes() == own.tobytes()
 
 
-def test_an_explanation_sums_to_the_corrected_score(corrected: Corrected) -> None:
+def test_explanation_sums_to_the_corrected_score(corrected: Corrected) -> None:
     corrected.write(LEARNED)
     reply = corrected.ask({**golden_requests()[0], "explain": True}, UNLOGGED)
     odds = np.log(np.divide(*np.array([(one, 1 - one) for one in reply["candidates"]["pctr"]]).T))
@@ -128,7 +125,7 @@ def test_logged_requests_give_the_same_bits_again(corrected: Corrected, bundle: 
     corrected.file.unlink()
 
 
-def test_a_file_that_is_none_refuses_the_start(tmp_path: Path) -> None:
+def test_invalid_corrections_refuse_the_start(tmp_path: Path) -> None:
     file = tmp_path / "corrections.json"
     file.write_text("{}")
 

@@ -11,11 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from msd.contract.bundle import Bundle
-from msd.contract.errors import MsdError
 from service.http.keys import KeyEntry, KeyFile, KeyRing, KeyScope, KeysError, new_key, read_keys
 from service.telemetry.metrics import Metrics
 from service.watched_files import WatchedFiles
@@ -66,23 +63,14 @@ def guarded(bundle: Bundle, keys_file: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def ask(service: LiveService, key: str | None, path: str = "/v1/score") -> httpx.Response:
-    """One request with a key, to score if nothing else is said."""
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     with service.client(headers=headers) as client:
         return client.post(path, json=GOOD) if path == "/v1/score" else client.get(path)
 
 
 def metric(service: LiveService, sample: str) -> float:
-    """A sample, asked for with the key for it."""
     lines = ask(service, KEYS["prometheus"], "/metrics").text.splitlines()
     return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{sample} "))
-
-
-def test_a_good_key_scores_by_either_header(guarded: LiveService) -> None:
-    assert ask(guarded, KEYS["ads"]).status_code == 200
-    with guarded.client() as client:
-        for header in ({"X-Api-Key": KEYS["ads"]}, {"Authorization": f"bearer  {KEYS['ads']}"}):
-            assert client.post("/v1/score", json=GOOD, headers=header).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -136,25 +124,18 @@ def test_each_path_needs_its_own_scope(guarded: LiveService, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/model", "/docs", "/openapi.json", "/docs/assets/favicon.png", "/nothing"])
-def test_what_tells_of_the_service_needs_a_key_of_any_scope(guarded: LiveService, path: str) -> None:
+def test_descriptive_routes_need_any_key(guarded: LiveService, path: str) -> None:
     assert error_of(ask(guarded, None, path), 401)["code"] == "unauthorized"
     assert {ask(guarded, KEYS[name], path).status_code for name in ("ads", "ops")} <= {200, 404}
+    if path == "/openapi.json":
+        document = ask(guarded, KEYS["ads"], path).json()
+        assert set(document["components"]["securitySchemes"]) == {"bearer", "header"}
+        assert document["security"] == [{"bearer": []}, {"header": []}]
 
 
-def test_the_document_says_that_keys_are_asked_for(guarded: LiveService) -> None:
-    document = ask(guarded, KEYS["ads"], "/openapi.json").json()
-
-    assert set(document["components"]["securitySchemes"]) == {"bearer", "header"}
-    assert document["security"] == [{"bearer": []}, {"header": []}]
-
-
-def test_the_answer_does_not_wait_for_the_body(guarded: LiveService) -> None:
-    """Who has no key and sends a body without end is refused for the key, and sent away."""
-    whole = talk(guarded, HEAD + b"Connection: close\r\nContent-Length: 2\r\n\r\n", b"{}")
-    endless = talk(guarded, HEAD + b"Content-Length: 900000\r\n\r\n", b"{")
-    too_much = talk(guarded, HEAD + b"Content-Length: 90000000\r\n\r\n", b" " * 3_000_000)
-
-    for answer in (whole, endless, too_much):
+def test_answer_does_not_wait_for_the_body(guarded: LiveService) -> None:
+    for declared, body in ((2, b"{}"), (900_000, b"{"), (90_000_000, b" " * 3_000_000)):
+        answer = talk(guarded, HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % declared, body)
         assert answer.startswith(b"HTTP/1.1 401 ")
         assert answer.count(b"HTTP/1.1 ") == 1
 
@@ -181,7 +162,7 @@ def test_without_a_key_the_answer_comes_before_the_body(guarded: LiveService, pa
     assert alive.startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_refused_client_that_leaves_is_no_error(guarded: LiveService) -> None:
+def test_refused_client_that_leaves_is_no_error(guarded: LiveService) -> None:
     before = metric(guarded, 'msd_requests_total{code="401"}')
     with socket.create_connection(("127.0.0.1", guarded.port)) as connection:
         connection.sendall(HEAD + b"Content-Length: 900000\r\n\r\n{")
@@ -207,7 +188,7 @@ def test_keys_come_and_go_without_a_restart(guarded: LiveService, keys_file: Pat
     assert "stays in use" in said[0]["reason"]
 
 
-def test_no_key_is_written_down(guarded: LiveService) -> None:
+def test_no_key_is_logged(guarded: LiveService) -> None:
     """After all that was asked above, a half-written header among it."""
     talk(guarded, b"GET / HTTP/1.1\r\nAuthorization: Bearer " + KEYS["ads"].encode() + b"\r\nbad header\r\n\r\n")
     for name, key in KEYS.items():
@@ -224,7 +205,7 @@ def test_no_key_is_written_down(guarded: LiveService) -> None:
     assert not [line for line in guarded.log() if line["event"] == "internal_error"]
 
 
-def test_refusals_are_told_together(guarded: LiveService) -> None:
+def test_refused_keys_are_logged_together(guarded: LiveService) -> None:
     for _ in range(20):
         ask(guarded, None)
     lines = [line for line in guarded.log() if line["event"] == "keys_refused"]
@@ -234,7 +215,7 @@ def test_refusals_are_told_together(guarded: LiveService) -> None:
     assert metric(guarded, 'msd_keys_refused_total{reason="missing"}') >= 20
 
 
-def test_without_a_file_scoring_is_open_and_the_log_says_so(service: LiveService) -> None:
+def test_scoring_without_a_key_file_is_open_and_logged(service: LiveService) -> None:
     with service.client() as client:
         assert client.post("/v1/score", json=GOOD, headers={"Authorization": "Bearer x"}).status_code == 200
         assert client.get("/v1/admin/anything").status_code == 404
@@ -245,9 +226,7 @@ def test_without_a_file_scoring_is_open_and_the_log_says_so(service: LiveService
     ("given", "said"),
     [({"MSD_KEYS_FILE": "/no/such/file"}, "/no/such/file"), ({"MSD_GUARD_METRICS": "1"}, "needs MSD_KEYS_FILE")],
 )
-def test_a_start_without_the_keys_that_are_asked_for_is_refused(
-    bundle: Bundle, given: dict[str, Any], said: str
-) -> None:
+def test_start_without_the_keys_that_are_asked_for_is_refused(bundle: Bundle, given: dict[str, Any], said: str) -> None:
     ended = run_msd("serve", str(bundle.folder), "--port", "0", **given)
 
     assert ended.returncode == 2
@@ -259,18 +238,16 @@ HASH = "0" * 64
 
 
 def entry(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
-    """An entry of a file with some parts changed."""
     return {"name": "a", "scopes": ["score"], "sha256": HASH, **changes}
 
 
 def write(path: Path, *entries: dict[str, Any]) -> None:
-    """A file of keys that takes the place of what was there in one step."""
     temporary = path.with_suffix(".new")
     temporary.write_text(json.dumps({"keys": entries}))
     os.replace(temporary, path)
 
 
-def test_a_key_is_found_and_nothing_else() -> None:
+def test_key_is_found_and_nothing_else() -> None:
     key, kept = new_key("ads", ("score", "events"), None)
     other, of_other = new_key("ops", ("admin",), None)
     ring = KeyRing(KeyFile(keys=(kept, of_other)))
@@ -281,52 +258,28 @@ def test_a_key_is_found_and_nothing_else() -> None:
     assert ring.find(other.encode()) is not None
     for wrong in (key[:-1], key + "x", key.upper(), "", kept.sha256, f" {key}"):
         assert ring.find(wrong.encode()) is None
-
-
-def test_keys_differ_and_are_long() -> None:
-    keys = {new_key("ads", ("score",), None)[0] for _ in range(100)}
-
-    assert len(keys) == 100
-    assert min(map(len, keys)) >= 40
-
-
-def test_a_hash_that_begins_alike_is_not_the_key() -> None:
-    """The look-up is by the hash's beginning; the whole of it decides."""
-    digest = hashlib.sha256(b"guess").hexdigest()
-    ring = KeyRing(KeyFile(keys=(KeyEntry(name="a", scopes=("score",), sha256=digest[:32] + HASH[32:]),)))
-
-    assert ring.find(b"guess") is None
-
-
-@given(st.binary(max_size=400))
-def test_no_other_bytes_are_a_key(guess: bytes) -> None:
-    ring = KeyRing(KeyFile(keys=(new_key("a", ("score",), None)[1],)))
-
-    assert ring.find(guess) is None
+    # The look-up is by the beginning of the hash; the whole hash decides.
+    half = hashlib.sha256(b"guess").hexdigest()[:32] + HASH[32:]
+    assert KeyRing(KeyFile(keys=(KeyEntry(name="a", scopes=("score",), sha256=half),))).find(b"guess") is None
 
 
 SECRET = "msd_hunter2"
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "the file: Invalid JSON"),
     "half-written": (json.dumps({"keys": [entry()]}).encode()[:-9], "the file: Invalid JSON"),
-    "a list": (b"[]", "the file: "),
     "no keys": (b'{"keys": []}', "keys: "),
     "another format": (json.dumps({"format_version": 2, "keys": [entry()]}).encode(), "format_version: "),
     "unknown scope": (json.dumps({"keys": [entry(scopes=["root"])]}).encode(), "keys.0.scopes.0: "),
-    "no scope": (json.dumps({"keys": [entry(scopes=[])]}).encode(), "keys.0.scopes: "),
     "the key itself": (json.dumps({"keys": [entry(sha256=SECRET)]}).encode(), "keys.0.sha256: "),
-    "an end without zone": (json.dumps({"keys": [entry(not_after="2027-01-01T00:00:00")]}).encode(), "not_after: "),
     "an end that is none": (json.dumps({"keys": [entry(not_after=SECRET)]}).encode(), "keys.0.not_after: "),
     "one name twice": (json.dumps({"keys": [entry(), entry(sha256="1" * 64)]}).encode(), "two keys have the same name"),
-    "one key twice": (json.dumps({"keys": [entry(), entry(name="b")]}).encode(), "two keys have the same sha256"),
-    "not utf-8": (b'{"keys": "\xff"}', "the file: "),
     "deep": (b"[" * 100_000, "the file: "),
     "huge": (b" " * (2**22 + 1), "larger than"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_that_is_none_is_refused_by_its_place(tmp_path: Path, name: str) -> None:
+def test_invalid_key_file_is_refused_by_the_faulty_place(tmp_path: Path, name: str) -> None:
     content, said = BAD[name]
     (tmp_path / "keys.json").write_bytes(content)
 
@@ -336,17 +289,14 @@ def test_a_file_that_is_none_is_refused_by_its_place(tmp_path: Path, name: str) 
     assert "keys.json" in str(raised.value)
     assert SECRET not in str(raised.value)
     assert len(str(raised.value)) < 400
-
-
-def test_a_folder_or_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KeysError, match="No such file or directory; `msd key new`"):
-        read_keys(tmp_path / "keys.json")
+        read_keys(tmp_path / "none.json")
     with pytest.raises(KeysError, match="Is a directory"):
         read_keys(tmp_path)
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b'{"keys": [')])
-def test_a_file_that_goes_bad_leaves_what_was_read(
+def test_file_that_goes_bad_leaves_what_was_read(
     tmp_path: Path, damage: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, metrics = tmp_path / "keys.json", Metrics()
@@ -367,9 +317,3 @@ def test_a_file_that_goes_bad_leaves_what_was_read(
     watched.look()
     assert watched.value is not first
     assert b"msd_keys_stale 0.0" in metrics.exposition()
-
-
-def test_what_is_no_file_at_first_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "keys.json"
-    with pytest.raises(MsdError):
-        WatchedFiles("keys", [path], lambda: read_keys(path), Metrics().keys_stale)

@@ -16,15 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.bundle import GOLDENS, LEAN_RANKER, MANIFEST, RANKER, Bundle, open_bundle
+from msd.contract.bundle import GOLDENS, LEAN_RANKER, RANKER, Bundle, open_bundle
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, read_goldens
 from operations.replay.log import replay_log
 from service.deployment.proof import Pace, prove
 from service.errors import Overloaded
 from service.request_log.files import log_files, read_requests
-from service.scoring.admission import Admission, Admitted, Load
-from service.scoring.brownout import Brownout
+from service.scoring.admission import Admission, Brownout, Load
 from service.scoring.job import Ran, Runner, load_of
 from service.scoring.model import load_model
 from service.scoring.run_queue import RunQueue
@@ -33,8 +32,8 @@ from service.telemetry.metrics import Metrics
 from tests.bundles.factory import AT, build_bundle, golden_requests, reseal
 from tests.bundles.ranker_graph import Recipe
 from tests.service.faults import ModelRuns
-from tests.service.live import LiveService, live_service
-from tests.service.test_run_queue import CountingRuntime
+from tests.service.live import LiveService, live_service, wait_until
+from tests.service.test_run_queue import CountingRuntime, admitted
 
 ID = {"X-Request-Id": "fixed"}
 # Of the large golden, whose full run is learned to take this long a candidate: far more than there is time for.
@@ -67,10 +66,9 @@ class Hurried:
 def hurried(
     request: pytest.FixtureRequest, lean_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Hurried]:
-    """It logs all requests."""
     folder = tmp_path_factory.mktemp("lean")
     runs = ModelRuns(folder)
-    settings: dict[str, Any] = {"lean": "on", "log_dir": folder / "log", "log_sample": 0}
+    settings: dict[str, Any] = {"lean": "on", "log_dir": folder / "log", "log_sample": 1, "LOG_FLUSH_S": 0.1}
     native = "on" if request.param == "native" else "off"
     with (
         live_service(lean_bundle.folder, folder, prepare=runs.obey, native=native, **settings) as service,
@@ -80,11 +78,10 @@ def hurried(
 
 
 def wide_golden(bundle: Bundle) -> Golden:
-    """The golden of 200 candidates."""
     return next(one for one in read_goldens(bundle.path(GOLDENS)) if one.request == WIDE)
 
 
-def test_the_lean_graph_scores_what_the_full_one_has_no_time_for(hurried: Hurried, lean_bundle: Bundle) -> None:
+def test_lean_graph_scores_what_the_full_one_has_no_time_for(hurried: Hurried, lean_bundle: Bundle) -> None:
     answer = hurried.ask(WIDE)
 
     assert answer.status_code == 200, answer.text
@@ -95,39 +92,32 @@ def test_the_lean_graph_scores_what_the_full_one_has_no_time_for(hurried: Hurrie
     assert reply["candidates"]["pctr"] != pytest.approx(golden.expected["pctr"], abs=1e-2)
     assert hurried.service.metric('msd_degraded_total{rung="lean",side="model"}') >= 1
     assert hurried.service.metric("msd_partial_total") == 0
-
-
-def test_with_time_enough_the_full_model_scores(hurried: Hurried, lean_bundle: Bundle) -> None:
+    # With enough time the full model scores.
     reply = hurried.client.post("/v1/score", json=WIDE).json()
     assert "degraded" not in reply
-    assert reply["candidates"]["pctr"] == pytest.approx(wide_golden(lean_bundle).expected["pctr"], abs=1e-5)
+    assert reply["candidates"]["pctr"] == pytest.approx(golden.expected["pctr"], abs=1e-5)
 
 
-def test_a_lean_reply_says_what_else_is_degraded(hurried: Hurried) -> None:
+def test_lean_reply_declares_other_degradation(hurried: Hurried) -> None:
     ids = [*WIDE["candidates"]["id"][:-1], "no row"]
     reply = hurried.ask({"user_id": "nobody", "at": AT, "candidates": {"id": ids}, "top_k": 3}).json()
     assert reply["degraded"] == {"model": "lean", "user": "unknown", "candidates": {"no row": "prior"}}
     assert len(reply["candidates"]["id"]) == 3
 
 
-def test_what_is_explained_is_the_full_models(hurried: Hurried) -> None:
+def test_explanations_are_never_lean(hurried: Hurried) -> None:
     """With too little time for it, all of it is late, or parts are: never lean."""
     answer = hurried.ask({**WIDE, "explain": True})
     assert answer.status_code == 504, answer.text
     assert "lean" not in answer.text
 
 
-def test_v2_says_it_in_parameters(hurried: Hurried) -> None:
+def test_v2_and_the_served_model_declare_it(hurried: Hurried) -> None:
     inputs = [
         {"name": "user_id", "datatype": "BYTES", "shape": [1], "data": [WIDE["user_id"]]},
         {"name": "candidates.id", "datatype": "BYTES", "shape": [200], "data": WIDE["candidates"]["id"]},
     ]
-    answer = hurried.ask({"inputs": inputs}, "/v2/models/msd/infer")
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["parameters"]["degraded_model"] == "lean"
-
-
-def test_the_served_model_says_that_it_is_there(hurried: Hurried) -> None:
+    assert hurried.ask({"inputs": inputs}, "/v2/models/msd/infer").json()["parameters"]["degraded_model"] == "lean"
     assert hurried.client.get("/v1/model").json()["lean"] == {"loaded": True, "reason": ""}
 
 
@@ -138,7 +128,7 @@ def test_the_served_model_says_that_it_is_there(hurried: Hurried) -> None:
         (False, {"lean": True}, "the bundle has no lean.onnx (`msd lean`)"),
     ],
 )
-def test_without_it_the_full_model_scores_all(
+def test_full_model_scores_without_a_lean_graph(
     is_lean: bool, settings: dict[str, Any], reason: str, lean_bundle: Bundle, bundle: Bundle
 ) -> None:
     served = lean_bundle if is_lean else bundle
@@ -148,27 +138,17 @@ def test_without_it_the_full_model_scores_all(
     assert load_of(10, model.runner, model.lean).lean_s is None
 
 
-def test_a_logged_lean_request_is_replayed_with_the_lean_graph(lean_bundle: Bundle, tmp_path: Path) -> None:
-    runs = ModelRuns(tmp_path)
-    with (
-        live_service(
-            lean_bundle.folder, tmp_path, prepare=runs.obey, lean="on", log_dir=tmp_path / "log", log_sample=1
-        ) as service,
-        service.client() as client,
-    ):
-        hurried = Hurried(service, client, runs)
-        assert hurried.ask(WIDE).json()["degraded"] == {"model": "lean"}
-    records = [record for file in log_files(tmp_path / "log") for record in read_requests(file)]
-    assert [record.is_lean for record in records] == [False, True]
+def test_logged_lean_request_is_replayed_with_the_lean_graph(hurried: Hurried, lean_bundle: Bundle) -> None:
+    assert hurried.ask(WIDE).json()["degraded"] == {"model": "lean"}
+    log = hurried.service.log_path.parent / "log"
 
-    found = replay_log(tmp_path / "log", [lean_bundle], "as logged", None, lambda: None)
-    assert (found.requests, found.exact, found.mismatches) == (2, 2, 0)
+    def is_logged() -> bool:
+        files = log_files(log) if any(log.glob("requests-*")) else []
+        return {True, False} <= {record.is_lean for file in files for record in read_requests(file)}
 
-
-def lean_copy(lean_bundle: Bundle, folder: Path) -> Path:
-    """A copy to damage."""
-    shutil.copytree(lean_bundle.folder, folder, ignore=shutil.ignore_patterns("verified.json"))
-    return folder
+    wait_until(is_logged)
+    found = replay_log(log, [lean_bundle], "as logged", None, lambda: None)
+    assert found.requests == found.exact > 1
 
 
 def _drop_scores(folder: Path) -> None:
@@ -201,10 +181,6 @@ def _other_inputs(folder: Path) -> None:
     reseal(folder)
 
 
-def _no_record(folder: Path) -> None:
-    reseal(folder, lean=None)
-
-
 def _no_file(folder: Path) -> None:
     (folder / LEAN_RANKER).unlink()
     reseal(folder)
@@ -215,17 +191,22 @@ def _no_file(folder: Path) -> None:
     [
         (_flip, "lean.onnx: its SHA-256 differs from the manifest's"),
         (lambda folder: (folder / LEAN_RANKER).unlink(), "lean.onnx: missing; copy the bundle again"),
-        (_no_file, "does not list lean.onnx, but has a record of it"),
-        (_no_record, "lists lean.onnx, but has no record of it"),
+        (
+            _no_file,
+            "does not list lean.onnx, but has a record of it",
+        ),
+        (lambda folder: reseal(folder, lean=None), "lists lean.onnx, but has no record of it"),
         (_other_inputs, "lean.onnx: has the inputs"),
         (_drop_scores, "a golden has no scores of the lean graph"),
         (_swap_graph, "golden 1 differs by .* for the lean graph"),
     ],
 )
-def test_a_lean_graph_that_is_not_the_manifests_is_refused(
+def test_lean_graph_that_is_not_the_manifests_is_refused(
     damage: Callable[[Path], object], said: str, lean_bundle: Bundle, tmp_path: Path
 ) -> None:
-    folder = lean_copy(lean_bundle, tmp_path / "copy")
+    folder = Path(
+        shutil.copytree(lean_bundle.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("verified.json"))
+    )
     damage(folder)
 
     with pytest.raises(BundleError, match=said):
@@ -236,34 +217,17 @@ def test_a_lean_graph_that_is_not_the_manifests_is_refused(
         )
 
 
-def test_a_bundle_without_it_is_as_it_was(bundle: Bundle) -> None:
-    assert "lean" not in json.loads((bundle.folder / MANIFEST).read_text("utf-8"))
-    assert '"lean"' not in bundle.path(GOLDENS).read_text("utf-8")
-
-
 FULL, LEAN = 1.0, 0.2
 # So far away that the test's own time is nothing.
 LEFT_S = 10.0
 
 
 def gauge(metrics: Metrics) -> float:
-    """What `msd_brownout` says."""
     (family,) = [one for one in metrics.families.collect() if one.name == "msd_brownout"]
     return family.samples[0].value
 
 
-def admitted(admission: Admission, load: Load) -> list[Admitted]:
-    """As many of the same as are accepted at once."""
-    found: list[Admitted] = []
-    try:
-        while len(found) < 1_000:
-            found.append(admission.enter(load, time.perf_counter() + LEFT_S))
-    except Overloaded:
-        return found
-    raise AssertionError("there is no end")
-
-
-def test_the_lean_graph_takes_over_before_any_is_refused() -> None:
+def test_lean_graph_takes_over_before_any_is_refused() -> None:
     metrics = Metrics()
     without = admitted(Admission(Metrics(), 10_000), Load(10, FULL))
     found = admitted(Admission(metrics, 10_000), Load(10, FULL, LEAN))
@@ -276,7 +240,7 @@ def test_the_lean_graph_takes_over_before_any_is_refused() -> None:
     assert gauge(metrics) == 1
 
 
-def test_what_may_not_be_lean_is_judged_as_ever() -> None:
+def test_request_without_lean_graph_is_refused_as_before() -> None:
     admission = Admission(Metrics(), 10_000)
     lean = [one for one in admitted(admission, Load(10, FULL, LEAN)) if one.is_lean]
     assert lean
@@ -284,16 +248,7 @@ def test_what_may_not_be_lean_is_judged_as_ever() -> None:
         admission.enter(Load(10, FULL), time.perf_counter() + LEFT_S)
 
 
-def test_a_long_run_on_an_idle_service_is_no_reason() -> None:
-    """It is scored in full, however near its deadline is."""
-    admission = Admission(Metrics(), 10_000)
-    for _ in range(10):
-        one = admission.enter(Load(10, 0.9 * LEFT_S, LEAN), time.perf_counter() + LEFT_S)
-        assert not one.is_lean
-        admission.leave(one)
-
-
-def test_it_ends_when_the_full_model_could_score_what_is_offered() -> None:
+def test_brownout_ends_once_the_full_model_could_score_the_load() -> None:
     metrics = Metrics()
     brownout = Brownout(metrics, threads=2)
     brownout.begin(100.0)
@@ -330,7 +285,7 @@ def test_without_any_request_the_gauge_falls_too() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 0.2), st.floats(0.0, 0.1)), max_size=50))
-def test_it_lasts_a_second_whatever_is_offered(offers: list[tuple[float, float]]) -> None:
+def test_brownout_lasts_at_least_a_second(offers: list[tuple[float, float]]) -> None:
     brownout = Brownout(Metrics(), threads=1)
     brownout.begin(5.0)
     now = 5.0
@@ -349,7 +304,7 @@ def test_meanwhile_one_request_a_second_is_scored_in_full() -> None:
     assert probes == [1.0, 2.0, 3.0, 4.0]
 
 
-def test_with_too_little_time_for_the_full_model_the_lean_one_scores_all() -> None:
+def test_lean_model_scores_all_if_time_is_short() -> None:
     """Rather than the full one the first few."""
     metrics, full, lean = Metrics(), CountingRuntime(), CountingRuntime()
     queue, runners = RunQueue(metrics, Admission(metrics, 1_000)), (Runner(full), Runner(lean))

@@ -1,13 +1,16 @@
-"""How many cores a process may use, read from file systems as the kernel and container engines show them."""
+"""Cores and memory that a process may use, read from file systems as the kernel and container engines show them."""
 
+import math
+import mmap
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.machine import scoring_threads, usable_cores
+from service.machine import free_memory, memory_limit, own_memory, scoring_threads, usable_cores
 from service.settings import Settings
 
 CORES = len(os.sched_getaffinity(0))
@@ -27,10 +30,6 @@ FILES: dict[str, tuple[dict[str, str], float]] = {
         {"proc/self/cgroup": "0::/../../elsewhere\n", "sys/fs/cgroup/cpu.max": "20000 100000"},
         0.2,
     ),
-    "v1, no limit": (
-        {"proc/self/cgroup": "4:cpu,cpuacct:/\n", "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n"},
-        CORES,
-    ),
     "v1, half a core": (
         {
             "proc/self/cgroup": "4:cpu,cpuacct:/docker/abc\n1:memory:/docker/abc\n0::/\n",
@@ -39,28 +38,72 @@ FILES: dict[str, tuple[dict[str, str], float]] = {
         },
         0.5,
     ),
-    "v1 below another name": (
-        {
-            "proc/self/cgroup": "4:cpuacct,cpu:/\n",
-            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "30000",
-            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
-        },
-        0.3,
-    ),
     "unreadable": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "many of them\n"}, CORES),
-    "no period": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 0\n"}, CORES),
     "more than there are": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "99900000 100000\n"}, CORES),
 }
+
+
+def write_files(root: Path, files: Mapping[str, str]) -> None:
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_quotas_and_affinity(tmp_path: Path, name: str) -> None:
     files, cores = FILES[name]
-    for path, text in files.items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
-
+    write_files(tmp_path, files)
     assert usable_cores(tmp_path) == pytest.approx(cores)
+
+
+MEMORY: dict[str, tuple[str, dict[str, str], int | None, float]] = {
+    "no limit": ("0::/a/b", {"a/b/memory.max": "max", "a/b/memory.current": "5"}, None, math.nan),
+    "no files": ("0::/", {}, None, math.nan),
+    "a parent's": (
+        "0::/a/b",
+        {"a/memory.max": "800", "a/memory.current": "700", "a/b/memory.max": "max"},
+        100,
+        800,
+    ),
+    "page cache": (
+        "0::/a",
+        {"a/memory.max": "900", "a/memory.current": "700", "a/memory.stat": "anon 600\ninactive_file 60\nshmem 7\n"},
+        260,
+        900,
+    ),
+    "full": ("0::/a", {"a/memory.max": "900", "a/memory.current": "950"}, 0, 900),
+    "the mount is the group": ("0::/of/the/host", {"memory.max": "900", "memory.current": "700"}, 200, 900),
+    "version 1": (
+        "4:cpu:/a\n3:memory:/a",
+        {
+            "memory/a/memory.limit_in_bytes": "900",
+            "memory/a/memory.usage_in_bytes": "700",
+            "memory/a/memory.stat": "total_active_file 50\n",
+        },
+        250,
+        900,
+    ),
+    "version 1, no limit": ("7:memory:/", {"memory/memory.limit_in_bytes": "9223372036854771712"}, None, math.nan),
+}
+
+
+@pytest.mark.parametrize(("groups", "files", "free", "limit"), MEMORY.values(), ids=MEMORY.keys())
+def test_free_memory_and_its_limit_are_those_of_the_control_groups(
+    tmp_path: Path, groups: str, files: dict[str, str], free: int | None, limit: float
+) -> None:
+    write_files(tmp_path, {"proc/self/cgroup": f"{groups}\n", **{f"sys/fs/cgroup/{one}": files[one] for one in files}})
+    assert free_memory(tmp_path) == free
+    assert memory_limit(tmp_path) == pytest.approx(limit, nan_ok=True)
+
+
+def test_mapped_files_are_not_own_memory(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_bytes(bytes(2**26))
+    with open(tmp_path / "rows", "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        before = own_memory()
+        assert sum(mapped[::4096]) == 0
+        assert 2**20 < own_memory() < before + 2**25
+
+    assert math.isnan(own_memory(tmp_path))
 
 
 def test_on_this_machine() -> None:

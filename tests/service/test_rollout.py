@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ from hypothesis import strategies as st
 
 from msd.contract.bundle import MARKER, RANKER, Bundle, open_bundle
 from msd.contract.errors import BundleError
-from msd.contract.files import sha256_file
 from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle, private_folder
 from service.deployment.proof import Pace, Stopped
 from service.deployment.rollout import (
@@ -34,12 +32,12 @@ from service.deployment.rollout import (
 )
 from service.deployment.source import alone
 from service.errors import StoreError
-from service.machine import free_memory
 from service.scoring.deployment import Deployment, Serving
 from service.scoring.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.trust import Trust
+from tests.service.test_machine import write_files
 
 
 def reading_of(name: str) -> SourceReading:
@@ -48,7 +46,6 @@ def reading_of(name: str) -> SourceReading:
 
 
 def played(name: str) -> Model:
-    """A model that is its bundle's name alone."""
     return cast(Model, SimpleNamespace(identity=name))
 
 
@@ -59,11 +56,9 @@ class PlayedFollower:
         self.reading = reading_of("first")
 
     def look(self) -> SourceReading:
-        """What it was told."""
         return self.reading
 
     def verified(self, reading: SourceReading, pause: object = None) -> DeploymentPlan:
-        """A plan of names."""
         if reading.wanted is None:
             raise BundleError(reading.reason)
         return DeploymentPlan(
@@ -124,7 +119,7 @@ WANTED = st.sampled_from(["first", "good", "better", "bad", "odd", "late", ""])
 
 @settings(max_examples=30)
 @given(st.lists(st.tuples(WANTED, st.integers(0, 4)), min_size=1, max_size=12))
-def test_whatever_is_wanted(actions: list[tuple[str, int]]) -> None:
+def test_last_wanted_bundle_is_served_or_refused(actions: list[tuple[str, int]]) -> None:
     stage = Stage()
     stage.play(actions)
 
@@ -137,45 +132,34 @@ def test_whatever_is_wanted(actions: list[tuple[str, int]]) -> None:
         assert stage.serving.current.champion.identity == wanted
 
 
-def test_what_is_served_already_is_not_loaded_again() -> None:
+@pytest.mark.parametrize(
+    ("actions", "tries", "served"),
+    [
+        ([("first", 5), ("good", 5), ("good", 5)], ["good"], ["good"]),
+        # Seen once, it may be a copy in progress.
+        ([("bad", 1), ("good", 1), ("better", 1), ("first", 2)], [], []),
+        ([("late", 6)], ["late"] * 3, ["late"]),
+        ([("late", 2), ("good", 2)], ["late", "good"], ["good"]),
+    ],
+    ids=["served already", "seen once", "rows come late", "replaced while its rows are late"],
+)
+def test_bundle_is_loaded_once_it_is_settled_and_has_rows(
+    actions: list[tuple[str, int]], tries: list[str], served: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     stage = Stage()
-    stage.play([("first", 5), ("good", 5), ("good", 5)])
-    assert stage.tries == ["good"]
-    assert stage.served == ["good"]
-
-
-def test_what_was_seen_once_is_not_looked_into() -> None:
-    """It may be a copy under way."""
-    stage = Stage()
-    stage.play([("bad", 1), ("good", 1), ("better", 1), ("first", 2)])
-    assert stage.tries == []
-
-
-def test_rows_that_are_not_there_yet_are_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
-    stage = Stage()
-    stage.play([("late", 6)])
-    assert stage.tries == ["late"] * 3
-    assert stage.served == ["late"]
-    assert not stage.serving.is_refused
-    assert capsys.readouterr().out.count("swap_postponed") == 2
-
-
-def test_who_waits_for_rows_turns_to_what_is_wanted_instead() -> None:
-    stage = Stage()
-    stage.play([("late", 2), ("good", 2)])
-    assert stage.tries == ["late", "good"]
-    assert stage.served == ["good"]
+    stage.play(actions)
+    assert (stage.tries, stage.served, stage.serving.is_refused) == (tries, served, False)
+    assert capsys.readouterr().out.count("swap_postponed") == (2 if len(tries) == 3 else "late" in tries)
 
 
 @contextmanager
 def pinned(folder: Path) -> Iterator[PinnedBundle]:
-    """A bundle, verified and pinned."""
     with private_folder() as parent:
         yield PinnedBundle(folder, parent, True, Trust(None))
 
 
 @pytest.mark.parametrize("change", [shutil.rmtree, lambda folder: folder.rename(folder.with_name("elsewhere"))])
-def test_a_bundle_that_vanishes_after_it_was_verified_is_loaded_all_the_same(
+def test_bundle_that_vanishes_after_it_was_verified_is_loaded_all_the_same(
     copied_bundle: Path, change: Callable[[Path], object]
 ) -> None:
     with pinned(copied_bundle) as one:
@@ -185,7 +169,7 @@ def test_a_bundle_that_vanishes_after_it_was_verified_is_loaded_all_the_same(
         assert model.identity == one.identity
 
 
-def test_a_bundle_that_is_written_over_after_it_was_verified_is_refused(
+def test_bundle_that_is_written_over_after_it_was_verified_is_refused(
     copied_bundle: Path, other_bundle: Bundle
 ) -> None:
     """In the very files that are open, and with their times set back."""
@@ -208,7 +192,7 @@ def test_a_bundle_that_is_written_over_after_it_was_verified_is_refused(
         (MemoryError(), True),
     ],
 )
-def test_what_may_be_over_a_moment_later(error: Exception, is_so: bool) -> None:
+def test_shortage_is_recognised(error: Exception, is_so: bool) -> None:
     assert is_scarce(error) is is_so
 
     def tell() -> None:
@@ -222,37 +206,11 @@ def test_what_may_be_over_a_moment_later(error: Exception, is_so: bool) -> None:
     assert is_scarce(told.value) is is_so
 
 
-GROUPS = {
-    "no limit": ("0::/a/b\n", {"a/b/memory.max": "max", "a/b/memory.current": "5"}, None),
-    "version 2": ("0::/a/b\n", {"a/b/memory.max": "900", "a/b/memory.current": "700"}, 200),
-    "above": ("0::/a/b\n", {"a/memory.max": "800", "a/memory.current": "700", "a/b/memory.max": "max"}, 100),
-    "page cache": (
-        "0::/a\n",
-        {"a/memory.max": "900", "a/memory.current": "700", "a/memory.stat": "anon 600\ninactive_file 60\nshmem 7\n"},
-        260,
-    ),
-    "full": ("0::/a\n", {"a/memory.max": "900", "a/memory.current": "950"}, 0),
-    "the mount is the group": ("0::/of/the/host\n", {"memory.max": "900", "memory.current": "700"}, 200),
-    "version 1": (
-        "4:cpu:/a\n3:memory:/a\n",
-        {
-            "memory/a/memory.limit_in_bytes": "900",
-            "memory/a/memory.usage_in_bytes": "700",
-            "memory/a/memory.stat": "total_active_file 50\n",
-        },
-        250,
-    ),
-}
-
-
-@pytest.mark.parametrize(("groups", "files", "free"), GROUPS.values(), ids=GROUPS.keys())
-def test_free_memory(tmp_path: Path, groups: str, files: dict[str, str], free: int | None) -> None:
-    give_memory(tmp_path, groups, files)
-    assert free_memory(tmp_path) == free
-
-
-def test_a_bundle_for_which_there_is_no_memory_is_not_loaded(bundle: Bundle, tmp_path: Path) -> None:
-    give_memory(tmp_path, "0::/\n", {"memory.max": str(2**30), "memory.current": str(2**30 - 2**20)})
+def test_bundle_larger_than_free_memory_is_not_loaded(bundle: Bundle, tmp_path: Path) -> None:
+    usage = {"memory.max": 2**30, "memory.current": 2**30 - 2**20}
+    write_files(
+        tmp_path, {"proc/self/cgroup": "0::/\n", **{f"sys/fs/cgroup/{name}": str(size) for name, size in usage.items()}}
+    )
     with pytest.raises(
         OutOfResources, match="plain: loading it takes about 32 MB of memory, but 1 MB are left for this process"
     ):
@@ -260,23 +218,11 @@ def test_a_bundle_for_which_there_is_no_memory_is_not_loaded(bundle: Bundle, tmp
     check_memory(bundle.manifest, bundle.folder, tmp_path / "nothing is known")
 
 
-def give_memory(root: Path, groups: str, files: dict[str, str]) -> None:
-    """What the kernel tells of a process's control groups."""
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text(groups)
-    for name, text in files.items():
-        path = root / "sys/fs/cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-
 _STEP_S = 0.02
-_MB = 2**20
 
 
 @pytest.fixture
 def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Sets the clock of the pace forward; it does not go by itself."""
     now = [100.0]
 
     def wait(seconds: float) -> None:
@@ -286,35 +232,27 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return wait
 
 
-@pytest.mark.parametrize(("rest", "due"), [(2.0, [2.0 * _STEP_S]), (1e9, [0.5]), (0.0, [])])
-def test_a_rest_is_in_proportion_to_its_step_and_bounded(
+@pytest.mark.parametrize(("rest", "due"), [(2.0, [2.0 * _STEP_S] * 3), (1e9, [0.5] * 3), (0.0, [])])
+def test_rest_is_bounded_and_in_proportion_to_its_step(
     rest: float, due: list[float], wait: Callable[[float], None]
 ) -> None:
-    """Whichever thread of a runtime computes meanwhile: what counts is the clock."""
-    rests: list[float] = []
-    pace = Pace(rest, rests.append)
-    wait(1.0)
-    pace.begin()
-    wait(_STEP_S)
-    pace.pause()
-    assert rests == pytest.approx(due)
-
-
-def test_rests_are_no_steps(wait: Callable[[float], None]) -> None:
+    """The clock counts, whichever thread computes; a rest is no part of the next step."""
     rests: list[float] = []
 
-    def rest(seconds: float) -> None:
+    def sleep(seconds: float) -> None:
         rests.append(seconds)
         wait(seconds)
 
-    pace = Pace(2.0, rest)
+    pace = Pace(rest, sleep)
+    wait(1.0)
+    pace.begin()
     for _ in range(3):
         wait(_STEP_S)
         pace.pause()
-    assert rests == pytest.approx([2.0 * _STEP_S] * 3)
+    assert rests == pytest.approx(due)
 
 
-def test_what_is_stopped_ends_at_its_next_step_and_does_not_rest() -> None:
+def test_stopped_work_ends_at_its_next_step() -> None:
     pace = Pace(1e9)
     pace.stop()
     with pytest.raises(Stopped):
@@ -322,17 +260,7 @@ def test_what_is_stopped_ends_at_its_next_step_and_does_not_rest() -> None:
     assert not pace.sleep(60.0)
 
 
-def test_a_file_is_hashed_in_steps_of_a_few_milliseconds(tmp_path: Path) -> None:
-    path = tmp_path / "rows"
-    path.write_bytes(bytes(33 * _MB))
-    pauses: list[int] = []
-    plain = sha256_file(path)
-
-    assert sha256_file(path, lambda: pauses.append(1)) == plain
-    assert len(pauses) == 9
-
-
-def test_a_bundle_is_verified_in_steps(copied_bundle: Path) -> None:
+def test_bundle_is_verified_in_steps(copied_bundle: Path) -> None:
     (copied_bundle / MARKER).unlink()
     pauses: list[int] = []
     opened: Bundle = open_bundle(copied_bundle, pause=lambda: pauses.append(1))
@@ -342,67 +270,42 @@ def test_a_bundle_is_verified_in_steps(copied_bundle: Path) -> None:
 
 @pytest.fixture
 def deployment(bundle: Bundle) -> Deployment:
-    """The first generation, of one model."""
     plan = DeploymentPlan(alone(bundle.folder), {bundle.folder: PinnedBundle(bundle.folder, None, True, Trust(None))})
     settings = Settings.from_environ({"MSD_BUNDLE": str(bundle.folder)})
     return plan.deployment({key: one.load(settings, Metrics()) for key, one in plan.models.items()}, 1)
 
 
 def another(deployment: Deployment, generation: int) -> Deployment:
-    """The same again, in memory of its own."""
     (arm,) = deployment.arms
     return Deployment(generation, (replace(arm, model=replace(arm.model)),), deployment._assignment)
 
 
-class Freed:
-    """Tells when a deployment's model is freed, and by which thread."""
-
-    def __init__(self, deployment: Deployment) -> None:
-        self.by: threading.Thread | None = None
-        self.at = 0.0
-        self.event = threading.Event()
-        weakref.finalize(deployment.champion, self._note)
-
-    def _note(self) -> None:
-        self.by, self.at = threading.current_thread(), time.monotonic()
-        self.event.set()
-
-    async def wait(self) -> None:
-        """Until it is."""
-        assert await asyncio.to_thread(self.event.wait, 60)
+def when_freed(deployment: Deployment) -> list[threading.Thread]:
+    """The thread that frees a deployment's model, once it has."""
+    freed: list[threading.Thread] = []
+    weakref.finalize(deployment.champion, lambda: freed.append(threading.current_thread()))
+    return freed
 
 
-def test_what_was_left_is_freed_off_the_loop_and_not_at_once(deployment: Deployment) -> None:
+def test_replaced_deployment_is_freed_off_the_loop_once_its_requests_are_answered(deployment: Deployment) -> None:
     turned: list[int] = []
-    first = another(deployment, 1)
-    freed = Freed(first)
+    first, held = another(deployment, 1), another(deployment, 2)
+    freed, kept = when_freed(first), when_freed(held)
     serving = Serving(first, lambda one: turned.append(one.generation))
     del first
 
-    async def turn() -> float:
-        second, turned_at = another(deployment, 2), time.monotonic()
-        serving.turn(second)
-        assert serving.current is second
-        assert turned == [2]
-        await freed.wait()
-        return freed.at - turned_at
-
-    # Requests that it has begun may still be under way.
-    assert asyncio.run(turn()) > 0.1
-    assert freed.by is not threading.main_thread()
-
-
-def test_a_request_at_hand_keeps_the_line_up_that_it_began_with(deployment: Deployment) -> None:
-    serving = Serving(another(deployment, 1), lambda one: None)
-    begun = serving.current
-    freed = Freed(begun)
-
     async def turn() -> None:
-        serving.turn(another(deployment, 2))
-        await asyncio.sleep(1.5)
+        serving.turn(held)
+        assert serving.current is held
+        serving.turn(another(deployment, 3))
+        # Its requests may still be running.
+        assert not freed
+        async with asyncio.timeout(60):
+            while not freed:
+                await asyncio.sleep(0.01)
 
     asyncio.run(turn())
-    assert not freed.event.is_set()
-    assert begun.champion.version == deployment.champion.version
-    del begun
-    assert freed.event.is_set()
+    assert turned == [2, 3]
+    assert freed[0] is not threading.main_thread()
+    assert not kept
+    assert held.champion.version == deployment.champion.version

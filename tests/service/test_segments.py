@@ -59,7 +59,6 @@ class Sent(NamedTuple):
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Replies with what came."""
     body = await read_body(scope, receive, SETTINGS)
     said = [scope["method"], scope["path"], body.hex(), sorted(name.decode() for name, _ in scope["headers"])]
     reply = json.dumps(said).encode() + b"\n"
@@ -118,7 +117,6 @@ def replies(pieces: list[bytes]) -> bytes:
 
 
 def cut(whole: bytes, places: list[int]) -> list[bytes]:
-    """Its pieces between some places."""
     ends = sorted({0, len(whole), *(place % len(whole) for place in places)})
     return [whole[start:end] for start, end in pairwise(ends)]
 
@@ -140,7 +138,7 @@ _OFFERED = b"POST /p HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\n" + OFFER + b"
 )
 @example(sent=[Sent(_OFFERED, b"ab")] * 3, end=b"", places=list(range(500)))
 @example(sent=[Sent(_OFFERED, b"ab")], end=ENDS[3], places=list(range(500)))
-def test_a_cut_changes_nothing(sent: list[Sent], end: bytes, places: list[int]) -> None:
+def test_cut_changes_nothing(sent: list[Sent], end: bytes, places: list[int]) -> None:
     whole = b"".join(one.wire for one in sent) + end
     said = replies(cut(whole, places))
 
@@ -151,7 +149,7 @@ def test_a_cut_changes_nothing(sent: list[Sent], end: bytes, places: list[int]) 
     assert said.count(b"HTTP/1.1 400 ") == (end in ENDS[2:])
 
 
-def test_a_score_does_not_depend_on_where_a_chunk_begins(cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_score_does_not_depend_on_where_a_chunk_begins(cold_bundle: Bundle, tmp_path: Path) -> None:
     """Ids and a text that begin as a header does, at a chunk's beginning."""
     text = {"i9": {"text": "Upgrade: a comedy"}}
     body = json.dumps({"user_id": "Upgrade:7", "candidates": {"id": ["Upgrade:8", "i9", "i1"]}, "items": text}).encode()
@@ -229,7 +227,7 @@ def test_any_bytes_get_an_answer_or_the_end(service: LiveService, pieces: list[b
         assert json.loads(body[:length])["error"]["code"]
 
 
-def test_the_service_goes_on(service: LiveService) -> None:
+def test_service_goes_on(service: LiveService) -> None:
     """After all that was sent above."""
     assert service.score(GOOD).status_code == 200
     assert not [line for line in service.log() if line["level"] == "error"]

@@ -48,35 +48,20 @@ def starts(
     return asyncio.run(run())
 
 
-def test_requests_start_as_the_rates_allow() -> None:
+def test_requests_start_as_rates_and_cool_downs_allow() -> None:
     time = Time()
     assert starts(time, time.pace(requests=30), [5, 5, 5]) == [0.0, 2.0, 4.0]
     time = Time()
     assert starts(time, time.pace(requests=60, tokens=600), [100, 5, 5]) == [0.0, 10.0, 11.0]
     time = Time()
-    assert starts(time, time.pace(), [10**9] * 3) == [0.0] * 3
-
-
-def test_unused_tokens_are_returned() -> None:
-    time = Time()
     pace = time.pace(tokens=600)
     assert starts(time, pace, [100, 100], lambda number: pace.correct(80)) == [0.0, pytest.approx(2.0)]
-
-
-def test_longest_cool_down_holds_for_all() -> None:
     time = Time()
     pace = time.pace()
+    assert starts(time, pace, [10**9] * 3) == [0.0] * 3
     pace.cool_down(30.0)
     pace.cool_down(5.0)
-
-    async def run() -> list[float]:
-        async def one() -> float:
-            await pace.turn(1)
-            return time.now
-
-        return list(await asyncio.gather(*(one() for _ in range(5))))
-
-    assert min(asyncio.run(run())) >= 30.0
+    assert starts(time, pace, [1, 1]) == [30.0, 30.0]
 
 
 @given(
@@ -110,15 +95,18 @@ def test_budget_is_never_exceeded_and_stops_only_if_it_must(
     assert all(budget.spent + most > cap for most in stopped)
 
 
+def spending(server: ChatServer, budget: Budget, **settings: int) -> OpenAICompatibleTeacher:
+    """A teacher whose answers cost at most .41: 1,024 tokens."""
+    return OpenAICompatibleTeacher(server.settings(**settings), KEY, Allowance(None, budget, Prices(0.0, 400.0)))
+
+
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_run_ends_before_a_request_could_exceed_its_budget(concurrency: int) -> None:
-    # 1,024 tokens at most cost .41, of which 20 are written: .008.
+    # 20 tokens are written: .008.
     budget = Budget(1.0)
     replies: list[Reply] = []
     with ChatServer() as server:
-        teacher = OpenAICompatibleTeacher(
-            server.settings(concurrency=concurrency), KEY, Allowance(None, budget, Prices(0.0, 400.0))
-        )
+        teacher = spending(server, budget, concurrency=concurrency)
         with pytest.raises(BudgetSpent, match=r"budget of 1 does not allow another request: 0\.5\d+ is spent"):
             replies.extend(teacher.answer(many(200)))
     assert 70 <= len(replies) == len(server.calls) <= 75
@@ -178,9 +166,7 @@ def test_doubtful_answer_is_kept_if_its_repair_is_over_budget() -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 1500}
     replies: list[Reply] = []
     with ChatServer(lambda call: call.say(json.dumps(few), usage=usage)) as server:
-        teacher = OpenAICompatibleTeacher(
-            server.settings(concurrency=1), KEY, Allowance(None, Budget(0.9), Prices(0.0, 400.0))
-        )
+        teacher = spending(server, Budget(0.9), concurrency=1)
         with pytest.raises(BudgetSpent):
             replies.extend(teacher.answer(many(3)))
     assert [type(reply) for reply in replies] == [Answered]

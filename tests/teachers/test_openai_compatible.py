@@ -176,16 +176,6 @@ def test_fault_during_repair_keeps_the_first_answer() -> None:
     assert len(calls) == 4
 
 
-def test_one_bad_question_does_not_stop_others() -> None:
-    def behave(call: Call) -> None:
-        call.say("no") if call.question == "thing 3" else call.answer()
-
-    replies, calls = ask(behave, many(20))
-    assert {reply.question.id for reply in replies if isinstance(reply, Failed)} == {"3"}
-    assert len(replies) == 20
-    assert len(calls) == 21
-
-
 def refusing(option: str) -> Behaviour:
 
     def behave(call: Call) -> None:

@@ -5,9 +5,7 @@ them.
 import asyncio
 import math
 import threading
-from collections.abc import Callable, Iterator
-from itertools import chain
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import orjson
@@ -34,7 +32,6 @@ _EXAMPLE_ADS = 12
 _MOST_VALUES = 1_000
 _FIRST_VALUE = 2
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-_Result = TypeVar("_Result")
 
 
 class RowsUnavailable(ServiceError):
@@ -87,13 +84,13 @@ class PlaygroundData:
 
     async def _items(self, request: Request) -> Response:
         shelf = await self._shelf(self._serving.current.champion)
-        found = await _in_thread(lambda: shelf.items.find(_text(request), _MOST_FOUND))
-        return _json({"items": [{"id": one, "title": shelf.items.title(one)} for one in found]})
+        found = await asyncio.to_thread(shelf.items.find, _text(request), _MOST_FOUND)
+        return _json({"items": [{"id": item_id, "title": shelf.items.title(item_id)} for item_id in found]})
 
     async def _users(self, request: Request) -> Response:
         shelf = await self._shelf(self._serving.current.champion)
-        found = await _in_thread(lambda: shelf.users.find(_text(request), _MOST_FOUND))
-        return _json({"users": [{"id": one} for one in found]})
+        found = await asyncio.to_thread(shelf.users.find, _text(request), _MOST_FOUND)
+        return _json({"users": [{"id": user_id} for user_id in found]})
 
     async def _ads(self, request: Request) -> Response:
         model, ids = self._serving.current.champion, request.query_params.getlist("id")
@@ -101,35 +98,35 @@ class PlaygroundData:
             raise InvalidRequest(f"{len(ids)} ids; from 1 to {_MOST_ASKED} may be asked for", "id")
         _check_ids(ids)
         shelf, rows = await self._shelf(model), await _rows(model, "item", ids)
-        words = await _in_thread(lambda: shelf.items.of(ids))
+        words = await asyncio.to_thread(shelf.items.of, ids)
         ads = {}
-        for place, one in enumerate(ids):
+        for place, item_id in enumerate(ids):
             known = bool(rows.found[place])
             features = _values_in(model.schema, "item", rows.records[place : place + 1]) if known else {}
-            said = {**words.get(one, {}), "title": shelf.items.title(one)}
-            ads[one] = {**said, "known": known, "features": features}
+            said = {**words.get(item_id, {}), "title": shelf.items.title(item_id)}
+            ads[item_id] = {**said, "known": known, "features": features}
         return _json({"ads": ads})
 
     async def _user(self, request: Request) -> Response:
-        model, one = self._serving.current.champion, request.query_params.get("id", "")
-        _check_ids([one])
-        shelf, rows = await self._shelf(model), await _rows(model, "user", [one])
-        words, known = await _in_thread(lambda: shelf.users.of([one])), bool(rows.found[0])
+        model, user_id = self._serving.current.champion, request.query_params.get("id", "")
+        _check_ids([user_id])
+        shelf, rows = await self._shelf(model), await _rows(model, "user", [user_id])
+        words, known = await asyncio.to_thread(shelf.users.of, [user_id]), bool(rows.found[0])
         history = rows.histories[0][-model.schema.history.length :]
         return _json(
             {
-                "id": one,
+                "id": user_id,
                 "known": known,
                 "features": _values_in(model.schema, "user", rows.records) if known else {},
                 "history": [{"id": item, "title": shelf.items.title(item)} for item in history],
-                "words": words.get(one),
+                "words": words.get(user_id),
             }
         )
 
     async def _shelf(self, model: Model) -> Shelf:
         """Read the data on first use, off the loop."""
         known = self._shelves.get(model)
-        return known if known is not None else await _in_thread(lambda: self._read(model))
+        return known if known is not None else await asyncio.to_thread(self._read, model)
 
     def _read(self, model: Model) -> Shelf:
         with self._lock:
@@ -143,25 +140,21 @@ class PlaygroundData:
 
 def _how_sure(metrics: dict[str, Any]) -> list[dict[str, float]]:
     """Return how often a difference of two scores was right on valid rows, by its size; empty if not measured."""
-    told = (figures[HOW_SURE] for figures in metrics.values() if isinstance(figures, dict) and HOW_SURE in figures)
-    return next(told, [])
+    measured = (figures for figures in metrics.values() if isinstance(figures, dict))
+    return next((figures[HOW_SURE] for figures in measured if HOW_SURE in figures), [])
 
 
 def _example(goldens: list[Golden]) -> dict[str, Any]:
     """Return user, context and time of a golden, preferably one whose user has a row, and known items of all
     goldens."""
     best = max(goldens, key=lambda golden: (golden.user is not None, bool(golden.request.get("context"))))
-    known = chain.from_iterable(_known_candidates(golden) for golden in [best, *goldens])
+    known = (ad for golden in [best, *goldens] for ad in golden.request["candidates"]["id"] if ad in golden.items)
     return {
         "user_id": best.request["user_id"],
         "at": best.request["at"],
         "context": best.request.get("context") or {},
         "ads": list(dict.fromkeys(known))[:_EXAMPLE_ADS],
     }
-
-
-def _known_candidates(golden: Golden) -> Iterator[str]:
-    return (one for one in golden.request["candidates"]["id"] if one in golden.items)
 
 
 async def _rows(model: Model, side: RowSide, ids: list[str]) -> Rows:
@@ -181,16 +174,12 @@ def _text(request: Request) -> str:
 
 
 def _check_ids(ids: list[str]) -> None:
-    if any(not 1 <= len(one) <= MAX_ID_CHARS or "\0" in one for one in ids):
+    if any(not 1 <= len(entity_id) <= MAX_ID_CHARS or "\0" in entity_id for entity_id in ids):
         raise InvalidRequest(f"an id has from 1 to {MAX_ID_CHARS} characters, none of them NUL", "id")
 
 
 def _json(document: dict[str, Any]) -> Response:
     return Response(orjson.dumps(document), media_type="application/json", headers=_HEADERS)
-
-
-async def _in_thread(call: Callable[[], _Result]) -> _Result:
-    return await asyncio.get_running_loop().run_in_executor(None, call)
 
 
 def _fields_of(schema: FeatureSchema, side: Side) -> list[dict[str, Any]]:

@@ -45,41 +45,34 @@ class Alone:
 
 
 class Playground:
-    """The playground, if enabled. Raises MsdError if the model to compare with is invalid."""
+    """The playground, if enabled; also the scoring route of the model to compare with."""
 
     def __init__(
         self, settings: Settings, serving: Serving, metrics: Metrics, scored_by: Callable[[Alone], ASGIApp]
     ) -> None:
-        """`scored_by` makes the scoring route over a deployment."""
-        model = _load_without(settings, metrics)
-        self._without = ProvedRoute(scored_by(Alone(model)), model, settings.max_candidates) if model else None
-        self._data = PlaygroundData(serving, settings, model)
+        """`scored_by` makes the scoring route over a deployment. Raises MsdError if the model to compare with is
+        invalid."""
+        self._model = _load_without(settings, metrics)
+        self._route = scored_by(Alone(self._model)) if self._model else None
+        self._missing = "the model without the LLM's knowledge is warming up"
+        self._max_candidates = settings.max_candidates
+        self._data = PlaygroundData(serving, settings, self._model)
 
     def routes(self) -> list[Route]:
-        compared = [Route(f"{PLAYGROUND}score-without", self._without, methods=["POST"])] if self._without else []
+        compared = [Route(f"{PLAYGROUND}score-without", self, methods=["POST"])] if self._route else []
         return [*_page_routes(), *self._data.routes(), *compared]
 
     async def open(self) -> None:
-        if self._without is not None:
-            await self._without.prove()
-
-
-class ProvedRoute:
-    """A scoring route over one model, which answers once the model has been proved."""
-
-    def __init__(self, route: ASGIApp, model: Model, max_candidates: int) -> None:
-        self._route, self._model, self._max_candidates = route, model, max_candidates
-        self._missing = "the model without the LLM's knowledge is warming up"
+        """Prove the model to compare with; requests get the reason if it fails."""
+        if self._model is not None:
+            self._missing = await why_not_proved([self._model], self._max_candidates, "without")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Raises NotReady too."""
+        """Score one request by the model to compare with. Raises NotReady too."""
+        assert self._route is not None, "there is a route if there is a model"
         if self._missing:
             raise NotReady(f"not ready: {self._missing}")
         await self._route(scope, receive, send)
-
-    async def prove(self) -> None:
-        """Prove the model; requests get the reason if it fails."""
-        self._missing = await why_not_proved([self._model], self._max_candidates, "without")
 
 
 def _load_without(settings: Settings, metrics: Metrics) -> Model | None:

@@ -4,7 +4,6 @@
 """
 
 import io
-import sys
 import time
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,6 @@ from lab.observe.live import Watched, watched
 from lab.observe.panels import read_panels
 from lab.observe.pictures import picture
 from lab.observe.prometheus import Prometheus, PrometheusError, Series, prometheus
-from loadtest.processes import ProcessError
 from loadtest.traffic import Traffic
 from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
@@ -47,28 +45,16 @@ def test_dashboard_is_drawn_with_and_without_data() -> None:
         assert drawn.width >= 1000
 
 
-def test_missing_prometheus_says_how_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-
-    with pytest.raises(PrometheusError, match="apt install prometheus"), prometheus(tmp_path, "http://h:1", tmp_path):
-        pass
-
-
-def test_output_of_failed_prometheus_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "prometheus"
-    program.write_text(f"#!{sys.executable}\nraise SystemExit('no rules today')\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-
-    with pytest.raises(ProcessError, match="no rules today"), prometheus(tmp_path, "http://h:1", tmp_path):
-        pass
-
-
-def test_prometheus_errors(service: LiveService) -> None:
+def test_missing_and_foreign_prometheus_are_errors(
+    service: LiveService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(PrometheusError, match="does not answer"):
         Prometheus(f"http://127.0.0.1:{free_port()}").series("up", 0.0, 1.0)
     with pytest.raises(PrometheusError, match=r"refuses 'up'.*not_found"):
         Prometheus(service.url).series("up", time.time() - 1, time.time())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PrometheusError, match="apt install prometheus"), prometheus(tmp_path, "http://h:1", tmp_path):
+        pass
 
 
 def test_missing_bundle_is_refused(tmp_path: Path, bundle: Bundle) -> None:

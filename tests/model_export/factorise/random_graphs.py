@@ -177,17 +177,11 @@ def _layout(built: Building, draw: st.DrawFn, name: str) -> None:
         built.add("Unsqueeze", [name, built.ints(axis)], (shape[0], 1, shape[1]) if axis == 1 else (*shape, 1))
         return
     places, width = int(shape[1]), int(shape[2])
-    kind = draw(st.sampled_from(["transpose", "flat", "merged", "slice", "pick"]))
+    kind = draw(st.sampled_from(["transpose", "flat", "slice", "pick"]))
     if kind == "transpose":
         built.add("Transpose", [name], (shape[0], width, places), perm=[0, 2, 1])
     elif kind == "flat":
         built.add("Reshape", [name, built.ints(-1, places * width)], (shape[0], places * width))
-    elif kind == "merged":
-        merged: Shape = (f"N*{places}" if shape[0] == "N" else places, width)
-        flat = built.add("Reshape", [name, built.ints(-1, width)], merged)
-        wide = built.add("Relu", [flat], merged)
-        del built.values[flat], built.values[wide]
-        built.add("Reshape", [wide, built.ints(-1, places, width)], shape)
     elif kind == "slice" and width > 1:
         bounds = [built.ints(one) for one in (1, width, 2)]
         built.add("Slice", [name, *bounds], (shape[0], places, width - 1))

@@ -1,4 +1,6 @@
-"""Shapes and constants are found whatever way a graph computes them."""
+"""Shapes and constants are found whatever way a graph computes them; the report names what was done to each node."""
+
+import json
 
 import onnx
 import pytest
@@ -13,7 +15,7 @@ def _facts(body: str, inputs: str = "float[1,4] user, float[N,4] item", **weight
     return find_facts(graph_of(f"g ({inputs}) => (float[A,B] y) {{ {body} }}", **weights), "N")
 
 
-def test_computed_shapes_are_as_plain_as_declared_ones() -> None:
+def test_computed_shapes_are_found() -> None:
     facts = _facts(
         """shape = Shape (item) count = Gather (shape, nought) row = Unsqueeze (count, first)
            asked = Concat <axis = 0> (row, minus) one = ConstantOfShape <value = int64[1] {1}> (two)
@@ -34,14 +36,14 @@ def test_computed_shapes_are_as_plain_as_declared_ones() -> None:
     assert facts["tiled"].value is None
 
 
-def test_what_is_the_same_for_all_candidates_is_a_constant() -> None:
+def test_value_without_candidates_is_a_constant() -> None:
     facts = _facts("shape = Shape (item) ones = ConstantOfShape <value = float[1] {3}> (shape) y = Add (ones, item)")
     value = facts["ones"].value
     assert value is not None
     assert (value.shape, value.max(), facts["ones"].shape) == ((1, 4), 3, ("N", 4))
 
 
-def test_lengths_that_vary_without_the_candidates_are_told_apart() -> None:
+def test_other_varying_lengths_differ() -> None:
     facts = _facts(
         "turned = Transpose <perm = [0, 2, 1]> (history) both = MatMul (history, turned) y = Identity (item)",
         "float[1,L,4] history, float[1,M] user, float[N,4] item",
@@ -54,14 +56,14 @@ def test_lengths_that_vary_without_the_candidates_are_told_apart() -> None:
     assert facts["both"].shape == (1, history[1], history[1])
 
 
-def test_shapes_by_contents_are_unknown_and_so_is_what_follows() -> None:
+def test_shapes_by_contents_are_unknown() -> None:
     facts = _facts("places = NonZero (item) y = Cast <to = 1> (places)")
     assert facts["places"].shape is None
     assert facts["y"].shape is None
     assert facts["item"].shape == ("N", 4)
 
 
-def test_an_unset_length_is_not_nought() -> None:
+def test_unset_length_is_not_zero() -> None:
     model = graph_of("g (float[1,4] user, float[N,4] item) => (float[N,4] y) { y = Relu (item) }")
     model.graph.input[1].type.tensor_type.shape.dim[1].Clear()
     shape = find_facts(model, "N")["item"].shape
@@ -69,7 +71,7 @@ def test_an_unset_length_is_not_nought() -> None:
     assert isinstance(shape[1], str)
 
 
-def test_names_of_the_graph_are_not_taken() -> None:
+def test_new_names_differ_from_the_graphs() -> None:
     model = graph_of(
         "g (float[1,4] user, float[N,4] item) => (float[N,2] y) { both = Add (user, item) y = MatMul (both, w) }",
         w=some(4, 2),
@@ -92,7 +94,7 @@ def test_names_of_the_graph_are_not_taken() -> None:
         ((17, 17, 17, 37), "free 17,17,17,37"),
     ],
 )
-def test_a_length_is_what_it_was_with_several_numbers_of_candidates(observed: tuple[int, ...], dim: int | str) -> None:
+def test_axis_of_observed_lengths(observed: tuple[int, ...], dim: int | str) -> None:
     assert dim_of(observed, (5, 7, 11, 7)[: len(observed)]) == dim
 
 
@@ -106,11 +108,37 @@ def test_arithmetic_of_shapes() -> None:
             wrong()
 
 
-def test_whole_numbers_are_not_divided_by_nought() -> None:
+def test_integers_are_not_divided_by_zero() -> None:
     facts = _facts("y = Div (seven, item)", "float[1,4] user, int64[N,4] item", seven=[7])
     assert facts["y"].shape == ("N", 4)
 
 
-def test_a_table_of_one_row_has_no_place_but_nought() -> None:
+def test_table_of_one_row() -> None:
     facts = _facts("y = Gather (table, item)", "float[1,4] user, int64[N] item", table=some(1, 3))
     assert facts["y"].shape == ("N", 3)
+
+
+MODEL = graph_of(
+    """g (float[1,3] user, float[N,4] item) => (float[N,2] y) {
+        count = Shape <start = 0, end = 1> (item) shape = Concat <axis = 0> (count, width)
+        tiled = Expand (user, shape) both = Concat <axis = 1> (tiled, item) wide = MatMul (both, w)
+        total = CumSum (wide, axis) y = Relu (total) }""",
+    width=[3],
+    w=some(7, 2),
+    axis=1,
+)
+
+
+def test_report_names_nodes_rules_and_reasons() -> None:
+    report = factorise(MODEL, sides_of(MODEL)).report
+    document = json.loads(json.dumps(report.as_json()))
+    assert document == {
+        "nodes": {"before": 7, "after": 4},
+        "rules": {"broadcast": 1, "affine": 1, "linear": 1, "bias": 1},
+        "split": [
+            {"node": "tiled", "operator": "Expand", "rules": ["broadcast"]},
+            {"node": "wide", "operator": "MatMul", "rules": ["linear", "affine"]},
+            {"node": "total", "operator": "CumSum", "rules": ["bias"], "left": "no rule for CumSum"},
+        ],
+        "left": [{"node": "total", "operator": "CumSum", "rules": ["bias"], "left": "no rule for CumSum"}],
+    }

@@ -14,8 +14,7 @@ from lab.reference.inputs import SIDES, random_feeds
 from lab.reference.network import NETWORKS
 from model_export.factorise.pass_ import factorise
 from model_export.factorise.proof import prove
-from model_export.factorise.report import Report
-from model_export.factorise.rule import ALL_RULES, Rule
+from model_export.factorise.report import ALL_RULES, Report, Rule
 from msd.contract.schema import Side
 from tests.lab.reference.small import SMALL, network
 from tests.model_export.factorise.graphs import COUNTS, Feeds, feeds_of
@@ -49,7 +48,7 @@ def _scores(model: onnx.ModelProto, feeds: Feeds) -> "list[np.ndarray[tuple[int]
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, *(f"our {name}" for name in RANKERS)])
-def test_the_factorised_graph_is_the_plain_one(name: str) -> None:
+def test_network_is_factorised_exactly(name: str) -> None:
     model, sides, feeds = _made(name)
     assert prove(model, sides, feeds) <= 1e-12
     passed = factorise(model, sides)
@@ -69,7 +68,7 @@ def _explained(report: Report, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["our msd", "reference", "transformer", "dcn_low_rank"])
-def test_every_rule_can_be_switched_off(name: str) -> None:
+def test_network_without_one_rule_is_exact(name: str) -> None:
     model, sides, feeds = _made(name)
     used = factorise(model, sides).report.used
     assert used.keys() >= USED[name]
@@ -79,7 +78,7 @@ def test_every_rule_can_be_switched_off(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["our msd", "transformer"])
-def test_the_same_graph_gives_the_same_graph(name: str) -> None:
+def test_pass_is_deterministic(name: str) -> None:
     model, sides, _ = _made(name)
     before = model.SerializeToString()
     first, second = (factorise(model, sides).model.SerializeToString() for _ in range(2))
@@ -87,14 +86,14 @@ def test_the_same_graph_gives_the_same_graph(name: str) -> None:
     assert model.SerializeToString() == before
 
 
-def test_a_factorised_graph_can_be_factorised() -> None:
+def test_factorised_graph_can_be_factorised() -> None:
     model, sides, feeds = _made("reference")
     once = factorise(model, sides).model
     assert prove(once, sides, feeds) <= 1e-12
 
 
 @pytest.mark.parametrize("name", ["reference", "transformer"])
-def test_the_other_exporters_graph_is_split_too(name: str) -> None:
+def test_graph_of_the_newer_exporter_is_split(name: str) -> None:
     plain = network(name)
     inputs = examples(plain, SMALL)
     many = torch.export.Dim("candidates", min=1, max=100_000)

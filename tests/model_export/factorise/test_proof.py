@@ -6,11 +6,11 @@ import pytest
 from onnx import TensorProto
 
 from model_export.errors import ExportError
-from model_export.factorise import proof
-from model_export.factorise.doubles import as_double
-from model_export.factorise.evaluate import Evaluator
+from model_export.factorise import elementwise, proof
+from model_export.factorise.evaluate import Evaluator, as_double
 from model_export.factorise.pass_ import Factorised, factorise
-from model_export.factorise.proof import prove
+from model_export.factorise.proof import prove, prove_widest
+from model_export.factorise.report import ALL_RULES
 from msd.contract.schema import Side
 from tests.model_export.factorise.graphs import feeds_of, graph_of, requests, sides_of, some
 
@@ -31,11 +31,11 @@ def _replaced(monkeypatch: pytest.MonkeyPatch, text: str, **weights: object) -> 
     monkeypatch.setattr(proof, "factorise", passed)
 
 
-def test_the_greatest_difference_is_returned() -> None:
+def test_returns_greatest_difference() -> None:
     assert 0 <= prove(MODEL, sides_of(MODEL), requests(MODEL)) < 1e-14
 
 
-def test_a_small_error_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_error_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     _replaced(
         monkeypatch,
         "g (float[1,4] user, float[N,4] item) => (float[N,2] y, float[N,4] z) "
@@ -51,7 +51,7 @@ def test_a_small_error_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> No
     assert prove(MODEL, sides_of(MODEL), requests(MODEL), tolerance=1e-8) == pytest.approx(1e-9, rel=1e-3)
 
 
-def test_another_shape_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_shape_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     _replaced(
         monkeypatch,
         "g (float[1,4] user, float[N,4] item) => (float[N,2] y, float[A,B] z) "
@@ -63,7 +63,7 @@ def test_another_shape_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         prove(MODEL, sides_of(MODEL), [feeds_of(MODEL, 3)], tolerance=100.0)
 
 
-def test_no_number_equals_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_infinity_differs_from_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     _replaced(
         monkeypatch,
         "g (float[1,4] user, float[N,4] item) => (float[N,2] y, float[N,4] z) "
@@ -75,7 +75,7 @@ def test_no_number_equals_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
         prove(MODEL, sides_of(MODEL), requests(MODEL))
 
 
-def test_equal_infinities_and_not_a_numbers_do_not_differ() -> None:
+def test_equal_infinities_and_nans_do_not_differ() -> None:
     model = graph_of("g (float[1,4] user, float[N,4] item) => (float[N,4] y) { x = Add (user, item) y = Log (x) }")
     feeds = {"user": np.zeros((1, 4), np.float32), "item": np.array([[-1, 0, 1, 2]], np.float32)}
     assert prove(model, sides_of(model), [feeds]) == 0
@@ -101,9 +101,35 @@ def test_every_float_becomes_a_double() -> None:
     assert prove(model, sides_of(model), requests(model)) <= 1e-12
 
 
-def test_a_graph_that_cannot_run_is_an_error_with_the_reason() -> None:
+@pytest.mark.parametrize(
+    ("operator", "width"), [("Relu", "fp64"), ("Sigmoid", "fp64"), ("Elu", None), ("Gelu", None), ("Mish", None)]
+)
+def test_proof_is_in_doubles_if_the_runtime_has_the_kernels(operator: str, width: str | None) -> None:
     model = graph_of(
-        "g (float[1,4] user, float[N,4] item) => (float[N,5] y) { x = Add (user, item) y = Add (x, w) }", w=some(5)
+        "g (float[1,4] user, float[N,4] item) => (float[N,4] y) { x = Add (user, item)"
+        f" n = LayerNormalization (x, scale, shift) y = {operator} (n) }}",
+        scale=some(4),
+        shift=some(4, seed=1),
     )
-    with pytest.raises(ExportError, match="the graph cannot be loaded: .*Incompatible dimensions"):
-        factorise(model, sides_of(model))
+    model.opset_import[0].version = 20
+    worst, found = prove_widest(model, sides_of(model), requests(model), ALL_RULES)
+    assert found == (width or found)
+    assert worst <= (1e-12 if found == "fp64" else 1e-5)
+
+
+def test_unknown_in_doubles_is_proved_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "g (float[1,4] user, float[N,4] item) => (float[N,4] y) { x = Add (user, item) y = NAME (x) }"
+    model, unknown = graph_of(text.replace("NAME", "Exp")), graph_of(text.replace("NAME", "Nobodys"))
+    monkeypatch.setattr(proof, "as_double", lambda _: unknown)
+    worst, width = prove_widest(model, sides_of(model), requests(model), ALL_RULES)
+    assert (worst <= 1e-5, width) == (True, "fp32")
+
+
+def test_failing_rule_is_reported_and_its_node_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(elementwise, "_arithmetic", failing)
+    model = graph_of("g (float[1,4] user, float[N,4] item) => (float[N,4] y) { x = Add (user, item) y = Exp (x) }")
+    report = factorise(model, sides_of(model)).report
+    assert [entry.left for entry in report.entries if entry.left] == ["its rule failed: RuntimeError('out of luck')"]

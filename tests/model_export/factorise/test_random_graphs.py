@@ -7,16 +7,14 @@ from hypothesis import strategies as st
 from model_export.errors import ExportError
 from model_export.factorise.pass_ import factorise
 from model_export.factorise.proof import prove
-from model_export.factorise.rule import Rule
+from model_export.factorise.report import Rule
 from tests.model_export.factorise.graphs import feeds_of, sides_of
 from tests.model_export.factorise.random_graphs import models
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(model=models(), rules=st.frozensets(st.sampled_from(sorted(Rule))), all_of_them=st.booleans())
-def test_the_factorised_graph_is_the_plain_one(
-    model: onnx.ModelProto, rules: frozenset[Rule], all_of_them: bool
-) -> None:
+def test_random_graph_is_factorised_exactly(model: onnx.ModelProto, rules: frozenset[Rule], all_of_them: bool) -> None:
     chosen = frozenset(Rule) if all_of_them else rules
     report = factorise(model, sides_of(model), chosen).report
     assert not any("failed" in entry.left for entry in report.entries)
@@ -26,7 +24,7 @@ def test_the_factorised_graph_is_the_plain_one(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(model=models())
-def test_it_is_with_histories_of_any_length(model: onnx.ModelProto) -> None:
+def test_random_graph_is_exact_for_any_history_length(model: onnx.ModelProto) -> None:
     for value in model.graph.input:
         if value.name in ("history", "mask", "column"):
             value.type.tensor_type.shape.dim[1].dim_param = "L"

@@ -13,11 +13,72 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from model_export.errors import ExportError
-from model_export.foreign.bind import bind_inputs, head_outputs
+from model_export.foreign.bind import bind_inputs, head_outputs, named_columns, spliced_graph
 from model_export.foreign.read import read_model
-from model_export.foreign.splice import spliced_graph
 from msd.contract.assemble import Tensors
+from msd.contract.encode import encode_side
+from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, Semantic, Sequence, State
 from tests.model_export.foreign.made import SCHEMA, tensors_of, write_by_feature, write_two_tasks
+
+COLUMN_SCHEMA = FeatureSchema(
+    fields=(
+        Categorical(name="user_id", side="user", is_id=True, buckets=20),
+        Sequence(name="history", length=4),
+        Categorical(name="item_id", side="item", is_id=True, vocabulary=("a", "b")),
+        Bag(name="genres", side="item", vocabulary=("x", "y", "z"), max_values=3),
+        Numeric(name="price", side="item"),
+        Numeric(name="weight", side="item"),
+        State(name="item_counts", side="item", prior=0.1, strength=5.0, half_life_s=1e6, age_cap_s=1e6),
+        Semantic(name="item_semantic", side="item", dim=8),
+        Categorical(name="hour", side="context", vocabulary=("0", "1")),
+    )
+)
+VALUES: dict[str, list[Any]] = {
+    "item_id": ["b", "a"],
+    "genres": [("x", "z"), None],
+    "price": [2.0, None],
+    "weight": [None, -3.0],
+}
+
+
+@pytest.mark.parametrize("name", ["item_id", "genres", "price", "weight"])
+def test_feature_name_stands_for_its_encoded_columns(name: str) -> None:
+    whole, alone = (encode_side(COLUMN_SCHEMA, "item", values, 2) for values in (VALUES, {name: VALUES[name]}))
+    columns = named_columns(COLUMN_SCHEMA)
+    found, expected = (
+        columns[name].of({"item_categorical": categorical, "item_dense": numeric})
+        for categorical, numeric in (whole, alone)
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert found.shape == (2, columns[name].width)
+    # No other name has them.
+    others = (columns[other].of({"item_categorical": alone[0], "item_dense": alone[1]}) for other in VALUES)
+    missing = encode_side(COLUMN_SCHEMA, "item", {}, 2)
+    nothing = (columns[other].of({"item_categorical": missing[0], "item_dense": missing[1]}) for other in VALUES)
+    changed = [other for other, one, none in zip(VALUES, others, nothing, strict=True) if not np.array_equal(one, none)]
+    assert changed == [name]
+
+
+def test_tensors_counts_and_history_have_names() -> None:
+    columns = named_columns(COLUMN_SCHEMA)
+    tensors = {
+        "history_categorical": np.arange(16).reshape(1, 4, 4),
+        "item_dense": np.arange(8.0)[None],
+        "item_semantic": np.arange(8.0)[None],
+    }
+    assert columns["history_item_id"].of(tensors).tolist() == [[[0], [4], [8], [12]]]
+    assert columns["history_genres"].of(tensors)[0, 1].tolist() == [5, 6, 7]
+    assert columns["item_counts"].of(tensors).tolist() == [[4.0, 5.0, 6.0]]
+    assert columns["item_semantic"].of(tensors).shape == (1, 8)
+    assert {spec.name for spec in COLUMN_SCHEMA.tensors} <= columns.keys()
+    assert columns["price"].optional == 1
+
+
+def test_tensor_name_precedes_feature() -> None:
+    fields = (*COLUMN_SCHEMA.fields, Categorical(name="item_dense", side="context", vocabulary=("q",)))
+    columns = named_columns(FeatureSchema(fields=fields))
+    assert columns["item_dense"].tensor.side == "item"
+
 
 Input = tuple[str, int, list[Any]]
 ITEM: Input = ("item_dense", TensorProto.FLOAT, ["n", 5])
@@ -61,7 +122,7 @@ def _fed(model: ModelProto, tensors: Tensors, candidates: int) -> dict[str, NDAr
         (("user_categorical", TensorProto.INT32, ["one", 2]), lambda t: t["user_categorical"]),
     ],
 )
-def test_a_name_stands_for_its_columns(one: Input, expected: Any) -> None:  # noqa: ANN401 - a function of tensors
+def test_input_gets_its_columns(one: Input, expected: Any) -> None:  # noqa: ANN401 - a function of tensors
     tensors = tensors_of(3)
     found = _fed(_graph(ITEM, one), tensors, 3)[one[0]]
     assert found.dtype == helper.tensor_dtype_to_np_dtype(one[1])
@@ -70,7 +131,7 @@ def test_a_name_stands_for_its_columns(one: Input, expected: Any) -> None:  # no
 
 @settings(max_examples=15, deadline=None)
 @given(candidates=st.integers(1, 9), seed=st.integers(0, 99))
-def test_a_spliced_graph_scores_as_the_graph_does(
+def test_spliced_graph_scores_as_the_graph(
     tmp_path_factory: pytest.TempPathFactory, candidates: int, seed: int
 ) -> None:
     folder, tensors = tmp_path_factory.mktemp("graphs"), tensors_of(candidates, seed)
@@ -84,7 +145,7 @@ def test_a_spliced_graph_scores_as_the_graph_does(
             np.testing.assert_array_equal(one, other.reshape(-1))
 
 
-def test_a_spliced_graph_has_the_schemas_inputs_and_named_heads(tmp_path: Path) -> None:
+def test_spliced_graph_has_schema_inputs_and_heads(tmp_path: Path) -> None:
     model = read_model(write_by_feature(tmp_path / "one.onnx"))
     spliced = spliced_graph(model, bind_inputs(model, SCHEMA), SCHEMA, {"pctr": "score"})
     onnx.checker.check_model(spliced, full_check=True)
@@ -117,7 +178,7 @@ def test_a_spliced_graph_has_the_schemas_inputs_and_named_heads(tmp_path: Path) 
         ([ITEM, ("history_genres", TensorProto.INT64, [1, 9, 3])], r"\[1, 9, 3\]; .* is \[1, 4, 3\]"),
     ],
 )
-def test_an_input_that_the_schema_cannot_fill_is_named(inputs: list[Input], message: str) -> None:
+def test_rejects_input_outside_schema(inputs: list[Input], message: str) -> None:
     with pytest.raises(ExportError, match=message):
         bind_inputs(_graph(*inputs), SCHEMA)
 
@@ -131,7 +192,7 @@ def test_an_input_that_the_schema_cannot_fill_is_named(inputs: list[Input], mess
         ((("a", ["n", "of one"]), ("b", [None, 1])), {"sold": "a", "pctr": "b"}, {"pctr": "b", "sold": "a"}),
     ],
 )
-def test_heads_are_named_and_pctr_is_the_first(outputs: Any, named: dict[str, str], heads: dict[str, str]) -> None:  # noqa: ANN401
+def test_pctr_is_the_first_head(outputs: Any, named: dict[str, str], heads: dict[str, str]) -> None:  # noqa: ANN401
     found = head_outputs(_graph(ITEM, outputs=outputs), named)
     assert found == heads
     assert next(iter(found)) == "pctr"
@@ -152,6 +213,6 @@ def test_heads_are_named_and_pctr_is_the_first(outputs: Any, named: dict[str, st
         ((("a", [3]),), {}, r"the output 'a' is \[3\], for 3 items only"),
     ],
 )
-def test_an_output_that_is_no_head_is_named(outputs: Any, named: dict[str, str], message: str) -> None:  # noqa: ANN401
+def test_rejects_output_that_is_not_a_head(outputs: Any, named: dict[str, str], message: str) -> None:  # noqa: ANN401
     with pytest.raises(ExportError, match=message):
         head_outputs(_graph(ITEM, outputs=outputs), named)

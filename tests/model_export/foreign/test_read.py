@@ -30,13 +30,13 @@ def _damaged(graph: Path, folder: Path, damage: Damage) -> Path:
     return path
 
 
-def test_a_graph_is_read_as_it_is(graph: Path) -> None:
+def test_reads_graph(graph: Path) -> None:
     model = read_model(graph)
     assert [node.op_type for node in model.graph.node] == [node.op_type for node in onnx.load(graph).graph.node]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.99])
-def test_a_file_that_is_cut_short_is_refused(graph: Path, tmp_path: Path, share: float) -> None:
+def test_rejects_truncated_file(graph: Path, tmp_path: Path, share: float) -> None:
     path = tmp_path / "short.onnx"
     content = graph.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
@@ -45,14 +45,14 @@ def test_a_file_that_is_cut_short_is_refused(graph: Path, tmp_path: Path, share:
 
 
 @pytest.mark.parametrize("content", [b"\x00" * 99, b"{}", b"PK\x03\x04 not a graph at all"])
-def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_rejects_other_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other.onnx"
     path.write_bytes(content)
     with pytest.raises(ExportError, match=r"other.onnx: not an ONNX file"):
         read_model(path)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_rejects_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"none.onnx: no such file"):
         read_model(tmp_path / "none.onnx")
 
@@ -126,12 +126,12 @@ def _short(model: ModelProto) -> None:
         (_outside("weights.bin"), "'user.weight' is in 'weights.bin', which is missing beside it"),
     ],
 )
-def test_what_cannot_be_run_or_trusted_is_refused(graph: Path, tmp_path: Path, damage: Damage, message: str) -> None:
+def test_rejects_invalid_or_unsafe_graph(graph: Path, tmp_path: Path, damage: Damage, message: str) -> None:
     with pytest.raises(ExportError, match=message):
         read_model(_damaged(graph, tmp_path, damage))
 
 
-def test_a_link_out_of_the_folder_is_followed_by_nobody(graph: Path, tmp_path: Path) -> None:
+def test_rejects_link_out_of_folder(graph: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     folder.mkdir()
     (tmp_path / "secret").write_bytes(b"x" * 4096)
@@ -140,7 +140,7 @@ def test_a_link_out_of_the_folder_is_followed_by_nobody(graph: Path, tmp_path: P
         read_model(_damaged(graph, folder, _outside("weights.bin")))
 
 
-def test_weights_in_a_file_beside_the_graph_are_read(graph: Path, tmp_path: Path) -> None:
+def test_reads_weights_beside_graph(graph: Path, tmp_path: Path) -> None:
     path = tmp_path / "split.onnx"
     onnx.save(onnx.load(graph), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     whole, split = (
@@ -150,7 +150,7 @@ def test_weights_in_a_file_beside_the_graph_are_read(graph: Path, tmp_path: Path
     assert all(np.array_equal(whole[name], split[name]) for name in whole)
 
 
-def test_functions_are_taken_apart(tmp_path: Path) -> None:
+def test_inlines_functions(tmp_path: Path) -> None:
     double = helper.make_function(
         "mine", "Double", ["x"], ["y"], [helper.make_node("Add", ["x", "x"], ["y"])], [helper.make_opsetid("", 18)]
     )
@@ -166,7 +166,7 @@ def test_functions_are_taken_apart(tmp_path: Path) -> None:
     assert session.run(None, {"x": np.array([1.5], np.float32)})[0].tolist() == [3.0]
 
 
-def test_an_older_graph_is_brought_to_an_opset_that_the_pass_reads(graph: Path, tmp_path: Path) -> None:
+def test_converts_older_opset(graph: Path, tmp_path: Path) -> None:
     path = tmp_path / "older.onnx"
     onnx.save(version_converter.convert_version(onnx.load(graph), 15), path)
     model = read_model(path)
@@ -185,9 +185,7 @@ def _ones(value: onnx.ValueInfoProto) -> np.ndarray:
     return np.ones(shape, helper.tensor_dtype_to_np_dtype(kind.elem_type))
 
 
-def test_one_that_cannot_be_brought_there_is_refused(
-    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejects_unconvertible_opset(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(model: ModelProto, opset: int) -> ModelProto:
         raise RuntimeError(f"No Adapter to Version {opset} for Shape\nmore")
 

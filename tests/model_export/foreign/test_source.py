@@ -1,6 +1,8 @@
-"""A ranker of somebody else's becomes a bundle that scores as its graph does, or is refused by name."""
+"""A third-party ranker becomes a bundle that scores as its graph does, or is rejected by name."""
 
+import ast
 import json
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -100,7 +102,7 @@ def _serves(bundle: Bundle) -> dict[str, float]:
     return worst
 
 
-def test_by_the_command_line_it_becomes_a_bundle_with_all_its_heads(
+def test_command_exports_graph_with_all_heads(
     run: Run, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, out, told = write(Theirs(run)), tmp_path / "bundle", tmp_path / "told.json"
@@ -121,7 +123,7 @@ def test_by_the_command_line_it_becomes_a_bundle_with_all_its_heads(
 def test_heads_may_be_named(run: Run, write: Write, tmp_path: Path) -> None:
     path = write(Theirs(run), outputs=("a", "b"))
     foreign = load_foreign(path, run.dataset, None, None, {"pctr": "b", "sold": "a"})
-    assert export_bundle(foreign, tmp_path / "bundle", None, 12, quiet)
+    assert export_bundle(foreign.recipe(), tmp_path / "bundle", None, 12, quiet)
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.manifest.heads == ("pctr", "sold")
     session = onnx.load(path)
@@ -130,34 +132,34 @@ def test_heads_may_be_named(run: Run, write: Write, tmp_path: Path) -> None:
 
 
 def test_int8_is_proved_for_every_head(run: Run, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model_export.precision.gate.AUC_BOUND", 1.0)
-    monkeypatch.setattr("model_export.precision.gate.ECE_BOUND", 1.0)
-    monkeypatch.setattr("model_export.precision.gate.LOGLOSS_BOUND", 1.0)
+    monkeypatch.setattr("model_export.precision.choice.AUC_BOUND", 1.0)
+    monkeypatch.setattr("model_export.precision.choice.ECE_BOUND", 1.0)
+    monkeypatch.setattr("model_export.precision.choice.LOGLOSS_BOUND", 1.0)
     # Conversions would be judged as well, and this dataset has none.
     foreign = load_foreign(write(Theirs(run), outputs=("a", "b")), run.dataset, None, None, {"pctr": "b", "sold": "a"})
     if not adds_int8_exactly(cpu_instructions()):
         with pytest.raises(ExportError, match="has no VNNI"):
-            export_bundle(foreign, tmp_path / "bundle", None, 60, quiet, "int8", 20)
+            export_bundle(foreign.recipe(), tmp_path / "bundle", None, 60, quiet, "int8", 20)
         return
-    assert export_bundle(foreign, tmp_path / "bundle", None, 60, quiet, "int8", 20)
+    assert export_bundle(foreign.recipe(), tmp_path / "bundle", None, 60, quiet, "int8", 20)
     bundle = open_bundle(tmp_path / "bundle")
     (tolerance,) = bundle.manifest.tolerances.values()
     assert all(worst <= tolerance for worst in _serves(bundle).values())
 
 
-def test_with_vectors_rows_and_encoder_are_those_it_was_trained_with(run: Run, write: Write, tmp_path: Path) -> None:
+def test_vectors_and_encoder_are_those_of_training(run: Run, write: Write, tmp_path: Path) -> None:
     tensors = tmp_path / "tensors"
     write_tensors(load_dataset(run.dataset), load_vectors(run.student), True, tensors, quiet)
     path = write(Theirs(run, heads=1, semantic=64), (*NAMES, "item_semantic"), ("score",))
     foreign = load_foreign(path, run.dataset, tensors, run.student, {})
-    assert export_bundle(foreign, tmp_path / "bundle", None, 60, quiet)
+    assert export_bundle(foreign.recipe(), tmp_path / "bundle", None, 60, quiet)
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.path("encoder.onnx").is_file()
     assert bundle.manifest.provenance["student"] == load_vectors(run.student).student
     assert _serves(bundle)["pctr"] <= 1e-6
 
 
-def test_what_does_not_belong_together_is_refused(run: Run, write: Write, tmp_path: Path) -> None:
+def test_rejects_folders_that_do_not_match(run: Run, write: Write, tmp_path: Path) -> None:
     tensors, path = tmp_path / "tensors", write(Theirs(run))
     write_tensors(load_dataset(run.dataset), load_vectors(run.student), True, tensors, quiet)
     with pytest.raises(TensorFolderError, match="has vectors of a student; say where the student is with --student"):
@@ -176,16 +178,16 @@ def test_what_does_not_belong_together_is_refused(run: Run, write: Write, tmp_pa
         (Wide, ("pctr",), r"the head 'pctr' has the shape \[5, 2\] for 5 candidates"),
     ],
 )
-def test_scores_that_are_none_are_refused_and_nothing_is_written(
+def test_rejects_scores_that_are_not_probabilities(
     run: Run, write: Write, tmp_path: Path, kind: type[Theirs], outputs: Names, message: str
 ) -> None:
     path = write(kind(run), outputs=outputs)
     with pytest.raises(ExportError, match=message):
-        export_bundle(load_foreign(path, run.dataset, None, None, {}), tmp_path / "bundle", None, 12, quiet)
+        export_bundle(load_foreign(path, run.dataset, None, None, {}).recipe(), tmp_path / "bundle", None, 12, quiet)
     assert [one.name for one in tmp_path.iterdir()] == ["theirs.onnx"]
 
 
-def test_a_name_that_the_dataset_lacks_is_told_with_the_file(run: Run, write: Write) -> None:
+def test_error_names_file_and_input(run: Run, write: Write) -> None:
     path = write(Theirs(run), ("nobody", *NAMES[1:]))
     with pytest.raises(ExportError, match=r"theirs.onnx: the graph's input 'nobody' is not in the schema"):
         load_foreign(path, run.dataset, None, None, {})
@@ -204,10 +206,31 @@ def test_a_name_that_the_dataset_lacks_is_told_with_the_file(run: Run, write: Wr
         ),
     ],
 )
-def test_arguments_that_do_not_go_together(
+def test_rejects_arguments_that_exclude_each_other(
     arguments: Names, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit, match="2"):
         main(["export", *arguments])
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+ROOT = Path(__file__).parents[3]
+CODE = (ROOT / "docs" / "own-model.md").read_text("utf-8").split("```python\n")[1].split("```")[0]
+
+
+def test_guide_uses_names_of_the_dataset() -> None:
+    lists = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in ast.parse(CODE).body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id in ("SINGLE", "MANY", "NUMBERS")
+    }
+    dataset = tomllib.loads((ROOT / "msd" / "dataset" / "ml_100k.toml").read_text("utf-8"))
+    kinds = {feature["name"]: feature["kind"] for feature in dataset["features"]}
+    single = {name for name, kind in kinds.items() if kind == "categorical"} | {"user_id", "item_id"}
+    assert set(lists["SINGLE"]) == single
+    assert set(lists["MANY"]) == {name for name, kind in kinds.items() if kind == "bag"} | {"history_item_id"}
+    numbers = {name for name, kind in kinds.items() if kind == "numeric"}
+    assert set(lists["NUMBERS"]) == numbers | {"user_counts", "item_counts"}

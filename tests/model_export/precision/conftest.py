@@ -2,11 +2,11 @@
 
 import pytest
 
+from model_export.graph import Run, open_run
 from model_export.parity import BundleRows
 from model_export.precision.evidence import Evidence
 from model_export.precision.int8 import quantise
 from model_export.ranker import HEADS
-from model_export.run import Run, open_run
 from msd.contract.bundle import RANKER
 from msd.contract.precision import Precision
 from tests.bundles.bf16 import has_bf16

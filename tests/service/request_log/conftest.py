@@ -10,6 +10,5 @@ from tests.service.request_log.log import Logging, logging_service
 
 @pytest.fixture(scope="module")
 def logging(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logging]:
-    """The plain bundle served with everything logged at once."""
     with logging_service(bundle, tmp_path_factory.mktemp("logging")) as running:
         yield running

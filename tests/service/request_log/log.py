@@ -22,7 +22,6 @@ class Logging(NamedTuple):
 
 @contextmanager
 def logging_service(bundle: Bundle, folder: Path) -> Iterator[Logging]:
-    """A bundle served with everything logged at once."""
     log = folder / "log"
     with live_service(bundle.folder, folder, log_dir=log, log_sample=1, LOG_FLUSH_S=0.2) as service:
         connected(service)
@@ -40,7 +39,6 @@ def connected(service: LiveService) -> None:
 
 
 def logged(service: LiveService, result: str) -> float:
-    """How many requests of a result there are."""
     return service.metric(f'msd_log_records_total{{result="{result}"}}')
 
 
@@ -63,5 +61,4 @@ def awaited(folder: Path, request_ids: Collection[str]) -> dict[str, RequestReco
 
 
 def records(folder: Path) -> list[RequestRecord]:
-    """All records of a folder, in the order that they were written."""
     return [record for path in log_files(folder) for record in read_requests(path)]

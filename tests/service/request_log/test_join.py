@@ -48,7 +48,6 @@ def write_dataset(folder: Path) -> Path:
 
 
 def write_experiment(folder: Path, bundles: dict[str, Bundle], weights: dict[str, float]) -> Path:
-    """A folder of bundles, each of them an arm."""
     folder.mkdir()
     for name, bundle in bundles.items():
         shutil.copytree(bundle.folder, folder / name)

@@ -2,8 +2,8 @@
 
 import ctypes
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from service.runtimes.cuda import (
 from service.runtimes.onnxruntime import OnnxRuntime, engine_of, open_session
 from service.runtimes.runtime import Runtime, RuntimeRefused, Scores
 from service.settings import Settings
-from tests.bundles.ranker_graph import Recipe, build_ranker
 from tests.service.runtimes.conftest import Asked, Make
 
 needs_card = pytest.mark.skipif(
@@ -42,8 +41,8 @@ needs_card = pytest.mark.skipif(
 )
 
 
-def _on_cpu(bundle: Bundle) -> BoundRuntime:
-    session = open_session(bundle.path(RANKER), "cpu", 1)
+def _bound(bundle: Bundle, session: Any = None) -> BoundRuntime:  # noqa: ANN401 - onnxruntime has no types
+    session = session or open_session(bundle.path(RANKER), "cpu", 1)
     return BoundRuntime(bundle, session, "cpu", engine_of(bundle, session, "cpu"))
 
 
@@ -77,8 +76,6 @@ def _branching(bundle: Bundle, folder: Path) -> Bundle:
 
 
 class Failing:
-    """A runtime whose runs fail."""
-
     def run(self, tensors: Tensors) -> Scores:
         raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -100,16 +97,6 @@ class Driver:
         return 0
 
 
-def _opener(bundle: Bundle, fails: set[bool], asked: list[bool]) -> Callable[[bool], Runtime]:
-    def open_(capture: bool) -> Runtime:
-        asked.append(capture)
-        if capture in fails:
-            raise BundleError(f"no capture: {capture}")
-        return _on_cpu(bundle)
-
-    return open_
-
-
 def test_without_a_card_cuda_is_refused(made_for: Make) -> None:
     if card_name():
         return
@@ -120,36 +107,39 @@ def test_without_a_card_cuda_is_refused(made_for: Make) -> None:
         open_runtime(bundle, Settings(bundle=bundle.folder, provider="cuda"))
 
 
-def test_where_capture_is_to_be_had_nothing_else_is_tried(made_for: Make) -> None:
-    asked: list[bool] = []
-    with capture_logs() as said:
-        captured_or_not(_opener(made_for("fp32"), set(), asked))
-    assert asked == [True]
-    assert not said
+@pytest.mark.parametrize(
+    ("fails", "tried", "refused"),
+    [(set(), [True], []), ({True}, [True, False], ["no capture: True"]), ({True, False}, [True, False], [])],
+    ids=["captured", "uncaptured", "not at all"],
+)
+def test_runs_go_uncaptured_if_capture_fails(
+    made_for: Make, fails: set[bool], tried: list[bool], refused: list[str]
+) -> None:
+    attempts: list[bool] = []
 
+    def open_(capture: bool) -> Runtime:
+        attempts.append(capture)
+        if capture in fails:
+            raise BundleError(f"no capture: {capture}")
+        return _bound(made_for("fp32"))
 
-def test_where_it_is_not_runs_go_on_without_and_the_log_says_so(made_for: Make) -> None:
-    asked: list[bool] = []
-    with capture_logs() as said:
-        captured_or_not(_opener(made_for("fp32"), {True}, asked))
-    assert asked == [True, False]
-    assert [(one["event"], one["reason"]) for one in said] == [("cuda_graphs_refused", "no capture: True")]
-
-
-def test_a_graph_that_cannot_be_opened_at_all_is_refused(made_for: Make) -> None:
-    with capture_logs() as said, pytest.raises(BundleError, match="no capture: False"):
-        captured_or_not(_opener(made_for("fp32"), {True, False}, []))
-    assert not said
+    with (
+        capture_logs() as logs,
+        pytest.raises(BundleError, match="no capture: False") if False in fails else nullcontext(),
+    ):
+        captured_or_not(open_)
+    assert attempts == tried
+    assert [(line["event"], line["reason"]) for line in logs] == [("cuda_graphs_refused", one) for one in refused]
 
 
 def test_capture_is_tried_before_anyone_relies_on_it(made_for: Make) -> None:
     bundle = made_for("fp32")
-    try_capture(_on_cpu(bundle), bundle)
+    try_capture(_bound(bundle), bundle)
     with pytest.raises(BundleError, match=r"ranker\.onnx: a run of it cannot be captured: operation not permitted"):
         try_capture(Failing(), bundle)  # type: ignore[arg-type]
 
 
-def test_the_driver_names_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_driver_names_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
     assert card_name() == "NVIDIA of tests"
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(broken=True))
@@ -162,9 +152,9 @@ def test_the_driver_names_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
     assert card_name() == ""
 
 
-def test_a_branch_keeps_the_scores(made_for: Make, asked: Asked, tmp_path: Path) -> None:
+def test_branch_keeps_the_scores(made_for: Make, asked: Asked, tmp_path: Path) -> None:
     """The graph of the test below, on a CPU."""
-    runtime = _on_cpu(_branching(made_for("fp32"), tmp_path))
+    runtime = _bound(_branching(made_for("fp32"), tmp_path))
     for tensors, expected in asked:
         np.testing.assert_allclose(runtime.run(tensors)["pctr"], expected, atol=1e-6)
 
@@ -186,7 +176,7 @@ def test_on_a_card_runs_are_captured_and_score_as_uncaptured_ones(made_for: Make
 
 @pytest.mark.gpu
 @needs_card
-def test_on_a_card_what_cannot_be_captured_runs_uncaptured(made_for: Make, asked: Asked, tmp_path: Path) -> None:
+def test_on_a_card_a_branching_graph_runs_uncaptured(made_for: Make, asked: Asked, tmp_path: Path) -> None:
     with capture_logs() as said:
         runtime = open_cuda(_branching(made_for("fp32"), tmp_path), threads=1)
     assert not runtime.engine.graphs
@@ -220,17 +210,9 @@ class Watched:
         self._session.run_with_iobinding(binding, options)
 
 
-def _session(bundle: Bundle) -> Watched:
-    return Watched(open_session(bundle.path(RANKER), "cpu", 1))
-
-
-def _bound(bundle: Bundle, session: Any) -> BoundRuntime:  # noqa: ANN401
-    return BoundRuntime(bundle, session, "cpu", engine_of(bundle, session, "cpu"))
-
-
 @pytest.fixture(scope="module")
 def session(made_for: Make) -> Watched:
-    return _session(made_for("fp32"))
+    return Watched(open_session(made_for("fp32").path(RANKER), "cpu", 1))
 
 
 @pytest.fixture(scope="module")
@@ -262,24 +244,17 @@ def _same(one: Runtime, other: Runtime, tensors: Tensors) -> None:
         np.testing.assert_allclose(found[head], scores, atol=1e-6)
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 33, 200, 2_000, 2_049])
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 33, 128, 200, 2_000, 2_049])
 def test_any_number_of_candidates_scores_as_in_a_plain_session(
     bound: BoundRuntime, plain: OnnxRuntime, tensors: Tensors, count: int
 ) -> None:
-    _same(bound, plain, _with(tensors, count))
+    given = _with(tensors, count)
+    _same(bound, plain, given)
+    if padded_size(count) == count:
+        np.testing.assert_array_equal(bound.run(given)["pctr"], plain.run(given)["pctr"])
 
 
-def test_a_full_size_scores_to_the_bit_as_a_plain_session(
-    bound: BoundRuntime, plain: OnnxRuntime, tensors: Tensors
-) -> None:
-    given = _with(tensors, 128)
-    assert padded_size(128) == 128
-    np.testing.assert_array_equal(bound.run(given)["pctr"], plain.run(given)["pctr"])
-
-
-def test_what_was_in_the_buffers_before_does_not_show(
-    bound: BoundRuntime, plain: OnnxRuntime, tensors: Tensors
-) -> None:
+def test_earlier_buffers_do_not_affect_scores(bound: BoundRuntime, plain: OnnxRuntime, tensors: Tensors) -> None:
     earlier = bound.run(_with(tensors, 40))["pctr"]
     kept = earlier.copy()
     assert padded_size(37) == 40
@@ -311,32 +286,15 @@ def test_many_at_once_get_their_own_scores_from_one_thread(
     assert threading.get_ident() not in session.threads
 
 
-def test_all_sizes_are_warmed_up(bound: BoundRuntime) -> None:
-    assert list(bound.warm_up_sizes(200)) == sorted({padded_size(count) for count in range(1, 201)})
-
-
-def test_a_run_that_fails_is_told_and_the_next_one_runs(
-    bound: BoundRuntime, plain: OnnxRuntime, tensors: Tensors
-) -> None:
+def test_failed_run_raises_and_the_next_one_runs(bound: BoundRuntime, plain: OnnxRuntime, tensors: Tensors) -> None:
     user = next(name for name in tensors if name.startswith("user"))
     with pytest.raises(RuntimeError, match="does not match"):
         bound.run({**tensors, user: np.concatenate([tensors[user]] * 2)})
     _same(bound, plain, tensors)
 
 
-def test_a_graph_that_does_not_fit_is_refused(bundle: Bundle, tmp_path: Path) -> None:
-    model = build_ranker(bundle.schema, Recipe())
-    model.graph.output[0].name = model.graph.node[-1].output[0] = "elsewhere"
-    del model.graph.output[1:]
-    onnx.save(model, tmp_path / RANKER)
-    damaged = Bundle(tmp_path, bundle.manifest)
-
-    with pytest.raises(BundleError, match="has no output 'pctr'"):
-        _bound(damaged, open_session(damaged.path(RANKER), "cpu", 1))
-
-
 @given(st.integers(1, 100_000))
-def test_a_size_wastes_a_fifth_at_most(count: int) -> None:
+def test_size_wastes_a_fifth_at_most(count: int) -> None:
     size = padded_size(count)
 
     assert count <= size
@@ -345,11 +303,12 @@ def test_a_size_wastes_a_fifth_at_most(count: int) -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 9, 200, 2_000])
-def test_the_sizes_are_those_that_numbers_are_rounded_to_and_few(most: int) -> None:
+def test_few_sizes_are_warmed_up(most: int, bound: BoundRuntime) -> None:
     sizes = list(padded_sizes(most))
 
     assert sizes == sorted({padded_size(count) for count in range(1, most + 1)})
     assert len(sizes) <= 40
+    assert list(bound.warm_up_sizes(most)) == sizes
 
 
 @given(st.integers(1, 70))

@@ -12,7 +12,6 @@ import pytest
 
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
-from msd.contract.errors import BundleError
 from msd.contract.instructions import cpu_instructions
 from msd.contract.openvino import padded_size
 from msd.contract.precision import Precision, PrecisionRecord
@@ -23,7 +22,7 @@ from tests.bundles.bf16 import has_bf16
 from tests.bundles.factory import golden_requests
 from tests.bundles.ranker_graph import Recipe, build_ranker
 from tests.service.live import live_service, run_msd
-from tests.service.runtimes.conftest import Asked, Make
+from tests.service.runtimes.conftest import TOLERANCES, Asked, Make
 from tests.service.test_isolation import GUARD, HEAVY
 
 
@@ -34,7 +33,7 @@ def _resized(tensors: Tensors, count: int) -> Tensors:
     }
 
 
-def test_it_reproduces_the_goldens_and_tells_what_it_got(made_for: Make, asked: Asked) -> None:
+def test_openvino_reproduces_the_goldens_and_describes_itself(made_for: Make, asked: Asked) -> None:
     runtime = OpenVinoRuntime(made_for("fp32"), "fp32", threads=1)
     for tensors, expected in asked:
         scores = runtime.run(tensors)
@@ -43,6 +42,7 @@ def test_it_reproduces_the_goldens_and_tells_what_it_got(made_for: Make, asked: 
 
     engine = runtime.engine
     assert (engine.provider, engine.threads, engine.precision, engine.key) == ("cpu", 1, "fp32", "openvino-cpu-fp32")
+    assert list(runtime.warm_up_sizes(200)) == sorted({padded_size(count) for count in range(1, 201)})
     assert (engine.version, engine.instructions) == (openvino.__version__, cpu_instructions())
 
 
@@ -55,7 +55,7 @@ def test_bf16_is_got_or_refused(made_for: Make, asked: Asked) -> None:
     found = [np.abs(runtime.run(tensors)["pctr"] - expected).max() for tensors, expected in asked]
     assert (runtime.engine.precision, runtime.engine.threads) == ("bf16", 2)
     # No fp32 kernel is as far off as that, nor any bf16 one further.
-    assert 1e-4 < max(found) < 0.05
+    assert 1e-4 < max(found) < TOLERANCES[runtime.engine.key]
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 9, 57, 300])
@@ -70,14 +70,6 @@ def test_scores_do_not_depend_on_the_padding(made_for: Make, asked: Asked, count
     found[:] = 0.0  # what was given out is the caller's: no later run sees it or changes it
     assert runtime.run(_resized(tensors, 1))["pctr"] == alone
     assert not found.any()
-
-
-@pytest.mark.parametrize("most", [1, 5, 200, 2_000])
-def test_it_warms_up_every_size_that_a_request_is_padded_to(made_for: Make, most: int) -> None:
-    sizes = OpenVinoRuntime(made_for("fp32"), "fp32", threads=1).warm_up_sizes(most)
-
-    assert list(sizes) == sorted({padded_size(count) for count in range(1, most + 1)})
-    assert len(sizes) <= 40
 
 
 @pytest.mark.parametrize("precision", ["fp32", *["bf16"] * has_bf16()])
@@ -126,7 +118,7 @@ def test_more_than_a_request_may_have_are_not_expected(made_for: Make) -> None:
         assert expected_candidates(changed, 2_000) == expected
 
 
-def test_an_int8_graph_is_refused(made_for: Make) -> None:
+def test_int8_graph_is_refused(made_for: Make) -> None:
     with pytest.raises(RuntimeRefused, match="quantised for onnxruntime, .* set MSD_RUNTIME=onnxruntime, or auto"):
         OpenVinoRuntime(made_for("int8"), "int8", threads=1)
 
@@ -137,37 +129,7 @@ def test_without_openvino_the_extra_is_named(made_for: Make, monkeypatch: pytest
         OpenVinoRuntime(made_for("bf16"), "bf16", threads=1)
 
 
-def _retype(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
-
-
-def _fix_candidates(model: onnx.ModelProto) -> None:
-    for one in model.graph.input:
-        if one.name.startswith("item"):
-            one.type.tensor_type.shape.dim[0].dim_value = 50
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (_retype, "has type i64, but the schema expects int32"),
-        (_fix_candidates, "takes 50 candidates; its first axis must be dynamic"),
-        (lambda model: model.graph.ClearField("node"), "openvino cannot load it"),
-        (lambda model: model.graph.output.pop(), "has no output 'pcvr'"),
-    ],
-)
-def test_a_graph_that_does_not_fit_is_refused(made_for: Make, tmp_path: Path, change: object, said: str) -> None:
-    fitting = made_for("fp32")
-    model = build_ranker(fitting.schema, Recipe(dense=True))
-    assert callable(change)
-    change(model)
-    (tmp_path / RANKER).write_bytes(model.SerializeToString())
-
-    with pytest.raises(BundleError, match=said):
-        OpenVinoRuntime(Bundle(tmp_path, fitting.manifest), "fp32", threads=1)
-
-
-def test_an_input_that_is_handed_on_as_it_is_keeps_its_name(made_for: Make, asked: Asked, tmp_path: Path) -> None:
+def test_input_that_is_handed_on_as_it_is_keeps_its_name(made_for: Make, asked: Asked, tmp_path: Path) -> None:
     """As in the graphs of others, whose inputs are cast to the type that they may have already."""
     fitting = made_for("fp32")
     model = build_ranker(fitting.schema, Recipe(dense=True))
@@ -184,7 +146,7 @@ def test_an_input_that_is_handed_on_as_it_is_keeps_its_name(made_for: Make, aske
         np.testing.assert_allclose(runtime.run(tensors)["pctr"], expected, atol=1e-5)
 
 
-def test_it_serves_with_the_network_closed(made_for: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serves_with_the_network_closed(made_for: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a word to OpenVINO's maker, whom it tells of every import where nobody stops it."""
     report = tmp_path / "report"
     report.touch()
@@ -203,20 +165,20 @@ def test_it_serves_with_the_network_closed(made_for: Make, tmp_path: Path, monke
     assert not {"onnxruntime", *HEAVY} & modules
 
 
-def test_a_cpu_without_bf16_is_refused() -> None:
+def test_cpu_without_bf16_is_refused() -> None:
     check_bf16(Path("ranker.onnx"), ["FP32", "BF16"])
     with pytest.raises(RuntimeRefused, match=r"ranker.onnx: .*supports FP16, FP32\); set MSD_RUNTIME=onnxruntime"):
         check_bf16(Path("ranker.onnx"), ["FP32", "FP16"])
 
 
-def test_a_graph_without_products_cannot_run_in_bf16(bundle: Bundle) -> None:
+def test_graph_without_products_cannot_run_in_bf16(bundle: Bundle) -> None:
     """OpenVINO would say that it does, and run it all in fp32; where it has no bf16 at all, that is told first."""
     why = "bf16 was requested, but OpenVINO runs its matrix products in nothing"
     with pytest.raises(RuntimeRefused, match=why if has_bf16() else "which OpenVINO does not support on this CPU"):
         OpenVinoRuntime(bundle, "bf16", threads=1)
 
 
-def test_a_bundle_in_bf16_is_served_as_its_manifest_says(made_for: Make, tmp_path: Path) -> None:
+def test_bundle_in_bf16_is_served_as_its_manifest_says(made_for: Make, tmp_path: Path) -> None:
     folder = made_for("bf16").folder
     for runtime, key in (("auto", ["openvino", "bf16"]), ("onnxruntime", ["onnxruntime", "fp32"])):
         if runtime == "auto" and not has_bf16():

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from model_export.serving_view import serving_requests
+from model_export.parity import serving_requests
 from msd.contract.request import parse_request
 from msd.dataset.split import Part
 from tests.model_export.conftest import Exported
@@ -18,7 +18,7 @@ def requests(exported: Exported) -> Requests:
     return list(serving_requests(exported.inputs.dataset, exported.features, 10_000))
 
 
-def test_every_test_row_is_asked_for_once_as_it_happened(exported: Exported, requests: Requests) -> None:
+def test_each_test_row_is_a_request(exported: Exported, requests: Requests) -> None:
     dataset, features = exported.inputs.dataset, exported.features
     rows = features.of_part(Part.TEST)
     assert len(requests) == len(rows)
@@ -36,14 +36,14 @@ def test_every_test_row_is_asked_for_once_as_it_happened(exported: Exported, req
 
 
 @pytest.mark.parametrize("name", ["exported", "plain"])
-def test_all_are_valid(name: str, request: pytest.FixtureRequest) -> None:
+def test_requests_are_valid(name: str, request: pytest.FixtureRequest) -> None:
     exported: Exported = request.getfixturevalue(name)
     for asked in serving_requests(exported.inputs.dataset, exported.features, 10_000):
         checked = parse_request(json.dumps(asked).encode(), exported.bundle.schema)
         assert checked.ids == asked["candidates"]["id"]
 
 
-def test_what_a_service_has_to_cope_with_is_among_them(exported: Exported, requests: Requests) -> None:
+def test_requests_cover_missing_and_unknown_values(exported: Exported, requests: Requests) -> None:
     schema, items = exported.bundle.schema, exported.features.item.entities.place
     users = exported.features.user.entities.place
     checked = [parse_request(json.dumps(asked).encode(), schema) for asked in requests]
@@ -60,7 +60,7 @@ def test_what_a_service_has_to_cope_with_is_among_them(exported: Exported, reque
     assert not [name for name, found in cases.items() if not found]
 
 
-def test_they_are_the_same_each_time_and_spread_over_the_rows(exported: Exported, requests: Requests) -> None:
+def test_requests_are_deterministic_and_spread(exported: Exported, requests: Requests) -> None:
     again = list(serving_requests(exported.inputs.dataset, exported.features, 10_000))
     assert again == requests
     few = list(serving_requests(exported.inputs.dataset, exported.features, 7))
