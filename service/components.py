@@ -57,7 +57,8 @@ class Components:
         metrics.scoring_threads.set(threads)
         metrics.connections_limit.set(settings.max_connections)
         metrics.runs(settings.build)
-        first = plan.deployment({key: one.load(settings, metrics) for key, one in plan.models.items()}, generation=1)
+        models = {key: pinned.load(settings, metrics) for key, pinned in plan.models.items()}
+        first = plan.deployment(models, generation=1)
         self._tell(first)
         self.serving = Serving(first, self._turn)
         self.guard = open_guard(settings, metrics)
@@ -141,7 +142,7 @@ class Components:
         self.metrics.reference(deployment.champion.bundle.manifest)
 
     def _compared_by(self, alone: Alone) -> ASGIApp:
-        return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard)
+        return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard, self.metrics)
 
 
 def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":

@@ -237,4 +237,4 @@ def _clicked(model: Model, request: CheckedRequest, scored: Scored) -> list[str]
     count = len(request.ids)
     ids = wanted_items(request, scored.basis.user)[count:]
     found = scored.basis.items.found[count:].tolist()
-    return [one for one, is_found in zip(ids, found, strict=True) if is_found][-model.schema.history.length :]
+    return [item_id for item_id, is_found in zip(ids, found, strict=True) if is_found][-model.schema.history.length :]

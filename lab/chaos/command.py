@@ -45,11 +45,12 @@ def main(
     for name in names:
         if name not in known:
             raise MsdError(f"--only {name}: no such scenario; there are: {', '.join(known)}")
-    out, plan = out.absolute(), ChaosPlan()
+    plan = ChaosPlan()
     with bar() as heard:
         served, second = _reference(work, heard) if bundle is None else (bundle, other)
-        made = {"other": second and second.absolute(), "data": data and data.absolute(), "kept": work.absolute()}
-        runs = [Run(name, served.absolute(), out / name, plan, heard, **made) for name in names]  # type: ignore[arg-type]
+        served, out, kept = served.absolute(), out.absolute(), work.absolute()
+        second, data = second and second.absolute(), data and data.absolute()
+        runs = [Run(name, served, out / name, plan, heard, second, data, kept) for name in names]
         summary = run_all(known, runs, out / "chaos.json")
     show([_table(summary)])
     write_figures(out / "chaos.json", summary, {".html": chaos_page(summary)})

@@ -115,13 +115,14 @@ def _moments(
         asked: dict[str, ReplayedRequest] = {}
         events: list[dict[str, Any]] = []
         for row in by_time[moment_at]:
-            one = {name: column[row] for name, column in columns.items()}
+            values = {name: column[row] for name, column in columns.items()}
             if row in places:
-                about = {"user_id": one["user_id"], "at": moment_at, "context": {name: one[name] for name in context}}
+                features = {name: values[name] for name in context}
+                about = {"user_id": values["user_id"], "at": moment_at, "context": features}
                 request = asked.setdefault(json.dumps(about), ReplayedRequest({**about, "candidates": {"id": []}}, []))
-                request.request["candidates"]["id"].append(one["item_id"])
+                request.request["candidates"]["id"].append(values["item_id"])
                 request.places.append(places[row])
-            event = {"event_id": str(row), "user_id": one["user_id"], "item_id": one["item_id"], "at": moment_at}
-            events += [{**event, "type": kind} for kind in ("impression", "click")[: 1 + int(one["label"])]]
+            event = {"event_id": str(row), "at": moment_at} | {name: values[name] for name in ("user_id", "item_id")}
+            events += [{**event, "type": kind} for kind in ("impression", "click")[: 1 + int(values["label"])]]
         moments.append(ReplayedMoment(list(asked.values()), events, len(by_time[moment_at])))
     return moments

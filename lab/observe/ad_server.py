@@ -32,14 +32,10 @@ class SimulatedAdServer:
 
     def asking(self) -> AbstractContextManager[None]:
         """Run until the block's end; a missing reply counts as 0: the service may be starting or stopping."""
-        return asking(
-            self._url,
-            _PAUSE_S,
-            lambda client: self._turn(client, next(self._numbers)),
-            lambda error: self.statuses.update([0]),
-        )
+        return asking(self._url, _PAUSE_S, self._turn, lambda error: self.statuses.update([0]))
 
-    def _turn(self, client: ServiceConnection, number: int) -> None:
+    def _turn(self, client: ServiceConnection) -> None:
+        number = next(self._numbers)
         document = self._document(number)
         reply = client.score(json.dumps(document).encode())
         self.statuses[reply.status] += 1

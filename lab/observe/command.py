@@ -42,7 +42,7 @@ def main(
         write_bytes_atomic((pictures or out) / f"dashboard-{board}.png", drawn)
     rows, wrong = table(None, ("dashboard", "panel or rule", "series", "points"), texts=2), list[str]()
     for panel, curves in shown.items():
-        rows.add_row(panel.board, Text(panel.title), str(len(curves)), str(sum(len(one.points) for one in curves)))
+        rows.add_row(panel.board, Text(panel.title), str(len(curves)), str(sum(len(curve.points) for curve in curves)))
         if not curves and panel.title not in MAY_BE_EMPTY:
             wrong.append(f"no data: {panel.board}: {panel.title}")
     wrong += [f"{rule['name']}: {rule['lastError']}" for rule in rules if rule["health"] != "ok"]

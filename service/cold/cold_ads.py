@@ -63,7 +63,7 @@ class ColdAdVectors:
             return items
         by_key = {key: texts[request.ids[place]] for place, key in keys.items()}
         told = await self._ask(model.bundle, by_key, deadline)
-        vectors = {key: one.vector for key, one in told.items() if one.vector is not None}
+        vectors = {key: encoded.vector for key, encoded in told.items() if encoded.vector is not None}
         places = [place for place, key in keys.items() if key in vectors]
         if not places:
             return items
@@ -81,7 +81,7 @@ class ColdAdVectors:
     async def _ask(self, bundle: Bundle, texts: dict[bytes, str], deadline: float) -> dict[bytes, EncodedText]:
         wait_s = max(0.0, min(limits.ENCODER_WAIT_S, _SHARE * (deadline - time.perf_counter())))
         told = await self._encoding.ask(bundle, texts, wait_s, _MOST_TEXTS)
-        for outcome, count in Counter(one.outcome for one in told.values()).items():
+        for outcome, count in Counter(encoded.outcome for encoded in told.values()).items():
             self._results[outcome].inc(count)
         return told
 

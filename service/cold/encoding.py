@@ -110,11 +110,11 @@ class Encoding:
 
     def _oldest(self) -> dict[bytes, _Waiting]:
         identity = next(iter(self._due.values())).bundle.encoder_identity
-        alike = ((key, one) for key, one in self._due.items() if one.bundle.encoder_identity == identity)
+        alike = ((key, waiting) for key, waiting in self._due.items() if waiting.bundle.encoder_identity == identity)
         return dict(islice(alike, _AT_ONCE))
 
     async def _encode_some(self, chosen: Mapping[bytes, _Waiting]) -> None:
-        texts = [one.text for one in chosen.values()]
+        texts = [waiting.text for waiting in chosen.values()]
         try:
             encoder = await self._encoders.get(next(iter(chosen.values())).bundle)
             for some in await self._encoders.in_thread(_alike, encoder, list(chosen), texts):
@@ -144,15 +144,15 @@ class Encoding:
             self._finish(key, chosen[key], EncodedText("encoded", vector))
 
     def _fail(self, chosen: Mapping[bytes, _Waiting]) -> None:
-        for key, one in chosen.items():
-            if not one.done.done():
-                self._finish(key, one, EncodedText("failed"))
+        for key, waiting in chosen.items():
+            if not waiting.done.done():
+                self._finish(key, waiting, EncodedText("failed"))
 
-    def _finish(self, key: bytes, one: _Waiting, told: EncodedText) -> None:
+    def _finish(self, key: bytes, waiting: _Waiting, told: EncodedText) -> None:
         if told.vector is not None:
             # A view would keep the whole batch in memory.
             self._held.put({key: told.vector.copy()})
-        one.done.set_result(told)
+        waiting.done.set_result(told)
         del self._waiting[key]
         self._metrics.encoder_waiting.set(len(self._waiting))
 

@@ -63,7 +63,7 @@ class TextEncoder:
             raise BundleError(f"{bundle.path(TOKENIZER)}: not a tokenizer: {error}") from None
         self._session = open_session(self._path, "cpu", 1)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if {one.name for one in inputs} != _INPUTS or _OUTPUT not in {one.name for one in outputs}:
+        if {tensor.name for tensor in inputs} != _INPUTS or _OUTPUT not in {tensor.name for tensor in outputs}:
             raise BundleError(f"{self._path}: not a text encoder: it needs {sorted(_INPUTS)} and gives {_OUTPUT!r}")
         for probe in record.probes:
             found = self.encode(self.tokenise([probe.text]))[0]

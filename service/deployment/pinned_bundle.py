@@ -137,7 +137,7 @@ class DeploymentPlan:
                 for slot, (arm, share) in enumerate(zip(arms, assignment.shares, strict=True), 1)
             ),
             assignment,
-            tuple(Shadow(one.name, model_of(one, True), slot) for slot, one in enumerate(self.wanted.shadows, 1)),
+            tuple(Shadow(arm.name, model_of(arm, True), slot) for slot, arm in enumerate(self.wanted.shadows, 1)),
         )
 
     def _outline(self) -> object:

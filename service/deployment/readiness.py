@@ -5,9 +5,9 @@ Once ready, a lost store does not make it unready: a degraded score is worth mor
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from msd.contract.errors import MsdError
 from service.deployment.proof import Pace, prove
@@ -113,5 +113,6 @@ async def why_not_proved(models: Sequence[Model], max_candidates: int, part: str
     return ""
 
 
-def _log() -> Any:  # noqa: ANN401 - structlog's own type
-    return structlog.get_logger("msd.readiness")
+def _log() -> FilteringBoundLogger:
+    log: FilteringBoundLogger = structlog.get_logger("msd.readiness")
+    return log

@@ -14,9 +14,8 @@ import weakref
 from collections.abc import Coroutine, Mapping
 from concurrent import futures
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import structlog
 
@@ -50,17 +49,12 @@ class OutOfResources(MsdError):
     """A bundle cannot be loaded now, for lack of memory or open files; try again later."""
 
 
-@dataclass(frozen=True, eq=False)
-class SourceReading:
-    """What the source says, comparable with an earlier look; `wanted` is None, with a reason, if that is unknown."""
+class SourceReading(NamedTuple):
+    """What the source says; `wanted` is None, with a reason, if that is unknown."""
 
     wanted: Wanted | None
     marks: Mapping[Path, Marks]
     reason: str = ""
-
-    def is_like(self, other: "SourceReading | None") -> bool:
-        """Return whether nothing has changed in between."""
-        return other is not None and (self.wanted, self.marks, self.reason) == (other.wanted, other.marks, other.reason)
 
 
 class BundleFollower:
@@ -145,8 +139,8 @@ class Rollout:
         """Look for changes. Only what looks the same twice is opened, so that a copy in progress can finish."""
         reading, before = self._follower.look(), self._seen
         self._seen = reading
-        is_new = not reading.is_like(self._handled)
-        if not reading.is_like(before) or not (is_new or time.monotonic() >= self._again_at):
+        is_new = reading != self._handled
+        if reading != before or not (is_new or time.monotonic() >= self._again_at):
             return
         if is_new:
             self._again_s = _FIRST_PAUSE_S
@@ -155,11 +149,11 @@ class Rollout:
             self._lead_to(reading)
         except (StoreError, OutOfResources) as error:
             self._again_at = time.monotonic() + self._again_s
-            self._refused("postponed")
+            self._tell("postponed")
             self._log.warning("swap_postponed", reason=str(error), again_in=self._again_s)
             self._again_s = min(2 * self._again_s, _LONGEST_PAUSE_S)
         except MsdError as error:
-            self._refused("refused")
+            self._tell("refused")
             self._log.error("bundle_refused", reason=str(error))
 
     def _lead_to(self, reading: SourceReading) -> None:
@@ -169,7 +163,7 @@ class Rollout:
             plan = self._follower.verified(reading, self._pace.pause)
             if plan.is_like(self._served):
                 self._served = plan
-                self._tell_refused(False)
+                self._tell(None)
                 return
             self._generation += 1
             bundles = {arm.name: str(arm.folder) for arm in plan.wanted.arms}
@@ -208,16 +202,13 @@ class Rollout:
     async def _switch(self, plan: DeploymentPlan, deployment: Deployment) -> None:
         self._served = plan
         self._serving.turn(deployment)
-        self._metrics.swaps["done"].inc()
-        self._tell_refused(False)
+        self._tell("done")
 
-    def _refused(self, result: Literal["refused", "postponed"]) -> None:
-        self._metrics.swaps[result].inc()
-        self._tell_refused(True)
-
-    def _tell_refused(self, is_refused: bool) -> None:
-        self._serving.is_refused = is_refused
-        self._metrics.refused.set(is_refused)
+    def _tell(self, result: Literal["done", "refused", "postponed"] | None) -> None:
+        if result is not None:
+            self._metrics.swaps[result].inc()
+        self._serving.is_refused = result in ("refused", "postponed")
+        self._metrics.refused.set(self._serving.is_refused)
 
     def _in_loop(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine on the event loop and wait. Raises what it raises; Stopped if the service ends meanwhile."""

@@ -95,6 +95,6 @@ class Shadowing:
             self._log.warning("shadow_failed", shadow=shadow.name, reason=f"{type(error).__name__}: {error}")
 
 
-def shift(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
+def shift(probabilities: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the distance of two probabilities [N], in log-odds."""
-    return np.abs(log_odds(one) - log_odds(other))
+    return np.abs(log_odds(probabilities) - log_odds(others))

@@ -124,7 +124,7 @@ class StateFile:
 
     def read(self, side: RowSide, ids: Sequence[str]) -> PackedStates:
         """Return the packed states of ids, None where there is none, and the stream, all of one moment."""
-        keys = [state_key(side, one) for one in ids]
+        keys = [state_key(side, owner) for owner in ids]
         try:
             with self._env.begin(buffers=False) as transaction:
                 with transaction.cursor(self._states) as cursor:
@@ -211,8 +211,8 @@ class _Fold:
         return BatchOutcome(len(batch.events) - duplicates, duplicates, late, in_row, newest)
 
     def write(self) -> None:
-        for (side, one), state in self._changed.items():
-            self._transaction.put(state_key(side, one), pack_state(state), db=self._states)
+        for (side, owner), state in self._changed.items():
+            self._transaction.put(state_key(side, owner), pack_state(state), db=self._states)
 
     def _is_new(self, event: LiveEvent) -> bool:
         key = hashlib.blake2b(event.key, digest_size=16).digest()
@@ -223,11 +223,11 @@ class _Fold:
     def _fold(self, batch: LiveBatch, event: LiveEvent) -> tuple[bool, bool]:
         is_late = is_in_row = False
         for side in ROW_SIDES:
-            one, of_side = event.of(side)
-            key = side, one
+            owner, of_side = event.of(side)
+            key = side, owner
             if key not in self._held:
-                self._held[key] = unpack_state(_bytes(self._transaction.get(state_key(side, one), db=self._states)))
-            before = current(self._held[key], batch.rows[side].get(one, NOTHING))
+                self._held[key] = unpack_state(_bytes(self._transaction.get(state_key(side, owner), db=self._states)))
+            before = current(self._held[key], batch.rows[side].get(owner, NOTHING))
             state = take(batch.rules[side], before, of_side)
             if state is before:
                 is_in_row = True
@@ -237,9 +237,9 @@ class _Fold:
         return is_late, is_in_row
 
 
-def state_key(side: RowSide, one: str) -> bytes:
+def state_key(side: RowSide, owner: str) -> bytes:
     """Return the side's letter and the ID, or its digest if it is too long."""
-    encoded = one.encode()
+    encoded = owner.encode()
     if len(encoded) <= _MAX_KEY_BYTES:
         return (b"u" if side == "user" else b"i") + encoded
     return (b"U" if side == "user" else b"I") + hashlib.blake2b(encoded, digest_size=32).digest()

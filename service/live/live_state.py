@@ -32,7 +32,7 @@ class LiveState(NamedTuple):
 
 def begin(impressions: float, clicks: float, as_of: float, history: Sequence[str] = ()) -> LiveState:
     """Return the state of a row. Its likes' times are unknown, but earlier than all events to come."""
-    return LiveState(EntityState(impressions, clicks, as_of, tuple((as_of, one) for one in history)), as_of)
+    return LiveState(EntityState(impressions, clicks, as_of, tuple((as_of, item_id) for item_id in history)), as_of)
 
 
 NOTHING = LiveState(EntityState(as_of=_NOTHING_YET), _NOTHING_YET)
@@ -110,7 +110,7 @@ def unpack_counts(packed: Sequence[bytes | None]) -> LiveCounts:
     """Return the counts of packed states, None if there is none; invalid ones count as none. Likes are left out."""
     nothing = bytes(_HEAD.size)
     heads = np.frombuffer(
-        b"".join([one[: _HEAD.size] if one and len(one) >= _HEAD.size else nothing for one in packed]), _HEADS
+        b"".join([state[: _HEAD.size] if state and len(state) >= _HEAD.size else nothing for state in packed]), _HEADS
     )
     counts = [heads[name].astype(np.float64) for name in ("impressions", "clicks", "as_of")]
     with np.errstate(invalid="ignore"):
@@ -118,5 +118,5 @@ def unpack_counts(packed: Sequence[bytes | None]) -> LiveCounts:
         for count in counts[:2]:
             found &= (count >= 0) & (count <= _MOST)
         found &= np.isfinite(counts[0] + counts[1] + counts[2] + heads["watermark"])
-    impressions, clicks, as_of = (np.where(found, one, 0.0) for one in counts)
+    impressions, clicks, as_of = (np.where(found, count, 0.0) for count in counts)
     return LiveCounts(impressions, clicks, as_of, found)

@@ -127,7 +127,7 @@ class RedisStates:
     ) -> tuple[list[bytes], list[bytes | None], NDArray[np.int64], NDArray[np.bool_]]:
         """Return the keys of ids [n]; their cached states, the epochs in which these were read, and whether each is
         current."""
-        keys = [live_key(side, one).encode() for one in ids]
+        keys = [live_key(side, entity_id).encode() for entity_id in ids]
         entries = [entry or _NOT_HELD for entry in self._cache.get(keys)]
         epochs = np.fromiter((epoch for _, epoch in entries), np.int64, len(keys))
         return keys, [state for state, _ in entries], epochs, (epochs >= 0) & are_among(epochs, self._nodes.sure())
@@ -180,19 +180,19 @@ class RedisStates:
         return claimed
 
     def _call(
-        self, batch: LiveBatch, side: RowSide, one: str, period: int, events: Sequence[tuple[bytes, bytes, bytes]]
+        self, batch: LiveBatch, side: RowSide, entity_id: str, period: int, events: Sequence[tuple[bytes, bytes, bytes]]
     ) -> tuple[list[bytes], list[bytes]]:
         """Return keys and arguments of the script for one ID."""
-        seen = [seen_key(side, one, number).encode() for number in (period, period - 1, period + 1)]
+        seen = [seen_key(side, entity_id, number).encode() for number in (period, period - 1, period + 1)]
         rule = batch.rules[side]
         settled = [
             _number(rule.half_life_s),
             b"%d" % rule.history_length,
             self._seen_s,
-            pack_state(batch.rows[side].get(one, NOTHING)),
+            pack_state(batch.rows[side].get(entity_id, NOTHING)),
         ]
         own = [(digest, what, item if side == "user" else b"") for digest, what, item in events]
-        return [live_key(side, one).encode(), *seen], [*settled, *(part for event in own for part in event)]
+        return [live_key(side, entity_id).encode(), *seen], [*settled, *(part for event in own for part in event)]
 
     async def _run(self, script: Script, calls: Sequence[tuple[list[bytes], list[bytes]]]) -> list[Any]:
         """Run a script, and return its replies; load it first on a server that lacks it. Raises LiveError."""

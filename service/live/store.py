@@ -118,8 +118,8 @@ def rows_of(ids: Sequence[str], rows: Rows) -> dict[str, LiveState]:
     columns = (records[name].tolist() for name in ("impressions", "clicks", "as_of"))
     histories = rows.histories or ((),) * len(ids)
     return {
-        one: begin(impressions, clicks, as_of, history)
-        for one, found, impressions, clicks, as_of, history in zip(
+        entity_id: begin(impressions, clicks, as_of, history)
+        for entity_id, found, impressions, clicks, as_of, history in zip(
             ids, rows.found.tolist(), *columns, histories, strict=True
         )
         if found

@@ -164,7 +164,7 @@ class Cluster:
                     refusals.append(StoreError(f"Redis at {node.link.address}: {reply}"))
             return [accept(kept, values, node.link.epoch)] if kept else []
 
-        sent = b"".join([_ASKING + one for one in packed] if asks else packed)
+        sent = b"".join([_ASKING + command for command in packed] if asks else packed)
         try:
             outcome = await node.link.ask(sent, len(packed) * (2 if asks else 1), accepted, until)
         except StoreError as error:

@@ -48,9 +48,9 @@ LIVE_STREAM = "msd:live:stream"
 """End of the event stream. Live keys belong to no bundle: publishing leaves them alone."""
 
 
-def live_key(side: RowSide, one: str) -> str:
+def live_key(side: RowSide, entity_id: str) -> str:
     """Return the key of an ID's live state. The braces put all keys of one ID into one cluster slot."""
-    return f"{live_prefix(side)}{one}}}"
+    return f"{live_prefix(side)}{entity_id}}}"
 
 
 def live_prefix(side: RowSide) -> str:
@@ -58,9 +58,9 @@ def live_prefix(side: RowSide) -> str:
     return f"msd:live:{{{_LETTERS[side]}:"
 
 
-def seen_key(side: RowSide, one: str, period: int) -> str:
+def seen_key(side: RowSide, entity_id: str, period: int) -> str:
     """Return the key of an ID's seen events in a numbered period."""
-    return f"msd:live:seen:{period}:{{{_LETTERS[side]}:{one}}}"
+    return f"msd:live:seen:{period}:{{{_LETTERS[side]}:{entity_id}}}"
 
 
 def event_key(digest: bytes) -> str:

@@ -271,7 +271,7 @@ def _tls(read: AbstractConnection) -> ssl.SSLContext | None:
         return read.ssl_context.get()
     except (OSError, RedisError) as error:
         files = [read.ssl_context.ca_certs, read.ssl_context.certfile, read.ssl_context.keyfile]
-        named = ", ".join(str(one) for one in files if one)
+        named = ", ".join(str(path) for path in files if path)
         raise StoreError(
             f"TLS cannot be set up ({error}): look at {named or 'the ssl_… options of the URL'}"
         ) from error

@@ -67,7 +67,7 @@ def parse_redis_url(url: str) -> RedisUrl:
             return RedisUrl("server", (), "", f"unix:{parts.path}", url, scheme, "", "", ())
         if form is None or scheme not in ("redis", "rediss") or not netloc:
             raise ValueError
-        hosts = tuple(_host(one, _PORTS[form]) for one in netloc.split(","))
+        hosts = tuple(_host(part, _PORTS[form]) for part in netloc.split(","))
         master, tail = _place(form, parts.path)
     except ValueError:
         raise ValueError(f"not a Redis URL; expected {', '.join(_EXAMPLES.values())}, or rediss… for TLS") from None
@@ -100,6 +100,6 @@ def _place(form: Form, path: str) -> tuple[str, str]:
             raise ValueError
         return "", "/0"
     _, master, *database = path.split("/")
-    if not master or len(database) > 1 or not all(one.isdigit() or not one for one in database):
+    if not master or len(database) > 1 or not all(part.isdigit() or not part for part in database):
         raise ValueError
     return master, f"/{database[0] or 0}" if database else "/0"

@@ -55,7 +55,7 @@ class OneServer:
         if not commands:
             return Answers([], None)
         places = range(len(commands))
-        packed = commands[0].packed if len(commands) == 1 else b"".join([one.packed for one in commands])
+        packed = commands[0].packed if len(commands) == 1 else b"".join([command.packed for command in commands])
 
         def accepted(replies: list[Any]) -> T:
             return accept(places, replies, self._link.epoch)
@@ -162,8 +162,8 @@ def open_nodes(url: str, timeout_s: float, prefixes: Sequence[bytes] = (), liste
 def are_among(epochs: NDArray[np.int64], sure: Sequence[int]) -> NDArray[np.bool_]:
     """Return, for each epoch [n], whether it is one of a few."""
     are = np.zeros(len(epochs), bool)
-    for one in sure:
-        are |= epochs == one
+    for epoch in sure:
+        are |= epochs == epoch
     return are
 
 

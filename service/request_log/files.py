@@ -75,7 +75,7 @@ def to_batch(records: Sequence[Record]) -> Batch:
     schema = _EVENT_COLUMNS if isinstance(records[0], EventRecord) else _REQUEST_COLUMNS
     columns = []
     for field in schema:
-        columns.append(pa.array([getattr(one, field.name) for one in records], field.type))
+        columns.append(pa.array([getattr(record, field.name) for record in records], field.type))
         let_others_run()
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 

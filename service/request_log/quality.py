@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from msd.contract.assemble import assemble
 from msd.contract.bundle import Manifest
 from msd.contract.log import EventRecord, RequestRecord
-from msd.contract.pricing import PRICED, Formula, ecpm_of
+from msd.contract.pricing import PRICED, Formula, ecpm_of, served_places
 from msd.contract.reference import Distribution, Reference, dense_inputs
 from msd.contract.request import CheckedRequest
 from service.runtimes.runtime import Scores
 from service.scoring.answer import Basis
-from service.scoring.reply import served_places
 from service.telemetry.metrics import BID_QUARTERS, RANKS, Metrics
 
 # A distribution of fewer requests is too rough to compare: it differs by chance.
@@ -66,8 +65,8 @@ class _Watched:
         self.requests = 0
         self._schema = manifest.feature_schema
         known = dense_inputs(self._schema)
-        self._inputs = {name: (known[name], _Counted(one)) for name, one in reference.inputs.items() if name in known}
-        self._heads = {head: _Counted(one) for head, one in reference.scores.items()}
+        self._inputs = {name: (known[name], _Counted(bins)) for name, bins in reference.inputs.items() if name in known}
+        self._heads = {head: _Counted(bins) for head, bins in reference.scores.items()}
 
     def add(self, request: CheckedRequest, basis: Basis, scores: Scores) -> None:
         """Count one request."""

@@ -18,13 +18,12 @@ import structlog
 
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
-from msd.contract.pricing import ecpm_of
+from msd.contract.pricing import ecpm_of, served_places
 from service import limits
 from service.machine import give_way, let_others_run
 from service.request_log.quality import Drift, Observed
 from service.scoring.answer import Answer, Served
 from service.scoring.deployment import Deployment
-from service.scoring.reply import served_places
 from service.settings import Settings
 from service.telemetry.metrics import Logged, Metrics
 
@@ -199,7 +198,7 @@ class LogWriter:
 
     def _take_events(self, events: LoggedEvents) -> None:
         told = list(records_of(events))
-        wanted = [one for one in told if one.request_id is None or is_sampled(one.request_id, self._share)]
+        wanted = [event for event in told if event.request_id is None or is_sampled(event.request_id, self._share)]
         self._metrics.log_events["unsampled"].inc(len(told) - len(wanted))
         for event in wanted:
             self._observed.event(event)
@@ -328,7 +327,7 @@ def record_of(served: Served) -> RequestRecord:
         heads=list(scored.scores),
         scores=columns,
         degraded_user=scored.degraded_user,
-        rungs=[degraded.get(one) for one in request.ids] if degraded else None,
+        rungs=[degraded.get(item_id) for item_id in request.ids] if degraded else None,
         correction=None if scored.correction is None else scored.correction.values,
         served=None if request.top_k is None else served_places(ecpm, columns[0], request.top_k, first).tolist(),
         pricing=request.pricing,

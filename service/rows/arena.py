@@ -39,29 +39,29 @@ class IdMap:
     def __len__(self) -> int:
         return len(self._places)
 
-    def put(self, place: int, one: str, tail: bytes, /) -> None:
+    def put(self, place: int, row_id: str, tail: bytes, /) -> None:
         """Put an ID into a place; from now on others may read the row there. Raises ValueError if either is taken."""
-        if place < 0 or self.id(place) is not None or one in self._places:
+        if place < 0 or self.id(place) is not None or row_id in self._places:
             raise ValueError("the place, or the id, is held already")
         missing = place + 1 - len(self._ids)
         self._ids += [None] * missing
         self._tails += [b""] * missing
-        self._ids[place], self._tails[place] = one, tail
-        self._places[one] = place
+        self._ids[place], self._tails[place] = row_id, tail
+        self._places[row_id] = place
 
-    def drop(self, one: str, /) -> int:
+    def drop(self, row_id: str, /) -> int:
         """Forget an ID; return its place, −1 if it had none. From now on nothing reads the row there."""
-        place = self._places.pop(one, -1)
+        place = self._places.pop(row_id, -1)
         if place >= 0:
             self._ids[place], self._tails[place] = None, b""
         return place
 
-    def find(self, one: str, /) -> int:
-        return self._places.get(one, -1)
+    def find(self, row_id: str, /) -> int:
+        return self._places.get(row_id, -1)
 
     def find_all(self, ids: Sequence[str], places: NDArray[np.int64], /) -> None:
         """Write the place of each id [n] into `places` [n]."""
-        places[: len(ids)] = [self._places.get(one, -1) for one in ids]
+        places[: len(ids)] = [self._places.get(row_id, -1) for row_id in ids]
 
     def id(self, place: int, /) -> str | None:
         return self._ids[place] if 0 <= place < len(self._ids) else None
@@ -72,9 +72,9 @@ class IdMap:
     def trim(self, most: int, /) -> bool:
         """Forget up to `count` of the last places; return whether there are more."""
         kept = max(0, len(self._ids) - most)
-        for one in self._ids[kept:]:
-            if one is not None:
-                del self._places[one]
+        for row_id in self._ids[kept:]:
+            if row_id is not None:
+                del self._places[row_id]
         del self._ids[kept:], self._tails[kept:]
         return bool(self._ids)
 
@@ -145,32 +145,32 @@ class Arena:
         """
         if not len(self._records):
             return False
-        tails = [pack_history(one) for one in rows.histories] or [b""] * len(ids)
+        tails = [pack_history(history) for history in rows.histories] or [b""] * len(ids)
         was_room = True
-        for row, (one, tail) in enumerate(zip(ids, tails, strict=True)):
-            old, was_asked_for = self._ids.find(one), False
+        for row, (row_id, tail) in enumerate(zip(ids, tails, strict=True)):
+            old, was_asked_for = self._ids.find(row_id), False
             if old >= 0 and not evicts:
                 if self._epochs[old] == epoch:
                     continue
                 was_asked_for = bool(self._touched[old])
-            self.drop(one)
-            size = self._size_of(one, tail)
+            self.drop(row_id)
+            size = self._size_of(row_id, tail)
             if self._make_room(size) if evicts else self._bytes + size <= self._max_bytes:
-                self._hold(one, tail, size, rows, row, epoch, was_asked_for)
+                self._hold(row_id, tail, size, rows, row, epoch, was_asked_for)
             else:
                 was_room = False
         return was_room
 
     def lacks(self, ids: Sequence[str], epochs: Sequence[int]) -> list[str]:
         """Return the IDs that are not cached from one of these epochs, without marking them as used."""
-        return [one for one in ids if (place := self._ids.find(one)) < 0 or self._epochs[place] not in epochs]
+        return [row_id for row_id in ids if (place := self._ids.find(row_id)) < 0 or self._epochs[place] not in epochs]
 
     def of_other_epochs(self, epochs: Sequence[int], start: int, count: int) -> tuple[list[str], int]:
         """Return up to `count` IDs cached in other epochs than these, in places from `start` on; and the next place,
         which is `end` if there are no more."""
         is_old = np.isin(self._epochs[start : self.end], epochs, invert=True)
         places = np.flatnonzero(is_old)[:count] + start
-        found = [one for place in places.tolist() if (one := self._ids.id(place)) is not None]
+        found = [row_id for place in places.tolist() if (row_id := self._ids.id(place)) is not None]
         return found, int(places[-1]) + 1 if len(places) == count else self.end
 
     @property
@@ -183,11 +183,11 @@ class Arena:
         """Return whether one more typical row fits without eviction."""
         return self._bytes + self._row_bytes + _USUAL_ID_BYTES <= self._max_bytes
 
-    def drop(self, one: str) -> None:
+    def drop(self, row_id: str) -> None:
         """Drop an ID."""
-        if (held := self._ids.find(one)) >= 0:
-            self._bytes -= self._size_of(one, self._ids.tail(held))
-            self._free.append(self._ids.drop(one))
+        if (held := self._ids.find(row_id)) >= 0:
+            self._bytes -= self._size_of(row_id, self._ids.tail(held))
+            self._free.append(self._ids.drop(row_id))
 
     def let_go(self, most: int) -> bool:
         """Free the arena for good: up to `count` IDs at once, so that others need not wait long, and its memory with
@@ -202,8 +202,8 @@ class Arena:
         self._epochs, self._touched = self._epochs[:0].copy(), self._touched[:0].copy()
         return False
 
-    def _size_of(self, one: str, tail: bytes) -> int:
-        return self._row_bytes + len(one.encode()) + len(tail)
+    def _size_of(self, row_id: str, tail: bytes) -> int:
+        return self._row_bytes + len(row_id.encode()) + len(tail)
 
     def _make_room(self, size: int) -> bool:
         """Evict others until `size` bytes fit; return whether they can fit at all."""
@@ -213,20 +213,20 @@ class Arena:
             self._evict()
         return True
 
-    def _hold(self, one: str, tail: bytes, size: int, rows: Rows, row: int, epoch: int, was_asked_for: bool) -> None:
+    def _hold(self, row_id: str, tail: bytes, size: int, rows: Rows, row: int, epoch: int, was_asked_for: bool) -> None:
         """Take a place for an ID whose `size` bytes fit."""
         self._bytes += size
         place = self._free.pop() if self._free else self._ids.end
         self._records[place] = rows.records[row].tobytes()
         self._found[place], self._epochs[place], self._touched[place] = rows.found[row], epoch, was_asked_for
         # Last, because the row may be read from now on.
-        self._ids.put(place, one, tail)
+        self._ids.put(place, row_id, tail)
 
     def _evict(self) -> None:
         while True:
             place = self._hand = (self._hand + 1) % self._ids.end
-            one = self._ids.id(place)
-            if one is not None and not self._touched[place]:
-                self.drop(one)
+            row_id = self._ids.id(place)
+            if row_id is not None and not self._touched[place]:
+                self.drop(row_id)
                 return
             self._touched[place] = False

@@ -67,7 +67,7 @@ class RedisStore:
         self._standing = Standing(metrics.store_states, "down")
         self._can_fill = bool(cache_bytes and fill_rows_per_s)
         standing = Standing(metrics.fills, "waiting" if self._can_fill else "off")
-        arenas = {side: one.arena for side, one in self._sides.items()}
+        arenas = {side: own.arena for side, own in self._sides.items()}
         self._fill = Fill(arenas, self._prefetch, self._shown, lambda: self._nodes.current(), fill_rows_per_s, standing)
         self._has_arenas = bool(cache_bytes)
         prefixes = [*self._by_prefix, self._shown_prefix] if cache_bytes else []
@@ -80,11 +80,11 @@ class RedisStore:
 
         Raises StoreError after the time limit, or at the deadline (of `time.perf_counter`), with the cached rows.
         """
-        one = self._sides[side]
-        held = one.arena.look_up(ids)
+        own = self._sides[side]
+        held = own.arena.look_up(ids)
         is_fresh = (held.places >= 0) & are_among(held.epochs, self._nodes.sure())
         # Copied before the wait, because other rows may take their places meanwhile.
-        known = one.arena.rows(held.places[is_fresh])
+        known = own.arena.rows(held.places[is_fresh])
         if is_fresh.all():
             return self._told(side, known, is_fresh)
         wanted = list({ids[place]: 0 for place in np.flatnonzero(~is_fresh).tolist()})
@@ -98,7 +98,7 @@ class RedisStore:
         order = np.cumsum(is_fresh) - 1
         order[~is_fresh] = [rows_of[ids[place]] for place in np.flatnonzero(~is_fresh).tolist()]
         if answers.error is not None:
-            answers.error.rows = self._told(side, self._with_stale(one, ids, parts, order), is_fresh)
+            answers.error.rows = self._told(side, self._with_stale(own, ids, parts, order), is_fresh)
             raise answers.error
         return self._told(side, _merge(parts, order), is_fresh)
 
@@ -143,13 +143,13 @@ class RedisStore:
         self, side: RowSide, ids: Sequence[str], deadline: float | None = None, evicts: bool = True
     ) -> Answers[_Fetched]:
         """Read rows into the arena as they arrive."""
-        one = self._sides[side]
-        keys = [one.prefix + item_id.encode() for item_id in ids]
+        own = self._sides[side]
+        keys = [own.prefix + item_id.encode() for item_id in ids]
 
         def accept(places: list[int], values: list[bytes | None], epoch: int) -> _Fetched:
-            rows = one.codec.unpack(values)
-            was_room = one.arena.put([ids[place] for place in places], rows, epoch, evicts)
-            one.tell()
+            rows = own.codec.unpack(values)
+            was_room = own.arena.put([ids[place] for place in places], rows, epoch, evicts)
+            own.tell()
             return _Fetched(places, rows, was_room)
 
         return await get_many(self._nodes, keys, accept, deadline)
@@ -158,7 +158,7 @@ class RedisStore:
         answers = await self._fetch(side, ids, evicts=False)
         if answers.error is not None and not answers.outcomes:
             raise answers.error
-        return Prefetched(all(one.was_room for one in answers.outcomes), answers.error is None)
+        return Prefetched(all(fetched.was_room for fetched in answers.outcomes), answers.error is None)
 
     async def _shown(self, side: RowSide, number: int) -> Sequence[str] | None:
         key = shown_key(self._bundle_id, side, number).encode()
@@ -178,16 +178,16 @@ class RedisStore:
     def _state_changed(self) -> None:
         self._standing.set(self._nodes.state)
 
-    def _with_stale(self, one: "_Side", ids: Sequence[str], parts: list[Rows], order: NDArray[np.int64]) -> Rows:
+    def _with_stale(self, own: "_Side", ids: Sequence[str], parts: list[Rows], order: NDArray[np.int64]) -> Rows:
         """Return the rows in their places; without one (−1), any cached row of the ID, however old, marked as stale."""
         lacks = order < 0
-        places = one.arena.look_up(ids).places
+        places = own.arena.look_up(ids).places
         is_held = lacks & (places >= 0)
         start = sum(len(part.found) for part in parts)
-        held = one.arena.rows(places[is_held])
+        held = own.arena.rows(places[is_held])
         order[is_held] = start + np.arange(len(held.found))
         order[lacks & ~is_held] = start + len(held.found)
-        rows = _merge([*parts, held, one.codec.unpack([None])], order)
+        rows = _merge([*parts, held, own.codec.unpack([None])], order)
         stale: NDArray[np.bool_] = rows.found & lacks
         if stale.any():
             self._metrics.stale_ages.observe(time.perf_counter() - self._nodes.last_proved_at)

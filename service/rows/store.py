@@ -121,9 +121,9 @@ class BundleFileStore:
     def _readable(self, side: RowSide, ids: Sequence[str]) -> list[bytes | None]:
         """Return the readable rows, by reading them one by one."""
         rows: list[bytes | None] = []
-        for one in ids:
+        for entity_id in ids:
             try:
-                rows += self._files[side].raw([one])
+                rows += self._files[side].raw([entity_id])
             except BundleError:
                 rows.append(None)
         return rows

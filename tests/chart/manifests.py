@@ -29,15 +29,12 @@ def _list(items: dict[str, Any]) -> dict[str, Any]:
 
 _TEXT = {"type": "string", "minLength": 1}
 _LABELS = {"type": "object", "additionalProperties": _TEXT}
+_TIME = {"type": "string", "pattern": "^([0-9]+(ms|[smhdwy]))+$"}
+_EXPR = {"type": ["string", "integer"]}
 _RULE = {
-    **_object(
-        "expr", record=_TEXT, alert=_TEXT, expr={"type": ["string", "integer"]}, labels=_LABELS, annotations=_LABELS
-    ),
+    **_object("expr", record=_TEXT, alert=_TEXT, expr=_EXPR, labels=_LABELS, annotations=_LABELS, **{"for": _TIME}),
     "oneOf": [{"required": ["record"]}, {"required": ["alert"]}],
 }
-_RULE["properties"] |= dict.fromkeys(
-    ("for", "keep_firing_for"), {"type": "string", "pattern": "^([0-9]+(ms|[smhdwy]))+$"}
-)
 _ENDPOINT = _object(
     "port",
     port=_TEXT,
@@ -48,9 +45,7 @@ _ENDPOINT = _object(
     authorization=_object("credentials", type=_TEXT, credentials=_object("name key", name=_TEXT, key=_TEXT)),
 )
 _OURS: dict[str, dict[str, Any]] = {
-    "PrometheusRule": _object(
-        "groups", groups=_list(_object("name rules", name=_TEXT, interval=_TEXT, rules=_list(_RULE)))
-    ),
+    "PrometheusRule": _object("groups", groups=_list(_object("name rules", name=_TEXT, rules=_list(_RULE)))),
     "ServiceMonitor": _object(
         "selector endpoints",
         selector=_object("matchLabels", matchLabels=_LABELS),

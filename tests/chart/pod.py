@@ -35,11 +35,11 @@ class Pod:
         self._container: dict[str, Any] = spec["containers"][0]
         self._grace_s = spec.get("terminationGracePeriodSeconds")
         self._ports = {port["name"]: port["containerPort"] for port in self._container.get("ports", [])}
-        maps = (manifest for manifest in manifests if manifest["kind"] == "ConfigMap")
-        self._files: dict[str, Mapping[str, bytes]] = {
-            **secrets,
-            **{one["metadata"]["name"]: {key: text.encode() for key, text in one["data"].items()} for one in maps},
-        }
+        self._files: dict[str, Mapping[str, bytes]] = dict(secrets)
+        for manifest in manifests:
+            if manifest["kind"] == "ConfigMap":
+                files = {key: text.encode() for key, text in manifest["data"].items()}
+                self._files[manifest["metadata"]["name"]] = files
         for volume in spec["volumes"]:
             self._make(volume)
 

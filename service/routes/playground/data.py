@@ -85,12 +85,12 @@ class PlaygroundData:
     async def _items(self, request: Request) -> Response:
         shelf = await self._shelf(self._serving.current.champion)
         found = await asyncio.to_thread(shelf.items.find, _text(request), _MOST_FOUND)
-        return _json({"items": [{"id": one, "title": shelf.items.title(one)} for one in found]})
+        return _json({"items": [{"id": item_id, "title": shelf.items.title(item_id)} for item_id in found]})
 
     async def _users(self, request: Request) -> Response:
         shelf = await self._shelf(self._serving.current.champion)
         found = await asyncio.to_thread(shelf.users.find, _text(request), _MOST_FOUND)
-        return _json({"users": [{"id": one} for one in found]})
+        return _json({"users": [{"id": user_id} for user_id in found]})
 
     async def _ads(self, request: Request) -> Response:
         model, ids = self._serving.current.champion, request.query_params.getlist("id")
@@ -100,26 +100,26 @@ class PlaygroundData:
         shelf, rows = await self._shelf(model), await _rows(model, "item", ids)
         words = await asyncio.to_thread(shelf.items.of, ids)
         ads = {}
-        for place, one in enumerate(ids):
+        for place, item_id in enumerate(ids):
             known = bool(rows.found[place])
             features = _values_in(model.schema, "item", rows.records[place : place + 1]) if known else {}
-            said = {**words.get(one, {}), "title": shelf.items.title(one)}
-            ads[one] = {**said, "known": known, "features": features}
+            said = {**words.get(item_id, {}), "title": shelf.items.title(item_id)}
+            ads[item_id] = {**said, "known": known, "features": features}
         return _json({"ads": ads})
 
     async def _user(self, request: Request) -> Response:
-        model, one = self._serving.current.champion, request.query_params.get("id", "")
-        _check_ids([one])
-        shelf, rows = await self._shelf(model), await _rows(model, "user", [one])
-        words, known = await asyncio.to_thread(shelf.users.of, [one]), bool(rows.found[0])
+        model, user_id = self._serving.current.champion, request.query_params.get("id", "")
+        _check_ids([user_id])
+        shelf, rows = await self._shelf(model), await _rows(model, "user", [user_id])
+        words, known = await asyncio.to_thread(shelf.users.of, [user_id]), bool(rows.found[0])
         history = rows.histories[0][-model.schema.history.length :]
         return _json(
             {
-                "id": one,
+                "id": user_id,
                 "known": known,
                 "features": _values_in(model.schema, "user", rows.records) if known else {},
                 "history": [{"id": item, "title": shelf.items.title(item)} for item in history],
-                "words": words.get(one),
+                "words": words.get(user_id),
             }
         )
 
@@ -148,7 +148,7 @@ def _example(goldens: list[Golden]) -> dict[str, Any]:
     """Return user, context and time of a golden, preferably one whose user has a row, and known items of all
     goldens."""
     best = max(goldens, key=lambda golden: (golden.user is not None, bool(golden.request.get("context"))))
-    known = (one for golden in [best, *goldens] for one in golden.request["candidates"]["id"] if one in golden.items)
+    known = (ad for golden in [best, *goldens] for ad in golden.request["candidates"]["id"] if ad in golden.items)
     return {
         "user_id": best.request["user_id"],
         "at": best.request["at"],
@@ -174,7 +174,7 @@ def _text(request: Request) -> str:
 
 
 def _check_ids(ids: list[str]) -> None:
-    if any(not 1 <= len(one) <= MAX_ID_CHARS or "\0" in one for one in ids):
+    if any(not 1 <= len(entity_id) <= MAX_ID_CHARS or "\0" in entity_id for entity_id in ids):
         raise InvalidRequest(f"an id has from 1 to {MAX_ID_CHARS} characters, none of them NUL", "id")
 
 

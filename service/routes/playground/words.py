@@ -39,9 +39,9 @@ class Words:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def title(self, one: str) -> str:
-        entry = self._entries.get(one)
-        return entry.title if entry else one
+    def title(self, entity_id: str) -> str:
+        entry = self._entries.get(entity_id)
+        return entry.title if entry else entity_id
 
     def find(self, text: str, most: int) -> list[str]:
         """Return the best IDs: the ID itself, titles with this prefix, titles with all the words. An empty text finds
@@ -49,11 +49,11 @@ class Words:
         wanted = text.casefold().strip()
         words = wanted.split()
         found = (
-            (one != text, not entry.folded.startswith(wanted), place, one)
-            for place, (one, entry) in enumerate(self._entries.items())
-            if one == text or all(word in entry.folded for word in words)
+            (entity_id != text, not entry.folded.startswith(wanted), place, entity_id)
+            for place, (entity_id, entry) in enumerate(self._entries.items())
+            if entity_id == text or all(word in entry.folded for word in words)
         )
-        return [one for *_, one in heapq.nsmallest(most, found)]
+        return [entity_id for *_, entity_id in heapq.nsmallest(most, found)]
 
     def of(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         entries = {item_id: entry for item_id in ids if (entry := self._entries.get(item_id))}

@@ -29,7 +29,6 @@ BRIEF = ChaosPlan(
     mended_s=0.8,
     deadline_ms=60_000,
     strict_deadline_ms=50,
-    overload=3.0,
     swaps=2,
     swaps_beside=1,
     swap_every_s=0.0,
@@ -41,15 +40,10 @@ BRIEF = ChaosPlan(
     live_rows=120,
     resamples=100,
 )
-_AT_ONCE = 4
-
-
-def quiet(doing: str, done: int, total: int) -> None:
-    """Report no progress."""
 
 
 def brief_run(name: str, bundle: Path, folder: Path) -> Run:
-    return Run(name, bundle, folder / name, BRIEF, quiet)
+    return Run(name, bundle, folder / name, BRIEF, lambda doing, done, total: None)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +62,7 @@ def runs(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
         scenarios()[name](run)
         return run
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(4) as pool:
         yield {name: pool.submit(finished, name) for name in scenarios()}
 
 

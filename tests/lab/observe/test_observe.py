@@ -45,18 +45,16 @@ def test_dashboard_is_drawn_with_and_without_data() -> None:
         assert drawn.width >= 1000
 
 
-def test_missing_prometheus_says_how_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-
-    with pytest.raises(PrometheusError, match="apt install prometheus"), prometheus(tmp_path, "http://h:1", tmp_path):
-        pass
-
-
-def test_prometheus_errors(service: LiveService) -> None:
+def test_missing_and_foreign_prometheus_are_errors(
+    service: LiveService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(PrometheusError, match="does not answer"):
         Prometheus(f"http://127.0.0.1:{free_port()}").series("up", 0.0, 1.0)
     with pytest.raises(PrometheusError, match=r"refuses 'up'.*not_found"):
         Prometheus(service.url).series("up", time.time() - 1, time.time())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PrometheusError, match="apt install prometheus"), prometheus(tmp_path, "http://h:1", tmp_path):
+        pass
 
 
 def test_missing_bundle_is_refused(tmp_path: Path, bundle: Bundle) -> None:
