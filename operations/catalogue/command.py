@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 if TYPE_CHECKING:
-    from operations.catalogue.catalogue import Finished
+    from operations.catalogue.catalogue import Finished, MakeParts
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -28,13 +28,19 @@ def catalogue_command(
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes on this machine. Default: one per core.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run on Ray: the address of a cluster, auto, or local."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Make a row for every item, one part per file. If interrupted, run it again to resume."""
-    from operations.catalogue.catalogue import make_catalogue, make_here
-    from service.machine import usable_cores
+    from operations.catalogue.catalogue import make_catalogue
+    from operations.catalogue.manifest import CatalogueError
     from service.trust import Trust
 
+    if processes is not None and ray is not None:
+        raise CatalogueError("--processes is for this machine, --ray for Ray, which finds its own: give one of them")
     trust = Trust.from_environ(os.environ)
     opened = trust.open(bundle, rows=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -44,9 +50,19 @@ def catalogue_command(
         def progress(there: int, total: int) -> None:
             bars.update(task, completed=there, total=total)
 
-        make_parts = partial(make_here, processes=processes or max(1, math.floor(usable_cores())))
-        done = make_catalogue(items, opened, out, make_parts, progress)
+        done = make_catalogue(items, opened, out, _maker(processes, ray), progress)
     typer.echo(json.dumps(done._asdict()) if as_json else _summary(done, out))
+
+
+def _maker(processes: int | None, ray: str | None) -> "MakeParts":
+    if ray is not None:
+        from operations.catalogue.on_ray import make_on_ray
+
+        return partial(make_on_ray, address=ray)
+    from operations.catalogue.catalogue import make_here
+    from service.machine import usable_cores
+
+    return partial(make_here, processes=processes or max(1, math.floor(usable_cores())))
 
 
 def _summary(done: "Finished", out: Path) -> str:
