@@ -11,12 +11,11 @@ from service.http.exchange import error_response
 from service.http.keys import GuardMiddleware
 from service.http.middleware import AccessMiddleware, BodyMiddleware
 from service.routes.admin import admin_routes
-from service.routes.docs import add_docs, index_route
+from service.routes.docs import add_docs
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventsRoute
-from service.routes.health import health_routes, metrics_route
-from service.routes.oip.docs import INFER_PATHS
-from service.routes.oip.infer_route import InferRoute
+from service.routes.health import health_routes, index_route, metrics_route
+from service.routes.oip.infer_route import INFER_PATHS, InferRoute
 from service.routes.oip.model_routes import oip_routes
 from service.routes.openrtb_route import PATH as OPENRTB_PATH
 from service.routes.openrtb_route import OpenrtbRoute
@@ -102,21 +101,15 @@ def _add_layers(app: FastAPI, components: Components) -> None:
 
 
 def _add_routes(app: _App, components: Components) -> None:
-    settings, serving, pipeline, readiness = (
-        components.settings,
-        components.serving,
-        components.pipeline,
-        components.readiness,
-    )
-    score = ScoreRoute(settings, serving, pipeline, readiness, components.guard)
-    openrtb = OpenrtbRoute(settings, serving, pipeline, readiness, components.guard, components.metrics)
+    settings, serving, readiness = components.settings, components.serving, components.readiness
+    parts = settings, serving, components.pipeline, readiness, components.guard, components.metrics
+    score, openrtb, infer = ScoreRoute(*parts), OpenrtbRoute(*parts), InferRoute(*parts)
     app.scoring = {
         PATH: AccessMiddleware(score, components.access_log),
         OPENRTB_PATH: AccessMiddleware(openrtb, components.access_log),
     }
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
     app.router.routes.append(Route(OPENRTB_PATH, openrtb, methods=["POST"], name="openrtb"))
-    infer = InferRoute(settings, serving, pipeline, readiness, components.guard)
     app.router.routes += [Route(path, infer, methods=["POST"], name="infer") for path in INFER_PATHS]
     app.include_router(oip_routes(serving, readiness, settings.build.version))
     if components.live:

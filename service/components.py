@@ -142,7 +142,7 @@ class Components:
         self.metrics.reference(deployment.champion.bundle.manifest)
 
     def _compared_by(self, alone: Alone) -> ASGIApp:
-        return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard)
+        return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard, self.metrics)
 
 
 def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":

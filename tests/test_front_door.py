@@ -51,7 +51,7 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("words", "completed"),
-    [("msd quick", "quickstart"), ("msd lab ch", "chaos"), ("msd check --wat", "--watch")],
+    [("msd quick", "quickstart"), ("msd lab ch", "chaos"), ("msd check --key-fil", "--key-file")],
 )
 def test_shell_completes_commands_and_options(words: str, completed: str) -> None:
     ended = subprocess.run(

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab.bench.contestants import KINDS, OWN, Contestant, Contestants, Kind, Urls
+from lab.bench.contestants import KINDS, Contestant, Contestants, Kind, Urls
 from lab.bench.figures import StoreRounds, arrival_figures, limits, store_figures
 from lab.bench.rounds import closed_rounds, goodput, p50_ms, poisson_run
 from lab.bench.row_lookup import row_lookup_figures
 from lab.benchmark.machine import machine_now
 from lab.reference.bundles import Makings, made_bundles
-from loadtest.stages import StageSeconds, spent
+from loadtest.stages import spent
 from msd.report import Heard
 
 _HELD_LOAD, _OVERLOAD = 0.7, 2.0
@@ -64,9 +64,9 @@ def bench_services(plan: BenchPlan, work: Path, progress: Heard) -> dict[str, An
         progress("Rows from Redis", 1, _STEPS)
         redis = _store(contestants, plan, urls, plan.rounds)
         progress("Holding 70 % of capacity, offering 200 %", 2, _STEPS)
-        arrivals = {kind: _arrivals(contestants, plan, kind, workers[kind], urls[kind], redis) for kind in OWN}
+        arrivals = _arrivals(contestants, plan, workers["ours"], urls["ours"], redis)
         progress("Latency against load", 3, _STEPS)
-        curve: dict[str, list[dict[str, Any]]] = {"naive": [], "best": []}
+        curve: dict[str, list[dict[str, Any]]] = {"naive": [], "ours": []}
         for kind, points in curve.items():
             for load in plan.loads:
                 rate = load * redis.throughput[kind].median(goodput)
@@ -74,7 +74,7 @@ def bench_services(plan: BenchPlan, work: Path, progress: Heard) -> dict[str, An
         progress("Latency by candidates", 4, _STEPS)
         counts = {count: closed_rounds(contestants.targets(urls, count), 1, plan.short, 1) for count in plan.counts}
         progress("Waiting for a changed row", 5, _STEPS)
-        delta = contestants.delta_visible_ms("best", targets["best"])
+        delta = contestants.delta_visible_ms(targets["ours"])
         contestants.stop(Contestant(kind, workers[kind], in_redis=True) for kind in KINDS)
         progress("Rows in memory or the bundle's file", 6, _STEPS)
         files = contestants.start(Contestant(kind, workers[kind], in_redis=False) for kind in KINDS)
@@ -87,7 +87,7 @@ def bench_services(plan: BenchPlan, work: Path, progress: Heard) -> dict[str, An
         "redis": store_figures(redis),
         "file": store_figures(file),
         "arrivals": arrivals,
-        "limits": limits(redis, machine["cores"], workers["best"], _HELD_LOAD),
+        "limits": limits(redis, machine["cores"], workers["ours"], _HELD_LOAD),
         "rows": rows,
         "delta_visible_ms": delta,
         "load_curve": curve,
@@ -117,31 +117,21 @@ def _chosen(contestants: Contestants, plan: BenchPlan) -> tuple[dict[Kind, int],
 
 def _store(contestants: Contestants, plan: BenchPlan, urls: Urls, rounds: int) -> StoreRounds:
     targets = contestants.targets(urls, plan.makings.candidates)
-    moments = [_spent(urls)]
+    moments = [spent(urls["ours"])]
     throughput = closed_rounds(targets, plan.clients, plan.seconds, rounds)
-    moments.append(_spent(urls))
+    moments.append(spent(urls["ours"]))
     latency = closed_rounds(targets, 1, plan.short, rounds)
-    moments.append(_spent(urls))
-    at_capacity, at_rest = (
-        {str(kind): after[kind].since(before[kind]) for kind in OWN}
-        for before, after in zip(moments[:-1], moments[1:], strict=True)
-    )
-    return StoreRounds(throughput, latency, at_capacity, at_rest)
+    moments.append(spent(urls["ours"]))
+    return StoreRounds(throughput, latency, moments[1].since(moments[0]), moments[2].since(moments[1]))
 
 
-def _spent(urls: Urls) -> dict[str, StageSeconds]:
-    return {kind: spent(urls[kind]) for kind in OWN}
-
-
-def _arrivals(
-    contestants: Contestants, plan: BenchPlan, kind: Kind, workers: int, url: str, redis: StoreRounds
-) -> dict[str, Any]:
+def _arrivals(contestants: Contestants, plan: BenchPlan, workers: int, url: str, redis: StoreRounds) -> dict[str, Any]:
     """Measure arrivals at 70 % of the current capacity; and at 200 %, with a strict deadline."""
-    entry = Contestant(kind, workers, in_redis=True, deadline_ms=plan.deadline_ms)
+    entry = Contestant("ours", workers, in_redis=True, deadline_ms=plan.deadline_ms)
     (strict_url,) = contestants.start([entry]).values()
-    usual, strict = (contestants.targets({kind: one}, plan.makings.candidates)[kind] for one in (url, strict_url))
-    capacity = closed_rounds({kind: usual}, plan.clients, plan.seconds, 1)[kind].median(goodput)
+    usual, strict = (contestants.targets({"ours": one}, plan.makings.candidates)["ours"] for one in (url, strict_url))
+    capacity = closed_rounds({"ours": usual}, plan.clients, plan.seconds, 1)["ours"].median(goodput)
     at70 = poisson_run(usual, _HELD_LOAD * capacity, plan.open_seconds, 1)
     overload = poisson_run(strict, _OVERLOAD * capacity, 2 * plan.seconds, 2)
     contestants.stop([entry])
-    return arrival_figures(capacity, at70, overload, redis.latency[kind].median(p50_ms))
+    return arrival_figures(capacity, at70, overload, redis.latency["ours"].median(p50_ms))

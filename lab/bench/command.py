@@ -17,8 +17,8 @@ def services(
     ] = None,
     work: Annotated[Path, typer.Option(help="A folder that keeps bundles, rows and logs.")] = Path("runs/bench"),
     seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each round; longer reduces noise.")] = 2.0,
-    peer: Annotated[
-        bool, typer.Option("--peer", help="Compare with LitServe, a general model server, instead.")
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Compare with the strongest general model server, LitServe.")
     ] = False,
 ) -> None:
     """Our service against a naive one, in turns, over bundles of a reference model that is trained first."""
@@ -28,7 +28,7 @@ def services(
     from lab.bench.report import PICTURES, tables
 
     with bar() as progress:
-        found = (bench_peer if peer else bench_services)(BenchPlan(seconds=seconds), work, progress)
-    show((peer_tables if peer else tables)(found))
-    drawn = {} if peer or figures is None else {f"-{name}.svg": draw(found) for name, draw in PICTURES.items()}
+        found = (bench_peer if peers else bench_services)(BenchPlan(seconds=seconds), work, progress)
+    show((peer_tables if peers else tables)(found))
+    drawn = {} if peers or figures is None else {f"-{name}.svg": draw(found) for name, draw in PICTURES.items()}
     write_figures(figures, found, drawn)

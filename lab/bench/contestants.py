@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -25,9 +24,8 @@ from loadtest.traffic import Traffic
 from msd.contract.bundle import open_bundle
 from service.redis.keys import key_prefix
 
-Kind = Literal["naive", "fp32", "best"]
-KINDS: tuple[Kind, ...] = ("naive", "fp32", "best")
-OWN: tuple[Kind, ...] = ("fp32", "best")
+Kind = Literal["naive", "ours"]
+KINDS: tuple[Kind, ...] = ("naive", "ours")
 Urls = Mapping[Kind, str]
 _DELTA_WITHIN_S = 30.0
 _MOVED = 0.5
@@ -52,7 +50,7 @@ class Contestants:
     def __init__(self, bundles: Bundles, logs: Path, bodies: int) -> None:
         self._bundles, self._logs, self._count = bundles, logs, bodies
         self._stack = ExitStack()
-        self._redis: dict[Kind, str] = {}
+        self._redis = ""
         self._running: dict[Contestant, Running] = {}
         self._bodies: dict[int, list[bytes]] = {}
 
@@ -66,11 +64,9 @@ class Contestants:
         self._stack.close()
 
     def publish(self) -> None:
-        """Publish both bundles: one Redis server each, because a server points to one bundle."""
-        self._redis = {kind: self._stack.enter_context(redis_server()) for kind in OWN}
-        with ThreadPoolExecutor() as threads:
-            list(threads.map(publish, map(self._bundle, OWN), self._redis.values()))
-        self._redis["naive"] = self._redis["fp32"]
+        """Publish the rows to a Redis server."""
+        self._redis = self._stack.enter_context(redis_server())
+        publish(self._bundles.best, self._redis)
 
     def start(self, entries: Iterable[Contestant]) -> dict[Contestant, str]:
         """Start services, and return their addresses once their caches are warm."""
@@ -90,20 +86,20 @@ class Contestants:
     def targets(self, urls: Urls, candidates: int) -> dict[str, Target]:
         """Return the services with requests of a number of candidates, which are the same for all."""
         if candidates not in self._bodies:
-            self._bodies[candidates] = some_bodies(Traffic(self._bundles.fp32, candidates, candidates), self._count)
+            self._bodies[candidates] = some_bodies(Traffic(self._bundles.best, candidates, candidates), self._count)
         bodies = self._bodies[candidates]
         return {
             kind: Target(url, (in_objects if kind == "naive" else in_columns)(bodies)) for kind, url in urls.items()
         }
 
-    def delta_visible_ms(self, kind: Kind, target: Target) -> float:
+    def delta_visible_ms(self, target: Target) -> float:
         """Return the milliseconds from a row's change in Redis, as `msd publish --delta` writes it, until it affects a
         score: an item gets another's row.
 
         Raises ProcessError if the change does not arrive.
         """
-        prefix = key_prefix(open_bundle(self._bundle(kind), rows=False).bundle_id, "item")
-        with ServiceConnection(target.url) as client, Redis.from_url(self._redis[kind]) as rows:
+        prefix = key_prefix(open_bundle(self._bundles.best, rows=False).bundle_id, "item")
+        with ServiceConnection(target.url) as client, Redis.from_url(self._redis) as rows:
             body = target.bodies[0]
             request, scores = json.loads(body), client.scores(body)
             lowest, highest = (request["candidates"]["id"][int(place(scores))] for place in (np.argmin, np.argmax))
@@ -111,7 +107,7 @@ class Contestants:
             client.scores(single)
             row = rows.get(prefix + highest)
             if row is None:
-                raise ProcessError(f"{self._redis[kind]}: has no row of {highest}")
+                raise ProcessError(f"{self._redis}: has no row of {highest}")
             rows.set(prefix + lowest, row)
             changed = time.monotonic()
             while abs(client.scores(single)[0] - min(scores)) <= _MOVED * (max(scores) - min(scores)):
@@ -119,14 +115,11 @@ class Contestants:
                     raise ProcessError(f"a changed row was not scored with within {_DELTA_WITHIN_S:g} s")
             return round(1e3 * (time.monotonic() - changed), 1)
 
-    def _bundle(self, kind: Kind) -> Path:
-        return self._bundles.best if kind == "best" else self._bundles.fp32
-
     def _service(self, entry: Contestant) -> Service:
         kind, workers, in_redis, deadline_ms = entry
         name = f"{kind}_{'redis' if in_redis else 'file'}_{workers}{'_deadline' if deadline_ms else ''}"
-        redis = self._redis[kind] if in_redis else None
+        redis = self._redis if in_redis else None
         if kind == "naive":
-            return naive(name, self._bundles.fp32, self._bundles.tiled, workers, redis)
+            return naive(name, self._bundles.best, self._bundles.tiled, workers, redis)
         settings = {"deadline_ms": deadline_ms} if deadline_ms else {}
-        return ours(name, self._bundle(kind), workers, redis, **settings)
+        return ours(name, self._bundles.best, workers, redis, **settings)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from lab.bench.bench import BenchPlan
-from lab.bench.contestants import OWN, Contestant, Contestants, Kind
+from lab.bench.contestants import Contestant, Contestants
 from lab.bench.rounds import Rounds, closed_rounds, goodput
 from lab.bench.tensors import Tensors, encoded
 from lab.benchmark.machine import machine_now
-from lab.reference.bundles import Bundles, made_bundles
+from lab.reference.bundles import made_bundles
 from loadtest.generator import Target
 from loadtest.http_client import ServiceConnection
 from loadtest.processes import ProcessError, Service, running
@@ -38,39 +38,32 @@ _TOLERANCE = 1e-5
 _PATH = "/predict"
 
 
-class _Way(NamedTuple):
-    """The peer's graph, and our service to compare with."""
-
-    graph: Path
-    ours: Kind
-
-
 def bench_peer(plan: BenchPlan, work: Path, progress: Heard, command: Sequence[str] = LITSERVE) -> dict[str, Any]:
     """Return all figures, ready for JSON. Raises ProcessError if the peer is not installed, does not start, or returns
     other scores."""
     if command is LITSERVE and find_spec("litserve") is None:
         raise ProcessError("LitServe is not installed: pip install 'litserve>=0.2,<0.3'")
     bundles = made_bundles(work / "bundles", plan.makings, progress)
-    ways, workers, candidates = _ways(bundles), max(plan.workers), plan.makings.candidates
-    tensors = _tensors(bundles.fp32, candidates)
+    workers, candidates = max(plan.workers), plan.makings.candidates
+    # In bf16 ours runs the fp32 graph on a runtime that the peer does not include.
+    lower = bundles.best if bundles.precision == "int8" else bundles.fp32
+    graphs = {"factorised": lower / RANKER, "as_deployed": bundles.plain}
+    tensors = _tensors(bundles.best, candidates)
     found: dict[str, dict[str, Rounds]] = {}
     with Contestants(bundles, work / "logs", plan.bodies) as contestants:
         contestants.publish()
-        entries = contestants.start(Contestant(kind, workers, in_redis=True) for kind in OWN)
-        ours = contestants.targets({entry.kind: url for entry, url in entries.items()}, candidates)
-        for number, (name, way) in enumerate(ways.items()):
-            progress(f"Against the peer, {name}", number, len(ways))
-            session = onnxruntime.InferenceSession(str(way.graph), providers=["CPUExecutionProvider"])
+        (url,) = contestants.start([Contestant("ours", workers, in_redis=True)]).values()
+        ours = contestants.targets({"ours": url}, candidates)
+        for number, (name, graph) in enumerate(graphs.items()):
+            progress(f"Against the peer, {name}", number, len(graphs))
+            session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
             names = [tensor.name for tensor in session.get_inputs()]
             inputs = [{name: request[name] for name in names} for request in tensors]
             bodies = [encoded(request) for request in inputs]
-            with running([_service(f"peer_{name}", command, way.graph, workers)], work / "logs") as (url,):
-                _check(url, bodies[0], session.run(["pctr"], inputs[0])[0])
-                targets = {
-                    "ours": ours[way.ours],
-                    "peer": Target(url, [http_request(_PATH, body) for body in bodies]),
-                }
-                found[name] = closed_rounds(targets, plan.clients, plan.seconds, plan.rounds)
+            with running([_service(f"peer_{name}", command, graph, workers)], work / "logs") as (peer_url,):
+                _check(peer_url, bodies[0], session.run(["pctr"], inputs[0])[0])
+                peer = Target(peer_url, [http_request(_PATH, body) for body in bodies])
+                found[name] = closed_rounds(ours | {"peer": peer}, plan.clients, plan.seconds, plan.rounds)
     return {
         "ratios": {name: round(rounds["ours"].ratio(rounds["peer"], goodput), 4) for name, rounds in found.items()},
         "requests_per_s": {
@@ -92,16 +85,6 @@ def peer_tables(figures: Mapping[str, Any]) -> Iterator[Table]:
         rates = (f"{figures['requests_per_s'][name][service]:,.0f}" for service in ("peer", "ours"))
         made.add_row(name, *rates, f"{ratio:.2f} ×")
     yield made
-
-
-def _ways(bundles: Bundles) -> dict[str, _Way]:
-    """Return the compared graphs. bf16 runs the fp32 graph on a runtime that the peer does not include."""
-    lower = bundles.best if bundles.precision == "int8" else bundles.fp32
-    return {
-        "fp32": _Way(bundles.fp32 / RANKER, "fp32"),
-        "best": _Way(lower / RANKER, "best"),
-        "as_deployed": _Way(bundles.plain, "best"),
-    }
 
 
 def _tensors(bundle: Path, candidates: int) -> list[Tensors]:

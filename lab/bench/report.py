@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter
 from rich.table import Table
 
-from lab.bench.contestants import KINDS, OWN
+from lab.bench.contestants import KINDS
 from loadtest.session.page import latency_against_load
 from msd.page import to_svg
 from msd.report import table
@@ -19,52 +19,44 @@ _SHOWN_SHARE = 0.02
 
 
 def tables(figures: Figures) -> Iterator[Table]:
-    """Yield the tables: all services by store, ours under arrivals, rows, and limits."""
+    """Yield the tables: both services by store, ours under arrivals, rows, and limits."""
     yield _services(figures, "redis", "rows from Redis")
     yield _services(figures, "file", "rows in memory or the bundle's file")
-    yield _arrivals(figures)
+    arrivals = table(
+        "Poisson arrivals at our service, rows from Redis",
+        ("load", "offered/s", "scored/s", "p50 ms", "p99 ms", "p99.9 ms", "p99 ÷ p50 at rest"),
+    )
+    for load in (70, 200):
+        found = figures["arrivals"][f"at_{load}_percent"]
+        times = (f"{found[name]:.2f}" for name in ("p50_ms", "p99_ms", "p99.9_ms"))
+        offered, over = found["offered"] / found["seconds"], found["p99_ms"] / figures["redis"]["ours"]["p50_ms"]
+        arrivals.add_row(f"{load} %", f"{offered:,.0f}", f"{found['goodput']:,.0f}", *times, f"{over:.1f}")
+    yield arrivals
     rows = table("Rows", ("figure", "value"))
     for name, value in (figures["rows"] | {"delta_visible_ms": figures["delta_visible_ms"]}).items():
         rows.add_row(name, f"{value:,.2f}")
     yield rows
     limits = table("If nothing but the model's runs cost time", ("figure", "found", "limit"))
-    found = {f"throughput_ratio_{kind}": figures["redis"][kind]["throughput_ratio"] for kind in OWN}
     for name, limit in figures["limits"].items():
-        limits.add_row(name, f"{(found | figures['arrivals']['best'])[name]:.2f}", f"{limit:.2f}")
+        limits.add_row(name, f"{(figures['redis'] | figures['arrivals'])[name]:.2f}", f"{limit:.2f}")
     yield limits
 
 
 def _services(figures: Figures, store: str, title: str) -> Table:
+    found = figures[store]
     made = table(
         f"{title}, N = {figures['candidates']}",
         ("service", "workers", "requests/s", "×", "p50 ms, one client", "×", "p99 ms", "outside the model"),
     )
+    ratios = {
+        "naive": ("", "", ""),
+        "ours": (f"{found['throughput_ratio']:.1f}", f"{found['p50_ratio']:.1f}", f"{found['overhead_share']:.0%}"),
+    }
     for kind in KINDS:
-        found = figures[store][kind]
-        ratios = (
-            (f"{found['throughput_ratio']:.1f}", f"{found['p50_ratio']:.1f}", f"{found['overhead_share']:.0%}")
-            if kind in OWN
-            else ("", "", "")
-        )
-        made.add_row(
-            *(_name(figures, kind), str(figures["workers"][kind]), f"{found['requests_per_s']:,.0f}", ratios[0]),
-            *(f"{found['p50_ms']:.2f}", ratios[1], f"{found['p99_ms']:.2f}", ratios[2]),
-        )
-    return made
-
-
-def _arrivals(figures: Figures) -> Table:
-    made = table(
-        "Poisson arrivals, rows from Redis",
-        ("service", "load", "offered/s", "scored/s", "p50 ms", "p99 ms", "p99.9 ms", "p99 ÷ p50 at rest"),
-    )
-    for kind in OWN:
-        for load in (70, 200):
-            found = figures["arrivals"][kind][f"at_{load}_percent"]
-            times = (f"{found[name]:.2f}" for name in ("p50_ms", "p99_ms", "p99.9_ms"))
-            offered, at_rest = found["offered"] / found["seconds"], figures["redis"][kind]["p50_ms"]
-            rates = (f"{offered:,.0f}", f"{found['goodput']:,.0f}")
-            made.add_row(_name(figures, kind), f"{load} %", *rates, *times, f"{found['p99_ms'] / at_rest:.1f}")
+        rate, p50, p99 = (found[kind][name] for name in ("requests_per_s", "p50_ms", "p99_ms"))
+        throughput, latency, share = ratios[kind]
+        numbers = (f"{rate:,.0f}", throughput, f"{p50:.2f}", latency, f"{p99:.2f}", share)
+        made.add_row(_name(figures, kind), str(figures["workers"][kind]), *numbers)
     return made
 
 
@@ -94,20 +86,17 @@ def candidates_picture(figures: Figures) -> str:
 
 
 def stages_picture(figures: Figures) -> str:
-    """Draw the stages of one request as a waterfall."""
-    figure, axes = _axes(height=3.0)
-    stages_ms = {kind: figures["redis"][kind]["stages_ms"] for kind in OWN}
-    for row, stages in enumerate(stages_ms.values()):
-        start = 0.0
-        for number, (stage, taken) in enumerate(stages.items()):
-            axes.barh(row, max(taken, 0.0), left=start, color=f"C{number}", label=stage if row == 0 else None)
-            if taken > _SHOWN_SHARE * sum(stages.values()):
-                axes.text(start + taken / 2, row, f"{taken:.2f}", ha="center", va="center", fontsize=7)
-            start += max(taken, 0.0)
-    axes.set_yticks(range(len(OWN)), [_name(figures, kind) for kind in OWN])
-    axes.invert_yaxis()
+    """Draw the stages of one request to our service as a waterfall."""
+    figure, axes = _axes(height=1.8)
+    start, stages = 0.0, figures["redis"]["stages_ms"]
+    for number, (stage, taken) in enumerate(stages.items()):
+        axes.barh(0, max(taken, 0.0), left=start, color=f"C{number}", label=stage)
+        if taken > _SHOWN_SHARE * sum(stages.values()):
+            axes.text(start + taken / 2, 0, f"{taken:.2f}", ha="center", va="center", fontsize=7)
+        start += max(taken, 0.0)
+    axes.set_yticks([0], [_name(figures, "ours")])
     axes.set_xlabel(f"milliseconds, one request of {figures['candidates']} candidates at rest, means")
-    axes.legend(ncols=7, loc="upper center", bbox_to_anchor=(0.5, 1.2), fontsize=7, frameon=False)
+    axes.legend(ncols=7, loc="upper center", bbox_to_anchor=(0.5, 1.4), fontsize=7, frameon=False)
     return to_svg(figure)
 
 
@@ -128,4 +117,4 @@ def _axes(height: float = 4.4) -> tuple[Figure, Axes]:
 
 
 def _name(figures: Figures, kind: str) -> str:
-    return {"naive": "naive, fp32", "fp32": "ours, fp32", "best": f"ours, {figures['precision']}"}[kind]
+    return "naive, fp32" if kind == "naive" else f"ours, {figures['precision']}"

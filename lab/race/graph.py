@@ -13,10 +13,10 @@ from lab.benchmark.machine import machine_now
 from lab.race.leaner import Study, study_leaner
 from lab.race.products import products_graph, products_of
 from lab.race.race import Run, race
-from lab.race.report import FP32, PASSED, PLAIN, PRODUCTS, SHOWN, TILED, TWIN, WITHOUT_RULE, Times, summarised
-from lab.race.runners import Form, Served, forms_of, in_int8, in_onnxruntime
+from lab.race.report import PASSED, PLAIN, PRODUCTS, TILED, TWIN, Times, summarised
+from lab.race.runners import Form, Served, forms_of, in_onnxruntime
 from lab.race.subject import Subject
-from lab.reference.inputs import Feeds, Sizes, tiled
+from lab.reference.inputs import Sizes, tiled
 from lab.reference.network import NETWORKS, lively, made
 from lab.reference.training import ReferenceTraining
 from msd.contract.instructions import cpu_instructions
@@ -52,28 +52,20 @@ def bench_graph(plan: GraphPlan, work: Path, progress: Heard) -> dict[str, Any]:
     contestants["reference"] |= {
         TILED: _tiled(reference),
         TWIN: _on(reference.twin, reference),
+        PRODUCTS: _products(reference),
         **_served(served, reference),
-        f"{PRODUCTS}{FP32}": _products(reference, lambda graph, feeds: graph),
     }
-    if "int8" in served:
-        contestants["reference"][f"{PRODUCTS}int8"] = _products(reference, lambda graph, feeds: in_int8(graph, [feeds]))
     # Its times are compared with the reference's.
     contestants["lean"] |= {TILED: _tiled(reference), **_served(_forms(lean)[0], lean)}
-    contestants[WITHOUT_RULE] = {PASSED: _on(reference.passed.model, reference)} | {
-        rule.value: _on(reference.without(rule), reference) for rule in reference.passed.report.used
-    }
-    turns: dict[str, Times] = {}
-    blocks: dict[str, Times] = {}
+    times: dict[str, Times] = {}
     for number, (name, raced) in enumerate(contestants.items()):
         progress(f"Timing {name}", number, len(contestants))
-        counts = SHOWN if name == WITHOUT_RULE else plan.counts
         seconds = plan.seconds * (2 if name == "reference" else 1)
-        found = {count: race({one: make(count) for one, make in raced.items()}, seconds) for count in counts}
-        turns[name] = {one: {count: medians[one].turns for count, medians in found.items()} for one in raced}
-        blocks[name] = {one: {count: medians[one].block for count, medians in found.items()} for one in raced}
+        found = {count: race({graph: make(count) for graph, make in raced.items()}, seconds) for count in plan.counts}
+        times[name] = {graph: {count: medians[graph] for count, medians in found.items()} for graph in raced}
     progress("Done", 1, 1)
     machine = machine_now()
-    return summarised(turns, blocks) | {
+    return summarised(times) | {
         "fp64_max_diff": difference,
         "not_possible": not_possible,
         "study": study,
@@ -110,11 +102,11 @@ def _served(served: Mapping[Form, Served], subject: Subject) -> dict[str, Contes
     return {form: contestant(opened) for form, opened in served.items()}
 
 
-def _products(subject: Subject, in_form: Callable[[onnx.ModelProto, Feeds], onnx.ModelProto]) -> Contestant:
-    """Return the matrix products of the passed graph alone, in a form."""
+def _products(subject: Subject) -> Contestant:
+    """Return the matrix products of the passed graph alone."""
 
     def make(count: int) -> Run:
         graph, feeds = products_graph(products_of(subject.passed.model, subject.request(count)), seed=count)
-        return partial(in_onnxruntime(in_form(graph, feeds)), feeds)
+        return partial(in_onnxruntime(graph), feeds)
 
     return make

@@ -14,9 +14,9 @@ from model_export.errors import ExportError
 from model_export.precision.int8 import check_int8, quantise
 from msd.contract.openvino import OpenVinoGraph, OpenVinoPrecision, load_openvino
 
-Form = Literal["fp32_openvino", "int8", "bf16"]
-FORMS: tuple[Form, ...] = ("fp32_openvino", "int8", "bf16")
-"""How a graph may be served, besides in fp32 on ONNX Runtime."""
+Form = Literal["int8", "bf16"]
+FORMS: tuple[Form, ...] = ("int8", "bf16")
+"""How a graph may be served, besides in fp32: int8 on ONNX Runtime, bf16 on OpenVINO."""
 Output = NDArray[np.floating]
 Runner = Callable[[Feeds], Sequence[Output]]
 Served = Callable[[int], Runner]
@@ -37,11 +37,11 @@ def forms_of(model: onnx.ModelProto, rows: Sequence[Feeds], instructions: tuple[
         try:
             if form == "int8":
                 check_int8(instructions)
-                forms.served[form] = _for_any_number(in_onnxruntime(in_int8(model, rows)))
+                graph = onnx.load_from_string(quantise(model.SerializeToString(), rows))
+                forms.served[form] = _for_any_number(in_onnxruntime(graph))
             else:
-                precision: OpenVinoPrecision = "bf16" if form == "bf16" else "fp32"
-                _check_openvino(precision, instructions)
-                forms.served[form] = partial(in_openvino, model, precision)
+                _check_bf16(instructions)
+                forms.served[form] = partial(in_openvino, model, "bf16")
         except ExportError as error:
             forms.not_possible[form] = str(error)
     return forms
@@ -49,11 +49,6 @@ def forms_of(model: onnx.ModelProto, rows: Sequence[Feeds], instructions: tuple[
 
 def _for_any_number(runner: Runner) -> Served:
     return lambda _: runner
-
-
-def in_int8(model: onnx.ModelProto, rows: Sequence[Feeds]) -> onnx.ModelProto:
-    """Return the graph with its large products in int8. Raises ExportError if it has none."""
-    return onnx.load_from_string(quantise(model.SerializeToString(), rows))
 
 
 def in_onnxruntime(model: onnx.ModelProto) -> Runner:
@@ -79,13 +74,13 @@ def in_openvino(model: onnx.ModelProto, precision: OpenVinoPrecision, expected: 
     return lambda feeds: list(graph.run(feeds).values())
 
 
-def _check_openvino(precision: OpenVinoPrecision, instructions: tuple[str, ...]) -> None:
-    """Raise ExportError if OpenVINO or the precision is unavailable."""
+def _check_bf16(instructions: tuple[str, ...]) -> None:
+    """Raise ExportError if OpenVINO or bf16 is unavailable."""
     try:
         openvino = load_openvino()
     except ImportError:
         raise ExportError("OpenVINO is not installed: pip install 'msd-ctr[openvino]'") from None
-    if precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ExportError(
             f"bf16: OpenVINO does not offer it on this CPU ({' '.join(instructions)}), which has neither AMX nor"
             " AVX512_BF16"

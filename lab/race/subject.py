@@ -12,7 +12,6 @@ from lab.reference.network import ReferenceModel, ReferenceNetwork
 from lab.reference.twin import ReferenceTwin
 from model_export.factorise.pass_ import Factorised, factorise
 from model_export.factorise.proof import prove
-from model_export.factorise.report import Rule
 from msd.contract.schema import Side
 
 _PROVED = (1, 3, 50, 200)
@@ -51,10 +50,6 @@ class Subject:
     def tiled(self) -> onnx.ModelProto:
         """The graph with one row per candidate in every input."""
         return tiled_graph(self.network, self.sizes)
-
-    def without(self, rule: Rule) -> onnx.ModelProto:
-        """Return the plain graph after the pass with one rule switched off."""
-        return factorise(self.plain, self.sides, frozenset(Rule) - {rule}).model
 
     def request(self, candidates: int, seed: int = 0) -> Feeds:
         """Return a random request."""

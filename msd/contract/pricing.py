@@ -1,4 +1,5 @@
-"""What an ad's bid is paid for, and what that makes of a bid: eCPM = 1000 × bid × the product of a pricing's heads.
+"""What an ad's bid is paid for, and what that makes of a bid: eCPM = 1000 × bid × the product of a pricing's heads; and
+the order of candidates.
 
 A bundle declares the heads of each pricing that it supports. Does not know budgets, pacing or auctions.
 """
@@ -43,6 +44,18 @@ def ecpm_of(
         for head in heads:
             ecpm[places] *= scores[head][places]
     return ecpm
+
+
+def served_places(
+    ecpm: NDArray[np.float64], pctr: NDArray[np.float32], top_k: int, first: int | None = None
+) -> NDArray[np.intp]:
+    """Return the indices of the first `top_k` candidates, best first: those with a bid by eCPM, then those without by
+    pCTR; ties keep their order. `first`: a candidate ahead of all others."""
+    unpriced = np.isnan(ecpm)
+    order = np.lexsort((-np.where(unpriced, pctr, ecpm), unpriced))
+    if first is not None:
+        order = np.concatenate([[first], order[order != first]])
+    return order[:top_k]
 
 
 def paid_by_click(pricing: Sequence[Pricing] | None, formula: Formula, count: int) -> NDArray[np.bool_]:

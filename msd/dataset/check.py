@@ -30,9 +30,8 @@ class DatasetReport:
     def as_json(self) -> dict[str, object]:
         """Return {"name", "ok", "problems": [{"file", "row", "column", "message"}, …], "counts": {name: value},
         "notes"}."""
-        problems = [
-            {"file": one.file, "row": one.row, "column": one.column, "message": one.message} for one in self.problems
-        ]
+        keys = ("file", "row", "column", "message")
+        problems = [{key: getattr(problem, key) for key in keys} for problem in self.problems]
         return {
             "name": self.name,
             "ok": not problems,

@@ -56,8 +56,8 @@ def draft_text(draft: Draft) -> str:
         "# Made by `msd data init`, which guessed what follows from names and values: read why, mend what is",
         "# wrong, and run `msd data check` on this folder. The tables beside this file are copies, named as below.",
         "format = 1",
-        f"name = {_quoted(draft.name)}",
-        f"description = {_quoted(f'from {draft.origin}')}",
+        f"name = {toml_value(draft.name)}",
+        f"description = {toml_value(f'from {draft.origin}')}",
         *_events(draft),
         *_items(draft.items),
         *_users(draft.users),
@@ -80,7 +80,7 @@ def _events(draft: Draft) -> list[str]:
     lines.append('file = "events.parquet"')
     for role, key in keys.items():
         if found := draft.roles.get(role):
-            lines.append(f"{key} = {_quoted(key)}  {_comment(f'column {found.column}: {found.reason}')}")
+            lines.append(f"{key} = {toml_value(key)}  {_comment(f'column {found.column}: {found.reason}')}")
         elif role == "time":
             lines.append('at = "at"  # NO TIME was found: this is the number of the row, which must be in order')
         elif role == "user":
@@ -92,10 +92,10 @@ def _items(template: Template) -> list[str]:
     lines = ["", "# One row an item. `text` is all that the language model and the student read of it.", "[items]"]
     lines += ['file = "items.parquet"', 'item_id = "item_id"']
     if template.title:
-        lines.append(f"title = {_quoted(template.title)}")
+        lines.append(f"title = {toml_value(template.title)}")
     lines.append(_comment(template.reason))
     if template.text:
-        lines.append(f"text = {_quoted(template.text)}")
+        lines.append(f"text = {toml_value(template.text)}")
     return lines
 
 
@@ -110,7 +110,7 @@ def _users(template: Template | None) -> list[str]:
         'user_id = "user_id"',
         _comment(template.reason),
     ]
-    return [*lines, f"text = {_quoted(template.text)}"] if template.text else lines
+    return [*lines, f"text = {toml_value(template.text)}"] if template.text else lines
 
 
 def _counts(draft: Draft) -> list[str]:
@@ -137,16 +137,13 @@ def prior_strength(click_rate: float) -> int | None:
 def _feature(feature: Feature) -> list[str]:
     values = {"name": feature.name, "side": feature.side, "kind": feature.kind} | feature.options
     head = ["", _comment(f"column {feature.source}: {feature.reason}"), "[[features]]"]
-    return [*head, *(f"{key} = {_literal(value)}" for key, value in values.items())]
+    return [*head, *(f"{key} = {toml_value(value)}" for key, value in values.items())]
 
 
-def _literal(value: str | int | bool) -> str:
-    return _quoted(value) if isinstance(value, str) else str(value).lower()
-
-
-def _quoted(text: str) -> str:
-    """Return a TOML string: JSON's escapes are TOML's, except for DEL, which TOML escapes too."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+def toml_value(value: object) -> str:
+    """Return a string, number, truth value, or list of them in TOML: written as in JSON, except for DEL, which TOML
+    escapes too."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _comment(text: str) -> str:

@@ -74,5 +74,5 @@ def invent_tests(tests: int = 900, seed: int = 0) -> pl.DataFrame:
                     law,
                 )
             )
-    columns = ["test", "image", "headline", "last", "impressions", "clicks", "law"]
+    columns = ["test", "image", "headline", "day", "impressions", "clicks", "law"]
     return pl.DataFrame(rows, schema=columns, orient="row")

@@ -6,7 +6,7 @@ project contains no part of it.
 
 import html
 import time
-from datetime import date, timedelta
+from datetime import date
 from importlib import resources
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from msd.dataset.column import read_whole_numbers
 from msd.dataset.config import CONFIG_FILE
 from msd.dataset.invented import invent_tests
 from msd.dataset.problem import ArchiveError, Problem, lines_of
-from msd.dataset.table import Table, read_table, write_parquet
+from msd.dataset.table import read_table, write_parquet
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 
 # The archive's authors found that tests of this period were not always randomised, and advise against their use (2024).
 DOUBTFUL = date(2013, 6, 25), date(2014, 1, 10)
-_NEEDED = ("clickability_test_id", "headline", "impressions", "clicks")
+_NEEDED = ("created_at", "clickability_test_id", "headline", "impressions", "clicks")
 _TRAIN, _VALID = 0.7, 0.85  # shares of the tests, in time
 _FEWEST_TESTS = 20
 
@@ -69,7 +69,7 @@ def _hash_of(archive: Path | None) -> list[str]:
 
 
 def _read(archive: Path) -> pl.DataFrame:
-    """Return one row per package: test, image, headline, first and last day, impressions, clicks. Tests whose
+    """Return one row per package: test, image, headline, day, impressions, clicks. Tests whose
     randomisation is doubtful are left out."""
     problems: list[Problem] = []
     table = read_table(archive.parent, archive.name, problems)
@@ -82,7 +82,8 @@ def _read(archive: Path) -> pl.DataFrame:
         )
     counts = {name: read_whole_numbers(table, name) for name in ("impressions", "clicks")}
     counts_fit(table, "clicks", counts["impressions"], counts["clicks"])
-    days = _days(table)
+    day = table.frame["created_at"].cast(pl.String).str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
+    table.flag("created_at", day.is_null(), "should begin with a day, such as 2014-11-20")
     if problems:
         raise ArchiveError("\n".join([f"fix these problems in {archive} first:", *lines_of(problems)]))
     image = "eyecatcher_id" if "eyecatcher_id" in table.frame.columns else "clickability_test_id"
@@ -90,28 +91,10 @@ def _read(archive: Path) -> pl.DataFrame:
         test=pl.col("clickability_test_id").cast(pl.String),
         image=pl.col(image).cast(pl.String).fill_null(""),
         headline=pl.col("headline").map_elements(html.unescape, return_dtype=pl.String).str.strip_chars(),
-        first=days.struct.field("first"),
-        last=days.struct.field("last"),
+        day=day,
         **counts,
     ).drop_nulls(("test", "headline"))
-    doubtful = (pl.col("last") >= DOUBTFUL[0]) & (pl.col("first") <= DOUBTFUL[1])
-    return packages.filter(~doubtful.any().over("test"))
-
-
-def _days(table: Table) -> pl.Series:
-    """The first and the last day on which each row's package may have been made."""
-    columns = table.frame.columns
-    if "created_at" in columns:
-        day = table.frame["created_at"].cast(pl.String).str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
-        table.flag("created_at", day.is_null(), "should begin with a day, such as 2014-11-20")
-        return pl.DataFrame({"first": day, "last": day}).to_struct("days")
-    if "test_week" not in columns:
-        raise ArchiveError(f"{table.file} has neither created_at nor test_week, so its tests have no time")
-    # Weeks such as 201446 count from a year's first Monday or Sunday: which of the two is not known.
-    weeks = read_whole_numbers(table, "test_week").to_list()
-    starts = [None if one is None else date(one // 100, 1, 1) + timedelta(days=7 * (one % 100 - 1)) for one in weeks]
-    first = pl.Series("first", starts, pl.Date)
-    return pl.DataFrame({"first": first, "last": first.dt.offset_by("13d")}).to_struct("days")
+    return packages.filter(~pl.col("day").is_between(*DOUBTFUL).any().over("test"))
 
 
 def _compared(packages: pl.DataFrame) -> pl.DataFrame:
@@ -120,7 +103,7 @@ def _compared(packages: pl.DataFrame) -> pl.DataFrame:
     headlines = (
         packages.filter(pl.col("impressions") > 0)
         .group_by("test", "image", "headline", maintain_order=True)
-        .agg(pl.col("last").max().alias("day"), pl.sum("impressions"), pl.sum("clicks"))
+        .agg(pl.col("day").max(), pl.sum("impressions"), pl.sum("clicks"))
     )
     pictures = (
         headlines.group_by("test", "image", maintain_order=True)

@@ -55,12 +55,7 @@ def evaluate(
     """Measure each model, and trees on counts, on the test rows; write evaluation.json and report.html."""
     if not model or not folders or not 2 <= len(folders) <= 3:
         raise ModelFolderError("DATASET OUT, or DATASET STUDENT OUT, and at least one --model are needed")
-    _evaluate(folders[0], folders[1] if len(folders) > 2 else None, folders[-1], model, seed, resamples, texts)
-
-
-def _evaluate(
-    dataset: Path, student: Path | None, out: Path, model: list[str], seed: int, resamples: int, texts: bool
-) -> None:
+    dataset, student, out = folders[0], folders[1] if len(folders) > 2 else None, folders[-1]
     start, console = time.perf_counter(), Console()
     data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
     models = _models(model)

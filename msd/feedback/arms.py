@@ -63,18 +63,9 @@ class RatioMismatch:
     told: str
 
 
-@dataclass(frozen=True)
-class Sums:
-    """Impressions, clicks, revenue and predictions by user and arm, [U, A] each; users in no order."""
-
-    arms: tuple[str, ...]
-    impressions: Floats
-    totals: Mapping[str, Floats]
-    """Return, by metric, the numerators of figures per impression."""
-
-
-def by_user(impressions: pl.DataFrame, champion: str) -> Sums:
-    """Sum a joined table by user; the champion comes first. Raises FeedbackError if it has no impression."""
+def _by_user(impressions: pl.DataFrame, champion: str) -> tuple[list[str], dict[str, Floats]]:
+    """Return the arms, the champion first; and by user and arm [U, A] the impressions and each metric's numerator.
+    Raises FeedbackError if the champion has no impression."""
     arms = impressions["arm"].unique().sort().to_list()
     if champion not in arms:
         raise FeedbackError(f"no impression belongs to the arm {champion!r}; there are: {', '.join(arms)}")
@@ -91,7 +82,7 @@ def by_user(impressions: pl.DataFrame, champion: str) -> Sums:
     for name in ("impressions", *METRICS):
         tables[name] = np.zeros((len(users), len(arms)))
         tables[name][rows, columns] = sums[name].to_numpy()
-    return Sums(tuple(arms), tables.pop("impressions"), tables)
+    return arms, tables
 
 
 def earned(impressions: pl.DataFrame) -> pl.Expr:
@@ -104,14 +95,14 @@ def earned(impressions: pl.DataFrame) -> pl.Expr:
 
 def compare(impressions: pl.DataFrame, champion: str) -> dict[str, ArmFigures]:
     """Return all arms' figures, champion first, and their differences from it."""
-    sums = by_user(impressions, champion)
-    measured = {name: Ratios.of(sums.totals[name], sums.impressions, PER[name]) for name in METRICS}
+    arms, sums = _by_user(impressions, champion)
+    measured = {name: Ratios.of(sums[name], sums["impressions"], PER[name]) for name in METRICS}
     found = {}
-    for place, arm in enumerate(sums.arms):
+    for place, arm in enumerate(arms):
         own = impressions.filter(pl.col("arm") == arm)
         clicked = own.filter(pl.col("label") == 1)
         found[arm] = ArmFigures(
-            users=int((sums.impressions[:, place] > 0).sum()),
+            users=int((sums["impressions"][:, place] > 0).sum()),
             impressions=own.height,
             clicks=clicked.height,
             revenue=float(own.select(earned(own).sum()).item()),

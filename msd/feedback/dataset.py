@@ -19,6 +19,7 @@ from msd.dataset.config import (
     UsersConfig,
 )
 from msd.dataset.conversions import CONVERSION, CONVERTED_AT, has_conversions
+from msd.dataset.draft import toml_value
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.table import write_parquet
 from msd.feedback.files import ANONYMOUS_PREFIX, FeedbackError
@@ -185,10 +186,7 @@ def _entries(values: Mapping[str, Any]) -> list[str]:
 
 
 def _written(value: Any) -> str:  # noqa: ANN401
-    if isinstance(value, dict):
-        return f"{{ {', '.join(_entries(value))} }}"
-    # Strings, numbers, truth values and lists of them are written in TOML as they are in JSON, but for DEL.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"{{ {', '.join(_entries(value))} }}" if isinstance(value, dict) else toml_value(value)
 
 
 def described(requests: Iterable[pl.DataFrame], wanted: pl.Series, config: DatasetConfig) -> Described:

@@ -137,21 +137,19 @@ def train(
         for line in say_conversions(data.events, valid):
             console.print(line, highlight=False)
     pupil = _pupil(student, vectors, data, tuning) if tuning and student else None
-    _clear(out)
+    # What is there of an earlier model: its completion mark, its own student and its lean ranker.
+    (out / STEP_FILE).unlink(missing_ok=True)
+    for name in (STUDENT_FOLDER, LEAN_FOLDER):
+        shutil.rmtree(out / name, ignore_errors=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks = Training(data, vectors, model_config, config, out / _WORK, device)
     job = _Job(networks, out, run, console, pupil, halves)
-    model, record = job.make(variants_of(vectors) if choose else (_variant(semantics, without),))
+    only = next((variant for variant in SIMPLER if variant.name == f"without_{without}"), WHOLE)
+    model, record = job.make(variants_of(vectors) if choose else (only if semantics else WITHOUT_SEMANTICS,))
     save_ranker(out, model.cpu(), record)
     shutil.rmtree(out / _WORK)
     mark_done(out, run, time.perf_counter() - start)
     console.print(f"{out}: {_told(record)}", highlight=False)
-
-
-def _variant(semantics: bool, without: Without | None) -> Variant:
-    if without:
-        return next(one for one in SIMPLER if one.name == f"without_{without}")
-    return WHOLE if semantics else WITHOUT_SEMANTICS
 
 
 def _halves(data: Dataset, reason: str | None) -> UserHalves:
@@ -219,13 +217,6 @@ def _check_out(out: Path, student: Path | None) -> None:
         )
     if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in (RECORD_FILE, _WORK)):
         raise ModelFolderError(f"{out} holds other things than a model; name an empty or a new folder")
-
-
-def _clear(out: Path) -> None:
-    """Remove the completion mark of an earlier model, its own student and its lean ranker."""
-    (out / STEP_FILE).unlink(missing_ok=True)
-    for name in (STUDENT_FOLDER, LEAN_FOLDER):
-        shutil.rmtree(out / name, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -49,13 +49,6 @@ __attribute__((target("avx,f16c"))) inline void widen_f16c(const uint8_t* from, 
     _mm256_storeu_ps(to + k, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 2 * k))));
   widen_portably(from + 2 * k, to + k, count - k);
 }
-
-__attribute__((target("avx512f"))) inline void widen_avx512(const uint8_t* from, float* to, size_t count) {
-  size_t k = 0;
-  for (; k + 16 <= count; k += 16)
-    _mm512_storeu_ps(to + k, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 2 * k))));
-  widen_portably(from + 2 * k, to + k, count - k);
-}
 #endif
 
 using Widen = void (*)(const uint8_t*, float*, size_t);
@@ -64,18 +57,13 @@ using Widen = void (*)(const uint8_t*, float*, size_t);
 inline Widen chosen() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f")) return widen_avx512;
   if (__builtin_cpu_supports("f16c") && __builtin_cpu_supports("avx")) return widen_f16c;
 #endif
   return widen_portably;
 }
 
 inline const char* chosen_name() {
-#if defined(__x86_64__)
-  if (chosen() == widen_avx512) return "avx512f";
-  if (chosen() == widen_f16c) return "f16c";
-#endif
-  return "portable";
+  return chosen() == widen_portably ? "portable" : "f16c";
 }
 
 }  // namespace half

@@ -18,9 +18,6 @@ class IdMap {
  public:
   IdMap() : seed_(std::random_device()() | uint64_t{std::random_device()()} << 32) { slots_.resize(kFewest); }
 
-  // For readers without Python's lock, while they read rows of places that they found.
-  std::shared_mutex& mutex() const { return mutex_; }
-
   // With the mutex held.
   int64_t find(std::string_view id) const { return find(id, hash(id)); }
   size_t home_of(uint64_t hash) const { return hash & (slots_.size() - 1); }
@@ -77,6 +74,7 @@ class IdMap {
     return false;
   }
 
+  // For readers without Python's lock, while they read rows of places that they found.
   std::shared_lock<std::shared_mutex> reading() const { return std::shared_lock(mutex_); }
   size_t size() const { return count_; }
   size_t end() const { return entries_.size(); }

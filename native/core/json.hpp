@@ -152,57 +152,24 @@ class JsonReader {
 
 constexpr size_t kMostNumberChars = 32;
 
-// The shortest digits that read back as the same number, in orjson's form: a point always; plain for
-// decimal exponents of a range. Returns nullptr for a larger number, whose form depends on orjson's release.
+// The shortest digits that read back as the same number, in orjson's form: plain for numbers of a range, always with a
+// point. Returns nullptr for a larger number: its plain digits are not the shortest.
 template <class Float>
 char* write_number(char* to, Float value) {
-  constexpr int kMostPlain = sizeof(Float) == 8 ? 15 : 9, kLeastPlain = sizeof(Float) == 8 ? -5 : -6;
-  if (value == 0) {
-    std::memcpy(to, std::signbit(value) ? "-0.0" : "0.0", 4);
-    return to + (std::signbit(value) ? 4 : 3);
+  constexpr Float kMostPlain = sizeof(Float) == 8 ? 1e15 : 1e7, kLeastPlain = sizeof(Float) == 8 ? 1e-5 : 1e-6;
+  const Float size = std::fabs(value);
+  if (size >= kMostPlain) return nullptr;
+  if (size == 0 || size >= kLeastPlain) {
+    char* end = std::to_chars(to, to + kMostNumberChars, value, std::chars_format::fixed).ptr;
+    if (std::memchr(to, '.', end - to)) return end;
+    std::memcpy(end, ".0", 2);
+    return end + 2;
   }
-  char text[kMostNumberChars];
-  const auto end = std::to_chars(text, text + sizeof text, value, std::chars_format::scientific).ptr;
-  const char* at = text;
-  if (*at == '-') *to++ = *at++;
-  // d.ddd -> dddd, with the point's place told by the exponent.
-  const char* mark = end;
-  while (*--mark != 'e') {
-  }
-  int exponent = 0;
-  std::from_chars(mark[1] == '+' ? mark + 2 : mark + 1, end, exponent);
-  if (exponent >= kMostPlain) return nullptr;
-  char* digits = text + (at - text) + 1;
-  int count = static_cast<int>(mark - digits);  // the point's place among them
-  if (count > 0)
-    *digits = *at;
-  else
-    digits = text + (at - text), count = 1;
-  if (exponent >= 0) {
-    if (count <= exponent + 1) {
-      std::memcpy(to, digits, count);
-      std::memset(to + count, '0', exponent + 1 - count);
-      std::memcpy(to + exponent + 1, ".0", 2);
-      return to + exponent + 3;
-    }
-    std::memcpy(to, digits, exponent + 1);
-    to[exponent + 1] = '.';
-    std::memcpy(to + exponent + 2, digits + exponent + 1, count - exponent - 1);
-    return to + count + 1;
-  }
-  if (exponent >= kLeastPlain) {
-    std::memcpy(to, "0.00000", 8);
-    std::memcpy(to + 1 - exponent, digits, count);
-    return to + 1 - exponent + count;
-  }
-  *to++ = digits[0];
-  if (count > 1) {
-    *to++ = '.';
-    std::memcpy(to, digits + 1, count - 1);
-    to += count - 1;
-  }
-  *to++ = 'e';
-  return std::to_chars(to, to + 8, exponent).ptr;
+  char* end = std::to_chars(to, to + kMostNumberChars, value, std::chars_format::scientific).ptr;
+  if (end[-3] != '-' || end[-2] != '0') return end;
+  // e-07 -> e-7
+  end[-2] = end[-1];
+  return end - 1;
 }
 
 }  // namespace native

@@ -51,7 +51,7 @@ def catalogue_command(
             bars.update(task, completed=there, total=total)
 
         done = make_catalogue(items, opened, out, _maker(processes, ray), progress)
-    typer.echo(json.dumps(done._asdict()) if as_json else _told(done, out))
+    typer.echo(json.dumps(done._asdict()) if as_json else _summary(done, out))
 
 
 def _maker(processes: int | None, ray: str | None) -> "MakeParts":
@@ -65,7 +65,7 @@ def _maker(processes: int | None, ray: str | None) -> "MakeParts":
     return partial(make_here, processes=processes or max(1, math.floor(usable_cores())))
 
 
-def _told(done: "Finished", out: Path) -> str:
+def _summary(done: "Finished", out: Path) -> str:
     return (
         f"{out}: {done.rows} rows of bundle {done.bundle_id}, {done.vectors} of them with a vector, in"
         f" {done.parts} parts ({done.parts_made} made now); next: msd publish {out} --rows"

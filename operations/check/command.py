@@ -27,9 +27,6 @@ def check(
     ca: Ca = None,
     cert: Cert = None,
     cert_key: CertKey = None,
-    watch: Annotated[
-        float, typer.Option(min=0, max=3_600, help="Seconds between two reads of the service's memory.")
-    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
 ) -> None:
     """Check settings, machine, bundle, Redis and, with --url, a running service. Exit status 1 if there is an error.
@@ -53,7 +50,7 @@ def check(
     if settings is not None:
         findings += _look(settings)
     if client is not None:
-        findings += look_at_running(client, settings, watch)
+        findings += look_at_running(client, settings)
     if as_json:
         typer.echo(as_text(findings))
     else:

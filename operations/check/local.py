@@ -2,7 +2,6 @@
 bundles can be served.
 """
 
-import importlib.util
 import resource
 import stat
 import time
@@ -35,7 +34,6 @@ def look_at_machine(settings: Settings) -> list[Finding]:
     _cores(group, settings)
     _files(group, settings)
     _native(group, settings)
-    _hiredis(group, settings)
     return group.findings
 
 
@@ -81,15 +79,6 @@ def _native(group: Group, settings: Settings) -> None:
         )
     else:
         group.ok(f"native core, with {native.core.INSTRUCTIONS}")
-
-
-def _hiredis(group: Group, settings: Settings) -> None:
-    if settings.store != "redis":
-        return
-    if importlib.util.find_spec("hiredis") is None:
-        group.error("hiredis is missing", "rows from Redis cannot be read without it", "pip install hiredis")
-    else:
-        group.ok("hiredis is there")
 
 
 def look_at_entry(settings: Settings) -> list[Finding]:

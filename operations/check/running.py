@@ -1,9 +1,9 @@
-"""Checks of a running service over HTTP: readiness, access, runtime, and growth of memory."""
+"""Checks of a running service over HTTP: readiness, access, runtime and alarms."""
 
-import time
+from collections import defaultdict
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -12,47 +12,20 @@ from operations.service_client import CannotAsk, HttpAnswer, ServiceClient
 from service.settings import Settings
 
 _SKEW_S = 2.0
-_GROWTH, _GROWTH_BYTES = 0.03, 32 * 2**20
-_FEW_REQUESTS = 100
 _MUCH_SHED = 0.01
 
 
-class Samples(NamedTuple):
-    """Samples in Prometheus's text format: values by name and labels."""
-
-    values: Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
-
-    def total(self, name: str) -> float:
-        """Return the sum over all labels; 0 without samples."""
-        return sum(value for (one, _), value in self.values.items() if one == name)
-
-    def buckets(self, name: str, later: "Samples") -> list[str]:
-        """Return the buckets that grew until the later samples, e.g. `51 to 100`."""
-        found, below, lower = [], 0.0, "0"
-        for (one, labels), value in later.values.items():
-            if one != f"{name}_bucket":
-                continue
-            upper = dict(labels)["le"].removesuffix(".0")
-            here = value - self.values.get((one, labels), 0.0)
-            if here > below:
-                found.append(f"over {lower} to {upper}")
-            below, lower = here, upper
-        return found
+def read_totals(text: str) -> Mapping[str, float]:
+    """Return the sum of each metric over its labels, from Prometheus's text format."""
+    totals: defaultdict[str, float] = defaultdict(float)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            totals[sample.name] += sample.value
+    return totals
 
 
-def read_samples(text: str) -> Samples:
-    """Parse a whole exposition."""
-    return Samples(
-        {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-    )
-
-
-def look_at_running(client: ServiceClient, settings: Settings | None, watch_s: float) -> list[Finding]:
-    """Check a service; twice, `watch_s` apart, for growth if that is more than 0."""
+def look_at_running(client: ServiceClient, settings: Settings | None) -> list[Finding]:
+    """Check a service."""
     group = Group("service")
     try:
         ready = client.ask("/health/ready")
@@ -63,7 +36,7 @@ def look_at_running(client: ServiceClient, settings: Settings | None, watch_s: f
     _clock(group, ready)
     _guard(group, client)
     _model(group, client, settings)
-    _metrics(group, client, watch_s)
+    _metrics(group, client)
     return group.findings
 
 
@@ -139,7 +112,7 @@ def _model(group: Group, client: ServiceClient, settings: Settings | None) -> No
         )
 
 
-def _metrics(group: Group, client: ServiceClient, watch_s: float) -> None:
+def _metrics(group: Group, client: ServiceClient) -> None:
     answer = client.ask("/metrics")
     if answer.status != 200:
         group.note(
@@ -148,48 +121,25 @@ def _metrics(group: Group, client: ServiceClient, watch_s: float) -> None:
             "pass a key with the scope metrics by --key-file",
         )
         return
-    samples = read_samples(answer.body.decode())
-    _alarms(group, samples)
-    if watch_s > 0:
-        time.sleep(watch_s)
-        _growth(group, samples, read_samples(client.ask("/metrics").body.decode()), watch_s)
+    _alarms(group, read_totals(answer.body.decode()))
 
 
-def _alarms(group: Group, samples: Samples) -> None:
+def _alarms(group: Group, totals: Mapping[str, float]) -> None:
     for name, what, mend in [
         ("msd_keys_stale", "the file of keys cannot be used", "fix it; the log has the reason (not_reloaded)"),
         ("msd_tls_stale", "certificate or key cannot be used", "fix them; the log has the reason (not_reloaded)"),
         ("msd_bundle_refused", "a bundle was refused", "the log says why (bundle_refused); put a good one there"),
     ]:
-        if samples.total(name):
+        if totals[name]:
             group.warning(what, "the service keeps using the previous one", mend)
-    requests, sheds = samples.total("msd_requests_total"), samples.total("msd_shed_total")
+    requests, sheds = totals["msd_requests_total"], totals["msd_shed_total"]
     if requests and sheds > _MUCH_SHED * requests:
         group.warning(
             f"{sheds / requests:.1%} of {requests:.0f} requests were not scored",
             "the load exceeds the capacity",
             "add cores or replicas, lower the candidates of a request, or use a leaner bundle",
         )
-    if damaged := samples.total("msd_damaged_rows_total"):
+    if damaged := totals["msd_damaged_rows_total"]:
         group.warning(
             f"{damaged:.0f} damaged rows were read", "their IDs were scored as unknown", "publish the bundle again"
         )
-
-
-def _growth(group: Group, before: Samples, after: Samples, seconds: float) -> None:
-    name = "process_resident_memory_bytes"
-    first, last = before.total(name), after.total(name)
-    asked = after.total("msd_requests_total") - before.total("msd_requests_total")
-    told = f"memory went from {first / 2**20:.0f} to {last / 2**20:.0f} MB in {seconds:g} s and {asked:.0f} requests"
-    if asked < _FEW_REQUESTS:
-        group.note(told, "too few requests to judge growth", "repeat the check under load")
-    elif last - first > max(_GROWTH * first, _GROWTH_BYTES):
-        sizes = before.buckets("msd_request_candidates", after)
-        group.warning(
-            f"{told}; requests had {', '.join(sizes)} candidates",
-            "the runtime keeps memory for each new size of request; a service that keeps growing is killed in the end",
-            "check again in a few minutes; if it still grows, send requests of fewer sizes, and lower"
-            " MSD_MAX_CANDIDATES and MSD_CACHE_MB",
-        )
-    else:
-        group.ok(told)

@@ -25,8 +25,7 @@ from service.request_log.files import log_files, read_requests
 from service.runtimes.choice import open_lean, open_runtime
 from service.runtimes.runtime import Runtime, Scores
 from service.scoring.answer import Basis
-from service.scoring.exploration import Exploration
-from service.scoring.exploring import first_of
+from service.scoring.exploration import Exploration, first_of
 from service.scoring.reply import declared, spread
 from service.settings import Settings
 from service.trust import Trust

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import limits
 from service.errors import BodyTimeout, BodyTooLarge, ClientGone
-from service.http.exchange import CLOSES, AccessLog, access_of, check_json, cycle_of
+from service.http.exchange import CLOSES, AccessLog, Headers, access_of, check_json, cycle_of
 from service.settings import Settings
 
 
@@ -44,8 +44,7 @@ class AccessMiddleware:
             if is_begun:
                 raise
             _reply_before_body(scope)
-            await send_with_id({"type": "http.response.start", "status": response.status, "headers": response.headers})
-            await send_with_id({"type": "http.response.body", "body": response.body})
+            await send_reply(send_with_id, response.status, response.headers, response.body)
         finally:
             self._log.finish(scope)
 
@@ -104,6 +103,18 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
     except TimeoutError:
         raise BodyTimeout(f"incomplete body after {timeout_s:g} s: received {size} bytes") from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def send_reply(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Send a whole reply."""
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_json(send: Send, status: int, body: bytes) -> None:
+    """Send a whole reply of JSON."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send_reply(send, status, headers, body)
 
 
 def _declared_bytes(scope: Scope) -> int:

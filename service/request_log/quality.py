@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from msd.contract.assemble import assemble
 from msd.contract.bundle import Manifest
 from msd.contract.log import EventRecord, RequestRecord
-from msd.contract.pricing import PRICED, Formula, ecpm_of
+from msd.contract.pricing import PRICED, Formula, ecpm_of, served_places
 from msd.contract.reference import Distribution, Reference, dense_inputs
 from msd.contract.request import CheckedRequest
 from service.runtimes.runtime import Scores
 from service.scoring.answer import Basis
-from service.scoring.reply import served_places
 from service.telemetry.metrics import BID_QUARTERS, RANKS, Metrics
 
 # A distribution of fewer requests is too rough to compare: it differs by chance.

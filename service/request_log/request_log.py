@@ -18,13 +18,12 @@ import structlog
 
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
-from msd.contract.pricing import ecpm_of
+from msd.contract.pricing import ecpm_of, served_places
 from service import limits
 from service.machine import give_way, let_others_run
 from service.request_log.quality import Drift, Observed
 from service.scoring.answer import Answer, Served
 from service.scoring.deployment import Deployment
-from service.scoring.reply import served_places
 from service.settings import Settings
 from service.telemetry.metrics import Logged, Metrics
 

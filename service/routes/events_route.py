@@ -23,7 +23,7 @@ from msd.contract.request import (
 from msd.contract.rows import RowSide
 from service.deployment.readiness import Readiness
 from service.errors import EventsUnavailable, StoreError
-from service.http.middleware import read_json_body
+from service.http.middleware import read_json_body, send_json
 from service.limits import MAX_EVENTS
 from service.live.live_state import LiveState
 from service.live.overlay import state_rules
@@ -114,9 +114,7 @@ class EventsRoute:
             raise EventsUnavailable("the request log has no room for conversions; send the batch again")
         self._metrics.events_noted["conversion"].inc(conversions)
         reply = orjson.dumps({"accepted": accepted, "duplicates": duplicates})
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply))]
-        await send({"type": "http.response.start", "status": 202, "headers": headers})
-        await send({"type": "http.response.body", "body": reply})
+        await send_json(send, 202, reply)
 
     def _check_conversions(self, events: Sequence[WireEvent]) -> None:
         """Raise InvalidRequest for conversions that nothing would keep."""

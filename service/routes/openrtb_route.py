@@ -23,18 +23,15 @@ from msd.contract.openrtb import (
     parse_openrtb,
 )
 from msd.contract.request import InvalidRequest, RequestError
-from service.deployment.readiness import Readiness
 from service.errors import NoOpenrtbMapping
-from service.http.exchange import Deadlines, access_of, left_check
-from service.http.keys import Guard
-from service.http.middleware import read_json_body
-from service.scoring.answer import Answer, Budget, RawRequest
-from service.scoring.deployment import Deployment, Serving
+from service.http.exchange import access_of
+from service.http.middleware import send_json
+from service.routes.score_route import ScoreRoute
+from service.scoring.answer import Answer, RawRequest
+from service.scoring.deployment import Deployment
 from service.scoring.model import Model
-from service.scoring.pipeline import Pipeline
 from service.scoring.reply import ScoreReply
-from service.settings import Settings
-from service.telemetry.metrics import Metrics, OpenrtbUser
+from service.telemetry.metrics import OpenrtbUser
 
 PATH = "/v1/openrtb"
 # A BidRequest's size does not predict the number of candidates.
@@ -51,38 +48,14 @@ class OpenrtbReply(BaseModel):
     imp: dict[str, ScoreReply] = Field(description="By imp.id, as /v1/score replies.")
 
 
-class OpenrtbRoute:
+class OpenrtbRoute(ScoreRoute):
     """The endpoint. All impressions together have the limits of one /v1/score request."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        serving: Serving,
-        pipeline: Pipeline,
-        readiness: Readiness,
-        guard: Guard | None,
-        metrics: Metrics,
-    ) -> None:
-        self._settings = settings
-        self._guard = guard
-        self._deadlines = Deadlines(settings)
-        self._serving = serving
-        self._pipeline = pipeline
-        self._readiness = readiness
-        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         access = access_of(scope)
-        access.is_scoring = True
-        if self._guard is not None:
-            self._guard.check(scope, "score")
-        body = await read_json_body(scope, receive, self._settings)
-        self._readiness.check()
-        budget = Budget(self._deadlines.of(scope), left_check(scope))
-        deployment = self._serving.current
-        self._pipeline.check(deployment, _LEAST_BYTES, budget)
-        bid_request = parse_openrtb(body, self._settings.max_candidates)
+        raw, deployment = await self._begin(scope, receive, _LEAST_BYTES)
+        bid_request = parse_openrtb(raw.body, self._settings.max_candidates)
         with _within("request"):
             # By the first arm's mapping, because the user determines the arm.
             identity = identity_of(_mapping_of(deployment.champion), bid_request.request)
@@ -90,17 +63,15 @@ class OpenrtbRoute:
         self._metrics.openrtb[_user_of(identity)].inc()
         wanted = {
             # The native core does not support anonymous requests.
-            imp: RawRequest(request_id, one, access.started, budget, skips_native=identity.user_id is None)
-            for imp, (request_id, one) in bodies.items()
+            imp: raw._replace(request_id=request_id, body=body, skips_native=identity.user_id is None)
+            for imp, (request_id, body) in bodies.items()
         }
         answers = await self._answers(deployment, wanted)
         access.candidates = sum(answer.candidates for answer in answers)
         access.degraded = dict(sum((Counter(answer.degraded) for answer in answers), Counter[str]()))
         access.stages = max((answer.stages for answer in answers), key=sum)
         reply = _reply(bid_request.request["id"], identity, dict(zip(wanted, answers, strict=True)))
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": reply})
+        await send_json(send, 200, reply)
         for answer in answers:
             self._pipeline.follow(answer)
 

@@ -7,11 +7,12 @@ from starlette.types import Receive, Scope, Send
 from service.deployment.readiness import Readiness
 from service.http.exchange import Access, Deadlines, access_of, left_check
 from service.http.keys import Guard
-from service.http.middleware import read_json_body
+from service.http.middleware import read_json_body, send_reply
 from service.scoring.answer import Answer, Budget, Headers, RawRequest
-from service.scoring.deployment import Serves
+from service.scoring.deployment import Deployment, Serves
 from service.scoring.pipeline import Pipeline
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 PATH = "/v1/score"
 SKIPS_NATIVE = "msd.skips_native"
@@ -28,6 +29,7 @@ class ScoreRoute:
         pipeline: Pipeline,
         readiness: Readiness,
         guard: Guard | None,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._guard = guard
@@ -35,9 +37,17 @@ class ScoreRoute:
         self._serving = serving
         self._pipeline = pipeline
         self._readiness = readiness
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        raw, deployment = await self._begin(scope, receive)
+        answer = await self._pipeline.answer(deployment, raw._replace(skips_native=scope.get(SKIPS_NATIVE, False)))
+        await self._send(answer, answer.headers, answer.body, access_of(scope), send)
+
+    async def _begin(self, scope: Scope, receive: Receive, size: int | None = None) -> tuple[RawRequest, Deployment]:
+        """Return a request that may be scored, and the deployment to score it with. `size`: the bytes by which its
+        number of candidates is estimated; by default those of the body."""
         access = access_of(scope)
         access.is_scoring = True
         if self._guard is not None:
@@ -46,14 +56,11 @@ class ScoreRoute:
         self._readiness.check()
         budget = Budget(self._deadlines.of(scope), left_check(scope))
         deployment = self._serving.current
-        self._pipeline.check(deployment, len(body), budget)
-        raw = RawRequest(access.request_id, body, access.started, budget, scope.get(SKIPS_NATIVE, False))
-        answer = await self._pipeline.answer(deployment, raw)
-        await self._send(answer, answer.headers, answer.body, access, send)
+        self._pipeline.check(deployment, len(body) if size is None else size, budget)
+        return RawRequest(access.request_id, body, access.started, budget), deployment
 
     async def _send(self, answer: Answer, headers: Headers, body: bytes, access: Access, send: Send) -> None:
         """Send an answer in either form."""
         access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send_reply(send, 200, headers, body)
         self._pipeline.follow(answer)

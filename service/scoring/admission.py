@@ -1,8 +1,10 @@
-"""Admission control: accept no more requests than the scoring threads can score in time.
+"""Admission control: accept no more requests than the scoring threads can score in time. While there is more work than
+the full model can score in time, the lean graph scores (brownout).
 
 Counts in the event loop's thread alone. Knows numbers, not requests.
 """
 
+import math
 import sys
 import time
 from collections import Counter as Tally
@@ -13,7 +15,6 @@ import structlog
 
 from msd.contract.request import MAX_CANDIDATES
 from service.errors import Overloaded
-from service.scoring.brownout import BEGINS, Brownout
 from service.telemetry.metrics import Metrics, Shed
 
 # A burst may fill half of a request's time: reading it, and what follows it, takes half as much again from scoring.
@@ -26,6 +27,15 @@ _DUE = 0.5
 _BUCKETS_PER_S = 20
 # Requests with longer deadlines than the service's default may fill this share of the queue.
 _PATIENT = 0.5
+# The lean graph takes over shortly before requests would be refused (`admission`).
+_BEGINS = 0.4
+# It ends when full runs of the offered work would fill less than this share of the threads' time: at a higher share, a
+# burst would soon begin it again.
+_ENDS = 0.8
+_MEMORY_S = 1.0
+_LEAST_S = 1.0
+# Meanwhile one request in this time is scored in full: its run time, by which the end is decided, stays known.
+_PROBE_S = 1.0
 # Switch interval of Python's lock. With the default of 5 ms, a flood that keeps the event loop busy starves the scoring
 # threads, which need the lock a few times per request. A shorter interval costs more switching, which pays only while
 # many requests are refused.
@@ -64,6 +74,54 @@ class Admitted(NamedTuple):
     load: Load
     bucket: int
     is_lean: bool = False
+
+
+class Brownout:
+    """Whether the lean graph scores. `threads`: scoring threads. Times are those of `time.perf_counter`."""
+
+    def __init__(self, metrics: Metrics, threads: int) -> None:
+        self._threads = threads
+        self._work = 0.0
+        """Seconds of full runs offered lately, older ones fading."""
+        self._work_at = 0.0
+        self._began_at = self._probed_at = 0.0
+        self._log = structlog.get_logger("msd.queue")
+        self.is_on = False
+        """As of the latest offer."""
+        # Without requests, nothing else would end it.
+        metrics.brownout.set_function(lambda: float(self.is_on and not self._ends(time.perf_counter())))
+
+    def offer(self, now: float, seconds: float) -> None:
+        """Count a request that a full run would score in `seconds`, accepted or not; and end if there are few."""
+        self._work = self._left(now) + seconds
+        self._work_at = now
+        if self.is_on and self._ends(now):
+            self.is_on = False
+            self._log.warning("brownout_ends", seconds=round(now - self._began_at, 1))
+
+    def offered(self, now: float) -> float:
+        """Return the share of the threads' time that full runs of the offered work would take."""
+        return self._left(now) / (_MEMORY_S * self._threads)
+
+    def begin(self, now: float) -> None:
+        """Score with the lean graph from now on."""
+        if not self.is_on:
+            self._began_at = self._probed_at = now
+            self.is_on = True
+            self._log.warning("brownout_begins", offered=round(self.offered(now), 2))
+
+    def probes(self, now: float) -> bool:
+        """Return whether a request is to be scored in full, to learn how long it takes; once in a second."""
+        if now - self._probed_at < _PROBE_S:
+            return False
+        self._probed_at = now
+        return True
+
+    def _ends(self, now: float) -> bool:
+        return now - self._began_at >= _LEAST_S and self.offered(now) < _ENDS
+
+    def _left(self, now: float) -> float:
+        return self._work * math.exp((self._work_at - now) / _MEMORY_S)
 
 
 class Admission:
@@ -108,7 +166,7 @@ class Admission:
         """Raise Overloaded for a body that has not been read, if its size alone leaves no doubt."""
         self._check_rows(load.rows // 2, deadline)
         if self._is_shedding and (load.lean_s is None or self._brownout.is_on):
-            self.check(load if load.lean_s is None else _leaner(load, load.lean_s), deadline)
+            self.check(load if load.lean_s is None else Load(load.rows, load.lean_s), deadline)
 
     def check(self, load: Load, deadline: float) -> None:
         """Raise Overloaded if earlier and running work leaves too little time before the deadline."""
@@ -139,7 +197,7 @@ class Admission:
         self._check_rows(load.rows, deadline)
         is_lean = load.lean_s is not None and self._is_lean(load, deadline)
         if is_lean and load.lean_s is not None:
-            load = _leaner(load, load.lean_s)
+            load = Load(load.rows, load.lean_s)
         self.check(load, deadline)
         bucket = _bucket(time.perf_counter(), deadline)
         self._rows += load.rows
@@ -184,7 +242,7 @@ class Admission:
         now, brownout = time.perf_counter(), self._brownout
         brownout.offer(now, load.seconds)
         wait = self._wait(now, deadline) if self._rows else 0.0
-        is_tight = wait > 0.0 and wait + load.seconds > BEGINS * (deadline - now)
+        is_tight = wait > 0.0 and wait + load.seconds > _BEGINS * (deadline - now)
         if is_tight:
             brownout.begin(now)
         return brownout.is_on and (is_tight or not brownout.probes(now))
@@ -213,10 +271,6 @@ class Admission:
     def _tell(self) -> None:
         self._metrics.queued_rows.set(self._rows)
         self._metrics.queued_seconds.set(sum(self._seconds.values()))
-
-
-def _leaner(load: Load, seconds: float) -> Load:
-    return Load(load.rows, seconds)
 
 
 def _filled(work: float, free_at: Sequence[float]) -> float:

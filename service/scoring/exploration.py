@@ -3,7 +3,7 @@ probability of that choice, to the last digit that quadrature gives.
 
 Two policies choose among uncertain candidates. `thompson` draws every candidate's log-odds from its normal distribution
 and takes the most valuable (Chapelle and Li, NIPS 2011); `ucb` takes the most valuable at the upper end of a one-sided
-95 % interval. Draws depend on the seed alone. Does not know requests, nor what a value is paid for.
+95 % interval. The choice is made of scores and seed alone, so that a replay of the log makes it again.
 """
 
 import math
@@ -15,7 +15,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.request import Policy
+from msd.contract.pricing import Formula, ecpm_of, paid_by_click, served_places
+from msd.contract.request import CheckedRequest, ExploreOptions, InvalidRequest, Policy
+from msd.contract.uncertainty import COLUMN
+from service.runtimes.runtime import Scores
 
 Played = Literal["thompson", "ucb", "greedy"]
 Floats = NDArray[np.float64]
@@ -199,3 +202,24 @@ def _legendre() -> tuple[Floats, Floats]:
 def _log_normal() -> tuple[Floats, Floats]:
     normals = np.arange(-10.0, 8.0, _TABLE_STEP)
     return normals, np.log([math.erfc(-one / math.sqrt(2)) / 2 for one in normals])
+
+
+def exploration_of(options: ExploreOptions, request_id: str, most_share: float) -> Exploration:
+    """Return what is explored, of at most `most_share` of the requests. Raises InvalidRequest if this service does not
+    allow it."""
+    if not most_share:
+        raise InvalidRequest("this service does not explore (MSD_EXPLORE_SHARE=0)", "explore")
+    share = most_share if options.share is None else options.share
+    if share > most_share:
+        raise InvalidRequest(f"is {share:g}; this service explores at most {most_share:g}", "explore.share")
+    return Exploration(options.policy, share, request_id if options.seed is None else str(options.seed))
+
+
+def first_of(exploration: Exploration, request: CheckedRequest, scores: Scores, formula: Formula) -> Choice:
+    """Return the first candidate: the best one for certain if the scores have no uncertainty."""
+    ecpm, pctr = ecpm_of(request.bids, request.pricing, scores, formula), scores["pctr"]
+    greedy = int(served_places(ecpm, pctr, 1)[0])
+    if COLUMN not in scores:
+        return Choice("greedy", 0.0, exploration.seed, False, greedy, 1.0)
+    by_click = paid_by_click(request.pricing, formula, len(request.ids))
+    return choose_first(exploration, competing(request.ids, pctr, scores[COLUMN], ecpm, by_click), greedy)

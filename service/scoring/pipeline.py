@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import Self
 
@@ -23,13 +24,13 @@ from msd.contract.uncertainty import COLUMN, impressions_of
 from service.errors import ModelError, StoreError
 from service.scoring.answer import Answer, Basis, Budget, RawRequest, Scored, Served
 from service.scoring.deployment import Deployment
-from service.scoring.exploring import Exploring
+from service.scoring.exploration import exploration_of, first_of
 from service.scoring.job import load_of
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.plain import PlainScoring, headers_of
 from service.scoring.reply import Explanation, build_reply, declared, spread
 from service.scoring.run_queue import RunQueue
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import Explored, Metrics
 
 # Seconds between two log lines about failed reads.
 _SAY_AGAIN_S = 1.0
@@ -69,7 +70,7 @@ class Pipeline:
         self._fill = fill
         self._explain = explain
         self._corrections = corrections
-        self._exploring = Exploring(explore_share, metrics)
+        self._explore_share = explore_share
         self._log = structlog.get_logger("msd.scorer")
         self._unsaid = 0
         self._say_again_at = 0.0
@@ -170,7 +171,8 @@ class Pipeline:
         model, explanation = arm.model, None
         if request.pricing is not None:
             check_pricing(request, model.bundle.manifest.formula)
-        explore = None if request.explore is None else self._exploring.exploration(request.explore, raw.request_id)
+        options = request.explore
+        explore = None if options is None else exploration_of(options, raw.request_id, self._explore_share)
         score = partial(self.score, model, request, budget)
         if request.explain and self._explain is not None:
             scored, explanation = await self._explain(model, request, budget, score)
@@ -178,7 +180,10 @@ class Pipeline:
             scored = await score()
         started = time.perf_counter()
         if explore is not None:
-            scored = self._exploring.choose(explore, request, scored)
+            choice = first_of(explore, request, scored.scores, scored.formula)
+            result: Explored = "explored" if choice.explored else "exploited"
+            self._metrics.explorations["unavailable" if choice.policy == "greedy" else result].inc()
+            scored = replace(scored, choice=choice)
         self._metrics.candidates.observe(count)
         if deployment.is_split:
             self._metrics.arms[arm.slot].inc()

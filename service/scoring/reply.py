@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from msd.contract.assemble import Rung, UserRung
-from msd.contract.pricing import ecpm_of
+from msd.contract.pricing import ecpm_of, served_places
 from msd.contract.request import CheckedRequest
 from service.runtimes.runtime import Scores
 from service.scoring.answer import Scored
@@ -179,18 +179,6 @@ def served_columns(request: CheckedRequest, scored: Scored) -> tuple[dict[str, A
     ids = [request.ids[place] for place in order.tolist()]
     heads = {name: column[order] for name, column in scored.scores.items()}
     return {"id": ids, **heads, "ecpm": ecpm[order]}, order
-
-
-def served_places(
-    ecpm: NDArray[np.float64], pctr: NDArray[np.float32], top_k: int, first: int | None = None
-) -> NDArray[np.intp]:
-    """Return the indices of the first `top_k` candidates, best first: those with a bid by eCPM, then those without by
-    pCTR; ties keep their order. `first`: a candidate ahead of all others."""
-    unpriced = np.isnan(ecpm)
-    order = np.lexsort((-np.where(unpriced, pctr, ecpm), unpriced))
-    if first is not None:
-        order = np.concatenate([[first], order[order != first]])
-    return order[:top_k]
 
 
 def log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:

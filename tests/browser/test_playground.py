@@ -1,4 +1,4 @@
-"""The playground in a real Chromium: what people do on it, with and without a mouse; what becomes of their words."""
+"""The playground in a real Chromium, with and without a mouse; texts are escaped."""
 
 import re
 from pathlib import Path
@@ -30,7 +30,7 @@ def asked(ids: list[str], **more: Any) -> dict[str, Any]:  # noqa: ANN401
     return {"user_id": "u1", "at": AT, "context": CONTEXT, "candidates": {"id": ids, "bid": bids}, **more}
 
 
-def test_a_ranking_appears_with_the_services_own_figures(page: PlaygroundPage, playground: LiveService) -> None:
+def test_ranking_shows_the_services_figures(page: PlaygroundPage, playground: LiveService) -> None:
     ids = page.order()
     reply = playground.score(asked(ids, top_k=12)).json()["candidates"]
     assert len(ids) == 12
@@ -39,7 +39,7 @@ def test_a_ranking_appears_with_the_services_own_figures(page: PlaygroundPage, p
         assert page.figures(one).split("\n") == [f"{100 * pctr:.1f} %", f"eCPM {ecpm:.0f}"]
 
 
-def test_a_bid_moves_its_ad_while_it_is_typed(page: PlaygroundPage) -> None:
+def test_bid_moves_its_ad_and_a_wrong_one_is_rejected(page: PlaygroundPage) -> None:
     last = page.order()[-1]
     field = page.row(last).locator("input")
     field.select_text()
@@ -51,9 +51,6 @@ def test_a_bid_moves_its_ad_while_it_is_typed(page: PlaygroundPage) -> None:
     expect(page.rows.last).to_have_attribute("data-id", last)
     expect(page.row(last).locator(".ecpm")).to_have_text("no bid")
     page.settle()
-
-
-def test_a_bid_that_is_none_is_told_and_mended(page: PlaygroundPage) -> None:
     page.bid("i1", "-1")
     trouble = page.tab.get_by_role("alert")
     expect(trouble).to_contain_text("The service says: should be greater than or equal to 0 (candidates.bid.")
@@ -64,7 +61,7 @@ def test_a_bid_that_is_none_is_told_and_mended(page: PlaygroundPage) -> None:
     page.said.clear()
 
 
-def test_an_ad_of_ones_own_is_scored_by_its_words(page: PlaygroundPage, playground: LiveService) -> None:
+def test_own_ad_is_scored_by_its_text(page: PlaygroundPage, playground: LiveService) -> None:
     page.tab.get_by_role("button", name="Write an ad of your own").click()
     words = page.tab.get_by_label("title", exact=True)
     expect(words).to_be_focused()
@@ -89,7 +86,9 @@ def test_an_ad_of_ones_own_is_scored_by_its_words(page: PlaygroundPage, playgrou
     page.settle()
 
 
-def test_the_switch_puts_the_other_models_ranking_beside(page: PlaygroundPage, playground: LiveService) -> None:
+def test_switch_shows_the_other_models_ranking_and_nothing_is_stored(
+    page: PlaygroundPage, playground: LiveService
+) -> None:
     expect(page.other_rows.first).to_be_hidden()
     page.tab.get_by_role("switch").check()
     expect(page.other_rows).to_have_count(12)
@@ -106,9 +105,14 @@ def test_the_switch_puts_the_other_models_ranking_beside(page: PlaygroundPage, p
     page.tab.get_by_role("switch").uncheck()
     expect(page.other_rows.first).to_be_hidden()
     page.settle()
+    stored = page.tab.evaluate(
+        "async () => [localStorage.length, sessionStorage.length, document.cookie,"
+        " (await indexedDB.databases()).length]"
+    )
+    assert stored == [0, 0, "", 0]
 
 
-def test_the_explanation_is_the_services_own(page: PlaygroundPage, playground: LiveService) -> None:
+def test_explanation_equals_the_services(page: PlaygroundPage, playground: LiveService) -> None:
     page.row("i3").get_by_role("button").first.click()
     expect(page.row("i3").locator(".title")).to_have_attribute("aria-pressed", "true")
     explained = playground.score(asked(page.order(), explain=True)).json()
@@ -126,7 +130,7 @@ def test_the_explanation_is_the_services_own(page: PlaygroundPage, playground: L
     assert page.tab.locator(".strip").count() == 12
 
 
-def test_what_the_teacher_wrote_is_shown(page: PlaygroundPage) -> None:
+def test_teachers_words_are_shown(page: PlaygroundPage) -> None:
     page.row("i1").get_by_role("button").first.click()
     why = page.tab.locator("#why")
     for text in ("Städte am Meer", "Two cities.", "For walkers.", "sea", "books"):
@@ -136,7 +140,7 @@ def test_what_the_teacher_wrote_is_shown(page: PlaygroundPage) -> None:
     expect(why.get_by_text("Nothing.")).to_be_visible()
 
 
-def test_a_history_can_be_written(page: PlaygroundPage) -> None:
+def test_history_can_be_written(page: PlaygroundPage) -> None:
     page.tab.get_by_role("button", name="or write a history of your own").click()
     expect(page.tab.get_by_text("Somebody the service has not met")).to_be_visible()
     page.settle()
@@ -155,7 +159,7 @@ def test_a_history_can_be_written(page: PlaygroundPage) -> None:
     assert [page.figures(one) for one in sorted(page.order())] == before
 
 
-def test_the_milliseconds_are_those_of_the_reply(page: PlaygroundPage) -> None:
+def test_milliseconds_equal_those_of_the_reply(page: PlaygroundPage) -> None:
     names = page.tab.locator(".waterfall .name").all_inner_texts()
     assert names == ["on the way", "parse", "rows", "queue", "run", "reply"]
     told = page.tab.locator("#time strong").inner_text()
@@ -165,7 +169,7 @@ def test_the_milliseconds_are_those_of_the_reply(page: PlaygroundPage) -> None:
     assert sum(shown) == pytest.approx(whole, abs=0.1)
 
 
-def test_all_can_be_done_with_the_keyboard(page: PlaygroundPage) -> None:
+def test_keyboard_suffices(page: PlaygroundPage) -> None:
     keyboard = page.tab.keyboard
     keyboard.press("Tab")
     expect(page.tab.get_by_role("link", name="To the ranking")).to_be_focused()
@@ -209,8 +213,21 @@ def test_all_can_be_done_with_the_keyboard(page: PlaygroundPage) -> None:
     page.settle()
 
 
-def test_everything_that_takes_input_has_a_name(page: PlaygroundPage) -> None:
+@pytest.mark.parametrize("width", [360, 800])
+def test_page_fits_small_screens_and_every_input_has_a_name(page: PlaygroundPage, width: int) -> None:
+    page.tab.set_viewport_size({"width": width, "height": 740})
+    page.tab.get_by_role("switch").check()
+    expect(page.other_rows).to_have_count(12)
     page.tab.get_by_role("button", name="Write an ad of your own").click()
+    page.tab.get_by_label("title", exact=True).fill("Averylongwordwithoutanyspaceinit" * 20)
+    page.settle()
+    page.check_width()
+    assert page.tab.evaluate("document.documentElement.scrollWidth") == width
+    for part in ("#who", "#lists", "#why", "#time"):
+        box = page.tab.locator(part).bounding_box()
+        assert box is not None
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= width
+    expect(page.row("your-ad-1").locator("input")).to_be_visible()
     page.tab.get_by_text("change the facts").click()
     nameless = page.tab.locator("button, input, select, textarea").evaluate_all(
         "all => all.filter((one) => one.checkVisibility() && !(one.ariaLabel || one.labels?.[0]?.textContent.trim()"
@@ -220,23 +237,7 @@ def test_everything_that_takes_input_has_a_name(page: PlaygroundPage) -> None:
     page.settle()
 
 
-@pytest.mark.parametrize("width", [360, 800])
-def test_it_fits_small_screens(page: PlaygroundPage, width: int) -> None:
-    page.tab.set_viewport_size({"width": width, "height": 740})
-    page.tab.get_by_role("switch").check()
-    expect(page.other_rows).to_have_count(12)
-    page.tab.get_by_role("button", name="Write an ad of your own").click()
-    page.tab.get_by_label("title", exact=True).fill("Averylongwordwithoutanyspaceinit" * 20)
-    page.settle()
-    assert page.tab.evaluate("document.documentElement.scrollWidth") == width
-    for part in ("#who", "#lists", "#why", "#time"):
-        box = page.tab.locator(part).bounding_box()
-        assert box is not None
-        assert 0 <= box["x"] <= box["x"] + box["width"] <= width
-    expect(page.row("your-ad-1").locator("input")).to_be_visible()
-
-
-def test_it_works_where_nothing_may_be_stored(tab: Page, playground: LiveService) -> None:
+def test_page_works_without_storage(tab: Page, playground: LiveService) -> None:
     tab.add_init_script(NO_STORAGE)
     page = PlaygroundPage(tab, playground.url)
     page.open()
@@ -247,17 +248,7 @@ def test_it_works_where_nothing_may_be_stored(tab: Page, playground: LiveService
     page.check_silence()
 
 
-def test_it_stores_nothing(page: PlaygroundPage) -> None:
-    page.tab.get_by_role("switch").check()
-    expect(page.other_rows).to_have_count(12)
-    stored = page.tab.evaluate(
-        "async () => [localStorage.length, sessionStorage.length, document.cookie,"
-        " (await indexedDB.databases()).length]"
-    )
-    assert stored == [0, 0, "", 0]
-
-
-def test_hostile_words_are_words(page: PlaygroundPage) -> None:
+def test_hostile_texts_are_escaped(page: PlaygroundPage) -> None:
     page.row("i2").get_by_role("button").first.click()
     expect(page.row("i2").locator(".title")).to_have_text(HOSTILE)
     expect(page.tab.locator("#why .tags li")).to_have_text([HOSTILE])
@@ -276,7 +267,7 @@ def test_hostile_words_are_words(page: PlaygroundPage) -> None:
     assert page.tab.locator("script").count() == 1
 
 
-def test_markup_and_inline_scripts_are_refused_by_the_browser_itself(page: PlaygroundPage) -> None:
+def test_browser_rejects_markup_and_inline_scripts(page: PlaygroundPage) -> None:
     for harm in (
         "document.body.innerHTML = '<b>harm</b>'",
         "document.head.append(Object.assign(document.createElement('script'), { textContent: 'document.title = 1' }))",
@@ -291,7 +282,7 @@ def test_markup_and_inline_scripts_are_refused_by_the_browser_itself(page: Playg
     page.asked.clear()
 
 
-def test_it_asks_for_a_key_keeps_it_in_memory_and_says_when_the_service_is_gone(
+def test_key_is_kept_in_memory_and_a_lost_service_is_named(
     tab: Page, bundles: tuple[Bundle, Bundle], tmp_path: Path
 ) -> None:
     key, entry = new_key("page", ("score",), None)
@@ -326,7 +317,7 @@ def test_it_asks_for_a_key_keeps_it_in_memory_and_says_when_the_service_is_gone(
     assert all("Failed to load resource" in one for one in page.said)
 
 
-def test_scores_stay_where_there_is_no_time_to_explain_them(page: PlaygroundPage, playground: LiveService) -> None:
+def test_scores_stay_without_time_to_explain_them(page: PlaygroundPage, playground: LiveService) -> None:
     """The service is real; the page's requests for explanations are given a time that cannot do."""
 
     def hurry(route: Route) -> None:
@@ -348,13 +339,13 @@ def test_scores_stay_where_there_is_no_time_to_explain_them(page: PlaygroundPage
     page.said = [one for one in page.said if "504" not in one and "429" not in one]
 
 
-def test_addresses_are_relative_so_that_a_proxy_may_put_it_anywhere() -> None:
+def test_addresses_are_relative() -> None:
     folder = Path(__file__).parents[2] / "service/routes/playground/static"
     assert not re.findall(r"(?:src|href)=\"/", (folder / "index.html").read_text("utf-8"))
     assert not re.findall(r"[\"'`]/(?:v1|playground)", "".join(one.read_text("utf-8") for one in folder.glob("*.js")))
 
 
-def test_of_two_texts_the_likelier_is_named_with_how_often_such_a_difference_was_right(page: PlaygroundPage) -> None:
+def test_likelier_text_is_named_with_its_reliability(page: PlaygroundPage) -> None:
     told = page.tab.locator("#texts [role=status]")
     page.tab.get_by_label("Text A").fill("a tent for two")
     expect(told).to_contain_text("Write both")

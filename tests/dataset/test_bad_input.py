@@ -75,6 +75,7 @@ def test_rejects_wrong_cell_of_items(tmp_path: Path, column: str, value: str, me
         ("users", USERS.replace("city", "town"), "users.csv, city: is missing"),
         ("events", "", "events.csv: is empty: it has no row of data"),
         ("events", "user_id,item_id,at,label,device\n", "events.csv: is empty: it has no row of data"),
+        ("events", "user_id,item_id,at,label,device\n\n\n", "events.csv: is empty: it has no row of data"),
         ("items", "item_id,title,title\n1,a,b\n", "items.csv: these columns occur twice in the header: title"),
         ("items", ITEMS + "11,Rope,outdoor,5,6,7\n", "items.csv, row 4: has 6 cells where the header has 4"),
         ("items", ITEMS + "11,Rop", "items.csv, row 4: has 2 cells where the header has 4"),
@@ -188,3 +189,8 @@ def test_all_problems_are_reported_and_grouped(tmp_path: Path) -> None:
     assert lines[2] == "  items.csv, row 1, price: 'x' is not a number"
     assert lines[3].endswith("--json` lists them all")
     assert len(lines) == 4
+
+
+def test_rejects_repeated_user(tmp_path: Path) -> None:
+    error = fault(write_small(tmp_path, users=spoil(USERS, 4, "user_id", "u2")))
+    assert "users.csv, row 4, user_id: 'u2' repeats the id of an earlier row" in str(error)

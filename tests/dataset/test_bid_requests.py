@@ -163,3 +163,14 @@ def test_rejects_wrong_mapping(tmp_path: Path, old: str, new: str, words: str) -
     with pytest.raises(DatasetError) as refused:
         load_config(tmp_path)
     assert words in str(refused.value)
+
+
+def test_rejects_missing_and_wrong_columns(tmp_path: Path) -> None:
+    folder = write(tmp_path, [bid_request()])
+    frame = pl.read_parquet(folder / "events.parquet")
+    frame.drop("imp_id").write_parquet(folder / "events.parquet")
+    with pytest.raises(DatasetError, match="imp_id: is missing"):
+        load_dataset(folder)
+    frame.with_columns(bid_request=pl.lit(5)).write_parquet(folder / "events.parquet")
+    with pytest.raises(DatasetError, match="where the text of a BidRequest's JSON is due"):
+        load_dataset(folder)

@@ -64,6 +64,7 @@ FEATURE = '\n[[features]]\nname = "position"\nside = "context"\nkind = "categori
         ('kind = "bag"', 'kind = "bag"\nmax_values = 0', "features[0] (tags).max_values: should be greater than"),
         ('kind = "bag"', 'kind = "bag"\nlog = true', "features[0] (tags): log does not go with kind 'bag'"),
         ('kind = "numeric"', 'kind = "numeric"\nbuckets = 9', "features[1] (price): buckets does not go with kind"),
+        ('name = "price"', 'name = "part"', "features[1] (part): the name 'part' is reserved"),
         ('name = "price"', 'name = "label"', "features[1] (label): the name 'label' is reserved, as are user_id"),
         ('name = "price"', 'name = "Price!"', "features[1] (Price!).name: should match pattern"),
         ('name = "price"', 'name = "tags"', "these feature names occur twice: tags"),
@@ -114,4 +115,10 @@ def test_missing_folder_and_missing_file_differ(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no such folder"):
         load_config(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match="a dataset is a folder with this file"):
+        load_config(tmp_path)
+
+
+def test_rejects_other_encodings(tmp_path: Path) -> None:
+    (tmp_path / "dataset.toml").write_bytes(b"name = '\xff'")
+    with pytest.raises(DatasetError, match="cannot be read as TOML"):
         load_config(tmp_path)

@@ -205,3 +205,8 @@ def test_few_conversions_are_noted() -> None:
 
     assert "few" in say_conversions(events, place < 50)[0]
     assert "few" not in say_conversions(events, place >= 50)[0]
+
+
+def test_row_without_impressions_is_no_event(tmp_path: Path) -> None:
+    events = load(tmp_path, events=spoil(ROWS, 1, "shown", "0")).events
+    assert count_clicks(events.filter(pl.col("at") == 1_700_000_000)) == (4 * 3, 0)

@@ -1,6 +1,9 @@
 """`msd data init` on logs of many shapes: what is written loads, and what cannot be told is asked for."""
 
+import json
+import math
 import tomllib
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -87,6 +90,8 @@ def test_log_without_users_texts_or_times(tmp_path: Path) -> None:
     assert "NO TIME was found" in text
     assert "NO TEXT: no column describes an item" in text
     assert any("`msd distill` will fail" in note for note in report.notes)
+    assert any("there are no times" in note for note in report.notes)
+    assert (report.counts["first_event"], report.counts["last_event"], report.counts["users"]) == (None, None, None)
 
 
 def test_aggregated_rows_are_recognised(tmp_path: Path) -> None:
@@ -152,3 +157,30 @@ def test_unsafe_names_are_cleaned(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "dataset.toml").read_text(encoding="utf-8")
     assert tomllib.loads(text)["format"] == 1
     assert "item_label" in names
+
+
+def test_labelled_row_counts_its_impressions(tmp_path: Path) -> None:
+    frame = log().with_columns(weight=pl.col("pos"))
+    dataset = make(tmp_path, frame, impressions="weight")
+    assert count_clicks(dataset.events)[0] == 240 * 2.5
+
+
+def test_json_lines_with_lists_and_gaps(tmp_path: Path) -> None:
+    lines = []
+    for number in range(200):
+        when = datetime(2024, 5, 1) + timedelta(minutes=number)
+        event = {"uid": number % 10, "item": f"i{number % 7}", "ts": when.isoformat(), "click": number % 3 == 0}
+        event |= {"topics": ["a", "b"][: number % 7 % 2 + 1]}
+        lines.append(json.dumps(event if number % 9 else event | {"extra": math.pi}))
+    (tmp_path / "log.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    _, report = init_dataset(SourceFiles(tmp_path / "log.jsonl"), tmp_path / "out", {})
+    assert report.problems == ()
+    dataset = load_dataset(tmp_path / "out")
+    assert [(one.name, one.side, one.kind) for one in dataset.config.features][0] == ("topics", "item", "bag")
+    assert dataset.items["topics"].to_list()[:2] == [["a"], ["a", "b"]]
+
+
+def test_repeated_prose_is_a_text(tmp_path: Path) -> None:
+    prose = pl.col("adId").cast(pl.String) + pl.lit(" is what they say of it, in more words than a category has." * 6)
+    dataset = make(tmp_path, log().with_columns(summary_of_it=prose))
+    assert dataset.config.items.text == "{headline}. {summary_of_it}. Tags: {tags}."

@@ -288,3 +288,10 @@ def test_log_without_users_needs_no_user(tmp_path: Path) -> None:
     draft, _ = init(tmp_path, frame, no_user=True)
     assert "user" not in draft.roles
     assert "NO USER was found" in (tmp_path / "out" / "dataset.toml").read_text()
+
+
+def test_rejects_more_clicks_than_impressions(tmp_path: Path) -> None:
+    frame = log().drop("Clicked?")
+    with pytest.raises(InitError, match=r"log\.csv, row 2, clicks: '5' is more than the impressions of its row"):
+        make(tmp_path, frame.with_columns(impressions=pl.lit(2), clicks=pl.int_range(pl.len()) % 2 * 5))
+    assert not (tmp_path / "out").exists()

@@ -89,3 +89,10 @@ def test_most_shown_keep_their_order(folder: Path) -> None:
     assert list(items) == [one for one in texts[0] if one in items]
     assert min(shown[one] for one in items) >= max(shown.get(one, 0) for one in texts[0] if one not in items)
     assert most_shown(dataset, texts, 1_000) == texts
+
+
+def test_users_of_events_alone_have_a_text(tmp_path: Path) -> None:
+    dataset = load_dataset(write_small(tmp_path, users="user_id,city\nu1,York\n"))
+    texts = student_texts(dataset)[1]
+    assert set(texts) == {"u1", "u2", "u3", "u4", "u5"}
+    assert texts["u2"].startswith("Liked: ")

@@ -1,4 +1,4 @@
-"""A training that is killed goes on when it is started again, and ends at the weights that it would have reached."""
+"""A killed training resumes, and ends at the weights of an uninterrupted one."""
 
 import signal
 import subprocess
@@ -34,7 +34,7 @@ main(sys.argv[2:])
 """
 
 
-def test_a_killed_training_goes_on(tmp_path: Path) -> None:
+def test_killed_training_resumes(tmp_path: Path) -> None:
     dataset = write_tiny_dataset(tmp_path / "dataset", users=20)
     student = tmp_path / "student"
     write_small_student(student, load_dataset(dataset))

@@ -19,7 +19,7 @@ TOPICS = ("bread", "bicycles", "gardens", "winter coats", "music", "car loans", 
 
 
 def aggregated(folder: Path) -> Path:
-    """One row a headline, with counts; nobody's id, and what was found out afterwards beside it."""
+    """One row per headline, with counts, no user, and a column known only afterwards."""
     rows = [
         {
             "headline": f"{TOPICS[n % 10].capitalize()}: what nobody told you, part {n}",
@@ -62,7 +62,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
         yield request.param, service, out
 
 
-def test_a_log_becomes_scores(served: tuple[str, LiveService, Path]) -> None:
+def test_log_becomes_scores(served: tuple[str, LiveService, Path]) -> None:
     name, service, out = served
     manifest = open_bundle(out / "bundle").manifest
     assert manifest.provenance["teacher"] is None

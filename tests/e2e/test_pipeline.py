@@ -36,15 +36,15 @@ def from_file(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> I
         yield service
 
 
-def test_the_dataset_is_found_to_be_sound(pipeline: Pipeline) -> None:
-    done = msd("data", "check", pipeline.dataset)
-    assert done.returncode == 0
-    assert str(EVENTS) in done.stdout.replace(",", "")
-
-
-def test_scores_over_http_are_those_of_torch_from_both_stores(
+def test_scores_over_http_from_both_stores_equal_torch(
     pipeline: Pipeline, from_redis: LiveService, from_file: LiveService
 ) -> None:
+    check = msd("data", "check", pipeline.dataset)
+    assert check.returncode == 0
+    assert str(EVENTS) in check.stdout.replace(",", "")
+    for service, store in ((from_redis, "redis"), (from_file, "file")):
+        with service.client() as client:
+            assert client.get("/v1/model").json()["store"] == store
     done = msd("replay", pipeline.replay, "--url", from_redis.url, "--twin", from_file.url, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -55,13 +55,7 @@ def test_scores_over_http_are_those_of_torch_from_both_stores(
     assert 0 < found["degraded"] <= REQUESTS // 6
 
 
-def test_each_service_says_where_its_rows_are(from_redis: LiveService, from_file: LiveService) -> None:
-    for service, store in ((from_redis, "redis"), (from_file, "file")):
-        with service.client() as client:
-            assert client.get("/v1/model").json()["store"] == store
-
-
-def test_the_bundle_carries_what_was_measured(pipeline: Pipeline) -> None:
+def test_bundle_has_the_measured_figures(pipeline: Pipeline) -> None:
     manifest = open_bundle(pipeline.bundle).manifest
     assert set(manifest.metrics) == {"semantic", "plain", "counts"}
     figures = json.loads((pipeline.figures / "evaluation.json").read_text())["models"]
@@ -69,7 +63,7 @@ def test_the_bundle_carries_what_was_measured(pipeline: Pipeline) -> None:
     assert manifest.provenance["parity"]["max_abs_diff"] <= 1e-5
 
 
-def test_a_second_run_finds_every_step_done(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_run_skips_every_step(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     touched = _times(pipeline)
     for line in (pipeline.distill, pipeline.train, pipeline.train_plain, pipeline.evaluate, pipeline.export):
         # In this process, which spares each of them the loading of torch.

@@ -152,3 +152,13 @@ def test_revenue_follows_the_pricing() -> None:
     assert found.revenue == pytest.approx(0.004 + 0.5 + 20.0)
     assert found.figures["rpm"].value == pytest.approx(1_000 * found.revenue / 5)
     assert compare(frame.drop("conversion"), "champion")["champion"].revenue == pytest.approx(0.504)
+
+
+def test_users_in_both_arms_count_in_both() -> None:
+    shown = np.full((400, 2), 10.0)
+    clicks = np.repeat(np.random.default_rng(0).binomial(10, 0.3, (400, 1)).astype(float), 2, axis=1)
+    one = Ratios.of(clicks, shown).difference(1)
+
+    assert one.absolute.value == 0
+    assert one.absolute.ci95 == (0, 0)
+    assert one.p is None

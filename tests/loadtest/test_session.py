@@ -8,10 +8,8 @@ import pytest
 
 from loadtest.session.command import last_session
 from loadtest.session.page import compared, load_page
-from loadtest.session.session import LoadPlan, load_session
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
-from msd.contract.errors import MsdError
 from tests.service.live import LiveService
 
 
@@ -71,8 +69,3 @@ def test_compares_figures_with_the_previous_session() -> None:
         ("p99 in bursts, ms", 3.0, 3.0),
     ]
     assert [last for _, _, last in compared(session(1.0), None)] == [None] * 5
-
-
-def test_absent_service_is_an_error(bundle: Bundle) -> None:
-    with pytest.raises(MsdError, match="127.0.0.1:1"):
-        load_session("http://127.0.0.1:1", bundle.folder, LoadPlan({20: 1.0}), lambda doing, done, total: None)

@@ -116,7 +116,7 @@ class Pair:
             assert not all(np.isfinite(column.sum(dtype=np.float64)) for column in scores.values()), body
             return
         if found is None:
-            assert any((np.abs(column) >= 1e9).any() for column in scores.values()) or request.bids, body
+            assert any((np.abs(column) >= 1e7).any() for column in scores.values()) or request.bids, body
             return
         assert found == build_reply("r", "v", request, scored), body
 

@@ -71,7 +71,7 @@ def test_core_older_than_its_sources_is_stale(tmp_path: Path) -> None:
     assert run(code, tmp_path) == "False\n"
 
 
-def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiler_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "false")
     with pytest.raises(BuildError, match="false ended with status 1"):
         build(tmp_path)
@@ -110,7 +110,7 @@ def test_half_an_extension_is_not_loaded(content: bytes, tmp_path: Path) -> None
     assert run("import native; print(native.core, native.REASON)", tmp_path).startswith("None it cannot be loaded (")
 
 
-def test_an_extension_of_another_version_is_not_used(tmp_path: Path) -> None:
+def test_extension_of_another_version_is_not_used(tmp_path: Path) -> None:
     folder = copied(tmp_path)
     (folder / "_core.py").write_text("LAYOUT = 0\n", "utf-8")
     told = run("import native; print(native.core, native.REASON)", tmp_path)

@@ -50,7 +50,7 @@ def test_blocks_that_the_core_proved_are_proved_for_python_and_the_other_way_rou
     assert (loaded.files["item"].memory().proved == proved).all()
 
 
-def test_a_damaged_block_is_left_to_python(tmp_path: Path) -> None:
+def test_damaged_block_is_left_to_python(tmp_path: Path) -> None:
     loaded = Loaded(tmp_path / "bundle")
     path = loaded.bundle.path(ROWS["item"])
     memory = loaded.files["item"].memory()
@@ -65,7 +65,7 @@ def test_a_damaged_block_is_left_to_python(tmp_path: Path) -> None:
     assert not memory.proved.any()
 
 
-def test_a_file_that_became_shorter_is_left_to_python(tmp_path: Path) -> None:
+def test_file_that_became_shorter_is_left_to_python(tmp_path: Path) -> None:
     loaded = Loaded(tmp_path / "bundle")
     with loaded.bundle.path(ROWS["item"]).open("r+b") as file:
         file.truncate(100)

@@ -10,7 +10,7 @@ from service.http.keys import KEY_SCOPES, read_keys
 from tests.service.live import run_msd
 
 
-def test_the_command_prints_a_key_once_and_an_entry_that_lets_it_in(tmp_path: Path) -> None:
+def test_prints_key_and_entry(tmp_path: Path) -> None:
     made = run_msd("key", "new", "--name", "ads", "--scope", "score", "--scope", "events", "--days", "30", "--json")
     document = json.loads(made.stdout)
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [document["entry"]]}))
@@ -32,7 +32,7 @@ def test_the_command_prints_a_key_once_and_an_entry_that_lets_it_in(tmp_path: Pa
         (["--name", "a", "--scope", "root"], f"expected one of {', '.join(KEY_SCOPES)}"),
     ],
 )
-def test_the_command_says_what_it_cannot_make(arguments: list[str], said: str) -> None:
+def test_rejects_invalid_key_options(arguments: list[str], said: str) -> None:
     ended = run_msd("key", "new", *arguments)
 
     assert ended.returncode == 2

@@ -46,7 +46,7 @@ def contents(server: ValkeyServer) -> dict[bytes, bytes | None]:
         return {key: client.get(key) for key in client.scan_iter()}
 
 
-def test_every_row_arrives_byte_for_byte(redis_server: ValkeyServer, bundle: Bundle) -> None:
+def test_publishes_every_row(redis_server: ValkeyServer, bundle: Bundle) -> None:
     seen: list[tuple[int, int]] = []
     done = publish(bundle.folder, redis_server.connection_url, lambda copied, total: seen.append((copied, total)))
     held = contents(redis_server)
@@ -67,7 +67,7 @@ def test_every_row_arrives_byte_for_byte(redis_server: ValkeyServer, bundle: Bun
     assert done.bytes == sum(map(len, expected.values()))
 
 
-def test_a_second_run_changes_nothing(redis_server: ValkeyServer, bundle: Bundle) -> None:
+def test_second_run_changes_nothing(redis_server: ValkeyServer, bundle: Bundle) -> None:
     publish(bundle.folder, redis_server.connection_url, quiet)
     before = contents(redis_server)
     publish(bundle.folder, redis_server.connection_url, quiet)
@@ -75,9 +75,7 @@ def test_a_second_run_changes_nothing(redis_server: ValkeyServer, bundle: Bundle
     assert contents(redis_server) == before
 
 
-def test_an_interrupted_run_moves_no_pointer_and_can_be_repeated(
-    redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle
-) -> None:
+def test_interrupted_run_keeps_pointer(redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle) -> None:
     publish(other_bundle.folder, redis_server.connection_url, quiet)
 
     def interrupt(copied: int, total: int) -> None:
@@ -92,7 +90,7 @@ def test_an_interrupted_run_moves_no_pointer_and_can_be_repeated(
     assert contents(redis_server)[POINTER.encode()] == bundle.bundle_id.encode()
 
 
-def test_the_previous_bundle_stays_and_older_ones_go(
+def test_keeps_previous_bundle_only(
     redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle, tmp_path: Path
 ) -> None:
     third = build_bundle(tmp_path / "third", Recipe(seed=5))
@@ -113,7 +111,7 @@ def test_the_previous_bundle_stays_and_older_ones_go(
     assert not [key for key in held if bundle.bundle_id.encode() in key]
 
 
-def test_going_back_to_the_previous_bundle(redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle) -> None:
+def test_publishes_previous_bundle_again(redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle) -> None:
     for folder in (bundle.folder, other_bundle.folder, bundle.folder):
         publish(folder, redis_server.connection_url, quiet)
     held = contents(redis_server)
@@ -123,14 +121,14 @@ def test_going_back_to_the_previous_bundle(redis_server: ValkeyServer, bundle: B
     assert len(held) == 2 + 2 * (USERS + ITEMS + BESIDE)
 
 
-def test_a_server_without_memory_is_a_clear_error(start_redis: Callable[..., ValkeyServer], bundle: Bundle) -> None:
+def test_full_redis_is_an_error(start_redis: Callable[..., ValkeyServer], bundle: Bundle) -> None:
     server = start_redis(maxmemory="1mb")
 
     with pytest.raises(PublishError, match="not published"):
         publish(bundle.folder, server.connection_url, quiet)
 
 
-def test_a_server_that_forgets_rows_is_found_out(redis_server: ValkeyServer, bundle: Bundle) -> None:
+def test_lost_rows_are_an_error(redis_server: ValkeyServer, bundle: Bundle) -> None:
     """Rows that vanish between copying and the pointer, as they do when a server evicts."""
 
     def lose(copied: int, total: int) -> None:
@@ -156,7 +154,7 @@ def test_one_publication_at_a_time(redis_server: ValkeyServer, bundle: Bundle) -
     assert LOCK.encode() not in contents(redis_server)
 
 
-def test_a_lock_that_another_holds_by_now_is_left_to_it(redis_server: ValkeyServer, bundle: Bundle) -> None:
+def test_lock_of_another_is_kept(redis_server: ValkeyServer, bundle: Bundle) -> None:
     def take(copied: int, total: int) -> None:
         with Redis.from_url(redis_server.connection_url) as client:
             client.set(LOCK, "another's")
@@ -165,7 +163,7 @@ def test_a_lock_that_another_holds_by_now_is_left_to_it(redis_server: ValkeyServ
     assert contents(redis_server)[LOCK.encode()] == b"another's"
 
 
-def test_a_publication_that_lost_its_lock_stops(
+def test_publication_without_lock_stops(
     redis_server: ValkeyServer, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("operations.publish.CHUNK", 10)
@@ -179,9 +177,7 @@ def test_a_publication_that_lost_its_lock_stops(
     assert POINTER.encode() not in contents(redis_server)
 
 
-def test_it_stops_too_where_it_finds_nothing_to_delete(
-    redis_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_removal_without_lock_stops(redis_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("operations.publish._LOOKED_AT", 10)
     with publication(redis_server.connection_url) as running:
         assert remove_keys(running, [b"one"] * 25, lambda _: False) == 0
@@ -190,7 +186,7 @@ def test_it_stops_too_where_it_finds_nothing_to_delete(
             remove_keys(running, [b"one"] * 25, lambda _: False)
 
 
-def test_the_command(redis_server: ValkeyServer, bundle: Bundle) -> None:
+def test_publish_command(redis_server: ValkeyServer, bundle: Bundle) -> None:
     done = run_msd("publish", str(bundle.folder), "--redis", redis_server.connection_url, "--json")
 
     assert done.returncode == 0, done.stderr
@@ -211,7 +207,7 @@ def test_the_command(redis_server: ValkeyServer, bundle: Bundle) -> None:
         ("", "give --redis"),
     ],
 )
-def test_the_command_says_what_is_wrong(bundle: Bundle, url: str, said: str) -> None:
+def test_publish_command_errors(bundle: Bundle, url: str, said: str) -> None:
     ended = run_msd("publish", str(bundle.folder), "--redis", url)
 
     assert ended.returncode == 2
@@ -220,7 +216,7 @@ def test_the_command_says_what_is_wrong(bundle: Bundle, url: str, said: str) -> 
     assert "Traceback" not in ended.stderr
 
 
-def test_a_damaged_bundle_is_not_published(redis_server: ValkeyServer, copied_bundle: Path) -> None:
+def test_damaged_bundle_is_not_published(redis_server: ValkeyServer, copied_bundle: Path) -> None:
     (copied_bundle / "items.rows").write_bytes(b"")
     ended = run_msd("publish", str(copied_bundle), "--redis", redis_server.connection_url)
 
@@ -229,7 +225,7 @@ def test_a_damaged_bundle_is_not_published(redis_server: ValkeyServer, copied_bu
     assert contents(redis_server) == {}
 
 
-def test_the_command_has_a_low_priority_of_its_own() -> None:
+def test_command_has_low_priority() -> None:
     code = """
 import os, sys
 from msd.__main__ import main
@@ -243,7 +239,7 @@ except SystemExit:
     assert int(found.stdout) == max(10, os.getpriority(os.PRIO_PROCESS, 0))
 
 
-def test_a_process_that_publishes_keeps_its_priority() -> None:
+def test_publishing_process_keeps_priority() -> None:
     before = os.getpriority(os.PRIO_PROCESS, 0)
     run_msd("publish", "nowhere", "--redis", "redis://127.0.0.1:1")
     assert os.getpriority(os.PRIO_PROCESS, 0) == before

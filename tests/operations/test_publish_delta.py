@@ -98,7 +98,7 @@ def held(server: ValkeyServer, bundle: Bundle) -> Rows:
         return found
 
 
-def test_a_delta_holds_what_changed_and_no_more(delta: Path, newer: Bundle) -> None:
+def test_delta_has_changes_only(delta: Path, newer: Bundle) -> None:
     opened = open_delta(delta)
     rows = rows_of(newer)
 
@@ -107,9 +107,7 @@ def test_a_delta_holds_what_changed_and_no_more(delta: Path, newer: Bundle) -> N
     assert opened.removed == {"user": ["u19"], "item": ["i299"]}
 
 
-def test_published_it_changes_these_rows_alone(
-    redis_server: ValkeyServer, bundle: Bundle, newer: Bundle, delta: Path
-) -> None:
+def test_delta_changes_its_rows_only(redis_server: ValkeyServer, bundle: Bundle, newer: Bundle, delta: Path) -> None:
     url = redis_server.connection_url
     publish(bundle.folder, url, quiet)
     before = held(redis_server, bundle)
@@ -125,7 +123,7 @@ def test_published_it_changes_these_rows_alone(
             assert row == (rows if one in changed else before)[side][one]
 
 
-def test_again_it_does_nothing_and_the_next_one_fits(
+def test_repeated_delta_does_nothing(
     redis_server: ValkeyServer, bundle: Bundle, newer: Bundle, delta: Path, tmp_path: Path
 ) -> None:
     url = redis_server.connection_url
@@ -148,9 +146,7 @@ def test_again_it_does_nothing_and_the_next_one_fits(
     assert publish_delta(tmp_path / "next", url, quiet).repeated
 
 
-def test_of_a_bundle_that_redis_does_not_hold(
-    redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle, delta: Path
-) -> None:
+def test_needs_published_bundle(redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle, delta: Path) -> None:
     url = redis_server.connection_url
     for _ in range(2):
         with pytest.raises(PublishError, match=f"holds no rows of bundle {bundle.bundle_id}, or not all of them"):
@@ -159,7 +155,7 @@ def test_of_a_bundle_that_redis_does_not_hold(
     assert held(redis_server, bundle) == {"user": {}, "item": {}}
 
 
-def test_while_a_bundle_is_half_copied_no_delta_fits(redis_server: ValkeyServer, bundle: Bundle, delta: Path) -> None:
+def test_half_copied_bundle_takes_no_delta(redis_server: ValkeyServer, bundle: Bundle, delta: Path) -> None:
     url = redis_server.connection_url
     publish(bundle.folder, url, quiet)
 
@@ -172,7 +168,7 @@ def test_while_a_bundle_is_half_copied_no_delta_fits(redis_server: ValkeyServer,
         publish_delta(delta, url, quiet)
 
 
-def test_interrupted_it_can_be_repeated(
+def test_interrupted_delta_can_be_repeated(
     redis_server: ValkeyServer, bundle: Bundle, newer: Bundle, delta: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = redis_server.connection_url
@@ -189,7 +185,7 @@ def test_interrupted_it_can_be_repeated(
     assert held(redis_server, bundle)["item"]["new"] == rows_of(newer)["item"]["new"]
 
 
-def test_interrupted_no_other_fits_before_it_has_ended(
+def test_interrupted_delta_blocks_others(
     redis_server: ValkeyServer, bundle: Bundle, delta: Path, tmp_path: Path
 ) -> None:
     url = redis_server.connection_url
@@ -209,13 +205,13 @@ def test_interrupted_no_other_fits_before_it_has_ended(
     assert held(redis_server, bundle)["user"] == rows_of(other)["user"]
 
 
-def test_of_another_bundle_none_is_made(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
+def test_rejects_another_bundle(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="their rows do not mix: publish the new one whole"):
         write_delta(bundle, other_bundle, tmp_path / "delta")
     assert not (tmp_path / "delta").exists()
 
 
-def test_where_there_is_something_none_is_written(bundle: Bundle, newer: Bundle) -> None:
+def test_keeps_existing_folder(bundle: Bundle, newer: Bundle) -> None:
     with pytest.raises(BundleError, match="exists; give a new folder"):
         write_delta(bundle, newer, bundle.folder)
 
@@ -239,7 +235,7 @@ def other_base(path: Path) -> None:
 
 
 @pytest.mark.parametrize("removed", ["[1]", "{", '{"user": ["u1"]}', '{"user": [], "item": [5]}'])
-def test_a_list_of_gone_ids_that_is_none_is_refused_though_it_is_sealed(delta: Path, removed: str) -> None:
+def test_rejects_invalid_removed_ids(delta: Path, removed: str) -> None:
     (delta / REMOVED).write_text(removed)
     manifest = DeltaManifest.model_validate_json((delta / DELTA).read_bytes())
     entry = FileEntry(sha256=sha256_file(delta / REMOVED), size=len(removed))
@@ -262,7 +258,7 @@ def test_a_list_of_gone_ids_that_is_none_is_refused_though_it_is_sealed(delta: P
         (REMOVED, flip, "removed.json: is not what delta.json says"),
     ],
 )
-def test_half_written_or_damaged_nothing_of_it_is_published(
+def test_damaged_delta_is_not_published(
     redis_server: ValkeyServer, bundle: Bundle, delta: Path, name: str, change: Callable[[Path], None], said: str
 ) -> None:
     publish(bundle.folder, redis_server.connection_url, quiet)
@@ -273,7 +269,7 @@ def test_half_written_or_damaged_nothing_of_it_is_published(
     assert held(redis_server, bundle) == rows_of(bundle)
 
 
-def test_the_commands(redis_server: ValkeyServer, bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
+def test_delta_commands(redis_server: ValkeyServer, bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
     url, out = redis_server.connection_url, tmp_path / "made"
     publish(bundle.folder, url, quiet)
     made = run_msd("delta", str(bundle.folder), str(newer.folder), str(out))
@@ -290,7 +286,7 @@ def test_the_commands(redis_server: ValkeyServer, bundle: Bundle, newer: Bundle,
     assert "no bundle here" in run_msd("publish", str(out), "--redis", url).stderr
 
 
-def test_a_running_service_has_it_at_once_and_never_half_a_row(
+def test_running_service_sees_whole_rows(
     redis_server: ValkeyServer, bundle: Bundle, newer: Bundle, delta: Path, tmp_path: Path
 ) -> None:
     url = redis_server.connection_url

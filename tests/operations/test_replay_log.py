@@ -68,7 +68,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory, logging: Logging) -> list[Req
     return list(awaited(logging.folder, [reply["request_id"] for reply in replies]).values())
 
 
-def test_a_log_is_scored_again_to_the_bit(logs: list[RequestRecord], bundle: Bundle) -> None:
+def test_log_scores_reproduce_exactly(logs: list[RequestRecord], bundle: Bundle) -> None:
     found = LogReplay([bundle]).replay(logs, lambda: None)
 
     assert found.requests == found.exact == len(logs) >= 12
@@ -76,7 +76,7 @@ def test_a_log_is_scored_again_to_the_bit(logs: list[RequestRecord], bundle: Bun
     assert max(len(record.item_ids) for record in logs) == 255
 
 
-def test_a_changed_bit_is_found(logs: list[RequestRecord], bundle: Bundle) -> None:
+def test_finds_changed_score(logs: list[RequestRecord], bundle: Bundle) -> None:
     scores = [column.copy() for column in logs[0].scores]
     scores[1][0] = np.nextafter(scores[1][0], np.float32(1))
     found = LogReplay([bundle]).replay([replace(logs[0], scores=scores), *logs[1:]], lambda: None)
@@ -86,7 +86,7 @@ def test_a_changed_bit_is_found(logs: list[RequestRecord], bundle: Bundle) -> No
     assert 0 < found.max_abs_diff < 1e-6
 
 
-def test_another_time_or_row_is_found(logs: list[RequestRecord], bundle: Bundle) -> None:
+def test_finds_changed_time_or_row(logs: list[RequestRecord], bundle: Bundle) -> None:
     record = next(one for one in logs if one.user_found and len(one.item_ids) > 2)
     codec = RowCodec(bundle.schema, "user", bundle.bundle_id)
     user = np.frombuffer(bytearray(record.user_row), codec.dtype)
@@ -103,7 +103,7 @@ def test_another_time_or_row_is_found(logs: list[RequestRecord], bundle: Bundle)
     assert [one.what[:6] for one in found.differences] == ["scores", "scores", "other ", "other "]
 
 
-def test_stale_rows_and_a_store_that_failed_are_scored_again(logs: list[RequestRecord], bundle: Bundle) -> None:
+def test_stale_rows_and_failed_store_reproduce(logs: list[RequestRecord], bundle: Bundle) -> None:
     record = next(one for one in logs if not one.rungs and len(one.item_ids) > 2)
     count = len(record.item_ids)
     stale = replace(record, items_stale=b"\1" * len(record.items_found), rungs=["cached"] * count)
@@ -112,7 +112,7 @@ def test_stale_rows_and_a_store_that_failed_are_scored_again(logs: list[RequestR
     assert (found.exact, found.mismatches) == (1, 0)
 
 
-def test_a_cold_ads_vector_is_part_of_what_was_scored(logs: list[RequestRecord], bundle: Bundle) -> None:
+def test_cold_ad_vector_reproduces(logs: list[RequestRecord], bundle: Bundle) -> None:
     record = next(one for one in logs if "nothing" in one.item_ids)
     codec = RowCodec(bundle.schema, "item", bundle.bundle_id)
     items = np.frombuffer(bytearray(record.item_rows), codec.dtype)
@@ -136,7 +136,7 @@ def test_a_cold_ads_vector_is_part_of_what_was_scored(logs: list[RequestRecord],
         ({"together": 3}, "scored together with other requests"),
     ],
 )
-def test_what_ran_otherwise_is_compared_by_the_tolerance(
+def test_other_runtime_is_compared_by_tolerance(
     logs: list[RequestRecord], bundle: Bundle, change: dict[str, Any], reason: str
 ) -> None:
     record = replace(logs[0], **change)
@@ -148,9 +148,7 @@ def test_what_ran_otherwise_is_compared_by_the_tolerance(
     assert [one for one in found.unlike if one.startswith(reason)]
 
 
-def test_a_request_of_another_bundle_is_left_out_and_told(
-    logs: list[RequestRecord], bundle: Bundle, other_bundle: Bundle
-) -> None:
+def test_skips_requests_of_other_bundles(logs: list[RequestRecord], bundle: Bundle, other_bundle: Bundle) -> None:
     foreign = replace(logs[0], bundle_id="f" * 32)
     found = LogReplay([bundle, other_bundle]).replay([foreign, logs[1]], lambda: None)
     assert (found.requests, found.skipped) == (1, {"f" * 32: 1})
@@ -160,7 +158,7 @@ def test_a_request_of_another_bundle_is_left_out_and_told(
         LogReplay([other_bundle]).replay([mixed], lambda: None)
 
 
-def test_a_record_that_does_not_fit_itself_is_told(logs: list[RequestRecord], bundle: Bundle) -> None:
+def test_rejects_inconsistent_record(logs: list[RequestRecord], bundle: Bundle) -> None:
     changes: list[dict[str, Any]] = [
         {"item_rows": logs[0].item_rows[:-1]},
         {"items_found": logs[0].items_found[:-1]},
@@ -179,7 +177,7 @@ LOW_PRECISIONS: dict[Precision, tuple[str, str, bool]] = {
 
 
 @pytest.mark.parametrize("precision", LOW_PRECISIONS)
-def test_a_log_in_less_than_fp32_is_scored_again_to_the_bit(precision: Precision, tmp_path: Path) -> None:
+def test_lower_precision_reproduces_exactly(precision: Precision, tmp_path: Path) -> None:
     """Where the CPU can run it; elsewhere there is no such log, for it is not served."""
     runtime, refusal, is_offered = LOW_PRECISIONS[precision]
     made = build_bundle(tmp_path / precision, Recipe(dense=True, int8=precision == "int8"))
@@ -199,7 +197,7 @@ def test_a_log_in_less_than_fp32_is_scored_again_to_the_bit(precision: Precision
     assert (found.mismatches, found.max_abs_diff) == (0, 0.0)
 
 
-def test_a_partial_answer_is_scored_again_to_the_bit(bundle: Bundle, tmp_path: Path) -> None:
+def test_partial_answer_reproduces_exactly(bundle: Bundle, tmp_path: Path) -> None:
     """How long a run takes is learned, and then asked for a part of it."""
     settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "LOG_FLUSH_S": 3600}
     request = {"user_id": "u1", "candidates": {"id": [f"i{place % 30}" for place in range(40)]}}
@@ -228,7 +226,7 @@ def test_a_partial_answer_is_scored_again_to_the_bit(bundle: Bundle, tmp_path: P
     assert LogReplay([bundle]).replay([whole_of_it], lambda: None).mismatches == 1
 
 
-def test_the_command_tells_and_its_status_says(logs: list[RequestRecord], bundle: Bundle, tmp_path: Path) -> None:
+def test_replay_log_command(logs: list[RequestRecord], bundle: Bundle, tmp_path: Path) -> None:
     good, bad = tmp_path / "good", tmp_path / "bad"
     wrong = replace(logs[0], scores=[column * np.float32(0.9) for column in logs[0].scores])
     for folder, kept in ((good, logs[:3]), (bad, [wrong, *logs[1:3]])):

@@ -67,7 +67,7 @@ def _shorten(document: dict[str, dict[str, list[float]]]) -> None:
     document["expected"]["pctr"].pop()
 
 
-def test_the_scores_on_record_are_found(recorded: Path, service: LiveService) -> None:
+def test_recorded_scores_are_reproduced(recorded: Path, service: LiveService) -> None:
     steps: list[None] = []
     found = replay(recorded, service.url, progress=lambda: steps.append(None))
     assert found.requests == len(steps) == count_requests(recorded) == 4
@@ -78,7 +78,7 @@ def test_the_scores_on_record_are_found(recorded: Path, service: LiveService) ->
     assert found.twin_differences is None
 
 
-def test_a_service_that_asks_for_keys_is_replayed_with_one(recorded: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_replays_with_key(recorded: Path, bundle: Bundle, tmp_path: Path) -> None:
     key, entry = new_key("replay", ("score",), None)
     keys, key_file = tmp_path / "keys.json", tmp_path / "key"
     keys.write_text(json.dumps({"keys": [entry.model_dump(mode="json")]}))
@@ -90,9 +90,7 @@ def test_a_service_that_asks_for_keys_is_replayed_with_one(recorded: Path, bundl
             main(["replay", str(recorded), "--url", guarded.url, "--key-file", str(key_file)])
 
 
-def test_one_score_that_differs_is_found(
-    recorded: Path, service: LiveService, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_finds_differing_score(recorded: Path, service: LiveService, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["replay", str(recorded), "--url", service.url, "--json"]
     with pytest.raises(SystemExit, match="0"):
         main(command)
@@ -107,7 +105,7 @@ def test_one_score_that_differs_is_found(
     assert capsys.readouterr().out.startswith("4 requests, 208 candidates: scores differ by 2.0e-05 at most; 1 replies")
 
 
-def test_a_twin_gives_the_same_bits_or_is_found_out(
+def test_twin_must_be_identical(
     recorded: Path, service: LiveService, other_service: LiveService, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert replay(recorded, service.url, service.url).twin_differences == 0
@@ -131,14 +129,14 @@ def test_a_twin_gives_the_same_bits_or_is_found_out(
         ('{"request": 1, "expected": {"pctr": [0.5]}}', "request: should be"),
     ],
 )
-def test_a_line_that_is_no_request_is_named(line: str, message: str, recorded: Path) -> None:
+def test_rejects_invalid_line(line: str, message: str, recorded: Path) -> None:
     recorded.write_text(recorded.read_text() + line + "\n")
     with pytest.raises(MsdError) as refused:
         count_requests(recorded)
     assert str(refused.value).startswith(f"{recorded}:5: not a recorded request ({message}")
 
 
-def test_a_file_without_requests_proves_nothing(tmp_path: Path) -> None:
+def test_rejects_file_without_requests(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("")
     with pytest.raises(MsdError, match="holds no requests"):
         count_requests(tmp_path / "empty")
@@ -148,19 +146,19 @@ def test_a_file_without_requests_proves_nothing(tmp_path: Path) -> None:
         count_requests(tmp_path)
 
 
-def test_a_request_that_is_refused_is_named(recorded: Path, service: LiveService) -> None:
+def test_rejected_request_is_an_error(recorded: Path, service: LiveService) -> None:
     _edit(recorded, 2, lambda document: document["request"].update(user_id=[]))
     with pytest.raises(CannotAsk, match=rf"{recorded.name}:2: answered 422: .*user_id"):
         replay(recorded, service.url)
 
 
-def test_a_different_number_of_scores_is_named(recorded: Path, service: LiveService) -> None:
+def test_other_number_of_scores_is_an_error(recorded: Path, service: LiveService) -> None:
     _edit(recorded, 3, _shorten)
     with pytest.raises(CannotAsk, match=rf"{recorded.name}:3: 3 scores where 2 are recorded"):
         replay(recorded, service.url)
 
 
-def test_a_service_that_is_not_there(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreachable_service_is_an_error(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -182,7 +180,7 @@ def test_a_service_that_is_not_there(recorded: Path, capsys: pytest.CaptureFixtu
         (("--ca", "TWO"), "--ca, --cert, --cert-key: "),
     ],
 )
-def test_options_that_cannot_be_used_are_told(
+def test_rejects_invalid_options(
     options: tuple[str, str], message: str, recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "TWO").write_text("one\ntwo\n")
@@ -206,7 +204,7 @@ class _Page(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-def test_another_kind_of_server_is_named(recorded: Path) -> None:
+def test_other_server_is_an_error(recorded: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), _Page) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(CannotAsk, match=r"replay\.jsonl:1: not the answer of a scoring service \(Invalid JSON"):
@@ -214,5 +212,5 @@ def test_another_kind_of_server_is_named(recorded: Path) -> None:
         server.shutdown()
 
 
-def test_a_replayed_summary_keeps_its_names() -> None:
+def test_summary_keeps_its_names() -> None:
     assert ReplayFigures._fields == ("requests", "candidates", "max_abs_diff", "degraded", "twin_differences")

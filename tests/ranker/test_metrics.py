@@ -15,6 +15,7 @@ from msd.dataset.load import load_dataset
 from msd.dataset.split import Part
 from msd.evaluation.baselines import counts_baseline
 from msd.metrics import calibration, expected_calibration_error, measure, roc_auc
+from msd.ranker.calibrate import fit_platt
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.student.vectors import no_vectors
@@ -225,3 +226,9 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
     assert compare_by_seed(ours, theirs)["ci95"] == pytest.approx((0.1, 0.3))
     # Seed 0 of one with seed 0 of the other: what both share falls out.
     assert compare_by_seed(ours, ours - 0.05)["ci95"] == pytest.approx((0.05, 0.05))
+
+
+def test_weighted_platt_equals_that_of_repeated_rows() -> None:
+    logits = np.log(COUNTED_SCORES / (1 - COUNTED_SCORES))
+    counted = fit_platt(logits, COUNTED_LABELS, TIMES.astype(np.float64))
+    assert counted == pytest.approx(fit_platt(repeated(logits), repeated(COUNTED_LABELS)), rel=1e-3)

@@ -33,7 +33,7 @@ def get(app: ASGIApp, **headers: str) -> httpx.Response:
     return asyncio.run(call())
 
 
-def test_a_failure_of_ours_says_nothing_but_that_it_happened(capsys: pytest.CaptureFixture[str]) -> None:
+def test_internal_error_reveals_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     answer = get(failing(ValueError("the password is hunter2")), **{"X-Request-Id": "mine"})
 
     assert answer.status_code == 500
@@ -44,7 +44,7 @@ def test_a_failure_of_ours_says_nothing_but_that_it_happened(capsys: pytest.Capt
     assert "ValueError" in logged
 
 
-def test_a_failure_after_the_reply_began_ends_the_connection() -> None:
+def test_failure_after_the_reply_began_ends_the_connection() -> None:
     with pytest.raises(ValueError, match="too late"):
         get(failing(ValueError("too late"), after_start=True))
 
@@ -80,5 +80,5 @@ def test_errors_of_the_contract_have_their_status(error: Any, status: int) -> No
     assert answer.json()["error"]["field"] == error.field
 
 
-def test_what_utf8_cannot_carry_is_spelt_out() -> None:
+def test_lone_surrogate_is_escaped_in_errors() -> None:
     assert rb"a\\ud800" in ErrorResponse(errors.NotReady("a\ud800")).body

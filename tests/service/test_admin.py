@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import httpx
@@ -14,7 +13,7 @@ from service.deployment.bundle_folder import CURRENT, EXPERIMENT
 from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_guard import KEYS, write_keys
-from tests.service.test_swap import point
+from tests.service.test_swap import two_bundles
 
 ADMIN = {"x-api-key": KEYS["ops"]}
 ARMS: list[dict[str, Any]] = [
@@ -26,11 +25,8 @@ ARMS: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def bundles(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of bundles: `a`, the current one, `b`, and `out`, which leads elsewhere."""
-    folder = tmp_path_factory.mktemp("source")
-    copytree(bundle.folder, folder / "a")
-    copytree(other_bundle.folder, folder / "b")
+    folder = two_bundles(tmp_path_factory.mktemp("source"), bundle, other_bundle)
     (folder / "out").symlink_to(bundle.folder)
-    point(folder, "a")
     return folder
 
 
@@ -65,7 +61,7 @@ def test_swapping_and_rolling_back(running: LiveService, bundles: Path) -> None:
     assert (said["key"], said["bundle"]) == ("ops", "b")
 
 
-def test_an_experiment_from_its_beginning_to_its_end(running: LiveService, bundles: Path) -> None:
+def test_experiment_from_its_beginning_to_its_end(running: LiveService, bundles: Path) -> None:
     wanted = {"salt": "s", "arms": ARMS, "shadow": []}
     assert ask(running, "GET", "experiment").json()["experiment"] is None
     put = ask(running, "PUT", "experiment", wanted)
@@ -94,7 +90,7 @@ def test_an_experiment_from_its_beginning_to_its_end(running: LiveService, bundl
         ("PUT", "experiment", {"salt": "s", "arms": [ARMS[0], ARMS[0]]}, 422, None),
     ],
 )
-def test_what_cannot_be_changes_nothing(
+def test_invalid_admin_request_changes_nothing(
     running: LiveService, bundles: Path, method: str, path: str, document: object, status: int, field: str | None
 ) -> None:
     pointer = os.readlink(bundles / CURRENT)
@@ -105,22 +101,20 @@ def test_what_cannot_be_changes_nothing(
     assert not (bundles / EXPERIMENT).exists()
 
 
-def test_bodies_that_are_none(running: LiveService) -> None:
+def test_malformed_bodies_are_refused(running: LiveService) -> None:
     for content, kind, status in ((b"{", "application/json", 400), (b"{}", "text/plain", 415), (b"", "", 415)):
         with running.client(headers={**ADMIN, "content-type": kind}) as client:
             assert client.post("/v1/admin/swap", content=content).status_code == status
 
 
-def test_it_takes_a_key_for_it(running: LiveService, bundle: Bundle, tmp_path: Path) -> None:
+def test_admin_routes_need_an_admin_key(running: LiveService, bundle: Bundle, tmp_path: Path) -> None:
     with running.client() as client:
         assert client.post("/v1/admin/rollback").status_code == 401
         assert client.post("/v1/admin/rollback", headers={"x-api-key": KEYS["ads"]}).status_code == 403
         assert client.post("/v1/score", json=golden_requests()[0], headers=ADMIN).status_code == 403
 
 
-def test_where_there_are_no_keys_or_no_folder_there_is_nothing_to_decide(
-    service: LiveService, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_admin_routes_need_keys_and_a_folder_of_bundles(service: LiveService, bundle: Bundle, tmp_path: Path) -> None:
     with service.client() as client:
         assert client.post("/v1/admin/rollback").status_code == 404
     write_keys(tmp_path / "keys.json", "ops")

@@ -63,7 +63,7 @@ def test_each_route_is_on_its_port(divided: LiveService) -> None:
         assert [reply.status_code for reply in replies] == [200, 404]
 
 
-def test_it_answers_while_silent_connections_fill_the_port(divided: LiveService) -> None:
+def test_admin_port_answers_while_silent_connections_fill_the_other(divided: LiveService) -> None:
     with ExitStack() as stack, divided.admin() as admin:
         for _ in range(60):
             stack.enter_context(socket.create_connection(("127.0.0.1", divided.port)))
@@ -100,7 +100,7 @@ def test_silent_connections_do_not_fill_the_admin_port_for_good(bundle: Bundle, 
         assert running.score(golden_requests()[0]).status_code == 200
 
 
-def test_while_redis_is_away_at_the_start_it_is_alive_and_not_ready(bundle: Bundle, tmp_path: Path) -> None:
+def test_service_without_redis_at_the_start_is_live_and_not_ready(bundle: Bundle, tmp_path: Path) -> None:
     """So a startup probe of liveness does not have it restarted for nothing."""
     url = f"redis://127.0.0.1:{free_port()}"
     settings: dict[str, Any] = {"store": "redis", "redis_url": url, "wait_ready": False, "admin_port": 0}
@@ -110,7 +110,7 @@ def test_while_redis_is_away_at_the_start_it_is_alive_and_not_ready(bundle: Bund
         assert admin.get("/health/ready").status_code == 503
 
 
-def test_it_says_that_it_drains_to_the_end(bundle: Bundle, tmp_path: Path) -> None:
+def test_admin_port_reports_draining_to_the_end(bundle: Bundle, tmp_path: Path) -> None:
     with live_service(bundle.folder, tmp_path, admin_port=0, drain_seconds=600) as running, running.admin() as admin:
         running.process.send_signal(2)
         wait_until(lambda: admin.get("/health/ready").json()["draining"])

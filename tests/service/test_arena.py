@@ -65,7 +65,7 @@ def numbers_in(arena: Arena, ids: Sequence[str]) -> dict[str, int | None]:
 
 @settings(max_examples=60)
 @given(st.data(), st.sampled_from(["user", "item"]), st.integers(0, 8))
-def test_it_is_a_dictionary_that_may_forget(data: st.DataObject, side: RowSide, rows: int) -> None:
+def test_arena_is_a_dictionary_that_may_forget(data: st.DataObject, side: RowSide, rows: int) -> None:
     arena = Arena(CODECS[side], rows * _ENTRY)
     model: dict[str, int | None] = {}
     for epoch in range(data.draw(st.integers(1, 12))):
@@ -93,7 +93,7 @@ def test_it_is_a_dictionary_that_may_forget(data: st.DataObject, side: RowSide, 
         assert arena._bytes <= rows * _ENTRY
 
 
-def test_what_is_asked_for_stays_and_what_was_asked_for_once_goes() -> None:
+def test_recently_used_rows_stay() -> None:
     arena = Arena(ITEMS, 6 * _ENTRY)
     for one in IDS[:3]:
         arena.put([one], rows_of("item", [1]), 1)
@@ -104,7 +104,7 @@ def test_what_is_asked_for_stays_and_what_was_asked_for_once_goes() -> None:
     assert set(numbers_in(arena, IDS[:3])) == set(IDS[:3])
 
 
-def test_it_knows_in_which_epoch_a_row_came() -> None:
+def test_arena_keeps_the_epoch_of_each_row() -> None:
     arena = Arena(ITEMS, 9 * _ENTRY)
     arena.put(["a", "b"], rows_of("item", [1, None]), 3)
     arena.put(["b", "c"], rows_of("item", [2, 4]), 5)
@@ -114,7 +114,7 @@ def test_it_knows_in_which_epoch_a_row_came() -> None:
     assert held.epochs[held.places >= 0].tolist() == [5, 3, 5, 5]
 
 
-def test_a_row_is_copied_so_that_what_takes_its_place_does_not_change_it() -> None:
+def test_row_is_copied_so_that_what_takes_its_place_does_not_change_it() -> None:
     arena = Arena(ITEMS, _ENTRY)
     arena.put(["a"], rows_of("item", [1]), 0)
     rows = arena.rows(arena.look_up(["a"]).places)
@@ -142,7 +142,7 @@ def test_long_ids_count_for_what_they_take() -> None:
     assert len(arena) == 10 * _ENTRY // (_ENTRY + 2 + 4 * 250 - len("i10"))
 
 
-def test_a_history_larger_than_the_arena_is_not_held_and_moves_nobody_out() -> None:
+def test_history_larger_than_the_arena_is_not_held_and_moves_nobody_out() -> None:
     arena = Arena(USERS, 4 * (USERS.dtype.itemsize + 260))
     arena.put(["a"], rows_of("user", [1]), 0)
     arena.put(["b"], rows_of("user", [2_000]), 0)

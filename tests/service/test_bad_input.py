@@ -121,7 +121,7 @@ def test_too_many_candidates(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("size", [2**20 + 1, 5 * 2**20])
-def test_a_body_too_large_is_told_so_and_the_connection_lives(client: httpx.Client, size: int) -> None:
+def test_rejects_body_over_limit_and_keeps_the_connection(client: httpx.Client, size: int) -> None:
     assert error_of(client.post("/v1/score", content=b" " * size), 413)["code"] == "body_too_large"
     assert client.post("/v1/score", content=but()).status_code == 200
 
@@ -177,7 +177,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_a_body_that_never_ends(service: LiveService, name: str) -> None:
+def test_body_that_never_ends(service: LiveService, name: str) -> None:
     answer = talk(service, *ENDLESS[name])
 
     assert answer.startswith(b"HTTP/1.1 408 ")
@@ -186,7 +186,7 @@ def test_a_body_that_never_ends(service: LiveService, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [b"Upgrade", b"upgrade", b"UPGRADE", b"uPgRaDe"])
-def test_an_offer_of_another_protocol_costs_no_body(service: LiveService, name: bytes) -> None:
+def test_offer_of_another_protocol_costs_no_body(service: LiveService, name: bytes) -> None:
     body = but()
     head = HEAD + b"Connection: Upgrade, HTTP2-Settings\r\n" + name + b": h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
     head += b"Content-Length: %d\r\n" % len(body)
@@ -197,7 +197,7 @@ def test_an_offer_of_another_protocol_costs_no_body(service: LiveService, name: 
     assert answer.count(b"HTTP/1.1 ") == 3
 
 
-def test_a_body_without_end_and_too_large(service: LiveService) -> None:
+def test_body_without_end_and_too_large(service: LiveService) -> None:
     def pieces() -> Iterator[bytes]:
         while True:
             yield b" " * 65_536
@@ -208,7 +208,7 @@ def test_a_body_without_end_and_too_large(service: LiveService) -> None:
     assert error_of(answer, 413)["code"] == "body_too_large"
 
 
-def test_a_client_that_leaves_is_counted_and_nothing_is_done(service: LiveService) -> None:
+def test_client_that_leaves_is_counted_and_nothing_is_done(service: LiveService) -> None:
     before = service.metric('msd_requests_total{code="499"}')
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
         connection.sendall(HEAD + b"Content-Length: 500\r\n\r\n{")
@@ -268,7 +268,7 @@ def test_heads_that_are_too_large_or_no_heads(service: LiveService, name: str) -
 EXPECTING = HEAD + b"Expect: 100-continue\r\nConnection: close\r\n"
 
 
-def test_a_client_that_asks_first_hears_the_decision_before_it_sends(service: LiveService) -> None:
+def test_client_that_asks_first_hears_the_decision_before_it_sends(service: LiveService) -> None:
     too_large = talk(service, EXPECTING + b"Content-Length: 9000000\r\n\r\n")
     not_json = talk(service, EXPECTING.replace(b"application/json", b"text/plain") + b"Content-Length: 9\r\n\r\n")
     with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
@@ -292,7 +292,7 @@ def test_head_is_answered_as_get_without_a_body(client: httpx.Client, path: str)
     assert client.head("/v1/score").status_code == 405
 
 
-def test_a_connection_that_says_nothing_is_closed(
+def test_silent_connection_is_closed(
     bundle: Any,  # noqa: ANN401
     tmp_path: Any,  # noqa: ANN401
 ) -> None:

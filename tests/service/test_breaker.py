@@ -4,8 +4,8 @@ was last known, and has all of it again, soon and without a restart, when it is 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,23 +21,14 @@ from tests.service.redis_fleet import server
 from tests.service.resp_server import proxy_to, server_that, values
 from tests.service.test_fill import reads
 from tests.service.test_redis_updates import IDS, until
+from tests.service.test_redis_updates import run as run_store
 
 OTHER = ["i4", "i5"]
 # Short beside what the tests wait for, long beside what a healthy server takes on a busy machine.
 _LIMIT_S = 0.4
 
 
-def run(bundle: Bundle, url: str, use: Callable[[RedisStore], Awaitable[None]]) -> Metrics:
-    async def go() -> Metrics:
-        metrics = Metrics()
-        store = RedisStore(bundle, url, _LIMIT_S, 10**6, metrics)
-        try:
-            await use(store)
-        finally:
-            await store.close()
-        return metrics
-
-    return asyncio.run(go())
+run = partial(run_store, timeout_s=_LIMIT_S)
 
 
 def state(store: RedisStore) -> str:
@@ -91,7 +82,7 @@ def test_behind_a_late_answer_nobody_asks_until_it_has_come(published: ValkeySer
         run(bundle, f"redis://127.0.0.1:{proxy.port}/0", use)
 
 
-def test_a_server_that_is_always_late_is_probed_and_not_asked(published: ValkeyServer, bundle: Bundle) -> None:
+def test_server_that_is_always_late_is_probed_and_not_asked(published: ValkeyServer, bundle: Bundle) -> None:
     client = Redis.from_url(published.connection_url)
     with proxy_to(published.port) as proxy:
 
@@ -130,7 +121,7 @@ def test_answers_that_are_cut_off(published: ValkeyServer, bundle: Bundle) -> No
         run(bundle, f"redis://127.0.0.1:{proxy.port}/0", use)
 
 
-def test_a_deadline_bounds_the_wait_and_says_nothing_of_the_server(published: ValkeyServer, bundle: Bundle) -> None:
+def test_deadline_bounds_the_wait_and_keeps_the_state(published: ValkeyServer, bundle: Bundle) -> None:
     with proxy_to(published.port) as proxy:
 
         async def use(store: RedisStore) -> None:
@@ -151,7 +142,7 @@ def test_a_deadline_bounds_the_wait_and_says_nothing_of_the_server(published: Va
         run(bundle, f"redis://127.0.0.1:{proxy.port}/0", use)
 
 
-def test_a_server_that_refuses_is_said_to_refuse(bundle: Bundle, published: ValkeyServer) -> None:
+def test_refusing_server_is_reported_as_refusing(bundle: Bundle, published: ValkeyServer) -> None:
     client = Redis.from_url(published.connection_url)
     row = client.get(f"msd:{bundle.bundle_id}:i:i1")
     assert isinstance(row, bytes)
@@ -240,7 +231,7 @@ def test_another_password_and_too_many_clients(published: ValkeyServer, bundle: 
         run(bundle, published.connection_url, use)
 
 
-def test_a_server_without_memory_is_read_as_ever(published: ValkeyServer, bundle: Bundle) -> None:
+def test_server_without_memory_is_read_as_ever(published: ValkeyServer, bundle: Bundle) -> None:
     with closing(Redis.from_url(published.connection_url)) as client:
 
         async def use(store: RedisStore) -> None:

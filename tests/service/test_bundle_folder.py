@@ -64,12 +64,12 @@ def test_every_way_to_a_bundle(bundles: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/../a", "/etc", "a\0", ".a", "x" * 200, "a b", CURRENT])
-def test_what_is_no_name_is_refused(bundles: Path, name: str) -> None:
+def test_invalid_bundle_name_is_refused(bundles: Path, name: str) -> None:
     with pytest.raises(SourceError, match="is not the name of a bundle"):
         named_bundle(bundles, name)
 
 
-def test_a_name_that_leads_out_of_the_folder_is_refused(bundles: Path, tmp_path: Path) -> None:
+def test_name_that_leads_out_of_the_folder_is_refused(bundles: Path, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "manifest.json").write_text("{}")
     (bundles / "out").symlink_to(tmp_path / "outside")
@@ -84,7 +84,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(bundles: Path, tmp_path:
 
 
 @pytest.mark.parametrize("written", [b"", b"nowhere", b"\xff", b"..", b"a\nb", b"x" * 10_000])
-def test_a_pointer_that_leads_nowhere_is_refused(bundles: Path, written: bytes) -> None:
+def test_pointer_that_leads_nowhere_is_refused(bundles: Path, written: bytes) -> None:
     (bundles / CURRENT).unlink()
     (bundles / CURRENT).write_bytes(written)
 
@@ -104,7 +104,7 @@ def test_rolling_back_and_forth(bundles: Path) -> None:
         roll_back(bundles)
 
 
-def test_the_command(bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (("--to", "c"), ()):
         with pytest.raises(SystemExit) as ended:
             main(["rollback", str(bundles), *arguments])
@@ -121,7 +121,7 @@ def test_the_command(bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("bundles", "--redis", "redis://localhost"), "not both"),
     ],
 )
-def test_what_the_command_refuses(
+def test_invalid_rollback_is_refused(
     bundles: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -138,7 +138,7 @@ def test_what_the_command_refuses(
     assert wanted(bundles) == alone(bundles / "a")
 
 
-def test_an_experiment(bundles: Path) -> None:
+def test_experiment(bundles: Path) -> None:
     (bundles / EXPERIMENT).write_text(json.dumps(EXAMPLE))
 
     arms = (WantedArm("champion", bundles / "a", 9.0), WantedArm("next", bundles / "b", 1.0))
@@ -149,7 +149,7 @@ def test_an_experiment(bundles: Path) -> None:
     assert wanted(bundles) == alone(bundles / "c")
 
 
-def test_an_experiment_is_read_as_it_was_written(bundles: Path) -> None:
+def test_experiment_is_read_as_it_was_written(bundles: Path) -> None:
     experiment = Experiment.model_validate(EXAMPLE)
     write_experiment(bundles, experiment)
 
@@ -186,7 +186,7 @@ def _arm(**changes: object) -> dict[str, object]:
         (_with(seed=1), "seed: "),
     ],
 )
-def test_what_is_no_experiment_is_refused(bundles: Path, text: Callable[[], bytes], said: str) -> None:
+def test_invalid_experiment_is_refused(bundles: Path, text: Callable[[], bytes], said: str) -> None:
     (bundles / EXPERIMENT).write_bytes(text())
 
     with pytest.raises(SourceError) as refused:

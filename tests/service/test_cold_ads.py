@@ -96,7 +96,7 @@ def expected(bundle: Bundle, document: dict[str, Any]) -> list[float]:
     return scores
 
 
-def test_a_cold_ad_is_scored_by_its_text_as_offline(cold: LiveService, cold_bundle: Bundle) -> None:
+def test_cold_ad_is_scored_by_its_text_as_offline(cold: LiveService, cold_bundle: Bundle) -> None:
     """In whatever company; an ad with a row keeps it, whatever text comes with it."""
     texts = ["A tent for two, light and dry", "x", "Café ☕ 東京", "long " * 100, "a\0b \x1b[31m <script>"]
     document = asking(*texts)
@@ -134,7 +134,7 @@ def test_hostile_texts_are_refused_or_scored(cold: LiveService, text: object, st
         assert answer.json()["error"]["field"] == "items.a.text"
 
 
-def test_who_waits_for_the_encoder_leaves_the_service_to_others(cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_waiting_for_the_encoder_blocks_nobody(cold_bundle: Bundle, tmp_path: Path) -> None:
     """One text goes at once, and the next after ten seconds; others are scored meanwhile."""
     settings: dict[str, Any] = {"ENCODER_WAIT_S": 60, "deadline_ms": 60_000, "encoder_per_s": 0.1}
     with live_service(cold_bundle.folder, tmp_path, **settings) as service, ThreadPoolExecutor(1) as pool:
@@ -147,7 +147,7 @@ def test_who_waits_for_the_encoder_leaves_the_service_to_others(cold_bundle: Bun
         assert waiting.result() == ["encoded"]
 
 
-def test_without_a_wait_a_text_is_for_the_next_time(cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_text_without_a_wait_is_for_the_next_request(cold_bundle: Bundle, tmp_path: Path) -> None:
     with live_service(cold_bundle.folder, tmp_path, ENCODER_WAIT_S=0) as service:
         wait_until(lambda: any(line["event"] == "encoder_ready" for line in service.log()))
         assert rungs(service, "a tent") == ["category_prior"]
@@ -155,7 +155,7 @@ def test_without_a_wait_a_text_is_for_the_next_time(cold_bundle: Bundle, tmp_pat
         assert service.metric('msd_encoded_total{result="held"}') == 1
 
 
-def test_a_text_counts_for_a_bundle_whose_export_found_that_it_gains_and_for_no_other(
+def test_text_counts_for_a_bundle_whose_export_found_that_it_gains_and_for_no_other(
     cold_bundle: Bundle, tmp_path: Path
 ) -> None:
     """By `auto`, the default, a swap to a bundle without a sure gain has texts left alone; `on` has its way."""
@@ -180,7 +180,7 @@ def test_a_text_counts_for_a_bundle_whose_export_found_that_it_gains_and_for_no_
         assert "gains +0.0500 AUC over a new ad's features (95 %: -0.0100 to +0.1100; 900 rows" in left_off["because"]
 
 
-def test_a_swap_takes_the_new_bundle_s_encoder(cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_swap_takes_the_new_bundle_s_encoder(cold_bundle: Bundle, tmp_path: Path) -> None:
     """Vectors of one encoder never meet another's rows, though their texts are the same."""
     after = build_bundle(tmp_path / "after", Recipe(seed=1, encoder=True))
     pointer = tmp_path / "current"
@@ -199,7 +199,7 @@ def test_a_swap_takes_the_new_bundle_s_encoder(cold_bundle: Bundle, tmp_path: Pa
             np.testing.assert_allclose(reply["candidates"]["pctr"], expected(bundle, document), atol=1e-4)
 
 
-def test_it_is_there_where_it_is_wanted_and_can_be(
+def test_encoder_is_opened_if_set_and_available(
     cold_bundle: Bundle, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def is_there(served: Bundle, encoder: str, place: Path | None = None) -> bool:
@@ -223,7 +223,7 @@ def test_it_is_there_where_it_is_wanted_and_can_be(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nice is a thread's own on Linux alone")
-def test_the_encoder_s_thread_alone_stands_back(cold_bundle: Bundle) -> None:
+def test_encoder_s_thread_alone_stands_back(cold_bundle: Bundle) -> None:
     def niceness() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 

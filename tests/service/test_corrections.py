@@ -88,7 +88,7 @@ def test_scores_follow_the_file_alike_on_both_ways(corrected: Corrected) -> None
     assert corrected.pctr(PLAIN).tobytes() == own.tobytes()
 
 
-def test_an_explanation_sums_to_the_corrected_score(corrected: Corrected) -> None:
+def test_explanation_sums_to_the_corrected_score(corrected: Corrected) -> None:
     corrected.write(LEARNED)
     reply = corrected.ask({**golden_requests()[0], "explain": True}, UNLOGGED)
     odds = np.log(np.divide(*np.array([(one, 1 - one) for one in reply["candidates"]["pctr"]]).T))
@@ -125,7 +125,7 @@ def test_logged_requests_give_the_same_bits_again(corrected: Corrected, bundle: 
     corrected.file.unlink()
 
 
-def test_a_file_that_is_none_refuses_the_start(tmp_path: Path) -> None:
+def test_invalid_corrections_refuse_the_start(tmp_path: Path) -> None:
     file = tmp_path / "corrections.json"
     file.write_text("{}")
 

@@ -37,7 +37,7 @@ def of(*values: bytes) -> float:
     return DEADLINES.of({"headers": headers, BEGAN: 100.0})
 
 
-def test_a_caller_grants_what_it_likes_up_to_a_limit() -> None:
+def test_caller_grants_what_it_likes_up_to_a_limit() -> None:
     assert of() == 100.05
     assert of(b"1") == 100.001
     assert of(b"60000") == 160.0
@@ -55,7 +55,7 @@ def test_anything_else_is_malformed(value: bytes) -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "60001", "soon", "1.5", "-3", ""])
-def test_a_malformed_deadline_is_a_400_that_names_it(service: LiveService, value: str) -> None:
+def test_malformed_deadline_is_a_400_that_names_it(service: LiveService, value: str) -> None:
     with service.client() as client:
         answer = client.post("/v1/score", json=golden_requests()[0], headers={"X-Deadline-Ms": value})
         assert answer.status_code == 400
@@ -65,7 +65,7 @@ def test_a_malformed_deadline_is_a_400_that_names_it(service: LiveService, value
         assert client.post("/v1/score", json=golden_requests()[0]).status_code == 200
 
 
-def test_a_generous_deadline_changes_nothing(service: LiveService) -> None:
+def test_generous_deadline_changes_nothing(service: LiveService) -> None:
     with service.client() as client:
         for request in golden_requests():
             one, other = (
@@ -196,6 +196,6 @@ def test_as_many_of_the_first_run_as_can_be_expected_to_end_in_time() -> None:
     assert pctr == [*range(len(pctr) - 1), -1]
 
 
-def test_where_it_suffices_for_nothing_nothing_runs() -> None:
+def test_too_little_time_for_one_candidate_is_an_error() -> None:
     with pytest.raises(DeadlineExceeded, match="too little time left"):
         run_with(0.002)

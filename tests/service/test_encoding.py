@@ -57,7 +57,7 @@ def outcomes(told: Sequence[EncodedText]) -> list[str]:
     return [one.outcome for one in told]
 
 
-def test_a_text_is_encoded_once_whoever_asks(cold_bundle: Bundle) -> None:
+def test_text_is_encoded_once_whoever_asks(cold_bundle: Bundle) -> None:
     texts = ["a tent", "longer " * 30, "a tent", "Café ☕"]
     alone = TextEncoder(cold_bundle)
 
@@ -75,7 +75,7 @@ def test_a_text_is_encoded_once_whoever_asks(cold_bundle: Bundle) -> None:
     assert "msd_encoder_waiting 0.0" in metrics.exposition().decode()
 
 
-def test_what_is_not_there_in_time_is_late_and_there_the_next_time(cold_bundle: Bundle) -> None:
+def test_late_text_is_encoded_for_the_next_request(cold_bundle: Bundle) -> None:
     async def talk(encoding: Encoding) -> None:
         assert outcomes(await ask(encoding, cold_bundle, "a tent", wait_s=0.0)) == ["late"]
         found = await ask(encoding, cold_bundle, "a tent")
@@ -103,7 +103,7 @@ def test_more_than_may_wait_is_dropped_and_the_rate_is_kept(cold_bundle: Bundle)
     assert "msd_encoder_waiting 2.0" in metrics.exposition().decode()
 
 
-def test_a_text_that_fails_fails_alone(cold_bundle: Bundle) -> None:
+def test_text_that_fails_fails_alone(cold_bundle: Bundle) -> None:
     async def talk(encoding: Encoding) -> None:
         told = await ask(encoding, cold_bundle, "a tent", f"b {POISON}", "c")
         assert outcomes(told) == ["encoded", "failed", "encoded"]
@@ -111,7 +111,7 @@ def test_a_text_that_fails_fails_alone(cold_bundle: Bundle) -> None:
     encode(talk)
 
 
-def test_a_bundle_whose_encoder_cannot_be_had_fails_alone(cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_bundle_whose_encoder_cannot_be_had_fails_alone(cold_bundle: Bundle, tmp_path: Path) -> None:
     changed = tmp_path / "changed"
     shutil.copytree(cold_bundle.folder, changed)
     (changed / TOKENIZER).write_bytes(cold_bundle.path(TOKENIZER).read_bytes() + b"\n")
@@ -125,7 +125,7 @@ def test_a_bundle_whose_encoder_cannot_be_had_fails_alone(cold_bundle: Bundle, t
     encode(talk)
 
 
-def test_of_one_question_only_so_many_are_encoded(cold_bundle: Bundle) -> None:
+def test_texts_per_request_are_bounded(cold_bundle: Bundle) -> None:
     async def talk(encoding: Encoding) -> None:
         assert outcomes(await ask(encoding, cold_bundle, "a", "b", "c", most=2)) == ["encoded", "encoded", "dropped"]
         # Those that are held do not count.
@@ -169,7 +169,7 @@ def test_key_depends_on_encoder_and_text() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_those_asked_for_least_make_room(most: int) -> None:
+def test_least_recently_used_vectors_are_evicted(most: int) -> None:
     cache: LruCache[int, str] = LruCache(most)
     for number in range(most):
         cache.put({number: "old"})
@@ -183,7 +183,7 @@ def test_those_asked_for_least_make_room(most: int) -> None:
 _PER_S = 10_000.0
 
 
-def test_what_is_there_goes_at_once_and_at_the_bound_a_fifth_of_a_second_goes_together() -> None:
+def test_rate_grants_a_burst_then_a_fifth_of_a_second() -> None:
     async def run() -> list[int]:
         rate = Rate(_PER_S)
         return [await rate.take(1), await rate.take(20_000), await rate.take(20_000)]
@@ -194,7 +194,7 @@ def test_what_is_there_goes_at_once_and_at_the_bound_a_fifth_of_a_second_goes_to
     assert _PER_S / 5 <= together <= _PER_S
 
 
-def test_nobody_gets_more_than_is_wanted_or_less_than_one() -> None:
+def test_rate_grants_between_one_and_the_wanted_number() -> None:
     async def run(per_s: float) -> tuple[int, int]:
         rate = Rate(per_s)
         await rate.take(1_000)

@@ -83,7 +83,7 @@ def taken(connection: socket.socket) -> bytes:
             return came
 
 
-def test_a_thread_writes_at_once_and_the_loop_nothing_more() -> None:
+def test_thread_writes_at_once_and_the_loop_nothing_more() -> None:
     async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
         await asyncio.to_thread(exchange.send, *REPLY[1:])
         assert taken(theirs) == WHOLE
@@ -105,7 +105,7 @@ def test_without_a_thread_the_loop_writes_it() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 1 << 22])
-def test_what_the_connection_does_not_take_is_the_loops(size: int) -> None:
+def test_loop_writes_the_rest_of_a_reply(size: int) -> None:
     """A part of the reply, or all of it where the client takes nothing of what was sent before."""
 
     async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:

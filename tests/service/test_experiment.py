@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -21,19 +20,14 @@ from service.deployment.bundle_folder import EXPERIMENT
 from service.scoring.deployment import Assignment
 from tests.bundles.factory import AT
 from tests.service.live import ROOT, LiveService, live_service, wait_until
-from tests.service.test_swap import first_golden, point
+from tests.service.test_swap import first_golden, two_bundles
 
 USERS = [f"u{number}" for number in range(60)]
 
 
 @pytest.fixture(scope="module")
 def bundles(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of bundles: `a`, the current one, and `b`."""
-    folder = tmp_path_factory.mktemp("source")
-    copytree(bundle.folder, folder / "a")
-    copytree(other_bundle.folder, folder / "b")
-    point(folder, "a")
-    return folder
+    return two_bundles(tmp_path_factory.mktemp("source"), bundle, other_bundle)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +94,7 @@ def test_weights_change_while_it_runs(running: LiveService, bundles: Path) -> No
     assert [line["event"] for line in running.log()].count("model_loaded") == 1
 
 
-def test_an_experiment_that_is_none_changes_nothing(running: LiveService, bundles: Path) -> None:
+def test_invalid_experiment_changes_nothing(running: LiveService, bundles: Path) -> None:
     before = generation(running)
     experiment(bundles, (1, 1))
     wait_until(lambda: generation(running) > before)
@@ -113,7 +107,7 @@ def test_an_experiment_that_is_none_changes_nothing(running: LiveService, bundle
     assert running.metric("msd_bundle_refused") == 0
 
 
-def test_a_shadow_scores_what_is_left_over_and_nobody_sees_it(
+def test_shadow_scores_what_is_left_over_and_nobody_sees_it(
     running: LiveService, bundles: Path, bundle: Bundle, other_bundle: Bundle
 ) -> None:
     let_shadow(running, bundles)
@@ -134,7 +128,7 @@ def test_a_shadow_scores_what_is_left_over_and_nobody_sees_it(
     assert running.metric('msd_shadow_shift_count{slot="2"}') == 0
 
 
-def test_a_shadow_makes_nobody_wait_and_what_it_misses_is_counted(running: LiveService, bundles: Path) -> None:
+def test_shadow_makes_nobody_wait_and_what_it_misses_is_counted(running: LiveService, bundles: Path) -> None:
     let_shadow(running, bundles)
     before, counted = shadowed(running), running.metric('msd_requests_total{code="200"}')
     request = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{number}" for number in range(200)]}}
@@ -179,7 +173,7 @@ def places(salt: str, weights: list[float], names: str = "abcdefgh") -> list[str
 
 @settings(max_examples=40)
 @given(WEIGHTS, st.data(), st.floats(1.01, 50), st.text(max_size=9))
-def test_a_ramp_moves_users_into_its_arm_alone(
+def test_ramp_moves_users_into_its_arm_alone(
     weights: list[float], data: st.DataObject, factor: float, salt: str
 ) -> None:
     risen = data.draw(st.integers(0, len(weights) - 1))
@@ -192,7 +186,7 @@ def test_a_ramp_moves_users_into_its_arm_alone(
 
 @settings(max_examples=40)
 @given(WEIGHTS)
-def test_an_arm_that_goes_leaves_the_others_users_where_they_are(weights: list[float]) -> None:
+def test_arm_that_goes_leaves_the_others_users_where_they_are(weights: list[float]) -> None:
     before, after = places("s", weights), places("s", weights[:-1])
     gone = "abcdefgh"[len(weights) - 1]
 

@@ -72,7 +72,7 @@ def test_scores_are_the_same_to_the_bit_and_shares_sum_to_them(client: httpx.Cli
     np.testing.assert_allclose(sum(map(np.array, shares.values())), odds(plain) - base, atol=1e-5)
 
 
-def test_the_base_is_the_score_where_nothing_is_known(client: httpx.Client) -> None:
+def test_base_is_the_score_where_nothing_is_known(client: httpx.Client) -> None:
     nothing = reply(client, {"user_id": "nobody", "at": AT, "candidates": {"id": ["nothing"]}}, explain=True)
     assert nothing["explanation"] == {
         "base": pytest.approx(nothing["candidates"]["pctr"][0], abs=1e-6),
@@ -83,14 +83,14 @@ def test_the_base_is_the_score_where_nothing_is_known(client: httpx.Client) -> N
     assert base == pytest.approx(nothing["candidates"]["pctr"][0], abs=1e-6)
 
 
-def test_what_the_request_has_nothing_of_has_no_share(client: httpx.Client) -> None:
+def test_absent_groups_have_no_share(client: httpx.Client) -> None:
     bare = {"user_id": "nobody", "at": AT, "candidates": {"id": ["new"]}, "items": {"new": {"features": {"price": 3}}}}
     shares = reply(client, bare, explain=True)["explanation"]["shares"]
     assert shares["dense"][0] != 0.0
     assert (shares["semantic"], shares["id"], shares["history"]) == ([0.0], [0.0], [0.0])
 
 
-def test_an_effect_is_what_the_score_loses_without_the_item(client: httpx.Client) -> None:
+def test_effect_is_what_the_score_loses_without_the_item(client: httpx.Client) -> None:
     whole = reply(client, ASKED, explain=True)
     history = whole["explanation"]["history"]
     assert history["id"] == ["i7", "i8", "i10"]
@@ -135,7 +135,7 @@ def test_more_candidates_than_can_be_explained_are_refused(client: httpx.Client)
     assert len(reply(client, many)["candidates"]["id"]) == 201
 
 
-def test_what_cannot_be_explained_in_time_is_an_error_and_no_half_answer(bundle: Bundle) -> None:
+def test_explanation_that_is_late_is_an_error(bundle: Bundle) -> None:
     metrics = Metrics()
     model = load_model(bundle, Settings(bundle=bundle.folder), metrics)
     admission = Admission(metrics, 20_000)
@@ -220,7 +220,7 @@ def requests(bundle: Bundle) -> list[Tensors]:
     ]
 
 
-def test_with_all_groups_it_is_the_request_and_with_none_nothing_is_known(bundle: Bundle, nothing: Tensors) -> None:
+def test_all_groups_give_the_request_and_none_the_unknown(bundle: Bundle, nothing: Tensors) -> None:
     for tensors in requests(bundle):
         knowledge = KnownGroups(bundle.schema, tensors, nothing)
         for name, whole in tensors.items():
@@ -247,7 +247,7 @@ def test_each_group_takes_what_its_name_says(bundle: Bundle, nothing: Tensors) -
     assert changed["dense"] == {*changed["id"], "user_dense", "item_dense", "context_categorical", "context_dense"}
 
 
-def test_of_somebody_unknown_there_are_no_groups(bundle: Bundle, nothing: Tensors) -> None:
+def test_unknown_user_and_items_have_no_groups(bundle: Bundle, nothing: Tensors) -> None:
     assert KnownGroups(bundle.schema, nothing, nothing).groups == ()
 
 
@@ -268,12 +268,12 @@ WORTHS = st.integers(0, 4).flatmap(lambda players: arrays(np.float64, (2**player
 
 
 @given(WORTHS)
-def test_shares_sum_to_what_all_are_worth_more_than_none(values: np.ndarray) -> None:
+def test_shares_sum_to_the_total_gain(values: np.ndarray) -> None:
     np.testing.assert_allclose(shapley(values).sum(axis=0), values[-1] - values[0], atol=1e-12)
 
 
 @given(arrays(np.float64, (8, 2), elements=st.floats(-9, 9)))
-def test_who_changes_nothing_gets_nothing_and_the_others_as_without_him(values: np.ndarray) -> None:
+def test_null_player_gets_nothing(values: np.ndarray) -> None:
     # A fourth player, bit 3, who adds nothing to anybody.
     shares = shapley(np.concatenate([values, values]))
 
@@ -282,7 +282,7 @@ def test_who_changes_nothing_gets_nothing_and_the_others_as_without_him(values: 
 
 
 @given(st.lists(st.floats(-5, 5), min_size=4, max_size=4))
-def test_what_adds_up_is_shared_as_it_adds_up(worths: list[float]) -> None:
+def test_additive_games_are_shared_additively(worths: list[float]) -> None:
     values = np.array([[sum(w for bit, w in enumerate(worths) if chosen >> bit & 1)] for chosen in range(16)])
 
     np.testing.assert_allclose(shapley(values)[:, 0], worths, atol=1e-12)

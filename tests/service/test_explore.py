@@ -103,7 +103,7 @@ def test_some_first_candidates_are_explored_and_replayed(client: httpx.Client, u
     assert "explores" in differs.differences[0].what
 
 
-def test_a_seed_decides_alone(client: httpx.Client) -> None:
+def test_seed_decides_alone(client: httpx.Client) -> None:
     one, other = (scored(client, {**THOMPSON, "seed": 11}, name)["explore"] for name in ("a", "b"))
     seeds = Counter(scored(client, {**THOMPSON, "seed": n})["explore"]["explored"] for n in range(30))
 
@@ -195,7 +195,7 @@ def test_probabilities_are_the_frequencies_of_draws(certain: int) -> None:
     assert np.abs(found - frequency).max() < 0.005
 
 
-def test_a_better_and_a_more_uncertain_candidate_are_likelier() -> None:
+def test_better_and_a_more_uncertain_candidate_are_likelier() -> None:
     plain = CompetingCandidates(np.arange(3), np.zeros(3), np.array([-2.0, -2.0, -1.0]), np.array([0.2, 0.2, 0.2]))
     unsure = plain._replace(std=np.array([0.2, 0.9, 0.2]))
 
@@ -265,7 +265,7 @@ def test_without_any_value_the_first_place_wins() -> None:
     assert (choice.first, choice.propensity) == (0, 1.0)
 
 
-def test_a_repeated_id_competes_once() -> None:
+def test_repeated_id_competes_once() -> None:
     found = competing(**columns(4, ids=["a", "b", "a", "b"]))
 
     assert found.places.tolist() == [0, 1]
@@ -289,7 +289,7 @@ def test_at_most_two_hundred_compete() -> None:
     assert (choice.first, choice.propensity) == (3, 1.0)
 
 
-def test_what_is_known_makes_certain() -> None:
+def test_impressions_reduce_uncertainty() -> None:
     uncertainty = Uncertainty(new=0.6, information=0.5, floor=0.1)
     std = uncertainty.logit_std(np.array([0.0, 10.0, 1_000.0, 1e9]), np.full(4, 0.1, np.float32))
 

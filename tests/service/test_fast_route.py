@@ -183,7 +183,7 @@ def test_headers(ways: Ways, name: str) -> None:
     assert only(ways, post(GOOD, headers, LAST)).status == status
 
 
-def test_an_id_that_the_service_gives_is_that_of_the_reply(ways: Ways) -> None:
+def test_id_that_the_service_gives_is_that_of_the_reply(ways: Ways) -> None:
     for way in ways:
         (reply,) = said(way, [post(GOOD, JSON, LAST).replace(b"X-Request-Id: same\r\n", b"")])
         assert b"x-request-id" + json.loads(reply.body)["request_id"].encode() in reply.headers
@@ -209,7 +209,7 @@ def test_connection_ends_with_the_reply(ways: Ways, version: bytes, headers: byt
     assert reply.headers.count(b"connectionclose") == 1
 
 
-def test_a_client_that_expects_to_be_told_to_go_on_is(ways: Ways) -> None:
+def test_client_that_expects_100_continue_gets_it(ways: Ways) -> None:
     request = post(GOOD, JSON, LAST, b"Expect: 100-continue\r\n")
     head = request[: -len(GOOD)]
     # A client that does not wait may send both at once, and is spared the interim reply where all has come.
@@ -229,7 +229,7 @@ def test_byte_by_byte(ways: Ways) -> None:
     assert only(ways, *heads, GOOD, pause_s=0.0) == only(ways, request)
 
 
-def test_in_chunks(ways: Ways) -> None:
+def test_chunked_body_gets_the_same_reply(ways: Ways) -> None:
     head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\n" + JSON + LAST
     head += b"Transfer-Encoding: chunked\r\n\r\n"
     chunks = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (GOOD[:7], GOOD[7:40], GOOD[40:])]
@@ -238,7 +238,7 @@ def test_in_chunks(ways: Ways) -> None:
     assert only(ways, head, *chunks, b"0\r\n\r\n") == whole
 
 
-def test_a_body_larger_than_what_is_read_at_once(ways: Ways) -> None:
+def test_body_larger_than_what_is_read_at_once(ways: Ways) -> None:
     document = {**json.loads(MANY), "context": {"device": "d" * 200}}
     body = json.dumps(document).encode() + b" " * 90_000
     request = post(body, JSON, LAST)
@@ -257,7 +257,7 @@ def test_body_without_end_gets_408(hasty_ways: Ways) -> None:
     assert [one.status for one in found] == [200, 408]
 
 
-def test_a_request_whose_time_is_over_when_it_has_come(ways: Ways) -> None:
+def test_request_whose_time_is_over_when_it_has_come(ways: Ways) -> None:
     request = post(GOOD, JSON, LAST, b"X-Deadline-Ms: 10\r\n")
     reply = only(ways, request[: -len(GOOD)], GOOD, pause_s=0.03)
     assert reply.status == 504
@@ -291,7 +291,7 @@ def test_nonsense_behind_a_good_request(ways: Ways) -> None:
     assert [reply.status for reply in both(ways, post(GOOD, JSON) + b"nonsense\r\n\r\n")] == [200, 400]
 
 
-def test_a_body_over_the_limit(bundle: Bundle, open_ways: Callable[..., Ways]) -> None:
+def test_body_over_the_limit(bundle: Bundle, open_ways: Callable[..., Ways]) -> None:
     """A limit below what is read at once."""
     small = open_ways(bundle, max_body_bytes=1_024)
     assert only(small, post(GOOD + b" " * (1_024 - len(GOOD)), JSON, LAST)).status == 200
@@ -331,7 +331,7 @@ def test_replies_never_go_to_another_connection(ways: Ways) -> None:
     check_whole(ways)
 
 
-def test_a_client_that_does_not_read_is_sent_away(hasty_ways: Ways) -> None:
+def test_client_that_does_not_read_is_sent_away(hasty_ways: Ways) -> None:
     sample = 'msd_connections_closed_total{reason="slow_reader"}'
     for way in hasty_ways:
         before = way.metric(sample)
@@ -343,7 +343,7 @@ def test_a_client_that_does_not_read_is_sent_away(hasty_ways: Ways) -> None:
     check_whole(hasty_ways)
 
 
-def test_a_client_that_reads_late_gets_all_of_it(ways: Ways) -> None:
+def test_client_that_reads_late_gets_all_of_it(ways: Ways) -> None:
     """Replies that the connection does not take at once come whole, each byte once."""
     request, count = post(MANY, JSON), 40
     (expected,) = {one._replace(headers=()) for one in both(ways, post(MANY, JSON, LAST))}
@@ -358,7 +358,7 @@ def test_a_client_that_reads_late_gets_all_of_it(ways: Ways) -> None:
         assert [one._replace(headers=()) for one in came] == [expected] * count
 
 
-def test_a_half_closed_connection(ways: Ways) -> None:
+def test_half_closed_connection(ways: Ways) -> None:
     """Who says that it will send no more is answered in full."""
     for way in ways:
         for _ in range(20):
@@ -399,7 +399,7 @@ def test_keys(bundle: Bundle, open_ways: Callable[..., Ways], tmp_path_factory: 
         assert way.metric('msd_requests_total{code="403"}') == 1
 
 
-def test_while_they_drain(bundle: Bundle, tmp_path: Path) -> None:
+def test_draining_services_close_kept_connections(bundle: Bundle, tmp_path: Path) -> None:
     """Answers tell their clients to connect anew, on kept connections too."""
     found = []
     for way in ("on", "off"):
@@ -427,7 +427,7 @@ def test_while_they_drain(bundle: Bundle, tmp_path: Path) -> None:
     [(Recipe(poison=True), "model_error", "request"), (Recipe(fails=True), "internal", "internal_error")],
     ids=["not finite", "fails"],
 )
-def test_a_model_that_fails(
+def test_model_that_fails(
     open_ways: Callable[..., Ways],
     tmp_path_factory: pytest.TempPathFactory,
     recipe: Recipe,
@@ -440,7 +440,12 @@ def test_a_model_that_fails(
     assert (first.status, second.status, third.status) == (500, 200, 500)
     assert json.loads(first.body)["error"]["code"] == code
     for way in failing:
-        (line,) = [one for one in way.log() if one["event"] == said_in_log and one.get("request_id") == "bad"]
+
+        def lines(way: LiveService = way) -> list[dict[str, Any]]:
+            return [one for one in way.log() if one["event"] == said_in_log and one.get("request_id") == "bad"]
+
+        wait_until(lines)  # a line is written a moment after its reply
+        (line,) = lines()
         assert (line["level"] == "error") == (said_in_log == "internal_error")
         assert way.metric('msd_requests_total{code="500"}') == 2
         assert way.metric("msd_queued_rows") == 0

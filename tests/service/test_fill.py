@@ -1,7 +1,8 @@
 """Rows that are near before anybody asks: as many as there is room for, in nobody's place, none outdated."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,22 +23,13 @@ from tests.bundles.factory import ITEMS, USERS, golden_requests
 from tests.service.live import live_service, wait_until
 from tests.service.resp_server import bulk, changed, server_that, values
 from tests.service.test_redis_updates import change, impressions, rows_of, until
+from tests.service.test_redis_updates import run as run_store
 
 ALL = [f"i{number}" for number in range(ITEMS)]
 FAST = 1e6
 
 
-def run(bundle: Bundle, url: str, use: Callable[[RedisStore], Awaitable[None]], cache_bytes: int = 10**6) -> Metrics:
-    async def go() -> Metrics:
-        metrics = Metrics()
-        store = RedisStore(bundle, url, 5.0, cache_bytes, metrics, FAST)
-        try:
-            await use(store)
-        finally:
-            await store.close()
-        return metrics
-
-    return asyncio.run(go())
+run = partial(run_store, fill_rows_per_s=FAST)
 
 
 def reads(client: Redis) -> int:
@@ -90,7 +82,7 @@ def test_all_rows_come_near_and_none_is_asked_for_again(published: ValkeyServer,
     assert 'msd_fill_state{state="done"} 0.0' in metrics.exposition().decode()
 
 
-def test_it_stops_where_there_is_no_room_and_takes_nobodys(
+def test_fill_stops_at_the_memory_limit_and_evicts_nothing(
     published: ValkeyServer, client: Redis, bundle: Bundle
 ) -> None:
     asked = ALL[-40:]
@@ -120,9 +112,7 @@ def ids_by_impressions(bundle: Bundle) -> list[str]:
     return [list(rows)[place] for place in np.argsort(-impressions, kind="stable").tolist()]
 
 
-def test_after_a_lost_connection_what_is_held_is_read_again_though_nobody_asks(
-    published: ValkeyServer, client: Redis, bundle: Bundle
-) -> None:
+def test_rows_are_read_again_after_a_lost_connection(published: ValkeyServer, client: Redis, bundle: Bundle) -> None:
     async def use(store: RedisStore) -> None:
         await filled(store)
         first = store._nodes.current()
@@ -162,7 +152,7 @@ def test_another_publication_is_prefetched_near_too(published: ValkeyServer, cli
     run(bundle, published.connection_url, use)
 
 
-def test_a_row_that_changes_on_its_way_near_is_asked_for_again(client: Redis, bundle: Bundle) -> None:
+def test_row_that_changes_on_its_way_near_is_asked_for_again(client: Redis, bundle: Bundle) -> None:
     """The server answers the fill with the old row and, in the same breath, says that it has changed."""
     prefix = key_prefix(bundle.bundle_id, "item").encode()
     old, new = rows_of(client, bundle, "i1", "i2")
@@ -193,7 +183,7 @@ def test_a_row_that_changes_on_its_way_near_is_asked_for_again(client: Redis, bu
 
 
 @pytest.mark.parametrize("left", [b"", b"\xff" * 40, b"\x05\x00ab"])
-def test_without_a_list_of_what_was_shown_most_or_with_a_damaged_one_nothing_is_prefetched(
+def test_fill_without_a_valid_list_does_nothing(
     published: ValkeyServer, client: Redis, bundle: Bundle, left: bytes
 ) -> None:
     for side in ROW_SIDES:
@@ -208,7 +198,7 @@ def test_without_a_list_of_what_was_shown_most_or_with_a_damaged_one_nothing_is_
     run(bundle, published.connection_url, use)
 
 
-def test_the_service_fills_itself_and_says_so(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> None:
+def test_service_fills_its_cache_and_reports_it(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> None:
     url = published.connection_url
     with live_service(bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=2_000) as running:
         wait_until(lambda: running.metric('msd_fill_state{state="done"}') == 1)
@@ -219,7 +209,7 @@ def test_the_service_fills_itself_and_says_so(published: ValkeyServer, bundle: B
 
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 12), st.integers(1, 7))
-def test_of_many_the_ids_with_the_most_impressions_are_kept(
+def test_ids_with_the_most_impressions_are_kept(
     bundle: Bundle, impressions: list[int], at_most: int, chunk: int
 ) -> None:
     codec = RowCodec(bundle.schema, "item", bundle.bundle_id)

@@ -124,7 +124,7 @@ def test_each_path_needs_its_own_scope(guarded: LiveService, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/model", "/docs", "/openapi.json", "/docs/assets/favicon.png", "/nothing"])
-def test_what_tells_of_the_service_needs_a_key_of_any_scope(guarded: LiveService, path: str) -> None:
+def test_descriptive_routes_need_any_key(guarded: LiveService, path: str) -> None:
     assert error_of(ask(guarded, None, path), 401)["code"] == "unauthorized"
     assert {ask(guarded, KEYS[name], path).status_code for name in ("ads", "ops")} <= {200, 404}
     if path == "/openapi.json":
@@ -162,7 +162,7 @@ def test_without_a_key_the_answer_comes_before_the_body(guarded: LiveService, pa
     assert alive.startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_refused_client_that_leaves_is_no_error(guarded: LiveService) -> None:
+def test_refused_client_that_leaves_is_no_error(guarded: LiveService) -> None:
     before = metric(guarded, 'msd_requests_total{code="401"}')
     with socket.create_connection(("127.0.0.1", guarded.port)) as connection:
         connection.sendall(HEAD + b"Content-Length: 900000\r\n\r\n{")
@@ -205,7 +205,7 @@ def test_no_key_is_logged(guarded: LiveService) -> None:
     assert not [line for line in guarded.log() if line["event"] == "internal_error"]
 
 
-def test_refusals_are_told_together(guarded: LiveService) -> None:
+def test_refused_keys_are_logged_together(guarded: LiveService) -> None:
     for _ in range(20):
         ask(guarded, None)
     lines = [line for line in guarded.log() if line["event"] == "keys_refused"]
@@ -215,7 +215,7 @@ def test_refusals_are_told_together(guarded: LiveService) -> None:
     assert metric(guarded, 'msd_keys_refused_total{reason="missing"}') >= 20
 
 
-def test_without_a_file_scoring_is_open_and_the_log_says_so(service: LiveService) -> None:
+def test_scoring_without_a_key_file_is_open_and_logged(service: LiveService) -> None:
     with service.client() as client:
         assert client.post("/v1/score", json=GOOD, headers={"Authorization": "Bearer x"}).status_code == 200
         assert client.get("/v1/admin/anything").status_code == 404
@@ -226,9 +226,7 @@ def test_without_a_file_scoring_is_open_and_the_log_says_so(service: LiveService
     ("given", "said"),
     [({"MSD_KEYS_FILE": "/no/such/file"}, "/no/such/file"), ({"MSD_GUARD_METRICS": "1"}, "needs MSD_KEYS_FILE")],
 )
-def test_a_start_without_the_keys_that_are_asked_for_is_refused(
-    bundle: Bundle, given: dict[str, Any], said: str
-) -> None:
+def test_start_without_the_keys_that_are_asked_for_is_refused(bundle: Bundle, given: dict[str, Any], said: str) -> None:
     ended = run_msd("serve", str(bundle.folder), "--port", "0", **given)
 
     assert ended.returncode == 2
@@ -249,7 +247,7 @@ def write(path: Path, *entries: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def test_a_key_is_found_and_nothing_else() -> None:
+def test_key_is_found_and_nothing_else() -> None:
     key, kept = new_key("ads", ("score", "events"), None)
     other, of_other = new_key("ops", ("admin",), None)
     ring = KeyRing(KeyFile(keys=(kept, of_other)))
@@ -281,7 +279,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_that_is_none_is_refused_by_its_place(tmp_path: Path, name: str) -> None:
+def test_invalid_key_file_is_refused_by_the_faulty_place(tmp_path: Path, name: str) -> None:
     content, said = BAD[name]
     (tmp_path / "keys.json").write_bytes(content)
 
@@ -298,7 +296,7 @@ def test_a_file_that_is_none_is_refused_by_its_place(tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b'{"keys": [')])
-def test_a_file_that_goes_bad_leaves_what_was_read(
+def test_file_that_goes_bad_leaves_what_was_read(
     tmp_path: Path, damage: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, metrics = tmp_path / "keys.json", Metrics()

@@ -70,7 +70,7 @@ def test_runs_that_never_end_are_seen_by_liveness(bundle: Bundle, tmp_path: Path
     assert said["scoring"].startswith("hangs for ")
 
 
-def test_one_hung_thread_of_two_is_told_and_the_other_goes_on(bundle: Bundle, tmp_path: Path) -> None:
+def test_one_hung_thread_of_two_is_measured_and_the_other_scores(bundle: Bundle, tmp_path: Path) -> None:
     runs = ModelRuns(tmp_path)
     with live_service(bundle.folder, tmp_path, prepare=runs.obey, workers=2, HANG_S=1) as running:
         with runs.held(), send(running, GOOD):
@@ -82,7 +82,7 @@ def test_one_hung_thread_of_two_is_told_and_the_other_goes_on(bundle: Bundle, tm
             assert running.terminate() == 1
 
 
-def test_a_loop_that_hangs_is_seen_at_the_admin_port(watched: LiveService) -> None:
+def test_loop_that_hangs_is_seen_at_the_admin_port(watched: LiveService) -> None:
     watched.process.send_signal(IN_PYTHON)
     with watched.admin() as client:
         wait_until(lambda: status_of(client, "/health/live") == 503)
@@ -93,7 +93,7 @@ def test_a_loop_that_hangs_is_seen_at_the_admin_port(watched: LiveService) -> No
         client.get("/health/live", timeout=1.0)
 
 
-def test_a_process_that_was_stopped_for_a_while_is_live_again(bundle: Bundle, tmp_path: Path) -> None:
+def test_process_that_was_stopped_for_a_while_is_live_again(bundle: Bundle, tmp_path: Path) -> None:
     with live_service(bundle.folder, tmp_path, admin_port=0, HANG_S=600) as running:
         running.process.send_signal(signal.SIGSTOP)
         with pytest.raises(httpx.TimeoutException), running.admin() as client:
@@ -106,7 +106,7 @@ def test_a_process_that_was_stopped_for_a_while_is_live_again(bundle: Bundle, tm
 
 
 @pytest.mark.parametrize("how", [IN_PYTHON, IN_C], ids=["in Python", "in C"])
-def test_a_signal_ends_a_process_whose_loop_hangs(bundle: Bundle, tmp_path: Path, how: signal.Signals) -> None:
+def test_signal_ends_a_process_whose_loop_hangs(bundle: Bundle, tmp_path: Path, how: signal.Signals) -> None:
     with live_service(bundle.folder, tmp_path, prepare=hang_on_signals) as running:
         running.process.send_signal(how)
         with pytest.raises(httpx.TimeoutException), running.client() as client:
@@ -116,12 +116,12 @@ def test_a_signal_ends_a_process_whose_loop_hangs(bundle: Bundle, tmp_path: Path
     assert re.search(r"faults\.py.* in _(hang|deadlock)", (tmp_path / "service.err").read_text())
 
 
-def test_a_process_in_which_no_thread_gets_pythons_lock_ends_by_itself(watched: LiveService) -> None:
+def test_process_in_which_no_thread_gets_pythons_lock_ends_by_itself(watched: LiveService) -> None:
     watched.process.send_signal(WITH_LOCK)
     assert watched.process.wait(60) == 1
 
 
-def test_a_second_interrupt_ends_a_process_that_hangs(bundle: Bundle, tmp_path: Path) -> None:
+def test_second_interrupt_ends_a_process_that_hangs(bundle: Bundle, tmp_path: Path) -> None:
     with live_service(bundle.folder, tmp_path, prepare=hang_on_signals, drain_seconds=600) as running:
         running.process.send_signal(IN_C)
         with pytest.raises(httpx.TimeoutException), running.client() as client:
@@ -169,7 +169,7 @@ def given_up(client: httpx.Client, document: dict[str, Any] = PLAIN) -> httpx.Re
 
 
 @pytest.mark.parametrize("way", [{}, SKIPS_NATIVE], ids=["native", "python"])
-def test_nobody_waits_for_ever(service: LiveService, runs: ModelRuns, way: dict[str, Any]) -> None:
+def test_request_behind_a_hanging_run_gets_504(service: LiveService, runs: ModelRuns, way: dict[str, Any]) -> None:
     with runs.held(), service.client() as client:
         answers = [given_up(client, PLAIN | way)]
         runs.let_others_pass()
@@ -184,7 +184,7 @@ def test_nobody_waits_for_ever(service: LiveService, runs: ModelRuns, way: dict[
     assert service.metric("msd_queued_rows") == 0
 
 
-def test_the_service_ends_with_a_run_at_hand(service: LiveService, runs: ModelRuns) -> None:
+def test_service_ends_with_a_run_at_hand(service: LiveService, runs: ModelRuns) -> None:
     with runs.held(), service.client() as client:
         # On a busy machine a request may be late before its run begins.
         wait_until(lambda: given_up(client).status_code == 504 and service.metric("msd_longest_run_seconds") > 0)
@@ -192,7 +192,7 @@ def test_the_service_ends_with_a_run_at_hand(service: LiveService, runs: ModelRu
     assert any(line["event"] == "run_left_behind" for line in service.log())
 
 
-def test_what_cannot_be_taken_on_is_refused_before_it_is_parsed(bundle: Bundle, tmp_path: Path) -> None:
+def test_full_queue_refuses_before_parsing(bundle: Bundle, tmp_path: Path) -> None:
     runs = ModelRuns(tmp_path)
     most = {**PLAIN, **SKIPS_NATIVE, "candidates": {"id": [f"i{n}" for n in range(100)]}}
     with (

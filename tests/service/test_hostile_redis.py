@@ -105,9 +105,7 @@ NONSENSE = [
     says=st.sampled_from(NONSENSE) | st.binary(max_size=300) | REPLIES.map(b"".join),
     hangs_up=st.booleans(),
 )
-def test_whatever_redis_says_requests_are_scored_and_the_next_good_answer_heals(
-    hostile: Hostile, says: bytes, hangs_up: bool
-) -> None:
+def test_hostile_redis_never_fails_a_request(hostile: Hostile, says: bytes, hangs_up: bool) -> None:
     service, proxy = hostile
     proxy.says, proxy.hangs_up = says, hangs_up
     try:
@@ -135,7 +133,7 @@ def says_of_a_cluster(command: Sequence[bytes]) -> bytes | None:
 
 @pytest.mark.parametrize("says", NONSENSE, ids=range(len(NONSENSE)))
 @pytest.mark.parametrize("who", ["sentinel", "cluster", "node"])
-def test_whatever_sentinels_and_nodes_say_gives_no_row(bundle: Bundle, who: str, says: bytes) -> None:
+def test_hostile_sentinels_and_nodes_give_no_row(bundle: Bundle, who: str, says: bytes) -> None:
     port = 0
 
     def answer(command: Sequence[bytes]) -> bytes:

@@ -41,7 +41,7 @@ def test_importing_the_service_loads_no_torch() -> None:
 
 
 @pytest.mark.parametrize("store", ["file", "redis"])
-def test_it_serves_with_the_network_closed(
+def test_serves_with_the_network_closed(
     store: str, bundle: Bundle, redis_server: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = tmp_path / "report"
@@ -83,6 +83,6 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("part", KNOWN, ids=lambda part: part.__name__)
-def test_what_the_service_is_built_on_is_as_it_was(part: type) -> None:
+def test_uvicorn_is_the_release_that_was_read(part: type) -> None:
     digest = hashlib.sha256(inspect.getsource(part).encode()).hexdigest()[:16]
     assert digest == KNOWN[part], f"uvicorn has another {part.__name__}"

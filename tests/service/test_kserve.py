@@ -80,7 +80,7 @@ def test_names_versions_and_images_fit_together(path: Path) -> None:
         assert int(version) == FORMAT_VERSION
 
 
-def test_the_runtime_takes_what_the_service_asks_it_for() -> None:
+def test_runtime_takes_what_the_service_asks_it_for() -> None:
     found = {path.stem: _document(path) for path in FILES}
     runtime, asked = found["serving-runtime"], found["inference-service"]
     model, taken = asked["spec"]["predictor"]["model"], runtime["spec"]["supportedModelFormats"]

@@ -23,8 +23,7 @@ from operations.replay.log import replay_log
 from service.deployment.proof import Pace, prove
 from service.errors import Overloaded
 from service.request_log.files import log_files, read_requests
-from service.scoring.admission import Admission, Admitted, Load
-from service.scoring.brownout import Brownout
+from service.scoring.admission import Admission, Brownout, Load
 from service.scoring.job import Ran, Runner, load_of
 from service.scoring.model import load_model
 from service.scoring.run_queue import RunQueue
@@ -34,7 +33,7 @@ from tests.bundles.factory import AT, build_bundle, golden_requests, reseal
 from tests.bundles.ranker_graph import Recipe
 from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.test_run_queue import CountingRuntime
+from tests.service.test_run_queue import CountingRuntime, admitted
 
 ID = {"X-Request-Id": "fixed"}
 # Of the large golden, whose full run is learned to take this long a candidate: far more than there is time for.
@@ -82,7 +81,7 @@ def wide_golden(bundle: Bundle) -> Golden:
     return next(one for one in read_goldens(bundle.path(GOLDENS)) if one.request == WIDE)
 
 
-def test_the_lean_graph_scores_what_the_full_one_has_no_time_for(hurried: Hurried, lean_bundle: Bundle) -> None:
+def test_lean_graph_scores_what_the_full_one_has_no_time_for(hurried: Hurried, lean_bundle: Bundle) -> None:
     answer = hurried.ask(WIDE)
 
     assert answer.status_code == 200, answer.text
@@ -99,14 +98,14 @@ def test_the_lean_graph_scores_what_the_full_one_has_no_time_for(hurried: Hurrie
     assert reply["candidates"]["pctr"] == pytest.approx(golden.expected["pctr"], abs=1e-5)
 
 
-def test_a_lean_reply_says_what_else_is_degraded(hurried: Hurried) -> None:
+def test_lean_reply_declares_other_degradation(hurried: Hurried) -> None:
     ids = [*WIDE["candidates"]["id"][:-1], "no row"]
     reply = hurried.ask({"user_id": "nobody", "at": AT, "candidates": {"id": ids}, "top_k": 3}).json()
     assert reply["degraded"] == {"model": "lean", "user": "unknown", "candidates": {"no row": "prior"}}
     assert len(reply["candidates"]["id"]) == 3
 
 
-def test_what_is_explained_is_the_full_models(hurried: Hurried) -> None:
+def test_explanations_are_never_lean(hurried: Hurried) -> None:
     """With too little time for it, all of it is late, or parts are: never lean."""
     answer = hurried.ask({**WIDE, "explain": True})
     assert answer.status_code == 504, answer.text
@@ -129,7 +128,7 @@ def test_v2_and_the_served_model_declare_it(hurried: Hurried) -> None:
         (False, {"lean": True}, "the bundle has no lean.onnx (`msd lean`)"),
     ],
 )
-def test_without_it_the_full_model_scores_all(
+def test_full_model_scores_without_a_lean_graph(
     is_lean: bool, settings: dict[str, Any], reason: str, lean_bundle: Bundle, bundle: Bundle
 ) -> None:
     served = lean_bundle if is_lean else bundle
@@ -202,7 +201,7 @@ def _no_file(folder: Path) -> None:
         (_swap_graph, "golden 1 differs by .* for the lean graph"),
     ],
 )
-def test_a_lean_graph_that_is_not_the_manifests_is_refused(
+def test_lean_graph_that_is_not_the_manifests_is_refused(
     damage: Callable[[Path], object], said: str, lean_bundle: Bundle, tmp_path: Path
 ) -> None:
     folder = Path(
@@ -228,18 +227,7 @@ def gauge(metrics: Metrics) -> float:
     return family.samples[0].value
 
 
-def admitted(admission: Admission, load: Load) -> list[Admitted]:
-    """As many of the same as are accepted at once."""
-    found: list[Admitted] = []
-    try:
-        while len(found) < 1_000:
-            found.append(admission.enter(load, time.perf_counter() + LEFT_S))
-    except Overloaded:
-        return found
-    raise AssertionError("there is no end")
-
-
-def test_the_lean_graph_takes_over_before_any_is_refused() -> None:
+def test_lean_graph_takes_over_before_any_is_refused() -> None:
     metrics = Metrics()
     without = admitted(Admission(Metrics(), 10_000), Load(10, FULL))
     found = admitted(Admission(metrics, 10_000), Load(10, FULL, LEAN))
@@ -252,7 +240,7 @@ def test_the_lean_graph_takes_over_before_any_is_refused() -> None:
     assert gauge(metrics) == 1
 
 
-def test_what_may_not_be_lean_is_judged_as_ever() -> None:
+def test_request_without_lean_graph_is_refused_as_before() -> None:
     admission = Admission(Metrics(), 10_000)
     lean = [one for one in admitted(admission, Load(10, FULL, LEAN)) if one.is_lean]
     assert lean
@@ -260,7 +248,7 @@ def test_what_may_not_be_lean_is_judged_as_ever() -> None:
         admission.enter(Load(10, FULL), time.perf_counter() + LEFT_S)
 
 
-def test_it_ends_when_the_full_model_could_score_what_is_offered() -> None:
+def test_brownout_ends_once_the_full_model_could_score_the_load() -> None:
     metrics = Metrics()
     brownout = Brownout(metrics, threads=2)
     brownout.begin(100.0)
@@ -297,7 +285,7 @@ def test_without_any_request_the_gauge_falls_too() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 0.2), st.floats(0.0, 0.1)), max_size=50))
-def test_it_lasts_a_second_whatever_is_offered(offers: list[tuple[float, float]]) -> None:
+def test_brownout_lasts_at_least_a_second(offers: list[tuple[float, float]]) -> None:
     brownout = Brownout(Metrics(), threads=1)
     brownout.begin(5.0)
     now = 5.0
@@ -316,7 +304,7 @@ def test_meanwhile_one_request_a_second_is_scored_in_full() -> None:
     assert probes == [1.0, 2.0, 3.0, 4.0]
 
 
-def test_with_too_little_time_for_the_full_model_the_lean_one_scores_all() -> None:
+def test_lean_model_scores_all_if_time_is_short() -> None:
     """Rather than the full one the first few."""
     metrics, full, lean = Metrics(), CountingRuntime(), CountingRuntime()
     queue, runners = RunQueue(metrics, Admission(metrics, 1_000)), (Runner(full), Runner(lean))

@@ -60,7 +60,7 @@ def answers(connection: socket.socket, count: int) -> None:
         seen += came
 
 
-def test_a_new_client_takes_the_place_of_an_idle_one(narrow: LiveService) -> None:
+def test_new_client_takes_the_place_of_an_idle_one(narrow: LiveService) -> None:
     """Kept connections that nobody uses do not keep others out."""
     before = closed(narrow, "made_room")
     kept = []
@@ -98,7 +98,7 @@ def test_clients_that_do_not_ask_in_full_keep_nobody_out(narrow: LiveService, sa
             one.close()
 
 
-def test_a_client_that_is_being_answered_keeps_its_place(patient: LiveService) -> None:
+def test_client_that_is_being_answered_keeps_its_place(patient: LiveService) -> None:
     """Where all are, the next one has to come again."""
     before = closed(patient, "full")
     held: list[socket.socket] = []
@@ -117,7 +117,7 @@ def test_a_client_that_is_being_answered_keeps_its_place(patient: LiveService) -
     wait_until(lambda: closed(patient, "full") > before)
 
 
-def test_a_client_that_reads_slowly_but_in_time_is_not(narrow: LiveService) -> None:
+def test_client_that_reads_slowly_but_in_time_is_not(narrow: LiveService) -> None:
     with connect(narrow) as connection:
         connection.sendall(POST * 20)
         time.sleep(0.1)
@@ -146,7 +146,7 @@ def test_no_route_waits_for_a_body_without_end(narrow: LiveService, head: bytes,
     assert (b"connection: close" in answer) == (status == 408)
 
 
-def test_a_body_that_comes_late_is_read_by_every_route(narrow: LiveService) -> None:
+def test_body_that_comes_late_is_read_by_every_route(narrow: LiveService) -> None:
     head = b"GET /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
     answer = talk(narrow, head, b"abcd", LAST)
 
@@ -164,7 +164,7 @@ FRAMING = {
 
 
 @pytest.mark.parametrize("name", FRAMING)
-def test_what_stands_between_the_bytes_of_a_body_is_bounded(narrow: LiveService, name: str) -> None:
+def test_framing_of_a_body_is_bounded(narrow: LiveService, name: str) -> None:
     """And its client, who is still sending, reads why."""
     before = closed(narrow, "bad_http")
     pieces = [FRAMING[name][start : start + 2**17] for start in range(0, len(FRAMING[name]), 2**17)]
@@ -175,7 +175,7 @@ def test_what_stands_between_the_bytes_of_a_body_is_bounded(narrow: LiveService,
     assert closed(narrow, "bad_http") == before + 1
 
 
-def test_a_trailer_is_no_header(narrow: LiveService) -> None:
+def test_trailer_does_not_count_as_header(narrow: LiveService) -> None:
     head = CHUNKED.replace(b"application/json", b"text/plain")
     answer = talk(
         narrow, head + b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY), b"Content-Type: application/json\r\n\r\n", LAST
@@ -184,14 +184,14 @@ def test_a_trailer_is_no_header(narrow: LiveService) -> None:
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"415", b"200"]
 
 
-def test_a_client_that_ends_within_its_body_is_not(narrow: LiveService) -> None:
+def test_client_that_ends_within_its_body_is_not(narrow: LiveService) -> None:
     with connect(narrow) as connection:
         connection.sendall(POST + POST[:-1])
         connection.shutdown(socket.SHUT_WR)
         assert b"".join(iter(lambda: connection.recv(65_536), b"")).count(b"HTTP/1.1 ") == 1
 
 
-def test_a_body_cannot_smuggle_a_request(narrow: LiveService) -> None:
+def test_body_cannot_smuggle_a_request(narrow: LiveService) -> None:
     """What stands in a body stays in it, by its declared length, whatever it looks like."""
     hidden = b"GET /v1/model HTTP/1.1\r\nHost: x\r\n\r\n"
     body = b"\r\nUpgrade: x" * 40 + hidden
@@ -203,7 +203,7 @@ def test_a_body_cannot_smuggle_a_request(narrow: LiveService) -> None:
     assert b"model_version" in answer.rpartition(b"HTTP/1.1 200 ")[2]
 
 
-def test_the_service_is_whole_after_it_all(narrow: LiveService) -> None:
+def test_service_is_whole_after_it_all(narrow: LiveService) -> None:
     """The last test of the service: no connection is left; and the end of its terminal ends it as SIGTERM does."""
     wait_until(lambda: narrow.metric("msd_connections") <= 1)
     assert narrow.score(json.loads(BODY)).status_code == 200
@@ -235,7 +235,7 @@ class Holder:
         raise AssertionError
 
 
-def test_the_oldest_unfinished_requests_give_way() -> None:
+def test_oldest_unfinished_requests_give_way() -> None:
     inflight = Inflight(limit=100)
     holders: list[RoomHolder] = [Holder(inflight, 40) for _ in range(4)]
 
@@ -244,7 +244,7 @@ def test_the_oldest_unfinished_requests_give_way() -> None:
     assert inflight.held == 80
 
 
-def test_who_is_next_to_give_way_has_no_room() -> None:
+def test_next_holder_to_give_way_has_no_room() -> None:
     inflight = Inflight(limit=100)
     large, small = Holder(inflight, 101), Holder(inflight, 10)
 

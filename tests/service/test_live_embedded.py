@@ -59,7 +59,7 @@ def scores(
     return found
 
 
-def test_a_click_is_in_the_next_request(live: LiveService) -> None:
+def test_click_is_in_the_next_request(live: LiveService) -> None:
     before = scores(live, "u1", "i1", "i2")
     answer = tell(live, event("a0", "u1", "i200"))
 
@@ -67,7 +67,7 @@ def test_a_click_is_in_the_next_request(live: LiveService) -> None:
     assert scores(live, "u1", "i1", "i2") != before
 
 
-def test_a_given_history_goes_before_the_live_one(live: LiveService) -> None:
+def test_given_history_goes_before_the_live_one(live: LiveService) -> None:
     """Of two users who have no rows and differ in what they clicked alone."""
     for user, item in (("x1", "i6"), ("x2", "i7")):
         tell(live, event(user, user, item))
@@ -88,7 +88,7 @@ def test_unknown_ids_are_kept_and_counted(live: LiveService) -> None:
     assert answer["degraded"] == {"user": "unknown"}
 
 
-def test_the_far_future_is_near(live: LiveService) -> None:
+def test_far_future_is_near(live: LiveService) -> None:
     ahead = live.metric('msd_events_noted_total{what="ahead"}')
     assert tell(live, event("f0", "n1", "i1", at=time.time() + 1e6)).status_code == 202
     assert live.metric('msd_events_noted_total{what="ahead"}') == ahead + 1
@@ -165,7 +165,7 @@ def test_states_that_outgrow_their_place_refuse_events_and_go_on_scoring(bundle:
         assert scores(running, "m0-0", "i1") != scores(running, "m-nobody", "i1")
 
 
-def test_a_folder_that_cannot_hold_states_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+def test_folder_that_cannot_hold_states_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         ended = run_msd("serve", str(bundle.folder), MSD_LIVE="on", MSD_STATE_DIR=str(folder))
@@ -250,7 +250,7 @@ def test_close_writes_what_waits_though_nobody_waits_for_it(tmp_path: Path) -> N
     assert impressions(tmp_path) == 6
 
 
-def test_a_disk_that_hangs_is_an_error_in_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_that_hangs_is_an_error_in_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.live.embedded._TIMEOUT_S", 0.05)
 
     async def run() -> None:
@@ -266,7 +266,7 @@ def test_a_disk_that_hangs_is_an_error_in_bounded_time(tmp_path: Path, monkeypat
     asyncio.run(run())
 
 
-def test_a_write_that_fails_is_told_to_all_of_it_and_the_next_goes_on(tmp_path: Path) -> None:
+def test_failed_write_fails_its_batches_and_not_the_next(tmp_path: Path) -> None:
     async def run() -> None:
         store = open_live_store(Settings(bundle=tmp_path, live=True, state_dir=tmp_path, state_mb=1))
         full = batch(*range(40_000))
@@ -303,7 +303,7 @@ def test_one_process_opens_a_folder_once(tmp_path: Path) -> None:
     StateFile(tmp_path, 2**24).close()
 
 
-def test_a_full_disk_is_an_error_and_room_mends_it(tmp_path: Path) -> None:
+def test_full_disk_is_an_error_and_room_mends_it(tmp_path: Path) -> None:
     """A file that may not grow stands for a disk that is full: LMDB hears of both by a failed write."""
     told = (
         "import pathlib, resource, sys; from tests.service.test_live_embedded import batch; "

@@ -52,7 +52,7 @@ def live(bundle: Bundle, server: ValkeyServer, tmp_path_factory: pytest.TempPath
         yield running
 
 
-def test_a_click_is_in_the_next_request(live: LiveService) -> None:
+def test_click_is_in_the_next_request(live: LiveService) -> None:
     for number in range(4):
         before = {tuple(scores(live, "u1", "i1", "i2")) for _ in range(12)}
         answer = tell(live, event(f"a{number}", "u1", f"i20{number}"))
@@ -91,9 +91,7 @@ def test_another_publication_leaves_live_state_alone(
     assert scores(live, "u9", "i1") == kept
 
 
-def test_a_frozen_server_costs_events_an_error_and_scores_their_rows_age(
-    live: LiveService, server: ValkeyServer
-) -> None:
+def test_frozen_server_costs_events_an_error_and_scores_their_rows_age(live: LiveService, server: ValkeyServer) -> None:
     tell(live, event("d0", "u3", "i251"))
     known = scores(live, "u3", "i1")
     pid = server_pid(server)
@@ -109,7 +107,7 @@ def test_a_frozen_server_costs_events_an_error_and_scores_their_rows_age(
     wait_until(lambda: scores(live, "u3", "i1") != known)
 
 
-def test_a_state_that_has_ended_leaves_its_row(live: LiveService, server: ValkeyServer) -> None:
+def test_state_that_has_ended_leaves_its_row(live: LiveService, server: ValkeyServer) -> None:
     tell(live, event("e0", "u7", "i253"))
     of_row = scores(live, "u6", "i1")
     tell(live, event("e1", "u6", "i253"))
@@ -120,7 +118,7 @@ def test_a_state_that_has_ended_leaves_its_row(live: LiveService, server: Valkey
     wait_until(lambda: {tuple(scores(live, "u6", "i1")) for _ in range(12)} == {tuple(of_row)})
 
 
-def test_the_native_core_scores_live_rows_as_python_does(
+def test_native_core_scores_live_rows_as_python_does(
     live: LiveService, server: ValkeyServer, bundle: Bundle, tmp_path: Path
 ) -> None:
     told = [event(f"n{number}", f"u{number % 5}", f"i{number % 30}", at=1764066000 + number) for number in range(60)]

@@ -57,7 +57,7 @@ def taken(live: LiveState, events: list[Event]) -> LiveState:
 
 
 @given(ROWS, TOLD.flatmap(lambda events: st.tuples(st.just(events), st.permutations(events))))
-def test_the_order_of_events_changes_nothing(row: LiveState, orders: tuple[list[Event], list[Event]]) -> None:
+def test_order_of_events_changes_nothing(row: LiveState, orders: tuple[list[Event], list[Event]]) -> None:
     one, other = (taken(row, events) for events in orders)
 
     assert_close(one.state, other.state)
@@ -65,7 +65,7 @@ def test_the_order_of_events_changes_nothing(row: LiveState, orders: tuple[list[
 
 
 @given(STATES, TIMES, ITEMS)
-def test_an_impression_and_its_click_are_one_event_of_training(live: LiveState, at: float, item: str) -> None:
+def test_impression_and_its_click_are_one_event_of_training(live: LiveState, at: float, item: str) -> None:
     state = live.state
     shown, clicked, both = Event(at, False), Event(at, True, item, shown=False), Event(at, True, item)
 
@@ -74,14 +74,14 @@ def test_an_impression_and_its_click_are_one_event_of_training(live: LiveState, 
 
 
 @given(ROWS, TOLD)
-def test_what_the_row_knows_of_is_not_counted_again(row: LiveState, events: list[Event]) -> None:
+def test_events_within_the_row_are_not_counted_again(row: LiveState, events: list[Event]) -> None:
     new = [event for event in events if event.at > row.watermark]
 
     assert taken(row, events) == taken(row, new)
     assert (taken(row, events) == row) == (not new)
 
 
-def test_a_later_row_takes_the_place_of_a_state_and_an_earlier_one_does_not() -> None:
+def test_later_row_takes_the_place_of_a_state_and_an_earlier_one_does_not() -> None:
     live = taken(begin(5, 1, 100.0), [Event(300.0, False)])
 
     assert current(live, begin(9, 9, 299.0)) is live
@@ -113,7 +113,7 @@ NAN = np.float64("nan").tobytes()
     [b"", b"\x01", PACKED[:32], PACKED[:-1], PACKED[:40], b"\x02" + PACKED[1:], PACKED[:1] + NAN + PACKED[9:]]
     + [pack_state(LiveState(EntityState(-1.0, 0.0, 1.0), 0.0)), PACKED[:-2] + b"\xff\xff"],
 )
-def test_what_is_not_a_state_is_none(packed: bytes) -> None:
+def test_damaged_bytes_are_no_state(packed: bytes) -> None:
     assert unpack_state(packed) is None
 
 
@@ -183,7 +183,7 @@ def told(records: Rows, place: int) -> tuple[float, float, float]:
     return float(one["impressions"]), float(one["clicks"]), float(one["as_of"])
 
 
-def test_the_later_of_state_and_row_counts_and_both_are_fresh_while_events_flow() -> None:
+def test_later_of_state_and_row_counts_and_both_are_fresh_while_events_flow() -> None:
     given = rows("item", [WEEK_OLD] * 3)
     found = counts(given, PackedStates([live(7, 3, NOW - DAY), None, live(7, 3, WEEK_OLD - DAY)], FLOWING))
 
@@ -200,7 +200,7 @@ def test_after_a_silence_counts_are_as_old_as_the_last_event() -> None:
     assert told(found, 1) == expected(100, 10, WEEK_OLD, until)
 
 
-def test_a_row_that_the_stream_does_not_follow_keeps_its_own_age() -> None:
+def test_row_that_the_stream_does_not_follow_keeps_its_own_age() -> None:
     gap = Stream(WEEK_OLD + LAG + 1, NOW)
     found = counts(rows("item", [WEEK_OLD] * 2), PackedStates([live(7, 3, NOW - DAY), None], gap))
 
@@ -208,14 +208,14 @@ def test_a_row_that_the_stream_does_not_follow_keeps_its_own_age() -> None:
     assert told(found, 1) == (100, 10, WEEK_OLD)
 
 
-def test_a_user_without_late_events_is_as_complete_as_the_export() -> None:
+def test_user_without_late_events_is_as_complete_as_the_export() -> None:
     """Whose row ends with his last event, long before the stream begins."""
     found = counts(rows("user", [WEEK_OLD - 50 * DAY]), PackedStates([None], FLOWING))
 
     assert told(found, 0) == expected(100, 10, WEEK_OLD - 50 * DAY, NOW)
 
 
-def test_what_could_not_be_asked_for_is_not_taken_for_nothing() -> None:
+def test_unavailable_states_keep_their_rows() -> None:
     states = PackedStates([None, None, live(7, 3, NOW - DAY)], FLOWING, np.array([False, True, False]))
     found = counts(rows("item", [WEEK_OLD] * 3), states)
 
@@ -239,7 +239,7 @@ def test_rows_behind_the_candidates_stay_as_they_are() -> None:
         (live(1, 1, WEEK_OLD + 1, "a", "x"), ("a", "x")),
     ],
 )
-def test_the_history_is_that_of_the_later(packed: bytes | None, history: tuple[str, ...]) -> None:
+def test_history_is_that_of_the_later(packed: bytes | None, history: tuple[str, ...]) -> None:
     user = rows("user", [WEEK_OLD], ("a",))
     assert with_history(user, PackedStates([packed], FLOWING)).histories == (history,)
 
@@ -251,7 +251,7 @@ def test_rules_are_those_of_the_schemas_counts() -> None:
 
 
 @given(st.lists(st.integers(0, 50).map(float), min_size=1, max_size=12), st.integers(1, 10))
-def test_a_stream_has_no_silence_that_is_too_long_and_ends_with_its_last_event(times: list[float], lag_s: int) -> None:
+def test_stream_has_no_silence_that_is_too_long_and_ends_with_its_last_event(times: list[float], lag_s: int) -> None:
     stream: Stream | None = None
     for stretch in stretches(times, lag_s):
         stream = after(stream, stretch, lag_s)
@@ -304,7 +304,7 @@ def test_events_are_read_as_they_were_written() -> None:
         (body({**CLICK, "user_id": "\ud800"}), "events.0.user_id"),
     ],
 )
-def test_what_is_no_event_is_invalid_and_says_where(document: bytes, field: str | None) -> None:
+def test_invalid_event_is_refused_by_its_field(document: bytes, field: str | None) -> None:
     with pytest.raises(InvalidRequest) as raised:
         parse_events(document)
     assert raised.value.field == field
@@ -323,12 +323,12 @@ def test_what_is_no_event_is_invalid_and_says_where(document: bytes, field: str 
         b"[" * 100_000,
     ],
 )
-def test_what_is_no_json_or_ambiguous_is_malformed(document: bytes) -> None:
+def test_malformed_events_are_refused(document: bytes) -> None:
     with pytest.raises(MalformedRequest):
         parse_events(document)
 
 
-def test_a_batch_is_bounded() -> None:
+def test_batch_is_bounded() -> None:
     assert len(parse_events(body(*[CLICK] * MAX_EVENTS))) == MAX_EVENTS
     with pytest.raises(TooManyEvents, match="1001 events; the limit is 1000: split the batch"):
         parse_events(body(*[CLICK] * (MAX_EVENTS + 1)))

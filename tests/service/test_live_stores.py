@@ -107,7 +107,7 @@ def compare(reference: Reference, found: Mapping[RowSide, PackedStates]) -> None
 
 @settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
 @given(batches())
-def test_the_file_keeps_what_the_fold_says(tmp_path_factory: pytest.TempPathFactory, told: list[LiveBatch]) -> None:
+def test_file_keeps_what_the_fold_says(tmp_path_factory: pytest.TempPathFactory, told: list[LiveBatch]) -> None:
     reference, file = Reference(), StateFile(tmp_path_factory.mktemp("state"), 2**24)
     for batch in told:
         assert file.add([batch]) == [reference.add(batch)]
@@ -208,7 +208,7 @@ def test_seen_id_is_a_duplicate_whatever_it_names_now(opened: Opened, user: str,
 
 
 @pytest.mark.parametrize("jump_s", [-30 * 86_400, -3_600, 3_600, 86_400, 30 * 86_400])
-def test_a_clock_that_jumps_makes_no_event_new(opened: Opened, monkeypatch: pytest.MonkeyPatch, jump_s: int) -> None:
+def test_clock_that_jumps_makes_no_event_new(opened: Opened, monkeypatch: pytest.MonkeyPatch, jump_s: int) -> None:
     async def tell() -> None:
         now = time.time()
         async with opened() as store:
@@ -223,7 +223,7 @@ def test_a_clock_that_jumps_makes_no_event_new(opened: Opened, monkeypatch: pyte
     asyncio.run(tell())
 
 
-def test_an_event_that_an_older_release_has_seen_is_a_duplicate_beside_it(redis: Running) -> None:
+def test_event_that_an_older_release_has_seen_is_a_duplicate_beside_it(redis: Running) -> None:
     """It writes no claims."""
     redis.plain.flushall()
 
@@ -242,7 +242,7 @@ def test_an_event_that_an_older_release_has_seen_is_a_duplicate_beside_it(redis:
     "damage",
     [b"", b"x", bytes(33), b"\x01" + b"\xff" * 32, pack_state(begin(1e300, 0, 9)), pack_state(begin(0, 0, 1e300))],
 )
-def test_what_is_no_state_counts_as_none(redis: Running, damage: bytes) -> None:
+def test_damaged_state_in_redis_counts_as_none(redis: Running, damage: bytes) -> None:
     redis.plain.flushall()
     redis.plain.set(live_key("user", "u1"), damage)
     redis.plain.set("msd:live:stream", struct.pack("<dd", math.nan, math.inf))
@@ -257,7 +257,7 @@ def test_what_is_no_state_counts_as_none(redis: Running, damage: bytes) -> None:
     asyncio.run(tell())
 
 
-def test_a_batch_that_was_interrupted_comes_to_the_same_when_given_again(redis: Running) -> None:
+def test_batch_that_was_interrupted_comes_to_the_same_when_given_again(redis: Running) -> None:
     """The user's half was folded, the item's was not."""
     redis.plain.flushall()
 
@@ -335,7 +335,7 @@ def test_events_seen_are_forgotten_after_two_horizons_and_the_stream_never(redis
         (1e300, 1e300, 1e12),
     ],
 )
-def test_a_state_is_kept_until_its_counts_have_faded(
+def test_state_is_kept_until_its_counts_have_faded(
     redis: Running, half_life_s: float, counts: float, seconds: float
 ) -> None:
     """Those of the row that it began as among them."""
@@ -349,7 +349,7 @@ def test_a_state_is_kept_until_its_counts_have_faded(
 
 
 @pytest.mark.parametrize("cache_mb", [0, 1, 4])
-def test_what_is_near_is_bounded_and_what_redis_holds_is_what_is_got(redis: Running, cache_mb: int) -> None:
+def test_cached_states_are_bounded_and_equal_redis(redis: Running, cache_mb: int) -> None:
     redis.plain.flushall()
 
     async def tell() -> None:
@@ -366,7 +366,7 @@ def test_what_is_near_is_bounded_and_what_redis_holds_is_what_is_got(redis: Runn
     asyncio.run(tell())
 
 
-def test_what_is_near_is_at_hand_until_it_changes(redis: Running) -> None:
+def test_cached_states_are_current_until_they_change(redis: Running) -> None:
     redis.plain.flushall()
 
     async def tell() -> None:
@@ -439,7 +439,7 @@ def test_without_redis_events_fail_and_what_was_known_stands() -> None:
     asyncio.run(tell())
 
 
-def test_the_file_forgets_events_after_its_horizon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_forgets_events_after_its_horizon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the earliest after one horizon, at the latest after two; a clock that goes back changes nothing."""
     now = [1e9]
     monkeypatch.setattr("time.time", lambda: now[0])
@@ -452,7 +452,7 @@ def test_the_file_forgets_events_after_its_horizon(tmp_path: Path, monkeypatch: 
     assert heard == [1, 0, 0, 0, 0, 1, 0]
 
 
-def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
+def test_file_of_another_format_is_refused(tmp_path: Path) -> None:
     import lmdb
 
     StateFile(tmp_path, 2**24).close()
@@ -462,7 +462,7 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
         StateFile(tmp_path, 2**24)
 
 
-def test_a_cluster_keeps_what_the_fold_says(tmp_path: Path) -> None:
+def test_cluster_keeps_what_the_fold_says(tmp_path: Path) -> None:
     """Whose nodes hold a part each, also after one of its slots went elsewhere."""
     reference = Reference()
     rng = random.Random(5)

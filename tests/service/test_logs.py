@@ -67,7 +67,7 @@ def socket_pair() -> tuple[int, int]:
 @pytest.mark.parametrize(
     ("pair", "level"), [(os.pipe, "info"), (os.pipe, "debug"), (socket_pair, "debug")], ids=["info", "debug", "socket"]
 )
-def test_a_reader_that_stalls_stops_nothing(bundle: Bundle, pair: Callable[[], tuple[int, int]], level: str) -> None:
+def test_reader_that_stalls_stops_nothing(bundle: Bundle, pair: Callable[[], tuple[int, int]], level: str) -> None:
     with stalled_service(bundle, *pair(), level) as running:
         with running.client(headers=HEADERS) as client:
             for _ in range(150):
@@ -77,7 +77,7 @@ def test_a_reader_that_stalls_stops_nothing(bundle: Bundle, pair: Callable[[], t
         assert running.terminate() == 0
 
 
-def test_lines_that_nobody_reads_are_counted_and_the_reader_is_told_once_it_is_back(bundle: Bundle) -> None:
+def test_dropped_lines_are_counted_and_logged_once_read_again(bundle: Bundle) -> None:
     read, write = os.pipe()
     with stalled_service(bundle, read, write, "debug") as running:
         with socket.create_connection(("127.0.0.1", running.port)) as connection:
@@ -112,7 +112,7 @@ def test_strangers_cannot_fill_the_log(bundle: Bundle, tmp_path: Path) -> None:
         assert any(line.get("request_id") == "refused" for line in running.log())
 
 
-def test_what_python_itself_says_does_not_wait_either(tmp_path: Path) -> None:
+def test_output_of_python_itself_does_not_block(tmp_path: Path) -> None:
     """Warnings, tracebacks of threads, prints, bytes by the descriptor: a process says more than the pipe holds, and
     ends."""
     code = """
@@ -148,7 +148,7 @@ raise SystemExit(7)
         os.close(read)
 
 
-def test_what_is_said_at_the_end_is_written(tmp_path: Path) -> None:
+def test_last_lines_are_written_at_exit(tmp_path: Path) -> None:
     code = """
 import sys
 import structlog
@@ -190,7 +190,7 @@ def test_no_more_than_a_bound_waits(tmp_path: Path) -> None:
         os.close(write)
 
 
-def test_a_kind_of_line_that_comes_too_often_is_left_out_and_then_said() -> None:
+def test_repeated_kind_of_line_is_suppressed_and_counted() -> None:
     now = 100.0
     counts = LineCounts()
     limit = LineLimit(counts, lambda: now)

@@ -97,7 +97,7 @@ def test_threads_lose_no_counts() -> None:
 
 @settings(max_examples=30)
 @given(st.lists(st.sampled_from([1e-5, 1e-3, 0.25, 5.0]) | st.floats(0, 10), max_size=30))
-def test_a_histogram_counts_every_value_once_where_it_belongs(values: list[float]) -> None:
+def test_histogram_counts_every_value_once_where_it_belongs(values: list[float]) -> None:
     metrics = Metrics()
     for value in values:
         metrics.stages["run"].observe(value)
@@ -158,7 +158,7 @@ def test_served_bundles_are_replaced_without_a_gap() -> None:
     ]
 
 
-def test_a_standing_counts_its_object_in_one_state() -> None:
+def test_standing_counts_its_object_in_one_state() -> None:
     families = CollectorRegistry()
     gauges = Children(Gauge("msd_x", "Objects by state.", ["state"], registry=families), ("off", "on"))
 
@@ -180,7 +180,7 @@ def test_a_standing_counts_its_object_in_one_state() -> None:
     assert counts() == {"off": 0, "on": 0}
 
 
-def test_the_model_route_tells_what_is_served(service: LiveService, bundle: Bundle) -> None:
+def test_model_route_describes_the_served_bundle(service: LiveService, bundle: Bundle) -> None:
     with service.client() as client:
         model = client.get("/v1/model").json()
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from shutil import copytree
 from typing import Any, NamedTuple
 
 import httpx
@@ -17,7 +16,7 @@ from service.deployment.bundle_folder import EXPERIMENT
 from tests.bundles.factory import AT, golden_requests
 from tests.service.live import LiveService, live_service
 from tests.service.request_log.log import awaited, connected
-from tests.service.test_swap import point
+from tests.service.test_swap import two_bundles
 
 IDS = [f"i{number}" for number in range(200)]
 BIDS = np.linspace(0.1, 3.0, len(IDS))
@@ -103,7 +102,7 @@ def test_scores_are_those_of_v1_to_the_bit(
     assert reply["degraded"] == {"candidates": {"néw ad": "category_prior"}}
 
 
-def test_a_request_may_come_as_json_in_one_tensor(client: triton.InferenceServerClient, service: LiveService) -> None:
+def test_request_may_come_as_json_in_one_tensor(client: triton.InferenceServerClient, service: LiveService) -> None:
     for document in golden_requests():
         result = client.infer("msd", tensors({"request": texts(json.dumps(document))}, binary=True), "test-0")
         reply = service.score(document).json()
@@ -113,7 +112,7 @@ def test_a_request_may_come_as_json_in_one_tensor(client: triton.InferenceServer
         assert answer.get("parameters", {}).get("degraded_user") == reply.get("degraded", {}).get("user")
 
 
-def test_the_client_is_told_of_server_and_model(client: triton.InferenceServerClient) -> None:
+def test_server_and_model_metadata_are_complete(client: triton.InferenceServerClient) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("msd")
@@ -165,7 +164,7 @@ def test_the_client_is_told_of_server_and_model(client: triton.InferenceServerCl
         ({}, {"model_version": "9"}, "404", "version '9' is not served; there are: test-0"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_invalid_inference_is_refused(
     client: triton.InferenceServerClient, changes: dict[str, Any], options: dict[str, Any], status: str, message: str
 ) -> None:
     values = {name: value for name, value in {**everything(), **changes}.items() if value is not None}
@@ -191,12 +190,9 @@ class Split(NamedTuple):
 @pytest.fixture(scope="module")
 def split(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Split]:
     folder = tmp_path_factory.mktemp("split")
-    bundles = folder / "bundles"
-    copytree(bundle.folder, bundles / "a")
-    copytree(other_bundle.folder, bundles / "b")
+    bundles = two_bundles(folder / "bundles", bundle, other_bundle)
     arms = [{"name": "champion", "bundle": "current", "weight": 1}, {"name": "next", "bundle": "b", "weight": 1}]
     (bundles / EXPERIMENT).write_text(json.dumps({"salt": "s", "arms": arms}))
-    point(bundles, "a")
     settings: dict[str, Any] = {"log_dir": folder / "log", "log_sample": 1, "LOG_FLUSH_S": 0.2}
     with live_service(bundles, folder, **settings) as service:
         connected(service)
@@ -214,7 +210,7 @@ def asked(client: httpx.Client, user: str, version: str = "", **more: object) ->
     return client.post(path, json={"inputs": inputs, **more})
 
 
-def test_each_user_is_scored_by_his_own_version_and_no_other(split: Split) -> None:
+def test_each_user_is_scored_by_the_version_of_their_arm(split: Split) -> None:
     seen = set()
     with split.service.client() as client:
         assert client.get("/v2/models/msd").json()["versions"] == list(ARMS)
@@ -234,7 +230,7 @@ def test_each_user_is_scored_by_his_own_version_and_no_other(split: Split) -> No
     assert seen == set(ARMS)
 
 
-def test_it_is_counted_and_logged_as_the_request_that_it_stands_for(split: Split) -> None:
+def test_tensors_are_counted_and_logged_as_their_request(split: Split) -> None:
     ok = 'msd_requests_total{code="200"}'
     before = split.service.metric(ok)
     with split.service.client() as client:

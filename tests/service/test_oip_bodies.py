@@ -46,7 +46,7 @@ def binary(rest: bytes = AD_BYTES, **changes: object) -> tuple[bytes, int]:
     return head + rest, len(head)
 
 
-def test_json_and_binary_say_the_same(client: httpx.Client) -> None:
+def test_json_and_binary_bodies_score_alike(client: httpx.Client) -> None:
     plain = send(client, bid(), None).json()
     with_bytes = send(client, *binary()).json()
 
@@ -65,26 +65,20 @@ def test_json_and_binary_say_the_same(client: httpx.Client) -> None:
         (b'{"inputs": [], "inputs": []}', "inputs: a JSON key occurs twice"),
         (of(), "inputs: should have at least 1 item"),
         (of(USER, ADS, model="x"), "model: is not known here"),
-        (of(USER, ADS, id="\x00"), "id: should match"),
         (of(USER, ADS, ADS), "candidates.id: is given twice"),
         (b'{"inputs": [' + b"{}," * 300_000 + b"{}]}", "the request has more than 10000 objects"),
         (of(USER, {**ADS, "parameters": {f"k{n}": 1 for n in range(50_000)}}), "inputs.1.parameters: has 50000 keys"),
-        (of(USER, {**ADS, "shape": ["x"] * 200_000}), "inputs.1.shape.0: should be a valid integer"),
-        (of(USER, {**ADS, "shape": []}), "inputs.1.shape: should have at least 1 item"),
         (of(USER, {**ADS, "shape": [-1]}), "inputs.1.shape.0: should be greater than or equal to 0"),
         (of(USER, {**ADS, "shape": [3]}), "candidates.id: data has 2 values, and the shape [3] is of 3"),
         (of(USER, {**ADS, "shape": [2**31]}), "candidates.id: 2147483648 candidates; one request may have 2000"),
         (of(USER, {**ADS, "shape": [0], "data": []}), "candidates.id: should have at least 1 item"),
         (of(USER, {**ADS, "data": [["i1", "i2"]], "shape": [1]}), "candidates.id: value 0 is not a string"),
         (of(USER, {**ADS, "data": ["i1", "\ud800"]}), "candidates.id: a value has half of a surrogate pair"),
-        (of(USER, {**ADS, "data": ["i1", ""]}), "candidates.id.1: should have at least 1 character"),
         (of(USER, {k: v for k, v in ADS.items() if k != "data"}), "candidates.id: must have either data or"),
         (of(USER, {**ADS, **BINARY_ADS}), "candidates.id: must have either data or"),
         (of(USER, BINARY_ADS), f"candidates.id: has binary_data_size, which needs the header {LENGTH}"),
         (bid(data=[1, True]), "candidates.bid: value 1 is not a number"),
-        (bid(data=[1, None]), "candidates.bid: value 1 is not a number"),
         (bid(data=[1, 1e39]), "candidates.bid: value 1 is inf; numbers must be finite"),
-        (bid(data=[1, 10**400]), "candidates.bid: a value is beyond what FP32 holds"),
         (bid(data=[1, 2**31], datatype="INT32"), "candidates.bid: a value is beyond what INT32 holds"),
         (bid(data=[1, 1.5], datatype="INT64"), "candidates.bid: value 1 is not a whole number"),
         (bid(datatype="FP16"), "candidates.bid: the datatype is 'FP16'; it has to be FP32 or FP64 or"),
@@ -100,7 +94,7 @@ def test_json_and_binary_say_the_same(client: httpx.Client) -> None:
         ),
     ],
 )
-def test_what_is_wrong_in_json_is_said(client: httpx.Client, body: bytes, message: str) -> None:
+def test_invalid_json_tensors_are_refused(client: httpx.Client, body: bytes, message: str) -> None:
     answer = send(client, body)
 
     assert answer.status_code in (400, 413)
@@ -114,18 +108,15 @@ def test_what_is_wrong_in_json_is_said(client: httpx.Client, body: bytes, messag
         ((of(USER, ADS), 10**6), f"{LENGTH}: '1000000' is not a number of bytes within the body"),
         ((of(USER, ADS), "9" * 5000), f"{LENGTH}: '9999"),
         ((of(USER, ADS), -1), f"{LENGTH}: '-1' is not a number"),
-        ((of(USER, ADS), ""), f"{LENGTH}: '' is not a number"),
         ((of(USER, ADS), 0), "the body is not JSON"),
-        ((of(USER, ADS), 20), "the body is not JSON"),
         (binary(AD_BYTES + b"x"), f"{LENGTH}: 13 bytes follow the JSON, and the inputs account for 12"),
         (binary(AD_BYTES[:-1]), "candidates.id: binary_data_size is 12, and 11 bytes of the body are left for it"),
         (binary(shape=[3]), "candidates.id: its 12 bytes are not 3 strings"),
-        (binary(shape=[1]), "candidates.id: its 12 bytes are not 1 strings"),
         (binary(b"\xff\xff\xff\xffi1\x02\x00\x00\x00i2"), "candidates.id: its 12 bytes are not 2 strings"),
         (binary(b"\x02\x00\x00\x00i1\x02\x00\x00\x00\xff\xfe"), "candidates.id: value 1 is not UTF-8"),
     ],
 )
-def test_what_is_wrong_in_bytes_is_said(client: httpx.Client, given: tuple[bytes, object], message: str) -> None:
+def test_invalid_binary_tensors_are_refused(client: httpx.Client, given: tuple[bytes, object], message: str) -> None:
     answer = send(client, *given)
 
     assert answer.status_code == 400

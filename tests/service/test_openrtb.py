@@ -168,7 +168,7 @@ def test_without_consent_scores_do_not_depend_on_who_it_is(
     assert anonymous["consent"] is False
 
 
-def test_with_consent_every_part_of_it_counts(client: httpx.Client, anonymous: dict[str, Any]) -> None:
+def test_every_part_of_consented_data_counts(client: httpx.Client, anonymous: dict[str, Any]) -> None:
     gdpr = {"regs": {"gdpr": 1}}
     consent = {"consent": tcf()}
     told = [
@@ -179,9 +179,7 @@ def test_with_consent_every_part_of_it_counts(client: httpx.Client, anonymous: d
     assert len({tuple(one) for one in [*told, anonymous["imp"]["1"]["candidates"]["pctr"]]}) == 5
 
 
-def test_what_is_logged_names_no_user_and_is_scored_again_to_the_bit(
-    running: LiveService, client: httpx.Client, folder: Path
-) -> None:
+def test_log_names_no_user_and_replays_to_the_bit(running: LiveService, client: httpx.Client, folder: Path) -> None:
     log = running.log_path.parent / "log"
     for name, regs in (("told", {}), ("untold", {"coppa": 1})):
         answer = client.post("/v1/openrtb", json=asked(bid_request(regs=regs)), headers={"X-Request-Id": name})
@@ -244,7 +242,7 @@ def test_what_is_logged_names_no_user_and_is_scored_again_to_the_bit(
         ({"request": bid_request(ext={str(n): n for n in range(20_001)})}, 422, "request", "20,000"),
     ],
 )
-def test_says_what_is_wrong_and_where(
+def test_invalid_bid_request_is_refused_by_its_field(
     client: httpx.Client, changes: dict[str, object], status: int, field: str, words: str
 ) -> None:
     answer = client.post("/v1/openrtb", json=asked() | changes)
@@ -271,7 +269,7 @@ WHOLE = json.dumps(asked()).encode()
     ],
     ids=["empty", "cut", "NaN", "a key twice", "a long number", "not UTF-8", "deep", "deep lists"],
 )
-def test_what_is_not_json_is_a_400(client: httpx.Client, body: bytes) -> None:
+def test_malformed_bid_request_gets_400(client: httpx.Client, body: bytes) -> None:
     answer = client.post("/v1/openrtb", content=body, headers={"content-type": "application/json"})
 
     assert answer.status_code == 400, answer.text
@@ -315,14 +313,14 @@ def test_anonymous_users_are_assigned_by_the_request(folder: Path, tmp_path: Pat
     assert seen == {"known": {of_u7}, "anonymous": {"one", "two"}}
 
 
-def test_a_mapping_to_a_feature_that_requests_cannot_give_is_refused(folder: Path) -> None:
+def test_mapping_to_a_feature_that_requests_cannot_give_is_refused(folder: Path) -> None:
     document = json.loads((folder / MANIFEST).read_text("utf-8"))
     document["openrtb"]["features"] = {"position": "imp.banner.pos"}
     with pytest.raises(ValidationError, match="features of the context are: hour, device, temperature"):
         Manifest.model_validate(document)
 
 
-def test_a_bundle_without_a_mapping_says_what_to_declare(service: LiveService) -> None:
+def test_bundle_without_a_mapping_is_refused_with_the_remedy(service: LiveService) -> None:
     with service.client() as other:
         answer = other.post("/v1/openrtb", json=asked())
 

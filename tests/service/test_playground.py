@@ -39,11 +39,11 @@ def score_without(service: LiveService, document: dict[str, Any]) -> httpx.Respo
         return client.post("/playground/score-without", json=document)
 
 
-def test_it_is_off_unless_it_is_asked_for(service: LiveService) -> None:
+def test_playground_is_off_by_default(service: LiveService) -> None:
     assert [get(service, path).status_code for path in PATHS] == [404] * len(PATHS)
 
 
-def test_the_page_and_all_that_it_loads_come_from_here_and_nothing_else_may_run(playground: LiveService) -> None:
+def test_page_and_all_that_it_loads_come_from_here_and_nothing_else_may_run(playground: LiveService) -> None:
     folder = ROOT / "service/routes/playground/static"
     names = {path.name for path in folder.iterdir()}
     assert {"index.html", "main.js", "playground.css", "icon.svg"} <= names
@@ -58,7 +58,7 @@ def test_the_page_and_all_that_it_loads_come_from_here_and_nothing_else_may_run(
     assert get(playground, "/playground/static/nothing.js").status_code == 404
 
 
-def test_about_tells_what_the_forms_need(playground: LiveService) -> None:
+def test_about_describes_the_forms(playground: LiveService) -> None:
     about = known(playground, "about")
     assert (about["model_version"], about["without"], about["items"], about["users"]) == ("test-0", "test-1", 300, 2)
     assert (about["item_text"], about["encodes_texts"], about["most_explained"]) == ("{title}", True, 200)
@@ -75,7 +75,7 @@ def test_about_tells_what_the_forms_need(playground: LiveService) -> None:
     assert len(example["ads"]) == len(set(example["ads"])) == 12
 
 
-def test_items_and_users_are_found_and_told_of(playground: LiveService, worded: Bundle) -> None:
+def test_items_and_users_are_found(playground: LiveService, worded: Bundle) -> None:
     assert known(playground, "items?text=städte")["items"] == [{"id": "i1", "title": "Städte am Meer"}]
     assert len(known(playground, "items")["items"]) == 20
     assert known(playground, "users?text=u")["users"] == [{"id": "u1"}, {"id": "u2"}]
@@ -93,7 +93,7 @@ def test_items_and_users_are_found_and_told_of(playground: LiveService, worded: 
     assert ads["i1"]["features"] == {"category": "books", "genres": [], "price": 1.0}
 
 
-def test_a_user_is_told_of_as_the_row_has_him(playground: LiveService) -> None:
+def test_user_is_described_by_their_row(playground: LiveService) -> None:
     user = known(playground, "user?id=u1")
     assert (user["known"], user["features"]["age"], user["words"]["explicit"]) == (True, 19.0, "Clicks on tents.")
     assert user["history"]
@@ -119,12 +119,12 @@ def test_a_user_is_told_of_as_the_row_has_him(playground: LiveService) -> None:
         (f"items?text={'x' * 257}", "text"),
     ],
 )
-def test_a_question_that_is_none_is_told_what_is_wrong(playground: LiveService, path: str, field: str) -> None:
+def test_invalid_query_is_refused_by_its_field(playground: LiveService, path: str, field: str) -> None:
     answer = get(playground, f"/playground/data/{path}")
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
 
 
-def test_the_model_without_gives_the_scores_of_its_own_goldens(playground: LiveService, other_bundle: Bundle) -> None:
+def test_model_without_gives_the_scores_of_its_own_goldens(playground: LiveService, other_bundle: Bundle) -> None:
     wait_until(lambda: score_without(playground, ASKED).status_code == 200)
     for golden in read_goldens(other_bundle.path(GOLDENS)):
         request = {name: value for name, value in golden.request.items() if name != "top_k"}
@@ -138,7 +138,7 @@ def test_the_model_without_gives_the_scores_of_its_own_goldens(playground: LiveS
     assert (wrong.status_code, wrong.json()["error"]["field"]) == (422, "top_k")
 
 
-def test_with_keys_the_page_is_open_and_what_it_tells_is_not(bundle: Bundle, tmp_path: Path) -> None:
+def test_page_is_open_and_its_data_needs_a_key(bundle: Bundle, tmp_path: Path) -> None:
     keys = [new_key(scope, (scope,), None) for scope in ("score", "metrics")]
     file = tmp_path / "keys.json"
     file.write_text(KeyFile(keys=tuple(entry for _, entry in keys)).model_dump_json())
@@ -155,7 +155,7 @@ def known_with(service: LiveService, key: str) -> dict[str, Any]:
     return body
 
 
-def test_a_model_to_compare_with_that_is_none_ends_the_start_with_its_reason(bundle: Bundle, tmp_path: Path) -> None:
+def test_missing_bundle_to_compare_with_refuses_the_start(bundle: Bundle, tmp_path: Path) -> None:
     given = {"MSD_PLAYGROUND": "true", "MSD_PLAYGROUND_WITHOUT": str(tmp_path / "none"), "MSD_PORT": "0"}
     ended = run_msd("serve", str(bundle.folder), **given)
     assert ended.returncode != 0
@@ -188,12 +188,12 @@ def words(tmp_path: Path) -> Words:
         ("", ["1", "2", "star", "3", "4"]),
     ],
 )
-def test_the_id_itself_comes_first_then_titles_that_begin_so(words: Words, text: str, found: list[str]) -> None:
+def test_id_itself_comes_first_then_titles_that_begin_so(words: Words, text: str, found: list[str]) -> None:
     assert words.find(text, 10) == found
     assert words.find(text, 1) == found[:1]
 
 
-def test_what_is_said_is_found_by_id(words: Words) -> None:
+def test_words_are_found_by_id(words: Words) -> None:
     assert words.of(["3", "no", "1"]) == {
         "3": {"id": "3", "title": "ÉTÉ à la mer\u2028"},
         "1": {"id": "1", "title": "Star Wars", "explicit": "Space."},
@@ -201,12 +201,12 @@ def test_what_is_said_is_found_by_id(words: Words) -> None:
     assert (words.title("1"), words.title("4"), words.title("no")) == ("Star Wars", "4", "no")
 
 
-def test_no_more_than_so_many_are_looked_at(words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_are_bounded(words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST", 2)
     assert len(Words(tmp_path / "items.meta.jsonl")) == 2
 
 
-def test_lines_that_say_nothing_of_anybody_are_passed_over(tmp_path: Path) -> None:
+def test_malformed_lines_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "items.meta.jsonl"
     path.write_bytes(b'[]\n{"id": 1}\n\n{"title": "x"}\n\xff\n' + b"[" * 100_000 + b'\n{"id": "1", "title": 7}\n')
     assert (Words(path).find("", 9), Words(path).title("1")) == (["1"], "7")

@@ -71,7 +71,7 @@ def test_sentinels_have_credentials_of_their_own() -> None:
         f"redis://:{SECRET}@[::1/0",
     ],
 )
-def test_what_is_no_url_is_refused_without_being_quoted(url: str) -> None:
+def test_invalid_redis_url_is_refused_without_being_quoted(url: str) -> None:
     with pytest.raises(ValueError, match="redis") as caught:
         parse_redis_url(url)
     assert SECRET not in str(caught.value)
@@ -99,7 +99,7 @@ REPLIES = st.lists(st.recursive(SCALARS, aggregates, max_leaves=6), min_size=1, 
 
 
 @given(REPLIES, st.lists(st.integers(0, 400), max_size=8))
-def test_what_is_well_formed_passes_however_it_is_cut(replies: list[bytes], cuts: list[int]) -> None:
+def test_well_formed_replies_pass_however_they_are_cut(replies: list[bytes], cuts: list[int]) -> None:
     sent, bounds = b"".join(replies), ReplyBounds()
     places = sorted({0, *(cut for cut in cuts if cut < len(sent)), len(sent)})
     for start, end in zip(places, places[1:], strict=False):
@@ -109,7 +109,7 @@ def test_what_is_well_formed_passes_however_it_is_cut(replies: list[bytes], cuts
 
 
 @given(REPLIES, st.data())
-def test_what_has_not_ended_is_known_to_be_due(replies: list[bytes], data: st.DataObject) -> None:
+def test_incomplete_reply_is_pending(replies: list[bytes], data: st.DataObject) -> None:
     sent, bounds, reader = b"".join(replies), ReplyBounds(), hiredis.Reader(notEnoughData=Ellipsis)
     cut = data.draw(st.integers(0, len(sent)))
     bounds.check(sent[:cut])
@@ -142,12 +142,12 @@ def test_what_has_not_ended_is_known_to_be_due(replies: list[bytes], data: st.Da
         b"*9\r\n\r\n\r\n\r\n",
     ],
 )
-def test_a_claim_over_a_limit_is_refused_before_memory_is_taken(claim: bytes) -> None:
+def test_claim_over_a_limit_is_refused_before_memory_is_taken(claim: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         ReplyBounds().check(claim)
 
 
-def test_a_reply_that_never_ends_is_refused() -> None:
+def test_reply_that_never_ends_is_refused() -> None:
     bounds, piece = ReplyBounds(), b"$%d\r\n%b\r\n" % (2**20, bytes(2**20))
     bounds.check(b"*1000\r\n")
     with pytest.raises(ValueError, match="a reply of more than 67108864"):
@@ -210,7 +210,7 @@ def test_ranges_by_master() -> None:
         [[math.inf, 1, [b"h", 1]]],
     ],
 )
-def test_nonsense_is_no_ranges(reply: Any) -> None:  # noqa: ANN401 - any reply
+def test_malformed_slot_ranges_are_refused(reply: Any) -> None:  # noqa: ANN401 - any reply
     with pytest.raises(StoreError):
         read_ranges(reply, ASKED)
 

@@ -83,11 +83,11 @@ def test_top_k_ranks_priced_candidates_first_and_keeps_the_order_of_equals() -> 
     assert columns["id"] == ["i2", "i0", "i3", "i1"]
 
 
-def test_a_bid_of_nothing_goes_before_no_bid() -> None:
+def test_bid_of_nothing_goes_before_no_bid() -> None:
     assert reply([0.1, 0.9], [0.0, None], top_k=2)["candidates"]["id"] == ["i0", "i1"]
 
 
-def test_degradation_is_told_only_when_there_is_some() -> None:
+def test_degradation_is_declared_only_if_there_is_some() -> None:
     assert "degraded" not in reply([0.1])
     assert reply([0.1], degraded_user="unknown")["degraded"] == {"user": "unknown"}
     assert reply([0.1], degraded={"i0": "prior"})["degraded"] == {"candidates": {"i0": "prior"}}

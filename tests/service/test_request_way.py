@@ -25,7 +25,7 @@ from tests.service.live import ROOT, wait_until
 
 
 @pytest.mark.skipif(native.core is None, reason="the native core is not built")
-def test_the_design_draws_the_files_that_a_plain_request_runs(bundle: Bundle) -> None:
+def test_design_draws_the_files_that_a_plain_request_runs(bundle: Bundle) -> None:
     command = [sys.executable, "-m", "tests.service.test_request_way", str(bundle.folder)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr

@@ -119,7 +119,7 @@ WANTED = st.sampled_from(["first", "good", "better", "bad", "odd", "late", ""])
 
 @settings(max_examples=30)
 @given(st.lists(st.tuples(WANTED, st.integers(0, 4)), min_size=1, max_size=12))
-def test_whatever_is_wanted(actions: list[tuple[str, int]]) -> None:
+def test_last_wanted_bundle_is_served_or_refused(actions: list[tuple[str, int]]) -> None:
     stage = Stage()
     stage.play(actions)
 
@@ -159,7 +159,7 @@ def pinned(folder: Path) -> Iterator[PinnedBundle]:
 
 
 @pytest.mark.parametrize("change", [shutil.rmtree, lambda folder: folder.rename(folder.with_name("elsewhere"))])
-def test_a_bundle_that_vanishes_after_it_was_verified_is_loaded_all_the_same(
+def test_bundle_that_vanishes_after_it_was_verified_is_loaded_all_the_same(
     copied_bundle: Path, change: Callable[[Path], object]
 ) -> None:
     with pinned(copied_bundle) as one:
@@ -169,7 +169,7 @@ def test_a_bundle_that_vanishes_after_it_was_verified_is_loaded_all_the_same(
         assert model.identity == one.identity
 
 
-def test_a_bundle_that_is_written_over_after_it_was_verified_is_refused(
+def test_bundle_that_is_written_over_after_it_was_verified_is_refused(
     copied_bundle: Path, other_bundle: Bundle
 ) -> None:
     """In the very files that are open, and with their times set back."""
@@ -192,7 +192,7 @@ def test_a_bundle_that_is_written_over_after_it_was_verified_is_refused(
         (MemoryError(), True),
     ],
 )
-def test_what_may_be_over_a_moment_later(error: Exception, is_so: bool) -> None:
+def test_shortage_is_recognised(error: Exception, is_so: bool) -> None:
     assert is_scarce(error) is is_so
 
     def tell() -> None:
@@ -206,7 +206,7 @@ def test_what_may_be_over_a_moment_later(error: Exception, is_so: bool) -> None:
     assert is_scarce(told.value) is is_so
 
 
-def test_a_bundle_for_which_there_is_no_memory_is_not_loaded(bundle: Bundle, tmp_path: Path) -> None:
+def test_bundle_larger_than_free_memory_is_not_loaded(bundle: Bundle, tmp_path: Path) -> None:
     usage = {"memory.max": 2**30, "memory.current": 2**30 - 2**20}
     write_files(
         tmp_path, {"proc/self/cgroup": "0::/\n", **{f"sys/fs/cgroup/{name}": str(size) for name, size in usage.items()}}
@@ -252,7 +252,7 @@ def test_rest_is_bounded_and_in_proportion_to_its_step(
     assert rests == pytest.approx(due)
 
 
-def test_what_is_stopped_ends_at_its_next_step_and_does_not_rest() -> None:
+def test_stopped_work_ends_at_its_next_step() -> None:
     pace = Pace(1e9)
     pace.stop()
     with pytest.raises(Stopped):
@@ -260,7 +260,7 @@ def test_what_is_stopped_ends_at_its_next_step_and_does_not_rest() -> None:
     assert not pace.sleep(60.0)
 
 
-def test_a_bundle_is_verified_in_steps(copied_bundle: Path) -> None:
+def test_bundle_is_verified_in_steps(copied_bundle: Path) -> None:
     (copied_bundle / MARKER).unlink()
     pauses: list[int] = []
     opened: Bundle = open_bundle(copied_bundle, pause=lambda: pauses.append(1))

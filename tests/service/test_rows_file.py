@@ -43,7 +43,7 @@ def running(copied_bundle: Path, tmp_path: Path) -> Iterator[LiveService]:
 
 
 @pytest.mark.parametrize("how", ["truncated", "cut", "overwritten"])
-def test_what_was_read_is_served_and_what_cannot_be_read_is_declared(
+def test_damaged_rows_are_declared_and_read_ones_served(
     running: LiveService, service: LiveService, copied_bundle: Path, how: str
 ) -> None:
     expected = service.score(request("u1", _MANY)).json()["candidates"]["pctr"]
@@ -66,7 +66,7 @@ def test_what_was_read_is_served_and_what_cannot_be_read_is_declared(
 
 
 @pytest.mark.parametrize("how", ["replaced", "removed"])
-def test_a_file_that_is_replaced_or_removed_goes_on_being_read(
+def test_file_that_is_replaced_or_removed_goes_on_being_read(
     running: LiveService, service: LiveService, copied_bundle: Path, how: str
 ) -> None:
     for name in ROWS.values():
@@ -77,7 +77,7 @@ def test_a_file_that_is_replaced_or_removed_goes_on_being_read(
     assert answer["candidates"] == service.score(request("u1", _MANY)).json()["candidates"]
 
 
-def test_a_history_that_cannot_be_read_is_declared(running: LiveService, copied_bundle: Path) -> None:
+def test_history_that_cannot_be_read_is_declared(running: LiveService, copied_bundle: Path) -> None:
     os.truncate(copied_bundle / ROWS["item"], 0)
     asked = {"user_id": "u1", "at": AT, "candidates": {"id": ["i1"]}}
 

@@ -165,7 +165,7 @@ def test_any_work_can_be_done_in_a_scoring_thread() -> None:
     assert not is_partial
 
 
-def test_what_there_is_no_time_for_is_shortened_when_its_turn_comes() -> None:
+def test_late_job_is_shortened_at_its_turn() -> None:
     bench = Bench()
     for _ in range(20):
         bench.runner.run_s.learn(200, 10.0)
@@ -182,7 +182,7 @@ def test_what_there_is_no_time_for_is_shortened_when_its_turn_comes() -> None:
 
 
 @pytest.mark.parametrize(("expected_s", "rows"), [(69.0, 200), (71.0, 127)])
-def test_a_run_is_planned_for_seven_tenths_of_the_remaining_time(expected_s: float, rows: int) -> None:
+def test_run_is_planned_for_seven_tenths_of_the_remaining_time(expected_s: float, rows: int) -> None:
     bench = Bench()
     bench.runner.run_s.learn(200, expected_s)
     bench.runner.run_s.learn(100, 1.0)
@@ -194,7 +194,7 @@ def test_a_run_is_planned_for_seven_tenths_of_the_remaining_time(expected_s: flo
     bench.queue.close()
 
 
-def test_the_loop_goes_on_while_a_long_run_runs() -> None:
+def test_loop_goes_on_while_a_long_run_runs() -> None:
     bench, turns = Bench(), list[int]()
     bench.runtime.may_go_on = lambda: len(turns) == 5
 
@@ -211,7 +211,7 @@ def test_the_loop_goes_on_while_a_long_run_runs() -> None:
     bench.queue.close()
 
 
-def test_what_nobody_waits_for_never_runs() -> None:
+def test_abandoned_or_late_work_never_runs() -> None:
     bench = Bench(seconds=0.01)
     past = time.perf_counter() - 1
     found = together(bench, bench.run(1), bench.run(2, is_gone=lambda: True), bench.run(3, deadline=past), bench.run(4))
@@ -262,7 +262,7 @@ def test_closing_ends_what_waits() -> None:
     assert [type(one) for one in found[1:]] == [asyncio.CancelledError] * 2
 
 
-def test_a_body_is_expected_to_hold_candidates_but_no_more_than_may_be() -> None:
+def test_body_is_expected_to_hold_candidates_but_no_more_than_may_be() -> None:
     """Where nobody waits none is refused for its size alone, whatever it may hold."""
     admission = Admission(Metrics(), max_rows=100, max_candidates=100)
     assert 50 <= admission.rows_in(1_000) <= 100
@@ -273,7 +273,7 @@ def test_a_body_is_expected_to_hold_candidates_but_no_more_than_may_be() -> None
     admission.enter(Load(admission.rows_in(2**20), 0.0), time.perf_counter())
 
 
-def test_who_fails_at_being_told_takes_nobody_with_it() -> None:
+def test_failing_callback_affects_no_other() -> None:
     bench, told = Bench(), list[int]()
     failures: list[dict[str, Any]] = []
 
@@ -301,7 +301,7 @@ def test_who_fails_at_being_told_takes_nobody_with_it() -> None:
     assert [str(one["exception"]) for one in failures] == ["told badly"] * 10
 
 
-def test_a_jobs_end_leaves_nothing_of_it_behind() -> None:
+def test_jobs_end_leaves_nothing_of_it_behind() -> None:
     """Work that holds its job is let go of at once: it may hold a model that serves no more."""
     bench, kept = Bench(), weakref.WeakSet[object]()
     told: list[type] = []
@@ -333,7 +333,7 @@ def test_a_jobs_end_leaves_nothing_of_it_behind() -> None:
     assert set(told) == {Done, DeadlineExceeded}
 
 
-def test_an_error_while_a_job_is_judged_costs_that_job_alone() -> None:
+def test_error_while_a_job_is_judged_costs_that_job_alone() -> None:
     bench = Bench()
 
     def is_gone() -> bool:
@@ -344,7 +344,7 @@ def test_an_error_while_a_job_is_judged_costs_that_job_alone() -> None:
     assert isinstance(found[1], ValueError)
 
 
-def test_a_loop_that_ended_leaves_the_threads_for_the_next() -> None:
+def test_loop_that_ended_leaves_the_threads_for_the_next() -> None:
     bench, has_left = Bench(), threading.Event()
     bench.runtime.may_go_on = has_left.is_set
 
@@ -373,18 +373,20 @@ def test_admission_is_bounded_in_rows(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out.count("shedding") == 1
 
 
-def test_several_threads_have_time_for_as_many_times_as_much() -> None:
-    def taken(threads: int) -> int:
-        bench = Bench(max_rows=100_000, threads=threads)
-        until, count = time.perf_counter() + 10, 0
-        try:
-            while True:
-                bench.admission.enter(Load(200, 0.5), until)
-                count += 1
-        except Overloaded:
-            return count
+def admitted(admission: Admission, load: Load, left_s: float = 10.0) -> list[Admitted]:
+    """All equal requests that are accepted at once. `left_s` is so long that the test's own time is nothing."""
+    found: list[Admitted] = []
+    try:
+        while len(found) < 1_000:
+            found.append(admission.enter(load, time.perf_counter() + left_s))
+    except Overloaded:
+        return found
+    raise AssertionError("there is no end")
 
-    assert (taken(1), taken(2), taken(4)) == (9, 18, 36)
+
+def test_several_threads_have_time_for_as_many_times_as_much() -> None:
+    counts = [len(admitted(Bench(max_rows=100_000, threads=n).admission, Load(200, 0.5))) for n in (1, 2, 4)]
+    assert counts == [9, 18, 36]
 
 
 def test_how_long_a_turn_takes_is_learned_by_size() -> None:
@@ -400,7 +402,7 @@ def test_how_long_a_turn_takes_is_learned_by_size() -> None:
     assert bench.runner.turn_s.of(1, 0.0) == 0.0
 
 
-def test_what_could_not_be_scored_in_time_is_not_taken_on() -> None:
+def test_request_that_would_be_late_is_refused() -> None:
     bench = Bench(max_rows=100_000, deadline_s=0.5)
     for rows in (200, 1):
         bench.runner.turn_s.learn(rows, 0.01)
@@ -422,31 +424,22 @@ def test_what_could_not_be_scored_in_time_is_not_taken_on() -> None:
     bench.admit(300)
 
 
-def test_once_one_was_refused_fewer_wait_until_nobody_does() -> None:
+def test_after_a_refusal_fewer_may_wait_until_the_queue_is_empty() -> None:
     bench = Bench(max_rows=100_000, deadline_s=10.0)
     one = Load(200, 0.5)
-
-    def as_many_as_may() -> list[Admitted]:
-        taken: list[Admitted] = []
-        try:
-            while True:
-                taken.append(bench.admission.enter(one, time.perf_counter() + bench.deadline_s))
-        except Overloaded:
-            return taken
-
     assert sys.getswitchinterval() == pytest.approx(0.0005)
-    burst = as_many_as_may()
+    burst = admitted(bench.admission, one)
     # The event loop has refusals to write, and the scoring threads are to have Python's lock all the same.
     assert sys.getswitchinterval() == pytest.approx(0.00002)
     for _ in range(len(burst) // 2):
         bench.admission.leave(burst.pop())
     # As many are scored as come: a while ago so many more could have waited.
-    standing = burst + as_many_as_may()
+    standing = burst + admitted(bench.admission, one)
     for load in standing:
         bench.admission.leave(load)
     bench.admission.leave(bench.admission.enter(one, time.perf_counter() + bench.deadline_s))
     assert sys.getswitchinterval() == pytest.approx(0.0005)
-    assert [admitted.load for admitted in as_many_as_may()] == [one] * 9
+    assert [entry.load for entry in admitted(bench.admission, one)] == [one] * 9
     assert len(standing) == 5
 
 
@@ -485,7 +478,7 @@ async def until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-def test_what_is_due_first_runs_first_whatever_came_before() -> None:
+def test_earliest_due_runs_first() -> None:
     bench = Bench()
     gate = Gate()
     bench.runner = Runner(gate)
@@ -506,7 +499,7 @@ def test_what_is_due_first_runs_first_whatever_came_before() -> None:
     assert gate.runs == [0, 3, 4, 2, 1]
 
 
-def test_a_long_deadline_grows_old_in_the_queue() -> None:
+def test_long_deadline_grows_old_in_the_queue() -> None:
     """It is due when half of its time is over: from then on it goes before whoever came later."""
     assert due_at(0.0, 60.0) < due_at(31.0, 31.0 + 1.0)
     assert due_at(0.0, 60.0) > due_at(29.0, 29.0 + 1.0)
@@ -524,7 +517,7 @@ def test_only_what_is_due_earlier_keeps_others_out() -> None:
 
 
 @pytest.mark.parametrize(("left_s", "is_taken"), [((), True), ((9.0,), True), ((9.0, 0.1), True), ((9.0, 9.0), False)])
-def test_the_wait_is_for_the_thread_that_is_free_first(left_s: tuple[float, ...], is_taken: bool) -> None:
+def test_wait_is_for_the_thread_that_is_free_first(left_s: tuple[float, ...], is_taken: bool) -> None:
     """A long run in one thread keeps nobody from another."""
     admission = Admission(Metrics(), max_rows=100, threads=2)
     admission.running = lambda due: Running(left_s, 0.0)
@@ -538,9 +531,7 @@ def test_the_wait_is_for_the_thread_that_is_free_first(left_s: tuple[float, ...]
     ("waiting_s", "left_s", "wait_ms"),
     [(0.4, (), 200), (0.4, (1.0, 0.0), 400), (0.6, (0.5, 0.1), 600), (0.6, (0.0, 0.0, 0.3), 300)],
 )
-def test_what_waits_is_shared_by_the_threads_as_they_come_free(
-    waiting_s: float, left_s: tuple[float, ...], wait_ms: int
-) -> None:
+def test_queued_work_is_shared_by_free_threads(waiting_s: float, left_s: tuple[float, ...], wait_ms: int) -> None:
     admission = Admission(Metrics(), max_rows=100, threads=max(2, len(left_s)))
     admission.running = lambda due: Running(left_s, 0.0)
     now = time.perf_counter()
@@ -615,7 +606,7 @@ def test_long_deadlines_leave_a_thread_to_those_in_a_hurry(monkeypatch: pytest.M
     assert gate.most_at_once == 1
 
 
-def test_who_is_in_a_hurry_is_refused_at_once_where_runs_at_hand_take_too_long() -> None:
+def test_short_deadline_behind_a_long_run_is_refused_at_once() -> None:
     bench = Bench()
     gate = Gate()
     bench.runner = Runner(gate)
@@ -637,7 +628,7 @@ def test_who_is_in_a_hurry_is_refused_at_once_where_runs_at_hand_take_too_long()
     bench.queue.close()
 
 
-def test_what_waits_behind_a_run_that_never_ends_is_answered_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_request_behind_a_run_that_never_ends_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
     bench = Bench()
     gate = Gate()
     bench.runner = Runner(gate)
@@ -659,7 +650,7 @@ def test_what_waits_behind_a_run_that_never_ends_is_answered_all_the_same(capsys
     gate.open.set()
 
 
-def test_an_idle_queue_has_a_still_heart() -> None:
+def test_idle_queue_has_a_still_heart() -> None:
     bench = Bench(threads=2)
     assert bench.queue.heartbeat() == (2, 0, 0, 0.0, 0.0)
     together(bench, bench.run(1), bench.run(2))

@@ -46,7 +46,7 @@ def test_goldens_are_reproduced_over_http(client: httpx.Client, bundle: Bundle) 
             assert columns[head] == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_reply_says_which_model_and_what_was_degraded(client: httpx.Client) -> None:
+def test_reply_names_the_model_and_degradation(client: httpx.Client) -> None:
     answer = client.post("/v1/score", json=golden_requests()[3]).json()
 
     assert answer["model_version"] == "test-0"
@@ -69,7 +69,7 @@ def test_pricing_decides_what_a_bid_is_worth_and_the_core_leaves_it_to_python(cl
     assert ranked["ecpm"] == pytest.approx(sorted(paid, reverse=True)[:2])
 
 
-def test_a_pricing_without_its_heads_is_refused_with_what_there_is() -> None:
+def test_pricing_without_its_heads_is_refused_with_what_there_is() -> None:
     request = CheckedRequest("u", ["i1", "i2"], bids=[1.0, 1.0], pricing=["cpc", "cpa"])
 
     with pytest.raises(InvalidRequest, match="is cpa, and this model prices cpm, cpc") as failed:
@@ -96,7 +96,7 @@ def test_wrong_pricing_is_refused(client: httpx.Client, pricing: object, field: 
     assert words in answer.json()["error"]["message"]
 
 
-def test_an_item_told_of_by_text_alone_is_a_prior(client: httpx.Client) -> None:
+def test_item_with_text_alone_gets_the_prior(client: httpx.Client) -> None:
     request = {"user_id": "u1", "candidates": {"id": ["new"]}, "items": {"new": {"text": "A game of chess"}}}
 
     assert client.post("/v1/score", json=request).json()["degraded"] == {"candidates": {"new": "prior"}}
@@ -155,7 +155,7 @@ def test_scores_depend_on_nothing_but_the_candidate(
     assert scores(client, [ids[0]])[ids[0]] == pytest.approx(alone[ids[0]], abs=CLOSE)
 
 
-def test_the_reply_says_where_its_time_went(client: httpx.Client) -> None:
+def test_reply_has_server_timing(client: httpx.Client) -> None:
     answer = client.post("/v1/score", json=golden_requests()[4])
     stages = dict(part.strip().split(";dur=") for part in answer.headers["server-timing"].split(","))
     taken = {name: float(milliseconds) for name, milliseconds in stages.items()}
@@ -168,7 +168,7 @@ def test_the_reply_says_where_its_time_went(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("given_id", ["abc-1", "with space", "~" * 128])
-def test_a_request_id_is_honoured(client: httpx.Client, given_id: str) -> None:
+def test_request_id_is_honoured(client: httpx.Client, given_id: str) -> None:
     answer = client.post("/v1/score", json=golden_requests()[1], headers={"X-Request-Id": given_id})
 
     assert (answer.headers["x-request-id"], answer.json()["request_id"]) == (given_id, given_id)
@@ -184,7 +184,7 @@ def test_any_other_request_id_is_replaced(client: httpx.Client, given_id: bytes)
     assert len(answer.headers["x-request-id"]) == 32
 
 
-def test_a_category_that_nobody_has_seen_is_declared(client: httpx.Client) -> None:
+def test_category_that_nobody_has_seen_is_declared(client: httpx.Client) -> None:
     asked = {"user_id": "u1", "context": {"hour": "thirteen"}, "candidates": {"id": ["i1"]}}
     reply = client.post("/v1/score", json=asked)
     assert reply.status_code == 200
@@ -193,7 +193,7 @@ def test_a_category_that_nobody_has_seen_is_declared(client: httpx.Client) -> No
     assert "values" not in known.get("degraded", {})
 
 
-def test_the_first_page_leads_to_the_others(client: httpx.Client) -> None:
+def test_first_page_leads_to_the_others(client: httpx.Client) -> None:
     page = client.get("/")
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert "Serving test-0" in page.text

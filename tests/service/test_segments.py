@@ -138,7 +138,7 @@ _OFFERED = b"POST /p HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\n" + OFFER + b"
 )
 @example(sent=[Sent(_OFFERED, b"ab")] * 3, end=b"", places=list(range(500)))
 @example(sent=[Sent(_OFFERED, b"ab")], end=ENDS[3], places=list(range(500)))
-def test_a_cut_changes_nothing(sent: list[Sent], end: bytes, places: list[int]) -> None:
+def test_cut_changes_nothing(sent: list[Sent], end: bytes, places: list[int]) -> None:
     whole = b"".join(one.wire for one in sent) + end
     said = replies(cut(whole, places))
 
@@ -149,7 +149,7 @@ def test_a_cut_changes_nothing(sent: list[Sent], end: bytes, places: list[int]) 
     assert said.count(b"HTTP/1.1 400 ") == (end in ENDS[2:])
 
 
-def test_a_score_does_not_depend_on_where_a_chunk_begins(cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_score_does_not_depend_on_where_a_chunk_begins(cold_bundle: Bundle, tmp_path: Path) -> None:
     """Ids and a text that begin as a header does, at a chunk's beginning."""
     text = {"i9": {"text": "Upgrade: a comedy"}}
     body = json.dumps({"user_id": "Upgrade:7", "candidates": {"id": ["Upgrade:8", "i9", "i1"]}, "items": text}).encode()
@@ -227,7 +227,7 @@ def test_any_bytes_get_an_answer_or_the_end(service: LiveService, pieces: list[b
         assert json.loads(body[:length])["error"]["code"]
 
 
-def test_the_service_goes_on(service: LiveService) -> None:
+def test_service_goes_on(service: LiveService) -> None:
     """After all that was sent above."""
     assert service.score(GOOD).status_code == 200
     assert not [line for line in service.log() if line["level"] == "error"]

@@ -47,7 +47,7 @@ def check_golden(client: httpx.Client, golden: Golden) -> int:
     return len(expected)
 
 
-def test_the_goldens_scores_at_rest_and_under_load(bundle: Bundle, pair: LiveService) -> None:
+def test_goldens_scores_at_rest_and_under_load(bundle: Bundle, pair: LiveService) -> None:
     goldens = list(read_goldens(bundle.path(GOLDENS)))
 
     def ask(_: int) -> int:
@@ -59,7 +59,7 @@ def test_the_goldens_scores_at_rest_and_under_load(bundle: Bundle, pair: LiveSer
         assert len(set(pool.map(ask, range(6)))) == 1
 
 
-def test_it_is_one_process_with_a_few_threads(pair: LiveService) -> None:
+def test_service_is_one_process(pair: LiveService) -> None:
     children = Path(f"/proc/{pair.process.pid}/task/{pair.process.pid}/children").read_text()
     assert children == ""
     (listening,) = [line for line in pair.log() if line["event"] == "listening"]
@@ -95,7 +95,7 @@ def test_connections_that_nobody_had_accepted_at_the_end_are_answered(bundle: Bu
         assert running.process.wait(120) == 0
 
 
-def test_a_client_that_does_not_finish_does_not_keep_it(bundle: Bundle, tmp_path: Path) -> None:
+def test_client_that_does_not_finish_does_not_keep_it(bundle: Bundle, tmp_path: Path) -> None:
     with live_service(bundle.folder, tmp_path, BODY_TIMEOUT_S=600) as running:
         with socket.create_connection(("127.0.0.1", running.port)) as slow:
             slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
@@ -105,7 +105,7 @@ def test_a_client_that_does_not_finish_does_not_keep_it(bundle: Bundle, tmp_path
             assert time.monotonic() - began < 30
 
 
-def test_a_signal_while_it_starts_is_its_end(bundle: Bundle) -> None:
+def test_signal_while_it_starts_is_its_end(bundle: Bundle) -> None:
     serve = [sys.executable, "-m", "msd", "serve", str(bundle.folder), "--port", "0"]
     process = subprocess.Popen(serve, cwd=ROOT, env=at_once(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     status = Path(f"/proc/{process.pid}/status")
@@ -135,7 +135,7 @@ def test_too_many_open_files_cost_connections_and_no_more(bundle: Bundle, tmp_pa
         assert running.terminate() == 0
 
 
-def test_where_streams_are_closed_neither_rows_nor_connections_take_their_place(bundle: Bundle) -> None:
+def test_closed_standard_streams_are_replaced(bundle: Bundle) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     serve = [sys.executable, "-m", "msd", "serve", str(bundle.folder), "--port", str(port), "--workers", "1"]

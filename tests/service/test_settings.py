@@ -35,7 +35,7 @@ def test_reads_variables_and_keeps_defaults() -> None:
         ({"MSD_BUNDLE": "b", "MSD_DEADLINE_MS": "60001"}, "MSD_DEADLINE_MS: "),
     ],
 )
-def test_a_mistake_is_named(environ: dict[str, str], said: str) -> None:
+def test_mistake_is_named(environ: dict[str, str], said: str) -> None:
     with pytest.raises(SettingsError) as raised:
         Settings.from_environ(environ)
 
@@ -60,7 +60,7 @@ def test_any_other_number_of_workers_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("url", [f"http://user:{SECRET}@h/0", f"redis://:{SECRET}@h:port/0", f"redis://:{SECRET}@"])
-def test_a_bad_address_is_refused_without_its_password(url: str) -> None:
+def test_bad_address_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(SettingsError) as raised:
         Settings.from_environ({"MSD_BUNDLE": "b", "MSD_REDIS_URL": url})
 
@@ -82,7 +82,7 @@ def test_no_unknown_variable_passes(name: str, value: str) -> None:
         Settings.from_environ({"MSD_BUNDLE": "b", f"MSD_{name}": value})
 
 
-def test_the_address_of_redis_may_be_in_a_file(tmp_path: Path) -> None:
+def test_address_of_redis_may_be_in_a_file(tmp_path: Path) -> None:
     place = tmp_path / "url"
     environ = {"MSD_BUNDLE": "b", "MSD_STORE": "redis", "MSD_REDIS_URL_FILE": str(place)}
 

@@ -20,11 +20,8 @@ from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.resp_server import server_that
 from tests.service.test_live_embedded import event, tell
+from tests.service.test_redis_store import quiet
 from tests.service.test_swap import Clients, first_golden, open_files, point, version
-
-
-def quiet(_: int, __: int) -> None:
-    """Says nothing of how far it is."""
 
 
 @pytest.fixture
@@ -88,7 +85,9 @@ def test_without_redis_it_starts_with_the_folders_own_pointer(
         assert version(running) == "test-1"
 
 
-def test_what_cannot_be_rolled_back(redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle) -> None:
+def test_rollback_without_previous_rows_is_refused(
+    redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle
+) -> None:
     url = redis_server.connection_url
     with pytest.raises(SourceError, match="has no previous bundle to roll back to"):
         roll_back_redis(url)
@@ -103,7 +102,7 @@ def test_what_cannot_be_rolled_back(redis_server: ValkeyServer, bundle: Bundle, 
         assert client.mget([POINTER, PREVIOUS]) == [other_bundle.bundle_id.encode(), bundle.bundle_id.encode()]
 
 
-def test_an_experiment_over_rows_in_redis(
+def test_experiment_over_rows_in_redis(
     running: LiveService, redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle, bundles: Path
 ) -> None:
     copytree(other_bundle.folder, bundles / "b")
@@ -172,7 +171,7 @@ def test_services_of_two_bundles_share_one_redis(
             assert tell(new, event("shared", "u2", "i2")).json() == {"accepted": 0, "duplicates": 1}
 
 
-def test_a_pointer_whose_reply_claims_too_much_takes_no_memory() -> None:
+def test_pointer_whose_reply_claims_too_much_takes_no_memory() -> None:
     async def read() -> None:
         async with server_that(lambda command: b"*2000000000\r\n") as url:
             with pytest.raises(SourceError, match="Redis at 127"):

@@ -36,29 +36,9 @@ def test_together_or_alone_within_a_step_of_fp16(texts: list[str], encoder: Text
         assert (np.abs(vector - due) <= np.spacing(np.maximum(np.abs(vector), np.abs(due)))).all()
 
 
-def test_what_is_not_a_number_is_an_error(encoder: TextEncoder) -> None:
+def test_non_finite_vector_is_an_error(encoder: TextEncoder) -> None:
     with pytest.raises(BundleError, match="gives numbers that are not finite"):
         encoder.encode(encoder.tokenise(["a tent", POISON]))
-
-
-def _of_another_width(folder: Path) -> None:
-    (folder / ENCODER).write_bytes(build_encoder(7, 0))
-
-
-def _of_other_weights(folder: Path) -> None:
-    (folder / ENCODER).write_bytes(build_encoder(8, 1))
-
-
-def _no_encoder(folder: Path) -> None:
-    (folder / ENCODER).write_bytes((folder / RANKER).read_bytes())
-
-
-def _no_graph(folder: Path) -> None:
-    (folder / ENCODER).write_bytes(b"no graph at all")
-
-
-def _no_tokenizer(folder: Path) -> None:
-    (folder / TOKENIZER).write_text('{"version": "1.0", "model": 3}')
 
 
 def _another_truncation(folder: Path) -> None:
@@ -67,24 +47,29 @@ def _another_truncation(folder: Path) -> None:
     (folder / TOKENIZER).write_text(json.dumps(document))
 
 
-def _unvouched(folder: Path) -> None:
-    reseal(folder, encoder=None)
-
-
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_of_another_width, r"gives vectors \(7,\), the schema takes 8 numbers"),
-        (_of_other_weights, "a vector differs by .* from what the manifest expects"),
+        (
+            lambda folder: (folder / ENCODER).write_bytes(build_encoder(7, 0)),
+            r"gives vectors \(7,\), the schema takes 8 numbers",
+        ),
+        (
+            lambda folder: (folder / ENCODER).write_bytes(build_encoder(8, 1)),
+            "a vector differs by .* from what the manifest expects",
+        ),
         (_another_truncation, "a vector differs by .* from what the manifest expects"),
-        (_no_encoder, "not a text encoder: it needs"),
-        (_no_graph, "encoder.onnx: "),
-        (_no_tokenizer, "tokenizer.json: not a tokenizer"),
-        (_unvouched, "has no encoder listed in its manifest; export it again"),
+        (lambda folder: (folder / ENCODER).write_bytes((folder / RANKER).read_bytes()), "not a text encoder: it needs"),
+        (lambda folder: (folder / ENCODER).write_bytes(b"no graph at all"), "encoder.onnx: "),
+        (
+            lambda folder: (folder / TOKENIZER).write_text('{"version": "1.0", "model": 3}'),
+            "tokenizer.json: not a tokenizer",
+        ),
+        (lambda folder: reseal(folder, encoder=None), "has no encoder listed in its manifest; export it again"),
     ],
 )
-def test_an_encoder_that_is_not_what_it_should_be_is_refused(
-    spoil: Callable[[Path], None], said: str, tmp_path: Path
+def test_encoder_that_is_not_what_it_should_be_is_refused(
+    spoil: Callable[[Path], object], said: str, tmp_path: Path
 ) -> None:
     """Though all hashes fit: it was made wrong, not damaged."""
     folder = build_bundle(tmp_path / "bundle", Recipe(encoder=True)).folder
@@ -107,7 +92,7 @@ def test_int8_needs_a_cpu_that_adds_it_exactly(cold_bundle: Bundle, monkeypatch:
 
 
 @pytest.mark.parametrize("name", [ENCODER, TOKENIZER])
-def test_a_damaged_encoder_is_refused_at_verification(name: str, tmp_path: Path) -> None:
+def test_damaged_encoder_is_refused_at_verification(name: str, tmp_path: Path) -> None:
     folder = build_bundle(tmp_path / "bundle", Recipe(encoder=True)).folder
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1

@@ -100,7 +100,7 @@ def closed(service: LiveService, files: Files, reason: str) -> float:
     raise AssertionError(reason)
 
 
-def test_a_client_of_the_authority_is_answered(mutual: LiveService, files: Files) -> None:
+def test_client_of_the_authority_is_answered(mutual: LiveService, files: Files) -> None:
     with known(mutual, files) as client:
         for _ in range(3):
             assert client.post("/v1/score", json=GOOD).status_code == 200
@@ -119,7 +119,7 @@ def test_any_other_client_is_not(mutual: LiveService, files: Files, which: str) 
 
 
 @pytest.mark.parametrize("said", [b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b""])
-def test_what_is_no_tls_is_closed(hasty: LiveService, files: Files, said: bytes) -> None:
+def test_plain_bytes_on_a_tls_port_are_closed(hasty: LiveService, files: Files, said: bytes) -> None:
     before = closed(hasty, files, "handshake")
     with socket.create_connection(("127.0.0.1", hasty.port), timeout=20) as connection:
         connection.sendall(said)
@@ -139,7 +139,7 @@ def test_no_old_version_is_spoken_and_nothing_is_negotiated_twice(files: Files) 
     assert context.verify_mode == ssl.CERT_REQUIRED
 
 
-def test_a_head_over_tls_that_never_ends_is_closed(hasty: LiveService, files: Files) -> None:
+def test_head_over_tls_that_never_ends_is_closed(hasty: LiveService, files: Files) -> None:
     with (
         socket.create_connection(("127.0.0.1", hasty.port), timeout=20) as plain,
         files.context(files.clients).wrap_socket(plain, server_hostname="127.0.0.1") as connection,
@@ -169,7 +169,7 @@ def test_handshakes_that_do_not_end_keep_nobody_out(
                 one.close()
 
 
-def test_a_certificate_changes_without_a_restart(mutual: LiveService, files: Files) -> None:
+def test_certificate_changes_without_a_restart(mutual: LiveService, files: Files) -> None:
     first = served_certificate(mutual, files)
     with known(mutual, files) as kept:
         assert kept.get("/health/live").status_code == 200
@@ -224,7 +224,7 @@ def test_files_that_make_no_tls_are_refused(tmp_path: Path) -> None:
         ({"MSD_TLS_CERT": "/no/cert.pem", "MSD_TLS_KEY": "/no/key.pem"}, "/no/cert.pem: No such file"),
     ],
 )
-def test_a_start_without_the_tls_that_is_asked_for_is_refused(bundle: Bundle, given: dict[str, str], said: str) -> None:
+def test_start_without_the_tls_that_is_asked_for_is_refused(bundle: Bundle, given: dict[str, str], said: str) -> None:
     ended = run_msd("serve", str(bundle.folder), "--port", "0", **given)
 
     assert ended.returncode == 2
@@ -232,9 +232,7 @@ def test_a_start_without_the_tls_that_is_asked_for_is_refused(bundle: Bundle, gi
     assert "Traceback" not in ended.stderr
 
 
-def test_a_handshake_that_does_not_begin_does_not_keep_the_service(
-    bundle: Bundle, files: Files, tmp_path: Path
-) -> None:
+def test_handshake_that_does_not_begin_does_not_keep_the_service(bundle: Bundle, files: Files, tmp_path: Path) -> None:
     with live_service(
         bundle.folder, tmp_path, wait_ready=False, tls_cert=files.cert, tls_key=files.key, HEAD_TIMEOUT_S=600
     ) as running:

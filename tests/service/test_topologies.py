@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -20,18 +20,15 @@ from service.redis.keys import key_prefix
 from service.redis.publication import PublishError, connect
 from service.redis.redis_url import parse_redis_url
 from service.rows.redis_rows import RedisStore
-from service.telemetry.metrics import Metrics
 from tests.bundles.factory import ITEMS, USERS, golden_requests
 from tests.operations.catalogue.made import make, write_shard
 from tests.service.live import LiveService, live_service
 from tests.service.redis_fleet import ClusterFleet, cluster_fleet, move_slot, sentinel_fleet, tls_server
+from tests.service.test_redis_store import quiet
+from tests.service.test_redis_updates import change, impressions, run, until
 
 ALL = [f"i{number}" for number in range(ITEMS)]
 _PATIENCE_S = 60.0
-
-
-def quiet(copied: int, total: int) -> None:
-    """No progress bar."""
 
 
 @pytest.fixture(scope="module")
@@ -48,26 +45,6 @@ def cluster(fleet: ClusterFleet, bundle: Bundle) -> ClusterFleet:
     return fleet
 
 
-def run(
-    bundle: Bundle, url: str, use: Callable[[RedisStore], Awaitable[None]], fill: float = 0.0, timeout_s: float = 5.0
-) -> None:
-    async def go() -> None:
-        store = RedisStore(bundle, url, timeout_s, 10**6, Metrics(), fill)
-        try:
-            await use(store)
-        finally:
-            await store.close()
-
-    asyncio.run(go())
-
-
-async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    end = time.monotonic() + _PATIENCE_S
-    while not await is_so():
-        assert time.monotonic() < end, "what was waited for did not come"
-        await asyncio.sleep(0.02)
-
-
 async def items(store: RedisStore) -> Rows:
     try:
         return await store.get("item", ALL)
@@ -79,18 +56,6 @@ async def is_whole(store: RedisStore) -> bool:
     """Whether all rows are there and none is stale."""
     rows = await items(store)
     return bool(rows.found.all() and (rows.stale is None or not rows.stale.any()))
-
-
-async def numbers(store: RedisStore, *ids: str) -> list[float]:
-    rows = await store.get("item", ids)
-    return [float(one) for one in np.where(rows.found, rows.records["impressions"], -1)]
-
-
-def copy_row(client: Redis, bundle: Bundle, item: str, source: str) -> None:
-    prefix = key_prefix(bundle.bundle_id, "item")
-    row = client.get(prefix + source)
-    assert isinstance(row, bytes)
-    client.set(prefix + item, row)
 
 
 def test_rows_from_a_cluster_are_those_of_the_bundle_and_changes_of_every_node_are_seen(
@@ -109,10 +74,10 @@ def test_rows_from_a_cluster_are_those_of_the_bundle_and_changes_of_every_node_a
         after = [one.client().info("stats")["total_reads_processed"] for one in cluster.masters]
         assert max(np.subtract(after, before)) < 40
         for item in ALL[1:13]:
-            copy_row(client, bundle, item, "i0")
+            change(client, bundle, item, "i0")
 
         async def is_seen() -> bool:
-            return len(set(await numbers(store, *ALL[:13]))) == 1
+            return len(set(await impressions(store, ALL[:13]))) == 1
 
         await until(is_seen)
         client.flushall()  # of all masters
@@ -124,7 +89,7 @@ def test_rows_from_a_cluster_are_those_of_the_bundle_and_changes_of_every_node_a
     run(bundle, cluster.url, use)
 
 
-def test_a_cluster_fills_an_arena(cluster: ClusterFleet, bundle: Bundle) -> None:
+def test_cluster_fills_an_arena(cluster: ClusterFleet, bundle: Bundle) -> None:
     async def use(store: RedisStore) -> None:
         await store.check()
 
@@ -133,10 +98,10 @@ def test_a_cluster_fills_an_arena(cluster: ClusterFleet, bundle: Bundle) -> None
 
         await until(is_filled)
 
-    run(bundle, cluster.url, use, fill=1e6)
+    run(bundle, cluster.url, use, fill_rows_per_s=1e6)
 
 
-def test_a_catalogue_goes_to_all_nodes_of_a_cluster(cluster: ClusterFleet, bundle: Bundle, tmp_path: Path) -> None:
+def test_catalogue_goes_to_all_nodes_of_a_cluster(cluster: ClusterFleet, bundle: Bundle, tmp_path: Path) -> None:
     ids = [f"ad {number}" for number in range(60)]
     write_shard(tmp_path / "items" / "a.parquet", {"id": [*ids, "i1"], "price": [9.5] * 61})
     make(tmp_path / "items", bundle, tmp_path / "rows")
@@ -157,27 +122,27 @@ def test_keys_are_followed_while_their_slot_moves_and_after(cluster: ClusterFlee
     other = next(one for one in cluster.masters if one is not owner)
 
     async def use(store: RedisStore) -> None:
-        (expected,) = await numbers(store, "i7")
+        (expected,) = await impressions(store, ["i7"])
         await asyncio.to_thread(move_slot, slot, owner, other, [key])
         await until(lambda: equals(store, expected))  # by an ASK, for the slot is still its first owner's
         await asyncio.to_thread(move_slot, slot, owner, other)
         await until(lambda: equals(store, expected))
-        copy_row(client, bundle, "i7", "i8")
-        (new,) = await numbers(store, "i8")
+        change(client, bundle, "i7", "i8")
+        (new,) = await impressions(store, ["i8"])
         await until(lambda: equals(store, new))
         await asyncio.to_thread(move_slot, slot, other, owner)
         await until(lambda: equals(store, new))
 
     async def equals(store: RedisStore, expected: float) -> bool:
         try:
-            return await numbers(store, "i7") == [expected]
+            return await impressions(store, ["i7"]) == [expected]
         except StoreError:
             return False
 
     run(bundle, cluster.url, use)
 
 
-def test_a_service_scores_from_a_cluster_as_from_its_files(
+def test_service_scores_from_a_cluster_as_from_its_files(
     cluster: ClusterFleet, bundle: Bundle, service: LiveService, tmp_path: Path
 ) -> None:
     with live_service(
@@ -191,7 +156,7 @@ def test_a_service_scores_from_a_cluster_as_from_its_files(
         assert running.metric("msd_store_errors_total") == 0
 
 
-def test_a_cluster_that_is_none_or_is_not_there_is_a_reason(redis_server: object, bundle: Bundle) -> None:
+def test_server_without_cluster_support_is_named(redis_server: object, bundle: Bundle) -> None:
     port = redis_server.port  # type: ignore[attr-defined]
 
     async def use(store: RedisStore) -> None:
@@ -221,10 +186,10 @@ def test_when_a_master_dies_its_rows_are_stale_and_its_replica_takes_over(
         await until(is_partly_stale)
         assert store._nodes.state == "down"
         await until(lambda: is_whole(store))
-        copy_row(cluster.replicas[0].client(), bundle, *on_one_node(cluster, bundle))
+        change(cluster.replicas[0].client(), bundle, *on_one_node(cluster, bundle))
 
         async def is_seen() -> bool:
-            one, other = await numbers(store, *on_one_node(cluster, bundle))
+            one, other = await impressions(store, on_one_node(cluster, bundle))
             return one == other
 
         await until(is_seen)
@@ -265,10 +230,10 @@ def test_sentinels_name_the_master_and_a_failover_is_followed(bundle: Bundle, tm
             await until(is_stale)
             await until(lambda: is_whole(store))
             with Redis(port=fleet.replica.port, password="hunter2") as client:
-                copy_row(client, bundle, "i1", "i2")
+                change(client, bundle, "i1", "i2")
 
                 async def is_seen() -> bool:
-                    one, two = await numbers(store, "i1", "i2")
+                    one, two = await impressions(store, ["i1", "i2"])
                     return one == two
 
                 await until(is_seen)

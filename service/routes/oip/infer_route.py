@@ -10,19 +10,19 @@ from starlette.types import Receive, Scope, Send
 
 from msd.contract.request import InvalidRequest, RequestError
 from service.errors import UnsupportedMediaType
-from service.http.exchange import access_of, left_check
+from service.http.exchange import OIP, access_of, left_check
 from service.http.middleware import read_body
 from service.limits import MAX_DEADLINE_MS
-from service.routes.oip.form import InferRequest
 from service.routes.oip.inputs import WHOLE, scoring_body, user_of
 from service.routes.oip.model_routes import MODEL, check_served
 from service.routes.oip.outputs import encode_reply
-from service.routes.oip.tensors import HEADER, Parts, read_parts
+from service.routes.oip.tensors import HEADER, InferRequest, Parts, read_parts
 from service.routes.score_route import ScoreRoute
 from service.scoring.answer import Answer, Budget, RawRequest, Served
 from service.scoring.deployment import Deployment
 from service.scoring.reply import LEAN
 
+INFER_PATHS = (f"{OIP}/models/{{name}}/infer", f"{OIP}/models/{{name}}/versions/{{version}}/infer")
 _HEADER = HEADER.lower().encode()
 _TIMING = b"server-timing"
 # Its size predicts the number of candidates less well than that of the other form.
@@ -55,10 +55,10 @@ class InferRoute(ScoreRoute):
         answer = await self._answer(deployment, raw, parts)
         served = answer.served
         assert served is not None, "it was raw for"
-        reply = encode_reply(_head(served, answer.deployment), parts.request, served.request, served.scored)
-        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+        reply, headers = encode_reply(_head(served, answer.deployment), parts.request, served.request, served.scored)
+        headers.append((b"content-length", b"%d" % len(reply)))
         headers += [header for header in answer.headers if header[0] == _TIMING]
-        await self._send(answer, headers, reply.body, access, send)
+        await self._send(answer, headers, reply, access, send)
 
     async def _answer(self, deployment: Deployment, raw: RawRequest, parts: Parts) -> Answer:
         try:

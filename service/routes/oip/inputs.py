@@ -11,8 +11,7 @@ import orjson
 
 from msd.contract.request import MAX_HISTORY, InvalidRequest, TooManyCandidates
 from msd.contract.schema import Bag, FeatureSchema, Numeric, ValueField
-from service.routes.oip.form import InferInput
-from service.routes.oip.tensors import FLOATS, INTEGERS, Parts, values_of
+from service.routes.oip.tensors import FLOATS, INTEGERS, InferInput, Parts, values_of
 
 WHOLE = "request"
 """The input that contains a whole scoring request as JSON."""

@@ -7,9 +7,9 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from service.deployment.readiness import Readiness
-from service.routes.oip.form import ModelMetadata, OipError, ServerMetadata, TensorMetadata, TensorParameters
 from service.routes.oip.inputs import inputs_of
 from service.routes.oip.outputs import outputs_of
+from service.routes.oip.tensors import OipError
 from service.scoring.deployment import Deployment, Serving
 from service.scoring.model import Model
 
@@ -17,6 +17,39 @@ MODEL = "msd"
 """The name of the one model; its versions are the served bundles' model versions."""
 _ANY = -1
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": OipError, "description": "Unknown model or version."}}
+
+
+class TensorParameters(BaseModel):
+    """Parameters of a tensor in the metadata."""
+
+    optional: bool
+
+
+class TensorMetadata(BaseModel):
+    """Metadata of a tensor; −1 is any size."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: TensorParameters | None = None
+
+
+class ModelMetadata(BaseModel):
+    """The model's metadata."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ServerMetadata(BaseModel):
+    """The server's metadata."""
+
+    name: str
+    version: str
+    extensions: list[str]
 
 
 class ServerLive(BaseModel):

@@ -4,15 +4,14 @@ where scores come from.
 
 import struct
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import orjson
 
 from msd.contract.request import CheckedRequest, InvalidRequest
-from service.routes.oip.form import InferRequest
-from service.routes.oip.tensors import HEADER
-from service.scoring.answer import Scored
+from service.routes.oip.tensors import HEADER, InferRequest
+from service.scoring.answer import Headers, Scored
 from service.scoring.reply import served_columns
 
 ID, ECPM = "id", "ecpm"
@@ -21,57 +20,45 @@ _JSON, _BYTES = b"application/json", b"application/octet-stream"
 _SHOWN = 80
 
 
-class _Wanted(NamedTuple):
-    """A requested output, and whether as bytes."""
-
-    name: str
-    is_binary: bool
-
-
 def outputs_of(heads: Sequence[str]) -> list[tuple[str, str]]:
     """Return names and datatypes of all outputs of a model with these heads."""
     return [(ID, "BYTES"), *((head, "FP32") for head in heads), (ECPM, "FP64")]
 
 
-def _wanted(request: InferRequest, there: Sequence[str]) -> list[_Wanted]:
-    """Return the requested outputs, or all."""
+def _wanted(request: InferRequest, available: Sequence[str]) -> dict[str, bool]:
+    """Return the requested outputs, or all, and whether each is sent as bytes."""
     by_default = bool(request.parameters and request.parameters.binary_data_output)
     if not request.outputs:
-        return [_Wanted(name, by_default) for name in there]
-    wanted: dict[str, _Wanted] = {}
-    for one in request.outputs:
-        if one.name not in there:
-            raise InvalidRequest(f"unknown output; expected {', '.join(there)}", one.name[:_SHOWN])
-        if one.name in wanted:
-            raise InvalidRequest("is requested twice", one.name)
-        said = one.parameters.binary_data if one.parameters else None
-        wanted[one.name] = _Wanted(one.name, by_default if said is None else said)
-    return list(wanted.values())
+        return dict.fromkeys(available, by_default)
+    wanted: dict[str, bool] = {}
+    for output in request.outputs:
+        if output.name not in available:
+            raise InvalidRequest(f"unknown output; expected {', '.join(available)}", output.name[:_SHOWN])
+        if output.name in wanted:
+            raise InvalidRequest("is requested twice", output.name)
+        is_binary = output.parameters.binary_data if output.parameters else None
+        wanted[output.name] = by_default if is_binary is None else is_binary
+    return wanted
 
 
-class Encoded(NamedTuple):
-    """A reply's body, and the headers that describe it."""
-
-    body: bytes
-    headers: list[tuple[bytes, bytes]]
-
-
-def encode_reply(head: dict[str, Any], request: InferRequest, checked: CheckedRequest, scored: Scored) -> Encoded:
-    """Encode a reply; `head` is everything except its outputs.
+def encode_reply(
+    head: dict[str, Any], request: InferRequest, checked: CheckedRequest, scored: Scored
+) -> tuple[bytes, Headers]:
+    """Return a reply's body, and the headers that describe it; `head` is everything except its outputs.
 
     Raises InvalidRequest for unknown outputs. There is an eCPM if every candidate has a bid.
     """
     columns, _ = served_columns(checked, scored)
     outputs, pieces = [], []
-    for one in _wanted(request, list(columns)):
-        values = columns[one.name]
-        if one.name == ECPM and not np.isfinite(values).all():
+    for name, is_binary in _wanted(request, list(columns)).items():
+        values = columns[name]
+        if name == ECPM and not np.isfinite(values).all():
             if request.outputs:
                 raise InvalidRequest("needs a bid for every candidate", ECPM)
             continue
-        datatype = "BYTES" if one.name == ID else "FP64" if one.name == ECPM else "FP32"
-        output: dict[str, Any] = {"name": one.name, "datatype": datatype, "shape": [len(values)]}
-        if one.is_binary:
+        datatype = "BYTES" if name == ID else "FP64" if name == ECPM else "FP32"
+        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(values)]}
+        if is_binary:
             pieces.append(_bytes_of(values))
             output["parameters"] = {"binary_data_size": len(pieces[-1])}
         else:
@@ -79,11 +66,8 @@ def encode_reply(head: dict[str, Any], request: InferRequest, checked: CheckedRe
         outputs.append(output)
     text = orjson.dumps({**head, "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
     if not pieces:
-        return Encoded(text, [(b"content-type", _JSON)])
-    return Encoded(
-        b"".join((text, *pieces)),
-        [(b"content-type", _BYTES), (HEADER.lower().encode(), b"%d" % len(text))],
-    )
+        return text, [(b"content-type", _JSON)]
+    return b"".join((text, *pieces)), [(b"content-type", _BYTES), (HEADER.lower().encode(), b"%d" % len(text))]
 
 
 def _bytes_of(values: "list[str] | np.ndarray[Any, Any]") -> bytes:

@@ -48,8 +48,7 @@ def write_collm(folder: Path, seed: int = 0) -> Path:
             "item_id": item + 1,
             "label": liked.astype(np.int8),
             "timestamp": 1_000_000_000 + (share * 10_000_000).astype(int),
-            "history": [[] for _ in range(n)],
-            "warm": [True] * n,
+            "warm": [True] * n,  # another column
         }
     )
     for name, (start, stop) in {"train": (0.0, 0.6), "valid": (0.6, 0.8), "test": (0.8, 1.0)}.items():
@@ -98,7 +97,9 @@ def prepare_tiny(data: Path, work: Path, progress: Progress) -> Folders:
 
 def quick(protocol: Protocol, *names: str) -> Protocol:
     """The protocol with small networks that are hardly trained, and only the variants of these names if any are."""
-    variants: tuple[Variant, ...] = tuple(number for number in protocol.variants if not names or number.name in names)
+    variants: tuple[Variant, ...] = tuple(
+        variant for variant in protocol.variants if not names or variant.name in names
+    )
     return replace(
         protocol,
         variants=variants,

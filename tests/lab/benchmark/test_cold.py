@@ -5,18 +5,16 @@ import polars as pl
 import pytest
 
 from lab.benchmark.cold import HELD, hide_items
+from lab.benchmark.vectors import NOBODY
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
-from msd.student.record import VECTOR_DIM
-from msd.student.vectors import LevelVectors, StudentVectors
-
-NOTHING = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
+from msd.student.vectors import StudentVectors
 
 
 def _features(dataset: Dataset) -> Features:
-    return build_features(dataset, fit_schema(dataset, semantics=False), StudentVectors("none", NOTHING, NOTHING))
+    return build_features(dataset, fit_schema(dataset, semantics=False), StudentVectors("none", NOBODY, NOBODY))
 
 
 @pytest.fixture(scope="module")

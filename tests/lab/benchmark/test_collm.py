@@ -1,24 +1,19 @@
 """The CoLLM split as a dataset and knowledge folder; files that are missing or wrong are named, with what is due."""
 
-from hashlib import sha256
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from lab.benchmark.collm import halves, prepare
-from lab.benchmark.protocol import BenchmarkError, Folders
+from lab.benchmark.protocol import BenchmarkError, Folders, write_knowledge
 from lab.data.collm_ml_1m import write_collm_ml_1m
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part, split_events
-from msd.dataset.texts import teacher_texts
-from msd.teachers.collect import collect_knowledge
-from msd.teachers.knowledge import load_knowledge, load_record
-from msd.teachers.openai_compatible import OpenAICompatibleTeacher
+from msd.teachers.knowledge import Knowledge, KnowledgeBase, TeachRecord, load_knowledge, load_record
 from tests.dataset.tiny import write_tiny_dataset
 from tests.lab.benchmark.made import ITEMS, Steps, write_collm
-from tests.lab.data.movielens import FILMS, ROWS, USERS, write_archive
-from tests.teachers.chat_server import Call, ChatServer
+from tests.lab.data.movielens import ROWS, write_archive
 
 
 @pytest.fixture
@@ -107,11 +102,7 @@ def test_missing_or_damaged_file_is_named(data: Path, tmp_path: Path) -> None:
             r"items.parquet, row 3: knowledge is missing",
         ),
         ("test", pl.lit("yes").alias("label"), r"test.parquet: a column has another type than .*label"),
-        (
-            "valid",
-            pl.lit(0).alias("label"),
-            r"valid.parquet: labels must include both 0 and 1, but are \[0",
-        ),
+        ("valid", pl.lit(0).alias("label"), r"valid.parquet: labels must include both 0 and 1, but are \[0"),
         ("train", pl.col("label") * 4.5, r"train.parquet: labels must include both 0 and 1, but are \[0.0, 4.5\]"),
     ],
 )
@@ -123,39 +114,18 @@ def test_wrong_column_is_named(data: Path, tmp_path: Path, file: str, change: pl
         _prepare(data, tmp_path / "work")
 
 
-def test_teachers_knowledge_of_the_converted_archive_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def test_knowledge_beside_the_converted_archive_is_used(tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_collm_ml_1m(data, write_archive(tmp_path), ROWS)
     with pytest.raises(BenchmarkError, match=f"holds no finished knowledge; run `msd teach {data} {data}/knowledge`"):
         _prepare(data, tmp_path / "work")
+    base = KnowledgeBase({"1": Knowledge(id="1", explicit="A film.", implicit="A war.")}, {})
+    record = TeachRecord(teacher="mine", prompt_version="1", dataset="collm-ml-1m", items=0, users=0)
+    knowledge = write_knowledge(data / "knowledge", base, record)
 
-    with ChatServer(_describe) as server:
-        dataset, teacher = load_dataset(data), OpenAICompatibleTeacher(server.settings(), {})
-        collected = collect_knowledge(dataset, teacher, data / "knowledge", lambda stage: None)
-    assert not collected.doubtful
-    assert not collected.refusals
-    folders, _ = _prepare(data, tmp_path / "work")
-    base, record = load_knowledge(folders.knowledge, dataset.config.name), load_record(folders.knowledge)
-    assert folders.dataset == data
-    assert (record.teacher, len(base.items), sorted(base.users)) == (teacher.name, FILMS, sorted(USERS))
-    assert all(known.explicit.startswith("Facts") for known in (*base.items.values(), *base.users.values()))
-    assert all(known.implicit.startswith("Reasons") for known in (*base.items.values(), *base.users.values()))
-
-    asked = [text for text in server.asked if text.startswith("Liked")]
-    later = dataset.events.filter(pl.col("part") != "window").join(dataset.items, on="item_id")
-    for user, text in teacher_texts(dataset)[1].items():
-        assert text in asked
-        assert not any(title in text for title in later.filter(user_id=user)["title"])
-
-
-def _describe(call: Call) -> None:
-    """Facts and reasons of their own for each text."""
-    words = [sha256(call.question.encode()).hexdigest()[place : place + 6] for place in range(0, 60, 6)]
-    call.answer(
-        explicit=f"Facts that are known of it are {' and '.join(words[:5])}.",
-        implicit=f"Reasons why it would be wanted are {' and '.join(words[5:])}.",
-    )
+    assert _prepare(data, tmp_path / "work")[0] == Folders(data, knowledge)
+    assert load_knowledge(knowledge) == base
+    assert load_record(knowledge) == record.model_copy(update={"items": 1})
 
 
 def test_another_dataset_is_refused(tmp_path: Path) -> None:

@@ -1,16 +1,14 @@
 """`msd lab benchmark`: from the files to the JSON and the table; wrong options are one message."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lab.benchmark import command
 from lab.benchmark.collm import COLLM
-from lab.benchmark.ml_100k import ML_100K_COLD
 from msd.__main__ import main
-from tests.lab.benchmark.made import USERS, quick, write_collm, write_ml_100k_like
+from tests.lab.benchmark.made import USERS, quick, write_collm
 
 VARIANTS = ("ours", "ours_without_semantics", "counts_gbdt", "lr", "without_lora", "bag_of_words")
 
@@ -54,17 +52,6 @@ def test_benchmark_ends_in_json_and_a_table(data: Path, tmp_path: Path, capsys: 
     assert figures["protocol"]["test_looks"] == list(COLLM.looks)
     assert figures["gain_test"] == "paired bootstrap over users and seeds together, 100 resamples, two-sided"
     assert (tmp_path / "out.work" / "collm-ml-1m" / "predictions" / "ours-1.npz").is_file()
-
-
-def test_first_seed_may_be_given_without_their_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    protocol = replace(quick(ML_100K_COLD, "ours", "ours_without_semantics"), seeds=1)
-    monkeypatch.setitem(command.BENCHMARKS, protocol.name, protocol)
-    data, out = write_ml_100k_like(tmp_path / "data"), tmp_path / "out.json"
-    code, printed = _run(capsys, protocol.name, data, out, "--seed", "3", "--resamples", "100")
-    assert code == 0, printed
-    assert json.loads(out.read_text())["protocol"]["seeds"] == {"ours": [3], "ours_without_semantics": [3]}
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_films_have_natural_titles_years_and_genres(dataset: Dataset) -> None:
     assert dataset.items["item_id"].to_list() == [str(number) for number in range(1, FILMS + 1)]
 
 
-def test_a_users_text_rests_on_the_first_half_of_his_train_rows(dataset: Dataset) -> None:
+def test_users_text_is_of_the_first_half_of_train_rows(dataset: Dataset) -> None:
     titles = dict(dataset.items.select("item_id", "title").iter_rows())
     texts = teacher_texts(dataset)[1]
     for user in USERS:
@@ -69,7 +69,7 @@ def test_a_users_text_rests_on_the_first_half_of_his_train_rows(dataset: Dataset
         assert texts[user] == f"Liked: {liked}. Disliked: {disliked}."
 
 
-def test_what_was_written_stays_and_other_things_are_not_overwritten(folder: Path, tmp_path: Path) -> None:
+def test_keeps_its_folder_and_refuses_others(folder: Path, tmp_path: Path) -> None:
     assert write_collm_ml_1m(folder / "data", folder / "ml-1m.zip", ROWS) is None
     (tmp_path / "mine").write_text("x")
     with pytest.raises(ArchiveError, match="holds other things; name an empty or a new folder"):
@@ -89,13 +89,13 @@ def test_what_was_written_stays_and_other_things_are_not_overwritten(folder: Pat
         ({"ratings": []}, r"not the ratings of MovieLens-1M: 0 train rows where 40 are due"),
     ],
 )
-def test_files_of_another_form_are_refused(tmp_path: Path, files: dict[str, list[str]], message: str) -> None:
+def test_rejects_files_of_another_form(tmp_path: Path, files: dict[str, list[str]], message: str) -> None:
     with pytest.raises(ArchiveError, match=message):
         write_collm_ml_1m(tmp_path / "data", write_archive(tmp_path, **files), ROWS)
     assert not (tmp_path / "data").exists()
 
 
-def test_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "train_ood2.pkl"
     with pytest.raises(ArchiveError, match=r"no such file; download ml-1m.zip from https://grouplens.org"):
         write_collm_ml_1m(tmp_path / "data", path, ROWS)
@@ -116,7 +116,7 @@ def test_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         write_collm_ml_1m(tmp_path / "data", whole, ROWS)
 
 
-def test_whatever_byte_is_damaged_there_is_an_answer(tmp_path: Path) -> None:
+def test_damaged_archive_is_written_or_refused(tmp_path: Path) -> None:
     whole, draws, refused = write_archive(tmp_path).read_bytes(), Random(1), 0
     path = tmp_path / "damaged.zip"
     for number in range(300):

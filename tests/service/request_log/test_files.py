@@ -36,7 +36,7 @@ def names(folder: Path) -> list[str]:
 
 @settings(max_examples=5)
 @given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=20))
-def test_the_oldest_make_room_and_the_bound_always_holds(
+def test_oldest_make_room_and_the_bound_always_holds(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
 ) -> None:
     path = tmp_path_factory.mktemp("log")
@@ -58,7 +58,7 @@ def _in_order(path: Path) -> list[str]:
     return sorted(names(path), key=lambda name: name.split("-", 1)[1])
 
 
-def test_what_is_too_large_for_the_folder_is_refused_and_removes_nothing(tmp_path: Path) -> None:
+def test_file_over_the_folder_s_limit_removes_nothing(tmp_path: Path) -> None:
     folder = LogFolder(tmp_path, 100, DAY)
     folder.add(REQUESTS, b"x")
     with pytest.raises(LogFolderError, match="101 bytes at once"):
@@ -82,7 +82,7 @@ def test_old_files_go_and_what_is_not_the_logs_stays(tmp_path: Path) -> None:
     folder.close()
 
 
-def test_what_was_left_half_written_is_removed(tmp_path: Path) -> None:
+def test_half_written_files_are_removed(tmp_path: Path) -> None:
     for name in (".requests-1.parquet.abc", ".events-1.parquet.abc", "requests-1.parquet", ".other"):
         (tmp_path / name).write_bytes(b"x")
     LogFolder(tmp_path, 100, DAY).close()
@@ -90,7 +90,7 @@ def test_what_was_left_half_written_is_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == [".other", "requests-1.parquet"]
 
 
-def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+def test_folder_has_one_writer(tmp_path: Path) -> None:
     first = LogFolder(tmp_path / "log", 100, DAY)
     with pytest.raises(LogFolderError, match="another service writes its log here"):
         LogFolder(tmp_path / "log", 100, DAY)
@@ -98,7 +98,7 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
     LogFolder(tmp_path / "log", 100, DAY).close()
 
 
-def test_a_file_in_its_place_is_told(tmp_path: Path) -> None:
+def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"")
     with pytest.raises(LogFolderError, match="cannot hold the request log"):
         LogFolder(tmp_path / "log", 100, DAY)
@@ -184,7 +184,7 @@ def test_events_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", range(len(LATER)))
-def test_a_file_of_an_earlier_release_is_read(tmp_path: Path, first: int) -> None:
+def test_file_of_an_earlier_release_is_read(tmp_path: Path, first: int) -> None:
     path, unknown = tmp_path / "requests-1.parquet", LATER[first:]
     path.write_bytes(encode([RECORD]))
     pq.write_table(pq.read_table(path).drop_columns(list(unknown)), path, write_page_checksum=True)
@@ -194,7 +194,7 @@ def test_a_file_of_an_earlier_release_is_read(tmp_path: Path, first: int) -> Non
     same(found, replace(RECORD, **missing))
 
 
-def test_another_file_is_told(tmp_path: Path) -> None:
+def test_foreign_or_broken_log_file_is_refused(tmp_path: Path) -> None:
     foreign, broken = tmp_path / "requests-1.parquet", tmp_path / "requests-2.parquet"
     pq.write_table(pa.table({"x": [1]}), foreign)
     whole = encode([RECORD])
@@ -214,7 +214,7 @@ def test_another_file_is_told(tmp_path: Path) -> None:
     assert log_files(tmp_path) == [foreign, broken]
 
 
-def test_a_flipped_byte_is_never_read_as_something_else(tmp_path: Path) -> None:
+def test_flipped_byte_is_never_read_as_something_else(tmp_path: Path) -> None:
     path = tmp_path / "requests-1.parquet"
     whole = encode([replace(RECORD, request=bytes(range(256)) * 20)])
     for place in random.Random(1).sample(range(4, len(whole)), 60):
@@ -229,7 +229,7 @@ def test_a_flipped_byte_is_never_read_as_something_else(tmp_path: Path) -> None:
         assert found[0].request == bytes(range(256)) * 20
 
 
-def test_events_are_told_as_their_request_has_them() -> None:
+def test_logged_events_equal_those_of_the_request() -> None:
     body = (
         b'{"events":[{"event_id":"e","type":"click","user_id":"u","item_id":"i","at":1.25},'
         b'{"event_id":"f","type":"impression","user_id":"u","item_id":"i","at":1,"request_id":"r"}]}'
@@ -239,7 +239,7 @@ def test_events_are_told_as_their_request_has_them() -> None:
 
 
 @pytest.mark.parametrize("form", ["{}", "3f2a9c0011223344{:016x}", "{:08d}-a"])
-def test_a_share_of_ids_is_sampled_whatever_they_look_like(form: str) -> None:
+def test_share_of_ids_is_sampled_whatever_they_look_like(form: str) -> None:
     for share in (0.01, 0.3):
         sampled = sum(is_sampled(form.format(number), share) for number in range(20_000))
         assert abs(sampled / 20_000 - share) < 0.02

@@ -97,9 +97,7 @@ def test_drift_is_small_until_something_changes(seen: list[RequestRecord], refer
     assert max(value for name, value in warmer.items() if name not in ("temperature", "pctr", "pcvr")) < 0.15
 
 
-def test_a_bundle_without_a_reference_tells_nothing_and_another_begins_anew(
-    seen: list[RequestRecord], referenced: Bundle, bundle: Bundle
-) -> None:
+def test_drift_begins_anew_with_each_bundle(seen: list[RequestRecord], referenced: Bundle, bundle: Bundle) -> None:
     metrics = Metrics()
     metrics.reference(referenced.manifest)
     drift = Drift(metrics)
@@ -109,7 +107,7 @@ def test_a_bundle_without_a_reference_tells_nothing_and_another_begins_anew(
     assert psi(metrics) == {}
 
 
-def test_the_service_tells_drift_and_observed_clicks(referenced: Bundle, tmp_path: Path) -> None:
+def test_service_exposes_drift_and_observed_clicks(referenced: Bundle, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "LOG_FLUSH_S": 0.2}
     settings |= {"live": "on", "state_dir": tmp_path / "state"}
@@ -182,7 +180,7 @@ def test_impressions_are_judged_once_they_have_settled() -> None:
     assert told(metrics) == (2, 2, 0.375)
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_remembered_requests_are_bounded() -> None:
     metrics = Metrics()
     observed = Observed(metrics)
     ids = [f"i{place}" for place in range(2_000)]
@@ -204,7 +202,7 @@ def shown_clicks(metrics: Metrics, name: str) -> dict[tuple[str, str], float]:
     return {(line.split('"')[3], line.split('"')[1]): float(line.rsplit(" ", 1)[1]) for line in lines}
 
 
-def test_impressions_are_told_by_rank_and_bid() -> None:
+def test_impressions_are_counted_by_rank_and_bid() -> None:
     metrics = Metrics()
     observed = Observed(metrics)
     ids = [f"i{place}" for place in range(8)]

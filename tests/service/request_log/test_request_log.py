@@ -78,7 +78,7 @@ def slow_log(path: Path, metrics: Metrics, share: float = 1.0) -> Iterator[tuple
         folder.may_write.set()
 
 
-def test_a_disk_that_hangs_fills_the_queue_and_no_more_and_all_that_was_taken_is_written(
+def test_disk_that_hangs_fills_the_queue_and_no_more_and_all_that_was_taken_is_written(
     model: Model, tmp_path: Path
 ) -> None:
     metrics, large = Metrics(), served(model, "r", 2_000)
@@ -99,7 +99,7 @@ def test_a_disk_that_hangs_fills_the_queue_and_no_more_and_all_that_was_taken_is
     assert {record.request_id for record in records(tmp_path)} >= {"r", "r0", "small"}
 
 
-def test_the_number_that_waits_is_bounded_too(model: Model, tmp_path: Path) -> None:
+def test_number_that_waits_is_bounded_too(model: Model, tmp_path: Path) -> None:
     metrics = Metrics()
     with slow_log(tmp_path, metrics) as (log, folder):
         log.events(b'{"events": []}', 0)
@@ -127,7 +127,7 @@ def test_close_is_bounded_where_the_disk_hangs(model: Model, tmp_path: Path, mon
     wait_until(lambda: results(metrics)["written"] == 3)
 
 
-def test_a_record_that_cannot_be_written_is_lost_alone(model: Model, tmp_path: Path) -> None:
+def test_record_that_cannot_be_written_is_lost_alone(model: Model, tmp_path: Path) -> None:
     metrics = Metrics()
     log = open_request_log(Settings(bundle=tmp_path, log_dir=tmp_path, log_sample=1.0), metrics)
     assert log is not None
@@ -164,7 +164,7 @@ class FailingWriter(LogWriter):
             raise RuntimeError(step)
 
 
-def test_a_writer_that_fails_goes_on_with_the_next_record(model: Model, tmp_path: Path) -> None:
+def test_writer_that_fails_goes_on_with_the_next_record(model: Model, tmp_path: Path) -> None:
     metrics = Metrics()
     writer = FailingWriter(LogFolder(tmp_path, 2**30, 1e9), metrics)
     with capture_logs() as said:
@@ -194,7 +194,7 @@ def test_events_of_requests_outside_the_sample_are_left_out(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nice is a thread's own on Linux alone")
-def test_the_thread_alone_stands_back(tmp_path: Path) -> None:
+def test_thread_alone_stands_back(tmp_path: Path) -> None:
     log = open_request_log(Settings(bundle=tmp_path, log_dir=tmp_path), Metrics())
     assert log is not None
     (thread,) = [one for one in threading.enumerate() if one.name == "request-log"]

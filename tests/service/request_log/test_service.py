@@ -30,7 +30,7 @@ def asked(logging: Logging, documents: list[dict[str, Any]]) -> list[tuple[dict[
     return [(reply, found[reply["request_id"]]) for reply in replies]
 
 
-def test_a_record_holds_what_was_asked_and_answered(logging: Logging, bundle: Bundle) -> None:
+def test_record_holds_what_was_asked_and_answered(logging: Logging, bundle: Bundle) -> None:
     documents = golden_requests()
     for document, (reply, record) in zip(documents, asked(logging, documents), strict=True):
         assert json.loads(record.request) == document
@@ -51,7 +51,7 @@ def test_a_record_holds_what_was_asked_and_answered(logging: Logging, bundle: Bu
         assert 0 < record.run_ms < record.total_ms
 
 
-def test_a_record_gives_the_very_tensors_again(logging: Logging, bundle: Bundle) -> None:
+def test_record_gives_the_very_tensors_again(logging: Logging, bundle: Bundle) -> None:
     codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item")}
     for golden, (_, record) in zip(read_goldens(bundle.path(GOLDENS)), asked(logging, golden_requests()), strict=True):
         basis = basis_of(record, codecs["user"], codecs["item"])
@@ -79,7 +79,7 @@ def test_all_requests_of_many_clients_are_logged_once(logging: Logging) -> None:
     assert len(found) == len(ids) == 400
 
 
-def test_a_refused_request_is_not_logged(logging: Logging) -> None:
+def test_refused_request_is_not_logged(logging: Logging) -> None:
     with logging.service.client() as client:
         assert client.post("/v1/score", json={}, headers={"X-Request-Id": "refused"}).status_code == 422
     asked(logging, [ASKS])
@@ -109,7 +109,7 @@ def test_conversions_are_logged_and_count_nowhere_else(bundle: Bundle, tmp_path:
     assert sorted(kinds) == ["click", "conversion", "conversion"]
 
 
-def test_a_full_disk_loses_records_until_there_is_room_and_no_request(bundle: Bundle, tmp_path: Path) -> None:
+def test_full_disk_loses_records_until_there_is_room_and_no_request(bundle: Bundle, tmp_path: Path) -> None:
     """As on a full disk, writes of the service end half way, those of its log on stdout included."""
     folder = tmp_path / "log"
     settings: dict[str, Any] = {"log_dir": folder, "log_sample": 1, "LOG_FLUSH_S": 0.05}
@@ -132,7 +132,7 @@ def test_a_full_disk_loses_records_until_there_is_room_and_no_request(bundle: Bu
         assert service.terminate() == 0
 
 
-def test_a_share_is_logged_and_what_waits_is_written_at_the_end(bundle: Bundle, tmp_path: Path) -> None:
+def test_share_is_logged_and_what_waits_is_written_at_the_end(bundle: Bundle, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 0.25, "LOG_FLUSH_S": 3600}
     with live_service(bundle.folder, tmp_path, **settings) as service:
         ids: list[str] = []

@@ -139,7 +139,7 @@ def test_capture_is_tried_before_anyone_relies_on_it(made_for: Make) -> None:
         try_capture(Failing(), bundle)  # type: ignore[arg-type]
 
 
-def test_the_driver_names_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_driver_names_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
     assert card_name() == "NVIDIA of tests"
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(broken=True))
@@ -152,7 +152,7 @@ def test_the_driver_names_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
     assert card_name() == ""
 
 
-def test_a_branch_keeps_the_scores(made_for: Make, asked: Asked, tmp_path: Path) -> None:
+def test_branch_keeps_the_scores(made_for: Make, asked: Asked, tmp_path: Path) -> None:
     """The graph of the test below, on a CPU."""
     runtime = _bound(_branching(made_for("fp32"), tmp_path))
     for tensors, expected in asked:
@@ -176,7 +176,7 @@ def test_on_a_card_runs_are_captured_and_score_as_uncaptured_ones(made_for: Make
 
 @pytest.mark.gpu
 @needs_card
-def test_on_a_card_what_cannot_be_captured_runs_uncaptured(made_for: Make, asked: Asked, tmp_path: Path) -> None:
+def test_on_a_card_a_branching_graph_runs_uncaptured(made_for: Make, asked: Asked, tmp_path: Path) -> None:
     with capture_logs() as said:
         runtime = open_cuda(_branching(made_for("fp32"), tmp_path), threads=1)
     assert not runtime.engine.graphs
@@ -254,9 +254,7 @@ def test_any_number_of_candidates_scores_as_in_a_plain_session(
         np.testing.assert_array_equal(bound.run(given)["pctr"], plain.run(given)["pctr"])
 
 
-def test_what_was_in_the_buffers_before_does_not_show(
-    bound: BoundRuntime, plain: OnnxRuntime, tensors: Tensors
-) -> None:
+def test_earlier_buffers_do_not_affect_scores(bound: BoundRuntime, plain: OnnxRuntime, tensors: Tensors) -> None:
     earlier = bound.run(_with(tensors, 40))["pctr"]
     kept = earlier.copy()
     assert padded_size(37) == 40
@@ -288,9 +286,7 @@ def test_many_at_once_get_their_own_scores_from_one_thread(
     assert threading.get_ident() not in session.threads
 
 
-def test_a_run_that_fails_is_told_and_the_next_one_runs(
-    bound: BoundRuntime, plain: OnnxRuntime, tensors: Tensors
-) -> None:
+def test_failed_run_raises_and_the_next_one_runs(bound: BoundRuntime, plain: OnnxRuntime, tensors: Tensors) -> None:
     user = next(name for name in tensors if name.startswith("user"))
     with pytest.raises(RuntimeError, match="does not match"):
         bound.run({**tensors, user: np.concatenate([tensors[user]] * 2)})
@@ -298,7 +294,7 @@ def test_a_run_that_fails_is_told_and_the_next_one_runs(
 
 
 @given(st.integers(1, 100_000))
-def test_a_size_wastes_a_fifth_at_most(count: int) -> None:
+def test_size_wastes_a_fifth_at_most(count: int) -> None:
     size = padded_size(count)
 
     assert count <= size

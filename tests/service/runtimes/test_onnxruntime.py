@@ -26,7 +26,7 @@ from tests.service.live import live_service, run_msd
 from tests.service.runtimes.conftest import TOLERANCES, Asked, Make
 
 
-def test_it_reproduces_the_goldens_and_describes_itself(bundle: Bundle) -> None:
+def test_onnxruntime_reproduces_the_goldens_and_describes_itself(bundle: Bundle) -> None:
     runtime = OnnxRuntime(bundle, "cpu", threads=1)
     users, items = (RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item"))
     for golden in read_goldens(bundle.path(GOLDENS)):
@@ -52,7 +52,7 @@ def test_int8_is_got_or_refused(made_for: Make, asked: Asked) -> None:
     assert 1e-5 < max(found) < TOLERANCES[runtime.engine.key]
 
 
-def test_a_graph_for_bf16_runs_in_fp32(made_for: Make, asked: Asked) -> None:
+def test_graph_for_bf16_runs_in_fp32(made_for: Make, asked: Asked) -> None:
     runtime = OnnxRuntime(made_for("bf16"), "cpu", threads=1)
     assert runtime.engine.precision == "fp32"
     for tensors, expected in asked:
@@ -60,7 +60,7 @@ def test_a_graph_for_bf16_runs_in_fp32(made_for: Make, asked: Asked) -> None:
 
 
 @pytest.mark.parametrize(("graph", "manifest"), [("int8", "fp32"), ("fp32", "int8")])
-def test_a_graph_in_another_precision_than_the_manifest_says_is_refused(
+def test_graph_in_another_precision_than_the_manifest_is_refused(
     made_for: Make, graph: Precision, manifest: Precision
 ) -> None:
     mixed = Bundle(made_for(graph).folder, made_for(manifest).manifest)
@@ -143,7 +143,7 @@ def test_graph_that_does_not_fit_is_refused(
         OpenVinoRuntime(misfit, "fp32", threads=1)
 
 
-def test_the_manifest_is_followed(made_for: Make) -> None:
+def test_manifest_is_followed(made_for: Make) -> None:
     bundle = made_for("fp32")
     assert open_runtime(bundle, Settings(bundle=bundle.folder)).engine.key == "onnxruntime-cpu-fp32"
     bundle = made_for("bf16")
@@ -151,7 +151,7 @@ def test_the_manifest_is_followed(made_for: Make) -> None:
         assert open_runtime(bundle, Settings(bundle=bundle.folder)).engine.key == "openvino-cpu-bf16"
 
 
-def test_a_setting_goes_before_it(made_for: Make) -> None:
+def test_setting_goes_before_it(made_for: Make) -> None:
     bundle = made_for("fp32")
     engine = open_runtime(bundle, Settings(bundle=bundle.folder, runtime="openvino", threads=2)).engine
     assert (engine.key, engine.threads) == ("openvino-cpu-fp32", 2)

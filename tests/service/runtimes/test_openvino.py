@@ -33,7 +33,7 @@ def _resized(tensors: Tensors, count: int) -> Tensors:
     }
 
 
-def test_it_reproduces_the_goldens_and_tells_what_it_got(made_for: Make, asked: Asked) -> None:
+def test_openvino_reproduces_the_goldens_and_describes_itself(made_for: Make, asked: Asked) -> None:
     runtime = OpenVinoRuntime(made_for("fp32"), "fp32", threads=1)
     for tensors, expected in asked:
         scores = runtime.run(tensors)
@@ -118,7 +118,7 @@ def test_more_than_a_request_may_have_are_not_expected(made_for: Make) -> None:
         assert expected_candidates(changed, 2_000) == expected
 
 
-def test_an_int8_graph_is_refused(made_for: Make) -> None:
+def test_int8_graph_is_refused(made_for: Make) -> None:
     with pytest.raises(RuntimeRefused, match="quantised for onnxruntime, .* set MSD_RUNTIME=onnxruntime, or auto"):
         OpenVinoRuntime(made_for("int8"), "int8", threads=1)
 
@@ -129,7 +129,7 @@ def test_without_openvino_the_extra_is_named(made_for: Make, monkeypatch: pytest
         OpenVinoRuntime(made_for("bf16"), "bf16", threads=1)
 
 
-def test_an_input_that_is_handed_on_as_it_is_keeps_its_name(made_for: Make, asked: Asked, tmp_path: Path) -> None:
+def test_input_that_is_handed_on_as_it_is_keeps_its_name(made_for: Make, asked: Asked, tmp_path: Path) -> None:
     """As in the graphs of others, whose inputs are cast to the type that they may have already."""
     fitting = made_for("fp32")
     model = build_ranker(fitting.schema, Recipe(dense=True))
@@ -146,7 +146,7 @@ def test_an_input_that_is_handed_on_as_it_is_keeps_its_name(made_for: Make, aske
         np.testing.assert_allclose(runtime.run(tensors)["pctr"], expected, atol=1e-5)
 
 
-def test_it_serves_with_the_network_closed(made_for: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serves_with_the_network_closed(made_for: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a word to OpenVINO's maker, whom it tells of every import where nobody stops it."""
     report = tmp_path / "report"
     report.touch()
@@ -165,20 +165,20 @@ def test_it_serves_with_the_network_closed(made_for: Make, tmp_path: Path, monke
     assert not {"onnxruntime", *HEAVY} & modules
 
 
-def test_a_cpu_without_bf16_is_refused() -> None:
+def test_cpu_without_bf16_is_refused() -> None:
     check_bf16(Path("ranker.onnx"), ["FP32", "BF16"])
     with pytest.raises(RuntimeRefused, match=r"ranker.onnx: .*supports FP16, FP32\); set MSD_RUNTIME=onnxruntime"):
         check_bf16(Path("ranker.onnx"), ["FP32", "FP16"])
 
 
-def test_a_graph_without_products_cannot_run_in_bf16(bundle: Bundle) -> None:
+def test_graph_without_products_cannot_run_in_bf16(bundle: Bundle) -> None:
     """OpenVINO would say that it does, and run it all in fp32; where it has no bf16 at all, that is told first."""
     why = "bf16 was requested, but OpenVINO runs its matrix products in nothing"
     with pytest.raises(RuntimeRefused, match=why if has_bf16() else "which OpenVINO does not support on this CPU"):
         OpenVinoRuntime(bundle, "bf16", threads=1)
 
 
-def test_a_bundle_in_bf16_is_served_as_its_manifest_says(made_for: Make, tmp_path: Path) -> None:
+def test_bundle_in_bf16_is_served_as_its_manifest_says(made_for: Make, tmp_path: Path) -> None:
     folder = made_for("bf16").folder
     for runtime, key in (("auto", ["openvino", "bf16"]), ("onnxruntime", ["onnxruntime", "fp32"])):
         if runtime == "auto" and not has_bf16():
