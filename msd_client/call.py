@@ -71,7 +71,7 @@ class Calls(ABC):
         """Raises InvalidSettings. `deadline_s`: default of calls. `ca_file` replaces the system's authorities;
         `cert_file` and `key_file` are the client certificate for mutual TLS."""
         self._url, self._deadline_s, self._retry = url, deadline_s, retry or Retry()
-        self._most_ms: int | None = None  # the service's maximum deadline, once it is known
+        self._most_ms = float("inf")  # the service's maximum deadline, once it is known
         self._until(None)
         self._connect(base_url(url), headers(api_key), tls(ca_file, cert_file, key_file), limits(max_connections))
 
@@ -110,8 +110,7 @@ class Calls(ABC):
             left_s = request.until - time.monotonic()
             if left_s - request.wait_s < _LEAST_S:
                 raise failed or DeadlineExceeded("deadline exceeded before the request was sent")
-            granted_ms = int((left_s - request.wait_s) * 1000)
-            granted_ms = granted_ms if self._most_ms is None else min(granted_ms, self._most_ms)
+            granted_ms = int(min(1000 * (left_s - request.wait_s), self._most_ms))
             attempt += 1
             try:
                 reply = yield request._replace(headers={**request.headers, DEADLINE: str(granted_ms)})
@@ -138,7 +137,7 @@ class Calls(ABC):
         told = headers.get(DEADLINE, "")
         if not (told.isascii() and told.isdigit() and len(told) <= _MAX_DIGITS and 0 < int(told) < asked_ms):
             return False
-        if self._most_ms is None or int(told) < self._most_ms:
+        if int(told) < self._most_ms:
             self._most_ms = int(told)
             _LOG.warning("the service lets a request take %s ms at most, so it is asked for no more from now on", told)
         return True

@@ -220,19 +220,11 @@ class Settings(BaseModel):
         return url
 
     @model_validator(mode="after")
-    def _has_a_page_to_compare_on(self) -> Self:
+    def _fit_together(self) -> Self:
         if self.playground_without is not None and not self.playground:
             raise ValueError("MSD_PLAYGROUND_WITHOUT needs MSD_PLAYGROUND=true")
-        return self
-
-    @model_validator(mode="after")
-    def _has_a_port_for_each(self) -> Self:
         if self.admin_port and self.admin_port == self.port:
             raise ValueError(f"MSD_ADMIN_PORT={self.admin_port} equals MSD_PORT: set another port, or unset it")
-        return self
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> Self:
         if self.store == "redis" and self.redis_url is None:
             raise ValueError("MSD_STORE=redis needs MSD_REDIS_URL, e.g. redis://localhost:6379/0")
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -1,4 +1,4 @@
-"""One tiny run from dataset to bundle, with and without semantics, for all tests of the export."""
+"""One tiny run from dataset to bundle, with and without semantics, and its graph in the precisions that run here."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,13 +6,21 @@ from pathlib import Path
 import pytest
 
 from model_export.export import export_bundle
+from model_export.graph import Run as ModelRun
+from model_export.graph import open_run
 from model_export.inputs import ExportInputs, load_inputs
-from msd.contract.bundle import Bundle, open_bundle
+from model_export.parity import BundleRows
+from model_export.precision.evidence import Evidence
+from model_export.precision.int8 import quantise
+from model_export.ranker import HEADS
+from msd.contract.bundle import RANKER, Bundle, open_bundle
+from msd.contract.precision import Precision
 from msd.dataset.load import load_dataset
 from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.student.record import VECTOR_DIM
 from msd.training.folder import RankerRecord, save_ranker
+from tests.bundles.bf16 import has_bf16
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
 from tests.ranker.made import SHORT, SMALL, train_quickly
 from tests.ranker.tuned import write_small_student
@@ -85,3 +93,33 @@ def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def plain(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The bundle without semantics; nobody changes it."""
     return _export(run, run.plain, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="session")
+def graph(exported: Exported) -> bytes:
+    """The tiny run's graph in fp32."""
+    return exported.bundle.path(RANKER).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def evidence(exported: Exported) -> Evidence:
+    """The tiny run's rows."""
+    return Evidence(exported.inputs.dataset, exported.features, BundleRows(exported.bundle))
+
+
+@pytest.fixture(scope="session")
+def in_int8(graph: bytes, evidence: Evidence) -> bytes:
+    """The tiny run's graph, quantised by its own rows."""
+    return quantise(graph, evidence.train())
+
+
+@pytest.fixture(scope="session")
+def runs(graph: bytes, in_int8: bytes) -> dict[Precision, ModelRun]:
+    """Whatever of the graph runs here; bf16 may not."""
+    found: dict[Precision, ModelRun] = {
+        "fp32": open_run(graph, "fp32", HEADS),
+        "int8": open_run(in_int8, "int8", HEADS),
+    }
+    if has_bf16():
+        found["bf16"] = open_run(graph, "bf16", HEADS)
+    return found

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from model_export.encoder import (
     ENCODER_FILE,
     TOKENIZER_FILE,
-    compare,
     encode,
     export_encoder,
     refusal_of,
@@ -172,14 +171,6 @@ def test_refused_int8_encoder_leaves_fp32(exported: Exported, tmp_path: Path, mo
     assert record.refused.startswith("one vector in a hundred has a cosine below")
     without = settle_encoder(tmp_path, "int8", {}, lambda vectors: np.zeros(0))
     assert without.refused == "int8: no item has a text to take scales from"
-
-
-def test_comparison_with_itself_is_zero(exported: Exported) -> None:
-    graph = exported.bundle.path(ENCODER).read_bytes()
-    tokenizer = Tokenizer.from_file(str(exported.bundle.path(TOKENIZER)))
-    figures = compare(graph, graph, tokenizer, {"a": "a tent", "b": "b"}, lambda vectors: np.array([0.1, 0.2]))
-    assert figures.cosine_p1 == pytest.approx(1.0)
-    assert (figures.greatest_difference, figures.pctr_shift, figures.texts, figures.rows) == (0.0, 0.0, 2, 2)
 
 
 @pytest.mark.parametrize(

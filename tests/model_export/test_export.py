@@ -105,14 +105,6 @@ def test_manifest_has_cold_ads(exported: Exported, plain: Exported) -> None:
     assert not plain.bundle.encoder_pays
 
 
-def test_older_manifest_has_no_cold_ads(exported: Exported) -> None:
-    encoder = exported.bundle.manifest.encoder
-    assert encoder is not None
-    older = encoder.model_copy(update={"cold_ads": None})
-    assert "cold_ads" not in older.model_dump(mode="json")
-    assert "cold_ads" in encoder.model_dump(mode="json")
-
-
 def test_manifest_has_reference_distributions(exported: Exported) -> None:
     manifest, dataset = exported.bundle.manifest, exported.inputs.dataset
     assert manifest.reference is not None

@@ -12,19 +12,13 @@ from model_export.factorise import linear
 from model_export.factorise.report import Rule
 from model_export.factorise.values import Affine
 from model_export.fast_graph import PROVED_AT, FastGraph, fastest_graph, pick
-from model_export.graph import median_microseconds, open_run
-from model_export.parity import BundleRows
+from model_export.graph import open_run
 from model_export.precision.evidence import Evidence
 from model_export.ranker import HEADS, ranker_graph
 from msd.contract.bundle import RANKER
 from msd.contract.precision import Precision
 from tests.bundles.bf16 import has_bf16
 from tests.model_export.conftest import Exported
-
-
-@pytest.fixture(scope="module")
-def evidence(exported: Exported) -> Evidence:
-    return Evidence(exported.inputs.dataset, exported.features, BundleRows(exported.bundle))
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +89,6 @@ def test_wrong_pass_stops_export(
     monkeypatch.setattr(linear, "_sum", forgetful)
     with pytest.raises(ExportError, match="differs by .* between the plain and the factorised graph"):
         fastest_graph(graph, exported.bundle.schema, 200, evidence.request)
-
-
-def test_measures_each_run(graph: bytes, evidence: Evidence) -> None:
-    times = median_microseconds(
-        {"one": open_run(graph, "fp32", HEADS), "two": open_run(graph, "fp32", HEADS)}, evidence.request(10)
-    )
-    assert set(times) == {"one", "two"}
-    assert all(time > 0 for time in times.values())
 
 
 def _graph() -> bytes:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lab.bench import row_lookup
-from lab.bench.row_lookup import Ids, row_lookup_figures
+from lab.bench.row_lookup import row_lookup_figures
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec
 
@@ -35,12 +35,3 @@ def test_rows_are_found_by_their_ids(tmp_path: Path) -> None:
     assert file.count == 70_000
     assert rows.found.all()
     assert np.array_equal(rows.records["impressions"], [number % 65_536 for number in numbers])
-
-
-def test_ids_are_made_on_demand() -> None:
-    ids = Ids(10_000_000)
-
-    assert len(ids) == 10_000_000
-    assert ids[9_999_999] == "item-09999999"
-    assert ids[5:8] == ["item-00000005", "item-00000006", "item-00000007"]
-    assert ids[9_999_999:20_000_000] == ["item-09999999"]
