@@ -211,7 +211,7 @@ def test_foreign_or_broken_log_file_is_refused(tmp_path: Path) -> None:
         log_files(tmp_path, "events")
     with pytest.raises(LogFileError, match="no such folder"):
         log_files(tmp_path / "none")
-    assert log_files(tmp_path) == [foreign, broken]
+    assert log_files(tmp_path) == [foreign, broken, lacking]
 
 
 def test_flipped_byte_is_never_read_as_something_else(tmp_path: Path) -> None:
