@@ -290,15 +290,3 @@ def test_head_is_answered_as_get_without_a_body(client: httpx.Client, path: str)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-type"] == got.headers["content-type"]
     assert client.head("/v1/score").status_code == 405
-
-
-def test_silent_connection_is_closed(
-    bundle: Any,  # noqa: ANN401
-    tmp_path: Any,  # noqa: ANN401
-) -> None:
-    from tests.service.live import live_service
-
-    with live_service(bundle.folder, tmp_path, HEAD_TIMEOUT_S=0.3) as running:
-        assert talk(running) == b""
-        assert talk(running, b"GET /health/live HTT") == b""
-        assert running.score(GOOD).status_code == 200

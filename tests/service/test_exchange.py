@@ -167,12 +167,3 @@ def test_no_thread_writes_after_the_end() -> None:
         over_pair(use)
     # Both came first at times, or it would show nothing.
     assert 0 < before_end < _ROUNDS
-
-
-def test_after_the_end_a_reply_is_not_written() -> None:
-    async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
-        exchange.end()
-        await asyncio.to_thread(exchange.send, *REPLY[1:])
-        assert taken(theirs) == b""
-
-    over_pair(use)

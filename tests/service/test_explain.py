@@ -247,10 +247,6 @@ def test_each_group_takes_what_its_name_says(bundle: Bundle, nothing: Tensors) -
     assert changed["dense"] == {*changed["id"], "user_dense", "item_dense", "context_categorical", "context_dense"}
 
 
-def test_unknown_user_and_items_have_no_groups(bundle: Bundle, nothing: Tensors) -> None:
-    assert KnownGroups(bundle.schema, nothing, nothing).groups == ()
-
-
 def test_without_one_of_the_clicked_the_later_ones_move_up(bundle: Bundle, nothing: Tensors) -> None:
     schema, (users, items) = bundle.schema, codecs(bundle)
     golden = next(read_goldens(bundle.path(GOLDENS)))
@@ -270,15 +266,6 @@ WORTHS = st.integers(0, 4).flatmap(lambda players: arrays(np.float64, (2**player
 @given(WORTHS)
 def test_shares_sum_to_the_total_gain(values: np.ndarray) -> None:
     np.testing.assert_allclose(shapley(values).sum(axis=0), values[-1] - values[0], atol=1e-12)
-
-
-@given(arrays(np.float64, (8, 2), elements=st.floats(-9, 9)))
-def test_null_player_gets_nothing(values: np.ndarray) -> None:
-    # A fourth player, bit 3, who adds nothing to anybody.
-    shares = shapley(np.concatenate([values, values]))
-
-    np.testing.assert_allclose(shares[3], 0.0, atol=1e-12)
-    np.testing.assert_allclose(shares[:3], shapley(values), atol=1e-12)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=4, max_size=4))

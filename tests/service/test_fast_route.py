@@ -502,16 +502,3 @@ def test_clients_that_leave_while_they_wait_are_counted_and_never_scored(held: W
         wait_until(lambda way=way: way.metric("msd_queued_rows") == 0)
         assert {name: way.metric(name) - value for name, value in before.items()} == {gone: 1, ran: 1}
         assert [one.status for one in said(way, [post(GOOD, JSON, LAST)])] == [200]
-
-
-def test_clients_that_leave_while_they_are_scored_harm_nobody(held: Ways, runs: ModelRuns) -> None:
-    for way in held:
-        for hard in (True, False):
-            with runs.held():
-                connection = connect(way)
-                connection.sendall(post(HUNDRED, JSON))
-                wait_until(lambda way=way: way.metric("msd_queued_rows") > 0)
-                leave(connection, hard=hard)
-            wait_until(lambda way=way: way.metric("msd_queued_rows") == 0)
-            assert [one.status for one in said(way, [post(GOOD, JSON, LAST)])] == [200]
-    check_whole(held)

@@ -31,9 +31,10 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.bundles.factory import AT, build_bundle, golden_requests, reseal
 from tests.bundles.ranker_graph import Recipe
+from tests.service.bench import CountingRuntime
 from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.test_run_queue import CountingRuntime, admitted
+from tests.service.test_admission import admitted
 
 ID = {"X-Request-Id": "fixed"}
 # Of the large golden, whose full run is learned to take this long a candidate: far more than there is time for.

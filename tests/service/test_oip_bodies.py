@@ -102,6 +102,11 @@ def test_invalid_json_tensors_are_refused(client: httpx.Client, body: bytes, mes
     assert answer.json()["error"].startswith(message)
 
 
+NUMBERS = of(
+    USER, ADS, {"name": "candidates.bid", "shape": [2], "datatype": "FP64", "parameters": {"binary_data_size": 8}}
+)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -112,6 +117,10 @@ def test_invalid_json_tensors_are_refused(client: httpx.Client, body: bytes, mes
         (binary(AD_BYTES + b"x"), f"{LENGTH}: 13 bytes follow the JSON, and the inputs account for 12"),
         (binary(AD_BYTES[:-1]), "candidates.id: binary_data_size is 12, and 11 bytes of the body are left for it"),
         (binary(shape=[3]), "candidates.id: its 12 bytes are not 3 strings"),
+        (
+            (NUMBERS + struct.pack("<2f", 1, 2), len(NUMBERS)),
+            "candidates.bid: has 8 bytes; 2 values of FP64 are 16",
+        ),
         (binary(b"\xff\xff\xff\xffi1\x02\x00\x00\x00i2"), "candidates.id: its 12 bytes are not 2 strings"),
         (binary(b"\x02\x00\x00\x00i1\x02\x00\x00\x00\xff\xfe"), "candidates.id: value 1 is not UTF-8"),
     ],
@@ -121,15 +130,6 @@ def test_invalid_binary_tensors_are_refused(client: httpx.Client, given: tuple[b
 
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(message)
-
-
-def test_numbers_of_another_length_are_refused(client: httpx.Client) -> None:
-    bids = {"name": "candidates.bid", "shape": [2], "datatype": "FP64", "parameters": {"binary_data_size": 8}}
-    head = of(USER, ADS, bids)
-
-    answer = send(client, head + struct.pack("<2f", 1, 2), len(head))
-
-    assert answer.json() == {"error": "candidates.bid: has 8 bytes; 2 values of FP64 are 16"}
 
 
 @pytest.mark.parametrize(

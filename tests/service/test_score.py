@@ -10,8 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from msd.contract.bundle import GOLDENS, Bundle
-from msd.contract.golden import read_goldens
 from msd.contract.pricing import formula_of
 from msd.contract.request import CheckedRequest, InvalidRequest, check_pricing
 from tests.bundles.factory import AT, ITEMS, golden_requests
@@ -36,14 +34,6 @@ def scores(client: httpx.Client, ids: Sequence[str], **more: Any) -> dict[str, f
     for one, pctr in zip(ids, columns["pctr"], strict=True):
         assert found.setdefault(one, pctr) == pytest.approx(pctr, abs=CLOSE)
     return found
-
-
-def test_goldens_are_reproduced_over_http(client: httpx.Client, bundle: Bundle) -> None:
-    for golden in read_goldens(bundle.path(GOLDENS)):
-        request = {name: value for name, value in golden.request.items() if name != "top_k"}
-        columns = client.post("/v1/score", json=request).json()["candidates"]
-        for head, expected in golden.expected.items():
-            assert columns[head] == pytest.approx(expected, abs=1e-5)
 
 
 def test_reply_names_the_model_and_degradation(client: httpx.Client) -> None:

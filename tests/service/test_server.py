@@ -161,6 +161,19 @@ def test_two_services_side_by_side(bundle: Bundle, other_bundle: Bundle, pair: L
         assert f"cannot listen on 127.0.0.1 port {pair.port}" in said.stderr
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"MSD_KEYS_FILE": "/no/such/file"}, "/no/such/file"),
+        ({"MSD_TLS_CERT": "/no/cert.pem", "MSD_TLS_KEY": "/no/key.pem"}, "/no/cert.pem: No such file"),
+    ],
+)
+def test_missing_file_refuses_the_start(bundle: Bundle, settings: dict[str, str], message: str) -> None:
+    ended = run_msd("serve", str(bundle.folder), "--port", "0", **settings)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
+    assert message in ended.stderr
+
+
 def test_processes_that_share_a_port_share_its_clients(bundle: Bundle, tmp_path: Path) -> None:
     """The kernel spreads connections over them; when one ends, the other takes all, and none is lost."""
 
