@@ -72,7 +72,7 @@ def metric(service: LiveService, sample: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "status", "code", "said"),
+    ("name", "status", "code", "message"),
     [
         (None, 401, "unauthorized", "send an API key"),
         ("no such key", 401, "unauthorized", "unknown API key"),
@@ -83,7 +83,7 @@ def metric(service: LiveService, sample: str) -> float:
     ],
 )
 def test_any_other_key_does_not_score(
-    guarded: LiveService, name: str | None, status: int, code: str, said: str
+    guarded: LiveService, name: str | None, status: int, code: str, message: str
 ) -> None:
     sample = f'msd_requests_total{{code="{status}"}}'
     before = metric(guarded, sample)
@@ -91,7 +91,7 @@ def test_any_other_key_does_not_score(
 
     error = error_of(answer, status)
     assert error["code"] == code
-    assert said in error["message"]
+    assert message in error["message"]
     assert answer.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
     assert answer.headers.get("connection") is None
     assert metric(guarded, sample) == before + 1
@@ -167,9 +167,8 @@ def test_keys_come_and_go_without_a_restart(guarded: LiveService, keys_file: Pat
         write_keys(keys_file, "ads", "ads-old", "prometheus", "ops")
     wait_until(lambda: metric(guarded, "msd_keys_stale") == 0)
     assert ask(guarded, KEYS["ads"]).status_code == 200
-    said = [line for line in guarded.log() if line["event"] == "not_reloaded"]
-    assert said
-    assert "stays in use" in said[0]["reason"]
+    line = next(line for line in guarded.log() if line["event"] == "not_reloaded")
+    assert "stays in use" in line["reason"]
 
 
 def test_no_key_is_logged(guarded: LiveService) -> None:
@@ -178,13 +177,13 @@ def test_no_key_is_logged(guarded: LiveService) -> None:
     for name, key in KEYS.items():
         ask(guarded, key, f"/nothing/{name}")
     written = guarded.log_path.read_text() + guarded.log_path.with_name("service.err").read_text()
-    told = ask(guarded, KEYS["prometheus"], "/metrics").text
+    exposed = ask(guarded, KEYS["prometheus"], "/metrics").text
     listed = b"".join(path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK))
 
     assert '"key":"ads"' in written
     for key in (*KEYS.values(), "hunter2"):
         assert key not in written
-        assert key not in told
+        assert key not in exposed
         assert key.encode() not in listed
     assert not [line for line in guarded.log() if line["event"] == "internal_error"]
 
@@ -246,12 +245,12 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_invalid_key_file_is_refused_by_the_faulty_place(tmp_path: Path, name: str) -> None:
-    content, said = BAD[name]
+    content, message = BAD[name]
     (tmp_path / "keys.json").write_bytes(content)
 
     with pytest.raises(KeysError) as raised:
         read_keys(tmp_path / "keys.json")
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert "keys.json" in str(raised.value)
     assert SECRET not in str(raised.value)
     assert len(str(raised.value)) < 400

@@ -51,7 +51,7 @@ def watched(bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
 def test_runs_that_never_end_are_seen_by_liveness(bundle: Bundle, tmp_path: Path) -> None:
     runs = ModelRuns(tmp_path)
     with (
-        live_service(bundle.folder, tmp_path, prepare=runs.obey, HANG_S=1) as running,
+        live_service(bundle.folder, tmp_path, prepare=partial(_obey_with_a_slow_log, runs), HANG_S=1) as running,
         running.client() as client,
     ):
         assert client.get("/health/live").json() == {"status": "live", "hangs": {}}
@@ -136,22 +136,6 @@ def test_second_interrupt_ends_a_process_that_hangs(bundle: Bundle, tmp_path: Pa
         assert running.process.returncode == 0
 
 
-PLAIN: dict[str, Any] = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}}
-SKIPS_NATIVE: dict[str, Any] = {"items": {"i1": {}}}
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> ModelRuns:
-    return ModelRuns(tmp_path)
-
-
-@pytest.fixture
-def service(bundle: Bundle, runs: ModelRuns, tmp_path: Path) -> Iterator[LiveService]:
-    """A service of two scoring threads, whose log is written a little later than elsewhere."""
-    with live_service(bundle.folder, tmp_path, prepare=partial(_obey_with_a_slow_log, runs), workers=2) as running:
-        yield running
-
-
 def _obey_with_a_slow_log(runs: ModelRuns) -> None:
     runs.obey()
     is_written = LineWriter._is_written
@@ -163,22 +147,20 @@ def _obey_with_a_slow_log(runs: ModelRuns) -> None:
     setattr(LineWriter, "_is_written", is_written_late)  # noqa: B010 - a method, for all that are made from now on
 
 
-def given_up(client: httpx.Client, document: dict[str, Any] = PLAIN) -> httpx.Response:
-    """What a request gets that does not wait long. Others wait as long as it takes: they are not held."""
-    return client.post("/v1/score", json=document, headers={"X-Deadline-Ms": "400"})
-
-
-@pytest.mark.parametrize("way", [{}, SKIPS_NATIVE], ids=["native", "python"])
-def test_request_behind_a_hanging_run_gets_504(service: LiveService, runs: ModelRuns, way: dict[str, Any]) -> None:
-    with runs.held(), service.client() as client:
-        answers = [given_up(client, PLAIN | way)]
-        runs.let_others_pass()
-        # The other thread goes on.
-        assert [service.score(PLAIN | way).status_code for _ in range(20)] == [200] * 20
+@pytest.mark.parametrize("more", [{}, {"items": {"i1": {}}}], ids=["native", "python"])
+def test_request_behind_a_hanging_run_gets_504(bundle: Bundle, tmp_path: Path, more: dict[str, Any]) -> None:
+    document = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}, **more}
+    hurried, runs = {"X-Deadline-Ms": "400"}, ModelRuns(tmp_path)
+    with live_service(bundle.folder, tmp_path, prepare=runs.obey, workers=2) as service, service.client() as client:
         with runs.held():
-            answers += [given_up(client, PLAIN | way) for _ in range(3)]
-    for answer in answers:
-        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
-    assert service.metric('msd_shed_total{reason="deadline"}') == 4
-    # What was given up is not counted as waiting.
-    assert service.metric("msd_queued_rows") == 0
+            answers = [client.post("/v1/score", json=document, headers=hurried)]
+            runs.let_others_pass()
+            # The other thread goes on.
+            assert [service.score(document).status_code for _ in range(20)] == [200] * 20
+            with runs.held():
+                answers += [client.post("/v1/score", json=document, headers=hurried) for _ in range(3)]
+        for answer in answers:
+            assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+        assert service.metric('msd_shed_total{reason="deadline"}') == 4
+        # Abandoned requests do not count as waiting.
+        assert service.metric("msd_queued_rows") == 0

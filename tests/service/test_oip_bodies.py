@@ -7,8 +7,6 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
-from hypothesis import strategies as st
 
 from tests.service.live import LiveService
 
@@ -147,33 +145,6 @@ def test_other_routes_are_refused_in_the_same_form(client: httpx.Client, method:
 
     assert answer.status_code == status
     assert isinstance(answer.json()["error"], str)
-
-
-HEADS = st.lists(
-    st.fixed_dictionaries(
-        {"name": st.sampled_from(["user_id", "candidates.id", "candidates.bid", "at", "request", "items", "x"])},
-        optional={
-            "shape": st.lists(st.integers(-1, 3), max_size=2),
-            "datatype": st.sampled_from(["BYTES", "FP32", "FP64", "INT64", "BOOL", ""]),
-            "data": st.lists(st.none() | st.text(max_size=4) | st.floats() | st.integers(), max_size=3),
-            "parameters": st.fixed_dictionaries({"binary_data_size": st.integers(-1, 20)}),
-        },
-    ),
-    max_size=4,
-)
-
-
-@seed(0)
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(inputs=HEADS, rest=st.binary(max_size=20), shift=st.integers(-2, 2) | st.none())
-def test_any_tensors_get_scores_or_a_refusal(
-    client: httpx.Client, inputs: list[dict[str, Any]], rest: bytes, shift: int | None
-) -> None:
-    head = of(*inputs)
-    answer = send(client, head + rest, None if shift is None else len(head) + shift)
-
-    assert answer.status_code in (200, 400)
-    assert (answer.status_code == 200) == ("outputs" in answer.json())
 
 
 def test_nothing_of_this_failed_inside(client: httpx.Client, service: LiveService) -> None:

@@ -108,24 +108,6 @@ def test_overrides_change_the_candidate_that_they_name_and_no_other(client: http
     assert abs(changed["i2"] - plain["i2"]) > 1e-4
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"context": {"hour": 3}},
-        {"context": {"temperature": 40}},
-        {"user": {"features": {"age": 80}}},
-        {"user": {"features": {"interests": ["food", "cars"]}}},
-        {"user": {"history": ["i100"]}},
-        {"at": AT + 86_400 * 20},
-    ],
-)
-def test_every_part_of_the_request_matters(client: httpx.Client, more: dict[str, Any]) -> None:
-    plain = scores(client, ["i17"], user={"history": []})
-    changed = scores(client, ["i17"], **{"user": {"history": []}, **more})
-
-    assert abs(changed["i17"] - plain["i17"]) > 1e-5
-
-
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     chosen=st.lists(st.integers(0, ITEMS + 5), min_size=1, max_size=40),

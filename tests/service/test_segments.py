@@ -28,6 +28,7 @@ from tests.service.test_bad_input import GOOD, but
 
 SETTINGS = Settings(bundle=Path("b"))
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+OFFERS = [b"", OFFER, OFFER.replace(b"Upgrade:", b"uPgRaDe:"), OFFER.upper()]
 # What a reader of lines could take for a header or the end of a head.
 _WORDS = [
     b"Upgrade: h2c",
@@ -72,7 +73,7 @@ def requests(draw: st.DrawFn) -> Sent:
     pieces = draw(BODIES)
     body = b"".join(pieces)
     head = b"POST /p HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\n"
-    head += OFFER if draw(st.booleans()) else b""
+    head += draw(st.sampled_from(OFFERS))
     if draw(st.booleans()):
         return Sent(head + b"Content-Length: %d\r\n\r\n" % len(body) + body, body)
     chunks = b"".join(b"%x;a=b\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece)
