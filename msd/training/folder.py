@@ -20,6 +20,7 @@ from msd.ranker.model import RankerConfig
 from msd.step import STEP_FILE, is_done, mark_done, read_record
 from msd.student.vectors import StudentVectors, load_vectors
 from msd.training.crossfit import CrossfitChoice
+from msd.training.parallel import ALONE, Team
 from msd.training.train import EpochReport, Progress, TrainConfig, train_ranker
 
 FORMAT = 6
@@ -170,27 +171,31 @@ def train_network(
     config: RankerConfig,
     training: TrainConfig,
     progress: Progress,
+    team: Team = ALONE,
 ) -> TrainedNetwork:
     """Return the network in `folder` if it belongs to this `run`; otherwise train it, resuming after its last epoch."""
-    if known := _known(folder, run, inputs.features.labels.device):
+    known = _known(folder, run, inputs.features.labels.device)
+    if team.mean(float(known is not None)) == 1.0 and known:
         return known
     start = time.perf_counter()
-    (folder / STEP_FILE).unlink(missing_ok=True)
-    model, curve = train_ranker(inputs.features, config, training, folder / _CHECKPOINT, run, progress)
+    if team.leads:
+        (folder / STEP_FILE).unlink(missing_ok=True)
+    model, curve = train_ranker(inputs.features, config, training, folder / _CHECKPOINT, run, progress, team)
     seconds = time.perf_counter() - start
     record = RankerRecord(
         feature_schema=inputs.features.schema,
         config=config,
-        training={**asdict(training), "seconds": round(seconds, 1)},
+        training={**asdict(training), "processes": team.size, "seconds": round(seconds, 1)},
         curve=tuple(curve),
         vector_dim=inputs.features.item.vectors.shape[1],
         dataset=inputs.dataset,
         student=inputs.student or None,
         conversions=model.has_conversions,
     )
-    save_ranker(folder, model, record)
-    mark_done(folder, run, seconds)
-    (folder / _CHECKPOINT).unlink(missing_ok=True)
+    if team.leads:
+        save_ranker(folder, model, record)
+        mark_done(folder, run, seconds)
+        (folder / _CHECKPOINT).unlink(missing_ok=True)
     return TrainedNetwork(model, record, seconds, seconds)
 
 

@@ -1,5 +1,6 @@
 """`msd train`: train, tune and calibrate a ranker on a dataset and a student."""
 
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import polars as pl
-import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -55,6 +55,7 @@ from msd.training.folder import (
     save_ranker,
 )
 from msd.training.lean import LEAN_FOLDER
+from msd.training.parallel import Team, join_team
 from msd.training.train import Progress as Hear
 from msd.training.train import TrainConfig
 
@@ -110,51 +111,57 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train the CTR model. If interrupted, run it again to resume after the last epoch."""
+    """Train the CTR model. If interrupted, run it again to resume after the last epoch.
+
+    `torchrun --nproc-per-node 2 -m msd train …` has several processes share the work.
+    """
     start = time.perf_counter()
     student, out = _student_and_out(folders, semantics)
     if without and (choose or not semantics or network != NetworkName.MSD):
         raise typer.BadParameter("--without is of MSD's own network with semantics, and does not go with --choose")
-    console = Console()
-    data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
-    model_config, config = RankerConfig(network=network.value), TrainConfig(seed=seed, epochs=epochs)
-    tuning = TuneConfig(seed=seed, steps=lora_steps) if lora else None
-    reason = _why_without(network, semantics, vectors)
-    halves = _halves(data, reason) if choose else None
-    if tuning and reason:
-        if student:
-            console.print(f"the student stays as it is: {reason}", highlight=False)
-        tuning = None
-    # A given student is part of the fingerprint even without semantics, because the record names it.
-    options = (semantics, model_config.model_dump(), asdict(config), asdict(tuning) if tuning else None)
-    form = "choose" if choose else without
-    run = fingerprint_of(FORMAT, data.fingerprint, vectors.student, *options, *([form] if form else []))
-    if _is_whole(out, run):
-        console.print(f"{out}: done before, nothing to do", highlight=False)
-        return
-    if network == NetworkName.MSD:
-        valid = pl.Series(split_events(data.events, data.config) == Part.VALID)
-        for line in say_conversions(data.events, valid):
-            console.print(line, highlight=False)
-    pupil = _pupil(student, vectors, data, tuning) if tuning and student else None
-    # What is there of an earlier model: its completion mark, its own student and its lean ranker.
-    (out / STEP_FILE).unlink(missing_ok=True)
-    for name in (STUDENT_FOLDER, LEAN_FOLDER):
-        shutil.rmtree(out / name, ignore_errors=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    networks = Training(data, vectors, model_config, config, out / _WORK, device)
-    job = _Job(networks, out, run, console, pupil, halves)
-    only = next((variant for variant in SIMPLER if variant.name == f"without_{without}"), WHOLE)
-    model, record = job.make(variants_of(vectors) if choose else (only if semantics else WITHOUT_SEMANTICS,))
-    save_ranker(out, model.cpu(), record)
-    shutil.rmtree(out / _WORK)
-    mark_done(out, run, time.perf_counter() - start)
-    console.print(f"{out}: {_told(record)}", highlight=False)
+    with join_team(os.environ) as team:
+        console = Console(quiet=not team.leads)
+        data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
+        model_config, config = RankerConfig(network=network.value), TrainConfig(seed=seed, epochs=epochs)
+        tuning = TuneConfig(seed=seed, steps=lora_steps) if lora else None
+        reason = _why_without(network, semantics, vectors)
+        halves = _halves(data, reason, team) if choose else None
+        if tuning and reason:
+            if student:
+                console.print(f"the student stays as it is: {reason}", highlight=False)
+            tuning = None
+        # A given student is part of the fingerprint even without semantics, because the record names it.
+        options = (semantics, model_config.model_dump(), asdict(config), asdict(tuning) if tuning else None)
+        form = "choose" if choose else without
+        run = fingerprint_of(FORMAT, data.fingerprint, vectors.student, *options, *([form] if form else []))
+        if team.mean(_is_whole(out, run)) == 1.0:
+            console.print(f"{out}: done before, nothing to do", highlight=False)
+            return
+        if network == NetworkName.MSD:
+            valid = pl.Series(split_events(data.events, data.config) == Part.VALID)
+            for line in say_conversions(data.events, valid):
+                console.print(line, highlight=False)
+        pupil = _pupil(student, vectors, data, tuning) if tuning and student else None
+        if team.leads:  # what is there of an earlier model: its completion mark, its own student and its lean ranker
+            (out / STEP_FILE).unlink(missing_ok=True)
+            for name in (STUDENT_FOLDER, LEAN_FOLDER):
+                shutil.rmtree(out / name, ignore_errors=True)
+        networks = Training(data, vectors, model_config, config, out / _WORK, team)
+        job = _Job(networks, out, run, console, pupil, halves)
+        only = next((variant for variant in SIMPLER if variant.name == f"without_{without}"), WHOLE)
+        model, record = job.make(variants_of(vectors) if choose else (only if semantics else WITHOUT_SEMANTICS,))
+        if team.leads:
+            save_ranker(out, model.cpu(), record)
+            shutil.rmtree(out / _WORK)
+            mark_done(out, run, time.perf_counter() - start)
+        console.print(f"{out}: {_told(record)}", highlight=False)
 
 
-def _halves(data: Dataset, reason: str | None) -> UserHalves:
-    """Return the valid rows to choose by. Raises ModelFolderError if there is nothing to choose (`reason`), or if the
-    rows do not suffice."""
+def _halves(data: Dataset, reason: str | None, team: Team) -> UserHalves:
+    """Return the valid rows to choose by. Raises ModelFolderError in a team, if there is nothing to choose (`reason`),
+    or if the rows do not suffice."""
+    if team.size > 1:
+        raise ModelFolderError("--choose trains one network after the other; run it in one process, without torchrun")
     if reason:
         raise ModelFolderError(f"nothing to choose: {reason}; train without --choose")
     try:
@@ -266,11 +273,11 @@ class _Job:
         self, untuned: TrainedRanker, record: RankerRecord, features: Features, variant: Variant, pupil: _Pupil
     ) -> tuple[TrainedRanker, RankerRecord]:
         """Return the tuned model, and write its student into its folder, if tuning is better; else the untuned one."""
-        start = time.perf_counter()
+        start, team = time.perf_counter(), self.networks.team
         encoder, vectors, texts, config = pupil
         run, checkpoint = f"{self.run} {variant.name}", self.networks.work / "tuning.safetensors"
         with training_bar(self.console, "tune", None) as hear:
-            tuned = finetune_ranker(untuned, features, encoder, vectors, texts, config, checkpoint, run, hear)
+            tuned = finetune_ranker(untuned, features, encoder, vectors, texts, config, checkpoint, run, hear, team)
         model, own = tuned.ranker, None
         if tuned.epoch and self.halves and record.choice:
             after = StudentVectors("", tuned.items, tuned.users)
@@ -278,7 +285,7 @@ class _Job:
             record = record.model_copy(update={"choice": record.choice.model_copy(update={"tuning": judged})})
             if judged.kept == judged.whole:
                 model, tuned = untuned, tuned._replace(epoch=0)
-        if tuned.epoch:
+        if tuned.epoch and team.leads:
             own = save_own_student(self.out / STUDENT_FOLDER, encoder, tuned, config)
         told = TuningRecord(
             student=own,
