@@ -1,6 +1,5 @@
 """CUDA: refused where it is not, captured where that can be; what needs the card itself is marked `gpu`."""
 
-import ctypes
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -26,7 +25,6 @@ from service.runtimes.cuda import (
     captured_or_not,
     card_name,
     open_cuda,
-    pad_candidates,
     padded_sizes,
     try_capture,
 )
@@ -58,17 +56,12 @@ def _branching(bundle: Bundle, folder: Path) -> Bundle:
         return helper.make_graph([helper.make_node(kind, ["raw"], [name])], name, [], [output])
 
     graph.initializer.append(numpy_helper.from_array(np.array(2, np.float32), "two"))
+    branches = {"then_branch": branch("kept", "Identity"), "else_branch": branch("n", "Neg")}
     graph.node.extend(
         [
             helper.make_node("ReduceMax", ["raw"], ["greatest"], keepdims=0),
             helper.make_node("Less", ["greatest", "two"], ["is_probability"]),
-            helper.make_node(
-                "If",
-                ["is_probability"],
-                ["pctr"],
-                then_branch=branch("kept", "Identity"),
-                else_branch=branch("n", "Neg"),
-            ),
+            helper.make_node("If", ["is_probability"], ["pctr"], **branches),
         ]
     )
     onnx.save(model, folder / RANKER)
@@ -78,23 +71,6 @@ def _branching(bundle: Bundle, folder: Path) -> Bundle:
 class Failing:
     def run(self, tensors: Tensors) -> Scores:
         raise RuntimeError("operation not permitted when stream is capturing")
-
-
-class Driver:
-    """What of a CUDA driver's library is asked for a card's name."""
-
-    def __init__(self, broken: bool = False) -> None:
-        self._broken = broken
-
-    def cuInit(self, flags: int) -> int:
-        return int(self._broken)
-
-    def cuDeviceGet(self, card: object, number: int) -> int:
-        return 0
-
-    def cuDeviceGetName(self, name: "ctypes.Array[ctypes.c_char]", size: int, card: ctypes.c_int) -> int:
-        name.value = b"NVIDIA of tests"
-        return 0
 
 
 def test_without_a_card_cuda_is_refused(made_for: Make) -> None:
@@ -139,19 +115,6 @@ def test_capture_is_tried_before_anyone_relies_on_it(made_for: Make) -> None:
         try_capture(Failing(), bundle)  # type: ignore[arg-type]
 
 
-def test_driver_names_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
-    assert card_name() == "NVIDIA of tests"
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(broken=True))
-    assert card_name() == ""
-
-    def missing(name: str) -> None:
-        raise OSError(name)
-
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    assert card_name() == ""
-
-
 def test_branch_keeps_the_scores(made_for: Make, asked: Asked, tmp_path: Path) -> None:
     """The graph of the test below, on a CPU."""
     runtime = _bound(_branching(made_for("fp32"), tmp_path))
@@ -177,10 +140,10 @@ def test_on_a_card_runs_are_captured_and_score_as_uncaptured_ones(made_for: Make
 @pytest.mark.gpu
 @needs_card
 def test_on_a_card_a_branching_graph_runs_uncaptured(made_for: Make, asked: Asked, tmp_path: Path) -> None:
-    with capture_logs() as said:
+    with capture_logs() as lines:
         runtime = open_cuda(_branching(made_for("fp32"), tmp_path), threads=1)
     assert not runtime.engine.graphs
-    assert [one["event"] for one in said] == ["cuda_graphs_refused"]
+    assert [line["event"] for line in lines] == ["cuda_graphs_refused"]
     for tensors, expected in asked:
         np.testing.assert_allclose(runtime.run(tensors)["pctr"], expected, atol=1e-5)
 
@@ -309,25 +272,3 @@ def test_few_sizes_are_warmed_up(most: int, bound: BoundRuntime) -> None:
     assert sizes == sorted({padded_size(count) for count in range(1, most + 1)})
     assert len(sizes) <= 40
     assert list(bound.warm_up_sizes(most)) == sizes
-
-
-@given(st.integers(1, 70))
-def test_candidates_alone_are_padded(count: int) -> None:
-    rng = np.random.default_rng(count)
-    table = rng.normal(size=(2 * count, 3)).astype(np.float32)
-    tensors = {
-        "user": np.ones((1, 2), np.float32),
-        "item": table[::2],
-        "ids": np.arange(count, dtype=np.int32).reshape(-1, 1),
-    }
-
-    padded = pad_candidates(tensors, ["item", "ids"])
-
-    assert list(padded) == ["user", "item", "ids"]
-    np.testing.assert_array_equal(padded["user"], tensors["user"])
-    for name in ("item", "ids"):
-        assert padded[name].flags.c_contiguous
-        assert padded[name].dtype == tensors[name].dtype
-        assert len(padded[name]) == padded_size(count)
-        np.testing.assert_array_equal(padded[name][:count], tensors[name])
-        assert not padded[name][count:].any()
