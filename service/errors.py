@@ -62,58 +62,42 @@ class NoOpenrtbMapping(ServiceError):
 
 
 class Conflict(ServiceError):
-    """The request conflicts with the current state."""
-
     status = 409
     code = "conflict"
 
 
 class BadHttp(ServiceError):
-    """The request is not valid HTTP."""
-
     status = 400
     code = "bad_http"
     closes = True
 
 
 class HeadTooLarge(BadHttp):
-    """The request head exceeds the limit of bytes or headers."""
-
     status = 431
     code = "head_too_large"
 
 
 class TargetTooLong(BadHttp):
-    """The request target exceeds the limit."""
-
     status = 414
     code = "target_too_long"
 
 
 class UnsupportedCoding(BadHttp):
-    """The transfer coding is not supported."""
-
     status = 501
     code = "unsupported_coding"
 
 
 class UnsupportedVersion(BadHttp):
-    """The HTTP version is not supported."""
-
     status = 505
     code = "unsupported_version"
 
 
 class BodyTooLarge(ServiceError):
-    """The body exceeds the limit of bytes."""
-
     status = 413
     code = "body_too_large"
 
 
 class MalformedHeader(ServiceError):
-    """A header has an invalid value."""
-
     status = 400
     code = "malformed"
 
@@ -126,8 +110,6 @@ class UnsupportedMediaType(ServiceError):
 
 
 class BodyTimeout(ServiceError):
-    """The body was not complete in time."""
-
     status = 408
     code = "body_timeout"
     closes = True
@@ -188,8 +170,6 @@ class ErrorReply(BaseModel):
 
 
 class ErrorResponse:
-    """Status, headers and body of one error reply."""
-
     __slots__ = ("body", "code", "headers", "status")
 
     def __init__(self, error: Exception) -> None:

@@ -29,7 +29,6 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(cls, records: Records) -> Self:
-        """Return the counts in rows."""
         return cls(records["impressions"], records["clicks"], records["as_of"])
 
 

@@ -194,12 +194,10 @@ class _Starts:
         return self._at[places].astype(np.int64), self._at[places + 1].astype(np.int64)
 
     def of_one(self, place: int) -> tuple[int, int]:
-        """Return the bounds of one row."""
         ends = self._section.cut(self._width * place, self._width * (place + 2))
         return int.from_bytes(ends[: self._width], "little"), int.from_bytes(ends[self._width :], "little")
 
     def end(self) -> int:
-        """Return the end of the last row."""
         return int.from_bytes(self._section.cut(self._at.nbytes - self._width, self._at.nbytes), "little")
 
 

@@ -171,8 +171,6 @@ def _alike(encoder: TextEncoder, keys: Sequence[bytes], texts: Sequence[str]) ->
 
 
 class Rate:
-    """Rate limiter."""
-
     def __init__(self, per_s: float) -> None:
         self.per_s = per_s
         self._most = max(1.0, per_s)

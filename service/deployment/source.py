@@ -26,8 +26,6 @@ class WantedArm(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What is to be served."""
-
     arms: tuple[WantedArm, ...]
     salt: str = ""
     shadows: tuple[WantedArm, ...] = ()

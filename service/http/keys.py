@@ -159,7 +159,6 @@ class Guard:
             raise error
 
     def admits(self, scope: Scope, need: Need) -> bool:
-        """Return whether a request may be answered."""
         return self._judge(scope, need) is None
 
     def _judge(self, scope: Scope, need: Need) -> tuple[KeyRefusal, ServiceError] | None:
@@ -209,7 +208,6 @@ class GuardMiddleware:
         self._app, self._guard = app, guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or raise why not."""
         if scope["type"] == "http":
             self._guard.check(scope, self._guard.need(scope["path"]))
         await self._app(scope, receive, send)
@@ -220,7 +218,6 @@ def _is_inference(path: str) -> bool:
 
 
 def _given_key(scope: Scope) -> bytes | None:
-    """Return the first key in either header."""
     for name, value in scope["headers"]:
         if name == b"x-api-key":
             return bytes(value)

@@ -40,8 +40,6 @@ MAX_AHEAD_S = 60.0
 
 
 class TooManyEvents(RequestError):
-    """More events than one batch may have."""
-
     code = "too_many_events"
 
 
@@ -93,7 +91,6 @@ class EventsRoute:
         self._request_log = request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one batch."""
         body = await read_json_body(scope, receive, self._settings)
         self._readiness.check()
         received = parse_events(body)

@@ -52,7 +52,6 @@ class OpenrtbRoute(ScoreRoute):
     """The endpoint. All impressions together have the limits of one /v1/score request."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         access = access_of(scope)
         raw, deployment = await self._begin(scope, receive, _LEAST_BYTES)
         bid_request = parse_openrtb(raw.body, self._settings.max_candidates)

@@ -33,7 +33,6 @@ class InferRoute(ScoreRoute):
     """The endpoint, with the bounds of the scoring route."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         access, settings, path = access_of(scope), self._settings, scope["path_params"]
         access.is_scoring = True
         body = await read_body(scope, receive, settings)

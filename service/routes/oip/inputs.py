@@ -129,7 +129,6 @@ def _find(name: str, schema: FeatureSchema) -> Input:
 
 
 def _check(given: InferInput, found: Input, max_candidates: int) -> None:
-    """Check datatype and shape."""
     name, shape = found.name, given.shape
     if given.datatype not in found.datatypes:
         raise InvalidRequest(

@@ -29,8 +29,6 @@ RequestId = Annotated[str, StringConstraints(max_length=128, pattern=r"^[ -~]*$"
 
 
 class InputParameters(Wire):
-    """Parameters of an input."""
-
     binary_data_size: Size | None = Field(
         default=None, description="Number of value bytes after the JSON, instead of `data`."
     )
@@ -55,15 +53,11 @@ class OutputParameters(Wire):
 
 
 class WantedOutput(Wire):
-    """A requested output."""
-
     name: Text
     parameters: OutputParameters | None = None
 
 
 class InferParameters(Wire):
-    """Parameters of the request."""
-
     binary_data_output: bool | None = Field(default=None, description="Default of `binary_data` for all outputs.")
     timeout: Annotated[int, Field(ge=1, le=10**12)] | None = Field(
         default=None, description="Deadline in microseconds, if X-Deadline-Ms is absent."
@@ -90,8 +84,6 @@ class InferOutput(BaseModel):
 
 
 class InferReply(BaseModel):
-    """The answer to an inference request."""
-
     model_name: str
     model_version: str
     id: str

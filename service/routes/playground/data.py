@@ -35,8 +35,6 @@ _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 class RowsUnavailable(ServiceError):
-    """The store is unavailable."""
-
     status = 503
     code = "rows_unavailable"
     retry_after_s = 1
