@@ -145,7 +145,9 @@ class Guard:
         if path in (INDEX, PAGE) or path.startswith(ASSETS):
             return None
         # What the playground shows about users is what their scores are made from.
-        if path in ("/v1/score", "/v1/openrtb") or path.startswith(PLAYGROUND) or _is_inference(path):
+        if path in ("/v1/score", "/v1/openrtb") or path.startswith(PLAYGROUND):
+            return "score"
+        if path.startswith(f"{OIP}/") and path.endswith("/infer"):
             return "score"
         if path == "/v1/events":
             return "events"
@@ -211,10 +213,6 @@ class GuardMiddleware:
         if scope["type"] == "http":
             self._guard.check(scope, self._guard.need(scope["path"]))
         await self._app(scope, receive, send)
-
-
-def _is_inference(path: str) -> bool:
-    return path.startswith(f"{OIP}/") and path.endswith("/infer")
 
 
 def _given_key(scope: Scope) -> bytes | None:

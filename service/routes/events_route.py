@@ -105,7 +105,11 @@ class EventsRoute:
         duplicates = 0
         if events:
             batch = LiveBatch(events, rows, state_rules(model.schema), self._settings.live_lag_seconds)
-            outcome = await self._add(batch)
+            try:
+                outcome = await self._store.add(batch)
+            except LiveError as error:
+                raise EventsUnavailable(str(error)) from error
+            self._count(batch, outcome)
             accepted, duplicates = accepted + outcome.accepted, outcome.duplicates
         if self._request_log is not None and not self._request_log.events(body, len(received)) and conversions:
             raise EventsUnavailable("the request log has no room for conversions; send the batch again")
@@ -122,14 +126,6 @@ class EventsRoute:
                         "is a conversion, but this service has no request log to store it: set MSD_LOG_DIR",
                         f"events.{place}.type",
                     )
-
-    async def _add(self, batch: LiveBatch) -> BatchOutcome:
-        try:
-            outcome = await self._store.add(batch)
-        except LiveError as error:
-            raise EventsUnavailable(str(error)) from error
-        self._count(batch, outcome)
-        return outcome
 
     def _settled(self, events: Sequence[WireEvent], now: float) -> list[LiveEvent]:
         """Return impressions and clicks with a time, limited to the near future."""

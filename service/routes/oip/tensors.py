@@ -196,19 +196,13 @@ def _strings(raw: bytes, count: int, name: str) -> list[str]:
         pieces.append(raw[start:place])
     if len(pieces) != count or place != end:
         raise InvalidRequest(f"its {end} bytes are not {count} strings with their lengths before them", name)
+    texts: list[str] = []
     try:
-        return [piece.decode() for piece in pieces]
+        for piece in pieces:
+            texts.append(piece.decode())
     except UnicodeDecodeError:
-        bad = next(number for number, piece in enumerate(pieces) if not _is_utf8(piece))
-        raise InvalidRequest(f"value {bad} is not UTF-8", name) from None
-
-
-def _is_utf8(piece: bytes) -> bool:
-    try:
-        piece.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+        raise InvalidRequest(f"value {len(texts)} is not UTF-8", name) from None
+    return texts
 
 
 def _numbers(raw: bytes, datatype: str, count: int, name: str) -> "np.ndarray[Any, Any]":
