@@ -195,15 +195,6 @@ def test_probabilities_are_the_frequencies_of_draws(certain: int) -> None:
     assert np.abs(found - frequency).max() < 0.005
 
 
-def test_better_and_a_more_uncertain_candidate_are_likelier() -> None:
-    plain = CompetingCandidates(np.arange(3), np.zeros(3), np.array([-2.0, -2.0, -1.0]), np.array([0.2, 0.2, 0.2]))
-    unsure = plain._replace(std=np.array([0.2, 0.9, 0.2]))
-
-    assert probability_of_first(plain, 0) == pytest.approx(probability_of_first(plain, 1))
-    assert probability_of_first(plain, 2) > 0.9
-    assert probability_of_first(unsure, 1) > 3 * probability_of_first(unsure, 0)
-
-
 def test_equal_seeds_choose_alike_and_the_share_is_kept() -> None:
     candidates, greedy = some(), 2
     choices = [choose_first(Exploration("thompson", 0.3, f"r{n}"), candidates, greedy) for n in range(4_000)]

@@ -151,14 +151,21 @@ def test_closed_standard_streams_are_replaced(bundle: Bundle) -> None:
         process.wait()
 
 
-def test_two_services_side_by_side(bundle: Bundle, other_bundle: Bundle, pair: LiveService, tmp_path: Path) -> None:
-    with live_service(other_bundle.folder, tmp_path, workers=2) as other:
-        assert pair.score(golden_requests()[0]).json()["model_version"] == "test-0"
-        assert other.score(golden_requests()[0]).json()["model_version"] == "test-1"
-        wait_until(lambda: other.metric('msd_requests_total{code="200"}') == 1)
-        said = run_msd("serve", str(bundle.folder), "--port", str(pair.port), "--workers", "2")
-        assert (said.returncode, said.stderr.count("error: ")) == (2, 1)
-        assert f"cannot listen on 127.0.0.1 port {pair.port}" in said.stderr
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"MSD_PORT": "{port}"}, "cannot listen on 127.0.0.1 port {port}"),
+        ({"MSD_KEYS_FILE": "/no/such/file"}, "/no/such/file"),
+        ({"MSD_TLS_CERT": "/no/cert.pem", "MSD_TLS_KEY": "/no/key.pem"}, "/no/cert.pem: No such file"),
+    ],
+)
+def test_start_that_cannot_be_is_refused(
+    bundle: Bundle, pair: LiveService, settings: dict[str, str], message: str
+) -> None:
+    environ = {name: value.format(port=pair.port) for name, value in settings.items()}
+    ended = run_msd("serve", str(bundle.folder), **{"MSD_PORT": "0", **environ})
+    assert (ended.returncode, ended.stderr.count("error: "), "Traceback" in ended.stderr) == (2, 1, False)
+    assert message.format(port=pair.port) in ended.stderr
 
 
 def test_processes_that_share_a_port_share_its_clients(bundle: Bundle, tmp_path: Path) -> None:

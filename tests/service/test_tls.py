@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msd.contract.bundle import Bundle
 from service.http.tls import TlsError, server_context
 from tests.bundles.factory import golden_requests
-from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.live import LiveService, live_service, wait_until
 
 GOOD = golden_requests()[0]
 
@@ -214,22 +214,6 @@ def test_files_that_make_no_tls_are_refused(tmp_path: Path) -> None:
         with pytest.raises(TlsError) as raised:
             server_context(cert, key, authority)
         assert said in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"MSD_TLS_CERT": "/no/cert.pem"}, "MSD_TLS_CERT and MSD_TLS_KEY must be set together"),
-        ({"MSD_TLS_CLIENT_CA": "/no/ca.pem"}, "MSD_TLS_CLIENT_CA needs MSD_TLS_CERT"),
-        ({"MSD_TLS_CERT": "/no/cert.pem", "MSD_TLS_KEY": "/no/key.pem"}, "/no/cert.pem: No such file"),
-    ],
-)
-def test_start_without_the_tls_that_is_asked_for_is_refused(bundle: Bundle, given: dict[str, str], said: str) -> None:
-    ended = run_msd("serve", str(bundle.folder), "--port", "0", **given)
-
-    assert ended.returncode == 2
-    assert said in ended.stderr
-    assert "Traceback" not in ended.stderr
 
 
 def test_handshake_that_does_not_begin_does_not_keep_the_service(bundle: Bundle, files: Files, tmp_path: Path) -> None:
