@@ -188,7 +188,7 @@ def test_keeps_and_replaces_connections(ask: Ask) -> None:
         (ScoreRequest(user_id="u", ids=["a"], context={"x": object()}), {}, "cannot be written as JSON"),  # type: ignore[dict-item]
         (ScoreRequest(user_id="u", ids=["a"], items={"a": {"text": "x"}}), {}, "items.a: has to be of type Item"),  # type: ignore[dict-item]
         (OpenrtbRequest(request={"id": object()}, candidates={}), {}, "cannot be written as JSON"),
-        (OpenrtbRequest({}, {"1": {"id": ["i1"]}}), {}, "candidates.1: has to be of type Candidates"),  # type: ignore[dict-item]
+        (OpenrtbRequest(request={}, candidates={"1": {}}), {}, "candidates.1: has to be of type Candidates"),  # type: ignore[dict-item]
         (REQUEST, {"request_id": "r" * 129}, "x-request-id: has to be 1 to 128 printable ASCII"),
         (REQUEST, {"traceparent": "a\r\nX-Api-Key: b"}, "traceparent: has to be 1 to 128 printable ASCII"),
         (REQUEST, {"request_id": ""}, "x-request-id: has to be 1 to 128 printable ASCII"),
