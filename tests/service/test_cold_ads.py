@@ -38,7 +38,7 @@ ONE_ITEM = PAYS.model_copy(update={"items": 1, "ci95": None})
 @pytest.fixture(scope="module")
 def cold(cold_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """An encoder that is as fast as it can be, and waited for."""
-    settings = {"encoder": "on", "ENCODER_WAIT_S": 60, "encoder_per_s": 10_000}
+    settings: dict[str, Any] = {"encoder": "on", "ENCODER_WAIT_S": 60, "encoder_per_s": 10_000}
     with live_service(cold_bundle.folder, tmp_path_factory.mktemp("cold"), **settings) as running:
         wait_until(lambda: any(line["event"] == "encoder_ready" for line in running.log()))
         yield running
