@@ -82,7 +82,7 @@ def test_finds_changed_score(logs: list[RequestRecord], bundle: Bundle) -> None:
     found = LogReplay([bundle]).replay([replace(logs[0], scores=scores), *logs[1:]], lambda: None)
 
     assert found.mismatches == 1
-    assert found.differences[0].request_id == logs[0].request_id
+    assert found.differences[0][0] == logs[0].request_id
     assert 0 < found.max_abs_diff < 1e-6
 
 
@@ -100,7 +100,7 @@ def test_finds_changed_time_or_row(logs: list[RequestRecord], bundle: Bundle) ->
     found = LogReplay([bundle]).replay([record, *changed], lambda: None)
 
     assert found.mismatches == 4
-    assert [one.what[:6] for one in found.differences] == ["scores", "scores", "other ", "other "]
+    assert [difference[:6] for _, difference in found.differences] == ["scores", "scores", "other ", "other "]
 
 
 def test_stale_rows_and_failed_store_reproduce(logs: list[RequestRecord], bundle: Bundle) -> None:
@@ -124,7 +124,7 @@ def test_cold_ad_vector_reproduces(logs: list[RequestRecord], bundle: Bundle) ->
     found = LogReplay([bundle]).replay([cold], lambda: None)
 
     # The degradation is right, the scores are those without the vector.
-    assert [one.what[:6] for one in found.differences] == ["scores"]
+    assert [difference[:6] for _, difference in found.differences] == ["scores"]
     assert found.max_abs_diff > 1e-3
 
 

@@ -142,7 +142,7 @@ def test_requires_signature(redis_server: ValkeyServer, catalogue: Path, tmp_pat
         publish_rows(catalogue, redis_server.connection_url, quiet, trust)
     assert verified_manifest(catalogue) == CATALOGUE
     sign(catalogue, CATALOGUE, private)
-    assert open_catalogue(catalogue, proof=trust.proof).manifest.rows == 15
+    assert open_catalogue(catalogue, proof=trust.proof).rows == 15
 
 
 def test_running_service_scores_by_published_row(
