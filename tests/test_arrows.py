@@ -215,7 +215,7 @@ SATELLITES = ("cold", "explainer", "deployment.shadowing", "live", "routes.playg
 
 
 @pytest.mark.parametrize("package", CORE)
-def test_scoring_knows_nothing_of_what_attaches_to_it(package: str) -> None:
+def test_scoring_does_not_import_its_satellites(package: str) -> None:
     for module, source in modules_of(package).items() or {package: module_source(package)}.items():
         known = [one for one in imports_of(source) for satellite in SATELLITES if is_below(one, f"service.{satellite}")]
         assert not known, module

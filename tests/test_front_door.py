@@ -163,7 +163,7 @@ def test_an_interrupt_while_a_command_is_loaded_is_no_traceback(tmp_path: Path) 
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
-def test_a_command_that_lacks_a_module_says_which_extra_has_it() -> None:
+def test_command_without_a_module_names_the_extra() -> None:
     missing = {
         "data": "polars",
         "teach": "polars",
@@ -188,7 +188,7 @@ def test_a_command_that_lacks_a_module_says_which_extra_has_it() -> None:
         assert "Traceback" not in ended[name].stderr
 
 
-def test_onnx_runtime_is_told_to_report_nothing_before_it_is_loaded() -> None:
+def test_onnx_runtime_telemetry_is_disabled_before_import() -> None:
     """Its makers' servers are in the wheel: what a command starts inherits the word, too."""
     code = (
         "import atexit, subprocess, sys; from msd.__main__ import main;"

@@ -55,7 +55,7 @@ def test_no_other_distribution_has_our_names(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_what_is_imported_is_this_checkout(package: str) -> None:
+def test_packages_are_imported_from_this_checkout(package: str) -> None:
     spec = importlib.util.find_spec(package)
 
     assert spec
@@ -100,5 +100,5 @@ def test_no_file_names_a_package_index_or_a_place_on_one_machine() -> None:
         ("GET /health/ready", False),
     ],
 )
-def test_what_counts_as_foreign(line: str, is_foreign: bool) -> None:
+def test_foreign_addresses_are_recognised(line: str, is_foreign: bool) -> None:
     assert bool(FOREIGN.search(line)) == is_foreign

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import polars as pl
-import torch
+from rich.table import Table
 
 from msd.dataset.aggregate import impressions_of
 from msd.dataset.load import Dataset
@@ -20,6 +20,7 @@ from msd.step import fingerprint_of, is_done
 from msd.student.vectors import StudentVectors
 from msd.training.crossfit import CrossfitChoice, UserHalves
 from msd.training.folder import FORMAT, ChoiceRecord, NetworkInputs, TrainedNetwork, train_network
+from msd.training.parallel import ALONE, Team
 from msd.training.train import Progress, TrainConfig, predict
 
 # Name of a training → its progress callback.
@@ -58,7 +59,7 @@ class Training:
     config: RankerConfig
     settings: TrainConfig
     work: Path
-    device: torch.device = torch.device("cpu")
+    team: Team = ALONE
 
     def is_done(self, variant: Variant) -> bool:
         """Return whether an earlier run has trained it."""
@@ -67,7 +68,7 @@ class Training:
     def features(self, variant: Variant) -> Features:
         """Return the network's features. A variant without user vectors, or without any, has no columns for them."""
         schema = fit_schema(self.data, semantics=variant.semantics, user_semantics=variant.user_semantics)
-        return build_features(self.data, schema, self.vectors).to(self.device)
+        return build_features(self.data, schema, self.vectors).to(self.team.device)
 
     def train(self, variant: Variant, show: AbstractContextManager[Progress]) -> tuple[TrainedNetwork, Features]:
         """Return the stored network, or train it (resuming after its last epoch), and its features."""
@@ -76,7 +77,7 @@ class Training:
         config = self.config.model_copy(update=variant.changes)
         with nullcontext(_silent) if self.is_done(variant) else show as hear:
             folder, run = self.work / variant.name.replace(" ", "_"), self._run(variant)
-            return train_network(folder, run, inputs, config, self.settings, hear), features
+            return train_network(folder, run, inputs, config, self.settings, hear, self.team), features
 
     def _run(self, variant: Variant) -> str:
         """Return the fingerprint of everything that the network depends on."""
@@ -118,6 +119,16 @@ def choose_network(
     return kept, ChoiceRecord(networks=choice, seconds=seconds)
 
 
+def table_of(choice: ChoiceRecord) -> Table:
+    """Return the networks tried: AUC with live counts (mean of both halves of valid users) and gain over the whole."""
+    table = Table("network", "valid AUC", "gain (95 % over users)", "seconds", box=None)
+    for name, one in choice.networks.tried.items():
+        ends = " ({:+.4f}, {:+.4f})".format(*one.ci95) if one.ci95 else ""
+        gain = "–" if name == choice.networks.whole else f"{one.gain:+.4f}{ends}"
+        table.add_row(name, f"{one.auc:.4f}", gain, f"{choice.seconds[name]:.0f}")
+    return table
+
+
 def choose_tuning(
     training: Training,
     halves: UserHalves,
@@ -125,7 +136,7 @@ def choose_tuning(
     tuned: tuple[TrainedRanker, StudentVectors],
 ) -> CrossfitChoice:
     """Keep the tuned model, with its own student's vectors, only if it is surely better than the untuned one."""
-    features = build_features(training.data, untuned[1].schema, tuned[1]).to(training.device)
+    features = build_features(training.data, untuned[1].schema, tuned[1]).to(training.team.device)
     return halves.choose({"without LoRA": valid_scores(*untuned), "with LoRA": valid_scores(tuned[0], features)})
 
 

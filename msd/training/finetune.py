@@ -25,6 +25,7 @@ from msd.student.lora import Lora
 from msd.student.record import StudentError, Vectors
 from msd.student.states import TextStates
 from msd.student.vectors import LevelVectors, StudentVectors, save_vectors
+from msd.training.parallel import ALONE, Team, TeamError
 from msd.training.train import EpochReport, Judge, Progress, random_runs
 
 _WARM_UP = 0.1  # share of all steps
@@ -82,6 +83,7 @@ def finetune_ranker(
     checkpoint: Path,
     run: str,
     progress: Progress,
+    team: Team = ALONE,
 ) -> Tuned:
     """Tune a copy of the ranker, and the student in place, which ends with the merged weights of the best epoch.
 
@@ -91,12 +93,13 @@ def finetune_ranker(
     """
     torch.manual_seed(config.seed)
     student.to(features.labels.device)
-    tuner = _Tuner(copy.deepcopy(trained), features, student, vectors, texts, config)
+    tuner = _Tuner(copy.deepcopy(trained), features, student, vectors, texts, config, team)
     tuner.resume(checkpoint, run)
     while len(tuner.curve) < config.epochs:
         epoch = len(tuner.curve) + 1
         tuner.end_epoch(EpochReport(epoch, tuner.train_epoch(epoch, progress), tuner.valid_auc()))
-        tuner.save(checkpoint, run)
+        if team.leads:
+            tuner.save(checkpoint, run)
     return tuner.finish()
 
 
@@ -177,14 +180,16 @@ class _Tuner:
         vectors: StudentVectors,
         texts: tuple[Texts, Texts],
         config: TuneConfig,
+        team: Team,
     ) -> None:
-        self.model, self.student, self.config = model, student, config
+        self.model, self.student, self.config, self.team = model, student, config, team
         # A copy, because steps write vectors into the cache.
         item, user = (replace(side, vectors=side.vectors.clone()) for side in (features.item, features.user))
         self.features = replace(features, item=item, user=user)
         self.lora = Lora(student, config.rank, config.layers)
         self.items = CachedTexts(features.item, vectors.items, texts[0], student, self.lora.frozen)
         self.users = CachedTexts(features.user, vectors.users, texts[1], student, self.lora.frozen)
+        self.weights = [*self.lora.weights.values(), *model.parameters()]
         self.optimiser = torch.optim.AdamW(
             [
                 {"params": list(self.lora.weights.values()), "weight_decay": 0.0},
@@ -197,7 +202,7 @@ class _Tuner:
         self.curve: list[EpochReport] = []
 
     def valid_auc(self) -> float:
-        return Judge(self.features, self.config.live).auc(self.model)
+        return self.team.mean(Judge(self.features, self.config.live).auc(self.model))
 
     def resume(self, checkpoint: Path, run: str) -> None:
         if found := load_checkpoint(checkpoint, run, self.optimiser):
@@ -208,6 +213,9 @@ class _Tuner:
             self.model.load_state_dict(found.groups["model"])
             self.lora.set(found.groups["lora"])
             self.refresh()
+        if self.team.mean(len(self.curve)) != len(self.curve):
+            raise TeamError(f"not all processes see the same {checkpoint}; give them a shared folder, or remove it")
+        self.team.align(self.weights)
 
     def save(self, checkpoint: Path, run: str) -> None:
         record = {"curve": self.curve, "best_epoch": self.best_epoch, "best_auc": self.best_auc}
@@ -231,23 +239,23 @@ class _Tuner:
 
     def train_epoch(self, epoch: int, progress: Progress) -> float:
         """Train one epoch; return the mean loss of its steps."""
-        config = self.config
-        torch.manual_seed(config.seed * 1_000 + epoch)
+        config, team = self.config, self.team
+        torch.manual_seed(config.seed * 1_000 + epoch + 1_000_000 * team.rank)
         rng = np.random.default_rng([config.seed, epoch])
         rows = self.features.of_part(Part.WINDOW, Part.TRAIN)
         runs = random_runs(self.features.item.rows.cpu().numpy()[rows], config.rows_per_item, rng)
-        size = config.runs(len(runs))
-        # A stream of its own, as published models drew.
-        rng = rng.spawn(1)[0]
-        steps = min(config.steps, -(-len(runs) // size))
+        size = max(1, config.runs(len(runs)) // team.size)
+        own = team.share(np.arange(len(runs)))
+        rng = rng.spawn(team.size)[team.rank]
+        steps = min(config.steps, -(-len(own) // size))
         losses = []
         for step in range(steps):
             share = (epoch - 1 + step / steps) / config.epochs
-            events = rows[np.concatenate(runs[step * size : (step + 1) * size])]
+            events = rows[np.concatenate([runs[at] for at in own[step * size : (step + 1) * size]])]
             losses.append(self._step(events, _schedule(share), rng))
             progress(epoch, step + 1, losses[-1])
         self.refresh()
-        return float(np.mean(losses))
+        return team.mean(float(np.mean(losses)))
 
     def _step(self, events: NDArray[np.int64], rate: float, rng: np.random.Generator) -> float:
         self.model.train()
@@ -259,6 +267,7 @@ class _Tuner:
         lora["lr"], ranker["lr"] = rate * self.config.learning_rate, rate * self.config.ranker_learning_rate
         self.optimiser.zero_grad()
         torch.autograd.backward(loss)
+        self.team.average_gradients(self.weights)
         self.optimiser.step()
         for vectors in live.values():
             vectors.keep()

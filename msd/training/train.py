@@ -21,6 +21,7 @@ from msd.ranker.batch import Corruption, TrainedRanker, batch_loss, batch_opinio
 from msd.ranker.calibrate import choose_calibration, fit_blend
 from msd.ranker.features import Features
 from msd.ranker.model import WITH_CONVERSIONS, Ranker, RankerConfig
+from msd.training.parallel import ALONE, Team, TeamError
 from msd.training.train_counts import train_counts
 
 _PREDICT_ROWS = 2_048
@@ -83,12 +84,14 @@ def train_ranker(
     checkpoint: Path,
     run: str,
     progress: Progress,
+    team: Team = ALONE,
     adaptors: Adaptors | None = None,
 ) -> tuple[TrainedRanker, list[EpochReport]]:
     """Train a ranker; return that of the epoch with the best valid AUC, blended and calibrated, and the training curve.
 
     Its weights are the running average of the trained ones. If stopped and called again with the same `checkpoint` and
-    `run`, it resumes after the last complete epoch and ends with the same result. `progress(epoch, step, loss)`.
+    `run`, it resumes after the last complete epoch and ends with the same result. `progress(epoch, step, loss)`. All
+    processes of a `team` end with the same ranker; the first writes the checkpoint, which all must be able to read.
     `adaptors` of another ranker are copied and stay fixed. Raises TrainError if the valid rows have one label only, or
     with conversions, if all or none of their clicks converted.
     """
@@ -109,15 +112,19 @@ def train_ranker(
         curve = [EpochReport(*point) for point in json.loads(found.record)]
         for name, module in modules.items():
             module.load_state_dict(found.groups[name])
+    if team.mean(len(curve)) != len(curve):
+        raise TeamError(f"not all processes see the same {checkpoint}; give them a shared folder, or remove it")
+    team.align(model.parameters())
     while not _finished(curve, config):
         epoch = len(curve) + 1
-        loss = _train_epoch(model, average, optimiser, features, config, epoch, progress)
-        auc = judge.blend(average)
+        loss = _train_epoch(model, average, optimiser, features, config, epoch, progress, team)
+        auc = team.mean(judge.blend(average))
         if not curve or auc > max(point.valid_auc for point in curve):
             best.load_state_dict(average.state_dict())
         curve.append(EpochReport(epoch, loss, auc))
         groups = {name: module.state_dict() for name, module in modules.items()}
-        save_checkpoint(checkpoint, run, json.dumps(curve), groups, optimiser)
+        if team.leads:
+            save_checkpoint(checkpoint, run, json.dumps(curve), groups, optimiser)
     judge.calibrate(best)
     return best.eval(), curve
 
@@ -218,14 +225,16 @@ def _train_epoch(
     config: TrainConfig,
     epoch: int,
     progress: Progress,
+    team: Team,
 ) -> float:
     # Seeded by epoch, so that a resumed run draws the same rows and dropout as an uninterrupted one.
-    torch.manual_seed(config.seed * 1_000 + epoch)
+    torch.manual_seed(config.seed * 1_000 + epoch + 1_000_000 * team.rank)
     rng = np.random.default_rng([config.seed, epoch])
     events = features.of_part(Part.WINDOW, Part.TRAIN)
     users = features.user.rows.cpu().numpy()[events]
     order = events[np.concatenate(random_runs(users, config.rows_per_user, rng))]
-    batch = config.batch(len(order))
+    batch = max(1, config.batch(len(order)) // team.size)
+    order, rng = team.share(order), rng.spawn(team.size)[team.rank] if team.size > 1 else rng
     model.train()
     before = (epoch - 1) * -(-len(order) // batch)
     losses = []
@@ -234,6 +243,7 @@ def _train_epoch(
         loss = batch_loss(model, features, events, config.corruption, rng)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        team.average_gradients(model.parameters())
         optimiser.step()
         average_weights(average, model, before + step, config.averaging)
         losses.append(loss.item())

@@ -13,7 +13,7 @@ VALUES = st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")), min_size=1, max_
 
 
 @given(VALUES, VALUES)
-def test_every_value_is_counted_and_the_distance_is_finite(then: list[float], now: list[float]) -> None:
+def test_every_value_is_counted_and_psi_is_finite(then: list[float], now: list[float]) -> None:
     distribution = Distribution.of(np.array(then))
     counts = distribution.counts(np.array(now))
 
@@ -25,7 +25,7 @@ def test_every_value_is_counted_and_the_distance_is_finite(then: list[float], no
     assert Distribution.model_validate_json(distribution.model_dump_json()) == distribution
 
 
-def test_bins_hold_as_many_each_and_often_had_values_have_their_own() -> None:
+def test_bins_have_equal_shares_and_frequent_values_own_bins() -> None:
     rng = np.random.default_rng(0)
     smooth = Distribution.of(rng.normal(size=10_000))
     assert len(smooth.edges) == 9
@@ -38,7 +38,7 @@ def test_bins_hold_as_many_each_and_often_had_values_have_their_own() -> None:
     assert Distribution.of(np.array([np.nan] * 3)).shares == (1.0, 0.0)
 
 
-def test_the_distance_grows_with_the_shift_and_is_small_by_chance() -> None:
+def test_psi_grows_with_the_shift() -> None:
     rng = np.random.default_rng(1)
     distribution = Distribution.of(rng.normal(size=2_000))
     found = [distribution.psi(distribution.counts(rng.normal(shift, size=2_000))) for shift in (0, 0.2, 0.5, 1.0)]
@@ -54,14 +54,14 @@ def test_the_distance_grows_with_the_shift_and_is_small_by_chance() -> None:
     "change",
     [{"edges": (1.0, 0.0)}, {"edges": ()}, {"shares": (0.5, 0.5)}, {"rows": 0}, {"edges": (0.0, float("nan"))}],
 )
-def test_what_is_no_distribution_is_refused(change: dict[str, object]) -> None:
+def test_rejects_wrong_distribution(change: dict[str, object]) -> None:
     whole = {"edges": (0.0, 1.0), "shares": (0.0, 0.5, 0.25, 0.25), "rows": 4}
     Distribution.model_validate(whole)
     with pytest.raises(ValidationError):
         Distribution.model_validate({**whole, **change})
 
 
-def test_every_dense_column_has_a_name_or_is_one_that_says_what_is_missing() -> None:
+def test_every_dense_column_has_a_name() -> None:
     schema = example_schema()
     inputs = dense_inputs(schema)
     widths = {side: schema.dense_width(side) for side in ("user", "item", "context")}

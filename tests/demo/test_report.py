@@ -65,7 +65,7 @@ def test_user_text_is_escaped(page: str) -> None:
     assert "What user u&lt;1&gt; would be shown" in page
 
 
-def test_page_shows_the_figures(page: str) -> None:
+def test_page_shows_figures_and_drawings_without_a_network(page: str) -> None:
     for figure in ("0.7712", "0.7654", "1.2e-07", "2.5 / 4.8 ms", "redis store", "80 rows train", "1,234 test"):
         assert figure in page
     assert "without semantics" in page
@@ -73,9 +73,6 @@ def test_page_shows_the_figures(page: str) -> None:
         assert figure in page
     assert "0.912" in page
     assert "7 (0.500)" in page
-
-
-def test_page_has_four_drawings_and_needs_no_network(page: str) -> None:
     assert page.count("<svg") == page.count("</svg>") == 4
     for source in ("src=", "@import", "url(http", "<link", "<image"):
         assert source not in page

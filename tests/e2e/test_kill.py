@@ -73,7 +73,7 @@ def test_killed_training_resumes(tmp_path: Path) -> None:
         (("bench", "nowhere"), "no bundle here"),
     ],
 )
-def test_what_is_missing_is_said_in_one_message(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+def test_missing_inputs_are_one_message(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
     done = subprocess.run(
         command(*arguments), env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
