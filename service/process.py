@@ -39,6 +39,7 @@ def run_service(settings: Settings) -> None:
     settings = _with_descriptors(_with_threads(settings))
     with ExitStack() as stack:
         watchdog.folder = folder = stack.enter_context(private_folder())
+        stack.callback(watchdog.await_end)
         listener = stack.enter_context(bind(settings.host, settings.port, settings.reuse_port))
         admin = None if settings.admin_port is None else stack.enter_context(bind(settings.host, settings.admin_port))
         server = ScoringServer(settings, listener, admin, BundleFollower(settings, folder), watchdog, metrics)

@@ -53,7 +53,6 @@ class Liveness:
 
     @property
     def is_running(self) -> bool:
-        """Return whether a scoring thread runs a job."""
         return self._queue().running > 0
 
     def hangs(self) -> dict[str, str]:
@@ -80,6 +79,7 @@ class Watchdog:
         self._ears, self._wire = socket.socketpair()
         self._ears.settimeout(_EVERY_S)
         self._wire.setblocking(False)
+        self._ending = threading.Lock()
 
     def start(self) -> None:
         self.listen()
@@ -113,10 +113,15 @@ class Watchdog:
                 self._say(self._liveness.hangs())
 
     def end(self, status: int) -> NoReturn:
-        """End the process at once."""
+        self._ending.acquire()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
         os._exit(status)
+
+    def await_end(self) -> None:
+        """Block for good if the process is being ended: other threads' errors may come of the removed folder."""
+        with self._ending:
+            pass
 
     def _expect_lock(self) -> None:
         faulthandler.dump_traceback_later(self._lock_limit_s, exit=True, file=_STDERR)

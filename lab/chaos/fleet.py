@@ -21,10 +21,12 @@ _until = partial(wait_until, not_yet=RedisError)
 
 
 class Fleet(NamedTuple):
-    """URL for services and publications, and the master to kill."""
+    """URL for services and publications, and the servers; each master's replica is at its place."""
 
     url: str
-    victim: RedisProcess
+    masters: list[RedisProcess]
+    replicas: list[RedisProcess]
+    sentinels: list[RedisProcess]
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def sentinels(folder: Path) -> Iterator[Fleet]:
             watchers.append(stack.enter_context(RedisProcess(place, "sentinel.conf", "--sentinel")))
         _until("Sentinels know each other", lambda: all(map(_knows_all, watchers)))
         hosts = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
-        yield Fleet(f"redis+sentinel://{hosts}/ads/0", master)
+        yield Fleet(f"redis+sentinel://{hosts}/ads/0", [master], [replica], watchers)
 
 
 @contextmanager
@@ -71,7 +73,7 @@ def cluster(folder: Path) -> Iterator[Fleet]:
         _until("the cluster is well", lambda: all(_cluster(node)["cluster_state"] == "ok" for node in nodes))
         _until("replicas follow", lambda: all(map(_follows, replicas)))
         hosts = ",".join(f"127.0.0.1:{master.port}" for master in masters[1:])
-        yield Fleet(f"redis+cluster://{hosts}", masters[0])
+        yield Fleet(f"redis+cluster://{hosts}", masters, replicas, [])
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def _failover(run: Run, start: Callable[[Path], AbstractContextManager[Fleet]]) 
         with run.service(fleet.url) as service:
             target = run.target(service)
             with run.load(target, seconds=run.plan.seconds + _FAILOVER_S / 2) as load:
-                fleet.victim.kill()
+                fleet.masters[0].kill()
                 load.mark("the master killed (−9)")
             _check_recovery(run, load, target, run.timeline.broken_s, _FAILOVER_S)
 

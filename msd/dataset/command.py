@@ -134,7 +134,8 @@ def check(
 
 def _print(report: DatasetReport, console: Console) -> None:
     if report.problems:
-        table = Table("file", "row", "column", "problem", title=_title(len(report.problems)), title_style="bold red")
+        title = f"{len(report.problems)} problem{'s'[: len(report.problems) > 1]}"
+        table = Table("file", "row", "column", "problem", title=title, title_style="bold red")
         told = alike(report.problems)
         for problem, count in told[:_SHOWN]:
             row = "" if problem.row is None else str(problem.row)
@@ -152,10 +153,6 @@ def _print(report: DatasetReport, console: Console) -> None:
         console.print(table)
     for note in report.notes:
         console.print(f"[bold]note[/bold] {_plain(note)}", highlight=False, soft_wrap=True)
-
-
-def _title(count: int) -> str:
-    return f"{count} problem{'' if count == 1 else 's'}"
 
 
 def _plain(text: str) -> str:

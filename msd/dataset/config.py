@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -84,10 +84,9 @@ class EventsConfig(_Section):
             raise ValueError("clicks are counted out of impressions: name the column of impressions as well")
         if self.clicks is not None and "label" in self.model_fields_set:
             raise ValueError("label and clicks both say what was clicked; name one of them")
-        if self.disliked is not None and self.impressions is not None:
-            raise ValueError("disliked is of single impressions: leave it out where rows have counts")
-        if self.conversion is not None and self.impressions is not None:
-            raise ValueError("conversion is of single impressions: leave it out where rows have counts")
+        for name in ("disliked", "conversion"):
+            if getattr(self, name) is not None and self.impressions is not None:
+                raise ValueError(f"{name} is of single impressions: leave it out where rows have counts")
         if self.converted_at is not None and self.conversion is None:
             raise ValueError("converted_at is when a conversion was: name the column of conversions as well")
         return self
@@ -203,17 +202,13 @@ class FeatureConfig(_Section):
             raise ValueError(f"the name {self.name!r} is reserved, as are {', '.join(RESERVED_NAMES)}")
         for option in sorted(self.model_fields_set & _ALL_OPTIONS - _OPTIONS[self.kind]):
             raise ValueError(f"{option} does not go with kind {self.kind!r}")
-        if self.serving_value is not None:
-            self._check_serving_value()
-        return self
-
-    def _check_serving_value(self) -> None:
-        if self.side != "context":
+        if self.serving_value is not None and self.side != "context":
             raise ValueError("serving_value is for context features only")
         if self.kind == "numeric" and isinstance(self.serving_value, str):
             raise ValueError("serving_value of a numeric feature should be a number")
         if self.kind == "categorical" and isinstance(self.serving_value, float):
             raise ValueError("serving_value of a categorical feature should be a string or a whole number")
+        return self
 
 
 class DatasetConfig(_Section):
@@ -256,19 +251,6 @@ class DatasetConfig(_Section):
         return [feature for feature in self.features if feature.side == side]
 
 
-_SECTIONS: dict[str | int, type[BaseModel]] = {
-    "events": EventsConfig,
-    "items": ItemsConfig,
-    "users": UsersConfig,
-    "split": SplitConfig,
-    "history": HistoryConfig,
-    "ids": IdsConfig,
-    "counts": CountsConfig,
-    "openrtb": OpenrtbConfig,
-    "features": FeatureConfig,
-}
-
-
 def load_config(folder: Path) -> DatasetConfig:
     """Read `folder`/dataset.toml. Raises DatasetError naming each wrong key and the allowed values."""
     try:
@@ -296,7 +278,8 @@ def load_config(folder: Path) -> DatasetConfig:
 
 def _problem(content: dict[str, Any], loc: Sequence[str | int], kind: str, message: str) -> Problem:
     if kind == "extra_forbidden":
-        model = DatasetConfig if len(loc) == 1 else _SECTIONS[loc[0]]
+        section = DatasetConfig.model_fields[str(loc[0])].annotation if len(loc) > 1 else DatasetConfig
+        (model,) = (kind for kind in (section, *get_args(section)) if hasattr(kind, "model_fields"))
         message = f"unknown key; allowed are {', '.join(model.model_fields)}"
     elif kind == "missing":
         message = "is missing"

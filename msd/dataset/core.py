@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from msd.dataset.aggregate import counts_fit
 from msd.dataset.column import read_ids, read_labels, read_moments, read_unique_ids, read_whole_numbers
@@ -83,16 +82,11 @@ def draw_sample(core: pl.DataFrame, most: int) -> tuple[pl.Series, str] | None:
     """
     if core.height <= most:
         return None
-    kept = _whole_users(core["user_id"], most, np.random.default_rng(_SAMPLE_SEED))
-    return kept, f"a sample of about {most:,} of {core.height:,} rows"
-
-
-def _whole_users(users: pl.Series, most: int, random: np.random.Generator) -> pl.Series:
-    """Draw whole users, so that histories stay complete; rows if there are few users."""
+    users, random = core["user_id"], np.random.default_rng(_SAMPLE_SEED)
     counts = users.value_counts().sort("user_id")
     if counts.height < _FEW_USERS:
-        rows: NDArray[np.bool_] = np.zeros(users.len(), bool)
-        rows[random.choice(users.len(), most, replace=False)] = True
-        return pl.Series(rows)
-    drawn = counts[random.permutation(counts.height)]
-    return users.is_in(drawn.filter(pl.col("count").cum_sum() <= most)["user_id"].implode())
+        kept = pl.Series(np.isin(np.arange(users.len()), random.choice(users.len(), most, replace=False)))
+    else:  # whole users, so that histories stay complete
+        drawn = counts[random.permutation(counts.height)]
+        kept = users.is_in(drawn.filter(pl.col("count").cum_sum() <= most)["user_id"].implode())
+    return kept, f"a sample of about {most:,} of {core.height:,} rows"

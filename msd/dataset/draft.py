@@ -64,7 +64,9 @@ def draft_text(draft: Draft) -> str:
         *_counts(draft),
     ]
     for feature in draft.features:
-        lines += _feature(feature)
+        values = {"name": feature.name, "side": feature.side, "kind": feature.kind} | feature.options
+        lines += ["", _comment(f"column {feature.source}: {feature.reason}"), "[[features]]"]
+        lines += [f"{key} = {toml_value(value)}" for key, value in values.items()]
     if draft.left_out:
         lines += ["", "# Left out; columns that should count after all go into a table by hand, and into [[features]]:"]
         lines += [_comment(f"  {column}: {reason}") for column, reason in draft.left_out]
@@ -134,12 +136,6 @@ def prior_strength(click_rate: float) -> int | None:
     return min(1_000, round(1 / click_rate)) if 0 < click_rate < 0.05 else None
 
 
-def _feature(feature: Feature) -> list[str]:
-    values = {"name": feature.name, "side": feature.side, "kind": feature.kind} | feature.options
-    head = ["", _comment(f"column {feature.source}: {feature.reason}"), "[[features]]"]
-    return [*head, *(f"{key} = {toml_value(value)}" for key, value in values.items())]
-
-
 def toml_value(value: object) -> str:
     """Return a string, number, truth value, or list of them in TOML: written as in JSON, except for DEL, which TOML
     escapes too."""
@@ -155,7 +151,8 @@ def template_of(side: Side, table: pl.DataFrame, features: Sequence[Feature]) ->
     """Return the template: title, other texts, then categories and, for users, numbers, each with its name."""
     own = {feature.name: feature for feature in features if feature.side == side}
     texts = [name for name in table.columns[1:] if name not in own]
-    texts.sort(key=lambda name: (_TITLES.search(name) is None, _length(table[name])))
+    lengths = {name: float(table[name].str.len_chars().cast(pl.Float64).mean() or 0.0) for name in texts}  # type: ignore[arg-type]
+    texts.sort(key=lambda name: (_TITLES.search(name) is None, lengths[name]))
     said = [name for name, feature in own.items() if _tells(feature, table[name])]
     parts = [f"{{{name}}}." for name in texts]
     parts += [f"{name.replace('_', ' ').capitalize()}: {{{name}}}." for name in said]
@@ -166,10 +163,6 @@ def template_of(side: Side, table: pl.DataFrame, features: Sequence[Feature]) ->
         return Template(None, f'{what} text = "{{title}}. {{description}}"')
     what = "texts first, then categories in words" if texts else "there is no text, so categories are used"
     return Template(" ".join(parts), f"{what}; a missing value leaves its place empty.", title)
-
-
-def _length(values: pl.Series) -> float:
-    return float(values.str.len_chars().cast(pl.Float64).mean() or 0.0)  # type: ignore[arg-type]
 
 
 def _tells(feature: Feature, values: pl.Series) -> bool:

@@ -55,8 +55,8 @@ def guess(raw: pl.Series, *, context: bool = False) -> Guess:
         return Guess("none", "it has no name", raw)
     if present.is_empty():
         return Guess("none", "it is empty", raw)
-    if isinstance(raw.dtype, pl.List | pl.Array):
-        return _list(raw)
+    if isinstance(raw.dtype, pl.List | pl.Array) and (raw.dtype.inner == pl.String or raw.dtype.inner.is_integer()):
+        return _bag(raw.cast(pl.List(pl.String)).list.drop_nulls(), "a list")
     if raw.dtype == pl.Boolean:
         return _category(raw.cast(pl.String), "true or false")
     if raw.dtype.is_nested() or raw.dtype in (pl.Binary, pl.Object):
@@ -72,7 +72,9 @@ def _scalar(name: str, raw: pl.Series, context: bool) -> Guess:
     text = raw.cast(pl.String).str.strip_chars()
     numbers = text.cast(pl.Float64, strict=False)
     if numbers.null_count() == raw.null_count() and bool(numbers.drop_nulls().is_finite().all()):
-        if context and _counts_rows(numbers):
+        present = numbers.drop_nulls()
+        each_differs = present.len() > _FEW_NUMBERS and present.n_unique() == present.len()
+        if context and each_differs and bool((present % 1 == 0).all()):
             return Guess("none", _UNIQUE, raw)
         guessed = _number(name, text, numbers)
     else:
@@ -82,26 +84,12 @@ def _scalar(name: str, raw: pl.Series, context: bool) -> Guess:
     return guessed
 
 
-def _counts_rows(numbers: pl.Series) -> bool:
-    """Return whether each row has a distinct whole number, like IDs and row indices."""
-    present = numbers.drop_nulls()
-    return present.len() > _FEW_NUMBERS and present.n_unique() == present.len() and bool((present % 1 == 0).all())
-
-
 def _position(guessed: Guess) -> Guess:
     first: str | int = 1
     if guessed.kind == "categorical" and "1" not in guessed.values.drop_nulls().unique():
         first = str(guessed.values.drop_nulls().mode().sort()[0])
     reason = f"{guessed.reason}; a position is known only afterwards, so {first} stands for it online"
     return Guess(guessed.kind, reason, guessed.values, guessed.options | {"serving_value": first})
-
-
-def _list(raw: pl.Series) -> Guess:
-    inner = raw.dtype.inner if isinstance(raw.dtype, pl.List | pl.Array) else None
-    if inner is None or not (inner == pl.String or inner.is_integer()):
-        return Guess("none", f"a column of type {raw.dtype} cannot be a feature", raw)
-    lists = raw.cast(pl.List(pl.String)).list.drop_nulls()
-    return _bag(lists, "a list")
 
 
 def _number(name: str, text: pl.Series, numbers: pl.Series) -> Guess:

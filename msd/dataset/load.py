@@ -73,9 +73,9 @@ def inspect_dataset(folder: Path) -> tuple[Dataset | None, list[Problem]]:
     if problems:
         return None, problems
     rows, anonymous = _events(config, events)
-    dataset = Dataset(
-        config, folder, rows, _items(config, items), _users(config, users), _fingerprint(folder, config), anonymous
-    )
+    files = [CONFIG_FILE, *(table.file for table in (config.events, config.items, config.users) if table)]
+    fingerprint = hashlib.sha256("\n".join(sha256_file(folder / file) for file in files).encode()).hexdigest()
+    dataset = Dataset(config, folder, rows, _items(config, items), _users(config, users), fingerprint, anonymous)
     _find_strangers(dataset, problems)
     return dataset, problems
 
@@ -91,11 +91,6 @@ def _find_strangers(dataset: Dataset, problems: list[Problem]) -> None:
             known, asked = (", ".join(ids[column].head(3)) for ids in (frame, events))
             message = f"no event has an id of this table, which holds {known} where events hold {asked}"
             problems.append(Problem(file, message, column=name))
-
-
-def _fingerprint(folder: Path, config: DatasetConfig) -> str:
-    files = [CONFIG_FILE, config.events.file, config.items.file] + ([config.users.file] if config.users else [])
-    return hashlib.sha256("\n".join(sha256_file(folder / file) for file in files).encode()).hexdigest()
 
 
 def _find_missing_columns(config: DatasetConfig, events: Table, items: Table, users: Table | None) -> None:

@@ -73,7 +73,9 @@ def find_roles(
     """
     roles: dict[RoleName, Role] = {}
     for role, column in chosen.items():
-        _require(events, role, column)
+        if column not in events.frame.columns:
+            known = ", ".join(events.frame.columns)
+            raise InitError(f"--{role} {column}: {events.file} has no such column; it has {known}")
         if other := next((name for name, one in roles.items() if one.column == column), None):
             raise InitError(f"--{role} {column}: is also given by --{other}; a column has one role")
         roles[role] = Role(column, f"given by --{role}")
@@ -85,12 +87,6 @@ def find_roles(
         roles["time"] = found
     _outcome(events, roles)
     return roles
-
-
-def _require(events: Table, role: str, column: str) -> None:
-    if column not in events.frame.columns:
-        known = ", ".join(events.frame.columns)
-        raise InitError(f"--{role} {column}: {events.file} has no such column; it has {known}")
 
 
 def _is_aggregated(events: Table, taken: Mapping[RoleName, Role]) -> bool:

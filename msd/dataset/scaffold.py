@@ -80,12 +80,14 @@ def init_dataset(
     for side in sides:
         left_out += _guess_all(side)
     features, tables = _named(sides)
+    weights = core["impressions"] if "impressions" in core.columns else pl.Series([1]).new_from_index(0, core.height)
+    clicks = core["clicks"] if "clicks" in core.columns else core["label"].cast(pl.Int64) * weights
     has_users = users is not None or any(one.kind != "none" for one in user_side.guesses.values())
     draft = Draft(
         name=re.sub(r"[^a-z0-9._-]+", "-", out.resolve().name.lower()).strip("._-")[:60] or "my-data",
         origin=origin,
         roles=roles,
-        click_rate=_click_rate(core),
+        click_rate=float(clicks.sum()) / max(1.0, float(weights.sum())),
         items=template_of("item", tables["item"], features),
         users=template_of("user", tables["user"], features) if has_users else None,
         features=features,
@@ -202,13 +204,11 @@ def _owner(raw: pl.Series, core: pl.DataFrame, items: _Columns, users: _Columns)
     alone = core["item_id"].n_unique() > core.height / 2
     if alone and "impressions" in core.columns:
         return None if is_afterwards(raw.name) else items
-    return items if alone and guess(raw).kind == "text" and _agrees(raw, core["item_id"]) >= _MOSTLY else None
-
-
-def _agrees(raw: pl.Series, key: pl.Series) -> float:
-    """Return the share of keys with only one value."""
-    values = pl.DataFrame({"key": key, "value": raw}).drop_nulls().group_by("key").agg(pl.col("value").n_unique())
-    return float((values["value"] == 1).mean() or 0.0)  # type: ignore[arg-type]
+    if not alone or guess(raw).kind != "text":
+        return None
+    values = pl.DataFrame({"key": core["item_id"], "value": raw}).drop_nulls()
+    distinct = values.group_by("key").agg(pl.col("value").n_unique())["value"]
+    return items if distinct.len() and (distinct == 1).sum() >= _MOSTLY * distinct.len() else None
 
 
 def _depends(raw: pl.Series, key: pl.Series) -> bool:
@@ -240,7 +240,9 @@ def _named(sides: Sequence[_Columns]) -> tuple[list[Feature], dict[Side, pl.Data
             if one.kind == "none":
                 continue
             taken = set(side.ids.columns) | {column.name for column in columns}
-            name = _free_name(clean_name(source), side.side, taken if one.kind == "text" else used | taken)
+            clean, taken = clean_name(source), taken if one.kind == "text" else used | taken
+            names = [clean, f"{side.side}_{clean}", *(f"{clean}_{number}" for number in range(2, 1_000))]
+            name = next(name for name in names if name not in taken)
             columns.append(one.values.alias(name))
             if one.kind != "text":
                 used.add(name)
@@ -249,19 +251,8 @@ def _named(sides: Sequence[_Columns]) -> tuple[list[Feature], dict[Side, pl.Data
     return features, tables
 
 
-def _free_name(name: str, side: Side, used: set[str]) -> str:
-    names = [name, f"{side}_{name}", *(f"{name}_{number}" for number in range(2, 1_000))]
-    return next(one for one in names if one not in used)
-
-
 def _compact(values: pl.Series) -> pl.Series:
     """Write whole numbers without a fraction, so that a text says 24 and not 24.0."""
     if values.dtype == pl.Float64 and bool((values.drop_nulls() == values.drop_nulls().floor()).all()):
         return values.cast(pl.Int64, strict=False) if bool((values.drop_nulls().abs() < 2**53).all()) else values
     return values
-
-
-def _click_rate(core: pl.DataFrame) -> float:
-    weights = core["impressions"] if "impressions" in core.columns else pl.Series([1]).new_from_index(0, core.height)
-    clicks = core["clicks"] if "clicks" in core.columns else core["label"].cast(pl.Int64) * weights
-    return float(clicks.sum()) / max(1.0, float(weights.sum()))

@@ -186,14 +186,18 @@ def _read_csv(path: Path) -> pl.DataFrame:
     separator = ","
     try:
         with _text_of(path) as lines:
-            separator = _separator(lines.readline())
+            header = [lines.readline()]
+            separator = max(_SEPARATORS, key=lambda mark: len(next(csv.reader(header, delimiter=mark), [])))
         with _text_of(path) as lines:
             header = next(csv.reader(lines, delimiter=separator), [])
         if repeated := sorted({name for name in header if header.count(name) > 1}):
             raise UnreadableError(f"these columns occur twice in the header: {', '.join(repeated)}; rename one")
         if not header:
             return pl.DataFrame()
-        frame = _without_blank_end(pl.read_csv(path, infer_schema=False, separator=separator))
+        frame = pl.read_csv(path, infer_schema=False, separator=separator)
+        # Blank lines at the end go; others stay, because row numbers would change.
+        filled = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series().arg_true()
+        frame = frame.head(int(filled[-1]) + 1 if len(filled) else 0)
     except (*_POLARS_ERRORS, csv.Error) as error:
         hint = "cannot be read as CSV (is a quote left open?)"
         raise _csv_fault(path, separator) or UnreadableError(f"{hint}: {error}") from None
@@ -201,17 +205,6 @@ def _read_csv(path: Path) -> pl.DataFrame:
     if frame.height and frame.to_series(-1).null_count() and (fault := _csv_fault(path, separator)):
         raise fault
     return frame
-
-
-def _separator(header: str) -> str:
-    """Return the separator with the most header cells; a comma if none occurs."""
-    return max(_SEPARATORS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
-
-
-def _without_blank_end(frame: pl.DataFrame) -> pl.DataFrame:
-    """Remove blank lines at the end; others stay, because row numbers would change."""
-    filled = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series().arg_true()
-    return frame.head(int(filled[-1]) + 1 if len(filled) else 0)
 
 
 def _csv_fault(path: Path, separator: str) -> UnreadableError | None:
@@ -240,9 +233,11 @@ def _read_json(path: Path) -> pl.DataFrame:
             if path.name.endswith(".json") and (listed := _json_list_of(lines)) is not None:
                 records = listed
             else:
-                for line in lines:
-                    if line.strip():
-                        records.append(_json_object(line, len(records) + 1))
+                for line in filter(str.strip, lines):
+                    try:
+                        records.append(_is_object(json.loads(line), len(records) + 1))
+                    except (ValueError, RecursionError) as error:
+                        raise UnreadableError(f"is not valid JSON: {error}", len(records) + 1) from None
     except OSError as error:
         raise UnreadableError(f"cannot be read: {error.strerror or error}") from None
     names = dict.fromkeys(name for record in records for name in record)
@@ -260,14 +255,6 @@ def _json_list_of(lines: TextIO) -> list[Mapping[str, object]] | None:
     except (ValueError, RecursionError) as error:
         raise UnreadableError(f"is not valid JSON: {error}") from None
     return [_is_object(record, row) for row, record in enumerate(found, 1)]
-
-
-def _json_object(line: str, row: int) -> Mapping[str, object]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UnreadableError(f"is not valid JSON: {error}", row) from None
-    return _is_object(record, row)
 
 
 def _is_object(record: object, row: int) -> Mapping[str, object]:

@@ -21,7 +21,8 @@ def student_texts(dataset: Dataset) -> tuple[dict[str, str], dict[str, str]]:
     users: dict[str, str] = dict(dataset.users.drop_nulls("text").select("user_id", "text").iter_rows())
     liked = _titles(dataset, pl.col("label") == 1, _LIKES)
     ids = dict.fromkeys([*dataset.users["user_id"].to_list(), *liked])
-    texts = {user: _user_text(users.get(user), liked.get(user, [])) for user in ids}
+    likes = {user: f"Liked: {'; '.join(titles)}." for user, titles in liked.items()}
+    texts = {user: " ".join(filter(None, (users.get(user), likes.get(user)))) for user in ids}
     return item_texts, {user: text for user, text in texts.items() if text}
 
 
@@ -57,11 +58,6 @@ def teacher_texts(dataset: Dataset) -> tuple[dict[str, str], dict[str, str]]:
         for user, titles in disliked.items():
             users[user] = " ".join([*([users[user]] if user in users else []), f"Disliked: {'; '.join(titles)}."])
     return items, users
-
-
-def _user_text(text: str | None, titles: list[str]) -> str:
-    likes = f"Liked: {'; '.join(titles)}." if titles else ""
-    return " ".join(part for part in (text, likes) if part)
 
 
 def _titles(dataset: Dataset, which: pl.Expr, most: int) -> dict[str, list[str]]:

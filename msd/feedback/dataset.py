@@ -96,11 +96,12 @@ def _config(old: Dataset, said: Described, conversions: bool) -> DatasetConfig:
     has_title = bool(old.items["title"].is_not_null().any())
     has_text = bool(said.texts) or bool(old.items["text"].is_not_null().any())
     user_text = bool(old.users["text"].is_not_null().any())
+    outcomes = (CONVERSION, CONVERTED_AT) if conversions else ()
     # Given parts of old events cannot apply to new ones.
     split = was.split if was.split.column is None else SplitConfig()
     return was.model_copy(
         update={
-            "events": EventsConfig(file="events.parquet", **_named(conversions)),
+            "events": EventsConfig(file="events.parquet", **{name: name for name in outcomes}),
             "items": ItemsConfig(
                 file="items.parquet", title="title" if has_title else None, text="{text}" if has_text else None
             ),
@@ -111,10 +112,6 @@ def _config(old: Dataset, said: Described, conversions: bool) -> DatasetConfig:
             "features": [one.model_copy(update={"column": None}) for one in was.features],
         }
     )
-
-
-def _named(conversions: bool) -> dict[str, str]:
-    return {name: name for name in (CONVERSION, CONVERTED_AT)} if conversions else {}
 
 
 def _outcomes(config: DatasetConfig, of: pl.DataFrame) -> list[pl.Expr]:
@@ -129,18 +126,13 @@ def _events(config: DatasetConfig, impressions: pl.DataFrame, said: Described) -
     """Return impressions with their contexts. Features that are constant online have that constant."""
     rows = [said.contexts[request_id] for request_id in impressions["request_id"].to_list()]
     columns = [
-        pl.Series(one.name, [row.get(one.name, _constant(one)) for row in rows], _TYPES[one.kind])
+        pl.Series(one.name, [row.get(one.name, _value(one, one.serving_value)) for row in rows], _TYPES[one.kind])
         for one in config.side("context")
     ]
     outcomes = _outcomes(config, impressions)
     return impressions.select(
         "user_id", "item_id", pl.col("at").floor().cast(pl.Int64), "label", *outcomes
     ).with_columns(columns)
-
-
-def _constant(feature: FeatureConfig) -> Any:  # noqa: ANN401
-    value = feature.serving_value
-    return value if value is None or feature.kind == "numeric" else str(value)
 
 
 def _old_events(config: DatasetConfig, old: Dataset, new: pl.DataFrame) -> pl.DataFrame:

@@ -12,7 +12,7 @@ from msd.contract.log import EVENTS, REQUESTS
 from msd.contract.request import ANONYMOUS
 
 REQUEST_COLUMNS = ("request_id", "received_at", "at", "arm", "arm_share", "user_id", "item_ids", "bids", "scores")
-_EVENT_TYPES = {
+EVENT_TYPES = {
     "event_id": pl.String,
     "type": pl.String,
     "user_id": pl.String,
@@ -23,21 +23,12 @@ _EVENT_TYPES = {
 _OPTIONAL = ("request_id",)
 ANONYMOUS_PREFIX = "\0"
 """Followed by the request's ID, it stands for an anonymous user's."""
-_EXPLORE = pl.Struct(
-    {
-        "policy": pl.String,
-        "share": pl.Float64,
-        "seed": pl.String,
-        "explored": pl.Boolean,
-        "first": pl.Int32,
-        "propensity": pl.Float64,
-    }
-)
+_CHOICE = {"policy": pl.String, "share": pl.Float64, "seed": pl.String, "explored": pl.Boolean, "first": pl.Int32}
 _LATER: dict[str, pl.DataType] = {
     "correction": pl.List(pl.Float64),
     "pricing": pl.List(pl.String),
     "is_lean": pl.Boolean(),
-    "explore": _EXPLORE,
+    "explore": pl.Struct({**_CHOICE, "propensity": pl.Float64}),
 }
 """Columns of requests; files of earlier releases lack them."""
 _KINDS = ("impression", "click", "conversion")
@@ -60,27 +51,18 @@ def read_requests(file: Path, more: Sequence[str] = ()) -> pl.DataFrame:
             pl.lit(None, kind).alias(name) for name, kind in _LATER.items() if name in more and name not in columns
         ]
         wanted = [name for name in (*REQUEST_COLUMNS, *more) if name not in _LATER or name in columns]
-        return pl.read_parquet(file, columns=wanted).with_columns(_user_ids(), *later)
+        # Each anonymous request has a user of its own, whose ID no other can have.
+        own = pl.when(pl.col("user_id") == ANONYMOUS).then(pl.lit(ANONYMOUS_PREFIX) + pl.col("request_id"))
+        user_ids = own.otherwise("user_id").alias("user_id")
+        return pl.read_parquet(file, columns=wanted).with_columns(user_ids, *later)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise FeedbackError(f"{file}: is not a file of a request log: {error}") from None
-
-
-def _user_ids() -> pl.Expr:
-    """Give each anonymous request a user of its own, whose ID no other can have."""
-    user = pl.col("user_id")
-    return (
-        pl.when(user == ANONYMOUS)
-        .then(pl.lit(ANONYMOUS_PREFIX) + pl.col("request_id"))
-        .otherwise(user)
-        .alias("user_id")
-    )
 
 
 def read_events(path: Path) -> pl.DataFrame:
     """Read all events of a log's folder, or of one Parquet or JSONL file: event_id, type, user_id, item_id, at (Unix s)
     and request_id, null if there is none. Raises FeedbackError."""
-    frames = [_read_events(file) for file in _files(path, EVENTS)]
-    return pl.concat(frames)
+    return pl.concat([_read_events(file) for file in _files(path, EVENTS)])
 
 
 def _files(path: Path, kind: str) -> list[Path]:
@@ -98,13 +80,13 @@ def _read_events(file: Path) -> pl.DataFrame:
         frame = pl.read_ndjson(file) if file.suffix == ".jsonl" else pl.read_parquet(file)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise FeedbackError(f"{file}: cannot be read as events: {error}") from None
-    for name in _EVENT_TYPES:
+    for name in EVENT_TYPES:
         if name not in frame.columns:
             if name not in _OPTIONAL:
                 raise FeedbackError(f"{file}: has no column {name!r}; its columns are {', '.join(frame.columns)}")
             frame = frame.with_columns(pl.lit(None, pl.String).alias(name))
     try:
-        frame = frame.select(pl.col(name).cast(kind) for name, kind in _EVENT_TYPES.items())
+        frame = frame.select(pl.col(name).cast(kind) for name, kind in EVENT_TYPES.items())
     except pl.exceptions.PolarsError as error:
         raise FeedbackError(f"{file}: a column is of another type than events have: {error}") from None
     _check_events(file, frame)
@@ -112,7 +94,7 @@ def _read_events(file: Path) -> pl.DataFrame:
 
 
 def _check_events(file: Path, frame: pl.DataFrame) -> None:
-    for name in _EVENT_TYPES:
+    for name in EVENT_TYPES:
         if name not in _OPTIONAL and frame[name].null_count():
             raise FeedbackError(f"{file}: {frame[name].null_count()} events have no {name}")
     if not frame["at"].is_finite().all():

@@ -104,9 +104,7 @@ def _by_policy(console: Console, log: Path, joined: Joined, target: Path | None,
     told: dict[str, int] = {}
     requests = _requests(log, ("pricing", "explore", "heads"))
     rows = explored_requests(requests, joined.frame, read_target(target) if target else None, told)
-    for name, count in told.items():
-        if count:
-            console.print(f"  {count} {name.replace('_', ' ')}", highlight=False)
+    _print_counts(console, told)
     supported, values = support(rows), {name: value_of(rows, name, PER[name]) for name in METRICS}
     console.print(policy_table(values))
     console.print(support_text(supported, len(rows.users)), highlight=False)
@@ -168,13 +166,14 @@ def _tell(console: Console, told: Mapping[str, int]) -> None:
         console.print(
             f"{told['joined_conversions']} of {told['conversions']} conversions joined to clicks", highlight=False
         )
-    rest = {
-        name: count
-        for name, count in told.items()
-        if count and name not in (*joined, "events", "impressions", "clicks", "requests")
-    }
-    for name, count in rest.items():
-        console.print(f"  {count} {name.replace('_', ' ')}", highlight=False)
+    printed = (*joined, "events", "impressions", "clicks", "requests")
+    _print_counts(console, {name: count for name, count in told.items() if name not in printed})
+
+
+def _print_counts(console: Console, counts: Mapping[str, int]) -> None:
+    for name, count in counts.items():
+        if count:
+            console.print(f"  {count} {name.replace('_', ' ')}", highlight=False)
 
 
 def _shares(given: str | None) -> dict[str, float] | None:

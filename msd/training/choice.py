@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import polars as pl
+from rich.table import Table
 
 from msd.dataset.aggregate import impressions_of
 from msd.dataset.load import Dataset
@@ -116,6 +117,16 @@ def choose_network(
     choice = halves.choose(scores)
     kept = next(variant for variant in variants if variant.name == choice.kept)
     return kept, ChoiceRecord(networks=choice, seconds=seconds)
+
+
+def table_of(choice: ChoiceRecord) -> Table:
+    """Return the networks tried: AUC with live counts (mean of both halves of valid users) and gain over the whole."""
+    table = Table("network", "valid AUC", "gain (95 % over users)", "seconds", box=None)
+    for name, one in choice.networks.tried.items():
+        ends = " ({:+.4f}, {:+.4f})".format(*one.ci95) if one.ci95 else ""
+        gain = "–" if name == choice.networks.whole else f"{one.gain:+.4f}{ends}"
+        table.add_row(name, f"{one.auc:.4f}", gain, f"{choice.seconds[name]:.0f}")
+    return table
 
 
 def choose_tuning(

@@ -18,6 +18,8 @@ from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.step import STEP_FILE, is_done, mark_done, read_record
+from msd.student.encoder import load_student
+from msd.student.record import StudentError
 from msd.student.vectors import StudentVectors, load_vectors
 from msd.training.crossfit import CrossfitChoice
 from msd.training.parallel import ALONE, Team
@@ -25,7 +27,7 @@ from msd.training.train import EpochReport, Progress, TrainConfig, train_ranker
 
 FORMAT = 6
 WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "ranker.json"
-STUDENT_FOLDER = "student"
+STUDENT_FOLDER, WORK = "student", ".work"
 _CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -98,6 +100,17 @@ class RankerRecord(BaseModel):
         """Return whether it was trained on this dataset and, if it had a student, with this one."""
         return self.dataset == dataset and self.student in (None, student)
 
+    def say(self) -> str:
+        """Return the choice, the valid AUC, and the gain of tuning in words."""
+        best = max(self.curve, key=lambda point: point.valid_auc)
+        told = f"{self.choice.say()}; " if self.choice else ""
+        told += f"valid AUC {best.valid_auc:.4f} after epoch {best.epoch} of {len(self.curve)}"
+        if not (tuning := self.tuning):
+            return told
+        if not tuning.student:
+            return f"{told}; tuning the student gave {tuning.curve[-1].valid_auc:.4f}, so it stays as it was distilled"
+        return f"{told}, {tuning.valid_auc:.4f} with the student tuned"
+
 
 def save_ranker(folder: Path, model: TrainedRanker, record: RankerRecord) -> None:
     """Write the weights, then the record, which makes the folder a model."""
@@ -145,6 +158,32 @@ def _load_record(folder: Path) -> RankerRecord:
         "train again",
         ModelFolderError,
     )
+
+
+def check_model_folder(out: Path, student: Path | None) -> None:
+    """Raise ModelFolderError if the folder holds anything but a model: training clears it."""
+    if out.is_file():
+        raise ModelFolderError(f"{out} is a file; name a folder for the model")
+    if student and (out / STUDENT_FOLDER).resolve() == student.resolve():
+        raise ModelFolderError(
+            f"{student} is where {out} keeps a student of its own; name another folder for the model"
+        )
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in (RECORD_FILE, WORK)):
+        raise ModelFolderError(f"{out} holds other things than a model; name an empty or a new folder")
+
+
+def holds_model(out: Path, run: str) -> bool:
+    """Return whether the folder holds this run's model, undamaged."""
+    if not is_done(out, run):
+        return False
+    try:
+        _, record = load_ranker(out)
+        if record.own_student:
+            own = out / STUDENT_FOLDER
+            return {load_student(own).record.fingerprint, load_vectors(own).student} == {record.own_student}
+    except (ModelFolderError, StudentError):
+        return False
+    return True
 
 
 class TrainedNetwork(NamedTuple):

@@ -15,7 +15,6 @@ import polars as pl
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from msd.dataset.conversions import say_conversions
 from msd.dataset.load import Dataset, load_dataset
@@ -25,9 +24,8 @@ from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, tokens_of, trai
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
-from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
+from msd.step import STEP_FILE, fingerprint_of, mark_done
 from msd.student.encoder import Student, load_student
-from msd.student.record import StudentError
 from msd.student.vectors import StudentVectors, load_vectors, no_vectors
 from msd.training.choice import (
     SIMPLER,
@@ -38,6 +36,7 @@ from msd.training.choice import (
     Variant,
     choose_network,
     choose_tuning,
+    table_of,
     valid_halves,
     variants_of,
 )
@@ -45,13 +44,13 @@ from msd.training.crossfit import CrossfitError, UserHalves
 from msd.training.finetune import Texts, TuneConfig, finetune_ranker, require_texts, save_own_student
 from msd.training.folder import (
     FORMAT,
-    RECORD_FILE,
     STUDENT_FOLDER,
-    ChoiceRecord,
+    WORK,
     ModelFolderError,
     RankerRecord,
     TuningRecord,
-    load_ranker,
+    check_model_folder,
+    holds_model,
     save_ranker,
 )
 from msd.training.lean import LEAN_FOLDER
@@ -60,7 +59,6 @@ from msd.training.train import Progress as Hear
 from msd.training.train import TrainConfig
 
 app = typer.Typer(add_completion=False)
-_WORK = ".work"
 
 
 class NetworkName(StrEnum):
@@ -134,7 +132,7 @@ def train(
         options = (semantics, model_config.model_dump(), asdict(config), asdict(tuning) if tuning else None)
         form = "choose" if choose else without
         run = fingerprint_of(FORMAT, data.fingerprint, vectors.student, *options, *([form] if form else []))
-        if team.mean(_is_whole(out, run)) == 1.0:
+        if team.mean(holds_model(out, run)) == 1.0:
             console.print(f"{out}: done before, nothing to do", highlight=False)
             return
         if network == NetworkName.MSD:
@@ -146,15 +144,15 @@ def train(
             (out / STEP_FILE).unlink(missing_ok=True)
             for name in (STUDENT_FOLDER, LEAN_FOLDER):
                 shutil.rmtree(out / name, ignore_errors=True)
-        networks = Training(data, vectors, model_config, config, out / _WORK, team)
+        networks = Training(data, vectors, model_config, config, out / WORK, team)
         job = _Job(networks, out, run, console, pupil, halves)
         only = next((variant for variant in SIMPLER if variant.name == f"without_{without}"), WHOLE)
         model, record = job.make(variants_of(vectors) if choose else (only if semantics else WITHOUT_SEMANTICS,))
         if team.leads:
             save_ranker(out, model.cpu(), record)
-            shutil.rmtree(out / _WORK)
+            shutil.rmtree(out / WORK)
             mark_done(out, run, time.perf_counter() - start)
-        console.print(f"{out}: {_told(record)}", highlight=False)
+        console.print(f"{out}: {record.say()}", highlight=False)
 
 
 def _halves(data: Dataset, reason: str | None, team: Team) -> UserHalves:
@@ -208,22 +206,10 @@ def _student_and_out(folders: list[Path], semantics: bool) -> tuple[Path | None,
     """Return the student's folder, if given, and the model's. Raises typer.BadParameter."""
     if len(folders) == 2 or (len(folders) == 1 and not semantics):
         student, out = folders[0] if len(folders) == 2 else None, folders[-1]
-        _check_out(out, student)
+        check_model_folder(out, student)
         return student, out
     expected = "expected 3 folders, DATASET STUDENT OUT, or with --no-semantics 2, DATASET OUT"
     raise typer.BadParameter(f"{expected}; got {len(folders) + 1}")
-
-
-def _check_out(out: Path, student: Path | None) -> None:
-    """Raise ModelFolderError if the folder holds anything but a model: training clears it."""
-    if out.is_file():
-        raise ModelFolderError(f"{out} is a file; name a folder for the model")
-    if student and (out / STUDENT_FOLDER).resolve() == student.resolve():
-        raise ModelFolderError(
-            f"{student} is where {out} keeps a student of its own; name another folder for the model"
-        )
-    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in (RECORD_FILE, _WORK)):
-        raise ModelFolderError(f"{out} holds other things than a model; name an empty or a new folder")
 
 
 @dataclass(frozen=True)
@@ -245,7 +231,7 @@ class _Job:
         variant, choice = variants[0], None
         if self.halves:
             variant, choice = choose_network(networks, variants, self.halves, show)
-            self.console.print(_table(choice))
+            self.console.print(table_of(choice))
         trained, features = networks.train(variant, show("train"))
         record = trained.record.model_copy(update={"choice": choice})
         if self.pupil and variant.semantics:
@@ -312,38 +298,3 @@ def training_bar(console: Console, name: str, steps: int | None) -> Iterator[Hea
             bars.tasks[0].finished_time = None
 
         yield hear
-
-
-def _table(choice: ChoiceRecord) -> Table:
-    """Return the networks tried: AUC with live counts (mean of both halves of valid users) and gain over the whole."""
-    table = Table("network", "valid AUC", "gain (95 % over users)", "seconds", box=None)
-    for name, one in choice.networks.tried.items():
-        ends = " ({:+.4f}, {:+.4f})".format(*one.ci95) if one.ci95 else ""
-        gain = "–" if name == choice.networks.whole else f"{one.gain:+.4f}{ends}"
-        table.add_row(name, f"{one.auc:.4f}", gain, f"{choice.seconds[name]:.0f}")
-    return table
-
-
-def _told(record: RankerRecord) -> str:
-    best = max(record.curve, key=lambda point: point.valid_auc)
-    told = f"{record.choice.say()}; " if record.choice else ""
-    told += f"valid AUC {best.valid_auc:.4f} after epoch {best.epoch} of {len(record.curve)}"
-    if not (tuning := record.tuning):
-        return told
-    if not tuning.student:
-        return f"{told}; tuning the student gave {tuning.curve[-1].valid_auc:.4f}, so it stays as it was distilled"
-    return f"{told}, {tuning.valid_auc:.4f} with the student tuned"
-
-
-def _is_whole(out: Path, run: str) -> bool:
-    """Return whether the folder holds this run's model, undamaged."""
-    if not is_done(out, run):
-        return False
-    try:
-        _, record = load_ranker(out)
-        if record.own_student:
-            own = out / STUDENT_FOLDER
-            return {load_student(own).record.fingerprint, load_vectors(own).student} == {record.own_student}
-    except (ModelFolderError, StudentError):
-        return False
-    return True

@@ -46,6 +46,7 @@ def write(frame: pl.DataFrame, path: Path) -> Path:
 
 def make(folder: Path, frame: pl.DataFrame, ending: str = ".csv", **options: str) -> Dataset:
     """A dataset of one log, made, checked and loaded."""
+    folder.mkdir(exist_ok=True)
     chosen: dict[RoleName, str] = {role: options[role] for role in options}  # type: ignore[misc]
     _, report = init_dataset(SourceFiles(write(frame, folder / f"log{ending}")), folder / "out", chosen)
     assert report.problems == ()

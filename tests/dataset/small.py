@@ -16,27 +16,15 @@ text = "{title}, {tags}"
 [users]
 file = "users.csv"
 text = "from {city}"
-
-[[features]]
-name = "tags"
-side = "item"
-kind = "bag"
-
-[[features]]
-name = "price"
-side = "item"
-kind = "numeric"
-
-[[features]]
-name = "city"
-side = "user"
-kind = "categorical"
-
-[[features]]
-name = "device"
-side = "context"
-kind = "categorical"
 """
+
+
+def feature(name: str, side: str, kind: str) -> str:
+    return f'\n[[features]]\nname = "{name}"\nside = "{side}"\nkind = "{kind}"\n'
+
+
+CONFIG += feature("tags", "item", "bag") + feature("price", "item", "numeric")
+CONFIG += feature("city", "user", "categorical") + feature("device", "context", "categorical")
 ITEMS = "item_id,title,tags,price\n1,Tent,camping|outdoor,99.5\n2,Boots,outdoor,\n10,Mystery,,7\n"
 USERS = "user_id,city\n" + "".join(f"u{user},York\n" for user in range(1, 6))
 EVENTS = "user_id,item_id,at,label,device\n" + "".join(

@@ -1,6 +1,7 @@
 """Datasets that are wrong: each fault is told with its file, row, column and value."""
 
 import json
+import re
 from pathlib import Path
 
 import polars as pl
@@ -19,56 +20,46 @@ def fault(folder: Path) -> DatasetError:
     return error.value
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("label", "2", "events.csv, row 3, label: '2' should be 0 (no click) or 1 (click)"),
-        ("label", "yes", "events.csv, row 3, label: 'yes' is not a number"),
-        ("label", "nan", "events.csv, row 3, label: 'nan' should be 0 (no click) or 1 (click)"),
-        ("label", "", "events.csv, row 3, label: the value is missing"),
-        ("user_id", "", "events.csv, row 3, user_id: the value is missing"),
-        ("item_id", LONG, "… exceeds the maximum of 256 bytes for an id"),
-        ("item_id", "a\0b", "events.csv, row 3, item_id: 'a\\x00b' holds a NUL character"),
-        ("at", "noon", "events.csv, row 3, at: 'noon' is neither unix seconds nor an ISO 8601 time"),
-        ("at", "", "events.csv, row 3, at: the value is missing"),
-        ("at", "-5", "events.csv, row 3, at: '-5' is not a time between 1970 and 2242 in unix seconds"),
-        ("at", "1700000000000", "events.csv, row 3, at: '1700000000000' is not a time between 1970 and 2242"),
-        ("at", "nan", "events.csv, row 3, at: 'nan' is not a time between"),
-        ("at", "9999-99-99", "events.csv, row 3, at: '9999-99-99' is neither"),
-        ("device", LONG, "exceeds the maximum of 256 characters for a category"),
-    ],
-)
-def test_rejects_wrong_cell_of_events(tmp_path: Path, column: str, value: str, message: str) -> None:
-    error = fault(write_small(tmp_path, events=spoil(EVENTS, 3, column, value)))
-    assert len(error.problems) == 1
-    assert message in str(error)
-    assert (error.problems[0].file, error.problems[0].row, error.problems[0].column) == ("events.csv", 3, column)
+TEXTS = {"events": EVENTS, "items": ITEMS, "users": USERS}
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "message"),
+    ("name", "row", "column", "value", "message"),
     [
-        ("price", "cheap", "items.csv, row 2, price: 'cheap' is not a number"),
-        ("price", "inf", "items.csv, row 2, price: 'inf' is not a finite number; leave the cell empty"),
-        ("price", "1e999", "items.csv, row 2, price: '1e999' is not a finite number"),
-        ("item_id", "1", "items.csv, row 2, item_id: '1' repeats the id of an earlier row"),
-        ("tags", LONG, "holds a value that exceeds the maximum of 256 characters for a category"),
+        ("events", 3, "label", "2", "label: '2' should be 0 (no click) or 1 (click)"),
+        ("events", 3, "label", "yes", "label: 'yes' is not a number"),
+        ("events", 3, "label", "nan", "label: 'nan' should be 0 (no click) or 1 (click)"),
+        ("events", 3, "label", "", "label: the value is missing"),
+        ("events", 3, "user_id", "", "user_id: the value is missing"),
+        ("events", 3, "item_id", LONG, "… exceeds the maximum of 256 bytes for an id"),
+        ("events", 3, "item_id", "a\0b", "item_id: 'a\\x00b' holds a NUL character"),
+        ("events", 3, "at", "noon", "at: 'noon' is neither unix seconds nor an ISO 8601 time"),
+        ("events", 3, "at", "", "at: the value is missing"),
+        ("events", 3, "at", "-5", "at: '-5' is not a time between 1970 and 2242 in unix seconds"),
+        ("events", 3, "at", "1700000000000", "at: '1700000000000' is not a time between 1970 and 2242"),
+        ("events", 3, "at", "nan", "at: 'nan' is not a time between"),
+        ("events", 3, "at", "9999-99-99", "at: '9999-99-99' is neither"),
+        ("events", 3, "device", LONG, "exceeds the maximum of 256 characters for a category"),
+        ("items", 2, "price", "cheap", "price: 'cheap' is not a number"),
+        ("items", 2, "price", "inf", "price: 'inf' is not a finite number; leave the cell empty"),
+        ("items", 2, "price", "1e999", "price: '1e999' is not a finite number"),
+        ("items", 2, "item_id", "1", "item_id: '1' repeats the id of an earlier row"),
+        ("items", 2, "tags", LONG, "holds a value that exceeds the maximum of 256 characters for a category"),
+        ("users", 4, "user_id", "u2", "user_id: 'u2' repeats the id of an earlier row"),
     ],
 )
-def test_rejects_wrong_cell_of_items(tmp_path: Path, column: str, value: str, message: str) -> None:
-    error = fault(write_small(tmp_path, items=spoil(ITEMS, 2, column, value)))
-    assert len(error.problems) == 1
+def test_rejects_wrong_cell(tmp_path: Path, name: str, row: int, column: str, value: str, message: str) -> None:
+    error = fault(write_small(tmp_path, **{name: spoil(TEXTS[name], row, column, value)}))
+    (problem,) = error.problems
     assert message in str(error)
+    assert f"{name}.csv, row {row}, {column}: " in str(error)
+    assert (problem.file, problem.row, problem.column) == (f"{name}.csv", row, column)
 
 
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        (
-            "events",
-            EVENTS.replace("label", "clicked"),
-            "events.csv, label: is missing; the file has the columns user_id",
-        ),
+        ("events", EVENTS.replace("label", "clicked"), "label: is missing; the file has the columns user_id"),
         ("events", EVENTS.replace("device", "phone"), "events.csv, device: is missing"),
         ("items", ITEMS.replace("title", "name"), "items.csv, title: is missing"),
         ("items", ITEMS.replace("item_id", "id"), "items.csv, item_id: is missing"),
@@ -80,11 +71,7 @@ def test_rejects_wrong_cell_of_items(tmp_path: Path, column: str, value: str, me
         ("items", ITEMS + "11,Rope,outdoor,5,6,7\n", "items.csv, row 4: has 6 cells where the header has 4"),
         ("items", ITEMS + "11,Rop", "items.csv, row 4: has 2 cells where the header has 4"),
         ("items", ITEMS + '11,"Rope,outdoor,5\n', "items.csv, row 4: "),
-        (
-            "items",
-            ITEMS.replace("\n1", "\na1").replace("\n2", "\na2"),
-            "items.csv, item_id: no event has an id of this table, which holds a1",
-        ),
+        ("items", re.sub("\n(?=[12])", "\na", ITEMS), "item_id: no event has an id of this table, which holds a1"),
         ("users", USERS.replace("u", "v"), "users.csv, user_id: is missing"),
         ("users", USERS.replace("\nu", "\nv"), "which holds v1, v2, v3 where events hold u1, u2, u3"),
         ("config", CONFIG.replace("{city}", "{town}"), "users.text: names {town}, which is no column of users.csv"),
@@ -129,10 +116,7 @@ ITEM = {"item_id": "1", "title": "Tent", "tags": ["a"], "price": 1.5}
         (json.dumps(ITEM | {"item_id": ""}), "items.jsonl, row 2, item_id: '' is an empty id"),
         (json.dumps(ITEM | {"item_id": None}), "items.jsonl, row 2, item_id: the value is missing"),
         (json.dumps(ITEM | {"item_id": "2", "tags": ["a", None]}), "row 2, tags: ['a', None] holds a missing value"),
-        (
-            json.dumps(ITEM | {"item_id": "2", "tags": ["a", ["b"]]}),
-            'row 2: tags is ["a", ["b"]], where the list may hold',
-        ),
+        (json.dumps(ITEM | {"item_id": "2", "tags": [["b"]]}), 'row 2: tags is [["b"]], where the list may hold'),
         (json.dumps(ITEM | {"item_id": "2", "tags": [True]}), "row 2: tags is [true], where the list may hold"),
         (json.dumps(ITEM | {"item_id": "2", "title": "\ud800"}), "row 2: title is not a value that a column can hold"),
     ],
@@ -189,8 +173,3 @@ def test_all_problems_are_reported_and_grouped(tmp_path: Path) -> None:
     assert lines[2] == "  items.csv, row 1, price: 'x' is not a number"
     assert lines[3].endswith("--json` lists them all")
     assert len(lines) == 4
-
-
-def test_rejects_repeated_user(tmp_path: Path) -> None:
-    error = fault(write_small(tmp_path, users=spoil(USERS, 4, "user_id", "u2")))
-    assert "users.csv, row 4, user_id: 'u2' repeats the id of an earlier row" in str(error)

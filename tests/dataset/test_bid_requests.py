@@ -13,7 +13,7 @@ from msd.dataset.config import load_config
 from msd.dataset.load import load_dataset
 from msd.dataset.problem import DatasetError
 from tests.contract.bid_requests import bid_request, tcf
-from tests.dataset.small import ITEMS, USERS
+from tests.dataset.small import ITEMS, USERS, feature
 
 CONFIG = """format = 1
 name = "bids"
@@ -33,32 +33,9 @@ device = "device.devicetype"
 cat = "site.cat"
 pos = "imp.banner.pos"
 born = "user.yob"
-
-[[features]]
-name = "device"
-side = "context"
-kind = "categorical"
-
-[[features]]
-name = "cat"
-side = "context"
-kind = "bag"
-
-[[features]]
-name = "pos"
-side = "context"
-kind = "categorical"
-
-[[features]]
-name = "born"
-side = "context"
-kind = "numeric"
-
-[[features]]
-name = "slot"
-side = "context"
-kind = "categorical"
 """
+KINDS = {"device": "categorical", "cat": "bag", "pos": "categorical", "born": "numeric", "slot": "categorical"}
+CONFIG += "".join(feature(name, "context", kind) for name, kind in KINDS.items())
 
 
 def write(folder: Path, requests: list[Any], config: str = CONFIG, imps: list[Any] | None = None) -> Path:
@@ -108,12 +85,8 @@ def test_bid_requests_are_read_like_a_service(tmp_path: Path) -> None:
 
 
 def test_anonymous_events_are_counted(tmp_path: Path) -> None:
-    requests = [
-        bid_request(),
-        bid_request(regs={"coppa": 1}),
-        bid_request(device={"lmt": 1}),
-        bid_request(user={}),
-    ]
+    anonymous: list[dict[str, Any]] = [{"regs": {"coppa": 1}}, {"device": {"lmt": 1}}, {"user": {}}]
+    requests = [bid_request(), *(bid_request(**change) for change in anonymous)]
     report = check_dataset(write(tmp_path, requests))
 
     assert not report.problems

@@ -8,13 +8,13 @@ from typer.testing import CliRunner
 
 from msd.dataset.check import check_dataset
 from msd.dataset.command import app
-from tests.dataset.small import CONFIG, EVENTS, ITEMS, USERS, spoil, write_small
+from tests.dataset.small import CONFIG, EVENTS, ITEMS, USERS, feature, spoil, write_small
 from tests.dataset.tiny import write_tiny_dataset
 
 
 def test_valid_dataset_has_counts_and_no_problems(tmp_path: Path) -> None:
     report = check_dataset(write_tiny_dataset(tmp_path))
-    assert report.problems == ()
+    assert (report.problems, report.notes) == ((), ())
     counts = report.counts
     assert (counts["events"], counts["items"], counts["users"], counts["users_with_events"]) == (3000, 80, 60, 60)
     assert counts["items_without_text"] == 1
@@ -31,12 +31,9 @@ def test_unknown_repeated_and_cold_ids_are_counted(tmp_path: Path) -> None:
     events = EVENTS + f"{last}\nu1,77,1700000099,1,\nu9,1,1700000099,0,\n"
     report = check_dataset(write_small(tmp_path, events=events, items=ITEMS, users=USERS))
     assert report.problems == ()
-    assert report.counts["events_of_unknown_items"] == 1
-    assert report.counts["events_of_unknown_users"] == 1
-    assert report.counts["repeated_events"] == 1
-    assert report.counts["test_events_of_cold_items"] == 1
-    assert report.counts["test_events_of_cold_users"] == 1
-    assert report.counts["missing_device"] == 2
+    cold = {"test_events_of_cold_items": 1, "test_events_of_cold_users": 1}
+    unknown = {"events_of_unknown_items": 1, "events_of_unknown_users": 1}
+    assert report.counts.items() >= {**cold, **unknown, "repeated_events": 1, "missing_device": 2}.items()
 
 
 def test_empty_part_is_a_problem(tmp_path: Path) -> None:
@@ -52,29 +49,14 @@ def run(*arguments: str | Path) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_check_command_lists_problems_and_fails(tmp_path: Path) -> None:
-    items = spoil(ITEMS, 1, "price", "[red]5[/red]")
-    code, output = run("check", write_small(tmp_path, items=items, events=spoil(EVENTS, 7, "at", "noon")))
-    assert code == 1
-    assert "2 problems" in output
-    assert "[red]5[/red]" in output
-    assert "noon" in output
-
-
 def test_check_command_prints_json(tmp_path: Path) -> None:
     folder = write_small(tmp_path, events=spoil(EVENTS, 7, "at", "noon"))
     code, output = run("check", folder, "--json")
     assert code == 1
     report = json.loads(output)
     assert report["ok"] is False
-    assert report["problems"] == [
-        {
-            "file": "events.csv",
-            "row": 7,
-            "column": "at",
-            "message": "'noon' is neither unix seconds nor an ISO 8601 time",
-        }
-    ]
+    message = "'noon' is neither unix seconds nor an ISO 8601 time"
+    assert report["problems"] == [{"file": "events.csv", "row": 7, "column": "at", "message": message}]
     assert report["counts"]["items"] == 3
     assert json.loads(run("check", write_small(folder), "--json")[1])["ok"] is True
 
@@ -87,18 +69,20 @@ def test_rejects_folder_without_valid_configuration(tmp_path: Path, text: str) -
     assert "format" in output
 
 
-def test_rows_with_the_same_fault_are_one_line(tmp_path: Path) -> None:
+def test_check_command_groups_rows_with_the_same_fault(tmp_path: Path) -> None:
     events = "user_id,item_id,at,label,device\n" + "u1,1,5,7,ios\n" * 1200
-    code, output = run("check", write_small(tmp_path, events=events))
+    items = spoil(ITEMS, 1, "price", "[red]5[/red]")
+    code, output = run("check", write_small(tmp_path, events=events, items=items))
     assert code == 1
-    assert "1200 problems" in output
+    assert "1201 problems" in output
+    assert "[red]5[/red]" in output
     assert output.count("should be 0 (no click) or 1 (click)") == 1
     assert "(and so in 1,199 more rows)" in output
-    assert len(json.loads(run("check", tmp_path, "--json")[1])["problems"]) == 1200
+    assert len(json.loads(run("check", tmp_path, "--json")[1])["problems"]) == 1201
 
 
 NO_USERS = CONFIG.replace('[users]\nfile = "users.csv"\ntext = "from {city}"\n', "").replace(
-    '[[features]]\nname = "city"\nside = "user"\nkind = "categorical"\n', ""
+    feature("city", "user", "categorical"), ""
 )
 
 
@@ -109,18 +93,11 @@ def notes(folder: Path, config: str = CONFIG, events: str = EVENTS) -> str:
     return "\n".join(report.notes)
 
 
-def test_complete_dataset_has_no_notes(tmp_path: Path) -> None:
-    assert check_dataset(write_tiny_dataset(tmp_path)).notes == ()
-
-
 @pytest.mark.parametrize(("template", "count"), [('text = "{title}, {tags}"\n', "3 items have"), ("", "0 items have")])
 def test_too_few_texts_are_noted(tmp_path: Path, template: str, count: str) -> None:
     found = notes(tmp_path, CONFIG.replace('text = "{title}, {tags}"\n', template))
     assert f"{count} a text, but the student needs 10, so `msd distill` will fail" in found
-    assert (
-        "Train without it: `msd train DATASET OUT --no-semantics`. Or add columns to items.csv that describe an item"
-        in found
-    )
+    assert "`msd train DATASET OUT --no-semantics`. Or add columns to items.csv that describe an item" in found
 
 
 def test_users_without_a_table_are_noted(tmp_path: Path) -> None:

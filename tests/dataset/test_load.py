@@ -14,20 +14,10 @@ from tests.dataset.small import CONFIG, ITEMS, write_small
 
 def test_tables_are_canonical(tmp_path: Path) -> None:
     dataset = load_dataset(write_small(tmp_path))
-    assert dict(dataset.events.schema) == {
-        "user_id": pl.String,
-        "item_id": pl.String,
-        "at": pl.Int64,
-        "label": pl.Int8,
-        "device": pl.String,
-    }
-    assert dict(dataset.items.schema) == {
-        "item_id": pl.String,
-        "title": pl.String,
-        "text": pl.String,
-        "tags": pl.List(pl.String),
-        "price": pl.Float64,
-    }
+    core = {"user_id": pl.String, "item_id": pl.String, "at": pl.Int64, "label": pl.Int8}
+    assert dict(dataset.events.schema) == {**core, "device": pl.String}
+    texts = {"item_id": pl.String, "title": pl.String, "text": pl.String}
+    assert dict(dataset.items.schema) == {**texts, "tags": pl.List(pl.String), "price": pl.Float64}
     assert dataset.items.rows() == [
         ("1", "Tent", "Tent, camping, outdoor", ["camping", "outdoor"], 99.5),
         ("2", "Boots", "Boots, outdoor", ["outdoor"], None),
@@ -69,9 +59,8 @@ def test_file_formats_give_equal_datasets(tmp_path: Path, ending: str) -> None:
     for name in ("events", "items", "users"):
         rewrite(folder, name, ending)
     other = load_dataset(folder)
-    assert_frame_equal(from_csv.events, other.events)
-    assert_frame_equal(from_csv.items, other.items)
-    assert_frame_equal(from_csv.users, other.users)
+    for name in ("events", "items", "users"):
+        assert_frame_equal(getattr(from_csv, name), getattr(other, name))
 
 
 MOMENT = int(datetime(2024, 5, 1, 12, 30, tzinfo=UTC).timestamp())
@@ -82,14 +71,11 @@ MOMENT = int(datetime(2024, 5, 1, 12, 30, tzinfo=UTC).timestamp())
     [str(MOMENT), f"{MOMENT}.75", "2024-05-01T12:30:00Z", "2024-05-01 12:30:00", "2024-05-01T14:30:00+02:00"],
 )
 def test_times_in_text(tmp_path: Path, written: str) -> None:
-    assert first_time(tmp_path, f"user_id,item_id,at,label,device\nu1,1,{written},1,ios\n") == MOMENT
-
-
-def first_time(folder: Path, events: str) -> int:
-    dataset, problems = inspect_dataset(write_small(folder, events=events))
+    folder = write_small(tmp_path, events=f"user_id,item_id,at,label,device\nu1,1,{written},1,ios\n")
+    dataset, problems = inspect_dataset(folder)
     assert not problems
     assert dataset is not None
-    return int(dataset.events["at"][0])
+    assert dataset.events["at"][0] == MOMENT
 
 
 @pytest.mark.parametrize(
@@ -124,10 +110,8 @@ def test_dataset_without_users_has_an_empty_table(tmp_path: Path) -> None:
 def test_bags_are_split_at_the_separator(tmp_path: Path) -> None:
     config = CONFIG.replace('kind = "bag"', 'kind = "bag"\nseparator = ";"')
     items = ITEMS.replace("camping|outdoor", "camping; outdoor;;")
-    assert load_dataset(write_small(tmp_path, config=config, items=items)).items["tags"][0].to_list() == [
-        "camping",
-        "outdoor",
-    ]
+    tags = load_dataset(write_small(tmp_path, config=config, items=items)).items["tags"]
+    assert tags[0].to_list() == ["camping", "outdoor"]
 
 
 def test_text_without_values_is_missing(tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ def test_row_becomes_an_event_without_and_one_with_clicks(tmp_path: Path) -> Non
     assert count_clicks(events) == (5 * 39, 5 * sum(time % 3 for time in range(10)))
     fourth = events.filter((pl.col("user_id") == "u2") & (pl.col("at") == 1_700_000_005))
     assert fourth.select("label", "impressions", "device").rows() == [(0, 3.0, "ios"), (1, 2.0, "ios")]
+    # A row without impressions is no event.
+    events = load(tmp_path, events=spoil(ROWS, 1, "shown", "0")).events
+    assert count_clicks(events.filter(pl.col("at") == 1_700_000_000)) == (4 * 3, 0)
 
 
 def test_impressions_of_a_row_share_a_part(tmp_path: Path) -> None:
@@ -100,10 +103,7 @@ def test_rejects_wrong_count(tmp_path: Path, column: str, value: str, message: s
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (
-            COUNTED.replace("clicks =", 'label = "device"\nclicks ='),
-            "label and clicks both say what was clicked; name one of them",
-        ),
+        (COUNTED.replace("clicks =", 'label = "device"\nclicks ='), "label and clicks both say what was clicked"),
         (COUNTED.replace('impressions = "shown"\n', ""), "name the column of impressions as well"),
         (COUNTED.replace("shown", "views"), "events.csv, views: is missing; the file has the columns user_id"),
         (REPEATED, "events.csv, label: is missing; the file has the columns user_id"),
@@ -134,11 +134,8 @@ def test_conversions_and_their_times_are_columns(tmp_path: Path) -> None:
     report = check_dataset(tmp_path)
     assert (report.counts["conversions"], report.counts["conversion_rate"]) == (15, 0.6)
     assert any("delayed feedback: of 15 conversions" in note for note in report.notes)
-
-
-def test_dataset_without_conversions_has_no_column(tmp_path: Path) -> None:
+    # Not without the key.
     folder = write_small(tmp_path, config=CONFIG, events=CONVERTED_ROWS)
-
     assert "conversion" not in load_dataset(folder).events.columns
     assert "conversions" not in check_dataset(folder).counts
 
@@ -197,16 +194,6 @@ def test_missing_conversions_are_estimated_from_settled_clicks() -> None:
     assert found.later["1 d"] == pytest.approx(np.exp(-0.5), abs=0.05)
     assert "still convert" in say_delays(events)[0]
     assert "too short to tell" in say_delays(_log(3, np.random.default_rng(2))[0])[0]
-
-
-def test_few_conversions_are_noted() -> None:
-    events, _ = _log(30, np.random.default_rng(2))
     place = pl.Series(range(events.height))
-
     assert "few" in say_conversions(events, place < 50)[0]
     assert "few" not in say_conversions(events, place >= 50)[0]
-
-
-def test_row_without_impressions_is_no_event(tmp_path: Path) -> None:
-    events = load(tmp_path, events=spoil(ROWS, 1, "shown", "0")).events
-    assert count_clicks(events.filter(pl.col("at") == 1_700_000_000)) == (4 * 3, 0)

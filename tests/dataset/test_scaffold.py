@@ -21,14 +21,8 @@ from tests.dataset.logs import START, log, make, write
 def test_log_of_any_format_becomes_a_dataset(tmp_path: Path, ending: str) -> None:
     dataset = make(tmp_path, log(), ending)
     assert dataset.events.height == 240
-    assert dataset.events.row(0, named=True) == {
-        "user_id": "v0",
-        "item_id": "0",
-        "at": START,
-        "label": 1,
-        "device": "ios",
-        "pos": "1",
-    }
+    first = {"user_id": "v0", "item_id": "0", "at": START, "label": 1, "device": "ios", "pos": "1"}
+    assert dataset.events.row(0, named=True) == first
     features = {one.name: (one.side, one.kind) for one in dataset.config.features}
     assert features == {
         "price": ("item", "numeric"),
@@ -38,9 +32,9 @@ def test_log_of_any_format_becomes_a_dataset(tmp_path: Path, ending: str) -> Non
         "pos": ("context", "categorical"),
     }
     assert dataset.config.items.text == "{headline}. Tags: {tags}."
-    first = dataset.items.filter(pl.col("item_id") == "1").row(0, named=True)
-    assert first["text"] == "Offer number 1 of the day. Tags: new, sale."
-    assert (first["title"], first["price"], first["tags"]) == ("Offer number 1 of the day", 4.75, ["new", "sale"])
+    item = dataset.items.filter(pl.col("item_id") == "1").row(0, named=True)
+    assert item["text"] == "Offer number 1 of the day. Tags: new, sale."
+    assert (item["title"], item["price"], item["tags"]) == ("Offer number 1 of the day", 4.75, ["new", "sale"])
     assert dataset.users.filter(pl.col("user_id") == "v1")["text"].to_list() == ["Home town: York."]
 
 
@@ -51,12 +45,8 @@ def test_written_file_gives_reasons(tmp_path: Path) -> None:
     assert "#   revenue: its name speaks of what happens after the impression" in text
     assert "serving_value = 1" in text
     assert "so 1 stands for it online" in text
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "dataset.toml",
-        "events.parquet",
-        "items.parquet",
-        "users.parquet",
-    ]
+    tables = {"events.parquet", "items.parquet", "users.parquet"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"dataset.toml", *tables}
 
 
 def test_tables_of_items_and_users_are_joined(tmp_path: Path) -> None:
@@ -100,27 +90,31 @@ def test_aggregated_rows_are_recognised(tmp_path: Path) -> None:
     assert (dataset.config.events.impressions, dataset.config.events.clicks) == ("impressions", "clicks")
     assert count_clicks(dataset.events) == (240 * 202.5, 240 * 1.5)
     assert dataset.config.counts.prior_strength == 135.0
+    labelled = make(tmp_path / "labelled", log().with_columns(weight=pl.col("pos")), impressions="weight")
+    assert count_clicks(labelled.events)[0] == 240 * 2.5
 
 
-def test_named_columns_win(tmp_path: Path) -> None:
+def test_named_columns_win_and_prose_is_a_text(tmp_path: Path) -> None:
     frame = log().rename({"Clicked?": "q", "Visitor ID": "a", "adId": "b", "Time": "c"})
-    frame = frame.with_columns(other=(pl.col("pos") > 2).cast(pl.Int8))
+    prose = pl.col("b").cast(pl.String) + pl.lit(" is what they say of it, in more words than a category has." * 6)
+    frame = frame.with_columns(other=(pl.col("pos") > 2).cast(pl.Int8), summary_of_it=prose)
     dataset = make(tmp_path, frame, label="q", user="a", item="b", time="c")
     assert dataset.events["label"].sum() == (frame["q"] == "yes").sum()
+    assert dataset.config.items.text == "{headline}. {summary_of_it}. Tags: {tags}."
 
 
 @pytest.mark.parametrize(
-    ("time", "second"),
+    "time",
     [
-        (pl.col("Time") // 1000, 60),
-        (pl.col("Time") * 1000, 60),
-        (pl.col("Time").cast(pl.Datetime("ms")), 60),
-        (pl.col("Time").cast(pl.Datetime("ms")).dt.strftime("%Y-%m-%d %H:%M:%S"), 60),
+        pl.col("Time") // 1000,
+        pl.col("Time") * 1000,
+        pl.col("Time").cast(pl.Datetime("ms")),
+        pl.col("Time").cast(pl.Datetime("ms")).dt.strftime("%Y-%m-%d %H:%M:%S"),
     ],
 )
-def test_times_of_all_kinds(tmp_path: Path, time: pl.Expr, second: int) -> None:
+def test_times_of_all_kinds(tmp_path: Path, time: pl.Expr) -> None:
     dataset = make(tmp_path, log().with_columns(time.alias("Time")))
-    assert dataset.events["at"].to_list()[:2] == [START, START + second]
+    assert dataset.events["at"].to_list()[:2] == [START, START + 60]
 
 
 def run(*arguments: str | Path) -> tuple[int, str, str]:
@@ -159,12 +153,6 @@ def test_unsafe_names_are_cleaned(tmp_path: Path) -> None:
     assert "item_label" in names
 
 
-def test_labelled_row_counts_its_impressions(tmp_path: Path) -> None:
-    frame = log().with_columns(weight=pl.col("pos"))
-    dataset = make(tmp_path, frame, impressions="weight")
-    assert count_clicks(dataset.events)[0] == 240 * 2.5
-
-
 def test_json_lines_with_lists_and_gaps(tmp_path: Path) -> None:
     lines = []
     for number in range(200):
@@ -178,9 +166,3 @@ def test_json_lines_with_lists_and_gaps(tmp_path: Path) -> None:
     dataset = load_dataset(tmp_path / "out")
     assert [(one.name, one.side, one.kind) for one in dataset.config.features][0] == ("topics", "item", "bag")
     assert dataset.items["topics"].to_list()[:2] == [["a"], ["a", "b"]]
-
-
-def test_repeated_prose_is_a_text(tmp_path: Path) -> None:
-    prose = pl.col("adId").cast(pl.String) + pl.lit(" is what they say of it, in more words than a category has." * 6)
-    dataset = make(tmp_path, log().with_columns(summary_of_it=prose))
-    assert dataset.config.items.text == "{headline}. {summary_of_it}. Tags: {tags}."

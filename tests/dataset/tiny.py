@@ -10,6 +10,7 @@ import polars as pl
 from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
 from msd.teachers.knowledge import Knowledge, TeachRecord
+from tests.dataset.small import feature
 
 TOPICS = ("games", "travel", "cooking", "finance", "music", "sport")
 DEVICES = ("ios", "android", "desktop")
@@ -48,53 +49,15 @@ length = 20
 [openrtb]
 user_id = ["user.buyeruid", "user.id"]
 features = { device = "device.devicetype", hour = "ext.local_hour" }
-
-[[features]]
-name = "topics"
-side = "item"
-kind = "bag"
-max_values = 3
-
-[[features]]
-name = "price"
-side = "item"
-kind = "numeric"
-log = true
-
-[[features]]
-name = "advertiser"
-side = "item"
-kind = "categorical"
-buckets = 32
-
-[[features]]
-name = "age"
-side = "user"
-kind = "numeric"
-
-[[features]]
-name = "city"
-side = "user"
-kind = "categorical"
-min_count = 2
-
-[[features]]
-name = "device"
-side = "context"
-kind = "categorical"
-
-[[features]]
-name = "hour"
-side = "context"
-kind = "numeric"
-column = "local_hour"
-
-[[features]]
-name = "position"
-side = "context"
-kind = "categorical"
-serving_value = "1"
 """
+CONFIG += feature("topics", "item", "bag") + "max_values = 3\n"
+CONFIG += feature("price", "item", "numeric") + "log = true\n"
+CONFIG += feature("advertiser", "item", "categorical") + "buckets = 32\n"
+CONFIG += feature("age", "user", "numeric")
+CONFIG += feature("city", "user", "categorical") + "min_count = 2\n"
+CONFIG += feature("device", "context", "categorical")
+CONFIG += feature("hour", "context", "numeric") + 'column = "local_hour"\n'
+CONFIG += feature("position", "context", "categorical") + 'serving_value = "1"\n'
 
 
 def write_tiny_dataset(

@@ -247,5 +247,5 @@ def page_rows() -> dict[str, list[str]]:
 
 def row_of(mistake: Mistake, message: str) -> str:
     """The mistake's row in docs/mistakes.md."""
-    cells = (mistake.what, f"`{mistake.command}`", message)
+    cells = (mistake.what, "" if mistake.command == INIT else f"`{mistake.command}`", message)
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -5,14 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-EVENTS = {
-    "event_id": pl.String,
-    "type": pl.String,
-    "user_id": pl.String,
-    "item_id": pl.String,
-    "at": pl.Float64,
-    "request_id": pl.String,
-}
+from msd.feedback.files import EVENT_TYPES
 
 
 def requests(*rows: dict[str, Any]) -> pl.DataFrame:
@@ -32,7 +25,7 @@ def requests(*rows: dict[str, Any]) -> pl.DataFrame:
         }
         for row in rows
     ]
-    lists = {"item_ids": pl.List(pl.String), "bids": pl.List(pl.Float64), "scores": pl.List(pl.List(pl.Float32))}
+    lists: dict[str, Any] = {"bids": pl.List(pl.Float64), "scores": pl.List(pl.List(pl.Float32))}
     return pl.DataFrame(whole, schema_overrides=lists)
 
 
@@ -50,7 +43,7 @@ def events(*rows: tuple[Any, ...]) -> pl.DataFrame:
             }
             for place, row in enumerate(rows)
         ],
-        schema=EVENTS,
+        schema=EVENT_TYPES,
     )
 
 
@@ -85,4 +78,4 @@ def traffic(
     base = pl.DataFrame({"user_id": names, "item_id": "a", "at": at + 1, "request_id": ids})
     impressions = base.with_columns(event_id=pl.col("request_id"), type=pl.lit("impression"))
     clicks = impressions.filter(pl.Series(clicked)).with_columns(type=pl.lit("click"), at=pl.col("at") + 30)
-    return frame, pl.concat([impressions, clicks]).select(list(EVENTS))
+    return frame, pl.concat([impressions, clicks]).select(list(EVENT_TYPES))

@@ -131,10 +131,13 @@ def test_log_only_and_repeated_joins(tmp_path: Path) -> None:
 
 def test_columns_and_settings_are_carried_over(tmp_path: Path) -> None:
     old = write_tiny_dataset(tmp_path / "old")
+    path, words = old / "dataset.toml", 'quo\\"te \\u007f \\n \\U0001F600'
+    path.write_text(path.read_text("utf-8").replace("made up", words))
     document = asks("u1", "1", context={"device": 'quo"te\n\x7f✓', "hour": 7})
     dataset = made(old, tmp_path / "new", [document, asks("u2", "2")])
     was = load_dataset(old).config
 
+    assert dataset.config.description == 'quo"te \x7f \n \U0001f600'
     assert dataset.config.model_copy(update={"features": [], "events": None, "items": None, "users": None}) == (
         was.model_copy(update={"features": [], "events": None, "items": None, "users": None})
     )
@@ -144,16 +147,6 @@ def test_columns_and_settings_are_carried_over(tmp_path: Path) -> None:
     first, second = dataset.events.filter(pl.col("at") >= LATER).iter_rows(named=True)
     assert (first["device"], first["hour"], first["position"]) == ('quo"te\n\x7f✓', 7.0, "1")
     assert (second["device"], second["hour"], second["position"]) == (None, None, "1")
-
-
-def test_escaped_text_is_carried_over(tmp_path: Path) -> None:
-    old = write_small(tmp_path / "old")
-    path = old / "dataset.toml"
-    words = 'quo\\"te \\u007f \\n \\U0001F600'
-    path.write_text(path.read_text("utf-8").replace('name = "small"', f'name = "small"\ndescription = "{words}"'))
-    dataset = made(old, tmp_path / "new", [asks("u1", "1")])
-
-    assert dataset.config.description == 'quo"te \x7f \n \U0001f600'
 
 
 def test_rejects_used_folder_and_invalid_log(tmp_path: Path) -> None:

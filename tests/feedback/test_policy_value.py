@@ -12,7 +12,7 @@ import pytest
 from msd.feedback.files import FeedbackError
 from msd.feedback.policy_value import ExploredRequests, Rewards, explored_requests, read_target, support, value_of
 from service.scoring.exploration import Exploration, choose_first, competing
-from tests.feedback.made import EVENTS
+from tests.feedback.made import events, requests
 from tests.feedback.test_join_command import run
 
 RECORDED = json.loads((Path(__file__).parent / "open_bandit.json").read_text("utf-8"))
@@ -84,78 +84,47 @@ def test_estimates_equal_open_bandits_library() -> None:
     rows = ExploredRequests(np.arange(count), propensity, np.full(count, 1 / len(predicted)), {"ctr": rewards})
     found = value_of(rows, "ctr", resamples=50)
 
-    assert found.ips.value == pytest.approx(RECORDED["estimates"]["ips"], abs=1e-9)
-    assert found.snips.value == pytest.approx(RECORDED["estimates"]["snips"], abs=1e-9)
-    assert found.dr.value == pytest.approx(RECORDED["estimates"]["dr"], abs=1e-9)
+    for name, expected in RECORDED["estimates"].items():
+        assert getattr(found, name).value == pytest.approx(expected, abs=1e-9)
     assert found.ips.value > 0.01, "the clicks are among the rows"
 
 
 CHOICE = {"policy": "thompson", "share": 0.5, "seed": "r", "explored": True, "first": 0, "propensity": 0.5}
 
 
-def explored(requests: int, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame, float]:
+def explored(count: int) -> tuple[pl.DataFrame, pl.DataFrame, float]:
     """A log of requests that explore, its events, and what the best by score would have been clicked."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     logged: list[dict[str, Any]] = []
-    events, value = [], 0.0
-    for n in range(requests):
+    shown: list[tuple[Any, ...]] = []
+    value = 0.0
+    for n in range(count):
         pctr = rng.uniform(0.05, 0.4, 3).astype(np.float32)
         true = 1 / (1 + np.exp(-(np.log(pctr / (1 - pctr)) + rng.normal(0, 0.5, 3))))
         ids, none = ["a", "b", "c"], np.full(3, np.nan)
         candidates = competing(ids, pctr, np.full(3, 0.5, np.float32), none, np.ones(3, bool))
         choice = choose_first(Exploration("thompson", 0.5, f"r{n}"), candidates, int(pctr.argmax()))
-        value += true[pctr.argmax()] / requests
+        value += true[pctr.argmax()] / count
         logged.append(logged_request(n, pctr, choice.as_record()))
-        events.append(("impression", ids[choice.first], n))
+        shown.append(("impression", ids[choice.first], n, f"r{n}"))
         if rng.random() < true[choice.first]:
-            events.append(("click", ids[choice.first], n))
-    return pl.DataFrame(logged, schema_overrides=TYPES), told(events), value
-
-
-TYPES: dict[str, Any] = {"bids": pl.List(pl.Float64), "scores": pl.List(pl.List(pl.Float32))}
+            shown.append(("click", ids[choice.first], n + 1, f"r{n}"))
+    return requests(*logged), events(*shown), value
 
 
 def logged_request(n: int, pctr: Any, explore: dict[str, Any] | None) -> dict[str, Any]:  # noqa: ANN401
-    return {
-        "request_id": f"r{n}",
-        "received_at": float(n),
-        "at": float(n),
-        "arm": "champion",
-        "arm_share": 1.0,
-        "user_id": f"u{n % 400}",
-        "item_ids": ["a", "b", "c"],
-        "bids": None,
-        "heads": ["pctr", "logit_std"],
-        "scores": [list(map(float, pctr)), [0.5] * 3],
-        "pricing": None,
-        "explore": explore,
-    }
-
-
-def told(rows: list[tuple[str, str, int]]) -> pl.DataFrame:
-    return pl.DataFrame(
-        [
-            {
-                "event_id": f"{kind}{n}{item}",
-                "type": kind,
-                "user_id": f"u{n % 400}",
-                "item_id": item,
-                "at": float(n) + (kind == "click"),
-                "request_id": f"r{n}",
-            }
-            for kind, item, n in rows
-        ],
-        schema=EVENTS,
-    )
+    own = {"request_id": f"r{n}", "received_at": float(n), "at": float(n), "user_id": f"u{n % 400}"}
+    scores = {"heads": ["pctr", "logit_std"], "scores": [list(map(float, pctr)), [0.5] * 3]}
+    return {**own, **scores, "item_ids": ["a", "b", "c"], "bids": None, "pricing": None, "explore": explore}
 
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     """A log's folder, and the value of its greedy policy."""
     folder = tmp_path_factory.mktemp("explored")
-    requests, events, value = explored(3_000)
-    requests.write_parquet(folder / "requests-1.parquet")
-    events.write_parquet(folder / "events-1.parquet")
+    logged, shown, value = explored(3_000)
+    logged.write_parquet(folder / "requests-1.parquet")
+    shown.write_parquet(folder / "events-1.parquet")
     return folder, value
 
 
@@ -190,11 +159,10 @@ def test_policy_file_is_estimated(log: tuple[Path, float], tmp_path: Path) -> No
 
 def test_unknown_estimates_are_null(tmp_path: Path) -> None:
     """The policy never chose what was shown, and there is one user to resample."""
-    requests, events, _ = explored(1)
-    shown = requests["explore"].to_list()[0]["first"]
-    other = requests["item_ids"].to_list()[0][shown - 1]
-    requests.write_parquet(tmp_path / "requests-1.parquet")
-    events.write_parquet(tmp_path / "events-1.parquet")
+    logged, shown, _ = explored(1)
+    other = logged["item_ids"].to_list()[0][logged["explore"].to_list()[0]["first"] - 1]
+    logged.write_parquet(tmp_path / "requests-1.parquet")
+    shown.write_parquet(tmp_path / "events-1.parquet")
     target = tmp_path / "target.jsonl"
     target.write_text(json.dumps({"request_id": "r0", "item_id": other}))
     assert run(tmp_path, "--by", "policy", "--target", target, "--json", tmp_path / "value.json") == 0
@@ -206,13 +174,8 @@ def test_unknown_estimates_are_null(tmp_path: Path) -> None:
 
 
 def joined(shown: list[tuple[str, str]]) -> pl.DataFrame:
-    return pl.DataFrame(
-        [
-            {"request_id": request, "item_id": item, "label": 1, "pricing": "cpc", "bid": None}
-            for request, item in shown
-        ],
-        schema_overrides={"bid": pl.Float64},
-    )
+    ids = pl.DataFrame(shown, ["request_id", "item_id"], orient="row")
+    return ids.with_columns(label=1, pricing=pl.lit("cpc"), bid=pl.lit(None, pl.Float64))
 
 
 @pytest.mark.parametrize(
@@ -232,8 +195,7 @@ def joined(shown: list[tuple[str, str]]) -> pl.DataFrame:
 def test_rejects_invalid_log(
     changes: dict[str, Any], choice: dict[str, Any], target: dict[str, dict[str, float]] | None, words: str
 ) -> None:
-    row = logged_request(0, [0.1] * 3, CHOICE | choice) | changes
-    frame = pl.DataFrame([row], schema_overrides=TYPES)
+    frame = requests(logged_request(0, [0.1] * 3, CHOICE | choice) | changes)
 
     with pytest.raises(FeedbackError, match=words):
         explored_requests([frame], joined([("r0", "a")]), target, {})
@@ -241,21 +203,18 @@ def test_rejects_invalid_log(
 
 def test_unusable_requests_are_counted() -> None:
     rows = [logged_request(n, [0.1] * 3, CHOICE) for n in range(3)] + [logged_request(3, [0.1] * 3, None)]
-    frame, counts = pl.DataFrame(rows, schema_overrides=TYPES), dict[str, int]()
+    frame, counts = requests(*rows), dict[str, int]()
     found = explored_requests([frame, frame], joined([("r0", "a"), ("r1", "b")]), None, counts)
 
     assert len(found.users) == 1
-    assert counts == {
-        "requests_without_explore": 1,
-        "requests_whose_first_was_not_shown": 2,
-        "requests_not_in_the_target": 0,
-    }
+    unused = {"requests_without_explore": 1, "requests_whose_first_was_not_shown": 2}
+    assert counts == {**unused, "requests_not_in_the_target": 0}
 
 
 def test_rejects_log_without_exploration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    requests, events, _ = explored(20)
-    requests.drop("explore").write_parquet(tmp_path / "requests-1.parquet")
-    events.write_parquet(tmp_path / "events-1.parquet")
+    logged, shown, _ = explored(20)
+    logged.drop("explore").write_parquet(tmp_path / "requests-1.parquet")
+    shown.write_parquet(tmp_path / "events-1.parquet")
 
     assert run(tmp_path, "--by", "policy") == 2
     assert "20 requests without explore" in " ".join(capsys.readouterr().err.split())

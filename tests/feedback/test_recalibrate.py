@@ -143,13 +143,19 @@ def log_of(folder: Path, seed: int, lift: float, correction: list[float] | None 
     return folder
 
 
+def recalibrate(log: Path, out: Path, *options: str, code: int = 0) -> str:
+    """What `msd recalibrate` prints."""
+    ended = run_msd("recalibrate", str(log), "--out", str(out), *options)
+    assert ended.returncode == code, ended.stderr
+    return ended.stdout + ended.stderr
+
+
 def test_recalibrate_writes_corrections(tmp_path: Path) -> None:
     log, out = log_of(tmp_path / "log", 0, 0.5), tmp_path / "corrections.json"
     write_corrections(out, {"old": NONE, "rests": NONE.model_copy(update={"at": DAY})})
-    ended = run_msd("recalibrate", str(log), "--out", str(out), "--settle-hours", "1")
-    assert ended.returncode == 0, ended.stderr
-    assert "moved" in ended.stdout
-    assert "0.0% of clicks come later" in ended.stdout or "not known yet" in ended.stdout
+    printed = recalibrate(log, out, "--settle-hours", "1")
+    assert "moved" in printed
+    assert "0.0% of clicks come later" in printed or "not known yet" in printed
 
     found = read_corrections(out)
     assert found.keys() == {"b1", "old", "rests"}
@@ -163,7 +169,7 @@ def test_recalibrate_writes_corrections(tmp_path: Path) -> None:
     # Whatever clock events were told by.
     events, out = pl.read_parquet(log / "events-1.parquet"), tmp_path / "other.json"
     events.with_columns(pl.col("at") + 1e9).write_parquet(log / "events-1.parquet")
-    assert run_msd("recalibrate", str(log), "--out", str(out)).returncode == 0
+    recalibrate(log, out)
     assert read_corrections(out)["b1"].values == pytest.approx(found["b1"].values)
 
 
@@ -177,9 +183,7 @@ def test_served_correction_is_undone(tmp_path: Path) -> None:
         scores=pl.Series([[scores]], dtype=pl.List(pl.List(pl.Float32))).new_from_index(0, requests.height)
     ).write_parquet(log / "requests-1.parquet")
     write_corrections(out, {"b1": served})
-    ended = run_msd("recalibrate", str(log), "--out", str(out))
-    assert ended.returncode == 0, ended.stderr
-
+    recalibrate(log, out)
     found = read_corrections(out)["b1"]
     assert found(np.full(1, 0.05, np.float32))[0] == pytest.approx(found.clicks / found.impressions, abs=0.004)
 
@@ -192,7 +196,7 @@ def test_lean_scores_are_ignored(tmp_path: Path) -> None:
         requests = pl.read_parquet(log / "requests-1.parquet")
         marked = requests.with_columns(is_lean=pl.int_range(pl.len()) % 3 == 0)
         (marked if is_kept else marked.filter(pl.col("is_lean").not_())).write_parquet(log / "requests-1.parquet")
-        assert run_msd("recalibrate", str(log), "--out", str(out)).returncode == 0
+        recalibrate(log, out)
         found.append(read_corrections(out)["b1"])
     assert found[0] == found[1]
     assert found[0].clicks > 0
@@ -200,20 +204,14 @@ def test_lean_scores_are_ignored(tmp_path: Path) -> None:
 
 def test_rejects_logs_without_settled_impressions(tmp_path: Path) -> None:
     log, out = log_of(tmp_path / "log", 0, 0.0), tmp_path / "corrections.json"
-    ended = run_msd("recalibrate", str(log), "--out", str(out), "--settle-hours", "25")
-    assert ended.returncode == 2
-    assert "is settled" in ended.stderr
+    assert "is settled" in recalibrate(log, out, "--settle-hours", "25", code=2)
     assert not out.exists()
 
     out.write_text(json.dumps({"bundles": {"b1": {"shift": 5}}}))
-    ended = run_msd("recalibrate", str(log), "--out", str(out))
-    assert ended.returncode == 2
-    assert "bundles.b1.shift" in ended.stderr
+    assert "bundles.b1.shift" in recalibrate(log, out, code=2)
 
     events = pl.read_parquet(log / "events-1.parquet")
     events.filter((pl.col("type") == "impression") | (pl.col("at") < DAY / 2)).write_parquet(log / "events-1.parquet")
     out.unlink()
-    ended = run_msd("recalibrate", str(log), "--out", str(out))
-    assert ended.returncode == 1
-    assert "are clicks still sent?" in ended.stdout
+    assert "are clicks still sent?" in recalibrate(log, out, code=1)
     assert read_corrections(out) == {}

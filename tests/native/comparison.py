@@ -2,7 +2,7 @@
 Python."""
 
 import math
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -17,7 +17,7 @@ from native.layout import core_rows, core_schema, new_tensors
 from service.scoring.answer import Basis, Scored
 from service.scoring.reply import build_reply
 from service.telemetry.metrics import Metrics
-from tests.native.live_worlds import Ask, LiveWorld, draw_live
+from tests.native.live_worlds import LiveWorld, draw_live
 from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_scores
 
 CAPACITY = 40
@@ -34,12 +34,11 @@ class Pair:
         self._metrics = Metrics()
         self.files = world.files()
         self.arenas = world.arenas(random)
-        # Of a file that is read for the first time, so that the core proves blocks itself.
-        own = world.files()
-        self._owners = own
-        self._sources: list[Any] = (
-            [core_rows(own[side]) for side in SIDES] if is_file else [self.arenas[side].core() for side in SIDES]
-        )
+        # Read for the first time, so that the core proves blocks itself.
+        self._unread = world.files()
+        self._sources: list[Any] = [
+            core_rows(self._unread[side]) if is_file else self.arenas[side].core() for side in SIDES
+        ]
         self.tensors = new_tensors(world.schema, CAPACITY)
         self.frame = core.Frame(core_schema(world.schema, world.codecs), self.tensors, CAPACITY)
 
@@ -47,7 +46,8 @@ class Pair:
         """Draws a request and compares. The core's outcome."""
         body = draw_body(random, self.world)
         live = draw_live(random, self.world, self._metrics) if random.random() < 0.3 else None
-        outcome = self._outcome(body, live.ask if live else None)
+        epochs, ask = None if self.is_file else (EPOCH, 99), live.ask if live else None
+        outcome = int(self.frame.take(body, CAPACITY, *self._sources, AT, epochs, ask))
         try:
             request = parse_request(body, self.world.schema, CAPACITY)
         except RequestError:
@@ -78,10 +78,6 @@ class Pair:
         self._compare_replies(random, body, request, assembled, Basis(at, user, items, len(request.ids), False))
         return outcome
 
-    def _outcome(self, body: bytes, ask: Ask | None) -> int:
-        epochs = None if self.is_file else (EPOCH, 99)
-        return int(self.frame.take(body, CAPACITY, *self._sources, AT, epochs, ask))
-
     def _rows(self, request: CheckedRequest, at: float, live: LiveWorld | None) -> tuple[Rows, Rows]:
         """As `LiveRows` fetches them."""
         if live is None:
@@ -91,12 +87,15 @@ class Pair:
         async def stored(side: RowSide, ids: Sequence[str]) -> Rows:
             return self._stored(side, list(ids))
 
-        return _at_once(live.rows.fetch(self.world.schema, request, at, stored))
+        # Nothing here is waited for.
+        with pytest.raises(StopIteration) as end:
+            live.rows.fetch(self.world.schema, request, at, stored).send(None)
+        rows: tuple[Rows, Rows] = end.value.value
+        return rows
 
     def _stored(self, side: RowSide, ids: list[str]) -> Rows:
-        return self.files[side].get(ids) if self.is_file else self._held(side, ids)
-
-    def _held(self, side: RowSide, ids: list[str]) -> Rows:
+        if self.is_file:
+            return self.files[side].get(ids)
         held = self.arenas[side].look_up(ids)
         assert (held.epochs == EPOCH).all(), "the core may fill only from what is sure"
         assert (held.places >= 0).all(), "the core may fill only from what is held"
@@ -119,13 +118,3 @@ class Pair:
             assert any((np.abs(column) >= 1e7).any() for column in scores.values()) or request.bids, body
             return
         assert found == build_reply("r", "v", request, scored), body
-
-
-def _at_once(rows: Coroutine[Any, Any, tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
-    """What comes of it: nothing here is waited for."""
-    try:
-        rows.send(None)
-    except StopIteration as end:
-        found: tuple[Rows, Rows] = end.value
-        return found
-    raise AssertionError("it waits")

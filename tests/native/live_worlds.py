@@ -9,7 +9,7 @@ from service.live.live_state import LiveState, pack_state
 from service.live.overlay import LiveRows
 from service.live.store import BatchOutcome, LiveBatch, PackedStates, Stream
 from service.telemetry.metrics import Metrics
-from tests.native.worlds import AT, SIDES, World, strangers
+from tests.native.worlds import AT, SIDES, World, mutated, strangers
 
 Ask = Callable[[str, Sequence[str]], "tuple[object, ...] | None"]
 LAG_S = 900.0
@@ -31,19 +31,16 @@ class LiveWorld:
         return self.rows.cached(self._world.schema, user_id, ids)
 
     def cached(self, side: RowSide, ids: Sequence[str]) -> PackedStates:
-        """What was drawn."""
         return PackedStates([self._states.get((side, one)) for one in ids], self.stream)
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> PackedStates:
-        """The same."""
         return self.cached(side, ids)
 
     async def add(self, batch: LiveBatch) -> BatchOutcome:
-        """Nothing is added."""
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Nothing is held."""
+        pass
 
 
 def draw_live(random: Random, world: World, metrics: Metrics) -> LiveWorld:
@@ -66,14 +63,4 @@ def _state(random: Random, items: Sequence[str]) -> bytes:
     packed = pack_state(
         LiveState(EntityState(impressions, impressions * random.random(), as_of, likes), as_of - random.random())
     )
-    if random.random() < 0.9:
-        return packed
-    changed = bytearray(packed)
-    for _ in range(random.choice([1, 2, 9])):
-        place = random.randrange(len(changed) + 1)
-        how = random.randrange(3)
-        if how == 0:
-            del changed[place:]
-        elif place < len(changed):
-            changed[place] = random.choice([0, 255, 0x7F, random.randrange(256)])
-    return bytes(changed)
+    return packed if random.random() < 0.9 else mutated(random, packed)

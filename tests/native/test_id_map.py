@@ -21,21 +21,21 @@ class Maps(RuleBasedStateMachine):
         super().__init__()
         self.maps = (core.IdMap(), IdMap())
 
-    @rule(place=st.integers(-1, 60), one=st.sampled_from(IDS), tail=st.binary(max_size=40))
-    def put(self, place: int, one: str, tail: bytes) -> None:
+    @rule(place=st.integers(-1, 60), id_=st.sampled_from(IDS), tail=st.binary(max_size=40))
+    def put(self, place: int, id_: str, tail: bytes) -> None:
         outcomes = []
         for ids in self.maps:
             try:
-                ids.put(place, one, tail)
+                ids.put(place, id_, tail)
             except ValueError as error:
                 outcomes.append(str(error))
             else:
                 outcomes.append("")
         assert outcomes[0] == outcomes[1]
 
-    @rule(one=st.sampled_from(IDS))
-    def drop(self, one: str) -> None:
-        mine, theirs = (ids.drop(one) for ids in self.maps)
+    @rule(id_=st.sampled_from(IDS))
+    def drop(self, id_: str) -> None:
+        mine, theirs = (ids.drop(id_) for ids in self.maps)
         assert mine == theirs
 
     @rule(most=st.integers(0, 30))
@@ -50,10 +50,9 @@ class Maps(RuleBasedStateMachine):
         places = [np.full(len(IDS), -7, np.int64) for _ in self.maps]
         for ids, found in zip(self.maps, places, strict=True):
             ids.find_all(IDS, found)
-        assert places[0].tolist() == places[1].tolist() == [mine.find(one) for one in IDS]
-        told = range(-1, mine.end + 1)
-        assert [mine.id(place) for place in told] == [theirs.id(place) for place in told]
-        assert [mine.tail(place) for place in told] == [theirs.tail(place) for place in told]
+        assert places[0].tolist() == places[1].tolist() == [mine.find(id_) for id_ in IDS]
+        for place in range(-1, mine.end + 1):
+            assert (mine.id(place), mine.tail(place)) == (theirs.id(place), theirs.tail(place))
 
 
 TestMaps = Maps.TestCase

@@ -2,6 +2,8 @@
 arguments: an error, or Python's turn, never a crash."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -50,27 +52,23 @@ def test_blocks_that_the_core_proved_are_proved_for_python_and_the_other_way_rou
     assert (loaded.files["item"].memory().proved == proved).all()
 
 
-def test_damaged_block_is_left_to_python(tmp_path: Path) -> None:
-    loaded = Loaded(tmp_path / "bundle")
-    path = loaded.bundle.path(ROWS["item"])
-    memory = loaded.files["item"].memory()
+def damage(path: Path, base: int, blocks: int) -> None:
+    """Change the first byte of each block."""
+    data = bytearray(path.read_bytes())
+    for block in range(blocks):
+        data[base + 4_096 * block] ^= 1
     with path.open("r+b") as file:
-        for block in range(len(memory.proved)):
-            file.seek(memory.base + 4_096 * block)
-            byte = file.read(1)
-            file.seek(-1, 1)
-            file.write(bytes([byte[0] ^ 1]))
+        file.write(data)
+
+
+@pytest.mark.parametrize("change", [damage, lambda path, base, blocks: os.truncate(path, 100)], ids=["damaged", "cut"])
+def test_changed_file_is_left_to_python(change: Callable[[Path, int, int], None], tmp_path: Path) -> None:
+    loaded = Loaded(tmp_path / "bundle")
+    memory = loaded.files["item"].memory()
+    change(loaded.bundle.path(ROWS["item"]), memory.base, len(memory.proved))
 
     assert loaded.fill() == UNUSUAL
     assert not memory.proved.any()
-
-
-def test_file_that_became_shorter_is_left_to_python(tmp_path: Path) -> None:
-    loaded = Loaded(tmp_path / "bundle")
-    with loaded.bundle.path(ROWS["item"]).open("r+b") as file:
-        file.truncate(100)
-
-    assert loaded.fill() == UNUSUAL
 
 
 def test_rows_of_an_earlier_connection_are_not_sure(tmp_path: Path) -> None:

@@ -177,11 +177,13 @@ def draw_body(random: Random, world: World, most: int = 12) -> bytes:
         _spoil(random, document)
     separators = random.choice([(",", ":"), (", ", ": "), (" ,\n", "\t: ")])
     body = json.dumps(document, separators=separators, ensure_ascii=random.random() < 0.1).encode("utf-8", "replace")
-    return _mutated(random, body) if random.random() < 0.2 else body
+    return mutated(random, body) if random.random() < 0.2 else body
 
 
 def _document(random: Random, world: World, most: int) -> dict[str, Any]:
-    items, users = [*world.ids["item"], *strangers(), *_rarely(random, "encoded")], [*world.ids["user"], *strangers()]
+    items, users = [*world.ids["item"], *strangers()], [*world.ids["user"], *strangers()]
+    if random.random() < 0.1:
+        items.append("encoded")
     count = random.randint(1, most)
     document: dict[str, Any] = {"user_id": random.choice(users)}
     candidates: dict[str, Any] = {"id": [random.choice(items) for _ in range(count)]}
@@ -204,10 +206,6 @@ def _document(random: Random, world: World, most: int) -> dict[str, Any]:
     keys = list(document)
     random.shuffle(keys)
     return {key: document[key] for key in keys}
-
-
-def _rarely(random: Random, one: str) -> list[str]:
-    return [one] if random.random() < 0.1 else []
 
 
 def _context(random: Random, schema: FeatureSchema) -> dict[str, Any] | None:
@@ -274,7 +272,10 @@ def _spoil(random: Random, document: dict[str, Any]) -> None:
         inner[random.randrange(len(inner))] = random.choice(_ODD)
 
 
-def _mutated(random: Random, body: bytes) -> bytes:
+_PIECES = (b"\\u00e9", b'"', b"\\", b"\xff", b"\xed\xa0\x80", b"\xc0\x80", b"\0", b"0", b"-", b"e5", b".5", b",", b"}")
+
+
+def mutated(random: Random, body: bytes) -> bytes:
     """Bytes cut, doubled, changed or put in."""
     changed = bytearray(body)
     for _ in range(random.choice([1, 1, 1, 3])):
@@ -283,23 +284,7 @@ def _mutated(random: Random, body: bytes) -> bytes:
         if how == 0:
             del changed[place : place + random.randrange(1, 9)]
         elif how == 1:
-            changed[place:place] = random.choice(
-                [
-                    b"\\u00e9",
-                    b'"',
-                    b"\\",
-                    b"\xff",
-                    b"\xed\xa0\x80",
-                    b"\xc0\x80",
-                    b"0",
-                    b"-",
-                    b"e5",
-                    b".5",
-                    b"\0",
-                    b",",
-                    b"}",
-                ]
-            )
+            changed[place:place] = random.choice(_PIECES)
         elif how == 2 and place < len(changed):
             changed[place] = random.randrange(256)
         elif how == 3:

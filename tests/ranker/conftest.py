@@ -11,19 +11,17 @@ from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.training.train import TrainConfig
 from tests.dataset.tiny import write_tiny_dataset
-from tests.ranker.made import QUICK, SHORT, Run, ShortRun, World, train_quickly, word_vectors
+from tests.ranker.made import QUICK, SHORT, Run, Trained, World, train_quickly, word_vectors
 from tests.ranker.tuned import write_small_student
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny dataset's folder."""
     return write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "dataset", users=36)
 
 
 @pytest.fixture(scope="session")
 def tiny(tiny_folder: Path) -> Dataset:
-    """The tiny dataset."""
     return load_dataset(tiny_folder)
 
 
@@ -35,7 +33,6 @@ def world(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="session")
 def plain_world(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The same without semantics."""
     return _world(tiny, tmp_path_factory.mktemp("plain"), fit_schema(tiny, semantics=False))
 
 
@@ -47,10 +44,9 @@ def item_world(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> World
 
 
 @pytest.fixture(scope="session")
-def short(world: World, tmp_path_factory: pytest.TempPathFactory) -> ShortRun:
+def short(world: World, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A ranker of the same features, trained for one epoch."""
-    folder = tmp_path_factory.mktemp("short")
-    return ShortRun(folder, *train_quickly(world.features, folder, SHORT))
+    return train_quickly(world.features, tmp_path_factory.mktemp("short"), SHORT)
 
 
 def _world(dataset: Dataset, folder: Path, schema: FeatureSchema, config: TrainConfig = QUICK) -> World:

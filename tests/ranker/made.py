@@ -9,6 +9,7 @@ from zlib import crc32
 import numpy as np
 import polars as pl
 import torch
+from torch import nn
 
 from msd.contract.schema import FeatureSchema
 from msd.dataset.config import DatasetConfig
@@ -20,7 +21,7 @@ from msd.ranker.model import RankerConfig
 from msd.student.record import RECORD_FILE, VECTOR_DIM, BertConfig, StudentRecord
 from msd.student.vectors import LevelVectors, StudentVectors, save_vectors
 from msd.training.folder import RankerRecord, save_ranker
-from msd.training.train import EpochReport, TrainConfig, train_ranker
+from msd.training.train import EpochReport, Progress, TrainConfig, train_ranker
 
 STUDENT = "5" * 64
 CHECKPOINT = "checkpoint.safetensors"
@@ -31,6 +32,7 @@ SMALL = RankerConfig(hidden=(32, 16), embedding=8, interest=16, cross_rank=8)
 Row = tuple[str, str, int, int]
 Columns = Mapping[str, Sequence[Any]]
 Run = Callable[..., tuple[int, str]]
+Trained = tuple[TrainedRanker, list[EpochReport]]
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,6 @@ class World:
     vectors: StudentVectors
     schema: FeatureSchema
     features: Features
-    model: TrainedRanker
-    curve: list[EpochReport]
-
-
-@dataclass(frozen=True)
-class ShortRun:
-    """A ranker trained for one epoch, and the folder that holds its checkpoint."""
-
-    folder: Path
     model: TrainedRanker
     curve: list[EpochReport]
 
@@ -108,21 +101,19 @@ def save_world(folder: Path, world: World, seed: int = 0) -> Path:
     """Save the world's ranker as `msd train` does, and return its folder."""
     record = RankerRecord(
         feature_schema=world.schema,
-        config=SMALL,
+        config=world.model.config,
         training={"seed": seed},
         curve=tuple(world.curve),
-        vector_dim=VECTOR_DIM,
+        vector_dim=world.features.item.vectors.shape[1],
         dataset=world.dataset.fingerprint,
-        student=world.vectors.student,
+        student=world.vectors.student or None,
+        conversions=world.model.has_conversions,
     )
     save_ranker(folder, world.model, record)
     return folder
 
 
-def train_quickly(
-    features: Features, folder: Path, config: TrainConfig = QUICK
-) -> tuple[TrainedRanker, list[EpochReport]]:
-    """A small ranker and its training curve."""
+def train_quickly(features: Features, folder: Path, config: TrainConfig = QUICK) -> Trained:
     return train_ranker(features, SMALL, config, folder / CHECKPOINT, "made", quiet)
 
 
@@ -139,3 +130,22 @@ def batch_logits(
 
 def quiet(epoch: int, step: int, loss: float) -> None:
     """A progress bar that nobody sees."""
+
+
+class Cut(Exception):
+    """A run ends here, as if it were killed."""
+
+
+def cut_at(epoch: int, step: int) -> Progress:
+    def progress(now: int, done: int, loss: float) -> None:
+        if (now, done) == (epoch, step):
+            raise Cut
+
+    return progress
+
+
+def assert_same_weights(found: nn.Module, expected: nn.Module) -> None:
+    weights = expected.state_dict()
+    assert found.state_dict().keys() == weights.keys()
+    for name, value in found.state_dict().items():
+        assert torch.equal(value, weights[name]), name

@@ -5,15 +5,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from msd.__main__ import main
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
-from msd.dataset.texts import student_texts
 from msd.ranker.features import build_features
-from msd.student.encoder import encode_texts, load_student
 from msd.student.record import WEIGHTS_FILE as STUDENT_WEIGHTS_FILE
 from msd.student.vectors import StudentVectors, load_vectors, no_vectors, save_vectors
 from msd.training.folder import (
@@ -71,20 +68,28 @@ def test_damaged_model_is_trained_again(
 
 
 def test_evaluation_measures_models_and_baseline_once(
-    tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
+    tiny: Dataset, tiny_folder: Path, student: Path, models: list[Path], lora_models: Path, tmp_path: Path, run: Run
 ) -> None:
-    options = [*(part for model in models for part in ("--model", model)), "--resamples", "100"]
+    measured = [*models, lora_models / "tuned"]
+    options = [*(part for model in measured for part in ("--model", model)), "--resamples", "100"]
     out = tmp_path / "figures"
     code, output = run("evaluate", tiny_folder, student, out, *options)
     assert code == 0
     assert "180 test rows" in output
     results = json.loads((out / "evaluation.json").read_text())
-    assert list(results["models"]) == ["untuned", "plain", "counts"]
+    assert list(results["models"]) == ["untuned", "plain", "tuned", "counts"]
     assert results["rows"] == {"window": 900, "train": 540, "valid": 180, "test": 180}
     for figures in results["models"].values():
         assert set(figures["metrics"]) >= {"auc", "gauc", "uauc", "logloss", "ece"}
         assert sum(one["impressions"] for one in figures["calibration"]) == 180
     assert [point["epoch"] for point in results["models"]["plain"]["curve"]] == [1]
+    for folder in measured:
+        model, record = load_ranker(folder)
+        features = build_features(tiny, model.schema, vectors_of(folder, record, load_vectors(student)))
+        test = features.of_part(Part.TEST)
+        ratio = results["models"][folder.name]["metrics"]["predicted_over_observed"]
+        expected = predict(model, features, test).mean() / features.labels.numpy()[test].mean()
+        assert ratio == pytest.approx(expected), "each with its own student's vectors"
 
     code, output = run("evaluate", tiny_folder, student, out, *options)
     assert "done before, nothing to do" in output
@@ -143,14 +148,6 @@ def test_student_is_optional_without_semantics_but_recorded(
     assert run("evaluate", tiny_folder, student, tmp_path / "figures", "--model", out)[0] == 2
 
 
-@pytest.mark.parametrize("folders", [("model",), ("student", "model", "one too many")])
-def test_rejects_wrong_number_of_folders(folders: tuple[str, ...], tiny_folder: Path, tmp_path: Path, run: Run) -> None:
-    code, output = run("train", tiny_folder, *(tmp_path / name for name in folders))
-    assert code == 2
-    assert "expected 3 folders, DATASET STUDENT OUT, or with --no-semantics 2, DATASET OUT" in output
-    assert f"got {len(folders) + 1}" in output
-
-
 def test_rejects_output_folder_with_other_things(
     tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
@@ -197,19 +194,26 @@ def test_rejects_models_of_one_name(
     assert (code, message in output) == (2, True), output
 
 
-def test_missing_folders_are_named(tiny_folder: Path, student: Path, tmp_path: Path, run: Run) -> None:
-    nowhere = tmp_path / "nowhere"
+def test_rejects_wrong_folders_before_training(tiny_folder: Path, student: Path, tmp_path: Path, run: Run) -> None:
+    nowhere, out = tmp_path / "nowhere", tmp_path / "out"
+    other = write_tiny_dataset(tmp_path / "other", users=20)
+    shutil.copytree(student, cut := tmp_path / "cut")
+    (cut / STUDENT_WEIGHTS_FILE).unlink()
+    count = "expected 3 folders, DATASET STUDENT OUT, or with --no-semantics 2, DATASET OUT; got "
     for arguments, message in (
-        (("train", nowhere, student, tmp_path / "out"), "no such folder"),
-        (("train", tiny_folder, nowhere, tmp_path / "out"), "student.json: no such file"),
-        (("evaluate", tiny_folder, student, tmp_path / "out", "--model", nowhere), "no trained model here"),
+        (("train", tiny_folder, out), f"{count}2"),
+        (("train", tiny_folder, student, out, out), f"{count}4"),
+        (("train", nowhere, student, out), "no such folder"),
+        (("train", tiny_folder, nowhere, out), "student.json: no such file"),
+        (("train", tiny_folder, cut, out), "no such file, the student is incomplete; distil again"),
+        (("train", other, student, out), "vectors of 16 users without a text in the dataset, such as 'u21'; distil"),
         (("train", tiny_folder, student, student / "ids.json"), "is a file; name a folder for the model"),
+        (("evaluate", tiny_folder, student, out, "--model", nowhere), "no trained model here"),
         (("evaluate", tiny_folder, student, student / "ids.json", "--model", nowhere), "no trained model here"),
     ):
         code, output = run(*arguments)
-        assert code == 2, output
-        assert message in output
-        assert "Traceback" not in output
+        assert (code, message in output, "Traceback" in output) == (2, True, False), output
+    assert not out.exists()
 
 
 def test_tuned_model_records_its_student_and_gain(student: Path, lora_models: Path) -> None:
@@ -225,35 +229,13 @@ def test_tuned_model_records_its_student_and_gain(student: Path, lora_models: Pa
     assert sorted(one.name for one in tuned.iterdir()) == sorted(
         [RECORD_FILE, WEIGHTS_FILE, STUDENT_FOLDER, "step.json"]
     )
-    assert load_ranker(untuned)[1].tuning is None
+    vectors = load_vectors(student)
+    assert student_of(tuned, record, student) == tuned / STUDENT_FOLDER
+    assert vectors_of(tuned, record, vectors).student == record.own_student
+    _, record = load_ranker(untuned)
+    assert (student_of(untuned, record, student), vectors_of(untuned, record, vectors)) == (student, vectors)
+    assert record.tuning is None
     assert not (untuned / STUDENT_FOLDER).exists()
-
-
-def test_tuned_student_makes_the_models_vectors(tiny: Dataset, student: Path, lora_models: Path) -> None:
-    _, record = load_ranker(lora_models / "tuned")
-    encoder = load_student(student_of(lora_models / "tuned", record, student))
-    vectors = vectors_of(lora_models / "tuned", record, load_vectors(student))
-    for texts, level in zip(student_texts(tiny), (vectors.items, vectors.users), strict=True):
-        np.testing.assert_allclose(encode_texts(encoder, [texts[one] for one in level.ids]), level.vectors, atol=1e-5)
-    _, record = load_ranker(lora_models / "untuned")
-    assert student_of(lora_models / "untuned", record, student) == student
-    assert vectors_of(lora_models / "untuned", record, vectors) is vectors
-
-
-def test_models_are_measured_with_their_own_students_vectors(
-    tiny: Dataset, tiny_folder: Path, student: Path, lora_models: Path, tmp_path: Path, run: Run
-) -> None:
-    options = [part for name in ("untuned", "tuned") for part in ("--model", lora_models / name)]
-    code, output = run("evaluate", tiny_folder, student, tmp_path, *options, "--resamples", "100")
-    assert code == 0, output
-    results = json.loads((tmp_path / "evaluation.json").read_text())
-    for name in ("untuned", "tuned"):
-        model, record = load_ranker(lora_models / name)
-        vectors = vectors_of(lora_models / name, record, load_vectors(student))
-        features = build_features(tiny, model.schema, vectors)
-        scores = predict(model, features, features.of_part(Part.TEST))
-        ratio = results["models"][name]["metrics"]["predicted_over_observed"]
-        assert ratio == pytest.approx(scores.mean() / features.labels.numpy()[features.of_part(Part.TEST)].mean())
 
 
 def test_rejects_another_student_in_the_models_folder(
@@ -265,8 +247,7 @@ def test_rejects_another_student_in_the_models_folder(
     shutil.copytree(student, model / STUDENT_FOLDER)
     with pytest.raises(ModelFolderError, match=r"another student than the one of ranker\.json; train again"):
         vectors_of(model, load_ranker(model)[1], load_vectors(student))
-    code, output = run("evaluate", tiny_folder, student, tmp_path / "out", "--model", model)
-    assert (code, "Traceback" in output) == (2, False)
+    assert run("evaluate", tiny_folder, student, tmp_path / "out", "--model", model)[0] == 2
 
 
 def test_lost_tuned_student_is_made_again(
@@ -287,37 +268,15 @@ def test_lost_tuned_student_is_made_again(
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        (("--no-semantics",), "a model without semantics does not read the student's vectors"),
-        (("--network", "lr"), "lr is a baseline, not MSD's own network"),
-        ((), "no item has a text"),
-    ],
+    ("network", "reason"), [("lr", "lr is a baseline, not MSD's own network"), ("msd", "no item has a text")]
 )
 def test_student_is_not_tuned_without_a_use(
-    options: tuple[str, ...], reason: str, tiny_folder: Path, student: Path, tmp_path: Path, run: Run
+    network: str, reason: str, tiny_folder: Path, student: Path, tmp_path: Path, run: Run
 ) -> None:
     shutil.copytree(student, given := tmp_path / "student")
-    if not options:
+    if network == "msd":
         save_vectors(replace(load_vectors(student), items=no_vectors().items), given)
-    code, output = run("train", tiny_folder, given, tmp_path / "out", "--epochs", "1", *options)
-    assert code == 0, output
-    assert f"the student stays as it is: {reason}" in output
+    code, output = run("train", tiny_folder, given, tmp_path / "out", "--epochs", "1", "--network", network)
+    assert (code, f"the student stays as it is: {reason}" in output) == (0, True), output
     _, record = load_ranker(tmp_path / "out")
-    assert record.tuning is None
-    assert record.config.network == ("lr" if "lr" in options else "msd")
-
-
-def test_rejects_incomplete_student_before_training(
-    tiny: Dataset, tiny_folder: Path, student: Path, tmp_path: Path, run: Run
-) -> None:
-    other = write_tiny_dataset(tmp_path / "other", users=20)
-    shutil.copytree(student, cut := tmp_path / "cut")
-    (cut / STUDENT_WEIGHTS_FILE).unlink()
-    for data, teacher, message in (
-        (other, student, "vectors of 16 users without a text in the dataset, such as 'u21'; distil again"),
-        (tiny_folder, cut, "no such file, the student is incomplete; distil again"),
-    ):
-        code, output = run("train", data, teacher, tmp_path / "out", "--epochs", "1")
-        assert (code, message in output) == (2, True), output
-        assert not (tmp_path / "out").exists()
+    assert (record.tuning, record.config.network) == (None, network)

@@ -12,31 +12,23 @@ from numpy.typing import NDArray
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.metrics import calibration, expected_calibration_error, roc_auc
-from msd.ranker.batch import TrainedRanker, both
-from msd.ranker.features import Features, build_features
+from msd.ranker.batch import both
+from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.student.vectors import no_vectors
-from msd.training.folder import RankerRecord, load_ranker, save_ranker
+from msd.training.folder import load_ranker
 from msd.training.train import TrainConfig, TrainError, predict, predict_conversions, train_ranker
-from tests.ranker.made import SMALL, World, dataset_of, quiet
+from tests.ranker.made import SMALL, World, dataset_of, quiet, save_world
 
 USERS, ITEMS, SHOWN = 205, 60, 100
 
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Law:
-    """A dataset of impressions whose true probabilities [E] of a click, and of a click's conversion, are known."""
-
-    dataset: Dataset
-    pctr: Floats
-    pcvr: Floats
-
-
-def law(seed: int = 0) -> Law:
-    """Users like some kinds of items; what is clicked most is bought least, and users differ in how much they buy."""
-    rng = np.random.default_rng(seed)
+def law() -> tuple[Dataset, Floats]:
+    """Impressions, and the true probabilities [E] of a click's conversion. Users like some kinds of items; what is
+    clicked most is bought least, and users differ in how much they buy."""
+    rng = np.random.default_rng(0)
     kinds = rng.integers(6, size=ITEMS)
     taste, lure, buys = rng.normal(0, 1, (USERS, 6)), rng.normal(0, 0.7, ITEMS), rng.normal(0, 0.7, USERS)
     worth = -1.0 * lure + rng.normal(0, 0.5, ITEMS)
@@ -55,37 +47,37 @@ def law(seed: int = 0) -> Law:
         items={"item_id": [f"i{one:02}" for one in range(ITEMS)], "kind": [f"k{one}" for one in kinds]},
         features=[{"name": "kind", "side": "item", "kind": "categorical"}],
     )
-    return Law(dataset, pctr, pcvr)
+    return dataset, pcvr
 
 
 @dataclass(frozen=True)
 class Learned:
-    """The law, a model that was trained on its log, and what it says of the test rows [n] `rows`."""
+    """A model that was trained on the law's log, its predictions of the test rows [n] `rows`, and the true ones."""
 
-    law: Law
-    features: Features
-    model: TrainedRanker
+    world: World
     rows: NDArray[np.int64]
     pctr: Floats
     pcvr: Floats
+    due: Floats
 
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     """A model of 20,000 rows, without a count model."""
-    made = law()
-    features = build_features(made.dataset, fit_schema(made.dataset, semantics=False), no_vectors())
+    dataset, due = law()
+    schema, vectors = fit_schema(dataset, semantics=False), no_vectors()
+    features = build_features(dataset, schema, vectors)
     config = SMALL.model_copy(update={"counts": ()})
     training = TrainConfig(epochs=3, learning_rate=1e-2)
-    model, _ = train_ranker(features, config, training, tmp_path_factory.mktemp("law") / "checkpoint", "law", quiet)
-    rows = features.of_part(Part.TEST)
-    live = features.live()
-    return Learned(made, features, model, rows, predict(model, live, rows), predict_conversions(model, live, rows))
+    model, curve = train_ranker(features, config, training, tmp_path_factory.mktemp("law") / "checkpoint", "law", quiet)
+    rows, live = features.of_part(Part.TEST), features.live()
+    world = World(dataset, vectors, schema, features, model, curve)
+    return Learned(world, rows, predict(model, live, rows), predict_conversions(model, live, rows), due[rows])
 
 
 def test_conversions_are_ranked_and_calibrated_like_the_law(learned: Learned) -> None:
-    clicked = learned.features.outcomes(learned.rows)[0] > 0
-    converted, due = learned.features.converted(learned.rows), learned.law.pcvr[learned.rows]
+    features, due = learned.world.features, learned.due
+    clicked, converted = features.outcomes(learned.rows)[0] > 0, features.converted(learned.rows)
     ours, best = (roc_auc(converted[clicked], one[clicked]) for one in (learned.pcvr, due))
     base = roc_auc(converted[clicked], learned.pctr[clicked])
 
@@ -105,28 +97,16 @@ def test_logit_of_a_product_of_probabilities() -> None:
 def test_conversion_head_is_saved_and_absent_without_conversions(
     learned: Learned, world: World, tmp_path: Path
 ) -> None:
-    record = RankerRecord(
-        feature_schema=learned.features.schema,
-        config=learned.model.config,
-        training={"seed": 0},
-        curve=(),
-        vector_dim=0,
-        dataset="d" * 64,
-        student=None,
-        conversions=True,
-    )
-    save_ranker(tmp_path, learned.model, record)
-    again, _ = load_ranker(tmp_path)
+    again, _ = load_ranker(save_world(tmp_path, learned.world))
 
-    assert np.array_equal(predict_conversions(again, learned.features.live(), learned.rows), learned.pcvr)
+    assert np.array_equal(predict_conversions(again, learned.world.features.live(), learned.rows), learned.pcvr)
     assert not any("conversion" in name for name in world.model.state_dict())
 
 
 def test_rejects_valid_clicks_that_never_convert() -> None:
-    made = law()
-    valid = pl.Series(split_events(made.dataset.events, made.dataset.config) == Part.VALID)
-    events = made.dataset.events.with_columns(pl.col("conversion") * ~valid)
-    dataset = replace(made.dataset, events=events)
+    made, _ = law()
+    valid = pl.Series(split_events(made.events, made.config) == Part.VALID)
+    dataset = replace(made, events=made.events.with_columns(pl.col("conversion") * ~valid))
     features = build_features(dataset, fit_schema(dataset, semantics=False), no_vectors())
 
     with pytest.raises(TrainError, match=r"of \d+ valid clicks 0 converted"):

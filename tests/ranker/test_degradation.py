@@ -8,9 +8,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from msd.contract.assemble import Counts, assemble, dense
+from msd.contract.assemble import assemble
 from msd.contract.request import parse_request
-from msd.contract.rows import RowCodec, has_semantic
+from msd.contract.rows import RowCodec
 from msd.dataset.split import Part
 from msd.evaluation.degradation import SHARES, degradation_curves, degraded, encoded, measure_cold_ads
 from msd.metrics import measure_pooled
@@ -46,20 +46,6 @@ def test_rungs_change_scores_but_not_the_features(world: World) -> None:
     for name, less in _rungs(world).items():
         assert not np.allclose(predict(world.model, less, _test(world)), before, atol=1e-3), name
     assert np.array_equal(predict(world.model, world.features, _test(world)), before)
-
-
-def test_unknown_item_equals_the_services(world: World) -> None:
-    """The same scores as for an id that no table holds, put in place of each row's item by hand."""
-    item = world.features.item
-    record = RowCodec(world.schema, "item", "0" * 32).missing
-    row = dense(world.schema, "item", record["numeric"], Counts.of(record), has_semantic(record), 1.7e9)
-    by_hand = replace(
-        item,
-        rows=torch.full_like(item.rows, len(item.entities.ids)),
-        dense=torch.from_numpy(np.repeat(row, len(item.dense), axis=0)),
-    )
-    expected = predict(world.model, replace(world.features, item=by_hand), _test(world))
-    assert np.array_equal(predict(world.model, _rungs(world)["item unknown"], _test(world)), expected)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +113,12 @@ def test_item_without_vector_keeps_its_row_and_histories(world: World) -> None:
     assert not less.present[less.entities.unknown]
 
 
-def test_unknown_user_with_and_without_history(world: World) -> None:
-    rungs = _rungs(world)
+def test_unknown_item_and_user_have_the_unknown_row(world: World) -> None:
+    rungs, item = _rungs(world), world.features.item
+    # Its values are the service's, by the tests of features.
+    unknown = rungs["item unknown"].item
+    assert (unknown.rows == item.entities.unknown).all()
+    assert (unknown.dense == item.unknown_dense).all()
     with_history, without = rungs["user unknown"], rungs["user unknown, no history"]
     assert torch.equal(with_history.history, world.features.history)
     assert (without.history == -1).all()
@@ -208,11 +198,10 @@ def test_untaught_vector_replaces_the_taught_one(world: World) -> None:
 
 def test_cold_ads_without_rows_are_none(world: World, plain_world: World) -> None:
     held = _kept(world)
-    assert measure_cold_ads(plain_world.model, plain_world.features, held, Part.TEST, 100) is None
     nobody = LevelVectors([], held.vectors[:0])
-    assert measure_cold_ads(world.model, world.features, nobody, Part.TEST, 100) is None
     strangers = LevelVectors([f"nobody's {one}" for one in held.ids], held.vectors)
-    assert measure_cold_ads(world.model, world.features, strangers, Part.TEST, 100) is None
+    for of, vectors in ((plain_world, held), (world, nobody), (world, strangers)):
+        assert measure_cold_ads(of.model, of.features, vectors, Part.TEST, 100) is None
 
 
 def test_single_cold_item_has_no_interval(world: World) -> None:

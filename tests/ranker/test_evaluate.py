@@ -44,6 +44,7 @@ def results(tiny: Dataset, world: World, folders: dict[str, Path]) -> dict[str, 
     }
     found = evaluate_models(tiny, world.vectors, models, 0, RESAMPLES, lambda doing, done: heard.append(done))
     assert heard == sorted(heard) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert json.loads(json.dumps(found, allow_nan=False))["rows"] == found["rows"]
     return found
 
 
@@ -135,10 +136,6 @@ def test_slices_have_metrics_or_a_reason(results: dict[str, Any]) -> None:
     assert warm["auc_gain_of_first"]["plain"]["ci95"] == pytest.approx(whole["users"]["ci95"])
 
 
-def test_figures_are_json(results: dict[str, Any]) -> None:
-    assert json.loads(json.dumps(results, allow_nan=False))["rows"] == results["rows"]
-
-
 def test_rejects_test_rows_of_one_label(tiny: Dataset, world: World, folders: dict[str, Path]) -> None:
     parts = split_events(tiny.events, tiny.config)
     never = tiny.events.with_columns(label=tiny.events["label"] * pl.Series(parts != Part.TEST))
@@ -164,10 +161,6 @@ def _scores(noise: float, seed: int, semantics: bool, name: str, network: str = 
     return ModelScores(name, (0, 1, 2), live, {}, live, (network, semantics))
 
 
-def _judge(*measured: ModelScores) -> dict[str, Any] | None:
-    return judge_semantics(measured, ROWS, 200, 0)
-
-
 @pytest.mark.parametrize(
     ("noise", "sure", "start"),
     [
@@ -177,7 +170,7 @@ def _judge(*measured: ModelScores) -> dict[str, Any] | None:
     ],
 )
 def test_verdict_follows_the_interval(noise: tuple[float, float], sure: bool, start: str) -> None:
-    verdict = _judge(_scores(noise[1], 2, False, "plain"), _scores(noise[0], 1, True, "ours"))
+    verdict = judge_semantics([_scores(noise[1], 2, False, "plain"), _scores(noise[0], 1, True, "ours")], ROWS, 200, 0)
     assert verdict is not None
     assert (verdict["sure"], verdict["model"], verdict["minus"]) == (sure, "ours", "plain")
     sentence = say_verdict(verdict)
@@ -188,14 +181,14 @@ def test_verdict_follows_the_interval(noise: tuple[float, float], sure: bool, st
 
 def test_verdict_needs_a_pair_of_one_network() -> None:
     ours = _scores(1.0, 1, True, "ours")
-    assert _judge(ours, _scores(1.0, 2, False, "din", "din")) is None
-    assert _judge(ours) is None
-    assert _judge() is None
+    for measured in ([ours, _scores(1.0, 2, False, "din", "din")], [ours], []):
+        assert judge_semantics(measured, ROWS, 200, 0) is None
 
 
 def test_models_of_other_seeds_are_compared_over_users() -> None:
     plain = _scores(3.0, 2, False, "plain")
-    verdict = _judge(_scores(0.5, 1, True, "ours"), plain._replace(seeds=(0,), live=plain.test[:1]))
+    plain = plain._replace(seeds=(0,), live=plain.test[:1])
+    verdict = judge_semantics([_scores(0.5, 1, True, "ours"), plain], ROWS, 200, 0)
     assert verdict is not None
     assert verdict["unit"] == "users"
     assert verdict["sure"]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.ranker.history import Fusion, Overlap, TargetAttention, cosine, select, summarise
+from msd.ranker.history import Fusion, Overlap, cosine, select, summarise
 
 MASK = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
 
@@ -115,12 +115,3 @@ def test_fusion_gates_by_frequency() -> None:
         fusion.gate.bias.fill_(0.0)
         fused = fusion(torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([[5.0], [-5.0]]))
     np.testing.assert_allclose(fused, [[1.0] * 3, [0.0] * 3], atol=1e-6)
-
-
-def test_attention_ignores_padding() -> None:
-    torch.manual_seed(2)
-    attend, history, target = TargetAttention(3).eval(), torch.randn(1, 4, 3), torch.randn(5, 3)
-    spoiled = history.clone()
-    spoiled[:, 3] = 99.0
-    with torch.no_grad():
-        assert torch.equal(attend(history, MASK, target), attend(spoiled, MASK, target))

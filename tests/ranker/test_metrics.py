@@ -37,38 +37,27 @@ def test_metrics_by_hand() -> None:
     assert found["logloss"] == pytest.approx(loss)
     assert found["normalised_entropy"] == pytest.approx(loss / np.log(2))
     assert found["predicted_over_observed"] == pytest.approx(2.9 / 3)
-
-
-def test_users_of_one_label_give_no_gauc() -> None:
-    found = measure(LABELS, SCORES, np.arange(len(LABELS)))
-    assert (found["gauc"], found["uauc"]) == (None, None)
-    assert found["auc"] == pytest.approx(8 / 9)
-
-
-def test_certain_predictions_have_a_finite_loss() -> None:
-    found = measure(np.array([1.0, 0.0]), np.array([0.0, 1.0]), np.array([0, 0]))
-    assert found["logloss"] == pytest.approx(-np.log(1e-7), rel=1e-3)
+    every_user_has_one_label = measure(LABELS, SCORES, np.arange(len(LABELS)))
+    assert (every_user_has_one_label["gauc"], every_user_has_one_label["uauc"]) == (None, None)
+    assert every_user_has_one_label["auc"] == pytest.approx(8 / 9)
+    certain = measure(np.array([1.0, 0.0]), np.array([0.0, 1.0]), np.array([0, 0]))
+    assert certain["logloss"] == pytest.approx(-np.log(1e-7), rel=1e-3)
 
 
 def test_calibration_by_hand() -> None:
     curve = calibration(LABELS, SCORES, bins=2)
-    assert [one.impressions for one in curve] == [3, 3]
-    assert [one.predicted for one in curve] == pytest.approx([0.2, 2.3 / 3])
-    assert [one.observed for one in curve] == pytest.approx([1 / 3, 2 / 3])
+    assert [point.impressions for point in curve] == [3, 3]
+    assert [point.predicted for point in curve] == pytest.approx([0.2, 2.3 / 3])
+    assert [point.observed for point in curve] == pytest.approx([1 / 3, 2 / 3])
     assert expected_calibration_error(curve) == pytest.approx((1 / 3 - 0.2 + 0.1) / 2)
-
-
-def test_fewer_rows_than_bins_give_a_bin_each() -> None:
-    curve = calibration(LABELS, SCORES)
-    assert [one.impressions for one in curve] == [1] * len(LABELS)
-    assert [one.predicted for one in curve] == sorted(SCORES)
+    assert [point.impressions for point in calibration(LABELS, SCORES)] == [1] * 6, "fewer rows than bins"
 
 
 def test_trees_learn_from_counts(tmp_path: Path) -> None:
-    dataset = load_dataset(write_tiny_dataset(tmp_path / "dataset", users=60))
+    dataset = load_dataset(write_tiny_dataset(tmp_path, users=60))
+    vectors = word_vectors(dataset)
     features, plain = (
-        build_features(dataset, fit_schema(dataset, semantics=semantics), word_vectors(dataset))
-        for semantics in (True, False)
+        build_features(dataset, fit_schema(dataset, semantics=given), vectors) for given in (True, False)
     )
     test = features.of_part(Part.TEST)
     labels = features.labels.numpy()[test]
@@ -111,8 +100,11 @@ def test_weighted_metrics_equal_those_of_repeated_rows() -> None:
     # Bins hold equal numbers of rows, so that they differ.
     assert {**counted, "ece": 0} == pytest.approx({**single, "ece": 0})
     curve = calibration(COUNTED_LABELS, COUNTED_SCORES, TIMES.astype(np.float64))
-    assert sum(one.impressions for one in curve) == TIMES.sum()
+    assert sum(point.impressions for point in curve) == TIMES.sum()
     assert counted["ece"] == expected_calibration_error(curve)
+    logits = np.log(COUNTED_SCORES / (1 - COUNTED_SCORES))
+    line = fit_platt(logits, COUNTED_LABELS, TIMES.astype(np.float64))
+    assert line == pytest.approx(fit_platt(repeated(logits), repeated(COUNTED_LABELS)), rel=1e-3)
 
 
 def test_weighted_resamples_equal_those_of_repeated_rows() -> None:
@@ -205,30 +197,17 @@ def test_unmeasurable_resamples_are_left_out() -> None:
     assert (interval(nothing), two_sided_p(nothing)) == (None, None)
     assert interval(np.append(nothing, 1.0)) == (1.0, 1.0)
     assert compare(nothing[None], np.ones((1, 5))) == {"ci95": None, "p": None}
-
-
-def test_a_single_user_has_no_interval() -> None:
     labels, scores = np.array([0.0, 1, 0, 1]), np.array([[0.1, 0.4, 0.2, 0.9]])
-    drawn = resample_metrics(labels, scores, np.zeros(4, np.int64), 10)
-    assert compare(drawn.auc, drawn.auc) == {"ci95": None, "p": None}
-    assert interval(drawn.logloss[0]) is None
+    assert interval(resample_metrics(labels, scores, np.zeros(4, np.int64), 10).logloss[0]) is None, "a single user"
 
 
-def test_compares_means_over_unequal_numbers_of_seeds() -> None:
-    ours = np.array([[1.0, 2.0], [3.0, 4.0]])
-    assert compare(ours, np.array([[1.0, 2.0]]))["ci95"] == pytest.approx((1.0, 1.0))
-
-
-def test_seeds_that_disagree_widen_the_interval() -> None:
+def test_compares_means_over_seeds() -> None:
+    unequal = np.array([[1.0, 2.0], [3.0, 4.0]])
+    assert compare(unequal, np.array([[1.0, 2.0]]))["ci95"] == pytest.approx((1.0, 1.0))
+    # Seeds that disagree widen the interval.
     ours = np.array([[0.1], [0.3]]) + np.zeros((2, 1_000))
     theirs = np.zeros((2, 1_000))
     assert compare(ours, theirs)["ci95"] == pytest.approx((0.2, 0.2))
     assert compare_by_seed(ours, theirs)["ci95"] == pytest.approx((0.1, 0.3))
     # Seed 0 of one with seed 0 of the other: what both share falls out.
     assert compare_by_seed(ours, ours - 0.05)["ci95"] == pytest.approx((0.05, 0.05))
-
-
-def test_weighted_platt_equals_that_of_repeated_rows() -> None:
-    logits = np.log(COUNTED_SCORES / (1 - COUNTED_SCORES))
-    counted = fit_platt(logits, COUNTED_LABELS, TIMES.astype(np.float64))
-    assert counted == pytest.approx(fit_platt(repeated(logits), repeated(COUNTED_LABELS)), rel=1e-3)

@@ -57,17 +57,14 @@ def _aucs(record: RankerRecord) -> tuple[list[float], list[float]]:
     return [point.valid_auc for point in record.curve], [point.valid_auc for point in record.tuning.curve]
 
 
-def test_both_processes_end_with_the_same_weights(team: Path) -> None:
+def test_both_processes_end_with_the_same_weights_and_figures(team: Path) -> None:
     first, second = (load_file(team / f"{rank}.safetensors") for rank in (0, 1))
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
-
-
-def test_both_processes_decide_by_the_same_figures(team: Path) -> None:
-    first, second = (_aucs(_record(team, rank)) for rank in (0, 1))
-    assert first == second
-    assert all(first)
+    figures = [_aucs(_record(team, rank)) for rank in (0, 1)]
+    assert figures[0] == figures[1]
+    assert all(figures[0])
 
 
 def test_two_processes_rank_valid_about_as_well_as_one(team: Path, lora_models: Path) -> None:

@@ -1,5 +1,7 @@
 """The schema learns from window and train rows alone, and equal data gives an equal schema."""
 
+from typing import TypeVar
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,20 +12,12 @@ from msd.dataset.split import Part, split_events
 from msd.ranker.schema_fit import fit_schema
 from tests.ranker.made import Columns, Row, dataset_of
 
-
-def _field(schema: FeatureSchema, name: str) -> SchemaField:
-    return next(field for field in schema.fields if field.name == name)
+F = TypeVar("F", bound=SchemaField)
 
 
-def _categorical(schema: FeatureSchema, name: str) -> Categorical:
-    field = _field(schema, name)
-    assert isinstance(field, Categorical)
-    return field
-
-
-def _numeric(schema: FeatureSchema, name: str) -> Numeric:
-    field = _field(schema, name)
-    assert isinstance(field, Numeric)
+def _field(schema: FeatureSchema, name: str, kind: type[F]) -> F:
+    field = next(field for field in schema.fields if field.name == name)
+    assert isinstance(field, kind)
     return field
 
 
@@ -41,17 +35,14 @@ def test_vocabularies_are_training_values_by_frequency() -> None:
         dataset_of(ROWS, events={"device": device}, features=[_feature("device", "context", "categorical")])
     )
     # a and b occur three times each: their text decides.
-    assert _categorical(schema, "device").vocabulary == ("a", "b", "c")
-    assert _categorical(schema, "item_id").vocabulary == ("i0", "i1", "i2", "i3")
-    assert _categorical(schema, "user_id").vocabulary == ("u",)
-
-
-def test_rare_values_are_unknown() -> None:
-    device = ["b", "a", "a", "c", "b", "a", None, "b", "c", "c"]
+    assert _field(schema, "device", Categorical).vocabulary == ("a", "b", "c")
+    assert _field(schema, "item_id", Categorical).vocabulary == ("i0", "i1", "i2", "i3")
+    assert _field(schema, "user_id", Categorical).vocabulary == ("u",)
+    # Rare values are unknown.
     feature = _feature("device", "context", "categorical", min_count=2)
     schema = fit_schema(dataset_of(ROWS, events={"device": device}, features=[feature], ids={"min_count": 3}))
-    assert _categorical(schema, "device").vocabulary == ("a", "b")
-    assert _categorical(schema, "item_id").vocabulary == ()
+    assert _field(schema, "device", Categorical).vocabulary == ("a", "b")
+    assert _field(schema, "item_id", Categorical).vocabulary == ()
 
 
 def test_hashed_fields_have_no_vocabulary() -> None:
@@ -59,8 +50,9 @@ def test_hashed_fields_have_no_vocabulary() -> None:
     dataset = dataset_of(ROWS, events={"device": ["a"] * 10}, features=[feature], ids={"buckets": 32})
     schema = fit_schema(dataset)
     for name, buckets in (("device", 16), ("user_id", 32), ("item_id", 32)):
-        assert (_categorical(schema, name).vocabulary, _categorical(schema, name).buckets) == ((), buckets)
-    assert _categorical(schema, "item_id").is_id
+        field = _field(schema, name, Categorical)
+        assert (field.vocabulary, field.buckets) == ((), buckets)
+    assert _field(schema, "item_id", Categorical).is_id
 
 
 def test_item_features_are_fitted_on_trained_items() -> None:
@@ -71,10 +63,9 @@ def test_item_features_are_fitted_on_trained_items() -> None:
     }
     features = [_feature("genres", "item", "bag", max_values=3), _feature("price", "item", "numeric")]
     schema = fit_schema(dataset_of(ROWS, items=items, features=features))
-    genres = _field(schema, "genres")
-    assert isinstance(genres, Bag)
+    genres = _field(schema, "genres", Bag)
     assert (genres.vocabulary, genres.max_values) == (("x", "y"), 3)
-    price = _numeric(schema, "price")
+    price = _field(schema, "price", Numeric)
     assert price.mean == pytest.approx(3.0)
     assert price.scale == pytest.approx(np.std([1, 3, 5]))
 
@@ -83,14 +74,15 @@ def test_numbers_are_standardised_after_the_logarithm() -> None:
     values = [-7.0, 0.0, 1.0, 3.0, 7.0, 15.0, None, 0.0, 1e9, 1e9]
     dataset = dataset_of(ROWS, events={"n": values}, features=[_feature("n", "context", "numeric", log=True)])
     seen = np.array([-3.0, 0.0, 1.0, 2.0, 3.0, 4.0, 0.0]) * np.log(2)
-    field = _numeric(fit_schema(dataset), "n")
+    field = _field(fit_schema(dataset), "n", Numeric)
     assert [field.mean, field.scale] == pytest.approx([seen.mean(), seen.std()])
 
 
 @pytest.mark.parametrize("values", [[4.0] * 10, [None] * 8 + [1.0, 2.0]])
 def test_constant_number_has_scale_one(values: list[float | None]) -> None:
     events = {"n": pl.Series(values, dtype=pl.Float64).to_list()}
-    field = _numeric(fit_schema(dataset_of(ROWS, events=events, features=[_feature("n", "context", "numeric")])), "n")
+    dataset = dataset_of(ROWS, events=events, features=[_feature("n", "context", "numeric")])
+    field = _field(fit_schema(dataset), "n", Numeric)
     assert field.scale == 1.0
     assert field.mean == (values[0] or 0.0)
 

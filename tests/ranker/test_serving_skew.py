@@ -16,7 +16,7 @@ from msd.contract.schema import STATE_FEATURES
 from msd.dataset.split import Part
 from msd.ranker.batch import Corruption, TrainedRanker
 from msd.ranker.features import Features, build_features
-from msd.training.train import predict, predict_logits
+from msd.training.train import predict_logits
 from tests.ranker.made import World, batch_logits
 
 BUNDLE = "ab" * 16
@@ -95,22 +95,6 @@ def test_batch_scores_rows_like_requests(name: str, tolerance: float, request: p
     np.testing.assert_allclose(batch, single, atol=tolerance)
 
 
-def test_position_is_true_offline_and_constant_online(world: World) -> None:
-    moved = np.flatnonzero((world.dataset.events["position"] != "1").to_numpy())[:5]
-    batch = predict_logits(world.model, world.features, moved)
-    served = predict_logits(world.model, _served_position(world).features, moved)
-    assert (np.abs(batch - served) > 1e-4).any()
-    single = [_as_request(world, int(event)) for event in moved]
-    np.testing.assert_allclose(served, single, atol=2e-3)
-
-
-def test_predictions_are_calibrated_probabilities(world: World) -> None:
-    events = world.features.of_part(Part.TEST)[:10]
-    logits = predict_logits(world.model, world.features, events)
-    expected = torch.sigmoid(world.model.calibrator(torch.from_numpy(logits)))
-    np.testing.assert_allclose(predict(world.model, world.features, events), expected.numpy(), atol=1e-6)
-
-
 def test_reads_no_vector_without_semantics(plain_world: World) -> None:
     model = plain_world.model
     assert not len(model.adaptors)
@@ -149,10 +133,13 @@ def _ask(world: World, corruption: Corruption) -> None:
 
 
 def test_new_item_has_features_and_vector_without_id_and_counts(world: World, seen: dict[str, torch.Tensor]) -> None:
+    schema, item = world.schema, world.features.item
+    before = item.dense.clone(), item.categorical.clone()
     _ask(world, NOTHING_HIDDEN)
     whole = dict(seen)
     _ask(world, replace(NOTHING_HIDDEN, new_item=1.0))
-    schema = world.schema
+    assert torch.equal(item.dense, before[0])
+    assert torch.equal(item.categorical, before[1])
     place = schema.columns["item_id"]
     assert not seen["item_categorical"][:, place].any()
     others = [column for column in range(schema.categorical_width("item")) if column != place.start]
@@ -161,7 +148,7 @@ def test_new_item_has_features_and_vector_without_id_and_counts(world: World, se
     numbers = schema.numeric_width("item")
     counts = slice(numbers, numbers + len(STATE_FEATURES))
     assert torch.equal(seen["item_dense"][:, :numbers], whole["item_dense"][:, :numbers])
-    assert torch.equal(seen["item_dense"][:, counts], world.features.item.unknown_dense[counts].expand(200, -1))
+    assert torch.equal(seen["item_dense"][:, counts], item.unknown_dense[counts].expand(200, -1))
     assert torch.equal(seen["user_dense"], whole["user_dense"])
     # Nor does attention, or Fusion, see which item it is.
     nameless = world.model.ranker.represent_items(seen["item_categorical"], seen["item_semantic"])
@@ -177,10 +164,3 @@ def test_sides_age_independently(world: World, seen: dict[str, torch.Tensor]) ->
     assert drawn.any(0).all()
     # Several draws are in use, not one for all rows.
     assert len({tuple(column) for column in drawn.T.tolist()}) > 1
-
-
-def test_corruption_leaves_the_features_unchanged(world: World, seen: dict[str, torch.Tensor]) -> None:
-    before = world.features.item.dense.clone(), world.features.item.categorical.clone()
-    _ask(world, replace(NOTHING_HIDDEN, new_item=1.0))
-    assert torch.equal(world.features.item.dense, before[0])
-    assert torch.equal(world.features.item.categorical, before[1])

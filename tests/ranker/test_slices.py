@@ -98,16 +98,15 @@ GROUPS = np.repeat([7, 7, 7, 9, 9], 2)
 ITEMS = np.repeat(np.arange(5), 2)
 
 
-def compared() -> Compared:
-    return Compared.of(LABELS, SHOWN, GROUPS, ITEMS)
+COMPARED = Compared.of(LABELS, SHOWN, GROUPS, ITEMS)
 
 
 def by_arm(*scores: float) -> np.ndarray:
-    return compared().scores(SHOWN, np.repeat(scores, 2))
+    return COMPARED.scores(SHOWN, np.repeat(scores, 2))
 
 
 def test_arms_and_pairs_by_hand() -> None:
-    held = compared()
+    held = COMPARED
     assert held.clicks.tolist() == CLICKS.tolist()
     assert held.shown.tolist() == [100.0] * 5
     # Arms of equal rates make no pair.
@@ -119,7 +118,7 @@ def test_arms_and_pairs_by_hand() -> None:
 
 def test_figures_by_hand() -> None:
     models = {"good": by_arm(0.1, 0.3, 0.2, 0.1, 0.2)[None], "bad": by_arm(0.3, 0.1, 0.2, 0.1, 0.2)[None]}
-    found = measure_within(compared(), models, "good", 100, 0)
+    found = measure_within(COMPARED, models, "good", 100, 0)
     assert (found["groups"], found["pairs"], found["significant_pairs"]) == (2, 3, 2)
     values = {name: {metric: one["value"] for metric, one in told.items()} for name, told in found["models"].items()}
     assert values["good"] == {"pair_accuracy": 1.0, "significant_pair_accuracy": 1.0, "regret": 0.0}
@@ -143,4 +142,4 @@ def test_pair_accuracy_rises_with_the_difference() -> None:
     assert told[0]["above"] == 0.0
     assert told[0]["right"] < 0.7 < 0.85 < told[-1]["right"]
     # Too few pairs tell nothing.
-    assert how_sure(compared(), by_arm(0.1, 0.2, 0.3, 0.4, 0.5)) == []
+    assert how_sure(COMPARED, by_arm(0.1, 0.2, 0.3, 0.4, 0.5)) == []

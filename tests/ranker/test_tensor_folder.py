@@ -45,6 +45,7 @@ def test_folder_has_every_row_in_order(
     monkeypatch.setattr(tensor_folder, "ROWS", 100)
     folder = write(semantics)
     record = load_record(folder)
+    assert (record.dataset, record.student) == (world.dataset.fingerprint, world.vectors.student if semantics else None)
     features = build_features(world.dataset, record.feature_schema, world.vectors)
     adapted = adapt_all(load_adaptors(folder, record), features)
     assert ("item_semantic" in {spec.name for spec in record.feature_schema.tensors}) == semantics
@@ -71,12 +72,6 @@ def test_rewriting_removes_old_files(write: Write) -> None:
     assert load_record(folder).student is None
 
 
-def test_tensor_record_names_student_and_dataset(world: World, write: Write) -> None:
-    record = load_record(write(True))
-    assert record.student == world.vectors.student
-    assert record.dataset == world.dataset.fingerprint
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -94,7 +89,7 @@ def test_rejects_damaged_tensor_folder(write: Write, name: str, content: bytes, 
         load_adaptors(folder, load_record(folder))
 
 
-def test_rejects_folder_without_tensors(write: Write, tmp_path: Path) -> None:
+def test_rejects_folder_without_tensors(tmp_path: Path) -> None:
     with pytest.raises(TensorFolderError, match="no tensors here"):
         load_record(tmp_path)
     with pytest.raises(TensorFolderError, match=r"has no test-\*.safetensors"):
@@ -134,11 +129,8 @@ def test_network_scores_event_tensors_like_a_batch(name: str, part: Part, reques
     assert bool(adapted) == (name == "world")
     with torch.no_grad():
         expected = batch_logits(model, world.features, events)
-        found = model.ranker(event_tensors(world.features, adapted, events))
+        tensors = event_tensors(world.features, adapted, events)
+        found = model.ranker(tensors)
+    specs = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}
+    assert specs == {spec.name: (f"torch.{spec.dtype}", (len(events), *spec.shape)) for spec in world.schema.tensors}
     np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_event_tensors_have_the_schemas_types_and_widths(world: World) -> None:
-    tensors = event_tensors(world.features, adapt_all(world.model.adaptors, world.features), np.arange(7))
-    found = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}
-    assert found == {spec.name: (f"torch.{spec.dtype}", (7, *spec.shape)) for spec in world.schema.tensors}

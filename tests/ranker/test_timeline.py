@@ -39,12 +39,6 @@ class Past(NamedTuple):
     parts: NDArray[np.int8]
 
 
-def with_unseen(dataset: Dataset) -> Dataset:
-    """The same, with a user and an item between others that no event knows."""
-    users, items = pl.DataFrame({"user_id": ["u0", "new", "u1"]}), pl.DataFrame({"item_id": ["i0", "new", "i1", "i2"]})
-    return replace(dataset, users=users, items=items)
-
-
 @st.composite
 def pasts(draw: st.DrawFn) -> Past:
     """Up to 20 events at few times, so that many are simultaneous, the first of them a training row."""
@@ -53,8 +47,10 @@ def pasts(draw: st.DrawFn) -> Past:
     )
     rows = draw(st.lists(row, min_size=1, max_size=20))
     parts = draw(st.lists(st.sampled_from(Part), min_size=len(rows), max_size=len(rows)))
-    dataset = with_unseen(dataset_of([(user, item, 10 * at, label) for user, item, at, label in rows]))
-    return Past(dataset, np.array([Part.WINDOW, *parts[1:]], np.int8))
+    dataset = dataset_of([(user, item, 10 * at, label) for user, item, at, label in rows])
+    # A user and an item between others that no event knows.
+    users, items = pl.DataFrame({"user_id": ["u0", "new", "u1"]}), pl.DataFrame({"item_id": ["i0", "new", "i1", "i2"]})
+    return Past(replace(dataset, users=users, items=items), np.array([Part.WINDOW, *parts[1:]], np.int8))
 
 
 def walk(past: Past) -> Timeline:
@@ -149,14 +145,6 @@ def test_later_label_changes_nothing_earlier(past: Past, data: st.DataObject) ->
         if isinstance(old, list | Counts):
             one, other = np.array(old), np.array(getattr(after, field.name))
             assert np.array_equal(one[..., unmoved], other[..., unmoved])
-
-
-def test_simultaneous_events_do_not_see_each_other() -> None:
-    rows = [("u", "a", 10, 1), ("u", "b", 20, 1), ("u", "c", 20, 1), ("u", "a", 30, 0)]
-    timeline = walk(Past(dataset_of(rows), np.zeros(4, np.int8)))
-    assert [(row >= 0).sum() for row in timeline.history] == [0, 1, 1, 3]
-    assert timeline.user_counts.impressions[1] == timeline.user_counts.impressions[2]
-    assert timeline.item_counts.impressions.tolist()[1:3] == [0.0, 0.0]
 
 
 def test_final_states_are_of_training_rows() -> None:

@@ -1,7 +1,5 @@
 """Training learns, stops early at its best, goes on where it was cut, and ends at the same weights every time."""
 
-import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -16,11 +14,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
 from msd.dataset.split import Part
-from msd.ranker.batch import TrainedRanker, batch_opinions
+from msd.ranker.batch import batch_opinions
 from msd.ranker.calibrate import fit_blend, fit_platt
 from msd.ranker.model import Ranker
 from msd.training.train import (
-    EpochReport,
     Judge,
     TrainConfig,
     TrainError,
@@ -32,26 +29,19 @@ from msd.training.train import (
     train_ranker,
 )
 from msd.training.train_command import training_bar
-from tests.ranker.made import CHECKPOINT, QUICK, SHORT, SMALL, ShortRun, World, quiet, train_quickly
-
-
-class Cut(Exception):
-    """A run ends here, as if it were killed."""
-
-
-def _cut_at(epoch: int, step: int) -> Callable[[int, int, float], None]:
-    def progress(now: int, done: int, loss: float) -> None:
-        if (now, done) == (epoch, step):
-            raise Cut
-
-    return progress
-
-
-def _assert_equal(one: TrainedRanker, other: TrainedRanker) -> None:
-    expected = other.state_dict()
-    assert one.state_dict().keys() == expected.keys()
-    for name, value in one.state_dict().items():
-        assert torch.equal(value, expected[name]), name
+from tests.ranker.made import (
+    CHECKPOINT,
+    QUICK,
+    SHORT,
+    SMALL,
+    Cut,
+    Trained,
+    World,
+    assert_same_weights,
+    cut_at,
+    quiet,
+    train_quickly,
+)
 
 
 def _valid(world: World) -> tuple[np.ndarray, np.ndarray]:
@@ -66,47 +56,44 @@ def test_training_learns(world: World) -> None:
     assert [point.epoch for point in world.curve] == list(range(1, len(world.curve) + 1))
 
 
-def test_seed_determines_the_weights(world: World, short: ShortRun, tmp_path: Path) -> None:
+def test_seed_determines_the_weights(world: World, short: Trained, tmp_path: Path) -> None:
     again, again_curve = train_quickly(world.features, tmp_path / "a", SHORT)
-    _assert_equal(again, short.model)
-    assert again_curve == short.curve
+    assert_same_weights(again, short[0])
+    assert again_curve == short[1]
     other, _ = train_quickly(world.features, tmp_path / "b", replace(SHORT, seed=1))
-    assert not torch.equal(other.ranker.head.weight, short.model.ranker.head.weight)
+    assert not torch.equal(other.ranker.head.weight, short[0].ranker.head.weight)
 
 
 TWICE = replace(QUICK, epochs=2)
 
 
 @pytest.fixture(scope="module")
-def uncut(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedRanker, list[EpochReport]]:
+def uncut(world: World, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return train_quickly(world.features, tmp_path_factory.mktemp("uncut"), TWICE)
 
 
-@pytest.mark.parametrize("cut_at", [(1, 5), (2, 1)])
+@pytest.mark.parametrize("at", [(1, 5), (2, 1)])
 def test_resumed_run_equals_uninterrupted_run(
-    cut_at: tuple[int, int], world: World, uncut: tuple[TrainedRanker, list[EpochReport]], tmp_path: Path
+    at: tuple[int, int], world: World, uncut: Trained, tmp_path: Path
 ) -> None:
-    (whole, curve), config = uncut, TWICE
-    path, run = tmp_path / "cut" / CHECKPOINT, "cut"
+    (whole, curve), seen = uncut, list[int]()
+    options = world.features, SMALL, TWICE, tmp_path / "cut" / CHECKPOINT, "cut"
     with pytest.raises(Cut):
-        train_ranker(world.features, SMALL, config, path, run, _cut_at(*cut_at))
-    seen: list[int] = []
-    again, again_curve = train_ranker(
-        world.features, SMALL, config, path, run, lambda epoch, step, loss: seen.append(epoch)
-    )
-    assert min(seen) == cut_at[0]
+        train_ranker(*options, cut_at(*at))
+    again, again_curve = train_ranker(*options, lambda epoch, step, loss: seen.append(epoch))
+    assert min(seen) == at[0]
     assert again_curve == curve
-    _assert_equal(again, whole)
+    assert_same_weights(again, whole)
 
 
-def test_ignores_other_and_damaged_checkpoints(world: World, short: ShortRun, tmp_path: Path) -> None:
+def test_ignores_other_and_damaged_checkpoints(world: World, short: Trained, tmp_path: Path) -> None:
     path = tmp_path / CHECKPOINT
-    shutil.copy(short.folder / CHECKPOINT, path)
+    train_quickly(world.features, tmp_path, SHORT)
     with pytest.raises(Cut):
-        train_ranker(world.features, SMALL, SHORT, path, "another", _cut_at(1, 1))
+        train_ranker(world.features, SMALL, SHORT, path, "another", cut_at(1, 1))
     path.write_bytes(path.read_bytes()[:1000])
     again, _ = train_ranker(world.features, SMALL, SHORT, path, "made", quiet)
-    _assert_equal(again, short.model)
+    assert_same_weights(again, short[0])
 
 
 @pytest.mark.parametrize(("power", "shares"), [(1.0, [1, 1, 1, 1]), (2.0, [1, 2, 3, 4]), (3.0, [1, 3, 6, 10])])
@@ -232,18 +219,15 @@ def test_count_model_sees_only_counts(world: World) -> None:
     assert not np.allclose(network, other, atol=1e-2)
 
 
-def test_count_model_is_frozen_beside_the_network(world: World, short: ShortRun) -> None:
+def test_count_model_is_frozen_beside_the_network(world: World, short: Trained) -> None:
     """Whatever the network does: for as long as it is trained, and in fine-tuning, the count model is the same."""
     labels = world.features.labels.numpy()[valid := world.features.of_part(Part.VALID)]
-    counts = [predict_opinions(model, world.features.live(), valid)[1] for model in (short.model, world.model)]
+    counts = [predict_opinions(model, world.features.live(), valid)[1] for model in (short[0], world.model)]
     assert np.array_equal(*counts)
     assert roc_auc_score(labels, counts[0]) > 0.55
+    opinions = batch_opinions(world.model, world.features, world.features.of_part(Part.TRAIN)[:8])
     assert not any(weight.requires_grad for weight in _ranker(world).counts.parameters())  # type: ignore[union-attr]
-    assert all(logits.requires_grad is has for logits, has in zip(_opinions(world), (True, False, False), strict=True))
-
-
-def _opinions(world: World) -> list[torch.Tensor]:
-    return batch_opinions(world.model, world.features, world.features.of_part(Part.TRAIN)[:8])
+    assert [logits.requires_grad for logits in opinions] == [True, False, False]
 
 
 def test_blend_is_fitted_by_age_without_negative_weights() -> None:

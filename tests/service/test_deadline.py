@@ -1,7 +1,5 @@
 """The header that says how long a request may take: what it may say, and that all of the work keeps to it."""
 
-import asyncio
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.assemble import Rung, Tensors
+from msd.contract.assemble import Rung
 from msd.contract.bundle import Bundle
-from service.errors import DeadlineExceeded, MalformedHeader
+from service.errors import MalformedHeader
 from service.http.exchange import BEGAN, Deadlines
-from service.runtimes.runtime import Engine, Scores
-from service.scoring.admission import Admission
-from service.scoring.job import LearnedSeconds, Ran, Runner
+from service.runtimes.runtime import Scores
+from service.scoring.job import LearnedSeconds
 from service.scoring.reply import declared, spread
-from service.scoring.run_queue import RunQueue
 from service.settings import Settings
-from service.telemetry.metrics import Metrics
 from tests.bundles.factory import AT, golden_requests
 from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
@@ -54,25 +49,14 @@ def test_anything_else_is_malformed(value: bytes) -> None:
     assert raised.value.field == "X-Deadline-Ms"
 
 
-@pytest.mark.parametrize("value", ["0", "60001", "soon", "1.5", "-3", ""])
-def test_malformed_deadline_is_a_400_that_names_it(service: LiveService, value: str) -> None:
+def test_malformed_deadline_gets_400_with_the_most_allowed(service: LiveService) -> None:
     with service.client() as client:
-        answer = client.post("/v1/score", json=golden_requests()[0], headers={"X-Deadline-Ms": value})
+        answer = client.post("/v1/score", json=golden_requests()[0], headers={"X-Deadline-Ms": "60001"})
         assert answer.status_code == 400
         assert answer.json()["error"]["code"] == "malformed"
         assert answer.json()["error"]["field"] == "X-Deadline-Ms"
         assert answer.headers["X-Deadline-Ms"] == "60000"
         assert client.post("/v1/score", json=golden_requests()[0]).status_code == 200
-
-
-def test_generous_deadline_changes_nothing(service: LiveService) -> None:
-    with service.client() as client:
-        for request in golden_requests():
-            one, other = (
-                client.post("/v1/score", json=request, headers={"X-Request-Id": "same", **headers})
-                for headers in ({}, {"X-Deadline-Ms": "60000"})
-            )
-            assert one.content == other.content
 
 
 def test_near_the_end_the_first_are_scored_and_the_others_get_the_prior(bundle: Bundle, tmp_path: Path) -> None:
@@ -153,49 +137,3 @@ def test_never_more_is_run_than_is_asked_for_nor_a_run_of_nobody(
     assert (fitting == rows) == (expected <= seconds)
     if 0 < fitting < rows:
         assert learned.of(fitting, 0.0) <= seconds
-
-
-class Proportional:
-    """A runtime that takes a tenth of a millisecond a row, and answers with the rows' own numbers."""
-
-    engine = Engine("proportional", "1", "none", 1, "fp32", ())
-
-    def run(self, tensors: Tensors) -> Scores:
-        time.sleep(1e-4 * len(tensors["x"]))
-        return {"pctr": tensors["x"].astype(np.float32)}
-
-    def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
-        return ()
-
-
-def run_with(left_s: float) -> Ran:
-    """A run of 200 whose time is known to be 20 ms, with so long to go."""
-    metrics = Metrics()
-    queue, runner = RunQueue(metrics, Admission(metrics, 1_000)), Runner(Proportional())
-
-    def first(count: int) -> Tensors:
-        return {"x": np.array([*range(count), -1])}
-
-    async def run() -> Ran:
-        for _ in range(6):
-            await queue.run(runner, {"x": np.arange(200)}, 200, time.perf_counter() + 60, lambda: False)
-        return await queue.run(runner, {"x": np.arange(200)}, 200, time.perf_counter() + left_s, lambda: False, first)
-
-    try:
-        return asyncio.run(run())
-    finally:
-        queue.close()
-
-
-def test_as_many_of_the_first_run_as_can_be_expected_to_end_in_time() -> None:
-    ran = run_with(0.018)
-
-    assert ran.is_partial
-    pctr = ran.result["pctr"].tolist()
-    assert 2 < len(pctr) < 200
-    assert pctr == [*range(len(pctr) - 1), -1]
-
-
-def test_too_little_time_for_one_candidate_is_an_error() -> None:
-    with pytest.raises(DeadlineExceeded, match="too little time left"):
-        run_with(0.002)

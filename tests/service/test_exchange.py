@@ -1,8 +1,7 @@
-"""Who writes a reply: a scoring thread at once, the loop what is left of it, and no thread once the connection ends."""
+"""A scoring thread writes a reply at once, and never after its connection's end."""
 
 import asyncio
 import logging
-import select
 import socket
 import sys
 import threading
@@ -30,8 +29,8 @@ def quick_switches() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-async def exchange_over(connection: socket.socket, keep_alive: bool) -> Exchange:
-    """One request that came over a connection of the running loop's."""
+async def exchange_over(connection: socket.socket) -> Exchange:
+    """One request over a connection of the running loop."""
     loop = asyncio.get_running_loop()
     connection.setblocking(False)
     transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, connection)
@@ -46,21 +45,19 @@ async def exchange_over(connection: socket.socket, keep_alive: bool) -> Exchange
         default_headers=[(b"date", b"now")],
         message_event=asyncio.Event(),
         expect_100_continue=False,
-        keep_alive=keep_alive,
+        keep_alive=True,
         on_response=lambda: None,
     )
     return Exchange(cycle)
 
 
-def over_pair(
-    use: Callable[[socket.socket, socket.socket, Exchange], Awaitable[None]], *, keep_alive: bool = True
-) -> None:
-    """Runs something with the two ends of a connection, the service's and the client's, and a request that came."""
+def over_pair(use: Callable[[socket.socket, Exchange], Awaitable[None]]) -> None:
+    """Run something with a client's end of a connection, and a request that came over it."""
 
     async def go(ours: socket.socket, theirs: socket.socket) -> None:
-        exchange = await exchange_over(ours, keep_alive)
+        exchange = await exchange_over(ours)
         try:
-            await use(ours, theirs, exchange)
+            await use(theirs, exchange)
         finally:
             exchange.abandon()
             theirs.close()
@@ -84,7 +81,7 @@ def taken(connection: socket.socket) -> bytes:
 
 
 def test_thread_writes_at_once_and_the_loop_nothing_more() -> None:
-    async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
+    async def use(theirs: socket.socket, exchange: Exchange) -> None:
         await asyncio.to_thread(exchange.send, *REPLY[1:])
         assert taken(theirs) == WHOLE
         exchange.reply(*REPLY)
@@ -94,54 +91,12 @@ def test_thread_writes_at_once_and_the_loop_nothing_more() -> None:
     over_pair(use)
 
 
-def test_without_a_thread_the_loop_writes_it() -> None:
-    async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
-        exchange.reply(*REPLY)
-        await asyncio.sleep(0.01)
-        assert taken(theirs) == WHOLE.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
-        assert exchange.is_gone()
-
-    over_pair(use, keep_alive=False)
-
-
-@pytest.mark.parametrize("size", [1, 1 << 22])
-def test_loop_writes_the_rest_of_a_reply(size: int) -> None:
-    """A part of the reply, or all of it where the client takes nothing of what was sent before."""
-
-    async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
-        before = 0
-        while size == 1 and select.select([], [ours], [], 0)[1]:
-            before += ours.send(b"x" * 65_536)
-        body = b"y" * size
-        await asyncio.to_thread(exchange.send, [], body)
-        exchange.reply(200, [], body)
-        came = b""
-        while len(came) < before + size or not came.endswith(b"y"):
-            came += taken(theirs)
-            await asyncio.sleep(0)
-        assert came[before:] == b"HTTP/1.1 200 OK\r\ndate: now\r\nx-request-id: r1\r\n\r\n" + body
-
-    over_pair(use)
-
-
-def test_to_a_client_that_left_nobody_writes() -> None:
-    async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
-        theirs.close()
-        await asyncio.to_thread(exchange.send, *REPLY[1:])
-        exchange.reply(*REPLY)
-        while not exchange.is_gone():
-            await asyncio.sleep(0.001)
-        assert exchange._unsent == b""
-
-    over_pair(use)
-
-
 @pytest.mark.usefixtures("quick_switches")
 def test_no_thread_writes_after_the_end() -> None:
     """The descriptor may be another connection's from then on. A reply that was begun before is whole."""
     before_end = 0
 
-    async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
+    async def use(theirs: socket.socket, exchange: Exchange) -> None:
         nonlocal before_end
         both = threading.Barrier(2)
 
@@ -167,12 +122,3 @@ def test_no_thread_writes_after_the_end() -> None:
         over_pair(use)
     # Both came first at times, or it would show nothing.
     assert 0 < before_end < _ROUNDS
-
-
-def test_after_the_end_a_reply_is_not_written() -> None:
-    async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
-        exchange.end()
-        await asyncio.to_thread(exchange.send, *REPLY[1:])
-        assert taken(theirs) == b""
-
-    over_pair(use)

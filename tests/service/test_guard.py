@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from service.http.keys import KeyEntry, KeyFile, KeyRing, KeyScope, KeysError, n
 from service.telemetry.metrics import Metrics
 from service.watched_files import WatchedFiles
 from tests.bundles.factory import golden_requests
-from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_bad_input import HEAD, error_of, talk
 
 GOOD = golden_requests()[0]
@@ -74,7 +74,7 @@ def metric(service: LiveService, sample: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "status", "code", "said"),
+    ("name", "status", "code", "message"),
     [
         (None, 401, "unauthorized", "send an API key"),
         ("no such key", 401, "unauthorized", "unknown API key"),
@@ -85,7 +85,7 @@ def metric(service: LiveService, sample: str) -> float:
     ],
 )
 def test_any_other_key_does_not_score(
-    guarded: LiveService, name: str | None, status: int, code: str, said: str
+    guarded: LiveService, name: str | None, status: int, code: str, message: str
 ) -> None:
     sample = f'msd_requests_total{{code="{status}"}}'
     before = metric(guarded, sample)
@@ -93,7 +93,7 @@ def test_any_other_key_does_not_score(
 
     error = error_of(answer, status)
     assert error["code"] == code
-    assert said in error["message"]
+    assert message in error["message"]
     assert answer.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
     assert answer.headers.get("connection") is None
     assert metric(guarded, sample) == before + 1
@@ -133,13 +133,6 @@ def test_descriptive_routes_need_any_key(guarded: LiveService, path: str) -> Non
         assert document["security"] == [{"bearer": []}, {"header": []}]
 
 
-def test_answer_does_not_wait_for_the_body(guarded: LiveService) -> None:
-    for declared, body in ((2, b"{}"), (900_000, b"{"), (90_000_000, b" " * 3_000_000)):
-        answer = talk(guarded, HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % declared, body)
-        assert answer.startswith(b"HTTP/1.1 401 ")
-        assert answer.count(b"HTTP/1.1 ") == 1
-
-
 @pytest.mark.parametrize(
     "path", [b"/v1/score", b"/v1/openrtb", b"/v1/events", b"/v2/models/msd/infer", b"/v1/admin/bundle"]
 )
@@ -162,13 +155,6 @@ def test_without_a_key_the_answer_comes_before_the_body(guarded: LiveService, pa
     assert alive.startswith(b"HTTP/1.1 200 ")
 
 
-def test_refused_client_that_leaves_is_no_error(guarded: LiveService) -> None:
-    before = metric(guarded, 'msd_requests_total{code="401"}')
-    with socket.create_connection(("127.0.0.1", guarded.port)) as connection:
-        connection.sendall(HEAD + b"Content-Length: 900000\r\n\r\n{")
-    wait_until(lambda: metric(guarded, 'msd_requests_total{code="401"}') > before)
-
-
 def test_keys_come_and_go_without_a_restart(guarded: LiveService, keys_file: Path) -> None:
     try:
         write_keys(keys_file, "ads-next", "prometheus", "ops")
@@ -183,9 +169,8 @@ def test_keys_come_and_go_without_a_restart(guarded: LiveService, keys_file: Pat
         write_keys(keys_file, "ads", "ads-old", "prometheus", "ops")
     wait_until(lambda: metric(guarded, "msd_keys_stale") == 0)
     assert ask(guarded, KEYS["ads"]).status_code == 200
-    said = [line for line in guarded.log() if line["event"] == "not_reloaded"]
-    assert said
-    assert "stays in use" in said[0]["reason"]
+    line = next(line for line in guarded.log() if line["event"] == "not_reloaded")
+    assert "stays in use" in line["reason"]
 
 
 def test_no_key_is_logged(guarded: LiveService) -> None:
@@ -194,13 +179,13 @@ def test_no_key_is_logged(guarded: LiveService) -> None:
     for name, key in KEYS.items():
         ask(guarded, key, f"/nothing/{name}")
     written = guarded.log_path.read_text() + guarded.log_path.with_name("service.err").read_text()
-    told = ask(guarded, KEYS["prometheus"], "/metrics").text
+    exposed = ask(guarded, KEYS["prometheus"], "/metrics").text
     listed = b"".join(path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK))
 
     assert '"key":"ads"' in written
     for key in (*KEYS.values(), "hunter2"):
         assert key not in written
-        assert key not in told
+        assert key not in exposed
         assert key.encode() not in listed
     assert not [line for line in guarded.log() if line["event"] == "internal_error"]
 
@@ -222,29 +207,11 @@ def test_scoring_without_a_key_file_is_open_and_logged(service: LiveService) -> 
     assert "no admin routes" in next(line for line in service.log() if line["event"] == "open_to_all")["reason"]
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [({"MSD_KEYS_FILE": "/no/such/file"}, "/no/such/file"), ({"MSD_GUARD_METRICS": "1"}, "needs MSD_KEYS_FILE")],
-)
-def test_start_without_the_keys_that_are_asked_for_is_refused(bundle: Bundle, given: dict[str, Any], said: str) -> None:
-    ended = run_msd("serve", str(bundle.folder), "--port", "0", **given)
-
-    assert ended.returncode == 2
-    assert said in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
 HASH = "0" * 64
 
 
 def entry(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
     return {"name": "a", "scopes": ["score"], "sha256": HASH, **changes}
-
-
-def write(path: Path, *entries: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps({"keys": entries}))
-    os.replace(temporary, path)
 
 
 def test_key_is_found_and_nothing_else() -> None:
@@ -280,12 +247,12 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_invalid_key_file_is_refused_by_the_faulty_place(tmp_path: Path, name: str) -> None:
-    content, said = BAD[name]
+    content, message = BAD[name]
     (tmp_path / "keys.json").write_bytes(content)
 
     with pytest.raises(KeysError) as raised:
         read_keys(tmp_path / "keys.json")
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert "keys.json" in str(raised.value)
     assert SECRET not in str(raised.value)
     assert len(str(raised.value)) < 400
@@ -295,25 +262,11 @@ def test_invalid_key_file_is_refused_by_the_faulty_place(tmp_path: Path, name: s
         read_keys(tmp_path)
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b'{"keys": [')])
-def test_file_that_goes_bad_leaves_what_was_read(
-    tmp_path: Path, damage: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, metrics = tmp_path / "keys.json", Metrics()
-    write(path, entry(name="first"))
-    watched = WatchedFiles("keys", [path], lambda: read_keys(path), metrics.keys_stale)
-    first = watched.value
-    watched.look()
-    assert watched.value is first
-
-    damage(path)
+def test_file_that_stays_bad_is_logged_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "keys.json"
+    write_keys(path, "ads")
+    watched = WatchedFiles("keys", [path], lambda: read_keys(path), Metrics().keys_stale)
+    path.unlink()
     watched.look()
     watched.look()
-    assert watched.value is first
-    assert b"msd_keys_stale 1.0" in metrics.exposition()
     assert capsys.readouterr().out.count("what was read before stays in use") == 1
-
-    write(path, entry(name="second"))
-    watched.look()
-    assert watched.value is not first
-    assert b"msd_keys_stale 0.0" in metrics.exposition()

@@ -122,7 +122,8 @@ def test_refusals_at_the_door_are_whole_replies_and_keep_their_connections(bundl
         with runs.held():
             scoring = [pool.submit(ask, running) for _ in range(2)]
             wait_for_rows(running, 200)
-            answers = [client.post("/v1/score", content=body, headers=hurried) for _ in range(3)]
+            # The last is no JSON: nothing is parsed.
+            answers = [client.post("/v1/score", content=sent, headers=hurried) for sent in (body, body, b"[" * 5_000)]
             for answer in answers:
                 assert answer.status_code == 429
                 assert answer.json()["error"]["code"] == "overloaded"

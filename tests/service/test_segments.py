@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from msd.contract.bundle import Bundle
 from service import limits
 from service.http.entry import Entry
 from service.http.exchange import AccessLog
@@ -24,11 +23,12 @@ from service.http.middleware import AccessMiddleware, read_body
 from service.http.protocol import BoundedProtocol
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.service.live import LiveService, live_service
-from tests.service.test_bad_input import GOOD, HEAD, but, talk
+from tests.service.live import LiveService
+from tests.service.test_bad_input import GOOD, but
 
 SETTINGS = Settings(bundle=Path("b"))
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+OFFERS = [b"", OFFER, OFFER.replace(b"Upgrade:", b"uPgRaDe:"), OFFER.upper()]
 # What a reader of lines could take for a header or the end of a head.
 _WORDS = [
     b"Upgrade: h2c",
@@ -60,8 +60,8 @@ class Sent(NamedTuple):
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     body = await read_body(scope, receive, SETTINGS)
-    said = [scope["method"], scope["path"], body.hex(), sorted(name.decode() for name, _ in scope["headers"])]
-    reply = json.dumps(said).encode() + b"\n"
+    seen = [scope["method"], scope["path"], body.hex(), sorted(name.decode() for name, _ in scope["headers"])]
+    reply = json.dumps(seen).encode() + b"\n"
     headers = [(b"content-length", b"%d" % len(reply))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": reply})
@@ -73,7 +73,7 @@ def requests(draw: st.DrawFn) -> Sent:
     pieces = draw(BODIES)
     body = b"".join(pieces)
     head = b"POST /p HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\n"
-    head += OFFER if draw(st.booleans()) else b""
+    head += draw(st.sampled_from(OFFERS))
     if draw(st.booleans()):
         return Sent(head + b"Content-Length: %d\r\n\r\n" % len(body) + body, body)
     chunks = b"".join(b"%x;a=b\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece)
@@ -104,10 +104,10 @@ def replies(pieces: list[bytes]) -> bytes:
             made[0].data_received(piece)
             await asyncio.sleep(0)
         theirs.shutdown(socket.SHUT_WR)
-        said = b""
+        stream = b""
         while came := await loop.sock_recv(theirs, 65_536):
-            said += came
-        return said
+            stream += came
+        return stream
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -139,40 +139,14 @@ _OFFERED = b"POST /p HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\n" + OFFER + b"
 @example(sent=[Sent(_OFFERED, b"ab")] * 3, end=b"", places=list(range(500)))
 @example(sent=[Sent(_OFFERED, b"ab")], end=ENDS[3], places=list(range(500)))
 def test_cut_changes_nothing(sent: list[Sent], end: bytes, places: list[int]) -> None:
-    whole = b"".join(one.wire for one in sent) + end
-    said = replies(cut(whole, places))
+    whole = b"".join(request.wire for request in sent) + end
+    stream = replies(cut(whole, places))
 
-    assert said == replies([whole])
-    told = [json.loads(part.splitlines()[0]) for part in said.split(b"\r\n\r\n") if part.startswith(b"[")]
-    assert [bytes.fromhex(one[2]) for one in told] == [one.body for one in sent]
-    assert all("upgrade" not in one[3] for one in told)
-    assert said.count(b"HTTP/1.1 400 ") == (end in ENDS[2:])
-
-
-def test_score_does_not_depend_on_where_a_chunk_begins(cold_bundle: Bundle, tmp_path: Path) -> None:
-    """Ids and a text that begin as a header does, at a chunk's beginning."""
-    text = {"i9": {"text": "Upgrade: a comedy"}}
-    body = json.dumps({"user_id": "Upgrade:7", "candidates": {"id": ["Upgrade:8", "i9", "i1"]}, "items": text}).encode()
-    places = [place for place in range(len(body)) if body.startswith(b"Upgrade:", place)]
-    whole = HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in cut(body, places))
-    chunked = HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
-    with live_service(cold_bundle.folder, tmp_path, ENCODER_WAIT_S=60) as service:
-        wanted = scores(service, [whole])
-
-        assert len(places) == 3
-        assert wanted["candidates"]["id"][0] == "Upgrade:8"
-        for pieces in ([chunked], cut(chunked, [chunked.index(b"\r\nUpgrade:") + 5]), cut(whole, [60, 120, 400])):
-            assert scores(service, pieces) == wanted
-
-
-def scores(service: LiveService, pieces: list[bytes]) -> dict[str, dict[str, list[object]]]:
-    """The reply's body, but for what differs with each request."""
-    head, _, body = talk(service, *pieces).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200 "), head
-    found: dict[str, dict[str, list[object]]] = json.loads(body)
-    found.pop("request_id", None)
-    return found
+    assert stream == replies([whole])
+    seen = [json.loads(part.splitlines()[0]) for part in stream.split(b"\r\n\r\n") if part.startswith(b"[")]
+    assert [bytes.fromhex(echoed[2]) for echoed in seen] == [request.body for request in sent]
+    assert all("upgrade" not in echoed[3] for echoed in seen)
+    assert stream.count(b"HTTP/1.1 400 ") == (end in ENDS[2:])
 
 
 _BODY = but()
@@ -201,7 +175,7 @@ _PIECES = [
 STREAMS = st.lists(st.sampled_from(_PIECES) | st.binary(max_size=8), min_size=1, max_size=10)
 
 
-def said(service: LiveService, pieces: list[bytes]) -> bytes:
+def exchanged(service: LiveService, pieces: list[bytes]) -> bytes:
     """What the service says to some bytes, after which its client says no more."""
     with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
         try:
@@ -217,7 +191,7 @@ def said(service: LiveService, pieces: list[bytes]) -> bytes:
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(pieces=STREAMS)
 def test_any_bytes_get_an_answer_or_the_end(service: LiveService, pieces: list[bytes]) -> None:
-    answer = said(service, pieces)
+    answer = exchanged(service, pieces)
 
     assert not answer or answer.startswith(b"HTTP/1.1 "), answer
     assert b"HTTP/1.1 500 " not in answer

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -100,9 +99,7 @@ def test_client_that_does_not_finish_does_not_keep_it(bundle: Bundle, tmp_path: 
         with socket.create_connection(("127.0.0.1", running.port)) as slow:
             slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             wait_until(lambda: running.metric("msd_connections") >= 1)
-            began = time.monotonic()
             assert running.terminate() == 0
-            assert time.monotonic() - began < 30
 
 
 def test_signal_while_it_starts_is_its_end(bundle: Bundle) -> None:
@@ -151,14 +148,21 @@ def test_closed_standard_streams_are_replaced(bundle: Bundle) -> None:
         process.wait()
 
 
-def test_two_services_side_by_side(bundle: Bundle, other_bundle: Bundle, pair: LiveService, tmp_path: Path) -> None:
-    with live_service(other_bundle.folder, tmp_path, workers=2) as other:
-        assert pair.score(golden_requests()[0]).json()["model_version"] == "test-0"
-        assert other.score(golden_requests()[0]).json()["model_version"] == "test-1"
-        wait_until(lambda: other.metric('msd_requests_total{code="200"}') == 1)
-        said = run_msd("serve", str(bundle.folder), "--port", str(pair.port), "--workers", "2")
-        assert (said.returncode, said.stderr.count("error: ")) == (2, 1)
-        assert f"cannot listen on 127.0.0.1 port {pair.port}" in said.stderr
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"MSD_PORT": "{port}"}, "cannot listen on 127.0.0.1 port {port}"),
+        ({"MSD_KEYS_FILE": "/no/such/file"}, "/no/such/file"),
+        ({"MSD_TLS_CERT": "/no/cert.pem", "MSD_TLS_KEY": "/no/key.pem"}, "/no/cert.pem: No such file"),
+    ],
+)
+def test_start_that_cannot_be_is_refused(
+    bundle: Bundle, pair: LiveService, settings: dict[str, str], message: str
+) -> None:
+    environ = {name: value.format(port=pair.port) for name, value in settings.items()}
+    ended = run_msd("serve", str(bundle.folder), **{"MSD_PORT": "0", **environ})
+    assert (ended.returncode, ended.stderr.count("error: "), "Traceback" in ended.stderr) == (2, 1, False)
+    assert message.format(port=pair.port) in ended.stderr
 
 
 def test_processes_that_share_a_port_share_its_clients(bundle: Bundle, tmp_path: Path) -> None:
@@ -177,7 +181,7 @@ def test_processes_that_share_a_port_share_its_clients(bundle: Bundle, tmp_path:
         live_service(bundle.folder, folders[0], **shared) as one,
         live_service(bundle.folder, folders[1], **{**shared, "port": one.port}) as other,
     ):
-        with other.admin() as admin:  # at the shared port either may have said that it is ready
+        with other.admin() as admin:  # at the shared port either may be the one that is ready
             wait_until(lambda: admin.get("/health/ready").status_code == 200)
         asked = golden_requests()[0]
         sent = 0
@@ -220,11 +224,3 @@ def test_connections_made_while_it_starts_are_answered(bundle: Bundle, tmp_path:
         assert len(statuses) == 8
         assert set(statuses) <= {200, 503}
         wait_until(lambda: running.ready()["ready"])
-
-
-def test_clients_that_leave_at_once_are_not_counted_as_connected(pair: LiveService) -> None:
-    for _ in range(50):
-        with socket.create_connection(("127.0.0.1", pair.port)):
-            pass
-    # The one that asks.
-    wait_until(lambda: pair.metric("msd_connections") <= 1)

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import openvino
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
@@ -187,3 +189,12 @@ def test_bundle_in_bf16_is_served_as_its_manifest_says(made_for: Make, tmp_path:
         with live_service(folder, tmp_path, runtime=runtime, max_candidates=64) as running, running.client() as client:
             told = client.get("/v1/model").json()["runtime"]
         assert [told["name"], told["precision"]] == key
+
+
+@given(st.integers(1, 100_000))
+def test_padded_size_wastes_a_fifth_at_most(count: int) -> None:
+    size = padded_size(count)
+
+    assert count <= size
+    assert (size - count) * 5 <= size
+    assert padded_size(size) == size

@@ -1,0 +1,89 @@
+"""A queue of scoring threads over a runtime that counts its runs."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from msd.contract.assemble import Tensors
+from service.runtimes.runtime import Engine, Scores
+from service.scoring.admission import Admission, Admitted, Load
+from service.scoring.job import Runner
+from service.scoring.run_queue import RunQueue
+from service.telemetry.metrics import Metrics
+
+
+class CountingRuntime:
+    """Notes what it runs, and answers with what it was given once it may go on."""
+
+    engine = Engine("counting", "1", "none", 1, "fp32", ())
+
+    def __init__(self) -> None:
+        self.runs: list[int] = []
+        self.may_go_on: Callable[[], bool] = lambda: True
+        self.at_once = self.most_at_once = 0
+        self._lock = threading.Lock()
+
+    def run(self, tensors: Tensors) -> Scores:
+        """Fails on −1."""
+        value = int(tensors["x"][0])
+        with self._lock:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            self.runs.append(value)
+        while not self.may_go_on():
+            time.sleep(0.001)
+        with self._lock:
+            self.at_once -= 1
+        if value == -1:
+            raise RuntimeError("no such value")
+        return {"pctr": np.array([value], np.float32)}
+
+    def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
+        return ()
+
+
+class Bench:
+    """A queue and its runtime."""
+
+    def __init__(self, max_rows: int = 1_000, deadline_s: float = 60.0, threads: int = 1) -> None:
+        self.runtime = CountingRuntime()
+        self.metrics = Metrics()
+        self.runner = Runner(self.runtime)
+        self.admission = Admission(self.metrics, max_rows, threads)
+        self.queue = RunQueue(self.metrics, self.admission, threads)
+        self.deadline_s = deadline_s
+
+    def admit(self, rows: int) -> Admitted:
+        load = Load(rows, self.runner.turn_s.of(rows, 0.0))
+        return self.admission.enter(load, time.perf_counter() + self.deadline_s)
+
+    def check(self, rows: int) -> None:
+        self.admission.check(Load(rows, self.runner.turn_s.of(rows, 0.0)), time.perf_counter() + self.deadline_s)
+
+    async def begins(self) -> None:
+        await until(lambda: bool(self.runtime.runs))
+
+    async def run(
+        self, value: int, rows: int = 1, deadline: float | None = None, is_gone: Callable[[], bool] = lambda: False
+    ) -> int:
+        """One run, of which the result has to be its own."""
+        until = time.perf_counter() + 60 if deadline is None else deadline
+        ran = await self.queue.run(self.runner, {"x": np.array([value])}, rows, until, is_gone)
+        assert ran.queue_s >= 0
+        assert ran.run_s >= 0
+        return int(ran.result["pctr"][0])
+
+    def sheds(self) -> dict[str, float]:
+        """Those counted, by reason."""
+        (family,) = [family for family in self.metrics.families.collect() if family.name == "msd_shed"]
+        return {sample.labels["reason"]: sample.value for sample in family.samples if sample.value}
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait for another thread."""
+    async with asyncio.timeout(60):
+        while not is_so():
+            await asyncio.sleep(0.001)

@@ -1,0 +1,185 @@
+"""Admission to the queue: which requests are refused, and when."""
+
+import asyncio
+import sys
+import threading
+import time
+from contextlib import nullcontext
+
+import pytest
+
+from service.errors import Overloaded
+from service.scoring.admission import Admission, Admitted, Load, Running, due_at
+from service.telemetry.metrics import Metrics
+from tests.service.bench import Bench
+
+
+def test_body_is_expected_to_hold_candidates_but_no_more_than_may_be() -> None:
+    """Where nobody waits none is refused for its size alone, whatever it may hold."""
+    admission = Admission(Metrics(), max_rows=100, max_candidates=100)
+    assert 50 <= admission.rows_in(1_000) <= 100
+    assert admission.rows_in(2**20) == 100
+    admission.read(1_000, 10)
+    assert admission.rows_in(1_000) == 10
+    assert admission.rows_in(1) == 1
+    admission.enter(Load(admission.rows_in(2**20), 0.0), time.perf_counter())
+
+
+def test_admission_is_bounded_in_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench(max_rows=10)
+    load = bench.admit(6)
+    for _ in range(50):
+        with pytest.raises(Overloaded, match=r"6 candidates are queued; with these 5 there would be too many"):
+            bench.admit(5)
+    bench.admit(4)
+    bench.admission.leave(load)
+    bench.admit(6)
+    assert bench.sheds() == {"rows": 50}
+    # The log does not repeat itself.
+    assert capsys.readouterr().out.count("shedding") == 1
+
+
+def admitted(admission: Admission, load: Load, left_s: float = 10.0) -> list[Admitted]:
+    """All equal requests that are accepted at once. `left_s` is so long that the test's own time is nothing."""
+    found: list[Admitted] = []
+    try:
+        while len(found) < 1_000:
+            found.append(admission.enter(load, time.perf_counter() + left_s))
+    except Overloaded:
+        return found
+    raise AssertionError("there is no end")
+
+
+def test_several_threads_have_time_for_as_many_times_as_much() -> None:
+    counts = [len(admitted(Bench(max_rows=100_000, threads=n).admission, Load(200, 0.5))) for n in (1, 2, 4)]
+    assert counts == [9, 18, 36]
+
+
+def test_request_that_would_be_late_is_refused() -> None:
+    bench = Bench(max_rows=100_000, deadline_s=0.5)
+    for rows in (200, 1):
+        bench.runner.turn_s.learn(rows, 0.01)
+    taken: list[Admitted] = []
+
+    def take_all_on() -> None:
+        for _ in range(100):
+            taken.append(bench.admit(200))
+
+    with pytest.raises(Overloaded, match=r"but \d+ ms are left"):
+        take_all_on()
+    assert 1 < len(taken) <= 50
+    assert bench.sheds() == {"wait": 1}
+    for load in taken:
+        bench.admission.leave(load)
+    bench.check(200)
+    # Where nobody waits everything is tried, and what is not known is.
+    bench.admission.leave(bench.admit(1_000))
+    bench.admit(300)
+
+
+def test_after_a_refusal_fewer_may_wait_until_the_queue_is_empty() -> None:
+    bench = Bench(max_rows=100_000, deadline_s=10.0)
+    load = Load(200, 0.5)
+    assert sys.getswitchinterval() == pytest.approx(0.0005)
+    burst = admitted(bench.admission, load)
+    # The event loop has refusals to write, and the scoring threads are to have Python's lock all the same.
+    assert sys.getswitchinterval() == pytest.approx(0.00002)
+    for _ in range(len(burst) // 2):
+        bench.admission.leave(burst.pop())
+    # As many are scored as come: a while ago so many more could have waited.
+    standing = burst + admitted(bench.admission, load)
+    for entry in standing:
+        bench.admission.leave(entry)
+    bench.admission.leave(bench.admission.enter(load, time.perf_counter() + bench.deadline_s))
+    assert sys.getswitchinterval() == pytest.approx(0.0005)
+    assert [entry.load for entry in admitted(bench.admission, load)] == [load] * 9
+    assert len(standing) == 5
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "learned_s", "rows"),
+    [(0.1, [0.01] * 20, [1, 200]), (0.5, [*[0.001] * 10, 0.5], [1] * 10)],
+    ids=["a run has a fixed cost", "one stall"],
+)
+def test_request_is_not_refused_for(deadline_s: float, learned_s: list[float], rows: list[int]) -> None:
+    bench = Bench(deadline_s=deadline_s)
+    for seconds in learned_s:
+        bench.runner.turn_s.learn(1, seconds)
+    for count in rows:
+        bench.admit(count)
+    assert bench.sheds() == {}
+
+
+def test_long_deadline_grows_old_in_the_queue() -> None:
+    """It is due when half of its time is over: from then on it goes before whoever came later."""
+    assert due_at(0.0, 60.0) < due_at(31.0, 31.0 + 1.0)
+    assert due_at(0.0, 60.0) > due_at(29.0, 29.0 + 1.0)
+
+
+def test_only_what_is_due_earlier_keeps_others_out() -> None:
+    admission = Admission(Metrics(), max_rows=100_000, patience_s=60.0)
+    now = time.perf_counter()
+    for _ in range(10):
+        admission.enter(Load(200, 2.0), now + 60)
+    for _ in range(4):
+        admission.enter(Load(10, 0.1), now + 1)
+    with pytest.raises(Overloaded, match="are left before the deadline"):
+        admission.enter(Load(10, 0.1), now + 1)
+
+
+@pytest.mark.parametrize(("left_s", "is_taken"), [((), True), ((9.0,), True), ((9.0, 0.1), True), ((9.0, 9.0), False)])
+def test_wait_is_for_the_thread_that_is_free_first(left_s: tuple[float, ...], is_taken: bool) -> None:
+    """A long run in one thread keeps nobody from another."""
+    admission = Admission(Metrics(), max_rows=100, threads=2)
+    admission.running = lambda due: Running(left_s, 0.0)
+    now = time.perf_counter()
+    admission.enter(Load(1, 0.0), now + 600)
+    with nullcontext() if is_taken else pytest.raises(Overloaded, match="it would take 9100 ms"):
+        admission.check(Load(1, 0.1), now + 1)
+
+
+@pytest.mark.parametrize(
+    ("waiting_s", "left_s", "wait_ms"),
+    [(0.4, (), 200), (0.4, (1.0, 0.0), 400), (0.6, (0.5, 0.1), 600), (0.6, (0.0, 0.0, 0.3), 300)],
+)
+def test_queued_work_is_shared_by_free_threads(waiting_s: float, left_s: tuple[float, ...], wait_ms: int) -> None:
+    admission = Admission(Metrics(), max_rows=100, threads=max(2, len(left_s)))
+    admission.running = lambda due: Running(left_s, 0.0)
+    now = time.perf_counter()
+    admission.enter(Load(1, waiting_s), now + 0.05)
+    with pytest.raises(Overloaded, match=f"it would take {wait_ms} ms"):
+        admission.check(Load(1, 0.0), now + 0.05)
+
+
+def test_long_deadlines_fill_half_of_the_queue_at_most() -> None:
+    admission = Admission(Metrics(), max_rows=100, max_candidates=10, patience_s=1.0)
+    now = time.perf_counter()
+    for _ in range(5):
+        admission.enter(Load(10, 0.0), now + 60)
+    with pytest.raises(Overloaded, match="too many for a deadline as long as this"):
+        admission.enter(Load(10, 0.0), now + 60)
+    for _ in range(5):
+        admission.enter(Load(10, 0.0), now + 0.5)
+    with pytest.raises(Overloaded, match="too many"):
+        admission.enter(Load(1, 0.0), now + 0.5)
+
+
+def test_short_deadline_behind_a_long_run_is_refused_at_once() -> None:
+    bench, is_open = Bench(), threading.Event()
+    bench.runtime.may_go_on = is_open.is_set
+    for _ in range(10):
+        bench.runner.turn_s.learn(1, 5.0)
+
+    async def ask() -> None:
+        load, now = Load(1, 5.0), time.perf_counter()
+        admitted = bench.admission.enter(load, now + 600)
+        running = asyncio.ensure_future(bench.run(1, deadline=now + 600))
+        await bench.begins()
+        with pytest.raises(Overloaded, match="are left before the deadline"):
+            bench.admission.check(load, now + 5)
+        is_open.set()
+        await running
+        bench.admission.leave(admitted)
+
+    asyncio.run(ask())
+    bench.queue.close()
