@@ -18,6 +18,22 @@ from msd.contract.rows import Rows
 # A path or URL, or a host with its port.
 _PLACE = re.compile(r"[^\s'\"(),;=]*/[^\s'\"(),;:]+|\[[0-9a-fA-F:.]+\]:\d+|[\w.-]+:\d{1,5}\b")
 _REQUEST_STATUS = {"malformed": 400, "invalid": 422, TooManyCandidates.code: 413, "too_many_events": 413}
+DESCRIPTIONS = {
+    400: "Malformed or ambiguous JSON, or an invalid header.",
+    401: "Keys are required, and the API key is missing, unknown or expired.",
+    403: "The API key lacks the scope.",
+    404: "The bundle does not map BidRequests to features.",
+    408: "The body was not complete in time.",
+    409: "Conflict with the current state; the message says why. Nothing changed.",
+    413: "Too many candidates or events, or too many bytes.",
+    415: "The content type is not JSON.",
+    422: "Valid JSON that does not match the schema; `field` says where.",
+    429: "Overload: the queue is full, or scoring would be too late; retry after `Retry-After` seconds.",
+    500: "Internal error.",
+    503: "Not ready: starting, stopping, or a dependency is missing; retry after `Retry-After` seconds.",
+    504: "Deadline exceeded, or too little time left for a model run.",
+}
+"""Of each status, for the API's documentation."""
 
 
 class ClientGone(Exception):
@@ -62,58 +78,42 @@ class NoOpenrtbMapping(ServiceError):
 
 
 class Conflict(ServiceError):
-    """The request conflicts with the current state."""
-
     status = 409
     code = "conflict"
 
 
 class BadHttp(ServiceError):
-    """The request is not valid HTTP."""
-
     status = 400
     code = "bad_http"
     closes = True
 
 
 class HeadTooLarge(BadHttp):
-    """The request head exceeds the limit of bytes or headers."""
-
     status = 431
     code = "head_too_large"
 
 
 class TargetTooLong(BadHttp):
-    """The request target exceeds the limit."""
-
     status = 414
     code = "target_too_long"
 
 
 class UnsupportedCoding(BadHttp):
-    """The transfer coding is not supported."""
-
     status = 501
     code = "unsupported_coding"
 
 
 class UnsupportedVersion(BadHttp):
-    """The HTTP version is not supported."""
-
     status = 505
     code = "unsupported_version"
 
 
 class BodyTooLarge(ServiceError):
-    """The body exceeds the limit of bytes."""
-
     status = 413
     code = "body_too_large"
 
 
 class MalformedHeader(ServiceError):
-    """A header has an invalid value."""
-
     status = 400
     code = "malformed"
 
@@ -126,8 +126,6 @@ class UnsupportedMediaType(ServiceError):
 
 
 class BodyTimeout(ServiceError):
-    """The body was not complete in time."""
-
     status = 408
     code = "body_timeout"
     closes = True
@@ -188,8 +186,6 @@ class ErrorReply(BaseModel):
 
 
 class ErrorResponse:
-    """Status, headers and body of one error reply."""
-
     __slots__ = ("body", "code", "headers", "status")
 
     def __init__(self, error: Exception) -> None:

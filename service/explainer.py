@@ -140,8 +140,6 @@ class ExplainBudget:
 
 
 class Explainer:
-    """Scores requests with `explain`, and explains the scores."""
-
     def __init__(self, queue: RunQueue, budget: ExplainBudget) -> None:
         self._queue = queue
         self._budget = budget

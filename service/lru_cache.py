@@ -41,7 +41,6 @@ class LruCache(Generic[K, V]):
                 self._drop(next(iter(self._held)))
 
     def drop(self, keys: Iterable[K]) -> None:
-        """Forget keys."""
         with self._lock:
             for key in keys:
                 self._drop(key)

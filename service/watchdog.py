@@ -53,7 +53,6 @@ class Liveness:
 
     @property
     def is_running(self) -> bool:
-        """Return whether a scoring thread runs a job."""
         return self._queue().running > 0
 
     def hangs(self) -> dict[str, str]:
@@ -114,7 +113,6 @@ class Watchdog:
                 self._say(self._liveness.hangs())
 
     def end(self, status: int) -> NoReturn:
-        """End the process at once."""
         self._ending.acquire()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)

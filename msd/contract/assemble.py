@@ -29,7 +29,6 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(cls, records: Records) -> Self:
-        """Return the counts in rows."""
         return cls(records["impressions"], records["clicks"], records["as_of"])
 
 
@@ -55,7 +54,8 @@ def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Ro
     place; otherwise as missing.
     """
     count = len(request.ids)
-    tensors = _context(schema, request.context)
+    categorical, numeric = encode_record(schema, "context", {**schema.serving_constants, **request.context})
+    tensors: Tensors = {"context_categorical": categorical, "context_dense": numeric}
     tensors |= _entities(schema, "user", user.records, at, {0: request.user_features} if request.user_features else {})
     overrides: dict[int, Mapping[str, Value]] = {}
     if request.item_features:
@@ -108,11 +108,6 @@ def _user_rung(user: Rows, items: Rows, count: int) -> UserRung | None:
     if items.stale is not None and (items.stale | ~items.found)[count:].any():
         return "cached"
     return None
-
-
-def _context(schema: FeatureSchema, values: Mapping[str, Value]) -> Tensors:
-    categorical, numeric = encode_record(schema, "context", {**schema.serving_constants, **values})
-    return {"context_categorical": categorical, "context_dense": numeric}
 
 
 def _entities(

@@ -65,8 +65,6 @@ Pause = Callable[[], object]
 
 
 class FileEntry(BaseModel):
-    """Expected file of the bundle."""
-
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -136,7 +134,6 @@ class Bundle:
 
     @property
     def schema(self) -> FeatureSchema:
-        """Schema of the model's inputs."""
         return self.manifest.feature_schema
 
     @property
@@ -203,7 +200,6 @@ def new_bundle(folder: Path) -> Iterator[Path]:
 
 
 def file_entries(folder: Path) -> dict[str, FileEntry]:
-    """Return the entries of all bundle files in this folder."""
     return {
         name: FileEntry(sha256=sha256_file(folder / name), size=(folder / name).stat().st_size)
         for name in _ALLOWED

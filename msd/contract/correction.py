@@ -107,5 +107,4 @@ def read_corrections(path: Path) -> dict[str, LearnedCorrection]:
 
 
 def write_corrections(path: Path, bundles: Mapping[str, LearnedCorrection]) -> None:
-    """Replace the file."""
     write_text_atomic(path, _File(bundles=dict(bundles)).model_dump_json(indent=2) + "\n")

@@ -50,13 +50,11 @@ def atomic_file(path: Path, mark: str = "") -> Iterator[BinaryIO]:
 
 
 def write_bytes_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Replace `path` with `data` atomically."""
     with atomic_file(path) as file:
         file.write(data)
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Replace `path` with `text`, in UTF-8, atomically."""
     write_bytes_atomic(path, text.encode("utf-8"))
 
 

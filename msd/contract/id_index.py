@@ -63,7 +63,6 @@ def encode_ids(ids: Sequence[str], width: int) -> Words:
 
 
 def encode_one(one: str, width: int) -> bytes:
-    """`encode_ids` of one id."""
     return one.encode()[:width].ljust(width, b"\0")
 
 

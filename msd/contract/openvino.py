@@ -131,7 +131,6 @@ def _is_of_candidates(port: Any) -> bool:  # noqa: ANN401
 
 
 def _shape(port: Any, candidates: int) -> Any:  # noqa: ANN401
-    """Return an input's shape for a number of candidates."""
     shape = port.partial_shape
     if _is_of_candidates(port):
         shape[0] = candidates

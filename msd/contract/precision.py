@@ -71,5 +71,4 @@ class PrecisionRecord(BaseModel):
 
     @property
     def runtime(self) -> RuntimeName:
-        """The runtime of the chosen precision."""
         return RUNTIMES[self.chosen]

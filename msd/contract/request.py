@@ -93,8 +93,6 @@ class _ListTooLong(InvalidRequest):
 
 
 class TooManyCandidates(RequestError):
-    """More candidates than one request may have."""
-
     code = "too_many_candidates"
 
 
@@ -236,7 +234,6 @@ def has_no_key_twice(body: bytes, keys: int) -> bool:
 
 
 def _keys(wire: ScoreRequest) -> int:
-    """Return the number of keys of a request."""
     parts: list[BaseModel] = [wire, wire.candidates]
     if wire.user is not None:
         parts.append(wire.user)

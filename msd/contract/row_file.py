@@ -17,15 +17,6 @@ from msd.contract.row_header import RowHeader, read_header, start_type
 from msd.contract.rows import RowCodec, Rows, unpack_history
 
 
-def _header_of(file: OpenFile) -> tuple[RowHeader, int]:
-    """Return the header, and the offset of the sections."""
-    header, raw = read_header(file)
-    base, checksums = len(raw), header.checksums
-    if file.size != base + checksums.start + checksums.size:
-        raise BundleError(f"{file.path}: the file is truncated or longer than its header says; copy the bundle again")
-    return header, base
-
-
 class RowMemory(NamedTuple):
     """What a non-Python reader needs to find and verify rows: the memory of all sections, a flag per verified block,
     the blocks' checksums; and the offset of the sections in the open file `descriptor`."""
@@ -46,12 +37,15 @@ class RowFile:
     def __init__(self, path: Path, codec: RowCodec, bundle_id: str) -> None:
         self._codec = codec
         opened = OpenFile(path)
-        header, base = _header_of(opened)
+        header, raw = read_header(opened)
+        base, checksums = len(raw), header.checksums
+        if opened.size != base + checksums.start + checksums.size:
+            raise BundleError(f"{path}: the file is truncated or longer than its header says; copy the bundle again")
         expected = {"bundle_id": bundle_id, "side": codec.side, "record_dtype": str(codec.dtype.descr)}
         for name, value in expected.items():
             if getattr(header, name) != value:
                 raise BundleError(f"{path}: {name} is {getattr(header, name)!r}, but this bundle needs {value!r}")
-        file = self._file = CheckedFile(opened, base, header.checksums.start)
+        file = self._file = CheckedFile(opened, base, checksums.start)
         self._header = header
         self.count = header.count
         self._width = header.width
@@ -194,12 +188,10 @@ class _Starts:
         return self._at[places].astype(np.int64), self._at[places + 1].astype(np.int64)
 
     def of_one(self, place: int) -> tuple[int, int]:
-        """Return the bounds of one row."""
         ends = self._section.cut(self._width * place, self._width * (place + 2))
         return int.from_bytes(ends[: self._width], "little"), int.from_bytes(ends[self._width :], "little")
 
     def end(self) -> int:
-        """Return the end of the last row."""
         return int.from_bytes(self._section.cut(self._at.nbytes - self._width, self._at.nbytes), "little")
 
 

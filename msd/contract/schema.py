@@ -199,16 +199,13 @@ class FeatureSchema(_Frozen):
         return self.by_side[side].numerics
 
     def state(self, side: Side) -> State | None:
-        """Return the side's counts, if it has any."""
         return self.by_side[side].state
 
     def semantic(self, side: Side) -> Semantic | None:
-        """Return the side's vector, if it has one."""
         return self.by_side[side].semantic
 
     @cached_property
     def history(self) -> Sequence:
-        """The user's history."""
         return next(field for field in self.fields if isinstance(field, Sequence))
 
     @cached_property
@@ -241,7 +238,6 @@ class FeatureSchema(_Frozen):
         return {name: value for name, value in values.items() if value is not None}
 
     def categorical_width(self, side: Side) -> int:
-        """Return the number of columns of the side's categorical tensor."""
         return sum(field.width for field in self.indexed(side))
 
     def numeric_width(self, side: Side) -> int:
@@ -254,7 +250,6 @@ class FeatureSchema(_Frozen):
         return self.numeric_width(side) + len(STATE_FEATURES) * bool(self.state(side)) + bool(self.semantic(side))
 
     def semantic_width(self, side: Side) -> int:
-        """Return the number of columns of the side's semantic tensor."""
         semantic = self.semantic(side)
         return semantic.dim if semantic else 0
 

@@ -124,14 +124,9 @@ def open_cold_ads(settings: Settings, bundles: Collection[Bundle], metrics: Metr
     for bundle in bundles:
         if bundle.encoder_identity is not None and not encodes(settings.encoder, bundle):
             # Text is no better than features here, or was not measured.
-            structlog.get_logger("msd.encoder").info(
-                "encoder_left_off", bundle=str(bundle.folder), because=_why(bundle)
-            )
+            found = bundle.manifest.encoder and bundle.manifest.encoder.cold_ads
+            because = f"{found or 'its export did not measure what it gains'}; MSD_ENCODER=on has it anyway"
+            structlog.get_logger("msd.encoder").info("encoder_left_off", bundle=str(bundle.folder), because=because)
     if is_fixed and not any(encodes(settings.encoder, bundle) for bundle in bundles):
         return None
     return ColdAdVectors(settings, metrics)
-
-
-def _why(bundle: Bundle) -> str:
-    found = bundle.manifest.encoder and bundle.manifest.encoder.cold_ads
-    return f"{found or 'its export did not measure what it gains'}; MSD_ENCODER=on has it anyway"

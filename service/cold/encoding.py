@@ -85,7 +85,9 @@ class Encoding:
         """Encode waiting texts, oldest first."""
         while True:
             await self._has_more.wait()
-            oldest = self._oldest()
+            identity = next(iter(self._due.values())).bundle.encoder_identity
+            alike = (item for item in self._due.items() if item[1].bundle.encoder_identity == identity)
+            oldest = dict(islice(alike, _AT_ONCE))
             allowed = await self._rate.take(len(oldest))
             chosen = dict(islice(oldest.items(), allowed))
             for key in chosen:
@@ -107,11 +109,6 @@ class Encoding:
                 self._has_more.set()
         self._metrics.encoder_waiting.set(len(self._waiting))
         return taken
-
-    def _oldest(self) -> dict[bytes, _Waiting]:
-        identity = next(iter(self._due.values())).bundle.encoder_identity
-        alike = ((key, waiting) for key, waiting in self._due.items() if waiting.bundle.encoder_identity == identity)
-        return dict(islice(alike, _AT_ONCE))
 
     async def _encode_some(self, chosen: Mapping[bytes, _Waiting]) -> None:
         texts = [waiting.text for waiting in chosen.values()]
@@ -171,8 +168,6 @@ def _alike(encoder: TextEncoder, keys: Sequence[bytes], texts: Sequence[str]) ->
 
 
 class Rate:
-    """Rate limiter."""
-
     def __init__(self, per_s: float) -> None:
         self.per_s = per_s
         self._most = max(1.0, per_s)

@@ -76,7 +76,6 @@ class Experiment(_Part):
 
 
 def is_bundle(folder: Path) -> bool:
-    """Return whether a folder has a manifest."""
     return (folder / MANIFEST).is_file()
 
 

@@ -33,7 +33,6 @@ class Readiness:
 
     @property
     def is_ready(self) -> bool:
-        """Return whether to send new requests here."""
         return not self.missing and not self.draining and not self.hangs()
 
     def check(self) -> None:

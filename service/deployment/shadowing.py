@@ -75,7 +75,10 @@ class Shadowing:
                 found = await self._scores(shadow, own, scored.basis.at)
             except Exception as error:
                 self._metrics.shadows["failed"].inc()
-                self._tell(deployment, shadow, error)
+                # Once per deployment: what fails for one request fails for others.
+                if self._told != deployment.generation:
+                    self._told = deployment.generation
+                    self._log.warning("shadow_failed", shadow=shadow.name, reason=f"{type(error).__name__}: {error}")
             else:
                 self._metrics.shadow_shift(shadow.slot, shift(scored.scores[_HEAD], found))
                 self._metrics.shadows["scored"].inc()
@@ -87,12 +90,6 @@ class Shadowing:
         if not np.isfinite(scores).all():
             raise ValueError(f"the head {_HEAD} has scores that are not finite")
         return scores
-
-    def _tell(self, deployment: Deployment, shadow: Shadow, error: Exception) -> None:
-        """Log once per deployment: what fails for one request fails for others."""
-        if self._told != deployment.generation:
-            self._told = deployment.generation
-            self._log.warning("shadow_failed", shadow=shadow.name, reason=f"{type(error).__name__}: {error}")
 
 
 def shift(probabilities: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:

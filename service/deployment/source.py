@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from service.deployment.bundle_folder import CURRENT, Experiment, is_bundle, named_bundle, read_experiment, read_pointer
+from service.deployment.bundle_folder import CURRENT, is_bundle, named_bundle, read_experiment, read_pointer
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ class WantedArm(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What is to be served."""
-
     arms: tuple[WantedArm, ...]
     salt: str = ""
     shadows: tuple[WantedArm, ...] = ()
@@ -58,9 +56,8 @@ class Source:
         if is_bundle(place) or not (self._published or os.path.lexists(place / CURRENT)):
             return alone(place)
         experiment = read_experiment(place)
-        return alone(self._bundle(CURRENT)) if experiment is None else self._side_by_side(experiment)
-
-    def _side_by_side(self, experiment: Experiment) -> Wanted:
+        if experiment is None:
+            return alone(self._bundle(CURRENT))
         return Wanted(
             tuple(WantedArm(arm.name, self._bundle(arm.bundle), arm.weight) for arm in experiment.arms),
             experiment.salt,

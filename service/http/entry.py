@@ -63,7 +63,6 @@ class Entry:
             self._watching = asyncio.get_running_loop().create_task(self._tls.watch())
 
     def close(self) -> None:
-        """Stop accepting connections."""
         if self._watching is not None:
             self._watching.cancel()
 
@@ -175,7 +174,6 @@ def listen(listener: socket.socket) -> tuple[str, int]:
 
 
 def accepted(listener: socket.socket) -> Iterator[socket.socket]:
-    """Accept all waiting connections."""
     while True:
         try:
             connection, _ = listener.accept()

@@ -83,7 +83,6 @@ def access_of(scope: Scope) -> Access:
 
 
 def _request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the request's ID, or a new one."""
     for name, value in headers:
         if name == _ID and 0 < len(value) <= _MAX_ID_BYTES and all(0x20 <= byte <= 0x7E for byte in value):
             return str(value, "ascii")
@@ -234,7 +233,6 @@ class Exchange:
 
 
 def reply_bytes(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
-    """Return a reply's bytes."""
     parts = [STATUS_LINE[status]]
     for name, value in headers:
         parts += (name, b": ", value, b"\r\n")

@@ -50,7 +50,6 @@ class Inflight:
         return True
 
     def forget(self, connection: RoomHolder) -> None:
-        """Forget a connection that ends."""
         self.silent.pop(connection, None)
         self.unfinished.pop(connection, None)
 

@@ -145,7 +145,9 @@ class Guard:
         if path in (INDEX, PAGE) or path.startswith(ASSETS):
             return None
         # What the playground shows about users is what their scores are made from.
-        if path in ("/v1/score", "/v1/openrtb") or path.startswith(PLAYGROUND) or _is_inference(path):
+        if path in ("/v1/score", "/v1/openrtb") or path.startswith(PLAYGROUND):
+            return "score"
+        if path.startswith(f"{OIP}/") and path.endswith("/infer"):
             return "score"
         if path == "/v1/events":
             return "events"
@@ -159,7 +161,6 @@ class Guard:
             raise error
 
     def admits(self, scope: Scope, need: Need) -> bool:
-        """Return whether a request may be answered."""
         return self._judge(scope, need) is None
 
     def _judge(self, scope: Scope, need: Need) -> tuple[KeyRefusal, ServiceError] | None:
@@ -209,18 +210,12 @@ class GuardMiddleware:
         self._app, self._guard = app, guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or raise why not."""
         if scope["type"] == "http":
             self._guard.check(scope, self._guard.need(scope["path"]))
         await self._app(scope, receive, send)
 
 
-def _is_inference(path: str) -> bool:
-    return path.startswith(f"{OIP}/") and path.endswith("/infer")
-
-
 def _given_key(scope: Scope) -> bytes | None:
-    """Return the first key in either header."""
     for name, value in scope["headers"]:
         if name == b"x-api-key":
             return bytes(value)

@@ -22,7 +22,6 @@ class AccessMiddleware:
         self._app, self._log = app, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and record its end."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -57,7 +56,6 @@ class BodyMiddleware:
         self._app, self._settings = app, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or raise what is wrong with its body."""
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
         if scope["type"] != "http" or _is_whole(scope):
@@ -106,13 +104,11 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
 
 
 async def send_reply(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """Send a whole reply."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 async def send_json(send: Send, status: int, body: bytes) -> None:
-    """Send a whole reply of JSON."""
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send_reply(send, status, headers, body)
 

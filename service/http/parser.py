@@ -60,7 +60,6 @@ class BoundedParser(HttpToolsProtocol):
         return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines))
 
     def on_message_begin(self) -> None:
-        """A head begins."""
         self.head_bytes = self._headers = self._hosts = 0
         if not self.is_head_due:
             self.is_head_due = True
@@ -69,7 +68,6 @@ class BoundedParser(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """A piece of the target."""
         super().on_url(url)
         if len(self.url) > _MAX_TARGET_BYTES:
             self.fail(TargetTooLong(f"the target has more than {_MAX_TARGET_BYTES} bytes"))
@@ -106,7 +104,6 @@ class BoundedParser(HttpToolsProtocol):
         return True
 
     def on_chunk_header(self) -> None:
-        """A chunk begins."""
         self._chunks += 1
         if self._chunks > self._max_chunks:
             self.fail(BadHttp(f"the body has more than {self._max_chunks} chunks; send larger ones"))

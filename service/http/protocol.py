@@ -81,7 +81,6 @@ class BoundedProtocol(BoundedParser):
     # The connection
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        """A client connected; its first head is awaited."""
         super().connection_made(transport)
         self._inflight.silent[self] = time.monotonic()
         self._await_head()
@@ -117,7 +116,6 @@ class BoundedProtocol(BoundedParser):
         return True
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
         if self._is_ending:
             self._passed_bytes += len(data)
             if self._passed_bytes > _PASSED_BODIES * self._max_body_bytes:
@@ -172,7 +170,6 @@ class BoundedProtocol(BoundedParser):
     # Callbacks of the parser
 
     def on_headers_complete(self) -> None:
-        """The head came."""
         if not self.is_request():
             return
         if len(self.pipeline) >= _MAX_WAITING:
@@ -187,7 +184,6 @@ class BoundedProtocol(BoundedParser):
         self.scope[BEGAN] = self.began_at  # type: ignore[literal-required]
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
         cycle = self.cycle
         self.body_bytes += len(body)
         if cycle.response_complete:
@@ -202,7 +198,6 @@ class BoundedProtocol(BoundedParser):
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        """The body came."""
         if self.is_offer:
             return
         self.is_body_due = False

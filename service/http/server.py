@@ -24,8 +24,6 @@ _AT_ONCE = 64
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn on the service's own listener."""
-
     def __init__(
         self,
         app: ASGIApp,

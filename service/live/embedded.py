@@ -196,7 +196,6 @@ class _Fold:
         self.stream = stream
 
     def add(self, batch: LiveBatch) -> BatchOutcome:
-        """Fold one batch."""
         duplicates = late = in_row = 0
         for stretch in batch.stretches:
             self.stream = after(self.stream, stretch, batch.lag_s)

@@ -154,7 +154,6 @@ class RedisStates:
         return {key: value for values in answers.outcomes for key, value in values.items()}
 
     def _hold_stream(self, packed: bytes | None) -> Stream | None:
-        """Store and return the stream as it is now."""
         self._stream, self._stream_until = Stream.unpack(packed), time.monotonic() + _STREAM_S
         return self._stream
 

@@ -31,7 +31,6 @@ def catalogue_key(bundle_id: str) -> str:
 
 
 def shown_prefix(bundle_id: str) -> str:
-    """Return the key prefix of the most shown IDs."""
     return f"msd:{bundle_id}:shown:"
 
 
@@ -54,7 +53,6 @@ def live_key(side: RowSide, entity_id: str) -> str:
 
 
 def live_prefix(side: RowSide) -> str:
-    """Return the key prefix of a side's live states."""
     return f"msd:live:{{{_LETTERS[side]}:"
 
 

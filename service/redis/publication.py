@@ -119,7 +119,6 @@ def set_all(client: Redis, pipeline: Pipeline, values: Mapping[bytes, bytes]) ->
 
 
 def get_all(client: Redis, keys: Sequence[str] | Sequence[bytes]) -> list[bytes | None]:
-    """Return the values of keys, in order."""
     read = client.mget_nonatomic if isinstance(client, RedisCluster) else client.mget
     return cast("list[bytes | None]", read(keys))
 

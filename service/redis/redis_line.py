@@ -122,7 +122,6 @@ class Line(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no reply is outstanding."""
         return not self._queries
 
     @property
@@ -218,7 +217,6 @@ def _fail(reply: "asyncio.Future[Any]", error: Exception) -> None:
 
 
 def pack(*parts: bytes) -> bytes:
-    """Encode a command."""
     return b"*%d\r\n%b" % (len(parts), b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]))
 
 

@@ -160,7 +160,6 @@ class Observed:
         self._newest_at = 0.0
 
     def record(self, record: RequestRecord, formula: Formula = PRICED) -> None:
-        """Record the predictions of a request."""
         if record.request_id in self._predictions:
             return
         self._predictions[record.request_id] = _Predicted.of(record, formula)

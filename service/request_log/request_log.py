@@ -76,7 +76,6 @@ class RequestLog:
         self._thread.start()
 
     def wants(self, deployment: Deployment, request_id: str) -> bool:
-        """Return whether a request is in the sample."""
         return is_sampled(request_id, self._share)
 
     def follow(self, answer: Answer) -> None:
@@ -85,7 +84,6 @@ class RequestLog:
             self.request(answer.served)
 
     def request(self, served: Served) -> None:
-        """Log a request whose reply has been sent."""
         self._metrics.log_records["handed" if self._tell(served) else "dropped"].inc()
 
     def events(self, body: bytes, count: int) -> bool:
@@ -338,7 +336,6 @@ def record_of(served: Served) -> RequestRecord:
 
 
 def records_of(events: LoggedEvents) -> Iterator[EventRecord]:
-    """Return the record of each event."""
     for event in orjson.loads(events.body)["events"]:
         yield EventRecord(
             event_id=event["event_id"],

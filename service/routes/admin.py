@@ -28,7 +28,7 @@ from service.deployment.bundle_folder import (
     roll_back,
     write_experiment,
 )
-from service.errors import Conflict, ErrorReply
+from service.errors import DESCRIPTIONS, Conflict, ErrorReply
 from service.http.exchange import KEY, access_of
 from service.http.middleware import read_json_body
 from service.scoring.deployment import Serving
@@ -36,18 +36,10 @@ from service.settings import Settings
 
 _Body = TypeVar("_Body", bound=BaseModel)
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    409: {
-        "model": ErrorReply,
-        "description": "Conflict with the current state; the message says why. Nothing changed.",
-    },
-    422: {"model": ErrorReply, "description": "Valid JSON that does not match the schema; `field` says where."},
+    status: {"model": ErrorReply, "description": DESCRIPTIONS[status]} for status in (409, 422)
 }
-_BODY_ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorReply, "description": "Malformed JSON."},
-    408: {"model": ErrorReply, "description": "The body was not complete in time."},
-    413: {"model": ErrorReply, "description": "Too many bytes."},
-    415: {"model": ErrorReply, "description": "The content type is not JSON."},
-    **_ERRORS,
+_BODY_ERRORS = _ERRORS | {
+    status: {"model": ErrorReply, "description": DESCRIPTIONS[status]} for status in (400, 408, 413, 415)
 }
 
 

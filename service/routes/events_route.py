@@ -40,8 +40,6 @@ MAX_AHEAD_S = 60.0
 
 
 class TooManyEvents(RequestError):
-    """More events than one batch may have."""
-
     code = "too_many_events"
 
 
@@ -93,7 +91,6 @@ class EventsRoute:
         self._request_log = request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one batch."""
         body = await read_json_body(scope, receive, self._settings)
         self._readiness.check()
         received = parse_events(body)
@@ -108,7 +105,11 @@ class EventsRoute:
         duplicates = 0
         if events:
             batch = LiveBatch(events, rows, state_rules(model.schema), self._settings.live_lag_seconds)
-            outcome = await self._add(batch)
+            try:
+                outcome = await self._store.add(batch)
+            except LiveError as error:
+                raise EventsUnavailable(str(error)) from error
+            self._count(batch, outcome)
             accepted, duplicates = accepted + outcome.accepted, outcome.duplicates
         if self._request_log is not None and not self._request_log.events(body, len(received)) and conversions:
             raise EventsUnavailable("the request log has no room for conversions; send the batch again")
@@ -125,14 +126,6 @@ class EventsRoute:
                         "is a conversion, but this service has no request log to store it: set MSD_LOG_DIR",
                         f"events.{place}.type",
                     )
-
-    async def _add(self, batch: LiveBatch) -> BatchOutcome:
-        try:
-            outcome = await self._store.add(batch)
-        except LiveError as error:
-            raise EventsUnavailable(str(error)) from error
-        self._count(batch, outcome)
-        return outcome
 
     def _settled(self, events: Sequence[WireEvent], now: float) -> list[LiveEvent]:
         """Return impressions and clicks with a time, limited to the near future."""

@@ -107,7 +107,6 @@ class ServedModel(BaseModel):
 
 
 def health_routes(serving: Serving, readiness: Readiness, max_candidates: int) -> APIRouter:
-    """Return the routes of health and of what is served."""
     router = APIRouter(tags=["operations"])
 
     @router.get(
@@ -144,7 +143,6 @@ def health_routes(serving: Serving, readiness: Readiness, max_candidates: int) -
 
 
 def metrics_route(metrics: Metrics) -> APIRouter:
-    """Return the route that Prometheus scrapes."""
     router = APIRouter(tags=["operations"])
 
     @router.get(

@@ -5,7 +5,7 @@ raised; `AccessMiddleware` answers them.
 import json
 from asyncio import TaskGroup
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,7 +52,6 @@ class OpenrtbRoute(ScoreRoute):
     """The endpoint. All impressions together have the limits of one /v1/score request."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         access = access_of(scope)
         raw, deployment = await self._begin(scope, receive, _LEAST_BYTES)
         bid_request = parse_openrtb(raw.body, self._settings.max_candidates)
@@ -60,13 +59,19 @@ class OpenrtbRoute(ScoreRoute):
             # By the first arm's mapping, because the user determines the arm.
             identity = identity_of(_mapping_of(deployment.champion), bid_request.request)
         bodies = _scoring_bodies(deployment, bid_request, identity, access.request_id)
-        self._metrics.openrtb[_user_of(identity)].inc()
+        user: OpenrtbUser = "missing" if identity.user_id is None else "given"
+        self._metrics.openrtb[user if identity.has_consent else "no_consent"].inc()
         wanted = {
             # The native core does not support anonymous requests.
             imp: raw._replace(request_id=request_id, body=body, skips_native=identity.user_id is None)
             for imp, (request_id, body) in bodies.items()
         }
-        answers = await self._answers(deployment, wanted)
+        try:
+            async with TaskGroup() as group:
+                tasks = [group.create_task(self._answer(deployment, imp, raw)) for imp, raw in wanted.items()]
+        except ExceptionGroup as failed:  # the first error has cancelled the others
+            raise failed.exceptions[0] from None
+        answers = [task.result() for task in tasks]
         access.candidates = sum(answer.candidates for answer in answers)
         access.degraded = dict(sum((Counter(answer.degraded) for answer in answers), Counter[str]()))
         access.stages = max((answer.stages for answer in answers), key=sum)
@@ -74,15 +79,6 @@ class OpenrtbRoute(ScoreRoute):
         await send_json(send, 200, reply)
         for answer in answers:
             self._pipeline.follow(answer)
-
-    async def _answers(self, deployment: Deployment, wanted: Mapping[str, RawRequest]) -> Sequence[Answer]:
-        """Return all answers, or the error of the first that fails, which cancels the others."""
-        try:
-            async with TaskGroup() as group:
-                tasks = [group.create_task(self._answer(deployment, imp, raw)) for imp, raw in wanted.items()]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        return [task.result() for task in tasks]
 
     async def _answer(self, deployment: Deployment, imp: str, raw: RawRequest) -> Answer:
         try:
@@ -139,12 +135,6 @@ def _mapping_of(model: Model) -> OpenrtbMapping:
             f"the bundle {model.version} maps no BidRequests: declare [openrtb] in dataset.toml, and export it again"
         )
     return mapping
-
-
-def _user_of(identity: Identity) -> OpenrtbUser:
-    if not identity.has_consent:
-        return "no_consent"
-    return "missing" if identity.user_id is None else "given"
 
 
 def _dumped(document: Mapping[str, Any]) -> bytes:

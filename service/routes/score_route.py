@@ -40,7 +40,6 @@ class ScoreRoute:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         raw, deployment = await self._begin(scope, receive)
         answer = await self._pipeline.answer(deployment, raw._replace(skips_native=scope.get(SKIPS_NATIVE, False)))
         await self._send(answer, answer.headers, answer.body, access_of(scope), send)
@@ -60,7 +59,6 @@ class ScoreRoute:
         return RawRequest(access.request_id, body, access.started, budget), deployment
 
     async def _send(self, answer: Answer, headers: Headers, body: bytes, access: Access, send: Send) -> None:
-        """Send an answer in either form."""
         access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages
         await send_reply(send, 200, headers, body)
         self._pipeline.follow(answer)

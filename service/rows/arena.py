@@ -184,7 +184,6 @@ class Arena:
         return self._bytes + self._row_bytes + _USUAL_ID_BYTES <= self._max_bytes
 
     def drop(self, row_id: str) -> None:
-        """Drop an ID."""
         if (held := self._ids.find(row_id)) >= 0:
             self._bytes -= self._size_of(row_id, self._ids.tail(held))
             self._free.append(self._ids.drop(row_id))

@@ -73,9 +73,7 @@ class RowStore(Protocol):
         """Raise StoreError if the store cannot serve this bundle."""
         ...
 
-    async def close(self) -> None:
-        """Release what the store holds."""
-        ...
+    async def close(self) -> None: ...
 
     def core_rows(self) -> CoreRows | None:
         """Rows for the native core, if it is built; None if rows are not held in memory."""

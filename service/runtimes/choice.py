@@ -1,7 +1,6 @@
 """Choice of a bundle's runtime: the one that its manifest names, unless a setting names another."""
 
 from msd.contract.bundle import LEAN_RANKER, Bundle
-from service.runtimes.cuda import open_cuda
 from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.openvino import OpenVinoRuntime
 from service.runtimes.runtime import Runtime, RuntimeRefused
@@ -21,8 +20,6 @@ def open_runtime(bundle: Bundle, settings: Settings) -> Runtime:
     runtime = wanted.runtime if settings.runtime == "auto" else settings.runtime
     if runtime == "onnxruntime":
         # A bf16 bundle's graph is stored in fp32, which ONNX Runtime runs as it is.
-        if settings.provider == "cuda":
-            return open_cuda(bundle, settings.threads)
         return OnnxRuntime(bundle, settings.provider, settings.threads)
     if settings.provider != "cpu":
         raise RuntimeRefused(

@@ -1,11 +1,9 @@
-"""ONNX Runtime as a `Runtime`, on exactly the requested provider; and other uses of its module."""
+"""ONNX Runtime as a `Runtime`, on exactly the requested provider."""
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
-
-import numpy as np
 
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import LEAN_RANKER, RANKER, Bundle
@@ -22,12 +20,11 @@ _OPTIONS: Mapping[Provider, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "
 # The operator of int8 layers made by `msd export --precision int8`.
 _IN_INT8 = b"MatMulIntegerToFloat"
 _PART_BYTES = 2**18
+_NAME_BYTES = 256
 _DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32"}
 
 
 class OnnxRuntime:
-    """A session of ONNX Runtime."""
-
     def __init__(self, bundle: Bundle, provider: Provider, threads: int, file: str = RANKER) -> None:
         """Raises RuntimeRefused if the provider is unavailable, BundleError if graph and manifest disagree."""
         self._session = open_session(bundle.path(file), provider, threads)
@@ -44,10 +41,8 @@ class OnnxRuntime:
         return (max_candidates,)
 
 
-def open_session(
-    model: Path, provider: Provider, threads: int, options: Mapping[str, str] = MappingProxyType({})
-) -> Any:  # noqa: ANN401 - onnxruntime has no types
-    """Return a session of a file, with provider options. Raises RuntimeRefused or BundleError."""
+def open_session(model: Path, provider: Provider, threads: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    """Return a session of a file. Raises RuntimeRefused or BundleError."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -66,7 +61,7 @@ def open_session(
     of_session.inter_op_num_threads = 1
     of_session.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     of_session.log_severity_level = 3
-    providers = [(wanted, {**_OPTIONS[provider], **options})]
+    providers = [(wanted, _OPTIONS[provider])]
     try:
         session = onnxruntime.InferenceSession(str(model), of_session, providers=providers)
     except Exception as error:  # onnxruntime raises a type of its own for each status, with no common base
@@ -83,32 +78,26 @@ def _remedy(provider: Provider) -> str:
     return "pip install 'msd-ctr[cpu]'"
 
 
-def new_buffer(shape: Sequence[int], dtype: str, device: Provider) -> Any:  # noqa: ANN401
-    """Return an OrtValue with its own memory on a device."""
-    import onnxruntime
-
-    return onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), np.dtype(dtype).type, device, 0)
-
-
-def run_options(entries: Mapping[str, str]) -> Any:  # noqa: ANN401
-    """Return run options."""
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    for name, value in entries.items():
-        options.add_run_config_entry(name, value)
-    return options
+def card_name() -> str:
+    """Return the name of CUDA's first GPU from its driver; empty without a driver."""
+    name = ctypes.create_string_buffer(_NAME_BYTES)
+    card = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ""
+    found = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(card), 0)
+    return "" if found or driver.cuDeviceGetName(name, _NAME_BYTES, card) else name.value.decode()
 
 
 def inputs_of(session: Any) -> list[GraphInput]:  # noqa: ANN401
-    """Return a session's inputs."""
     return [
         GraphInput(
-            one.name,
-            _DTYPES.get(one.type, one.type),
-            tuple(axis if isinstance(axis, int) else None for axis in one.shape),
+            given.name,
+            _DTYPES.get(given.type, given.type),
+            tuple(axis if isinstance(axis, int) else None for axis in given.shape),
         )
-        for one in session.get_inputs()
+        for given in session.get_inputs()
     ]
 
 
@@ -147,4 +136,5 @@ def engine_of(bundle: Bundle, session: Any, provider: Provider, file: str = RANK
         threads=session.get_session_options().intra_op_num_threads,
         precision=precision,
         instructions=instructions,
+        device=card_name() if provider == "cuda" else "",
     )

@@ -18,8 +18,6 @@ _PRODUCTS = ("FullyConnected", "MatMul")
 
 
 class OpenVinoRuntime:
-    """A compiled OpenVINO graph."""
-
     def __init__(self, bundle: Bundle, precision: Precision, threads: int, expected: int = 0, streams: int = 1) -> None:
         """`expected`: the usual number of candidates, 0 if unknown. `streams`: concurrent runs.
 

@@ -39,8 +39,6 @@ class Engine:
     """CPU instructions for matrix products; empty on another provider."""
     device: str = ""
     """The GPU's name; empty on a CPU."""
-    graphs: bool = False
-    """Whether runs are captured as CUDA graphs."""
 
     @property
     def key(self) -> str:

@@ -159,7 +159,6 @@ class Admission:
 
     @property
     def is_empty(self) -> bool:
-        """Return whether there is no accepted work."""
         return not self._rows
 
     def check_unread(self, load: Load, deadline: float) -> None:

@@ -83,11 +83,9 @@ class Deployment:
         """Whether there are several arms."""
 
     def arm_of(self, user_id: str) -> Arm:
-        """Return the user's arm."""
         return self.arms[self._assignment.place_of(user_id) if self.is_split else 0]
 
     def schema_of(self, user_id: str) -> FeatureSchema:
-        """Return the schema for this user's requests."""
         return self.arm_of(user_id).model.schema
 
     @property
@@ -101,9 +99,7 @@ class Serves(Protocol):
     """Provides the serving deployment."""
 
     @property
-    def current(self) -> Deployment:
-        """Return the current deployment."""
-        ...
+    def current(self) -> Deployment: ...
 
 
 class Serving:

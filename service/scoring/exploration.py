@@ -53,7 +53,6 @@ class Choice(NamedTuple):
     propensity: float
 
     def as_record(self) -> dict[str, Any]:
-        """Return it as in the request log."""
         return self._asdict()
 
 
@@ -71,7 +70,6 @@ class CompetingCandidates(NamedTuple):
         return self.log_scale + _log_sigmoid(self.logit + self.std * normal)
 
     def only(self, kept: NDArray[Any]) -> "CompetingCandidates":
-        """Return some of them."""
         return CompetingCandidates(*(column[kept] for column in self))
 
 

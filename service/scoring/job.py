@@ -99,7 +99,6 @@ class LearnedSeconds:
             return 0
 
     def learn(self, rows: int, seconds: float) -> None:
-        """Record a duration."""
         size = rows.bit_length()
         with self._lock:
             known = self._seconds.get(size, seconds)
@@ -242,7 +241,6 @@ class Waiting:
         return len(self._prompt) + len(self._patient) + len(self._spare)
 
     def put(self, job: Job[Any]) -> None:
-        """Add a new job."""
         if job.is_spare:
             self._spare.append(job)
         elif job.is_patient:
@@ -277,7 +275,6 @@ class Waiting:
         return late
 
     def take_all(self) -> list[Job[Any]]:
-        """Remove and return all jobs."""
         jobs = self._all()
         for one in (self._prompt, self._patient, self._spare):
             one.clear()

@@ -84,7 +84,6 @@ class Model:
 
     @property
     def engine(self) -> Engine:
-        """The engine that runs it."""
         return self.runner.runtime.engine
 
 

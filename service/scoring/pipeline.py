@@ -96,7 +96,6 @@ class Pipeline:
         return await self._score_in_python(deployment, raw)
 
     def follow(self, answer: Answer) -> None:
-        """Pass a sent reply to followers."""
         if self._plain is not None:
             self._plain.follow(answer)
 

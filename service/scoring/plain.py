@@ -140,11 +140,9 @@ class PlainScoring:
             raise
 
     def leave(self, job: PlainJob) -> None:
-        """The client has left."""
         self._queue.leave(job)
 
     def follow(self, answer: Answer) -> None:
-        """Pass a sent reply to followers."""
         for follower in self._followers_of(answer.deployment):
             follower.follow(answer)
 

@@ -154,17 +154,13 @@ def build_reply(
     if scored.choice is not None:
         document["explore"] = {**scored.choice.as_record(), "first": request.ids[scored.choice.first]}
     if explanation is not None:
-        document["explanation"] = _explained(explanation, order)
+        document["explanation"] = {
+            "base": explanation.base,
+            "shares": {group: share[order] for group, share in explanation.shares.items()},
+            "history": {"id": explanation.history, "effect": explanation.effects[order].tolist()},
+        }
     # Without a bid the eCPM is NaN, which becomes null.
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _explained(explanation: Explanation, order: Order) -> dict[str, Any]:
-    return {
-        "base": explanation.base,
-        "shares": {group: share[order] for group, share in explanation.shares.items()},
-        "history": {"id": explanation.history, "effect": explanation.effects[order].tolist()},
-    }
 
 
 def served_columns(request: CheckedRequest, scored: Scored) -> tuple[dict[str, Any], Order]:

@@ -339,7 +339,6 @@ def _is_done() -> NoReturn:
 
 
 def settle(future: "asyncio.Future[_Result]", outcome: _Result | BaseException) -> None:
-    """Set a future to an outcome."""
     if future.done():  # cancelled meanwhile
         return
     if isinstance(outcome, asyncio.CancelledError):

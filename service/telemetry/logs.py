@@ -85,8 +85,6 @@ def close_logs() -> None:
 
 
 class LineCounts:
-    """Counts of lines by result."""
-
     def __init__(self) -> None:
         # Reentrant: the garbage collector may run a finaliser that logs while this thread holds the lock.
         self._lock = threading.RLock()

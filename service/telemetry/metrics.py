@@ -56,7 +56,7 @@ EVENT_CODES = (202, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503)
 MAX_ARMS, MAX_SHADOWS = 8, 2
 RANKS, BID_QUARTERS = ("1", "2-5", "6+"), ("lowest", "low", "high", "highest", "none")
 _SIDES: tuple[RowSide, ...] = ("user", "item")
-_RUNTIME_LABELS = ("runtime", "version", "provider", "device", "graphs", "threads", "precision", "instructions")
+_RUNTIME_LABELS = ("runtime", "version", "provider", "device", "threads", "precision", "instructions")
 _SHIFTS = (1e-4, 1e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0)
 _SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 1.5e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
 _STAGE_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
@@ -297,7 +297,6 @@ class Metrics:
             self._event_seconds.observe(seconds)
 
     def degraded(self, candidates: Iterable[Rung], user: UserRung | None, is_lean: bool = False) -> None:
-        """Count a reply's degradation."""
         if is_lean:
             self._degraded[LEAN].inc()
         if user:
@@ -306,7 +305,6 @@ class Metrics:
             self._degraded["item", rung].inc(count)
 
     def damaged(self, side: RowSide, count: int) -> None:
-        """Count unusable rows."""
         if count:
             self._damaged[side].inc(count)
 
@@ -363,18 +361,15 @@ class Metrics:
                 self._score_psi.replace(_known(heads))
 
     def exposition(self) -> bytes:
-        """Return all families in Prometheus's text format."""
         return generate_latest(self.families)
 
 
 def _labels_of(engine: Engine) -> Labels:
-    """Return the label values of `msd_runtime_info`."""
     return (
         engine.name,
         engine.version,
         engine.provider,
         engine.device,
-        str(engine.graphs).lower(),
         str(engine.threads),
         engine.precision,
         " ".join(engine.instructions),

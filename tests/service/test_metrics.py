@@ -197,7 +197,6 @@ def test_model_route_describes_the_served_bundle(service: LiveService, bundle: B
         "precision": "fp32",
         "instructions": list(cpu_instructions()),
         "device": "",
-        "graphs": False,
     }
     assert model["native"] == {
         "served": native.core is not None,

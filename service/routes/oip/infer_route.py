@@ -16,9 +16,9 @@ from service.limits import MAX_DEADLINE_MS
 from service.routes.oip.inputs import WHOLE, scoring_body, user_of
 from service.routes.oip.model_routes import MODEL, check_served
 from service.routes.oip.outputs import encode_reply
-from service.routes.oip.tensors import HEADER, InferRequest, Parts, read_parts
+from service.routes.oip.tensors import HEADER, InferRequest, read_parts
 from service.routes.score_route import ScoreRoute
-from service.scoring.answer import Answer, Budget, RawRequest, Served
+from service.scoring.answer import Budget, RawRequest, Served
 from service.scoring.deployment import Deployment
 from service.scoring.reply import LEAN
 
@@ -33,7 +33,6 @@ class InferRoute(ScoreRoute):
     """The endpoint, with the bounds of the scoring route."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         access, settings, path = access_of(scope), self._settings, scope["path_params"]
         access.is_scoring = True
         body = await read_body(scope, receive, settings)
@@ -48,25 +47,24 @@ class InferRoute(ScoreRoute):
             access.request_id = parts.request.id
         body_of_tensors = scoring_body(parts, deployment.schema_of, settings.max_candidates)
         if "version" in path:
-            _check_version(deployment, path["version"], user_of(parts, body_of_tensors))
+            user_id = user_of(parts, body_of_tensors)
+            if user_id is not None and (own := deployment.arm_of(user_id).model.version) != path["version"]:
+                raise HTTPException(404, f"the running experiment scores this user with version {own!r} alone")
         budget = Budget(self._deadlines.of(scope, _timeout_s(parts.request)), is_gone)
         self._pipeline.check(deployment, _LEAST_BYTES, budget)
         raw = RawRequest(access.request_id, body_of_tensors, access.started, budget, skips_native=True)
-        answer = await self._answer(deployment, raw, parts)
+        try:
+            answer = await self._pipeline.answer(deployment, raw)
+        except RequestError as error:
+            if WHOLE in parts.inputs:
+                error.field = f"{WHOLE}.{error.field}" if error.field else WHOLE
+            raise
         served = answer.served
         assert served is not None, "it was raw for"
         reply, headers = encode_reply(_head(served, answer.deployment), parts.request, served.request, served.scored)
         headers.append((b"content-length", b"%d" % len(reply)))
         headers += [header for header in answer.headers if header[0] == _TIMING]
         await self._send(answer, headers, reply, access, send)
-
-    async def _answer(self, deployment: Deployment, raw: RawRequest, parts: Parts) -> Answer:
-        try:
-            return await self._pipeline.answer(deployment, raw)
-        except RequestError as error:
-            if WHOLE in parts.inputs:
-                error.field = f"{WHOLE}.{error.field}" if error.field else WHOLE
-            raise
 
 
 def _json_length(scope: Scope) -> bytes | None:
@@ -87,12 +85,6 @@ def _timeout_s(request: InferRequest) -> float | None:
     if timeout is not None and timeout > 1000 * MAX_DEADLINE_MS:
         raise InvalidRequest(f"{timeout} µs is more than {1000 * MAX_DEADLINE_MS}", "parameters.timeout")
     return None if timeout is None else timeout / 1e6
-
-
-def _check_version(deployment: Deployment, version: str, user_id: str | None) -> None:
-    """Raise InvalidRequest if the user's arm has another version than requested."""
-    if user_id is not None and (own := deployment.arm_of(user_id).model.version) != version:
-        raise HTTPException(404, f"the running experiment scores this user with version {own!r} alone")
 
 
 def _head(served: Served, deployment: Deployment) -> dict[str, Any]:

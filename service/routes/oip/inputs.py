@@ -79,10 +79,14 @@ def scoring_body(parts: Parts, schema_of: Callable[[str], FeatureSchema], max_ca
         place = document
         for key in above:
             place = place.setdefault(key, {})
+        place[last] = values if found.is_list else values[0]
         if found.is_json:
-            place[last] = _fragment(values[0], name)
-        else:
-            place[last] = values if found.is_list else values[0]
+            try:
+                orjson.loads(values[0])
+            except orjson.JSONDecodeError as error:
+                raise InvalidRequest(f"is not JSON: {error}", name) from None
+            # Embedded unchanged; its content is checked later.
+            place[last] = orjson.Fragment(values[0])
     return orjson.dumps(document)
 
 
@@ -129,7 +133,6 @@ def _find(name: str, schema: FeatureSchema) -> Input:
 
 
 def _check(given: InferInput, found: Input, max_candidates: int) -> None:
-    """Check datatype and shape."""
     name, shape = found.name, given.shape
     if given.datatype not in found.datatypes:
         raise InvalidRequest(
@@ -142,12 +145,3 @@ def _check(given: InferInput, found: Input, max_candidates: int) -> None:
             raise TooManyCandidates(f"{shape[0]} candidates; one request may have {max_candidates}: split it", name)
     elif shape[0] > MAX_HISTORY:
         raise InvalidRequest(f"has {shape[0]} values; the limit is {MAX_HISTORY}", name)
-
-
-def _fragment(text: str, name: str) -> orjson.Fragment:
-    """Return JSON to embed unchanged, after checking that it is one value. Its content is checked later."""
-    try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"is not JSON: {error}", name) from None
-    return orjson.Fragment(text)

@@ -20,8 +20,6 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": OipError, "descripti
 
 
 class TensorParameters(BaseModel):
-    """Parameters of a tensor in the metadata."""
-
     optional: bool
 
 
@@ -35,8 +33,6 @@ class TensorMetadata(BaseModel):
 
 
 class ModelMetadata(BaseModel):
-    """The model's metadata."""
-
     name: str
     versions: list[str]
     platform: str
@@ -45,8 +41,6 @@ class ModelMetadata(BaseModel):
 
 
 class ServerMetadata(BaseModel):
-    """The server's metadata."""
-
     name: str
     version: str
     extensions: list[str]
@@ -91,7 +85,6 @@ def check_served(deployment: Deployment, name: str, version: str | None) -> Mode
 
 
 def oip_routes(serving: Serving, readiness: Readiness, server_version: str) -> APIRouter:
-    """Return the routes."""
     router = APIRouter(prefix="/v2", tags=["open inference protocol"])
     not_now: dict[int | str, dict[str, Any]] = {503: {"model": ServerReady, "description": "Not ready."}}
 

@@ -29,8 +29,6 @@ RequestId = Annotated[str, StringConstraints(max_length=128, pattern=r"^[ -~]*$"
 
 
 class InputParameters(Wire):
-    """Parameters of an input."""
-
     binary_data_size: Size | None = Field(
         default=None, description="Number of value bytes after the JSON, instead of `data`."
     )
@@ -55,15 +53,11 @@ class OutputParameters(Wire):
 
 
 class WantedOutput(Wire):
-    """A requested output."""
-
     name: Text
     parameters: OutputParameters | None = None
 
 
 class InferParameters(Wire):
-    """Parameters of the request."""
-
     binary_data_output: bool | None = Field(default=None, description="Default of `binary_data` for all outputs.")
     timeout: Annotated[int, Field(ge=1, le=10**12)] | None = Field(
         default=None, description="Deadline in microseconds, if X-Deadline-Ms is absent."
@@ -90,8 +84,6 @@ class InferOutput(BaseModel):
 
 
 class InferReply(BaseModel):
-    """The answer to an inference request."""
-
     model_name: str
     model_version: str
     id: str
@@ -204,19 +196,13 @@ def _strings(raw: bytes, count: int, name: str) -> list[str]:
         pieces.append(raw[start:place])
     if len(pieces) != count or place != end:
         raise InvalidRequest(f"its {end} bytes are not {count} strings with their lengths before them", name)
+    texts: list[str] = []
     try:
-        return [piece.decode() for piece in pieces]
+        for piece in pieces:
+            texts.append(piece.decode())
     except UnicodeDecodeError:
-        bad = next(number for number, piece in enumerate(pieces) if not _is_utf8(piece))
-        raise InvalidRequest(f"value {bad} is not UTF-8", name) from None
-
-
-def _is_utf8(piece: bytes) -> bool:
-    try:
-        piece.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+        raise InvalidRequest(f"value {len(texts)} is not UTF-8", name) from None
+    return texts
 
 
 def _numbers(raw: bytes, datatype: str, count: int, name: str) -> "np.ndarray[Any, Any]":

@@ -17,7 +17,7 @@ from msd.contract.bundle import GOLDENS, HOW_SURE, ITEM_WORDS, USER_WORDS
 from msd.contract.golden import Golden, read_goldens
 from msd.contract.request import MAX_EXPLAINED, InvalidRequest
 from msd.contract.rows import Records, Rows, RowSide
-from msd.contract.schema import MAX_ID_CHARS, SIDES, Bag, Categorical, FeatureSchema, Numeric, Side, ValueField
+from msd.contract.schema import MAX_ID_CHARS, SIDES, Bag, FeatureSchema, Numeric, Side, ValueField
 from service.cold.cold_ads import encodes
 from service.errors import ServiceError, StoreError
 from service.http.keys import PLAYGROUND
@@ -35,8 +35,6 @@ _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 class RowsUnavailable(ServiceError):
-    """The store is unavailable."""
-
     status = 503
     code = "rows_unavailable"
     retry_after_s = 1
@@ -70,7 +68,9 @@ class PlaygroundData:
             {
                 "model_version": model.version,
                 "without": self._without and self._without.version,
-                "fields": {side: _fields_of(schema, side) for side in SIDES},
+                "fields": {
+                    side: [_field(name, field) for name, field in schema.settable[side].items()] for side in SIDES
+                },
                 "item_text": schema.item_text,
                 "encodes_texts": encodes(self._settings.encoder, model.bundle),
                 "history_length": schema.history.length,
@@ -182,10 +182,6 @@ def _json(document: dict[str, Any]) -> Response:
     return Response(orjson.dumps(document), media_type="application/json", headers=_HEADERS)
 
 
-def _fields_of(schema: FeatureSchema, side: Side) -> list[dict[str, Any]]:
-    return [_field(name, field) for name, field in schema.settable[side].items()]
-
-
 def _values_in(schema: FeatureSchema, side: Side, record: Records) -> dict[str, Any]:
     return {name: _value(schema, field, record) for name, field in schema.settable[side].items()}
 
@@ -201,20 +197,12 @@ def _value(schema: FeatureSchema, field: ValueField, record: Records) -> Any:  #
     columns = schema.columns[field.name]
     if isinstance(field, Numeric):
         standard, is_missing = record["numeric"][0, columns].tolist()
-        return None if is_missing else _number(field, standard)
-    values = [_known(field, index) for index in record["categorical"][0, columns].tolist()]
-    told = [value for value in values if value is not None]
+        if is_missing:
+            return None
+        number = standard * field.scale + field.mean
+        if field.log:
+            number = math.copysign(math.expm1(min(abs(number), 700.0)), number)
+        return float(f"{number:.5g}")
+    indices = record["categorical"][0, columns].tolist() if field.buckets is None else []
+    told = [field.vocabulary[index - _FIRST_VALUE] for index in indices if index >= _FIRST_VALUE]
     return told if isinstance(field, Bag) else next(iter(told), None)
-
-
-def _known(field: Categorical | Bag, index: int) -> str | None:
-    if field.buckets is not None or index < _FIRST_VALUE:
-        return None
-    return field.vocabulary[index - _FIRST_VALUE]
-
-
-def _number(field: Numeric, standard: float) -> float:
-    number = standard * field.scale + field.mean
-    if field.log:
-        number = math.copysign(math.expm1(min(abs(number), 700.0)), number)
-    return float(f"{number:.5g}")

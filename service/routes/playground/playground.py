@@ -60,7 +60,9 @@ class Playground:
 
     def routes(self) -> list[Route]:
         compared = [Route(f"{PLAYGROUND}score-without", self, methods=["POST"])] if self._route else []
-        return [*_page_routes(), *self._data.routes(), *compared]
+        files = [path for path in sorted(_FOLDER.iterdir()) if path.suffix in _TYPES]
+        pages = [_route(PAGE if path.name == _INDEX else f"{ASSETS}{path.name}", path) for path in files]
+        return [*pages, *self._data.routes(), *compared]
 
     async def open(self) -> None:
         """Prove the model to compare with; requests get the reason if it fails."""
@@ -84,11 +86,6 @@ def _load_without(settings: Settings, metrics: Metrics) -> Model | None:
     # Its rows are always its own files', even if the served bundle's are in Redis.
     own = settings.model_copy(update={"bundle": folder, "store": "file"})
     return load_model(bundle, own, metrics)
-
-
-def _page_routes() -> list[Route]:
-    files = [path for path in sorted(_FOLDER.iterdir()) if path.suffix in _TYPES]
-    return [_route(PAGE if path.name == _INDEX else f"{ASSETS}{path.name}", path) for path in files]
 
 
 def _route(url: str, path: Path) -> Route:
