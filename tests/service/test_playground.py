@@ -12,7 +12,7 @@ from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import read_goldens
 from service.http.keys import KeyFile, new_key
 from service.routes.playground import words as module
-from service.routes.playground.words import Words
+from service.routes.playground.data import Words
 from tests.bundles.factory import AT
 from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
 from tests.service.worded import compared_service, with_words
