@@ -16,16 +16,16 @@ class WatchedTab:
 
     def __init__(self, tab: Page, url: str) -> None:
         self.tab, self.url = tab, url
-        self.said: list[str] = []
-        self.asked: list[str] = []
+        self.console: list[str] = []
+        self.requested: list[str] = []
         tab.on("console", self._hear)
-        tab.on("pageerror", lambda error: self.said.append(str(error)))
+        tab.on("pageerror", lambda error: self.console.append(str(error)))
         tab.on("request", self._see)
 
     def check_silence(self) -> None:
         """Nothing was said to the console, and nothing was asked of other places."""
-        assert self.said == []
-        assert [url for url in self.asked if not url.startswith((f"{self.url}/", "data:"))] == []
+        assert self.console == []
+        assert [url for url in self.requested if not url.startswith((f"{self.url}/", "data:"))] == []
 
     def check_width(self) -> None:
         """The page does not have to be scrolled sideways."""
@@ -33,10 +33,10 @@ class WatchedTab:
 
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            self.said.append(message.text)
+            self.console.append(message.text)
 
     def _see(self, request: Request) -> None:
-        self.asked.append(request.url)
+        self.requested.append(request.url)
 
 
 class PlaygroundPage(WatchedTab):

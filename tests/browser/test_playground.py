@@ -57,8 +57,8 @@ def test_bid_moves_its_ad_and_a_wrong_one_is_rejected(page: PlaygroundPage) -> N
     page.bid("i1", "1")
     expect(trouble).to_be_hidden()
     page.settle()
-    assert all("422" in one for one in page.said)
-    page.said.clear()
+    assert all("422" in one for one in page.console)
+    page.console.clear()
 
 
 def test_own_ad_is_scored_by_its_text(page: PlaygroundPage, playground: LiveService) -> None:
@@ -162,8 +162,8 @@ def test_history_can_be_written(page: PlaygroundPage) -> None:
 def test_milliseconds_equal_those_of_the_reply(page: PlaygroundPage) -> None:
     names = page.tab.locator(".waterfall .name").all_inner_texts()
     assert names == ["on the way", "parse", "rows", "queue", "run", "reply"]
-    told = page.tab.locator("#time strong").inner_text()
-    service, whole = (float(one) for one in re.findall(r"([\d.]+) ms", told))
+    times = page.tab.locator("#time strong").inner_text()
+    service, whole = (float(one) for one in re.findall(r"([\d.]+) ms", times))
     shown = [float(one.removesuffix(" ms")) for one in page.tab.locator(".waterfall .value").all_inner_texts()]
     assert sum(shown[1:]) == pytest.approx(service, abs=0.1)
     assert sum(shown) == pytest.approx(whole, abs=0.1)
@@ -278,8 +278,8 @@ def test_browser_rejects_markup_and_inline_scripts(page: PlaygroundPage) -> None
     page.tab.wait_for_timeout(100)
     assert page.tab.title() == "Playground · msd-ctr"
     assert page.rows.count() == 12
-    page.said.clear()
-    page.asked.clear()
+    page.console.clear()
+    page.requested.clear()
 
 
 def test_key_is_kept_in_memory_and_a_lost_service_is_named(
@@ -314,7 +314,7 @@ def test_key_is_kept_in_memory_and_a_lost_service_is_named(
         expect(tab.get_by_role("listbox")).to_have_text(
             "The service does not answer. Is it running, and can this machine reach it?"
         )
-    assert all("Failed to load resource" in one for one in page.said)
+    assert all("Failed to load resource" in one for one in page.console)
 
 
 def test_scores_stay_without_time_to_explain_them(page: PlaygroundPage, playground: LiveService) -> None:
@@ -336,7 +336,7 @@ def test_scores_stay_without_time_to_explain_them(page: PlaygroundPage, playgrou
     page.bid("i1", "0.5")
     page.settle()
     expect(page.tab.locator("#why .unexplained")).to_have_count(0)
-    page.said = [one for one in page.said if "504" not in one and "429" not in one]
+    page.console = [one for one in page.console if "504" not in one and "429" not in one]
 
 
 def test_addresses_are_relative() -> None:
@@ -346,9 +346,9 @@ def test_addresses_are_relative() -> None:
 
 
 def test_likelier_text_is_named_with_its_reliability(page: PlaygroundPage) -> None:
-    told = page.tab.locator("#texts [role=status]")
+    verdict = page.tab.locator("#texts [role=status]")
     page.tab.get_by_label("Text A").fill("a tent for two")
-    expect(told).to_contain_text("Write both")
+    expect(verdict).to_contain_text("Write both")
     is_both = '"text-b"'
     with page.tab.expect_response(lambda one: is_both in (one.request.post_data or "")) as answer:
         page.tab.get_by_label("Text B").fill(HOSTILE)
@@ -356,7 +356,7 @@ def test_likelier_text_is_named_with_its_reliability(page: PlaygroundPage) -> No
     assert sorted(reply["id"]) == ["text-a", "text-b"]
     more, less = (f"{100 * one:.2f} %" for one in reply["pctr"])
     winner = {"text-a": "A", "text-b": "B"}[reply["id"][0]]
-    expect(told).to_have_text(
+    expect(verdict).to_have_text(
         f"{winner} is expected to win: {more} against {less} clicks."
         " Of 160 held-out pairs scored about as far apart, it was right about 56.3 %."
     )

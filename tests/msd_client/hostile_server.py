@@ -1,4 +1,4 @@
-"""A server that misbehaves as it is told: `with hostile(Say(...), Reset(), …) as server: …` does one thing a connection
+"""A server that misbehaves as scripted: `with hostile(Say(...), Reset(), …) as server: …` does one thing a connection
 or request after another, and the last of them for ever."""
 
 import socket

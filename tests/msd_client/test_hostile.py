@@ -17,6 +17,7 @@ from msd_client import (
     InvalidRequest,
     InvalidSettings,
     MsdClientError,
+    OpenrtbRequest,
     Overloaded,
     Retry,
     ScoreRequest,
@@ -70,6 +71,7 @@ def test_retries_transient_failures(ask: Ask, acts: list[Act], attempts: int) ->
         (Say(503, BUSY, ("Retry-After: soon",)), Unavailable, "too much to do", 1),
         (Say(429, BUSY, ("Retry-After: 0",)), Overloaded, "too much to do", 3),
         (Say(422, BUSY), InvalidRequest, "too much to do", 1),
+        (Say(404, BUSY), InvalidRequest, "too much to do", 1),
         (Say(307, b"", ("Location: /v1/other",)), BadReply, "HTTP 307", 1),
         (Say(body=b"{"), BadReply, "the reply is not JSON: b'{'", 1),
         (Say(body=b"[" * 100_000), BadReply, "the reply is not JSON", 1),
@@ -141,7 +143,7 @@ def too_long(most_ms: str, *more: str) -> Say:
     return Say(400, json.dumps({"error": detail}).encode(), (f"X-Deadline-Ms: {most_ms}", *more))
 
 
-def test_learns_maximum_deadline(ask: Ask) -> None:
+def test_learns_maximum_deadline(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
     """The caller's own time stays what it is, and no attempt is lost."""
     options = {"retry": Retry(attempts=2, first_s=0.001)}
     with hostile(too_long("700"), Reset(), FINE) as server:
@@ -150,6 +152,9 @@ def test_learns_maximum_deadline(ask: Ask) -> None:
     granted = [int(dict(_headers(request))["x-deadline-ms"]) for request in server.requests]
     assert granted[0] > 700
     assert granted[1:] == [700, 700, 700]
+    assert [record.getMessage() for record in caplog.records if record.name == "msd_client"] == [
+        "the service lets a request take 700 ms at most, so it is asked for no more from now on"
+    ]
 
 
 @pytest.mark.parametrize("most_ms", ["600", "0", "99999999", "9" * 5_000, "-1", "soon", "", "²"])
@@ -182,14 +187,19 @@ def test_keeps_and_replaces_connections(ask: Ask) -> None:
         (ScoreRequest(user_id="\ud800", ids=["a"]), {}, "cannot be written as JSON"),
         (ScoreRequest(user_id="u", ids=["a"], context={"x": object()}), {}, "cannot be written as JSON"),  # type: ignore[dict-item]
         (ScoreRequest(user_id="u", ids=["a"], items={"a": {"text": "x"}}), {}, "items.a: has to be of type Item"),  # type: ignore[dict-item]
+        (OpenrtbRequest(request={"id": object()}, candidates={}), {}, "cannot be written as JSON"),
+        (OpenrtbRequest(request={}, candidates={"1": {}}), {}, "candidates.1: has to be of type Candidates"),  # type: ignore[dict-item]
         (REQUEST, {"request_id": "r" * 129}, "x-request-id: has to be 1 to 128 printable ASCII"),
         (REQUEST, {"traceparent": "a\r\nX-Api-Key: b"}, "traceparent: has to be 1 to 128 printable ASCII"),
         (REQUEST, {"request_id": ""}, "x-request-id: has to be 1 to 128 printable ASCII"),
     ],
 )
-def test_rejects_unsendable_request(ask: Ask, request_: ScoreRequest, more: dict[str, str], message: str) -> None:
+def test_rejects_unsendable_request(
+    ask: Ask, request_: ScoreRequest | OpenrtbRequest, more: dict[str, str], message: str
+) -> None:
+    method = "score" if isinstance(request_, ScoreRequest) else "openrtb"
     with pytest.raises(InvalidRequest, match=message):
-        ask("http://127.0.0.1:9", "score", request_, **more)
+        ask("http://127.0.0.1:9", method, request_, **more)
 
 
 @pytest.mark.parametrize(
@@ -222,12 +232,11 @@ def test_columns_are_of_any_collection_and_a_string_is_none() -> None:
     assert json.loads(string.body()) == {"user_id": "u", "candidates": {"id": "a1"}, "user": {"history": "a2"}}
 
 
-def test_however_often_is_tried_again_the_wait_is_bounded() -> None:
+def test_wait_between_attempts_is_bounded() -> None:
     assert Retry(attempts=10_000).wait_s(ConnectionFailed("reset"), 9_999) <= 1.0  # type: ignore[operator]
 
 
-def test_a_retry_that_cannot_be_is_refused() -> None:
+@pytest.mark.parametrize("options", [{"attempts": 0}, {"first_s": 2, "most_s": 1}])
+def test_rejects_invalid_retry(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidSettings):
-        Retry(attempts=0)
-    with pytest.raises(InvalidSettings):
-        Retry(first_s=2, most_s=1)
+        Retry(**options)

@@ -120,10 +120,10 @@ def test_unknown_user_degrades_reply(ask: Ask, guarded: Guarded) -> None:
 
 
 def test_events_count_once(ask: Ask, guarded: Guarded) -> None:
-    told = [Event(event_id=f"{ask.__name__}-{n}", type="click", user_id="u1", item_id="i1") for n in range(3)]
+    events = [Event(event_id=f"{ask.__name__}-{n}", type="click", user_id="u1", item_id="i1") for n in range(3)]
 
-    first = ask(guarded.url, "events", told, options=guarded.options)
-    again = ask(guarded.url, "events", told, options=guarded.options)
+    first = ask(guarded.url, "events", events, options=guarded.options)
+    again = ask(guarded.url, "events", events, options=guarded.options)
 
     assert (first.accepted, first.duplicates) == (3, 0)
     assert (again.accepted, again.duplicates) == (0, 3)
@@ -166,14 +166,6 @@ def test_error_names_field(
     error: Any = refused.value
     assert (error.code, error.field, error.status) == (code, place, status)
     assert (error.request_id is None) == (status is None)
-
-
-def test_learns_maximum_deadline(ask: Ask, guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
-    reply = ask(guarded.url, "score", REQUEST, options={**guarded.options, "deadline_s": 99}, times=3)
-
-    assert len(reply) == len(REQUEST.ids)
-    told = [one.getMessage() for one in caplog.records if one.name == "msd_client"]
-    assert told == ["the service lets a request take 60000 ms at most, so it is asked for no more from now on"]
 
 
 def test_missing_key_or_certificate_is_an_error(ask: Ask, guarded: Guarded) -> None:

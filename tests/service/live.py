@@ -166,7 +166,7 @@ def run_msd(*arguments: str, **environment: str) -> "subprocess.CompletedProcess
 def _run_here(arguments: Sequence[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
     """What it would be in a process of its own, without that one's second of imports."""
     before, code = dict(os.environ), 0
-    with redirect_stdout(StringIO()) as said, redirect_stderr(StringIO()) as told:
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as error:
         try:
             _set_environment(environment)
             main(arguments)
@@ -174,7 +174,7 @@ def _run_here(arguments: Sequence[str], environment: Mapping[str, str]) -> "subp
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         finally:
             _set_environment(before)
-    return subprocess.CompletedProcess(arguments, code, said.getvalue(), told.getvalue())
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), error.getvalue())
 
 
 def _set_environment(environment: Mapping[str, str]) -> None:

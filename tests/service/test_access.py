@@ -1,15 +1,12 @@
 """What wraps every route: failures of any kind get the one form of error, and tell nothing of the inside."""
 
 import asyncio
-from typing import Any
 
 import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from msd.contract.request import InvalidRequest, MalformedRequest, TooManyCandidates
-from service import errors
-from service.errors import ErrorReply, ErrorResponse, ServiceError
+from service.errors import ErrorReply, ServiceError
 from service.http.exchange import AccessLog
 from service.http.middleware import AccessMiddleware
 from service.telemetry.metrics import Metrics
@@ -58,27 +55,8 @@ def test_every_error_of_the_tree_has_the_one_form(kind: type[ServiceError]) -> N
     answer = get(failing(kind("what", "where.it.is")))
 
     assert answer.status_code == kind.status
-    told = ErrorReply.model_validate(answer.json()).error
-    assert (told.code, told.message, told.field) == (kind.code, "what", "where.it.is")
+    error = ErrorReply.model_validate(answer.json()).error
+    assert (error.code, error.message, error.field) == (kind.code, "what", "where.it.is")
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers.get("retry-after") == (None if kind.retry_after_s is None else str(kind.retry_after_s))
     assert answer.headers.get("connection") == ("close" if kind.closes else None)
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
-        (MalformedRequest("m"), 400),
-        (InvalidRequest("m", "a.b"), 422),
-        (TooManyCandidates("m", "candidates.id"), 413),
-    ],
-)
-def test_errors_of_the_contract_have_their_status(error: Any, status: int) -> None:  # noqa: ANN401
-    answer = get(failing(error))
-
-    assert (answer.status_code, answer.json()["error"]["code"]) == (status, error.code)
-    assert answer.json()["error"]["field"] == error.field
-
-
-def test_lone_surrogate_is_escaped_in_errors() -> None:
-    assert rb"a\\ud800" in ErrorResponse(errors.NotReady("a\ud800")).body

@@ -57,8 +57,8 @@ def test_swapping_and_rolling_back(running: LiveService, bundles: Path) -> None:
     wait_until(lambda: model(running)["model_version"] == "test-1")
     assert ask(running, "POST", "rollback").json()["current"] == "a"
     wait_until(lambda: model(running)["model_version"] == "test-0")
-    (said,) = [line for line in running.log() if line["event"] == "swap"]
-    assert (said["key"], said["bundle"]) == ("ops", "b")
+    (swap,) = [line for line in running.log() if line["event"] == "swap"]
+    assert (swap["key"], swap["bundle"]) == ("ops", "b")
 
 
 def test_experiment_from_its_beginning_to_its_end(running: LiveService, bundles: Path) -> None:

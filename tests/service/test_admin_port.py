@@ -63,15 +63,6 @@ def test_each_route_is_on_its_port(divided: LiveService) -> None:
         assert [reply.status_code for reply in replies] == [200, 404]
 
 
-def test_admin_port_answers_while_silent_connections_fill_the_other(divided: LiveService) -> None:
-    with ExitStack() as stack, divided.admin() as admin:
-        for _ in range(60):
-            stack.enter_context(socket.create_connection(("127.0.0.1", divided.port)))
-        wait_until(lambda: connections(admin)[1] >= 40)
-        for _ in range(10):
-            assert httpx.get(f"{admin.base_url}/health/live", trust_env=False).status_code == 200
-
-
 def test_silent_connections_do_not_take_all_files_that_may_be_open(bundle: Bundle, tmp_path: Path) -> None:
     with (
         live_service(bundle.folder, tmp_path, open_files=400, admin_port=0, HEAD_TIMEOUT_S=600) as running,

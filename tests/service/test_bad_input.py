@@ -231,9 +231,9 @@ def test_heads_that_are_too_large_or_no_heads(service: LiveService, name: str) -
         assert len(head) > 50_000
         answer = b""
     if answer:
-        told, _, body = answer.partition(b"\r\n\r\n")
-        assert told.startswith(b"HTTP/1.1 %d " % status)
-        assert b"\r\nconnection: close" in told
+        first, _, body = answer.partition(b"\r\n\r\n")
+        assert first.startswith(b"HTTP/1.1 %d " % status)
+        assert b"\r\nconnection: close" in first
         assert json.loads(body)["error"]["code"] == _CODES[status]
     assert service.score(GOOD).status_code == 200
 

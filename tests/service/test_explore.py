@@ -89,8 +89,8 @@ def test_some_first_candidates_are_explored_and_replayed(client: httpx.Client, u
         record = by_id[f"r{number}"]
         assert record.explore is not None
         assert record.heads[-1] == "logit_std"
-        told = record.explore | {"first": record.item_ids[record.explore["first"]]}
-        assert told == one["explore"]
+        expected = record.explore | {"first": record.item_ids[record.explore["first"]]}
+        assert expected == one["explore"]
         assert record.served is not None
         assert record.served[0] == record.explore["first"]
     found = replay_log(log, [unsure], "as logged", None, lambda: None)
@@ -100,7 +100,7 @@ def test_some_first_candidates_are_explored_and_replayed(client: httpx.Client, u
     altered.explore["propensity"] += 1e-15  # type: ignore[index]
     differs = LogReplay([unsure]).replay([altered], lambda: None)
     assert differs.mismatches == 1
-    assert "explores" in differs.differences[0].what
+    assert "explores" in differs.differences[0][1]
 
 
 def test_seed_decides_alone(client: httpx.Client) -> None:

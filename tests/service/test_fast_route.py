@@ -66,8 +66,8 @@ def ways(bundle: Bundle, open_ways: Callable[..., Ways]) -> Ways:
 
 @pytest.fixture(scope="module")
 def hasty_ways(bundle: Bundle, open_ways: Callable[..., Ways]) -> Ways:
-    """For clients that never send or read all."""
-    return open_ways(bundle, BODY_TIMEOUT_S=0.7, REPLY_TIMEOUT_S=0.6)
+    """For clients that never send all."""
+    return open_ways(bundle, BODY_TIMEOUT_S=0.7, REPLY_TIMEOUT_S=60)
 
 
 def post(body: bytes, *headers: bytes, version: bytes = b"1.1", name: bytes = b"same") -> bytes:
@@ -322,18 +322,6 @@ def test_replies_never_go_to_another_connection(ways: Ways) -> None:
         for job in [pool.submit(work, ways.core) for work in (leaver, stayer, leaver, stayer)]:
             job.result()
     check_whole(ways)
-
-
-def test_client_that_does_not_read_is_sent_away(hasty_ways: Ways) -> None:
-    sample = 'msd_connections_closed_total{reason="slow_reader"}'
-    for way in hasty_ways:
-        before = way.metric(sample)
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            connection.connect(("127.0.0.1", way.port))
-            connection.sendall(post(MANY, JSON) * 60)
-            wait_until(lambda way=way, before=before: way.metric(sample) > before)
-    check_whole(hasty_ways)
 
 
 def test_client_that_reads_late_gets_all_of_it(ways: Ways) -> None:

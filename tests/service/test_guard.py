@@ -14,6 +14,8 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from service.http.keys import KeyEntry, KeyFile, KeyRing, KeyScope, KeysError, new_key, read_keys
+from service.telemetry.metrics import Metrics
+from service.watched_files import WatchedFiles
 from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_bad_input import HEAD, error_of, talk
@@ -258,3 +260,13 @@ def test_invalid_key_file_is_refused_by_the_faulty_place(tmp_path: Path, name: s
         read_keys(tmp_path / "none.json")
     with pytest.raises(KeysError, match="Is a directory"):
         read_keys(tmp_path)
+
+
+def test_file_that_stays_bad_is_logged_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "keys.json"
+    write_keys(path, "ads")
+    watched = WatchedFiles("keys", [path], lambda: read_keys(path), Metrics().keys_stale)
+    path.unlink()
+    watched.look()
+    watched.look()
+    assert capsys.readouterr().out.count("what was read before stays in use") == 1

@@ -1,7 +1,6 @@
-"""Brownout: what the lean graph scores and how it is said, natively and in Python; what is never lean; bundles whose
-lean graph is not as the manifest says."""
+"""Brownout: the lean graph's scores, natively and in Python; what is never lean; lean graphs that differ from the
+manifest."""
 
-import asyncio
 import json
 import shutil
 import time
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import onnx
 import pytest
 from hypothesis import given
@@ -24,14 +22,12 @@ from service.deployment.proof import Pace, prove
 from service.errors import Overloaded
 from service.request_log.files import log_files, read_requests
 from service.scoring.admission import Admission, Brownout, Load
-from service.scoring.job import Ran, Runner, load_of
+from service.scoring.job import load_of
 from service.scoring.model import load_model
-from service.scoring.run_queue import RunQueue
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.bundles.factory import AT, build_bundle, golden_requests, reseal
 from tests.bundles.ranker_graph import Recipe
-from tests.service.bench import CountingRuntime
 from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_admission import admitted
@@ -182,7 +178,7 @@ def _no_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (_no_file, "does not list lean.onnx, but has a record of it"),
         (lambda folder: reseal(folder, lean=None), "lists lean.onnx, but has no record of it"),
@@ -192,14 +188,14 @@ def _no_file(folder: Path) -> None:
     ],
 )
 def test_lean_graph_that_is_not_the_manifests_is_refused(
-    damage: Callable[[Path], object], said: str, lean_bundle: Bundle, tmp_path: Path
+    damage: Callable[[Path], object], message: str, lean_bundle: Bundle, tmp_path: Path
 ) -> None:
     folder = Path(
         shutil.copytree(lean_bundle.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("verified.json"))
     )
     damage(folder)
 
-    with pytest.raises(BundleError, match=said):
+    with pytest.raises(BundleError, match=message):
         prove(
             load_model(open_bundle(folder), Settings(bundle=folder, lean=True), Metrics()),
             max_candidates=200,
@@ -281,24 +277,3 @@ def test_meanwhile_one_request_a_second_is_scored_in_full() -> None:
     brownout.begin(0.0)
     probes = [at / 10 for at in range(50) if brownout.probes(at / 10)]
     assert probes == [1.0, 2.0, 3.0, 4.0]
-
-
-def test_lean_model_scores_all_if_time_is_short() -> None:
-    """Rather than the full one the first few."""
-    metrics, full, lean = Metrics(), CountingRuntime(), CountingRuntime()
-    queue, runners = RunQueue(metrics, Admission(metrics, 1_000)), (Runner(full), Runner(lean))
-    runners[0].run_s.learn(200, 1_000.0)
-
-    async def run() -> Ran:
-        tensors = {"x": np.arange(200)}
-        cut = lambda count: {"x": np.arange(count + 1)}  # noqa: E731
-        until = time.perf_counter() + 60
-        return await queue.run(runners[0], tensors, 200, until, lambda: False, cut, lean=runners[1])
-
-    try:
-        ran = asyncio.run(run())
-    finally:
-        queue.close()
-    assert (ran.is_lean, ran.is_partial) == (True, False)
-    assert (full.runs, lean.runs) == ([], [0])
-    assert runners[1].run_s.of(200, -1.0) >= 0

@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -36,19 +36,12 @@ def narrow(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-@pytest.fixture
-def patient(bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
-    """A service of few connections, which lets its clients read as slowly as they like."""
-    with live_service(bundle.folder, tmp_path, max_connections=CONNECTIONS, REPLY_TIMEOUT_S=600) as running:
-        yield running
-
-
 def closed(service: LiveService, reason: str) -> float:
     return service.metric(f'msd_connections_closed_total{{reason="{reason}"}}')
 
 
 def connect(service: LiveService) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", service.port), timeout=20)
+    return socket.create_connection(("127.0.0.1", service.port), timeout=60)
 
 
 def answers(connection: socket.socket, count: int) -> None:
@@ -60,60 +53,51 @@ def answers(connection: socket.socket, count: int) -> None:
 
 
 def test_new_client_takes_the_place_of_an_idle_one(narrow: LiveService) -> None:
-    """Kept connections that nobody uses do not keep others out."""
     before = closed(narrow, "made_room")
-    kept = []
-    try:
+    with ExitStack() as stack:
         for _ in range(CONNECTIONS):
-            kept.append(connect(narrow))
-            kept[-1].sendall(POST)
-            answers(kept[-1], 1)
+            kept = stack.enter_context(connect(narrow))
+            kept.sendall(POST)
+            answers(kept, 1)
         assert narrow.score(golden_requests()[0]).status_code == 200
         assert closed(narrow, "made_room") > before
-    finally:
-        for one in kept:
-            one.close()
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /health/live HTTP/1.1\r\nX: ", HEAD + b"Content-Length: 9\r\n\r\n{"])
-def test_clients_that_do_not_ask_in_full_keep_nobody_out(narrow: LiveService, said: bytes) -> None:
-    """The oldest of them goes for whoever comes next; of those that are left the time ends."""
+@pytest.mark.parametrize("sent", [b"", b"GET /health/live HTTP/1.1\r\nX: ", HEAD + b"Content-Length: 9\r\n\r\n{"])
+def test_clients_that_do_not_ask_in_full_keep_nobody_out(narrow: LiveService, sent: bytes) -> None:
+    """The oldest of them goes for whoever comes next."""
     before = closed(narrow, "made_room")
-    held = [connect(narrow) for _ in range(3 * CONNECTIONS)]
-    try:
-        for one in held:
+    with ExitStack() as stack:
+        held = [stack.enter_context(connect(narrow)) for _ in range(3 * CONNECTIONS)]
+        for client in held:
             # Those that had to go for the next are closed already.
             with suppress(ConnectionError):
-                one.sendall(said)
+                client.sendall(sent)
         for _ in range(10):
-            with narrow.client() as client:
-                assert client.get("/health/live").status_code == 200
+            with narrow.client() as other:
+                assert other.get("/health/live").status_code == 200
         assert closed(narrow, "made_room") > before
         with suppress(ConnectionError):
             while held[0].recv(1_000):
                 pass
-    finally:
-        for one in held:
-            one.close()
 
 
-def test_client_that_is_being_answered_keeps_its_place(patient: LiveService) -> None:
-    """Where all are, the next one has to come again."""
-    before = closed(patient, "full")
-    held: list[socket.socket] = []
+def test_client_that_is_being_answered_keeps_its_place(bundle: Bundle, tmp_path: Path) -> None:
+    """If every place is taken so, the next client has to come again."""
     big = b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
-    try:
+    with (
+        live_service(bundle.folder, tmp_path, max_connections=CONNECTIONS, REPLY_TIMEOUT_S=600) as service,
+        ExitStack() as stack,
+    ):
         for _ in range(CONNECTIONS):
-            held.append(connect(patient))
-            held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            held[-1].sendall(big * 20 + b"GET /and-a-part-of HTT")
-            assert held[-1].recv(15).startswith(b"HTTP/1.1 200")
-        with connect(patient) as another:
+            client = stack.enter_context(connect(service))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.sendall(big * 20 + b"GET /and-a-part-of HTT")
+            assert client.recv(15).startswith(b"HTTP/1.1 200")
+        with connect(service) as another:
             assert another.recv(100) == b""
-    finally:
-        for one in held:
-            one.close()
-    wait_until(lambda: closed(patient, "full") > before)
+        stack.close()
+        wait_until(lambda: closed(service, "full") > 0)
 
 
 def test_silent_client_is_sent_away(narrow: LiveService) -> None:
@@ -251,57 +235,46 @@ UNFINISHED: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("name", UNFINISHED)
 def test_unfinished_requests_are_bounded_together(small: LiveService, name: str) -> None:
     """The latest of them stay, the others hear why, and whoever asks in full is answered meanwhile."""
-    said, clients = UNFINISHED[name](), []
-    before = small.metric('msd_connections_closed_total{reason="out_of_room"}')
-    try:
+    before = closed(small, "out_of_room")
+    with ExitStack() as stack:
+        clients = []
         for _ in range(CLIENTS):
-            clients.append(socket.create_connection(("127.0.0.1", small.port), timeout=60))
-            clients[-1].sendall(said)
+            clients.append(stack.enter_context(connect(small)))
+            clients[-1].sendall(UNFINISHED[name]())
             assert small.score(GOOD).status_code == 200
             assert held(small) <= 2 * MOST
         answer = b"".join(iter(lambda: clients[0].recv(65_536), b""))
         assert answer.startswith(b"HTTP/1.1 429 ")
         assert b"connection: close" in answer
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "overloaded"
-        assert small.metric('msd_connections_closed_total{reason="out_of_room"}') > before
+        assert closed(small, "out_of_room") > before
         clients[-1].setblocking(False)
         with pytest.raises(BlockingIOError):
             clients[-1].recv(1)
-    finally:
-        for one in clients:
-            one.close()
     wait_until(lambda: held(small) == 0)
 
 
 def test_replies_that_are_not_read_are_bounded_together(small: LiveService) -> None:
     """Long before the time for a single client to read them is over."""
-    sample = 'msd_connections_closed_total{reason="slow_reader"}'
-    clients = []
-    try:
+    with ExitStack() as stack:
         for _ in range(80):
-            clients.append(socket.socket())
-            clients[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            clients[-1].connect(("127.0.0.1", small.port))
-            clients[-1].sendall(b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
-        wait_until(lambda: small.metric(sample) > 0)
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.connect(("127.0.0.1", small.port))
+            client.sendall(b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+        wait_until(lambda: closed(small, "slow_reader") > 0)
         assert small.score(GOOD).status_code == 200
-    finally:
-        for one in clients:
-            one.close()
 
 
 def test_memory_of_unfinished_bodies_is_returned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> None:
     """After 300 MiB of them, of which 64 MiB were held at once."""
     with live_service(bundle.folder, tmp_path_factory.mktemp("many"), BODY_TIMEOUT_S=60) as service:
         before = resident(service)
-        clients = []
-        for _ in range(300):
-            clients.append(socket.create_connection(("127.0.0.1", service.port), timeout=60))
-            clients[-1].sendall(HEAD + b"Content-Length: %d\r\n\r\n" % MOST + b" " * (MOST - 1))
-        wait_until(lambda: held(service) > 2**25)
-        assert resident(service) < before + 2 * 2**26
-        for one in clients:
-            one.close()
+        with ExitStack() as stack:
+            for _ in range(300):
+                stack.enter_context(connect(service)).sendall(UNFINISHED["bodies less a byte"]())
+            wait_until(lambda: held(service) > 2**25)
+            assert resident(service) < before + 2 * 2**26
         wait_until(lambda: resident(service) < before + 2**25)
 
 

@@ -1,4 +1,4 @@
-"""NVIDIA's own client against a running service: what it is told, and scores equal to those of /v1/score."""
+"""NVIDIA's own client against a running service: metadata, and scores equal to those of /v1/score."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -71,7 +71,7 @@ def as_json() -> dict[str, Any]:
 
 
 def is_equal(result: triton.InferResult, reply: Mapping[str, Any]) -> bool:
-    """To the bit, with what /v1/score said in JSON, which gives each number's shortest form."""
+    """To the bit, with the JSON of /v1/score, which gives each number's shortest form."""
     columns = reply["candidates"]
     given: list[tuple[bytes, bytes]] = [
         (result.as_numpy("pctr").tobytes(), np.array(columns["pctr"], np.float32).tobytes()),
@@ -118,15 +118,15 @@ def test_server_and_model_metadata_are_complete(client: triton.InferenceServerCl
     assert client.is_model_ready("msd")
     assert client.is_model_ready("msd", "test-0")
     assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
-    told = client.get_model_metadata("msd")
-    assert told["versions"] == ["test-0"]
-    assert told == client.get_model_metadata("msd", "test-0")
-    inputs = {one.pop("name"): one for one in told["inputs"]}
+    metadata = client.get_model_metadata("msd")
+    assert metadata["versions"] == ["test-0"]
+    assert metadata == client.get_model_metadata("msd", "test-0")
+    inputs = {one.pop("name"): one for one in metadata["inputs"]}
     assert inputs["candidates.id"] == {"datatype": "BYTES", "shape": [-1], "parameters": {"optional": False}}
     assert inputs["context.temperature"] == {"datatype": "FP32", "shape": [1], "parameters": {"optional": True}}
     assert inputs["user.features.interests"]["shape"] == [-1]
     assert set(everything()) < set(inputs)
-    assert [(one["name"], one["datatype"]) for one in told["outputs"]] == [
+    assert [(one["name"], one["datatype"]) for one in metadata["outputs"]] == [
         ("id", "BYTES"),
         ("pctr", "FP32"),
         ("pcvr", "FP32"),

@@ -89,7 +89,7 @@ def test_items_and_users_are_found(playground: LiveService, worded: Bundle) -> N
         "tags": ["sea"],
         "known": True,
     }
-    # What was hashed cannot be told.
+    # Hashed values are unknown.
     assert ads["i1"]["features"] == {"category": "books", "genres": [], "price": 1.0}
 
 

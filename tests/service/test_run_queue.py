@@ -188,21 +188,6 @@ def test_error_while_a_job_is_judged_costs_that_job_alone() -> None:
     assert isinstance(found[1], ValueError)
 
 
-def test_loop_that_ended_leaves_the_threads_for_the_next() -> None:
-    bench, has_left = Bench(), threading.Event()
-    bench.runtime.may_go_on = has_left.is_set
-
-    async def leave() -> None:
-        asyncio.ensure_future(bench.run(1))
-        await bench.begins()
-
-    asyncio.run(leave())
-    has_left.set()
-    assert asyncio.run(bench.run(2)) == 2
-    bench.queue.close()
-    assert bench.runtime.runs == [1, 2]
-
-
 def test_earliest_due_runs_first() -> None:
     bench, is_open = Bench(), threading.Event()
     bench.runtime.may_go_on = is_open.is_set

@@ -60,8 +60,8 @@ class Sent(NamedTuple):
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     body = await read_body(scope, receive, SETTINGS)
-    said = [scope["method"], scope["path"], body.hex(), sorted(name.decode() for name, _ in scope["headers"])]
-    reply = json.dumps(said).encode() + b"\n"
+    seen = [scope["method"], scope["path"], body.hex(), sorted(name.decode() for name, _ in scope["headers"])]
+    reply = json.dumps(seen).encode() + b"\n"
     headers = [(b"content-length", b"%d" % len(reply))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": reply})
@@ -104,10 +104,10 @@ def replies(pieces: list[bytes]) -> bytes:
             made[0].data_received(piece)
             await asyncio.sleep(0)
         theirs.shutdown(socket.SHUT_WR)
-        said = b""
+        stream = b""
         while came := await loop.sock_recv(theirs, 65_536):
-            said += came
-        return said
+            stream += came
+        return stream
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -139,14 +139,14 @@ _OFFERED = b"POST /p HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\n" + OFFER + b"
 @example(sent=[Sent(_OFFERED, b"ab")] * 3, end=b"", places=list(range(500)))
 @example(sent=[Sent(_OFFERED, b"ab")], end=ENDS[3], places=list(range(500)))
 def test_cut_changes_nothing(sent: list[Sent], end: bytes, places: list[int]) -> None:
-    whole = b"".join(one.wire for one in sent) + end
-    said = replies(cut(whole, places))
+    whole = b"".join(request.wire for request in sent) + end
+    stream = replies(cut(whole, places))
 
-    assert said == replies([whole])
-    told = [json.loads(part.splitlines()[0]) for part in said.split(b"\r\n\r\n") if part.startswith(b"[")]
-    assert [bytes.fromhex(one[2]) for one in told] == [one.body for one in sent]
-    assert all("upgrade" not in one[3] for one in told)
-    assert said.count(b"HTTP/1.1 400 ") == (end in ENDS[2:])
+    assert stream == replies([whole])
+    seen = [json.loads(part.splitlines()[0]) for part in stream.split(b"\r\n\r\n") if part.startswith(b"[")]
+    assert [bytes.fromhex(echoed[2]) for echoed in seen] == [request.body for request in sent]
+    assert all("upgrade" not in echoed[3] for echoed in seen)
+    assert stream.count(b"HTTP/1.1 400 ") == (end in ENDS[2:])
 
 
 _BODY = but()
@@ -175,7 +175,7 @@ _PIECES = [
 STREAMS = st.lists(st.sampled_from(_PIECES) | st.binary(max_size=8), min_size=1, max_size=10)
 
 
-def said(service: LiveService, pieces: list[bytes]) -> bytes:
+def exchanged(service: LiveService, pieces: list[bytes]) -> bytes:
     """What the service says to some bytes, after which its client says no more."""
     with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
         try:
@@ -191,7 +191,7 @@ def said(service: LiveService, pieces: list[bytes]) -> bytes:
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(pieces=STREAMS)
 def test_any_bytes_get_an_answer_or_the_end(service: LiveService, pieces: list[bytes]) -> None:
-    answer = said(service, pieces)
+    answer = exchanged(service, pieces)
 
     assert not answer or answer.startswith(b"HTTP/1.1 "), answer
     assert b"HTTP/1.1 500 " not in answer

@@ -18,7 +18,7 @@ def test_reads_variables_and_keeps_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "said"),
+    ("environ", "message"),
     [
         ({}, "no bundle is named: `msd serve BUNDLE`, or MSD_BUNDLE"),
         ({"MSD_BUNDLE": "b", "MSD_STOER": "file"}, "MSD_STOER: no such setting; did you mean MSD_STORE?"),
@@ -38,11 +38,11 @@ def test_reads_variables_and_keeps_defaults() -> None:
         ({"MSD_BUNDLE": "b", "MSD_DEADLINE_MS": "60001"}, "MSD_DEADLINE_MS: "),
     ],
 )
-def test_mistake_is_named(environ: dict[str, str], said: str) -> None:
+def test_mistake_is_named(environ: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError) as raised:
         Settings.from_environ(environ)
 
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_retired_settings_are_ignored_and_named() -> None:
@@ -89,20 +89,20 @@ def test_address_of_redis_may_be_in_a_file(tmp_path: Path) -> None:
     place = tmp_path / "url"
     environ = {"MSD_BUNDLE": "b", "MSD_STORE": "redis", "MSD_REDIS_URL_FILE": str(place)}
 
-    def said(**more: str) -> str:
+    def message(**more: str) -> str:
         with pytest.raises(SettingsError) as raised:
             Settings.from_environ({**environ, **more})
         return str(raised.value)
 
-    assert said().startswith(f"{place}: No such file or directory; MSD_REDIS_URL_FILE")
+    assert message().startswith(f"{place}: No such file or directory; MSD_REDIS_URL_FILE")
     place.write_bytes(b"\xff")
-    assert said().startswith(f"{place}: not a Redis URL")
+    assert message().startswith(f"{place}: not a Redis URL")
     place.write_text("http://h")
-    assert said().startswith("MSD_REDIS_URL: ")
+    assert message().startswith("MSD_REDIS_URL: ")
     place.write_text("x" * 20_000)
-    assert said() == f"{place}: larger than 16384 bytes"
+    assert message() == f"{place}: larger than 16384 bytes"
     place.write_text("redis://u:p@h:6379/0\n")
-    assert said(MSD_REDIS_URL="redis://h") == "MSD_REDIS_URL and MSD_REDIS_URL_FILE are both set: set one of them"
+    assert message(MSD_REDIS_URL="redis://h") == "MSD_REDIS_URL and MSD_REDIS_URL_FILE are both set: set one of them"
     found = Settings.from_environ(environ).redis_url
     assert found is not None
     assert found.get_secret_value() == "redis://u:p@h:6379/0"

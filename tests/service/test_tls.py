@@ -4,7 +4,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +118,11 @@ def test_any_other_client_is_not(mutual: LiveService, files: Files, which: str) 
     wait_until(lambda: closed(mutual, files, "handshake") > before)
 
 
-@pytest.mark.parametrize("said", [b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b""])
-def test_plain_bytes_on_a_tls_port_are_closed(hasty: LiveService, files: Files, said: bytes) -> None:
+@pytest.mark.parametrize("sent", [b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b""])
+def test_plain_bytes_on_a_tls_port_are_closed(hasty: LiveService, files: Files, sent: bytes) -> None:
     before = closed(hasty, files, "handshake")
     with socket.create_connection(("127.0.0.1", hasty.port), timeout=20) as connection:
-        connection.sendall(said)
+        connection.sendall(sent)
         try:
             answer = b"".join(iter(lambda: connection.recv(65_536), b""))
         except ConnectionResetError:
@@ -156,17 +156,15 @@ def test_handshakes_that_do_not_end_keep_nobody_out(
     with live_service(
         bundle.folder, folder, wait_ready=False, tls_cert=files.cert, tls_key=files.key, max_connections=4
     ) as running:
-        held = [socket.create_connection(("127.0.0.1", running.port), timeout=20) for _ in range(12)]
-        try:
+        with ExitStack() as stack:
+            port = ("127.0.0.1", running.port)
+            held = [stack.enter_context(socket.create_connection(port, timeout=20)) for _ in range(12)]
             for _ in range(10):
                 with known(running, files) as client:
                     assert client.get("/health/live").status_code == 200
             wait_until(lambda: closed(running, files, "made_room") > 0)
             with suppress(ConnectionError):
                 assert held[0].recv(1) == b""
-        finally:
-            for one in held:
-                one.close()
 
 
 def test_certificate_changes_without_a_restart(mutual: LiveService, files: Files) -> None:
@@ -204,7 +202,7 @@ def test_files_that_make_no_tls_are_refused(tmp_path: Path) -> None:
         )
     )
     (tmp_path / "empty.pem").write_bytes(b"")
-    for cert, key, authority, said in [
+    for cert, key, authority, message in [
         (tmp_path / "none.pem", files.key, None, "none.pem: No such file"),
         (files.key, files.key, None, "expected a PEM chain and its private key"),
         (files.cert, files.client_ca, None, "expected a PEM chain and its private key"),
@@ -213,7 +211,7 @@ def test_files_that_make_no_tls_are_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(TlsError) as raised:
             server_context(cert, key, authority)
-        assert said in str(raised.value)
+        assert message in str(raised.value)
 
 
 def test_handshake_that_does_not_begin_does_not_keep_the_service(bundle: Bundle, files: Files, tmp_path: Path) -> None:
