@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import orjson
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 import native
 from msd.contract.assemble import Rung, Tensors
 from msd.contract.correction import HEAD
+from msd.contract.schema import FeatureSchema
 from native.layout import new_tensors
 from service.errors import ModelError
-from service.live.overlay import LiveRows
 from service.rows.store import CoreFound, CoreRows
 from service.scoring.admission import Admitted
 from service.scoring.answer import Answer, Follower, Headers, RawRequest
@@ -37,6 +37,18 @@ Send = Callable[[Headers, bytes], None]
 _FILLED = 0
 _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
 _EXPLAINED = b", explain;dur=%.3f"
+
+
+class LiveCache(Protocol):
+    """Live states that can be read without waiting."""
+
+    def cached(self, schema: FeatureSchema, user_id: str, ids: Sequence[str]) -> tuple[object, ...] | None:
+        """Return the states of a user and of candidates, in the core's form; None if that would wait."""
+        ...
+
+    def tell(self, age_s: float) -> None:
+        """Observe the age of a user's live state."""
+        ...
 
 
 class _Frame(NamedTuple):
@@ -76,7 +88,7 @@ class PlainScoring:
         max_candidates: int,
         shadowing: Follower,
         followers: Sequence[Follower] = (),
-        live: LiveRows | None = None,
+        live: LiveCache | None = None,
         corrections: WatchedCorrections | None = None,
     ) -> None:
         """`max_candidates`: of one request."""
