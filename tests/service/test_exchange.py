@@ -45,16 +45,18 @@ def test_loop_writes_the_rest_of_a_reply(size: int) -> None:
             while size == 1:
                 before += ours.send(b"x")
         body = b"y" * size
-        await asyncio.to_thread(exchange.send, [], body)
-        exchange.reply(200, [], body)
-        came = b""
-        while len(came) < before + size or not came.endswith(b"y"):
-            came += await asyncio.get_running_loop().sock_recv(theirs, 1 << 20)
+        try:
+            await asyncio.to_thread(exchange.send, [], body)
+            exchange.reply(200, [], body)
+            came = b""
+            while len(came) < before + size or not came.endswith(b"y"):
+                came += await asyncio.wait_for(asyncio.get_running_loop().sock_recv(theirs, 1 << 20), 30)
+        finally:
+            exchange.abandon()
+            await asyncio.sleep(0.001)
         assert came[before:] == b"HTTP/1.1 200 OK\r\ndate: now\r\nx-request-id: r1\r\n\r\n" + body
-        exchange.abandon()
-        await asyncio.sleep(0.001)
 
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.setblocking(False)
-        uvloop.run(asyncio.wait_for(use(ours, theirs), 30))
+        uvloop.run(use(ours, theirs))
