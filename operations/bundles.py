@@ -5,7 +5,7 @@ back (`msd fetch`), and the one before (`msd rollback`).
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,7 +20,16 @@ from service.trust import MAX_KEY_BYTES, Trust, TrustError, cryptography_modules
 
 def sign(folder: Path, manifest: str, private_key: Path) -> Path:
     """Sign the manifest of a verified folder, and return the path of the signature. Raises TrustError."""
-    key = _private_key(private_key)
+    ed25519, serialization = cryptography_modules()
+    content = read_small(private_key, MAX_KEY_BYTES, TrustError)
+    try:
+        key = serialization.load_pem_private_key(content, password=None)
+    except TypeError:
+        raise TrustError(f"{private_key}: the key is encrypted; decrypt it first (openssl pkey)") from None
+    except Exception as error:
+        raise TrustError(f"{private_key}: holds no private key (PEM): {type(error).__name__}") from None
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise TrustError(f"{private_key}: not an Ed25519 key; make one with: openssl genpkey -algorithm ed25519")
     path = folder / SIGNATURE
     write_bytes_atomic(path, key.sign((folder / manifest).read_bytes()))
     return path
@@ -42,20 +51,6 @@ def verified_manifest(folder: Path) -> str:
         )
     open_delta(folder)
     return DELTA
-
-
-def _private_key(path: Path) -> Any:  # noqa: ANN401
-    ed25519, serialization = cryptography_modules()
-    content = read_small(path, MAX_KEY_BYTES, TrustError)
-    try:
-        key = serialization.load_pem_private_key(content, password=None)
-    except TypeError:
-        raise TrustError(f"{path}: the key is encrypted; decrypt it first (openssl pkey)") from None
-    except Exception as error:
-        raise TrustError(f"{path}: holds no private key (PEM): {type(error).__name__}") from None
-    if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise TrustError(f"{path}: not an Ed25519 key; make one with: openssl genpkey -algorithm ed25519")
-    return key
 
 
 delta, signing, packing, fetching, rollback = (
@@ -90,8 +85,7 @@ def sign_command(
     key: Annotated[Path, typer.Option(help="The private key, a PEM file: openssl genpkey -algorithm ed25519 -out KEY")],
 ) -> None:
     """Verifies the folder in full, and puts a signature of its manifest into it."""
-    manifest = verified_manifest(folder)
-    path = sign(folder, manifest, key)
+    path = sign(folder, manifest := verified_manifest(folder), key)
     typer.echo(f"{path}: signs {manifest}, and with it all files of {folder}")
 
 

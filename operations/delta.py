@@ -14,16 +14,15 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from msd.contract.bundle import ROWS, Bundle, FileEntry, Proof
 from msd.contract.errors import BundleError
-from msd.contract.files import owned_folder, sha256_file, write_bytes_atomic
+from msd.contract.files import owned_folder, read_small, sha256_file, write_bytes_atomic
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
-from msd.contract.rows import RowCodec, RowSide, unpack_history
+from msd.contract.rows import ROW_SIDES, RowCodec, RowSide, unpack_history
 from msd.contract.schema import FeatureSchema
 from msd.contract.sealed import SelfHashed, parse_sealed
 
 DELTA = "delta.json"
 REMOVED = "removed.json"
-_SIDES: tuple[RowSide, ...] = ("user", "item")
 _FILES = (*ROWS.values(), REMOVED)
 _CHUNK = 10_000
 _MAX_MANIFEST_BYTES = 64 * 2**20
@@ -55,7 +54,7 @@ class Delta(NamedTuple):
 
 def rows_digest(bundle: Bundle) -> str:
     """Return a digest of a bundle's rows."""
-    return hashlib.sha256("".join(bundle.manifest.files[ROWS[side]].sha256 for side in _SIDES).encode()).hexdigest()
+    return hashlib.sha256("".join(bundle.manifest.files[ROWS[side]].sha256 for side in ROW_SIDES).encode()).hexdigest()
 
 
 def write_delta(old: Bundle, new: Bundle, folder: Path) -> Delta:
@@ -73,7 +72,7 @@ def write_delta(old: Bundle, new: Bundle, folder: Path) -> Delta:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with owned_folder(folder.parent, f".{folder.name}.") as own:
         (temporary := own / "new").mkdir()
-        removed = {side: _write_side(old, new, side, temporary / ROWS[side]) for side in _SIDES}
+        removed = {side: _write_side(old, new, side, temporary / ROWS[side]) for side in ROW_SIDES}
         write_bytes_atomic(temporary / REMOVED, _REMOVED.dump_json(removed))
         manifest = DeltaManifest(
             bundle_id=new.bundle_id,
@@ -94,7 +93,10 @@ def write_delta(old: Bundle, new: Bundle, folder: Path) -> Delta:
 
 def open_delta(folder: Path, *, proof: Proof | None = None) -> Delta:
     """Open the delta in `folder`, and hash its files in full. Raises BundleError if anything is missing or changed."""
-    manifest = _read_manifest(folder / DELTA, proof)
+    content = read_small(folder / DELTA, _MAX_MANIFEST_BYTES, BundleError, "; not a folder written by `msd delta`")
+    if proof is not None:
+        proof(folder / DELTA, content)
+    manifest = parse_sealed(folder / DELTA, content, DeltaManifest, BundleError)
     if sorted(manifest.files) != sorted(_FILES):
         raise BundleError(f"{folder / DELTA}: must list {', '.join(_FILES)}")
     for name, entry in manifest.files.items():
@@ -103,8 +105,14 @@ def open_delta(folder: Path, *, proof: Proof | None = None) -> Delta:
             raise BundleError(f"{path}: missing; copy the delta again")
         if path.stat().st_size != entry.size or sha256_file(path) != entry.sha256:
             raise BundleError(f"{path}: is not what {DELTA} says; it was changed or damaged: copy the delta again")
-    rows = {side: _open_rows(folder, side, manifest.feature_schema, manifest.bundle_id) for side in _SIDES}
-    return Delta(manifest, rows, _read_removed(folder / REMOVED))
+    rows = {side: _open_rows(folder, side, manifest.feature_schema, manifest.bundle_id) for side in ROW_SIDES}
+    try:
+        removed = _REMOVED.validate_json((folder / REMOVED).read_bytes())
+    except ValidationError:
+        removed = {}
+    if set(removed) != set(ROW_SIDES):
+        raise BundleError(f"{folder / REMOVED}: does not list the removed ids of each side, {' and '.join(ROW_SIDES)}")
+    return Delta(manifest, rows, removed)
 
 
 def _write_side(old: Bundle, new: Bundle, side: RowSide, path: Path) -> list[str]:
@@ -144,25 +152,3 @@ def _alike(codec: RowCodec, one: bytes, other: bytes) -> bool:
 
 def _open_rows(folder: Path, side: RowSide, schema: FeatureSchema, bundle_id: str) -> RowFile:
     return RowFile(folder / ROWS[side], RowCodec(schema, side, bundle_id), bundle_id)
-
-
-def _read_removed(path: Path) -> dict[RowSide, list[str]]:
-    try:
-        removed = _REMOVED.validate_json(path.read_bytes())
-    except ValidationError:
-        removed = {}
-    if set(removed) != set(_SIDES):
-        raise BundleError(f"{path}: does not list the removed ids of each side, {' and '.join(_SIDES)}")
-    return removed
-
-
-def _read_manifest(path: Path, proof: Proof | None) -> DeltaManifest:
-    try:
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path}: too large for a delta")
-        content = path.read_bytes()
-        if proof is not None:
-            proof(path, content)
-    except OSError as error:
-        raise BundleError(f"{path}: {error.strerror or error}; not a folder written by `msd delta`") from error
-    return parse_sealed(path, content, DeltaManifest, BundleError)

@@ -9,7 +9,7 @@ import re
 import struct
 import time
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -55,6 +55,12 @@ class PublishedRows:
     removed_keys: int
     seconds: float
 
+    def __str__(self) -> str:
+        return (
+            f"published bundle {self.bundle_id}: {self.users} users, {self.items} items, {self.bytes} bytes"
+            f" in {self.seconds} s; previous: {self.previous or 'none'}; removed {self.removed_keys} old keys"
+        )
+
 
 def publish(
     folder: Path, url: str, progress: Progress, trust: Trust | None = None, *, beside: bool = False
@@ -86,7 +92,10 @@ def publish(
             others = cast("Collection[bytes]", running.redis.smembers(BESIDE))
             kept = {bundle.bundle_id, previous, *(one.decode() for one in others)}
             keys = running.redis.scan_iter(match="msd:*", count=1_000)
-            removed = remove_keys(running, keys, lambda key: _is_of_another(key, kept))
+            # Neither current nor previous, nor published beside them.
+            removed = remove_keys(
+                running, keys, lambda key: any(bundle.decode() not in kept for bundle in _NAMESPACE.findall(key))
+            )
     return PublishedRows(
         bundle.bundle_id,
         files["user"].count,
@@ -110,13 +119,6 @@ def _point(redis: Redis, bundle_id: str, digest: str) -> str | None:
     return previous if current == bundle_id else current
 
 
-def _is_of_another(key: bytes, kept: set[str | None]) -> bool:
-    """Return whether a key belongs to a bundle that is not kept: neither current nor previous, nor published beside
-    them."""
-    found = _NAMESPACE.match(key)
-    return found is not None and found[1].decode() not in kept
-
-
 @dataclass(frozen=True)
 class DeltaPublished:
     """Result of publishing a delta; empty if `repeated`, because it was published before."""
@@ -128,6 +130,14 @@ class DeltaPublished:
     removed_keys: int
     repeated: bool
     seconds: float
+
+    def __str__(self) -> str:
+        if self.repeated:
+            return f"bundle {self.bundle_id} has had these rows before; nothing to do"
+        return (
+            f"published a delta of bundle {self.bundle_id}: {self.users} users, {self.items} items, {self.bytes} bytes"
+            f" in {self.seconds} s; removed {self.removed_keys} keys"
+        )
 
 
 def publish_delta(folder: Path, url: str, progress: Progress, trust: Trust | None = None) -> DeltaPublished:
@@ -141,15 +151,18 @@ def publish_delta(folder: Path, url: str, progress: Progress, trust: Trust | Non
         # Between two states no other delta applies until this one ends.
         underway = f"{base}>{result}"
         if held not in (base, underway, result):
+            start, between, end = held.partition(">")
+            name = f"between {start[:12]}… and {end[:12]}…" if between else f"{held[:12]}…"
             raise PublishError(
-                f"Redis at {running.address} holds rows {_named(held)} of bundle {bundle_id}, but this delta leads from"
+                f"Redis at {running.address} holds rows {name} of bundle {bundle_id}, but this delta leads from"
                 f" {base[:12]}… to {result[:12]}…: publish deltas in order, or the newest bundle whole"
             )
         if held != result:
             running.redis.set(rows_key(bundle_id), underway)
             size = copy_rows(running, bundle_id, delta.rows, progress)
             for side, ids in delta.removed.items():
-                removed += remove_keys(running, _keys_of(bundle_id, side, ids))
+                prefix = key_prefix(bundle_id, side).encode()
+                removed += remove_keys(running, (prefix + one.encode() for one in ids))
             verify_rows(running, bundle_id, delta.rows)
             running.redis.set(rows_key(bundle_id), result)
             users, items = delta.rows["user"].count, delta.rows["item"].count
@@ -168,12 +181,6 @@ def held_rows(running: Publication, bundle_id: str) -> str:
     return value.decode("ascii", "replace")
 
 
-def _named(held: str) -> str:
-    """Return a short name of a state of the rows, or of the two between which an interrupted delta has left them."""
-    start, between, end = held.partition(">")
-    return f"between {start[:12]}… and {end[:12]}…" if between else f"{held[:12]}…"
-
-
 def copy_rows(
     running: Publication, bundle_id: str, files: Files, progress: Progress, seen: Seen = lambda side, rows: None
 ) -> int:
@@ -182,8 +189,8 @@ def copy_rows(
     copied = size = 0
     progress(0, total)
     with running.redis.pipeline(transaction=False) as pipeline:
-        for side, chunk in _chunks(files):
-            prefix = key_prefix(bundle_id, side).encode()
+        for side, start in ((side, start) for side, file in files.items() for start in range(0, file.count, CHUNK)):
+            chunk, prefix = files[side].scan(start, start + CHUNK), key_prefix(bundle_id, side).encode()
             set_all(running.redis, pipeline, {prefix + one.encode(): row for one, row in chunk})
             seen(side, chunk)
             copied += len(chunk)
@@ -235,24 +242,14 @@ def read_back(running: Publication, written: Mapping[bytes, bytes]) -> None:
         )
 
 
-def _chunks(files: Files) -> Iterator[tuple[RowSide, list[tuple[str, bytes]]]]:
-    for side, file in files.items():
-        for start in range(0, file.count, CHUNK):
-            yield side, file.scan(start, start + CHUNK)
-
-
-def _keys_of(bundle_id: str, side: RowSide, ids: Sequence[str]) -> Iterator[bytes]:
-    """Return the keys of IDs."""
-    prefix = key_prefix(bundle_id, side).encode()
-    return (prefix + one.encode() for one in ids)
-
-
 class MostShown:
     """Collects the IDs with the most impressions among all published rows."""
 
     def __init__(self, codecs: Mapping[RowSide, RowCodec], at_most: int = _AT_MOST) -> None:
         self._at_most = at_most
-        self._impressions_at = {side: _offset(codec, "impressions") for side, codec in codecs.items()}
+        self._impressions_at = {
+            side: int(codec.dtype.fields["impressions"][1]) for side, codec in codecs.items() if codec.dtype.fields
+        }
         self._ids: dict[RowSide, list[str]] = {side: [] for side in codecs}
         self._impressions = {side: array("f") for side in codecs}
 
@@ -279,9 +276,3 @@ class MostShown:
         order = np.argsort(-impressions, kind="stable")[: self._at_most].tolist()
         ids[:] = [ids[place] for place in order]
         self._impressions[side] = array("f", impressions[order])
-
-
-def _offset(codec: RowCodec, name: str) -> int:
-    """Return a number's offset in a row."""
-    assert codec.dtype.fields is not None, "a row has fields"
-    return int(codec.dtype.fields[name][1])

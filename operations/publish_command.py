@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,10 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from service.settings import redis_url_of
-
-if TYPE_CHECKING:
-    from operations.publish import Progress
-    from service.trust import Trust
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -45,6 +41,7 @@ def publish_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Copy the bundle's rows to Redis and make them current. If interrupted, run it again."""
+    from operations.publish import publish, publish_delta
     from service.machine import give_way
     from service.redis.publication import PublishError
     from service.trust import Trust
@@ -65,43 +62,14 @@ def publish_command(
         def progress(copied: int, total: int) -> None:
             bars.update(task, completed=copied, total=total)
 
+        done: Any
         if rows:
-            summary, told = _rows(bundle, url, progress, trust)
+            from operations.catalogue.publish import publish_rows
+
+            done = publish_rows(bundle, url, progress, trust)
         elif delta:
-            summary, told = _delta(bundle, url, progress, trust)
+            done = publish_delta(bundle, url, progress, trust)
         else:
-            summary, told = _whole(bundle, url, progress, trust, beside)
-    typer.echo(json.dumps(summary) if as_json else told)
-
-
-def _whole(folder: Path, url: str, progress: "Progress", trust: "Trust", beside: bool) -> tuple[dict[str, Any], str]:
-    from operations.publish import publish
-
-    done = publish(folder, url, progress, trust, beside=beside)
-    how = "published beside the current one:" if beside else "published"
-    return asdict(done), (
-        f"{how} bundle {done.bundle_id}: {done.users} users, {done.items} items, {done.bytes} bytes"
-        f" in {done.seconds} s; previous: {done.previous or 'none'}; removed {done.removed_keys} old keys"
-    )
-
-
-def _delta(folder: Path, url: str, progress: "Progress", trust: "Trust") -> tuple[dict[str, Any], str]:
-    from operations.publish import publish_delta
-
-    done = publish_delta(folder, url, progress, trust)
-    if done.repeated:
-        return asdict(done), f"bundle {done.bundle_id} has had these rows before; nothing to do"
-    return asdict(done), (
-        f"published a delta of bundle {done.bundle_id}: {done.users} users, {done.items} items, {done.bytes} bytes in"
-        f" {done.seconds} s; removed {done.removed_keys} keys"
-    )
-
-
-def _rows(folder: Path, url: str, progress: "Progress", trust: "Trust") -> tuple[dict[str, Any], str]:
-    from operations.catalogue.publish import publish_rows
-
-    done = publish_rows(folder, url, progress, trust)
-    return asdict(done), (
-        f"published {done.items} items beside those of bundle {done.bundle_id}, {done.bytes} bytes in {done.seconds} s;"
-        f" {done.kept} others have rows with counts, which stay"
-    )
+            done = publish(bundle, url, progress, trust, beside=beside)
+    text = f"beside the current one: {done}" if beside else str(done)
+    typer.echo(json.dumps(asdict(done)) if as_json else text)

@@ -74,18 +74,18 @@ def make_catalogue(items: Path, bundle: Bundle, out: Path, make_parts: MakeParts
     made: list[Made] = []
     try:
         with closing(make_parts(jobs)) as making:
-            for one in making:
-                made.append(one)
+            for part in making:
+                made.append(part)
                 progress(len(made), len(jobs))
     finally:
         # A worker may have been killed.
         for half_made in out.glob(f".*.{run}*"):
             half_made.unlink(missing_ok=True)
     _refuse_twins(out, made)
-    parts = {one.name: PartEntry(sha256=one.sha256, size=one.size, rows=one.rows) for one in made}
+    parts = {part.name: PartEntry(sha256=part.sha256, size=part.size, rows=part.rows) for part in made}
     write_manifest(out, bundle.bundle_id, bundle.schema, parts)
-    new = sum(not one.was_there for one in made)
-    return Finished(bundle.bundle_id, len(made), new, sum(one.rows for one in made), sum(one.vectors for one in made))
+    new, vectors = sum(not part.was_there for part in made), sum(part.vectors for part in made)
+    return Finished(bundle.bundle_id, len(made), new, sum(part.rows for part in made), vectors)
 
 
 def _jobs(items: Path, bundle: Bundle, out: Path, run: str) -> list[ShardJob]:
@@ -99,16 +99,9 @@ def _jobs(items: Path, bundle: Bundle, out: Path, run: str) -> list[ShardJob]:
     strange = {path.name for path in out.glob(f"*{SUFFIX}")} - {path.name for path in shards}
     if strange:
         raise CatalogueError(f"{out / min(strange)}: belongs to no shard of {items}; remove it, or use another folder")
+    folder, sealed = bundle.folder.resolve(), bundle.manifest.sha256
     return [
-        ShardJob(
-            shard.resolve(),
-            out.resolve() / shard.name,
-            bundle.folder.resolve(),
-            bundle.manifest.sha256,
-            bundle.bundle_id,
-            run,
-        )
-        for shard in shards
+        ShardJob(shard.resolve(), out.resolve() / shard.name, folder, sealed, bundle.bundle_id, run) for shard in shards
     ]
 
 
@@ -130,13 +123,16 @@ def _refuse_twins(out: Path, made: Sequence[Made]) -> None:
 
 
 def _all_ids(out: Path, made: Sequence[Made]) -> Iterator[tuple[str, list[str]]]:
-    for one in sorted(made):
-        yield from ((one.name, ids) for ids in read_ids(out / one.name))
+    for part in sorted(made):
+        yield from ((part.name, ids) for ids in read_ids(out / part.name))
 
 
 def make_part(job: ShardJob) -> Made:
     """Make the part, unless it exists for this shard. Raises an MsdError that names file and row."""
-    source = _digest(job.shard)
+    try:
+        source = sha256_file(job.shard)
+    except OSError as error:
+        raise CatalogueError(f"{job.shard}: {error.strerror or error}") from None
     was_there = job.part.exists()
     about = read_about(job.part) if was_there else None
     if about is not None and about.bundle_id != job.bundle_id:
@@ -152,33 +148,23 @@ def make_part(job: ShardJob) -> Made:
 def _make(job: ShardJob, source: str) -> PartAbout:
     rows = _item_rows(job.bundle, job.manifest_sha256)
     seen: set[str] = set()
-    vectors = 0
+    start = vectors = 0
     with new_part(job.part, rows.size, job.run) as part:
-        for batch in read_shard(job.shard, rows.features):
+        for columns in read_shard(job.shard, rows.features):
             try:
-                ids, records = rows.pack(batch.columns)
-                _note(ids, seen)
+                ids, records = rows.pack(columns)
+                for place, item_id in enumerate(ids):
+                    if item_id in seen:
+                        raise WrongValue(place, f"{ID} {item_id!r} occurs twice")
+                    seen.add(item_id)
             except WrongValue as error:
-                raise CatalogueError(f"{job.shard}, row {batch.start + error.place + 1}: {error.what}") from None
+                raise CatalogueError(f"{job.shard}, row {start + error.place + 1}: {error.what}") from None
             vectors += int(np.count_nonzero(has_semantic(records)))
             part.write(ids, records.tobytes())
+            start += len(ids)
         about = PartAbout(bundle_id=job.bundle_id, source_sha256=source, rows=len(seen), vectors=vectors)
         part.tell(about)
     return about
-
-
-def _note(ids: list[str], seen: set[str]) -> None:
-    for place, one in enumerate(ids):
-        if one in seen:
-            raise WrongValue(place, f"{ID} {one!r} occurs twice")
-        seen.add(one)
-
-
-def _digest(path: Path) -> str:
-    try:
-        return sha256_file(path)
-    except OSError as error:
-        raise CatalogueError(f"{path}: {error.strerror or error}") from None
 
 
 @lru_cache(1)
@@ -217,11 +203,11 @@ def _end_with_others() -> None:
     """Set up a worker to end silently on an interrupt, which all processes of a terminal get, and with its parent,
     which may be killed."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    Thread(target=_end_after_parent, daemon=True).start()
-
-
-def _end_after_parent() -> None:
     parent = parent_process()
     assert parent is not None, "a process of the pool was started by another"
-    parent.join()
-    os._exit(1)
+
+    def end_after_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=end_after_parent, daemon=True).start()

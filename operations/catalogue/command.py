@@ -5,15 +5,12 @@ import math
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-
-if TYPE_CHECKING:
-    from operations.catalogue.catalogue import Finished, MakeParts
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -35,14 +32,19 @@ def catalogue_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Make a row for every item, one part per file. If interrupted, run it again to resume."""
-    from operations.catalogue.catalogue import make_catalogue
+    from operations.catalogue.catalogue import make_catalogue, make_here
     from operations.catalogue.manifest import CatalogueError
+    from service.machine import usable_cores
     from service.trust import Trust
 
     if processes is not None and ray is not None:
         raise CatalogueError("--processes is for this machine, --ray for Ray, which finds its own: give one of them")
-    trust = Trust.from_environ(os.environ)
-    opened = trust.open(bundle, rows=False)
+    make_parts = partial(make_here, processes=processes or max(1, math.floor(usable_cores())))
+    if ray is not None:
+        from operations.catalogue.on_ray import make_on_ray
+
+        make_parts = partial(make_on_ray, address=ray)
+    opened = Trust.from_environ(os.environ).open(bundle, rows=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
         task = bars.add_task("parts", total=None)
@@ -50,23 +52,9 @@ def catalogue_command(
         def progress(there: int, total: int) -> None:
             bars.update(task, completed=there, total=total)
 
-        done = make_catalogue(items, opened, out, _maker(processes, ray), progress)
-    typer.echo(json.dumps(done._asdict()) if as_json else _summary(done, out))
-
-
-def _maker(processes: int | None, ray: str | None) -> "MakeParts":
-    if ray is not None:
-        from operations.catalogue.on_ray import make_on_ray
-
-        return partial(make_on_ray, address=ray)
-    from operations.catalogue.catalogue import make_here
-    from service.machine import usable_cores
-
-    return partial(make_here, processes=processes or max(1, math.floor(usable_cores())))
-
-
-def _summary(done: "Finished", out: Path) -> str:
-    return (
+        done = make_catalogue(items, opened, out, make_parts, progress)
+    text = (
         f"{out}: {done.rows} rows of bundle {done.bundle_id}, {done.vectors} of them with a vector, in"
         f" {done.parts} parts ({done.parts_made} made now); next: msd publish {out} --rows"
     )
+    typer.echo(json.dumps(done._asdict()) if as_json else text)

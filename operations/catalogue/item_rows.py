@@ -79,42 +79,37 @@ class ItemRows:
         vectors = np.zeros((len(texts), width), np.float32)
         given = {text: place for place, text in enumerate(checked) if text is not None}
         if given:
-            by_text = dict(zip(given, self._encode(list(given.values()), list(given)), strict=True))
+            by_text = dict(zip(given, self._encode(given), strict=True))
             for place, text in enumerate(checked):
                 if text is not None:
                     vectors[place], present[place] = by_text[text], True
         return vectors, present
 
-    def _encode(self, places: Sequence[int], texts: Sequence[str]) -> NDArray[np.float16]:
-        """Return the vectors [n, D] of texts, which belong to rows `places`."""
+    def _encode(self, texts: Mapping[str, int]) -> NDArray[np.float16]:
+        """Return the vectors [n, D] of texts, given with the index of a row each."""
         self._encoder = self._encoder or TextEncoder(self._bundle)
-        tokens = self._encoder.tokenise(texts)
+        tokens, rows = self._encoder.tokenise(list(texts)), list(texts.values())
         vectors = np.empty((len(texts), self._encoder.width), np.float16)
         for run in runs_of(tokens, _TOKENS):
             try:
                 vectors[run] = self._encoder.encode([tokens[place] for place in run])
             except BundleError:
+                # One by one, so that the error names the text.
                 for place in run:
-                    vectors[place] = self._alone(places[place], tokens[place])
+                    try:
+                        vectors[place] = self._encoder.encode([tokens[place]])[0]
+                    except BundleError as error:
+                        raise WrongValue(rows[place], f"{TEXT}: {error}") from None
         return vectors
-
-    def _alone(self, place: int, tokens: Sequence[int]) -> NDArray[np.float16]:
-        """Encode texts one by one after a failed run, so that the error names the text."""
-        assert self._encoder is not None, "a run has failed"
-        try:
-            vector: NDArray[np.float16] = self._encoder.encode([tokens])[0]
-        except BundleError as error:
-            raise WrongValue(place, f"{TEXT}: {error}") from None
-        return vector
 
 
 def _id(place: int, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise WrongValue(place, f"{ID} should be a string or a whole number")
-    one = str(value)
-    if not 0 < len(one) <= MAX_ID_CHARS or "\0" in one:
+    text = str(value)
+    if not 0 < len(text) <= MAX_ID_CHARS or "\0" in text:
         raise WrongValue(place, f"{ID} should have from 1 to {MAX_ID_CHARS} characters, none of them NUL")
-    return one
+    return text
 
 
 def _text(place: int, value: object) -> str | None:

@@ -4,7 +4,7 @@ bytes, not their content.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -55,27 +55,19 @@ class CatalogueManifest(SelfHashed):
         return sum(part.rows for part in self.parts.values())
 
 
-class Catalogue(NamedTuple):
-    """A verified catalogue."""
-
-    folder: Path
-    manifest: CatalogueManifest
-
-
-def write_manifest(
-    folder: Path, bundle_id: str, schema: FeatureSchema, parts: Mapping[str, PartEntry]
-) -> CatalogueManifest:
+def write_manifest(folder: Path, bundle_id: str, schema: FeatureSchema, parts: Mapping[str, PartEntry]) -> None:
     """Seal a catalogue; parts are sorted by name."""
     manifest = CatalogueManifest(bundle_id=bundle_id, feature_schema=schema, parts=dict(sorted(parts.items())))
     sealed = manifest.model_copy(update={"sha256": manifest.digest()})
     write_bytes_atomic(folder / CATALOGUE, sealed.model_dump_json(indent=2).encode())
-    return sealed
 
 
-def open_catalogue(folder: Path, *, proof: Proof | None = None) -> Catalogue:
-    """Open the catalogue in `folder`, and hash its parts in full. Raises CatalogueError if any is missing or
-    changed."""
-    manifest = _read(folder / CATALOGUE, proof)
+def open_catalogue(folder: Path, *, proof: Proof | None = None) -> CatalogueManifest:
+    """Verify the catalogue in `folder`, all parts in full. Raises CatalogueError if any is missing or changed."""
+    content = read_small(folder / CATALOGUE, _MAX_BYTES, CatalogueError, _ADVICE)
+    if proof is not None:
+        proof(folder / CATALOGUE, content)
+    manifest = parse_sealed(folder / CATALOGUE, content, CatalogueManifest, CatalogueError)
     for name, entry in manifest.parts.items():
         path = folder / name
         if not path.is_file():
@@ -85,11 +77,4 @@ def open_catalogue(folder: Path, *, proof: Proof | None = None) -> Catalogue:
                 f"{path}: is not what {CATALOGUE} says; it was changed or damaged: remove it and run `msd catalogue`"
                 " again, or copy the folder again"
             )
-    return Catalogue(folder, manifest)
-
-
-def _read(path: Path, proof: Proof | None) -> CatalogueManifest:
-    content = read_small(path, _MAX_BYTES, CatalogueError, _ADVICE)
-    if proof is not None:
-        proof(path, content)
-    return parse_sealed(path, content, CatalogueManifest, CatalogueError)
+    return manifest

@@ -5,7 +5,7 @@ not know what a row contains.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,15 +34,9 @@ class PartAbout(BaseModel):
     vectors: int
 
 
-class RowBatch(NamedTuple):
-    """Rows of a file, and the index of the first."""
-
-    start: int
-    columns: dict[str, list[Any]]
-
-
-def read_shard(path: Path, features: Sequence[str]) -> Iterator[RowBatch]:
-    """Yield the rows of a shard in order. Raises CatalogueError if it is damaged, or has other columns."""
+def read_shard(path: Path, features: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+    """Yield batches of a shard's rows by column, in order. Raises CatalogueError if it is damaged, or has other
+    columns."""
     with _opened(path) as file:
         names = file.schema_arrow.names
         known = {ID, TEXT, *features}
@@ -92,14 +86,18 @@ class PartWriter:
 def read_about(path: Path) -> PartAbout:
     """Return a part's metadata. Raises CatalogueError for another file."""
     with _opened(path) as file:
-        return _about(path, file)
+        metadata: Mapping[bytes, bytes] = file.metadata.metadata or {}
+    try:
+        return PartAbout.model_validate_json(metadata[_ABOUT])
+    except (KeyError, ValidationError):
+        raise CatalogueError(f"{path}: not a part of a catalogue; use another folder, or remove it") from None
 
 
 def read_part(path: Path) -> Iterator[list[tuple[str, bytes]]]:
     """Yield the IDs and rows of a part. Raises CatalogueError."""
+    left = read_about(path).rows
     with _opened(path) as file:
-        left = _about(path, file).rows
-        for _, columns in _batches(path, file):
+        for columns in _batches(path, file):
             left -= len(columns[ID])
             yield list(zip(columns[ID], columns[_ROW], strict=True))
     if left:
@@ -109,30 +107,17 @@ def read_part(path: Path) -> Iterator[list[tuple[str, bytes]]]:
 def read_ids(path: Path) -> Iterator[list[str]]:
     """Yield the IDs of a part, without its rows."""
     with _opened(path) as file:
-        yield from (columns[ID] for _, columns in _batches(path, file, [ID]))
+        yield from (columns[ID] for columns in _batches(path, file, [ID]))
 
 
-def _about(path: Path, file: Any) -> PartAbout:  # noqa: ANN401
-    told: Mapping[bytes, bytes] = file.metadata.metadata or {}
-    try:
-        return PartAbout.model_validate_json(told[_ABOUT])
-    except (KeyError, ValidationError):
-        raise CatalogueError(f"{path}: not a part of a catalogue; use another folder, or remove it") from None
-
-
-def _batches(path: Path, file: Any, columns: list[str] | None = None) -> Iterator[RowBatch]:  # noqa: ANN401
+def _batches(path: Path, file: Any, columns: list[str] | None = None) -> Iterator[dict[str, list[Any]]]:  # noqa: ANN401
     start = 0
-    batches = file.iter_batches(_BATCH, columns=columns)
-    while True:
-        try:
-            batch = next(batches, None)
-            if batch is None:
-                break
-            held = batch.to_pydict()
-        except _UNREADABLE as error:
-            raise CatalogueError(f"{path}: damaged at row {start + 1} or behind: {error}") from None
-        yield RowBatch(start, held)
-        start += batch.num_rows
+    try:
+        for batch in file.iter_batches(_BATCH, columns=columns):
+            yield batch.to_pydict()
+            start += batch.num_rows
+    except _UNREADABLE as error:
+        raise CatalogueError(f"{path}: damaged at row {start + 1} or behind: {error}") from None
     if start != file.metadata.num_rows:
         raise CatalogueError(f"{path}: damaged: it holds {start} rows and says {file.metadata.num_rows}")
 

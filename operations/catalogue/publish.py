@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 from msd.contract.rows import RowCodec
 from operations.catalogue.manifest import CatalogueError, CatalogueManifest, open_catalogue
@@ -33,17 +33,17 @@ class RowsPublished:
     resumed_at_part: int
     seconds: float
 
-
-class _Copied(NamedTuple):
-    items: int
-    kept: int
-    bytes: int
+    def __str__(self) -> str:
+        return (
+            f"published {self.items} items beside those of bundle {self.bundle_id}, {self.bytes} bytes"
+            f" in {self.seconds} s; {self.kept} others have rows with counts, which stay"
+        )
 
 
 def publish_rows(folder: Path, url: str, progress: Progress, trust: Trust | None = None) -> RowsPublished:
     """Publish the catalogue in `folder`. Raises CatalogueError, or PublishError if Redis fails."""
     started = time.monotonic()
-    manifest = open_catalogue(folder, proof=(trust or Trust(None)).proof).manifest
+    manifest = open_catalogue(folder, proof=(trust or Trust(None)).proof)
     codec = RowCodec(manifest.feature_schema, "item", manifest.bundle_id)
     with publication(url) as running:
         if ">" in held_rows(running, manifest.bundle_id):
@@ -52,19 +52,21 @@ def publish_rows(folder: Path, url: str, progress: Progress, trust: Trust | None
                 " first"
             )
         first = _parts_done(running, manifest)
-        parts = list(manifest.parts.items())
-        done = sum(entry.rows for _, entry in parts[:first])
+        done = sum(part.rows for part in list(manifest.parts.values())[:first])
         progress(done, manifest.rows)
-        total = _Copied(0, 0, 0)
-        for number, (name, entry) in enumerate(parts[first:], start=first + 1):
-            copied = _copy(running, codec, manifest.bundle_id, folder / name, done, manifest.rows, progress)
-            total = _Copied(*(one + other for one, other in zip(total, copied, strict=True)))
-            done += entry.rows
+        items = kept = size = 0
+        for number, name in enumerate(list(manifest.parts)[first:], start=first + 1):
+            for written, known in _copy(running, codec, manifest.bundle_id, folder / name):
+                items += len(written)
+                kept += known
+                size += sum(map(len, written.values()))
+                done += len(written) + known
+                progress(done, manifest.rows)
             running.redis.set(catalogue_key(manifest.bundle_id), f"{manifest.sha256}:{number}")
         running.redis.unlink(catalogue_key(manifest.bundle_id))
         progress(done, manifest.rows)
     seconds = round(time.monotonic() - started, 3)
-    return RowsPublished(manifest.bundle_id, total.items, total.kept, total.bytes, first, seconds)
+    return RowsPublished(manifest.bundle_id, items, kept, size, first, seconds)
 
 
 def _parts_done(running: Publication, manifest: CatalogueManifest) -> int:
@@ -75,40 +77,28 @@ def _parts_done(running: Publication, manifest: CatalogueManifest) -> int:
 
 
 def _copy(
-    running: Publication, codec: RowCodec, bundle_id: str, path: Path, done: int, total: int, progress: Progress
-) -> _Copied:
-    """Copy one part, and read some of its rows back."""
+    running: Publication, codec: RowCodec, bundle_id: str, path: Path
+) -> Iterator[tuple[dict[bytes, bytes], int]]:
+    """Copy one part, and read some of its rows back. Yield the written rows, and how many others stay."""
     prefix = key_prefix(bundle_id, "item").encode()
-    items = kept = size = 0
     sample: dict[bytes, bytes] = {}
-    for chunk in _chunks(path):
-        if codec.unpack([row for _, row in chunk]).damaged:
-            raise CatalogueError(f"{path}: holds something that is not a row of bundle {bundle_id}")
-        rows = {prefix + one.encode(): row for one, row in chunk}
-        for key in _keys_to_keep(running, codec, list(rows)):
-            del rows[key]
-        if rows:
-            with running.redis.pipeline(transaction=False) as pipeline:
-                set_all(running.redis, pipeline, rows)
-                pipeline.execute()
-            if len(sample) < _SAMPLE:
-                sample |= [next(iter(rows.items()))]
-        running.renew()
-        items += len(rows)
-        kept += len(chunk) - len(rows)
-        size += sum(map(len, rows.values()))
-        progress(done + items + kept, total)
+    for part in read_part(path):
+        for start in range(0, len(part), CHUNK):
+            chunk = part[start : start + CHUNK]
+            if codec.unpack([row for _, row in chunk]).damaged:
+                raise CatalogueError(f"{path}: holds something that is not a row of bundle {bundle_id}")
+            rows = {prefix + item_id.encode(): row for item_id, row in chunk}
+            # Rows with complete counts come from an export, which knows more.
+            held = codec.unpack(get_all(running.redis, list(rows)))
+            for key, is_known in zip(list(rows), (held.found & (held.records["as_of"] > 0)).tolist(), strict=True):
+                if is_known:
+                    del rows[key]
+            if rows:
+                with running.redis.pipeline(transaction=False) as pipeline:
+                    set_all(running.redis, pipeline, rows)
+                    pipeline.execute()
+                if len(sample) < _SAMPLE:
+                    sample |= [next(iter(rows.items()))]
+            running.renew()
+            yield rows, len(chunk) - len(rows)
     read_back(running, sample)
-    return _Copied(items, kept, size)
-
-
-def _keys_to_keep(running: Publication, codec: RowCodec, keys: list[bytes]) -> list[bytes]:
-    """Return the keys whose rows have complete counts: they come from an export, which knows more."""
-    held = codec.unpack(get_all(running.redis, keys))
-    return [key for key, known in zip(keys, (held.found & (held.records["as_of"] > 0)).tolist(), strict=True) if known]
-
-
-def _chunks(path: Path) -> Iterator[list[tuple[str, bytes]]]:
-    for rows in read_part(path):
-        for start in range(0, len(rows), CHUNK):
-            yield rows[start : start + CHUNK]

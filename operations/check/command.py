@@ -1,8 +1,9 @@
 """`msd check`: finds problems of a deployment, with their reason and remedy."""
 
+import json
 import logging
 import os
-from collections.abc import Mapping
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import structlog
 import typer
 from rich.console import Console
 
-from operations.check.findings import Finding, Group, as_text, print_table
+from operations.check.findings import LEVELS, Finding, Group, print_table
 from operations.service_client import Ca, Cert, CertKey, KeyFile, ServiceClient, tls_of
 from service.settings import PREFIX, Settings, SettingsError
 
@@ -42,31 +43,29 @@ def check(
     client = ServiceClient(url, key_file, tls_of(ca, cert, cert_key)) if url else None
     given = {f"{PREFIX}BUNDLE": str(bundle)} if bundle is not None else {}
     environ = {**os.environ, **given}
-    settings: Settings | None = None
-    findings: list[Finding] = []
+    settings, group = None, Group("settings")
     # With only --url, on another machine, nothing else is checked.
     if client is None or any(name.startswith(PREFIX) for name in environ):
-        settings, findings = _settings(environ)
+        try:
+            settings = Settings.from_environ(environ)
+            group.ok("all are known and consistent")
+        except SettingsError as error:
+            group.error(str(error), "the service does not start with it", "set it as docs/settings.md says")
+    findings = group.findings
     if settings is not None:
         findings += _look(settings)
     if client is not None:
         findings += look_at_running(client, settings)
     if as_json:
-        typer.echo(as_text(findings))
+        counts = Counter(finding.level for finding in findings)
+        document = {
+            "counts": {level: counts[level] for level in LEVELS},
+            "findings": [finding.model_dump() for finding in findings],
+        }
+        typer.echo(json.dumps(document))
     else:
         print_table(Console(), findings)
     raise typer.Exit(int(any(finding.level == "error" for finding in findings)))
-
-
-def _settings(environ: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
-    group = Group("settings")
-    try:
-        settings = Settings.from_environ(environ)
-    except SettingsError as error:
-        group.error(str(error), "the service does not start with it", "set it as docs/settings.md says")
-        return None, group.findings
-    group.ok("all are known and consistent")
-    return settings, group.findings
 
 
 def _look(settings: Settings) -> list[Finding]:

@@ -1,6 +1,5 @@
 """Findings about a deployment: level, fact, reason and remedy; as text and as JSON."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import partialmethod
@@ -55,7 +54,7 @@ def print_table(console: Console, findings: Sequence[Finding]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for finding in sorted(findings, key=lambda one: -LEVELS.index(one.level)):
+    for finding in sorted(findings, key=lambda finding: -LEVELS.index(finding.level)):
         text = Text(finding.what)
         if finding.why:
             text.append(f"\n{finding.why}", style="dim")
@@ -65,14 +64,3 @@ def print_table(console: Console, findings: Sequence[Finding]) -> None:
     console.print(table)
     counts = Counter(finding.level for finding in findings)
     console.print(", ".join(f"{counts[level]} {level}" for level in reversed(LEVELS)), highlight=False)
-
-
-def as_text(findings: Sequence[Finding]) -> str:
-    """Return JSON: counts by level, and the findings in order of discovery."""
-    counts = Counter(finding.level for finding in findings)
-    return json.dumps(
-        {
-            "counts": {level: counts[level] for level in LEVELS},
-            "findings": [finding.model_dump() for finding in findings],
-        }
-    )

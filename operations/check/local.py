@@ -86,8 +86,16 @@ def look_at_entry(settings: Settings) -> list[Finding]:
     group = Group("entry")
     _keys(group, settings)
     _tls(group, settings)
-    _trust(group, settings)
-    _playground(group, settings)
+    if settings.trusted_keys is not None:
+        for path in (settings.trusted_keys, *sorted(settings.trusted_keys.glob("*.pem"))):
+            if path.exists():
+                _who_may_write(group, path, "anyone who can write it decides whose bundles are served")
+    if settings.playground and settings.keys_file is None and settings.host not in LOOPBACK:
+        group.warning(
+            f"the playground needs no API key on {settings.host}",
+            "it shows users' histories, and what the teacher wrote of them",
+            "set MSD_KEYS_FILE, or unset MSD_PLAYGROUND",
+        )
     if settings.redis_url is not None:
         _redis(group, settings.redis_url.get_secret_value())
     return group.findings
@@ -162,25 +170,6 @@ def _certificate(group: Group, path: Path) -> None:
         group.ok(f"TLS, with a certificate until {until:%Y-%m-%d}")
 
 
-def _trust(group: Group, settings: Settings) -> None:
-    if settings.trusted_keys is None:
-        return
-    places = [settings.trusted_keys]
-    places += sorted(settings.trusted_keys.glob("*.pem")) if settings.trusted_keys.is_dir() else []
-    for place in places:
-        if place.exists():
-            _who_may_write(group, place, "anyone who can write it decides whose bundles are served")
-
-
-def _playground(group: Group, settings: Settings) -> None:
-    if settings.playground and settings.keys_file is None and settings.host not in LOOPBACK:
-        group.warning(
-            f"the playground needs no API key on {settings.host}",
-            "it shows users' histories, and what the teacher wrote of them",
-            "set MSD_KEYS_FILE, or unset MSD_PLAYGROUND",
-        )
-
-
 def _who_may_write(group: Group, path: Path, why: str) -> None:
     if path.stat().st_mode & stat.S_IWOTH:
         group.error(f"{path}: all users of the machine can write it", why, f"chmod o-w {path}")
@@ -208,7 +197,7 @@ def look_at_bundles(settings: Settings) -> tuple[list[Finding], list[Bundle]]:
     try:
         trust = Trust(settings.trusted_keys)
         for folder in sorted(Source(settings).wanted().folders):
-            bundles.append(trust.open(folder, rows=settings.rows_in_bundle))
+            bundles.append(trust.open(folder, rows=settings.store == "file"))
     except MsdError as error:
         group.error(str(error), "the service neither starts with it nor swaps to it", "copy or export it again")
     for bundle in bundles:

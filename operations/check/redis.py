@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from redis import Redis
 from redis.cluster import RedisCluster
@@ -22,11 +22,6 @@ _T = TypeVar("_T")
 _FAILURES: tuple[type[Exception], ...] = (*CLIENT_ERRORS, OSError, TypeError, ValueError)
 
 
-class _Server(NamedTuple):
-    name: str
-    client: Redis
-
-
 def look_at_redis(settings: Settings, bundles: Sequence[Bundle]) -> list[Finding]:
     """Check Redis, if it is used."""
     group = Group("redis")
@@ -44,103 +39,94 @@ def look_at_redis(settings: Settings, bundles: Sequence[Bundle]) -> list[Finding
         )
         return group.findings
     group.ok(f"{url.address} answers")
-    for server in _servers(url.address, client):
-        _look(group, server, settings)
+    nodes = {url.address: client}
+    if isinstance(client, RedisCluster):
+        nodes = {node.name: client.get_redis_connection(node) for node in client.get_primaries()}
+    for name, node in nodes.items():
+        info = _asked(group, name, "INFO", node.info)
+        if info is not None:
+            _memory(group, name, info)
+            if settings.live:
+                _persistence(group, name, info)
+        _clock(group, name, node)
+        if settings.cache_mb:
+            _tracking(group, name, node)
     _rows(group, client, bundles)
     return group.findings
 
 
-def _servers(address: str, client: Redis) -> list[_Server]:
-    if not isinstance(client, RedisCluster):
-        return [_Server(address, client)]
-    nodes = client.get_primaries()
-    return [_Server(node.name, client.get_redis_connection(node)) for node in nodes]
-
-
-def _look(group: Group, server: _Server, settings: Settings) -> None:
-    info = _asked(group, server, "INFO", server.client.info)
-    if info is not None:
-        _memory(group, server, info)
-        if settings.live:
-            _persistence(group, server, info)
-    _clock(group, server)
-    if settings.cache_mb:
-        _tracking(group, server)
-
-
-def _asked(group: Group, server: _Server, command: str, ask: Callable[[], _T]) -> _T | None:
+def _asked(group: Group, server: str, command: str, ask: Callable[[], _T]) -> _T | None:
     try:
         return ask()
     except RedisError as error:
         group.note(
-            f"{server.name}: {command} is not answered: {error}",
+            f"{server}: {command} is not answered: {error}",
             "this was not checked",
             f"run this as a user with permission for {command}, such as an administrator",
         )
         return None
 
 
-def _memory(group: Group, server: _Server, info: dict[str, Any]) -> None:
+def _memory(group: Group, server: str, info: dict[str, Any]) -> None:
     policy, used, most = (info.get(name) for name in ("maxmemory_policy", "used_memory", "maxmemory"))
     if policy != "noeviction":
         tell = group.error if str(policy).startswith("allkeys") else group.warning
         tell(
-            f"{server.name}: maxmemory-policy is {policy}",
+            f"{server}: maxmemory-policy is {policy}",
             "rows and live states that look unused are evicted, and users and items count as unknown",
             "CONFIG SET maxmemory-policy noeviction, and the same in its configuration file",
         )
     if most and used and int(used) > _FULL * int(most):
         group.warning(
-            f"{server.name}: {int(used) / int(most):.0%} of maxmemory is used",
+            f"{server}: {int(used) / int(most):.0%} of maxmemory is used",
             "publications and events are rejected once memory is full",
             "raise maxmemory, or remove other data",
         )
     elif policy == "noeviction":
-        group.ok(f"{server.name}: no eviction")
+        group.ok(f"{server}: no eviction")
 
 
-def _persistence(group: Group, server: _Server, info: dict[str, Any]) -> None:
+def _persistence(group: Group, server: str, info: dict[str, Any]) -> None:
     if int(info.get("aof_enabled", 0)):
-        group.ok(f"{server.name}: live states are persistent (appendonly)")
+        group.ok(f"{server}: live states are persistent (appendonly)")
         return
     group.warning(
-        f"{server.name}: appendonly is off",
+        f"{server}: appendonly is off",
         "a restart of Redis loses events and live states since its last dump, or all of them",
         "CONFIG SET appendonly yes, and the same in its configuration file",
     )
 
 
-def _clock(group: Group, server: _Server) -> None:
+def _clock(group: Group, server: str, client: Redis) -> None:
     before = time.time()
-    told = _asked(group, server, "TIME", server.client.time)
-    if told is None:
+    found = _asked(group, server, "TIME", client.time)
+    if found is None:
         return
-    between = (before + time.time()) / 2
-    skew = told[0] + told[1] / 1e6 - between
+    skew = found[0] + found[1] / 1e6 - (before + time.time()) / 2
     if abs(skew) > _SKEW_S:
         group.warning(
-            f"{server.name}: its clock differs by {skew:+.1f} s",
+            f"{server}: its clock differs by {skew:+.1f} s",
             "ages of rows and states are wrong, and events count as late or early",
             "synchronise both machines with NTP",
         )
     else:
-        group.ok(f"{server.name}: its clock agrees")
+        group.ok(f"{server}: its clock agrees")
 
 
-def _tracking(group: Group, server: _Server) -> None:
+def _tracking(group: Group, server: str, client: Redis) -> None:
     """Check client tracking with a command that a capable server rejects only for its syntax."""
     try:
-        server.client.execute_command("CLIENT", "TRACKING", "ON", "REDIRECT", "0", "BCAST")  # type: ignore[no-untyped-call]
-        server.client.execute_command("CLIENT", "TRACKING", "OFF")  # type: ignore[no-untyped-call]
+        client.execute_command("CLIENT", "TRACKING", "ON", "REDIRECT", "0", "BCAST")  # type: ignore[no-untyped-call]
+        client.execute_command("CLIENT", "TRACKING", "OFF")  # type: ignore[no-untyped-call]
     except RedisError as error:
         if any(word in str(error).lower() for word in ("permission", "noperm", "unknown")):
             group.error(
-                f"{server.name}: client tracking fails: {error}",
+                f"{server}: client tracking fails: {error}",
                 "a service that caches rows (MSD_CACHE_MB) never becomes ready",
                 "allow +client|tracking to its user, or set MSD_CACHE_MB=0",
             )
             return
-    group.ok(f"{server.name}: client tracking works")
+    group.ok(f"{server}: client tracking works")
 
 
 def _rows(group: Group, client: Redis, bundles: Sequence[Bundle]) -> None:

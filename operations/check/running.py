@@ -32,28 +32,24 @@ def look_at_running(client: ServiceClient, settings: Settings | None) -> list[Fi
     except CannotAsk as error:
         group.error(str(error), "no client gets scores", "start it, or fix the address, TLS or network")
         return group.findings
-    _ready(group, ready)
-    _clock(group, ready)
-    _guard(group, client)
-    _model(group, client, settings)
-    _metrics(group, client)
-    return group.findings
-
-
-def _ready(group: Group, answer: HttpAnswer) -> None:
-    if answer.status != 200:
-        missing = answer.json().get("missing", {})
+    if ready.status != 200:
+        missing = ready.json().get("missing", {})
         reason = "; ".join(f"{part}: {why}" for part, why in missing.items()) or "it is draining"
         group.error(f"not ready: {reason}", "it answers 503", "fix what is missing; the log has details")
     else:
         group.ok("ready")
+    _clock(group, ready)
+    _guard(group, client)
+    _model(group, client, settings)
+    _alarms(group, client)
+    return group.findings
 
 
 def _clock(group: Group, answer: HttpAnswer) -> None:
-    told = answer.headers.get("date")
-    if told is None:
+    date = answer.headers.get("date")
+    if date is None:
         return
-    skew = parsedate_to_datetime(told).timestamp() - answer.at
+    skew = parsedate_to_datetime(date).timestamp() - answer.at
     if abs(skew) > _SKEW_S:
         group.warning(
             f"its clock differs by {skew:+.0f} s",
@@ -86,9 +82,7 @@ def _model(group: Group, client: ServiceClient, settings: Settings | None) -> No
     answer = client.ask("/v1/model")
     if answer.status in (401, 403):
         group.note(
-            f"/v1/model answers {answer.status}",
-            "the model runtime was not checked",
-            "pass a key with --key-file",
+            f"/v1/model answers {answer.status}", "the model runtime was not checked", "pass a key with --key-file"
         )
         return
     found = answer.json()
@@ -112,7 +106,7 @@ def _model(group: Group, client: ServiceClient, settings: Settings | None) -> No
         )
 
 
-def _metrics(group: Group, client: ServiceClient) -> None:
+def _alarms(group: Group, client: ServiceClient) -> None:
     answer = client.ask("/metrics")
     if answer.status != 200:
         group.note(
@@ -121,10 +115,7 @@ def _metrics(group: Group, client: ServiceClient) -> None:
             "pass a key with the scope metrics by --key-file",
         )
         return
-    _alarms(group, read_totals(answer.body.decode()))
-
-
-def _alarms(group: Group, totals: Mapping[str, float]) -> None:
+    totals = read_totals(answer.body.decode())
     for name, what, mend in [
         ("msd_keys_stale", "the file of keys cannot be used", "fix it; the log has the reason (not_reloaded)"),
         ("msd_tls_stale", "certificate or key cannot be used", "fix them; the log has the reason (not_reloaded)"),

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -19,7 +19,7 @@ from msd.contract.correction import HEAD, Correction, CorrectionError
 from msd.contract.errors import ContractError, MsdError
 from msd.contract.log import RequestRecord
 from msd.contract.request import RequestError, parse_request
-from msd.contract.rows import RowCodec, Rows
+from msd.contract.rows import ROW_SIDES, RowCodec, Rows
 from msd.contract.uncertainty import COLUMN, impressions_of
 from service.request_log.files import log_files, read_requests
 from service.runtimes.choice import open_lean, open_runtime
@@ -38,13 +38,6 @@ class LogError(ContractError):
     """A record is invalid, or belongs to another bundle."""
 
 
-class ReplayDifference(NamedTuple):
-    """A request whose result differs from the log, and how."""
-
-    request_id: str
-    what: str
-
-
 @dataclass(slots=True)
 class ReplaySummary:
     """Result of a replay. `exact` were compared to the bit, `near` by the tolerances, for the reasons in `unlike`."""
@@ -58,8 +51,19 @@ class ReplaySummary:
     skipped: dict[str, int] = field(default_factory=dict)
     """Requests of other bundles, by bundle ID."""
     unlike: dict[str, int] = field(default_factory=dict)
-    differences: list[ReplayDifference] = field(default_factory=list)
-    """The first mismatches."""
+    differences: list[tuple[str, str]] = field(default_factory=list)
+    """The first mismatches: request ID, and what differs."""
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.requests} requests, {self.candidates} candidates: {self.exact} compared to the bit, {self.near} by"
+            f" the tolerances; {self.mismatches} differ (scores by {self.max_abs_diff:.1e} at most)"
+        ]
+        lines += [f"by the tolerances, {count}: {reason}" for reason, count in self.unlike.items()]
+        for bundle_id, count in self.skipped.items():
+            lines.append(f"left out, {count}: of bundle {bundle_id}; give its folder by --bundle")
+        lines += [f"differs: request {request_id}: {difference}" for request_id, difference in self.differences]
+        return "\n".join(lines)
 
 
 class LogReplay:
@@ -69,10 +73,7 @@ class LogReplay:
         """`runtime` overrides the records."""
         self._bundles = {bundle.bundle_id: bundle for bundle in bundles}
         self._codecs = {
-            bundle.bundle_id: (
-                RowCodec(bundle.schema, "user", bundle.bundle_id),
-                RowCodec(bundle.schema, "item", bundle.bundle_id),
-            )
+            bundle.bundle_id: [RowCodec(bundle.schema, side, bundle.bundle_id) for side in ROW_SIDES]
             for bundle in bundles
         }
         self._runtime = runtime
@@ -126,7 +127,7 @@ class LogReplay:
     def _differs(self, record: RequestRecord, what: str) -> None:
         self.found.mismatches += 1
         if len(self.found.differences) < _SHOWN:
-            self.found.differences.append(ReplayDifference(record.request_id, what))
+            self.found.differences.append((record.request_id, what))
 
     def _score(
         self, bundle: Bundle, runtime: Runtime, record: RequestRecord
@@ -151,7 +152,7 @@ class LogReplay:
         if record.explore is not None and request.explore is not None:
             terms = Exploration(request.explore.policy, record.explore["share"], record.explore["seed"])
             choice = first_of(terms, request, scores, bundle.manifest.formula).as_record()
-        return scores, [degraded.get(one) for one in request.ids], choice
+        return scores, [degraded.get(item_id) for item_id in request.ids], choice
 
     def _opened(self, bundle: Bundle, record: RequestRecord) -> Runtime:
         """Return the record's runtime, or the requested one. Raises RuntimeRefused if it is unavailable."""
@@ -235,25 +236,9 @@ def main(
     with Progress(TextColumn("{task.description}, {task.completed}"), console=Console(stderr=True)) as bars:
         bar = bars.add_task("Replaying", total=None)
         found = replay_log(log, bundles, runtime, limit, lambda: bars.advance(bar))
-    if as_json:
-        typer.echo(json.dumps(asdict(found)))
-    else:
-        _tell(found)
+    typer.echo(json.dumps(asdict(found)) if as_json else str(found))
     if found.mismatches:
         raise typer.Exit(1)
-
-
-def _tell(found: ReplaySummary) -> None:
-    typer.echo(
-        f"{found.requests} requests, {found.candidates} candidates: {found.exact} compared to the bit, {found.near} by"
-        f" the tolerances; {found.mismatches} differ (scores by {found.max_abs_diff:.1e} at most)"
-    )
-    for reason, count in found.unlike.items():
-        typer.echo(f"by the tolerances, {count}: {reason}")
-    for bundle_id, count in found.skipped.items():
-        typer.echo(f"left out, {count}: of bundle {bundle_id}; give its folder by --bundle")
-    for request_id, what in found.differences:
-        typer.echo(f"differs: request {request_id}: {what}")
 
 
 def basis_of(record: RequestRecord, users: RowCodec, items: RowCodec) -> Basis:

@@ -58,20 +58,18 @@ def test_evaluation_measures_both_heads(
 
     assert found["pcvr"]["rows"] < found["pctcvr"]["rows"]
     assert found["pcvr"]["base_rate"] > found["pctcvr"]["base_rate"] > 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"model, conversions of clicks (pcvr): AUC {found['pcvr']['auc']:.4f}" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert f"model, conversions of clicks (pcvr): AUC {found['pcvr']['auc']:.4f}" in output
     assert "conversions of clicks (pcvr)" in (tmp_path / "report.html").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
 def inputs(model: tuple[Path, Path]) -> ExportInputs:
-    """The dataset and the model, as the export reads them."""
     return load_inputs(model[0], None, None, model[1], None)
 
 
 @pytest.fixture(scope="module")
 def bundle(inputs: ExportInputs, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The model's bundle."""
     out = tmp_path_factory.mktemp("exported") / "bundle"
     assert export_bundle(inputs.recipe(), out, None, 12, quiet)
     return open_bundle(out)
@@ -79,13 +77,11 @@ def bundle(inputs: ExportInputs, tmp_path_factory: pytest.TempPathFactory) -> Bu
 
 @pytest.fixture(scope="module")
 def features(inputs: ExportInputs) -> Features:
-    """The dataset's features."""
     return build_features(inputs.dataset, inputs.trained.schema, inputs.vectors)
 
 
 @pytest.fixture(scope="module")
 def evidence(inputs: ExportInputs, bundle: Bundle, features: Features) -> Evidence:
-    """The dataset's rows, to judge precisions by."""
     return Evidence(inputs.dataset, features, BundleRows(bundle))
 
 
@@ -158,8 +154,9 @@ def test_gate_judges_both_heads(
 
 
 def test_conversions_are_judged_on_clicks(
-    inputs: ExportInputs, bundle: Bundle, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+    inputs: ExportInputs, bundle: Bundle, features: Features, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    valid = inputs.dataset.events["conversion"].to_numpy()[features.of_part(Part.VALID)]
     monkeypatch.setattr(choice, "check_int8", lambda instructions: None)
     monkeypatch.setattr(choice, "quantise", lambda plain, rows: plain)
     graph, heads = inputs.recipe().graph(), bundle.manifest.heads
@@ -169,15 +166,10 @@ def test_conversions_are_judged_on_clicks(
     clicked = evidence.labels > 0
 
     assert evidence.conversions is not None
+    assert evidence.conversions.tolist() == valid.tolist()
     assert 0 < evidence.conversions.sum() < clicked.sum() < len(clicked)
     assert tried.pcvr is not None
     assert tried.pcvr.auc == pytest.approx(roc_auc(evidence.conversions[clicked], scores[clicked]))
-
-
-def test_evidence_has_conversions_of_valid_rows(inputs: ExportInputs, features: Features, evidence: Evidence) -> None:
-    valid = features.of_part(Part.VALID)
-    assert evidence.conversions is not None
-    assert evidence.conversions.tolist() == inputs.dataset.events["conversion"].to_numpy()[valid].tolist()
 
 
 @pytest.mark.parametrize(

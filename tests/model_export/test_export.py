@@ -13,7 +13,7 @@ import torch
 
 from model_export.errors import ExportError
 from model_export.export import TOLERANCE, export_bundle
-from model_export.inputs import ExportInputs, load_inputs
+from model_export.inputs import load_inputs
 from model_export.parity import BundleRows
 from msd.__main__ import main
 from msd.contract.bundle import (
@@ -27,7 +27,6 @@ from msd.contract.bundle import (
     file_entries,
     open_bundle,
 )
-from msd.contract.encoder_record import EncoderRecord
 from msd.contract.errors import MsdError
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
@@ -44,7 +43,7 @@ from tests.model_export.conftest import Exported, Run, quiet
 
 
 class Cut(Exception):
-    """An export ends here, as if it were killed."""
+    """Ends an export, as if it were killed."""
 
 
 def _cut_at_once(step: str, done: int) -> None:
@@ -53,18 +52,18 @@ def _cut_at_once(step: str, done: int) -> None:
 
 @dataclass(frozen=True)
 class Brief:
-    """The plain bundle again, proved on five requests, and what was told of its graph."""
+    """The plain bundle again, proved on five requests, and the report of its graph."""
 
     bundle: Path
     replay: Path
-    told: Path
+    report: Path
 
 
 @pytest.fixture(scope="module")
 def brief(plain: Exported, tmp_path_factory: pytest.TempPathFactory) -> Brief:
     folder = tmp_path_factory.mktemp("brief")
-    made = Brief(folder / "bundle", folder / "replay.jsonl", folder / "told.json")
-    assert export_bundle(plain.inputs.recipe(), made.bundle, made.replay, 5, quiet, explain=made.told)
+    made = Brief(folder / "bundle", folder / "replay.jsonl", folder / "report.json")
+    assert export_bundle(plain.inputs.recipe(), made.bundle, made.replay, 5, quiet, explain=made.report)
     return made
 
 
@@ -74,7 +73,9 @@ def test_bundle_verifies_in_full(exported: Exported) -> None:
     manifest = open_bundle(folder).manifest
     assert manifest.files == file_entries(folder)
     assert set(manifest.files) >= {ENCODER, TOKENIZER, ITEM_WORDS}
-    assert sorted(one.name for one in folder.iterdir()) == sorted([*manifest.files, "manifest.json", MARKER, STEP_FILE])
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [*manifest.files, "manifest.json", MARKER, STEP_FILE]
+    )
     assert manifest.model_version == f"tiny-{manifest.bundle_id[:8]}"
     assert manifest.openrtb is not None
     assert manifest.openrtb.features == {"device": "device.devicetype", "hour": "ext.local_hour"}
@@ -83,6 +84,7 @@ def test_bundle_verifies_in_full(exported: Exported) -> None:
         "onnxruntime-cuda-fp32": 1e-5,
         "openvino-cpu-fp32": 1e-5,
     }
+    assert manifest.precision == PrecisionRecord()
 
 
 def test_manifest_has_provenance(exported: Exported) -> None:
@@ -103,6 +105,7 @@ def test_manifest_has_cold_ads(exported: Exported, plain: Exported) -> None:
     assert 0 < found.items < exported.inputs.dataset.items.height / 2
     assert exported.bundle.encoder_pays == found.pay == (found.ci95 is not None and found.ci95[0] > 0)
     assert not plain.bundle.encoder_pays
+    assert not {ENCODER, TOKENIZER} & set(plain.bundle.manifest.files)
 
 
 def test_manifest_has_reference_distributions(exported: Exported) -> None:
@@ -128,10 +131,6 @@ def test_replay_has_every_proved_request(exported: Exported) -> None:
         assert len(line["expected"]["pctr"]) == len(line["request"]["candidates"]["id"])
 
 
-def test_default_precision_is_fp32(exported: Exported) -> None:
-    assert exported.bundle.manifest.precision == PrecisionRecord()
-
-
 def test_int8_bundle_is_proved_in_both_precisions(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +148,13 @@ def test_int8_bundle_is_proved_in_both_precisions(
     bundle = open_bundle(out)
     assert bundle.precision.chosen == "int8"
     assert bundle.bundle_id != exported.bundle.bundle_id
-    _is_in_int8(bundle.manifest.encoder)
+    record = bundle.manifest.encoder
+    assert record is not None
+    assert (record.precision, record.refused) == ("int8", None)
+    assert record.figures is not None
+    assert 0.5 < record.figures.cosine_p1 < 1.0
+    assert 0 < record.figures.pctr_shift < 0.5
+    assert record.figures.rows > 100
     assert bundle.path(ENCODER).stat().st_size < 0.8 * exported.bundle.path(ENCODER).stat().st_size
     assert set(bundle.manifest.tolerances) == {"onnxruntime-cpu-int8"}
     assert bundle.manifest.provenance["parity"]["max_abs_diff"] <= TOLERANCE
@@ -162,16 +167,7 @@ def test_int8_bundle_is_proved_in_both_precisions(
     assert 1e-5 < max(differences) <= bundle.manifest.tolerances[runtime.engine.key] / 1.99
     assert not export_bundle(exported.inputs.recipe(), out, None, 60, quiet, "int8", 20)
     assert export_bundle(exported.inputs.recipe(), out, None, 60, quiet)
-    assert open_bundle(out).bundle_id == exported.bundle.bundle_id
-
-
-def _is_in_int8(record: EncoderRecord | None) -> None:
-    assert record is not None
-    assert (record.precision, record.refused) == ("int8", None)
-    assert record.figures is not None
-    assert 0.5 < record.figures.cosine_p1 < 1.0
-    assert 0 < record.figures.pctr_shift < 0.5
-    assert record.figures.rows > 100
+    assert (open_bundle(out).precision.chosen, open_bundle(out).bundle_id != bundle.bundle_id) == ("fp32", True)
 
 
 def test_refused_precision_keeps_previous_bundle(
@@ -184,7 +180,7 @@ def test_refused_precision_keeps_previous_bundle(
     refusal = loses if adds_int8_exactly(cpu_instructions()) else "has no VNNI"
     with pytest.raises(ExportError, match=refusal):
         export_bundle(plain.inputs.recipe(), out, None, 10, quiet, "int8", 20)
-    assert [one.name for one in tmp_path.iterdir()] == ["bundle"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     assert open_bundle(out).bundle_id == plain.bundle.bundle_id
 
 
@@ -192,9 +188,9 @@ def test_command_shows_tried_precisions(run: Run, tmp_path: Path, capsys: pytest
     command = ["export", *map(str, (run.dataset, run.knowledge, run.student, run.plain, tmp_path / "bundle"))]
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--requests", "5", "--precision", "auto", "--candidates", "30"])
-    said = " ".join(capsys.readouterr().out.split())
-    assert "chosen; 180 valid rows, 30 candidates" in said
-    assert all(f" {precision} " in said for precision in ("fp32", "int8", "bf16"))
+    output = " ".join(capsys.readouterr().out.split())
+    assert "chosen; 180 valid rows, 30 candidates" in output
+    assert all(f" {precision} " in output for precision in ("fp32", "int8", "bf16"))
     with pytest.raises(SystemExit, match="2"):
         main([*command, "--precision", "fp8"])
 
@@ -209,11 +205,6 @@ def test_words_of_every_item(exported: Exported) -> None:
     users = [json.loads(line) for line in exported.bundle.path(USER_WORDS).read_text().splitlines()]
     assert [one["id"] for one in users] == list(exported.inputs.knowledge.users)
     assert all(set(one) == {"id", "explicit", "implicit", "tags"} for one in users)
-
-
-def test_bundle_without_semantics_has_no_encoder(plain: Exported) -> None:
-    assert not {ENCODER, TOKENIZER} & set(plain.bundle.manifest.files)
-    assert not plain.bundle.path(ENCODER).exists()
 
 
 def test_finished_export_is_skipped(plain: Exported, brief: Brief, tmp_path: Path) -> None:
@@ -236,12 +227,8 @@ def test_finished_export_is_skipped(plain: Exported, brief: Brief, tmp_path: Pat
     assert len(brief.replay.read_text().splitlines()) == 5
 
 
-def _with_own_model(inputs: ExportInputs) -> ExportInputs:
-    return replace(inputs, trained=copy.deepcopy(inputs.trained))
-
-
 def test_bundle_that_fails_proof_is_not_written(plain: Exported, tmp_path: Path) -> None:
-    inputs = _with_own_model(plain.inputs)
+    inputs = replace(plain.inputs, trained=copy.deepcopy(plain.inputs.trained))
 
     def perturb(step: str, done: int) -> None:
         """Changes the weights after the graph was made of them."""
@@ -264,33 +251,28 @@ def test_interrupted_export_keeps_previous_bundle(plain: Exported, tmp_path: Pat
 
     with pytest.raises(Cut):
         export_bundle(plain.inputs.recipe(), out, tmp_path / "replay.jsonl", 10, cut)
-    assert [one.name for one in tmp_path.iterdir()] == ["bundle"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     assert open_bundle(out).bundle_id == plain.bundle.bundle_id
 
 
-def test_rejects_other_dataset(run: Run, tmp_path: Path) -> None:
-    other = write_tiny_dataset(tmp_path / "dataset", seed=1)
-    with pytest.raises(ModelFolderError, match="was trained on another state of the dataset .*; train again"):
-        load_inputs(other, run.knowledge, run.student, run.semantic, None)
-
-
-def test_rejects_other_student(run: Run, tmp_path: Path) -> None:
-    student = tmp_path / "student"
+def test_rejects_inputs_of_others(run: Run, tmp_path: Path) -> None:
+    other, knowledge, student = (tmp_path / name for name in ("dataset", "knowledge", "student"))
+    write_tiny_dataset(other, seed=1)
+    shutil.copytree(run.knowledge, knowledge)
+    teach = json.loads((knowledge / "teach.json").read_text())
+    (knowledge / "teach.json").write_text(json.dumps({**teach, "dataset": "another"}))
     shutil.copytree(run.student, student)
     record = json.loads((student / "student.json").read_text())
     (student / "student.json").write_text(json.dumps({**record, "fingerprint": "0" * 64}))
     vectors = load_vectors(run.student)
     save_vectors(StudentVectors("0" * 64, vectors.items, vectors.users), student)
+
+    with pytest.raises(ModelFolderError, match="was trained on another state of the dataset .*; train again"):
+        load_inputs(other, run.knowledge, run.student, run.semantic, None)
+    with pytest.raises(MsdError, match="is about the dataset 'another', not 'tiny'; run `msd teach`"):
+        load_inputs(run.dataset, knowledge, run.student, run.semantic, None)
     with pytest.raises(ModelFolderError, match="was trained with the vectors of another student"):
         load_inputs(run.dataset, run.knowledge, student, run.semantic, None)
-
-
-def test_rejects_knowledge_of_other_dataset(run: Run, tmp_path: Path) -> None:
-    shutil.copytree(run.knowledge, tmp_path / "knowledge")
-    path = tmp_path / "knowledge" / "teach.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "dataset": "another"}))
-    with pytest.raises(MsdError, match="is about the dataset 'another', not 'tiny'; run `msd teach`"):
-        load_inputs(run.dataset, tmp_path / "knowledge", run.student, run.semantic, None)
 
 
 def test_teacher_words_change_fingerprint(run: Run, plain: Exported, tmp_path: Path) -> None:
@@ -325,17 +307,17 @@ def test_command_reports_proof(run: Run, tmp_path: Path, capsys: pytest.CaptureF
     for word in ("written", "done before"):
         with pytest.raises(SystemExit, match="0"):
             main(command)
-        said = " ".join(capsys.readouterr().out.split())
-        assert f", {word}; onnxruntime and torch differ by" in said
-        assert "over 5 requests" in said
-        assert re.search(r"the graph runs 200 candidates in \d+ µs.* as it was traced", said)
+        output = " ".join(capsys.readouterr().out.split())
+        assert f", {word}; onnxruntime and torch differ by" in output
+        assert "over 5 requests" in output
+        assert re.search(r"the graph runs 200 candidates in \d+ µs.* as it was traced", output)
 
 
 def test_explain_writes_report(plain: Exported, brief: Brief, tmp_path: Path) -> None:
-    report = json.loads(brief.told.read_text("utf-8"))
+    report = json.loads(brief.report.read_text("utf-8"))
     assert {one["operator"] for one in report["split"]} & {"MatMul", "Gemm"}
     assert all(one["left"] for one in report["left"])
-    assert not export_bundle(plain.inputs.recipe(), brief.bundle, None, 5, quiet, explain=brief.told)
+    assert not export_bundle(plain.inputs.recipe(), brief.bundle, None, 5, quiet, explain=brief.report)
     with pytest.raises(Cut):
         export_bundle(plain.inputs.recipe(), brief.bundle, None, 5, _cut_at_once, explain=tmp_path / "lost.json")
 

@@ -1,7 +1,10 @@
-"""ranker.onnx scores as torch does, with the user once and any number of candidates."""
+"""ranker.onnx scores as torch does, with the user once and any number of candidates. The served graph is the fastest
+that is proved, and runs in each precision.
+"""
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,25 +14,31 @@ import torch
 
 from model_export.errors import ExportError
 from model_export.export import TOLERANCE
+from model_export.factorise import linear
+from model_export.factorise.report import Rule
+from model_export.factorise.values import Affine
+from model_export.fast_graph import PROVED_AT, FastGraph, fastest_graph, pick
+from model_export.graph import open_run
 from model_export.parity import BundleRows, Expected, check_parity, serving_requests
+from model_export.precision.evidence import Evidence
 from model_export.ranker import HEADS, ranker_graph, torch_scores
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER
 from msd.contract.golden import golden_tensors
+from msd.contract.precision import Precision
 from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import Curve
+from tests.bundles.bf16 import has_bf16
 from tests.model_export.conftest import Exported, quiet
+from tests.model_export.factorise.graphs import graph_of
 
 BOTH = pytest.mark.parametrize("name", ["exported", "plain"])
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-
 def _pctr(path: Path, tensors: Tensors) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    (scores,) = _session(path).run(list(HEADS), tensors)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (scores,) = session.run(list(HEADS), tensors)
     return np.asarray(scores)
 
 
@@ -106,8 +115,8 @@ def test_calibration_is_part_of_the_graph(exported: Exported, tmp_path: Path) ->
         trained.calibrator.set(curve)
         (tmp_path / RANKER).write_bytes(ranker_graph(trained))
         np.testing.assert_allclose(_pctr(tmp_path / RANKER, tensors), 1 / (1 + np.exp(-curve(logits))), atol=1e-5)
-    said = exported.bundle.manifest.calibration
-    assert Curve(**said).knots == exported.inputs.trained.calibrator.curve().knots.tolist()
+    record = exported.bundle.manifest.calibration
+    assert Curve(**record).knots == exported.inputs.trained.calibrator.curve().knots.tolist()
 
 
 @pytest.mark.parametrize(
@@ -128,3 +137,88 @@ def test_parity_rejects_other_weights(exported: Exported, by: float, message: st
 
 def _by_torch(trained: TrainedRanker) -> Expected:
     return Expected(lambda tensors: torch_scores(trained, tensors), "torch")
+
+
+@pytest.fixture(scope="module")
+def traced(exported: Exported) -> bytes:
+    return ranker_graph(exported.inputs.trained)
+
+
+@pytest.fixture(scope="module")
+def fast(traced: bytes, exported: Exported, evidence: Evidence) -> FastGraph:
+    return fastest_graph(traced, exported.bundle.schema, 200, evidence.request)
+
+
+def test_factorised_graph_scores_as_the_plain_one(
+    traced: bytes, fast: FastGraph, exported: Exported, evidence: Evidence
+) -> None:
+    assert 0.0 <= fast.max_diff <= 1e-12
+    served = exported.bundle.path(RANKER).read_bytes()
+    for candidates in PROVED_AT:
+        tensors = evidence.request(candidates)
+        expected = open_run(traced, "fp32", HEADS)(tensors)
+        assert expected.shape == (1, candidates)
+        for one in (fast.graph, served):
+            np.testing.assert_allclose(open_run(one, "fp32", HEADS)(tensors), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("plain", "passed", "few", "served"),
+    [
+        (100, 50, 60, "passed"),
+        (100, 50, 40, "few"),
+        (100, 50, 46, "passed"),
+        (40, 50, 60, "plain"),
+        (95, 99, 99, "plain"),
+        (100, 92, 96, "plain"),
+    ],
+)
+def test_picks_fastest_graph(plain: float, passed: float, few: float, served: str) -> None:
+    assert pick({"plain": plain, "passed": passed, "few": few}) == served
+
+
+def test_served_graph_was_fastest(traced: bytes, fast: FastGraph) -> None:
+    assert set(fast.microseconds) == {"plain", "passed", "few"}
+    assert fast.served == pick(fast.microseconds)
+    assert (fast.graph == traced) == (fast.served == "plain")
+    assert (Rule.USER_MATRIX in fast.report.used) <= (fast.served != "few")
+
+
+def test_manifest_has_measurements(exported: Exported) -> None:
+    record = exported.bundle.manifest.provenance["graph"]
+    nodes = len(onnx.load(exported.bundle.path(RANKER)).graph.node)
+    assert nodes == record["nodes"]["plain" if record["served"] == "plain" else "passed"]
+    assert record["nodes"]["passed"] < record["nodes"]["plain"]
+    assert record["candidates"] == 200
+    assert set(record["microseconds"]) == {"plain", "passed", "few"}
+    assert min(record["microseconds"].values()) > 0
+    assert record["rules"]["linear"] > 0
+
+
+def test_wrong_pass_stops_export(
+    traced: bytes, exported: Exported, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = linear._sum
+
+    def forgetful(*parts: Any) -> Affine:  # noqa: ANN401 - whatever the rule takes
+        made = right(*parts)
+        return Affine(made.shape, made.terms, None) if made.terms else made
+
+    monkeypatch.setattr(linear, "_sum", forgetful)
+    with pytest.raises(ExportError, match="differs by .* between the plain and the factorised graph"):
+        fastest_graph(traced, exported.bundle.schema, 200, evidence.request)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"] if has_bf16() else ["fp32"])
+def test_graph_ignores_unused_input(precision: Precision) -> None:
+    tensors = {"item_semantic": np.full((3, 4), 0.25, np.float32), "item_dense": np.ones((3, 1), np.float32)}
+
+    graph = graph_of(
+        """g (float[n,4] item_semantic, float[n,1] item_dense) => (float[n] pctr) {
+            product = MatMul (item_semantic, ones) logit = Squeeze (product, axes) pctr = Sigmoid (logit) }""",
+        ones=np.ones((4, 1)),
+        axes=[1],
+    )
+    found = open_run(graph.SerializeToString(), precision, ["pctr"])(tensors)
+
+    np.testing.assert_allclose(found, np.full((1, 3), 1 / (1 + np.exp(-1))), atol=0.01)

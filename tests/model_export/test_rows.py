@@ -13,15 +13,13 @@ from model_export.parity import serving_requests
 from msd.contract.bundle import ROWS
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
-from msd.contract.rows import RowCodec, Rows, RowSide, has_semantic
+from msd.contract.rows import ROW_SIDES, RowCodec, Rows, RowSide, has_semantic
 from msd.contract.state import Event, StateRule, advance
 from msd.dataset.split import Part
-from operations.catalogue.catalogue import make_catalogue, make_here
 from operations.catalogue.parquet import read_part
 from tests.contract.examples import fold_all
 from tests.model_export.conftest import Exported
-
-SIDES: tuple[RowSide, ...] = ("user", "item")
+from tests.operations.catalogue.made import make
 
 
 def _read(exported: Exported, side: RowSide) -> tuple[list[str], Rows]:
@@ -32,20 +30,14 @@ def _read(exported: Exported, side: RowSide) -> tuple[list[str], Rows]:
     return features.entities.ids, file.get(features.entities.ids)
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_rows_hold_encoded_columns(exported: Exported, side: RowSide) -> None:
+@pytest.mark.parametrize("side", ROW_SIDES)
+def test_rows_hold_encoded_columns_and_adapted_vectors(exported: Exported, side: RowSide) -> None:
     features = exported.features.user if side == "user" else exported.features.item
     _, rows = _read(exported, side)
     assert rows.found.all()
     assert rows.damaged == 0
     assert np.array_equal(rows.records["categorical"], features.entities.categorical[:-1])
     assert np.array_equal(rows.records["numeric"], features.entities.numeric[:-1])
-
-
-@pytest.mark.parametrize("side", SIDES)
-def test_rows_hold_adapted_vectors_in_fp16(exported: Exported, side: RowSide) -> None:
-    features = exported.features.user if side == "user" else exported.features.item
-    _, rows = _read(exported, side)
     present = features.present[:-1]
     with torch.no_grad():
         vectors = exported.inputs.trained.adaptors.adapt(side, features.vectors[:-1], present).numpy()
@@ -55,7 +47,7 @@ def test_rows_hold_adapted_vectors_in_fp16(exported: Exported, side: RowSide) ->
     assert np.abs(rows.records["semantic"]).max() < 64
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("side", ROW_SIDES)
 def test_counts_and_histories_of_window_and_train_rows(exported: Exported, side: RowSide) -> None:
     dataset, features, schema = exported.inputs.dataset, exported.features, exported.bundle.schema
     ids, rows = _read(exported, side)
@@ -67,7 +59,7 @@ def test_counts_and_histories_of_window_and_train_rows(exported: Exported, side:
     for place, one in enumerate(ids):
         mine = counted.filter(counted[f"{side}_id"] == one).select("at", "label", "item_id")
         folded = fold_all(rule, (Event(at, bool(label), item) for at, label, item in mine.iter_rows()))
-        # Later rows of a user exist and are not counted, so his counts are complete up to his last counted row only.
+        # Later rows of a user are not counted, so their counts are complete up to their last counted row only.
         expected = folded if side == "user" else advance(rule, folded, ends_at)
         record = rows.records[place]
         assert record["impressions"] == pytest.approx(expected.impressions, rel=1e-5)
@@ -84,9 +76,7 @@ def test_catalogue_rows_equal_export_except_counts(exported: Exported, tmp_path:
     (tmp_path / "items").mkdir()
     columns = [name for name in ("text", *bundle.schema.settable["item"]) if name in table.columns]
     table.select(pl.col("item_id").alias("id"), *columns).write_parquet(tmp_path / "items" / "all.parquet")
-    done = make_catalogue(
-        tmp_path / "items", bundle, tmp_path / "out", lambda jobs: make_here(jobs, 1), lambda there, total: None
-    )
+    done = make(tmp_path / "items", bundle, tmp_path / "out")
     ids, rows = _read(exported, "item")
     codec = RowCodec(bundle.schema, "item", bundle.bundle_id)
     made = {one: row for rows in read_part(tmp_path / "out" / "all.parquet") for one, row in rows}

@@ -19,22 +19,22 @@ def test_prints_key_and_entry(tmp_path: Path) -> None:
     assert found is not None
     assert (found.name, sorted(found.scopes)) == ("ads", ["events", "score"])
     assert found.not_after is not None
-    told = run_msd("key", "new", "--name", "ads", "--scope", "admin").stdout
-    (key,) = (line.strip() for line in told.splitlines() if line.startswith("  msd_"))
-    (kept,) = (line for line in told.splitlines() if line.startswith("  {"))
-    assert json.loads(kept) == {"name": "ads", "scopes": ["admin"], "sha256": hashlib.sha256(key.encode()).hexdigest()}
+    lines = run_msd("key", "new", "--name", "ads", "--scope", "admin").stdout.splitlines()
+    (key,) = (line.strip() for line in lines if line.startswith("  msd_"))
+    (entry,) = (line for line in lines if line.startswith("  {"))
+    assert json.loads(entry) == {"name": "ads", "scopes": ["admin"], "sha256": hashlib.sha256(key.encode()).hexdigest()}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--name", "a b", "--scope", "score"], "error: name: "),
         (["--name", "a", "--scope", "root"], f"expected one of {', '.join(KEY_SCOPES)}"),
     ],
 )
-def test_rejects_invalid_key_options(arguments: list[str], said: str) -> None:
+def test_rejects_invalid_key_options(arguments: list[str], message: str) -> None:
     ended = run_msd("key", "new", *arguments)
 
     assert ended.returncode == 2
-    assert said in ended.stderr
+    assert message in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -16,26 +16,21 @@ from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
-from msd.contract.rows import Records, RowCodec, RowSide, unpack_history
+from msd.contract.rows import ROW_SIDES, RowCodec, RowSide, unpack_history
 from operations.delta import DELTA, REMOVED, DeltaManifest, open_delta, write_delta
 from operations.publish import publish, publish_delta
 from service.redis.keys import key_prefix, rows_key
 from service.redis.publication import PublishError
 from tests.bundles.factory import AT, build_bundle, reseal
+from tests.operations.catalogue.made import cut, flip, quiet
 from tests.service.live import PAUSE_S, live_service, run_msd, wait_until
 
-SIDES: tuple[RowSide, ...] = ("user", "item")
 Rows = dict[RowSide, dict[str, bytes]]
 
 
-def quiet(copied: int, total: int) -> None:
-    """No progress bar."""
-
-
 def rows_of(bundle: Bundle) -> Rows:
-    """All rows of a bundle, by id."""
     found: Rows = {}
-    for side in SIDES:
+    for side in ROW_SIDES:
         codec = RowCodec(bundle.schema, side, bundle.bundle_id)
         file = RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id)
         found[side] = dict(file.scan(0, file.count))
@@ -55,18 +50,12 @@ def exported_again(
         records = np.frombuffer(bytearray(b"".join(row[:size] for row in raw)), codec.dtype)
         for place, one in enumerate(kept):
             records["clicks"][place] += clicks.get(one, 0)
-        records = records.copy()
         records["written_at"] = AT + later_s
-        seal(records)
+        records["checksum"] = [crc32(record.tobytes()[:-4]) for record in records]
         histories = [unpack_history(row[size:]) or () for row in raw] if side == "user" else []
         write_row_file(folder / ROWS[side], codec, bundle.bundle_id, kept, records, histories)
     reseal(folder)
     return open_bundle(folder)
-
-
-def seal(records: Records) -> None:
-    """Makes the checksums right again."""
-    records["checksum"] = [crc32(record.tobytes()[:-4]) for record in records]
 
 
 @pytest.fixture
@@ -77,16 +66,14 @@ def newer(bundle: Bundle, tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def delta(bundle: Bundle, newer: Bundle, tmp_path: Path) -> Path:
-    """The folder of what leads there."""
     write_delta(bundle, newer, tmp_path / "delta")
     return tmp_path / "delta"
 
 
 def held(server: ValkeyServer, bundle: Bundle) -> Rows:
-    """The rows that a server holds."""
     with Redis.from_url(server.connection_url) as client:
         found: Rows = {}
-        for side in SIDES:
+        for side in ROW_SIDES:
             prefix = key_prefix(bundle.bundle_id, side).encode()
             keys = list(client.scan_iter(match=prefix + b"*"))
             values = [client.get(key) for key in keys]
@@ -98,24 +85,17 @@ def held(server: ValkeyServer, bundle: Bundle) -> Rows:
         return found
 
 
-def test_delta_has_changes_only(delta: Path, newer: Bundle) -> None:
-    opened = open_delta(delta)
-    rows = rows_of(newer)
-
-    assert dict(opened.rows["item"].scan(0, 9)) == {one: rows["item"][one] for one in ("i1", "i2", "new")}
+def test_delta_changes_its_rows_only(redis_server: ValkeyServer, bundle: Bundle, newer: Bundle, delta: Path) -> None:
+    url, opened, rows = redis_server.connection_url, open_delta(delta), rows_of(newer)
+    assert dict(opened.rows["item"].scan(0, 9)) == {item: rows["item"][item] for item in ("i1", "i2", "new")}
     assert dict(opened.rows["user"].scan(0, 9)) == {"u3": rows["user"]["u3"]}
     assert opened.removed == {"user": ["u19"], "item": ["i299"]}
 
-
-def test_delta_changes_its_rows_only(redis_server: ValkeyServer, bundle: Bundle, newer: Bundle, delta: Path) -> None:
-    url = redis_server.connection_url
     publish(bundle.folder, url, quiet)
     before = held(redis_server, bundle)
     done = publish_delta(delta, url, quiet)
     after = held(redis_server, bundle)
-
     assert (done.users, done.items, done.removed_keys, done.repeated) == (1, 3, 2, False)
-    rows = rows_of(newer)
     differ: dict[RowSide, set[str]] = {"item": {"i1", "i2", "new"}, "user": {"u3"}}
     for side, changed in differ.items():
         assert after[side].keys() == rows[side].keys()
@@ -153,85 +133,52 @@ def test_needs_published_bundle(redis_server: ValkeyServer, bundle: Bundle, othe
             publish_delta(delta, url, quiet)
         publish(other_bundle.folder, url, quiet)
     assert held(redis_server, bundle) == {"user": {}, "item": {}}
-
-
-def test_half_copied_bundle_takes_no_delta(redis_server: ValkeyServer, bundle: Bundle, delta: Path) -> None:
-    url = redis_server.connection_url
-    publish(bundle.folder, url, quiet)
-
-    def interrupt(copied: int, total: int) -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         publish(bundle.folder, url, interrupt)
     with pytest.raises(PublishError, match="or not all of them"):
         publish_delta(delta, url, quiet)
 
 
-def test_interrupted_delta_can_be_repeated(
-    redis_server: ValkeyServer, bundle: Bundle, newer: Bundle, delta: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = redis_server.connection_url
-    publish(bundle.folder, url, quiet)
-    monkeypatch.setattr("operations.publish.CHUNK", 1)
-
-    def interrupt(copied: int, total: int) -> None:
-        if copied:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        publish_delta(delta, url, interrupt)
-    assert not publish_delta(delta, url, quiet).repeated
-    assert held(redis_server, bundle)["item"]["new"] == rows_of(newer)["item"]["new"]
+def interrupt(copied: int, total: int) -> None:
+    if copied:
+        raise KeyboardInterrupt
 
 
-def test_interrupted_delta_blocks_others(
-    redis_server: ValkeyServer, bundle: Bundle, delta: Path, tmp_path: Path
+def test_interrupted_delta_blocks_others_and_can_be_repeated(
+    redis_server: ValkeyServer,
+    bundle: Bundle,
+    newer: Bundle,
+    delta: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url = redis_server.connection_url
     other = exported_again(tmp_path / "other", {"u3": 9})
     write_delta(bundle, other, tmp_path / "another")
     publish(bundle.folder, url, quiet)
-
-    def interrupt(copied: int, total: int) -> None:
-        if copied:
-            raise KeyboardInterrupt
+    monkeypatch.setattr("operations.publish.CHUNK", 1)
 
     with pytest.raises(KeyboardInterrupt):
         publish_delta(delta, url, interrupt)
     with pytest.raises(PublishError, match="holds rows between .* in order, or the newest bundle whole"):
         publish_delta(tmp_path / "another", url, quiet)
+    assert not publish_delta(delta, url, quiet).repeated
+    assert held(redis_server, bundle)["item"]["new"] == rows_of(newer)["item"]["new"]
     publish(other.folder, url, quiet)
     assert held(redis_server, bundle)["user"] == rows_of(other)["user"]
 
 
-def test_rejects_another_bundle(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
+def test_rejects_another_bundle_and_existing_folder(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="their rows do not mix: publish the new one whole"):
         write_delta(bundle, other_bundle, tmp_path / "delta")
     assert not (tmp_path / "delta").exists()
-
-
-def test_keeps_existing_folder(bundle: Bundle, newer: Bundle) -> None:
     with pytest.raises(BundleError, match="exists; give a new folder"):
-        write_delta(bundle, newer, bundle.folder)
+        write_delta(bundle, bundle, bundle.folder)
 
 
-def cut(path: Path) -> None:
-    """Half of the file."""
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flip(path: Path) -> None:
-    """One other bit."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def other_base(path: Path) -> None:
-    """A manifest that says something else than was sealed."""
+def other_bundle_id(path: Path) -> None:
     document = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps({**document, "base": "0" * 64}))
+    path.write_text(json.dumps({**document, "bundle_id": "0" * 32}))
 
 
 @pytest.mark.parametrize("removed", ["[1]", "{", '{"user": ["u1"]}', '{"user": [], "item": [5]}'])
@@ -247,11 +194,11 @@ def test_rejects_invalid_removed_ids(delta: Path, removed: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "said"),
+    ("name", "change", "message"),
     [
         (DELTA, Path.unlink, "No such file or directory; not a folder written by `msd delta`"),
         (DELTA, cut, "delta.json: "),
-        (DELTA, other_base, "its contents do not match its own hash"),
+        (DELTA, other_bundle_id, "its contents do not match its own hash"),
         ("items.rows", Path.unlink, "items.rows: missing; copy the delta again"),
         ("items.rows", cut, "copy the delta again"),
         ("users.rows", flip, "users.rows: is not what delta.json says"),
@@ -259,12 +206,12 @@ def test_rejects_invalid_removed_ids(delta: Path, removed: str) -> None:
     ],
 )
 def test_damaged_delta_is_not_published(
-    redis_server: ValkeyServer, bundle: Bundle, delta: Path, name: str, change: Callable[[Path], None], said: str
+    redis_server: ValkeyServer, bundle: Bundle, delta: Path, name: str, change: Callable[[Path], None], message: str
 ) -> None:
     publish(bundle.folder, redis_server.connection_url, quiet)
     change(delta / name)
 
-    with pytest.raises(BundleError, match=said):
+    with pytest.raises(BundleError, match=message):
         publish_delta(delta, redis_server.connection_url, quiet)
     assert held(redis_server, bundle) == rows_of(bundle)
 

@@ -1,4 +1,4 @@
-"""Logs of real services are scored again to the same bits, whatever the precision; what differs is found and told."""
+"""Logs of real services are scored again to the same bits in any precision, and differences are found."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.log import RequestRecord
 from msd.contract.precision import Precision
 from msd.contract.rows import RowCodec
-from operations.replay.log import LogError, LogReplay, replay_log
+from operations.replay.log import LogError, LogReplay
 from service.request_log.files import encode
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import RuntimeRefused
@@ -25,27 +25,11 @@ from tests.bundles.ranker_graph import Recipe
 from tests.operations.signing_keys import Keys
 from tests.service.faults import ModelRuns
 from tests.service.live import live_service, run_msd, wait_until
-from tests.service.request_log.log import Logging, awaited, logged, logging_service, records
-
-
-def log_of(bundle: Bundle, folder: Path, documents: list[dict[str, Any]], **more: object) -> Path:
-    """The log of a service that was asked for these."""
-    settings: dict[str, Any] = {"log_dir": folder / "log", "log_sample": 1, "LOG_FLUSH_S": 3600, **more}
-    with live_service(bundle.folder, folder, **settings) as service:
-        for document in documents:
-            before = logged(service, "handed")
-
-            def is_handed(document: dict[str, Any] = document, before: float = before) -> bool:
-                assert service.score(document).status_code == 200
-                return logged(service, "handed") > before
-
-            wait_until(is_handed)
-        assert service.terminate() == 0
-    return folder / "log"
+from tests.service.request_log.log import Logging, awaited, logging_service, records
 
 
 def many_requests() -> list[dict[str, Any]]:
-    """Of many numbers of candidates, whose products round otherwise; with and without a time of their own."""
+    """Return requests of many sizes, whose products round otherwise; with and without a time of their own."""
     sized = [
         {"user_id": f"u{size % 20}", "candidates": {"id": [f"i{place}" for place in range(size)]}}
         for size in (1, 2, 3, 17, 64, 100, 255)
@@ -55,17 +39,20 @@ def many_requests() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def logging(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logging]:
-    """A service that logs everything."""
     with logging_service(bundle, tmp_path_factory.mktemp("logging")) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory, logging: Logging) -> list[RequestRecord]:
-    """Records of the shared service, of all kinds of requests."""
+def answered(logging: Logging) -> list[RequestRecord]:
     with logging.service.client() as client:
         replies = [client.post("/v1/score", json=document).json() for document in many_requests()]
     return list(awaited(logging.folder, [reply["request_id"] for reply in replies]).values())
+
+
+@pytest.fixture(scope="module")
+def logs(logging: Logging) -> list[RequestRecord]:
+    """Records of the shared service, of all kinds of requests."""
+    return answered(logging)
 
 
 def test_log_scores_reproduce_exactly(logs: list[RequestRecord], bundle: Bundle) -> None:
@@ -76,18 +63,14 @@ def test_log_scores_reproduce_exactly(logs: list[RequestRecord], bundle: Bundle)
     assert max(len(record.item_ids) for record in logs) == 255
 
 
-def test_finds_changed_score(logs: list[RequestRecord], bundle: Bundle) -> None:
+def test_finds_changed_score_time_or_row(logs: list[RequestRecord], bundle: Bundle) -> None:
     scores = [column.copy() for column in logs[0].scores]
     scores[1][0] = np.nextafter(scores[1][0], np.float32(1))
     found = LogReplay([bundle]).replay([replace(logs[0], scores=scores), *logs[1:]], lambda: None)
-
-    assert found.mismatches == 1
-    assert found.differences[0].request_id == logs[0].request_id
+    assert [request_id for request_id, _ in found.differences] == [logs[0].request_id]
     assert 0 < found.max_abs_diff < 1e-6
 
-
-def test_finds_changed_time_or_row(logs: list[RequestRecord], bundle: Bundle) -> None:
-    record = next(one for one in logs if one.user_found and len(one.item_ids) > 2)
+    record = next(record for record in logs if record.user_found and len(record.item_ids) > 2)
     codec = RowCodec(bundle.schema, "user", bundle.bundle_id)
     user = np.frombuffer(bytearray(record.user_row), codec.dtype)
     user["clicks"] += 1
@@ -100,11 +83,11 @@ def test_finds_changed_time_or_row(logs: list[RequestRecord], bundle: Bundle) ->
     found = LogReplay([bundle]).replay([record, *changed], lambda: None)
 
     assert found.mismatches == 4
-    assert [one.what[:6] for one in found.differences] == ["scores", "scores", "other ", "other "]
+    assert [difference[:6] for _, difference in found.differences] == ["scores", "scores", "other ", "other "]
 
 
 def test_stale_rows_and_failed_store_reproduce(logs: list[RequestRecord], bundle: Bundle) -> None:
-    record = next(one for one in logs if not one.rungs and len(one.item_ids) > 2)
+    record = next(record for record in logs if not record.rungs and len(record.item_ids) > 2)
     count = len(record.item_ids)
     stale = replace(record, items_stale=b"\1" * len(record.items_found), rungs=["cached"] * count)
     found = LogReplay([bundle]).replay([stale], lambda: None)
@@ -113,18 +96,18 @@ def test_stale_rows_and_failed_store_reproduce(logs: list[RequestRecord], bundle
 
 
 def test_cold_ad_vector_reproduces(logs: list[RequestRecord], bundle: Bundle) -> None:
-    record = next(one for one in logs if "nothing" in one.item_ids)
+    record = next(record for record in logs if "nothing" in record.item_ids)
     codec = RowCodec(bundle.schema, "item", bundle.bundle_id)
     items = np.frombuffer(bytearray(record.item_rows), codec.dtype)
     place = record.item_ids.index("nothing")
     (width,) = items["semantic"].shape[1:]
     items[place] = codec.encoded(np.full((1, width), 0.5, np.float16))[0]
-    rungs: list[str | None] = ["encoded" if one == "nothing" else None for one in record.item_ids]
+    rungs: list[str | None] = ["encoded" if item_id == "nothing" else None for item_id in record.item_ids]
     cold = replace(record, item_rows=items.tobytes(), rungs=rungs)
     found = LogReplay([bundle]).replay([cold], lambda: None)
 
     # The degradation is right, the scores are those without the vector.
-    assert [one.what[:6] for one in found.differences] == ["scores"]
+    assert [difference[:6] for _, difference in found.differences] == ["scores"]
     assert found.max_abs_diff > 1e-3
 
 
@@ -145,7 +128,7 @@ def test_other_runtime_is_compared_by_tolerance(
     found = LogReplay([bundle]).replay([record, near, far], lambda: None)
 
     assert (found.exact, found.near, found.mismatches) == (0, 3, 1)
-    assert [one for one in found.unlike if one.startswith(reason)]
+    assert next(iter(found.unlike)).startswith(reason)
 
 
 def test_skips_requests_of_other_bundles(logs: list[RequestRecord], bundle: Bundle, other_bundle: Bundle) -> None:
@@ -178,27 +161,26 @@ LOW_PRECISIONS: dict[Precision, tuple[str, str, bool]] = {
 
 @pytest.mark.parametrize("precision", LOW_PRECISIONS)
 def test_lower_precision_reproduces_exactly(precision: Precision, tmp_path: Path) -> None:
-    """Where the CPU can run it; elsewhere there is no such log, for it is not served."""
+    """Where the CPU can run it; elsewhere such a bundle is not served."""
     runtime, refusal, is_offered = LOW_PRECISIONS[precision]
-    made = build_bundle(tmp_path / precision, Recipe(dense=True, int8=precision == "int8"))
+    folder = build_bundle(tmp_path / precision, Recipe(dense=True, int8=precision == "int8")).folder
     reseal(
-        made.folder,
+        folder,
         tolerances={tolerance_key(runtime, "cpu", precision): 0.1},
         precision={"asked": precision, "chosen": precision},
     )
+    made = open_bundle(folder)
     if not is_offered:
         with pytest.raises(RuntimeRefused, match=refusal):
-            open_runtime(open_bundle(made.folder), Settings(bundle=made.folder))
+            open_runtime(made, Settings(bundle=folder))
         return
-    log = log_of(made, tmp_path, many_requests(), max_candidates=255)
-    found = replay_log(log, [open_bundle(made.folder)], "as logged", None, lambda: None)
-
+    with logging_service(made, tmp_path) as running:
+        found = LogReplay([made]).replay(answered(running), lambda: None)
     assert found.exact == found.requests >= 12
     assert (found.mismatches, found.max_abs_diff) == (0, 0.0)
 
 
 def test_partial_answer_reproduces_exactly(bundle: Bundle, tmp_path: Path) -> None:
-    """How long a run takes is learned, and then asked for a part of it."""
     settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "LOG_FLUSH_S": 3600}
     request = {"user_id": "u1", "candidates": {"id": [f"i{place % 30}" for place in range(40)]}}
     runs = ModelRuns(tmp_path)
@@ -238,9 +220,9 @@ def test_replay_log_command(logs: list[RequestRecord], bundle: Bundle, tmp_path:
 
     ended = run_msd("replay", str(bad / "requests-1.parquet"), "--bundle", str(bundle.folder), "--json")
     assert ended.returncode == 1
-    told = json.loads(ended.stdout)
-    assert (told["requests"], told["mismatches"]) == (3, 1)
-    assert told["differences"][0][0] == logs[0].request_id
+    summary = json.loads(ended.stdout)
+    assert (summary["requests"], summary["mismatches"]) == (3, 1)
+    assert summary["differences"][0][0] == logs[0].request_id
 
     trusted = Keys(tmp_path).public
     ended = run_msd("replay", str(good), "--bundle", str(bundle.folder), MSD_TRUSTED_KEYS=str(trusted))

@@ -100,7 +100,7 @@ def test_some_first_candidates_are_explored_and_replayed(client: httpx.Client, u
     altered.explore["propensity"] += 1e-15  # type: ignore[index]
     differs = LogReplay([unsure]).replay([altered], lambda: None)
     assert differs.mismatches == 1
-    assert "explores" in differs.differences[0].what
+    assert "explores" in differs.differences[0][1]
 
 
 def test_seed_decides_alone(client: httpx.Client) -> None:

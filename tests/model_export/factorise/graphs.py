@@ -1,14 +1,23 @@
-"""Small graphs written as text, and feeds for any graph."""
+"""Graphs that the pass is tried on, and feeds: small ones written as text, our own ranker and its baselines, and torch
+models of shapes that rankers may have, each of which takes (user [1, 4], history [1, T, 4], item [N, 4]).
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+from torch import Tensor, nn
 
-from msd.contract.schema import Side
+from model_export.graph import to_onnx
+from model_export.ranker import HEADS, ServingRanker
+from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, Semantic, Sequence, Side, State
+from msd.ranker.batch import TrainedRanker
+from msd.ranker.model import RankerConfig
+from msd.student.record import VECTOR_DIM
 
 COUNTS = (1, 3, 50, 200)
 Feeds = Mapping[str, NDArray[Any]]
@@ -26,7 +35,6 @@ def graph_of(text: str, **weights: object) -> onnx.ModelProto:
 
 
 def some(*shape: int, seed: int = 0) -> NDArray[np.float32]:
-    """Weights of that shape."""
     return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
 
 
@@ -59,3 +67,153 @@ def feeds_of(model: onnx.ModelProto, candidates: int, seed: int = 0, **lengths: 
 def requests(model: onnx.ModelProto, **lengths: int) -> list[Feeds]:
     """Feeds of one, a few and many candidates."""
     return [feeds_of(model, count, seed=count, **lengths) for count in COUNTS]
+
+
+PLACES = 5
+WIDTH = 4
+_EXAMPLE_CANDIDATES = 3
+
+
+SCHEMA = FeatureSchema(
+    fields=(
+        Categorical(name="user_id", side="user", is_id=True, buckets=20),
+        Categorical(name="city", side="user", vocabulary=("p", "q", "r")),
+        Semantic(name="user_semantic", side="user", dim=8),
+        State(name="user_counts", side="user", prior=0.1, strength=5.0, half_life_s=1e6, age_cap_s=1e6),
+        Sequence(name="history", length=7),
+        Categorical(name="item_id", side="item", is_id=True, buckets=30),
+        Bag(name="genres", side="item", vocabulary=("x", "y", "z"), max_values=3),
+        Categorical(name="studio", side="item", vocabulary=("a", "b", "c", "d")),
+        Categorical(name="language", side="item", vocabulary=("en", "fr", "de")),
+        Numeric(name="price", side="item"),
+        Semantic(name="item_semantic", side="item", dim=8),
+        State(name="item_counts", side="item", prior=0.1, strength=5.0, half_life_s=1e6, age_cap_s=1e6),
+        Categorical(name="hour", side="context", vocabulary=("0", "1")),
+    )
+)
+RANKERS = ("msd", "lr", "deepfm", "din", "dcnv2")
+
+
+def ranker(network: str) -> tuple[onnx.ModelProto, dict[str, Side]]:
+    """Our own network or a baseline with random weights, as it is exported, and its inputs' sides."""
+    torch.manual_seed(5)
+    config = RankerConfig.model_validate({"network": network, "hidden": (16, 8), "selected": 3})
+    trained = TrainedRanker(SCHEMA, config, VECTOR_DIM).eval()
+    with torch.no_grad():
+        for weight in trained.ranker.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    module = ServingRanker(trained).eval()
+    axes = {spec.name: {0: "candidates"} for spec in SCHEMA.tensors if spec.side == "item"}
+    examples = tuple(
+        torch.zeros(
+            (_EXAMPLE_CANDIDATES if spec.side == "item" else 1, *spec.shape),
+            dtype=torch.int32 if spec.dtype == "int32" else torch.float32,
+        )
+        for spec in SCHEMA.tensors
+    )
+    content = to_onnx(module, examples, module.names, HEADS, axes | {HEADS[0]: {0: "candidates"}})
+    return onnx.load_from_string(content), {spec.name: spec.side for spec in SCHEMA.tensors}
+
+
+class Listwise(nn.Module):
+    """A softmax over the candidates: each score depends on all."""
+
+    def forward(self, user: Tensor, history: Tensor, item: Tensor) -> Tensor:
+        scores: Tensor = (item * user).sum(-1)
+        return torch.softmax(scores + history.mean(), 0)
+
+
+class ItemsToItems(nn.Module):
+    """Attention among the candidates, N × N."""
+
+    def forward(self, user: Tensor, history: Tensor, item: Tensor) -> Tensor:
+        weights = torch.softmax(item @ item.T / 2, -1)
+        return (weights @ item * user).sum(-1) + history.mean(1).sum(-1)
+
+
+class ManyHeads(nn.Module):
+    """torch's own attention, of each candidate over the history."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+    def forward(self, user: Tensor, history: Tensor, item: Tensor) -> Tensor:
+        rows = history.expand(item.shape[0], *history.shape[1:])
+        seen, _ = self.attention(item.unsqueeze(1), rows, rows)
+        scores: Tensor = (seen.squeeze(1) * user).sum(-1)
+        return scores
+
+
+class Recurrent(nn.Module):
+    """A GRU over the history alone, and one over history and target."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alone, self.together = (nn.GRU(width, WIDTH, batch_first=True) for width in (WIDTH, 2 * WIDTH))
+
+    def forward(self, user: Tensor, history: Tensor, item: Tensor) -> Tensor:
+        _, state = self.alone(history)
+        n, places = item.shape[0], history.shape[1]
+        both = [history.expand(n, places, WIDTH), item.unsqueeze(1).expand(n, places, WIDTH)]
+        _, last = self.together(torch.cat(both, -1))
+        scores: Tensor = (last[-1] * item * state[-1] * user).sum(-1)
+        return scores
+
+
+class Sorted(nn.Module):
+    """The order of the candidates' own numbers, and of the candidates."""
+
+    def forward(self, user: Tensor, history: Tensor, item: Tensor) -> Tensor:
+        rows, _ = torch.sort(item * user, -1)
+        first = torch.topk(rows.sum(-1), 1).values
+        return rows[:, -1] - rows[:, 0] + first + history.mean()
+
+
+class Masked(nn.Module):
+    """Scores masked by −∞ before a softmax over history and target; a whole history may be masked."""
+
+    def forward(self, user: Tensor, history: Tensor, item: Tensor) -> Tensor:
+        scores = history.sum(-1).masked_fill(history[..., 0] < 3, float("-inf"))
+        own = (item * user).sum(-1, keepdim=True)
+        weights = torch.softmax(torch.cat([scores.expand(item.shape[0], -1), own], -1), -1)
+        rows = torch.cat([history.expand(item.shape[0], *history.shape[1:]), item.unsqueeze(1)], 1)
+        return (weights.unsqueeze(-1) * rows).sum((1, 2))
+
+
+class Dotted(nn.Module):
+    """Target attention by dot products, the history as it comes, of any length."""
+
+    def forward(self, user: Tensor, history: Tensor, item: Tensor) -> Tensor:
+        scores = torch.matmul(history.expand(item.shape[0], -1, -1), item.unsqueeze(-1)).squeeze(-1)
+        seen = torch.matmul(torch.softmax(scores, -1).unsqueeze(1), history).squeeze(1)
+        return (seen * user).sum(-1)
+
+
+class Normed(nn.Module):
+    """Batch norm, PReLU and einsum, as older CTR models have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.slope = nn.BatchNorm1d(2 * WIDTH), nn.PReLU(2 * WIDTH)
+        self.norm.running_mean = torch.linspace(-1, 1, 2 * WIDTH)
+        self.norm.running_var = torch.linspace(0.5, 2, 2 * WIDTH)
+        self.head = nn.Linear(2 * WIDTH, 1)
+
+    def forward(self, user: Tensor, history: Tensor, item: Tensor) -> Tensor:
+        x = torch.cat([user.expand(item.shape[0], -1), item], -1)
+        scores = torch.einsum("btd,nd->ntb", history, item).squeeze(-1)
+        logits: Tensor = self.head(self.slope(self.norm(x))).squeeze(-1)
+        return logits + scores.amax(-1) + torch.einsum("nd,nd->n", item, item)
+
+
+ODD = (Listwise, ItemsToItems, ManyHeads, Recurrent, Sorted, Masked, Dotted, Normed)
+
+
+def odd(kind: type[nn.Module], *, any_length: bool = False) -> onnx.ModelProto:
+    """Export one of ODD."""
+    torch.manual_seed(3)
+    examples = (torch.randn(1, WIDTH), torch.randn(1, PLACES, WIDTH), torch.randn(_EXAMPLE_CANDIDATES, WIDTH))
+    axes = {"item": {0: "N"}, "score": {0: "N"}} | ({"history": {1: "L"}} if any_length else {})
+    content = to_onnx(kind().eval(), examples, ("user", "history", "item"), ("score",), axes)
+    return onnx.load_from_string(content)

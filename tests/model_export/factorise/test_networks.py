@@ -17,8 +17,7 @@ from model_export.factorise.proof import prove
 from model_export.factorise.report import Report, Rule
 from msd.contract.schema import Side
 from tests.lab.reference.small import SMALL, network
-from tests.model_export.factorise.graphs import COUNTS, Feeds, feeds_of
-from tests.model_export.factorise.models import RANKERS, ranker
+from tests.model_export.factorise.graphs import COUNTS, RANKERS, Feeds, feeds_of, ranker
 
 USED = {
     "reference": {Rule.USER_MATRIX, Rule.LINEAR, Rule.WEIGHTED_SUM, Rule.GATHER, Rule.BIAS},

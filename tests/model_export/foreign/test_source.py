@@ -105,16 +105,27 @@ def _serves(bundle: Bundle) -> dict[str, float]:
 def test_command_exports_graph_with_all_heads(
     run: Run, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, out, told = write(Theirs(run)), tmp_path / "bundle", tmp_path / "told.json"
-    command = ["export", "--onnx", path, "--dataset", run.dataset, "--out", out, "--explain", told, "--requests", "60"]
+    path, out, report = write(Theirs(run)), tmp_path / "bundle", tmp_path / "report.json"
+    command = [
+        "export",
+        "--onnx",
+        path,
+        "--dataset",
+        run.dataset,
+        "--out",
+        out,
+        "--explain",
+        report,
+        "--requests",
+        "60",
+    ]
     with pytest.raises(SystemExit, match="0"):
         main([str(one) for one in command])
-    said = " ".join(capsys.readouterr().out.split())
-    assert "written; onnxruntime and the graph given differ by" in said
+    assert "written; onnxruntime and the graph given differ by" in " ".join(capsys.readouterr().out.split())
     bundle = open_bundle(out)
     assert bundle.manifest.heads == ("pctr", "pcvr")
     assert all(worst <= 1e-6 for worst in _serves(bundle).values())
-    assert {"linear", "gather"} & json.loads(told.read_text("utf-8"))["rules"].keys()
+    assert {"linear", "gather"} & json.loads(report.read_text("utf-8"))["rules"].keys()
     with pytest.raises(SystemExit, match="0"):
         main([str(one) for one in command])
     assert "done before" in capsys.readouterr().out
@@ -169,6 +180,9 @@ def test_rejects_folders_that_do_not_match(run: Run, write: Write, tmp_path: Pat
         (tensors / "tensors.json").write_text(json.dumps({**record, key: "f" * 64}), "utf-8")
         with pytest.raises(TensorFolderError, match=message):
             load_foreign(path, run.dataset, tensors, run.student, {})
+    strange = write(Theirs(run), ("nobody", *NAMES[1:]))
+    with pytest.raises(ExportError, match=r"theirs.onnx: the graph's input 'nobody' is not in the schema"):
+        load_foreign(strange, run.dataset, None, None, {})
 
 
 @pytest.mark.parametrize(
@@ -185,12 +199,6 @@ def test_rejects_scores_that_are_not_probabilities(
     with pytest.raises(ExportError, match=message):
         export_bundle(load_foreign(path, run.dataset, None, None, {}).recipe(), tmp_path / "bundle", None, 12, quiet)
     assert [one.name for one in tmp_path.iterdir()] == ["theirs.onnx"]
-
-
-def test_error_names_file_and_input(run: Run, write: Write) -> None:
-    path = write(Theirs(run), ("nobody", *NAMES[1:]))
-    with pytest.raises(ExportError, match=r"theirs.onnx: the graph's input 'nobody' is not in the schema"):
-        load_foreign(path, run.dataset, None, None, {})
 
 
 @pytest.mark.parametrize(

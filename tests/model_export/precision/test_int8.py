@@ -1,7 +1,6 @@
 """int8: every large layer, whatever its form; scales that no neighbour in the batch can move."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -10,89 +9,55 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from model_export.errors import ExportError
 from model_export.precision.int8 import quantise
+from tests.model_export.factorise.graphs import graph_of
 
 Floats = NDArray[np.float32]
 RNG = np.random.default_rng(3)
 WEIGHTS = RNG.normal(0, 0.3, (48, 24)).astype(np.float32)
 BIAS = RNG.normal(0, 1, 24).astype(np.float32)
-Layer = tuple[list[onnx.NodeProto], dict[str, Floats]]
 
 
-def _gemm(**attributes: Any) -> onnx.NodeProto:  # noqa: ANN401
-    return helper.make_node("Gemm", ["x", "w", "b"], ["y"], **attributes)
+def _layer(nodes: str, **weights: Floats) -> onnx.ModelProto:
+    places = {"axis": [1], "first": [0], "eight": [8], "last": [24]}
+    return graph_of(f"layer (float[N,48] x) => (float[N,M] y) {{ {nodes} }}", **weights, **places)
 
 
-LAYERS: dict[str, Layer] = {
-    "MatMul": ([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": WEIGHTS}),
-    "Gemm": ([_gemm()], {"w": WEIGHTS, "b": BIAS}),
-    "Gemm of transposed weights": ([_gemm(transB=1)], {"w": np.ascontiguousarray(WEIGHTS.T), "b": BIAS}),
-    "transposed before": (
-        [helper.make_node("Transpose", ["v"], ["w"], perm=[1, 0]), helper.make_node("MatMul", ["x", "w"], ["y"])],
-        {"v": np.ascontiguousarray(WEIGHTS.T)},
-    ),
-    "a constant node": (
-        [
-            helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(WEIGHTS)),
-            helper.make_node("MatMul", ["x", "w"], ["y"]),
-        ],
-        {},
-    ),
-    "a bias for all outputs": ([_gemm()], {"w": WEIGHTS, "b": BIAS[:1]}),
-    "a bias that comes with the request": (
-        [helper.make_node("ReduceSum", ["x", "axis"], ["s"]), helper.make_node("Gemm", ["x", "w", "s"], ["y"])],
-        {"w": WEIGHTS},
-    ),
-    "a bias that candidates share": (
-        [
-            helper.make_node("ReduceMean", ["x", "from"], ["m"]),
-            helper.make_node("Slice", ["m", "from", "end", "axis"], ["s"]),
-            helper.make_node("Gemm", ["x", "w", "s"], ["y"]),
-        ],
-        {"w": WEIGHTS},
-    ),
-    "read twice": (
-        [
-            helper.make_node("MatMul", ["x", "w"], ["one"]),
-            helper.make_node("MatMul", ["x", "v"], ["two"]),
-            helper.make_node("Add", ["one", "two"], ["y"]),
-        ],
-        {"w": WEIGHTS, "v": WEIGHTS[::-1].copy()},
-    ),
-}
-LEFT: dict[str, Layer] = {
-    "few inputs": (
-        [helper.make_node("Slice", ["x", "from", "to", "axis"], ["s"]), helper.make_node("MatMul", ["s", "w"], ["y"])],
-        {"w": WEIGHTS[:8]},
-    ),
-    "few outputs": ([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": WEIGHTS[:, :1].copy()}),
-    "scaled": ([_gemm(alpha=0.5)], {"w": WEIGHTS, "b": BIAS}),
-    "no constant": (
-        [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]), helper.make_node("MatMul", ["x", "t"], ["y"])],
-        {},
-    ),
-}
-
-
-def _graph(layer: Layer) -> bytes:
-    nodes, weights = layer
-    places = {"from": [0], "to": [8], "end": [24], "axis": [1]}
-    known = [numpy_helper.from_array(one, name) for name, one in weights.items()]
-    known += [numpy_helper.from_array(np.array(one, np.int64), name) for name, one in places.items()]
-    graph = helper.make_graph(
-        nodes,
-        "layer",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 48])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", "M"])],
-        known,
-    )
-    model: bytes = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
-    ).SerializeToString()
+def _constant() -> onnx.ModelProto:
+    """Return the layer of a matrix that is a node's, not an initializer."""
+    model = _layer("y = MatMul (x, w)")
+    node = helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(WEIGHTS))
+    model.graph.node.insert(0, node)
     return model
+
+
+LAYERS = {
+    "MatMul": _layer("y = MatMul (x, w)", w=WEIGHTS),
+    "Gemm": _layer("y = Gemm (x, w, b)", w=WEIGHTS, b=BIAS),
+    "Gemm of transposed weights": _layer("y = Gemm <transB = 1> (x, w, b)", w=WEIGHTS.T, b=BIAS),
+    "transposed before": _layer("w = Transpose <perm = [1, 0]> (v) y = MatMul (x, w)", v=WEIGHTS.T),
+    "a constant node": _constant(),
+    "a bias for all outputs": _layer("y = Gemm (x, w, b)", w=WEIGHTS, b=BIAS[:1]),
+    "a bias that comes with the request": _layer("s = ReduceSum (x, axis) y = Gemm (x, w, s)", w=WEIGHTS),
+    "a bias that candidates share": _layer(
+        "m = ReduceMean (x, first) s = Slice (m, first, last, axis) y = Gemm (x, w, s)", w=WEIGHTS
+    ),
+    "read twice": _layer("one = MatMul (x, w) two = MatMul (x, v) y = Add (one, two)", w=WEIGHTS, v=WEIGHTS[::-1]),
+}
+LEFT = {
+    "few inputs": _layer("s = Slice (x, first, eight, axis) y = MatMul (s, w)", w=WEIGHTS[:8]),
+    "few outputs": _layer("y = MatMul (x, w)", w=WEIGHTS[:, :1]),
+    "scaled": _layer("y = Gemm <alpha = 0.5> (x, w, b)", w=WEIGHTS, b=BIAS),
+    "no constant": _layer("t = Transpose <perm = [1, 0]> (x) y = MatMul (x, t)"),
+}
+
+
+def _graph(layer: onnx.ModelProto) -> bytes:
+    content: bytes = layer.SerializeToString()
+    return content
 
 
 def _rows(count: int, seed: int = 0) -> Floats:
@@ -144,7 +109,7 @@ def test_weights_have_scale_per_output() -> None:
     """One output a thousand times as large as the others must not drown them."""
     weights = WEIGHTS.copy()
     weights[:, 0] *= 1_000
-    graph, x = _graph(([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weights})), _rows(200)
+    graph, x = _graph(_layer("y = MatMul (x, w)", w=weights)), _rows(200)
     error = np.abs(_run(quantise(graph, [{"x": x}]), x) - _run(graph, x))
 
     assert error[:, 1:].max() < 0.2

@@ -23,7 +23,6 @@ COLUMNS: Mapping[str, Sequence[Any]] = {
 
 
 def write_shard(path: Path, columns: Mapping[str, Any] = COLUMNS) -> Path:
-    """A shard of some columns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(dict(columns)), path)
     return path
@@ -38,12 +37,23 @@ def write_items(folder: Path, shards: int = 3, rows: int = 4) -> Path:
     return folder
 
 
+def cut(path: Path) -> None:
+    """Keep half of the file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    """Change one bit, in Parquet among the values."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+
+
 def quiet(there: int, total: int) -> None:
     """No progress bar."""
 
 
 def make(items: Path, bundle: Bundle, out: Path, processes: int = 1) -> Finished:
-    """The rows of a folder of shards, made here."""
     return make_catalogue(items, bundle, out, lambda jobs: make_here(jobs, processes), quiet)
 
 

@@ -21,7 +21,7 @@ from msd.contract.errors import MsdError
 from msd.contract.rows import has_semantic
 from operations.catalogue.manifest import CATALOGUE, CatalogueError, open_catalogue
 from tests.bundles.encoder_graph import POISON, encode_alone
-from tests.operations.catalogue.made import COLUMNS, make, records_of, write_items, write_shard
+from tests.operations.catalogue.made import COLUMNS, cut, flip, make, records_of, write_items, write_shard
 from tests.service.live import ROOT, run_msd, wait_until
 
 
@@ -56,6 +56,10 @@ def test_several_processes_make_equal_rows(cold_bundle: Bundle, tmp_path: Path) 
         for name in ("categorical", "numeric", "semantic", "flags"):
             assert all(np.array_equal(one[key][name], two[key][name]) for key in one)
 
+    write_shard(items / "001.parquet", {"id": ["a"], "price": ["9"]})
+    with pytest.raises(CatalogueError, match=r"001\.parquet, row 1: price should be a number"):
+        make(items, cold_bundle, tmp_path / "three", processes=2)
+
 
 def test_resumes_with_missing_parts(cold_bundle: Bundle, tmp_path: Path) -> None:
     items, out = write_items(tmp_path / "items"), tmp_path / "out"
@@ -69,7 +73,7 @@ def test_resumes_with_missing_parts(cold_bundle: Bundle, tmp_path: Path) -> None
     done = make(items, cold_bundle, out)
     assert (done.parts, done.parts_made, done.rows) == (3, 2, 10)
     assert (out / "000.parquet").stat().st_mtime_ns == kept
-    assert open_catalogue(out).manifest.rows == 10
+    assert open_catalogue(out).rows == 10
 
     write_shard(items / "002.parquet", {"id": ["another"]})
     done = make(items, cold_bundle, out)
@@ -78,7 +82,7 @@ def test_resumes_with_missing_parts(cold_bundle: Bundle, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         ({"id": ["a", "a"]}, r"000\.parquet, row 2: id 'a' occurs twice"),
         ({"id": ["a", ""]}, "row 2: id should have from 1 to 256 characters"),
@@ -96,18 +100,11 @@ def test_resumes_with_missing_parts(cold_bundle: Bundle, tmp_path: Path) -> None
     ],
     ids=lambda value: "" if isinstance(value, str) else None,
 )
-def test_rejects_invalid_values(columns: Mapping[str, Any], said: str, cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_rejects_invalid_values(columns: Mapping[str, Any], message: str, cold_bundle: Bundle, tmp_path: Path) -> None:
     write_shard(tmp_path / "items" / "000.parquet", columns)
-    with pytest.raises(CatalogueError, match=said):
+    with pytest.raises(CatalogueError, match=message):
         make(tmp_path / "items", cold_bundle, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*"))
-
-
-def test_error_of_a_process_is_raised(cold_bundle: Bundle, tmp_path: Path) -> None:
-    items = write_items(tmp_path / "items")
-    write_shard(items / "001.parquet", {"id": ["a"], "price": ["9"]})
-    with pytest.raises(CatalogueError, match=r"001\.parquet, row 1: price should be a number"):
-        make(items, cold_bundle, tmp_path / "out", processes=2)
 
 
 def test_rejects_id_in_two_shards(cold_bundle: Bundle, tmp_path: Path) -> None:
@@ -118,33 +115,22 @@ def test_rejects_id_in_two_shards(cold_bundle: Bundle, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / CATALOGUE).exists()
 
 
-def cut(path: Path) -> None:
-    """Half of the file."""
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flip(path: Path) -> None:
-    """One other bit, among the values."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 1
-    path.write_bytes(content)
-
-
-def no_parquet(path: Path) -> None:
-    """Another kind of file."""
-    path.write_bytes(b"id,text\n1,a tent\n")
-
-
 @pytest.mark.parametrize(
-    ("damage", "said"),
-    [(cut, "not readable as Parquet"), (no_parquet, "not readable as Parquet"), (flip, "damaged at row 1")],
+    ("damage", "message"),
+    [
+        (cut, "not readable as Parquet"),
+        (lambda path: path.write_bytes(b"id,text\n1,a tent\n"), "not readable as Parquet"),
+        (flip, "damaged at row 1"),
+    ],
 )
-def test_rejects_damaged_shard(damage: Callable[[Path], None], said: str, cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_rejects_damaged_shard(
+    damage: Callable[[Path], object], message: str, cold_bundle: Bundle, tmp_path: Path
+) -> None:
     shard = tmp_path / "items" / "a.parquet"
     shard.parent.mkdir()
     pq.write_table(pa.table({"id": [f"item {n * n}" for n in range(9_000)]}), shard, write_page_checksum=True)
     damage(shard)
-    with pytest.raises(CatalogueError, match=rf"a\.parquet: {said}"):
+    with pytest.raises(CatalogueError, match=rf"a\.parquet: {message}"):
         make(shard.parent, cold_bundle, tmp_path / "out")
 
 
@@ -158,6 +144,9 @@ def test_rejects_unsuitable_folders(cold_bundle: Bundle, other_bundle: Bundle, b
         make(items, cold_bundle, items)
     with pytest.raises(MsdError, match="has no encoder listed in its manifest"):
         make(items, bundle, out)
+    # Items without a text need none.
+    write_shard(tmp_path / "plain" / "a.parquet", {name: COLUMNS[name] for name in ("id", "price")})
+    assert make(tmp_path / "plain", bundle, tmp_path / "rows") == (bundle.bundle_id, 1, 1, 4, 0)
     make(items, cold_bundle, out)
     with pytest.raises(CatalogueError, match=f"has rows of bundle {cold_bundle.bundle_id}, asked for are"):
         make(items, other_bundle, out)
@@ -167,12 +156,6 @@ def test_rejects_unsuitable_folders(cold_bundle: Bundle, other_bundle: Bundle, b
     write_shard(out / "older.parquet")
     with pytest.raises(CatalogueError, match=r"older\.parquet: belongs to no shard of .*items; remove it"):
         make(items, cold_bundle, out)
-
-
-def test_bundle_without_encoder_needs_no_text(bundle: Bundle, tmp_path: Path) -> None:
-    """This one has vectors and no encoder: items without a text need none."""
-    write_shard(tmp_path / "items" / "a.parquet", {name: COLUMNS[name] for name in ("id", "price")})
-    assert make(tmp_path / "items", bundle, tmp_path / "out") == (bundle.bundle_id, 1, 1, 4, 0)
 
 
 def test_catalogue_command(cold_bundle: Bundle, tmp_path: Path) -> None:
@@ -200,9 +183,9 @@ def test_signal_ends_all_processes_and_leaves_nothing(
             wait_until(lambda: len(list(out.glob(".*"))) == processes)
             (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
             # All processes write there: it ends with the last of them.
-            _, said = running.communicate(timeout=60)
+            _, errors = running.communicate(timeout=60)
         except BaseException:
             os.killpg(running.pid, signal.SIGKILL)
             raise
-    assert running.returncode == status, said
+    assert running.returncode == status, errors
     assert number == signal.SIGKILL or not list(out.iterdir())

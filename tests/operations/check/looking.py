@@ -26,7 +26,6 @@ def finding(findings: Sequence[Finding], level: Level, what: str) -> Finding:
 
 
 def levels(findings: Sequence[Finding]) -> set[str]:
-    """All that there are."""
     return {finding.level for finding in findings}
 
 

@@ -21,31 +21,22 @@ from operations.publish import publish
 from service.http.keys import new_key
 from service.machine import usable_cores
 from tests.bundles.factory import reseal
+from tests.operations.catalogue.made import quiet
 from tests.operations.check.looking import check, finding, levels, settings_of
 from tests.service.live import run_msd
 
 
 def test_threads_must_fit_cores(bundle: Bundle) -> None:
     cores = int(usable_cores()) or 1
-    finding(
-        look_at_machine(settings_of(bundle.folder, workers=cores)),
-        "ok",
-        f"{cores} scoring threads with 1 threads a run",
-    )
-    finding(
-        look_at_machine(settings_of(bundle.folder, workers=cores + 1)),
-        "warning",
-        f"{cores + 1} scoring threads with 1 threads a run",
-    )
-    finding(
-        look_at_machine(settings_of(bundle.folder, threads=cores + 1)),
-        "warning",
-        f"1 scoring threads with {cores + 1} threads a run",
-    )
-    if cores > 1:
-        finding(
-            look_at_machine(settings_of(bundle.folder, workers=1)), "note", "1 scoring threads with 1 threads a run"
-        )
+    cases: list[tuple[int, int, Level]] = [
+        (cores, 1, "ok"),
+        (cores + 1, 1, "warning"),
+        (1, cores + 1, "warning"),
+        (1, 1, "note" if cores > 1 else "ok"),
+    ]
+    for workers, threads, level in cases:
+        found = look_at_machine(settings_of(bundle.folder, workers=workers, threads=threads))
+        finding(found, level, f"{workers} scoring threads with {threads} threads a run")
 
 
 def test_open_files_must_cover_connections(bundle: Bundle) -> None:
@@ -73,25 +64,20 @@ def test_reports_open_access(bundle: Bundle) -> None:
     finding(found, "warning", "the playground needs no API key on 0.0.0.0")
 
 
-def _write_keys(path: Path, **ends: timedelta | None) -> None:
-    now = datetime.now(UTC)
-    entries = [
-        new_key(name, ("score",), None if end is None else now + end)[1].model_dump(mode="json")
-        for name, end in ends.items()
-    ]
-    path.write_text(json.dumps({"keys": entries}))
-
-
 def test_checks_keys(bundle: Bundle, tmp_path: Path) -> None:
-    path = tmp_path / "keys.json"
+    path, now = tmp_path / "keys.json", datetime.now(UTC)
     settings = settings_of(bundle.folder, keys_file=path)
+    good, gone, going = (
+        new_key(name, ("score",), None if days is None else now + timedelta(days=days))[1].model_dump(mode="json")
+        for name, days in (("good", None), ("gone", -1), ("going", 2))
+    )
     finding(look_at_entry(settings), "error", "No such file")
-    _write_keys(path, good=None)
+    path.write_text(json.dumps({"keys": [good]}))
     assert levels(look_at_entry(settings)) == {"ok"}
-    _write_keys(path, good=None, gone=timedelta(days=-1), going=timedelta(days=2))
+    path.write_text(json.dumps({"keys": [good, gone, going]}))
     finding(look_at_entry(settings), "note", "expired: gone")
     finding(look_at_entry(settings), "warning", "expire soon: going")
-    _write_keys(path, gone=timedelta(days=-1))
+    path.write_text(json.dumps({"keys": [gone]}))
     finding(look_at_entry(settings), "error", "all keys have expired")
     path.chmod(0o666)
     finding(look_at_entry(settings), "error", "all users of the machine can write it")
@@ -153,7 +139,7 @@ def test_command_fails_on_an_error(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_command_prints_table(bundle: Bundle) -> None:
-    ended = run_msd("check", str(bundle.folder), COLUMNS="160", **dict.fromkeys(("MSD_MAX_CONNECTIONS",), "1000000"))
+    ended = run_msd("check", str(bundle.folder), COLUMNS="160", MSD_MAX_CONNECTIONS="1000000")
 
     assert ended.returncode == 0
     assert "→ raise it (ulimit -n 1000064" in ended.stdout
@@ -179,8 +165,6 @@ def test_rejects_invalid_options(arguments: list[str], message: str) -> None:
 
 @pytest.fixture
 def look(redis_server: ValkeyServer, bundle: Bundle, tmp_path: Path) -> Callable[..., list[Finding]]:
-    """Looks at the server, as the bundle's service would."""
-
     def looked(login: str = "", **given: object) -> list[Finding]:
         url = f"redis://{login}127.0.0.1:{redis_server.port}/0"
         settings = settings_of(bundle.folder, **{"store": "redis", "redis_url": url, **given})
@@ -189,13 +173,9 @@ def look(redis_server: ValkeyServer, bundle: Bundle, tmp_path: Path) -> Callable
     return looked
 
 
-def _client(server: ValkeyServer) -> Redis:
-    return Redis(port=server.port)
-
-
 def test_redis_in_order(look: Callable[..., list[Finding]], redis_server: ValkeyServer, bundle: Bundle) -> None:
     finding(look(), "error", "no rows are published")
-    publish(bundle.folder, f"redis://127.0.0.1:{redis_server.port}/0", lambda _, __: None)
+    publish(bundle.folder, f"redis://127.0.0.1:{redis_server.port}/0", quiet)
     found = look()
 
     assert levels(found) == {"ok"}
@@ -207,10 +187,10 @@ def test_reports_problems_of_redis(
     look: Callable[..., list[Finding]], redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle
 ) -> None:
     url = f"redis://127.0.0.1:{redis_server.port}/0"
-    publish(other_bundle.folder, url, lambda _, __: None)
+    publish(other_bundle.folder, url, quiet)
     finding(look(), "error", f"Redis points to bundle {other_bundle.bundle_id}")
-    publish(bundle.folder, url, lambda _, __: None)
-    with _client(redis_server) as client:
+    publish(bundle.folder, url, quiet)
+    with Redis(port=redis_server.port) as client:
         client.delete(f"msd:{bundle.bundle_id}:rows")
         finding(look(), "warning", "a publication is in progress")
         client.config_set("maxmemory-policy", "allkeys-lru")
@@ -220,17 +200,13 @@ def test_reports_problems_of_redis(
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", int(client.info("memory")["used_memory"]))
         finding(look(), "warning", "of maxmemory is used")
-
-
-def test_live_states_need_persistence(look: Callable[..., list[Finding]], redis_server: ValkeyServer) -> None:
-    finding(look(live="on"), "warning", "appendonly is off")
-    with _client(redis_server) as client:
+        finding(look(live="on"), "warning", "appendonly is off")
         client.config_set("appendonly", "yes")
-    finding(look(live="on"), "ok", "live states are persistent")
+        finding(look(live="on"), "ok", "live states are persistent")
 
 
 def test_checks_permissions_in_redis(look: Callable[..., list[Finding]], redis_server: ValkeyServer) -> None:
-    with _client(redis_server) as client:
+    with Redis(port=redis_server.port) as client:
         rights = "on >hunter2 ~msd:* +hello +get +mget +ping +client|setinfo"
         client.execute_command("ACL", "SETUSER", "narrow", *rights.split())
         found = look("narrow:hunter2@")

@@ -4,9 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-from prometheus_client import CONTENT_TYPE_LATEST
 
 import native
 from msd.contract.bundle import Bundle
@@ -14,7 +12,6 @@ from msd.free_port import free_port
 from operations.check.running import look_at_running, read_totals
 from operations.service_client import ServiceClient, tls_of
 from service.http.keys import new_key
-from tests.bundles.factory import golden_requests
 from tests.operations.check.looking import check, finding, levels, settings_of
 from tests.service.live import LiveService, live_service, wait_until
 
@@ -34,13 +31,12 @@ def guarded(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def open_to_all(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """A service that has refused nobody, as the one that other tests share may have."""
+    """A service that rejected no request, unlike the shared one."""
     with live_service(bundle.folder, tmp_path_factory.mktemp("open")) as running:
         yield running
 
 
 def client_of(service: LiveService, key_file: Path | None = None) -> ServiceClient:
-    """As the command makes it."""
     return ServiceClient(service.url, key_file, tls_of(None, None, None))
 
 
@@ -54,6 +50,8 @@ def test_open_local_service_is_in_order(open_to_all: LiveService, bundle: Bundle
     else:
         finding(found, "note", "the native core is not served: not built")
     finding(found, "ok", "on cpu in fp32")
+    found = look_at_running(client_of(open_to_all), settings_of(bundle.folder, provider="cuda"))
+    finding(found, "error", "the settings say cuda")
 
 
 def test_guarded_service_needs_key(guarded: LiveService) -> None:
@@ -63,11 +61,6 @@ def test_guarded_service_needs_key(guarded: LiveService) -> None:
     finding(found, "note", "/v1/model answers 401")
     found = look_at_running(client_of(guarded, guarded.log_path.with_name("key")), None)
     assert levels(found) == ({"ok"} if native.core else {"ok", "note"})
-
-
-def test_other_provider_is_an_error(service: LiveService, bundle: Bundle) -> None:
-    settings = settings_of(bundle.folder, provider="cuda")
-    finding(look_at_running(client_of(service), settings), "error", "the settings say cuda")
 
 
 def test_reports_stale_keys(guarded: LiveService, tmp_path: Path) -> None:
@@ -104,15 +97,3 @@ def test_reports_why_service_is_not_ready(copied_bundle: Path, tmp_path: Path) -
     with live_service(copied_bundle, tmp_path, wait_ready=False) as running:
         wait_until(lambda: "golden 2" in running.ready()["missing"].get("model", ""))
         finding(look_at_running(client_of(running), None), "error", "not ready: model: golden 2 differs")
-
-
-def test_reads_metrics_of_a_service(service: LiveService) -> None:
-    with service.client() as client:
-        client.post("/v1/score", json=golden_requests()[0])
-        answer = client.get("/metrics")
-    totals = read_totals(answer.text)
-
-    assert totals["msd_ready"] == 1
-    assert totals["msd_requests_total"] >= 1
-    assert httpx.codes(answer.status_code) is httpx.codes.OK
-    assert answer.headers["content-type"].split(";")[0] == CONTENT_TYPE_LATEST.split(";")[0]

@@ -51,10 +51,6 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     kept: Keeper
 
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.do_GET()
-
     def do_GET(self) -> None:
         kept, path = self.kept, self.path.split("?")[0]
         kept.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))

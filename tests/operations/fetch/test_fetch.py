@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 import trustme
+from obstore.store import S3Store
 
 from msd.contract.bundle import MANIFEST, RANKER, open_bundle
 from msd.contract.errors import BundleError, MsdError
@@ -41,7 +42,6 @@ from service.trust import Trust
 fetch.unpack = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 fetch.fetch(sys.argv[1], sys.argv[2], Path(sys.argv[3]), 2**24, Trust(None))
 """
-NOBODY = Trust(None)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _fetch(url: str, digest: str, folder: Path) -> Fetched:
-    return fetch(url, digest, folder, ROOM, NOBODY)
+    return fetch(url, digest, folder, ROOM, Trust(None))
 
 
 def _stored(url: str) -> StoredArchive:
@@ -90,12 +90,6 @@ def test_fetches_bundle_once(kept: Keeper, archive: Archive, tmp_path: Path) -> 
     assert first.bundle.bundle_id == archive.bundle_id
     assert len(kept.asked) == asked == 1
     assert sorted(path.name for path in folder.parent.iterdir()) == ["served"]
-
-
-def test_replaces_another_bundle(kept: Keeper, archive: Archive, copied_bundle: Path, tmp_path: Path) -> None:
-    _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, copied_bundle)
-
-    assert (copied_bundle / ORIGIN).read_text().strip() == archive.digest.removeprefix("sha256:")
 
 
 def test_wrong_digest_leaves_nothing(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
@@ -168,14 +162,11 @@ def test_leftover_part_is_completed_or_replaced(
         assert [headers.get("range") for _, headers in kept.asked] == ["bytes=999-"]
 
 
-def test_waits_for_server_that_recovers(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
+def test_waits_for_server_or_gives_up_and_keeps_part(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
     kept.fails = 5
     _download(kept, archive, tmp_path / "part")
-
     assert (tmp_path / "part").read_bytes() == archive.content
 
-
-def test_gives_up_on_failing_server_and_keeps_part(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
     kept.fails = 99
     (tmp_path / "part").write_bytes(archive.content[:999])
 
@@ -184,9 +175,14 @@ def test_gives_up_on_failing_server_and_keeps_part(kept: Keeper, archive: Archiv
     assert (tmp_path / "part").read_bytes() == archive.content[:999]
 
 
-def test_rejects_archive_over_limit(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
+def test_rejects_archive_over_limit_or_free_space(
+    kept: Keeper, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(FetchError, match=r"limit is 1000 \(--max-mb\)"):
         _download(kept, archive, tmp_path / "part", room=1_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
+    with pytest.raises(FetchError, match=rf"{len(archive.content)} bytes are missing, but .* has room for 1000"):
+        _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, tmp_path / "b")
     assert not list(tmp_path.iterdir())
 
 
@@ -218,56 +214,40 @@ def test_checks_certificate_and_refuses_plain_redirect(
         _stored(f"{safe.url}/b.tar.gz").read(0)
 
 
-STS = """<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
-<AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>AKIA</AccessKeyId><SecretAccessKey>s/+=</SecretAccessKey>
-<SessionToken>t0k</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>
-</AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
-AGENT = b"""{"AccessKeyId": "AKIA", "SecretAccessKey": "s/+=", "Token": "t0k", "Expiration": "2099-01-01T00:00:00Z"}"""
+@pytest.mark.parametrize("key", [None, "AKIA"])
+def test_signs_requests_to_s3_by_credentials(
+    safe: Keeper, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    safe.files["/models/a%20b%2B1/b.tar.gz"] = archive.content
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if key else ():
+        monkeypatch.setenv(name, "AKIA")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", safe.url)
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    _fetch("s3://models/a b+1/b.tar.gz", archive.digest, tmp_path / "b")
+    header = safe.asked[0][1].get("authorization", "")
+    scope = re.fullmatch(r"AWS4-HMAC-SHA256 Credential=(\w+)/\d+/eu-west-1/s3/.*", header)
+
+    assert (scope and scope[1]) == key
 
 
 @pytest.mark.parametrize(
-    ("environ", "key", "session"),
+    "environ",
     [
-        ({}, None, None),
-        ({"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "s"}, "AKIA", None),
-        (
-            {
-                "AWS_CONTAINER_CREDENTIALS_FULL_URI": "URL/agent",
-                "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "TOKEN",
-            },
-            "AKIA",
-            "t0k",
-        ),
-        (
-            {
-                "AWS_ROLE_ARN": "arn:aws:iam::1:role/ctr",
-                "AWS_WEB_IDENTITY_TOKEN_FILE": "TOKEN",
-                "AWS_ENDPOINT_URL_STS": "URL/sts",
-            },
-            "AKIA",
-            "t0k",
-        ),
+        {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/agent"},
+        {
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.23/agent",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "T",
+        },
+        {"AWS_WEB_IDENTITY_TOKEN_FILE": "TOKEN", "AWS_ROLE_ARN": "arn:aws:iam::1:role/ctr"},
     ],
-    ids=["public bucket", "keys", "EKS Pod Identity", "role of the service account"],
+    ids=["ECS task", "EKS Pod Identity", "role of the service account"],
 )
-def test_signs_requests_to_s3_by_credentials(
-    safe: Keeper,
-    archive: Archive,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    environ: dict[str, str],
-    key: str | None,
-    session: str | None,
-) -> None:
-    safe.files |= {"/models/a%20b%2B1/b.tar.gz": archive.content, "/agent": AGENT, "/sts": STS.encode()}
-    (tmp_path / "token").write_text("ey.J0.x")
-    for name, value in {**environ, "AWS_ENDPOINT_URL_S3": "URL", "AWS_REGION": "eu-west-1"}.items():
-        monkeypatch.setenv(name, value.replace("URL", safe.url).replace("TOKEN", str(tmp_path / "token")))
-    _fetch("s3://models/a b+1/b.tar.gz", archive.digest, tmp_path / "b")
-    headers = next(headers for path, headers in safe.asked if path.startswith("/models/"))
-    scope = re.fullmatch(r"AWS4-HMAC-SHA256 Credential=(\w+)/\d+/eu-west-1/s3/.*", headers.get("authorization", ""))
-
-    assert (scope and scope[1], headers.get("x-amz-security-token")) == (key, session)
+def test_identity_of_pod_is_used_for_s3(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    store = _stored("s3://models/b.tar.gz").store
+    assert isinstance(store, S3Store)
+    assert str(store.config["skip_signature"]) == "false"
 
 
 def test_reads_local_file(archive: Archive, tmp_path: Path) -> None:
@@ -329,13 +309,14 @@ def test_concurrent_fetches_download_once(kept: Keeper, archive: Archive, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
-def test_damaged_folder_is_fetched_again(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
-    _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, tmp_path / "b")
-    (tmp_path / "b" / RANKER).write_bytes(b"")
-    again = _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, tmp_path / "b")
+def test_other_or_damaged_bundle_is_replaced(kept: Keeper, archive: Archive, copied_bundle: Path) -> None:
+    _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, copied_bundle)
+    assert (copied_bundle / ORIGIN).read_text().strip() == archive.digest.removeprefix("sha256:")
 
+    (copied_bundle / RANKER).write_bytes(b"")
+    again = _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, copied_bundle)
     assert not again.was_there
-    assert open_bundle(tmp_path / "b").bundle_id == archive.bundle_id
+    assert open_bundle(copied_bundle).bundle_id == archive.bundle_id
 
 
 @pytest.mark.parametrize("room", ["for half of the archive", "for the archive alone"])
@@ -349,15 +330,6 @@ def test_full_disk_leaves_nothing(kept: Keeper, archive: Archive, tmp_path: Path
             _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, tmp_path / "b")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (usual, usual))
-    assert not list(tmp_path.iterdir())
-
-
-def test_checks_room_before_download(
-    kept: Keeper, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
-    with pytest.raises(FetchError, match=rf"{len(archive.content)} bytes are missing, but .* has room for 1000"):
-        _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, tmp_path / "b")
     assert not list(tmp_path.iterdir())
 
 

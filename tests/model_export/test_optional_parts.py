@@ -1,9 +1,11 @@
-"""The lean graph of a bundle: proved against torch, measured against the full one, in the manifest; served."""
+"""Optional parts of a bundle: a lean graph, proved against torch and measured against the full one; and uncertainty."""
 
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from model_export.inputs import ExportInputs, load_inputs
 from model_export.lean import prove_lean
 from model_export.parity import BundleRows
 from model_export.ranker import torch_scores
-from msd.contract.bundle import ENCODER, GOLDENS, LEAN_RANKER, RANKER, Bundle, bundle_id_of, open_bundle
+from model_export.uncertainty import measure_uncertainty
+from msd.__main__ import main
+from msd.contract.bundle import ENCODER, GOLDENS, LEAN_RANKER, RANKER, Bundle, Manifest, bundle_id_of, open_bundle
 from msd.contract.golden import read_goldens
 from msd.training.lean import train_lean
 from service.deployment.proof import Pace, prove
@@ -38,7 +42,6 @@ def inputs(run: Run, tmp_path_factory: pytest.TempPathFactory) -> ExportInputs:
 
 @pytest.fixture(scope="module")
 def lean_bundle(inputs: ExportInputs, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle of both."""
     out = tmp_path_factory.mktemp("lean") / "bundle"
     assert export_bundle(inputs.recipe(), out, None, 60, quiet)
     assert not export_bundle(inputs.recipe(), out, None, 60, quiet)
@@ -99,3 +102,39 @@ def test_differing_lean_graph_is_rejected(inputs: ExportInputs, lean_bundle: Bun
     goldens = list(read_goldens(lean_bundle.path(GOLDENS)))
     with pytest.raises(ExportError, match=r"lean\.onnx: a score of request 0 differs by"):
         prove_lean(run, wrong, ["pctr"], BundleRows(lean_bundle), goldens, TOLERANCE, quiet)
+
+
+def test_uncertainty_is_measured_and_keeps_graph(
+    run: Run, plain: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [str(one) for one in (run.dataset, run.knowledge, run.student, run.plain, tmp_path / "bundle")]
+    with pytest.raises(SystemExit, match="0"):
+        main(["export", *folders, "--uncertainty", "--requests", "8"])
+    found = open_bundle(tmp_path / "bundle").manifest
+
+    assert found.uncertainty is not None
+    assert found.uncertainty.coverage.keys() >= {"new"}
+    assert "Held-out ads" in capsys.readouterr().out
+    std = found.uncertainty.logit_std(np.array([0.0, 1_000.0]), np.array([0.3, 0.3]))
+    assert std[0] >= std[1] > 0
+    before = plain.bundle.manifest
+    assert before.uncertainty is None
+    assert "uncertainty" not in json.loads(before.model_dump_json())
+    assert found.bundle_id == before.bundle_id
+    assert found.files[RANKER] == before.files[RANKER]
+
+
+@pytest.mark.parametrize("changes", [{"new": 0.0}, {"new": 11.0}, {"floor": -0.1}, {"information": -1.0}, {"more": 1}])
+def test_rejects_uncertainty_out_of_bounds(plain: Exported, changes: dict[str, float]) -> None:
+    document = plain.bundle.manifest.model_dump(mode="json")
+    document["uncertainty"] = {"new": 0.5, "information": 1.0, "floor": 0.1, **changes}
+
+    with pytest.raises(ValueError, match="uncertainty"):
+        Manifest.model_validate(document)
+
+
+def test_rejects_too_few_items_and_aggregated_rows(plain: Exported) -> None:
+    for is_aggregated, message in ((False, "19 items, and 20 are needed"), (True, "one row an impression")):
+        evidence = SimpleNamespace(items=np.arange(19), is_aggregated=is_aggregated)
+        with pytest.raises(ExportError, match=message):
+            measure_uncertainty(plain.bundle.schema, evidence, None)  # type: ignore[arg-type]
