@@ -228,7 +228,13 @@ def open_bundle(folder: Path, *, rows: bool = True, proof: Proof | None = None, 
     _check_places(folder, needed)
     mark = _mark(folder, manifest, needed)
     if proof is not None or not _covers(_read_mark(folder), mark):
-        _check_contents(folder, needed, pause)
+        for name, entry in needed.items():
+            if sha256_file(folder / name, pause) != entry.sha256:
+                raise BundleError(
+                    f"{folder / name}: its SHA-256 differs from the manifest's; it was changed or damaged"
+                )
+            if name.endswith(".onnx"):
+                check_graph_file(folder / name, pause)
         with suppress(OSError):  # a read-only folder is hashed at each start
             write_text_atomic(folder / MARKER, json.dumps(mark))
     return Bundle(folder, manifest)
@@ -245,14 +251,6 @@ def _check_places(folder: Path, files: Mapping[str, FileEntry]) -> None:
             raise BundleError(f"{path}: is a link out of the bundle; copy the file itself")
         if path.stat().st_size != entry.size:
             raise BundleError(f"{path}: has {path.stat().st_size} bytes, not {entry.size}; copy it again")
-
-
-def _check_contents(folder: Path, files: Mapping[str, FileEntry], pause: Pause) -> None:
-    for name, entry in files.items():
-        if sha256_file(folder / name, pause) != entry.sha256:
-            raise BundleError(f"{folder / name}: its SHA-256 differs from the manifest's; it was changed or damaged")
-        if name.endswith(".onnx"):
-            check_graph_file(folder / name, pause)
 
 
 def open_verified(folder: Path, sha256: str) -> Bundle:
