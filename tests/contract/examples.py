@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from msd.contract.rows import Records, RowCodec, RowContents, RowSide
 from msd.contract.state import EntityState, Event, StateRule, fold
@@ -38,10 +40,19 @@ def make_records(codec: RowCodec, count: int, seed: int = 0) -> Records:
     return codec.pack(make_contents(codec.side, count, seed), AT)
 
 
-def flip(path: Path) -> None:
+def flip(path: Path, place: int | None = None) -> None:
+    """Change a bit of the byte at a place, by default in the middle."""
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[len(content) // 2 if place is None else place] ^= 1
     path.write_bytes(content)
+
+
+def any_json(words: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
+    return st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | words,
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=4),
+        max_leaves=12,
+    )
 
 
 def make_folder(path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Assembled, assemble, dense, wanted_items
+from msd.contract.assemble import Assembled, assemble, wanted_items
 from msd.contract.encode import encode_state
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec, has_semantic, pack_history
@@ -40,9 +40,9 @@ def tensor(name: str, **document: Any) -> NDArray[Any]:  # noqa: ANN401
     return merge(**document).tensors[name]
 
 
-def differing(one: Assembled, other: Assembled) -> set[str]:
-    assert list(one.tensors) == list(other.tensors)
-    return {name for name in one.tensors if not np.array_equal(one.tensors[name], other.tensors[name])}
+def differing(first: Assembled, other: Assembled) -> set[str]:
+    assert list(first.tensors) == list(other.tensors)
+    return {name for name in first.tensors if not np.array_equal(first.tensors[name], other.tensors[name])}
 
 
 def test_tensors_are_those_of_the_schema() -> None:
@@ -105,14 +105,16 @@ def test_item_values_reach_only_its_candidates() -> None:
     assert differing(merge(candidates={"id": ["i3"]}), described) == {"item_categorical", "item_dense"}
 
 
-def test_rows_are_not_changed() -> None:
+def test_rows_are_not_changed_and_an_unknown_user_stays_unknown() -> None:
     request = parse_request(
-        b'{"user_id": "u0", "candidates": {"id": ["i1"]}, "items": {"i1": {"features": {"price": 1}}}}', SCHEMA
+        b'{"user_id": "nobody", "candidates": {"id": ["i1"]}, "items": {"i1": {"features": {"price": 1}}}}', SCHEMA
     )
     user, items = USERS.unpack([None]), ITEMS.unpack([ITEM_ROWS["i1"]])
-    assemble(SCHEMA, request, AT, user, items)
+    stale = items._replace(stale=np.array([True]))
+    merged = assemble(SCHEMA, request, AT, user._replace(stale=np.array([False])), stale)
 
     assert items.records.tobytes() == ITEM_ROWS["i1"]
+    assert merged.degraded_user == "unknown"
 
 
 def categories(history: list[str]) -> list[list[int]]:
@@ -182,6 +184,7 @@ def test_degradation_is_named() -> None:
     assert merged.degraded_user == "unknown"
     assert not merge().degraded_candidates
     assert merge().degraded_user is None
+    assert merge(user_id="nobody", user={"features": {"age": 3}, "history": ["i1"]}).degraded_user == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -207,21 +210,12 @@ def test_stale_rows_are_declared(
     request = parse_request(json.dumps({"user_id": "u0", "candidates": {"id": ["i1", "i2"]}}).encode(), SCHEMA)
     user = USERS.unpack([USER_ROWS["u0"]])._replace(stale=None if user_stale is None else np.array([user_stale]))
     wanted = wanted_items(request, user)
-    items = ITEMS.unpack([None if one in missing else ITEM_ROWS.get(one) for one in wanted])
+    assert wanted == ["i1", "i2", *HISTORY]
+    items = ITEMS.unpack([None if id_ in missing else ITEM_ROWS.get(id_) for id_ in wanted])
     items = items._replace(stale=None if items_stale is None else np.array(items_stale))
     merged = assemble(SCHEMA, request, AT, user, items)
 
     assert (merged.degraded_user, merged.degraded_candidates) == (declared, candidates)
-
-
-def test_unknown_user_stays_unknown() -> None:
-    """Whatever the request says, and however old the rows are."""
-    assert merge(user_id="nobody", user={"features": {"age": 3}, "history": ["i1"]}).degraded_user == "unknown"
-    request = parse_request(json.dumps({"user_id": "nobody", "candidates": {"id": ["i1"]}}).encode(), SCHEMA)
-    user = USERS.unpack([None])._replace(stale=np.array([False]))
-    items = ITEMS.unpack([ITEM_ROWS["i1"]])._replace(stale=np.array([True]))
-
-    assert assemble(SCHEMA, request, AT, user, items).degraded_user == "unknown"
 
 
 def test_encoded_text_goes_with_features_of_the_request() -> None:
@@ -237,13 +231,13 @@ def test_encoded_text_goes_with_features_of_the_request() -> None:
     request = parse_request(json.dumps(document).encode(), SCHEMA)
     user = USERS.unpack([USER_ROWS["u0"]])
     rows = {**ITEM_ROWS, "new": ITEMS.encoded(vector)[0].tobytes()}
-    merged = assemble(SCHEMA, request, AT, user, ITEMS.unpack([rows.get(one) for one in wanted_items(request, user)]))
+    merged = assemble(SCHEMA, request, AT, user, ITEMS.unpack([rows.get(id_) for id_ in wanted_items(request, user)]))
 
     assert plain.degraded_candidates == {"new": "category_prior", "other": "prior"}
     assert merged.degraded_candidates == {"new": "encoded", "other": "prior"}
     assert differing(merged, plain) == {"item_semantic", "item_dense"}
     assert np.array_equal(merged.tensors["item_semantic"][[0, 2]], vector.repeat(2, axis=0))
-    dense_of = [one.tensors["item_dense"] for one in (merged, plain)]
+    dense_of = [assembled.tensors["item_dense"] for assembled in (merged, plain)]
     assert np.array_equal(dense_of[0][:, :-1], dense_of[1][:, :-1])
     assert dense_of[0][:, -1].tolist() == [1, float(has_semantic(ITEMS.unpack([ITEM_ROWS["i1"]]).records)[0]), 1, 0]
 
@@ -288,18 +282,3 @@ def test_the_age_of_counts_is_clipped() -> None:
     assert age(as_of + state.age_cap_s) == pytest.approx(cap, rel=1e-5)
     assert age(1e11) == pytest.approx(cap, rel=1e-5)
     assert differing(merge(at=AT), merge(at=AT + 86_400)) == {"user_dense", "item_dense"}
-
-
-def test_rows_are_wanted_for_candidates_then_the_history() -> None:
-    user = USERS.unpack([USER_ROWS["u0"]])
-    for history, wanted in ((None, HISTORY), ([], []), (["x"], ["x"])):
-        body = {"user_id": "u0", "candidates": {"id": ["i1", "i1"]}, "user": {"history": history}}
-        request = parse_request(json.dumps(body).encode(), SCHEMA)
-        assert wanted_items(request, user) == ["i1", "i1", *wanted]
-
-
-def test_dense_tensor_without_counts_and_vector() -> None:
-    numbers = np.ones((2, 2), np.float32)
-    counts: Any = None
-
-    assert dense(SCHEMA, "context", numbers, counts, np.ones(2, bool), AT).tolist() == numbers.tolist()

@@ -1,7 +1,9 @@
-"""A bundle opens only if it is, to the byte, what was exported."""
+"""A bundle opens only if it is, to the byte, what was exported; the mark of a verification saves hashing and hides no
+change."""
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
+from msd.contract import bundle as bundle_module
 from msd.contract.bundle import (
     GOLDENS,
     MANIFEST,
@@ -21,6 +24,7 @@ from msd.contract.bundle import (
     ROWS,
     Bundle,
     Manifest,
+    Pause,
     bundle_id_of,
     file_entries,
     open_bundle,
@@ -30,17 +34,11 @@ from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file
 from msd.contract.precision import Figures, PrecisionRecord, Tried
 from tests.bundles.factory import reseal
-from tests.contract.examples import SCHEMA, flip, make_folder
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
-)
+from tests.contract.examples import SCHEMA, any_json, flip, make_folder
 
 
 def edit_manifest(folder: Path, **changes: object) -> None:
-    """Changes entries of the manifest and does not seal it again."""
+    """Change entries of the manifest without sealing it again."""
     document = json.loads((folder / MANIFEST).read_text("utf-8"))
     (folder / MANIFEST).write_text(json.dumps({**document, **changes}), "utf-8")
 
@@ -53,18 +51,15 @@ def test_bundle_opens_as_written(folder: Path, whole_bundle: Bundle) -> None:
     assert opened.bundle_id == bundle_id_of(SCHEMA, {RANKER: sha256_file(folder / RANKER)})
     assert opened.path(RANKER) == folder / RANKER
     assert set(opened.manifest.files) == set(REQUIRED)
-
-
-def test_a_manifest_from_before_precisions_keeps_its_hash(folder: Path) -> None:
-    """Its text has no precision, nor has what is hashed: bundles of earlier releases open, in fp32."""
+    # The manifest of an earlier release has no precision, nor has what is hashed: its bundle opens, in fp32.
     document = json.loads((folder / MANIFEST).read_text("utf-8"))
     assert "precision" not in document
     assert hashlib.sha256(to_json({**document, "sha256": ""})).hexdigest() == document["sha256"]
-    precision = open_bundle(folder).precision
+    precision = opened.precision
     assert (precision.asked, precision.chosen, precision.runtime) == ("fp32", "fp32", "onnxruntime")
 
 
-def test_a_precision_is_kept_with_its_figures(folder: Path) -> None:
+def test_precision_is_kept_with_its_figures(folder: Path) -> None:
     figures = Figures(auc=0.7, logloss=0.5, ece=0.01, predicted_over_observed=1.0, microseconds=900.0)
     tried = {"bf16": Tried(figures=figures, auc_worst=0.0001, logloss_worst=0.0), "int8": Tried(refused="too slow")}
     record = PrecisionRecord.model_validate({"asked": "auto", "chosen": "bf16", "candidates": 200, "tried": tried})
@@ -81,61 +76,66 @@ def test_a_precision_is_kept_with_its_figures(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", REQUIRED)
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (flip, "its SHA-256 differs from the manifest's"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), r"has \d+ bytes, not \d+"),
         (lambda path: path.write_bytes(path.read_bytes() + b"\0"), r"has \d+ bytes, not \d+"),
-        (lambda path: path.write_bytes(b""), "has 0 bytes"),
         (lambda path: path.unlink(), "missing; copy the bundle again"),
         (make_folder, "missing; copy the bundle again"),
     ],
 )
-def test_rejects_damaged_file(folder: Path, name: str, damage: Callable[[Path], object], said: str) -> None:
+def test_rejects_damaged_file(folder: Path, name: str, damage: Callable[[Path], object], message: str) -> None:
     damage(folder / name)
 
-    with pytest.raises(BundleError, match=said) as raised:
+    with pytest.raises(BundleError, match=message) as raised:
         open_bundle(folder)
     assert str(folder / name) in str(raised.value)
 
 
-MANIFESTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "none": (lambda folder: (folder / MANIFEST).unlink(), "no bundle here"),
-    "empty": (lambda folder: (folder / MANIFEST).write_bytes(b""), "not readable as JSON"),
-    "not utf-8": (lambda folder: (folder / MANIFEST).write_bytes(b"\xff"), "not readable as JSON"),
-    "nested without end": (lambda folder: (folder / MANIFEST).write_bytes(b"[" * 99_999), "not readable as JSON"),
-    "a list": (lambda folder: (folder / MANIFEST).write_bytes(b"[]"), "bundle format None"),
-    "no version": (lambda folder: (folder / MANIFEST).write_bytes(b"{}"), "bundle format None"),
-    "nothing but a version": (
-        lambda folder: (folder / MANIFEST).write_bytes(b'{"format_version": 3}'),
-        "bundle_id: is missing",
-    ),
-    "a later version": (
-        lambda folder: edit_manifest(folder, format_version=4),
-        "bundle format 4, expected 3",
-    ),
-    "version in words": (lambda folder: edit_manifest(folder, format_version="3"), "bundle format '3'"),
-    "an unknown entry": (lambda folder: edit_manifest(folder, owner="me"), "owner: is not known here"),
-    "a changed entry": (lambda folder: edit_manifest(folder, model_version="x"), "do not match its own hash"),
-    "a changed schema": (lambda folder: edit_manifest(folder, feature_schema={"fields": []}), "exactly one sequence"),
-    "no heads": (lambda folder: edit_manifest(folder, heads=[]), "heads: should have at least 1 item"),
-    "half of a surrogate pair": (lambda folder: edit_manifest(folder, metrics={"auc": "\ud800"}), "surrogates"),
-    "a directory": (lambda folder: make_folder(folder / MANIFEST), "Is a directory"),
-}
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no bundle here"),
+        (b"", "not readable as JSON"),
+        (b"\xff", "not readable as JSON"),
+        (b"[" * 99_999, "not readable as JSON"),
+        (b"[]", "bundle format None"),
+        (b"{}", "bundle format None"),
+        (b'{"format_version": 3}', "bundle_id: is missing"),
+    ],
+)
+def test_rejects_manifests_that_are_none(folder: Path, content: bytes | None, message: str) -> None:
+    (folder / MANIFEST).unlink()
+    if content is not None:
+        (folder / MANIFEST).write_bytes(content)
+    with pytest.raises(BundleError, match=message):
+        open_bundle(folder)
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
-def test_rejects_other_manifests(folder: Path, name: str) -> None:
-    damage, said = MANIFESTS[name]
-
-    damage(folder)
-
-    with pytest.raises(BundleError, match=said):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 4}, "bundle format 4, expected 3"),
+        ({"format_version": "3"}, "bundle format '3'"),
+        ({"owner": "me"}, "owner: is not known here"),
+        ({"model_version": "x"}, "do not match its own hash"),
+        ({"feature_schema": {"fields": []}}, "exactly one sequence"),
+        ({"heads": []}, "heads: should have at least 1 item"),
+        ({"metrics": {"auc": "\ud800"}}, "surrogates"),
+    ],
+)
+def test_rejects_changed_manifests(folder: Path, change: dict[str, object], message: str) -> None:
+    edit_manifest(folder, **change)
+    with pytest.raises(BundleError, match=message):
+        open_bundle(folder)
+    make_folder(folder / MANIFEST)
+    with pytest.raises(BundleError, match="Is a directory"):
         open_bundle(folder)
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(sorted(Manifest.model_fields)), JSON)
+@given(st.sampled_from(sorted(Manifest.model_fields)), any_json(st.text(max_size=5)))
 def test_any_manifest_opens_or_is_rejected(folder: Path, whole_bundle: Bundle, key: str, value: object) -> None:
     shutil.copy(whole_bundle.folder / MANIFEST, folder / MANIFEST)
     edit_manifest(folder, **{key: value})
@@ -159,8 +159,7 @@ def test_rejects_unknown_file_names(folder: Path, name: str) -> None:
 def test_rejects_manifest_without_a_required_file(folder: Path, name: str) -> None:
     (folder / name).unlink()
     if name == RANKER:
-        weights: dict[str, str] = {}
-        reseal(folder, bundle_id=bundle_id_of(SCHEMA, weights))
+        reseal(folder, bundle_id=bundle_id_of(SCHEMA, {}))
     else:
         reseal(folder)
 
@@ -216,3 +215,87 @@ def test_sealing_is_reproducible(folder: Path, whole_bundle: Bundle) -> None:
 
     assert (folder / MANIFEST).read_bytes() == first
     assert open_bundle(folder).manifest.metrics == awkward
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    names: list[str] = []
+
+    def watch(path: Path, pause: Pause = lambda: None) -> str:
+        names.append(path.name)
+        return sha256_file(path, pause)
+
+    monkeypatch.setattr(bundle_module, "sha256_file", watch)
+    return names
+
+
+def test_untouched_bundle_is_hashed_once(folder: Path, hashed: list[str]) -> None:
+    open_bundle(folder)
+    assert sorted(hashed) == sorted(REQUIRED)
+    mark = (folder / MARKER).read_bytes()
+    hashed.clear()
+    open_bundle(folder)
+    open_bundle(folder, rows=False)
+    assert hashed == []
+    assert (folder / MARKER).read_bytes() == mark
+
+
+def reword(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+STALE: dict[str, Callable[[Path], object]] = {
+    "a file written again": lambda folder: (folder / ROWS["item"]).write_bytes((folder / ROWS["item"]).read_bytes()),
+    "a file with its old times": lambda folder: os.utime(folder / RANKER, ns=(1, (folder / RANKER).stat().st_mtime_ns)),
+    "another manifest": lambda folder: reseal(folder, model_version="x"),
+    "no mark": lambda folder: (folder / MARKER).unlink(),
+    "a mark cut short": lambda folder: (folder / MARKER).write_text((folder / MARKER).read_text()[:-5]),
+    "a mark nested without end": lambda folder: (folder / MARKER).write_bytes(b"[" * 99_999),
+    "a mark that is not utf-8": lambda folder: (folder / MARKER).write_bytes(b"\xff"),
+    "a mark of something else": lambda folder: (folder / MARKER).write_text("true"),
+    "a mark of no files": lambda folder: reword(folder / MARKER, lambda mark: mark | {"changed_ns": 3}),
+    "a mark of other times": lambda folder: reword(folder / MARKER, lambda mark: mark | {"changed_ns": {RANKER: [1]}}),
+    "a mark that is a folder": lambda folder: make_folder(folder / MARKER),
+}
+
+
+@pytest.mark.parametrize("name", STALE)
+def test_stale_mark_is_ignored(folder: Path, hashed: list[str], name: str) -> None:
+    open_bundle(folder)
+    STALE[name](folder)
+    hashed.clear()
+    open_bundle(folder)
+
+    assert sorted(hashed) == sorted(REQUIRED)
+
+
+def test_copied_mark_is_ignored_and_a_damaged_bundle_leaves_none(whole_bundle: Bundle, folder: Path) -> None:
+    """The copy has the mark, the sizes and the times; only the bytes are wrong."""
+    before = (folder / RANKER).stat()
+    flip(folder / RANKER)
+    os.utime(folder / RANKER, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert (folder / MARKER).read_bytes() == (whole_bundle.folder / MARKER).read_bytes()
+    with pytest.raises(BundleError, match="its SHA-256"):
+        open_bundle(folder)
+    (folder / MARKER).unlink()
+    with pytest.raises(BundleError):
+        open_bundle(folder)
+    assert not (folder / MARKER).exists()
+
+
+def test_mark_without_rows_does_not_cover_rows(folder: Path) -> None:
+    open_bundle(folder, rows=False)
+    flip(folder / ROWS["user"])
+
+    with pytest.raises(BundleError, match=r"users\.rows: its SHA-256"):
+        open_bundle(folder)
+
+
+def test_read_only_folder_opens(folder: Path) -> None:
+    (folder / MARKER).unlink()
+    folder.chmod(0o555)
+    try:
+        assert open_bundle(folder).schema == SCHEMA
+    finally:
+        folder.chmod(0o755)

@@ -43,7 +43,7 @@ STATE = State(name="counts", side="item", prior=0.1, strength=20.0, half_life_s=
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-def test_values_do_not_depend_on_their_batch(kind: str, data: st.DataObject) -> None:
+def test_values_fit_their_table_and_do_not_depend_on_their_batch(kind: str, data: st.DataObject) -> None:
     field, values = KINDS[kind]
     column = data.draw(st.lists(values, max_size=8))
     together = encode_field(field, column)
@@ -54,30 +54,21 @@ def test_values_do_not_depend_on_their_batch(kind: str, data: st.DataObject) -> 
         np.testing.assert_array_equal(encode_field(field, [value])[0], row)
         # The way of a single value, to the last bit, the sign of zero included.
         assert np.array(encode_one(field, value), together.dtype).tobytes() == row.tobytes()
+        if isinstance(field, Numeric):
+            assert abs(row[0]) <= 10
+            assert row[1] in (0, 1)
+        else:
+            assert 0 <= row.min() <= row.max() < field.size
 
 
 def test_record_equals_a_side_of_one() -> None:
     values: dict[str, Value] = {"hour": "13", "device": "ios", "temperature": 21.5, "position": "1"}
     for given_values in (values, {"hour": None, "device": None}, {}):
         columns = {name: [value] for name, value in given_values.items()}
-        for one, side in zip(
+        for record, side in zip(
             encode_record(SCHEMA, "context", given_values), encode_side(SCHEMA, "context", columns, 1), strict=True
         ):
-            assert (one.dtype, one.shape, one.tobytes()) == (side.dtype, side.shape, side.tobytes())
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@given(data=st.data())
-def test_encoded_values_fit_their_table(kind: str, data: st.DataObject) -> None:
-    field, values = KINDS[kind]
-    encoded = encode_field(field, [data.draw(values)])
-
-    if isinstance(field, Numeric):
-        assert np.abs(encoded[:, 0]).max() <= 10
-        assert encoded[0, 1] in (0, 1)
-    else:
-        assert encoded.min() >= 0
-        assert encoded.max() < field.size
+            assert (record.dtype, record.shape, record.tobytes()) == (side.dtype, side.shape, side.tobytes())
 
 
 def test_missing_and_unknown_have_own_indices() -> None:
@@ -174,14 +165,10 @@ def test_canonical_values_stay_as_they_are(data: st.DataObject) -> None:
     assert canonical(field, value) == value
 
 
-def test_side_has_its_fields_in_their_columns() -> None:
+def test_side_has_its_fields_in_their_columns_and_rejects_wrong_lengths() -> None:
     categorical, numeric = encode_side(SCHEMA, "user", {"gender": ["m", None], "interests": [("food",), None]}, 2)
-
     assert categorical.tolist() == [[0, 3, 3, 0, 0], [0, 0, 0, 0, 0]]
     assert numeric.tolist() == [[0, 1], [0, 1]]
-
-
-def test_side_without_rows_is_empty_and_wrong_lengths_are_rejected() -> None:
     for side in SIDES:
         assert [part.shape[0] for part in encode_side(SCHEMA, side, {}, 0)] == [0, 0]
     with pytest.raises(SchemaError, match="'gender' has 1 values, expected 2"):
@@ -206,8 +193,8 @@ def test_counts_do_not_depend_on_their_batch(rows: list[tuple[float, float, floa
 
     assert np.isfinite(together).all()
     for place, row in enumerate(together):
-        one = encode_state(STATE, shown[place], (shown * rate)[place], as_of[place], at)
-        np.testing.assert_array_equal(one, row)
+        alone = encode_state(STATE, shown[place], (shown * rate)[place], as_of[place], at)
+        np.testing.assert_array_equal(alone, row)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +215,7 @@ def test_texts(template: str, text: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         ("{title", "malformed"),
         ("}", "malformed"),
@@ -237,6 +224,6 @@ def test_texts(template: str, text: str | None) -> None:
         ("{0}", "names .*0"),
     ],
 )
-def test_rejects_template(template: str, said: str) -> None:
-    with pytest.raises(SchemaError, match=said):
+def test_rejects_template(template: str, message: str) -> None:
+    with pytest.raises(SchemaError, match=message):
         render_text(template, {"title": "Heat"})

@@ -57,7 +57,7 @@ def test_absent_and_foreign_rows_are_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"request": {"user_id": "u", "candidates": {"id": ["i"]}}}, "has no `at`"),
         ({"request": {"user_id": "u", "at": 5}}, "not valid: candidates: is missing"),
@@ -66,8 +66,8 @@ def test_absent_and_foreign_rows_are_missing() -> None:
         ({"items": {"i": "AAA"}}, "not base64"),
     ],
 )
-def test_rejects_goldens_that_cannot_be_scored(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(BundleError, match=said):
+def test_rejects_goldens_that_cannot_be_scored(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
         golden_tensors(SCHEMA, USERS, ITEMS, golden(**changes))
 
 

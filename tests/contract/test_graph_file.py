@@ -1,6 +1,5 @@
 """Graphs whose weights lie in other files are refused, wherever in the graph they are, and so is what is no graph."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,46 +29,26 @@ def _branch(tensor: TensorProto) -> onnx.GraphProto:
     return helper.make_graph([helper.make_node("Constant", [], ["y"], value=tensor)], "b", [], [_Y])
 
 
-def _sparse() -> onnx.ModelProto:
-    made = model([], [])
-    made.graph.sparse_initializer.add().values.CopyFrom(outside())
-    return made
-
-
-def _function() -> onnx.ModelProto:
-    made = model([], [])
-    made.functions.add(name="f").node.append(helper.make_node("Constant", [], ["y"], value=outside()))
-    return made
-
-
-def _location_without_data() -> onnx.ModelProto:
-    tensor = outside()
-    tensor.ClearField("external_data")
-    return model([], [tensor])
-
-
-HIDDEN: dict[str, Callable[[], onnx.ModelProto]] = {
-    "an initializer": lambda: model([], [outside()]),
-    "a constant": lambda: model([helper.make_node("Constant", [], ["y"], value=outside())], []),
-    "a branch": lambda: model([helper.make_node("If", ["x"], ["y"], then_branch=_branch(outside()))], []),
-    "a sparse initializer": _sparse,
-    "a function": _function,
-    "a location alone": _location_without_data,
-}
-
-
-@pytest.mark.parametrize("name", HIDDEN)
-def test_rejects_weights_in_other_files(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "ranker.onnx"
-    path.write_bytes(HIDDEN[name]().SerializeToString())
-
+@pytest.mark.parametrize("place", ["initializer", "constant", "branch", "sparse", "function", "location alone"])
+def test_rejects_weights_in_other_files(tmp_path: Path, place: str) -> None:
+    path, tensor, made = tmp_path / "ranker.onnx", outside(), model([], [])
+    constant = helper.make_node("Constant", [], ["y"], value=tensor)
+    if place == "sparse":
+        made.graph.sparse_initializer.add().values.CopyFrom(tensor)
+    elif place == "function":
+        made.functions.add(name="f").node.append(constant)
+    elif place in ("constant", "branch"):
+        branch = helper.make_node("If", ["x"], ["y"], then_branch=_branch(tensor))
+        made.graph.node.append(constant if place == "constant" else branch)
+    else:
+        made.graph.initializer.append(tensor)
+        if place == "location alone":
+            made.graph.initializer[0].ClearField("external_data")
+    path.write_bytes(made.SerializeToString())
     with pytest.raises(BundleError, match="has weights in another file"):
         check_graph_file(path)
 
-
-def test_whole_graph_passes(tmp_path: Path) -> None:
     inner = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
-    path = tmp_path / "ranker.onnx"
     made = model([helper.make_node("If", ["x"], ["y"], then_branch=_branch(inner))], [inner])
     path.write_bytes(made.SerializeToString())
     check_graph_file(path)

@@ -102,10 +102,10 @@ def test_longer_id_differs_from_all_others(texts: list[str], more: str) -> None:
     assert encode_one(longer, width) not in others
 
 
-@pytest.mark.parametrize(("one", "said"), [("x" * 257, "has 257 characters; 256 are allowed"), ("a\0", "NUL")])
-def test_rejects_id_that_no_request_can_have(one: str, said: str) -> None:
-    with pytest.raises(BundleError, match=said):
-        id_width(["i1", one])
+@pytest.mark.parametrize(("id_", "message"), [("x" * 257, "has 257 characters; 256 are allowed"), ("a\0", "NUL")])
+def test_rejects_id_that_no_request_can_have(id_: str, message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        id_width(["i1", id_])
 
 
 @given(TEXTS, st.integers(0, 2**64 - 1))
@@ -116,11 +116,7 @@ def test_hash_depends_only_on_id_width_and_seed(texts: list[str], seed: int) -> 
     assert together.tolist() == [hash_one(encode_one(text, width), seed) for text in texts]
     assert together.tolist() == hash_all(texts, width, seed).tolist()
     assert len(set(together.tolist())) == len(set(texts))
-
-
-def test_other_seeds_give_other_hashes() -> None:
-    ids = encode_ids([f"i{number}" for number in range(1_000)], 8)
-    assert not (hash_ids(ids, 1) == hash_ids(ids, 2)).any()
+    assert not (together == hash_ids(encode_ids(texts, width), seed ^ 1)).any()
 
 
 @pytest.mark.parametrize("pattern", ["{:08d}", "item-{:d}", "{:x}-{:d}", "campaign/{:d}/ad/{:d}", "{:0>40d}"])

@@ -65,9 +65,8 @@ def test_every_dense_column_has_a_name() -> None:
     schema = example_schema()
     inputs = dense_inputs(schema)
     widths = {side: schema.dense_width(side) for side in ("user", "item", "context")}
-    used = {
-        (one.tensor, column) for one in inputs.values() for column in (one.column, one.missing) if column is not None
-    }
+    columns = [(place.tensor, column) for place in inputs.values() for column in (place.column, place.missing)]
+    used = {(tensor, column) for tensor, column in columns if column is not None}
 
     assert used == {(f"{side}_dense", column) for side, width in widths.items() for column in range(width)}
     assert {"age", "price", "temperature", "user_counts.log_impressions", "item_text.present"} < inputs.keys()

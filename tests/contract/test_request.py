@@ -11,7 +11,6 @@ from msd.contract.request import (
     InvalidRequest,
     MalformedRequest,
     RequestError,
-    ScoreRequest,
     TooManyCandidates,
     parse_request,
 )
@@ -89,12 +88,7 @@ def test_unknown_categories_are_named_once() -> None:
 )
 def test_null_or_empty_parts_equal_absence(changes: dict[str, object]) -> None:
     assert parse_request(but(**changes), SCHEMA) == parse_request(but(), SCHEMA)
-
-
-def test_null_user_is_anonymous_and_empty_history_is_given() -> None:
-    assert parse_request(but(user_id=None), SCHEMA).user_id == ANONYMOUS
-    assert parse_request(but(user={"history": []}), SCHEMA).history == []
-    assert parse_request(but(user={}), SCHEMA).history is None
+    assert parse_request(but(user_id=None, **changes), SCHEMA).user_id == ANONYMOUS
 
 
 def test_number_of_candidates_is_limited() -> None:
@@ -129,8 +123,8 @@ def test_rejects_malformed_body(name: str) -> None:
 
     assert isinstance(error, MalformedRequest)
     assert (error.code, error.field) == ("malformed", None)
-    assert error.message.startswith(message)
     assert str(error) == error.message
+    assert error.message.startswith(message)
 
 
 def test_repeated_key_among_many_is_found_in_one_pass() -> None:
@@ -142,6 +136,7 @@ def test_repeated_key_among_many_is_found_in_one_pass() -> None:
 
 
 NUMBER = "should be a valid number"
+OF_USER = "no feature of the user"
 STRING = "should be a valid string"
 CATEGORY = "should be a string or a whole number"
 LONG_ID = "should have at most 256 characters"
@@ -190,37 +185,21 @@ INVALID: dict[str, tuple[bytes, str | None, str]] = {
     ),
     "a serving constant": (but(context={"position": "2"}), "context.position", "no feature of the context"),
     "hour false": (but(context={"hour": False}), "context.hour", CATEGORY),
-    "hour fraction": (but(context={"hour": 1.0}), "context.hour", CATEGORY),
-    "hour long": (but(context={"hour": "1" * 257}), "context.hour", "should have at most 256 characters"),
-    "temperature in words": (but(context={"temperature": "1"}), "context.temperature", "should be a number"),
+    "hour long": (but(context={"hour": "1" * 257}), "context.hour", LONG_ID),
     "temperature huge": (but(context={"temperature": 10**400}), "context.temperature", "should be a finite number"),
     "a long name": (but(context={"n" * 99: 1}), f"context.{'n' * 60}…", "no feature of the context"),
     "user a list": (but(user=[]), "user", "should be an object"),
     "unknown part of user": (but(user={"counts": 1}), "user.counts", "is not known here"),
-    "user's id": (but(user={"features": {"user_id": "u"}}), "user.features.user_id", "no feature of the user"),
-    "user's counts": (
-        but(user={"features": {"user_counts": 1}}),
-        "user.features.user_counts",
-        "no feature of the user",
-    ),
-    "an item's feature": (but(user={"features": {"price": 1}}), "user.features.price", "no feature of the user"),
-    "bag in words": (
-        but(user={"features": {"interests": "a"}}),
-        "user.features.interests",
-        "should be a list of values",
-    ),
-    "bag with null": (but(user={"features": {"interests": ["a", None]}}), "user.features.interests", CATEGORY),
+    "user's id": (but(user={"features": {"user_id": "u"}}), "user.features.user_id", OF_USER),
+    "user's counts": (but(user={"features": {"user_counts": 1}}), "user.features.user_counts", OF_USER),
+    "an item's feature": (but(user={"features": {"price": 1}}), "user.features.price", OF_USER),
+    "bag in words": (but(user={"features": {"interests": "a"}}), "user.features.interests", "should be a list of"),
     "history in words": (but(user={"history": "i1"}), "user.history", "should be a valid list"),
     "history with null": (but(user={"history": ["i1", None]}), "user.history.1", STRING),
-    "bag of too many": (
-        but(user={"features": {"interests": ["a"] * 1_001}}),
-        "user.features.interests",
-        "has 1001 values; a list may have 1000",
-    ),
     "item's bag of too many": (
-        but(items={"i1": {"features": {"genres": [1] * 200_000}}}),
+        but(items={"i1": {"features": {"genres": [1] * 1_001}}}),
         "items.i1.features.genres",
-        "has 200000 values; a list may have 1000",
+        "has 1001 values; a list may have 1000",
     ),
     "items a list": (but(items=[]), "items", "should be an object"),
     "item empty": (but(items={"": {}}), "items.", "should have at least 1 character"),
@@ -233,17 +212,9 @@ INVALID: dict[str, tuple[bytes, str | None, str]] = {
     ),
     "unknown part of item": (but(items={"i1": {"title": "a"}}), "items.i1.title", "is not known here"),
     "text a number": (but(items={"i1": {"text": 1}}), "items.i1.text", STRING),
-    "text half a surrogate pair": (
-        but(items={"i1": {"text": "a \ud83d"}}),
-        "items.i1.text",
-        "should be a valid string, unable to parse raw data as a unicode string",
-    ),
+    "text half a surrogate pair": (but(items={"i1": {"text": "a \ud83d"}}), "items.i1.text", NOT_UNICODE),
     "text long": (but(items={"i1": {"text": "x" * 10_001}}), "items.i1.text", "should have at most 10000"),
-    "unknown feature": (
-        but(items={"i1": {"features": {"size": 1}}}),
-        "items.i1.features.size",
-        "no feature of the item",
-    ),
+    "unknown feature": (but(items={"i1": {"features": {"size": 1}}}), "items.i1.features.size", "no feature of the i"),
     "price true": (but(items={"i1": {"features": {"price": True}}}), "items.i1.features.price", "should be a number"),
 }
 
@@ -259,7 +230,9 @@ def test_rejects_invalid_request(name: str) -> None:
     assert len(error.message) < 400
 
 
+LONGEST = ["i2", *["?"] * 999]
 ODD: dict[str, tuple[bytes, str, object]] = {
+    "empty history": (but(user={"history": []}), "history", []),
     "longest id": (but(user_id="u" * 256), "user_id", "u" * 256),
     "emoji": (but(user_id="😀\n"), "user_id", "😀\n"),
     "duplicates": (columns(id=["i1", "i1"]), "ids", ["i1", "i1"]),
@@ -267,17 +240,9 @@ ODD: dict[str, tuple[bytes, str, object]] = {
     "no bids": (columns(bid=[None, None]), "bids", [None, None]),
     "at zero": (but(at=0), "at", 0.0),
     "top_k beyond": (but(top_k=10**30), "top_k", 10**30),
-    "longest history": (but(user={"history": ["?"] * 1_000}), "history", ["?"] * 1_000),
-    "history beyond": (
-        but(user={"history": [*["i1"] * 50_000, "i2", *["?"] * 999]}),
-        "history",
-        ["i2", *["?"] * 999],
-    ),
-    "longest bag": (
-        but(user={"features": {"interests": ["a"] * 1_000}}),
-        "user_features",
-        {"interests": ("a",) * 1_000},
-    ),
+    "longest history": (but(user={"history": LONGEST}), "history", LONGEST),
+    "history beyond": (but(user={"history": [*["i1"] * 50_000, *LONGEST]}), "history", LONGEST),
+    "longest bag": (but(user={"features": {"interests": LONGEST}}), "user_features", {"interests": tuple(LONGEST)}),
     "longest text": (but(items={"i1": {"text": "x" * 10_000}}), "item_texts", {"i1": "x" * 10_000}),
     "extreme": (but(context={"temperature": -1e308}), "context", {"temperature": -1e308}),
 }
@@ -288,10 +253,3 @@ def test_accepts_unusual_request(name: str) -> None:
     body, part, value = ODD[name]
 
     assert getattr(parse_request(body, SCHEMA), part) == value
-
-
-def test_json_schema_describes_the_request() -> None:
-    described = ScoreRequest.model_json_schema()
-
-    assert described["additionalProperties"] is False
-    assert described["required"] == ["user_id", "candidates"]

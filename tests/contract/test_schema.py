@@ -12,7 +12,7 @@ HISTORY = Sequence(name="history", length=3)
 COUNTS: dict[str, Any] = {"prior": 0.1, "strength": 1.0, "half_life_s": 1.0, "age_cap_s": 1.0}
 
 
-def test_tensors_of_the_schema() -> None:
+def test_tensors_of_the_schema_have_columns() -> None:
     assert [(spec.name, spec.side, spec.dtype, spec.shape) for spec in SCHEMA.tensors] == [
         ("user_categorical", "user", "int32", (5,)),  # id, gender, three interests
         ("user_dense", "user", "float32", (6,)),  # age and its flag, three of counts, presence of a vector
@@ -26,6 +26,8 @@ def test_tensors_of_the_schema() -> None:
         ("history_semantic", "user", "float32", (6, 8)),
         ("history_mask", "user", "float32", (6,)),
     ]
+    schema = FeatureSchema(fields=(HISTORY, Categorical(name="id", side="item", is_id=True, buckets=4)))
+    assert [spec.name for spec in schema.tensors] == ["item_categorical", "history_categorical", "history_mask"]
 
 
 def test_columns_follow_the_order_of_fields() -> None:
@@ -36,12 +38,6 @@ def test_columns_follow_the_order_of_fields() -> None:
         "item_id": (0, 1), "category": (1, 2), "genres": (2, 4), "price": (0, 2),
         "hour": (0, 1), "device": (1, 2), "position": (2, 3), "temperature": (0, 2),
     }  # fmt: skip
-
-
-def test_tensors_without_columns_are_left_out() -> None:
-    schema = FeatureSchema(fields=(HISTORY, Categorical(name="id", side="item", is_id=True, buckets=4)))
-
-    assert [spec.name for spec in schema.tensors] == ["item_categorical", "history_categorical", "history_mask"]
 
 
 def test_settable_features_and_serving_constants() -> None:
@@ -67,7 +63,7 @@ def test_schema_hash_is_that_of_every_bundle_so_far() -> None:
     assert schema.schema_hash == "04c70e23415fb6c26be2b7a06c0916aff90a75427ced24d1f12449bea4527644"
 
 
-def test_copy_is_equal() -> None:
+def test_copy_is_equal_and_the_hash_depends_on_order_and_texts() -> None:
     copy = FeatureSchema.model_validate_json(SCHEMA.model_dump_json())
     used = (SCHEMA.tensors, SCHEMA.columns, SCHEMA.history, SCHEMA.settable, SCHEMA.schema_hash)
 
@@ -77,12 +73,8 @@ def test_copy_is_equal() -> None:
     assert copy == SCHEMA
     assert copy.schema_hash == SCHEMA.schema_hash
     assert copy.tensors == SCHEMA.tensors
-
-
-def test_hash_depends_on_order_and_texts() -> None:
     reordered = FeatureSchema(fields=SCHEMA.fields[::-1], item_text=SCHEMA.item_text)
     renamed = FeatureSchema(fields=SCHEMA.fields, item_text="{title}.")
-
     assert len({SCHEMA.schema_hash, reordered.schema_hash, renamed.schema_hash}) == 3
 
 
@@ -111,9 +103,9 @@ REFUSED: dict[str, tuple[tuple[SchemaField, ...], str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_rejects_fields_that_do_not_go_together(name: str) -> None:
-    fields, said = REFUSED[name]
+    fields, message = REFUSED[name]
 
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=message):
         FeatureSchema(fields=fields)
 
 

@@ -34,10 +34,7 @@ SUMMARY: dict[str, Any] = {
 
 
 def _model(*, curve: bool) -> dict[str, Any]:
-    bins = [
-        {"predicted": 0.1, "observed": 0.12, "impressions": 10.0},
-        {"predicted": 0.8, "observed": 0.7, "impressions": 10.0},
-    ]
+    bins = [{"predicted": at, "observed": at + 0.02, "impressions": 10.0} for at in (0.1, 0.8)]
     points = [{"epoch": n, "train_loss": 0.6 / n, "valid_auc": 0.7 + n / 100} for n in (1, 2)]
     return {"metrics": METRICS, "calibration": bins} | ({"curve": points} if curve else {})
 
@@ -59,13 +56,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return sample_page(tmp_path_factory.mktemp("report") / "report.html")
 
 
-def test_user_text_is_escaped(page: str) -> None:
+def test_page_shows_figures_and_drawings_without_a_network_and_escapes_texts(page: str) -> None:
     assert "<script" not in page
     assert page.count(ESCAPED) == 3
     assert "What user u&lt;1&gt; would be shown" in page
-
-
-def test_page_shows_figures_and_drawings_without_a_network(page: str) -> None:
     for figure in ("0.7712", "0.7654", "1.2e-07", "2.5 / 4.8 ms", "redis store", "80 rows train", "1,234 test"):
         assert figure in page
     assert "without semantics" in page

@@ -34,18 +34,15 @@ def _dataset(*rows: Row, context: str = "hour") -> Dataset:
 DATASET = _dataset(*_rows("u1", 140, 2), *_rows("u2", 200, 40), *_rows("u3", 160, 2), *_rows("u4", 160, 2))
 
 
-def _words(number: int) -> str:
-    title = f"Title {number}" if number % 2 else None
-    return json.dumps({"id": f"i{number}", "title": title, "implicit": "For some. " * 20})
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two bundles, the first with words for people."""
     folder = tmp_path_factory.mktemp("showcase")
     build_bundle(folder / "with")
     build_bundle(folder / "without", Recipe(seed=1))
-    (folder / "with" / "items.meta.jsonl").write_text("\n".join(map(_words, range(ITEMS))))
+    titles = [f"Title {number}" if number % 2 else None for number in range(ITEMS)]
+    words = [{"id": f"i{n}", "title": title, "implicit": "For some. " * 20} for n, title in enumerate(titles)]
+    (folder / "with" / "items.meta.jsonl").write_text("\n".join(map(json.dumps, words)))
     return folder
 
 
@@ -91,19 +88,16 @@ def test_ten_best_are_shown_with_both_ranks(shown: Showcase, services: Services)
 def test_table_shortens_the_teachers_words(shown: Showcase) -> None:
     out = io.StringIO()
     print_showcase(Console(file=out, width=250), shown)
-    said = out.getvalue()
-    assert "User u3: the best 10 of 156 candidates" in said
-    assert said.count("For some. For some. ") >= 10
-    assert said.count("…") == 10
+    table = out.getvalue()
+    assert "User u3: the best 10 of 156 candidates" in table
+    assert table.count("For some. For some. ") >= 10
+    assert table.count("…") == 10
 
 
-def test_rejects_dataset_without_such_a_user(folder: Path) -> None:
+def test_missing_user_and_error_of_the_service_are_shown(folder: Path, services: Services) -> None:
     few = _dataset(*_rows("u1", 140, 2))
     with pytest.raises(DemoError, match="no user has 15 test rows with 5 of each label"):
         show_user(few, folder / "with", "http://127.0.0.1:9", "http://127.0.0.1:9")
-
-
-def test_error_of_the_service_is_shown(folder: Path, services: Services) -> None:
     other = _dataset(*_rows("u3", 160, 2), context="weather")
     with pytest.raises(DemoError, match=rf"{services[0].url} answered 422: .*weather"):
         show_user(other, folder / "with", services[0].url, services[1].url)

@@ -12,13 +12,11 @@ from msd.free_port import free_port
 from tests.bundles.factory import build_bundle
 
 
-def _steps() -> tuple[Steps, io.StringIO]:
+def test_steps_are_counted_timed_and_named_with_their_command(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     out = io.StringIO()
-    return Steps(Console(file=out, width=200), 2), out
-
-
-def test_steps_are_counted_and_timed(capfd: pytest.CaptureFixture[str]) -> None:
-    steps, out = _steps()
+    steps = Steps(Console(file=out, width=200), 2)
     assert "Usage: msd " in steps.read("help", "--help")
     assert capfd.readouterr().out == ""
     steps.run("more help", "--help")
@@ -27,10 +25,18 @@ def test_steps_are_counted_and_timed(capfd: pytest.CaptureFixture[str]) -> None:
     assert all(seconds > 0 for seconds in steps.seconds.values())
     assert "1/2 help" in out.getvalue()
     assert "2/2 more help  msd --help" in out.getvalue()
+    file = tmp_path / "no such file"
+    for way in (steps.run, steps.read):
+        with pytest.raises(DemoError) as failed:
+            way("again", "replay", file)
+        assert str(failed.value) == f"`msd replay '{file}'` ended with exit code 2; its output is above"
+        assert "No such file or directory" in capfd.readouterr().err
+    assert "again: " not in out.getvalue()
 
 
 def test_concurrent_steps_are_shown_in_order(capfd: pytest.CaptureFixture[str]) -> None:
-    steps, out = _steps()
+    out = io.StringIO()
+    steps = Steps(Console(file=out, width=200), 2)
     steps.run_both(("help", ("--help",)), ("more help", ("replay", "--help")))
     assert "Usage: msd " in capfd.readouterr().out
     first, _, second = out.getvalue().partition("2/2 more help  msd replay --help")
@@ -41,22 +47,12 @@ def test_concurrent_steps_are_shown_in_order(capfd: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize("fails", [0, 1])
 def test_failed_concurrent_step_is_named(fails: int, tmp_path: Path) -> None:
-    steps, out = _steps()
+    out = io.StringIO()
+    steps = Steps(Console(file=out, width=200), 2)
     lines: list[tuple[str, tuple[str | Path, ...]]] = [("fine", ("--help",)), ("again", ("replay", tmp_path / "none"))]
     with pytest.raises(DemoError, match=r"`msd replay .*/none` ended with exit code 2; its output is above"):
         steps.run_both(lines[1 - fails], lines[fails])
     assert ("No such file or directory" in out.getvalue()) == (fails == 1)
-
-
-def test_failed_step_is_named_with_its_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    steps, out = _steps()
-    file = tmp_path / "no such file"
-    for way in (steps.run, steps.read):
-        with pytest.raises(DemoError) as failed:
-            way("again", "replay", file)
-        assert str(failed.value) == f"`msd replay '{file}'` ended with exit code 2; its output is above"
-        assert "No such file or directory" in capfd.readouterr().err
-    assert "again: " not in out.getvalue()
 
 
 def test_service_runs_during_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,12 +31,11 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def mapped_service(mapped: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """A service of it."""
     with live_service(mapped, tmp_path_factory.mktemp("mapped-service")) as running:
         yield running
 
 
-def x(mapped: Path, mapped_service: LiveService) -> None:
+def test_bid_requests_are_scored_like_score_requests(mapped: Path, mapped_service: LiveService) -> None:
     traffic = Traffic(mapped, 20)
     with ServiceConnection(mapped_service.url) as client:
         for body in islice(traffic.bodies(), 10):
@@ -46,7 +45,7 @@ def x(mapped: Path, mapped_service: LiveService) -> None:
             assert json.loads(bid.body)["imp"]["1"]["candidates"] == json.loads(whole.body)["candidates"]
 
 
-def test_values_are_at_their_mapped_paths() -> None:
+def test_values_are_at_their_mapped_paths_and_texts_are_rejected() -> None:
     body = {"user_id": "u1", "at": 5, "top_k": 2, "context": {"hour": "3", "unmapped": 1}, "candidates": {"id": ["a"]}}
     found = json.loads(as_bid_request(json.dumps(body).encode(), OpenrtbMapping.model_validate(MAPPING)))
 
@@ -56,12 +55,8 @@ def test_values_are_at_their_mapped_paths() -> None:
         "at": 5,
         "top_k": 2,
     }
-
-
-def test_bid_request_rejects_texts_of_ads() -> None:
-    body = b'{"user_id": "u1", "candidates": {"id": ["a"]}, "items": {"a": {"text": "x"}}}'
     with pytest.raises(MsdError, match="BidRequests take no texts"):
-        as_bid_request(body, OpenrtbMapping.model_validate(MAPPING))
+        as_bid_request(b'{"items": {"a": {"text": "x"}}}', OpenrtbMapping.model_validate(MAPPING))
 
 
 def _bench(folder: Path, url: str, *options: str) -> int:

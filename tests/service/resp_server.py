@@ -1,6 +1,4 @@
-"""What stands between a store and Redis in tests: a proxy that can hold back what the server says, and a server that
-answers as a test tells it to.
-"""
+"""A proxy that can hold back what Redis sends, and a server with the replies of a test."""
 
 import asyncio
 import socket
@@ -46,8 +44,8 @@ class Proxy:
 
     def close(self) -> None:
         self.let_go()
-        for one in (self._listener, *self._sockets):
-            one.close()
+        for end in (self._listener, *self._sockets):
+            end.close()
 
     def _accept(self) -> None:
         while True:

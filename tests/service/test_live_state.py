@@ -33,7 +33,7 @@ from tests.contract.test_state import assert_close
 RULE = StateRule(half_life_s=100.0, history_length=3)
 TIMES = st.integers(0, 2_000).map(float)
 ITEMS = st.sampled_from(["a", "b", "ü", "d"])
-TOLD = st.lists(
+EVENTS = st.lists(
     st.one_of(
         st.builds(lambda at: Event(at, False), TIMES),
         st.builds(lambda at, item: Event(at, True, item, shown=False), TIMES, ITEMS),
@@ -47,7 +47,7 @@ ROWS = st.builds(
     TIMES,
     st.lists(ITEMS, max_size=3).map(tuple),
 )
-STATES = st.one_of(st.just(NOTHING), ROWS, st.tuples(ROWS, TOLD).map(lambda both: taken(*both)))
+STATES = st.one_of(st.just(NOTHING), ROWS, st.tuples(ROWS, EVENTS).map(lambda both: taken(*both)))
 
 
 def taken(live: LiveState, events: list[Event]) -> LiveState:
@@ -56,7 +56,7 @@ def taken(live: LiveState, events: list[Event]) -> LiveState:
     return live
 
 
-@given(ROWS, TOLD.flatmap(lambda events: st.tuples(st.just(events), st.permutations(events))))
+@given(ROWS, EVENTS.flatmap(lambda events: st.tuples(st.just(events), st.permutations(events))))
 def test_order_of_events_changes_nothing(row: LiveState, orders: tuple[list[Event], list[Event]]) -> None:
     one, other = (taken(row, events) for events in orders)
 
@@ -73,7 +73,7 @@ def test_impression_and_its_click_are_one_event_of_training(live: LiveState, at:
     assert_close(fold(RULE, fold(RULE, state, clicked), shown), fold(RULE, state, both))
 
 
-@given(ROWS, TOLD)
+@given(ROWS, EVENTS)
 def test_events_within_the_row_are_not_counted_again(row: LiveState, events: list[Event]) -> None:
     new = [event for event in events if event.at > row.watermark]
 
@@ -96,12 +96,12 @@ def test_states_are_packed_whole(live: LiveState) -> None:
 
 @given(st.lists(st.one_of(st.none(), STATES), max_size=5))
 def test_counts_of_many_are_those_of_each(states: list[LiveState | None]) -> None:
-    counts = unpack_counts([None if one is None else pack_state(one) for one in states])
+    counts = unpack_counts([live and pack_state(live) for live in states])
 
-    assert counts.found.tolist() == [one is not None for one in states]
-    found = [one.state if one else EntityState() for one in states]
+    assert counts.found.tolist() == [live is not None for live in states]
+    found = [live.state if live else EntityState() for live in states]
     for name in ("impressions", "clicks", "as_of"):
-        assert getattr(counts, name).tolist() == [getattr(one, name) for one in found]
+        assert getattr(counts, name).tolist() == [getattr(state, name) for state in found]
 
 
 PACKED = pack_state(taken(begin(3, 1, 10.0, ["a", "b"]), [Event(20.0, True, "ü", shown=False)]))
@@ -143,6 +143,7 @@ DAY, LAG = 86_400.0, 900.0
 WEEK_OLD = 1e9
 NOW = WEEK_OLD + 7 * DAY
 FLOWING = Stream(WEEK_OLD, NOW - 1)
+SINCE_SILENCE, AFTER_GAP = Stream(WEEK_OLD, NOW - LAG - 1), Stream(WEEK_OLD + LAG + 1, NOW)
 
 
 def rows(side: RowSide, as_of: Sequence[float], history: tuple[str, ...] = ()) -> Rows:
@@ -166,67 +167,49 @@ def live(impressions: float, clicks: float, as_of: float, *likes: str) -> bytes:
     return pack_state(LiveState(EntityState(impressions, clicks, as_of, tuple((as_of, one) for one in likes)), 0.0))
 
 
-def counts(given: Rows, states: PackedStates) -> Rows:
-    """The rows with live counts, where the export reaches to WEEK_OLD."""
-    assert states.stream is not None
-    return with_counts(given, states, MONTHLY.half_life_s, AsOf(NOW, states.stream, WEEK_OLD, LAG))
-
-
 def expected(impressions: float, clicks: float, as_of: float, to: float) -> tuple[object, object, float]:
     """As the fold has it; rows keep counts in single precision."""
     state = advance(MONTHLY, EntityState(impressions, clicks, as_of), to)
     return pytest.approx(state.impressions), pytest.approx(state.clicks), state.as_of
 
 
-def told(records: Rows, place: int) -> tuple[float, float, float]:
-    one = records.records[place]
-    return float(one["impressions"]), float(one["clicks"]), float(one["as_of"])
+SILENT = NOW - LAG - 1
+OWN = (100, 10, WEEK_OLD)
 
 
-def test_later_of_state_and_row_counts_and_both_are_fresh_while_events_flow() -> None:
-    given = rows("item", [WEEK_OLD] * 3)
-    found = counts(given, PackedStates([live(7, 3, NOW - DAY), None, live(7, 3, WEEK_OLD - DAY)], FLOWING))
+@pytest.mark.parametrize(
+    ("side", "row_at", "packed", "stream", "known", "due"),
+    [
+        # The later of state and row counts, and both are fresh while events flow.
+        ("item", WEEK_OLD, live(7, 3, NOW - DAY), FLOWING, None, expected(7, 3, NOW - DAY, NOW)),
+        ("item", WEEK_OLD, None, FLOWING, None, expected(100, 10, WEEK_OLD, NOW)),
+        ("item", WEEK_OLD, live(7, 3, WEEK_OLD - DAY), FLOWING, None, expected(100, 10, WEEK_OLD, NOW)),
+        # After a silence, counts are as old as the last event.
+        ("item", WEEK_OLD, live(7, 3, SILENT - DAY), SINCE_SILENCE, None, expected(7, 3, SILENT - DAY, SILENT)),
+        ("item", WEEK_OLD, None, SINCE_SILENCE, None, expected(100, 10, WEEK_OLD, SILENT)),
+        # A row that the stream does not follow keeps its own age.
+        ("item", WEEK_OLD, live(7, 3, NOW - DAY), AFTER_GAP, None, expected(7, 3, NOW - DAY, NOW)),
+        ("item", WEEK_OLD, None, AFTER_GAP, None, OWN),
+        # A user's row ends with the last event; it is as complete as the export.
+        ("user", WEEK_OLD - 50 * DAY, None, FLOWING, None, expected(100, 10, WEEK_OLD - 50 * DAY, NOW)),
+        # Unavailable states keep their rows.
+        ("item", WEEK_OLD, None, FLOWING, False, OWN),
+        ("item", WEEK_OLD, None, FLOWING, True, expected(100, 10, WEEK_OLD, NOW)),
+        ("item", WEEK_OLD, live(7, 3, NOW - DAY), FLOWING, False, expected(7, 3, NOW - DAY, NOW)),
+    ],
+)
+def test_counts_are_the_later_ones_as_old_as_the_stream(
+    side: RowSide, row_at: float, packed: bytes | None, stream: Stream, known: bool | None, due: tuple[object, ...]
+) -> None:
+    given = rows(side, [row_at] * 2)
+    states = PackedStates([packed], stream, None if known is None else np.array([known]))
+    found = with_counts(given, states, MONTHLY.half_life_s, AsOf(NOW, stream, WEEK_OLD, LAG)).records
 
-    assert told(found, 0) == expected(7, 3, NOW - DAY, NOW)
-    assert told(found, 1) == told(found, 2) == expected(100, 10, WEEK_OLD, NOW)
-    assert told(given, 0) == (100, 10, WEEK_OLD)
-
-
-def test_after_a_silence_counts_are_as_old_as_the_last_event() -> None:
-    until = NOW - LAG - 1
-    found = counts(rows("item", [WEEK_OLD] * 2), PackedStates([live(7, 3, until - DAY), None], Stream(WEEK_OLD, until)))
-
-    assert told(found, 0) == expected(7, 3, until - DAY, until)
-    assert told(found, 1) == expected(100, 10, WEEK_OLD, until)
-
-
-def test_row_that_the_stream_does_not_follow_keeps_its_own_age() -> None:
-    gap = Stream(WEEK_OLD + LAG + 1, NOW)
-    found = counts(rows("item", [WEEK_OLD] * 2), PackedStates([live(7, 3, NOW - DAY), None], gap))
-
-    assert told(found, 0)[2] == NOW
-    assert told(found, 1) == (100, 10, WEEK_OLD)
-
-
-def test_user_without_late_events_is_as_complete_as_the_export() -> None:
-    """Whose row ends with his last event, long before the stream begins."""
-    found = counts(rows("user", [WEEK_OLD - 50 * DAY]), PackedStates([None], FLOWING))
-
-    assert told(found, 0) == expected(100, 10, WEEK_OLD - 50 * DAY, NOW)
-
-
-def test_unavailable_states_keep_their_rows() -> None:
-    states = PackedStates([None, None, live(7, 3, NOW - DAY)], FLOWING, np.array([False, True, False]))
-    found = counts(rows("item", [WEEK_OLD] * 3), states)
-
-    assert told(found, 0) == (100, 10, WEEK_OLD)
-    assert [told(found, place)[2] for place in (1, 2)] == [NOW, NOW]
-
-
-def test_rows_behind_the_candidates_stay_as_they_are() -> None:
-    found = counts(rows("item", [WEEK_OLD] * 3), PackedStates([None], FLOWING))
-
-    assert [told(found, place)[2] for place in range(3)] == [NOW, WEEK_OLD, WEEK_OLD]
+    names = ["impressions", "clicks", "as_of"]
+    assert tuple(map(float, found[names][0].tolist())) == due
+    # Rows behind the candidates stay as they are, and so do those given.
+    for row in (found[1], given.records[0]):
+        assert row[names].tolist() == (100, 10, row_at)
 
 
 @pytest.mark.parametrize(

@@ -14,45 +14,37 @@ from service.machine import free_memory, memory_limit, own_memory, scoring_threa
 from service.settings import Settings
 
 CORES = len(os.sched_getaffinity(0))
-FILES: dict[str, tuple[dict[str, str], float]] = {
-    "nothing": ({}, CORES),
-    "v2, no limit": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, CORES),
-    "v2, half a core": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 0.5),
-    "v2, a parent's limit": (
-        {
-            "proc/self/cgroup": "0::/pod/container\n",
-            "sys/fs/cgroup/pod/cpu.max": "75000 100000",
-            "sys/fs/cgroup/pod/container/cpu.max": "max 100000",
-        },
-        0.75,
-    ),
-    "v2, the host's path in a container": (
-        {"proc/self/cgroup": "0::/../../elsewhere\n", "sys/fs/cgroup/cpu.max": "20000 100000"},
-        0.2,
-    ),
-    "v1, half a core": (
-        {
-            "proc/self/cgroup": "4:cpu,cpuacct:/docker/abc\n1:memory:/docker/abc\n0::/\n",
-            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "50000\n",
-            "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
-        },
-        0.5,
-    ),
-    "unreadable": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "many of them\n"}, CORES),
-    "more than there are": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "99900000 100000\n"}, CORES),
-}
 
 
-def write_files(root: Path, files: Mapping[str, str]) -> None:
-    for path, text in files.items():
+def write_groups(root: Path, groups: str, files: Mapping[str, object]) -> None:
+    """The control groups of a process, and files of theirs."""
+    for path, content in (("proc/self/cgroup", groups), *((f"sys/fs/cgroup/{name}", files[name]) for name in files)):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text)
+        (root / path).write_text(f"{content}\n")
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_quotas_and_affinity(tmp_path: Path, name: str) -> None:
-    files, cores = FILES[name]
-    write_files(tmp_path, files)
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/", {}, CORES),
+        ("0::/", {"cpu.max": "max 100000\n"}, CORES),
+        ("0::/", {"cpu.max": "50000 100000\n"}, 0.5),
+        ("0::/pod/container", {"pod/cpu.max": "75000 100000", "pod/container/cpu.max": "max 100000"}, 0.75),
+        # A container sees the host's path.
+        ("0::/../../elsewhere", {"cpu.max": "20000 100000"}, 0.2),
+        (
+            "4:cpu,cpuacct:/docker/abc\n1:memory:/docker/abc\n0::/",
+            {"cpu,cpuacct/cpu.cfs_quota_us": "50000\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"},
+            0.5,
+        ),
+        ("0::/", {"cpu.max": "many of them\n"}, CORES),
+        ("0::/", {"cpu.max": "99900000 100000\n"}, CORES),
+    ],
+)
+def test_cores_are_bounded_by_quotas_and_affinity(
+    tmp_path: Path, groups: str, files: dict[str, str], cores: float
+) -> None:
+    write_groups(tmp_path, groups, files)
     assert usable_cores(tmp_path) == pytest.approx(cores)
 
 
@@ -91,7 +83,7 @@ MEMORY: dict[str, tuple[str, dict[str, str], int | None, float]] = {
 def test_free_memory_and_its_limit_are_those_of_the_control_groups(
     tmp_path: Path, groups: str, files: dict[str, str], free: int | None, limit: float
 ) -> None:
-    write_files(tmp_path, {"proc/self/cgroup": f"{groups}\n", **{f"sys/fs/cgroup/{one}": files[one] for one in files}})
+    write_groups(tmp_path, groups, files)
     assert free_memory(tmp_path) == free
     assert memory_limit(tmp_path) == pytest.approx(limit, nan_ok=True)
 
@@ -104,10 +96,6 @@ def test_mapped_files_are_not_own_memory(tmp_path: Path) -> None:
         assert 2**20 < own_memory() < before + 2**25
 
     assert math.isnan(own_memory(tmp_path))
-
-
-def test_on_this_machine() -> None:
-    assert 0 < usable_cores() <= CORES
 
 
 @pytest.mark.parametrize(
@@ -124,10 +112,8 @@ def test_on_this_machine() -> None:
         ({"provider": "cuda", "workers": 2}, 16, 2),
     ],
 )
-def test_threads_for_cores(given_settings: dict[str, object], cores: float, count: int) -> None:
-    settings = Settings.model_validate({"bundle": "b", **given_settings})
-
-    assert scoring_threads(settings, cores) == count
+def test_scoring_threads_fit_the_cores(given_settings: dict[str, object], cores: float, count: int) -> None:
+    assert scoring_threads(Settings.model_validate({"bundle": "b", **given_settings}), cores) == count
 
 
 @given(st.floats(0.01, 512), st.integers(1, 256))

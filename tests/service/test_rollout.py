@@ -37,7 +37,8 @@ from service.scoring.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.trust import Trust
-from tests.service.test_machine import write_files
+from tests.service.redis_rows import until
+from tests.service.test_machine import write_groups
 
 
 def reading_of(name: str) -> SourceReading:
@@ -67,6 +68,9 @@ class PlayedFollower:
         )
 
 
+ERRORS = {"bad": BundleError("no bundle"), "odd": ZeroDivisionError("odd")}
+
+
 class Stage(Rollout):
     """A rollout that loads by name: `bad` is refused, `odd` fails, `late` has no rows for the first two tries."""
 
@@ -84,10 +88,8 @@ class Stage(Rollout):
     def _load(self, pinned: PinnedBundle) -> Model:
         name = pinned.identity
         self.tries.append(name)
-        if name == "bad":
-            raise BundleError("no bundle")
-        if name == "odd":
-            raise ZeroDivisionError("odd")
+        if name in ERRORS:
+            raise ERRORS[name]
         if name == "late" and self.tries.count(name) <= 2:
             raise StoreError("no rows yet", None)
         return played(name)
@@ -162,11 +164,11 @@ def pinned(folder: Path) -> Iterator[PinnedBundle]:
 def test_bundle_that_vanishes_after_it_was_verified_is_loaded_all_the_same(
     copied_bundle: Path, change: Callable[[Path], object]
 ) -> None:
-    with pinned(copied_bundle) as one:
+    with pinned(copied_bundle) as bundle:
         change(copied_bundle)
-        model = one.load(Settings(bundle=copied_bundle), Metrics())
-        one.check_unchanged(lambda: None)
-        assert model.identity == one.identity
+        model = bundle.load(Settings(bundle=copied_bundle), Metrics())
+        bundle.check_unchanged(lambda: None)
+        assert model.identity == bundle.identity
 
 
 def test_bundle_that_is_written_over_after_it_was_verified_is_refused(
@@ -174,12 +176,12 @@ def test_bundle_that_is_written_over_after_it_was_verified_is_refused(
 ) -> None:
     """In the very files that are open, and with their times set back."""
     path = copied_bundle / RANKER
-    with pinned(copied_bundle) as one:
+    with pinned(copied_bundle) as bundle:
         before = path.stat()
         path.write_bytes(other_bundle.path(RANKER).read_bytes())
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         with pytest.raises(BundleError, match=f"{path}: was overwritten after it was verified"):
-            one.check_unchanged(Pace().pause)
+            bundle.check_unchanged(Pace().pause)
 
 
 @pytest.mark.parametrize(
@@ -195,22 +197,13 @@ def test_bundle_that_is_written_over_after_it_was_verified_is_refused(
 def test_shortage_is_recognised(error: Exception, is_so: bool) -> None:
     assert is_scarce(error) is is_so
 
-    def tell() -> None:
-        try:
-            raise error
-        except Exception:
-            raise BundleError("said so") from None
-
-    with pytest.raises(BundleError) as told:
-        tell()
-    assert is_scarce(told.value) is is_so
+    refusal = BundleError("said so")
+    refusal.__context__ = error
+    assert is_scarce(refusal) is is_so
 
 
 def test_bundle_larger_than_free_memory_is_not_loaded(bundle: Bundle, tmp_path: Path) -> None:
-    usage = {"memory.max": 2**30, "memory.current": 2**30 - 2**20}
-    write_files(
-        tmp_path, {"proc/self/cgroup": "0::/\n", **{f"sys/fs/cgroup/{name}": str(size) for name, size in usage.items()}}
-    )
+    write_groups(tmp_path, "0::/", {"memory.max": 2**30, "memory.current": 2**30 - 2**20})
     with pytest.raises(
         OutOfResources, match="plain: loading it takes about 32 MB of memory, but 1 MB are left for this process"
     ):
@@ -275,37 +268,31 @@ def deployment(bundle: Bundle) -> Deployment:
     return plan.deployment({key: one.load(settings, Metrics()) for key, one in plan.models.items()}, 1)
 
 
-def another(deployment: Deployment, generation: int) -> Deployment:
+@pytest.mark.anyio
+async def test_replaced_deployment_is_freed_off_the_loop_(deployment: Deployment) -> None:
     (arm,) = deployment.arms
-    return Deployment(generation, (replace(arm, model=replace(arm.model)),), deployment._assignment)
-
-
-def when_freed(deployment: Deployment) -> list[threading.Thread]:
-    """The thread that frees a deployment's model, once it has."""
-    freed: list[threading.Thread] = []
-    weakref.finalize(deployment.champion, lambda: freed.append(threading.current_thread()))
-    return freed
-
-
-def test_replaced_deployment_is_freed_off_the_loop_once_its_requests_are_answered(deployment: Deployment) -> None:
+    first, held, last = (
+        Deployment(generation, (replace(arm, model=replace(arm.model)),), deployment._assignment)
+        for generation in (1, 2, 3)
+    )
     turned: list[int] = []
-    first, held = another(deployment, 1), another(deployment, 2)
-    freed, kept = when_freed(first), when_freed(held)
+    freed: list[tuple[int, threading.Thread]] = []
+    for deployed in (first, held):
+        weakref.finalize(
+            deployed.champion,
+            lambda number: freed.append((number, threading.current_thread())),
+            deployed.generation,
+        )
     serving = Serving(first, lambda one: turned.append(one.generation))
-    del first
-
-    async def turn() -> None:
-        serving.turn(held)
-        assert serving.current is held
-        serving.turn(another(deployment, 3))
-        # Its requests may still be running.
-        assert not freed
-        async with asyncio.timeout(60):
-            while not freed:
-                await asyncio.sleep(0.01)
-
-    asyncio.run(turn())
+    del first, deployed
+    serving.turn(held)
+    assert serving.current is held
+    serving.turn(last)
+    # Its requests may still be running.
+    assert not freed
+    await until(lambda: bool(freed))
     assert turned == [2, 3]
-    assert freed[0] is not threading.main_thread()
-    assert not kept
+    ((number, thread),) = freed
+    assert number == 1
+    assert thread is not threading.main_thread()
     assert held.champion.version == deployment.champion.version

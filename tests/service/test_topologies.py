@@ -25,9 +25,8 @@ from service.redis.keys import key_prefix
 from service.redis.publication import PublishError, connect
 from service.redis.redis_url import parse_redis_url
 from service.rows.redis_rows import RedisStore
-from tests.bundles.factory import ITEMS, USERS, golden_requests
+from tests.bundles.factory import ITEMS, USERS
 from tests.operations.catalogue.made import make, write_shard
-from tests.service.live import LiveService
 from tests.service.redis_rows import (
     ALL,
     change,
@@ -35,7 +34,6 @@ from tests.service.redis_rows import (
     is_fresh,
     opened,
     publish,
-    redis_service,
     state,
     until,
     until_counted,
@@ -138,18 +136,6 @@ async def test_keys_are_followed_while_their_slot_moves_and_after(fleet: Fleet, 
         await until_counted(store, ["i7"], expected)
         await asyncio.to_thread(move_slot, slot, other, owner)
         await until_counted(store, ["i7"], expected)
-
-
-def test_service_scores_from_a_cluster_as_from_its_files(
-    fleet: Fleet, bundle: Bundle, service: LiveService, tmp_path: Path
-) -> None:
-    with redis_service(bundle.folder, tmp_path, fleet.url, store_timeout_ms=2_000) as running:
-        for request in golden_requests():
-            from_redis, from_files = running.score(request).json(), service.score(request).json()
-            assert from_redis["candidates"] == from_files["candidates"]
-            assert from_redis.get("degraded") == from_files.get("degraded")
-        assert running.metric('msd_store_state{state="up"}') == 1
-        assert running.metric("msd_store_errors_total") == 0
 
 
 async def test_server_without_cluster_support_is_named(redis_server: ValkeyServer, bundle: Bundle) -> None:

@@ -35,7 +35,7 @@ def _known(name: str, tags: tuple[str, ...] = ()) -> Knowledge:
     return Knowledge(id=name, explicit=f"Facts of {name}.", implicit=f"For friends of {name}.", tags=tags)
 
 
-def test_loss_is_least_at_the_targets() -> None:
+def test_loss_is_least_at_the_targets_and_separates_lessons() -> None:
     targets = _unit(16, 384, 0)
     config = DistillConfig()
     right, near, wrong = (
@@ -47,12 +47,9 @@ def test_loss_is_least_at_the_targets() -> None:
         )
     )
     assert -1e-5 < right < near < wrong
-
-
-def test_contrast_separates_lessons() -> None:
-    targets, config = _unit(8, 384, 0), DistillConfig(cosine_weight=0.0)
-    mean = torch.nn.functional.normalize(targets.mean(dim=0, keepdim=True), dim=1).expand(8, -1)
-    assert float(head_loss(mean, targets, config)) > float(head_loss(targets, targets, config)) + 1
+    contrast = DistillConfig(cosine_weight=0.0)
+    mean = torch.nn.functional.normalize(targets.mean(dim=0, keepdim=True), dim=1).expand(16, -1)
+    assert float(head_loss(mean, targets, contrast)) > float(head_loss(targets, targets, contrast)) + 1
 
 
 def test_recall_counts_the_own_target_among_all() -> None:
@@ -87,51 +84,41 @@ def test_lessons_pair_each_text_with_its_own_knowledge(count: int, known: set[in
     texts = {str(n): f"text {n}" if n % 5 else "  " for n in range(count)}
     lessons = make_lessons("items", texts, {str(n): _known(str(n)) for n in known}, 0.1, seed)
     assert lessons.ids == [str(n) for n in range(count) if n % 5 and n in known]
-    assert lessons.texts == [texts[one] for one in lessons.ids]
+    assert lessons.texts == [texts[id_] for id_ in lessons.ids]
     assert lessons.ids == [entry.id for entry in lessons.knowledge]
     assert lessons.held.sum() == round(0.1 * len(lessons.ids))
 
 
-def test_held_out_lessons_depend_only_on_the_seed() -> None:
-    texts = {str(n): f"text {n}" for n in range(50)}
-    knowledge = {name: _known(name) for name in texts}
+def test_seed_sets_held_out_lessons_and_too_few_items_are_rejected() -> None:
+    knowledge = {str(n): _known(str(n)) for n in range(50)}
+    texts = dict.fromkeys(knowledge, "text")
     first, same, other = (make_lessons("items", texts, knowledge, 0.1, seed).held for seed in (1, 1, 2))
     assert np.array_equal(first, same)
     assert not np.array_equal(first, other)
-
-
-def test_rejects_too_few_items() -> None:
-    names = [str(n) for n in range(9)]
-    base = KnowledgeBase({name: _known(name) for name in names}, {})
+    base = KnowledgeBase({str(n): knowledge[str(n)] for n in range(9)}, {})
     with pytest.raises(StudentError, match="only 9 items"):
-        all_lessons([dict.fromkeys(names, "text"), {}], base, 0.1, 0)
+        all_lessons([texts, {}], base, 0.1, 0)
 
 
-def test_targets_are_the_plain_encodings_of_both_texts() -> None:
+def test_targets_are_the_plain_encodings_of_both_texts_or_zeros() -> None:
     student = new_student()
     knowledge = {"1": _known("1", ("funny", "short")), "2": _known("2")}
+    knowledge |= {
+        "3": Knowledge(id="3", explicit="A beach.", implicit=" "),
+        "4": Knowledge(id="4", explicit=" ", implicit=" "),
+    }
     lessons = make_lessons("items", dict.fromkeys(knowledge, "text"), knowledge, 0.0, 0)
-    assert target_texts(lessons.knowledge)[0] == ["Facts of 1. funny, short", "Facts of 2."]
+    assert lessons.ids == ["1", "2", "3"]
+    assert target_texts(lessons.knowledge)[0] == ["Facts of 1. funny, short", "Facts of 2.", "A beach."]
+    assert teachers_words(lessons.knowledge)[0] == "Facts of 1. funny, short For friends of 1."
     seen: list[tuple[int, int]] = []
     targets = encode_targets(student, lessons, lambda name, done, total, note: seen.append((done, total)))
-    assert seen == [(2, 4), (4, 4)]
+    assert seen == [(3, 5), (5, 5)]
     expected = encode_texts(student, ["Facts of 1. funny, short", "For friends of 2."], plain=True)
     np.testing.assert_allclose(targets[0, :384], expected[0], atol=1e-6)
     np.testing.assert_allclose(targets[1, 384:768], expected[1], atol=1e-6)
+    assert targets[:, HEADS["implicit"]].any(axis=1).tolist() == [True, True, False]
     assert not targets[:, HEADS["words"]].any()
-
-
-def test_missing_parts_of_knowledge_have_targets_of_zeros() -> None:
-    nothing = Knowledge(id="3", explicit=" ", implicit=" ")
-    knowledge = {"1": Knowledge(id="1", explicit="A beach.", implicit=" "), "2": _known("2"), "3": nothing}
-    lessons = make_lessons("items", dict.fromkeys(knowledge, "text"), knowledge, 0.0, 0)
-    assert lessons.ids == ["1", "2"]
-    assert teachers_words([_known("1", ("funny", "short"))]) == ["Facts of 1. funny, short For friends of 1."]
-    seen: list[tuple[int, int]] = []
-    targets = encode_targets(new_student(), lessons, lambda name, done, total, note: seen.append((done, total)))
-    assert seen == [(2, 3), (3, 3)]
-    written = [targets[:, HEADS[head]].any(axis=1).tolist() for head in ("explicit", "implicit")]
-    assert written == [[True, True], [False, True]]
 
 
 @pytest.mark.parametrize("frozen", [0, 4, 5, 6])
@@ -160,23 +147,17 @@ def test_texts_of_one_topic_are_near() -> None:
     assert cosine[same].min() > cosine[~same].max()
 
 
-def test_coordinates_keep_the_similarity_of_words() -> None:
-    texts = _texts(120)
+@pytest.mark.parametrize("count", [1, 2, 12, 120])
+def test_coordinates_keep_the_similarity_of_words_and_are_reproducible(count: int) -> None:
+    texts = _texts(count)
     bag = BagOfWords(texts)
     found = bag.coordinates(texts)
-    counts = bag._counts.transform(texts)
-    np.testing.assert_allclose(found @ found.T, (counts @ counts.T).toarray(), atol=1e-5)
-
-
-@pytest.mark.parametrize("count", [1, 2, 12, 300])
-def test_coordinates_are_reproducible_unit_vectors(count: int) -> None:
-    texts = _texts(count)
-    found = BagOfWords(texts).coordinates(texts)
     assert np.array_equal(BagOfWords(texts).coordinates(texts), found)
     assert found.shape == (count, WORDS_DIM)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, atol=1e-5)
     assert not found[:, len(texts) :].any()
+    counts = bag._counts.transform(texts)
+    np.testing.assert_allclose(found @ found.T, (counts @ counts.T).toarray(), atol=1e-5)
 
 
 def test_other_texts_are_placed_by_known_words() -> None:

@@ -65,20 +65,16 @@ def saved(original: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_untrained_heads_pass_the_plain_embedding_through() -> None:
-    student = new_student()
-    plain = encode_texts(student, TEXTS, plain=True)
-    vectors = encode_texts(student, TEXTS)
-    for head in ("explicit", "implicit"):
-        np.testing.assert_allclose(vectors[:, HEADS[head]], plain, atol=1e-6)
-
-
-def test_untrained_words_head_is_the_same_in_every_student() -> None:
+def test_untrained_students_are_alike_and_pass_the_plain_embedding_through() -> None:
     vectors = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        vectors.append(encode_texts(new_student(), TEXTS)[:, HEADS["words"]])
+        student = new_student()
+        vectors.append(encode_texts(student, TEXTS))
     assert np.array_equal(vectors[0], vectors[1])
+    plain = encode_texts(student, TEXTS, plain=True)
+    for head in ("explicit", "implicit"):
+        np.testing.assert_allclose(vectors[0][:, HEADS[head]], plain, atol=1e-6)
 
 
 def test_hidden_states_equal_transformers_to_the_bit() -> None:
@@ -205,7 +201,7 @@ def test_rejects_tokenizer_with_more_words_than_the_network(tmp_path: Path) -> N
         load_student(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\x00", b"[" * 100_000, b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b"\xff\xfe"])
 def test_rejects_records_that_are_none(saved: Path, content: bytes) -> None:
     (saved / RECORD_FILE).write_bytes(content)
     with pytest.raises(StudentError, match=RECORD_FILE):

@@ -37,11 +37,6 @@ def quiet(name: str, done: int, total: int, note: str) -> None:
     """A progress bar that nobody sees."""
 
 
-def cut_at_once(name: str, done: int, total: int, note: str) -> None:
-    """Ends a run as soon as it does anything."""
-    raise Cut
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _short_students() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -90,7 +85,7 @@ def test_student_learns_the_knowledge(done: Path) -> None:
     record = load_student(done).record
     history = record.metrics["history"]
     stages = ("search", "rehearsal", "catalogue")
-    assert [(epoch["stage"], epoch["epoch"]) for epoch in history] == [(one, n) for one in stages for n in (1, 2)]
+    assert [(epoch["stage"], epoch["epoch"]) for epoch in history] == [(stage, n) for stage in stages for n in (1, 2)]
     assert history[-1]["loss"] < history[0]["loss"]
     knowledge = record.metrics["knowledge"]
     for head in ("implicit", "words"):
@@ -108,7 +103,7 @@ def test_rehearsed_student_does_not_know_held_out_items(done: Path, inputs: tupl
     untaught, served = untaught_items(done, None, texts), load_vectors(done).items
     assert len(untaught.ids) == 6  # a tenth of the 58 that have text and knowledge
     base, users = load_knowledge(inputs[1]), load_vectors(done).users
-    bag = BagOfWords(teachers_words([base.items[one] for one in served.ids if one in base.items]))
+    bag = BagOfWords(teachers_words([base.items[id_] for id_ in served.ids if id_ in base.items]))
 
     def similarity(vectors: LevelVectors, entries: dict[str, Knowledge]) -> float:
         found = vectors.vectors[[vectors.rows[name] for name in entries], HEADS["words"]]
@@ -166,11 +161,11 @@ def test_head_without_knowledge_stays_untrained(inputs: tuple[Path, Path], tmp_p
 
 
 def test_limit_teaches_the_most_shown_and_encodes_all(inputs: tuple[Path, Path], tmp_path: Path) -> None:
-    told: list[str] = []
-    assert distill(*inputs, tmp_path, replace(CONFIG, epochs=1, limit=15), quiet, told.append)
-    assert len(told) == 1
-    assert told[0].startswith("15 items, 15 users are taught, 79 texts encoded: about ")
-    assert "--limit N, now 15," in told[0]
+    notes: list[str] = []
+    assert distill(*inputs, tmp_path, replace(CONFIG, epochs=1, limit=15), quiet, notes.append)
+    (note,) = notes
+    assert note.startswith("15 items, 15 users are taught, 79 texts encoded: about ")
+    assert "--limit N, now 15," in note
     student, vectors = load_student(tmp_path), load_vectors(tmp_path)
     assert student.record.metrics["knowledge"]["items/training/plain"]["explicit"]["candidates"] == 15
     for level, named in zip((vectors.items, vectors.users), student_texts(load_dataset(inputs[0])), strict=True):
@@ -178,9 +173,12 @@ def test_limit_teaches_the_most_shown_and_encodes_all(inputs: tuple[Path, Path],
         np.testing.assert_allclose(level.vectors, encode_texts(student, list(named.values())), atol=1e-6)
 
 
-@pytest.mark.parametrize("cut_at", [("searching", 1), ("rehearsing", 1), ("learning the catalogue", 1)])
-def test_interrupted_run_resumes(
-    cut_at: tuple[str, int], done: Path, inputs: tuple[Path, Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("cut_at", "is_damaged"),
+    [(("searching", 1), True), (("rehearsing", 1), False), (("learning the catalogue", 1), False)],
+)
+def test_interrupted_run_resumes_unless_its_work_is_damaged(
+    cut_at: tuple[str, int], is_damaged: bool, done: Path, inputs: tuple[Path, Path], tmp_path: Path
 ) -> None:
     seen: list[tuple[str, int]] = []
 
@@ -194,22 +192,16 @@ def test_interrupted_run_resumes(
         distill(*inputs, out, CONFIG, cut)
     assert (out / WORK_FOLDER / CHECKPOINT_FILE).is_file()
     assert not (out / STEP_FILE).exists()
+    if is_damaged:
+        (out / WORK_FOLDER / CHECKPOINT_FILE).write_bytes(b"\x00" * 50)
     seen.clear()
     assert distill(*inputs, out, CONFIG, lambda name, count, total, note: seen.append((name, count)))
-    assert cut_at not in seen
+    assert (cut_at in seen) == is_damaged
     for file in (WEIGHTS_FILE, UNTAUGHT_FILE):
         again, expected = load_file(out / file), load_file(done / file)
         for name, value in expected.items():
             np.testing.assert_allclose(again[name], value, atol=1e-5, err_msg=name)
     assert load_student(out).record.metrics.keys() == load_student(done).record.metrics.keys()
-
-
-def test_damaged_work_is_repeated(done: Path, inputs: tuple[Path, Path], tmp_path: Path) -> None:
-    work = tmp_path / WORK_FOLDER
-    work.mkdir()
-    (work / CHECKPOINT_FILE).write_bytes(b"\x00" * 50)
-    assert distill(*inputs, tmp_path, CONFIG, quiet)
-    np.testing.assert_allclose(load_vectors(tmp_path).items.vectors, load_vectors(done).items.vectors, atol=1e-5)
 
 
 def test_finished_step_is_skipped_until_something_changes(
@@ -225,8 +217,12 @@ def test_finished_step_is_skipped_until_something_changes(
     assert load_vectors(out).items.ids == load_vectors(done).items.ids
     step = json.loads((out / STEP_FILE).read_text())
     assert step.keys() == {"fingerprint", "seconds"}
+
+    def cut(name: str, done: int, total: int, note: str) -> None:
+        raise Cut
+
     with pytest.raises(Cut):
-        distill(*inputs, out, replace(CONFIG, seed=8), cut_at_once)
+        distill(*inputs, out, replace(CONFIG, seed=8), cut)
     assert not (out / STEP_FILE).exists()
 
 

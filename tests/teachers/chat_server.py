@@ -23,13 +23,7 @@ class Call:
 
     @property
     def question(self) -> str:
-        chat = self.body["messages"]
-        asked = chat[-3] if "cannot be used" in chat[-1]["content"] else chat[-1]
-        return str(asked["content"]).removeprefix("<text>\n").removesuffix("\n</text>")
-
-    @property
-    def is_repair(self) -> bool:
-        return "cannot be used" in self.body["messages"][-1]["content"]
+        return question_of(self.body)
 
     def send(self, status: int, content: bytes, *, length: int | None = None, **headers: str) -> None:
         """A reply as it is; `length` may lie."""
@@ -47,6 +41,13 @@ class Call:
     def answer(self, **changes: object) -> None:
         usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
         self.say(json.dumps(right(self.question) | changes), usage=usage)
+
+
+def question_of(body: dict[str, Any]) -> str:
+    """The text that a request asks about, in a repair question too."""
+    chat = body["messages"]
+    turn = chat[-3] if "cannot be used" in chat[-1]["content"] else chat[-1]
+    return str(turn["content"]).removeprefix("<text>\n").removesuffix("\n</text>")
 
 
 def right(text: str) -> dict[str, object]:

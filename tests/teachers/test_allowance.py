@@ -13,7 +13,7 @@ from msd.teachers.allowance import Allowance, Budget, BudgetSpent, RateLimit
 from msd.teachers.knowledge import TeacherError
 from msd.teachers.openai_compatible import OpenAICompatibleTeacher
 from msd.teachers.teacher import Answered, Failed, Prices, Reply
-from tests.teachers.chat_server import Behaviour, Call, ChatServer, in_turn, right, status
+from tests.teachers.chat_server import Behaviour, Call, ChatServer, right, status
 from tests.teachers.test_openai_compatible import KEY, many
 
 
@@ -129,15 +129,6 @@ def test_uncounted_reply_costs_the_maximum(behave: Behaviour, spent: float) -> N
         (reply,) = teacher.answer(many(1))
     assert isinstance(reply, Failed)
     assert budget.spent == pytest.approx(spent * len(server.calls))
-
-
-def test_retry_after_pauses_all_requests() -> None:
-    time = Time()
-    behave = in_turn(status(429, Retry_After="70"), Call.answer)
-    with ChatServer(behave) as server:
-        teacher = OpenAICompatibleTeacher(server.settings(concurrency=1), KEY, Allowance(time.pace()))
-        assert len(list(teacher.answer(many(3)))) == 3
-    assert 70.0 <= time.now < 72.0
 
 
 def test_replies_in_progress_are_kept_when_the_run_ends() -> None:

@@ -20,16 +20,13 @@ WORDINGS = {"3": ("45aec2e2bb395e81", "5b1672f0868504f7")}
     "raw",
     [
         RIGHT,
-        f"\n{RIGHT}\n\n",
         f"```json\n{RIGHT}\n```",
         f"Sure! Here it is:\n{RIGHT}\nAnything else?",
         f'<think>First {{"explicit": "no"}} and {{</think>{RIGHT}',
         f"{{not JSON}} {RIGHT}",
         f'{{"explicit": "a draft"}} {RIGHT}',
-        f"{RIGHT} {RIGHT}",
         json.dumps(right("x") | {"confidence": 0.9}),
         json.dumps(right(" x ") | {"tags": [" a", "b ", "a", "c", "d", "e"]}).replace("E  x ", " E x "),
-        json.dumps(right("x"), ensure_ascii=True, indent=4),
     ],
 )
 def test_answer_is_found_among_other_text(raw: str) -> None:
@@ -40,19 +37,15 @@ def test_answer_is_found_among_other_text(raw: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "message"),
     [
         ("", "it is empty"),
         ("<think>hm</think>\n", "it is empty"),
         (RIGHT[:-2], "it is cut off"),
-        ("```json\n{", "it is cut off"),
         ("[1, 2]", "it holds no JSON object"),
-        ("{" * 100_000, "it is cut off"),
         ('{"a":' * 100_000, "it is cut off"),
         ({"known": "yes"}, "known: should be a valid boolean"),
-        ({"known": None}, "known: should be a valid boolean"),
         ({"explicit": "  "}, "explicit: should have at least 1 character"),
-        ({"implicit": ["a"]}, "implicit: should be a valid string"),
         ({"tags": [1]}, "tags.0: should be a valid string"),
         ({"tags": ["x" * 81]}, "tags.0: should have at most 80 characters"),
         ({"tags": ["a"] * 33}, "tags: should have at most 32 items"),
@@ -60,10 +53,10 @@ def test_answer_is_found_among_other_text(raw: str) -> None:
         ({"explicit": "\ud800"}, "explicit: "),
     ],
 )
-def test_rejects_wrong_answer(raw: str | dict[str, object], told: str) -> None:
+def test_rejects_wrong_answer(raw: str | dict[str, object], message: str) -> None:
     found = read_answer(raw if isinstance(raw, str) else json.dumps(right("x") | raw))
     assert isinstance(found, str)
-    assert found.startswith(told)
+    assert found.startswith(message)
 
 
 @given(st.text())

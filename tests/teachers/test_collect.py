@@ -41,8 +41,8 @@ class Parrot:
             yield self.reply(question)
 
     def reply(self, question: Question) -> Reply:
-        said = f"It is {question.text}", f"A {question.level}, for those who “like” {question.text}"
-        knowledge = Knowledge(id=question.id, explicit=said[0], implicit=said[1], tags=tuple("abcde"))
+        texts = f"It is {question.text}", f"A {question.level}, for those who “like” {question.text}"
+        knowledge = Knowledge(id=question.id, explicit=texts[0], implicit=texts[1], tags=tuple("abcde"))
         return Answered(question, knowledge, "it repeats", Usage(10, 1))
 
 
@@ -78,8 +78,9 @@ def test_folder_loads_and_names_its_teacher(tiny: Dataset, tmp_path: Path) -> No
     record = collect_knowledge(tiny, Parrot(), tmp_path / "out", seen.append).record
     base = load_knowledge(tmp_path / "out")
     items, users = questions_of(tiny)
-    assert {one.id: f"It is {one.text}" for one in items} == {id_: one.explicit for id_, one in base.items.items()}
-    assert {one.id: f"It is {one.text}" for one in users} == {id_: one.explicit for id_, one in base.users.items()}
+    for questions, entries in ((items, base.items), (users, base.users)):
+        expected = {question.id: f"It is {question.text}" for question in questions}
+        assert {id_: entry.explicit for id_, entry in entries.items()} == expected
     assert record == load_record(tmp_path / "out")
     assert (record.teacher, record.dataset, record.items, record.users) == ("parrot", "tiny", 79, 10)
     assert seen[0] == Stage("items", 0, 79)
@@ -101,7 +102,8 @@ def test_interrupted_run_resumes(tiny: Dataset, tmp_path: Path) -> None:
     items, users = questions_of(tiny)
     # Two users may have the same text.
     assert len(set(asked + last.asked)) == len(asked + last.asked)
-    assert [one.text for one in asked + last.asked] == list(dict.fromkeys(one.text for one in items + users))
+    expected = list(dict.fromkeys(question.text for question in items + users))
+    assert [question.text for question in asked + last.asked] == expected
     assert len(load_knowledge(tmp_path).items) == 79
 
 
@@ -149,9 +151,9 @@ def test_only_changed_texts_are_asked_again(small: Dataset, tmp_path: Path) -> N
         load_knowledge(tmp_path / "out")
     later = Parrot()
     collect_knowledge(other, later, tmp_path / "out", ignore)
-    assert [one.id for one in parrot.asked] == ["10"]
-    assert {one.level for one in later.asked} == {"user"}
-    assert all("Lantern" in one.text for one in later.asked)
+    assert [question.id for question in parrot.asked] == ["10"]
+    assert {question.level for question in later.asked} == {"user"}
+    assert all("Lantern" in question.text for question in later.asked)
     assert load_knowledge(tmp_path / "out").items["10"].explicit == "It is Lantern,"
     # The first dataset's answers are still there, and a change that no question shows needs no others.
     unchanged = load_dataset(write_small(tmp_path / "later", events=EVENTS.replace("1700000009,1", "1700000009,0")))
@@ -167,7 +169,7 @@ def test_other_models_and_wordings_ask_everything(small: Dataset, tmp_path: Path
         other = Parrot()
         setattr(other, change, "other")
         collect_knowledge(small, other, tmp_path, ignore)
-        assert len(other.asked) == len({one.text for one in other.asked}) > 3
+        assert len(other.asked) == len({question.text for question in other.asked}) > 3
 
 
 def test_items_of_one_text_share_an_answer_or_refusal(tmp_path: Path) -> None:
@@ -175,11 +177,11 @@ def test_items_of_one_text_share_an_answer_or_refusal(tmp_path: Path) -> None:
     parrot = Parrot()
     data = load_dataset(write_small(tmp_path / "small", items=items))
     assert collect_knowledge(data, parrot, tmp_path / "out", ignore).record.items == 5
-    assert [one.id for one in parrot.asked if one.text.startswith("Tent")] == ["1"]
+    assert [question.id for question in parrot.asked if question.text.startswith("Tent")] == ["1"]
     found = load_knowledge(tmp_path / "out").items
     assert found["12"] == found["1"].model_copy(update={"id": "12"})
     refusals = collect_knowledge(data, Choosy("Tent, camping", "no"), tmp_path / "refused", ignore).refusals
-    assert [one.id for one in refusals] == ["1", "11", "12"]
+    assert [question.id for question in refusals] == ["1", "11", "12"]
 
 
 def test_rejects_folders_that_are_not_its_own(small: Dataset, tmp_path: Path) -> None:
@@ -252,7 +254,7 @@ def test_wrong_answer_is_quarantined_and_not_asked_again(small: Dataset, tmp_pat
     for teacher in (Choosy("Boots, outdoor", "no" * 9000), Parrot(0)):
         collected = collect_knowledge(small, teacher, tmp_path, ignore)
         assert collected.record.items == 2
-        assert [(one.level, one.id, one.reason) for one in collected.refusals] == [("item", "2", "it will not")]
+        assert [(entry.level, entry.id, entry.reason) for entry in collected.refusals] == [("item", "2", "it will not")]
         (line,) = quarantine(tmp_path)
         assert (line["id"], line["level"], line["reason"]) == ("2", "item", "it will not")
         assert line["raw"] == "no" * 2000
@@ -266,7 +268,7 @@ def test_unanswered_question_is_asked_again(small: Dataset, tmp_path: Path) -> N
     assert [line["raw"] for line in quarantine(tmp_path)] == [None]
     parrot = Parrot()
     assert not collect_knowledge(small, parrot, tmp_path, ignore).refusals
-    assert [one.id for one in parrot.asked] == ["2"]
+    assert [question.id for question in parrot.asked] == ["2"]
     assert not (tmp_path / "quarantine.jsonl").exists()
 
 
@@ -282,8 +284,8 @@ def test_ten_unanswered_questions_in_a_row_end_the_run(tiny: Dataset, tmp_path: 
 
 def test_estimate_counts_due_questions_and_writes_nothing(tiny: Dataset, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    distinct = list({one.text: one for questions in questions_of(tiny) for one in questions}.values())
-    usage = sum((usage_of(messages(one)) for one in distinct), Usage())
+    distinct = list({question.text: question for asked in questions_of(tiny) for question in asked}.values())
+    usage = sum((usage_of(messages(question)) for question in distinct), Usage())
     assert estimate(tiny, Parrot(), folder) == TeachingEstimate(len(distinct), usage)
     assert not folder.exists()
     with pytest.raises(TeacherError, match="tired"):
@@ -294,6 +296,6 @@ def test_estimate_counts_due_questions_and_writes_nothing(tiny: Dataset, tmp_pat
 
 def test_limit_is_a_sample_that_higher_limits_keep(tiny: Dataset, tmp_path: Path) -> None:
     samples = [questions_of(tiny, limit)[0] for limit in (3, 7)]
-    assert [len({one.text for one in sample}) for sample in samples] == [3, 7]
+    assert [len({question.text for question in sample}) for sample in samples] == [3, 7]
     assert set(samples[0]) < set(samples[1]) < set(questions_of(tiny)[0])
     assert collect_knowledge(tiny, Parrot(), tmp_path, ignore, limit=3).record.items == len(samples[0])

@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -96,7 +95,6 @@ def test_passing_fault_is_retried(fault: Behaviour) -> None:
     ("fault", "shortest", "longest"),
     [
         (status(500), [0.5, 1.0, 2.0, 4.0], [1.0, 2.0, 4.0, 8.0]),
-        (status(503, Retry_After="soon"), [0.5, 1.0, 2.0, 4.0], [1.0, 2.0, 4.0, 8.0]),
         (status(429, Retry_After="70"), [70.0] * 4, [71.0, 71.0, 72.0, 74.0]),
     ],
 )
@@ -111,7 +109,7 @@ def test_pauses_double_and_heed_the_server(fault: Behaviour, shortest: list[floa
         teacher = OpenAICompatibleTeacher(server.settings(pause=1.0, attempts=5), KEY, allowance)
         (reply,) = teacher.answer([TENT])
     assert isinstance(reply, Answered)
-    assert all(low <= one <= high for low, one, high in zip(shortest, pauses, longest, strict=True))
+    assert all(low <= waited <= high for low, waited, high in zip(shortest, pauses, longest, strict=True))
 
 
 @pytest.mark.parametrize("slow", [silent, drip])
@@ -140,18 +138,15 @@ def test_lasting_fault_leaves_the_question_unanswered(fault: Behaviour, reason: 
     assert len(calls) == 3
 
 
-WRONG = [
-    ('{"reasoning": "so", "explicit": "a te', "it is cut off"),
-    ("I would say it is a tent.", "it holds no JSON object"),
-    ("", "it is empty"),
-    (None, "it is empty"),
-    (json.dumps(right("x") | {"explicit": 3}), "explicit: should be a valid string"),
-    (json.dumps(right("x") | {"explicit": "x" * 5000}), "explicit: should have at most 4000 characters"),
-    ("\ud83d and no more", "it holds no JSON object"),
-]
-
-
-@pytest.mark.parametrize(("raw", "reason"), WRONG)
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ('{"reasoning": "so", "explicit": "a te', "it is cut off"),
+        (None, "it is empty"),
+        (json.dumps(right("x") | {"explicit": "x" * 5000}), "explicit: should have at most 4000 characters"),
+        ("\ud83d and no more", "it holds no JSON object"),
+    ],
+)
 def test_wrong_answer_gets_one_repair_question(raw: str | None, reason: str) -> None:
     (reply,), (first, second) = ask(in_turn(lambda call: call.say(raw), Call.answer))
     assert isinstance(reply, Answered)
@@ -212,15 +207,14 @@ def test_rejected_question_is_left_out() -> None:
 
     replies, calls = ask(behave, many(5), concurrency=1)
     failed = [reply for reply in replies if isinstance(reply, Failed)]
-    assert [(one.question.id, one.raw, one.reason) for one in failed] == [
-        ("2", None, "127.0.0.1 answers 400: too long")
-    ]
+    found = [(reply.question.id, reply.raw, reply.reason) for reply in failed]
+    assert found == [("2", None, "127.0.0.1 answers 400: too long")]
     assert len(calls) == 5
     assert all("response_format" in call.body for call in calls)
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "message"),
     [
         (401, r"answers 401: no such key: \[key\]; is TEACHER_API_KEY right\?"),
         (403, r"answers 403: no such key: \[key\]$"),
@@ -228,15 +222,18 @@ def test_rejected_question_is_left_out() -> None:
         (307, "answers 307"),
     ],
 )
-def test_permanent_fault_ends_the_run_and_hides_the_key(code: int, told: str) -> None:
-    with pytest.raises(TeacherError, match=told) as error:
+def test_permanent_fault_ends_the_run_and_hides_the_key(code: int, message: str) -> None:
+    with pytest.raises(TeacherError, match=message) as error:
         ask(status(code, "no such key: sk-secret", Location="/elsewhere"), many(30))
     assert "sk-secret" not in str(error.value)
 
 
-def test_missing_key_is_named() -> None:
+def test_missing_key_and_unreachable_server_are_named() -> None:
     with ChatServer(status(401)) as server, pytest.raises(TeacherError, match="answers 401; set TEACHER_API_KEY"):
         list(OpenAICompatibleTeacher(server.settings(), {}).answer([TENT]))
+    (reply,) = OpenAICompatibleTeacher(server.settings(), KEY).answer([TENT])
+    assert isinstance(reply, Failed)
+    assert reply.reason == "the connection failed: All connection attempts failed (3 attempts)"
 
 
 def test_key_repeated_by_the_server_is_redacted() -> None:
@@ -289,18 +286,17 @@ def test_closed_iterator_stops_requests() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("localhost:8000/v1", "is not an address of a server, such as http://"),
         ("ftp://x/v1", "is not an address of a server"),
-        ("http://", "is not an address of a server"),
         ("http://[::1/v1", "is not an address"),
         ("http://me:sk@x/v1", "must not hold a user name, password or query"),
         ("http://x/v1?key=sk", "must not hold a user name, password or query"),
     ],
 )
-def test_rejects_wrong_address(url: str, told: str) -> None:
-    with ChatServer() as server, pytest.raises(TeacherError, match=told):
+def test_rejects_wrong_address(url: str, message: str) -> None:
+    with ChatServer() as server, pytest.raises(TeacherError, match=message):
         OpenAICompatibleTeacher(server.settings(url=url), KEY)
 
 
@@ -311,27 +307,15 @@ def test_rejects_key_that_cannot_be_sent(key: str) -> None:
     assert key not in str(error.value)
 
 
-def test_unreachable_server_leaves_questions_unanswered() -> None:
-    with ChatServer() as server:
-        settings: Callable[..., Any] = server.settings
-    (reply,) = OpenAICompatibleTeacher(settings(), KEY).answer([TENT])
-    assert isinstance(reply, Failed)
-    assert reply.reason == "the connection failed: All connection attempts failed (3 attempts)"
-
-
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 @given(attempt=st.integers(1, 20), base=st.floats(0.0, 10.0), asked=st.none() | st.floats(0.0, 600.0))
-def test_pauses_are_bounded_and_heed_the_server(attempt: int, base: float, asked: float | None) -> None:
+def test_pauses_are_bounded_with_jitter_and_heed_the_server(attempt: int, base: float, asked: float | None) -> None:
     found = pause(attempt, base, asked)
     assert (asked or 0.0) <= found <= (asked or 0.0) + 60.0
     assert asked is not None or found >= min(base * 2 ** (attempt - 1), 60.0) / 2
-
-
-@pytest.mark.parametrize("asked", [None, 5.0])
-def test_pauses_have_jitter(asked: float | None) -> None:
-    assert len({pause(3, 1.0, asked) for _ in range(20)}) > 1
+    assert base < 1e-6 or len({pause(attempt, base, asked) for _ in range(20)}) > 1
 
 
 @pytest.mark.parametrize(
@@ -351,6 +335,6 @@ def test_pauses_have_jitter(asked: float | None) -> None:
         ("Tue, 99 Jan 99999 00:00:00 GMT", None),
     ],
 )
-def test_the_header_is_a_number_or_a_date(value: str, seconds: float | None) -> None:
+def test_retry_after_is_a_number_or_a_date(value: str, seconds: float | None) -> None:
     assert retry_after({"retry-after": value}, NOW) == seconds
     assert retry_after({}) is None

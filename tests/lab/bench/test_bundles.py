@@ -9,13 +9,14 @@ import pytest
 
 from lab.reference.bundles import Bundles, made_bundles
 from lab.reference.market import Market, Population, new_market, schema_of
-from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS, RANKER, ROWS, Bundle, open_bundle
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
 from tests.lab.conftest import MAKINGS
 from tests.lab.reference.small import SMALL
+
+SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
 @pytest.fixture(scope="module")
@@ -28,46 +29,33 @@ def fp32(bundles: Bundles) -> Bundle:
     return open_bundle(bundles.fp32)
 
 
-def _rows(bundle: Bundle, side: RowSide) -> RowFile:
-    return RowFile(bundle.path(ROWS[side]), RowCodec(bundle.schema, side, bundle.bundle_id), bundle.bundle_id)
-
-
-def _golden(bundle: Bundle) -> Tensors:
-    """The tensors of a request of known items."""
-    users, items = (RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item"))
-    goldens = [one for one in read_goldens(bundle.path(GOLDENS)) if one.user and len(one.items) > 3]
-    return golden_tensors(bundle.schema, users, items, goldens[0]).tensors
-
-
 def test_rows_are_what_was_generated(fp32: Bundle, market: Market) -> None:
-    users, items = _rows(fp32, "user"), _rows(fp32, "item")
+    codecs = [RowCodec(fp32.schema, side, fp32.bundle_id) for side in SIDES]
+    users, items = (RowFile(fp32.path(ROWS[codec.side]), codec, fp32.bundle_id) for codec in codecs)
     clicks, catalogue = market.clicks, market.clicks.catalogue
     assert (users.count, items.count) == (len(clicks.user_fields), len(catalogue.item_fields))
     some = [0, 7, users.count - 1]
-    found = users.get([f"u{one:06d}" for one in some])
+    found = users.get([f"u{row:06d}" for row in some])
     np.testing.assert_array_equal(found.records["categorical"], clicks.user_fields[some])
     np.testing.assert_allclose(found.records["semantic"], clicks.user_vectors[some], atol=1e-3)
-    for one, history in zip(some, found.histories, strict=True):
-        known = [f"i{item:06d}" for item in clicks.history[one] if item >= 0]
-        # What he clicked later, of his two rows for training, came to it, and of the oldest went out.
+    for row, history in zip(some, found.histories, strict=True):
+        known = [f"i{item:06d}" for item in clicks.history[row] if item >= 0]
+        # Later clicks, of the user's two rows for training, were added, and the oldest fell out.
         before = [history[: len(history) - more] for more in (0, 1, 2)]
-        assert any(len(one) and list(one) == known[-len(one) :] for one in before)
+        assert any(len(part) and list(part) == known[-len(part) :] for part in before)
         assert len(history) <= SMALL.history
-    found = items.get([f"i{one:06d}" for one in some])
+    found = items.get([f"i{row:06d}" for row in some])
     np.testing.assert_array_equal(found.records["categorical"], catalogue.item_fields[some])
     np.testing.assert_allclose(found.records["semantic"], catalogue.item_vectors[some], atol=1e-3)
-
-
-def test_items_are_as_many_as_wanted_by_one_law() -> None:
     grown = new_market(SMALL, Population(users=20, items=5_000), 0).clicks.catalogue
-
     assert len(grown.item_fields) == len(grown.item_vectors) == len(grown.item_topics) == 5_000
     np.testing.assert_allclose(np.linalg.norm(grown.item_vectors, axis=1), 1, atol=1e-5)
-    before, after = (np.bincount(one.ravel(), minlength=20) / one.size for one in np.split(grown.item_fields, [4_000]))
-    np.testing.assert_allclose(before, after, atol=0.03)
+    halves = np.split(grown.item_fields, [4_000])
+    first, last = (np.bincount(part.ravel(), minlength=20) / part.size for part in halves)
+    np.testing.assert_allclose(first, last, atol=0.03)
 
 
-def test_bundle_is_proved_and_judged_like_any_other(bundles: Bundles, fp32: Bundle) -> None:
+def test_bundle_is_proved_and_judged_like_any_other_and_kept(bundles: Bundles, fp32: Bundle, work: Path) -> None:
     assert fp32.schema == schema_of(SMALL)
     assert fp32.manifest.provenance["graph"]["fp64_max_diff"] <= 1e-12
     assert fp32.manifest.provenance["parity"]["requests"] == MAKINGS.requests
@@ -75,28 +63,24 @@ def test_bundle_is_proved_and_judged_like_any_other(bundles: Bundles, fp32: Bund
     assert record.asked == "auto"
     assert record.tried.keys() >= {"fp32", "int8", "bf16"}
     assert bundles.precision == record.chosen
+    assert made_bundles(work, MAKINGS, lambda doing, done, total: pytest.fail(doing)) == bundles
 
 
 def test_graphs_of_others_score_as_the_bundle(bundles: Bundles, fp32: Bundle) -> None:
-    tensors = _golden(fp32)
+    users, items = (RowCodec(fp32.schema, side, fp32.bundle_id) for side in SIDES)
+    golden = next(golden for golden in read_goldens(fp32.path(GOLDENS)) if golden.user and len(golden.items) > 3)
+    tensors = golden_tensors(fp32.schema, users, items, golden).tensors
     count = len(tensors["item_categorical"])
     scores = []
     for path in (fp32.path(RANKER), bundles.plain, bundles.tiled):
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        feed = {one.name: tensors[one.name] for one in session.get_inputs()}
+        feed = {value.name: tensors[value.name] for value in session.get_inputs()}
         if path == bundles.tiled:
             feed = {name: value if len(value) == count else np.repeat(value, count, 0) for name, value in feed.items()}
         scores.append(session.run(["pctr"], feed)[0])
     assert np.ptp(scores[0]) > 0
     for other in scores[1:]:
         np.testing.assert_allclose(other, scores[0], atol=1e-6)
-    axes = {one.type.tensor_type.shape.dim[0].dim_param for one in onnx.load(bundles.tiled).graph.input}
+    axes = {value.type.tensor_type.shape.dim[0].dim_param for value in onnx.load(bundles.tiled).graph.input}
     assert len(axes) == 1
     assert all(axes)
-
-
-def test_made_bundles_are_kept(bundles: Bundles, work: Path) -> None:
-    def heard(doing: str, done: int, total: int) -> None:
-        raise AssertionError(doing)
-
-    assert made_bundles(work, MAKINGS, heard) == bundles

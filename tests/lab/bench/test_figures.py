@@ -1,10 +1,20 @@
-"""Limits of latency follow the law of the queue."""
+"""Limits of latency, the benchmark of rows, and the record of the machine."""
 
+import json
 import math
+import os
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from lab.bench import row_lookup
 from lab.bench.figures import latency_limits
+from lab.bench.row_lookup import row_lookup_figures
+from lab.benchmark.machine import machine_now, processor
+from msd.contract.row_file import RowFile
+from msd.contract.rows import RowCodec
 
 
 @pytest.mark.parametrize("load", [0.3, 0.7])
@@ -18,7 +28,45 @@ def test_more_servers_with_one_queue_wait_less() -> None:
     tails = [latency_limits(servers, 0.7, (99,))[0] for servers in (1, 2, 4, 16)]
     assert tails == sorted(tails, reverse=True)
     assert tails[-1] > 1.0
-
-
-def test_no_wait_at_next_to_no_load() -> None:
     assert latency_limits(2, 0.001, (50, 99)) == [1.0, 1.0]
+
+
+def test_figures_of_small_files(tmp_path: Path) -> None:
+    steps: list[str] = []
+    found = row_lookup_figures(tmp_path, steps.append, items=3_000, few=1_000)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    row_lookup_figures(tmp_path, steps.append, items=3_000, few=1_000)
+
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
+    assert steps.count("looking up") == 2
+    assert steps.count("writing 3,000 rows") == 1
+    # A slot of eight bytes for every .55 rows, and four bytes for every block of 4,096.
+    assert 14.5 < found["index_bytes_per_item"] < 15
+    assert all(found[name] > 0 for name in ("lookup_ratio", "lookup_ratio_10m", "start_s_10m", "lookup_us", "mget_us"))
+    assert 0 < found["touched_ids"] <= 3_000
+
+
+def test_rows_are_found_by_their_ids(tmp_path: Path) -> None:
+    codec = RowCodec(row_lookup._schema(), "item", row_lookup._BUNDLE_ID)
+    row_lookup._write(tmp_path / "rows", codec, 70_000)
+    file = RowFile(tmp_path / "rows", codec, row_lookup._BUNDLE_ID)
+    numbers = [0, 1, 65_536, 65_537, 69_999]
+    rows = file.get([f"item-{number:08d}" for number in numbers])
+
+    assert file.count == 70_000
+    assert rows.found.all()
+    assert np.array_equal(rows.records["impressions"], [number % 65_536 for number in numbers])
+
+
+def test_machine_is_described(tmp_path: Path) -> None:
+    found = machine_now()
+    assert 1 <= found["cores"] <= (os.cpu_count() or 1)
+    assert found["cpu"]
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["versions"]["onnxruntime"]
+    assert found["load"].keys() == {"1_min", "15_min"}
+    assert json.loads(json.dumps(found)) is not None
+
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Fast One: 3 GHz\nmodel name\t: other\n")
+    assert processor(tmp_path / "cpuinfo") == "Fast One: 3 GHz"
+    assert processor(tmp_path / "none")

@@ -50,7 +50,7 @@ def test_events_keep_their_labels_and_training_rows_their_times(tiny: Dataset, c
     assert cold.events["at"].is_sorted()
 
 
-def test_hidden_item_has_neither_id_nor_counts(features: Features) -> None:
+def test_hidden_item_has_neither_id_nor_counts_and_is_in_no_history(features: Features) -> None:
     test, train = features.of_part(Part.TEST), features.of_part(Part.TRAIN)
     column = features.schema.columns["item_id"]
     ids = features.item.entities.categorical[:, column][features.item.rows.numpy()]
@@ -58,12 +58,8 @@ def test_hidden_item_has_neither_id_nor_counts(features: Features) -> None:
     assert len(np.unique(ids[train])) > 1
     assert not features.timeline.item_counts.impressions[test].any()
     assert not features.timeline.item_counts.clicks[test].any()
-
-
-def test_hidden_items_are_in_no_history(features: Features) -> None:
     rows = features.item.rows.numpy()
-    hidden = rows[features.of_part(Part.TEST)]
-    assert not np.isin(features.timeline.history, hidden).any()
+    assert not np.isin(features.timeline.history, rows[test]).any()
     held = rows[features.of_part(Part.VALID)]
     assert not np.isin(features.timeline.history[features.of_part(Part.TRAIN, Part.VALID)], held).any()
 

@@ -81,15 +81,6 @@ def test_prepared_folders_stay_until_the_data_changes(data: Path, tmp_path: Path
     assert load_dataset(folders.dataset).fingerprint != fingerprint
 
 
-def test_missing_or_damaged_file_is_named(data: Path, tmp_path: Path) -> None:
-    (data / "valid.parquet").write_text("user_id,item_id\n1,2\n")
-    with pytest.raises(BenchmarkError, match=r"valid.parquet: cannot be read as Parquet"):
-        _prepare(data, tmp_path / "work")
-    (data / "valid.parquet").unlink()
-    with pytest.raises(BenchmarkError, match=r"valid.parquet: no such file; --data is the folder with train.parquet,"):
-        _prepare(data, tmp_path / "work")
-
-
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
@@ -106,15 +97,23 @@ def test_missing_or_damaged_file_is_named(data: Path, tmp_path: Path) -> None:
         ("train", pl.col("label") * 4.5, r"train.parquet: labels must include both 0 and 1, but are \[0.0, 4.5\]"),
     ],
 )
-def test_wrong_column_is_named(data: Path, tmp_path: Path, file: str, change: pl.Expr | None, message: str) -> None:
+def test_wrong_column_or_file_is_named(
+    data: Path, tmp_path: Path, file: str, change: pl.Expr | None, message: str
+) -> None:
     path = data / f"{file}.parquet"
     table = pl.read_parquet(path)
     (table.drop("year") if change is None else table.with_columns(change)).write_parquet(path)
     with pytest.raises(BenchmarkError, match=message):
         _prepare(data, tmp_path / "work")
+    path.write_text("user_id,item_id\n1,2\n")
+    with pytest.raises(BenchmarkError, match=rf"{file}.parquet: cannot be read as Parquet"):
+        _prepare(data, tmp_path / "work")
+    path.unlink()
+    with pytest.raises(BenchmarkError, match=rf"{file}.parquet: no such file; --data is the folder with train"):
+        _prepare(data, tmp_path / "work")
 
 
-def test_knowledge_beside_the_converted_archive_is_used(tmp_path: Path) -> None:
+def test_knowledge_beside_the_converted_archive_is_used_and_other_datasets_refused(tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_collm_ml_1m(data, write_archive(tmp_path), ROWS)
     with pytest.raises(BenchmarkError, match=f"holds no finished knowledge; run `msd teach {data} {data}/knowledge`"):
@@ -126,9 +125,6 @@ def test_knowledge_beside_the_converted_archive_is_used(tmp_path: Path) -> None:
     assert _prepare(data, tmp_path / "work")[0] == Folders(data, knowledge)
     assert load_knowledge(knowledge) == base
     assert load_record(knowledge) == record.model_copy(update={"items": 1})
-
-
-def test_another_dataset_is_refused(tmp_path: Path) -> None:
     tiny = write_tiny_dataset(tmp_path / "tiny")
     with pytest.raises(BenchmarkError, match="holds the dataset 'tiny', not what `msd data collm-ml-1m` writes"):
         _prepare(tiny, tmp_path / "work")

@@ -23,19 +23,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_ml_100k_like(tmp_path_factory.mktemp("ml-100k"))
 
 
-def test_data_stays_where_it_is_and_knowledge_is_looked_up(data: Path, tmp_path: Path) -> None:
+def test_knowledge_is_looked_up_and_hidden_items_have_none_of_users(data: Path, tmp_path: Path) -> None:
     steps = Steps()
-    folders = prepare(data, tmp_path, steps)
-    base = load_knowledge(folders.knowledge)
-    assert folders.dataset == data
-    assert (len(base.items), len(base.users)) == (40, 16)
+    first = prepare(data, tmp_path / "whole", steps)
+    whole = load_knowledge(first.knowledge)
+    assert first.dataset == data
+    assert (len(whole.items), len(whole.users)) == (40, 16)
     assert ("looking up what is known of items", 40, 40) in steps
-    assert prepare(data, tmp_path, steps) == folders
-
-
-def test_benchmark_of_hidden_items_has_no_knowledge_of_users(data: Path, tmp_path: Path) -> None:
-    steps = Steps()
-    whole = load_knowledge(prepare(data, tmp_path / "whole", steps).knowledge)
+    assert prepare(data, tmp_path / "whole", steps) == first
     folders = prepare_items(data, tmp_path / "items", steps)
     assert load_knowledge(folders.knowledge).items == whole.items
     assert load_knowledge(folders.knowledge).users == {}
@@ -43,12 +38,9 @@ def test_benchmark_of_hidden_items_has_no_knowledge_of_users(data: Path, tmp_pat
     before = (folders.knowledge / "items.jsonl").read_bytes()
     assert prepare_items(data, tmp_path / "items", steps) == folders
     assert (folders.knowledge / "items.jsonl").read_bytes() == before
-
-
-def test_another_dataset_is_refused(tmp_path: Path) -> None:
     tiny = write_tiny_dataset(tmp_path / "tiny")
     with pytest.raises(BenchmarkError, match="holds the dataset 'tiny'; DATASET is the folder that `msd data ml-100k`"):
-        prepare(tiny, tmp_path / "work", Steps())
+        prepare(tiny, tmp_path / "work", steps)
 
 
 def test_cold_items_are_measured_seed_by_seed(
@@ -64,7 +56,6 @@ def test_cold_items_are_measured_seed_by_seed(
     assert set(figures["baselines"]) == {"ours_without_semantics", *linear}
     assert set(figures["untaught"]["baselines"]) == {"ours_without_semantics", "category_prior", "genres_year"}
     assert set(figures["untaught"]["ablations"]) == {"without_distillation"}
-    _check_taught_items(out.with_name("cold.work") / "ml-100k-cold", data)
     assert {"without_distillation", "bag_of_words", "teacher_text"} == set(figures["ablations"])
     rows = figures["protocol"]["test_rows"]
     assert set(rows) == {"3", "4"}
@@ -72,18 +63,17 @@ def test_cold_items_are_measured_seed_by_seed(
     printed = capsys.readouterr().out
     assert "items that the teacher wrote about beforehand" in printed
     assert "items with only a text" in printed
-
-
-def _check_taught_items(work: Path, data: Path) -> None:
-    """The untaught student's teacher knew no item of valid and test rows; one network scores with text and without."""
+    # The untaught student's teacher knew no item of valid and test rows; one network scores with text and without.
+    work = out.with_name("cold.work") / "ml-100k-cold"
     for seed in (3, 4):
         events = hide_items(load_dataset(data), seed).events
         held = set(events.filter(events["part"] != "train")["item_id"])
-        known = set(load_knowledge(work / "untaught" / f"knowledge-{seed}").items)
         assert held
-        assert known == set(events["item_id"]) - held
-        predictions = [np.load(work / "predictions" / f"{name}-{seed}.npz") for name in ("encoded", "category_prior")]
-        assert np.array_equal(predictions[0]["valid"], predictions[1]["valid"])
-        assert not np.array_equal(predictions[0]["test"], predictions[1]["test"])
+        assert set(load_knowledge(work / "untaught" / f"knowledge-{seed}").items) == set(events["item_id"]) - held
+        encoded, prior = (
+            np.load(work / "predictions" / f"{name}-{seed}.npz") for name in ("encoded", "category_prior")
+        )
+        assert np.array_equal(encoded["valid"], prior["valid"])
+        assert not np.array_equal(encoded["test"], prior["test"])
         assert (work / "models" / f"encoded-{seed}").is_dir()
         assert not (work / "models" / f"category_prior-{seed}").exists()

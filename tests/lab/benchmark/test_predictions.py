@@ -52,5 +52,5 @@ def test_rows_are_warm_if_both_sides_were_trained_on(tiny: Dataset) -> None:
 
 def test_valid_auc_is_of_the_valid_rows(tiny: Dataset) -> None:
     labels = tiny.events["label"].to_numpy()[split_events(tiny.events, tiny.config) == Part.VALID]
-    said = np.random.default_rng(0).random(len(labels))
-    assert valid_auc(tiny, said) == pytest.approx(roc_auc_score(labels, said))
+    probabilities = np.random.default_rng(0).random(len(labels))
+    assert valid_auc(tiny, probabilities) == pytest.approx(roc_auc_score(labels, probabilities))

@@ -41,49 +41,36 @@ def results(prepared: Path, work: Path) -> Results:
     return _run(prepared, work)
 
 
-def _same(left: Predictions, right: Predictions) -> bool:
-    return all(np.array_equal(left[place], right[place]) for place in range(3))
-
-
 def test_every_row_has_a_probability_and_live_counts_change_it(results: Results) -> None:
     for by_seed in results.found.values():
         for predictions in by_seed.values():
-            lengths = {
+            assert {
+                len(results.rows[0].labels),
                 len(predictions.valid),
                 len(predictions.test),
                 len(predictions.live),
-                len(results.rows[0].labels),
-            }
-            assert lengths == {120}
+            } == {120}
             assert 0 < predictions.test.min() < predictions.test.max() < 1
             assert not np.array_equal(predictions.test, predictions.live)
             assert 0.3 < predictions.valid_auc < 1
 
 
-def test_seeds_and_variants_differ(results: Results) -> None:
+def test_seeds_and_variants_differ_and_tuning_starts_from_the_untuned_model(results: Results, work: Path) -> None:
     # Tuning may leave a model as it was, where valid does not rank better for it.
     for either in (OURS, UNTUNED):
         tests = [found.test for name, seeds in results.found.items() if name != either for found in seeds.values()]
         assert len({test.tobytes() for test in tests}) == len(tests)
-
-
-def test_tuned_model_starts_from_the_untuned_one(results: Results, work: Path) -> None:
-    """It is trained once, and its seconds are part of both."""
     assert (work / "models" / f"{UNTUNED}-0").is_dir()
     assert not (work / "models" / f"{OURS}-0").exists()
     assert results.found[OURS][0].seconds > results.found[UNTUNED][0].seconds
 
 
-def test_second_run_makes_nothing(results: Results, prepared: Path, work: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
-    again = _run(prepared, work)
-    assert {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()} == before
-    for name, by_seed in results.found.items():
-        assert all(_same(again.found[name][seed], predictions) for seed, predictions in by_seed.items())
-
-
 class _StoppedError(Exception):
-    pass
+    """Stands for a kill."""
+
+
+def _same(left: Predictions, right: Predictions) -> bool:
+    return all(np.array_equal(left[place], right[place]) for place in range(3))
 
 
 def test_stopped_run_resumes_and_ends_at_the_same(results: Results, prepared: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from lab.benchmark.variant import Source
 from lab.benchmark.vectors import VectorSources, bag_of_words, with_vectors
 from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
-from msd.ranker.features import SideFeatures, build_features
+from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.student.encoder import encode_texts, new_student
 from msd.student.record import HEAD_DIM, HEADS, VECTOR_DIM
@@ -30,18 +30,18 @@ def sources(prepared: Path, tiny: Dataset, base: KnowledgeBase) -> VectorSources
     return VectorSources(tiny, base, prepared / "student", Steps())
 
 
-def test_student_is_taken_as_it_is(sources: VectorSources, prepared: Path) -> None:
+def test_student_is_taken_as_it_is_and_the_plain_encoder_reads_raw_texts(
+    sources: VectorSources, prepared: Path, tiny: Dataset
+) -> None:
     own, found = load_vectors(prepared / "student"), sources.of("student")
     assert found.student == own.student
     assert found.items.ids == own.items.ids
     np.testing.assert_array_equal(found.users.vectors, own.users.vectors)
-
-
-def test_source_may_add_vectors_of_users(tiny: Dataset, base: KnowledgeBase, prepared: Path) -> None:
-    sources = VectorSources(tiny, base, prepared / "student", Steps(), users=False)
-    found, own = sources.of("student_with_users"), sources.student
-    for level in ("items", "users"):
-        np.testing.assert_array_equal(getattr(found, level).vectors, getattr(own, level).vectors)
+    found, texts = sources.of("plain"), student_texts(tiny)[0]
+    assert found.items.ids == list(texts)
+    whole = encode_texts(new_student(), list(texts.values()))
+    np.testing.assert_array_equal(found.items.vectors[:, : 2 * HEAD_DIM], whole[:, : 2 * HEAD_DIM])
+    assert not found.items.vectors[:, 2 * HEAD_DIM :].any()
 
 
 @pytest.mark.parametrize("source", ["student", "plain", "bag_of_words", "teacher_text"])
@@ -50,10 +50,14 @@ def test_without_users_every_source_is_of_items(
 ) -> None:
     """And nothing of users is read: their texts may tell what they liked of the test rows."""
     steps = Steps()
-    found = VectorSources(tiny, base, prepared / "student", steps, users=False).of(source)
+    without = VectorSources(tiny, base, prepared / "student", steps, users=False)
+    found = without.of(source)
     assert found.users.ids == []
     assert found.items.ids == sources.of(source).items.ids
     assert all(total in (len(found.items.ids), 2 * len(found.items.ids)) for _, _, total in steps)
+    if source == "student":
+        users, own = without.of("student_with_users").users, sources.student.users
+        np.testing.assert_array_equal(users.vectors, own.vectors)
 
 
 @pytest.mark.parametrize("source", ["explicit", "implicit"])
@@ -62,14 +66,6 @@ def test_one_kind_of_knowledge_zeroes_the_others(sources: VectorSources, source:
     for level, whole in ((found.items, sources.student.items), (found.users, sources.student.users)):
         np.testing.assert_array_equal(level.vectors[:, half], whole.vectors[:, half])
         assert np.count_nonzero(level.vectors.any(axis=0)) == HEAD_DIM
-
-
-def test_plain_encoder_reads_raw_texts(sources: VectorSources, tiny: Dataset) -> None:
-    found, texts = sources.of("plain"), student_texts(tiny)[0]
-    assert found.items.ids == list(texts)
-    whole = encode_texts(new_student(), list(texts.values()))
-    np.testing.assert_array_equal(found.items.vectors[:, : 2 * HEAD_DIM], whole[:, : 2 * HEAD_DIM])
-    assert not found.items.vectors[:, 2 * HEAD_DIM :].any()
 
 
 def test_teachers_texts_are_encoded_side_by_side(sources: VectorSources, base: KnowledgeBase) -> None:
@@ -96,7 +92,7 @@ def test_bag_of_words_finds_texts_of_the_same_words() -> None:
     assert level.vectors.shape == (12, VECTOR_DIM)
     np.testing.assert_allclose(np.linalg.norm(level.vectors, axis=1), 1.0, atol=1e-5)
     alike = level.vectors @ level.vectors.T
-    same = np.array([[one[0] == other[0] for other in known] for one in known])
+    same = np.array([[name[0] == other[0] for other in known] for name in known])
     assert alike[same].min() > alike[~same].max() + 0.5
     assert bag_of_words({}).vectors.shape == (0, VECTOR_DIM)
 
@@ -104,14 +100,9 @@ def test_bag_of_words_finds_texts_of_the_same_words() -> None:
 def test_sources_differ_and_name_what_they_come_from(sources: VectorSources) -> None:
     names: tuple[Source, ...] = ("student", "explicit", "implicit", "plain", "bag_of_words", "teacher_text")
     found = [sources.of(name) for name in names]
-    assert len({one.student for one in found}) == len(found)
-    assert all(one.items.vectors.shape[1] == VECTOR_DIM for one in found)
+    assert len({vectors.student for vectors in found}) == len(found)
+    assert all(vectors.items.vectors.shape[1] == VECTOR_DIM for vectors in found)
     assert sources.of("plain") is sources.of("plain")
-
-
-def _equal(one: SideFeatures, other: SideFeatures) -> None:
-    for name in ("rows", "categorical", "dense", "live_dense", "aged_dense", "unknown_dense", "vectors", "present"):
-        assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
 def test_exchanged_vectors_are_as_if_built_in(tiny: Dataset, sources: VectorSources) -> None:
@@ -119,7 +110,8 @@ def test_exchanged_vectors_are_as_if_built_in(tiny: Dataset, sources: VectorSour
     schema = fit_schema(tiny)
     built, other = build_features(tiny, schema, word_vectors(tiny)), build_features(tiny, schema, sources.student)
     exchanged = with_vectors(other, word_vectors(tiny))
-    _equal(exchanged.user, built.user)
-    _equal(exchanged.item, built.item)
+    for found, expected in ((exchanged.user, built.user), (exchanged.item, built.item)):
+        for name in ("rows", "categorical", "dense", "live_dense", "aged_dense", "unknown_dense", "vectors", "present"):
+            assert torch.equal(getattr(found, name), getattr(expected, name)), name
     assert not torch.equal(other.item.dense, built.item.dense)
     assert not torch.equal(other.user.present, built.user.present)

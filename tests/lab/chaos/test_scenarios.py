@@ -53,7 +53,16 @@ def runs(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
     other = build_bundle(folder / "other", Recipe(seed=1)).folder
     lean = build_bundle(folder / "lean", Recipe(lean=True)).folder
     build_bundle(folder / "data" / "bundle", Recipe(encoder=True))
-    _write_dataset(folder / "data" / "dataset")
+    dataset = folder / "data" / "dataset"
+    dataset.mkdir()
+    files = "".join(f'[{name}]\nfile = "{name}.csv"\n' for name in ("events", "items", "users"))
+    device = '[[features]]\nname = "device"\nside = "context"\nkind = "categorical"\n'
+    (dataset / "dataset.toml").write_text(f'format = 1\nname = "made"\n{files}{device}')
+    events = [f"u{number % 20},i{number * 7 % 300},{AT + number // 3:.0f},{number % 2},ios" for number in range(1_200)]
+    (dataset / "events.csv").write_text("\n".join(["user_id,item_id,at,label,device", *events]))
+    for name, count in (("item", 300), ("user", 20)):
+        lines = [f"{name}_id", *(f"{name[0]}{number}" for number in range(count))]
+        (dataset / f"{name}s.csv").write_text("\n".join(lines))
 
     def finished(name: str) -> Run:
         run = brief_run(name, lean if name == "brownout" else bundle.folder, folder)
@@ -64,19 +73,6 @@ def runs(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
 
     with ThreadPoolExecutor(4) as pool:
         yield {name: pool.submit(finished, name) for name in scenarios()}
-
-
-def _write_dataset(folder: Path) -> None:
-    """Write events of the bundle's users and items."""
-    folder.mkdir()
-    files = "".join(f'[{name}]\nfile = "{name}.csv"\n' for name in ("events", "items", "users"))
-    device = '[[features]]\nname = "device"\nside = "context"\nkind = "categorical"\n'
-    (folder / "dataset.toml").write_text(f'format = 1\nname = "made"\n{files}{device}')
-    events = [f"u{number % 20},i{number * 7 % 300},{AT + number // 3:.0f},{number % 2},ios" for number in range(1_200)]
-    (folder / "events.csv").write_text("\n".join(["user_id,item_id,at,label,device", *events]))
-    for name, count in (("item", 300), ("user", 20)):
-        lines = [f"{name}_id", *(f"{name[0]}{number}" for number in range(count))]
-        (folder / f"{name}s.csv").write_text("\n".join(lines))
 
 
 @pytest.mark.parametrize("name", scenarios())
@@ -90,27 +86,25 @@ def test_untimed_checks_of_scenario_hold(name: str, runs: dict[str, "Future[Run]
     json.dumps(run.timeline.as_json(), allow_nan=False)
 
 
-def passing(run: Run) -> None:
-    run.figures["growth"] = 0.5
-    run.timeline.levels["memory"] = [(0.0, 1.0), (1.0, 2.0)]
-    run.check("it <holds>", True)
-    run.check("in time", False, is_timed=True)
+def test_summary_and_page_have_reasons_broken_checks_and_earlier_results(tmp_path: Path) -> None:
+    def passing(run: Run) -> None:
+        run.figures["growth"] = 0.5
+        run.timeline.levels["memory"] = [(0.0, 1.0), (1.0, 2.0)]
+        run.check("it <holds>", True)
+        run.check("in time", False, is_timed=True)
 
+    def unable(run: Run) -> None:
+        raise Unable("no clock can be shifted here")
 
-def unable(run: Run) -> None:
-    raise Unable("no clock can be shifted here")
+    def failing(run: Run) -> None:
+        run.check("all is well", False)
+        raise ZeroDivisionError("a mistake of its own")
 
-
-def failing(run: Run) -> None:
-    run.check("all is well", False)
-    raise ZeroDivisionError("a mistake of its own")
-
-
-MADE: dict[str, Scenario] = {"passing": passing, "unable": unable, "failing": failing}
-
-
-def test_reasons_and_broken_checks_are_in_the_summary_and_on_the_page(tmp_path: Path) -> None:
-    summary = run_all(MADE, [brief_run(name, tmp_path, tmp_path) for name in MADE], tmp_path / "chaos.json")
+    made: dict[str, Scenario] = {"passing": passing, "unable": unable, "failing": failing}
+    stored = tmp_path / "chaos.json"
+    first = run_all(made, [brief_run("passing", tmp_path, tmp_path)], stored)
+    stored.write_text(json.dumps(first))
+    summary = run_all(made, [brief_run(name, tmp_path, tmp_path) for name in ("unable", "failing")], stored)
     results = summary["scenarios"]
     page = chaos_page(summary)
 
@@ -119,22 +113,14 @@ def test_reasons_and_broken_checks_are_in_the_summary_and_on_the_page(tmp_path: 
         "no clock can be shifted here",
         "ZeroDivisionError: a mistake of its own",
     ]
+    assert list(results) == list(made)
+    assert results["passing"] == json.loads(json.dumps(first["scenarios"]["passing"]))
     assert results["passing"]["figures"] == {"growth": 0.5}
     assert summary["broken"] == ["failing: all is well"]
     assert summary["machine"]["cores"] >= 1
     assert page.count("<svg") == 1
     assert "it &lt;holds&gt;" in page
     assert "no clock can be shifted here" in page
-
-
-def test_results_of_other_scenarios_are_kept(tmp_path: Path) -> None:
-    stored = tmp_path / "chaos.json"
-    first = run_all(MADE, [brief_run("passing", tmp_path, tmp_path)], stored)
-    stored.write_text(json.dumps(first))
-    second = run_all(MADE, [brief_run("unable", tmp_path, tmp_path)], stored)
-
-    assert list(second["scenarios"]) == ["passing", "unable"]
-    assert second["scenarios"]["passing"] == json.loads(json.dumps(first["scenarios"]["passing"]))
 
 
 def test_unknown_scenario_is_an_error(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

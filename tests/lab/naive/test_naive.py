@@ -19,11 +19,9 @@ from loadtest.requests import in_columns, some_bodies
 from loadtest.traffic import Traffic
 from msd.contract.errors import MsdError
 
-Urls = dict[str, str]
-
 
 @pytest.fixture(scope="module")
-def urls(bundles: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Urls]:
+def urls(bundles: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Both services, each with rows from Redis and without."""
     with ExitStack() as stack:
         redis = stack.enter_context(redis_server())
@@ -45,7 +43,7 @@ def _post(url: str, request: bytes) -> httpx.Response:
     return httpx.post(url + path, content=body, headers={"Content-Type": "application/json"}, trust_env=False)
 
 
-def test_scores_are_those_of_our_service(urls: Urls, bundles: Bundles) -> None:
+def test_scores_are_those_of_our_service(urls: dict[str, str], bundles: Bundles) -> None:
     bodies = some_bodies(Traffic(bundles.fp32, 30), 12)
     for own, objects in zip(in_columns(bodies), in_objects(bodies), strict=True):
         replies = [_post(urls[name], own).json()["candidates"] for name in ("ours_file", "ours_redis")]
@@ -59,7 +57,7 @@ def test_scores_are_those_of_our_service(urls: Urls, bundles: Bundles) -> None:
         assert len(set(replies[0]["pctr"])) > 1
 
 
-def test_unknown_user_and_item_have_scores(urls: Urls) -> None:
+def test_unknown_user_and_item_have_scores(urls: dict[str, str]) -> None:
     body = json.dumps({"user_id": "nobody", "candidates": {"id": ["nothing", "i000001"], "bid": [1.0, 2.0]}}).encode()
     expected = _post(urls["ours_file"], in_columns([body])[0]).json()["candidates"]["pctr"]
     for name in ("naive_memory", "naive_redis"):
@@ -67,22 +65,16 @@ def test_unknown_user_and_item_have_scores(urls: Urls) -> None:
         np.testing.assert_allclose([score["pctr"] for score in scores], expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("environ", "message"),
-    [({}, "NAIVE_BUNDLE: not set"), ({"NAIVE_BUNDLE": "nowhere", "NAIVE_GRAPH": "x"}, "nowhere: no bundle here")],
-)
-def test_start_without_its_parts_fails(environ: dict[str, str], message: str) -> None:
-    with pytest.raises(MsdError, match=message):
-        create_app(environ)
-
-
-def test_unknown_input_is_named() -> None:
+def test_missing_and_unknown_parts_are_errors(tmp_path: Path) -> None:
+    for environ, message in (
+        ({}, "NAIVE_BUNDLE: not set"),
+        ({"NAIVE_BUNDLE": "nowhere", "NAIVE_GRAPH": "x"}, "nowhere: no bundle here"),
+    ):
+        with pytest.raises(MsdError, match=message):
+            create_app(environ)
     check_inputs(["item_semantic"])
     with pytest.raises(MsdError, match="has no input 'item_dense' to give"):
         check_inputs(["item_dense", "item_semantic"])
-
-
-def test_service_without_a_bundle_is_an_error(bundles: Bundles, tmp_path: Path) -> None:
     with (
         pytest.raises(ProcessError, match=r"(?s)broken: ended with exit code \d+; it said: .*no bundle here"),
         running([ours("broken", tmp_path, 1, None)], tmp_path),

@@ -15,24 +15,13 @@ from lab.race.race import race
 from lab.race.report import summarised
 from lab.race.runners import forms_of, in_onnxruntime, in_openvino
 from lab.race.subject import Subject
-from lab.reference.inputs import Sizes
 from lab.reference.network import NETWORKS, lively, made
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from tests.lab.reference.small import BRIEF, SMALL, network
 from tests.service.live import run_msd
 
 # Just so large that its layers are worth rounding to int8.
-ROUNDED = Sizes(
-    vector=16,
-    fields=4,
-    vocabulary=20,
-    embedding=8,
-    history=6,
-    attention=16,
-    hidden=(32, 32, 16),
-    rank=8,
-    feed_forward=16,
-)
+ROUNDED = replace(SMALL, vector=16, fields=4, embedding=8, history=6, attention=16, hidden=(32, 32, 16), rank=8)
 
 
 def test_command_writes_figures_tables_and_picture(tmp_path: Path) -> None:
@@ -92,8 +81,8 @@ def test_passed_graph_and_twin_score_as_the_plain_one(name: str) -> None:
     feeds = subject.request(30, seed=4)
     expected = in_onnxruntime(subject.plain)(feeds)
     graphs = [subject.passed.model] + ([subject.twin] if name == "reference" else [])
-    for one in graphs:
-        found = in_onnxruntime(one)(feeds)
+    for graph_model in graphs:
+        found = in_onnxruntime(graph_model)(feeds)
         assert all(np.allclose(head, other, atol=1e-5) for head, other in zip(found, expected, strict=True))
     assert subject.proved() <= 1e-12
 

@@ -36,5 +36,5 @@ def double(network: ReferenceNetwork, candidates: int, seed: int) -> tuple[Tenso
 
 def greatest(found: list[Output], expected: list[Output]) -> float:
     """The greatest difference between two lists of arrays of the same shapes."""
-    assert [one.shape for one in found] == [one.shape for one in expected]
-    return max(float(np.abs(one - other).max()) for one, other in zip(found, expected, strict=True))
+    assert [head.shape for head in found] == [head.shape for head in expected]
+    return max(float(np.abs(head - other).max()) for head, other in zip(found, expected, strict=True))

@@ -32,7 +32,7 @@ def test_seed_sets_clicks() -> None:
         assert not np.array_equal(getattr(first, name), getattr(other, name))
 
 
-def test_clicks_are_as_frequent_as_their_chances() -> None:
+def test_clicks_are_as_frequent_as_their_chances_and_requests_are_of_one_user() -> None:
     clicks = _clicks(1, requests=400)
     deviation = np.sqrt((clicks.chances * (1 - clicks.chances)).sum())
 
@@ -45,16 +45,11 @@ def test_clicks_are_as_frequent_as_their_chances() -> None:
     present = clicks.history >= 0
     assert present[:, 0].all()
     assert 0 < present.mean() < 1
-
-
-def test_request_is_one_user_and_its_candidates() -> None:
-    clicks = _clicks(1)
     feeds = clicks.request(7)
-
     assert all(feeds[name].shape == SMALL.shape(name, 1) for name in ("user_fields", "user_vector", "history_mask"))
     assert all(feeds[name].shape == SMALL.shape(name, 20) for name in ("item_fields", "item_vector"))
     assert not feeds["history"][feeds["history_mask"] == 0].any()
-    assert np.array_equal(feeds["history_mask"][0] > 0, clicks.history[7] >= 0)
+    assert np.array_equal(feeds["history_mask"][0] > 0, present[7])
 
 
 def test_training_beats_a_constant_and_is_done_once(tmp_path: Path) -> None:

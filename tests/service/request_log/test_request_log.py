@@ -35,7 +35,7 @@ def model(bundle: Bundle) -> Model:
 
 
 def served(model: Model, request_id: str, count: int = 2, user_id: str = "u1") -> Served:
-    """A request of the champion's; of its scores, which the log does not look at, it has the rows' ages."""
+    """A request to the champion; its scores are its rows' clicks, which the log does not interpret."""
     request = CheckedRequest(user_id, [f"i{place % 300}" for place in range(count)])
     user, items = asyncio.run(model.store.get("user", ["u1"])), asyncio.run(model.store.get("item", request.ids))
     scores = {"pctr": items.records["clicks"].copy()}
@@ -121,9 +121,9 @@ def test_close_is_bounded_where_the_disk_hangs(model: Model, tmp_path: Path, mon
         for number in range(3):
             log.request(served(model, f"r{number}"))
         assert folder.is_writing.wait(60)
-        with capture_logs() as said:
+        with capture_logs() as lines:
             asyncio.run(log.close())
-    assert [(one["event"], one["waiting"]) for one in said] == [("request_log_unfinished", 3)]
+    assert [(line["event"], line["waiting"]) for line in lines] == [("request_log_unfinished", 3)]
     wait_until(lambda: results(metrics)["written"] == 3)
 
 
@@ -150,9 +150,9 @@ class FailingWriter(LogWriter):
         super().__init__(folder, metrics, 1.0, 0.0)
         self.failed: set[str] = set()
 
-    def take(self, told: Served | LoggedEvents) -> None:
+    def take(self, record: Served | LoggedEvents) -> None:
         self._fail("take")
-        super().take(told)
+        super().take(record)
 
     def tick(self) -> None:
         self._fail("tick")
@@ -167,7 +167,7 @@ class FailingWriter(LogWriter):
 def test_writer_that_fails_goes_on_with_the_next_record(model: Model, tmp_path: Path) -> None:
     metrics = Metrics()
     writer = FailingWriter(LogFolder(tmp_path, 2**30, 1e9), metrics)
-    with capture_logs() as said:
+    with capture_logs() as lines:
         log = RequestLog(writer, 1.0, 0.05, metrics)
         wait_until(lambda: "tick" in writer.failed)
         log.request(served(model, "first"))
@@ -177,7 +177,7 @@ def test_writer_that_fails_goes_on_with_the_next_record(model: Model, tmp_path: 
 
     assert [record.request_id for record in records(tmp_path)] == ["second"]
     assert results(metrics) == {"handed": 2, "dropped": 0, "written": 1, "lost": 1}
-    assert {one["event"] for one in said} == {"request_log_failed"}
+    assert {line["event"] for line in lines} == {"request_log_failed"}
 
 
 def test_events_of_requests_outside_the_sample_are_left_out(tmp_path: Path) -> None:

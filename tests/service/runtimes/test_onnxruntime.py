@@ -94,13 +94,14 @@ def test_every_input_matters() -> None:
     assert {one.name for one in model.graph.input} <= used
 
 
-def _retype(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
-
-
 def _rename(model: onnx.ModelProto) -> None:
-    model.graph.input[0].name = "users"
-    model.graph.node[0].input[0] = "users"
+    model.graph.input[0].name = model.graph.node[0].input[0] = "users"
+
+
+def _fix_candidates(model: onnx.ModelProto) -> None:
+    for tensor in model.graph.input:
+        if tensor.name.startswith("item"):
+            tensor.type.tensor_type.shape.dim[0].dim_value = 50
 
 
 def _widen(model: onnx.ModelProto) -> None:
@@ -108,10 +109,8 @@ def _widen(model: onnx.ModelProto) -> None:
     model.graph.input[1].CopyFrom(spec)
 
 
-def _fix_candidates(model: onnx.ModelProto) -> None:
-    for one in model.graph.input:
-        if one.name.startswith("item"):
-            one.type.tensor_type.shape.dim[0].dim_value = 50
+def _retype(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
 
 
 @pytest.mark.parametrize(
@@ -143,24 +142,25 @@ def test_graph_that_does_not_fit_is_refused(
         OpenVinoRuntime(misfit, "fp32", threads=1)
 
 
-def test_manifest_is_followed(made_for: Make) -> None:
-    bundle = made_for("fp32")
-    assert open_runtime(bundle, Settings(bundle=bundle.folder)).engine.key == "onnxruntime-cpu-fp32"
-    bundle = made_for("bf16")
-    if has_bf16():
-        assert open_runtime(bundle, Settings(bundle=bundle.folder)).engine.key == "openvino-cpu-bf16"
+@pytest.mark.parametrize(
+    ("precision", "settings", "key"),
+    [
+        ("fp32", {}, "onnxruntime-cpu-fp32"),
+        *[("bf16", {}, "openvino-cpu-bf16")] * has_bf16(),
+        ("fp32", {"runtime": "openvino", "threads": 2}, "openvino-cpu-fp32"),
+        ("bf16", {"runtime": "onnxruntime"}, "onnxruntime-cpu-fp32"),
+    ],
+)
+def test_manifest_chooses_the_runtime_unless_a_setting_does(
+    made_for: Make, precision: Precision, settings: dict[str, object], key: str
+) -> None:
+    bundle = made_for(precision)
+    given = Settings.model_validate({"bundle": bundle.folder, **settings})
+    engine = open_runtime(bundle, given).engine
+    assert (engine.key, engine.threads) == (key, given.threads)
 
 
-def test_setting_goes_before_it(made_for: Make) -> None:
-    bundle = made_for("fp32")
-    engine = open_runtime(bundle, Settings(bundle=bundle.folder, runtime="openvino", threads=2)).engine
-    assert (engine.key, engine.threads) == ("openvino-cpu-fp32", 2)
-    bundle = made_for("bf16")
-    engine = open_runtime(bundle, Settings(bundle=bundle.folder, runtime="onnxruntime")).engine
-    assert engine.key == "onnxruntime-cpu-fp32"
-
-
-def test_cuda_is_not_to_be_had_of_openvino(made_for: Make) -> None:
+def test_openvino_refuses_cuda(made_for: Make) -> None:
     bundle = made_for("bf16")
     with pytest.raises(
         RuntimeRefused, match="made for bf16 on OpenVINO, which does not support cuda; set MSD_RUNTIME="

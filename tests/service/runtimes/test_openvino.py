@@ -21,11 +21,9 @@ from service.runtimes.choice import expected_candidates
 from service.runtimes.openvino import OpenVinoRuntime, check_bf16
 from service.runtimes.runtime import RuntimeRefused
 from tests.bundles.bf16 import has_bf16
-from tests.bundles.factory import golden_requests
 from tests.bundles.ranker_graph import Recipe, build_ranker
 from tests.service.live import live_service, run_msd
 from tests.service.runtimes.conftest import TOLERANCES, Asked, Make
-from tests.service.test_isolation import GUARD, HEAVY
 
 
 def _resized(tensors: Tensors, count: int) -> Tensors:
@@ -146,25 +144,6 @@ def test_input_that_is_handed_on_as_it_is_keeps_its_name(made_for: Make, asked: 
 
     for tensors, expected in asked:
         np.testing.assert_allclose(runtime.run(tensors)["pctr"], expected, atol=1e-5)
-
-
-def test_serves_with_the_network_closed(made_for: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a word to OpenVINO's maker, whom it tells of every import where nobody stops it."""
-    report = tmp_path / "report"
-    report.touch()
-    monkeypatch.setenv("GUARD_REPORT", str(report))
-    folder = made_for("fp32").folder
-    with live_service(folder, tmp_path, python_path=GUARD, runtime="openvino", max_candidates=64) as running:
-        assert running.score(golden_requests()[0]).status_code == 200
-        with running.client() as client:
-            assert client.get("/v1/model").json()["runtime"]["name"] == "openvino"
-        assert running.terminate() == 0
-
-    lines = report.read_text().splitlines()
-    assert not [line for line in lines if line.startswith(("refused", "connect"))]
-    (modules,) = (set(line.split()[1:]) for line in lines if line.startswith("modules "))
-    assert "openvino" in modules
-    assert not {"onnxruntime", *HEAVY} & modules
 
 
 def test_cpu_without_bf16_is_refused() -> None:
