@@ -227,7 +227,7 @@ def open_bundle(folder: Path, *, rows: bool = True, proof: Proof | None = None, 
             raise BundleError(f"{folder / MANIFEST}: lists no {name}")
     _check_places(folder, needed)
     mark = _mark(folder, manifest, needed)
-    if proof is not None or not _covers(_read_mark(folder), mark):
+    if proof is not None or not _is_marked(folder, mark):
         for name, entry in needed.items():
             if sha256_file(folder / name, pause) != entry.sha256:
                 raise BundleError(
@@ -321,16 +321,12 @@ def _mark(folder: Path, manifest: Manifest, files: Mapping[str, FileEntry]) -> d
     return {"manifest_sha256": manifest.sha256, "changed_ns": touched}
 
 
-def _covers(found: object, mark: Mapping[str, Any]) -> bool:
-    """Return whether a mark covers everything in `mark`; it may cover more, such as rows that are not needed now."""
-    if not isinstance(found, dict) or found.get("manifest_sha256") != mark["manifest_sha256"]:
-        return False
-    changed = found.get("changed_ns")
-    return isinstance(changed, dict) and mark["changed_ns"].items() <= changed.items()
-
-
-def _read_mark(folder: Path) -> object:
+def _is_marked(folder: Path, mark: Mapping[str, Any]) -> bool:
+    """Return whether the folder's mark covers everything in `mark`; it may cover more, such as rows that are not needed
+    now."""
     try:
-        return json.loads((folder / MARKER).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
+        found = json.loads((folder / MARKER).read_text("utf-8"))
+        is_same = found["manifest_sha256"] == mark["manifest_sha256"]
+        return bool(is_same and mark["changed_ns"].items() <= found["changed_ns"].items())
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return False
