@@ -13,7 +13,8 @@ from msd.contract.bundle import MANIFEST, SIGNATURE, open_bundle
 from msd.contract.errors import BundleError
 from msd.contract.files import read_small, write_bytes_atomic
 from operations.catalogue.manifest import CATALOGUE, open_catalogue
-from operations.delta import DELTA, open_delta
+from operations.delta import DELTA, open_delta, write_delta
+from operations.fetch.archive import pack
 from service.settings import redis_url_of
 from service.trust import MAX_KEY_BYTES, Trust, TrustError, cryptography_modules
 
@@ -65,8 +66,6 @@ def delta_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the delta; it must not exist.")],
 ) -> None:
     """Write the rows that are new or changed, and the ids that are gone."""
-    from operations.delta import write_delta
-
     trust = Trust.from_environ(os.environ)
     made = write_delta(trust.open(old), trust.open(new), out)
     gone = sum(map(len, made.removed.values()))
@@ -96,8 +95,6 @@ def pack_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the digest as a JSON object.")] = False,
 ) -> None:
     """Verifies the bundle in full and writes it as one file, whose bytes are the same each time."""
-    from operations.fetch.archive import pack
-
     digest, size = f"sha256:{pack(bundle, archive)}", archive.stat().st_size
     typer.echo(json.dumps({"digest": digest, "bytes": size}) if as_json else f"{archive}: {digest} ({size} bytes)")
 

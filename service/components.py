@@ -22,7 +22,7 @@ from service.live.store import LiveError, LiveStore
 from service.machine import scoring_threads, usable_cores
 from service.request_log.request_log import open_request_log
 from service.routes.fast_route import FastRoute
-from service.routes.playground.playground import Alone, Playground
+from service.routes.playground.playground import Playground
 from service.routes.score_route import ScoreRoute
 from service.scoring.admission import Admission
 from service.scoring.answer import Follower
@@ -52,7 +52,12 @@ class Components:
         threads = scoring_threads(settings, usable_cores())
         # Resolved here: a runtime is opened for this many concurrent runs.
         settings = settings.model_copy(update={"workers": threads})
-        plan = plan or _own_plan(settings)
+        if plan is None:
+            wanted, trust = alone(settings.bundle), Trust(settings.trusted_keys)
+            has_rows = settings.store == "file"
+            plan = DeploymentPlan(
+                wanted, {folder: PinnedBundle(folder, None, has_rows, trust) for folder in wanted.folders}
+            )
         self.settings, self.metrics = settings, metrics
         metrics.scoring_threads.set(threads)
         metrics.connections_limit.set(settings.max_connections)
@@ -141,7 +146,7 @@ class Components:
         )
         self.metrics.reference(deployment.champion.bundle.manifest)
 
-    def _compared_by(self, alone: Alone) -> ASGIApp:
+    def _compared_by(self, alone: Serving) -> ASGIApp:
         return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard, self.metrics)
 
 
@@ -172,9 +177,3 @@ def open_live_store(settings: Settings) -> LiveStore:
         ) from None
     assert settings.state_dir is not None, "settings with an embedded live state have its folder"
     return EmbeddedStates(StateFile(settings.state_dir, settings.state_mb * 2**20, limits.EVENT_HORIZON_S))
-
-
-def _own_plan(settings: Settings) -> DeploymentPlan:
-    wanted = alone(settings.bundle)
-    trust, has_rows = Trust(settings.trusted_keys), settings.rows_in_bundle
-    return DeploymentPlan(wanted, {folder: PinnedBundle(folder, None, has_rows, trust) for folder in wanted.folders})

@@ -55,7 +55,6 @@ class KnownGroups:
         return tuple(group for group in GROUPS if group in there)
 
     def of(self, groups: Collection[Group]) -> Tensors:
-        """Return the tensors with only these groups."""
         mixed = {name: tensor.copy() for name, tensor in self._tensors.items()}
         for part in self._parts:
             if not part.groups <= set(groups):
@@ -175,7 +174,10 @@ class Explainer:
         score = log_odds(scored.scores[_HEAD])
         values = await self._values(model, knowledge, scored, budget)
         shares = dict(zip(knowledge.groups, shapley(values), strict=True))
-        clicked = _clicked(model, request, scored)
+        # The history as the model saw it: the last IDs that have rows.
+        count, items = len(request.ids), basis.items.found.tolist()
+        history = zip(wanted_items(request, basis.user)[count:], items[count:], strict=True)
+        clicked = [item_id for item_id, is_found in history if is_found][-model.schema.history.length :]
         effects = np.zeros((len(score), min(len(clicked), MAX_CLICKED)))
         for column, place in enumerate(range(len(clicked))[-MAX_CLICKED:]):
             effects[:, column] = score - await self._run(model, knowledge.without_clicked(place), scored, budget)
@@ -228,11 +230,3 @@ def shapley(values: NDArray[np.float64]) -> NDArray[np.float64]:
             weight = factorial(before) * factorial(players - before - 1) / factorial(players)
             shares[player] += weight * (values[others | 1 << player] - values[others])
     return shares
-
-
-def _clicked(model: Model, request: CheckedRequest, scored: Scored) -> list[str]:
-    """Return the history's ids as the model saw them: the last ones that have rows."""
-    count = len(request.ids)
-    ids = wanted_items(request, scored.basis.user)[count:]
-    found = scored.basis.items.found[count:].tolist()
-    return [item_id for item_id, is_found in zip(ids, found, strict=True) if is_found][-model.schema.history.length :]

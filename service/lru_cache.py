@@ -22,7 +22,6 @@ class LruCache(Generic[K, V]):
         return len(self._held)
 
     def get(self, keys: Sequence[K]) -> list[V | None]:
-        """Return the values of keys, and mark them as used."""
         held = self._held
         with self._lock:
             for key in keys:

@@ -1,20 +1,22 @@
-"""The main port: an event loop that accepts connections, reads HTTP and never runs a model; and its start and shutdown,
-which lose no accepted request.
+"""The main port: an event loop that accepts connections, reads HTTP and never runs a model; its start and shutdown,
+which lose no accepted request; and the admin port.
 """
 
 import asyncio
 import gc
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from email.utils import formatdate
 from types import FrameType
 
+from starlette.types import ASGIApp
+
 from msd.contract.errors import MsdError
-from service.admin_server import AdminServer
 from service.app import create_app
 from service.deployment.readiness import Readiness
 from service.deployment.rollout import BundleFollower, Rollout
@@ -25,6 +27,42 @@ from service.telemetry.metrics import Metrics
 from service.watchdog import SIGNALS, Liveness, Watchdog
 
 _TICK_S = 0.05
+_ADMIN_CONNECTIONS = 64
+
+
+class AdminServer(HttpServer):
+    """The admin port: a few connections in a separate thread and loop, which answer even if clients fill the main port
+    or the service's loop hangs.
+
+    No client certificate is required: probes have none.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, listener: socket.socket, metrics: Metrics) -> None:
+        own = settings.model_copy(update={"tls_client_ca": None, "max_connections": _ADMIN_CONNECTIONS})
+        super().__init__(app, own, listener, metrics)
+        self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop, as the last step of shutdown."""
+        self.should_exit = True
+        self._thread.join(LINGER_S)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup()
+        self._log.info("admin_listening", host=self.address[0], port=self.address[1])
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        """Leave signals to the main thread."""
+        return nullcontext()
+
+    def _run(self) -> None:
+        try:
+            self.run()
+        except BaseException as error:
+            self._log.exception("admin_failed", reason=str(error))
 
 
 class ScoringServer(HttpServer):

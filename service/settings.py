@@ -68,7 +68,6 @@ class Build(NamedTuple):
 
 
 def _is_on(value: object) -> object:
-    """Convert `on` and `off` to a bool."""
     return {"on": True, "off": False}.get(str(value).lower(), value) if isinstance(value, str) else value
 
 
@@ -240,11 +239,6 @@ class Settings(BaseModel):
         if self.live and self.store != "redis" and self.state_dir is None:
             raise ValueError("MSD_LIVE=on needs MSD_STATE_DIR, a persistent folder for live states")
         return self
-
-    @property
-    def rows_in_bundle(self) -> bool:
-        """Whether rows are read from the bundle's own files, which then have to be there."""
-        return self.store == "file"
 
     @property
     def build(self) -> Build:

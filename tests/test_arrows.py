@@ -91,7 +91,8 @@ EXEMPT = {"msd.commands"}
 def modules_of(package: str) -> dict[str, str]:
     """The source of each module at or below a package, by its name."""
     found = {}
-    for path in sorted((ROOT / package.replace(".", "/")).rglob("*.py")):
+    place = ROOT / package.replace(".", "/")
+    for path in sorted(place.rglob("*.py")) or [place.with_suffix(".py")]:
         parts = path.relative_to(ROOT).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text("utf-8")
     return found
@@ -173,7 +174,7 @@ def test_every_import_follows_the_arrows(arrow: Arrow) -> None:
         ("lab", "from service.settings import Settings"),
     ],
 )
-def test_a_breach_is_seen(package: str, line: str) -> None:
+def test_breach_is_found(package: str, line: str) -> None:
     arrow = next(arrow for arrow in ARROWS if arrow.package == package)
 
     assert len(breaches(arrow, line)) == 1
@@ -186,20 +187,18 @@ def loaded_by(*modules: str) -> set[str]:
     return set(ended.stdout.split())
 
 
-def test_importing_the_service_and_its_commands_loads_nothing_heavy() -> None:
-    loaded = loaded_by("service.app", "service.command", "operations.publish_command")
+@pytest.mark.parametrize(
+    ("modules", "foreign"),
+    [
+        (("service.app", "service.command", "operations.publish_command"), {"model_export", "loadtest", "tests"}),
+        (("loadtest.running_command",), {"model_export"}),
+    ],
+)
+def test_commands_load_nothing_heavy(modules: tuple[str, ...], foreign: set[str]) -> None:
+    loaded = loaded_by(*modules)
 
-    assert "service" in loaded
-    assert not HEAVY & loaded
-    assert not {"model_export", "loadtest", "tests"} & loaded
-
-
-def test_importing_the_load_tests_commands_loads_nothing_heavy() -> None:
-    loaded = loaded_by("loadtest.running_command")
-
-    assert "loadtest" in loaded
-    assert not HEAVY & loaded
-    assert "model_export" not in loaded
+    assert modules[0].split(".")[0] in loaded
+    assert not (HEAVY | foreign) & loaded
 
 
 def test_importing_the_contract_loads_numpy_and_pydantic_and_no_more() -> None:
@@ -216,14 +215,9 @@ SATELLITES = ("cold", "explainer", "deployment.shadowing", "live", "routes.playg
 
 @pytest.mark.parametrize("package", CORE)
 def test_scoring_does_not_import_its_satellites(package: str) -> None:
-    for module, source in modules_of(package).items() or {package: module_source(package)}.items():
-        known = [one for one in imports_of(source) for satellite in SATELLITES if is_below(one, f"service.{satellite}")]
+    for module, source in modules_of(package).items():
+        known = [name for name in imports_of(source) for part in SATELLITES if is_below(name, f"service.{part}")]
         assert not known, module
-
-
-def module_source(name: str) -> str:
-    """The source of one module."""
-    return (ROOT / f"{name.replace('.', '/')}.py").read_text("utf-8")
 
 
 def test_no_two_folders_of_the_service_import_each_other() -> None:
@@ -235,4 +229,4 @@ def test_no_two_folders_of_the_service_import_each_other() -> None:
         if module.count(".") > 1 and name.startswith("service.") and name.count(".") > 2
     }
     assert len(arrows) > 20
-    assert not [(one, other) for one, other in arrows if one < other and (other, one) in arrows]
+    assert not [(first, other) for first, other in arrows if first < other and (other, first) in arrows]

@@ -10,11 +10,11 @@ REFERENCE = Machine(1.0)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [(0.2, "5 s"), (43, "45 s"), (55, "1 min"), (200, "3 min"), (1_500, "25 min"), (9_000, "2.5 h")],
 )
-def test_durations_are_rounded(seconds: float, told: str) -> None:
-    assert about(seconds) == f"about {told} on this machine"
+def test_durations_are_rounded(seconds: float, text: str) -> None:
+    assert about(seconds) == f"about {text} on this machine"
 
 
 def test_more_work_takes_longer_and_so_does_a_slower_machine() -> None:

@@ -63,7 +63,7 @@ def test_packages_are_imported_from_this_checkout(package: str) -> None:
     assert Path(spec.origin) == ROOT / package / "__init__.py"
 
 
-def test_every_folder_of_modules_is_a_package() -> None:
+def test_every_folder_of_modules_is_a_package_and_every_file_has_a_subject() -> None:
     """A folder without __init__.py loses to a package of the same name anywhere on the path."""
     modules = [path for path in files() if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in PACKAGES]
 
@@ -71,9 +71,6 @@ def test_every_folder_of_modules_is_a_package() -> None:
     assert all((path.parent / "__init__.py").is_file() for path in modules)
     # Folders below it are found by its own path.
     assert (ROOT / "tests/__init__.py").is_file()
-
-
-def test_no_file_is_named_after_no_subject() -> None:
     assert not [path for path in files() if path.stem in ("utils", "util", "helpers", "misc", "common")]
 
 

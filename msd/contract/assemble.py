@@ -71,17 +71,13 @@ def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Ro
     if not items.found.all():
         unknown = np.flatnonzero(~items.found[:count])
         for place, is_encoded in zip(unknown.tolist(), has_semantic(items.records[unknown]).tolist(), strict=True):
-            degraded[request.ids[place]] = "encoded" if is_encoded else _rung_of(overrides.get(place, {}))
+            rung: Rung = "prior" if set(overrides.get(place, {}).values()) <= {None} else "category_prior"
+            degraded[request.ids[place]] = "encoded" if is_encoded else rung
     if items.stale is not None:
         degraded |= {request.ids[place]: "cached" for place in np.flatnonzero(items.stale[:count]).tolist()}
     return Assembled(
         {spec.name: tensors[spec.name] for spec in schema.tensors}, degraded, _user_rung(user, items, count)
     )
-
-
-def _rung_of(given: Mapping[str, Value]) -> Rung:
-    """Return the rung of a candidate with neither row nor vector."""
-    return "prior" if set(given.values()) <= {None} else "category_prior"
 
 
 def cut(schema: FeatureSchema, tensors: Tensors, count: int, nothing: Records, at: float) -> Tensors:

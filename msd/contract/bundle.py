@@ -227,8 +227,14 @@ def open_bundle(folder: Path, *, rows: bool = True, proof: Proof | None = None, 
             raise BundleError(f"{folder / MANIFEST}: lists no {name}")
     _check_places(folder, needed)
     mark = _mark(folder, manifest, needed)
-    if proof is not None or not _covers(_read_mark(folder), mark):
-        _check_contents(folder, needed, pause)
+    if proof is not None or not _is_marked(folder, mark):
+        for name, entry in needed.items():
+            if sha256_file(folder / name, pause) != entry.sha256:
+                raise BundleError(
+                    f"{folder / name}: its SHA-256 differs from the manifest's; it was changed or damaged"
+                )
+            if name.endswith(".onnx"):
+                check_graph_file(folder / name, pause)
         with suppress(OSError):  # a read-only folder is hashed at each start
             write_text_atomic(folder / MARKER, json.dumps(mark))
     return Bundle(folder, manifest)
@@ -245,14 +251,6 @@ def _check_places(folder: Path, files: Mapping[str, FileEntry]) -> None:
             raise BundleError(f"{path}: is a link out of the bundle; copy the file itself")
         if path.stat().st_size != entry.size:
             raise BundleError(f"{path}: has {path.stat().st_size} bytes, not {entry.size}; copy it again")
-
-
-def _check_contents(folder: Path, files: Mapping[str, FileEntry], pause: Pause) -> None:
-    for name, entry in files.items():
-        if sha256_file(folder / name, pause) != entry.sha256:
-            raise BundleError(f"{folder / name}: its SHA-256 differs from the manifest's; it was changed or damaged")
-        if name.endswith(".onnx"):
-            check_graph_file(folder / name, pause)
 
 
 def open_verified(folder: Path, sha256: str) -> Bundle:
@@ -323,16 +321,12 @@ def _mark(folder: Path, manifest: Manifest, files: Mapping[str, FileEntry]) -> d
     return {"manifest_sha256": manifest.sha256, "changed_ns": touched}
 
 
-def _covers(found: object, mark: Mapping[str, Any]) -> bool:
-    """Return whether a mark covers everything in `mark`; it may cover more, such as rows that are not needed now."""
-    if not isinstance(found, dict) or found.get("manifest_sha256") != mark["manifest_sha256"]:
-        return False
-    changed = found.get("changed_ns")
-    return isinstance(changed, dict) and mark["changed_ns"].items() <= changed.items()
-
-
-def _read_mark(folder: Path) -> object:
+def _is_marked(folder: Path, mark: Mapping[str, Any]) -> bool:
+    """Return whether the folder's mark covers everything in `mark`; it may cover more, such as rows that are not needed
+    now."""
     try:
-        return json.loads((folder / MARKER).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
+        found = json.loads((folder / MARKER).read_text("utf-8"))
+        is_same = found["manifest_sha256"] == mark["manifest_sha256"]
+        return bool(is_same and mark["changed_ns"].items() <= found["changed_ns"].items())
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return False

@@ -71,7 +71,6 @@ class CheckedFile:
         self.body = _lazy_memory(size)
 
     def section(self, place: SectionPlace) -> "Section":
-        """Return a section."""
         return Section(self, place, self.body[place.start : place.start + place.size])
 
     @property

@@ -79,7 +79,6 @@ def golden_tensors(schema: FeatureSchema, users: RowCodec, items: RowCodec, gold
 
 
 def encode_row(row: bytes) -> str:
-    """Return a row in a golden's form."""
     return base64.b64encode(row).decode()
 
 

@@ -117,7 +117,6 @@ def reference_of(
 
 
 def counted(edges: Floats, values: Floats) -> Floats:
-    """Return the number of missing values, then of each bin."""
     is_missing = np.isnan(values)
     # A value on an edge belongs to the bin that ends there.
     bins = np.searchsorted(edges, values[~is_missing], side="left")

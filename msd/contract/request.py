@@ -327,7 +327,10 @@ def check_request(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int
     if pricing is not None and len(pricing) != len(ids):
         raise InvalidRequest(f"has {len(pricing)} entries, and candidates.id has {len(ids)}", "candidates.pricing")
     if wire.explain:
-        _check_explained(ids)
+        if len(ids) > MAX_EXPLAINED:
+            raise TooManyCandidates(
+                f"{len(ids)} candidates; with `explain` one request may have {MAX_EXPLAINED}: split it", "candidates.id"
+            )
     items = wire.items or {}
     _check_described(items, ids)
     overrides = {item_id: override for item_id, override in items.items() if override is not None}
@@ -386,13 +389,6 @@ def _check_described(items: Mapping[str, object], ids: Sequence[object]) -> None
     """Refuse more entries than candidates: even empty ones take time."""
     if len(items) > len(ids):
         raise InvalidRequest(f"has {len(items)} entries, more than there are candidates ({len(ids)})", "items")
-
-
-def _check_explained(ids: Sequence[str]) -> None:
-    if len(ids) > MAX_EXPLAINED:
-        raise TooManyCandidates(
-            f"{len(ids)} candidates; with `explain` one request may have {MAX_EXPLAINED}: split it", "candidates.id"
-        )
 
 
 def _features(

@@ -183,7 +183,6 @@ class _Starts:
         self._width = self._at.itemsize
 
     def of(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the bounds of rows [n]."""
         self._section.prove(self._width * places, self._width * (places + 2))
         return self._at[places].astype(np.int64), self._at[places + 1].astype(np.int64)
 

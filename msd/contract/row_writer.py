@@ -38,7 +38,10 @@ def write_row_file(
     _refuse_twins(path, ids, hashes[index.order], index.order)
     tails = [pack_history(one) for one in histories] if codec.side == "user" else []
     sizes = codec.dtype.itemsize + np.fromiter(map(len, tails), np.int64, len(tails))
-    row_starts = _starts(sizes[index.order]) if codec.side == "user" else np.zeros(0, np.uint8)
+    row_starts: NDArray[np.unsignedinteger] = np.zeros(0, np.uint8)
+    if codec.side == "user":
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[index.order], dtype=np.int64)])
+        row_starts = starts.astype(start_type(int(starts[-1])))
     sections: dict[str, tuple[int, Iterator[bytes | memoryview]]] = {
         "slots": _array(index.slots.astype("<u8", copy=False)),
         "ids": (width * len(ids), _ids(ids, width, index.order)),
@@ -71,12 +74,6 @@ def _refuse_twins(path: Path, ids: Sequence[str], hashes: Words, order: NDArray[
         if ids[row] in seen:
             raise BundleError(f"{path.name}: an id occurs twice: {ids[row]!r}")
         seen.add(ids[row])
-
-
-def _starts(sizes: NDArray[np.int64]) -> NDArray[np.uint32 | np.uint64]:
-    """Return the start of each part, and the end of the last one [n + 1]."""
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
-    return starts.astype(start_type(int(starts[-1])))
 
 
 def _array(values: NDArray[np.unsignedinteger]) -> tuple[int, Iterator[bytes | memoryview]]:

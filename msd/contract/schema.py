@@ -136,7 +136,6 @@ class FieldsOfSide(NamedTuple):
 
     @classmethod
     def among(cls, fields: tuple[SchemaField, ...], side: Side) -> Self:
-        """Return the fields on this side."""
         own = [field for field in fields if field.side == side]
         return cls(
             tuple(field for field in own if isinstance(field, _Indexed)),

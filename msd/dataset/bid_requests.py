@@ -9,8 +9,8 @@ import polars as pl
 from msd.contract.encode import Value
 from msd.contract.openrtb import Identity, context_of, identity_of, impressions_of
 from msd.contract.request import InvalidRequest, RequestError, load_json
-from msd.contract.schema import Bag, Numeric, ValueField
-from msd.dataset.column import read_ids
+from msd.contract.schema import ValueField
+from msd.dataset.column import FEATURE_TYPES, read_ids
 from msd.dataset.config import OpenrtbConfig
 from msd.dataset.table import Table
 
@@ -50,7 +50,7 @@ def read_bid_requests(
         users[row] = identity.user_id
         for name, value in context.items():
             columns[name][row] = list(value) if isinstance(value, tuple) else value
-    series = [pl.Series(name, values, _type(fields[name])) for name, values in columns.items()]
+    series = [pl.Series(name, values, FEATURE_TYPES[fields[name].kind]) for name, values in columns.items()]
     return pl.DataFrame([pl.Series("user_id", users, pl.String), *series]), anonymous
 
 
@@ -70,9 +70,3 @@ def _told(
     except UnicodeEncodeError:
         raise InvalidRequest("a value holds half of a surrogate pair") from None
     return identity, context
-
-
-def _type(field: ValueField) -> pl.DataType:
-    if isinstance(field, Numeric):
-        return pl.Float64()
-    return pl.List(pl.String()) if isinstance(field, Bag) else pl.String()

@@ -32,13 +32,8 @@ class DatasetReport:
         "notes"}."""
         keys = ("file", "row", "column", "message")
         problems = [{key: getattr(problem, key) for key in keys} for problem in self.problems]
-        return {
-            "name": self.name,
-            "ok": not problems,
-            "problems": problems,
-            "counts": self.counts,
-            "notes": list(self.notes),
-        }
+        report = {"name": self.name, "ok": not problems, "problems": problems, "counts": self.counts}
+        return {**report, "notes": list(self.notes)}
 
 
 def check_dataset(folder: Path) -> DatasetReport:
@@ -57,19 +52,15 @@ def check_dataset(folder: Path) -> DatasetReport:
     except DatasetError as error:
         problems += error.problems
         return DatasetReport(dataset.config.name, tuple(problems), counts)
-    problems += _one_sided(dataset)
+    labels, where = dataset.events["label"], dataset.config.events
+    if labels.n_unique() == 1:
+        message = (
+            f"all {labels.len()} events {'are clicks' if labels[0] else 'have no click'}: there is nothing to learn"
+        )
+        problems.append(Problem(where.file, message, column=where.clicks or where.label))
     counts |= _part_counts(dataset, dataset.events.with_columns(parts))
     notes = (*outlook(dataset, parts), *say_delays(dataset.events))
     return DatasetReport(dataset.config.name, tuple(problems), counts, notes)
-
-
-def _one_sided(dataset: Dataset) -> list[Problem]:
-    labels, where = dataset.events["label"], dataset.config.events
-    if labels.n_unique() > 1:
-        return []
-    what = "are clicks" if labels[0] else "have no click"
-    message = f"all {labels.len()} events {what}: there is nothing to learn"
-    return [Problem(where.file, message, column=where.clicks or where.label)]
 
 
 def _counts(dataset: Dataset) -> dict[str, Count]:

@@ -22,6 +22,7 @@ TimeUnit = Literal["date", "s", "ms", "us"]
 EARLIEST, _UNTIL = 631_152_000, 4_102_444_800  # the years 1990 and 2100: other numbers are seldom times
 _SCALE: dict[TimeUnit, int] = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _SAMPLE = 1_000
+FEATURE_TYPES = {"categorical": pl.String(), "bag": pl.List(pl.String()), "numeric": pl.Float64()}
 
 
 def read_ids(table: Table, column: str) -> pl.Series:

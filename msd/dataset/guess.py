@@ -1,7 +1,7 @@
 """Guess of a raw column's feature: kind, options and reason. Distinguishes text from categories."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import polars as pl
@@ -80,16 +80,12 @@ def _scalar(name: str, raw: pl.Series, context: bool) -> Guess:
     else:
         guessed = _text(name, text, context)
     if context and guessed.kind in ("categorical", "numeric") and _POSITIONS.search(name):
-        return _position(guessed)
+        first: str | int = 1
+        if guessed.kind == "categorical" and "1" not in guessed.values.drop_nulls().unique():
+            first = str(guessed.values.drop_nulls().mode().sort()[0])
+        reason = f"{guessed.reason}; a position is known only afterwards, so {first} stands for it online"
+        return replace(guessed, reason=reason, options=guessed.options | {"serving_value": first})
     return guessed
-
-
-def _position(guessed: Guess) -> Guess:
-    first: str | int = 1
-    if guessed.kind == "categorical" and "1" not in guessed.values.drop_nulls().unique():
-        first = str(guessed.values.drop_nulls().mode().sort()[0])
-    reason = f"{guessed.reason}; a position is known only afterwards, so {first} stands for it online"
-    return Guess(guessed.kind, reason, guessed.values, guessed.options | {"serving_value": first})
 
 
 def _number(name: str, text: pl.Series, numbers: pl.Series) -> Guess:

@@ -64,7 +64,9 @@ def write_ml_100k(
         if (found := sha256_file(path)) != sha256:
             raise ArchiveError(f"{path.name}: expected SHA-256 {sha256}, found {found}; it is not used")
         tables = _read_wheel(path)
-    made = _events(tables["inter"], conversions), _items(tables["item"]), _users(tables["user"])
+    gender = pl.col("gender").replace({"M": "man", "F": "woman"})
+    users = tables["user"].select("user_id", pl.col("age").cast(pl.Int64), gender, "occupation")
+    made = _events(tables["inter"], conversions), _items(tables["item"]), users
     for name, table in zip(_TABLES, made, strict=True):
         write_parquet(folder / f"{name}.parquet", table)
     # Last, because a folder is a dataset once it has this file.
@@ -149,8 +151,3 @@ def _items(table: pl.DataFrame) -> pl.DataFrame:
         decade=(year // 10 * 10).cast(pl.String) + "s",
         genres=genres,
     )
-
-
-def _users(table: pl.DataFrame) -> pl.DataFrame:
-    gender = pl.col("gender").replace({"M": "man", "F": "woman"})
-    return table.select("user_id", pl.col("age").cast(pl.Int64), gender, "occupation")

@@ -78,7 +78,8 @@ def init_dataset(
     context, left_out = _distribute(events, roles, core, item_side, user_side)
     sides = [item_side, user_side, context]
     for side in sides:
-        left_out += _guess_all(side)
+        side.guesses.update((raw.name, guess(raw, context=side.side == "context")) for raw in side.series)
+        left_out += [(name, one.reason) for name, one in side.guesses.items() if one.kind == "none"]
     features, tables = _named(sides)
     weights = core["impressions"] if "impressions" in core.columns else pl.Series([1]).new_from_index(0, core.height)
     clicks = core["clicks"] if "clicks" in core.columns else core["label"].cast(pl.Int64) * weights
@@ -220,13 +221,6 @@ def _depends(raw: pl.Series, key: pl.Series) -> bool:
     pairs = pl.DataFrame({"key": key, "value": raw}).drop_nulls()
     keys = pairs["key"].n_unique()
     return pairs.height >= 2 * keys and pairs.n_unique() == keys
-
-
-def _guess_all(side: _Columns) -> list[tuple[str, str]]:
-    """Guess a side's columns; return those that are left out, and why."""
-    for raw in side.series:
-        side.guesses[raw.name] = guess(raw, context=side.side == "context")
-    return [(name, one.reason) for name, one in side.guesses.items() if one.kind == "none"]
 
 
 def _named(sides: Sequence[_Columns]) -> tuple[list[Feature], dict[Side, pl.DataFrame]]:

@@ -34,7 +34,14 @@ def split_events(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8
     every part without events; only a given window may be empty.
     """
     if config.split.column is not None:
-        return _given(events, config)
+        numbers = {name: Part[name.upper()].value for name in PART_NAMES}
+        given: NDArray[np.int8] = events["part"].replace_strict(numbers, return_dtype=pl.Int8).to_numpy(writable=True)
+        if empty := _empty(given, (Part.TRAIN, Part.VALID, Part.TEST)):
+            problem = Problem(
+                config.events.file, f"{empty}; only the window may go without", column=config.split.column
+            )
+            raise DatasetError(Path(config.name), [problem])
+        return given
     user, count, place = _places(events)
     cuts = (config.split.profile_window, config.split.train, config.split.valid)
     parts = sum((place >= _share(cut, count)).astype(np.int8) for cut in cuts)
@@ -49,16 +56,6 @@ def is_early(events: pl.DataFrame, share: float) -> NDArray[np.bool_]:
     """Return whether each event [n] is among the first `share` of its user's, cut as in `split_events`."""
     _, count, place = _places(events)
     return place < _share(share, count)
-
-
-def _given(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8]:
-    """Return the parts from the events' own column."""
-    numbers = {name: Part[name.upper()].value for name in PART_NAMES}
-    parts: NDArray[np.int8] = events["part"].replace_strict(numbers, return_dtype=pl.Int8).to_numpy(writable=True)
-    if empty := _empty(parts, (Part.TRAIN, Part.VALID, Part.TEST)):
-        message = f"{empty}; only the window may go without"
-        raise DatasetError(Path(config.name), [Problem(config.events.file, message, column=config.split.column)])
-    return parts
 
 
 def _empty(parts: NDArray[np.int8], needed: Iterable[Part]) -> str:

@@ -58,8 +58,7 @@ class Table:
         raw = self.frame.get_column(column)
         for row in bad.fill_null(False).arg_true().to_list():
             value = raw[row]
-            shown = repr(value.to_list() if isinstance(value, pl.Series) else value)
-            shown = shown if len(shown) <= _SHOWN_CHARS else shown[:_SHOWN_CHARS] + "…"
+            shown = _short(repr(value.to_list() if isinstance(value, pl.Series) else value))
             self.note(row, column, f"{shown} {message}", message)
 
     def flag_missing(self, column: str) -> None:
@@ -276,7 +275,7 @@ def _json_column(name: str, values: Sequence[object]) -> pl.Series:
     elif len(kinds) > 1:
         usual = max(kinds, key=[type(value) for value in values].count)
         row, odd = next((row, v) for row, v in enumerate(values, 1) if v is not None and type(v) is not usual)
-        raise UnreadableError(f"{name} is {_short(odd)}, of another type than other rows have", row)
+        raise UnreadableError(f"{name} is {_short(json.dumps(odd))}, of another type than other rows have", row)
     try:
         return pl.Series(name, values, strict=True)
     except _SERIES_ERRORS as error:
@@ -288,12 +287,13 @@ def _json_list(name: str, value: object, row: int) -> list[str | None] | None:
     if not isinstance(value, list):
         return None
     if any(one is not None and type(one) not in (str, int) for one in value):
-        raise UnreadableError(f"{name} is {_short(value)}, where the list may hold strings and whole numbers", row)
+        raise UnreadableError(
+            f"{name} is {_short(json.dumps(value))}, where the list may hold strings and whole numbers", row
+        )
     return [None if one is None else str(one) for one in value]
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value)
+def _short(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
 
 

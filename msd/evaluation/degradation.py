@@ -34,7 +34,10 @@ def degraded(features: Features) -> Iterator[tuple[str, Features]]:
     yield "item unknown", replace(features, item=_unknown(features.item))
     yield "item unknown, features given", described(features)
     if features.schema.semantic("item"):
-        yield "item without vector", replace(features, item=_without_vectors(features.item))
+        dense = features.item.dense.clone()
+        dense[:, -1] = 0.0  # the last column says whether there is a vector
+        item = _twins(features.item, features.item.entities.categorical, dense)
+        yield "item without vector", replace(features, item=item)
     stranger = replace(features, user=_unknown(features.user))
     yield "user unknown", stranger
     yield "user unknown, no history", replace(stranger, history=torch.full_like(features.history, -1))
@@ -104,13 +107,6 @@ def _given(side: SideFeatures, schema: FeatureSchema) -> tuple[NDArray[np.int32]
     return categorical, dense
 
 
-def _without_vectors(side: SideFeatures) -> SideFeatures:
-    """Remove the vector of every event's item."""
-    dense = side.dense.clone()
-    dense[:, -1] = 0.0  # the last column says whether there is a vector
-    return _twins(side, side.entities.categorical, dense)
-
-
 def _twins(
     side: SideFeatures, categorical: NDArray[np.int32], dense: Tensor, with_vectors: bool = False
 ) -> SideFeatures:
@@ -165,27 +161,16 @@ def measure_cold_ads(
         "category_prior": predict(trained, described(features), events),
     }
     auc = {name: roc_auc(labels, one, impressions) for name, one in said.items()}
+    ci95: tuple[float, float] | None = None
+    if len(np.unique(items)) > 1:
+        both = np.stack([said["encoded"], said["category_prior"]])
+        drawn = resample_metrics(labels, both, items, resamples, impressions=impressions).auc
+        ci95 = compare(drawn[:1], drawn[1:])["ci95"]
     return ColdAds(
         rows=len(events),
         items=len(np.unique(items)),
         auc=auc,
         gain=auc["encoded"] - auc["category_prior"],
-        ci95=_interval(labels, said["encoded"], said["category_prior"], items, resamples, impressions),
+        ci95=ci95,
         test=f"paired bootstrap over items, {resamples} resamples",
     )
-
-
-def _interval(
-    labels: NDArray[np.float64],
-    one: NDArray[np.float64],
-    other: NDArray[np.float64],
-    items: NDArray[np.int64],
-    resamples: int,
-    impressions: NDArray[np.float64],
-) -> tuple[float, float] | None:
-    """Return the 95 % interval of the gain over items; None for a single item."""
-    if len(np.unique(items)) < 2:
-        return None
-    drawn = resample_metrics(labels, np.stack([one, other]), items, resamples, impressions=impressions)
-    found: tuple[float, float] | None = compare(drawn.auc[:1], drawn.auc[1:])["ci95"]
-    return found

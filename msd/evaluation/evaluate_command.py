@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -142,19 +141,15 @@ def _print(console: Console, results: dict[str, Any]) -> None:
         console.print(line, highlight=False, markup=False)
     console.print(f"intervals: paired bootstrap over users, {results['resamples']} resamples", highlight=False)
     for name, figures in results["models"].items():
-        for line in _lines(figures):
+        lines = [f": {ColdAds.model_validate(one)}" for one in figures.get("cold_ads", [])]
+        lines += [f", {say_rate(of, found)}" for of, found in (figures.get("conversions") or {}).items()]
+        lines += [f", chosen by valid: {said}" for said in figures.get("choice", [])]
+        for line in lines:
             console.print(f"{name}{line}", highlight=False, markup=False)
     if within := results["within"]:
         console.print(_within_table(within))
     if verdict := results["verdict"]:
         console.print(say_verdict(verdict), highlight=False, markup=False)
-
-
-def _lines(figures: dict[str, Any]) -> Iterator[str]:
-    """Yield a model's further measurements."""
-    yield from (f": {ColdAds.model_validate(one)}" for one in figures.get("cold_ads", []))
-    yield from (f", {say_rate(of, found)}" for of, found in (figures.get("conversions") or {}).items())
-    yield from (f", chosen by valid: {said}" for said in figures.get("choice", []))
 
 
 def _within_table(within: dict[str, Any]) -> Table:

@@ -4,6 +4,7 @@ Names and values chosen by users are written only by the template, which escapes
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +52,8 @@ class Scale(NamedTuple):
 def write_report(path: Path, results: Figures) -> None:
     """Draw and write the page of the results of `evaluate_models`."""
     models = results["models"]
-    colours = dict(zip(models, _colours(len(models)), strict=True))
+    colours = dict(zip(models, cycle(_COLOURS), strict=False))
+    colours[list(models)[-1]] = _BASELINE_COLOUR
     differences = results["differences"]
     page = render_page(
         "msd.evaluation",
@@ -69,7 +71,10 @@ def write_report(path: Path, results: Figures) -> None:
         ),
         slice_gain_scale=_gain_scale(results["slices"]),
         calibration=_calibration(models, colours),
-        training=_training(models, colours),
+        training=[
+            _curves(models, colours, "train_loss", "training logloss"),
+            _curves(models, colours, "valid_auc", "AUC on the valid rows"),
+        ],
         say_rate=say_rate,
         degradation=_degradation(models, colours),
     )
@@ -96,11 +101,6 @@ def say_rate(of: str, found: dict[str, float] | None) -> str:
     return f"{what} ({of}): {figures}, on {found['rows']:,.0f} rows with a base rate of {found['base_rate']:.4f}"
 
 
-def _colours(count: int) -> list[str]:
-    """Return a colour per model; grey for the baseline, which is last."""
-    return [*(_COLOURS[place % len(_COLOURS)] for place in range(count - 1)), _BASELINE_COLOUR]
-
-
 def _ends(ci95: Sequence[float] | None) -> list[float]:
     return list(ci95 or [])
 
@@ -122,13 +122,6 @@ def _calibration(models: Figures, colours: Mapping[str, str]) -> str:
         axes.plot(predicted, observed, "o-", markersize=4, color=colours[name])
     axes.set(xlabel="predicted click rate", ylabel="observed click rate", xlim=(0, 1), ylim=(0, 1))
     return to_svg(figure)
-
-
-def _training(models: Figures, colours: Mapping[str, str]) -> list[str]:
-    return [
-        _curves(models, colours, "train_loss", "training logloss"),
-        _curves(models, colours, "valid_auc", "AUC on the valid rows"),
-    ]
 
 
 def _curves(models: Figures, colours: Mapping[str, str], value: str, meaning: str) -> str:

@@ -69,7 +69,7 @@ def _values(dataset: Dataset, feature: FeatureConfig, events: Rows) -> list[Any]
 
 
 def _categories(name: str, values: Sequence[Any]) -> Iterator[Slice]:
-    held = [_distinct(value) for value in values]
+    held = [{value} if isinstance(value, str) else set(value or ()) for value in values]
     ranked = sorted(Counter(one for row in held for one in row).items(), key=lambda item: (-item[1], item[0]))
     kept = {value for value, _ in ranked[:MOST_VALUES]}
     for value, _ in ranked[:MOST_VALUES]:
@@ -77,12 +77,6 @@ def _categories(name: str, values: Sequence[Any]) -> Iterator[Slice]:
     if rest := len(ranked) - len(kept):
         yield Slice(name, f"({rest} rarer values)", np.flatnonzero([bool(row - kept) for row in held]))
     yield Slice(name, MISSING, np.flatnonzero([not row for row in held]))
-
-
-def _distinct(value: str | list[str] | None) -> set[str]:
-    if value is None:
-        return set()
-    return {value} if isinstance(value, str) else set(value)
 
 
 def _quarters(name: str, values: Sequence[float | None]) -> Iterator[Slice]:

@@ -3,7 +3,8 @@
 A group is a user of the dataset, such as a randomised test; its items are compared by their counts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +44,7 @@ class Compared(NamedTuple):
         arm = arm.reshape(-1)
         shown: Floats = np.bincount(arm, impressions).astype(np.float64)
         clicks: Floats = np.bincount(arm, impressions * labels).astype(np.float64)
-        pairs = [pair for rows in groups_of(keys[0]) for pair in _pairs(rows)]
+        pairs = [pair for rows in groups_of(keys[0]) for pair in combinations(rows.tolist(), 2)]
         one, other = np.array(pairs, np.int64).reshape(-1, 2).T
         rate = clicks / shown
         pooled = (clicks[one] + clicks[other]) / (shown[one] + shown[other])
@@ -116,10 +117,6 @@ def how_sure(compared: Compared, scores: Floats) -> list[dict[str, float]]:
         above = float(np.abs(gaps[rows[0]])) if number else 0.0
         told.append({"above": above, "right": float(right.mean()), "pairs": len(rows)})
     return told
-
-
-def _pairs(rows: Places) -> Iterator[tuple[int, int]]:
-    return ((int(one), int(other)) for at, one in enumerate(rows) for other in rows[at + 1 :])
 
 
 def _by_group(compared: Compared, scores: Floats) -> Floats:

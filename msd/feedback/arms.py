@@ -161,9 +161,10 @@ def ratio_mismatch(impressions: pl.DataFrame, shares: Mapping[str, float] | None
     counts = impressions.group_by("arm").agg(pl.col("user_id").n_unique().alias("users")).sort("arm")
     observed: dict[str, int] = dict(counts.iter_rows())
     if shares is None:
-        shares = _logged_shares(impressions)
-        if shares is None:
+        pairs = impressions.select("arm", "arm_share").unique()
+        if pairs.height != pairs["arm"].n_unique():
             return RatioMismatch(None, observed, None, "the arms' shares changed meanwhile; give them by --shares")
+        shares = dict(pairs.iter_rows())
     if unknown := sorted(set(observed) - set(shares)):
         raise FeedbackError(f"--shares lacks {', '.join(unknown)}")
     total = sum(shares.values())
@@ -172,11 +173,6 @@ def ratio_mismatch(impressions: pl.DataFrame, shares: Mapping[str, float] | None
     expected = {arm: share / total for arm, share in shares.items()}
     p = pearson_p([observed.get(arm, 0) for arm in expected], list(expected.values()))
     return RatioMismatch(expected, observed, p, "")
-
-
-def _logged_shares(impressions: pl.DataFrame) -> dict[str, float] | None:
-    pairs = impressions.select("arm", "arm_share").unique()
-    return dict(pairs.iter_rows()) if pairs.height == pairs["arm"].n_unique() else None
 
 
 def pearson_p(observed: Sequence[int], expected: Sequence[float]) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from msd.contract.files import write_text_atomic
+from msd.dataset.column import FEATURE_TYPES
 from msd.dataset.config import (
     CONFIG_FILE,
     DatasetConfig,
@@ -26,7 +27,6 @@ from msd.feedback.files import ANONYMOUS_PREFIX, FeedbackError
 
 Features = Mapping[str, FeatureConfig]
 _CORE = ("user_id", "item_id", "at", "label")
-_TYPES = {"categorical": pl.String(), "bag": pl.List(pl.String()), "numeric": pl.Float64()}
 
 
 @dataclass
@@ -56,9 +56,15 @@ def write_dataset(
     impressions = impressions.filter(pl.col("user_id").str.starts_with(ANONYMOUS_PREFIX).not_())
     if impressions.is_empty():
         raise FeedbackError("all impressions are of anonymous users: there is nothing to train on")
-    _check_conversions(impressions, old, log_only)
+    in_log, in_old = "conversion" in impressions.columns, has_conversions(old.events)
+    if in_log != in_old and not log_only:
+        one, other = ("log", "dataset") if in_log else ("dataset", "log")
+        raise FeedbackError(
+            f"the {one} says which clicks converted, and the {other} does not: leave the dataset's events out with"
+            " --log-only, or let both or none of them say it"
+        )
     said = described(requests, impressions["request_id"], old.config)
-    config = _config(old, said, "conversion" in impressions.columns)
+    config = _config(old, said, in_log)
     events = _events(config, impressions, said)
     if not log_only:
         events = pl.concat([_old_events(config, old, events), events]).sort("at", maintain_order=True)
@@ -77,17 +83,6 @@ def write_dataset(
     except OSError as error:
         raise FeedbackError(f"{out} cannot be written: {error.strerror}; name another folder with --out") from None
     return load_dataset(out).events.height
-
-
-def _check_conversions(impressions: pl.DataFrame, old: Dataset, log_only: bool) -> None:
-    """Raise FeedbackError where only one of log and dataset says which clicks converted."""
-    in_log, in_old = "conversion" in impressions.columns, has_conversions(old.events)
-    if in_log != in_old and not log_only:
-        one, other = ("log", "dataset") if in_log else ("dataset", "log")
-        raise FeedbackError(
-            f"the {one} says which clicks converted, and the {other} does not: leave the dataset's events out with"
-            " --log-only, or let both or none of them say it"
-        )
 
 
 def _config(old: Dataset, said: Described, conversions: bool) -> DatasetConfig:
@@ -125,10 +120,11 @@ def _outcomes(config: DatasetConfig, of: pl.DataFrame) -> list[pl.Expr]:
 def _events(config: DatasetConfig, impressions: pl.DataFrame, said: Described) -> pl.DataFrame:
     """Return impressions with their contexts. Features that are constant online have that constant."""
     rows = [said.contexts[request_id] for request_id in impressions["request_id"].to_list()]
-    columns = [
-        pl.Series(one.name, [row.get(one.name, _value(one, one.serving_value)) for row in rows], _TYPES[one.kind])
-        for one in config.side("context")
-    ]
+    columns = []
+    for feature in config.side("context"):
+        constant = _value(feature, feature.serving_value)
+        values = [row.get(feature.name, constant) for row in rows]
+        columns.append(pl.Series(feature.name, values, FEATURE_TYPES[feature.kind]))
     outcomes = _outcomes(config, impressions)
     return impressions.select(
         "user_id", "item_id", pl.col("at").floor().cast(pl.Int64), "label", *outcomes
@@ -137,7 +133,7 @@ def _events(config: DatasetConfig, impressions: pl.DataFrame, said: Described) -
 
 def _old_events(config: DatasetConfig, old: Dataset, new: pl.DataFrame) -> pl.DataFrame:
     """Return the old dataset's events, without those that the log has too."""
-    columns = [pl.col(one.name).cast(_TYPES[one.kind]) for one in config.side("context")]
+    columns = [pl.col(one.name).cast(FEATURE_TYPES[one.kind]) for one in config.side("context")]
     kept = old.events.select(*_CORE, *_outcomes(config, old.events), *columns)
     return kept.join(new.select("user_id", "item_id", "at").unique(), on=["user_id", "item_id", "at"], how="anti")
 
@@ -156,7 +152,7 @@ def _described_table(
         row |= values.get(one, {})
         # An item's own text overrides a request's; the service does the same.
         row["text"] = row["text"] or texts.get(one)
-    types = {**old.schema, **{one.name: _TYPES[one.kind] for one in features}}
+    types = {**old.schema, **{one.name: FEATURE_TYPES[one.kind] for one in features}}
     return pl.DataFrame(list(rows.values()), schema=types)
 
 

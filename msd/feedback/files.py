@@ -89,11 +89,6 @@ def _read_events(file: Path) -> pl.DataFrame:
         frame = frame.select(pl.col(name).cast(kind) for name, kind in EVENT_TYPES.items())
     except pl.exceptions.PolarsError as error:
         raise FeedbackError(f"{file}: a column is of another type than events have: {error}") from None
-    _check_events(file, frame)
-    return frame
-
-
-def _check_events(file: Path, frame: pl.DataFrame) -> None:
     for name in EVENT_TYPES:
         if name not in _OPTIONAL and frame[name].null_count():
             raise FeedbackError(f"{file}: {frame[name].null_count()} events have no {name}")
@@ -102,3 +97,4 @@ def _check_events(file: Path, frame: pl.DataFrame) -> None:
     others = frame.filter(pl.col("type").is_in(_KINDS).not_())
     if others.height:
         raise FeedbackError(f"{file}: an event is of type {others['type'][0]!r}; there are: {', '.join(_KINDS)}")
+    return frame

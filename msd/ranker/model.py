@@ -93,6 +93,11 @@ class SideEmbedding(nn.Module):
         return dropped
 
 
+def embeddings(schema: FeatureSchema, config: RankerConfig) -> nn.ModuleDict:
+    """Return the embeddings of each side that has indexed fields."""
+    return nn.ModuleDict({side: SideEmbedding(schema, side, config) for side in SIDES if schema.indexed(side)})
+
+
 def is_id(field: Categorical | Bag) -> bool:
     """Return whether the field is the user's or item's own ID."""
     return isinstance(field, Categorical) and field.is_id
@@ -174,9 +179,7 @@ class Ranker(nn.Module):
         self.config = config
         widths = {side: self._width(schema, side, config) for side in SIDES}
         self.sides: list[Side] = [side for side in SIDES if widths[side]]
-        self.embed = nn.ModuleDict(
-            {side: SideEmbedding(schema, side, config) for side in SIDES if schema.indexed(side)}
-        )
+        self.embed = embeddings(schema, config)
         semantic = schema.semantic_width("item")
         items = config.embedding * len(schema.indexed("item"))
         shared = [field for field in schema.indexed("item") if not is_id(field)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from msd.contract.schema import SIDES, FeatureSchema, Side
-from msd.ranker.model import BLOCKS, Ranker, RankerConfig, SideEmbedding, Tensors
+from msd.ranker.model import BLOCKS, Ranker, RankerConfig, SideEmbedding, Tensors, embeddings
 
 _ASKING: tuple[Side, Side] = ("user", "context")
 _ATTENTION = 36
@@ -53,7 +53,7 @@ class LogisticRegression(Baseline):
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         super().__init__()
         single = config.model_copy(update={"embedding": 1})
-        self.weights = _embeddings(schema, single)
+        self.weights = embeddings(schema, single)
         self.liked = SideEmbedding(schema, "item", single)
         semantic = schema.semantic_width("item")
         self.semantic = nn.Linear(semantic, 2, bias=False) if semantic else None
@@ -80,7 +80,7 @@ class _Deep(Baseline):
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         super().__init__()
-        self.embed = _embeddings(schema, config)
+        self.embed = embeddings(schema, config)
         self.dense = _dense_widths(schema)
         self.embedded_width = config.embedding * len(schema.indexed("item"))
         self.item_width = self.embedded_width + schema.semantic_width("item")
@@ -226,10 +226,6 @@ class LeanRanker(Ranker):
         if self.affinity is not None:
             logits = logits + self.affinity(tensors["user_categorical"][:, self.user_id], self._side(tensors, "item"))
         return [logits] if self.conversion is None else [logits, self.conversion(x).squeeze(-1)]
-
-
-def _embeddings(schema: FeatureSchema, config: RankerConfig) -> nn.ModuleDict:
-    return nn.ModuleDict({side: SideEmbedding(schema, side, config) for side in SIDES if schema.indexed(side)})
 
 
 def _dense_widths(schema: FeatureSchema) -> dict[str, int]:

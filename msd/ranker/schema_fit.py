@@ -60,9 +60,8 @@ def fit_schema(dataset: Dataset, *, semantics: bool = True, user_semantics: bool
 def _id_field(dataset: Dataset, training: pl.DataFrame, side: Side) -> Categorical:
     ids = dataset.config.ids
     name = f"{side}_id"
-    if ids.buckets is not None:
-        return Categorical(name=name, side=side, buckets=ids.buckets, is_id=True)
-    return Categorical(name=name, side=side, vocabulary=_vocabulary(training[name], ids.min_count), is_id=True)
+    vocabulary = () if ids.buckets else _vocabulary(training[name], ids.min_count)
+    return Categorical(name=name, side=side, vocabulary=vocabulary, buckets=ids.buckets, is_id=True)
 
 
 def _field(feature: FeatureConfig, table: pl.DataFrame) -> SchemaField:

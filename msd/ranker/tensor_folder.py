@@ -3,7 +3,7 @@
 The fitted schema and adaptors are stored so that a bundle of that model serves the same values.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -75,14 +75,15 @@ def write_tensors(
     adapted = adapt_all(adaptors, features)
     rows = {name: features.of_part(*parts) for name, parts in _PARTS.items()}
     total, done = sum(map(len, rows.values())), 0
-    for name, number, events in _shares(rows):
-        tensors = event_tensors(features, adapted, events)
-        of_event = {"label": features.labels, "impressions": features.impressions, "user": features.user.rows.long()}
-        more = {key: held[events] for key, held in of_event.items()}
-        held = {key: value.contiguous() for key, value in (tensors | more).items()}
-        write_bytes_atomic(folder / f"{name}-{number:05}.safetensors", save(held))
-        done += len(events)
-        progress(name, done, total)
+    of_event = {"label": features.labels, "impressions": features.impressions, "user": features.user.rows.long()}
+    for name, every in rows.items():
+        for number, start in enumerate(range(0, len(every), ROWS)):
+            events = every[start : start + ROWS]
+            tensors = event_tensors(features, adapted, events) | {key: held[events] for key, held in of_event.items()}
+            held = {key: value.contiguous() for key, value in tensors.items()}
+            write_bytes_atomic(folder / f"{name}-{number:05}.safetensors", save(held))
+            done += len(events)
+            progress(name, done, total)
     record = TensorRecord(
         feature_schema=schema,
         dataset=dataset.fingerprint,
@@ -92,12 +93,6 @@ def write_tensors(
     )
     write_text_atomic(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
     return record
-
-
-def _shares(rows: dict[str, NDArray[np.int64]]) -> Iterator[tuple[str, int, NDArray[np.int64]]]:
-    for name, events in rows.items():
-        for number, start in enumerate(range(0, len(events), ROWS)):
-            yield name, number, events[start : start + ROWS]
 
 
 def adapt_all(adaptors: Adaptors, features: Features) -> dict[RowSide, Tensor]:

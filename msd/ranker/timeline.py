@@ -115,12 +115,14 @@ def walk_events(
             of_user.fold(row, event, bool(counted[row]))
             of_item.fold(row, event._replace(item_id=None), bool(counted[row]))
     rng = np.random.default_rng(_AGING_SEED)
-    longest_s = _longest_age_s(schema)
+    state = schema.state("user")
+    assert state is not None, "every fitted schema has the user's counts"
+    longest_s = state.age_cap_s / 2
     user_counts, item_counts = (side.by_entity(counted) for side in sides)
     return Timeline(
         history,
         # A user's rows after train are not counted, so the counts are as old as the last counted row.
-        user_counts=_either(counted, user_counts.now(at), user_counts.last()),
+        user_counts=Counts(*np.where(counted, user_counts.now(at), user_counts.last())),
         item_counts=item_counts.now(at),
         live_user_counts=_advanced(rule, of_user.live, at),
         live_item_counts=_advanced(rule, of_item.live, at),
@@ -229,16 +231,6 @@ def _advanced(rule: StateRule, states: NDArray[np.float64], at: NDArray[np.float
     as_of = np.maximum(states[:, 2], at)
     fade = decay(as_of - states[:, 2], rule.half_life_s)
     return Counts(states[:, 0] * fade, states[:, 1] * fade, as_of)
-
-
-def _either(first: NDArray[np.bool_], one: Counts, other: Counts) -> Counts:
-    return Counts(*(np.where(first, left, right) for left, right in zip(one, other, strict=True)))
-
-
-def _longest_age_s(schema: FeatureSchema) -> float:
-    state = schema.state("user")
-    assert state is not None, "every fitted schema has the user's counts"
-    return state.age_cap_s / 2
 
 
 def _simultaneous(at: NDArray[np.float64]) -> Iterator[range]:

@@ -75,7 +75,7 @@ class Training:
         features = self.features(variant)
         inputs = NetworkInputs(self.data.fingerprint, self.vectors.student, features)
         config = self.config.model_copy(update=variant.changes)
-        with nullcontext(_silent) if self.is_done(variant) else show as hear:
+        with nullcontext(lambda *_: None) if self.is_done(variant) else show as hear:
             folder, run = self.work / variant.name.replace(" ", "_"), self._run(variant)
             return train_network(folder, run, inputs, config, self.settings, hear, self.team), features
 
@@ -138,7 +138,3 @@ def choose_tuning(
     """Keep the tuned model, with its own student's vectors, only if it is surely better than the untuned one."""
     features = build_features(training.data, untuned[1].schema, tuned[1]).to(training.team.device)
     return halves.choose({"without LoRA": valid_scores(*untuned), "with LoRA": valid_scores(tuned[0], features)})
-
-
-def _silent(epoch: int, step: int, loss: float) -> None:
-    """Ignore the progress of a network that is already trained."""

@@ -252,7 +252,8 @@ class _Tuner:
         for step in range(steps):
             share = (epoch - 1 + step / steps) / config.epochs
             events = rows[np.concatenate([runs[at] for at in own[step * size : (step + 1) * size]])]
-            losses.append(self._step(events, _schedule(share), rng))
+            # The learning rates rise in the first tenth of all steps, then fall to 0.
+            losses.append(self._step(events, min(1.0, share / _WARM_UP) * (1.0 - share), rng))
             progress(epoch, step + 1, losses[-1])
         self.refresh()
         return team.mean(float(np.mean(losses)))
@@ -301,8 +302,3 @@ class _Tuner:
         self.student.cpu()
         levels = (LevelVectors(self.items.ids, items), LevelVectors(self.users.ids, users))
         return Tuned(self.model.eval(), *levels, self.best_epoch, self.best_auc, self.before, self.curve)
-
-
-def _schedule(done: float) -> float:
-    """Return the factor of the learning rates after a share `done` of all steps: up in the first tenth, then to 0."""
-    return min(1.0, done / _WARM_UP) * (1.0 - done)

@@ -121,7 +121,8 @@ def save_ranker(folder: Path, model: TrainedRanker, record: RankerRecord) -> Non
 
 def load_ranker(folder: Path) -> tuple[TrainedRanker, RankerRecord]:
     """Return the model in a folder. Raises ModelFolderError if it is missing or damaged."""
-    record = _load_record(folder)
+    missing = f"no trained model here ({RECORD_FILE} is missing); run `msd train`"
+    record = read_record(folder / RECORD_FILE, RankerRecord, FORMAT, missing, "train again", ModelFolderError)
     model = TrainedRanker(record.feature_schema, record.config, record.vector_dim, record.conversions)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
@@ -147,17 +148,6 @@ def vectors_of(model: Path, record: RankerRecord, given: StudentVectors) -> Stud
     if own.student != record.own_student:
         raise ModelFolderError(f"{model / STUDENT_FOLDER}: another student than the one of {RECORD_FILE}; train again")
     return own
-
-
-def _load_record(folder: Path) -> RankerRecord:
-    return read_record(
-        folder / RECORD_FILE,
-        RankerRecord,
-        FORMAT,
-        f"no trained model here ({RECORD_FILE} is missing); run `msd train`",
-        "train again",
-        ModelFolderError,
-    )
 
 
 def check_model_folder(out: Path, student: Path | None) -> None:

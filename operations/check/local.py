@@ -197,7 +197,7 @@ def look_at_bundles(settings: Settings) -> tuple[list[Finding], list[Bundle]]:
     try:
         trust = Trust(settings.trusted_keys)
         for folder in sorted(Source(settings).wanted().folders):
-            bundles.append(trust.open(folder, rows=settings.rows_in_bundle))
+            bundles.append(trust.open(folder, rows=settings.store == "file"))
     except MsdError as error:
         group.error(str(error), "the service neither starts with it nor swaps to it", "copy or export it again")
     for bundle in bundles:

@@ -207,14 +207,12 @@ def _tolerance(bundle: Bundle, record: RequestRecord, runtime: Runtime) -> float
 
 def _greatest_difference(record: RequestRecord, scores: Scores) -> float:
     """Return the largest difference: infinite if heads or candidates differ, NaN if a score is."""
-    if list(scores) != record.heads:
+    if list(scores) != record.heads or list(map(len, scores.values())) != list(map(len, record.scores)):
         return float("inf")
-    differences = [0.0]
-    for head, old in zip(record.heads, record.scores, strict=True):
-        if len(old) != len(scores[head]):
-            return float("inf")
-        differences.append(float(np.abs(old - scores[head]).max(initial=0.0)))
-    return float(np.max(differences))
+    differences = [
+        np.abs(old - scores[head]).max(initial=0.0) for head, old in zip(record.heads, record.scores, strict=True)
+    ]
+    return float(np.max(differences, initial=0.0))
 
 
 @app.command("replay")

@@ -58,16 +58,12 @@ class Readiness:
 async def make_ready(readiness: Readiness, models: Sequence[Model], max_candidates: int) -> None:
     """Prove the first deployment's models, and wait for their store. `readiness` reports what is missing meanwhile."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(_warm_up(readiness, models, max_candidates))
         group.create_task(_await_store(readiness, models))
-
-
-async def _warm_up(readiness: Readiness, models: Sequence[Model], max_candidates: int) -> None:
-    if reason := await why_not_proved(models, max_candidates, "model"):
-        readiness.missing["model"] = reason
-    else:
-        readiness.arrived("model")
-        _log().info("model_ready")
+        if reason := await why_not_proved(models, max_candidates, "model"):
+            readiness.missing["model"] = reason
+        else:
+            readiness.arrived("model")
+            _log().info("model_ready")
 
 
 async def _await_store(readiness: Readiness, models: Sequence[Model]) -> None:

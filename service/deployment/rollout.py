@@ -29,7 +29,7 @@ from service.errors import StoreError
 from service.machine import free_memory
 from service.rows.store import RowStore
 from service.scoring.deployment import Deployment, Serving
-from service.scoring.model import Model, ModelKey
+from service.scoring.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.trust import Trust
@@ -67,7 +67,7 @@ class BundleFollower:
         self._source = Source(settings)
         self._trust = Trust(settings.trusted_keys)
         self._parent = parent
-        self._rows = settings.rows_in_bundle
+        self._rows = settings.store == "file"
         self._known: dict[tuple[Path, Marks], PinnedBundle] = {}
 
     def look(self) -> SourceReading:
@@ -168,7 +168,11 @@ class Rollout:
             self._generation += 1
             bundles = {arm.name: str(arm.folder) for arm in plan.wanted.arms}
             self._log.info("swap_begins", generation=self._generation, bundles=bundles)
-            deployment = plan.deployment(self._loaded(plan), self._generation)
+            models = self._serving.current.models
+            for key, pinned in plan.models.items():
+                if key not in models:
+                    models[key] = self._load(pinned)
+            deployment = plan.deployment(models, self._generation)
         except (Stopped, StoreError):
             raise
         except Exception as error:
@@ -180,13 +184,6 @@ class Rollout:
             raise BundleError(f"the model failed ({type(error).__name__}); the log has the reason") from error
         self._in_loop(self._switch(plan, deployment))
         self._log.info("swapped", generation=self._generation, bundles=bundles)
-
-    def _loaded(self, plan: DeploymentPlan) -> dict[ModelKey, Model]:
-        models = self._serving.current.models
-        for key, pinned in plan.models.items():
-            if key not in models:
-                models[key] = self._load(pinned)
-        return models
 
     def _load(self, pinned: PinnedBundle) -> Model:
         check_memory(pinned.bundle.manifest, pinned.origin)

@@ -39,7 +39,6 @@ class Shadowing:
         self._log = structlog.get_logger("msd.shadow")
 
     def wants(self, deployment: Deployment, request_id: str) -> bool:
-        """Return whether a request could be compared now."""
         return self._is_free
 
     def follow(self, answer: Answer) -> None:

@@ -58,7 +58,6 @@ class Entry:
         )
 
     def open(self) -> None:
-        """Start watching the certificate files."""
         if self._tls is not None:
             self._watching = asyncio.get_running_loop().create_task(self._tls.watch())
 

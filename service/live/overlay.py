@@ -107,7 +107,9 @@ class LiveRows:
         stream = of_items.stream
         if stream is None:
             return user, items
-        moment = AsOf(at, stream, _horizon(user, items, count), self._lag_s)
+        # An export's rows are complete up to the latest of them; a user's alone ends with that user's last event.
+        horizon = float(max(user.records["as_of"].max(), items.records["as_of"][:count].max(initial=0.0)))
+        moment = AsOf(at, stream, horizon, self._lag_s)
         rules = state_rules(schema)
         if of_user is not None:
             user = with_counts(user, of_user, rules["user"].half_life_s, moment)
@@ -151,9 +153,3 @@ class LiveRows:
 
     def _tell_newest(self, stream: Stream) -> None:
         self._metrics.newest_event.set(stream.until or math.nan)
-
-
-def _horizon(user: Rows, items: Rows, count: int) -> float:
-    """Return the time up to which this export's rows are complete: the latest among them. A user's row alone ends with
-    that user's last event."""
-    return float(max(user.records["as_of"].max(), items.records["as_of"][:count].max(initial=0.0)))

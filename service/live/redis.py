@@ -54,7 +54,9 @@ class RedisStates:
         self._horizon_s = limits.EVENT_HORIZON_S
         self._seen_s = b"%d" % max(1, 2 * self._horizon_s)
         # The absence of a state is cached too; with each entry the epoch of its read.
-        self._cache: LruCache[bytes, tuple[bytes | None, int]] = LruCache(cache_bytes, _size_of)
+        self._cache: LruCache[bytes, tuple[bytes | None, int]] = LruCache(
+            cache_bytes, lambda key, entry: _OVERHEAD + len(key) + len(entry[0] or b"")
+        )
         self._stream: Stream | None = None
         self._stream_until = 0.0
         prefixes = [live_prefix(side).encode() for side in ROW_SIDES] if cache_bytes else []
@@ -245,7 +247,3 @@ def _whose(event: LiveEvent) -> bytes:
 def _number(value: float) -> bytes:
     """Return a number with all its digits."""
     return repr(value).encode()
-
-
-def _size_of(key: bytes, entry: tuple[bytes | None, int]) -> int:
-    return _OVERHEAD + len(key) + len(entry[0] or b"")

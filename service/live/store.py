@@ -113,7 +113,6 @@ class BatchOutcome(NamedTuple):
 
 
 def rows_of(ids: Sequence[str], rows: Rows) -> dict[str, LiveState]:
-    """Return, by ID, the states of existing rows."""
     records = rows.records
     columns = (records[name].tolist() for name in ("impressions", "clicks", "as_of"))
     histories = rows.histories or ((),) * len(ids)

@@ -79,7 +79,6 @@ def parse_redis_url(url: str) -> RedisUrl:
 
 
 def host_port(address: Address) -> str:
-    """Return a host and port in URL form."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -171,7 +171,10 @@ class LogFolder:
         if len(data) > self.max_bytes:
             raise LogFolderError(f"{len(data)} bytes at once exceed the log's limit of {self.max_bytes} bytes")
         self.prune(len(data))
-        write_bytes_atomic(self._path / f"{kind}-{self._moment()}.parquet", data)
+        # A sortable, unique timestamp.
+        self._last_ns = max(time.time_ns(), self._last_ns + 1_000)
+        moment = datetime.fromtimestamp(self._last_ns / 1e9, UTC)
+        write_bytes_atomic(self._path / f"{kind}-{moment:%Y%m%dT%H%M%S.%f}Z.parquet", data)
 
     def prune(self, room: int = 0) -> None:
         """Remove files that are too old, and the oldest until there is `room`."""
@@ -195,8 +198,3 @@ class LogFolder:
                     status = os.stat(file)
                     found.append((status.st_mtime, status.st_size, file))
         return sorted(found)
-
-    def _moment(self) -> str:
-        """Return a sortable, unique timestamp."""
-        self._last_ns = max(time.time_ns(), self._last_ns + 1_000)
-        return f"{datetime.fromtimestamp(self._last_ns / 1e9, UTC):%Y%m%dT%H%M%S.%f}Z"

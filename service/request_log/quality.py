@@ -69,7 +69,6 @@ class _Watched:
         self._heads = {head: _Counted(bins) for head, bins in reference.scores.items()}
 
     def add(self, request: CheckedRequest, basis: Basis, scores: Scores) -> None:
-        """Count one request."""
         tensors = assemble(self._schema, request, basis.at, basis.user, basis.items).tensors
         self.requests += 1
         for column, counted in self._inputs.values():
@@ -191,7 +190,12 @@ class Observed:
         """Judge settled impressions, and set the gauges."""
         settled = self._newest_at - SETTLE_S
         while self._waiting and (self._waiting[0].at <= settled or len(self._waiting) > _MAX_REMEMBERED):
-            self._judge(self._waiting.popleft())
+            shown = self._waiting.popleft()
+            is_clicked = shown.key in self._clicked
+            self._shown.discard(shown.key)
+            self._clicked.discard(shown.key)
+            self._judged[self._judgements % _WINDOW] = shown.pctr, is_clicked, shown.rank, shown.bid
+            self._judgements += 1
         judged = self._judged[: self._judgements]
         clicks = int(judged["is_clicked"].sum())
         metrics = self._metrics
@@ -199,13 +203,6 @@ class Observed:
         metrics.joined_clicks.set(clicks)
         metrics.predicted_over_observed.set(judged["pctr"].sum() / clicks if clicks else math.nan)
         metrics.shown(*_by_rank_and_bid(judged))
-
-    def _judge(self, shown: _Shown) -> None:
-        is_clicked = shown.key in self._clicked
-        self._shown.discard(shown.key)
-        self._clicked.discard(shown.key)
-        self._judged[self._judgements % _WINDOW] = shown.pctr, is_clicked, shown.rank, shown.bid
-        self._judgements += 1
 
 
 def _by_rank_and_bid(judged: NDArray[np.void]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -131,7 +131,6 @@ def _possible() -> Iterator[None]:
 
 @contextmanager
 def _deciding(request: Request, what: str, **about: object) -> Iterator[None]:
-    """Log who requested the change."""
     with _possible():
         yield
     log, request_id = structlog.get_logger("msd.admin"), access_of(request.scope).request_id

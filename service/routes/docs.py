@@ -88,21 +88,15 @@ def _openapi_of(app: FastAPI, serving: Serving, needs_keys: bool, has_events: bo
                 del document["paths"][EVENTS_PATH]
             if needs_keys:
                 _add_keys(document)
-            document["paths"] = dict(sorted(document["paths"].items(), key=lambda path: _place(path[0])))
+            first = [path for path in (PATH, OPENRTB_PATH, EVENTS_PATH, "/v1/model") if path in document["paths"]]
+            document["paths"] = {path: document["paths"][path] for path in dict.fromkeys((*first, *document["paths"]))}
             app.openapi_schema = document
         return app.openapi_schema
 
     return openapi
 
 
-def _place(path: str) -> int:
-    """Return the sort key of a path: the most used first."""
-    first = (PATH, OPENRTB_PATH, EVENTS_PATH, "/v1/model")
-    return first.index(path) if path in first else len(first)
-
-
 def _add_keys(document: dict[str, Any]) -> None:
-    """Document keys for every route that may need one."""
     document["components"]["securitySchemes"] = _SECURITY
     document["security"] = [{name: []} for name in _SECURITY]
     for path, operations in document["paths"].items():

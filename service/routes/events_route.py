@@ -94,7 +94,13 @@ class EventsRoute:
         body = await read_json_body(scope, receive, self._settings)
         self._readiness.check()
         received = parse_events(body)
-        self._check_conversions(received)
+        if self._request_log is None:
+            for place, event in enumerate(received):
+                if event.type == "conversion":
+                    raise InvalidRequest(
+                        "is a conversion, but this service has no request log to store it: set MSD_LOG_DIR",
+                        f"events.{place}.type",
+                    )
         events = self._settled(received, time.time())
         model = self._serving.current.champion
         rows: dict[RowSide, dict[str, LiveState]] = {
@@ -116,16 +122,6 @@ class EventsRoute:
         self._metrics.events_noted["conversion"].inc(conversions)
         reply = orjson.dumps({"accepted": accepted, "duplicates": duplicates})
         await send_json(send, 202, reply)
-
-    def _check_conversions(self, events: Sequence[WireEvent]) -> None:
-        """Raise InvalidRequest for conversions that nothing would keep."""
-        if self._request_log is None:
-            for place, event in enumerate(events):
-                if event.type == "conversion":
-                    raise InvalidRequest(
-                        "is a conversion, but this service has no request log to store it: set MSD_LOG_DIR",
-                        f"events.{place}.type",
-                    )
 
     def _settled(self, events: Sequence[WireEvent], now: float) -> list[LiveEvent]:
         """Return impressions and clicks with a time, limited to the near future."""

@@ -75,8 +75,9 @@ class OpenrtbRoute(ScoreRoute):
         access.candidates = sum(answer.candidates for answer in answers)
         access.degraded = dict(sum((Counter(answer.degraded) for answer in answers), Counter[str]()))
         access.stages = max((answer.stages for answer in answers), key=sum)
-        reply = _reply(bid_request.request["id"], identity, dict(zip(wanted, answers, strict=True)))
-        await send_json(send, 200, reply)
+        imps = b",".join(b"%b:%b" % (orjson.dumps(imp), own.body) for imp, own in zip(wanted, answers, strict=True))
+        head = orjson.dumps(bid_request.request["id"]), orjson.dumps(identity.has_consent)
+        await send_json(send, 200, b'{"id":%b,"consent":%b,"imp":{%b}}' % (*head, imps))
         for answer in answers:
             self._pipeline.follow(answer)
 
@@ -142,9 +143,3 @@ def _dumped(document: Mapping[str, Any]) -> bytes:
         return orjson.dumps(document)
     except TypeError:  # a lone surrogate, which JSON escapes can express
         return json.dumps(document).encode()
-
-
-def _reply(bid_request_id: str, identity: Identity, answers: Mapping[str, Answer]) -> bytes:
-    imps = b",".join(b"%b:%b" % (orjson.dumps(imp), answer.body) for imp, answer in answers.items())
-    consent = orjson.dumps(identity.has_consent)
-    return b'{"id":%b,"consent":%b,"imp":{%b}}' % (orjson.dumps(bid_request_id), consent, imps)

@@ -9,7 +9,7 @@ from service.http.exchange import Access, Deadlines, access_of, left_check
 from service.http.keys import Guard
 from service.http.middleware import read_json_body, send_reply
 from service.scoring.answer import Answer, Budget, Headers, RawRequest
-from service.scoring.deployment import Deployment, Serves
+from service.scoring.deployment import Deployment, Serving
 from service.scoring.pipeline import Pipeline
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -25,7 +25,7 @@ class ScoreRoute:
     def __init__(
         self,
         settings: Settings,
-        serving: Serves,
+        serving: Serving,
         pipeline: Pipeline,
         readiness: Readiness,
         guard: Guard | None,

@@ -130,7 +130,6 @@ class RedisStore:
             )
 
     async def close(self) -> None:
-        """Stop prefetching, and close the connections."""
         await self._fill.close()
         await self._nodes.close()
         self._standing.set(None)

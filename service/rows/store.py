@@ -117,7 +117,6 @@ class BundleFileStore:
         """Nothing: files and memory are released with the process."""
 
     def _readable(self, side: RowSide, ids: Sequence[str]) -> list[bytes | None]:
-        """Return the readable rows, by reading them one by one."""
         rows: list[bytes | None] = []
         for entity_id in ids:
             try:

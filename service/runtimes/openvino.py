@@ -70,7 +70,6 @@ def check_bf16(path: Path, offered: Sequence[str]) -> None:
 
 
 def _inputs(compiled: Any, wanted: Set[str]) -> list[GraphInput]:  # noqa: ANN401
-    """Return the inputs by the wanted names."""
     return [
         GraphInput(
             name_of(one, wanted),

@@ -115,8 +115,6 @@ class Answer(NamedTuple):
 class Follower(Protocol):
     """Gets each reply after it was sent. Must be quick."""
 
-    def wants(self, deployment: Deployment, request_id: str) -> bool:
-        """Return whether it needs the inputs of a request's scores."""
-        ...
+    def wants(self, deployment: Deployment, request_id: str) -> bool: ...
 
     def follow(self, answer: Answer) -> None: ...

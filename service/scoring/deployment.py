@@ -8,7 +8,6 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from msd.contract.schema import FeatureSchema
 from service.scoring.model import Model, ModelKey
@@ -32,7 +31,6 @@ class Assignment:
         ]
 
     def place_of(self, user_id: str) -> int:
-        """Return the index of the user's name."""
         user = user_id.encode("utf-8", "surrogatepass")
         first, least = 0, math.inf
         for place, racer, slowness in self._racers:
@@ -93,13 +91,6 @@ class Deployment:
         """Return all loaded models, those of arms first."""
         arms = {(arm.model.identity, False): arm.model for arm in self.arms}
         return arms | {(shadow.model.identity, True): shadow.model for shadow in self.shadows}
-
-
-class Serves(Protocol):
-    """Provides the serving deployment."""
-
-    @property
-    def current(self) -> Deployment: ...
 
 
 class Serving:

@@ -78,7 +78,6 @@ class LearnedSeconds:
         self._lock = threading.Lock()
 
     def of(self, rows: int, unknown: float) -> float:
-        """Return the expected seconds for a number of candidates."""
         # A single dict access needs no lock.
         return self._seconds.get(rows.bit_length(), unknown)
 

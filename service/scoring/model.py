@@ -174,7 +174,6 @@ class WatchedCorrections:
         self._file = WatchedFiles("corrections", [path], read, metrics.corrections_stale)
 
     def of(self, model: Model) -> Correction | None:
-        """Return the correction of a model; None if there is none."""
         return self._file.value.get(model.bundle.bundle_id)
 
     async def watch(self) -> None:

@@ -198,7 +198,6 @@ class Metrics:
         self.encoder_texts = self._counter("msd_encoder_texts")
 
     def _declare_rows(self) -> None:
-        """Rows and their stores; events and live state."""
         self.store_errors = self._counter("msd_store_errors")
         self._damaged = self._counters("msd_damaged_rows", "side", _SIDES)
         self.rows = self._counters("msd_rows", "tier", get_args(Tier))
@@ -216,7 +215,6 @@ class Metrics:
         self.live_ages = self._histogram("msd_live_age_seconds", _AGES)
 
     def _declare_lineup(self) -> None:
-        """Declare metrics of the served bundles, swaps, experiments and shadows."""
         self.swaps = self._counters("msd_swaps", "result", get_args(Swap))
         self.refused = self._gauge("msd_bundle_refused")
         self.arms = self._counters("msd_arm_requests", "slot", range(1, MAX_ARMS + 1))
@@ -228,7 +226,6 @@ class Metrics:
         self._shadow_shifts = self._histograms("msd_shadow_shift", "slot", range(1, MAX_SHADOWS + 1), _SHIFTS)
 
     def _declare_logs(self) -> None:
-        """Declare metrics of both logs, of the quality of logged scores, and of traces."""
         self.log_lines = ReadCounter("msd_log_lines", HELP["msd_log_lines"], "result", LINE_RESULTS, self.families)
         self.log_records = self._counters("msd_log_records", "result", get_args(Logged))
         self.log_events = self._counters("msd_log_events", "result", (*get_args(Logged), "unsampled"))
@@ -321,7 +318,6 @@ class Metrics:
             observe(shift)
 
     def runs(self, build: Build) -> None:
-        """Set the release that runs."""
         self._build.replace({build: 1.0})
 
     def serves(

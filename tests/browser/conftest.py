@@ -8,8 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from msd.contract.bundle import Bundle
-from tests.browser.chromium import NoChromium, chromium
-from tests.browser.playground_page import PlaygroundPage
+from tests.browser.playground_page import NoChromium, PlaygroundPage, chromium
 from tests.bundles.factory import build_bundle
 from tests.bundles.ranker_graph import Recipe
 from tests.service.live import LiveService, wait_until

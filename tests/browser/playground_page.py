@@ -1,7 +1,15 @@
-"""Tabs in a browser, with what their pages write to the console and request; one of them on the playground."""
+"""The machine's Chromium, and its tabs, with what their pages write to the console and request."""
 
-from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect, sync_playwright
+
+from msd.contract.errors import MsdError
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _BEYOND = """() => {
   const { scrollWidth, clientWidth } = document.documentElement;
   if (scrollWidth <= clientWidth) return [];
@@ -9,6 +17,34 @@ _BEYOND = """() => {
   const beyond = [...document.body.querySelectorAll("*")].filter(isBeyond);
   return [`${scrollWidth} > ${clientWidth}`, ...beyond.map((one) => one.outerHTML.slice(0, 160))];
 }"""
+
+
+class NoChromium(MsdError):
+    """There is none to be found."""
+
+
+def chromium_path() -> str:
+    """Where it is. Raises NoChromium."""
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
+    if found is None:
+        raise NoChromium(
+            f"no Chromium here: none of {', '.join(_NAMES)} is on the path. Install one (Debian: apt install chromium)"
+            " or say where it is (CHROMIUM=/path/to/chrome make browser)"
+        )
+    return found
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A running one, without a window."""
+    path = chromium_path()
+    with sync_playwright() as playwright:
+        # Its sandbox needs rights that containers do not have; it is shown our own page alone.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            browser.close()
 
 
 class WatchedTab:

@@ -15,8 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic
-from tests.browser.chromium import chromium
-from tests.browser.playground_page import PlaygroundPage, WatchedTab
+from tests.browser.playground_page import PlaygroundPage, WatchedTab, chromium
 from tests.docs.site import build_site
 from tests.service.live import live_service, wait_until
 

@@ -14,8 +14,7 @@ from tests.chart.helm import ChartError
 KUBERNETES = ("1.30", "1.37")
 """The oldest supported version, and the newest with known schemas."""
 _IMAGE_VOLUMES = ("1.33", "1.37")
-_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected"}
-_VOLUMES |= {"secret"}
+_VOLUMES = {"configMap", "emptyDir", "image", "persistentVolumeClaim", "projected", "secret"}
 
 
 def _object(required: str, **properties: Any) -> dict[str, Any]:  # noqa: ANN401 - any schema

@@ -17,20 +17,15 @@ from tests.chart.values import CHART, GOOD, MANAGED, Refused, camel, merged, ref
 SCHEMA = json.loads((CHART / "values.schema.json").read_text("utf-8"))
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
 SECTIONS = {value.path for value in values() if value.is_section}
-CURRENT = "run `make chart-files`"
-
-
-def _leaves(document: dict[str, Any], above: str = "") -> Iterator[str]:
-    for name, value in document.items():
-        path = f"{above}{name}"
-        if path in SECTIONS:
-            yield from _leaves(value, f"{path}.")
-        else:
-            yield path
 
 
 def test_every_value_is_documented() -> None:
-    assert {value.path for value in values() if not value.is_section} == set(_leaves(DEFAULTS))
+    def leaves(document: dict[str, Any], above: str = "") -> Iterator[str]:
+        for name, value in document.items():
+            path = f"{above}{name}"
+            yield from leaves(value, f"{path}.") if path in SECTIONS else [path]
+
+    assert {value.path for value in values() if not value.is_section} == set(leaves(DEFAULTS))
     assert not [value.path for value in values() if not value.comment.endswith(".")]
 
 
@@ -53,8 +48,8 @@ def test_every_value_is_read_by_a_template() -> None:
 
 
 def test_generated_files_are_current() -> None:
-    assert (CHART / "values.yaml").read_text("utf-8") == written.values_yaml(), CURRENT
-    assert (CHART / "values.schema.json").read_text("utf-8") == written.schema(), CURRENT
+    assert (CHART / "values.yaml").read_text("utf-8") == written.values_yaml(), "run `make chart-files`"
+    assert (CHART / "values.schema.json").read_text("utf-8") == written.schema(), "run `make chart-files`"
 
 
 def test_schema_rejects_unknown_values() -> None:
@@ -77,7 +72,7 @@ def test_good_values_fit_the_schema(path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", refused(), ids=lambda case: case.message)
-def test_schema_refuses_what_it_can(case: Refused) -> None:
+def test_schema_rejects_wrong_values(case: Refused) -> None:
     is_refused = not jsonschema.Draft7Validator(SCHEMA).is_valid(merged(DEFAULTS, case.values))
 
     assert is_refused == case.message.startswith("at '")

@@ -86,8 +86,8 @@ def values() -> list[Value]:
             comment.append(text[2:])
         elif not (key := _LINE.fullmatch(line)):
             comment = []
-        elif _is_within(found, ".".join(above[: len(key[1]) // 2])):
-            continue
+        elif any(value.path == ".".join(above[: len(key[1]) // 2]) and not value.is_section for value in found):
+            continue  # part of an earlier value's default
         else:
             above = [*above[: len(key[1]) // 2], key[2]]
             is_section = not key[3].strip() and key[2] != "resources"
@@ -128,11 +128,6 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         name: merged(base[name], over[name]) for name in base.keys() & over.keys() if isinstance(base[name], dict)
     }
     return {**base, **over, **nested}
-
-
-def _is_within(found: list[Value], parent: str) -> bool:
-    """Return whether this is part of the default of an earlier value."""
-    return any(value.path == parent and not value.is_section for value in found)
 
 
 def _schema(name: str, found: dict[str, Any]) -> dict[str, Any]:

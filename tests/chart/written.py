@@ -6,7 +6,6 @@
 import json
 import re
 import textwrap
-from pathlib import Path
 from typing import Any
 
 from tests.chart.values import CHART, at, settings, values
@@ -24,11 +23,12 @@ def values_yaml() -> str:
     """Return values.yaml with the service's current settings."""
     lines = ["# Settings of the service, each with its environment variable; see docs/settings.md.", "settings:"]
     for setting in settings():
-        meaning = f"{_sentence(setting.meaning)} (`{setting.variable}`)."
+        words = setting.meaning.rstrip(".")
+        meaning = f"{words if words.startswith('`') else words[0].upper() + words[1:]} (`{setting.variable}`)."
         lines += [f"  # {line}" for line in textwrap.wrap(meaning, 115)]
         is_word = isinstance(setting.default, str) and setting.default
         lines.append(f"  {setting.value}: {setting.default if is_word else json.dumps(setting.default)}")
-    return _replaced(_SETTINGS, CHART / "values.yaml", "\n".join(lines) + "\n")
+    return _SETTINGS.sub(lambda _: "\n".join(lines) + "\n", (CHART / "values.yaml").read_text("utf-8"))
 
 
 def schema() -> str:
@@ -50,14 +50,6 @@ def _schema_of(document: dict[str, Any], path: str) -> dict[str, Any] | None:
             raise SystemExit(f"{path}: has no type; add it to values.schema.json, and run this again")
         found = found["properties"][name]
     return None if "$ref" in found and path.count(".") else found
-
-
-def _sentence(meaning: str) -> str:
-    return meaning[0].upper() + meaning[1:].rstrip(".") if not meaning.startswith("`") else meaning.rstrip(".")
-
-
-def _replaced(place: "re.Pattern[str]", path: Path, text: str) -> str:
-    return place.sub(lambda _: text, path.read_text("utf-8"))
 
 
 if __name__ == "__main__":

@@ -135,6 +135,7 @@ def test_rejects_wrong_json_line(tmp_path: Path, line: str, message: str) -> Non
         ("label", ["1", "0"], "label: has type String; expected numbers"),
         ("user_id", [1.0, 2.0], "user_id: has type Float64; expected text or whole numbers"),
         ("device", [1.5, 2.5], "device: has type Float64; expected text or whole numbers"),
+        ("fold", [0.5, 0.5], "fold: has type Float64; expected text or whole numbers"),
         ("device", [["a"], ["b"]], "device: has type List(String); expected text or whole numbers"),
         ("at", [True, False], "at: has type Boolean; expected numbers"),
         ("at", [[1], [2]], "at: has type List(Int64); expected numbers"),
@@ -143,7 +144,8 @@ def test_rejects_wrong_json_line(tmp_path: Path, line: str, message: str) -> Non
     ],
 )
 def test_rejects_column_of_the_wrong_type(tmp_path: Path, column: str, values: list[object], message: str) -> None:
-    folder = write_small(tmp_path, config=CONFIG.replace("events.csv", "events.parquet"))
+    split = '[split]\ncolumn = "fold"\n' if column == "fold" else ""
+    folder = write_small(tmp_path, config=CONFIG.replace("events.csv", "events.parquet") + split)
     columns = {"user_id": ["u1", "u2"], "item_id": [1, 2], "at": [5, 6], "label": [0, 1], "device": ["ios", None]}
     pl.DataFrame(columns | {column: values}).write_parquet(folder / "events.parquet")
     assert f"events.parquet, {message}" in str(fault(folder))

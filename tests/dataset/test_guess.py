@@ -67,29 +67,28 @@ def test_position_is_served_as_the_first(values: list[object], first: object) ->
     assert guess(column("position", values), context=True).options == {"serving_value": first}
 
 
-def test_leaves_out_context_texts_and_hashes_many_words() -> None:
-    searches = pl.Series("search", [f"where to buy a thing {number}" for number in range(N)])
-    assert guess(searches, context=True).kind == "none"
-    assert guess(pl.Series("site", [f"s{number % 3000}" for number in range(9000)]), context=True).options == {
-        "buckets": 8192
-    }
+@pytest.mark.parametrize(
+    ("name", "values", "kind", "options"),
+    [
+        ("search", [f"where to buy a thing {number}" for number in range(N)], "none", {}),
+        ("site", [f"s{number % 3000}" for number in range(9000)], "categorical", {"buckets": 8192}),
+        ("row", list(range(N)), "none", {}),
+        ("event", [f"e{number}" for number in range(N)], "none", {}),
+        ("bid", [number + 0.5 for number in range(N)], "numeric", {}),
+        ("author", [f"Smith{number}, John{number}" for number in range(N)] * 2, "categorical", {}),
+        (" ", [1, 2], "none", {}),
+    ],
+)
+def test_guesses_the_kind_of_a_context_column(
+    name: str, values: list[object], kind: str, options: dict[str, object]
+) -> None:
+    found = guess(pl.Series(name, values), context=True)
+    assert (found.kind, found.options) == (kind, options), found.reason
 
 
 def test_codes_keep_leading_zeros() -> None:
     assert guess(column("zip", ["02134", "10115"])).values[0] == "02134"
     assert guess(column("floor_id", [1.0, 2.0, None])).values[:3].to_list() == ["1", "2", None]
-
-
-def test_row_numbers_are_left_out() -> None:
-    assert guess(pl.Series("row", range(N)), context=True).kind == "none"
-    assert guess(pl.Series("event", [f"e{number}" for number in range(N)]), context=True).kind == "none"
-    assert guess(pl.Series("bid", [number + 0.5 for number in range(N)]), context=True).kind == "numeric"
-    assert guess(column(" ", [1, 2])).reason == "it has no name"
-
-
-def test_prose_with_commas_is_no_bag() -> None:
-    names = pl.Series("author", [f"Smith{number}, John{number}" for number in range(N)] * 2)
-    assert guess(names, context=True).kind == "categorical"
 
 
 cells = st.one_of(

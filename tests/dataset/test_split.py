@@ -102,9 +102,7 @@ def test_given_parts_are_used(tmp_path: Path) -> None:
     own = dataset.events.with_columns(number=pl.Series(parts)).filter(pl.col("user_id") == "u3")
     assert own["part"].to_list() == WORDS
     assert own["number"].to_list() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 3]
-
-
-def test_part_column_needs_the_key(tmp_path: Path) -> None:
+    # Only with the key.
     dataset = load(tmp_path, config=CONFIG)
     assert "part" not in dataset.events.columns
     assert np.bincount(split_events(dataset.events, dataset.config)).tolist() == [25, 15, 5, 5]
@@ -129,17 +127,8 @@ def test_rejects_unknown_part(tmp_path: Path, value: str, message: str) -> None:
     with pytest.raises(DatasetError) as error:
         load_dataset(folder)
     assert [str(problem) for problem in error.value.problems] == [message]
-
-
-def test_rejects_missing_part_column(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"events\.csv, fold: is missing; the file has the columns user_id"):
         load_dataset(write_small(tmp_path, config=GIVEN))
-    config = GIVEN.replace("events.csv", "events.parquet")
-    frame = pl.read_csv(events_of(WORDS).encode()).with_columns(fold=pl.lit(0.5))
-    folder = write_small(tmp_path, config=config)
-    frame.write_parquet(folder / "events.parquet")
-    with pytest.raises(DatasetError, match=r"events\.parquet, fold: has type Float64; expected text"):
-        load_dataset(folder)
 
 
 @pytest.mark.parametrize("key", ["profile_window = 0.5", "train = 0.8", "valid = 0.9"])

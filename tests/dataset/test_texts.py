@@ -49,6 +49,12 @@ def test_titles_are_newest_first_and_unique(tmp_path: Path) -> None:
     texts = student_texts(load_dataset(write_small(tmp_path, events="\n".join([EVENTS.splitlines()[0], *rows]))))[1]
     assert texts["u1"] == "from York Liked: Mystery; Tent; Boots."
     assert texts["u2"] == "from York"
+    # An item without a title is named by its text, and users of events alone have their likes.
+    config = CONFIG.replace('title = "title"\n', "")
+    texts = student_texts(load_dataset(write_small(tmp_path, config=config, users="user_id,city\nu1,York\n")))[1]
+    assert "Liked: Boots, outdoor; Mystery,." in texts["u1"]
+    assert set(texts) == {"u1", "u2", "u3", "u4", "u5"}
+    assert texts["u2"].startswith("Liked: ")
 
 
 def test_only_the_teacher_reads_dislikes(tmp_path: Path) -> None:
@@ -61,11 +67,6 @@ def test_only_the_teacher_reads_dislikes(tmp_path: Path) -> None:
     assert student_texts(dataset)[1]["u1"] == "from York Liked: Tent."
     assert teacher_texts(dataset)[1]["u1"] == "from York Liked: Tent. Disliked: Boots."
     assert teacher_texts(dataset)[1]["u2"] == student_texts(dataset)[1]["u2"]
-
-
-def test_item_without_title_is_named_by_its_text(tmp_path: Path) -> None:
-    texts = student_texts(load_dataset(write_small(tmp_path, config=CONFIG.replace('title = "title"\n', ""))))[1]
-    assert "Liked: Boots, outdoor; Mystery,." in texts["u1"]
 
 
 def test_id_without_text_is_left_out(tmp_path: Path, folder: Path) -> None:
@@ -89,10 +90,3 @@ def test_most_shown_keep_their_order(folder: Path) -> None:
     assert list(items) == [one for one in texts[0] if one in items]
     assert min(shown[one] for one in items) >= max(shown.get(one, 0) for one in texts[0] if one not in items)
     assert most_shown(dataset, texts, 1_000) == texts
-
-
-def test_users_of_events_alone_have_a_text(tmp_path: Path) -> None:
-    dataset = load_dataset(write_small(tmp_path, users="user_id,city\nu1,York\n"))
-    texts = student_texts(dataset)[1]
-    assert set(texts) == {"u1", "u2", "u3", "u4", "u5"}
-    assert texts["u2"].startswith("Liked: ")

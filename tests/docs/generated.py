@@ -1,5 +1,5 @@
 """Reference pages written from code: docs/settings.md from the service's settings, docs/cli.md from the commands' help,
-docs/mistakes.md from what commands say of mistakes.
+docs/mistakes.md from the commands' messages.
 
 `python -m tests.docs.generated` writes them; tests hold the pages to it.
 """
@@ -46,7 +46,7 @@ def setting_default(name: str) -> str:
     if field.is_required() or field.default is None:
         return "–"
     if isinstance(field.default, bool):
-        is_switch = any(isinstance(one, BeforeValidator) for one in field.metadata)
+        is_switch = any(isinstance(rule, BeforeValidator) for rule in field.metadata)
         return f"`{('on' if field.default else 'off') if is_switch else str(field.default).lower()}`"
     return f"{field.default:g}" if isinstance(field.default, float) else f"`{field.default}`"
 
@@ -56,13 +56,13 @@ def cli_page() -> str:
     lines: list[str] = []
     for title, app in _apps():
         command: Any = typer.main.get_command(app)
-        for name, one in sorted(getattr(command, "commands", {"": command}).items()):
-            lines += _command(f"{title} {name}".strip(), one)
+        for name, subcommand in sorted(getattr(command, "commands", {"": command}).items()):
+            lines += _command(f"{title} {name}".strip(), subcommand)
     return _replaced(CLI, lines[1:])
 
 
 def mistakes_page() -> str:
-    """docs/mistakes.md with what each mistake is told; runs the commands."""
+    """docs/mistakes.md with the message about each mistake; runs the commands."""
     lines: list[str] = []
     for group, rows in page_rows().items():
         lines += ["", f"## {group}", "", "| mistake | command | message |", "|---|---|---|", *rows]
@@ -71,9 +71,7 @@ def mistakes_page() -> str:
 
 def _apps() -> list[tuple[str, typer.Typer]]:
     """All commands; those that take several forms once per form."""
-    forms = {
-        "replay": [("replay FILE", load("replay")), ("replay LOG", log_replay_app)],
-    }
+    forms = {"replay": [("replay FILE", load("replay")), ("replay LOG", log_replay_app)]}
     shipped = [form for name in COMMANDS for form in forms.get(name) or [(name, load(name))]]
     return shipped + [(f"lab {name}", load("lab", name)) for name in LAB_COMMANDS]
 
@@ -81,20 +79,24 @@ def _apps() -> list[tuple[str, typer.Typer]]:
 def _command(title: str, command: Any) -> list[str]:  # noqa: ANN401 - of Typer's own kinds
     about = " ".join((command.help or "").split())
     lines = ["", f"## msd {title}", "", about, "", "| argument or option | default | meaning |", "|---|---|---|"]
-    for one in command.params:
-        if one.name == "help" or getattr(one, "hidden", False):
+    for parameter in command.params:
+        if parameter.name == "help" or getattr(parameter, "hidden", False):
             continue
-        is_option = one.param_type_name == "option"
-        names = ", ".join(f"`{option}`" for option in [*one.opts, *one.secondary_opts])
-        shown = f"{names}{f' {one.metavar}' if one.metavar else ''}" if is_option else f"`{one.metavar or one.name}`"
-        lines.append(f"| {_cell(shown)} | {_default(one)} | {_cell(one.help or '')} |")
+        is_option = parameter.param_type_name == "option"
+        names = ", ".join(f"`{option}`" for option in [*parameter.opts, *parameter.secondary_opts])
+        shown = (
+            f"{names}{f' {parameter.metavar}' if parameter.metavar else ''}"
+            if is_option
+            else f"`{parameter.metavar or parameter.name}`"
+        )
+        lines.append(f"| {_cell(shown)} | {_default(parameter)} | {_cell(parameter.help or '')} |")
     return lines
 
 
-def _default(one: Any) -> str:  # noqa: ANN401 - as above
-    if one.required:
+def _default(parameter: Any) -> str:  # noqa: ANN401 - as above
+    if parameter.required:
         return "required"
-    default = getattr(one.default, "value", one.default)
+    default = getattr(parameter.default, "value", parameter.default)
     if default is None or default is False or default in ("", [], ()):
         return "–"
     return "on" if default is True else f"`{default:g}`" if isinstance(default, float) else f"`{default}`"

@@ -1,4 +1,4 @@
-"""What a newcomer may do wrong, and what he is told: cases whose messages docs/mistakes.md shows."""
+"""A newcomer's mistakes, whose messages docs/mistakes.md shows."""
 
 import contextlib
 import gzip
@@ -16,40 +16,35 @@ from msd.dataset.scaffold import SourceFiles, init_dataset
 from tests.bundles.factory import build_bundle
 
 Content = str | bytes | Callable[[Path], object]
-HEADER = "user_id,ad_id,ts,hour,click"
 START = 1_714_550_400
 _FRAME = re.compile(r"[─-╿]+")
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """What is wrong, a command, and the files of the folder that it is given in."""
+    """A mistake, a command, and the files of the folder that it is given in."""
 
-    what: str
+    name: str
     command: str
     files: Mapping[str, Content] = field(default_factory=dict)
 
 
-def rows(count: int = 60, header: str = HEADER) -> list[list[str]]:
+def rows(count: int = 60) -> list[list[str]]:
     """A log without a fault."""
-    return [
-        header.split(","),
-        *(
-            [f"u{n % 6}", f"a{n % 4}", str(START + n * 600), str(n // 6 % 24), str(int(n * 7 % 5 == 0))]
-            for n in range(count)
-        ),
-    ]
+    header = ["user_id", "ad_id", "ts", "hour", "click"]
+    cells = [(n % 6, n % 4, START + n * 600, n // 6 % 24, int(n * 7 % 5 == 0)) for n in range(count)]
+    return [header, *([f"u{user}", f"a{ad}", str(at), str(hour), str(click)] for user, ad, at, hour, click in cells)]
 
 
-def text(cells: list[list[str]], separator: str = ",") -> str:
+def text(cells: list[list[str]]) -> str:
     """Cells as CSV."""
-    return "".join(separator.join(row) + "\n" for row in cells)
+    return "".join(",".join(row) + "\n" for row in cells)
 
 
-def with_cell(row: int, column: str, value: str, count: int = 60) -> str:
-    """A log with one cell of its own."""
-    cells = rows(count)
-    cells[row][cells[0].index(column)] = value
+def with_cell(column: str, value: str) -> str:
+    """A log whose seventh row has a cell of its own."""
+    cells = rows()
+    cells[7][cells[0].index(column)] = value
     return text(cells)
 
 
@@ -84,8 +79,10 @@ def _without(file: str, make: Callable[[Path], object], path: Path) -> None:
     (path / file).unlink()
 
 
-def _edit(path: Path, old: str, new: str) -> object:
-    return path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
+def _misspelt(path: Path) -> object:
+    _made(path)
+    text = (path / "dataset.toml").read_text("utf-8")
+    return (path / "dataset.toml").write_text(text.replace("[items]", "[item]"), "utf-8")
 
 
 REDIS = "--redis redis://127.0.0.1:1/0"
@@ -94,17 +91,13 @@ MISTAKES: dict[str, list[Mistake]] = {
     "The log's file": [
         Mistake("no such file", INIT),
         Mistake("a spreadsheet", "msd data init log.xlsx --out data", {"log.xlsx": b"PK\x03\x04"}),
-        Mistake(
-            "a spreadsheet that was renamed",
-            INIT,
-            {"log.csv": b"PK\x03\x04\x14\x00\x06\x00\x08\x00\x00\x00\xff\xfe\x90"},
-        ),
+        Mistake("a spreadsheet that was renamed", INIT, {"log.csv": b"PK\x03\x04\x14\x00\x06\x00\x08\x00\xff\xfe\x90"}),
         Mistake("no header", INIT, {"log.csv": text(rows()[1:])}),
         Mistake('text in UTF-16, as Excel\'s "Unicode text" is', INIT, {"log.csv": LOG.encode("utf-16")}),
-        Mistake("text in Latin-1", INIT, {"log.csv": with_cell(7, "ad_id", "café").encode("latin-1")}),
+        Mistake("text in Latin-1", INIT, {"log.csv": with_cell("ad_id", "café").encode("latin-1")}),
         Mistake("a row that was cut short", INIT, {"log.csv": LOG.rstrip("\n").rsplit(",", 2)[0] + "\n"}),
-        Mistake("a comma inside a cell without quotes", INIT, {"log.csv": with_cell(7, "ad_id", "a,b")}),
-        Mistake("a quote that is left open", INIT, {"log.csv": with_cell(7, "ad_id", '"a3')}),
+        Mistake("a comma inside a cell without quotes", INIT, {"log.csv": with_cell("ad_id", "a,b")}),
+        Mistake("a quote that is left open", INIT, {"log.csv": with_cell("ad_id", '"a3')}),
         Mistake(
             "a packed file that was cut short",
             "msd data init log.csv.gz --out data",
@@ -143,8 +136,8 @@ MISTAKES: dict[str, list[Mistake]] = {
             INIT,
             {"log.csv": with_column("ts", lambda n: f"2024-05-{n % 28 + 1:02}T10:00:00" + "+02:00" * (n % 2))},
         ),
-        Mistake("an id is missing", INIT, {"log.csv": with_cell(7, "user_id", "")}),
-        Mistake("a word among zeros and ones", INIT + " --label click", {"log.csv": with_cell(7, "click", "maybe")}),
+        Mistake("an id is missing", INIT, {"log.csv": with_cell("user_id", "")}),
+        Mistake("a word among zeros and ones", INIT + " --label click", {"log.csv": with_cell("click", "maybe")}),
         Mistake(
             "more clicks than impressions",
             INIT,
@@ -163,11 +156,7 @@ MISTAKES: dict[str, list[Mistake]] = {
             "msd data check data",
             {"data": lambda path: _without("events.parquet", _made, path)},
         ),
-        Mistake(
-            "a key in dataset.toml is misspelt",
-            "msd data check data",
-            {"data": lambda path: (_made(path), _edit(path / "dataset.toml", "[items]", "[item]"))},
-        ),
+        Mistake("a key in dataset.toml is misspelt", "msd data check data", {"data": _misspelt}),
     ],
     "Teach, distil, train, evaluate, export": [
         Mistake("a misspelt command", "msd tran data model"),
@@ -204,8 +193,13 @@ MISTAKES: dict[str, list[Mistake]] = {
 }
 
 
-def told(mistake: Mistake, folder: Path) -> tuple[str, int]:
-    """What the command says of it, in one line, and its exit status. Writes the case's files into the folder."""
+def _one_line(printed: str) -> str:
+    """Output without the frames that are drawn around it."""
+    return " ".join(_FRAME.sub(" ", printed).split())
+
+
+def message_of(mistake: Mistake, folder: Path) -> tuple[str, int]:
+    """The command's message, in one line, and its exit status. Writes the case's files into the folder."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(folder):
         for name, content in mistake.files.items():
@@ -229,23 +223,17 @@ def told(mistake: Mistake, folder: Path) -> tuple[str, int]:
     return re.split(r"(?:^| )(?:[Ee]rror:?) ", message, maxsplit=1)[-1].removeprefix("Invalid value: "), code
 
 
-def _one_line(printed: str) -> str:
-    """Output without the frames that are drawn around it."""
-    return " ".join(_FRAME.sub(" ", printed).split())
-
-
 def page_rows() -> dict[str, list[str]]:
     """A table row for each mistake, by group."""
-    found: dict[str, list[str]] = {}
-    for group, mistakes in MISTAKES.items():
-        found[group] = []
-        for mistake in mistakes:
-            with TemporaryDirectory() as folder:
-                found[group].append(row_of(mistake, told(mistake, Path(folder))[0]))
-    return found
+
+    def row(mistake: Mistake) -> str:
+        with TemporaryDirectory() as folder:
+            return row_of(mistake, message_of(mistake, Path(folder))[0])
+
+    return {group: [row(mistake) for mistake in mistakes] for group, mistakes in MISTAKES.items()}
 
 
 def row_of(mistake: Mistake, message: str) -> str:
     """The mistake's row in docs/mistakes.md."""
-    cells = (mistake.what, "" if mistake.command == INIT else f"`{mistake.command}`", message)
+    cells = (mistake.name, "" if mistake.command == INIT else f"`{mistake.command}`", message)
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

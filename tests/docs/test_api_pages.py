@@ -49,14 +49,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
 def form(value: Any) -> Any:  # noqa: ANN401 - of JSON
     """A reply without what differs from one time to the next: its figures, and ids that the service makes."""
     if isinstance(value, dict):
-        return {name: "…" if name in _VARIES else form(one) for name, one in value.items()}
+        return {name: "…" if name in _VARIES else form(part) for name, part in value.items()}
     if isinstance(value, list):
-        return [form(one) for one in value]
+        return [form(part) for part in value]
     return 0.5 if isinstance(value, float) else value
 
 
 @pytest.mark.parametrize(("command", "shown"), examples(), ids=str)
-def test_a_command_gets_the_reply_that_is_shown(running: LiveService, command: Block, shown: Block) -> None:
+def test_command_gets_the_reply_on_the_page(running: LiveService, command: Block, shown: Block) -> None:
     text = command.text.replace(_ADDRESS, f"127.0.0.1:{running.port}").replace("curl -s", "curl -s --noproxy '*'")
 
     ended = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=True, timeout=60)
@@ -65,7 +65,7 @@ def test_a_command_gets_the_reply_that_is_shown(running: LiveService, command: B
 
 
 @pytest.mark.parametrize("script", scripts(), ids=str)
-def test_a_script_runs(running: LiveService, script: Block, tmp_path: Path) -> None:
+def test_script_runs(running: LiveService, script: Block, tmp_path: Path) -> None:
     path = tmp_path / "example.py"
     path.write_text(script.text.replace(_ADDRESS, f"127.0.0.1:{running.port}"))
 

@@ -73,7 +73,7 @@ def alerts() -> Iterator[tuple[str, str]]:
 
 
 def chart_values() -> Iterator[tuple[str, str]]:
-    yield from ((one.path, one.comment) for one in values())
+    yield from ((value.path, value.comment) for value in values())
 
 
 def setting_meanings() -> Iterator[tuple[str, str]]:
@@ -106,7 +106,7 @@ def pages() -> Iterator[tuple[str, str]]:
 def raised(path: Path) -> Iterator[tuple[str, str]]:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Raise) and node.exc is not None:
-            texts: list[Any] = [one.value for one in ast.walk(node.exc) if isinstance(one, ast.Constant)]
+            texts: list[Any] = [part.value for part in ast.walk(node.exc) if isinstance(part, ast.Constant)]
             for text in texts:
                 if isinstance(text, str):
                     yield f"{path.relative_to(ROOT)}:{node.lineno}", text
@@ -124,17 +124,8 @@ def docstrings_and_comments() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     "texts",
-    [
-        metric_help,
-        alerts,
-        chart_values,
-        setting_meanings,
-        command_help,
-        error_messages,
-        pages,
-        docstrings_and_comments,
-    ],
-    ids=lambda one: one.__name__,
+    [metric_help, alerts, chart_values, setting_meanings, command_help, error_messages, pages, docstrings_and_comments],
+    ids=lambda texts: texts.__name__,
 )
 def test_texts_are_plain(texts: Any) -> None:  # noqa: ANN401 - one of the functions above
     assert not offences(texts())
@@ -144,18 +135,11 @@ def test_metric_help_is_a_sentence() -> None:
     assert not [name for name, text in HELP.items() if not re.fullmatch(r"[A-Z0-9].*\.", text)]
 
 
-def test_finds_docstrings_and_comments() -> None:
+def test_finds_docstrings_comments_and_offences() -> None:
     source = 'def f() -> None:\n    """One.\n\n    Two."""\n    # three\n    # four\n    pass  # five\n'
-
     assert len(_DOCSTRING_OR_COMMENT.findall(source)) == 3
-
-
-def test_finds_what_is_not_plain() -> None:
-    found = offences(
-        iter([("a", "the digest is none; it looks like sha256:"), ("b", "invalid digest; expected sha256:")])
-    )
-
-    assert len(found) == 2
+    texts = [("a", "the digest is none; it looks like sha256:"), ("b", "invalid digest; expected sha256:")]
+    assert len(offences(iter(texts))) == 2
 
 
 def test_lines_of_pages_are_short() -> None:

@@ -1,11 +1,13 @@
 """Pages written from code are current, and pages for one reader stay short."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from service.settings import Settings
 from tests.docs import generated
+from tests.docs.mistakes import MISTAKES, Mistake, message_of, row_of
 from tests.docs.pages import PAGES, ROOT, prose
 
 CURRENT = "run `make docs-files`"
@@ -29,6 +31,24 @@ def test_settings_page_is_current() -> None:
 
 def test_cli_page_is_current() -> None:
     assert generated.CLI.read_text("utf-8") == generated.cli_page(), CURRENT
+
+
+CASES = [mistake for group in MISTAKES.values() for mistake in group]
+
+
+@pytest.mark.parametrize("mistake", CASES, ids=[mistake.name for mistake in CASES])
+def test_mistake_has_the_message_on_the_page(mistake: Mistake, tmp_path: Path) -> None:
+    message, code = message_of(mistake, tmp_path)
+
+    assert code in (1, 2)
+    assert 20 < len(message) < 500
+    assert row_of(mistake, message) in generated.MISTAKES.read_text("utf-8"), CURRENT
+
+
+def test_page_has_no_other_mistakes() -> None:
+    page = generated.MISTAKES.read_text("utf-8")
+
+    assert page.count("\n| ") - page.count("\n| mistake |") == len(CASES) >= 40
 
 
 def pages() -> list[str]:

@@ -133,6 +133,7 @@ def test_needs_published_bundle(redis_server: ValkeyServer, bundle: Bundle, othe
             publish_delta(delta, url, quiet)
         publish(other_bundle.folder, url, quiet)
     assert held(redis_server, bundle) == {"user": {}, "item": {}}
+    publish(bundle.folder, url, quiet)
     with pytest.raises(KeyboardInterrupt):
         publish(bundle.folder, url, interrupt)
     with pytest.raises(PublishError, match="or not all of them"):

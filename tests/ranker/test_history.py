@@ -29,14 +29,9 @@ def test_overlap_is_the_cosine_of_value_sets(size: int) -> None:
     np.testing.assert_allclose(Overlap(size, 3, 1)(history, target), expected, atol=1e-6)
 
 
-def test_overlap_of_single_values_is_equality() -> None:
-    assert Overlap(9, 1, 1)(torch.tensor([[[7], [8], [0]]]), torch.tensor([[8], [0]])).tolist() == [
-        [0, 1, 0],
-        [0, 0, 0],
-    ]
-
-
-def test_unknown_values_never_overlap() -> None:
+def test_single_values_overlap_if_equal_and_known() -> None:
+    history, target = torch.tensor([[[7], [8], [0]]]), torch.tensor([[8], [0]])
+    assert Overlap(9, 1, 1)(history, target).tolist() == [[0, 1, 0], [0, 0, 0]]
     history, target = torch.tensor([[[1], [2], [0]]]), torch.tensor([[1], [2]])
     assert Overlap(9, 1, 2)(history, target).tolist() == [[0, 0, 0], [0, 1, 0]]
     history, target = torch.tensor([[[1, 2, 0], [1, 0, 0]]]), torch.tensor([[1, 2, 0]])
@@ -86,16 +81,13 @@ def test_summary_ignores_padding(alike: list[float], padding: list[float]) -> No
 
 
 def test_selector_weighs_the_nearest_by_their_lead() -> None:
+    assert not select(torch.rand(3, 4), torch.zeros(1, 4), torch.rand(1, 4, 5), 2).any(), "no history"
     alike = torch.tensor([[0.2, 0.8, 0.6, 5.0]])
     history = torch.tensor([[[1.0], [10.0], [100.0], [1e6]]])
     np.testing.assert_allclose(select(alike, MASK, history, 2), [[(0.6 * 10 + 0.4 * 100) / (1.0 + 0.1)]], rtol=1e-5)
     everything = (1.2 * 1 + 1.8 * 10 + 1.6 * 100) / (4.6 + 0.1)
     for count in (None, 3, 9):
         np.testing.assert_allclose(select(alike, MASK, history, count), [[everything]], rtol=1e-5)
-
-
-def test_selector_of_no_history_is_zeros() -> None:
-    assert not select(torch.rand(3, 4), torch.zeros(1, 4), torch.rand(1, 4, 5), 2).any()
 
 
 @given(places=st.permutations(range(6)), nudge=st.floats(-1e-6, 1e-6))

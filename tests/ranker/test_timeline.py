@@ -86,26 +86,19 @@ def test_history_is_the_users_strictly_earlier_clicks(past: Past) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(past=pasts())
-def test_counts_are_of_earlier_training_rows(past: Past) -> None:
-    timeline, at = walk(past), past.dataset.events["at"]
-    for row in range(len(at)):
-        for key, counts in (("user_id", timeline.user_counts), ("item_id", timeline.item_counts)):
-            known = _counted(past, row, key)
-            # A user's later rows are not counted, so what is known of him is as old as his last counted row.
-            stale = key == "user_id" and past.parts[row] > Part.TRAIN
-            as_of = max((time for time, _ in known), default=0) if stale else at[row]
-            np.testing.assert_allclose([column[row] for column in counts], _faded(known, as_of), rtol=1e-9)
-
-
-@settings(max_examples=60, deadline=None)
-@given(past=pasts())
-def test_live_counts_are_of_all_earlier_rows(past: Past) -> None:
+def test_counts_are_of_earlier_training_rows_and_live_ones_of_all(past: Past) -> None:
     timeline, at = walk(past), past.dataset.events["at"]
     every = past._replace(parts=np.zeros_like(past.parts))
     for row in range(len(at)):
         for key, counts in (("user_id", timeline.live_user_counts), ("item_id", timeline.live_item_counts)):
             expected = _faded(_counted(every, row, key), at[row])
             np.testing.assert_allclose([column[row] for column in counts], expected, rtol=1e-9)
+        for key, counts in (("user_id", timeline.user_counts), ("item_id", timeline.item_counts)):
+            known = _counted(past, row, key)
+            # A user's later rows are not counted, so what is known of him is as old as his last counted row.
+            stale = key == "user_id" and past.parts[row] > Part.TRAIN
+            as_of = max((time for time, _ in known), default=0) if stale else at[row]
+            np.testing.assert_allclose([column[row] for column in counts], _faded(known, as_of), rtol=1e-9)
 
 
 @settings(max_examples=60, deadline=None)
@@ -185,13 +178,9 @@ def test_entities_are_table_ids_then_event_ids() -> None:
     assert items.place == {"known": 0, "never": 1, "shown": 2}
     assert items.unknown == 3
     assert len(items.categorical) == len(items.numeric) == 4
-    users = encode_entities(_made(), fit_schema(_made()), "user")
-    assert users.ids == ["u"]
-
-
-def test_event_only_id_has_an_embedding_and_missing_features() -> None:
+    assert encode_entities(_made(), fit_schema(_made()), "user").ids == ["u"]
+    # An ID of events alone has an embedding, and its features are missing.
     schema = fit_schema(_made())
-    items = encode_entities(_made(), schema, "item")
     id_column, genre = schema.columns["item_id"].start, schema.columns["genre"].start
     assert items.categorical[:, id_column].tolist()[:2] == [2, UNKNOWN_INDEX]
     assert items.categorical[2, id_column] == 3
@@ -199,16 +188,12 @@ def test_event_only_id_has_an_embedding_and_missing_features() -> None:
     assert items.numeric[:, 1].tolist() == [0.0, 1.0, 1.0, 1.0]
 
 
-def test_last_row_is_missing_throughout(tiny: Dataset) -> None:
+def test_events_have_their_entities_rows_and_the_last_is_missing(tiny: Dataset) -> None:
     schema = fit_schema(tiny)
     for side in ("user", "item"):
         entities = encode_entities(tiny, schema, side)
         assert not entities.categorical[entities.unknown].any()
         assert entities.numeric[entities.unknown].tolist() == [0.0, 1.0] * (schema.numeric_width(side) // 2)
-
-
-def test_places_find_the_rows_of_events(tiny: Dataset) -> None:
-    items = encode_entities(tiny, fit_schema(tiny), "item")
-    places = items.places(tiny.events["item_id"])
-    assert places.dtype == np.int32
-    assert [items.ids[place] for place in places] == tiny.events["item_id"].to_list()
+        places = entities.places(tiny.events[f"{side}_id"])
+        assert places.dtype == np.int32
+        assert [entities.ids[place] for place in places] == tiny.events[f"{side}_id"].to_list()

@@ -170,6 +170,15 @@ def talk(service: LiveService, *pieces: bytes) -> bytes:
 HEAD = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
+def test_offer_of_another_protocol_is_ignored(service: LiveService) -> None:
+    body = but()
+    head = HEAD + b"Connection: uPgRaDe, HTTP2-Settings\r\nUPGRADE: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    length = b"Content-Length: %d\r\n\r\n" % len(body)
+    answer = talk(service, head + length, body, HEAD + b"Connection: close\r\n" + length + body)
+
+    assert answer.count(b"HTTP/1.1 200 ") == answer.count(b"HTTP/1.1 ") == 2
+
+
 def test_body_without_end_and_too_large(service: LiveService) -> None:
     def pieces() -> Iterator[bytes]:
         while True:

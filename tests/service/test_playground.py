@@ -11,8 +11,8 @@ import pytest
 from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import read_goldens
 from service.http.keys import KeyFile, new_key
-from service.routes.playground import words as module
-from service.routes.playground.words import Words
+from service.routes.playground import data as module
+from service.routes.playground.data import Words
 from tests.bundles.factory import AT
 from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
 from tests.service.worded import compared_service, with_words
@@ -202,7 +202,7 @@ def test_words_are_found_by_id(words: Words) -> None:
 
 
 def test_words_are_bounded(words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST", 2)
+    monkeypatch.setattr(module, "MOST_LINES", 2)
     assert len(Words(tmp_path / "items.meta.jsonl")) == 2
 
 

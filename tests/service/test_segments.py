@@ -113,7 +113,7 @@ def replies(pieces: list[bytes]) -> bytes:
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
-        return uvloop.run(go(ours, theirs))
+        return uvloop.run(asyncio.wait_for(go(ours, theirs), 20))
 
 
 def cut(whole: bytes, places: list[int]) -> list[bytes]:

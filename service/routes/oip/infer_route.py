@@ -2,29 +2,34 @@
 tensors. Errors are raised; `AccessMiddleware` answers them.
 """
 
+import struct
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from msd.contract.request import InvalidRequest, RequestError
+from msd.contract.request import CheckedRequest, InvalidRequest, RequestError
 from service.errors import UnsupportedMediaType
 from service.http.exchange import OIP, access_of, left_check
 from service.http.middleware import read_body
 from service.limits import MAX_DEADLINE_MS
 from service.routes.oip.inputs import WHOLE, scoring_body, user_of
-from service.routes.oip.model_routes import MODEL, check_served
-from service.routes.oip.outputs import encode_reply
+from service.routes.oip.model_routes import ECPM, ID, MODEL, check_served
 from service.routes.oip.tensors import HEADER, InferRequest, read_parts
 from service.routes.score_route import ScoreRoute
-from service.scoring.answer import Budget, RawRequest, Served
+from service.scoring.answer import Budget, Headers, RawRequest, Scored, Served
 from service.scoring.deployment import Deployment
-from service.scoring.reply import LEAN
+from service.scoring.reply import LEAN, served_columns
 
 INFER_PATHS = (f"{OIP}/models/{{name}}/infer", f"{OIP}/models/{{name}}/versions/{{version}}/infer")
 _HEADER = HEADER.lower().encode()
 _TIMING = b"server-timing"
+_LENGTH = struct.Struct("<I")
+_JSON, _BYTES = b"application/json", b"application/octet-stream"
+_SHOWN = 80
 # Its size predicts the number of candidates less well than that of the other form.
 _LEAST_BYTES = 1
 
@@ -101,3 +106,54 @@ def _head(served: Served, deployment: Deployment) -> dict[str, Any]:
         parameters["degraded_values"] = orjson.dumps(dict.fromkeys(served.request.unknown, "unknown")).decode()
     head: dict[str, Any] = {"model_name": MODEL, "model_version": served.model.version, "id": served.request_id}
     return head | {"parameters": parameters} if parameters else head
+
+
+def _wanted(request: InferRequest, available: Sequence[str]) -> dict[str, bool]:
+    """Return the requested outputs, or all, and whether each is sent as bytes."""
+    by_default = bool(request.parameters and request.parameters.binary_data_output)
+    if not request.outputs:
+        return dict.fromkeys(available, by_default)
+    wanted: dict[str, bool] = {}
+    for output in request.outputs:
+        if output.name not in available:
+            raise InvalidRequest(f"unknown output; expected {', '.join(available)}", output.name[:_SHOWN])
+        if output.name in wanted:
+            raise InvalidRequest("is requested twice", output.name)
+        is_binary = output.parameters.binary_data if output.parameters else None
+        wanted[output.name] = by_default if is_binary is None else is_binary
+    return wanted
+
+
+def encode_reply(
+    head: dict[str, Any], request: InferRequest, checked: CheckedRequest, scored: Scored
+) -> tuple[bytes, Headers]:
+    """Return a reply's body, and the headers that describe it; `head` is everything except its outputs.
+
+    Raises InvalidRequest for unknown outputs. There is an eCPM if every candidate has a bid.
+    """
+    columns, _ = served_columns(checked, scored)
+    outputs, pieces = [], []
+    for name, is_binary in _wanted(request, list(columns)).items():
+        values = columns[name]
+        if name == ECPM and not np.isfinite(values).all():
+            if request.outputs:
+                raise InvalidRequest("needs a bid for every candidate", ECPM)
+            continue
+        datatype = "BYTES" if name == ID else "FP64" if name == ECPM else "FP32"
+        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(values)]}
+        if is_binary:
+            pieces.append(_bytes_of(values))
+            output["parameters"] = {"binary_data_size": len(pieces[-1])}
+        else:
+            output["data"] = values
+        outputs.append(output)
+    text = orjson.dumps({**head, "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not pieces:
+        return text, [(b"content-type", _JSON)]
+    return b"".join((text, *pieces)), [(b"content-type", _BYTES), (HEADER.lower().encode(), b"%d" % len(text))]
+
+
+def _bytes_of(values: "list[str] | np.ndarray[Any, Any]") -> bytes:
+    if isinstance(values, list):
+        return b"".join(_LENGTH.pack(len(text)) + text for text in (value.encode() for value in values))
+    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()

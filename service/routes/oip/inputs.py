@@ -34,7 +34,6 @@ class Input(NamedTuple):
 
     @property
     def path(self) -> list[str]:
-        """Return the JSON keys of its values."""
         return self.name.split(".")
 
 

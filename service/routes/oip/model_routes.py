@@ -1,5 +1,6 @@
 """Routes of the Open Inference Protocol except inference: metadata, liveness and readiness of server and model."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -8,13 +9,13 @@ from starlette.exceptions import HTTPException
 
 from service.deployment.readiness import Readiness
 from service.routes.oip.inputs import inputs_of
-from service.routes.oip.outputs import outputs_of
 from service.routes.oip.tensors import OipError
 from service.scoring.deployment import Deployment, Serving
 from service.scoring.model import Model
 
 MODEL = "msd"
 """The name of the one model; its versions are the served bundles' model versions."""
+ID, ECPM = "id", "ecpm"
 _ANY = -1
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": OipError, "description": "Unknown model or version."}}
 
@@ -62,6 +63,11 @@ class ModelReady(ServerReady):
     """Whether requests for the model should be sent here."""
 
     name: str
+
+
+def outputs_of(heads: Sequence[str]) -> list[tuple[str, str]]:
+    """Return names and datatypes of all outputs of a model with these heads."""
+    return [(ID, "BYTES"), *((head, "FP32") for head in heads), (ECPM, "FP64")]
 
 
 def versions_of(deployment: Deployment) -> dict[str, Model]:

@@ -37,23 +37,19 @@ _HEADERS = {
 _NAME = "without"
 
 
-class Alone:
-    """A fixed deployment of one model."""
-
-    def __init__(self, model: Model) -> None:
-        self.current = Deployment(0, (Arm(_NAME, model),), Assignment("", [_NAME], [1.0]))
-
-
 class Playground:
     """The playground, if enabled; also the scoring route of the model to compare with."""
 
     def __init__(
-        self, settings: Settings, serving: Serving, metrics: Metrics, scored_by: Callable[[Alone], ASGIApp]
+        self, settings: Settings, serving: Serving, metrics: Metrics, scored_by: Callable[[Serving], ASGIApp]
     ) -> None:
         """`scored_by` makes the scoring route over a deployment. Raises MsdError if the model to compare with is
         invalid."""
         self._model = _load_without(settings, metrics)
-        self._route = scored_by(Alone(self._model)) if self._model else None
+        self._route: ASGIApp | None = None
+        if self._model is not None:
+            alone = Deployment(0, (Arm(_NAME, self._model),), Assignment("", [_NAME], [1.0]))
+            self._route = scored_by(Serving(alone, lambda _: None))
         self._missing = "the model without the LLM's knowledge is warming up"
         self._max_candidates = settings.max_candidates
         self._data = PlaygroundData(serving, settings, self._model)

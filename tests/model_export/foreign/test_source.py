@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -91,7 +90,7 @@ def write(run: Run, tmp_path: Path) -> Write:
 
 
 def _serves(bundle: Bundle) -> dict[str, float]:
-    """The greatest difference of the service's runtime from the goldens, by head."""
+    """Return the greatest difference of the service's runtime from the goldens, by head."""
     runtime, codecs = OnnxRuntime(bundle, "cpu", 1), BundleRows(bundle).codecs
     worst = dict.fromkeys(bundle.manifest.heads, 0.0)
     for golden in read_goldens(bundle.path(GOLDENS)):
@@ -137,8 +136,6 @@ def test_heads_may_be_named(run: Run, write: Write, tmp_path: Path) -> None:
     assert export_bundle(foreign.recipe(), tmp_path / "bundle", None, 12, quiet)
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.manifest.heads == ("pctr", "sold")
-    session = onnx.load(path)
-    assert [one.name for one in session.graph.output] == ["a", "b"]
     assert all(worst <= 1e-6 for worst in _serves(bundle).values())
 
 
