@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from msd.dataset.load import inspect_dataset, load_dataset
+from msd.dataset.load import load_dataset
 from tests.dataset.small import CONFIG, ITEMS, write_small
 
 
@@ -72,10 +72,7 @@ MOMENT = int(datetime(2024, 5, 1, 12, 30, tzinfo=UTC).timestamp())
 )
 def test_times_in_text(tmp_path: Path, written: str) -> None:
     folder = write_small(tmp_path, events=f"user_id,item_id,at,label,device\nu1,1,{written},1,ios\n")
-    dataset, problems = inspect_dataset(folder)
-    assert not problems
-    assert dataset is not None
-    assert dataset.events["at"][0] == MOMENT
+    assert load_dataset(folder).events["at"][0] == MOMENT
 
 
 @pytest.mark.parametrize(
@@ -91,10 +88,7 @@ def test_times_in_columns(tmp_path: Path, times: pl.Series) -> None:
     folder = write_small(tmp_path, config=CONFIG.replace("events.csv", "events.parquet"))
     frame = pl.DataFrame({"user_id": ["u1"], "item_id": [1], "at": times, "label": [True], "device": ["ios"]})
     frame.with_columns(label=pl.col("label").cast(pl.Int64)).write_parquet(folder / "events.parquet")
-    dataset, problems = inspect_dataset(folder)
-    assert not problems
-    assert dataset is not None
-    assert dataset.events["at"].to_list() == [MOMENT]
+    assert load_dataset(folder).events["at"].to_list() == [MOMENT]
 
 
 def test_dataset_without_users_has_an_empty_table(tmp_path: Path) -> None:

@@ -71,13 +71,10 @@ def test_known_effect_of_simulated_traffic() -> None:
     assert new.figures["ctr"].value == pytest.approx(new.clicks / new.impressions)
     assert new.figures["rpm"].value == pytest.approx(1_000 * new.revenue / new.impressions)
     assert new.figures["rpm"].value == pytest.approx(1_000 * new.figures["ctr"].value, rel=0.1), "bids are 1 on average"
-    assert new.differences is not None
     for metric in ("ctr", "rpm"):
-        one = new.differences[metric]
-        assert one.p is not None
-        assert one.p < 0.01
-        assert one.relative is not None
-        assert one.relative.ci95[0] < 0.3 < one.relative.ci95[1]
+        relative = new.differences[metric].relative if new.differences else None
+        assert relative is not None
+        assert 0 < relative.ci95[0] < 0.3 < relative.ci95[1]
     assert arms["champion"].differences is None
 
 
