@@ -33,7 +33,7 @@ demo: $(INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished st
 	$(BIN)/msd demo $(if $(QUICK),--quick)
 
 demo-creatives: $(INSTALLED)  ## Which headline wins? Invented tests, or those of DATA=your download of the Upworthy Research Archive.
-	$(BIN)/msd demo-creatives $(if $(DATA),--data $(DATA) --out runs/demo-creatives-archive)
+	$(BIN)/msd demo-creatives $(if $(DATA),--archive $(DATA) --out runs/demo-creatives-archive)
 
 # Three processes on two cores: tests of running services wait for much of their time. `make browser` runs tests/browser.
 test: $(INSTALLED)  ## The whole test suite, with a real Redis-compatible server.
@@ -64,7 +64,7 @@ load: $(BUNDLE)/manifest.json  ## A session of load and its page, runs/load/load
 	$(BIN)/msd load $(BUNDLE) $(if $(URL),--url $(URL)) --open
 
 chaos: $(INSTALLED)  ## Breaks a service for real: runs/chaos/chaos.json and .html. DATA=folder of a benchmark; ONLY=scenarios.
-	$(BIN)/msd lab chaos $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/msd lab chaos $(if $(DATA),--dataset $(DATA)) $(if $(ONLY),--only $(ONLY))
 
 native: $(INSTALLED)  ## Builds the native core anew; needs a C++ compiler.
 	$(BIN)/python -m native.build

@@ -47,9 +47,9 @@ def export(
     evaluation: Annotated[
         Path | None, typer.Option(help="evaluation.json of `msd evaluate`, for the manifest.")
     ] = None,
-    onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="Your own ranker, instead of the folders.")] = None,
-    dataset: Annotated[Path | None, typer.Option(metavar="DIR", help="With --onnx: the dataset's folder.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="With --onnx: the bundle's folder.")] = None,
+    onnx: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Your own ranker; the folders are then DATASET OUT.")
+    ] = None,
     tensors: Annotated[
         Path | None, typer.Option(metavar="DIR", help="With --onnx: the output of `msd tensors`, if it has vectors.")
     ] = None,
@@ -80,17 +80,18 @@ def export(
 ) -> None:
     """Exports the graphs and rows, proves them equal to the model on test rows, and writes the bundle.
 
-    Of MSD's own ranker by its folders, or of any two-sided ONNX graph by --onnx, --dataset and --out.
+    Of MSD's own ranker by its folders, or of any two-sided ONNX graph by --onnx FILE DATASET OUT.
     """
     start, console = time.perf_counter(), Console()
     if onnx is None:
-        if dataset or out or tensors or student or head:
-            raise typer.BadParameter("--dataset, --out, --tensors, --student and --head are for --onnx")
+        if tensors or student or head:
+            raise typer.BadParameter("--tensors, --student and --head are for --onnx")
         made, folder = _own(folders, evaluation)
     else:
-        if folders or evaluation or dataset is None or out is None:
-            raise typer.BadParameter("--onnx takes --dataset and --out, and neither folders nor --evaluation")
-        made, folder = load_foreign(onnx, dataset, tensors, student, _heads(head or [])).recipe(), out
+        if len(folders or []) != 2 or not folders or evaluation:
+            raise typer.BadParameter("--onnx FILE takes two folders, DATASET OUT, and no --evaluation")
+        dataset, folder = folders
+        made = load_foreign(onnx, dataset, tensors, student, _heads(head or [])).recipe()
     seconds = exporting(Machine.measured(), PartRows.of(made.dataset), requests)
     console.print(f"{made.dataset.events.height:,} events: {about(seconds)}", highlight=False)
     with _bar(console, requests) as advance:

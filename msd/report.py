@@ -57,10 +57,10 @@ def check_writable(figures: Path | None) -> None:
     if figures is None:
         return
     if figures.suffix != ".json":
-        raise MsdError(f"--json {figures}: must end in .json; pictures of the same name are written beside it")
+        raise MsdError(f"--out {figures}: must end in .json; pictures of the same name are written beside it")
     folder = next(one for one in figures.absolute().parents if one.exists())
     if figures.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise MsdError(f"--json {figures}: cannot be written; {folder} is not a writable folder")
+        raise MsdError(f"--out {figures}: cannot be written; {folder} is not a writable folder")
 
 
 def write_figures(path: Path | None, figures: Mapping[str, Any], beside: Mapping[str, str] | None = None) -> None:

@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False)
 @app.command("bench")
 def services(
     figures: Annotated[
-        Path | None, typer.Option("--json", help="A file for the figures; pictures go beside it.")
+        Path | None, typer.Option("--out", metavar="FILE", help="A JSON file for the figures; pictures go beside it.")
     ] = None,
     work: Annotated[Path, typer.Option(help="A folder that keeps bundles, rows and logs.")] = Path("runs/bench"),
     seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each round; longer reduces noise.")] = 2.0,

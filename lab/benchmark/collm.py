@@ -47,7 +47,7 @@ def prepare(data: Path, work: Path, progress: Progress) -> Folders:
     paths = [data / f"{name}.parquet" for name in (*PARTS, "items")]
     for path in paths:
         if not path.is_file():
-            raise BenchmarkError(f"{path}: no such file; --data is the folder with {', '.join(p.name for p in paths)}")
+            raise BenchmarkError(f"{path}: no such file; DATASET is the folder with {', '.join(p.name for p in paths)}")
     run = fingerprint_of(_FORMAT, config_text(rated=False), [sha256_file(path) for path in paths])
     if is_done(folders.dataset, run):
         return folders

@@ -33,7 +33,9 @@ def main(
     other: Annotated[
         Path | None, typer.Option(help="With --bundle: one with other weights for the same users and items.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="A benchmark's data, for the scenario of live counts.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--dataset", help="A benchmark's data, for the scenario of live counts.")
+    ] = None,
     work: Annotated[Path, typer.Option(help="Folder for the reference model, reused.")] = Path("runs/bench"),
 ) -> None:
     """Breaks things for real. Exit status 1 if anything does not hold that has nothing to do with durations."""

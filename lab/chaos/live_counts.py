@@ -129,7 +129,7 @@ def trained(run: Run) -> TrainedFolders:
     if not ((found.dataset / CONFIG_FILE).is_file() and (found.bundle / MANIFEST).is_file()):
         raise Unable(
             f"{folder} has no dataset with a bundle that was trained on it: run `make demo` first, or name the CoLLM"
-            " benchmark's files by DATA (--data)"
+            " benchmark's files by DATA (--dataset)"
         )
     return found
 

@@ -13,7 +13,8 @@ app = typer.Typer(add_completion=False)
 @app.command("graph")
 def graph(
     figures: Annotated[
-        Path | None, typer.Option("--json", help="A file for the figures; a picture goes beside it.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="A JSON file for the figures; a picture goes beside it."),
     ] = None,
     work: Annotated[Path, typer.Option(help="Folder for trained models, reused.")] = Path("runs/graph"),
     seconds: Annotated[float, typer.Option(min=0.0, help="Duration of each comparison; longer reduces noise.")] = 4.0,

@@ -65,7 +65,7 @@ def headlines(
 @app.command("init")
 def init(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help=_TABLE_HELP)],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the dataset: new or empty.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the dataset: new or empty.")],
     items: Annotated[Path | None, typer.Option(metavar="FILE", help="A table with one row an item.")] = None,
     users: Annotated[Path | None, typer.Option(metavar="FILE", help="A table with one row a user.")] = None,
     user: Annotated[str | None, typer.Option(metavar="COLUMN", help="Who saw it.")] = None,

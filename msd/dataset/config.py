@@ -263,7 +263,7 @@ def load_config(folder: Path) -> DatasetConfig:
         )
         raise DatasetError(folder, [Problem(CONFIG_FILE, f"is missing: {hint}")]) from None
     except NotADirectoryError:
-        hint = f"{folder} is a file, not a dataset's folder; `msd data init {folder} --out DIR` makes one of a log"
+        hint = f"{folder} is a file, not a dataset's folder; `msd data init {folder} DIR` makes one of a log"
         raise DatasetError(folder, [Problem(CONFIG_FILE, hint)]) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DatasetError(folder, [Problem(CONFIG_FILE, f"cannot be read as TOML: {error}")]) from None

@@ -18,13 +18,15 @@ from msd.demo.steps import DemoError, Steps, score, serve
 app = typer.Typer(add_completion=False)
 _STEPS = 6
 _READ_WITHIN_S = 30.0
-_INVENTED = "These headlines and their clicks are INVENTED, by a law that the figures can find; --data takes real ones."
+_INVENTED = (
+    "These headlines and their clicks are INVENTED, by a law that the figures can find; --archive takes real ones."
+)
 
 
 @app.command("demo-creatives")
 def demo_creatives(
     out: Annotated[Path, typer.Option(help="Output folder; finished steps are reused.")] = Path("runs/demo-creatives"),
-    data: Annotated[
+    archive: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Your download of the Upworthy Research Archive. Default: invented tests."),
     ] = None,
@@ -34,8 +36,8 @@ def demo_creatives(
     steps = Steps(console, _STEPS)
     dataset, student, figures, bundle = (out / name for name in ("dataset", "student", "evaluation", "bundle"))
     text, no_text = out / "models/text", out / "models/no-text"
-    archive: list[str | Path] = ["--archive", data] if data else []
-    steps.run("data", "data", "headlines", dataset, *archive)
+    given: list[str | Path] = ["--archive", archive] if archive else []
+    steps.run("data", "data", "headlines", dataset, *given)
     steps.run("distill", "distill", dataset, student)
     steps.run_both(
         ("train", ("train", dataset, student, text, "--no-lora")),
@@ -48,7 +50,7 @@ def demo_creatives(
     with serve(bundle, out / "logs/service.log", MSD_ENCODER="on") as (url, _):
         shown = _score_a_test(load_dataset(dataset), url)
     summary = {
-        "invented": data is None,
+        "invented": archive is None,
         "within": measured["within"],
         "pooled": {name: figures["metrics"] for name, figures in measured["models"].items()},
         "how_sure": measured["models"]["text"]["how_sure"],

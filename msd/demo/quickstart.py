@@ -105,7 +105,7 @@ def _dataset(steps: Steps, log: Path, out: Path, options: list[str]) -> Path:
             )
         steps.console.print(f"{data}: made before")
         return data
-    steps.call("data", "data", "init", log, "--out", data, *options)
+    steps.call("data", "data", "init", log, data, *options)
     _write_record(out, inputs, {})
     return data
 

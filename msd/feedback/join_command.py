@@ -12,7 +12,6 @@ import polars as pl
 import typer
 from rich.console import Console
 
-from msd.contract.files import write_text_atomic
 from msd.dataset.load import load_dataset
 from msd.feedback.arms import METRICS, PER, compare, ratio_mismatch
 from msd.feedback.arms_report import (
@@ -76,7 +75,7 @@ def main(
     shares: Annotated[
         str | None, typer.Option(metavar="ARM=SHARE,…", help="With --by arm: the intended share of users per arm.")
     ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="With --by: write the figures there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --by: print the figures as JSON.")] = False,
     page: Annotated[Path | None, typer.Option(help="With --by arm: write a page with a picture there.")] = None,
 ) -> None:
     """Joins impressions and clicks to the requests that led to them: to a dataset for `msd train`, or by arm."""
@@ -84,7 +83,7 @@ def main(
         raise typer.BadParameter("give --dataset and --out for training data, or --by arm, or --by policy")
     if target is not None and by != By.POLICY:
         raise typer.BadParameter("--target goes with --by policy")
-    console = Console()
+    console = Console(stderr=as_json)
     more = ("request",) if out else ("pricing",)
     joined = join(_requests(log, more), read_events(events or log), 3_600 * window_hours, (), 86_400 * conversion_days)
     _tell(console, joined.told)
@@ -95,26 +94,27 @@ def main(
         )
         return
     if by == By.POLICY:
-        _by_policy(console, log, joined, target, json_path)
+        _by_policy(console, log, joined, target, as_json)
         return
-    _by_arm(console, joined, champion, _shares(shares), json_path, page)
+    _by_arm(console, joined, champion, _shares(shares), as_json, page)
 
 
-def _by_policy(console: Console, log: Path, joined: Joined, target: Path | None, json_path: Path | None) -> None:
+def _by_policy(console: Console, log: Path, joined: Joined, target: Path | None, as_json: bool) -> None:
     told: dict[str, int] = {}
     requests = _requests(log, ("pricing", "explore", "heads"))
     rows = explored_requests(requests, joined.frame, read_target(target) if target else None, told)
-    _print_counts(console, told)
     supported, values = support(rows), {name: value_of(rows, name, PER[name]) for name in METRICS}
-    console.print(policy_table(values))
-    console.print(support_text(supported, len(rows.users)), highlight=False)
-    if json_path:
+    if as_json:
         document = {
             "told": {**joined.told, **told, "used_requests": len(rows.users)},
             "values": _plain(values),
             "support": _plain(supported),
         }
-        write_text_atomic(json_path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+        return
+    _print_counts(console, told)
+    console.print(policy_table(values))
+    console.print(support_text(supported, len(rows.users)), highlight=False)
 
 
 def _by_arm(
@@ -122,21 +122,22 @@ def _by_arm(
     joined: Joined,
     champion: str,
     shares: Mapping[str, float] | None,
-    json_path: Path | None,
+    as_json: bool,
     page: Path | None,
 ) -> None:
     arms, mismatch = compare(joined.frame, champion), ratio_mismatch(joined.frame, shares)
-    console.print(arms_table(arms))
-    if len(arms) > 1:
-        console.print(differences_table(arms))
-    console.print(mismatch_text(mismatch), highlight=False)
-    if json_path:
+    if as_json:
         document = {
             "told": joined.told,
             "arms": {arm: _plain(asdict(one)) for arm, one in arms.items()},
             "sample_ratio": asdict(mismatch),
         }
-        write_text_atomic(json_path, json.dumps(document, indent=2) + "\n")
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        console.print(arms_table(arms))
+        if len(arms) > 1:
+            console.print(differences_table(arms))
+        console.print(mismatch_text(mismatch), highlight=False)
     if page:
         write_page(page, arms, mismatch, joined.told)
 

@@ -32,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     folder = tmp_path_factory.mktemp("guide")
     (script,) = blocks("python")
     subprocess.run([sys.executable, "-c", script], cwd=folder, check=True)
-    return folder, run("init", folder / "log.csv", "--out", folder / "data"), run("check", folder / "data")
+    return folder, run("init", folder / "log.csv", folder / "data"), run("check", folder / "data")
 
 
 @pytest.fixture(scope="module")

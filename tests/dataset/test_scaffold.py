@@ -124,20 +124,20 @@ def run(*arguments: str | Path) -> tuple[int, str, str]:
 
 def test_init_command_shows_guesses_and_takes_names(tmp_path: Path) -> None:
     path = write(log().rename({"Clicked?": "[red]q"}).with_columns(z=pl.lit(0)), tmp_path / "log.csv")
-    code, output, _ = run(path, "--out", tmp_path / "a", "--label", "[red]q", "--no-time")
+    code, output, _ = run(path, tmp_path / "a", "--label", "[red]q", "--no-time")
     assert code == 0, output
     assert "given by --label" in output
     assert "[red]q" in output
     assert "no time was found" in output
     assert "it has one value everywhere" in output
     assert "read the reasons in dataset.toml" in output
-    code, output, _ = run(path, "--out", tmp_path / "b", "--no-time", "--time", "Time")
+    code, output, _ = run(path, tmp_path / "b", "--no-time", "--time", "Time")
     assert code == 2
     assert not (tmp_path / "b").exists()
 
 
 def test_init_command_fails_for_problems(tmp_path: Path) -> None:
-    code, output, _ = run(write(log(users=3, each=1), tmp_path / "log.csv"), "--out", tmp_path / "out")
+    code, output, _ = run(write(log(users=3, each=1), tmp_path / "log.csv"), tmp_path / "out")
     assert code == 1
     assert "no event falls into the parts" in output
 

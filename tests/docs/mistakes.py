@@ -86,11 +86,11 @@ def _misspelt(path: Path) -> object:
 
 
 REDIS = "--redis redis://127.0.0.1:1/0"
-INIT = "msd data init log.csv --out data"
+INIT = "msd data init log.csv data"
 MISTAKES: dict[str, list[Mistake]] = {
     "The log's file": [
         Mistake("no such file", INIT),
-        Mistake("a spreadsheet", "msd data init log.xlsx --out data", {"log.xlsx": b"PK\x03\x04"}),
+        Mistake("a spreadsheet", "msd data init log.xlsx data", {"log.xlsx": b"PK\x03\x04"}),
         Mistake("a spreadsheet that was renamed", INIT, {"log.csv": b"PK\x03\x04\x14\x00\x06\x00\x08\x00\xff\xfe\x90"}),
         Mistake("no header", INIT, {"log.csv": text(rows()[1:])}),
         Mistake('text in UTF-16, as Excel\'s "Unicode text" is', INIT, {"log.csv": LOG.encode("utf-16")}),
@@ -100,18 +100,18 @@ MISTAKES: dict[str, list[Mistake]] = {
         Mistake("a quote that is left open", INIT, {"log.csv": with_cell("ad_id", '"a3')}),
         Mistake(
             "a packed file that was cut short",
-            "msd data init log.csv.gz --out data",
+            "msd data init log.csv.gz data",
             {"log.csv.gz": gzip.compress(LOG.encode())[:-20]},
         ),
-        Mistake("a packed file that is not packed", "msd data init log.csv.gz --out data", {"log.csv.gz": LOG}),
+        Mistake("a packed file that is not packed", "msd data init log.csv.gz data", {"log.csv.gz": LOG}),
         Mistake(
             "parts of different kinds",
-            "msd data init logs --out data",
+            "msd data init logs data",
             {"logs/a.csv": LOG, "logs/b.jsonl": '{"user_id": "u1"}\n'},
         ),
         Mistake(
             "JSON that is not one object a line",
-            "msd data init log.jsonl --out data",
+            "msd data init log.jsonl data",
             {"log.jsonl": '{"user_id": "u1"}\n["u2"]\n'},
         ),
     ],
@@ -147,8 +147,8 @@ MISTAKES: dict[str, list[Mistake]] = {
     ],
     "Folders": [
         Mistake("a folder that is in use", INIT, {"log.csv": LOG, "data/notes.txt": "mine"}),
-        Mistake("log and folder swapped", "msd data init data --out log.csv", {"log.csv": LOG}),
-        Mistake("a folder below a file", "msd data init log.csv --out log.csv/data", {"log.csv": LOG}),
+        Mistake("log and folder swapped", "msd data init data log.csv", {"log.csv": LOG}),
+        Mistake("a folder below a file", "msd data init log.csv log.csv/data", {"log.csv": LOG}),
         Mistake("a log where a dataset is due", "msd data check log.csv", {"log.csv": LOG}),
         Mistake("a folder without a dataset", "msd data check logs", {"logs/a.csv": LOG}),
         Mistake(

@@ -36,9 +36,10 @@ def run(*arguments: object) -> int:
 
 
 def test_join_by_arm_writes_and_draws(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    json_path, page = tmp_path / "arms.json", tmp_path / "arms.html"
-    assert run(experiment, "--by", "arm", "--json", json_path, "--page", page) == 0
-    found = json.loads(json_path.read_text("utf-8"))
+    page = tmp_path / "arms.html"
+    assert run(experiment, "--by", "arm", "--json", "--page", page) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert run(experiment, "--by", "arm") == 0
     told = capsys.readouterr().out
 
     assert "Sample ratio: p" in told

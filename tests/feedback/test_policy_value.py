@@ -125,28 +125,27 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     return folder, value
 
 
-def test_greedy_policy_is_estimated(
-    log: tuple[Path, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_greedy_policy_is_estimated(log: tuple[Path, float], capsys: pytest.CaptureFixture[str]) -> None:
     folder, value = log
-    assert run(folder, "--by", "policy", "--json", tmp_path / "value.json") == 0
-    found = json.loads((tmp_path / "value.json").read_text("utf-8"))
+    assert run(folder, "--by", "policy", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
 
     for estimator in ("ips", "snips", "dr"):
         low, high = found["values"]["ctr"][estimator]["ci95"]
         assert low < value < high, estimator
     assert found["support"]["weight"]["ci95"][0] < 1 < found["support"]["weight"]["ci95"][1]
     assert found["told"]["used_requests"] == 3_000
+    assert run(folder, "--by", "policy") == 0
     out = capsys.readouterr().out
     assert "SNIPS" in out
     assert "as it should be" in " ".join(out.split())
 
 
-def test_policy_file_is_estimated(log: tuple[Path, float], tmp_path: Path) -> None:
+def test_policy_file_is_estimated(log: tuple[Path, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "target.jsonl"
     target.write_text("".join(json.dumps({"request_id": f"r{n}", "item_id": "b"}) + "\n" for n in range(2_000)))
-    assert run(log[0], "--by", "policy", "--target", target, "--json", tmp_path / "value.json") == 0
-    found = json.loads((tmp_path / "value.json").read_text("utf-8"))
+    assert run(log[0], "--by", "policy", "--target", target, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
 
     assert found["told"]["requests_not_in_the_target"] == 1_000
     assert found["told"]["used_requests"] == 2_000
@@ -154,7 +153,7 @@ def test_policy_file_is_estimated(log: tuple[Path, float], tmp_path: Path) -> No
     assert 0.18 < found["values"]["ctr"]["dr"]["value"] < 0.3
 
 
-def test_unknown_estimates_are_null(tmp_path: Path) -> None:
+def test_unknown_estimates_are_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The policy never chose what was shown, and there is one user to resample."""
     logged, shown, _ = explored(1)
     other = logged["item_ids"].to_list()[0][logged["explore"].to_list()[0]["first"] - 1]
@@ -162,9 +161,9 @@ def test_unknown_estimates_are_null(tmp_path: Path) -> None:
     shown.write_parquet(tmp_path / "events-1.parquet")
     target = tmp_path / "target.jsonl"
     target.write_text(json.dumps({"request_id": "r0", "item_id": other}))
-    assert run(tmp_path, "--by", "policy", "--target", target, "--json", tmp_path / "value.json") == 0
+    assert run(tmp_path, "--by", "policy", "--target", target, "--json") == 0
 
-    found = json.loads((tmp_path / "value.json").read_text("utf-8"), parse_constant=pytest.fail)
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert found["values"]["ctr"]["snips"]["value"] is None
     assert found["values"]["ctr"]["ips"]["value"] == 0
     assert found["support"]["effective"] == 0

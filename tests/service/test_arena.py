@@ -46,7 +46,7 @@ def rows_of(side: RowSide, numbers: Sequence[int | None]) -> Rows:
 def numbers_in(arena: Arena, ids: Sequence[str]) -> dict[str, int | None]:
     """What the arena holds of the ids; None where it knows that there is nothing."""
     places = arena.look_up(ids).places
-    held = [one for one, place in zip(ids, places, strict=True) if place >= 0]
+    held = [item for item, place in zip(ids, places, strict=True) if place >= 0]
     rows = arena.rows(places[places >= 0])
     numbers = [
         int(number) if found else None for number, found in zip(rows.records["impressions"], rows.found, strict=True)
@@ -75,9 +75,9 @@ def test_arena_is_a_dictionary_that_may_forget(data: st.DataObject, side: RowSid
                 assert set(held_before) - set(ids) <= set(numbers_in(arena, IDS))
                 assert not was_room or set(ids) <= set(numbers_in(arena, IDS))
             case "drop":
-                for one in ids:
-                    arena.drop(one)
-                    model.pop(one, None)
+                for item in ids:
+                    arena.drop(item)
+                    model.pop(item, None)
             case _:
                 arena.look_up(ids)
         held = numbers_in(arena, IDS)
@@ -88,11 +88,11 @@ def test_arena_is_a_dictionary_that_may_forget(data: st.DataObject, side: RowSid
 
 def test_recently_used_rows_stay() -> None:
     arena = Arena(ITEMS, 6 * _ENTRY)
-    for one in IDS[:3]:
-        arena.put([one], rows_of("item", [1]), 1)
-    for one in IDS[3:]:
+    for item in IDS[:3]:
+        arena.put([item], rows_of("item", [1]), 1)
+    for item in IDS[3:]:
         assert set(numbers_in(arena, IDS[:3])) == set(IDS[:3])
-        arena.put([one], rows_of("item", [2]), 1)
+        arena.put([item], rows_of("item", [2]), 1)
 
     assert set(numbers_in(arena, IDS[:3])) == set(IDS[:3])
 

@@ -16,8 +16,8 @@ from msd.contract.bundle import Bundle
 from service.errors import StoreError
 from service.rows.redis_rows import RedisStore
 from tests.service import redis_rows
-from tests.service.redis_rows import IDS, drop_tracking, is_fresh, publish, reads, row_of, state, until
-from tests.service.resp_server import proxy_to, server_that, values
+from tests.service.redis_rows import IDS, drop_tracking, is_fresh, publish, reads, state, until
+from tests.service.resp_server import proxy_to
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +35,7 @@ async def check_degraded(store: RedisStore, reason: str) -> None:
     rows = caught.value.rows
     assert rows is not None
     assert rows.found.tolist() == [True] * len(IDS) + [False] * len(OTHER)
+    assert rows.stale is None or not rows.stale[len(IDS) :].any()
 
 
 async def has_state(store: RedisStore, wanted: str) -> bool:
@@ -107,21 +108,6 @@ async def test_deadline_bounds_the_wait_and_keeps_the_state(published: ValkeySer
             # Rows that came after their deadline are kept for the next request.
             await until(lambda: is_fresh(store, IDS + OTHER))
             assert state(store) == "up"
-
-
-async def test_refusing_server_is_reported_as_refusing(client: Redis, bundle: Bundle) -> None:
-    row = row_of(client, bundle, "i1")
-    refusal = [b"-LOADING Valkey is loading the dataset in memory\r\n"]
-    async with (
-        server_that(lambda command: refusal[0] or values(*[row] * (len(command) - 1))) as url,
-        redis_rows.opened(bundle, url) as store,
-    ):
-        with pytest.raises(StoreError, match="LOADING"):
-            await store.get("item", IDS)
-        assert state(store) == "refusing"
-        refusal[0] = b""
-        assert (await store.get("item", IDS)).found.all()
-        assert state(store) == "up"
 
 
 async def test_killed_server_that_loads_is_refusing_until_it_has_its_rows(bundle: Bundle, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def asking(*texts: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401
         "user_id": "u1",
         "at": AT,
         "candidates": {"id": [*ids, "i1"]},
-        "items": {one: {"text": text, "features": FEATURES} for one, text in zip(ids, texts, strict=True)},
+        "items": {item: {"text": text, "features": FEATURES} for item, text in zip(ids, texts, strict=True)},
         **more,
     }
 
@@ -126,19 +125,6 @@ def test_hostile_texts_are_refused_or_scored(cold: LiveService, text: object, st
     assert answer.status_code == status
     if status == 422:
         assert answer.json()["error"]["field"] == "items.a.text"
-
-
-def test_waiting_for_the_encoder_blocks_nobody(cold_bundle: Bundle, tmp_path: Path) -> None:
-    """One text goes at once, and the next after ten seconds; others are scored meanwhile."""
-    settings: dict[str, Any] = {"ENCODER_WAIT_S": 60, "deadline_ms": 60_000, "encoder_per_s": 0.1}
-    with live_service(cold_bundle.folder, tmp_path, **settings) as service, ThreadPoolExecutor(1) as pool:
-        assert rungs(service, "the first") == ["encoded"]
-        waiting = pool.submit(rungs, service, "the next")
-        wait_until(lambda: service.metric("msd_encoder_waiting") == 1)
-        for _ in range(10):
-            assert rungs(service, "the first") == ["encoded"]
-        assert not waiting.done()
-        assert waiting.result() == ["encoded"]
 
 
 WAITING: dict[str, Any] = {"ENCODER_WAIT_S": 60, "deadline_ms": 60_000}

@@ -111,11 +111,19 @@ def test_logged_requests_give_the_same_bits_again(corrected: Corrected, bundle: 
     ended = run_msd("replay", str(corrected.log), "--bundle", str(bundle.folder))
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
-    shown = [
-        EventRecord(f"e{one.request_id}", "impression", one.user_id, one.item_ids[0], one.at, one.request_id, one.at)
-        for one in records
+    events = [
+        EventRecord(
+            f"e{record.request_id}",
+            "impression",
+            record.user_id,
+            record.item_ids[0],
+            record.at,
+            record.request_id,
+            record.at,
+        )
+        for record in records
     ]
-    (corrected.log / "events-1.parquet").write_bytes(encode(shown))
+    (corrected.log / "events-1.parquet").write_bytes(encode(events))
     ended = run_msd("recalibrate", str(corrected.log), "--out", str(corrected.file), "--settle-hours", "0")
     assert ended.returncode == 0, ended.stderr
     assert f"0 clicks on {len(sampled)} impressions are too few" in ended.stdout

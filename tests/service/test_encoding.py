@@ -35,8 +35,8 @@ async def ask(
     encoding: Encoding, bundle: Bundle, *texts: str, wait_s: float = PATIENCE_S, most: int = 1_000
 ) -> list[EncodedText]:
     """What came of some texts, in their order."""
-    told = await encoding.ask(bundle, keys_of(bundle, texts), wait_s, most)
-    return [told[key] for text in texts for key in keys_of(bundle, [text])]
+    encoded = await encoding.ask(bundle, keys_of(bundle, texts), wait_s, most)
+    return [encoded[key] for text in texts for key in keys_of(bundle, [text])]
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ async def start() -> AsyncIterator[Callable[..., Encoding]]:
     await encoders.close()
 
 
-def outcomes(told: Sequence[EncodedText]) -> list[str]:
-    return [one.outcome for one in told]
+def outcomes(texts: Sequence[EncodedText]) -> list[str]:
+    return [text.outcome for text in texts]
 
 
 async def test_text_is_encoded_once_whoever_asks(start: Start, cold_bundle: Bundle) -> None:
@@ -68,11 +68,11 @@ async def test_text_is_encoded_once_whoever_asks(start: Start, cold_bundle: Bund
     encoding = start()
     first, second = await asyncio.gather(ask(encoding, cold_bundle, *texts), ask(encoding, cold_bundle, *texts))
     assert outcomes(first) == outcomes(second) == ["encoded"] * 4
-    for text, one, other in zip(texts, first, second, strict=True):
+    for text, encoded, other in zip(texts, first, second, strict=True):
         due = alone.encode(alone.tokenise([text]))[0]
-        assert one.vector is not None
-        assert (np.abs(one.vector - due) <= np.spacing(np.abs(due))).all()
-        assert one.vector is other.vector
+        assert encoded.vector is not None
+        assert (np.abs(encoded.vector - due) <= np.spacing(np.abs(due))).all()
+        assert encoded.vector is other.vector
     assert outcomes(await ask(encoding, cold_bundle, *texts)) == ["held"] * 4
     assert "msd_encoder_waiting 0.0" in encoding._metrics.exposition().decode()
 
@@ -94,8 +94,8 @@ async def test_more_than_may_wait_is_dropped_and_the_rate_is_kept(start: Start, 
     async with asyncio.timeout(PATIENCE_S):
         while outcomes(await ask(encoding, cold_bundle, texts[0])) != ["held"]:
             await asyncio.sleep(0.001)
-    told = await ask(encoding, cold_bundle, *texts[1:], wait_s=0.05)
-    assert outcomes(told) == ["late", "late", "dropped", "dropped", "dropped"]
+    encoded = await ask(encoding, cold_bundle, *texts[1:], wait_s=0.05)
+    assert outcomes(encoded) == ["late", "late", "dropped", "dropped", "dropped"]
     # Behind more than a second's worth nobody waits, however long he would.
     assert outcomes(await ask(encoding, cold_bundle, texts[2])) == ["late"]
     assert "msd_encoder_waiting 2.0" in encoding._metrics.exposition().decode()
@@ -103,8 +103,8 @@ async def test_more_than_may_wait_is_dropped_and_the_rate_is_kept(start: Start, 
 
 async def test_text_that_fails_fails_alone(start: Start, cold_bundle: Bundle) -> None:
     encoding = start()
-    told = await ask(encoding, cold_bundle, "a tent", f"b {POISON}", "c")
-    assert outcomes(told) == ["encoded", "failed", "encoded"]
+    encoded = await ask(encoding, cold_bundle, "a tent", f"b {POISON}", "c")
+    assert outcomes(encoded) == ["encoded", "failed", "encoded"]
 
 
 async def test_bundle_without_its_encoder_fails_alone(start: Start, cold_bundle: Bundle, tmp_path: Path) -> None:

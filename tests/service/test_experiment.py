@@ -53,9 +53,9 @@ def generation(service: LiveService) -> float:
 def arms(service: LiveService) -> dict[str, str]:
     """The arm of each user, by either worker, which has to be the same."""
     found: dict[str, str] = {}
-    with service.client() as one, service.client() as other:
+    with service.client() as first, service.client() as second:
         for user in USERS:
-            for client in (one, other):
+            for client in (first, second):
                 document = {"user_id": user, "at": AT, "candidates": {"id": ["i1"]}}
                 reply = client.post("/v1/score", json=document).json()
                 assert reply["model_version"] == {"champion": "test-0", "next": "test-1"}[reply["arm"]]
@@ -119,7 +119,7 @@ def test_shadow_scores_what_is_left_over_and_nobody_sees_it(
     let_shadow(running, bundles)
     golden, other = first_golden(bundle), first_golden(other_bundle)
     count, before = len(golden.expected["pctr"]), shadowed(running)
-    shifts = [running.metric(f'msd_shadow_shift_{one}{{slot="1"}}') for one in ("count", "sum")]
+    shifts = [running.metric(f'msd_shadow_shift_{name}{{slot="1"}}') for name in ("count", "sum")]
     for _ in range(10):
         answer = running.score({**golden.request, "top_k": None}).json()
         assert answer["candidates"]["pctr"] == pytest.approx(golden.expected["pctr"], abs=1e-5)
@@ -150,7 +150,9 @@ def test_shadow_makes_nobody_wait_and_what_it_misses_is_counted(running: LiveSer
 
 def shadowed(service: LiveService) -> Counter[str]:
     results = ("scored", "busy", "failed")
-    return Counter({one: int(service.metric(f'msd_shadow_requests_total{{result="{one}"}}')) for one in results})
+    return Counter(
+        {result: int(service.metric(f'msd_shadow_requests_total{{result="{result}"}}')) for result in results}
+    )
 
 
 DEALT = [f"u{number}" for number in range(300)]
@@ -197,9 +199,9 @@ def test_shares_are_those_of_the_weights(weights: tuple[float, ...]) -> None:
 
 
 def test_another_salt_deals_anew() -> None:
-    one, other = places("one", [1, 1]), places("other", [1, 1])
+    first, second = places("one", [1, 1]), places("other", [1, 1])
 
-    assert 0.35 < sum(a == b for a, b in zip(one, other, strict=True)) / len(DEALT) < 0.65
+    assert 0.35 < sum(a == b for a, b in zip(first, second, strict=True)) / len(DEALT) < 0.65
 
 
 def test_assignment_does_not_change() -> None:

@@ -189,7 +189,7 @@ def test_ids_with_the_most_impressions_are_kept(
     for start in range(0, len(rows), chunk):
         most.see("item", rows[start : start + chunk])
     most._cut("item")
-    kept = [impressions[int(one[1:])] for one in most._ids["item"]]
+    kept = [impressions[int(item[1:])] for item in most._ids["item"]]
 
     assert kept == sorted(impressions, reverse=True)[:at_most]
     assert len(set(most._ids["item"])) == len(kept)

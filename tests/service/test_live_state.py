@@ -58,10 +58,10 @@ def taken(live: LiveState, events: list[Event]) -> LiveState:
 
 @given(ROWS, EVENTS.flatmap(lambda events: st.tuples(st.just(events), st.permutations(events))))
 def test_order_of_events_changes_nothing(row: LiveState, orders: tuple[list[Event], list[Event]]) -> None:
-    one, other = (taken(row, events) for events in orders)
+    first, second = (taken(row, events) for events in orders)
 
-    assert_close(one.state, other.state)
-    assert one.watermark == other.watermark == row.watermark
+    assert_close(first.state, second.state)
+    assert first.watermark == second.watermark == row.watermark
 
 
 @given(STATES, TIMES, ITEMS)
@@ -164,7 +164,7 @@ def rows(side: RowSide, as_of: Sequence[float], history: tuple[str, ...] = ()) -
 
 
 def live(impressions: float, clicks: float, as_of: float, *likes: str) -> bytes:
-    return pack_state(LiveState(EntityState(impressions, clicks, as_of, tuple((as_of, one) for one in likes)), 0.0))
+    return pack_state(LiveState(EntityState(impressions, clicks, as_of, tuple((as_of, item) for item in likes)), 0.0))
 
 
 def expected(impressions: float, clicks: float, as_of: float, to: float) -> tuple[object, object, float]:
@@ -229,7 +229,7 @@ def test_history_is_that_of_the_later(packed: bytes | None, history: tuple[str, 
 
 def test_rules_are_those_of_the_schemas_counts() -> None:
     assert state_rules(SCHEMA) == {"user": MONTHLY, "item": MONTHLY}
-    without = SCHEMA.model_copy(update={"fields": tuple(one for one in SCHEMA.fields if one.kind != "state")})
+    without = SCHEMA.model_copy(update={"fields": tuple(field for field in SCHEMA.fields if field.kind != "state")})
     assert state_rules(without)["user"].half_life_s == 30 * DAY
 
 

@@ -90,10 +90,10 @@ def test_dropped_lines_are_counted_and_logged_once_read_again(bundle: Bundle) ->
             wait_until(is_dropping)
         lines = os.fdopen(os.dup(read), "rb")
         with lines:
-            told = next(one for one in map(json.loads, lines) if one["event"] == "log_lines_dropped")
-        assert told["count"] > 0
+            line = next(entry for entry in map(json.loads, lines) if entry["event"] == "log_lines_dropped")
+        assert line["count"] > 0
         # The metric is read at a later moment, at which more may have been dropped.
-        assert told["count"] <= lines_counted(running, "dropped")
+        assert line["count"] <= lines_counted(running, "dropped")
         assert running.terminate() == 0
 
 
@@ -167,14 +167,14 @@ def test_waiting_lines_are_bounded() -> None:
     assert 3 * MAX_WAITING_BYTES - len(line) * dropped < MAX_WAITING_BYTES + 2**17
 
     with os.fdopen(read, "rb") as lines:
-        told = 0
+        logged = 0
         # In one line, or in several if some of the queue was written meanwhile.
-        while told < dropped:
-            found = json.loads(next(one for one in lines if one != line))
+        while logged < dropped:
+            found = json.loads(next(entry for entry in lines if entry != line))
             assert found.pop("timestamp")
-            told += found.pop("count")
+            logged += found.pop("count")
             assert found == {"event": "log_lines_dropped", "level": "warning"}
-        assert told == dropped
+        assert logged == dropped
         os.close(write)
 
 

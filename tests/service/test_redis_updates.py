@@ -13,17 +13,13 @@ from service.errors import StoreError
 from service.redis.keys import POINTER, key_prefix
 from service.rows.redis_rows import RedisStore
 from service.telemetry.metrics import Metrics
-from tests.service.live import wait_until
 from tests.service.redis_rows import (
     IDS,
-    KNOWN,
     change,
     impressions,
     opened,
     publish,
-    redis_service,
     row_of,
-    until,
     until_counted,
 )
 from tests.service.resp_server import changed, proxy_to, server_that, values
@@ -183,34 +179,3 @@ async def test_unix_socket_and_another_database(
     async with opened(bundle, url) as store:
         await store.check()
         assert (await store.get("item", IDS)).found.all()
-
-
-def test_service_sees_rows_that_another_process_writes(
-    published: ValkeyServer, client: Redis, bundle: Bundle, tmp_path: Path
-) -> None:
-    request = {"user_id": "u1", "at": KNOWN["at"], "candidates": {"id": ["i1", "i2"]}}
-    with redis_service(bundle.folder, tmp_path, published.connection_url) as running:
-        before = running.score(request).json()["candidates"]["pctr"]
-        assert before[0] != before[1]
-        change(client, bundle, "i1", "i2")
-        wait_until(lambda: running.score(request).json()["candidates"]["pctr"][0] != before[0])
-        assert "degraded" not in running.score(request).json()
-
-
-async def test_unreachable_redis_leaves_stale_rows(published: ValkeyServer, bundle: Bundle) -> None:
-    async with opened(bundle, published.connection_url) as store:
-        known = await store.get("item", IDS)
-        published.terminate()
-
-        async def is_stale() -> bool:
-            with pytest.raises(StoreError, match="Redis at 127") as caught:
-                await store.get("item", ["i1", "i9", "i1", "nothing"])
-            rows = caught.value.rows
-            assert rows is not None
-            assert rows.found.tolist() == [True, False, True, False]
-            assert rows.records[2].tobytes() == known.records[0].tobytes()
-            # What was sure to be fresh a moment ago is not stale yet.
-            return rows.stale is not None and rows.stale.tolist() == [True, False, True, False]
-
-        await until(is_stale)
-        assert "msd_stale_seconds_count 1.0" in store._metrics.exposition().decode()

@@ -265,7 +265,7 @@ def test_bundle_is_verified_in_steps(copied_bundle: Path) -> None:
 def deployment(bundle: Bundle) -> Deployment:
     plan = DeploymentPlan(alone(bundle.folder), {bundle.folder: PinnedBundle(bundle.folder, None, True, Trust(None))})
     settings = Settings.from_environ({"MSD_BUNDLE": str(bundle.folder)})
-    return plan.deployment({key: one.load(settings, Metrics()) for key, one in plan.models.items()}, 1)
+    return plan.deployment({key: pinned.load(settings, Metrics()) for key, pinned in plan.models.items()}, 1)
 
 
 @pytest.mark.anyio
@@ -283,7 +283,7 @@ async def test_replaced_deployment_is_freed_off_the_loop_(deployment: Deployment
             lambda number: freed.append((number, threading.current_thread())),
             deployed.generation,
         )
-    serving = Serving(first, lambda one: turned.append(one.generation))
+    serving = Serving(first, lambda deployed: turned.append(deployed.generation))
     del first, deployed
     serving.turn(held)
     assert serving.current is held

@@ -57,8 +57,8 @@ def test_damaged_rows_are_declared_and_read_ones_served(
         body = answer.json()
         degraded = body.get("degraded", {}).get("candidates", {})
         assert set(degraded.values()) <= {"prior"}
-        for one, score, right in zip(_MANY, body["candidates"]["pctr"], expected, strict=True):
-            assert one in degraded or score == pytest.approx(right, abs=1e-6)
+        for item, score, right in zip(_MANY, body["candidates"]["pctr"], expected, strict=True):
+            assert item in degraded or score == pytest.approx(right, abs=1e-6)
     assert running.score(request("u19", ["i299"])).status_code == 200
     assert running.metric("msd_store_errors_total") > 0
     assert running.process.poll() is None

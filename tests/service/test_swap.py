@@ -232,4 +232,4 @@ def test_leftovers_of_killed_services_are_removed(
         assert [*temporary.glob("msd-*.owned")] == [own]
         assert (own / "1-plain" / RANKER).read_bytes()
         assert alive.score(golden_requests()[0]).status_code == 200
-    assert [one.name for one in temporary.iterdir()] == ["msd-of-somebody-else"]
+    assert [path.name for path in temporary.iterdir()] == ["msd-of-somebody-else"]

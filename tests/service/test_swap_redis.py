@@ -125,32 +125,6 @@ def test_experiment_over_rows_in_redis(
         assert not client.smembers(BESIDE)
 
 
-def test_redis_fails_over_during_a_swap(
-    running: LiveService,
-    redis_server: ValkeyServer,
-    start_redis: Callable[..., ValkeyServer],
-    bundle: Bundle,
-    other_bundle: Bundle,
-    bundles: Path,
-) -> None:
-    """The pointer is known, the rows are gone: what is served stays, from memory, until they are back."""
-    port = redis_server.port
-    clients = Clients(running, bundle, other_bundle)
-    try:
-        publish(other_bundle, redis_server.connection_url)
-        wait_until(lambda: running.metric("msd_bundle_refused") == 1)
-        redis_server.terminate()
-        copytree(other_bundle.folder, bundles / "b")
-        wait_until(lambda: any("degraded" in wrong for wrong in clients.wrong))
-        assert version(running) == "test-0"
-        publish(other_bundle, start_redis(port).connection_url)
-        wait_until(lambda: version(running) == "test-1")
-        wait_until(lambda: "degraded" not in running.score(golden_requests()[0]).json())
-    finally:
-        clients.stop()
-    assert all("degraded" in wrong for wrong in clients.wrong)
-
-
 def test_services_of_two_bundles_share_one_redis(
     published: ValkeyServer, bundle: Bundle, other_bundle: Bundle, tmp_path: Path
 ) -> None:

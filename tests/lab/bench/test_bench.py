@@ -36,7 +36,7 @@ def written(work: Path, bundles: Bundles, tmp_path_factory: pytest.TempPathFacto
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench, "BenchPlan", TINY)
         with pytest.raises(SystemExit) as ended:
-            main(["lab", "bench", "--json", str(path), "--work", str(work.parent), "--seconds", "0.1"])
+            main(["lab", "bench", "--out", str(path), "--work", str(work.parent), "--seconds", "0.1"])
     assert not ended.value.code
     return path
 
@@ -93,11 +93,11 @@ def test_limits_are_of_the_measured_runs(figures: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bench", "--json", "bench.svg"], "must end in .json"),
-        (["bench", "--json", "file/bench.json"], "cannot be written"),
-        (["bench", "--json", "folder.json"], "cannot be written"),
+        (["bench", "--out", "bench.svg"], "must end in .json"),
+        (["bench", "--out", "file/bench.json"], "cannot be written"),
+        (["bench", "--out", "folder.json"], "cannot be written"),
         (["bench", "--seconds", "0"], "--seconds"),
-        (["graph", "--json", "graph.svg"], "must end in .json"),
+        (["graph", "--out", "graph.svg"], "must end in .json"),
         (["graph", "--lean-seeds", "-1"], "--lean-seeds"),
     ],
 )

@@ -109,7 +109,7 @@ def test_wrong_column_or_file_is_named(
     with pytest.raises(BenchmarkError, match=rf"{file}.parquet: cannot be read as Parquet"):
         _prepare(data, tmp_path / "work")
     path.unlink()
-    with pytest.raises(BenchmarkError, match=rf"{file}.parquet: no such file; --data is the folder with train"):
+    with pytest.raises(BenchmarkError, match=rf"{file}.parquet: no such file; DATASET is the folder with train"):
         _prepare(data, tmp_path / "work")
 
 

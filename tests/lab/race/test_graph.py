@@ -29,7 +29,7 @@ def test_command_writes_figures_tables_and_picture(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "GraphPlan", partial(GraphPlan, sizes=ROUNDED, training=BRIEF))
         patch.setattr(leaner, "Study", partial(Study, requests=40, candidates=10))
-        done = run_msd("lab", "graph", "--json", str(tmp_path / "graph.json"), *options)
+        done = run_msd("lab", "graph", "--out", str(tmp_path / "graph.json"), *options)
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "graph.json").read_text(), parse_constant=pytest.fail)
 

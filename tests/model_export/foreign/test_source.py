@@ -109,9 +109,7 @@ def test_command_exports_graph_with_all_heads(
         "export",
         "--onnx",
         path,
-        "--dataset",
         run.dataset,
-        "--out",
         out,
         "--explain",
         report,
@@ -203,10 +201,10 @@ def test_rejects_scores_that_are_not_probabilities(
     [
         (("a", "b"), "give DATASET KNOWLEDGE STUDENT MODEL OUT, DATASET STUDENT MODEL OUT"),
         ((), "0 folders are given"),
-        (("a", "b", "c", "d", "e", "--out", "f"), "--student and --head are for --onnx"),
-        (("--onnx", "x.onnx"), "--onnx takes --dataset and --out"),
+        (("a", "b", "c", "d", "e", "--head", "f=g"), "--student and --head are for --onnx"),
+        (("--onnx", "x.onnx"), "--onnx FILE takes two folders, DATASET OUT"),
         (
-            ("--onnx", "x.onnx", "--dataset", "d", "--out", "o", "--head", "pctr"),
+            ("--onnx", "x.onnx", "d", "o", "--head", "pctr"),
             "give HEAD=OUTPUT, such as pctr=score",
         ),
     ],

@@ -57,7 +57,7 @@ def awaited(folder: Path, request_ids: Collection[str]) -> dict[str, RequestReco
         return found.keys() >= set(request_ids)
 
     wait_until(are_there)
-    return {one: found[one] for one in request_ids}
+    return {request_id: found[request_id] for request_id in request_ids}
 
 
 def records(folder: Path) -> list[RequestRecord]:

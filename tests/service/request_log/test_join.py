@@ -111,7 +111,7 @@ def test_served_logged_replayed_joined(bundle: Bundle, other_bundle: Bundle, tmp
     assert sum(found["sample_ratio"]["observed"].values()) == 20
     assert found["arms"]["champion"]["revenue"] + found["arms"]["new"]["revenue"] == pytest.approx(15)
 
-    given = [option for one in arms.values() for option in ("--bundle", str(one.folder))]
+    given = [option for arm in arms.values() for option in ("--bundle", str(arm.folder))]
     ended = run_msd("replay", str(tmp_path / "log"), *given, "--json")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     replayed = json.loads(ended.stdout)

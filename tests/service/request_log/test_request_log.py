@@ -190,14 +190,14 @@ def test_events_of_requests_outside_the_sample_are_left_out(tmp_path: Path) -> N
 
     assert results(metrics, "events") == {"handed": 2, "dropped": 0, "written": 1, "lost": 0, "unsampled": 1}
     (file,) = log_files(tmp_path, EVENTS)
-    assert [one.request_id for one in read_events(file)] == [None]
+    assert [event.request_id for event in read_events(file)] == [None]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nice is a thread's own on Linux alone")
 def test_thread_alone_stands_back(tmp_path: Path) -> None:
     log = open_request_log(Settings(bundle=tmp_path, log_dir=tmp_path), Metrics())
     assert log is not None
-    (thread,) = [one for one in threading.enumerate() if one.name == "request-log"]
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "request-log"]
     ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     wait_until(lambda: os.getpriority(os.PRIO_PROCESS, thread.native_id or 0) >= max(10, ours))
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == ours

@@ -38,10 +38,10 @@ def test_record_holds_request_and_reply(logging: Logging, bundle: Bundle) -> Non
         order = record.served if "top_k" in document else range(len(record.item_ids))
         assert order is not None
         for head, column in zip(record.heads, record.scores, strict=True):
-            assert [np.float32(one) for one in reply["candidates"][head]] == [column[place] for place in order]
+            assert [np.float32(score) for score in reply["candidates"][head]] == [column[place] for place in order]
         degraded = reply.get("degraded", {})
         assert record.degraded_user == degraded.get("user")
-        rungs = {one: rung for one, rung in zip(record.item_ids, record.rungs or [], strict=False) if rung}
+        rungs = {item: rung for item, rung in zip(record.item_ids, record.rungs or [], strict=False) if rung}
         assert rungs == degraded.get("candidates", {})
         assert 0 < record.run_ms < record.total_ms
 
@@ -57,7 +57,7 @@ def test_all_requests_of_many_clients_are_logged_once(logging: Logging) -> None:
             ]
 
     with ThreadPoolExecutor(8) as pool:
-        ids = {one for given in pool.map(ask, range(8)) for one in given}
+        ids = {request_id for given in pool.map(ask, range(8)) for request_id in given}
     awaited(logging.folder, ids)
     found = [record.request_id for record in records(logging.folder) if record.request_id in ids]
     assert len(found) == len(ids) == 400
@@ -73,8 +73,8 @@ def test_refused_request_is_not_logged(logging: Logging) -> None:
 
 def test_conversions_are_logged_and_count_nowhere_else(bundle: Bundle, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"live": "on", "state_dir": tmp_path / "states"}
-    told = {"user_id": "u1", "item_id": "i1", "at": 1_764_066_000}
-    body = {"events": [{**told, "event_id": "e1", "type": kind} for kind in ("click", "conversion")]}
+    event = {"user_id": "u1", "item_id": "i1", "at": 1_764_066_000}
+    body = {"events": [{**event, "event_id": "e1", "type": kind} for kind in ("click", "conversion")]}
     with live_service(bundle.folder, tmp_path, **settings) as service, service.client() as client:
         refused = client.post("/v1/events", json=body)
 
@@ -128,7 +128,7 @@ def test_share_is_logged_and_what_waits_is_written_at_the_end(bundle: Bundle, tm
         wait_until(is_handed)
         with service.client() as client:
             ids += [client.post("/v1/score", json=ASKS).json()["request_id"] for _ in range(200)]
-        sampled = [one for one in ids if is_sampled(one, 0.25)]
+        sampled = [request_id for request_id in ids if is_sampled(request_id, 0.25)]
         wait_until(lambda: logged(service, "handed") + logged(service, "dropped") == len(sampled))
         handed = logged(service, "handed")
         assert not list((tmp_path / "log").glob("*.parquet"))

@@ -91,7 +91,7 @@ def test_every_input_matters() -> None:
     model = build_ranker(example_schema(), Recipe())
     used = {name for node in model.graph.node for name in node.input}
 
-    assert {one.name for one in model.graph.input} <= used
+    assert {tensor.name for tensor in model.graph.input} <= used
 
 
 def _rename(model: onnx.ModelProto) -> None:

@@ -28,8 +28,8 @@ from tests.service.runtimes.conftest import TOLERANCES, Asked, Make
 
 def _resized(tensors: Tensors, count: int) -> Tensors:
     return {
-        name: np.resize(one, (count, *one.shape[1:])) if name.startswith("item") else one
-        for name, one in tensors.items()
+        name: np.resize(tensor, (count, *tensor.shape[1:])) if name.startswith("item") else tensor
+        for name, tensor in tensors.items()
     }
 
 
@@ -61,7 +61,7 @@ def test_bf16_is_got_or_refused(made_for: Make, asked: Asked) -> None:
 @pytest.mark.parametrize("count", [1, 2, 7, 9, 57, 300])
 def test_scores_do_not_depend_on_the_padding(made_for: Make, asked: Asked, count: int) -> None:
     runtime = OpenVinoRuntime(made_for("fp32"), "fp32", threads=1)
-    tensors, _ = max(asked, key=lambda one: len(one[1]))
+    tensors, _ = max(asked, key=lambda golden: len(golden[1]))
     alone = [runtime.run(_resized(tensors, 1))["pctr"][0]]
     found = runtime.run(_resized(tensors, count))["pctr"]
 
@@ -94,7 +94,7 @@ def test_about_as_many_as_are_expected_have_a_graph_of_their_own(
 def test_several_threads_run_at_once_and_each_gets_its_own_scores(made_for: Make, asked: Asked, expected: int) -> None:
     runtime = OpenVinoRuntime(made_for("fp32"), "fp32", 1, expected, streams=3)
     plain = OpenVinoRuntime(made_for("fp32"), "fp32", 1)
-    wanted = [(_resized(one, count), count) for one, _ in asked for count in (1, 7, 40)]
+    wanted = [(_resized(tensors, count), count) for tensors, _ in asked for count in (1, 7, 40)]
     right = [plain.run(tensors)["pctr"] for tensors, _ in wanted]
     begin = threading.Barrier(3)
 
@@ -133,10 +133,10 @@ def test_input_that_is_handed_on_as_it_is_keeps_its_name(made_for: Make, asked: 
     """As in the graphs of others, whose inputs are cast to the type that they may have already."""
     fitting = made_for("fp32")
     model = build_ranker(fitting.schema, Recipe(dense=True))
-    for number, one in enumerate(model.graph.input):
+    for number, tensor in enumerate(model.graph.input):
         for node in model.graph.node:
-            node.input[:] = [f"a{number}" if name == one.name else name for name in node.input]
-        cast = onnx.helper.make_node("Cast", [one.name], [f"a{number}"], to=one.type.tensor_type.elem_type)
+            node.input[:] = [f"a{number}" if name == tensor.name else name for name in node.input]
+        cast = onnx.helper.make_node("Cast", [tensor.name], [f"a{number}"], to=tensor.type.tensor_type.elem_type)
         model.graph.node.insert(0, cast)
     (tmp_path / RANKER).write_bytes(model.SerializeToString())
 
@@ -166,8 +166,8 @@ def test_bundle_in_bf16_is_served_as_its_manifest_says(made_for: Make, tmp_path:
             assert "set MSD_RUNTIME=onnxruntime" in run_msd("serve", str(folder), "--port", "0").stderr
             continue
         with live_service(folder, tmp_path, runtime=runtime, max_candidates=64) as running, running.client() as client:
-            told = client.get("/v1/model").json()["runtime"]
-        assert [told["name"], told["precision"]] == key
+            described = client.get("/v1/model").json()["runtime"]
+        assert [described["name"], described["precision"]] == key
 
 
 @given(st.integers(1, 100_000))
