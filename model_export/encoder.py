@@ -151,7 +151,7 @@ def compare(
 ) -> EncoderFigures:
     """Compare both graphs' vectors of up to 400 texts, and the resulting scores."""
     ids = _some(list(texts), _JUDGED)
-    before, after = (encode(graph, tokenizer, [texts[one] for one in ids]) for graph in (plain, lower))
+    before, after = (encode(graph, tokenizer, [texts[id_] for id_ in ids]) for graph in (plain, lower))
     lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
     cosines = (before * after).sum(1) / np.maximum(lengths, 1e-12)
     due, found = (scores(dict(zip(ids, rows.astype(np.float16), strict=True))) for rows in (before, after))

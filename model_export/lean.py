@@ -130,7 +130,7 @@ def measure_lean(
 
 def _cost(labels: Labels, scores: NDArray[np.float64], users: NDArray[np.int64]) -> LeanCost:
     """Compare both graphs' scores [2, n] of one head, the full graph's first."""
-    before, after = (measure_pooled(labels, one) for one in scores)
+    before, after = (measure_pooled(labels, score) for score in scores)
     drawn = resample_metrics(labels, scores, users)
     is_wide = len(np.unique(users)) >= _LEAST_USERS
     return LeanCost(

@@ -39,7 +39,7 @@ def resample_metrics(
     if len(np.unique(groups)) < 2:
         unknown = np.full((len(probabilities), resamples), np.nan)
         return Resampled(unknown, unknown)
-    rankings = [_Ranking.of(labels, one) for one in probabilities]
+    rankings = [_Ranking.of(labels, probability) for probability in probabilities]
     losses = row_losses(labels, probabilities)
     auc, logloss = [], []
     for drawn in draw_weights(groups, resamples, seed):

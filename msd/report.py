@@ -58,7 +58,7 @@ def check_writable(figures: Path | None) -> None:
         return
     if figures.suffix != ".json":
         raise MsdError(f"--out {figures}: must end in .json; pictures of the same name are written beside it")
-    folder = next(one for one in figures.absolute().parents if one.exists())
+    folder = next(parent for parent in figures.absolute().parents if parent.exists())
     if figures.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise MsdError(f"--out {figures}: cannot be written; {folder} is not a writable folder")
 

@@ -90,7 +90,7 @@ def publish(
             previous = _point(running.redis, bundle.bundle_id, rows_digest(bundle))
             running.redis.srem(BESIDE, bundle.bundle_id)
             others = cast("Collection[bytes]", running.redis.smembers(BESIDE))
-            kept = {bundle.bundle_id, previous, *(one.decode() for one in others)}
+            kept = {bundle.bundle_id, previous, *(other.decode() for other in others)}
             keys = running.redis.scan_iter(match="msd:*", count=1_000)
             # Neither current nor previous, nor published beside them.
             removed = remove_keys(
@@ -162,7 +162,7 @@ def publish_delta(folder: Path, url: str, progress: Progress, trust: Trust | Non
             size = copy_rows(running, bundle_id, delta.rows, progress)
             for side, ids in delta.removed.items():
                 prefix = key_prefix(bundle_id, side).encode()
-                removed += remove_keys(running, (prefix + one.encode() for one in ids))
+                removed += remove_keys(running, (prefix + id_.encode() for id_ in ids))
             verify_rows(running, bundle_id, delta.rows)
             running.redis.set(rows_key(bundle_id), result)
             users, items = delta.rows["user"].count, delta.rows["item"].count

@@ -63,13 +63,13 @@ def words(features: Features, known: dict[str, Knowledge], dim: int) -> Floats:
 
     The standard deviation over all components together is 1, so the first ones weigh most.
     """
-    ids = [one for one in features.item.entities.ids if one in known]
-    entries = [known[one] for one in ids]
+    ids = [id_ for id_ in features.item.entities.ids if id_ in known]
+    entries = [known[id_] for id_ in ids]
     texts = [" ".join((entry.explicit, entry.implicit, ", ".join(entry.tags))) for entry in entries]
     counts = TfidfVectorizer(sublinear_tf=True, min_df=min(2, len(texts)), stop_words="english").fit_transform(texts)
     reduced = PCA(min(dim, *counts.shape), random_state=0).fit_transform(counts.toarray())
     result = np.zeros((len(features.item.entities.ids) + 1, reduced.shape[1]))
-    result[[features.item.entities.place[one] for one in ids]] = reduced / max(float(reduced.std()), 1e-12)
+    result[[features.item.entities.place[id_] for id_ in ids]] = reduced / max(float(reduced.std()), 1e-12)
     return result
 
 

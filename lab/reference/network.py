@@ -135,7 +135,7 @@ class DeepFM(ReferenceNetwork):
         user, item = self._fields("user", user_fields, user_vector), self._fields("item", item_fields, item_vector)
         x_NFE = torch.stack([*(self.rows(one, item_vector) for one in user), *item], 1)
         pairs = 0.5 * (x_NFE.sum(1).square() - x_NFE.square().sum(1)).sum(-1, keepdim=True)
-        first_user = [self.rows(one, item_vector) for one in self._weights("user", user_fields)]
+        first_user = [self.rows(weight, item_vector) for weight in self._weights("user", user_fields)]
         first = torch.cat([*first_user, *self._weights("item", item_fields)], -1).sum(-1, keepdim=True)
         return torch.sigmoid(first + pairs + self.mlp(x_NFE.flatten(1))).squeeze(-1)
 

@@ -128,14 +128,14 @@ def _item_axis(items: Sequence[ValueInfoProto]) -> str | None:
     if not items:
         raise ExportError("the graph has no item input, so all candidates would get the same score")
     names: dict[str | None, str] = {}
-    for one in items:
-        shape = _shape(one)
+    for item in items:
+        shape = _shape(item)
         if not shape or isinstance(shape[0], int):
             raise ExportError(
-                f"the graph's input {one.name!r} is of items, and {shape}: it must take any number of them; export it "
+                f"the graph's input {item.name!r} is of items, and {shape}: it must take any number of them; export it "
                 "with a dynamic first axis"
             )
-        names.setdefault(shape[0], one.name)
+        names.setdefault(shape[0], item.name)
     if len(named := {axis: name for axis, name in names.items() if axis is not None}) > 1:
         told = " and ".join(f"{axis!r} of {name!r}" for axis, name in list(named.items())[:2])
         raise ExportError(f"the graph's inputs have two axes of items, {told}; give them one dynamic axis")

@@ -144,7 +144,7 @@ class _Scores:
 
     def __call__(self, tensors: Tensors) -> NDArray[np.float32]:
         """Return scores [H, N]. Raises ExportError for anything but a probability per candidate."""
-        count = max(len(tensors[one.columns.tensor.name]) for one in self._bindings)
+        count = max(len(tensors[binding.columns.tensor.name]) for binding in self._bindings)
         feed = {binding.name: binding.value(tensors, count) for binding in self._bindings}
         try:
             found = self._session.run(list(self._heads.values()), feed)

@@ -69,7 +69,7 @@ def _has_tcf(gdpr: list[object], strings: list[object], vendor_id: int | None) -
     applies = any(map(_is_set, gdpr))
     if gdpr and not applies:
         return True
-    return (bool(strings) or not applies) and all(_tcf_allows(one, vendor_id) for one in strings)
+    return (bool(strings) or not applies) and all(_tcf_allows(string, vendor_id) for string in strings)
 
 
 def _tcf_allows(text: object, vendor_id: int | None) -> bool:
@@ -155,7 +155,7 @@ def _us_national_allows(text: object) -> bool:
     if children is None or len(core) < 60:
         raise _Unreadable
     opt_outs = {core[18:20], core[20:22], core[22:24]}
-    return opt_outs <= {"00", "10"} and "1" not in children and not any(one[:3] == "011" for one in segments)
+    return opt_outs <= {"00", "10"} and "1" not in children and not any(segment[:3] == "011" for segment in segments)
 
 
 def _bits(text: object) -> str:

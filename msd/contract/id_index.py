@@ -58,7 +58,7 @@ def encode_ids(ids: Sequence[str], width: int) -> Words:
     try:
         fixed = np.asarray(ids, f"S{width}")
     except UnicodeEncodeError:
-        fixed = np.asarray([one.encode() for one in ids], f"S{width}")
+        fixed = np.asarray([id_.encode() for id_ in ids], f"S{width}")
     return fixed.view("<u8").reshape(len(ids), width // WORD)
 
 

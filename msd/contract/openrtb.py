@@ -103,8 +103,8 @@ def _check_width(document: object, max_candidates: int) -> None:
     if len(imps) > MAX_IMPRESSIONS:
         raise InvalidRequest(f"{len(imps)} impressions; one request may have {MAX_IMPRESSIONS}", "candidates")
     check_keys({"": document, **{f"candidates.{imp}": one for imp, one in imps.items()}})
-    ids = [one.get("id") for one in imps.values() if isinstance(one, dict)]
-    count = sum(len(one) for one in ids if isinstance(one, list))
+    ids = [imp.get("id") for imp in imps.values() if isinstance(imp, dict)]
+    count = sum(len(id_) for id_ in ids if isinstance(id_, list))
     if count > max_candidates:
         raise TooManyCandidates(f"{count} candidates; one request may have {max_candidates}: split it", "candidates")
 

@@ -36,7 +36,7 @@ def write_row_file(
     hashes = hash_all(ids, width, seed)
     index = build_index(hashes, seed)
     _refuse_twins(path, ids, hashes[index.order], index.order)
-    tails = [pack_history(one) for one in histories] if codec.side == "user" else []
+    tails = [pack_history(history) for history in histories] if codec.side == "user" else []
     sizes = codec.dtype.itemsize + np.fromiter(map(len, tails), np.int64, len(tails))
     row_starts: NDArray[np.unsignedinteger] = np.zeros(0, np.uint8)
     if codec.side == "user":

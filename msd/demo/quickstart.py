@@ -113,7 +113,7 @@ def _dataset(steps: Steps, log: Path, out: Path, options: list[str]) -> Path:
 def _inputs(log: Path, options: list[str]) -> dict[str, Any]:
     """Return a dataset's inputs, with the log's size: a log that has grown is another input."""
     files = sorted(one for one in (log.rglob("*") if log.is_dir() else [log]) if one.is_file())
-    return {"log": str(log.resolve()), "bytes": sum(one.stat().st_size for one in files), "options": options}
+    return {"log": str(log.resolve()), "bytes": sum(file.stat().st_size for file in files), "options": options}
 
 
 def _write_record(out: Path, inputs: Mapping[str, Any], found: Mapping[str, Any]) -> None:

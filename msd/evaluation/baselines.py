@@ -57,7 +57,7 @@ def text_baselines(
     the features have any. Trained on window and train rows; the penalty is chosen by logloss on the valid rows."""
     ids, rows = features.item.entities.ids, features.item.rows.numpy()
     trained = features.of_part(Part.WINDOW, Part.TRAIN)
-    words = [texts.get(one, "") for one in ids]
+    words = [texts.get(id_, "") for id_ in ids]
     vectoriser = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     vectoriser.fit([words[row] for row in np.unique(rows[trained])])
     yield TFIDF, _fitted(features, vectoriser.transform(words), events)

@@ -89,7 +89,7 @@ def encoded(features: Features, vectors: LevelVectors | None = None) -> Features
     twins = _twins(side, categorical, dense, with_vectors=True)
     if vectors is not None:
         held = twins.vectors.clone()
-        places = torch.tensor([side.entities.unknown + side.entities.place[one] for one in vectors.ids])
+        places = torch.tensor([side.entities.unknown + side.entities.place[id_] for id_ in vectors.ids])
         held[places] = torch.from_numpy(vectors.vectors)
         twins = replace(twins, vectors=held)
     return replace(features, item=twins)
@@ -149,7 +149,7 @@ def measure_cold_ads(
     untaught = LevelVectors([untaught.ids[row] for row in known], untaught.vectors[known])
     events = features.of_part(part)
     items = features.item.rows.numpy()[events].astype(np.int64)
-    kept = np.isin(items, [place[one] for one in untaught.ids])
+    kept = np.isin(items, [place[id_] for id_ in untaught.ids])
     events, items = events[kept], items[kept]
     labels, impressions = features.outcomes(events)
     if not 0 < labels.sum() < len(labels):

@@ -64,8 +64,10 @@ def write_report(path: Path, results: Figures) -> None:
         colours=colours,
         titles=_TITLES,
         metrics=list(next(iter(models.values()))["metrics"]),
-        auc_scale=Scale.of([end for one in models.values() for end in _ends(one["ci95"]["users"]["auc"])]),
-        gain_scale=Scale.of([0.0, *(end for one in differences for end in _ends(one["auc"]["users"]["ci95"]))]),
+        auc_scale=Scale.of([end for model in models.values() for end in _ends(model["ci95"]["users"]["auc"])]),
+        gain_scale=Scale.of(
+            [0.0, *(end for difference in differences for end in _ends(difference["auc"]["users"]["ci95"]))]
+        ),
         slice_scale=Scale.of(
             [0.5, *(one["auc"] for held in results["slices"] for one in held.get("models", {}).values())]
         ),
@@ -110,7 +112,7 @@ def _gain_scale(slices: Sequence[Figures]) -> Scale:
     narrower."""
     measured = sorted((one for one in slices if "models" in one), key=lambda one: -int(one["rows"]))
     gains = [next(iter(one["auc_gain_of_first"].values())) for one in measured[: len(measured) // 2 + 1]]
-    return Scale.of([0.0, *(end for one in gains for end in _ends(one["ci95"]))])
+    return Scale.of([0.0, *(end for gain in gains for end in _ends(gain["ci95"]))])
 
 
 def _calibration(models: Figures, colours: Mapping[str, str]) -> str:
@@ -138,7 +140,7 @@ def _curves(models: Figures, colours: Mapping[str, str], value: str, meaning: st
 
 def _degradation(models: Figures, colours: Mapping[str, str]) -> list[str]:
     """Return one drawing per metric, with one panel per rung."""
-    rungs = list(dict.fromkeys(name for one in models.values() for name in one.get("degradation", {})))
+    rungs = list(dict.fromkeys(name for model in models.values() for name in model.get("degradation", {})))
     return [_rungs(models, colours, rungs, metric) for metric in _METRICS_OF_RUNGS] if rungs else []
 
 

@@ -74,7 +74,7 @@ def measure_within(
     The highest observed rate is partly luck, so no model's regret is 0. `chance` is a random choice; the regret of a
     perfect one cannot be known. Intervals are over groups. `differences`: the first model's metrics minus another's.
     """
-    sums = {name: np.mean([_by_group(compared, one) for one in scores], axis=0) for name, scores in models.items()}
+    sums = {name: np.mean([_by_group(compared, score) for score in scores], axis=0) for name, scores in models.items()}
     sums[CHANCE] = _by_group(compared, np.zeros(len(compared.shown)))
     count = next(iter(sums.values())).shape[1]
     draws = np.concatenate(list(draw_weights(np.arange(count), resamples, seed)))

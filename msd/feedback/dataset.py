@@ -104,7 +104,7 @@ def _config(old: Dataset, said: Described, conversions: bool) -> DatasetConfig:
             "split": split,
             # The events hold what BidRequests told.
             "openrtb": was.openrtb and was.openrtb.model_copy(update={"column": None}),
-            "features": [one.model_copy(update={"column": None}) for one in was.features],
+            "features": [feature.model_copy(update={"column": None}) for feature in was.features],
         }
     )
 
@@ -152,7 +152,7 @@ def _described_table(
         row |= values.get(one, {})
         # An item's own text overrides a request's; the service does the same.
         row["text"] = row["text"] or texts.get(one)
-    types = {**old.schema, **{one.name: FEATURE_TYPES[one.kind] for one in features}}
+    types = {**old.schema, **{feature.name: FEATURE_TYPES[feature.kind] for feature in features}}
     return pl.DataFrame(list(rows.values()), schema=types)
 
 

@@ -262,7 +262,9 @@ def _alike(rows: Rows, course: Course, window: int) -> Rows:
     """Return the same lessons, sorted by length within each window, to reduce padding."""
     lengths = course.states.lengths
     windows = [rows[at : at + window] for at in range(0, len(rows), window)]
-    return np.concatenate([one[np.argsort(lengths[one], kind="stable")] for one in windows]) if windows else rows
+    return (
+        np.concatenate([window[np.argsort(lengths[window], kind="stable")] for window in windows]) if windows else rows
+    )
 
 
 def _trainable(student: Student, frozen_layers: int, heads: Sequence[str]) -> dict[str, Tensor]:

@@ -119,8 +119,8 @@ def _lessons(dataset: Dataset, texts: Texts, base: KnowledgeBase, config: Distil
 
 def _plan(texts: Texts, lessons: list[Lessons], config: DistillConfig) -> str:
     """Return the plan in words: amounts, and the maximum duration."""
-    taught = [tokens_of(one.texts) for one in lessons]
-    written = sum(tokens_of(part) for one in lessons for part in target_texts(one.knowledge))
+    taught = [tokens_of(lesson.texts) for lesson in lessons]
+    written = sum(tokens_of(part) for lesson in lessons for part in target_texts(lesson.knowledge))
     seconds = distilling(
         Machine.measured(),
         taught=(taught[0] / config.items_every, taught[1] / config.users_every),
@@ -129,9 +129,9 @@ def _plan(texts: Texts, lessons: list[Lessons], config: DistillConfig) -> str:
         epochs=config.epochs,
     )
     count = sum(map(len, texts))
-    of = ", ".join(f"{len(one.ids):,} {one.level}" for one in lessons)
+    of = ", ".join(f"{len(lesson.ids):,} {lesson.level}" for lesson in lessons)
     told = f"{of} are taught, {count:,} texts encoded: {about(seconds)}"
-    if max(len(one.ids) for one in lessons) == config.limit:
+    if max(len(lesson.ids) for lesson in lessons) == config.limit:
         return f"{told} (those with the most events are taught; --limit N, now {config.limit:,}, changes how many)"
     return told
 

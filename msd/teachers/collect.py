@@ -167,20 +167,22 @@ def _finish(
     kept: list[list[Knowledge]] = []
     doubtful: list[Doubtful] = []
     for questions in levels:
-        answered = [(one, entry) for one in questions if (entry := journal.answers.get(keys[one]))]
+        answered = [(question, entry) for question in questions if (entry := journal.answers.get(keys[question]))]
         # Questions with the same text share an answer, which has the ID of the first.
         answers, doubts = weigh([(one, entry.knowledge.model_copy(update={"id": one.id})) for one, entry in answered])
         kept.append(answers)
         doubtful += doubts
     refused = set(keys.values()) - journal.answers.keys()
-    refusals = list({(one.level, one.id): one for one in journal.refusals if one.key in refused}.values())
+    refusals = list(
+        {(refusal.level, refusal.id): refusal for refusal in journal.refusals if refusal.key in refused}.values()
+    )
     left_out = [one.id for one in doubtful if one.left_out]
     _write_doubtful(folder, doubtful)
     if keys and not any(kept):
         raise TeacherError(f"none of {len(refusals) + len(left_out)} answers can be used; see {folder}")
     record = _record(dataset, teacher, journal, list(keys.values()), [len(answers) for answers in kept])
     files = {
-        name: "".join(f"{one.model_dump_json()}\n" for one in answers).encode()
+        name: "".join(f"{answer.model_dump_json()}\n" for answer in answers).encode()
         for name, answers in zip(KNOWLEDGE_FILES, kept, strict=True)
     }
     files[RECORD_FILE] = (record.model_dump_json(indent=2) + "\n").encode()

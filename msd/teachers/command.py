@@ -233,7 +233,7 @@ def _conclude(console: Console, collected: Collected, out: Path, teacher: Teache
         )
     left_out = _print_doubtful(console, collected.doubtful, out)
     if refusals:
-        silent = sum(one.raw is None for one in refusals)
+        silent = sum(refusal.raw is None for refusal in refusals)
         console.print(
             f"{len(refusals)} questions have no usable answer: {len(refusals) - silent} were answered wrongly, "
             f"{silent} not at all; {out / QUARANTINE_FILE} says why.\nThe knowledge can be used without them. Started "

@@ -119,8 +119,10 @@ class Journal:
         """Quarantine a question, and those with the same text."""
         raw = None if reply.raw is None else reply.raw[:_RAW_SHOWN]
         lines = [
-            Refusal(key=key, level=one.level, id=one.id, raw=raw, reason=reply.reason, repairable=reply.repairable)
-            for one in questions
+            Refusal(
+                key=key, level=question.level, id=question.id, raw=raw, reason=reply.reason, repairable=reply.repairable
+            )
+            for question in questions
         ]
         with (self._folder / QUARANTINE_FILE).open("ab", buffering=0) as file:
             file.write(b"".join(map(_bytes_of, lines)))
@@ -149,23 +151,23 @@ class Journal:
     def _read(self) -> None:
         self.answers = {entry.key: entry for entry in _lines(self._folder / ANSWERS_FILE, JournalEntry)}
         self.refusals = [
-            one
-            for one in _lines(self._folder / QUARANTINE_FILE, Refusal)
-            if one.raw is not None and one.key not in self.answers
+            line
+            for line in _lines(self._folder / QUARANTINE_FILE, Refusal)
+            if line.raw is not None and line.key not in self.answers
         ]
         self._refused, self.repairs = set(), {}
         self._note(self.refusals)
 
     def _note(self, refusals: Iterable[Refusal]) -> None:
         """Note refusals: an unusable answer settles its question, unless the last one leaves a repair due."""
-        for one in refusals:
-            if one.raw is None:
+        for refusal in refusals:
+            if refusal.raw is None:
                 continue
-            if one.repairable:
-                self.repairs[one.key] = one
+            if refusal.repairable:
+                self.repairs[refusal.key] = refusal
             else:
-                self._refused.add(one.key)
-                self.repairs.pop(one.key, None)
+                self._refused.add(refusal.key)
+                self.repairs.pop(refusal.key, None)
 
     def _leave_answered_refusals(self) -> None:
         """Remove questions from quarantine that were answered since, or that had no answer at all and are asked

@@ -154,7 +154,7 @@ class LocalTeacher:
             self.name, {"greedy": True, "max_tokens": self._max_tokens, "form": self._form is not None}
         )
         replies: dict[Dialogue, Reply] = {}
-        while open_ := [one for one in dialogues if one not in replies and one.due is not None]:
+        while open_ := [dialogue for dialogue in dialogues if dialogue not in replies and dialogue.due is not None]:
             for one, said in zip(open_, self.say([one.due or [] for one in open_], self._form), strict=True):
                 if said.fault:
                     replies[one] = one.broken_off(said.fault, raw="")

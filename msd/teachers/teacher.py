@@ -142,6 +142,6 @@ def _sample(questions: list[Question], limit: int | None) -> list[Question]:
     """Return the questions whose texts have the smallest digests: a higher limit keeps those of a lower one."""
     if limit is None:
         return questions
-    digests = [hashlib.sha256(json.dumps([one.level, one.text]).encode()).digest() for one in questions]
+    digests = [hashlib.sha256(json.dumps([question.level, question.text]).encode()).digest() for question in questions]
     chosen = set(sorted(set(digests))[:limit])
     return [question for question, digest in zip(questions, digests, strict=True) if digest in chosen]

@@ -115,7 +115,7 @@ def save_own_student(folder: Path, student: Student, tuned: Tuned, config: TuneC
 
 def require_texts(name: str, level: LevelVectors, texts: Mapping[str, str]) -> None:
     """Raise StudentError if a vector has no text; `name`: user or item."""
-    if missing := [one for one in level.ids if one not in texts]:
+    if missing := [id_ for id_ in level.ids if id_ not in texts]:
         raise StudentError(
             f"the student has vectors of {len(missing)} {name}s without a text in the dataset, "
             f"such as {missing[0]!r}; distil again"
@@ -133,8 +133,8 @@ class CachedTexts:
     ) -> None:
         require_texts(side.entities.side, level, texts)
         self.ids = level.ids
-        self.states = TextStates(student, [texts[one] for one in level.ids], frozen)
-        self.text_of = np.array([level.rows.get(one, -1) for one in side.entities.ids] + [-1], np.int64)
+        self.states = TextStates(student, [texts[id_] for id_ in level.ids], frozen)
+        self.text_of = np.array([level.rows.get(id_, -1) for id_ in side.entities.ids] + [-1], np.int64)
 
     def draw(self, rows: Rows, count: int, rng: np.random.Generator) -> Rows:
         """Draw up to `count` distinct rows of the side that have a text."""

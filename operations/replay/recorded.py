@@ -86,7 +86,7 @@ def replay(path: Path, services: Sequence[ServiceClient], progress: Callable[[],
     worst = 0.0
     for number, recorded in _recorded(path):
         body, expected = json.dumps(recorded.request).encode(), recorded.expected.pctr
-        replies = [_reply(one, body, len(expected), f"{path}:{number}") for one in services]
+        replies = [_reply(service, body, len(expected), f"{path}:{number}") for service in services]
         found = replies[0].candidates.pctr
         worst = max(worst, float(np.abs(np.subtract(expected, found)).max(initial=0.0)))
         differences += any(reply.candidates != replies[0].candidates for reply in replies)

@@ -85,7 +85,11 @@ class Entry:
     def look_after(self, connections: Collection[asyncio.Protocol]) -> None:
         """Bound unread replies, and return free memory; called about once a second."""
         now = time.monotonic()
-        unread = {one: one.judge_reader(now) for one in connections if isinstance(one, BoundedProtocol)}
+        unread = {
+            connection: connection.judge_reader(now)
+            for connection in connections
+            if isinstance(connection, BoundedProtocol)
+        }
         excess = sum(unread.values()) - self._inflight.limit
         for one in sorted(unread, key=unread.__getitem__, reverse=True) if excess > 0 else ():
             if excess > 0:
@@ -139,9 +143,9 @@ class Entry:
         now = time.monotonic()
         if now < self._look_again_at:
             return None
-        for one in others:
-            if isinstance(one, BoundedProtocol) and one.is_idle and not one.transport.is_closing():
-                return one
+        for other in others:
+            if isinstance(other, BoundedProtocol) and other.is_idle and not other.transport.is_closing():
+                return other
         self._look_again_at = now + _LOOK_AGAIN_S
         return None
 

@@ -82,7 +82,7 @@ def _inputs(compiled: Any, wanted: Set[str]) -> list[GraphInput]:  # noqa: ANN40
 
 def _engine(path: Path, compiled: Any, asked: Precision) -> Engine:  # noqa: ANN401
     layers = [layer.get_rt_info() for layer in compiled.get_runtime_model().get_ops()]
-    found = {one["runtimePrecision"].value for one in layers if one["layerType"].value in _PRODUCTS}
+    found = {layer["runtimePrecision"].value for layer in layers if layer["layerType"].value in _PRODUCTS}
     got: Precision = "bf16" if "bf16" in found else "fp32"
     if got != asked or found - {"bf16", "f32"}:
         raise RuntimeRefused(

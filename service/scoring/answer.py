@@ -95,7 +95,7 @@ class Served(NamedTuple):
         """Memory in bytes, approximately."""
         basis = self.scored.basis
         arrays = (basis.user.records, basis.items.records, *self.scored.scores.values())
-        return len(self.body) + sum(one.nbytes for one in arrays) + _STRING_BYTES * len(basis.items.found)
+        return len(self.body) + sum(array.nbytes for array in arrays) + _STRING_BYTES * len(basis.items.found)
 
 
 class Answer(NamedTuple):

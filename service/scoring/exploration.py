@@ -199,7 +199,7 @@ def _legendre() -> tuple[Floats, Floats]:
 @cache
 def _log_normal() -> tuple[Floats, Floats]:
     normals = np.arange(-10.0, 8.0, _TABLE_STEP)
-    return normals, np.log([math.erfc(-one / math.sqrt(2)) / 2 for one in normals])
+    return normals, np.log([math.erfc(-normal / math.sqrt(2)) / 2 for normal in normals])
 
 
 def exploration_of(options: ExploreOptions, request_id: str, most_share: float) -> Exploration:

@@ -188,7 +188,7 @@ def spread(scores: Scores, ids: Sequence[str]) -> Scores:
     count = _scored(scores)
     first = {one: place for place, one in reversed(list(enumerate(ids[:count])))}
     # A repeated ID has one score.
-    order = np.array([*range(count), *(first.get(one, count) for one in ids[count:])])
+    order = np.array([*range(count), *(first.get(id_, count) for id_ in ids[count:])])
     return {head: column[order] for head, column in scores.items()}
 
 
@@ -196,7 +196,7 @@ def declared(scores: Scores, ids: Sequence[str], degraded: Mapping[str, Rung]) -
     """Return the degradation to declare if only the first k IDs were scored."""
     count = _scored(scores)
     late = set(ids[count:]) - set(ids[:count])
-    return {**degraded, **dict.fromkeys((one for one in ids[count:] if one in late), "prior")}
+    return {**degraded, **dict.fromkeys((id_ for id_ in ids[count:] if id_ in late), "prior")}
 
 
 def _scored(scores: Scores) -> int:

@@ -164,7 +164,7 @@ def test_milliseconds_equal_those_of_the_reply(page: PlaygroundPage) -> None:
     assert names == ["on the way", "parse", "rows", "queue", "run", "reply"]
     times = page.tab.locator("#time strong").inner_text()
     service, whole = (float(one) for one in re.findall(r"([\d.]+) ms", times))
-    shown = [float(one.removesuffix(" ms")) for one in page.tab.locator(".waterfall .value").all_inner_texts()]
+    shown = [float(text.removesuffix(" ms")) for text in page.tab.locator(".waterfall .value").all_inner_texts()]
     assert sum(shown[1:]) == pytest.approx(service, abs=0.1)
     assert sum(shown) == pytest.approx(whole, abs=0.1)
 
@@ -328,7 +328,7 @@ def test_scores_stay_without_time_to_explain_them(page: PlaygroundPage, playgrou
     page.bid("i1", "7")
     expect(page.tab.locator("#why .unexplained")).to_contain_text("The scores are not explained. The service says: ")
     ids = page.order()
-    bids = [7.0 if one == "i1" else 0.5 for one in ids]
+    bids = [7.0 if id_ == "i1" else 0.5 for id_ in ids]
     ranked = asked(ids, candidates={"id": ids, "bid": bids}, top_k=12)
     assert playground.score(ranked).json()["candidates"]["id"] == ids
     expect(page.tab.get_by_role("alert")).to_be_hidden()
@@ -342,7 +342,7 @@ def test_scores_stay_without_time_to_explain_them(page: PlaygroundPage, playgrou
 def test_addresses_are_relative() -> None:
     folder = Path(__file__).parents[2] / "service/routes/playground/static"
     assert not re.findall(r"(?:src|href)=\"/", (folder / "index.html").read_text("utf-8"))
-    assert not re.findall(r"[\"'`]/(?:v1|playground)", "".join(one.read_text("utf-8") for one in folder.glob("*.js")))
+    assert not re.findall(r"[\"'`]/(?:v1|playground)", "".join(path.read_text("utf-8") for path in folder.glob("*.js")))
 
 
 def test_likelier_text_is_named_with_its_reliability(page: PlaygroundPage) -> None:

@@ -48,7 +48,7 @@ def write(folder: Path, requests: list[Any], config: str = CONFIG, imps: list[An
             "label": [0] * (5 * count) + [1] * (5 * count),
             "slot": ["top"] * (10 * count),
             "imp_id": (imps or ["1"]) * (10 * count // len(imps or ["1"])),
-            "bid_request": [one if isinstance(one, str) else json.dumps(one) for one in requests] * 10,
+            "bid_request": [request if isinstance(request, str) else json.dumps(request) for request in requests] * 10,
         }
     )
     folder.mkdir(exist_ok=True)

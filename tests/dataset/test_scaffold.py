@@ -23,7 +23,7 @@ def test_log_of_any_format_becomes_a_dataset(tmp_path: Path, ending: str) -> Non
     assert dataset.events.height == 240
     first = {"user_id": "v0", "item_id": "0", "at": START, "label": 1, "device": "ios", "pos": "1"}
     assert dataset.events.row(0, named=True) == first
-    features = {one.name: (one.side, one.kind) for one in dataset.config.features}
+    features = {feature.name: (feature.side, feature.kind) for feature in dataset.config.features}
     assert features == {
         "price": ("item", "numeric"),
         "tags": ("item", "bag"),
@@ -145,7 +145,7 @@ def test_init_command_fails_for_problems(tmp_path: Path) -> None:
 def test_unsafe_names_are_cleaned(tmp_path: Path) -> None:
     odd = {"device": 'de"v\nice = 1', "pos": "user id", "Price": "ünï {x!r}", "tags": "label", "home town": "🙂"}
     dataset = make(tmp_path, log().rename(odd), label="Clicked?", user="Visitor ID", item="adId", time="Time")
-    names = [one.name for one in dataset.config.features]
+    names = [feature.name for feature in dataset.config.features]
     assert len(names) == len(set(names)) == 5
     assert all(name.isascii() for name in names)
     text = (tmp_path / "out" / "dataset.toml").read_text(encoding="utf-8")
@@ -164,5 +164,9 @@ def test_json_lines_with_lists_and_gaps(tmp_path: Path) -> None:
     _, report = init_dataset(SourceFiles(tmp_path / "log.jsonl"), tmp_path / "out", {})
     assert report.problems == ()
     dataset = load_dataset(tmp_path / "out")
-    assert [(one.name, one.side, one.kind) for one in dataset.config.features][0] == ("topics", "item", "bag")
+    assert [(feature.name, feature.side, feature.kind) for feature in dataset.config.features][0] == (
+        "topics",
+        "item",
+        "bag",
+    )
     assert dataset.items["topics"].to_list()[:2] == [["a"], ["a", "b"]]

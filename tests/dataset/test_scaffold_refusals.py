@@ -79,8 +79,8 @@ def test_killed_run_can_be_repeated(tmp_path: Path) -> None:
     (tmp_path / ".out.part" / "events.parquet").write_bytes(b"PAR1")
     (tmp_path / "out").mkdir()
     init_dataset(SourceFiles(write(log(), tmp_path / "log.csv")), tmp_path / "out", {})
-    assert {one.name for one in tmp_path.iterdir()} == {"log.csv", "out"}
-    assert "dataset.toml" in {one.name for one in (tmp_path / "out").iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == {"log.csv", "out"}
+    assert "dataset.toml" in {path.name for path in (tmp_path / "out").iterdir()}
 
 
 def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
             init_dataset(SourceFiles(path), tmp_path / "out", {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [one.name for one in tmp_path.iterdir()] == ["log.csv"]
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 
 def test_rejects_unusable_files_and_folders(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_rows_that_are_items_keep_their_texts(tmp_path: Path) -> None:
     assert dataset.config.items.text == "{headline}. {lede}. Format: {format}."
     assert dataset.items["text"].null_count() == 0
     assert dataset.items["title"][0] == "What nobody told you about bread, part 0"
-    assert [(one.name, one.side) for one in dataset.config.features] == [("format", "item")]
+    assert [(feature.name, feature.side) for feature in dataset.config.features] == [("format", "item")]
     left = dict(draft.left_out)
     assert {"winner", "significance"} <= set(left)
     assert "what happens after the impression" in left["winner"]

@@ -88,5 +88,5 @@ def test_most_shown_keep_their_order(folder: Path) -> None:
     items, users = most_shown(dataset, texts, 7)
     assert (len(items), len(users)) == (7, 7)
     assert list(items) == [one for one in texts[0] if one in items]
-    assert min(shown[one] for one in items) >= max(shown.get(one, 0) for one in texts[0] if one not in items)
+    assert min(shown[item] for item in items) >= max(shown.get(one, 0) for one in texts[0] if one not in items)
     assert most_shown(dataset, texts, 1_000) == texts

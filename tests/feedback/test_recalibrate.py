@@ -60,8 +60,8 @@ def test_no_large_correction_without_drift() -> None:
     outcomes = [learn(drifted(seed, 0, 1, 5_000), None, 14 * DAY) for seed in range(20)]
 
     # Two parameters, a gain of one: chance alone passes it in three of five.
-    assert sum(one.learned is None for one in outcomes) >= 4
-    assert max(abs(at(one.learned, -3) + 3) for one in outcomes) < 0.25
+    assert sum(outcome.learned is None for outcome in outcomes) >= 4
+    assert max(abs(at(outcome.learned, -3) + 3) for outcome in outcomes) < 0.25
 
 
 def test_few_clicks_change_nothing() -> None:

@@ -127,7 +127,7 @@ def test_encoder_makes_vectors_of_rows(exported: Exported) -> None:
     codec = RowCodec(bundle.schema, "item", bundle.bundle_id)
     rows = codec.unpack(RowFile(bundle.path(ROWS["item"]), codec, bundle.bundle_id).raw(ids))
     tokenizer = Tokenizer.from_file(str(bundle.path(TOKENIZER)))
-    online = encode(bundle.path(ENCODER).read_bytes(), tokenizer, [texts[one] for one in ids]).astype(np.float16)
+    online = encode(bundle.path(ENCODER).read_bytes(), tokenizer, [texts[id_] for id_ in ids]).astype(np.float16)
     stored = rows.records["semantic"]
 
     assert rows.found.all()

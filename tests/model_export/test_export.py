@@ -203,8 +203,8 @@ def test_words_of_every_item(exported: Exported) -> None:
     guessed = {one for one, known in exported.inputs.knowledge.items.items() if not known.known}
     assert {one for one, line in words.items() if line.get("known") is False} == guessed != set()
     users = [json.loads(line) for line in exported.bundle.path(USER_WORDS).read_text().splitlines()]
-    assert [one["id"] for one in users] == list(exported.inputs.knowledge.users)
-    assert all(set(one) == {"id", "explicit", "implicit", "tags"} for one in users)
+    assert [user["id"] for user in users] == list(exported.inputs.knowledge.users)
+    assert all(set(user) == {"id", "explicit", "implicit", "tags"} for user in users)
 
 
 def test_finished_export_is_skipped(plain: Exported, brief: Brief, tmp_path: Path) -> None:

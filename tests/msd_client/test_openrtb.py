@@ -60,7 +60,7 @@ def test_reply_without_consent(ask: Ask, service: LiveService) -> None:
     reply = ask(service.url, "openrtb", replace(REQUEST, request=refused), options=OPTIONS)
 
     assert reply.consent is False
-    assert {one.degraded_user for one in reply.imps.values()} == {"unknown"}
+    assert {imp.degraded_user for imp in reply.imps.values()} == {"unknown"}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class LiveWorld:
         return self.rows.cached(self._world.schema, user_id, ids)
 
     def cached(self, side: RowSide, ids: Sequence[str]) -> PackedStates:
-        return PackedStates([self._states.get((side, one)) for one in ids], self.stream)
+        return PackedStates([self._states.get((side, id_)) for id_ in ids], self.stream)
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> PackedStates:
         return self.cached(side, ids)

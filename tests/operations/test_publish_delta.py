@@ -45,7 +45,7 @@ def exported_again(
     for side, rows in rows_of(bundle).items():
         codec = RowCodec(bundle.schema, side, bundle.bundle_id)
         size = codec.dtype.itemsize
-        kept = [one for one in rows if one not in gone] + (["new"] if side == "item" and gone else [])
+        kept = [row for row in rows if row not in gone] + (["new"] if side == "item" and gone else [])
         raw = [rows.get(one) or rows["i1"] for one in kept]
         records = np.frombuffer(bytearray(b"".join(row[:size] for row in raw)), codec.dtype)
         for place, one in enumerate(kept):

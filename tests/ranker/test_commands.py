@@ -41,7 +41,7 @@ def test_training_leaves_only_the_model(models: list[Path]) -> None:
         model, record = load_ranker(folder)
         assert ("item" in model.adaptors) == semantics
         assert len(record.curve) == 1
-        assert sorted(one.name for one in folder.iterdir()) == sorted([RECORD_FILE, WEIGHTS_FILE, "step.json"])
+        assert sorted(path.name for path in folder.iterdir()) == sorted([RECORD_FILE, WEIGHTS_FILE, "step.json"])
 
 
 def test_finished_training_is_skipped_until_an_option_changes(
@@ -226,7 +226,7 @@ def test_tuned_model_records_its_student_and_gain(student: Path, lora_models: Pa
     assert record.tuning.valid_auc > record.tuning.valid_auc_before == record.curve[0].valid_auc
     assert (record.tuning.config["rank"], record.tuning.epoch) == (8, 1)
     assert record.tuning.seconds > 0
-    assert sorted(one.name for one in tuned.iterdir()) == sorted(
+    assert sorted(path.name for path in tuned.iterdir()) == sorted(
         [RECORD_FILE, WEIGHTS_FILE, STUDENT_FOLDER, "step.json"]
     )
     vectors = load_vectors(student)

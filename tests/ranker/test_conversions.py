@@ -39,12 +39,14 @@ def law() -> tuple[Dataset, Floats]:
     clicked = rng.random(len(users)) < pctr
     converted = clicked & (rng.random(len(users)) < pcvr)
     at = np.arange(len(users)) * 300
-    rows = zip((f"u{one:03}" for one in users), (f"i{one:02}" for one in items), at, clicked.astype(int), strict=True)
+    rows = zip(
+        (f"u{user:03}" for user in users), (f"i{item:02}" for item in items), at, clicked.astype(int), strict=True
+    )
     dataset = dataset_of(
         [(user, item, int(time), int(label)) for user, item, time, label in rows],
         events={"conversion": converted.astype(int).tolist()},
         history={"length": 3},
-        items={"item_id": [f"i{one:02}" for one in range(ITEMS)], "kind": [f"k{one}" for one in kinds]},
+        items={"item_id": [f"i{one:02}" for one in range(ITEMS)], "kind": [f"k{kind}" for kind in kinds]},
         features=[{"name": "kind", "side": "item", "kind": "categorical"}],
     )
     return dataset, pcvr

@@ -152,7 +152,7 @@ def _kept(world: World, other: bool = False) -> LevelVectors:
 def _events(world: World) -> np.ndarray:
     events = world.features.of_part(Part.TEST)
     place = world.features.item.entities.place
-    kept = [place[one] for one in _kept(world).ids if one in place]
+    kept = [place[id_] for id_ in _kept(world).ids if id_ in place]
     return events[np.isin(world.features.item.rows.numpy()[events], kept)]
 
 
@@ -199,7 +199,7 @@ def test_untaught_vector_replaces_the_taught_one(world: World) -> None:
 def test_cold_ads_without_rows_are_none(world: World, plain_world: World) -> None:
     held = _kept(world)
     nobody = LevelVectors([], held.vectors[:0])
-    strangers = LevelVectors([f"nobody's {one}" for one in held.ids], held.vectors)
+    strangers = LevelVectors([f"nobody's {id_}" for id_ in held.ids], held.vectors)
     for of, vectors in ((plain_world, held), (world, nobody), (world, strangers)):
         assert measure_cold_ads(of.model, of.features, vectors, Part.TEST, 100) is None
 

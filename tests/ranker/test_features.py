@@ -40,7 +40,7 @@ def test_user_vector_counts_only_after_the_window(world: World) -> None:
 def test_vectors_belong_to_their_ids_and_unknown_has_none(world: World) -> None:
     for side, level in (("user", world.vectors.users), ("item", world.vectors.items)):
         features = _side(world, side)  # type: ignore[arg-type]
-        expected = [one in level.rows for one in features.entities.ids]
+        expected = [id_ in level.rows for id_ in features.entities.ids]
         assert features.present.tolist() == [*expected, False]
         for row, one in enumerate(features.entities.ids):
             vector = level.vectors[level.rows[one]] if one in level.rows else np.zeros(VECTOR_DIM)

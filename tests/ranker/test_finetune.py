@@ -63,7 +63,7 @@ def test_cached_vectors_equal_the_saved_students(untuned: Untuned, saved: Path) 
         (untuned.vectors.items, untuned.vectors.users),
         strict=True,
     ):
-        online = encode_texts(student, [texts[one] for one in level.ids])
+        online = encode_texts(student, [texts[id_] for id_ in level.ids])
         np.testing.assert_allclose(online, level.vectors, atol=1e-5)
         assert level.ids == was.ids
         assert abs(level.vectors - was.vectors).max() > 1e-3
@@ -149,8 +149,8 @@ def vectors(tiny: Dataset, student: Student) -> StudentVectors:
     """Of all texts but the first item's."""
     levels = []
     for texts in student_texts(tiny):
-        ids = [one for one in texts if one != "1"]
-        levels.append(LevelVectors(ids, encode_texts(student, [texts[one] for one in ids])))
+        ids = [text for text in texts if text != "1"]
+        levels.append(LevelVectors(ids, encode_texts(student, [texts[id_] for id_ in ids])))
     return StudentVectors("s" * 64, *levels)
 
 

@@ -48,7 +48,7 @@ def test_lean_ranker_is_trained_once(world: World, model: Path) -> None:
     record = train(world, model)
     assert (model / LEAN_FOLDER / WEIGHTS_FILE).stat().st_mtime_ns == before
     assert record == load_ranker(model / LEAN_FOLDER)[1]
-    names = [one.name for one in (model / LEAN_FOLDER).iterdir()]
+    names = [path.name for path in (model / LEAN_FOLDER).iterdir()]
     assert sorted(names) == sorted([RECORD_FILE, WEIGHTS_FILE, STEP_FILE])
 
 

@@ -142,7 +142,9 @@ def _drawn(groups: np.ndarray, resamples: int, seed: int) -> list[np.ndarray]:
     """The rows of each resample, one by one, as often as their group was drawn."""
     rng = np.random.default_rng(seed)
     held = [np.flatnonzero(groups == one) for one in np.unique(groups)]
-    return [np.concatenate([held[one] for one in rng.integers(0, len(held), len(held))]) for _ in range(resamples)]
+    return [
+        np.concatenate([held[integer] for integer in rng.integers(0, len(held), len(held))]) for _ in range(resamples)
+    ]
 
 
 @settings(max_examples=10, deadline=None)

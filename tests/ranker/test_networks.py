@@ -171,7 +171,7 @@ def test_logistic_regression_adds_its_weights() -> None:
 
     def item(kind: str, values: Tensor) -> float:
         own = weight[f"{kind}.tables.item_id.weight"][values[0]].item() if values[0] else 0.0  # 0 is an unknown id
-        genres = [weight[f"{kind}.tables.genres.weight"][one].item() for one in values[1:] if one]
+        genres = [weight[f"{kind}.tables.genres.weight"][value].item() for value in values[1:] if value]
         return float(own + (np.mean(genres) if genres else 0.0))
 
     history = np.mean([item("liked", one) for one in tensors["history_categorical"][0, :2]])

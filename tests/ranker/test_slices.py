@@ -15,9 +15,9 @@ def _of(dataset: Dataset) -> tuple[dict[str, dict[str, list[int]]], np.ndarray]:
     parts = split_events(dataset.events, dataset.config)
     test = np.flatnonzero(parts == Part.TEST)
     found: dict[str, dict[str, list[int]]] = {}
-    for one in slice_rows(dataset, parts, test):
-        assert one.value not in found.setdefault(one.by, {})
-        found[one.by][one.value] = one.rows.tolist()
+    for row in slice_rows(dataset, parts, test):
+        assert row.value not in found.setdefault(row.by, {})
+        found[row.by][row.value] = row.rows.tolist()
     return found, test
 
 
@@ -70,7 +70,7 @@ def test_rare_values_are_grouped_and_missing_separate() -> None:
 def test_numbers_are_sliced_into_quarters(prices: list[float | None], expected: list[str]) -> None:
     rows = [(f"u{n}", "i", n * 100 + place, place % 2) for n in range(8) for place in range(10)]
     features = [{"name": "price", "side": "context", "kind": "numeric"}]
-    dataset = dataset_of(rows, events={"price": [one for one in prices for _ in range(10)]}, features=features)
+    dataset = dataset_of(rows, events={"price": [price for price in prices for _ in range(10)]}, features=features)
     assert list(_of(dataset)[0]["price"]) == expected
 
 

@@ -47,7 +47,7 @@ def test_failure_after_the_reply_began_ends_the_connection() -> None:
 
 
 def _all_service_errors(base: type[ServiceError] = ServiceError) -> list[type[ServiceError]]:
-    return [base, *(one for child in base.__subclasses__() for one in _all_service_errors(child))]
+    return [base, *(error for child in base.__subclasses__() for error in _all_service_errors(child))]
 
 
 @pytest.mark.parametrize("kind", _all_service_errors())

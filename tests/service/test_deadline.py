@@ -98,7 +98,7 @@ IDS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=20)
 
 def scores_of(ids: Sequence[str], count: int) -> Scores:
     """Of the first so many, each its own letter's, and of an unknown item."""
-    pctr = np.array([*(float(ord(one)) for one in ids[:count]), 0.5], np.float32)
+    pctr = np.array([*(float(ord(id_)) for id_ in ids[:count]), 0.5], np.float32)
     return {"pctr": pctr, "other": -pctr}
 
 

@@ -64,7 +64,7 @@ def test_some_first_candidates_are_explored_and_replayed(client: httpx.Client, u
     replies = [scored(client, THOMPSON, f"r{n}", top_k=5) for n in range(60)]
     best = scored(client, {**THOMPSON, "share": 0}, top_k=5)
 
-    explored = [one for one in replies if one["explore"]["explored"]]
+    explored = [reply for reply in replies if reply["explore"]["explored"]]
     assert 15 < len(explored) < 45
     assert len({one["explore"]["first"] for one in explored}) > 2
     for one in replies:
@@ -81,7 +81,9 @@ def test_some_first_candidates_are_explored_and_replayed(client: httpx.Client, u
     assert best["explore"]["propensity"] == 1.0
 
     def logged() -> list[RequestRecord]:
-        return [one for file in (log_files(log) if any(log.glob("req*")) else []) for one in read_requests(file)]
+        return [
+            request for file in (log_files(log) if any(log.glob("req*")) else []) for request in read_requests(file)
+        ]
 
     wait_until(lambda: len(logged()) >= 61)
     by_id = {one.request_id: one for one in logged()}
@@ -202,18 +204,20 @@ def test_equal_seeds_choose_alike_and_the_share_is_kept() -> None:
 
     assert again == choices[:50]
     # Of 4,000 the share has a standard error of .007.
-    assert 0.27 < np.mean([one.explored for one in choices]) < 0.33
-    shown = np.bincount([one.first for one in choices], minlength=N) / len(choices)
-    expected = {one.first: one.propensity for one in choices}
+    assert 0.27 < np.mean([choice.explored for choice in choices]) < 0.33
+    shown = np.bincount([choice.first for choice in choices], minlength=N) / len(choices)
+    expected = {choice.first: choice.propensity for choice in choices}
     for place, propensity in expected.items():
         assert shown[place] == pytest.approx(propensity, abs=0.03)
-    assert sum(1 / one.propensity for one in choices if one.first == 1) / len(choices) == pytest.approx(1, abs=0.35)
+    assert sum(1 / choice.propensity for choice in choices if choice.first == 1) / len(choices) == pytest.approx(
+        1, abs=0.35
+    )
 
 
 def test_draws_do_not_change_between_releases() -> None:
     choices = [choose_first(Exploration("thompson", 1.0, f"r{n}"), some(), 0) for n in range(12)]
 
-    assert [one.first for one in choices] == DRAWN
+    assert [choice.first for choice in choices] == DRAWN
 
 
 DRAWN = [1, 1, 0, 1, 1, 5, 5, 1, 1, 4, 0, 1]

@@ -75,7 +75,7 @@ def hurried(
 
 
 def wide_golden(bundle: Bundle) -> Golden:
-    return next(one for one in read_goldens(bundle.path(GOLDENS)) if one.request == WIDE)
+    return next(golden for golden in read_goldens(bundle.path(GOLDENS)) if golden.request == WIDE)
 
 
 def test_lean_graph_scores_what_the_full_one_has_no_time_for(hurried: Hurried, lean_bundle: Bundle) -> None:
@@ -209,7 +209,7 @@ LEFT_S = 10.0
 
 
 def gauge(metrics: Metrics) -> float:
-    (family,) = [one for one in metrics.families.collect() if one.name == "msd_brownout"]
+    (family,) = [family for family in metrics.families.collect() if family.name == "msd_brownout"]
     return family.samples[0].value
 
 

@@ -69,7 +69,9 @@ def test_every_family_has_a_help_text_and_no_creation_time() -> None:
     families, found = list(text_string_to_metric_families(metrics.exposition().decode())), samples(metrics)
 
     assert len(families) > 50
-    assert [one.name for one in families if not one.documentation.endswith(".") or one.type == "unknown"] == []
+    assert [
+        family.name for family in families if not family.documentation.endswith(".") or family.type == "unknown"
+    ] == []
     assert not [name for name in found if "_created" in name]
     # An unknown value is no number.
     assert math.isnan(found["msd_predicted_over_observed"])
@@ -163,7 +165,7 @@ def test_standing_counts_its_object_in_one_state() -> None:
     gauges = Children(Gauge("msd_x", "Objects by state.", ["state"], registry=families), ("off", "on"))
 
     def counts() -> dict[str, float]:
-        return {sample.labels["state"]: sample.value for one in families.collect() for sample in one.samples}
+        return {sample.labels["state"]: sample.value for family in families.collect() for sample in family.samples}
 
     one, other = Standing(gauges, "off"), Standing(gauges, "off")
     one.set("on")

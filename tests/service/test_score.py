@@ -122,8 +122,8 @@ def test_scores_depend_on_nothing_but_the_candidate(
     random.Random(seed).shuffle(mixed)
     alone, among = scores(client, ids), scores(client, mixed)
 
-    for one in ids:
-        assert among[one] == pytest.approx(alone[one], abs=CLOSE)
+    for id_ in ids:
+        assert among[id_] == pytest.approx(alone[id_], abs=CLOSE)
     assert scores(client, [ids[0]])[ids[0]] == pytest.approx(alone[ids[0]], abs=CLOSE)
 
 

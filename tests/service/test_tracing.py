@@ -41,7 +41,9 @@ class Collector:
 
     def take(self, body: bytes) -> None:
         for group in ExportTraceServiceRequest.FromString(body).resource_spans:
-            self.resources.append({one.key: one.value.string_value for one in group.resource.attributes})
+            self.resources.append(
+                {attribute.key: attribute.value.string_value for attribute in group.resource.attributes}
+            )
             self.spans += [span for scope in group.scope_spans for span in scope.spans]
 
     def trace(self, trace_id: str) -> list[Span]:
@@ -101,7 +103,7 @@ class Watched(NamedTuple):
 
 
 def attributes(span: Span) -> dict[str, str | int]:
-    return {one.key: one.value.string_value or one.value.int_value for one in span.attributes}
+    return {attribute.key: attribute.value.string_value or attribute.value.int_value for attribute in span.attributes}
 
 
 @pytest.fixture(scope="module")
@@ -156,15 +158,15 @@ def test_every_request_of_many_threads_has_its_stages(watched: Watched) -> None:
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: watched.ask(None), range(64)))
 
-    assert {len(watched.spans_of(one)) for one in ids} == {SPANS}
+    assert {len(watched.spans_of(id_)) for id_ in ids} == {SPANS}
     assert watched.service.metric('msd_traces_total{result="dropped"}') == 0
 
 
 def sent(metrics: Metrics, result: str) -> float:
     samples = {
         sample.labels["result"]: sample.value
-        for one in metrics.families.collect()
-        for sample in one.samples
+        for family in metrics.families.collect()
+        for sample in family.samples
         if sample.name == "msd_traces_total"
     }
     return samples[result]

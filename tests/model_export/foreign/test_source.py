@@ -193,7 +193,7 @@ def test_rejects_scores_that_are_not_probabilities(
     path = write(kind(run), outputs=outputs)
     with pytest.raises(ExportError, match=message):
         export_bundle(load_foreign(path, run.dataset, None, None, {}).recipe(), tmp_path / "bundle", None, 12, quiet)
-    assert [one.name for one in tmp_path.iterdir()] == ["theirs.onnx"]
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs.onnx"]
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_evidence_has_valid_and_train_rows(exported: Exported, evidence: Evidenc
     assert len(rows) == len(evidence.labels)
     for tensors in rows[:20]:
         assert {name: one.shape for name, one in tensors.items()} == {spec.name: (1, *spec.shape) for spec in specs}
-        assert all(one.flags.c_contiguous for one in tensors.values())
+        assert all(tensor.flags.c_contiguous for tensor in tensors.values())
     train = list(evidence.train())
     assert len(train) == len(features.of_part(Part.TRAIN))
     # Rows differ, as users and items do.

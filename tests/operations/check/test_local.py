@@ -111,7 +111,7 @@ def test_reports_redis_without_password_and_tls(bundle: Bundle) -> None:
 def test_checks_bundles(copied_bundle: Path) -> None:
     found, bundles = look_at_bundles(settings_of(copied_bundle))
     finding(found, "ok", "test-0, run by onnxruntime in fp32 on cpu")
-    assert [one.folder for one in bundles] == [copied_bundle]
+    assert [bundle.folder for bundle in bundles] == [copied_bundle]
 
     reseal(copied_bundle, created_at=datetime.now(UTC).timestamp() - 30 * 86_400)
     finding(look_at_bundles(settings_of(copied_bundle))[0], "warning", "made 30 days ago")
