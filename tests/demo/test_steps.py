@@ -1,15 +1,18 @@
 """A step that fails ends the demo with its command; a service that does not start, with its log."""
 
 import io
+import json
 from pathlib import Path
 
 import httpx
 import pytest
 from rich.console import Console
 
+from msd.demo.command import FULL, QUICK, SUMMARY_FILE, WARNING, bundle_steps
 from msd.demo.steps import DemoError, Steps, serve
 from msd.free_port import free_port
 from tests.bundles.factory import build_bundle
+from tests.service.live import run_msd
 
 
 def test_steps_are_counted_timed_and_named_with_their_command(
@@ -77,3 +80,29 @@ def test_log_of_service_that_does_not_start_is_shown(tmp_path: Path) -> None:
         serve(tmp_path / "nowhere", tmp_path / "service.log"),
     ):
         pytest.fail("there is nothing to serve")
+
+
+OUT = Path("out")
+NUMBERS = {"--epochs", "--lora-steps", "--limit", "--resamples", "--requests"}
+
+
+def test_quick_and_full_differ_only_in_numbers() -> None:
+    for quick, full in zip(bundle_steps(OUT, QUICK), bundle_steps(OUT, FULL), strict=True):
+        for (name, line), (other, shorter) in zip(quick, full, strict=True):
+            assert (name, line) == (other, (*shorter, *QUICK.get(str(line[0]), ())))
+    for options in (*QUICK.values(), *FULL.values()):
+        assert set(options[::2]) <= NUMBERS
+        assert all(str(number).isdecimal() for number in options[1::2])
+
+
+@pytest.mark.parametrize(
+    ("known", "option", "kind"),
+    [({"warning": ""}, ["--quick"], "full"), ({}, ["--quick"], "full"), ({"warning": WARNING}, [], "quick")],
+    ids=["quick", "quick over an old release", "full"],
+)
+def test_rejects_folder_of_the_other_kind(known: object, option: list[str], kind: str, tmp_path: Path) -> None:
+    (tmp_path / SUMMARY_FILE).write_text(json.dumps(known))
+    done = run_msd("demo", "--out", str(tmp_path), *option)
+    assert done.returncode == 2
+    assert f"{tmp_path} holds a {kind} demo; name another folder with --out" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [SUMMARY_FILE]

@@ -11,7 +11,7 @@ from msd.dataset.load import load_dataset
 from msd.step import STEP_FILE
 from msd.training.folder import WEIGHTS_FILE, load_ranker
 from tests.dataset.tiny import write_tiny_dataset
-from tests.e2e.pipeline import ENVIRONMENT, command
+from tests.e2e.conftest import ENVIRONMENT, command
 from tests.ranker.tuned import write_small_student
 from tests.service.live import ROOT, run_msd
 

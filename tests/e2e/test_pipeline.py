@@ -11,7 +11,7 @@ from msd.__main__ import main
 from msd.contract.bundle import open_bundle
 from msd.free_port import free_port
 from tests.dataset.tiny import EVENTS_PER_USER
-from tests.e2e.pipeline import USERS, Pipeline, msd
+from tests.e2e.conftest import USERS, Pipeline, msd
 from tests.service.live import LiveService, live_service
 
 EVENTS = USERS * EVENTS_PER_USER

@@ -20,7 +20,7 @@ from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.student.record import VECTOR_DIM
 from msd.training.folder import RankerRecord, save_ranker
-from tests.bundles.bf16 import has_bf16
+from tests.bundles.factory import has_bf16
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
 from tests.ranker.made import SHORT, SMALL, train_quickly
 from tests.ranker.tuned import write_small_student

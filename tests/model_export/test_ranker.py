@@ -29,7 +29,7 @@ from msd.contract.precision import Precision
 from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import Curve
-from tests.bundles.bf16 import has_bf16
+from tests.bundles.factory import has_bf16
 from tests.model_export.conftest import Exported, quiet
 from tests.model_export.factorise.graphs import graph_of
 

@@ -18,7 +18,7 @@ from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Sequence
 from native.layout import core_rows, core_schema, new_tensors
 from tests.bundles.factory import build_bundle
-from tests.native.comparison import CAPACITY, FILLED, UNHELD, UNUSUAL
+from tests.native.comparison import CAPACITY, FILLED, UNHELD, UNREAD, UNUSUAL, Pair
 from tests.native.worlds import AT, draw_world
 
 assert native.core is not None, "tests of the core are collected where it is built"
@@ -150,3 +150,19 @@ def test_invalid_request_or_rows_are_refused(tmp_path: Path) -> None:
     assert loaded.fill() == FILLED
     with pytest.raises(ValueError, match="smaller"):
         loaded.frame.reply(b"", {"pctr": np.zeros(2, np.float32)}, False)
+
+
+WORLDS, REQUESTS = 60, 30
+
+
+@pytest.mark.parametrize("is_file", [True, False], ids=["files", "arenas"])
+def test_drawn_requests_are_equal_and_most_good_ones_are_filled(is_file: bool, tmp_path: Path) -> None:
+    outcomes = []
+    for seed in range(WORLDS):
+        random = Random(seed)
+        pair = Pair(draw_world(random, tmp_path), random, is_file)
+        outcomes += [pair.compare(random) for _ in range(REQUESTS)]
+
+    # Two in five are spoilt on purpose.
+    assert outcomes.count(FILLED) > 0.15 * WORLDS * REQUESTS
+    assert outcomes.count(UNREAD) > 0.1 * WORLDS * REQUESTS

@@ -19,8 +19,7 @@ from service.request_log.files import encode
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import RuntimeRefused
 from service.settings import Settings
-from tests.bundles.bf16 import has_bf16
-from tests.bundles.factory import build_bundle, golden_requests, reseal
+from tests.bundles.factory import build_bundle, golden_requests, has_bf16, reseal
 from tests.bundles.ranker_graph import Recipe
 from tests.operations.signing_keys import Keys
 from tests.service.faults import ModelRuns

@@ -19,8 +19,7 @@ from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.openvino import OpenVinoRuntime
 from service.runtimes.runtime import RuntimeRefused
 from service.settings import Settings, SettingsError
-from tests.bundles.bf16 import has_bf16
-from tests.bundles.factory import example_schema, golden_requests
+from tests.bundles.factory import example_schema, golden_requests, has_bf16
 from tests.bundles.ranker_graph import Recipe, build_ranker
 from tests.service.live import live_service, run_msd
 from tests.service.runtimes.conftest import TOLERANCES, Asked, Make

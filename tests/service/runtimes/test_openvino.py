@@ -20,7 +20,7 @@ from msd.contract.precision import Precision, PrecisionRecord
 from service.runtimes.choice import expected_candidates
 from service.runtimes.openvino import OpenVinoRuntime, check_bf16
 from service.runtimes.runtime import RuntimeRefused
-from tests.bundles.bf16 import has_bf16
+from tests.bundles.factory import has_bf16
 from tests.bundles.ranker_graph import Recipe, build_ranker
 from tests.service.live import live_service, run_msd
 from tests.service.runtimes.conftest import TOLERANCES, Asked, Make
