@@ -22,7 +22,7 @@ from tests.bundles.factory import build_bundle
 from tests.bundles.ranker_graph import Recipe
 from tests.chart.helm import ChartError, Helm
 from tests.chart.pod import Pod, Secrets
-from tests.operations.fetch.keeper import TOKEN, keeper
+from tests.operations.fetch.conftest import TOKEN, keeper
 
 _PROPAGATION_S = 0.7
 """Until new connections go to a new pod: less than preStop of these rehearsals."""

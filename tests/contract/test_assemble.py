@@ -1,7 +1,6 @@
 """The merge of request and rows: what is given goes first, the rest is stored, and no candidate depends on another."""
 
 import json
-import math
 from typing import Any
 
 import numpy as np
@@ -27,13 +26,13 @@ USER_ROWS = {
 COLD = ["new", "newer"]
 
 
-def merge(at: float = AT, **document: Any) -> Assembled:  # noqa: ANN401
+def merge(**document: Any) -> Assembled:  # noqa: ANN401
     """A request, by default of u0 for i1, merged with the rows above."""
     body = json.dumps({"user_id": "u0", "candidates": {"id": ["i1"]}, **document}).encode()
     request = parse_request(body, SCHEMA)
     user = USERS.unpack([USER_ROWS.get(request.user_id)])
     items = ITEMS.unpack([ITEM_ROWS.get(item_id) for item_id in wanted_items(request, user)])
-    return assemble(SCHEMA, request, at, user, items)
+    return assemble(SCHEMA, request, AT, user, items)
 
 
 def tensor(name: str, **document: Any) -> NDArray[Any]:  # noqa: ANN401
@@ -263,22 +262,3 @@ def test_serving_constant_may_be_a_number() -> None:
     merged = assemble(schema, request, AT, user, item)
 
     assert merged.tensors["context_dense"].tolist() == [[2.0, 0.0]]
-
-
-def age(at: float) -> float:
-    """The age of the first candidate's counts, in days, as the model sees it at a time."""
-    place = SCHEMA.numeric_width("item") + 2
-    return math.expm1(float(merge(at=at).tensors["item_dense"][0, place]))
-
-
-def test_the_age_of_counts_is_clipped() -> None:
-    as_of = float(ITEMS.unpack([ITEM_ROWS["i1"]]).records["as_of"][0])
-    state = SCHEMA.state("item")
-    assert state
-    cap = state.age_cap_s / 86_400
-
-    assert age(as_of + 86_400) == pytest.approx(1.0, rel=1e-5)
-    assert age(as_of - 1e6) == age(0.0) == 0
-    assert age(as_of + state.age_cap_s) == pytest.approx(cap, rel=1e-5)
-    assert age(1e11) == pytest.approx(cap, rel=1e-5)
-    assert differing(merge(at=AT), merge(at=AT + 86_400)) == {"user_dense", "item_dense"}

@@ -30,16 +30,10 @@ TEXT = st.text(st.characters(), max_size=8)  # halves of surrogate pairs among t
 WORDS = TEXT | st.sampled_from(["user_id", "candidates", "id", "bid", "items", "i1", "features", "age", "hour", "text"])
 
 
-@settings(max_examples=300)
-@given(st.binary() | st.text().map(str.encode))
-def test_any_bytes_are_rejected(body: bytes) -> None:
+@settings(max_examples=600)
+@given(st.binary() | st.text().map(str.encode) | any_json(WORDS).map(json.dumps).map(str.encode))
+def test_any_bytes_and_json_are_rejected(body: bytes) -> None:
     assert outcome(body) is None
-
-
-@settings(max_examples=300)
-@given(any_json(WORDS))
-def test_any_json_is_rejected(document: object) -> None:
-    assert outcome(json.dumps(document).encode()) is None
 
 
 @settings(max_examples=400)

@@ -55,13 +55,6 @@ def test_histories_round_trip(item_ids: list[str]) -> None:
     assert USERS.unpack([row]).histories == (tuple(item_ids),)
 
 
-@given(st.lists(IDS, min_size=1), st.data())
-def test_rejects_history_cut_short(item_ids: list[str], data: st.DataObject) -> None:
-    packed = pack_history(item_ids)
-
-    assert unpack_history(packed[: data.draw(st.integers(0, len(packed) - 1))]) is None
-
-
 @given(st.binary(max_size=40))
 def test_any_bytes_are_a_history_or_rejected(content: bytes) -> None:
     for tail in (content, with_sum(content)):

@@ -12,7 +12,7 @@ from msd.step import STEP_FILE
 from msd.training.folder import WEIGHTS_FILE, load_ranker
 from tests.dataset.tiny import write_tiny_dataset
 from tests.e2e.conftest import ENVIRONMENT, command
-from tests.ranker.tuned import write_small_student
+from tests.ranker.made import write_small_student
 from tests.service.live import ROOT, run_msd
 
 # `msd` in a process that kills itself in the first step after a checkpoint.

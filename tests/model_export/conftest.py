@@ -22,8 +22,7 @@ from msd.student.record import VECTOR_DIM
 from msd.training.folder import RankerRecord, save_ranker
 from tests.bundles.factory import has_bf16
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
-from tests.ranker.made import SHORT, SMALL, train_quickly
-from tests.ranker.tuned import write_small_student
+from tests.ranker.made import SHORT, SMALL, train_quickly, write_small_student
 
 
 @dataclass(frozen=True)

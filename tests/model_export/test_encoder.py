@@ -28,7 +28,7 @@ from msd.student.encoder import Student, encode_texts, new_student
 from msd.student.record import VECTOR_DIM, StudentError, Vectors
 from msd.training.folder import STUDENT_FOLDER, TuningRecord, load_ranker, save_ranker
 from tests.model_export.conftest import Exported, Run, quiet
-from tests.ranker.tuned import write_small_student
+from tests.ranker.made import write_small_student
 
 TEXTS = ("Toy Story (1995). Genres: Animation.", "x", "GoldenEye, a spy film. " * 60, "", "Ωmega ☕ — “quotes”")
 

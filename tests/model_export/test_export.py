@@ -227,7 +227,9 @@ def test_finished_export_is_skipped(plain: Exported, brief: Brief, tmp_path: Pat
     assert len(brief.replay.read_text().splitlines()) == 5
 
 
-def test_bundle_that_fails_proof_is_not_written(plain: Exported, tmp_path: Path) -> None:
+def test_failed_proof_keeps_previous_bundle(plain: Exported, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    shutil.copytree(plain.bundle.folder, out)
     inputs = replace(plain.inputs, trained=copy.deepcopy(plain.inputs.trained))
 
     def perturb(step: str, done: int) -> None:
@@ -237,20 +239,7 @@ def test_bundle_that_fails_proof_is_not_written(plain: Exported, tmp_path: Path)
                 inputs.trained.ranker.head.bias.add_(0.01)
 
     with pytest.raises(ExportError, match="the bundle was not written"):
-        export_bundle(inputs.recipe(), tmp_path / "bundle", tmp_path / "replay.jsonl", 10, perturb)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_interrupted_export_keeps_previous_bundle(plain: Exported, tmp_path: Path) -> None:
-    out = tmp_path / "bundle"
-    shutil.copytree(plain.bundle.folder, out)
-
-    def cut(step: str, done: int) -> None:
-        if step.startswith("Packing"):
-            raise Cut
-
-    with pytest.raises(Cut):
-        export_bundle(plain.inputs.recipe(), out, tmp_path / "replay.jsonl", 10, cut)
+        export_bundle(inputs.recipe(), out, tmp_path / "replay.jsonl", 10, perturb)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     assert open_bundle(out).bundle_id == plain.bundle.bundle_id
 

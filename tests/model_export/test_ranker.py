@@ -50,10 +50,6 @@ def _example(exported: Exported, place: int = 1) -> Tensors:
     return golden_tensors(exported.bundle.schema, codecs["user"], codecs["item"], rows.golden(request)).tensors
 
 
-def _chosen(tensors: Tensors, places: list[int]) -> Tensors:
-    return {name: tensor[places] if name.startswith("item_") else tensor for name, tensor in tensors.items()}
-
-
 @BOTH
 def test_ranker_equals_torch_on_test_rows(name: str, request: pytest.FixtureRequest) -> None:
     exported: Exported = request.getfixturevalue(name)
@@ -81,28 +77,6 @@ def test_inputs_have_one_user_and_many_candidates(name: str, request: pytest.Fix
     kinds = {value.name: value.type.tensor_type.elem_type for value in graph.input}
     names = {"int32": onnx.TensorProto.INT32, "float32": onnx.TensorProto.FLOAT}
     assert kinds == {spec.name: names[spec.dtype] for spec in exported.bundle.schema.tensors}
-
-
-@pytest.mark.parametrize("count", [1, 2, 400])
-def test_number_of_candidates_does_not_change_scores(exported: Exported, count: int) -> None:
-    tensors = _example(exported)
-    places = np.random.default_rng(count).integers(0, len(tensors["item_dense"]), count).tolist()
-    path = exported.bundle.path(RANKER)
-    one_by_one = _pctr(path, tensors)
-    found = _pctr(path, _chosen(tensors, places))
-    np.testing.assert_allclose(found, one_by_one[places], atol=1e-6)
-    np.testing.assert_allclose(found, torch_scores(exported.inputs.trained, _chosen(tensors, places))[0], atol=1e-5)
-
-
-def test_padding_does_not_change_scores(exported: Exported) -> None:
-    tensors = _example(exported)
-    held = int(tensors["history_mask"].sum())
-    assert 0 < held < tensors["history_mask"].shape[1]
-    spoiled = {name: tensor.copy() for name, tensor in tensors.items()}
-    spoiled["history_categorical"][:, held:] = 3
-    spoiled["history_semantic"][:, held:] = 9.0
-    path = exported.bundle.path(RANKER)
-    np.testing.assert_allclose(_pctr(path, spoiled), _pctr(path, tensors), atol=1e-7)
 
 
 def test_calibration_is_part_of_the_graph(exported: Exported, tmp_path: Path) -> None:

@@ -26,8 +26,7 @@ from msd.training.crossfit import CrossfitError, UserHalves
 from msd.training.folder import STUDENT_FOLDER, ChoiceRecord, load_ranker
 from msd.training.train import Progress, TrainConfig
 from tests.dataset.tiny import write_tiny_dataset
-from tests.ranker.made import SMALL, STUDENT, Run, dataset_of, quiet, word_vectors
-from tests.ranker.tuned import write_small_student
+from tests.ranker.made import SMALL, STUDENT, Run, dataset_of, quiet, word_vectors, write_small_student
 
 PAIR = (WHOLE, WITHOUT_SEMANTICS)
 NOBODY = no_vectors().users

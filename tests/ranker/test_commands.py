@@ -44,27 +44,20 @@ def test_training_leaves_only_the_model(models: list[Path]) -> None:
         assert sorted(path.name for path in folder.iterdir()) == sorted([RECORD_FILE, WEIGHTS_FILE, "step.json"])
 
 
-def test_finished_training_is_skipped_until_an_option_changes(
+def test_finished_training_is_skipped_until_damaged_or_an_option_changes(
     tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
     out = tmp_path / "semantic"
     shutil.copytree(models[0], out)
     command = ("train", tiny_folder, student, out, "--epochs", "1", "--no-lora")
     assert run(*command) == (0, f"{out}: done before, nothing to do")
+    (out / WEIGHTS_FILE).write_bytes(b"\x00" * 100)
+    code, output = run(*command)
+    assert (code, "done before" in output) == (0, False)
+    assert (out / WEIGHTS_FILE).read_bytes() == (models[0] / WEIGHTS_FILE).read_bytes()
     code, output = run(*command, "--seed", "1")
     assert (code, "done before" in output) == (0, False)
     assert load_ranker(out)[1].training["seed"] == 1
-
-
-def test_damaged_model_is_trained_again(
-    tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
-) -> None:
-    out = tmp_path / "semantic"
-    shutil.copytree(models[0], out)
-    (out / WEIGHTS_FILE).write_bytes(b"\x00" * 100)
-    code, output = run("train", tiny_folder, student, out, "--epochs", "1", "--no-lora")
-    assert (code, "done before" in output) == (0, False)
-    assert (out / WEIGHTS_FILE).read_bytes() == (models[0] / WEIGHTS_FILE).read_bytes()
 
 
 def test_evaluation_measures_models_and_baseline_once(

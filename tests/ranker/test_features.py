@@ -1,18 +1,16 @@
-"""Features are what the contract's `encode` and `dense` make of rows; a user's vector counts only after the window."""
-
-from dataclasses import replace
+"""Features are what the contract's encode and dense make of rows; adaptors start as principal components by block."""
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
 from msd.contract.assemble import Counts, dense
-from msd.contract.encode import UNKNOWN_INDEX
 from msd.contract.rows import RowCodec, RowSide, has_semantic
 from msd.dataset.split import Part
-from msd.ranker.features import SideFeatures, build_features
-from msd.student.record import VECTOR_DIM
+from msd.ranker.adaptor import Adaptor, Adaptors
+from msd.ranker.features import SideFeatures
+from msd.ranker.model import BLOCKS
+from msd.student.record import HEADS, VECTOR_DIM
 from tests.ranker.made import World
 
 SIDES: tuple[RowSide, ...] = ("user", "item")
@@ -84,14 +82,6 @@ def test_position_is_true_offline(world: World) -> None:
     assert len(set(found)) == 5
 
 
-def test_value_without_training_rows_is_unknown(world: World) -> None:
-    late = world.dataset.events["device"].to_list()
-    late[-1] = "telephone box"
-    events = world.dataset.events.with_columns(device=pl.Series(late))
-    features = build_features(replace(world.dataset, events=events), world.schema, world.vectors)
-    assert features.context_categorical[-1, world.schema.columns["device"].start] == UNKNOWN_INDEX
-
-
 def test_parts_select_events_in_time_order(world: World) -> None:
     features = world.features
     picked = [features.of_part(part) for part in Part]
@@ -99,3 +89,57 @@ def test_parts_select_events_in_time_order(world: World) -> None:
     assert all((np.diff(rows) > 0).all() for rows in picked)
     both = features.of_part(Part.WINDOW, Part.TRAIN)
     assert set(both) == {*picked[Part.WINDOW], *picked[Part.TRAIN]}
+
+
+def _vectors(count: int) -> torch.Tensor:
+    torch.manual_seed(7)
+    spread = torch.linspace(2.0, 0.1, VECTOR_DIM)
+    return torch.randn(count, VECTOR_DIM) * spread
+
+
+def test_adapted_blocks_have_length_root_dim() -> None:
+    adaptor, vectors = Adaptor(VECTOR_DIM, 12), _vectors(50)
+    adaptor.start_at(vectors)
+    adapted = adaptor(vectors)
+    for block in adapted.chunk(BLOCKS, -1):
+        np.testing.assert_allclose(block.norm(dim=-1).detach(), np.sqrt(6), rtol=1e-3)
+    adaptor.start_at(vectors[:2])
+    assert torch.isfinite(adaptor(vectors)).all()
+
+
+def test_meaning_and_words_have_separate_blocks() -> None:
+    adaptor, vectors = Adaptor(VECTOR_DIM, 8), _vectors(6)
+    other = vectors.clone()
+    other[:, HEADS["words"]] += 1.0
+    with torch.no_grad():
+        before, after = adaptor(vectors), adaptor(other)
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+def test_adaptor_starts_at_principal_components() -> None:
+    adaptor, vectors = Adaptor(VECTOR_DIM, 8), _vectors(300)
+    adaptor.start_at(vectors)
+    meaning = vectors[:, : HEADS["words"].start]
+    centred = (meaning - meaning.mean(0)).numpy()
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    with torch.no_grad():
+        found = adaptor.project[0](meaning).numpy()
+    np.testing.assert_allclose(found.mean(0), 0.0, atol=1e-3)
+    assert found.std() == pytest.approx(1.0, abs=0.01)
+    components = centred @ directions[:4].T
+    for column, expected in zip(found.T, components.T, strict=True):
+        assert abs(np.corrcoef(column, expected)[0, 1]) > 0.9999
+
+
+def test_each_side_starts_at_its_own_vectors(world: World) -> None:
+    features, adaptors = world.features, Adaptors(world.schema, VECTOR_DIM)
+    adaptors.start_at(features)
+    for side, held in (("user", features.user), ("item", features.item)):
+        alone = Adaptor(VECTOR_DIM, world.schema.semantic_width(side))  # type: ignore[arg-type]
+        alone.start_at(held.vectors[held.present])
+        with torch.no_grad():
+            found = adaptors.adapt(side, held.vectors, held.present)  # type: ignore[arg-type]
+            expected = alone(held.vectors)
+        np.testing.assert_allclose(found[held.present], expected[held.present], atol=1e-5)
+        assert not found[~held.present].any()

@@ -18,8 +18,7 @@ from msd.student.record import VECTOR_DIM
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
 from msd.training.finetune import CachedTexts, LiveVectors, Tuned, save_own_student
 from msd.training.train import predict, predict_logits
-from tests.ranker.made import Cut, assert_same_weights, cut_at
-from tests.ranker.tuned import TUNE, Untuned, new_small_student, untuned_of
+from tests.ranker.made import TUNE, Cut, Untuned, assert_same_weights, cut_at, new_small_student, untuned_of
 
 SHORT = replace(TUNE, steps=6)
 

@@ -1,16 +1,34 @@
-"""A ranker comes back from its folder as it was, and a folder that is not whole says what is wrong with it."""
+"""Models and tensors come back from their folders as they were, and a damaged folder says what is wrong with it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
+from msd.dataset.load import Dataset
 from msd.dataset.split import Part
+from msd.ranker import tensor_folder
+from msd.ranker.features import build_features
+from msd.ranker.tensor_folder import (
+    ADAPTORS_FILE,
+    TensorFolderError,
+    adapt_all,
+    event_tensors,
+    load_adaptors,
+    load_record,
+    read_part,
+    write_tensors,
+)
+from msd.ranker.tensor_folder import (
+    RECORD_FILE as TENSORS_FILE,
+)
 from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, load_ranker
 from msd.training.train import predict
-from tests.ranker.made import World, save_world
+from tests.ranker.made import Run, World, batch_logits, save_world, word_vectors, write_student
 
 
 @pytest.fixture
@@ -71,3 +89,114 @@ def test_rejects_other_weights(folder: Path, kind: str, message: str) -> None:
         save_file(tensors | ({name: other} if kind == "other shape" else {}), path)
     with pytest.raises(ModelFolderError, match=message):
         load_ranker(folder)
+
+
+Write = Callable[[bool], Path]
+
+
+@pytest.fixture
+def write(world: World, tmp_path: Path) -> Write:
+    def go(semantics: bool) -> Path:
+        folder = tmp_path / "tensors"
+        write_tensors(world.dataset, world.vectors, semantics, folder, lambda *_: None)
+        return folder
+
+    return go
+
+
+@pytest.mark.parametrize("semantics", [True, False])
+def test_folder_has_every_row_in_order(
+    world: World, write: Write, semantics: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensor_folder, "ROWS", 100)
+    folder = write(semantics)
+    record = load_record(folder)
+    assert (record.dataset, record.student) == (world.dataset.fingerprint, world.vectors.student if semantics else None)
+    features = build_features(world.dataset, record.feature_schema, world.vectors)
+    adapted = adapt_all(load_adaptors(folder, record), features)
+    assert ("item_semantic" in {spec.name for spec in record.feature_schema.tensors}) == semantics
+    for name, parts in {"train": (Part.WINDOW, Part.TRAIN), "valid": (Part.VALID,), "test": (Part.TEST,)}.items():
+        events = features.of_part(*parts)
+        found, expected = read_part(folder, name), event_tensors(features, adapted, events)
+        assert len(found["label"]) == len(events) == record.rows[name]
+        assert torch.equal(found.pop("label"), features.labels[events])
+        assert torch.equal(found.pop("user"), features.user.rows[events].long())
+        assert torch.equal(found.pop("impressions"), features.impressions[events])
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+    shares = sorted(folder.glob("train-*.safetensors"))
+    assert len(shares) == -(-record.rows["train"] // 100) > 1
+    assert all(len(load_file(path)["label"]) <= 100 for path in shares)
+
+
+def test_rewriting_removes_old_files(write: Write) -> None:
+    folder = write(True)
+    (folder / "train-00007.safetensors").write_bytes(b"old")
+    write(False)
+    assert not (folder / "train-00007.safetensors").exists()
+    assert not (folder / ADAPTORS_FILE).exists()
+    assert load_record(folder).student is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (TENSORS_FILE, b"{", "not JSON"),
+        (TENSORS_FILE, b"[]", "format None, this release reads 1; run `msd tensors` again"),
+        (TENSORS_FILE, b'{"format": 9}', "format 9, this release reads 1"),
+        (TENSORS_FILE, b'{"format": 1}', "feature_schema: is missing"),
+        (ADAPTORS_FILE, b"x", "not the adaptors of tensors.json; run `msd tensors` again"),
+    ],
+)
+def test_rejects_damaged_tensor_folder(write: Write, name: str, content: bytes, message: str) -> None:
+    folder = write(True)
+    (folder / name).write_bytes(content)
+    with pytest.raises(TensorFolderError, match=message):
+        load_adaptors(folder, load_record(folder))
+
+
+def test_rejects_folder_without_tensors(tmp_path: Path) -> None:
+    with pytest.raises(TensorFolderError, match="no tensors here"):
+        load_record(tmp_path)
+    with pytest.raises(TensorFolderError, match=r"has no test-\*.safetensors"):
+        read_part(tmp_path, "test")
+
+
+def test_tensors_command_rewrites_missing_files(tiny: Dataset, tiny_folder: Path, tmp_path: Path, run: Run) -> None:
+    out, student = tmp_path / "out", write_student(tmp_path / "student", word_vectors(tiny))
+    command = ("tensors", tiny_folder, out, "--student", student)
+    code, said = run(*command)
+    assert (code, "train," in said, "test rows" in said) == (0, True, True)
+    assert load_record(out).student == word_vectors(tiny).student
+    assert run(*command) == (0, f"{out}: done before, nothing to do")
+    lost = next(out.glob("valid-*.safetensors"))
+    content = lost.read_bytes()
+    lost.unlink()
+    assert run(*command)[0] == 0
+    assert lost.read_bytes() == content
+    code, said = run("tensors", tiny_folder, out)
+    assert (code, load_record(out).student) == (0, None)
+
+
+def test_tensors_command_rejects_other_folders(tiny_folder: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "thesis.txt").write_text("mine", "utf-8")
+    code, said = run("tensors", tiny_folder, tmp_path)
+    assert code == 2
+    assert "holds other things than tensors" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("name", ["world", "plain_world"])
+@pytest.mark.parametrize("part", list(Part))
+def test_network_scores_event_tensors_like_a_batch(name: str, part: Part, request: pytest.FixtureRequest) -> None:
+    world: World = request.getfixturevalue(name)
+    events, model = world.features.of_part(part)[:60], world.model.eval()
+    adapted = adapt_all(model.adaptors, world.features)
+    assert bool(adapted) == (name == "world")
+    with torch.no_grad():
+        expected = batch_logits(model, world.features, events)
+        tensors = event_tensors(world.features, adapted, events)
+        found = model.ranker(tensors)
+    specs = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}
+    assert specs == {spec.name: (f"torch.{spec.dtype}", (len(events), *spec.shape)) for spec in world.schema.tensors}
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -99,9 +99,6 @@ def test_reads_no_vector_without_semantics(plain_world: World) -> None:
     model = plain_world.model
     assert not len(model.adaptors)
     assert not [name for name in model.state_dict() if "adaptor" in name or "semantic" in name]
-    assert not {"user_semantic", "item_semantic", "history_semantic"} & {
-        tensor.name for tensor in plain_world.schema.tensors
-    }
     events = plain_world.features.of_part(Part.TEST)[:20]
     features = plain_world.features
     spoiled = replace(

@@ -1,4 +1,4 @@
-"""Whole networks: our own, its baselines, and the load test's five, which tutorials write likewise."""
+"""Whole networks are factorised exactly; the report names what was left of graphs that cannot be split, and why."""
 
 import warnings
 from functools import cache
@@ -8,16 +8,36 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 from lab.reference.graphs import examples, plain_graph
 from lab.reference.inputs import SIDES, random_feeds
 from lab.reference.network import NETWORKS
+from model_export.errors import ExportError
 from model_export.factorise.pass_ import factorise
-from model_export.factorise.proof import prove
-from model_export.factorise.report import Rule
+from model_export.factorise.proof import prove, prove_widest
+from model_export.factorise.report import ALL_RULES, Rule
 from msd.contract.schema import Side
 from tests.lab.reference.small import SMALL, network
-from tests.model_export.factorise.graphs import COUNTS, RANKERS, Feeds, feeds_of, ranker
+from tests.model_export.factorise.graphs import (
+    COUNTS,
+    ODD,
+    RANKERS,
+    Dotted,
+    Feeds,
+    ItemsToItems,
+    Listwise,
+    Masked,
+    Recurrent,
+    Sorted,
+    feeds_of,
+    graph_of,
+    odd,
+    ranker,
+    requests,
+    sides_of,
+    some,
+)
 
 USED = {
     "reference": {Rule.USER_MATRIX, Rule.LINEAR, Rule.WEIGHTED_SUM, Rule.GATHER, Rule.BIAS},
@@ -92,3 +112,156 @@ def test_graph_of_the_newer_exporter_is_split(name: str) -> None:
     report = factorise(model, sides).report
     assert report.used.keys() >= USED[name]
     assert not any(entry.left for entry in report.entries)
+
+
+def _left(model: onnx.ModelProto) -> dict[str, str]:
+    """By operator, the reason for which the first one was left."""
+    entries = factorise(model, sides_of(model)).report.entries
+    assert not any("failed" in entry.left for entry in entries)
+    return {entry.operator: entry.left for entry in reversed(entries) if entry.left}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_network_is_exact(kind: type[nn.Module]) -> None:
+    model = odd(kind)
+    _left(model)
+    prove_widest(model, sides_of(model), requests(model), ALL_RULES)
+
+
+@pytest.mark.parametrize("kind", [Dotted, Masked, Recurrent, Sorted, ItemsToItems])
+def test_odd_network_is_exact_for_any_history_length(kind: type[nn.Module]) -> None:
+    model = odd(kind, any_length=True)
+    _left(model)
+    for length in (1, 4, 9):
+        prove_widest(model, sides_of(model), requests(model, L=length), ALL_RULES)
+
+
+def test_report_names_what_is_left() -> None:
+    assert _left(odd(Listwise)) == {"Softmax": "a Softmax over the candidates"}
+    assert _left(odd(Recurrent)) == {"GRU": "no rule for GRU"}
+    assert set(_left(odd(Sorted))) == {"TopK"}
+    assert _left(odd(Dotted)) == {}
+
+
+def test_fully_masked_history_gives_numbers() -> None:
+    model = odd(Masked)
+    assert Rule.SOFTMAX in factorise(model, sides_of(model)).report.used
+    feeds = requests(model)
+    for feed in feeds:
+        feed["history"][..., 0] = np.minimum(feed["history"][..., 0], 0)  # every place masked
+    assert prove(model, sides_of(model), feeds) <= 1e-12
+    for feed in feeds:
+        feed["history"][..., 0] = 4  # none
+    assert prove(model, sides_of(model), feeds) <= 1e-12
+
+
+def test_graph_with_subgraphs_is_left_whole() -> None:
+    model = graph_of(
+        """g (float[1,4] user, float[N,4] item) => (float[N,4] y) {
+            total = ReduceSum <keepdims = 0> (user, one) large = Greater (total, nought) flag = Squeeze (large)
+            y = If (flag) <then_branch = a () => (float[N,4] p) { p = Mul (item, user) },
+                           else_branch = b () => (float[N,4] q) { q = Sub (user, item) }> }""",
+        one=[1],
+        nought=0.0,
+    )
+    assert _left(model) == {"graph": "left as it was: it has subgraphs"}
+    assert factorise(model, sides_of(model)).model is model
+
+
+def test_custom_operators_are_copied() -> None:
+    model = graph_of(
+        """g (float[1,4] user, float[N,4] item) => (float[N,2] y) {
+            both = Add (user, item) odd = com.microsoft.QuickGelu (both) y = MatMul (odd, w) }""",
+        w=some(4, 2),
+    )
+    model.opset_import.add(domain="com.microsoft", version=1)
+    assert _left(model)["QuickGelu"] == "no rule for QuickGelu"
+    found = factorise(model, sides_of(model)).model
+    assert [node.op_type for node in found.graph.node][:3] == ["Add", "QuickGelu", "MatMul"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("x = Add (user, item) y = Magic (x)", "the graph cannot be loaded: .*Magic"),
+        ("x = Add (user, item) y = Add (x, w)", "the graph cannot be loaded: .*Incompatible dimensions"),
+    ],
+)
+def test_graph_that_cannot_run_is_an_error(body: str, message: str) -> None:
+    model = graph_of(f"g (float[1,4] user, float[N,4] item) => (float[N,4] y) {{ {body} }}", w=some(5))
+    with pytest.raises(ExportError, match=message):
+        factorise(model, sides_of(model))
+
+
+def test_large_tables_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = graph_of(
+        """g (float[1,3] user, int64[N,2] item) => (float[N,K] y) {
+            first = Gather <axis = 1> (item, zero) second = Gather <axis = 1> (item, one)
+            left = Gather (table, first) right = Gather (other, second) y = Concat <axis = 1> (left, right, left) }""",
+        zero=0,
+        one=1,
+        table=some(500, 3),
+        other=some(600, 3),
+    )
+    report = factorise(model, sides_of(model)).report
+    assert report.used == {Rule.GATHER: 1}
+    monkeypatch.setattr("model_export.factorise.gathers.MOST_TABLE_BYTES", 1600 * 3 * 4 - 1)
+    report = factorise(model, sides_of(model)).report
+    assert report.used == {}
+
+
+def test_table_under_two_names_stays_one() -> None:
+    model = graph_of(
+        """g (int64[1,3] user, int64[N] item) => (float[N,3] y) {
+            again = Identity (table) rows = Gather (again, user) mean = ReduceMean <keepdims = 0> (rows, one)
+            own = Gather (table, item) y = Mul (own, mean) }""",
+        table=some(50, 3),
+        one=[1],
+    )
+    made = factorise(model, sides_of(model)).model
+    assert [tensor.name for tensor in made.graph.initializer if len(tensor.dims) == 2] == ["table"]
+    assert prove(model, sides_of(model), requests(model)) <= 1e-12
+
+
+EXACT = {
+    "a shape that depends on contents": graph_of(
+        """g (float[1,4] user, float[N,4] item) => (float[N,4] y) {
+            places = NonZero (user) row = Transpose (places) picked = GatherND (user, row)
+            total = ReduceSum <keepdims = 0> (picked) y = Mul (item, total) }"""
+    ),
+    "an addend of rows, which is not a bias": graph_of(
+        """g (float[1,3,1] places, float[N,3,2] rows) => (float[N,3,3] y) {
+            wide = MatMul (rows, w) y = Add (wide, places) }""",
+        w=some(2, 3),
+    ),
+    "scores of places, which are not a narrow product": graph_of(
+        """g (float[1,6] user, float[N,8,1] rows) => (float[N,2] y) {
+            count = Shape <start = 0, end = 1> (rows) shape = Concat <axis = 0> (count, six)
+            tiled = Expand (user, shape) scores = MatMul (rows, w) flat = Squeeze (scores, last)
+            own = Slice (flat, six, eight, one) both = Concat <axis = 1> (tiled, own)
+            crossed = Mul (both, flat) y = MatMul (crossed, v) }""",
+        six=[6],
+        eight=[8],
+        one=[1],
+        last=[2],
+        w=some(1, 1),
+        v=some(8, 2),
+    ),
+    "tiled indices": graph_of(
+        """g (float[1,2] user, int64[N,1] item) => (float[N,6] y) {
+            tiled = Expand (item, three) a = Gather <axis = 1> (tiled, nought) b = Gather <axis = 1> (tiled, one)
+            c = Gather <axis = 1> (tiled, two) d = Gather (first, a) e = Gather (second, b) f = Gather (first, c)
+            y = Concat <axis = 1> (d, e, f) }""",
+        three=[1, 3],
+        nought=0,
+        one=1,
+        two=2,
+        first=some(5, 2),
+        second=some(6, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_odd_graph_is_exact(name: str) -> None:
+    assert prove_widest(EXACT[name], sides_of(EXACT[name]), requests(EXACT[name]), ALL_RULES)[0] <= 1e-12

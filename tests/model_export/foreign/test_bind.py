@@ -16,66 +16,25 @@ from model_export.errors import ExportError
 from model_export.foreign.bind import bind_inputs, head_outputs, named_columns, spliced_graph
 from model_export.foreign.read import read_model
 from msd.contract.assemble import Tensors
-from msd.contract.encode import encode_side
-from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, Semantic, Sequence, State
+from msd.contract.schema import Categorical, FeatureSchema
 from tests.model_export.foreign.made import SCHEMA, tensors_of, write_by_feature, write_two_tasks
-
-COLUMN_SCHEMA = FeatureSchema(
-    fields=(
-        Categorical(name="user_id", side="user", is_id=True, buckets=20),
-        Sequence(name="history", length=4),
-        Categorical(name="item_id", side="item", is_id=True, vocabulary=("a", "b")),
-        Bag(name="genres", side="item", vocabulary=("x", "y", "z"), max_values=3),
-        Numeric(name="price", side="item"),
-        Numeric(name="weight", side="item"),
-        State(name="item_counts", side="item", prior=0.1, strength=5.0, half_life_s=1e6, age_cap_s=1e6),
-        Semantic(name="item_semantic", side="item", dim=8),
-        Categorical(name="hour", side="context", vocabulary=("0", "1")),
-    )
-)
-VALUES: dict[str, list[Any]] = {
-    "item_id": ["b", "a"],
-    "genres": [("x", "z"), None],
-    "price": [2.0, None],
-    "weight": [None, -3.0],
-}
-
-
-@pytest.mark.parametrize("name", ["item_id", "genres", "price", "weight"])
-def test_feature_name_stands_for_its_encoded_columns(name: str) -> None:
-    whole, alone = (encode_side(COLUMN_SCHEMA, "item", values, 2) for values in (VALUES, {name: VALUES[name]}))
-    columns = named_columns(COLUMN_SCHEMA)
-    found, expected = (
-        columns[name].of({"item_categorical": categorical, "item_dense": numeric})
-        for categorical, numeric in (whole, alone)
-    )
-    np.testing.assert_array_equal(found, expected)
-    assert found.shape == (2, columns[name].width)
-    # No other name has them.
-    others = (columns[other].of({"item_categorical": alone[0], "item_dense": alone[1]}) for other in VALUES)
-    missing = encode_side(COLUMN_SCHEMA, "item", {}, 2)
-    nothing = (columns[other].of({"item_categorical": missing[0], "item_dense": missing[1]}) for other in VALUES)
-    changed = [other for other, one, none in zip(VALUES, others, nothing, strict=True) if not np.array_equal(one, none)]
-    assert changed == [name]
 
 
 def test_tensors_counts_and_history_have_names() -> None:
-    columns = named_columns(COLUMN_SCHEMA)
+    columns = named_columns(SCHEMA)
     tensors = {
         "history_categorical": np.arange(16).reshape(1, 4, 4),
-        "item_dense": np.arange(8.0)[None],
-        "item_semantic": np.arange(8.0)[None],
+        "item_dense": np.arange(5.0)[None],
     }
     assert columns["history_item_id"].of(tensors).tolist() == [[[0], [4], [8], [12]]]
     assert columns["history_genres"].of(tensors)[0, 1].tolist() == [5, 6, 7]
-    assert columns["item_counts"].of(tensors).tolist() == [[4.0, 5.0, 6.0]]
-    assert columns["item_semantic"].of(tensors).shape == (1, 8)
-    assert {spec.name for spec in COLUMN_SCHEMA.tensors} <= columns.keys()
+    assert columns["item_counts"].of(tensors).tolist() == [[2.0, 3.0, 4.0]]
+    assert {spec.name for spec in SCHEMA.tensors} <= columns.keys()
     assert columns["price"].optional == 1
 
 
 def test_tensor_name_precedes_feature() -> None:
-    fields = (*COLUMN_SCHEMA.fields, Categorical(name="item_dense", side="context", vocabulary=("q",)))
+    fields = (*SCHEMA.fields, Categorical(name="item_dense", side="context", vocabulary=("q",)))
     columns = named_columns(FeatureSchema(fields=fields))
     assert columns["item_dense"].tensor.side == "item"
 

@@ -97,15 +97,6 @@ def test_needs_published_bundle(
         publish_rows(catalogue, url, quiet)
 
 
-def test_full_redis_is_an_error(start_redis: Callable[..., ValkeyServer], cold_bundle: Bundle, catalogue: Path) -> None:
-    server = start_redis()
-    publish(cold_bundle.folder, server.connection_url, quiet)
-    with Redis.from_url(server.connection_url) as client:
-        client.config_set("maxmemory", 1)
-    with pytest.raises(PublishError, match="OutOfMemory.*not published"):
-        publish_rows(catalogue, server.connection_url, quiet)
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -27,8 +27,7 @@ from operations.fetch.archive import pack
 from operations.fetch.fetch import ORIGIN, Fetched, download, fetch
 from operations.fetch.stores import FetchError, StoredArchive, stored_archive
 from service.trust import Trust
-from tests.operations.fetch.conftest import Archive
-from tests.operations.fetch.keeper import TOKEN, Keeper, keeper
+from tests.operations.fetch.conftest import TOKEN, Archive, Keeper, keeper
 from tests.operations.signing_keys import Keys
 from tests.service.live import ROOT, run_msd
 
