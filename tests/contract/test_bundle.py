@@ -103,19 +103,6 @@ def test_rejects_damaged_file(folder: Path, name: str, damage: Callable[[Path], 
         (b"[]", "bundle format None"),
         (b"{}", "bundle format None"),
         (b'{"format_version": 3}', "bundle_id: is missing"),
-    ],
-)
-def test_rejects_manifests_that_are_none(folder: Path, content: bytes | None, message: str) -> None:
-    (folder / MANIFEST).unlink()
-    if content is not None:
-        (folder / MANIFEST).write_bytes(content)
-    with pytest.raises(BundleError, match=message):
-        open_bundle(folder)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
         ({"format_version": 4}, "bundle format 4, expected 3"),
         ({"format_version": "3"}, "bundle format '3'"),
         ({"owner": "me"}, "owner: is not known here"),
@@ -125,10 +112,16 @@ def test_rejects_manifests_that_are_none(folder: Path, content: bytes | None, me
         ({"metrics": {"auc": "\ud800"}}, "surrogates"),
     ],
 )
-def test_rejects_changed_manifests(folder: Path, change: dict[str, object], message: str) -> None:
-    edit_manifest(folder, **change)
+def test_rejects_other_manifests(folder: Path, content: bytes | dict[str, object] | None, message: str) -> None:
+    if isinstance(content, dict):
+        edit_manifest(folder, **content)
+    else:
+        (folder / MANIFEST).write_bytes(content or b"")
+    if content is None:
+        (folder / MANIFEST).unlink()
     with pytest.raises(BundleError, match=message):
         open_bundle(folder)
+    (folder / MANIFEST).touch()
     make_folder(folder / MANIFEST)
     with pytest.raises(BundleError, match="Is a directory"):
         open_bundle(folder)

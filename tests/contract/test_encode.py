@@ -51,6 +51,7 @@ def test_values_fit_their_table_and_do_not_depend_on_their_batch(kind: str, data
     assert together.shape == (len(column), field.width)
     assert together.dtype == (np.float32 if field.kind == "numeric" else np.int32)
     for row, value in zip(together, column, strict=True):
+        assert canonical(field, value) == value
         np.testing.assert_array_equal(encode_field(field, [value])[0], row)
         # The way of a single value, to the last bit, the sign of zero included.
         assert np.array(encode_one(field, value), together.dtype).tobytes() == row.tobytes()
@@ -155,14 +156,6 @@ def test_rejects_value(name: str) -> None:
 
     with pytest.raises(SchemaError, match=message):
         canonical(field_of(field), raw)
-
-
-@given(st.data())
-def test_canonical_values_stay_as_they_are(data: st.DataObject) -> None:
-    field, values = data.draw(st.sampled_from(list(KINDS.values())))
-    value = data.draw(values)
-
-    assert canonical(field, value) == value
 
 
 def test_side_has_its_fields_in_their_columns_and_rejects_wrong_lengths() -> None:

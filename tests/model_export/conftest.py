@@ -18,11 +18,9 @@ from msd.contract.precision import Precision
 from msd.dataset.load import load_dataset
 from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
-from msd.student.record import VECTOR_DIM
-from msd.training.folder import RankerRecord, save_ranker
 from tests.bundles.factory import has_bf16
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
-from tests.ranker.made import SHORT, SMALL, train_quickly, write_small_student
+from tests.ranker.made import SHORT, World, save_world, train_quickly, write_small_student
 
 
 @dataclass(frozen=True)
@@ -58,16 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     for out, semantics in ((made.semantic, True), (made.plain, False)):
         features = build_features(dataset, fit_schema(dataset, semantics=semantics), vectors)
         model, curve = train_quickly(features, folder / f"{out.name}.work", SHORT)
-        record = RankerRecord(
-            feature_schema=features.schema,
-            config=SMALL,
-            training={"seed": 0},
-            curve=tuple(curve),
-            vector_dim=VECTOR_DIM,
-            dataset=dataset.fingerprint,
-            student=vectors.student,
-        )
-        save_ranker(out, model, record)
+        save_world(out, World(dataset, vectors, features.schema, features, model, curve))
     return made
 
 
@@ -96,19 +85,16 @@ def plain(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @pytest.fixture(scope="session")
 def graph(exported: Exported) -> bytes:
-    """The tiny run's graph in fp32."""
     return exported.bundle.path(RANKER).read_bytes()
 
 
 @pytest.fixture(scope="session")
 def evidence(exported: Exported) -> Evidence:
-    """The tiny run's rows."""
     return Evidence(exported.inputs.dataset, exported.features, BundleRows(exported.bundle))
 
 
 @pytest.fixture(scope="session")
 def in_int8(graph: bytes, evidence: Evidence) -> bytes:
-    """The tiny run's graph, quantised by its own rows."""
     return quantise(graph, evidence.train())
 
 

@@ -40,10 +40,7 @@ from msd.training.folder import ModelFolderError
 from service.runtimes.onnxruntime import OnnxRuntime
 from tests.dataset.tiny import write_tiny_dataset
 from tests.model_export.conftest import Exported, Run, quiet
-
-
-class Cut(Exception):
-    """Ends an export, as if it were killed."""
+from tests.ranker.made import Cut
 
 
 def _cut_at_once(step: str, done: int) -> None:
@@ -309,15 +306,3 @@ def test_explain_writes_report(plain: Exported, brief: Brief, tmp_path: Path) ->
     assert not export_bundle(plain.inputs.recipe(), brief.bundle, None, 5, quiet, explain=brief.report)
     with pytest.raises(Cut):
         export_bundle(plain.inputs.recipe(), brief.bundle, None, 5, _cut_at_once, explain=tmp_path / "lost.json")
-
-
-def test_keeps_folder_of_other_things(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.txt").write_text("years of work")
-    (tmp_path / "file").write_text("x")
-    for out in (tmp_path / "home", tmp_path / "file"):
-        with pytest.raises(SystemExit, match="2"):
-            main(["export", *map(str, (run.dataset, run.knowledge, run.student, run.plain, out)), "--requests", "5"])
-        assert str(out) in "".join(capsys.readouterr().err.split("\n"))
-    assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"
-    assert (tmp_path / "file").read_text() == "x"

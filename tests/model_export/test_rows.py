@@ -1,4 +1,4 @@
-"""A bundle's rows hold what the features say. Requests made of test rows are valid, repeatable and cover gaps."""
+"""A bundle's rows hold what the features say, requests of test rows cover gaps, and live scores equal offline ones."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,12 @@ import polars as pl
 import pytest
 import torch
 
+from lab.chaos import run as chaos
+from lab.chaos.bare_bundle import bare_bundle
+from lab.chaos.live_counts import live_counts, replay_moments
+from lab.chaos.replayed_period import offline_scores, period_of
 from model_export.parity import serving_requests
-from msd.contract.bundle import ROWS
+from msd.contract.bundle import ROWS, open_bundle
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, Rows, RowSide, has_semantic
@@ -18,8 +22,9 @@ from msd.contract.state import Event, StateRule, advance
 from msd.dataset.split import Part
 from operations.catalogue.parquet import read_part
 from tests.contract.examples import fold_all
-from tests.model_export.conftest import Exported
+from tests.model_export.conftest import Exported, Run, quiet
 from tests.operations.catalogue.made import make
+from tests.service.live import live_service
 
 
 def _read(exported: Exported, side: RowSide) -> tuple[list[str], Rows]:
@@ -141,3 +146,54 @@ def test_requests_are_deterministic_and_spread(exported: Exported, requests: Req
     few = list(serving_requests(exported.inputs.dataset, exported.features, 7))
     assert len(few) == 7
     assert (few[0]["at"], few[-1]["at"]) == (requests[0]["at"], requests[-1]["at"])
+
+
+EVERY = 1_000_000
+
+
+@pytest.fixture
+def made(run: Run, exported: Exported, tmp_path: Path) -> Path:
+    """What the commands leave, in the places where the scenario looks for it."""
+    folder = tmp_path / "made"
+    (folder / "models").mkdir(parents=True)
+    for name, path in (
+        ("dataset", run.dataset),
+        ("student", run.student),
+        ("models/with-semantics", run.semantic),
+        ("bundle", exported.bundle.folder),
+    ):
+        (folder / name).symlink_to(path)
+    return folder
+
+
+def test_live_scores_equal_offline(made: Path, tmp_path: Path) -> None:
+    """Valid and test come after all that the exported rows know of."""
+    period = period_of(made / "dataset", made / "bundle", EVERY)
+    assert period.is_after
+    folder, plan = tmp_path / "chaos", chaos.ChaosPlan(workers=1)
+    run = chaos.Run("live-counts", made / "bundle", folder, plan, lambda doing, done, total: None, data=made)
+    live_counts(run)
+
+    assert [check.what for check in run.checks if not check.holds and not check.is_timed] == [], run.figures
+    assert run.figures["events"] == sum(len(moment.events) for moment in period.moments)
+    # Vectors are rounded to fp16 in rows.
+    assert run.figures["max_abs_diff"] == pytest.approx(0.0, abs=1e-3)
+    assert run.figures["live_auc"] == pytest.approx(run.figures["auc_offline"], abs=1e-3)
+
+
+def test_live_scores_from_nothing_equal_offline(run: Run, exported: Exported, tmp_path: Path) -> None:
+    """And what is not told is not known: rows without counts and histories are scored as such."""
+    period = period_of(run.dataset, exported.bundle.folder, EVERY, from_nothing=True)
+    offline = offline_scores(run.dataset, run.student, run.semantic, EVERY)
+    bare = bare_bundle(exported.bundle.folder, tmp_path / "bare", period.before)
+    scores = []
+    for live in ("on", "off"):
+        folder = tmp_path / live
+        folder.mkdir()
+        settings = {"live": live, "live_lag_seconds": 1e9, "state_dir": folder / "state", "deadline_ms": 60_000}
+        with live_service(bare, folder, **settings) as service:  # type: ignore[arg-type]
+            scores.append(replay_moments(service.url, period.moments, len(period.labels), live == "on", quiet).scores)
+
+    assert open_bundle(bare).bundle_id == exported.bundle.bundle_id
+    assert scores[0] == pytest.approx(offline, abs=1e-3)
+    assert np.abs(scores[1] - offline).max() > 0.01

@@ -10,8 +10,6 @@ _PEM = serialization.Encoding.PEM
 
 
 class Keys:
-    """A pair of keys as files."""
-
     def __init__(self, folder: Path, name: str = "mine", encryption: Any = None) -> None:  # noqa: ANN401
         key = Ed25519PrivateKey.generate()
         self.private, self.public = folder / f"{name}-secret.key", folder / f"{name}.pem"

@@ -163,7 +163,6 @@ class Untuned:
     """A ranker before tuning. `student()` makes its student anew, because tuning changes it."""
 
     dataset: Dataset
-    folder: Path
     vectors: StudentVectors
     features: Features
     ranker: TrainedRanker
@@ -216,4 +215,4 @@ def untuned_of(dataset: Dataset, folder: Path) -> Untuned:
     vectors = write_small_student(folder / "student", dataset)
     features = build_features(dataset, fit_schema(dataset), vectors)
     ranker, _ = train_quickly(features, folder / "work", SHORT)
-    return Untuned(dataset, folder / "student", vectors, features, ranker)
+    return Untuned(dataset, vectors, features, ranker)

@@ -104,7 +104,6 @@ def test_calibrator_equals_its_curve(steps: list[tuple[float, float]], start: fl
 
 @pytest.mark.parametrize(("bend", "knots"), [(lambda x: 0.5 * x - 1, 1), (lambda x: x.clip(-3, 3) ** 3 / 2, 2)])
 def test_chooses_line_or_curve_by_the_law(bend: object, knots: int) -> None:
-    """A line where the truth is a line, a curve where it is bent."""
     assert callable(bend)
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 1.5, 20_000)

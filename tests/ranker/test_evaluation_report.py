@@ -223,12 +223,11 @@ def by_arm(*scores: float) -> np.ndarray:
 
 
 def test_arms_and_pairs_by_hand() -> None:
-    held = COMPARED
-    assert held.clicks.tolist() == CLICKS.tolist()
-    assert held.shown.tolist() == [100.0] * 5
+    assert COMPARED.clicks.tolist() == CLICKS.tolist()
+    assert COMPARED.shown.tolist() == [100.0] * 5
     # Arms of equal rates make no pair.
-    assert list(zip(held.left.tolist(), held.right.tolist(), strict=True)) == [(1, 0), (2, 0), (1, 2)]
-    assert held.z == pytest.approx(
+    assert list(zip(COMPARED.left.tolist(), COMPARED.right.tolist(), strict=True)) == [(1, 0), (2, 0), (1, 2)]
+    assert COMPARED.z == pytest.approx(
         [0.2 / np.sqrt(0.2 * 0.8 * 0.02), 0.1 / np.sqrt(0.15 * 0.85 * 0.02), 0.1 / np.sqrt(0.25 * 0.75 * 0.02)]
     )
 

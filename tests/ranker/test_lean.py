@@ -24,7 +24,6 @@ def train(world: World, folder: Path) -> RankerRecord:
 
 @pytest.fixture(scope="module")
 def model(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with a lean one."""
     folder = save_world(tmp_path_factory.mktemp("lean") / "model", world)
     train(world, folder)
     return folder

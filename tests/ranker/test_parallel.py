@@ -47,10 +47,6 @@ def team(tiny_folder: Path, student: Path, tmp_path_factory: pytest.TempPathFact
     return out
 
 
-def _record(team: Path, rank: int) -> RankerRecord:
-    return RankerRecord.model_validate_json((team / f"{rank}.json").read_text())
-
-
 def _aucs(record: RankerRecord) -> tuple[list[float], list[float]]:
     """The valid AUC of each epoch of training, and of each epoch of tuning."""
     assert record.tuning is not None
@@ -62,7 +58,8 @@ def test_both_processes_end_with_the_same_weights_and_figures(team: Path) -> Non
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
-    figures = [_aucs(_record(team, rank)) for rank in (0, 1)]
+    records = [RankerRecord.model_validate_json((team / f"{rank}.json").read_text()) for rank in (0, 1)]
+    figures = [_aucs(record) for record in records]
     assert figures[0] == figures[1]
     assert all(figures[0])
 

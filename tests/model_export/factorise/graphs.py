@@ -211,7 +211,6 @@ ODD = (Listwise, ItemsToItems, ManyHeads, Recurrent, Sorted, Masked, Dotted, Nor
 
 
 def odd(kind: type[nn.Module], *, any_length: bool = False) -> onnx.ModelProto:
-    """Export one of ODD."""
     torch.manual_seed(3)
     examples = (torch.randn(1, WIDTH), torch.randn(1, PLACES, WIDTH), torch.randn(_EXAMPLE_CANDIDATES, WIDTH))
     axes = {"item": {0: "N"}, "score": {0: "N"}} | ({"history": {1: "L"}} if any_length else {})

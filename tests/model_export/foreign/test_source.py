@@ -105,21 +105,8 @@ def test_command_exports_graph_with_named_heads(
     run: Run, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, out, report = write(Theirs(run), outputs=("a", "b")), tmp_path / "bundle", tmp_path / "report.json"
-    command = [
-        "export",
-        "--onnx",
-        path,
-        run.dataset,
-        out,
-        "--head",
-        "pctr=b",
-        "--head",
-        "sold=a",
-        "--explain",
-        report,
-        "--requests",
-        "60",
-    ]
+    options = ["--head", "pctr=b", "--head", "sold=a", "--explain", report, "--requests", "60"]
+    command = ["export", "--onnx", path, run.dataset, out, *options]
     with pytest.raises(SystemExit, match="0"):
         main([str(one) for one in command])
     assert "written; onnxruntime and the graph given differ by" in " ".join(capsys.readouterr().out.split())

@@ -1,7 +1,5 @@
 """int8: every large layer, whatever its form; scales that no neighbour in the batch can move."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -128,10 +126,6 @@ def test_rejects_row_that_is_not_finite() -> None:
         quantise(_graph(LAYERS["Gemm"]), [{"x": rows}])
 
 
-def _in_turn(graph: bytes, x: Floats, order: Sequence[int]) -> Floats:
-    return _run(graph, x[list(order)])[np.argsort(order)]
-
-
 @settings(max_examples=25)
 @given(st.permutations(range(40)), st.floats(1, 1e4))
 def test_int8_neighbours_change_nothing(order: list[int], outlier: float) -> None:
@@ -142,6 +136,6 @@ def test_int8_neighbours_change_nothing(order: list[int], outlier: float) -> Non
     beside = x.copy()
     beside[20:] *= outlier
 
-    np.testing.assert_array_equal(_in_turn(rounded, x, order), found)
+    np.testing.assert_array_equal(_run(rounded, x[order])[np.argsort(order)], found)
     np.testing.assert_array_equal(_run(rounded, beside)[:20], found[:20])
     np.testing.assert_array_equal(_run(rounded, x[:1]), found[:1])

@@ -99,8 +99,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Archive(NamedTuple):
-    """A packed bundle."""
-
     path: Path
     content: bytes
     digest: str
