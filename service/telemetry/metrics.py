@@ -51,7 +51,7 @@ LEAN: tuple[str, str] = ("model", "lean")
 """Side and rung of a request scored with the lean graph."""
 STORE_STATES = ("up", "slow", "refusing", "down")
 FILLS = ("off", "waiting", "filling", "full", "done")
-CODES = (200, 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 499, 500, 503, 504)
+CODES = (200, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503, 504)
 EVENT_CODES = (202, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503)
 MAX_ARMS, MAX_SHADOWS = 8, 2
 RANKS, BID_QUARTERS = ("1", "2-5", "6+"), ("lowest", "low", "high", "highest", "none")
@@ -69,7 +69,7 @@ HELP = {
     "msd_request_seconds": "Seconds from first byte to reply, per scoring request answered with 200.",
     "msd_stage_seconds": "Seconds per stage of a scoring request.",
     "msd_request_candidates": "Candidates per scored request.",
-    "msd_run_rows": "Candidates per model run; a run may score several requests.",
+    "msd_run_rows": "Candidates per model run.",
     "msd_degraded": "Users and candidates scored without a fresh row of their own, and requests by the lean graph, by"
     " fallback.",
     "msd_brownout": "1 while the lean graph scores requests because of overload, else 0.",

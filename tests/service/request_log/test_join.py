@@ -103,9 +103,9 @@ def test_served_logged_replayed_joined(bundle: Bundle, other_bundle: Bundle, tmp
     cold = dataset.items.filter(pl.col("item_id") == "cold")
     assert cold.select("text", "category").row(0) == ("A new ad", "books")
 
-    ended = run_msd("join", str(tmp_path / "log"), "--by", "arm", "--json", str(tmp_path / "arms.json"))
+    ended = run_msd("join", str(tmp_path / "log"), "--by", "arm", "--json")
     assert ended.returncode == 0, ended.stderr
-    found = json.loads((tmp_path / "arms.json").read_text("utf-8"))
+    found = json.loads(ended.stdout)
     assert found["sample_ratio"]["expected"] == {"champion": 0.75, "new": 0.25}
     assert found["sample_ratio"]["p"] > 0.001
     assert sum(found["sample_ratio"]["observed"].values()) == 20
