@@ -91,7 +91,7 @@ def lab_commands() -> dict[str, Command]:
     """Return the laboratory's commands. Raises MsdError outside a checkout."""
     try:
         from lab import COMMANDS as commands
-    except ModuleNotFoundError:
+    except ImportError:  # none, or another distribution's module of this name
         raise MsdError("`msd lab` needs the project's checkout; the installed package does not contain it") from None
     return {name: Command(*command) for name, command in commands.items()}
 
