@@ -21,6 +21,7 @@ from redis import Redis
 from msd.contract.bundle import ROWS
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide, pack_history
+from msd.contract.state import Impression
 from operations.delta import open_delta, rows_digest
 from service.redis.keys import BESIDE, POINTER, PREVIOUS, key_prefix, rows_key, shown_key
 from service.redis.publication import Publication, PublishError, get_all, publication, set_all
@@ -267,7 +268,8 @@ class MostShown:
             self._cut(side)
             numbers = count()
             for start in range(0, len(ids), _IDS_A_KEY):
-                redis.set(shown_key(bundle_id, side, next(numbers)), pack_history(ids[start : start + _IDS_A_KEY]))
+                packed = pack_history([Impression(0.0, shown) for shown in ids[start : start + _IDS_A_KEY]])
+                redis.set(shown_key(bundle_id, side, next(numbers)), packed)
             while redis.unlink(shown_key(bundle_id, side, next(numbers))):
                 pass
 

@@ -3,21 +3,25 @@
 Requests and rows are merged only here; goldens, replays and the service all use it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from msd.contract.encode import Value, encode_one, encode_record, encode_state
+from msd.contract.encode import SECONDS_PER_DAY, Value, encode_one, encode_record, encode_state
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Records, Rows, has_semantic
-from msd.contract.schema import STATE_FEATURES, FeatureSchema, Side
+from msd.contract.schema import OUTCOME_FEATURES, STATE_FEATURES, FeatureSchema, Side
+from msd.contract.state import Impression
 
 Tensors = dict[str, NDArray[Any]]
 Rung = Literal["cached", "encoded", "category_prior", "prior"]
 UserRung = Literal["cached", "unknown"]
+MOST_SHOWN = 8.0
+"""Impressions of one item that count at most, so that no item outweighs all others of a history."""
+LONGEST_AGE_DAYS = 36_500.0
 
 
 class Counts(NamedTuple):
@@ -41,9 +45,14 @@ class Assembled:
     degraded_user: UserRung | None = None
 
 
+def history_of(request: CheckedRequest, user: Rows) -> Sequence[Impression]:
+    """Return the request's history, or that of the user's row [1] if it has none."""
+    return user.histories[0] if request.history is None else request.history
+
+
 def wanted_items(request: CheckedRequest, user: Rows) -> list[str]:
     """Return the IDs to fetch rows for, in the order that `assemble` expects: candidates, then history."""
-    return [*request.ids, *(user.histories[0] if request.history is None else request.history)]
+    return [*request.ids, *(impression.item_id for impression in history_of(request, user))]
 
 
 def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Rows, items: Rows) -> Assembled:
@@ -65,8 +74,9 @@ def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Ro
             if item_id in request.item_features
         }
     tensors |= _entities(schema, "item", items.records[:count], at, overrides)
-    history, found = items.records[count:], items.found[count:]
-    tensors |= _history(schema, history if found.all() else history[found])
+    kept = np.flatnonzero(items.found[count:])[-schema.history.length :]
+    history = history_of(request, user)
+    tensors |= _history(schema, items.records[count:][kept], [history[place] for place in kept.tolist()], at)
     degraded: dict[str, Rung] = {}
     if not items.found.all():
         unknown = np.flatnonzero(~items.found[:count])
@@ -144,13 +154,37 @@ def dense(
     return whole
 
 
-def _history(schema: FeatureSchema, found: Records) -> Tensors:
-    length = schema.history.length
-    kept = found[-length:]
+def _history(schema: FeatureSchema, kept: Records, history: Sequence[Impression], at: float) -> Tensors:
+    """Return the history's tensors, of impressions with their items' rows; padded at the end."""
+    count, length = len(kept), schema.history.length
     categorical = np.zeros((1, length, schema.categorical_width("item")), np.int32)
     semantic = np.zeros((1, length, schema.semantic_width("item")), np.float32)
     mask = np.zeros((1, length), np.float32)
-    categorical[0, : len(kept)] = kept["categorical"]
-    semantic[0, : len(kept)] = kept["semantic"]
-    mask[0, : len(kept)] = 1.0
-    return {"history_categorical": categorical, "history_semantic": semantic, "history_mask": mask}
+    outcomes = np.zeros((1, length, len(OUTCOME_FEATURES)), np.float32)
+    categorical[0, :count] = kept["categorical"]
+    semantic[0, :count] = kept["semantic"]
+    if count:
+        when, shown, clicked = np.array([(seen.at, seen.shown, seen.clicked) for seen in history], np.float64).T
+        outcomes[0, :count, :3] = encode_impressions(shown, clicked, at - when)
+        if state := schema.state("item"):
+            outcomes[0, :count, 3] = encode_state(state, *Counts.of(kept), at)[:, 0]
+        mask[0, :count] = clicked > 0
+    return {
+        "history_categorical": categorical,
+        "history_semantic": semantic,
+        "history_mask": mask,
+        "history_outcomes": outcomes,
+    }
+
+
+def encode_impressions(
+    shown: NDArray[np.float64], clicked: NDArray[np.float64], age_s: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Return the first three of `schema.OUTCOME_FEATURES` [..., 3] of impressions of items [...].
+
+    A click implies an impression. More than `MOST_SHOWN` impressions count as that many, with the same click rate.
+    """
+    impressions = np.maximum(np.maximum(shown, clicked), 1e-6)
+    counted = np.minimum(impressions, MOST_SHOWN)
+    age = np.minimum(np.maximum(age_s, 0.0) / SECONDS_PER_DAY, LONGEST_AGE_DAYS)
+    return np.stack([counted, clicked * (counted / impressions), age], -1).astype(np.float32)

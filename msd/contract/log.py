@@ -20,7 +20,8 @@ class RequestRecord:
     """One scored request. Rows are the packed records as they were served, with whatever live state was laid over them,
     so that their checksums need not fit; `items_found` and `items_stale` have a byte for each of them.
 
-    `request` is the body as it came, `at` the time that was scored for, `history` the ids that stood for the user's.
+    `request` is the body as it came, `at` the time that was scored for, `history` the items of the
+    user's impressions that counted, and `impressions` the time, impressions and clicks of each, one after the other.
     `arm_share` is the share of the users that the arm had then. `engine` names runtime, provider and precision;
     `scores` are [H][N] by `heads`, in the request's order, `served` the places of those that were returned, best first,
     where `top_k` asked for a ranking. `rungs` are [N], None of what was scored from its own fresh row; None where all
@@ -71,6 +72,8 @@ class RequestRecord:
     is_lean: bool | None = None
     """None in files of releases without lean graphs."""
     explore: dict[str, Any] | None = None
+    impressions: list[float] | None = None
+    """None in files of releases whose histories were clicks."""
 
 
 @dataclass(frozen=True, slots=True)

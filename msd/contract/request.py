@@ -5,6 +5,7 @@ Does not know HTTP, rows or models.
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     TypeAdapter,
     ValidationError,
     WithJsonSchema,
@@ -25,6 +28,7 @@ from msd.contract.encode import Value, canonical, is_unknown
 from msd.contract.errors import ContractError, SchemaError, plain_words
 from msd.contract.pricing import Formula, Pricing
 from msd.contract.schema import MAX_ID_CHARS, FeatureSchema, Side
+from msd.contract.state import Impression
 
 MAX_CANDIDATES = 2_000
 MAX_EXPLAINED = 200
@@ -39,6 +43,8 @@ _LARGE, _MANY_PARTS = 2**17, 20_000
 # JSON's name of a type.
 _OBJECT_ERRORS, _NOT_AN_OBJECT = ("model_type", "dict_type"), "should be an object"
 _KEY_END = re.compile(rb'"\s*:')
+# What pydantic names in the place of a fault beside the document's own keys.
+_VARIANTS = ("[key]", "[id]", "[shown]")
 _ANY_JSON: TypeAdapter[object] = TypeAdapter(object)
 _TOO_DEEP = "the body is nested too deeply"
 
@@ -105,14 +111,28 @@ class Wire(BaseModel):
 W = TypeVar("W", bound=Wire)
 
 
+class ShownItem(Wire):
+    """An item that the user was shown."""
+
+    item_id: Id
+    clicked: bool
+    at: At | None = Field(default=None, description="When, in Unix seconds; the time of the request if absent.")
+
+
+HistoryEntry = Annotated[
+    Annotated[Id, Tag("[id]")] | Annotated[ShownItem, Tag("[shown]")],
+    Discriminator(lambda entry: "[shown]" if isinstance(entry, dict | ShownItem) else "[id]"),
+]
+
+
 class UserOverride(Wire):
     """User data in the request; it overrides what is stored."""
 
     features: Features | None = None
-    history: Annotated[list[Id], Field(fail_fast=True)] | None = Field(
+    history: Annotated[list[HistoryEntry], Field(fail_fast=True)] | None = Field(
         default=None,
-        description="IDs of the items that the user clicked, oldest first; replaces the stored history. Only"
-        f" the last {MAX_HISTORY:,} IDs count.",
+        description="Items that the user was shown, oldest first; replaces the stored history. An ID alone stands for"
+        f" a click. Only the last {MAX_HISTORY:,} entries count.",
     )
 
 
@@ -191,7 +211,7 @@ class CheckedRequest:
     pricing: list[Pricing] | None = None
     context: dict[str, Value] = field(default_factory=dict)
     user_features: dict[str, Value] = field(default_factory=dict)
-    history: list[str] | None = None
+    history: list[Impression] | None = None
     item_features: dict[str, dict[str, Value]] = field(default_factory=dict)
     item_texts: dict[str, str] = field(default_factory=dict)
     top_k: int | None = None
@@ -236,7 +256,7 @@ def has_no_key_twice(body: bytes, keys: int) -> bool:
 def _keys(wire: ScoreRequest) -> int:
     parts: list[BaseModel] = [wire, wire.candidates]
     if wire.user is not None:
-        parts.append(wire.user)
+        parts += [wire.user, *(entry for entry in wire.user.history or () if isinstance(entry, ShownItem))]
     if wire.explore is not None:
         parts.append(wire.explore)
     features = [wire.context, wire.user.features if wire.user else None]
@@ -268,7 +288,7 @@ def parse_thoroughly(body: bytes, form: type[W], look: Callable[[object], None] 
         return form.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        path = ".".join(_shorten(str(part)) for part in first["loc"]).removesuffix(".[key]")
+        path = ".".join(_shorten(str(part)) for part in first["loc"] if part not in _VARIANTS)
         message = _NOT_AN_OBJECT if first["type"] in _OBJECT_ERRORS else plain_words(first["msg"])
         raise InvalidRequest(_shorten(message, 300), path or None) from None
 
@@ -351,7 +371,7 @@ def check_request(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int
         user_features=_features(schema, "user", user.features, "user.features", "user.features", unknown)
         if user
         else {},
-        history=None if user is None or user.history is None else user.history[-MAX_HISTORY:],
+        history=None if user is None or user.history is None else _impressions(user.history[-MAX_HISTORY:]),
         item_features={
             item_id: _features(
                 schema, "item", override.features, f"items.{_shorten(item_id)}.features", "items.features", unknown
@@ -369,6 +389,19 @@ def check_request(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int
         explore=wire.explore,
         unknown=tuple(unknown),
     )
+
+
+def _impressions(history: Sequence[str | ShownItem]) -> list[Impression]:
+    """Return the entries as impressions; those of one item are joined, in the place of the last."""
+    joined: dict[str, Impression] = {}
+    for entry in history:
+        item_id, clicked, at = (entry, True, None) if isinstance(entry, str) else (entry.item_id, entry.clicked, entry.at)
+        new = Impression(math.inf if at is None else at, item_id, 1.0, float(clicked))
+        if known := joined.pop(item_id, None):
+            shown, clicks = known.shown + new.shown, known.clicked + new.clicked
+            new = Impression(max(known.at, new.at), item_id, shown, clicks)
+        joined[item_id] = new
+    return list(joined.values())
 
 
 def check_pricing(request: CheckedRequest, formula: Formula) -> None:

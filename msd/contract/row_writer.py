@@ -15,6 +15,7 @@ from msd.contract.files import atomic_file
 from msd.contract.id_index import Words, build_index, encode_ids, hash_all, id_width
 from msd.contract.row_header import RowHeader, start_type
 from msd.contract.rows import Records, RowCodec, pack_history
+from msd.contract.state import Impression
 
 _CHUNK = 16_384
 
@@ -28,7 +29,7 @@ def write_row_file(
     bundle_id: str,
     ids: Sequence[str],
     records: Records | RecordsOf,
-    histories: Sequence[Sequence[str]],
+    histories: Sequence[Sequence[Impression]],
 ) -> None:
     """Write rows and their index. `ids` are unique, `records` [n] packed by `codec`, `histories` empty for items."""
     seed = int(bundle_id[-16:], 16)

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from msd.contract.errors import BundleError
 from msd.contract.schema import MAX_ID_CHARS, FeatureSchema
+from msd.contract.state import Impression
 
-ROW_FORMAT = 2
+ROW_FORMAT = 3
 _HAS_SEMANTIC, _ENCODED = 1, 2
-_LENGTH = struct.Struct("<H")
+_IMPRESSION = struct.Struct("<IeeH")
+_LATEST, _MOST = 2**32 - 1, 60_000.0  # an impression's greatest packed time and numbers
 _SUM = struct.Struct("<I")
 # CRC-32 of any bytes followed by their own CRC-32.
 _RESIDUE = 0x2144DF1C
@@ -48,14 +50,14 @@ class RowContents(NamedTuple):
 class Rows(NamedTuple):
     """Records in the requested order; IDs without a usable row have the record of missing values.
 
-    Shapes: records [n], found [n], stale [n]. `histories` holds users' item IDs, oldest first, and is empty for items.
+    Shapes: records [n], found [n], stale [n]. `histories` holds users' impressions, oldest first, and is empty for items.
     A record with only a text's vector (`RowCodec.encoded`) does not count as found. `stale` is None if the source
     answered; otherwise it marks last known rows, and any other row that was not found may exist.
     """
 
     records: Records
     found: NDArray[np.bool_]
-    histories: tuple[tuple[str, ...], ...]
+    histories: tuple[tuple[Impression, ...], ...]
     damaged: int
     stale: NDArray[np.bool_] | None = None
 
@@ -123,7 +125,7 @@ class RowCodec:
         joined = b"".join(head if ok and head else filler for head, ok in zip(heads, present, strict=True))
         records = np.frombuffer(bytearray(joined), self.dtype)
         usable = np.array(present, bool) & self.is_usable(records)
-        histories: list[tuple[str, ...]] = []
+        histories: list[tuple[Impression, ...]] = []
         if self.side == "user":
             for position, buffer in enumerate(buffers):
                 history = unpack_history(buffer[size:]) if buffer is not None and usable[position] else ()
@@ -178,33 +180,39 @@ def _seal(records: Records) -> None:
     records["checksum"] = [zlib.crc32(content[start : start + size - _SUM.size]) for start in starts]
 
 
-def pack_history(item_ids: Sequence[str]) -> bytes:
-    """Return the tail of a user's row: each ID in UTF-8 after its length in two bytes, then their CRC-32."""
-    encoded = [item_id.encode() for item_id in item_ids]
-    if any(b"\0" in one for one in encoded):
-        raise BundleError("an id in a history holds a NUL character")
-    if longest := max(encoded, key=len, default=b"")[_MAX_ID_BYTES:]:
-        raise BundleError(f"an id in a history has {_MAX_ID_BYTES + len(longest)} bytes; {_MAX_ID_BYTES} are allowed")
-    tail = b"".join(_LENGTH.pack(len(one)) + one for one in encoded)
+def pack_history(history: Sequence[Impression]) -> bytes:
+    """Return the tail of a user's row: of each impression its time in whole seconds, the numbers of impressions and
+    clicks in fp16, the length of the item's ID, and the ID in UTF-8; then their CRC-32."""
+    parts = []
+    for impression in history:
+        encoded = impression.item_id.encode()
+        if b"\0" in encoded:
+            raise BundleError("an id in a history holds a NUL character")
+        if len(encoded) > _MAX_ID_BYTES:
+            raise BundleError(f"an id in a history has {len(encoded)} bytes; {_MAX_ID_BYTES} are allowed")
+        at = int(min(max(impression.at, 0.0), _LATEST))
+        shown, clicked = (min(number, _MOST) for number in (impression.shown, impression.clicked))
+        parts.append(_IMPRESSION.pack(at, shown, clicked, len(encoded)) + encoded)
+    tail = b"".join(parts)
     return tail + _SUM.pack(zlib.crc32(tail))
 
 
-def unpack_history(tail: bytes) -> tuple[str, ...] | None:
-    """Return the IDs that `pack_history` packed, or None for invalid bytes."""
+def unpack_history(tail: bytes) -> tuple[Impression, ...] | None:
+    """Return the impressions that `pack_history` packed, or None for invalid bytes."""
     if len(tail) < _SUM.size or zlib.crc32(tail) != _RESIDUE:
         return None
-    item_ids = []
+    history = []
     place, end = 0, len(tail) - _SUM.size
     while place < end:
-        if place + _LENGTH.size > end:
+        if place + _IMPRESSION.size > end:
             return None
-        (length,) = _LENGTH.unpack_from(tail, place)
-        place += _LENGTH.size
-        if place + length > end:
+        at, shown, clicked, length = _IMPRESSION.unpack_from(tail, place)
+        place += _IMPRESSION.size
+        if place + length > end or not (0 <= shown <= _MOST and 0 <= clicked <= _MOST):
             return None
         try:
-            item_ids.append(tail[place : place + length].decode())
+            history.append(Impression(float(at), tail[place : place + length].decode(), shown, clicked))
         except UnicodeDecodeError:
             return None
         place += length
-    return tuple(item_ids)
+    return tuple(history)

@@ -15,6 +15,7 @@ SIDES: tuple[Side, ...] = ("user", "item", "context")
 MAX_ID_CHARS = 256
 MAX_VALUE_CHARS = 256
 STATE_FEATURES = ("smoothed_log_odds", "log_impressions", "log_age_days")
+OUTCOME_FEATURES = ("impressions", "clicks", "age_days", "smoothed_log_odds")
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
@@ -93,7 +94,7 @@ class Numeric(_Frozen):
 
 
 class Sequence(_Frozen):
-    """IDs of the items that a user clicked, oldest first; the last `length` count."""
+    """A user's impressions, oldest first; the last `length` count."""
 
     kind: Literal["sequence"] = "sequence"
     name: Name
@@ -271,5 +272,8 @@ class FeatureSchema(_Frozen):
                 name="history_semantic", side="user", dtype="float32", shape=(length, self.semantic_width("item"))
             ),
             TensorSpec(name="history_mask", side="user", dtype="float32", shape=(length,)),
+            TensorSpec(
+                name="history_outcomes", side="user", dtype="float32", shape=(length, len(OUTCOME_FEATURES))
+            ),
         ]
         return tuple(spec for spec in specs if spec.shape[-1])

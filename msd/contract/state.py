@@ -1,9 +1,9 @@
-"""State of a user or an item: decayed counts and recent likes, made by one pure fold over events.
+"""State of a user or an item: decayed counts, and a user's recent impressions, made by one pure fold over events.
 
 The same fold makes training features, exported rows and live state. It does not know where events come from.
 """
 
-from bisect import bisect_right
+from bisect import insort
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -13,12 +13,24 @@ from numpy.typing import NDArray
 Seconds = TypeVar("Seconds", float, NDArray[np.float64])
 
 
+class Impression(NamedTuple):
+    """What a user did with one item: when it was last shown or clicked (Unix s), how often shown, how often clicked.
+
+    Infinite `at`: at the time of the request, whose history tells no times.
+    """
+
+    at: float
+    item_id: str
+    shown: float = 1.0
+    clicked: float = 1.0
+
+
 class Event(NamedTuple):
-    """One impression: its time (Unix s), whether it was clicked, and the item to remember if so (users only).
+    """One impression: its time (Unix s), whether it was clicked, and the item to remember (users only).
 
     A click reported separately from its impression, as in live events, is not `shown`: an impression and such a click
     at one moment fold, in either order, to the same state as one event of both. `times`: the number of equal
-    impressions; they are remembered as one like.
+    impressions.
     """
 
     at: float
@@ -29,7 +41,7 @@ class Event(NamedTuple):
 
 
 class StateRule(NamedTuple):
-    """How counts decay and how many likes are kept."""
+    """How counts decay and how many items a user's history keeps."""
 
     half_life_s: float
     history_length: int
@@ -37,17 +49,12 @@ class StateRule(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EntityState:
-    """Counts decayed to, and complete up to, `as_of` (Unix s); likes as (at, item ID), oldest first."""
+    """Counts decayed to, and complete up to, `as_of` (Unix s); a user's impressions, one an item, oldest first."""
 
     impressions: float = 0.0
     clicks: float = 0.0
     as_of: float = 0.0
-    likes: tuple[tuple[float, str], ...] = ()
-
-    @property
-    def history(self) -> tuple[str, ...]:
-        """Return the liked items' IDs, oldest first."""
-        return tuple(item_id for _, item_id in self.likes)
+    history: tuple[Impression, ...] = ()
 
 
 def decay(elapsed: Seconds, half_life_s: float) -> Seconds:
@@ -65,21 +72,39 @@ def advance(rule: StateRule, state: EntityState, at: float) -> EntityState:
     if at <= state.as_of:
         return state
     fade = decay(at - state.as_of, rule.half_life_s)
-    return EntityState(state.impressions * fade, state.clicks * fade, at, state.likes)
+    return EntityState(state.impressions * fade, state.clicks * fade, at, state.history)
 
 
 def fold(rule: StateRule, state: EntityState, event: Event) -> EntityState:
     """Return the state after one more event. A late event counts as much as if it had arrived in time."""
     state = advance(rule, state, event.at)
     weight = event.times * decay(state.as_of - event.at, rule.half_life_s)
-    likes = state.likes
-    if event.clicked and event.item_id is not None:
-        like = (event.at, event.item_id)
-        place = bisect_right(likes, like)
-        likes = (*likes[:place], like, *likes[place:])[-rule.history_length :]
+    history = state.history
+    if event.item_id is not None:
+        shown, clicked = (event.times if counts else 0.0 for counts in (event.shown, event.clicked))
+        history = remember(history, Impression(event.at, event.item_id, shown, clicked), rule.history_length)
     return EntityState(
         state.impressions + (weight if event.shown else 0.0),
         state.clicks + (weight if event.clicked else 0.0),
         state.as_of,
-        likes,
+        history,
     )
+
+
+def remember(history: tuple[Impression, ...], new: Impression, length: int) -> tuple[Impression, ...]:
+    """Return the history with one more impression; those of one item are joined.
+
+    Of more than `length` items the oldest clicked one goes if clicked ones fill more than half the places, otherwise
+    the oldest one without a click: where clicks are rare, they stay.
+    """
+    held = [known for known in history if known.item_id != new.item_id]
+    for known in history:
+        if known.item_id == new.item_id:
+            new = Impression(
+                max(known.at, new.at), new.item_id, known.shown + new.shown, known.clicked + new.clicked
+            )
+    insort(held, new)
+    if len(held) > length:
+        clicked = [known.clicked > 0 for known in held]
+        del held[clicked.index(sum(clicked) > (length + 1) // 2)]
+    return tuple(held)

@@ -1,6 +1,7 @@
 """`msd replay LOG`: scores logged requests again, on the path that requests take, and compares the bits."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +21,7 @@ from msd.contract.errors import ContractError, MsdError
 from msd.contract.log import RequestRecord
 from msd.contract.request import RequestError, parse_request
 from msd.contract.rows import ROW_SIDES, RowCodec, Rows
+from msd.contract.state import Impression
 from msd.contract.uncertainty import COLUMN, impressions_of
 from service.request_log.files import log_files, read_requests
 from service.runtimes.choice import open_lean, open_runtime
@@ -244,7 +246,7 @@ def basis_of(record: RequestRecord, users: RowCodec, items: RowCodec) -> Basis:
     user = Rows(
         _records(record.user_row, users, 1),
         np.array([record.user_found]),
-        (tuple(record.history),),
+        (_impressions(record),),
         0,
         None if record.user_stale is None else np.array([record.user_stale]),
     )
@@ -255,6 +257,19 @@ def basis_of(record: RequestRecord, users: RowCodec, items: RowCodec) -> Basis:
         raise LogError(f"request {record.request_id}: {len(found)} rows are marked, expected {count}")
     rows = Rows(_records(record.item_rows, items, count), found, (), 0, stale)
     return Basis(record.at, user, rows, record.ran, record.is_partial, bool(record.is_lean))
+
+
+def _impressions(record: RequestRecord) -> tuple[Impression, ...]:
+    numbers = record.impressions
+    if numbers is None:
+        return tuple(Impression(math.inf, item_id) for item_id in record.history)
+    columns = numbers[::3], numbers[1::3], numbers[2::3]
+    if any(len(column) != len(record.history) for column in columns):
+        raise LogError(f"request {record.request_id}: {len(numbers)} numbers for {len(record.history)} impressions")
+    return tuple(
+        Impression(at, item_id, shown, clicked)
+        for item_id, at, shown, clicked in zip(record.history, *columns, strict=True)
+    )
 
 
 def _records(data: bytes, codec: RowCodec, count: int) -> NDArray[np.void]:

@@ -21,7 +21,7 @@ from msd.contract.rows import ROW_SIDES, RowSide
 from service.live.live_state import NOTHING, LiveState, current, pack_state, take, unpack_state
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, PackedStates, Stream, after
 
-_FORMAT = b"1"
+_FORMAT = b"2"
 _MAX_KEY_BYTES = 500  # LMDB's limit is 511
 _MAX_READERS = 1_024
 _STREAM, _GENERATION, _FORMAT_KEY = b"stream", b"generation", b"format"

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.state import EntityState, Event, StateRule, fold
+from msd.contract.state import EntityState, Event, Impression, StateRule, fold
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 _HEAD = struct.Struct("<Bdddd")
-_LIKE = struct.Struct("<dH")
+_IMPRESSION = struct.Struct("<dffH")
 _HEADS = np.dtype([("format", "u1"), ("impressions", "<f8"), ("clicks", "<f8"), ("as_of", "<f8"), ("watermark", "<f8")])
 _NOTHING_YET = -1.0
 # Rows hold counts in single precision; real counts are far smaller.
@@ -30,9 +30,9 @@ class LiveState(NamedTuple):
     watermark: float
 
 
-def begin(impressions: float, clicks: float, as_of: float, history: Sequence[str] = ()) -> LiveState:
-    """Return the state of a row. Its likes' times are unknown, but earlier than all events to come."""
-    return LiveState(EntityState(impressions, clicks, as_of, tuple((as_of, item_id) for item_id in history)), as_of)
+def begin(impressions: float, clicks: float, as_of: float, history: Sequence[Impression] = ()) -> LiveState:
+    """Return the state of a row."""
+    return LiveState(EntityState(impressions, clicks, as_of, tuple(history)), as_of)
 
 
 NOTHING = LiveState(EntityState(as_of=_NOTHING_YET), _NOTHING_YET)
@@ -53,16 +53,16 @@ def take(rule: StateRule, live: LiveState, event: Event) -> LiveState:
 
 
 def pack_state(live: LiveState) -> bytes:
-    """Pack format, counts, as_of, watermark; then the likes, each as its time, the length of its ID, its ID in
-    UTF-8."""
+    """Pack format, counts, as_of, watermark; then the history, of each impression its time, the numbers of impressions
+    and clicks, the length of its ID, its ID in UTF-8."""
     state = live.state
     head = _HEAD.pack(STATE_FORMAT, state.impressions, state.clicks, state.as_of, live.watermark)
-    if not state.likes:
+    if not state.history:
         return head
     parts = [head]
-    for at, item_id in state.likes:
+    for at, item_id, shown, clicked in state.history:
         encoded = item_id.encode()
-        parts += (_LIKE.pack(at, len(encoded)), encoded)
+        parts += (_IMPRESSION.pack(at, min(shown, _MOST), min(clicked, _MOST), len(encoded)), encoded)
     return b"".join(parts)
 
 
@@ -72,20 +72,20 @@ def unpack_state(packed: bytes | None) -> LiveState | None:
         return None
     _, impressions, clicks, as_of, watermark = _HEAD.unpack_from(packed)
     try:
-        likes = tuple(_likes(packed))
+        history = tuple(_history(packed))
     except (struct.error, UnicodeDecodeError):
         return None
-    return LiveState(EntityState(impressions, clicks, as_of, likes), watermark)
+    return LiveState(EntityState(impressions, clicks, as_of, history), watermark)
 
 
-def _likes(packed: bytes) -> Iterator[tuple[float, str]]:
+def _history(packed: bytes) -> Iterator[Impression]:
     place = _HEAD.size
     while place < len(packed):
-        at, length = _LIKE.unpack_from(packed, place)
-        place += _LIKE.size + length
-        if place > len(packed):
-            raise struct.error("a like ends behind the state's end")
-        yield at, packed[place - length : place].decode()
+        at, shown, clicked, length = _IMPRESSION.unpack_from(packed, place)
+        place += _IMPRESSION.size + length
+        if place > len(packed) or not (math.isfinite(at) and 0 <= shown <= _MOST and 0 <= clicked <= _MOST):
+            raise struct.error("an impression ends behind the state's end, or holds invalid numbers")
+        yield Impression(at, packed[place - length : place].decode(), shown, clicked)
 
 
 def is_usable(packed: bytes) -> bool:
@@ -107,7 +107,7 @@ class LiveCounts(NamedTuple):
 
 
 def unpack_counts(packed: Sequence[bytes | None]) -> LiveCounts:
-    """Return the counts of packed states, None if there is none; invalid ones count as none. Likes are left out."""
+    """Return the counts of packed states, None if there is none; invalid ones count as none. Histories are left out."""
     nothing = bytes(_HEAD.size)
     heads = np.frombuffer(
         b"".join([state[: _HEAD.size] if state and len(state) >= _HEAD.size else nothing for state in packed]), _HEADS

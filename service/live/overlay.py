@@ -69,7 +69,7 @@ def with_counts(rows: Rows, states: PackedStates, half_life_s: float, moment: As
 
 
 def state_rules(schema: FeatureSchema) -> dict[RowSide, StateRule]:
-    """Return, by side, how states decay and how many likes they keep; a side whose counts no model reads decays as the
+    """Return, by side, how states decay and how many items they keep; a side whose counts no model reads decays as the
     other."""
     own = {side: state.half_life_s for side in ROW_SIDES if (state := schema.state(side))}
     some = next(iter(own.values()), _HALF_LIFE_S)

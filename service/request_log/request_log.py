@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import orjson
 import structlog
 
+from msd.contract.assemble import history_of
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
 from msd.contract.pricing import ecpm_of, served_places
@@ -293,7 +294,8 @@ def record_of(served: Served) -> RequestRecord:
     ecpm = ecpm_of(request.bids, request.pricing, scored.scores, scored.formula)
     choice = scored.choice
     first = None if choice is None else choice.first
-    history = list(user.histories[0] if request.history is None else request.history)
+    impressions = history_of(request, user)
+    history = [seen.item_id for seen in impressions]
     "".join([served.request_id, request.user_id, *request.ids, *history]).encode()
     return RequestRecord(
         request_id=served.request_id,
@@ -331,6 +333,7 @@ def record_of(served: Served) -> RequestRecord:
         pricing=request.pricing,
         is_lean=basis.is_lean,
         explore=None if choice is None else choice.as_record(),
+        impressions=[number for seen in impressions for number in (seen.at, seen.shown, seen.clicked)],
         **{name: 1000 * seconds for name, seconds in zip(_STAGES, served.seconds, strict=True)},
     )
 

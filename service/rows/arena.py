@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import native
 from msd.contract.errors import MsdError
 from msd.contract.rows import Records, RowCodec, Rows, pack_history, unpack_history
+from msd.contract.state import Impression
 
 # Memory of an ID beside its characters and the row, approximately; and the length of most IDs.
 _OVERHEAD = 250
@@ -127,7 +128,7 @@ class Arena:
     def rows(self, places: NDArray[np.int64]) -> Rows:
         """Return copies of the rows in places [n], all of them in use."""
         records: Records = self._records.take(places).view(self._codec.dtype)
-        histories: tuple[tuple[str, ...], ...] = ()
+        histories: tuple[tuple[Impression, ...], ...] = ()
         if self._codec.side == "user":
             histories = tuple(unpack_history(self._ids.tail(place)) or () for place in places.tolist())
         return Rows(records, self._found.take(places), histories, 0)

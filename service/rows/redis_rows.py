@@ -162,7 +162,8 @@ class RedisStore:
     async def _shown(self, side: RowSide, number: int) -> Sequence[str] | None:
         key = shown_key(self._bundle_id, side, number).encode()
         value = await ask_one(self._nodes, key, b"GET", key)
-        return unpack_history(value) if isinstance(value, bytes) else None
+        packed = unpack_history(value) if isinstance(value, bytes) else None
+        return None if packed is None else [shown.item_id for shown in packed]
 
     def _forget(self, keys: Sequence[bytes]) -> None:
         for key in keys:
