@@ -100,9 +100,7 @@ def remember(history: tuple[Impression, ...], new: Impression, length: int) -> t
     held = [known for known in history if known.item_id != new.item_id]
     for known in history:
         if known.item_id == new.item_id:
-            new = Impression(
-                max(known.at, new.at), new.item_id, known.shown + new.shown, known.clicked + new.clicked
-            )
+            new = Impression(max(known.at, new.at), new.item_id, known.shown + new.shown, known.clicked + new.clicked)
     insort(held, new)
     if len(held) > length:
         clicked = [known.clicked > 0 for known in held]
