@@ -395,14 +395,13 @@ def _impressions(history: Sequence[str | ShownItem]) -> list[Impression]:
     """Return the entries as impressions; those of one item are joined, in the place of the last."""
     joined: dict[str, Impression] = {}
     for entry in history:
-        item_id, clicked, at = (
-            (entry, True, None) if isinstance(entry, str) else (entry.item_id, entry.clicked, entry.at)
-        )
-        new = Impression(math.inf if at is None else at, item_id, 1.0, float(clicked))
-        if known := joined.pop(item_id, None):
-            shown, clicks = known.shown + new.shown, known.clicked + new.clicked
-            new = Impression(max(known.at, new.at), item_id, shown, clicks)
-        joined[item_id] = new
+        if isinstance(entry, str):
+            new = Impression(math.inf, entry)
+        else:
+            new = Impression(math.inf if entry.at is None else entry.at, entry.item_id, 1.0, float(entry.clicked))
+        if known := joined.pop(new.item_id, None):
+            new = known.joined(new)
+        joined[new.item_id] = new
     return list(joined.values())
 
 
