@@ -109,7 +109,9 @@ def _taste(
 def item_tensors(features: Features, adapted: Adapted, rows: Tensor) -> dict[str, Tensor]:
     """Return the categories and vectors of items by their rows [...]."""
     tensors = {"categorical": features.item.categorical[rows]}
-    return tensors | {"semantic": adapted[side][rows] for side in adapted if side == "item"}
+    if "item" in adapted:
+        tensors["semantic"] = adapted["item"][rows]
+    return tensors
 
 
 def history_tensors(features: Features, adapted: Adapted, chosen: Tensor) -> dict[str, Tensor]:
