@@ -17,15 +17,7 @@ from msd.ranker.features import build_features
 from msd.ranker.model import RankerConfig
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.vectors import StudentVectors
-from msd.training.folder import (
-    FORMAT,
-    WEIGHTS_FILE,
-    ModelFolderError,
-    RankerRecord,
-    load_ranker,
-    save_ranker,
-    vectors_of,
-)
+from msd.training.folder import FORMAT, WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, save_ranker
 from msd.training.train import Progress, TrainConfig, train_ranker
 
 LEAN_FOLDER = "lean"
@@ -54,7 +46,7 @@ def train_lean(
     if is_done(folder, run):
         return load_ranker(folder)[1]
     (folder / STEP_FILE).unlink(missing_ok=True)
-    features = build_features(data, record.feature_schema, vectors_of(model, record, given))
+    features = build_features(data, record.feature_schema, given)
     start = time.perf_counter()
     with show as progress:
         trained, curve = train_ranker(
@@ -66,7 +58,6 @@ def train_lean(
             "config": lean,
             "training": {**asdict(config), "seconds": round(seconds, 1), _OF: of},
             "curve": tuple(curve),
-            "tuning": None,
             "choice": None,
             "conversions": trained.has_conversions,
         }

@@ -80,11 +80,11 @@ def test_retraining_the_model_removes_its_lean_ranker(
     tiny_folder: Path, student: Path, tmp_path: Path, run: Run
 ) -> None:
     out = tmp_path / "model"
-    assert run("train", tiny_folder, student, out, "--epochs", "1", "--no-lora")[0] == 0
+    assert run("train", tiny_folder, student, out, "--epochs", "1")[0] == 0
     code, said = run("lean", tiny_folder, student, out, "--epochs", "1")
     assert (code, "valid AUC" in said) == (0, True), said
     assert load_lean(out) is not None
-    assert run("train", tiny_folder, student, out, "--epochs", "1", "--no-lora", "--seed", "1")[0] == 0
+    assert run("train", tiny_folder, student, out, "--epochs", "1", "--seed", "1")[0] == 0
     assert load_lean(out) is None
 
 
