@@ -189,8 +189,9 @@ def _say_plan(networks: Training, rows: PartRows, variants: Sequence[Variant], c
     done = sum(map(networks.is_done, variants))
     told = f"{rows.train:,} rows to train on, {epochs} epochs"
     told += f" ({most} at most, until the valid AUC stays)" if most > epochs else ""
-    told += f", {len(variants)} networks to choose from" if len(variants) > 1 else ""
-    told += f", of which {done} done before" if done else ""
+    if len(variants) > 1:
+        told += f", {len(variants)} networks to choose from"
+        told += f", of which {done} done before" if done else ""
     told += f": {about((len(variants) - done) * training(Machine.measured(), rows, epochs))}"
     console.print(told, highlight=False)
 
