@@ -53,7 +53,6 @@ from msd.training.folder import (
     holds_model,
     save_ranker,
 )
-from msd.training.lean import LEAN_FOLDER
 from msd.training.parallel import Team, join_team
 from msd.training.train import Progress as Hear
 from msd.training.train import TrainConfig
@@ -140,10 +139,9 @@ def train(
             for line in say_conversions(data.events, valid):
                 console.print(line, highlight=False)
         pupil = _pupil(student, vectors, data, tuning) if tuning and student else None
-        if team.leads:  # what is there of an earlier model: its completion mark, its own student and its lean ranker
+        if team.leads:  # what is there of an earlier model: its completion mark and its own student
             (out / STEP_FILE).unlink(missing_ok=True)
-            for name in (STUDENT_FOLDER, LEAN_FOLDER):
-                shutil.rmtree(out / name, ignore_errors=True)
+            shutil.rmtree(out / STUDENT_FOLDER, ignore_errors=True)
         networks = Training(data, vectors, model_config, config, out / WORK, team)
         job = _Job(networks, out, run, console, pupil, halves)
         only = next((variant for variant in SIMPLER if variant.name == f"without_{without}"), WHOLE)
