@@ -19,7 +19,7 @@ from msd.step import fingerprint_of
 from msd.student.encoder import Student, load_student
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, no_vectors, untaught_items
 from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge, load_record
-from msd.training.folder import WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, student_of, vectors_of
+from msd.training.folder import WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,13 @@ def load_inputs(
         raise ModelFolderError(f"{model}: was trained with the vectors of another student than {student}; train again")
     teacher = load_record(knowledge).model_dump(mode="json") if knowledge else None
     figures = _read_evaluation(evaluation, model.name)
-    own, untaught = None, LevelVectors([], vectors.items.vectors[:0])
-    if student:
-        own = student_of(model, record, student)
-        untaught = untaught_items(student, own if own != student else None, student_texts(data)[0])
+    untaught = untaught_items(student, student_texts(data)[0]) if student else no_vectors().items
     return ExportInputs(
         dataset=data,
         knowledge=load_knowledge(knowledge, data.config.name) if knowledge else KnowledgeBase({}, {}),
         teacher=teacher,
-        student=load_student(own) if own else None,
-        vectors=vectors_of(model, record, vectors),
+        student=load_student(student) if student else None,
+        vectors=vectors,
         untaught=untaught,
         trained=trained,
         record=record,
@@ -100,7 +97,6 @@ def load_inputs(
         fingerprint=fingerprint_of(
             data.fingerprint,
             vectors.student,
-            record.own_student,
             untaught.ids,
             sha256_file(model / WEIGHTS_FILE),
             teacher,

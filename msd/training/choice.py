@@ -18,7 +18,7 @@ from msd.ranker.model import RankerConfig
 from msd.ranker.schema_fit import fit_schema
 from msd.step import fingerprint_of, is_done
 from msd.student.vectors import StudentVectors
-from msd.training.crossfit import CrossfitChoice, UserHalves
+from msd.training.crossfit import UserHalves
 from msd.training.folder import FORMAT, ChoiceRecord, NetworkInputs, TrainedNetwork, train_network
 from msd.training.parallel import ALONE, Team
 from msd.training.train import Progress, TrainConfig, predict
@@ -127,14 +127,3 @@ def table_of(choice: ChoiceRecord) -> Table:
         gain = "–" if name == choice.networks.whole else f"{one.gain:+.4f}{ends}"
         table.add_row(name, f"{one.auc:.4f}", gain, f"{choice.seconds[name]:.0f}")
     return table
-
-
-def choose_tuning(
-    training: Training,
-    halves: UserHalves,
-    untuned: tuple[TrainedRanker, Features],
-    tuned: tuple[TrainedRanker, StudentVectors],
-) -> CrossfitChoice:
-    """Keep the tuned model, with its own student's vectors, only if it is surely better than the untuned one."""
-    features = build_features(training.data, untuned[1].schema, tuned[1]).to(training.team.device)
-    return halves.choose({"without LoRA": valid_scores(*untuned), "with LoRA": valid_scores(tuned[0], features)})
