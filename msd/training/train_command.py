@@ -41,7 +41,7 @@ from msd.training.folder import (
     ModelFolderError,
     TrainedNetwork,
     check_model_folder,
-    holds_model,
+    finished_network,
     save_ranker,
 )
 from msd.training.parallel import Team, join_team
@@ -112,7 +112,7 @@ def train(
         options = (semantics, model_config.model_dump(), asdict(config))
         form = "choose" if choose else without
         run = fingerprint_of(FORMAT, data.fingerprint, vectors.student, *options, *([form] if form else []))
-        if team.mean(holds_model(out, run)) == 1.0:
+        if team.mean(finished_network(out, run) is not None) == 1.0:
             console.print(f"{out}: done before, nothing to do", highlight=False)
             return
         if network == NetworkName.MSD:
@@ -175,10 +175,9 @@ def _train(
     _say_plan(networks, rows, variants, console)
     if not halves:
         return networks.train(variants[0], show("train"))[0]
-    variant, choice = choose_network(networks, variants, halves, show)
+    kept, choice = choose_network(networks, variants, halves, show)
     console.print(table_of(choice))
-    trained, _ = networks.train(variant, show("train"))
-    return trained._replace(record=trained.record.model_copy(update={"choice": choice}))
+    return kept._replace(record=kept.record.model_copy(update={"choice": choice}))
 
 
 def _say_plan(networks: Training, rows: PartRows, variants: Sequence[Variant], console: Console) -> None:
