@@ -44,7 +44,6 @@ from msd.training.folder import (
     finished_network,
     save_ranker,
 )
-from msd.training.lean import LEAN_FOLDER
 from msd.training.parallel import Team, join_team
 from msd.training.train import Progress as Hear
 from msd.training.train import TrainConfig
@@ -120,9 +119,8 @@ def train(
             valid = pl.Series(split_events(data.events, data.config) == Part.VALID)
             for line in say_conversions(data.events, valid):
                 console.print(line, highlight=False)
-        if team.leads:  # what is there of an earlier model: its completion mark and its lean ranker
+        if team.leads:  # the completion mark of an earlier model
             (out / STEP_FILE).unlink(missing_ok=True)
-            shutil.rmtree(out / LEAN_FOLDER, ignore_errors=True)
         networks = Training(data, vectors, model_config, config, out / WORK, team)
         only = next((variant for variant in SIMPLER if variant.name == f"without_{without}"), WHOLE)
         variants = variants_of(vectors) if choose else (only if semantics else WITHOUT_SEMANTICS,)
