@@ -36,6 +36,9 @@ def main(
         ),
     ],
     epochs: Annotated[int, typer.Option(min=1, help="Most passes in the search, and over the catalogue.")] = 8,
+    layers: Annotated[
+        int | None, typer.Option(min=1, max=6, help="Keep the encoder's first N layers: wording rather than meaning.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the order and the held-out items.")] = 0,
     limit: Annotated[
         int, typer.Option(min=MIN_ITEMS, help="Most items, and users, to teach; all are encoded.")
@@ -45,7 +48,7 @@ def main(
     if not 2 <= len(folders) <= 3:
         raise StudentError(f"{len(folders)} folders are given; msd distill takes DATASET KNOWLEDGE OUT, or DATASET OUT")
     dataset, out, console = folders[0], folders[-1], Console()
-    config = DistillConfig(epochs=epochs, seed=seed, limit=limit)
+    config = DistillConfig(layers=layers, epochs=epochs, seed=seed, limit=limit)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -69,7 +72,8 @@ def main(
     if "knowledge" in record.metrics:
         console.print(_table(record.metrics["knowledge"]))
     else:
-        console.print(f"{out}: {record.start} as it comes, taught by nobody", highlight=False)
+        kept = f", its first {layers} layers" if layers else " as it comes"
+        console.print(f"{out}: {record.start}{kept}, taught by nobody", highlight=False)
 
 
 def _table(knowledge: dict[str, Figures]) -> Table:

@@ -31,10 +31,12 @@ _SAID = {"search": "searching", "rehearsal": "rehearsing", "catalogue": "learnin
 class DistillConfig:
     """Options of training.
 
+    `layers`: number of the encoder's layers to keep, all by default.
     `limit`: maximum number of taught items, and of users, those with the most impressions; all others are only encoded.
     `items_every`, `users_every`: an epoch uses every n-th of a level's lessons, because long texts are expensive.
     """
 
+    layers: int | None = None
     epochs: int = 8
     seed: int = 0
     limit: int = 4_000

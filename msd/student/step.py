@@ -14,7 +14,7 @@ from msd.dataset.texts import most_shown, student_texts
 from msd.duration import Machine, about, distilling, encoding, tokens_of
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.distill import Course, DistillConfig, Distiller, objective
-from msd.student.encoder import Student, encode_texts, load_student, new_student, save_student
+from msd.student.encoder import Student, encode_texts, load_student, new_student, save_student, shorten
 from msd.student.lessons import (
     LEVELS,
     Advance,
@@ -54,7 +54,7 @@ def distill(
     dataset = load_dataset(dataset_folder)
     base = load_knowledge(knowledge_folder, dataset.config.name) if knowledge_folder else None
     _check_out(out)
-    inputs: tuple[object, ...] = ("untaught",)
+    inputs: tuple[object, ...] = "untaught", config.layers
     if knowledge_folder:
         inputs = [sha256_file(knowledge_folder / name) for name in KNOWLEDGE_FILES], asdict(config)
     run = fingerprint_of(FORMAT, dataset.fingerprint, *inputs)
@@ -69,6 +69,8 @@ def distill(
     work = out / WORK_FOLDER
     work.mkdir(parents=True, exist_ok=True)
     student = new_student()
+    if config.layers:
+        shorten(student, config.layers)
     if base:
         lessons = _lessons(dataset, texts, base, config)
         tell(_plan(texts, lessons, config))
