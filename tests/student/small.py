@@ -20,7 +20,6 @@ def short_student() -> Student:
     student = new_student()
     bert = student.encoder.bert
     bert.encoder.layer = bert.encoder.layer[:LAYERS]
-    student.encoder.depth = LAYERS
     shorter = student.record.bert.model_copy(update={"num_hidden_layers": LAYERS})
     student.record = student.record.model_copy(update={"bert": shorter})
     return student
