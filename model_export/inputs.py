@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from model_export.ranker import heads_of, ranker_graph, torch_scores
-from model_export.recipe import LeanRecipe, Recipe
+from model_export.recipe import Recipe
 from msd.contract.bundle import HOW_SURE
 from msd.contract.errors import MsdError
 from msd.contract.files import sha256_file
@@ -20,7 +20,6 @@ from msd.student.encoder import Student, load_student
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, no_vectors, untaught_items
 from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge, load_record
 from msd.training.folder import WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker
-from msd.training.lean import LEAN_FOLDER, load_lean
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,6 @@ class ExportInputs:
     record: RankerRecord
     evaluation: dict[str, Any]
     fingerprint: str
-    lean: TrainedRanker | None = None
 
     def recipe(self) -> Recipe:
         """Return the recipe of its bundle, with torch's scores."""
@@ -63,7 +61,6 @@ class ExportInputs:
                 "choice": self.record.choice.model_dump(mode="json") if self.record.choice else None,
             },
             fingerprint=self.fingerprint,
-            lean=None if self.lean is None else _lean_recipe(self.lean),
         )
 
 
@@ -76,7 +73,6 @@ def load_inputs(
     """
     data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
     trained, record = load_ranker(model)
-    lean = load_lean(model)
     if record.dataset != data.fingerprint:
         raise ModelFolderError(
             f"{model}: was trained on another state of the dataset than {dataset} is in; train again"
@@ -106,17 +102,7 @@ def load_inputs(
             teacher,
             [sha256_file(knowledge / name) for name in KNOWLEDGE_FILES] if knowledge else [],
             figures,
-            *([sha256_file(model / LEAN_FOLDER / WEIGHTS_FILE)] if lean else []),
         ),
-        lean=lean,
-    )
-
-
-def _lean_recipe(lean: TrainedRanker) -> LeanRecipe:
-    return LeanRecipe(
-        graph=lambda: ranker_graph(lean),
-        scores=lambda tensors: torch_scores(lean, tensors),
-        provenance={"config": lean.config.model_dump(mode="json"), "calibration": _curve(lean)},
     )
 
 

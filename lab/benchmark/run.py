@@ -132,7 +132,7 @@ class BenchmarkRunner:
             views = [with_vectors(view, scored) for view in views]
         valid = predict(trained.model, views[0], views[0].of_part(Part.VALID))
         test, live = (predict(trained.model, view, view.of_part(Part.TEST)) for view in (views[0], views[-1]))
-        seconds = trained.seconds + time.perf_counter() - start
+        seconds = float(trained.record.training["seconds"]) + time.perf_counter() - start
         return Predictions(valid, test, live, valid_auc(self.of_seed(seed), valid), seconds)
 
     def _vectors(self, variant: Variant, seed: int) -> StudentVectors | None:

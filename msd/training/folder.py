@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -31,19 +30,6 @@ class ModelFolderError(MsdError):
     """A model's folder is missing, damaged, or was trained on something else."""
 
 
-class ChoiceRecord(BaseModel):
-    """Choice by the valid rows among networks. `seconds`: training time of each."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    networks: CrossfitChoice
-    seconds: dict[str, float]
-
-    def say(self) -> str:
-        """Return the choice in words, with figures."""
-        return self.networks.say()
-
-
 class RankerRecord(BaseModel):
     """Record of a ranker's training. `student`: fingerprint of the student that it was trained with, None without one.
     `choice`: of `msd train --choose`. `conversions`: whether it has a head for them."""
@@ -58,7 +44,7 @@ class RankerRecord(BaseModel):
     vector_dim: int
     dataset: str
     student: str | None
-    choice: ChoiceRecord | None = None
+    choice: CrossfitChoice | None = None
     conversions: bool = False
 
     def is_of(self, dataset: str, student: str) -> bool:
@@ -72,6 +58,13 @@ class RankerRecord(BaseModel):
         return f"{told}valid AUC {best.valid_auc:.4f} after epoch {best.epoch} of {len(self.curve)}"
 
 
+class TrainedNetwork(NamedTuple):
+    """A trained network and the record of its training."""
+
+    model: TrainedRanker
+    record: RankerRecord
+
+
 def save_ranker(folder: Path, model: TrainedRanker, record: RankerRecord) -> None:
     """Write the weights, then the record, which makes the folder a model."""
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
@@ -79,7 +72,7 @@ def save_ranker(folder: Path, model: TrainedRanker, record: RankerRecord) -> Non
     write_text_atomic(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
 
 
-def load_ranker(folder: Path) -> tuple[TrainedRanker, RankerRecord]:
+def load_ranker(folder: Path) -> TrainedNetwork:
     """Return the model in a folder. Raises ModelFolderError if it is missing or damaged."""
     missing = f"no trained model here ({RECORD_FILE} is missing); run `msd train`"
     record = read_record(folder / RECORD_FILE, RankerRecord, FORMAT, missing, "train again", ModelFolderError)
@@ -92,7 +85,7 @@ def load_ranker(folder: Path) -> tuple[TrainedRanker, RankerRecord]:
         raise ModelFolderError(
             f"{folder / WEIGHTS_FILE}: not the weights of {RECORD_FILE}; train again ({error})"
         ) from None
-    return model.eval(), record
+    return TrainedNetwork(model.eval(), record)
 
 
 def check_model_folder(out: Path) -> None:
@@ -103,24 +96,12 @@ def check_model_folder(out: Path) -> None:
         raise ModelFolderError(f"{out} holds other things than a model; name an empty or a new folder")
 
 
-def holds_model(out: Path, run: str) -> bool:
-    """Return whether the folder holds this run's model, undamaged."""
-    if not is_done(out, run):
-        return False
+def finished_network(folder: Path, run: str) -> TrainedNetwork | None:
+    """Return the network in the folder, if it belongs to this run and is complete and undamaged."""
     try:
-        load_ranker(out)
+        return load_ranker(folder) if is_done(folder, run) else None
     except ModelFolderError:
-        return False
-    return True
-
-
-class TrainedNetwork(NamedTuple):
-    """A trained network. `seconds`: training time, in this run or an earlier one; `own`: in this run."""
-
-    model: TrainedRanker
-    record: RankerRecord
-    seconds: float
-    own: float
+        return None
 
 
 class NetworkInputs(NamedTuple):
@@ -141,8 +122,9 @@ def train_network(
     team: Team = ALONE,
 ) -> TrainedNetwork:
     """Return the network in `folder` if it belongs to this `run`; otherwise train it, resuming after its last epoch."""
-    known = _known(folder, run, inputs.features.labels.device)
+    known = finished_network(folder, run)
     if team.mean(float(known is not None)) == 1.0 and known:
+        known.model.to(inputs.features.labels.device)
         return known
     start = time.perf_counter()
     if team.leads:
@@ -163,14 +145,4 @@ def train_network(
         save_ranker(folder, model, record)
         mark_done(folder, run, seconds)
         (folder / _CHECKPOINT).unlink(missing_ok=True)
-    return TrainedNetwork(model, record, seconds, seconds)
-
-
-def _known(folder: Path, run: str, device: torch.device) -> TrainedNetwork | None:
-    if not is_done(folder, run):
-        return None
-    try:
-        model, record = load_ranker(folder)
-    except ModelFolderError:
-        return None
-    return TrainedNetwork(model.to(device), record, float(record.training["seconds"]), 0.0)
+    return TrainedNetwork(model, record)

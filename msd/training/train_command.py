@@ -41,10 +41,9 @@ from msd.training.folder import (
     ModelFolderError,
     TrainedNetwork,
     check_model_folder,
-    holds_model,
+    finished_network,
     save_ranker,
 )
-from msd.training.lean import LEAN_FOLDER
 from msd.training.parallel import Team, join_team
 from msd.training.train import Progress as Hear
 from msd.training.train import TrainConfig
@@ -113,16 +112,15 @@ def train(
         options = (semantics, model_config.model_dump(), asdict(config))
         form = "choose" if choose else without
         run = fingerprint_of(FORMAT, data.fingerprint, vectors.student, *options, *([form] if form else []))
-        if team.mean(holds_model(out, run)) == 1.0:
+        if team.mean(finished_network(out, run) is not None) == 1.0:
             console.print(f"{out}: done before, nothing to do", highlight=False)
             return
         if network == NetworkName.MSD:
             valid = pl.Series(split_events(data.events, data.config) == Part.VALID)
             for line in say_conversions(data.events, valid):
                 console.print(line, highlight=False)
-        if team.leads:  # what is there of an earlier model: its completion mark and its lean ranker
+        if team.leads:  # the completion mark of an earlier model
             (out / STEP_FILE).unlink(missing_ok=True)
-            shutil.rmtree(out / LEAN_FOLDER, ignore_errors=True)
         networks = Training(data, vectors, model_config, config, out / WORK, team)
         only = next((variant for variant in SIMPLER if variant.name == f"without_{without}"), WHOLE)
         variants = variants_of(vectors) if choose else (only if semantics else WITHOUT_SEMANTICS,)
@@ -177,10 +175,9 @@ def _train(
     _say_plan(networks, rows, variants, console)
     if not halves:
         return networks.train(variants[0], show("train"))[0]
-    variant, choice = choose_network(networks, variants, halves, show)
+    kept, choice = choose_network(networks, variants, halves, show)
     console.print(table_of(choice))
-    trained, _ = networks.train(variant, show("train"))
-    return trained._replace(record=trained.record.model_copy(update={"choice": choice}))
+    return kept._replace(record=kept.record.model_copy(update={"choice": choice}))
 
 
 def _say_plan(networks: Training, rows: PartRows, variants: Sequence[Variant], console: Console) -> None:
@@ -190,8 +187,9 @@ def _say_plan(networks: Training, rows: PartRows, variants: Sequence[Variant], c
     done = sum(map(networks.is_done, variants))
     told = f"{rows.train:,} rows to train on, {epochs} epochs"
     told += f" ({most} at most, until the valid AUC stays)" if most > epochs else ""
-    told += f", {len(variants)} networks to choose from" if len(variants) > 1 else ""
-    told += f", of which {done} done before" if done else ""
+    if len(variants) > 1:
+        told += f", {len(variants)} networks to choose from"
+        told += f", of which {done} done before" if done else ""
     told += f": {about((len(variants) - done) * training(Machine.measured(), rows, epochs))}"
     console.print(told, highlight=False)
 

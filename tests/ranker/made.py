@@ -153,11 +153,11 @@ def assert_same_weights(found: nn.Module, expected: nn.Module) -> None:
         assert torch.equal(value, weights[name]), name
 
 
-def write_small_student(folder: Path, dataset: Dataset, seed: int = 0) -> StudentVectors:
+def write_small_student(folder: Path, dataset: Dataset) -> StudentVectors:
     """Writes what `msd distill` would: a student, its vectors, which are returned, and the rehearsal that every third
     item was kept from, though it ended at the same weights."""
     texts = student_texts(dataset)
-    student = small_student((text for level in texts for text in level.values()), seed)
+    student = small_student(text for level in texts for text in level.values())
     items, users = (LevelVectors(list(level), encode_texts(student, list(level.values()))) for level in texts)
     vectors = StudentVectors(save_student(student, folder), items, users)
     save_vectors(vectors, folder)

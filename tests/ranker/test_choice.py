@@ -63,14 +63,14 @@ def test_drops_vectors_that_hurt_and_reuses_finished_networks(tmp_path: Path) ->
     def show(name: str) -> AbstractContextManager[Progress]:
         return nullcontext(lambda epoch, step, loss: heard.append(name))
 
-    variant, record = choose_network(training, PAIR, halves, show)
-    assert variant == WITHOUT_SEMANTICS
-    assert record.networks.ci95 is not None
-    assert 0 < record.networks.ci95[0] < record.networks.gain
-    assert record.say().startswith("ours_without_semantics instead of the whole network: chosen on one half")
+    network, choice = choose_network(training, PAIR, halves, show)
+    assert "item" not in network.model.adaptors
+    assert choice.ci95 is not None
+    assert 0 < choice.ci95[0] < choice.gain
+    assert choice.say().startswith("ours_without_semantics instead of the whole network: chosen on one half")
     assert set(heard) == {"ours_without_semantics (2 of 2)"}
-    assert choose_network(training, PAIR, halves, show)[1] == record
-    assert list(record.networks.tried) == list(record.seconds) == [WHOLE.name, WITHOUT_SEMANTICS.name]
+    assert choose_network(training, PAIR, halves, show)[1] == choice
+    assert list(choice.tried) == [WHOLE.name, WITHOUT_SEMANTICS.name]
 
 
 def test_command_keeps_the_chosen_network(tmp_path: Path, run: Run) -> None:
@@ -83,7 +83,7 @@ def test_command_keeps_the_chosen_network(tmp_path: Path, run: Run) -> None:
     assert "5 networks to choose from" in output
     _, record = load_ranker(out)
     assert record.choice is not None
-    assert len(record.choice.networks.tried) == 5
+    assert len(record.choice.tried) == 5
     assert record.choice.say() in output
     assert not (out / ".work").exists()
     assert run(*command) == (0, f"{out}: done before, nothing to do")
