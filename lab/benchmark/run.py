@@ -72,7 +72,7 @@ class BenchmarkRunner:
         # Of the latest seed's dataset, by whether the schema has vectors.
         self._features: dict[bool, Features] = {}
 
-    def _progress(self, doing: str, done: int, total: int, note: str = "") -> None:
+    def _progress(self, doing: str, done: int, total: int) -> None:
         self._report(f"{self.part}: {doing}", done, total)
 
     def _distilled(self, folders: Folders, student: Path) -> Path:

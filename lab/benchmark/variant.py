@@ -23,11 +23,8 @@ Source = Literal[
     "student",
     "student_with_users",
     "untaught",
-    "explicit",
-    "implicit",
     "plain",
     "bag_of_words",
-    "teacher_text",
 ]
 Floats = NDArray[np.float64]
 
@@ -106,16 +103,6 @@ def _other_texts() -> tuple[Variant, ...]:
     return (
         Variant("without_distillation", "ablation", "plain"),
         Variant("bag_of_words", "ablation", "bag_of_words"),
-        Variant("teacher_text", "ablation", "teacher_text"),
-    )
-
-
-def knowledge_ablations() -> tuple[Variant, ...]:
-    """Return networks that see more or less of the teacher's texts; for data with user knowledge of both kinds."""
-    return (
-        Variant("with_user_knowledge", "ablation", "student_with_users"),
-        Variant("explicit_only", "ablation", "explicit"),
-        Variant("implicit_only", "ablation", "implicit"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Sources of a network's vectors: the student, its halves, the plain encoder, the teacher's words themselves.
+"""Sources of a network's vectors: the student, the plain encoder, the teacher's words themselves.
 
 All have the student's width, so that they differ only in content.
 """
@@ -20,7 +20,7 @@ from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, SideFeatures
 from msd.step import fingerprint_of
 from msd.student.encoder import encode_texts, new_student
-from msd.student.lessons import BagOfWords, encode_targets, make_lessons, teachers_words
+from msd.student.lessons import BagOfWords, teachers_words
 from msd.student.record import HEADS, VECTOR_DIM, WORDS_DIM, Vectors
 from msd.student.vectors import Level, LevelVectors, StudentVectors, load_vectors
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
@@ -55,13 +55,11 @@ class VectorSources:
     def _level(self, source: Source, level: Level) -> LevelVectors:
         own = self.student.items if level == "items" else self.student.users
         known = self._base.items if level == "items" else self._base.users
-        if source in ("explicit", "implicit"):
-            return only_half(own, source)
         if source == "plain":
             return self._encode(student_texts(self._dataset)[level == "users"])
         if source == "bag_of_words":
             return bag_of_words(known)
-        return self._encode_teacher(level, known) if source == "teacher_text" else own
+        return own
 
     def _encode(self, texts: Mapping[str, str]) -> LevelVectors:
         done = 0
@@ -72,25 +70,11 @@ class VectorSources:
             self._progress("encoding raw texts", done, len(texts))
 
         vectors = encode_texts(new_student(), list(texts.values()), on_batch=count)
-        vectors[:, HEADS["words"]] = 0.0  # an untrained words head is random
         return LevelVectors(list(texts), vectors)
-
-    def _encode_teacher(self, level: Level, known: Mapping[str, Knowledge]) -> LevelVectors:
-        """Return the targets of two of the student's heads, for all with text and knowledge; the words are left out."""
-        lessons = make_lessons(level, student_texts(self._dataset)[level == "users"], known, 0.0, 0)
-        targets = encode_targets(new_student(), lessons, lambda head, done, all_, _: self._progress(head, done, all_))
-        return LevelVectors(lessons.ids, targets)
-
-
-def only_half(level: LevelVectors, head: str) -> LevelVectors:
-    """Return the same vectors with one head's part; the rest is zeros."""
-    kept = np.zeros_like(level.vectors)
-    kept[:, HEADS[head]] = level.vectors[:, HEADS[head]]
-    return LevelVectors(level.ids, kept)
 
 
 def bag_of_words(known: Mapping[str, Knowledge]) -> LevelVectors:
-    """Return vectors [n, 896] with the bag-of-words coordinates [n, 128] of one level, as in the student's lessons: the
+    """Return vectors [n, 512] with the bag-of-words coordinates [n, 128] of one level, as in the student's lessons: the
     leading directions in the words block, the rest at the front."""
     if not known:
         return NOBODY

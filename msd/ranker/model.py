@@ -33,7 +33,7 @@ class RankerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    network: Literal["msd", "lr", "deepfm", "din", "dcnv2"] = "msd"
+    network: Literal["msd", "content", "lr", "deepfm", "din", "dcnv2"] = "msd"
     embedding: int = 16
     cross_layers: int = 2
     hidden: tuple[int, ...] = (128, 64)
