@@ -29,8 +29,8 @@ class Event(NamedTuple):
     """One impression: its time (Unix s), whether it was clicked, and the item to remember (users only).
 
     A click reported separately from its impression, as in live events, is not `shown`: an impression and such a click
-    at one moment fold, in either order, to the same state as one event of both. `times`: the number of equal
-    impressions.
+    at one moment fold, in either order, to the same state as one event of both. Only the item that a full history drops
+    may be another. `times`: the number of equal impressions.
     """
 
     at: float
@@ -95,16 +95,14 @@ def remember(history: tuple[Impression, ...], new: Impression, length: int) -> t
     """Return the history with one more impression; those of one item are joined.
 
     Of more than `length` items the oldest clicked one goes if clicked ones fill more than half the places, otherwise
-    the oldest one without a click: where clicks are rare, they stay.
+    the oldest one without a click: where clicks are rare, they stay. `service.live.redis_script` (Lua) repeats it.
     """
     held = [known for known in history if known.item_id != new.item_id]
     for known in history:
         if known.item_id == new.item_id:
-            new = Impression(
-                max(known.at, new.at), new.item_id, known.shown + new.shown, known.clicked + new.clicked
-            )
+            new = Impression(max(known.at, new.at), new.item_id, known.shown + new.shown, known.clicked + new.clicked)
     insort(held, new)
-    if len(held) > length:
+    while len(held) > length:
         clicked = [known.clicked > 0 for known in held]
         del held[clicked.index(sum(clicked) > (length + 1) // 2)]
     return tuple(held)
