@@ -43,8 +43,8 @@ _LARGE, _MANY_PARTS = 2**17, 20_000
 # JSON's name of a type.
 _OBJECT_ERRORS, _NOT_AN_OBJECT = ("model_type", "dict_type"), "should be an object"
 _KEY_END = re.compile(rb'"\s*:')
-# What pydantic names in the place of a fault beside the document's own keys.
-_VARIANTS = ("[key]", "[id]", "[shown]")
+# Forms of an entry of a list, which pydantic names behind the entry's number in the place of a fault.
+_FORMS = _ID, _SHOWN_ITEM = "[id]", "[shown]"
 _ANY_JSON: TypeAdapter[object] = TypeAdapter(object)
 _TOO_DEEP = "the body is nested too deeply"
 
@@ -120,8 +120,8 @@ class ShownItem(Wire):
 
 
 HistoryEntry = Annotated[
-    Annotated[Id, Tag("[id]")] | Annotated[ShownItem, Tag("[shown]")],
-    Discriminator(lambda entry: "[shown]" if isinstance(entry, dict | ShownItem) else "[id]"),
+    Annotated[Id, Tag(_ID)] | Annotated[ShownItem, Tag(_SHOWN_ITEM)],
+    Discriminator(lambda entry: _SHOWN_ITEM if isinstance(entry, dict | ShownItem) else _ID),
 ]
 
 
@@ -288,9 +288,15 @@ def parse_thoroughly(body: bytes, form: type[W], look: Callable[[object], None] 
         return form.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        path = ".".join(_shorten(str(part)) for part in first["loc"] if part not in _VARIANTS)
+        path = ".".join(_shorten(str(part)) for part in _place(first["loc"])).removesuffix(".[key]")
         message = _NOT_AN_OBJECT if first["type"] in _OBJECT_ERRORS else plain_words(first["msg"])
         raise InvalidRequest(_shorten(message, 300), path or None) from None
+
+
+def _place(location: Sequence[int | str]) -> list[int | str]:
+    """Return the document's own keys and numbers in pydantic's location of a fault."""
+    before = [None, *location]
+    return [part for last, part in zip(before, location, strict=False) if type(last) is str or part not in _FORMS]
 
 
 def _has_many_parts(body: bytes) -> bool:

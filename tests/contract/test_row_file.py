@@ -22,10 +22,10 @@ from msd.contract.row_file import RowFile
 from msd.contract.row_header import read_header
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import Records
-from tests.contract.examples import BUNDLE_ID, ITEMS, OTHER_ID, USERS, flip, make_records
+from tests.contract.examples import BUNDLE_ID, ITEMS, OTHER_ID, USERS, clicked, flip, make_records
 
 IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
-HISTORIES = [["i1", "ß"], [], ["😀"] * 3]
+HISTORIES = [clicked("i1", "ß"), (), clicked(*["😀"] * 3)]
 
 
 def write_items(path: Path, ids: Sequence[str]) -> list[bytes]:
@@ -97,7 +97,7 @@ def test_users_have_their_histories(tmp_path: Path) -> None:
 
     check_lone(RowFile(path, USERS, BUNDLE_ID), ["ü3", "u9", "u1", "u2"])
     assert rows.found.tolist() == [True, False, True, True, True]
-    assert rows.histories == (("😀", "😀", "😀"), (), ("i1", "ß"), (), ("i1", "ß"))
+    assert rows.histories == (HISTORIES[2], (), HISTORIES[0], (), HISTORIES[0])
     assert rows.damaged == 0
 
 
