@@ -401,7 +401,9 @@ def _impressions(history: Sequence[str | ShownItem]) -> list[Impression]:
     """Return the entries as impressions; those of one item are joined, in the place of the last."""
     joined: dict[str, Impression] = {}
     for entry in history:
-        item_id, clicked, at = (entry, True, None) if isinstance(entry, str) else (entry.item_id, entry.clicked, entry.at)
+        item_id, clicked, at = (
+            (entry, True, None) if isinstance(entry, str) else (entry.item_id, entry.clicked, entry.at)
+        )
         new = Impression(math.inf if at is None else at, item_id, 1.0, float(clicked))
         if known := joined.pop(item_id, None):
             shown, clicks = known.shown + new.shown, known.clicked + new.clicked

@@ -272,8 +272,6 @@ class FeatureSchema(_Frozen):
                 name="history_semantic", side="user", dtype="float32", shape=(length, self.semantic_width("item"))
             ),
             TensorSpec(name="history_mask", side="user", dtype="float32", shape=(length,)),
-            TensorSpec(
-                name="history_outcomes", side="user", dtype="float32", shape=(length, len(OUTCOME_FEATURES))
-            ),
+            TensorSpec(name="history_outcomes", side="user", dtype="float32", shape=(length, len(OUTCOME_FEATURES))),
         ]
         return tuple(spec for spec in specs if spec.shape[-1])

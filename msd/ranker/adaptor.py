@@ -1,5 +1,5 @@
-"""Adaptors, one per side, from the student's vectors to the schema's; trained with the ranker or kept as initialised.
-Know vectors of texts, not their items or users.
+"""Adaptors, one per side, from the student's vectors to the schema's: their principal components. Know vectors of texts,
+not their items or users.
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from msd.contract.rows import RowSide
 from msd.contract.schema import FeatureSchema
 from msd.ranker.features import Features
-from msd.ranker.model import BLOCKS
+from msd.ranker.taste import BLOCKS
 from msd.student.record import HEADS
 
 _SIDES: tuple[RowSide, ...] = ("user", "item")
@@ -18,7 +18,7 @@ class Adaptor(nn.Module):
     """Projection of a student's vector to the schema's dimension, components of order 1 (the paper's Feature Adaptor).
 
     One block is made of the texts' meaning (explicit ‖ implicit), the other of the teacher's words. Each block has the
-    length √D that `history.cosine` requires.
+    length √D that the taste's cosines require. Training it further gains nothing (decision 58).
     """
 
     def __init__(self, vector_dim: int, dim: int) -> None:
@@ -55,6 +55,7 @@ class Adaptors(nn.ModuleDict):
     def __init__(self, schema: FeatureSchema, vector_dim: int) -> None:
         semantics = {side: schema.semantic(side) for side in _SIDES}
         super().__init__({side: Adaptor(vector_dim, one.dim) for side, one in semantics.items() if one})
+        self.requires_grad_(False)
 
     def start_at(self, features: Features) -> None:
         """Initialise all with the principal components of the features' vectors."""

@@ -1,25 +1,22 @@
-"""Logits of rows of features; vectors pass through the adaptors, which are trained with the ranker.
+"""Logits of rows of features: what a service would assemble of them, altogether or without what training hides."""
 
-Each item of a batch is represented once, however many histories contain it.
-"""
-
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from msd.contract.rows import RowSide
-from msd.contract.schema import STATE_FEATURES, FeatureSchema
+from msd.contract.schema import OUTCOME_FEATURES, STATE_FEATURES, FeatureSchema
 from msd.ranker.adaptor import Adaptors
 from msd.ranker.calibrate import Calibrator
+from msd.ranker.embedding import is_id
 from msd.ranker.features import Features, SideFeatures
-from msd.ranker.model import WITH_CONVERSIONS, RankerConfig, is_id
+from msd.ranker.model import WITH_CONVERSIONS, Ranker, RankerConfig
 from msd.ranker.networks import new_network
+from msd.ranker.taste import PARTS
 
-Vectors = Callable[[RowSide, Tensor], Tensor]
+_TASTE_ROWS = 128
 
 
 class TrainedRanker(nn.Module):
@@ -61,42 +58,89 @@ def batch_opinions(
     events: NDArray[np.int64],
     corruption: Corruption | None = None,
     rng: np.random.Generator | None = None,
-    vectors: Vectors | None = None,
 ) -> list[Tensor]:
-    """Return `Ranker.opinions` of B events; only the network's logits have gradients.
-
-    `vectors` maps the rows [n] of a side's entities to the student's vectors [n, V]; by default the features'.
-    """
-    vectors = vectors or (lambda side, rows: (features.user if side == "user" else features.item).vectors[rows])
+    """Return `Ranker.opinions` of B events; only the network's logits have gradients."""
     chosen = torch.from_numpy(events).to(features.labels.device)
-    tensors, user_rows, item_rows = inputs_without_vectors(features, chosen, corruption, rng)
-    held, places = _distinct(item_rows, features.item.entities.unknown + 1)
-    new = None
+    user_rows, user_dense = _rows_and_dense(features.user, chosen, corruption, rng)
+    item_rows, item_dense = _rows_and_dense(features.item, chosen, corruption, rng)
+    tensors = {
+        "context_categorical": features.context_categorical[chosen],
+        "context_dense": features.context_dense[chosen],
+        "user_categorical": features.user.categorical[user_rows],
+        "user_dense": user_dense,
+        "item_categorical": features.item.categorical[item_rows],
+        "item_dense": item_dense,
+    }
+    altered = item_rows != features.item.rows[chosen]
     if corruption is not None and rng is not None:
-        new = torch.from_numpy(rng.random(len(events)) < corruption.new_item).to(chosen.device)
-        _make_new(features, tensors, new)
-    semantic = None
+        _make_new(features, tensors, torch.from_numpy(rng.random(len(events)) < corruption.new_item).to(chosen.device))
     if "item" in model.adaptors:
-        present = features.item.present[held] & _kept(held, corruption, rng)
-        semantic = model.adaptors.adapt("item", vectors("item", held), present)
-        by_place = nn.functional.embedding(places, semantic)
-        tensors["item_semantic"], tensors["history_semantic"] = by_place[:, 0], by_place[:, 1:]
+        kept = _kept(item_rows, corruption, rng)
+        present = features.item.present[item_rows] & kept
+        tensors["item_semantic"] = model.adaptors.adapt("item", features.item.vectors[item_rows], present)
         # The last dense column says whether there is a vector.
-        tensors["item_dense"][:, -1] *= present[places[:, 0]]
+        tensors["item_dense"][:, -1] *= present
+        altered = altered | ~kept
     if "user" in model.adaptors:
         known = features.user.present[user_rows] & features.knows_user[chosen] & _kept(chosen, corruption, rng)
-        tensors["user_semantic"] = model.adaptors.adapt("user", vectors("user", user_rows), known)
+        tensors["user_semantic"] = model.adaptors.adapt("user", features.user.vectors[user_rows], known)
         tensors["user_dense"][:, -1] *= known
-    represented = nn.functional.embedding(
-        places, model.ranker.represent_items(features.item.categorical[held], semantic)
-    )
     tensors = {name: tensor for name, tensor in tensors.items() if tensor.shape[-1]}
-    target = represented[:, 0]
-    if new is not None:
-        # An item is new only for its own row; in others' histories it has its ID.
-        nameless = model.ranker.represent_items(tensors["item_categorical"], tensors.get("item_semantic"))
-        target = torch.where(new.unsqueeze(-1), nameless, target)
-    return model.ranker.opinions(tensors, target, represented[:, 1:])
+    if isinstance(model.ranker, Ranker):
+        return model.ranker.opinions(tensors, _taste(model, features, chosen, tensors, altered))
+    return [model.ranker(tensors | _history(model, features, chosen))]
+
+
+def _taste(
+    model: TrainedRanker, features: Features, chosen: Tensor, tensors: dict[str, Tensor], altered: Tensor
+) -> Tensor | None:
+    """Return the taste's parts [B, 3] of events; those computed before, unless the item is `altered` [B]."""
+    assert isinstance(model.ranker, Ranker), "baselines have no taste"
+    if model.ranker.taste is None:
+        return None
+    anew = altered.nonzero().squeeze(1) if features.taste is not None else torch.arange(len(chosen))
+    parts = torch.zeros(len(chosen), len(PARTS)) if features.taste is None else features.taste[chosen]
+    if len(anew):
+        of_items = {name: tensor[anew] for name, tensor in tensors.items() if name.startswith("item")}
+        parts[anew] = model.ranker.taste(of_items | _history(model, features, chosen[anew]))
+    return parts
+
+
+def _history(model: TrainedRanker, features: Features, chosen: Tensor) -> dict[str, Tensor]:
+    """Return the tensors of B events' histories."""
+    history, outcomes = features.history[chosen], features.history_outcomes[chosen]
+    rows = torch.where(history >= 0, history, features.item.entities.unknown)
+    tensors = {
+        "history_mask": (outcomes[..., OUTCOME_FEATURES.index("clicks")] > 0).float(),
+        "history_outcomes": outcomes,
+        "history_categorical": features.item.categorical[rows],
+    }
+    if "item" in model.adaptors:
+        distinct, places = torch.unique(rows, return_inverse=True)
+        adapted = model.adaptors.adapt("item", features.item.vectors[distinct], features.item.present[distinct])
+        tensors["history_semantic"] = adapted[places]
+    return tensors
+
+
+@torch.no_grad()
+def with_taste(model: TrainedRanker, features: Features) -> Features:
+    """Return the features with the taste of all events, whose scales and vectors training leaves as they are."""
+    model.eval()
+    every = torch.arange(len(features.labels))
+    return replace(features, taste=torch.cat([taste_of(model, features, rows) for rows in every.split(_TASTE_ROWS)]))
+
+
+def taste_of(model: TrainedRanker, features: Features, chosen: Tensor) -> Tensor:
+    """Return the taste's parts [B, 3] of events, with gradients for its scales."""
+    assert isinstance(model.ranker, Ranker) and model.ranker.taste is not None
+    tensors = _history(model, features, chosen)
+    rows = features.item.rows[chosen]
+    tensors["item_categorical"] = features.item.categorical[rows]
+    if "item" in model.adaptors:
+        present = features.item.present[rows]
+        tensors["item_semantic"] = model.adaptors.adapt("item", features.item.vectors[rows], present)
+    parts: Tensor = model.ranker.taste(tensors)
+    return parts
 
 
 def batch_loss(
@@ -105,10 +149,9 @@ def batch_loss(
     events: NDArray[np.int64],
     corruption: Corruption | None = None,
     rng: np.random.Generator | None = None,
-    vectors: Vectors | None = None,
 ) -> Tensor:
     """Return the network's loss on B events: of clicks and, with conversions, of converted clicks (ESMM, eq. 5)."""
-    opinions = batch_opinions(model, features, events, corruption, rng, vectors)
+    opinions = batch_opinions(model, features, events, corruption, rng)
     loss = features.loss_of(opinions[0], events)
     if not model.has_conversions:
         return loss
@@ -118,31 +161,6 @@ def batch_loss(
 def both(logits: Tensor, others: Tensor) -> Tensor:
     """Return the logits of the product of two probabilities, from theirs: 1 / (σ(a) σ(b)) = 1 + e⁻ᵃ + e⁻ᵇ + e⁻⁽ᵃ⁺ᵇ⁾."""
     return -torch.logsumexp(torch.stack([-logits, -others, -logits - others]), 0)
-
-
-def inputs_without_vectors(
-    features: Features,
-    chosen: Tensor,
-    corruption: Corruption | None = None,
-    rng: np.random.Generator | None = None,
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Return the model's inputs except vectors, by name, [B, …]; and the rows of users [B] and of items, each target
-    and its history [B, 1 + L]."""
-    user_rows, user_dense = _rows_and_dense(features.user, chosen, corruption, rng)
-    item_rows, item_dense = _rows_and_dense(features.item, chosen, corruption, rng)
-    history = features.history[chosen]
-    known = torch.where(history >= 0, history, features.item.entities.unknown)
-    tensors = {
-        "context_categorical": features.context_categorical[chosen],
-        "context_dense": features.context_dense[chosen],
-        "user_categorical": features.user.categorical[user_rows],
-        "user_dense": user_dense,
-        "item_categorical": features.item.categorical[item_rows],
-        "item_dense": item_dense,
-        "history_mask": (history >= 0).float(),
-        "history_categorical": features.item.categorical[known],
-    }
-    return tensors, user_rows, torch.cat([item_rows.unsqueeze(1), known], 1)
 
 
 def count_tensors(
@@ -191,16 +209,3 @@ def _kept(rows: Tensor, corruption: Corruption | None, rng: np.random.Generator 
     if corruption is None or rng is None:
         return torch.ones_like(rows, dtype=torch.bool)
     return torch.from_numpy(rng.random(len(rows)) >= corruption.without_vector).to(rows.device)
-
-
-def _distinct(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the distinct values of `rows`, all below `count`, and each row's index among them; without sorting."""
-    held = (
-        torch.zeros(count, dtype=torch.bool, device=rows.device)
-        .index_fill_(0, rows.flatten().long(), True)
-        .nonzero()
-        .squeeze(1)
-    )
-    place = torch.zeros(count, dtype=torch.int64, device=rows.device)
-    place[held] = torch.arange(len(held), device=rows.device)
-    return held, place[rows.long()]

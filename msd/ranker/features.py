@@ -50,7 +50,8 @@ class SideFeatures:
 @dataclass(frozen=True)
 class Features:
     """All events of a dataset: labels [E], impressions [E] that each stands for, parts [E], context tensors [E, …],
-    history [E, L] as item rows (padding −1); and converted clicks [E], if the dataset has them."""
+    history [E, L] as item rows (padding −1) with its outcomes [E, L, 4]; converted clicks [E], if the dataset has them;
+    and the parts [E, 3] of the users' taste, once they are known (`batch.with_taste`)."""
 
     schema: FeatureSchema
     parts: NDArray[np.int8]
@@ -61,9 +62,11 @@ class Features:
     context_categorical: Tensor
     context_dense: Tensor
     history: Tensor
+    history_outcomes: Tensor
     knows_user: Tensor
     timeline: Timeline
     conversions: Tensor | None = None
+    taste: Tensor | None = None
 
     def live(self) -> "Features":
         """Return the same events with counts that stay up to date through valid and test, as in a service with feedback
@@ -104,11 +107,14 @@ def _moved(held: object, device: torch.device) -> dict[str, Any]:
     return {name: value.to(device) for name, value in vars(held).items() if isinstance(value, Tensor)}
 
 
-def build_features(dataset: Dataset, schema: FeatureSchema, vectors: StudentVectors) -> Features:
-    """Encode a dataset with a fitted schema. A user's vector is used only after the profile window it was made from."""
+def build_features(dataset: Dataset, schema: FeatureSchema, vectors: StudentVectors, delay_s: float = 0.0) -> Features:
+    """Encode a dataset with a fitted schema. A user's vector is used only after the profile window it was made from.
+
+    An event is known to later ones once more than `delay_s` have passed.
+    """
     parts = split_events(dataset.events, dataset.config)
     users, items = (encode_entities(dataset, schema, side) for side in ("user", "item"))
-    timeline = walk_events(dataset, schema, parts, users, items)
+    timeline = walk_events(dataset, schema, parts, users, items, delay_s)
     knows_user = parts > Part.WINDOW
     context = {
         name: dataset.events[name].to_list() for name in (*schema.settable["context"], *schema.serving_constants)
@@ -128,6 +134,7 @@ def build_features(dataset: Dataset, schema: FeatureSchema, vectors: StudentVect
         context_categorical=torch.from_numpy(categorical),
         context_dense=torch.from_numpy(numeric),
         history=torch.from_numpy(timeline.history),
+        history_outcomes=torch.from_numpy(timeline.outcomes),
         knows_user=torch.from_numpy(knows_user),
         timeline=timeline,
         conversions=_floats(dataset, CONVERSION) if has_conversions(dataset.events) else None,

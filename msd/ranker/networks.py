@@ -1,7 +1,7 @@
-"""Networks other than MSD's own: the baselines logistic regression, DeepFM, DIN and DCN-V2, and the lean ranker.
+"""Baselines: logistic regression, DeepFM, DIN and DCN-V2.
 
-All have the same tensors, embedding width and dropout rates. If the schema has vectors, they are dense inputs of the
-baselines.
+All read the same tensors as MSD's ranker, and have its embedding width and dropout rates. If the schema has vectors,
+they are dense inputs. What a user clicked and what they passed over are two histories.
 """
 
 from abc import ABC, abstractmethod
@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from msd.contract.schema import SIDES, FeatureSchema, Side
-from msd.ranker.model import BLOCKS, Ranker, RankerConfig, SideEmbedding, Tensors, embeddings
+from msd.ranker.embedding import SideEmbedding, embeddings
+from msd.ranker.model import Ranker, RankerConfig, Tensors
 
 _ASKING: tuple[Side, Side] = ("user", "context")
 _ATTENTION = 36
+_WEIGHTS = 3  # of an item in a logistic regression: as a target, clicked, and passed
 
 
 class Baseline(nn.Module, ABC):
     """The schema's tensors → [N] logits of a click; the user's side has batch 1 or N, the candidates' N.
 
-    History items are represented like targets, by `represent_items`, so that a batch represents each item once.
+    History items are represented like targets, by `represent_items`.
     """
 
     head: nn.Linear
@@ -38,36 +40,34 @@ class Baseline(nn.Module, ABC):
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
         """Return the logits [N], given the represented targets and history."""
 
-    def opinions(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> list[Tensor]:
-        """Return the score as a list of one; MSD's ranker returns several."""
-        return [self.score(tensors, target_ND, history_BLD)]
-
     def blended(self, opinions: list[Tensor]) -> Tensor:
-        """Return the logits [N] from a list of one."""
+        """Return the logits [N] from a list of one; MSD's ranker has several."""
         return opinions[0]
 
 
 class LogisticRegression(Baseline):
-    """One weight per value of each field, per value of history items (averaged over the items), and per number."""
+    """One weight per value of each field, per value of clicked and of passed items (averaged), and per number."""
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         super().__init__()
         single = config.model_copy(update={"embedding": 1})
         self.weights = embeddings(schema, single)
-        self.liked = SideEmbedding(schema, "item", single)
+        self.histories = nn.ModuleList(SideEmbedding(schema, "item", single) for _ in range(2))
         semantic = schema.semantic_width("item")
-        self.semantic = nn.Linear(semantic, 2, bias=False) if semantic else None
+        self.semantic = nn.Linear(semantic, _WEIGHTS, bias=False) if semantic else None
         self.dense = _dense_widths(schema)
         self.head = nn.Linear(sum(self.dense.values()), 1)
 
     def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
-        """Return an item's part of the logit as a target and in a history: [..., C] and [..., S] → [..., 2]."""
-        both = torch.stack([self.weights["item"](categorical).sum(-1), self.liked(categorical).sum(-1)], -1)
-        return both if self.semantic is None or semantic is None else both + self.semantic(semantic)
+        """Return an item's part of the logit as a target, clicked, and passed: [..., C] and [..., S] → [..., 3]."""
+        embedded = [embed(categorical).sum(-1) for embed in (self.weights["item"], *self.histories)]
+        weights = torch.stack(embedded, -1)
+        return weights if self.semantic is None or semantic is None else weights + self.semantic(semantic)
 
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
         """Return the logits [N]: the sum of all parts."""
-        total = target_ND[:, 0] + _mean(history_BLD, tensors["history_mask"])[:, 1]
+        clicked, passed = _means(history_BLD, tensors)
+        total = target_ND[:, 0] + clicked[:, 1] + passed[:, 2]
         for side in _ASKING:
             if side in self.weights:
                 total = total + self.weights[side](tensors[f"{side}_categorical"]).sum(-1)
@@ -85,7 +85,7 @@ class _Deep(Baseline):
         self.embedded_width = config.embedding * len(schema.indexed("item"))
         self.item_width = self.embedded_width + schema.semantic_width("item")
         asking = config.embedding * sum(len(schema.indexed(side)) for side in _ASKING)
-        self.width = asking + sum(self.dense.values()) + 2 * self.item_width
+        self.width = asking + sum(self.dense.values()) + 3 * self.item_width
 
     def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
         """Represent items: [..., C] and [..., S] → [..., embeddings ⊕ S]."""
@@ -96,10 +96,10 @@ class _Deep(Baseline):
         """Return the embeddings of user and context."""
         return [self.embed[side](tensors[f"{side}_categorical"]) for side in _ASKING if side in self.embed]
 
-    def _joined(self, tensors: Tensors, target_ND: Tensor, history_D: Tensor) -> Tensor:
-        """Concatenate all inputs to [N, W]; the history is already one vector."""
+    def _joined(self, tensors: Tensors, target_ND: Tensor, histories: list[Tensor]) -> Tensor:
+        """Concatenate all inputs to [N, W]; each history is already one vector."""
         numbers = [tensors[name] for name in self.dense]
-        return _joined([*self._asking(tensors), *numbers, target_ND, history_D], target_ND.shape[0])
+        return _joined([*self._asking(tensors), *numbers, target_ND, *histories], target_ND.shape[0])
 
 
 class DeepFm(_Deep):
@@ -114,30 +114,30 @@ class DeepFm(_Deep):
         self.field_width = config.embedding
         self.linear = LogisticRegression(schema, config)
         semantic = schema.semantic_width("item")
-        widths = {**self.dense, "target": semantic, "history": semantic}
+        widths = {**self.dense, "target": semantic, "clicked": semantic, "passed": semantic}
         self.projections = nn.ModuleDict(
             {name: nn.Linear(width, config.embedding, bias=False) for name, width in widths.items() if width}
         )
         for weight in self.projections.parameters():
             # As small as initial embeddings; otherwise products with numbers would drown all others.
             nn.init.normal_(weight, std=0.02)
-        fields = sum(len(schema.indexed(side)) for side in (*SIDES, "item")) + len(self.projections)
+        fields = sum(len(schema.indexed(side)) for side in (*SIDES, "item", "item")) + len(self.projections)
         width = fields * config.embedding
         self.norm = nn.LayerNorm(width)
         self.deep = _mlp(width, config)
         self.head = nn.Linear(config.hidden[-1], 1)
 
     def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
-        """Represent items: [..., C] and [..., S] → [..., 2 ⊕ embeddings ⊕ S]; the first two are for the first order."""
+        """Represent items: [..., C] and [..., S] → [..., 3 ⊕ embeddings ⊕ S]; the first three are the first order's."""
         first = self.linear.represent_items(categorical, semantic)
         return torch.cat([first, super().represent_items(categorical, semantic)], -1)
 
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
         """Return the logits [N]: the sum of the three parts."""
-        first: Tensor = self.linear.score(tensors, target_ND[..., :2], history_BLD[..., :2])
+        first: Tensor = self.linear.score(tensors, target_ND[..., :_WEIGHTS], history_BLD[..., :_WEIGHTS])
         parts = [*self._asking(tensors), *(self.projections[name](tensors[name]) for name in self.dense)]
-        mean = _mean(history_BLD, tensors["history_mask"])
-        for name, item in (("target", target_ND[:, 2:]), ("history", mean[:, 2:])):
+        means = zip(("target", "clicked", "passed"), (target_ND, *_means(history_BLD, tensors)), strict=True)
+        for name, item in ((name, whole[:, _WEIGHTS:]) for name, whole in means):
             parts.append(item[:, : self.embedded_width])
             if name in self.projections:
                 parts.append(self.projections[name](item[:, self.embedded_width :]))
@@ -149,7 +149,7 @@ class DeepFm(_Deep):
 
 
 class Din(_Deep):
-    """DIN (arXiv 1706.06978, section 4.3): MLP over all inputs and the history, weighted by its fit to the target."""
+    """DIN (arXiv 1706.06978, section 4.3): MLP over all inputs and the histories, weighted by their fit to the target."""
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         super().__init__(schema, config)
@@ -166,14 +166,13 @@ class Din(_Deep):
         history_NLD = history_BLD.expand(n, -1, -1)
         target_NLD = target_ND.unsqueeze(1).expand(-1, length, -1)
         pair = torch.cat([history_NLD, target_NLD, history_NLD - target_NLD, history_NLD * target_NLD], -1)
-        interest_ND = _mean(self.weigh(pair) * history_NLD, tensors["history_mask"])
-        x = self.norm(self._joined(tensors, target_ND, interest_ND))
+        x = self.norm(self._joined(tensors, target_ND, _means(self.weigh(pair) * history_NLD, tensors)))
         logits: Tensor = self.head(self.deep(x)).squeeze(-1)
         return logits
 
 
 class DcnV2(_Deep):
-    """DCN-V2 (arXiv 2008.13535, figure 1b): full cross layers beside an MLP; the history is the mean of its items."""
+    """DCN-V2 (arXiv 2008.13535, figure 1b): full cross layers beside an MLP; a history is the mean of its items."""
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         super().__init__(schema, config)
@@ -184,48 +183,12 @@ class DcnV2(_Deep):
 
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
         """Return the logits [N]; a cross layer is x0 ⊙ (W x + b) + x (eq. 1)."""
-        mean = _mean(history_BLD, tensors["history_mask"])
-        x0 = self.norm(self._joined(tensors, target_ND, mean))
+        x0 = self.norm(self._joined(tensors, target_ND, _means(history_BLD, tensors)))
         x = x0
         for layer in self.cross:
             x = x0 * layer(x) + x
         logits: Tensor = self.head(torch.cat([x, self.deep(x0)], -1)).squeeze(-1)
         return logits
-
-
-class LeanRanker(Ranker):
-    """A `Ranker` without work per pair of candidate and history item: the history enters as its mean, computed once per
-    request.
-
-    One linear layer over fields, numbers and vectors of both sides and the target's agreement with that mean; beside it
-    the user's affinity and the count model, as in `Ranker`.
-    """
-
-    def __init__(self, schema: FeatureSchema, config: RankerConfig, conversions: bool = False) -> None:
-        super().__init__(schema, config, conversions)
-        del self.overlaps, self.attend
-        width = sum(self._width(schema, side, config) for side in self.sides) + config.interest + 1 + self.blocks
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 1)
-        self.conversion = nn.Linear(width, 1) if conversions else None
-
-    def _network(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> list[Tensor]:
-        n, mask = target_ND.shape[0], tensors["history_mask"]
-        sides = {side: self._side(tensors, side).expand(n, -1) for side in self.sides}
-        parts = [*sides.values(), torch.log1p(mask.sum(1, keepdim=True)).expand(n, -1) / 2]
-        parts.append(target_ND * _mean(history_BLD, mask))
-        if self.blocks:
-            # All vectors have the same length, so the mean cosine is the product with the mean vector.
-            pairs = zip(
-                _mean(tensors["history_semantic"], mask).chunk(BLOCKS, -1),
-                tensors["item_semantic"].chunk(BLOCKS, -1),
-                strict=True,
-            )
-            parts += [(of_history * target).sum(-1, keepdim=True) / target.shape[-1] for of_history, target in pairs]
-        x = self.norm(torch.cat(parts, -1))
-        logits: Tensor = self.head(x).squeeze(-1)
-        if self.affinity is not None:
-            logits = logits + self.affinity(tensors["user_categorical"][:, self.user_id], self._side(tensors, "item"))
-        return [logits] if self.conversion is None else [logits, self.conversion(x).squeeze(-1)]
 
 
 def _dense_widths(schema: FeatureSchema) -> dict[str, int]:
@@ -247,10 +210,14 @@ def _joined(parts: list[Tensor], n: int) -> Tensor:
     return torch.cat([part.expand(n, -1) for part in parts], -1)
 
 
-def _mean(history_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-    """Return the mean [B, D] of the history's items without padding; 0 if it is empty."""
-    held_BLD = history_BLD * mask_BL.unsqueeze(-1)
-    return held_BLD.sum(1) / mask_BL.sum(1, keepdim=True).clamp(min=1.0)
+def _means(history_BLD: Tensor, tensors: Tensors) -> list[Tensor]:
+    """Return the means [B, D] of the items that the user clicked, and of those that they passed; 0 without any."""
+    clicked_BL = tensors["history_mask"]
+    passed_BL = (tensors["history_outcomes"][..., 0] > 0).to(clicked_BL.dtype) - clicked_BL
+    return [
+        (history_BLD * mask_BL.unsqueeze(-1)).sum(1) / mask_BL.sum(1, keepdim=True).clamp(min=1.0)
+        for mask_BL in (clicked_BL, passed_BL)
+    ]
 
 
 Network = Ranker | Baseline
@@ -261,6 +228,4 @@ def new_network(schema: FeatureSchema, config: RankerConfig, conversions: bool =
     """Return an untrained network, with weights from torch's generator. Baselines have no head for conversions."""
     if config.network == "msd":
         return Ranker(schema, config, conversions)
-    if config.network == "lean":
-        return LeanRanker(schema, config, conversions)
     return _BASELINES[config.network](schema, config)

@@ -3,11 +3,10 @@ counts strictly before it.
 
 Events are folded by the contract, so that training sees what a service would have known. Counts are aged by
 `_advanced`, the contract's `advance` for many rows. Counts come only from window and train rows; a history has every
-earlier click.
+earlier impression. Events can become known only some time later, as a service's feedback does.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,10 +14,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Counts
-from msd.contract.encode import encode_side
+from msd.contract.assemble import Counts, encode_impressions
+from msd.contract.encode import encode_side, encode_state
 from msd.contract.rows import RowSide
-from msd.contract.schema import FeatureSchema
+from msd.contract.schema import OUTCOME_FEATURES, FeatureSchema
 from msd.contract.state import EntityState, Event, StateRule, decay, fold
 from msd.dataset.aggregate import impressions_of
 from msd.dataset.load import Dataset
@@ -65,7 +64,8 @@ def encode_entities(dataset: Dataset, schema: FeatureSchema, side: RowSide) -> E
 
 @dataclass(frozen=True)
 class Timeline:
-    """By event: history [E, L] as item rows (oldest first, padding −1), and counts of user and item as [E] columns.
+    """By event: history [E, L] as item rows (oldest first, padding −1) with its `schema.OUTCOME_FEATURES` [E, L, 4], and
+    counts of user and item as [E] columns. Click rates of a history's items are of window and train rows.
 
     `live_*` count earlier events of all parts, as a service with feedback does. `aged_*` are `user_counts` and
     `item_counts` of an earlier time, drawn several times, so that a model trained on all of them serves well with
@@ -73,6 +73,7 @@ class Timeline:
     """
 
     history: NDArray[np.int32]
+    outcomes: NDArray[np.float32]
     user_counts: Counts
     item_counts: Counts
     live_user_counts: Counts
@@ -92,9 +93,15 @@ def state_rule(schema: FeatureSchema) -> StateRule:
 
 
 def walk_events(
-    dataset: Dataset, schema: FeatureSchema, parts: NDArray[np.int8], users: Entities, items: Entities
+    dataset: Dataset,
+    schema: FeatureSchema,
+    parts: NDArray[np.int8],
+    users: Entities,
+    items: Entities,
+    delay_s: float = 0.0,
 ) -> Timeline:
-    """Return the timeline of a dataset's events, which must be sorted by time."""
+    """Return the timeline of a dataset's events, which must be sorted by time. An event is known to later ones once
+    more than `delay_s` have passed."""
     events = dataset.events
     at = events["at"].to_numpy().astype(np.float64)
     clicked = events["label"].to_numpy().astype(bool).tolist()
@@ -105,22 +112,28 @@ def walk_events(
     sides = [_Side(rule, rows.astype(np.int64)) for rows in (user_rows, item_rows)]
     of_user, of_item = sides
     history = np.full((len(at), rule.history_length), -1, np.int32)
-    for group in _simultaneous(at):
-        for row in group:
-            liked = of_user.note(row).history
-            history[row, : len(liked)] = [items.place[one] for one in liked]
-            of_item.note(row)
-        for row in group:
-            event = Event(float(at[row]), clicked[row], items.ids[item_rows[row]], times=times[row])
-            of_user.fold(row, event, bool(counted[row]))
-            of_item.fold(row, event._replace(item_id=None), bool(counted[row]))
+    seen = np.zeros((3, *history.shape))
+    known = 0
+    for row, horizon in enumerate((at - delay_s).tolist()):
+        while at[known] < horizon:
+            _fold(sides, known, at, clicked, times, items.ids[item_rows[known]], bool(counted[known]))
+            known += 1
+        of_item.note(row)
+        if impressions := of_user.note(row).history:
+            when, ids, shown, clicks = zip(*impressions, strict=True)
+            history[row, : len(ids)] = [items.place[item_id] for item_id in ids]
+            seen[:, row, : len(ids)] = when, shown, clicks
+    for row in range(known, len(at)):
+        _fold(sides, row, at, clicked, times, items.ids[item_rows[row]], bool(counted[row]))
     rng = np.random.default_rng(_AGING_SEED)
     state = schema.state("user")
     assert state is not None, "every fitted schema has the user's counts"
     longest_s = state.age_cap_s / 2
     user_counts, item_counts = (side.by_entity(counted) for side in sides)
+    ends_at = float(at[counted].max())
     return Timeline(
         history,
+        _outcomes(schema, history, seen, at, item_counts, np.minimum(at, np.nextafter(ends_at, np.inf)) - delay_s),
         # A user's rows after train are not counted, so the counts are as old as the last counted row.
         user_counts=Counts(*np.where(counted, user_counts.now(at), user_counts.last())),
         item_counts=item_counts.now(at),
@@ -130,8 +143,43 @@ def walk_events(
         aged_item_counts=item_counts.aged(at, longest_s, rng),
         final_users=dict(of_user.counted),
         final_items=dict(of_item.counted),
-        ends_at=float(at[counted].max()),
+        ends_at=ends_at,
     )
+
+
+def _fold(
+    sides: "list[_Side]",
+    row: int,
+    at: NDArray[np.float64],
+    clicked: list[bool],
+    times: list[float],
+    item_id: str,
+    is_counted: bool,
+) -> None:
+    event = Event(float(at[row]), clicked[row], item_id, times=times[row])
+    for side, folded in zip(sides, (event, event._replace(item_id=None)), strict=True):
+        side.fold(row, folded, is_counted)
+
+
+def _outcomes(
+    schema: FeatureSchema,
+    history: NDArray[np.int32],
+    seen: NDArray[np.float64],
+    at: NDArray[np.float64],
+    items: "_Counted",
+    then: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """Return the outcomes [E, L, 4] of histories, from the times, impressions and clicks in `seen` [3, E, L]. Click
+    rates are those that the items' rows would have if exported at `then` [E]."""
+    state = schema.state("item")
+    assert state is not None, "every fitted schema has the item's counts"
+    rows, places = np.nonzero(history >= 0)
+    when, shown, clicks = seen[:, rows, places]
+    outcomes = np.zeros((*history.shape, len(OUTCOME_FEATURES)), np.float32)
+    outcomes[rows, places, :3] = encode_impressions(shown, clicks, at[rows] - when)
+    counts = items.at(history[rows, places].astype(np.int64), then[rows])
+    outcomes[rows, places, 3] = encode_state(state, *counts, then[rows])[:, 0]
+    return outcomes
 
 
 class _Side:
@@ -174,22 +222,25 @@ class _Side:
         rows = rows[np.argsort(self.entities[rows], kind="stable")]
         many = np.bincount(self.entities[rows], minlength=int(self.entities.max()) + 1)
         # Each entity's states begin with the empty state.
-        starts = np.concatenate([[0], np.cumsum(many + 1)[:-1]])
+        bounds = np.concatenate([[0], np.cumsum(many + 1)])
         states = np.zeros((len(rows) + len(many), 3))
         states[np.arange(len(rows)) + self.entities[rows] + 1] = self.after[rows]
-        ends = starts + many + 1
-        return _Counted(self.rule, states, starts[self.entities], ends[self.entities], self.earlier)
+        return _Counted(self.rule, states, bounds, self.entities, self.earlier)
 
 
 class _Counted(NamedTuple):
-    """Counted states [S, 3], sorted by entity, then time. By event [E]: start and end of its entity's states, and the
-    number of them before it, not counting the first (empty) one."""
+    """Counted states [S, 3], sorted by entity, then time; `bounds` [n + 1] of each entity's states. By event [E]: start
+    of its entity's states, and the number of them before it, not counting the first (empty) one."""
 
     rule: StateRule
     states: NDArray[np.float64]
-    starts: NDArray[np.int64]
-    ends: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+    entities: NDArray[np.int64]
     before: NDArray[np.int64]
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        return self.bounds[self.entities]
 
     def last(self) -> Counts:
         """Return counts as of the last counted event."""
@@ -211,19 +262,18 @@ class _Counted(NamedTuple):
                 draws.append(Counts(*self.states[self.starts + rng.integers(0, self.before + 1)].T))
                 continue
             then = at - rng.uniform(0.0, longest_s, len(at))
-            place = np.maximum(self._places(then) - 1, 0)
-            draws.append(_advanced(self.rule, self.states[self.starts + place], np.maximum(then, 0.0)))
+            draws.append(self.at(self.entities, then))
         return draws
 
-    def _places(self, then: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the number of states of each event's entity before the time `then`, which is never after the event."""
+    def at(self, entities: NDArray[np.int64], then: NDArray[np.float64]) -> Counts:
+        """Return the counts of n entities from before the times `then` [n], advanced to them."""
         places = np.zeros(len(then), np.int64)
-        order = np.argsort(self.starts, kind="stable")
-        first = np.flatnonzero(np.diff(self.starts[order], prepend=-1))
+        order = np.argsort(entities, kind="stable")
+        first = np.flatnonzero(np.diff(entities[order], prepend=-1))
         for rows in np.split(order, first[1:]):
-            start, end = self.starts[rows[0]], self.ends[rows[0]]
-            places[rows] = np.searchsorted(self.states[start:end, 2], then[rows])
-        return places
+            start, end = self.bounds[entities[rows[:1]] + [[0], [1]]].ravel() if len(rows) else (0, 0)
+            places[rows] = start + np.maximum(np.searchsorted(self.states[start:end, 2], then[rows]) - 1, 0)
+        return _advanced(self.rule, self.states[places], np.maximum(then, 0.0))
 
 
 def _advanced(rule: StateRule, states: NDArray[np.float64], at: NDArray[np.float64]) -> Counts:
@@ -231,9 +281,3 @@ def _advanced(rule: StateRule, states: NDArray[np.float64], at: NDArray[np.float
     as_of = np.maximum(states[:, 2], at)
     fade = decay(as_of - states[:, 2], rule.half_life_s)
     return Counts(states[:, 0] * fade, states[:, 1] * fade, as_of)
-
-
-def _simultaneous(at: NDArray[np.float64]) -> Iterator[range]:
-    """Yield runs of rows with equal times: they do not count for each other."""
-    starts = [0, *(np.flatnonzero(np.diff(at)) + 1).tolist(), len(at)]
-    return (range(start, stop) for start, stop in zip(starts[:-1], starts[1:], strict=True))

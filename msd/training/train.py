@@ -1,4 +1,6 @@
-"""End-to-end training of ranker and adaptors on window and train rows, early stopping and calibration on valid rows."""
+"""Training of a ranker on window and train rows: its count model, its taste, then its network. Early stopping and
+calibration on valid rows.
+"""
 
 import copy
 import json
@@ -16,13 +18,13 @@ from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.contract.errors import MsdError
 from msd.dataset.split import Part
 from msd.metrics import roc_auc, sigmoid
-from msd.ranker.adaptor import Adaptors
-from msd.ranker.batch import Corruption, TrainedRanker, batch_loss, batch_opinions
+from msd.ranker.batch import Corruption, TrainedRanker, batch_loss, batch_opinions, with_taste
 from msd.ranker.calibrate import choose_calibration, fit_blend
 from msd.ranker.features import Features
 from msd.ranker.model import WITH_CONVERSIONS, Ranker, RankerConfig
 from msd.training.parallel import ALONE, Team, TeamError
 from msd.training.train_counts import train_counts
+from msd.training.train_taste import train_taste
 
 _PREDICT_ROWS = 2_048
 USER_AFFINITIES = "ranker.affinity.users.weight"
@@ -38,9 +40,8 @@ class TrainConfig:
 
     `patience`: epochs without a better valid AUC before early stopping. `averaging`: weight of later steps in the
     running average of the weights (`average_weights`); with 1, all count alike. `affinity_decay`: weight decay of
-    users' affinities. `adaptor_rate`: the adaptors' share of the learning rate. `rows_per_user`: rows of one user that
-    stay together, if the user has as many; a step with few users learns what differs between their rows, not between
-    users. `live`: whether the valid rows have live counts, as in a service with feedback, or those of the end of train.
+    users' affinities. `rows_per_user`: rows of one user that stay together, if the user has as many; a step with few
+    users learns what differs between their rows, not between users. `live`: whether the valid rows have live counts, as in a service with feedback, or those of the end of train.
     The batch shrinks on small data, so that an epoch has enough steps.
     """
 
@@ -52,7 +53,6 @@ class TrainConfig:
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     affinity_decay: float = 5.0
-    adaptor_rate: float = 0.3
     averaging: float = 2.0
     live: bool = True
     corruption: Corruption = Corruption()
@@ -85,14 +85,13 @@ def train_ranker(
     run: str,
     progress: Progress,
     team: Team = ALONE,
-    adaptors: Adaptors | None = None,
 ) -> tuple[TrainedRanker, list[EpochReport]]:
     """Train a ranker; return that of the epoch with the best valid AUC, blended and calibrated, and the training curve.
 
     Its weights are the running average of the trained ones. If stopped and called again with the same `checkpoint` and
     `run`, it resumes after the last complete epoch and ends with the same result. `progress(epoch, step, loss)`. All
     processes of a `team` end with the same ranker; the first writes the checkpoint, which all must be able to read.
-    `adaptors` of another ranker are copied and stay fixed. Raises TrainError if the valid rows have one label only, or
+    Raises TrainError if the valid rows have one label only, or
     with conversions, if all or none of their clicks converted.
     """
     judge = Judge(features, config.live)
@@ -103,7 +102,11 @@ def train_ranker(
         )
     if features.conversions is not None and model_config.network in WITH_CONVERSIONS:
         judge.check_conversions()
-    model = _new_model(features, model_config, config, adaptors)
+    model = _new_model(features, model_config, config)
+    if isinstance(model.ranker, Ranker) and model.ranker.taste:
+        train_taste(model, features, config.seed)
+        features = with_taste(model, features)
+        judge = Judge(features, config.live)
     average, best = copy.deepcopy(model), copy.deepcopy(model)
     optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
     modules: dict[str, nn.Module] = {"model": model, "average": average, "best": best}
@@ -177,17 +180,11 @@ class Judge:
         return clicked, self._features.converted(self._events[clicked])
 
 
-def _new_model(
-    features: Features, model_config: RankerConfig, config: TrainConfig, adaptors: Adaptors | None
-) -> TrainedRanker:
+def _new_model(features: Features, model_config: RankerConfig, config: TrainConfig) -> TrainedRanker:
     torch.manual_seed(config.seed)
     conversions = features.conversions is not None
     model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1], conversions)
-    if adaptors is None:
-        model.adaptors.start_at(features)
-    else:
-        model.adaptors.load_state_dict(adaptors.state_dict())
-        model.adaptors.requires_grad_(False)
+    model.adaptors.start_at(features)
     model.to(features.labels.device)
     if isinstance(model.ranker, Ranker) and model.ranker.counts:
         train_counts(model.ranker.counts, features, config.corruption, config.seed)
@@ -195,19 +192,11 @@ def _new_model(
 
 
 def _parameter_groups(model: TrainedRanker, config: TrainConfig) -> list[dict[str, Any]]:
-    """Return the optimiser's groups. Users' affinities decay most, because each has the least data; adaptors start well
-    and learn slowly."""
-    groups: dict[str, list[nn.Parameter]] = {"users": [], "adaptors": [], "rest": []}
+    """Return the optimiser's groups. Users' affinities decay most, because each has the least data."""
+    groups: dict[float, list[nn.Parameter]] = {config.affinity_decay: [], config.weight_decay: []}
     for name, parameter in model.named_parameters():
-        kind = "users" if name == USER_AFFINITIES else "adaptors" if name.startswith("adaptors.") else "rest"
-        groups[kind].append(parameter)
-    slow = config.learning_rate * config.adaptor_rate
-    options = {
-        "users": {"weight_decay": config.affinity_decay},
-        "adaptors": {"weight_decay": 0.0, "lr": slow},
-        "rest": {"weight_decay": config.weight_decay},
-    }
-    return [{"params": groups[kind], **options[kind]} for kind in options if groups[kind]]
+        groups[config.affinity_decay if name == USER_AFFINITIES else config.weight_decay].append(parameter)
+    return [{"params": group, "weight_decay": decay} for decay, group in groups.items() if group]
 
 
 def _finished(curve: list[EpochReport], config: TrainConfig) -> bool:

@@ -1,0 +1,64 @@
+"""Embeddings of a side's categories, bags and IDs; what they make of missing and unknown values."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from msd.contract.schema import SIDES, Bag, Categorical, FeatureSchema, Side
+
+if TYPE_CHECKING:
+    from msd.ranker.model import RankerConfig
+
+
+class SideEmbedding(nn.Module):
+    """One embedding table per field; a bag is the mean of its values. A missing category has an embedding; a missing or
+    unknown ID is zeros."""
+
+    def __init__(self, schema: FeatureSchema, side: Side, config: RankerConfig) -> None:
+        super().__init__()
+        self.fields = schema.indexed(side)
+        self.places = [schema.columns[field.name] for field in self.fields]
+        self.tables = nn.ModuleDict({field.name: nn.Embedding(field.size, config.embedding) for field in self.fields})
+        for weight in self.tables.parameters():
+            nn.init.normal_(weight, std=0.02)
+        self.id_dropout, self.id_hidden = nn.Dropout(config.id_dropout), config.id_hidden
+        self.width = config.embedding * len(self.fields)
+
+    def forward(self, categorical: Tensor) -> Tensor:
+        """Embed indices: [..., C] int32 → [..., width]."""
+        parts = []
+        for field, place in zip(self.fields, self.places, strict=True):
+            index = categorical[..., place]
+            embedded = self.tables[field.name](index)
+            if isinstance(field, Categorical):
+                one = embedded.squeeze(-2)
+                parts.append(self._id(field, index, one) if field.is_id else one)
+            else:
+                held = (index != 0).unsqueeze(-1).to(embedded.dtype)
+                parts.append((embedded * held).sum(-2) / held.sum(-2).clamp(min=1.0))
+        return torch.cat(parts, -1)
+
+    def _id(self, field: Categorical, index: Tensor, embedded: Tensor) -> Tensor:
+        """Return an ID's embedding: zeros if unknown. Training hides or thins out the others, because the model must
+        also work without IDs."""
+        known = (index >= first_known(field)).to(embedded.dtype)
+        if self.training:
+            known = known * (torch.rand_like(known) >= self.id_hidden).to(known.dtype)
+        dropped: Tensor = self.id_dropout(embedded * known)
+        return dropped
+
+
+def embeddings(schema: FeatureSchema, config: RankerConfig) -> nn.ModuleDict:
+    """Return the embeddings of each side that has indexed fields."""
+    return nn.ModuleDict({side: SideEmbedding(schema, side, config) for side in SIDES if schema.indexed(side)})
+
+
+def is_id(field: Categorical | Bag) -> bool:
+    """Return whether the field is the user's or item's own ID."""
+    return isinstance(field, Categorical) and field.is_id
+
+
+def first_known(field: Categorical | Bag) -> int:
+    """Return the first index of a known value. Below it are the missing value and, with a vocabulary, unknown ones."""
+    return 1 if field.buckets else 2
