@@ -250,7 +250,10 @@ def golden_requests() -> list[dict[str, Any]]:
             "at": AT,
             "context": {"device": "never seen", "temperature": None},
             "candidates": {"id": ["i5", "new ad"], "bid": [1.0, 2.0]},
-            "user": {"features": {"gender": "f", "age": 44, "interests": ["cars"]}, "history": ["i8", "?", "i9", UNCLICKED]},
+            "user": {
+                "features": {"gender": "f", "age": 44, "interests": ["cars"]},
+                "history": ["i8", "?", "i9", UNCLICKED],
+            },
             "items": {"new ad": {"features": {"category": "games", "price": 9.5}}, "i5": {"features": {"genres": []}}},
             "top_k": 1,
         },

@@ -20,12 +20,12 @@ from tests.contract.examples import AT, BUNDLE_ID, ITEMS, SCHEMA, USERS, clicked
 LENGTH = SCHEMA.history.length
 ITEM_ROWS = {f"i{place}": record.tobytes() for place, record in enumerate(make_records(ITEMS, 20))}
 HISTORY = ["i3", "gone", "i5"]
+SEEN = [Impression(AT - 172_800, "i3", 2.0, 1.0), Impression(AT - 86_400, "gone"), Impression(AT, "i5", 16.0, 0.0)]
 USER_ROWS = {
     "u0": make_records(USERS, 1)[0].tobytes() + pack_history(clicked(*HISTORY)),
     "long": make_records(USERS, 2)[1].tobytes() + pack_history(clicked(*["gone", "i1"] * 9, "i2", "gone")),
     "seen": make_records(USERS, 3)[2].tobytes() + pack_history(SEEN),
 }
-SEEN = [Impression(AT - 172_800, "i3", 2.0, 1.0), Impression(AT - 86_400, "gone"), Impression(AT, "i5", 16.0, 0.0)]
 COLD = ["new", "newer"]
 
 
@@ -189,7 +189,9 @@ def test_outcomes_are_impressions_clicks_age_and_log_odds(
     document: dict[str, Any], outcomes: dict[str, tuple[float, float, float]]
 ) -> None:
     tensors = merge(**document).tensors
-    rows = [[*map(np.float32, outcome), odds] for outcome, odds in zip(outcomes.values(), log_odds(*outcomes), strict=True)]
+    rows = [
+        [*map(np.float32, outcome), odds] for outcome, odds in zip(outcomes.values(), log_odds(*outcomes), strict=True)
+    ]
     empty = LENGTH - len(rows)
 
     assert tensors["history_categorical"].tolist() == [categories(list(outcomes))]

@@ -184,7 +184,7 @@ def sections(path: Path) -> dict[str, tuple[int, int]]:
 @pytest.mark.parametrize("place", ["slots", "ids", "row_starts", "checksums"])
 def test_damaged_index_is_found_when_ids_are_looked_up(tmp_path: Path, place: str) -> None:
     path, ids = tmp_path / "users.rows", [f"u{number}" for number in range(900)]
-    write_row_file(path, USERS, BUNDLE_ID, ids, make_records(USERS, 900), [["i1"]] * 900)
+    write_row_file(path, USERS, BUNDLE_ID, ids, make_records(USERS, 900), [clicked("i1")] * 900)
     flip(path, sections(path)[place][0] + 9)
     with pytest.raises(BundleError, match=r"block \d+ is damaged; copy the bundle again"):
         RowFile(path, USERS, BUNDLE_ID).get(ids)

@@ -222,7 +222,15 @@ async def test_event_that_an_older_release_has_seen_is_a_duplicate(url: str, pla
 
 @pytest.mark.parametrize(
     "damage",
-    [b"", b"x", bytes(33), b"\x01" + b"\xff" * 32, pack_state(begin(1e300, 0, 9)), pack_state(begin(0, 0, 1e300)), b"\x01" + pack_state(begin(1, 0, 9))[1:]],
+    [
+        b"",
+        b"x",
+        bytes(33),
+        b"\x01" + b"\xff" * 32,
+        pack_state(begin(1e300, 0, 9)),
+        pack_state(begin(0, 0, 1e300)),
+        b"\x01" + pack_state(begin(1, 0, 9))[1:],
+    ],
 )
 async def test_damaged_state_in_redis_counts_as_none(url: str, plain: Redis, damage: bytes) -> None:
     plain.set(live_key("user", "u1"), damage)
