@@ -176,6 +176,7 @@ inline bool Request::read_user(JsonReader& json) {
 inline bool Request::read_history(JsonReader& json) {
   std::vector<std::string_view> items;
   std::vector<Impression> seen;
+  size_t objects = 0;
   json.need('[');
   if (!json.is_ok()) return false;
   if (json.take(']')) return true;
@@ -184,7 +185,7 @@ inline bool Request::read_history(JsonReader& json) {
     Impression impression{std::numeric_limits<double>::infinity(), 1.0, 1.0};
     if (json.is_at_string())
       item = json.string();
-    else if (!detail::read_shown(json, item, impression))
+    else if (++objects > kMaxHistory || !detail::read_shown(json, item, impression))
       return false;
     if (!json.is_ok() || !detail::is_id(item)) return false;
     items.push_back(item);

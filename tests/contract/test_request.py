@@ -212,6 +212,16 @@ INVALID: dict[str, tuple[bytes, str | None, str]] = {
     "history with a number": (but(user={"history": [{"item_id": "i1", "clicked": True}, 1]}), "user.history.1", STRING),
     "history of a list": (but(user={"history": [["i1"]]}), "user.history.0", STRING),
     "item shown without a name": (but(user={"history": [{"clicked": True}]}), "user.history.0.item_id", "is missing"),
+    "too many items shown": (
+        but(user={"history": ["i1", *[{"item_id": "i1", "clicked": True}] * 1_001]}),
+        "user.history",
+        "has 1001 objects; 1000 are allowed",
+    ),
+    "far too many items shown": (
+        but(user={"history": [{"item_id": "i1", "clicked": True}] * 20_000}),
+        "user.history",
+        "has 20000 objects; 1000 are allowed",
+    ),
     "item shown, empty": (shown(item_id=""), "user.history.1.item_id", "should have at least 1 character"),
     "item shown, long": (shown(item_id="i" * 257), "user.history.1.item_id", LONG_ID),
     "item shown, NUL": (shown(item_id="i\0"), "user.history.1.item_id", "should match pattern"),

@@ -145,7 +145,7 @@ RECORD = RequestRecord(
     total_ms=2.0,
 )
 BARE = replace(RECORD, bids=None, items_stale=None, user_stale=False, degraded_user=None, rungs=None, served=None)
-LATER = ("correction", "pricing", "is_lean", "explore")
+LATER = ("correction", "pricing", "is_lean", "explore", "impressions")
 EVENT = EventRecord("e", "click", "u", "i", 1.25, None, 2.0)
 
 
