@@ -298,7 +298,9 @@ def _first_fault(faults: Sequence[ErrorDetails]) -> ErrorDetails:
     """Return the first fault; of a list's entry, which is refused in each of its forms, that of the form it has."""
     first = faults[0]
     is_object = first["loc"][-1:] == (_ID,) and len(faults) > 1 and faults[1]["type"] not in _OBJECT_ERRORS
-    return faults[1] if is_object and faults[1]["loc"][: len(first["loc"])] == (*first["loc"][:-1], _SHOWN_ITEM) else first
+    return (
+        faults[1] if is_object and faults[1]["loc"][: len(first["loc"])] == (*first["loc"][:-1], _SHOWN_ITEM) else first
+    )
 
 
 def _place(location: Sequence[int | str]) -> list[int | str]:
@@ -413,14 +415,13 @@ def _impressions(history: Sequence[str | ShownItem]) -> list[Impression]:
     """Return the entries as impressions; those of one item are joined, in the place of the last."""
     joined: dict[str, Impression] = {}
     for entry in history:
-        item_id, clicked, at = (
-            (entry, True, None) if isinstance(entry, str) else (entry.item_id, entry.clicked, entry.at)
-        )
-        new = Impression(math.inf if at is None else at, item_id, 1.0, float(clicked))
-        if known := joined.pop(item_id, None):
-            shown, clicks = known.shown + new.shown, known.clicked + new.clicked
-            new = Impression(max(known.at, new.at), item_id, shown, clicks)
-        joined[item_id] = new
+        if isinstance(entry, str):
+            new = Impression(math.inf, entry)
+        else:
+            new = Impression(math.inf if entry.at is None else entry.at, entry.item_id, 1.0, float(entry.clicked))
+        if known := joined.pop(new.item_id, None):
+            new = known.joined(new)
+        joined[new.item_id] = new
     return list(joined.values())
 
 

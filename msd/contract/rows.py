@@ -51,8 +51,8 @@ class RowContents(NamedTuple):
 class Rows(NamedTuple):
     """Records in the requested order; IDs without a usable row have the record of missing values.
 
-    Shapes: records [n], found [n], stale [n]. `histories` holds users' impressions, oldest first; it is empty for
-    items. A record with only a text's vector (`RowCodec.encoded`) does not count as found. `stale` is None if the source
+    Shapes: records [n], found [n], stale [n]. `histories` holds users' impressions, oldest first; none for items. A
+    record with only a text's vector (`RowCodec.encoded`) does not count as found. `stale` is None if the source
     answered; otherwise it marks last known rows, and any other row that was not found may exist.
     """
 

@@ -24,6 +24,11 @@ class Impression(NamedTuple):
     shown: float = 1.0
     clicked: float = 1.0
 
+    def joined(self, other: "Impression") -> "Impression":
+        """Return both impressions of the same item as one, of the later time."""
+        at = max(self.at, other.at)
+        return Impression(at, self.item_id, self.shown + other.shown, self.clicked + other.clicked)
+
 
 class Event(NamedTuple):
     """One impression: its time (Unix s), whether it was clicked, and the item to remember (users only).
@@ -94,15 +99,18 @@ def fold(rule: StateRule, state: EntityState, event: Event) -> EntityState:
 def remember(history: tuple[Impression, ...], new: Impression, length: int) -> tuple[Impression, ...]:
     """Return the history with one more impression; those of one item are joined.
 
-    Of more than `length` items the oldest clicked one goes if clicked ones fill more than half the places, otherwise
-    the oldest one without a click: where clicks are rare, they stay. `service.live.redis_script` (Lua) repeats it.
+    Of more than `length` items the oldest goes; but if clicks are so rare that at most a fifth of the items were
+    clicked, the oldest of the others. `service.live.redis_script` (Lua) repeats it.
     """
-    held = [known for known in history if known.item_id != new.item_id]
+    held = []
     for known in history:
         if known.item_id == new.item_id:
-            new = Impression(max(known.at, new.at), new.item_id, known.shown + new.shown, known.clicked + new.clicked)
+            new = known.joined(new)
+        else:
+            held.append(known)
     insort(held, new)
     while len(held) > length:
         clicked = [known.clicked > 0 for known in held]
-        del held[clicked.index(sum(clicked) > (length + 1) // 2)]
+        keeps_clicks = sum(clicked) <= length // 5
+        del held[clicked.index(False) if keeps_clicks else 0]
     return tuple(held)

@@ -1,16 +1,21 @@
-"""Adaptors, one per side, from the student's vectors to the schema's: their principal components. Know vectors of texts,
-not their items or users.
+"""Adaptors, one per side, from the student's vectors to the schema's: their principal components.
+
+Know vectors of texts, not their items or users.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from msd.contract.rows import RowSide
 from msd.contract.schema import FeatureSchema
-from msd.ranker.features import Features
+from msd.ranker.features import Features, SideFeatures
 from msd.ranker.taste import BLOCKS
 from msd.student.record import HEADS
 
+Adapted = Mapping[RowSide, Tensor]
+"""Vectors [n + 1, D] of all users or items in the schema's dimension, by side."""
 _SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
@@ -65,7 +70,10 @@ class Adaptors(nn.ModuleDict):
                 assert isinstance(adaptor, Adaptor)
                 adaptor.start_at(held.vectors[held.present].cpu())
 
-    def adapt(self, side: RowSide, vectors: Tensor, present: Tensor) -> Tensor:
-        """Adapt vectors [n, V] to [n, D]; zeros where `present` [n] is false."""
-        adapted: Tensor = self[side](vectors)
-        return adapted * present.unsqueeze(-1)
+    @torch.no_grad()
+    def adapt(self, features: Features) -> Adapted:
+        """Return the vector [n + 1, D] of every entity by side; zeros where there is none."""
+        held: dict[RowSide, SideFeatures] = {"user": features.user, "item": features.item}
+        return {
+            side: self[side](held[side].vectors) * held[side].present.unsqueeze(-1) for side in _SIDES if side in self
+        }

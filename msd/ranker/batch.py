@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from msd.contract.schema import OUTCOME_FEATURES, STATE_FEATURES, FeatureSchema
-from msd.ranker.adaptor import Adaptors
+from msd.ranker.adaptor import Adapted, Adaptors
 from msd.ranker.calibrate import Calibrator
 from msd.ranker.embedding import is_id
 from msd.ranker.features import Features, SideFeatures
 from msd.ranker.model import WITH_CONVERSIONS, Ranker, RankerConfig
 from msd.ranker.networks import new_network
-from msd.ranker.taste import PARTS
+from msd.ranker.taste import Taste
 
 _TASTE_ROWS = 128
 
@@ -55,6 +55,7 @@ class Corruption:
 def batch_opinions(
     model: TrainedRanker,
     features: Features,
+    adapted: Adapted,
     events: NDArray[np.int64],
     corruption: Corruption | None = None,
     rng: np.random.Generator | None = None,
@@ -63,6 +64,7 @@ def batch_opinions(
     chosen = torch.from_numpy(events).to(features.labels.device)
     user_rows, user_dense = _rows_and_dense(features.user, chosen, corruption, rng)
     item_rows, item_dense = _rows_and_dense(features.item, chosen, corruption, rng)
+    altered = item_rows != features.item.rows[chosen]
     tensors = {
         "context_categorical": features.context_categorical[chosen],
         "context_dense": features.context_dense[chosen],
@@ -71,87 +73,81 @@ def batch_opinions(
         "item_categorical": features.item.categorical[item_rows],
         "item_dense": item_dense,
     }
-    altered = item_rows != features.item.rows[chosen]
     if corruption is not None and rng is not None:
         _make_new(features, tensors, torch.from_numpy(rng.random(len(events)) < corruption.new_item).to(chosen.device))
-    if "item" in model.adaptors:
-        kept = _kept(item_rows, corruption, rng)
-        present = features.item.present[item_rows] & kept
-        tensors["item_semantic"] = model.adaptors.adapt("item", features.item.vectors[item_rows], present)
+    for side, rows in (("user", user_rows), ("item", item_rows)):
+        if side not in adapted:
+            continue
+        kept = _kept(rows, corruption, rng)
+        if side == "item":
+            altered = altered | ~kept
+        else:
+            kept = kept & features.knows_user[chosen]
+        tensors[f"{side}_semantic"] = adapted[side][rows] * kept.unsqueeze(-1)
         # The last dense column says whether there is a vector.
-        tensors["item_dense"][:, -1] *= present
-        altered = altered | ~kept
-    if "user" in model.adaptors:
-        known = features.user.present[user_rows] & features.knows_user[chosen] & _kept(chosen, corruption, rng)
-        tensors["user_semantic"] = model.adaptors.adapt("user", features.user.vectors[user_rows], known)
-        tensors["user_dense"][:, -1] *= known
-    tensors = {name: tensor for name, tensor in tensors.items() if tensor.shape[-1]}
+        tensors[f"{side}_dense"][:, -1] *= kept
     if isinstance(model.ranker, Ranker):
-        return model.ranker.opinions(tensors, _taste(model, features, chosen, tensors, altered))
-    return [model.ranker(tensors | _history(model, features, chosen))]
+        return model.ranker.opinions(tensors, _taste(model.ranker, features, adapted, chosen, tensors, altered))
+    return [model.ranker(tensors | history_tensors(features, adapted, chosen))]
 
 
 def _taste(
-    model: TrainedRanker, features: Features, chosen: Tensor, tensors: dict[str, Tensor], altered: Tensor
+    ranker: Ranker, features: Features, adapted: Adapted, chosen: Tensor, tensors: dict[str, Tensor], altered: Tensor
 ) -> Tensor | None:
-    """Return the taste's parts [B, 3] of events; those computed before, unless the item is `altered` [B]."""
-    assert isinstance(model.ranker, Ranker), "baselines have no taste"
-    if model.ranker.taste is None:
+    """Return the taste's parts [B, 3] of events: those computed before, except where the item is `altered` [B]."""
+    if ranker.taste is None:
         return None
-    anew = altered.nonzero().squeeze(1) if features.taste is not None else torch.arange(len(chosen))
-    parts = torch.zeros(len(chosen), len(PARTS)) if features.taste is None else features.taste[chosen]
+    if features.taste is None:
+        return ranker.taste(tensors | history_tensors(features, adapted, chosen))
+    parts, anew = features.taste[chosen], altered.nonzero().squeeze(1)
     if len(anew):
         of_items = {name: tensor[anew] for name, tensor in tensors.items() if name.startswith("item")}
-        parts[anew] = model.ranker.taste(of_items | _history(model, features, chosen[anew]))
+        parts[anew] = ranker.taste(of_items | history_tensors(features, adapted, chosen[anew]))
     return parts
 
 
-def _history(model: TrainedRanker, features: Features, chosen: Tensor) -> dict[str, Tensor]:
-    """Return the tensors of B events' histories."""
+def item_tensors(features: Features, adapted: Adapted, rows: Tensor) -> dict[str, Tensor]:
+    """Return the categories and vectors of items by their rows [...]."""
+    tensors = {"categorical": features.item.categorical[rows]}
+    return tensors | {"semantic": adapted[side][rows] for side in adapted if side == "item"}
+
+
+def history_tensors(features: Features, adapted: Adapted, chosen: Tensor) -> dict[str, Tensor]:
+    """Return the tensors of B events' histories by name."""
     history, outcomes = features.history[chosen], features.history_outcomes[chosen]
-    rows = torch.where(history >= 0, history, features.item.entities.unknown)
-    tensors = {
+    items = item_tensors(features, adapted, torch.where(history >= 0, history, features.item.entities.unknown))
+    return {
         "history_mask": (outcomes[..., OUTCOME_FEATURES.index("clicks")] > 0).float(),
         "history_outcomes": outcomes,
-        "history_categorical": features.item.categorical[rows],
+        **{f"history_{name}": tensor for name, tensor in items.items()},
     }
-    if "item" in model.adaptors:
-        distinct, places = torch.unique(rows, return_inverse=True)
-        adapted = model.adaptors.adapt("item", features.item.vectors[distinct], features.item.present[distinct])
-        tensors["history_semantic"] = adapted[places]
-    return tensors
+
+
+def taste_of(taste: Taste, features: Features, adapted: Adapted, chosen: Tensor) -> Tensor:
+    """Return the taste's parts [B, 3] of events."""
+    items = item_tensors(features, adapted, features.item.rows[chosen])
+    tensors = {f"item_{name}": tensor for name, tensor in items.items()}
+    parts: Tensor = taste(tensors | history_tensors(features, adapted, chosen))
+    return parts
 
 
 @torch.no_grad()
-def with_taste(model: TrainedRanker, features: Features) -> Features:
-    """Return the features with the taste of all events, whose scales and vectors training leaves as they are."""
-    model.eval()
-    every = torch.arange(len(features.labels))
-    return replace(features, taste=torch.cat([taste_of(model, features, rows) for rows in every.split(_TASTE_ROWS)]))
-
-
-def taste_of(model: TrainedRanker, features: Features, chosen: Tensor) -> Tensor:
-    """Return the taste's parts [B, 3] of events, with gradients for its scales."""
-    assert isinstance(model.ranker, Ranker) and model.ranker.taste is not None
-    tensors = _history(model, features, chosen)
-    rows = features.item.rows[chosen]
-    tensors["item_categorical"] = features.item.categorical[rows]
-    if "item" in model.adaptors:
-        present = features.item.present[rows]
-        tensors["item_semantic"] = model.adaptors.adapt("item", features.item.vectors[rows], present)
-    parts: Tensor = model.ranker.taste(tensors)
-    return parts
+def with_taste(taste: Taste, features: Features, adapted: Adapted) -> Features:
+    """Return the features with the taste of all events: no training changes it any more."""
+    every = torch.arange(len(features.labels), device=features.labels.device).split(_TASTE_ROWS)
+    return replace(features, taste=torch.cat([taste_of(taste, features, adapted, rows) for rows in every]))
 
 
 def batch_loss(
     model: TrainedRanker,
     features: Features,
+    adapted: Adapted,
     events: NDArray[np.int64],
     corruption: Corruption | None = None,
     rng: np.random.Generator | None = None,
 ) -> Tensor:
     """Return the network's loss on B events: of clicks and, with conversions, of converted clicks (ESMM, eq. 5)."""
-    opinions = batch_opinions(model, features, events, corruption, rng)
+    opinions = batch_opinions(model, features, adapted, events, corruption, rng)
     loss = features.loss_of(opinions[0], events)
     if not model.has_conversions:
         return loss

@@ -15,7 +15,7 @@ class SideEmbedding(nn.Module):
     """One embedding table per field; a bag is the mean of its values. A missing category has an embedding; a missing or
     unknown ID is zeros."""
 
-    def __init__(self, schema: FeatureSchema, side: Side, config: RankerConfig) -> None:
+    def __init__(self, schema: FeatureSchema, side: Side, config: "RankerConfig") -> None:
         super().__init__()
         self.fields = schema.indexed(side)
         self.places = [schema.columns[field.name] for field in self.fields]
@@ -49,7 +49,7 @@ class SideEmbedding(nn.Module):
         return dropped
 
 
-def embeddings(schema: FeatureSchema, config: RankerConfig) -> nn.ModuleDict:
+def embeddings(schema: FeatureSchema, config: "RankerConfig") -> nn.ModuleDict:
     """Return the embeddings of each side that has indexed fields."""
     return nn.ModuleDict({side: SideEmbedding(schema, side, config) for side in SIDES if schema.indexed(side)})
 

@@ -1,4 +1,4 @@
-"""MSD's CTR model: a linear layer over both sides and the user's taste, the user's affinity, and a count model beside it.
+"""MSD's CTR model: a linear layer over all sides, the user's taste and affinity, and a count model beside it.
 
 One implementation: the user's side has batch 1 (serving) or N (training), the candidates' always N. It knows the
 schema's tensors, not their source.

@@ -149,7 +149,7 @@ class DeepFm(_Deep):
 
 
 class Din(_Deep):
-    """DIN (arXiv 1706.06978, section 4.3): MLP over all inputs and the histories, weighted by their fit to the target."""
+    """DIN (arXiv 1706.06978, section 4.3): MLP over all inputs and histories, weighted by fit to the target."""
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         super().__init__(schema, config)

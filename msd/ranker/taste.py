@@ -131,8 +131,8 @@ class Taste(nn.Module):
 
 
 def taste_features(parts: Tensor) -> Tensor:
-    """Return the network's features [N, 4] of `PARTS` [N, 3]: mood, mean, the logarithm of the variance, and the mean in
-    standard deviations."""
+    """Return the network's features [N, 4] of `PARTS` [N, 3]: mood, mean, logarithm of the variance, mean in standard
+    deviations."""
     mood, mean, variance = parts.unbind(-1)
     return torch.stack([mood, mean, variance.log(), mean / variance.sqrt()], -1)
 

@@ -20,8 +20,7 @@ from msd.contract.rows import RowSide
 from msd.contract.schema import FeatureSchema
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
-from msd.ranker.adaptor import Adaptors
-from msd.ranker.batch import inputs_without_vectors
+from msd.ranker.adaptor import Adapted, Adaptors
 from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.step import read_record
@@ -72,7 +71,7 @@ def write_tensors(
         old.unlink()
     if len(adaptors):
         write_bytes_atomic(folder / ADAPTORS_FILE, save(dict(adaptors.state_dict())))
-    adapted = adapt_all(adaptors, features)
+    adapted = adaptors.adapt(features)
     rows = {name: features.of_part(*parts) for name, parts in _PARTS.items()}
     total, done = sum(map(len, rows.values())), 0
     of_event = {"label": features.labels, "impressions": features.impressions, "user": features.user.rows.long()}
@@ -95,30 +94,21 @@ def write_tensors(
     return record
 
 
-def adapt_all(adaptors: Adaptors, features: Features) -> dict[RowSide, Tensor]:
-    """Return every entity's vector in the schema's dimension by side, [n + 1, D]; zeros where there is none."""
-    sides: tuple[RowSide, ...] = ("user", "item")
-    held = {"user": features.user, "item": features.item}
-    with torch.no_grad():
-        return {
-            side: adaptors.eval().adapt(side, held[side].vectors, held[side].present)
-            for side in sides
-            if side in adaptors
-        }
-
-
 def event_tensors(features: Features, adapted: Adapted, events: NDArray[np.int64]) -> dict[str, Tensor]:
-    """Return the schema's tensors [B, …] of B events; `adapted` is the result of `adapt_all`.
-
-    Every row repeats the vectors of its user and history; `batch_opinions` represents each item of a batch once.
-    """
+    """Return the schema's tensors [B, …] of B events."""
     chosen = torch.from_numpy(events)
-    tensors, users, items = inputs_without_vectors(features, chosen)
+    users, items = features.user.rows[chosen], features.item.rows[chosen]
+    tensors = {
+        "context_categorical": features.context_categorical[chosen],
+        "context_dense": features.context_dense[chosen],
+        "user_categorical": features.user.categorical[users],
+        "user_dense": features.user.dense[chosen],
+        "item_dense": features.item.dense[chosen],
+        **{f"item_{name}": tensor for name, tensor in item_tensors(features, adapted, items).items()},
+        **history_tensors(features, adapted, chosen),
+    }
     if "user" in adapted:
         tensors["user_semantic"] = adapted["user"][users] * features.knows_user[chosen].unsqueeze(-1)
-    if "item" in adapted:
-        by_place = adapted["item"][items]
-        tensors["item_semantic"], tensors["history_semantic"] = by_place[:, 0], by_place[:, 1:]
     return {spec.name: tensors[spec.name] for spec in features.schema.tensors}
 
 

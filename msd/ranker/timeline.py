@@ -64,7 +64,7 @@ def encode_entities(dataset: Dataset, schema: FeatureSchema, side: RowSide) -> E
 
 @dataclass(frozen=True)
 class Timeline:
-    """By event: history [E, L] as item rows (oldest first, padding −1) with its `schema.OUTCOME_FEATURES` [E, L, 4], and
+    """By event: history [E, L] as item rows (oldest first, padding −1) with `schema.OUTCOME_FEATURES` [E, L, 4], and
     counts of user and item as [E] columns. Click rates of a history's items are of window and train rows.
 
     `live_*` count earlier events of all parts, as a service with feedback does. `aged_*` are `user_counts` and

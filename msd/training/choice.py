@@ -42,12 +42,7 @@ WHOLE = Variant("the whole network")
 WITHOUT_SEMANTICS = Variant("ours_without_semantics", semantics=False)
 WITHOUT_USER_KNOWLEDGE = Variant("without_user_knowledge", user_semantics=False)
 # Each lacks one part; the simplest first.
-SIMPLER = (
-    WITHOUT_SEMANTICS,
-    WITHOUT_USER_KNOWLEDGE,
-    Variant("without_item_fusion", changes={"fusion": False}),
-    Variant("without_selector", changes={"selected": None}),
-)
+SIMPLER = (WITHOUT_SEMANTICS, WITHOUT_USER_KNOWLEDGE)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.contract.errors import MsdError
 from msd.dataset.split import Part
 from msd.metrics import roc_auc, sigmoid
+from msd.ranker.adaptor import Adapted
 from msd.ranker.batch import Corruption, TrainedRanker, batch_loss, batch_opinions, with_taste
 from msd.ranker.calibrate import choose_calibration, fit_blend
 from msd.ranker.features import Features
@@ -41,8 +42,9 @@ class TrainConfig:
     `patience`: epochs without a better valid AUC before early stopping. `averaging`: weight of later steps in the
     running average of the weights (`average_weights`); with 1, all count alike. `affinity_decay`: weight decay of
     users' affinities. `rows_per_user`: rows of one user that stay together, if the user has as many; a step with few
-    users learns what differs between their rows, not between users. `live`: whether the valid rows have live counts, as in a service with feedback, or those of the end of train.
-    The batch shrinks on small data, so that an epoch has enough steps.
+    users learns what differs between their rows, not between users. `live`: whether the valid rows have live counts, as
+    in a service with feedback, or those of the end of train. The batch shrinks on small data, so that an epoch has
+    enough steps.
     """
 
     seed: int = 0
@@ -103,9 +105,10 @@ def train_ranker(
     if features.conversions is not None and model_config.network in WITH_CONVERSIONS:
         judge.check_conversions()
     model = _new_model(features, model_config, config)
+    adapted = model.adaptors.adapt(features)
     if isinstance(model.ranker, Ranker) and model.ranker.taste:
-        train_taste(model, features, config.seed)
-        features = with_taste(model, features)
+        train_taste(model.ranker.taste, features, adapted, config.seed)
+        features = with_taste(model.ranker.taste, features, adapted)
         judge = Judge(features, config.live)
     average, best = copy.deepcopy(model), copy.deepcopy(model)
     optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
@@ -120,7 +123,7 @@ def train_ranker(
     team.align(model.parameters())
     while not _finished(curve, config):
         epoch = len(curve) + 1
-        loss = _train_epoch(model, average, optimiser, features, config, epoch, progress, team)
+        loss = _train_epoch(model, average, optimiser, features, adapted, config, epoch, progress, team)
         auc = team.mean(judge.blend(average))
         if not curve or auc > max(point.valid_auc for point in curve):
             best.load_state_dict(average.state_dict())
@@ -211,6 +214,7 @@ def _train_epoch(
     average: TrainedRanker,
     optimiser: torch.optim.Optimizer,
     features: Features,
+    adapted: Adapted,
     config: TrainConfig,
     epoch: int,
     progress: Progress,
@@ -229,7 +233,7 @@ def _train_epoch(
     losses = []
     for step, start in enumerate(range(0, len(order), batch), start=1):
         events = order[start : start + batch]
-        loss = batch_loss(model, features, events, config.corruption, rng)
+        loss = batch_loss(model, features, adapted, events, config.corruption, rng)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         team.average_gradients(model.parameters())
@@ -265,8 +269,9 @@ def random_runs(entities: NDArray[np.int32], longest: int, rng: np.random.Genera
 def predict_opinions(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return `Ranker.opinions` of events [P, len(events)]."""
     model.eval()
+    adapted = model.adaptors.adapt(features)
     parts = [
-        torch.stack(batch_opinions(model, features, events[start : start + _PREDICT_ROWS]))
+        torch.stack(batch_opinions(model, features, adapted, events[start : start + _PREDICT_ROWS]))
         for start in range(0, len(events), _PREDICT_ROWS)
     ]
     opinions: NDArray[np.float64] = torch.cat(parts, 1).cpu().numpy().astype(np.float64)

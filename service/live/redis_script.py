@@ -58,13 +58,11 @@ local function remember(history, at, item, shown, clicked)
   end
   table.insert(held, place + 1, {at, item, shown, clicked})
   while #held > length do
-    local count, oldest = 0, {}
+    local clicks, unclicked = 0, 1
     for place = #held, 1, -1 do
-      local is_clicked = held[place][4] > 0
-      oldest[is_clicked] = place
-      if is_clicked then count = count + 1 end
+      if held[place][4] > 0 then clicks = clicks + 1 else unclicked = place end
     end
-    table.remove(held, oldest[count > math.floor((length + 1) / 2)])
+    table.remove(held, clicks <= math.floor(length / 5) and unclicked or 1)
   end
   return held
 end

@@ -57,32 +57,27 @@ def test_history_has_each_item_once_with_all_its_impressions(events: list[Event]
     ("length", "kinds", "kept"),
     [
         (4, "uuuuuu", "cdef"),
-        (4, "cccccc", "cdef"),
-        # Clicks stay where they are rare,
-        (4, "cuuuuu", "adef"),
-        (4, "ccuuuu", "abef"),
-        # and take half the places at most where other items are there.
-        (4, "cccuuu", "bcef"),
-        (4, "uucccc", "abef"),
-        (3, "ccuccu", "def"),
-        (1, "cu", "a"),
-        (1, "cuc", "c"),
+        (4, "cuuuuu", "cdef"),
+        (1, "cu", "b"),
+        # Clicks stay while they are a fifth of the items at most.
+        (5, "cuuuuuu", "adefg"),
+        (5, "ccuuuuu", "bdefg"),
+        (5, "uuucccc", "cdefg"),
+        (10, "ccuuuuuuuuuu", "abefghijkl"),
     ],
 )
-def test_full_history_drops_the_oldest_of_the_larger_half(length: int, kinds: str, kept: str) -> None:
-    events = [Event(float(at), kind == "c", "abcdef"[at]) for at, kind in enumerate(kinds)]
+def test_full_history_drops_the_oldest_but_rare_clicks(length: int, kinds: str, kept: str) -> None:
+    events = [Event(float(at), kind == "c", "abcdefghijkl"[at]) for at, kind in enumerate(kinds)]
     state = fold_all(StateRule(100.0, length), events)
 
     assert "".join(seen.item_id for seen in state.history) == kept
 
 
 def test_history_of_a_longer_rule_is_cut() -> None:
-    state = fold_all(StateRule(100.0, 6), [Event(float(at), at < 2, "abcdef"[at]) for at in range(6)])
+    state = fold_all(StateRule(100.0, 9), [Event(float(at), at < 1, "abcdefghi"[at]) for at in range(9)])
+    cut = fold(StateRule(100.0, 5), state, Event(9.0, False, "j"))
 
-    assert fold(StateRule(100.0, 2), state, Event(9.0, False, "x")).history == (
-        Impression(1.0, "b"),
-        Impression(9.0, "x", 1.0, 0.0),
-    )
+    assert "".join(seen.item_id for seen in cut.history) == "aghij"
 
 
 @given(EVENTS, TIMES, TIMES)

@@ -90,7 +90,7 @@ class Reference:
         before = current(self.states.get((side, entity)), batch.rows[side].get(entity, NOTHING))
         if event.at <= before.watermark:
             return "in_row"
-        self.states[side, entity] = take(RULES[side], before, folded)
+        self.states[side, entity] = take(batch.rules[side], before, folded)
         return "late" if event.at < before.state.as_of else "new"
 
 
@@ -194,6 +194,26 @@ async def test_seen_id_is_a_duplicate_whatever_it_names_now(opened: Opened, user
         again = await store.add(one_event(1, user, item, at=20.0))
         assert (again.accepted, again.duplicates, again.late, again.in_row) == (0, 1, 0, 0)
         assert await held(store) == before
+
+
+@pytest.mark.parametrize("length", [1, 5, 11])
+async def test_full_history_drops_what_the_fold_drops(opened: Opened, length: int) -> None:
+    """Of clicks that are rare at first, and frequent then."""
+    reference, rng = Reference(), random.Random(length)
+    rules: dict[RowSide, StateRule] = dict.fromkeys(ROW_SIDES, StateRule(100.0, length))
+    async with opened() as store:
+        for turn in range(4):
+            events = [
+                LiveEvent(f"{turn}-{number}", rng.random() < turn / 4, "u1", f"i{rng.randrange(3 * length)}", at)
+                for number, at in enumerate(1_000 * turn + rng.randrange(2_000) for _ in range(80))
+            ]
+            batch = LiveBatch(events, {"user": {}, "item": {}}, rules, LAG_S)
+            await store.add(batch)
+            reference.add(batch)
+            live = unpack_state((await store.get("user", ["u1"])).packed[0])
+            assert live is not None
+            assert len(live.state.history) == length
+            assert_close(live.state, reference.states["user", "u1"].state)
 
 
 @pytest.mark.parametrize("jump_s", [-30 * 86_400, -3_600, 3_600, 86_400, 30 * 86_400])
