@@ -22,7 +22,6 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
 )
-
 from pydantic_core import ErrorDetails
 
 from msd.contract.encode import Value, canonical, is_unknown
