@@ -17,7 +17,6 @@ from model_export.foreign.source import load_foreign
 from model_export.inputs import load_inputs
 from model_export.recipe import Recipe
 from msd.contract.bundle import open_bundle
-from msd.contract.lean import LeanRecord
 from msd.contract.precision import HeadFigures, PrecisionRecord
 from msd.contract.uncertainty import Uncertainty
 from msd.duration import Machine, PartRows, about, exporting
@@ -136,8 +135,6 @@ def _tell(console: Console, folder: Path, done: str, seconds: float) -> None:
         highlight=False,
     )
     console.print(_told(bundle.manifest.provenance["graph"]), highlight=False)
-    if lean := bundle.manifest.lean:
-        console.print(_said_of(lean), highlight=False)
     if bundle.manifest.uncertainty:
         console.print(_covered(bundle.manifest.uncertainty))
     if bundle.precision.tried:
@@ -158,19 +155,6 @@ def _told(graph: dict[str, Any]) -> str:
     if graph["served"] == "plain":
         return f"{told} as it was traced; with shared work done once, in {times['passed']:.0f} µs"
     return f"{told}, with shared work done once; as it was traced, in {plain:.0f} µs ({plain / served:.2f} ×)"
-
-
-def _said_of(lean: LeanRecord) -> str:
-    widest = max(lean.microseconds)
-    costs = "; ".join(
-        f"{head} {one.auc_cost:+.4f}"
-        + (" (95 % over users: {:+.4f} to {:+.4f})".format(*one.auc_cost_ci95) if one.auc_cost_ci95 else "")
-        for head, one in lean.costs.items()
-    )
-    return (
-        f"the lean graph costs valid AUC: {costs}; it runs {widest} candidates in "
-        f"{lean.microseconds[widest].lean:.0f} µs, {lean.share:.0%} of the full one's time"
-    )
 
 
 def _covered(uncertainty: Uncertainty) -> Table:

@@ -18,7 +18,6 @@ from model_export.encoder import export_encoder, settle_encoder
 from model_export.errors import ExportError
 from model_export.fast_graph import FastGraph, fastest_graph
 from model_export.graph import Run
-from model_export.lean import lean_part
 from model_export.parity import BundleRows, Expected, Parity, check_parity, serving_requests
 from model_export.precision.choice import RequestedPrecision, choose
 from model_export.precision.evidence import Evidence
@@ -29,7 +28,6 @@ from msd.contract.bundle import (
     ENCODER,
     GOLDENS,
     ITEM_WORDS,
-    LEAN_RANKER,
     RANKER,
     USER_WORDS,
     Bundle,
@@ -138,16 +136,9 @@ def _fill(folder: Path, made: Recipe, options: _Options, progress: Progress) -> 
         fast.graph,
         None if chosen.record.chosen == "fp32" else chosen.run,
     )
-    lean = None
-    if made.lean:
-        rows, wide = BundleRows(Bundle(folder, draft)), parity.goldens
-        own = lean_part(made, made.lean, chosen.run, options.candidates, evidence, rows, wide, TOLERANCE, progress)
-        write_bytes_atomic(folder / LEAN_RANKER, own.graph)
-        parity, lean = parity._replace(goldens=own.goldens), own.record
-        draft = draft.model_copy(update={"provenance": {**draft.provenance, "lean": own.provenance}})
     write_goldens(folder / GOLDENS, parity.goldens[:: max(1, len(parity.goldens) // _GOLDENS)][:_GOLDENS])
     final = _final(draft, folder, made, parity, fast, chosen.record)
-    measured = {"encoder": encoder, "reference": reference, "uncertainty": uncertainty, "lean": lean}
+    measured = {"encoder": encoder, "reference": reference, "uncertainty": uncertainty}
     write_manifest(folder, final.model_copy(update=measured))
     return parity, fast
 

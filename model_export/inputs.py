@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from model_export.ranker import heads_of, ranker_graph, torch_scores
-from model_export.recipe import LeanRecipe, Recipe
+from model_export.recipe import Recipe
 from msd.contract.bundle import HOW_SURE
 from msd.contract.errors import MsdError
 from msd.contract.files import sha256_file
@@ -19,8 +19,7 @@ from msd.step import fingerprint_of
 from msd.student.encoder import Student, load_student
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, no_vectors, untaught_items
 from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge, load_record
-from msd.training.folder import WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker, student_of, vectors_of
-from msd.training.lean import LEAN_FOLDER, load_lean
+from msd.training.folder import WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,6 @@ class ExportInputs:
     record: RankerRecord
     evaluation: dict[str, Any]
     fingerprint: str
-    lean: TrainedRanker | None = None
 
     def recipe(self) -> Recipe:
         """Return the recipe of its bundle, with torch's scores."""
@@ -63,7 +61,6 @@ class ExportInputs:
                 "choice": self.record.choice.model_dump(mode="json") if self.record.choice else None,
             },
             fingerprint=self.fingerprint,
-            lean=None if self.lean is None else _lean_recipe(self.lean),
         )
 
 
@@ -76,7 +73,6 @@ def load_inputs(
     """
     data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
     trained, record = load_ranker(model)
-    lean = load_lean(model)
     if record.dataset != data.fingerprint:
         raise ModelFolderError(
             f"{model}: was trained on another state of the dataset than {dataset} is in; train again"
@@ -87,16 +83,13 @@ def load_inputs(
         raise ModelFolderError(f"{model}: was trained with the vectors of another student than {student}; train again")
     teacher = load_record(knowledge).model_dump(mode="json") if knowledge else None
     figures = _read_evaluation(evaluation, model.name)
-    own, untaught = None, LevelVectors([], vectors.items.vectors[:0])
-    if student:
-        own = student_of(model, record, student)
-        untaught = untaught_items(student, own if own != student else None, student_texts(data)[0])
+    untaught = untaught_items(student, student_texts(data)[0]) if student else no_vectors().items
     return ExportInputs(
         dataset=data,
         knowledge=load_knowledge(knowledge, data.config.name) if knowledge else KnowledgeBase({}, {}),
         teacher=teacher,
-        student=load_student(own) if own else None,
-        vectors=vectors_of(model, record, vectors),
+        student=load_student(student) if student else None,
+        vectors=vectors,
         untaught=untaught,
         trained=trained,
         record=record,
@@ -104,23 +97,12 @@ def load_inputs(
         fingerprint=fingerprint_of(
             data.fingerprint,
             vectors.student,
-            record.own_student,
             untaught.ids,
             sha256_file(model / WEIGHTS_FILE),
             teacher,
             [sha256_file(knowledge / name) for name in KNOWLEDGE_FILES] if knowledge else [],
             figures,
-            *([sha256_file(model / LEAN_FOLDER / WEIGHTS_FILE)] if lean else []),
         ),
-        lean=lean,
-    )
-
-
-def _lean_recipe(lean: TrainedRanker) -> LeanRecipe:
-    return LeanRecipe(
-        graph=lambda: ranker_graph(lean),
-        scores=lambda tensors: torch_scores(lean, tensors),
-        provenance={"config": lean.config.model_dump(mode="json"), "calibration": _curve(lean)},
     )
 
 

@@ -19,26 +19,13 @@ from msd.teachers.knowledge import KnowledgeBase
 
 
 @dataclass(frozen=True)
-class LeanRecipe:
-    """Recipe of a lean graph for the same rows.
-
-    `graph`: makes it in fp32, on the schema's tensors with the same heads. `scores`: expected scores [H, N] of a
-    request's tensors. `provenance`: origin, for the manifest.
-    """
-
-    graph: Callable[[], bytes]
-    scores: Callable[[Tensors], NDArray[np.float32]]
-    provenance: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Recipe:
     """All contents of a bundle.
 
     `graph`: makes the ranker in fp32 on the schema's tensors, with one output [N] per head. `scores`: expected scores
     [H, N] of a request's tensors, computed by `scored_by`. `adaptors`: applied to vectors before they enter rows.
     `student`: makes the semantics of cold ads, if there are any. `cold_ads`: measures their quality on the valid rows,
-    if possible. `provenance`: origin, for the manifest. `lean`: a graph for overload.
+    if possible. `provenance`: origin, for the manifest.
     """
 
     dataset: Dataset
@@ -56,4 +43,3 @@ class Recipe:
     metrics: dict[str, Any]
     provenance: dict[str, Any]
     fingerprint: str
-    lean: LeanRecipe | None = None

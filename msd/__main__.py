@@ -14,7 +14,7 @@ from msd.contract.errors import MsdError
 from msd.process import keep_freed_memory
 
 # Commands that allocate the same large tensors again and again.
-_TENSOR_COMMANDS = ("distill", "train", "lean", "evaluate", "export", "quickstart")
+_TENSOR_COMMANDS = ("distill", "train", "evaluate", "export", "quickstart")
 # What is not a command: completion scripts set the variable of their own name.
 _FRONT = ("-h", "--help", "--version", "--install-completion", "--show-completion")
 

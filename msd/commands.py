@@ -43,7 +43,6 @@ GROUPS: dict[str, dict[str, Command]] = {
     "Train": {
         "distill": Command("msd.student.command", "train", "Train the student on what the teacher wrote."),
         "train": Command("msd.training.train_command", "train", "Train the CTR model with the student's vectors."),
-        "lean": Command("msd.training.lean_command", "train", "Train the lean ranker, which scores under overload."),
         "evaluate": Command(
             "msd.evaluation.evaluate_command", "train", "Measure models and baselines on the test rows."
         ),

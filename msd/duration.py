@@ -25,7 +25,6 @@ _STARTED = 8.0
 _WALKED_ROW = 0.03e-3
 USUAL_EPOCHS = 8
 _EPOCH, _TRAINED_ROW, _JUDGED_ROW = 2.0, 0.12e-3, 0.05e-3
-_TUNED_STEP = 0.125
 _GROWN_ROW, _MEASURED_ROW, _RESAMPLED_ROW = 0.12e-3, 0.6e-3, 0.27e-6
 _UNITS = 2  # users and rows are resampled
 _PROVED = 12e-3
@@ -92,16 +91,10 @@ def distilling(machine: Machine, *, taught: tuple[float, float], written: float,
     return encoding(machine, lessons * passes + written + texts)
 
 
-def training(
-    machine: Machine, rows: PartRows, epochs: int, *, tuned_tokens: float = 0.0, tuned_steps: int = 0
-) -> float:
-    """Return the seconds to train a ranker for a number of epochs, and to tune a student in a number of steps over
-    texts of `tuned_tokens` tokens."""
+def training(machine: Machine, rows: PartRows, epochs: int) -> float:
+    """Return the seconds to train a ranker for a number of epochs."""
     epoch = _EPOCH + rows.train * _TRAINED_ROW + rows.valid * _JUDGED_ROW
-    seconds = machine.slowness * (_STARTED + sum(rows) * _WALKED_ROW + epochs * epoch)
-    if tuned_tokens:
-        seconds += encoding(machine, tuned_tokens * (_STATES + 2 * _TOP)) + machine.slowness * tuned_steps * _TUNED_STEP
-    return seconds
+    return machine.slowness * (_STARTED + sum(rows) * _WALKED_ROW + epochs * epoch)
 
 
 def evaluating(machine: Machine, rows: PartRows, models: int, resamples: int) -> float:

@@ -26,8 +26,7 @@ class ScoreReply:
     """Columns of equal length, in the request's order, or ranked with `top_k`.
 
     `heads` has every output of the model by name, including `pctr`. `degraded` has the rung of each candidate without a
-    score from its own row, `degraded_user` that of the user. `degraded_model` is "lean" if the service's lean graph
-    scored all candidates for lack of time. `explanation` and `explore` are the raw objects.
+    score from its own row, `degraded_user` that of the user. `explanation` and `explore` are the raw objects.
     """
 
     request_id: str
@@ -43,7 +42,6 @@ class ScoreReply:
     explore: Mapping[str, Any] | None = None
     degraded_values: Mapping[str, str] = field(default_factory=dict)
     """Values that the model has never seen, by their place in the request."""
-    degraded_model: str | None = None
 
     def __iter__(self) -> Iterator[ScoredCandidate]:
         rungs = map(self.degraded.get, self.ids) if self.degraded else repeat(None)
@@ -54,8 +52,8 @@ class ScoreReply:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether anything was scored from less than its own row, with an unknown value, or by a lesser model."""
-        return bool(self.degraded or self.degraded_user or self.degraded_values or self.degraded_model)
+        """Whether anything was scored from less than its own row, or with an unknown value."""
+        return bool(self.degraded or self.degraded_user or self.degraded_values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,6 @@ def read_score(document: Mapping[str, Any]) -> ScoreReply:
         explanation=document.get("explanation"),
         explore=document.get("explore"),
         degraded_values=_part({"values": {}, **degraded}, "values", dict),
-        degraded_model=degraded.get("model"),
     )
 
 

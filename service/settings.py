@@ -42,6 +42,7 @@ RETIRED = (
     "HANG_SECONDS",
     "HEAD_TIMEOUT_MS",
     "INFLIGHT_MB",
+    "LEAN",
     "LOG_FLUSH_SECONDS",
     "LOG_MAX_DAYS",
     "MAX_DEADLINE_MS",
@@ -106,9 +107,6 @@ class Settings(BaseModel):
     native: Annotated[bool, BeforeValidator(_is_on)] = True
     """`on`: the [native core](install.md#the-native-core), if it is built, scores plain requests. `off`: Python scores
     all requests."""
-    lean: Annotated[bool, BeforeValidator(_is_on)] = False
-    """`on`: under overload, the bundle's lean graph scores requests, before any is refused
-    ([brownout](load-shedding.md#brownout)); if the bundle has one (`msd lean`). `off`: never."""
     # Ports, access and TLS
     host: str = "127.0.0.1"
     """Address to listen on."""

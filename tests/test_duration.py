@@ -21,7 +21,6 @@ def test_more_work_takes_longer_and_so_does_a_slower_machine() -> None:
     few, many = PartRows(1_000, 100, 100), PartRows(100_000, 10_000, 10_000)
     estimates: list[Callable[[Machine, PartRows], float]] = [
         lambda machine, rows: training(machine, rows, 8),
-        lambda machine, rows: training(machine, rows, 8, tuned_tokens=1e5, tuned_steps=200),
         lambda machine, rows: evaluating(machine, rows, 2, 1_000),
         lambda machine, rows: exporting(machine, rows, 2_400),
     ]

@@ -13,7 +13,6 @@ from msd.ranker.model import RankerConfig
 from msd.step import fingerprint_of
 from msd.student.distill import DistillConfig
 from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, KnowledgeBase, TeachRecord
-from msd.training.finetune import TuneConfig
 from msd.training.train import TrainConfig
 
 # Increment with any code change after which a model would predict something else from the same data.
@@ -53,7 +52,6 @@ class Protocol:
     user_vectors: bool = True
     ranker: RankerConfig = RankerConfig()
     training: TrainConfig = TrainConfig()
-    tuning: TuneConfig = TuneConfig()
     distilling: DistillConfig = DistillConfig()
 
     def frozen(self) -> dict[str, Any]:

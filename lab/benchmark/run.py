@@ -3,32 +3,26 @@
 A stopped run resumes; results of other data or settings are made again.
 """
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from lab.benchmark.cold import hide_items
 from lab.benchmark.predictions import MeasuredRows, Predictions, keep, kept, rows_of, valid_auc
 from lab.benchmark.protocol import FORMAT, Folders, Progress, Protocol, write_knowledge
-from lab.benchmark.variant import Given, Source, Variant
+from lab.benchmark.variant import ENCODED, Given, Variant
 from lab.benchmark.vectors import NOBODY, VectorSources, with_vectors
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import Part
-from msd.dataset.texts import student_texts
-from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.step import fingerprint_of
-from msd.student.encoder import load_student
 from msd.student.step import distill
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
 from msd.teachers.knowledge import KnowledgeBase, TeachRecord, load_knowledge, load_record
-from msd.training.finetune import finetune_ranker
 from msd.training.folder import FORMAT as RANKER_FORMAT
-from msd.training.folder import NetworkInputs, train_network
+from msd.training.folder import NetworkInputs, TrainedNetwork, train_network
 from msd.training.train import predict
 
 _STUDENT = "student"
@@ -59,15 +53,6 @@ def run_benchmark(protocol: Protocol, data: Path, work: Path, seeds: Sequence[in
         runner.part = f"{number} of {len(due)}, {variant.name}, seed {seed}"
         found[variant.name][seed] = runner.predictions(variant, seed)
     return Results({seed: rows_of(runner.of_seed(seed)) for seed in seeds}, found, runner.taught)
-
-
-class _Made(NamedTuple):
-    """A trained network. `seconds`: duration of its training, in any run. `vectors`: of its own student, if it is
-    tuned."""
-
-    model: TrainedRanker
-    seconds: float
-    vectors: StudentVectors | None = None
 
 
 class BenchmarkRunner:
@@ -121,8 +106,7 @@ class BenchmarkRunner:
         protocol = self._protocol
         settings = variant.config(protocol.ranker).model_dump(), asdict(replace(protocol.training, seed=seed))
         made_of = [variant.source, *self._sources.made_of] if variant.source else None
-        tuning = asdict(protocol.tuning) if variant.tuned else "textless" if variant.textless else None
-        return fingerprint_of(FORMAT, RANKER_FORMAT, dataset, *settings, made_of, tuning)
+        return fingerprint_of(FORMAT, RANKER_FORMAT, dataset, *settings, made_of, variant.textless)
 
     def _fitted(self, variant: Variant, seed: int) -> Predictions:
         assert variant.fitted
@@ -141,14 +125,14 @@ class BenchmarkRunner:
         views = self._views(seed, semantics=vectors is not None)
         if vectors:
             views = [with_vectors(view, vectors) for view in views]
-        made = self._network(variant, seed, views[0])
+        trained = self._network(variant, seed, views[0])
         start = time.perf_counter()
-        scored = self._without_test_items(vectors, seed) if variant.textless and vectors else made.vectors
-        if scored:
+        if variant.textless and vectors:
+            scored = self._without_test_items(vectors, seed)
             views = [with_vectors(view, scored) for view in views]
-        valid = predict(made.model, views[0], views[0].of_part(Part.VALID))
-        test, live = (predict(made.model, view, view.of_part(Part.TEST)) for view in (views[0], views[-1]))
-        seconds = made.seconds + time.perf_counter() - start
+        valid = predict(trained.model, views[0], views[0].of_part(Part.VALID))
+        test, live = (predict(trained.model, view, view.of_part(Part.TEST)) for view in (views[0], views[-1]))
+        seconds = float(trained.record.training["seconds"]) + time.perf_counter() - start
         return Predictions(valid, test, live, valid_auc(self.of_seed(seed), valid), seconds)
 
     def _vectors(self, variant: Variant, seed: int) -> StudentVectors | None:
@@ -166,13 +150,11 @@ class BenchmarkRunner:
         seen = LevelVectors([vectors.items.ids[place] for place in places], vectors.items.vectors[places])
         return replace(vectors, items=seen)
 
-    def _network(self, variant: Variant, seed: int, features: Features) -> "_Made":
-        """Return a trained network; a tuned one starts from that of the variant without tuning."""
+    def _network(self, variant: Variant, seed: int, features: Features) -> TrainedNetwork:
+        """Return the variant's trained network."""
         protocol = self._protocol
         if variant.textless:
-            return self._network(variant.first_stage(), seed, features)
-        if variant.tuned and variant.source:
-            return self._tuned(variant, variant.source, seed, features)
+            return self._network(replace(variant, name=ENCODED, textless=False), seed, features)
         config, training = variant.config(protocol.ranker), replace(protocol.training, seed=seed)
         inputs = NetworkInputs(self.of_seed(seed).fingerprint, self._sources.student.student, features)
         steps = training.steps(len(features.of_part(Part.WINDOW, Part.TRAIN)))
@@ -180,29 +162,8 @@ class BenchmarkRunner:
         def show(epoch: int, step: int, loss: float) -> None:
             self._progress(f"epoch {epoch}, loss {loss:.3f}", step, steps)
 
-        folder, run = self._folder(variant, seed), self._fingerprint(variant, seed)
-        network = train_network(folder, run, inputs, config, training, show)
-        return _Made(network.model, network.seconds)
-
-    def _tuned(self, variant: Variant, source: Source, seed: int, features: Features) -> "_Made":
-        """Return the first stage's network, trained further together with its student."""
-        first = self._network(variant.first_stage(), seed, features)
-        start = time.perf_counter()
-        tuning = replace(self._protocol.tuning, seed=seed)
-
-        def show(epoch: int, step: int, loss: float) -> None:
-            self._progress(f"tuning, epoch {epoch}, loss {loss:.3f}", step, tuning.steps)
-
-        folder, run = self._folder(variant, seed), self._fingerprint(variant, seed)
-        student, texts = load_student(self._work / _STUDENT), student_texts(self._dataset)
-        held, path = self._sources.of(source), folder / "checkpoint.safetensors"
-        tuned = finetune_ranker(first.model, features, student, held, texts, tuning, path, run, show)
-        shutil.rmtree(folder, ignore_errors=True)
-        seconds = first.seconds + time.perf_counter() - start
-        return _Made(tuned.ranker, seconds, StudentVectors(run, tuned.items, tuned.users))
-
-    def _folder(self, variant: Variant, seed: int) -> Path:
-        return self._work / "models" / f"{variant.name}-{seed}"
+        folder = self._work / "models" / f"{variant.name}-{seed}"
+        return train_network(folder, self._fingerprint(variant, seed), inputs, config, training, show)
 
     def _views(self, seed: int, *, semantics: bool) -> list[Features]:
         """Return the features of a seed's rows, with the student's vectors or without: with counts at the end of train

@@ -13,7 +13,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from lab.benchmark.predictions import Floats, MeasuredRows
 from lab.benchmark.protocol import Protocol
 from lab.benchmark.run import Results
-from lab.benchmark.variant import ENCODED, OURS, PLAIN, UNTUNED, Variant
+from lab.benchmark.variant import ENCODED, OURS, PLAIN, Variant
 from msd.bootstrap import compare_by_seed, resample_metrics
 from msd.metrics import measure, measure_pooled, roc_auc
 
@@ -124,8 +124,7 @@ def _of_shared_rows(protocol: Protocol, results: Results, resamples: int) -> Fig
 
 
 def _line(measured: BenchmarkMetrics, name: str) -> Figures:
-    """Return one line of a table. `gain`: of ours over it; `untuned_gain`: of ours before tuning, which differs from an
-    ablation only in what that is named after."""
+    """Return one line of a table. `gain`: of ours over it."""
     metrics = measured.mean(name)
     figures: Figures = {
         "auc": metrics.pop("auc"),
@@ -136,12 +135,10 @@ def _line(measured: BenchmarkMetrics, name: str) -> Figures:
         **metrics,
         "seeds": len(measured.found[name]),
     }
-    gains = {"gain": OURS, **({"untuned_gain": UNTUNED} if UNTUNED in measured.found and name != UNTUNED else {})}
-    for key, better in gains.items():
-        for where, ending in (("all", ""), ("cold", "_cold"), ("live", "_live")):
-            gain = measured.gain(better, name, where)
-            figures[f"{key}{ending}"] = gain["gain"]
-            figures |= {f"{key}{ending}_{part}": gain[part] for part in ("ci95", "p")}
+    for where, ending in (("all", ""), ("cold", "_cold"), ("live", "_live")):
+        gain = measured.gain(OURS, name, where)
+        figures[f"gain{ending}"] = gain["gain"]
+        figures |= {f"gain{ending}_{part}": gain[part] for part in ("ci95", "p")}
     return figures
 
 

@@ -47,10 +47,9 @@ Fitted = Callable[[Given, NDArray[np.int64]], Floats]
 
 @dataclass(frozen=True)
 class Variant:
-    """One model. `changes`: of the protocol's RankerConfig; for a fitted model, its settings for the record. `tuned`:
-    the student is trained further with the ranker, starting from `first_stage`. `textless`: the network of
-    `first_stage`, scoring without the vectors of test items. `fitted`: used in place of a network; `source` and the
-    rest then have no effect.
+    """One model. `changes`: of the protocol's RankerConfig; for a fitted model, its settings for the record.
+    `textless`: the network of `ENCODED`, scoring without the vectors of test items. `fitted`: used in place of a
+    network; `source` and the rest then have no effect.
 
     `taught`, `untaught`: the kinds of new items on which it is compared: described by the teacher beforehand, or with
     only a text.
@@ -60,7 +59,6 @@ class Variant:
     role: Literal["ours", "baseline", "ablation"]
     source: Source | None = None
     changes: Mapping[str, object] = field(default_factory=dict)
-    tuned: bool = False
     textless: bool = False
     fitted: Fitted | None = None
     taught: bool = True
@@ -70,28 +68,18 @@ class Variant:
         """Return the network's configuration. Raises ValueError for a change that RankerConfig does not know."""
         return RankerConfig.model_validate({**base.model_dump(), **self.changes})
 
-    def first_stage(self) -> "Variant":
-        """Return the variant whose network it starts from or scores with; by default itself."""
-        if self.tuned:
-            return replace(self, name=UNTUNED, tuned=False)
-        return replace(self, name=ENCODED, textless=False) if self.textless else self
 
-
-OURS, PLAIN, UNTUNED = "ours", "ours_without_semantics", "without_lora"
+OURS, PLAIN = "ours", "ours_without_semantics"
 ENCODED, CATEGORY_PRIOR = "encoded", "category_prior"  # a service's names for such scores
 
 
 def standard_variants() -> tuple[Variant, ...]:
-    """Return ours and its comparisons for a test set split by time.
-
-    Only ours is tuned: compare ablations with the first of them, `without_lora`.
-    """
+    """Return ours and its comparisons for a test set split by time."""
     return (
-        Variant(OURS, "ours", "student", tuned=True),
+        Variant(OURS, "ours", "student"),
         Variant(PLAIN, "baseline"),
         Variant("counts_gbdt", "baseline", fitted=_trees),
         *(Variant(network, "baseline", changes={"network": network}) for network in ("lr", "deepfm", "din", "dcnv2")),
-        Variant(UNTUNED, "ablation", "student"),
         Variant("without_count_model", "ablation", "student", {"counts": ()}),
         Variant("without_item_fusion", "ablation", "student", {"fusion": False}),
         Variant("without_selector", "ablation", "student", {"selected": None}),
@@ -100,7 +88,7 @@ def standard_variants() -> tuple[Variant, ...]:
 
 
 def cold_variants() -> tuple[Variant, ...]:
-    """Return ours and its comparisons for a test set of items without clicks; no model is tuned.
+    """Return ours and its comparisons for a test set of items without clicks.
 
     `ours` has the teacher's description of them, `encoded` only their text, `category_prior` neither.
     """

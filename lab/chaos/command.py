@@ -82,7 +82,6 @@ def scenarios() -> dict[str, Scenario]:
         "sentinel": redis.sentinel_failover,
         "cluster": redis.cluster_failover,
         "overload": overload.overload,
-        "brownout": overload.brownout,
         "disk-full": request_log.disk_full,
         "clock-jump": clock_jump.clock_jump,
         "log-replay": request_log.log_replay,

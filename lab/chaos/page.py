@@ -14,7 +14,6 @@ from msd.page import render_page, to_svg
 # Outcomes of requests, best first: label and colour.
 KINDS: Mapping[Kind, tuple[str, str]] = {
     "full": ("scored in full", "#0b6e4f"),
-    "lean": ("scored by the lean graph", "#66a80f"),
     "encoded": ("scored, cold ad encoded", "#5c940d"),
     "cached": ("scored by rows as last known", "#8fbf9f"),
     "category_prior": ("scored by category", "#e8b04a"),

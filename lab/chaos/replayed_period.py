@@ -19,7 +19,7 @@ from msd.dataset.load import load_dataset
 from msd.dataset.split import Part, split_events
 from msd.ranker.features import build_features
 from msd.student.vectors import load_vectors
-from msd.training.folder import load_ranker, vectors_of
+from msd.training.folder import load_ranker
 from msd.training.train import predict
 
 Floats = NDArray[np.float64]
@@ -85,8 +85,8 @@ def offline_scores(dataset: Path, student: Path, model: Path, most: int) -> Floa
     """Return the model's scores of the first `most` test rows [n], with live counts, and with features that are
     constant online at that constant."""
     data = load_dataset(dataset)
-    trained, record = load_ranker(model)
-    features = build_features(data, trained.schema, vectors_of(model, record, load_vectors(student)))
+    trained, _ = load_ranker(model)
+    features = build_features(data, trained.schema, load_vectors(student))
     count = len(data.events)
     context = {name: data.events[name].to_list() for name in trained.schema.settable["context"]}
     constant = {name: [value] * count for name, value in trained.schema.serving_constants.items()}

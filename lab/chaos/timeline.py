@@ -11,7 +11,7 @@ import numpy as np
 from loadtest import generator
 from loadtest.generator import Seen
 
-Scored = Literal["full", "lean", "encoded", "cached", "category_prior", "prior"]
+Scored = Literal["full", "encoded", "cached", "category_prior", "prior"]
 Five = Literal["late", "not_ready", "error"]
 Unanswered = Literal["lost", "unanswered", "refused"]
 Kind = Scored | Five | Unanswered | Literal["busy", "invalid"]
@@ -129,8 +129,6 @@ def kind_of(seen: Seen) -> Kind:
         return "full"
     degraded = json.loads(seen.body).get("degraded", {})
     rungs = set(degraded.get("candidates", {}).values())
-    if degraded.get("model"):
-        rungs.add("lean")
     if degraded.get("user"):
         rungs.add("cached" if degraded["user"] == "cached" else "prior")
     worst = next((kind for kind in reversed(SCORED) if kind in rungs), None)

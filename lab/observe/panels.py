@@ -10,7 +10,6 @@ DASHBOARDS = Path(__file__).parents[2] / "helm/msd-ctr/files/dashboards"
 MAY_BE_EMPTY = {
     "Alerts": "a healthy service has no pending or firing alerts",
     "BidRequests by user": "requests may come to /v1/score alone",
-    "Brownout": "brownout is off by default",
     "Requests that explore": "exploration is off by default",
 }
 """Panels without data in a healthy service, and why."""

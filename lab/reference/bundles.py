@@ -28,7 +28,7 @@ from msd.contract.rows import ROW_FORMAT
 from msd.report import Heard
 from msd.step import fingerprint_of, is_done, mark_done
 
-_FORMAT = 3
+_FORMAT = 4
 _HEADS = {"pctr": "pctr"}
 # The network's inputs → the schema's tensors.
 _TENSORS = {
@@ -54,8 +54,8 @@ class Makings:
 
 @dataclass(frozen=True)
 class Bundles:
-    """The same weights in fp32 and in the best precision that passed the gate, both with a lean graph; and two fp32
-    graphs as written: `tiled` takes every input with one row per candidate, `plain` the user's once."""
+    """The same weights in fp32 and in the best precision that passed the gate; and two fp32 graphs as written: `tiled`
+    takes every input with one row per candidate, `plain` the user's once."""
 
     fp32: Path
     best: Path
@@ -76,10 +76,8 @@ def made_bundles(work: Path, makings: Makings, progress: Heard) -> Bundles:
         return bundles
     start = time.perf_counter()
     training = makings.training
-    network, lean = (
-        trained(name, training.seed, work / "model", makings.sizes, training, partial(progress, f"Training {name}"))
-        for name in ("reference", "lean")
-    )
+    hear = partial(progress, "Training")
+    network = trained("reference", training.seed, work / "model", makings.sizes, training, hear)
     progress("Generating users and items", 0, 1)
     plain = _renamed(plain_graph(network, makings.sizes))
     write_bytes_atomic(bundles.plain, plain.SerializeToString())
@@ -94,7 +92,6 @@ def made_bundles(work: Path, makings: Makings, progress: Heard) -> Bundles:
         market.vectors,
         market.adaptors,
         None,
-        lean=_renamed(plain_graph(lean, makings.sizes)),
     )
     wanted: Mapping[Path, RequestedPrecision] = {bundles.fp32: "fp32", bundles.best: "auto"}
     for folder, precision in wanted.items():

@@ -17,7 +17,7 @@ from model_export.errors import ExportError
 from model_export.foreign.bind import Binding, bind_inputs, head_outputs, spliced_graph
 from model_export.foreign.read import read_model
 from model_export.graph import open_session
-from model_export.recipe import LeanRecipe, Recipe
+from model_export.recipe import Recipe
 from msd.contract.assemble import Tensors
 from msd.contract.schema import FeatureSchema
 from msd.dataset.load import Dataset, load_dataset
@@ -33,8 +33,7 @@ from msd.teachers.knowledge import KnowledgeBase
 
 @dataclass(frozen=True)
 class Foreign:
-    """A graph, the schema that names its inputs, and the sources of its rows. `lean`: a leaner graph with the same
-    input and output names, for overload."""
+    """A graph, the schema that names its inputs, and the sources of its rows."""
 
     model: ModelProto
     bindings: list[Binding]
@@ -44,11 +43,10 @@ class Foreign:
     vectors: StudentVectors
     adaptors: Adaptors
     student: Student | None
-    lean: ModelProto | None = None
 
     def recipe(self) -> Recipe:
         """Return the recipe of its bundle."""
-        content = _content(self.model)
+        content = hashlib.sha256(self.model.SerializeToString()).hexdigest()
         student = self.vectors.student or None
         return Recipe(
             dataset=self.dataset,
@@ -72,22 +70,8 @@ class Foreign:
                 self.schema.schema_hash,
                 student,
                 dict(self.heads),
-                *([_content(self.lean)] if self.lean else []),
             ),
-            lean=None if self.lean is None else self._lean(self.lean),
         )
-
-    def _lean(self, model: ModelProto) -> LeanRecipe:
-        bindings = bind_inputs(model, self.schema)
-        return LeanRecipe(
-            graph=lambda: spliced_graph(model, bindings, self.schema, self.heads).SerializeToString(),
-            scores=_Scores(model, bindings, self.heads),
-            provenance={"onnx": _content(model)},
-        )
-
-
-def _content(model: ModelProto) -> str:
-    return hashlib.sha256(model.SerializeToString()).hexdigest()
 
 
 def load_foreign(

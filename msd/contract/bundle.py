@@ -26,7 +26,6 @@ from msd.contract.encoder_record import EncoderRecord
 from msd.contract.errors import BundleError, first_fault
 from msd.contract.files import owned_folder, sha256_file, write_text_atomic
 from msd.contract.graph_file import check_graph_file
-from msd.contract.lean import LeanRecord
 from msd.contract.openrtb import OpenrtbMapping
 from msd.contract.precision import PrecisionRecord
 from msd.contract.pricing import Formula, Pricing, declared_pricing, formula_of
@@ -41,9 +40,8 @@ MANIFEST = "manifest.json"
 MARKER = "verified.json"
 SIGNATURE = "manifest.sig"
 RANKER = "ranker.onnx"
-RETIRED_RANKER = "ranker.merged.onnx"
-"""A graph in bundles of earlier releases, which nothing reads."""
-LEAN_RANKER = "lean.onnx"
+RETIRED = frozenset({"ranker.merged.onnx", "lean.onnx"})
+"""Graphs in bundles of earlier releases, which nothing reads."""
 ENCODER = "encoder.onnx"
 TOKENIZER = "tokenizer.json"
 ROWS = {"user": "users.rows", "item": "items.rows"}
@@ -51,12 +49,12 @@ GOLDENS = "golden.jsonl"
 ITEM_WORDS = "items.meta.jsonl"
 USER_WORDS = "users.meta.jsonl"
 REQUIRED = (RANKER, *ROWS.values(), GOLDENS)
-_ALLOWED = (*REQUIRED, RETIRED_RANKER, LEAN_RANKER, ENCODER, TOKENIZER, ITEM_WORDS, USER_WORDS)
+_ALLOWED = (*REQUIRED, *sorted(RETIRED), ENCODER, TOKENIZER, ITEM_WORDS, USER_WORDS)
 FILES = (MANIFEST, SIGNATURE, *_ALLOWED)
 """Names of all files of a bundle, except the mark of a verification."""
 _MAX_MANIFEST_BYTES = 64 * 2**20
 # Limits of files that are read whole, or line by line; rows are read block by block, whatever their size.
-_MAX_BYTES = {RANKER: 2**31, LEAN_RANKER: 2**31, ENCODER: 2**31, GOLDENS: 2**28, TOKENIZER: 2**26}
+_MAX_BYTES = {RANKER: 2**31, ENCODER: 2**31, GOLDENS: 2**28, TOKENIZER: 2**26}
 
 Proof = Callable[[Path, bytes], None]
 """Called with a manifest's path and bytes before they are parsed; raises BundleError."""
@@ -98,7 +96,7 @@ class Manifest(SelfHashed):
     pricing: dict[Pricing, tuple[str, ...]] | None = Field(
         default=None, description="Heads by pricing: eCPM = 1000 × bid × their product; of cpm, the bid is the eCPM."
     )
-    lean: LeanRecord | None = None
+    lean: dict[str, Any] | None = Field(default=None, description="Of a retired graph (`lean.onnx`); nothing reads it.")
     uncertainty: Uncertainty | None = Field(default=None, description="Of `msd export --uncertainty`.")
     sha256: str = Field(default="", description="Of this manifest's JSON with this field empty.")
 
@@ -310,9 +308,6 @@ def _check_files(path: Path, manifest: Manifest) -> None:
     for name, most in _MAX_BYTES.items():
         if name in manifest.files and manifest.files[name].size > most:
             raise BundleError(f"{path}: {name} has {manifest.files[name].size} bytes; the limit is {most}")
-    if (manifest.lean is None) != (LEAN_RANKER not in manifest.files):
-        one, other = ("lists", "has no record") if manifest.lean is None else ("does not list", "has a record")
-        raise BundleError(f"{path}: {one} {LEAN_RANKER}, but {other} of it (`lean`); export it again")
 
 
 def _mark(folder: Path, manifest: Manifest, files: Mapping[str, FileEntry]) -> dict[str, Any]:

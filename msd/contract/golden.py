@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from msd.contract.assemble import Assembled, Tensors, assemble, wanted_items
 from msd.contract.errors import BundleError
@@ -18,8 +18,7 @@ from msd.contract.schema import FeatureSchema
 
 
 class Golden(BaseModel):
-    """One request in its form on the wire (`at` always given), rows in base64 by id, and [N] scores by head; `lean` are
-    those of the lean graph, None if the bundle has none."""
+    """One request in its form on the wire (`at` always given), rows in base64 by id, and [N] scores by head."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,21 +26,15 @@ class Golden(BaseModel):
     user: str | None
     items: dict[str, str]
     expected: dict[str, list[float]]
-    lean: dict[str, list[float]] | None = None
-
-    def expects_of_lean(self) -> "Golden":
-        """Return the golden of the lean graph. Raises BundleError if it has no scores for it."""
-        if self.lean is None:
-            raise BundleError("a golden has no scores of the lean graph (`lean`); export the bundle again")
-        return self.model_copy(update={"expected": self.lean})
+    lean: object = Field(default=None, exclude=True)
+    """Of a retired graph in bundles of earlier releases; nothing reads it."""
 
 
 def write_goldens(path: Path, goldens: Iterable[Golden]) -> None:
     """Write one JSON object per line."""
     with atomic_file(path) as file:
         for golden in goldens:
-            without = {"lean"} if golden.lean is None else None
-            file.write(golden.model_dump_json(exclude=without).encode() + b"\n")
+            file.write(golden.model_dump_json().encode() + b"\n")
 
 
 def read_goldens(path: Path) -> Iterator[Golden]:

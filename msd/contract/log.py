@@ -26,9 +26,8 @@ class RequestRecord:
     `scores` are [H][N] by `heads`, in the request's order, `served` the places of those that were returned, best first,
     where `top_k` asked for a ranking. `rungs` are [N], None of what was scored from its own fresh row; None where all
     were. `correction` is what pctr was corrected by (centre, shift and slope), None if it is the model's own; `pricing`
-    what bids are paid for, None if all for clicks. `is_lean`: the bundle's lean graph scored it, on
-    `engine`. `explore` is the choice of the first candidate (the fields of `Choice`), None if the request did not
-    explore. Times in unix seconds, stages in milliseconds.
+    what bids are paid for, None if all for clicks. `explore` is the choice of the first candidate (the fields of
+    `Choice`), None if the request did not explore. Times in unix seconds, stages in milliseconds.
     """
 
     request_id: str
@@ -70,7 +69,7 @@ class RequestRecord:
     correction: list[float] | None = None
     pricing: list[Pricing] | None = None
     is_lean: bool | None = None
-    """None in files of releases without lean graphs."""
+    """True in files of earlier releases if a lean graph scored it, on `engine`."""
     explore: dict[str, Any] | None = None
     impressions: list[float] | None = None
     """None in files of releases whose histories were clicks."""

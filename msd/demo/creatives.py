@@ -40,7 +40,7 @@ def demo_creatives(
     steps.run("data", "data", "headlines", dataset, *given)
     steps.run("distill", "distill", dataset, student)
     steps.run_both(
-        ("train", ("train", dataset, student, text, "--no-lora")),
+        ("train", ("train", dataset, student, text)),
         ("train without texts", ("train", dataset, no_text, "--no-semantics")),
     )
     steps.run("evaluate", "evaluate", dataset, student, figures, "--model", text, "--model", no_text, "--texts")

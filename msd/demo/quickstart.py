@@ -125,7 +125,7 @@ def _lines(dataset: Dataset, data: Path, out: Path) -> dict[str, Line]:
     student, model, figures, bundle = (out / folder for folder in _FOLDERS.values())
     has_texts = sum(map(bool, student_texts(dataset)[0].values())) >= _FEWEST_TEXTS
     read: Line = (student,) if has_texts else ()
-    way: Line = ("--no-lora",) if has_texts else ("--no-semantics",)
+    way: Line = () if has_texts else ("--no-semantics",)
     distil: dict[str, Line] = {"distill": ("distill", data, student)} if has_texts else {}
     return distil | {
         "train": ("train", data, *read, model, *way),

@@ -20,7 +20,7 @@ from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import compare_calibrations
 from msd.ranker.features import Features, build_features
 from msd.student.vectors import LevelVectors, StudentVectors, untaught_items
-from msd.training.folder import RankerRecord, load_ranker, student_of, vectors_of
+from msd.training.folder import RankerRecord, load_ranker
 from msd.training.train import predict, predict_conversions, predict_logits
 
 Figures = dict[str, Any]
@@ -53,20 +53,19 @@ def score_models(
     """Return every model's scores, and features with the common rows, labels and users."""
     texts, _ = student_texts(data)
     measured: list[ModelScores] = []
-    known: dict[tuple[str, str | None], Features] = {}
+    known: dict[str, Features] = {}
     done = 0
     for name, folders in models.items():
         parts = []
         for folder in folders:
             progress(f"Measuring {name}", done)
             trained, record = load_ranker(folder)
-            key = trained.schema.schema_hash, record.own_student or record.student
+            key = trained.schema.schema_hash
             if key not in known:
-                known[key] = build_features(data, trained.schema, vectors_of(folder, record, vectors))
+                known[key] = build_features(data, trained.schema, vectors)
             untaught = None
             if student and trained.schema.semantic("item"):
-                own = student_of(folder, record, student)
-                untaught = untaught_items(student, own if own != student else None, texts)
+                untaught = untaught_items(student, texts)
             parts.append(_score_seed(name, trained, record, known[key], seed, untaught, is_counted(data.events)))
             done += 1
         measured.append(_family(parts))

@@ -112,8 +112,8 @@ def main(
 
 
 def _settled(logs: list[Path], window_s: float, settle_s: float) -> pl.DataFrame:
-    """Return impressions whose requests are old enough for their clicks to have arrived, and were scored by the full
-    model: a correction is of that one.
+    """Return impressions whose requests are old enough for their clicks to have arrived, without those that a lean
+    graph of an earlier release scored: a correction is of the full model.
 
     A request's age is by the service's clock: times in events have no effect.
     """

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from msd.contract.rows import RowSide
 from msd.contract.schema import OUTCOME_FEATURES, STATE_FEATURES, FeatureSchema
 from msd.ranker.adaptor import Adapted, Adaptors
 from msd.ranker.calibrate import Calibrator
@@ -75,7 +76,8 @@ def batch_opinions(
     }
     if corruption is not None and rng is not None:
         _make_new(features, tensors, torch.from_numpy(rng.random(len(events)) < corruption.new_item).to(chosen.device))
-    for side, rows in (("user", user_rows), ("item", item_rows)):
+    sides: tuple[tuple[RowSide, Tensor], ...] = (("user", user_rows), ("item", item_rows))
+    for side, rows in sides:
         if side not in adapted:
             continue
         kept = _kept(rows, corruption, rng)
@@ -98,7 +100,8 @@ def _taste(
     if ranker.taste is None:
         return None
     if features.taste is None:
-        return ranker.taste(tensors | history_tensors(features, adapted, chosen))
+        whole: Tensor = ranker.taste(tensors | history_tensors(features, adapted, chosen))
+        return whole
     parts, anew = features.taste[chosen], altered.nonzero().squeeze(1)
     if len(anew):
         of_items = {name: tensor[anew] for name, tensor in tensors.items() if name.startswith("item")}
@@ -109,7 +112,9 @@ def _taste(
 def item_tensors(features: Features, adapted: Adapted, rows: Tensor) -> dict[str, Tensor]:
     """Return the categories and vectors of items by their rows [...]."""
     tensors = {"categorical": features.item.categorical[rows]}
-    return tensors | {"semantic": adapted[side][rows] for side in adapted if side == "item"}
+    if "item" in adapted:
+        tensors["semantic"] = adapted["item"][rows]
+    return tensors
 
 
 def history_tensors(features: Features, adapted: Adapted, chosen: Tensor) -> dict[str, Tensor]:
@@ -134,7 +139,7 @@ def taste_of(taste: Taste, features: Features, adapted: Adapted, chosen: Tensor)
 @torch.no_grad()
 def with_taste(taste: Taste, features: Features, adapted: Adapted) -> Features:
     """Return the features with the taste of all events: no training changes it any more."""
-    every = torch.arange(len(features.labels), device=features.labels.device).split(_TASTE_ROWS)
+    every = torch.split(torch.arange(len(features.labels), device=features.labels.device), _TASTE_ROWS)
     return replace(features, taste=torch.cat([taste_of(taste, features, adapted, rows) for rows in every]))
 
 

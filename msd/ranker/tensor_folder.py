@@ -3,7 +3,7 @@
 The fitted schema and adaptors are stored so that a bundle of that model serves the same values.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic, write_text_atomic
-from msd.contract.rows import RowSide
 from msd.contract.schema import FeatureSchema
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.adaptor import Adapted, Adaptors
+from msd.ranker.batch import history_tensors, item_tensors
 from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.step import read_record
@@ -32,7 +32,6 @@ ROWS = 65_536
 _PARTS = {"train": (Part.WINDOW, Part.TRAIN), "valid": (Part.VALID,), "test": (Part.TEST,)}
 
 Progress = Callable[[str, int, int], None]
-Adapted = Mapping[RowSide, Tensor]
 
 
 class TensorFolderError(MsdError):

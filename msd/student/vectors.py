@@ -138,10 +138,9 @@ def save_untaught(folder: Path, student: str, weights: "Mapping[str, Tensor]", i
     write_bytes_atomic(folder / UNTAUGHT_FILE, save(held, metadata))
 
 
-def untaught_items(folder: Path, tuned: Path | None, texts: Mapping[str, str]) -> LevelVectors:
+def untaught_items(folder: Path, texts: Mapping[str, str]) -> LevelVectors:
     """Return vectors, by ID, of the items held out from the rehearsed student in `folder`, made from their texts.
 
-    `tuned`: the folder of the student that was then tuned with a ranker, if any: its changes are applied here, too.
     Empty for a student that was distilled before rehearsals existed. Raises StudentError.
     """
     # Loads libraries that measuring models without vectors does not need.
@@ -158,12 +157,9 @@ def untaught_items(folder: Path, tuned: Path | None, texts: Mapping[str, str]) -
         return no_vectors().items
     student = load_student(folder)
     held = dict(student.named_parameters())
-    later = dict(load_student(tuned).named_parameters()) if tuned else held
     with torch.no_grad():
-        # Tuning may have changed weights that distilling leaves alone.
-        for name in held.keys() | weights.keys():
-            change = later[name] - held[name]
-            held[name].copy_(weights.get(name, held[name]) + change)
+        for name, weight in weights.items():
+            held[name].copy_(weight)
     return LevelVectors(ids, encode_texts(student, [texts[id_] for id_ in ids]))
 
 

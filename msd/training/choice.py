@@ -12,14 +12,13 @@ from msd.dataset.aggregate import impressions_of
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.metrics import Probabilities
-from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
 from msd.ranker.model import RankerConfig
 from msd.ranker.schema_fit import fit_schema
 from msd.step import fingerprint_of, is_done
 from msd.student.vectors import StudentVectors
 from msd.training.crossfit import CrossfitChoice, UserHalves
-from msd.training.folder import FORMAT, ChoiceRecord, NetworkInputs, TrainedNetwork, train_network
+from msd.training.folder import FORMAT, NetworkInputs, TrainedNetwork, train_network
 from msd.training.parallel import ALONE, Team
 from msd.training.train import Progress, TrainConfig, predict
 
@@ -94,42 +93,25 @@ def valid_halves(data: Dataset) -> UserHalves:
     return UserHalves.of(labels, users, shown)
 
 
-def valid_scores(model: TrainedRanker, features: Features) -> Probabilities:
-    """Return a model's probabilities of the valid rows with live counts, as in serving."""
-    return predict(model, features.live(), features.of_part(Part.VALID))
-
-
 def choose_network(
     training: Training, variants: Sequence[Variant], halves: UserHalves, show: Show
-) -> tuple[Variant, ChoiceRecord]:
-    """Train the variants in order and keep the first unless another is surely better on the valid rows."""
+) -> tuple[TrainedNetwork, CrossfitChoice]:
+    """Train the variants in order and keep the first unless another is surely better on the valid rows, with live
+    counts as in serving."""
+    networks: dict[str, TrainedNetwork] = {}
     scores: dict[str, Probabilities] = {}
-    seconds: dict[str, float] = {}
     for place, variant in enumerate(variants, start=1):
         network, features = training.train(variant, show(f"{variant.name} ({place} of {len(variants)})"))
-        scores[variant.name] = valid_scores(network.model, features)
-        seconds[variant.name] = round(network.seconds, 1)
+        networks[variant.name] = network
+        scores[variant.name] = predict(network.model, features.live(), features.of_part(Part.VALID))
     choice = halves.choose(scores)
-    kept = next(variant for variant in variants if variant.name == choice.kept)
-    return kept, ChoiceRecord(networks=choice, seconds=seconds)
+    return networks[choice.kept], choice
 
 
-def table_of(choice: ChoiceRecord) -> Table:
+def table_of(choice: CrossfitChoice) -> Table:
     """Return the networks tried: AUC with live counts (mean of both halves of valid users) and gain over the whole."""
-    table = Table("network", "valid AUC", "gain (95 % over users)", "seconds", box=None)
-    for name, one in choice.networks.tried.items():
-        ends = " ({:+.4f}, {:+.4f})".format(*one.ci95) if one.ci95 else ""
-        gain = "–" if name == choice.networks.whole else f"{one.gain:+.4f}{ends}"
-        table.add_row(name, f"{one.auc:.4f}", gain, f"{choice.seconds[name]:.0f}")
+    table = Table("network", "valid AUC", "gain (95 % over users)", box=None)
+    for name, tried in choice.tried.items():
+        ends = " ({:+.4f}, {:+.4f})".format(*tried.ci95) if tried.ci95 else ""
+        table.add_row(name, f"{tried.auc:.4f}", "–" if name == choice.whole else f"{tried.gain:+.4f}{ends}")
     return table
-
-
-def choose_tuning(
-    training: Training,
-    halves: UserHalves,
-    untuned: tuple[TrainedRanker, Features],
-    tuned: tuple[TrainedRanker, StudentVectors],
-) -> CrossfitChoice:
-    """Keep the tuned model, with its own student's vectors, only if it is surely better than the untuned one."""
-    features = build_features(training.data, untuned[1].schema, tuned[1]).to(training.team.device)
-    return halves.choose({"without LoRA": valid_scores(*untuned), "with LoRA": valid_scores(tuned[0], features)})

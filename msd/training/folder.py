@@ -1,13 +1,11 @@
-"""Trained ranker on disk: weights, a record of its schema and training, and its own student if it has one."""
+"""Trained ranker on disk: weights, and a record of its schema and training."""
 
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-import typer
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -18,16 +16,13 @@ from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.step import STEP_FILE, is_done, mark_done, read_record
-from msd.student.encoder import load_student
-from msd.student.record import StudentError
-from msd.student.vectors import StudentVectors, load_vectors
 from msd.training.crossfit import CrossfitChoice
 from msd.training.parallel import ALONE, Team
 from msd.training.train import EpochReport, Progress, TrainConfig, train_ranker
 
-FORMAT = 6
+FORMAT = 7
 WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "ranker.json"
-STUDENT_FOLDER, WORK = "student", ".work"
+WORK = ".work"
 _CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -35,47 +30,9 @@ class ModelFolderError(MsdError):
     """A model's folder is missing, damaged, or was trained on something else."""
 
 
-class TuningRecord(BaseModel):
-    """Record of tuning the student with the ranker. `student`: the tuned one's fingerprint, None if tuning was not
-    better on the valid rows; then the model reads the distilled student's vectors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    student: str | None
-    valid_auc_before: float
-    valid_auc: float
-    epoch: int
-    curve: tuple[EpochReport, ...]
-    config: dict[str, Any]
-    seconds: float
-
-
-class ChoiceRecord(BaseModel):
-    """Choice by the valid rows among networks, before tuning, and whether tuning is kept. `seconds`: training time of
-    each."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    networks: CrossfitChoice
-    seconds: dict[str, float]
-    tuning: CrossfitChoice | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_untried(cls, document: Any) -> Any:  # noqa: ANN401 - unchecked input
-        """Ignore what earlier releases left untried when a time budget ended."""
-        if isinstance(document, dict) and document.pop("untried", ()):
-            typer.echo("ignored: choice.untried, of `msd train --budget`, which is gone", err=True)
-        return document
-
-    def say(self) -> str:
-        """Return the choice in words, with figures."""
-        return "; ".join(choice.say() for choice in (self.networks, self.tuning) if choice)
-
-
 class RankerRecord(BaseModel):
-    """Record of a ranker's training. `student`: fingerprint of the distilled student that it was trained with, None
-    without one. `choice`: of `msd train --choose`. `conversions`: whether it has a head for them."""
+    """Record of a ranker's training. `student`: fingerprint of the student that it was trained with, None without one.
+    `choice`: of `msd train --choose`. `conversions`: whether it has a head for them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -87,29 +44,25 @@ class RankerRecord(BaseModel):
     vector_dim: int
     dataset: str
     student: str | None
-    tuning: TuningRecord | None = None
-    choice: ChoiceRecord | None = None
+    choice: CrossfitChoice | None = None
     conversions: bool = False
-
-    @property
-    def own_student(self) -> str | None:
-        """Fingerprint of the student in the model's folder, if it has its own."""
-        return self.tuning.student if self.tuning else None
 
     def is_of(self, dataset: str, student: str) -> bool:
         """Return whether it was trained on this dataset and, if it had a student, with this one."""
         return self.dataset == dataset and self.student in (None, student)
 
     def say(self) -> str:
-        """Return the choice, the valid AUC, and the gain of tuning in words."""
+        """Return the choice and the valid AUC in words."""
         best = max(self.curve, key=lambda point: point.valid_auc)
         told = f"{self.choice.say()}; " if self.choice else ""
-        told += f"valid AUC {best.valid_auc:.4f} after epoch {best.epoch} of {len(self.curve)}"
-        if not (tuning := self.tuning):
-            return told
-        if not tuning.student:
-            return f"{told}; tuning the student gave {tuning.curve[-1].valid_auc:.4f}, so it stays as it was distilled"
-        return f"{told}, {tuning.valid_auc:.4f} with the student tuned"
+        return f"{told}valid AUC {best.valid_auc:.4f} after epoch {best.epoch} of {len(self.curve)}"
+
+
+class TrainedNetwork(NamedTuple):
+    """A trained network and the record of its training."""
+
+    model: TrainedRanker
+    record: RankerRecord
 
 
 def save_ranker(folder: Path, model: TrainedRanker, record: RankerRecord) -> None:
@@ -119,7 +72,7 @@ def save_ranker(folder: Path, model: TrainedRanker, record: RankerRecord) -> Non
     write_text_atomic(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
 
 
-def load_ranker(folder: Path) -> tuple[TrainedRanker, RankerRecord]:
+def load_ranker(folder: Path) -> TrainedNetwork:
     """Return the model in a folder. Raises ModelFolderError if it is missing or damaged."""
     missing = f"no trained model here ({RECORD_FILE} is missing); run `msd train`"
     record = read_record(folder / RECORD_FILE, RankerRecord, FORMAT, missing, "train again", ModelFolderError)
@@ -132,57 +85,23 @@ def load_ranker(folder: Path) -> tuple[TrainedRanker, RankerRecord]:
         raise ModelFolderError(
             f"{folder / WEIGHTS_FILE}: not the weights of {RECORD_FILE}; train again ({error})"
         ) from None
-    return model.eval(), record
+    return TrainedNetwork(model.eval(), record)
 
 
-def student_of(model: Path, record: RankerRecord, given: Path) -> Path:
-    """Return the folder of the student that made a model's vectors: its own if it was tuned, else the distilled one."""
-    return model / STUDENT_FOLDER if record.own_student else given
-
-
-def vectors_of(model: Path, record: RankerRecord, given: StudentVectors) -> StudentVectors:
-    """Return the vectors that a model reads: of its own student if tuned, else those given. Raises ModelFolderError."""
-    if not record.own_student:
-        return given
-    own = load_vectors(model / STUDENT_FOLDER)
-    if own.student != record.own_student:
-        raise ModelFolderError(f"{model / STUDENT_FOLDER}: another student than the one of {RECORD_FILE}; train again")
-    return own
-
-
-def check_model_folder(out: Path, student: Path | None) -> None:
+def check_model_folder(out: Path) -> None:
     """Raise ModelFolderError if the folder holds anything but a model: training clears it."""
     if out.is_file():
         raise ModelFolderError(f"{out} is a file; name a folder for the model")
-    if student and (out / STUDENT_FOLDER).resolve() == student.resolve():
-        raise ModelFolderError(
-            f"{student} is where {out} keeps a student of its own; name another folder for the model"
-        )
     if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in (RECORD_FILE, WORK)):
         raise ModelFolderError(f"{out} holds other things than a model; name an empty or a new folder")
 
 
-def holds_model(out: Path, run: str) -> bool:
-    """Return whether the folder holds this run's model, undamaged."""
-    if not is_done(out, run):
-        return False
+def finished_network(folder: Path, run: str) -> TrainedNetwork | None:
+    """Return the network in the folder, if it belongs to this run and is complete and undamaged."""
     try:
-        _, record = load_ranker(out)
-        if record.own_student:
-            own = out / STUDENT_FOLDER
-            return {load_student(own).record.fingerprint, load_vectors(own).student} == {record.own_student}
-    except (ModelFolderError, StudentError):
-        return False
-    return True
-
-
-class TrainedNetwork(NamedTuple):
-    """A trained network. `seconds`: training time, in this run or an earlier one; `own`: in this run."""
-
-    model: TrainedRanker
-    record: RankerRecord
-    seconds: float
-    own: float
+        return load_ranker(folder) if is_done(folder, run) else None
+    except ModelFolderError:
+        return None
 
 
 class NetworkInputs(NamedTuple):
@@ -203,8 +122,9 @@ def train_network(
     team: Team = ALONE,
 ) -> TrainedNetwork:
     """Return the network in `folder` if it belongs to this `run`; otherwise train it, resuming after its last epoch."""
-    known = _known(folder, run, inputs.features.labels.device)
+    known = finished_network(folder, run)
     if team.mean(float(known is not None)) == 1.0 and known:
+        known.model.to(inputs.features.labels.device)
         return known
     start = time.perf_counter()
     if team.leads:
@@ -225,14 +145,4 @@ def train_network(
         save_ranker(folder, model, record)
         mark_done(folder, run, seconds)
         (folder / _CHECKPOINT).unlink(missing_ok=True)
-    return TrainedNetwork(model, record, seconds, seconds)
-
-
-def _known(folder: Path, run: str, device: torch.device) -> TrainedNetwork | None:
-    if not is_done(folder, run):
-        return None
-    try:
-        model, record = load_ranker(folder)
-    except ModelFolderError:
-        return None
-    return TrainedNetwork(model.to(device), record, float(record.training["seconds"]), 0.0)
+    return TrainedNetwork(model, record)

@@ -40,8 +40,8 @@ class Team:
     def average_gradients(self, weights: Iterable[Tensor]) -> None:
         """Replace the gradients by their mean over the team; a missing gradient counts as zeros.
 
-        DistributedDataParallel does not fit: it requires a module that takes tensors and uses every weight in every
-        step. A step here reads a dataset's features and may have no text for LoRA. The weights fit in one message.
+        DistributedDataParallel does not fit: it requires a module that takes tensors, but a step here reads a dataset's
+        features. The weights fit in one message.
         """
         if self.size == 1:
             return

@@ -548,7 +548,7 @@ PyObject* frame_take(HeldFrame& held, Arguments given) {
   return PyLong_FromLong(static_cast<long>(outcome));
 }
 
-// reply(opening, heads, is_lean): the document's bytes; None where Python has to write it; ValueError for a score that is
+// reply(opening, heads): the document's bytes; None where Python has to write it; ValueError for a score that is
 // not finite. Heads are scores [N] by name.
 PyObject* frame_reply(HeldFrame& held, Arguments given) {
   if (!PyDict_Check(given[1]) || !PyDict_Size(given[1])) raise(PyExc_TypeError, "heads are a dict, of one at least");
@@ -561,12 +561,11 @@ PyObject* frame_reply(HeldFrame& held, Arguments given) {
     buffers.emplace_back(scores, false, sizeof(float) * candidates);
     heads.push_back({std::string(text_of(name)), buffers.back().as<const float>()});
   }
-  const bool is_lean = PyObject_IsTrue(given[2]) == 1;
   bool is_finite = true, is_written = false;
   {
     const Unlocked unlocked;
     for (const Head& head : heads) is_finite &= Reply::is_finite(head, candidates);
-    if (is_finite) is_written = held.reply.write(*held.frame, opening, heads, is_lean);
+    if (is_finite) is_written = held.reply.write(*held.frame, opening, heads);
   }
   if (!is_finite) raise(PyExc_ValueError, "a score is not finite");
   if (!is_written) return Py_NewRef(Py_None);
@@ -622,7 +621,7 @@ PyMethodDef id_map_methods[] = {method<IdMap, 3, id_map_put>("put"),
 PyGetSetDef id_map_values[] = {value<IdMap, id_map_end>("end"), {}};
 PyMethodDef frame_methods[] = {method<HeldFrame, 2, frame_read>("read"),
                                method<HeldFrame, 7, frame_take>("take"),
-                               method<HeldFrame, 3, frame_reply>("reply"),
+                               method<HeldFrame, 2, frame_reply>("reply"),
                                {}};
 PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
                               value<HeldFrame, frame_count>("count"),

@@ -19,9 +19,8 @@ struct Head {
 
 class Reply {
  public:
-  // `opening` is the document up to the value of "candidates"; `is_lean`: by a lean graph. False for scores whose digits
-  // Python has to write.
-  bool write(const Frame& frame, std::string_view opening, const std::vector<Head>& heads, bool is_lean) {
+  // `opening` is the document up to the value of "candidates". False for scores whose digits Python has to write.
+  bool write(const Frame& frame, std::string_view opening, const std::vector<Head>& heads) {
     const Request& request = frame.request;
     order_.resize(request.ids.size());
     std::iota(order_.begin(), order_.end(), size_t{0});
@@ -42,7 +41,7 @@ class Reply {
     put(",\"ecpm\":[");
     if (!put_column([&](size_t place) { return ecpm_[place]; })) return false;
     put("}");
-    put_degraded(frame, is_lean);
+    put_degraded(frame);
     put("}");
     return true;
   }
@@ -113,10 +112,9 @@ class Reply {
     return true;
   }
 
-  void put_degraded(const Frame& frame, bool is_lean) {
-    if (!is_lean && frame.found.has_user && frame.missing.empty() && frame.unknown.empty()) return;
+  void put_degraded(const Frame& frame) {
+    if (frame.found.has_user && frame.missing.empty() && frame.unknown.empty()) return;
     put(",\"degraded\":{");
-    if (is_lean) put("\"model\":\"lean\",");
     if (!frame.found.has_user) put("\"user\":\"unknown\",");
     if (!frame.missing.empty()) {
       put("\"candidates\":{");

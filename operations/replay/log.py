@@ -23,7 +23,7 @@ from msd.contract.rows import ROW_SIDES, RowCodec, Rows
 from msd.contract.state import Impression
 from msd.contract.uncertainty import COLUMN, impressions_of
 from service.request_log.files import log_files, read_requests
-from service.runtimes.choice import open_lean, open_runtime
+from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Runtime, Scores
 from service.scoring.answer import Basis
 from service.scoring.exploration import Exploration, first_of
@@ -78,7 +78,7 @@ class LogReplay:
             for bundle in bundles
         }
         self._runtime = runtime
-        self._runtimes: dict[tuple[str, str, int, bool], Runtime] = {}
+        self._runtimes: dict[tuple[str, str, int], Runtime] = {}
         self.found = ReplaySummary()
 
     def replay(
@@ -102,6 +102,8 @@ class LogReplay:
         return found
 
     def _compare(self, bundle: Bundle, record: RequestRecord) -> None:
+        if record.is_lean:
+            raise LogError("a lean graph scored it, which only earlier releases read; replay it with such a release")
         found, runtime = self.found, self._opened(bundle, record)
         scores, rungs, choice = self._score(bundle, runtime, record)
         difference = _greatest_difference(record, scores)
@@ -160,14 +162,10 @@ class LogReplay:
         name, provider, _ = record.engine.split("-", 2)
         if self._runtime != "as logged":
             name, provider = self._runtime, "cpu"
-        is_lean = bool(record.is_lean)
-        wanted = (bundle.bundle_id, f"{name}-{provider}", record.threads, is_lean)
+        wanted = (bundle.bundle_id, f"{name}-{provider}", record.threads)
         if wanted not in self._runtimes:
             given = {"bundle": bundle.folder, "runtime": name, "provider": provider, "threads": record.threads}
-            if is_lean and bundle.manifest.lean is None:
-                raise LogError(f"the lean graph scored it, but {bundle.folder} has none; give the bundle that had one")
-            opened = open_lean if is_lean else open_runtime
-            self._runtimes[wanted] = opened(bundle, Settings.model_validate(given))
+            self._runtimes[wanted] = open_runtime(bundle, Settings.model_validate(given))
         return self._runtimes[wanted]
 
 
@@ -200,9 +198,7 @@ def _unlike(record: RequestRecord, runtime: Runtime) -> str | None:
 
 def _tolerance(bundle: Bundle, record: RequestRecord, runtime: Runtime) -> float:
     """Return the tolerance between two runs: each may differ from the model's scores by its own tolerance."""
-    lean, tolerances = bundle.manifest.lean, bundle.manifest.tolerances
-    if record.is_lean and lean is not None:
-        return 2 * lean.tolerance
+    tolerances = bundle.manifest.tolerances
     return tolerances.get(record.engine, 0.0) + tolerances.get(runtime.engine.key, 0.0)
 
 
@@ -255,7 +251,7 @@ def basis_of(record: RequestRecord, users: RowCodec, items: RowCodec) -> Basis:
     if len(found) != count or (stale is not None and len(stale) != count):
         raise LogError(f"request {record.request_id}: {len(found)} rows are marked, expected {count}")
     rows = Rows(_records(record.item_rows, items, count), found, (), 0, stale)
-    return Basis(record.at, user, rows, record.ran, record.is_partial, bool(record.is_lean))
+    return Basis(record.at, user, rows, record.ran, record.is_partial)
 
 
 def _impressions(record: RequestRecord) -> tuple[Impression, ...]:

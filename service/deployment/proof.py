@@ -13,7 +13,7 @@ from msd.contract.bundle import GOLDENS
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, golden_tensors, read_goldens, repeated
 from service.runtimes.choice import expected_candidates
-from service.runtimes.runtime import Runtime, Scores
+from service.runtimes.runtime import Scores
 from service.scoring.model import Model
 
 _LONGEST_S = 0.5
@@ -64,7 +64,7 @@ class Pace:
 
 def prove(model: Model, max_candidates: int, pace: Pace) -> None:
     """Raise BundleError if a golden is not reproduced or there is none, or whatever the model raises."""
-    engine, schema, manifest = model.engine, model.schema, model.bundle.manifest
+    runtime, engine, schema, manifest = model.runner.runtime, model.engine, model.schema, model.bundle.manifest
     tolerance = manifest.tolerances.get(engine.key)
     if tolerance is None:
         known = ", ".join(manifest.tolerances) or "none"
@@ -72,30 +72,23 @@ def prove(model: Model, max_candidates: int, pace: Pace) -> None:
     pace.begin()
     goldens, asked = _goldens(model, pace)
 
-    def run(runtime: Runtime, tensors: Tensors) -> Scores:
+    def run(tensors: Tensors) -> Scores:
         scores = runtime.run(tensors)
         pace.pause()
         return scores
 
-    def reproduce(runtime: Runtime, expected: Sequence[Golden], tolerance: float, how: str) -> None:
-        for size in runtime.warm_up_sizes(max_candidates):
-            run(runtime, repeated(schema, asked[0], size))
-        _check(expected, [run(runtime, tensors) for tensors in asked], tolerance, how)
-
-    reproduce(model.runner.runtime, goldens, tolerance, engine.key)
+    for size in runtime.warm_up_sizes(max_candidates):
+        run(repeated(schema, asked[0], size))
+    _check(goldens, [run(tensors) for tensors in asked], tolerance, engine.key)
     if count := expected_candidates(model.bundle, max_candidates):
         # A runtime may have a graph for this number.
         found: list[Scores] = []
         item = next(spec.name for spec in schema.tensors if spec.side == "item")
         for tensors in asked:
             rows = len(tensors[item])
-            scores = run(model.runner.runtime, repeated(schema, tensors, max(rows, count)))
+            scores = run(repeated(schema, tensors, max(rows, count)))
             found.append({head: column[:rows] for head, column in scores.items()})
         _check(goldens, found, tolerance, f"{count} candidates")
-    if model.lean is not None:
-        assert manifest.lean is not None, "a lean graph has a record"
-        expected = [golden.expects_of_lean() for golden in goldens]
-        reproduce(model.lean.runner.runtime, expected, manifest.lean.tolerance, "the lean graph")
 
 
 def _goldens(model: Model, pace: Pace) -> tuple[list[Golden], list[Tensors]]:

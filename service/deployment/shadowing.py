@@ -44,7 +44,7 @@ class Shadowing:
     def follow(self, answer: Answer) -> None:
         """Have shadows score an answered request, or count it as skipped."""
         served = answer.served
-        is_whole = served is not None and not (served.scored.basis.is_partial or served.scored.basis.is_lean)
+        is_whole = served is not None and not served.scored.basis.is_partial
         if served is None or not is_whole or not (self._is_free and self._queue.is_idle):
             self._metrics.shadows["busy"].inc()
         else:

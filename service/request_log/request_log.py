@@ -186,8 +186,7 @@ class LogWriter:
         record = record_of(served)
         self._observed.record(record, served.scored.formula)
         let_others_run()
-        # The reference is of the full model.
-        if served.is_champion and not served.scored.basis.is_lean:
+        if served.is_champion:
             scored = served.scored
             self._drift.add(served.model.bundle.manifest, served.request, scored.basis, scored.model_scores)
             let_others_run()
@@ -287,8 +286,7 @@ def record_of(served: Served) -> RequestRecord:
     """Return the record of a request. Raises UnicodeEncodeError for an ID with a lone surrogate, which UTF-8 lacks."""
     model, scored, request = served.model, served.scored, served.request
     basis, degraded = scored.basis, scored.degraded_candidates
-    runner = model.lean.runner if basis.is_lean and model.lean is not None else model.runner
-    engine = runner.runtime.engine
+    engine = model.engine
     user, items = basis.user, basis.items
     columns = list(scored.scores.values())
     ecpm = ecpm_of(request.bids, request.pricing, scored.scores, scored.formula)
@@ -331,7 +329,7 @@ def record_of(served: Served) -> RequestRecord:
         correction=None if scored.correction is None else scored.correction.values,
         served=None if request.top_k is None else served_places(ecpm, columns[0], request.top_k, first).tolist(),
         pricing=request.pricing,
-        is_lean=basis.is_lean,
+        is_lean=None,
         explore=None if choice is None else choice.as_record(),
         impressions=[number for seen in impressions for number in (seen.at, seen.shown, seen.clicked)],
         **{name: 1000 * seconds for name, seconds in zip(_STAGES, served.seconds, strict=True)},

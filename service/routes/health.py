@@ -17,7 +17,7 @@ from service.errors import without_places
 from service.http.keys import INDEX, PAGE
 from service.runtimes.runtime import Engine
 from service.scoring.deployment import Deployment, Serving
-from service.scoring.model import CoreStatus, LeanStatus, Model
+from service.scoring.model import CoreStatus, Model
 from service.telemetry.metrics import Metrics
 
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
@@ -99,7 +99,6 @@ class ServedModel(BaseModel):
     encodes_texts: bool = Field(description="Whether the bundle has an encoder for the texts of cold ads.")
     runtime: Engine = Field(description="Model runtime, as read back after loading.")
     native: CoreStatus = Field(description="Whether the native core scores plain requests, and if not, why.")
-    lean: LeanStatus = Field(description="Whether a lean graph can score requests under overload, and if not, why.")
     store: str
     max_candidates: int
     metrics: dict[str, Any]
@@ -177,7 +176,6 @@ def _served_model(deployment: Deployment, max_candidates: int, is_refused: bool)
         history_length=model.schema.history.length,
         runtime=model.engine,
         native=model.core,
-        lean=model.lean_status,
         store=model.store.name,
         max_candidates=max_candidates,
         metrics=manifest.metrics,

@@ -1,6 +1,6 @@
 """Choice of a bundle's runtime: the one that its manifest names, unless a setting names another."""
 
-from msd.contract.bundle import LEAN_RANKER, Bundle
+from msd.contract.bundle import Bundle
 from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.openvino import OpenVinoRuntime
 from service.runtimes.runtime import Runtime, RuntimeRefused
@@ -28,8 +28,3 @@ def open_runtime(bundle: Bundle, settings: Settings) -> Runtime:
         )
     expected = expected_candidates(bundle, settings.max_candidates)
     return OpenVinoRuntime(bundle, wanted.chosen, settings.threads, expected, settings.workers or 1)
-
-
-def open_lean(bundle: Bundle, settings: Settings) -> Runtime:
-    """Open the lean graph, which is in fp32 for ONNX Runtime on a CPU. Raises RuntimeRefused or BundleError."""
-    return OnnxRuntime(bundle, "cpu", settings.threads, LEAN_RANKER)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from msd.contract.assemble import Tensors
-from msd.contract.bundle import LEAN_RANKER, RANKER, Bundle
+from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import Precision
@@ -25,12 +25,12 @@ _DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32"}
 
 
 class OnnxRuntime:
-    def __init__(self, bundle: Bundle, provider: Provider, threads: int, file: str = RANKER) -> None:
+    def __init__(self, bundle: Bundle, provider: Provider, threads: int) -> None:
         """Raises RuntimeRefused if the provider is unavailable, BundleError if graph and manifest disagree."""
-        self._session = open_session(bundle.path(file), provider, threads)
+        self._session = open_session(bundle.path(RANKER), provider, threads)
         outputs = [output.name for output in self._session.get_outputs()]
-        self._heads = check_graph(bundle, file, inputs_of(self._session), outputs)
-        self.engine = engine_of(bundle, self._session, provider, file)
+        self._heads = check_graph(bundle, inputs_of(self._session), outputs)
+        self.engine = engine_of(bundle, self._session, provider)
 
     def run(self, tensors: Tensors) -> Scores:
         """The schema's tensors → scores [N] by head."""
@@ -113,15 +113,13 @@ def _precision(path: Path) -> Precision:
     return "fp32"
 
 
-def engine_of(bundle: Bundle, session: Any, provider: Provider, file: str = RANKER) -> Engine:  # noqa: ANN401
+def engine_of(bundle: Bundle, session: Any, provider: Provider) -> Engine:  # noqa: ANN401
     """Return what a session actually uses. Raises RuntimeRefused for int8 off a CPU with VNNI, BundleError for a
     precision that differs from the manifest's."""
     import onnxruntime
 
-    path, instructions = bundle.path(file), cpu_instructions() if provider == "cpu" else ()
-    precision = _precision(path)
-    # A lean graph is in fp32, whatever the other is in.
-    wanted = "fp32" if file == LEAN_RANKER else bundle.precision.chosen
+    path, instructions = bundle.path(RANKER), cpu_instructions() if provider == "cpu" else ()
+    precision, wanted = _precision(path), bundle.precision.chosen
     if (precision == "int8") != (wanted == "int8"):
         raise BundleError(f"{path}: the graph is in {precision}, but the manifest says {wanted}")
     if precision == "int8" and (provider != "cpu" or not adds_int8_exactly(instructions)):

@@ -27,7 +27,7 @@ class OpenVinoRuntime:
         self._graph = _open(bundle, path, precision, threads, expected, streams)
         compiled = self._graph.compiled
         outputs = [output.any_name for output in compiled.outputs]
-        check_graph(bundle, RANKER, _inputs(compiled, {spec.name for spec in bundle.schema.tensors}), outputs)
+        check_graph(bundle, _inputs(compiled, {spec.name for spec in bundle.schema.tensors}), outputs)
         self.engine = _engine(path, compiled, precision)
 
     def run(self, tensors: Tensors) -> Scores:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.assemble import Tensors
-from msd.contract.bundle import Bundle, tolerance_key
+from msd.contract.bundle import RANKER, Bundle, tolerance_key
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.schema import TensorSpec
 from msd.contract.uncertainty import COLUMN
@@ -78,9 +78,9 @@ def checked_heads(heads: Sequence[str]) -> list[str]:
     return list(heads)
 
 
-def check_graph(bundle: Bundle, file: str, inputs: Sequence[GraphInput], outputs: Sequence[str]) -> list[str]:
+def check_graph(bundle: Bundle, inputs: Sequence[GraphInput], outputs: Sequence[str]) -> list[str]:
     """Return the heads. Raises BundleError, naming the input or output, if a graph does not fit the manifest."""
-    path, heads, specs = bundle.path(file), checked_heads(bundle.manifest.heads), bundle.schema.tensors
+    path, heads, specs = bundle.path(RANKER), checked_heads(bundle.manifest.heads), bundle.schema.tensors
     by_name = {one.name: one for one in inputs}
     wanted = {spec.name for spec in specs}
     if by_name.keys() != wanted:

@@ -1,10 +1,8 @@
-"""Admission control: accept no more requests than the scoring threads can score in time. While there is more work than
-the full model can score in time, the lean graph scores (brownout).
+"""Admission control: accept no more requests than the scoring threads can score in time.
 
 Counts in the event loop's thread alone. Knows numbers, not requests.
 """
 
-import math
 import sys
 import time
 from collections import Counter as Tally
@@ -27,15 +25,6 @@ _DUE = 0.5
 _BUCKETS_PER_S = 20
 # Requests with longer deadlines than the service's default may fill this share of the queue.
 _PATIENT = 0.5
-# The lean graph takes over shortly before requests would be refused (`admission`).
-_BEGINS = 0.4
-# It ends when full runs of the offered work would fill less than this share of the threads' time: at a higher share, a
-# burst would soon begin it again.
-_ENDS = 0.8
-_MEMORY_S = 1.0
-_LEAST_S = 1.0
-# Meanwhile one request in this time is scored in full: its run time, by which the end is decided, stays known.
-_PROBE_S = 1.0
 # Switch interval of Python's lock. With the default of 5 ms, a flood that keeps the event loop busy starves the scoring
 # threads, which need the lock a few times per request. A shorter interval costs more switching, which pays only while
 # many requests are refused.
@@ -52,12 +41,10 @@ def due_at(now: float, deadline: float) -> float:
 
 
 class Load(NamedTuple):
-    """A number of candidates, and their expected run time; `lean_s` is that of the lean graph, None if it may not score
-    them."""
+    """A number of candidates, and their expected run time."""
 
     rows: int
     seconds: float
-    lean_s: float | None = None
 
 
 class Running(NamedTuple):
@@ -69,59 +56,10 @@ class Running(NamedTuple):
 
 
 class Admitted(NamedTuple):
-    """An admitted load; `bucket` is its due time, in steps. `is_lean`: the lean graph scores it."""
+    """An admitted load; `bucket` is its due time, in steps."""
 
     load: Load
     bucket: int
-    is_lean: bool = False
-
-
-class Brownout:
-    """Whether the lean graph scores. `threads`: scoring threads. Times are those of `time.perf_counter`."""
-
-    def __init__(self, metrics: Metrics, threads: int) -> None:
-        self._threads = threads
-        self._work = 0.0
-        """Seconds of full runs offered lately, older ones fading."""
-        self._work_at = 0.0
-        self._began_at = self._probed_at = 0.0
-        self._log = structlog.get_logger("msd.queue")
-        self.is_on = False
-        """As of the latest offer."""
-        # Without requests, nothing else would end it.
-        metrics.brownout.set_function(lambda: float(self.is_on and not self._ends(time.perf_counter())))
-
-    def offer(self, now: float, seconds: float) -> None:
-        """Count a request that a full run would score in `seconds`, accepted or not; and end if there are few."""
-        self._work = self._left(now) + seconds
-        self._work_at = now
-        if self.is_on and self._ends(now):
-            self.is_on = False
-            self._log.warning("brownout_ends", seconds=round(now - self._began_at, 1))
-
-    def offered(self, now: float) -> float:
-        """Return the share of the threads' time that full runs of the offered work would take."""
-        return self._left(now) / (_MEMORY_S * self._threads)
-
-    def begin(self, now: float) -> None:
-        """Score with the lean graph from now on."""
-        if not self.is_on:
-            self._began_at = self._probed_at = now
-            self.is_on = True
-            self._log.warning("brownout_begins", offered=round(self.offered(now), 2))
-
-    def probes(self, now: float) -> bool:
-        """Return whether a request is to be scored in full, to learn how long it takes; once in a second."""
-        if now - self._probed_at < _PROBE_S:
-            return False
-        self._probed_at = now
-        return True
-
-    def _ends(self, now: float) -> bool:
-        return now - self._began_at >= _LEAST_S and self.offered(now) < _ENDS
-
-    def _left(self, now: float) -> float:
-        return self._work * math.exp((self._work_at - now) / _MEMORY_S)
 
 
 class Admission:
@@ -138,7 +76,6 @@ class Admission:
         """`max_rows`: maximum waiting candidates per thread. `max_candidates`: of one request. `patience_s`: requests
         with longer deadlines may fill only half of the queue."""
         self._metrics = metrics
-        self._brownout = Brownout(metrics, threads)
         self._max_rows = max_rows * threads
         # One request of the maximum size always fits.
         self._max_patient_rows = max(round(_PATIENT * self._max_rows), min(max_candidates, self._max_rows))
@@ -164,8 +101,8 @@ class Admission:
     def check_unread(self, load: Load, deadline: float) -> None:
         """Raise Overloaded for a body that has not been read, if its size alone leaves no doubt."""
         self._check_rows(load.rows // 2, deadline)
-        if self._is_shedding and (load.lean_s is None or self._brownout.is_on):
-            self.check(load if load.lean_s is None else Load(load.rows, load.lean_s), deadline)
+        if self._is_shedding:
+            self.check(load, deadline)
 
     def check(self, load: Load, deadline: float) -> None:
         """Raise Overloaded if earlier and running work leaves too little time before the deadline."""
@@ -189,25 +126,19 @@ class Admission:
             )
 
     def enter(self, load: Load, deadline: float) -> Admitted:
-        """Accept a load until `leave`. Raises Overloaded as `check` does, and if too many candidates would wait.
-
-        If the lean graph may score it, a load is refused only if that would not be in time either.
-        """
+        """Accept a load until `leave`. Raises Overloaded as `check` does, and if too many candidates would wait."""
         self._check_rows(load.rows, deadline)
-        is_lean = load.lean_s is not None and self._is_lean(load, deadline)
-        if is_lean and load.lean_s is not None:
-            load = Load(load.rows, load.lean_s)
         self.check(load, deadline)
         bucket = _bucket(time.perf_counter(), deadline)
         self._rows += load.rows
         self._counts[bucket] += 1
         self._seconds[bucket] = self._seconds.get(bucket, 0.0) + load.seconds
         self._tell()
-        return Admitted(load, bucket, is_lean)
+        return Admitted(load, bucket)
 
     def leave(self, admitted: Admitted) -> None:
         """Release a load that was scored, or need not be."""
-        load, bucket, _ = admitted
+        load, bucket = admitted
         self._rows -= load.rows
         self._counts[bucket] -= 1
         self._seconds[bucket] -= load.seconds
@@ -235,16 +166,6 @@ class Admission:
             self._log.warning("shedding", queued_rows=self._rows, requests=dict(self._unsaid))
             self._unsaid.clear()
             self._say_again_at = now + _SAY_AGAIN_S
-
-    def _is_lean(self, load: Load, deadline: float) -> bool:
-        """Return whether the lean graph scores a load; it begins to where the full one would soon be too late."""
-        now, brownout = time.perf_counter(), self._brownout
-        brownout.offer(now, load.seconds)
-        wait = self._wait(now, deadline) if self._rows else 0.0
-        is_tight = wait > 0.0 and wait + load.seconds > _BEGINS * (deadline - now)
-        if is_tight:
-            brownout.begin(now)
-        return brownout.is_on and (is_tight or not brownout.probes(now))
 
     def _wait(self, now: float, deadline: float) -> float:
         """Return the seconds until a request that arrives now would begin to run."""

@@ -40,15 +40,13 @@ class RawRequest(NamedTuple):
 
 class Basis(NamedTuple):
     """The inputs of a scored request: the time, the user's row, those of `wanted_items`; the number of candidates in
-    the run, which are only the first if time was short (`is_partial`); the number of requests in the run; and whether
-    the lean graph scored it."""
+    the run, which are only the first if time was short (`is_partial`)."""
 
     at: float
     user: Rows
     items: Rows
     ran: int
     is_partial: bool = False
-    is_lean: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from service.errors import ClientGone, DeadlineExceeded
 from service.runtimes.runtime import Runtime, Scores
@@ -46,20 +46,9 @@ class Runner:
         """Return whether a run of that many candidates is expected to end in that time."""
         return self.run_s.fitting(rows, seconds) == rows
 
-
-class LeanRunner(NamedTuple):
-    """A model's lean graph. `share`: its time as a share of the full one's, as measured at export."""
-
-    runner: Runner
-    share: float
-
-
-def load_of(rows: int, full: Runner, lean: LeanRunner | None) -> Load:
-    """Return what scoring that many candidates is expected to take, with either graph of a model."""
-    seconds = full.turn_s.of(rows, 0.0)
-    if lean is None:
-        return Load(rows, seconds)
-    return Load(rows, seconds, lean.runner.turn_s.of(rows, lean.share * seconds))
+    def load_of(self, rows: int) -> Load:
+        """Return what scoring that many candidates is expected to take."""
+        return Load(rows, self.turn_s.of(rows, 0.0))
 
 
 class LearnedSeconds:
@@ -107,14 +96,13 @@ class LearnedSeconds:
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[_Result]):
-    """The result of a job, and its wait and run time. If there was too little time for all candidates, it is the result
-    of the lean graph, or of `shorten`."""
+    """The result of a job, and its wait and run time; the result of `shorten` if there was too little time for all
+    candidates."""
 
     result: _Result
     queue_s: float
     run_s: float
     is_partial: bool = False
-    is_lean: bool = False
 
 
 Ran = Done[Scores]
@@ -126,14 +114,6 @@ CancelledError if it was dropped.
 
 Shorten: TypeAlias = Callable[[int], Callable[[], _Result]]
 """Returns the work of the first candidates and an unknown one."""
-
-
-class Work(NamedTuple, Generic[_Result]):
-    """What a job does with one model, and how it is shortened."""
-
-    runner: Runner
-    do: Callable[[], _Result]
-    shorten: Shorten[_Result] | None
 
 
 @dataclass(slots=True, eq=False)
@@ -154,8 +134,6 @@ class Job(Generic[_Result]):
     candidates that it scored, and observes its stages itself."""
     shorten: Shorten[_Result] | None = None
     """Used if there is no time for all candidates."""
-    lean: Work[_Result] | None = None
-    """With the lean graph, which takes over if the full one has no time for all candidates."""
     is_spare: bool = False
     """Whether it runs on spare capacity only: after every other job, and never in all threads at once."""
     is_patient: bool = False
@@ -164,8 +142,6 @@ class Job(Generic[_Result]):
     due: float = 0.0
     expected_s: float = 0.0
     is_partial: bool = False
-    is_lean: bool = False
-    """Whether `lean` took over."""
     is_answered: bool = False
     """Whether `work` has sent the answer itself, after a claim."""
     told: Told[_Result] | None = None
@@ -201,20 +177,16 @@ def seconds_for_run(deadline: float) -> float:
 
 
 def fit_deadline(job: Job[Any]) -> Exception | None:
-    """Fit a job to its deadline: the lean graph or fewer candidates if there is no time for all. Return an error if it
-    should not run."""
+    """Fit a job to its deadline: fewer candidates if there is no time for all. Return an error if it should not
+    run."""
     try:
         check(job.deadline, job.is_gone)
         if job.shorten is None:
             return None
         rows = job.runner.run_s.fitting(job.rows, seconds_for_run(job.deadline))
-        if rows != job.rows and job.lean is not None:
-            job.runner, job.work, job.shorten = job.lean
-            job.is_lean, job.lean = True, None
-            rows = job.runner.run_s.fitting(job.rows, seconds_for_run(job.deadline))
         if not rows:
             raise DeadlineExceeded("deadline exceeded: too little time left for one model run")
-        if rows != job.rows and job.shorten is not None:
+        if rows != job.rows:
             job.work = job.shorten(rows - 1)
             job.rows, job.is_partial, job.shorten = rows, True, None
     except Exception as error:

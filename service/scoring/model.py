@@ -12,16 +12,16 @@ from typing import Any, NamedTuple, assert_never
 import structlog
 
 import native
-from msd.contract.bundle import LEAN_RANKER, RETIRED_RANKER, Bundle
+from msd.contract.bundle import RETIRED, Bundle
 from msd.contract.correction import Correction, LearnedCorrection, read_corrections
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
 from native.layout import core_schema
 from service import limits
 from service.rows.store import BundleFileStore, CoreRows, RowStore
-from service.runtimes.choice import open_lean, open_runtime
+from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Engine
-from service.scoring.job import LeanRunner, Runner
+from service.scoring.job import Runner
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.watched_files import WatchedFiles
@@ -50,15 +50,6 @@ class CoreModel(NamedTuple):
     """Thread-local buffers, made by `plain`."""
 
 
-@dataclass(frozen=True)
-class LeanStatus:
-    """Whether a lean graph can score requests under overload."""
-
-    loaded: bool
-    reason: str
-    """Why it cannot; empty if it can."""
-
-
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Model:
     """A loaded bundle. `schema` checks its requests, `version` appears in its replies."""
@@ -73,9 +64,6 @@ class Model:
     core: CoreStatus
     native: CoreModel | None
     """For plain requests; None if Python scores all requests."""
-    lean_status: LeanStatus
-    lean: LeanRunner | None
-    """For brownouts; None if it has no lean graph, or may not use it."""
 
     @property
     def identity(self) -> str:
@@ -99,14 +87,9 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     core = CoreStatus(not reason, "" if native.core is None else str(native.core.INSTRUCTIONS), reason)
     if rows is not None and core.served:
         own = CoreModel(core_schema(schema, codecs), rows, threading.local())
-    lean_status, lean = _lean(settings, bundle)
     log = structlog.get_logger("msd.model")
-    if settings.lean and not lean_status.loaded:
-        log.warning("lean_not_loaded", model_version=version, reason=lean_status.reason)
-    if RETIRED_RANKER in bundle.manifest.files:
-        log.warning(
-            "file_ignored", model_version=version, file=RETIRED_RANKER, reason="requests share no runs any more"
-        )
+    for file in sorted(RETIRED & bundle.manifest.files.keys()):
+        log.warning("file_ignored", model_version=version, file=file, reason="only earlier releases read it")
     return Model(
         bundle=bundle,
         schema=schema,
@@ -117,20 +100,7 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
         codecs=codecs,
         core=core,
         native=own,
-        lean_status=lean_status,
-        lean=lean,
     )
-
-
-def _lean(settings: Settings, bundle: Bundle) -> tuple[LeanStatus, LeanRunner | None]:
-    record = bundle.manifest.lean
-    if not settings.lean:
-        return LeanStatus(False, "switched off by MSD_LEAN"), None
-    if record is None:
-        return LeanStatus(False, f"the bundle has no {LEAN_RANKER} (`msd lean`)"), None
-    if settings.provider != "cpu":
-        return LeanStatus(False, f"the model runs on {settings.provider}, not on the CPU"), None
-    return LeanStatus(True, ""), LeanRunner(Runner(open_lean(bundle, settings)), record.share)
 
 
 def _why_python(settings: Settings, rows: CoreRows | None) -> str:

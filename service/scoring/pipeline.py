@@ -25,7 +25,6 @@ from service.errors import ModelError, StoreError
 from service.scoring.answer import Answer, Basis, Budget, RawRequest, Scored, Served
 from service.scoring.deployment import Deployment
 from service.scoring.exploration import exploration_of, first_of
-from service.scoring.job import load_of
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.plain import PlainScoring, headers_of
 from service.scoring.reply import Explanation, build_reply, declared, spread
@@ -84,7 +83,7 @@ class Pipeline:
     def check(self, deployment: Deployment, size: int, budget: Budget) -> None:
         """Raise Overloaded, DeadlineExceeded or ClientGone if a body of `size` bytes need not be parsed."""
         rows, champion = self._admission.rows_in(size), deployment.champion
-        self._admission.check_unread(load_of(rows, champion.runner, champion.lean), budget.deadline)
+        self._admission.check_unread(champion.runner.load_of(rows), budget.deadline)
         self._queue.check(*budget)
 
     async def answer(self, deployment: Deployment, raw: RawRequest) -> Answer:
@@ -102,14 +101,11 @@ class Pipeline:
     async def score(self, model: Model, request: CheckedRequest, budget: Budget) -> Scored:
         """Score a request. Raises Overloaded, DeadlineExceeded, ModelError or ClientGone.
 
-        A failing store raises nothing: it degrades the scores. Nor does a near deadline: the lean graph scores, or
-        candidates that cannot be scored before it get the prior.
+        A failing store raises nothing: it degrades the scores. Nor does a near deadline: candidates that cannot be
+        scored before it get the prior.
         """
         rows, deadline = len(request.ids), budget.deadline
-        # What is explained is never lean.
-        lean = None if request.explain else model.lean
-        load = load_of(rows, model.runner, lean)
-        admitted = self._admission.enter(load, deadline)
+        admitted = self._admission.enter(model.runner.load_of(rows), deadline)
         try:
             started = time.perf_counter()
             at = time.time() if request.at is None else request.at
@@ -122,10 +118,7 @@ class Pipeline:
                 nothing = model.codecs["item"].unpack([None]).records
                 return cut(model.schema, assembled.tensors, count, nothing, at)
 
-            lean_runner = None if lean is None else lean.runner
-            runner = lean_runner if admitted.is_lean and lean_runner is not None else model.runner
-            further = None if runner is lean_runner else lean_runner
-            ran = await self._queue.run(runner, assembled.tensors, rows, deadline, budget.is_gone, first, lean=further)
+            ran = await self._queue.run(model.runner, assembled.tensors, rows, deadline, budget.is_gone, first)
         finally:
             self._admission.leave(admitted)
         # A non-finite score makes the sum non-finite: a sum costs half as much as checking each.
@@ -142,10 +135,9 @@ class Pipeline:
         correction = None if self._corrections is None else self._corrections.of(model)
         if correction is not None:
             scores = {**scores, HEAD: correction(scores[HEAD])}
-        is_lean = admitted.is_lean or ran.is_lean
-        if degraded or degraded_user or is_lean:
-            self._metrics.degraded(degraded.values(), degraded_user, is_lean)
-        basis = Basis(at, user, items, rows, ran.is_partial, is_lean)
+        if degraded or degraded_user:
+            self._metrics.degraded(degraded.values(), degraded_user)
+        basis = Basis(at, user, items, rows, ran.is_partial)
         formula = model.bundle.manifest.formula
         return Scored(scores, degraded, degraded_user, basis, correction, rows_s, ran.queue_s, ran.run_s, formula)
 
@@ -193,8 +185,6 @@ class Pipeline:
         stages["reply"].observe(ended - started)
         taken = (parse_s, scored.rows_s, scored.queue_s, scored.run_s, ended - raw.began)
         degraded: dict[str, int] = dict(Counter(scored.degraded_candidates.values()))
-        if scored.basis.is_lean:
-            degraded["model_lean"] = 1
         if scored.degraded_user:
             degraded[f"user_{scored.degraded_user}"] = 1
         served = Served(

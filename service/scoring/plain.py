@@ -25,7 +25,7 @@ from service.rows.store import CoreFound, CoreRows
 from service.scoring.admission import Admitted
 from service.scoring.answer import Answer, Follower, Headers, RawRequest
 from service.scoring.deployment import Arm, Deployment
-from service.scoring.job import Done, Job, load_of, seconds_for_run
+from service.scoring.job import Done, Job, seconds_for_run
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.run_queue import RunQueue, settle
 from service.telemetry.metrics import STAGES, Metrics, Tier
@@ -71,7 +71,6 @@ class _Scored(NamedTuple):
     arm: Arm
     tier: Tier
     found: CoreFound
-    is_lean: bool
 
 
 PlainJob = Job[_Scored | None]
@@ -115,13 +114,10 @@ class PlainScoring:
         """
         budget, champion = raw.budget, deployment.champion
         rows = self._admission.rows_in(len(raw.body))
-        admitted = self._admission.enter(load_of(rows, champion.runner, champion.lean), budget.deadline)
-        runner = champion.lean.runner if admitted.is_lean and champion.lean is not None else champion.runner
-        # With its own arm's lean graph, if it has one.
+        admitted = self._admission.enter(champion.runner.load_of(rows), budget.deadline)
         job: PlainJob = Job(
-            lambda: self._work(job, deployment, raw, send), runner, rows, budget.deadline, budget.is_gone
+            lambda: self._work(job, deployment, raw, send), champion.runner, rows, budget.deadline, budget.is_gone
         )
-        job.is_lean = admitted.is_lean
         try:
             self._queue.put(job, partial(self._done, deployment, raw, admitted, told))
         except BaseException:
@@ -160,7 +156,7 @@ class PlainScoring:
                 return None
             arm = deployment.arm_of(str(frame.core.user_id))
         job.runner = arm.model.runner
-        scored = self._score(job, deployment, raw, queue_s, arm)
+        scored = self._score(deployment, raw, queue_s, arm)
         if scored is None:
             return None
         job.rows = scored.answer.candidates
@@ -169,9 +165,7 @@ class PlainScoring:
             send(scored.answer.headers, scored.answer.body)
         return scored
 
-    def _score(
-        self, job: PlainJob, deployment: Deployment, raw: RawRequest, queue_s: float, arm: Arm
-    ) -> _Scored | None:
+    def _score(self, deployment: Deployment, raw: RawRequest, queue_s: float, arm: Arm) -> _Scored | None:
         """Score a request; None if it is left to Python: another form, rows or live states that would have to be
         fetched, or too little time for all candidates.
 
@@ -187,14 +181,9 @@ class PlainScoring:
             return None
         count: int = core.count
         started = time.perf_counter()
-        left_s = seconds_for_run(raw.budget.deadline)
-        runner = model.runner
-        lean = None if model.lean is None else model.lean.runner
-        is_lean = lean is not None and (job.is_lean or not runner.has_time(count, left_s))
-        job.runner = runner = lean if is_lean and lean is not None else runner
-        if not runner.has_time(count, left_s):
+        if not model.runner.has_time(count, seconds_for_run(raw.budget.deadline)):
             return None
-        scores = runner.runtime.run(frame.cut(count))
+        scores = model.runner.runtime.run(frame.cut(count))
         correction = self._corrections.of(model) if self._corrections else None
         if correction is not None:
             scores = {**scores, HEAD: correction(scores[HEAD])}
@@ -206,9 +195,7 @@ class PlainScoring:
             named,
         )
         try:
-            reply: bytes | None = core.reply(
-                opening, {head: _contiguous(column) for head, column in scores.items()}, is_lean
-            )
+            reply: bytes | None = core.reply(opening, {head: _contiguous(column) for head, column in scores.items()})
         except ValueError as error:
             raise ModelError("the model returned a non-finite score for this request") from error
         if reply is None:
@@ -219,12 +206,10 @@ class PlainScoring:
             degraded["prior"] = found.missing
         if not found.has_user:
             degraded["user_unknown"] = 1
-        if is_lean:
-            degraded["model_lean"] = 1
         taken = (parse_s, rows_s, queue_s, ended - started)
         headers = headers_of(reply, (*taken, now - raw.began))
         answer = Answer(headers, reply, count, degraded, (*taken, now - ended), deployment, None)
-        return _Scored(answer, arm, rows.tier, found, is_lean)
+        return _Scored(answer, arm, rows.tier, found)
 
     def _frame(self, model: Model) -> _Frame | None:
         """Return the calling thread's frame; None if Python scores all requests of the model."""
@@ -261,7 +246,7 @@ class PlainScoring:
                 told(outcome.result.answer)
 
     def _count(self, size: int, scored: _Scored) -> None:
-        answer, arm, tier, found, is_lean = scored
+        answer, arm, tier, found = scored
         metrics = self._metrics
         self._admission.read(size, answer.candidates)
         if answer.deployment.is_split:
@@ -275,7 +260,7 @@ class PlainScoring:
             self._live.tell(found.live_age_s)
         if answer.degraded:
             missing: list[Rung] = ["prior"] * found.missing
-            metrics.degraded(missing, None if found.has_user else "unknown", is_lean)
+            metrics.degraded(missing, None if found.has_user else "unknown")
 
     def _count_rows(self, tier: Tier, found: CoreFound) -> None:
         """Count the user's and the items' rows, as a store's `tell_rows` does."""

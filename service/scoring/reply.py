@@ -24,7 +24,6 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Order = slice | NDArray[np.intp]
 # Limit of log-odds: fp32 has no resolution beyond it, and those of 0 and 1 are infinite.
 _LEAST = 1e-7
-LEAN = "lean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +49,8 @@ class ScoredCandidates(BaseModel):
 
 
 class Degraded(BaseModel):
-    """Candidates, user and values with less than their own data, and a model that is less than the full one; absent if
-    there are none."""
+    """Candidates, user and values with less than their own data; absent if there are none."""
 
-    model: Literal["lean"] | None = Field(
-        default=None,
-        description="`lean`: for lack of time, the bundle's lean graph scored all candidates instead of its full one.",
-    )
     user: UserRung | None = Field(
         default=None,
         description="`unknown`: no row; `cached`: the last known row of the user or of the history.",
@@ -141,8 +135,6 @@ def build_reply(
         document["arm"] = arm
     document["candidates"] = columns
     degraded: dict[str, Any] = {}
-    if scored.basis.is_lean:
-        degraded["model"] = LEAN
     if scored.degraded_user:
         degraded["user"] = scored.degraded_user
     if scored.degraded_candidates:

@@ -19,7 +19,7 @@ from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded
 from service.runtimes.runtime import Scores
 from service.scoring.admission import Admission, Running, due_at
-from service.scoring.job import Done, Job, Ran, Runner, Told, Waiting, Work, check, fit_deadline
+from service.scoring.job import Done, Job, Ran, Runner, Told, Waiting, check, fit_deadline
 from service.telemetry.metrics import Metrics
 
 Cut = Callable[[int], Tensors]
@@ -103,16 +103,10 @@ class RunQueue:
         is_gone: Callable[[], bool],
         cut: Cut | None = None,
         is_spare: bool = False,
-        lean: Runner | None = None,
     ) -> Ran:
-        """Run a model once; with `cut`, if all candidates would take too long, `lean` or else fewer. Raises what `do`
-        does."""
-
-        def with_(one: Runner) -> Work[Scores]:
-            return Work(one, partial(one.runtime.run, tensors), None if cut is None else partial(_shorten, one, cut))
-
-        work, leaner = with_(runner), None if lean is None else with_(lean)
-        return await self.do(Job(work.do, runner, rows, deadline, is_gone, True, work.shorten, leaner, is_spare))
+        """Run a model once; with `cut`, fewer candidates if all would take too long. Raises what `do` does."""
+        work, shorten = partial(runner.runtime.run, tensors), None if cut is None else partial(_shorten, runner, cut)
+        return await self.do(Job(work, runner, rows, deadline, is_gone, True, shorten, is_spare))
 
     async def do(self, job: Job[_Result]) -> Done[_Result]:
         """Run a job in a scoring thread. Raises ClientGone or DeadlineExceeded if it is dropped, and what the work
@@ -321,7 +315,7 @@ class RunQueue:
             self._count_shed(outcome)
             told(outcome)
         else:
-            told(Done(outcome, waited_s, job.seconds, job.is_partial, job.is_lean))
+            told(Done(outcome, waited_s, job.seconds, job.is_partial))
 
     def _count_shed(self, error: BaseException) -> None:
         if isinstance(error, ClientGone):

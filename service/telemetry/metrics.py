@@ -47,8 +47,6 @@ OpenrtbUser = Literal["given", "missing", "no_consent"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 RUNGS: dict[RowSide, tuple[str, ...]] = {"user": get_args(UserRung), "item": get_args(Rung)}
 """Replacements of a fresh row, by side."""
-LEAN: tuple[str, str] = ("model", "lean")
-"""Side and rung of a request scored with the lean graph."""
 STORE_STATES = ("up", "slow", "refusing", "down")
 FILLS = ("off", "waiting", "filling", "full", "done")
 CODES = (200, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503, 504)
@@ -70,9 +68,7 @@ HELP = {
     "msd_stage_seconds": "Seconds per stage of a scoring request.",
     "msd_request_candidates": "Candidates per scored request.",
     "msd_run_rows": "Candidates per model run.",
-    "msd_degraded": "Users and candidates scored without a fresh row of their own, and requests by the lean graph, by"
-    " fallback.",
-    "msd_brownout": "1 while the lean graph scores requests because of overload, else 0.",
+    "msd_degraded": "Users and candidates scored without a fresh row of their own, by fallback.",
     "msd_openrtb_requests": "BidRequests, by whether they gave a user ID that may be used.",
     "msd_explorations": "Scored requests with `explore`, by who chose the first candidate.",
     "msd_shed": "Scoring requests rejected or dropped, by reason.",
@@ -174,9 +170,7 @@ class Metrics:
         self.candidates = self._histogram("msd_request_candidates", _CANDIDATES)
         self.run_rows = self._histogram("msd_run_rows", _CANDIDATES)
         degraded = Counter("msd_degraded", HELP["msd_degraded"], ("side", "rung"), registry=self.families)
-        rungs = [LEAN, *((side, rung) for side in _SIDES for rung in RUNGS[side])]
-        self._degraded = {(side, rung): degraded.labels(side, rung) for side, rung in rungs}
-        self.brownout = self._gauge("msd_brownout")
+        self._degraded = {(side, rung): degraded.labels(side, rung) for side in _SIDES for rung in RUNGS[side]}
         self.explorations = self._counters("msd_explorations", "result", get_args(Explored))
         self.openrtb = self._counters("msd_openrtb_requests", "user", get_args(OpenrtbUser))
         self.sheds = self._counters("msd_shed", "reason", get_args(Shed))
@@ -293,9 +287,7 @@ class Metrics:
         if code == 202:
             self._event_seconds.observe(seconds)
 
-    def degraded(self, candidates: Iterable[Rung], user: UserRung | None, is_lean: bool = False) -> None:
-        if is_lean:
-            self._degraded[LEAN].inc()
+    def degraded(self, candidates: Iterable[Rung], user: UserRung | None) -> None:
         if user:
             self._degraded["user", user].inc()
         for rung, count in Tally(candidates).items():

@@ -17,7 +17,6 @@ from msd.contract.assemble import Tensors, assemble, wanted_items
 from msd.contract.bundle import (
     ENCODER,
     GOLDENS,
-    LEAN_RANKER,
     RANKER,
     ROWS,
     TOKENIZER,
@@ -33,7 +32,6 @@ from msd.contract.bundle import (
 from msd.contract.encode import Value, canonical, encode_side
 from msd.contract.encoder_record import EncoderRecord, Probe
 from msd.contract.golden import Golden, encode_row, write_goldens
-from msd.contract.lean import LeanCost, LeanRecord, LeanTimes
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
@@ -63,24 +61,6 @@ AT = 1_764_066_000.0
 USERS = 20
 ITEMS = 300
 _DIM = 8
-LEAN = LeanRecord(
-    tolerance=1e-5,
-    costs={
-        "pctr": LeanCost(
-            valid_rows=900,
-            auc=0.74,
-            auc_cost=0.01,
-            auc_cost_ci95=(0.008, 0.012),
-            logloss=0.4,
-            logloss_cost=0.01,
-            logloss_cost_ci95=(0.005, 0.015),
-            ece=0.01,
-            ece_cost=0.0,
-        )
-    },
-    microseconds={1: LeanTimes(full=100.0, lean=50.0), 200: LeanTimes(full=2_000.0, lean=400.0)},
-)
-"""What is said of each lean graph; made up."""
 _SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
@@ -122,21 +102,12 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
         model = build_ranker(schema, recipe)
         graph = model.SerializeToString()
         (temporary / RANKER).write_bytes(quantise(graph, some_tensors(schema)) if recipe.int8 else graph)
-        lean = build_ranker(schema, Recipe(seed=recipe.seed + 100, heads=recipe.heads)) if recipe.lean else None
-        if lean is not None:
-            (temporary / LEAN_RANKER).write_bytes(lean.SerializeToString())
         encoder = _write_encoder(temporary, recipe) if recipe.encoder else None
         entries = file_entries(temporary)
         bundle_id = bundle_id_of(schema, {name: entries[name].sha256 for name in (RANKER, ENCODER) if name in entries})
         for side in _SIDES:
             _write_rows(temporary, schema, side, USERS if side == "user" else ITEMS, bundle_id)
-        goldens = _goldens(temporary, schema, bundle_id, model)
-        if lean is not None:
-            of_lean = _goldens(temporary, schema, bundle_id, lean)
-            goldens = [
-                golden.model_copy(update={"lean": own.expected}) for golden, own in zip(goldens, of_lean, strict=True)
-            ]
-        write_goldens(temporary / GOLDENS, goldens)
+        write_goldens(temporary / GOLDENS, _goldens(temporary, schema, bundle_id, model))
         manifest = Manifest(
             bundle_id=bundle_id,
             model_version=f"test-{recipe.seed}",
@@ -149,7 +120,6 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
             metrics={"auc": 0.75},
             provenance={"made_by": "tests"},
             encoder=encoder,
-            lean=LEAN if recipe.lean else None,
             uncertainty=recipe.uncertainty,
         )
         write_manifest(temporary, manifest)

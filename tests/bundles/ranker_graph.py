@@ -28,15 +28,14 @@ PAYS = ColdAds(
 @dataclass(frozen=True)
 class Recipe:
     """What kind of bundle to build. `seed` changes the weights, and with them the bundle_id; `dense` adds layers of
-    matrix products, which is all that other precisions than fp32 change; `int8` has them quantised. `lean` adds a
-    lean graph, which scores differently, `encoder` a text encoder, of which `cold_ads` says what it gains."""
+    matrix products, which is all that other precisions than fp32 change; `int8` has them quantised. `encoder`
+    adds a text encoder, of which `cold_ads` says what it gains."""
 
     seed: int = 0
     poison: bool = False
     fails: bool = False
     dense: bool = False
     int8: bool = False
-    lean: bool = False
     encoder: bool = False
     cold_ads: ColdAds | None = PAYS
     heads: tuple[str, ...] = ("pctr", "pcvr")

@@ -159,7 +159,8 @@ def log_odds(*item_ids: str) -> list[float]:
     """What the rows' own counts say of items."""
     state, rows = SCHEMA.state("item"), ITEMS.unpack([ITEM_ROWS[item_id] for item_id in item_ids]).records
     assert state
-    return encode_state(state, rows["impressions"], rows["clicks"], rows["as_of"], AT)[:, 0].tolist()  # type: ignore[no-any-return]
+    odds: list[float] = encode_state(state, rows["impressions"], rows["clicks"], rows["as_of"], AT)[:, 0].tolist()
+    return odds
 
 
 @pytest.mark.parametrize(
@@ -189,9 +190,8 @@ def test_outcomes_are_impressions_clicks_age_and_log_odds(
     document: dict[str, Any], outcomes: dict[str, tuple[float, float, float]]
 ) -> None:
     tensors = merge(**document).tensors
-    rows = [
-        [*map(np.float32, outcome), odds] for outcome, odds in zip(outcomes.values(), log_odds(*outcomes), strict=True)
-    ]
+    odds = log_odds(*outcomes)
+    rows = [[*map(float, np.float32(outcome)), odd] for outcome, odd in zip(outcomes.values(), odds, strict=True)]
     empty = LENGTH - len(rows)
 
     assert tensors["history_categorical"].tolist() == [categories(list(outcomes))]

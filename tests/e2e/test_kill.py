@@ -39,7 +39,7 @@ def test_killed_training_resumes(tmp_path: Path) -> None:
     student = tmp_path / "student"
     write_small_student(student, load_dataset(dataset))
     out = tmp_path / "cut"
-    line = ("train", dataset, student, out, "--epochs", "2", "--no-lora")
+    line = ("train", dataset, student, out, "--epochs", "2")
     work = out / ".work"
     killed = subprocess.run(
         [sys.executable, "-c", _KILLED, work, *map(str, line)],

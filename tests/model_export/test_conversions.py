@@ -16,7 +16,6 @@ from model_export.errors import ExportError
 from model_export.export import export_bundle
 from model_export.graph import open_run
 from model_export.inputs import ExportInputs, load_inputs
-from model_export.lean import measure_lean
 from model_export.parity import BundleRows
 from model_export.precision import choice
 from model_export.precision.choice import choose
@@ -95,23 +94,6 @@ def _scaled(graph: bytes, head: str | None) -> bytes:
         model.graph.node.append(helper.make_node("Mul", ["unscaled", "scale"], [head]))
     scaled: bytes = model.SerializeToString()
     return scaled
-
-
-def test_lean_cost_is_measured_for_both_heads(inputs: ExportInputs, bundle: Bundle, evidence: Evidence) -> None:
-    heads, graph = bundle.manifest.heads, inputs.recipe().graph()
-    full, lean = (open_run(_scaled(graph, head), "fp32", heads) for head in (None, "pcvr"))
-    costs = measure_lean(full, lean, heads, 20, evidence, 1e-6, lambda done: None).costs
-
-    assert {head: one.valid_rows for head, one in costs.items()} == {
-        "pctr": len(evidence.labels),
-        "pcvr": int(evidence.labels.sum()),
-    }
-    assert (costs["pctr"].auc_cost, costs["pctr"].logloss_cost, costs["pctr"].ece_cost) == (0.0, 0.0, 0.0)
-    # A tenth less leaves the order, and not the probabilities.
-    assert costs["pcvr"].auc_cost == 0.0
-    assert costs["pcvr"].logloss_cost != 0.0
-    ends = costs["pcvr"].logloss_cost_ci95
-    assert ends is None or ends[0] <= costs["pcvr"].logloss_cost <= ends[1]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,5 @@
-"""The exported encoder gives torch's vectors without torch, that of a tuned model too, and is served in int8 only if
-vectors and scores stay.
-"""
+"""The exported encoder gives torch's vectors without torch, and is served in int8 only if vectors and scores stay."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,20 +12,15 @@ from torch import Tensor, nn
 
 from model_export.encoder import ENCODER_FILE, TOKENIZER_FILE, encode, export_encoder, refusal_of, settle_encoder
 from model_export.errors import ExportError
-from model_export.export import export_bundle
-from model_export.inputs import ExportInputs, load_inputs
-from msd.contract.bundle import ENCODER, ROWS, TOKENIZER, open_bundle
+from msd.contract.bundle import ENCODER, ROWS, TOKENIZER
 from msd.contract.encoder_record import EncoderFigures
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec
-from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
 from msd.student.encoder import Student, encode_texts, new_student
-from msd.student.record import VECTOR_DIM, StudentError, Vectors
-from msd.training.folder import STUDENT_FOLDER, TuningRecord, load_ranker, save_ranker
-from tests.model_export.conftest import Exported, Run, quiet
-from tests.ranker.made import write_small_student
+from msd.student.record import VECTOR_DIM, Vectors
+from tests.model_export.conftest import Exported
 
 TEXTS = ("Toy Story (1995). Genres: Animation.", "x", "GoldenEye, a spy film. " * 60, "", "Ωmega ☕ — “quotes”")
 
@@ -178,52 +170,3 @@ def test_refused_int8_encoder_leaves_fp32(exported: Exported, tmp_path: Path, mo
 def test_gate_judges_vectors_and_scores(change: dict[str, float], message: str | None) -> None:
     reason = refusal_of(GOOD.model_copy(update=change))
     assert reason is None if message is None else message in str(reason)
-
-
-@pytest.fixture(scope="module")
-def tuned(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model with semantics, as if tuning had made another student of the one it was trained with."""
-    out = tmp_path_factory.mktemp("tuned") / "model"
-    shutil.copytree(run.semantic, out)
-    own = write_small_student(out / STUDENT_FOLDER, load_dataset(run.dataset), seed=1)
-    model, record = load_ranker(out)
-    tuning = TuningRecord(
-        student=own.student, valid_auc_before=0.6, valid_auc=0.7, epoch=1, curve=(), config={"rank": 8}, seconds=1.0
-    )
-    save_ranker(out, model, record.model_copy(update={"tuning": tuning}))
-    return out
-
-
-@pytest.fixture(scope="module")
-def tuned_inputs(run: Run, tuned: Path) -> ExportInputs:
-    return load_inputs(run.dataset, run.knowledge, run.student, tuned, None)
-
-
-def test_tuned_model_has_own_student(run: Run, tuned_inputs: ExportInputs) -> None:
-    inputs = tuned_inputs
-    given = load_inputs(run.dataset, run.knowledge, run.student, run.semantic, None)
-    assert inputs.student
-    assert given.student
-    assert inputs.record.own_student == inputs.vectors.student == inputs.student.record.fingerprint
-    assert given.vectors.student == given.student.record.fingerprint == inputs.record.student
-    assert inputs.vectors.student != given.vectors.student
-    assert inputs.fingerprint != given.fingerprint
-
-
-def test_encoder_of_tuned_model_makes_its_rows(tuned_inputs: ExportInputs, tmp_path: Path) -> None:
-    inputs = tuned_inputs
-    assert export_bundle(inputs.recipe(), tmp_path / "bundle", None, 20, quiet)
-    bundle = open_bundle(tmp_path / "bundle")
-    assert bundle.manifest.provenance["student"] == inputs.record.own_student
-    texts = student_texts(inputs.dataset)[0]
-    online = _run(bundle.folder, [texts[item_id] for item_id in inputs.vectors.items.ids])
-    with torch.no_grad():
-        cached = inputs.trained.adaptors["item"](torch.from_numpy(inputs.vectors.items.vectors)).numpy()
-    np.testing.assert_allclose(online, cached, atol=1e-4)
-
-
-def test_rejects_tuned_model_without_student(run: Run, tuned: Path, tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(tuned, model, ignore=shutil.ignore_patterns(STUDENT_FOLDER))
-    with pytest.raises(StudentError, match=r"student\.json: no such file"):
-        load_inputs(run.dataset, run.knowledge, run.student, model, None)

@@ -106,11 +106,9 @@ class Pair:
     ) -> None:
         heads = random.choice([["pctr"], ["pctr", "pcvr"]])
         scores = {head: draw_scores(random, len(request.ids)) for head in heads}
-        is_lean = random.random() < 0.3
-        basis = basis._replace(is_lean=is_lean)
         scored = Scored(scores, assembled.degraded_candidates, assembled.degraded_user, basis)
         try:
-            found = self.frame.reply(b'{"request_id":"r","model_version":"v","candidates":', scores, is_lean)
+            found = self.frame.reply(b'{"request_id":"r","model_version":"v","candidates":', scores)
         except ValueError:
             assert not all(np.isfinite(column.sum(dtype=np.float64)) for column in scores.values()), body
             return

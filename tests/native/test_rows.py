@@ -149,7 +149,7 @@ def test_invalid_request_or_rows_are_refused(tmp_path: Path) -> None:
             loaded.frame.take(*arguments)
     assert loaded.fill() == FILLED
     with pytest.raises(ValueError, match="smaller"):
-        loaded.frame.reply(b"", {"pctr": np.zeros(2, np.float32)}, False)
+        loaded.frame.reply(b"", {"pctr": np.zeros(2, np.float32)})
 
 
 WORLDS, REQUESTS = 60, 30

@@ -205,8 +205,9 @@ def _document(random: Random, world: World, most: int) -> dict[str, Any]:
         document["context"] = _context(random, world.schema)
     document["candidates"] = candidates
     if random.random() < 0.3:
-        form = random.choice([lambda item: item, lambda item: _shown(random, item)])
-        history = [form(random.choice(items)) for _ in range(random.choice([0, 1, 5, 5, 70, 70, 1_003]))]
+        are_ids = random.random() < 0.5
+        chosen = [random.choice(items) for _ in range(random.choice([0, 1, 5, 5, 70, 70, 1_003]))]
+        history = chosen if are_ids else [_shown(random, item) for item in chosen]
         document["user"] = random.choice([None, {}, {"history": None}, {"history": history}, {"features": None}])
     if random.random() < 0.3:
         document["top_k"] = random.choice([1, 2, 5, 1_000, None])

@@ -16,13 +16,11 @@ from msd.dataset.config import DatasetConfig
 from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
 from msd.ranker.batch import Corruption, TrainedRanker, batch_opinions
-from msd.ranker.features import Features, build_features
+from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
-from msd.ranker.schema_fit import fit_schema
-from msd.student.encoder import Student, encode_texts, save_student
+from msd.student.encoder import encode_texts, save_student
 from msd.student.record import RECORD_FILE, VECTOR_DIM, BertConfig, StudentRecord
 from msd.student.vectors import LevelVectors, StudentVectors, save_untaught, save_vectors
-from msd.training.finetune import TuneConfig, Tuned, finetune_ranker
 from msd.training.folder import RankerRecord, save_ranker
 from msd.training.train import EpochReport, Progress, TrainConfig, train_ranker
 from tests.student.small import small_student
@@ -155,64 +153,13 @@ def assert_same_weights(found: nn.Module, expected: nn.Module) -> None:
         assert torch.equal(value, weights[name]), name
 
 
-TUNE = TuneConfig(epochs=2, learning_rate=2e-3, ranker_learning_rate=1e-3)
-
-
-@dataclass(frozen=True)
-class Untuned:
-    """A ranker before tuning. `student()` makes its student anew, because tuning changes it."""
-
-    dataset: Dataset
-    vectors: StudentVectors
-    features: Features
-    ranker: TrainedRanker
-
-    def student(self) -> Student:
-        return new_small_student(self.dataset)
-
-    def tune(
-        self,
-        checkpoint: Path,
-        config: TuneConfig = TUNE,
-        student: Student | None = None,
-        progress: Progress = quiet,
-    ) -> Tuned:
-        """The ranker tuned with a fresh student or the one given."""
-        texts = student_texts(self.dataset)
-        return finetune_ranker(
-            self.ranker,
-            self.features,
-            student or self.student(),
-            self.vectors,
-            texts,
-            config,
-            checkpoint,
-            "made",
-            progress,
-        )
-
-
-def new_small_student(dataset: Dataset, seed: int = 0) -> Student:
-    """The same small student every time."""
-    return small_student((text for texts in student_texts(dataset) for text in texts.values()), seed)
-
-
-def write_small_student(folder: Path, dataset: Dataset, seed: int = 0) -> StudentVectors:
+def write_small_student(folder: Path, dataset: Dataset) -> StudentVectors:
     """Writes what `msd distill` would: a student, its vectors, which are returned, and the rehearsal that every third
     item was kept from, though it ended at the same weights."""
-    student = new_small_student(dataset, seed)
-    items, users = (
-        LevelVectors(list(texts), encode_texts(student, list(texts.values()))) for texts in student_texts(dataset)
-    )
+    texts = student_texts(dataset)
+    student = small_student(text for level in texts for text in level.values())
+    items, users = (LevelVectors(list(level), encode_texts(student, list(level.values()))) for level in texts)
     vectors = StudentVectors(save_student(student, folder), items, users)
     save_vectors(vectors, folder)
     save_untaught(folder, vectors.student, {}, items.ids[::3])
     return vectors
-
-
-def untuned_of(dataset: Dataset, folder: Path) -> Untuned:
-    """A ranker trained for one epoch, so that tuning has something left to learn."""
-    vectors = write_small_student(folder / "student", dataset)
-    features = build_features(dataset, fit_schema(dataset), vectors)
-    ranker, _ = train_quickly(features, folder / "work", SHORT)
-    return Untuned(dataset, vectors, features, ranker)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ import torch
 from safetensors.torch import save_file
 
 from msd.__main__ import main
-from msd.ranker.batch import TrainedRanker
-from msd.training.choice import Variant
-from msd.training.folder import RECORD_FILE, RankerRecord
+from msd.ranker.features import Features
+from msd.training.choice import Training, Variant
+from msd.training.folder import RECORD_FILE, TrainedNetwork
 from msd.training.parallel import Team, join_team
-from msd.training.train_command import _Job
+from msd.training.train import Progress
 
 MODEL_FOLDER = "model"
 
@@ -35,20 +36,19 @@ def train_by_command(dataset: Path, student: Path, out: Path, ports: Sequence[st
     assert len(set(written)) == 1
 
 
-def write_what_is_made(patch: pytest.MonkeyPatch, out: Path, rank: int) -> None:
+def write_what_is_trained(patch: pytest.MonkeyPatch, out: Path, rank: int) -> None:
     """Has `msd train` write the weights and the record of this process, too, as `RANK.safetensors` and `RANK.json`."""
-    make = _Job.make
+    train = Training.train
 
-    def kept(job: _Job, variants: Sequence[Variant]) -> tuple[TrainedRanker, RankerRecord]:
-        model, record = make(job, variants)
-        assert job.pupil is not None
-        parts = {"ranker": model, "student": job.pupil.encoder}
-        weights = {f"{part}/{name}": value for part in parts for name, value in parts[part].state_dict().items()}
-        save_file(weights, out / f"{rank}.safetensors")
-        (out / f"{rank}.json").write_text(record.model_dump_json())
-        return model, record
+    def kept(
+        training: Training, variant: Variant, show: AbstractContextManager[Progress]
+    ) -> tuple[TrainedNetwork, Features]:
+        trained, features = train(training, variant, show)
+        save_file(trained.model.state_dict(), out / f"{rank}.safetensors")
+        (out / f"{rank}.json").write_text(trained.record.model_dump_json())
+        return trained, features
 
-    patch.setattr(_Job, "make", kept)
+    patch.setattr(Training, "train", kept)
 
 
 def team_figures(team: Team) -> dict[str, list[float]]:
@@ -69,5 +69,5 @@ if __name__ == "__main__":
     with join_team(os.environ) as joined:
         (out_ / f"team-{joined.rank}.json").write_text(json.dumps(team_figures(joined)))
     with pytest.MonkeyPatch.context() as patched:
-        write_what_is_made(patched, out_, joined.rank)
+        write_what_is_trained(patched, out_, joined.rank)
         train_by_command(dataset_, student_, out_, sys.argv[4:], joined.rank)

@@ -23,7 +23,7 @@ from msd.training.choice import (
     variants_of,
 )
 from msd.training.crossfit import CrossfitError, UserHalves
-from msd.training.folder import STUDENT_FOLDER, ChoiceRecord, load_ranker
+from msd.training.folder import load_ranker
 from msd.training.train import Progress, TrainConfig
 from tests.dataset.tiny import write_tiny_dataset
 from tests.ranker.made import SMALL, STUDENT, Run, dataset_of, quiet, word_vectors, write_small_student
@@ -54,9 +54,7 @@ def _misleading(folder: Path) -> Training:
     return Training(dataset, StudentVectors(STUDENT, items, NOBODY), SMALL, TrainConfig(epochs=2), folder / "work")
 
 
-def test_drops_vectors_that_hurt_and_reuses_finished_networks(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_drops_vectors_that_hurt_and_reuses_finished_networks(tmp_path: Path) -> None:
     training = _misleading(tmp_path)
     halves = valid_halves(training.data)
     training.train(WHOLE, nullcontext(quiet))
@@ -65,65 +63,45 @@ def test_drops_vectors_that_hurt_and_reuses_finished_networks(
     def show(name: str) -> AbstractContextManager[Progress]:
         return nullcontext(lambda epoch, step, loss: heard.append(name))
 
-    variant, record = choose_network(training, PAIR, halves, show)
-    assert variant == WITHOUT_SEMANTICS
-    assert record.networks.ci95 is not None
-    assert 0 < record.networks.ci95[0] < record.networks.gain
-    assert record.say().startswith("ours_without_semantics instead of the whole network: chosen on one half")
+    network, choice = choose_network(training, PAIR, halves, show)
+    assert "item" not in network.model.adaptors
+    assert choice.ci95 is not None
+    assert 0 < choice.ci95[0] < choice.gain
+    assert choice.say().startswith("ours_without_semantics instead of the whole network: chosen on one half")
     assert set(heard) == {"ours_without_semantics (2 of 2)"}
-    assert choose_network(training, PAIR, halves, show)[1] == record
-    assert list(record.networks.tried) == list(record.seconds) == [WHOLE.name, WITHOUT_SEMANTICS.name]
-    # Earlier releases left networks untried.
-    old = {**record.model_dump(mode="json"), "untried": ["without_selector"]}
-    assert ChoiceRecord.model_validate(old) == record
-    assert capsys.readouterr().err.startswith("ignored: choice.untried")
+    assert choose_network(training, PAIR, halves, show)[1] == choice
+    assert list(choice.tried) == [WHOLE.name, WITHOUT_SEMANTICS.name]
 
 
-def test_command_chooses_and_tunes(tmp_path: Path, run: Run) -> None:
+def test_command_keeps_the_chosen_network(tmp_path: Path, run: Run) -> None:
     out, student = tmp_path / "model", tmp_path / "student"
     data = write_tiny_dataset(tmp_path / "data", users=40, each=25)
     write_small_student(student, load_dataset(data))
     command = ("train", data, student, out, "--epochs", "1", "--choose")
     code, output = run(*command)
     assert code == 0, output
-    assert "5 networks to choose from, then the student is tuned" in output
+    assert "5 networks to choose from" in output
     _, record = load_ranker(out)
     assert record.choice is not None
-    assert len(record.choice.networks.tried) == 5
+    assert len(record.choice.tried) == 5
     assert record.choice.say() in output
-    tuning = record.choice.tuning
-    assert (record.own_student is not None) == (tuning is not None and tuning.kept == "with LoRA")
-    assert (out / STUDENT_FOLDER).exists() == (record.own_student is not None)
     assert not (out / ".work").exists()
     assert run(*command) == (0, f"{out}: done before, nothing to do")
 
 
 @pytest.mark.parametrize(
-    ("part", "options", "changes"),
-    [
-        ("user_knowledge", ["--lora-steps", "2"], {}),
-        ("item_fusion", ["--no-lora"], {"fusion": False}),
-        ("selector", ["--no-lora"], {"selected": None}),
-    ],
+    ("part", "changes"),
+    [("user_knowledge", {}), ("item_fusion", {"fusion": False}), ("selector", {"selected": None})],
 )
 def test_without_leaves_out_a_part(
-    part: str,
-    options: list[str],
-    changes: dict[str, object],
-    tiny_folder: Path,
-    student: Path,
-    tmp_path: Path,
-    run: Run,
+    part: str, changes: dict[str, object], tiny_folder: Path, student: Path, tmp_path: Path, run: Run
 ) -> None:
-    command = ("train", tiny_folder, student, tmp_path, "--without", part, "--epochs", "1", *options)
+    command = ("train", tiny_folder, student, tmp_path, "--without", part, "--epochs", "1")
     code, output = run(*command)
     assert code == 0, output
     model, record = load_ranker(tmp_path)
     assert record.config == RankerConfig().model_copy(update=changes)
     assert list(model.adaptors) == (["item"] if part == "user_knowledge" else ["user", "item"])
-    assert (record.tuning is None) == ("--no-lora" in options)
-    if record.own_student:
-        assert load_vectors(tmp_path / STUDENT_FOLDER).users.ids == []
     assert run(*command) == (0, f"{tmp_path}: done before, nothing to do")
 
 

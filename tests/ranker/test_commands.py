@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,29 +10,20 @@ from msd.__main__ import main
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.features import build_features
-from msd.student.record import WEIGHTS_FILE as STUDENT_WEIGHTS_FILE
-from msd.student.vectors import StudentVectors, load_vectors, no_vectors, save_vectors
-from msd.training.folder import (
-    RECORD_FILE,
-    STUDENT_FOLDER,
-    WEIGHTS_FILE,
-    ModelFolderError,
-    load_ranker,
-    student_of,
-    vectors_of,
-)
+from msd.student.vectors import StudentVectors, load_vectors
+from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, load_ranker
 from msd.training.train import predict
 from tests.dataset.tiny import write_tiny_dataset
 from tests.ranker.made import Run, word_vectors, write_student
 
 
 @pytest.fixture(scope="module")
-def models(tiny_folder: Path, lora_models: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two models without tuning: with semantics, and without."""
+def models(tiny_folder: Path, semantic_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two models: with semantics, and without."""
     plain = tmp_path_factory.mktemp("models") / "plain"
     with pytest.raises(SystemExit, match="0"):
         main(["train", str(tiny_folder), str(plain), "--no-semantics", "--epochs", "1"])
-    return [lora_models / "untuned", plain]
+    return [semantic_model, plain]
 
 
 def test_training_leaves_only_the_model(models: list[Path]) -> None:
@@ -49,7 +39,7 @@ def test_finished_training_is_skipped_until_damaged_or_an_option_changes(
 ) -> None:
     out = tmp_path / "semantic"
     shutil.copytree(models[0], out)
-    command = ("train", tiny_folder, student, out, "--epochs", "1", "--no-lora")
+    command = ("train", tiny_folder, student, out, "--epochs", "1")
     assert run(*command) == (0, f"{out}: done before, nothing to do")
     (out / WEIGHTS_FILE).write_bytes(b"\x00" * 100)
     code, output = run(*command)
@@ -61,28 +51,27 @@ def test_finished_training_is_skipped_until_damaged_or_an_option_changes(
 
 
 def test_evaluation_measures_models_and_baseline_once(
-    tiny: Dataset, tiny_folder: Path, student: Path, models: list[Path], lora_models: Path, tmp_path: Path, run: Run
+    tiny: Dataset, tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
-    measured = [*models, lora_models / "tuned"]
-    options = [*(part for model in measured for part in ("--model", model)), "--resamples", "100"]
+    options = [*(part for model in models for part in ("--model", model)), "--resamples", "100"]
     out = tmp_path / "figures"
     code, output = run("evaluate", tiny_folder, student, out, *options)
     assert code == 0
     assert "180 test rows" in output
     results = json.loads((out / "evaluation.json").read_text())
-    assert list(results["models"]) == ["untuned", "plain", "tuned", "counts"]
+    assert list(results["models"]) == ["semantic", "plain", "counts"]
     assert results["rows"] == {"window": 900, "train": 540, "valid": 180, "test": 180}
     for figures in results["models"].values():
         assert set(figures["metrics"]) >= {"auc", "gauc", "uauc", "logloss", "ece"}
         assert sum(one["impressions"] for one in figures["calibration"]) == 180
     assert [point["epoch"] for point in results["models"]["plain"]["curve"]] == [1]
-    for folder in measured:
-        model, record = load_ranker(folder)
-        features = build_features(tiny, model.schema, vectors_of(folder, record, load_vectors(student)))
+    for folder in models:
+        model, _ = load_ranker(folder)
+        features = build_features(tiny, model.schema, load_vectors(student))
         test = features.of_part(Part.TEST)
         ratio = results["models"][folder.name]["metrics"]["predicted_over_observed"]
         expected = predict(model, features, test).mean() / features.labels.numpy()[test].mean()
-        assert ratio == pytest.approx(expected), "each with its own student's vectors"
+        assert ratio == pytest.approx(expected)
 
     code, output = run("evaluate", tiny_folder, student, out, *options)
     assert "done before, nothing to do" in output
@@ -141,23 +130,14 @@ def test_student_is_optional_without_semantics_but_recorded(
     assert run("evaluate", tiny_folder, student, tmp_path / "figures", "--model", out)[0] == 2
 
 
-def test_rejects_output_folder_with_other_things(
-    tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
-) -> None:
-    """It clears its folder: what lies in `student` there must not be the student that it was given."""
+def test_rejects_output_folder_with_other_things(tiny_folder: Path, student: Path, tmp_path: Path, run: Run) -> None:
     own = tmp_path / "student"
     shutil.copytree(student, own)
-    shutil.copytree(models[0], model := tmp_path / "model")
-    shutil.copytree(student, model / "student")
-    for given, out, message in (
-        (student, tmp_path, f"{tmp_path} holds other things than a model; name an empty or a new folder"),
-        (own, own, f"{own} holds other things than a model"),
-        (own, tmp_path, f"{own} is where {tmp_path} keeps a student of its own; name another folder"),
-        (model / "student", model, f"is where {model} keeps a student of its own; name another folder for the model"),
-    ):
-        code, output = run("train", tiny_folder, given, out, "--epochs", "1")
+    for out in (tmp_path, own):
+        code, output = run("train", tiny_folder, own, out, "--epochs", "1")
+        message = f"{out} holds other things than a model; name an empty or a new folder"
         assert (code, message in output) == (2, True), output
-    assert all(sorted((folder / "student").iterdir()) for folder in (tmp_path, model))
+    assert sorted(path.name for path in own.iterdir()) == sorted(path.name for path in student.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -165,8 +145,8 @@ def test_rejects_output_folder_with_other_things(
     [
         (("a/model", "b/model"), "must differ and not be counts, "),
         (("counts",), "must differ and not be counts, "),
-        (("counts=untuned",), "must differ and not be counts, "),
-        (("ours=untuned", "ours=plain"), "both called 'ours', were trained with the same seed, 0"),
+        (("counts=semantic",), "must differ and not be counts, "),
+        (("ours=semantic", "ours=plain"), "both called 'ours', were trained with the same seed, 0"),
     ],
 )
 def test_rejects_models_of_one_name(
@@ -180,7 +160,7 @@ def test_rejects_models_of_one_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("a/model", "b/model", "counts", "untuned", "plain"):
+    for name in ("a/model", "b/model", "counts", "semantic", "plain"):
         shutil.copytree(models[name == "plain"], tmp_path / name)
     options = [part for name in names for part in ("--model", name)]
     code, output = run("evaluate", tiny_folder, student, tmp_path / "out", *options)
@@ -189,17 +169,12 @@ def test_rejects_models_of_one_name(
 
 def test_rejects_wrong_folders_before_training(tiny_folder: Path, student: Path, tmp_path: Path, run: Run) -> None:
     nowhere, out = tmp_path / "nowhere", tmp_path / "out"
-    other = write_tiny_dataset(tmp_path / "other", users=20)
-    shutil.copytree(student, cut := tmp_path / "cut")
-    (cut / STUDENT_WEIGHTS_FILE).unlink()
     count = "expected 3 folders, DATASET STUDENT OUT, or with --no-semantics 2, DATASET OUT; got "
     for arguments, message in (
         (("train", tiny_folder, out), f"{count}2"),
         (("train", tiny_folder, student, out, out), f"{count}4"),
         (("train", nowhere, student, out), "no such folder"),
         (("train", tiny_folder, nowhere, out), "student.json: no such file"),
-        (("train", tiny_folder, cut, out), "no such file, the student is incomplete; distil again"),
-        (("train", other, student, out), "vectors of 16 users without a text in the dataset, such as 'u21'; distil"),
         (("train", tiny_folder, student, student / "ids.json"), "is a file; name a folder for the model"),
         (("evaluate", tiny_folder, student, out, "--model", nowhere), "no trained model here"),
         (("evaluate", tiny_folder, student, student / "ids.json", "--model", nowhere), "no trained model here"),
@@ -207,69 +182,3 @@ def test_rejects_wrong_folders_before_training(tiny_folder: Path, student: Path,
         code, output = run(*arguments)
         assert (code, message in output, "Traceback" in output) == (2, True, False), output
     assert not out.exists()
-
-
-def test_tuned_model_records_its_student_and_gain(student: Path, lora_models: Path) -> None:
-    tuned, untuned = lora_models / "tuned", lora_models / "untuned"
-    _, record = load_ranker(tuned)
-    assert record.tuning is not None
-    assert record.student == load_vectors(student).student
-    assert record.own_student == load_vectors(tuned / STUDENT_FOLDER).student != record.student
-    assert record.tuning.valid_auc == max(point.valid_auc for point in record.tuning.curve)
-    assert record.tuning.valid_auc > record.tuning.valid_auc_before == record.curve[0].valid_auc
-    assert (record.tuning.config["rank"], record.tuning.epoch) == (8, 1)
-    assert record.tuning.seconds > 0
-    assert sorted(path.name for path in tuned.iterdir()) == sorted(
-        [RECORD_FILE, WEIGHTS_FILE, STUDENT_FOLDER, "step.json"]
-    )
-    vectors = load_vectors(student)
-    assert student_of(tuned, record, student) == tuned / STUDENT_FOLDER
-    assert vectors_of(tuned, record, vectors).student == record.own_student
-    _, record = load_ranker(untuned)
-    assert (student_of(untuned, record, student), vectors_of(untuned, record, vectors)) == (student, vectors)
-    assert record.tuning is None
-    assert not (untuned / STUDENT_FOLDER).exists()
-
-
-def test_rejects_another_student_in_the_models_folder(
-    tiny_folder: Path, student: Path, lora_models: Path, tmp_path: Path, run: Run
-) -> None:
-    model = tmp_path / "tuned"
-    shutil.copytree(lora_models / "tuned", model)
-    shutil.rmtree(model / STUDENT_FOLDER)
-    shutil.copytree(student, model / STUDENT_FOLDER)
-    with pytest.raises(ModelFolderError, match=r"another student than the one of ranker\.json; train again"):
-        vectors_of(model, load_ranker(model)[1], load_vectors(student))
-    assert run("evaluate", tiny_folder, student, tmp_path / "out", "--model", model)[0] == 2
-
-
-def test_lost_tuned_student_is_made_again(
-    tiny_folder: Path, student: Path, lora_models: Path, tmp_path: Path, run: Run
-) -> None:
-    out = tmp_path / "tuned"
-    shutil.copytree(lora_models / "tuned", out)
-    command = ("train", tiny_folder, student, out, "--epochs", "1")
-    assert run(*command) == (0, f"{out}: done before, nothing to do")
-    shutil.rmtree(out / STUDENT_FOLDER)
-    code, output = run(*command)
-    assert (code, "done before" in output) == (0, False)
-    assert load_ranker(out)[1].own_student == load_ranker(lora_models / "tuned")[1].own_student
-    assert "with the student tuned" in output
-
-    assert run(*command, "--no-lora")[0] == 0
-    assert not (out / STUDENT_FOLDER).exists()
-
-
-@pytest.mark.parametrize(
-    ("network", "reason"), [("lr", "lr is a baseline, not MSD's own network"), ("msd", "no item has a text")]
-)
-def test_student_is_not_tuned_without_a_use(
-    network: str, reason: str, tiny_folder: Path, student: Path, tmp_path: Path, run: Run
-) -> None:
-    shutil.copytree(student, given := tmp_path / "student")
-    if network == "msd":
-        save_vectors(replace(load_vectors(student), items=no_vectors().items), given)
-    code, output = run("train", tiny_folder, given, tmp_path / "out", "--epochs", "1", "--network", network)
-    assert (code, f"the student stays as it is: {reason}" in output) == (0, True), output
-    _, record = load_ranker(tmp_path / "out")
-    assert (record.tuning, record.config.network) == (None, network)

@@ -53,7 +53,7 @@ def test_rejects_folder_without_a_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1, "more": 1}, "format 1, this release reads 6; train again"),
+        ({"format": 6, "tuning": {"student": "5" * 64}}, "format 6, this release reads 7; train again"),
         ({"vector_dim": "wide"}, "vector_dim: .*integer"),
         ({"surplus": 1}, "surplus: is not known here"),
         ({"feature_schema": {"fields": []}}, "feature_schema: .*exactly one sequence field"),

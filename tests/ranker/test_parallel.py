@@ -15,7 +15,7 @@ from msd.free_port import free_port
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.student.vectors import load_vectors
-from msd.training.folder import RankerRecord, load_ranker, vectors_of
+from msd.training.folder import RankerRecord, load_ranker
 from msd.training.parallel import ALONE, TeamError, join_team
 from msd.training.train import train_ranker
 from tests.ranker.made import QUICK, SMALL, quiet
@@ -47,10 +47,9 @@ def team(tiny_folder: Path, student: Path, tmp_path_factory: pytest.TempPathFact
     return out
 
 
-def _aucs(record: RankerRecord) -> tuple[list[float], list[float]]:
-    """The valid AUC of each epoch of training, and of each epoch of tuning."""
-    assert record.tuning is not None
-    return [point.valid_auc for point in record.curve], [point.valid_auc for point in record.tuning.curve]
+def _aucs(record: RankerRecord) -> list[float]:
+    """The valid AUC of each epoch."""
+    return [point.valid_auc for point in record.curve]
 
 
 def test_both_processes_end_with_the_same_weights_and_figures(team: Path) -> None:
@@ -59,15 +58,12 @@ def test_both_processes_end_with_the_same_weights_and_figures(team: Path) -> Non
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
     records = [RankerRecord.model_validate_json((team / f"{rank}.json").read_text()) for rank in (0, 1)]
-    figures = [_aucs(record) for record in records]
-    assert figures[0] == figures[1]
-    assert all(figures[0])
+    assert _aucs(records[0]) == _aucs(records[1]) != []
 
 
-def test_two_processes_rank_valid_about_as_well_as_one(team: Path, lora_models: Path) -> None:
-    together, alone = (_aucs(load_ranker(folder)[1]) for folder in (team / MODEL_FOLDER, lora_models / "tuned"))
-    for ours, theirs in zip(together, alone, strict=True):
-        assert abs(max(ours) - max(theirs)) < 0.03
+def test_two_processes_rank_valid_about_as_well_as_one(team: Path, semantic_model: Path) -> None:
+    together, alone = (max(_aucs(load_ranker(folder)[1])) for folder in (team / MODEL_FOLDER, semantic_model))
+    assert abs(together - alone) < 0.03
 
 
 def test_gradients_and_figures_are_means_and_shares_are_parts(team: Path) -> None:
@@ -77,13 +73,11 @@ def test_gradients_and_figures_are_means_and_shares_are_parts(team: Path) -> Non
     assert team_figures(ALONE) == {"means": [1.0, *[3.0] * 4, 0.0], "share": list(range(7))}
 
 
-def test_command_leaves_one_model_and_prints_once(student: Path, team: Path) -> None:
+def test_command_leaves_one_model_and_prints_once(team: Path) -> None:
     model, said = team / MODEL_FOLDER, (team / SAID_FILE).read_text()
     assert said.count("valid AUC") == 1
     _, record = load_ranker(model)
     assert record.training["processes"] == 2
-    assert record.tuning is not None
-    assert vectors_of(model, record, load_vectors(student)).student == (record.own_student or record.student)
     assert not (model / ".work").exists()
     # The second time.
     assert said.count("done before, nothing to do") == 1

@@ -170,11 +170,10 @@ def test_runs_are_drawn_by_the_generator() -> None:
     assert any(sorted(run) != list(run) for run in random_runs(rows, 4, np.random.default_rng(3)))
 
 
-@pytest.mark.parametrize("steps", [2, None])
-def test_progress_clock_continues_after_an_epoch(steps: int | None) -> None:
+def test_progress_clock_continues_after_an_epoch() -> None:
     seconds = [0.0]
     out = StringIO()
-    with training_bar(Console(file=out, width=100, get_time=lambda: seconds[0]), "train", steps) as hear:
+    with training_bar(Console(file=out, width=100, get_time=lambda: seconds[0]), "train", 2) as hear:
         for epoch in (1, 2, 3):
             for step in (1, 2):
                 seconds[0] += 5.0
@@ -220,7 +219,7 @@ def test_count_model_sees_only_counts(world: World) -> None:
 
 
 def test_count_model_is_frozen_beside_the_network(world: World, short: Trained) -> None:
-    """Whatever the network does: for as long as it is trained, and in fine-tuning, the count model is the same."""
+    """Whatever the network does: however long it is trained, the count model is the same."""
     labels = world.features.labels.numpy()[valid := world.features.of_part(Part.VALID)]
     counts = [predict_opinions(model, world.features.live(), valid)[1] for model in (short[0], world.model)]
     assert np.array_equal(*counts)

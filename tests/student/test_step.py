@@ -17,7 +17,7 @@ from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
 from msd.step import STEP_FILE
 from msd.student.distill import CHECKPOINT_FILE, DistillConfig
-from msd.student.encoder import encode_texts, load_student, new_student, save_student
+from msd.student.encoder import encode_texts, load_student, new_student
 from msd.student.lessons import BagOfWords, teachers_words
 from msd.student.record import HEADS, RECORD_FILE, WEIGHTS_FILE, StudentError
 from msd.student.step import WORK_FOLDER, distill
@@ -100,7 +100,7 @@ def test_student_learns_the_knowledge(done: Path) -> None:
 def test_rehearsed_student_does_not_know_held_out_items(done: Path, inputs: tuple[Path, Path]) -> None:
     """Its vectors of those items are far from the teacher's words, which the served student has memorised."""
     texts = student_texts(load_dataset(inputs[0]))[0]
-    untaught, served = untaught_items(done, None, texts), load_vectors(done).items
+    untaught, served = untaught_items(done, texts), load_vectors(done).items
     assert len(untaught.ids) == 6  # a tenth of the 58 that have text and knowledge
     base, users = load_knowledge(inputs[1]), load_vectors(done).users
     bag = BagOfWords(teachers_words([base.items[id_] for id_ in served.ids if id_ in base.items]))
@@ -118,18 +118,6 @@ def test_rehearsed_student_does_not_know_held_out_items(done: Path, inputs: tupl
     assert figures["items/held_out/rehearsal"]["words"]["cosine"] == pytest.approx(guesses, abs=1e-3)
 
 
-def test_tuning_is_applied_to_the_rehearsed_student(done: Path, inputs: tuple[Path, Path], tmp_path: Path) -> None:
-    texts = student_texts(load_dataset(inputs[0]))[0]
-    tuned = load_student(done)
-    with torch.no_grad():
-        tuned.explicit.linear.weight.mul_(-1)
-    save_student(tuned, tmp_path)
-    before, after = untaught_items(done, None, texts), untaught_items(done, tmp_path, texts)
-    same = slice(HEADS["implicit"].start, None)
-    np.testing.assert_allclose(after.vectors[:, same], before.vectors[:, same], atol=1e-5)
-    assert (after.vectors[:, HEADS["explicit"]] * before.vectors[:, HEADS["explicit"]]).sum(axis=1).max() < 0
-
-
 def test_rejects_damaged_rehearsal_and_repeats_a_missing_one(
     done: Path, inputs: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -137,9 +125,9 @@ def test_rejects_damaged_rehearsal_and_repeats_a_missing_one(
     shutil.copytree(done, folder)
     (folder / UNTAUGHT_FILE).write_bytes(b"\x00" * 50)
     with pytest.raises(StudentError, match=f"{UNTAUGHT_FILE}: .*distil again"):
-        untaught_items(folder, None, {"1": "text"})
+        untaught_items(folder, {"1": "text"})
     (folder / UNTAUGHT_FILE).unlink()
-    assert untaught_items(folder, None, {"1": "text"}).ids == []
+    assert untaught_items(folder, {"1": "text"}).ids == []
     assert distill(*inputs, folder, CONFIG, quiet)
     assert (folder / UNTAUGHT_FILE).is_file()
 

@@ -22,7 +22,7 @@ from service.routes.oip.tensors import HEADER, InferRequest, read_parts
 from service.routes.score_route import ScoreRoute
 from service.scoring.answer import Budget, Headers, RawRequest, Scored, Served
 from service.scoring.deployment import Deployment
-from service.scoring.reply import LEAN, served_columns
+from service.scoring.reply import served_columns
 
 INFER_PATHS = (f"{OIP}/models/{{name}}/infer", f"{OIP}/models/{{name}}/versions/{{version}}/infer")
 _HEADER = HEADER.lower().encode()
@@ -96,8 +96,6 @@ def _head(served: Served, deployment: Deployment) -> dict[str, Any]:
     parameters: dict[str, str] = {}
     if deployment.is_split:
         parameters["arm"] = served.arm
-    if served.scored.basis.is_lean:
-        parameters["degraded_model"] = LEAN
     if served.scored.degraded_user:
         parameters["degraded_user"] = served.scored.degraded_user
     if served.scored.degraded_candidates:

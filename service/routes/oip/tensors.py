@@ -89,7 +89,7 @@ class InferReply(BaseModel):
     id: str
     parameters: dict[str, str] | None = Field(
         default=None,
-        description="`degraded_model`, `degraded_user`, `degraded_candidates` and `degraded_values` (JSON) and `arm`,"
+        description="`degraded_user`, `degraded_candidates` and `degraded_values` (JSON) and `arm`,"
         " as in /v1/score; absent if not degraded.",
     )
     outputs: list[InferOutput]

@@ -10,7 +10,7 @@ from lab.benchmark.collm import COLLM
 from msd.__main__ import main
 from tests.lab.benchmark.made import USERS, quick, write_collm
 
-VARIANTS = ("ours", "ours_without_semantics", "counts_gbdt", "lr", "without_lora", "bag_of_words")
+VARIANTS = ("ours", "ours_without_semantics", "counts_gbdt", "lr", "bag_of_words")
 
 
 @pytest.fixture
@@ -41,12 +41,10 @@ def test_benchmark_ends_in_json_and_a_table(data: Path, tmp_path: Path, capsys: 
     assert figures["benchmark"] == "collm-ml-1m"
     assert 0.5 < figures["baselines"]["counts_gbdt"]["auc"] < 1
     assert set(figures["baselines"]) == {"ours_without_semantics", "counts_gbdt", "lr"}
-    assert set(figures["ablations"]) == {"without_lora", "bag_of_words"}
+    assert set(figures["ablations"]) == {"bag_of_words"}
     assert set(figures["seconds"]) == set(VARIANTS)
     assert figures["machine"]["versions"]["torch"]
-    assert figures["protocol"]["seeds"] == {
-        name: [0] if name in ("without_lora", "bag_of_words") else [0, 1] for name in VARIANTS
-    }
+    assert figures["protocol"]["seeds"] == {name: [0] if name == "bag_of_words" else [0, 1] for name in VARIANTS}
     assert figures["protocol"]["test_rows"] == {"0": USERS * 8, "1": USERS * 8}
     assert figures["protocol"]["sha256"] == command.BENCHMARKS["collm-ml-1m"].sha256()
     assert figures["protocol"]["test_looks"] == list(COLLM.looks)

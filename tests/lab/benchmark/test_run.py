@@ -1,4 +1,4 @@
-"""A benchmark's run: every variant and seed once, shared first stages, and nothing done twice after a stop."""
+"""A benchmark's run: every variant and seed once, and nothing done twice after a stop."""
 
 import shutil
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ import pytest
 from lab.benchmark.predictions import Predictions
 from lab.benchmark.protocol import Folders, Progress, Protocol
 from lab.benchmark.run import Results, run_benchmark
-from lab.benchmark.variant import OURS, PLAIN, UNTUNED, Variant, standard_variants
+from lab.benchmark.variant import OURS, PLAIN, Variant, standard_variants
 from tests.lab.benchmark.made import QUICK_TRAINING, Steps, quick
 
-NAMES = (OURS, PLAIN, "counts_gbdt", UNTUNED, "bag_of_words")
+NAMES = (OURS, PLAIN, "counts_gbdt", "bag_of_words")
 
 
 def _prepare(data: Path, work: Path, progress: Progress) -> Folders:
@@ -55,14 +55,9 @@ def test_every_row_has_a_probability_and_live_counts_change_it(results: Results)
             assert 0.3 < predictions.valid_auc < 1
 
 
-def test_seeds_and_variants_differ_and_tuning_starts_from_the_untuned_model(results: Results, work: Path) -> None:
-    # Tuning may leave a model as it was, where valid does not rank better for it.
-    for either in (OURS, UNTUNED):
-        tests = [found.test for name, seeds in results.found.items() if name != either for found in seeds.values()]
-        assert len({test.tobytes() for test in tests}) == len(tests)
-    assert (work / "models" / f"{UNTUNED}-0").is_dir()
-    assert not (work / "models" / f"{OURS}-0").exists()
-    assert results.found[OURS][0].seconds > results.found[UNTUNED][0].seconds
+def test_seeds_and_variants_differ(results: Results) -> None:
+    tests = [found.test for seeds in results.found.values() for found in seeds.values()]
+    assert len({test.tobytes() for test in tests}) == len(tests)
 
 
 class _StoppedError(Exception):
@@ -98,7 +93,7 @@ def test_changed_setting_remakes_only_its_models(results: Results, prepared: Pat
     found = _run(prepared, work, faster, (0,)).found
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert {name for name in before if after[name] != before[name]} == {
-        f"{name}-0.npz" for name in (OURS, PLAIN, UNTUNED, "bag_of_words")
+        f"{name}-0.npz" for name in (OURS, PLAIN, "bag_of_words")
     }
     assert not _same(found[PLAIN][0], results.found[PLAIN][0])
 

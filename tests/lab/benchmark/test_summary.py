@@ -16,12 +16,12 @@ from lab.benchmark.predictions import Floats, MeasuredRows, Predictions
 from lab.benchmark.protocol import Folders, Progress, Protocol
 from lab.benchmark.run import Results
 from lab.benchmark.summary import BenchmarkMetrics, Figures, resampled_t, summarise
-from lab.benchmark.variant import CATEGORY_PRIOR, ENCODED, OURS, PLAIN, UNTUNED, Variant, standard_variants
+from lab.benchmark.variant import CATEGORY_PRIOR, ENCODED, OURS, PLAIN, Variant, standard_variants
 from msd.metrics import measure
 from msd.teachers.knowledge import TeachRecord
 
 RESAMPLES, ROWS, USERS = 400, 900, 45
-SKILLS = {OURS: (1.5, 3), PLAIN: (1.0, 3), "din": (0.5, 3), UNTUNED: (1.4, 2), "bag_of_words": (1.4, 2)}
+SKILLS = {OURS: (1.5, 3), PLAIN: (1.0, 3), "din": (0.5, 3), "bag_of_words": (1.4, 2)}
 COLD_SKILLS = {OURS: (1.5, 10), PLAIN: (1.2, 10), "ridge": (1.3, 10), ENCODED: (1.1, 10), CATEGORY_PRIOR: (1.15, 10)}
 COLD_SKILLS |= {"bag_of_words": (1.4, 3)}
 
@@ -140,16 +140,13 @@ def test_live_counts_are_measured_apart(figures: Figures, results: Results) -> N
 
 
 def test_ablation_is_compared_over_its_seeds(figures: Figures, results: Results) -> None:
-    assert set(figures["ablations"]) == {UNTUNED, "bag_of_words"}
+    assert set(figures["ablations"]) == {"bag_of_words"}
     entry, theirs = figures["ablations"]["bag_of_words"], np.mean(_aucs(results, "bag_of_words"))
     assert entry["seeds"] == 2
     assert entry["auc"] == pytest.approx(theirs)
     assert entry["gain"] == pytest.approx(np.mean(_aucs(results, OURS)[:2]) - theirs)
-    assert entry["untuned_gain"] == pytest.approx(np.mean(_aucs(results, UNTUNED)) - theirs)
-    low, high = entry["untuned_gain_ci95"]
-    assert low < entry["untuned_gain"] < high
-    assert entry["untuned_gain_p"] > entry["gain_p"]
-    assert "untuned_gain" not in figures["ablations"][UNTUNED]
+    low, high = entry["gain_ci95"]
+    assert low < entry["gain"] < high
 
 
 def test_ensemble_is_of_mean_probabilities(figures: Figures, results: Results) -> None:
@@ -171,7 +168,6 @@ def test_missing_figures_are_none(results: Results) -> None:
     assert single["auc_std"] is None
     assert single["gain_auc_ci95"] is not None
     assert single["ablations"] == {}
-    assert "untuned_gain" not in single["baselines"][PLAIN]
 
     assert resampled_t([0.1], 0.2) == resampled_t([0.0, 0.0], 0.2) == {"ci95": None, "p": None}
 

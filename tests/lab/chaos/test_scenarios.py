@@ -51,7 +51,6 @@ def runs(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
     """Each scenario's run; a few run side by side, because most of their time they wait."""
     folder = tmp_path_factory.mktemp("chaos")
     other = build_bundle(folder / "other", Recipe(seed=1)).folder
-    lean = build_bundle(folder / "lean", Recipe(lean=True)).folder
     build_bundle(folder / "data" / "bundle", Recipe(encoder=True))
     dataset = folder / "data" / "dataset"
     dataset.mkdir()
@@ -65,7 +64,7 @@ def runs(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
         (dataset / f"{name}s.csv").write_text("\n".join(lines))
 
     def finished(name: str) -> Run:
-        run = brief_run(name, lean if name == "brownout" else bundle.folder, folder)
+        run = brief_run(name, bundle.folder, folder)
         run = replace(run, other=other, data=folder / "data")
         run.folder.mkdir()
         scenarios()[name](run)
