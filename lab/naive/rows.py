@@ -81,7 +81,7 @@ class NaiveRows:
         codec = self._codecs["user"]
         user = self._records("user", [value])
         history = () if value is None else unpack_history(value[codec.dtype.itemsize :]) or ()
-        values = await self._values.get("item", [*item_ids, *history])
+        values = await self._values.get("item", [*item_ids, *(seen.item_id for seen in history)])
         count = len(item_ids)
         known = [row for row in values[count:] if row is not None][-self._length :]
         return FoundRecords(user, self._records("item", known), self._records("item", values[:count]))
