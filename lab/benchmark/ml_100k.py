@@ -79,10 +79,8 @@ ML_100K_COLD = Protocol(
     seeds=10,
     hidden=0.2,
     user_vectors=False,
-    # Layers that cross or bend a vector learn which item it belongs to, and fail on unseen items. What remains is a
-    # linear model per user, and items are trained as if they were new: they have no counts, and must not get any from
-    # other users' rows.
-    ranker=RankerConfig(affinity=32, hidden=(), cross_layers=0, counts=()),
+    # Items are trained as if they were new: they have no counts, and must not get any from other users' rows.
+    ranker=RankerConfig(affinity=32, counts=()),
     training=TrainConfig(
         epochs=10,
         patience=2,

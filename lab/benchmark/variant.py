@@ -78,8 +78,7 @@ def standard_variants() -> tuple[Variant, ...]:
         Variant("counts_gbdt", "baseline", fitted=_trees),
         *(Variant(network, "baseline", changes={"network": network}) for network in ("lr", "deepfm", "din", "dcnv2")),
         Variant("without_count_model", "ablation", "student", {"counts": ()}),
-        Variant("without_item_fusion", "ablation", "student", {"fusion": False}),
-        Variant("without_selector", "ablation", "student", {"selected": None}),
+        Variant("without_taste", "ablation", "student", {"taste": False}),
         *_other_texts(),
     )
 

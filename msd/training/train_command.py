@@ -66,8 +66,7 @@ class Without(StrEnum):
     """Values of `--without`: names of networks in `SIMPLER`, without the prefix `without_`."""
 
     USER_KNOWLEDGE = "user_knowledge"
-    ITEM_FUSION = "item_fusion"
-    SELECTOR = "selector"
+    TASTE = "taste"
 
 
 @app.command("train")
@@ -93,8 +92,8 @@ def train(
         bool,
         typer.Option(
             "--choose",
-            help="Also train the network without vectors, user knowledge, Fusion or Selector; "
-            "keep what ranks valid surely better.",
+            help="Also train the network without vectors, user knowledge or taste; keep what ranks valid surely "
+            "better.",
         ),
     ] = False,
 ) -> None:
