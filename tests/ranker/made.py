@@ -29,7 +29,7 @@ STUDENT = "5" * 64
 CHECKPOINT = "checkpoint.safetensors"
 QUICK = TrainConfig(epochs=4, patience=2, averaging=3.0)
 SHORT = replace(QUICK, epochs=1)
-SMALL = RankerConfig(hidden=(32, 16), embedding=8, interest=16, cross_rank=8)
+SMALL = RankerConfig(hidden=(32, 16), embedding=8)
 
 Row = tuple[str, str, int, int]
 Columns = Mapping[str, Sequence[Any]]
