@@ -191,7 +191,9 @@ def test_outcomes_are_impressions_clicks_age_and_log_odds(
 ) -> None:
     tensors = merge(**document).tensors
     odds = log_odds(*outcomes)
-    rows = [[*np.array(outcome, np.float32).tolist(), odd] for outcome, odd in zip(outcomes.values(), odds, strict=True)]
+    rows = [
+        [*np.array(outcome, np.float32).tolist(), odd] for outcome, odd in zip(outcomes.values(), odds, strict=True)
+    ]
     empty = LENGTH - len(rows)
 
     assert tensors["history_categorical"].tolist() == [categories(list(outcomes))]
