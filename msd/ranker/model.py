@@ -34,7 +34,7 @@ class RankerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    network: Literal["msd", "lean", "lr", "deepfm", "din", "dcnv2"] = "msd"
+    network: Literal["msd", "lean", "lr", "content", "deepfm", "din", "dcnv2"] = "msd"
     embedding: int = 16
     interest: int = 32
     cross_layers: int = 2

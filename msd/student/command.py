@@ -33,6 +33,9 @@ def main(
             "plain encoder reads the texts.",
         ),
     ],
+    layers: Annotated[
+        int | None, typer.Option(min=1, max=6, help="Keep the encoder's first N layers: wording rather than meaning.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the held-out items.")] = 0,
 ) -> None:
     """Encode all items and users, and fit the student to the teacher's words."""
@@ -55,7 +58,7 @@ def main(
             bars.update(tasks[name], completed=done)
 
         knowledge = folders[1] if len(folders) > 2 else None
-        config = DistillConfig(seed=seed)
+        config = DistillConfig(seed=seed, layers=layers)
         fresh = distill(dataset, knowledge, out, config, advance, lambda plan: console.print(plan, highlight=False))
     if not fresh:
         console.print(f"{out}: done before, nothing to do", highlight=False)
@@ -63,7 +66,8 @@ def main(
     if record.metrics:
         console.print(_table(record.metrics))
     else:
-        console.print(f"{out}: {record.start} as it comes, taught by nobody", highlight=False)
+        kept = f", its first {layers} layers" if layers else " as it comes"
+        console.print(f"{out}: {record.start}{kept}, taught by nobody", highlight=False)
 
 
 def _table(metrics: dict[str, dict[str, dict[str, float]]]) -> Table:

@@ -104,6 +104,14 @@ def new_student(max_tokens: int = 128) -> Student:
     return student
 
 
+def shorten(student: Student, layers: int) -> None:
+    """Keep the encoder's first `layers` layers, which hold a text's wording rather than its meaning."""
+    bert = student.encoder.bert
+    bert.encoder.layer = bert.encoder.layer[:layers]
+    shorter = student.record.bert.model_copy(update={"num_hidden_layers": layers})
+    student.record = student.record.model_copy(update={"bert": shorter})
+
+
 def _empty(record: StudentRecord, tokenizer: Tokenizer) -> Student:
     """Return a student whose weights are not initialised, to be loaded: drawing them takes seconds."""
     with torch.device("meta"):

@@ -14,7 +14,7 @@ from msd.dataset.texts import student_texts
 from msd.duration import Machine, about, encoding, tokens_of
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.distill import DistillConfig, fit_words, measure
-from msd.student.encoder import Student, encode_texts, load_student, new_student, save_student
+from msd.student.encoder import Student, encode_texts, load_student, new_student, save_student, shorten
 from msd.student.lessons import LEVELS, BagOfWords, Lessons, all_lessons, teachers_words
 from msd.student.record import FORMAT, HEADS, RECORD_FILE, WEIGHTS_FILE, StudentError
 from msd.student.vectors import UNTAUGHT_FILE, LevelVectors, StudentVectors, load_vectors, save_untaught, save_vectors
@@ -42,7 +42,7 @@ def distill(
     dataset = load_dataset(dataset_folder)
     base = load_knowledge(knowledge_folder, dataset.config.name) if knowledge_folder else None
     _check_out(out)
-    inputs: tuple[object, ...] = ("untaught",)
+    inputs: tuple[object, ...] = "untaught", config.layers
     if knowledge_folder:
         inputs = [sha256_file(knowledge_folder / name) for name in KNOWLEDGE_FILES], asdict(config)
     run = fingerprint_of(FORMAT, dataset.fingerprint, *inputs)
@@ -57,6 +57,8 @@ def distill(
     (out / STEP_FILE).unlink(missing_ok=True)
     tell(_plan(texts, lessons))
     student = new_student()
+    if config.layers:
+        shorten(student, config.layers)
     vectors = [_encoded(student, named, level, advance) for named, level in zip(texts, LEVELS, strict=True)]
     if lessons:
         rehearsed = _teach(student, vectors, lessons, config)
