@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from model_export.foreign.bind import input_of
 from model_export.graph import to_onnx
 from msd.contract.assemble import Tensors
 from msd.contract.schema import FeatureSchema, TensorSpec
@@ -56,11 +56,7 @@ def _with_all_inputs(graph: bytes, specs: Sequence[TensorSpec]) -> bytes:
     """Return the graph with all tensors as inputs; the exporter drops those that the network does not read."""
     model = onnx.load_from_string(graph)
     known = {given.name for given in model.graph.input}
-    for spec in specs:
-        if spec.name not in known:
-            dtype = TensorProto.INT32 if spec.dtype == "int32" else TensorProto.FLOAT
-            shape = ["candidates" if spec.side == "item" else 1, *spec.shape]
-            model.graph.input.append(helper.make_tensor_value_info(spec.name, dtype, shape))
+    model.graph.input.extend(input_of(spec) for spec in specs if spec.name not in known)
     return bytes(model.SerializeToString())
 
 

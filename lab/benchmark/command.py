@@ -15,9 +15,10 @@ from lab.benchmark.collm import COLLM
 from lab.benchmark.machine import machine_now
 from lab.benchmark.ml_100k import ML_100K, ML_100K_COLD
 from lab.benchmark.protocol import BenchmarkError, Protocol
-from lab.benchmark.run import Results, run_benchmark
+from lab.benchmark.run import Results, Scope, run_benchmark
 from lab.benchmark.summary import summarise
 from msd.contract.files import write_text_atomic
+from msd.dataset.split import Part
 from msd.report import show, table
 
 BENCHMARKS: dict[str, Protocol] = {protocol.name: protocol for protocol in (COLLM, ML_100K, ML_100K_COLD)}
@@ -35,9 +36,18 @@ def benchmark(
     ] = None,
     first: Annotated[int, typer.Option("--seed", min=0, help="The first random seed.")] = 0,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds. Default: the benchmark's.")] = None,
+    variants: Annotated[
+        list[str] | None, typer.Option("--model", metavar="NAME", help="Only these models. Repeatable.")
+    ] = None,
+    delays: Annotated[
+        list[int] | None, typer.Option("--delay", metavar="S", help="Only these delays of feedback (s). Repeatable.")
+    ] = None,
+    test: Annotated[
+        bool, typer.Option("--test", help="Measure test rows instead of valid ones: a look to count.")
+    ] = False,
     resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 1_000,
 ) -> None:
-    """Train and measure all models of a benchmark. If interrupted, run it again to resume."""
+    """Train and measure models of a benchmark on its valid rows. If interrupted, run it again to resume."""
     if name not in BENCHMARKS:
         raise BenchmarkError(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
     if not data.is_dir():
@@ -48,6 +58,12 @@ def benchmark(
     if work.exists() and not work.is_dir():
         raise BenchmarkError(f"{work} is a file; name a folder with --work")
     protocol = BENCHMARKS[name]
+    known = [variant.name for variant in protocol.variants]
+    for kind, asked, there in (("model", variants, known), ("delay", delays, protocol.delays_s)):
+        if odd := [one for one in asked or () if one not in there]:
+            raise BenchmarkError(f"there is no {kind} {odd[0]}; there are {', '.join(map(str, there))}")
+    due = range(first, first + (seeds or protocol.seeds))
+    scope = Scope(due, delays or protocol.delays_s, variants or (), Part.TEST if test else Part.VALID)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as bars:
         bar = bars.add_task("", total=1)
@@ -55,25 +71,25 @@ def benchmark(
         def progress(doing: str, done: int, total: int) -> None:
             bars.update(bar, description=escape(doing), completed=done, total=total)
 
-        due = range(first, first + (seeds or protocol.seeds))
-        results = run_benchmark(protocol, data, work / name, due, progress)
+        results = run_benchmark(protocol, data, work / name, scope, progress)
         progress("resampling", 0, 1)
-        figures = figures_of(protocol, results, resamples)
+        figures = figures_of(protocol, scope, results, resamples)
     write_text_atomic(out, json.dumps(figures, indent=2, allow_nan=False) + "\n")
     show(_tables(figures))
     looks = len(protocol.looks)
     typer.echo(f"protocol {protocol.sha256()[:12]}; test was looked at {looks} times before; {out} has all figures")
 
 
-def figures_of(protocol: Protocol, results: Results, resamples: int) -> dict[str, Any]:
+def figures_of(protocol: Protocol, scope: Scope, results: Results, resamples: int) -> dict[str, Any]:
     """Return the content of the JSON."""
     return {
         "benchmark": protocol.name,
+        "part": scope.part.name.lower(),
         **summarise(protocol, results, resamples),
         "seconds": {
             # Including a first stage that is shared with another variant.
-            name: round(fmean(predictions.seconds for predictions in by_seed.values()), 1)
-            for name, by_seed in results.found.items()
+            name: round(fmean(seconds), 1)
+            for name, seconds in results.seconds.items()
         },
         "machine": machine_now(),
         "knowledge": results.taught.model_dump(mode="json"),
@@ -81,7 +97,7 @@ def figures_of(protocol: Protocol, results: Results, resamples: int) -> dict[str
             "sha256": protocol.sha256(),
             "test_looks": list(protocol.looks),
             "split": protocol.split,
-            "test_rows": {str(seed): len(rows.labels) for seed, rows in results.rows.items()},
+            "rows": {str(seed): len(rows.labels) for seed, rows in results.rows.items()},
             "seeds": {name: sorted(by_seed) for name, by_seed in results.found.items()},
             "frozen": protocol.frozen(),
         },
@@ -89,25 +105,18 @@ def figures_of(protocol: Protocol, results: Results, resamples: int) -> dict[str
 
 
 def _tables(figures: dict[str, Any]) -> Iterator[Table]:
-    """Yield the table; two if there are two kinds of new items."""
-    kinds = {"": figures}
-    if "untaught" in figures:
-        kinds = {
-            ", items that the teacher wrote about beforehand": figures,
-            ", items with only a text": figures["untaught"],
-        }
-    for kind, found in kinds.items():
+    """Yield a table per view."""
+    for view, found in figures["views"].items():
         ours = found["model"]
-        columns = ("model", "AUC", "UAUC", f"{ours} gains (95 %)", "seeds")
-        made = table(f"{figures['benchmark']}: test{kind} ({found['gain_test']})", columns)
-        line = {"auc": found["auc_mean"], "auc_std": found["auc_std"], "uauc": found.get("uauc_mean")}
-        line["seeds"] = len(figures["protocol"]["seeds"][ours])
-        for name, entry in {ours: line, **found["baselines"], **found["ablations"]}.items():
-            auc = _shown(entry["auc"]) if entry["auc_std"] is None else f"{entry['auc']:.4f} ±{entry['auc_std']:.4f}"
-            gain = _shown(entry.get("gain"), "+")
-            if entry.get("gain_ci95"):
-                gain += " ({:+.4f}, {:+.4f})".format(*entry["gain_ci95"])
-            made.add_row(escape(name), auc, _shown(entry.get("uauc")), gain, str(entry["seeds"]))
+        columns = ("model", "AUC", "UAUC", "AUC of requests", f"{ours} gains AUC (95 %)", "seeds")
+        made = table(f"{figures['benchmark']}: {figures['part']}, {view} ({figures['gain_test']})", columns)
+        for name, line in found["lines"].items():
+            auc = _shown(line["auc"]) + ("" if line["auc_std"] is None else f" ±{line['auc_std']:.4f}")
+            gain = _shown(line["gains"]["auc"]["gain"], "+")
+            if line["gains"]["auc"]["ci95"]:
+                gain += " ({:+.4f}, {:+.4f})".format(*line["gains"]["auc"]["ci95"])
+            others = (_shown(line.get("uauc")), _shown(line.get("request_auc")))
+            made.add_row(escape(name), auc, *others, "–" if name == ours else gain, str(line["seeds"]))
         yield made
 
 

@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from lab.benchmark.variant import Given
-from msd.contract.schema import Bag, Categorical
+from lab.benchmark.given import Floats, Given, Rows
+from msd.contract.schema import Bag, Categorical, FeatureSchema, Side
 from msd.dataset.split import Part
 from msd.ranker.features import Features
+from msd.ranker.timeline import Entities
 from msd.teachers.knowledge import Knowledge
 
-Floats = NDArray[np.float64]
-Rows = NDArray[np.int64]
 # Users of rows [n], inputs of their items [n, D], labels [n], number of users → weights [users, D].
 Fit = Callable[[Rows, Floats, Floats, int], Floats]
 
@@ -29,7 +28,9 @@ _LEAST = 1e-3
 
 def attributes_linear(given: Given, events: Rows) -> Floats:
     """Return click probabilities [n] of events by the Bayesian model of the items' features alone."""
-    return _predict(fit_bayesian, given.features, attributes(given.features), events)
+    return _predict(
+        fit_bayesian, given.features, attributes(given.features.schema, given.features.item.entities), events
+    )
 
 
 def ridge_linear(given: Given, events: Rows) -> Floats:
@@ -42,18 +43,23 @@ def bayesian_linear(given: Given, events: Rows) -> Floats:
     return _predict(fit_bayesian, given.features, _all_known(given), events)
 
 
-def attributes(features: Features) -> Floats:
-    """Return inputs [n + 1, D]: a constant 1, then each item's bags and categories as indicators, its numbers and their
-    squares."""
-    entities = features.item.entities
+def attributes(schema: FeatureSchema, entities: Entities) -> Floats:
+    """Return inputs [n + 1, D]: a constant 1, then each one's numbers, their squares, and indicators."""
     numbers = entities.numeric.astype(np.float64)
-    parts = [np.ones((len(numbers), 1)), numbers, numbers[:, ::2] ** 2]
-    for field in features.schema.indexed("item"):
-        values = entities.categorical[:, features.schema.columns[field.name]]
+    constant = np.ones((len(numbers), 1))
+    return np.concatenate(
+        [constant, numbers, numbers[:, ::2] ** 2, indicators(schema, entities.side, entities.categorical)], axis=1
+    )
+
+
+def indicators(schema: FeatureSchema, side: Side, categorical: NDArray[np.int32]) -> Floats:
+    """Return indicators [n, D] of the values of a side's bags and categories, but not of IDs."""
+    parts = [np.zeros((len(categorical), 0))]
+    for field in schema.indexed(side):
         if isinstance(field, Bag) or (isinstance(field, Categorical) and not field.is_id):
-            indicators = np.zeros((len(values), field.size))
-            np.put_along_axis(indicators, values, 1.0, axis=1)
-            parts.append(indicators[:, 1:])
+            marks = np.zeros((len(categorical), field.size))
+            np.put_along_axis(marks, categorical[:, schema.columns[field.name]], 1.0, axis=1)
+            parts.append(marks[:, 1:])
     return np.concatenate(parts, axis=1)
 
 
@@ -119,9 +125,9 @@ def _sums(user: Rows, x: Floats, label: Floats, users: int) -> tuple[Floats, Flo
 
 
 def _all_known(given: Given) -> Floats:
-    return np.concatenate(
-        [attributes(given.features), words(given.features, dict(given.knowledge.items), WORDS_DIM)], axis=1
-    )
+    features = given.features
+    known = words(features, dict(given.knowledge.items), WORDS_DIM)
+    return np.concatenate([attributes(features.schema, features.item.entities), known], axis=1)
 
 
 def _predict(fit: Fit, features: Features, known: Floats, events: Rows) -> Floats:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lab.benchmark.linear import SETTINGS, attributes_linear, bayesian_linear, ridge_linear
 from lab.benchmark.protocol import BenchmarkError, Folders, Progress, Protocol, write_knowledge
-from lab.benchmark.variant import Variant, cold_variants, knowledge_ablations, standard_variants
+from lab.benchmark.variant import Variant, cold_variants, standard_variants
 from msd.dataset.load import load_dataset
 from msd.ranker.batch import Corruption
 from msd.ranker.model import RankerConfig
@@ -49,7 +49,7 @@ ML_100K = Protocol(
     split="each user's ratings in time: the first 80 % train, the next 10 % are valid, the last 10 % test; "
     "what is known of a user rests on the first half and is used for the rest",
     prepare=prepare,
-    variants=(*standard_variants(), *knowledge_ablations()),
+    variants=standard_variants(),
     # On valid rows, `msd train --choose` keeps the network without user knowledge (docs/benchmarks.md).
     user_vectors=False,
     # Without vectors, valid AUC still rises after 20 epochs: a baseline must not be cut short.
@@ -78,6 +78,7 @@ ML_100K_COLD = Protocol(
     ),
     seeds=10,
     hidden=0.2,
+    delays_s=(0,),
     user_vectors=False,
     # Items are trained as if they were new: they have no counts, and must not get any from other users' rows.
     ranker=RankerConfig(affinity=32, counts=()),

@@ -1,7 +1,10 @@
-"""Predictions of one model with one seed, stored in a file with a fingerprint of all their inputs."""
+"""Predictions of one model with one seed and delay, stored in a file with a fingerprint of all their inputs, and the
+rows on which they are measured.
+"""
 
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,53 +15,53 @@ from numpy.typing import NDArray
 from msd.contract.files import write_bytes_atomic
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
-from msd.metrics import roc_auc
 
+REQUEST_S = 600
+"""Length of a request. Rows of one user in it are ranked among each other, if feedback is delayed by as much or more:
+then none of them knows what became of the others."""
 Floats = NDArray[np.float64]
 
 
 class Predictions(NamedTuple):
-    """Click probabilities of valid and test rows; `live`: of the test rows with counts kept up to date until then.
+    """Click probabilities of the valid and test rows by view, in the dataset's order. `seconds`: duration, including
+    first stages.
 
-    `valid_auc`: AUC on the valid rows. `seconds`: duration, including first stages.
+    Views are `frozen`, with counts of the end of train, and `live`, with counts of all that was known by then.
     """
 
-    valid: Floats
-    test: Floats
-    live: Floats
-    valid_auc: float
+    by_view: Mapping[str, Floats]
     seconds: float
 
 
 class MeasuredRows(NamedTuple):
-    """Test rows, in the dataset's order: labels [n], user numbers [n], and whether user and item both have training
-    rows [n]."""
+    """Rows of one part, in the dataset's order: labels [n], numbers of users and of requests [n], and whether user and
+    item both have training rows [n]. `among` [m]: which of the valid and test rows they are."""
 
     labels: Floats
     users: NDArray[np.int64]
+    requests: NDArray[np.int64]
     warm: NDArray[np.bool_]
+    among: NDArray[np.bool_]
 
 
-def rows_of(dataset: Dataset) -> MeasuredRows:
-    """Return the dataset's test rows."""
+def rows_of(dataset: Dataset, part: Part) -> MeasuredRows:
+    """Return the rows of valid or test."""
     parts = split_events(dataset.events, dataset.config)
-    events = dataset.events.filter(parts == Part.TEST)
-    training = dataset.events.filter(parts <= Part.TRAIN)
+    events, training = dataset.events.filter(parts == part), dataset.events.filter(parts <= Part.TRAIN)
     warm = [events[name].is_in(training[name].unique().implode()).to_numpy() for name in ("user_id", "item_id")]
-    users = events["user_id"].rank("dense").cast(pl.Int64).to_numpy()
-    return MeasuredRows(events["label"].to_numpy().astype(np.float64), users, warm[0] & warm[1])
-
-
-def valid_auc(dataset: Dataset, probabilities: Floats) -> float:
-    """Return the AUC over the valid rows, whose probabilities [n] are in the dataset's order."""
-    parts = split_events(dataset.events, dataset.config)
-    return roc_auc(dataset.events["label"].to_numpy()[parts == Part.VALID], probabilities)
+    users, requests = (
+        events.select(key.rank("dense").cast(pl.Int64)).to_series().to_numpy()
+        for key in (pl.col("user_id"), pl.struct("user_id", (pl.col("at") // REQUEST_S).cast(pl.Int64)))
+    )
+    labels = events["label"].to_numpy().astype(np.float64)
+    return MeasuredRows(labels, users, requests, warm[0] & warm[1], (parts == part)[parts >= Part.VALID])
 
 
 def keep(path: Path, fingerprint: str, found: Predictions) -> None:
     """Write the file atomically."""
     buffer = io.BytesIO()
-    np.savez(buffer, fingerprint=np.array(fingerprint), **found._asdict())
+    arrays = {"fingerprint": np.array(fingerprint), "seconds": np.array(found.seconds), **found.by_view}
+    np.savez(buffer, allow_pickle=False, **arrays)
     write_bytes_atomic(path, buffer.getvalue())
 
 
@@ -68,7 +71,7 @@ def kept(path: Path, fingerprint: str) -> Predictions | None:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
             if str(held["fingerprint"]) != fingerprint:
                 return None
-            probabilities = held["valid"], held["test"], held["live"]
-            return Predictions(*probabilities, float(held["valid_auc"]), float(held["seconds"]))
+            names = [name for name in held.files if name not in ("fingerprint", "seconds")]
+            return Predictions({name: held[name] for name in names}, float(held["seconds"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

@@ -16,7 +16,7 @@ from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, KnowledgeBase, 
 from msd.training.train import TrainConfig
 
 # Increment with any code change after which a model would predict something else from the same data.
-FORMAT = 4
+FORMAT = 5
 Progress = Callable[[str, int, int], None]  # current step, done, total
 
 
@@ -37,8 +37,8 @@ class Protocol:
 
     `split`: in words, for the record. `looks`: each earlier look at test, and its result. `seeds`: default number.
     `ablation_seeds`: maximum for ablations. `hidden`: the share of items that each seed hides for test. If set, seeds
-    are paired; otherwise users and seeds are, and test is measured with live counts as well. `user_vectors`: whether
-    users have vectors at all.
+    are paired; otherwise users and seeds are, and live counts are measured as well. `delays_s`: after how long feedback
+    becomes known, in training and afterwards. `user_vectors`: whether users have vectors at all.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Protocol:
     seeds: int = 5
     ablation_seeds: int = 3
     hidden: float | None = None
+    delays_s: tuple[int, ...] = (0, 600, 86_400)
     user_vectors: bool = True
     ranker: RankerConfig = RankerConfig()
     training: TrainConfig = TrainConfig()

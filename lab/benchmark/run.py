@@ -1,18 +1,21 @@
-"""Predictions of every variant of a benchmark for the test rows, seed by seed, stored on disk.
+"""Predictions of every variant of a benchmark for the valid and test rows, by delay and seed, stored on disk.
 
 A stopped run resumes; results of other data or settings are made again.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from lab.benchmark.cold import hide_items
-from lab.benchmark.predictions import MeasuredRows, Predictions, keep, kept, rows_of, valid_auc
+from lab.benchmark.given import Floats, Given
+from lab.benchmark.predictions import MeasuredRows, Predictions, keep, kept, rows_of
 from lab.benchmark.protocol import FORMAT, Folders, Progress, Protocol, write_knowledge
-from lab.benchmark.variant import ENCODED, Given, Variant
-from lab.benchmark.vectors import NOBODY, VectorSources, with_vectors
+from lab.benchmark.variant import ENCODED, Variant
+from lab.benchmark.vectors import NOBODY, NOTHING, VectorSources, with_vectors
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import Part
 from msd.ranker.features import Features, build_features
@@ -25,38 +28,61 @@ from msd.training.folder import FORMAT as RANKER_FORMAT
 from msd.training.folder import NetworkInputs, TrainedNetwork, train_network
 from msd.training.train import predict
 
+FROZEN, LIVE = "frozen", "live"
 _STUDENT = "student"
 _UNTAUGHT = "untaught"
 
 
 @dataclass(frozen=True)
+class Scope:
+    """What to run of a protocol: seeds, delays, variants (all if there are no names), and the part to measure."""
+
+    seeds: Sequence[int]
+    delays_s: Sequence[int]
+    names: Sequence[str] = ()
+    part: Part = Part.VALID
+
+
+@dataclass(frozen=True)
 class Results:
-    """`rows`: the test rows by seed. `found`: by variant, the predictions of each of its seeds. `taught`: the record of
-    the knowledge."""
+    """`rows`: the measured rows by seed. `found`: by variant, seed and view, their click probabilities. `seconds` of
+    each variant, by run. `taught`: the record of the knowledge.
+
+    A view is `frozen` (counts of the end of train, no delay), or `live_600_s` (live counts, with that delay).
+    """
 
     rows: Mapping[int, MeasuredRows]
-    found: Mapping[str, Mapping[int, Predictions]]
+    found: Mapping[str, Mapping[int, Mapping[str, Floats]]]
+    seconds: Mapping[str, Sequence[float]]
     taught: TeachRecord
 
 
-def run_benchmark(protocol: Protocol, data: Path, work: Path, seeds: Sequence[int], progress: Progress) -> Results:
-    """Prepare the data, distil the student, and train all variants that `work` does not have yet."""
+def run_benchmark(protocol: Protocol, data: Path, work: Path, scope: Scope, progress: Progress) -> Results:
+    """Prepare the data, distil the student, and train all variants of the scope that `work` does not have yet."""
     runner = BenchmarkRunner(protocol, data, work, progress)
+    variants = [variant for variant in protocol.variants if not scope.names or variant.name in scope.names]
     due = [
-        (variant, seed)
-        for seed in seeds
-        for variant in protocol.variants
-        if variant.role != "ablation" or seed in seeds[: protocol.ablation_seeds]
+        (delay_s, seed, variant)
+        for delay_s in scope.delays_s
+        for seed in scope.seeds
+        for variant in variants
+        if variant.role != "ablation" or seed in scope.seeds[: protocol.ablation_seeds]
     ]
-    found: dict[str, dict[int, Predictions]] = {variant.name: {} for variant in protocol.variants}
-    for number, (variant, seed) in enumerate(due, start=1):
-        runner.part = f"{number} of {len(due)}, {variant.name}, seed {seed}"
-        found[variant.name][seed] = runner.predictions(variant, seed)
-    return Results({seed: rows_of(runner.of_seed(seed)) for seed in seeds}, found, runner.taught)
+    rows = {seed: rows_of(runner.of_seed(seed), scope.part) for seed in scope.seeds}
+    found: dict[str, dict[int, dict[str, Floats]]] = {variant.name: defaultdict(dict) for variant in variants}
+    seconds = defaultdict[str, list[float]](list)
+    for number, (delay_s, seed, variant) in enumerate(due, start=1):
+        runner.part = f"{number} of {len(due)}, {variant.name}, seed {seed}, delay {delay_s} s"
+        made = runner.predictions(variant, seed, delay_s)
+        for view, probabilities in made.by_view.items():
+            name = f"{LIVE}_{delay_s}_s" if view == LIVE else view
+            found[variant.name][seed][name] = probabilities[rows[seed].among]
+        seconds[variant.name].append(made.seconds)
+    return Results(rows, found, seconds, runner.taught)
 
 
 class BenchmarkRunner:
-    """One benchmark's data and student, and the predictions of each variant and seed."""
+    """One benchmark's data and student, and the predictions of each variant, seed and delay."""
 
     def __init__(self, protocol: Protocol, data: Path, work: Path, progress: Progress) -> None:
         self._protocol, self._work, self._report = protocol, work, progress
@@ -64,15 +90,18 @@ class BenchmarkRunner:
         self._folders = folders = protocol.prepare(data, work, progress)
         self._dataset, self._knowledge = load_dataset(folders.dataset), load_knowledge(folders.knowledge)
         self.taught = load_record(folders.knowledge)
-        student = self._distilled(folders, work / _STUDENT)
         self._sources = VectorSources(
-            self._dataset, self._knowledge, student, self._progress, users=protocol.user_vectors
+            self._dataset,
+            self._knowledge,
+            lambda: self._distilled(folders, work / _STUDENT),
+            self._progress,
+            users=protocol.user_vectors,
         )
-        self._seed, self._of_seed = -1, self._dataset
-        # Of the latest seed's dataset, by whether the schema has vectors.
-        self._features: dict[bool, Features] = {}
+        self.of_seed = lru_cache(maxsize=1)(self._drawn)
+        # With and without a place for vectors.
+        self._walked = lru_cache(maxsize=2)(self._walk)
 
-    def _progress(self, doing: str, done: int, total: int, note: str = "") -> None:
+    def _progress(self, doing: str, done: int, total: int) -> None:
         self._report(f"{self.part}: {doing}", done, total)
 
     def _distilled(self, folders: Folders, student: Path) -> Path:
@@ -80,60 +109,53 @@ class BenchmarkRunner:
         distill(*folders, student, self._protocol.distilling, self._progress)
         return student
 
-    def of_seed(self, seed: int) -> Dataset:
-        """Return the dataset of a seed; the latest is cached."""
+    def _drawn(self, seed: int) -> Dataset:
+        """Return the dataset of a seed."""
         hidden = self._protocol.hidden
-        if hidden is not None and seed != self._seed:
-            self._seed, self._of_seed = seed, hide_items(self._dataset, seed, hidden)
-            self._features.clear()
-        return self._of_seed
+        return self._dataset if hidden is None else hide_items(self._dataset, seed, hidden)
 
-    def predictions(self, variant: Variant, seed: int) -> Predictions:
+    def predictions(self, variant: Variant, seed: int, delay_s: int) -> Predictions:
         """Return the variant's predictions, as stored, or else made and stored now."""
-        path = self._work / "predictions" / f"{variant.name}-{seed}.npz"
-        run = self._fingerprint(variant, seed)
+        path = self._work / "predictions" / f"{_name(variant, seed, delay_s)}.npz"
+        run = self._fingerprint(variant, seed, delay_s)
         found = kept(path, run)
         if found is None:
-            found = self._fitted(variant, seed) if variant.fitted else self._trained(variant, seed)
+            make = self._fitted if variant.fitted else self._trained
+            found = make(variant, seed, delay_s)
             keep(path, run, found)
         return found
 
-    def _fingerprint(self, variant: Variant, seed: int) -> str:
+    def _fingerprint(self, variant: Variant, seed: int, delay_s: int) -> str:
         """Return a hash of everything that the variant's predictions depend on."""
-        dataset = self.of_seed(seed).fingerprint
+        inputs = FORMAT, RANKER_FORMAT, self.of_seed(seed).fingerprint, delay_s
+        made_of = self._sources.made_of(variant.source) if variant.source else None
         if variant.fitted:
-            return fingerprint_of(FORMAT, dataset, self._sources.knowledge, variant.name, seed)
+            return fingerprint_of(*inputs, made_of, self._sources.knowledge, variant.name, seed)
         protocol = self._protocol
         settings = variant.config(protocol.ranker).model_dump(), asdict(replace(protocol.training, seed=seed))
-        made_of = [variant.source, *self._sources.made_of] if variant.source else None
-        return fingerprint_of(FORMAT, RANKER_FORMAT, dataset, *settings, made_of, variant.textless)
+        return fingerprint_of(*inputs, made_of, *settings, variant.textless)
 
-    def _fitted(self, variant: Variant, seed: int) -> Predictions:
+    def _fitted(self, variant: Variant, seed: int, delay_s: int) -> Predictions:
         assert variant.fitted
-        dataset, views = self.of_seed(seed), self._views(seed, semantics=False)
+        views = self._views(self._features(seed, delay_s, self._vectors(variant, seed)), delay_s)
         start = time.perf_counter()
-        features = views[0]
-        events = features.of_part(Part.VALID, Part.TEST)
-        found = [variant.fitted(Given(dataset, self._knowledge, view, seed), events) for view in views]
-        seconds = time.perf_counter() - start
-        is_test = features.parts[events] == Part.TEST
-        valid, test, live = found[0][~is_test], found[0][is_test], found[-1][is_test]
-        return Predictions(valid, test, live, valid_auc(dataset, valid), seconds)
+        by_view = {}
+        for name, features in views.items():
+            given = Given(self.of_seed(seed), self._knowledge, features, seed)
+            by_view[name] = variant.fitted(given, features.of_part(Part.VALID, Part.TEST))
+        return Predictions(by_view, time.perf_counter() - start)
 
-    def _trained(self, variant: Variant, seed: int) -> Predictions:
+    def _trained(self, variant: Variant, seed: int, delay_s: int) -> Predictions:
         vectors = self._vectors(variant, seed)
-        views = self._views(seed, semantics=vectors is not None)
-        if vectors:
-            views = [with_vectors(view, vectors) for view in views]
-        trained = self._network(variant, seed, views[0])
+        features = self._features(seed, delay_s, vectors)
+        trained = self._network(variant, seed, delay_s, features, vectors)
         start = time.perf_counter()
         if variant.textless and vectors:
-            scored = self._without_test_items(vectors, seed)
-            views = [with_vectors(view, scored) for view in views]
-        valid = predict(trained.model, views[0], views[0].of_part(Part.VALID))
-        test, live = (predict(trained.model, view, view.of_part(Part.TEST)) for view in (views[0], views[-1]))
-        seconds = float(trained.record.training["seconds"]) + time.perf_counter() - start
-        return Predictions(valid, test, live, valid_auc(self.of_seed(seed), valid), seconds)
+            features = with_vectors(features, self._without_hidden_items(vectors, seed))
+        events = features.of_part(Part.VALID, Part.TEST)
+        views = self._views(features, delay_s)
+        by_view = {name: predict(trained.model, view, events) for name, view in views.items()}
+        return Predictions(by_view, float(trained.record.training["seconds"]) + time.perf_counter() - start)
 
     def _vectors(self, variant: Variant, seed: int) -> StudentVectors | None:
         if variant.source != "untaught":
@@ -144,34 +166,44 @@ class BenchmarkRunner:
         student = self._distilled(Folders(self._folders.dataset, knowledge), folder / f"student-{seed}")
         return replace(load_vectors(student), users=NOBODY)
 
-    def _without_test_items(self, vectors: StudentVectors, seed: int) -> StudentVectors:
-        hidden = set(self.of_seed(seed).events.filter(part="test")["item_id"])
-        places = [place for place, id_ in enumerate(vectors.items.ids) if id_ not in hidden]
+    def _without_hidden_items(self, vectors: StudentVectors, seed: int) -> StudentVectors:
+        shown = set(self.of_seed(seed).events.filter(part="train")["item_id"])
+        places = [place for place, id_ in enumerate(vectors.items.ids) if id_ in shown]
         seen = LevelVectors([vectors.items.ids[place] for place in places], vectors.items.vectors[places])
         return replace(vectors, items=seen)
 
-    def _network(self, variant: Variant, seed: int, features: Features) -> TrainedNetwork:
+    def _network(
+        self, variant: Variant, seed: int, delay_s: int, features: Features, vectors: StudentVectors | None
+    ) -> TrainedNetwork:
         """Return the variant's trained network."""
         protocol = self._protocol
         if variant.textless:
-            return self._network(replace(variant, name=ENCODED, textless=False), seed, features)
+            return self._network(replace(variant, name=ENCODED, textless=False), seed, delay_s, features, vectors)
         config, training = variant.config(protocol.ranker), replace(protocol.training, seed=seed)
-        inputs = NetworkInputs(self.of_seed(seed).fingerprint, self._sources.student.student, features)
+        inputs = NetworkInputs(self.of_seed(seed).fingerprint, vectors.student if vectors else "", features)
         steps = training.steps(len(features.of_part(Part.WINDOW, Part.TRAIN)))
 
         def show(epoch: int, step: int, loss: float) -> None:
             self._progress(f"epoch {epoch}, loss {loss:.3f}", step, steps)
 
-        folder = self._work / "models" / f"{variant.name}-{seed}"
-        return train_network(folder, self._fingerprint(variant, seed), inputs, config, training, show)
+        folder = self._work / "models" / _name(variant, seed, delay_s)
+        return train_network(folder, self._fingerprint(variant, seed, delay_s), inputs, config, training, show)
 
-    def _views(self, seed: int, *, semantics: bool) -> list[Features]:
-        """Return the features of a seed's rows, with the student's vectors or without: with counts at the end of train
-        and, if all seeds share the rows, with live ones."""
+    def _features(self, seed: int, delay_s: int, vectors: StudentVectors | None) -> Features:
+        features = self._walked(0 if self._protocol.hidden is None else seed, delay_s, vectors is not None)
+        return with_vectors(features, vectors) if vectors else features
+
+    def _walk(self, seed: int, delay_s: int, semantics: bool) -> Features:
+        self._progress("reading the events", 0, 1)
         dataset = self.of_seed(seed)
-        if semantics not in self._features:
-            self._progress("reading the events", 0, 1)
-            schema = fit_schema(dataset, semantics=semantics)
-            self._features[semantics] = build_features(dataset, schema, self._sources.student)
-        features = self._features[semantics]
-        return [features] if self._protocol.hidden is not None else [features, features.live()]
+        return build_features(dataset, fit_schema(dataset, semantics=semantics), NOTHING, delay_s)
+
+    def _views(self, features: Features, delay_s: int) -> dict[str, Features]:
+        """Return the views of features: with counts of the end of train, unless feedback is delayed, and with live
+        counts, if all seeds share the rows."""
+        views = {} if delay_s else {FROZEN: features}
+        return views if self._protocol.hidden is not None else {**views, LIVE: features.live()}
+
+
+def _name(variant: Variant, seed: int, delay_s: int) -> str:
+    return f"{variant.name}-{seed}-{delay_s}"

@@ -1,193 +1,179 @@
 """A benchmark's figures from predictions: means over seeds, and differences with their confidence.
 
-If all seeds share the test rows, differences are resampled over users and seeds. If each seed hides its own items,
+If all seeds share the measured rows, differences are resampled over users and seeds. If each seed hides its own items,
 seeds are paired. docs/protocols.md explains each figure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
-from lab.benchmark.predictions import Floats, MeasuredRows
+from lab.benchmark.given import Floats
+from lab.benchmark.predictions import REQUEST_S, MeasuredRows
 from lab.benchmark.protocol import Protocol
-from lab.benchmark.run import Results
-from lab.benchmark.variant import ENCODED, OURS, PLAIN, Variant
-from msd.bootstrap import compare_by_seed, resample_metrics
-from msd.metrics import measure, measure_pooled, roc_auc
+from lab.benchmark.run import FROZEN, LIVE, Results
+from lab.benchmark.variant import ENCODED, OURS
+from msd.bootstrap import compare_by_seed, draw_weights, resample_metrics
+from msd.metrics import groups_of, measure_pooled, roc_auc
 
-_METRICS = ("auc", "uauc", "logloss", "ece", "predicted_over_observed")
 _BOOTSTRAP = "paired bootstrap over users and seeds together, {resamples} resamples, two-sided"
 _T_TEST = "corrected resampled t-test over seeds (Nadeau and Bengio 2003), two-sided"
 Figures = dict[str, Any]
 Kind = Literal["taught", "untaught"]
+_MODELS: dict[Kind, str] = {"taught": OURS, "untaught": ENCODED}
+_PROBABILITIES = ("logloss", "ece", "predicted_over_observed")
 
 
 def summarise(protocol: Protocol, results: Results, resamples: int) -> Figures:
-    """Return all figures of the JSON that come from predictions.
+    """Return the figures of the JSON that come from predictions: by view, one line per variant.
 
-    If each seed hides its own items, `untaught` has the figures of those with only a text, and the others are of those
-    that the teacher wrote about beforehand: the two are never in one table.
+    If each seed hides its own items, the views are the kinds of new items: those with only a text are `untaught`, the
+    others are those that the teacher wrote about beforehand.
     """
-    if protocol.hidden is None:
-        return _of_shared_rows(protocol, results, resamples)
-    figures = _of_own_rows(protocol, results, protocol.hidden, "taught")
-    if results.found.get(ENCODED):
-        figures["untaught"] = _of_own_rows(protocol, results, protocol.hidden, "untaught")
-    return figures
+    roles = {variant.name: variant.role for variant in protocol.variants}
+    views: dict[str, Figures] = {}
+    if protocol.hidden is not None:
+        test = _T_TEST
+        for kind, ours in _MODELS.items():
+            if ours in results.found:
+                views[kind] = {"model": ours, "lines": _of_own_rows(protocol, results, protocol.hidden, kind)}
+    else:
+        test, measured = _BOOTSTRAP.format(resamples=resamples), BenchmarkMetrics(results, resamples)
+        for view in measured.views:
+            views[view] = {"model": OURS, "lines": {name: measured.line(name, view) for name in results.found}}
+    for found in views.values():
+        found["lines"] = {name: {"role": roles[name], **line} for name, line in found["lines"].items()}
+    return {"gain_test": test, "views": views}
 
 
 class BenchmarkMetrics:
-    """All variants on the same test rows: the metrics of each, and the confidence in the difference of any two."""
+    """All variants on the same rows: the metrics of each, and the confidence in the difference of any two.
+
+    Metrics: `auc`, `auc_warm`, `auc_cold` of all rows, and of those whose user and item both have training rows, or not
+    both; `uauc`, the mean AUC of users; `request_auc`, of requests, weighted by rows, where feedback takes longer than
+    a request.
+    """
 
     def __init__(self, results: Results, resamples: int) -> None:
-        self.rows: MeasuredRows = next(iter(results.rows.values()))
-        self.found = {name: [by_seed[seed] for seed in sorted(by_seed)] for name, by_seed in results.found.items()}
-        every = np.ones(len(self.rows.warm), bool)
-        self._where = {"all": every, "live": every, "warm": self.rows.warm, "cold": ~self.rows.warm}
+        rows = self.rows = next(iter(results.rows.values()))
+        self.found = results.found
+        self.views = list(
+            dict.fromkeys(view for seeds in self.found.values() for found in seeds.values() for view in found)
+        )
+        self._pooled = {"auc": np.ones(len(rows.warm), bool), "auc_warm": rows.warm, "auc_cold": ~rows.warm}
+        self._grouped = {"uauc": _Groups(rows, rows.users), "request_auc": _Groups(rows, rows.requests)}
         self._resamples = resamples
-        self._resampled: dict[tuple[str, str], Floats] = {}
+        self._resampled: dict[tuple[str, str, str], Floats] = {}
 
-    def mean(self, name: str) -> Figures:
-        """Return each metric of a variant on all test rows, averaged over seeds."""
-        by_seed = [measure(self.rows.labels, found.test, self.rows.users) for found in self.found[name]]
-        return {metric: _mean([metrics[metric] for metrics in by_seed]) for metric in _METRICS}
+    def line(self, name: str, view: str) -> Figures:
+        """Return the figures of a variant; `gains`: of ours over it, by metric."""
+        pooled = [measure_pooled(self.rows.labels, one) for one in self._probabilities(name, view)]
+        metrics = self._metrics(view)
+        by_seed = {metric: self.by_seed(name, view, metric) for metric in metrics}
+        return {
+            **{metric: _mean(values) for metric, values in by_seed.items()},
+            "auc_std": deviation(by_seed["auc"] or []),
+            **{metric: _mean([one[metric] for one in pooled]) for metric in _PROBABILITIES},
+            "seeds": len(pooled),
+            "gains": {metric: self.gain(OURS, name, view, metric) for metric in metrics},
+        }
 
-    def aucs(self, name: str, where: str = "all") -> list[float] | None:
-        """Return the AUC by seed on some of the rows, or on all with live counts (`live`); None if the rows lack one of
-        the labels."""
-        labels = self.rows.labels[self._where[where]]
+    def by_seed(self, name: str, view: str, metric: str) -> list[float] | None:
+        """Return a metric by seed; None if the rows lack one of the labels."""
+        if metric in self._grouped:
+            return self._grouped[metric].aucs(self._probabilities(name, view))
+        rows = self._pooled[metric]
+        labels = self.rows.labels[rows]
         if not 0 < labels.sum() < len(labels):
             return None
-        return [roc_auc(labels, probabilities) for probabilities in self._probabilities(name, where)]
+        return [roc_auc(labels, one[rows]) for one in self._probabilities(name, view)]
 
-    def auc(self, name: str, where: str) -> float | None:
-        """Return the mean AUC over seeds."""
-        return _mean(self.aucs(name, where) or [None])
-
-    def gain(self, name: str, other: str, where: str = "all") -> Figures:
-        """Return the AUC of one variant minus that of another over the seeds that both have, with its 95 % interval and
-        two-sided p, for which users and seeds are resampled together; None if the rows lack one of the labels."""
-        seeds = min(len(self.found[name]), len(self.found[other]))
-        ours, theirs = self.aucs(name, where), self.aucs(other, where)
-        if ours is None or theirs is None:
+    def gain(self, name: str, other: str, view: str, metric: str = "auc") -> Figures:
+        """Return a metric of one variant minus that of another over the seeds that both have, with its 95 % interval
+        and two-sided p, for which users and seeds are resampled together; None without a value of both."""
+        ours, theirs = (self.by_seed(one, view, metric) if self._has(one, view) else None for one in (name, other))
+        if not ours or not theirs:
             return {"gain": None, "ci95": None, "p": None}
-        confidence = compare_by_seed(self._resample(name, where)[:seeds], self._resample(other, where)[:seeds])
-        return {"gain": float(np.mean(ours[:seeds]) - np.mean(theirs[:seeds])), **confidence}
+        seeds = min(len(ours), len(theirs))
+        drawn = [self._resample(one, view, metric)[:seeds] for one in (name, other)]
+        return {"gain": float(np.mean(ours[:seeds]) - np.mean(theirs[:seeds])), **compare_by_seed(drawn[0], drawn[1])}
 
-    def _probabilities(self, name: str, where: str) -> Floats:
+    def _metrics(self, view: str) -> list[str]:
+        delay_s = 0 if view == FROZEN else int(view.removeprefix(f"{LIVE}_").removesuffix("_s"))
+        return [*self._pooled, *(name for name in self._grouped if name != "request_auc" or delay_s >= REQUEST_S)]
+
+    def _has(self, name: str, view: str) -> bool:
+        return any(view in found for found in self.found.get(name, {}).values())
+
+    def _probabilities(self, name: str, view: str) -> Floats:
         """Return the probabilities [K, n] of a variant's seeds."""
-        by_seed = [found.live if where == "live" else found.test for found in self.found[name]]
-        return np.stack(by_seed)[:, self._where[where]]
+        return np.stack([found[view] for _, found in sorted(self.found[name].items())])
 
-    def _resample(self, name: str, where: str) -> Floats:
-        """Return the AUC [K, R] of a variant's seeds over R resamples of users, the same for every variant."""
-        if (name, where) not in self._resampled:
-            rows = self._where[where]
-            probabilities = self._probabilities(name, where)
-            drawn = resample_metrics(self.rows.labels[rows], probabilities, self.rows.users[rows], self._resamples)
-            self._resampled[name, where] = drawn.auc
-        return self._resampled[name, where]
-
-    def ensemble(self, name: str) -> Figures:
-        """Return AUC and UAUC of the seeds' mean probabilities."""
-        together = np.mean([found.test for found in self.found[name]], axis=0)
-        metrics = measure(self.rows.labels, together, self.rows.users)
-        return {"auc": metrics["auc"], "uauc": metrics["uauc"], "seeds": len(self.found[name])}
+    def _resample(self, name: str, view: str, metric: str) -> Floats:
+        """Return a metric [K, R] of a variant's seeds over R resamples of users, the same for every variant."""
+        key = name, view, metric
+        if key not in self._resampled:
+            probabilities = self._probabilities(name, view)
+            if metric in self._grouped:
+                self._resampled[key] = self._grouped[metric].resample(probabilities, self._resamples)
+            else:
+                rows = self._pooled[metric]
+                labels, users = self.rows.labels[rows], self.rows.users[rows]
+                self._resampled[key] = resample_metrics(labels, probabilities[:, rows], users, self._resamples).auc
+        return self._resampled[key]
 
 
-def _of_shared_rows(protocol: Protocol, results: Results, resamples: int) -> Figures:
-    measured = BenchmarkMetrics(results, resamples)
-    ours, live = measured.mean(OURS), measured.auc(OURS, "live")
-    figures: Figures = {
-        "model": OURS,
-        "auc_mean": ours["auc"],
-        "auc_std": deviation(measured.aucs(OURS) or []),
-        **{f"{metric}_mean": ours[metric] for metric in ("uauc", "logloss")},
-        **{metric: ours[metric] for metric in ("ece", "predicted_over_observed")},
-        "valid_auc_mean": _mean([found.valid_auc for found in measured.found[OURS]]),
-        **{f"auc_{where}": measured.auc(OURS, where) for where in ("warm", "cold")},
-        "auc_live_counts": live,
-        "auc_live_counts_gain": None if live is None else live - ours["auc"],
-        "gain_test": _BOOTSTRAP.format(resamples=resamples),
-    }
-    for where, ending in (("all", ""), ("warm", "_warm"), ("cold", "_cold")):
-        gain = measured.gain(OURS, PLAIN, where)
-        figures |= {f"gain_auc{ending}": gain["gain"], f"gain_auc{ending}_ci95": gain["ci95"]}
-        if where == "all":
-            figures["gain_p"] = gain["p"]
-    for role in ("baseline", "ablation"):
-        names = [variant.name for variant in protocol.variants if variant.role == role]
-        figures[f"{role}s"] = {name: _line(measured, name) for name in names}
-    return {**figures, "ensemble": measured.ensemble(OURS)}
+class _Groups:
+    """Groups of rows that have both labels, each of one user; a group of users' rows counts once, one of a request's as
+    often as it has rows."""
 
+    def __init__(self, rows: MeasuredRows, keys: NDArray[np.int64]) -> None:
+        self._labels = rows.labels
+        self._groups = [group for group in groups_of(keys) if 0 < rows.labels[group].sum() < len(group)]
+        self._users = np.array([rows.users[group[0]] for group in self._groups], np.int64)
+        counts_once = keys is rows.users
+        self._weights = np.array([1.0 if counts_once else len(group) for group in self._groups])
 
-def _line(measured: BenchmarkMetrics, name: str) -> Figures:
-    """Return one line of a table. `gain`: of ours over it."""
-    metrics = measured.mean(name)
-    figures: Figures = {
-        "auc": metrics.pop("auc"),
-        "auc_std": deviation(measured.aucs(name) or []),
-        **{f"auc_{where}": measured.auc(name, where) for where in ("warm", "cold")},
-        "auc_live_counts": measured.auc(name, "live"),
-        "valid_auc": _mean([found.valid_auc for found in measured.found[name]]),
-        **metrics,
-        "seeds": len(measured.found[name]),
-    }
-    for where, ending in (("all", ""), ("cold", "_cold"), ("live", "_live")):
-        gain = measured.gain(OURS, name, where)
-        figures[f"gain{ending}"] = gain["gain"]
-        figures |= {f"gain{ending}_{part}": gain[part] for part in ("ci95", "p")}
-    return figures
+    def aucs(self, probabilities: Floats) -> list[float] | None:
+        """Return the mean AUC of the groups by seed, from probabilities [K, n]; None without groups."""
+        if not self._groups:
+            return None
+        return [float(np.average(self._by_group(one), weights=self._weights)) for one in probabilities]
+
+    def resample(self, probabilities: Floats, resamples: int) -> Floats:
+        """Return the same over resamples of users [K, R]."""
+        by_group = np.stack([self._by_group(one) for one in probabilities])
+        drawn = [weights * self._weights for weights in draw_weights(self._users, resamples, 0)]
+        return np.concatenate([by_group @ weights.T / weights.sum(1) for weights in drawn], axis=1)
+
+    def _by_group(self, probabilities: Floats) -> Floats:
+        return np.array([roc_auc(self._labels[group], probabilities[group]) for group in self._groups])
 
 
 def _of_own_rows(protocol: Protocol, results: Results, hidden: float, kind: Kind) -> Figures:
-    """Return the figures of one kind of new items: AUC is pooled over a seed's rows, then averaged."""
-    ours = {"taught": OURS, "untaught": ENCODED}[kind]
-    compared = [variant for variant in protocol.variants if getattr(variant, kind)]
-    aucs = {variant.name: _aucs(results, variant) for variant in compared}
-    pooled = [measure_pooled(results.rows[seed].labels, found.test) for seed, found in results.found[ours].items()]
-    mean = {metric: float(np.mean([metrics[metric] for metrics in pooled])) for metric in pooled[0]}
-    baselines, ablations = (
-        {variant.name: _paired(aucs[ours], aucs[variant.name], hidden) for variant in compared if variant.role == role}
-        for role in ("baseline", "ablation")
-    )
-    best = max(baselines, key=lambda name: float(baselines[name]["auc"]))
-    return {
-        "model": ours,
-        "auc_mean": mean["auc"],
-        "auc_std": deviation(list(aucs[ours].values())),
-        "auc_without_semantics": baselines[PLAIN]["auc"],
-        "gain_auc": baselines[PLAIN]["gain"],
-        "gain_auc_ci95": baselines[PLAIN]["gain_ci95"],
-        "gain_p": baselines[PLAIN]["gain_p"],
-        "gain_test": _T_TEST,
-        "best_baseline": best,
-        "gain_auc_over_best_baseline": baselines[best]["gain"],
-        "logloss_mean": mean["logloss"],
-        "ece": mean["ece"],
-        "predicted_over_observed": mean["predicted_over_observed"],
-        "baselines": baselines,
-        "ablations": ablations,
-    }
+    """Return the lines of one kind of new items: AUC is pooled over a seed's rows, then averaged."""
+    ours, lines, aucs = _MODELS[kind], {}, {}
+    for variant in protocol.variants:
+        name = variant.name
+        if name not in results.found or not getattr(variant, kind):
+            continue
+        found = results.found[name].items()
+        by_seed = {seed: measure_pooled(results.rows[seed].labels, views[FROZEN]) for seed, views in found}
+        aucs[name] = {seed: pooled["auc"] for seed, pooled in by_seed.items()}
+        lines[name] = {
+            **{metric: _mean([pooled[metric] for pooled in by_seed.values()]) for metric in ("auc", *_PROBABILITIES)},
+            "auc_std": deviation(list(aucs[name].values())),
+            "seeds": len(by_seed),
+        }
+    return {name: {**line, "gains": {"auc": _paired(aucs[ours], aucs[name], hidden)}} for name, line in lines.items()}
 
 
-def _aucs(results: Results, variant: Variant) -> dict[int, float]:
-    found = results.found[variant.name]
-    return {seed: roc_auc(results.rows[seed].labels, predictions.test) for seed, predictions in found.items()}
-
-
-def _paired(ours: dict[int, float], theirs: dict[int, float], hidden: float) -> Figures:
+def _paired(ours: Mapping[int, float], theirs: Mapping[int, float], hidden: float) -> Figures:
     gaps = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
-    values = list(theirs.values())
-    return {
-        "auc": float(np.mean(values)),
-        "auc_std": deviation(values),
-        "gain": float(np.mean(gaps)),
-        **{f"gain_{name}": value for name, value in resampled_t(gaps, hidden).items()},
-        "seeds": len(values),
-    }
+    return {"gain": float(np.mean(gaps)), **resampled_t(gaps, hidden)}
 
 
 def resampled_t(gaps: Sequence[float], share: float) -> Figures:
@@ -211,5 +197,5 @@ def deviation(values: Sequence[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    return None if None in values else float(np.mean(np.array(values, np.float64)))
+def _mean(values: Sequence[float] | None) -> float | None:
+    return float(np.mean(values)) if values else None

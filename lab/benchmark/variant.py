@@ -3,53 +3,25 @@
 Trains nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from msd.dataset.load import Dataset
+from lab.benchmark.given import Fitted, Floats, Given, Rows
+from lab.benchmark.regression import regression, regression_mood, regression_taste
 from msd.evaluation.baselines import counts_baseline
-from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
-from msd.teachers.knowledge import KnowledgeBase
 
 # Source of a network's vectors; with None, its schema has no columns for vectors.
-# `student_with_users`: with users' vectors, whatever a benchmark gives the others.
 # `untaught`: of a student that was not trained on the seed's valid and test items.
-Source = Literal[
-    "student",
-    "student_with_users",
-    "untaught",
-    "explicit",
-    "implicit",
-    "plain",
-    "bag_of_words",
-    "teacher_text",
-]
-Floats = NDArray[np.float64]
-
-
-class Given(NamedTuple):
-    """Inputs of a model other than a network; `features` are without vectors."""
-
-    dataset: Dataset
-    knowledge: KnowledgeBase
-    features: Features
-    seed: int
-
-
-# Fits on the training rows and returns click probabilities [n] of given events.
-Fitted = Callable[[Given, NDArray[np.int64]], Floats]
+Source = Literal["student", "untaught", "plain", "bag_of_words"]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One model. `changes`: of the protocol's RankerConfig; for a fitted model, its settings for the record.
-    `textless`: the network of `ENCODED`, scoring without the vectors of test items. `fitted`: used in place of a
-    network; `source` and the rest then have no effect.
+    """One model. `source`: of its vectors. `changes`: of the protocol's RankerConfig; for a fitted model, its settings
+    for the record. `textless`: the network of `ENCODED`, scoring without the vectors of valid and test items. `fitted`:
+    used in place of a network.
 
     `taught`, `untaught`: the kinds of new items on which it is compared: described by the teacher beforehand, or with
     only a text.
@@ -78,10 +50,13 @@ def standard_variants() -> tuple[Variant, ...]:
     return (
         Variant(OURS, "ours", "student"),
         Variant(PLAIN, "baseline"),
+        Variant("regression", "baseline", fitted=regression),
+        Variant("regression_mood", "baseline", fitted=regression_mood),
+        Variant("regression_taste", "baseline", "student", fitted=regression_taste),
         Variant("counts_gbdt", "baseline", fitted=_trees),
         *(Variant(network, "baseline", changes={"network": network}) for network in ("lr", "deepfm", "din", "dcnv2")),
-        Variant("without_count_model", "ablation", "student", {"counts": ()}),
         Variant("without_taste", "ablation", "student", {"taste": False}),
+        Variant("without_count_model", "ablation", "student", {"counts": ()}),
         *_other_texts(),
     )
 
@@ -102,21 +77,8 @@ def cold_variants() -> tuple[Variant, ...]:
 
 
 def _other_texts() -> tuple[Variant, ...]:
-    return (
-        Variant("without_distillation", "ablation", "plain"),
-        Variant("bag_of_words", "ablation", "bag_of_words"),
-        Variant("teacher_text", "ablation", "teacher_text"),
-    )
+    return Variant("plain_text", "ablation", "plain"), Variant("bag_of_words", "ablation", "bag_of_words")
 
 
-def knowledge_ablations() -> tuple[Variant, ...]:
-    """Return networks that see more or less of the teacher's texts; for data with user knowledge of both kinds."""
-    return (
-        Variant("with_user_knowledge", "ablation", "student_with_users"),
-        Variant("explicit_only", "ablation", "explicit"),
-        Variant("implicit_only", "ablation", "implicit"),
-    )
-
-
-def _trees(given: Given, events: NDArray[np.int64]) -> Floats:
+def _trees(given: Given, events: Rows) -> Floats:
     return counts_baseline(given.features, events, given.seed)

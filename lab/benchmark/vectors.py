@@ -1,11 +1,11 @@
-"""Sources of a network's vectors: the student, its halves, the plain encoder, the teacher's words themselves.
+"""Sources of a network's vectors: the student, the plain encoder, the teacher's words themselves.
 
 All have the student's width, so that they differ only in content.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,48 +20,58 @@ from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, SideFeatures
 from msd.step import fingerprint_of
 from msd.student.encoder import encode_texts, new_student
-from msd.student.lessons import BagOfWords, encode_targets, make_lessons, teachers_words
+from msd.student.lessons import BagOfWords, teachers_words
 from msd.student.record import HEADS, VECTOR_DIM, WORDS_DIM, Vectors
 from msd.student.vectors import Level, LevelVectors, StudentVectors, load_vectors
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
 
 _LEADING = 32
 NOBODY = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
+NOTHING = StudentVectors("", NOBODY, NOBODY)
 
 
 class VectorSources:
-    """Vectors of one dataset by source, each made on first use; of items alone unless `users`."""
+    """Vectors of one dataset by source, each made on first use; of items alone unless `users`. `distil`: returns the
+    student's folder."""
 
     def __init__(
-        self, dataset: Dataset, base: KnowledgeBase, student: Path, progress: Progress, *, users: bool = True
+        self,
+        dataset: Dataset,
+        base: KnowledgeBase,
+        distil: Callable[[], Path],
+        progress: Progress,
+        *,
+        users: bool = True,
     ) -> None:
-        self._dataset, self._base, self._progress, self._users = dataset, base, progress, users
-        self.student = load_vectors(student)
+        self._dataset, self._base, self._distil, self._progress, self._users = dataset, base, distil, progress, users
         self.knowledge = fingerprint_of(
             *(one.model_dump() for level in (base.items, base.users) for one in level.values())
         )
-        self.made_of = self.student.student, self.knowledge, users
         self.of: Callable[[Source], StudentVectors] = cache(self._make)
+
+    @cached_property
+    def student(self) -> StudentVectors:
+        """The student's vectors."""
+        return load_vectors(self._distil())
+
+    def made_of(self, source: Source) -> list[object]:
+        """Return what the vectors of a source depend on besides the dataset."""
+        student = self.student.student if source in ("student", "untaught") else None
+        return [source, self.knowledge, self._users, student]
 
     def _make(self, source: Source) -> StudentVectors:
         """Return vectors that have a fingerprint of their source as `student`."""
         if source == "student" and self._users:
             return self.student
-        with_users = source == "student_with_users" or self._users
-        items = self._level(source, "items")
-        users = self._level(source, "users") if with_users else NOBODY
-        return StudentVectors(fingerprint_of(source, self.student.student), items, users)
+        users = self._level(source, "users") if self._users else NOBODY
+        return StudentVectors(fingerprint_of(*self.made_of(source)), self._level(source, "items"), users)
 
     def _level(self, source: Source, level: Level) -> LevelVectors:
-        own = self.student.items if level == "items" else self.student.users
-        known = self._base.items if level == "items" else self._base.users
-        if source in ("explicit", "implicit"):
-            return only_half(own, source)
         if source == "plain":
             return self._encode(student_texts(self._dataset)[level == "users"])
         if source == "bag_of_words":
-            return bag_of_words(known)
-        return self._encode_teacher(level, known) if source == "teacher_text" else own
+            return bag_of_words(self._base.items if level == "items" else self._base.users)
+        return self.student.items if level == "items" else self.student.users
 
     def _encode(self, texts: Mapping[str, str]) -> LevelVectors:
         done = 0
@@ -74,19 +84,6 @@ class VectorSources:
         vectors = encode_texts(new_student(), list(texts.values()), on_batch=count)
         vectors[:, HEADS["words"]] = 0.0  # an untrained words head is random
         return LevelVectors(list(texts), vectors)
-
-    def _encode_teacher(self, level: Level, known: Mapping[str, Knowledge]) -> LevelVectors:
-        """Return the targets of two of the student's heads, for all with text and knowledge; the words are left out."""
-        lessons = make_lessons(level, student_texts(self._dataset)[level == "users"], known, 0.0, 0)
-        targets = encode_targets(new_student(), lessons, lambda head, done, all_, _: self._progress(head, done, all_))
-        return LevelVectors(lessons.ids, targets)
-
-
-def only_half(level: LevelVectors, head: str) -> LevelVectors:
-    """Return the same vectors with one head's part; the rest is zeros."""
-    kept = np.zeros_like(level.vectors)
-    kept[:, HEADS[head]] = level.vectors[:, HEADS[head]]
-    return LevelVectors(level.ids, kept)
 
 
 def bag_of_words(known: Mapping[str, Knowledge]) -> LevelVectors:

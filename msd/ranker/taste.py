@@ -15,9 +15,9 @@ from msd.contract.schema import STATE_FEATURES, Bag, Categorical, FeatureSchema
 from msd.ranker.embedding import first_known, is_id
 
 BLOCKS = 2  # blocks of a vector: meaning and words
-PARTS = ("mood", "mean", "variance")
+PARTS = ("mood", "mean", "mood_variance", "variance")
 """What `Taste` knows of each target."""
-FEATURES = 4
+FEATURES = 5
 _FEW = 256  # fields of at most this many values are compared by indicators
 _LEAST_VARIANCE, _LEAST_WEIGHT = 1e-4, 1e-6
 _NEWTON_STEPS = 8
@@ -56,8 +56,8 @@ class Taste(nn.Module):
         self.rate = schema.numeric_width("item") + STATE_FEATURES.index("smoothed_log_odds")
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return `PARTS` [N, 3] of the targets: what the user's mood adds to the log-odds, what they think of items
-        like this one, and the variance of the sum."""
+        """Return `PARTS` [N, 4] of the targets: what the user's mood adds to the log-odds, what they think of items
+        like this one, and the variances of the mood and of the sum."""
         shown_BL, clicks_BL, age_BL, rate_BL = tensors["history_outcomes"].unbind(-1)
         expected_BL = torch.sigmoid(self._log_odds(rate_BL))
         deviation_BL = torch.sqrt(expected_BL * (1.0 - expected_BL))
@@ -84,9 +84,12 @@ class Taste(nn.Module):
         covariance_NL = likeness_NL + of_mood_BL
         mean_N1 = _products(likeness_NL, learned_BL1.transpose(1, 2))
         mood_B = (of_mood_BL * learned_BL1.squeeze(-1)).sum(-1)
-        explained_N = (_products(covariance_NL, inverse_BLL) * covariance_NL).sum(-1)
-        variance_N = (always + lately + own_N - explained_N).clamp(min=_LEAST_VARIANCE)
-        return torch.stack([mood_B.expand_as(own_N), mean_N1.squeeze(-1), variance_N], -1)
+        explained_B, explained_N = (
+            (_products(covariance, inverse_BLL) * covariance).sum(-1) for covariance in (of_mood_BL, covariance_NL)
+        )
+        variances = (always + lately - explained_B).expand_as(own_N), always + lately + own_N - explained_N
+        parts = [mood_B.expand_as(own_N), mean_N1.squeeze(-1), *(part.clamp(min=_LEAST_VARIANCE) for part in variances)]
+        return torch.stack(parts, -1)
 
     def log_odds(self, tensors: Mapping[str, Tensor], parts: Tensor) -> Tensor:
         """Return the log-odds [N] of a click by the taste alone, from its `PARTS` and the items' click rates."""
@@ -125,11 +128,16 @@ class Taste(nn.Module):
         return shared
 
 
+def of_unknown(parts: Tensor) -> Tensor:
+    """Return the `PARTS` [N, 4] that unknown items would have in place of the targets: the mood alone."""
+    mood, _, variance, _ = parts.unbind(-1)
+    return torch.stack([mood, torch.zeros_like(mood), variance, variance], -1)
+
+
 def taste_features(parts: Tensor) -> Tensor:
-    """Return the network's features [N, 4] of `PARTS` [N, 3]: mood, mean, logarithm of the variance, mean in standard
-    deviations."""
-    mood, mean, variance = parts.unbind(-1)
-    return torch.stack([mood, mean, variance.log(), mean / variance.sqrt()], -1)
+    """Return features [N, 5] of `PARTS` [N, 4]: mood, mean, log variances, and the mean in standard deviations."""
+    mood, mean, mood_variance, variance = parts.unbind(-1)
+    return torch.stack([mood, mean, mood_variance.log(), variance.log(), mean / variance.sqrt()], -1)
 
 
 def inverse(matrix_BLL: Tensor) -> Tensor:
@@ -142,7 +150,7 @@ def inverse(matrix_BLL: Tensor) -> Tensor:
     if not torch.onnx.is_in_onnx_export():
         return torch.cholesky_inverse(torch.linalg.cholesky(matrix_BLL))
     two = 2.0 * torch.eye(matrix_BLL.shape[-1])
-    bound = matrix_BLL.abs().sum(-1).amax(-1)[:, None, None] * 1.01 + 0.1
+    bound = matrix_BLL.square().sum((-1, -2), keepdim=True).sqrt() * 1.01 + 0.1
     centre, slope = (bound + 1.0) / (bound - 1.0), 2.0 / (bound - 1.0)
     scale = slope / (centre * (4.0 * centre * centre - 3.0))
     quadratic = (4.0 * slope * slope) * (matrix_BLL @ matrix_BLL) - (12.0 * centre * slope) * matrix_BLL

@@ -255,7 +255,7 @@ def test_dcn_crosses_its_inputs_with_themselves() -> None:
 
 def test_default_network_is_msd_and_others_are_checked() -> None:
     assert RankerConfig().network == "msd"
-    with pytest.raises(ValidationError, match="Input should be 'msd', 'lr', 'deepfm', 'din' or 'dcnv2'"):
+    with pytest.raises(ValidationError, match="Input should be 'msd', 'content', 'lr', 'deepfm', 'din' or 'dcnv2'"):
         RankerConfig.model_validate({"network": "wide"})
     for name in ("deepfm", "din", "dcnv2"):
         with pytest.raises(ValidationError, match=f"hidden is empty, and the network '{name}' is not without an MLP"):

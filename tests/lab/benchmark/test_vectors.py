@@ -13,7 +13,7 @@ from msd.dataset.texts import student_texts
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.student.encoder import encode_texts, new_student
-from msd.student.record import HEAD_DIM, HEADS, VECTOR_DIM
+from msd.student.record import HEADS, VECTOR_DIM
 from msd.student.vectors import load_vectors
 from msd.teachers.knowledge import Knowledge, KnowledgeBase, load_knowledge
 from tests.lab.benchmark.made import Steps
@@ -39,12 +39,11 @@ def test_student_is_taken_as_it_is_and_the_plain_encoder_reads_raw_texts(
     np.testing.assert_array_equal(found.users.vectors, own.users.vectors)
     found, texts = sources.of("plain"), student_texts(tiny)[0]
     assert found.items.ids == list(texts)
-    whole = encode_texts(new_student(), list(texts.values()))
-    np.testing.assert_array_equal(found.items.vectors[:, : 2 * HEAD_DIM], whole[:, : 2 * HEAD_DIM])
-    assert not found.items.vectors[:, 2 * HEAD_DIM :].any()
+    np.testing.assert_array_equal(found.items.vectors, encode_texts(new_student(), list(texts.values())))
+    assert not found.items.vectors[:, HEADS["words"]].any()
 
 
-@pytest.mark.parametrize("source", ["student", "plain", "bag_of_words", "teacher_text"])
+@pytest.mark.parametrize("source", ["student", "plain", "bag_of_words"])
 def test_without_users_every_source_is_of_items(
     tiny: Dataset, base: KnowledgeBase, prepared: Path, sources: VectorSources, source: Source
 ) -> None:
@@ -54,30 +53,10 @@ def test_without_users_every_source_is_of_items(
     found = without.of(source)
     assert found.users.ids == []
     assert found.items.ids == sources.of(source).items.ids
-    assert all(total in (len(found.items.ids), 2 * len(found.items.ids)) for _, _, total in steps)
+    assert all(total == len(found.items.ids) for _, _, total in steps)
     if source == "student":
         users, own = without.of("student_with_users").users, sources.student.users
         np.testing.assert_array_equal(users.vectors, own.vectors)
-
-
-@pytest.mark.parametrize("source", ["explicit", "implicit"])
-def test_one_kind_of_knowledge_zeroes_the_others(sources: VectorSources, source: Source) -> None:
-    found, half = sources.of(source), HEADS[source]
-    for level, whole in ((found.items, sources.student.items), (found.users, sources.student.users)):
-        np.testing.assert_array_equal(level.vectors[:, half], whole.vectors[:, half])
-        assert np.count_nonzero(level.vectors.any(axis=0)) == HEAD_DIM
-
-
-def test_teachers_texts_are_encoded_side_by_side(sources: VectorSources, base: KnowledgeBase) -> None:
-    found = sources.of("teacher_text").users
-    assert found.ids == list(base.users)
-    first = base.users[found.ids[0]]
-    explicit, implicit = encode_texts(
-        new_student(), [f"{first.explicit} {', '.join(first.tags)}".strip(), first.implicit], plain=True
-    )
-    np.testing.assert_allclose(found.vectors[0, HEADS["explicit"]], explicit, atol=1e-5)
-    np.testing.assert_allclose(found.vectors[0, HEADS["implicit"]], implicit, atol=1e-5)
-    assert not found.vectors[:, HEADS["words"]].any()
 
 
 def test_bag_of_words_finds_texts_of_the_same_words() -> None:
@@ -98,7 +77,7 @@ def test_bag_of_words_finds_texts_of_the_same_words() -> None:
 
 
 def test_sources_differ_and_name_what_they_come_from(sources: VectorSources) -> None:
-    names: tuple[Source, ...] = ("student", "explicit", "implicit", "plain", "bag_of_words", "teacher_text")
+    names: tuple[Source, ...] = ("student", "plain", "bag_of_words")
     found = [sources.of(name) for name in names]
     assert len({vectors.student for vectors in found}) == len(found)
     assert all(vectors.items.vectors.shape[1] == VECTOR_DIM for vectors in found)
