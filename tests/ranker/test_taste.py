@@ -91,7 +91,7 @@ def _likeness(taste: Taste, one: Item, other: Item) -> float:
 
 
 def _plain(taste: Taste, arrays: Arrays) -> Floats:
-    """Return mood, mean and variance [N, 3] by the textbook, impression by impression."""
+    """Return mood, mean and both variances [N, 4] by the textbook, impression by impression."""
     always, lately, days = (taste.scales[name].exp().item() for name in ("always", "lately", "days"))
     shown, clicks, ages, rates = arrays["history_outcomes"][0].astype(np.float64).T
     held = np.flatnonzero(shown)
@@ -115,7 +115,8 @@ def _plain(taste: Taste, arrays: Arrays) -> Floats:
         of_mood, of_likes = moods(ages[held], now)[:, 0], likes(items, [target])[:, 0]
         own = (moods(now, now) + likes([target], [target])).item()
         both = of_mood + of_likes
-        parts.append([of_mood @ learned, of_likes @ learned, own - both @ np.linalg.solve(noisy, both)])
+        spreads = always + lately - of_mood @ np.linalg.solve(noisy, of_mood), own - both @ np.linalg.solve(noisy, both)
+        parts.append([of_mood @ learned, of_likes @ learned, *spreads])
     return np.array(parts)
 
 
@@ -129,7 +130,8 @@ def test_taste_is_a_gaussian_process(held: int) -> None:
 def test_user_without_impressions_has_the_prior_taste() -> None:
     parts = _torch(_taste(0.0), _drawn(0, 0))
     assert not parts[:, :2].any()
-    assert (parts[:, 2] >= 0.2 + 0.3 - 1e-6).all()
+    np.testing.assert_allclose(parts[:, 2], 0.2 + 0.3, rtol=1e-6)
+    assert (parts[:, 3] >= parts[:, 2]).all()
 
 
 def test_clicks_raise_the_log_odds_of_alike_items_and_lower_their_variance() -> None:
@@ -142,10 +144,10 @@ def test_clicks_raise_the_log_odds_of_alike_items_and_lower_their_variance() -> 
     for name, clicks, age in (("clicked", 4.0, 0.0), ("passed", 0.0, 0.0), ("long ago", 4.0, 300.0)):
         arrays["history_outcomes"] = np.zeros((1, LENGTH, 4), np.float32)
         arrays["history_outcomes"][0, 0] = 4.0, clicks, age, 0.0
-        mood, mean, variance = _torch(taste, arrays)[0]
+        mood, mean, _, variance = _torch(taste, arrays)[0]
         found[name] = mood + mean, variance
     assert found["passed"][0] < 0 < found["long ago"][0] < found["clicked"][0]
-    assert found["clicked"][1] < found["long ago"][1] < _torch(taste, _drawn(3, 0))[0, 2]
+    assert found["clicked"][1] < found["long ago"][1] < _torch(taste, _drawn(3, 0))[0, 3]
 
 
 def _extremes() -> Mapping[str, Arrays]:

@@ -246,13 +246,12 @@ def test_taste_and_adaptors_are_frozen_beside_the_network(world: World, short: T
     assert roc_auc_score(labels, alone) > 0.55
 
 
-def test_known_taste_is_computed_anew_only_for_altered_items(world: World) -> None:
+def test_known_taste_equals_that_of_each_batch(world: World) -> None:
     ranker, rows = _ranker(world), world.features.of_part(Part.TRAIN)
     adapted = world.model.adaptors.adapt(world.features)
     assert ranker.taste is not None
     known = with_taste(ranker.taste, world.features, adapted)
-    corruption = Corruption(unknown=0.2, without_vector=0.2, new_item=0.2)
-    for hidden in (None, corruption):
+    for hidden in (None, Corruption(unknown=0.3, without_vector=0.0)):
         fresh, cached = (
             batch_opinions(world.model, features, adapted, rows, hidden, np.random.default_rng(0))[0].detach()
             for features in (world.features, known)
