@@ -17,6 +17,7 @@ from msd.contract.schema import STATE_FEATURES
 from msd.dataset.split import Part
 from msd.ranker.batch import Corruption, TrainedRanker
 from msd.ranker.features import Features, build_features
+from msd.ranker.model import Ranker
 from msd.training.train import predict_logits
 from tests.ranker.made import World, batch_logits
 
@@ -118,6 +119,7 @@ NOTHING_HIDDEN = Corruption(aged_user=0.0, aged_item=0.0, unknown=0.0, without_v
 def seen(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     """What the network is asked with, for the training rows of one batch."""
     noted: dict[str, torch.Tensor] = {}
+    assert isinstance(world.model.ranker, Ranker)
     opinions = world.model.ranker.opinions
 
     def note(tensors: dict[str, torch.Tensor], taste: torch.Tensor) -> list[torch.Tensor]:

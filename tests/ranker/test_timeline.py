@@ -83,7 +83,7 @@ def test_history_is_the_users_impressions_that_are_known(past: Past, delay: int)
     """Clicked or not, one entry an item, with how often and when it was last seen, and its click rate before."""
     timeline, events = walk(past, delay), past.dataset.events
     items = encode_entities(past.dataset, SCHEMA, "item").ids
-    counted_until = events["at"].filter(past.parts <= Part.TRAIN).max()
+    counted_until = float(events["at"].to_numpy()[past.parts <= Part.TRAIN].max())
     for row, (user, now) in enumerate(events.select("user_id", "at").iter_rows()):
         mine = events.filter((pl.col("user_id") == user) & (pl.col("at") < now - delay)).group_by("item_id")
         seen = mine.agg(pl.col("at").max(), n=pl.len(), k=pl.col("label").sum()).sort("at", "item_id")
