@@ -32,7 +32,8 @@ def _run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[in
 
 def test_benchmark_ends_in_json_and_a_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
-    options = ("collm-ml-1m", data, out, "--seeds", "2", "--resamples", "100")
+    chosen = [option for name in VARIANTS for option in ("--model", name)]
+    options = ("collm-ml-1m", data, out, "--seeds", "2", "--resamples", "100", "--delay", "600", *chosen)
     code, printed = _run(capsys, *options)
     assert code == 0, printed
     assert "collm-ml-1m: test" in printed
