@@ -15,11 +15,12 @@ from model_export.errors import ExportError
 from model_export.graph import Run, open_run
 from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.bundle import RANKER, ROWS, Bundle
+from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.golden import Golden, encode_row, golden_tensors
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
-from msd.contract.schema import FeatureSchema
+from msd.contract.schema import OUTCOME_FEATURES, FeatureSchema
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.features import Features
@@ -49,14 +50,26 @@ def serving_requests(dataset: Dataset, features: Features, limit: int, seed: int
 def plain_request(dataset: Dataset, features: Features, row: int) -> Request:
     """Return one row as a request for its own item alone."""
     event = dataset.events.row(row, named=True)
-    items = features.item.entities.ids
     return {
         "user_id": event["user_id"],
         "at": float(event["at"]),
         "context": {name: event[name] for name in features.schema.settable["context"]},
         "candidates": {"id": [event["item_id"]]},
-        "user": {"history": [items[item] for item in features.history[row].tolist() if item >= 0]},
+        "user": {"history": _history(features, row, float(event["at"]))},
     }
+
+
+def _history(features: Features, row: int, at: float) -> list[Request]:
+    """Return the row's history as sent: an entry an impression. Of an item shown more than `MOST_SHOWN` times, the
+    clicks are rounded."""
+    entries: list[Request] = []
+    for item, outcomes in zip(features.history[row].tolist(), features.history_outcomes[row].tolist(), strict=True):
+        seen = dict(zip(OUTCOME_FEATURES, outcomes, strict=True))
+        then = max(at - seen["age_days"] * SECONDS_PER_DAY, 0.0)
+        for place in range(round(seen["impressions"]) if item >= 0 else 0):
+            clicked = place < round(seen["clicks"])
+            entries.append({"item_id": features.item.entities.ids[item], "clicked": clicked, "at": then})
+    return entries
 
 
 def spread(rows: NDArray[np.int64], limit: int) -> list[int]:

@@ -17,10 +17,6 @@ _CORES, _MOST_CORES = 2, 4  # of the reference machine; the most that help
 _CORE = 65e9  # operations per second of one of its cores, in such products
 _MOST_TOKENS, _TOKEN_CHARS = 128, 4.5
 _ENCODED_TOKEN = 0.17e-3
-# Shares of an encoding: a forward and backward pass through the top layer; the states below it, computed once; and a
-# forward pass through the top layer.
-_LESSON, _STATES, _TOP = 0.5, 5 / 6, 1 / 6
-_STAGES = 3  # search, rehearsal, catalogue
 _STARTED = 8.0
 _WALKED_ROW = 0.03e-3
 USUAL_EPOCHS = 8
@@ -81,14 +77,6 @@ def tokens_of(texts: Iterable[str]) -> float:
 def encoding(machine: Machine, tokens: float) -> float:
     """Return the seconds to encode a number of tokens."""
     return machine.slowness * tokens * _ENCODED_TOKEN
-
-
-def distilling(machine: Machine, *, taught: tuple[float, float], written: float, texts: float, epochs: int) -> float:
-    """Return the seconds to teach the student. All in tokens: `taught` per epoch, of items and of users; `written` by
-    the teacher about them; and all `texts`, which are encoded at the end."""
-    lessons = sum(taught)
-    passes = _STATES + epochs * _STAGES * _LESSON + (_STAGES + 2) * _TOP
-    return encoding(machine, lessons * passes + written + texts)
 
 
 def training(machine: Machine, rows: PartRows, epochs: int) -> float:

@@ -30,7 +30,8 @@ class ScoreRequest:
     an anonymous user.
 
     `bids` has one per ID, paid per click unless `pricing` has cpm, cpc or cpa per ID; `at` is in Unix seconds;
-    `history` are IDs, oldest first. With `top_k` the reply has the K best, ranked. With `explain` it explains each
+    `history` has what the user was shown, oldest first: an ID for a click, or `item_id`, `clicked` and optionally `at`.
+    With `top_k` the reply has the K best, ranked. With `explain` it explains each
     score; with `explore` (policy, and optionally share and seed) it says which candidate to show first.
     """
 
@@ -41,7 +42,7 @@ class ScoreRequest:
     at: float | None = None
     context: Mapping[str, Value] | None = None
     user_features: Mapping[str, Value] | None = None
-    history: Sequence[str] | None = None
+    history: Sequence[str | Mapping[str, Any]] | None = None
     items: Mapping[str, Item] | None = None
     top_k: int | None = None
     explain: bool = False

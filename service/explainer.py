@@ -25,8 +25,8 @@ from service.scoring.run_queue import RunQueue
 
 Group = Literal["semantic", "id", "dense", "history"]
 GROUPS: tuple[Group, ...] = get_args(Group)
-_HISTORY = ("history_mask", "history_categorical", "history_semantic")
-MAX_CLICKED = 50
+_HISTORY = ("history_mask", "history_outcomes", "history_categorical", "history_semantic")
+MAX_SHOWN = 50
 # Concurrent explanations; and the seconds of budget that can be saved up.
 _MOST, _SAVED_S = 4, 5.0
 _HEAD = "pctr"
@@ -61,7 +61,7 @@ class KnownGroups:
                 mixed[part.tensor][..., part.columns] = self._nothing[part.tensor][..., part.columns]
         return mixed
 
-    def without_clicked(self, place: int) -> Tensors:
+    def without_shown(self, place: int) -> Tensors:
         """Return the tensors without the history item at this position; later items move up."""
         mixed = dict(self._tensors)
         for name in self._history:
@@ -98,6 +98,7 @@ def _parts(schema: FeatureSchema) -> list[_Part]:
     parts += [
         _Part("history_semantic", slice(None), frozenset({"semantic", "history"})),
         _Part("history_mask", slice(None), frozenset({"history"})),
+        _Part("history_outcomes", slice(None), frozenset({"history"})),
     ]
     return parts
 
@@ -177,14 +178,14 @@ class Explainer:
         # The history as the model saw it: the last IDs that have rows.
         count, items = len(request.ids), basis.items.found.tolist()
         history = zip(wanted_items(request, basis.user)[count:], items[count:], strict=True)
-        clicked = [item_id for item_id, is_found in history if is_found][-model.schema.history.length :]
-        effects = np.zeros((len(score), min(len(clicked), MAX_CLICKED)))
-        for column, place in enumerate(range(len(clicked))[-MAX_CLICKED:]):
-            effects[:, column] = score - await self._run(model, knowledge.without_clicked(place), scored, budget)
+        shown = [item_id for item_id, is_found in history if is_found][-model.schema.history.length :]
+        effects = np.zeros((len(score), min(len(shown), MAX_SHOWN)))
+        for column, place in enumerate(range(len(shown))[-MAX_SHOWN:]):
+            effects[:, column] = score - await self._run(model, knowledge.without_shown(place), scored, budget)
         return Explanation(
             base=float(1 / (1 + np.exp(-values[0, 0]))),
             shares={group: shares.get(group, np.zeros(len(score))) for group in GROUPS},
-            history=clicked[-MAX_CLICKED:],
+            history=shown[-MAX_SHOWN:],
             effects=effects,
             seconds=time.perf_counter() - started,
         )

@@ -1,10 +1,10 @@
-"""Estimates grow with the work; beyond the cap of taught texts only encoding grows."""
+"""Estimates grow with the work."""
 
 from collections.abc import Callable
 
 import pytest
 
-from msd.duration import Machine, PartRows, about, distilling, encoding, evaluating, exporting, tokens_of, training
+from msd.duration import Machine, PartRows, about, evaluating, exporting, tokens_of, training
 
 REFERENCE = Machine(1.0)
 
@@ -37,11 +37,3 @@ def test_machine_is_measured() -> None:
 def test_long_texts_are_cut_like_the_student_cuts_them() -> None:
     assert tokens_of(["word " * 1_000]) == 128
     assert 3 < tokens_of(["two words"]) < 8
-
-
-def test_beyond_the_cap_only_encoding_grows() -> None:
-    """14,518 items of which 4,000 are taught cost less than twice those 4,000 alone."""
-    capped = distilling(REFERENCE, taught=(4_000 * 40.0, 0.0), written=4_000 * 80.0, texts=14_518 * 40.0, epochs=8)
-    alone = distilling(REFERENCE, taught=(4_000 * 40.0, 0.0), written=4_000 * 80.0, texts=4_000 * 40.0, epochs=8)
-    assert capped - alone == pytest.approx(encoding(REFERENCE, 10_518 * 40.0))
-    assert capped < 2 * alone

@@ -101,7 +101,7 @@ class BenchmarkRunner:
         # With and without a place for vectors.
         self._walked = lru_cache(maxsize=2)(self._walk)
 
-    def _progress(self, doing: str, done: int, total: int, note: str = "") -> None:
+    def _progress(self, doing: str, done: int, total: int) -> None:
         self._report(f"{self.part}: {doing}", done, total)
 
     def _distilled(self, folders: Folders, student: Path) -> Path:

@@ -9,6 +9,7 @@ from msd.contract.bundle import ROWS, file_entries, new_bundle, open_bundle, wri
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import RowCodec, RowContents, RowSide, has_semantic
+from msd.contract.state import Impression
 
 _SIDES: tuple[RowSide, ...] = ("user", "item")
 
@@ -35,7 +36,7 @@ def bare_bundle(folder: Path, out: Path, as_of: float) -> Path:
                 nothing,
                 nothing + as_of,
             )
-            histories: list[list[str]] = [[]] * len(ids) if side == "user" else []
+            histories: list[list[Impression]] = [[]] * len(ids) if side == "user" else []
             (temporary / ROWS[side]).unlink()
             bare = codec.pack(contents, float(records["written_at"].max()))
             write_row_file(temporary / ROWS[side], codec, bundle.bundle_id, list(ids), bare, histories)

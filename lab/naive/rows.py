@@ -24,10 +24,12 @@ _GIVEN = (
 
 
 class FoundRecords(NamedTuple):
-    """One user's record [1] and history, and records [N] of items; unknown IDs have the record of missing values."""
+    """One user's record [1]; their history, with whether each item was clicked; and records [N] of items. Unknown IDs
+    have the record of missing values."""
 
     user: Records
     history: Records
+    is_clicked: NDArray[np.bool_]
     items: Records
 
 
@@ -81,10 +83,13 @@ class NaiveRows:
         codec = self._codecs["user"]
         user = self._records("user", [value])
         history = () if value is None else unpack_history(value[codec.dtype.itemsize :]) or ()
-        values = await self._values.get("item", [*item_ids, *history])
+        values = await self._values.get("item", [*item_ids, *(seen.item_id for seen in history)])
         count = len(item_ids)
-        known = [row for row in values[count:] if row is not None][-self._length :]
-        return FoundRecords(user, self._records("item", known), self._records("item", values[:count]))
+        found = zip(history, values[count:], strict=True)
+        known = [(seen.clicked > 0, row) for seen, row in found if row is not None][-self._length :]
+        is_clicked = np.array([one for one, _ in known], bool)
+        rows = self._records("item", [row for _, row in known])
+        return FoundRecords(user, rows, is_clicked, self._records("item", values[:count]))
 
     def _records(self, side: RowSide, values: Sequence[bytes | None]) -> Records:
         codec = self._codecs[side]
@@ -110,7 +115,7 @@ def tiled_inputs(schema: FeatureSchema, found: FoundRecords, wanted: Sequence[st
         if side == "user":
             row = _typed(found.user[kind])
         else:
-            values = np.ones(kept, np.float32) if kind == "mask" else _typed(found.history[kind])
+            values = found.is_clicked.astype(np.float32) if kind == "mask" else _typed(found.history[kind])
             row = np.zeros((1, length, *values.shape[1:]), values.dtype)
             row[0, :kept] = values
         inputs[name] = np.repeat(row, count, axis=0)

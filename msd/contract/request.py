@@ -15,7 +15,6 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import (
     BaseModel,
     ConfigDict,
-    Discriminator,
     Field,
     StringConstraints,
     Tag,
@@ -23,6 +22,7 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
 )
+from pydantic_core import ErrorDetails
 
 from msd.contract.encode import Value, canonical, is_unknown
 from msd.contract.errors import ContractError, SchemaError, plain_words
@@ -43,8 +43,8 @@ _LARGE, _MANY_PARTS = 2**17, 20_000
 # JSON's name of a type.
 _OBJECT_ERRORS, _NOT_AN_OBJECT = ("model_type", "dict_type"), "should be an object"
 _KEY_END = re.compile(rb'"\s*:')
-# What pydantic names in the place of a fault beside the document's own keys.
-_VARIANTS = ("[key]", "[id]", "[shown]")
+# Forms of an entry of a list, which pydantic names behind the entry's number in the place of a fault.
+_FORMS = _ID, _SHOWN_ITEM = "[id]", "[shown]"
 _ANY_JSON: TypeAdapter[object] = TypeAdapter(object)
 _TOO_DEEP = "the body is nested too deeply"
 
@@ -120,8 +120,8 @@ class ShownItem(Wire):
 
 
 HistoryEntry = Annotated[
-    Annotated[Id, Tag("[id]")] | Annotated[ShownItem, Tag("[shown]")],
-    Discriminator(lambda entry: "[shown]" if isinstance(entry, dict | ShownItem) else "[id]"),
+    Annotated[Id, Tag(_ID)] | Annotated[ShownItem, Tag(_SHOWN_ITEM)],
+    Field(union_mode="left_to_right"),
 ]
 
 
@@ -132,7 +132,7 @@ class UserOverride(Wire):
     history: Annotated[list[HistoryEntry], Field(fail_fast=True)] | None = Field(
         default=None,
         description="Items that the user was shown, oldest first; replaces the stored history. An ID alone stands for"
-        f" a click. Only the last {MAX_HISTORY:,} entries count.",
+        f" a click. Only the last {MAX_HISTORY:,} entries count, and at most as many may be objects.",
     )
 
 
@@ -287,10 +287,25 @@ def parse_thoroughly(body: bytes, form: type[W], look: Callable[[object], None] 
     try:
         return form.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        path = ".".join(_shorten(str(part)) for part in first["loc"] if part not in _VARIANTS)
+        first = _first_fault(error.errors(include_input=False, include_url=False, include_context=False))
+        path = ".".join(_shorten(str(part)) for part in _place(first["loc"])).removesuffix(".[key]")
         message = _NOT_AN_OBJECT if first["type"] in _OBJECT_ERRORS else plain_words(first["msg"])
         raise InvalidRequest(_shorten(message, 300), path or None) from None
+
+
+def _first_fault(faults: Sequence[ErrorDetails]) -> ErrorDetails:
+    """Return the first fault; of a list's entry, which is refused in each of its forms, that of the form it has."""
+    first = faults[0]
+    is_object = first["loc"][-1:] == (_ID,) and len(faults) > 1 and faults[1]["type"] not in _OBJECT_ERRORS
+    return (
+        faults[1] if is_object and faults[1]["loc"][: len(first["loc"])] == (*first["loc"][:-1], _SHOWN_ITEM) else first
+    )
+
+
+def _place(location: Sequence[int | str]) -> list[int | str]:
+    """Return the document's own keys and numbers in pydantic's location of a fault."""
+    before = [None, *location]
+    return [part for last, part in zip(before, location, strict=False) if type(last) is str or part not in _FORMS]
 
 
 def _has_many_parts(body: bytes) -> bool:
@@ -310,6 +325,8 @@ def _check_width(document: object, schema_of: SchemaOf, max_candidates: int) -> 
         _check_described(items, ids if isinstance(ids, list) else [])
         described = {f"items.{name}": item for name, item in items.items() if item is not None}
     user = document.get("user")
+    if isinstance(user, dict) and isinstance(history := user.get("history"), list):
+        _check_history(history)
     parts = {"": document, "candidates": candidates, "user": user, "explore": document.get("explore")}
     check_keys({**parts, **described})
     if isinstance(user_id := document.get("user_id", False), str | None):
@@ -360,6 +377,8 @@ def check_request(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int
             if item_id not in candidates:
                 raise InvalidRequest("describes an item that is not a candidate", f"items.{_shorten(item_id)}")
     user = wire.user
+    if user is not None and user.history is not None:
+        _check_history(user.history)
     unknown: dict[str, None] = {}
     return CheckedRequest(
         user_id=wire.user_id or ANONYMOUS,
@@ -417,6 +436,13 @@ def _check_count(ids: Sequence[object], max_candidates: int) -> None:
         raise TooManyCandidates(
             f"{len(ids)} candidates; one request may have {max_candidates}: split it", "candidates.id"
         )
+
+
+def _check_history(history: Sequence[object]) -> None:
+    """Refuse more objects than can count: validating them takes long."""
+    objects = sum(isinstance(entry, dict | ShownItem) for entry in history) if len(history) > MAX_HISTORY else 0
+    if objects > MAX_HISTORY:
+        raise InvalidRequest(f"has {objects} objects; {MAX_HISTORY} are allowed", "user.history")
 
 
 def _check_described(items: Mapping[str, object], ids: Sequence[object]) -> None:

@@ -4,6 +4,7 @@ history.
 One numpy dtype derived from the schema. Does not know where rows are kept (`row_file`, and the service's stores).
 """
 
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -190,8 +191,11 @@ def pack_history(history: Sequence[Impression]) -> bytes:
             raise BundleError("an id in a history holds a NUL character")
         if len(encoded) > _MAX_ID_BYTES:
             raise BundleError(f"an id in a history has {len(encoded)} bytes; {_MAX_ID_BYTES} are allowed")
+        numbers = impression.shown, impression.clicked
+        if math.isnan(impression.at) or not all(number >= 0 for number in numbers):
+            raise BundleError(f"a history holds invalid numbers: {impression}")
         at = int(min(max(impression.at, 0.0), _LATEST))
-        shown, clicked = (min(number, _MOST) for number in (impression.shown, impression.clicked))
+        shown, clicked = (min(number, _MOST) for number in numbers)
         parts.append(_IMPRESSION.pack(at, shown, clicked, len(encoded)) + encoded)
     tail = b"".join(parts)
     return tail + _SUM.pack(zlib.crc32(tail))

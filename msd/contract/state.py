@@ -34,8 +34,8 @@ class Event(NamedTuple):
     """One impression: its time (Unix s), whether it was clicked, and the item to remember (users only).
 
     A click reported separately from its impression, as in live events, is not `shown`: an impression and such a click
-    at one moment fold, in either order, to the same state as one event of both. `times`: the number of equal
-    impressions.
+    at one moment fold, in either order, to the same state as one event of both. Only the item that a full history drops
+    may be another. `times`: the number of equal impressions.
     """
 
     at: float
@@ -100,7 +100,7 @@ def remember(history: tuple[Impression, ...], new: Impression, length: int) -> t
     """Return the history with one more impression; those of one item are joined.
 
     Of more than `length` items the oldest goes; but if clicks are so rare that at most a fifth of the items were
-    clicked, the oldest of the others.
+    clicked, the oldest of the others. `service.live.redis_script` (Lua) repeats it.
     """
     held = []
     for known in history:
@@ -109,7 +109,7 @@ def remember(history: tuple[Impression, ...], new: Impression, length: int) -> t
         else:
             held.append(known)
     insort(held, new)
-    if len(held) > length:
+    while len(held) > length:
         clicked = [known.clicked > 0 for known in held]
         keeps_clicks = sum(clicked) <= length // 5
         del held[clicked.index(False) if keeps_clicks else 0]

@@ -2,7 +2,6 @@
 
 import polars as pl
 
-from msd.dataset.aggregate import IMPRESSIONS, impressions_of
 from msd.dataset.load import Dataset, id_order
 from msd.dataset.split import Part, split_events
 
@@ -24,27 +23,6 @@ def student_texts(dataset: Dataset) -> tuple[dict[str, str], dict[str, str]]:
     likes = {user: f"Liked: {'; '.join(titles)}." for user, titles in liked.items()}
     texts = {user: " ".join(filter(None, (users.get(user), likes.get(user)))) for user in ids}
     return item_texts, {user: text for user, text in texts.items() if text}
-
-
-def most_shown(
-    dataset: Dataset, texts: tuple[dict[str, str], dict[str, str]], limit: int
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the texts of the `limit` items and the `limit` users with the most impressions to learn from, in the given
-    order."""
-    parts = pl.Series("part", split_events(dataset.events, dataset.config))
-    events = dataset.events.with_columns(impressions_of(dataset.events)).filter(parts <= Part.TRAIN)
-    items, users = (
-        _most(named, dict(events.group_by(column).agg(pl.col(IMPRESSIONS).sum()).iter_rows()), limit)
-        for named, column in zip(texts, ("item_id", "user_id"), strict=True)
-    )
-    return items, users
-
-
-def _most(texts: dict[str, str], shown: dict[str, float], limit: int) -> dict[str, str]:
-    if len(texts) <= limit:
-        return texts
-    kept = set(sorted(texts, key=lambda one: -shown.get(one, 0.0))[:limit])
-    return {one: text for one, text in texts.items() if one in kept}
 
 
 def teacher_texts(dataset: Dataset) -> tuple[dict[str, str], dict[str, str]]:

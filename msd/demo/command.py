@@ -29,7 +29,6 @@ FULL_FOLDER, QUICK_FOLDER = Path("runs/demo"), Path("runs/demo-quick")
 # Options of steps, by the command.
 FULL: Mapping[str, Line] = {"bench": ("--requests", "1000")}
 QUICK: Mapping[str, Line] = {
-    "distill": ("--epochs", "1", "--limit", "200"),
     "train": ("--epochs", "1"),
     "evaluate": ("--resamples", "100"),
     "export": ("--requests", "200"),

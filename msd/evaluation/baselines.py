@@ -1,4 +1,4 @@
-"""Baselines without a network: trees on counts, and logistic regression on an item's text alone."""
+"""Baselines without a network: trees on counts, and regressions on an item's text alone."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,10 +11,12 @@ from sklearn.linear_model import LogisticRegression
 
 from msd.contract.schema import Bag, Categorical
 from msd.dataset.split import Part
-from msd.metrics import Probabilities, mean_logloss
+from msd.metrics import Probabilities, mean_logloss, sigmoid
+from msd.ranker.calibrate import choose_calibration
 from msd.ranker.features import Features
+from msd.training.content import fit_content
 
-TFIDF, ENCODER = "tfidf", "encoder"
+TFIDF, TFIDF_WITHIN, ENCODER = "tfidf", "tfidf_within", "encoder"
 _PENALTIES = (1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C: smaller values shrink more
 
 
@@ -51,16 +53,22 @@ def _columns(features: Features) -> NDArray[np.float32]:
 
 
 def text_baselines(
-    features: Features, texts: Mapping[str, str], events: NDArray[np.int64]
+    features: Features, texts: Mapping[str, str], events: NDArray[np.int64], within: bool
 ) -> Iterator[tuple[str, Probabilities]]:
     """Yield click probabilities [len(events)] from TF-IDF of words and word pairs, and from the student's vectors if
-    the features have any. Trained on window and train rows; the penalty is chosen by logloss on the valid rows."""
+    the features have any. Trained on window and train rows; the penalty is chosen by logloss on the valid rows.
+    `within`: also regress clicks on TF-IDF within each user, as `fit_content` does on vectors."""
     ids, rows = features.item.entities.ids, features.item.rows.numpy()
     trained = features.of_part(Part.WINDOW, Part.TRAIN)
     words = [texts.get(id_, "") for id_ in ids]
     vectoriser = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     vectoriser.fit([words[row] for row in np.unique(rows[trained])])
-    yield TFIDF, _fitted(features, vectoriser.transform(words), events)
+    weighted = vectoriser.transform([*words, ""])
+    yield TFIDF, _fitted(features, weighted, events)
+    if within:
+        weights, intercept = fit_content(features, weighted)
+        logits, valid = weighted[rows] @ weights + intercept, features.of_part(Part.VALID)
+        yield TFIDF_WITHIN, sigmoid(choose_calibration(logits[valid], *features.outcomes(valid))(logits[events]))
     if features.item.vectors.shape[1]:
         yield ENCODER, _fitted(features, features.item.vectors.numpy(), events)
 

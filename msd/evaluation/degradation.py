@@ -40,7 +40,8 @@ def degraded(features: Features) -> Iterator[tuple[str, Features]]:
         yield "item without vector", replace(features, item=item)
     stranger = replace(features, user=_unknown(features.user))
     yield "user unknown", stranger
-    yield "user unknown, no history", replace(stranger, history=torch.full_like(features.history, -1))
+    nothing, no_outcomes = torch.full_like(features.history, -1), torch.zeros_like(features.history_outcomes)
+    yield "user unknown, no history", replace(stranger, history=nothing, history_outcomes=no_outcomes)
     yield "aged counts", replace(features, user=_aged(features.user), item=_aged(features.item))
 
 

@@ -68,7 +68,7 @@ def evaluate_models(
     measured.append(ModelScores(BASELINE, (seed,), trees[None], {}))
     if with_texts:
         progress("Fitting models of texts alone", done)
-        found = text_baselines(features, student_texts(data)[0], test)
+        found = text_baselines(features, student_texts(data)[0], test, is_counted(data.events))
         measured += [ModelScores(name, (seed,), one[None], {}) for name, one in found]
     progress("Resampling users and rows", done + 1)
     units = {"users": rows.users, "rows": np.arange(len(test))}

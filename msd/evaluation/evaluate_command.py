@@ -15,9 +15,9 @@ from msd.contract.encoder_record import ColdAds
 from msd.contract.files import sha256_file, write_text_atomic
 from msd.dataset.load import load_dataset
 from msd.duration import Machine, PartRows, about, evaluating
-from msd.evaluation.baselines import ENCODER, TFIDF
+from msd.evaluation.baselines import ENCODER, TFIDF, TFIDF_WITHIN
 from msd.evaluation.evaluate import BASELINE, OTHER_WORK, evaluate_models
-from msd.evaluation.evaluation_report import say_rate, say_verdict, write_report
+from msd.evaluation.evaluation_report import say_rate, say_verdict, say_within, write_report
 from msd.evaluation.within import CHANCE, METRICS
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.vectors import load_vectors, no_vectors
@@ -26,7 +26,7 @@ from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, loa
 app = typer.Typer(add_completion=False)
 RESULT_FILE, REPORT_FILE = "evaluation.json", "report.html"
 _FORMAT = 5
-_RESERVED = (BASELINE, TFIDF, ENCODER, CHANCE)
+_RESERVED = (BASELINE, TFIDF, TFIDF_WITHIN, ENCODER, CHANCE)
 
 
 @app.command("evaluate")
@@ -47,9 +47,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of baseline and resampling.")] = 0,
     resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 1_000,
-    texts: Annotated[
-        bool, typer.Option("--texts", help="Measure logistic regressions on the items' texts alone, too.")
-    ] = False,
+    texts: Annotated[bool, typer.Option("--texts", help="Measure regressions on the items' texts alone, too.")] = False,
 ) -> None:
     """Measure each model, and trees on counts, on the test rows; write evaluation.json and report.html."""
     if not model or not folders or not 2 <= len(folders) <= 3:
@@ -148,6 +146,7 @@ def _print(console: Console, results: dict[str, Any]) -> None:
             console.print(f"{name}{line}", highlight=False, markup=False)
     if within := results["within"]:
         console.print(_within_table(within))
+        console.print(say_within(within), highlight=False, markup=False)
     if verdict := results["verdict"]:
         console.print(say_verdict(verdict), highlight=False, markup=False)
 

@@ -83,6 +83,21 @@ def write_report(path: Path, results: Figures) -> None:
     write_text_atomic(path, page)
 
 
+def say_within(within: dict[str, Any]) -> str:
+    """Return in one sentence how the first model ranks pairs within groups, against the best of the others."""
+    rest = within["differences"]
+    best = max(rest, key=lambda one: within["models"][one["minus"]]["pair_accuracy"]["value"])
+    gain, other = best["pair_accuracy"], best["minus"]
+    low, high = gain["ci95"] or (-1.0, 1.0)
+    told = f"pairs ranked right, {best['model']} less the best other, {other}: {gain['difference']:+.4f}"
+    told += " ({:+.4f} to {:+.4f})".format(*gain["ci95"]) if gain["ci95"] else ""
+    if high < 0:
+        return f"{told}: a sure loss; use {other}"
+    if gain["difference"] <= 0:
+        return f"{told}: no gain; use {other}"
+    return f"{told}: {'a sure gain' if low > 0 else 'not a sure gain'}; use {best['model']}"
+
+
 def say_verdict(verdict: dict[str, Any]) -> str:
     """Return the verdict on semantics in one sentence, with the command that exports the model to serve, if known."""
     ends, command = verdict["ci95"], f": {verdict['command']}" if "command" in verdict else ""

@@ -15,7 +15,7 @@ from msd.ranker.embedding import is_id
 from msd.ranker.features import Features, SideFeatures
 from msd.ranker.model import WITH_CONVERSIONS, Ranker, RankerConfig
 from msd.ranker.networks import new_network
-from msd.ranker.taste import Taste
+from msd.ranker.taste import Taste, of_unknown
 
 _TASTE_ROWS = 128
 
@@ -96,17 +96,14 @@ def batch_opinions(
 def _taste(
     ranker: Ranker, features: Features, adapted: Adapted, chosen: Tensor, tensors: dict[str, Tensor], altered: Tensor
 ) -> Tensor | None:
-    """Return the taste's parts [B, 3] of events: those computed before, except where the item is `altered` [B]."""
+    """Return the taste's parts [B, 4] of events; where the item is `altered` [B], those of an unknown one."""
     if ranker.taste is None:
         return None
     if features.taste is None:
         whole: Tensor = ranker.taste(tensors | history_tensors(features, adapted, chosen))
         return whole
-    parts, anew = features.taste[chosen], altered.nonzero().squeeze(1)
-    if len(anew):
-        of_items = {name: tensor[anew] for name, tensor in tensors.items() if name.startswith("item")}
-        parts[anew] = ranker.taste(of_items | history_tensors(features, adapted, chosen[anew]))
-    return parts
+    parts = features.taste[chosen]
+    return torch.where(altered.unsqueeze(-1), of_unknown(parts), parts)
 
 
 def item_tensors(features: Features, adapted: Adapted, rows: Tensor) -> dict[str, Tensor]:
@@ -129,7 +126,7 @@ def history_tensors(features: Features, adapted: Adapted, chosen: Tensor) -> dic
 
 
 def taste_of(taste: Taste, features: Features, adapted: Adapted, chosen: Tensor) -> Tensor:
-    """Return the taste's parts [B, 3] of events."""
+    """Return the taste's parts [B, 4] of events."""
     items = item_tensors(features, adapted, features.item.rows[chosen])
     tensors = {f"item_{name}": tensor for name, tensor in items.items()}
     parts: Tensor = taste(tensors | history_tensors(features, adapted, chosen))

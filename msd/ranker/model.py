@@ -33,7 +33,7 @@ class RankerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    network: Literal["msd", "lr", "deepfm", "din", "dcnv2"] = "msd"
+    network: Literal["msd", "content", "lr", "deepfm", "din", "dcnv2"] = "msd"
     embedding: int = 16
     cross_layers: int = 2
     hidden: tuple[int, ...] = (128, 64)
@@ -121,7 +121,7 @@ class Ranker(nn.Module):
         if self.taste:
             self.by_taste = nn.Linear(FEATURES, 1, bias=False)
             with torch.no_grad():
-                self.by_taste.weight.copy_(torch.tensor([[0.7, 0.7, 0.0, 0.0]]))
+                self.by_taste.weight.copy_(torch.tensor([[0.7, 0.7, 0.0, 0.0, 0.0]]))
         self.counts = CountModel(schema, config.counts) if config.counts else None
         self.ages = schema.numeric_width("user") + STATE_FEATURES.index("log_age_days")
         state = schema.state("user")
@@ -146,7 +146,7 @@ class Ranker(nn.Module):
         """Return the network's logits [N]; with a count model, its logits and the age [N] of the user's counts as a
         share of the maximum (both logarithmic); last, with conversions, the logits of a click's conversion.
 
-        `taste`: the `PARTS` [N, 3] that `self.taste` returns of the tensors, None without one.
+        `taste`: the `PARTS` [N, 4] that `self.taste` returns of the tensors, None without one.
         """
         n = tensors["item_categorical"].shape[0]
         sides = {side: self._side(tensors, side).expand(n, -1) for side in self.sides}

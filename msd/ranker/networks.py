@@ -75,6 +75,24 @@ class LogisticRegression(Baseline):
         return total + numbers.squeeze(-1)
 
 
+class Content(Baseline):
+    """Linear in an item's vector, and blind to users, history and counts; `msd.training.content` fits it."""
+
+    def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
+        super().__init__()
+        self.head = nn.Linear(schema.semantic_width("item"), 1)
+
+    def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
+        """Return the item's vector: [..., S] → [..., S]."""
+        assert semantic is not None, "this network is of a schema with vectors of items"
+        return semantic
+
+    def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
+        """Return the logits [N]."""
+        logits: Tensor = self.head(target_ND).squeeze(-1)
+        return logits
+
+
 class _Deep(Baseline):
     """Base of the networks with an MLP: embeddings by side; an item is its embeddings and its vector."""
 
@@ -221,7 +239,13 @@ def _means(history_BLD: Tensor, tensors: Tensors) -> list[Tensor]:
 
 
 Network = Ranker | Baseline
-_BASELINES: dict[str, type[Baseline]] = {"lr": LogisticRegression, "deepfm": DeepFm, "din": Din, "dcnv2": DcnV2}
+_BASELINES: dict[str, type[Baseline]] = {
+    "lr": LogisticRegression,
+    "content": Content,
+    "deepfm": DeepFm,
+    "din": Din,
+    "dcnv2": DcnV2,
+}
 
 
 def new_network(schema: FeatureSchema, config: RankerConfig, conversions: bool = False) -> Network:

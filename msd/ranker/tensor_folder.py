@@ -26,7 +26,7 @@ from msd.ranker.schema_fit import fit_schema
 from msd.step import read_record
 from msd.student.vectors import StudentVectors
 
-FORMAT = 1
+FORMAT = 2
 RECORD_FILE, ADAPTORS_FILE = "tensors.json", "adaptors.safetensors"
 ROWS = 65_536
 _PARTS = {"train": (Part.WINDOW, Part.TRAIN), "valid": (Part.VALID,), "test": (Part.TEST,)}

@@ -1,4 +1,4 @@
-"""Command `msd distill`: train the student on what the teacher wrote, and encode the catalogue with it."""
+"""Command `msd distill`: encode the catalogue and fit the student to what the teacher wrote."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +17,6 @@ from rich.progress import (
 from rich.table import Table
 
 from msd.student.distill import DistillConfig
-from msd.student.lessons import MIN_ITEMS
-from msd.student.progress import Figures
 from msd.student.record import StudentError, load_record
 from msd.student.step import distill
 
@@ -35,17 +33,15 @@ def main(
             "plain encoder reads the texts.",
         ),
     ],
-    epochs: Annotated[int, typer.Option(min=1, help="Most passes in the search, and over the catalogue.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of the order and the held-out items.")] = 0,
-    limit: Annotated[
-        int, typer.Option(min=MIN_ITEMS, help="Most items, and users, to teach; all are encoded.")
-    ] = DistillConfig.limit,
+    layers: Annotated[
+        int | None, typer.Option(min=1, max=6, help="Keep the encoder's first N layers: wording rather than meaning.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the held-out items.")] = 0,
 ) -> None:
-    """Train the student and encode all items and users. If interrupted, run it again to resume after the last epoch."""
+    """Encode all items and users, and fit the student to the teacher's words."""
     if not 2 <= len(folders) <= 3:
         raise StudentError(f"{len(folders)} folders are given; msd distill takes DATASET KNOWLEDGE OUT, or DATASET OUT")
     dataset, out, console = folders[0], folders[-1], Console()
-    config = DistillConfig(epochs=epochs, seed=seed, limit=limit)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -53,31 +49,32 @@ def main(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bars:
+    with Progress(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def advance(name: str, done: int, total: int, note: str) -> None:
+        def advance(name: str, done: int, total: int) -> None:
             if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total, note=note)
-            bars.update(tasks[name], completed=done, total=total, note=note)
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done)
 
         knowledge = folders[1] if len(folders) > 2 else None
+        config = DistillConfig(seed=seed, layers=layers)
         fresh = distill(dataset, knowledge, out, config, advance, lambda plan: console.print(plan, highlight=False))
     if not fresh:
         console.print(f"{out}: done before, nothing to do", highlight=False)
     record = load_record(out)
-    if "knowledge" in record.metrics:
-        console.print(_table(record.metrics["knowledge"]))
+    if record.metrics:
+        console.print(_table(record.metrics))
     else:
-        console.print(f"{out}: {record.start} as it comes, taught by nobody", highlight=False)
+        kept = f", its first {layers} layers" if layers else " as it comes"
+        console.print(f"{out}: {record.start}{kept}, taught by nobody", highlight=False)
 
 
-def _table(knowledge: dict[str, Figures]) -> Table:
-    """Return how well raw text finds its knowledge: with the plain encoder, and after search, rehearsal and
-    catalogue."""
-    table = Table("texts", "head", "recall@1", "recall@10", "cosine", box=None)
-    for name, heads in knowledge.items():
-        for head, figures in heads.items():
+def _table(metrics: dict[str, dict[str, dict[str, float]]]) -> Table:
+    """Return how well raw text finds its teacher's words, by a student that was not taught the held-out texts."""
+    table = Table("texts", "lessons", "recall@1", "recall@10", "cosine", box=None)
+    for level, parts in metrics.items():
+        for part, figures in parts.items():
             cells = [f"{figures[key]:.3f}" for key in ("recall_1", "recall_10", "cosine")] if figures else ["–"] * 3
-            table.add_row(name, head, *cells)
+            table.add_row(level, part, *cells)
     return table

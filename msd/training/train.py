@@ -93,24 +93,14 @@ def train_ranker(
     Its weights are the running average of the trained ones. If stopped and called again with the same `checkpoint` and
     `run`, it resumes after the last complete epoch and ends with the same result. `progress(epoch, step, loss)`. All
     processes of a `team` end with the same ranker; the first writes the checkpoint, which all must be able to read.
-    Raises TrainError if the valid rows have one label only, or
-    with conversions, if all or none of their clicks converted.
+    Raises TrainError if the valid rows have one label only, or with conversions, if all or none of their clicks
+    converted.
     """
     judge = Judge(features, config.live)
-    if len(np.unique(judge.labels)) < 2:
-        raise TrainError(
-            f"all {len(judge.labels)} valid rows have label {judge.labels[0]:g}, so that no epoch can be chosen by "
-            "them; bring more events, or move the cuts in [split]"
-        )
-    if features.conversions is not None and model_config.network in WITH_CONVERSIONS:
-        judge.check_conversions()
-    model = _new_model(features, model_config, config)
-    adapted = model.adaptors.adapt(features)
-    if isinstance(model.ranker, Ranker) and model.ranker.taste:
-        train_taste(model.ranker.taste, features, adapted, config.seed)
-        features = with_taste(model.ranker.taste, features, adapted)
-        judge = Judge(features, config.live)
-    average, best = copy.deepcopy(model), copy.deepcopy(model)
+    judge.check(features.conversions is not None and model_config.network in WITH_CONVERSIONS)
+    model, features = _before_network(_new_model(features, model_config, config), features, config)
+    judge = Judge(features, config.live)
+    average, best, adapted = copy.deepcopy(model), copy.deepcopy(model), model.adaptors.adapt(features)
     optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
     modules: dict[str, nn.Module] = {"model": model, "average": average, "best": best}
     curve: list[EpochReport] = []
@@ -168,12 +158,17 @@ class Judge:
             clicked, converted = self._clicks()
             model.conversion_calibrator.set(choose_calibration(opinions[-1, clicked], converted))
 
-    def check_conversions(self) -> None:
-        """Raise TrainError if the clicks cannot calibrate a head for conversions."""
-        clicked, converted = self._clicks()
-        if len(np.unique(converted)) < 2:
+    def check(self, has_conversions: bool) -> None:
+        """Raise TrainError if the rows cannot choose an epoch, or the clicks calibrate a head for conversions."""
+        if len(np.unique(self.labels)) < 2:
             raise TrainError(
-                f"of {len(clicked)} valid clicks {converted.sum():.0f} converted, so that conversions cannot be "
+                f"all {len(self.labels)} valid rows have label {self.labels[0]:g}, so that no epoch can be chosen by "
+                "them; bring more events, or move the cuts in [split]"
+            )
+        clicked, converted = self._clicks() if has_conversions else (None, None)
+        if converted is not None and len(np.unique(converted)) < 2:
+            raise TrainError(
+                f"of {len(converted)} valid clicks {converted.sum():.0f} converted, so that conversions cannot be "
                 "calibrated; bring more events, move the cuts in [split], or leave `conversion` out of [events]"
             )
 
@@ -189,9 +184,19 @@ def _new_model(features: Features, model_config: RankerConfig, config: TrainConf
     model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1], conversions)
     model.adaptors.start_at(features)
     model.to(features.labels.device)
-    if isinstance(model.ranker, Ranker) and model.ranker.counts:
-        train_counts(model.ranker.counts, features, config.corruption, config.seed)
     return model
+
+
+def _before_network(model: TrainedRanker, features: Features, config: TrainConfig) -> tuple[TrainedRanker, Features]:
+    """Return the model with what is fitted before the network, and the features with the taste of all events."""
+    ranker = model.ranker
+    if isinstance(ranker, Ranker) and ranker.taste:
+        adapted = model.adaptors.adapt(features)
+        train_taste(ranker.taste, features, adapted, config.seed)
+        features = with_taste(ranker.taste, features, adapted)
+    if isinstance(ranker, Ranker) and ranker.counts:
+        train_counts(ranker.counts, features, config.corruption, config.seed)
+    return model, features
 
 
 def _parameter_groups(model: TrainedRanker, config: TrainConfig) -> list[dict[str, Any]]:

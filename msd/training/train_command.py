@@ -55,6 +55,7 @@ class NetworkName(StrEnum):
     """Values of `--network`."""
 
     MSD = "msd"
+    CONTENT = "content"
     LR = "lr"
     DEEPFM = "deepfm"
     DIN = "din"
@@ -65,8 +66,7 @@ class Without(StrEnum):
     """Values of `--without`: names of networks in `SIMPLER`, without the prefix `without_`."""
 
     USER_KNOWLEDGE = "user_knowledge"
-    ITEM_FUSION = "item_fusion"
-    SELECTOR = "selector"
+    TASTE = "taste"
 
 
 @app.command("train")
@@ -82,7 +82,9 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, row order and dropout.")] = 0,
     epochs: Annotated[int, typer.Option(min=1, help="Most passes over the training rows.")] = 60,
     semantics: Annotated[bool, typer.Option(help="Use the student's vectors.")] = True,
-    network: Annotated[NetworkName, typer.Option(help="MSD's network, or a baseline.")] = NetworkName.MSD,
+    network: Annotated[
+        NetworkName, typer.Option(help="MSD's network; a ridge regression on texts within tests; or a baseline.")
+    ] = NetworkName.MSD,
     without: Annotated[
         Without | None, typer.Option(help="Train the network without a part, as --choose chose it before.")
     ] = None,
@@ -90,8 +92,8 @@ def train(
         bool,
         typer.Option(
             "--choose",
-            help="Also train the network without vectors, user knowledge, Fusion or Selector; "
-            "keep what ranks valid surely better.",
+            help="Also train the network without vectors, user knowledge or taste; keep what ranks valid surely "
+            "better.",
         ),
     ] = False,
 ) -> None:
@@ -103,6 +105,8 @@ def train(
     student, out = _student_and_out(folders, semantics)
     if without and (choose or not semantics or network != NetworkName.MSD):
         raise typer.BadParameter("--without is of MSD's own network with semantics, and does not go with --choose")
+    if network == NetworkName.CONTENT and not semantics:
+        raise typer.BadParameter("--network content reads the texts' vectors: it needs a student and semantics")
     with join_team(os.environ) as team:
         console = Console(quiet=not team.leads)
         data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()

@@ -12,9 +12,10 @@
 
 namespace native {
 
-constexpr char kStateFormat = 1;
-constexpr double kMostCounted = 1e30;
-constexpr size_t kStateHead = 1 + 4 * sizeof(double), kLikeHead = sizeof(double) + sizeof(uint16_t);
+constexpr char kStateFormat = 2;
+constexpr double kMostCounted = 1e30, kMostSeen = 0x1p24;
+constexpr size_t kStateHead = 1 + 4 * sizeof(double);
+constexpr size_t kSeenHead = sizeof(double) + 2 * sizeof(float) + sizeof(uint16_t);
 
 // Counts of one row, complete up to `as_of`; a row holds them as floats.
 struct Counts {
@@ -51,16 +52,23 @@ struct StateHead {
   }
 };
 
-// Append the ids of a state's likes, oldest first. False if they are invalid.
-inline bool append_likes(std::string_view packed, std::vector<std::string_view>& ids) {
+// Append a state's history, oldest first. False if it is invalid.
+inline bool append_history(std::string_view packed, std::vector<std::string_view>& ids,
+                           std::vector<Impression>& impressions) {
   for (size_t at = kStateHead; at < packed.size();) {
-    if (at + kLikeHead > packed.size()) return false;
-    const size_t length = load<uint16_t>(packed.data() + at + sizeof(double));
-    at += kLikeHead;
+    if (at + kSeenHead > packed.size()) return false;
+    const char* const head = packed.data() + at;
+    const Impression seen{load<double>(head), load<float>(head + 8), load<float>(head + 12)};
+    const size_t length = load<uint16_t>(head + 16);
+    at += kSeenHead;
+    for (const double number : {seen.shown, seen.clicked})
+      if (!(number >= 0 && number <= kMostSeen)) return false;
+    if (!std::isfinite(seen.at)) return false;
     if (!length || at + length > packed.size() || !is_utf8(packed.data() + at, length)) return false;
     const std::string_view id = packed.substr(at, length);
     if (id.find('\0') != std::string_view::npos) return false;
     ids.push_back(id);
+    impressions.push_back(seen);
     at += length;
   }
   return true;

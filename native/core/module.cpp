@@ -441,7 +441,8 @@ HeldFrame* make_frame(PyObject* arguments) {
                       floats("item_semantic", most, item.dim),
                       floats("context_dense", 1, schema.context_dense.size()),
                       floats("history_semantic", length, item.dim),
-                      floats("history_mask", 1, length)};
+                      floats("history_mask", 1, length),
+                      floats("history_outcomes", length, kOutcomeFeatures)};
   held->frame = std::make_unique<Frame>(schema, found, most);
   return held.release();
 }

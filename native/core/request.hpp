@@ -2,8 +2,10 @@
 // `msd.contract.request`, which is the reference: nothing is accepted here that it refuses, or reads otherwise.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "json.hpp"
@@ -21,6 +23,7 @@ struct Request {
   double at = kNone;
   std::string_view context;  // the object as it stands, empty where none is given
   std::vector<std::string_view> ids, history;
+  std::vector<Impression> impressions;  // of each item of the history, of which none is there twice
   std::vector<double> bids;  // NaN: none
   bool has_bids = false, has_history = false;
   size_t top_k = 0;  // 0: not given
@@ -31,6 +34,8 @@ struct Request {
  private:
   bool read_candidates(JsonReader& json, size_t max_candidates);
   bool read_user(JsonReader& json);
+  bool read_history(JsonReader& json);
+  void join(const std::vector<std::string_view>& items, const std::vector<Impression>& seen);
 };
 
 namespace detail {
@@ -99,6 +104,29 @@ bool read_object(JsonReader& json, Member on_member) {
   return json.is_ok();
 }
 
+// An entry of the history that tells whether the item was clicked.
+inline bool read_shown(JsonReader& json, std::string_view& item, Impression& impression) {
+  unsigned seen = 0;
+  const bool is_read = read_object(json, [&](std::string_view key) {
+    if (key == "item_id") {
+      once(json, seen, 0);
+      item = json.string();
+      return json.is_ok();
+    }
+    if (key == "clicked") {
+      once(json, seen, 1);
+      impression.clicked = json.take_word("true") ? 1.0 : 0.0;
+      return impression.clicked > 0 || json.take_word("false");
+    }
+    if (key != "at") return false;
+    once(json, seen, 2);
+    if (json.take_null()) return true;
+    impression.at = json.number().value;
+    return json.is_ok() && impression.at >= 0 && impression.at <= kMaxAt;
+  });
+  return is_read && (seen & 2);
+}
+
 inline bool skip_features(JsonReader& json) {
   return read_object(json, [&](std::string_view) {
     if (!json.take('[')) return skip_scalar(json);
@@ -141,10 +169,49 @@ inline bool Request::read_user(JsonReader& json) {
     detail::once(json, seen, 1);
     if (json.take_null()) return true;
     has_history = true;
-    if (!detail::read_ids(json, std::numeric_limits<size_t>::max(), history)) return false;
-    if (history.size() > kMaxHistory) history.erase(history.begin(), history.end() - kMaxHistory);
-    return true;
+    return read_history(json);
   });
+}
+
+inline bool Request::read_history(JsonReader& json) {
+  std::vector<std::string_view> items;
+  std::vector<Impression> seen;
+  size_t objects = 0;
+  json.need('[');
+  if (!json.is_ok()) return false;
+  if (json.take(']')) return true;
+  do {
+    std::string_view item;
+    Impression impression{std::numeric_limits<double>::infinity(), 1.0, 1.0};
+    if (json.is_at_string())
+      item = json.string();
+    else if (++objects > kMaxHistory || !detail::read_shown(json, item, impression))
+      return false;
+    if (!json.is_ok() || !detail::is_id(item)) return false;
+    items.push_back(item);
+    seen.push_back(impression);
+  } while (json.take(','));
+  json.need(']');
+  join(items, seen);
+  return json.is_ok();
+}
+
+// The last entries count; those of one item are joined, in the place of the last of them.
+inline void Request::join(const std::vector<std::string_view>& items, const std::vector<Impression>& seen) {
+  std::unordered_map<std::string_view, size_t> places;
+  const size_t first = items.size() > kMaxHistory ? items.size() - kMaxHistory : 0;
+  for (size_t k = items.size(); k-- > first;) {
+    const auto [place, is_new] = places.try_emplace(items[k], history.size());
+    if (is_new) {
+      history.push_back(items[k]);
+      impressions.push_back(seen[k]);
+      continue;
+    }
+    Impression& known = impressions[place->second];
+    known = {std::max(known.at, seen[k].at), known.shown + seen[k].shown, known.clicked + seen[k].clicked};
+  }
+  std::reverse(history.begin(), history.end());
+  std::reverse(impressions.begin(), impressions.end());
 }
 
 inline bool Request::read(std::string_view body, size_t max_candidates) {

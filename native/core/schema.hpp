@@ -43,7 +43,12 @@ struct StateRule {
 };
 
 constexpr uint8_t kHasSemantic = 1;
-constexpr int kStateFeatures = 3;
+constexpr int kStateFeatures = 3, kOutcomeFeatures = 4;
+
+// What a user did with one item: when it was last shown or clicked, how often shown, how often clicked.
+struct Impression {
+  double at, shown, clicked;
+};
 
 struct Side {
   RecordLayout layout;

@@ -31,7 +31,8 @@ struct Arena {
 // `capacity` of them.
 struct Tensors {
   int32_t *user_categorical, *item_categorical, *context_categorical, *history_categorical;
-  float *user_dense, *user_semantic, *item_dense, *item_semantic, *context_dense, *history_semantic, *history_mask;
+  float *user_dense, *user_semantic, *item_dense, *item_semantic, *context_dense, *history_semantic, *history_mask,
+      *history_outcomes;
 };
 
 enum class Outcome {
@@ -40,6 +41,9 @@ enum class Outcome {
   kUnheld,   // a row is not in memory, or may be stale
   kUnusual,  // damaged rows, or rows of a text alone
 };
+
+constexpr size_t kRowSeenHead = sizeof(uint32_t) + 3 * sizeof(uint16_t);
+constexpr double kMostRowSeen = 60'000.0, kMostShown = 8.0, kLongestAgeDays = 36'500.0;
 
 // Data for the reply's degradation and for metrics.
 struct Found {
@@ -122,18 +126,25 @@ class Frame {
   // that is none.
   bool want_items(std::string_view tail) {
     wanted_ = request.ids;
-    const bool is_live = live && is_newer(live->user);
+    impressions_.clear();
     if (request.has_history) {
       wanted_.insert(wanted_.end(), request.history.begin(), request.history.end());
+      impressions_ = request.impressions;
       return true;
     }
-    if (is_live) return append_likes(live->user, wanted_);
+    if (live && is_newer(live->user)) return append_history(live->user, wanted_, impressions_);
     for (size_t at = 0; at < tail.size();) {
-      if (at + 2 > tail.size()) return false;
-      const size_t length = load<uint16_t>(tail.data() + at);
-      at += 2;
+      if (at + kRowSeenHead > tail.size()) return false;
+      const char* const head = tail.data() + at;
+      const Impression seen{static_cast<double>(load<uint32_t>(head)), half::widen_one(load<uint16_t>(head + 4)),
+                            half::widen_one(load<uint16_t>(head + 6))};
+      const size_t length = load<uint16_t>(head + 8);
+      at += kRowSeenHead;
+      for (const double number : {seen.shown, seen.clicked})
+        if (!(number >= 0 && number <= kMostRowSeen)) return false;
       if (at + length > tail.size()) return false;
       wanted_.push_back(tail.substr(at, length));
+      impressions_.push_back(seen);
       at += length;
     }
     return true;
@@ -181,7 +192,7 @@ class Frame {
     dense(schema_.item, of_items_, at, tensors_.item_dense);
     records_.assign(1, user_.data());
     dense(schema_.user, of_user_, at, tensors_.user_dense);
-    put_history(request.ids.size());
+    put_history(request.ids.size(), at);
     keep_each_once();
   }
 
@@ -204,13 +215,14 @@ class Frame {
   }
 
   // The last L of the history's items that have a row, then zeros.
-  void put_history(size_t from) {
+  void put_history(size_t from, double at) {
     const Side& side = schema_.item;
     const size_t length = schema_.history_length;
     size_t known = 0, kept = 0;
     for (size_t k = from; k < rows_.size(); k++) known += rows_[k].at != nullptr;
     found.items -= rows_.size() - from - known;
     size_t skipped = known > length ? known - length : 0;
+    records_.clear();
     for (size_t k = from; k < rows_.size(); k++) {
       if (!rows_[k].at) continue;
       if (skipped) {
@@ -219,13 +231,48 @@ class Frame {
       }
       put(side, rows_[k].at, at_row(tensors_.history_categorical, side.layout.categoricals, kept),
           at_row(tensors_.history_semantic, side.layout.dim, kept));
-      tensors_.history_mask[kept++] = 1.0f;
+      const Impression& seen = impressions_[k - from];
+      tensors_.history_mask[kept] = seen.clicked > 0 ? 1.0f : 0.0f;
+      put_outcome(seen, at, tensors_.history_outcomes + kOutcomeFeatures * kept++);
+      records_.push_back(rows_[k].at);
     }
+    put_history_odds();
     for (; kept < length; kept++) {
       std::fill_n(at_row(tensors_.history_categorical, side.layout.categoricals, kept), side.layout.categoricals, 0);
       std::fill_n(at_row(tensors_.history_semantic, side.layout.dim, kept), side.layout.dim, 0.0f);
       tensors_.history_mask[kept] = 0.0f;
+      std::fill_n(tensors_.history_outcomes + kOutcomeFeatures * kept, kOutcomeFeatures, 0.0f);
     }
+  }
+
+  // As `encode_impressions`.
+  static void put_outcome(const Impression& seen, double at, float* to) {
+    const double impressions = std::max(std::max(seen.shown, seen.clicked), kRarest);
+    const double counted = std::min(impressions, kMostShown);
+    to[0] = static_cast<float>(counted);
+    to[1] = static_cast<float>(seen.clicked * (counted / impressions));
+    to[2] = static_cast<float>(std::min(std::max(at - seen.at, 0.0) / kSecondsPerDay, kLongestAgeDays));
+    to[3] = 0.0f;
+  }
+
+  // The last outcome of the history's items in `records_`: their log-odds, by the counts that their rows hold.
+  void put_history_odds() {
+    const StateRule& state = schema_.item.state;
+    if (!state.is_on) return;
+    count_in(schema_.item, of_history_);
+    odds_.clear();
+    for (const Counts& counts : of_history_) odds_.push_back(odds_of(state, counts));
+    schema_.ufuncs.log(odds_.data(), odds_.size());
+    for (size_t k = 0; k < odds_.size(); k++)
+      tensors_.history_outcomes[kOutcomeFeatures * (k + 1) - 1] =
+          static_cast<float>(odds_[k] - state.prior_log_odds);
+  }
+
+  // Of a click rate, smoothed as `encode_state` does.
+  static double odds_of(const StateRule& state, const Counts& counts) {
+    double rate = (counts.clicks + state.smoothing) / (counts.impressions + state.strength);
+    rate = std::min(std::max(rate, kRarest), 1.0 - kRarest);
+    return rate / (1.0 - rate);
   }
 
   template <class T>
@@ -279,12 +326,9 @@ class Frame {
     shown_.resize(count);
     age_.resize(count);
     for (size_t k = 0; k < count; k++) {
-      const double shown = counts[k].impressions;
-      double rate = (counts[k].clicks + side.state.smoothing) / (shown + side.state.strength);
-      rate = std::min(std::max(rate, kRarest), 1.0 - kRarest);
       const double age = at - counts[k].as_of;
-      odds_[k] = rate / (1.0 - rate);
-      shown_[k] = shown;
+      odds_[k] = odds_of(side.state, counts[k]);
+      shown_[k] = counts[k].impressions;
       age_[k] = std::min(std::max(age, 0.0), side.state.age_cap_s) / kSecondsPerDay;
     }
     schema_.ufuncs.log(odds_.data(), count);
@@ -319,7 +363,8 @@ class Frame {
   std::vector<int64_t> places_;
   std::vector<uint8_t> user_;
   std::vector<const uint8_t*> records_;
-  std::vector<Counts> of_user_, of_items_;
+  std::vector<Impression> impressions_;  // of the history, behind the candidates in `wanted_`
+  std::vector<Counts> of_user_, of_items_, of_history_;
   std::vector<double> odds_, shown_, age_;
   std::unordered_set<std::string_view> seen_;
 };

@@ -1,7 +1,6 @@
 """`msd replay LOG`: scores logged requests again, on the path that requests take, and compares the bits."""
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -256,9 +255,7 @@ def basis_of(record: RequestRecord, users: RowCodec, items: RowCodec) -> Basis:
 
 
 def _impressions(record: RequestRecord) -> tuple[Impression, ...]:
-    numbers = record.impressions
-    if numbers is None:
-        return tuple(Impression(math.inf, item_id) for item_id in record.history)
+    numbers = record.impressions or []
     columns = numbers[::3], numbers[1::3], numbers[2::3]
     if any(len(column) != len(record.history) for column in columns):
         raise LogError(f"request {record.request_id}: {len(numbers)} numbers for {len(record.history)} impressions")

@@ -21,6 +21,8 @@ _HEADS = np.dtype([("format", "u1"), ("impressions", "<f8"), ("clicks", "<f8"), 
 _NOTHING_YET = -1.0
 # Rows hold counts in single precision; real counts are far smaller.
 _MOST = 1e30
+# From there on single precision no longer counts by ones.
+_MOST_SEEN = 2.0**24
 
 
 class LiveState(NamedTuple):
@@ -31,8 +33,8 @@ class LiveState(NamedTuple):
 
 
 def begin(impressions: float, clicks: float, as_of: float, history: Sequence[Impression] = ()) -> LiveState:
-    """Return the state of a row."""
-    return LiveState(EntityState(impressions, clicks, as_of, tuple(history)), as_of)
+    """Return the state of a row. Its history is in whole seconds, so that the order may have to be made again."""
+    return LiveState(EntityState(impressions, clicks, as_of, tuple(sorted(history))), as_of)
 
 
 NOTHING = LiveState(EntityState(as_of=_NOTHING_YET), _NOTHING_YET)
@@ -62,7 +64,7 @@ def pack_state(live: LiveState) -> bytes:
     parts = [head]
     for at, item_id, shown, clicked in state.history:
         encoded = item_id.encode()
-        parts += (_IMPRESSION.pack(at, min(shown, _MOST), min(clicked, _MOST), len(encoded)), encoded)
+        parts += (_IMPRESSION.pack(at, min(shown, _MOST_SEEN), min(clicked, _MOST_SEEN), len(encoded)), encoded)
     return b"".join(parts)
 
 
@@ -83,7 +85,8 @@ def _history(packed: bytes) -> Iterator[Impression]:
     while place < len(packed):
         at, shown, clicked, length = _IMPRESSION.unpack_from(packed, place)
         place += _IMPRESSION.size + length
-        if place > len(packed) or not (math.isfinite(at) and 0 <= shown <= _MOST and 0 <= clicked <= _MOST):
+        is_valid = math.isfinite(at) and 0 <= shown <= _MOST_SEEN and 0 <= clicked <= _MOST_SEEN
+        if place > len(packed) or not is_valid:
             raise struct.error("an impression ends behind the state's end, or holds invalid numbers")
         yield Impression(at, packed[place - length : place].decode(), shown, clicked)
 

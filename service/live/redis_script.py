@@ -8,28 +8,30 @@ from typing import NamedTuple, Self
 
 _FOLD = rb"""
 -- KEYS: the state; the events seen in this horizon, in the one before, in the one after (another's clock may be ahead).
--- ARGV: half-life (s), likes to keep, how long events seen are kept (s), the row's packed state,
+-- ARGV: half-life (s), items to remember, how long events seen are kept (s), the row's packed state,
 -- then of each event: a digest of its key, its packed time and kind, its item where it is to be remembered.
 -- Returns a letter an event: duplicate, in the row, late, or new.
 local half_life, length, seconds = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 -- A state is kept until less than 1/128 of an impression or click is left of its counts, and a month at least, for its
--- likes do not fade. Redis takes no end in more than some millions of years.
+-- history does not fade. Redis takes no end in more than some millions of years.
 local spare_half_lives, least, most = 7, 30 * 86400, 1e12
+local most_seen = 2 ^ 24
 
 local function parse(packed)
-  if not packed or #packed < 33 or string.byte(packed) ~= 1 then return nil end
+  if not packed or #packed < 33 or string.byte(packed) ~= 2 then return nil end
   local _, i, c, a, w, place = struct.unpack('<Bdddd', packed)
   local sum = i + c + a + w
   if not (i >= 0 and c >= 0 and sum > -math.huge and sum < math.huge) then return nil end
-  local likes = {}
+  local history = {}
   while place <= #packed do
-    if place + 9 > #packed then return nil end
-    local at, size, start = struct.unpack('<dH', packed, place)
+    if place + 17 > #packed then return nil end
+    local at, shown, clicked, size, start = struct.unpack('<dffH', packed, place)
     place = start + size
-    if place - 1 > #packed then return nil end
-    likes[#likes + 1] = {at, string.sub(packed, start, place - 1)}
+    if place - 1 > #packed or not (at > -math.huge and at < math.huge and shown >= 0 and shown <= most_seen
+      and clicked >= 0 and clicked <= most_seen) then return nil end
+    history[#history + 1] = {at, string.sub(packed, start, place - 1), shown, clicked}
   end
-  return {i, c, a, w, likes}
+  return {i, c, a, w, history}
 end
 
 -- Byte by byte, for the server's locale may have it otherwise.
@@ -41,13 +43,28 @@ local function is_less(one, other)
   return #one < #other
 end
 
-local function like(likes, at, item)
-  local place = #likes
-  while place > 0 and (likes[place][1] > at or (likes[place][1] == at and is_less(item, likes[place][2]))) do
+local function remember(history, at, item, shown, clicked)
+  local held = {}
+  for _, known in ipairs(history) do
+    if known[2] == item then
+      at, shown, clicked = math.max(at, known[1]), shown + known[3], clicked + known[4]
+    else
+      held[#held + 1] = known
+    end
+  end
+  local place = #held
+  while place > 0 and (held[place][1] > at or (held[place][1] == at and is_less(item, held[place][2]))) do
     place = place - 1
   end
-  table.insert(likes, place + 1, {at, item})
-  while #likes > length do table.remove(likes, 1) end
+  table.insert(held, place + 1, {at, item, shown, clicked})
+  while #held > length do
+    local clicks, unclicked = 0, 1
+    for place = #held, 1, -1 do
+      if held[place][4] > 0 then clicks = clicks + 1 else unclicked = place end
+    end
+    table.remove(held, clicks <= math.floor(length / 5) and unclicked or 1)
+  end
+  return held
 end
 
 local row, state = parse(ARGV[4]), parse(redis.call('GET', KEYS[1]))
@@ -73,16 +90,17 @@ for place = 5, #ARGV, 3 do
     end
     local weight = 2 ^ ((at - state[3]) / half_life)
     state[1 + is_click] = state[1 + is_click] + weight
-    if is_click == 1 and item ~= '' then like(state[5], at, item) end
+    if item ~= '' then state[5] = remember(state[5], at, item, 1 - is_click, is_click) end
     is_changed = true
   end
   outcomes[#outcomes + 1] = outcome
 end
 redis.call('EXPIRE', KEYS[2], seconds)
 if is_changed then
-  local parts = {struct.pack('<Bdddd', 1, state[1], state[2], state[3], state[4])}
+  local parts = {struct.pack('<Bdddd', 2, state[1], state[2], state[3], state[4])}
   for _, one in ipairs(state[5]) do
-    parts[#parts + 1] = struct.pack('<dH', one[1], #one[2]) .. one[2]
+    local shown, clicked = math.min(one[3], most_seen), math.min(one[4], most_seen)
+    parts[#parts + 1] = struct.pack('<dffH', one[1], shown, clicked, #one[2]) .. one[2]
   end
   local half_lives = math.log(math.max(state[1], state[2])) / math.log(2) + spare_half_lives
   local kept = math.min(math.max(half_life * half_lives, least), most)

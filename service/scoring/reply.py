@@ -75,7 +75,7 @@ class Shares(BaseModel):
     semantic: list[float] = Field(description="The teacher's knowledge about user, item and history, as vectors.")
     id: list[float] = Field(description="What was learned about the IDs of user and item.")
     dense: list[float] = Field(description="Categories, numbers, counts and context.")
-    history: list[float] = Field(description="The items that the user clicked.")
+    history: list[float] = Field(description="The items that the user was shown, and which of them they clicked.")
 
 
 class ExplainedHistory(BaseModel):

@@ -47,6 +47,7 @@ from msd.contract.schema import (
 from msd.contract.schema import (
     Sequence as HistoryField,
 )
+from msd.contract.state import Impression
 from tests.bundles.encoder_graph import build_encoder, build_tokenizer, encode_alone
 from tests.bundles.ranker_graph import Recipe, build_ranker
 
@@ -168,7 +169,10 @@ def _write_rows(folder: Path, schema: FeatureSchema, side: RowSide, count: int, 
         as_of=np.full(count, AT - 86_400.0),
     )
     histories = [
-        [f"i{place}" for place in rng.integers(0, ITEMS, number % 7 and 3 + number % 9)] if number % 7 else []
+        [
+            Impression(AT - 86_400.0 * (9 - order), f"i{place}", 1.0 + place % 3, float(order % 2))
+            for order, place in enumerate(rng.integers(0, ITEMS, 3 + number % 9 if number % 7 else 0).tolist())
+        ]
         for number in range(count)
     ]
     records = codec.pack(contents, AT)
@@ -196,6 +200,10 @@ def _plain(value: object) -> object:
     return [str(one) for one in value] if isinstance(value, list) else value
 
 
+UNCLICKED = {"item_id": "i6", "clicked": False, "at": AT - 3_600}
+"""An entry of a request's history."""
+
+
 def golden_requests() -> list[dict[str, Any]]:
     """Requests that take every way through the merge: stored, unknown, overridden, with and without history."""
     return [
@@ -212,7 +220,10 @@ def golden_requests() -> list[dict[str, Any]]:
             "at": AT,
             "context": {"device": "never seen", "temperature": None},
             "candidates": {"id": ["i5", "new ad"], "bid": [1.0, 2.0]},
-            "user": {"features": {"gender": "f", "age": 44, "interests": ["cars"]}, "history": ["i8", "?", "i9"]},
+            "user": {
+                "features": {"gender": "f", "age": 44, "interests": ["cars"]},
+                "history": ["i8", "?", "i9", UNCLICKED],
+            },
             "items": {"new ad": {"features": {"category": "games", "price": 9.5}}, "i5": {"features": {"genres": []}}},
             "top_k": 1,
         },

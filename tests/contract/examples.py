@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from msd.contract.rows import Records, RowCodec, RowContents, RowSide
-from msd.contract.state import EntityState, Event, StateRule, fold
+from msd.contract.state import EntityState, Event, Impression, StateRule, fold
 from tests.bundles.factory import example_schema
 
 SCHEMA = example_schema()
@@ -38,6 +38,11 @@ def make_contents(side: RowSide, count: int, seed: int = 0) -> RowContents:
 
 def make_records(codec: RowCodec, count: int, seed: int = 0) -> Records:
     return codec.pack(make_contents(codec.side, count, seed), AT)
+
+
+def clicked(*item_ids: str, at: float = 0.0) -> tuple[Impression, ...]:
+    """A click on each item, all at one time."""
+    return tuple(Impression(at, item_id) for item_id in item_ids)
 
 
 def flip(path: Path, place: int | None = None) -> None:

@@ -9,19 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Assembled, assemble, wanted_items
+from msd.contract.assemble import Assembled, assemble, encode_impressions, wanted_items
 from msd.contract.encode import encode_state
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec, has_semantic, pack_history
 from msd.contract.schema import Categorical, FeatureSchema, Numeric, Sequence
-from tests.contract.examples import AT, BUNDLE_ID, ITEMS, SCHEMA, USERS, make_records
+from msd.contract.state import Impression
+from tests.contract.examples import AT, BUNDLE_ID, ITEMS, SCHEMA, USERS, clicked, make_records
 
 LENGTH = SCHEMA.history.length
 ITEM_ROWS = {f"i{place}": record.tobytes() for place, record in enumerate(make_records(ITEMS, 20))}
 HISTORY = ["i3", "gone", "i5"]
+SEEN = [Impression(AT - 172_800, "i3", 2.0, 1.0), Impression(AT - 86_400, "gone"), Impression(AT, "i5", 16.0, 0.0)]
 USER_ROWS = {
-    "u0": make_records(USERS, 1)[0].tobytes() + pack_history(HISTORY),
-    "long": make_records(USERS, 2)[1].tobytes() + pack_history([*["gone", "i1"] * 9, "i2", "gone"]),
+    "u0": make_records(USERS, 1)[0].tobytes() + pack_history(clicked(*HISTORY)),
+    "long": make_records(USERS, 2)[1].tobytes() + pack_history(clicked(*["gone", "i1"] * 9, "i2", "gone")),
+    "seen": make_records(USERS, 3)[2].tobytes() + pack_history(SEEN),
 }
 COLD = ["new", "newer"]
 
@@ -131,7 +134,7 @@ def categories(history: list[str]) -> list[list[int]]:
         ({"user": {"history": []}}, []),
         ({"user": {"history": None}}, HISTORY),
         ({"user": {"history": ["i7"]}}, ["i7"]),
-        ({"user": {"history": ["i7", "?", "i7"]}}, ["i7", "i7"]),
+        ({"user": {"history": ["i7", "?", "i8", "i7"]}}, ["i8", "i7"]),
         ({"user_id": "nobody", "user": {"history": ["i1", "i2"]}}, ["i1", "i2"]),
         ({"user": {"history": ["?"] * 1_000}}, []),
         ({"user_id": "long"}, ["i1"] * (LENGTH - 1) + ["i2"]),
@@ -148,7 +151,61 @@ def test_history_loses_unknown_ids_before_it_is_cut(document: dict[str, Any], hi
 
 @given(st.lists(st.sampled_from(["i1", "i2", "i3", "?"]), max_size=3 * LENGTH))
 def test_any_history(history: list[str]) -> None:
-    assert tensor("history_categorical", user={"history": history}).tolist() == [categories(history)]
+    once = [item_id for place, item_id in enumerate(history) if item_id not in history[place + 1 :]]
+    assert tensor("history_categorical", user={"history": history}).tolist() == [categories(once)]
+
+
+def log_odds(*item_ids: str) -> list[float]:
+    """What the rows' own counts say of items."""
+    state, rows = SCHEMA.state("item"), ITEMS.unpack([ITEM_ROWS[item_id] for item_id in item_ids]).records
+    assert state
+    odds: list[float] = encode_state(state, rows["impressions"], rows["clicks"], rows["as_of"], AT)[:, 0].tolist()
+    return odds
+
+
+@pytest.mark.parametrize(
+    ("document", "outcomes"),
+    [
+        ({"user_id": "seen"}, {"i3": (2, 1, 2), "i5": (8, 0, 0)}),
+        ({"user": {"history": ["i7"]}}, {"i7": (1, 1, 0)}),
+        (
+            {
+                "user": {
+                    "history": [
+                        "i7",
+                        {"item_id": "i8", "clicked": False, "at": AT + 60},
+                        {"item_id": "i9", "clicked": True, "at": AT - 43_200},
+                        {"item_id": "i9", "clicked": False, "at": AT - 86_400},
+                        {"item_id": "i7", "clicked": False},
+                    ]
+                }
+            },
+            {"i8": (1, 0, 0), "i9": (2, 1, 0.5), "i7": (2, 1, 0)},
+        ),
+        ({"user": {"history": [{"item_id": "i7", "clicked": False, "at": 0}] * 900}}, {"i7": (8, 0, AT / 86_400)}),
+        ({"user_id": "nobody"}, {}),
+    ],
+)
+def test_outcomes_are_impressions_clicks_age_and_log_odds(
+    document: dict[str, Any], outcomes: dict[str, tuple[float, float, float]]
+) -> None:
+    tensors = merge(**document).tensors
+    odds = log_odds(*outcomes)
+    rows = [
+        [*np.array(outcome, np.float32).tolist(), odd] for outcome, odd in zip(outcomes.values(), odds, strict=True)
+    ]
+    empty = LENGTH - len(rows)
+
+    assert tensors["history_categorical"].tolist() == [categories(list(outcomes))]
+    assert tensors["history_outcomes"].tolist() == [rows + [[0.0] * 4] * empty]
+    assert tensors["history_mask"].tolist() == [[float(row[1] > 0) for row in rows] + [0.0] * empty]
+
+
+def test_poisoned_numbers_of_impressions_are_bounded() -> None:
+    shown, clicks, age_s = np.array([[1e5, 1e5, 0, 0], [1e5, 0, 3, 0], [-9, 1e15, 0, -np.inf]], np.float64)
+    encoded = encode_impressions(shown, clicks, age_s)
+
+    assert encoded.tolist() == [[8, 8, 0], [8, 0, 36_500], [3, 3, 0], [np.float32(1e-6), 0, 0]]
 
 
 @given(st.lists(st.sampled_from([*list(ITEM_ROWS)[:6], *COLD]), min_size=1, max_size=12))

@@ -1,6 +1,7 @@
 """Accepted requests, and the code, message and field of the error for all others."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -14,10 +15,16 @@ from msd.contract.request import (
     TooManyCandidates,
     parse_request,
 )
+from msd.contract.state import Impression
 from tests.contract.examples import AT, SCHEMA
 
 GOOD: dict[str, Any] = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}}
 NOT_UNICODE = "should be a valid string, unable to parse raw data as a unicode string"
+
+
+def clicked(item_id: str, times: float = 1.0) -> Impression:
+    """Clicks whose time the request does not tell."""
+    return Impression(math.inf, item_id, times, times)
 
 
 def but(**changes: object) -> bytes:
@@ -51,7 +58,7 @@ def test_a_full_request() -> None:
         bids=[0.5, None, 0.0],
         context={"hour": "13", "temperature": None},
         user_features={"interests": ("cars", "7"), "age": 44.0},
-        history=["i9", "?", "i9"],
+        history=[clicked("?"), clicked("i9", 2.0)],
         item_features={"new": {"category": "games"}, "i1": {"price": None}},
         item_texts={"new": "a tent"},
         top_k=2,
@@ -140,6 +147,12 @@ OF_USER = "no feature of the user"
 STRING = "should be a valid string"
 CATEGORY = "should be a string or a whole number"
 LONG_ID = "should have at most 256 characters"
+
+
+def shown(**changes: object) -> bytes:
+    return but(user={"history": ["i1", {"item_id": "i1", "clicked": False, "at": 3, **changes}]})
+
+
 INVALID: dict[str, tuple[bytes, str | None, str]] = {
     "null": (b"null", None, "should be an object"),
     "list": (b"[]", None, "should be an object"),
@@ -196,6 +209,39 @@ INVALID: dict[str, tuple[bytes, str | None, str]] = {
     "bag in words": (but(user={"features": {"interests": "a"}}), "user.features.interests", "should be a list of"),
     "history in words": (but(user={"history": "i1"}), "user.history", "should be a valid list"),
     "history with null": (but(user={"history": ["i1", None]}), "user.history.1", STRING),
+    "history with a number": (but(user={"history": [{"item_id": "i1", "clicked": True}, 1]}), "user.history.1", STRING),
+    "history of a list": (but(user={"history": [["i1"]]}), "user.history.0", STRING),
+    "item shown without a name": (but(user={"history": [{"clicked": True}]}), "user.history.0.item_id", "is missing"),
+    "too many items shown": (
+        but(user={"history": ["i1", *[{"item_id": "i1", "clicked": True}] * 1_001]}),
+        "user.history",
+        "has 1001 objects; 1000 are allowed",
+    ),
+    "far too many items shown": (
+        but(user={"history": [{"item_id": "i1", "clicked": True}] * 20_000}),
+        "user.history",
+        "has 20000 objects; 1000 are allowed",
+    ),
+    "item shown, empty": (shown(item_id=""), "user.history.1.item_id", "should have at least 1 character"),
+    "item shown, long": (shown(item_id="i" * 257), "user.history.1.item_id", LONG_ID),
+    "item shown, NUL": (shown(item_id="i\0"), "user.history.1.item_id", "should match pattern"),
+    "item shown, half a pair": (shown(item_id="\ud83d"), "user.history.1.item_id", NOT_UNICODE),
+    "item shown without an outcome": (
+        but(user={"history": [{"item_id": "i1"}]}),
+        "user.history.0.clicked",
+        "is missing",
+    ),
+    "item shown, clicked once": (shown(clicked=1), "user.history.1.clicked", "should be a valid boolean"),
+    "item shown, clicked null": (shown(clicked=None), "user.history.1.clicked", "should be a valid boolean"),
+    "item shown before 1970": (shown(at=-1), "user.history.1.at", "should be greater than or equal to 0"),
+    "item shown, in milliseconds": (
+        shown(at=1_764_066_000_000),
+        "user.history.1.at",
+        "should be less than or equal to",
+    ),
+    "item shown, time in words": (shown(at="now"), "user.history.1.at", "should be a valid number"),
+    "item shown with more": (shown(price=3), "user.history.1.price", "is not known here"),
+    "item named like a variant": (but(items={"[id]": 1}), "items.[id]", "should be an object"),
     "item's bag of too many": (
         but(items={"i1": {"features": {"genres": [1] * 1_001}}}),
         "items.i1.features.genres",
@@ -230,7 +276,7 @@ def test_rejects_invalid_request(name: str) -> None:
     assert len(error.message) < 400
 
 
-LONGEST = ["i2", *["?"] * 999]
+LONGEST = [f"i{number}" for number in range(1_000)]
 ODD: dict[str, tuple[bytes, str, object]] = {
     "empty history": (but(user={"history": []}), "history", []),
     "longest id": (but(user_id="u" * 256), "user_id", "u" * 256),
@@ -240,8 +286,24 @@ ODD: dict[str, tuple[bytes, str, object]] = {
     "no bids": (columns(bid=[None, None]), "bids", [None, None]),
     "at zero": (but(at=0), "at", 0.0),
     "top_k beyond": (but(top_k=10**30), "top_k", 10**30),
-    "longest history": (but(user={"history": LONGEST}), "history", LONGEST),
-    "history beyond": (but(user={"history": [*["i1"] * 50_000, *LONGEST]}), "history", LONGEST),
+    "longest history": (but(user={"history": LONGEST}), "history", [*map(clicked, LONGEST)]),
+    "history beyond": (but(user={"history": [*["?"] * 50_000, *LONGEST]}), "history", [*map(clicked, LONGEST)]),
+    "history of one item": (but(user={"history": ["i1"] * 50_000}), "history", [clicked("i1", 1_000.0)]),
+    "history of both forms": (
+        but(
+            user={
+                "history": [
+                    {"item_id": "i1", "clicked": True, "at": 5},
+                    "i2",
+                    {"clicked": False, "item_id": "i1", "at": 3.5},
+                    {"item_id": "i3", "clicked": False, "at": None},
+                    {"item_id": "i2", "clicked": False, "at": 9},
+                ]
+            }
+        ),
+        "history",
+        [Impression(5.0, "i1", 2.0, 1.0), Impression(math.inf, "i3", 1.0, 0.0), Impression(math.inf, "i2", 2.0, 1.0)],
+    ),
     "longest bag": (but(user={"features": {"interests": LONGEST}}), "user_features", {"interests": tuple(LONGEST)}),
     "longest text": (but(items={"i1": {"text": "x" * 10_000}}), "item_texts", {"i1": "x" * 10_000}),
     "extreme": (but(context={"temperature": -1e308}), "context", {"temperature": -1e308}),

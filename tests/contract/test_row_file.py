@@ -22,10 +22,10 @@ from msd.contract.row_file import RowFile
 from msd.contract.row_header import read_header
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import Records
-from tests.contract.examples import BUNDLE_ID, ITEMS, OTHER_ID, USERS, flip, make_records
+from tests.contract.examples import BUNDLE_ID, ITEMS, OTHER_ID, USERS, clicked, flip, make_records
 
 IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
-HISTORIES = [["i1", "ß"], [], ["😀"] * 3]
+HISTORIES = [clicked("i1", "ß"), (), clicked(*["😀"] * 3)]
 
 
 def write_items(path: Path, ids: Sequence[str]) -> list[bytes]:
@@ -97,7 +97,7 @@ def test_users_have_their_histories(tmp_path: Path) -> None:
 
     check_lone(RowFile(path, USERS, BUNDLE_ID), ["ü3", "u9", "u1", "u2"])
     assert rows.found.tolist() == [True, False, True, True, True]
-    assert rows.histories == (("😀", "😀", "😀"), (), ("i1", "ß"), (), ("i1", "ß"))
+    assert rows.histories == (HISTORIES[2], (), HISTORIES[0], (), HISTORIES[0])
     assert rows.damaged == 0
 
 
@@ -184,7 +184,7 @@ def sections(path: Path) -> dict[str, tuple[int, int]]:
 @pytest.mark.parametrize("place", ["slots", "ids", "row_starts", "checksums"])
 def test_damaged_index_is_found_when_ids_are_looked_up(tmp_path: Path, place: str) -> None:
     path, ids = tmp_path / "users.rows", [f"u{number}" for number in range(900)]
-    write_row_file(path, USERS, BUNDLE_ID, ids, make_records(USERS, 900), [["i1"]] * 900)
+    write_row_file(path, USERS, BUNDLE_ID, ids, make_records(USERS, 900), [clicked("i1")] * 900)
     flip(path, sections(path)[place][0] + 9)
     with pytest.raises(BundleError, match=r"block \d+ is damaged; copy the bundle again"):
         RowFile(path, USERS, BUNDLE_ID).get(ids)

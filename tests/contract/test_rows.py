@@ -1,5 +1,6 @@
 """A row comes back as it went in, or as missing and counted: never as another row, never as an error."""
 
+import math
 import struct
 import zlib
 
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from msd.contract.errors import BundleError
 from msd.contract.rows import RowCodec, has_semantic, pack_history, row_dtype, unpack_history
 from msd.contract.schema import FeatureSchema, Numeric, Sequence
-from tests.contract.examples import AT, BUNDLE_ID, ITEMS, OTHER_ID, SCHEMA, USERS, make_contents, make_records
+from msd.contract.state import Impression
+from tests.contract.examples import AT, BUNDLE_ID, ITEMS, OTHER_ID, SCHEMA, USERS, clicked, make_contents, make_records
 
 IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
 SIZE = ITEMS.dtype.itemsize
@@ -24,7 +26,7 @@ def test_layout_is_that_of_every_bundle_so_far() -> None:
         ("clicks", "<f4"), ("as_of", "<f8"), ("categorical", "<i4", (4,)), ("numeric", "<f4", (2,)),
         ("semantic", "<f2", (8,)), ("checksum", "<u4"),
     ]  # fmt: skip
-    assert make_records(ITEMS, 1).tobytes()[:1] == b"\x02"
+    assert make_records(ITEMS, 1).tobytes()[:1] == b"\x03"
 
 
 @pytest.mark.parametrize("codec", [USERS, ITEMS])
@@ -47,32 +49,52 @@ def test_rows_round_trip(codec: RowCodec) -> None:
     np.testing.assert_array_equal(rows.records["semantic"], rounded)
 
 
-@given(st.lists(IDS))
-def test_histories_round_trip(item_ids: list[str]) -> None:
-    assert unpack_history(pack_history(item_ids)) == tuple(item_ids)
+NUMBERS = st.integers(0, 2_048).map(float)
 
-    row = make_records(USERS, 1)[0].tobytes() + pack_history(item_ids)
-    assert USERS.unpack([row]).histories == (tuple(item_ids),)
+
+@given(st.lists(st.builds(Impression, st.integers(0, 2**32 - 1).map(float), IDS, NUMBERS, NUMBERS)))
+def test_histories_round_trip(history: list[Impression]) -> None:
+    assert unpack_history(pack_history(history)) == tuple(history)
+
+    row = make_records(USERS, 1)[0].tobytes() + pack_history(history)
+    assert USERS.unpack([row]).histories == (tuple(history),)
+
+
+def test_numbers_of_a_history_are_rounded_into_their_range() -> None:
+    history = [Impression(-5.0, "a", 1e6, 0.0), Impression(math.inf, "b", 1e6, 1e6), Impression(9.9, "c", 3.0, 1.0)]
+
+    assert unpack_history(pack_history(history)) == (
+        Impression(0.0, "a", 60_000.0, 0.0),
+        Impression(2.0**32 - 1, "b", 60_000.0, 60_000.0),
+        Impression(9.0, "c", 3.0, 1.0),
+    )
 
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_a_history_or_rejected(content: bytes) -> None:
     for tail in (content, with_sum(content)):
-        item_ids = unpack_history(tail)
-        assert item_ids is None or pack_history(item_ids) == tail
+        history = unpack_history(tail)
+        assert history is None or pack_history(history) == tail
 
 
 def test_rejects_wrong_ids_in_a_history() -> None:
     with pytest.raises(BundleError, match="an id in a history has 70000 bytes; 1024 are allowed"):
-        pack_history(["i1", "x" * 70_000])
+        pack_history(clicked("i1", "x" * 70_000))
     with pytest.raises(BundleError, match="an id in a history holds a NUL character"):
-        pack_history(["i1", "i\0"])
+        pack_history(clicked("i1", "i\0"))
+
+
+@pytest.mark.parametrize("numbers", [(math.nan, 1.0, 1.0), (0.0, -1.0, 0.0), (0.0, 1.0, math.nan)])
+def test_rejects_wrong_numbers_in_a_history(numbers: tuple[float, float, float]) -> None:
+    at, shown, clicks = numbers
+    with pytest.raises(BundleError, match="a history holds invalid numbers"):
+        pack_history([Impression(at, "i1", shown, clicks)])
 
 
 @given(st.data())
 def test_rejects_any_wrong_byte_of_a_row(data: st.DataObject) -> None:
     codec = data.draw(st.sampled_from([USERS, ITEMS]))
-    row = make_records(codec, 1)[0].tobytes() + (pack_history(["i1", "ß"]) if codec is USERS else b"")
+    row = make_records(codec, 1)[0].tobytes() + (pack_history(clicked("i1", "ß")) if codec is USERS else b"")
     place = data.draw(st.integers(0, len(row) - 1))
     value = data.draw(st.integers(0, 255).filter(lambda value: value != row[place]))
     rows = codec.unpack([row, row[:place] + bytes([value]) + row[place + 1 :], row])
@@ -97,30 +119,37 @@ def with_sum(content: bytes) -> bytes:
     return content + zlib.crc32(content).to_bytes(4, "little")
 
 
+def impression(length: int, shown: float = 1.0, clicks: float = 1.0) -> bytes:
+    return struct.pack("<IeeH", 9, shown, clicks, length)
+
+
 ROW: bytes = make_records(USERS, 1)[0].tobytes()
-TAIL = pack_history(["i1", "i2"])
+TAIL = pack_history(clicked("i1", "i2"))
 SPOILT = {
     "empty": b"",
     "short": ROW[:-1],
-    "another format": with_sum(b"\x03" + ROW[1:-4]) + TAIL,
+    "another format": with_sum(b"\x02" + ROW[1:-4]) + TAIL,
     "of another bundle": make_records(RowCodec(SCHEMA, "user", OTHER_ID), 1)[0].tobytes() + TAIL,
     "history cut in an id": ROW + TAIL[:-1],
     "history cut in a length": ROW + TAIL + b"\x01",
     "no history": ROW,
-    "history not UTF-8": ROW + with_sum(struct.pack("<H", 2) + b"\xff\xff"),
-    "history longer than it is": ROW + with_sum(struct.pack("<H", 9) + b"i1"),
-    "history that ends in a length": ROW + with_sum(struct.pack("<H", 2) + b"i1\x01"),
+    "history not UTF-8": ROW + with_sum(impression(2) + b"\xff\xff"),
+    "history longer than it is": ROW + with_sum(impression(9) + b"i1"),
+    "history that ends in a length": ROW + with_sum(impression(2) + b"i1\x01"),
+    "history with a negative number": ROW + with_sum(impression(2, shown=-1.0) + b"i1"),
+    "history with a number that is too large": ROW + with_sum(impression(2, shown=65_504.0) + b"i1"),
+    "history with a number that is none": ROW + with_sum(impression(2, clicks=math.nan) + b"i1"),
 }
 
 
 @pytest.mark.parametrize("how", SPOILT)
 def test_damaged_row_is_missing_in_every_part_and_counted(how: str) -> None:
-    good = make_records(USERS, 2)[1].tobytes() + pack_history(["i3"])
+    good = make_records(USERS, 2)[1].tobytes() + pack_history(clicked("i3"))
     rows = USERS.unpack([good, SPOILT[how], None, good])
 
     assert rows.found.tolist() == [True, False, False, True]
     assert rows.damaged == 1
-    assert rows.histories == (("i3",), (), (), ("i3",))
+    assert rows.histories == (clicked("i3"), (), (), clicked("i3"))
     missing = rows.records[2]
     assert (missing["categorical"].tolist(), missing["numeric"].tolist()) == ([0] * 5, [0, 1])
     assert (missing["impressions"], missing["clicks"]) == (0, 0)

@@ -25,9 +25,12 @@ def test_tensors_of_the_schema_have_columns() -> None:
         ("history_categorical", "user", "int32", (6, 4)),
         ("history_semantic", "user", "float32", (6, 8)),
         ("history_mask", "user", "float32", (6,)),
+        ("history_outcomes", "user", "float32", (6, 4)),
     ]
     schema = FeatureSchema(fields=(HISTORY, Categorical(name="id", side="item", is_id=True, buckets=4)))
-    assert [spec.name for spec in schema.tensors] == ["item_categorical", "history_categorical", "history_mask"]
+    assert [spec.name for spec in schema.tensors] == [
+        *("item_categorical", "history_categorical", "history_mask", "history_outcomes")
+    ]
 
 
 def test_columns_follow_the_order_of_fields() -> None:

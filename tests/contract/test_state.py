@@ -1,4 +1,4 @@
-"""The fold: whatever order events come in, counts equal their closed form and likes are the latest."""
+"""The fold: whatever order events come in, counts equal their closed form and a history has the same impressions."""
 
 import math
 
@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.state import EntityState, Event, StateRule, advance, fold
+from msd.contract.state import EntityState, Event, Impression, StateRule, advance, fold
 from tests.contract.examples import fold_all
 
-RULE = StateRule(half_life_s=100.0, history_length=3)
+RULE = StateRule(half_life_s=100.0, history_length=4)
 TIMES = st.integers(0, 2_000).map(float)
-LIKED = st.sampled_from(["a", "b", "c", "d", None])
-EVENTS = st.lists(st.builds(Event, TIMES, st.booleans(), LIKED, shown=st.just(True), times=st.just(1.0)), max_size=12)
+ITEMS = st.sampled_from(["a", "b", "c", "d", None])
+EVENTS = st.lists(st.builds(Event, TIMES, st.booleans(), ITEMS, shown=st.just(True), times=st.just(1.0)), max_size=12)
 
 
 def closed_form(events: list[Event], as_of: float) -> float:
@@ -21,7 +21,7 @@ def closed_form(events: list[Event], as_of: float) -> float:
 
 
 def assert_close(state: EntityState, other: EntityState) -> None:
-    assert (state.as_of, state.likes) == (other.as_of, other.likes)
+    assert (state.as_of, state.history) == (other.as_of, other.history)
     assert (state.impressions, state.clicks) == pytest.approx((other.impressions, other.clicks), rel=1e-9, abs=1e-12)
 
 
@@ -43,12 +43,41 @@ def test_counts_equal_their_closed_form(events: list[Event]) -> None:
 
 
 @given(EVENTS)
-def test_likes_are_the_latest_clicks_in_order(events: list[Event]) -> None:
-    clicks = sorted((event.at, event.item_id) for event in events if event.clicked and event.item_id is not None)
-    state = fold_all(RULE, events)
+def test_history_has_each_item_once_with_all_its_impressions(events: list[Event]) -> None:
+    expected = []
+    for item_id in {event.item_id for event in events if event.item_id is not None}:
+        own = [event for event in events if event.item_id == item_id]
+        at = max(event.at for event in own)
+        expected.append(Impression(at, item_id, len(own), sum(event.clicked for event in own)))
 
-    assert state.likes == tuple(clicks[-RULE.history_length :])
-    assert state.history == tuple(item_id for _, item_id in state.likes)
+    assert fold_all(RULE, events).history == tuple(sorted(expected))
+
+
+@pytest.mark.parametrize(
+    ("length", "kinds", "kept"),
+    [
+        (4, "uuuuuu", "cdef"),
+        (4, "cuuuuu", "cdef"),
+        (1, "cu", "b"),
+        # Clicks stay while they are a fifth of the items at most.
+        (5, "cuuuuuu", "adefg"),
+        (5, "ccuuuuu", "bdefg"),
+        (5, "uuucccc", "cdefg"),
+        (10, "ccuuuuuuuuuu", "abefghijkl"),
+    ],
+)
+def test_full_history_drops_the_oldest_but_rare_clicks(length: int, kinds: str, kept: str) -> None:
+    events = [Event(float(at), kind == "c", "abcdefghijkl"[at]) for at, kind in enumerate(kinds)]
+    state = fold_all(StateRule(100.0, length), events)
+
+    assert "".join(seen.item_id for seen in state.history) == kept
+
+
+def test_history_of_a_longer_rule_is_cut() -> None:
+    state = fold_all(StateRule(100.0, 9), [Event(float(at), at < 1, "abcdefghi"[at]) for at in range(9)])
+    cut = fold(StateRule(100.0, 5), state, Event(9.0, False, "j"))
+
+    assert "".join(seen.item_id for seen in cut.history) == "aghij"
 
 
 @given(EVENTS, TIMES, TIMES)
@@ -72,13 +101,13 @@ def test_advancing_between_events_changes_nothing(events: list[Event], at: float
 def test_counts_halve_and_late_events_count_as_in_time() -> None:
     state = advance(RULE, fold(RULE, EntityState(), Event(1_000.0, True, "a")), 1_100.0)
 
-    assert state == EntityState(0.5, 0.5, 1_100.0, ((1_000.0, "a"),))
+    assert state == EntityState(0.5, 0.5, 1_100.0, (Impression(1_000.0, "a"),))
     assert fold(RULE, EntityState(as_of=1_100.0), Event(1_000.0, False)) == EntityState(0.5, 0.0, 1_100.0)
     assert fold(RULE, EntityState(), Event(5.0, True)) == EntityState(1.0, 1.0, 5.0)
-    assert fold_all(RULE, [Event(1.0, True, "a"), Event(1.0, True, "a")]).history == ("a", "a")
+    assert fold_all(RULE, [Event(1.0, True, "a"), Event(1.0, True, "a")]).history == (Impression(1.0, "a", 2.0, 2.0),)
 
 
 def test_long_ages_do_not_overflow() -> None:
     state = fold_all(StateRule(0.001, 3), [Event(0.0, True, "a"), Event(1.8e9, True, "b"), Event(5.0, True, "c")])
 
-    assert (state.impressions, state.history) == (1.0, ("a", "c", "b"))
+    assert (state.impressions, [seen.item_id for seen in state.history]) == (1.0, ["a", "c", "b"])

@@ -8,7 +8,7 @@ import pytest
 
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import Part, split_events
-from msd.dataset.texts import most_shown, student_texts, teacher_texts
+from msd.dataset.texts import student_texts, teacher_texts
 from tests.dataset.small import CONFIG, EVENTS, USERS, write_small
 from tests.dataset.tiny import write_tiny_dataset
 
@@ -78,15 +78,3 @@ def test_id_without_text_is_left_out(tmp_path: Path, folder: Path) -> None:
     small = load_dataset(write_small(tmp_path, events=no_clicks, users=USERS.replace("u3,York", "u3,")))
     assert set(student_texts(small)[1]) == {"u1", "u2", "u4", "u5"}
     assert set(users) == set(dataset.users["user_id"])
-
-
-def test_most_shown_keep_their_order(folder: Path) -> None:
-    dataset = load_dataset(folder)
-    texts = student_texts(dataset)
-    parts = pl.Series(split_events(dataset.events, dataset.config))
-    shown = dict(dataset.events.filter(parts <= Part.TRAIN).group_by("item_id").len().iter_rows())
-    items, users = most_shown(dataset, texts, 7)
-    assert (len(items), len(users)) == (7, 7)
-    assert list(items) == [one for one in texts[0] if one in items]
-    assert min(shown[item] for item in items) >= max(shown.get(one, 0) for one in texts[0] if one not in items)
-    assert most_shown(dataset, texts, 1_000) == texts

@@ -83,7 +83,7 @@ def test_log_of_service_that_does_not_start_is_shown(tmp_path: Path) -> None:
 
 
 OUT = Path("out")
-NUMBERS = {"--epochs", "--limit", "--resamples", "--requests"}
+NUMBERS = {"--epochs", "--resamples", "--requests"}
 
 
 def test_quick_and_full_differ_only_in_numbers() -> None:

@@ -54,7 +54,7 @@ class Pipeline:
     @property
     def distill(self) -> Line:
         """Dataset and knowledge to student."""
-        return ("distill", self.dataset, self.knowledge, self.student, "--epochs", "1")
+        return ("distill", self.dataset, self.knowledge, self.student)
 
     @property
     def train(self) -> Line:

@@ -9,7 +9,7 @@ from service.live.live_state import LiveState, pack_state
 from service.live.overlay import LiveRows
 from service.live.store import BatchOutcome, LiveBatch, PackedStates, Stream
 from service.telemetry.metrics import Metrics
-from tests.native.worlds import AT, SIDES, World, mutated, strangers
+from tests.native.worlds import AT, SIDES, World, draw_history, mutated, strangers
 
 Ask = Callable[[str, Sequence[str]], "tuple[object, ...] | None"]
 LAG_S = 900.0
@@ -59,8 +59,6 @@ def draw_live(random: Random, world: World, metrics: Metrics) -> LiveWorld:
 def _state(random: Random, items: Sequence[str]) -> bytes:
     impressions = random.choice([0.0, 1.0, 17.25, 1e6, 3.3333])
     as_of = AT + random.choice([-1e9, -86_400.0, -60.5, 0.0, 60.0, 1e5])
-    likes = tuple((as_of - 1.0, random.choice([*items, "gone", "é"])) for _ in range(random.choice([0, 0, 1, 5, 60])))
-    packed = pack_state(
-        LiveState(EntityState(impressions, impressions * random.random(), as_of, likes), as_of - random.random())
-    )
+    state = EntityState(impressions, impressions * random.random(), as_of, tuple(draw_history(random, items)))
+    packed = pack_state(LiveState(state, as_of - random.random()))
     return packed if random.random() < 0.9 else mutated(random, packed)

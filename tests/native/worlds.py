@@ -24,6 +24,7 @@ from msd.contract.schema import (
     State,
 )
 from msd.contract.schema import Sequence as HistoryField
+from msd.contract.state import Impression
 from service.rows.arena import Arena
 
 AT = 1_764_066_000.0
@@ -82,7 +83,7 @@ def draw_world(random: Random, folder: Path) -> World:
     rows = {}
     for side, codec in codecs.items():
         records = codec.pack(_contents(random, schema, side, len(ids[side])), AT - random.randrange(10**6))
-        histories = [_history(random, ids["item"]) for _ in ids[side]] if side == "user" else []
+        histories = [draw_history(random, ids["item"]) for _ in ids[side]] if side == "user" else []
         write_row_file(paths[side], codec, BUNDLE_ID, ids[side], records, histories)
         found = np.ones(len(records), bool)
         rows[side] = Rows(records, found, tuple(map(tuple, histories)), 0)
@@ -148,9 +149,18 @@ def _ids(random: Random, side: RowSide) -> list[str]:
     return plain + random.sample(others, random.randrange(len(others) + 1))
 
 
-def _history(random: Random, item_ids: Sequence[str]) -> list[str]:
-    known = [*item_ids, "gone"]
-    return [random.choice(known) for _ in range(random.choice([0, 0, 1, 4, 60]))]
+def draw_history(random: Random, item_ids: Sequence[str]) -> list[Impression]:
+    """Impressions of a row or a state; an item may be there twice."""
+    known = [*item_ids, "gone", "é"]
+    return [
+        Impression(
+            AT - random.choice([0.0, -60.5, 59.5, 86_400.0, 1e7, 1.7e9]),
+            random.choice(known),
+            random.choice([0.0, 1.0, 2.0, 9.0, 60_000.0, 0.0625]),
+            random.choice([0.0, 0.0, 1.0, 3.0, 60_000.0]),
+        )
+        for _ in range(random.choice([0, 0, 1, 5, 60]))
+    ]
 
 
 def _contents(random: Random, schema: FeatureSchema, side: RowSide, count: int) -> RowContents:
@@ -195,7 +205,9 @@ def _document(random: Random, world: World, most: int) -> dict[str, Any]:
         document["context"] = _context(random, world.schema)
     document["candidates"] = candidates
     if random.random() < 0.3:
-        history = [random.choice(items) for _ in range(random.choice([0, 1, 5, 5, 70, 70, 1_003]))]
+        are_ids = random.random() < 0.5
+        chosen = [random.choice(items) for _ in range(random.choice([0, 1, 5, 5, 70, 70, 1_003]))]
+        history = chosen if are_ids else [_shown(random, item) for item in chosen]
         document["user"] = random.choice([None, {}, {"history": None}, {"history": history}, {"features": None}])
     if random.random() < 0.3:
         document["top_k"] = random.choice([1, 2, 5, 1_000, None])
@@ -206,6 +218,18 @@ def _document(random: Random, world: World, most: int) -> dict[str, Any]:
     keys = list(document)
     random.shuffle(keys)
     return {key: document[key] for key in keys}
+
+
+def _shown(random: Random, item: str) -> object:
+    """An entry of a request's history, in one of its forms."""
+    if random.random() < 0.3:
+        return item
+    entry: dict[str, Any] = {"item_id": item, "clicked": random.random() < 0.4}
+    if random.random() < 0.6:
+        entry["at"] = random.choice([None, 0, 1e11, AT, AT - 3_600, AT - 86_400.25, AT + 60])
+    keys = list(entry)
+    random.shuffle(keys)
+    return {key: entry[key] for key in keys}
 
 
 def _context(random: Random, schema: FeatureSchema) -> dict[str, Any] | None:

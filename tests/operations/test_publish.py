@@ -21,6 +21,7 @@ from service.redis.keys import LOCK, POINTER, PREVIOUS, key_prefix, rows_key, sh
 from service.redis.publication import PublishError, publication
 from tests.bundles.factory import ITEMS, USERS, build_bundle
 from tests.bundles.ranker_graph import Recipe
+from tests.contract.examples import clicked
 from tests.operations.catalogue.made import quiet
 from tests.service.live import run_msd
 
@@ -55,7 +56,7 @@ def test_publishes_every_row(redis_server: ValkeyServer, bundle: Bundle) -> None
     for side in ROW_SIDES:
         codec = RowCodec(bundle.schema, side, bundle.bundle_id)
         file = RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id)
-        assert shown[side] == pack_history(by_impressions(file, codec))
+        assert shown[side] == pack_history(clicked(*by_impressions(file, codec)))
         expected |= {(key_prefix(bundle.bundle_id, side) + one).encode(): row for one, row in file.scan(0, file.count)}
     assert held == expected
     assert done.bytes == sum(map(len, expected.values()))

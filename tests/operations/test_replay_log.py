@@ -146,6 +146,7 @@ def test_rejects_inconsistent_record(logs: list[RequestRecord], bundle: Bundle) 
         {"items_found": logs[0].items_found[:-1]},
         {"request": b"{}"},
         {"request": b"\xff"},
+        {"impressions": [1.0]},
         {"is_lean": True},
     ]
     for change in changes:

@@ -127,7 +127,8 @@ def batch_logits(
     rng: np.random.Generator | None = None,
 ) -> torch.Tensor:
     """Uncalibrated logits [B] of B events, blended."""
-    return model.ranker.blended(batch_opinions(model, features, events, corruption, rng))
+    adapted = model.adaptors.adapt(features)
+    return model.ranker.blended(batch_opinions(model, features, adapted, events, corruption, rng))
 
 
 def quiet(epoch: int, step: int, loss: float) -> None:

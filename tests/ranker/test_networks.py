@@ -15,13 +15,13 @@ from torch import Tensor
 from model_export.ranker import ranker_graph, torch_scores
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, Semantic, Sequence, State
 from msd.ranker.batch import TrainedRanker
-from msd.ranker.model import Affinity, Ranker, RankerConfig, SideEmbedding
+from msd.ranker.embedding import SideEmbedding
+from msd.ranker.model import Affinity, Ranker, RankerConfig
 from msd.ranker.networks import DcnV2, DeepFm, Din, LogisticRegression, Network, new_network
 from msd.student.record import VECTOR_DIM
 from tests.ranker.made import SMALL
 
 NAMES = ("lr", "deepfm", "din", "dcnv2")
-OURS = ("msd", "lean")
 LENGTH, DIM = 5, 8
 
 
@@ -44,16 +44,17 @@ PLAIN = FeatureSchema(
 )
 VECTORS = (Semantic(name="user_semantic", side="user", dim=DIM), Semantic(name="item_semantic", side="item", dim=DIM))
 SCHEMAS = {"semantic": FeatureSchema(fields=(*PLAIN.fields, *VECTORS)), "plain": PLAIN}
-NETWORKS = {(name, kind): (name, SCHEMAS[kind]) for name, kind in itertools.product((*OURS, *NAMES), SCHEMAS)}
+NETWORKS = {(name, kind): (name, SCHEMAS[kind]) for name, kind in itertools.product(("msd", *NAMES), SCHEMAS)}
 EVERY = pytest.mark.parametrize("made", NETWORKS.values(), ids=["-".join(key) for key in NETWORKS])
 Made = tuple[str, FeatureSchema]
+HISTORY = {"history_categorical", "history_semantic", "history_mask", "history_outcomes"}
 
 
 def _network(made: Made) -> Network:
     """Return a network with weights far from their initial values."""
     torch.manual_seed(11)
     name, schema = made
-    model = new_network(schema, SMALL.model_copy(update={"network": name, "selected": 2}))
+    model = new_network(schema, SMALL.model_copy(update={"network": name}))
     _stir(model)
     return model.eval()
 
@@ -65,15 +66,18 @@ def _stir(model: torch.nn.Module) -> None:
 
 
 def _tensors(schema: FeatureSchema, candidates: int, held: int = 3) -> dict[str, Tensor]:
-    """One user with `held` items in the history, and candidates."""
+    """One user with `held` items in the history, every second of them clicked, and candidates."""
     rng = np.random.default_rng(candidates)
     tensors: dict[str, Tensor] = {}
     for spec in schema.tensors:
         shape = (candidates if spec.side == "item" else 1, *spec.shape)
         values = rng.integers(0, 3, shape) if spec.dtype == "int32" else rng.standard_normal(shape)
         tensors[spec.name] = torch.from_numpy(values.astype(spec.dtype))
-    tensors["history_mask"] = (torch.arange(LENGTH) < held).float()[None]
-    for name in tensors.keys() & {"history_categorical", "history_semantic"}:
+    shown, ages = torch.tensor([1.0, 4.0, 2.0, 1.0, 8.0]), torch.tensor([30.0, 7.0, 1.0, 0.1, 0.0])
+    clicks, rates = torch.tensor([1.0, 0.0, 2.0, 0.0, 3.0]), torch.tensor([0.3, -0.5, 0.0, 1.0, -2.0])
+    tensors["history_outcomes"] = torch.stack([shown, clicks, ages, rates], -1)[None]
+    tensors["history_mask"] = (clicks > 0).float()[None]
+    for name in tensors.keys() & HISTORY:
         tensors[name][:, held:] = 0
     return tensors
 
@@ -109,8 +113,8 @@ def test_repeated_user_scores_like_one_user(made: Made) -> None:
 def test_padding_content_and_length_are_ignored(made: Made, held: int) -> None:
     model, tensors = _network(made), _tensors(made[1], 4, held)
     spoiled, padded = ({name: tensor.clone() for name, tensor in tensors.items()} for _ in range(2))
-    for name in tensors.keys() & {"history_categorical", "history_semantic", "history_mask"}:
-        if name != "history_mask":
+    for name in tensors.keys() & HISTORY:
+        if name in ("history_categorical", "history_semantic"):
             spoiled[name][:, held:] = 2
         more = torch.zeros(1, 9, *tensors[name].shape[2:], dtype=tensors[name].dtype)
         padded[name] = torch.cat([tensors[name], more], 1)
@@ -122,9 +126,11 @@ def test_padding_content_and_length_are_ignored(made: Made, held: int) -> None:
 @EVERY
 def test_every_input_changes_scores(made: Made) -> None:
     model, tensors = _network(made), _tensors(made[1], 4)
+    # MSD's network reads clicks from the outcomes, and the baselines read nothing else from them.
+    unread = {"history_mask"} if made[0] == "msd" else set()
     with torch.no_grad():
         before = model(tensors)
-        for spec in made[1].tensors:
+        for spec in (spec for spec in made[1].tensors if spec.name not in unread):
             changed = dict(tensors)
             if spec.name == "history_mask":
                 changed[spec.name] = torch.zeros_like(tensors[spec.name])
@@ -163,8 +169,19 @@ def test_ids_are_dropped_only_in_training(made: Made) -> None:
         assert not torch.allclose(model.eval()(tensors), model(other), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_baseline_reads_clicked_and_passed_items_apart(name: str) -> None:
+    model, tensors = _network((name, PLAIN)), _tensors(PLAIN, 4)
+    turned, without = dict(tensors), {**tensors, "history_outcomes": tensors["history_outcomes"].clone()}
+    turned["history_mask"] = (tensors["history_outcomes"][..., 0] > 0).float() - tensors["history_mask"]
+    without["history_outcomes"][:, 1] = 0.0
+    with torch.no_grad():
+        for other in (turned, without):
+            assert not torch.allclose(model(other), model(tensors), atol=1e-4)
+
+
 def test_logistic_regression_adds_its_weights() -> None:
-    model, tensors = _network(("lr", PLAIN)), _tensors(PLAIN, 3, held=2)
+    model, tensors = _network(("lr", PLAIN)), _tensors(PLAIN, 3)
     assert isinstance(model, LogisticRegression)
     weight = {name: value.detach().numpy() for name, value in model.named_parameters()}
     numbers = [tensors["user_dense"].expand(3, -1), tensors["item_dense"]]
@@ -174,14 +191,15 @@ def test_logistic_regression_adds_its_weights() -> None:
         genres = [weight[f"{kind}.tables.genres.weight"][value].item() for value in values[1:] if value]
         return float(own + (np.mean(genres) if genres else 0.0))
 
-    history = np.mean([item("liked", one) for one in tensors["history_categorical"][0, :2]])
+    held = tensors["history_categorical"][0, :3]
+    clicked, passed = np.mean([item("histories.0", one) for one in held[::2]]), item("histories.1", held[1])
     asking = (
         weight["weights.user.tables.user_id.weight"][user].item() if (user := tensors["user_categorical"][0, 0]) else 0
     ) + weight["weights.context.tables.hour.weight"][tensors["context_categorical"][0, 0]].item()
     items = [item("weights.item", one) for one in tensors["item_categorical"]]
     dense = torch.cat(numbers, -1).numpy() @ weight["head.weight"][0] + weight["head.bias"]
     with torch.no_grad():
-        np.testing.assert_allclose(model(tensors), np.array(items) + history + asking + dense, atol=1e-5)
+        np.testing.assert_allclose(model(tensors), np.array(items) + clicked + passed + asking + dense, atol=1e-5)
 
 
 def test_deepfm_multiplies_every_pair_of_fields() -> None:
@@ -194,9 +212,9 @@ def test_deepfm_multiplies_every_pair_of_fields() -> None:
         torch.nn.init.zeros_(model.head.bias)
         found = model(tensors) - model.linear(tensors)
         fields = seen[0].reshape(3, -1, SMALL.embedding)
-    # user_id, hour; item_id and genres of target and history; three dense tensors and three vectors projected.
-    assert fields.shape[1] == 2 + 4 + 2 + 3
-    pairs = sum((fields[:, one] * fields[:, other]).sum(-1) for one, other in itertools.combinations(range(11), 2))
+    # user_id, hour; item_id and genres of target, clicked and passed items; two dense tensors and four vectors projected.
+    assert fields.shape[1] == 2 + 6 + 2 + 4
+    pairs = sum((fields[:, one] * fields[:, other]).sum(-1) for one, other in itertools.combinations(range(14), 2))
     np.testing.assert_allclose(found, pairs, atol=1e-4)
 
 
@@ -205,10 +223,12 @@ def test_din_weighs_each_item_of_the_history_by_the_target_alone() -> None:
     assert isinstance(model, Din)
     first, second = _tensors(PLAIN, 2, held=1), _tensors(PLAIN, 2, held=1)
     second["history_categorical"] = (first["history_categorical"] + 1) % 3
-    both = {**first, "history_mask": torch.ones(1, 2)}
+    both = {**first, "history_mask": torch.ones(1, 2), "history_outcomes": torch.ones(1, 2, 4)}
     both["history_categorical"] = torch.cat([one["history_categorical"][:, :1] for one in (first, second)], 1)
     seen: list[Tensor] = []
-    model.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, -model.item_width :]))
+    model.norm.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0][:, -2 * model.item_width : -model.item_width])
+    )
     with torch.no_grad():
         for tensors in (first, second, both):
             model(tensors)
@@ -235,7 +255,7 @@ def test_dcn_crosses_its_inputs_with_themselves() -> None:
 
 def test_default_network_is_msd_and_others_are_checked() -> None:
     assert RankerConfig().network == "msd"
-    with pytest.raises(ValidationError, match="Input should be 'msd', 'lean', 'lr', 'deepfm', 'din' or 'dcnv2'"):
+    with pytest.raises(ValidationError, match="Input should be 'msd', 'content', 'lr', 'deepfm', 'din' or 'dcnv2'"):
         RankerConfig.model_validate({"network": "wide"})
     for name in ("deepfm", "din", "dcnv2"):
         with pytest.raises(ValidationError, match=f"hidden is empty, and the network '{name}' is not without an MLP"):
@@ -277,9 +297,7 @@ def test_share_of_ids_is_hidden_whole() -> None:
     assert (shown == 4).float().mean().item() == pytest.approx(0.25, abs=0.03)
 
 
-@pytest.mark.parametrize(
-    "change", [{"fusion": False}, {"selected": 1}, {"selected": None}, {"affinity": 0}, {"counts": ()}]
-)
+@pytest.mark.parametrize("change", [{"taste": False}, {"affinity": 0}, {"counts": ()}])
 def test_part_left_out_changes_scores(change: dict[str, object]) -> None:
     ranker, tensors = _network(("msd", SCHEMAS["semantic"])), _tensors(SCHEMAS["semantic"], 4, held=LENGTH)
     assert isinstance(ranker, Ranker)

@@ -11,7 +11,7 @@ import native
 from msd.contract.errors import MsdError
 from msd.contract.rows import Rows, RowSide, pack_history
 from service.rows.arena import Arena
-from tests.contract.examples import ITEMS, USERS, make_records
+from tests.contract.examples import ITEMS, USERS, clicked, make_records
 
 CORES = [None, native.core] if native.core else [None]
 
@@ -31,14 +31,14 @@ _ENTRY = ITEMS.dtype.itemsize + 250 + len("i10")
 
 
 def rows_of(side: RowSide, numbers: Sequence[int | None]) -> Rows:
-    """Rows that carry a number each, a user's as often in his history; none for None."""
+    """Rows that carry a number each, a user's as often in their history; none for None."""
     records = make_records(CODECS[side], len(numbers))
     packed: list[bytes | None] = [None] * len(numbers)
     for place, number in enumerate(numbers):
         if number is not None:
             records["impressions"][place] = number
             body = records[place : place + 1].tobytes()[:-4]
-            tail = pack_history([f"h{number}"] * number) if side == "user" else b""
+            tail = pack_history(clicked(*[f"h{number}"] * number)) if side == "user" else b""
             packed[place] = body + crc32(body).to_bytes(4, "little") + tail
     return CODECS[side].unpack(packed)
 
@@ -52,7 +52,7 @@ def numbers_in(arena: Arena, ids: Sequence[str]) -> dict[str, int | None]:
         int(number) if found else None for number, found in zip(rows.records["impressions"], rows.found, strict=True)
     ]
     for number, history in zip(numbers, rows.histories, strict=False):
-        assert history == (f"h{number}",) * (number or 0)
+        assert history == clicked(f"h{number}") * (number or 0)
     return dict(zip(held, numbers, strict=True))
 
 

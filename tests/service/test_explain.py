@@ -230,7 +230,7 @@ def test_each_group_takes_what_its_name_says(bundle: Bundle, nothing: Tensors) -
     semantic = {"user_semantic", "item_semantic", "history_semantic", "user_dense", "item_dense"}
     assert changed["semantic"] == semantic
     assert changed["id"] == {"user_categorical", "item_categorical", "history_categorical"}
-    assert changed["history"] == {"history_mask", "history_categorical", "history_semantic"}
+    assert changed["history"] == {"history_mask", "history_outcomes", "history_categorical", "history_semantic"}
     assert changed["dense"] == {*changed["id"], "user_dense", "item_dense", "context_categorical", "context_dense"}
 
 

@@ -19,6 +19,7 @@ from operations.publish import MostShown
 from service.redis.keys import key_prefix, shown_key
 from service.rows.redis_rows import RedisStore
 from tests.bundles.factory import ITEMS, USERS, golden_requests
+from tests.contract.examples import clicked
 from tests.service import redis_rows
 from tests.service.live import wait_until
 from tests.service.redis_rows import (
@@ -140,7 +141,7 @@ async def test_row_invalidated_while_prefetched_is_read_again(client: Redis, bun
         if command[0] == b"MGET":
             return answers.pop(0)
         if command[1] == first:
-            return bulk(pack_history(["x"]))
+            return bulk(pack_history(clicked("x")))
         return bulk(bundle.bundle_id.encode() if command[1] == b"msd:bundle" else None)
 
     async with server_that(answer) as url, opened(bundle, url) as store:

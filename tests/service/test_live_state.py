@@ -1,6 +1,8 @@
 """Live states: the same in whatever order events come, begun by rows and counting nothing twice, packed whole."""
 
 import json
+import math
+import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from msd.contract.request import InvalidRequest, MalformedRequest, RequestError
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
-from msd.contract.state import EntityState, Event, StateRule, advance, fold
+from msd.contract.state import EntityState, Event, Impression, StateRule, advance, fold
 from service.limits import MAX_EVENTS
 from service.live.live_state import (
     NOTHING,
@@ -28,14 +30,16 @@ from service.live.overlay import AsOf, state_rules, with_counts, with_history
 from service.live.store import PackedStates, Stream, after, stretches
 from service.routes.events_route import TooManyEvents, parse_events
 from tests.bundles.factory import example_schema
+from tests.contract.examples import clicked
 from tests.contract.test_state import assert_close
 
-RULE = StateRule(half_life_s=100.0, history_length=3)
+RULE = StateRule(half_life_s=100.0, history_length=4)
 TIMES = st.integers(0, 2_000).map(float)
 ITEMS = st.sampled_from(["a", "b", "ü", "d"])
+NUMBERS = st.integers(0, 2**20).map(float)
 EVENTS = st.lists(
     st.one_of(
-        st.builds(lambda at: Event(at, False), TIMES),
+        st.builds(lambda at, item: Event(at, False, item), TIMES, ITEMS),
         st.builds(lambda at, item: Event(at, True, item, shown=False), TIMES, ITEMS),
     ),
     max_size=12,
@@ -45,7 +49,7 @@ ROWS = st.builds(
     st.floats(0, 1e6),
     st.floats(0, 1e6),
     TIMES,
-    st.lists(ITEMS, max_size=3).map(tuple),
+    st.lists(st.builds(Impression, TIMES, ITEMS, NUMBERS, NUMBERS), max_size=3, unique_by=lambda seen: seen.item_id),
 )
 STATES = st.one_of(st.just(NOTHING), ROWS, st.tuples(ROWS, EVENTS).map(lambda both: taken(*both)))
 
@@ -67,7 +71,7 @@ def test_order_of_events_changes_nothing(row: LiveState, orders: tuple[list[Even
 @given(STATES, TIMES, ITEMS)
 def test_impression_and_its_click_are_one_event_of_training(live: LiveState, at: float, item: str) -> None:
     state = live.state
-    shown, clicked, both = Event(at, False), Event(at, True, item, shown=False), Event(at, True, item)
+    shown, clicked, both = Event(at, False, item), Event(at, True, item, shown=False), Event(at, True, item)
 
     assert_close(fold(RULE, fold(RULE, state, shown), clicked), fold(RULE, state, both))
     assert_close(fold(RULE, fold(RULE, state, clicked), shown), fold(RULE, state, both))
@@ -104,14 +108,27 @@ def test_counts_of_many_are_those_of_each(states: list[LiveState | None]) -> Non
         assert getattr(counts, name).tolist() == [getattr(state, name) for state in found]
 
 
-PACKED = pack_state(taken(begin(3, 1, 10.0, ["a", "b"]), [Event(20.0, True, "ü", shown=False)]))
+PACKED = pack_state(taken(begin(3, 1, 10.0, clicked("a", "b")), [Event(20.0, True, "ü", shown=False)]))
 NAN = np.float64("nan").tobytes()
+
+
+def with_impression(at: float, shown: float, clicks: float) -> bytes:
+    return PACKED[:33] + struct.pack("<dffH", at, shown, clicks, 1) + b"a"
+
+
+def test_packed_form_is_that_of_every_state() -> None:
+    head = struct.pack("<Bdddd", 2, 3.0, 1.0, 10.0, 10.0)
+    packed = pack_state(begin(3, 1, 10.0, [Impression(9.5, "ü", 1e9, 2.0)]))
+
+    assert packed == head + struct.pack("<dffH", 9.5, 2.0**24, 2.0, 2) + "ü".encode()
 
 
 @pytest.mark.parametrize(
     "packed",
-    [b"", b"\x01", PACKED[:32], PACKED[:-1], PACKED[:40], b"\x02" + PACKED[1:], PACKED[:1] + NAN + PACKED[9:]]
-    + [pack_state(LiveState(EntityState(-1.0, 0.0, 1.0), 0.0)), PACKED[:-2] + b"\xff\xff"],
+    [b"", b"\x01", PACKED[:32], PACKED[:-1], PACKED[:40], b"\x01" + PACKED[1:], PACKED[:1] + NAN + PACKED[9:]]
+    + [pack_state(LiveState(EntityState(-1.0, 0.0, 1.0), 0.0)), PACKED[:-2] + b"\xff\xff"]
+    + [with_impression(math.inf, 1, 1), with_impression(1, -1, 1), with_impression(1, 1, math.nan)]
+    + [with_impression(1, 2**25, 1)],
 )
 def test_damaged_bytes_are_no_state(packed: bytes) -> None:
     assert unpack_state(packed) is None
@@ -129,12 +146,19 @@ def test_any_bytes_are_a_state_or_none(packed: bytes) -> None:
 
 
 def test_seeds_keep_their_order_before_all_that_comes() -> None:
-    live = taken(begin(0, 0, 50.0, ["d", "a"]), [Event(60.0, True, "b", shown=False), Event(55.0, True, "c", False)])
+    seeds = [*clicked("d", at=40.0), *clicked("a", at=30.0)]
+    live = taken(begin(0, 0, 50.0, seeds), [Event(60.0, True, "b", shown=False), Event(55.0, True, "c", False)])
 
-    assert live.state.history == ("a", "c", "b")
-    assert replace(live.state, likes=()) == replace(
-        taken(begin(0, 0, 50.0), [Event(60.0, True, None, False), Event(55.0, True, None, False)]).state, likes=()
+    assert [seen.item_id for seen in live.state.history] == ["a", "d", "c", "b"]
+    assert replace(live.state, history=()) == replace(
+        taken(begin(0, 0, 50.0), [Event(60.0, True, None, False), Event(55.0, True, None, False)]).state, history=()
     )
+
+
+def test_click_is_joined_to_the_impression_of_the_row() -> None:
+    row = begin(1, 0, 50.0, [Impression(40.0, "a", 1.0, 0.0)])
+
+    assert taken(row, [Event(60.0, True, "a", shown=False)]).state.history == (Impression(60.0, "a", 1.0, 1.0),)
 
 
 SCHEMA = example_schema()
@@ -146,7 +170,7 @@ FLOWING = Stream(WEEK_OLD, NOW - 1)
 SINCE_SILENCE, AFTER_GAP = Stream(WEEK_OLD, NOW - LAG - 1), Stream(WEEK_OLD + LAG + 1, NOW)
 
 
-def rows(side: RowSide, as_of: Sequence[float], history: tuple[str, ...] = ()) -> Rows:
+def rows(side: RowSide, as_of: Sequence[float], history: tuple[Impression, ...] = ()) -> Rows:
     """Rows with 100 impressions and 10 clicks each, complete up to some times."""
     codec, count = RowCodec(SCHEMA, side, "0" * 32), len(as_of)
     missing = np.repeat(codec.missing, count)
@@ -163,8 +187,8 @@ def rows(side: RowSide, as_of: Sequence[float], history: tuple[str, ...] = ()) -
     return Rows(codec.pack(contents, NOW), found, (history,) * count if side == "user" else (), 0)
 
 
-def live(impressions: float, clicks: float, as_of: float, *likes: str) -> bytes:
-    return pack_state(LiveState(EntityState(impressions, clicks, as_of, tuple((as_of, item) for item in likes)), 0.0))
+def live(impressions: float, clicks: float, as_of: float, *item_ids: str) -> bytes:
+    return pack_state(LiveState(EntityState(impressions, clicks, as_of, clicked(*item_ids, at=as_of)), 0.0))
 
 
 def expected(impressions: float, clicks: float, as_of: float, to: float) -> tuple[object, object, float]:
@@ -215,15 +239,15 @@ def test_counts_are_the_later_ones_as_old_as_the_stream(
 @pytest.mark.parametrize(
     ("packed", "history"),
     [
-        (None, ("a",)),
-        (b"damaged", ("a",)),
-        (live(1, 1, WEEK_OLD - 1, "x"), ("a",)),
-        (live(1, 1, WEEK_OLD, "x"), ("a",)),
-        (live(1, 1, WEEK_OLD + 1, "a", "x"), ("a", "x")),
+        (None, clicked("a")),
+        (b"damaged", clicked("a")),
+        (live(1, 1, WEEK_OLD - 1, "x"), clicked("a")),
+        (live(1, 1, WEEK_OLD, "x"), clicked("a")),
+        (live(1, 1, WEEK_OLD + 1, "a", "x"), clicked("a", "x", at=WEEK_OLD + 1)),
     ],
 )
-def test_history_is_that_of_the_later(packed: bytes | None, history: tuple[str, ...]) -> None:
-    user = rows("user", [WEEK_OLD], ("a",))
+def test_history_is_that_of_the_later(packed: bytes | None, history: tuple[Impression, ...]) -> None:
+    user = rows("user", [WEEK_OLD], clicked("a"))
     assert with_history(user, PackedStates([packed], FLOWING)).histories == (history,)
 
 

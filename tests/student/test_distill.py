@@ -1,82 +1,73 @@
-"""The parts of training: loss, measurements, lessons, the bag of words, and cached states of frozen layers."""
+"""The parts of distilling: the fit of the words head, measurements, lessons, and the bag of words."""
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.student.distill import DistillConfig, head_loss
-from msd.student.encoder import encode_texts, new_student
-from msd.student.lessons import BagOfWords, all_lessons, encode_targets, make_lessons, target_texts, teachers_words
-from msd.student.progress import measure
-from msd.student.record import HEADS, VECTOR_DIM, WORDS_DIM, StudentError, Vectors
-from msd.student.states import TextStates
+from msd.student.distill import fit_words, measure
+from msd.student.lessons import BagOfWords, all_lessons, make_lessons, teachers_words
+from msd.student.record import MEANING_DIM, WORDS_DIM, StudentError, Vectors
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
 from tests.dataset.tiny import WORDS
-
-TEXTS = ["Toy Story", "A spy film with gadgets", "beach hotel " * 40, "x"]
-
-
-def _unit(rows: int, dim: int, seed: int) -> torch.Tensor:
-    torch.manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(rows, dim), dim=1)
+from tests.student.small import small_student
 
 
-def _in_each_head(rows: int) -> Vectors:
-    """Vectors of as many lessons, each of its own direction in every head."""
-    vectors = np.zeros((rows, VECTOR_DIM), np.float32)
-    for part in HEADS.values():
-        vectors[np.arange(rows), part.start + np.arange(rows)] = 1
-    return vectors
+def _unit(rows: int, dim: int, seed: int) -> Vectors:
+    vectors = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
+    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
 
 
 def _known(name: str, tags: tuple[str, ...] = ()) -> Knowledge:
     return Knowledge(id=name, explicit=f"Facts of {name}.", implicit=f"For friends of {name}.", tags=tags)
 
 
-def test_loss_is_least_at_the_targets_and_separates_lessons() -> None:
-    targets = _unit(16, 384, 0)
-    config = DistillConfig()
-    right, near, wrong = (
-        float(head_loss(vectors, targets, config))
-        for vectors in (
-            targets,
-            torch.nn.functional.normalize(targets + 0.5 * _unit(16, 384, 1), dim=1),
-            targets.roll(1, dims=0),
-        )
-    )
-    assert -1e-5 < right < near < wrong
-    contrast = DistillConfig(cosine_weight=0.0)
-    mean = torch.nn.functional.normalize(targets.mean(dim=0, keepdim=True), dim=1).expand(16, -1)
-    assert float(head_loss(mean, targets, contrast)) > float(head_loss(targets, targets, contrast)) + 1
+def test_fitted_head_finds_words_that_follow_from_the_meaning() -> None:
+    student, meaning = small_student(["a text"]), _unit(400, MEANING_DIM, 0)
+    mapping = np.random.default_rng(1).standard_normal((MEANING_DIM, WORDS_DIM)).astype(np.float32)
+    words = meaning @ mapping
+    words /= np.linalg.norm(words, axis=1, keepdims=True)
+    taught = words.copy()
+    taught[300:] = 0.0  # not taught
+    fit_words(student, meaning, taught, 0.01)
+    found = student.words_of(meaning)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, atol=1e-5)
+    own = (found * words).sum(axis=1)
+    assert own[:300].min() > 0.98
+    assert own[300:].mean() > 0.7
+    fit_words(student, meaning, np.zeros_like(taught), 0.01)
+    assert np.array_equal(student.words_of(meaning), found)
 
 
 def test_recall_counts_the_own_target_among_all() -> None:
-    targets = _in_each_head(20)
-    perfect = measure(targets, targets, np.arange(20))
-    assert list(perfect) == ["explicit", "implicit", "words"]
-    assert perfect["words"] == perfect["explicit"]
-    assert perfect["explicit"] == {"recall_1": 1.0, "recall_10": 1.0, "cosine": 1.0, "candidates": 20}
+    targets = np.eye(20, WORDS_DIM, dtype=np.float32)
+    assert measure(targets, targets, np.arange(20)) == {
+        "recall_1": 1.0,
+        "recall_10": 1.0,
+        "cosine": 1.0,
+        "candidates": 20,
+    }
     swapped = targets.copy()
     swapped[[0, 1]] = targets[[1, 0]]
     found = measure(swapped, targets, np.arange(4))
-    assert found["implicit"]["recall_1"] == 0.5
-    assert found["implicit"]["cosine"] == 0.5
-    same = np.repeat(_in_each_head(1), 30, axis=0)
-    assert measure(same, same, np.arange(30))["explicit"]["recall_10"] == 0.0  # ties count against
-    nothing = np.zeros((0, VECTOR_DIM), np.float32)
-    assert measure(nothing, nothing, np.arange(0)) == {"explicit": {}, "implicit": {}, "words": {}}
+    assert (found["recall_1"], found["cosine"]) == (0.5, 0.5)
+    same = np.repeat(targets[:1], 30, axis=0)
+    assert measure(same, same, np.arange(30))["recall_10"] == 0.0  # ties count against
+    assert measure(targets[:0], targets[:0], np.arange(0)) == {}
 
 
-def test_missing_knowledge_is_neither_measured_nor_a_candidate() -> None:
-    targets = _in_each_head(20)
-    targets[5:, HEADS["implicit"]] = 0
-    targets[:, HEADS["words"]] = 0
-    found = measure(_in_each_head(20), targets, np.arange(3, 9))
-    assert found["explicit"]["candidates"] == 20
-    assert found["implicit"] == {"recall_1": 1.0, "recall_10": 1.0, "cosine": 1.0, "candidates": 5}
-    assert found["words"] == {}
+def test_missing_words_are_neither_measured_nor_a_candidate() -> None:
+    targets = np.eye(20, WORDS_DIM, dtype=np.float32)
+    vectors = targets.copy()
+    targets[5:] = 0
+    assert measure(vectors, targets, np.arange(3, 9)) == {
+        "recall_1": 1.0,
+        "recall_10": 1.0,
+        "cosine": 1.0,
+        "candidates": 5,
+    }
+    assert measure(vectors, targets, np.arange(5, 9)) == {}
 
 
 @given(count=st.integers(0, 40), known=st.sets(st.integers(0, 60), max_size=40), seed=st.integers(0, 5))
@@ -100,35 +91,9 @@ def test_seed_sets_held_out_lessons_and_too_few_items_are_rejected() -> None:
         all_lessons([texts, {}], base, 0.1, 0)
 
 
-def test_targets_are_the_plain_encodings_of_both_texts_or_zeros() -> None:
-    student = new_student()
-    knowledge = {"1": _known("1", ("funny", "short")), "2": _known("2")}
-    knowledge |= {
-        "3": Knowledge(id="3", explicit="A beach.", implicit=" "),
-        "4": Knowledge(id="4", explicit=" ", implicit=" "),
-    }
-    lessons = make_lessons("items", dict.fromkeys(knowledge, "text"), knowledge, 0.0, 0)
-    assert lessons.ids == ["1", "2", "3"]
-    assert target_texts(lessons.knowledge)[0] == ["Facts of 1. funny, short", "Facts of 2.", "A beach."]
-    assert teachers_words(lessons.knowledge)[0] == "Facts of 1. funny, short For friends of 1."
-    seen: list[tuple[int, int]] = []
-    targets = encode_targets(student, lessons, lambda name, done, total, note: seen.append((done, total)))
-    assert seen == [(3, 5), (5, 5)]
-    expected = encode_texts(student, ["Facts of 1. funny, short", "For friends of 2."], plain=True)
-    np.testing.assert_allclose(targets[0, :384], expected[0], atol=1e-6)
-    np.testing.assert_allclose(targets[1, 384:768], expected[1], atol=1e-6)
-    assert targets[:, HEADS["implicit"]].any(axis=1).tolist() == [True, True, False]
-    assert not targets[:, HEADS["words"]].any()
-
-
-@pytest.mark.parametrize("frozen", [0, 4, 5, 6])
-def test_cached_states_give_the_encoders_vectors(frozen: int) -> None:
-    student = new_student()
-    states = TextStates(student, TEXTS, frozen)
-    expected = encode_texts(student, TEXTS)
-    np.testing.assert_allclose(states.all_vectors(student), expected, atol=1e-6)
-    with torch.no_grad():
-        np.testing.assert_allclose(states.vectors(student, np.asarray([3, 0])), expected[[3, 0]], atol=1e-6)
+def test_all_that_the_teacher_wrote_is_learnt() -> None:
+    known = _known("1", ("funny", "short"))
+    assert teachers_words([known]) == ["Facts of 1. funny, short For friends of 1."]
 
 
 TOPICS = list(WORDS.values())

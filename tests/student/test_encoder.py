@@ -44,9 +44,8 @@ def student() -> Student:
     student = new_student()
     torch.manual_seed(1)
     with torch.no_grad():
-        for head in (student.explicit, student.implicit, student.words):
-            for weight in head.parameters():
-                weight.add_(0.05 * torch.randn_like(weight))
+        for weight in student.words.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
     return student
 
 
@@ -65,16 +64,13 @@ def saved(original: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_untrained_students_are_alike_and_pass_the_plain_embedding_through() -> None:
+def test_untaught_students_are_alike_and_have_no_words() -> None:
     vectors = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        student = new_student()
-        vectors.append(encode_texts(student, TEXTS))
+        vectors.append(encode_texts(new_student(), TEXTS))
     assert np.array_equal(vectors[0], vectors[1])
-    plain = encode_texts(student, TEXTS, plain=True)
-    for head in ("explicit", "implicit"):
-        np.testing.assert_allclose(vectors[0][:, HEADS[head]], plain, atol=1e-6)
+    assert not vectors[0][:, HEADS["words"]].any()
 
 
 def test_hidden_states_equal_transformers_to_the_bit() -> None:
@@ -86,29 +82,25 @@ def test_hidden_states_equal_transformers_to_the_bit() -> None:
     ours.bert.load_state_dict(theirs.state_dict())
     ids_BT, mask_BT = torch.randint(50, (3, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] + [0] * 6])
     with torch.no_grad():
-        expected = theirs(ids_BT, mask_BT, output_hidden_states=True).hidden_states
-        states_BTD = [ours.embed(ids_BT)]
-        for place in range(3):
-            states_BTD.append(ours.layers(states_BTD[-1], mask_BT, place, place + 1))
-    for found, right in zip(states_BTD, expected, strict=True):
-        assert torch.equal(found[mask_BT == 1], right[mask_BT == 1])
+        expected = theirs(ids_BT, mask_BT).last_hidden_state
+        found = ours.states(ids_BT, mask_BT)
+    assert torch.equal(found[mask_BT == 1], expected[mask_BT == 1])
 
 
 def test_plain_embeddings_equal_the_published_model() -> None:
     """As transformers 5.24 computes them."""
-    (found,) = encode_texts(new_student(), ["A spy film with gadgets and stunts"], plain=True)
+    (found,) = encode_texts(new_student(), ["A spy film with gadgets and stunts"])
     expected = [-0.13357244, 0.04884109, -0.05499316, -0.09049938, 0.02152566, -0.0224352]
     np.testing.assert_allclose(found[:6], expected, atol=1e-5)
 
 
-def test_each_head_has_unit_length(student: Student) -> None:
+def test_each_block_has_unit_length(student: Student) -> None:
     vectors = encode_texts(student, TEXTS)
     assert vectors.dtype == np.float32
     assert vectors.shape == (len(TEXTS), VECTOR_DIM)
     for part in HEADS.values():
         np.testing.assert_allclose(np.linalg.norm(vectors[:, part], axis=1), 1.0, atol=1e-5)
-    explicit, implicit = (vectors[0, HEADS[head]] for head in ("explicit", "implicit"))
-    assert abs(explicit - implicit).max() > 1e-3
+    np.testing.assert_allclose(student.words_of(vectors[:, HEADS["meaning"]]), vectors[:, HEADS["words"]], atol=1e-6)
 
 
 @settings(max_examples=8, deadline=None)
@@ -171,7 +163,7 @@ def test_rejects_altered_or_shortened_file(saved: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, r"student\.json: format 1, this release reads 2"),
+        ({"format": 2}, r"student\.json: format 2, this release reads 3; distil again"),
         ({"format": None}, "format None"),
         ({"max_tokens": "many"}, r"student\.json: max_tokens: "),
         ({"max_tokens": 1}, r"student\.json: max_tokens: "),

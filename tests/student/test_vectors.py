@@ -95,7 +95,7 @@ def test_rejects_faulty_ids(folder: Path, text: str, message: str) -> None:
 def test_rejects_damaged_arrays(folder: Path) -> None:
     whole = (folder / IDS_FILE).read_text()
     (folder / IDS_FILE).write_text(json.dumps({**json.loads(whole), "items": ["1", "two"]}))
-    with pytest.raises(StudentError, match=r"items: float32 \[3, 896\], but ids\.json has 2 ids"):
+    with pytest.raises(StudentError, match=r"items: float32 \[3, 512\], but ids\.json has 2 ids"):
         load_vectors(folder)
     (folder / IDS_FILE).write_text(whole)
     data = (folder / VECTORS_FILE).read_bytes()

@@ -189,7 +189,15 @@ class PlaygroundData:
                 "id": user_id,
                 "known": known,
                 "features": _values_in(model.schema, "user", rows.records) if known else {},
-                "history": [{"id": item, "title": shelf.items.title(item)} for item in history],
+                "history": [
+                    {
+                        "id": seen.item_id,
+                        "title": shelf.items.title(seen.item_id),
+                        "clicked": seen.clicked > 0,
+                        "at": seen.at,
+                    }
+                    for seen in history
+                ],
                 "words": words.get(user_id),
             }
         )

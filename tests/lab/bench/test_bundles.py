@@ -38,12 +38,13 @@ def test_rows_are_what_was_generated(fp32: Bundle, market: Market) -> None:
     found = users.get([f"u{row:06d}" for row in some])
     np.testing.assert_array_equal(found.records["categorical"], clicks.user_fields[some])
     np.testing.assert_allclose(found.records["semantic"], clicks.user_vectors[some], atol=1e-3)
-    for row, history in zip(some, found.histories, strict=True):
+    for row, seen in zip(some, found.histories, strict=True):
+        history = [impression.item_id for impression in seen if impression.clicked]
         known = [f"i{item:06d}" for item in clicks.history[row] if item >= 0]
         # Later clicks, of the user's two rows for training, were added, and the oldest fell out.
         before = [history[: len(history) - more] for more in (0, 1, 2)]
-        assert any(len(part) and list(part) == known[-len(part) :] for part in before)
-        assert len(history) <= SMALL.history
+        assert any(len(part) and part == known[-len(part) :] for part in before)
+        assert len(seen) <= SMALL.history
     found = items.get([f"i{row:06d}" for row in some])
     np.testing.assert_array_equal(found.records["categorical"], catalogue.item_fields[some])
     np.testing.assert_allclose(found.records["semantic"], catalogue.item_vectors[some], atol=1e-3)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from msd.dataset.load import Dataset, load_dataset
+from msd.student.distill import DistillConfig
 from msd.student.step import distill
-from tests.lab.benchmark.made import QUICK_DISTILLING, prepare_tiny
+from tests.lab.benchmark.made import prepare_tiny
 from tests.student.small import short_student
 
 
@@ -23,7 +24,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder with the tiny dataset, its knowledge and its student."""
     work = tmp_path_factory.mktemp("prepared")
     folders = prepare_tiny(work, work, lambda doing, done, total: None)
-    distill(*folders, work / "student", QUICK_DISTILLING, lambda doing, done, total, note: None)
+    distill(*folders, work / "student", DistillConfig(), lambda doing, done, total: None)
     return work
 
 

@@ -10,7 +10,6 @@ import polars as pl
 from lab.benchmark.protocol import Folders, Progress, Protocol
 from lab.benchmark.variant import Variant
 from msd.dataset.load import load_dataset
-from msd.student.distill import DistillConfig
 from msd.training.train import TrainConfig
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
 from tests.ranker.made import SMALL
@@ -18,7 +17,6 @@ from tests.ranker.made import SMALL
 GENRES = ("Comedy", "Drama", "Horror", "War")
 USERS, ITEMS, EVENTS = 24, 30, 40
 QUICK_TRAINING = TrainConfig(epochs=1, averaging=10.0)
-QUICK_DISTILLING = DistillConfig(epochs=1, frozen_layers=1)
 
 
 def write_collm(folder: Path, seed: int = 0) -> Path:
@@ -105,7 +103,6 @@ def quick(protocol: Protocol, *names: str) -> Protocol:
         variants=variants,
         ranker=SMALL,
         training=QUICK_TRAINING,
-        distilling=QUICK_DISTILLING,
         ablation_seeds=1,
     )
 

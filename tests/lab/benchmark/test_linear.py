@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lab.benchmark.cold import hide_items
+from lab.benchmark.given import Fitted, Given
 from lab.benchmark.linear import (
     attributes,
     attributes_linear,
@@ -16,7 +17,6 @@ from lab.benchmark.linear import (
     ridge_linear,
     words,
 )
-from lab.benchmark.given import Fitted, Given
 from lab.benchmark.vectors import NOBODY
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part

@@ -1,5 +1,6 @@
 """The log's folder: one writer, files that are whole, and never more bytes or days than it may have."""
 
+import math
 import os
 import random
 import time
@@ -122,6 +123,7 @@ RECORD = RequestRecord(
     correction=[-3.0, 0.1, 0.9],
     pricing=["cpc", "cpa"],
     is_lean=False,
+    impressions=[math.inf, 2.0, 1.0],
     explore={"policy": "ucb", "share": 0.1, "seed": "7", "explored": True, "first": 1, "propensity": 1 / 3},
     item_ids=["i1", "i2"],
     bids=[None, 0.1],
@@ -143,7 +145,7 @@ RECORD = RequestRecord(
     total_ms=2.0,
 )
 BARE = replace(RECORD, bids=None, items_stale=None, user_stale=False, degraded_user=None, rungs=None, served=None)
-LATER = ("correction", "pricing", "is_lean", "explore")
+LATER = ("correction", "pricing", "is_lean", "explore", "impressions")
 EVENT = EventRecord("e", "click", "u", "i", 1.25, None, 2.0)
 
 

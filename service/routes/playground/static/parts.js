@@ -3,8 +3,8 @@
 import { bar, el, signed } from "./dom.js";
 
 export const GROUPS = [
-  { name: "semantic", title: "LLM's knowledge", about: "what the student made of the LLM's words, for ad, user and past clicks" },
-  { name: "history", title: "Past clicks", about: "which ads the user clicked, and how alike they are" },
+  { name: "semantic", title: "LLM's knowledge", about: "what the student made of the LLM's words, for ad, user and past ads" },
+  { name: "history", title: "Past ads", about: "which ads the user was shown and clicked, and how alike they are" },
   { name: "dense", title: "Facts and counts", about: "categories, numbers, click rates, the moment" },
   { name: "id", title: "Known by id", about: "what was learned by heart of this very ad and user" },
 ];

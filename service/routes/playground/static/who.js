@@ -85,16 +85,16 @@ export class Who {
   }
 
   clicks() {
-    const ids = this.history ?? this.user.history.map((one) => one.id);
+    const seen = this.history ?? this.user.history.map(({ id, clicked, at }) => ({ item_id: id, clicked, at }));
     const change = (history) => {
       this.history = history;
       this.draw();
       this.changed();
     };
-    const rows = ids.map((id, place) => {
+    const rows = seen.map(({ item_id: id, clicked }, place) => {
       const title = this.titles.get(id) ?? id;
-      const drop = () => change(ids.filter((_, at) => at !== place));
-      return el("li", {}, el("span", {}, title), el("button", { type: "button", class: "remove", "aria-label": `Remove ${title} from the history`, onclick: drop }, "×"));
+      const drop = () => change(seen.filter((_, at) => at !== place));
+      return el("li", {}, el("span", {}, clicked ? title : `${title} (not clicked)`), el("button", { type: "button", class: "remove", "aria-label": `Remove ${title} from the history`, onclick: drop }, "×"));
     });
     const add = picker({
       label: "Add a click",
@@ -102,12 +102,12 @@ export class Who {
       search: async (text) => (await know("items", [["text", text]])).items,
       choose: (id, title) => {
         this.titles.set(id, title);
-        change([...ids, id]);
+        change([...seen, { item_id: id, clicked: true }]);
       },
     });
     const undo = this.history && this.user.known;
     return [
-      el("h4", {}, `Clicked so far: ${ids.length}`),
+      el("h4", {}, `Clicked so far: ${seen.filter(({ clicked }) => clicked).length}`),
       add,
       el("ol", { class: "clicks", reversed: true }, ...rows.reverse()),
       ...(undo ? [el("button", { type: "button", class: "second", onclick: () => change(null) }, "as it is stored")] : []),

@@ -1,4 +1,4 @@
-// What is to be said of one ad: what its score came of, which past clicks counted, what the LLM wrote and what is known.
+// What is to be said of one ad: what its score came of, which past ads counted, what the LLM wrote and what is known.
 
 import { bar, el, percent, plain, signed } from "./dom.js";
 import { GROUPS, sharesAt } from "./parts.js";
@@ -7,7 +7,7 @@ import { titleOf } from "./ranking.js";
 const SHOWN_CLICKS = 6;
 
 /** `lead` is a reply, `explanation` and `without` are those of both models, or null and `unexplained` says why.
- * `titles` knows past clicks by id. */
+ * `titles` knows past ads by id. */
 export function why({ ad, lead, explanation, without, unexplained, titles }) {
   const place = lead.candidates.id.indexOf(ad.id);
   const pctr = lead.candidates.pctr[place];
@@ -56,12 +56,12 @@ function clicks(explanation, at, titles) {
     .map((id, place) => ({ id, effect: effects[place] }))
     .sort((one, other) => Math.abs(other.effect) - Math.abs(one.effect))
     .slice(0, SHOWN_CLICKS);
-  if (!strongest.length) return [el("h4", {}, "Past clicks"), el("p", { class: "quiet" }, "There are none.")];
+  if (!strongest.length) return [el("h4", {}, "Past ads"), el("p", { class: "quiet" }, "There are none.")];
   const most = Math.max(0.05, ...strongest.map((one) => Math.abs(one.effect)));
   const rows = strongest.map((one) =>
     diverging(titles.get(one.id) ?? one.id, "how much less likely the click would be without it", one.effect, most, "history"),
   );
-  return [el("h4", {}, "Past clicks that counted most"), el("ul", { class: "bars clicks" }, ...rows)];
+  return [el("h4", {}, "Past ads that counted most"), el("ul", { class: "bars clicks" }, ...rows)];
 }
 
 function teacher(ad) {
