@@ -47,12 +47,8 @@ def test_protocols_are_the_published_ones_and_looks_are_not_hashed() -> None:
         replace(COLD, training=TrainConfig(learning_rate=1e-3)),
         replace(COLD, distilling=DistillConfig(holdout=0.2)),
         replace(COLD, variants=COLD.variants[:-1]),
-<<<<<<< HEAD
-        replace(COLD, variants=(replace(COLD.variants[0], changes={"counts": ()}), *COLD.variants[1:])),
-=======
         replace(COLD, delays_s=(0, 60)),
         replace(COLD, variants=(replace(COLD.variants[0], changes={"taste": False}), *COLD.variants[1:])),
->>>>>>> lab31
     ],
 )
 def test_every_setting_changes_the_hash(changed: Protocol) -> None:
