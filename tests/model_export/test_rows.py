@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from lab.chaos import run as chaos
 from lab.chaos.bare_bundle import bare_bundle

@@ -10,13 +10,13 @@ from lab.benchmark.collm import COLLM
 from msd.__main__ import main
 from tests.lab.benchmark.made import USERS, quick, write_collm
 
-VARIANTS = ("ours", "ours_without_semantics", "counts_gbdt", "lr", "bag_of_words")
+VARIANTS = ("ours", "ours_without_semantics", "regression", "lr", "bag_of_words")
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small CoLLM split; its protocol is made quick."""
-    monkeypatch.setitem(command.BENCHMARKS, "collm-ml-1m", quick(COLLM, *VARIANTS))
+    monkeypatch.setitem(command.BENCHMARKS, "collm-ml-1m", quick(COLLM))
     return write_collm(tmp_path / "data")
 
 
@@ -32,24 +32,32 @@ def _run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[in
 
 def test_benchmark_ends_in_json_and_a_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
-    options = ("collm-ml-1m", data, out, "--seeds", "2", "--resamples", "100")
+    chosen = [option for name in VARIANTS for option in ("--model", name)]
+    options = ("collm-ml-1m", data, out, "--seeds", "2", "--resamples", "100", "--delay", "600", *chosen)
     code, printed = _run(capsys, *options)
     assert code == 0, printed
-    assert "collm-ml-1m: test" in printed
-    assert all(name in printed for name in ("counts_gbdt", "bag_of_words", "ours gains"))
+    assert "collm-ml-1m: valid, live_600_s" in printed
+    assert all(name in printed for name in ("regression", "bag_of_words", "ours gains"))
     figures = json.loads(out.read_text())
     assert figures["benchmark"] == "collm-ml-1m"
-    assert 0.5 < figures["baselines"]["counts_gbdt"]["auc"] < 1
-    assert set(figures["baselines"]) == {"ours_without_semantics", "counts_gbdt", "lr"}
-    assert set(figures["ablations"]) == {"bag_of_words"}
+    assert figures["part"] == "valid"
+    lines = figures["views"]["live_600_s"]["lines"]
+    assert list(figures["views"]) == ["live_600_s"]
+    assert {name: line["role"] for name, line in lines.items()} == {
+        **dict.fromkeys(VARIANTS, "baseline"),
+        "ours": "ours",
+        "bag_of_words": "ablation",
+    }
+    assert 0.5 < lines["regression"]["auc"] < 1
+    assert lines["regression"]["gains"]["request_auc"].keys() == {"gain", "ci95", "p"}
     assert set(figures["seconds"]) == set(VARIANTS)
     assert figures["machine"]["versions"]["torch"]
     assert figures["protocol"]["seeds"] == {name: [0] if name == "bag_of_words" else [0, 1] for name in VARIANTS}
-    assert figures["protocol"]["test_rows"] == {"0": USERS * 8, "1": USERS * 8}
+    assert figures["protocol"]["rows"] == {"0": USERS * 8, "1": USERS * 8}
     assert figures["protocol"]["sha256"] == command.BENCHMARKS["collm-ml-1m"].sha256()
     assert figures["protocol"]["test_looks"] == list(COLLM.looks)
     assert figures["gain_test"] == "paired bootstrap over users and seeds together, 100 resamples, two-sided"
-    assert (tmp_path / "out.work" / "collm-ml-1m" / "predictions" / "ours-1.npz").is_file()
+    assert (tmp_path / "out.work" / "collm-ml-1m" / "predictions" / "ours-1-600.npz").is_file()
 
 
 @pytest.mark.parametrize(
@@ -57,6 +65,8 @@ def test_benchmark_ends_in_json_and_a_table(data: Path, tmp_path: Path, capsys: 
     [
         (("movies", "{data}", "{out}"), "no benchmark 'movies'; there are collm-ml-1m"),
         (("collm-ml-1m", "nowhere", "{out}"), "nowhere: no such folder; DATASET is"),
+        (("collm-ml-1m", "{data}", "{out}", "--model", "fm"), "there is no model fm; there are ours, ours_without"),
+        (("collm-ml-1m", "{data}", "{out}", "--delay", "60"), "there is no delay 60; there are 0, 600, 86400"),
         (("collm-ml-1m", "{data}", "{data}"), "is a folder; OUT is the file"),
         (
             ("collm-ml-1m", "{data}", "{out}", "--work", "{data}/items.parquet"),

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lab.benchmark.cold import hide_items
+from lab.benchmark.given import Fitted, Given
 from lab.benchmark.linear import (
     attributes,
     attributes_linear,
@@ -16,7 +17,6 @@ from lab.benchmark.linear import (
     ridge_linear,
     words,
 )
-from lab.benchmark.variant import Fitted, Given
 from lab.benchmark.vectors import NOBODY
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
@@ -67,7 +67,7 @@ def test_user_without_rows_has_the_common_weights(fit: object) -> None:
 
 
 def test_attributes_are_indicators_numbers_and_squares(given: Given) -> None:
-    known = attributes(given.features)
+    known = attributes(given.features.schema, given.features.item.entities)
     assert known.shape[0] == len(given.features.item.entities.ids) + 1
     assert (known[:, 0] == 1).all()
     numeric = given.features.item.entities.numeric

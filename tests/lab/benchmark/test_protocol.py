@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from lab.benchmark import command
-from lab.benchmark.predictions import Predictions, keep, kept, rows_of, valid_auc
+from lab.benchmark.predictions import REQUEST_S, Predictions, keep, kept, rows_of
 from lab.benchmark.protocol import Protocol
+from lab.benchmark.vectors import NOTHING
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
+from msd.ranker.features import build_features
 from msd.ranker.model import RankerConfig
+from msd.ranker.schema_fit import fit_schema
 from msd.student.distill import DistillConfig
 from msd.training.train import TrainConfig
 
@@ -45,7 +47,8 @@ def test_protocols_are_the_published_ones_and_looks_are_not_hashed() -> None:
         replace(COLD, training=TrainConfig(learning_rate=1e-3)),
         replace(COLD, distilling=DistillConfig(holdout=0.2)),
         replace(COLD, variants=COLD.variants[:-1]),
-        replace(COLD, variants=(replace(COLD.variants[0], changes={"counts": ()}), *COLD.variants[1:])),
+        replace(COLD, delays_s=(0, 60)),
+        replace(COLD, variants=(replace(COLD.variants[0], changes={"taste": False}), *COLD.variants[1:])),
     ],
 )
 def test_every_setting_changes_the_hash(changed: Protocol) -> None:
@@ -60,7 +63,7 @@ def test_every_model_is_on_the_page_of_protocols() -> None:
     assert listed == {variant.name for protocol in command.BENCHMARKS.values() for variant in protocol.variants}
 
 
-PREDICTIONS = Predictions(np.array([0.1, 0.9]), np.array([0.2]), np.array([0.3]), 0.75, 12.5)
+PREDICTIONS = Predictions({"frozen": np.array([0.1, 0.9]), "live": np.array([0.2, 0.3])}, 12.5)
 
 
 def test_kept_predictions_are_found_again(tmp_path: Path) -> None:
@@ -68,8 +71,10 @@ def test_kept_predictions_are_found_again(tmp_path: Path) -> None:
     keep(path, "abc", PREDICTIONS)
     found = kept(path, "abc")
     assert found is not None
-    for value, expected in zip(found, PREDICTIONS, strict=True):
-        np.testing.assert_array_equal(value, expected)
+    assert found.seconds == 12.5
+    assert list(found.by_view) == ["frozen", "live"]
+    for name, expected in PREDICTIONS.by_view.items():
+        np.testing.assert_array_equal(found.by_view[name], expected)
     assert [file.name for file in path.parent.iterdir()] == ["ours-0.npz"]
     assert kept(path, "abd") is None
 
@@ -83,15 +88,16 @@ def test_damaged_file_counts_as_missing(tmp_path: Path) -> None:
     for content in (*cut, b"PK\x03\x04 cut short", b"\x93NUMPY", b"no archive"):
         path.write_bytes(content)
         assert kept(path, "abc") is None
-    np.savez(path, fingerprint=np.array("abc"), valid=PREDICTIONS.valid)
+    np.savez(path, fingerprint=np.array("abc"), valid=np.array([0.1]))
     assert kept(path, "abc") is None
 
 
 def test_rows_are_warm_if_both_sides_were_trained_on(tiny: Dataset) -> None:
-    rows = rows_of(tiny)
+    rows = rows_of(tiny, Part.TEST)
     parts = split_events(tiny.events, tiny.config)
     test, train = tiny.events.filter(parts == Part.TEST), tiny.events.filter(parts <= Part.TRAIN)
     assert rows.labels.tolist() == test["label"].to_list()
+    assert rows.among.tolist() == (parts[parts >= Part.VALID] == Part.TEST).tolist()
     by_user = test.with_columns(number=pl.Series(rows.users)).group_by("user_id").agg(pl.col("number").n_unique())
     assert by_user["number"].to_list() == [1] * len(by_user)
     seen = set(train["user_id"]), set(train["item_id"])
@@ -99,7 +105,23 @@ def test_rows_are_warm_if_both_sides_were_trained_on(tiny: Dataset) -> None:
     assert rows.warm.tolist() == expected
 
 
-def test_valid_auc_is_of_the_valid_rows(tiny: Dataset) -> None:
-    labels = tiny.events["label"].to_numpy()[split_events(tiny.events, tiny.config) == Part.VALID]
-    probabilities = np.random.default_rng(0).random(len(labels))
-    assert valid_auc(tiny, probabilities) == pytest.approx(roc_auc_score(labels, probabilities))
+def test_rows_of_a_request_know_nothing_of_each_other(tiny: Dataset) -> None:
+    """With that delay of feedback, no impression in a row's history is of the row's request."""
+    features = build_features(tiny, fit_schema(tiny, semantics=False), NOTHING, REQUEST_S)
+    test, rows = features.of_part(Part.TEST), rows_of(tiny, Part.TEST)
+    at = tiny.events["at"].to_numpy()[test]
+    shown = features.history.numpy()[test] >= 0
+    newest = np.where(shown, features.history_outcomes.numpy()[test, :, 2], np.inf).min(1) * 86_400
+    assert shown.any()
+    for request in np.unique(rows.requests):
+        own = rows.requests == request
+        assert np.ptp(at[own]) < REQUEST_S
+        assert len(set(rows.users[own])) == 1
+        assert (at[own] - newest[own] < at[own].min()).all()
+
+
+def test_kept_results_are_of_the_frozen_protocols() -> None:
+    """Figures in the repository stand for today's settings."""
+    for path in (ROOT / "lab" / "benchmark" / "results").glob("*.json"):
+        protocol = json.loads(path.read_text("utf-8"))["protocol"]
+        assert protocol["sha256"] == FROZEN[path.stem]

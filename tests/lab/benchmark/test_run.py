@@ -1,17 +1,18 @@
 """A benchmark's run: every variant and seed once, and nothing done twice after a stop."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lab.benchmark.predictions import Predictions
+from lab.benchmark.given import Floats
 from lab.benchmark.protocol import Folders, Progress, Protocol
-from lab.benchmark.run import Results, run_benchmark
+from lab.benchmark.run import Results, Scope, run_benchmark
 from lab.benchmark.variant import OURS, PLAIN, Variant, standard_variants
+from msd.dataset.split import Part
 from tests.lab.benchmark.made import QUICK_TRAINING, Steps, quick
 
 NAMES = (OURS, PLAIN, "counts_gbdt", "bag_of_words")
@@ -21,14 +22,14 @@ def _prepare(data: Path, work: Path, progress: Progress) -> Folders:
     return Folders(data / "dataset", data / "knowledge")
 
 
-TINY = quick(Protocol("tiny", "in time", _prepare, standard_variants()), *NAMES)
+TINY = quick(Protocol("tiny", "in time", _prepare, standard_variants(), delays_s=(0, 86_400)), *NAMES)
 
 
 def _run(prepared: Path, work: Path, protocol: Protocol = TINY, seeds: Sequence[int] = (0, 1)) -> Results:
     """Run with the student that was distilled for all tests."""
     if not (work / "student").exists():
         shutil.copytree(prepared / "student", work / "student")
-    return run_benchmark(protocol, prepared, work, seeds, Steps())
+    return run_benchmark(protocol, prepared, work, Scope(seeds, protocol.delays_s), Steps())
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +42,17 @@ def results(prepared: Path, work: Path) -> Results:
     return _run(prepared, work)
 
 
-def test_every_row_has_a_probability_and_live_counts_change_it(results: Results) -> None:
+def test_every_row_has_a_probability_and_views_differ(results: Results) -> None:
     for by_seed in results.found.values():
-        for predictions in by_seed.values():
-            assert {
-                len(results.rows[0].labels),
-                len(predictions.valid),
-                len(predictions.test),
-                len(predictions.live),
-            } == {120}
-            assert 0 < predictions.test.min() < predictions.test.max() < 1
-            assert not np.array_equal(predictions.test, predictions.live)
-            assert 0.3 < predictions.valid_auc < 1
+        for found in by_seed.values():
+            assert list(found) == ["frozen", "live_0_s", "live_86400_s"]
+            assert {len(results.rows[0].labels), *map(len, found.values())} == {120}
+            assert len({probabilities.tobytes() for probabilities in found.values()}) == 3
+            assert all(0 < one.min() < one.max() < 1 for one in found.values())
 
 
 def test_seeds_and_variants_differ(results: Results) -> None:
-    tests = [found.test for seeds in results.found.values() for found in seeds.values()]
+    tests = [found["frozen"] for seeds in results.found.values() for found in seeds.values()]
     assert len({test.tobytes() for test in tests}) == len(tests)
 
 
@@ -64,21 +60,21 @@ class _StoppedError(Exception):
     """Stands for a kill."""
 
 
-def _same(left: Predictions, right: Predictions) -> bool:
-    return all(np.array_equal(left[place], right[place]) for place in range(3))
+def _same(left: Mapping[str, Floats], right: Mapping[str, Floats]) -> bool:
+    return all(np.array_equal(left[view], right[view]) for view in ("frozen", "live_0_s"))
 
 
 def test_stopped_run_resumes_and_ends_at_the_same(results: Results, prepared: Path, tmp_path: Path) -> None:
     def stop(doing: str, done: int, total: int) -> None:
-        if f"{PLAIN}, seed 1" in doing:
+        if f"{OURS}, seed 1" in doing:
             raise _StoppedError
 
     shutil.copytree(prepared / "student", tmp_path / "student")
     protocol = quick(TINY, OURS, PLAIN)
     with pytest.raises(_StoppedError):
-        run_benchmark(protocol, prepared, tmp_path, (0, 1), stop)
+        run_benchmark(protocol, prepared, tmp_path, Scope((0, 1), protocol.delays_s), stop)
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "predictions").iterdir()}
-    assert sorted(path.name for path in made) == [f"{OURS}-0.npz", f"{OURS}-1.npz", f"{PLAIN}-0.npz"]
+    assert sorted(path.name for path in made) == [f"{OURS}-0-0.npz", f"{PLAIN}-0-0.npz"]
     whole = _run(prepared, tmp_path, protocol)
     assert {path: path.stat().st_mtime_ns for path in made} == made
     for name, by_seed in whole.found.items():
@@ -93,20 +89,29 @@ def test_changed_setting_remakes_only_its_models(results: Results, prepared: Pat
     found = _run(prepared, work, faster, (0,)).found
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert {name for name in before if after[name] != before[name]} == {
-        f"{name}-0.npz" for name in (OURS, PLAIN, "bag_of_words")
+        f"{name}-0-{delay}.npz" for name in (OURS, PLAIN, "bag_of_words") for delay in TINY.delays_s
     }
     assert not _same(found[PLAIN][0], results.found[PLAIN][0])
 
 
 def test_seeds_may_hide_items_of_their_own(prepared: Path, tmp_path: Path) -> None:
     """Live counts are then not measured."""
-    protocol = replace(quick(TINY, OURS, "counts_gbdt"), hidden=0.2, user_vectors=False)
+    protocol = replace(quick(TINY, OURS, "counts_gbdt"), hidden=0.2, delays_s=(0,), user_vectors=False)
     found = _run(prepared, tmp_path, protocol)
     assert not np.array_equal(found.rows[0].labels, found.rows[1].labels)
     for by_seed in found.found.values():
-        for seed, predictions in by_seed.items():
-            assert len(predictions.test) == len(found.rows[seed].labels)
-            assert np.array_equal(predictions.test, predictions.live)
+        for seed, views in by_seed.items():
+            assert list(views) == ["frozen"]
+            assert len(views["frozen"]) == len(found.rows[seed].labels)
+
+
+def test_scope_limits_what_is_run(prepared: Path, tmp_path: Path) -> None:
+    """And without a model that reads its vectors, no student is distilled."""
+    scope = Scope((1,), (86_400,), ("counts_gbdt",), Part.TEST)
+    found = run_benchmark(TINY, prepared, tmp_path, scope, Steps())
+    assert {name: list(by_seed) for name, by_seed in found.found.items()} == {"counts_gbdt": [1]}
+    assert [path.name for path in (tmp_path / "predictions").iterdir()] == ["counts_gbdt-1-86400.npz"]
+    assert not (tmp_path / "student").exists()
 
 
 def test_variants_are_valid_networks() -> None:

@@ -12,10 +12,11 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 from sklearn.metrics import roc_auc_score
 
-from lab.benchmark.predictions import Floats, MeasuredRows, Predictions
+from lab.benchmark.given import Floats
+from lab.benchmark.predictions import MeasuredRows
 from lab.benchmark.protocol import Folders, Progress, Protocol
 from lab.benchmark.run import Results
-from lab.benchmark.summary import BenchmarkMetrics, Figures, resampled_t, summarise
+from lab.benchmark.summary import Figures, resampled_t, summarise
 from lab.benchmark.variant import CATEGORY_PRIOR, ENCODED, OURS, PLAIN, Variant, standard_variants
 from msd.metrics import measure
 from msd.teachers.knowledge import TeachRecord
@@ -53,14 +54,15 @@ def _made_rows(seed: int) -> tuple[MeasuredRows, Floats]:
     taste = rng.standard_normal(ROWS)
     labels = (rng.random(ROWS) < 1 / (1 + np.exp(-2 * taste))).astype(np.float64)
     users = rng.integers(USERS, size=ROWS)
-    return MeasuredRows(labels, users, users < 2 * USERS // 3), taste
+    requests = 1_000 * users + rng.integers(3, size=ROWS)
+    return MeasuredRows(labels, users, requests, users < 2 * USERS // 3, np.ones(ROWS, bool)), taste
 
 
-def _predictions(taste: Floats, skill: float, seed: int) -> Predictions:
+def _predictions(taste: Floats, skill: float, seed: int) -> dict[str, Floats]:
     """Predictions of a model of that skill; with live counts they are a little better."""
-    noise = np.random.default_rng(seed).standard_normal((2, len(taste)))
-    test, live = (1 / (1 + np.exp(-(sight * taste + noise[0]))) for sight in (skill, skill + 0.5))
-    return Predictions(noise[1], test, live, 0.5 + skill / 10, 10.0 + seed)
+    noise = np.random.default_rng(seed).standard_normal(len(taste))
+    skills = {"frozen": skill, "live_0_s": skill + 0.5, "live_600_s": skill + 0.3}
+    return {view: 1 / (1 + np.exp(-(sight * taste + noise))) for view, sight in skills.items()}
 
 
 def _made(skills: dict[str, tuple[float, int]], *, shared: bool = True) -> Results:
@@ -71,7 +73,7 @@ def _made(skills: dict[str, tuple[float, int]], *, shared: bool = True) -> Resul
         for place, (name, (skill, seeds)) in enumerate(skills.items())
     }
     record = TeachRecord(teacher="made", prompt_version="1", dataset="made", items=1, users=0)
-    return Results({seed: rows for seed, (rows, _) in made.items()}, found, record)
+    return Results({seed: rows for seed, (rows, _) in made.items()}, found, {}, record)
 
 
 @pytest.fixture(scope="module")
@@ -94,111 +96,97 @@ def cold_figures(cold_results: Results) -> Figures:
     return summarise(COLD_PROTOCOL, cold_results, RESAMPLES)
 
 
-def _aucs(results: Results, name: str, where: np.ndarray | slice = slice(None)) -> Floats:
-    found = results.found[name]
-    return np.array([roc_auc_score(results.rows[seed].labels[where], found[seed].test[where]) for seed in found])
+def _aucs(results: Results, name: str, view: str = "frozen") -> Floats:
+    return np.array(
+        [roc_auc_score(results.rows[seed].labels, views[view]) for seed, views in results.found[name].items()]
+    )
 
 
-def test_means_are_over_seeds_of_each_seeds_metric(figures: Figures, results: Results) -> None:
-    rows = results.rows[0]
-    by_seed = [measure(rows.labels, found.test, rows.users) for found in results.found[OURS].values()]
-    names = {"auc_mean": "auc", "uauc_mean": "uauc", "logloss_mean": "logloss", "ece": "ece"}
-    for key, metric in {**names, "predicted_over_observed": "predicted_over_observed"}.items():
-        assert figures[key] == pytest.approx(np.mean([metrics[metric] for metrics in by_seed]))
-    assert figures["auc_std"] == pytest.approx(np.std(_aucs(results, OURS), ddof=1))
-    assert figures["valid_auc_mean"] == pytest.approx(0.65)
-    assert json.loads(json.dumps(figures, allow_nan=False))["auc_mean"] == figures["auc_mean"]
+def _lines(figures: Figures, view: str) -> Figures:
+    lines: Figures = figures["views"][view]["lines"]
+    return lines
+
+
+@pytest.mark.parametrize("view", ["frozen", "live_0_s", "live_600_s"])
+def test_means_are_over_seeds_of_each_seeds_metric(figures: Figures, results: Results, view: str) -> None:
+    rows, line = results.rows[0], _lines(figures, view)[OURS]
+    by_seed = [measure(rows.labels, found[view], rows.users) for found in results.found[OURS].values()]
+    for metric in ("auc", "uauc", "logloss", "ece", "predicted_over_observed"):
+        assert line[metric] == pytest.approx(np.mean([metrics[metric] for metrics in by_seed]))
+    assert line["auc_std"] == pytest.approx(np.std(_aucs(results, OURS, view), ddof=1))
+    assert (line["role"], line["seeds"]) == ("ours", 3)
+    assert json.loads(json.dumps(figures, allow_nan=False))["views"][view]["model"] == OURS
 
 
 def test_gain_is_paired_and_within_its_interval(figures: Figures, results: Results) -> None:
-    gain = np.mean(_aucs(results, OURS)) - np.mean(_aucs(results, PLAIN))
-    assert figures["gain_auc"] == pytest.approx(gain)
-    low, high = figures["gain_auc_ci95"]
-    assert 0 < low < gain < high
-    assert figures["gain_p"] == pytest.approx(2 / (RESAMPLES + 1))
-    assert figures["baselines"][PLAIN]["gain"] == figures["gain_auc"]
-    assert figures["baselines"][PLAIN]["gain_ci95"] == figures["gain_auc_ci95"]
-    assert BenchmarkMetrics(results, 100).gain(OURS, OURS) == {"gain": 0.0, "ci95": (0.0, 0.0), "p": 1.0}
+    found = _lines(figures, "frozen")[PLAIN]["gains"]["auc"]
+    low, high = found["ci95"]
+    assert found["gain"] == pytest.approx(np.mean(_aucs(results, OURS)) - np.mean(_aucs(results, PLAIN)))
+    assert 0 < low < found["gain"] < high
+    assert found["p"] == pytest.approx(2 / (RESAMPLES + 1))
+    assert _lines(figures, "frozen")[OURS]["gains"]["auc"] == {"gain": 0.0, "ci95": (0.0, 0.0), "p": 1.0}
 
 
-@pytest.mark.parametrize("where", ["warm", "cold"])
-def test_warm_and_cold_rows_have_figures_of_their_own(figures: Figures, results: Results, where: str) -> None:
-    rows = results.rows[0].warm if where == "warm" else ~results.rows[0].warm
-    gain = np.mean(_aucs(results, OURS, rows)) - np.mean(_aucs(results, PLAIN, rows))
-    assert figures[f"auc_{where}"] == pytest.approx(np.mean(_aucs(results, OURS, rows)))
-    assert figures[f"gain_auc_{where}"] == pytest.approx(gain)
-    low, high = figures[f"gain_auc_{where}_ci95"]
-    assert low < gain < high
+def test_warm_and_cold_rows_have_figures_of_their_own(figures: Figures, results: Results) -> None:
+    rows, line = results.rows[0], _lines(figures, "frozen")[OURS]
+    for metric, those in {"auc_warm": rows.warm, "auc_cold": ~rows.warm}.items():
+        found = [roc_auc_score(rows.labels[those], found["frozen"][those]) for found in results.found[OURS].values()]
+        assert line[metric] == pytest.approx(np.mean(found))
 
 
-def test_live_counts_are_measured_apart(figures: Figures, results: Results) -> None:
-    live = np.mean([roc_auc_score(results.rows[0].labels, found.live) for found in results.found[OURS].values()])
-    assert figures["auc_live_counts"] == pytest.approx(live)
-    assert figures["auc_live_counts_gain"] == pytest.approx(live - figures["auc_mean"])
-    assert figures["auc_live_counts_gain"] > 0
-    assert figures["baselines"]["din"]["auc_live_counts"] > figures["baselines"]["din"]["auc"]
+def test_request_auc_is_weighted_by_rows_and_needs_a_delay(figures: Figures, results: Results) -> None:
+    rows, line = results.rows[0], _lines(figures, "live_600_s")[PLAIN]
+    by_seed = [measure(rows.labels, found["live_600_s"], rows.requests) for found in results.found[PLAIN].values()]
+    assert line["request_auc"] == pytest.approx(np.mean([metrics["gauc"] for metrics in by_seed]))
+    found = line["gains"]["request_auc"]
+    low, high = found["ci95"]
+    assert low < found["gain"] < high
+    assert "request_auc" not in _lines(figures, "live_0_s")[PLAIN]
 
 
 def test_ablation_is_compared_over_its_seeds(figures: Figures, results: Results) -> None:
-    assert set(figures["ablations"]) == {"bag_of_words"}
-    entry, theirs = figures["ablations"]["bag_of_words"], np.mean(_aucs(results, "bag_of_words"))
-    assert entry["seeds"] == 2
-    assert entry["auc"] == pytest.approx(theirs)
-    assert entry["gain"] == pytest.approx(np.mean(_aucs(results, OURS)[:2]) - theirs)
-    low, high = entry["gain_ci95"]
-    assert low < entry["gain"] < high
-
-
-def test_ensemble_is_of_mean_probabilities(figures: Figures, results: Results) -> None:
-    together = np.mean([found.test for found in results.found[OURS].values()], axis=0)
-    assert figures["ensemble"]["auc"] == pytest.approx(roc_auc_score(results.rows[0].labels, together))
-    assert figures["ensemble"]["auc"] > figures["auc_mean"]
-    assert figures["ensemble"]["seeds"] == 3
+    line, theirs = _lines(figures, "frozen")["bag_of_words"], np.mean(_aucs(results, "bag_of_words"))
+    assert (line["role"], line["seeds"]) == ("ablation", 2)
+    assert line["gains"]["auc"]["gain"] == pytest.approx(np.mean(_aucs(results, OURS)[:2]) - theirs)
 
 
 def test_missing_figures_are_none(results: Results) -> None:
     rows = results.rows[0]
-    all_warm = replace(results, rows={0: rows._replace(warm=np.ones_like(rows.warm))})
-    found = summarise(PROTOCOL, all_warm, RESAMPLES)
-    assert [found[name] for name in ("auc_cold", "gain_auc_cold", "gain_auc_cold_ci95")] == [None] * 3
-    assert found["gain_auc_warm"] == pytest.approx(found["gain_auc"])
-
-    variants = (Variant(OURS, "ours", "student"), Variant(PLAIN, "baseline"))
-    single = summarise(replace(PROTOCOL, variants=variants), _made({OURS: (1.5, 1), PLAIN: (1.0, 1)}), RESAMPLES)
-    assert single["auc_std"] is None
-    assert single["gain_auc_ci95"] is not None
-    assert single["ablations"] == {}
-
+    all_warm = replace(results, rows={0: rows._replace(warm=np.ones_like(rows.warm), requests=np.arange(ROWS))})
+    line = _lines(summarise(PROTOCOL, all_warm, 100), "live_600_s")[PLAIN]
+    for metric in ("auc_cold", "request_auc"):
+        assert line[metric] is None
+        assert line["gains"][metric] == {"gain": None, "ci95": None, "p": None}
+    without = replace(results, found={PLAIN: results.found[PLAIN]})
+    assert _lines(summarise(PROTOCOL, without, 100), "frozen")[PLAIN]["gains"]["auc"]["gain"] is None
     assert resampled_t([0.1], 0.2) == resampled_t([0.0, 0.0], 0.2) == {"ci95": None, "p": None}
 
 
 def test_cold_gain_is_that_of_a_corrected_t_test(cold_figures: Figures, cold_results: Results) -> None:
     """Of seeds that hide a fifth each, an interval is √3.5 = 1.87 times as wide as that of ten independent ones."""
     ours, theirs = _aucs(cold_results, OURS), _aucs(cold_results, PLAIN)
-    assert cold_figures["auc_mean"] == pytest.approx(ours.mean())
-    assert cold_figures["auc_std"] == pytest.approx(ours.std(ddof=1))
-    assert cold_figures["auc_without_semantics"] == pytest.approx(theirs.mean())
-    assert set(cold_figures) >= {"logloss_mean", "ece", "predicted_over_observed"}
-    assert json.loads(json.dumps(cold_figures, allow_nan=False))["auc_mean"] == cold_figures["auc_mean"]
+    lines = _lines(cold_figures, "taught")
+    assert lines[OURS]["auc"] == pytest.approx(ours.mean())
+    assert lines[OURS]["auc_std"] == pytest.approx(ours.std(ddof=1))
     naive = stats.ttest_rel(ours, theirs)
     interval = naive.confidence_interval(0.95)
     width = (interval.high - interval.low) / 2 * np.sqrt(3.5)
-    gain = (ours - theirs).mean()
-    assert cold_figures["gain_auc"] == pytest.approx(gain)
-    assert cold_figures["gain_auc_ci95"] == pytest.approx((gain - width, gain + width))
-    assert cold_figures["gain_p"] == pytest.approx(2 * stats.t(9).sf(naive.statistic / np.sqrt(3.5)))
+    gain, found = (ours - theirs).mean(), lines[PLAIN]["gains"]["auc"]
+    assert found["gain"] == pytest.approx(gain)
+    assert found["ci95"] == pytest.approx((gain - width, gain + width))
+    assert found["p"] == pytest.approx(2 * stats.t(9).sf(naive.statistic / np.sqrt(3.5)))
 
 
 def test_taught_and_untaught_items_are_in_separate_tables(cold_figures: Figures, cold_results: Results) -> None:
-    untaught = cold_figures["untaught"]
-    assert (cold_figures["model"], untaught["model"]) == (OURS, ENCODED)
-    assert set(untaught["baselines"]) == {PLAIN, CATEGORY_PRIOR}
-    assert untaught["ablations"] == {}
+    assert {kind: view["model"] for kind, view in cold_figures["views"].items()} == {
+        "taught": OURS,
+        "untaught": ENCODED,
+    }
+    assert set(_lines(cold_figures, "taught")) == {OURS, PLAIN, "ridge", "bag_of_words"}
+    untaught = _lines(cold_figures, "untaught")
+    assert set(untaught) == {ENCODED, PLAIN, CATEGORY_PRIOR}
     gain = (_aucs(cold_results, ENCODED) - _aucs(cold_results, CATEGORY_PRIOR)).mean()
-    assert untaught["baselines"][CATEGORY_PRIOR]["gain"] == pytest.approx(gain)
-    assert untaught["auc_mean"] == pytest.approx(_aucs(cold_results, ENCODED).mean())
-    assert set(cold_figures["baselines"]) == {PLAIN, "ridge"}
-    assert cold_figures["best_baseline"] == "ridge"
-    assert cold_figures["gain_auc_over_best_baseline"] == cold_figures["baselines"]["ridge"]["gain"]
-    words, gaps = cold_figures["ablations"]["bag_of_words"], _aucs(cold_results, OURS)[:3]
-    assert (words["seeds"], words["gain"]) == (3, pytest.approx((gaps - _aucs(cold_results, "bag_of_words")).mean()))
+    assert untaught[CATEGORY_PRIOR]["gains"]["auc"]["gain"] == pytest.approx(gain)
+    words, gaps = _lines(cold_figures, "taught")["bag_of_words"], _aucs(cold_results, OURS)[:3]
+    expected = (gaps - _aucs(cold_results, "bag_of_words")).mean()
+    assert (words["seeds"], words["gains"]["auc"]["gain"]) == (3, pytest.approx(expected))

@@ -10,6 +10,7 @@ from lab.benchmark.variant import Source
 from lab.benchmark.vectors import VectorSources, bag_of_words, with_vectors
 from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
+from msd.ranker.adaptor import Adaptors
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.student.encoder import encode_texts, new_student
@@ -27,7 +28,7 @@ def base(prepared: Path) -> KnowledgeBase:
 
 @pytest.fixture(scope="module")
 def sources(prepared: Path, tiny: Dataset, base: KnowledgeBase) -> VectorSources:
-    return VectorSources(tiny, base, prepared / "student", Steps())
+    return VectorSources(tiny, base, lambda: prepared / "student", Steps())
 
 
 def test_student_is_taken_as_it_is_and_the_plain_encoder_reads_raw_texts(
@@ -49,14 +50,28 @@ def test_without_users_every_source_is_of_items(
 ) -> None:
     """And nothing of users is read: their texts may tell what they liked of the test rows."""
     steps = Steps()
-    without = VectorSources(tiny, base, prepared / "student", steps, users=False)
+    without = VectorSources(tiny, base, lambda: prepared / "student", steps, users=False)
     found = without.of(source)
     assert found.users.ids == []
     assert found.items.ids == sources.of(source).items.ids
     assert all(total == len(found.items.ids) for _, _, total in steps)
-    if source == "student":
-        users, own = without.of("student_with_users").users, sources.student.users
-        np.testing.assert_array_equal(users.vectors, own.vectors)
+
+
+def test_sources_other_than_the_student_need_no_student(tiny: Dataset, base: KnowledgeBase) -> None:
+    def distil() -> Path:
+        raise AssertionError("no student is needed")
+
+    assert VectorSources(tiny, base, distil, Steps()).of("bag_of_words").items.ids == list(base.items)
+
+
+def test_plain_words_are_zero_after_the_adaptor(tiny: Dataset, sources: VectorSources) -> None:
+    """Otherwise they would make all items alike."""
+    features = build_features(tiny, fit_schema(tiny), sources.of("plain"))
+    adaptors = Adaptors(features.schema, VECTOR_DIM)
+    adaptors.start_at(features)
+    meaning, words = adaptors.adapt(features)["item"][:-1].chunk(2, -1)
+    assert meaning.std() > 0.5
+    assert not words.any()
 
 
 def test_bag_of_words_finds_texts_of_the_same_words() -> None:
