@@ -3,16 +3,18 @@
 User and context have batch 1, candidates batch N. Calibration is part of the graph.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from model_export.foreign.bind import input_of
 from model_export.graph import to_onnx
 from msd.contract.assemble import Tensors
-from msd.contract.schema import FeatureSchema
+from msd.contract.schema import FeatureSchema, TensorSpec
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.model import Ranker
 
@@ -47,16 +49,15 @@ def ranker_graph(trained: TrainedRanker) -> bytes:
     specs, heads = trained.schema.tensors, heads_of(trained)
     axes = {name: {0: "candidates"} for name in (*(spec.name for spec in specs if spec.side == "item"), *heads)}
     module = ServingRanker(trained.eval()).eval()
-    graph = onnx.load_from_string(to_onnx(module, _examples(trained.schema), module.names, heads, axes))
-    # A request has all tensors of the schema; the exporter drops those that the network does not read.
-    read = {value.name for value in graph.graph.input}
-    for spec in specs:
-        if spec.name not in read:
-            kind = TensorProto.INT32 if spec.dtype == "int32" else TensorProto.FLOAT
-            rows = "candidates" if spec.side == "item" else 1
-            graph.graph.input.append(helper.make_tensor_value_info(spec.name, kind, [rows, *spec.shape]))
-    found: bytes = graph.SerializeToString()
-    return found
+    return _with_all_inputs(to_onnx(module, _examples(trained.schema), module.names, heads, axes), specs)
+
+
+def _with_all_inputs(graph: bytes, specs: Sequence[TensorSpec]) -> bytes:
+    """Return the graph with all tensors as inputs; the exporter drops those that the network does not read."""
+    model = onnx.load_from_string(graph)
+    known = {given.name for given in model.graph.input}
+    model.graph.input.extend(input_of(spec) for spec in specs if spec.name not in known)
+    return bytes(model.SerializeToString())
 
 
 def torch_scores(trained: TrainedRanker, tensors: Tensors) -> NDArray[np.float32]:

@@ -204,7 +204,7 @@ def spliced_graph(
     graph = helper.make_graph(
         [*nodes, *inner.graph.node, *tails],
         "ranker",
-        [_input(spec) for spec in schema.tensors],
+        [input_of(spec) for spec in schema.tensors],
         [helper.make_tensor_value_info(head, TensorProto.FLOAT, [ITEM_AXIS]) for head in heads],
         [*inner.graph.initializer, *constants],
     )
@@ -252,7 +252,8 @@ def _tail(head: str, output: str, constants: list[TensorProto]) -> list[NodeProt
     return [flat, helper.make_node("Cast", [f"{base}/flat"], [head], to=TensorProto.FLOAT)]
 
 
-def _input(spec: TensorSpec) -> ValueInfoProto:
+def input_of(spec: TensorSpec) -> ValueInfoProto:
+    """Return a schema tensor as an input of a ranker's graph."""
     return helper.make_tensor_value_info(
         spec.name, _TYPES[spec.dtype], [ITEM_AXIS if spec.side == "item" else 1, *spec.shape]
     )

@@ -150,7 +150,7 @@ def inverse(matrix_BLL: Tensor) -> Tensor:
     if not torch.onnx.is_in_onnx_export():
         return torch.cholesky_inverse(torch.linalg.cholesky(matrix_BLL))
     two = 2.0 * torch.eye(matrix_BLL.shape[-1])
-    bound = matrix_BLL.abs().sum(-1).amax(-1)[:, None, None] * 1.01 + 0.1
+    bound = matrix_BLL.square().sum((-1, -2), keepdim=True).sqrt() * 1.01 + 0.1
     centre, slope = (bound + 1.0) / (bound - 1.0), 2.0 / (bound - 1.0)
     scale = slope / (centre * (4.0 * centre * centre - 3.0))
     quadratic = (4.0 * slope * slope) * (matrix_BLL @ matrix_BLL) - (12.0 * centre * slope) * matrix_BLL

@@ -83,7 +83,7 @@ def train_content(features: Features, config: RankerConfig, seed: int) -> tuple[
     model.adaptors.start_at(features)
     model.to(features.labels.device)
     with torch.no_grad():
-        known = model.adaptors.adapt("item", features.item.vectors, features.item.present)
+        known = model.adaptors.adapt(features)["item"]
         weights, intercept = fit_content(features, known.cpu().numpy().astype(np.float64))
         model.ranker.head.weight.copy_(torch.from_numpy(weights)[None])
         model.ranker.head.bias.fill_(intercept)

@@ -176,7 +176,8 @@ def _train(
     """Return the first variant's network, or the one that valid chooses."""
     rows = PartRows.of(networks.data)
     show = partial(training_bar, console, steps=networks.settings.steps(rows.train))
-    _say_plan(networks, rows, variants, console)
+    if networks.config.network != "content":  # which is fitted at once
+        _say_plan(networks, rows, variants, console)
     if not halves:
         return networks.train(variants[0], show("train"))[0]
     kept, choice = choose_network(networks, variants, halves, show)

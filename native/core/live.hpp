@@ -13,7 +13,7 @@
 namespace native {
 
 constexpr char kStateFormat = 2;
-constexpr double kMostCounted = 1e30, kMostSeen = 0x1p24;
+constexpr double kMostCounted = 1e30;
 constexpr size_t kStateHead = 1 + 4 * sizeof(double);
 constexpr size_t kSeenHead = sizeof(double) + 2 * sizeof(float) + sizeof(uint16_t);
 
@@ -62,7 +62,7 @@ inline bool append_history(std::string_view packed, std::vector<std::string_view
     const size_t length = load<uint16_t>(head + 16);
     at += kSeenHead;
     for (const double number : {seen.shown, seen.clicked})
-      if (!(number >= 0 && number <= kMostSeen)) return false;
+      if (!(number >= 0 && number <= kMostCounted)) return false;
     if (!std::isfinite(seen.at)) return false;
     if (!length || at + length > packed.size() || !is_utf8(packed.data() + at, length)) return false;
     const std::string_view id = packed.substr(at, length);

@@ -6,7 +6,7 @@ Does not know where states are kept, nor where events come from; `state.fold` de
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +21,6 @@ _HEADS = np.dtype([("format", "u1"), ("impressions", "<f8"), ("clicks", "<f8"), 
 _NOTHING_YET = -1.0
 # Rows hold counts in single precision; real counts are far smaller.
 _MOST = 1e30
-# From there on single precision no longer counts by ones.
-_MOST_SEEN = 2.0**24
 
 
 class LiveState(NamedTuple):
@@ -64,7 +62,7 @@ def pack_state(live: LiveState) -> bytes:
     parts = [head]
     for at, item_id, shown, clicked in state.history:
         encoded = item_id.encode()
-        parts += (_IMPRESSION.pack(at, min(shown, _MOST_SEEN), min(clicked, _MOST_SEEN), len(encoded)), encoded)
+        parts += (_IMPRESSION.pack(at, shown, clicked, len(encoded)), encoded)
     return b"".join(parts)
 
 
@@ -74,21 +72,23 @@ def unpack_state(packed: bytes | None) -> LiveState | None:
         return None
     _, impressions, clicks, as_of, watermark = _HEAD.unpack_from(packed)
     try:
-        history = tuple(_history(packed))
+        history = _history(packed)
     except (struct.error, UnicodeDecodeError):
         return None
     return LiveState(EntityState(impressions, clicks, as_of, history), watermark)
 
 
-def _history(packed: bytes) -> Iterator[Impression]:
-    place = _HEAD.size
-    while place < len(packed):
+def _history(packed: bytes) -> tuple[Impression, ...]:
+    history = []
+    place, end = _HEAD.size, len(packed)
+    while place < end:
         at, shown, clicked, length = _IMPRESSION.unpack_from(packed, place)
-        place += _IMPRESSION.size + length
-        is_valid = math.isfinite(at) and 0 <= shown <= _MOST_SEEN and 0 <= clicked <= _MOST_SEEN
-        if place > len(packed) or not is_valid:
+        start = place + _IMPRESSION.size
+        place = start + length
+        if place > end or not (math.isfinite(at) and 0 <= shown <= _MOST and 0 <= clicked <= _MOST):
             raise struct.error("an impression ends behind the state's end, or holds invalid numbers")
-        yield Impression(at, packed[place - length : place].decode(), shown, clicked)
+        history.append(Impression(at, packed[start:place].decode(), shown, clicked))
+    return tuple(history)
 
 
 def is_usable(packed: bytes) -> bool:

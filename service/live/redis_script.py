@@ -15,7 +15,6 @@ local half_life, length, seconds = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 -- A state is kept until less than 1/128 of an impression or click is left of its counts, and a month at least, for its
 -- history does not fade. Redis takes no end in more than some millions of years.
 local spare_half_lives, least, most = 7, 30 * 86400, 1e12
-local most_seen = 2 ^ 24
 
 local function parse(packed)
   if not packed or #packed < 33 or string.byte(packed) ~= 2 then return nil end
@@ -27,8 +26,8 @@ local function parse(packed)
     if place + 17 > #packed then return nil end
     local at, shown, clicked, size, start = struct.unpack('<dffH', packed, place)
     place = start + size
-    if place - 1 > #packed or not (at > -math.huge and at < math.huge and shown >= 0 and shown <= most_seen
-      and clicked >= 0 and clicked <= most_seen) then return nil end
+    if place - 1 > #packed or not (at > -math.huge and at < math.huge and shown >= 0 and shown <= 1e30
+      and clicked >= 0 and clicked <= 1e30) then return nil end
     history[#history + 1] = {at, string.sub(packed, start, place - 1), shown, clicked}
   end
   return {i, c, a, w, history}
@@ -99,8 +98,7 @@ redis.call('EXPIRE', KEYS[2], seconds)
 if is_changed then
   local parts = {struct.pack('<Bdddd', 2, state[1], state[2], state[3], state[4])}
   for _, one in ipairs(state[5]) do
-    local shown, clicked = math.min(one[3], most_seen), math.min(one[4], most_seen)
-    parts[#parts + 1] = struct.pack('<dffH', one[1], shown, clicked, #one[2]) .. one[2]
+    parts[#parts + 1] = struct.pack('<dffH', one[1], one[3], one[4], #one[2]) .. one[2]
   end
   local half_lives = math.log(math.max(state[1], state[2])) / math.log(2) + spare_half_lives
   local kept = math.min(math.max(half_life * half_lives, least), most)

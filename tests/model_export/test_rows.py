@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from lab.chaos import run as chaos
 from lab.chaos.bare_bundle import bare_bundle
 from lab.chaos.live_counts import live_counts, replay_moments
 from lab.chaos.replayed_period import offline_scores, period_of
-from model_export.parity import serving_requests
+from model_export.parity import BundleRows, plain_request, serving_requests
 from msd.contract.bundle import ROWS, open_bundle
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
@@ -44,8 +43,7 @@ def test_rows_hold_encoded_columns_and_adapted_vectors(exported: Exported, side:
     assert np.array_equal(rows.records["categorical"], features.entities.categorical[:-1])
     assert np.array_equal(rows.records["numeric"], features.entities.numeric[:-1])
     present = features.present[:-1]
-    with torch.no_grad():
-        vectors = exported.inputs.trained.adaptors.adapt(side, features.vectors[:-1], present).numpy()
+    vectors = exported.inputs.trained.adaptors.adapt(exported.features)[side][:-1].numpy()
     assert np.array_equal(has_semantic(rows.records), present.numpy())
     assert np.array_equal(rows.records["semantic"], vectors.astype(np.float16))
     assert not rows.records["semantic"][~present.numpy()].any()
@@ -120,7 +118,21 @@ def test_each_test_row_is_a_request(exported: Exported, requests: Requests) -> N
             assert request["user_id"] == event["user_id"]
             assert request["context"] == {"device": event["device"], "hour": event["hour"]}
             held = [items[place] for place in features.history[row].tolist() if place >= 0]
-            assert request["user"] == {"history": held}
+            assert list(dict.fromkeys(seen["item_id"] for seen in request["user"]["history"])) == held
+
+
+def test_requests_have_the_outcomes_of_their_rows(exported: Exported) -> None:
+    """Of a test row, the service assembles the history that the features have, from the exported rows."""
+    features, rows = exported.features, BundleRows(exported.bundle)
+    several = 0
+    for row in features.of_part(Part.TEST).tolist():
+        golden = rows.golden(plain_request(exported.inputs.dataset, features, row))
+        tensors, expected = rows.tensors(golden), features.history_outcomes[row].numpy()
+        np.testing.assert_array_equal(tensors["history_outcomes"][0, :, :3], expected[:, :3])
+        np.testing.assert_allclose(tensors["history_outcomes"][0, :, 3], expected[:, 3], atol=1e-5)
+        np.testing.assert_array_equal(tensors["history_mask"][0], expected[:, 1] > 0)
+        several += bool((expected[:, 0] > 1).any())
+    assert several > 0
 
 
 def test_requests_cover_missing_and_unknown_values(exported: Exported, requests: Requests) -> None:
@@ -136,7 +148,7 @@ def test_requests_cover_missing_and_unknown_values(exported: Exported, requests:
         "missing user features": any(one.user_features == {"age": None, "city": None} for one in checked),
         "missing item features": any(None in one.item_features.get(one.ids[0], {}).values() for one in checked),
         "stored history": any(one.history is None for one in checked),
-        "unknown id in a history": any(one.history and one.history[0] not in items for one in checked),
+        "unknown id in a history": any(one.history and one.history[0].item_id not in items for one in checked),
     }
     assert not [name for name, found in cases.items() if not found]
 

@@ -80,10 +80,10 @@ def test_command_keeps_the_chosen_network(tmp_path: Path, run: Run) -> None:
     command = ("train", data, student, out, "--epochs", "1", "--choose")
     code, output = run(*command)
     assert code == 0, output
-    assert "5 networks to choose from" in output
+    assert "4 networks to choose from" in output
     _, record = load_ranker(out)
     assert record.choice is not None
-    assert len(record.choice.tried) == 5
+    assert len(record.choice.tried) == 4
     assert record.choice.say() in output
     assert not (out / ".work").exists()
     assert run(*command) == (0, f"{out}: done before, nothing to do")
@@ -91,7 +91,7 @@ def test_command_keeps_the_chosen_network(tmp_path: Path, run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("part", "changes"),
-    [("user_knowledge", {}), ("item_fusion", {"fusion": False}), ("selector", {"selected": None})],
+    [("user_knowledge", {}), ("taste", {"taste": False})],
 )
 def test_without_leaves_out_a_part(
     part: str, changes: dict[str, object], tiny_folder: Path, student: Path, tmp_path: Path, run: Run
@@ -108,10 +108,10 @@ def test_without_leaves_out_a_part(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--without", "selector", "--choose"), "--without is of MSD's own network with semantics, and does not"),
-        (("--without", "selector", "--network", "lr"), "--without is of MSD's own network with semantics"),
-        (("--without", "selector", "--no-semantics"), "--without is of MSD's own network with semantics"),
-        (("--without", "everything"), "'everything' is not one of 'user_knowledge', 'item_fusion', 'selector'"),
+        (("--without", "taste", "--choose"), "--without is of MSD's own network with semantics, and does not"),
+        (("--without", "taste", "--network", "lr"), "--without is of MSD's own network with semantics"),
+        (("--without", "taste", "--no-semantics"), "--without is of MSD's own network with semantics"),
+        (("--without", "everything"), "'everything' is not one of 'user_knowledge', 'taste'"),
         (("--choose", "--network", "lr"), "nothing to choose: lr is a baseline, not MSD's own network"),
         (("--choose", "--no-semantics"), "a model without semantics does not read the student's vectors"),
     ],

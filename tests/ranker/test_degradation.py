@@ -122,6 +122,7 @@ def test_unknown_item_and_user_have_the_unknown_row(world: World) -> None:
     with_history, without = rungs["user unknown"], rungs["user unknown, no history"]
     assert torch.equal(with_history.history, world.features.history)
     assert (without.history == -1).all()
+    assert not without.history_outcomes.any()
     for less in (with_history, without):
         assert (less.user.rows == world.features.user.entities.unknown).all()
         assert torch.equal(less.user.dense[5], world.features.user.unknown_dense)

@@ -9,7 +9,7 @@ from msd.contract.rows import RowCodec, RowSide, has_semantic
 from msd.dataset.split import Part
 from msd.ranker.adaptor import Adaptor, Adaptors
 from msd.ranker.features import SideFeatures
-from msd.ranker.model import BLOCKS
+from msd.ranker.taste import BLOCKS
 from msd.student.record import HEADS, VECTOR_DIM
 from tests.ranker.made import World
 
@@ -139,7 +139,7 @@ def test_each_side_starts_at_its_own_vectors(world: World) -> None:
         alone = Adaptor(VECTOR_DIM, world.schema.semantic_width(side))  # type: ignore[arg-type]
         alone.start_at(held.vectors[held.present])
         with torch.no_grad():
-            found = adaptors.adapt(side, held.vectors, held.present)  # type: ignore[arg-type]
+            found = adaptors.adapt(features)[side]  # type: ignore[index]
             expected = alone(held.vectors)
         np.testing.assert_allclose(found[held.present], expected[held.present], atol=1e-5)
         assert not found[~held.present].any()

@@ -16,7 +16,6 @@ from msd.ranker.features import build_features
 from msd.ranker.tensor_folder import (
     ADAPTORS_FILE,
     TensorFolderError,
-    adapt_all,
     event_tensors,
     load_adaptors,
     load_record,
@@ -53,7 +52,7 @@ def test_rejects_folder_without_a_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 6, "tuning": {"student": "5" * 64}}, "format 6, this release reads 7; train again"),
+        ({"format": 7, "surplus": 1}, "format 7, this release reads 8; train again"),
         ({"vector_dim": "wide"}, "vector_dim: .*integer"),
         ({"surplus": 1}, "surplus: is not known here"),
         ({"feature_schema": {"fields": []}}, "feature_schema: .*exactly one sequence field"),
@@ -113,7 +112,7 @@ def test_folder_has_every_row_in_order(
     record = load_record(folder)
     assert (record.dataset, record.student) == (world.dataset.fingerprint, world.vectors.student if semantics else None)
     features = build_features(world.dataset, record.feature_schema, world.vectors)
-    adapted = adapt_all(load_adaptors(folder, record), features)
+    adapted = load_adaptors(folder, record).adapt(features)
     assert ("item_semantic" in {spec.name for spec in record.feature_schema.tensors}) == semantics
     for name, parts in {"train": (Part.WINDOW, Part.TRAIN), "valid": (Part.VALID,), "test": (Part.TEST,)}.items():
         events = features.of_part(*parts)
@@ -142,9 +141,9 @@ def test_rewriting_removes_old_files(write: Write) -> None:
     ("name", "content", "message"),
     [
         (TENSORS_FILE, b"{", "not JSON"),
-        (TENSORS_FILE, b"[]", "format None, this release reads 1; run `msd tensors` again"),
-        (TENSORS_FILE, b'{"format": 9}', "format 9, this release reads 1"),
-        (TENSORS_FILE, b'{"format": 1}', "feature_schema: is missing"),
+        (TENSORS_FILE, b"[]", "format None, this release reads 2; run `msd tensors` again"),
+        (TENSORS_FILE, b'{"format": 9}', "format 9, this release reads 2"),
+        (TENSORS_FILE, b'{"format": 2}', "feature_schema: is missing"),
         (ADAPTORS_FILE, b"x", "not the adaptors of tensors.json; run `msd tensors` again"),
     ],
 )
@@ -191,7 +190,7 @@ def test_tensors_command_rejects_other_folders(tiny_folder: Path, tmp_path: Path
 def test_network_scores_event_tensors_like_a_batch(name: str, part: Part, request: pytest.FixtureRequest) -> None:
     world: World = request.getfixturevalue(name)
     events, model = world.features.of_part(part)[:60], world.model.eval()
-    adapted = adapt_all(model.adaptors, world.features)
+    adapted = model.adaptors.adapt(world.features)
     assert bool(adapted) == (name == "world")
     with torch.no_grad():
         expected = batch_logits(model, world.features, events)

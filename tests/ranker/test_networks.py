@@ -212,7 +212,7 @@ def test_deepfm_multiplies_every_pair_of_fields() -> None:
         torch.nn.init.zeros_(model.head.bias)
         found = model(tensors) - model.linear(tensors)
         fields = seen[0].reshape(3, -1, SMALL.embedding)
-    # user_id, hour; item_id and genres of target, clicked and passed items; two dense tensors and four vectors projected.
+    # user_id, hour; item_id and genres of target, clicked and passed items; two dense tensors, four vectors projected.
     assert fields.shape[1] == 2 + 6 + 2 + 4
     pairs = sum((fields[:, one] * fields[:, other]).sum(-1) for one, other in itertools.combinations(range(14), 2))
     np.testing.assert_allclose(found, pairs, atol=1e-4)

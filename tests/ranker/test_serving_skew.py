@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from model_export.parity import plain_request
 from msd.contract.assemble import Counts, assemble
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide, pack_history
@@ -16,6 +17,7 @@ from msd.contract.schema import STATE_FEATURES
 from msd.dataset.split import Part
 from msd.ranker.batch import Corruption, TrainedRanker
 from msd.ranker.features import Features, build_features
+from msd.ranker.model import Ranker
 from msd.training.train import predict_logits
 from tests.ranker.made import World, batch_logits
 
@@ -37,8 +39,7 @@ def _rows(
     present = one.present[entities].numpy() & known
     semantic = None
     if features.schema.semantic(side):
-        with torch.no_grad():
-            semantic = model.adaptors.adapt(side, one.vectors[entities], one.present[entities]).numpy()
+        semantic = model.adaptors.adapt(features)[side][entities].numpy()
     contents = RowContents(
         one.entities.categorical[entities],
         one.entities.numeric[entities],
@@ -53,28 +54,29 @@ def _rows(
     return rows
 
 
+def _counts_of(world: World, log_odds: NDArray[np.float64]) -> Counts:
+    """Counts [n] of items whose smoothed click rates are those."""
+    state, many = world.schema.state("item"), 1e5
+    assert state is not None
+    rate = 1 / (1 + np.exp(-(log_odds + np.log(state.prior / (1 - state.prior)))))
+    clicks = rate * (many + state.strength) - state.strength * state.prior
+    return Counts(np.full(len(rate), many), clicks, np.zeros(len(rate)))
+
+
 def _as_request(world: World, event: int) -> float:
     """The logit of an event by way of a request, packed rows and `assemble`."""
     features, row = world.features, world.dataset.events.row(event, named=True)
     held = features.history[event]
     history = held[held >= 0].numpy()
-    ids = features.item.entities.ids
-    document = {
-        "user_id": row["user_id"],
-        "at": row["at"],
-        "context": {name: row[name] for name in world.schema.settable["context"]},
-        "candidates": {"id": [row["item_id"]]},
-        "user": {"history": [ids[place] for place in history]},
-    }
-    request = parse_request(json.dumps(document).encode(), world.schema)
+    request = parse_request(json.dumps(plain_request(world.dataset, features, event)).encode(), world.schema)
     timeline = features.timeline
     user_counts, item_counts = (
         Counts(*(column[[event]] for column in counts)) for counts in (timeline.user_counts, timeline.item_counts)
     )
     user_rows, item_rows = features.user.rows[[event]].numpy(), features.item.rows[[event]].numpy()
     user = _rows(world.model, features, "user", user_rows, user_counts, bool(features.knows_user[event]))
-    # The counts of items in a history are not read.
-    counts = Counts(*(np.concatenate([column, np.zeros(len(history))]) for column in item_counts))
+    clicked = _counts_of(world, features.history_outcomes[event, : len(history), 3].numpy().astype(np.float64))
+    counts = Counts(*(np.concatenate(columns) for columns in zip(item_counts, clicked, strict=True)))
     items = _rows(world.model, features, "item", np.concatenate([item_rows, history]), counts, True)
     tensors = assemble(world.schema, request, float(row["at"]), user, items).tensors
     with torch.no_grad():
@@ -117,11 +119,12 @@ NOTHING_HIDDEN = Corruption(aged_user=0.0, aged_item=0.0, unknown=0.0, without_v
 def seen(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     """What the network is asked with, for the training rows of one batch."""
     noted: dict[str, torch.Tensor] = {}
+    assert isinstance(world.model.ranker, Ranker)
     opinions = world.model.ranker.opinions
 
-    def note(tensors: dict[str, torch.Tensor], target: torch.Tensor, history: torch.Tensor) -> list[torch.Tensor]:
-        noted.update(tensors, target=target)
-        return opinions(tensors, target, history)
+    def note(tensors: dict[str, torch.Tensor], taste: torch.Tensor) -> list[torch.Tensor]:
+        noted.update(tensors, taste=taste)
+        return opinions(tensors, taste)
 
     monkeypatch.setattr(world.model.ranker, "opinions", note)
     return noted
@@ -149,10 +152,8 @@ def test_new_item_has_features_and_vector_without_id_and_counts(world: World, se
     assert torch.equal(seen["item_dense"][:, :numbers], whole["item_dense"][:, :numbers])
     assert torch.equal(seen["item_dense"][:, counts], item.unknown_dense[counts].expand(200, -1))
     assert torch.equal(seen["user_dense"], whole["user_dense"])
-    # Nor does attention, or Fusion, see which item it is.
-    nameless = world.model.ranker.represent_items(seen["item_categorical"], seen["item_semantic"])
-    assert torch.equal(seen["target"], nameless)
-    assert not torch.allclose(nameless, whole["target"])
+    # The taste does not see which item it is.
+    assert torch.equal(seen["taste"], whole["taste"])
 
 
 def test_sides_age_independently(world: World, seen: dict[str, torch.Tensor]) -> None:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Counts
-from msd.contract.encode import MISSING_INDEX, UNKNOWN_INDEX
+from msd.contract.assemble import MOST_SHOWN, Counts
+from msd.contract.encode import MISSING_INDEX, UNKNOWN_INDEX, encode_state
 from msd.contract.schema import Categorical, FeatureSchema, Sequence, State
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
@@ -21,13 +21,14 @@ from tests.ranker.made import Columns, dataset_of
 HALF_LIFE_S = 40.0
 AGE_CAP_S = 80.0
 LENGTH = 4
+STATE = State(name="item_counts", side="item", prior=0.1, strength=1.0, half_life_s=HALF_LIFE_S, age_cap_s=AGE_CAP_S)
 SCHEMA = FeatureSchema(
     fields=(
         Categorical(name="user_id", side="user", is_id=True),
         Categorical(name="item_id", side="item", is_id=True),
         Sequence(name="history", length=LENGTH),
         State(name="user_counts", side="user", prior=0.1, strength=1.0, half_life_s=HALF_LIFE_S, age_cap_s=AGE_CAP_S),
-        State(name="item_counts", side="item", prior=0.1, strength=1.0, half_life_s=HALF_LIFE_S, age_cap_s=AGE_CAP_S),
+        STATE,
     )
 )
 
@@ -53,17 +54,22 @@ def pasts(draw: st.DrawFn) -> Past:
     return Past(replace(dataset, users=users, items=items), np.array([Part.WINDOW, *parts[1:]], np.int8))
 
 
-def walk(past: Past) -> Timeline:
+def walk(past: Past, delay_s: float = 0.0) -> Timeline:
     users, items = (encode_entities(past.dataset, SCHEMA, side) for side in ("user", "item"))
-    return walk_events(past.dataset, SCHEMA, past.parts, users, items)
+    return walk_events(past.dataset, SCHEMA, past.parts, users, items, delay_s)
 
 
 def _counted(past: Past, row: int, key: str) -> list[tuple[int, int]]:
     """(at, label) of the window and train rows of the row's user or item, strictly earlier."""
     events = past.dataset.events
-    mine, now = events[key][row], events["at"][row]
+    return _earlier(past, key, events[key][row], events["at"][row])
+
+
+def _earlier(past: Past, key: str, entity: str, now: float) -> list[tuple[int, int]]:
+    """(at, label) of the window and train rows of a user or item, strictly earlier than `now`."""
+    events = past.dataset.events
     known = zip(events[key], events["at"], events["label"], past.parts, strict=True)
-    return [(at, label) for one, at, label, part in known if one == mine and at < now and part <= Part.TRAIN]
+    return [(at, label) for one, at, label, part in known if one == entity and at < now and part <= Part.TRAIN]
 
 
 def _faded(rows: list[tuple[int, int]], as_of: float) -> tuple[float, float, float]:
@@ -72,16 +78,38 @@ def _faded(rows: list[tuple[int, int]], as_of: float) -> tuple[float, float, flo
 
 
 @settings(max_examples=60, deadline=None)
-@given(past=pasts())
-def test_history_is_the_users_strictly_earlier_clicks(past: Past) -> None:
-    timeline, events = walk(past), past.dataset.events
+@given(past=pasts(), delay=st.sampled_from([0, 5, 10, 30]))
+def test_history_is_the_users_impressions_that_are_known(past: Past, delay: int) -> None:
+    """Clicked or not, one entry an item, with how often and when it was last seen, and its click rate before."""
+    timeline, events = walk(past, delay), past.dataset.events
     items = encode_entities(past.dataset, SCHEMA, "item").ids
+    counted_until = float(events["at"].to_numpy()[past.parts <= Part.TRAIN].max())
     for row, (user, now) in enumerate(events.select("user_id", "at").iter_rows()):
-        mine = events.filter((pl.col("user_id") == user) & (pl.col("at") < now) & (pl.col("label") == 1))
-        expected = mine.sort("at", "item_id")["item_id"].to_list()[-LENGTH:]
-        found = [items[place] for place in timeline.history[row] if place >= 0]
-        assert found == expected
-        assert (timeline.history[row][len(expected) :] == -1).all()
+        mine = events.filter((pl.col("user_id") == user) & (pl.col("at") < now - delay)).group_by("item_id")
+        seen = mine.agg(pl.col("at").max(), n=pl.len(), k=pl.col("label").sum()).sort("at", "item_id")
+        length = seen.height
+        assert [items[place] for place in timeline.history[row][:length]] == seen["item_id"].to_list()
+        assert (timeline.history[row][length:] == -1).all()
+        outcomes = timeline.outcomes[row]
+        assert not outcomes[length:].any()
+        np.testing.assert_allclose(outcomes[:length, 0], np.minimum(seen["n"], MOST_SHOWN))
+        np.testing.assert_allclose(outcomes[:length, 1], seen["k"] * np.minimum(1.0, MOST_SHOWN / seen["n"]), rtol=1e-6)
+        np.testing.assert_allclose(outcomes[:length, 2], (now - seen["at"]) / 86_400, rtol=1e-6)
+        then = min(now, np.nextafter(counted_until, np.inf)) - delay
+        for place, item in enumerate(seen["item_id"]):
+            rate = encode_state(STATE, *_faded(_earlier(past, "item_id", item, then), then), then)[..., 0]
+            np.testing.assert_allclose(outcomes[place, 3], rate, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(past=pasts(), delay=st.sampled_from([5, 10, 30]))
+def test_live_counts_are_of_events_that_are_known(past: Past, delay: int) -> None:
+    timeline, at = walk(past, delay), past.dataset.events["at"]
+    every = past._replace(parts=np.zeros_like(past.parts))
+    for row in range(len(at)):
+        for key, counts in (("user_id", timeline.live_user_counts), ("item_id", timeline.live_item_counts)):
+            known = _earlier(every, key, past.dataset.events[key][row], at[row] - delay)
+            np.testing.assert_allclose([column[row] for column in counts], _faded(known, at[row]), rtol=1e-9)
 
 
 @settings(max_examples=60, deadline=None)
@@ -133,6 +161,7 @@ def test_later_label_changes_nothing_earlier(past: Past, data: st.DataObject) ->
     # Rows at the very time of the flipped one did not know of it either.
     unmoved = (events["at"] <= events["at"][flipped]).to_numpy()
     assert np.array_equal(before.history[unmoved], after.history[unmoved])
+    assert np.array_equal(before.outcomes[unmoved], after.outcomes[unmoved])
     for field in fields(Timeline):
         old = getattr(before, field.name)
         if isinstance(old, list | Counts):
@@ -144,10 +173,10 @@ def test_final_states_are_of_training_rows() -> None:
     rows = [("u", "a", 10, 1), ("u", "b", 20, 1), ("u", "c", 30, 1), ("u", "d", 40, 1)]
     timeline = walk(Past(dataset_of(rows), np.array(list(Part), np.int8)))
     assert timeline.ends_at == 20.0
-    assert timeline.final_users[0].history == ("a", "b")
+    assert [seen.item_id for seen in timeline.final_users[0].history] == ["a", "b"]
     assert timeline.final_users[0].as_of == 20.0
     assert {row: state.clicks for row, state in timeline.final_items.items() if state.clicks} == {0: 1.0, 1: 1.0}
-    assert all(state.likes == () for state in timeline.final_items.values())
+    assert all(state.history == () for state in timeline.final_items.values())
     # But the last row's history holds the clicks of valid.
     assert (timeline.history[3] >= 0).sum() == 3
 

@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
 from msd.dataset.split import Part
-from msd.ranker.batch import batch_opinions
+from msd.ranker.batch import Corruption, batch_opinions, count_tensors, taste_of, with_taste
 from msd.ranker.calibrate import fit_blend, fit_platt
 from msd.ranker.model import Ranker
 from msd.training.train import (
@@ -211,6 +211,7 @@ def test_count_model_sees_only_counts(world: World) -> None:
             vectors=torch.zeros_like(features.item.vectors),
         ),
         history=torch.full_like(features.history, -1),
+        history_outcomes=torch.zeros_like(features.history_outcomes),
     )
     network, counts, _ = predict_opinions(world.model, features, test)
     other, same, _ = predict_opinions(world.model, stranger, test)
@@ -224,9 +225,49 @@ def test_count_model_is_frozen_beside_the_network(world: World, short: Trained) 
     counts = [predict_opinions(model, world.features.live(), valid)[1] for model in (short[0], world.model)]
     assert np.array_equal(*counts)
     assert roc_auc_score(labels, counts[0]) > 0.55
-    opinions = batch_opinions(world.model, world.features, world.features.of_part(Part.TRAIN)[:8])
+    adapted = world.model.adaptors.adapt(world.features)
+    opinions = batch_opinions(world.model, world.features, adapted, world.features.of_part(Part.TRAIN)[:8])
     assert not any(weight.requires_grad for weight in _ranker(world).counts.parameters())  # type: ignore[union-attr]
     assert [logits.requires_grad for logits in opinions] == [True, False, False]
+
+
+def test_taste_and_adaptors_are_frozen_beside_the_network(world: World, short: Trained) -> None:
+    labels = world.features.labels.numpy()[valid := world.features.of_part(Part.VALID)]
+    model, taste = world.model, _ranker(world).taste
+    assert taste is not None
+    assert isinstance(short[0].ranker, Ranker)
+    assert short[0].ranker.taste is not None
+    assert_same_weights(taste, short[0].ranker.taste)
+    assert_same_weights(model.adaptors, short[0].adaptors)
+    assert not any(weight.requires_grad for part in (taste, model.adaptors) for weight in part.parameters())
+    with torch.no_grad():
+        parts = taste_of(taste, world.features, model.adaptors.adapt(world.features), torch.from_numpy(valid))
+        alone = taste.log_odds(count_tensors(world.features, valid), parts)
+    assert roc_auc_score(labels, alone) > 0.55
+
+
+def test_known_taste_equals_that_of_each_batch(world: World) -> None:
+    ranker, rows = _ranker(world), world.features.of_part(Part.TRAIN)
+    adapted = world.model.adaptors.adapt(world.features)
+    assert ranker.taste is not None
+    known = with_taste(ranker.taste, world.features, adapted)
+    for hidden in (None, Corruption(unknown=0.3, without_vector=0.0)):
+        fresh, cached = (
+            batch_opinions(world.model, features, adapted, rows, hidden, np.random.default_rng(0))[0].detach()
+            for features in (world.features, known)
+        )
+        np.testing.assert_allclose(cached, fresh, atol=1e-5)
+        assert fresh.std() > 0.1
+
+
+def test_model_without_taste_ignores_the_history(world: World, tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"taste": False})
+    model, _ = train_ranker(world.features, config, SHORT, tmp_path / CHECKPOINT, "tasteless", quiet)
+    rows, _ = _valid(world)
+    without = replace(world.features, history_outcomes=torch.zeros_like(world.features.history_outcomes))
+    assert not [name for name in model.state_dict() if "taste" in name]
+    assert np.array_equal(predict(model, without, rows), predict(model, world.features, rows))
+    assert not np.allclose(predict(world.model, without, rows), predict(world.model, world.features, rows), atol=1e-3)
 
 
 def test_blend_is_fitted_by_age_without_negative_weights() -> None:
@@ -251,6 +292,7 @@ def test_valid_rows_have_live_counts_by_default(world: World, tmp_path: Path) ->
     assert live == pytest.approx(Judge(world.features.live(), live=False).auc(world.model))
     assert live != frozen
     assert max(point.valid_auc for point in world.curve) == pytest.approx(live)
-    _, curve = train_quickly(world.features, tmp_path, replace(SHORT, live=False))
-    assert curve[0].valid_auc != world.curve[0].valid_auc
+    model, curve = train_quickly(world.features, tmp_path, replace(SHORT, live=False))
+    assert curve[0].valid_auc == pytest.approx(Judge(world.features, live=False).auc(model))
+    assert curve[0].valid_auc != Judge(world.features, live=True).auc(model)
     assert TrainConfig().live

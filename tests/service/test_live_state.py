@@ -118,7 +118,7 @@ def with_impression(at: float, shown: float, clicks: float) -> bytes:
 
 def test_packed_form_is_that_of_every_state() -> None:
     head = struct.pack("<Bdddd", 2, 3.0, 1.0, 10.0, 10.0)
-    packed = pack_state(begin(3, 1, 10.0, [Impression(9.5, "ü", 1e9, 2.0)]))
+    packed = pack_state(begin(3, 1, 10.0, [Impression(9.5, "ü", 2.0**24 + 1, 2.0)]))
 
     assert packed == head + struct.pack("<dffH", 9.5, 2.0**24, 2.0, 2) + "ü".encode()
 
@@ -128,7 +128,7 @@ def test_packed_form_is_that_of_every_state() -> None:
     [b"", b"\x01", PACKED[:32], PACKED[:-1], PACKED[:40], b"\x01" + PACKED[1:], PACKED[:1] + NAN + PACKED[9:]]
     + [pack_state(LiveState(EntityState(-1.0, 0.0, 1.0), 0.0)), PACKED[:-2] + b"\xff\xff"]
     + [with_impression(math.inf, 1, 1), with_impression(1, -1, 1), with_impression(1, 1, math.nan)]
-    + [with_impression(1, 2**25, 1)],
+    + [with_impression(1, 2e30, 1)],
 )
 def test_damaged_bytes_are_no_state(packed: bytes) -> None:
     assert unpack_state(packed) is None
