@@ -172,13 +172,13 @@ def _outcomes(
     """Return the outcomes [E, L, 4] of histories, from the times, impressions and clicks in `seen` [3, E, L]. Click
     rates are those that the items' rows would have if exported at `then` [E]."""
     state = schema.state("item")
-    assert state is not None, "every fitted schema has the item's counts"
     rows, places = np.nonzero(history >= 0)
     when, shown, clicks = seen[:, rows, places]
     outcomes = np.zeros((*history.shape, len(OUTCOME_FEATURES)), np.float32)
     outcomes[rows, places, :3] = encode_impressions(shown, clicks, at[rows] - when)
-    counts = items.at(history[rows, places].astype(np.int64), then[rows])
-    outcomes[rows, places, 3] = encode_state(state, *counts, then[rows])[:, 0]
+    if state is not None:
+        counts = items.at(history[rows, places].astype(np.int64), then[rows])
+        outcomes[rows, places, 3] = encode_state(state, *counts, then[rows])[:, 0]
     return outcomes
 
 

@@ -36,7 +36,7 @@ REQUEST = ScoreRequest(
     at=AT,
     context={"hour": 13, "device": "ios"},
     user_features={"interests": ("cars",)},
-    history=["i8", "i9"],
+    history=["i8", {"item_id": "i9", "clicked": False}],
     items={"new ad": Item(text="A game", features={"category": "games", "price": None})},
 )
 DOCUMENT = {
@@ -44,7 +44,7 @@ DOCUMENT = {
     "candidates": {"id": [*IDS, "new ad"], "bid": [*(0.1 * number for number in range(50)), None]},
     "at": AT,
     "context": {"hour": 13, "device": "ios"},
-    "user": {"features": {"interests": ["cars"]}, "history": ["i8", "i9"]},
+    "user": {"features": {"interests": ["cars"]}, "history": ["i8", {"item_id": "i9", "clicked": False}]},
     "items": {"new ad": {"text": "A game", "features": {"category": "games", "price": None}}},
 }
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from msd.contract.bundle import Bundle
-from tests.bundles.factory import AT, build_bundle
+from tests.bundles.factory import AT, UNCLICKED, build_bundle
 from tests.bundles.ranker_graph import POISON_HOUR, Recipe
 from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
@@ -144,6 +144,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "items with text": {"items": {"i1": {"text": "a tent"}}},
     "user features": {"user": {"features": {"gender": "f", "age": 44, "interests": ["cars"]}}},
     "history": {"user": {"history": ["i8", "?", "i9"]}},
+    "history of impressions": {"user": {"history": ["i8", UNCLICKED, "i8"]}},
     "escapes": {"user_id": 'ü "\\/\b\n😀', "candidates": {"id": ["\u2028", "é", "i1"]}},
     "as many as there may be": {"candidates": {"id": [f"i{n % 400}" for n in range(2_000)]}},
 }
