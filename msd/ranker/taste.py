@@ -150,7 +150,7 @@ def inverse(matrix_BLL: Tensor) -> Tensor:
     if not torch.onnx.is_in_onnx_export():
         # `cholesky_inverse` of a batch is ten times slower with several threads.
         lower, whole = torch.linalg.cholesky(matrix_BLL), torch.eye(matrix_BLL.shape[-1], device=matrix_BLL.device)
-        root = torch.linalg.solve_triangular(lower, whole, upper=False)
+        root: Tensor = torch.linalg.solve_triangular(lower, whole, upper=False)
         return root.transpose(1, 2) @ root
     two = 2.0 * torch.eye(matrix_BLL.shape[-1])
     bound = matrix_BLL.square().sum((-1, -2), keepdim=True).sqrt() * 1.01 + 0.1
