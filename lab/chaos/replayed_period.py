@@ -13,8 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from msd.contract.bundle import open_bundle
-from msd.contract.encode import encode_side
+from msd.contract.assemble import Counts
+from msd.contract.bundle import ROWS, open_bundle
+from msd.contract.encode import encode_side, encode_state
+from msd.contract.row_file import RowFile
+from msd.contract.rows import RowCodec
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part, split_events
 from msd.ranker.features import build_features
@@ -25,6 +28,15 @@ from msd.training.train import predict
 Floats = NDArray[np.float64]
 
 
+class TrainedFolders(NamedTuple):
+    """A dataset and what was trained on it. Student and model, needed only for comparison, may be missing."""
+
+    dataset: Path
+    student: Path
+    model: Path
+    bundle: Path
+
+
 class ReplayedRequest(NamedTuple):
     """One request, and its candidates' indices among all scores."""
 
@@ -33,8 +45,9 @@ class ReplayedRequest(NamedTuple):
 
 
 class ReplayedMoment(NamedTuple):
-    """Requests, then events, of one moment. `rows`: the number of dataset rows."""
+    """Requests, then events, at one time (Unix s). `rows`: the number of dataset rows."""
 
+    at: float
     asked: list[ReplayedRequest]
     events: list[dict[str, Any]]
     rows: int
@@ -54,7 +67,7 @@ class Period(NamedTuple):
     @property
     def before(self) -> float:
         """A time (Unix s) before all moments."""
-        return float(self.moments[0].events[0]["at"]) - 1.0
+        return self.moments[0].at - 1.0
 
 
 def period_of(dataset: Path, bundle: Path, most: int, from_nothing: bool = False) -> Period:
@@ -81,16 +94,27 @@ def period_of(dataset: Path, bundle: Path, most: int, from_nothing: bool = False
     )
 
 
-def offline_scores(dataset: Path, student: Path, model: Path, most: int) -> Floats:
-    """Return the model's scores of the first `most` test rows [n], with live counts, and with features that are
-    constant online at that constant."""
-    data = load_dataset(dataset)
-    trained, _ = load_ranker(model)
-    features = build_features(data, trained.schema, load_vectors(student))
+def offline_scores(made: TrainedFolders, most: int, delay_s: float = 0.0) -> Floats:
+    """Return the model's scores of the first `most` test rows [n], with live counts that know an event once more than
+    `delay_s` have passed.
+
+    As in the service, features that are constant online have that constant, and click rates of a history's items are
+    those of the bundle's rows.
+    """
+    data = load_dataset(made.dataset)
+    trained, _ = load_ranker(made.model)
+    schema = trained.schema
+    features = build_features(data, schema, load_vectors(made.student), delay_s)
     count = len(data.events)
-    context = {name: data.events[name].to_list() for name in trained.schema.settable["context"]}
-    constant = {name: [value] * count for name, value in trained.schema.serving_constants.items()}
-    categorical, numeric = encode_side(trained.schema, "context", {**context, **constant}, count)
+    context = {name: data.events[name].to_list() for name in schema.settable["context"]}
+    constant = {name: [value] * count for name, value in schema.serving_constants.items()}
+    categorical, numeric = encode_side(schema, "context", {**context, **constant}, count)
+    if state := schema.state("item"):
+        bundle = open_bundle(made.bundle)
+        file = RowFile(bundle.path(ROWS["item"]), RowCodec(bundle.schema, "item", bundle.bundle_id), bundle.bundle_id)
+        rates = encode_state(state, *Counts.of(file.get(features.item.entities.ids).records), 0.0)[:, 0]
+        # The last, of no item, is for the padding.
+        features.history_outcomes[..., -1] = torch.from_numpy(np.append(rates, np.float32(0.0)))[features.history]
     served = replace(
         features.live(),
         context_categorical=torch.from_numpy(categorical),
@@ -124,5 +148,5 @@ def _moments(
                 request.places.append(places[row])
             event = {"event_id": str(row), "at": moment_at} | {name: values[name] for name in ("user_id", "item_id")}
             events += [{**event, "type": kind} for kind in ("impression", "click")[: 1 + int(values["label"])]]
-        moments.append(ReplayedMoment(list(asked.values()), events, len(by_time[moment_at])))
+        moments.append(ReplayedMoment(moment_at, list(asked.values()), events, len(by_time[moment_at])))
     return moments
