@@ -76,7 +76,8 @@ def live_counts(run: Run) -> None:
     run.check("live counts change the scores", bool((live.scores != frozen.scores).any()))
     if made.student.is_dir() and made.model.is_dir():
         run.hear("scoring offline")
-        offline = offline_scores(made.dataset, made.student, made.model, run.plan.live_rows)
+        rows = run.plan.live_rows
+        offline = offline_scores(made.dataset, made.student, made.model, rows, from_nothing=not period.is_after)
         auc = roc_auc(period.labels, offline)
         run.figures |= {"auc_offline": round(auc, 4), "max_abs_diff": float(np.abs(live.scores - offline).max())}
         is_equal = abs(auc - roc_auc(period.labels, live.scores)) <= _TOLERANCE

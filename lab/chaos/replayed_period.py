@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from msd.contract.bundle import open_bundle
 from msd.contract.encode import encode_side
+from msd.contract.schema import OUTCOME_FEATURES
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part, split_events
 from msd.ranker.features import build_features
@@ -81,9 +82,12 @@ def period_of(dataset: Path, bundle: Path, most: int, from_nothing: bool = False
     )
 
 
-def offline_scores(dataset: Path, student: Path, model: Path, most: int) -> Floats:
+def offline_scores(dataset: Path, student: Path, model: Path, most: int, from_nothing: bool = False) -> Floats:
     """Return the model's scores of the first `most` test rows [n], with live counts, and with features that are
-    constant online at that constant."""
+    constant online at that constant.
+
+    `from_nothing`: the items of histories have rows without counts, as in `bare_bundle`.
+    """
     data = load_dataset(dataset)
     trained, _ = load_ranker(model)
     features = build_features(data, trained.schema, load_vectors(student))
@@ -91,8 +95,12 @@ def offline_scores(dataset: Path, student: Path, model: Path, most: int) -> Floa
     context = {name: data.events[name].to_list() for name in trained.schema.settable["context"]}
     constant = {name: [value] * count for name, value in trained.schema.serving_constants.items()}
     categorical, numeric = encode_side(trained.schema, "context", {**context, **constant}, count)
+    outcomes = features.history_outcomes.clone()
+    if from_nothing:
+        outcomes[..., OUTCOME_FEATURES.index("smoothed_log_odds")] = 0.0
     served = replace(
         features.live(),
+        history_outcomes=outcomes,
         context_categorical=torch.from_numpy(categorical),
         context_dense=torch.from_numpy(numeric),
     )

@@ -196,7 +196,7 @@ def test_live_scores_equal_offline(made: Path, tmp_path: Path) -> None:
 def test_live_scores_from_nothing_equal_offline(run: Run, exported: Exported, tmp_path: Path) -> None:
     """And what is not told is not known: rows without counts and histories are scored as such."""
     period = period_of(run.dataset, exported.bundle.folder, EVERY, from_nothing=True)
-    offline = offline_scores(run.dataset, run.student, run.semantic, EVERY)
+    offline = offline_scores(run.dataset, run.student, run.semantic, EVERY, from_nothing=True)
     bare = bare_bundle(exported.bundle.folder, tmp_path / "bare", period.before)
     scores = []
     for live in ("on", "off"):
