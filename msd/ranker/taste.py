@@ -127,10 +127,10 @@ def taste_features(parts: Tensor) -> Tensor:
 
 
 def inverse(matrix_BLL: Tensor) -> Tensor:
-    """Return the inverses [B, L, L] of symmetric matrices, all of whose eigenvalues are 1 or more.
+    """Return the inverses [B, L, L] of symmetric matrices with eigenvalues of 1 or more.
 
-    ONNX has no operator for it, so an exported graph takes Newton's steps X (2 − A X) (Schulz 1933), each of which
-    squares the error. They start from the best quadratic polynomial of A between 1 and a bound of its eigenvalues
+    ONNX has no operator for it, so an exported graph takes Newton's steps X (2 − A X) (Schulz 1933). Each step
+    squares the error. The first X is the best quadratic polynomial of A between 1 and a bound of its eigenvalues
     (Chebyshev).
     """
     if not torch.onnx.is_in_onnx_export():
