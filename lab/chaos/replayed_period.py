@@ -18,6 +18,7 @@ from msd.contract.bundle import ROWS, open_bundle
 from msd.contract.encode import encode_side, encode_state
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec
+from msd.contract.schema import OUTCOME_FEATURES
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part, split_events
 from msd.ranker.features import build_features
@@ -114,7 +115,8 @@ def offline_scores(made: TrainedFolders, most: int, delay_s: float = 0.0) -> Flo
         file = RowFile(bundle.path(ROWS["item"]), RowCodec(bundle.schema, "item", bundle.bundle_id), bundle.bundle_id)
         rates = encode_state(state, *Counts.of(file.get(features.item.entities.ids).records), 0.0)[:, 0]
         # The last, of no item, is for the padding.
-        features.history_outcomes[..., -1] = torch.from_numpy(np.append(rates, np.float32(0.0)))[features.history]
+        of_items = torch.from_numpy(np.append(rates, np.float32(0.0)))
+        features.history_outcomes[..., OUTCOME_FEATURES.index("smoothed_log_odds")] = of_items[features.history]
     served = replace(
         features.live(),
         context_categorical=torch.from_numpy(categorical),
