@@ -79,7 +79,8 @@ def test_network_is_factorised_exactly(name: str) -> None:
     report = passed.report
     assert report.used.keys() >= USED.get(name, set())
     left = {entry.operator for entry in report.entries if entry.left}
-    assert left == ({"TopK"} if name == "our msd" else set())
+    assert left == set()
+    assert passed.model.graph.input == model.graph.input
     assert report.nodes_after < report.nodes_before
 
 
