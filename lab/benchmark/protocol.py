@@ -62,6 +62,7 @@ class Protocol:
         return {
             "code": FORMAT,
             **{name: value for name, value in whole.items() if name not in ("prepare", "looks")},
+            "delays_s": list(self.delays_s),
             "ranker": self.ranker.model_dump(mode="json"),
             "variants": [_described(variant) for variant in self.variants],
         }

@@ -31,14 +31,14 @@ def regression_mood(given: Given, events: Rows) -> Floats:
     """Return the same from the user's mood too: the taste of a user for whom items differ in click rates alone."""
     fields = given.features.schema.fields
     alike = [field for field in fields if field.side != "item" or not isinstance(field, Categorical | Bag | Semantic)]
-    schema = given.features.schema.model_copy(update={"fields": tuple(alike)})
-    return _fitted(given.features, np.concatenate([columns(given.features), _taste(given, schema)], 1), events)
+    known = np.concatenate([columns(given.features), _taste(given, FeatureSchema(fields=tuple(alike)))], 1)
+    return _fitted(given.features, known, events)
 
 
 def regression_taste(given: Given, events: Rows) -> Floats:
     """Return the same from the user's whole taste."""
-    schema = given.features.schema
-    return _fitted(given.features, np.concatenate([columns(given.features), _taste(given, schema)], 1), events)
+    known = np.concatenate([columns(given.features), _taste(given, given.features.schema)], 1)
+    return _fitted(given.features, known, events)
 
 
 def columns(features: Features) -> Floats:
@@ -54,7 +54,7 @@ def columns(features: Features) -> Floats:
 
 
 def _taste(given: Given, schema: FeatureSchema) -> Floats:
-    """Return the features [E, 4] of a taste that compares items by the fields of a schema."""
+    """Return the features [E, F] of a taste that compares items by the fields of a schema."""
     features = given.features
     adaptors = Adaptors(schema, features.item.vectors.shape[1])
     adaptors.start_at(features)

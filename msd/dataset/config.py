@@ -218,7 +218,7 @@ class DatasetConfig(_Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
     description: str = ""
     # Half is for meaning and half for words, each normalised: fewer dimensions would carry nothing.
-    semantic_dim: Annotated[int, Field(ge=8, le=4096)] = 64
+    semantic_dim: Annotated[int, Field(ge=8, le=4096)] = 128
     events: EventsConfig
     items: ItemsConfig
     users: UsersConfig | None = None

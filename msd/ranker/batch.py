@@ -89,20 +89,15 @@ def batch_opinions(
         # The last dense column says whether there is a vector.
         tensors[f"{side}_dense"][:, -1] *= kept
     if isinstance(model.ranker, Ranker):
-        return model.ranker.opinions(tensors, _taste(model.ranker, features, adapted, chosen, tensors, altered))
+        return model.ranker.opinions(tensors, _taste(model.ranker, features, adapted, chosen, altered))
     return [model.ranker(tensors | history_tensors(features, adapted, chosen))]
 
 
-def _taste(
-    ranker: Ranker, features: Features, adapted: Adapted, chosen: Tensor, tensors: dict[str, Tensor], altered: Tensor
-) -> Tensor | None:
+def _taste(ranker: Ranker, features: Features, adapted: Adapted, chosen: Tensor, altered: Tensor) -> Tensor | None:
     """Return the taste's parts [B, 4] of events; where the item is `altered` [B], those of an unknown one."""
     if ranker.taste is None:
         return None
-    if features.taste is None:
-        whole: Tensor = ranker.taste(tensors | history_tensors(features, adapted, chosen))
-        return whole
-    parts = features.taste[chosen]
+    parts = taste_of(ranker.taste, features, adapted, chosen) if features.taste is None else features.taste[chosen]
     return torch.where(altered.unsqueeze(-1), of_unknown(parts), parts)
 
 

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from msd.contract.schema import STATE_FEATURES, Bag, Categorical, FeatureSchema
+from msd.contract.schema import STATE_FEATURES, FeatureSchema
 from msd.ranker.embedding import first_known, is_id
 
 BLOCKS = 2  # blocks of a vector: meaning and words
 PARTS = ("mood", "mean", "mood_variance", "variance")
 """What `Taste` knows of each target."""
 FEATURES = 5
-_FEW = 256  # fields of at most this many values are compared by indicators
+_INDICATORS = 256  # of a field; values beyond that many share them
 _LEAST_VARIANCE, _LEAST_WEIGHT = 1e-4, 1e-6
 _NEWTON_STEPS = 8
 # Initial scales: variances of log-odds, and days.
@@ -35,11 +35,10 @@ class Taste(nn.Module):
     def __init__(self, schema: FeatureSchema) -> None:
         super().__init__()
         fields = [field for field in schema.indexed("item") if not is_id(field)]
-        few = [field for field in fields if field.size <= _FEW]
-        self.few = [schema.columns[field.name] for field in few]
-        self.many = [(schema.columns[field.name], first_known(field)) for field in fields if field.size > _FEW]
-        for place, field in enumerate(few):
-            self.register_buffer(f"values_{place}", _indicators(field), persistent=False)
+        self.fields = [(schema.columns[field.name], first_known(field), field.size) for field in fields]
+        for place, (_, first, size) in enumerate(self.fields):
+            known = torch.eye(min(size - first, _INDICATORS))
+            self.register_buffer(f"values_{place}", nn.functional.pad(known, (0, 0, first, 0)), persistent=False)
         self.blocks = BLOCKS if schema.semantic("item") else 0
         self.scales = nn.ParameterDict(
             {
@@ -72,11 +71,6 @@ class Taste(nn.Module):
         kernel_BLL = feature_BLF @ feature_BLF.transpose(1, 2)
         likeness_NL = _products(target_NF, described_BLF)
         own_N = target_NF.square().sum(-1)
-        if self.many:
-            history, target = tensors["history_categorical"], tensors["item_categorical"].unsqueeze(1)
-            kernel_BLL = kernel_BLL + self._shared(history, history) * weight_BL1 * weight_BL1.transpose(1, 2)
-            likeness_NL = likeness_NL + self._shared(history, target).squeeze(1) * weight_BL1.squeeze(-1)
-            own_N = own_N + self._shared(target, target).flatten()
         inverse_BLL = inverse(torch.eye(kernel_BLL.shape[-1], device=kernel_BLL.device) + kernel_BLL)
 
         learned_BL1 = inverse_BLL @ surprise_BL1
@@ -99,33 +93,25 @@ class Taste(nn.Module):
         return self.offset[0] + self.offset[1] * rate
 
     def _describe(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
-        """Return vectors [..., F] of items, whose products are their likeness in blocks and in fields of few values."""
+        """Return vectors [..., F] of items, whose products are their likeness in blocks and fields."""
         parts = []
         if semantic is not None:
             # All blocks have the length √D.
             dim = semantic.shape[-1] // self.blocks
             scale = torch.exp(0.5 * self.scales["blocks"]) * dim**-0.5
             parts.append(semantic * scale.repeat_interleave(dim))
-        for place, columns in enumerate(self.few):
+        for place, (columns, first, size) in enumerate(self.fields):
             index = categorical[..., columns]
+            if size - first > _INDICATORS:
+                index = torch.where(index < first, index, first + (index - first) % _INDICATORS)
             values = nn.functional.embedding(index, self.get_buffer(f"values_{place}"))
             if index.shape[-1] == 1:
                 values = values.squeeze(-2)
             else:
-                size = (index != 0).to(values.dtype).sum(-1, keepdim=True).clamp(min=1.0)
-                values = values.sum(-2) / size.sqrt()
+                count = (index != 0).to(values.dtype).sum(-1, keepdim=True).clamp(min=1.0)
+                values = values.sum(-2) / count.sqrt()
             parts.append(values * torch.exp(0.5 * self.scales["fields"][place]))
         return torch.cat(parts or [torch.zeros_like(categorical[..., :1], dtype=torch.float32)], -1)
-
-    def _shared(self, history_BLC: Tensor, other_NMC: Tensor) -> Tensor:
-        """Return the likeness [B or N, M, L] of items in the fields of many values: the cosine of the sets."""
-        shared = torch.zeros(1, device=history_BLC.device)
-        for place, (columns, first) in enumerate(self.many, start=len(self.few)):
-            left, right = history_BLC[:, None, :, columns, None], other_NMC[:, :, None, None, columns]
-            same = ((left == right) & (left >= first)).float().sum((-1, -2))
-            sizes = (left != 0).float().sum((-1, -2)) * (right != 0).float().sum((-1, -2))
-            shared = shared + torch.exp(self.scales["fields"][place]) * same / sizes.clamp(min=1.0).sqrt()
-        return shared
 
 
 def of_unknown(parts: Tensor) -> Tensor:
@@ -141,14 +127,17 @@ def taste_features(parts: Tensor) -> Tensor:
 
 
 def inverse(matrix_BLL: Tensor) -> Tensor:
-    """Return the inverses [B, L, L] of symmetric matrices, all of whose eigenvalues are 1 or more.
+    """Return the inverses [B, L, L] of symmetric matrices with eigenvalues of 1 or more.
 
-    ONNX has no operator for it, so an exported graph takes Newton's steps X (2 − A X) (Schulz 1933), each of which
-    squares the error. They start from the best quadratic polynomial of A between 1 and a bound of its eigenvalues
+    ONNX has no operator for it, so an exported graph takes Newton's steps X (2 − A X) (Schulz 1933). Each step
+    squares the error. The first X is the best quadratic polynomial of A between 1 and a bound of its eigenvalues
     (Chebyshev).
     """
     if not torch.onnx.is_in_onnx_export():
-        return torch.cholesky_inverse(torch.linalg.cholesky(matrix_BLL))
+        # `cholesky_inverse` of a batch is ten times slower with several threads.
+        lower, whole = torch.linalg.cholesky(matrix_BLL), torch.eye(matrix_BLL.shape[-1], device=matrix_BLL.device)
+        root: Tensor = torch.linalg.solve_triangular(lower, whole, upper=False)
+        return root.transpose(1, 2) @ root
     two = 2.0 * torch.eye(matrix_BLL.shape[-1])
     bound = matrix_BLL.square().sum((-1, -2), keepdim=True).sqrt() * 1.01 + 0.1
     centre, slope = (bound + 1.0) / (bound - 1.0), 2.0 / (bound - 1.0)
@@ -169,10 +158,3 @@ def _products(rows_NK: Tensor, matrix_BMK: Tensor) -> Tensor:
 
 def _log(values: float | list[float]) -> nn.Parameter:
     return nn.Parameter(torch.tensor(values).log())
-
-
-def _indicators(field: Categorical | Bag) -> Tensor:
-    """Return an indicator of each known value [size, size]; zeros for missing and unknown ones."""
-    indicators = torch.eye(field.size)
-    indicators[: first_known(field)] = 0.0
-    return indicators

@@ -20,7 +20,7 @@ def test_configuration_fills_in_defaults(tmp_path: Path) -> None:
     assert config.users is not None
     assert [feature.name for feature in config.side("item")] == ["tags", "price"]
     assert (config.split.profile_window, config.split.train, config.split.valid) == (0.5, 0.8, 0.9)
-    assert (config.history.length, config.ids.min_count, config.semantic_dim) == (50, 2, 64)
+    assert (config.history.length, config.ids.min_count, config.semantic_dim) == (50, 2, 128)
     assert config.features[0].source == "tags"
 
 

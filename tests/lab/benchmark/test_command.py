@@ -32,9 +32,9 @@ def _run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[in
 
 def test_benchmark_ends_in_json_and_a_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
-    chosen = [option for name in VARIANTS for option in ("--model", name)]
-    options = ("collm-ml-1m", data, out, "--seeds", "2", "--resamples", "100", "--delay", "600", *chosen)
-    code, printed = _run(capsys, *options)
+    models = [option for name in VARIANTS for option in ("--model", name)]
+    scope = ("--seeds", "2", "--delay", "600", "--resamples", "100", *models)
+    code, printed = _run(capsys, "collm-ml-1m", data, out, *scope)
     assert code == 0, printed
     assert "collm-ml-1m: valid, live_600_s" in printed
     assert all(name in printed for name in ("regression", "bag_of_words", "ours gains"))
