@@ -14,9 +14,7 @@ from msd.contract.bundle import Manifest, open_bundle
 from tests.model_export.conftest import Exported, Run
 
 
-def test_uncertainty_is_measured(
-    run: Run, plain: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_uncertainty_is_measured(run: Run, plain: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [str(one) for one in (run.dataset, run.knowledge, run.student, run.plain, tmp_path / "bundle")]
     with pytest.raises(SystemExit, match="0"):
         main(["export", *folders, "--uncertainty", "--requests", "8"])

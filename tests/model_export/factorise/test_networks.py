@@ -45,7 +45,7 @@ USED = {
     "dcn_low_rank": {Rule.LOW_RANK, Rule.LINEAR, Rule.GATHER, Rule.BIAS},
     "transformer": {Rule.SOFTMAX, Rule.HEADS, Rule.LINEAR, Rule.GATHER, Rule.BIAS},
     "two_tasks": {Rule.LINEAR, Rule.GATHER, Rule.BIAS},
-    "our msd": {Rule.USER_MATRIX, Rule.WEIGHTED_SUM, Rule.AFFINE, Rule.BIAS},
+    "our msd": {Rule.LINEAR, Rule.WEIGHTED_SUM, Rule.AFFINE, Rule.BIAS},
     "our din": {Rule.USER_MATRIX, Rule.WEIGHTED_SUM, Rule.BIAS},
 }
 
