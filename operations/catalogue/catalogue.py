@@ -200,9 +200,8 @@ def make_here(jobs: Sequence[ShardJob], processes: int) -> Generator[Made, None,
 
 
 def _end_with_others() -> None:
-    """Set up a worker to end silently on an interrupt, which all processes of a terminal get, and with its parent,
-    which may be killed."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Set up a worker to leave interrupts, which all processes of a terminal get, to its parent, and to end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None, "a process of the pool was started by another"
 
