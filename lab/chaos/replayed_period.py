@@ -13,8 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from msd.contract.bundle import open_bundle
-from msd.contract.encode import encode_side
+from msd.contract.assemble import Counts
+from msd.contract.bundle import ROWS, open_bundle
+from msd.contract.encode import encode_side, encode_state
+from msd.contract.row_file import RowFile
+from msd.contract.rows import RowCodec
 from msd.contract.schema import OUTCOME_FEATURES
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part, split_events
@@ -26,6 +29,15 @@ from msd.training.train import predict
 Floats = NDArray[np.float64]
 
 
+class TrainedFolders(NamedTuple):
+    """A dataset and what was trained on it. Student and model, needed only for comparison, may be missing."""
+
+    dataset: Path
+    student: Path
+    model: Path
+    bundle: Path
+
+
 class ReplayedRequest(NamedTuple):
     """One request, and its candidates' indices among all scores."""
 
@@ -34,8 +46,9 @@ class ReplayedRequest(NamedTuple):
 
 
 class ReplayedMoment(NamedTuple):
-    """Requests, then events, of one moment. `rows`: the number of dataset rows."""
+    """Requests, then events, at one time (Unix s). `rows`: the number of dataset rows."""
 
+    at: float
     asked: list[ReplayedRequest]
     events: list[dict[str, Any]]
     rows: int
@@ -55,7 +68,7 @@ class Period(NamedTuple):
     @property
     def before(self) -> float:
         """A time (Unix s) before all moments."""
-        return float(self.moments[0].events[0]["at"]) - 1.0
+        return self.moments[0].at - 1.0
 
 
 def period_of(dataset: Path, bundle: Path, most: int, from_nothing: bool = False) -> Period:
@@ -82,25 +95,30 @@ def period_of(dataset: Path, bundle: Path, most: int, from_nothing: bool = False
     )
 
 
-def offline_scores(dataset: Path, student: Path, model: Path, most: int, from_nothing: bool = False) -> Floats:
-    """Return the model's scores of the first `most` test rows [n], with live counts, and with features that are
-    constant online at that constant.
+def offline_scores(made: TrainedFolders, most: int, delay_s: float = 0.0) -> Floats:
+    """Return the model's scores of the first `most` test rows [n], with live counts that know an event once more than
+    `delay_s` have passed.
 
-    `from_nothing`: the items of histories have rows without counts, as in `bare_bundle`.
+    As in the service, features that are constant online have that constant, and click rates of a history's items are
+    those of the bundle's rows.
     """
-    data = load_dataset(dataset)
-    trained, _ = load_ranker(model)
-    features = build_features(data, trained.schema, load_vectors(student))
+    data = load_dataset(made.dataset)
+    trained, _ = load_ranker(made.model)
+    schema = trained.schema
+    features = build_features(data, schema, load_vectors(made.student), delay_s)
     count = len(data.events)
-    context = {name: data.events[name].to_list() for name in trained.schema.settable["context"]}
-    constant = {name: [value] * count for name, value in trained.schema.serving_constants.items()}
-    categorical, numeric = encode_side(trained.schema, "context", {**context, **constant}, count)
-    outcomes = features.history_outcomes.clone()
-    if from_nothing:
-        outcomes[..., OUTCOME_FEATURES.index("smoothed_log_odds")] = 0.0
+    context = {name: data.events[name].to_list() for name in schema.settable["context"]}
+    constant = {name: [value] * count for name, value in schema.serving_constants.items()}
+    categorical, numeric = encode_side(schema, "context", {**context, **constant}, count)
+    if state := schema.state("item"):
+        bundle = open_bundle(made.bundle)
+        file = RowFile(bundle.path(ROWS["item"]), RowCodec(bundle.schema, "item", bundle.bundle_id), bundle.bundle_id)
+        rates = encode_state(state, *Counts.of(file.get(features.item.entities.ids).records), 0.0)[:, 0]
+        # The last, of no item, is for the padding.
+        of_items = torch.from_numpy(np.append(rates, np.float32(0.0)))
+        features.history_outcomes[..., OUTCOME_FEATURES.index("smoothed_log_odds")] = of_items[features.history]
     served = replace(
         features.live(),
-        history_outcomes=outcomes,
         context_categorical=torch.from_numpy(categorical),
         context_dense=torch.from_numpy(numeric),
     )
@@ -132,5 +150,5 @@ def _moments(
                 request.places.append(places[row])
             event = {"event_id": str(row), "at": moment_at} | {name: values[name] for name in ("user_id", "item_id")}
             events += [{**event, "type": kind} for kind in ("impression", "click")[: 1 + int(values["label"])]]
-        moments.append(ReplayedMoment(list(asked.values()), events, len(by_time[moment_at])))
+        moments.append(ReplayedMoment(moment_at, list(asked.values()), events, len(by_time[moment_at])))
     return moments

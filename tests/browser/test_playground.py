@@ -1,6 +1,7 @@
 """The playground in a real Chromium, with and without a mouse; texts are escaped."""
 
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +131,36 @@ def test_explanation_equals_the_services(page: PlaygroundPage, playground: LiveS
     assert page.tab.locator(".strip").count() == 12
 
 
+def test_taste_is_the_share_of_past_ads_by_category(page: PlaygroundPage, playground: LiveService) -> None:
+    explained = playground.score(asked(page.order(), explain=True)).json()
+    ids, shares = explained["candidates"]["id"], explained["explanation"]["shares"]["history"]
+    with playground.client() as client:
+        past = client.get("/playground/data/user", params={"id": "u1"}).json()["history"]
+        about = {"id": [*ids, *(seen["id"] for seen in past)]}
+        features = {
+            id_: ad["features"] for id_, ad in client.get("/playground/data/ads", params=about).json()["ads"].items()
+        }
+    shown = page.tab.locator("#taste .bars li")
+    effects: dict[str, list[float]] = defaultdict(list)
+    for id_, share in zip(ids, shares, strict=True):
+        if category := features[id_]["category"]:
+            effects[category].append(share)
+    means = {category: sum(found) / len(found) for category, found in effects.items()}
+    expect(shown).to_have_count(len(means))
+    for row, category in zip(shown.all(), sorted(means, key=lambda one: -means[one]), strict=True):
+        seen = [one["clicked"] for one in past if features[one["id"]]["category"] == category]
+        expect(row.locator(".name")).to_have_text(f"{category} ({sum(seen)} of {len(seen)})")
+        sign = "−" if means[category] < 0 else "+"
+        expect(row.locator(".value")).to_have_attribute("title", f"log-odds {sign}{abs(means[category]):.2f}")
+        assert row.locator(".spread").count() == 1
+
+
 def test_teachers_words_are_shown(page: PlaygroundPage) -> None:
     page.row("i1").get_by_role("button").first.click()
     why = page.tab.locator("#why")
     for text in ("Städte am Meer", "Two cities.", "For walkers.", "sea", "books"):
         expect(why).to_contain_text(text)
-    expect(page.tab.locator("#who")).to_contain_text("Clicks on tents.")
+    expect(page.tab.locator("#taste")).to_contain_text("Clicks on tents.")
     page.row("i3").get_by_role("button").first.click()
     expect(why.get_by_text("Nothing.")).to_be_visible()
 
@@ -223,7 +248,7 @@ def test_page_fits_small_screens_and_every_input_has_a_name(page: PlaygroundPage
     page.settle()
     page.check_width()
     assert page.tab.evaluate("document.documentElement.scrollWidth") == width
-    for part in ("#who", "#lists", "#why", "#time"):
+    for part in ("#who", "#lists", "#why", "#taste", "#time"):
         box = page.tab.locator(part).bounding_box()
         assert box is not None
         assert 0 <= box["x"] <= box["x"] + box["width"] <= width
@@ -252,7 +277,7 @@ def test_hostile_texts_are_escaped(page: PlaygroundPage) -> None:
     page.row("i2").get_by_role("button").first.click()
     expect(page.row("i2").locator(".title")).to_have_text(HOSTILE)
     expect(page.tab.locator("#why .tags li")).to_have_text([HOSTILE])
-    expect(page.tab.locator("#who .wrote").last).to_contain_text(HOSTILE)
+    expect(page.tab.locator("#taste .wrote").last).to_contain_text(HOSTILE)
     page.find("Add an ad").fill("onerror")
     page.find("Add an ad").press("Escape")
     page.tab.get_by_role("button", name="Write an ad of your own").click()

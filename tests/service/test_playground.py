@@ -97,7 +97,7 @@ def test_user_is_described_by_their_row(playground: LiveService) -> None:
     user = known(playground, "user?id=u1")
     assert (user["known"], user["features"]["age"], user["words"]["explicit"]) == (True, 19.0, "Clicks on tents.")
     assert user["history"]
-    assert all(set(one) == {"id", "title", "clicked", "at"} for one in user["history"])
+    assert all(set(one) == {"id", "clicked", "at"} for one in user["history"])
     assert known(playground, "user?id=nobody") == {
         "id": "nobody",
         "known": False,

@@ -189,15 +189,7 @@ class PlaygroundData:
                 "id": user_id,
                 "known": known,
                 "features": _values_in(model.schema, "user", rows.records) if known else {},
-                "history": [
-                    {
-                        "id": seen.item_id,
-                        "title": shelf.items.title(seen.item_id),
-                        "clicked": seen.clicked > 0,
-                        "at": seen.at,
-                    }
-                    for seen in history
-                ],
+                "history": [{"id": seen.item_id, "clicked": seen.clicked > 0, "at": seen.at} for seen in history],
                 "words": words.get(user_id),
             }
         )

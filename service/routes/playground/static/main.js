@@ -7,6 +7,7 @@ import { described, editor, newAd } from "./own.js";
 import { legend } from "./parts.js";
 import { picker } from "./picker.js";
 import { Ranking, titleOf } from "./ranking.js";
+import { taste } from "./taste.js";
 import { waterfall } from "./time.js";
 import { Who } from "./who.js";
 import { why } from "./why.js";
@@ -15,7 +16,7 @@ const BID = 0.5;
 const TRIES = 20;
 const PAUSE = 300;
 const byId = (id) => document.getElementById(id);
-const titles = new Map();
+const past = new Map();
 const ads = new Map();
 const state = { about: null, who: null, ranking: null, selected: null, number: 0, made: 0, edited: null, shown: null };
 
@@ -50,25 +51,23 @@ async function start() {
     }),
     el("button", { type: "button", class: "first", onclick: write }, "Write an ad of your own"),
   );
-  if (about.example.ads.length) await learn(about.example.ads);
-  state.who = new Who({ place: byId("who"), about, titles, attempt, changed: () => refresh() });
+  if (about.example.ads.length) await learn(about.example.ads, ads);
+  state.who = new Who({ place: byId("who"), about, past, learn: (ids) => learn(ids, past), attempt, changed: () => refresh() });
   byId("compare-texts").hidden = !(about.encodes_texts && about.how_sure.length);
   comparison({ place: byId("texts"), about, asked: () => state.who.asked, attempt });
   byId("main").hidden = false;
   await state.who.turnTo(about.example.user_id);
 }
 
-/** Takes ads that the service knows among the candidates. */
-async function learn(ids) {
+/** Puts ads that the service knows into the candidates or the past ads. */
+async function learn(ids, place) {
+  if (!ids.length) return;
   const found = (await know("ads", ids.map((id) => ["id", id]))).ads;
-  for (const id of ids) {
-    ads.set(id, { id, bid: BID, ...found[id] });
-    titles.set(id, found[id].title);
-  }
+  for (const id of ids) place.set(id, { id, bid: BID, ...found[id] });
 }
 
 async function add(ids) {
-  await learn(ids);
+  await learn(ids, ads);
   state.selected = ids[0];
   refresh();
 }
@@ -174,10 +173,12 @@ function draw() {
   const isScored = lead.candidates.id.includes(ad.id);
   if (ad.own && !Object.keys(described(ad, state.about)).length) {
     byId("why").replaceChildren(el("p", { class: "quiet" }, "Nothing is said of this ad yet; it is scored as any unknown one."));
-  } else byId("why").replaceChildren(...(isScored ? why({ ad, lead, explanation, without, unexplained, titles }) : []));
+  } else byId("why").replaceChildren(...(isScored ? why({ ad, lead, explanation, without, unexplained, past }) : []));
   const first = `, the first is ${titleOf(ads.get(lead.candidates.id[0]))}`;
   const told = el("span", { class: "unseen" }, first);
   byId("told").replaceChildren(`${lead.candidates.id.length} ads by ${ranksBy(lead)}`, told);
+  const { user, seen } = state.who;
+  byId("taste").replaceChildren(...taste({ ads, explanation, seen, known: past, fields: state.about.fields.item, user }));
   byId("time").replaceChildren(...waterfall({ ...timing, explained, ads: lead.candidates.id.length }));
 }
 
@@ -185,7 +186,7 @@ const ranksBy = (lead) => (lead.candidates.ecpm.some((one) => one !== null) ? "e
 
 function empty() {
   state.shown = state.selected = state.edited = null;
-  for (const id of ["own", "why", "time"]) byId(id).replaceChildren();
+  for (const id of ["own", "why", "taste", "time"]) byId(id).replaceChildren();
   byId("told").textContent = "There are no ads; add one.";
   state.ranking.show({ ads, lead: { candidates: { id: [], pctr: [], ecpm: [] } }, other: null, explanation: null, unread: new Set(), selected: null });
 }

@@ -4,15 +4,16 @@ import { calm, el, plain } from "./dom.js";
 import { fieldsOf } from "./fields.js";
 import { know } from "./api.js";
 import { picker } from "./picker.js";
-import { shown, words } from "./why.js";
+import { shown } from "./why.js";
 
 const NOBODY = "somebody new";
+const MOST_LEARNT = 200;
 
-/** The panel. `asked` is what a request says of the user; `changed()` is called when it says something else, and
- * `attempt` does what may fail. */
+/** The panel. `asked` is what a request says of the user; `changed()` is called when it says something else, `attempt`
+ * does what may fail, and `learn(ids)` puts what the service knows of past ads into `past`. */
 export class Who {
-  constructor({ place, about, titles, attempt, changed }) {
-    Object.assign(this, { place, about, titles, attempt, changed });
+  constructor({ place, about, past, learn, attempt, changed }) {
+    Object.assign(this, { place, about, past, learn, attempt, changed });
     this.later = calm(changed, 150);
     this.context = { ...about.example.context };
     this.at = about.example.at;
@@ -32,10 +33,15 @@ export class Who {
     };
   }
 
+  /** The history, as a request has it. */
+  get seen() {
+    return this.history ?? this.user.history.map(({ id, clicked, at }) => ({ item_id: id, clicked, at }));
+  }
+
   /** Turns to another user. */
   async turnTo(id) {
     const user = await know("user", [["id", id]]);
-    for (const one of user.history) this.titles.set(one.id, one.title);
+    await this.learn(user.history.slice(-MOST_LEARNT).map(({ id }) => id));
     this.user = user;
     this.features = {};
     this.history = user.known ? null : [];
@@ -60,7 +66,6 @@ export class Who {
       anew,
       el("h3", {}, user.known ? `User ${user.id}` : "Somebody the service has not met"),
       ...this.facts(),
-      ...(user.words ? [el("h4", {}, "What the LLM wrote of this user"), ...words(user.words)] : []),
       ...this.clicks(),
       el("h4", {}, "The moment"),
       this.moment,
@@ -85,25 +90,26 @@ export class Who {
   }
 
   clicks() {
-    const seen = this.history ?? this.user.history.map(({ id, clicked, at }) => ({ item_id: id, clicked, at }));
+    const { seen } = this;
     const change = (history) => {
       this.history = history;
       this.draw();
       this.changed();
     };
-    const rows = seen.map(({ item_id: id, clicked }, place) => {
-      const title = this.titles.get(id) ?? id;
+    const rows = seen.map(({ item_id: id, clicked, at: when }, place) => {
+      const title = this.past.get(id)?.title ?? id;
+      const told = [title, clicked ? "" : " (not clicked)", when ? `, ${new Date(1000 * when).toISOString().slice(0, 10)}` : ""];
       const drop = () => change(seen.filter((_, at) => at !== place));
-      return el("li", {}, el("span", {}, clicked ? title : `${title} (not clicked)`), el("button", { type: "button", class: "remove", "aria-label": `Remove ${title} from the history`, onclick: drop }, "×"));
+      return el("li", {}, el("span", {}, ...told), el("button", { type: "button", class: "remove", "aria-label": `Remove ${title} from the history`, onclick: drop }, "×"));
     });
     const add = picker({
       label: "Add a click",
       hint: "find a title",
       search: async (text) => (await know("items", [["text", text]])).items,
-      choose: (id, title) => {
-        this.titles.set(id, title);
+      choose: (id) => this.attempt(async () => {
+        await this.learn([id]);
         change([...seen, { item_id: id, clicked: true }]);
-      },
+      }),
     });
     const undo = this.history && this.user.known;
     return [

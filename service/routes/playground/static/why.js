@@ -7,8 +7,8 @@ import { titleOf } from "./ranking.js";
 const SHOWN_CLICKS = 6;
 
 /** `lead` is a reply, `explanation` and `without` are those of both models, or null and `unexplained` says why.
- * `titles` knows past ads by id. */
-export function why({ ad, lead, explanation, without, unexplained, titles }) {
+ * `past` are the past ads by id. */
+export function why({ ad, lead, explanation, without, unexplained, past }) {
   const place = lead.candidates.id.indexOf(ad.id);
   const pctr = lead.candidates.pctr[place];
   const children = [
@@ -21,7 +21,7 @@ export function why({ ad, lead, explanation, without, unexplained, titles }) {
     children.push(shares("What the score came of", explanation, at, pctr));
     const there = without ? without.ids.indexOf(ad.id) : -1;
     if (there >= 0) children.push(shares("The model without the LLM's knowledge", without, there, without.pctr[there]));
-    children.push(...clicks(explanation, at, titles));
+    children.push(...clicks(explanation, at, past));
   }
   return [...children, ...teacher(ad), ...known(ad)];
 }
@@ -39,7 +39,8 @@ function shares(title, explanation, at, pctr) {
   );
 }
 
-function diverging(title, about, value, most, kind) {
+/** A line with a bar to the right of the middle for what raises a score, to the left for what lowers it. */
+export function diverging(title, about, value, most, kind) {
   const length = (50 * Math.abs(value)) / most;
   const times = Math.exp(value);
   return el(
@@ -50,7 +51,7 @@ function diverging(title, about, value, most, kind) {
   );
 }
 
-function clicks(explanation, at, titles) {
+function clicks(explanation, at, past) {
   const effects = explanation.history.effect[at];
   const strongest = explanation.history.id
     .map((id, place) => ({ id, effect: effects[place] }))
@@ -59,7 +60,7 @@ function clicks(explanation, at, titles) {
   if (!strongest.length) return [el("h4", {}, "Past ads"), el("p", { class: "quiet" }, "There are none.")];
   const most = Math.max(0.05, ...strongest.map((one) => Math.abs(one.effect)));
   const rows = strongest.map((one) =>
-    diverging(titles.get(one.id) ?? one.id, "how much less likely the click would be without it", one.effect, most, "history"),
+    diverging(past.get(one.id)?.title ?? one.id, "how much less likely the click would be without it", one.effect, most, "history"),
   );
   return [el("h4", {}, "Past ads that counted most"), el("ul", { class: "bars clicks" }, ...rows)];
 }
