@@ -28,13 +28,15 @@ from msd.ranker.features import Features
 Request = dict[str, Any]
 _OTHERS = 4
 _VARIED = 6
+_SHOWN_OFTEN = 12
+_ODD_TIMES = (0.0, 1e11)
 
 
 def serving_requests(dataset: Dataset, features: Features, limit: int, seed: int = 0) -> Iterator[Request]:
     """Yield up to `limit` requests as sent, evenly spread over the test rows: each row's item with four others.
 
     Every sixth varies: an unknown user, an unknown item, an item described by the request, missing context, null
-    features, the stored history, a history with unknown IDs.
+    features, the stored history, histories with unknown IDs, with items shown often, without a click and at odd times.
     """
     rng = np.random.default_rng(seed)
     items = features.item.entities.ids
@@ -81,7 +83,7 @@ def spread(rows: NDArray[np.int64], limit: int) -> list[int]:
 
 def _vary(request: Request, schema: FeatureSchema, kind: int) -> None:
     ids = request["candidates"]["id"]
-    match kind % 7:
+    match kind % 9:
         case 0:
             request["user_id"] = "a user that nobody knows"
         case 1:
@@ -100,6 +102,11 @@ def _vary(request: Request, schema: FeatureSchema, kind: int) -> None:
             del request["user"]
         case 6:
             request["user"]["history"] = ["an item that nobody knows", *request["user"]["history"], ids[0]]
+        case 7:
+            request["user"]["history"] = [*ids, *_SHOWN_OFTEN * request["user"]["history"]]
+        case 8:
+            passed = [{"item_id": shown, "clicked": False, "at": time} for shown in ids for time in _ODD_TIMES]
+            request["user"]["history"] = passed
 
 
 def _sample(field: Any) -> Any:  # noqa: ANN401 - a value of the field's own type

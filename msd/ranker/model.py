@@ -121,7 +121,7 @@ class Ranker(nn.Module):
         if self.taste:
             self.by_taste = nn.Linear(FEATURES, 1, bias=False)
             with torch.no_grad():
-                self.by_taste.weight.copy_(torch.tensor([[0.7, 0.7, 0.0, 0.0, 0.0]]))
+                self.by_taste.weight.copy_(torch.tensor([[0.7, 0.7, 0.0, 0.0]]))
         self.counts = CountModel(schema, config.counts) if config.counts else None
         self.ages = schema.numeric_width("user") + STATE_FEATURES.index("log_age_days")
         state = schema.state("user")

@@ -17,9 +17,10 @@ from msd.ranker.embedding import first_known, is_id
 BLOCKS = 2  # blocks of a vector: meaning and words
 PARTS = ("mood", "mean", "mood_variance", "variance")
 """What `Taste` knows of each target."""
-FEATURES = 5
+FEATURES = 4
 _INDICATORS = 256  # of a field; values beyond that many share them
 _LEAST_VARIANCE, _LEAST_WEIGHT = 1e-4, 1e-6
+_MOST_SHIFT = 5.0  # log-odds; one Newton step overshoots where clicks are rare
 _NEWTON_STEPS = 8
 # Initial scales: variances of log-odds, and days.
 _ALWAYS, _LATELY, _OF_BLOCK, _OF_FIELD, _DAYS = 0.2, 0.3, 0.3, 0.15, 10.0
@@ -82,8 +83,8 @@ class Taste(nn.Module):
             (_products(covariance, inverse_BLL) * covariance).sum(-1) for covariance in (of_mood_BL, covariance_NL)
         )
         variances = (always + lately - explained_B).expand_as(own_N), always + lately + own_N - explained_N
-        parts = [mood_B.expand_as(own_N), mean_N1.squeeze(-1), *(part.clamp(min=_LEAST_VARIANCE) for part in variances)]
-        return torch.stack(parts, -1)
+        shifts = torch.stack([mood_B.expand_as(own_N), mean_N1.squeeze(-1)], -1).clamp(-_MOST_SHIFT, _MOST_SHIFT)
+        return torch.cat([shifts, torch.stack(variances, -1).clamp(min=_LEAST_VARIANCE)], -1)
 
     def log_odds(self, tensors: Mapping[str, Tensor], parts: Tensor) -> Tensor:
         """Return the log-odds [N] of a click by the taste alone, from its `PARTS` and the items' click rates."""
@@ -121,9 +122,9 @@ def of_unknown(parts: Tensor) -> Tensor:
 
 
 def taste_features(parts: Tensor) -> Tensor:
-    """Return features [N, 5] of `PARTS` [N, 4]: mood, mean, log variances, and the mean in standard deviations."""
-    mood, mean, mood_variance, variance = parts.unbind(-1)
-    return torch.stack([mood, mean, mood_variance.log(), variance.log(), mean / variance.sqrt()], -1)
+    """Return features [N, 4] of `PARTS` [N, 4]: mood, mean, and the logarithms of the variances."""
+    shifts, variances = parts.chunk(2, -1)
+    return torch.cat([shifts, variances.log()], -1)
 
 
 def inverse(matrix_BLL: Tensor) -> Tensor:

@@ -109,14 +109,19 @@ def walk_events(
     user_rows, item_rows = users.places(events["user_id"]), items.places(events["item_id"])
     rule = state_rule(schema)
     counted = parts <= Part.TRAIN
-    sides = [_Side(rule, rows.astype(np.int64)) for rows in (user_rows, item_rows)]
-    of_user, of_item = sides
+    of_user, of_item = (_Side(rule, rows.astype(np.int64)) for rows in (user_rows, item_rows))
     history = np.full((len(at), rule.history_length), -1, np.int32)
     seen = np.zeros((3, *history.shape))
+
+    def fold_row(row: int) -> None:
+        event = Event(float(at[row]), clicked[row], items.ids[item_rows[row]], times=times[row])
+        of_user.fold(row, event, bool(counted[row]))
+        of_item.fold(row, event._replace(item_id=None), bool(counted[row]))
+
     known = 0
     for row, horizon in enumerate((at - delay_s).tolist()):
         while at[known] < horizon:
-            _fold(sides, known, at, clicked, times, items.ids[item_rows[known]], bool(counted[known]))
+            fold_row(known)
             known += 1
         of_item.note(row)
         if impressions := of_user.note(row).history:
@@ -124,12 +129,12 @@ def walk_events(
             history[row, : len(ids)] = [items.place[item_id] for item_id in ids]
             seen[:, row, : len(ids)] = when, shown, clicks
     for row in range(known, len(at)):
-        _fold(sides, row, at, clicked, times, items.ids[item_rows[row]], bool(counted[row]))
+        fold_row(row)
     rng = np.random.default_rng(_AGING_SEED)
     state = schema.state("user")
     assert state is not None, "every fitted schema has the user's counts"
     longest_s = state.age_cap_s / 2
-    user_counts, item_counts = (side.by_entity(counted) for side in sides)
+    user_counts, item_counts = (side.by_entity(counted) for side in (of_user, of_item))
     ends_at = float(at[counted].max())
     return Timeline(
         history,
@@ -145,20 +150,6 @@ def walk_events(
         final_items=dict(of_item.counted),
         ends_at=ends_at,
     )
-
-
-def _fold(
-    sides: "list[_Side]",
-    row: int,
-    at: NDArray[np.float64],
-    clicked: list[bool],
-    times: list[float],
-    item_id: str,
-    is_counted: bool,
-) -> None:
-    event = Event(float(at[row]), clicked[row], item_id, times=times[row])
-    for side, folded in zip(sides, (event, event._replace(item_id=None)), strict=True):
-        side.fold(row, folded, is_counted)
 
 
 def _outcomes(

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from model_export.graph import to_onnx
-from model_export.ranker import HEADS, ServingRanker
+from model_export.ranker import ranker_graph
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, Semantic, Sequence, Side, State
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.model import RankerConfig
@@ -47,7 +47,7 @@ def sides_of(model: onnx.ModelProto) -> dict[str, Side]:
 
 
 def feeds_of(model: onnx.ModelProto, candidates: int, seed: int = 0, **lengths: int) -> dict[str, NDArray[Any]]:
-    """One request: numbers as they come, masks of noughts and ones, indices from 0 to 4."""
+    """One request: numbers as they come, outcomes above 0, masks of noughts and ones, indices from 0 to 4."""
     rng = np.random.default_rng((seed, candidates))
     feeds = {}
     for value in model.graph.input:
@@ -61,6 +61,8 @@ def feeds_of(model: onnx.ModelProto, candidates: int, seed: int = 0, **lengths: 
             feeds[value.name] = (rng.random(shape) < 0.7).astype(dtype)
         else:
             feeds[value.name] = rng.standard_normal(shape).astype(dtype)
+            if "outcomes" in value.name:
+                feeds[value.name] = np.abs(feeds[value.name])
     return feeds
 
 
@@ -97,22 +99,12 @@ RANKERS = ("msd", "lr", "deepfm", "din", "dcnv2")
 def ranker(network: str) -> tuple[onnx.ModelProto, dict[str, Side]]:
     """Our own network or a baseline with random weights, as it is exported, and its inputs' sides."""
     torch.manual_seed(5)
-    config = RankerConfig.model_validate({"network": network, "hidden": (16, 8), "selected": 3})
+    config = RankerConfig.model_validate({"network": network, "hidden": (16, 8)})
     trained = TrainedRanker(SCHEMA, config, VECTOR_DIM).eval()
     with torch.no_grad():
         for weight in trained.ranker.parameters():
             weight.add_(0.2 * torch.randn_like(weight))
-    module = ServingRanker(trained).eval()
-    axes = {spec.name: {0: "candidates"} for spec in SCHEMA.tensors if spec.side == "item"}
-    examples = tuple(
-        torch.zeros(
-            (_EXAMPLE_CANDIDATES if spec.side == "item" else 1, *spec.shape),
-            dtype=torch.int32 if spec.dtype == "int32" else torch.float32,
-        )
-        for spec in SCHEMA.tensors
-    )
-    content = to_onnx(module, examples, module.names, HEADS, axes | {HEADS[0]: {0: "candidates"}})
-    return onnx.load_from_string(content), {spec.name: spec.side for spec in SCHEMA.tensors}
+    return onnx.load_from_string(ranker_graph(trained)), {spec.name: spec.side for spec in SCHEMA.tensors}
 
 
 class Listwise(nn.Module):
