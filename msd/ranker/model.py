@@ -1,4 +1,4 @@
-"""MSD's CTR model: a linear layer over all sides, the user's taste and affinity, and a count model beside it.
+"""MSD's CTR model: a linear layer and an MLP over all sides, the user's taste and affinity, and a count model.
 
 One implementation: the user's side has batch 1 (serving) or N (training), the candidates' always N. It knows the
 schema's tensors, not their source.
@@ -26,9 +26,9 @@ Tensors = Mapping[str, Tensor]
 class RankerConfig(BaseModel):
     """Architecture, layer widths and dropout rates.
 
-    `hidden`, `dropout`, `cross_layers`: of the baselines, except `lr`. `id_hidden`: share of IDs that training hides
-    whole. `affinity`: length of each user's own vector, 0 for none. `taste`: whether it reads the history. `counts`:
-    layer widths of the count model beside `msd`, empty for none.
+    `hidden` may be empty (no MLP) for `msd` and `lr`. `cross_layers`: of `dcnv2`. `id_hidden`: share of IDs that
+    training hides whole. `affinity`: length of each user's own vector, 0 for none. `taste`: whether `msd` reads the
+    history. `counts`: layer widths of the count model beside `msd`, empty for none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -117,6 +117,11 @@ class Ranker(nn.Module):
                 self.affinity = Affinity(field, widths["item"], config.affinity)
         width = sum(widths.values())
         self.norm = nn.LayerNorm(width)
+        layers: list[nn.Module] = []
+        for before, after in pairwise((width, *config.hidden)):
+            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
+        self.deep = nn.Sequential(*layers) if layers else None
+        width += sum(config.hidden[-1:])
         self.head = nn.Linear(width, 1)
         if self.taste:
             self.by_taste = nn.Linear(FEATURES, 1, bias=False)
@@ -151,6 +156,7 @@ class Ranker(nn.Module):
         n = tensors["item_categorical"].shape[0]
         sides = {side: self._side(tensors, side).expand(n, -1) for side in self.sides}
         x = self.norm(torch.cat(list(sides.values()), -1))
+        x = x if self.deep is None else torch.cat([x, self.deep(x)], -1)
         network: Tensor = self.head(x).squeeze(-1)
         if self.affinity is not None:
             network = network + self.affinity(tensors["user_categorical"][:, self.user_id], sides["item"])
