@@ -113,7 +113,7 @@ class Reply {
   }
 
   void put_degraded(const Frame& frame) {
-    if (frame.found.has_user && frame.missing.empty() && frame.unknown.empty()) return;
+    if (frame.found.has_user && frame.missing.empty() && frame.unknown.empty() && !frame.unknown_history) return;
     put(",\"degraded\":{");
     if (!frame.found.has_user) put("\"user\":\"unknown\",");
     if (!frame.missing.empty()) {
@@ -126,6 +126,11 @@ class Reply {
       put("\"values\":{");
       for (const std::string_view name : frame.unknown) put_member("context.", name, "unknown");
       end_object();
+      put(",");
+    }
+    if (frame.unknown_history) {
+      put("\"history\":");
+      put(std::to_string(frame.unknown_history));
       put(",");
     }
     end_object();

@@ -63,6 +63,7 @@ class Frame {
   const Live* live = nullptr;  // of the current request
   std::vector<std::string_view> missing;  // ids of candidates without a row, each once
   std::vector<std::string_view> unknown;  // context fields with a category that the model has never seen
+  size_t unknown_history = 0;             // items of the request's history without a row
 
   Outcome read(std::string_view body, size_t max_candidates) {
     return request.read(body, std::min(max_candidates, capacity_)) ? Outcome::kFilled : Outcome::kUnread;
@@ -220,7 +221,9 @@ class Frame {
     const size_t length = schema_.history_length;
     size_t known = 0, kept = 0;
     for (size_t k = from; k < rows_.size(); k++) known += rows_[k].at != nullptr;
-    found.items -= rows_.size() - from - known;
+    const size_t without = rows_.size() - from - known;
+    found.items -= without;
+    unknown_history = request.has_history ? without : 0;
     size_t skipped = known > length ? known - length : 0;
     records_.clear();
     for (size_t k = from; k < rows_.size(); k++) {
