@@ -13,7 +13,7 @@ from msd.contract.assemble import Tensors
 from msd.contract.encode import encode_record
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
-from msd.contract.schema import FeatureSchema, State, ValueField
+from msd.contract.schema import FeatureSchema, Side, State, ValueField
 from native import core
 
 _KINDS = {"categorical": 0, "bag": 1, "numeric": 2}
@@ -31,7 +31,7 @@ def core_schema(schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec]) -> An
         schema.history.length,
         categorical.tobytes(),
         dense.tobytes(),
-        tuple(_field(schema, field) for field in schema.settable["context"].values()),
+        _fields(schema, "context"),
         np.log,
         np.log1p,
         np.exp2,
@@ -87,6 +87,7 @@ def _side(schema: FeatureSchema, codec: RowCodec) -> tuple[object, ...]:
         ),
         None if state is None else _state(state),
         codec.missing.tobytes(),
+        _fields(schema, codec.side),
     )
 
 
@@ -98,6 +99,11 @@ def _state(state: State) -> tuple[float, ...]:
         float(np.log(state.prior / (1.0 - state.prior))),
         state.age_cap_s,
     )
+
+
+def _fields(schema: FeatureSchema, side: Side) -> tuple[object, ...]:
+    """Return the fields that a request may set."""
+    return tuple(_field(schema, field) for field in schema.settable[side].values())
 
 
 def _field(schema: FeatureSchema, field: ValueField) -> tuple[object, ...]:

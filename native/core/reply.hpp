@@ -60,8 +60,8 @@ class Reply {
     for (const size_t place : order_) room += frame.request.ids[place].size() + 3;
     for (const Head& head : heads) room += head.name.size() + 8 + kMostNumberChars * order_.size();
     room += kMostNumberChars * order_.size();
-    for (const std::string_view id : frame.missing) room += id.size() + 16;
-    for (const std::string_view name : frame.unknown) room += name.size() + 32;
+    for (const Degraded& one : frame.degraded) room += one.id.size() + 32;
+    for (const std::string& place : frame.unknown) room += place.size() + 32;
     return room;
   }
 
@@ -113,18 +113,18 @@ class Reply {
   }
 
   void put_degraded(const Frame& frame) {
-    if (frame.found.has_user && frame.missing.empty() && frame.unknown.empty() && !frame.unknown_history) return;
+    if (frame.user_rung == UserRung::kOwn && frame.degraded.empty() && frame.unknown.empty() && !frame.unknown_history) return;
     put(",\"degraded\":{");
-    if (!frame.found.has_user) put("\"user\":\"unknown\",");
-    if (!frame.missing.empty()) {
+    if (frame.user_rung != UserRung::kOwn) put_member("user", name_of(frame.user_rung));
+    if (!frame.degraded.empty()) {
       put("\"candidates\":{");
-      for (const std::string_view id : frame.missing) put_member("", id, "prior");
+      for (const Degraded& one : frame.degraded) put_member(one.id, name_of(one.rung));
       end_object();
       put(",");
     }
     if (!frame.unknown.empty()) {
       put("\"values\":{");
-      for (const std::string_view name : frame.unknown) put_member("context.", name, "unknown");
+      for (const std::string& place : frame.unknown) put_member(place, "unknown");
       end_object();
       put(",");
     }
@@ -137,9 +137,8 @@ class Reply {
   }
 
   // Of an object: a comma follows, which the object's end takes back.
-  void put_member(std::string_view place, std::string_view name, std::string_view value) {
+  void put_member(std::string_view name, std::string_view value) {
     *at_++ = '"';
-    put(place);
     put(name);
     put("\":");
     put_string(value);
