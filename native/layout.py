@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from msd.contract.assemble import Tensors
+from msd.contract.bundle import Manifest
 from msd.contract.encode import encode_record
 from msd.contract.row_file import RowFile
-from msd.contract.rows import RowCodec, RowSide
+from msd.contract.request import CheckedRequest
+from msd.contract.rows import RowCodec, Rows, RowSide
 from msd.contract.schema import FeatureSchema, Side, State, ValueField
+from msd.contract.state import Impression
 from native import core
 
 _KINDS = {"categorical": 0, "bag": 1, "numeric": 2}
@@ -32,9 +35,15 @@ def core_schema(schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec]) -> An
         categorical.tobytes(),
         dense.tobytes(),
         _fields(schema, "context"),
-        np.log,
-        np.log1p,
-        np.exp2,
+        (np.log, np.log1p, np.exp, np.exp2),
+    )
+
+
+def core_model(manifest: Manifest) -> Any:  # noqa: ANN401
+    """Return what the core's replies need of a bundle."""
+    assert core is not None, "the core has a schema first"
+    return core.ServedModel(
+        manifest.model_version, {pricing: tuple(heads) for pricing, heads in manifest.formula.items()}
     )
 
 
@@ -67,6 +76,26 @@ def new_tensors(schema: FeatureSchema, capacity: int) -> Tensors:
         spec.name: np.zeros((capacity if spec.side == "item" else 1, *spec.shape), spec.dtype)
         for spec in schema.tensors
     }
+
+
+def given_rows(user: Rows, items: Rows) -> tuple[object, object]:
+    """Return the core's form of the rows of a user [1], and of candidates and history."""
+    return (
+        (user.records, user.found, user.stale, user.histories[0]),
+        (items.records, items.found, items.stale),
+    )
+
+
+def asked_request(asked: tuple[Any, ...]) -> CheckedRequest:
+    """Return as much of a request as says which rows and vectors it needs."""
+    user_id, ids, at, history, texts = asked
+    return CheckedRequest(
+        user_id,
+        ids,
+        at,
+        history=None if history is None else [Impression(*seen) for seen in history],
+        item_texts={item_id: text for item_id, text in texts.items() if not text.isspace()},
+    )
 
 
 def _side(schema: FeatureSchema, codec: RowCodec) -> tuple[object, ...]:

@@ -83,6 +83,12 @@ struct KeptRows {
 constexpr size_t kRowSeenHead = sizeof(uint32_t) + 3 * sizeof(uint16_t);
 constexpr double kMostRowSeen = 60'000.0, kMostShown = 8.0, kLongestAgeDays = 36'500.0;
 
+// What is served besides the schema's inputs.
+struct ServedModel {
+  std::string version;
+  Formula formula;
+};
+
 // Data for metrics.
 struct Found {
   bool has_user = false;
@@ -93,8 +99,8 @@ struct Found {
 
 class Frame {
  public:
-  Frame(const Schema& schema, const Tensors& tensors, size_t capacity)
-      : schema_(schema), tensors_(tensors), capacity_(capacity) {}
+  Frame(const Schema& schema, const ServedModel& model, const Tensors& tensors, size_t capacity)
+      : schema_(schema), model_(model), tensors_(tensors), capacity_(capacity) {}
 
   Request request;
   Found found;
@@ -107,6 +113,8 @@ class Frame {
   size_t unknown_history = 0;        // items of the request's history without a row
   KeptRows kept;
 
+  const Schema& schema() const { return schema_; }
+  const ServedModel& model() const { return model_; }
   // The time of the impression.
   double at() const { return at_; }
   // What the user was shown, by the item's ID; behind the candidates' IDs.
@@ -195,7 +203,8 @@ class Frame {
   }
 
  private:
-  // The features of the request, as `encode_record` and `is_unknown`; false where they do not fit the schema.
+  // The features of the request, as `encode_record` and `is_unknown`; false where they do not fit the schema, or prices
+  // the model.
   bool encode() {
     unknown.clear();
     features_.clear();
@@ -204,7 +213,8 @@ class Frame {
     std::copy(schema_.context_dense.begin(), schema_.context_dense.end(), tensors_.context_dense);
     EncodedFeatures::Range context;
     item_features_.resize(request.items.size());
-    bool fits = add(schema_.context, request.context, "context.", context) &&
+    bool fits = model_.formula.supports(request.pricing) &&
+                add(schema_.context, request.context, "context.", context) &&
                 add(schema_.user.fields, request.user_features, "user.features.", user_features_);
     for (size_t k = 0; fits && k < item_features_.size(); k++)
       fits = add(schema_.item.fields, request.items[k].features, "items.features.", item_features_[k]);
@@ -531,6 +541,7 @@ class Frame {
   }
 
   const Schema& schema_;
+  const ServedModel& model_;
   const Tensors tensors_;
   const size_t capacity_;
   double at_ = 0.0;
