@@ -89,6 +89,12 @@ class JsonWriter {
     size_ += end + 1 - start;
   }
 
+  void count(size_t number) {
+    char* const start = room(kMostNumberChars);
+    size_ += std::to_chars(start, start + kMostNumberChars, number).ptr - start;
+    put(",");
+  }
+
   void word(bool is_true) { put(is_true ? "true," : "false,"); }
 
   void end(char bracket) {

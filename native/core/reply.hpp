@@ -131,7 +131,8 @@ class Reply {
   }
 
   void put_degraded(const Frame& frame) {
-    if (frame.user_rung == UserRung::kOwn && degraded.empty() && frame.unknown.empty()) return;
+    if (frame.user_rung == UserRung::kOwn && degraded.empty() && frame.unknown.empty() && !frame.unknown_history)
+      return;
     out_.key("degraded");
     out_.put("{");
     if (frame.user_rung != UserRung::kOwn) put_member("user", name_of(frame.user_rung));
@@ -146,6 +147,10 @@ class Reply {
       out_.put("{");
       for (const std::string& place : frame.unknown) put_member(place, "unknown");
       out_.end('}');
+    }
+    if (frame.unknown_history) {
+      out_.key("history");
+      out_.count(frame.unknown_history);
     }
     out_.end('}');
   }

@@ -82,9 +82,10 @@ class Frame {
   Request request;
   Found found;
   const Live* live = nullptr;  // of the current request
-  std::vector<Degraded> degraded;    // candidates, each once
+  std::vector<Degraded> degraded;  // candidates, each once
   UserRung user_rung = UserRung::kOwn;
   std::vector<std::string> unknown;  // places of categories that the model has never seen
+  size_t unknown_history = 0;        // items of the request's history without a row
 
   const Schema& schema() const { return schema_; }
   const ServedModel& model() const { return model_; }
@@ -258,7 +259,9 @@ class Frame {
     const size_t length = schema_.history_length;
     size_t known = 0, kept = 0;
     for (size_t k = from; k < rows_.size(); k++) known += rows_[k].at != nullptr;
-    found.items -= rows_.size() - from - known;
+    const size_t without = rows_.size() - from - known;
+    found.items -= without;
+    unknown_history = request.has_history ? without : 0;
     size_t skipped = known > length ? known - length : 0;
     records_.clear();
     for (size_t k = from; k < rows_.size(); k++) {
