@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -90,8 +89,9 @@ class JsonWriter {
     size_ += end + 1 - start;
   }
 
-  void whole(size_t number) {
-    put(std::to_string(number));
+  void count(size_t number) {
+    char* const start = room(kMostNumberChars);
+    size_ += std::to_chars(start, start + kMostNumberChars, number).ptr - start;
     put(",");
   }
 

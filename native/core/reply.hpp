@@ -150,7 +150,7 @@ class Reply {
     }
     if (frame.unknown_history) {
       out_.key("history");
-      out_.whole(frame.unknown_history);
+      out_.count(frame.unknown_history);
     }
     out_.end('}');
   }

@@ -75,7 +75,9 @@ class Pair:
         if outcome == LACKING or random.random() < 0.3:
             assert self._asked() == _asked_of(request), body
             user, items = draw_given(random, self.world, request)
-            assert self.frame.take(body, CAPACITY, *given_rows(user, items), AT, None, None, reads_texts, False) == FILLED
+            assert (
+                self.frame.take(body, CAPACITY, *given_rows(user, items), AT, None, None, reads_texts, False) == FILLED
+            )
         self._compare_filled(random, body, request, user, items)
         return outcome
 
@@ -106,9 +108,7 @@ class Pair:
         expected = user.records.tobytes(), items.records.tobytes(), items.found.tobytes(), history
         assert self.frame.kept == expected
 
-    def _compare_filled(
-        self, random: Random, body: bytes, request: CheckedRequest, user: Rows, items: Rows
-    ) -> None:
+    def _compare_filled(self, random: Random, body: bytes, request: CheckedRequest, user: Rows, items: Rows) -> None:
         at = AT if request.at is None else request.at
         assembled = assemble(self.world.schema, request, at, user, items)
         for name, expected in assembled.tensors.items():

@@ -265,7 +265,9 @@ def _described(
     described: dict[str, Any] = {}
     for one in ids if random.random() < 0.9 else items[: len(ids)]:
         if random.random() < 0.5:
-            entry = {"text": random.choice([None, "", " ", "an ad", "é" * 10_000, "y" * 10_001 if len(ids) < 3 else "y"])}
+            entry = {
+                "text": random.choice([None, "", " ", "an ad", "é" * 10_000, "y" * 10_001 if len(ids) < 3 else "y"])
+            }
             entry |= {"features": _features(random, schema, "item")}
             described[one] = random.choice([None, {}, entry, entry, {"features": entry["features"]}])
     return described
@@ -363,12 +365,35 @@ def _spoil(random: Random, document: dict[str, Any]) -> None:
             break
         inner = inner[random.choice(nested)]
     if isinstance(inner, dict):
-        inner[random.choice([*inner, "unknown", "features", "history", "text", "explore", "items"])] = random.choice(_ODD)
+        inner[random.choice([*inner, "unknown", "features", "history", "text", "explore", "items"])] = random.choice(
+            _ODD
+        )
     else:
         inner[random.randrange(len(inner))] = random.choice(_ODD)
 
 
-_PIECES = (b"\\u00e9", b"\\uD83D", b"\\ude00", b"\\u0000", b"\\/", b"-0", b"0.", b"e-400", b'"', b"\\", b"\xff", b"\xed\xa0\x80", b"\xc0\x80", b"\0", b"0", b"-", b"e5", b".5", b",", b"}")
+_PIECES = (
+    b"\\u00e9",
+    b"\\uD83D",
+    b"\\ude00",
+    b"\\u0000",
+    b"\\/",
+    b"-0",
+    b"0.",
+    b"e-400",
+    b'"',
+    b"\\",
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"\xc0\x80",
+    b"\0",
+    b"0",
+    b"-",
+    b"e5",
+    b".5",
+    b",",
+    b"}",
+)
 
 
 def mutated(random: Random, body: bytes) -> bytes:
