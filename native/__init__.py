@@ -7,7 +7,7 @@ version, or is disabled, Python does its work: `core` is None, and `REASON` says
 from importlib import import_module
 from types import ModuleType
 
-LAYOUT = 9
+LAYOUT = 10
 """Version of the interface between `native/core` and Python; increment it with each change."""
 
 core: ModuleType | None = None

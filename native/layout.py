@@ -12,8 +12,8 @@ import numpy as np
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import Manifest
 from msd.contract.encode import encode_record
-from msd.contract.row_file import RowFile
 from msd.contract.request import CheckedRequest
+from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, Rows, RowSide
 from msd.contract.schema import FeatureSchema, Side, State, ValueField
 from msd.contract.state import Impression

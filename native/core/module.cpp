@@ -706,6 +706,12 @@ PyObject* frame_kept(const HeldFrame& held) {
 
 PyObject* frame_shown(const HeldFrame& held) { return Py_NewRef(texts_of(held.frame->shown()).get()); }
 
+// Whether it asks neither for an explanation nor for exploration.
+PyObject* frame_is_plain(const HeldFrame& held) {
+  const Request& request = held.frame->request;
+  return PyBool_FromLong(!request.explore && !request.is_explained);
+}
+
 PyObject* frame_at(const HeldFrame& held) { return PyFloat_FromDouble(held.frame->at()); }
 
 // Places of categories that the model has never seen.
@@ -793,6 +799,7 @@ PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
                               value<HeldFrame, frame_kept>("kept"),
                               value<HeldFrame, frame_shown>("shown"),
                               value<HeldFrame, frame_at>("at"),
+                              value<HeldFrame, frame_is_plain>("is_plain"),
                               value<HeldFrame, frame_unknown>("unknown"),
                               value<HeldFrame, frame_rungs>("rungs"),
                               value<HeldFrame, frame_seconds>("seconds"),

@@ -268,9 +268,12 @@ def _described(
             entry = {
                 "text": random.choice([None, "", " ", "an ad", "é" * 10_000, "y" * 10_001 if len(ids) < 3 else "y"])
             }
-            entry |= {"features": _features(random, schema, "item")}
+            entry["features"] = _features(random, schema, "item")
             described[one] = random.choice([None, {}, entry, entry, {"features": entry["features"]}])
     return described
+
+
+_TEXTS = (None, "", " ", "an ad", "an ad", "é" * 10_000, "y" * 10_001)
 
 
 def _explore(random: Random) -> dict[str, Any] | None:
