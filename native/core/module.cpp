@@ -14,7 +14,7 @@ namespace {
 
 using namespace native;
 
-// Schema(user, item, history_length, context_categorical, context_dense, context, log, log1p, exp2)
+// Schema(user, item, history_length, context_categorical, context_dense, context, (log, log1p, exp, exp2))
 
 Ufunc ufunc_of(PyObject* object) {
   // Of numpy's own type alone: its layout is what the header says.
@@ -69,10 +69,10 @@ ContextField field_of(PyObject* told) {
 }
 
 Schema* make_schema(PyObject* arguments) {
-  PyObject *user, *item, *categorical, *dense, *context, *log, *log1p, *exp2;
+  PyObject *user, *item, *categorical, *dense, *context, *ufuncs;
   Py_ssize_t length;
-  if (!PyArg_ParseTuple(arguments, "O!O!nSSO!OOO", &PyTuple_Type, &user, &PyTuple_Type, &item, &length, &categorical,
-                        &dense, &PyTuple_Type, &context, &log, &log1p, &exp2))
+  if (!PyArg_ParseTuple(arguments, "O!O!nSSO!O!", &PyTuple_Type, &user, &PyTuple_Type, &item, &length, &categorical,
+                        &dense, &PyTuple_Type, &context, &PyTuple_Type, &ufuncs))
     throw PythonError{};
   auto schema = std::make_unique<Schema>();
   schema->user = side_of(user);
@@ -85,7 +85,8 @@ Schema* make_schema(PyObject* arguments) {
     schema->context_places.emplace(text_of(item_of(told, 0)), schema->context.size());
     schema->context.push_back(field_of(told));
   }
-  schema->ufuncs = {ufunc_of(log), ufunc_of(log1p), ufunc_of(exp2)};
+  schema->ufuncs = {ufunc_of(item_of(ufuncs, 0)), ufunc_of(item_of(ufuncs, 1)), ufunc_of(item_of(ufuncs, 2)),
+                    ufunc_of(item_of(ufuncs, 3))};
   return schema.release();
 }
 
@@ -207,10 +208,28 @@ HeldArena* make_arena(PyObject* arguments) {
   return held.release();
 }
 
-// Frame(schema, tensors, capacity): tensors by name
+// ServedModel(version, formula): heads by pricing
+
+ServedModel* make_model(PyObject* arguments) {
+  PyObject *version, *formula;
+  if (!PyArg_ParseTuple(arguments, "UO!", &version, &PyDict_Type, &formula)) throw PythonError{};
+  auto model = std::make_unique<ServedModel>();
+  model->version = text_of(version);
+  for (size_t one = 0; one < kPricings.size(); one++) {
+    PyObject* heads = PyDict_GetItemString(formula, kPricings[one].data());
+    if (!heads) continue;
+    model->formula.heads[one].emplace();
+    for (Py_ssize_t k = 0; k < PyTuple_Size(heads); k++)
+      model->formula.heads[one]->emplace_back(text_of(item_of(heads, k)));
+  }
+  if (PyErr_Occurred()) throw PythonError{};
+  return model.release();
+}
+
+// Frame(schema, model, tensors, capacity): tensors by name
 
 struct HeldFrame {
-  Ref schema, body;
+  Ref schema, model, body;
   std::vector<Buffer> buffers;
   std::unique_ptr<Frame> frame;
   Reply reply;
@@ -222,11 +241,13 @@ double seconds() {
 }
 
 HeldFrame* make_frame(PyObject* arguments) {
-  PyObject *told, *tensors;
+  PyObject *told, *served, *tensors;
   Py_ssize_t capacity;
-  if (!PyArg_ParseTuple(arguments, "OO!n", &told, &PyDict_Type, &tensors, &capacity)) throw PythonError{};
+  if (!PyArg_ParseTuple(arguments, "OOO!n", &told, &served, &PyDict_Type, &tensors, &capacity)) throw PythonError{};
   const Schema& schema = Box<Schema>::of(told);
+  const ServedModel& model = Box<ServedModel>::of(served);
   auto held = std::make_unique<HeldFrame>();
+  held->model = Ref::to(served);
   held->schema = Ref::to(told);
   const auto memory = [&](const char* name, size_t rows, size_t width) -> void* {
     if (!width) return nullptr;
@@ -255,7 +276,7 @@ HeldFrame* make_frame(PyObject* arguments) {
                       floats("history_semantic", length, item.dim),
                       floats("history_mask", 1, length),
                       floats("history_outcomes", length, kOutcomeFeatures)};
-  held->frame = std::make_unique<Frame>(schema, found, most);
+  held->frame = std::make_unique<Frame>(schema, model, found, most);
   return held.release();
 }
 
@@ -360,28 +381,54 @@ PyObject* frame_take(HeldFrame& held, Arguments given) {
   return PyLong_FromLong(static_cast<long>(outcome));
 }
 
-// reply(opening, heads): the document's bytes; None where Python has to write it; ValueError for a score that is
-// not finite. Heads are scores [N] by name.
+// cut(count): puts an unknown candidate behind the first ones
+PyObject* frame_cut(HeldFrame& held, Arguments given) {
+  const size_t count = size_from(given[0]);
+  if (count >= held.frame->request.ids.size()) raise(PyExc_ValueError, "a cut leaves fewer candidates");
+  held.frame->cut(count);
+  return Py_NewRef(Py_None);
+}
+
+// reply(request_id, arm, heads, ran, correction): the document's bytes; ValueError for a score that is not finite. `arm`
+// may be None; heads are scores by name, of the first `ran` candidates and, if these are not all, of an unknown one; a
+// correction is (centre, shift, slope), or None.
 PyObject* frame_reply(HeldFrame& held, Arguments given) {
-  if (!PyDict_Check(given[1]) || !PyDict_Size(given[1])) raise(PyExc_TypeError, "heads are a dict, of one at least");
-  const std::string_view opening = bytes_of(given[0]);
-  const size_t candidates = held.frame->request.ids.size();
+  PyObject* const scores_of = given[2];
+  if (!PyDict_Check(scores_of) || !PyDict_Size(scores_of)) raise(PyExc_TypeError, "heads are a dict, of one at least");
+  const Frame& frame = *held.frame;
+  const size_t candidates = frame.request.ids.size();
+  Run run{{}, size_from(given[3])};
+  if (run.ran > candidates) raise(PyExc_ValueError, "more candidates were scored than there are");
+  const size_t count = run.ran + (run.ran < candidates);
   std::vector<Buffer> buffers;
-  std::vector<Head> heads;
   PyObject *name, *scores;
-  for (Py_ssize_t place = 0; PyDict_Next(given[1], &place, &name, &scores);) {
-    buffers.emplace_back(scores, false, sizeof(float) * candidates);
-    heads.push_back({std::string(text_of(name)), buffers.back().as<const float>()});
+  for (Py_ssize_t place = 0; PyDict_Next(scores_of, &place, &name, &scores);) {
+    buffers.emplace_back(scores, false, sizeof(float) * count);
+    run.heads.push_back({std::string(text_of(name)), buffers.back().as<const float>()});
   }
-  bool is_finite = true, is_written = false;
+  const Named named{text_of(given[0]), given[1] == Py_None ? std::string_view() : text_of(given[1])};
+  std::optional<Correction> correction;
+  if (given[4] != Py_None) correction = {double_of(given[4], 0), double_of(given[4], 1), double_of(given[4], 2)};
+  bool is_finite;
   {
     const Unlocked unlocked;
-    for (const Head& head : heads) is_finite &= Reply::is_finite(head, candidates);
-    if (is_finite) is_written = held.reply.write(*held.frame, opening, heads);
+    is_finite = run.is_finite(candidates);
+    if (is_finite) held.reply.write(frame, named, run, correction ? &*correction : nullptr);
   }
   if (!is_finite) raise(PyExc_ValueError, "a score is not finite");
-  if (!is_written) return Py_NewRef(Py_None);
   return to_bytes(held.reply.bytes());
+}
+
+// What the last reply declares: (the user's rung or None, the number of candidates by rung)
+PyObject* frame_degraded(const HeldFrame& held) {
+  const UserRung user = held.frame->user_rung;
+  std::array<Py_ssize_t, kRungs.size()> counts{};
+  for (const Degraded& one : held.reply.degraded) counts[static_cast<size_t>(one.rung)]++;
+  const Ref rungs(checked(PyDict_New()));
+  for (size_t rung = 0; rung < counts.size(); rung++)
+    if (counts[rung] && PyDict_SetItemString(rungs.get(), kRungs[rung].data(), Ref(PyLong_FromSsize_t(counts[rung])).get()))
+      throw PythonError{};
+  return Py_BuildValue("(zO)", user == UserRung::kOwn ? nullptr : name_of(user).data(), rungs.get());
 }
 
 PyObject* frame_user_id(const HeldFrame& held) { return to_python(held.frame->request.user_id); }
@@ -391,11 +438,10 @@ PyObject* frame_count(const HeldFrame& held) { return PyLong_FromSize_t(held.fra
 // What the last take took: seconds of reading and of filling
 PyObject* frame_seconds(const HeldFrame& held) { return Py_BuildValue("(dd)", held.read_s, held.fill_s); }
 
-// (has_user, missing, items found, items asked for, user written at, first item written at, live age or NaN)
+// (has_user, items found, items asked for, user written at, first item written at, live age or NaN)
 PyObject* frame_found(const HeldFrame& held) {
   const Found& found = held.frame->found;
-  return Py_BuildValue("(Onnnddd)", found.has_user ? Py_True : Py_False,
-                       static_cast<Py_ssize_t>(held.frame->missing.size()), static_cast<Py_ssize_t>(found.items),
+  return Py_BuildValue("(Onnddd)", found.has_user ? Py_True : Py_False, static_cast<Py_ssize_t>(found.items),
                        static_cast<Py_ssize_t>(found.asked), found.user_written_at, found.item_written_at,
                        found.live_age_s);
 }
@@ -411,12 +457,14 @@ PyMethodDef id_map_methods[] = {method<IdMap, 3, id_map_put>("put"),
 PyGetSetDef id_map_values[] = {value<IdMap, id_map_end>("end"), {}};
 PyMethodDef frame_methods[] = {method<HeldFrame, 2, frame_read>("read"),
                                method<HeldFrame, 7, frame_take>("take"),
-                               method<HeldFrame, 2, frame_reply>("reply"),
+                               method<HeldFrame, 1, frame_cut>("cut"),
+                               method<HeldFrame, 5, frame_reply>("reply"),
                                {}};
 PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
                               value<HeldFrame, frame_count>("count"),
                               value<HeldFrame, frame_seconds>("seconds"),
                               value<HeldFrame, frame_found>("found"),
+                              value<HeldFrame, frame_degraded>("degraded"),
                               {}};
 
 int fill_module(PyObject* module) {
@@ -429,6 +477,7 @@ int fill_module(PyObject* module) {
                        {Py_tp_getset, id_map_values},
                        {Py_sq_length, reinterpret_cast<void*>(id_map_length)}}) &&
       add_type<HeldArena>(module, "native._core.Arena", {creator<HeldArena, make_arena>()}) &&
+      add_type<ServedModel>(module, "native._core.ServedModel", {creator<ServedModel, make_model>()}) &&
       add_type<HeldFrame>(
           module, "native._core.Frame",
           {creator<HeldFrame, make_frame>(), {Py_tp_methods, frame_methods}, {Py_tp_getset, frame_values}});
