@@ -42,6 +42,8 @@ class ScoreReply:
     explore: Mapping[str, Any] | None = None
     degraded_values: Mapping[str, str] = field(default_factory=dict)
     """Values that the model has never seen, by their place in the request."""
+    degraded_history: int = 0
+    """Items of the request's history without a row."""
 
     def __iter__(self) -> Iterator[ScoredCandidate]:
         rungs = map(self.degraded.get, self.ids) if self.degraded else repeat(None)
@@ -52,8 +54,8 @@ class ScoreReply:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether anything was scored from less than its own row, or with an unknown value."""
-        return bool(self.degraded or self.degraded_user or self.degraded_values)
+        """Whether anything was scored from less than its own row, or with an unknown value or history item."""
+        return bool(self.degraded or self.degraded_user or self.degraded_values or self.degraded_history)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def read_score(document: Mapping[str, Any]) -> ScoreReply:
         explanation=document.get("explanation"),
         explore=document.get("explore"),
         degraded_values=_part({"values": {}, **degraded}, "values", dict),
+        degraded_history=_part({"history": 0, **degraded}, "history", int),
     )
 
 

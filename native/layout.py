@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from msd.contract.assemble import Tensors
+from msd.contract.bundle import Manifest
 from msd.contract.encode import encode_record
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
@@ -32,9 +33,15 @@ def core_schema(schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec]) -> An
         categorical.tobytes(),
         dense.tobytes(),
         tuple(_field(schema, field) for field in schema.settable["context"].values()),
-        np.log,
-        np.log1p,
-        np.exp2,
+        (np.log, np.log1p, np.exp, np.exp2),
+    )
+
+
+def core_model(manifest: Manifest) -> Any:  # noqa: ANN401
+    """Return what the core's replies need of a bundle."""
+    assert core is not None, "the core has a schema first"
+    return core.ServedModel(
+        manifest.model_version, {pricing: tuple(heads) for pricing, heads in manifest.formula.items()}
     )
 
 

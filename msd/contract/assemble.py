@@ -55,6 +55,11 @@ def wanted_items(request: CheckedRequest, user: Rows) -> list[str]:
     return [*request.ids, *(impression.item_id for impression in history_of(request, user))]
 
 
+def unknown_history(request: CheckedRequest, items: Rows) -> int:
+    """Return how many items of the request's own history have no row; `items` has the rows of `wanted_items`."""
+    return 0 if request.history is None else int((~items.found[len(request.ids) :]).sum())
+
+
 def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Rows, items: Rows) -> Assembled:
     """Return the ranker's inputs for one request at time `at` (Unix s).
 

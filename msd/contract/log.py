@@ -68,8 +68,6 @@ class RequestRecord:
     total_ms: float
     correction: list[float] | None = None
     pricing: list[Pricing] | None = None
-    is_lean: bool | None = None
-    """True in files of earlier releases if a lean graph scored it, on `engine`."""
     explore: dict[str, Any] | None = None
     impressions: list[float] | None = None
     """None in files of releases whose histories were clicks."""

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
     Tag,
@@ -22,7 +23,6 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
 )
-from pydantic_core import ErrorDetails
 
 from msd.contract.encode import Value, canonical, is_unknown
 from msd.contract.errors import ContractError, SchemaError, plain_words
@@ -119,9 +119,14 @@ class ShownItem(Wire):
     at: At | None = Field(default=None, description="When, in Unix seconds; the time of the request if absent.")
 
 
+def _form_of(entry: object) -> str:
+    return _SHOWN_ITEM if isinstance(entry, dict | ShownItem) else _ID
+
+
 HistoryEntry = Annotated[
     Annotated[Id, Tag(_ID)] | Annotated[ShownItem, Tag(_SHOWN_ITEM)],
-    Field(union_mode="left_to_right"),
+    # Faults are those of the form that an entry has.
+    Discriminator(_form_of),
 ]
 
 
@@ -287,19 +292,10 @@ def parse_thoroughly(body: bytes, form: type[W], look: Callable[[object], None] 
     try:
         return form.model_validate(document)
     except ValidationError as error:
-        first = _first_fault(error.errors(include_input=False, include_url=False, include_context=False))
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         path = ".".join(_shorten(str(part)) for part in _place(first["loc"])).removesuffix(".[key]")
         message = _NOT_AN_OBJECT if first["type"] in _OBJECT_ERRORS else plain_words(first["msg"])
         raise InvalidRequest(_shorten(message, 300), path or None) from None
-
-
-def _first_fault(faults: Sequence[ErrorDetails]) -> ErrorDetails:
-    """Return the first fault; of a list's entry, which is refused in each of its forms, that of the form it has."""
-    first = faults[0]
-    is_object = first["loc"][-1:] == (_ID,) and len(faults) > 1 and faults[1]["type"] not in _OBJECT_ERRORS
-    return (
-        faults[1] if is_object and faults[1]["loc"][: len(first["loc"])] == (*first["loc"][:-1], _SHOWN_ITEM) else first
-    )
 
 
 def _place(location: Sequence[int | str]) -> list[int | str]:

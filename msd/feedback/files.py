@@ -27,7 +27,6 @@ _CHOICE = {"policy": pl.String, "share": pl.Float64, "seed": pl.String, "explore
 _LATER: dict[str, pl.DataType] = {
     "correction": pl.List(pl.Float64),
     "pricing": pl.List(pl.String),
-    "is_lean": pl.Boolean(),
     "explore": pl.Struct({**_CHOICE, "propensity": pl.Float64}),
 }
 """Columns of requests; files of earlier releases lack them."""

@@ -37,7 +37,7 @@ RATE_PER_HOUR = 0.25
 to reach its bound, so that operators can react.
 """
 _SURELY_SOME = 20.0
-_KEPT = ("bundle_id", "received_at", "correction", "is_lean")
+_KEPT = ("bundle_id", "received_at", "correction")
 # A bundle without logged requests for this many half-lives is dropped.
 _HALF_LIVES = 10
 # Scores of 0 and 1 have no log-odds.
@@ -112,16 +112,14 @@ def main(
 
 
 def _settled(logs: list[Path], window_s: float, settle_s: float) -> pl.DataFrame:
-    """Return impressions whose requests are old enough for their clicks to have arrived, without those that a lean
-    graph of an earlier release scored: a correction is of the full model.
+    """Return impressions whose requests are old enough for their clicks to have arrived.
 
     A request's age is by the service's clock: times in events have no effect.
     """
-    more = ("bundle_id", "correction", "is_lean")
-    requests = (read_requests(file, more) for log in logs for file in request_files(log))
+    requests = (read_requests(file, ("bundle_id", "correction")) for log in logs for file in request_files(log))
     told = [log for log in logs if log.is_file() or any(log.glob("events-*.parquet"))] or logs
     events = pl.concat([read_events(log) for log in told])
-    joined = join(requests, events, window_s, _KEPT).frame.filter(pl.col("is_lean").fill_null(False).not_())
+    joined = join(requests, events, window_s, _KEPT).frame
     settled = joined.filter(pl.col("received_at") <= pl.col("received_at").max() - settle_s)
     if settled.is_empty():
         raise FeedbackError(

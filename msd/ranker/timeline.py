@@ -138,7 +138,7 @@ def walk_events(
     ends_at = float(at[counted].max())
     return Timeline(
         history,
-        _outcomes(schema, history, seen, at, item_counts, np.minimum(at, np.nextafter(ends_at, np.inf)) - delay_s),
+        _outcomes(schema, history, seen, at, item_counts, np.minimum(at - delay_s, np.nextafter(ends_at, np.inf))),
         # A user's rows after train are not counted, so the counts are as old as the last counted row.
         user_counts=Counts(*np.where(counted, user_counts.now(at), user_counts.last())),
         item_counts=item_counts.now(at),

@@ -1,5 +1,5 @@
-// Plain JSON: read strictly, and written digit for digit as orjson writes it. Unusual input that may be valid
-// (escapes, huge integers) is refused here and left to Python.
+// Plain JSON, read strictly. Unusual input that may be valid (escapes, huge integers) is refused here and left to
+// Python.
 #pragma once
 
 #include <charconv>
@@ -149,27 +149,5 @@ class JsonReader {
   const char* end_;
   bool is_ok_ = true;
 };
-
-constexpr size_t kMostNumberChars = 32;
-
-// The shortest digits that read back as the same number, in orjson's form: plain for numbers of a range, always with a
-// point. Returns nullptr for a larger number: its plain digits are not the shortest.
-template <class Float>
-char* write_number(char* to, Float value) {
-  constexpr Float kMostPlain = sizeof(Float) == 8 ? 1e15 : 1e7, kLeastPlain = sizeof(Float) == 8 ? 1e-5 : 1e-6;
-  const Float size = std::fabs(value);
-  if (size >= kMostPlain) return nullptr;
-  if (size == 0 || size >= kLeastPlain) {
-    char* end = std::to_chars(to, to + kMostNumberChars, value, std::chars_format::fixed).ptr;
-    if (std::memchr(to, '.', end - to)) return end;
-    std::memcpy(end, ".0", 2);
-    return end + 2;
-  }
-  char* end = std::to_chars(to, to + kMostNumberChars, value, std::chars_format::scientific).ptr;
-  if (end[-3] != '-' || end[-2] != '0') return end;
-  // e-07 -> e-7
-  end[-2] = end[-1];
-  return end - 1;
-}
 
 }  // namespace native

@@ -1,208 +1,20 @@
 // The extension `native._core`: what the headers beside it do, for Python. Work on a request holds no Python lock.
-#define PY_SSIZE_T_CLEAN
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
-#include <Python.h>
+#include "python.hpp"
+
 #include <numpy/ndarraytypes.h>
 #include <numpy/ufuncobject.h>
 
 #include <chrono>
-#include <memory>
-#include <new>
-#include <stdexcept>
 
+#include "../engine/bindings.hpp"
 #include "reply.hpp"
 
 namespace {
 
 using namespace native;
 
-// Thrown if a Python error is set.
-struct PythonError {};
-
-PyObject* checked(PyObject* object) {
-  if (!object) throw PythonError{};
-  return object;
-}
-
-[[noreturn]] void raise(PyObject* type, const char* message) {
-  PyErr_SetString(type, message);
-  throw PythonError{};
-}
-
-// A reference that is released at the end of the scope.
-class Ref {
- public:
-  Ref() = default;
-  explicit Ref(PyObject* owned) : object_(owned) {}
-  Ref(Ref&& other) noexcept : object_(other.object_) { other.object_ = nullptr; }
-  Ref& operator=(Ref&& other) noexcept {
-    std::swap(object_, other.object_);
-    return *this;
-  }
-  ~Ref() { Py_XDECREF(object_); }
-  static Ref to(PyObject* borrowed) { return Ref(Py_XNewRef(borrowed)); }
-  PyObject* get() const { return object_; }
-
- private:
-  PyObject* object_ = nullptr;
-};
-
-// An object's memory, for as long as this lives.
-class Buffer {
- public:
-  Buffer() { view_.obj = nullptr; }
-  Buffer(PyObject* object, bool is_written, size_t least = 0) {
-    view_.obj = nullptr;
-    if (PyObject_GetBuffer(object, &view_, is_written ? PyBUF_CONTIG : PyBUF_CONTIG_RO)) throw PythonError{};
-    if (size() < least) {
-      PyBuffer_Release(&view_);
-      raise(PyExc_ValueError, "a buffer is smaller than what is to be in it");
-    }
-  }
-  Buffer(Buffer&& other) noexcept : view_(other.view_) { other.view_.obj = nullptr; }
-  Buffer& operator=(Buffer&& other) noexcept {
-    std::swap(view_, other.view_);
-    return *this;
-  }
-  ~Buffer() { PyBuffer_Release(&view_); }
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(view_.obj ? view_.buf : nullptr);
-  }
-  size_t size() const { return static_cast<size_t>(view_.len); }
-
- private:
-  Py_buffer view_;
-};
-
-// Release Python's lock within the scope.
-class Unlocked {
- public:
-  Unlocked() : state_(PyEval_SaveThread()) {}
-  ~Unlocked() { PyEval_RestoreThread(state_); }
-
- private:
-  PyThreadState* state_;
-};
-
-// Run a function that may throw.
-template <class Work>
-auto guarded(Work work, decltype(work()) failed) noexcept -> decltype(work()) {
-  try {
-    return work();
-  } catch (const PythonError&) {
-  } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
-  } catch (const std::exception& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
-  }
-  return failed;
-}
-
-std::string_view text_of(PyObject* object) {
-  Py_ssize_t size;
-  const char* text = PyUnicode_AsUTF8AndSize(object, &size);
-  if (!text) throw PythonError{};
-  return {text, static_cast<size_t>(size)};
-}
-
-std::string_view bytes_of(PyObject* object) {
-  char* bytes;
-  Py_ssize_t size;
-  if (PyBytes_AsStringAndSize(object, &bytes, &size)) throw PythonError{};
-  return {bytes, static_cast<size_t>(size)};
-}
-
-PyObject* item_of(PyObject* tuple, Py_ssize_t place) { return checked(PyTuple_GetItem(tuple, place)); }
-
-size_t size_from(PyObject* number) {
-  const size_t size = PyLong_AsSize_t(number);
-  if (PyErr_Occurred()) throw PythonError{};
-  return size;
-}
-
-int64_t place_from(PyObject* number) {
-  const int64_t place = PyLong_AsLongLong(number);
-  if (PyErr_Occurred()) throw PythonError{};
-  return place;
-}
-
-double double_from(PyObject* number) {
-  const double value = PyFloat_AsDouble(number);
-  if (PyErr_Occurred()) throw PythonError{};
-  return value;
-}
-
-size_t size_of(PyObject* tuple, Py_ssize_t place) { return size_from(item_of(tuple, place)); }
-
-double double_of(PyObject* tuple, Py_ssize_t place) { return double_from(item_of(tuple, place)); }
-
-PyObject* to_python(std::string_view text) {
-  return PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr);
-}
-
-PyObject* to_bytes(std::string_view bytes) {
-  return PyBytes_FromStringAndSize(bytes.data(), static_cast<Py_ssize_t>(bytes.size()));
-}
-
-// A Python object that holds a value of C++.
-template <class T>
-struct Box {
-  PyObject_HEAD
-  T* value;
-
-  static PyTypeObject* type;
-
-  static T& of(PyObject* object) {
-    if (!PyObject_TypeCheck(object, type)) {
-      PyErr_Format(PyExc_TypeError, "expected %s, got %s", type->tp_name, Py_TYPE(object)->tp_name);
-      throw PythonError{};
-    }
-    return *reinterpret_cast<Box*>(object)->value;
-  }
-
-  static void dealloc(PyObject* object) {
-    PyTypeObject* own = Py_TYPE(object);
-    delete reinterpret_cast<Box*>(object)->value;
-    own->tp_free(object);
-    Py_DECREF(own);
-  }
-
-  template <T* (*make)(PyObject*)>
-  static PyObject* create(PyTypeObject* own, PyObject* arguments, PyObject*) {
-    return guarded(
-        [&]() -> PyObject* {
-          std::unique_ptr<T> made(make(arguments));
-          PyObject* object = checked(own->tp_alloc(own, 0));
-          reinterpret_cast<Box*>(object)->value = made.release();
-          return object;
-        },
-        nullptr);
-  }
-};
-
-template <class T>
-PyTypeObject* Box<T>::type = nullptr;
-
-// What Python calls for a method with so many arguments, and for a value that is read.
-using Arguments = PyObject* const*;
-
-template <class T, Py_ssize_t wanted, PyObject* (*work)(T&, Arguments)>
-PyObject* called(PyObject* self, Arguments given, Py_ssize_t count) {
-  return guarded(
-      [&]() -> PyObject* {
-        if (count != wanted) raise(PyExc_TypeError, "not as many arguments as the method takes");
-        return work(Box<T>::of(self), given);
-      },
-      nullptr);
-}
-
-template <class T, PyObject* (*work)(const T&)>
-PyObject* got(PyObject* self, void*) {
-  return guarded([&] { return work(Box<T>::of(self)); }, nullptr);
-}
-
-// Schema(user, item, history_length, context_categorical, context_dense, context, log, log1p, exp2)
+// Schema(user, item, history_length, context_categorical, context_dense, context, (log, log1p, exp, exp2))
 
 Ufunc ufunc_of(PyObject* object) {
   // Of numpy's own type alone: its layout is what the header says.
@@ -257,10 +69,10 @@ ContextField field_of(PyObject* told) {
 }
 
 Schema* make_schema(PyObject* arguments) {
-  PyObject *user, *item, *categorical, *dense, *context, *log, *log1p, *exp2;
+  PyObject *user, *item, *categorical, *dense, *context, *ufuncs;
   Py_ssize_t length;
-  if (!PyArg_ParseTuple(arguments, "O!O!nSSO!OOO", &PyTuple_Type, &user, &PyTuple_Type, &item, &length, &categorical,
-                        &dense, &PyTuple_Type, &context, &log, &log1p, &exp2))
+  if (!PyArg_ParseTuple(arguments, "O!O!nSSO!O!", &PyTuple_Type, &user, &PyTuple_Type, &item, &length, &categorical,
+                        &dense, &PyTuple_Type, &context, &PyTuple_Type, &ufuncs))
     throw PythonError{};
   auto schema = std::make_unique<Schema>();
   schema->user = side_of(user);
@@ -273,7 +85,8 @@ Schema* make_schema(PyObject* arguments) {
     schema->context_places.emplace(text_of(item_of(told, 0)), schema->context.size());
     schema->context.push_back(field_of(told));
   }
-  schema->ufuncs = {ufunc_of(log), ufunc_of(log1p), ufunc_of(exp2)};
+  schema->ufuncs = {ufunc_of(item_of(ufuncs, 0)), ufunc_of(item_of(ufuncs, 1)), ufunc_of(item_of(ufuncs, 2)),
+                    ufunc_of(item_of(ufuncs, 3))};
   return schema.release();
 }
 
@@ -395,10 +208,28 @@ HeldArena* make_arena(PyObject* arguments) {
   return held.release();
 }
 
-// Frame(schema, tensors, capacity): tensors by name
+// ServedModel(version, formula): heads by pricing
+
+ServedModel* make_model(PyObject* arguments) {
+  PyObject *version, *formula;
+  if (!PyArg_ParseTuple(arguments, "UO!", &version, &PyDict_Type, &formula)) throw PythonError{};
+  auto model = std::make_unique<ServedModel>();
+  model->version = text_of(version);
+  for (size_t one = 0; one < kPricings.size(); one++) {
+    PyObject* heads = PyDict_GetItemString(formula, kPricings[one].data());
+    if (!heads) continue;
+    model->formula.heads[one].emplace();
+    for (Py_ssize_t k = 0; k < PyTuple_Size(heads); k++)
+      model->formula.heads[one]->emplace_back(text_of(item_of(heads, k)));
+  }
+  if (PyErr_Occurred()) throw PythonError{};
+  return model.release();
+}
+
+// Frame(schema, model, tensors, capacity): tensors by name
 
 struct HeldFrame {
-  Ref schema, body;
+  Ref schema, model, body;
   std::vector<Buffer> buffers;
   std::unique_ptr<Frame> frame;
   Reply reply;
@@ -410,11 +241,13 @@ double seconds() {
 }
 
 HeldFrame* make_frame(PyObject* arguments) {
-  PyObject *told, *tensors;
+  PyObject *told, *served, *tensors;
   Py_ssize_t capacity;
-  if (!PyArg_ParseTuple(arguments, "OO!n", &told, &PyDict_Type, &tensors, &capacity)) throw PythonError{};
+  if (!PyArg_ParseTuple(arguments, "OOO!n", &told, &served, &PyDict_Type, &tensors, &capacity)) throw PythonError{};
   const Schema& schema = Box<Schema>::of(told);
+  const ServedModel& model = Box<ServedModel>::of(served);
   auto held = std::make_unique<HeldFrame>();
+  held->model = Ref::to(served);
   held->schema = Ref::to(told);
   const auto memory = [&](const char* name, size_t rows, size_t width) -> void* {
     if (!width) return nullptr;
@@ -443,7 +276,7 @@ HeldFrame* make_frame(PyObject* arguments) {
                       floats("history_semantic", length, item.dim),
                       floats("history_mask", 1, length),
                       floats("history_outcomes", length, kOutcomeFeatures)};
-  held->frame = std::make_unique<Frame>(schema, found, most);
+  held->frame = std::make_unique<Frame>(schema, model, found, most);
   return held.release();
 }
 
@@ -548,28 +381,54 @@ PyObject* frame_take(HeldFrame& held, Arguments given) {
   return PyLong_FromLong(static_cast<long>(outcome));
 }
 
-// reply(opening, heads): the document's bytes; None where Python has to write it; ValueError for a score that is
-// not finite. Heads are scores [N] by name.
+// cut(count): puts an unknown candidate behind the first ones
+PyObject* frame_cut(HeldFrame& held, Arguments given) {
+  const size_t count = size_from(given[0]);
+  if (count >= held.frame->request.ids.size()) raise(PyExc_ValueError, "a cut leaves fewer candidates");
+  held.frame->cut(count);
+  return Py_NewRef(Py_None);
+}
+
+// reply(request_id, arm, heads, ran, correction): the document's bytes; ValueError for a score that is not finite. `arm`
+// may be None; heads are scores by name, of the first `ran` candidates and, if these are not all, of an unknown one; a
+// correction is (centre, shift, slope), or None.
 PyObject* frame_reply(HeldFrame& held, Arguments given) {
-  if (!PyDict_Check(given[1]) || !PyDict_Size(given[1])) raise(PyExc_TypeError, "heads are a dict, of one at least");
-  const std::string_view opening = bytes_of(given[0]);
-  const size_t candidates = held.frame->request.ids.size();
+  PyObject* const scores_of = given[2];
+  if (!PyDict_Check(scores_of) || !PyDict_Size(scores_of)) raise(PyExc_TypeError, "heads are a dict, of one at least");
+  const Frame& frame = *held.frame;
+  const size_t candidates = frame.request.ids.size();
+  Run run{{}, size_from(given[3])};
+  if (run.ran > candidates) raise(PyExc_ValueError, "more candidates were scored than there are");
+  const size_t count = run.ran + (run.ran < candidates);
   std::vector<Buffer> buffers;
-  std::vector<Head> heads;
   PyObject *name, *scores;
-  for (Py_ssize_t place = 0; PyDict_Next(given[1], &place, &name, &scores);) {
-    buffers.emplace_back(scores, false, sizeof(float) * candidates);
-    heads.push_back({std::string(text_of(name)), buffers.back().as<const float>()});
+  for (Py_ssize_t place = 0; PyDict_Next(scores_of, &place, &name, &scores);) {
+    buffers.emplace_back(scores, false, sizeof(float) * count);
+    run.heads.push_back({std::string(text_of(name)), buffers.back().as<const float>()});
   }
-  bool is_finite = true, is_written = false;
+  const Named named{text_of(given[0]), given[1] == Py_None ? std::string_view() : text_of(given[1])};
+  std::optional<Correction> correction;
+  if (given[4] != Py_None) correction = {double_of(given[4], 0), double_of(given[4], 1), double_of(given[4], 2)};
+  bool is_finite;
   {
     const Unlocked unlocked;
-    for (const Head& head : heads) is_finite &= Reply::is_finite(head, candidates);
-    if (is_finite) is_written = held.reply.write(*held.frame, opening, heads);
+    is_finite = run.is_finite(candidates);
+    if (is_finite) held.reply.write(frame, named, run, correction ? &*correction : nullptr);
   }
   if (!is_finite) raise(PyExc_ValueError, "a score is not finite");
-  if (!is_written) return Py_NewRef(Py_None);
   return to_bytes(held.reply.bytes());
+}
+
+// What the last reply declares: (the user's rung or None, the number of candidates by rung)
+PyObject* frame_degraded(const HeldFrame& held) {
+  const UserRung user = held.frame->user_rung;
+  std::array<Py_ssize_t, kRungs.size()> counts{};
+  for (const Degraded& one : held.reply.degraded) counts[static_cast<size_t>(one.rung)]++;
+  const Ref rungs(checked(PyDict_New()));
+  for (size_t rung = 0; rung < counts.size(); rung++)
+    if (counts[rung] && PyDict_SetItemString(rungs.get(), kRungs[rung].data(), Ref(PyLong_FromSsize_t(counts[rung])).get()))
+      throw PythonError{};
+  return Py_BuildValue("(zO)", user == UserRung::kOwn ? nullptr : name_of(user).data(), rungs.get());
 }
 
 PyObject* frame_user_id(const HeldFrame& held) { return to_python(held.frame->request.user_id); }
@@ -579,35 +438,12 @@ PyObject* frame_count(const HeldFrame& held) { return PyLong_FromSize_t(held.fra
 // What the last take took: seconds of reading and of filling
 PyObject* frame_seconds(const HeldFrame& held) { return Py_BuildValue("(dd)", held.read_s, held.fill_s); }
 
-// (has_user, missing, items found, items asked for, user written at, first item written at, live age or NaN)
+// (has_user, items found, items asked for, user written at, first item written at, live age or NaN)
 PyObject* frame_found(const HeldFrame& held) {
   const Found& found = held.frame->found;
-  return Py_BuildValue("(Onnnddd)", found.has_user ? Py_True : Py_False,
-                       static_cast<Py_ssize_t>(held.frame->missing.size()), static_cast<Py_ssize_t>(found.items),
+  return Py_BuildValue("(Onnddd)", found.has_user ? Py_True : Py_False, static_cast<Py_ssize_t>(found.items),
                        static_cast<Py_ssize_t>(found.asked), found.user_written_at, found.item_written_at,
                        found.live_age_s);
-}
-
-template <class T, Py_ssize_t wanted, PyObject* (*work)(T&, Arguments)>
-PyMethodDef method(const char* name) {
-  const auto function = reinterpret_cast<void (*)()>(called<T, wanted, work>);
-  return {name, reinterpret_cast<PyCFunction>(function), METH_FASTCALL, nullptr};
-}
-
-template <class T, PyObject* (*work)(const T&)>
-PyGetSetDef value(const char* name) {
-  return {name, got<T, work>, nullptr, nullptr, nullptr};
-}
-
-template <class T>
-bool add_type(PyObject* module, const char* name, std::vector<PyType_Slot> slots) {
-  slots.push_back({Py_tp_dealloc, reinterpret_cast<void*>(Box<T>::dealloc)});
-  slots.push_back({0, nullptr});
-  PyType_Spec spec{name, sizeof(Box<T>), 0, Py_TPFLAGS_DEFAULT, slots.data()};
-  PyObject* type = PyType_FromSpec(&spec);
-  if (!type) return false;
-  Box<T>::type = reinterpret_cast<PyTypeObject*>(type);
-  return !PyModule_AddType(module, Box<T>::type);
 }
 
 PyMethodDef id_map_methods[] = {method<IdMap, 3, id_map_put>("put"),
@@ -621,18 +457,15 @@ PyMethodDef id_map_methods[] = {method<IdMap, 3, id_map_put>("put"),
 PyGetSetDef id_map_values[] = {value<IdMap, id_map_end>("end"), {}};
 PyMethodDef frame_methods[] = {method<HeldFrame, 2, frame_read>("read"),
                                method<HeldFrame, 7, frame_take>("take"),
-                               method<HeldFrame, 2, frame_reply>("reply"),
+                               method<HeldFrame, 1, frame_cut>("cut"),
+                               method<HeldFrame, 5, frame_reply>("reply"),
                                {}};
 PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
                               value<HeldFrame, frame_count>("count"),
                               value<HeldFrame, frame_seconds>("seconds"),
                               value<HeldFrame, frame_found>("found"),
+                              value<HeldFrame, frame_degraded>("degraded"),
                               {}};
-
-template <class T, T* (*make)(PyObject*)>
-PyType_Slot creator() {
-  return {Py_tp_new, reinterpret_cast<void*>(&Box<T>::template create<make>)};
-}
 
 int fill_module(PyObject* module) {
   const bool is_whole =
@@ -644,10 +477,11 @@ int fill_module(PyObject* module) {
                        {Py_tp_getset, id_map_values},
                        {Py_sq_length, reinterpret_cast<void*>(id_map_length)}}) &&
       add_type<HeldArena>(module, "native._core.Arena", {creator<HeldArena, make_arena>()}) &&
+      add_type<ServedModel>(module, "native._core.ServedModel", {creator<ServedModel, make_model>()}) &&
       add_type<HeldFrame>(
           module, "native._core.Frame",
           {creator<HeldFrame, make_frame>(), {Py_tp_methods, frame_methods}, {Py_tp_getset, frame_values}});
-  return is_whole && !PyModule_AddIntConstant(module, "LAYOUT", NATIVE_LAYOUT) &&
+  return is_whole && add_engine(module) && !PyModule_AddIntConstant(module, "LAYOUT", NATIVE_LAYOUT) &&
                  !PyModule_AddStringConstant(module, "INSTRUCTIONS", half::chosen_name())
              ? 0
              : -1;

@@ -1,4 +1,4 @@
-// From scores to the reply's columns, as `service.scoring.reply` writes them: eCPM, the order under `top_k`, what is degraded.
+// From scores to the reply's bytes, as `msd.contract.reply` writes them.
 #pragma once
 
 #include <algorithm>
@@ -6,146 +6,164 @@
 #include <numeric>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <unordered_map>
 #include <vector>
 
+#include "correction.hpp"
+#include "json_writer.hpp"
+#include "pricing.hpp"
 #include "tensors.hpp"
 
 namespace native {
 
 struct Head {
   std::string name;
-  const float* scores;  // [N]
+  const float* scores;
+};
+
+// What a run gave: the scores [N] of the first `ran` candidates and, if these are not all, behind them [ran + 1] those of
+// an unknown one.
+struct Run {
+  std::vector<Head> heads;
+  size_t ran;
+
+  bool is_finite(size_t candidates) const {
+    const size_t count = ran + (ran < candidates);
+    // A non-finite score makes the sum non-finite.
+    return std::all_of(heads.begin(), heads.end(), [&](const Head& head) {
+      return std::isfinite(std::accumulate(head.scores, head.scores + count, 0.0));
+    });
+  }
+};
+
+// How a reply names what it answers; `arm` is empty unless there are several.
+struct Named {
+  std::string_view request_id, arm;
 };
 
 class Reply {
  public:
-  // `opening` is the document up to the value of "candidates". False for scores whose digits Python has to write.
-  bool write(const Frame& frame, std::string_view opening, const std::vector<Head>& heads) {
+  std::vector<Column> columns;      // in the request's order
+  std::vector<Degraded> degraded;   // candidates, each once
+
+  void write(const Frame& frame, const Named& named, const Run& run, const Correction* correction) {
     const Request& request = frame.request;
-    order_.resize(request.ids.size());
-    std::iota(order_.begin(), order_.end(), size_t{0});
-    price(request, heads[0].scores);
-    if (request.top_k) rank(request, heads[0].scores);
-    out_.resize(room_for(frame, opening, heads));
-    at_ = out_.data();
-    put(opening);
-    put("{\"id\":[");
-    for (const size_t place : order_) put_string(request.ids[place]);
-    end_list();
-    for (const Head& head : heads) {
-      put(",\"");
-      put(head.name);
-      put("\":[");
-      if (!put_column([&](size_t place) { return head.scores[place]; })) return false;
-    }
-    put(",\"ecpm\":[");
-    if (!put_column([&](size_t place) { return ecpm_[place]; })) return false;
-    put("}");
+    spread(request.ids, run);
+    declare(frame, run.ran);
+    if (correction) correction->apply(columns[0].values, frame.schema().ufuncs, scratch_);
+    ecpm_.assign(request.ids.size(), kNone);
+    if (request.has_bids) price(request.bids, request.pricing, frame.model().formula, columns, ecpm_);
+    put_in_order(request.top_k);
+    out_.clear();
+    out_.put("{");
+    put_member("request_id", named.request_id);
+    put_member("model_version", frame.model().version);
+    if (!named.arm.empty()) put_member("arm", named.arm);
+    put_candidates(request.ids);
     put_degraded(frame);
-    put("}");
-    return true;
+    out_.finish();
   }
 
-  std::string_view bytes() const { return {out_.data(), static_cast<size_t>(at_ - out_.data())}; }
-
-  static bool is_finite(const Head& head, size_t count) {
-    // A non-finite score makes the sum non-finite.
-    return std::isfinite(std::accumulate(head.scores, head.scores + count, 0.0));
-  }
+  std::string_view bytes() const { return out_.bytes(); }
 
  private:
-  // At least what the document takes.
-  size_t room_for(const Frame& frame, std::string_view opening, const std::vector<Head>& heads) const {
-    size_t room = opening.size() + 256;
-    for (const size_t place : order_) room += frame.request.ids[place].size() + 3;
-    for (const Head& head : heads) room += head.name.size() + 8 + kMostNumberChars * order_.size();
-    room += kMostNumberChars * order_.size();
-    for (const std::string_view id : frame.missing) room += id.size() + 16;
-    for (const std::string_view name : frame.unknown) room += name.size() + 32;
-    return room;
+  // Gives candidates that were not in the run their own score, if they are there twice, or the unknown one's.
+  void spread(const std::vector<std::string_view>& ids, const Run& run) {
+    columns.resize(run.heads.size());
+    for (size_t head = 0; head < columns.size(); head++) {
+      const float* const scores = run.heads[head].scores;
+      columns[head].name = run.heads[head].name;
+      columns[head].values.assign(scores, scores + run.ran);
+      columns[head].values.resize(ids.size(), scores[run.ran < ids.size() ? run.ran : 0]);
+    }
+    first_.clear();
+    if (run.ran == ids.size()) return;
+    for (size_t k = 0; k < run.ran; k++) first_.try_emplace(ids[k], k);
+    for (size_t k = run.ran; k < ids.size(); k++)
+      if (const auto first = first_.find(ids[k]); first != first_.end())
+        for (Column& column : columns) column.values[k] = column.values[first->second];
   }
 
-  void put(std::string_view text) {
-    std::memcpy(at_, text.data(), text.size());
-    at_ += text.size();
+  // Candidates that only the unknown one's score is known of are declared beside those that the frame has.
+  void declare(const Frame& frame, size_t ran) {
+    const std::vector<std::string_view>& ids = frame.request.ids;
+    degraded = frame.degraded;
+    if (ran == ids.size()) return;
+    std::unordered_map<std::string_view, size_t> places;
+    for (size_t k = 0; k < degraded.size(); k++) places.emplace(degraded[k].id, k);
+    for (size_t k = ran; k < ids.size(); k++) {
+      if (first_.count(ids[k])) continue;
+      const auto [place, is_new] = places.try_emplace(ids[k], degraded.size());
+      if (is_new) degraded.push_back({ids[k], Rung::kPrior});
+      degraded[place->second].rung = Rung::kPrior;
+    }
   }
 
-  // Of a list: a comma follows, which the list's end takes back.
-  void put_string(std::string_view text) {
-    *at_++ = '"';
-    put(text);
-    put("\",");
+  void put_in_order(size_t top_k) {
+    if (top_k) {
+      rank(ecpm_, columns[0].values, order_);
+      order_.resize(std::min(top_k, order_.size()));
+    } else {
+      order_.resize(ecpm_.size());
+      std::iota(order_.begin(), order_.end(), size_t{0});
+    }
   }
 
-  void end_list() { at_[-1] = ']'; }
-
-  // NaN, which is written as null, without a bid.
-  void price(const Request& request, const float* pctr) {
-    ecpm_.assign(request.ids.size(), kNone);
-    if (!request.has_bids) return;
-    for (size_t k = 0; k < ecpm_.size(); k++) ecpm_[k] = 1000.0 * request.bids[k] * static_cast<double>(pctr[k]);
-  }
-
-  // Those with a bid by eCPM, then those without by pCTR; ties keep their order.
-  void rank(const Request& request, const float* pctr) {
-    std::stable_sort(order_.begin(), order_.end(), [&](size_t one, size_t other) {
-      const bool has_price = !std::isnan(ecpm_[one]), has_other = !std::isnan(ecpm_[other]);
-      if (has_price != has_other) return has_price;
-      return has_price ? ecpm_[one] > ecpm_[other] : pctr[one] > pctr[other];
-    });
-    order_.resize(std::min(request.top_k, order_.size()));
+  void put_candidates(const std::vector<std::string_view>& ids) {
+    out_.key("candidates");
+    out_.put("{");
+    out_.key("id");
+    out_.put("[");
+    for (const size_t place : order_) out_.string(ids[place]);
+    out_.end(']');
+    for (const Column& column : columns) put_column(column.name, column.values);
+    put_column("ecpm", ecpm_);
+    out_.end('}');
   }
 
   template <class Values>
-  bool put_column(Values value_of) {
-    for (const size_t place : order_) {
-      const auto value = value_of(place);
-      if (std::isnan(value)) {
-        put("null,");
-        continue;
-      }
-      at_ = write_number(at_, value);
-      if (!at_) return false;
-      *at_++ = ',';
-    }
-    end_list();
-    return true;
+  void put_column(std::string_view name, const Values& values) {
+    out_.key(name);
+    out_.put("[");
+    for (const size_t place : order_) out_.number(values[place]);
+    out_.end(']');
   }
 
   void put_degraded(const Frame& frame) {
-    if (frame.found.has_user && frame.missing.empty() && frame.unknown.empty()) return;
-    put(",\"degraded\":{");
-    if (!frame.found.has_user) put("\"user\":\"unknown\",");
-    if (!frame.missing.empty()) {
-      put("\"candidates\":{");
-      for (const std::string_view id : frame.missing) put_member("", id, "prior");
-      end_object();
-      put(",");
+    if (frame.user_rung == UserRung::kOwn && degraded.empty() && frame.unknown.empty() && !frame.unknown_history)
+      return;
+    out_.key("degraded");
+    out_.put("{");
+    if (frame.user_rung != UserRung::kOwn) put_member("user", name_of(frame.user_rung));
+    if (!degraded.empty()) {
+      out_.key("candidates");
+      out_.put("{");
+      for (const Degraded& one : degraded) put_member(one.id, name_of(one.rung));
+      out_.end('}');
     }
     if (!frame.unknown.empty()) {
-      put("\"values\":{");
-      for (const std::string_view name : frame.unknown) put_member("context.", name, "unknown");
-      end_object();
-      put(",");
+      out_.key("values");
+      out_.put("{");
+      for (const std::string& place : frame.unknown) put_member(place, "unknown");
+      out_.end('}');
     }
-    end_object();
+    if (frame.unknown_history) {
+      out_.key("history");
+      out_.count(frame.unknown_history);
+    }
+    out_.end('}');
   }
 
-  // Of an object: a comma follows, which the object's end takes back.
-  void put_member(std::string_view place, std::string_view name, std::string_view value) {
-    *at_++ = '"';
-    put(place);
-    put(name);
-    put("\":");
-    put_string(value);
+  void put_member(std::string_view name, std::string_view value) {
+    out_.key(name);
+    out_.string(value);
   }
 
-  void end_object() { at_[-1] = '}'; }
-
+  JsonWriter out_;
   std::vector<size_t> order_;
-  std::vector<double> ecpm_;
-  std::vector<char> out_;
-  char* at_ = nullptr;
+  std::vector<double> ecpm_, scratch_;
+  std::unordered_map<std::string_view, size_t> first_;  // of the ids in a run that is not whole
 };
 
 }  // namespace native

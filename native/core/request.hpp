@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <limits>
+#include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
 #include "json.hpp"
+#include "pricing.hpp"
 #include "schema.hpp"
 
 namespace native {
@@ -25,6 +27,7 @@ struct Request {
   std::vector<std::string_view> ids, history;
   std::vector<Impression> impressions;  // of each item of the history, of which none is there twice
   std::vector<double> bids;  // NaN: none
+  std::vector<Pricing> pricing;  // empty: by click
   bool has_bids = false, has_history = false;
   size_t top_k = 0;  // 0: not given
 
@@ -149,13 +152,18 @@ inline bool Request::read_candidates(JsonReader& json, size_t max_candidates) {
       detail::once(json, seen, 0);
       return detail::read_ids(json, max_candidates, ids) && !ids.empty();
     }
+    if (key == "pricing") {
+      detail::once(json, seen, 2);
+      return json.take_null() || read_pricing(json, max_candidates, pricing);
+    }
     if (key != "bid") return false;
     detail::once(json, seen, 1);
     if (json.take_null()) return true;
     has_bids = true;
     return detail::read_bids(json, max_candidates, bids);
   });
-  return is_read && (seen & 1) && (!has_bids || bids.size() == ids.size());
+  const bool are_alike = (!has_bids || bids.size() == ids.size()) && (pricing.empty() || pricing.size() == ids.size());
+  return is_read && (seen & 1) && are_alike;
 }
 
 inline bool Request::read_user(JsonReader& json) {
@@ -267,10 +275,10 @@ inline bool Request::read(std::string_view body, size_t max_candidates) {
   return is_read && json.is_at_end() && (seen & 1u << kUserId) && (seen & 1u << kCandidates);
 }
 
-// Encodes the context of a request, as `encode_record`, and tells the fields with a category that is not in their
+// Encodes the context of a request, as `encode_record`, and tells the places of categories that are not in their
 // vocabulary, as `is_unknown`; false where a value or a name is not plainly one of the schema's.
 inline bool encode_context(const Schema& schema, std::string_view object, int32_t* categorical, float* dense,
-                           std::vector<std::string_view>& unknown) {
+                           std::vector<std::string>& unknown) {
   unknown.clear();
   std::copy(schema.context_categorical.begin(), schema.context_categorical.end(), categorical);
   std::copy(schema.context_dense.begin(), schema.context_dense.end(), dense);
@@ -319,7 +327,7 @@ inline bool encode_context(const Schema& schema, std::string_view object, int32_
       } while (json.is_ok() && json.take(','));
       json.need(']');
     }
-    if (!is_known) unknown.push_back(place->first);
+    if (!is_known) unknown.push_back("context." + place->first);
   } while (json.is_ok() && json.take(','));
   return json.is_ok();
 }

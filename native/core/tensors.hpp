@@ -4,7 +4,9 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <unordered_set>
 #include <vector>
@@ -45,7 +47,26 @@ enum class Outcome {
 constexpr size_t kRowSeenHead = sizeof(uint32_t) + 3 * sizeof(uint16_t);
 constexpr double kMostRowSeen = 60'000.0, kMostShown = 8.0, kLongestAgeDays = 36'500.0;
 
-// Data for the reply's degradation and for metrics.
+// How much is known of a candidate or a user that is not scored by its own fresh row.
+enum class Rung : uint8_t { kCached, kEncoded, kCategoryPrior, kPrior };
+enum class UserRung : uint8_t { kOwn, kCached, kUnknown };
+constexpr std::array<std::string_view, 4> kRungs{"cached", "encoded", "category_prior", "prior"};
+constexpr std::array<std::string_view, 3> kUserRungs{"", "cached", "unknown"};
+inline std::string_view name_of(Rung rung) { return kRungs[static_cast<size_t>(rung)]; }
+inline std::string_view name_of(UserRung rung) { return kUserRungs[static_cast<size_t>(rung)]; }
+
+struct Degraded {
+  std::string_view id;
+  Rung rung;
+};
+
+// What is served besides the schema's inputs.
+struct ServedModel {
+  std::string version;
+  Formula formula;
+};
+
+// Data for metrics.
 struct Found {
   bool has_user = false;
   size_t items = 0, asked = 0;  // rows of candidates and history
@@ -55,17 +76,23 @@ struct Found {
 
 class Frame {
  public:
-  Frame(const Schema& schema, const Tensors& tensors, size_t capacity)
-      : schema_(schema), tensors_(tensors), capacity_(capacity) {}
+  Frame(const Schema& schema, const ServedModel& model, const Tensors& tensors, size_t capacity)
+      : schema_(schema), model_(model), tensors_(tensors), capacity_(capacity) {}
 
   Request request;
   Found found;
   const Live* live = nullptr;  // of the current request
-  std::vector<std::string_view> missing;  // ids of candidates without a row, each once
-  std::vector<std::string_view> unknown;  // context fields with a category that the model has never seen
+  std::vector<Degraded> degraded;  // candidates, each once
+  UserRung user_rung = UserRung::kOwn;
+  std::vector<std::string> unknown;  // places of categories that the model has never seen
+  size_t unknown_history = 0;        // items of the request's history without a row
+
+  const Schema& schema() const { return schema_; }
+  const ServedModel& model() const { return model_; }
 
   Outcome read(std::string_view body, size_t max_candidates) {
-    return request.read(body, std::min(max_candidates, capacity_)) ? Outcome::kFilled : Outcome::kUnread;
+    const bool is_read = request.read(body, std::min(max_candidates, capacity_));
+    return is_read && model_.formula.supports(request.pricing) ? Outcome::kFilled : Outcome::kUnread;
   }
 
   // From a bundle's files.
@@ -108,6 +135,16 @@ class Frame {
     const Outcome outcome = find(items, epochs);
     if (outcome == Outcome::kFilled) put_items(now_or_then(now));
     return outcome;
+  }
+
+  // Puts an unknown candidate behind the first `count`, for a run of these alone.
+  void cut(size_t count) {
+    const Side& side = schema_.item;
+    records_.assign(1, side.missing.data());
+    count_in(side, of_items_);
+    put(side, records_[0], at_row(tensors_.item_categorical, side.layout.categoricals, count),
+        at_row(tensors_.item_semantic, side.layout.dim, count));
+    dense(side, of_items_, at_, at_row(tensors_.item_dense, side.dense_width(), count));
   }
 
  private:
@@ -178,6 +215,7 @@ class Frame {
   void put_user(const uint8_t* row) {
     found = Found{};
     found.has_user = row != nullptr;
+    user_rung = row ? UserRung::kOwn : UserRung::kUnknown;
     const Side& side = schema_.user;
     user_.assign(row ? row : side.missing.data(), (row ? row : side.missing.data()) + side.layout.size);
     if (row) found.user_written_at = load<double>(row + side.layout.written_at);
@@ -185,6 +223,7 @@ class Frame {
   }
 
   void put_items(double at) {
+    at_ = at;
     records_.assign(1, user_.data());
     count_in(schema_.user, of_user_);
     put_candidates();
@@ -201,15 +240,15 @@ class Frame {
     const Side& side = schema_.item;
     const size_t count = request.ids.size();
     records_.resize(count);
-    missing.clear();
+    degraded.clear();
     for (size_t k = 0; k < count; k++) {
       records_[k] = rows_[k].at ? rows_[k].at : side.missing.data();
-      if (!rows_[k].at) missing.push_back(request.ids[k]);
+      if (!rows_[k].at) degraded.push_back({request.ids[k], Rung::kPrior});
       put(side, records_[k], at_row(tensors_.item_categorical, side.layout.categoricals, k),
           at_row(tensors_.item_semantic, side.layout.dim, k));
     }
     count_in(side, of_items_);
-    found.items = wanted_.size() - missing.size();
+    found.items = wanted_.size() - degraded.size();
     found.asked = wanted_.size();
     if (rows_[0].at) found.item_written_at = load<double>(rows_[0].at + side.layout.written_at);
   }
@@ -220,7 +259,9 @@ class Frame {
     const size_t length = schema_.history_length;
     size_t known = 0, kept = 0;
     for (size_t k = from; k < rows_.size(); k++) known += rows_[k].at != nullptr;
-    found.items -= rows_.size() - from - known;
+    const size_t without = rows_.size() - from - known;
+    found.items -= without;
+    unknown_history = request.has_history ? without : 0;
     size_t skipped = known > length ? known - length : 0;
     records_.clear();
     for (size_t k = from; k < rows_.size(); k++) {
@@ -343,17 +384,19 @@ class Frame {
   }
 
   void keep_each_once() {
-    if (missing.size() < 2) return;
+    if (degraded.size() < 2) return;
     seen_.clear();
     size_t kept = 0;
-    for (const std::string_view id : missing)
-      if (seen_.insert(id).second) missing[kept++] = id;
-    missing.resize(kept);
+    for (const Degraded& one : degraded)
+      if (seen_.insert(one.id).second) degraded[kept++] = one;
+    degraded.resize(kept);
   }
 
   const Schema& schema_;
+  const ServedModel& model_;
   const Tensors tensors_;
   const size_t capacity_;
+  double at_ = 0.0;  // of the impression
   // Scratch memory, reused between requests.
   std::string tail_;
   std::vector<std::string_view> wanted_;

@@ -62,8 +62,9 @@ def _columns(record: type) -> Any:  # noqa: ANN401 - pyarrow has no types
 
 
 _REQUEST_COLUMNS, _EVENT_COLUMNS = _columns(RequestRecord), _columns(EventRecord)
-# Files of earlier releases lack the last columns: those with a default.
-_NEEDED = sum(field.default is MISSING for field in fields(RequestRecord))
+# Files of earlier releases may lack the columns with a default, and have retired ones.
+_LATER = {field.name for field in fields(RequestRecord) if field.default is not MISSING}
+_RETIRED = {"is_lean"}
 
 
 class LogFileError(MsdError):
@@ -119,12 +120,12 @@ def read_events(path: Path) -> Iterator[EventRecord]:
 def _rows(path: Path, schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - pyarrow has no types
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            count = len(file.schema_arrow)
-            is_ours = pa.schema(list(schema)[:count]).equals(file.schema_arrow)
-            if not is_ours or count < min(_NEEDED, len(schema)):
+            due = {field.name: field.type for field in schema}
+            found = {field.name: field.type for field in file.schema_arrow if field.name not in _RETIRED}
+            if not found.items() <= due.items() or not due.keys() - found.keys() <= _LATER:
                 raise LogFileError(f"{path}: not a request log file, or of another release: its columns differ")
             left = int((file.schema_arrow.metadata or {}).get(_ROWS, 0))
-            for batch in file.iter_batches(_READ_ROWS):
+            for batch in file.iter_batches(_READ_ROWS, columns=list(found)):
                 left -= len(batch)
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:

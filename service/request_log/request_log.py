@@ -329,7 +329,6 @@ def record_of(served: Served) -> RequestRecord:
         correction=None if scored.correction is None else scored.correction.values,
         served=None if request.top_k is None else served_places(ecpm, columns[0], request.top_k, first).tolist(),
         pricing=request.pricing,
-        is_lean=None,
         explore=None if choice is None else choice.as_record(),
         impressions=[number for seen in impressions for number in (seen.at, seen.shown, seen.clicked)],
         **{name: 1000 * seconds for name, seconds in zip(_STAGES, served.seconds, strict=True)},

@@ -42,10 +42,6 @@ class Runner:
         self.turn_s = LearnedSeconds(share=0.1, most=4.0)
         """Seconds until its thread can begin the next job, including time taken by other threads and processes."""
 
-    def has_time(self, rows: int, seconds: float) -> bool:
-        """Return whether a run of that many candidates is expected to end in that time."""
-        return self.run_s.fitting(rows, seconds) == rows
-
     def load_of(self, rows: int) -> Load:
         """Return what scoring that many candidates is expected to take."""
         return Load(rows, self.turn_s.of(rows, 0.0))

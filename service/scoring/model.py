@@ -16,7 +16,7 @@ from msd.contract.bundle import RETIRED, Bundle
 from msd.contract.correction import Correction, LearnedCorrection, read_corrections
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
-from native.layout import core_schema
+from native.layout import core_model, core_schema
 from service import limits
 from service.rows.store import BundleFileStore, CoreRows, RowStore
 from service.runtimes.choice import open_runtime
@@ -45,6 +45,7 @@ class CoreModel(NamedTuple):
     """A model in the native core's form."""
 
     schema: Any
+    served: Any
     rows: CoreRows
     frames: threading.local
     """Thread-local buffers, made by `plain`."""
@@ -86,7 +87,7 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     reason, own = _why_python(settings, rows), None
     core = CoreStatus(not reason, "" if native.core is None else str(native.core.INSTRUCTIONS), reason)
     if rows is not None and core.served:
-        own = CoreModel(core_schema(schema, codecs), rows, threading.local())
+        own = CoreModel(core_schema(schema, codecs), core_model(bundle.manifest), rows, threading.local())
     log = structlog.get_logger("msd.model")
     for file in sorted(RETIRED & bundle.manifest.files.keys()):
         log.warning("file_ignored", model_version=version, file=file, reason="only earlier releases read it")

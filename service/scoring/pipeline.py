@@ -136,7 +136,7 @@ class Pipeline:
         if correction is not None:
             scores = {**scores, HEAD: correction(scores[HEAD])}
         if degraded or degraded_user:
-            self._metrics.degraded(degraded.values(), degraded_user)
+            self._metrics.degraded(Counter(degraded.values()), degraded_user)
         basis = Basis(at, user, items, rows, ran.is_partial)
         formula = model.bundle.manifest.formula
         return Scored(scores, degraded, degraded_user, basis, correction, rows_s, ran.queue_s, ran.run_s, formula)

@@ -12,15 +12,13 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 import native
-from msd.contract.assemble import Rung, Tensors
-from msd.contract.correction import HEAD
+from msd.contract.assemble import Rung, Tensors, UserRung
 from msd.contract.schema import FeatureSchema
 from native.layout import new_tensors
-from service.errors import ModelError
+from service.errors import DeadlineExceeded, ModelError
 from service.rows.store import CoreFound, CoreRows
 from service.scoring.admission import Admitted
 from service.scoring.answer import Answer, Follower, Headers, RawRequest
@@ -65,12 +63,16 @@ class _Frame(NamedTuple):
 
 
 class _Scored(NamedTuple):
-    """An answer, its arm, and the sources of its rows."""
+    """An answer, its arm, the sources of its rows, and its degradation."""
 
     answer: Answer
     arm: Arm
     tier: Tier
     found: CoreFound
+    rows: int
+    """Candidates in the run: fewer than all, and an unknown one, if time was short."""
+    rungs: dict[Rung, int]
+    user_rung: UserRung | None
 
 
 PlainJob = Job[_Scored | None]
@@ -159,57 +161,56 @@ class PlainScoring:
         scored = self._score(deployment, raw, queue_s, arm)
         if scored is None:
             return None
-        job.rows = scored.answer.candidates
+        job.rows = scored.rows
         if send is not None and job.claim():
             job.is_answered = True
             send(scored.answer.headers, scored.answer.body)
         return scored
 
     def _score(self, deployment: Deployment, raw: RawRequest, queue_s: float, arm: Arm) -> _Scored | None:
-        """Score a request; None if it is left to Python: another form, rows or live states that would have to be
-        fetched, or too little time for all candidates.
+        """Score a request; None if it is left to Python: another form, or rows or live states that would have to be
+        fetched.
 
-        Raises ModelError for a non-finite score, or what the model raises.
+        Raises DeadlineExceeded if there is no time for a run, ModelError for a non-finite score, or what the model
+        raises.
         """
         model, frame = arm.model, self._frame(arm.model)
         if frame is None:
             return None
-        core, rows = frame.core, frame.rows
-        epochs = None if rows.epochs is None else rows.epochs()
+        core, sources = frame.core, frame.rows
+        epochs = None if sources.epochs is None else sources.epochs()
         live = self._live and partial(self._live.cached, model.schema)
-        if core.take(raw.body, self._max_candidates, rows.users, rows.items, time.time(), epochs, live) != _FILLED:
+        if (
+            core.take(raw.body, self._max_candidates, sources.users, sources.items, time.time(), epochs, live)
+            != _FILLED
+        ):
             return None
         count: int = core.count
         started = time.perf_counter()
-        if not model.runner.has_time(count, seconds_for_run(raw.budget.deadline)):
-            return None
-        scores = model.runner.runtime.run(frame.cut(count))
-        correction = self._corrections.of(model) if self._corrections else None
-        if correction is not None:
-            scores = {**scores, HEAD: correction(scores[HEAD])}
+        rows = model.runner.run_s.fitting(count, seconds_for_run(raw.budget.deadline))
+        if not rows:
+            raise DeadlineExceeded("deadline exceeded: too little time left for one model run")
+        ran = count if rows == count else rows - 1
+        if ran < count:
+            core.cut(ran)
+        scores = {head: _contiguous(column) for head, column in model.runner.runtime.run(frame.cut(rows)).items()}
         ended = time.perf_counter()
-        named = b'"arm":%b,' % orjson.dumps(arm.name) if deployment.is_split else b""
-        opening = b'{"request_id":%b,"model_version":%b,%b"candidates":' % (
-            orjson.dumps(raw.request_id),
-            orjson.dumps(model.version),
-            named,
-        )
+        correction = self._corrections.of(model) if self._corrections else None
+        arm_name = arm.name if deployment.is_split else None
         try:
-            reply: bytes | None = core.reply(opening, {head: _contiguous(column) for head, column in scores.items()})
+            reply: bytes = core.reply(
+                raw.request_id, arm_name, scores, ran, None if correction is None else tuple(correction.values)
+            )
         except ValueError as error:
             raise ModelError("the model returned a non-finite score for this request") from error
-        if reply is None:
-            return None
         parse_s, rows_s = core.seconds
-        now, found, degraded = time.perf_counter(), CoreFound(*core.found), {}
-        if found.missing:
-            degraded["prior"] = found.missing
-        if not found.has_user:
-            degraded["user_unknown"] = 1
+        now, found = time.perf_counter(), CoreFound(*core.found)
+        user_rung, rungs = core.degraded
+        degraded = dict(rungs) if user_rung is None else {**rungs, f"user_{user_rung}": 1}
         taken = (parse_s, rows_s, queue_s, ended - started)
         headers = headers_of(reply, (*taken, now - raw.began))
         answer = Answer(headers, reply, count, degraded, (*taken, now - ended), deployment, None)
-        return _Scored(answer, arm, rows.tier, found)
+        return _Scored(answer, arm, sources.tier, found, rows, rungs, user_rung)
 
     def _frame(self, model: Model) -> _Frame | None:
         """Return the calling thread's frame; None if Python scores all requests of the model."""
@@ -219,7 +220,7 @@ class PlainScoring:
         if frame is None:
             assert native.core is not None, "it is loaded where there is a core"
             tensors = new_tensors(model.schema, self._max_candidates)
-            core = native.core.Frame(model.native.schema, tensors, self._max_candidates)
+            core = native.core.Frame(model.native.schema, model.native.served, tensors, self._max_candidates)
             of_candidates = tuple(spec.name for spec in model.schema.tensors if spec.side == "item")
             frame = model.native.frames.own = _Frame(core, model.native.rows, tensors, of_candidates)
         return frame
@@ -246,7 +247,7 @@ class PlainScoring:
                 told(outcome.result.answer)
 
     def _count(self, size: int, scored: _Scored) -> None:
-        answer, arm, tier, found = scored
+        answer, arm, found = scored.answer, scored.arm, scored.found
         metrics = self._metrics
         self._admission.read(size, answer.candidates)
         if answer.deployment.is_split:
@@ -254,13 +255,13 @@ class PlainScoring:
         for stage, seconds in zip(STAGES, answer.stages, strict=True):
             metrics.stages[stage].observe(seconds)
         metrics.candidates.observe(answer.candidates)
-        metrics.run_rows.observe(answer.candidates)
-        self._count_rows(tier, found)
+        metrics.run_rows.observe(scored.rows)
+        if scored.rows < answer.candidates:
+            metrics.partial.inc()
+        self._count_rows(scored.tier, found)
         if self._live is not None and not math.isnan(found.live_age_s):
             self._live.tell(found.live_age_s)
-        if answer.degraded:
-            missing: list[Rung] = ["prior"] * found.missing
-            metrics.degraded(missing, None if found.has_user else "unknown")
+        metrics.degraded(scored.rungs, scored.user_rung)
 
     def _count_rows(self, tier: Tier, found: CoreFound) -> None:
         """Count the user's and the items' rows, as a store's `tell_rows` does."""

@@ -13,7 +13,7 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from msd.contract.assemble import Rung, UserRung
+from msd.contract.assemble import Rung, UserRung, unknown_history
 from msd.contract.pricing import ecpm_of, served_places
 from msd.contract.request import CheckedRequest
 from service.runtimes.runtime import Scores
@@ -49,7 +49,7 @@ class ScoredCandidates(BaseModel):
 
 
 class Degraded(BaseModel):
-    """Candidates, user and values with less than their own data; absent if there are none."""
+    """Candidates, user, values and history with less than their own data; absent if there are none."""
 
     user: UserRung | None = Field(
         default=None,
@@ -66,6 +66,11 @@ class Degraded(BaseModel):
         default=None,
         description="Values that the model has never seen, perhaps misspelt, by their place in the request, as"
         " `context.hour`; they are scored as unknown. `items.features.NAME` stands for all items.",
+    )
+    history: int | None = Field(
+        default=None,
+        ge=1,
+        description="Number of items of `user.history` that have no row; the scores do not depend on them.",
     )
 
 
@@ -141,6 +146,8 @@ def build_reply(
         degraded["candidates"] = scored.degraded_candidates
     if request.unknown:
         degraded["values"] = dict.fromkeys(request.unknown, "unknown")
+    if unknown := unknown_history(request, scored.basis.items):
+        degraded["history"] = unknown
     if degraded:
         document["degraded"] = degraded
     if scored.choice is not None:

@@ -5,7 +5,6 @@ Written by all threads, read only by scrapes. Does not know when things happen.
 
 import math
 import threading
-from collections import Counter as Tally
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
@@ -287,10 +286,10 @@ class Metrics:
         if code == 202:
             self._event_seconds.observe(seconds)
 
-    def degraded(self, candidates: Iterable[Rung], user: UserRung | None) -> None:
+    def degraded(self, candidates: Mapping[Rung, int], user: UserRung | None) -> None:
         if user:
             self._degraded["user", user].inc()
-        for rung, count in Tally(candidates).items():
+        for rung, count in candidates.items():
             self._degraded["item", rung].inc(count)
 
     def damaged(self, side: RowSide, count: int) -> None:

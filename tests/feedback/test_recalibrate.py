@@ -182,20 +182,6 @@ def test_served_correction_is_undone(tmp_path: Path) -> None:
     assert found(np.full(1, 0.05, np.float32))[0] == pytest.approx(found.clicks / found.impressions, abs=0.004)
 
 
-def test_lean_scores_are_ignored(tmp_path: Path) -> None:
-    """As if it had not been logged."""
-    found = []
-    for name, is_kept in (("marked", True), ("left-out", False)):
-        log, out = log_of(tmp_path / name, 0, 0.5), tmp_path / f"{name}.json"
-        requests = pl.read_parquet(log / "requests-1.parquet")
-        marked = requests.with_columns(is_lean=pl.int_range(pl.len()) % 3 == 0)
-        (marked if is_kept else marked.filter(pl.col("is_lean").not_())).write_parquet(log / "requests-1.parquet")
-        recalibrate(log, out)
-        found.append(read_corrections(out)["b1"])
-    assert found[0] == found[1]
-    assert found[0].clicks > 0
-
-
 def test_rejects_logs_without_settled_impressions(tmp_path: Path) -> None:
     log, out = log_of(tmp_path / "log", 0, 0.0), tmp_path / "corrections.json"
     assert "is settled" in recalibrate(log, out, "--settle-hours", "25", code=2)

@@ -119,6 +119,14 @@ def test_unknown_user_degrades_reply(ask: Ask, guarded: Guarded) -> None:
     assert (reply.degraded_user, reply.degraded, reply.is_degraded) == ("unknown", {}, True)
 
 
+def test_unknown_history_item_degrades_reply(ask: Ask, guarded: Guarded) -> None:
+    request = ScoreRequest(user_id="u1", ids=["i1"], history=["i2", "gone"])
+
+    reply = ask(guarded.url, "score", request, options=guarded.options)
+
+    assert (reply.degraded_history, reply.is_degraded) == (1, True)
+
+
 def test_events_count_once(ask: Ask, guarded: Guarded) -> None:
     events = [Event(event_id=f"{ask.__name__}-{n}", type="click", user_id="u1", item_id="i1") for n in range(3)]
 

@@ -2,6 +2,7 @@
 Python."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -10,15 +11,17 @@ import numpy as np
 import pytest
 
 import native
-from msd.contract.assemble import Assembled, assemble, wanted_items
-from msd.contract.request import CheckedRequest, RequestError, parse_request
+from msd.contract.assemble import Assembled, assemble, cut, wanted_items
+from msd.contract.correction import HEAD
+from msd.contract.pricing import Formula, formula_of
+from msd.contract.request import CheckedRequest, RequestError, check_pricing, parse_request
 from msd.contract.rows import Rows, RowSide
 from native.layout import core_rows, core_schema, new_tensors
 from service.scoring.answer import Basis, Scored
-from service.scoring.reply import build_reply
+from service.scoring.reply import build_reply, declared, spread
 from service.telemetry.metrics import Metrics
 from tests.native.live_worlds import LiveWorld, draw_live
-from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_scores
+from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_correction, draw_scores
 
 CAPACITY = 40
 FILLED, UNREAD, UNHELD, UNUSUAL = range(4)
@@ -40,7 +43,12 @@ class Pair:
             core_rows(self._unread[side]) if is_file else self.arenas[side].core() for side in SIDES
         ]
         self.tensors = new_tensors(world.schema, CAPACITY)
-        self.frame = core.Frame(core_schema(world.schema, world.codecs), self.tensors, CAPACITY)
+        self._heads = random.choice([["pctr"], ["pctr", "pcvr"], ["pctr", "value", "pcvr"]])
+        self._formula: Formula = random.choice(
+            [formula_of(self._heads), {"cpc": ("pctr",)}, {"cpa": tuple(self._heads)}]
+        )
+        served = core.ServedModel("v", dict(self._formula))
+        self.frame = core.Frame(core_schema(world.schema, world.codecs), served, self.tensors, CAPACITY)
 
     def compare(self, random: Random) -> int:
         """Draws a request and compares. The core's outcome."""
@@ -50,6 +58,7 @@ class Pair:
         outcome = int(self.frame.take(body, CAPACITY, *self._sources, AT, epochs, ask))
         try:
             request = parse_request(body, self.world.schema, CAPACITY)
+            check_pricing(request, self._formula)
         except RequestError:
             assert outcome != FILLED, body
             return outcome
@@ -61,13 +70,11 @@ class Pair:
         for name, expected in assembled.tensors.items():
             found = self.tensors[name][: len(expected)]
             assert found.tobytes() == expected.tobytes(), (body, name, found, expected)
-        missing = len(assembled.degraded_candidates)
         assert self.frame.user_id == request.user_id
         assert self.frame.count == len(request.ids)
         *found, age = self.frame.found
         assert tuple(found) == (
             bool(user.found[0]),
-            missing,
             int(items.found.sum()),
             len(items.found),
             float(user.records["written_at"][0]) if user.found[0] else 0.0,
@@ -75,7 +82,7 @@ class Pair:
         ), body
         expected_age = max(0.0, at - float(user.records["as_of"][0])) if live and live.stream else math.nan
         assert age == pytest.approx(expected_age, rel=0, abs=0, nan_ok=True)
-        self._compare_replies(random, body, request, assembled, Basis(at, user, items, len(request.ids), False))
+        self._compare_replies(random, body, request, assembled, Basis(at, user, items, len(request.ids)))
         return outcome
 
     def _rows(self, request: CheckedRequest, at: float, live: LiveWorld | None) -> tuple[Rows, Rows]:
@@ -104,15 +111,29 @@ class Pair:
     def _compare_replies(
         self, random: Random, body: bytes, request: CheckedRequest, assembled: Assembled, basis: Basis
     ) -> None:
-        heads = random.choice([["pctr"], ["pctr", "pcvr"]])
-        scores = {head: draw_scores(random, len(request.ids)) for head in heads}
-        scored = Scored(scores, assembled.degraded_candidates, assembled.degraded_user, basis)
+        count = ran = len(request.ids)
+        degraded = assembled.degraded_candidates
+        if random.random() < 0.3:
+            ran = random.randrange(count)
+            self.frame.cut(ran)
+            nothing = self.world.codecs["item"].unpack([None]).records
+            for name, expected in cut(self.world.schema, assembled.tensors, ran, nothing, basis.at).items():
+                assert self.tensors[name][: len(expected)].tobytes() == expected.tobytes(), (body, name)
+        found_scores = {head: draw_scores(random, ran + (ran < count)) for head in self._heads}
+        correction = draw_correction(random) if random.random() < 0.3 else None
+        arm = random.choice([None, "b"])
+        terms = None if correction is None else tuple(correction.values)
         try:
-            found = self.frame.reply(b'{"request_id":"r","model_version":"v","candidates":', scores)
+            found = self.frame.reply('r"\n', arm, found_scores, ran, terms)
         except ValueError:
-            assert not all(np.isfinite(column.sum(dtype=np.float64)) for column in scores.values()), body
+            assert not all(np.isfinite(column.sum(dtype=np.float64)) for column in found_scores.values()), body
             return
-        if found is None:
-            assert any((np.abs(column) >= 1e7).any() for column in scores.values()) or request.bids, body
-            return
-        assert found == build_reply("r", "v", request, scored), body
+        scores = found_scores
+        if ran < count:
+            scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
+        if correction is not None:
+            with np.errstate(all="ignore"):
+                scores = {**scores, HEAD: correction(scores[HEAD])}
+        scored = Scored(scores, degraded, assembled.degraded_user, basis, formula=self._formula)
+        assert found == build_reply('r"\n', "v", request, scored, arm), body
+        assert self.frame.degraded == (assembled.degraded_user, Counter(degraded.values())), body

@@ -16,13 +16,14 @@ from msd.contract.request import InvalidRequest, parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Sequence
-from native.layout import core_rows, core_schema, new_tensors
+from native.layout import core_model, core_rows, core_schema, new_tensors
 from tests.bundles.factory import build_bundle
 from tests.native.comparison import CAPACITY, FILLED, UNHELD, UNREAD, UNUSUAL, Pair
 from tests.native.worlds import AT, draw_world
 
 assert native.core is not None, "tests of the core are collected where it is built"
 core = native.core
+SERVED = core.ServedModel("v", {"cpc": ("pctr",)})
 BODY = b'{"user_id": "u1", "candidates": {"id": ["i1", "i2", "unknown"]}}'
 
 
@@ -36,7 +37,12 @@ class Loaded:
         }
         self.files = {side: RowFile(bundle.path(ROWS[side]), self.codecs[side], bundle.bundle_id) for side in ROW_SIDES}
         self.bundle = bundle
-        self.frame = core.Frame(core_schema(bundle.schema, self.codecs), new_tensors(bundle.schema, CAPACITY), CAPACITY)
+        self.frame = core.Frame(
+            core_schema(bundle.schema, self.codecs),
+            core_model(bundle.manifest),
+            new_tensors(bundle.schema, CAPACITY),
+            CAPACITY,
+        )
 
     def fill(self) -> int:
         rows = core_rows(self.files["user"]), core_rows(self.files["item"])
@@ -74,7 +80,7 @@ def test_changed_file_is_left_to_python(change: Callable[[Path, int, int], None]
 def test_rows_of_an_earlier_connection_are_not_sure(tmp_path: Path) -> None:
     world = draw_world(Random(2), tmp_path)
     arenas = world.arenas(Random(1))
-    frame = core.Frame(core_schema(world.schema, world.codecs), new_tensors(world.schema, CAPACITY), CAPACITY)
+    frame = core.Frame(core_schema(world.schema, world.codecs), SERVED, new_tensors(world.schema, CAPACITY), CAPACITY)
     body = b'{"user_id": "nobody", "candidates": {"id": ["nobody"]}}'
     users, items = (arenas[side].core() for side in ROW_SIDES)
 
@@ -113,7 +119,7 @@ def test_list_of_more_than_1000_values_is_left_to_python(count: int, is_read: bo
         )
     )
     codecs = {side: RowCodec(schema, side, "0" * 32) for side in ROW_SIDES}
-    frame = core.Frame(core_schema(schema, codecs), new_tensors(schema, CAPACITY), CAPACITY)
+    frame = core.Frame(core_schema(schema, codecs), SERVED, new_tensors(schema, CAPACITY), CAPACITY)
     request = {"user_id": "u1", "context": {"tags": ["a"] * count}, "candidates": {"id": ["i1"]}}
 
     assert bool(frame.read(json.dumps(request).encode(), CAPACITY)) is is_read
@@ -127,11 +133,13 @@ def test_buffers_that_are_too_small_are_refused(tmp_path: Path) -> None:
     schema = core_schema(world.schema, world.codecs)
     tensors = new_tensors(world.schema, CAPACITY)
     with pytest.raises(ValueError, match="smaller"):
-        core.Frame(schema, tensors, CAPACITY + 1)
+        core.Frame(schema, SERVED, tensors, CAPACITY + 1)
     with pytest.raises(KeyError):
-        core.Frame(schema, {}, CAPACITY)
+        core.Frame(schema, SERVED, {}, CAPACITY)
     with pytest.raises(TypeError):
-        core.Frame(object(), tensors, CAPACITY)
+        core.Frame(object(), SERVED, tensors, CAPACITY)
+    with pytest.raises(TypeError):
+        core.Frame(schema, object(), tensors, CAPACITY)
 
 
 def test_invalid_request_or_rows_are_refused(tmp_path: Path) -> None:
@@ -149,7 +157,7 @@ def test_invalid_request_or_rows_are_refused(tmp_path: Path) -> None:
             loaded.frame.take(*arguments)
     assert loaded.fill() == FILLED
     with pytest.raises(ValueError, match="smaller"):
-        loaded.frame.reply(b"", {"pctr": np.zeros(2, np.float32)})
+        loaded.frame.reply("r", None, {"pctr": np.zeros(2, np.float32)}, 3, None)
 
 
 WORLDS, REQUESTS = 60, 30

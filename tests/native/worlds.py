@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from msd.contract.correction import Correction
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
@@ -196,14 +197,11 @@ def _document(random: Random, world: World, most: int) -> dict[str, Any]:
         items.append("encoded")
     count = random.randint(1, most)
     document: dict[str, Any] = {"user_id": random.choice(users)}
-    candidates: dict[str, Any] = {"id": [random.choice(items) for _ in range(count)]}
-    if random.random() < 0.5:
-        candidates["bid"] = [random.choice([None, 0, 0.0, 0.4, 1e9, 12, 1e-9, random.random()]) for _ in range(count)]
     if random.random() < 0.8:
         document["at"] = random.choice([AT, int(AT), 0, 1e11, AT + random.random(), None])
     if random.random() < 0.6:
         document["context"] = _context(random, world.schema)
-    document["candidates"] = candidates
+    document["candidates"] = _candidates(random, items, count)
     if random.random() < 0.3:
         are_ids = random.random() < 0.5
         chosen = [random.choice(items) for _ in range(random.choice([0, 1, 5, 5, 70, 70, 1_003]))]
@@ -218,6 +216,17 @@ def _document(random: Random, world: World, most: int) -> dict[str, Any]:
     keys = list(document)
     random.shuffle(keys)
     return {key: document[key] for key in keys}
+
+
+def _candidates(random: Random, items: Sequence[str], count: int) -> dict[str, Any]:
+    candidates: dict[str, Any] = {"id": [random.choice(items) for _ in range(count)]}
+    if random.random() < 0.5:
+        candidates["bid"] = [random.choice([None, 0, 0.0, 0.4, 1e9, 12, 1e-9, random.random()]) for _ in range(count)]
+    if random.random() < 0.3:
+        candidates["pricing"] = [random.choice(["cpm", "cpc", "cpa"]) for _ in range(count)]
+        if random.random() < 0.5:
+            candidates["pricing"] = random.choice([None, [], ["cpc"] * count, ["cpm"] * count, ["cpc"] * (count + 1)])
+    return candidates
 
 
 def _shown(random: Random, item: str) -> object:
@@ -324,7 +333,7 @@ def mutated(random: Random, body: bytes) -> bytes:
 def draw_scores(random: Random, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """[count] scores as a model gives them, a few of them strange."""
     kinds = random.choices(["usual", "bits", "edge"], [8, 1, 1], k=count)
-    edges = [0.0, -0.0, 1.0, 1e-5, 9.9999e-6, 1e-7, 5e-45, 0.1, 100.0, 12345.678, 1e9]
+    edges = [0.0, -0.0, 1.0, 1e-5, 9.9999e-6, 1e-7, 5e-45, 0.1, 100.0, 12345.678, 1e9, 16777217.0, 123e11, 1e13, 3e38]
     values = []
     for kind in kinds:
         if kind == "usual":
@@ -334,3 +343,10 @@ def draw_scores(random: Random, count: int) -> np.ndarray[Any, np.dtype[np.float
         else:
             values.append(struct.unpack("<f", random.getrandbits(32).to_bytes(4, "little"))[0])
     return np.array(values, np.float32)
+
+
+def draw_correction(random: Random) -> Correction:
+    """Any correction that a file may hold."""
+    return Correction(
+        centre=random.uniform(-20, 20), shift=random.choice([0.0, random.uniform(-1, 1)]), slope=random.uniform(0.5, 2)
+    )

@@ -95,7 +95,7 @@ def test_history_is_the_users_impressions_that_are_known(past: Past, delay: int)
         np.testing.assert_allclose(outcomes[:length, 0], np.minimum(seen["n"], MOST_SHOWN))
         np.testing.assert_allclose(outcomes[:length, 1], seen["k"] * np.minimum(1.0, MOST_SHOWN / seen["n"]), rtol=1e-6)
         np.testing.assert_allclose(outcomes[:length, 2], (now - seen["at"]) / 86_400, rtol=1e-6)
-        then = min(now, np.nextafter(counted_until, np.inf)) - delay
+        then = min(now - delay, np.nextafter(counted_until, np.inf))
         for place, item in enumerate(seen["item_id"]):
             rate = encode_state(STATE, *_faded(_earlier(past, "item_id", item, then), then), then)[..., 0]
             np.testing.assert_allclose(outcomes[place, 3], rate, rtol=1e-5, atol=1e-6)

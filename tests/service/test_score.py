@@ -40,8 +40,18 @@ def test_reply_names_the_model_and_degradation(client: httpx.Client) -> None:
     answer = client.post("/v1/score", json=golden_requests()[3]).json()
 
     assert answer["model_version"] == "test-0"
-    assert answer["degraded"] == {"user": "unknown", "candidates": {"new ad": "category_prior"}}
+    assert answer["degraded"] == {"user": "unknown", "candidates": {"new ad": "category_prior"}, "history": 1}
     assert len(answer["candidates"]["id"]) == 1
+
+
+@pytest.mark.parametrize("explain", [False, True])
+def test_unknown_items_of_the_requests_history_are_counted_once_each(client: httpx.Client, explain: bool) -> None:
+    """Explanations are made by Python, the rest by the core."""
+    request = {"user_id": "u1", "at": AT, "candidates": {"id": ["i1"]}, "explain": explain}
+    history = ["i8", "gone", "gone", {"item_id": "lost", "clicked": False}]
+
+    assert client.post("/v1/score", json={**request, "user": {"history": history}}).json()["degraded"] == {"history": 2}
+    assert "degraded" not in client.post("/v1/score", json=request | {"user": {"history": ["i8"]}}).json()
 
 
 def test_pricing_decides_what_a_bid_is_worth_and_the_core_leaves_it_to_python(client: httpx.Client) -> None:

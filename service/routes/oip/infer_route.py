@@ -11,6 +11,7 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from msd.contract.assemble import unknown_history
 from msd.contract.request import CheckedRequest, InvalidRequest, RequestError
 from service.errors import UnsupportedMediaType
 from service.http.exchange import OIP, access_of, left_check
@@ -102,6 +103,8 @@ def _head(served: Served, deployment: Deployment) -> dict[str, Any]:
         parameters["degraded_candidates"] = orjson.dumps(served.scored.degraded_candidates).decode()
     if served.request.unknown:
         parameters["degraded_values"] = orjson.dumps(dict.fromkeys(served.request.unknown, "unknown")).decode()
+    if unknown := unknown_history(served.request, served.scored.basis.items):
+        parameters["degraded_history"] = str(unknown)
     head: dict[str, Any] = {"model_name": MODEL, "model_version": served.model.version, "id": served.request_id}
     return head | {"parameters": parameters} if parameters else head
 

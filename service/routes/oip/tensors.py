@@ -89,8 +89,8 @@ class InferReply(BaseModel):
     id: str
     parameters: dict[str, str] | None = Field(
         default=None,
-        description="`degraded_user`, `degraded_candidates` and `degraded_values` (JSON) and `arm`,"
-        " as in /v1/score; absent if not degraded.",
+        description="`degraded_user`, `degraded_candidates`, `degraded_values` and `degraded_history` (JSON) and"
+        " `arm`, as in /v1/score; absent if not degraded.",
     )
     outputs: list[InferOutput]
 

@@ -122,7 +122,6 @@ RECORD = RequestRecord(
     history=["i1"],
     correction=[-3.0, 0.1, 0.9],
     pricing=["cpc", "cpa"],
-    is_lean=False,
     impressions=[math.inf, 2.0, 1.0],
     explore={"policy": "ucb", "share": 0.1, "seed": "7", "explored": True, "first": 1, "propensity": 1 / 3},
     item_ids=["i1", "i2"],
@@ -145,7 +144,7 @@ RECORD = RequestRecord(
     total_ms=2.0,
 )
 BARE = replace(RECORD, bids=None, items_stale=None, user_stale=False, degraded_user=None, rungs=None, served=None)
-LATER = ("correction", "pricing", "is_lean", "explore", "impressions")
+LATER = ("correction", "pricing", "explore", "impressions")
 EVENT = EventRecord("e", "click", "u", "i", 1.25, None, 2.0)
 
 
@@ -175,7 +174,8 @@ def test_records_come_back_to_the_bit(tmp_path: Path) -> None:
 def test_file_of_an_earlier_release_is_read(tmp_path: Path, first: int) -> None:
     path, unknown = tmp_path / "requests-1.parquet", LATER[first:]
     path.write_bytes(encode([RECORD]))
-    pq.write_table(pq.read_table(path).drop_columns(list(unknown)), path, write_page_checksum=True)
+    table = pq.read_table(path).append_column("is_lean", pa.array([False]))
+    pq.write_table(table.drop_columns(list(unknown)), path, write_page_checksum=True)
     (found,) = read_requests(path)
 
     missing: dict[str, Any] = dict.fromkeys(unknown)
@@ -187,10 +187,12 @@ def test_foreign_or_broken_log_file_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), foreign)
     whole = encode([RECORD])
     broken.write_bytes(whole[: len(whole) // 2])
-    lacking = tmp_path / "requests-3.parquet"
-    pq.write_table(pq.read_table(pa.BufferReader(whole)).drop_columns(["total_ms", *LATER]), lacking)
+    lacking, later = tmp_path / "requests-3.parquet", tmp_path / "requests-4.parquet"
+    table = pq.read_table(pa.BufferReader(whole))
+    pq.write_table(table.drop_columns(["total_ms"]), lacking)
+    pq.write_table(table.append_column("of_a_later_release", pa.array([1])), later)
 
-    for path in (foreign, lacking):
+    for path in (foreign, lacking, later):
         with pytest.raises(LogFileError, match="its columns differ"):
             list(read_requests(path))
     with pytest.raises(LogFileError, match="not readable as Parquet"):
@@ -199,7 +201,7 @@ def test_foreign_or_broken_log_file_is_refused(tmp_path: Path) -> None:
         log_files(tmp_path, "events")
     with pytest.raises(LogFileError, match="no such folder"):
         log_files(tmp_path / "none")
-    assert log_files(tmp_path) == [foreign, broken, lacking]
+    assert log_files(tmp_path) == [foreign, broken, lacking, later]
 
 
 def test_flipped_byte_is_never_read_as_something_else(tmp_path: Path) -> None:

@@ -1,0 +1,29 @@
+// A correction of calibration, bit for bit as `msd.contract.correction` applies it.
+#pragma once
+
+#include <vector>
+
+#include "schema.hpp"
+
+namespace native {
+
+// Maps log-odds z to centre + shift + slope × (z − centre).
+struct Correction {
+  double centre = 0.0, shift = 0.0, slope = 1.0;
+
+  // Corrects probabilities; `scratch` holds their odds.
+  void apply(std::vector<float>& scores, const Ufuncs& ufuncs, std::vector<double>& scratch) const {
+    constexpr float kAbove0 = 1e-38f;
+    constexpr double kAbove1 = 1.0 + 1e-12;
+    const double offset = centre + shift - slope * centre;
+    scratch.resize(scores.size());
+    for (size_t k = 0; k < scores.size(); k++)
+      scratch[k] = kAbove1 / static_cast<double>(scores[k] + kAbove0) - 1.0;
+    ufuncs.log(scratch.data(), scratch.size());
+    for (double& odds : scratch) odds = odds * slope - offset;
+    ufuncs.exp(scratch.data(), scratch.size());
+    for (size_t k = 0; k < scores.size(); k++) scores[k] = static_cast<float>(1.0 / (scratch[k] + 1.0));
+  }
+};
+
+}  // namespace native
