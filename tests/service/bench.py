@@ -19,6 +19,7 @@ class CountingRuntime:
     """Notes what it runs, and answers with what it was given once it may go on."""
 
     engine = Engine("counting", "1", "none", 1, "fp32", ())
+    native = None
 
     def __init__(self) -> None:
         self.runs: list[int] = []
