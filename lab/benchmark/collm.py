@@ -130,7 +130,8 @@ def halves(text: str) -> tuple[str, str]:
 COLLM = Protocol(
     name="collm-ml-1m",
     split="as published, by time: June 2001 to March 2002 trains, April to August 2002 is valid, September 2002 to "
-    "January 2003 is test; counts end with train, histories hold every like before the row's second",
+    "January 2003 is test; counts end with train, histories hold impressions, clicked or not, of the last 50 items "
+    "before the row's second",
     prepare=prepare,
     variants=standard_variants(),
     looks=(
