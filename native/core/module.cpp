@@ -396,13 +396,19 @@ HeldArena* make_arena(PyObject* arguments) {
   return held.release();
 }
 
-// ServedModel(version, formula): heads by pricing
+// ServedModel(version, formula, explore_share, (nodes, weights, log_normal)): heads by pricing
 
 ServedModel* make_model(PyObject* arguments) {
-  PyObject *version, *formula;
-  if (!PyArg_ParseTuple(arguments, "UO!", &version, &PyDict_Type, &formula)) throw PythonError{};
+  PyObject *version, *formula, *quadrature;
   auto model = std::make_unique<ServedModel>();
+  if (!PyArg_ParseTuple(arguments, "UO!dO!", &version, &PyDict_Type, &formula, &model->explore_share, &PyTuple_Type,
+                        &quadrature))
+    throw PythonError{};
   model->version = text_of(version);
+  model->quadrature = {numbers_of<double>(item_of(quadrature, 0)), numbers_of<double>(item_of(quadrature, 1)),
+                       numbers_of<double>(item_of(quadrature, 2))};
+  if (model->quadrature.nodes.size() != model->quadrature.weights.size() || model->quadrature.log_normal.size() < 2)
+    raise(PyExc_ValueError, "a node has a weight, and a table two entries at least");
   for (size_t one = 0; one < kPricings.size(); one++) {
     PyObject* heads = PyDict_GetItemString(formula, kPricings[one].data());
     if (!heads) continue;
@@ -600,11 +606,23 @@ PyObject* frame_reply(HeldFrame& held, Arguments given) {
   bool is_finite;
   {
     const Unlocked unlocked;
-    is_finite = run.is_finite(candidates);
-    if (is_finite) held.reply.write(frame, named, run, correction ? &*correction : nullptr);
+    is_finite = held.reply.write(frame, named, run, correction ? &*correction : nullptr);
   }
   if (!is_finite) raise(PyExc_ValueError, "a score is not finite");
   return to_bytes(held.reply.bytes());
+}
+
+// Whether the request explores, for whoever gives the reply the uncertainty of scores
+PyObject* frame_explores(const HeldFrame& held) { return PyBool_FromLong(held.frame->request.explore.has_value()); }
+
+// The last reply's choice: (policy, share, seed, explored, first, propensity), or None
+PyObject* frame_choice(const HeldFrame& held) {
+  const std::optional<Choice>& choice = held.reply.choice;
+  if (!choice) return Py_NewRef(Py_None);
+  return Py_BuildValue("(s#ds#Ond)", choice->policy.data(), static_cast<Py_ssize_t>(choice->policy.size()),
+                       choice->share, choice->seed.data(), static_cast<Py_ssize_t>(choice->seed.size()),
+                       choice->explored ? Py_True : Py_False, static_cast<Py_ssize_t>(choice->first),
+                       choice->propensity);
 }
 
 // What the last reply declares: (the user's rung or None, the number of candidates by rung)
@@ -674,6 +692,8 @@ PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
                               value<HeldFrame, frame_count>("count"),
                               value<HeldFrame, frame_seconds>("seconds"),
                               value<HeldFrame, frame_found>("found"),
+                              value<HeldFrame, frame_explores>("explores"),
+                              value<HeldFrame, frame_choice>("choice"),
                               value<HeldFrame, frame_degraded>("degraded"),
                               {}};
 

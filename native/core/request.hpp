@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -19,6 +21,16 @@ constexpr size_t kMaxIdChars = 256, kMaxValueChars = 256, kMaxHistory = 1000, kM
 constexpr double kMaxAt = 1e11, kMaxBid = 1e9;
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
+// How the first position is explored.
+enum class Policy : uint8_t { kThompson, kUcb };
+constexpr std::array<std::string_view, 2> kPolicies{"thompson", "ucb"};
+
+struct Explore {
+  Policy policy = Policy::kThompson;
+  double share = kNone;          // NaN: the service's
+  std::optional<uint64_t> seed;  // none: the request's ID
+};
+
 // Views are of the body, which outlives them.
 struct Request {
   std::string_view user_id;
@@ -30,6 +42,7 @@ struct Request {
   std::vector<Pricing> pricing;  // empty: by click
   bool has_bids = false, has_history = false;
   size_t top_k = 0;  // 0: not given
+  std::optional<Explore> explore;
 
   // False if the body is not plain.
   bool read(std::string_view body, size_t max_candidates);
@@ -38,6 +51,7 @@ struct Request {
   bool read_candidates(JsonReader& json, size_t max_candidates);
   bool read_user(JsonReader& json);
   bool read_history(JsonReader& json);
+  bool read_explore(JsonReader& json);
   void join(const std::vector<std::string_view>& items, const std::vector<Impression>& seen);
 };
 
@@ -222,10 +236,36 @@ inline void Request::join(const std::vector<std::string_view>& items, const std:
   std::reverse(impressions.begin(), impressions.end());
 }
 
+inline bool Request::read_explore(JsonReader& json) {
+  unsigned seen = 0;
+  explore.emplace();
+  const bool is_read = detail::read_object(json, [&](std::string_view key) {
+    if (key == "policy") {
+      detail::once(json, seen, 0);
+      const auto found = std::find(kPolicies.begin(), kPolicies.end(), json.string());
+      explore->policy = static_cast<Policy>(found - kPolicies.begin());
+      return json.is_ok() && found != kPolicies.end();
+    }
+    if (key == "share") {
+      detail::once(json, seen, 1);
+      if (!json.take_null()) explore->share = json.number().value;
+      return json.is_ok() && !(explore->share < 0 || explore->share > 1);
+    }
+    if (key != "seed") return false;
+    detail::once(json, seen, 2);
+    if (json.take_null()) return true;
+    const JsonReader::Number seed = json.number();
+    if (!json.is_ok() || !seed.is_integer || seed.value < 0) return false;
+    explore->seed = static_cast<uint64_t>(seed.value);
+    return true;
+  });
+  return is_read && (seen & 1);
+}
+
 inline bool Request::read(std::string_view body, size_t max_candidates) {
   *this = Request{};
   if (!is_utf8(body.data(), body.size())) return false;
-  enum { kUserId, kAt, kContext, kCandidates, kUser, kItems, kTopK, kExplain };
+  enum { kUserId, kAt, kContext, kCandidates, kUser, kItems, kTopK, kExplain, kExplore };
   JsonReader json(body);
   unsigned seen = 0;
   const bool is_read = detail::read_object(json, [&](std::string_view key) {
@@ -267,6 +307,10 @@ inline bool Request::read(std::string_view body, size_t max_candidates) {
       if (!json.is_ok() || !number.is_integer || number.value < 1) return false;
       top_k = static_cast<size_t>(number.value);
       return true;
+    }
+    if (key == "explore") {
+      detail::once(json, seen, kExplore);
+      return json.take_null() || read_explore(json);
     }
     if (key != "explain") return false;
     detail::once(json, seen, kExplain);

@@ -11,6 +11,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "exploration.hpp"
 #include "id_map.hpp"
 #include "live.hpp"
 #include "request.hpp"
@@ -64,6 +65,13 @@ struct Degraded {
 struct ServedModel {
   std::string version;
   Formula formula;
+  double explore_share;  // of the requests that explore, at most
+  Quadrature quadrature;
+
+  bool allows(const Request& request) const {
+    if (!formula.supports(request.pricing)) return false;
+    return !request.explore || (explore_share > 0 && !(request.explore->share > explore_share));
+  }
 };
 
 // Data for metrics.
@@ -92,7 +100,7 @@ class Frame {
 
   Outcome read(std::string_view body, size_t max_candidates) {
     const bool is_read = request.read(body, std::min(max_candidates, capacity_));
-    return is_read && model_.formula.supports(request.pricing) ? Outcome::kFilled : Outcome::kUnread;
+    return is_read && model_.allows(request) ? Outcome::kFilled : Outcome::kUnread;
   }
 
   // From a bundle's files.

@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 import native
 from msd.contract.assemble import Rung, Tensors, UserRung
+from msd.contract.correction import HEAD
+from msd.contract.exploration import Choice
 from msd.contract.schema import FeatureSchema
+from msd.contract.uncertainty import COLUMN, impressions_of
 from native.layout import new_tensors
 from service.errors import DeadlineExceeded, ModelError
 from service.rows.store import CoreFound, CoreRows
@@ -26,7 +29,7 @@ from service.scoring.deployment import Arm, Deployment
 from service.scoring.job import Done, Job, seconds_for_run
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.run_queue import RunQueue, settle
-from service.telemetry.metrics import STAGES, Metrics, Tier
+from service.telemetry.metrics import STAGES, Explored, Metrics, Tier
 
 Told = Callable[[Answer | BaseException | None], None]
 """Called in the loop with a request's outcome; None if it is left to Python."""
@@ -73,6 +76,7 @@ class _Scored(NamedTuple):
     """Candidates in the run: fewer than all, and an unknown one, if time was short."""
     rungs: dict[Rung, int]
     user_rung: UserRung | None
+    explored: Explored | None
 
 
 PlainJob = Job[_Scored | None]
@@ -193,7 +197,11 @@ class PlainScoring:
         ran = count if rows == count else rows - 1
         if ran < count:
             core.cut(ran)
-        scores = {head: _contiguous(column) for head, column in model.runner.runtime.run(frame.cut(rows)).items()}
+        tensors = frame.cut(rows)
+        scores = {head: _contiguous(column) for head, column in model.runner.runtime.run(tensors).items()}
+        uncertainty = model.bundle.manifest.uncertainty if core.explores else None
+        if uncertainty is not None:
+            scores[COLUMN] = uncertainty.logit_std(impressions_of(model.schema, tensors), scores[HEAD])
         ended = time.perf_counter()
         correction = self._corrections.of(model) if self._corrections else None
         arm_name = arm.name if deployment.is_split else None
@@ -210,7 +218,8 @@ class PlainScoring:
         taken = (parse_s, rows_s, queue_s, ended - started)
         headers = headers_of(reply, (*taken, now - raw.began))
         answer = Answer(headers, reply, count, degraded, (*taken, now - ended), deployment, None)
-        return _Scored(answer, arm, sources.tier, found, rows, rungs, user_rung)
+        explored = None if core.choice is None else explored_as(Choice(*core.choice))
+        return _Scored(answer, arm, sources.tier, found, rows, rungs, user_rung, explored)
 
     def _frame(self, model: Model) -> _Frame | None:
         """Return the calling thread's frame; None if Python scores all requests of the model."""
@@ -262,6 +271,8 @@ class PlainScoring:
         if self._live is not None and not math.isnan(found.live_age_s):
             self._live.tell(found.live_age_s)
         metrics.degraded(scored.rungs, scored.user_rung)
+        if scored.explored is not None:
+            metrics.explorations[scored.explored].inc()
 
     def _count_rows(self, tier: Tier, found: CoreFound) -> None:
         """Count the user's and the items' rows, as a store's `tell_rows` does."""
@@ -275,6 +286,12 @@ class PlainScoring:
             metrics.row_ages["user"].observe(now - found.user_written_at)
         if found.item_written_at:
             metrics.row_ages["item"].observe(now - found.item_written_at)
+
+
+def explored_as(choice: Choice) -> Explored:
+    if choice.policy == "greedy":
+        return "unavailable"
+    return "explored" if choice.explored else "exploited"
 
 
 def headers_of(reply: bytes, taken: tuple[float, ...], explain_s: float | None = None) -> Headers:

@@ -213,9 +213,20 @@ def _document(random: Random, world: World, most: int) -> dict[str, Any]:
         document["items"] = random.choice([None, {}])
     if random.random() < 0.1:
         document["explain"] = random.choice([None, False])
+    if random.random() < 0.3:
+        document["explore"] = random.choice([None, _explore(random), _explore(random), _explore(random)])
     keys = list(document)
     random.shuffle(keys)
     return {key: document[key] for key in keys}
+
+
+def _explore(random: Random) -> dict[str, Any]:
+    explore: dict[str, Any] = {"policy": random.choice(["thompson", "ucb"])}
+    if random.random() < 0.7:
+        explore["share"] = random.choice([None, 0, 0.5, 1, 1.0, random.random()])
+    if random.random() < 0.7:
+        explore["seed"] = random.choice([None, 0, 7, 10**14, random.randrange(2**40)])
+    return explore
 
 
 def _candidates(random: Random, items: Sequence[str], count: int) -> dict[str, Any]:
@@ -350,3 +361,9 @@ def draw_correction(random: Random) -> Correction:
     return Correction(
         centre=random.uniform(-20, 20), shift=random.choice([0.0, random.uniform(-1, 1)]), slope=random.uniform(0.5, 2)
     )
+
+
+def draw_std(random: Random, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """[count] standard deviations of log-odds."""
+    most = random.choice([0.01, 0.5, 3.0])
+    return np.array([random.uniform(0.001, most) for _ in range(count)], np.float32)
