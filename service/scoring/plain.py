@@ -20,12 +20,10 @@ from msd.contract.schema import FeatureSchema
 from native.layout import new_tensors
 from service.errors import DeadlineExceeded, ModelError
 from service.rows.store import CoreFound, CoreRows
-from service.scoring.admission import Admitted
 from service.scoring.answer import Answer, Follower, Headers, RawRequest
 from service.scoring.deployment import Arm, Deployment
-from service.scoring.job import Done, Job, seconds_for_run
+from service.scoring.engine import PLANNED, Admitted, Done, Job, ScoringEngine, settle
 from service.scoring.model import Model, WatchedCorrections
-from service.scoring.run_queue import RunQueue, settle
 from service.telemetry.metrics import STAGES, Metrics, Tier
 
 Told = Callable[[Answer | BaseException | None], None]
@@ -84,7 +82,7 @@ class PlainScoring:
 
     def __init__(
         self,
-        queue: RunQueue,
+        engine: ScoringEngine,
         metrics: Metrics,
         max_candidates: int,
         shadowing: Follower,
@@ -93,8 +91,7 @@ class PlainScoring:
         corrections: WatchedCorrections | None = None,
     ) -> None:
         """`max_candidates`: of one request."""
-        self._queue = queue
-        self._admission = queue.admission
+        self._engine = engine
         self._metrics = metrics
         self._max_candidates = max_candidates
         self._shadowing = shadowing
@@ -115,15 +112,20 @@ class PlainScoring:
         Raises Overloaded.
         """
         budget, champion = raw.budget, deployment.champion
-        rows = self._admission.rows_in(len(raw.body))
-        admitted = self._admission.enter(champion.runner.load_of(rows), budget.deadline)
+        rows = self._engine.rows_in(len(raw.body))
+        admitted = self._engine.enter(champion.runner.load_of(rows), budget.deadline)
         job: PlainJob = Job(
-            lambda: self._work(job, deployment, raw, send), champion.runner, rows, budget.deadline, budget.is_gone
+            lambda: self._work(job, deployment, raw, send),
+            champion.runner,
+            rows,
+            budget.deadline,
+            budget.is_gone,
+            is_run=False,
         )
         try:
-            self._queue.put(job, partial(self._done, deployment, raw, admitted, told))
+            self._engine.put(job, partial(self._done, deployment, raw, admitted, told))
         except BaseException:
-            self._admission.leave(admitted)
+            self._engine.release(admitted)
             raise
         return job
 
@@ -134,11 +136,11 @@ class PlainScoring:
         try:
             return await future
         except asyncio.CancelledError:
-            self._queue.cancel(job)
+            self._engine.cancel(job)
             raise
 
     def leave(self, job: PlainJob) -> None:
-        self._queue.leave(job)
+        self._engine.leave(job)
 
     def follow(self, answer: Answer) -> None:
         for follower in self._followers_of(answer.deployment):
@@ -150,20 +152,17 @@ class PlainScoring:
     # In a scoring thread
 
     def _work(self, job: PlainJob, deployment: Deployment, raw: RawRequest, send: Send | None) -> _Scored | None:
-        queue_s, arm = time.perf_counter() - job.queued_at, deployment.arms[0]
-        job.rows = 0
+        queue_s, arm = time.perf_counter() - job.native.queued_at, deployment.arms[0]
         if deployment.is_split:
             frame = self._frame(arm.model)
             if frame is None or not frame.core.read(raw.body, self._max_candidates):
                 return None
             arm = deployment.arm_of(str(frame.core.user_id))
-        job.runner = arm.model.runner
         scored = self._score(deployment, raw, queue_s, arm)
         if scored is None:
             return None
-        job.rows = scored.rows
-        if send is not None and job.claim():
-            job.is_answered = True
+        job.native.ran(arm.model.runner.native, scored.rows)
+        if send is not None and job.native.answer():
             send(scored.answer.headers, scored.answer.body)
         return scored
 
@@ -187,7 +186,7 @@ class PlainScoring:
             return None
         count: int = core.count
         started = time.perf_counter()
-        rows = model.runner.run_s.fitting(count, seconds_for_run(raw.budget.deadline))
+        rows = model.runner.native.fitting(count, PLANNED * (raw.budget.deadline - time.perf_counter()))
         if not rows:
             raise DeadlineExceeded("deadline exceeded: too little time left for one model run")
         ran = count if rows == count else rows - 1
@@ -235,7 +234,7 @@ class PlainScoring:
         told: Told,
         outcome: Done[_Scored | None] | BaseException,
     ) -> None:
-        self._admission.leave(admitted)
+        self._engine.release(admitted)
         if isinstance(outcome, BaseException):
             told(outcome)
         elif outcome.result is None:
@@ -249,7 +248,7 @@ class PlainScoring:
     def _count(self, size: int, scored: _Scored) -> None:
         answer, arm, found = scored.answer, scored.arm, scored.found
         metrics = self._metrics
-        self._admission.read(size, answer.candidates)
+        self._engine.read(size, answer.candidates)
         if answer.deployment.is_split:
             metrics.arms[arm.slot].inc()
         for stage, seconds in zip(STAGES, answer.stages, strict=True):
