@@ -94,7 +94,17 @@ class Components:
         trace = self.tracing.note if self.tracing else None
         self.access_log = AccessLog(metrics, settings.log_level == "debug", trace)
         followers: list[Follower] = [self.request_log] if self.request_log else []
-        plain = PlainScoring(self.engine, metrics, most, self._shadowing, followers, live_rows, corrections)
+        plain = PlainScoring(
+            self.engine,
+            metrics,
+            most,
+            self._shadowing,
+            followers,
+            live_rows,
+            corrections,
+            fetch=self._aside.fetch,
+            reads_texts=self._cold_ads.reads if self._cold_ads else None,
+        )
         self.pipeline = self._aside.led_by(plain)
         self.fast_route = FastRoute(settings, self.serving, plain, self.readiness, self.guard, self.access_log)
         self.playground = (
