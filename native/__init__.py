@@ -1,13 +1,13 @@
 """The native core: request bytes to tensors, and scores to reply bytes, in C++ without Python's lock.
 
-A copy of `msd.contract` for plain requests, tested to be equal (`tests/native`). If it is not built, is of another
-version, or is disabled, Python does its work: `core` is None, and `REASON` says why.
+A copy of `msd.contract` for plain requests, tested to be equal (`tests/native`), and the way to ONNX Runtime. If it is
+not built, or is of another version, `core` is None, `REASON` says why, and no service starts.
 """
 
 from importlib import import_module
 from types import ModuleType
 
-LAYOUT = 8
+LAYOUT = 12
 """Version of the interface between `native/core` and Python; increment it with each change."""
 
 core: ModuleType | None = None
@@ -17,7 +17,7 @@ try:
     _core = import_module("native._core")
 except ImportError as error:
     if error.name == "native._core" and isinstance(error, ModuleNotFoundError):
-        REASON = "not built for this interpreter; `python -m native.build` builds it where there is a C++ compiler"
+        REASON = "not built for this interpreter; `python -m native.build` builds it"
     else:
         REASON = f"it cannot be loaded ({error}); build it again: `python -m native.build`"
 else:

@@ -1,10 +1,11 @@
 """Builds the native core in place with a C++ compiler: `python -m native.build`. Installing the package does so too.
 
 One file is compiled, for any processor of its architecture: faster instructions are chosen at load time. Without a
-compiler the package works in Python. Needs only the standard library and numpy.
+compiler, the package `ziglang` is one. Needs only the standard library and numpy.
 """
 
 import argparse
+import importlib.util
 import os
 import shlex
 import shutil
@@ -52,7 +53,7 @@ def build(folder: Path = FOLDER, is_sanitised: bool = False) -> Path:
 def is_current(folder: Path = FOLDER) -> bool:
     """Return whether the extension in a folder is newer than its sources."""
     made = folder / _name()
-    sources = (*_SOURCE.parent.iterdir(), FOLDER / "__init__.py", Path(__file__))
+    sources = (*(FOLDER / "core").iterdir(), *(FOLDER / "engine").iterdir(), FOLDER / "__init__.py", Path(__file__))
     return made.exists() and made.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
 
 
@@ -66,7 +67,20 @@ def _compiler() -> list[str]:
     for name in _COMPILERS:
         if found := shutil.which(name):
             return [found]
-    raise BuildError(f"there is no C++ compiler ({', '.join(_COMPILERS)}; or set CXX)")
+    if importlib.util.find_spec("ziglang"):
+        # Its default is this machine's own processor.
+        return [sys.executable, "-m", "ziglang", "c++", "-mcpu=baseline"]
+    raise BuildError(
+        f"there is no C++ compiler ({', '.join(_COMPILERS)}): install one, set CXX, or pip install ziglang"
+    )
+
+
+def has_compiler() -> bool:
+    """Return whether this machine has a C++ compiler."""
+    try:
+        return bool(_compiler())
+    except BuildError:
+        return False
 
 
 def _numpy_include() -> str:
@@ -96,7 +110,7 @@ def main() -> None:
         is_stale = not given.if_stale or not is_current(given.out)
         made = build(given.out, given.sanitise) if is_stale else given.out / _name()
     except BuildError as error:
-        sys.exit(f"native core: not built, Python does its work: {error}")
+        sys.exit(f"native core: not built, so `msd serve` will not start: {error}")
     print(f"native core: built ({made.name})")  # noqa: T201 - it is a command
 
 

@@ -1,9 +1,9 @@
 """How uncertain a score is: the standard deviation of a candidate's log-odds, from what is known of the ad.
 
-A bundle's manifest holds the three fitted numbers. Does not know how they were fitted, nor what uses them.
+A bundle's manifest holds the one fitted number. Does not know how it was fitted, nor what uses it.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,48 +14,42 @@ from msd.contract.schema import STATE_FEATURES, FeatureSchema
 
 COLUMN = "logit_std"
 """Column of a reply's candidates, and name among a logged request's scores."""
-LEAST_RATIO = 0.1
-"""The floor is at least this share of a new ad's deviation, so that no known ad is taken as certain."""
+# Share of a new ad's deviation that impressions never take away, so that no known ad is taken as certain.
+_FLOOR = 0.2
 
 
 class Coverage(BaseModel):
-    """Of `items` ads held out of the fit: the share whose clicks lie in the central 50 and 90 % of what is predicted
-    of them, and in what is predicted without an uncertainty (`certain_90`)."""
+    """Of `items` ads held out of the fit: the share whose number of clicks lies in the central 50 and 90 % of its
+    predicted distribution."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     items: Annotated[int, Field(ge=1)]
     within_50: float
     within_90: float
-    certain_90: float
     median_std: float
 
 
 class Uncertainty(BaseModel):
-    """An ad's log-odds lie around the model's by a normal deviation of variance 1 ÷ (1 ÷ new² + information ×
-    impressions × p × (1 − p)) + floor². The first part is the posterior of the ad's own effect: the model has learned
-    `information` of each decayed impression. The second is what impressions never show."""
+    """An ad's log-odds lie around the model's by a normal deviation of variance 1 ÷ (1 ÷ new² + impressions × p ×
+    (1 − p)) + (new ÷ 5)². The first part is the posterior of the ad's own effect, given its decayed impressions. The
+    second is what impressions never show."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    new: Annotated[float, Field(gt=0, le=10)]
-    information: Annotated[float, Field(ge=0, le=1_000)]
-    floor: Annotated[float, Field(gt=0, le=10)]
+    new: Annotated[float, Field(gt=0, le=10, description="Prior standard deviation of an ad's own effect.")]
     coverage: dict[str, Coverage] = Field(default={}, description="By how well ads are known: new, rare, frequent.")
 
     def logit_std(self, impressions: NDArray[np.floating], pctr: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return the deviation [N] of log-odds, of impressions [N] and scores [N]."""
         scores = np.asarray(pctr, np.float64)
-        known = self.information * np.asarray(impressions, np.float64) * scores * (1.0 - scores)
-        std: NDArray[np.float32] = np.sqrt(1.0 / (self.new**-2 + known) + self.floor**2).astype(np.float32)
+        known = np.asarray(impressions, np.float64) * scores * (1.0 - scores)
+        std: NDArray[np.float32] = np.sqrt(1.0 / (self.new**-2 + known) + (_FLOOR * self.new) ** 2).astype(np.float32)
         return std
 
 
 def impressions_of(schema: FeatureSchema, tensors: Tensors) -> NDArray[np.float64]:
-    """Return each candidate's decayed impressions [N], as its inputs tell them; 0 without counts in the schema."""
-    if schema.state("item") is None:
-        first: NDArray[Any] = next(tensors[spec.name] for spec in schema.tensors if spec.side == "item")
-        return np.zeros(len(first))
+    """Return each candidate's decayed impressions [N], as its inputs tell them."""
     column = schema.numeric_width("item") + STATE_FEATURES.index("log_impressions")
     impressions: NDArray[np.float64] = np.expm1(tensors["item_dense"][:, column].astype(np.float64))
     return np.maximum(impressions, 0.0)

@@ -25,6 +25,7 @@ from msd.dataset.split import Part
 
 _AGING_SEED = 20_240_612
 _AGED = 4  # draws of earlier counts per row
+_ROWS_AT_ONCE = 4_096  # whose histories' click rates are computed together
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def walk_events(
     counted = parts <= Part.TRAIN
     of_user, of_item = (_Side(rule, rows.astype(np.int64)) for rows in (user_rows, item_rows))
     history = np.full((len(at), rule.history_length), -1, np.int32)
-    seen = np.zeros((3, *history.shape))
+    outcomes = np.zeros((*history.shape, len(OUTCOME_FEATURES)), np.float32)
 
     def fold_row(row: int) -> None:
         event = Event(float(at[row]), clicked[row], items.ids[item_rows[row]], times=times[row])
@@ -127,7 +128,8 @@ def walk_events(
         if impressions := of_user.note(row).history:
             when, ids, shown, clicks = zip(*impressions, strict=True)
             history[row, : len(ids)] = [items.place[item_id] for item_id in ids]
-            seen[:, row, : len(ids)] = when, shown, clicks
+            age_s = at[row] - np.array(when)
+            outcomes[row, : len(ids), :3] = encode_impressions(np.array(shown), np.array(clicks), age_s)
     for row in range(known, len(at)):
         fold_row(row)
     rng = np.random.default_rng(_AGING_SEED)
@@ -136,9 +138,16 @@ def walk_events(
     longest_s = state.age_cap_s / 2
     user_counts, item_counts = (side.by_entity(counted) for side in (of_user, of_item))
     ends_at = float(at[counted].max())
+    if item_state := schema.state("item"):
+        then = np.minimum(at - delay_s, np.nextafter(ends_at, np.inf))
+        for start in range(0, len(at), _ROWS_AT_ONCE):
+            rows, places = np.nonzero(history[start : start + _ROWS_AT_ONCE] >= 0)
+            rows += start
+            counts = item_counts.at(history[rows, places], then[rows])
+            outcomes[rows, places, 3] = encode_state(item_state, *counts, then[rows])[:, 0]
     return Timeline(
         history,
-        _outcomes(schema, history, seen, at, item_counts, np.minimum(at, np.nextafter(ends_at, np.inf)) - delay_s),
+        outcomes,
         # A user's rows after train are not counted, so the counts are as old as the last counted row.
         user_counts=Counts(*np.where(counted, user_counts.now(at), user_counts.last())),
         item_counts=item_counts.now(at),
@@ -150,27 +159,6 @@ def walk_events(
         final_items=dict(of_item.counted),
         ends_at=ends_at,
     )
-
-
-def _outcomes(
-    schema: FeatureSchema,
-    history: NDArray[np.int32],
-    seen: NDArray[np.float64],
-    at: NDArray[np.float64],
-    items: "_Counted",
-    then: NDArray[np.float64],
-) -> NDArray[np.float32]:
-    """Return the outcomes [E, L, 4] of histories, from the times, impressions and clicks in `seen` [3, E, L]. Click
-    rates are those that the items' rows would have if exported at `then` [E]."""
-    state = schema.state("item")
-    rows, places = np.nonzero(history >= 0)
-    when, shown, clicks = seen[:, rows, places]
-    outcomes = np.zeros((*history.shape, len(OUTCOME_FEATURES)), np.float32)
-    outcomes[rows, places, :3] = encode_impressions(shown, clicks, at[rows] - when)
-    if state is not None:
-        counts = items.at(history[rows, places].astype(np.int64), then[rows])
-        outcomes[rows, places, 3] = encode_state(state, *counts, then[rows])[:, 0]
-    return outcomes
 
 
 class _Side:
@@ -216,15 +204,18 @@ class _Side:
         bounds = np.concatenate([[0], np.cumsum(many + 1)])
         states = np.zeros((len(rows) + len(many), 3))
         states[np.arange(len(rows)) + self.entities[rows] + 1] = self.after[rows]
-        return _Counted(self.rule, states, bounds, self.entities, self.earlier)
+        keys = np.repeat(np.arange(len(many)), many + 1) + 1j * states[:, 2]
+        return _Counted(self.rule, states, keys, bounds, self.entities, self.earlier)
 
 
 class _Counted(NamedTuple):
-    """Counted states [S, 3], sorted by entity, then time; `bounds` [n + 1] of each entity's states. By event [E]: start
-    of its entity's states, and the number of them before it, not counting the first (empty) one."""
+    """Counted states [S, 3], sorted by entity, then time, both of which `keys` [S] hold as complex numbers (as numpy
+    sorts them); `bounds` [n + 1] of each entity's states. By event [E]: its entity, and the number of states before it,
+    not counting the first (empty) one."""
 
     rule: StateRule
     states: NDArray[np.float64]
+    keys: NDArray[np.complex128]
     bounds: NDArray[np.int64]
     entities: NDArray[np.int64]
     before: NDArray[np.int64]
@@ -256,15 +247,11 @@ class _Counted(NamedTuple):
             draws.append(self.at(self.entities, then))
         return draws
 
-    def at(self, entities: NDArray[np.int64], then: NDArray[np.float64]) -> Counts:
+    def at(self, entities: NDArray[np.int64 | np.int32], then: NDArray[np.float64]) -> Counts:
         """Return the counts of n entities from before the times `then` [n], advanced to them."""
-        places = np.zeros(len(then), np.int64)
-        order = np.argsort(entities, kind="stable")
-        first = np.flatnonzero(np.diff(entities[order], prepend=-1))
-        for rows in np.split(order, first[1:]):
-            start, end = self.bounds[entities[rows[:1]] + [[0], [1]]].ravel() if len(rows) else (0, 0)
-            places[rows] = start + np.maximum(np.searchsorted(self.states[start:end, 2], then[rows]) - 1, 0)
-        return _advanced(self.rule, self.states[places], np.maximum(then, 0.0))
+        places = np.searchsorted(self.keys, entities + 1j * then) - 1
+        states = self.states[np.maximum(places, self.bounds[entities])]
+        return _advanced(self.rule, states, np.maximum(then, 0.0))
 
 
 def _advanced(rule: StateRule, states: NDArray[np.float64], at: NDArray[np.float64]) -> Counts:

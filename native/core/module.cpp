@@ -1,206 +1,19 @@
 // The extension `native._core`: what the headers beside it do, for Python. Work on a request holds no Python lock.
-#define PY_SSIZE_T_CLEAN
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
-#include <Python.h>
+#include "python.hpp"
+
 #include <numpy/ndarraytypes.h>
 #include <numpy/ufuncobject.h>
 
 #include <chrono>
-#include <memory>
-#include <new>
-#include <stdexcept>
 
+#include "../engine/ort_bindings.hpp"
+#include "../engine/queue_bindings.hpp"
 #include "reply.hpp"
 
 namespace {
 
 using namespace native;
-
-// Thrown if a Python error is set.
-struct PythonError {};
-
-PyObject* checked(PyObject* object) {
-  if (!object) throw PythonError{};
-  return object;
-}
-
-[[noreturn]] void raise(PyObject* type, const char* message) {
-  PyErr_SetString(type, message);
-  throw PythonError{};
-}
-
-// A reference that is released at the end of the scope.
-class Ref {
- public:
-  Ref() = default;
-  explicit Ref(PyObject* owned) : object_(owned) {}
-  Ref(Ref&& other) noexcept : object_(other.object_) { other.object_ = nullptr; }
-  Ref& operator=(Ref&& other) noexcept {
-    std::swap(object_, other.object_);
-    return *this;
-  }
-  ~Ref() { Py_XDECREF(object_); }
-  static Ref to(PyObject* borrowed) { return Ref(Py_XNewRef(borrowed)); }
-  PyObject* get() const { return object_; }
-
- private:
-  PyObject* object_ = nullptr;
-};
-
-// An object's memory, for as long as this lives.
-class Buffer {
- public:
-  Buffer() { view_.obj = nullptr; }
-  Buffer(PyObject* object, bool is_written, size_t least = 0) {
-    view_.obj = nullptr;
-    if (PyObject_GetBuffer(object, &view_, is_written ? PyBUF_CONTIG : PyBUF_CONTIG_RO)) throw PythonError{};
-    if (size() < least) {
-      PyBuffer_Release(&view_);
-      raise(PyExc_ValueError, "a buffer is smaller than what is to be in it");
-    }
-  }
-  Buffer(Buffer&& other) noexcept : view_(other.view_) { other.view_.obj = nullptr; }
-  Buffer& operator=(Buffer&& other) noexcept {
-    std::swap(view_, other.view_);
-    return *this;
-  }
-  ~Buffer() { PyBuffer_Release(&view_); }
-  template <class T>
-  T* as() const {
-    return static_cast<T*>(view_.obj ? view_.buf : nullptr);
-  }
-  size_t size() const { return static_cast<size_t>(view_.len); }
-
- private:
-  Py_buffer view_;
-};
-
-// Release Python's lock within the scope.
-class Unlocked {
- public:
-  Unlocked() : state_(PyEval_SaveThread()) {}
-  ~Unlocked() { PyEval_RestoreThread(state_); }
-
- private:
-  PyThreadState* state_;
-};
-
-// Run a function that may throw.
-template <class Work>
-auto guarded(Work work, decltype(work()) failed) noexcept -> decltype(work()) {
-  try {
-    return work();
-  } catch (const PythonError&) {
-  } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
-  } catch (const std::exception& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
-  }
-  return failed;
-}
-
-std::string_view text_of(PyObject* object) {
-  Py_ssize_t size;
-  const char* text = PyUnicode_AsUTF8AndSize(object, &size);
-  if (!text) throw PythonError{};
-  return {text, static_cast<size_t>(size)};
-}
-
-std::string_view bytes_of(PyObject* object) {
-  char* bytes;
-  Py_ssize_t size;
-  if (PyBytes_AsStringAndSize(object, &bytes, &size)) throw PythonError{};
-  return {bytes, static_cast<size_t>(size)};
-}
-
-PyObject* item_of(PyObject* tuple, Py_ssize_t place) { return checked(PyTuple_GetItem(tuple, place)); }
-
-size_t size_from(PyObject* number) {
-  const size_t size = PyLong_AsSize_t(number);
-  if (PyErr_Occurred()) throw PythonError{};
-  return size;
-}
-
-int64_t place_from(PyObject* number) {
-  const int64_t place = PyLong_AsLongLong(number);
-  if (PyErr_Occurred()) throw PythonError{};
-  return place;
-}
-
-double double_from(PyObject* number) {
-  const double value = PyFloat_AsDouble(number);
-  if (PyErr_Occurred()) throw PythonError{};
-  return value;
-}
-
-size_t size_of(PyObject* tuple, Py_ssize_t place) { return size_from(item_of(tuple, place)); }
-
-double double_of(PyObject* tuple, Py_ssize_t place) { return double_from(item_of(tuple, place)); }
-
-PyObject* to_python(std::string_view text) {
-  return PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr);
-}
-
-PyObject* to_bytes(std::string_view bytes) {
-  return PyBytes_FromStringAndSize(bytes.data(), static_cast<Py_ssize_t>(bytes.size()));
-}
-
-// A Python object that holds a value of C++.
-template <class T>
-struct Box {
-  PyObject_HEAD
-  T* value;
-
-  static PyTypeObject* type;
-
-  static T& of(PyObject* object) {
-    if (!PyObject_TypeCheck(object, type)) {
-      PyErr_Format(PyExc_TypeError, "expected %s, got %s", type->tp_name, Py_TYPE(object)->tp_name);
-      throw PythonError{};
-    }
-    return *reinterpret_cast<Box*>(object)->value;
-  }
-
-  static void dealloc(PyObject* object) {
-    PyTypeObject* own = Py_TYPE(object);
-    delete reinterpret_cast<Box*>(object)->value;
-    own->tp_free(object);
-    Py_DECREF(own);
-  }
-
-  template <T* (*make)(PyObject*)>
-  static PyObject* create(PyTypeObject* own, PyObject* arguments, PyObject*) {
-    return guarded(
-        [&]() -> PyObject* {
-          std::unique_ptr<T> made(make(arguments));
-          PyObject* object = checked(own->tp_alloc(own, 0));
-          reinterpret_cast<Box*>(object)->value = made.release();
-          return object;
-        },
-        nullptr);
-  }
-};
-
-template <class T>
-PyTypeObject* Box<T>::type = nullptr;
-
-// What Python calls for a method with so many arguments, and for a value that is read.
-using Arguments = PyObject* const*;
-
-template <class T, Py_ssize_t wanted, PyObject* (*work)(T&, Arguments)>
-PyObject* called(PyObject* self, Arguments given, Py_ssize_t count) {
-  return guarded(
-      [&]() -> PyObject* {
-        if (count != wanted) raise(PyExc_TypeError, "not as many arguments as the method takes");
-        return work(Box<T>::of(self), given);
-      },
-      nullptr);
-}
-
-template <class T, PyObject* (*work)(const T&)>
-PyObject* got(PyObject* self, void*) {
-  return guarded([&] { return work(Box<T>::of(self)); }, nullptr);
-}
 
 // Schema(user, item, history_length, context_categorical, context_dense, context, (log, log1p, exp, exp2))
 
@@ -224,6 +37,30 @@ std::vector<T> numbers_of(PyObject* object) {
   return numbers;
 }
 
+ValueField field_of(PyObject* told) {
+  ValueField field;
+  field.kind = static_cast<ValueField::Kind>(size_of(told, 1));
+  field.start = size_of(told, 2);
+  field.width = size_of(told, 3);
+  field.buckets = size_of(told, 4);
+  field.is_log = PyObject_IsTrue(item_of(told, 5)) == 1;
+  field.mean = double_of(told, 6);
+  field.scale = double_of(told, 7);
+  PyObject* vocabulary = item_of(told, 8);
+  for (Py_ssize_t k = 0; k < PyTuple_Size(vocabulary); k++)
+    field.vocabulary.emplace(text_of(item_of(vocabulary, k)), static_cast<int32_t>(k) + kUnknownIndex + 1);
+  return field;
+}
+
+Fields fields_of(PyObject* told) {
+  Fields fields;
+  for (Py_ssize_t k = 0; k < PyTuple_Size(told); k++) {
+    PyObject* field = item_of(told, k);
+    fields.emplace(text_of(item_of(field, 0)), field_of(field));
+  }
+  return fields;
+}
+
 Side side_of(PyObject* told) {
   PyObject *layout = item_of(told, 0), *state = item_of(told, 1);
   Side side;
@@ -238,22 +75,8 @@ Side side_of(PyObject* told) {
   const std::string_view missing = bytes_of(item_of(told, 2));
   if (missing.size() != side.layout.size) raise(PyExc_ValueError, "the missing record is not of the layout's size");
   side.missing.assign(missing.begin(), missing.end());
+  side.fields = fields_of(item_of(told, 3));
   return side;
-}
-
-ContextField field_of(PyObject* told) {
-  ContextField field;
-  field.kind = static_cast<ContextField::Kind>(size_of(told, 1));
-  field.start = size_of(told, 2);
-  field.width = size_of(told, 3);
-  field.buckets = size_of(told, 4);
-  field.is_log = PyObject_IsTrue(item_of(told, 5)) == 1;
-  field.mean = double_of(told, 6);
-  field.scale = double_of(told, 7);
-  PyObject* vocabulary = item_of(told, 8);
-  for (Py_ssize_t k = 0; k < PyTuple_Size(vocabulary); k++)
-    field.vocabulary.emplace(text_of(item_of(vocabulary, k)), static_cast<int32_t>(k) + kUnknownIndex + 1);
-  return field;
 }
 
 Schema* make_schema(PyObject* arguments) {
@@ -268,11 +91,7 @@ Schema* make_schema(PyObject* arguments) {
   schema->history_length = static_cast<size_t>(length);
   schema->context_categorical = numbers_of<int32_t>(categorical);
   schema->context_dense = numbers_of<float>(dense);
-  for (Py_ssize_t k = 0; k < PyTuple_Size(context); k++) {
-    PyObject* told = item_of(context, k);
-    schema->context_places.emplace(text_of(item_of(told, 0)), schema->context.size());
-    schema->context.push_back(field_of(told));
-  }
+  schema->context = fields_of(context);
   schema->ufuncs = {ufunc_of(item_of(ufuncs, 0)), ufunc_of(item_of(ufuncs, 1)), ufunc_of(item_of(ufuncs, 2)),
                     ufunc_of(item_of(ufuncs, 3))};
   return schema.release();
@@ -396,6 +215,32 @@ HeldArena* make_arena(PyObject* arguments) {
   return held.release();
 }
 
+// What is live for a request that was read, for as long as its frame is read.
+struct HeldLive {
+  Ref told, states;
+  Live live;
+};
+
+// Rows that Python fetched, for as long as their frame is filled, and its facts are read.
+struct HeldGiven {
+  std::vector<Buffer> buffers;
+  Ref told;
+  Given given;
+
+  // (records, whether each was found, whether each is stale or None)
+  GivenRows rows_of(PyObject* rows, size_t record_size) {
+    const auto memory = [&](Py_ssize_t place, size_t least) -> const Buffer& {
+      return buffers.emplace_back(item_of(rows, place), false, least);
+    };
+    const Buffer& records = memory(0, 0);
+    const size_t count = records.size() / record_size;
+    const auto* content = records.as<const uint8_t>();
+    const auto* found = memory(1, count).as<const uint8_t>();
+    const bool has_stale = item_of(rows, 2) != Py_None;
+    return {content, found, has_stale ? memory(2, count).as<const uint8_t>() : nullptr, count};
+  }
+};
+
 // ServedModel(version, formula, explore_share, (nodes, weights, log_normal)): heads by pricing
 
 ServedModel* make_model(PyObject* arguments) {
@@ -424,6 +269,8 @@ ServedModel* make_model(PyObject* arguments) {
 
 struct HeldFrame {
   Ref schema, model, body;
+  std::unique_ptr<HeldLive> live;
+  std::unique_ptr<HeldGiven> given;
   std::vector<Buffer> buffers;
   std::unique_ptr<Frame> frame;
   Reply reply;
@@ -494,20 +341,14 @@ std::vector<int64_t> epochs_of(PyObject* sequence) {
   return epochs;
 }
 
-// What is live for a request that was read, for as long as its frame is filled.
-struct HeldLive {
-  Ref told, states;
-  Live live;
-};
-
-// Asks for it: `ask(user_id, ids)` returns (the user's state, those of the candidates, (since, until) of the stream,
-// lag_s, half-lives of users and items), a state or a stream None where there is none; or None, which has no live state
-// that is at hand.
+// Asks for what is live: `ask(user_id, ids)`, without a user if it is anonymous, returns (the user's state, those of the
+// candidates, (since, until) of the stream, lag_s, half-lives of users and items), a state or a stream None where there is
+// none; or None, which has no live state that is at hand.
 std::unique_ptr<HeldLive> live_of(PyObject* ask, const Request& request) {
   const auto text = [](std::string_view id) { return Ref(checked(to_python(id))); };
   const auto packed = [](PyObject* state) { return state == Py_None ? std::string_view() : bytes_of(state); };
   const size_t count = request.ids.size();
-  const Ref user = text(request.user_id), ids(checked(PyList_New(static_cast<Py_ssize_t>(count))));
+  const Ref user = request.user_id.empty() ? Ref::to(Py_None) : text(request.user_id), ids(checked(PyList_New(static_cast<Py_ssize_t>(count))));
   for (size_t k = 0; k < count; k++)
     PyList_SET_ITEM(ids.get(), static_cast<Py_ssize_t>(k), Py_NewRef(text(request.ids[k]).get()));
   auto held = std::make_unique<HeldLive>();
@@ -531,18 +372,38 @@ std::unique_ptr<HeldLive> live_of(PyObject* ask, const Request& request) {
   return held;
 }
 
-// take(body, max_candidates, users, items, now, epochs, live): an outcome, by number; reads, and fills from files,
-// without epochs, or from arenas. `live` is asked for live states; None: there are none.
+// Of `Rows`, the user's with a history behind them: (Unix s, item's ID, shown, clicked) of each impression.
+std::unique_ptr<HeldGiven> given_of(PyObject* users, PyObject* items, const Schema& schema) {
+  auto held = std::make_unique<HeldGiven>();
+  held->given.user = held->rows_of(users, schema.user.layout.size);
+  held->given.items = held->rows_of(items, schema.item.layout.size);
+  PyObject* history = item_of(users, 3);
+  held->told = Ref::to(history);
+  if (!PyTuple_Check(history)) raise(PyExc_TypeError, "a history is a tuple");
+  for (Py_ssize_t k = 0; k < PyTuple_Size(history); k++) {
+    PyObject* seen = item_of(history, k);
+    held->given.impressions.push_back({double_of(seen, 0), double_of(seen, 2), double_of(seen, 3)});
+    held->given.history.push_back(text_of(item_of(seen, 1)));
+  }
+  return held;
+}
+
+// take(body, max_candidates, users, items, now, epochs, live, reads_texts, keeps_rows): an outcome, by number. Reads, and
+// fills from files, without epochs, or from arenas, or from given rows, which are tuples. `live` is asked for live states;
+// None: there are none, or they are in the given rows.
 PyObject* frame_take(HeldFrame& held, Arguments given) {
   const std::string_view body = bytes_of(given[0]);
   const size_t most = size_from(given[1]);
   const double now = double_from(given[4]);
   PyObject* ask = given[6];
+  const bool reads_texts = PyObject_IsTrue(given[7]) == 1, keeps_rows = PyObject_IsTrue(given[8]) == 1;
   const auto work = [&](auto fill) {
     Frame& frame = *held.frame;
     held.body = Ref::to(given[0]);
+    held.live = nullptr;
     frame.live = nullptr;
-    std::unique_ptr<HeldLive> live;
+    frame.reads_texts = reads_texts;
+    frame.keeps_rows = keeps_rows;
     Outcome outcome;
     const double began = seconds();
     double read;
@@ -553,18 +414,20 @@ PyObject* frame_take(HeldFrame& held, Arguments given) {
       if (outcome == Outcome::kFilled && ask == Py_None) outcome = fill();
     }
     if (outcome == Outcome::kFilled && ask != Py_None) {
-      live = live_of(ask, frame.request);
-      frame.live = live ? &live->live : nullptr;
+      held.live = live_of(ask, frame.request);
+      frame.live = held.live ? &held.live->live : nullptr;
       const Unlocked unlocked;
-      outcome = live ? fill() : Outcome::kUnheld;
+      outcome = held.live ? fill() : Outcome::kLacking;
     }
-    frame.live = nullptr;
     held.read_s = read - began;
     held.fill_s = seconds() - read;
     return outcome;
   };
   Outcome outcome;
-  if (given[5] == Py_None) {
+  if (PyTuple_Check(given[2])) {
+    held.given = given_of(given[2], given[3], Box<Schema>::of(held.schema.get()));
+    outcome = work([&] { return held.frame->fill(held.given->given, now); });
+  } else if (given[5] == Py_None) {
     const RowFile &users = *Box<HeldRowFile>::of(given[2]).file, &items = *Box<HeldRowFile>::of(given[3]).file;
     outcome = work([&] { return held.frame->fill(users, items, now); });
   } else {
@@ -612,6 +475,8 @@ PyObject* frame_reply(HeldFrame& held, Arguments given) {
   return to_bytes(held.reply.bytes());
 }
 
+PyObject* frame_explains(const HeldFrame& held) { return PyBool_FromLong(held.frame->request.is_explained); }
+
 // Whether the request explores, for whoever gives the reply the uncertainty of scores
 PyObject* frame_explores(const HeldFrame& held) { return PyBool_FromLong(held.frame->request.explore.has_value()); }
 
@@ -623,6 +488,73 @@ PyObject* frame_choice(const HeldFrame& held) {
                        choice->share, choice->seed.data(), static_cast<Py_ssize_t>(choice->seed.size()),
                        choice->explored ? Py_True : Py_False, static_cast<Py_ssize_t>(choice->first),
                        choice->propensity);
+}
+
+template <class Values, class Make>
+Ref list_of(const Values& values, Make make) {
+  Ref list(checked(PyList_New(static_cast<Py_ssize_t>(values.size()))));
+  for (size_t k = 0; k < values.size(); k++) PyList_SET_ITEM(list.get(), static_cast<Py_ssize_t>(k), checked(make(k)));
+  return list;
+}
+
+Ref texts_of(const std::vector<std::string_view>& texts) {
+  return list_of(texts, [&](size_t k) { return to_python(texts[k]); });
+}
+
+// Of each impression (Unix s, item's ID, shown, clicked).
+Ref history_of(const std::vector<std::string_view>& ids, size_t first, const std::vector<Impression>& impressions) {
+  return list_of(impressions, [&](size_t k) {
+    const Impression& seen = impressions[k];
+    const std::string_view id = ids[first + k];
+    return Py_BuildValue("(ds#dd)", seen.at, id.data(), static_cast<Py_ssize_t>(id.size()), seen.shown, seen.clicked);
+  });
+}
+
+// (user's ID, IDs, time or None, own history or None, texts by candidate): what rows, states and vectors are fetched for
+PyObject* frame_asked(const HeldFrame& held) {
+  const Request& request = held.frame->request;
+  const Ref texts(checked(PyDict_New())), ids = texts_of(request.ids);
+  for (const Described& item : request.items) {
+    if (item.text.empty()) continue;
+    const Ref id(checked(to_python(item.id))), text(checked(to_python(item.text)));
+    if (PyDict_SetItem(texts.get(), id.get(), text.get())) throw PythonError{};
+  }
+  const Ref at = std::isnan(request.at) ? Ref::to(Py_None) : Ref(checked(PyFloat_FromDouble(request.at)));
+  const Ref history = request.has_history ? history_of(request.history, 0, request.impressions) : Ref::to(Py_None);
+  const Ref user(checked(to_python(request.user_id)));
+  return PyTuple_Pack(5, user.get(), ids.get(), at.get(), history.get(), texts.get());
+}
+
+// (user's record, records of candidates and history, whether each has a row, history): what was used, if rows are kept
+PyObject* frame_kept(const HeldFrame& held) {
+  const Frame& frame = *held.frame;
+  const auto bytes = [](const std::vector<uint8_t>& kept) {
+    return Ref(checked(PyBytes_FromStringAndSize(reinterpret_cast<const char*>(kept.data()),
+                                                 static_cast<Py_ssize_t>(kept.size()))));
+  };
+  const Ref user = bytes(frame.kept.user), items = bytes(frame.kept.items), found = bytes(frame.kept.found);
+  const Ref history = history_of(frame.wanted(), frame.request.ids.size(), frame.impressions());
+  return PyTuple_Pack(4, user.get(), items.get(), found.get(), history.get());
+}
+
+PyObject* frame_shown(const HeldFrame& held) { return Py_NewRef(texts_of(held.frame->shown()).get()); }
+
+PyObject* frame_at(const HeldFrame& held) { return PyFloat_FromDouble(held.frame->at()); }
+
+// Places of categories that the model has never seen.
+PyObject* frame_unknown(const HeldFrame& held) {
+  const std::vector<std::string>& places = held.frame->unknown;
+  return Py_NewRef(list_of(places, [&](size_t k) { return to_python(places[k]); }).get());
+}
+
+// What the last reply declares of candidates: rungs by ID.
+PyObject* frame_rungs(const HeldFrame& held) {
+  Ref rungs(checked(PyDict_New()));
+  for (const Degraded& one : held.reply.degraded) {
+    const Ref id(checked(to_python(one.id))), rung(checked(to_python(name_of(one.rung))));
+    if (PyDict_SetItem(rungs.get(), id.get(), rung.get())) throw PythonError{};
+  }
+  return Py_NewRef(rungs.get());
 }
 
 // What the last reply declares: (the user's rung or None, the number of candidates by rung)
@@ -652,28 +584,6 @@ PyObject* frame_found(const HeldFrame& held) {
                        found.live_age_s);
 }
 
-template <class T, Py_ssize_t wanted, PyObject* (*work)(T&, Arguments)>
-PyMethodDef method(const char* name) {
-  const auto function = reinterpret_cast<void (*)()>(called<T, wanted, work>);
-  return {name, reinterpret_cast<PyCFunction>(function), METH_FASTCALL, nullptr};
-}
-
-template <class T, PyObject* (*work)(const T&)>
-PyGetSetDef value(const char* name) {
-  return {name, got<T, work>, nullptr, nullptr, nullptr};
-}
-
-template <class T>
-bool add_type(PyObject* module, const char* name, std::vector<PyType_Slot> slots) {
-  slots.push_back({Py_tp_dealloc, reinterpret_cast<void*>(Box<T>::dealloc)});
-  slots.push_back({0, nullptr});
-  PyType_Spec spec{name, sizeof(Box<T>), 0, Py_TPFLAGS_DEFAULT, slots.data()};
-  PyObject* type = PyType_FromSpec(&spec);
-  if (!type) return false;
-  Box<T>::type = reinterpret_cast<PyTypeObject*>(type);
-  return !PyModule_AddType(module, Box<T>::type);
-}
-
 PyMethodDef id_map_methods[] = {method<IdMap, 3, id_map_put>("put"),
                                 method<IdMap, 1, id_map_drop>("drop"),
                                 method<IdMap, 1, id_map_find>("find"),
@@ -684,23 +594,25 @@ PyMethodDef id_map_methods[] = {method<IdMap, 3, id_map_put>("put"),
                                 {}};
 PyGetSetDef id_map_values[] = {value<IdMap, id_map_end>("end"), {}};
 PyMethodDef frame_methods[] = {method<HeldFrame, 2, frame_read>("read"),
-                               method<HeldFrame, 7, frame_take>("take"),
+                               method<HeldFrame, 9, frame_take>("take"),
                                method<HeldFrame, 1, frame_cut>("cut"),
                                method<HeldFrame, 5, frame_reply>("reply"),
                                {}};
 PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
                               value<HeldFrame, frame_count>("count"),
+                              value<HeldFrame, frame_asked>("asked"),
+                              value<HeldFrame, frame_kept>("kept"),
+                              value<HeldFrame, frame_shown>("shown"),
+                              value<HeldFrame, frame_at>("at"),
+                              value<HeldFrame, frame_explains>("explains"),
+                              value<HeldFrame, frame_unknown>("unknown"),
+                              value<HeldFrame, frame_rungs>("rungs"),
                               value<HeldFrame, frame_seconds>("seconds"),
                               value<HeldFrame, frame_found>("found"),
                               value<HeldFrame, frame_explores>("explores"),
                               value<HeldFrame, frame_choice>("choice"),
                               value<HeldFrame, frame_degraded>("degraded"),
                               {}};
-
-template <class T, T* (*make)(PyObject*)>
-PyType_Slot creator() {
-  return {Py_tp_new, reinterpret_cast<void*>(&Box<T>::template create<make>)};
-}
 
 int fill_module(PyObject* module) {
   const bool is_whole =
@@ -716,7 +628,7 @@ int fill_module(PyObject* module) {
       add_type<HeldFrame>(
           module, "native._core.Frame",
           {creator<HeldFrame, make_frame>(), {Py_tp_methods, frame_methods}, {Py_tp_getset, frame_values}});
-  return is_whole && !PyModule_AddIntConstant(module, "LAYOUT", NATIVE_LAYOUT) &&
+  return is_whole && add_ort_model(module) && add_queue(module) && !PyModule_AddIntConstant(module, "LAYOUT", NATIVE_LAYOUT) &&
                  !PyModule_AddStringConstant(module, "INSTRUCTIONS", half::chosen_name())
              ? 0
              : -1;

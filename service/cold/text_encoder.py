@@ -62,8 +62,8 @@ class TextEncoder:
         except Exception as error:  # tokenizers raises nothing more special
             raise BundleError(f"{bundle.path(TOKENIZER)}: not a tokenizer: {error}") from None
         self._session = open_session(self._path, "cpu", 1)
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if {tensor.name for tensor in inputs} != _INPUTS or _OUTPUT not in {tensor.name for tensor in outputs}:
+        names = {tensor.name for tensor in self._session.inputs}
+        if names != _INPUTS or _OUTPUT not in self._session.outputs:
             raise BundleError(f"{self._path}: not a text encoder: it needs {sorted(_INPUTS)} and gives {_OUTPUT!r}")
         for probe in record.probes:
             found = self.encode(self.tokenise([probe.text]))[0]

@@ -1,10 +1,19 @@
-"""ONNX Runtime as a `Runtime`, on exactly the requested provider."""
+"""ONNX Runtime as a `Runtime`, on exactly the requested provider.
+
+On CPUs it is called by its C interface, from the library in its wheel, whose Python module is not loaded. On CUDA it is
+called by that module.
+"""
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+import native
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
@@ -14,23 +23,40 @@ from service.runtimes.runtime import Engine, GraphInput, RuntimeRefused, Scores,
 
 NAME = "onnxruntime"
 Provider = Literal["cpu", "cuda"]
-_PROVIDERS: Mapping[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_CUDA = "CUDAExecutionProvider"
 # TF32 keeps ten bits of a float's fraction, outside any fp32 tolerance.
-_OPTIONS: Mapping[Provider, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+_CUDA_OPTIONS = {"use_tf32": "0"}
 # The operator of int8 layers made by `msd export --precision int8`.
 _IN_INT8 = b"MatMulIntegerToFloat"
 _PART_BYTES = 2**18
 _NAME_BYTES = 256
 _DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32"}
+_REMEDIES: Mapping[Provider, str] = {
+    "cpu": "pip install 'msd-ctr[cpu]'",
+    "cuda": "uninstall onnxruntime, pip install 'msd-ctr[gpu]' and check the CUDA driver, or set MSD_PROVIDER=cpu",
+}
+
+
+class Session(Protocol):
+    """A loaded graph. Any thread may run it, and several at once."""
+
+    inputs: list[GraphInput]
+    outputs: list[str]
+    version: str
+    """Of the runtime."""
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the named outputs."""
+        ...
 
 
 class OnnxRuntime:
     def __init__(self, bundle: Bundle, provider: Provider, threads: int) -> None:
         """Raises RuntimeRefused if the provider is unavailable, BundleError if graph and manifest disagree."""
         self._session = open_session(bundle.path(RANKER), provider, threads)
-        outputs = [output.name for output in self._session.get_outputs()]
-        self._heads = check_graph(bundle, inputs_of(self._session), outputs)
-        self.engine = engine_of(bundle, self._session, provider)
+        self._heads = check_graph(bundle, self._session.inputs, self._session.outputs)
+        self.engine = engine_of(bundle, self._session.version, provider, threads)
+        self.native = self._session.native if isinstance(self._session, CpuSession) else None
 
     def run(self, tensors: Tensors) -> Scores:
         """The schema's tensors → scores [N] by head."""
@@ -41,41 +67,99 @@ class OnnxRuntime:
         return (max_candidates,)
 
 
-def open_session(model: Path, provider: Provider, threads: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
+class CpuSession:
+    """A graph on the CPU."""
+
+    def __init__(self, model: Path, threads: int) -> None:
+        """Raises RuntimeRefused or BundleError."""
+        if native.core is None:
+            raise RuntimeRefused(f"ONNX Runtime needs the native core: {native.REASON}")
+        library = _library()
+        try:
+            self.native = native.core.OrtModel(bytes(library), bytes(model), threads)
+        except RuntimeError as error:
+            raise BundleError(f"{model}: onnxruntime cannot load it: {error}") from error
+        self.inputs = [
+            GraphInput(name, dtype, tuple(None if axis < 0 else axis for axis in shape))
+            for name, dtype, shape in self.native.inputs
+        ]
+        self.outputs = [name for name, _, _ in self.native.outputs]
+        self.version: str = self.native.version
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the named outputs. Raises RuntimeError."""
+        arrays = [(name, np.ascontiguousarray(array)) for name, array in inputs.items()]
+        told = tuple((name, array, array.dtype.char, array.shape) for name, array in arrays)
+        return [
+            np.frombuffer(content, dtype).reshape(shape)
+            for content, dtype, shape in self.native.run(tuple(outputs), told)
+        ]
+
+
+class CudaSession:
+    """A graph on a GPU."""
+
+    def __init__(self, model: Path, threads: int) -> None:
+        """Raises RuntimeRefused or BundleError."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise _not_installed() from error
+        available = onnxruntime.get_available_providers()
+        if _CUDA not in available:
+            raise RuntimeRefused(
+                f"provider 'cuda' is unavailable; this onnxruntime has only {', '.join(available)}: {_REMEDIES['cuda']}"
+            )
+        of_session = onnxruntime.SessionOptions()
+        of_session.intra_op_num_threads = threads
+        of_session.inter_op_num_threads = 1
+        of_session.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        of_session.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(str(model), of_session, providers=[(_CUDA, _CUDA_OPTIONS)])
+        except Exception as error:  # onnxruntime raises a type of its own for each status, with no common base
+            raise BundleError(f"{model}: onnxruntime cannot load it: {error}") from error
+        got = session.get_providers()[0]
+        if got != _CUDA:
+            raise RuntimeRefused(f"provider 'cuda' was requested, but onnxruntime chose {got}: {_REMEDIES['cuda']}")
+        self._session = session
+        self.inputs = [
+            GraphInput(
+                given.name,
+                _DTYPES.get(given.type, given.type),
+                tuple(axis if isinstance(axis, int) else None for axis in given.shape),
+            )
+            for given in session.get_inputs()
+        ]
+        self.outputs = [output.name for output in session.get_outputs()]
+        self.version: str = onnxruntime.__version__
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the named outputs."""
+        found: list[NDArray[Any]] = self._session.run(list(outputs), inputs)
+        return found
+
+
+def open_session(model: Path, provider: Provider, threads: int) -> Session:
     """Return a session of a file. Raises RuntimeRefused or BundleError."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise RuntimeRefused(
-            "no onnxruntime is installed: pip install 'msd-ctr[cpu]', or 'msd-ctr[gpu]' on a machine with CUDA"
-        ) from error
-    wanted = _PROVIDERS[provider]
-    available = onnxruntime.get_available_providers()
-    if wanted not in available:
-        raise RuntimeRefused(
-            f"provider {provider!r} is unavailable; this onnxruntime has only {', '.join(available)}: "
-            + _remedy(provider)
-        )
-    of_session = onnxruntime.SessionOptions()
-    of_session.intra_op_num_threads = threads
-    of_session.inter_op_num_threads = 1
-    of_session.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    of_session.log_severity_level = 3
-    providers = [(wanted, _OPTIONS[provider])]
-    try:
-        session = onnxruntime.InferenceSession(str(model), of_session, providers=providers)
-    except Exception as error:  # onnxruntime raises a type of its own for each status, with no common base
-        raise BundleError(f"{model}: onnxruntime cannot load it: {error}") from error
-    got = session.get_providers()[0]
-    if got != wanted:
-        raise RuntimeRefused(f"provider {provider!r} was requested, but onnxruntime chose {got}: {_remedy(provider)}")
-    return session
+    return CpuSession(model, threads) if provider == "cpu" else CudaSession(model, threads)
 
 
-def _remedy(provider: Provider) -> str:
-    if provider == "cuda":
-        return "uninstall onnxruntime, pip install 'msd-ctr[gpu]' and check the CUDA driver, or set MSD_PROVIDER=cpu"
-    return "pip install 'msd-ctr[cpu]'"
+def _library() -> Path:
+    """Return the runtime's library in its wheel. Raises RuntimeRefused."""
+    spec = find_spec("onnxruntime")
+    folders = [] if spec is None or spec.submodule_search_locations is None else spec.submodule_search_locations
+    for folder in folders:
+        for pattern in ("libonnxruntime.so*", "libonnxruntime.*dylib"):
+            for path in sorted((Path(folder) / "capi").glob(pattern)):
+                return path
+    raise _not_installed()
+
+
+def _not_installed() -> RuntimeRefused:
+    return RuntimeRefused(
+        "no onnxruntime is installed: pip install 'msd-ctr[cpu]', or 'msd-ctr[gpu]' on a machine with CUDA"
+    )
 
 
 def card_name() -> str:
@@ -90,17 +174,6 @@ def card_name() -> str:
     return "" if found or driver.cuDeviceGetName(name, _NAME_BYTES, card) else name.value.decode()
 
 
-def inputs_of(session: Any) -> list[GraphInput]:  # noqa: ANN401
-    return [
-        GraphInput(
-            given.name,
-            _DTYPES.get(given.type, given.type),
-            tuple(axis if isinstance(axis, int) else None for axis in given.shape),
-        )
-        for given in session.get_inputs()
-    ]
-
-
 def _precision(path: Path) -> Precision:
     """Return a loaded graph's precision. It reads small parts: scanning a large graph at once would hold Python's
     lock."""
@@ -113,11 +186,9 @@ def _precision(path: Path) -> Precision:
     return "fp32"
 
 
-def engine_of(bundle: Bundle, session: Any, provider: Provider) -> Engine:  # noqa: ANN401
+def engine_of(bundle: Bundle, version: str, provider: Provider, threads: int) -> Engine:
     """Return what a session actually uses. Raises RuntimeRefused for int8 off a CPU with VNNI, BundleError for a
     precision that differs from the manifest's."""
-    import onnxruntime
-
     path, instructions = bundle.path(RANKER), cpu_instructions() if provider == "cpu" else ()
     precision, wanted = _precision(path), bundle.precision.chosen
     if (precision == "int8") != (wanted == "int8"):
@@ -129,9 +200,9 @@ def engine_of(bundle: Bundle, session: Any, provider: Provider) -> Engine:  # no
         )
     return Engine(
         name=NAME,
-        version=onnxruntime.__version__,
+        version=version,
         provider=provider,
-        threads=session.get_session_options().intra_op_num_threads,
+        threads=threads,
         precision=precision,
         instructions=instructions,
         device=card_name() if provider == "cuda" else "",

@@ -29,6 +29,7 @@ class OpenVinoRuntime:
         outputs = [output.any_name for output in compiled.outputs]
         check_graph(bundle, _inputs(compiled, {spec.name for spec in bundle.schema.tensors}), outputs)
         self.engine = _engine(path, compiled, precision)
+        self.native = None
 
     def run(self, tensors: Tensors) -> Scores:
         """The schema's tensors → scores [N] by head."""

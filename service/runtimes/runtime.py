@@ -7,7 +7,7 @@ Knows tensors and heads. Does not know requests, rows or queues, nor any particu
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,8 @@ class Runtime(Protocol):
     """A loaded ranker. Any thread may run it, and several at once."""
 
     engine: Engine
+    native: Any
+    """The model in the native core's form; None if it is run by `run` alone."""
 
     def run(self, tensors: Tensors) -> Scores:
         """The schema's tensors → scores [N] by head, the first head first."""

@@ -13,12 +13,16 @@ from lab.chaos.bare_bundle import bare_bundle
 from lab.chaos.live_counts import live_counts, replay_moments
 from lab.chaos.replayed_period import TrainedFolders, offline_scores, period_of
 from model_export.parity import BundleRows, plain_request, serving_requests
+from msd.contract.assemble import Counts
 from msd.contract.bundle import ROWS, open_bundle
+from msd.contract.encode import encode_state
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, Rows, RowSide, has_semantic
+from msd.contract.schema import OUTCOME_FEATURES
 from msd.contract.state import Event, StateRule, advance
 from msd.dataset.split import Part
+from msd.ranker.timeline import walk_events
 from operations.catalogue.parquet import read_part
 from tests.contract.examples import fold_all
 from tests.model_export.conftest import Exported, Run, quiet
@@ -158,6 +162,20 @@ def test_requests_are_deterministic_and_spread(exported: Exported, requests: Req
     few = list(serving_requests(exported.inputs.dataset, exported.features, 7))
     assert len(few) == 7
     assert (few[0]["at"], few[-1]["at"]) == (requests[0]["at"], requests[-1]["at"])
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 600.0])
+def test_click_rates_of_histories_after_train_are_those_of_rows(exported: Exported, delay_s: float) -> None:
+    dataset, features, schema = exported.inputs.dataset, exported.features, exported.bundle.schema
+    state, at = schema.state("item"), dataset.events["at"].to_numpy()
+    assert state is not None
+    timeline = walk_events(dataset, schema, features.parts, features.user.entities, features.item.entities, delay_s)
+    rates = encode_state(state, *Counts.of(_read(exported, "item")[1].records), 0.0)[:, 0]
+
+    rows, places = np.nonzero((timeline.history >= 0) & (at > timeline.ends_at + delay_s)[:, None])
+    found = timeline.outcomes[rows, places, OUTCOME_FEATURES.index("smoothed_log_odds")]
+    assert len(rows)
+    np.testing.assert_allclose(found, rates[timeline.history[rows, places]], atol=1e-5)
 
 
 EVERY = 1_000_000

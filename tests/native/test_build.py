@@ -1,4 +1,4 @@
-"""The core is built wherever there is a compiler, and where it is not, Python does its work and says why."""
+"""The core is built wherever there is a compiler; where there is none, the service says what to do."""
 
 import os
 import shutil
@@ -11,8 +11,7 @@ import pytest
 
 import native
 from native.build import BuildError, build
-from tests.bundles.factory import build_bundle, golden_requests
-from tests.service.live import live_service
+from tests.bundles.factory import build_bundle
 
 ROOT = Path(__file__).parents[2]
 HAS_COMPILER = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
@@ -46,7 +45,7 @@ def test_missing_compiler_is_reported_in_one_line(tmp_path: Path) -> None:
         text=True,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("native core: not built, Python does its work: there is no C++ compiler")
+    assert done.stderr.startswith("native core: not built, so `msd serve` will not start: there is no C++ compiler")
     assert done.stderr.count("\n") == 1
 
 
@@ -74,19 +73,19 @@ def test_compiler_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.iterdir())
 
 
-def test_service_without_the_core_scores_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_without_the_core_says_how_to_build_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copied(tmp_path)
     # Else the working directory, which has the core, comes first.
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
-    with live_service(build_bundle(tmp_path / "bundle").folder, tmp_path, python_path=tmp_path) as running:
-        assert running.score(golden_requests()[0]).status_code == 200
-        with running.client() as client:
-            reported = client.get("/v1/model").json()["native"]
-        (line,) = (line for line in running.log() if line["event"] == "native_core")
-
-    assert (reported["served"], reported["instructions"]) == (False, "")
-    assert reported["reason"].startswith("not built for this interpreter")
-    assert {name: line[name] for name in reported} == reported
+    bundle = build_bundle(tmp_path / "bundle").folder
+    done = subprocess.run(
+        [sys.executable, "-m", "msd", "serve", bundle, "--port", "0"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "the native core: not built for this interpreter; `python -m native.build` builds it" in done.stderr
 
 
 @pytest.mark.parametrize(

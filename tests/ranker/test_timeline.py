@@ -1,5 +1,6 @@
 """What a row may know of the past, proved against a slow and plain count over all rows: nothing leaks."""
 
+import tracemalloc
 from dataclasses import fields, replace
 from typing import NamedTuple
 
@@ -95,7 +96,7 @@ def test_history_is_the_users_impressions_that_are_known(past: Past, delay: int)
         np.testing.assert_allclose(outcomes[:length, 0], np.minimum(seen["n"], MOST_SHOWN))
         np.testing.assert_allclose(outcomes[:length, 1], seen["k"] * np.minimum(1.0, MOST_SHOWN / seen["n"]), rtol=1e-6)
         np.testing.assert_allclose(outcomes[:length, 2], (now - seen["at"]) / 86_400, rtol=1e-6)
-        then = min(now, np.nextafter(counted_until, np.inf)) - delay
+        then = min(now - delay, np.nextafter(counted_until, np.inf))
         for place, item in enumerate(seen["item_id"]):
             rate = encode_state(STATE, *_faded(_earlier(past, "item_id", item, then), then), then)[..., 0]
             np.testing.assert_allclose(outcomes[place, 3], rate, rtol=1e-5, atol=1e-6)
@@ -187,6 +188,20 @@ def test_equal_events_age_equally() -> None:
     one, other = np.array(walk(past).aged_user_counts), np.array(walk(past).aged_user_counts)
     assert np.array_equal(one, other)
     assert all(len(set(draw[2].tolist())) > 3 for draw in one)
+
+
+def test_walk_holds_histories_once() -> None:
+    """They take most of a large dataset's memory."""
+    rows = [(f"u{n % 10}", f"i{n % 3}", n, n % 2) for n in range(4_000)]
+    longer = Sequence(name="history", length=200)
+    schema = FeatureSchema(fields=tuple(longer if field.kind == "sequence" else field for field in SCHEMA.fields))
+    dataset = dataset_of(rows)
+    users, items = (encode_entities(dataset, schema, side) for side in ("user", "item"))
+    tracemalloc.start()
+    timeline = walk_events(dataset, schema, np.zeros(len(rows), np.int8), users, items)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1.5 * (timeline.history.nbytes + timeline.outcomes.nbytes)
 
 
 ROWS = [("u", "known" if n % 2 else "shown", 100 * n, n % 2) for n in range(10)]

@@ -27,7 +27,7 @@ from tests.bundles.factory import AT, build_bundle
 from tests.bundles.ranker_graph import Recipe
 from tests.service.live import live_service, wait_until
 
-UNSURE = Uncertainty(new=0.8, information=0.05, floor=0.1)
+UNSURE = Uncertainty(new=0.8)
 ASKED: dict[str, Any] = {"user_id": "u7", "at": AT, "candidates": {"id": [f"i{n}" for n in range(20)]}}
 THOMPSON = {"policy": "thompson"}
 
@@ -287,10 +287,10 @@ def test_at_most_two_hundred_compete() -> None:
 
 
 def test_impressions_reduce_uncertainty() -> None:
-    uncertainty = Uncertainty(new=0.6, information=0.5, floor=0.1)
+    uncertainty = Uncertainty(new=0.6)
     std = uncertainty.logit_std(np.array([0.0, 10.0, 1_000.0, 1e9]), np.full(4, 0.1, np.float32))
 
     assert std.dtype == np.float32
-    assert std[0] == pytest.approx(np.hypot(0.6, 0.1))
+    assert std[0] == pytest.approx(np.hypot(0.6, 0.12))
     assert (np.diff(std) < 0).all()
-    assert std[-1] == pytest.approx(0.1, abs=1e-3)
+    assert std[-1] == pytest.approx(0.12, abs=1e-3)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -38,6 +39,39 @@ def test_onnxruntime_reproduces_the_goldens_and_describes_itself(bundle: Bundle)
     assert engine.key == "onnxruntime-cpu-fp32"
     assert engine.instructions == cpu_instructions()
     assert runtime.warm_up_sizes(500) == (500,)
+
+
+def test_c_interface_gives_the_bits_of_the_python_module(made_for: Make, asked: Asked) -> None:
+    bundle = made_for("fp32")
+    runtime, session = OnnxRuntime(bundle, "cpu", threads=1), onnxruntime.InferenceSession(bundle.path(RANKER))
+    for tensors, _ in asked:
+        (expected,) = session.run(["pctr"], tensors)
+        np.testing.assert_array_equal(runtime.run(tensors)["pctr"], expected)
+    assert runtime.engine.version == onnxruntime.__version__
+
+
+def test_run_that_fails_says_why_and_the_next_goes_on(made_for: Make, asked: Asked) -> None:
+    runtime, (tensors, _) = OnnxRuntime(made_for("fp32"), "cpu", threads=1), asked[0]
+    name = next(iter(tensors))
+    with pytest.raises(RuntimeError, match="Invalid dimensions|invalid dimensions"):
+        runtime.run({**tensors, name: tensors[name][:, :0]})
+    with pytest.raises(RuntimeError, match=name):
+        runtime.run({other: tensor for other, tensor in tensors.items() if other != name})
+    with pytest.raises(TypeError, match="no such element type"):
+        runtime.run({**tensors, name: tensors[name].astype(np.complex64)})
+    assert np.isfinite(runtime.run(tensors)["pctr"]).all()
+
+
+@pytest.mark.parametrize(
+    ("library", "reason"),
+    [(Path(__file__), "invalid ELF header|not a mach-o"), (Path("libc.so.6"), "is not ONNX Runtime")],
+)
+def test_library_that_is_no_runtime_is_refused(
+    made_for: Make, library: Path, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.runtimes.onnxruntime._library", lambda: library)
+    with pytest.raises(BundleError, match=reason):
+        OnnxRuntime(made_for("fp32"), "cpu", threads=1)
 
 
 def test_int8_is_got_or_refused(made_for: Make, asked: Asked) -> None:
@@ -117,7 +151,7 @@ def _retype(model: onnx.ModelProto) -> None:
     [
         (
             _retype,
-            r"has type tensor\(int64\), but the schema expects int32",
+            "has type int64, but the schema expects int32",
             "has type i64, but the schema expects int32",
         ),
         (_rename, "has the inputs", "has the inputs"),
