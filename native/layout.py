@@ -12,9 +12,11 @@ import numpy as np
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import Manifest
 from msd.contract.encode import encode_record
+from msd.contract.request import CheckedRequest
 from msd.contract.row_file import RowFile
-from msd.contract.rows import RowCodec, RowSide
-from msd.contract.schema import FeatureSchema, State, ValueField
+from msd.contract.rows import RowCodec, Rows, RowSide
+from msd.contract.schema import FeatureSchema, Side, State, ValueField
+from msd.contract.state import Impression
 from native import core
 
 _KINDS = {"categorical": 0, "bag": 1, "numeric": 2}
@@ -32,7 +34,7 @@ def core_schema(schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec]) -> An
         schema.history.length,
         categorical.tobytes(),
         dense.tobytes(),
-        tuple(_field(schema, field) for field in schema.settable["context"].values()),
+        _fields(schema, "context"),
         (np.log, np.log1p, np.exp, np.exp2),
     )
 
@@ -76,6 +78,26 @@ def new_tensors(schema: FeatureSchema, capacity: int) -> Tensors:
     }
 
 
+def given_rows(user: Rows, items: Rows) -> tuple[object, object]:
+    """Return the core's form of the rows of a user [1], and of candidates and history."""
+    return (
+        (user.records, user.found, user.stale, user.histories[0]),
+        (items.records, items.found, items.stale),
+    )
+
+
+def asked_request(asked: tuple[Any, ...]) -> CheckedRequest:
+    """Return as much of a request as says which rows and vectors it needs."""
+    user_id, ids, at, history, texts = asked
+    return CheckedRequest(
+        user_id,
+        ids,
+        at,
+        history=None if history is None else [Impression(*seen) for seen in history],
+        item_texts={item_id: text for item_id, text in texts.items() if not text.isspace()},
+    )
+
+
 def _side(schema: FeatureSchema, codec: RowCodec) -> tuple[object, ...]:
     fields = codec.dtype.fields
     assert fields is not None, "a row has fields"
@@ -94,6 +116,7 @@ def _side(schema: FeatureSchema, codec: RowCodec) -> tuple[object, ...]:
         ),
         None if state is None else _state(state),
         codec.missing.tobytes(),
+        _fields(schema, codec.side),
     )
 
 
@@ -105,6 +128,11 @@ def _state(state: State) -> tuple[float, ...]:
         float(np.log(state.prior / (1.0 - state.prior))),
         state.age_cap_s,
     )
+
+
+def _fields(schema: FeatureSchema, side: Side) -> tuple[object, ...]:
+    """Return the fields that a request may set."""
+    return tuple(_field(schema, field) for field in schema.settable[side].values())
 
 
 def _field(schema: FeatureSchema, field: ValueField) -> tuple[object, ...]:

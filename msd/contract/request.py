@@ -379,7 +379,7 @@ def check_request(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int
     return CheckedRequest(
         user_id=wire.user_id or ANONYMOUS,
         ids=ids,
-        at=wire.at,
+        at=None if wire.at is None else wire.at + 0.0,  # no negative zero
         bids=bids,
         pricing=pricing,
         context=_features(schema, "context", wire.context, "context", "context", unknown),

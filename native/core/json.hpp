@@ -1,11 +1,13 @@
-// Plain JSON, read strictly. Unusual input that may be valid (escapes, huge integers) is refused here and left to
-// Python.
+// JSON, read as Python's `json` reads it.
 #pragma once
 
 #include <charconv>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <list>
+#include <string>
 #include <string_view>
 
 #include "bytes.hpp"
@@ -44,10 +46,26 @@ inline bool is_within(std::string_view text, size_t limit) {
   return points <= limit;
 }
 
-// Reads one document from its beginning to its end. Once something is refused `is_ok` stays false.
+// Append a code point in UTF-8; half of a surrogate pair too, which `is_utf8` refuses.
+inline void append_point(std::string& text, uint32_t point) {
+  if (point < 0x80) {
+    text += static_cast<char>(point);
+    return;
+  }
+  const int more = point < 0x800 ? 1 : point < 0x10000 ? 2 : 3;
+  constexpr uint32_t kFirst[] = {0, 0xC0, 0xE0, 0xF0};
+  text += static_cast<char>(kFirst[more] | point >> (6 * more));
+  for (int step = more - 1; step >= 0; step--) text += static_cast<char>(0x80 | (point >> (6 * step) & 0x3F));
+}
+
+// Strings whose escapes were read. Views of them stay valid.
+using Decoded = std::list<std::string>;
+
+// Reads one document of valid UTF-8 from its beginning to its end. Once something is refused `is_ok` stays false.
 class JsonReader {
  public:
-  explicit JsonReader(std::string_view text) : at_(text.data()), end_(text.data() + text.size()) {}
+  JsonReader(std::string_view text, Decoded& decoded)
+      : at_(text.data()), end_(text.data() + text.size()), decoded_(decoded) {}
 
   bool is_ok() const { return is_ok_; }
   void refuse() { is_ok_ = false; }
@@ -77,19 +95,17 @@ class JsonReader {
 
   bool take_null() { return take_word("null"); }
 
-  // A string without escapes; a view of the document.
+  // A string of whole characters; a view of the document, or of what its escapes say.
   std::string_view string() {
-    skip_space();
-    if (at_ == end_ || *at_ != '"') return refuse(), std::string_view();
-    const char* start = ++at_;
-    while (at_ != end_ && *at_ != '"') {
-      if (*at_ == '\\' || static_cast<uint8_t>(*at_) < 0x20) return refuse(), std::string_view();
-      at_++;
-    }
-    if (at_ == end_) return refuse(), std::string_view();
-    const std::string_view found(start, at_ - start);
-    at_++;
-    return found;
+    bool is_whole = true;
+    const std::string_view found = any_string(is_whole);
+    return is_whole ? found : (refuse(), std::string_view());
+  }
+
+  // A string that may have halves of surrogate pairs, which only escapes can write.
+  std::string_view any_string() {
+    bool is_whole;
+    return any_string(is_whole);
   }
 
   bool is_at_string() {
@@ -103,8 +119,7 @@ class JsonReader {
     bool is_integer;
   };
 
-  // A number, correctly rounded. Refused: integers of more than 15 digits, signed zeros, which Python tells
-  // apart by how they are written; what overflows.
+  // A number, correctly rounded. Refused: what overflows, and integers that Python does not convert.
   Number number() {
     skip_space();
     const char* start = at_;
@@ -123,16 +138,83 @@ class JsonReader {
       const bool has_sign = end_ - at_ > 1 && (at_[1] == '-' || at_[1] == '+');
       if (!digits_after(1 + has_sign)) return refuse(), Number{};
     }
-    if (is_integer && count > 15) return refuse(), Number{};
+    if (is_integer && count > kMostDigits) return refuse(), Number{};
+    // An integer has no signed zero.
+    if (is_integer && *digits == '0') start = digits;
     Number found{0.0, std::string_view(start, at_ - start), is_integer};
-    const auto read = std::from_chars(start, at_, found.value);
-    if (read.ec != std::errc() || read.ptr != at_) return refuse(), Number{};
-    if (found.value == 0.0 && *start == '-') return refuse(), Number{};
+    if (std::from_chars(start, at_, found.value).ec != std::errc()) found.value = far(found.text);
+    if (!std::isfinite(found.value)) return refuse(), Number{};
     return found;
   }
 
  private:
+  // As many as Python converts by default.
+  static constexpr size_t kMostDigits = 4300;
+
   static bool is_digit(char one) { return one >= '0' && one <= '9'; }
+
+  // A number that is out of range: zero, or infinite.
+  static double far(std::string_view text) { return std::strtod(std::string(text).c_str(), nullptr); }
+
+  std::string_view any_string(bool& is_whole) {
+    skip_space();
+    if (at_ == end_ || *at_ != '"') return refuse(), std::string_view();
+    const char* start = ++at_;
+    while (at_ != end_ && *at_ != '"') {
+      if (static_cast<uint8_t>(*at_) < 0x20) return refuse(), std::string_view();
+      if (*at_ == '\\') return decoded_from(start, is_whole);
+      at_++;
+    }
+    if (at_ == end_) return refuse(), std::string_view();
+    const std::string_view found(start, at_ - start);
+    at_++;
+    return found;
+  }
+
+  // A string with escapes, from the first of them on.
+  std::string_view decoded_from(const char* start, bool& is_whole) {
+    std::string text(start, at_);
+    while (at_ != end_ && *at_ != '"') {
+      if (static_cast<uint8_t>(*at_) < 0x20) return refuse(), std::string_view();
+      if (*at_ != '\\')
+        text += *at_++;
+      else if (!escape(text, is_whole))
+        return refuse(), std::string_view();
+    }
+    if (at_ == end_) return refuse(), std::string_view();
+    at_++;
+    return decoded_.emplace_back(std::move(text));
+  }
+
+  bool escape(std::string& text, bool& is_whole) {
+    constexpr std::string_view kLetters = "\"\\/bfnrt", kMeanings = "\"\\/\b\f\n\r\t";
+    if (end_ - at_ < 2) return false;
+    const size_t place = kLetters.find(at_[1]);
+    if (place != std::string_view::npos) {
+      text += kMeanings[place];
+      at_ += 2;
+      return true;
+    }
+    uint32_t point, low;
+    if (!unit(at_, point)) return false;
+    at_ += kUnit;
+    if (point >> 10 == 0x36 && unit(at_, low) && low >> 10 == 0x37) {
+      point = 0x10000 + ((point & 0x3FF) << 10 | (low & 0x3FF));
+      at_ += kUnit;
+    }
+    if (point >> 11 == 0x1B) is_whole = false;
+    append_point(text, point);
+    return true;
+  }
+
+  // A unit of UTF-16, as \uXXXX.
+  bool unit(const char* at, uint32_t& value) const {
+    if (end_ - at < kUnit || at[0] != '\\' || at[1] != 'u') return false;
+    const auto read = std::from_chars(at + 2, at + kUnit, value, 16);
+    return read.ec == std::errc() && read.ptr == at + kUnit;
+  }
+
+  static constexpr ptrdiff_t kUnit = 6;
 
   bool digits_after(int skipped) {
     at_ += skipped;
@@ -147,6 +229,7 @@ class JsonReader {
 
   const char* at_;
   const char* end_;
+  Decoded& decoded_;
   bool is_ok_ = true;
 };
 

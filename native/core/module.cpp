@@ -7,7 +7,8 @@
 
 #include <chrono>
 
-#include "../engine/bindings.hpp"
+#include "../engine/ort_bindings.hpp"
+#include "../engine/queue_bindings.hpp"
 #include "reply.hpp"
 
 namespace {
@@ -36,6 +37,30 @@ std::vector<T> numbers_of(PyObject* object) {
   return numbers;
 }
 
+ValueField field_of(PyObject* told) {
+  ValueField field;
+  field.kind = static_cast<ValueField::Kind>(size_of(told, 1));
+  field.start = size_of(told, 2);
+  field.width = size_of(told, 3);
+  field.buckets = size_of(told, 4);
+  field.is_log = PyObject_IsTrue(item_of(told, 5)) == 1;
+  field.mean = double_of(told, 6);
+  field.scale = double_of(told, 7);
+  PyObject* vocabulary = item_of(told, 8);
+  for (Py_ssize_t k = 0; k < PyTuple_Size(vocabulary); k++)
+    field.vocabulary.emplace(text_of(item_of(vocabulary, k)), static_cast<int32_t>(k) + kUnknownIndex + 1);
+  return field;
+}
+
+Fields fields_of(PyObject* told) {
+  Fields fields;
+  for (Py_ssize_t k = 0; k < PyTuple_Size(told); k++) {
+    PyObject* field = item_of(told, k);
+    fields.emplace(text_of(item_of(field, 0)), field_of(field));
+  }
+  return fields;
+}
+
 Side side_of(PyObject* told) {
   PyObject *layout = item_of(told, 0), *state = item_of(told, 1);
   Side side;
@@ -50,22 +75,8 @@ Side side_of(PyObject* told) {
   const std::string_view missing = bytes_of(item_of(told, 2));
   if (missing.size() != side.layout.size) raise(PyExc_ValueError, "the missing record is not of the layout's size");
   side.missing.assign(missing.begin(), missing.end());
+  side.fields = fields_of(item_of(told, 3));
   return side;
-}
-
-ContextField field_of(PyObject* told) {
-  ContextField field;
-  field.kind = static_cast<ContextField::Kind>(size_of(told, 1));
-  field.start = size_of(told, 2);
-  field.width = size_of(told, 3);
-  field.buckets = size_of(told, 4);
-  field.is_log = PyObject_IsTrue(item_of(told, 5)) == 1;
-  field.mean = double_of(told, 6);
-  field.scale = double_of(told, 7);
-  PyObject* vocabulary = item_of(told, 8);
-  for (Py_ssize_t k = 0; k < PyTuple_Size(vocabulary); k++)
-    field.vocabulary.emplace(text_of(item_of(vocabulary, k)), static_cast<int32_t>(k) + kUnknownIndex + 1);
-  return field;
 }
 
 Schema* make_schema(PyObject* arguments) {
@@ -80,11 +91,7 @@ Schema* make_schema(PyObject* arguments) {
   schema->history_length = static_cast<size_t>(length);
   schema->context_categorical = numbers_of<int32_t>(categorical);
   schema->context_dense = numbers_of<float>(dense);
-  for (Py_ssize_t k = 0; k < PyTuple_Size(context); k++) {
-    PyObject* told = item_of(context, k);
-    schema->context_places.emplace(text_of(item_of(told, 0)), schema->context.size());
-    schema->context.push_back(field_of(told));
-  }
+  schema->context = fields_of(context);
   schema->ufuncs = {ufunc_of(item_of(ufuncs, 0)), ufunc_of(item_of(ufuncs, 1)), ufunc_of(item_of(ufuncs, 2)),
                     ufunc_of(item_of(ufuncs, 3))};
   return schema.release();
@@ -208,6 +215,32 @@ HeldArena* make_arena(PyObject* arguments) {
   return held.release();
 }
 
+// What is live for a request that was read, for as long as its frame is read.
+struct HeldLive {
+  Ref told, states;
+  Live live;
+};
+
+// Rows that Python fetched, for as long as their frame is filled, and its facts are read.
+struct HeldGiven {
+  std::vector<Buffer> buffers;
+  Ref told;
+  Given given;
+
+  // (records, whether each was found, whether each is stale or None)
+  GivenRows rows_of(PyObject* rows, size_t record_size) {
+    const auto memory = [&](Py_ssize_t place, size_t least) -> const Buffer& {
+      return buffers.emplace_back(item_of(rows, place), false, least);
+    };
+    const Buffer& records = memory(0, 0);
+    const size_t count = records.size() / record_size;
+    const auto* content = records.as<const uint8_t>();
+    const auto* found = memory(1, count).as<const uint8_t>();
+    const bool has_stale = item_of(rows, 2) != Py_None;
+    return {content, found, has_stale ? memory(2, count).as<const uint8_t>() : nullptr, count};
+  }
+};
+
 // ServedModel(version, formula): heads by pricing
 
 ServedModel* make_model(PyObject* arguments) {
@@ -230,6 +263,8 @@ ServedModel* make_model(PyObject* arguments) {
 
 struct HeldFrame {
   Ref schema, model, body;
+  std::unique_ptr<HeldLive> live;
+  std::unique_ptr<HeldGiven> given;
   std::vector<Buffer> buffers;
   std::unique_ptr<Frame> frame;
   Reply reply;
@@ -300,20 +335,14 @@ std::vector<int64_t> epochs_of(PyObject* sequence) {
   return epochs;
 }
 
-// What is live for a request that was read, for as long as its frame is filled.
-struct HeldLive {
-  Ref told, states;
-  Live live;
-};
-
-// Asks for it: `ask(user_id, ids)` returns (the user's state, those of the candidates, (since, until) of the stream,
-// lag_s, half-lives of users and items), a state or a stream None where there is none; or None, which has no live state
-// that is at hand.
+// Asks for what is live: `ask(user_id, ids)`, without a user if it is anonymous, returns (the user's state, those of the
+// candidates, (since, until) of the stream, lag_s, half-lives of users and items), a state or a stream None where there is
+// none; or None, which has no live state that is at hand.
 std::unique_ptr<HeldLive> live_of(PyObject* ask, const Request& request) {
   const auto text = [](std::string_view id) { return Ref(checked(to_python(id))); };
   const auto packed = [](PyObject* state) { return state == Py_None ? std::string_view() : bytes_of(state); };
   const size_t count = request.ids.size();
-  const Ref user = text(request.user_id), ids(checked(PyList_New(static_cast<Py_ssize_t>(count))));
+  const Ref user = request.user_id.empty() ? Ref::to(Py_None) : text(request.user_id), ids(checked(PyList_New(static_cast<Py_ssize_t>(count))));
   for (size_t k = 0; k < count; k++)
     PyList_SET_ITEM(ids.get(), static_cast<Py_ssize_t>(k), Py_NewRef(text(request.ids[k]).get()));
   auto held = std::make_unique<HeldLive>();
@@ -337,18 +366,38 @@ std::unique_ptr<HeldLive> live_of(PyObject* ask, const Request& request) {
   return held;
 }
 
-// take(body, max_candidates, users, items, now, epochs, live): an outcome, by number; reads, and fills from files,
-// without epochs, or from arenas. `live` is asked for live states; None: there are none.
+// Of `Rows`, the user's with a history behind them: (Unix s, item's ID, shown, clicked) of each impression.
+std::unique_ptr<HeldGiven> given_of(PyObject* users, PyObject* items, const Schema& schema) {
+  auto held = std::make_unique<HeldGiven>();
+  held->given.user = held->rows_of(users, schema.user.layout.size);
+  held->given.items = held->rows_of(items, schema.item.layout.size);
+  PyObject* history = item_of(users, 3);
+  held->told = Ref::to(history);
+  if (!PyTuple_Check(history)) raise(PyExc_TypeError, "a history is a tuple");
+  for (Py_ssize_t k = 0; k < PyTuple_Size(history); k++) {
+    PyObject* seen = item_of(history, k);
+    held->given.impressions.push_back({double_of(seen, 0), double_of(seen, 2), double_of(seen, 3)});
+    held->given.history.push_back(text_of(item_of(seen, 1)));
+  }
+  return held;
+}
+
+// take(body, max_candidates, users, items, now, epochs, live, reads_texts, keeps_rows): an outcome, by number. Reads, and
+// fills from files, without epochs, or from arenas, or from given rows, which are tuples. `live` is asked for live states;
+// None: there are none, or they are in the given rows.
 PyObject* frame_take(HeldFrame& held, Arguments given) {
   const std::string_view body = bytes_of(given[0]);
   const size_t most = size_from(given[1]);
   const double now = double_from(given[4]);
   PyObject* ask = given[6];
+  const bool reads_texts = PyObject_IsTrue(given[7]) == 1, keeps_rows = PyObject_IsTrue(given[8]) == 1;
   const auto work = [&](auto fill) {
     Frame& frame = *held.frame;
     held.body = Ref::to(given[0]);
+    held.live = nullptr;
     frame.live = nullptr;
-    std::unique_ptr<HeldLive> live;
+    frame.reads_texts = reads_texts;
+    frame.keeps_rows = keeps_rows;
     Outcome outcome;
     const double began = seconds();
     double read;
@@ -359,18 +408,20 @@ PyObject* frame_take(HeldFrame& held, Arguments given) {
       if (outcome == Outcome::kFilled && ask == Py_None) outcome = fill();
     }
     if (outcome == Outcome::kFilled && ask != Py_None) {
-      live = live_of(ask, frame.request);
-      frame.live = live ? &live->live : nullptr;
+      held.live = live_of(ask, frame.request);
+      frame.live = held.live ? &held.live->live : nullptr;
       const Unlocked unlocked;
-      outcome = live ? fill() : Outcome::kUnheld;
+      outcome = held.live ? fill() : Outcome::kLacking;
     }
-    frame.live = nullptr;
     held.read_s = read - began;
     held.fill_s = seconds() - read;
     return outcome;
   };
   Outcome outcome;
-  if (given[5] == Py_None) {
+  if (PyTuple_Check(given[2])) {
+    held.given = given_of(given[2], given[3], Box<Schema>::of(held.schema.get()));
+    outcome = work([&] { return held.frame->fill(held.given->given, now); });
+  } else if (given[5] == Py_None) {
     const RowFile &users = *Box<HeldRowFile>::of(given[2]).file, &items = *Box<HeldRowFile>::of(given[3]).file;
     outcome = work([&] { return held.frame->fill(users, items, now); });
   } else {
@@ -419,6 +470,79 @@ PyObject* frame_reply(HeldFrame& held, Arguments given) {
   return to_bytes(held.reply.bytes());
 }
 
+template <class Values, class Make>
+Ref list_of(const Values& values, Make make) {
+  Ref list(checked(PyList_New(static_cast<Py_ssize_t>(values.size()))));
+  for (size_t k = 0; k < values.size(); k++) PyList_SET_ITEM(list.get(), static_cast<Py_ssize_t>(k), checked(make(k)));
+  return list;
+}
+
+Ref texts_of(const std::vector<std::string_view>& texts) {
+  return list_of(texts, [&](size_t k) { return to_python(texts[k]); });
+}
+
+// Of each impression (Unix s, item's ID, shown, clicked).
+Ref history_of(const std::vector<std::string_view>& ids, size_t first, const std::vector<Impression>& impressions) {
+  return list_of(impressions, [&](size_t k) {
+    const Impression& seen = impressions[k];
+    const std::string_view id = ids[first + k];
+    return Py_BuildValue("(ds#dd)", seen.at, id.data(), static_cast<Py_ssize_t>(id.size()), seen.shown, seen.clicked);
+  });
+}
+
+// (user's ID, IDs, time or None, own history or None, texts by candidate): what rows, states and vectors are fetched for
+PyObject* frame_asked(const HeldFrame& held) {
+  const Request& request = held.frame->request;
+  const Ref texts(checked(PyDict_New())), ids = texts_of(request.ids);
+  for (const Described& item : request.items) {
+    if (item.text.empty()) continue;
+    const Ref id(checked(to_python(item.id))), text(checked(to_python(item.text)));
+    if (PyDict_SetItem(texts.get(), id.get(), text.get())) throw PythonError{};
+  }
+  const Ref at = std::isnan(request.at) ? Ref::to(Py_None) : Ref(checked(PyFloat_FromDouble(request.at)));
+  const Ref history = request.has_history ? history_of(request.history, 0, request.impressions) : Ref::to(Py_None);
+  const Ref user(checked(to_python(request.user_id)));
+  return PyTuple_Pack(5, user.get(), ids.get(), at.get(), history.get(), texts.get());
+}
+
+// (user's record, records of candidates and history, whether each has a row, history): what was used, if rows are kept
+PyObject* frame_kept(const HeldFrame& held) {
+  const Frame& frame = *held.frame;
+  const auto bytes = [](const std::vector<uint8_t>& kept) {
+    return Ref(checked(PyBytes_FromStringAndSize(reinterpret_cast<const char*>(kept.data()),
+                                                 static_cast<Py_ssize_t>(kept.size()))));
+  };
+  const Ref user = bytes(frame.kept.user), items = bytes(frame.kept.items), found = bytes(frame.kept.found);
+  const Ref history = history_of(frame.wanted(), frame.request.ids.size(), frame.impressions());
+  return PyTuple_Pack(4, user.get(), items.get(), found.get(), history.get());
+}
+
+PyObject* frame_shown(const HeldFrame& held) { return Py_NewRef(texts_of(held.frame->shown()).get()); }
+
+// Whether it asks neither for an explanation nor for exploration.
+PyObject* frame_is_plain(const HeldFrame& held) {
+  const Request& request = held.frame->request;
+  return PyBool_FromLong(!request.explore && !request.is_explained);
+}
+
+PyObject* frame_at(const HeldFrame& held) { return PyFloat_FromDouble(held.frame->at()); }
+
+// Places of categories that the model has never seen.
+PyObject* frame_unknown(const HeldFrame& held) {
+  const std::vector<std::string>& places = held.frame->unknown;
+  return Py_NewRef(list_of(places, [&](size_t k) { return to_python(places[k]); }).get());
+}
+
+// What the last reply declares of candidates: rungs by ID.
+PyObject* frame_rungs(const HeldFrame& held) {
+  Ref rungs(checked(PyDict_New()));
+  for (const Degraded& one : held.reply.degraded) {
+    const Ref id(checked(to_python(one.id))), rung(checked(to_python(name_of(one.rung))));
+    if (PyDict_SetItem(rungs.get(), id.get(), rung.get())) throw PythonError{};
+  }
+  return Py_NewRef(rungs.get());
+}
+
 // What the last reply declares: (the user's rung or None, the number of candidates by rung)
 PyObject* frame_degraded(const HeldFrame& held) {
   const UserRung user = held.frame->user_rung;
@@ -456,12 +580,19 @@ PyMethodDef id_map_methods[] = {method<IdMap, 3, id_map_put>("put"),
                                 {}};
 PyGetSetDef id_map_values[] = {value<IdMap, id_map_end>("end"), {}};
 PyMethodDef frame_methods[] = {method<HeldFrame, 2, frame_read>("read"),
-                               method<HeldFrame, 7, frame_take>("take"),
+                               method<HeldFrame, 9, frame_take>("take"),
                                method<HeldFrame, 1, frame_cut>("cut"),
                                method<HeldFrame, 5, frame_reply>("reply"),
                                {}};
 PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
                               value<HeldFrame, frame_count>("count"),
+                              value<HeldFrame, frame_asked>("asked"),
+                              value<HeldFrame, frame_kept>("kept"),
+                              value<HeldFrame, frame_shown>("shown"),
+                              value<HeldFrame, frame_at>("at"),
+                              value<HeldFrame, frame_is_plain>("is_plain"),
+                              value<HeldFrame, frame_unknown>("unknown"),
+                              value<HeldFrame, frame_rungs>("rungs"),
                               value<HeldFrame, frame_seconds>("seconds"),
                               value<HeldFrame, frame_found>("found"),
                               value<HeldFrame, frame_degraded>("degraded"),
@@ -481,7 +612,7 @@ int fill_module(PyObject* module) {
       add_type<HeldFrame>(
           module, "native._core.Frame",
           {creator<HeldFrame, make_frame>(), {Py_tp_methods, frame_methods}, {Py_tp_getset, frame_values}});
-  return is_whole && add_engine(module) && !PyModule_AddIntConstant(module, "LAYOUT", NATIVE_LAYOUT) &&
+  return is_whole && add_ort_model(module) && add_queue(module) && !PyModule_AddIntConstant(module, "LAYOUT", NATIVE_LAYOUT) &&
                  !PyModule_AddStringConstant(module, "INSTRUCTIONS", half::chosen_name())
              ? 0
              : -1;

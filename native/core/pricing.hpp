@@ -11,8 +11,6 @@
 #include <string_view>
 #include <vector>
 
-#include "json.hpp"
-
 namespace native {
 
 enum class Pricing : uint8_t { kCpm, kCpc, kCpa };
@@ -51,19 +49,6 @@ struct Formula {
     return std::find(names.begin(), names.end(), kClickHead) != names.end();
   }
 };
-
-inline bool read_pricing(JsonReader& json, size_t most, std::vector<Pricing>& pricing) {
-  pricing.clear();
-  json.need('[');
-  if (!json.is_ok() || json.take(']')) return false;
-  do {
-    const auto found = std::find(kPricings.begin(), kPricings.end(), json.string());
-    if (!json.is_ok() || found == kPricings.end() || pricing.size() == most) return false;
-    pricing.push_back(static_cast<Pricing>(found - kPricings.begin()));
-  } while (json.take(','));
-  json.need(']');
-  return json.is_ok();
-}
 
 // The eCPM of bids [N], NaN without a bid; without pricing each is paid per click. `pricing` is supported.
 inline void price(const std::vector<double>& bids, const std::vector<Pricing>& pricing, const Formula& formula,

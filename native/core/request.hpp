@@ -1,12 +1,15 @@
-// A scoring request of the plainest form, read from its body. Whatever else a body may hold, right or wrong, is left to
-// `msd.contract.request`, which is the reference: nothing is accepted here that it refuses, or reads otherwise.
+// A scoring request, read from its body. `msd.contract.request` is the reference: exactly what it accepts is accepted
+// here, and read alike; what is refused gets the words of its errors from there.
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <cstdint>
 #include <limits>
-#include <string>
+#include <optional>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "json.hpp"
@@ -15,80 +18,109 @@
 
 namespace native {
 
-constexpr size_t kMaxIdChars = 256, kMaxValueChars = 256, kMaxHistory = 1000, kMaxListValues = 1000;
-constexpr double kMaxAt = 1e11, kMaxBid = 1e9;
+constexpr size_t kMaxIdChars = 256, kMaxTextChars = 10'000, kMaxHistory = 1'000, kMaxListValues = 1'000;
+constexpr size_t kMaxExplained = 200;
+constexpr double kMaxAt = 1e11, kMaxBid = 1e9, kMaxSeed = 9'007'199'254'740'991.0, kMaxTopK = 1e15;
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
-// Views are of the body, which outlives them.
-struct Request {
-  std::string_view user_id;
+// How the first position is explored.
+enum class Policy : uint8_t { kThompson, kUcb };
+constexpr std::array<std::string_view, 2> kPolicies{"thompson", "ucb"};
+
+struct Explore {
+  Policy policy = Policy::kThompson;
+  double share = kNone;          // NaN: the service's
+  std::optional<uint64_t> seed;  // none: the request's ID
+};
+
+// What a request says of one item.
+struct Described {
+  std::string_view id, text, features;  // `features`: the object as it stands, empty if it has no members
+};
+
+// Views are of the body, or of `decoded_`; a copy would lose these.
+class Request {
+ public:
+  std::string_view user_id;  // empty: anonymous
   double at = kNone;
-  std::string_view context;  // the object as it stands, empty where none is given
+  std::string_view context, user_features;  // objects as they stand, empty if not given
   std::vector<std::string_view> ids, history;
   std::vector<Impression> impressions;  // of each item of the history, of which none is there twice
-  std::vector<double> bids;  // NaN: none
-  std::vector<Pricing> pricing;  // empty: by click
-  bool has_bids = false, has_history = false;
+  std::vector<double> bids;             // NaN: none
+  std::vector<Pricing> pricing;         // empty: not given
+  std::vector<Described> items;
+  std::vector<int32_t> described;  // by candidate its place in `items`, −1 if it has none; empty without items
+  std::optional<Explore> explore;
+  bool has_bids = false, has_history = false, is_explained = false;
   size_t top_k = 0;  // 0: not given
 
-  // False if the body is not plain.
+  Request() = default;
+  Request(const Request&) = delete;
+  Request& operator=(Request&&) = default;
+
+  // False if `parse_request` refuses the body. Whether the features fit a schema is seen when they are encoded.
   bool read(std::string_view body, size_t max_candidates);
 
  private:
+  bool read_member(JsonReader& json, std::string_view key, unsigned& seen, size_t max_candidates);
   bool read_candidates(JsonReader& json, size_t max_candidates);
   bool read_user(JsonReader& json);
   bool read_history(JsonReader& json);
+  bool read_items(JsonReader& json);
+  bool read_item(JsonReader& json, Described& item);
+  bool read_explore(JsonReader& json);
+  bool match_items();
   void join(const std::vector<std::string_view>& items, const std::vector<Impression>& seen);
+
+  std::unordered_map<std::string_view, int32_t> places_;  // of the described items in `items`; −1 where it says null
+  Decoded decoded_;
 };
 
 namespace detail {
 
 // Mark a key as seen; refuse a repeated one.
-inline void once(JsonReader& json, unsigned& seen, unsigned key) {
+inline bool once(JsonReader& json, unsigned& seen, unsigned key) {
   if (seen & 1u << key) json.refuse();
   seen |= 1u << key;
+  return json.is_ok();
 }
 
-inline bool is_id(std::string_view id) { return !id.empty() && is_within(id, kMaxIdChars); }
+inline bool is_id(std::string_view id) {
+  return !id.empty() && is_within(id, kMaxIdChars) && id.find('\0') == std::string_view::npos;
+}
 
-inline bool read_ids(JsonReader& json, size_t most, std::vector<std::string_view>& ids) {
-  ids.clear();
+inline std::string_view read_id(JsonReader& json) {
+  const std::string_view id = json.string();
+  if (!is_id(id)) json.refuse();
+  return id;
+}
+
+inline double read_number(JsonReader& json, double most) {
+  // A negative zero becomes a positive one, as in `check_request`.
+  const double number = json.number().value + 0.0;
+  if (!(number >= 0 && number <= most)) json.refuse();
+  return number;
+}
+
+// One of some names, by its place.
+template <class Enum, size_t count>
+Enum read_name(JsonReader& json, const std::array<std::string_view, count>& names) {
+  const auto found = std::find(names.begin(), names.end(), json.string());
+  if (found == names.end()) json.refuse();
+  return static_cast<Enum>(found - names.begin());
+}
+
+// Reads a list of one entry at least; `read` reads one.
+template <class T, class Read>
+bool read_list(JsonReader& json, size_t most, std::vector<T>& list, Read read) {
+  list.clear();
   json.need('[');
   if (!json.is_ok()) return false;
-  if (json.take(']')) return true;
   do {
-    const std::string_view id = json.string();
-    if (!json.is_ok() || !is_id(id) || ids.size() == most) return false;
-    ids.push_back(id);
-  } while (json.take(','));
+    if (list.size() == most) return false;
+    list.push_back(read());
+  } while (json.is_ok() && json.take(','));
   json.need(']');
-  return json.is_ok();
-}
-
-inline bool read_bids(JsonReader& json, size_t most, std::vector<double>& bids) {
-  bids.clear();
-  json.need('[');
-  if (!json.is_ok() || json.take(']')) return false;
-  do {
-    if (bids.size() == most) return false;
-    if (json.take_null()) {
-      bids.push_back(kNone);
-      continue;
-    }
-    const double bid = json.number().value;
-    if (!json.is_ok() || !(bid >= 0 && bid <= kMaxBid)) return false;
-    bids.push_back(bid);
-  } while (json.take(','));
-  json.need(']');
-  return json.is_ok();
-}
-
-// An object of features, unread but for its form: values are strings, numbers, null, or lists of these.
-inline bool skip_scalar(JsonReader& json) {
-  if (json.is_at_string())
-    json.string();
-  else if (!json.take_null())
-    json.number();
   return json.is_ok();
 }
 
@@ -112,26 +144,37 @@ inline bool read_shown(JsonReader& json, std::string_view& item, Impression& imp
   unsigned seen = 0;
   const bool is_read = read_object(json, [&](std::string_view key) {
     if (key == "item_id") {
-      once(json, seen, 0);
-      item = json.string();
-      return json.is_ok();
+      item = read_id(json);
+      return once(json, seen, 0);
     }
     if (key == "clicked") {
-      once(json, seen, 1);
       impression.clicked = json.take_word("true") ? 1.0 : 0.0;
-      return impression.clicked > 0 || json.take_word("false");
+      return once(json, seen, 1) && (impression.clicked > 0 || json.take_word("false"));
     }
-    if (key != "at") return false;
-    once(json, seen, 2);
-    if (json.take_null()) return true;
-    impression.at = json.number().value;
-    return json.is_ok() && impression.at >= 0 && impression.at <= kMaxAt;
+    if (key != "at" || !once(json, seen, 2)) return false;
+    if (!json.take_null()) impression.at = read_number(json, kMaxAt);
+    return json.is_ok();
   });
-  return is_read && (seen & 2);
+  return is_read && (seen & 3) == 3;
 }
 
-inline bool skip_features(JsonReader& json) {
-  return read_object(json, [&](std::string_view) {
+// A value of a feature, unread but for its form: a string, a number or null.
+inline bool skip_scalar(JsonReader& json) {
+  if (json.is_at_string())
+    json.any_string();
+  else if (!json.take_null())
+    json.number();
+  return json.is_ok();
+}
+
+// An object of features, unread but for its form: values are scalars, or lists of these. Returns the object as it
+// stands.
+inline std::string_view skip_features(JsonReader& json) {
+  if (json.take_null()) return {};
+  const char* start = json.position();
+  bool is_empty = true;
+  const bool is_read = read_object(json, [&](std::string_view) {
+    is_empty = false;
     if (!json.take('[')) return skip_scalar(json);
     if (json.take(']')) return true;
     size_t count = 0;
@@ -141,6 +184,8 @@ inline bool skip_features(JsonReader& json) {
     json.need(']');
     return json.is_ok();
   });
+  if (!is_read) json.refuse();
+  return is_empty ? std::string_view() : std::string_view(start, json.position() - start);
 }
 
 }  // namespace detail
@@ -148,33 +193,33 @@ inline bool skip_features(JsonReader& json) {
 inline bool Request::read_candidates(JsonReader& json, size_t max_candidates) {
   unsigned seen = 0;
   const bool is_read = detail::read_object(json, [&](std::string_view key) {
-    if (key == "id") {
-      detail::once(json, seen, 0);
-      return detail::read_ids(json, max_candidates, ids) && !ids.empty();
+    if (key == "id")
+      return detail::once(json, seen, 0) &&
+             detail::read_list(json, max_candidates, ids, [&] { return detail::read_id(json); });
+    if (key == "bid") {
+      if (!detail::once(json, seen, 1) || json.take_null()) return json.is_ok();
+      has_bids = true;
+      return detail::read_list(json, max_candidates, bids,
+                               [&] { return json.take_null() ? kNone : json.number().value; });
     }
-    if (key == "pricing") {
-      detail::once(json, seen, 2);
-      return json.take_null() || read_pricing(json, max_candidates, pricing);
-    }
-    if (key != "bid") return false;
-    detail::once(json, seen, 1);
-    if (json.take_null()) return true;
-    has_bids = true;
-    return detail::read_bids(json, max_candidates, bids);
+    if (key != "pricing" || !detail::once(json, seen, 2)) return false;
+    return json.take_null() || detail::read_list(json, max_candidates, pricing,
+                                                 [&] { return detail::read_name<Pricing>(json, kPricings); });
   });
-  const bool are_alike = (!has_bids || bids.size() == ids.size()) && (pricing.empty() || pricing.size() == ids.size());
-  return is_read && (seen & 1) && are_alike;
+  const auto is_bid = [](double bid) { return std::isnan(bid) || (bid >= 0 && bid <= kMaxBid); };
+  return is_read && (seen & 1) && (!has_bids || bids.size() == ids.size()) &&
+         std::all_of(bids.begin(), bids.end(), is_bid) &&
+         (pricing.empty() || pricing.size() == ids.size());
 }
 
 inline bool Request::read_user(JsonReader& json) {
   unsigned seen = 0;
   return detail::read_object(json, [&](std::string_view key) {
     if (key == "features") {
-      detail::once(json, seen, 0);
-      return json.take_null();
+      user_features = detail::skip_features(json);
+      return detail::once(json, seen, 0);
     }
-    if (key != "history") return false;
-    detail::once(json, seen, 1);
+    if (key != "history" || !detail::once(json, seen, 1)) return false;
     if (json.take_null()) return true;
     has_history = true;
     return read_history(json);
@@ -182,7 +227,7 @@ inline bool Request::read_user(JsonReader& json) {
 }
 
 inline bool Request::read_history(JsonReader& json) {
-  std::vector<std::string_view> items;
+  std::vector<std::string_view> shown;
   std::vector<Impression> seen;
   size_t objects = 0;
   json.need('[');
@@ -192,26 +237,25 @@ inline bool Request::read_history(JsonReader& json) {
     std::string_view item;
     Impression impression{std::numeric_limits<double>::infinity(), 1.0, 1.0};
     if (json.is_at_string())
-      item = json.string();
+      item = detail::read_id(json);
     else if (++objects > kMaxHistory || !detail::read_shown(json, item, impression))
       return false;
-    if (!json.is_ok() || !detail::is_id(item)) return false;
-    items.push_back(item);
+    shown.push_back(item);
     seen.push_back(impression);
-  } while (json.take(','));
+  } while (json.is_ok() && json.take(','));
   json.need(']');
-  join(items, seen);
+  join(shown, seen);
   return json.is_ok();
 }
 
 // The last entries count; those of one item are joined, in the place of the last of them.
-inline void Request::join(const std::vector<std::string_view>& items, const std::vector<Impression>& seen) {
+inline void Request::join(const std::vector<std::string_view>& shown, const std::vector<Impression>& seen) {
   std::unordered_map<std::string_view, size_t> places;
-  const size_t first = items.size() > kMaxHistory ? items.size() - kMaxHistory : 0;
-  for (size_t k = items.size(); k-- > first;) {
-    const auto [place, is_new] = places.try_emplace(items[k], history.size());
+  const size_t first = shown.size() > kMaxHistory ? shown.size() - kMaxHistory : 0;
+  for (size_t k = shown.size(); k-- > first;) {
+    const auto [place, is_new] = places.try_emplace(shown[k], history.size());
     if (is_new) {
-      history.push_back(items[k]);
+      history.push_back(shown[k]);
       impressions.push_back(seen[k]);
       continue;
     }
@@ -222,114 +266,97 @@ inline void Request::join(const std::vector<std::string_view>& items, const std:
   std::reverse(impressions.begin(), impressions.end());
 }
 
+inline bool Request::read_items(JsonReader& json) {
+  return detail::read_object(json, [&](std::string_view id) {
+    const bool is_null = json.take_null();
+    const int32_t place = is_null ? -1 : static_cast<int32_t>(items.size());
+    if (!detail::is_id(id) || !places_.emplace(id, place).second) return false;
+    return is_null || read_item(json, items.emplace_back(Described{id, {}, {}}));
+  });
+}
+
+inline bool Request::read_item(JsonReader& json, Described& item) {
+  unsigned seen = 0;
+  return detail::read_object(json, [&](std::string_view key) {
+    if (key == "features") {
+      item.features = detail::skip_features(json);
+      return detail::once(json, seen, 0);
+    }
+    if (key != "text" || !detail::once(json, seen, 1)) return false;
+    if (!json.take_null()) item.text = json.string();
+    return is_within(item.text, kMaxTextChars);
+  });
+}
+
+// Only candidates may be described.
+inline bool Request::match_items() {
+  if (places_.size() > ids.size()) return false;
+  if (items.empty()) return true;
+  std::vector<bool> is_candidate(items.size());
+  for (const std::string_view id : ids) {
+    const auto found = places_.find(id);
+    described.push_back(found == places_.end() ? -1 : found->second);
+    if (described.back() >= 0) is_candidate[described.back()] = true;
+  }
+  return std::find(is_candidate.begin(), is_candidate.end(), false) == is_candidate.end();
+}
+
+inline bool Request::read_explore(JsonReader& json) {
+  unsigned seen = 0;
+  explore.emplace();
+  const bool is_read = detail::read_object(json, [&](std::string_view key) {
+    if (key == "policy") {
+      explore->policy = detail::read_name<Policy>(json, kPolicies);
+      return detail::once(json, seen, 0);
+    }
+    if (key == "share") {
+      if (!json.take_null()) explore->share = json.number().value;
+      return detail::once(json, seen, 1) && !(explore->share < 0 || explore->share > 1);
+    }
+    if (key != "seed" || !detail::once(json, seen, 2)) return false;
+    if (json.take_null()) return true;
+    const JsonReader::Number seed = json.number();
+    if (!seed.is_integer || !(seed.value >= 0 && seed.value <= kMaxSeed)) return false;
+    explore->seed = static_cast<uint64_t>(seed.value);
+    return json.is_ok();
+  });
+  return is_read && (seen & 1);
+}
+
+inline bool Request::read_member(JsonReader& json, std::string_view key, unsigned& seen, size_t max_candidates) {
+  constexpr std::array<std::string_view, 9> kMembers{"user_id", "candidates", "at",      "context", "user",
+                                                     "items",   "top_k",      "explain", "explore"};
+  const auto member = std::find(kMembers.begin(), kMembers.end(), key);
+  if (member == kMembers.end() || !detail::once(json, seen, static_cast<unsigned>(member - kMembers.begin())))
+    return false;
+  if (key == "candidates") return read_candidates(json, max_candidates);
+  if (key == "context") context = detail::skip_features(json);
+  else if (json.take_null()) return true;
+  else if (key == "user_id") user_id = detail::read_id(json);
+  else if (key == "at") at = detail::read_number(json, kMaxAt);
+  else if (key == "user") return read_user(json);
+  else if (key == "items") return read_items(json);
+  else if (key == "explore") return read_explore(json);
+  else if (key == "explain") {
+    is_explained = json.take_word("true");
+    return is_explained || json.take_word("false");
+  } else {
+    const JsonReader::Number number = json.number();
+    if (!number.is_integer || number.value < 1) return false;
+    top_k = static_cast<size_t>(std::min(number.value, kMaxTopK));
+  }
+  return json.is_ok();
+}
+
 inline bool Request::read(std::string_view body, size_t max_candidates) {
   *this = Request{};
   if (!is_utf8(body.data(), body.size())) return false;
-  enum { kUserId, kAt, kContext, kCandidates, kUser, kItems, kTopK, kExplain };
-  JsonReader json(body);
+  JsonReader json(body, decoded_);
   unsigned seen = 0;
-  const bool is_read = detail::read_object(json, [&](std::string_view key) {
-    if (key == "user_id") {
-      detail::once(json, seen, kUserId);
-      user_id = json.string();
-      return detail::is_id(user_id);
-    }
-    if (key == "at") {
-      detail::once(json, seen, kAt);
-      if (json.take_null()) return true;
-      at = json.number().value;
-      return json.is_ok() && at >= 0 && at <= kMaxAt;
-    }
-    if (key == "context") {
-      detail::once(json, seen, kContext);
-      if (json.take_null()) return true;
-      const char* start = json.position();
-      if (!detail::skip_features(json)) return false;
-      context = std::string_view(start, json.position() - start);
-      return true;
-    }
-    if (key == "candidates") {
-      detail::once(json, seen, kCandidates);
-      return read_candidates(json, max_candidates);
-    }
-    if (key == "user") {
-      detail::once(json, seen, kUser);
-      return json.take_null() || read_user(json);
-    }
-    if (key == "items") {
-      detail::once(json, seen, kItems);
-      return json.take_null() || (json.take('{') && json.take('}'));
-    }
-    if (key == "top_k") {
-      detail::once(json, seen, kTopK);
-      if (json.take_null()) return true;
-      const JsonReader::Number number = json.number();
-      if (!json.is_ok() || !number.is_integer || number.value < 1) return false;
-      top_k = static_cast<size_t>(number.value);
-      return true;
-    }
-    if (key != "explain") return false;
-    detail::once(json, seen, kExplain);
-    return json.take_null() || json.take_word("false");
-  });
-  return is_read && json.is_at_end() && (seen & 1u << kUserId) && (seen & 1u << kCandidates);
-}
-
-// Encodes the context of a request, as `encode_record`, and tells the places of categories that are not in their
-// vocabulary, as `is_unknown`; false where a value or a name is not plainly one of the schema's.
-inline bool encode_context(const Schema& schema, std::string_view object, int32_t* categorical, float* dense,
-                           std::vector<std::string>& unknown) {
-  unknown.clear();
-  std::copy(schema.context_categorical.begin(), schema.context_categorical.end(), categorical);
-  std::copy(schema.context_dense.begin(), schema.context_dense.end(), dense);
-  if (object.empty()) return true;
-  JsonReader json(object);
-  std::vector<bool> seen(schema.context.size());
-  json.need('{');
-  if (json.take('}')) return true;
-  do {
-    const auto place = schema.context_places.find(std::string(json.string()));
-    json.need(':');
-    if (place == schema.context_places.end() || seen[place->second]) return false;
-    seen[place->second] = true;
-    const ContextField& field = schema.context[place->second];
-    bool is_known = true;
-    const auto index_in_field = [&](std::string_view text) {
-      const int32_t index = json.is_ok() ? index_of(field, text) : 0;
-      if (!field.buckets && index == kUnknownIndex) is_known = false;
-      return index;
-    };
-    const auto read_index = [&]() {
-      if (json.is_at_string()) {
-        const std::string_view text = json.string();
-        if (!is_within(text, kMaxValueChars)) json.refuse();
-        return index_in_field(text);
-      }
-      const JsonReader::Number number = json.number();
-      if (!number.is_integer) json.refuse();
-      return index_in_field(number.text);
-    };
-    if (field.kind == ContextField::kNumeric) {
-      const bool is_missing = json.take_null();
-      dense[field.start] = is_missing ? 0.0f : standardise(field, json.number().value, schema.ufuncs);
-      dense[field.start + 1] = is_missing ? 1.0f : 0.0f;
-    } else if (field.kind == ContextField::kCategorical) {
-      categorical[field.start] = json.take_null() ? kMissingIndex : read_index();
-    } else {
-      std::fill_n(categorical + field.start, field.width, kMissingIndex);
-      if (json.take_null()) continue;
-      json.need('[');
-      if (json.take(']')) continue;
-      size_t count = 0;
-      do {
-        const int32_t index = read_index();
-        if (count < field.width) categorical[field.start + count++] = index;
-      } while (json.is_ok() && json.take(','));
-      json.need(']');
-    }
-    if (!is_known) unknown.push_back("context." + place->first);
-  } while (json.is_ok() && json.take(','));
-  return json.is_ok();
+  const bool is_read =
+      detail::read_object(json, [&](std::string_view key) { return read_member(json, key, seen, max_candidates); });
+  return is_read && json.is_at_end() && (seen & 3) == 3 && match_items() &&
+         !(is_explained && ids.size() > kMaxExplained);
 }
 
 }  // namespace native

@@ -42,7 +42,7 @@ struct StateRule {
   double smoothing, strength, prior_log_odds, age_cap_s;
 };
 
-constexpr uint8_t kHasSemantic = 1;
+constexpr uint8_t kHasSemantic = 1, kEncoded = 2;
 constexpr int kStateFeatures = 3, kOutcomeFeatures = 4;
 
 // What a user did with one item: when it was last shown or clicked, how often shown, how often clicked.
@@ -50,16 +50,8 @@ struct Impression {
   double at, shown, clicked;
 };
 
-struct Side {
-  RecordLayout layout;
-  StateRule state;
-  std::vector<uint8_t> missing;
-
-  size_t dense_width() const { return layout.numerics + (state.is_on ? kStateFeatures : 0) + (layout.dim ? 1 : 0); }
-};
-
-// A context field that a request may set.
-struct ContextField {
+// A field that a request may set: its columns among the side's categories, or among its numbers.
+struct ValueField {
   enum Kind { kCategorical, kBag, kNumeric } kind;
   size_t start, width;
   uint64_t buckets;
@@ -68,20 +60,30 @@ struct ContextField {
   std::unordered_map<std::string, int32_t> vocabulary;
 };
 
+using Fields = std::unordered_map<std::string, ValueField>;
+
+struct Side {
+  RecordLayout layout;
+  StateRule state;
+  std::vector<uint8_t> missing;
+  Fields fields;
+
+  size_t dense_width() const { return layout.numerics + (state.is_on ? kStateFeatures : 0) + (layout.dim ? 1 : 0); }
+};
+
 struct Schema {
   Side user, item;
   size_t history_length;
   std::vector<int32_t> context_categorical;  // of a request that gives none
   std::vector<float> context_dense;
-  std::vector<ContextField> context;
-  std::unordered_map<std::string, size_t> context_places;
+  Fields context;
   Ufuncs ufuncs;
 };
 
 constexpr int32_t kMissingIndex = 0, kUnknownIndex = 1;
 constexpr double kStandardLimit = 10.0, kRarest = 1e-6, kSecondsPerDay = 86400.0;
 
-// FNV-1a over code points with MurmurHash3's mixer, as `msd.contract.encode`; `text` is valid UTF-8 without NUL.
+// FNV-1a over code points but NUL with MurmurHash3's mixer, as `msd.contract.encode`.
 inline uint64_t hash_string(std::string_view text) {
   uint64_t hash = 0xCBF29CE484222325ull;
   for (size_t k = 0; k < text.size();) {
@@ -89,7 +91,7 @@ inline uint64_t hash_string(std::string_view text) {
     const int more = byte < 0x80 ? 0 : byte < 0xE0 ? 1 : byte < 0xF0 ? 2 : 3;
     uint32_t point = more == 0 ? byte : byte & (0x3F >> more);
     for (int step = 1; step <= more; step++) point = point << 6 | (static_cast<uint8_t>(text[k + step]) & 0x3F);
-    hash = (hash ^ point) * 0x00000100000001B3ull;
+    if (point) hash = (hash ^ point) * 0x00000100000001B3ull;
     k += 1 + more;
   }
   hash = (hash ^ (hash >> 33)) * 0xFF51AFD7ED558CCDull;
@@ -98,14 +100,14 @@ inline uint64_t hash_string(std::string_view text) {
 }
 
 // The row of a field's embedding table, as `encode_categorical`.
-inline int32_t index_of(const ContextField& field, std::string_view value) {
+inline int32_t index_of(const ValueField& field, std::string_view value) {
   if (field.buckets) return static_cast<int32_t>(hash_string(value) % field.buckets) + 1;
   const auto found = field.vocabulary.find(std::string(value));
   return found == field.vocabulary.end() ? kUnknownIndex : found->second;
 }
 
 // A standardised number, as `encode_numeric`.
-inline float standardise(const ContextField& field, double value, const Ufuncs& ufuncs) {
+inline float standardise(const ValueField& field, double value, const Ufuncs& ufuncs) {
   if (field.is_log) {
     double magnitude = std::fabs(value);
     ufuncs.log1p(&magnitude, 1);

@@ -1,6 +1,5 @@
 // From a request and the rows of its user, candidates and history to the ranker's tensors, as `msd.contract.assemble`
-// makes them, bit for bit; in buffers that the runtime reads. Rare cases (rows of a text alone, stale rows) are
-// left to Python.
+// makes them, bit for bit; in buffers that the runtime reads. Rows are in memory, or Python fetches and hands in all.
 #pragma once
 
 #include <algorithm>
@@ -8,9 +7,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_set>
+#include <unordered_map>
 #include <vector>
 
+#include "features.hpp"
 #include "id_map.hpp"
 #include "live.hpp"
 #include "request.hpp"
@@ -39,13 +39,28 @@ struct Tensors {
 
 enum class Outcome {
   kFilled,
-  kUnread,   // the request is not plain
-  kUnheld,   // a row is not in memory, or may be stale
-  kUnusual,  // damaged rows, or rows of a text alone
+  kUnread,   // `msd.contract` refuses the request
+  kLacking,  // Python has to fetch rows, live states or vectors
 };
 
-constexpr size_t kRowSeenHead = sizeof(uint32_t) + 3 * sizeof(uint16_t);
-constexpr double kMostRowSeen = 60'000.0, kMostShown = 8.0, kLongestAgeDays = 36'500.0;
+// Rows that were fetched, in the order that was asked for. `stale`: nullptr if their source answered.
+struct GivenRows {
+  const uint8_t *records, *found, *stale;
+  size_t count;
+};
+
+// Those of the user, and of candidates and history; and the user's history. Live states and vectors of texts are in them.
+struct Given {
+  GivenRows user, items;
+  std::vector<std::string_view> history;
+  std::vector<Impression> impressions;
+};
+
+// One row, or a record with a text's vector alone, which is not found; nullptr: neither.
+struct Row {
+  const uint8_t* at = nullptr;
+  bool is_found = false, is_stale = false;
+};
 
 // How much is known of a candidate or a user that is not scored by its own fresh row.
 enum class Rung : uint8_t { kCached, kEncoded, kCategoryPrior, kPrior };
@@ -60,6 +75,14 @@ struct Degraded {
   Rung rung;
 };
 
+// The rows of a request as they were used, live counts laid over them: the user's, and those of candidates and history.
+struct KeptRows {
+  std::vector<uint8_t> user, items, found;
+};
+
+constexpr size_t kRowSeenHead = sizeof(uint32_t) + 3 * sizeof(uint16_t);
+constexpr double kMostRowSeen = 60'000.0, kMostShown = 8.0, kLongestAgeDays = 36'500.0;
+
 // What is served besides the schema's inputs.
 struct ServedModel {
   std::string version;
@@ -69,7 +92,7 @@ struct ServedModel {
 // Data for metrics.
 struct Found {
   bool has_user = false;
-  size_t items = 0, asked = 0;  // rows of candidates and history
+  size_t items = 0, asked = 0;  // rows of candidates and history; asked for, with the user's
   double user_written_at = 0.0, item_written_at = 0.0;
   double live_age_s = kNone;  // of what is known of the user, where there is a stream of events
 };
@@ -81,60 +104,92 @@ class Frame {
 
   Request request;
   Found found;
-  const Live* live = nullptr;  // of the current request
+  // Of the current request: live states; whether the texts of candidates without a row matter; whether to keep rows.
+  const Live* live = nullptr;
+  bool reads_texts = false, keeps_rows = false;
   std::vector<Degraded> degraded;  // candidates, each once
   UserRung user_rung = UserRung::kOwn;
   std::vector<std::string> unknown;  // places of categories that the model has never seen
   size_t unknown_history = 0;        // items of the request's history without a row
+  KeptRows kept;
 
   const Schema& schema() const { return schema_; }
   const ServedModel& model() const { return model_; }
+  // The time of the impression.
+  double at() const { return at_; }
+  // What the user was shown, by the item's ID; behind the candidates' IDs.
+  const std::vector<std::string_view>& wanted() const { return wanted_; }
+  const std::vector<Impression>& impressions() const { return impressions_; }
+  // The items of the history that are in the tensors, oldest first.
+  const std::vector<std::string_view>& shown() const { return shown_ids_; }
 
   Outcome read(std::string_view body, size_t max_candidates) {
-    const bool is_read = request.read(body, std::min(max_candidates, capacity_));
-    return is_read && model_.formula.supports(request.pricing) ? Outcome::kFilled : Outcome::kUnread;
+    return request.read(body, std::min(max_candidates, capacity_)) ? Outcome::kFilled : Outcome::kUnread;
   }
 
   // From a bundle's files.
   Outcome fill(const RowFile& users, const RowFile& items, double now) {
-    if (!put_context()) return Outcome::kUnread;
+    if (!encode()) return Outcome::kUnread;
     try {
-      wanted_.assign(1, request.user_id);
-      users.find(wanted_, probes_, rows_);
-      const RowBytes user = rows_[0];
-      const size_t size = schema_.user.layout.size;
       std::string_view tail;
-      if (user.size > size && Crc32::of(user.at + size, user.size - size) == kCrcResidue)
-        tail = std::string_view(reinterpret_cast<const char*>(user.at) + size, user.size - size - 4);
-      put_user(user.at);
-      if (!want_items(tail)) return Outcome::kUnusual;
-      items.find(wanted_, probes_, rows_);
+      if (request.user_id.empty()) {
+        put_user({});
+      } else {
+        wanted_.assign(1, request.user_id);
+        users.find(wanted_, probes_, held_);
+        if (held_[0].at && !has_tail(held_[0], tail)) return Outcome::kLacking;
+        put_user(row_of(schema_.user, held_[0]));
+      }
+      if (!want_items(tail)) return Outcome::kLacking;
+      items.find(wanted_, probes_, held_);
     } catch (const Damaged&) {
-      return Outcome::kUnusual;
+      return Outcome::kLacking;
     }
-    put_items(now_or_then(now));
+    rows_.clear();
+    for (const RowBytes& held : held_) rows_.push_back(row_of(schema_.item, held));
+    if (lacks_vectors()) return Outcome::kLacking;
+    put_items(now);
     return Outcome::kFilled;
   }
 
   // From arenas; rows count that were read in one of the `epochs`.
   Outcome fill(const Arena& users, const Arena& items, const std::vector<int64_t>& epochs, double now) {
-    if (!put_context()) return Outcome::kUnread;
-    {
+    if (!encode()) return Outcome::kUnread;
+    if (request.user_id.empty()) {
+      put_user({});
+      if (!want_items({})) return Outcome::kLacking;
+    } else {
       const auto lock = users.ids->reading();
       const int64_t place = users.ids->find(request.user_id);
-      if (!is_sure(users, place, epochs)) return Outcome::kUnheld;
+      if (!is_sure(users, place, epochs)) return Outcome::kLacking;
       users.touched[place] = 1;
-      const uint8_t* record = users.records + users.record_size * place;
       // Copied, for what is found of the history has to outlive the lock.
       tail_ = users.ids->tail(place);
-      if (tail_.size() < 4) return Outcome::kUnusual;
-      put_user(users.found[place] ? record : nullptr);
-      if (!want_items(std::string_view(tail_).substr(0, tail_.size() - 4))) return Outcome::kUnusual;
+      if (tail_.size() < 4) return Outcome::kLacking;
+      put_user({users.records + users.record_size * place, users.found[place] != 0});
+      if (!want_items(std::string_view(tail_).substr(0, tail_.size() - 4))) return Outcome::kLacking;
     }
     const auto lock = items.ids->reading();
-    const Outcome outcome = find(items, epochs);
-    if (outcome == Outcome::kFilled) put_items(now_or_then(now));
-    return outcome;
+    if (!find(items, epochs) || lacks_vectors()) return Outcome::kLacking;
+    put_items(now);
+    return Outcome::kFilled;
+  }
+
+  // From rows that were fetched. Lacking if they are not those that the request wants.
+  Outcome fill(const Given& given, double now) {
+    if (!encode()) return Outcome::kUnread;
+    if (given.user.count != 1) return Outcome::kLacking;
+    put_user(row_of(given.user, 0, schema_.user));
+    const std::vector<std::string_view>& history = request.has_history ? request.history : given.history;
+    wanted_ = request.ids;
+    wanted_.insert(wanted_.end(), history.begin(), history.end());
+    impressions_ = request.has_history ? request.impressions : given.impressions;
+    if (given.items.count != wanted_.size()) return Outcome::kLacking;
+    rows_.clear();
+    for (size_t k = 0; k < wanted_.size(); k++) rows_.push_back(row_of(given.items, k, schema_.item));
+    has_failed_ = given.items.stale != nullptr;
+    put_items(now);
+    return Outcome::kFilled;
   }
 
   // Puts an unknown candidate behind the first `count`, for a run of these alone.
@@ -148,11 +203,54 @@ class Frame {
   }
 
  private:
-  bool put_context() {
-    return encode_context(schema_, request.context, tensors_.context_categorical, tensors_.context_dense, unknown);
+  // The features of the request, as `encode_record` and `is_unknown`; false where they do not fit the schema, or prices
+  // the model.
+  bool encode() {
+    unknown.clear();
+    features_.clear();
+    has_failed_ = false;
+    std::copy(schema_.context_categorical.begin(), schema_.context_categorical.end(), tensors_.context_categorical);
+    std::copy(schema_.context_dense.begin(), schema_.context_dense.end(), tensors_.context_dense);
+    EncodedFeatures::Range context;
+    item_features_.resize(request.items.size());
+    bool fits = model_.formula.supports(request.pricing) &&
+                add(schema_.context, request.context, "context.", context) &&
+                add(schema_.user.fields, request.user_features, "user.features.", user_features_);
+    for (size_t k = 0; fits && k < item_features_.size(); k++)
+      fits = add(schema_.item.fields, request.items[k].features, "items.features.", item_features_[k]);
+    features_.put_categorical(context, tensors_.context_categorical);
+    features_.put_numeric(context, tensors_.context_dense);
+    return fits;
   }
 
-  double now_or_then(double now) const { return std::isnan(request.at) ? now : request.at; }
+  bool add(const Fields& fields, std::string_view object, const char* place, EncodedFeatures::Range& range) {
+    return features_.add(fields, object, schema_.ufuncs, place, range, unknown);
+  }
+
+  // Whether a text that matters has to be encoded.
+  bool lacks_vectors() const {
+    if (!reads_texts) return false;
+    for (size_t k = 0; k < request.described.size(); k++)
+      if (!rows_[k].is_found && request.described[k] >= 0 && !request.items[request.described[k]].text.empty())
+        return true;
+    return false;
+  }
+
+  static Row row_of(const Side& side, const RowBytes& held) {
+    return {held.at, held.at && !(held.at[side.layout.flags] & kEncoded)};
+  }
+
+  static Row row_of(const GivenRows& rows, size_t place, const Side& side) {
+    return {rows.records + side.layout.size * place, rows.found[place] != 0, rows.stale && rows.stale[place]};
+  }
+
+  // Whether a user's row ends in a history.
+  bool has_tail(const RowBytes& row, std::string_view& tail) const {
+    const size_t size = schema_.user.layout.size;
+    if (row.size < size + 4 || Crc32::of(row.at + size, row.size - size) != kCrcResidue) return false;
+    tail = std::string_view(reinterpret_cast<const char*>(row.at) + size, row.size - size - 4);
+    return true;
+  }
 
   static bool is_sure(const Arena& arena, int64_t place, const std::vector<int64_t>& epochs) {
     if (place < 0 || static_cast<size_t>(place) >= arena.capacity) return false;
@@ -187,52 +285,56 @@ class Frame {
     return true;
   }
 
-  Outcome find(const Arena& items, const std::vector<int64_t>& epochs) {
+  bool find(const Arena& items, const std::vector<int64_t>& epochs) {
     const IdMap& ids = *items.ids;
     places_.resize(wanted_.size());
     hashes_.resize(wanted_.size());
-    rows_.assign(wanted_.size(), RowBytes{});
+    rows_.clear();
     for (size_t k = 0; k < wanted_.size(); k++) {
       hashes_[k] = ids.hash(wanted_[k]);
       prefetch(ids.slot_of(hashes_[k]));
     }
     for (size_t k = 0; k < wanted_.size(); k++) {
       places_[k] = ids.find(wanted_[k], hashes_[k]);
-      if (!is_sure(items, places_[k], epochs)) return Outcome::kUnheld;
+      if (!is_sure(items, places_[k], epochs)) return false;
       prefetch(items.records + items.record_size * places_[k], items.record_size);
     }
-    for (size_t k = 0; k < wanted_.size(); k++) {
-      const uint8_t* record = items.records + items.record_size * places_[k];
-      items.touched[places_[k]] = 1;
-      if (items.found[places_[k]])
-        rows_[k] = {record, items.record_size};
-      else if (record[schema_.item.layout.flags] & kHasSemantic)
-        return Outcome::kUnusual;
+    for (const int64_t place : places_) {
+      items.touched[place] = 1;
+      rows_.push_back({items.records + items.record_size * place, items.found[place] != 0});
     }
-    return Outcome::kFilled;
+    return true;
   }
 
-  void put_user(const uint8_t* row) {
+  void put_user(const Row& row) {
     found = Found{};
-    found.has_user = row != nullptr;
-    user_rung = row ? UserRung::kOwn : UserRung::kUnknown;
+    found.has_user = row.is_found;
+    user_rung = !row.is_found ? UserRung::kUnknown : row.is_stale ? UserRung::kCached : UserRung::kOwn;
     const Side& side = schema_.user;
-    user_.assign(row ? row : side.missing.data(), (row ? row : side.missing.data()) + side.layout.size);
-    if (row) found.user_written_at = load<double>(row + side.layout.written_at);
-    put(side, user_.data(), tensors_.user_categorical, tensors_.user_semantic);
+    const uint8_t* record = row.at ? row.at : side.missing.data();
+    user_.assign(record, record + side.layout.size);
+    if (row.is_found) found.user_written_at = load<double>(record + side.layout.written_at);
+    put(side, record, tensors_.user_categorical, tensors_.user_semantic);
+    features_.put_categorical(user_features_, tensors_.user_categorical);
   }
 
-  void put_items(double at) {
-    at_ = at;
+  void put_items(double now) {
+    at_ = std::isnan(request.at) ? now : request.at;
     records_.assign(1, user_.data());
     count_in(schema_.user, of_user_);
     put_candidates();
-    if (live && live->has_stream) lay(at);
-    dense(schema_.item, of_items_, at, tensors_.item_dense);
+    if (live && live->has_stream) lay(at_);
+    if (keeps_rows) keep();
+    dense(schema_.item, of_items_, at_, tensors_.item_dense);
+    for (size_t k = 0; k < request.described.size(); k++)
+      if (request.described[k] >= 0)
+        features_.put_numeric(item_features_[request.described[k]],
+                              at_row(tensors_.item_dense, schema_.item.dense_width(), k));
     records_.assign(1, user_.data());
-    dense(schema_.user, of_user_, at, tensors_.user_dense);
-    put_history(request.ids.size(), at);
-    keep_each_once();
+    dense(schema_.user, of_user_, at_, tensors_.user_dense);
+    features_.put_numeric(user_features_, tensors_.user_dense);
+    put_history(request.ids.size(), at_);
+    declare();
   }
 
   // All of the candidates but what depends on the time; their records and counts are at hand then.
@@ -240,49 +342,47 @@ class Frame {
     const Side& side = schema_.item;
     const size_t count = request.ids.size();
     records_.resize(count);
-    degraded.clear();
     for (size_t k = 0; k < count; k++) {
       records_[k] = rows_[k].at ? rows_[k].at : side.missing.data();
-      if (!rows_[k].at) degraded.push_back({request.ids[k], Rung::kPrior});
-      put(side, records_[k], at_row(tensors_.item_categorical, side.layout.categoricals, k),
-          at_row(tensors_.item_semantic, side.layout.dim, k));
+      int32_t* const categorical = at_row(tensors_.item_categorical, side.layout.categoricals, k);
+      put(side, records_[k], categorical, at_row(tensors_.item_semantic, side.layout.dim, k));
+      if (k < request.described.size() && request.described[k] >= 0)
+        features_.put_categorical(item_features_[request.described[k]], categorical);
     }
     count_in(side, of_items_);
-    found.items = wanted_.size() - degraded.size();
-    found.asked = wanted_.size();
-    if (rows_[0].at) found.item_written_at = load<double>(rows_[0].at + side.layout.written_at);
+    if (rows_[0].is_found) found.item_written_at = load<double>(rows_[0].at + side.layout.written_at);
   }
 
   // The last L of the history's items that have a row, then zeros.
   void put_history(size_t from, double at) {
     const Side& side = schema_.item;
     const size_t length = schema_.history_length;
-    size_t known = 0, kept = 0;
-    for (size_t k = from; k < rows_.size(); k++) known += rows_[k].at != nullptr;
-    const size_t without = rows_.size() - from - known;
-    found.items -= without;
-    unknown_history = request.has_history ? without : 0;
+    size_t known = 0, count = 0;
+    for (size_t k = from; k < rows_.size(); k++) known += rows_[k].is_found;
+    unknown_history = request.has_history ? rows_.size() - from - known : 0;
     size_t skipped = known > length ? known - length : 0;
     records_.clear();
+    shown_ids_.clear();
     for (size_t k = from; k < rows_.size(); k++) {
-      if (!rows_[k].at) continue;
+      if (!rows_[k].is_found) continue;
       if (skipped) {
         skipped--;
         continue;
       }
-      put(side, rows_[k].at, at_row(tensors_.history_categorical, side.layout.categoricals, kept),
-          at_row(tensors_.history_semantic, side.layout.dim, kept));
+      put(side, rows_[k].at, at_row(tensors_.history_categorical, side.layout.categoricals, count),
+          at_row(tensors_.history_semantic, side.layout.dim, count));
       const Impression& seen = impressions_[k - from];
-      tensors_.history_mask[kept] = seen.clicked > 0 ? 1.0f : 0.0f;
-      put_outcome(seen, at, tensors_.history_outcomes + kOutcomeFeatures * kept++);
+      tensors_.history_mask[count] = seen.clicked > 0 ? 1.0f : 0.0f;
+      put_outcome(seen, at, tensors_.history_outcomes + kOutcomeFeatures * count++);
       records_.push_back(rows_[k].at);
+      shown_ids_.push_back(wanted_[k]);
     }
     put_history_odds();
-    for (; kept < length; kept++) {
-      std::fill_n(at_row(tensors_.history_categorical, side.layout.categoricals, kept), side.layout.categoricals, 0);
-      std::fill_n(at_row(tensors_.history_semantic, side.layout.dim, kept), side.layout.dim, 0.0f);
-      tensors_.history_mask[kept] = 0.0f;
-      std::fill_n(tensors_.history_outcomes + kOutcomeFeatures * kept, kOutcomeFeatures, 0.0f);
+    for (; count < length; count++) {
+      std::fill_n(at_row(tensors_.history_categorical, side.layout.categoricals, count), side.layout.categoricals, 0);
+      std::fill_n(at_row(tensors_.history_semantic, side.layout.dim, count), side.layout.dim, 0.0f);
+      tensors_.history_mask[count] = 0.0f;
+      std::fill_n(tensors_.history_outcomes + kOutcomeFeatures * count, kOutcomeFeatures, 0.0f);
     }
   }
 
@@ -347,8 +447,9 @@ class Frame {
     double horizon = std::max(0.0, of_user_[0].as_of);
     for (const Counts& one : of_items_) horizon = std::max(horizon, one.as_of);
     const Ufunc& exp2 = schema_.ufuncs.exp2;
-    lay_over(*live, &live->user, live->user_half_life_s, at, horizon, exp2, of_user_, odds_);
     lay_over(*live, live->items.data(), live->item_half_life_s, at, horizon, exp2, of_items_, odds_);
+    if (request.user_id.empty()) return;
+    lay_over(*live, &live->user, live->user_half_life_s, at, horizon, exp2, of_user_, odds_);
     found.live_age_s = std::max(0.0, at - of_user_[0].as_of);
   }
 
@@ -383,25 +484,77 @@ class Frame {
     }
   }
 
-  void keep_each_once() {
-    if (degraded.size() < 2) return;
-    seen_.clear();
-    size_t kept = 0;
-    for (const Degraded& one : degraded)
-      if (seen_.insert(one.id).second) degraded[kept++] = one;
-    degraded.resize(kept);
+  // What was degraded, as `assemble` tells it: rows that were not found, then stale ones.
+  void declare() {
+    const size_t count = request.ids.size();
+    const auto are_own = [](const Row& row) { return row.is_found && !row.is_stale; };
+    found.asked = rows_.size() + !request.user_id.empty();
+    found.items = static_cast<size_t>(
+        std::count_if(rows_.begin(), rows_.end(), [](const Row& row) { return row.is_found; }));
+    const auto history = rows_.begin() + static_cast<ptrdiff_t>(count);
+    if (user_rung == UserRung::kOwn && has_failed_ && !std::all_of(history, rows_.end(), are_own))
+      user_rung = UserRung::kCached;
+    degraded.clear();
+    degraded_places_.clear();
+    for (size_t k = 0; k < count; k++)
+      if (!rows_[k].is_found) declare(k, rung_of(k));
+    for (size_t k = 0; has_failed_ && k < count; k++)
+      if (rows_[k].is_stale) declare(k, Rung::kCached);
+  }
+
+  void declare(size_t candidate, Rung rung) {
+    const std::string_view id = request.ids[candidate];
+    const auto [place, is_new] = degraded_places_.try_emplace(id, degraded.size());
+    if (is_new)
+      degraded.push_back({id, rung});
+    else
+      degraded[place->second].rung = rung;
+  }
+
+  Rung rung_of(size_t candidate) const {
+    const uint8_t* record = rows_[candidate].at;
+    if (record && record[schema_.item.layout.flags] & kHasSemantic) return Rung::kEncoded;
+    const int32_t place = request.described.empty() ? -1 : request.described[candidate];
+    return place >= 0 && item_features_[place].says_something ? Rung::kCategoryPrior : Rung::kPrior;
+  }
+
+  // Copies the rows as they are used, for who looks at them later.
+  void keep() {
+    const Side& side = schema_.item;
+    kept.user = user_;
+    put_counts(schema_.user, of_user_[0], kept.user.data());
+    kept.items.clear();
+    kept.found.clear();
+    for (const Row& row : rows_) {
+      const uint8_t* record = row.at ? row.at : side.missing.data();
+      kept.items.insert(kept.items.end(), record, record + side.layout.size);
+      kept.found.push_back(row.is_found);
+    }
+    for (size_t k = 0; k < of_items_.size(); k++) put_counts(side, of_items_[k], &kept.items[side.layout.size * k]);
+  }
+
+  static void put_counts(const Side& side, const Counts& counts, uint8_t* record) {
+    const float impressions = static_cast<float>(counts.impressions), clicks = static_cast<float>(counts.clicks);
+    std::memcpy(record + side.layout.impressions, &impressions, sizeof impressions);
+    std::memcpy(record + side.layout.clicks, &clicks, sizeof clicks);
+    std::memcpy(record + side.layout.as_of, &counts.as_of, sizeof counts.as_of);
   }
 
   const Schema& schema_;
   const ServedModel& model_;
   const Tensors tensors_;
   const size_t capacity_;
-  double at_ = 0.0;  // of the impression
+  double at_ = 0.0;
+  bool has_failed_ = false;  // the source of the rows
   // Scratch memory, reused between requests.
   std::string tail_;
-  std::vector<std::string_view> wanted_;
+  std::vector<std::string_view> wanted_, shown_ids_;
+  EncodedFeatures features_;
+  EncodedFeatures::Range user_features_;
+  std::vector<EncodedFeatures::Range> item_features_;  // of the request's items
   RowFile::Scratch probes_;
-  std::vector<RowBytes> rows_;
+  std::vector<RowBytes> held_;
+  std::vector<Row> rows_;
   std::vector<uint64_t> hashes_;
   std::vector<int64_t> places_;
   std::vector<uint8_t> user_;
@@ -409,7 +562,7 @@ class Frame {
   std::vector<Impression> impressions_;  // of the history, behind the candidates in `wanted_`
   std::vector<Counts> of_user_, of_items_, of_history_;
   std::vector<double> odds_, shown_, age_;
-  std::unordered_set<std::string_view> seen_;
+  std::unordered_map<std::string_view, size_t> degraded_places_;
 };
 
 }  // namespace native

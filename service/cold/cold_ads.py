@@ -46,6 +46,10 @@ class ColdAdVectors:
         tasks = (self._encoding.run(), self._load(bundles, loading))
         self._tasks = [asyncio.create_task(task) for task in tasks]
 
+    def reads(self, model: Model) -> bool:
+        """Return whether texts are encoded for a model. For any thread."""
+        return encodes(self._setting, model.bundle)
+
     async def fill(self, model: Model, request: CheckedRequest, items: Rows, deadline: float) -> Rows:
         """Return the rows, with vectors for candidates without a row whose text was encoded.
 

@@ -118,10 +118,11 @@ class LiveRows:
         self._tell_newest(stream)
         return user, items
 
-    def cached(self, schema: FeatureSchema, user_id: str, ids: Sequence[str]) -> tuple[object, ...] | None:
-        """Return the states of a user and of candidates, for the native core; None if that would wait. For any
-        thread."""
-        user, items = self._store.cached("user", [user_id]), self._store.cached("item", ids)
+    def cached(self, schema: FeatureSchema, user_id: str | None, ids: Sequence[str]) -> tuple[object, ...] | None:
+        """Return the states of a user, None if it is anonymous, and of candidates, for the native core; None if that
+        would wait. For any thread."""
+        user = PackedStates([None], None) if user_id is None else self._store.cached("user", [user_id])
+        items = self._store.cached("item", ids)
         if user is None or items is None:
             return None
         if items.stream is not None:

@@ -66,12 +66,14 @@ class FastRoute:
             return
         try:
             # The client need not wait for the loop: the scoring thread sends the reply.
-            job = self._plain.begin(deployment, raw, partial(self._told, exchange, give_up), exchange.send)
-            exchange.on_end = partial(self._plain.leave, job)
+            way = self._plain.begin(deployment, raw, partial(self._told, exchange, give_up), exchange.send)
+            exchange.on_end = partial(self._plain.leave, way)
         except (Exception, CancelledError) as error:  # the parser, which calls this, would treat it as a bad request
             self._fail(exchange, error)
 
     def _told(self, exchange: Exchange, give_up: GiveUp, outcome: Answer | BaseException | None) -> None:
+        # A connection outlives its requests, and need not hold their models.
+        exchange.on_end = None
         if outcome is None:
             exchange.scope[SKIPS_NATIVE] = True
             give_up()

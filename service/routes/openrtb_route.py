@@ -61,11 +61,7 @@ class OpenrtbRoute(ScoreRoute):
         bodies = _scoring_bodies(deployment, bid_request, identity, access.request_id)
         user: OpenrtbUser = "missing" if identity.user_id is None else "given"
         self._metrics.openrtb[user if identity.has_consent else "no_consent"].inc()
-        wanted = {
-            # The native core does not support anonymous requests.
-            imp: raw._replace(request_id=request_id, body=body, skips_native=identity.user_id is None)
-            for imp, (request_id, body) in bodies.items()
-        }
+        wanted = {imp: raw._replace(request_id=request_id, body=body) for imp, (request_id, body) in bodies.items()}
         try:
             async with TaskGroup() as group:
                 tasks = [group.create_task(self._answer(deployment, imp, raw)) for imp, raw in wanted.items()]

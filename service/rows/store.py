@@ -30,9 +30,9 @@ def tell_rows(metrics: Metrics, side: RowSide, rows: Rows, tiers: Mapping[Tier, 
 
 
 class CoreFound(NamedTuple):
-    """What the native core found: the user's row; rows of candidates and history, and how many were requested; when the
-    user's and the first candidate's rows were written (Unix s; 0: none); and the age of the user's live state (s; NaN:
-    no events)."""
+    """What the native core found: the user's row; rows of candidates and history, and how many rows were requested,
+    with the user's; when the user's and the first candidate's rows were written (Unix s; 0: none); and the age of the
+    user's live state (s; NaN: no events)."""
 
     has_user: bool
     items: int

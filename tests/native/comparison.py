@@ -1,5 +1,4 @@
-"""One request by the native core and by `msd.contract`: both must come to the same, or the core must leave it to
-Python."""
+"""One request by the native core and by `msd.contract`: both must accept the same, and come to the same."""
 
 import math
 from collections import Counter
@@ -11,20 +10,20 @@ import numpy as np
 import pytest
 
 import native
-from msd.contract.assemble import Assembled, assemble, cut, wanted_items
+from msd.contract.assemble import Assembled, assemble, cut, history_of, wanted_items
 from msd.contract.correction import HEAD
 from msd.contract.pricing import Formula, formula_of
-from msd.contract.request import CheckedRequest, RequestError, check_pricing, parse_request
+from msd.contract.request import ANONYMOUS, CheckedRequest, RequestError, check_pricing, parse_request
 from msd.contract.rows import Rows, RowSide
-from native.layout import core_rows, core_schema, new_tensors
+from native.layout import asked_request, core_rows, core_schema, given_rows, new_tensors
 from service.scoring.answer import Basis, Scored
 from service.scoring.reply import build_reply, declared, spread
 from service.telemetry.metrics import Metrics
 from tests.native.live_worlds import LiveWorld, draw_live
-from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_correction, draw_scores
+from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_correction, draw_given, draw_scores
 
 CAPACITY = 40
-FILLED, UNREAD, UNHELD, UNUSUAL = range(4)
+FILLED, UNREAD, LACKING = range(3)
 
 
 class Pair:
@@ -55,35 +54,73 @@ class Pair:
         body = draw_body(random, self.world)
         live = draw_live(random, self.world, self._metrics) if random.random() < 0.3 else None
         epochs, ask = None if self.is_file else (EPOCH, 99), live.ask if live else None
-        outcome = int(self.frame.take(body, CAPACITY, *self._sources, AT, epochs, ask))
+        reads_texts, keeps_rows = random.random() < 0.5, random.random() < 0.5
+        outcome = int(
+            self.frame.take(body, CAPACITY, *self._sources, AT, epochs, ask, reads_texts, keeps_rows),
+        )
         try:
             request = parse_request(body, self.world.schema, CAPACITY)
             check_pricing(request, self._formula)
         except RequestError:
-            assert outcome != FILLED, body
+            assert outcome == UNREAD, body
             return outcome
-        if outcome != FILLED:
-            return outcome
-        at = AT if request.at is None else request.at
-        user, items = self._rows(request, at, live)
-        assembled = assemble(self.world.schema, request, at, user, items)
-        for name, expected in assembled.tensors.items():
-            found = self.tensors[name][: len(expected)]
-            assert found.tobytes() == expected.tobytes(), (body, name, found, expected)
+        assert outcome != UNREAD, body
+        if outcome == FILLED:
+            user, items = self._rows(request, AT if request.at is None else request.at, live)
+            self._compare_facts(body, request, user, items, live)
+            if keeps_rows:
+                self._compare_kept(request, user, items)
+        elif self.is_file:
+            assert live or (reads_texts and self.frame.asked[-1]), body
+        if outcome == LACKING or random.random() < 0.3:
+            assert self._asked() == _asked_of(request), body
+            user, items = draw_given(random, self.world, request)
+            assert (
+                self.frame.take(body, CAPACITY, *given_rows(user, items), AT, None, None, reads_texts, False) == FILLED
+            )
+        self._compare_filled(random, body, request, user, items)
+        return outcome
+
+    def _asked(self) -> CheckedRequest:
+        """What the core says that rows and vectors are needed for."""
+        return asked_request(self.frame.asked)
+
+    def _compare_facts(
+        self, body: bytes, request: CheckedRequest, user: Rows, items: Rows, live: LiveWorld | None
+    ) -> None:
         assert self.frame.user_id == request.user_id
         assert self.frame.count == len(request.ids)
         *found, age = self.frame.found
         assert tuple(found) == (
             bool(user.found[0]),
             int(items.found.sum()),
-            len(items.found),
+            len(items.found) + bool(request.user_id),
             float(user.records["written_at"][0]) if user.found[0] else 0.0,
             float(items.records["written_at"][0]) if items.found[0] else 0.0,
         ), body
-        expected_age = max(0.0, at - float(user.records["as_of"][0])) if live and live.stream else math.nan
+        at = AT if request.at is None else request.at
+        is_aged = live and live.stream and request.user_id
+        expected_age = max(0.0, at - float(user.records["as_of"][0])) if is_aged else math.nan
         assert age == pytest.approx(expected_age, rel=0, abs=0, nan_ok=True)
-        self._compare_replies(random, body, request, assembled, Basis(at, user, items, len(request.ids)))
-        return outcome
+
+    def _compare_kept(self, request: CheckedRequest, user: Rows, items: Rows) -> None:
+        history = [tuple(seen) for seen in history_of(request, user)]
+        expected = user.records.tobytes(), items.records.tobytes(), items.found.tobytes(), history
+        assert self.frame.kept == expected
+
+    def _compare_filled(self, random: Random, body: bytes, request: CheckedRequest, user: Rows, items: Rows) -> None:
+        at = AT if request.at is None else request.at
+        assembled = assemble(self.world.schema, request, at, user, items)
+        for name, expected in assembled.tensors.items():
+            found = self.tensors[name][: len(expected)]
+            assert found.tobytes() == expected.tobytes(), (body, name, found, expected)
+        assert self.frame.at == at
+        assert self.frame.unknown == list(request.unknown), body
+        count, is_found = len(request.ids), items.found.tolist()
+        shown = [one for one, known in zip(wanted_items(request, user), is_found, strict=True) if known]
+        known = sum(is_found[count:])
+        assert self.frame.shown == shown[len(shown) - known :][-self.world.schema.history.length :]
+        self._compare_replies(random, body, request, assembled, Basis(at, user, items, count))
 
     def _rows(self, request: CheckedRequest, at: float, live: LiveWorld | None) -> tuple[Rows, Rows]:
         """As `LiveRows` fetches them."""
@@ -101,6 +138,8 @@ class Pair:
         return rows
 
     def _stored(self, side: RowSide, ids: list[str]) -> Rows:
+        if ids == [ANONYMOUS]:
+            return self.world.codecs[side].unpack([None])
         if self.is_file:
             return self.files[side].get(ids)
         held = self.arenas[side].look_up(ids)
@@ -137,3 +176,9 @@ class Pair:
         scored = Scored(scores, degraded, assembled.degraded_user, basis, formula=self._formula)
         assert found == build_reply('r"\n', "v", request, scored, arm), body
         assert self.frame.degraded == (assembled.degraded_user, Counter(degraded.values())), body
+        assert list(self.frame.rungs.items()) == list(degraded.items()), body
+
+
+def _asked_of(request: CheckedRequest) -> CheckedRequest:
+    texts = request.item_texts
+    return CheckedRequest(request.user_id, request.ids, request.at, history=request.history, item_texts=texts)

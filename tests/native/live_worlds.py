@@ -11,7 +11,7 @@ from service.live.store import BatchOutcome, LiveBatch, PackedStates, Stream
 from service.telemetry.metrics import Metrics
 from tests.native.worlds import AT, SIDES, World, draw_history, mutated, strangers
 
-Ask = Callable[[str, Sequence[str]], "tuple[object, ...] | None"]
+Ask = Callable[[str | None, Sequence[str]], "tuple[object, ...] | None"]
 LAG_S = 900.0
 
 
@@ -26,7 +26,7 @@ class LiveWorld:
         self._world, self._states, self.stream = world, states, stream
         self.rows = LiveRows(self, metrics, LAG_S)
 
-    def ask(self, user_id: str, ids: Sequence[str]) -> tuple[object, ...] | None:
+    def ask(self, user_id: str | None, ids: Sequence[str]) -> tuple[object, ...] | None:
         """What the core asks for."""
         return self.rows.cached(self._world.schema, user_id, ids)
 

@@ -13,7 +13,7 @@ import native
 from tests.native.comparison import Pair
 from tests.native.worlds import draw_world
 
-_OUTCOMES = ("filled", "unread", "unheld", "unusual")
+_OUTCOMES = ("filled", "unread", "lacking")
 _REQUESTS_A_WORLD = 60
 
 

@@ -1,5 +1,5 @@
 """What the core makes of rows files that are damaged, shared with Python, or not as they should be; and of hostile
-arguments: an error, or Python's turn, never a crash."""
+arguments: an error, or rows that Python has to fetch, never a crash."""
 
 import json
 import os
@@ -16,9 +16,9 @@ from msd.contract.request import InvalidRequest, parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Sequence
-from native.layout import core_model, core_rows, core_schema, new_tensors
+from native.layout import core_model, core_rows, core_schema, given_rows, new_tensors
 from tests.bundles.factory import build_bundle
-from tests.native.comparison import CAPACITY, FILLED, UNHELD, UNREAD, UNUSUAL, Pair
+from tests.native.comparison import CAPACITY, FILLED, LACKING, UNREAD, Pair
 from tests.native.worlds import AT, draw_world
 
 assert native.core is not None, "tests of the core are collected where it is built"
@@ -46,7 +46,7 @@ class Loaded:
 
     def fill(self) -> int:
         rows = core_rows(self.files["user"]), core_rows(self.files["item"])
-        return int(self.frame.take(BODY, CAPACITY, *rows, AT, None, None))
+        return int(self.frame.take(BODY, CAPACITY, *rows, AT, None, None, False, False))
 
 
 def test_blocks_that_the_core_proved_are_proved_for_python_and_the_other_way_round(tmp_path: Path) -> None:
@@ -68,12 +68,12 @@ def damage(path: Path, base: int, blocks: int) -> None:
 
 
 @pytest.mark.parametrize("change", [damage, lambda path, base, blocks: os.truncate(path, 100)], ids=["damaged", "cut"])
-def test_changed_file_is_left_to_python(change: Callable[[Path, int, int], None], tmp_path: Path) -> None:
+def test_rows_of_a_changed_file_are_lacking(change: Callable[[Path, int, int], None], tmp_path: Path) -> None:
     loaded = Loaded(tmp_path / "bundle")
     memory = loaded.files["item"].memory()
     change(loaded.bundle.path(ROWS["item"]), memory.base, len(memory.proved))
 
-    assert loaded.fill() == UNUSUAL
+    assert loaded.fill() == LACKING
     assert not memory.proved.any()
 
 
@@ -84,8 +84,8 @@ def test_rows_of_an_earlier_connection_are_not_sure(tmp_path: Path) -> None:
     body = b'{"user_id": "nobody", "candidates": {"id": ["nobody"]}}'
     users, items = (arenas[side].core() for side in ROW_SIDES)
 
-    assert frame.take(body, CAPACITY, users, items, AT, (), None) == UNHELD
-    assert frame.take(body, CAPACITY, users, items, AT, (1, 2), None) == UNHELD
+    assert frame.take(body, CAPACITY, users, items, AT, (), None, False, False) == LACKING
+    assert frame.take(body, CAPACITY, users, items, AT, (1, 2), None, False, False) == LACKING
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_sections_that_do_not_fit_are_refused(arguments: tuple[object, ...]) -> 
 
 
 @pytest.mark.parametrize(("count", "is_read"), [(1_000, True), (1_001, False)])
-def test_list_of_more_than_1000_values_is_left_to_python(count: int, is_read: bool) -> None:
+def test_refuses_list_of_more_than_1000_values(count: int, is_read: bool) -> None:
     schema = FeatureSchema(
         fields=(
             Categorical(name="item_id", side="item", is_id=True, buckets=64),
@@ -148,16 +148,30 @@ def test_invalid_request_or_rows_are_refused(tmp_path: Path) -> None:
     assert not loaded.frame.read(b"{", CAPACITY)
     for arguments in (
         (BODY, CAPACITY, *rows, AT),
-        (BODY, CAPACITY, loaded.frame, rows[1], AT, None, None),
-        (BODY, CAPACITY, *rows, AT, (1,), None),
-        (BODY, CAPACITY, *rows, "now", None, None),
-        ("text", CAPACITY, *rows, AT, None, None),
+        (BODY, CAPACITY, loaded.frame, rows[1], AT, None, None, False, False),
+        (BODY, CAPACITY, *rows, AT, (1,), None, False, False),
+        (BODY, CAPACITY, *rows, "now", None, None, False, False),
+        ("text", CAPACITY, *rows, AT, None, None, False, False),
+        (BODY, CAPACITY, (b"", b"", None, []), (b"", b"", None), AT, None, None, False, False),
+        (BODY, CAPACITY, (b"", b"", None, ((0.0, 1, 1.0, 1.0),)), (b"", b"", None), AT, None, None, False, False),
     ):
         with pytest.raises(TypeError):
             loaded.frame.take(*arguments)
     assert loaded.fill() == FILLED
     with pytest.raises(ValueError, match="smaller"):
         loaded.frame.reply("r", None, {"pctr": np.zeros(2, np.float32)}, 3, None)
+
+
+def test_given_rows_that_are_not_those_wanted_are_lacking(tmp_path: Path) -> None:
+    loaded = Loaded(tmp_path / "bundle")
+    users, items = loaded.codecs["user"].unpack([None]), loaded.codecs["item"].unpack([None] * 3)
+    for user, count in ((users, 2), (users, 0), (loaded.codecs["user"].unpack([None] * 2), 3)):
+        few = items._replace(records=items.records[:count], found=items.found[:count])
+        given = given_rows(user, few)
+        assert loaded.frame.take(BODY, CAPACITY, *given, AT, None, None, False, False) == LACKING
+    short = given_rows(users, items._replace(found=items.found[:2]))
+    with pytest.raises(ValueError, match="smaller"):
+        loaded.frame.take(BODY, CAPACITY, *short, AT, None, None, False, False)
 
 
 WORLDS, REQUESTS = 60, 30
@@ -171,6 +185,7 @@ def test_drawn_requests_are_equal_and_most_good_ones_are_filled(is_file: bool, t
         pair = Pair(draw_world(random, tmp_path), random, is_file)
         outcomes += [pair.compare(random) for _ in range(REQUESTS)]
 
-    # Two in five are spoilt on purpose.
+    # Half of them are spoilt on purpose.
     assert outcomes.count(FILLED) > 0.15 * WORLDS * REQUESTS
+    assert outcomes.count(LACKING) > 0.01 * WORLDS * REQUESTS
     assert outcomes.count(UNREAD) > 0.1 * WORLDS * REQUESTS

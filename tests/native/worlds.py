@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from msd.contract.assemble import wanted_items
 from msd.contract.correction import Correction
+from msd.contract.request import CheckedRequest
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
@@ -181,13 +183,37 @@ def _contents(random: Random, schema: FeatureSchema, side: RowSide, count: int) 
     )
 
 
+def draw_given(random: Random, world: World, request: CheckedRequest) -> tuple[Rows, Rows]:
+    """Rows as a service fetches them: stale, missing, with a text's vector alone, with other counts."""
+    user = _given(random, world, "user", [request.user_id])
+    user = user._replace(histories=(tuple(draw_history(random, world.ids["item"])),))
+    return user, _given(random, world, "item", wanted_items(request, user))
+
+
+def _given(random: Random, world: World, side: RowSide, ids: Sequence[str]) -> Rows:
+    codec, places = world.codecs[side], {one: place for place, one in enumerate(world.ids[side])}
+    chances = {one: random.random() for one in ids}
+    records = np.repeat(codec.missing, len(ids))
+    found, stale = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
+    for place, one in enumerate(ids):
+        if one in places and chances[one] < 0.8:
+            records[place] = world.rows[side].records[places[one]]
+            found[place], stale[place] = True, chances[one] < 0.2
+        elif chances[one] > 0.7 and side == "item" and (width := world.schema.semantic_width("item")):
+            records[place] = codec.encoded(np.full((1, width), 0.5, np.float16))[0]
+    if random.random() < 0.3:
+        records["clicks"] += 0.25
+        records["as_of"] -= 0.125
+    return Rows(records, found, (), 0, stale if random.random() < 0.4 else None)
+
+
 def draw_body(random: Random, world: World, most: int = 12) -> bytes:
     """A request: most often a good one, written in one of several ways; else something is wrong with it."""
     document = _document(random, world, most)
     if random.random() < 0.25:
         _spoil(random, document)
     separators = random.choice([(",", ":"), (", ", ": "), (" ,\n", "\t: ")])
-    body = json.dumps(document, separators=separators, ensure_ascii=random.random() < 0.1).encode("utf-8", "replace")
+    body = json.dumps(document, separators=separators, ensure_ascii=random.random() < 0.3).encode("utf-8", "replace")
     return mutated(random, body) if random.random() < 0.2 else body
 
 
@@ -196,26 +222,65 @@ def _document(random: Random, world: World, most: int) -> dict[str, Any]:
     if random.random() < 0.1:
         items.append("encoded")
     count = random.randint(1, most)
-    document: dict[str, Any] = {"user_id": random.choice(users)}
+    document: dict[str, Any] = {"user_id": random.choice(users) if random.random() < 0.9 else None}
     if random.random() < 0.8:
         document["at"] = random.choice([AT, int(AT), 0, 1e11, AT + random.random(), None])
     if random.random() < 0.6:
-        document["context"] = _context(random, world.schema)
+        document["context"] = _features(random, world.schema, "context")
     document["candidates"] = _candidates(random, items, count)
-    if random.random() < 0.3:
-        are_ids = random.random() < 0.5
-        chosen = [random.choice(items) for _ in range(random.choice([0, 1, 5, 5, 70, 70, 1_003]))]
-        history = chosen if are_ids else [_shown(random, item) for item in chosen]
-        document["user"] = random.choice([None, {}, {"history": None}, {"history": history}, {"features": None}])
+    if random.random() < 0.5:
+        document["user"] = _user(random, world.schema, items)
     if random.random() < 0.3:
         document["top_k"] = random.choice([1, 2, 5, 1_000, None])
+    if random.random() < 0.4:
+        document["items"] = _described(random, world.schema, document["candidates"]["id"], items)
     if random.random() < 0.1:
-        document["items"] = random.choice([None, {}])
+        document["explain"] = random.choice([None, False, True])
     if random.random() < 0.1:
-        document["explain"] = random.choice([None, False])
+        document["explore"] = _explore(random)
     keys = list(document)
     random.shuffle(keys)
     return {key: document[key] for key in keys}
+
+
+def _user(random: Random, schema: FeatureSchema, items: Sequence[str]) -> dict[str, Any] | None:
+    if random.random() < 0.1:
+        return None
+    user: dict[str, Any] = {}
+    if random.random() < 0.6:
+        user["features"] = _features(random, schema, "user")
+    if random.random() < 0.6:
+        are_ids = random.random() < 0.5
+        chosen = [random.choice(items) for _ in range(random.choice([0, 1, 5, 5, 70, 70, 1_003]))]
+        user["history"] = random.choice([None, chosen if are_ids else [_shown(random, item) for item in chosen]])
+    return user
+
+
+def _described(
+    random: Random, schema: FeatureSchema, ids: Sequence[str], items: Sequence[str]
+) -> dict[str, Any] | None:
+    """Features and texts, of candidates for the most part."""
+    if random.random() < 0.1:
+        return None
+    described: dict[str, Any] = {}
+    for one in ids if random.random() < 0.9 else items[: len(ids)]:
+        if random.random() < 0.5:
+            features = _features(random, schema, "item")
+            entry: dict[str, Any] = {"text": random.choice(_TEXTS), "features": features}
+            described[one] = random.choice([None, {}, entry, entry, {"features": features}])
+    return described
+
+
+_TEXTS = (None, "", " ", "an ad", "an ad", "é" * 10_000, "y" * 10_001)
+
+
+def _explore(random: Random) -> dict[str, Any] | None:
+    explore: dict[str, Any] = {"policy": random.choice(["ucb", "thompson", "thompson", "greedy"])}
+    if random.random() < 0.7:
+        explore["share"] = random.choice([None, 0, 1, 0.25, 1.5, -0.0])
+    if random.random() < 0.7:
+        explore["seed"] = random.choice([None, 0, 7, 2**53 - 1, 2**53, -1, 1.0])
+    return random.choice([None, explore, explore, explore])
 
 
 def _candidates(random: Random, items: Sequence[str], count: int) -> dict[str, Any]:
@@ -241,11 +306,11 @@ def _shown(random: Random, item: str) -> object:
     return {key: entry[key] for key in keys}
 
 
-def _context(random: Random, schema: FeatureSchema) -> dict[str, Any] | None:
+def _features(random: Random, schema: FeatureSchema, side: Side) -> dict[str, Any] | None:
     if random.random() < 0.1:
         return None
     values: dict[str, Any] = {}
-    for name, field in schema.settable["context"].items():
+    for name, field in schema.settable[side].items():
         if random.random() < 0.7:
             values[name] = _value(random, field.kind)
     return values
@@ -254,7 +319,7 @@ def _context(random: Random, schema: FeatureSchema) -> dict[str, Any] | None:
 def _value(random: Random, kind: str) -> object:
     if random.random() < 0.15:
         return None
-    word: Any = random.choice([*WORDS, 13, 0, 7, 10**14])
+    word: Any = random.choice([*WORDS, *_ODD_WORDS]) if random.random() < 0.1 else random.choice([*WORDS, 13, 0, 7])
     if kind == "categorical":
         return word
     if kind == "bag":
@@ -262,9 +327,10 @@ def _value(random: Random, kind: str) -> object:
             random.choice([*WORDS, 13])
             for _ in range(random.choice([0, 1, 2, 3, 4, 1_001] if random.random() < 0.1 else [0, 1, 2, 3, 4]))
         ]
-    return random.choice([0, 0.0, 1, -3, 2.5, -1e300, 1e-300, 123456789012345, random.gauss(0, 10)])
+    return random.choice([0, 0.0, -0.0, 1, -3, 2.5, -1e300, 1e-320, 123456789012345, 10**300 + 1, random.gauss(0, 10)])
 
 
+_ODD_WORDS: list[Any] = ["a\0", "\ud83d", "\ude00\ud83d", 'say "a"\n', 10**14, 2**63 - 1, 2**63, -(2**63), 1.0, True]
 _ODD: list[Any] = [
     None,
     True,
@@ -300,12 +366,35 @@ def _spoil(random: Random, document: dict[str, Any]) -> None:
             break
         inner = inner[random.choice(nested)]
     if isinstance(inner, dict):
-        inner[random.choice([*inner, "unknown", "features", "history", "text"])] = random.choice(_ODD)
+        inner[random.choice([*inner, "unknown", "features", "history", "text", "explore", "items"])] = random.choice(
+            _ODD
+        )
     else:
         inner[random.randrange(len(inner))] = random.choice(_ODD)
 
 
-_PIECES = (b"\\u00e9", b'"', b"\\", b"\xff", b"\xed\xa0\x80", b"\xc0\x80", b"\0", b"0", b"-", b"e5", b".5", b",", b"}")
+_PIECES = (
+    b"\\u00e9",
+    b"\\uD83D",
+    b"\\ude00",
+    b"\\u0000",
+    b"\\/",
+    b"-0",
+    b"0.",
+    b"e-400",
+    b'"',
+    b"\\",
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"\xc0\x80",
+    b"\0",
+    b"0",
+    b"-",
+    b"e5",
+    b".5",
+    b",",
+    b"}",
+)
 
 
 def mutated(random: Random, body: bytes) -> bytes:
