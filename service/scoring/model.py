@@ -21,7 +21,7 @@ from service import limits
 from service.rows.store import BundleFileStore, CoreRows, RowStore
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Engine
-from service.scoring.job import Runner
+from service.scoring.engine import Runner
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.watched_files import WatchedFiles
@@ -87,7 +87,8 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     reason, own = _why_python(settings, rows), None
     core = CoreStatus(not reason, "" if native.core is None else str(native.core.INSTRUCTIONS), reason)
     if rows is not None and core.served:
-        own = CoreModel(core_schema(schema, codecs), core_model(bundle.manifest), rows, threading.local())
+        served = core_model(version, bundle.manifest.formula, settings.explore_share)
+        own = CoreModel(core_schema(schema, codecs), served, rows, threading.local())
     log = structlog.get_logger("msd.model")
     for file in sorted(RETIRED & bundle.manifest.files.keys()):
         log.warning("file_ignored", model_version=version, file=file, reason="only earlier releases read it")

@@ -17,19 +17,21 @@ from numpy.typing import NDArray
 
 import native
 from msd.contract.assemble import Rung, Tensors, UserRung
+from msd.contract.correction import HEAD
+from msd.contract.exploration import Choice, exploration_of
 from msd.contract.request import CheckedRequest, RequestError, check_pricing, parse_request_by
 from msd.contract.rows import Rows
 from msd.contract.schema import FeatureSchema
+from msd.contract.uncertainty import COLUMN, impressions_of
 from native.layout import asked_request, given_rows, new_tensors
 from service.errors import DeadlineExceeded, ModelError
 from service.rows.store import CoreFound, CoreRows
-from service.scoring.admission import Admitted
+from service.runtimes.runtime import Scores
 from service.scoring.answer import Answer, Follower, Headers, RawRequest
 from service.scoring.deployment import Arm, Deployment
-from service.scoring.job import Done, Job, seconds_for_run
+from service.scoring.engine import PLANNED, Admitted, Done, Job, ScoringEngine, settle
 from service.scoring.model import Model, WatchedCorrections
-from service.scoring.run_queue import RunQueue, settle
-from service.telemetry.metrics import STAGES, Metrics, Tier
+from service.telemetry.metrics import STAGES, Explored, Metrics, Tier
 
 Told = Callable[[Answer | BaseException | None], None]
 """Called in the loop with a request's outcome; None if it is left to Python."""
@@ -96,6 +98,7 @@ class _Scored(NamedTuple):
     """Candidates in the run: fewer than all, and an unknown one, if time was short."""
     rungs: dict[Rung, int]
     user_rung: UserRung | None
+    explored: Explored | None
 
 
 _Outcome = _Scored | _Lacking | _Refused | None
@@ -126,7 +129,7 @@ class PlainScoring:
 
     def __init__(
         self,
-        queue: RunQueue,
+        engine: ScoringEngine,
         metrics: Metrics,
         max_candidates: int,
         shadowing: Follower,
@@ -136,10 +139,11 @@ class PlainScoring:
         *,
         fetch: Fetch,
         reads_texts: Callable[[Model], bool] | None = None,
+        explore_share: float = 0.0,
     ) -> None:
-        """`max_candidates`: of one request. `reads_texts`: whether a model's texts of ads without a row are encoded."""
-        self._queue = queue
-        self._admission = queue.admission
+        """`max_candidates`: of one request. `reads_texts`: whether a model's texts of ads without a row are encoded.
+        `explore_share`: of the requests that explore, at most."""
+        self._engine = engine
         self._metrics = metrics
         self._max_candidates = max_candidates
         self._shadowing = shadowing
@@ -148,12 +152,13 @@ class PlainScoring:
         self._corrections = corrections
         self._fetch = fetch
         self._reads_texts = reads_texts
+        self._explore_share = explore_share
         self._fetching: set[asyncio.Task[None]] = set()
 
     def wants(self, deployment: Deployment, raw: RawRequest) -> bool:
         """Return whether the core probably supports the request: scanning the body costs less than a failed attempt."""
         body = raw.body
-        if deployment.champion.native is None or b'"explain"' in body or b'"explore"' in body:
+        if deployment.champion.native is None or b'"explain"' in body:
             return False
         return not any(follower.wants(deployment, raw.request_id) for follower in self._followers_of(deployment))
 
@@ -162,13 +167,13 @@ class PlainScoring:
 
         Raises Overloaded.
         """
-        rows = self._admission.rows_in(len(raw.body))
-        admitted = self._admission.enter(deployment.champion.runner.load_of(rows), raw.budget.deadline)
+        rows = self._engine.rows_in(len(raw.body))
+        admitted = self._engine.enter(deployment.champion.runner.load_of(rows), raw.budget.deadline)
         way = Way(deployment, raw, told, send, admitted)
         try:
             self._put(way)
         except BaseException:
-            self._admission.leave(admitted)
+            self._engine.release(admitted)
             raise
         return way
 
@@ -179,11 +184,11 @@ class PlainScoring:
         try:
             return await future
         except asyncio.CancelledError:
-            self._queue.cancel(way.job)
+            self._engine.cancel(way.job)
             raise
 
     def leave(self, way: Way) -> None:
-        self._queue.leave(way.job)
+        self._engine.leave(way.job)
 
     def follow(self, answer: Answer) -> None:
         for follower in self._followers_of(answer.deployment):
@@ -194,15 +199,15 @@ class PlainScoring:
 
     def _put(self, way: Way) -> None:
         runner, budget = way.arm.model.runner, way.raw.budget
-        way.job = Job(lambda: self._work(way), runner, way.admitted.load.rows, budget.deadline, budget.is_gone)
-        self._queue.put(way.job, partial(self._done, way))
+        rows = way.admitted.load.rows
+        way.job = Job(lambda: self._work(way), runner, rows, budget.deadline, budget.is_gone, is_run=False)
+        self._engine.put(way.job, partial(self._done, way))
 
     # In a scoring thread
 
     def _work(self, way: Way) -> _Outcome:
         job, deployment, raw = way.job, way.deployment, way.raw
-        queue_s = time.perf_counter() - job.queued_at
-        job.rows = 0
+        queue_s = time.perf_counter() - job.native.queued_at
         if deployment.is_split and way.given is None:
             frame = self._frame(way.arm.model)
             if frame is None:
@@ -210,12 +215,10 @@ class PlainScoring:
             if not frame.core.read(raw.body, self._max_candidates):
                 return _Refused()
             way.arm = deployment.arm_of(frame.core.user_id or raw.request_id)
-        job.runner = way.arm.model.runner
         outcome = self._score(way, queue_s)
         if isinstance(outcome, _Scored):
-            job.rows = outcome.rows
-            if way.send is not None and job.claim():
-                job.is_answered = True
+            job.native.ran(way.arm.model.runner.native, outcome.rows)
+            if way.send is not None and job.native.answer():
                 way.send(outcome.answer.headers, outcome.answer.body)
         return outcome
 
@@ -246,7 +249,7 @@ class PlainScoring:
         outcome = self._take(way, frame)
         if outcome == _UNREAD:
             return _Refused()
-        if not core.is_plain:
+        if core.explains:
             return None
         if outcome == _LACKING:
             if way.given is not None:
@@ -254,13 +257,13 @@ class PlainScoring:
             return _Lacking(asked_request(core.asked))
         count: int = core.count
         started = time.perf_counter()
-        rows = model.runner.run_s.fitting(count, seconds_for_run(raw.budget.deadline))
+        rows = model.runner.native.fitting(count, PLANNED * (raw.budget.deadline - time.perf_counter()))
         if not rows:
             raise DeadlineExceeded("deadline exceeded: too little time left for one model run")
         ran = count if rows == count else rows - 1
         if ran < count:
             core.cut(ran)
-        scores = {head: _contiguous(column) for head, column in model.runner.runtime.run(frame.cut(rows)).items()}
+        scores = _run(model, frame, rows)
         ended = time.perf_counter()
         correction = self._corrections.of(model) if self._corrections else None
         arm_name = arm.name if deployment.is_split else None
@@ -281,7 +284,8 @@ class PlainScoring:
         taken = (parse_s, rows_s, queue_s, ended - started)
         headers = headers_of(reply, (*taken, now - raw.began))
         answer = Answer(headers, reply, count, degraded, (*taken, now - ended), deployment, None)
-        return _Scored(answer, arm, sources.tier, found, rows, rungs, user_rung)
+        explored = None if core.choice is None else explored_as(Choice(*core.choice))
+        return _Scored(answer, arm, sources.tier, found, rows, rungs, user_rung, explored)
 
     def _frame(self, model: Model) -> _Frame | None:
         """Return the calling thread's frame; None if Python scores all requests of the model."""
@@ -316,7 +320,7 @@ class PlainScoring:
                 self._end(way, outcome.result.answer)
 
     def _end(self, way: Way, outcome: Answer | BaseException | None) -> None:
-        self._admission.leave(way.admitted)
+        self._engine.release(way.admitted)
         way.told(outcome)
 
     async def _go_on(self, way: Way, request: CheckedRequest) -> None:
@@ -338,6 +342,8 @@ class PlainScoring:
                 way.raw.body, lambda user_id: deployment.schema_of(user_id or request_id), self._max_candidates
             )
             check_pricing(request, deployment.arm_of(request.user_id or request_id).model.bundle.manifest.formula)
+            if request.explore is not None:
+                exploration_of(request.explore, request_id, self._explore_share)
         except RequestError as error:
             return error
         return RuntimeError("the native core refuses a request that msd.contract accepts")
@@ -345,7 +351,7 @@ class PlainScoring:
     def _count(self, size: int, scored: _Scored) -> None:
         answer, arm, found = scored.answer, scored.arm, scored.found
         metrics = self._metrics
-        self._admission.read(size, answer.candidates)
+        self._engine.read(size, answer.candidates)
         if answer.deployment.is_split:
             metrics.arms[arm.slot].inc()
         for stage, seconds in zip(STAGES, answer.stages, strict=True):
@@ -359,6 +365,8 @@ class PlainScoring:
             if self._live is not None and not math.isnan(found.live_age_s):
                 self._live.tell(found.live_age_s)
         metrics.degraded(scored.rungs, scored.user_rung)
+        if scored.explored is not None:
+            metrics.explorations[scored.explored].inc()
 
     def _count_rows(self, tier: Tier, found: CoreFound) -> None:
         """Count the user's and the items' rows, as a store's `tell_rows` does."""
@@ -372,6 +380,22 @@ class PlainScoring:
             metrics.row_ages["user"].observe(now - found.user_written_at)
         if found.item_written_at:
             metrics.row_ages["item"].observe(now - found.item_written_at)
+
+
+def _run(model: Model, frame: _Frame, rows: int) -> Scores:
+    """Return the scores of the first candidates of a filled frame; with their uncertainty if the request explores."""
+    tensors = frame.cut(rows)
+    scores = {head: _contiguous(column) for head, column in model.runner.runtime.run(tensors).items()}
+    uncertainty = model.bundle.manifest.uncertainty if frame.core.explores else None
+    if uncertainty is not None:
+        scores[COLUMN] = uncertainty.logit_std(impressions_of(model.schema, tensors), scores[HEAD])
+    return scores
+
+
+def explored_as(choice: Choice) -> Explored:
+    if choice.policy == "greedy":
+        return "unavailable"
+    return "explored" if choice.explored else "exploited"
 
 
 def headers_of(reply: bytes, taken: tuple[float, ...], explain_s: float | None = None) -> Headers:
