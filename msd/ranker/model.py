@@ -112,13 +112,16 @@ class ContentModel(nn.Module):
         width = 1 + directions
         self.sizes = [field.size for field in fields]
         self.values = nn.ModuleList(nn.Embedding(size, width) for size in self.sizes)
-        self.linear = nn.Linear(self.numbers + schema.semantic_width("item"), width)
+        # A column of ones: an item may have neither numbers nor vectors.
+        self.linear = nn.Linear(1 + self.numbers + schema.semantic_width("item"), width, bias=False)
         self.users = nn.Embedding(users, width)
         self.requires_grad_(False)
 
     def forward(self, tensors: Tensors) -> Tensor:
         """Return logits [N]. The user has batch 1 or N, the candidates N."""
-        known = [tensors["item_dense"][:, : self.numbers], *(tensors[n] for n in ("item_semantic",) if n in tensors)]
+        numbers = tensors["item_dense"][:, : self.numbers]
+        known = [torch.ones_like(tensors["item_dense"][:, :1]), numbers]
+        known += [tensors["item_semantic"]] if "item_semantic" in tensors else []
         weights_NW: Tensor = self.linear(torch.cat(known, -1))
         for columns, table in zip(self.columns, self.values, strict=True):
             weights_NW = weights_NW + table(tensors["item_categorical"][:, columns]).sum(-2)

@@ -59,6 +59,8 @@ def train_content(model: ContentModel, features: Features, adapted: Adapted) -> 
     centre, root_of = x[:-1].mean(0), np.linalg.cholesky(np.cov(x[:-1].T) + _LEAST * np.eye(x.shape[1]))
     places = own @ root_of
     directions = np.linalg.eigh(places.T @ places)[1][:, : -model.users.weight.shape[1] : -1]
+    # There may be fewer inputs than directions.
+    directions = np.pad(directions, ((0, 0), (0, model.users.weight.shape[1] - 1 - directions.shape[1])))
     of_items = np.linalg.solve(root_of.T, directions)
     weights = np.concatenate([(shared + average)[:, None], of_items], 1)
     weights[0, 1:] -= centre @ of_items
@@ -144,11 +146,10 @@ def _described(model: ContentModel, features: Features, reduced: Floats | None) 
 
 def _set(model: ContentModel, weights: Floats, components: Floats | None, users: Floats) -> None:
     """Put the weights [D, 1 + R] of `_described` inputs and of users [U, 1 + R] into the model."""
-    sizes = [1, model.numbers, *(size - 1 for size in model.sizes)]
-    constant, numbers, *values, reduced = np.split(weights, np.cumsum(sizes))
+    sizes = [1 + model.numbers, *(size - 1 for size in model.sizes)]
+    numbers, *values, reduced = np.split(weights, np.cumsum(sizes))
     vectors = components.T @ reduced if components is not None else reduced
     with torch.no_grad():
-        model.linear.bias.copy_(torch.from_numpy(constant[0]))
         model.linear.weight.copy_(torch.from_numpy(np.concatenate([numbers, vectors]).T))
         for table, known in zip(model.values, values, strict=True):
             assert isinstance(table, nn.Embedding)
