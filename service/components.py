@@ -104,6 +104,7 @@ class Components:
             corrections,
             fetch=self._aside.fetch,
             reads_texts=self._cold_ads.reads if self._cold_ads else None,
+            explore_share=settings.explore_share,
         )
         self.pipeline = self._aside.led_by(plain)
         self.fast_route = FastRoute(settings, self.serving, plain, self.readiness, self.guard, self.access_log)

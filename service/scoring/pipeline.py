@@ -17,6 +17,7 @@ import structlog
 
 from msd.contract.assemble import Tensors, assemble, cut, wanted_items
 from msd.contract.correction import HEAD
+from msd.contract.exploration import exploration_of, first_of
 from msd.contract.request import ANONYMOUS, CheckedRequest, check_pricing, parse_request_by
 from msd.contract.rows import Rows, RowSide
 from msd.contract.schema import FeatureSchema
@@ -25,11 +26,10 @@ from service.errors import ModelError, StoreError
 from service.scoring.answer import Answer, Basis, Budget, RawRequest, Scored, Served
 from service.scoring.deployment import Deployment
 from service.scoring.engine import ScoringEngine
-from service.scoring.exploration import exploration_of, first_of
 from service.scoring.model import Model, WatchedCorrections
-from service.scoring.plain import PlainScoring, headers_of
+from service.scoring.plain import PlainScoring, explored_as, headers_of
 from service.scoring.reply import Explanation, build_reply, declared, spread
-from service.telemetry.metrics import Explored, Metrics
+from service.telemetry.metrics import Metrics
 
 # Seconds between two log lines about failed reads.
 _SAY_AGAIN_S = 1.0
@@ -171,8 +171,7 @@ class Pipeline:
         started = time.perf_counter()
         if explore is not None:
             choice = first_of(explore, request, scored.scores, scored.formula)
-            result: Explored = "explored" if choice.explored else "exploited"
-            self._metrics.explorations["unavailable" if choice.policy == "greedy" else result].inc()
+            self._metrics.explorations[explored_as(choice)].inc()
             scored = replace(scored, choice=choice)
         self._metrics.candidates.observe(count)
         if deployment.is_split:

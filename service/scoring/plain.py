@@ -17,17 +17,21 @@ from numpy.typing import NDArray
 
 import native
 from msd.contract.assemble import Rung, Tensors, UserRung
+from msd.contract.correction import HEAD
+from msd.contract.exploration import Choice, exploration_of
 from msd.contract.request import CheckedRequest, RequestError, check_pricing, parse_request_by
 from msd.contract.rows import Rows
 from msd.contract.schema import FeatureSchema
+from msd.contract.uncertainty import COLUMN, impressions_of
 from native.layout import asked_request, given_rows, new_tensors
 from service.errors import DeadlineExceeded, ModelError
 from service.rows.store import CoreFound, CoreRows
+from service.runtimes.runtime import Scores
 from service.scoring.answer import Answer, Follower, Headers, RawRequest
 from service.scoring.deployment import Arm, Deployment
 from service.scoring.engine import PLANNED, Admitted, Done, Job, ScoringEngine, settle
 from service.scoring.model import Model, WatchedCorrections
-from service.telemetry.metrics import STAGES, Metrics, Tier
+from service.telemetry.metrics import STAGES, Explored, Metrics, Tier
 
 Told = Callable[[Answer | BaseException | None], None]
 """Called in the loop with a request's outcome; None if it is left to Python."""
@@ -94,6 +98,7 @@ class _Scored(NamedTuple):
     """Candidates in the run: fewer than all, and an unknown one, if time was short."""
     rungs: dict[Rung, int]
     user_rung: UserRung | None
+    explored: Explored | None
 
 
 _Outcome = _Scored | _Lacking | _Refused | None
@@ -134,8 +139,10 @@ class PlainScoring:
         *,
         fetch: Fetch,
         reads_texts: Callable[[Model], bool] | None = None,
+        explore_share: float = 0.0,
     ) -> None:
-        """`max_candidates`: of one request. `reads_texts`: whether a model's texts of ads without a row are encoded."""
+        """`max_candidates`: of one request. `reads_texts`: whether a model's texts of ads without a row are encoded.
+        `explore_share`: of the requests that explore, at most."""
         self._engine = engine
         self._metrics = metrics
         self._max_candidates = max_candidates
@@ -145,12 +152,13 @@ class PlainScoring:
         self._corrections = corrections
         self._fetch = fetch
         self._reads_texts = reads_texts
+        self._explore_share = explore_share
         self._fetching: set[asyncio.Task[None]] = set()
 
     def wants(self, deployment: Deployment, raw: RawRequest) -> bool:
         """Return whether the core probably supports the request: scanning the body costs less than a failed attempt."""
         body = raw.body
-        if deployment.champion.native is None or b'"explain"' in body or b'"explore"' in body:
+        if deployment.champion.native is None or b'"explain"' in body:
             return False
         return not any(follower.wants(deployment, raw.request_id) for follower in self._followers_of(deployment))
 
@@ -241,7 +249,7 @@ class PlainScoring:
         outcome = self._take(way, frame)
         if outcome == _UNREAD:
             return _Refused()
-        if not core.is_plain:
+        if core.explains:
             return None
         if outcome == _LACKING:
             if way.given is not None:
@@ -255,7 +263,7 @@ class PlainScoring:
         ran = count if rows == count else rows - 1
         if ran < count:
             core.cut(ran)
-        scores = {head: _contiguous(column) for head, column in model.runner.runtime.run(frame.cut(rows)).items()}
+        scores = _run(model, frame, rows)
         ended = time.perf_counter()
         correction = self._corrections.of(model) if self._corrections else None
         arm_name = arm.name if deployment.is_split else None
@@ -276,7 +284,8 @@ class PlainScoring:
         taken = (parse_s, rows_s, queue_s, ended - started)
         headers = headers_of(reply, (*taken, now - raw.began))
         answer = Answer(headers, reply, count, degraded, (*taken, now - ended), deployment, None)
-        return _Scored(answer, arm, sources.tier, found, rows, rungs, user_rung)
+        explored = None if core.choice is None else explored_as(Choice(*core.choice))
+        return _Scored(answer, arm, sources.tier, found, rows, rungs, user_rung, explored)
 
     def _frame(self, model: Model) -> _Frame | None:
         """Return the calling thread's frame; None if Python scores all requests of the model."""
@@ -333,6 +342,8 @@ class PlainScoring:
                 way.raw.body, lambda user_id: deployment.schema_of(user_id or request_id), self._max_candidates
             )
             check_pricing(request, deployment.arm_of(request.user_id or request_id).model.bundle.manifest.formula)
+            if request.explore is not None:
+                exploration_of(request.explore, request_id, self._explore_share)
         except RequestError as error:
             return error
         return RuntimeError("the native core refuses a request that msd.contract accepts")
@@ -354,6 +365,8 @@ class PlainScoring:
             if self._live is not None and not math.isnan(found.live_age_s):
                 self._live.tell(found.live_age_s)
         metrics.degraded(scored.rungs, scored.user_rung)
+        if scored.explored is not None:
+            metrics.explorations[scored.explored].inc()
 
     def _count_rows(self, tier: Tier, found: CoreFound) -> None:
         """Count the user's and the items' rows, as a store's `tell_rows` does."""
@@ -367,6 +380,22 @@ class PlainScoring:
             metrics.row_ages["user"].observe(now - found.user_written_at)
         if found.item_written_at:
             metrics.row_ages["item"].observe(now - found.item_written_at)
+
+
+def _run(model: Model, frame: _Frame, rows: int) -> Scores:
+    """Return the scores of the first candidates of a filled frame; with their uncertainty if the request explores."""
+    tensors = frame.cut(rows)
+    scores = {head: _contiguous(column) for head, column in model.runner.runtime.run(tensors).items()}
+    uncertainty = model.bundle.manifest.uncertainty if frame.core.explores else None
+    if uncertainty is not None:
+        scores[COLUMN] = uncertainty.logit_std(impressions_of(model.schema, tensors), scores[HEAD])
+    return scores
+
+
+def explored_as(choice: Choice) -> Explored:
+    if choice.policy == "greedy":
+        return "unavailable"
+    return "explored" if choice.explored else "exploited"
 
 
 def headers_of(reply: bytes, taken: tuple[float, ...], explain_s: float | None = None) -> Headers:
