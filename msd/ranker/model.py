@@ -107,8 +107,8 @@ class CountModel(nn.Module):
 class ContentModel(nn.Module):
     """Linear models of items' content, one per user: of all users together, and a user's own in a few directions.
 
-    Content is numbers, vectors and values of small vocabularies, no ID and no count: it ranks items that nobody has
-    seen. `train_content` fits it; afterwards its weights are frozen. An unknown user has the shared model.
+    Content is numbers, vectors and values of small vocabularies, no ID and no count: it ranks items that were never
+    shown. `train_content` fits it; afterwards its weights are frozen. An unknown user has the shared model.
     """
 
     def __init__(self, schema: FeatureSchema, user_id: int, users: int, directions: int) -> None:
