@@ -205,7 +205,7 @@ class _Side:
 
 class _Counted(NamedTuple):
     """Counted states [S, 3] of a side, sorted by entity, then time; `keys` [S] hold both as complex numbers, as numpy
-    sorts them. `bounds` [n + 1] of each entity's states, the first of which is empty."""
+    sorts them. `bounds` [n + 1] of each entity's states, an empty one first."""
 
     side: _Side
     states: NDArray[np.float64]
