@@ -106,7 +106,7 @@ class ContentModel(nn.Module):
     """Linear models of items' content, one per user: of all users together, and a user's own in a few directions.
 
     Content is numbers, vectors and values of small vocabularies, no ID and no count: it also ranks items
-    without impressions. `train_content` fits it; afterwards its weights are frozen. An unknown user has the shared model.
+    without impressions. `train_content` fits it; then its weights are frozen. An unknown user has the shared model.
     """
 
     def __init__(self, schema: FeatureSchema, user_id: int, users: int, directions: int) -> None:
