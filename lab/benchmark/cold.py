@@ -13,7 +13,7 @@ from msd.dataset.load import Dataset, id_order
 from msd.step import fingerprint_of
 
 HELD = 0.1  # share of the items that are not hidden
-_LATER_S = 30 * 86_400.0
+_LATER_S = 30 * 86_400
 
 
 def hide_items(dataset: Dataset, seed: int, share: float = 0.2) -> Dataset:

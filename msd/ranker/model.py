@@ -55,11 +55,11 @@ class RankerConfig(BaseModel):
         return self
 
 
-def mlp(width: int, config: RankerConfig) -> nn.Sequential:
-    """Return the configured hidden layers over inputs of a width."""
+def mlp(width: int, hidden: tuple[int, ...], dropout: float = 0.0) -> nn.Sequential:
+    """Return hidden layers over inputs of a width."""
     layers: list[nn.Module] = []
-    for before, after in pairwise((width, *config.hidden)):
-        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
+    for before, after in pairwise((width, *hidden)):
+        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers)
 
 
@@ -93,10 +93,8 @@ class CountModel(nn.Module):
         super().__init__()
         widths = {f"{side}_dense": schema.dense_width(side) for side in SIDES}
         self.dense = [name for name, width in widths.items() if width]
-        layers: list[nn.Module] = []
-        for before, after in pairwise((sum(widths.values()), *hidden)):
-            layers += [nn.Linear(before, after), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1)).requires_grad_(False)
+        layers = mlp(sum(widths.values()), hidden), nn.Linear(hidden[-1], 1)
+        self.layers = nn.Sequential(*layers).requires_grad_(False)
 
     def forward(self, tensors: Mapping[str, Tensor], n: int) -> Tensor:
         """Return logits [N]. Tensors of user and context have batch 1 or N, those of candidates N."""
@@ -107,31 +105,27 @@ class CountModel(nn.Module):
 class ContentModel(nn.Module):
     """Linear models of items' content, one per user: of all users together, and a user's own in a few directions.
 
-    Content is numbers, vectors and values of small vocabularies, no ID and no count: it ranks items that were never
-    shown. `train_content` fits it; afterwards its weights are frozen. An unknown user has the shared model.
+    Content is numbers, vectors and values of small vocabularies, no ID and no count: it also ranks items
+    without impressions. `train_content` fits it; then its weights are frozen. An unknown user has the shared model.
     """
 
     def __init__(self, schema: FeatureSchema, user_id: int, users: int, directions: int) -> None:
         super().__init__()
         fields = [field for field in schema.indexed("item") if not is_id(field) and field.size <= _MOST_VALUES]
-        self.user_id = user_id
-        self.columns = [schema.columns[field.name] for field in fields]
-        self.numbers = schema.numeric_width("item")
-        width = 1 + directions
-        self.sizes = [field.size for field in fields]
-        self.values = nn.ModuleList(nn.Embedding(size, width) for size in self.sizes)
+        self.fields = [(schema.columns[field.name], field.size) for field in fields]
+        self.user_id, self.numbers, width = user_id, schema.numeric_width("item"), 1 + directions
+        self.values = nn.ModuleList(nn.Embedding(size, width) for _, size in self.fields)
         # A column of ones: an item may have neither numbers nor vectors.
         self.linear = nn.Linear(1 + self.numbers + schema.semantic_width("item"), width, bias=False)
         self.users = nn.Embedding(users, width)
         self.requires_grad_(False)
 
-    def forward(self, tensors: Tensors) -> Tensor:
-        """Return logits [N]. The user has batch 1 or N, the candidates N."""
-        numbers = tensors["item_dense"][:, : self.numbers]
-        known = [torch.ones_like(tensors["item_dense"][:, :1]), numbers]
+    def forward(self, tensors: Tensors, n: int) -> Tensor:
+        """Return logits [n]. The user has batch 1 or n, the candidates n."""
+        known = [tensors["item_dense"].new_ones(n, 1), tensors["item_dense"][:, : self.numbers]]
         known += [tensors["item_semantic"]] if "item_semantic" in tensors else []
         weights_NW: Tensor = self.linear(torch.cat(known, -1))
-        for columns, table in zip(self.columns, self.values, strict=True):
+        for (columns, _), table in zip(self.fields, self.values, strict=True):
             weights_NW = weights_NW + table(tensors["item_categorical"][:, columns]).sum(-2)
         user_W = self.users(tensors["user_categorical"][:, self.user_id])
         logits: Tensor = weights_NW[:, 0] + user_W[:, 0] + (weights_NW[:, 1:] * user_W[:, 1:]).sum(-1)
@@ -165,7 +159,7 @@ class Ranker(nn.Module):
                     self.content = ContentModel(schema, self.user_id, field.size, config.content)
         width = sum(widths.values())
         self.norm = nn.LayerNorm(width)
-        self.deep = mlp(width, config) if config.hidden else None
+        self.deep = mlp(width, config.hidden, config.dropout) if config.hidden else None
         width += sum(config.hidden[-1:])
         self.head = nn.Linear(width, 1)
         if self.taste:
@@ -210,11 +204,7 @@ class Ranker(nn.Module):
         if taste is not None:
             network = network + self.by_taste(taste_features(taste)).squeeze(-1)
         conversion = [] if self.conversion is None else [self.conversion(x).squeeze(-1)]
-        experts = [network]
-        if self.counts is not None:
-            experts.append(self.counts(tensors, n))
-        if self.content is not None:
-            experts.append(self.content(tensors))
+        experts = [network, *(expert(tensors, n) for expert in (self.counts, self.content) if expert is not None)]
         if self.experts == 1:
             return [network, *conversion]
         age = torch.zeros_like(network)
@@ -226,11 +216,9 @@ class Ranker(nn.Module):
         """Return the logits [N] of a click from the result of `opinions`."""
         if self.experts == 1:
             return opinions[0]
-        age, (fresh, old) = opinions[self.experts], self.blend
-        weighted = [
-            logits * (fresh[k] + age * (old[k] - fresh[k])) for k, logits in enumerate(opinions[: self.experts])
-        ]
-        return torch.stack(weighted).sum(0)
+        age, (fresh, old) = opinions[self.experts].unsqueeze(-1), self.blend
+        weighted: Tensor = torch.stack(opinions[: self.experts], -1) * (fresh + age * (old - fresh))
+        return weighted.sum(-1)
 
     def _side(self, tensors: Tensors, side: Side) -> Tensor:
         parts = [self.embed[side](tensors[f"{side}_categorical"])] if side in self.embed else []

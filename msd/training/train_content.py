@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 ROUNDS = 25
 _COMPONENTS = 24  # of the items' vectors
-_USERS = 5_000  # at most, to learn the prior from, and to solve at once
+_USERS = 5_000  # that teach the prior, and whose weights are solved at once
 _FEW = 10.0  # rows; a mean of as many counts half
 _CLICK, _ITEM, _WEIGHT = 0.2, 0.01, 0.01  # variances: of a click, of an item's unexplained click rate, of a weight
 _LEAST = 1e-6
@@ -137,7 +137,7 @@ def _described(model: ContentModel, features: Features, reduced: Floats | None) 
     """Return inputs [n + 1, D] of items: a constant 1, numbers, indicators of values, and their reduced vectors."""
     entities = features.item.entities
     parts = [np.ones((len(entities.numeric), 1)), entities.numeric]
-    for columns, size in zip(model.columns, model.sizes, strict=True):
+    for columns, size in model.fields:
         marks = np.zeros((len(entities.numeric), size))
         np.put_along_axis(marks, entities.categorical[:, columns], 1.0, axis=1)
         parts.append(marks[:, 1:])
@@ -146,7 +146,7 @@ def _described(model: ContentModel, features: Features, reduced: Floats | None) 
 
 def _set(model: ContentModel, weights: Floats, components: Floats | None, users: Floats) -> None:
     """Put the weights [D, 1 + R] of `_described` inputs and of users [U, 1 + R] into the model."""
-    sizes = [1 + model.numbers, *(size - 1 for size in model.sizes)]
+    sizes = [1 + model.numbers, *(size - 1 for _, size in model.fields)]
     numbers, *values, reduced = np.split(weights, np.cumsum(sizes))
     vectors = components.T @ reduced if components is not None else reduced
     with torch.no_grad():
