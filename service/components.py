@@ -24,13 +24,12 @@ from service.request_log.request_log import open_request_log
 from service.routes.fast_route import FastRoute
 from service.routes.playground.playground import Playground
 from service.routes.score_route import ScoreRoute
-from service.scoring.admission import Admission
 from service.scoring.answer import Follower
 from service.scoring.deployment import Deployment, Serving
+from service.scoring.engine import ScoringEngine
 from service.scoring.model import open_corrections
 from service.scoring.pipeline import Pipeline
 from service.scoring.plain import PlainScoring
-from service.scoring.run_queue import RunQueue
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.trust import Trust
@@ -68,19 +67,19 @@ class Components:
         self.serving = Serving(first, self._turn)
         self.guard = open_guard(settings, metrics)
         most, patience_s = settings.max_candidates, settings.deadline_ms / 1000
-        admission = Admission(metrics, max(limits.MAX_QUEUED_ROWS, most), threads, most, patience_s)
-        self.queue = RunQueue(metrics, admission, threads)
-        self.liveness = Liveness(limits.HANG_S, self.queue.heartbeat, metrics)
+        max_rows = max(limits.MAX_QUEUED_ROWS, most)
+        self.engine = ScoringEngine(metrics, max_rows, threads, most, patience_s)
+        self.liveness = Liveness(limits.HANG_S, self.engine.heartbeat, metrics)
         self.readiness = Readiness(metrics, self.liveness.hangs)
         self._starting: asyncio.Task[None] | None = None
         self.live = open_live_store(settings) if settings.live else None
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
         self._cold_ads = open_cold_ads(settings, [model.bundle for model in first.models.values()], metrics)
         self._corrections = corrections = open_corrections(settings, metrics)
-        explain = Explainer(self.queue, ExplainBudget(settings.explain_share * threads)).explain
+        explain = Explainer(self.engine, ExplainBudget(settings.explain_share * threads)).explain
         # For a model that serves no users and is not logged; and for shadows.
         self._aside = Pipeline(
-            self.queue,
+            self.engine,
             metrics,
             most,
             fetch_live=live_rows.fetch if live_rows else None,
@@ -89,14 +88,14 @@ class Components:
             corrections=corrections,
             explore_share=settings.explore_share,
         )
-        self._shadowing = Shadowing(self._aside, self.queue, metrics, most)
+        self._shadowing = Shadowing(self._aside, self.engine, metrics, most)
         self.request_log = open_request_log(settings, metrics)
         self.tracing = _open_tracing(settings, metrics)
         trace = self.tracing.note if self.tracing else None
         self.access_log = AccessLog(metrics, settings.log_level == "debug", trace)
         followers: list[Follower] = [self.request_log] if self.request_log else []
         plain = PlainScoring(
-            self.queue,
+            self.engine,
             metrics,
             most,
             self._shadowing,
@@ -121,7 +120,7 @@ class Components:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self.queue.close()
+            self.engine.close()
             parts = (self._shadowing, self.request_log, self.tracing, self._cold_ads, self.serving, self.live)
             for part in parts:
                 if part is not None:

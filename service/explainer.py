@@ -18,10 +18,10 @@ from msd.contract.rows import RowCodec
 from msd.contract.schema import SIDES, Categorical, FeatureSchema, Side
 from service.errors import DeadlineExceeded, ModelError, Overloaded
 from service.scoring.answer import Budget, Scored
+from service.scoring.engine import ScoringEngine
 from service.scoring.model import Model
 from service.scoring.pipeline import Score
 from service.scoring.reply import Explanation, log_odds
-from service.scoring.run_queue import RunQueue
 
 Group = Literal["semantic", "id", "dense", "history"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -140,8 +140,8 @@ class ExplainBudget:
 
 
 class Explainer:
-    def __init__(self, queue: RunQueue, budget: ExplainBudget) -> None:
-        self._queue = queue
+    def __init__(self, engine: ScoringEngine, budget: ExplainBudget) -> None:
+        self._engine = engine
         self._budget = budget
 
     async def explain(
@@ -155,7 +155,7 @@ class Explainer:
         try:
             self._budget.check()
         except Overloaded:
-            self._queue.admission.shed("explain")
+            self._engine.shed("explain")
             raise
         self._budget.under_way += 1
         try:
@@ -205,7 +205,7 @@ class Explainer:
 
     async def _run(self, model: Model, tensors: Tensors, scored: Scored, budget: Budget) -> NDArray[np.float64]:
         rows, correction = len(scored.scores[_HEAD]), scored.correction
-        ran = await self._queue.run(model.runner, tensors, rows, budget.deadline, budget.is_gone, is_spare=True)
+        ran = await self._engine.run(model.runner, tensors, rows, budget.deadline, budget.is_gone, is_spare=True)
         self._budget.spend(ran.run_s)
         pctr = ran.result[_HEAD]
         found = log_odds(pctr if correction is None else correction(pctr))

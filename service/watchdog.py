@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import structlog
 
-from service.scoring.run_queue import Heartbeat
+from service.scoring.engine import Heartbeat
 from service.telemetry.metrics import Metrics
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -7,7 +7,8 @@
 
 #include <chrono>
 
-#include "../engine/bindings.hpp"
+#include "../engine/ort_bindings.hpp"
+#include "../engine/queue_bindings.hpp"
 #include "reply.hpp"
 
 namespace {
@@ -611,7 +612,7 @@ int fill_module(PyObject* module) {
       add_type<HeldFrame>(
           module, "native._core.Frame",
           {creator<HeldFrame, make_frame>(), {Py_tp_methods, frame_methods}, {Py_tp_getset, frame_values}});
-  return is_whole && add_engine(module) && !PyModule_AddIntConstant(module, "LAYOUT", NATIVE_LAYOUT) &&
+  return is_whole && add_ort_model(module) && add_queue(module) && !PyModule_AddIntConstant(module, "LAYOUT", NATIVE_LAYOUT) &&
                  !PyModule_AddStringConstant(module, "INSTRUCTIONS", half::chosen_name())
              ? 0
              : -1;

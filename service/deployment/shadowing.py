@@ -16,9 +16,9 @@ from msd.contract.request import CheckedRequest, parse_request
 from service.machine import give_way
 from service.scoring.answer import Answer, Served
 from service.scoring.deployment import Deployment, Shadow
+from service.scoring.engine import ScoringEngine
 from service.scoring.pipeline import Pipeline
 from service.scoring.reply import log_odds
-from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import Metrics
 
 _PATIENCE_S = 1.0
@@ -28,9 +28,9 @@ _HEAD = "pctr"
 class Shadowing:
     """Passes replies to the shadows of their deployment."""
 
-    def __init__(self, pipeline: Pipeline, queue: RunQueue, metrics: Metrics, max_candidates: int) -> None:
+    def __init__(self, pipeline: Pipeline, engine: ScoringEngine, metrics: Metrics, max_candidates: int) -> None:
         self._pipeline = pipeline
-        self._queue = queue
+        self._engine = engine
         self._metrics = metrics
         self._max_candidates = max_candidates
         self._comparing: asyncio.Task[None] | None = None
@@ -45,7 +45,7 @@ class Shadowing:
         """Have shadows score an answered request, or count it as skipped."""
         served = answer.served
         is_whole = served is not None and not served.scored.basis.is_partial
-        if served is None or not is_whole or not (self._is_free and self._queue.is_idle):
+        if served is None or not is_whole or not (self._is_free and self._engine.is_idle):
             self._metrics.shadows["busy"].inc()
         else:
             self._comparing = asyncio.get_running_loop().create_task(self._compare(answer.deployment, served))

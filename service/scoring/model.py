@@ -21,7 +21,7 @@ from service import limits
 from service.rows.store import BundleFileStore, CoreRows, RowStore
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Engine
-from service.scoring.job import Runner
+from service.scoring.engine import Runner
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.watched_files import WatchedFiles

@@ -24,11 +24,11 @@ from msd.contract.uncertainty import COLUMN, impressions_of
 from service.errors import ModelError, StoreError
 from service.scoring.answer import Answer, Basis, Budget, RawRequest, Scored, Served
 from service.scoring.deployment import Deployment
+from service.scoring.engine import ScoringEngine
 from service.scoring.exploration import exploration_of, first_of
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.plain import PlainScoring, headers_of
 from service.scoring.reply import Explanation, build_reply, declared, spread
-from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import Explored, Metrics
 
 # Seconds between two log lines about failed reads.
@@ -49,7 +49,7 @@ class Pipeline:
 
     def __init__(
         self,
-        queue: RunQueue,
+        engine: ScoringEngine,
         metrics: Metrics,
         max_candidates: int,
         *,
@@ -60,8 +60,7 @@ class Pipeline:
         explore_share: float = 0.0,
     ) -> None:
         """`max_candidates`: of one request. `explore_share`: of the requests that explore, at most."""
-        self._queue = queue
-        self._admission = queue.admission
+        self._engine = engine
         self._metrics = metrics
         self._max_candidates = max_candidates
         self._plain: PlainScoring | None = None
@@ -82,9 +81,9 @@ class Pipeline:
 
     def check(self, deployment: Deployment, size: int, budget: Budget) -> None:
         """Raise Overloaded, DeadlineExceeded or ClientGone if a body of `size` bytes need not be parsed."""
-        rows, champion = self._admission.rows_in(size), deployment.champion
-        self._admission.check_unread(champion.runner.load_of(rows), budget.deadline)
-        self._queue.check(*budget)
+        rows, champion = self._engine.rows_in(size), deployment.champion
+        self._engine.check_unread(champion.runner.load_of(rows), budget.deadline)
+        self._engine.check_wanted(*budget)
 
     async def answer(self, deployment: Deployment, raw: RawRequest) -> Answer:
         """Raise RequestError, and what `score` raises."""
@@ -105,7 +104,7 @@ class Pipeline:
         scored before it get the prior.
         """
         rows, deadline = len(request.ids), budget.deadline
-        admitted = self._admission.enter(model.runner.load_of(rows), deadline)
+        admitted = self._engine.enter(model.runner.load_of(rows), deadline)
         try:
             started = time.perf_counter()
             at = time.time() if request.at is None else request.at
@@ -118,9 +117,9 @@ class Pipeline:
                 nothing = model.codecs["item"].unpack([None]).records
                 return cut(model.schema, assembled.tensors, count, nothing, at)
 
-            ran = await self._queue.run(model.runner, assembled.tensors, rows, deadline, budget.is_gone, first)
+            ran = await self._engine.run(model.runner, assembled.tensors, rows, deadline, budget.is_gone, first)
         finally:
-            self._admission.leave(admitted)
+            self._engine.release(admitted)
         # A non-finite score makes the sum non-finite: a sum costs half as much as checking each.
         if not all(math.isfinite(column.sum()) for column in ran.result.values()):
             raise ModelError("the model returned a non-finite score for this request")
@@ -157,7 +156,7 @@ class Pipeline:
             parse_s = time.perf_counter() - started
             stages["parse"].observe(parse_s)
         count = len(request.ids)
-        self._admission.read(len(raw.body), count)
+        self._engine.read(len(raw.body), count)
         arm = deployment.arm_of(request.user_id or raw.request_id)
         model, explanation = arm.model, None
         if request.pricing is not None:

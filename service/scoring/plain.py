@@ -23,12 +23,10 @@ from msd.contract.schema import FeatureSchema
 from native.layout import asked_request, given_rows, new_tensors
 from service.errors import DeadlineExceeded, ModelError
 from service.rows.store import CoreFound, CoreRows
-from service.scoring.admission import Admitted
 from service.scoring.answer import Answer, Follower, Headers, RawRequest
 from service.scoring.deployment import Arm, Deployment
-from service.scoring.job import Done, Job, seconds_for_run
+from service.scoring.engine import PLANNED, Admitted, Done, Job, ScoringEngine, settle
 from service.scoring.model import Model, WatchedCorrections
-from service.scoring.run_queue import RunQueue, settle
 from service.telemetry.metrics import STAGES, Metrics, Tier
 
 Told = Callable[[Answer | BaseException | None], None]
@@ -126,7 +124,7 @@ class PlainScoring:
 
     def __init__(
         self,
-        queue: RunQueue,
+        engine: ScoringEngine,
         metrics: Metrics,
         max_candidates: int,
         shadowing: Follower,
@@ -138,8 +136,7 @@ class PlainScoring:
         reads_texts: Callable[[Model], bool] | None = None,
     ) -> None:
         """`max_candidates`: of one request. `reads_texts`: whether a model's texts of ads without a row are encoded."""
-        self._queue = queue
-        self._admission = queue.admission
+        self._engine = engine
         self._metrics = metrics
         self._max_candidates = max_candidates
         self._shadowing = shadowing
@@ -162,13 +159,13 @@ class PlainScoring:
 
         Raises Overloaded.
         """
-        rows = self._admission.rows_in(len(raw.body))
-        admitted = self._admission.enter(deployment.champion.runner.load_of(rows), raw.budget.deadline)
+        rows = self._engine.rows_in(len(raw.body))
+        admitted = self._engine.enter(deployment.champion.runner.load_of(rows), raw.budget.deadline)
         way = Way(deployment, raw, told, send, admitted)
         try:
             self._put(way)
         except BaseException:
-            self._admission.leave(admitted)
+            self._engine.release(admitted)
             raise
         return way
 
@@ -179,11 +176,11 @@ class PlainScoring:
         try:
             return await future
         except asyncio.CancelledError:
-            self._queue.cancel(way.job)
+            self._engine.cancel(way.job)
             raise
 
     def leave(self, way: Way) -> None:
-        self._queue.leave(way.job)
+        self._engine.leave(way.job)
 
     def follow(self, answer: Answer) -> None:
         for follower in self._followers_of(answer.deployment):
@@ -194,15 +191,15 @@ class PlainScoring:
 
     def _put(self, way: Way) -> None:
         runner, budget = way.arm.model.runner, way.raw.budget
-        way.job = Job(lambda: self._work(way), runner, way.admitted.load.rows, budget.deadline, budget.is_gone)
-        self._queue.put(way.job, partial(self._done, way))
+        rows = way.admitted.load.rows
+        way.job = Job(lambda: self._work(way), runner, rows, budget.deadline, budget.is_gone, is_run=False)
+        self._engine.put(way.job, partial(self._done, way))
 
     # In a scoring thread
 
     def _work(self, way: Way) -> _Outcome:
         job, deployment, raw = way.job, way.deployment, way.raw
-        queue_s = time.perf_counter() - job.queued_at
-        job.rows = 0
+        queue_s = time.perf_counter() - job.native.queued_at
         if deployment.is_split and way.given is None:
             frame = self._frame(way.arm.model)
             if frame is None:
@@ -210,12 +207,10 @@ class PlainScoring:
             if not frame.core.read(raw.body, self._max_candidates):
                 return _Refused()
             way.arm = deployment.arm_of(frame.core.user_id or raw.request_id)
-        job.runner = way.arm.model.runner
         outcome = self._score(way, queue_s)
         if isinstance(outcome, _Scored):
-            job.rows = outcome.rows
-            if way.send is not None and job.claim():
-                job.is_answered = True
+            job.native.ran(way.arm.model.runner.native, outcome.rows)
+            if way.send is not None and job.native.answer():
                 way.send(outcome.answer.headers, outcome.answer.body)
         return outcome
 
@@ -254,7 +249,7 @@ class PlainScoring:
             return _Lacking(asked_request(core.asked))
         count: int = core.count
         started = time.perf_counter()
-        rows = model.runner.run_s.fitting(count, seconds_for_run(raw.budget.deadline))
+        rows = model.runner.native.fitting(count, PLANNED * (raw.budget.deadline - time.perf_counter()))
         if not rows:
             raise DeadlineExceeded("deadline exceeded: too little time left for one model run")
         ran = count if rows == count else rows - 1
@@ -316,7 +311,7 @@ class PlainScoring:
                 self._end(way, outcome.result.answer)
 
     def _end(self, way: Way, outcome: Answer | BaseException | None) -> None:
-        self._admission.leave(way.admitted)
+        self._engine.release(way.admitted)
         way.told(outcome)
 
     async def _go_on(self, way: Way, request: CheckedRequest) -> None:
@@ -345,7 +340,7 @@ class PlainScoring:
     def _count(self, size: int, scored: _Scored) -> None:
         answer, arm, found = scored.answer, scored.arm, scored.found
         metrics = self._metrics
-        self._admission.read(size, answer.candidates)
+        self._engine.read(size, answer.candidates)
         if answer.deployment.is_split:
             metrics.arms[arm.slot].inc()
         for stage, seconds in zip(STAGES, answer.stages, strict=True):

@@ -1,4 +1,4 @@
-"""A queue of scoring threads over a runtime that counts its runs."""
+"""Scoring threads over a runtime that counts its runs."""
 
 import asyncio
 import threading
@@ -9,9 +9,7 @@ import numpy as np
 
 from msd.contract.assemble import Tensors
 from service.runtimes.runtime import Engine, Scores
-from service.scoring.admission import Admission, Admitted, Load
-from service.scoring.job import Runner
-from service.scoring.run_queue import RunQueue
+from service.scoring.engine import Admitted, Runner, ScoringEngine
 from service.telemetry.metrics import Metrics
 
 
@@ -47,22 +45,22 @@ class CountingRuntime:
 
 
 class Bench:
-    """A queue and its runtime."""
+    """An engine and its runtime."""
 
-    def __init__(self, max_rows: int = 1_000, deadline_s: float = 60.0, threads: int = 1) -> None:
+    def __init__(
+        self, max_rows: int = 1_000, deadline_s: float = 60.0, threads: int = 1, patience_s: float = 60.0
+    ) -> None:
         self.runtime = CountingRuntime()
         self.metrics = Metrics()
         self.runner = Runner(self.runtime)
-        self.admission = Admission(self.metrics, max_rows, threads)
-        self.queue = RunQueue(self.metrics, self.admission, threads)
+        self.engine = ScoringEngine(self.metrics, max_rows, threads, patience_s=patience_s)
         self.deadline_s = deadline_s
 
     def admit(self, rows: int) -> Admitted:
-        load = Load(rows, self.runner.turn_s.of(rows, 0.0))
-        return self.admission.enter(load, time.perf_counter() + self.deadline_s)
+        return self.engine.enter(self.runner.load_of(rows), time.perf_counter() + self.deadline_s)
 
     def check(self, rows: int) -> None:
-        self.admission.check(Load(rows, self.runner.turn_s.of(rows, 0.0)), time.perf_counter() + self.deadline_s)
+        self.engine.check(self.runner.load_of(rows), time.perf_counter() + self.deadline_s)
 
     async def begins(self) -> None:
         await until(lambda: bool(self.runtime.runs))
@@ -72,7 +70,7 @@ class Bench:
     ) -> int:
         """One run, of which the result has to be its own."""
         until = time.perf_counter() + 60 if deadline is None else deadline
-        ran = await self.queue.run(self.runner, {"x": np.array([value])}, rows, until, is_gone)
+        ran = await self.engine.run(self.runner, {"x": np.array([value])}, rows, until, is_gone)
         assert ran.queue_s >= 0
         assert ran.run_s >= 0
         return int(ran.result["pctr"][0])

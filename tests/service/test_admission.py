@@ -6,17 +6,18 @@ import threading
 import time
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 
 from service.errors import Overloaded
-from service.scoring.admission import Admission, Admitted, Load, Running, due_at
+from service.scoring.engine import Admitted, Load, Runner, ScoringEngine
 from service.telemetry.metrics import Metrics
-from tests.service.bench import Bench
+from tests.service.bench import Bench, CountingRuntime, until
 
 
 def test_body_is_expected_to_hold_candidates_but_no_more_than_may_be() -> None:
     """Where nobody waits none is refused for its size alone, whatever it may hold."""
-    admission = Admission(Metrics(), max_rows=100, max_candidates=100)
+    admission = ScoringEngine(Metrics(), max_rows=100, max_candidates=100)
     assert 50 <= admission.rows_in(1_000) <= 100
     assert admission.rows_in(2**20) == 100
     admission.read(1_000, 10)
@@ -32,14 +33,14 @@ def test_admission_is_bounded_in_rows(capsys: pytest.CaptureFixture[str]) -> Non
         with pytest.raises(Overloaded, match=r"6 candidates are queued; with these 5 there would be too many"):
             bench.admit(5)
     bench.admit(4)
-    bench.admission.leave(load)
+    bench.engine.release(load)
     bench.admit(6)
     assert bench.sheds() == {"rows": 50}
     # The log does not repeat itself.
     assert capsys.readouterr().out.count("shedding") == 1
 
 
-def admitted(admission: Admission, load: Load, left_s: float = 10.0) -> list[Admitted]:
+def admitted(admission: ScoringEngine, load: Load, left_s: float = 10.0) -> list[Admitted]:
     """All equal requests that are accepted at once. `left_s` is so long that the test's own time is nothing."""
     found: list[Admitted] = []
     try:
@@ -51,14 +52,14 @@ def admitted(admission: Admission, load: Load, left_s: float = 10.0) -> list[Adm
 
 
 def test_several_threads_have_time_for_as_many_times_as_much() -> None:
-    counts = [len(admitted(Bench(max_rows=100_000, threads=n).admission, Load(200, 0.5))) for n in (1, 2, 4)]
+    counts = [len(admitted(Bench(max_rows=100_000, threads=n).engine, Load(200, 0.5))) for n in (1, 2, 4)]
     assert counts == [9, 18, 36]
 
 
 def test_request_that_would_be_late_is_refused() -> None:
     bench = Bench(max_rows=100_000, deadline_s=0.5)
     for rows in (200, 1):
-        bench.runner.turn_s.learn(rows, 0.01)
+        bench.runner.native.learn_turn(rows, 0.01)
     taken: list[Admitted] = []
 
     def take_all_on() -> None:
@@ -70,10 +71,10 @@ def test_request_that_would_be_late_is_refused() -> None:
     assert 1 < len(taken) <= 50
     assert bench.sheds() == {"wait": 1}
     for load in taken:
-        bench.admission.leave(load)
+        bench.engine.release(load)
     bench.check(200)
     # Where nobody waits everything is tried, and what is not known is.
-    bench.admission.leave(bench.admit(1_000))
+    bench.engine.release(bench.admit(1_000))
     bench.admit(300)
 
 
@@ -81,18 +82,18 @@ def test_after_a_refusal_fewer_may_wait_until_the_queue_is_empty() -> None:
     bench = Bench(max_rows=100_000, deadline_s=10.0)
     load = Load(200, 0.5)
     assert sys.getswitchinterval() == pytest.approx(0.0005)
-    burst = admitted(bench.admission, load)
+    burst = admitted(bench.engine, load)
     # The event loop has refusals to write, and the scoring threads are to have Python's lock all the same.
     assert sys.getswitchinterval() == pytest.approx(0.00002)
     for _ in range(len(burst) // 2):
-        bench.admission.leave(burst.pop())
+        bench.engine.release(burst.pop())
     # As many are scored as come: a while ago so many more could have waited.
-    standing = burst + admitted(bench.admission, load)
+    standing = burst + admitted(bench.engine, load)
     for entry in standing:
-        bench.admission.leave(entry)
-    bench.admission.leave(bench.admission.enter(load, time.perf_counter() + bench.deadline_s))
+        bench.engine.release(entry)
+    bench.engine.release(bench.engine.enter(load, time.perf_counter() + bench.deadline_s))
     assert sys.getswitchinterval() == pytest.approx(0.0005)
-    assert [entry.load for entry in admitted(bench.admission, load)] == [load] * 9
+    assert [entry.load for entry in admitted(bench.engine, load)] == [load] * 9
     assert len(standing) == 5
 
 
@@ -104,7 +105,7 @@ def test_after_a_refusal_fewer_may_wait_until_the_queue_is_empty() -> None:
 def test_request_is_not_refused_for(deadline_s: float, learned_s: list[float], rows: list[int]) -> None:
     bench = Bench(deadline_s=deadline_s)
     for seconds in learned_s:
-        bench.runner.turn_s.learn(1, seconds)
+        bench.runner.native.learn_turn(1, seconds)
     for count in rows:
         bench.admit(count)
     assert bench.sheds() == {}
@@ -112,12 +113,25 @@ def test_request_is_not_refused_for(deadline_s: float, learned_s: list[float], r
 
 def test_long_deadline_grows_old_in_the_queue() -> None:
     """It is due when half of its time is over: from then on it goes before whoever came later."""
-    assert due_at(0.0, 60.0) < due_at(31.0, 31.0 + 1.0)
-    assert due_at(0.0, 60.0) > due_at(29.0, 29.0 + 1.0)
+    bench, is_open = Bench(), threading.Event()
+    bench.runtime.may_go_on = is_open.is_set
+
+    async def ask() -> None:
+        running = asyncio.ensure_future(bench.run(0))
+        await bench.begins()
+        now = time.perf_counter()
+        waiting = [asyncio.ensure_future(bench.run(n, deadline=now + s)) for n, s in ((1, 40.0), (2, 41.0), (3, 39.0))]
+        await until(lambda: bench.engine.heartbeat().waiting == 3)
+        is_open.set()
+        await asyncio.gather(running, *waiting)
+
+    asyncio.run(ask())
+    bench.engine.close()
+    assert bench.runtime.runs == [0, 3, 1, 2]
 
 
 def test_only_what_is_due_earlier_keeps_others_out() -> None:
-    admission = Admission(Metrics(), max_rows=100_000, patience_s=60.0)
+    admission = ScoringEngine(Metrics(), max_rows=100_000, patience_s=60.0)
     now = time.perf_counter()
     for _ in range(10):
         admission.enter(Load(200, 2.0), now + 60)
@@ -127,32 +141,54 @@ def test_only_what_is_due_earlier_keeps_others_out() -> None:
         admission.enter(Load(10, 0.1), now + 1)
 
 
-@pytest.mark.parametrize(("left_s", "is_taken"), [((), True), ((9.0,), True), ((9.0, 0.1), True), ((9.0, 9.0), False)])
-def test_wait_is_for_the_thread_that_is_free_first(left_s: tuple[float, ...], is_taken: bool) -> None:
+def judged_beside_runs(runs_s: tuple[float, ...], waiting: Load, load: Load, left_s: float, threads: int) -> None:
+    """Checks a load while runs that are expected to take so long have begun."""
+    bench, is_open = Bench(threads=threads, max_rows=10_000), threading.Event()
+
+    async def ask() -> None:
+        now, running = time.perf_counter(), []
+        for place, seconds in enumerate(runs_s):
+            runtime = CountingRuntime()
+            runtime.may_go_on = is_open.is_set
+            runner = Runner(runtime)
+            runner.native.learn_turn(1, seconds)
+            tensors = {"x": np.array([place])}
+            running.append(asyncio.ensure_future(bench.engine.run(runner, tensors, 1, now + 900, lambda: False)))
+        await until(lambda: bench.engine.heartbeat().running == len(runs_s))
+        admitted = bench.engine.enter(waiting, now + (600 if waiting.seconds == 0 else left_s))
+        try:
+            bench.engine.check(load, time.perf_counter() + left_s)
+        finally:
+            is_open.set()
+            await asyncio.gather(*running)
+            bench.engine.release(admitted)
+
+    try:
+        asyncio.run(ask())
+    finally:
+        bench.engine.close()
+
+
+@pytest.mark.parametrize(("runs_s", "is_taken"), [((), True), ((900.0,), True), ((900.0, 900.0), False)])
+def test_wait_is_for_the_thread_that_is_free_first(runs_s: tuple[float, ...], is_taken: bool) -> None:
     """A long run in one thread keeps nobody from another."""
-    admission = Admission(Metrics(), max_rows=100, threads=2)
-    admission.running = lambda due: Running(left_s, 0.0)
-    now = time.perf_counter()
-    admission.enter(Load(1, 0.0), now + 600)
-    with nullcontext() if is_taken else pytest.raises(Overloaded, match="it would take 9100 ms"):
-        admission.check(Load(1, 0.1), now + 1)
+    with nullcontext() if is_taken else pytest.raises(Overloaded, match=r"it would take (89|90)\d{4} ms"):
+        judged_beside_runs(runs_s, Load(1, 0.0), Load(1, 0.1), 1.0, threads=2)
 
 
 @pytest.mark.parametrize(
-    ("waiting_s", "left_s", "wait_ms"),
-    [(0.4, (), 200), (0.4, (1.0, 0.0), 400), (0.6, (0.5, 0.1), 600), (0.6, (0.0, 0.0, 0.3), 300)],
+    ("waiting_s", "runs_s", "wait_s"),
+    [(400.0, (), 200), (400.0, (1_000.0,), 400), (600.0, (500.0, 100.0), 600), (600.0, (300.0,), 300)],
 )
-def test_queued_work_is_shared_by_free_threads(waiting_s: float, left_s: tuple[float, ...], wait_ms: int) -> None:
-    admission = Admission(Metrics(), max_rows=100, threads=max(2, len(left_s)))
-    admission.running = lambda due: Running(left_s, 0.0)
-    now = time.perf_counter()
-    admission.enter(Load(1, waiting_s), now + 0.05)
-    with pytest.raises(Overloaded, match=f"it would take {wait_ms} ms"):
-        admission.check(Load(1, 0.0), now + 0.05)
+def test_queued_work_is_shared_by_free_threads(waiting_s: float, runs_s: tuple[float, ...], wait_s: int) -> None:
+    threads = 3 if wait_s == 300 else 2
+    with pytest.raises(Overloaded, match=r"it would take \d+ ms") as raised:
+        judged_beside_runs(runs_s, Load(1, waiting_s), Load(1, 0.0), 50.0, threads)
+    assert int(str(raised.value).split("it would take ")[1].split(" ms")[0]) == pytest.approx(1000 * wait_s, rel=0.1)
 
 
 def test_long_deadlines_fill_half_of_the_queue_at_most() -> None:
-    admission = Admission(Metrics(), max_rows=100, max_candidates=10, patience_s=1.0)
+    admission = ScoringEngine(Metrics(), max_rows=100, max_candidates=10, patience_s=1.0)
     now = time.perf_counter()
     for _ in range(5):
         admission.enter(Load(10, 0.0), now + 60)
@@ -168,18 +204,18 @@ def test_short_deadline_behind_a_long_run_is_refused_at_once() -> None:
     bench, is_open = Bench(), threading.Event()
     bench.runtime.may_go_on = is_open.is_set
     for _ in range(10):
-        bench.runner.turn_s.learn(1, 5.0)
+        bench.runner.native.learn_turn(1, 5.0)
 
     async def ask() -> None:
         load, now = Load(1, 5.0), time.perf_counter()
-        admitted = bench.admission.enter(load, now + 600)
+        admitted = bench.engine.enter(load, now + 600)
         running = asyncio.ensure_future(bench.run(1, deadline=now + 600))
         await bench.begins()
         with pytest.raises(Overloaded, match="are left before the deadline"):
-            bench.admission.check(load, now + 5)
+            bench.engine.check(load, now + 5)
         is_open.set()
         await running
-        bench.admission.leave(admitted)
+        bench.engine.release(admitted)
 
     asyncio.run(ask())
-    bench.queue.close()
+    bench.engine.close()

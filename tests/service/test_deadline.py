@@ -15,10 +15,11 @@ from msd.contract.bundle import Bundle
 from service.errors import MalformedHeader
 from service.http.exchange import BEGAN, Deadlines
 from service.runtimes.runtime import Scores
-from service.scoring.job import LearnedSeconds
+from service.scoring.engine import Runner
 from service.scoring.reply import declared, spread
 from service.settings import Settings
 from tests.bundles.factory import AT, golden_requests
+from tests.service.bench import CountingRuntime
 from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
 
@@ -126,14 +127,14 @@ def test_every_candidate_has_one_score_and_is_marked_if_it_is_the_priors(ids: li
 def test_never_more_is_run_than_is_asked_for_nor_a_run_of_nobody(
     known: dict[int, float], rows: int, seconds: float
 ) -> None:
-    learned = LearnedSeconds(share=0.25, most=4.0)
+    learned = Runner(CountingRuntime()).native
     for size, took in known.items():
-        learned.learn(size, took)
-    expected = learned.of(rows, 0.0)
+        learned.learn_run(size, took)
+    expected = learned.run_s(rows)
     fitting = learned.fitting(rows, seconds)
 
     # Beside the candidates runs an unknown item: of three rows, two are candidates.
     assert fitting in (0, rows) or 3 <= fitting < rows
     assert (fitting == rows) == (expected <= seconds)
     if 0 < fitting < rows:
-        assert learned.of(fitting, 0.0) <= seconds
+        assert learned.run_s(fitting) <= seconds

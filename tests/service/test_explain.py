@@ -23,12 +23,11 @@ from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
 from service.errors import DeadlineExceeded, Overloaded
 from service.explainer import GROUPS, ExplainBudget, Explainer, KnownGroups, shapley, unknown
-from service.scoring.admission import Admission
 from service.scoring.answer import Budget, Scored
+from service.scoring.engine import ScoringEngine
 from service.scoring.model import load_model
 from service.scoring.pipeline import Pipeline
 from service.scoring.reply import log_odds
-from service.scoring.run_queue import RunQueue
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.bundles.factory import AT, golden_requests
@@ -138,18 +137,17 @@ def test_more_candidates_than_can_be_explained_are_refused(client: httpx.Client)
 def test_explanation_that_is_late_is_an_error(bundle: Bundle) -> None:
     metrics = Metrics()
     model = load_model(bundle, Settings(bundle=bundle.folder), metrics)
-    admission = Admission(metrics, 20_000)
-    queue = RunQueue(metrics, admission)
+    engine = ScoringEngine(metrics, 20_000)
     request = parse_request(json.dumps(ASKED).encode(), bundle.schema)
 
     async def explain(in_s: float, is_partial: bool = False) -> None:
         far = Budget(time.perf_counter() + 60, lambda: False)
 
         async def score() -> Scored:
-            scored = await Pipeline(queue, metrics, 200).score(model, request, far)
+            scored = await Pipeline(engine, metrics, 200).score(model, request, far)
             return replace(scored, basis=scored.basis._replace(is_partial=is_partial))
 
-        await Explainer(queue, ExplainBudget(1.0)).explain(
+        await Explainer(engine, ExplainBudget(1.0)).explain(
             model, request, Budget(time.perf_counter() + in_s, far.is_gone), score
         )
 
@@ -157,8 +155,8 @@ def test_explanation_that_is_late_is_an_error(bundle: Bundle) -> None:
     for in_s, is_partial in ((0.0, False), (60.0, True)):
         with pytest.raises(DeadlineExceeded):
             asyncio.run(explain(in_s, is_partial))
-    assert admission.is_empty
-    queue.close()
+    assert engine.is_idle
+    engine.close()
 
 
 def test_budget_bounds_the_time_and_the_number_of_explanations() -> None:

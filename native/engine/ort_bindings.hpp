@@ -1,4 +1,4 @@
-// The engine's types for Python.
+// ONNX Runtime's graphs for Python.
 #pragma once
 
 #include <map>
@@ -120,7 +120,7 @@ inline PyGetSetDef ort_model_values[] = {value<OrtModel, ort_model_version>("ver
                                          value<OrtModel, ort_model_outputs>("outputs"),
                                          {}};
 
-inline bool add_engine(PyObject* module) {
+inline bool add_ort_model(PyObject* module) {
   return add_type<OrtModel>(module, "native._core.OrtModel",
                             {creator<OrtModel, make_ort_model>(),
                              {Py_tp_methods, ort_model_methods},

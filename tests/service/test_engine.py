@@ -1,4 +1,4 @@
-"""The queue of scoring threads: order, overlap, dropped jobs, failures, cancellation."""
+"""The scoring threads and their queue: order, overlap, dropped jobs, failures, cancellation."""
 
 import asyncio
 import gc
@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import ClientGone, DeadlineExceeded
-from service.scoring.job import Done, Job, Runner, fit_deadline
+from service.scoring.engine import Done, Job, Runner
 from tests.service.bench import Bench, CountingRuntime, until
 
 
-def together(bench: Bench, *coroutines: Coroutine[Any, Any, int]) -> list[Any]:
+def together(bench: Bench, *coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
     """Results and errors of what runs at the same time."""
 
     async def gather() -> list[Any]:
         found = await asyncio.gather(*coroutines, return_exceptions=True)
-        bench.queue.close()
+        bench.engine.close()
         return found
 
     return asyncio.run(gather())
@@ -54,16 +54,17 @@ def test_as_many_runs_overlap_as_there_are_threads(threads: int) -> None:
 @pytest.mark.parametrize(("expected_s", "rows"), [(69.0, 200), (71.0, 127), (9_000.0, 0)])
 def test_run_is_planned_for_seven_tenths_of_the_remaining_time(expected_s: float, rows: int) -> None:
     bench = Bench()
-    bench.runner.run_s.learn(200, expected_s)
+    bench.runner.native.learn_run(200, expected_s)
     if rows:
-        bench.runner.run_s.learn(100, 1.0)
+        bench.runner.native.learn_run(100, 1.0)
     until = time.perf_counter() + 100
-    job = Job(lambda: 200, bench.runner, 200, until, lambda: False, shorten=lambda count: lambda: count)
+    job = Job(lambda: 200, bench.runner, 200, until, shorten=lambda count: lambda: count + 1)
+    (found,) = together(bench, bench.engine.do(job))
 
-    error = fit_deadline(job)
-    assert isinstance(error, DeadlineExceeded) if not rows else error is None
-    assert job.rows == (rows or 200)
-    bench.queue.close()
+    if not rows:
+        assert isinstance(found, DeadlineExceeded)
+    else:
+        assert (found.result, found.is_partial) == (rows, rows < 200)
 
 
 def test_abandoned_or_late_work_never_runs() -> None:
@@ -95,18 +96,21 @@ def test_cancelled_requests_give_their_turn_back() -> None:
         return await bench.run(7)
 
     assert asyncio.run(cancel()) == 7
-    bench.queue.close()
+    bench.engine.close()
     assert bench.runtime.runs == [0, 3, 7]
 
 
 def test_closing_ends_what_waits() -> None:
     bench = Bench()
-    bench.runtime.may_go_on = lambda: bench.queue._is_closed
+    is_closed = threading.Event()
+    bench.runtime.may_go_on = is_closed.is_set
 
     async def close() -> list[Any]:
         tasks = [asyncio.ensure_future(bench.run(value)) for value in range(3)]
         await bench.begins()
-        bench.queue.close()
+        # A run that has begun is waited for.
+        threading.Timer(0.05, is_closed.set).start()
+        bench.engine.close()
         found = await asyncio.gather(*tasks, return_exceptions=True)
         with pytest.raises(asyncio.CancelledError):
             await bench.run(3)
@@ -132,15 +136,15 @@ def test_failing_callback_affects_no_other() -> None:
 
         until = time.perf_counter() + 60
         for value in range(20):
-            job = Job(lambda: None, bench.runner, 1, until, lambda: False)
-            bench.queue.put(job, partial(tell, value))
+            job = Job(lambda: None, bench.runner, 1, until)
+            bench.engine.put(job, partial(tell, value))
         # All end before the loop hears of any.
         time.sleep(0.1)
         while len(outcomes) < 20:
             await asyncio.sleep(0.001)
 
     asyncio.run(asyncio.wait_for(go(), 10))
-    bench.queue.close()
+    bench.engine.close()
     assert outcomes == list(range(20))
     assert [str(failure["exception"]) for failure in failures] == ["failed"] * 10
 
@@ -157,8 +161,8 @@ def test_jobs_end_leaves_nothing_of_it_behind() -> None:
         held = Held()
         kept.add(held)
         until = time.perf_counter() + seconds
-        job: Job[object] = Job(lambda: (job.rows, held), bench.runner, 1, until, lambda: False)
-        bench.queue.put(job, lambda outcome: outcomes.append(type(outcome)))
+        job: Job[object] = Job(lambda: (job.native, held), bench.runner, 1, until)
+        bench.engine.put(job, lambda outcome: outcomes.append(type(outcome)))
 
     async def wait() -> None:
         gc.disable()
@@ -173,7 +177,7 @@ def test_jobs_end_leaves_nothing_of_it_behind() -> None:
             gc.enable()
 
     asyncio.run(wait())
-    bench.queue.close()
+    bench.engine.close()
     assert set(outcomes) == {Done, DeadlineExceeded}
 
 
@@ -199,12 +203,12 @@ def test_earliest_due_runs_first() -> None:
         others = [
             asyncio.ensure_future(bench.run(n, deadline=now + s)) for n, s in ((1, 600), (2, 90), (3, 60), (4, 60))
         ]
-        await until(lambda: bench.queue.heartbeat().waiting == 4)
+        await until(lambda: bench.engine.heartbeat().waiting == 4)
         is_open.set()
         return [await task for task in (first, *others)]
 
     assert asyncio.run(ask()) == [0, 1, 2, 3, 4]
-    bench.queue.close()
+    bench.engine.close()
     assert bench.runtime.runs == [0, 3, 4, 2, 1]
 
 
@@ -217,28 +221,27 @@ def test_spare_jobs_leave_a_thread_free_and_go_last(threads: int, most: int) -> 
     async def ask() -> None:
         far = time.perf_counter() + 60
         asked = [
-            asyncio.ensure_future(bench.queue.run(spare, {"x": np.array([n])}, 1, far, lambda: False, is_spare=True))
+            asyncio.ensure_future(bench.engine.run(spare, {"x": np.array([n])}, 1, far, lambda: False, is_spare=True))
             for n in range(6)
         ]
-        await until(lambda: bench.queue.heartbeat().running == most)
+        await until(lambda: bench.engine.heartbeat().running == most)
         if threads > 1:
             # Others are scored meanwhile, one after the other by the thread that is left.
             for n in range(20):
-                await bench.queue.run(runner, {"x": np.array([n])}, 1, far, lambda: False)
-        assert bench.queue.heartbeat().running == most
+                await bench.engine.run(runner, {"x": np.array([n])}, 1, far, lambda: False)
+        assert bench.engine.heartbeat().running == most
         is_open.set()
         await asyncio.gather(*asked)
 
     asyncio.run(ask())
-    bench.queue.close()
+    bench.engine.close()
     assert gate.most_at_once <= most
     assert sorted(gate.runs) == list(range(6))
 
 
-def test_long_deadlines_leave_a_thread_to_those_in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.scoring.job._RESERVED_S", 1e9)
+def test_long_deadlines_leave_a_thread_to_those_in_a_hurry() -> None:
     bench, gate, is_open = Bench(threads=2), CountingRuntime(), threading.Event()
-    bench.admission.patience_s = 60.0
+    bench.engine.native.reserve(1e9)
     gate.may_go_on = is_open.is_set
     patient, runner = Runner(gate), bench.runner
 
@@ -246,23 +249,23 @@ def test_long_deadlines_leave_a_thread_to_those_in_a_hurry(monkeypatch: pytest.M
         now = time.perf_counter()
         await bench.run(0, deadline=now + 50)
         asked = [
-            asyncio.ensure_future(bench.queue.run(patient, {"x": np.array([n])}, 1, now + 600, lambda: False))
+            asyncio.ensure_future(bench.engine.run(patient, {"x": np.array([n])}, 1, now + 600, lambda: False))
             for n in range(4)
         ]
-        await until(lambda: bench.queue.heartbeat().running == 1)
+        await until(lambda: bench.engine.heartbeat().running == 1)
         for n in range(20):
-            await bench.queue.run(runner, {"x": np.array([n])}, 1, now + 50, lambda: False)
-        assert bench.queue.heartbeat()[1:3] == (1, 3)
+            await bench.engine.run(runner, {"x": np.array([n])}, 1, now + 50, lambda: False)
+        assert bench.engine.heartbeat()[1:3] == (1, 3)
         is_open.set()
         assert len(await asyncio.gather(*asked)) == 4
 
     asyncio.run(ask())
-    bench.queue.close()
+    bench.engine.close()
     assert gate.most_at_once == 1
 
 
 def test_idle_queue_has_a_still_heart() -> None:
     bench = Bench(threads=2)
-    assert bench.queue.heartbeat() == (2, 0, 0, 0.0, 0.0)
+    assert bench.engine.heartbeat() == (2, 0, 0, 0.0, 0.0)
     together(bench, bench.run(1), bench.run(2))
-    assert bench.queue.heartbeat() == (2, 0, 0, 0.0, 0.0)
+    assert bench.engine.heartbeat() == (2, 0, 0, 0.0, 0.0)

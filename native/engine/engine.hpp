@@ -1,0 +1,274 @@
+// The service's one queue of scoring jobs, by earliest due time, and its threads. The owner's thread puts jobs in, is woken
+// by a pipe when some have ended, and takes them back. Knows neither rows nor HTTP nor Python.
+#pragma once
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <unistd.h>
+
+#include <condition_variable>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+#include "job.hpp"
+
+namespace native {
+
+// The progress of the scoring threads; times are seconds.
+struct Heartbeat {
+  size_t threads, running, waiting;
+  double quiet_s;    // since a thread last began or ended a job, or work arrived at an idle queue; 0 without work
+  double longest_s;  // of the longest current run; 0 without one
+};
+
+class Engine {
+ public:
+  Engine(size_t threads, size_t max_rows, size_t max_candidates, double patience_s)
+      : admission_(max_rows, threads, max_candidates, patience_s), waiting_(threads), running_(threads), began_(threads), workers_(threads) {
+    if (pipe(pipe_)) throw std::runtime_error("no pipe could be opened");
+    for (const int end : pipe_) {
+      fcntl(end, F_SETFL, fcntl(end, F_GETFL) | O_NONBLOCK);
+      fcntl(end, F_SETFD, FD_CLOEXEC);
+    }
+    for (size_t k = 0; k < threads; k++) workers_[k].number = k;
+  }
+  Engine(const Engine&) = delete;
+  // After `close`, which has said that no thread is left.
+  ~Engine() {
+    for (const int end : pipe_) ::close(end);
+  }
+
+  // Readable when jobs have ended.
+  int descriptor() const { return pipe_[0]; }
+
+  // Put a job in; false once the engine is closed.
+  bool put(Job& job) {
+    job.queued_at = clock_s();
+    job.due = due_at(job.queued_at, job.deadline);
+    job.expected_s = job.runner->turn_s.of(job.rows);
+    job.is_patient = job.deadline - job.queued_at > admission_.patience_s;
+    {
+      const std::lock_guard lock(mutex_);
+      if (is_closed_) return false;
+      if (is_idle()) moved_at_ = job.queued_at;
+      waiting_.put(job);
+      start();
+    }
+    more_.notify_one();
+    return true;
+  }
+
+  // The jobs that have ended, of which those that are still to be answered have been claimed, or have answered.
+  std::vector<Job*> take_ended() {
+    char bytes[64];
+    while (read(pipe_[0], bytes, sizeof bytes) > 0) {
+    }
+    const std::lock_guard lock(mutex_);
+    is_told_ = false;
+    return std::exchange(ended_, {});
+  }
+
+  // Claim the jobs past their deadline, of which some run: to be answered even if no thread becomes free. What waits in
+  // vain is handed back.
+  std::vector<Job*> claim_late() {
+    const double now = clock_s();
+    std::vector<Job*> late, found;
+    {
+      const std::lock_guard lock(mutex_);
+      late = waiting_.take_late(now);
+      for (Job* const job : running_)
+        if (job && job->deadline + kOverrunS < now && job->claim()) found.push_back(job);
+    }
+    for (Job* const job : late)
+      if (job->claim()) found.push_back(job);
+    hand_back(late);
+    return found;
+  }
+
+  // Claim a job whose client has left, unless it runs; it delays no other job any more.
+  bool leave(Job& job) {
+    const std::lock_guard lock(mutex_);
+    return std::find(running_.begin(), running_.end(), &job) == running_.end() && job.claim();
+  }
+
+  Heartbeat heartbeat() {
+    const double now = clock_s();
+    const std::lock_guard lock(mutex_);
+    Heartbeat beat{workers_.size(), 0, waiting_.size(), 0.0, 0.0};
+    for (size_t k = 0; k < running_.size(); k++) {
+      if (!running_[k]) continue;
+      beat.running++;
+      beat.longest_s = std::max(beat.longest_s, now - began_[k]);
+    }
+    if (beat.running || beat.waiting) beat.quiet_s = now - moved_at_;
+    return beat;
+  }
+
+  // Whether some job waits or runs.
+  bool is_busy() {
+    const std::lock_guard lock(mutex_);
+    return !is_idle();
+  }
+
+  // Work with the admission, and the runs that it may ask for.
+  template <class Work>
+  auto admit(Work work) {
+    const std::lock_guard lock(mutex_);
+    return work(admission_, [this](double due) { return runs_for(due); });
+  }
+
+  double reserved_s() const { return waiting_.reserved_s; }
+  void reserve(double seconds) {
+    const std::lock_guard lock(mutex_);
+    waiting_.reserved_s = seconds;
+  }
+
+  // Begin no more jobs; hand back, and claim, those that wait.
+  std::vector<Job*> close() {
+    std::vector<Job*> left, found;
+    {
+      const std::lock_guard lock(mutex_);
+      is_closed_ = true;
+      left = waiting_.take_late(std::numeric_limits<double>::infinity());
+    }
+    more_.notify_all();
+    for (Job* const job : left)
+      if (job->claim()) found.push_back(job);
+    hand_back(left);
+    return found;
+  }
+
+  // After `close`: wait a bounded time for current runs, and claim those that are left.
+  std::vector<Job*> join(double seconds) {
+    std::vector<Job*> found;
+    std::unique_lock lock(mutex_);
+    fewer_.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return !alive_; });
+    for (Job* const job : running_)
+      if (job && job->claim()) found.push_back(job);
+    const bool is_left = alive_ > 0;
+    lock.unlock();
+    for (std::thread& thread : threads_)
+      if (thread.joinable()) is_left ? thread.detach() : thread.join();
+    return found;
+  }
+
+  // Whether a thread is left, for which this has to live on.
+  bool is_left() {
+    const std::lock_guard lock(mutex_);
+    return alive_ > 0;
+  }
+
+  std::vector<Worker>& workers() { return workers_; }
+
+ private:
+  // A run may end shortly after the deadline, and its reply is still sent; after this it is abandoned.
+  static constexpr double kOverrunS = 5.0;
+
+  bool is_idle() const {
+    return !waiting_.size() && std::none_of(running_.begin(), running_.end(), [](const Job* job) { return job; });
+  }
+
+  Runs runs_for(double due) const {
+    const double now = clock_s();
+    Runs runs;
+    for (size_t k = 0; k < running_.size(); k++) {
+      const Job* const job = running_[k];
+      if (!job) continue;
+      runs.left_s.push_back(std::max(0.0, job->expected_s - (now - began_[k])));
+      if (job->due < due && !job->is_spare) runs.taken_on_s += job->expected_s;
+    }
+    return runs;
+  }
+
+  // With the first job: a process that forks has none of them before.
+  void start() {
+    if (!threads_.empty()) return;
+    alive_ = workers_.size();
+    for (Worker& worker : workers_) threads_.emplace_back([this, &worker] { score(worker); });
+  }
+
+  // In the scoring threads
+
+  void score(Worker& worker) {
+    const std::string name = "scoring-" + std::to_string(worker.number + 1);
+#if defined(__APPLE__)
+    pthread_setname_np(name.c_str());
+#else
+    pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
+#endif
+    double free_at = 0.0;
+    std::unique_lock lock(mutex_);
+    while (Job* const job = take(worker, lock)) {
+      const double started = clock_s();
+      job->started = started;
+      lock.unlock();
+      job->run(worker);
+      const double ended = job->ended = clock_s();
+      if (job->rows) {
+        job->runner->run_s.learn(job->rows, ended - started);
+        if (!job->is_spare) job->runner->turn_s.learn(job->rows, ended - std::max(free_at, job->queued_at));
+      }
+      free_at = ended;
+      lock.lock();
+      running_[worker.number] = nullptr;
+      moved_at_ = ended;
+      // Another thread may have skipped jobs of this one's kind.
+      if (waiting_.is_held_back(*job)) more_.notify_one();
+      hand_back({job}, lock);
+    }
+    alive_--;
+    fewer_.notify_all();
+  }
+
+  // Wait for the job that is due first, and hand back those that should not run; nullptr once the engine is closed.
+  Job* take(Worker& worker, std::unique_lock<std::mutex>& lock) {
+    while (!is_closed_) {
+      Job* const job = waiting_.pop(running_, clock_s());
+      if (!job) {
+        more_.wait(lock);
+        continue;
+      }
+      began_[worker.number] = moved_at_ = clock_s();
+      running_[worker.number] = job;
+      lock.unlock();
+      const bool is_fit = !job->is_claimed() && job->fit(worker, clock_s()) && !job->is_claimed();
+      lock.lock();
+      if (is_fit) return job;
+      running_[worker.number] = nullptr;
+      hand_back({job}, lock);
+    }
+    return nullptr;
+  }
+
+  void hand_back(const std::vector<Job*>& jobs) {
+    std::unique_lock lock(mutex_);
+    hand_back(jobs, lock);
+  }
+
+  // The owner is woken once for all pending ones.
+  void hand_back(const std::vector<Job*>& jobs, std::unique_lock<std::mutex>&) {
+    if (jobs.empty()) return;
+    ended_.insert(ended_.end(), jobs.begin(), jobs.end());
+    if (is_told_) return;
+    is_told_ = true;
+    // It has room: one byte is in it at most.
+    [[maybe_unused]] const auto written = write(pipe_[1], "", 1);
+  }
+
+  std::mutex mutex_;  // guards what follows; held briefly, never during a run
+  std::condition_variable more_, fewer_;  // jobs; threads
+  Admission admission_;
+  Waiting waiting_;
+  std::vector<Job*> running_, ended_;  // by thread; to be taken back
+  std::vector<double> began_;          // by thread
+  double moved_at_ = 0.0;
+  bool is_closed_ = false, is_told_ = false;
+  size_t alive_ = 0;
+
+  int pipe_[2];
+  std::vector<Worker> workers_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace native

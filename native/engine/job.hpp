@@ -1,0 +1,153 @@
+// Jobs of scoring threads, and the order of those that wait.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <deque>
+#include <vector>
+
+#include "admission.hpp"
+#include "learned.hpp"
+
+namespace native {
+
+// One scoring thread, as its jobs see it.
+struct Worker {
+  size_t number = 0;
+  void* python = nullptr;  // its state in Python's interpreter, if it has needed one
+};
+
+enum class Ending {
+  kDone,
+  kGone,     // the client has left
+  kLate,     // the deadline passed before a thread was free
+  kNoTime,   // too little time was left for one run
+  kFailed,   // the job holds the reason
+};
+
+// Work for one scoring thread with one model run in it. The engine holds no job: it hands each back once, to its owner's
+// thread, which frees it.
+class Job {
+ public:
+  Job(Runner& runner, size_t rows, double deadline, bool is_spare)
+      : runner(&runner), rows(rows), deadline(deadline), is_spare(is_spare) {}
+  Job(const Job&) = delete;
+  virtual ~Job() = default;
+
+  // In a scoring thread: whether the job should still run, perhaps on fewer candidates; else `ending` says why.
+  virtual bool fit(Worker& worker, double now) = 0;
+  // In a scoring thread. Throws nothing; `ending` says how it went.
+  virtual void run(Worker& worker) = 0;
+
+  // Take the right to answer, which is given once: a job past its deadline may be answered while it still runs.
+  bool claim() { return !is_claimed_.exchange(true); }
+  bool is_claimed() const { return is_claimed_.load(); }
+
+  Runner* runner;        // whose run times are learned
+  size_t rows;           // candidates, of which the engine learns; 0: no run was made
+  const double deadline;
+  const bool is_spare;      // on spare capacity only: after every other job, and never in all threads at once
+  bool is_patient = false;  // its deadline is longer than the service's default; then it leaves one thread to others
+  bool is_answered = false;  // it has sent the answer itself, after a claim
+  double queued_at = 0.0, due = 0.0, expected_s = 0.0;
+  double started = 0.0, ended = 0.0;  // of its run; 0 if it has not begun
+  Ending ending = Ending::kDone;
+
+ private:
+  std::atomic<bool> is_claimed_{false};
+};
+
+// The share of the remaining time that a run may be planned for. Half of all runs exceed their estimate: with this
+// margin, nearly all end in time.
+constexpr double kPlanned = 0.7;
+
+// How long a run that starts now is allowed to be expected to take.
+inline double seconds_for_run(double now, double deadline) { return kPlanned * (deadline - now); }
+
+// Waiting jobs. Its owner calls it from one thread at a time.
+class Waiting {
+ public:
+  explicit Waiting(size_t threads) : threads_(threads), most_(std::max<size_t>(1, threads - 1)) {}
+
+  // Seconds after a request with a normal deadline for which one thread is kept from jobs with longer ones.
+  double reserved_s = 1.0;
+
+  size_t size() const { return prompt_.size() + patient_.size() + spare_.size(); }
+
+  void put(Job& job) {
+    if (job.is_spare) return spare_.push_back(&job);
+    std::vector<Entry>& heap = job.is_patient ? patient_ : prompt_;
+    heap.push_back({job.due, numbers_++, &job});
+    std::push_heap(heap.begin(), heap.end());
+    if (!job.is_patient) prompt_at_ = job.queued_at;
+  }
+
+  // Remove and return the job that is due first; nullptr if a thread may take none beside those that run.
+  template <class Running>
+  Job* pop(const Running& running, double now) {
+    const bool is_patient = !patient_.empty() && (prompt_.empty() || prompt_.front() < patient_.front()) &&
+                            !is_reserved(running, now);
+    std::vector<Entry>& heap = is_patient ? patient_ : prompt_;
+    if (!heap.empty()) {
+      std::pop_heap(heap.begin(), heap.end());
+      Job* const job = heap.back().job;
+      heap.pop_back();
+      return job;
+    }
+    if (spare_.empty() || count(running, [](const Job& job) { return job.is_spare; }) >= most_) return nullptr;
+    Job* const job = spare_.front();
+    spare_.pop_front();
+    return job;
+  }
+
+  // Whether jobs of the ended one's kind wait, which a free thread may have skipped.
+  bool is_held_back(const Job& ended) const {
+    return (ended.is_spare && !spare_.empty()) || (ended.is_patient && !patient_.empty());
+  }
+
+  // Remove and return the jobs past their deadline; of all, with infinity.
+  std::vector<Job*> take_late(double now) {
+    std::vector<Job*> late;
+    const auto is_late = [&](Job* job) {
+      if (job->deadline < now) late.push_back(job);
+      return job->deadline < now;
+    };
+    for (std::vector<Entry>* heap : {&prompt_, &patient_}) {
+      std::erase_if(*heap, [&](const Entry& entry) { return is_late(entry.job); });
+      std::make_heap(heap->begin(), heap->end());
+    }
+    std::erase_if(spare_, is_late);
+    return late;
+  }
+
+ private:
+  struct Entry {
+    double due;
+    uint64_t number;
+    Job* job;
+    // The first is the greatest, as a heap has it.
+    bool operator<(const Entry& other) const {
+      return due != other.due ? due > other.due : number > other.number;
+    }
+  };
+
+  template <class Running, class Is>
+  static size_t count(const Running& running, Is is) {
+    return static_cast<size_t>(std::count_if(running.begin(), running.end(), [&](const Job* job) { return job && is(*job); }));
+  }
+
+  // Whether the last free thread is reserved, because jobs with long deadlines may have long runs.
+  template <class Running>
+  bool is_reserved(const Running& running, double now) const {
+    if (threads_ == 1 || now - prompt_at_ > reserved_s) return false;
+    return count(running, [](const Job& job) { return job.is_patient; }) >= most_;
+  }
+
+  const size_t threads_, most_;  // threads; those for jobs that must leave one to others
+  std::vector<Entry> prompt_, patient_;  // heaps by due time, then arrival
+  std::deque<Job*> spare_;
+  uint64_t numbers_ = 0;
+  double prompt_at_ = 0.0;
+};
+
+}  // namespace native
