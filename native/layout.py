@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from msd.contract.assemble import Tensors
-from msd.contract.bundle import Manifest
 from msd.contract.encode import encode_record
+from msd.contract.exploration import legendre, log_normal
+from msd.contract.pricing import Formula
 from msd.contract.request import CheckedRequest
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, Rows, RowSide
@@ -39,12 +40,11 @@ def core_schema(schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec]) -> An
     )
 
 
-def core_model(manifest: Manifest) -> Any:  # noqa: ANN401
-    """Return what the core's replies need of a bundle."""
+def core_model(version: str, formula: Formula, explore_share: float) -> Any:  # noqa: ANN401
+    """Return what the core's replies need of a model. `explore_share`: of the requests that explore, at most."""
     assert core is not None, "the core has a schema first"
-    return core.ServedModel(
-        manifest.model_version, {pricing: tuple(heads) for pricing, heads in manifest.formula.items()}
-    )
+    quadrature = tuple(numbers.tobytes() for numbers in (*legendre(), log_normal()))
+    return core.ServedModel(version, dict(formula), explore_share, quadrature)
 
 
 def core_rows(file: RowFile) -> Any:  # noqa: ANN401

@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "exploration.hpp"
 #include "features.hpp"
 #include "id_map.hpp"
 #include "live.hpp"
@@ -87,6 +88,13 @@ constexpr double kMostRowSeen = 60'000.0, kMostShown = 8.0, kLongestAgeDays = 36
 struct ServedModel {
   std::string version;
   Formula formula;
+  double explore_share;  // of the requests that explore, at most
+  Quadrature quadrature;
+
+  bool allows(const Request& request) const {
+    if (!formula.supports(request.pricing)) return false;
+    return !request.explore || (explore_share > 0 && !(request.explore->share > explore_share));
+  }
 };
 
 // Data for metrics.
@@ -203,8 +211,8 @@ class Frame {
   }
 
  private:
-  // The features of the request, as `encode_record` and `is_unknown`; false where they do not fit the schema, or prices
-  // the model.
+  // The features of the request, as `encode_record` and `is_unknown`; false where they do not fit the schema, or the
+  // request the model.
   bool encode() {
     unknown.clear();
     features_.clear();
@@ -213,7 +221,7 @@ class Frame {
     std::copy(schema_.context_dense.begin(), schema_.context_dense.end(), tensors_.context_dense);
     EncodedFeatures::Range context;
     item_features_.resize(request.items.size());
-    bool fits = model_.formula.supports(request.pricing) &&
+    bool fits = model_.allows(request) &&
                 add(schema_.context, request.context, "context.", context) &&
                 add(schema_.user.fields, request.user_features, "user.features.", user_features_);
     for (size_t k = 0; fits && k < item_features_.size(); k++)

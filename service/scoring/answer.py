@@ -6,12 +6,11 @@ from typing import NamedTuple, Protocol
 
 from msd.contract.assemble import Rung, Tensors, UserRung
 from msd.contract.correction import HEAD, Correction
+from msd.contract.exploration import Choice
 from msd.contract.pricing import PRICED, Formula
-from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
 from service.runtimes.runtime import Scores
 from service.scoring.deployment import Deployment
-from service.scoring.exploration import Choice
 from service.scoring.model import Model
 
 _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"

@@ -87,7 +87,8 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     reason, own = _why_python(settings, rows), None
     core = CoreStatus(not reason, "" if native.core is None else str(native.core.INSTRUCTIONS), reason)
     if rows is not None and core.served:
-        own = CoreModel(core_schema(schema, codecs), core_model(bundle.manifest), rows, threading.local())
+        served = core_model(version, bundle.manifest.formula, settings.explore_share)
+        own = CoreModel(core_schema(schema, codecs), served, rows, threading.local())
     log = structlog.get_logger("msd.model")
     for file in sorted(RETIRED & bundle.manifest.files.keys()):
         log.warning("file_ignored", model_version=version, file=file, reason="only earlier releases read it")

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from msd.contract.assemble import Rung, UserRung, unknown_history
+from msd.contract.exploration import Played
 from msd.contract.pricing import ecpm_of, served_places
 from msd.contract.request import CheckedRequest
 from service.runtimes.runtime import Scores
 from service.scoring.answer import Scored
-from service.scoring.exploration import Played
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Order = slice | NDArray[np.intp]

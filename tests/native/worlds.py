@@ -236,8 +236,8 @@ def _document(random: Random, world: World, most: int) -> dict[str, Any]:
         document["items"] = _described(random, world.schema, document["candidates"]["id"], items)
     if random.random() < 0.1:
         document["explain"] = random.choice([None, False, True])
-    if random.random() < 0.1:
-        document["explore"] = _explore(random)
+    if random.random() < 0.3:
+        document["explore"] = random.choice([None, _explore(random), _explore(random), _explore(random)])
     keys = list(document)
     random.shuffle(keys)
     return {key: document[key] for key in keys}
@@ -274,13 +274,13 @@ def _described(
 _TEXTS = (None, "", " ", "an ad", "an ad", "é" * 10_000, "y" * 10_001)
 
 
-def _explore(random: Random) -> dict[str, Any] | None:
-    explore: dict[str, Any] = {"policy": random.choice(["ucb", "thompson", "thompson", "greedy"])}
+def _explore(random: Random) -> dict[str, Any]:
+    explore: dict[str, Any] = {"policy": random.choice(["thompson", "thompson", "ucb", "ucb", "greedy"])}
     if random.random() < 0.7:
-        explore["share"] = random.choice([None, 0, 1, 0.25, 1.5, -0.0])
+        explore["share"] = random.choice([None, 0, -0.0, 0.5, 1, 1.0, 1.5, random.random()])
     if random.random() < 0.7:
-        explore["seed"] = random.choice([None, 0, 7, 2**53 - 1, 2**53, -1, 1.0])
-    return random.choice([None, explore, explore, explore])
+        explore["seed"] = random.choice([None, 0, 7, 10**14, 2**53 - 1, random.randrange(2**40), 2**53, -1, 1.0])
+    return explore
 
 
 def _candidates(random: Random, items: Sequence[str], count: int) -> dict[str, Any]:
@@ -439,3 +439,9 @@ def draw_correction(random: Random) -> Correction:
     return Correction(
         centre=random.uniform(-20, 20), shift=random.choice([0.0, random.uniform(-1, 1)]), slope=random.uniform(0.5, 2)
     )
+
+
+def draw_std(random: Random, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """[count] standard deviations of log-odds."""
+    most = random.choice([0.01, 0.5, 3.0])
+    return np.array([random.uniform(0.001, most) for _ in range(count)], np.float32)
