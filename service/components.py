@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
+import native
 from msd.contract.errors import MsdError
 from service import limits
 from service.cold.cold_ads import open_cold_ads
@@ -60,7 +61,7 @@ class Components:
         self.settings, self.metrics = settings, metrics
         metrics.scoring_threads.set(threads)
         metrics.connections_limit.set(settings.max_connections)
-        metrics.runs(settings.build)
+        metrics.runs(settings.build, native.INSTRUCTIONS)
         models = {key: pinned.load(settings, metrics) for key, pinned in plan.models.items()}
         first = plan.deployment(models, generation=1)
         self._tell(first)
@@ -132,7 +133,6 @@ class Components:
         self.metrics.serves(
             [(model.bundle.bundle_id, model.version, model.store.name) for model in deployment.models.values()],
             [model.engine for model in deployment.models.values()],
-            [("native" if arm.model.core.served else "python", arm.model.core.instructions) for arm in deployment.arms],
             [((str(arm.slot), arm.name, arm.model.bundle.bundle_id), arm.share) for arm in deployment.arms],
         )
         self.metrics.reference(deployment.champion.bundle.manifest)

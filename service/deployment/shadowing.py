@@ -76,11 +76,11 @@ class Shadowing:
                 self._metrics.shadows["scored"].inc()
 
     async def _scores(self, model: Model, served: Served) -> NDArray[np.float32]:
-        run = partial(asyncio.get_running_loop().run_in_executor, self._thread, self._run, model, served)
-        found = await run(None)
+        run = partial(self._run, model, served)
+        found = await asyncio.get_running_loop().run_in_executor(self._thread, run, None)
         if isinstance(found, CheckedRequest):
-            deadline = time.perf_counter() + _PATIENCE_S
-            found = await run(await self._frames.fetch(model, found, deadline, served.basis.at))
+            given = await self._frames.fetch(model, found, time.perf_counter() + _PATIENCE_S, served.basis.at)
+            found = await asyncio.get_running_loop().run_in_executor(self._thread, run, given)
         assert not isinstance(found, CheckedRequest), "it lacks nothing that was fetched"
         return found
 

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from msd.contract.assemble import Rung, Tensors, UserRung
 from msd.contract.correction import HEAD, Correction
 from msd.contract.exploration import Choice

@@ -75,7 +75,8 @@ class Frame(NamedTuple):
     """One thread's buffers for one request of one model, as the core's frame and as tensors."""
 
     core: Any
-    rows: CoreRows
+    rows: CoreRows | None
+    """Rows in memory; None if there are none."""
     tensors: Tensors
     of_candidates: tuple[str, ...]
 
@@ -124,7 +125,7 @@ class Frames:
 
     def of(self, model: Model) -> Frame:
         """Return the calling thread's frame."""
-        assert native.core is not None and model.native is not None, "it is loaded where there is a core"
+        assert native.core is not None, "a model is loaded where there is a core"
         frame: Frame | None = getattr(model.native.frames, "own", None)
         if frame is None:
             tensors = new_tensors(model.schema, self.max_candidates)
@@ -148,6 +149,8 @@ class Frames:
                 raise RuntimeError("the native core lacks rows that it was given")
             return frame, _OUTCOMES[number]
         sources = frame.rows
+        if sources is None:
+            return frame, "lacking" if frame.core.read(body, self.max_candidates) else "unread"
         epochs = None if sources.epochs is None else sources.epochs()
         number = frame.core.take(
             body,

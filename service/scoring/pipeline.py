@@ -75,7 +75,7 @@ class _Scored(NamedTuple):
     """An answer, the sources of its rows if the core found them, the candidates in its run, and what was degraded."""
 
     answer: Answer
-    tier: Tier
+    tier: Tier | None
     found: CoreFound | None
     rows: int
     rungs: dict[Rung, int]
@@ -243,7 +243,8 @@ class Pipeline:
         if way.explains is not None:
             explained = self._explained(model, frame, run, correction)
         answer = Answer(headers, reply, count, degraded, stages, way.deployment, served)
-        return _Scored(answer, frame.rows.tier, found, run.rows, rungs, user_rung, choice, explained)
+        tier = frame.rows.tier if frame.rows else None
+        return _Scored(answer, tier, found, run.rows, rungs, user_rung, choice, explained)
 
     def _run(self, model: Model, frame: Frame, budget: Budget) -> _Run:
         """Run the model on all candidates, or on the first ones and an unknown one if time is short."""
@@ -354,7 +355,7 @@ class Pipeline:
         metrics.run_rows.observe(scored.rows)
         if scored.rows < answer.candidates:
             metrics.partial.inc()
-        if found is not None:
+        if found is not None and scored.tier is not None:
             self._count_rows(scored.tier, found)
         metrics.degraded(scored.rungs, scored.user_rung)
         if scored.choice is not None:
