@@ -137,8 +137,8 @@ def uniforms(seed: str, numbers: NDArray[np.intp]) -> Floats:
     state = np.uint64(hash_string(seed)) + (numbers.astype(np.uint64) + np.uint64(1)) * _GOLDEN
     for shift, factor in _MIXES:
         state = (state ^ (state >> shift)) * factor
-    uniform: Floats = ((state ^ (state >> _LAST_SHIFT)) >> _TO_53_BITS) * 2.0**-53
-    return uniform
+    bits = (state ^ (state >> _LAST_SHIFT)) >> _TO_53_BITS
+    return bits.astype(np.float64) * 2.0**-53
 
 
 def _normals(uniform: Floats) -> Floats:

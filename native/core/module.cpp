@@ -475,6 +475,21 @@ PyObject* frame_reply(HeldFrame& held, Arguments given) {
   return to_bytes(held.reply.bytes());
 }
 
+PyObject* frame_explains(const HeldFrame& held) { return PyBool_FromLong(held.frame->request.is_explained); }
+
+// Whether the request explores, for whoever gives the reply the uncertainty of scores
+PyObject* frame_explores(const HeldFrame& held) { return PyBool_FromLong(held.frame->request.explore.has_value()); }
+
+// The last reply's choice: (policy, share, seed, explored, first, propensity), or None
+PyObject* frame_choice(const HeldFrame& held) {
+  const std::optional<Choice>& choice = held.reply.choice;
+  if (!choice) return Py_NewRef(Py_None);
+  return Py_BuildValue("(s#ds#Ond)", choice->policy.data(), static_cast<Py_ssize_t>(choice->policy.size()),
+                       choice->share, choice->seed.data(), static_cast<Py_ssize_t>(choice->seed.size()),
+                       choice->explored ? Py_True : Py_False, static_cast<Py_ssize_t>(choice->first),
+                       choice->propensity);
+}
+
 template <class Values, class Make>
 Ref list_of(const Values& values, Make make) {
   Ref list(checked(PyList_New(static_cast<Py_ssize_t>(values.size()))));
@@ -524,8 +539,6 @@ PyObject* frame_kept(const HeldFrame& held) {
 
 PyObject* frame_shown(const HeldFrame& held) { return Py_NewRef(texts_of(held.frame->shown()).get()); }
 
-PyObject* frame_is_explained(const HeldFrame& held) { return PyBool_FromLong(held.frame->request.is_explained); }
-
 // The last reply's scores, as float32, by head
 PyObject* frame_columns(const HeldFrame& held) {
   const Ref columns(checked(PyDict_New()));
@@ -559,19 +572,6 @@ PyObject* frame_rungs(const HeldFrame& held) {
     if (PyDict_SetItem(rungs.get(), id.get(), rung.get())) throw PythonError{};
   }
   return Py_NewRef(rungs.get());
-}
-
-// Whether the request explores, for whoever gives the reply the uncertainty of scores
-PyObject* frame_explores(const HeldFrame& held) { return PyBool_FromLong(held.frame->request.explore.has_value()); }
-
-// The last reply's choice: (policy, share, seed, explored, first, propensity), or None
-PyObject* frame_choice(const HeldFrame& held) {
-  const std::optional<Choice>& choice = held.reply.choice;
-  if (!choice) return Py_NewRef(Py_None);
-  return Py_BuildValue("(s#ds#Ond)", choice->policy.data(), static_cast<Py_ssize_t>(choice->policy.size()),
-                       choice->share, choice->seed.data(), static_cast<Py_ssize_t>(choice->seed.size()),
-                       choice->explored ? Py_True : Py_False, static_cast<Py_ssize_t>(choice->first),
-                       choice->propensity);
 }
 
 // What the last reply declares: (the user's rung or None, the number of candidates by rung)
@@ -621,9 +621,9 @@ PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
                               value<HeldFrame, frame_kept>("kept"),
                               value<HeldFrame, frame_shown>("shown"),
                               value<HeldFrame, frame_at>("at"),
-                              value<HeldFrame, frame_is_explained>("is_explained"),
                               value<HeldFrame, frame_columns>("columns"),
                               value<HeldFrame, frame_order>("order"),
+                              value<HeldFrame, frame_explains>("explains"),
                               value<HeldFrame, frame_unknown>("unknown"),
                               value<HeldFrame, frame_rungs>("rungs"),
                               value<HeldFrame, frame_seconds>("seconds"),

@@ -211,8 +211,8 @@ class Frame {
   }
 
  private:
-  // The features of the request, as `encode_record` and `is_unknown`; false where they do not fit the schema, or the
-  // request the model.
+  // The features of the request, as `encode_record` and `is_unknown`; false where they do not fit the schema, or prices
+  // or exploration the model.
   bool encode() {
     unknown.clear();
     features_.clear();

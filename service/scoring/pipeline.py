@@ -215,7 +215,7 @@ class Pipeline:
         core = frame.core
         if outcome == "unread":
             return _Refused()
-        if core.is_explained and way.explains is None:
+        if core.explains and way.explains is None:
             return _Asking()
         if outcome == "lacking":
             return _Lacking(frame.asked)

@@ -13,6 +13,7 @@ from msd.contract.exploration import Choice, exploration_of, first_of
 from msd.contract.pricing import PRICED
 from msd.contract.request import parse_request
 from native.layout import core_model, core_rows, core_schema, new_tensors
+from tests.native.comparison import FILLED
 from tests.native.worlds import AT, SIDES, draw_world
 
 assert native.core is not None, "tests of the core are collected where it is built"
@@ -36,7 +37,9 @@ def test_many_candidates_are_explored_to_the_last_digit(policy: str, pricing: st
     for seed in range(30):
         count = random.choice([2, 20, 200, MOST])
         body = _body(random, count, policy, seed, pricing)
-        assert frame.take(body, MOST, *(core_rows(files[side]) for side in SIDES), AT, None, None) == 0
+        assert (
+            frame.take(body, MOST, *(core_rows(files[side]) for side in SIDES), AT, None, None, False, False) == FILLED
+        )
         rng = np.random.default_rng(seed)
         scores = {
             "pctr": (1 / (1 + np.exp(-rng.normal(-3, 1, count)))).astype(np.float32),
