@@ -14,6 +14,7 @@ import structlog
 
 import native
 from msd.contract.assemble import Tensors, wanted_items
+from msd.contract.exploration import Choice
 from msd.contract.request import ANONYMOUS, CheckedRequest
 from msd.contract.rows import ROW_SIDES, Rows, RowSide
 from msd.contract.schema import FeatureSchema
@@ -93,6 +94,12 @@ class Frame(NamedTuple):
     def asked(self) -> CheckedRequest:
         """Return as much of a request as says what has to be fetched for it."""
         return asked_request(self.core.asked)
+
+    @property
+    def choice(self) -> Choice | None:
+        """Return which candidate the last reply has first, if the request explores."""
+        choice = self.core.choice
+        return None if choice is None else Choice(*choice)
 
     @property
     def columns(self) -> Scores:

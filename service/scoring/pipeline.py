@@ -238,7 +238,7 @@ class Pipeline:
         if way.is_followed:
             served = _served(way, frame, run, correction, (*taken, now - raw.began))
         found = None if way.given else CoreFound(*core.found)
-        choice, stages = core.choice, (*taken, now - ended)
+        choice, stages = frame.choice, (*taken, now - ended)
         headers, count = headers_of(reply, (*taken, now - raw.began)), core.count
         if way.explains is not None:
             explained = self._explained(model, frame, run, correction)
@@ -398,7 +398,7 @@ def _served(
         core.rungs,
         user_rung,
         correction,
-        core.choice and Choice(*core.choice),
+        frame.choice,
         frame.copied(_DENSE & frame.tensors.keys()),
         seconds,
     )
