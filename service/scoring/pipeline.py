@@ -40,7 +40,7 @@ class Explain(Protocol):
     """Explains scores, within a budget of its own."""
 
     def begin(self) -> None:
-        """Take on one explanation until `end`. Raises Overloaded, InvalidRequest."""
+        """Accept one explanation until `end`. Raises Overloaded, InvalidRequest."""
         ...
 
     def end(self) -> None: ...
@@ -59,7 +59,7 @@ class _Lacking(NamedTuple):
 
 
 class _Asking(NamedTuple):
-    """A request for an explanation, which is not taken on yet."""
+    """A request for an explanation, which is not accepted yet."""
 
 
 class _Run(NamedTuple):
@@ -101,7 +101,7 @@ class Way:
         """The user's, once the request is read."""
         self.given: Given | None = None
         self.explains: Explain | None = None
-        """What explains its scores, once that is taken on."""
+        """What explains its scores, once that is accepted."""
         self.is_followed = False
 
 
@@ -280,7 +280,7 @@ class Pipeline:
             case _Refused():
                 self._end(way, self._refusal(way))
             case _Asking():
-                self._go_on(way, self._take_on(way))
+                self._go_on(way, self._accept(way))
             case _Lacking(request):
                 self._go_on(way, self._fetch(way, request))
             case _Scored() as scored:
@@ -322,7 +322,7 @@ class Pipeline:
         way.given = await self._frames.fetch(way.arm.model, request, way.raw.budget.deadline)
         self._put(way)
 
-    async def _take_on(self, way: Way) -> None:
+    async def _accept(self, way: Way) -> None:
         self._explainer.begin()
         way.explains = self._explainer
         self._put(way)
