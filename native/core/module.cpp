@@ -539,6 +539,23 @@ PyObject* frame_kept(const HeldFrame& held) {
 
 PyObject* frame_shown(const HeldFrame& held) { return Py_NewRef(texts_of(held.frame->shown()).get()); }
 
+// The last reply's scores, as float32, by head
+PyObject* frame_columns(const HeldFrame& held) {
+  const Ref columns(checked(PyDict_New()));
+  for (const Column& column : held.reply.columns) {
+    const auto* content = reinterpret_cast<const char*>(column.values.data());
+    const Ref values(checked(to_bytes({content, sizeof(float) * column.values.size()})));
+    if (PyDict_SetItemString(columns.get(), column.name.c_str(), values.get())) throw PythonError{};
+  }
+  return Py_NewRef(columns.get());
+}
+
+// The candidates in the last reply, by their places in the request
+PyObject* frame_order(const HeldFrame& held) {
+  const std::vector<size_t>& order = held.reply.order();
+  return Py_NewRef(list_of(order, [&](size_t k) { return PyLong_FromSize_t(order[k]); }).get());
+}
+
 PyObject* frame_at(const HeldFrame& held) { return PyFloat_FromDouble(held.frame->at()); }
 
 // Places of categories that the model has never seen.
@@ -604,6 +621,8 @@ PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
                               value<HeldFrame, frame_kept>("kept"),
                               value<HeldFrame, frame_shown>("shown"),
                               value<HeldFrame, frame_at>("at"),
+                              value<HeldFrame, frame_columns>("columns"),
+                              value<HeldFrame, frame_order>("order"),
                               value<HeldFrame, frame_explains>("explains"),
                               value<HeldFrame, frame_unknown>("unknown"),
                               value<HeldFrame, frame_rungs>("rungs"),

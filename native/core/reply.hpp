@@ -68,6 +68,8 @@ class Reply {
   }
 
   std::string_view bytes() const { return out_.bytes(); }
+  // The candidates in the reply, by their places in the request.
+  const std::vector<size_t>& order() const { return order_; }
 
  private:
   // Gives candidates that were not in the run their own score, if they are there twice, or the unknown one's.

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, assert_never
 
 import structlog
 
-import native
 from msd.contract.bundle import RETIRED, Bundle
 from msd.contract.correction import Correction, LearnedCorrection, read_corrections
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
@@ -30,25 +29,15 @@ ModelKey = tuple[str, bool]
 """A bundle's identity, and whether it is loaded for a shadow."""
 
 
-@dataclass(frozen=True)
-class CoreStatus:
-    """Whether the native core scores a model's plain requests."""
-
-    served: bool
-    instructions: str
-    """CPU instructions that the core uses; empty if it is not built."""
-    reason: str
-    """Why Python scores all requests; empty if the core is used."""
-
-
 class CoreModel(NamedTuple):
     """A model in the native core's form."""
 
     schema: Any
     served: Any
-    rows: CoreRows
+    rows: CoreRows | None
+    """Rows in memory; None if there are none."""
     frames: threading.local
-    """Thread-local buffers, made by `plain`."""
+    """Thread-local buffers, made by `frames`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -62,9 +51,7 @@ class Model:
     runner: Runner
     store: RowStore
     codecs: Mapping[RowSide, RowCodec]
-    core: CoreStatus
-    native: CoreModel | None
-    """For plain requests; None if Python scores all requests."""
+    native: CoreModel
 
     @property
     def identity(self) -> str:
@@ -83,12 +70,8 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ROW_SIDES}
     store = _open_store(bundle, settings, metrics)
     schema, version = bundle.schema, bundle.manifest.model_version
-    rows = store.core_rows() if settings.native else None
-    reason, own = _why_python(settings, rows), None
-    core = CoreStatus(not reason, "" if native.core is None else str(native.core.INSTRUCTIONS), reason)
-    if rows is not None and core.served:
-        served = core_model(version, bundle.manifest.formula, settings.explore_share)
-        own = CoreModel(core_schema(schema, codecs), served, rows, threading.local())
+    served = core_model(version, bundle.manifest.formula, settings.explore_share)
+    own = CoreModel(core_schema(schema, codecs), served, store.core_rows(), threading.local())
     log = structlog.get_logger("msd.model")
     for file in sorted(RETIRED & bundle.manifest.files.keys()):
         log.warning("file_ignored", model_version=version, file=file, reason="only earlier releases read it")
@@ -100,19 +83,8 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
         runner=runner,
         store=store,
         codecs=codecs,
-        core=core,
         native=own,
     )
-
-
-def _why_python(settings: Settings, rows: CoreRows | None) -> str:
-    if not settings.native:
-        return "switched off by MSD_NATIVE"
-    if native.core is None:
-        return native.REASON
-    if rows is None:
-        return "rows are not held in memory (MSD_CACHE_MB)"
-    return ""
 
 
 def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStore:

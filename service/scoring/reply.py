@@ -162,6 +162,16 @@ def build_reply(
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
+def with_explanation(reply: bytes, explanation: Explanation, order: list[int]) -> bytes:
+    """Return a reply's JSON with an explanation. `order`: the reply's candidates, by place in the request."""
+    document = {
+        "base": explanation.base,
+        "shares": {group: share[order] for group, share in explanation.shares.items()},
+        "history": {"id": explanation.history, "effect": explanation.effects[order].tolist()},
+    }
+    return b'%b,"explanation":%b}' % (reply[:-1], orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
 def served_columns(request: CheckedRequest, scored: Scored) -> tuple[dict[str, Any], Order]:
     """Return the reply's columns: IDs, heads and eCPM, NaN without a bid; and their indices, best first with
     `top_k`."""
