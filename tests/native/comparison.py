@@ -25,7 +25,7 @@ from tests.native.live_worlds import LiveWorld, draw_live
 from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_correction, draw_given, draw_scores, draw_std
 
 CAPACITY = 40
-REQUEST_ID = 'r"\n'
+REQUEST_ID = 'r"\\/\b\f\n\r\t\x01\x1f\x7fé'
 FILLED, UNREAD, LACKING = range(3)
 
 
