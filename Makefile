@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := .venv/packages
 INSTALLED := .venv/installed
-CORE := native/__init__.py native/build.py $(wildcard native/core/* native/engine/*)
+CORE := native/__init__.py native/build.py $(wildcard native/*.cpp native/*/*.hpp)
 # With QUICK=1 all targets use the bundle of a quick demo, whose figures mean nothing.
 BUNDLE := runs/demo$(if $(QUICK),-quick)/bundle
 

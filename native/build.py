@@ -15,7 +15,7 @@ import sysconfig
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-_SOURCE = FOLDER / "core" / "module.cpp"
+_SOURCE = FOLDER / "module.cpp"
 _COMPILERS = ("c++", "g++", "clang++")
 # Products and sums are rounded separately, as numpy rounds them.
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
@@ -53,7 +53,7 @@ def build(folder: Path = FOLDER, is_sanitised: bool = False) -> Path:
 def is_current(folder: Path = FOLDER) -> bool:
     """Return whether the extension in a folder is newer than its sources."""
     made = folder / _name()
-    sources = (*(FOLDER / "core").iterdir(), *(FOLDER / "engine").iterdir(), FOLDER / "__init__.py", Path(__file__))
+    sources = (_SOURCE, *FOLDER.glob("*/*.hpp"), FOLDER / "__init__.py", Path(__file__))
     return made.exists() and made.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
 
 

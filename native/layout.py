@@ -4,10 +4,11 @@ Knows both sides, `msd.contract` and `native/core`. Does not know requests.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import Manifest
@@ -20,6 +21,8 @@ from msd.contract.state import Impression
 from native import core
 
 _KINDS = {"categorical": 0, "bag": 1, "numeric": 2}
+Run = Callable[[Tensors], Mapping[str, NDArray[np.float32]]]
+"""Runs a model: the schema's tensors → scores [N] by head."""
 _SCALARS = ("flags", "written_at", "impressions", "clicks", "as_of")
 
 
@@ -76,6 +79,29 @@ def new_tensors(schema: FeatureSchema, capacity: int) -> Tensors:
         spec.name: np.zeros((capacity if spec.side == "item" else 1, *spec.shape), spec.dtype)
         for spec in schema.tensors
     }
+
+
+def new_desk(
+    schema: FeatureSchema, form: object, served: object, run: Run | None, heads: Sequence[str], capacity: int
+) -> tuple[object, ...]:
+    """Return one thread's frame, its tensors, and how to run the model on the first candidates; None if the core does.
+    `form`: of the schema."""
+    assert core is not None, "the core has a schema first"
+    tensors = new_tensors(schema, capacity)
+    frame = core.Frame(form, served, tensors, capacity)
+    memory = tuple(
+        (spec.name, tensors[spec.name], spec.dtype == "float32", spec.side == "item", spec.shape)
+        for spec in schema.tensors
+    )
+    of_candidates = [spec.name for spec in schema.tensors if spec.side == "item"]
+
+    def run_first(count: int) -> tuple[NDArray[np.float32], ...]:
+        assert run is not None, "the core runs the model"
+        scores = run(tensors | {name: tensors[name][:count] for name in of_candidates})
+        # A runtime may return a slice of a larger array.
+        return tuple(np.ascontiguousarray(scores[head]) for head in heads)
+
+    return frame, memory, None if run is None else run_first
 
 
 def given_rows(user: Rows, items: Rows) -> tuple[object, object]:

@@ -66,12 +66,13 @@ class FastRoute:
             return
         try:
             # The client need not wait for the loop: the scoring thread sends the reply.
-            way = self._plain.begin(deployment, raw, partial(self._told, exchange, give_up), exchange.send)
+            wire = exchange.wire()
+            way = self._plain.begin(deployment, raw, partial(self._told, exchange, give_up, wire is not None), wire)
             exchange.on_end = partial(self._plain.leave, way)
         except (Exception, CancelledError) as error:  # the parser, which calls this, would treat it as a bad request
             self._fail(exchange, error)
 
-    def _told(self, exchange: Exchange, give_up: GiveUp, outcome: Answer | BaseException | None) -> None:
+    def _told(self, exchange: Exchange, give_up: GiveUp, is_sent: bool, outcome: Answer | BaseException | None) -> None:
         # A connection outlives its requests, and need not hold their models.
         exchange.on_end = None
         if outcome is None:
@@ -80,7 +81,10 @@ class FastRoute:
         elif isinstance(outcome, Answer):
             access = exchange.access
             access.candidates, access.degraded, access.stages = outcome.candidates, outcome.degraded, outcome.stages
-            exchange.reply(200, outcome.headers, outcome.body)
+            if is_sent:
+                exchange.sent(outcome.body, outcome.ready_at)
+            else:
+                exchange.reply(200, outcome.headers, outcome.body)
             self._log.finish(exchange.scope)
             self._plain.follow(outcome)
         else:

@@ -3,9 +3,9 @@
 Rows and runtime always belong to the same bundle. Does not know which users it scores, nor its quality.
 """
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, assert_never
 
@@ -16,7 +16,7 @@ from msd.contract.bundle import RETIRED, Bundle
 from msd.contract.correction import Correction, LearnedCorrection, read_corrections
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
-from native.layout import core_model, core_schema
+from native.layout import core_model, core_schema, new_desk
 from service import limits
 from service.rows.store import BundleFileStore, CoreRows, RowStore
 from service.runtimes.choice import open_runtime
@@ -44,11 +44,9 @@ class CoreStatus:
 class CoreModel(NamedTuple):
     """A model in the native core's form."""
 
-    schema: Any
-    served: Any
+    loaded: Any
+    """What scoring threads run."""
     rows: CoreRows
-    frames: threading.local
-    """Thread-local buffers, made by `plain`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -87,7 +85,7 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     reason, own = _why_python(settings, rows), None
     core = CoreStatus(not reason, "" if native.core is None else str(native.core.INSTRUCTIONS), reason)
     if rows is not None and core.served:
-        own = CoreModel(core_schema(schema, codecs), core_model(bundle.manifest), rows, threading.local())
+        own = CoreModel(_loaded(bundle, runner, rows, core_schema(schema, codecs), settings.max_candidates), rows)
     log = structlog.get_logger("msd.model")
     for file in sorted(RETIRED & bundle.manifest.files.keys()):
         log.warning("file_ignored", model_version=version, file=file, reason="only earlier releases read it")
@@ -102,6 +100,15 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
         core=core,
         native=own,
     )
+
+
+def _loaded(bundle: Bundle, runner: Runner, rows: CoreRows, form: object, capacity: int) -> Any:  # noqa: ANN401
+    """Return a model for scoring threads; `form`: of its schema."""
+    assert native.core is not None, "the schema has a form"
+    runtime, heads = runner.runtime, tuple(bundle.manifest.heads)
+    run = runtime.run if runtime.native is None else None
+    desk = partial(new_desk, bundle.schema, form, core_model(bundle.manifest), run, heads, capacity)
+    return native.core.LoadedModel(form, runner.native, heads, runtime.native, rows.users, rows.items, desk, capacity)
 
 
 def _why_python(settings: Settings, rows: CoreRows | None) -> str:

@@ -199,7 +199,7 @@ class Pipeline:
             taken,
         )
         headers = headers_of(reply, taken, None if explanation is None else explanation.seconds)
-        return Answer(headers, reply, count, degraded, (*taken[:-1], ended - started), deployment, served)
+        return Answer(headers, reply, count, degraded, (*taken[:-1], ended - started), ended, deployment, served)
 
     async def fetch(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> tuple[Rows, Rows]:
         """Return the rows of the user [1], and of `wanted_items`, as of a time."""

@@ -1,6 +1,5 @@
 """Scores requests, each in one job of one scoring thread: body, rows, run and reply, by the native core without
-Python's lock, except for the call of the run. Rows that are not in memory are fetched in the event loop, and handed to
-a second job.
+Python's lock. Rows that are not in memory are fetched in the event loop, and handed to a second job.
 
 The caller gets the answer, or the request is left to Python (`pipeline`), which supports all requests.
 """
@@ -12,28 +11,23 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-import native
-from msd.contract.assemble import Rung, Tensors, UserRung
+from msd.contract.assemble import Rung, UserRung
 from msd.contract.request import CheckedRequest, RequestError, check_pricing, parse_request_by
 from msd.contract.rows import Rows
 from msd.contract.schema import FeatureSchema
-from native.layout import asked_request, given_rows, new_tensors
-from service.errors import DeadlineExceeded, ModelError
-from service.rows.store import CoreFound, CoreRows
-from service.scoring.answer import Answer, Follower, Headers, RawRequest
+from native.layout import asked_request, given_rows
+from service.errors import ModelError
+from service.rows.store import CoreFound
+from service.scoring.answer import Answer, Follower, Headers, RawRequest, Wire
 from service.scoring.deployment import Arm, Deployment
-from service.scoring.engine import PLANNED, Admitted, Done, Job, ScoringEngine, settle
+from service.scoring.engine import Admitted, ScoringEngine, error_of, settle
 from service.scoring.model import Model, WatchedCorrections
-from service.telemetry.metrics import STAGES, Metrics, Tier
+from service.telemetry.metrics import STAGES, Metrics
 
 Told = Callable[[Answer | BaseException | None], None]
 """Called in the loop with a request's outcome; None if it is left to Python."""
-Send = Callable[[Headers, bytes], None]
-# Outcomes of the core.
-_FILLED, _UNREAD, _LACKING = range(3)
+# How a request fared that a thread has read.
+_SCORED, _REFUSED, _LEFT, _LACKING, _NOT_FINITE = range(5)
 _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
 _EXPLAINED = b", explain;dur=%.3f"
 
@@ -50,54 +44,44 @@ class LiveCache(Protocol):
         ...
 
 
-class _Frame(NamedTuple):
-    """One thread's buffers for one request of one model, as the core's frame and as tensors."""
+class _Choice(NamedTuple):
+    """With what a request is scored, for the core."""
 
-    core: Any
-    rows: CoreRows
-    tensors: Tensors
-    of_candidates: tuple[str, ...]
-
-    def cut(self, count: int) -> Tensors:
-        """Return the tensors of the first `count` candidates."""
-        return self.tensors | {name: self.tensors[name][:count] for name in self.of_candidates}
-
-
-class _Refused(NamedTuple):
-    """A request that `msd.contract` refuses."""
-
-
-class _Lacking(NamedTuple):
-    """As much of a request as says what has to be fetched before it can be scored."""
-
-    request: CheckedRequest
-
-
-class Given(NamedTuple):
-    """Rows that were fetched, of the user [1], and of candidates and history, as of a time (Unix s); and the seconds
-    that this took."""
-
-    at: float
-    user: Rows
-    items: Rows
-    seconds: float
-
-
-class _Scored(NamedTuple):
-    """An answer, its arm, the sources of its rows if the core found them, and its degradation."""
-
-    answer: Answer
+    model: Any
+    """The arm's, in the core's form."""
+    name: str | None
+    """The arm's, if there are several."""
+    epochs: Sequence[int] | None
+    """The current ones, if rows are in arenas."""
+    live: Callable[[str | None, Sequence[str]], object] | None
+    reads_texts: bool
+    """Whether texts of ads without a row are encoded."""
+    correction: Sequence[float] | None
     arm: Arm
-    tier: Tier
-    found: CoreFound | None
-    rows: int
+    """For the event loop, to which the core returns the choice."""
+
+
+class _Found(NamedTuple):
+    """What a scoring thread found out."""
+
+    fate: int
+    choice: _Choice
+    lacking: CheckedRequest
+    """What has to be fetched."""
+    reply: bytes
+    """The reply; or the bytes left to send, if the thread has sent it."""
+    candidates: int
+    stages: tuple[float, float, float, float, float]
+    """Seconds of parse, rows, queue, run and reply."""
+    ready_at: float
+    """When the reply was ready."""
+    found: tuple[Any, ...] | None
+    """The sources of its rows, if they were not fetched."""
+    degraded: tuple[UserRung | None, dict[Rung, int]]
+    rows: int = 0
     """Candidates in the run: fewer than all, and an unknown one, if time was short."""
-    rungs: dict[Rung, int]
-    user_rung: UserRung | None
 
 
-_Outcome = _Scored | _Lacking | _Refused | None
-PlainJob = Job[_Outcome]
 Fetch = Callable[[Model, CheckedRequest, float, float], Awaitable[tuple[Rows, Rows]]]
 """Returns the rows of a request's user [1], and of `wanted_items`, as of a time, before a deadline."""
 
@@ -105,17 +89,27 @@ Fetch = Callable[[Model, CheckedRequest, float, float], Awaitable[tuple[Rows, Ro
 class Way:
     """The way of one request through the queue: once, and again if it lacks something."""
 
-    __slots__ = ("admitted", "arm", "deployment", "given", "job", "raw", "send", "told")
-
-    job: PlainJob
+    __slots__ = ("admitted", "arm", "deployment", "native", "raw", "tell", "told", "wire")
 
     def __init__(
-        self, deployment: Deployment, raw: RawRequest, told: Told, send: Send | None, admitted: Admitted
+        self, deployment: Deployment, raw: RawRequest, tell: Told, wire: Wire | None, admitted: Admitted
     ) -> None:
-        self.deployment, self.raw, self.told, self.send, self.admitted = deployment, raw, told, send, admitted
-        self.arm = deployment.arms[0]
+        self.deployment, self.raw, self.tell, self.wire, self.admitted = deployment, raw, tell, wire, admitted
+        self.arm: Arm | None = None if deployment.is_split else deployment.arms[0]
         """The user's, once the request is read."""
-        self.given: Given | None = None
+        self.native: Any = None
+        self.told: Callable[[Any], None] | None = None
+
+    @property
+    def first(self) -> Any:  # noqa: ANN401 - the core has no types
+        """The model that reads the request, in the core's form."""
+        core = (self.arm or self.deployment.arms[0]).model.native
+        assert core is not None, "its deployment was wanted"
+        return core.loaded
+
+    def outcome(self, metrics: Metrics) -> _Found | BaseException:
+        ending, result, _, _, _, rows, _ = self.native.take_outcome()
+        return error_of(ending, result) or _Found(*result)._replace(rows=rows)
 
 
 class PlainScoring:
@@ -150,18 +144,18 @@ class PlainScoring:
     def wants(self, deployment: Deployment, raw: RawRequest) -> bool:
         """Return whether the core probably supports the request: scanning the body costs less than a failed attempt."""
         body = raw.body
-        if deployment.champion.native is None or b'"explain"' in body or b'"explore"' in body:
+        if b'"explain"' in body or b'"explore"' in body or any(arm.model.native is None for arm in deployment.arms):
             return False
         return not any(follower.wants(deployment, raw.request_id) for follower in self._followers_of(deployment))
 
-    def begin(self, deployment: Deployment, raw: RawRequest, told: Told, send: Send | None = None) -> Way:
-        """Put the request into the queue; `send` is called with the reply in the scoring thread.
+    def begin(self, deployment: Deployment, raw: RawRequest, tell: Told, wire: Wire | None = None) -> Way:
+        """Put the request into the queue; with `wire` the scoring thread sends as much of the reply as it can.
 
         Raises Overloaded.
         """
         rows = self._engine.rows_in(len(raw.body))
         admitted = self._engine.enter(deployment.champion.runner.load_of(rows), raw.budget.deadline)
-        way = Way(deployment, raw, told, send, admitted)
+        way = Way(deployment, raw, tell, wire, admitted)
         try:
             self._put(way)
         except BaseException:
@@ -176,11 +170,13 @@ class PlainScoring:
         try:
             return await future
         except asyncio.CancelledError:
-            self._engine.cancel(way.job)
+            self._engine.cancel(way)
             raise
 
     def leave(self, way: Way) -> None:
-        self._engine.leave(way.job)
+        """Drop a request whose connection ends; nothing is written to it any more."""
+        way.first.hang_up(way.native)
+        self._engine.leave(way)
 
     def follow(self, answer: Answer) -> None:
         for follower in self._followers_of(answer.deployment):
@@ -189,139 +185,92 @@ class PlainScoring:
     def _followers_of(self, deployment: Deployment) -> Sequence[Follower]:
         return (self._shadowing, *self._followers) if deployment.shadows else self._followers
 
-    def _put(self, way: Way) -> None:
-        runner, budget = way.arm.model.runner, way.raw.budget
-        rows = way.admitted.load.rows
-        way.job = Job(lambda: self._work(way), runner, rows, budget.deadline, budget.is_gone, is_run=False)
-        self._engine.put(way.job, partial(self._done, way))
+    def _put(self, way: Way, given: tuple[object, ...] | None = None) -> None:
+        """Put a request in; `given`: the rows that it lacked, as of a time, and the seconds that fetching them took."""
+        raw, deployment = way.raw, way.deployment
+        choice = (
+            partial(self._choose, deployment, raw.request_id) if way.arm is None else self._choice(way.arm, deployment)
+        )
+        way.native = way.first.job(
+            raw.body,
+            raw.request_id,
+            self._max_candidates,
+            way.admitted.load.rows,
+            raw.budget.deadline,
+            raw.began,
+            choice,
+            given,
+            # Otherwise `leave` says so.
+            raw.budget.is_gone if way.wire is None else None,
+            _lacking,
+            way.wire,
+        )
+        self._engine.put(way, partial(self._done, way))
+
+    def _choice(self, arm: Arm, deployment: Deployment) -> _Choice:
+        model = arm.model
+        assert model.native is not None, "its deployment was wanted"
+        epochs = model.native.rows.epochs
+        correction = self._corrections.of(model) if self._corrections else None
+        return _Choice(
+            model.native.loaded,
+            arm.name if deployment.is_split else None,
+            None if epochs is None else epochs(),
+            None if self._live is None else partial(self._live.cached, model.schema),
+            bool(self._reads_texts and self._reads_texts(model)),
+            None if correction is None else tuple(correction.values),
+            arm,
+        )
 
     # In a scoring thread
 
-    def _work(self, way: Way) -> _Outcome:
-        job, deployment, raw = way.job, way.deployment, way.raw
-        queue_s = time.perf_counter() - job.native.queued_at
-        if deployment.is_split and way.given is None:
-            frame = self._frame(way.arm.model)
-            if frame is None:
-                return None
-            if not frame.core.read(raw.body, self._max_candidates):
-                return _Refused()
-            way.arm = deployment.arm_of(frame.core.user_id or raw.request_id)
-        outcome = self._score(way, queue_s)
-        if isinstance(outcome, _Scored):
-            job.native.ran(way.arm.model.runner.native, outcome.rows)
-            if way.send is not None and job.native.answer():
-                way.send(outcome.answer.headers, outcome.answer.body)
-        return outcome
-
-    def _take(self, way: Way, frame: _Frame) -> int:
-        """Read and fill the request, from what was fetched or from memory."""
-        model, body, given = way.arm.model, way.raw.body, way.given
-        if given is not None:
-            rows = given_rows(given.user, given.items)
-            return int(frame.core.take(body, self._max_candidates, *rows, given.at, None, None, False, False))
-        sources = frame.rows
-        epochs = None if sources.epochs is None else sources.epochs()
-        live = self._live and partial(self._live.cached, model.schema)
-        rows, reads_texts = (sources.users, sources.items), bool(self._reads_texts and self._reads_texts(model))
-        outcome = frame.core.take(body, self._max_candidates, *rows, time.time(), epochs, live, reads_texts, False)
-        return int(outcome)
-
-    def _score(self, way: Way, queue_s: float) -> _Outcome:
-        """Score a request, or say what prevents it; None if it is left to Python.
-
-        Raises DeadlineExceeded if there is no time for a run, ModelError for a non-finite score, or what the model
-        raises.
-        """
-        deployment, raw, arm = way.deployment, way.raw, way.arm
-        model, frame = arm.model, self._frame(arm.model)
-        if frame is None:
-            return None
-        core, sources = frame.core, frame.rows
-        outcome = self._take(way, frame)
-        if outcome == _UNREAD:
-            return _Refused()
-        if not core.is_plain:
-            return None
-        if outcome == _LACKING:
-            if way.given is not None:
-                raise RuntimeError("the native core lacks rows that it was given")
-            return _Lacking(asked_request(core.asked))
-        count: int = core.count
-        started = time.perf_counter()
-        rows = model.runner.native.fitting(count, PLANNED * (raw.budget.deadline - time.perf_counter()))
-        if not rows:
-            raise DeadlineExceeded("deadline exceeded: too little time left for one model run")
-        ran = count if rows == count else rows - 1
-        if ran < count:
-            core.cut(ran)
-        scores = {head: _contiguous(column) for head, column in model.runner.runtime.run(frame.cut(rows)).items()}
-        ended = time.perf_counter()
-        correction = self._corrections.of(model) if self._corrections else None
-        arm_name = arm.name if deployment.is_split else None
-        try:
-            reply: bytes = core.reply(
-                raw.request_id, arm_name, scores, ran, None if correction is None else tuple(correction.values)
-            )
-        except ValueError as error:
-            raise ModelError("the model returned a non-finite score for this request") from error
-        parse_s, rows_s = core.seconds
-        now, found = time.perf_counter(), None
-        if way.given is None:
-            found = CoreFound(*core.found)
-        else:
-            rows_s += way.given.seconds
-        user_rung, rungs = core.degraded
-        degraded = dict(rungs) if user_rung is None else {**rungs, f"user_{user_rung}": 1}
-        taken = (parse_s, rows_s, queue_s, ended - started)
-        headers = headers_of(reply, (*taken, now - raw.began))
-        answer = Answer(headers, reply, count, degraded, (*taken, now - ended), deployment, None)
-        return _Scored(answer, arm, sources.tier, found, rows, rungs, user_rung)
-
-    def _frame(self, model: Model) -> _Frame | None:
-        """Return the calling thread's frame; None if Python scores all requests of the model."""
-        if model.native is None:
-            return None
-        frame: _Frame | None = getattr(model.native.frames, "own", None)
-        if frame is None:
-            assert native.core is not None, "it is loaded where there is a core"
-            tensors = new_tensors(model.schema, self._max_candidates)
-            core = native.core.Frame(model.native.schema, model.native.served, tensors, self._max_candidates)
-            of_candidates = tuple(spec.name for spec in model.schema.tensors if spec.side == "item")
-            frame = model.native.frames.own = _Frame(core, model.native.rows, tensors, of_candidates)
-        return frame
+    def _choose(self, deployment: Deployment, request_id: str, user_id: str) -> _Choice:
+        return self._choice(deployment.arm_of(user_id or request_id), deployment)
 
     # Back in the event loop
 
-    def _done(self, way: Way, outcome: Done[_Outcome] | BaseException) -> None:
-        if isinstance(outcome, BaseException):
-            self._end(way, outcome)
-        elif isinstance(outcome.result, _Lacking):
-            fetching = asyncio.get_running_loop().create_task(self._go_on(way, outcome.result.request))
+    def _done(self, way: Way, found: _Found | BaseException) -> None:
+        if isinstance(found, BaseException):
+            self._end(way, found)
+        elif found.fate == _SCORED:
+            answer = self._answer(way, found)
+            try:
+                self._count(len(way.raw.body), answer, found)
+            finally:
+                self._end(way, answer)
+        elif found.fate == _LACKING:
+            way.arm = found.choice.arm
+            fetching = asyncio.get_running_loop().create_task(self._go_on(way, way.arm, found.lacking))
             self._fetching.add(fetching)
             fetching.add_done_callback(self._fetching.discard)
-        elif isinstance(outcome.result, _Refused):
+        elif found.fate == _REFUSED:
             self._end(way, self._refusal(way))
-        elif outcome.result is None:
-            self._end(way, None)
+        elif found.fate == _NOT_FINITE:
+            self._end(way, ModelError("the model returned a non-finite score for this request"))
         else:
-            try:
-                self._count(len(way.raw.body), outcome.result)
-            finally:
-                self._end(way, outcome.result.answer)
+            self._end(way, None)
 
     def _end(self, way: Way, outcome: Answer | BaseException | None) -> None:
         self._engine.release(way.admitted)
-        way.told(outcome)
+        way.tell(outcome)
 
-    async def _go_on(self, way: Way, request: CheckedRequest) -> None:
+    def _answer(self, way: Way, found: _Found) -> Answer:
+        user_rung, rungs = found.degraded
+        degraded: dict[str, int] = {rung: count for rung, count in rungs.items()}
+        if user_rung is not None:
+            degraded[f"user_{user_rung}"] = 1
+        taken = (*found.stages[:4], found.ready_at - way.raw.began)
+        headers = headers_of(found.reply, taken) if way.wire is None else []
+        stages, at = found.stages, found.ready_at
+        return Answer(headers, found.reply, found.candidates, degraded, stages, at, way.deployment, None)
+
+    async def _go_on(self, way: Way, arm: Arm, request: CheckedRequest) -> None:
         """Fetch what a request lacks, and put it into the queue again."""
         try:
             started = time.perf_counter()
             at = time.time() if request.at is None else request.at
-            user, items = await self._fetch(way.arm.model, request, at, way.raw.budget.deadline)
-            way.given = Given(at, user, items, time.perf_counter() - started)
-            self._put(way)
+            user, items = await self._fetch(arm.model, request, at, way.raw.budget.deadline)
+            self._put(way, (*given_rows(user, items), at, time.perf_counter() - started))
         except (Exception, asyncio.CancelledError) as error:
             self._end(way, error)
 
@@ -337,9 +286,8 @@ class PlainScoring:
             return error
         return RuntimeError("the native core refuses a request that msd.contract accepts")
 
-    def _count(self, size: int, scored: _Scored) -> None:
-        answer, arm, found = scored.answer, scored.arm, scored.found
-        metrics = self._metrics
+    def _count(self, size: int, answer: Answer, scored: _Found) -> None:
+        metrics, (user_rung, rungs), arm = self._metrics, scored.degraded, scored.choice.arm
         self._engine.read(size, answer.candidates)
         if answer.deployment.is_split:
             metrics.arms[arm.slot].inc()
@@ -349,24 +297,29 @@ class PlainScoring:
         metrics.run_rows.observe(scored.rows)
         if scored.rows < answer.candidates:
             metrics.partial.inc()
-        if found is not None:
-            self._count_rows(scored.tier, found)
-            if self._live is not None and not math.isnan(found.live_age_s):
-                self._live.tell(found.live_age_s)
-        metrics.degraded(scored.rungs, scored.user_rung)
+        if scored.found is not None:
+            self._count_rows(arm.model, CoreFound(*scored.found))
+        metrics.degraded(rungs, user_rung)
 
-    def _count_rows(self, tier: Tier, found: CoreFound) -> None:
+    def _count_rows(self, model: Model, found: CoreFound) -> None:
         """Count the user's and the items' rows, as a store's `tell_rows` does."""
+        assert model.native is not None, "it has scored"
         metrics, now = self._metrics, time.time()
         rows = found.has_user + found.items
         if rows:
-            metrics.rows[tier].inc(rows)
+            metrics.rows[model.native.rows.tier].inc(rows)
         if missing := found.asked - rows:
             metrics.rows["missing"].inc(missing)
         if found.user_written_at:
             metrics.row_ages["user"].observe(now - found.user_written_at)
         if found.item_written_at:
             metrics.row_ages["item"].observe(now - found.item_written_at)
+        if self._live is not None and not math.isnan(found.live_age_s):
+            self._live.tell(found.live_age_s)
+
+
+def _lacking(frame: Any) -> CheckedRequest:  # noqa: ANN401 - the core has no types
+    return asked_request(frame.asked)
 
 
 def headers_of(reply: bytes, taken: tuple[float, ...], explain_s: float | None = None) -> Headers:
@@ -379,8 +332,3 @@ def headers_of(reply: bytes, taken: tuple[float, ...], explain_s: float | None =
         (b"content-length", b"%d" % len(reply)),
         (b"server-timing", timing),
     ]
-
-
-def _contiguous(column: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a contiguous array: a runtime may return a slice of a larger one."""
-    return column if column.flags.c_contiguous else column.copy()

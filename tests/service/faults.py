@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from msd.contract.assemble import Tensors
-from service.runtimes.onnxruntime import OnnxRuntime
+from msd.contract.bundle import Bundle
+from service.runtimes.onnxruntime import OnnxRuntime, Provider
 from service.runtimes.runtime import Scores
 
 
@@ -39,7 +40,7 @@ class ModelRuns:
 
     def obey(self) -> None:
         """Has this process, which is the service, heed the file in all its runs."""
-        run = OnnxRuntime.run
+        run, init = OnnxRuntime.run, OnnxRuntime.__init__
 
         def heeding(runtime: OnnxRuntime, tensors: Tensors) -> Scores:
             with self.path.open() as file:
@@ -48,7 +49,12 @@ class ModelRuns:
             time.sleep(seconds * max(map(len, tensors.values())))
             return run(runtime, tensors)
 
-        setattr(OnnxRuntime, "run", heeding)  # noqa: B010 - a method, for all that are made from now on
+        def run_in_python(runtime: OnnxRuntime, bundle: Bundle, provider: Provider, threads: int) -> None:
+            init(runtime, bundle, provider, threads)
+            runtime.native = None
+
+        setattr(OnnxRuntime, "__init__", run_in_python)  # noqa: B010 - methods, for all that are made from now on
+        setattr(OnnxRuntime, "run", heeding)  # noqa: B010
 
 
 IN_PYTHON, IN_C, WITH_LOCK = signal.SIGUSR1, signal.SIGALRM, signal.SIGUSR2

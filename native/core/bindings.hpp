@@ -1,4 +1,6 @@
-// The extension `native._core`: what the headers beside it do, for Python. Work on a request holds no Python lock.
+// What the headers beside it do, for Python. Work on a request holds no Python lock.
+#pragma once
+
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
 #include "python.hpp"
 
@@ -7,8 +9,6 @@
 
 #include <chrono>
 
-#include "../engine/ort_bindings.hpp"
-#include "../engine/queue_bindings.hpp"
 #include "reply.hpp"
 
 namespace {
@@ -598,9 +598,8 @@ PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
                               value<HeldFrame, frame_degraded>("degraded"),
                               {}};
 
-int fill_module(PyObject* module) {
-  const bool is_whole =
-      add_type<Schema>(module, "native._core.Schema", {creator<Schema, make_schema>()}) &&
+bool add_frames(PyObject* module) {
+  return add_type<Schema>(module, "native._core.Schema", {creator<Schema, make_schema>()}) &&
       add_type<HeldRowFile>(module, "native._core.RowFile", {creator<HeldRowFile, make_row_file>()}) &&
       add_type<IdMap>(module, "native._core.IdMap",
                       {creator<IdMap, make_id_map>(),
@@ -612,19 +611,6 @@ int fill_module(PyObject* module) {
       add_type<HeldFrame>(
           module, "native._core.Frame",
           {creator<HeldFrame, make_frame>(), {Py_tp_methods, frame_methods}, {Py_tp_getset, frame_values}});
-  return is_whole && add_ort_model(module) && add_queue(module) && !PyModule_AddIntConstant(module, "LAYOUT", NATIVE_LAYOUT) &&
-                 !PyModule_AddStringConstant(module, "INSTRUCTIONS", half::chosen_name())
-             ? 0
-             : -1;
 }
 
-PyModuleDef_Slot module_slots[] = {{Py_mod_exec, reinterpret_cast<void*>(fill_module)},
-#ifdef Py_GIL_DISABLED
-                                   {Py_mod_gil, Py_MOD_GIL_NOT_USED},
-#endif
-                                   {0, nullptr}};
-PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_core", nullptr, 0, nullptr, module_slots, nullptr, nullptr, nullptr};
-
 }  // namespace
-
-PyMODINIT_FUNC PyInit__core() { return PyModuleDef_Init(&definition); }
