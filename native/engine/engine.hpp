@@ -4,7 +4,11 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <unistd.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 
 #include <condition_variable>
 #include <stdexcept>
@@ -51,9 +55,9 @@ class Engine {
     {
       const std::lock_guard lock(mutex_);
       if (is_closed_) return false;
+      start();
       if (is_idle()) moved_at_ = job.queued_at;
       waiting_.put(job);
-      start();
     }
     more_.notify_one();
     return true;
@@ -191,12 +195,7 @@ class Engine {
   // In the scoring threads
 
   void score(Worker& worker) {
-    const std::string name = "scoring-" + std::to_string(worker.number + 1);
-#if defined(__APPLE__)
-    pthread_setname_np(name.c_str());
-#else
-    pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
-#endif
+    introduce("scoring-" + std::to_string(worker.number + 1));
     double free_at = 0.0;
     std::unique_lock lock(mutex_);
     while (Job* const job = take(worker, lock)) {
@@ -219,6 +218,19 @@ class Engine {
     }
     alive_--;
     fewer_.notify_all();
+  }
+
+  // Name the thread, and give way to the owner's where cores are short: whoever waits for it to read, to refuse and to
+  // finish is late whatever these threads do.
+  static void introduce(const std::string& name) {
+#if defined(__linux__)
+    constexpr int kNiceness = 5;
+    pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
+    const auto here = static_cast<id_t>(syscall(SYS_gettid));
+    setpriority(PRIO_PROCESS, here, std::max(kNiceness, getpriority(PRIO_PROCESS, here)));
+#else
+    static_cast<void>(name);
+#endif
   }
 
   // Wait for the job that is due first, and hand back those that should not run; nullptr once the engine is closed.
