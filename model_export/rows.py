@@ -28,9 +28,9 @@ def _states(features: Features, side: RowSide) -> list[EntityState]:
     """Return users as of their last counted row, because their later rows are not counted; items as of the end."""
     timeline = features.timeline
     if side == "user":
-        return [timeline.final_users.get(row, EntityState()) for row in range(features.user.entities.unknown)]
+        return [timeline.user.final.get(row, EntityState()) for row in range(features.user.entities.unknown)]
     rule = state_rule(features.schema)
-    final = [timeline.final_items.get(row, EntityState()) for row in range(features.item.entities.unknown)]
+    final = [timeline.item.final.get(row, EntityState()) for row in range(features.item.entities.unknown)]
     return [advance(rule, state, timeline.ends_at) for state in final]
 
 

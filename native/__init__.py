@@ -1,13 +1,13 @@
 """The native core: request bytes to tensors, and scores to reply bytes, in C++ without Python's lock.
 
-A copy of `msd.contract` for plain requests, tested to be equal (`tests/native`), and the way to ONNX Runtime. If it is
+A copy of `msd.contract`, tested to be equal (`tests/native`), and the way to ONNX Runtime. If it is
 not built, or is of another version, `core` is None, `REASON` says why, and no service starts.
 """
 
 from importlib import import_module
 from types import ModuleType
 
-LAYOUT = 11
+LAYOUT = 13
 """Version of the interface between `native/core` and Python; increment it with each change."""
 
 core: ModuleType | None = None
@@ -25,3 +25,6 @@ else:
         core = _core
     else:
         REASON = "built for another version of this package; build it again: `python -m native.build`"
+
+INSTRUCTIONS = "" if core is None else str(core.INSTRUCTIONS)
+"""CPU instructions that the core uses."""

@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.assemble import Tensors
-from msd.contract.bundle import Manifest
 from msd.contract.encode import encode_record
+from msd.contract.exploration import legendre, log_normal
+from msd.contract.pricing import Formula
 from msd.contract.request import CheckedRequest
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, Rows, RowSide
 from msd.contract.schema import FeatureSchema, Side, State, ValueField
 from msd.contract.state import Impression
+from msd.contract.uncertainty import Uncertainty
 from native import core
 
 _KINDS = {"categorical": 0, "bag": 1, "numeric": 2}
@@ -38,16 +40,16 @@ def core_schema(schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec]) -> An
         categorical.tobytes(),
         dense.tobytes(),
         _fields(schema, "context"),
-        (np.log, np.log1p, np.exp, np.exp2),
+        (np.log, np.log1p, np.exp, np.exp2, np.expm1),
     )
 
 
-def core_model(manifest: Manifest) -> Any:  # noqa: ANN401
-    """Return what the core's replies need of a bundle."""
+def core_model(version: str, formula: Formula, explore_share: float, uncertainty: Uncertainty | None = None) -> Any:  # noqa: ANN401
+    """Return what the core's replies need of a model. `explore_share`: of the requests that explore, at most."""
     assert core is not None, "the core has a schema first"
-    return core.ServedModel(
-        manifest.model_version, {pricing: tuple(heads) for pricing, heads in manifest.formula.items()}
-    )
+    quadrature = tuple(numbers.tobytes() for numbers in (*legendre(), log_normal()))
+    terms = None if uncertainty is None else (uncertainty.precision, uncertainty.floor)
+    return core.ServedModel(version, dict(formula), explore_share, quadrature, terms)
 
 
 def core_rows(file: RowFile) -> Any:  # noqa: ANN401
@@ -84,11 +86,10 @@ def new_tensors(schema: FeatureSchema, capacity: int) -> Tensors:
 def new_desk(
     schema: FeatureSchema, form: object, served: object, run: Run | None, heads: Sequence[str], capacity: int
 ) -> tuple[object, ...]:
-    """Return one thread's frame, its tensors, and how to run the model on the first candidates; None if the core does.
-    `form`: of the schema."""
+    """Return one thread's frame, its tensors, what the core says of them, and how to run the model on the first
+    candidates; None if the core does. `form`: of the schema."""
     assert core is not None, "the core has a schema first"
     tensors = new_tensors(schema, capacity)
-    frame = core.Frame(form, served, tensors, capacity)
     memory = tuple(
         (spec.name, tensors[spec.name], spec.dtype == "float32", spec.side == "item", spec.shape)
         for spec in schema.tensors
@@ -101,7 +102,7 @@ def new_desk(
         # A runtime may return a slice of a larger array.
         return tuple(np.ascontiguousarray(scores[head]) for head in heads)
 
-    return frame, memory, None if run is None else run_first
+    return core.Frame(form, served, tensors, capacity), tensors, memory, None if run is None else run_first
 
 
 def given_rows(user: Rows, items: Rows) -> tuple[object, object]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
+import native
 from msd.contract.errors import MsdError
 from service import limits
 from service.cold.cold_ads import open_cold_ads
@@ -27,9 +28,9 @@ from service.routes.score_route import ScoreRoute
 from service.scoring.answer import Follower
 from service.scoring.deployment import Deployment, Serving
 from service.scoring.engine import ScoringEngine
+from service.scoring.frames import Frames
 from service.scoring.model import open_corrections
 from service.scoring.pipeline import Pipeline
-from service.scoring.plain import PlainScoring
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.trust import Trust
@@ -60,7 +61,7 @@ class Components:
         self.settings, self.metrics = settings, metrics
         metrics.scoring_threads.set(threads)
         metrics.connections_limit.set(settings.max_connections)
-        metrics.runs(settings.build)
+        metrics.runs(settings.build, native.INSTRUCTIONS)
         models = {key: pinned.load(settings, metrics) for key, pinned in plan.models.items()}
         first = plan.deployment(models, generation=1)
         self._tell(first)
@@ -76,37 +77,19 @@ class Components:
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
         self._cold_ads = open_cold_ads(settings, [model.bundle for model in first.models.values()], metrics)
         self._corrections = corrections = open_corrections(settings, metrics)
-        explain = Explainer(self.engine, ExplainBudget(settings.explain_share * threads)).explain
-        # For a model that serves no users and is not logged; and for shadows.
-        self._aside = Pipeline(
-            self.engine,
-            metrics,
-            most,
-            fetch_live=live_rows.fetch if live_rows else None,
-            fill=self._cold_ads.fill if self._cold_ads else None,
-            explain=explain,
-            corrections=corrections,
-            explore_share=settings.explore_share,
-        )
-        self._shadowing = Shadowing(self._aside, self.engine, metrics, most)
+        frames = Frames(metrics, most, live_rows, self._cold_ads)
+        explainer = Explainer(self.engine, ExplainBudget(settings.explain_share * threads))
+        self._shadowing = Shadowing(frames, self.engine, metrics)
         self.request_log = open_request_log(settings, metrics)
         self.tracing = _open_tracing(settings, metrics)
         trace = self.tracing.note if self.tracing else None
         self.access_log = AccessLog(metrics, settings.log_level == "debug", trace)
         followers: list[Follower] = [self.request_log] if self.request_log else []
-        plain = PlainScoring(
-            self.engine,
-            metrics,
-            most,
-            self._shadowing,
-            followers,
-            live_rows,
-            corrections,
-            fetch=self._aside.fetch,
-            reads_texts=self._cold_ads.reads if self._cold_ads else None,
-        )
-        self.pipeline = self._aside.led_by(plain)
-        self.fast_route = FastRoute(settings, self.serving, plain, self.readiness, self.guard, self.access_log)
+        parts = self.engine, metrics, frames, explainer, settings.explore_share, corrections
+        self.pipeline = Pipeline(*parts, followers, self._shadowing)
+        # For a model that serves no users and is not logged.
+        self._aside = Pipeline(*parts)
+        self.fast_route = FastRoute(settings, self.serving, self.pipeline, self.readiness, self.guard, self.access_log)
         self.playground = (
             Playground(settings, self.serving, metrics, self._compared_by) if settings.playground else None
         )
@@ -150,7 +133,6 @@ class Components:
         self.metrics.serves(
             [(model.bundle.bundle_id, model.version, model.store.name) for model in deployment.models.values()],
             [model.engine for model in deployment.models.values()],
-            [("native" if arm.model.core.served else "python", arm.model.core.instructions) for arm in deployment.arms],
             [((str(arm.slot), arm.name, arm.model.bundle.bundle_id), arm.share) for arm in deployment.arms],
         )
         self.metrics.reference(deployment.champion.bundle.manifest)

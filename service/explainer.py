@@ -12,15 +12,13 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Tensors, assemble, wanted_items
-from msd.contract.request import CheckedRequest, InvalidRequest
-from msd.contract.rows import RowCodec
+from msd.contract.assemble import Tensors
+from msd.contract.request import InvalidRequest
 from msd.contract.schema import SIDES, Categorical, FeatureSchema, Side
 from service.errors import DeadlineExceeded, ModelError, Overloaded
-from service.scoring.answer import Budget, Scored
+from service.scoring.answer import Budget, Explained
 from service.scoring.engine import ScoringEngine
 from service.scoring.model import Model
-from service.scoring.pipeline import Score
 from service.scoring.reply import Explanation, log_odds
 
 Group = Literal["semantic", "id", "dense", "history"]
@@ -44,7 +42,7 @@ class KnownGroups:
     """The tensors of one request, separated into groups."""
 
     def __init__(self, schema: FeatureSchema, tensors: Tensors, nothing: Tensors) -> None:
-        """`nothing`: the result of `unknown`."""
+        """`nothing`: the tensors of an unknown user, an unknown context and one unknown item."""
         self._tensors, self._nothing = tensors, nothing
         self._parts = [part for part in _parts(schema) if part.tensor in tensors]
         self._history = [name for name in _HISTORY if name in tensors]
@@ -72,12 +70,6 @@ class KnownGroups:
     def _says_something(self, part: _Part) -> bool:
         own, nothing = self._tensors[part.tensor], self._nothing[part.tensor]
         return not np.array_equal(own[..., part.columns], np.broadcast_to(nothing, own.shape)[..., part.columns])
-
-
-def unknown(schema: FeatureSchema, user: RowCodec, item: RowCodec, at: float) -> Tensors:
-    """Return the tensors of an unknown user, an unknown context and one unknown item."""
-    request = CheckedRequest(user_id="", ids=[""])
-    return assemble(schema, request, at, user.unpack([None]), item.unpack([None])).tensors
 
 
 def _parts(schema: FeatureSchema) -> list[_Part]:
@@ -144,44 +136,30 @@ class Explainer:
         self._engine = engine
         self._budget = budget
 
-    async def explain(
-        self, model: Model, request: CheckedRequest, budget: Budget, score: Score
-    ) -> tuple[Scored, Explanation]:
-        """Score and explain a request.
-
-        Raises Overloaded before it is scored if there is no budget; DeadlineExceeded, ModelError, ClientGone, and what
-        `score` raises.
-        """
+    def begin(self) -> None:
+        """Take on one explanation until `end`. Raises Overloaded or InvalidRequest if there is no budget."""
         try:
             self._budget.check()
         except Overloaded:
             self._engine.shed("explain")
             raise
         self._budget.under_way += 1
-        try:
-            scored = await score()
-            return scored, await self._explain(model, request, scored, budget)
-        finally:
-            self._budget.under_way -= 1
 
-    async def _explain(self, model: Model, request: CheckedRequest, scored: Scored, budget: Budget) -> Explanation:
-        if scored.basis.is_partial:
+    def end(self) -> None:
+        self._budget.under_way -= 1
+
+    async def explain(self, model: Model, explained: Explained, budget: Budget) -> Explanation:
+        """Explain scores. Raises DeadlineExceeded, ModelError, ClientGone."""
+        if explained.is_partial:
             raise DeadlineExceeded("deadline exceeded: too little time to score the request and explain it")
         started = time.perf_counter()
-        basis, codecs = scored.basis, model.codecs
-        tensors = assemble(model.schema, request, basis.at, basis.user, basis.items).tensors
-        nothing = unknown(model.schema, codecs["user"], codecs["item"], basis.at)
-        knowledge = KnownGroups(model.schema, tensors, nothing)
-        score = log_odds(scored.scores[_HEAD])
-        values = await self._values(model, knowledge, scored, budget)
+        knowledge = KnownGroups(model.schema, explained.tensors, explained.nothing)
+        score, shown = log_odds(explained.pctr), explained.shown
+        values = await self._values(model, knowledge, explained, budget)
         shares = dict(zip(knowledge.groups, shapley(values), strict=True))
-        # The history as the model saw it: the last IDs that have rows.
-        count, items = len(request.ids), basis.items.found.tolist()
-        history = zip(wanted_items(request, basis.user)[count:], items[count:], strict=True)
-        shown = [item_id for item_id, is_found in history if is_found][-model.schema.history.length :]
         effects = np.zeros((len(score), min(len(shown), MAX_SHOWN)))
         for column, place in enumerate(range(len(shown))[-MAX_SHOWN:]):
-            effects[:, column] = score - await self._run(model, knowledge.without_shown(place), scored, budget)
+            effects[:, column] = score - await self._run(model, knowledge.without_shown(place), explained, budget)
         return Explanation(
             base=float(1 / (1 + np.exp(-values[0, 0]))),
             shares={group: shares.get(group, np.zeros(len(score))) for group in GROUPS},
@@ -191,20 +169,20 @@ class Explainer:
         )
 
     async def _values(
-        self, model: Model, knowledge: KnownGroups, scored: Scored, budget: Budget
+        self, model: Model, knowledge: KnownGroups, explained: Explained, budget: Budget
     ) -> NDArray[np.float64]:
         """Return log-odds [2^n, N] for each subset of the n groups; the full set has the score's own."""
         groups = knowledge.groups
-        score = log_odds(scored.scores[_HEAD])
+        score = log_odds(explained.pctr)
         values = np.empty((1 << len(groups), len(score)))
         values[-1] = score
         for chosen in range(len(values) - 1):
             kept = [group for bit, group in enumerate(groups) if chosen >> bit & 1]
-            values[chosen] = await self._run(model, knowledge.of(kept), scored, budget)
+            values[chosen] = await self._run(model, knowledge.of(kept), explained, budget)
         return values
 
-    async def _run(self, model: Model, tensors: Tensors, scored: Scored, budget: Budget) -> NDArray[np.float64]:
-        rows, correction = len(scored.scores[_HEAD]), scored.correction
+    async def _run(self, model: Model, tensors: Tensors, explained: Explained, budget: Budget) -> NDArray[np.float64]:
+        rows, correction = len(explained.pctr), explained.correction
         ran = await self._engine.run(model.runner, tensors, rows, budget.deadline, budget.is_gone, is_spare=True)
         self._budget.spend(ran.run_s)
         pctr = ran.result[_HEAD]

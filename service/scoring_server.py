@@ -10,18 +10,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
 from email.utils import formatdate
 from types import FrameType
 
 from starlette.types import ASGIApp
 
+import native
 from msd.contract.errors import MsdError
 from service.app import create_app
 from service.deployment.readiness import Readiness
 from service.deployment.rollout import BundleFollower, Rollout
 from service.http.server import LINGER_S, ONCE_A_SECOND, HttpServer
-from service.scoring.model import CoreStatus
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.watchdog import SIGNALS, Liveness, Watchdog
@@ -86,7 +85,6 @@ class ScoringServer(HttpServer):
         app = create_app(settings, metrics, plan)
         super().__init__(app, settings, listener, metrics, app.state.fast_route)
         self._drain_s = settings.drain_seconds
-        self._core: CoreStatus = app.state.serving.current.champion.core
         self._threads = settings.workers
         self._metrics = metrics
         self._readiness: Readiness = app.state.readiness
@@ -121,7 +119,7 @@ class ScoringServer(HttpServer):
         self._rollout.start()
         self._liveness.beat()
         self._watchdog.follow(self._liveness)
-        self._log.info("native_core", **asdict(self._core))
+        self._log.info("native_core", instructions=native.INSTRUCTIONS)
         if self._admin is not None:
             self._admin.start()
         self._log.info("listening", host=self.address[0], port=self.address[1], threads=self._threads)

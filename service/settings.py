@@ -104,9 +104,6 @@ class Settings(BaseModel):
     workers: int | None = None
     """Scoring threads, hence requests scored at once: a number or `auto`. `auto` divides the usable cores (CPU affinity
     and container limit) by `MSD_THREADS`; with `cuda` it is 1."""
-    native: Annotated[bool, BeforeValidator(_is_on)] = True
-    """`on`: the [native core](install.md#the-native-core), if it is built, scores plain requests. `off`: Python scores
-    all requests."""
     # Ports, access and TLS
     host: str = "127.0.0.1"
     """Address to listen on."""

@@ -63,6 +63,28 @@ def batch_opinions(
 ) -> list[Tensor]:
     """Return `Ranker.opinions` of B events; only the network's logits have gradients."""
     chosen = torch.from_numpy(events).to(features.labels.device)
+    tensors, altered = _without_histories(features, adapted, chosen, corruption, rng)
+    if isinstance(model.ranker, Ranker):
+        return model.ranker.opinions(tensors, _taste(model.ranker, features, adapted, chosen, altered))
+    return [model.ranker(tensors | history_tensors(features, adapted, chosen))]
+
+
+def event_tensors(features: Features, adapted: Adapted, events: NDArray[np.int64]) -> dict[str, Tensor]:
+    """Return the schema's tensors [B, …] of B events."""
+    chosen = torch.from_numpy(events)
+    tensors, _ = _without_histories(features, adapted, chosen, None, None)
+    tensors |= history_tensors(features, adapted, chosen)
+    return {spec.name: tensors[spec.name] for spec in features.schema.tensors}
+
+
+def _without_histories(
+    features: Features,
+    adapted: Adapted,
+    chosen: Tensor,
+    corruption: Corruption | None,
+    rng: np.random.Generator | None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the tensors of B events, without their histories, and whether the item is not as it was [B]."""
     user_rows, user_dense = _rows_and_dense(features.user, chosen, corruption, rng)
     item_rows, item_dense = _rows_and_dense(features.item, chosen, corruption, rng)
     altered = item_rows != features.item.rows[chosen]
@@ -75,7 +97,7 @@ def batch_opinions(
         "item_dense": item_dense,
     }
     if corruption is not None and rng is not None:
-        _make_new(features, tensors, torch.from_numpy(rng.random(len(events)) < corruption.new_item).to(chosen.device))
+        _make_new(features, tensors, torch.from_numpy(rng.random(len(chosen)) < corruption.new_item).to(chosen.device))
     sides: tuple[tuple[RowSide, Tensor], ...] = (("user", user_rows), ("item", item_rows))
     for side, rows in sides:
         if side not in adapted:
@@ -88,9 +110,7 @@ def batch_opinions(
         tensors[f"{side}_semantic"] = adapted[side][rows] * kept.unsqueeze(-1)
         # The last dense column says whether there is a vector.
         tensors[f"{side}_dense"][:, -1] *= kept
-    if isinstance(model.ranker, Ranker):
-        return model.ranker.opinions(tensors, _taste(model.ranker, features, adapted, chosen, altered))
-    return [model.ranker(tensors | history_tensors(features, adapted, chosen))]
+    return tensors, altered
 
 
 def _taste(ranker: Ranker, features: Features, adapted: Adapted, chosen: Tensor, altered: Tensor) -> Tensor | None:
@@ -101,30 +121,26 @@ def _taste(ranker: Ranker, features: Features, adapted: Adapted, chosen: Tensor,
     return torch.where(altered.unsqueeze(-1), of_unknown(parts), parts)
 
 
-def item_tensors(features: Features, adapted: Adapted, rows: Tensor) -> dict[str, Tensor]:
+def _items(features: Features, adapted: Adapted, rows: Tensor, prefix: str) -> dict[str, Tensor]:
     """Return the categories and vectors of items by their rows [...]."""
-    tensors = {"categorical": features.item.categorical[rows]}
+    tensors = {f"{prefix}_categorical": features.item.categorical[rows]}
     if "item" in adapted:
-        tensors["semantic"] = adapted["item"][rows]
+        tensors[f"{prefix}_semantic"] = adapted["item"][rows]
     return tensors
 
 
 def history_tensors(features: Features, adapted: Adapted, chosen: Tensor) -> dict[str, Tensor]:
     """Return the tensors of B events' histories by name."""
     history, outcomes = features.history[chosen], features.history_outcomes[chosen]
-    items = item_tensors(features, adapted, torch.where(history >= 0, history, features.item.entities.unknown))
-    return {
-        "history_mask": (outcomes[..., OUTCOME_FEATURES.index("clicks")] > 0).float(),
-        "history_outcomes": outcomes,
-        **{f"history_{name}": tensor for name, tensor in items.items()},
-    }
+    rows = torch.where(history >= 0, history, features.item.entities.unknown)
+    clicked = (outcomes[..., OUTCOME_FEATURES.index("clicks")] > 0).float()
+    return {"history_mask": clicked, "history_outcomes": outcomes, **_items(features, adapted, rows, "history")}
 
 
 def taste_of(taste: Taste, features: Features, adapted: Adapted, chosen: Tensor) -> Tensor:
     """Return the taste's parts [B, 4] of events."""
-    items = item_tensors(features, adapted, features.item.rows[chosen])
-    tensors = {f"item_{name}": tensor for name, tensor in items.items()}
-    parts: Tensor = taste(tensors | history_tensors(features, adapted, chosen))
+    items = _items(features, adapted, features.item.rows[chosen], "item")
+    parts: Tensor = taste(items | history_tensors(features, adapted, chosen))
     return parts
 
 

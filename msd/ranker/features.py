@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from msd.contract.assemble import Counts, dense
 from msd.contract.encode import encode_side
-from msd.contract.rows import RowSide
 from msd.contract.schema import FeatureSchema
 from msd.dataset.aggregate import impressions_of
 from msd.dataset.conversions import CONVERSION, has_conversions
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
-from msd.ranker.timeline import Entities, Timeline, encode_entities, walk_events
+from msd.ranker.timeline import Entities, SideCounts, Timeline, encode_entities, walk_events
 from msd.student.vectors import StudentVectors
 
 
@@ -120,17 +119,13 @@ def build_features(dataset: Dataset, schema: FeatureSchema, vectors: StudentVect
         name: dataset.events[name].to_list() for name in (*schema.settable["context"], *schema.serving_constants)
     }
     categorical, numeric = encode_side(schema, "context", context, len(parts))
-    sides = {}
-    for entities in (users, items):
-        by_id, present = vectors.gather("users" if entities.side == "user" else "items", entities.ids)
-        sides[entities.side] = _side(dataset, schema, entities, timeline, by_id, present, knows_user)
     return Features(
         schema=schema,
         parts=parts,
         labels=_floats(dataset, "label"),
         impressions=torch.from_numpy(impressions_of(dataset.events).to_numpy().astype(np.float32)),
-        user=sides["user"],
-        item=sides["item"],
+        user=_side(dataset, schema, users, timeline.user, vectors.gather("users", users.ids), knows_user),
+        item=_side(dataset, schema, items, timeline.item, vectors.gather("items", items.ids), np.ones_like(knows_user)),
         context_categorical=torch.from_numpy(categorical),
         context_dense=torch.from_numpy(numeric),
         history=torch.from_numpy(timeline.history),
@@ -149,32 +144,29 @@ def _side(
     dataset: Dataset,
     schema: FeatureSchema,
     entities: Entities,
-    timeline: Timeline,
-    vectors: NDArray[np.float32],
-    present: NDArray[np.bool_],
-    knows_user: NDArray[np.bool_],
+    counts: SideCounts,
+    vectors: tuple[NDArray[np.float32], NDArray[np.bool_]],
+    is_known: NDArray[np.bool_],
 ) -> SideFeatures:
-    side: RowSide = entities.side
+    """Return a side's features. `vectors` of all entities, and which are present; `is_known` [E]: by events that may
+    know the vector."""
+    side, (by_id, present) = entities.side, vectors
     rows = entities.places(dataset.events[f"{side}_id"])
     at = dataset.events["at"].to_numpy().astype(np.float64)
-    known = present[rows] & knows_user if side == "user" else present[rows]
-    fresh, live, aged = (
-        (timeline.user_counts, timeline.live_user_counts, timeline.aged_user_counts)
-        if side == "user"
-        else (timeline.item_counts, timeline.live_item_counts, timeline.aged_item_counts)
-    )
-    numeric = entities.numeric[rows]
     nothing = np.zeros(1)
     unknown = dense(schema, side, entities.numeric[-1:], Counts(nothing, nothing, nothing), nothing > 0, at[-1:])
-    width = vectors.shape[1]
+
+    def seen(of: Counts) -> NDArray[np.float32]:
+        return dense(schema, side, entities.numeric[rows], of, present[rows] & is_known, at)
+
     return SideFeatures(
         entities=entities,
         rows=torch.from_numpy(rows),
         categorical=torch.from_numpy(entities.categorical),
-        dense=torch.from_numpy(dense(schema, side, numeric, fresh, known, at)),
-        live_dense=torch.from_numpy(dense(schema, side, numeric, live, known, at)),
-        aged_dense=torch.from_numpy(np.stack([dense(schema, side, numeric, draw, known, at) for draw in aged])),
+        dense=torch.from_numpy(seen(counts.fresh)),
+        live_dense=torch.from_numpy(seen(counts.live)),
+        aged_dense=torch.from_numpy(np.stack([seen(draw) for draw in counts.aged])),
         unknown_dense=torch.from_numpy(unknown[0]),
-        vectors=torch.from_numpy(np.concatenate([vectors, np.zeros((1, width), np.float32)])),
+        vectors=torch.from_numpy(np.pad(by_id, ((0, 1), (0, 0)))),
         present=torch.from_numpy(np.append(present, False)),
     )

@@ -6,9 +6,7 @@ The fitted schema and adaptors are stored so that a bundle of that model serves 
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -19,9 +17,9 @@ from msd.contract.files import write_bytes_atomic, write_text_atomic
 from msd.contract.schema import FeatureSchema
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
-from msd.ranker.adaptor import Adapted, Adaptors
-from msd.ranker.batch import history_tensors, item_tensors
-from msd.ranker.features import Features, build_features
+from msd.ranker.adaptor import Adaptors
+from msd.ranker.batch import event_tensors
+from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.step import read_record
 from msd.student.vectors import StudentVectors
@@ -91,24 +89,6 @@ def write_tensors(
     )
     write_text_atomic(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
     return record
-
-
-def event_tensors(features: Features, adapted: Adapted, events: NDArray[np.int64]) -> dict[str, Tensor]:
-    """Return the schema's tensors [B, …] of B events."""
-    chosen = torch.from_numpy(events)
-    users, items = features.user.rows[chosen], features.item.rows[chosen]
-    tensors = {
-        "context_categorical": features.context_categorical[chosen],
-        "context_dense": features.context_dense[chosen],
-        "user_categorical": features.user.categorical[users],
-        "user_dense": features.user.dense[chosen],
-        "item_dense": features.item.dense[chosen],
-        **{f"item_{name}": tensor for name, tensor in item_tensors(features, adapted, items).items()},
-        **history_tensors(features, adapted, chosen),
-    }
-    if "user" in adapted:
-        tensors["user_semantic"] = adapted["user"][users] * features.knows_user[chosen].unsqueeze(-1)
-    return {spec.name: tensors[spec.name] for spec in features.schema.tensors}
 
 
 def is_whole(folder: Path) -> bool:

@@ -7,6 +7,7 @@ earlier impression. Events can become known only some time later, as a service's
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -63,26 +64,28 @@ def encode_entities(dataset: Dataset, schema: FeatureSchema, side: RowSide) -> E
     return Entities(side, ids, categorical, numeric, {id_: row for row, id_ in enumerate(ids)})
 
 
+class SideCounts(NamedTuple):
+    """Counts of the users or of the items of E events, as [E] columns: `fresh` of window and train rows, `live` of
+    earlier events of all parts, as in a service with feedback. `aged`: as `fresh`, of an earlier time, drawn several
+    times, so that a model trained on all of them serves well with counts of any age. `final`: states after all window
+    and train rows, by row of the user or item.
+    """
+
+    fresh: Counts
+    live: Counts
+    aged: list[Counts]
+    final: dict[int, EntityState]
+
+
 @dataclass(frozen=True)
 class Timeline:
     """By event: history [E, L] as item rows (oldest first, padding −1) with `schema.OUTCOME_FEATURES` [E, L, 4], and
-    counts of user and item as [E] columns. Click rates of a history's items are of window and train rows.
-
-    `live_*` count earlier events of all parts, as a service with feedback does. `aged_*` are `user_counts` and
-    `item_counts` of an earlier time, drawn several times, so that a model trained on all of them serves well with
-    counts of any age. `final_*`: states after all window and train rows, by row of the user or item.
-    """
+    counts of user and item. Click rates of a history's items are of window and train rows, which end at `ends_at`."""
 
     history: NDArray[np.int32]
     outcomes: NDArray[np.float32]
-    user_counts: Counts
-    item_counts: Counts
-    live_user_counts: Counts
-    live_item_counts: Counts
-    aged_user_counts: list[Counts]
-    aged_item_counts: list[Counts]
-    final_users: dict[int, EntityState]
-    final_items: dict[int, EntityState]
+    user: SideCounts
+    item: SideCounts
     ends_at: float
 
 
@@ -132,32 +135,24 @@ def walk_events(
             outcomes[row, : len(ids), :3] = encode_impressions(np.array(shown), np.array(clicks), age_s)
     for row in range(known, len(at)):
         fold_row(row)
-    rng = np.random.default_rng(_AGING_SEED)
-    state = schema.state("user")
-    assert state is not None, "every fitted schema has the user's counts"
-    longest_s = state.age_cap_s / 2
-    user_counts, item_counts = (side.by_entity(counted) for side in (of_user, of_item))
+    user, item = (side.by_entity(counted) for side in (of_user, of_item))
     ends_at = float(at[counted].max())
-    if item_state := schema.state("item"):
-        then = np.minimum(at - delay_s, np.nextafter(ends_at, np.inf))
-        for start in range(0, len(at), _ROWS_AT_ONCE):
-            rows, places = np.nonzero(history[start : start + _ROWS_AT_ONCE] >= 0)
-            rows += start
-            counts = item_counts.at(history[rows, places], then[rows])
-            outcomes[rows, places, 3] = encode_state(item_state, *counts, then[rows])[:, 0]
+    state = schema.state("item")
+    assert state is not None, "every fitted schema has the items' counts"
+    then = np.minimum(at - delay_s, np.nextafter(ends_at, np.inf))
+    for start in range(0, len(at), _ROWS_AT_ONCE):
+        rows, places = np.nonzero(history[start : start + _ROWS_AT_ONCE] >= 0)
+        rows += start
+        counts = item.at(history[rows, places], then[rows])
+        outcomes[rows, places, 3] = encode_state(state, *counts, then[rows])[:, 0]
+    rng, longest_s = np.random.default_rng(_AGING_SEED), state.age_cap_s / 2
     return Timeline(
         history,
         outcomes,
         # A user's rows after train are not counted, so the counts are as old as the last counted row.
-        user_counts=Counts(*np.where(counted, user_counts.now(at), user_counts.last())),
-        item_counts=item_counts.now(at),
-        live_user_counts=_advanced(rule, of_user.live, at),
-        live_item_counts=_advanced(rule, of_item.live, at),
-        aged_user_counts=user_counts.aged(at, longest_s, rng),
-        aged_item_counts=item_counts.aged(at, longest_s, rng),
-        final_users=dict(of_user.counted),
-        final_items=dict(of_item.counted),
-        ends_at=ends_at,
+        user.counts(Counts(*np.where(counted, user.now(at), user.last())), at, longest_s, rng),
+        item.counts(item.now(at), at, longest_s, rng),
+        ends_at,
     )
 
 
@@ -205,53 +200,51 @@ class _Side:
         states = np.zeros((len(rows) + len(many), 3))
         states[np.arange(len(rows)) + self.entities[rows] + 1] = self.after[rows]
         keys = np.repeat(np.arange(len(many)), many + 1) + 1j * states[:, 2]
-        return _Counted(self.rule, states, keys, bounds, self.entities, self.earlier)
+        return _Counted(self, states, keys, bounds)
 
 
 class _Counted(NamedTuple):
-    """Counted states [S, 3], sorted by entity, then time, both of which `keys` [S] hold as complex numbers (as numpy
-    sorts them); `bounds` [n + 1] of each entity's states. By event [E]: its entity, and the number of states before it,
-    not counting the first (empty) one."""
+    """Counted states [S, 3] of a side, sorted by entity, then time; `keys` [S] hold both as complex numbers, as numpy
+    sorts them. `bounds` [n + 1] of each entity's states, an empty one first."""
 
-    rule: StateRule
+    side: _Side
     states: NDArray[np.float64]
     keys: NDArray[np.complex128]
     bounds: NDArray[np.int64]
-    entities: NDArray[np.int64]
-    before: NDArray[np.int64]
 
     @property
     def starts(self) -> NDArray[np.int64]:
-        return self.bounds[self.entities]
+        """Place of the first state of each event's entity [E]."""
+        return self.bounds[self.side.entities]
+
+    def counts(self, fresh: Counts, at: NDArray[np.float64], longest_s: float, rng: np.random.Generator) -> SideCounts:
+        """Return all counts of the side; `longest_s`: how much earlier the aged ones may be."""
+        live, aged = _advanced(self.side.rule, self.side.live, at), list(self._aged(at, longest_s, rng))
+        return SideCounts(fresh, live, aged, dict(self.side.counted))
 
     def last(self) -> Counts:
         """Return counts as of the last counted event."""
-        return Counts(*self.states[self.starts + self.before].T)
+        return Counts(*self.states[self.starts + self.side.earlier].T)
 
     def now(self, at: NDArray[np.float64]) -> Counts:
         """Return the same counts, advanced to each event's time."""
-        return _advanced(self.rule, self.states[self.starts + self.before], at)
-
-    def aged(self, at: NDArray[np.float64], longest_s: float, rng: np.random.Generator) -> list[Counts]:
-        """Draw counts of earlier states: even draws as of a random earlier time, odd ones after a random earlier event.
-
-        The former are as stale as an old export, which knows little of entities with bursts of events; the latter keep
-        some counts of every entity.
-        """
-        draws = []
-        for draw in range(_AGED):
-            if draw % 2:
-                draws.append(Counts(*self.states[self.starts + rng.integers(0, self.before + 1)].T))
-                continue
-            then = at - rng.uniform(0.0, longest_s, len(at))
-            draws.append(self.at(self.entities, then))
-        return draws
+        return _advanced(self.side.rule, self.states[self.starts + self.side.earlier], at)
 
     def at(self, entities: NDArray[np.int64 | np.int32], then: NDArray[np.float64]) -> Counts:
         """Return the counts of n entities from before the times `then` [n], advanced to them."""
         places = np.searchsorted(self.keys, entities + 1j * then) - 1
         states = self.states[np.maximum(places, self.bounds[entities])]
-        return _advanced(self.rule, states, np.maximum(then, 0.0))
+        return _advanced(self.side.rule, states, np.maximum(then, 0.0))
+
+    def _aged(self, at: NDArray[np.float64], longest_s: float, rng: np.random.Generator) -> Iterator[Counts]:
+        """Draw counts of earlier states, by turns as of a random earlier time and after a random earlier event.
+
+        The former are as stale as an old export, which knows little of entities with bursts of events; the latter keep
+        some counts of every entity.
+        """
+        for _ in range(_AGED // 2):
+            yield self.at(self.side.entities, at - rng.uniform(0.0, longest_s, len(at)))
+            yield Counts(*self.states[self.starts + rng.integers(0, self.side.earlier + 1)].T)
 
 
 def _advanced(rule: StateRule, states: NDArray[np.float64], at: NDArray[np.float64]) -> Counts:

@@ -15,7 +15,7 @@ namespace {
 
 using namespace native;
 
-// Schema(user, item, history_length, context_categorical, context_dense, context, (log, log1p, exp, exp2))
+// Schema(user, item, history_length, context_categorical, context_dense, context, (log, log1p, exp, exp2, expm1))
 
 Ufunc ufunc_of(PyObject* object) {
   // Of numpy's own type alone: its layout is what the header says.
@@ -93,7 +93,7 @@ Schema* make_schema(PyObject* arguments) {
   schema->context_dense = numbers_of<float>(dense);
   schema->context = fields_of(context);
   schema->ufuncs = {ufunc_of(item_of(ufuncs, 0)), ufunc_of(item_of(ufuncs, 1)), ufunc_of(item_of(ufuncs, 2)),
-                    ufunc_of(item_of(ufuncs, 3))};
+                    ufunc_of(item_of(ufuncs, 3)), ufunc_of(item_of(ufuncs, 4))};
   return schema.release();
 }
 
@@ -241,13 +241,21 @@ struct HeldGiven {
   }
 };
 
-// ServedModel(version, formula): heads by pricing
+// ServedModel(version, formula, explore_share, (nodes, weights, log_normal), uncertainty): heads by pricing; (precision,
+// variance), or None
 
 ServedModel* make_model(PyObject* arguments) {
-  PyObject *version, *formula;
-  if (!PyArg_ParseTuple(arguments, "UO!", &version, &PyDict_Type, &formula)) throw PythonError{};
+  PyObject *version, *formula, *quadrature, *uncertainty;
   auto model = std::make_unique<ServedModel>();
+  if (!PyArg_ParseTuple(arguments, "UO!dO!O", &version, &PyDict_Type, &formula, &model->explore_share, &PyTuple_Type,
+                        &quadrature, &uncertainty))
+    throw PythonError{};
   model->version = text_of(version);
+  if (uncertainty != Py_None) model->uncertainty = {double_of(uncertainty, 0), double_of(uncertainty, 1)};
+  model->quadrature = {numbers_of<double>(item_of(quadrature, 0)), numbers_of<double>(item_of(quadrature, 1)),
+                       numbers_of<double>(item_of(quadrature, 2))};
+  if (model->quadrature.nodes.size() != model->quadrature.weights.size() || model->quadrature.log_normal.size() < 2)
+    raise(PyExc_ValueError, "a node has a weight, and a table two entries at least");
   for (size_t one = 0; one < kPricings.size(); one++) {
     PyObject* heads = PyDict_GetItemString(formula, kPricings[one].data());
     if (!heads) continue;
@@ -463,11 +471,25 @@ PyObject* frame_reply(HeldFrame& held, Arguments given) {
   bool is_finite;
   {
     const Unlocked unlocked;
-    is_finite = run.is_finite(candidates);
-    if (is_finite) held.reply.write(frame, named, run, correction ? &*correction : nullptr);
+    is_finite = held.reply.write(frame, named, run, correction ? &*correction : nullptr);
   }
   if (!is_finite) raise(PyExc_ValueError, "a score is not finite");
   return to_bytes(held.reply.bytes());
+}
+
+PyObject* frame_explains(const HeldFrame& held) { return PyBool_FromLong(held.frame->request.is_explained); }
+
+// Whether the request explores, for whoever gives the reply the uncertainty of scores
+PyObject* frame_explores(const HeldFrame& held) { return PyBool_FromLong(held.frame->request.explore.has_value()); }
+
+// The last reply's choice: (policy, share, seed, explored, first, propensity), or None
+PyObject* frame_choice(const HeldFrame& held) {
+  const std::optional<Choice>& choice = held.reply.choice;
+  if (!choice) return Py_NewRef(Py_None);
+  return Py_BuildValue("(s#ds#Ond)", choice->policy.data(), static_cast<Py_ssize_t>(choice->policy.size()),
+                       choice->share, choice->seed.data(), static_cast<Py_ssize_t>(choice->seed.size()),
+                       choice->explored ? Py_True : Py_False, static_cast<Py_ssize_t>(choice->first),
+                       choice->propensity);
 }
 
 template <class Values, class Make>
@@ -519,10 +541,21 @@ PyObject* frame_kept(const HeldFrame& held) {
 
 PyObject* frame_shown(const HeldFrame& held) { return Py_NewRef(texts_of(held.frame->shown()).get()); }
 
-// Whether it asks neither for an explanation nor for exploration.
-PyObject* frame_is_plain(const HeldFrame& held) {
-  const Request& request = held.frame->request;
-  return PyBool_FromLong(!request.explore && !request.is_explained);
+// The last reply's scores, as float32, by head
+PyObject* frame_columns(const HeldFrame& held) {
+  const Ref columns(checked(PyDict_New()));
+  for (const Column& column : held.reply.columns) {
+    const auto* content = reinterpret_cast<const char*>(column.values.data());
+    const Ref values(checked(to_bytes({content, sizeof(float) * column.values.size()})));
+    if (PyDict_SetItemString(columns.get(), column.name.c_str(), values.get())) throw PythonError{};
+  }
+  return Py_NewRef(columns.get());
+}
+
+// The candidates in the last reply, by their places in the request
+PyObject* frame_order(const HeldFrame& held) {
+  const std::vector<size_t>& order = held.reply.order();
+  return Py_NewRef(list_of(order, [&](size_t k) { return PyLong_FromSize_t(order[k]); }).get());
 }
 
 PyObject* frame_at(const HeldFrame& held) { return PyFloat_FromDouble(held.frame->at()); }
@@ -590,11 +623,15 @@ PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
                               value<HeldFrame, frame_kept>("kept"),
                               value<HeldFrame, frame_shown>("shown"),
                               value<HeldFrame, frame_at>("at"),
-                              value<HeldFrame, frame_is_plain>("is_plain"),
+                              value<HeldFrame, frame_columns>("columns"),
+                              value<HeldFrame, frame_order>("order"),
+                              value<HeldFrame, frame_explains>("explains"),
                               value<HeldFrame, frame_unknown>("unknown"),
                               value<HeldFrame, frame_rungs>("rungs"),
                               value<HeldFrame, frame_seconds>("seconds"),
                               value<HeldFrame, frame_found>("found"),
+                              value<HeldFrame, frame_explores>("explores"),
+                              value<HeldFrame, frame_choice>("choice"),
                               value<HeldFrame, frame_degraded>("degraded"),
                               {}};
 

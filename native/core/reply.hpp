@@ -11,11 +11,15 @@
 #include <vector>
 
 #include "correction.hpp"
+#include "exploration.hpp"
 #include "json_writer.hpp"
 #include "pricing.hpp"
 #include "tensors.hpp"
 
 namespace native {
+
+// The last column of scores with an uncertainty: the standard deviation of log-odds.
+constexpr std::string_view kUncertainty = "logit_std";
 
 struct Head {
   std::string name;
@@ -27,14 +31,6 @@ struct Head {
 struct Run {
   std::vector<Head> heads;
   size_t ran;
-
-  bool is_finite(size_t candidates) const {
-    const size_t count = ran + (ran < candidates);
-    // A non-finite score makes the sum non-finite.
-    return std::all_of(heads.begin(), heads.end(), [&](const Head& head) {
-      return std::isfinite(std::accumulate(head.scores, head.scores + count, 0.0));
-    });
-  }
 };
 
 // How a reply names what it answers; `arm` is empty unless there are several.
@@ -47,14 +43,18 @@ class Reply {
   std::vector<Column> columns;      // in the request's order
   std::vector<Degraded> degraded;   // candidates, each once
 
-  void write(const Frame& frame, const Named& named, const Run& run, const Correction* correction) {
+  std::optional<Choice> choice;
+
+  // False for a score that is not finite.
+  bool write(const Frame& frame, const Named& named, const Run& run, const Correction* correction) {
     const Request& request = frame.request;
     spread(request.ids, run);
     declare(frame, run.ran);
     if (correction) correction->apply(columns[0].values, frame.schema().ufuncs, scratch_);
+    if (!is_finite()) return false;
     ecpm_.assign(request.ids.size(), kNone);
     if (request.has_bids) price(request.bids, request.pricing, frame.model().formula, columns, ecpm_);
-    put_in_order(request.top_k);
+    put_in_order(frame, named.request_id);
     out_.clear();
     out_.put("{");
     put_member("request_id", named.request_id);
@@ -62,10 +62,14 @@ class Reply {
     if (!named.arm.empty()) put_member("arm", named.arm);
     put_candidates(request.ids);
     put_degraded(frame);
+    if (choice) put_choice(request.ids);
     out_.finish();
+    return true;
   }
 
   std::string_view bytes() const { return out_.bytes(); }
+  // The candidates in the reply, by their places in the request.
+  const std::vector<size_t>& order() const { return order_; }
 
  private:
   // Gives candidates that were not in the run their own score, if they are there twice, or the unknown one's.
@@ -85,6 +89,13 @@ class Reply {
         for (Column& column : columns) column.values[k] = column.values[first->second];
   }
 
+  // A non-finite score makes the sum non-finite.
+  bool is_finite() const {
+    return std::all_of(columns.begin(), columns.end(), [](const Column& column) {
+      return std::isfinite(std::accumulate(column.values.begin(), column.values.end(), 0.0));
+    });
+  }
+
   // Candidates that only the unknown one's score is known of are declared beside those that the frame has.
   void declare(const Frame& frame, size_t ran) {
     const std::vector<std::string_view>& ids = frame.request.ids;
@@ -100,14 +111,50 @@ class Reply {
     }
   }
 
-  void put_in_order(size_t top_k) {
-    if (top_k) {
-      rank(ecpm_, columns[0].values, order_);
-      order_.resize(std::min(top_k, order_.size()));
+  // Best first with `top_k`, and ahead of all others the candidate that is chosen if the request explores.
+  void put_in_order(const Frame& frame, std::string_view request_id) {
+    const Request& request = frame.request;
+    choice.reset();
+    if (request.top_k || request.explore) rank(ecpm_, columns[0].values, order_);
+    if (request.explore) choice = choose(frame, request_id, order_[0]);
+    if (request.top_k) {
+      if (choice) {
+        const auto first = std::find(order_.begin(), order_.end(), choice->first);
+        std::rotate(order_.begin(), first, first + 1);
+      }
+      order_.resize(std::min(request.top_k, order_.size()));
     } else {
       order_.resize(ecpm_.size());
       std::iota(order_.begin(), order_.end(), size_t{0});
     }
+  }
+
+  // The best for certain if the scores have no uncertainty.
+  Choice choose(const Frame& frame, std::string_view request_id, size_t greedy) {
+    const Request& request = frame.request;
+    const ServedModel& model = frame.model();
+    const Explore& asked = *request.explore;
+    std::string seed = asked.seed ? std::to_string(*asked.seed) : std::string(request_id);
+    if (columns.back().name != kUncertainty) return {"greedy", 0.0, std::move(seed), false, greedy, 1.0};
+    Exploration exploration(frame.schema().ufuncs, model.quadrature);
+    exploration.compete(request, model.formula, ecpm_, columns[0].values, columns.back().values);
+    return exploration.choose(asked, std::isnan(asked.share) ? model.explore_share : asked.share, std::move(seed),
+                              greedy);
+  }
+
+  void put_choice(const std::vector<std::string_view>& ids) {
+    out_.key("explore");
+    out_.put("{");
+    put_member("policy", choice->policy);
+    out_.key("share");
+    out_.number(choice->share);
+    put_member("seed", choice->seed);
+    out_.key("explored");
+    out_.word(choice->explored);
+    put_member("first", ids[choice->first]);
+    out_.key("propensity");
+    out_.number(choice->propensity);
+    out_.end('}');
   }
 
   void put_candidates(const std::vector<std::string_view>& ids) {

@@ -17,10 +17,10 @@ namespace {
 
 // One thread's buffers for requests of one model.
 struct Desk {
-  Ref frame, run;  // `run(count)` of a runtime that is Python's gives the scores [N] of each head
+  Ref frame, tensors, run;  // `run(count)` of a runtime that is Python's gives the scores [N] of each head
   std::vector<Buffer> buffers;
-  std::vector<std::vector<float>> scores;  // by head
-  std::vector<float*> into;
+  std::vector<std::vector<float>> scores;  // by head, and their uncertainty
+  std::vector<float*> into;                // by head
   Run heads{{}, 0};
   std::unique_ptr<BoundOrtModel> model;
   std::string whole;  // a reply with its head
@@ -29,8 +29,8 @@ struct Desk {
 };
 
 // LoadedModel(schema, runner, heads, ort_model, users, items, new_desk, capacity): `ort_model` is None if the runtime is
-// Python's; `new_desk()` returns (frame, (name, array, whether it is of floats, whether it is per candidate, shape of a
-// row) of each tensor, run(count) or None).
+// Python's, rows are None if they are not in memory; `new_desk()` returns (frame, tensors, (name, array, whether it is of
+// floats, whether it is per candidate, shape of a row) of each, run(count) or None).
 
 constexpr size_t kMostThreads = 512;
 
@@ -50,8 +50,9 @@ struct LoadedModel {
     auto desk = std::make_unique<Desk>();
     desk->frame = Ref::to(item_of(told.get(), 0));
     desk->held();
+    desk->tensors = Ref::to(item_of(told.get(), 1));
     std::vector<Memory> memory;
-    PyObject* const tensors = item_of(told.get(), 1);
+    PyObject* const tensors = item_of(told.get(), 2);
     for (Py_ssize_t k = 0; k < PyTuple_Size(tensors); k++) {
       PyObject* const tensor = item_of(tensors, k);
       const Buffer& buffer = desk->buffers.emplace_back(item_of(tensor, 1), true);
@@ -63,10 +64,11 @@ struct LoadedModel {
       desk->into.push_back(desk->scores.emplace_back(capacity).data());
       desk->heads.heads.push_back({head, desk->into.back()});
     }
+    desk->scores.emplace_back(capacity);
     if (ort)
       desk->model = std::make_unique<BoundOrtModel>(*ort, std::move(memory), heads);
     else
-      desk->run = Ref::to(item_of(told.get(), 2));
+      desk->run = Ref::to(item_of(told.get(), 3));
     return desk;
   }
 };
@@ -83,7 +85,7 @@ LoadedModel* make_loaded_model(PyObject* arguments) {
   for (Py_ssize_t k = 0; k < PyTuple_Size(heads); k++) model->heads.emplace_back(text_of(item_of(heads, k)));
   if (model->heads.empty()) raise(PyExc_ValueError, "a model has one head at least");
   for (PyObject* const rows : {users, items})
-    if (!PyObject_TypeCheck(rows, Box<HeldRowFile>::type)) Box<HeldArena>::of(rows);
+    if (rows != Py_None && !PyObject_TypeCheck(rows, Box<HeldRowFile>::type)) Box<HeldArena>::of(rows);
   if (Py_TYPE(users) != Py_TYPE(items)) raise(PyExc_TypeError, "rows are in files, or in arenas");
   Box<Schema>::of(schema);
   model->of_schema = Ref::to(schema);
@@ -98,21 +100,19 @@ LoadedModel* make_loaded_model(PyObject* arguments) {
 
 // With what to score a request: (model, arm's name or None, epochs or None, live or None, reads_texts, correction or
 // None). `live` is asked for live states, as `Frame.take` does; a correction is (centre, shift, slope).
-struct Choice {
+struct Assignment {
   Ref told;
   LoadedModel* model = nullptr;
   std::string_view arm;
-  std::optional<std::vector<int64_t>> epochs;
+  std::vector<int64_t> epochs;
   PyObject* live = nullptr;
   bool reads_texts = false;
   std::optional<Correction> correction;
 
-  explicit Choice(PyObject* given) : told(Ref::to(given)) {
+  explicit Assignment(PyObject* given) : told(Ref::to(given)) {
     model = &Box<LoadedModel>::of(item_of(given, 0));
     if (item_of(given, 1) != Py_None) arm = text_of(item_of(given, 1));
     if (item_of(given, 2) != Py_None) epochs = epochs_of(item_of(given, 2));
-    const bool is_file = PyObject_TypeCheck(model->users.get(), Box<HeldRowFile>::type);
-    if (is_file == epochs.has_value()) raise(PyExc_ValueError, "arenas have epochs, and files have none");
     if (item_of(given, 3) != Py_None) live = item_of(given, 3);
     reads_texts = PyObject_IsTrue(item_of(given, 4)) == 1;
     PyObject* const corrected = item_of(given, 5);
@@ -124,7 +124,7 @@ struct Choice {
 enum class Fate {
   kScored,
   kRefused,  // `msd.contract` says why
-  kLeft,     // to Python
+  kAsking,   // for an explanation, which is not taken on
   kLacking,  // of something that has to be fetched
   kNotFinite,
 };
@@ -136,24 +136,29 @@ struct Stages {
 
 class ScoringJob : public OwnedJob {
  public:
-  // `choice` is one, or is called with the user's ID to make it, after the model `first` has read the request. `given` are
-  // rows that were fetched, (users, items, as of, seconds that this took); `is_gone` says whether the client has left;
-  // `look(frame)` says what a request lacks; `wire` is what a thread needs to send the reply: (descriptor, first bytes of
-  // its head, last bytes). All but `look` may be None.
-  ScoringJob(PyObject* body, PyObject* request_id, size_t max_candidates, size_t rows, double deadline, double began, PyObject* choice,
-             PyObject* first, PyObject* given, PyObject* is_gone, PyObject* look, PyObject* wire)
+  // `assignment` is one, or is called with the user's ID to make it, after the model `first` has read the request. `given`
+  // are rows that were fetched, (users, items, as of, seconds that this took). `look(frame, tensors, candidates in the
+  // run, seconds of parse, rows, queue and run)` says what a request lacks, with no candidates, or what is to be known of a
+  // scored one. `is_followed`: keep its rows, and look. `is_explained`: the explanation is taken on; look, and do not
+  // send. `is_gone` says whether the client has left; `wire` is what a thread needs to send the reply: (descriptor, first
+  // bytes of its head, last bytes).
+  ScoringJob(PyObject* body, PyObject* request_id, size_t max_candidates, size_t rows, double deadline, double began,
+             PyObject* assignment, PyObject* first, PyObject* given, PyObject* look, bool is_followed, bool is_explained,
+             PyObject* is_gone, PyObject* wire)
       : OwnedJob(*Box<LoadedModel>::of(first).runner, rows, deadline, false),
         body_(Ref::to(body)),
         first_(Ref::to(first)),
-        choose_(Ref::to(choice)),
+        assign_(Ref::to(assignment)),
         look_(Ref::to(look)),
         is_gone_(given_or_none(is_gone)),
         bytes_(bytes_of(body)),
         request_id_(text_of(request_id)),
         max_candidates_(max_candidates),
         began_(began),
+        is_followed_(is_followed),
+        is_explained_(is_explained),
         was_given_(given != Py_None) {
-    if (PyTuple_Check(choice)) choice_.emplace(choice);
+    if (PyTuple_Check(assignment)) assignment_.emplace(assignment);
     if (was_given_) {
       given_ = given_of(item_of(given, 0), item_of(given, 1), Box<LoadedModel>::of(first).schema());
       given_at_ = double_of(given, 2);
@@ -199,11 +204,11 @@ class ScoringJob : public OwnedJob {
   void drop() override {
     live_ = nullptr;
     given_ = nullptr;
-    for (Ref* const held : {&body_, &choose_, &look_, &is_gone_}) *held = Ref();
+    for (Ref* const held : {&body_, &assign_, &look_, &is_gone_}) *held = Ref();
   }
 
-  // (fate, choice or None, what `look` said or None, bytes left to write, candidates, stages, when the reply was ready,
-  // what was found or None, (user's rung or None, {rung: count}))
+  // (fate, assignment or None, what `look` said or None, bytes left to write, candidates, stages, when the reply was
+  // ready, what was found or None, (user's rung or None, {rung: count}), (policy, explored) or None)
   PyObject* result() override {
     if (ending == Ending::kFailed)
       return error_.get() ? Py_NewRef(error_.get()) : PyObject_CallFunction(PyExc_RuntimeError, "s", why_.c_str());
@@ -212,11 +217,14 @@ class ScoringJob : public OwnedJob {
     for (size_t rung = 0; rung < counts_.size(); rung++)
       if (counts_[rung] && PyDict_SetItemString(rungs.get(), kRungs[rung].data(), Ref(PyLong_FromSsize_t(counts_[rung])).get()))
         throw PythonError{};
+    const Ref choice(policy_.empty() ? Py_NewRef(Py_None)
+                                     : checked(Py_BuildValue("(s#O)", policy_.data(), static_cast<Py_ssize_t>(policy_.size()),
+                                                             explored_ ? Py_True : Py_False)));
     const auto or_none = [](PyObject* object) { return object ? object : Py_None; };
-    return Py_BuildValue("(iOOOn(ddddd)dO(zO))", static_cast<int>(fate_), or_none(choice_ ? choice_->told.get() : nullptr),
+    return Py_BuildValue("(iOOOn(ddddd)dO(zO)O)", static_cast<int>(fate_), or_none(assignment_ ? assignment_->told.get() : nullptr),
                          or_none(looked_.get()), left.get(), static_cast<Py_ssize_t>(candidates_), stages_.parse, stages_.rows,
                          stages_.queue, stages_.run, stages_.reply, ready_at_, found.get(),
-                         user_rung_ == UserRung::kOwn ? nullptr : name_of(user_rung_).data(), rungs.get());
+                         user_rung_ == UserRung::kOwn ? nullptr : name_of(user_rung_).data(), rungs.get(), choice.get());
   }
 
  private:
@@ -245,24 +253,24 @@ class ScoringJob : public OwnedJob {
 
   Fate score(Worker& worker) {
     stages_.queue = started - queued_at;
-    if (!choice_) {
+    if (!assignment_) {
       Frame& frame = *desk_of(Box<LoadedModel>::of(first_.get()), worker).held().frame;
       if (frame.read(bytes_, max_candidates_) == Outcome::kUnread) return Fate::kRefused;
       ask(worker, [&] {
         const Ref user(checked(to_python(frame.request.user_id)));
-        choice_.emplace(Ref(checked(PyObject_CallOneArg(choose_.get(), user.get()))).get());
+        assignment_.emplace(Ref(checked(PyObject_CallOneArg(assign_.get(), user.get()))).get());
       });
     }
-    LoadedModel& model = *choice_->model;
+    LoadedModel& model = *assignment_->model;
     runner = model.runner;
     Desk& desk = desk_of(model, worker);
     Frame& frame = *desk.held().frame;
     const Outcome outcome = take(worker, frame);
     if (outcome == Outcome::kUnread) return Fate::kRefused;
-    if (frame.request.explore || frame.request.is_explained) return Fate::kLeft;
+    if (frame.request.is_explained && !is_explained_) return Fate::kAsking;
     if (outcome == Outcome::kLacking) {
       if (was_given_) throw std::runtime_error("the native core lacks rows that it was given");
-      ask(worker, [&] { looked_ = Ref(checked(PyObject_CallOneArg(look_.get(), desk.frame.get()))); });
+      look(worker, desk, 0);
       return Fate::kLacking;
     }
     candidates_ = frame.request.ids.size();
@@ -270,14 +278,14 @@ class ScoringJob : public OwnedJob {
     const size_t fitting = runner->run_s.fitting(candidates_, seconds_for_run(before, deadline));
     if (!fitting) {
       end(Ending::kNoTime);
-      return Fate::kLeft;
+      return Fate::kNotFinite;
     }
     desk.heads.ran = fitting == candidates_ ? candidates_ : fitting - 1;
     is_partial = desk.heads.ran < candidates_;
     if (is_partial) frame.cut(desk.heads.ran);
     run_model(worker, desk, fitting);
     rows = fitting;
-    return reply(desk, before);
+    return reply(worker, desk, before);
   }
 
   void run_model(Worker& worker, Desk& desk, size_t count) {
@@ -291,27 +299,43 @@ class ScoringJob : public OwnedJob {
     });
   }
 
-  Fate reply(Desk& desk, double before) {
+  Fate reply(Worker& worker, Desk& desk, double before) {
     HeldFrame& held = desk.held();
     const double after = clock_s();
     stages_.run = after - before;
-    if (!desk.heads.is_finite(candidates_)) return Fate::kNotFinite;
-    held.reply.write(*held.frame, {request_id_, choice_->arm}, desk.heads, choice_->correction ? &*choice_->correction : nullptr);
+    std::vector<Head>& heads = desk.heads.heads;
+    float* const deviations = desk.scores.back().data();
+    const bool is_uncertain = held.frame->request.explore && held.frame->deviate(heads[0].scores, rows, deviations);
+    if (is_uncertain) heads.push_back({std::string(kUncertainty), deviations});
+    const bool is_finite = held.reply.write(*held.frame, {request_id_, assignment_->arm}, desk.heads,
+                                            assignment_->correction ? &*assignment_->correction : nullptr);
+    if (is_uncertain) heads.pop_back();
+    if (!is_finite) return Fate::kNotFinite;
     // The frame is another request's soon.
     found_ = held.frame->found;
     user_rung_ = held.frame->user_rung;
     for (const Degraded& one : held.reply.degraded) counts_[static_cast<size_t>(one.rung)]++;
+    if (held.reply.choice) policy_ = held.reply.choice->policy, explored_ = held.reply.choice->explored;
+    if (is_followed_ || is_explained_) look(worker, desk, desk.heads.ran);
     ready_at_ = clock_s();
     stages_.reply = ready_at_ - after;
     send(desk, held.reply.bytes());
     return Fate::kScored;
   }
 
+  void look(Worker& worker, const Desk& desk, size_t ran) {
+    ask(worker, [&] {
+      looked_ = Ref(checked(PyObject_CallFunction(look_.get(), "OOn(dddd)", desk.frame.get(), desk.tensors.get(),
+                                                  static_cast<Py_ssize_t>(ran), stages_.parse, stages_.rows, stages_.queue,
+                                                  stages_.run)));
+    });
+  }
+
   Outcome take(Worker& worker, Frame& frame) {
     const double began = clock_s();
     frame.live = nullptr;
-    frame.reads_texts = choice_->reads_texts;
-    frame.keeps_rows = false;
+    frame.reads_texts = assignment_->reads_texts;
+    frame.keeps_rows = is_followed_;
     Outcome outcome = frame.read(bytes_, max_candidates_);
     const double read = clock_s();
     if (outcome == Outcome::kFilled) outcome = given_ ? frame.fill(given_->given, given_at_) : fill(worker, frame);
@@ -322,20 +346,22 @@ class ScoringJob : public OwnedJob {
   }
 
   Outcome fill(Worker& worker, Frame& frame) {
-    if (choice_->live) {
-      ask(worker, [&] { live_ = live_of(choice_->live, frame.request); });
+    PyObject *const users = assignment_->model->users.get(), *const items = assignment_->model->items.get();
+    if (users == Py_None) return Outcome::kLacking;
+    if (assignment_->live) {
+      ask(worker, [&] { live_ = live_of(assignment_->live, frame.request); });
       if (!live_) return Outcome::kLacking;
       frame.live = &live_->live;
     }
     const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-    PyObject *const users = choice_->model->users.get(), *const items = choice_->model->items.get();
-    if (!choice_->epochs) return frame.fill(*Box<HeldRowFile>::of(users).file, *Box<HeldRowFile>::of(items).file, now);
-    return frame.fill(Box<HeldArena>::of(users).arena, Box<HeldArena>::of(items).arena, *choice_->epochs, now);
+    if (Py_TYPE(users) == Box<HeldRowFile>::type)
+      return frame.fill(*Box<HeldRowFile>::of(users).file, *Box<HeldRowFile>::of(items).file, now);
+    return frame.fill(Box<HeldArena>::of(users).arena, Box<HeldArena>::of(items).arena, assignment_->epochs, now);
   }
 
   // Write as much of the reply as the connection takes now; keep the rest for the loop.
   void send(Desk& desk, std::string_view reply) {
-    if (!is_wired_) {
+    if (!is_wired_ || is_explained_) {
       left_ = reply;
       return;
     }
@@ -363,13 +389,13 @@ class ScoringJob : public OwnedJob {
   }
 
   // Of the request. What Python holds is let go of with its lock; views are of it, until then.
-  Ref body_, first_, choose_, look_, is_gone_;
+  Ref body_, first_, assign_, look_, is_gone_;
   const std::string_view bytes_;
   const std::string request_id_;
   const size_t max_candidates_;
   const double began_;
-  const bool was_given_;
-  std::optional<Choice> choice_;
+  const bool is_followed_, is_explained_, was_given_;
+  std::optional<Assignment> assignment_;
   std::unique_ptr<HeldGiven> given_;
   double given_at_ = 0.0, given_s_ = 0.0;
 
@@ -377,13 +403,15 @@ class ScoringJob : public OwnedJob {
   std::unique_ptr<HeldLive> live_;
   Ref error_, looked_;
   std::string why_, left_;
-  Fate fate_ = Fate::kLeft;
+  Fate fate_ = Fate::kNotFinite;
   size_t candidates_ = 0;
   Stages stages_;
   double ready_at_ = 0.0;
   Found found_;
   UserRung user_rung_ = UserRung::kOwn;
   std::array<Py_ssize_t, kRungs.size()> counts_{};
+  std::string policy_;
+  bool explored_ = false;
 
   // Of the connection.
   bool is_wired_ = false;
@@ -392,15 +420,15 @@ class ScoringJob : public OwnedJob {
   int descriptor_ = -1;
 };
 
-// job(body, request_id, max_candidates, rows, deadline, began, choice, given, is_gone, look, wire): as ScoringJob takes
-// them; this model is the first
+// job(body, request_id, max_candidates, rows, deadline, began, assignment, given, look, is_followed, is_explained, is_gone,
+// wire): as ScoringJob takes them, of which `given`, `is_gone` and `wire` may be None; this model is the first
 PyObject* loaded_model_job(PyObject* self, Arguments given, Py_ssize_t count) {
   return guarded(
       [&]() -> PyObject* {
-        if (count != 11) raise(PyExc_TypeError, "a scoring job takes 11 arguments");
+        if (count != 13) raise(PyExc_TypeError, "a scoring job takes 13 arguments");
         return Box<HeldJob>::wrap(std::make_unique<HeldJob>(std::make_unique<ScoringJob>(
             given[0], given[1], size_from(given[2]), size_from(given[3]), double_from(given[4]), double_from(given[5]), given[6], self,
-            given[7], given[8], given[9], given[10])));
+            given[7], given[8], PyObject_IsTrue(given[9]) == 1, PyObject_IsTrue(given[10]) == 1, given[11], given[12])));
       },
       nullptr);
 }

@@ -33,7 +33,7 @@ def look_at_machine(settings: Settings) -> list[Finding]:
     group = Group("machine")
     _cores(group, settings)
     _files(group, settings)
-    _native(group, settings)
+    _native(group)
     return group.findings
 
 
@@ -67,14 +67,11 @@ def _files(group: Group, settings: Settings) -> None:
     )
 
 
-def _native(group: Group, settings: Settings) -> None:
-    why = "Python scores all requests, which takes more CPU per request"
-    if not settings.native:
-        group.note("the native core is disabled", why, "set MSD_NATIVE=on")
-    elif native.core is None:
-        group.note(
+def _native(group: Group) -> None:
+    if native.core is None:
+        group.error(
             f"native core: {native.REASON}",
-            why,
+            "nothing can be scored",
             "install a C++ compiler, then run `python -m native.build`; or use the image",
         )
     else:

@@ -17,6 +17,7 @@ from msd.contract.assemble import assemble, cut
 from msd.contract.bundle import Bundle
 from msd.contract.correction import HEAD, Correction, CorrectionError
 from msd.contract.errors import ContractError, MsdError
+from msd.contract.exploration import Exploration, first_of
 from msd.contract.log import RequestRecord
 from msd.contract.request import RequestError, parse_request
 from msd.contract.rows import ROW_SIDES, RowCodec, Rows
@@ -26,7 +27,6 @@ from service.request_log.files import log_files, read_requests
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Runtime, Scores
 from service.scoring.answer import Basis
-from service.scoring.exploration import Exploration, first_of
 from service.scoring.reply import declared, spread
 from service.settings import Settings
 from service.trust import Trust

@@ -7,6 +7,7 @@ counted. A failure here affects no request.
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import structlog
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from msd.contract.request import CheckedRequest, parse_request
 from service.machine import give_way
 from service.scoring.answer import Answer, Served
-from service.scoring.deployment import Deployment, Shadow
+from service.scoring.deployment import Deployment
 from service.scoring.engine import ScoringEngine
-from service.scoring.pipeline import Pipeline
+from service.scoring.frames import Frames, Given
+from service.scoring.model import Model
 from service.scoring.reply import log_odds
 from service.telemetry.metrics import Metrics
 
@@ -28,11 +30,10 @@ _HEAD = "pctr"
 class Shadowing:
     """Passes replies to the shadows of their deployment."""
 
-    def __init__(self, pipeline: Pipeline, engine: ScoringEngine, metrics: Metrics, max_candidates: int) -> None:
-        self._pipeline = pipeline
+    def __init__(self, frames: Frames, engine: ScoringEngine, metrics: Metrics) -> None:
+        self._frames = frames
         self._engine = engine
         self._metrics = metrics
-        self._max_candidates = max_candidates
         self._comparing: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow", initializer=give_way)
         self._told = -1
@@ -44,7 +45,7 @@ class Shadowing:
     def follow(self, answer: Answer) -> None:
         """Have shadows score an answered request, or count it as skipped."""
         served = answer.served
-        is_whole = served is not None and not served.scored.basis.is_partial
+        is_whole = served is not None and not served.basis.is_partial
         if served is None or not is_whole or not (self._is_free and self._engine.is_idle):
             self._metrics.shadows["busy"].inc()
         else:
@@ -61,17 +62,9 @@ class Shadowing:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     async def _compare(self, deployment: Deployment, served: Served) -> None:
-        model, scored = served.model, served.scored
         for shadow in deployment.shadows:
             try:
-                # Another schema may have other features.
-                is_alike = shadow.model.schema_hash == model.schema_hash
-                own = (
-                    served.request
-                    if is_alike
-                    else parse_request(served.body, shadow.model.schema, self._max_candidates)
-                )
-                found = await self._scores(shadow, own, scored.basis.at)
+                found = await self._scores(shadow.model, served)
             except Exception as error:
                 self._metrics.shadows["failed"].inc()
                 # Once per deployment: what fails for one request fails for others.
@@ -79,13 +72,28 @@ class Shadowing:
                     self._told = deployment.generation
                     self._log.warning("shadow_failed", shadow=shadow.name, reason=f"{type(error).__name__}: {error}")
             else:
-                self._metrics.shadow_shift(shadow.slot, shift(scored.scores[_HEAD], found))
+                self._metrics.shadow_shift(shadow.slot, shift(served.scores[_HEAD], found))
                 self._metrics.shadows["scored"].inc()
 
-    async def _scores(self, shadow: Shadow, request: CheckedRequest, at: float) -> NDArray[np.float32]:
-        tensors = await self._pipeline.tensors(shadow.model, request, at, time.perf_counter() + _PATIENCE_S)
-        run = shadow.model.runner.runtime.run
-        scores = (await asyncio.get_running_loop().run_in_executor(self._thread, run, tensors))[_HEAD]
+    async def _scores(self, model: Model, served: Served) -> NDArray[np.float32]:
+        run = partial(self._run, model, served)
+        found = await asyncio.get_running_loop().run_in_executor(self._thread, run, None)
+        if isinstance(found, CheckedRequest):
+            given = await self._frames.fetch(model, found, time.perf_counter() + _PATIENCE_S, served.basis.at)
+            found = await asyncio.get_running_loop().run_in_executor(self._thread, run, given)
+        assert not isinstance(found, CheckedRequest), "it lacks nothing that was fetched"
+        return found
+
+    def _run(self, model: Model, served: Served, given: Given | None) -> NDArray[np.float32] | CheckedRequest:
+        """Return the scores, or what has to be fetched for them. Called in the shadow's thread."""
+        frame, outcome = self._frames.take(model, served.body, given, served.basis.at)
+        if outcome == "unread":
+            # Another schema may have other features.
+            parse_request(served.body, model.schema)
+            raise ValueError("the native core refuses the request")
+        if outcome == "lacking":
+            return frame.asked
+        scores = model.runner.runtime.run(frame.first(frame.core.count))[_HEAD]
         if not np.isfinite(scores).all():
             raise ValueError(f"the head {_HEAD} has scores that are not finite")
         return scores

@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from msd.contract.errors import MsdError
+from msd.contract.exploration import Choice, Played
 from msd.contract.files import write_bytes_atomic
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
 from msd.contract.pricing import Pricing
 from service.machine import let_others_run
-from service.scoring.exploration import Choice, Played
 
 Batch: TypeAlias = Any  # pyarrow.RecordBatch; pyarrow has no types
 Record: TypeAlias = RequestRecord | EventRecord

@@ -11,14 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.assemble import assemble
+from msd.contract.assemble import Tensors
 from msd.contract.bundle import Manifest
 from msd.contract.log import EventRecord, RequestRecord
 from msd.contract.pricing import PRICED, Formula, ecpm_of, served_places
 from msd.contract.reference import Distribution, Reference, dense_inputs
-from msd.contract.request import CheckedRequest
 from service.runtimes.runtime import Scores
-from service.scoring.answer import Basis
 from service.telemetry.metrics import BID_QUARTERS, RANKS, Metrics
 
 # A distribution of fewer requests is too rough to compare: it differs by chance.
@@ -45,15 +43,15 @@ class Drift:
         self._watched: _Watched | None = None
         self._manifest_sha256 = ""
 
-    def add(self, manifest: Manifest, request: CheckedRequest, basis: Basis, scores: Scores) -> None:
-        """Count a request that the champion, whose manifest this is, has scored from `basis`."""
+    def add(self, manifest: Manifest, inputs: Tensors, scores: Scores) -> None:
+        """Count a request that the champion, whose manifest this is, has scored from dense `inputs`."""
         if manifest.sha256 != self._manifest_sha256:
             self._manifest_sha256 = manifest.sha256
             self._watched = None if manifest.reference is None else _Watched(manifest, manifest.reference)
         watched = self._watched
         if watched is None:
             return
-        watched.add(request, basis, scores)
+        watched.add(inputs, scores)
         if watched.requests >= LEAST_REQUESTS and watched.requests % _TELL_EVERY == 0:
             self._metrics.drift(self._manifest_sha256, watched.inputs(), watched.heads())
 
@@ -63,16 +61,14 @@ class _Watched:
 
     def __init__(self, manifest: Manifest, reference: Reference) -> None:
         self.requests = 0
-        self._schema = manifest.feature_schema
-        known = dense_inputs(self._schema)
+        known = dense_inputs(manifest.feature_schema)
         self._inputs = {name: (known[name], _Counted(bins)) for name, bins in reference.inputs.items() if name in known}
         self._heads = {head: _Counted(bins) for head, bins in reference.scores.items()}
 
-    def add(self, request: CheckedRequest, basis: Basis, scores: Scores) -> None:
-        tensors = assemble(self._schema, request, basis.at, basis.user, basis.items).tensors
+    def add(self, inputs: Tensors, scores: Scores) -> None:
         self.requests += 1
         for column, counted in self._inputs.values():
-            counted.add(column.values(tensors))
+            counted.add(column.values(inputs))
         for head, counted in self._heads.items():
             if head in scores:
                 counted.add(scores[head].astype(np.float64))

@@ -20,6 +20,7 @@ from msd.contract.assemble import history_of
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
 from msd.contract.pricing import ecpm_of, served_places
+from msd.contract.request import parse_request
 from service import limits
 from service.machine import give_way, let_others_run
 from service.request_log.quality import Drift, Observed
@@ -184,11 +185,10 @@ class LogWriter:
 
     def _take_request(self, served: Served) -> None:
         record = record_of(served)
-        self._observed.record(record, served.scored.formula)
+        self._observed.record(record, served.model.bundle.manifest.formula)
         let_others_run()
         if served.is_champion:
-            scored = served.scored
-            self._drift.add(served.model.bundle.manifest, served.request, scored.basis, scored.model_scores)
+            self._drift.add(served.model.bundle.manifest, served.inputs, served.model_scores)
             let_others_run()
         self._requests.add(record, served.size, 1 + len(record.item_ids))
         if self._requests.ids >= _BATCH_IDS:
@@ -284,13 +284,13 @@ class _Waiting:
 
 def record_of(served: Served) -> RequestRecord:
     """Return the record of a request. Raises UnicodeEncodeError for an ID with a lone surrogate, which UTF-8 lacks."""
-    model, scored, request = served.model, served.scored, served.request
-    basis, degraded = scored.basis, scored.degraded_candidates
+    model, basis, degraded = served.model, served.basis, served.degraded_candidates
+    request = parse_request(served.body, model.schema)
     engine = model.engine
     user, items = basis.user, basis.items
-    columns = list(scored.scores.values())
-    ecpm = ecpm_of(request.bids, request.pricing, scored.scores, scored.formula)
-    choice = scored.choice
+    columns = list(served.scores.values())
+    ecpm = ecpm_of(request.bids, request.pricing, served.scores, model.bundle.manifest.formula)
+    choice = served.choice
     first = None if choice is None else choice.first
     impressions = history_of(request, user)
     history = [seen.item_id for seen in impressions]
@@ -322,11 +322,11 @@ def record_of(served: Served) -> RequestRecord:
         item_rows=items.records.tobytes(),
         items_found=items.found.tobytes(),
         items_stale=None if items.stale is None else items.stale.tobytes(),
-        heads=list(scored.scores),
+        heads=list(served.scores),
         scores=columns,
-        degraded_user=scored.degraded_user,
+        degraded_user=served.degraded_user,
         rungs=[degraded.get(item_id) for item_id in request.ids] if degraded else None,
-        correction=None if scored.correction is None else scored.correction.values,
+        correction=None if served.correction is None else served.correction.values,
         served=None if request.top_k is None else served_places(ecpm, columns[0], request.top_k, first).tolist(),
         pricing=request.pricing,
         explore=None if choice is None else choice.as_record(),

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.routing import Route
 
+import native
 from msd.contract.pricing import Pricing
 from msd.contract.schema import SIDES
 from service.deployment.readiness import Readiness
@@ -17,7 +18,7 @@ from service.errors import without_places
 from service.http.keys import INDEX, PAGE
 from service.runtimes.runtime import Engine
 from service.scoring.deployment import Deployment, Serving
-from service.scoring.model import CoreStatus, Model
+from service.scoring.model import Model
 from service.telemetry.metrics import Metrics
 
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
@@ -98,7 +99,7 @@ class ServedModel(BaseModel):
     item_text: str | None = Field(description="Template of item texts; build the text of a cold ad the same way.")
     encodes_texts: bool = Field(description="Whether the bundle has an encoder for the texts of cold ads.")
     runtime: Engine = Field(description="Model runtime, as read back after loading.")
-    native: CoreStatus = Field(description="Whether the native core scores plain requests, and if not, why.")
+    native: str = Field(description="CPU instructions that the native core uses.")
     store: str
     max_candidates: int
     metrics: dict[str, Any]
@@ -175,7 +176,7 @@ def _served_model(deployment: Deployment, max_candidates: int, is_refused: bool)
         encodes_texts=model.bundle.encoder_identity is not None,
         history_length=model.schema.history.length,
         runtime=model.engine,
-        native=model.core,
+        native=native.INSTRUCTIONS,
         store=model.store.name,
         max_candidates=max_candidates,
         metrics=manifest.metrics,

@@ -15,8 +15,6 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 PATH = "/v1/score"
-SKIPS_NATIVE = "msd.skips_native"
-"""In a scope: whether the native core left the request to Python."""
 
 
 class ScoreRoute:
@@ -41,7 +39,7 @@ class ScoreRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw, deployment = await self._begin(scope, receive)
-        answer = await self._pipeline.answer(deployment, raw._replace(skips_native=scope.get(SKIPS_NATIVE, False)))
+        answer = await self._pipeline.answer(deployment, raw)
         await self._send(answer, answer.headers, answer.body, access_of(scope), send)
 
     async def _begin(self, scope: Scope, receive: Receive, size: int | None = None) -> tuple[RawRequest, Deployment]:

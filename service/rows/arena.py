@@ -19,67 +19,6 @@ _OVERHEAD = 250
 _USUAL_ID_BYTES = 20
 
 
-class IdMap:
-    """Map from IDs to places of an arena, each with a tail of bytes: the native core's `IdMap` in Python, used without
-    the core.
-
-    One test suite shows that both are equal. One thread writes; the native core reads concurrently, without Python's
-    lock.
-    """
-
-    def __init__(self) -> None:
-        self._places: dict[str, int] = {}
-        self._ids: list[str | None] = []
-        self._tails: list[bytes] = []
-
-    @property
-    def end(self) -> int:
-        """The place after the last one that has, or had, an ID."""
-        return len(self._ids)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def put(self, place: int, row_id: str, tail: bytes, /) -> None:
-        """Put an ID into a place; from now on others may read the row there. Raises ValueError if either is taken."""
-        if place < 0 or self.id(place) is not None or row_id in self._places:
-            raise ValueError("the place, or the id, is held already")
-        missing = place + 1 - len(self._ids)
-        self._ids += [None] * missing
-        self._tails += [b""] * missing
-        self._ids[place], self._tails[place] = row_id, tail
-        self._places[row_id] = place
-
-    def drop(self, row_id: str, /) -> int:
-        """Forget an ID; return its place, −1 if it had none. From now on nothing reads the row there."""
-        place = self._places.pop(row_id, -1)
-        if place >= 0:
-            self._ids[place], self._tails[place] = None, b""
-        return place
-
-    def find(self, row_id: str, /) -> int:
-        return self._places.get(row_id, -1)
-
-    def find_all(self, ids: Sequence[str], places: NDArray[np.int64], /) -> None:
-        """Write the place of each id [n] into `places` [n]."""
-        places[: len(ids)] = [self._places.get(row_id, -1) for row_id in ids]
-
-    def id(self, place: int, /) -> str | None:
-        return self._ids[place] if 0 <= place < len(self._ids) else None
-
-    def tail(self, place: int, /) -> bytes:
-        return self._tails[place] if 0 <= place < len(self._tails) else b""
-
-    def trim(self, most: int, /) -> bool:
-        """Forget up to `count` of the last places; return whether there are more."""
-        kept = max(0, len(self._ids) - most)
-        for row_id in self._ids[kept:]:
-            if row_id is not None:
-                del self._places[row_id]
-        del self._ids[kept:], self._tails[kept:]
-        return bool(self._ids)
-
-
 class ArenaPlaces(NamedTuple):
     """Cached entries of n IDs: places [n], −1 if not cached, and the epoch of each [n]."""
 
@@ -108,7 +47,9 @@ class Arena:
             raise MsdError(
                 f"no memory for {max_bytes} bytes of {codec.side} rows, half of MSD_CACHE_MB: lower it"
             ) from None
-        self._ids: IdMap = IdMap() if native.core is None else native.core.IdMap()
+        assert native.core is not None, "a store is opened where there is a core"
+        self._ids: Any = native.core.IdMap()
+        """From IDs to places. One thread writes; the core reads concurrently, without Python's lock."""
         self._free: list[int] = []
         self._hand = 0
         self._bytes = 0
@@ -134,7 +75,7 @@ class Arena:
         return Rows(records, self._found.take(places), histories, 0)
 
     def core(self) -> Any:  # noqa: ANN401 - the core has no types
-        """Return the native core's view of the arena, which needs the core's `IdMap`. To be dropped with the arena."""
+        """Return the native core's view of the arena. To be dropped with the arena."""
         assert native.core is not None, "there is a core"
         size = self._codec.dtype.itemsize
         return native.core.Arena(self._ids, self._records, self._found, self._epochs, self._touched, size)
@@ -177,7 +118,8 @@ class Arena:
     @property
     def end(self) -> int:
         """The place after the last one that was ever taken."""
-        return self._ids.end
+        end: int = self._ids.end
+        return end
 
     @property
     def has_room(self) -> bool:

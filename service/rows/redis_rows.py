@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-import native
 from msd.contract.bundle import Bundle
 from msd.contract.rows import ROW_SIDES, RowCodec, Rows, RowSide, unpack_history
 from service.errors import StoreError
@@ -104,7 +103,7 @@ class RedisStore:
 
     def core_rows(self) -> CoreRows | None:
         """The arenas, if there are any."""
-        if native.core is None or not self._has_arenas:
+        if not self._has_arenas:
             return None
         users, items = (self._sides[side].arena.core() for side in ROW_SIDES)
         return CoreRows(users, items, "arena", self._nodes.sure)

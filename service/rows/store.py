@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-import native
 from msd.contract.bundle import ROWS, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.row_file import RowFile
@@ -75,7 +74,7 @@ class RowStore(Protocol):
     async def close(self) -> None: ...
 
     def core_rows(self) -> CoreRows | None:
-        """Rows for the native core, if it is built; None if rows are not held in memory."""
+        """Rows for the native core; None if rows are not held in memory."""
         ...
 
 
@@ -103,9 +102,7 @@ class BundleFileStore:
         tell_rows(self._metrics, side, rows, {"file": int(rows.found.sum())})
         return rows
 
-    def core_rows(self) -> CoreRows | None:
-        if native.core is None:
-            return None
+    def core_rows(self) -> CoreRows:
         users, items = (core_rows(self._files[side]) for side in ROW_SIDES)
         return CoreRows(users, items, "file")
 

@@ -4,16 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from msd.contract.assemble import Rung, UserRung
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.contract.assemble import Rung, Tensors, UserRung
 from msd.contract.correction import HEAD, Correction
+from msd.contract.exploration import Choice
 from msd.contract.pricing import PRICED, Formula
-from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
 from service.runtimes.runtime import Scores
 from service.scoring.deployment import Deployment
-from service.scoring.exploration import Choice
 from service.scoring.model import Model
 
+_TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
+_EXPLAINED = b", explain;dur=%.3f"
 # Memory of a string and its list entry, approximately.
 _STRING_BYTES = 80
 
@@ -31,14 +35,12 @@ class Budget(NamedTuple):
 
 
 class RawRequest(NamedTuple):
-    """A request to score. `began`: when handling began, by `time.perf_counter`. `skips_native`: skip the native core,
-    because it has left the request to Python, or because the answer needs `served`."""
+    """A request to score. `began`: when handling began, by `time.perf_counter`."""
 
     request_id: str
     body: bytes
     began: float
     budget: Budget
-    skips_native: bool = False
 
 
 class Basis(NamedTuple):
@@ -78,7 +80,9 @@ class Scored:
 
 
 class Served(NamedTuple):
-    """One scored request with its reply: `seconds` are those of parse, rows, queue, run and in total."""
+    """One scored request with its reply: scores [N] by head, in the request's order; the degradation to declare; the
+    correction; the choice if the request explores; the dense inputs of the model; and the seconds of parse, rows,
+    queue, run and in total."""
 
     request_id: str
     received_at: float
@@ -87,21 +91,46 @@ class Served(NamedTuple):
     is_champion: bool
     model: Model
     body: bytes
-    request: CheckedRequest
-    scored: Scored
+    basis: Basis
+    scores: Scores
+    degraded_candidates: dict[str, Rung]
+    degraded_user: UserRung | None
+    correction: Correction | None
+    choice: Choice | None
+    inputs: Tensors
     seconds: tuple[float, float, float, float, float]
 
     @property
     def size(self) -> int:
         """Memory in bytes, approximately."""
-        basis = self.scored.basis
-        arrays = (basis.user.records, basis.items.records, *self.scored.scores.values())
-        return len(self.body) + sum(array.nbytes for array in arrays) + _STRING_BYTES * len(basis.items.found)
+        arrays = (self.basis.user.records, self.basis.items.records, *self.scores.values(), *self.inputs.values())
+        return len(self.body) + sum(array.nbytes for array in arrays) + _STRING_BYTES * len(self.basis.items.found)
+
+    @property
+    def model_scores(self) -> Scores:
+        """The model's scores without correction, to rounding."""
+        if self.correction is None:
+            return self.scores
+        return {**self.scores, HEAD: self.correction.undone(self.scores[HEAD])}
+
+
+class Explained(NamedTuple):
+    """What an explanation starts from: the tensors of a request, and of an unknown one; its scores [N] and their
+    correction; the items of the history that the model saw; and the candidates of the reply, by place."""
+
+    tensors: Tensors
+    nothing: Tensors
+    pctr: NDArray[np.float32]
+    correction: Correction | None
+    shown: list[str]
+    order: list[int]
+    is_partial: bool
 
 
 class Answer(NamedTuple):
     """A reply's headers and body, and its data for log, metrics and traces. `stages`: seconds, in the order of
-    `STAGES`. `ready_at`: when the reply was ready, by `time.perf_counter`."""
+    `STAGES`. `ready_at`: when the reply was ready, by `time.perf_counter`. Without headers the reply was sent, and the
+    body is what is left to send."""
 
     headers: Headers
     body: bytes
@@ -120,3 +149,15 @@ class Follower(Protocol):
     def wants(self, deployment: Deployment, request_id: str) -> bool: ...
 
     def follow(self, answer: Answer) -> None: ...
+
+
+def headers_of(reply: bytes, taken: tuple[float, ...], explain_s: float | None = None) -> Headers:
+    """Return a reply's headers; `taken`: seconds of parse, rows, queue, run and in total."""
+    timing = _TIMING % tuple(1000 * seconds for seconds in taken)
+    if explain_s is not None:
+        timing += _EXPLAINED % (1000 * explain_s)
+    return [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(reply)),
+        (b"server-timing", timing),
+    ]

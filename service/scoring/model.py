@@ -3,6 +3,7 @@
 Rows and runtime always belong to the same bundle. Does not know which users it scores, nor its quality.
 """
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -30,23 +31,17 @@ ModelKey = tuple[str, bool]
 """A bundle's identity, and whether it is loaded for a shadow."""
 
 
-@dataclass(frozen=True)
-class CoreStatus:
-    """Whether the native core scores a model's plain requests."""
-
-    served: bool
-    instructions: str
-    """CPU instructions that the core uses; empty if it is not built."""
-    reason: str
-    """Why Python scores all requests; empty if the core is used."""
-
-
 class CoreModel(NamedTuple):
     """A model in the native core's form."""
 
+    schema: Any
+    served: Any
+    rows: CoreRows | None
+    """Rows in memory; None if there are none."""
+    frames: threading.local
+    """Thread-local buffers, made by `frames`."""
     loaded: Any
-    """What scoring threads run."""
-    rows: CoreRows
+    """What scoring threads run, in buffers of their own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -60,9 +55,7 @@ class Model:
     runner: Runner
     store: RowStore
     codecs: Mapping[RowSide, RowCodec]
-    core: CoreStatus
-    native: CoreModel | None
-    """For plain requests; None if Python scores all requests."""
+    native: CoreModel
 
     @property
     def identity(self) -> str:
@@ -81,11 +74,10 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ROW_SIDES}
     store = _open_store(bundle, settings, metrics)
     schema, version = bundle.schema, bundle.manifest.model_version
-    rows = store.core_rows() if settings.native else None
-    reason, own = _why_python(settings, rows), None
-    core = CoreStatus(not reason, "" if native.core is None else str(native.core.INSTRUCTIONS), reason)
-    if rows is not None and core.served:
-        own = CoreModel(_loaded(bundle, runner, rows, core_schema(schema, codecs), settings.max_candidates), rows)
+    manifest, form, rows = bundle.manifest, core_schema(schema, codecs), store.core_rows()
+    served = core_model(version, manifest.formula, settings.explore_share, manifest.uncertainty)
+    loaded = _loaded(bundle, runner, rows, form, served, settings.max_candidates)
+    own = CoreModel(form, served, rows, threading.local(), loaded)
     log = structlog.get_logger("msd.model")
     for file in sorted(RETIRED & bundle.manifest.files.keys()):
         log.warning("file_ignored", model_version=version, file=file, reason="only earlier releases read it")
@@ -97,28 +89,18 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
         runner=runner,
         store=store,
         codecs=codecs,
-        core=core,
         native=own,
     )
 
 
-def _loaded(bundle: Bundle, runner: Runner, rows: CoreRows, form: object, capacity: int) -> Any:  # noqa: ANN401
-    """Return a model for scoring threads; `form`: of its schema."""
+def _loaded(bundle: Bundle, runner: Runner, rows: CoreRows | None, form: object, served: object, capacity: int) -> Any:  # noqa: ANN401 - the core has no types
+    """Return what scoring threads run; `form`: of the schema."""
     assert native.core is not None, "the schema has a form"
     runtime, heads = runner.runtime, tuple(bundle.manifest.heads)
     run = runtime.run if runtime.native is None else None
-    desk = partial(new_desk, bundle.schema, form, core_model(bundle.manifest), run, heads, capacity)
-    return native.core.LoadedModel(form, runner.native, heads, runtime.native, rows.users, rows.items, desk, capacity)
-
-
-def _why_python(settings: Settings, rows: CoreRows | None) -> str:
-    if not settings.native:
-        return "switched off by MSD_NATIVE"
-    if native.core is None:
-        return native.REASON
-    if rows is None:
-        return "rows are not held in memory (MSD_CACHE_MB)"
-    return ""
+    users, items = (None, None) if rows is None else (rows.users, rows.items)
+    desk = partial(new_desk, bundle.schema, form, served, run, heads, capacity)
+    return native.core.LoadedModel(form, runner.native, heads, runtime.native, users, items, desk, capacity)
 
 
 def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStore:

@@ -1,83 +1,160 @@
-"""From a request's body to its reply's body: parse, rows, tensors, one run of the model, reply. Errors are raised.
+"""The way of a scoring request, from its body to its reply's: one job of one scoring thread reads, fills, runs and
+replies, by the native core without Python's lock.
 
-Knows no HTTP. Live rows, vectors of cold ads, explanations and followers attach through the protocols below.
+Rows that are not in memory are fetched in the event loop, and the request goes into the queue again. Knows no HTTP.
 """
 
+import asyncio
 import math
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from copy import copy
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Self
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-import structlog
-
-from msd.contract.assemble import Tensors, assemble, cut, wanted_items
-from msd.contract.correction import HEAD
-from msd.contract.request import ANONYMOUS, CheckedRequest, check_pricing, parse_request_by
-from msd.contract.rows import Rows, RowSide
-from msd.contract.schema import FeatureSchema
-from msd.contract.uncertainty import COLUMN, impressions_of
-from service.errors import ModelError, StoreError
-from service.scoring.answer import Answer, Basis, Budget, RawRequest, Scored, Served
-from service.scoring.deployment import Deployment
-from service.scoring.engine import ScoringEngine
-from service.scoring.exploration import exploration_of, first_of
+from msd.contract.assemble import Rung, Tensors, UserRung
+from msd.contract.correction import HEAD, Correction
+from msd.contract.exploration import exploration_of
+from msd.contract.request import CheckedRequest, RequestError, check_pricing, parse_request_by
+from native.layout import given_rows
+from service.errors import ModelError
+from service.rows.store import CoreFound
+from service.scoring.answer import Answer, Basis, Budget, Explained, Follower, RawRequest, Served, Wire, headers_of
+from service.scoring.deployment import Arm, Deployment
+from service.scoring.engine import Admitted, ScoringEngine, error_of, settle
+from service.scoring.frames import Frame, Frames, Given, frame_of
 from service.scoring.model import Model, WatchedCorrections
-from service.scoring.plain import PlainScoring, headers_of
-from service.scoring.reply import Explanation, build_reply, declared, spread
-from service.telemetry.metrics import Explored, Metrics
+from service.scoring.reply import Explanation, with_explanation
+from service.telemetry.metrics import STAGES, Explored, Metrics
 
-# Seconds between two log lines about failed reads.
-_SAY_AGAIN_S = 1.0
+_DENSE = {"user_dense", "item_dense", "context_dense"}
+# How a request fares that a thread has read.
+_SCORED, _REFUSED, _ASKING, _LACKING, _NOT_FINITE = range(5)
+Told = Callable[[Answer | BaseException], None]
+"""Called in the loop with a request's outcome."""
+Taken = tuple[float, float, float, float]
+"""Seconds of parse, rows, queue and run."""
 
-RowsOf = Callable[[RowSide, Sequence[str]], Awaitable[Rows]]
-Score = Callable[[], Awaitable[Scored]]
-Explain = Callable[[Model, CheckedRequest, Budget, Score], Awaitable[tuple[Scored, Explanation]]]
-"""Scores a request and explains the scores; or refuses to before it is scored."""
-FetchLive = Callable[[FeatureSchema, CheckedRequest, float, RowsOf, float], Awaitable[tuple[Rows, Rows]]]
-"""Returns the rows of the user, and of candidates and history (`wanted_items`), as of a time, before a deadline."""
-Fill = Callable[[Model, CheckedRequest, Rows, float], Awaitable[Rows]]
-"""Returns the rows of `wanted_items`, adding those of candidates without one that can be made before a deadline."""
+
+class Explain(Protocol):
+    """Explains scores, within a budget of its own."""
+
+    def begin(self) -> None:
+        """Take on one explanation until `end`. Raises Overloaded, InvalidRequest."""
+        ...
+
+    def end(self) -> None: ...
+
+    async def explain(self, model: Model, explained: Explained, budget: Budget) -> Explanation: ...
+
+
+class _Assignment(NamedTuple):
+    """With what a request is scored, for the core."""
+
+    model: Any
+    """The arm's, in the core's form."""
+    name: str | None
+    """The arm's, if there are several."""
+    epochs: Sequence[int] | None
+    """The current ones, if rows are in arenas."""
+    live: Callable[[str | None, Sequence[str]], object] | None
+    reads_texts: bool
+    """Whether texts of ads without a row are encoded."""
+    terms: Sequence[float] | None
+    """Those of the correction."""
+    correction: Correction | None
+    """This and the arm are for the event loop, to which the core returns the assignment."""
+    arm: Arm
+
+
+class _Looked(NamedTuple):
+    """What is to be known of a frame before it is another request's: what the request lacks; or what followers learn,
+    and what an explanation starts from."""
+
+    lacking: CheckedRequest | None = None
+    served: Served | None = None
+    explained: Explained | None = None
+
+
+class _Found(NamedTuple):
+    """What a scoring thread found out."""
+
+    fate: int
+    assignment: _Assignment
+    looked: _Looked | None
+    reply: bytes
+    """The reply; or the bytes left to send, if the thread has sent it."""
+    candidates: int
+    stages: tuple[float, float, float, float, float]
+    """Seconds of parse, rows, queue, run and reply."""
+    ready_at: float
+    """When the reply was ready."""
+    found: tuple[Any, ...] | None
+    """The sources of its rows, if they were not fetched."""
+    degraded: tuple[UserRung | None, dict[Rung, int]]
+    choice: tuple[str, bool] | None
+    """The policy if the request explores, and whether that chose the first candidate."""
+    rows: int = 0
+    """Candidates in the run: fewer than all, and an unknown one, if time was short."""
+
+
+class Way:
+    """The way of one request: through the queue once, and again if it lacks something. A job of the engine."""
+
+    __slots__ = (
+        *("admitted", "arm", "deployment", "explains", "given", "is_followed", "native", "raw", "tell", "told", "wire"),
+    )
+
+    def __init__(self, deployment: Deployment, raw: RawRequest, tell: Told, wire: Wire | None) -> None:
+        self.deployment, self.raw, self.tell, self.wire = deployment, raw, tell, wire
+        self.admitted: Admitted | None = None
+        self.arm: Arm | None = None if deployment.is_split else deployment.arms[0]
+        """The user's, once the request is read."""
+        self.given: Given | None = None
+        self.explains: Explain | None = None
+        """What explains its scores, once that is taken on."""
+        self.is_followed = False
+        self.native: Any = None
+        self.told: Callable[[Any], None] | None = None
+
+    @property
+    def first(self) -> Any:  # noqa: ANN401 - the core has no types
+        """The model that reads the request, in the core's form."""
+        return (self.arm or self.deployment.arms[0]).model.native.loaded
+
+    @property
+    def known_arm(self) -> Arm:
+        assert self.arm is not None, "the request was read"
+        return self.arm
+
+    def outcome(self, metrics: Metrics) -> _Found | BaseException:
+        ending, result, _, _, _, rows, _ = self.native.take_outcome()
+        return error_of(ending, result) or _Found(*result)._replace(rows=rows)
 
 
 class Pipeline:
-    """Scores requests, each with the model of its user's arm. Deadlines are of `time.perf_counter`."""
+    """Scores requests, each with the model of its user's arm. For the event loop."""
 
     def __init__(
         self,
         engine: ScoringEngine,
         metrics: Metrics,
-        max_candidates: int,
-        *,
-        fetch_live: FetchLive | None = None,
-        fill: Fill | None = None,
-        explain: Explain | None = None,
+        frames: Frames,
+        explainer: Explain,
+        explore_share: float,
         corrections: WatchedCorrections | None = None,
-        explore_share: float = 0.0,
+        followers: Sequence[Follower] = (),
+        shadowing: Follower | None = None,
     ) -> None:
-        """`max_candidates`: of one request. `explore_share`: of the requests that explore, at most."""
+        """`explore_share`: of the requests that explore, at most. `shadowing` follows deployments that have shadows."""
         self._engine = engine
         self._metrics = metrics
-        self._max_candidates = max_candidates
-        self._plain: PlainScoring | None = None
-        self._fetch_live = fetch_live
-        self._fill = fill
-        self._explain = explain
-        self._corrections = corrections
+        self._frames = frames
+        self._explainer = explainer
         self._explore_share = explore_share
-        self._log = structlog.get_logger("msd.scorer")
-        self._unsaid = 0
-        self._say_again_at = 0.0
-
-    def led_by(self, plain: PlainScoring) -> Self:
-        """Return a pipeline in which the native core may score first, and followers get replies."""
-        led = copy(self)
-        led._plain = plain
-        return led
+        self._corrections = corrections
+        self._followers = followers
+        self._shadowing = shadowing
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def check(self, deployment: Deployment, size: int, budget: Budget) -> None:
         """Raise Overloaded, DeadlineExceeded or ClientGone if a body of `size` bytes need not be parsed."""
@@ -85,153 +162,259 @@ class Pipeline:
         self._engine.check_unread(champion.runner.load_of(rows), budget.deadline)
         self._engine.check_wanted(*budget)
 
+    def begin(self, deployment: Deployment, raw: RawRequest, tell: Told, wire: Wire | None = None) -> Way:
+        """Put the request into the queue; with `wire` the scoring thread sends as much of the reply as it can.
+
+        Raises Overloaded.
+        """
+        way = Way(deployment, raw, tell, wire)
+        way.is_followed = any(one.wants(deployment, raw.request_id) for one in self._followers_of(deployment))
+        rows = self._engine.rows_in(len(raw.body))
+        way.admitted = self._engine.enter(deployment.champion.runner.load_of(rows), raw.budget.deadline)
+        try:
+            self._put(way)
+        except BaseException:
+            self._engine.release(way.admitted)
+            raise
+        return way
+
     async def answer(self, deployment: Deployment, raw: RawRequest) -> Answer:
-        """Raise RequestError, and what `score` raises."""
-        if self._plain is not None and not raw.skips_native and self._plain.wants(deployment, raw):
-            answer = await self._plain.answer(deployment, raw)
-            if answer is not None:
-                return answer
-        return await self._score_in_python(deployment, raw)
-
-    def follow(self, answer: Answer) -> None:
-        if self._plain is not None:
-            self._plain.follow(answer)
-
-    async def score(self, model: Model, request: CheckedRequest, budget: Budget) -> Scored:
-        """Score a request. Raises Overloaded, DeadlineExceeded, ModelError or ClientGone.
+        """As `begin`, for a caller that waits. Raises RequestError, DeadlineExceeded, ModelError and ClientGone too.
 
         A failing store raises nothing: it degrades the scores. Nor does a near deadline: candidates that cannot be
         scored before it get the prior.
         """
-        rows, deadline = len(request.ids), budget.deadline
-        admitted = self._engine.enter(model.runner.load_of(rows), deadline)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        way = self.begin(deployment, raw, partial(settle, future))
         try:
-            started = time.perf_counter()
-            at = time.time() if request.at is None else request.at
-            user, items = await self.fetch(model, request, at, deadline)
-            assembled = assemble(model.schema, request, at, user, items)
-            rows_s = time.perf_counter() - started
-            self._metrics.stages["rows"].observe(rows_s)
+            return await future
+        except asyncio.CancelledError:
+            self._engine.cancel(way)
+            raise
 
-            def first(count: int) -> Tensors:
-                nothing = model.codecs["item"].unpack([None]).records
-                return cut(model.schema, assembled.tensors, count, nothing, at)
+    def leave(self, way: Way) -> None:
+        """Drop a request whose connection ends, unless it runs; nothing is written to the connection any more."""
+        way.first.hang_up(way.native)
+        self._engine.leave(way)
 
-            ran = await self._engine.run(model.runner, assembled.tensors, rows, deadline, budget.is_gone, first)
-        finally:
-            self._engine.release(admitted)
-        # A non-finite score makes the sum non-finite: a sum costs half as much as checking each.
-        if not all(math.isfinite(column.sum()) for column in ran.result.values()):
-            raise ModelError("the model returned a non-finite score for this request")
-        scores, degraded, degraded_user = ran.result, assembled.degraded_candidates, assembled.degraded_user
-        uncertainty = None if request.explore is None else model.bundle.manifest.uncertainty
-        if uncertainty is not None:
-            told = first(len(scores[HEAD]) - 1) if ran.is_partial else assembled.tensors
-            scores = {**scores, COLUMN: uncertainty.logit_std(impressions_of(model.schema, told), scores[HEAD])}
-        if ran.is_partial:
-            rows = len(scores[model.bundle.manifest.heads[0]]) - 1
-            scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
-        correction = None if self._corrections is None else self._corrections.of(model)
-        if correction is not None:
-            scores = {**scores, HEAD: correction(scores[HEAD])}
-        if degraded or degraded_user:
-            self._metrics.degraded(Counter(degraded.values()), degraded_user)
-        basis = Basis(at, user, items, rows, ran.is_partial)
-        formula = model.bundle.manifest.formula
-        return Scored(scores, degraded, degraded_user, basis, correction, rows_s, ran.queue_s, ran.run_s, formula)
+    def follow(self, answer: Answer) -> None:
+        for follower in self._followers_of(answer.deployment):
+            follower.follow(answer)
 
-    async def tensors(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> Tensors:
-        """Return the tensors with which another model would have scored the request."""
-        return assemble(model.schema, request, at, *await self.fetch(model, request, at, deadline)).tensors
+    def _followers_of(self, deployment: Deployment) -> Sequence[Follower]:
+        if self._shadowing is None or not deployment.shadows:
+            return self._followers
+        return (self._shadowing, *self._followers)
 
-    async def _score_in_python(self, deployment: Deployment, raw: RawRequest) -> Answer:
-        stages, budget = self._metrics.stages, raw.budget
-        started = time.perf_counter()
-        try:
-            # The request's ID assigns anonymous users to arms.
-            request = parse_request_by(
-                raw.body, lambda user_id: deployment.schema_of(user_id or raw.request_id), self._max_candidates
-            )
-        finally:
-            parse_s = time.perf_counter() - started
-            stages["parse"].observe(parse_s)
-        count = len(request.ids)
-        self._engine.read(len(raw.body), count)
-        arm = deployment.arm_of(request.user_id or raw.request_id)
-        model, explanation = arm.model, None
-        if request.pricing is not None:
-            check_pricing(request, model.bundle.manifest.formula)
-        options = request.explore
-        explore = None if options is None else exploration_of(options, raw.request_id, self._explore_share)
-        score = partial(self.score, model, request, budget)
-        if request.explain and self._explain is not None:
-            scored, explanation = await self._explain(model, request, budget, score)
-        else:
-            scored = await score()
-        started = time.perf_counter()
-        if explore is not None:
-            choice = first_of(explore, request, scored.scores, scored.formula)
-            result: Explored = "explored" if choice.explored else "exploited"
-            self._metrics.explorations["unavailable" if choice.policy == "greedy" else result].inc()
-            scored = replace(scored, choice=choice)
-        self._metrics.candidates.observe(count)
-        if deployment.is_split:
-            self._metrics.arms[arm.slot].inc()
-        named = arm.name if deployment.is_split else None
-        reply = build_reply(raw.request_id, model.version, request, scored, named, explanation)
-        ended = time.perf_counter()
-        # Without sending: that wakes the client, which on the same machine may run first.
-        stages["reply"].observe(ended - started)
-        taken = (parse_s, scored.rows_s, scored.queue_s, scored.run_s, ended - raw.began)
-        degraded: dict[str, int] = dict(Counter(scored.degraded_candidates.values()))
-        if scored.degraded_user:
-            degraded[f"user_{scored.degraded_user}"] = 1
-        served = Served(
-            raw.request_id,
-            time.time(),
-            arm.name,
-            arm.share,
-            arm is deployment.arms[0],
-            model,
+    def _put(self, way: Way) -> None:
+        raw, given = way.raw, way.given
+        assert way.admitted is not None, "it was let in"
+        way.native = way.first.job(
             raw.body,
-            request,
-            scored,
-            taken,
+            raw.request_id,
+            self._frames.max_candidates,
+            way.admitted.load.rows,
+            raw.budget.deadline,
+            raw.began,
+            partial(self._assign, way) if way.arm is None else self._assignment(way, way.arm),
+            given and (*given_rows(given.user, given.items), given.at, given.seconds),
+            partial(self._look, way),
+            way.is_followed,
+            way.explains is not None,
+            # With a wire, `leave` says so.
+            raw.budget.is_gone if way.wire is None else None,
+            way.wire,
         )
-        headers = headers_of(reply, taken, None if explanation is None else explanation.seconds)
-        return Answer(headers, reply, count, degraded, (*taken[:-1], ended - started), ended, deployment, served)
+        self._engine.put(way, partial(self._done, way))
 
-    async def fetch(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> tuple[Rows, Rows]:
-        """Return the rows of the user [1], and of `wanted_items`, as of a time."""
-        rows_of = partial(self.rows, model, deadline)
-        if self._fetch_live is not None:
-            user, items = await self._fetch_live(model.schema, request, at, rows_of, deadline)
+    def _assignment(self, way: Way, arm: Arm) -> _Assignment:
+        model, live = arm.model, self._frames.live
+        rows = model.native.rows
+        correction = self._corrections.of(model) if self._corrections else None
+        return _Assignment(
+            model.native.loaded,
+            arm.name if way.deployment.is_split else None,
+            None if rows is None or rows.epochs is None else rows.epochs(),
+            None if live is None else partial(live.cached, model.schema),
+            self._frames.reads_texts(model),
+            None if correction is None else tuple(correction.values),
+            correction,
+            arm,
+        )
+
+    # In a scoring thread
+
+    def _assign(self, way: Way, user_id: str) -> _Assignment:
+        # The request's ID assigns anonymous users to arms.
+        way.arm = way.deployment.arm_of(user_id or way.raw.request_id)
+        return self._assignment(way, way.arm)
+
+    def _look(self, way: Way, core: Any, tensors: Tensors, ran: int, taken: Taken) -> _Looked:  # noqa: ANN401
+        """Return what is to be known of a frame; `ran`: candidates in the run, 0 if the request lacks something."""
+        model = way.known_arm.model
+        frame = frame_of(model, core, tensors)
+        if not ran:
+            return _Looked(frame.asked)
+        correction = self._corrections.of(model) if self._corrections else None
+        served = _served(way, frame, ran, correction, taken) if way.is_followed else None
+        return _Looked(None, served, self._explained(model, frame, ran, correction) if way.explains else None)
+
+    def _explained(self, model: Model, frame: Frame, ran: int, correction: Correction | None) -> Explained:
+        """Return what an explanation starts from."""
+        core = frame.core
+        tensors, pctr, shown, order = frame.copied(), frame.columns[HEAD], core.shown, core.order
+        return Explained(
+            tensors, self._frames.unknown(model, core.at), pctr, correction, shown, order, ran < core.count
+        )
+
+    # Back in the event loop
+
+    def _done(self, way: Way, found: _Found | BaseException) -> None:
+        if isinstance(found, BaseException):
+            self._end(way, found)
+        elif found.fate == _SCORED:
+            self._scored(way, found)
+        elif found.fate == _LACKING:
+            assert found.looked is not None, "what it lacks was looked for"
+            assert found.looked.lacking is not None, "what it lacks was looked for"
+            self._go_on(way, self._fetch(way, found.looked.lacking))
+        elif found.fate == _ASKING:
+            self._go_on(way, self._take_on(way))
+        elif found.fate == _REFUSED:
+            self._end(way, self._refusal(way))
         else:
-            user = await rows_of("user", [request.user_id])
-            items = await rows_of("item", wanted_items(request, user))
-        if request.item_texts and self._fill is not None:
-            items = await self._fill(model, request, items, deadline)
-        return user, items
+            self._end(way, ModelError("the model returned a non-finite score for this request"))
 
-    async def rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:
-        """Return the store's rows, or the available ones if it fails; an anonymous user has no row."""
-        if side == "user" and ids[0] == ANONYMOUS:
-            return model.codecs[side].unpack([None])
+    def _scored(self, way: Way, found: _Found) -> None:
+        looked = found.looked or _Looked()
         try:
-            rows = await model.store.get(side, ids, deadline)
-        except StoreError as error:
-            self._note(error)
-            if error.rows is not None:
-                return error.rows
-            return model.codecs[side].unpack([None] * len(ids))._replace(stale=np.zeros(len(ids), bool))
-        self._metrics.damaged(side, rows.damaged)
-        return rows
+            answer = _answer(way, found, looked.served)
+            self._count(way, answer, found)
+        except BaseException as error:
+            self._end(way, error)
+            raise
+        if looked.explained is None:
+            self._end(way, answer)
+        else:
+            self._go_on(way, self._explain(way, answer, looked.explained))
 
-    def _note(self, error: StoreError) -> None:
-        """Count a failed read. The log gets one line for many."""
-        self._metrics.store_errors.inc()
-        self._unsaid += 1
-        now = time.perf_counter()
-        if now >= self._say_again_at:
-            self._log.warning("store_error", error=str(error), reads=self._unsaid)
-            self._unsaid, self._say_again_at = 0, now + _SAY_AGAIN_S
+    def _go_on(self, way: Way, step: Coroutine[Any, Any, None]) -> None:
+        """Take a step that may wait; its error ends the request."""
+
+        async def steps() -> None:
+            try:
+                await step
+            except (Exception, asyncio.CancelledError) as error:
+                self._end(way, error)
+
+        task = asyncio.get_running_loop().create_task(steps())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _end(self, way: Way, outcome: Answer | BaseException) -> None:
+        if way.explains is not None:
+            way.explains.end()
+        if way.admitted is not None:
+            self._engine.release(way.admitted)
+        way.tell(outcome)
+
+    async def _fetch(self, way: Way, request: CheckedRequest) -> None:
+        """Fetch what a request lacks, and put it into the queue again."""
+        way.given = await self._frames.fetch(way.known_arm.model, request, way.raw.budget.deadline)
+        self._put(way)
+
+    async def _take_on(self, way: Way) -> None:
+        self._explainer.begin()
+        way.explains = self._explainer
+        self._put(way)
+
+    async def _explain(self, way: Way, answer: Answer, explained: Explained) -> None:
+        """Explain scores, and add that to the reply."""
+        explanation = await self._explainer.explain(way.known_arm.model, explained, way.raw.budget)
+        reply = with_explanation(answer.body, explanation, explained.order)
+        taken = (*answer.stages[:-1], time.perf_counter() - way.raw.began)
+        self._end(way, answer._replace(headers=headers_of(reply, taken, explanation.seconds), body=reply))
+
+    def _refusal(self, way: Way) -> Exception:
+        """Return the error of a request that the core refuses."""
+        deployment, request_id, most = way.deployment, way.raw.request_id, self._frames.max_candidates
+        try:
+            request = parse_request_by(way.raw.body, lambda user_id: deployment.schema_of(user_id or request_id), most)
+            model = deployment.arm_of(request.user_id or request_id).model
+            check_pricing(request, model.bundle.manifest.formula)
+            if request.explore is not None:
+                exploration_of(request.explore, request_id, self._explore_share)
+        except RequestError as error:
+            return error
+        return RuntimeError("the native core refuses a request that msd.contract accepts")
+
+    def _count(self, way: Way, answer: Answer, found: _Found) -> None:
+        metrics, (user_rung, rungs) = self._metrics, found.degraded
+        self._engine.read(len(way.raw.body), answer.candidates)
+        if answer.deployment.is_split:
+            metrics.arms[way.known_arm.slot].inc()
+        for stage, seconds in zip(STAGES, answer.stages, strict=True):
+            metrics.stages[stage].observe(seconds)
+        metrics.candidates.observe(answer.candidates)
+        metrics.run_rows.observe(found.rows)
+        if found.rows < answer.candidates:
+            metrics.partial.inc()
+        if found.found is not None:
+            self._count_rows(way.known_arm.model, CoreFound(*found.found))
+        metrics.degraded(rungs, user_rung)
+        if found.choice is not None:
+            policy, explored = found.choice
+            result: Explored = "explored" if explored else "exploited"
+            metrics.explorations["unavailable" if policy == "greedy" else result].inc()
+
+    def _count_rows(self, model: Model, found: CoreFound) -> None:
+        """Count the user's and the items' rows, as a store's `tell_rows` does."""
+        assert model.native.rows is not None, "they were found in memory"
+        metrics, now = self._metrics, time.time()
+        rows = found.has_user + found.items
+        if rows:
+            metrics.rows[model.native.rows.tier].inc(rows)
+        if missing := found.asked - rows:
+            metrics.rows["missing"].inc(missing)
+        if found.user_written_at:
+            metrics.row_ages["user"].observe(now - found.user_written_at)
+        if found.item_written_at:
+            metrics.row_ages["item"].observe(now - found.item_written_at)
+        if not math.isnan(found.live_age_s):
+            metrics.live_ages.observe(found.live_age_s)
+
+
+def _answer(way: Way, found: _Found, served: Served | None) -> Answer:
+    user_rung, rungs = found.degraded
+    degraded = {str(rung): count for rung, count in rungs.items()}
+    if user_rung is not None:
+        degraded[f"user_{user_rung}"] = 1
+    is_sent = way.wire is not None and way.explains is None
+    taken = (*found.stages[:4], found.ready_at - way.raw.began)
+    headers = [] if is_sent else headers_of(found.reply, taken)
+    stages, at = found.stages, found.ready_at
+    return Answer(headers, found.reply, found.candidates, degraded, stages, at, way.deployment, served)
+
+
+def _served(way: Way, frame: Frame, ran: int, correction: Correction | None, taken: Taken) -> Served:
+    """Return what followers learn of a request."""
+    core, arm, model = frame.core, way.known_arm, way.known_arm.model
+    user, items = (way.given.user, way.given.items) if way.given else frame.kept(model)
+    user_rung, _ = core.degraded
+    return Served(
+        way.raw.request_id,
+        time.time(),
+        arm.name,
+        arm.share,
+        arm is way.deployment.arms[0],
+        model,
+        way.raw.body,
+        Basis(core.at, user, items, ran, ran < core.count),
+        frame.columns,
+        core.rungs,
+        user_rung,
+        correction,
+        frame.choice,
+        frame.copied(_DENSE & frame.tensors.keys()),
+        (*taken, time.perf_counter() - way.raw.began),
+    )

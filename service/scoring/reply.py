@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from msd.contract.assemble import Rung, UserRung, unknown_history
+from msd.contract.exploration import Played
 from msd.contract.pricing import ecpm_of, served_places
 from msd.contract.request import CheckedRequest
 from service.runtimes.runtime import Scores
 from service.scoring.answer import Scored
-from service.scoring.exploration import Played
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Order = slice | NDArray[np.intp]
@@ -160,6 +160,16 @@ def build_reply(
         }
     # Without a bid the eCPM is NaN, which becomes null.
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def with_explanation(reply: bytes, explanation: Explanation, order: list[int]) -> bytes:
+    """Return a reply's JSON with an explanation. `order`: the reply's candidates, by place in the request."""
+    document = {
+        "base": explanation.base,
+        "shares": {group: share[order] for group, share in explanation.shares.items()},
+        "history": {"id": explanation.history, "effect": explanation.effects[order].tolist()},
+    }
+    return b'%b,"explanation":%b}' % (reply[:-1], orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 def served_columns(request: CheckedRequest, scored: Scored) -> tuple[dict[str, Any], Order]:

@@ -119,7 +119,7 @@ HELP = {
     "msd_arm_share": "Share of users assigned to an arm, from 0 to 1.",
     "msd_bundle_info": "1 for each served bundle.",
     "msd_runtime_info": "1 for each model runtime in use, as read back after loading.",
-    "msd_native_info": "1 for each implementation that scores plain requests: native core or Python.",
+    "msd_native_info": "1 for the CPU instructions that the native core uses.",
     # The service's log, the request log and traces
     "msd_log_lines": "Lines for stdout and stderr, by result.",
     "msd_log_records": "Sampled requests for the request log, by result.",
@@ -214,7 +214,7 @@ class Metrics:
         self._shares = self._gauge_set("msd_arm_share", "slot", "arm", "bundle_id")
         self._bundles = self._gauge_set("msd_bundle_info", "bundle_id", "model_version", "store")
         self._runtimes = self._gauge_set("msd_runtime_info", *_RUNTIME_LABELS)
-        self._natives = self._gauge_set("msd_native_info", "path", "instructions")
+        self._natives = self._gauge_set("msd_native_info", "instructions")
         self.shadows = self._counters("msd_shadow_requests", "result", get_args(Shadowed))
         self._shadow_shifts = self._histograms("msd_shadow_shift", "slot", range(1, MAX_SHADOWS + 1), _SHIFTS)
 
@@ -308,21 +308,20 @@ class Metrics:
         for shift in shifts.tolist():
             observe(shift)
 
-    def runs(self, build: Build) -> None:
+    def runs(self, build: Build, instructions: str) -> None:
         self._build.replace({build: 1.0})
+        self._natives.replace({(instructions,): 1.0})
 
     def serves(
         self,
         bundles: Iterable[Labels],
         engines: Iterable[Engine],
-        natives: Iterable[Labels],
         shares: Iterable[tuple[Labels, float]],
     ) -> None:
-        """Set what is served: (id, model version, store) of each bundle, the runtimes, (path, instructions) of plain
-        requests, and (slot, name, bundle id) and share of users of each arm."""
+        """Set what is served: (id, model version, store) of each bundle, the runtimes, and (slot, name, bundle id) and
+        share of users of each arm."""
         self._bundles.replace(dict.fromkeys(bundles, 1.0))
         self._runtimes.replace({_labels_of(engine): 1.0 for engine in engines})
-        self._natives.replace(dict.fromkeys(natives, 1.0))
         self._shares.replace(dict(shares))
 
     def reference(self, manifest: Manifest) -> None:

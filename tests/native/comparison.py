@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -12,17 +13,20 @@ import pytest
 import native
 from msd.contract.assemble import Assembled, assemble, cut, history_of, wanted_items
 from msd.contract.correction import HEAD
+from msd.contract.exploration import exploration_of, first_of
 from msd.contract.pricing import Formula, formula_of
 from msd.contract.request import ANONYMOUS, CheckedRequest, RequestError, check_pricing, parse_request
 from msd.contract.rows import Rows, RowSide
-from native.layout import asked_request, core_rows, core_schema, given_rows, new_tensors
+from msd.contract.uncertainty import COLUMN
+from native.layout import asked_request, core_model, core_rows, core_schema, given_rows, new_tensors
 from service.scoring.answer import Basis, Scored
 from service.scoring.reply import build_reply, declared, spread
 from service.telemetry.metrics import Metrics
 from tests.native.live_worlds import LiveWorld, draw_live
-from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_correction, draw_given, draw_scores
+from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_correction, draw_given, draw_scores, draw_std
 
 CAPACITY = 40
+REQUEST_ID = 'r"\n'
 FILLED, UNREAD, LACKING = range(3)
 
 
@@ -46,7 +50,8 @@ class Pair:
         self._formula: Formula = random.choice(
             [formula_of(self._heads), {"cpc": ("pctr",)}, {"cpa": tuple(self._heads)}]
         )
-        served = core.ServedModel("v", dict(self._formula))
+        self._explore_share = random.choice([0.0, 0.5, 1.0, 1.0, 1.0])
+        served = core_model("v", self._formula, self._explore_share)
         self.frame = core.Frame(core_schema(world.schema, world.codecs), served, self.tensors, CAPACITY)
 
     def compare(self, random: Random) -> int:
@@ -61,6 +66,8 @@ class Pair:
         try:
             request = parse_request(body, self.world.schema, CAPACITY)
             check_pricing(request, self._formula)
+            if request.explore:
+                exploration_of(request.explore, REQUEST_ID, self._explore_share)
         except RequestError:
             assert outcome == UNREAD, body
             return outcome
@@ -159,22 +166,32 @@ class Pair:
             for name, expected in cut(self.world.schema, assembled.tensors, ran, nothing, basis.at).items():
                 assert self.tensors[name][: len(expected)].tobytes() == expected.tobytes(), (body, name)
         found_scores = {head: draw_scores(random, ran + (ran < count)) for head in self._heads}
+        if request.explore:  # has logarithms of scores, which are probabilities then
+            found_scores = {head: column.clip(0, 1) for head, column in found_scores.items()}
+        if request.explore and random.random() < 0.9:
+            found_scores[COLUMN] = draw_std(random, ran + (ran < count))
         correction = draw_correction(random) if random.random() < 0.3 else None
         arm = random.choice([None, "b"])
         terms = None if correction is None else tuple(correction.values)
-        try:
-            found = self.frame.reply('r"\n', arm, found_scores, ran, terms)
-        except ValueError:
-            assert not all(np.isfinite(column.sum(dtype=np.float64)) for column in found_scores.values()), body
-            return
         scores = found_scores
         if ran < count:
             scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
         if correction is not None:
             with np.errstate(all="ignore"):
                 scores = {**scores, HEAD: correction(scores[HEAD])}
+        try:
+            found = self.frame.reply(REQUEST_ID, arm, found_scores, ran, terms)
+        except ValueError:
+            assert not all(np.isfinite(column).all() for column in scores.values()), body
+            return
         scored = Scored(scores, degraded, assembled.degraded_user, basis, formula=self._formula)
-        assert found == build_reply('r"\n', "v", request, scored, arm), body
+        choice = None
+        if request.explore is not None:
+            asked = exploration_of(request.explore, REQUEST_ID, self._explore_share)
+            choice = first_of(asked, request, scores, self._formula)
+            scored = replace(scored, choice=choice)
+        assert self.frame.choice == choice, body
+        assert found == build_reply(REQUEST_ID, "v", request, scored, arm), body
         assert self.frame.degraded == (assembled.degraded_user, Counter(degraded.values())), body
         assert list(self.frame.rungs.items()) == list(degraded.items()), body
 

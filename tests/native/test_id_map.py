@@ -1,17 +1,75 @@
 """Both id maps are one dictionary of ids, places and tails, whatever is done to them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from numpy.typing import NDArray
 
 import native
-from service.rows.arena import IdMap
 
 assert native.core is not None, "tests of the core are collected where it is built"
 core = native.core
 IDS = [f"i{number}" for number in range(40)] + ["", "é", "東京", "😀" * 64, "x" * 256]
+
+
+class IdMap:
+    """Map from IDs to places of an arena, each with a tail of bytes: what the core's `IdMap` does."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._ids: list[str | None] = []
+        self._tails: list[bytes] = []
+
+    @property
+    def end(self) -> int:
+        """The place after the last one that has, or had, an ID."""
+        return len(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def put(self, place: int, row_id: str, tail: bytes, /) -> None:
+        """Put an ID into a place; from now on others may read the row there. Raises ValueError if either is taken."""
+        if place < 0 or self.id(place) is not None or row_id in self._places:
+            raise ValueError("the place, or the id, is held already")
+        missing = place + 1 - len(self._ids)
+        self._ids += [None] * missing
+        self._tails += [b""] * missing
+        self._ids[place], self._tails[place] = row_id, tail
+        self._places[row_id] = place
+
+    def drop(self, row_id: str, /) -> int:
+        """Forget an ID; return its place, −1 if it had none. From now on nothing reads the row there."""
+        place = self._places.pop(row_id, -1)
+        if place >= 0:
+            self._ids[place], self._tails[place] = None, b""
+        return place
+
+    def find(self, row_id: str, /) -> int:
+        return self._places.get(row_id, -1)
+
+    def find_all(self, ids: Sequence[str], places: NDArray[np.int64], /) -> None:
+        """Write the place of each id [n] into `places` [n]."""
+        places[: len(ids)] = [self._places.get(row_id, -1) for row_id in ids]
+
+    def id(self, place: int, /) -> str | None:
+        return self._ids[place] if 0 <= place < len(self._ids) else None
+
+    def tail(self, place: int, /) -> bytes:
+        return self._tails[place] if 0 <= place < len(self._tails) else b""
+
+    def trim(self, most: int, /) -> bool:
+        """Forget up to `count` of the last places; return whether there are more."""
+        kept = max(0, len(self._ids) - most)
+        for row_id in self._ids[kept:]:
+            if row_id is not None:
+                del self._places[row_id]
+        del self._ids[kept:], self._tails[kept:]
+        return bool(self._ids)
 
 
 class Maps(RuleBasedStateMachine):

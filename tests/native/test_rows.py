@@ -12,6 +12,7 @@ import pytest
 
 import native
 from msd.contract.bundle import ROWS
+from msd.contract.pricing import PRICED
 from msd.contract.request import InvalidRequest, parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
@@ -23,7 +24,7 @@ from tests.native.worlds import AT, draw_world
 
 assert native.core is not None, "tests of the core are collected where it is built"
 core = native.core
-SERVED = core.ServedModel("v", {"cpc": ("pctr",)})
+SERVED = core_model("v", PRICED, 0.0)
 BODY = b'{"user_id": "u1", "candidates": {"id": ["i1", "i2", "unknown"]}}'
 
 
@@ -39,7 +40,7 @@ class Loaded:
         self.bundle = bundle
         self.frame = core.Frame(
             core_schema(bundle.schema, self.codecs),
-            core_model(bundle.manifest),
+            SERVED,
             new_tensors(bundle.schema, CAPACITY),
             CAPACITY,
         )

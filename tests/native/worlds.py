@@ -236,7 +236,7 @@ def _document(random: Random, world: World, most: int) -> dict[str, Any]:
         document["items"] = _described(random, world.schema, document["candidates"]["id"], items)
     if random.random() < 0.1:
         document["explain"] = random.choice([None, False, True])
-    if random.random() < 0.1:
+    if random.random() < 0.3:
         document["explore"] = _explore(random)
     keys = list(document)
     random.shuffle(keys)
@@ -439,3 +439,9 @@ def draw_correction(random: Random) -> Correction:
     return Correction(
         centre=random.uniform(-20, 20), shift=random.choice([0.0, random.uniform(-1, 1)]), slope=random.uniform(0.5, 2)
     )
+
+
+def draw_std(random: Random, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """[count] standard deviations of log-odds."""
+    most = random.choice([0.01, 0.5, 3.0])
+    return np.array([random.uniform(0.001, most) for _ in range(count)], np.float32)

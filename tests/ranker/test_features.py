@@ -49,9 +49,7 @@ def test_vectors_belong_to_their_ids_and_unknown_has_none(world: World) -> None:
 @pytest.mark.parametrize("side", SIDES)
 def test_dense_equals_the_contracts_dense(world: World, side: RowSide) -> None:
     features, timeline = _side(world, side), world.features.timeline
-    counts = timeline.user_counts if side == "user" else timeline.item_counts
-    live = timeline.live_user_counts if side == "user" else timeline.live_item_counts
-    aged = timeline.aged_user_counts if side == "user" else timeline.aged_item_counts
+    counts = timeline.user if side == "user" else timeline.item
     at = world.dataset.events["at"].to_numpy()
     for event in range(0, len(at), 97):
         entity = int(features.rows[event])
@@ -60,7 +58,7 @@ def test_dense_equals_the_contracts_dense(world: World, side: RowSide) -> None:
             [side == "item" or bool(world.features.knows_user[event])]
         )
         views = (features.dense, features.live_dense, *features.aged_dense)
-        for found, of in zip(views, (counts, live, *aged), strict=True):
+        for found, of in zip(views, (counts.fresh, counts.live, *counts.aged), strict=True):
             one = Counts(*(column[[event]] for column in of))
             expected = dense(world.schema, side, numeric, one, known, float(at[event]))
             assert np.array_equal(found[event].numpy(), expected[0])

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker import tensor_folder
+from msd.ranker.batch import event_tensors
 from msd.ranker.features import build_features
 from msd.ranker.tensor_folder import (
     ADAPTORS_FILE,
     TensorFolderError,
-    event_tensors,
     load_adaptors,
     load_record,
     read_part,

@@ -130,8 +130,8 @@ def test_prior_counts_and_loss_weigh_impressions() -> None:
     assert state is not None
     assert state.prior == pytest.approx(0.1)
     features = build_features(dataset, schema, no_vectors())
-    assert features.timeline.live_user_counts.impressions[-1] == pytest.approx(900, rel=1e-3)
-    assert features.timeline.live_user_counts.clicks[-1] == pytest.approx(90, rel=1e-3)
+    assert features.timeline.user.live.impressions[-1] == pytest.approx(900, rel=1e-3)
+    assert features.timeline.user.live.clicks[-1] == pytest.approx(90, rel=1e-3)
     # The loss of a constant is least at the click rate of impressions.
     events = np.arange(20)
     losses = [features.loss_of(torch.full((20,), float(np.log(p / (1 - p)))), events) for p in (0.05, 0.1, 0.2)]

@@ -71,7 +71,7 @@ def _as_request(world: World, event: int) -> float:
     request = parse_request(json.dumps(plain_request(world.dataset, features, event)).encode(), world.schema)
     timeline = features.timeline
     user_counts, item_counts = (
-        Counts(*(column[[event]] for column in counts)) for counts in (timeline.user_counts, timeline.item_counts)
+        Counts(*(column[[event]] for column in counts)) for counts in (timeline.user.fresh, timeline.item.fresh)
     )
     user_rows, item_rows = features.user.rows[[event]].numpy(), features.item.rows[[event]].numpy()
     user = _rows(world.model, features, "user", user_rows, user_counts, bool(features.knows_user[event]))

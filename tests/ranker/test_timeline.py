@@ -1,7 +1,7 @@
 """What a row may know of the past, proved against a slow and plain count over all rows: nothing leaks."""
 
 import tracemalloc
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from msd.contract.assemble import MOST_SHOWN, Counts
+from msd.contract.assemble import MOST_SHOWN
 from msd.contract.encode import MISSING_INDEX, UNKNOWN_INDEX, encode_state
 from msd.contract.schema import Categorical, FeatureSchema, Sequence, State
 from msd.dataset.load import Dataset
@@ -108,7 +108,7 @@ def test_live_counts_are_of_events_that_are_known(past: Past, delay: int) -> Non
     timeline, at = walk(past, delay), past.dataset.events["at"]
     every = past._replace(parts=np.zeros_like(past.parts))
     for row in range(len(at)):
-        for key, counts in (("user_id", timeline.live_user_counts), ("item_id", timeline.live_item_counts)):
+        for key, counts in (("user_id", timeline.user.live), ("item_id", timeline.item.live)):
             known = _earlier(every, key, past.dataset.events[key][row], at[row] - delay)
             np.testing.assert_allclose([column[row] for column in counts], _faded(known, at[row]), rtol=1e-9)
 
@@ -119,10 +119,10 @@ def test_counts_are_of_earlier_training_rows_and_live_ones_of_all(past: Past) ->
     timeline, at = walk(past), past.dataset.events["at"]
     every = past._replace(parts=np.zeros_like(past.parts))
     for row in range(len(at)):
-        for key, counts in (("user_id", timeline.live_user_counts), ("item_id", timeline.live_item_counts)):
+        for key, counts in (("user_id", timeline.user.live), ("item_id", timeline.item.live)):
             expected = _faded(_counted(every, row, key), at[row])
             np.testing.assert_allclose([column[row] for column in counts], expected, rtol=1e-9)
-        for key, counts in (("user_id", timeline.user_counts), ("item_id", timeline.item_counts)):
+        for key, counts in (("user_id", timeline.user.fresh), ("item_id", timeline.item.fresh)):
             known = _counted(past, row, key)
             # A user's later rows are not counted, so what is known of him is as old as his last counted row.
             stale = key == "user_id" and past.parts[row] > Part.TRAIN
@@ -135,7 +135,7 @@ def test_counts_are_of_earlier_training_rows_and_live_ones_of_all(past: Past) ->
 def test_aged_counts_are_of_an_earlier_time(past: Past) -> None:
     timeline, at = walk(past), past.dataset.events["at"]
     for row in range(len(at)):
-        for key, draws in (("user_id", timeline.aged_user_counts), ("item_id", timeline.aged_item_counts)):
+        for key, draws in (("user_id", timeline.user.aged), ("item_id", timeline.item.aged)):
             known = _counted(past, row, key)
             for draw, counts in enumerate(draws):
                 found = [column[row] for column in counts]
@@ -163,21 +163,19 @@ def test_later_label_changes_nothing_earlier(past: Past, data: st.DataObject) ->
     unmoved = (events["at"] <= events["at"][flipped]).to_numpy()
     assert np.array_equal(before.history[unmoved], after.history[unmoved])
     assert np.array_equal(before.outcomes[unmoved], after.outcomes[unmoved])
-    for field in fields(Timeline):
-        old = getattr(before, field.name)
-        if isinstance(old, list | Counts):
-            one, other = np.array(old), np.array(getattr(after, field.name))
-            assert np.array_equal(one[..., unmoved], other[..., unmoved])
+    for old, new in ((before.user, after.user), (before.item, after.item)):
+        for one, other in zip(old[:3], new[:3], strict=True):
+            assert np.array_equal(np.array(one)[..., unmoved], np.array(other)[..., unmoved])
 
 
 def test_final_states_are_of_training_rows() -> None:
     rows = [("u", "a", 10, 1), ("u", "b", 20, 1), ("u", "c", 30, 1), ("u", "d", 40, 1)]
     timeline = walk(Past(dataset_of(rows), np.array(list(Part), np.int8)))
     assert timeline.ends_at == 20.0
-    assert [seen.item_id for seen in timeline.final_users[0].history] == ["a", "b"]
-    assert timeline.final_users[0].as_of == 20.0
-    assert {row: state.clicks for row, state in timeline.final_items.items() if state.clicks} == {0: 1.0, 1: 1.0}
-    assert all(state.history == () for state in timeline.final_items.values())
+    assert [seen.item_id for seen in timeline.user.final[0].history] == ["a", "b"]
+    assert timeline.user.final[0].as_of == 20.0
+    assert {row: state.clicks for row, state in timeline.item.final.items() if state.clicks} == {0: 1.0, 1: 1.0}
+    assert all(state.history == () for state in timeline.item.final.values())
     # But the last row's history holds the clicks of valid.
     assert (timeline.history[3] >= 0).sum() == 3
 
@@ -185,7 +183,7 @@ def test_final_states_are_of_training_rows() -> None:
 def test_equal_events_age_equally() -> None:
     rows = [("u", f"i{n % 3}", 10 * n, n % 2) for n in range(30)]
     past = Past(dataset_of(rows), np.zeros(30, np.int8))
-    one, other = np.array(walk(past).aged_user_counts), np.array(walk(past).aged_user_counts)
+    one, other = np.array(walk(past).user.aged), np.array(walk(past).user.aged)
     assert np.array_equal(one, other)
     assert all(len(set(draw[2].tolist())) > 3 for draw in one)
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,13 @@ from numpy.typing import NDArray
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import golden_tensors, read_goldens
-from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
 from service.errors import DeadlineExceeded, Overloaded
-from service.explainer import GROUPS, ExplainBudget, Explainer, KnownGroups, shapley, unknown
-from service.scoring.answer import Budget, Scored
+from service.explainer import GROUPS, ExplainBudget, Explainer, KnownGroups, shapley
+from service.scoring.answer import Budget, Explained
 from service.scoring.engine import ScoringEngine
+from service.scoring.frames import Frames
 from service.scoring.model import load_model
-from service.scoring.pipeline import Pipeline
 from service.scoring.reply import log_odds
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -138,18 +136,15 @@ def test_explanation_that_is_late_is_an_error(bundle: Bundle) -> None:
     metrics = Metrics()
     model = load_model(bundle, Settings(bundle=bundle.folder), metrics)
     engine = ScoringEngine(metrics, 20_000)
-    request = parse_request(json.dumps(ASKED).encode(), bundle.schema)
+    frames = Frames(metrics, 200)
+    frame, _ = frames.take(model, json.dumps(ASKED).encode())
+    tensors, shown = frame.copied(), frame.core.shown
+    pctr, nothing = model.runner.runtime.run(tensors)["pctr"], frames.unknown(model, AT)
 
     async def explain(in_s: float, is_partial: bool = False) -> None:
-        far = Budget(time.perf_counter() + 60, lambda: False)
-
-        async def score() -> Scored:
-            scored = await Pipeline(engine, metrics, 200).score(model, request, far)
-            return replace(scored, basis=scored.basis._replace(is_partial=is_partial))
-
-        await Explainer(engine, ExplainBudget(1.0)).explain(
-            model, request, Budget(time.perf_counter() + in_s, far.is_gone), score
-        )
+        explained = Explained(tensors, nothing, pctr, None, shown, [0], is_partial)
+        budget = Budget(time.perf_counter() + in_s, lambda: False)
+        await Explainer(engine, ExplainBudget(1.0)).explain(model, explained, budget)
 
     asyncio.run(explain(60))
     for in_s, is_partial in ((0.0, False), (60.0, True)):
@@ -204,7 +199,8 @@ def test_explanations_can_be_switched_off(bundle: Bundle, tmp_path: Path) -> Non
 @pytest.fixture(scope="module")
 def nothing(bundle: Bundle) -> Tensors:
     """The tensors of a request of which nothing is known."""
-    return unknown(bundle.schema, *codecs(bundle), AT)
+    metrics = Metrics()
+    return Frames(metrics, 1).unknown(load_model(bundle, Settings(bundle=bundle.folder), metrics), AT)
 
 
 def codecs(bundle: Bundle) -> tuple[RowCodec, RowCodec]:

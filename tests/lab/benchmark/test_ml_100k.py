@@ -124,8 +124,8 @@ def test_hidden_item_has_neither_id_nor_counts_and_is_in_no_history(features: Fe
     ids = features.item.entities.categorical[:, column][features.item.rows.numpy()]
     assert len(np.unique(ids[test])) == 1
     assert len(np.unique(ids[train])) > 1
-    assert not features.timeline.item_counts.impressions[test].any()
-    assert not features.timeline.item_counts.clicks[test].any()
+    assert not features.timeline.item.fresh.impressions[test].any()
+    assert not features.timeline.item.fresh.clicks[test].any()
     rows = features.item.rows.numpy()
     assert not np.isin(features.timeline.history, rows[test]).any()
     held = rows[features.of_part(Part.VALID)]

@@ -48,10 +48,9 @@ def test_open_files_must_cover_connections(bundle: Bundle) -> None:
 def test_reports_native_core(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     if native.core:
         finding(look_at_machine(settings_of(bundle.folder)), "ok", f"native core, with {native.core.INSTRUCTIONS}")
-    finding(look_at_machine(settings_of(bundle.folder, native="off")), "note", "the native core is disabled")
     monkeypatch.setattr(native, "core", None)
     monkeypatch.setattr(native, "REASON", "not built")
-    found = finding(look_at_machine(settings_of(bundle.folder)), "note", "native core: not built")
+    found = finding(look_at_machine(settings_of(bundle.folder)), "error", "native core: not built")
     assert "python -m native.build" in found.mend
 
 

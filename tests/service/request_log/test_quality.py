@@ -69,7 +69,8 @@ def add(drift: Drift, bundle: Bundle, found: Iterable[RequestRecord]) -> None:
     codecs = [RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item")]
     for record in found:
         request, basis = parse_request(record.request, bundle.schema), basis_of(record, *codecs)
-        drift.add(bundle.manifest, request, basis, dict(zip(record.heads, record.scores, strict=True)))
+        inputs = assemble(bundle.schema, request, basis.at, basis.user, basis.items).tensors
+        drift.add(bundle.manifest, inputs, dict(zip(record.heads, record.scores, strict=True)))
 
 
 @pytest.fixture

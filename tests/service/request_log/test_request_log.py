@@ -3,6 +3,7 @@ written or counted as lost.
 """
 
 import asyncio
+import json
 import os
 import sys
 import threading
@@ -10,16 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 from structlog.testing import capture_logs
 
 from msd.contract.bundle import Bundle
 from msd.contract.log import EVENTS
-from msd.contract.request import CheckedRequest
 from service.request_log.files import LogFolder, log_files, read_events
 from service.request_log.request_log import LoggedEvents, LogWriter, RequestLog, open_request_log
-from service.scoring.answer import Basis, Scored, Served
+from service.scoring.answer import Basis, Served
 from service.scoring.model import Model, load_model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -27,6 +28,8 @@ from tests.service.live import wait_until
 from tests.service.request_log.log import records
 
 MAX_BYTES = 16 * 2**20
+DENSE = ("user_dense", "item_dense", "context_dense")
+TIMES = (0.0,) * 5
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +39,15 @@ def model(bundle: Bundle) -> Model:
 
 def served(model: Model, request_id: str, count: int = 2, user_id: str = "u1") -> Served:
     """A request to the champion; its scores are its rows' clicks, which the log does not interpret."""
-    request = CheckedRequest(user_id, [f"i{place % 300}" for place in range(count)])
-    user, items = asyncio.run(model.store.get("user", ["u1"])), asyncio.run(model.store.get("item", request.ids))
+    ids = [f"i{place % 300}" for place in range(count)]
+    user, items = asyncio.run(model.store.get("user", ["u1"])), asyncio.run(model.store.get("item", ids))
     scores = {"pctr": items.records["clicks"].copy()}
-    body = orjson.dumps({"user_id": "u1", "candidates": {"id": request.ids}})
-    scored = Scored(scores, {}, None, Basis(1.0, user, items, count))
-    return Served(request_id, 1.0, "champion", 1.0, True, model, body, request, scored, (0.0,) * 5)
+    body = json.dumps({"user_id": user_id, "candidates": {"id": ids}}).encode()
+    inputs = {name: np.zeros((count, model.schema.dense_width("item")), np.float32) for name in DENSE}
+    basis = Basis(1.0, user, items, count)
+    return Served(
+        request_id, 1.0, "champion", 1.0, True, model, body, basis, scores, {}, None, None, None, inputs, TIMES
+    )
 
 
 class SlowFolder(LogFolder):

@@ -4,21 +4,22 @@ probability of that choice, to the last digit that quadrature gives.
 Two policies choose among uncertain candidates. `thompson` draws every candidate's log-odds from its normal distribution
 and takes the most valuable (Chapelle and Li, NIPS 2011); `ucb` takes the most valuable at the upper end of a one-sided
 95 % interval. The choice is made of scores and seed alone, so that a replay of the log makes it again.
+
+The native core makes the same choices with the same operations in the same order, so that its numbers are equal.
 """
 
 import math
-import random
+from collections.abc import Mapping
 from functools import cache
-from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from msd.contract.encode import hash_string
 from msd.contract.pricing import Formula, ecpm_of, paid_by_click, served_places
 from msd.contract.request import CheckedRequest, ExploreOptions, InvalidRequest, Policy
 from msd.contract.uncertainty import COLUMN
-from service.runtimes.runtime import Scores
 
 Played = Literal["thompson", "ucb", "greedy"]
 Floats = NDArray[np.float64]
@@ -28,9 +29,13 @@ _UPPER = 1.6448536269514722
 _WIDEST = 8.0
 _NODES = 192
 _LEAST_LOGIT = 1e-7
-# The logarithm of the normal distribution is interpolated, to 1e-7 of its value.
-_TABLE_STEP = 1 / 1_024
 _LEAST = 1e-12
+# The logarithm of the normal distribution is interpolated, to 1e-7 of its value.
+_TABLE_FROM, _TABLE_STEPS = -10.0, 1_024
+# Of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIXES = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
+_LAST_SHIFT, _TO_53_BITS = np.uint64(31), np.uint64(11)
 
 
 class Exploration(NamedTuple):
@@ -67,7 +72,9 @@ class CompetingCandidates(NamedTuple):
 
     def log_value(self, normal: Floats | float) -> Floats:
         """Return the logarithm of each value at a draw [K] of standard normals."""
-        return self.log_scale + _log_sigmoid(self.logit + self.std * normal)
+        logit = self.logit + self.std * normal
+        log: Floats = self.log_scale + (np.minimum(logit, 0.0) - np.log1p(np.exp(-np.abs(logit))))
+        return log
 
     def only(self, kept: NDArray[Any]) -> "CompetingCandidates":
         return CompetingCandidates(*(column[kept] for column in self))
@@ -83,13 +90,11 @@ def competing(
     """Return the candidates that may be first.
 
     ecpm [N]: NaN without a bid; if there is any bid, only priced candidates compete. A candidate whose value does not
-    depend on its pCTR is certain. Of a repeated ID only the first place competes.
+    depend on its pCTR is certain. Of a repeated ID only the first of these places competes.
     """
     priced = ~np.isnan(ecpm)
-    kept = priced if priced.any() else np.ones(len(ids), bool)
-    if len(first := {one: place for place, one in reversed(list(enumerate(ids)))}) < len(ids):
-        kept = kept & np.isin(np.arange(len(ids)), list(first.values()))
-    places = np.flatnonzero(kept)
+    kept = np.flatnonzero(priced) if priced.any() else np.arange(len(ids))
+    places = np.sort(list({ids[place]: place for place in reversed(kept.tolist())}.values()))
     score = np.clip(pctr[places].astype(np.float64), _LEAST_LOGIT, 1.0 - _LEAST_LOGIT)
     logit, deviation = np.log(score) - np.log1p(-score), std[places].astype(np.float64)
     if not priced.any():
@@ -109,15 +114,11 @@ def _most(candidates: CompetingCandidates) -> CompetingCandidates:
 
 def choose_first(asked: Exploration, candidates: CompetingCandidates, greedy: int) -> Choice:
     """Return the first candidate; `greedy` is the place of the best by its score."""
-    # `random` promises equal numbers for equal seeds in every release; numpy's generators do not.
-    rng = random.Random(asked.seed)
-    explored = rng.random() < asked.share
+    explored = bool(uniforms(asked.seed, np.zeros(1, np.intp))[0] < asked.share)
     if asked.policy == "ucb":
         best = int(np.argmax(candidates.log_value(_UPPER)))
     elif explored:
-        inverse = NormalDist().inv_cdf
-        draws = np.array([inverse(max(rng.random(), _LEAST)) for _ in candidates.places])
-        best = int(np.argmax(candidates.log_value(draws)))
+        best = int(np.argmax(candidates.log_value(_normals(uniforms(asked.seed, 1 + candidates.places)))))
     else:
         best = -1
     first = int(candidates.places[best]) if explored else greedy
@@ -129,6 +130,23 @@ def choose_first(asked: Exploration, candidates: CompetingCandidates, greedy: in
     propensity = (1.0 - asked.share) * (first == greedy) + asked.share * chance
     # What was drawn had a chance, though less than quadrature can tell from none.
     return Choice(asked.policy, asked.share, asked.seed, explored, first, max(float(propensity), _LEAST))
+
+
+def uniforms(seed: str, numbers: NDArray[np.intp]) -> Floats:
+    """Return draws from [0, 1), by number [n]: equal for equal seeds, in every release."""
+    state = np.uint64(hash_string(seed)) + (numbers.astype(np.uint64) + np.uint64(1)) * _GOLDEN
+    for shift, factor in _MIXES:
+        state = (state ^ (state >> shift)) * factor
+    bits = (state ^ (state >> _LAST_SHIFT)) >> _TO_53_BITS
+    return bits.astype(np.float64) * 2.0**-53
+
+
+def _normals(uniform: Floats) -> Floats:
+    """Return standard normals of uniform draws [n]: the inverse of the interpolated distribution."""
+    table, log = log_normal(), np.log(np.clip(uniform, _LEAST, 1.0 - _LEAST))
+    place = np.searchsorted(table, log, side="right") - 1
+    normals: Floats = _TABLE_FROM + (place + (log - table[place]) / (table[place + 1] - table[place])) / _TABLE_STEPS
+    return normals
 
 
 def probability_of_first(candidates: CompetingCandidates, one: int) -> float:
@@ -145,20 +163,15 @@ def probability_of_first(candidates: CompetingCandidates, one: int) -> float:
         is_earlier = others.places[certain] < own.places[0]
         if (fixed > value).any() or (is_earlier & (fixed == value)).any():
             return 0.0
-        return float(np.exp(_log_below(rivals, value).sum()))
-    lowest = max(
-        _normal_at(own, float(fixed.max(initial=-np.inf))),
-        _normal_at(own, float(rivals.log_value(-_WIDEST).max(initial=-np.inf))),
-    )
+        return float(np.exp(_log_below(rivals, value, np.zeros(1)))[0])
+    lowest = _normal_at(own, float(np.concatenate([fixed, rivals.log_value(-_WIDEST)]).max(initial=-np.inf)))
     if lowest >= _WIDEST:
         return 0.0
-    nodes, weights = _legendre()
+    nodes, weights = legendre()
     half = (_WIDEST - lowest) / 2
     normals = lowest + half * (nodes + 1.0)
-    values = own.log_scale + _log_sigmoid(own.logit + own.std * normals)
-    rivals = rivals.only(rivals.log_value(_WIDEST) > values[0])
-    log_all = _log_below(rivals, values).sum(0) - normals**2 / 2
-    return float(min(1.0, half / np.sqrt(2 * np.pi) * (weights @ np.exp(log_all))))
+    log_all = _log_below(rivals, own.log_value(normals), -normals * normals / 2)
+    return min(1.0, half / math.sqrt(2 * math.pi) * float(np.add.accumulate(weights * np.exp(log_all))[-1]))
 
 
 def _normal_at(own: CompetingCandidates, log_value: float) -> float:
@@ -168,38 +181,40 @@ def _normal_at(own: CompetingCandidates, log_value: float) -> float:
         return -_WIDEST
     if below > -1e-15:
         return _WIDEST
-    logit = below - float(np.log(-np.expm1(below)))
+    logit = below - float(np.log(1.0 - np.exp(below)))
     return float(np.clip((logit - own.logit[0]) / own.std[0], -_WIDEST, _WIDEST))
 
 
-def _log_below(candidates: CompetingCandidates, log_values: Floats) -> Floats:
-    """Return the logarithm of each candidate's probability to be below each value [K, M]."""
-    if not len(candidates.places):
-        return np.zeros((0, len(log_values)))
-    scaled = np.minimum(log_values[None, :] - candidates.log_scale[:, None], 0.0)
+def _log_below(rivals: CompetingCandidates, log_values: Floats, log_density: Floats) -> Floats:
+    """Return the logarithm of a density [M] times each rival's probability to be below the values [M]."""
+    table = log_normal()
+    scaled = np.minimum(log_values - rivals.log_scale[:, None], 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        logit = scaled - np.log(-np.expm1(scaled))
-    normal = np.where(scaled == 0.0, np.inf, (logit - candidates.logit[:, None]) / candidates.std[:, None])
-    table = _log_normal()
-    below: Floats = np.interp(normal, table[0], table[1], left=-np.inf, right=0.0)
-    return below
-
-
-def _log_sigmoid(logit: Floats) -> Floats:
-    log: Floats = -np.logaddexp(0.0, -logit)
-    return log
+        logit = scaled - np.log(1.0 - np.exp(scaled))
+        normal = (logit - rivals.logit[:, None]) / rivals.std[:, None]
+        position = (normal - _TABLE_FROM) * _TABLE_STEPS
+        place = np.clip(position, 0.0, len(table) - 2.0).astype(np.intp)
+        below = table[place] + (table[place + 1] - table[place]) * (position - place)
+    below = np.where(position < 0, -np.inf, below)
+    # Above nearly all that a rival can be worth.
+    below = np.where(log_values < rivals.log_value(_WIDEST)[:, None], below, 0.0)
+    # One after the other: numpy's own sums take another order.
+    every: Floats = np.add.accumulate(np.vstack([log_density, below]))[-1]
+    return every
 
 
 @cache
-def _legendre() -> tuple[Floats, Floats]:
+def legendre() -> tuple[Floats, Floats]:
+    """Return the nodes and weights of Gauss-Legendre quadrature over [−1, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     return nodes, weights
 
 
 @cache
-def _log_normal() -> tuple[Floats, Floats]:
-    normals = np.arange(-10.0, 8.0, _TABLE_STEP)
-    return normals, np.log([math.erfc(-normal / math.sqrt(2)) / 2 for normal in normals])
+def log_normal() -> Floats:
+    """Return the logarithm of the normal distribution from −10 to 8, in steps of 1/1,024."""
+    normals = np.arange(_TABLE_FROM, _WIDEST + 1 / _TABLE_STEPS, 1 / _TABLE_STEPS)
+    return np.log([math.erfc(-normal / math.sqrt(2)) / 2 for normal in normals])
 
 
 def exploration_of(options: ExploreOptions, request_id: str, most_share: float) -> Exploration:
@@ -213,7 +228,9 @@ def exploration_of(options: ExploreOptions, request_id: str, most_share: float) 
     return Exploration(options.policy, share, request_id if options.seed is None else str(options.seed))
 
 
-def first_of(exploration: Exploration, request: CheckedRequest, scores: Scores, formula: Formula) -> Choice:
+def first_of(
+    exploration: Exploration, request: CheckedRequest, scores: Mapping[str, NDArray[np.float32]], formula: Formula
+) -> Choice:
     """Return the first candidate: the best one for certain if the scores have no uncertainty."""
     ecpm, pctr = ecpm_of(request.bids, request.pricing, scores, formula), scores["pctr"]
     greedy = int(served_places(ecpm, pctr, 1)[0])

@@ -1,0 +1,227 @@
+"""Frames: the buffers of one thread and model, which the native core fills with a request's tensors. Rows, live states
+and vectors of texts that are not in memory are fetched in the event loop, and handed in.
+
+Does not know queues, runs or replies. Live rows and vectors of cold ads attach through the protocols below.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import structlog
+
+import native
+from msd.contract.assemble import Tensors, wanted_items
+from msd.contract.exploration import Choice
+from msd.contract.request import ANONYMOUS, CheckedRequest
+from msd.contract.rows import ROW_SIDES, Rows, RowSide
+from msd.contract.schema import FeatureSchema
+from msd.contract.state import Impression
+from native.layout import asked_request, given_rows, new_tensors
+from service.errors import StoreError
+from service.rows.store import CoreRows
+from service.runtimes.runtime import Scores
+from service.scoring.model import Model
+from service.telemetry.metrics import Metrics
+
+Outcome = Literal["filled", "unread", "lacking"]
+"""`unread`: `msd.contract` refuses the request; `lacking`: rows, live states or vectors have to be fetched."""
+# By the core's number.
+_OUTCOMES: tuple[Outcome, ...] = ("filled", "unread", "lacking")
+_UNKNOWN = b'{"user_id":null,"candidates":{"id":["?"]}}'
+# Seconds between two log lines about failed reads.
+_SAY_AGAIN_S = 1.0
+RowsOf = Callable[[RowSide, Sequence[str]], Awaitable[Rows]]
+
+
+class Live(Protocol):
+    """Live states, laid over rows."""
+
+    def cached(self, schema: FeatureSchema, user_id: str | None, ids: Sequence[str]) -> tuple[object, ...] | None:
+        """Return the states of a user and of candidates, in the core's form; None if that would wait."""
+        ...
+
+    async def fetch(
+        self, schema: FeatureSchema, request: CheckedRequest, at: float, fetch: RowsOf, deadline: float | None = None
+    ) -> tuple[Rows, Rows]:
+        """Return the rows of the user, and of `wanted_items`, as of a time, before a deadline."""
+        ...
+
+
+class ColdAds(Protocol):
+    """Vectors of texts of candidates without a row."""
+
+    def reads(self, model: Model) -> bool:
+        """Return whether texts are encoded for a model."""
+        ...
+
+    async def fill(self, model: Model, request: CheckedRequest, items: Rows, deadline: float) -> Rows:
+        """Return the rows of `wanted_items`, adding vectors that can be made before a deadline."""
+        ...
+
+
+class Given(NamedTuple):
+    """Rows that were fetched, of the user [1], and of candidates and history, as of a time (Unix s); and the seconds
+    that this took."""
+
+    at: float
+    user: Rows
+    items: Rows
+    seconds: float
+
+
+class Frame(NamedTuple):
+    """One thread's buffers for one request of one model, as the core's frame and as tensors."""
+
+    core: Any
+    rows: CoreRows | None
+    """Rows in memory; None if there are none."""
+    tensors: Tensors
+    of_candidates: tuple[str, ...]
+
+    def first(self, count: int) -> Tensors:
+        """Return the tensors of the first `count` candidates."""
+        return self.tensors | {name: self.tensors[name][:count] for name in self.of_candidates}
+
+    def copied(self, names: Iterable[str] | None = None) -> Tensors:
+        """Return copies of tensors of all candidates; by default of all tensors."""
+        tensors = self.first(self.core.count)
+        return {name: tensors[name].copy() for name in (tensors if names is None else names)}
+
+    @property
+    def asked(self) -> CheckedRequest:
+        """Return as much of a request as says what has to be fetched for it."""
+        return asked_request(self.core.asked)
+
+    @property
+    def choice(self) -> Choice | None:
+        """Return which candidate the last reply has first, if the request explores."""
+        choice = self.core.choice
+        return None if choice is None else Choice(*choice)
+
+    @property
+    def columns(self) -> Scores:
+        """Return the scores that the last reply has [N], in the request's order."""
+        return {name: np.frombuffer(column, np.float32) for name, column in self.core.columns.items()}
+
+    def kept(self, model: Model) -> tuple[Rows, Rows]:
+        """Return the rows that the tensors were made of, if they were kept."""
+        user, items, found, seen = self.core.kept
+        history = tuple(Impression(*one) for one in seen)
+        users, has_user = np.frombuffer(user, model.codecs["user"].dtype), np.array([self.core.found[0]])
+        records = np.frombuffer(items, model.codecs["item"].dtype)
+        return Rows(users, has_user, (history,), 0), Rows(records, np.frombuffer(found, bool), (), 0)
+
+
+def frame_of(model: Model, core: object, tensors: Tensors) -> Frame:
+    """Return a frame of the core's and its tensors."""
+    of_candidates = tuple(spec.name for spec in model.schema.tensors if spec.side == "item")
+    return Frame(core, model.native.rows, tensors, of_candidates)
+
+
+class Frames:
+    """Fills frames in any thread, and fetches rows in the event loop. Deadlines are of `time.perf_counter`."""
+
+    def __init__(
+        self, metrics: Metrics, max_candidates: int, live: Live | None = None, cold_ads: ColdAds | None = None
+    ) -> None:
+        """`max_candidates`: of one request."""
+        self.max_candidates = max_candidates
+        self.live = live
+        self._metrics = metrics
+        self._cold_ads = cold_ads
+        self._log = structlog.get_logger("msd.scorer")
+        self._unsaid = 0
+        self._say_again_at = 0.0
+
+    def of(self, model: Model) -> Frame:
+        """Return the calling thread's frame."""
+        assert native.core is not None, "a model is loaded where there is a core"
+        frame: Frame | None = getattr(model.native.frames, "own", None)
+        if frame is None:
+            tensors = new_tensors(model.schema, self.max_candidates)
+            core = native.core.Frame(model.native.schema, model.native.served, tensors, self.max_candidates)
+            frame = model.native.frames.own = frame_of(model, core, tensors)
+        return frame
+
+    def take(
+        self, model: Model, body: bytes, given: Given | None = None, at: float | None = None
+    ) -> tuple[Frame, Outcome]:
+        """Read a request into the calling thread's frame, and fill it from given rows, or from memory.
+
+        `at`: the time of a request that has none; by default the clock's.
+        """
+        frame = self.of(model)
+        if given is not None:
+            rows = given_rows(given.user, given.items)
+            number = frame.core.take(body, self.max_candidates, *rows, given.at, None, None, False, False)
+            if _OUTCOMES[number] == "lacking":
+                raise RuntimeError("the native core lacks rows that it was given")
+            return frame, _OUTCOMES[number]
+        sources = frame.rows
+        if sources is None:
+            return frame, "lacking" if frame.core.read(body, self.max_candidates) else "unread"
+        epochs = None if sources.epochs is None else sources.epochs()
+        number = frame.core.take(
+            body,
+            self.max_candidates,
+            sources.users,
+            sources.items,
+            time.time() if at is None else at,
+            epochs,
+            self.live and partial(self.live.cached, model.schema),
+            self.reads_texts(model),
+            False,
+        )
+        return frame, _OUTCOMES[number]
+
+    def reads_texts(self, model: Model) -> bool:
+        """Return whether the texts of ads without a row are encoded for a model."""
+        return self._cold_ads is not None and self._cold_ads.reads(model)
+
+    def unknown(self, model: Model, at: float) -> Tensors:
+        """Return the tensors of an unknown user, an unknown context and one unknown item."""
+        users, items = (model.codecs[side].unpack([None]) for side in ROW_SIDES)
+        return self.take(model, _UNKNOWN, Given(at, users, items, 0.0))[0].copied()
+
+    async def fetch(self, model: Model, request: CheckedRequest, deadline: float, at: float | None = None) -> Given:
+        """Fetch what a request lacks. A failing store degrades the rows. `at`: as in `take`."""
+        started = time.perf_counter()
+        if request.at is not None:
+            at = request.at
+        elif at is None:
+            at = time.time()
+        rows_of = partial(self._rows, model, deadline)
+        if self.live is not None:
+            user, items = await self.live.fetch(model.schema, request, at, rows_of, deadline)
+        else:
+            user = await rows_of("user", [request.user_id])
+            items = await rows_of("item", wanted_items(request, user))
+        if request.item_texts and self._cold_ads is not None:
+            items = await self._cold_ads.fill(model, request, items, deadline)
+        return Given(at, user, items, time.perf_counter() - started)
+
+    async def _rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:
+        """Return the store's rows, or the available ones if it fails; an anonymous user has no row."""
+        if side == "user" and ids[0] == ANONYMOUS:
+            return model.codecs[side].unpack([None])
+        try:
+            rows = await model.store.get(side, ids, deadline)
+        except StoreError as error:
+            self._note(error)
+            if error.rows is not None:
+                return error.rows
+            return model.codecs[side].unpack([None] * len(ids))._replace(stale=np.zeros(len(ids), bool))
+        self._metrics.damaged(side, rows.damaged)
+        return rows
+
+    def _note(self, error: StoreError) -> None:
+        """Count a failed read. The log gets one line for many."""
+        self._metrics.store_errors.inc()
+        self._unsaid += 1
+        now = time.perf_counter()
+        if now >= self._say_again_at:
+            self._log.warning("store_error", error=str(error), reads=self._unsaid)
+            self._unsaid, self._say_again_at = 0, now + _SAY_AGAIN_S

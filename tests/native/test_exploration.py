@@ -1,0 +1,65 @@
+"""Among many candidates the core chooses as `msd.contract.exploration` does, to the last digit of the propensity."""
+
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+import native
+from msd.contract.exploration import Choice, exploration_of, first_of
+from msd.contract.pricing import PRICED
+from msd.contract.request import parse_request
+from native.layout import core_model, core_rows, core_schema, new_tensors
+from tests.native.comparison import FILLED
+from tests.native.worlds import AT, SIDES, draw_world
+
+assert native.core is not None, "tests of the core are collected where it is built"
+core = native.core
+MOST = 300
+
+
+@pytest.mark.parametrize("policy", ["thompson", "ucb"])
+@pytest.mark.parametrize("pricing", [None, "cpc", "mixed"])
+def test_many_candidates_are_explored_to_the_last_digit(policy: str, pricing: str | None, tmp_path: Path) -> None:
+    random = Random(7)
+    world = draw_world(random, tmp_path)
+    files = world.files()
+    frame = core.Frame(
+        core_schema(world.schema, world.codecs),
+        core_model("v", PRICED, 0.7),
+        new_tensors(world.schema, MOST),
+        MOST,
+    )
+    explored = set()
+    for seed in range(30):
+        count = random.choice([2, 20, 200, MOST])
+        body = _body(random, count, policy, seed, pricing)
+        assert (
+            frame.take(body, MOST, *(core_rows(files[side]) for side in SIDES), AT, None, None, False, False) == FILLED
+        )
+        rng = np.random.default_rng(seed)
+        scores = {
+            "pctr": (1 / (1 + np.exp(-rng.normal(-3, 1, count)))).astype(np.float32),
+            "pcvr": rng.uniform(0, 0.2, count).astype(np.float32),
+            "logit_std": rng.uniform(0.05, 0.9, count).astype(np.float32),
+        }
+        frame.reply("r", None, scores, count, None)
+        request = parse_request(body, world.schema, MOST)
+        assert request.explore is not None
+        choice = first_of(exploration_of(request.explore, "r", 0.7), request, scores, PRICED)
+        assert Choice(*frame.choice) == choice
+        explored.add(choice.explored)
+    assert explored == {True, False}
+
+
+def _body(random: Random, count: int, policy: str, seed: int, pricing: str | None) -> bytes:
+    candidates: dict[str, Any] = {"id": [f"c{n}" for n in range(count)]}
+    if pricing is not None:
+        candidates["bid"] = [random.choice([None, random.uniform(0.01, 3)]) for _ in range(count)]
+    if pricing == "mixed":
+        candidates["pricing"] = [random.choice(["cpm", "cpc", "cpa"]) for _ in range(count)]
+    explore = {"policy": policy, "seed": seed}
+    return json.dumps({"user_id": "u", "candidates": candidates, "explore": explore}).encode()
