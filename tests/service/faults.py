@@ -15,6 +15,17 @@ from service.runtimes.onnxruntime import OnnxRuntime, Provider
 from service.runtimes.runtime import Scores
 
 
+def run_in_python() -> None:
+    """Has this process run all models by Python's method, as the runtimes that have no other way."""
+    init = OnnxRuntime.__init__
+
+    def made(runtime: OnnxRuntime, bundle: Bundle, provider: Provider, threads: int) -> None:
+        init(runtime, bundle, provider, threads)
+        runtime.native = None
+
+    setattr(OnnxRuntime, "__init__", made)  # noqa: B010 - a method, for all that are made from now on
+
+
 class ModelRuns:
     """A file that each run locks for a moment before it begins; it says how long each candidate takes."""
 
@@ -40,7 +51,7 @@ class ModelRuns:
 
     def obey(self) -> None:
         """Has this process, which is the service, heed the file in all its runs."""
-        run, init = OnnxRuntime.run, OnnxRuntime.__init__
+        run = OnnxRuntime.run
 
         def heeding(runtime: OnnxRuntime, tensors: Tensors) -> Scores:
             with self.path.open() as file:
@@ -49,12 +60,8 @@ class ModelRuns:
             time.sleep(seconds * max(map(len, tensors.values())))
             return run(runtime, tensors)
 
-        def run_in_python(runtime: OnnxRuntime, bundle: Bundle, provider: Provider, threads: int) -> None:
-            init(runtime, bundle, provider, threads)
-            runtime.native = None
-
-        setattr(OnnxRuntime, "__init__", run_in_python)  # noqa: B010 - methods, for all that are made from now on
-        setattr(OnnxRuntime, "run", heeding)  # noqa: B010
+        run_in_python()
+        setattr(OnnxRuntime, "run", heeding)  # noqa: B010 - a method, for all that are made from now on
 
 
 IN_PYTHON, IN_C, WITH_LOCK = signal.SIGUSR1, signal.SIGALRM, signal.SIGUSR2
