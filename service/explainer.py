@@ -137,7 +137,7 @@ class Explainer:
         self._budget = budget
 
     def begin(self) -> None:
-        """Take on one explanation until `end`. Raises Overloaded or InvalidRequest if there is no budget."""
+        """Accept one explanation until `end`. Raises Overloaded or InvalidRequest if there is no budget."""
         try:
             self._budget.check()
         except Overloaded:

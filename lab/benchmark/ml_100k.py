@@ -75,6 +75,7 @@ ML_100K_COLD = Protocol(
         "ten seeds, every item taught: ours .7531",
         "an audit's re-run, three seeds, taught and untaught",
         "ten seeds: ours .7529, with text alone .7130",
+        "five seeds, to simulate exploration of the hidden films: ours .7447",
     ),
     seeds=10,
     hidden=0.2,

@@ -8,15 +8,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from msd.contract.rows import RowSide
+from msd.contract.rows import ROW_SIDES, RowSide
 from msd.contract.schema import FeatureSchema
-from msd.ranker.features import Features, SideFeatures
+from msd.ranker.features import Features
 from msd.ranker.taste import BLOCKS
 from msd.student.record import HEADS
 
 Adapted = Mapping[RowSide, Tensor]
 """Vectors [n + 1, D] of all users or items in the schema's dimension, by side."""
-_SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
 class Adaptor(nn.Module):
@@ -58,7 +57,7 @@ class Adaptors(nn.ModuleDict):
     """Adaptors of the sides with semantics."""
 
     def __init__(self, schema: FeatureSchema, vector_dim: int) -> None:
-        semantics = {side: schema.semantic(side) for side in _SIDES}
+        semantics = {side: schema.semantic(side) for side in ROW_SIDES}
         super().__init__({side: Adaptor(vector_dim, one.dim) for side, one in semantics.items() if one})
         self.requires_grad_(False)
 
@@ -73,7 +72,5 @@ class Adaptors(nn.ModuleDict):
     @torch.no_grad()
     def adapt(self, features: Features) -> Adapted:
         """Return the vector [n + 1, D] of every entity by side; zeros where there is none."""
-        held: dict[RowSide, SideFeatures] = {"user": features.user, "item": features.item}
-        return {
-            side: self[side](held[side].vectors) * held[side].present.unsqueeze(-1) for side in _SIDES if side in self
-        }
+        sides = zip(ROW_SIDES, (features.user, features.item), strict=True)
+        return {side: self[side](held.vectors) * held.present.unsqueeze(-1) for side, held in sides if side in self}

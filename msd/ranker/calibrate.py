@@ -18,17 +18,38 @@ KNOTS = 32
 _FOLDS = 5
 
 
-def fit_platt(logits: Floats, labels: Floats, weights: Floats | None = None) -> tuple[float, float]:
-    """Return slope and offset (Platt 1999) fitted on [n] logits and labels; (1, 0) if all labels are equal.
+class Curve(NamedTuple):
+    """Strictly increasing, piecewise linear map from logits to calibrated logits, through `values` at `knots`.
+
+    Beyond the outermost knots it continues with `outer_slope`, so that different scores stay different. With one knot
+    it is a line, such as Platt's.
+    """
+
+    knots: Floats
+    values: Floats
+    outer_slope: float = 1.0
+
+    def __call__(self, logits: Floats) -> Floats:
+        """Calibrate logits [n]."""
+        inside = np.clip(logits, self.knots[0], self.knots[-1])
+        calibrated: Floats = np.interp(inside, self.knots, self.values) + self.outer_slope * (logits - inside)
+        return calibrated
+
+
+_IDENTITY = Curve(np.zeros(1), np.zeros(1))
+
+
+def fit_platt(logits: Floats, labels: Floats, weights: Floats | None = None) -> Curve:
+    """Return a line (Platt 1999) fitted on [n] logits and labels; the identity if all labels are equal.
 
     `weights`, here and below: impressions [n] that each row stands for; one by default.
     """
     if labels.min() == labels.max():
-        return 1.0, 0.0
+        return _IDENTITY
     fitted = LogisticRegression(C=np.inf).fit(logits[:, None], labels, weights)
-    slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    line = Curve(np.zeros(1), fitted.intercept_, float(fitted.coef_[0, 0]))
     # A negative slope would reverse the ranking; it occurs only if the model has learned nothing.
-    return (slope, offset) if slope > 0 else (1.0, 0.0)
+    return line if line.outer_slope > 0 else _IDENTITY
 
 
 def fit_blend(network: Floats, counts: Floats, age: Floats, labels: Floats, weights: Floats | None = None) -> Floats:
@@ -49,24 +70,6 @@ def fit_blend(network: Floats, counts: Floats, age: Floats, labels: Floats, weig
     return np.stack([one if one.any() else some for one in (fresh, old)])
 
 
-class Curve(NamedTuple):
-    """Strictly increasing, piecewise linear map from logits to calibrated logits, through `values` at `knots`.
-
-    Beyond the outermost knots it continues with `outer_slope`, so that different scores stay different. With one knot
-    it is a line, such as Platt's.
-    """
-
-    knots: Floats
-    values: Floats
-    outer_slope: float = 1.0
-
-    def __call__(self, logits: Floats) -> Floats:
-        """Calibrate logits [n]."""
-        inside = np.clip(logits, self.knots[0], self.knots[-1])
-        calibrated: Floats = np.interp(inside, self.knots, self.values) + self.outer_slope * (logits - inside)
-        return calibrated
-
-
 def fit_isotonic(logits: Floats, labels: Floats, weights: Floats | None = None) -> Curve:
     """Return a curve of at most 32 knots, fitted on [n] logits and labels; the identity if all labels are equal.
 
@@ -74,7 +77,7 @@ def fit_isotonic(logits: Floats, labels: Floats, weights: Floats | None = None) 
     one knot at their middle: steps turn into slopes, and the ranking stays.
     """
     if labels.min() == labels.max():
-        return Curve(np.zeros(1), np.zeros(1))
+        return _IDENTITY
     order = np.argsort(logits, kind="stable")
     weighed = (np.ones(len(order)) if weights is None else weights)[order]
     rates = IsotonicRegression().fit(logits[order], labels[order], weighed).transform(logits[order])
@@ -92,10 +95,8 @@ def fit_isotonic(logits: Floats, labels: Floats, weights: Floats | None = None) 
 def choose_calibration(logits: Floats, labels: Floats, weights: Floats | None = None) -> Curve:
     """Return Platt's line or the isotonic curve, fitted on [n] rows: the one with the lower cross-validated logloss."""
     measured = compare_calibrations(logits, labels, weights)
-    if measured and measured["isotonic"]["logloss"] < measured["platt"]["logloss"]:
-        return fit_isotonic(logits, labels, weights)
-    slope, offset = fit_platt(logits, labels, weights)
-    return Curve(np.zeros(1), np.array([offset]), slope)
+    is_bent = bool(measured) and measured["isotonic"]["logloss"] < measured["platt"]["logloss"]
+    return (fit_isotonic if is_bent else fit_platt)(logits, labels, weights)
 
 
 def compare_calibrations(
@@ -110,9 +111,8 @@ def compare_calibrations(
     calibrated = {"none": logits, "platt": np.empty(len(logits)), "isotonic": np.empty(len(logits))}
     for fold in range(_FOLDS):
         held, rest = folds == fold, folds != fold
-        slope, offset = fit_platt(logits[rest], labels[rest], weighed[rest])
-        calibrated["platt"][held] = slope * logits[held] + offset
-        calibrated["isotonic"][held] = fit_isotonic(logits[rest], labels[rest], weighed[rest])(logits[held])
+        for way, fit in (("platt", fit_platt), ("isotonic", fit_isotonic)):
+            calibrated[way][held] = fit(logits[rest], labels[rest], weighed[rest])(logits[held])
     probabilities = {way: sigmoid(found) for way, found in calibrated.items()}
     return {
         way: {

@@ -51,6 +51,14 @@ class RankerConfig(BaseModel):
         return self
 
 
+def mlp(width: int, config: RankerConfig) -> nn.Sequential:
+    """Return the configured hidden layers over inputs of a width."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise((width, *config.hidden)):
+        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
+    return nn.Sequential(*layers)
+
+
 class Affinity(nn.Module):
     """Bilinear term of a user's own short vector, under strong weight decay, and an item's description.
 
@@ -117,10 +125,7 @@ class Ranker(nn.Module):
                 self.affinity = Affinity(field, widths["item"], config.affinity)
         width = sum(widths.values())
         self.norm = nn.LayerNorm(width)
-        layers: list[nn.Module] = []
-        for before, after in pairwise((width, *config.hidden)):
-            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
-        self.deep = nn.Sequential(*layers) if layers else None
+        self.deep = mlp(width, config) if config.hidden else None
         width += sum(config.hidden[-1:])
         self.head = nn.Linear(width, 1)
         if self.taste:

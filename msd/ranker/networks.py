@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from msd.contract.schema import SIDES, FeatureSchema, Side
 from msd.ranker.embedding import SideEmbedding, embeddings
-from msd.ranker.model import Ranker, RankerConfig, Tensors
+from msd.ranker.model import Ranker, RankerConfig, Tensors, mlp
 
 _ASKING: tuple[Side, Side] = ("user", "context")
 _ATTENTION = 36
@@ -142,7 +142,7 @@ class DeepFm(_Deep):
         fields = sum(len(schema.indexed(side)) for side in (*SIDES, "item", "item")) + len(self.projections)
         width = fields * config.embedding
         self.norm = nn.LayerNorm(width)
-        self.deep = _mlp(width, config)
+        self.deep = mlp(width, config)
         self.head = nn.Linear(config.hidden[-1], 1)
 
     def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
@@ -174,7 +174,7 @@ class Din(_Deep):
         pair = 4 * self.item_width
         self.weigh = nn.Sequential(nn.Linear(pair, _ATTENTION), nn.PReLU(), nn.Linear(_ATTENTION, 1))
         self.norm = nn.LayerNorm(self.width)
-        self.deep = _mlp(self.width, config)
+        self.deep = mlp(self.width, config)
         self.head = nn.Linear(config.hidden[-1], 1)
 
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ class DcnV2(_Deep):
         super().__init__(schema, config)
         self.norm = nn.LayerNorm(self.width)
         self.cross = nn.ModuleList(nn.Linear(self.width, self.width) for _ in range(config.cross_layers))
-        self.deep = _mlp(self.width, config)
+        self.deep = mlp(self.width, config)
         self.head = nn.Linear(self.width + config.hidden[-1], 1)
 
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
@@ -214,13 +214,6 @@ def _dense_widths(schema: FeatureSchema) -> dict[str, int]:
     widths = {f"{side}_dense": schema.dense_width(side) for side in SIDES}
     widths["user_semantic"] = schema.semantic_width("user")
     return {name: width for name, width in widths.items() if width}
-
-
-def _mlp(width: int, config: RankerConfig) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in zip((width, *config.hidden[:-1]), config.hidden, strict=True):
-        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
-    return nn.Sequential(*layers)
 
 
 def _joined(parts: list[Tensor], n: int) -> Tensor:

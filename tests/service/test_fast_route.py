@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -41,8 +42,13 @@ class Reply(NamedTuple):
     body: bytes
 
 
-def leave_to_app() -> None:
+def do_nothing() -> None:
+    pass
+
+
+def leave_to_app(prepare: Callable[[], None]) -> None:
     """In this process, the service, leave all requests to the app."""
+    prepare()
     setattr(FastRoute, "takes", lambda route, scope: False)  # noqa: B010 - a method
 
 
@@ -51,13 +57,13 @@ def open_ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
     """Starts the two services over a bundle, with more settings; they end with the module."""
     with ExitStack() as running:
 
-        def start(bundle: Bundle, **settings: Any) -> Ways:  # noqa: ANN401 - any setting
+        def start(bundle: Bundle, prepare: Callable[[], None] = do_nothing, **settings: Any) -> Ways:  # noqa: ANN401 - any setting
             return Ways(
                 *(
                     running.enter_context(
-                        live_service(bundle.folder, tmp_path_factory.mktemp("way"), prepare=prepare, **settings)
+                        live_service(bundle.folder, tmp_path_factory.mktemp("way"), prepare=prepared, **settings)
                     )
-                    for prepare in (None, leave_to_app)
+                    for prepared in (prepare, partial(leave_to_app, prepare))
                 )
             )
 

@@ -43,12 +43,9 @@ def client_of(service: LiveService, key_file: Path | None = None) -> ServiceClie
 def test_open_local_service_is_in_order(open_to_all: LiveService, bundle: Bundle) -> None:
     found = look_at_running(client_of(open_to_all), settings_of(bundle.folder))
 
-    assert levels(found) == ({"ok"} if native.core else {"ok", "note"})
+    assert levels(found) == {"ok"}
     finding(found, "ok", "ready")
-    if native.core:
-        finding(found, "ok", f"scored by the native core, with {native.core.INSTRUCTIONS}")
-    else:
-        finding(found, "note", "the native core is not served: not built")
+    finding(found, "ok", f"native core, with {native.INSTRUCTIONS}")
     finding(found, "ok", "on cpu in fp32")
     found = look_at_running(client_of(open_to_all), settings_of(bundle.folder, provider="cuda"))
     finding(found, "error", "the settings say cuda")
@@ -60,7 +57,7 @@ def test_guarded_service_needs_key(guarded: LiveService) -> None:
     finding(found, "note", "/metrics answers 401")
     finding(found, "note", "/v1/model answers 401")
     found = look_at_running(client_of(guarded, guarded.log_path.with_name("key")), None)
-    assert levels(found) == ({"ok"} if native.core else {"ok", "note"})
+    assert levels(found) == {"ok"}
 
 
 def test_reports_stale_keys(guarded: LiveService, tmp_path: Path) -> None:
