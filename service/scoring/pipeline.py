@@ -279,7 +279,7 @@ class Pipeline:
             assert found.looked.lacking is not None, "what it lacks was looked for"
             self._go_on(way, self._fetch(way, found.looked.lacking))
         elif found.fate == _ASKING:
-            self._go_on(way, self._take_on(way))
+            self._go_on(way, self._accept(way))
         elif found.fate == _REFUSED:
             self._end(way, self._refusal(way))
         else:

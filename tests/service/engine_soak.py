@@ -34,6 +34,7 @@ _THREADS, _CLIENTS, _MOST = 4, 24, 200
 _SWAP_S = 0.05
 _FAILED = "while running Gather node"
 """What the runtime says of a run that the graph lets fail."""
+_FORMS: list[dict[str, object]] = [{}, {}, {"explain": True}, {"explore": {}}, {"top_k": 3}, {"wrong": 1}]
 _HEAD, _TAIL = b"HTTP/1.1 200 OK\r\n", b"x-request-id: x\r\n\r\n"
 
 
@@ -83,14 +84,14 @@ class EngineSoak:
 
     def _raw(self) -> RawRequest:
         random = self._random
-        document = {
+        document: dict[str, object] = {
             "user_id": random.choice(["u1", "u2", "nobody", None]),
             "candidates": {
                 "id": [f"i{random.randrange(300)}" for _ in range(random.choice([1, 5, 50, _MOST, _MOST + 1]))]
             },
-            **random.choice([{}, {}, {"explain": True}, {"explore": {}}, {"top_k": 3}, {"wrong": 1}]),
             "context": {"hour": POISON_HOUR if random.random() < 0.03 else 1},
         }
+        document |= random.choice(_FORMS)
         now = time.perf_counter()
         seconds = random.choice([0.0005, 0.005, 0.05, 1.0])
         is_gone = random.choice([lambda: False, lambda: self._random.random() < 0.1])
