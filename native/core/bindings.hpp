@@ -448,6 +448,16 @@ PyObject* frame_cut(HeldFrame& held, Arguments given) {
   return Py_NewRef(Py_None);
 }
 
+// deviate(scores): the standard deviations of log-odds of the first candidates, as bytes; None if the model has none
+PyObject* frame_deviate(HeldFrame& held, Arguments given) {
+  const Buffer scores(given[0], false);
+  const size_t count = scores.size() / sizeof(float);
+  if (count > held.frame->request.ids.size()) raise(PyExc_ValueError, "more scores than candidates");
+  std::vector<float> found(count);
+  if (!held.frame->deviate(scores.as<const float>(), count, found.data())) return Py_NewRef(Py_None);
+  return to_bytes({reinterpret_cast<const char*>(found.data()), sizeof(float) * count});
+}
+
 // reply(request_id, arm, heads, ran, correction): the document's bytes; ValueError for a score that is not finite. `arm`
 // may be None; heads are scores by name, of the first `ran` candidates and, if these are not all, of an unknown one; a
 // correction is (centre, shift, slope), or None.
@@ -615,6 +625,7 @@ PyGetSetDef id_map_values[] = {value<IdMap, id_map_end>("end"), {}};
 PyMethodDef frame_methods[] = {method<HeldFrame, 2, frame_read>("read"),
                                method<HeldFrame, 9, frame_take>("take"),
                                method<HeldFrame, 1, frame_cut>("cut"),
+                               method<HeldFrame, 1, frame_deviate>("deviate"),
                                method<HeldFrame, 5, frame_reply>("reply"),
                                {}};
 PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),

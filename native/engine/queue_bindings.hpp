@@ -23,6 +23,8 @@ class OwnedJob : public Job {
   using Job::Job;
   // Let go of what the work needed; after its end.
   virtual void drop() = 0;
+  // Write to no connection any more, because it is about to end. For any thread.
+  virtual void hang_up() {}
   // Of work that is done, or why it failed: with `ending`.
   virtual PyObject* result() = 0;
 
@@ -170,6 +172,11 @@ inline PyObject* job_claim(HeldJob& held, Arguments) {
   return PyBool_FromLong(is_first);
 }
 
+inline PyObject* job_hang_up(HeldJob& held, Arguments) {
+  held.job->hang_up();
+  return Py_NewRef(Py_None);
+}
+
 // (ending, result, queued at, started at, ended at, rows, is partial), once
 inline PyObject* job_take_outcome(HeldJob& held, Arguments) {
   OwnedJob& job = *held.job;
@@ -179,7 +186,10 @@ inline PyObject* job_take_outcome(HeldJob& held, Arguments) {
 }
 
 inline PyMethodDef job_methods[] = {
-    method<HeldJob, 0, job_claim>("claim"), method<HeldJob, 0, job_take_outcome>("take_outcome"), {}};
+    method<HeldJob, 0, job_claim>("claim"),
+    method<HeldJob, 0, job_hang_up>("hang_up"),
+    method<HeldJob, 0, job_take_outcome>("take_outcome"),
+    {}};
 
 // Engine(threads, max_rows, max_candidates, patience_s)
 

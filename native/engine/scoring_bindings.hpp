@@ -195,8 +195,7 @@ class ScoringJob : public OwnedJob {
     }
   }
 
-  // Stop the thread from writing, because the connection is about to end.
-  void hang_up() {
+  void hang_up() override {
     const std::lock_guard lock(wire_);
     descriptor_ = -1;
   }
@@ -433,16 +432,8 @@ PyObject* loaded_model_job(PyObject* self, Arguments given, Py_ssize_t count) {
       nullptr);
 }
 
-// hang_up(job): stop its thread from writing
-PyObject* loaded_model_hang_up(LoadedModel&, Arguments given) {
-  auto* const job = dynamic_cast<ScoringJob*>(Box<HeldJob>::of(given[0]).job.get());
-  if (job) job->hang_up();
-  return Py_NewRef(Py_None);
-}
-
 PyMethodDef loaded_model_methods[] = {
     {"job", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(loaded_model_job)), METH_FASTCALL, nullptr},
-    method<LoadedModel, 1, loaded_model_hang_up>("hang_up"),
     {}};
 
 bool add_scoring(PyObject* module) {

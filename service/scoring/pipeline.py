@@ -194,7 +194,7 @@ class Pipeline:
 
     def leave(self, way: Way) -> None:
         """Drop a request whose connection ends, unless it runs; nothing is written to the connection any more."""
-        way.first.hang_up(way.native)
+        way.native.hang_up()
         self._engine.leave(way)
 
     def follow(self, answer: Answer) -> None:
