@@ -26,10 +26,12 @@ Floats = NDArray[np.float64]
 MOST_COMPETING = 200
 """Candidates of a request that can be explored, the most valuable at the end of their interval: bounds the time."""
 _UPPER = 1.6448536269514722
-_WIDEST = 8.0
-_NODES = 192
+_WIDEST = 6.0
+_NODES = 128
 _LEAST_LOGIT = 1e-7
 _LEAST = 1e-12
+# A draw is no farther from the middle than where this probability is left.
+_FARTHEST = 1e-9
 # The logarithm of the normal distribution is interpolated, to 1e-7 of its value.
 _TABLE_FROM, _TABLE_STEPS = -10.0, 1_024
 # Of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
@@ -143,7 +145,7 @@ def uniforms(seed: str, numbers: NDArray[np.intp]) -> Floats:
 
 def _normals(uniform: Floats) -> Floats:
     """Return standard normals of uniform draws [n]: the inverse of the interpolated distribution."""
-    table, log = log_normal(), np.log(np.clip(uniform, _LEAST, 1.0 - _LEAST))
+    table, log = log_normal(), np.log(np.clip(uniform, _FARTHEST, 1.0 - _FARTHEST))
     place = np.searchsorted(table, log, side="right") - 1
     normals: Floats = _TABLE_FROM + (place + (log - table[place]) / (table[place + 1] - table[place])) / _TABLE_STEPS
     return normals
@@ -175,7 +177,7 @@ def probability_of_first(candidates: CompetingCandidates, one: int) -> float:
 
 
 def _normal_at(own: CompetingCandidates, log_value: float) -> float:
-    """Return the standard normal, from −8 to 8, at which a candidate has a value."""
+    """Return the standard normal, from −6 to 6, at which a candidate has a value."""
     below = min(log_value - float(own.log_scale[0]), 0.0)
     if below == -np.inf:
         return -_WIDEST
@@ -212,7 +214,7 @@ def legendre() -> tuple[Floats, Floats]:
 
 @cache
 def log_normal() -> Floats:
-    """Return the logarithm of the normal distribution from −10 to 8, in steps of 1/1,024."""
+    """Return the logarithm of the normal distribution from −10 to 6, in steps of 1/1,024."""
     normals = np.arange(_TABLE_FROM, _WIDEST + 1 / _TABLE_STEPS, 1 / _TABLE_STEPS)
     return np.log([math.erfc(-normal / math.sqrt(2)) / 2 for normal in normals])
 

@@ -1,15 +1,13 @@
-// Which candidate is first if a request explores, and the probability of that choice, as `msd.contract.exploration`: the
-// same operations in the same order, with numpy's own functions, so that numbers are equal.
+// Which candidate is first if a request explores, and the probability of that choice, as `msd.contract.exploration`:
+// the same operations in the same order, with numpy's own functions, so that numbers are equal.
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <numbers>
 #include <numeric>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_set>
@@ -22,7 +20,8 @@
 namespace native {
 
 constexpr size_t kMostCompeting = 200;
-constexpr double kUpper = 1.6448536269514722, kWidest = 8.0, kLeastLogit = 1e-7, kLeastChance = 1e-12;
+constexpr double kUpper = 1.6448536269514722, kWidest = 6.0, kFarthest = 1e-9;
+constexpr double kLeastLogit = 1e-7, kLeastChance = 1e-12;
 constexpr double kTableFrom = -10.0, kTableSteps = 1024.0, kInfinity = std::numeric_limits<double>::infinity();
 
 // What the contract computes once: nodes and weights of the quadrature, and the logarithm of the normal distribution.
@@ -130,10 +129,10 @@ class Exploration {
   void draw(uint64_t seed) {
     const std::vector<double>& table = quadrature_.log_normal;
     for (size_t k = 0; k < size(); k++)
-      draws_[k] = std::min(std::max(uniform(seed, 1 + places_[k]), kLeastChance), 1.0 - kLeastChance);
+      draws_[k] = std::min(std::max(uniform(seed, 1 + places_[k]), kFarthest), 1.0 - kFarthest);
     ufuncs_.log(draws_.data(), size());
     for (double& draw : draws_) {
-      const size_t place = std::upper_bound(table.begin(), table.end(), draw) - table.begin() - 1;
+      const size_t place = std::upper_bound(table.begin() + 1, table.end() - 1, draw) - table.begin() - 1;
       const double within = (draw - table[place]) / (table[place + 1] - table[place]);
       draw = kTableFrom + (static_cast<double>(place) + within) / kTableSteps;
     }
@@ -197,7 +196,7 @@ class Exploration {
     return density_[0];
   }
 
-  // The standard normal, from −8 to 8, at which a candidate has a value.
+  // The standard normal, from −6 to 6, at which a candidate has a value.
   double normal_at(size_t own, double log_value) const {
     const double below = std::min(log_value - log_scale_[own], 0.0);
     if (below == -kInfinity) return -kWidest;

@@ -26,8 +26,8 @@ struct Head {
   const float* scores;
 };
 
-// What a run gave: the scores [N] of the first `ran` candidates and, if these are not all, behind them [ran + 1] those of
-// an unknown one.
+// What a run gave: the scores [N] of the first `ran` candidates and, if these are not all, behind them [ran + 1] those
+// of an unknown one.
 struct Run {
   std::vector<Head> heads;
   size_t ran;
