@@ -13,15 +13,16 @@ from msd.dataset.load import Dataset, id_order
 from msd.step import fingerprint_of
 
 HELD = 0.1  # share of the items that are not hidden
+_LATER_S = 30 * 86_400
 
 
 def hide_items(dataset: Dataset, seed: int, share: float = 0.2) -> Dataset:
     """Return the same events with their part: test for a share of the items, valid for a tenth of the rest, else train.
 
     The hidden items are the first of a permutation of the items table by `default_rng(seed)`; the valid items are the
-    first of a second permutation, of the rest. A user's rows of valid items are moved to one second after the user's
-    last training row, and those of hidden items one second later, so that they see the user's whole history and counts,
-    but not each other.
+    first of a second permutation, of the rest. A user's rows of valid items are moved to a month after their last
+    training row, and those of hidden items to a month later still. So they see the user's whole history and counts, but
+    neither each other nor a mood of other days.
     """
     rng = np.random.default_rng(seed)
     ids = dataset.items["item_id"].to_numpy()
@@ -41,7 +42,7 @@ def hide_items(dataset: Dataset, seed: int, share: float = 0.2) -> Dataset:
     last = last.fill_null(pl.col("at").max().over("user_id"))
     events = (
         dataset.events.with_columns(part=part)
-        .with_columns(at=pl.when(later > 0).then(last + later).otherwise(pl.col("at")))
+        .with_columns(at=pl.when(later > 0).then(last + later * _LATER_S).otherwise(pl.col("at")))
         .sort("at", *id_order("user_id"), *id_order("item_id"), maintain_order=True)
     )
     config = dataset.config.model_copy(update={"split": SplitConfig(column="part")})

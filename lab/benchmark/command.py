@@ -1,4 +1,4 @@
-"""`msd lab benchmark`: run a benchmark, show its progress, print its figures, and write them as JSON."""
+"""`msd lab benchmark`: run a benchmark, show its progress, print its figures, and write them as JSON and SVG."""
 
 import json
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lab.benchmark.collm import COLLM
+from lab.benchmark.drawing import draw_benchmark
 from lab.benchmark.machine import machine_now
 from lab.benchmark.ml_100k import ML_100K, ML_100K_COLD
 from lab.benchmark.protocol import BenchmarkError, Protocol
@@ -75,6 +76,8 @@ def benchmark(
         progress("resampling", 0, 1)
         figures = figures_of(protocol, scope, results, resamples)
     write_text_atomic(out, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    if protocol.hidden is None:
+        write_text_atomic(out.with_suffix(".svg"), draw_benchmark(results, resamples))
     show(_tables(figures))
     looks = len(protocol.looks)
     typer.echo(f"protocol {protocol.sha256()[:12]}; test was looked at {looks} times before; {out} has all figures")

@@ -16,12 +16,13 @@ from msd.dataset.split import Part
 from msd.ranker.features import Features
 from msd.ranker.timeline import Entities
 from msd.teachers.knowledge import Knowledge
+from msd.training.train_content import ROUNDS, learn_prior, posterior_means, sums_by_user
 
 # Users of rows [n], inputs of their items [n, D], labels [n], number of users → weights [users, D].
 Fit = Callable[[Rows, Floats, Floats, int], Floats]
 
 # Chosen on valid items of MovieLens-100K, never on the hidden items of the same seed.
-WORDS_DIM, ROUNDS, RIDGE = 32, 25, 150.0
+WORDS_DIM, RIDGE = 32, 150.0
 SETTINGS = {"words_dim": WORDS_DIM, "rounds": ROUNDS, "ridge": RIDGE}
 _LEAST = 1e-3
 
@@ -82,7 +83,7 @@ def words(features: Features, known: dict[str, Knowledge], dim: int) -> Floats:
 def fit_ridge(user: Rows, x: Floats, label: Floats, users: int) -> Floats:
     """Return weights [users, D]: ridge regression of all rows, plus one of its residuals in each user's own rows."""
     width = x.shape[1]
-    gram, moment = _sums(user, x, label, users)
+    gram, moment = sums_by_user(user, x, label, users)
     shared = np.linalg.solve(gram.sum(0) + RIDGE * np.eye(width), moment.sum(0))
     left = moment - gram @ shared
     own = np.linalg.solve(gram + RIDGE * np.eye(width), left[..., None])[..., 0]
@@ -90,38 +91,8 @@ def fit_ridge(user: Rows, x: Floats, label: Floats, users: int) -> Floats:
 
 
 def fit_bayesian(user: Rows, x: Floats, label: Floats, users: int) -> Floats:
-    """Return means [users, D] of weights that are Normal(mu, sigma) over users; EM learns both, and the noise.
-
-    (Multi-task learning with a learned prior: Yu, Tresp and Schwaighofer, ICML 2005.)
-    """
-    width = x.shape[1]
-    gram, moment = _sums(user, x, label, users)
-    squares = float(label @ label)
-    mean = np.linalg.solve(gram.sum(0) + np.eye(width), moment.sum(0))
-    sigma, noise = 0.01 * np.eye(width), 0.2
-    weights = np.tile(mean, (users, 1))
-    for _ in range(ROUNDS):
-        precision = np.linalg.inv(sigma)
-        spread = np.linalg.inv(gram / noise + precision)
-        pulled = moment / noise + precision @ mean
-        weights = (spread @ pulled[..., None])[..., 0]
-        mean = weights.mean(0)
-        apart = weights - mean
-        sigma = (apart.T @ apart + spread.sum(0)) / users + 1e-8 * np.eye(width)
-        fitted = float((weights * (gram @ weights[..., None])[..., 0]).sum() - 2 * (weights * moment).sum())
-        noise = max((squares + fitted + float((gram * spread).sum())) / len(label), 1e-6)
-    return weights
-
-
-def _sums(user: Rows, x: Floats, label: Floats, users: int) -> tuple[Floats, Floats]:
-    """Return sums over each user's rows: Σ x xᵀ [users, D, D] and Σ x · label [users, D]."""
-    gram, moment = np.zeros((users, x.shape[1], x.shape[1])), np.zeros((users, x.shape[1]))
-    order = np.argsort(user, kind="stable")
-    starts = np.searchsorted(user[order], np.arange(users + 1))
-    for one, (start, stop) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
-        rows = order[start:stop]
-        gram[one], moment[one] = x[rows].T @ x[rows], label[rows] @ x[rows]
-    return gram, moment
+    """Return means [users, D] of weights with a normal prior over users, learned by EM."""
+    return posterior_means(user, x, label, users, learn_prior(user, x, label))
 
 
 def _all_known(given: Given) -> Floats:

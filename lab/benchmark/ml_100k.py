@@ -7,8 +7,6 @@ from lab.benchmark.linear import SETTINGS, attributes_linear, bayesian_linear, r
 from lab.benchmark.protocol import BenchmarkError, Folders, Progress, Protocol, write_knowledge
 from lab.benchmark.variant import Variant, cold_variants, standard_variants
 from msd.dataset.load import load_dataset
-from msd.ranker.batch import Corruption
-from msd.ranker.model import RankerConfig
 from msd.teachers.collect import Stage, collect_knowledge
 from msd.teachers.knowledge import load_knowledge, load_record
 from msd.teachers.recorded import RecordedTeacher
@@ -81,17 +79,6 @@ ML_100K_COLD = Protocol(
     hidden=0.2,
     delays_s=(0,),
     user_vectors=False,
-    # Items are trained as if they were new: they have no counts, and must not get any from other users' rows.
-    ranker=RankerConfig(affinity=32, counts=()),
-    training=TrainConfig(
-        epochs=10,
-        patience=2,
-        rows_per_user=1,
-        learning_rate=3e-3,
-        weight_decay=0.3,
-        affinity_decay=2.0,
-        averaging=10.0,
-        live=False,
-        corruption=Corruption(aged_user=0.2, aged_item=0.0, new_item=0.9),
-    ),
+    # Hidden items must not get counts from other users' rows.
+    training=TrainConfig(live=False),
 )

@@ -35,13 +35,15 @@ class Predictions(NamedTuple):
 
 class MeasuredRows(NamedTuple):
     """Rows of one part, in the dataset's order: labels [n], numbers of users and of requests [n], and whether user and
-    item both have training rows [n]. `among` [m]: which of the valid and test rows they are."""
+    item both have training rows [n]. `among` [m]: which of the valid and test rows they are. `item_impressions` [n]:
+    the item's training rows."""
 
     labels: Floats
     users: NDArray[np.int64]
     requests: NDArray[np.int64]
     warm: NDArray[np.bool_]
     among: NDArray[np.bool_]
+    item_impressions: NDArray[np.int64]
 
 
 def rows_of(dataset: Dataset, part: Part) -> MeasuredRows:
@@ -54,7 +56,10 @@ def rows_of(dataset: Dataset, part: Part) -> MeasuredRows:
         for key in (pl.col("user_id"), pl.struct("user_id", (pl.col("at") // REQUEST_S).cast(pl.Int64)))
     )
     labels = events["label"].to_numpy().astype(np.float64)
-    return MeasuredRows(labels, users, requests, warm[0] & warm[1], (parts == part)[parts >= Part.VALID])
+    among = (parts == part)[parts >= Part.VALID]
+    counts = training.group_by("item_id").len("shown")
+    shown = events.select("item_id").join(counts, "item_id", "left", maintain_order="left")["shown"].fill_null(0)
+    return MeasuredRows(labels, users, requests, warm[0] & warm[1], among, shown.to_numpy().astype(np.int64))
 
 
 def keep(path: Path, fingerprint: str, found: Predictions) -> None:

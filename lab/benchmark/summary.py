@@ -70,7 +70,7 @@ class BenchmarkMetrics:
 
     def line(self, name: str, view: str) -> Figures:
         """Return the figures of a variant; `gains`: of ours over it, by metric."""
-        pooled = [measure_pooled(self.rows.labels, one) for one in self._probabilities(name, view)]
+        pooled = [measure_pooled(self.rows.labels, one) for one in self.probabilities(name, view)]
         metrics = self._metrics(view)
         by_seed = {metric: self.by_seed(name, view, metric) for metric in metrics}
         return {
@@ -84,17 +84,17 @@ class BenchmarkMetrics:
     def by_seed(self, name: str, view: str, metric: str) -> list[float] | None:
         """Return a metric by seed; None if the rows lack one of the labels."""
         if metric in self._grouped:
-            return self._grouped[metric].aucs(self._probabilities(name, view))
+            return self._grouped[metric].aucs(self.probabilities(name, view))
         rows = self._pooled[metric]
         labels = self.rows.labels[rows]
         if not 0 < labels.sum() < len(labels):
             return None
-        return [roc_auc(labels, one[rows]) for one in self._probabilities(name, view)]
+        return [roc_auc(labels, one[rows]) for one in self.probabilities(name, view)]
 
     def gain(self, name: str, other: str, view: str, metric: str = "auc") -> Figures:
         """Return a metric of one variant minus that of another over the seeds that both have, with its 95 % interval
         and two-sided p, for which users and seeds are resampled together; None without a value of both."""
-        ours, theirs = (self.by_seed(one, view, metric) if self._has(one, view) else None for one in (name, other))
+        ours, theirs = (self.by_seed(one, view, metric) if self.has(one, view) else None for one in (name, other))
         if not ours or not theirs:
             return {"gain": None, "ci95": None, "p": None}
         seeds = min(len(ours), len(theirs))
@@ -105,10 +105,11 @@ class BenchmarkMetrics:
         delay_s = 0 if view == FROZEN else int(view.removeprefix(f"{LIVE}_").removesuffix("_s"))
         return [*self._pooled, *(name for name in self._grouped if name != "request_auc" or delay_s >= REQUEST_S)]
 
-    def _has(self, name: str, view: str) -> bool:
+    def has(self, name: str, view: str) -> bool:
+        """Return whether a variant has the view."""
         return any(view in found for found in self.found.get(name, {}).values())
 
-    def _probabilities(self, name: str, view: str) -> Floats:
+    def probabilities(self, name: str, view: str) -> Floats:
         """Return the probabilities [K, n] of a variant's seeds."""
         return np.stack([found[view] for _, found in sorted(self.found[name].items())])
 
@@ -116,7 +117,7 @@ class BenchmarkMetrics:
         """Return a metric [K, R] of a variant's seeds over R resamples of users, the same for every variant."""
         key = name, view, metric
         if key not in self._resampled:
-            probabilities = self._probabilities(name, view)
+            probabilities = self.probabilities(name, view)
             if metric in self._grouped:
                 self._resampled[key] = self._grouped[metric].resample(probabilities, self._resamples)
             else:

@@ -30,7 +30,7 @@ _WIDEST = 6.0
 _NODES = 128
 _LEAST_LOGIT = 1e-7
 _LEAST = 1e-12
-# A draw is no farther from the middle than where this probability is left.
+# Draws are clipped to where this probability is left.
 _FARTHEST = 1e-9
 # The logarithm of the normal distribution is interpolated, to 1e-7 of its value.
 _TABLE_FROM, _TABLE_STEPS = -10.0, 1_024

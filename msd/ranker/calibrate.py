@@ -52,21 +52,21 @@ def fit_platt(logits: Floats, labels: Floats, weights: Floats | None = None) -> 
     return line if line.outer_slope > 0 else _IDENTITY
 
 
-def fit_blend(network: Floats, counts: Floats, age: Floats, labels: Floats, weights: Floats | None = None) -> Floats:
-    """Return non-negative weights [2, 2] for the logits [n] of network and count model: where the counts' age [n] is 0,
-    and where it is 1. Fitted by logistic regression of the labels (stacked generalisation; Wolpert 1992). Inputs with a
-    negative weight are dropped, the most negative first."""
-    opinions = np.stack([network * (1 - age), counts * (1 - age), network * age, counts * age])
-    shares, kept = np.zeros(4), np.flatnonzero(opinions.any(1))
+def fit_blend(experts: Floats, age: Floats, labels: Floats, weights: Floats | None = None) -> Floats:
+    """Return non-negative weights [2, E] for the logits [E, n] of experts: where the counts' age [n] is 0, and where it
+    is 1. Fitted by logistic regression of the labels (stacked generalisation; Wolpert 1992). Inputs with a negative
+    weight are dropped, the most negative first."""
+    opinions = np.concatenate([experts * (1 - age), experts * age])
+    shares, kept = np.zeros(len(opinions)), np.flatnonzero(opinions.any(1))
     while len(kept):
         found = LogisticRegression(C=np.inf).fit(opinions[kept].T, labels, weights).coef_[0]
         if found.min() >= 0:
             shares[kept] = found
             break
         kept = np.delete(kept, found.argmin())
-    fresh, old = shares.reshape(2, 2)
+    fresh, old = np.split(shares, 2)
     # An age without valid rows or a positive weight uses the other age's weights; without either, the network alone.
-    some = fresh if fresh.any() else old if old.any() else np.array([1.0, 0.0])
+    some = fresh if fresh.any() else old if old.any() else np.eye(len(experts))[0]
     return np.stack([one if one.any() else some for one in (fresh, old)])
 
 

@@ -1,4 +1,5 @@
-"""MSD's CTR model: a linear layer and an MLP over all sides, the user's taste and affinity, and a count model.
+"""MSD's CTR model: a linear layer and an MLP over all sides, the user's taste and affinity, beside a count model and a
+content model.
 
 One implementation: the user's side has batch 1 (serving) or N (training), the candidates' always N. It knows the
 schema's tensors, not their source.
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 
 from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.schema import SIDES, STATE_FEATURES, Categorical, FeatureSchema, Side
-from msd.ranker.embedding import embeddings, first_known
+from msd.ranker.embedding import embeddings, first_known, is_id
 from msd.ranker.taste import FEATURES, Taste, taste_features
 
 WITH_CONVERSIONS = ("msd",)
 """Networks that can have a head for conversions."""
 Tensors = Mapping[str, Tensor]
+_MOST_VALUES = 64  # of a field that the content model reads
 
 
 class RankerConfig(BaseModel):
@@ -28,7 +30,8 @@ class RankerConfig(BaseModel):
 
     `hidden` may be empty (no MLP) for `msd` and `lr`. `cross_layers`: of `dcnv2`. `id_hidden`: share of IDs that
     training hides whole. `affinity`: length of each user's own vector, 0 for none. `taste`: whether `msd` reads the
-    history. `counts`: layer widths of the count model beside `msd`, empty for none.
+    history. `counts`: layer widths of the count model beside `msd`, empty for none. `content`: directions of the
+    content model beside it, 0 for none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +46,7 @@ class RankerConfig(BaseModel):
     affinity: int = 16
     taste: bool = True
     counts: tuple[int, ...] = (32, 16)
+    content: int = 8
 
     @model_validator(mode="after")
     def _baselines_are_deep(self) -> Self:
@@ -51,11 +55,11 @@ class RankerConfig(BaseModel):
         return self
 
 
-def mlp(width: int, config: RankerConfig) -> nn.Sequential:
-    """Return the configured hidden layers over inputs of a width."""
+def mlp(width: int, hidden: tuple[int, ...], dropout: float = 0.0) -> nn.Sequential:
+    """Return hidden layers over inputs of a width."""
     layers: list[nn.Module] = []
-    for before, after in pairwise((width, *config.hidden)):
-        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
+    for before, after in pairwise((width, *hidden)):
+        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers)
 
 
@@ -89,10 +93,8 @@ class CountModel(nn.Module):
         super().__init__()
         widths = {f"{side}_dense": schema.dense_width(side) for side in SIDES}
         self.dense = [name for name, width in widths.items() if width]
-        layers: list[nn.Module] = []
-        for before, after in pairwise((sum(widths.values()), *hidden)):
-            layers += [nn.Linear(before, after), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1)).requires_grad_(False)
+        layers = mlp(sum(widths.values()), hidden), nn.Linear(hidden[-1], 1)
+        self.layers = nn.Sequential(*layers).requires_grad_(False)
 
     def forward(self, tensors: Mapping[str, Tensor], n: int) -> Tensor:
         """Return logits [N]. Tensors of user and context have batch 1 or N, those of candidates N."""
@@ -100,10 +102,40 @@ class CountModel(nn.Module):
         return logits.squeeze(-1)
 
 
-class Ranker(nn.Module):
-    """The schema's tensors → [N] logits of a click, a blend of the network's and the count model's.
+class ContentModel(nn.Module):
+    """Linear models of items' content, one per user: of all users together, and a user's own in a few directions.
 
-    The two train separately, so that neither unlearns what the other knows. `blend` [2, 2]: weights of both where the
+    Content is numbers, vectors and values of small vocabularies, no ID and no count: it also ranks items
+    without impressions. `train_content` fits it; then its weights are frozen. An unknown user has the shared model.
+    """
+
+    def __init__(self, schema: FeatureSchema, user_id: int, users: int, directions: int) -> None:
+        super().__init__()
+        fields = [field for field in schema.indexed("item") if not is_id(field) and field.size <= _MOST_VALUES]
+        self.fields = [(schema.columns[field.name], field.size) for field in fields]
+        self.user_id, self.numbers, width = user_id, schema.numeric_width("item"), 1 + directions
+        self.values = nn.ModuleList(nn.Embedding(size, width) for _, size in self.fields)
+        # A column of ones: an item may have neither numbers nor vectors.
+        self.linear = nn.Linear(1 + self.numbers + schema.semantic_width("item"), width, bias=False)
+        self.users = nn.Embedding(users, width)
+        self.requires_grad_(False)
+
+    def forward(self, tensors: Tensors, n: int) -> Tensor:
+        """Return logits [n]. The user has batch 1 or n, the candidates n."""
+        known = [tensors["item_dense"].new_ones(n, 1), tensors["item_dense"][:, : self.numbers]]
+        known += [tensors["item_semantic"]] if "item_semantic" in tensors else []
+        weights_NW: Tensor = self.linear(torch.cat(known, -1))
+        for (columns, _), table in zip(self.fields, self.values, strict=True):
+            weights_NW = weights_NW + table(tensors["item_categorical"][:, columns]).sum(-2)
+        user_W = self.users(tensors["user_categorical"][:, self.user_id])
+        logits: Tensor = weights_NW[:, 0] + user_W[:, 0] + (weights_NW[:, 1:] * user_W[:, 1:]).sum(-1)
+        return logits
+
+
+class Ranker(nn.Module):
+    """The schema's tensors → [N] logits of a click, a blend of three experts: network, count model and content model.
+
+    They train separately, so that none unlearns what another knows. `blend` [2, E]: weights of the E experts where the
     user's counts are fresh, and where they have the maximum age; weights between are linear in the (logarithmic) age.
 
     With `conversions` the network has a second head on the same layers: a click's conversion (ESMM, arXiv 1804.07931).
@@ -118,14 +150,16 @@ class Ranker(nn.Module):
         self.sides: list[Side] = [side for side in SIDES if widths[side]]
         self.embed = embeddings(schema, config)
         self.taste = Taste(schema).requires_grad_(False) if config.taste else None
-        self.affinity = None
+        self.affinity = self.content = None
         for field in schema.indexed("user"):
-            if isinstance(field, Categorical) and field.is_id and config.affinity:
+            if isinstance(field, Categorical) and field.is_id:
                 self.user_id = schema.columns[field.name].start
-                self.affinity = Affinity(field, widths["item"], config.affinity)
+                self.affinity = Affinity(field, widths["item"], config.affinity) if config.affinity else None
+                if config.content:
+                    self.content = ContentModel(schema, self.user_id, field.size, config.content)
         width = sum(widths.values())
         self.norm = nn.LayerNorm(width)
-        self.deep = mlp(width, config) if config.hidden else None
+        self.deep = mlp(width, config.hidden, config.dropout) if config.hidden else None
         width += sum(config.hidden[-1:])
         self.head = nn.Linear(width, 1)
         if self.taste:
@@ -136,7 +170,8 @@ class Ranker(nn.Module):
         self.ages = schema.numeric_width("user") + STATE_FEATURES.index("log_age_days")
         state = schema.state("user")
         self.oldest = math.log1p(state.age_cap_s / SECONDS_PER_DAY) if state else None
-        self.register_buffer("blend", torch.full((2, 2), 0.5))
+        self.experts = 1 + (self.counts is not None) + (self.content is not None)
+        self.register_buffer("blend", torch.full((2, self.experts), 1.0 / self.experts))
         self.conversion = nn.Linear(width, 1) if conversions else None
 
     @staticmethod
@@ -153,8 +188,9 @@ class Ranker(nn.Module):
         return [self.blended(opinions), *(opinions[-1:] if self.conversion else [])]
 
     def opinions(self, tensors: Tensors, taste: Tensor | None) -> list[Tensor]:
-        """Return the network's logits [N]; with a count model, its logits and the age [N] of the user's counts as a
-        share of the maximum (both logarithmic); last, with conversions, the logits of a click's conversion.
+        """Return the logits [N] of each expert: network, count model and content model; with several, the age [N] of
+        the user's counts as a share of the maximum (both logarithmic); last, with conversions, the logits of a click's
+        conversion.
 
         `taste`: the `PARTS` [N, 4] that `self.taste` returns of the tensors, None without one.
         """
@@ -168,22 +204,21 @@ class Ranker(nn.Module):
         if taste is not None:
             network = network + self.by_taste(taste_features(taste)).squeeze(-1)
         conversion = [] if self.conversion is None else [self.conversion(x).squeeze(-1)]
-        if not self.counts:
+        experts = [network, *(expert(tensors, n) for expert in (self.counts, self.content) if expert is not None)]
+        if self.experts == 1:
             return [network, *conversion]
         age = torch.zeros_like(network)
         if self.oldest is not None:
             age = age + tensors["user_dense"][:, self.ages] / self.oldest
-        return [network, self.counts(tensors, n), age, *conversion]
+        return [*experts, age, *conversion]
 
     def blended(self, opinions: list[Tensor]) -> Tensor:
         """Return the logits [N] of a click from the result of `opinions`."""
-        if not self.counts:
+        if self.experts == 1:
             return opinions[0]
-        network, counts, age = opinions[:3]
-        (network_fresh, counts_fresh), (network_old, counts_old) = self.blend
-        weighted: Tensor = network * (network_fresh + age * (network_old - network_fresh))
-        weighted = weighted + counts * (counts_fresh + age * (counts_old - counts_fresh))
-        return weighted
+        age, (fresh, old) = opinions[self.experts].unsqueeze(-1), self.blend
+        weighted: Tensor = torch.stack(opinions[: self.experts], -1) * (fresh + age * (old - fresh))
+        return weighted.sum(-1)
 
     def _side(self, tensors: Tensors, side: Side) -> Tensor:
         parts = [self.embed[side](tensors[f"{side}_categorical"])] if side in self.embed else []

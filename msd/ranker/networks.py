@@ -142,7 +142,7 @@ class DeepFm(_Deep):
         fields = sum(len(schema.indexed(side)) for side in (*SIDES, "item", "item")) + len(self.projections)
         width = fields * config.embedding
         self.norm = nn.LayerNorm(width)
-        self.deep = mlp(width, config)
+        self.deep = mlp(width, config.hidden, config.dropout)
         self.head = nn.Linear(config.hidden[-1], 1)
 
     def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
@@ -174,7 +174,7 @@ class Din(_Deep):
         pair = 4 * self.item_width
         self.weigh = nn.Sequential(nn.Linear(pair, _ATTENTION), nn.PReLU(), nn.Linear(_ATTENTION, 1))
         self.norm = nn.LayerNorm(self.width)
-        self.deep = mlp(self.width, config)
+        self.deep = mlp(self.width, config.hidden, config.dropout)
         self.head = nn.Linear(config.hidden[-1], 1)
 
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ class DcnV2(_Deep):
         super().__init__(schema, config)
         self.norm = nn.LayerNorm(self.width)
         self.cross = nn.ModuleList(nn.Linear(self.width, self.width) for _ in range(config.cross_layers))
-        self.deep = mlp(self.width, config)
+        self.deep = mlp(self.width, config.hidden, config.dropout)
         self.head = nn.Linear(self.width + config.hidden[-1], 1)
 
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
-"""Training of a ranker on window and train rows: its count model, its taste, then its network. Early stopping and
-calibration on valid rows.
+"""Training of a ranker on window and train rows: its taste, its count and content models, then its network. Early
+stopping and calibration on valid rows.
 """
 
 import copy
@@ -24,6 +24,7 @@ from msd.ranker.calibrate import choose_calibration, fit_blend
 from msd.ranker.features import Features
 from msd.ranker.model import WITH_CONVERSIONS, Ranker, RankerConfig
 from msd.training.parallel import ALONE, Team, TeamError
+from msd.training.train_content import train_content
 from msd.training.train_counts import train_counts
 from msd.training.train_taste import train_taste
 
@@ -141,10 +142,10 @@ class Judge:
     def blend(self, model: TrainedRanker) -> float:
         """Fit the blend weights, and return the resulting AUC."""
         opinions = [predict_opinions(model, view, self._events) for view in self._views]
-        if isinstance(model.ranker, Ranker) and model.ranker.counts:
-            network, counts, age = np.concatenate(opinions, 1)[:3]
+        if isinstance(model.ranker, Ranker) and (experts := model.ranker.experts) > 1:
+            found = np.concatenate(opinions, 1)
             labels, weights = (np.tile(one, len(opinions)) for one in (self.labels, self._impressions))
-            blend = fit_blend(network, counts, age, labels, weights)
+            blend = fit_blend(found[:experts], found[experts], labels, weights)
             model.ranker.blend.copy_(torch.from_numpy(blend))
         return roc_auc(self.labels, _blended(model, opinions[0]), self._impressions)
 
@@ -189,13 +190,16 @@ def _new_model(features: Features, model_config: RankerConfig, config: TrainConf
 
 def _before_network(model: TrainedRanker, features: Features, config: TrainConfig) -> tuple[TrainedRanker, Features]:
     """Return the model with what is fitted before the network, and the features with the taste of all events."""
-    ranker = model.ranker
-    if isinstance(ranker, Ranker) and ranker.taste:
-        adapted = model.adaptors.adapt(features)
+    ranker, adapted = model.ranker, model.adaptors.adapt(features)
+    if not isinstance(ranker, Ranker):
+        return model, features
+    if ranker.taste:
         train_taste(ranker.taste, features, adapted, config.seed)
         features = with_taste(ranker.taste, features, adapted)
-    if isinstance(ranker, Ranker) and ranker.counts:
+    if ranker.counts:
         train_counts(ranker.counts, features, config.corruption, config.seed)
+    if ranker.content:
+        train_content(ranker.content, features, adapted)
     return model, features
 
 

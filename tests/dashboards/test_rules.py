@@ -1,4 +1,4 @@
-"""Alerts: each is tested, documented and has a section in the runbook.
+"""Alerts: each is tested and has a section in the runbook.
 
 `make rules` runs promtool, which checks that Prometheus accepts the rules, and which alert fires when.
 """
@@ -32,14 +32,8 @@ def test_runbook_has_a_section_for_each_alert() -> None:
     assert re.findall(r"^## (Msd.+)$", RUNBOOK, re.MULTILINE) == list(ALERTS)
 
 
-def test_each_alert_fires_in_the_documented_scenario() -> None:
-    fired = {
-        test["name"]: re.findall(r"alertname=\"?(\w+)", str(test["promql_expr_test"]))
-        for test in yaml.safe_load((DASHBOARDS.parent / "rules_test.yaml").read_text("utf-8"))["tests"]
-    }
-    page = (ROOT / "docs/observability.md").read_text("utf-8")
-    documented = dict(re.findall(r"^\| `(Msd\w+)` \| (.+?) \|", page, re.MULTILINE))
+def test_each_alert_fires_in_a_tested_situation() -> None:
+    tests = yaml.safe_load((DASHBOARDS.parent / "rules_test.yaml").read_text("utf-8"))["tests"]
+    fired = [re.findall(r"alertname=\"?(\w+)", str(test["promql_expr_test"])) for test in tests]
 
-    assert {name for names in fired.values() for name in names} == set(ALERTS)
-    assert list(documented) == list(ALERTS)
-    assert all(name in fired[scenario] for name, scenario in documented.items())
+    assert {name for names in fired for name in names} == set(ALERTS)

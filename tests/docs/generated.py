@@ -12,7 +12,6 @@ import typer
 import typer.main
 from pydantic import BeforeValidator
 
-from lab import COMMANDS as LAB_COMMANDS
 from msd.commands import COMMANDS, load
 from operations.replay.log import app as log_replay_app
 from service.settings import PREFIX, Settings
@@ -70,10 +69,9 @@ def mistakes_page() -> str:
 
 
 def _apps() -> list[tuple[str, typer.Typer]]:
-    """All commands; those that take several forms once per form."""
+    """All commands that ship; those that take several forms once per form."""
     forms = {"replay": [("replay FILE", load("replay")), ("replay LOG", log_replay_app)]}
-    shipped = [form for name in COMMANDS for form in forms.get(name) or [(name, load(name))]]
-    return shipped + [(f"lab {name}", load("lab", name)) for name in LAB_COMMANDS]
+    return [form for name in COMMANDS for form in forms.get(name) or [(name, load(name))]]
 
 
 def _command(title: str, command: Any) -> list[str]:  # noqa: ANN401 - of Typer's own kinds

@@ -105,11 +105,6 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
         Mistake("a packed file that is not packed", "msd data init log.csv.gz data", {"log.csv.gz": LOG}),
         Mistake(
-            "parts of different kinds",
-            "msd data init logs data",
-            {"logs/a.csv": LOG, "logs/b.jsonl": '{"user_id": "u1"}\n'},
-        ),
-        Mistake(
             "JSON that is not one object a line",
             "msd data init log.jsonl data",
             {"log.jsonl": '{"user_id": "u1"}\n["u2"]\n'},
@@ -127,7 +122,6 @@ MISTAKES: dict[str, list[Mistake]] = {
         Mistake("no column says what", INIT, {"log.csv": LOG.replace("ad_id", "what", 1)}),
         Mistake("a column that is not there", INIT + " --item creative", {"log.csv": LOG}),
         Mistake("--time and --no-time", INIT + " --time ts --no-time", {"log.csv": LOG}),
-        Mistake("clicks without impressions", INIT + " --clicks click", {"log.csv": LOG}),
     ],
     "The log's values": [
         Mistake("dates as 01/05/2024", INIT, {"log.csv": with_column("ts", lambda n: f"{n % 28 + 1:02}/05/2024")}),
@@ -137,7 +131,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             {"log.csv": with_column("ts", lambda n: f"2024-05-{n % 28 + 1:02}T10:00:00" + "+02:00" * (n % 2))},
         ),
         Mistake("an id is missing", INIT, {"log.csv": with_cell("user_id", "")}),
-        Mistake("a word among zeros and ones", INIT + " --label click", {"log.csv": with_cell("click", "maybe")}),
         Mistake(
             "more clicks than impressions",
             INIT,
@@ -170,11 +163,9 @@ MISTAKES: dict[str, list[Mistake]] = {
             {"data": _made, "notes/a.txt": "mine"},
         ),
         Mistake("no model named", "msd evaluate data figures", {"data": _made}),
-        Mistake("no model there", "msd evaluate data figures --model model", {"data": _made}),
         Mistake("two folders to export", "msd export data bundle", {"data": _made}),
     ],
     "Quickstart": [
-        Mistake("no such log", "msd quickstart log.csv --no-serve"),
         Mistake("options before the log", "msd quickstart --item ad_id log.csv --no-serve", {"log.csv": LOG}),
         Mistake("an option for a dataset that is made", "msd quickstart data --item ad_id", {"data": _made}),
         Mistake("another log's folder", "msd quickstart log.csv --out run", {"log.csv": LOG, "run/data": _made}),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from rich.console import Console
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
@@ -29,6 +30,7 @@ from msd.training.train import (
     train_ranker,
 )
 from msd.training.train_command import training_bar
+from msd.training.train_content import learn_prior, posterior_means
 from tests.ranker.made import (
     CHECKPOINT,
     QUICK,
@@ -191,15 +193,15 @@ def _ranker(world: World) -> Ranker:
 
 def test_scores_blend_by_the_age_of_counts(world: World) -> None:
     test = world.features.of_part(Part.TEST)
-    network, counts, age = predict_opinions(world.model, world.features, test)
+    *experts, age = predict_opinions(world.model, world.features, test)
     fresh, old = _ranker(world).blend.double().numpy()
     weights = fresh[:, None] + age * (old - fresh)[:, None]
     np.testing.assert_allclose(
-        predict_logits(world.model, world.features, test), weights[0] * network + weights[1] * counts, atol=1e-5
+        predict_logits(world.model, world.features, test), (weights * np.stack(experts)).sum(0), atol=1e-5
     )
     assert 0 <= age.min() <= age.max() <= 1 + 1e-6
     assert age.max() > 0.1
-    assert not predict_opinions(world.model, world.features.live(), test)[2].any()
+    assert not predict_opinions(world.model, world.features.live(), test)[-1].any()
 
 
 def test_count_model_sees_only_counts(world: World) -> None:
@@ -215,10 +217,43 @@ def test_count_model_sees_only_counts(world: World) -> None:
         history=torch.full_like(features.history, -1),
         history_outcomes=torch.zeros_like(features.history_outcomes),
     )
-    network, counts, _ = predict_opinions(world.model, features, test)
-    other, same, _ = predict_opinions(world.model, stranger, test)
+    network, counts, content, _ = predict_opinions(world.model, features, test)
+    other, same, without, _ = predict_opinions(world.model, stranger, test)
     assert np.array_equal(counts, same)
     assert not np.allclose(network, other, atol=1e-2)
+    assert not np.allclose(content, without, atol=1e-2)
+
+
+def test_content_model_ranks_items_without_id_counts_or_history(world: World) -> None:
+    features = world.features
+    rows = features.of_part(Part.VALID, Part.TEST)
+    nothing = replace(
+        features,
+        item=replace(features.item, dense=features.item.dense.clone(), categorical=features.item.categorical.clone()),
+        history_outcomes=torch.zeros_like(features.history_outcomes),
+    )
+    nothing.item.dense[:, features.schema.numeric_width("item") : -1] = 0.0
+    nothing.item.categorical[:, features.schema.columns["item_id"]] = 0
+    content, same = (predict_opinions(world.model, view, rows)[2] for view in (features, nothing))
+    assert np.array_equal(content, same)
+    assert roc_auc_score(features.labels.numpy()[rows], content) > 0.55
+
+
+def test_content_models_of_users_are_the_posterior_of_one_prior() -> None:
+    """Of made-up users whose weights have a known prior: EM finds it, and a user without rows has its mean."""
+    rng = np.random.default_rng(0)
+    mean, spread, noise = np.array([0.3, -0.5]), np.array([0.6, 0.2]), 0.1
+    weights = mean + spread * rng.normal(size=(2_000, 2))
+    user = np.repeat(np.arange(2_000), 30)
+    x = rng.normal(size=(len(user), 2))
+    label = (x * weights[user]).sum(1) + np.sqrt(noise) * rng.normal(size=len(user))
+    prior = learn_prior(user, x, label)
+    assert prior.mean == pytest.approx(mean, abs=0.03)
+    assert np.sqrt(np.diag(prior.covariance)) == pytest.approx(spread, abs=0.03)
+    assert prior.noise == pytest.approx(noise, rel=0.03)
+    found = posterior_means(user, x, label, 2_001, prior)
+    assert np.abs(found[:-1] - weights).mean() < 0.07
+    assert np.array_equal(found[-1], prior.mean)
 
 
 def test_count_model_is_frozen_beside_the_network(world: World, short: Trained) -> None:
@@ -231,7 +266,7 @@ def test_count_model_is_frozen_beside_the_network(world: World, short: Trained) 
     adapted = world.model.adaptors.adapt(world.features)
     opinions = batch_opinions(world.model, world.features, adapted, world.features.of_part(Part.TRAIN)[:8])
     assert not any(weight.requires_grad for weight in _ranker(world).counts.parameters())  # type: ignore[union-attr]
-    assert [logits.requires_grad for logits in opinions] == [True, False, False]
+    assert [logits.requires_grad for logits in opinions] == [True, False, False, False]
 
 
 def test_taste_and_adaptors_are_frozen_beside_the_network(world: World, short: Trained) -> None:
@@ -280,12 +315,17 @@ def test_blend_is_fitted_by_age_without_negative_weights() -> None:
     logits = (0.8 - 0.3 * age) * network + (0.6 - 0.6 * age) * counts
     labels = (rng.random(40_000) < 1 / (1 + np.exp(-logits))).astype(np.float64)
 
-    assert fit_blend(network, counts, age, labels) == pytest.approx(np.array([[0.8, 0.6], [0.5, 0.0]]), abs=0.07)
-    assert fit_blend(network, -counts, age, labels)[:, 1].tolist() == [0.0, 0.0]
-    none = np.zeros_like(age)
-    fresh, old = fit_blend(network, counts, none, labels)
+    def blend(*experts: NDArray[np.float64], age: NDArray[np.float64] = age) -> NDArray[np.float64]:
+        return fit_blend(np.stack(experts), age, labels)
+
+    assert blend(network, counts) == pytest.approx(np.array([[0.8, 0.6], [0.5, 0.0]]), abs=0.07)
+    assert blend(network, -counts)[:, 1].tolist() == [0.0, 0.0]
+    fresh, old = blend(network, counts, age=np.zeros_like(age))
     assert fresh.tolist() == old.tolist()
-    assert fit_blend(-network, -counts, age, labels).tolist() == [[1.0, 0.0], [1.0, 0.0]]
+    assert blend(-network, -counts).tolist() == [[1.0, 0.0], [1.0, 0.0]]
+    assert blend(network, counts, rng.normal(size=len(age))) == pytest.approx(
+        np.array([[0.8, 0.6, 0.0], [0.5, 0.0, 0.0]]), abs=0.07
+    )
 
 
 def test_valid_rows_have_live_counts_by_default(world: World, tmp_path: Path) -> None:

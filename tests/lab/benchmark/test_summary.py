@@ -55,7 +55,7 @@ def _made_rows(seed: int) -> tuple[MeasuredRows, Floats]:
     labels = (rng.random(ROWS) < 1 / (1 + np.exp(-2 * taste))).astype(np.float64)
     users = rng.integers(USERS, size=ROWS)
     requests = 1_000 * users + rng.integers(3, size=ROWS)
-    return MeasuredRows(labels, users, requests, users < 2 * USERS // 3, np.ones(ROWS, bool)), taste
+    return MeasuredRows(labels, users, requests, users < 2 * USERS // 3, np.ones(ROWS, bool), np.arange(ROWS)), taste
 
 
 def _predictions(taste: Floats, skill: float, seed: int) -> dict[str, Floats]:

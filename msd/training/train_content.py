@@ -1,0 +1,157 @@
+"""Fit of the content model: a linear model of items' content per user, in closed form.
+
+What all users think of an item's content is a ridge regression over items, each with its clicks less what its users
+click anyway. What one user thinks beyond that has a normal prior, which all users share and which EM learns.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from msd.dataset.split import Part
+from msd.ranker.adaptor import Adapted
+from msd.ranker.features import Features
+from msd.ranker.model import ContentModel
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+ROUNDS = 25
+_COMPONENTS = 24  # of the items' vectors
+_USERS = 5_000  # that teach the prior, and whose weights are solved at once
+_FEW = 10.0  # rows; a mean of as many counts half
+_CLICK, _ITEM, _WEIGHT = 0.2, 0.01, 0.01  # variances: of a click, of an item's unexplained click rate, of a weight
+_LEAST = 1e-6
+
+
+class Prior(NamedTuple):
+    """Normal prior of users' weights, mean [D] and covariance [D, D], and the variance of a click around them."""
+
+    mean: Floats
+    covariance: Floats
+    noise: float
+
+
+def train_content(model: ContentModel, features: Features, adapted: Adapted) -> None:
+    """Fit the model on window and train rows. Its logits are linear: clicks less their mean, over a click's
+    variance."""
+    events = features.of_part(Part.WINDOW, Part.TRAIN)
+    labels, shown = features.outcomes(events)
+    categorical = features.user.categorical[features.user.rows[events]].cpu().numpy()
+    user, item = categorical[:, model.user_id].astype(np.int64), features.item.rows.cpu().numpy()[events]
+    vectors = adapted["item"].cpu().numpy().astype(np.float64) if "item" in adapted else None
+    components = np.linalg.svd(vectors, full_matrices=False)[2][:_COMPONENTS] if vectors is not None else None
+    x = _described(model, features, None if components is None else vectors @ components.T)
+
+    mean = float(np.average(labels, weights=shown))
+    seen = np.bincount(user, shown, len(model.users.weight))
+    habit = np.bincount(user, shown * (labels - mean), len(seen)) / (seen + _FEW)
+    surprise, root = labels - mean - habit[user], np.sqrt(shown)
+    shared, opinion = _shared(x, item, surprise, shown)
+    inputs, rest = root[:, None] * x[item], root * (surprise - opinion[item])
+    own = posterior_means(user, inputs, rest, len(seen), learn_prior(user, inputs, rest))
+    average = own[seen > 0].mean(0)
+    own = np.where((seen > 0)[:, None], own - average, 0.0)
+
+    # A few directions hold most of the differences between users, over the items as they are.
+    centre, root_of = x[:-1].mean(0), np.linalg.cholesky(np.cov(x[:-1].T) + _LEAST * np.eye(x.shape[1]))
+    places = own @ root_of
+    directions = np.linalg.eigh(places.T @ places)[1][:, : -model.users.weight.shape[1] : -1]
+    # There may be fewer inputs than directions.
+    directions = np.pad(directions, ((0, 0), (0, model.users.weight.shape[1] - 1 - directions.shape[1])))
+    of_items = np.linalg.solve(root_of.T, directions)
+    weights = np.concatenate([(shared + average)[:, None], of_items], 1)
+    weights[0, 1:] -= centre @ of_items
+    scale = 1.0 / max(mean * (1.0 - mean), _LEAST)
+    of_users = np.concatenate([scale * (habit + own @ centre)[:, None], places @ directions], 1)
+    _set(model, scale * weights, components, of_users)
+
+
+def learn_prior(user: Rows, x: Floats, label: Floats) -> Prior:
+    """Return the prior of the weights with which users' inputs [n, D] predict labels [n], by EM (Yu, Tresp and
+    Schwaighofer, ICML 2005)."""
+    drawn = np.unique(user)
+    if len(drawn) > _USERS:
+        drawn = np.random.default_rng(0).choice(drawn, _USERS, replace=False)
+        rows = np.isin(user, drawn)
+        user, x, label = user[rows], x[rows], label[rows]
+    gram, moment = sums_by_user(np.unique(user, return_inverse=True)[1], x, label, len(drawn))
+    squares = float(label @ label)
+    mean = np.linalg.solve(gram.sum(0) + np.eye(x.shape[1]), moment.sum(0))
+    prior = Prior(mean, _WEIGHT * np.eye(x.shape[1]), _CLICK)
+    for _ in range(ROUNDS):
+        weights, spread = _posterior(gram, moment, prior)
+        mean = weights.mean(0)
+        apart = weights - mean
+        covariance = (apart.T @ apart + spread.sum(0)) / len(drawn) + 1e-8 * np.eye(x.shape[1])
+        fitted = float((weights * (gram @ weights[..., None])[..., 0]).sum() - 2 * (weights * moment).sum())
+        noise = max((squares + fitted + float((gram * spread).sum())) / len(label), _LEAST)
+        prior = Prior(mean, covariance, noise)
+    return prior
+
+
+def posterior_means(user: Rows, x: Floats, label: Floats, users: int, prior: Prior) -> Floats:
+    """Return the means [users, D] of all users' weights; the prior's for a user without rows."""
+    weights = np.tile(prior.mean, (users, 1))
+    for start in range(0, users, _USERS):
+        rows = np.flatnonzero((start <= user) & (user < start + _USERS))
+        count = min(_USERS, users - start)
+        sums = sums_by_user(user[rows] - start, x[rows], label[rows], count)
+        weights[start : start + count] = _posterior(*sums, prior)[0]
+    return weights
+
+
+def sums_by_user(user: Rows, x: Floats, label: Floats, users: int) -> tuple[Floats, Floats]:
+    """Return sums over each user's rows: Σ x xᵀ [users, D, D] and Σ x · label [users, D]."""
+    gram, moment = np.zeros((users, x.shape[1], x.shape[1])), np.zeros((users, x.shape[1]))
+    order = np.argsort(user, kind="stable")
+    starts = np.searchsorted(user[order], np.arange(users + 1))
+    for number, (start, stop) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+        rows = order[start:stop]
+        gram[number], moment[number] = x[rows].T @ x[rows], label[rows] @ x[rows]
+    return gram, moment
+
+
+def _posterior(gram: Floats, moment: Floats, prior: Prior) -> tuple[Floats, Floats]:
+    """Return the means [U, D] and covariances [U, D, D] of users' weights."""
+    precision = np.linalg.inv(prior.covariance)
+    spread = np.linalg.inv(gram / prior.noise + precision)
+    pulled = moment / prior.noise + precision @ prior.mean
+    return (spread @ pulled[..., None])[..., 0], spread
+
+
+def _shared(x: Floats, item: Rows, surprise: Floats, shown: Floats) -> tuple[Floats, Floats]:
+    """Return the weights [D] of all users together, and the mean surprise [n] of each item, shrunk towards what they
+    predict."""
+    seen = np.bincount(item, shown, len(x))
+    mean = np.bincount(item, shown * surprise, len(x)) / np.maximum(seen, _LEAST)
+    precision = np.where(seen > 0, 1.0 / (_CLICK / np.maximum(seen, _LEAST) + _ITEM), 0.0)
+    weighed = x * precision[:, None]
+    weights = np.linalg.solve(weighed.T @ x + np.eye(x.shape[1]) / _WEIGHT, weighed.T @ mean)
+    return weights.astype(np.float64), (seen * mean + _FEW * (x @ weights)) / (seen + _FEW)
+
+
+def _described(model: ContentModel, features: Features, reduced: Floats | None) -> Floats:
+    """Return inputs [n + 1, D] of items: a constant 1, numbers, indicators of values, and their reduced vectors."""
+    entities = features.item.entities
+    parts = [np.ones((len(entities.numeric), 1)), entities.numeric]
+    for columns, size in model.fields:
+        marks = np.zeros((len(entities.numeric), size))
+        np.put_along_axis(marks, entities.categorical[:, columns], 1.0, axis=1)
+        parts.append(marks[:, 1:])
+    return np.concatenate([*parts, *([] if reduced is None else [reduced])], 1).astype(np.float64)
+
+
+def _set(model: ContentModel, weights: Floats, components: Floats | None, users: Floats) -> None:
+    """Put the weights [D, 1 + R] of `_described` inputs and of users [U, 1 + R] into the model."""
+    sizes = [1 + model.numbers, *(size - 1 for _, size in model.fields)]
+    numbers, *values, reduced = np.split(weights, np.cumsum(sizes))
+    vectors = components.T @ reduced if components is not None else reduced
+    with torch.no_grad():
+        model.linear.weight.copy_(torch.from_numpy(np.concatenate([numbers, vectors]).T))
+        for table, known in zip(model.values, values, strict=True):
+            assert isinstance(table, nn.Embedding)
+            table.weight.copy_(torch.from_numpy(np.concatenate([np.zeros((1, known.shape[1])), known])))
+        model.users.weight.copy_(torch.from_numpy(users))
