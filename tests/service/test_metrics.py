@@ -200,11 +200,7 @@ def test_model_route_describes_the_served_bundle(service: LiveService, bundle: B
         "instructions": list(cpu_instructions()),
         "device": "",
     }
-    assert model["native"] == {
-        "served": native.core is not None,
-        "instructions": native.core.INSTRUCTIONS if native.core else "",
-        "reason": native.REASON,
-    }
+    assert model["native"] == native.INSTRUCTIONS
     assert (model["store"], model["metrics"]) == ("file", {"auc": 0.75})
 
 
