@@ -4,11 +4,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
-#include <sys/resource.h>
 #include <unistd.h>
-#if defined(__linux__)
-#include <sys/syscall.h>
-#endif
 
 #include <condition_variable>
 #include <stdexcept>
@@ -195,7 +191,9 @@ class Engine {
   // In the scoring threads
 
   void score(Worker& worker) {
-    introduce("scoring-" + std::to_string(worker.number + 1));
+#if defined(__linux__)
+    pthread_setname_np(pthread_self(), ("scoring-" + std::to_string(worker.number + 1)).substr(0, 15).c_str());
+#endif
     double free_at = 0.0;
     std::unique_lock lock(mutex_);
     while (Job* const job = take(worker, lock)) {
@@ -214,23 +212,16 @@ class Engine {
       moved_at_ = ended;
       // Another thread may have skipped jobs of this one's kind.
       if (waiting_.is_held_back(*job)) more_.notify_one();
+      // While requests are refused, an owner that is behind needs this core to read and refuse more of them in time.
+      const bool yields = is_told_ && admission_.is_shedding();
       hand_back({job}, lock);
+      if (!yields) continue;
+      lock.unlock();
+      std::this_thread::yield();
+      lock.lock();
     }
     alive_--;
     fewer_.notify_all();
-  }
-
-  // Name the thread, and give way to the owner's where cores are short: whoever waits for it to read, to refuse and to
-  // finish is late whatever these threads do.
-  static void introduce(const std::string& name) {
-#if defined(__linux__)
-    constexpr int kNiceness = 5;
-    pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
-    const auto here = static_cast<id_t>(syscall(SYS_gettid));
-    setpriority(PRIO_PROCESS, here, std::max(kNiceness, getpriority(PRIO_PROCESS, here)));
-#else
-    static_cast<void>(name);
-#endif
   }
 
   // Wait for the job that is due first, and hand back those that should not run; nullptr once the engine is closed.
