@@ -19,6 +19,7 @@ from msd.contract.correction import HEAD, Correction, CorrectionError
 from msd.contract.errors import ContractError, MsdError
 from msd.contract.exploration import Exploration, first_of
 from msd.contract.log import RequestRecord
+from msd.contract.reply import declared, spread
 from msd.contract.request import RequestError, parse_request
 from msd.contract.rows import ROW_SIDES, RowCodec, Rows
 from msd.contract.state import Impression
@@ -27,7 +28,6 @@ from service.request_log.files import log_files, read_requests
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Runtime, Scores
 from service.scoring.answer import Basis
-from service.scoring.reply import declared, spread
 from service.settings import Settings
 from service.trust import Trust
 

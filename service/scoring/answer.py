@@ -1,7 +1,6 @@
 """A request to score and its answer, as passed between HTTP, scoring and followers of replies. Knows none of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -10,7 +9,6 @@ from numpy.typing import NDArray
 from msd.contract.assemble import Rung, Tensors, UserRung
 from msd.contract.correction import HEAD, Correction
 from msd.contract.exploration import Choice
-from msd.contract.pricing import PRICED, Formula
 from msd.contract.rows import Rows
 from service.runtimes.runtime import Scores
 from service.scoring.deployment import Deployment
@@ -52,31 +50,6 @@ class Basis(NamedTuple):
     items: Rows
     ran: int
     is_partial: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """Scores [N] by head, in the request's order, the degradation to declare, their inputs, their correction, the
-    stages' times, and how the bundle makes eCPM of prices."""
-
-    scores: Scores
-    degraded_candidates: dict[str, Rung]
-    degraded_user: UserRung | None
-    basis: Basis
-    correction: Correction | None = None
-    rows_s: float = 0.0
-    queue_s: float = 0.0
-    run_s: float = 0.0
-    formula: Formula = field(default_factory=lambda: PRICED)
-    choice: Choice | None = None
-    """Which candidate is first, if the request explores."""
-
-    @property
-    def model_scores(self) -> Scores:
-        """The model's scores without correction, to rounding."""
-        if self.correction is None:
-            return self.scores
-        return {**self.scores, HEAD: self.correction.undone(self.scores[HEAD])}
 
 
 class Served(NamedTuple):

@@ -1,27 +1,18 @@
-"""The reply to a scoring request: its schema, and its construction from scores and bids. Does not know where scores
-come from.
+"""The schema of the reply to a scoring request, which the native core writes; and the explanation that is added."""
 
-Candidates without time to be scored get the score of an unknown item, from the same run, and are declared.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from msd.contract.assemble import Rung, UserRung, unknown_history
+from msd.contract.assemble import Rung, UserRung
 from msd.contract.exploration import Played
-from msd.contract.pricing import ecpm_of, served_places
-from msd.contract.request import CheckedRequest
-from service.runtimes.runtime import Scores
-from service.scoring.answer import Scored
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Order = slice | NDArray[np.intp]
 # Limit of log-odds: fp32 has no resolution beyond it, and those of 0 and 1 are infinite.
 _LEAST = 1e-7
 
@@ -125,43 +116,6 @@ class ScoreReply(BaseModel):
     explanation: ExplanationReply | None = Field(default=None, description="Present if the request says `explain`.")
 
 
-def build_reply(
-    request_id: str,
-    model_version: str,
-    request: CheckedRequest,
-    scored: Scored,
-    arm: str | None = None,
-    explanation: Explanation | None = None,
-) -> bytes:
-    """Return the reply's JSON; `arm` is included if there are several."""
-    columns, order = served_columns(request, scored)
-    document: dict[str, Any] = {"request_id": request_id, "model_version": model_version}
-    if arm is not None:
-        document["arm"] = arm
-    document["candidates"] = columns
-    degraded: dict[str, Any] = {}
-    if scored.degraded_user:
-        degraded["user"] = scored.degraded_user
-    if scored.degraded_candidates:
-        degraded["candidates"] = scored.degraded_candidates
-    if request.unknown:
-        degraded["values"] = dict.fromkeys(request.unknown, "unknown")
-    if unknown := unknown_history(request, scored.basis.items):
-        degraded["history"] = unknown
-    if degraded:
-        document["degraded"] = degraded
-    if scored.choice is not None:
-        document["explore"] = {**scored.choice.as_record(), "first": request.ids[scored.choice.first]}
-    if explanation is not None:
-        document["explanation"] = {
-            "base": explanation.base,
-            "shares": {group: share[order] for group, share in explanation.shares.items()},
-            "history": {"id": explanation.history, "effect": explanation.effects[order].tolist()},
-        }
-    # Without a bid the eCPM is NaN, which becomes null.
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
 def with_explanation(reply: bytes, explanation: Explanation, order: list[int]) -> bytes:
     """Return a reply's JSON with an explanation. `order`: the reply's candidates, by place in the request."""
     document = {
@@ -172,41 +126,7 @@ def with_explanation(reply: bytes, explanation: Explanation, order: list[int]) -
     return b'%b,"explanation":%b}' % (reply[:-1], orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
-def served_columns(request: CheckedRequest, scored: Scored) -> tuple[dict[str, Any], Order]:
-    """Return the reply's columns: IDs, heads and eCPM, NaN without a bid; and their indices, best first with
-    `top_k`."""
-    pctr = scored.scores["pctr"]
-    ecpm = ecpm_of(request.bids, request.pricing, scored.scores, scored.formula)
-    if request.top_k is None:
-        return {"id": request.ids, **scored.scores, "ecpm": ecpm}, slice(None)
-    first = None if scored.choice is None else scored.choice.first
-    order = served_places(ecpm, pctr, request.top_k, first)
-    ids = [request.ids[place] for place in order.tolist()]
-    heads = {name: column[order] for name, column in scored.scores.items()}
-    return {"id": ids, **heads, "ecpm": ecpm[order]}, order
-
-
 def log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return log-odds [N], finite for 0 and 1 too."""
     within = np.clip(probability.astype(np.float64), _LEAST, 1.0 - _LEAST)
     return np.log(within) - np.log1p(-within)
-
-
-def spread(scores: Scores, ids: Sequence[str]) -> Scores:
-    """Return scores [N] of all IDs from those [k + 1] of the first k and an unknown item behind them."""
-    count = _scored(scores)
-    first = {one: place for place, one in reversed(list(enumerate(ids[:count])))}
-    # A repeated ID has one score.
-    order = np.array([*range(count), *(first.get(id_, count) for id_ in ids[count:])])
-    return {head: column[order] for head, column in scores.items()}
-
-
-def declared(scores: Scores, ids: Sequence[str], degraded: Mapping[str, Rung]) -> dict[str, Rung]:
-    """Return the degradation to declare if only the first k IDs were scored."""
-    count = _scored(scores)
-    late = set(ids[count:]) - set(ids[:count])
-    return {**degraded, **dict.fromkeys((id_ for id_ in ids[count:] if id_ in late), "prior")}
-
-
-def _scored(scores: Scores) -> int:
-    return len(next(iter(scores.values()))) - 1

@@ -3,30 +3,29 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from random import Random
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 import native
-from msd.contract.assemble import Assembled, assemble, cut, history_of, wanted_items
+from msd.contract.assemble import Assembled, assemble, cut, history_of, unknown_history, wanted_items
 from msd.contract.correction import HEAD
 from msd.contract.exploration import exploration_of, first_of
 from msd.contract.pricing import Formula, formula_of
+from msd.contract.reply import Scored, declared, reply_document, spread
 from msd.contract.request import ANONYMOUS, CheckedRequest, RequestError, check_pricing, parse_request
 from msd.contract.rows import Rows, RowSide
 from msd.contract.uncertainty import COLUMN, Uncertainty, impressions_of
 from native.layout import asked_request, core_model, core_rows, core_schema, given_rows, new_tensors
-from service.scoring.answer import Basis, Scored
-from service.scoring.reply import build_reply, declared, spread
 from service.telemetry.metrics import Metrics
 from tests.native.live_worlds import LiveWorld, draw_live
 from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_correction, draw_given, draw_scores, draw_std
 
 CAPACITY = 40
-REQUEST_ID = 'r"\n'
+REQUEST_ID = 'r"\\/\b\f\n\r\t\x01\x1f\x7fé'
 FILLED, UNREAD, LACKING = range(3)
 
 
@@ -128,7 +127,7 @@ class Pair:
         shown = [one for one, known in zip(wanted_items(request, user), is_found, strict=True) if known]
         known = sum(is_found[count:])
         assert self.frame.shown == shown[len(shown) - known :][-self.world.schema.history.length :]
-        self._compare_replies(random, body, request, assembled, Basis(at, user, items, count))
+        self._compare_replies(random, body, request, assembled, at, unknown_history(request, items))
 
     def _rows(self, request: CheckedRequest, at: float, live: LiveWorld | None) -> tuple[Rows, Rows]:
         """As `LiveRows` fetches them."""
@@ -165,7 +164,7 @@ class Pair:
         assert self.frame.deviate(scores) == found
 
     def _compare_replies(
-        self, random: Random, body: bytes, request: CheckedRequest, assembled: Assembled, basis: Basis
+        self, random: Random, body: bytes, request: CheckedRequest, assembled: Assembled, at: float, unknown: int
     ) -> None:
         count = ran = len(request.ids)
         degraded = assembled.degraded_candidates
@@ -173,7 +172,7 @@ class Pair:
             ran = random.randrange(count)
             self.frame.cut(ran)
             nothing = self.world.codecs["item"].unpack([None]).records
-            for name, expected in cut(self.world.schema, assembled.tensors, ran, nothing, basis.at).items():
+            for name, expected in cut(self.world.schema, assembled.tensors, ran, nothing, at).items():
                 assert self.tensors[name][: len(expected)].tobytes() == expected.tobytes(), (body, name)
         self._compare_deviations(random, ran + (ran < count))
         found_scores = {head: draw_scores(random, ran + (ran < count)) for head in self._heads}
@@ -195,14 +194,14 @@ class Pair:
         except ValueError:
             assert not all(np.isfinite(column).all() for column in scores.values()), body
             return
-        scored = Scored(scores, degraded, assembled.degraded_user, basis, formula=self._formula)
         choice = None
         if request.explore is not None:
             asked = exploration_of(request.explore, REQUEST_ID, self._explore_share)
             choice = first_of(asked, request, scores, self._formula)
-            scored = replace(scored, choice=choice)
         assert self.frame.choice == choice, body
-        assert found == build_reply(REQUEST_ID, "v", request, scored, arm), body
+        scored = Scored(scores, degraded, assembled.degraded_user, unknown, self._formula, choice)
+        document = reply_document(REQUEST_ID, "v", request, scored, arm)
+        assert found == orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), body
         assert self.frame.degraded == (assembled.degraded_user, Counter(degraded.values())), body
         assert list(self.frame.rungs.items()) == list(degraded.items()), body
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from msd.contract.assemble import Rung
 from msd.contract.bundle import Bundle
+from msd.contract.reply import declared, spread
 from service.errors import MalformedHeader
 from service.http.exchange import BEGAN, Deadlines
 from service.runtimes.runtime import Scores
 from service.scoring.engine import Runner
-from service.scoring.reply import declared, spread
 from service.settings import Settings
 from tests.bundles.factory import AT, golden_requests
 from tests.service.bench import CountingRuntime

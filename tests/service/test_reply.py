@@ -12,15 +12,18 @@ from hypothesis import strategies as st
 
 from msd.contract.assemble import Rung, UserRung
 from msd.contract.pricing import PRICED, ecpm_of
+from msd.contract.reply import Scored, Scores, reply_document
 from msd.contract.request import CheckedRequest
-from msd.contract.rows import Rows
-from service.runtimes.runtime import Scores
-from service.scoring.answer import Basis, Scored
-from service.scoring.reply import ScoreReply, build_reply
+from service.scoring.reply import ScoreReply
 
 PCTR = st.floats(0, 1, width=32)
 BID = st.none() | st.floats(0, 1e9, width=32)
-NO_ROWS = Rows(np.zeros(0, np.void), np.zeros(0, np.bool_), (), 0)
+
+
+def as_json(request: CheckedRequest, scored: Scored) -> dict[str, Any]:
+    document = reply_document("r", "m", request, scored)
+    parsed: dict[str, Any] = orjson.loads(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY))
+    return parsed
 
 
 def reply(
@@ -33,8 +36,7 @@ def reply(
     """The parsed reply to a request for as many candidates as there are scores."""
     request = CheckedRequest("u", [f"i{place}" for place in range(len(pctr))], bids=bids, top_k=top_k)
     scores: Scores = {"pctr": np.array(pctr, np.float32), "pcvr": np.array(pctr, np.float32)}
-    scored = Scored(scores, degraded or {}, degraded_user, Basis(0.0, NO_ROWS, NO_ROWS, len(pctr)))
-    document: dict[str, Any] = orjson.loads(build_reply("r", "m", request, scored))
+    document = as_json(request, Scored(scores, degraded or {}, degraded_user))
     ScoreReply.model_validate(document)
     return document
 
@@ -56,9 +58,8 @@ def test_each_bid_is_worth_what_its_pricing_says() -> None:
         "pctr": np.array([0.1, 0.02, 0.04, 0.9], np.float32),
         "pcvr": np.array([0.9, 0.5, 0.025, 0.9], np.float32),
     }
-    scored = Scored(scores, {}, None, Basis(0.0, NO_ROWS, NO_ROWS, 4))
-    in_order = orjson.loads(build_reply("r", "m", request, scored))["candidates"]["ecpm"]
-    ranked = orjson.loads(build_reply("r", "m", replace(request, top_k=4), scored))["candidates"]
+    in_order = as_json(request, Scored(scores))["candidates"]["ecpm"]
+    ranked = as_json(replace(request, top_k=4), Scored(scores))["candidates"]
 
     assert in_order[:3] == pytest.approx([7.0, 1000 * 0.5 * 0.02, 1000 * 20 * 0.04 * 0.025])
     assert in_order[3] is None
