@@ -20,7 +20,8 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 ROUNDS = 25
 _COMPONENTS = 24  # of the items' vectors
-_USERS = 5_000  # that teach the prior, and whose weights are solved at once
+_USERS = 5_000  # at most, that teach the prior, and whose weights are solved at once
+_NUMBERS = 30_000_000  # of their matrices [D, D] together, 240 MB
 _FEW = 10.0  # rows; a mean of as many counts half
 _CLICK, _ITEM, _WEIGHT = 0.2, 0.01, 0.01  # variances: of a click, of an item's unexplained click rate, of a weight
 _LEAST = 1e-6
@@ -73,8 +74,8 @@ def learn_prior(user: Rows, x: Floats, label: Floats) -> Prior:
     """Return the prior of the weights with which users' inputs [n, D] predict labels [n], by EM (Yu, Tresp and
     Schwaighofer, ICML 2005)."""
     drawn = np.unique(user)
-    if len(drawn) > _USERS:
-        drawn = np.random.default_rng(0).choice(drawn, _USERS, replace=False)
+    if len(drawn) > (most := _at_once(x.shape[1])):
+        drawn = np.random.default_rng(0).choice(drawn, most, replace=False)
         rows = np.isin(user, drawn)
         user, x, label = user[rows], x[rows], label[rows]
     gram, moment = sums_by_user(np.unique(user, return_inverse=True)[1], x, label, len(drawn))
@@ -94,13 +95,18 @@ def learn_prior(user: Rows, x: Floats, label: Floats) -> Prior:
 
 def posterior_means(user: Rows, x: Floats, label: Floats, users: int, prior: Prior) -> Floats:
     """Return the means [users, D] of all users' weights; the prior's for a user without rows."""
-    weights = np.tile(prior.mean, (users, 1))
-    for start in range(0, users, _USERS):
-        rows = np.flatnonzero((start <= user) & (user < start + _USERS))
-        count = min(_USERS, users - start)
+    weights, most = np.tile(prior.mean, (users, 1)), _at_once(x.shape[1])
+    for start in range(0, users, most):
+        rows = np.flatnonzero((start <= user) & (user < start + most))
+        count = min(most, users - start)
         sums = sums_by_user(user[rows] - start, x[rows], label[rows], count)
         weights[start : start + count] = _posterior(*sums, prior)[0]
     return weights
+
+
+def _at_once(width: int) -> int:
+    """Return the number of users whose matrices [width, width] fit into memory together."""
+    return max(1, min(_USERS, _NUMBERS // width**2))
 
 
 def sums_by_user(user: Rows, x: Floats, label: Floats, users: int) -> tuple[Floats, Floats]:
