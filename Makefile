@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := .venv/packages
 INSTALLED := .venv/installed
-CORE := native/__init__.py native/build.py $(wildcard native/core/* native/engine/*)
+CORE := native/__init__.py native/build.py $(wildcard native/*.cpp native/*/*.hpp)
 # With QUICK=1 all targets use the bundle of a quick demo, whose figures mean nothing.
 BUNDLE := runs/demo$(if $(QUICK),-quick)/bundle
 
@@ -72,13 +72,17 @@ native: $(INSTALLED)  ## Builds the native core anew; needs a C++ compiler, or t
 soak: $(INSTALLED)  ## Holds the native core against Python over 1,000,000 drawn requests (minutes).
 	$(BIN)/python -m tests.native.soak
 
-# A core of its own beside the tree's. Python itself leaks by design.
+# Cores of their own beside the tree's. Python itself leaks by design.
 SANITISED := runs/sanitised
-sanitise: $(INSTALLED)  ## The same over 30,000 requests, with AddressSanitizer and UBSan; needs GCC.
-	mkdir -p $(SANITISED)/native && cp native/*.py $(SANITISED)/native
-	$(BIN)/python -m native.build --sanitise --out $(SANITISED)/native
+sanitise: $(INSTALLED)  ## 30,000 requests, and traffic with swaps, with AddressSanitizer and UBSan; traffic with ThreadSanitizer. Needs GCC.
+	for sanitiser in address thread; do \
+	mkdir -p $(SANITISED)/$$sanitiser/native && cp native/*.py $(SANITISED)/$$sanitiser/native && \
+	$(BIN)/python -m native.build --sanitise $$sanitiser --out $(SANITISED)/$$sanitiser/native || exit 1; done
+	for soak in "tests.native.soak --requests 30000" tests.service.engine_soak; do \
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-	PYTHONPATH=$(SANITISED):. $(BIN)/python -P -m tests.native.soak --requests 30000
+	PYTHONPATH=$(SANITISED)/address:. $(BIN)/python -P -m $$soak || exit 1; done
+	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1 \
+	PYTHONPATH=$(SANITISED)/thread:. $(BIN)/python -P -m tests.service.engine_soak
 
 # Ray is large, and starts slowly: it is no part of the test suite.
 ray: $(INSTALLED)  ## The tests that need Ray, which they start on this machine.

@@ -15,11 +15,15 @@ import sysconfig
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-_SOURCE = FOLDER / "core" / "module.cpp"
+_SOURCE = FOLDER / "module.cpp"
 _COMPILERS = ("c++", "g++", "clang++")
 # Products and sums are rounded separately, as numpy rounds them.
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
-_SANITISERS = ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+_SANITISERS = {
+    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    "thread": ("-fsanitize=thread",),
+}
+_SANITISED = ("-O1", "-g", "-fno-omit-frame-pointer")
 _TIMEOUT_S = 600
 
 
@@ -27,13 +31,15 @@ class BuildError(Exception):
     """The core could not be built; the message says why, in one line."""
 
 
-def build(folder: Path = FOLDER, is_sanitised: bool = False) -> Path:
-    """Build the extension in a folder. Raises BuildError."""
+def build(folder: Path = FOLDER, sanitiser: str | None = None) -> Path:
+    """Build the extension in a folder; with AddressSanitizer and UBSan ("address") or ThreadSanitizer ("thread").
+    Raises BuildError."""
     compiler = _compiler()
     made = folder / _name()
     # Under another name first: a running process may have the old one open.
     temporary = made.with_suffix(f".{os.getpid()}.tmp")
-    flags = [*_FLAGS, *(_SANITISERS if is_sanitised else ()), f"-DNATIVE_LAYOUT={_layout()}"]
+    sanitised = (*_SANITISED, *_SANITISERS[sanitiser]) if sanitiser else ()
+    flags = [*_FLAGS, *sanitised, f"-DNATIVE_LAYOUT={_layout()}"]
     if sys.platform == "darwin":
         flags += ["-undefined", "dynamic_lookup"]
     includes = [f"-I{path}" for path in (sysconfig.get_paths()["include"], _numpy_include())]
@@ -53,7 +59,7 @@ def build(folder: Path = FOLDER, is_sanitised: bool = False) -> Path:
 def is_current(folder: Path = FOLDER) -> bool:
     """Return whether the extension in a folder is newer than its sources."""
     made = folder / _name()
-    sources = (*(FOLDER / "core").iterdir(), *(FOLDER / "engine").iterdir(), FOLDER / "__init__.py", Path(__file__))
+    sources = (_SOURCE, *FOLDER.glob("*/*.hpp"), FOLDER / "__init__.py", Path(__file__))
     return made.exists() and made.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
 
 
@@ -102,7 +108,7 @@ def _layout() -> int:
 def main() -> None:
     """Build, and print the result in one line."""
     options = argparse.ArgumentParser(description=main.__doc__)
-    options.add_argument("--sanitise", action="store_true", help="With AddressSanitizer and UBSan, to be preloaded.")
+    options.add_argument("--sanitise", choices=_SANITISERS, help="With its sanitisers, to be preloaded.")
     options.add_argument("--if-stale", action="store_true", help="Only where it is older than its sources.")
     options.add_argument("--out", type=Path, default=FOLDER, help="The folder to put it in.")
     given = options.parse_args()

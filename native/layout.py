@@ -4,10 +4,11 @@ Knows both sides, `msd.contract` and `native/core`. Does not know requests.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msd.contract.assemble import Tensors
 from msd.contract.encode import encode_record
@@ -18,9 +19,12 @@ from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, Rows, RowSide
 from msd.contract.schema import FeatureSchema, Side, State, ValueField
 from msd.contract.state import Impression
+from msd.contract.uncertainty import Uncertainty
 from native import core
 
 _KINDS = {"categorical": 0, "bag": 1, "numeric": 2}
+Run = Callable[[Tensors], Mapping[str, NDArray[np.float32]]]
+"""Runs a model: the schema's tensors → scores [N] by head."""
 _SCALARS = ("flags", "written_at", "impressions", "clicks", "as_of")
 
 
@@ -36,15 +40,16 @@ def core_schema(schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec]) -> An
         categorical.tobytes(),
         dense.tobytes(),
         _fields(schema, "context"),
-        (np.log, np.log1p, np.exp, np.exp2),
+        (np.log, np.log1p, np.exp, np.exp2, np.expm1),
     )
 
 
-def core_model(version: str, formula: Formula, explore_share: float) -> Any:  # noqa: ANN401
+def core_model(version: str, formula: Formula, explore_share: float, uncertainty: Uncertainty | None = None) -> Any:  # noqa: ANN401
     """Return what the core's replies need of a model. `explore_share`: of the requests that explore, at most."""
     assert core is not None, "the core has a schema first"
     quadrature = tuple(numbers.tobytes() for numbers in (*legendre(), log_normal()))
-    return core.ServedModel(version, dict(formula), explore_share, quadrature)
+    terms = None if uncertainty is None else (uncertainty.precision, uncertainty.floor)
+    return core.ServedModel(version, dict(formula), explore_share, quadrature, terms)
 
 
 def core_rows(file: RowFile) -> Any:  # noqa: ANN401
@@ -76,6 +81,28 @@ def new_tensors(schema: FeatureSchema, capacity: int) -> Tensors:
         spec.name: np.zeros((capacity if spec.side == "item" else 1, *spec.shape), spec.dtype)
         for spec in schema.tensors
     }
+
+
+def new_desk(
+    schema: FeatureSchema, form: object, served: object, run: Run | None, heads: Sequence[str], capacity: int
+) -> tuple[object, ...]:
+    """Return one thread's frame, its tensors, what the core says of them, and how to run the model on the first
+    candidates; None if the core does. `form`: of the schema."""
+    assert core is not None, "the core has a schema first"
+    tensors = new_tensors(schema, capacity)
+    memory = tuple(
+        (spec.name, tensors[spec.name], spec.dtype == "float32", spec.side == "item", spec.shape)
+        for spec in schema.tensors
+    )
+    of_candidates = [spec.name for spec in schema.tensors if spec.side == "item"]
+
+    def run_first(count: int) -> tuple[NDArray[np.float32], ...]:
+        assert run is not None, "the core runs the model"
+        scores = run(tensors | {name: tensors[name][:count] for name in of_candidates})
+        # A runtime may return a slice of a larger array.
+        return tuple(np.ascontiguousarray(scores[head]) for head in heads)
+
+    return core.Frame(form, served, tensors, capacity), tensors, memory, None if run is None else run_first
 
 
 def given_rows(user: Rows, items: Rows) -> tuple[object, object]:

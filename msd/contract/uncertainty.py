@@ -40,11 +40,21 @@ class Uncertainty(BaseModel):
     new: Annotated[float, Field(gt=0, le=10, description="Prior standard deviation of an ad's own effect.")]
     coverage: dict[str, Coverage] = Field(default={}, description="By how well ads are known: new, rare, frequent.")
 
+    @property
+    def precision(self) -> float:
+        """Return that of a new ad's own effect."""
+        return self.new**-2
+
+    @property
+    def floor(self) -> float:
+        """Return the variance that impressions never take away."""
+        return (_FLOOR * self.new) ** 2
+
     def logit_std(self, impressions: NDArray[np.floating], pctr: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return the deviation [N] of log-odds, of impressions [N] and scores [N]."""
         scores = np.asarray(pctr, np.float64)
         known = np.asarray(impressions, np.float64) * scores * (1.0 - scores)
-        std: NDArray[np.float32] = np.sqrt(1.0 / (self.new**-2 + known) + (_FLOOR * self.new) ** 2).astype(np.float32)
+        std: NDArray[np.float32] = np.sqrt(1.0 / (self.precision + known) + self.floor).astype(np.float32)
         return std
 
 

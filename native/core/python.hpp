@@ -165,16 +165,15 @@ struct Box {
     Py_DECREF(own);
   }
 
+  static PyObject* wrap(std::unique_ptr<T> made) {
+    PyObject* object = checked(type->tp_alloc(type, 0));
+    reinterpret_cast<Box*>(object)->value = made.release();
+    return object;
+  }
+
   template <T* (*make)(PyObject*)>
-  static PyObject* create(PyTypeObject* own, PyObject* arguments, PyObject*) {
-    return guarded(
-        [&]() -> PyObject* {
-          std::unique_ptr<T> made(make(arguments));
-          PyObject* object = checked(own->tp_alloc(own, 0));
-          reinterpret_cast<Box*>(object)->value = made.release();
-          return object;
-        },
-        nullptr);
+  static PyObject* create(PyTypeObject*, PyObject* arguments, PyObject*) {
+    return guarded([&] { return wrap(std::unique_ptr<T>(make(arguments))); }, nullptr);
   }
 };
 

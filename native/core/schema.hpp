@@ -27,7 +27,7 @@ struct Ufunc {
 };
 
 struct Ufuncs {
-  Ufunc log, log1p, exp, exp2;
+  Ufunc log, log1p, exp, exp2, expm1;
 };
 
 // Offsets in a packed record, and how many columns its arrays have.

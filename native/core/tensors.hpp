@@ -85,11 +85,18 @@ constexpr size_t kRowSeenHead = sizeof(uint32_t) + 3 * sizeof(uint16_t);
 constexpr double kMostRowSeen = 60'000.0, kMostShown = 8.0, kLongestAgeDays = 36'500.0;
 
 // What is served besides the schema's inputs.
+// How uncertain log-odds are, as `msd.contract.uncertainty` says: the precision of a new ad's, and the variance that
+// impressions never take away.
+struct Uncertainty {
+  double precision, variance;
+};
+
 struct ServedModel {
   std::string version;
   Formula formula;
   double explore_share;  // of the requests that explore, at most
   Quadrature quadrature;
+  std::optional<Uncertainty> uncertainty;
 
   bool allows(const Request& request) const {
     if (!formula.supports(request.pricing)) return false;
@@ -198,6 +205,20 @@ class Frame {
     has_failed_ = given.items.stale != nullptr;
     put_items(now);
     return Outcome::kFilled;
+  }
+
+  // The standard deviations of log-odds [count] of scores; false if the model has none.
+  bool deviate(const float* scores, size_t count, float* to) {
+    const Side& side = schema_.item;
+    if (!model_.uncertainty || !side.state.is_on) return false;
+    shown_.resize(count);
+    for (size_t k = 0; k < count; k++) shown_[k] = tensors_.item_dense[side.dense_width() * k + side.layout.numerics + 1];
+    schema_.ufuncs.expm1(shown_.data(), count);
+    for (size_t k = 0; k < count; k++) {
+      const double score = scores[k], known = std::max(shown_[k], 0.0) * score * (1.0 - score);
+      to[k] = static_cast<float>(std::sqrt(1.0 / (model_.uncertainty->precision + known) + model_.uncertainty->variance));
+    }
+    return true;
   }
 
   // Puts an unknown candidate behind the first `count`, for a run of these alone.

@@ -51,9 +51,9 @@ class Engine {
     {
       const std::lock_guard lock(mutex_);
       if (is_closed_) return false;
+      start();
       if (is_idle()) moved_at_ = job.queued_at;
       waiting_.put(job);
-      start();
     }
     more_.notify_one();
     return true;
@@ -191,11 +191,8 @@ class Engine {
   // In the scoring threads
 
   void score(Worker& worker) {
-    const std::string name = "scoring-" + std::to_string(worker.number + 1);
-#if defined(__APPLE__)
-    pthread_setname_np(name.c_str());
-#else
-    pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());
+#if defined(__linux__)
+    pthread_setname_np(pthread_self(), ("scoring-" + std::to_string(worker.number + 1)).substr(0, 15).c_str());
 #endif
     double free_at = 0.0;
     std::unique_lock lock(mutex_);
@@ -215,7 +212,13 @@ class Engine {
       moved_at_ = ended;
       // Another thread may have skipped jobs of this one's kind.
       if (waiting_.is_held_back(*job)) more_.notify_one();
+      // While requests are refused, an owner that is behind needs this core to read and refuse more of them in time.
+      const bool yields = is_told_ && admission_.is_shedding();
       hand_back({job}, lock);
+      if (!yields) continue;
+      lock.unlock();
+      std::this_thread::yield();
+      lock.lock();
     }
     alive_--;
     fewer_.notify_all();

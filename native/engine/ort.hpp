@@ -7,9 +7,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
-
-#include "runtime.hpp"
+#include <string>
+#include <vector>
 
 namespace native {
 
@@ -204,8 +205,17 @@ class OrtModel {
   OrtSession* session_ = nullptr;
 };
 
+// A tensor of one thread, with room for as many candidates as a request may have.
+struct Memory {
+  std::string name;
+  void* data;
+  size_t size;                      // bytes
+  bool is_float, is_per_candidate;  // else int32; else one row
+  std::vector<int64_t> row;         // the shape of one row
+};
+
 // A graph bound to one thread's tensors: its values are made once, those of candidates again where their number changes.
-class BoundOrtModel : public BoundModel {
+class BoundOrtModel {
  public:
   // Throws std::runtime_error if the graph needs a tensor that is not there.
   BoundOrtModel(const OrtModel& model, std::vector<Memory> memory, const std::vector<std::string>& heads)
@@ -220,7 +230,8 @@ class BoundOrtModel : public BoundModel {
     for (const std::string& head : heads_) wanted_.push_back(head.c_str());
   }
 
-  void run(size_t count, const std::vector<float*>& scores) override {
+  // Scores [N] by head of the first N candidates. Throws what the runtime says, as std::runtime_error.
+  void run(size_t count, const std::vector<float*>& scores) {
     if (count != count_) {
       count_ = 0;  // until all values have the new one
       for (size_t k = 0; k < memory_.size(); k++)

@@ -56,7 +56,18 @@ inline void append(const Ref& list, PyObject* owned) {
 
 // OrtModel(library, path, threads): paths as bytes
 
-inline OrtModel* make_ort_model(PyObject* arguments) {
+// Freeing one may take tens of milliseconds, for which no lock is held.
+struct HeldOrtModel {
+  std::unique_ptr<OrtModel> model;
+
+  explicit HeldOrtModel(std::unique_ptr<OrtModel> made) : model(std::move(made)) {}
+  ~HeldOrtModel() {
+    const Unlocked unlocked;
+    model = nullptr;
+  }
+};
+
+inline HeldOrtModel* make_ort_model(PyObject* arguments) {
   // By path; sessions may outlive each other.
   static auto* const libraries = new std::map<std::string, std::shared_ptr<const OrtLibrary>>();
   PyObject *library, *path;
@@ -66,11 +77,15 @@ inline OrtModel* make_ort_model(PyObject* arguments) {
   auto& opened = (*libraries)[library_path];
   if (!opened) opened = std::make_shared<const OrtLibrary>(library_path);
   const auto held = opened;
-  const Unlocked unlocked;
-  return new OrtModel(held, model_path, threads);
+  std::unique_ptr<OrtModel> made;
+  {
+    const Unlocked unlocked;
+    made = std::make_unique<OrtModel>(held, model_path, threads);
+  }
+  return new HeldOrtModel(std::move(made));
 }
 
-inline PyObject* ort_model_version(const OrtModel& model) { return to_python(model.library().version); }
+inline PyObject* ort_model_version(const HeldOrtModel& held) { return to_python(held.model->library().version); }
 
 inline PyObject* forms_to_python(const std::vector<OrtForm>& forms) {
   Ref list(checked(PyList_New(0)));
@@ -80,12 +95,13 @@ inline PyObject* forms_to_python(const std::vector<OrtForm>& forms) {
 }
 
 // (name, type, shape) of each input and output; an axis of −1 may have any length
-inline PyObject* ort_model_inputs(const OrtModel& model) { return forms_to_python(model.inputs); }
+inline PyObject* ort_model_inputs(const HeldOrtModel& held) { return forms_to_python(held.model->inputs); }
 
-inline PyObject* ort_model_outputs(const OrtModel& model) { return forms_to_python(model.outputs); }
+inline PyObject* ort_model_outputs(const HeldOrtModel& held) { return forms_to_python(held.model->outputs); }
 
 // run(names, inputs): inputs are (name, contiguous array, its type's character, shape); outputs (bytes, type, shape)
-inline PyObject* ort_model_run(OrtModel& model, Arguments given) {
+inline PyObject* ort_model_run(HeldOrtModel& held, Arguments given) {
+  const OrtModel& model = *held.model;
   std::vector<const char*> wanted, names;
   for (Py_ssize_t k = 0; k < PyTuple_Size(given[0]); k++) wanted.push_back(text_of(item_of(given[0], k)).data());
   const size_t count = static_cast<size_t>(PyTuple_Size(given[1]));
@@ -114,15 +130,15 @@ inline PyObject* ort_model_run(OrtModel& model, Arguments given) {
   return Py_NewRef(list.get());
 }
 
-inline PyMethodDef ort_model_methods[] = {method<OrtModel, 2, ort_model_run>("run"), {}};
-inline PyGetSetDef ort_model_values[] = {value<OrtModel, ort_model_version>("version"),
-                                         value<OrtModel, ort_model_inputs>("inputs"),
-                                         value<OrtModel, ort_model_outputs>("outputs"),
+inline PyMethodDef ort_model_methods[] = {method<HeldOrtModel, 2, ort_model_run>("run"), {}};
+inline PyGetSetDef ort_model_values[] = {value<HeldOrtModel, ort_model_version>("version"),
+                                         value<HeldOrtModel, ort_model_inputs>("inputs"),
+                                         value<HeldOrtModel, ort_model_outputs>("outputs"),
                                          {}};
 
 inline bool add_ort_model(PyObject* module) {
-  return add_type<OrtModel>(module, "native._core.OrtModel",
-                            {creator<OrtModel, make_ort_model>(),
+  return add_type<HeldOrtModel>(module, "native._core.OrtModel",
+                            {creator<HeldOrtModel, make_ort_model>(),
                              {Py_tp_methods, ort_model_methods},
                              {Py_tp_getset, ort_model_values}});
 }

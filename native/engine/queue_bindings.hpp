@@ -23,6 +23,8 @@ class OwnedJob : public Job {
   using Job::Job;
   // Let go of what the work needed; after its end.
   virtual void drop() = 0;
+  // Write to no connection any more, because it is about to end. For any thread.
+  virtual void hang_up() {}
   // Of work that is done, or why it failed: with `ending`.
   virtual PyObject* result() = 0;
 
@@ -49,14 +51,13 @@ inline Ref given_or_none(PyObject* object) { return object == Py_None ? Ref() : 
 
 class PythonJob : public OwnedJob {
  public:
-  PythonJob(Runner& runner, size_t rows, double deadline, bool is_spare, bool is_run, PyObject* of_runner, PyObject* work, PyObject* shorten,
+  PythonJob(Runner& runner, size_t rows, double deadline, bool is_spare, PyObject* of_runner, PyObject* work, PyObject* shorten,
             PyObject* is_gone)
       : OwnedJob(runner, rows, deadline, is_spare),
         of_runner_(Ref::to(of_runner)),
         work_(Ref::to(work)),
         shorten_(given_or_none(shorten)),
-        is_gone_(given_or_none(is_gone)),
-        is_run_(is_run) {}
+        is_gone_(given_or_none(is_gone)) {}
 
   bool fit(Worker& worker, double now) override {
     const Locked locked(worker);
@@ -80,7 +81,6 @@ class PythonJob : public OwnedJob {
 
   void run(Worker& worker) override {
     const Locked locked(worker);
-    if (!is_run_) rows = 0;
     if (!work_.get()) return;  // it was cancelled
     {
       const Ref work = Ref::to(work_.get());
@@ -94,13 +94,6 @@ class PythonJob : public OwnedJob {
     work_ = Ref();
     shorten_ = Ref();
     is_gone_ = Ref();
-  }
-
-  // Called by the work.
-  void ran(Runner& own, PyObject* of_runner, size_t count) {
-    of_runner_ = Ref::to(of_runner);
-    runner = &own;
-    rows = count;
   }
 
   PyObject* result() override {
@@ -118,8 +111,8 @@ class PythonJob : public OwnedJob {
     return false;
   }
 
-  Ref of_runner_, work_, shorten_, is_gone_, result_;
-  const bool is_run_;
+  const Ref of_runner_;
+  Ref work_, shorten_, is_gone_, result_;
 };
 
 // Runner(): learned run times of one model
@@ -155,10 +148,11 @@ inline PyMethodDef runner_methods[] = {method<Runner, 2, runner_learn_run>("lear
                                        method<Runner, 2, runner_fitting>("fitting"),
                                        {}};
 
-// Job(work, shorten, is_gone, runner, rows, deadline, is_spare, is_run): `shorten` and `is_gone` may be None. Work that is
-// not exactly one run says what it ran: `ran`.
+// Job(work, shorten, is_gone, runner, rows, deadline, is_spare): `shorten` and `is_gone` may be None
 
 struct HeldJob {
+  explicit HeldJob(std::unique_ptr<OwnedJob> made) : job(std::move(made)) {}
+
   std::unique_ptr<OwnedJob> job;
 };
 
@@ -166,10 +160,10 @@ inline HeldJob* make_job(PyObject* arguments) {
   PyObject *work, *shorten, *is_gone, *runner;
   Py_ssize_t rows;
   double deadline;
-  int is_spare, is_run;
-  if (!PyArg_ParseTuple(arguments, "OOOOndpp", &work, &shorten, &is_gone, &runner, &rows, &deadline, &is_spare, &is_run)) throw PythonError{};
-  return new HeldJob{std::make_unique<PythonJob>(Box<Runner>::of(runner), static_cast<size_t>(rows), deadline, is_spare == 1, is_run == 1, runner, work,
-                                                 shorten, is_gone)};
+  int is_spare;
+  if (!PyArg_ParseTuple(arguments, "OOOOndp", &work, &shorten, &is_gone, &runner, &rows, &deadline, &is_spare)) throw PythonError{};
+  return new HeldJob(std::make_unique<PythonJob>(Box<Runner>::of(runner), static_cast<size_t>(rows), deadline, is_spare == 1, runner, work,
+                                                 shorten, is_gone));
 }
 
 // claim(): take the right to answer it
@@ -178,22 +172,10 @@ inline PyObject* job_claim(HeldJob& held, Arguments) {
   return PyBool_FromLong(is_first);
 }
 
-// ran(runner, rows): in its work
-inline PyObject* job_ran(HeldJob& held, Arguments given) {
-  auto* const job = dynamic_cast<PythonJob*>(held.job.get());
-  if (!job) raise(PyExc_TypeError, "it is no work of Python's");
-  job->ran(Box<Runner>::of(given[0]), given[0], size_from(given[1]));
+inline PyObject* job_hang_up(HeldJob& held, Arguments) {
+  held.job->hang_up();
   return Py_NewRef(Py_None);
 }
-
-// answer(): in its work: take the right to answer, and say that this has been done
-inline PyObject* job_answer(HeldJob& held, Arguments) {
-  if (!held.job->claim()) return Py_NewRef(Py_False);
-  held.job->is_answered = true;
-  return Py_NewRef(Py_True);
-}
-
-inline PyObject* job_queued_at(const HeldJob& held) { return PyFloat_FromDouble(held.job->queued_at); }
 
 // (ending, result, queued at, started at, ended at, rows, is partial), once
 inline PyObject* job_take_outcome(HeldJob& held, Arguments) {
@@ -204,10 +186,10 @@ inline PyObject* job_take_outcome(HeldJob& held, Arguments) {
 }
 
 inline PyMethodDef job_methods[] = {
-    method<HeldJob, 0, job_claim>("claim"),   method<HeldJob, 2, job_ran>("ran"),
-    method<HeldJob, 0, job_answer>("answer"), method<HeldJob, 0, job_take_outcome>("take_outcome"),
+    method<HeldJob, 0, job_claim>("claim"),
+    method<HeldJob, 0, job_hang_up>("hang_up"),
+    method<HeldJob, 0, job_take_outcome>("take_outcome"),
     {}};
-inline PyGetSetDef job_values[] = {value<HeldJob, job_queued_at>("queued_at"), {}};
 
 // Engine(threads, max_rows, max_candidates, patience_s)
 
@@ -395,7 +377,7 @@ inline PyGetSetDef engine_values[] = {value<HeldEngine, engine_is_busy>("is_busy
 
 inline bool add_queue(PyObject* module) {
   return add_type<Runner>(module, "native._core.Runner", {creator<Runner, make_runner>(), {Py_tp_methods, runner_methods}}) &&
-         add_type<HeldJob>(module, "native._core.Job", {creator<HeldJob, make_job>(), {Py_tp_methods, job_methods}, {Py_tp_getset, job_values}}) &&
+         add_type<HeldJob>(module, "native._core.Job", {creator<HeldJob, make_job>(), {Py_tp_methods, job_methods}}) &&
          add_type<HeldEngine>(module, "native._core.Engine",
                               {creator<HeldEngine, make_engine>(),
                                {Py_tp_methods, engine_methods},

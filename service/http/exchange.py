@@ -7,9 +7,7 @@ not end before. Does not know what requests are for; routes put what is to be lo
 
 import asyncio
 import itertools
-import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -48,6 +46,7 @@ _DEADLINE = FIELD.lower().encode()
 _MAX_DIGITS = 9
 _CLOSE = (b"connection", b"close")
 Headers = list[tuple[bytes, bytes]]
+Wire = tuple[int, bytes, bytes]
 
 
 @dataclass(slots=True)
@@ -161,9 +160,9 @@ def error_response(error: Exception, path: str) -> ErrorResponse:
 
 
 class Exchange:
-    """A whole request and its reply, over uvicorn's side of it. All but `is_gone` and `send` is for the event loop."""
+    """A whole request and its reply, over uvicorn's side of it. For the event loop."""
 
-    __slots__ = ("_cycle", "_descriptor", "_lock", "_unsent", "access", "body", "on_end", "scope")
+    __slots__ = ("_closes", "_cycle", "access", "body", "on_end", "scope")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
@@ -171,10 +170,7 @@ class Exchange:
         self.access = access_of(self.scope)
         # One object for both, because a body may be large.
         self.body = cycle.body = bytes(cycle.body)  # type: ignore[assignment]
-        self._lock = threading.Lock()
-        self._descriptor = _descriptor_of(cycle)
-        self._unsent: bytes | None = None
-        """The unsent rest of the reply, after `send`."""
+        self._closes = False
         self.on_end: Callable[[], None] | None = None
         """Called if the connection ends before the reply is written."""
 
@@ -187,37 +183,36 @@ class Exchange:
         """Return whether the client has left. For any thread."""
         return self._cycle.transport.is_closing()
 
-    def send(self, headers: Headers, body: bytes) -> None:
-        """Write a 200 reply now, as much as the connection takes, if this is possible outside the loop. For any thread;
-        `reply` must follow."""
-        data = self._unsent = self._whole(200, headers, body)
-        with self._lock:
-            if self._descriptor < 0:
-                return
-            try:
-                self._unsent = data[os.write(self._descriptor, data) :]
-            except BlockingIOError:
-                pass
-            except OSError:  # the client has left, and the loop will notice
-                self._unsent = b""
+    def wire(self) -> Wire | None:
+        """Return what another thread needs to send a 200 reply by itself: the socket's descriptor, until `on_end`; the
+        first bytes of the reply's head; and the last ones. None if bytes written to it are not the next that the client
+        reads. `sent` must follow."""
+        descriptor = _descriptor_of(self._cycle)
+        if descriptor < 0:
+            return None
+        tail = [_header(_ID, self.access.request_id.encode())]
+        self._closes = not self._cycle.keep_alive or _CLOSE in self._cycle.default_headers
+        if self._closes and _CLOSE not in self._cycle.default_headers:
+            tail.append(_header(*_CLOSE))
+        head = b"".join((STATUS_LINE[200], *(_header(*header) for header in self._cycle.default_headers)))
+        return descriptor, head, b"".join((*tail, b"\r\n"))
+
+    def sent(self, rest: bytes, at: float) -> None:
+        """Go on after another thread has sent a 200 reply except for the rest; it was ready at a time."""
+        self.access.status, self.access.ended = 200, at
+        self._finish(rest, self._closes)
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        """Write the reply, or its unsent rest; then the connection continues with its next request, or ends."""
-        data = self._whole(status, headers, body) if self._unsent is None else self._unsent
+        """Write the reply; then the connection continues with its next request, or ends."""
         cycle = self._cycle
-        if cycle.disconnected:
-            return
-        if data:
-            cycle.transport.write(data)
-        cycle.response_started = cycle.response_complete = True
-        if not cycle.keep_alive or _CLOSE in headers or _CLOSE in cycle.default_headers:
-            cycle.transport.close()
-        cycle.on_response()
+        headers = [*cycle.default_headers, *headers, self.access.reply_begins(status)]
+        closes = not cycle.keep_alive or _CLOSE in headers
+        if closes and _CLOSE not in headers:
+            headers.append(_CLOSE)
+        self._finish(reply_bytes(status, headers, body), closes)
 
     def end(self) -> None:
-        """Stop threads from writing, because the connection is about to end."""
-        with self._lock:
-            self._descriptor = -1
+        """The connection is about to end."""
         if self.on_end is not None:
             self.on_end()
 
@@ -225,18 +220,24 @@ class Exchange:
         """Close the connection, because there is no client to answer."""
         self._cycle.transport.close()
 
-    def _whole(self, status: int, headers: Headers, body: bytes) -> bytes:
-        headers = [*self._cycle.default_headers, *headers, self.access.reply_begins(status)]
-        if not self._cycle.keep_alive and _CLOSE not in headers:
-            headers.append(_CLOSE)
-        return reply_bytes(status, headers, body)
+    def _finish(self, data: bytes, closes: bool) -> None:
+        cycle = self._cycle
+        if cycle.disconnected:
+            return
+        if data:
+            cycle.transport.write(data)
+        cycle.response_started = cycle.response_complete = True
+        if closes:
+            cycle.transport.close()
+        cycle.on_response()
 
 
 def reply_bytes(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
-    parts = [STATUS_LINE[status]]
-    for name, value in headers:
-        parts += (name, b": ", value, b"\r\n")
-    return b"".join((*parts, b"\r\n", body))
+    return b"".join((STATUS_LINE[status], *(_header(*header) for header in headers), b"\r\n", body))
+
+
+def _header(name: bytes, value: bytes) -> bytes:
+    return b"%b: %b\r\n" % (name, value)
 
 
 def _descriptor_of(cycle: RequestResponseCycle) -> int:

@@ -66,7 +66,7 @@ class FastRoute:
             return
         try:
             # The client need not wait for the loop: the scoring thread sends the reply.
-            way = self._pipeline.begin(deployment, raw, partial(self._told, exchange), exchange.send)
+            way = self._pipeline.begin(deployment, raw, partial(self._told, exchange), exchange.wire())
             exchange.on_end = partial(self._pipeline.leave, way)
         except (Exception, CancelledError) as error:  # the parser, which calls this, would treat it as a bad request
             self._fail(exchange, error)
@@ -77,7 +77,10 @@ class FastRoute:
         if isinstance(outcome, Answer):
             access = exchange.access
             access.candidates, access.degraded, access.stages = outcome.candidates, outcome.degraded, outcome.stages
-            exchange.reply(200, outcome.headers, outcome.body)
+            if outcome.headers:
+                exchange.reply(200, outcome.headers, outcome.body)
+            else:
+                exchange.sent(outcome.body, outcome.ready_at)
             self._log.finish(exchange.scope)
             self._pipeline.follow(outcome)
         else:

@@ -20,6 +20,9 @@ _EXPLAINED = b", explain;dur=%.3f"
 _STRING_BYTES = 80
 
 Headers = list[tuple[bytes, bytes]]
+Wire = tuple[int, bytes, bytes]
+"""What a scoring thread needs to send a 200 reply by itself: the connection's descriptor, and the first and the last
+bytes of the reply's head."""
 
 
 class Budget(NamedTuple):
@@ -99,13 +102,15 @@ class Explained(NamedTuple):
 
 class Answer(NamedTuple):
     """A reply's headers and body, and its data for log, metrics and traces. `stages`: seconds, in the order of
-    `STAGES`."""
+    `STAGES`. `ready_at`: when the reply was ready, by `time.perf_counter`. Without headers the reply was sent, and the
+    body is what is left to send."""
 
     headers: Headers
     body: bytes
     candidates: int
     degraded: dict[str, int]
     stages: tuple[float, ...]
+    ready_at: float
     deployment: Deployment
     served: Served | None
     """None unless a follower wants it."""

@@ -11,7 +11,7 @@ from collections import Counter as Tally
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import structlog
 
@@ -30,15 +30,11 @@ _CLOSED = "the service is shutting down"
 _BEFORE = "deadline exceeded before a scoring thread was free"
 _TOO_LATE = "deadline exceeded: no scoring thread was free in time, or the run did not end"
 _NO_TIME = "deadline exceeded: too little time left for one model run"
-# How a job ended, by the core's numbers.
-DONE, _GONE, _LATE, _SHORT, _FAILED = range(5)
 # Interval at which jobs past their deadline are looked for.
 _SWEEP_S = 0.05
 # Maximum wait for current runs at shutdown.
 _LAST_RUNS_S = 3.0
 _SAY_AGAIN_S = 10.0
-PLANNED = 0.7
-"""The share of the remaining time that a run may be planned for."""
 # Switch interval of Python's lock. With the default of 5 ms, a flood that keeps the event loop busy starves the scoring
 # threads wherever they need the lock. A shorter interval costs more switching, which pays only while many requests are
 # refused.
@@ -107,10 +103,21 @@ Shorten: TypeAlias = Callable[[int], Callable[[], _Result]]
 """Returns the work of the first candidates and an unknown one."""
 
 
+class AnyJob(Protocol):
+    """A job in the native core's form, and what its outcome is told to."""
+
+    native: Any
+    told: Callable[[Any], None] | None
+
+    def outcome(self, metrics: Metrics) -> Any:  # noqa: ANN401 - of any job
+        """Return the outcome, once, and count the run."""
+        ...
+
+
 class Job(Generic[_Result]):
     """Python's work for one scoring thread with one model run in it, for one request."""
 
-    __slots__ = ("_is_run", "native", "told")
+    __slots__ = ("native", "told")
 
     def __init__(
         self,
@@ -122,22 +129,20 @@ class Job(Generic[_Result]):
         *,
         shorten: Shorten[_Result] | None = None,
         is_spare: bool = False,
-        is_run: bool = True,
     ) -> None:
         """`work` is called in the thread; `rows` is the number of candidates, `deadline` a time of `time.perf_counter`.
 
         `is_gone` says whether the client has left; it is called in the thread too. `shorten` is used if there is no
         time for all candidates. A spare job runs on spare capacity only: after every other job, and never in all
-        threads at once. If the work is not exactly one run, it tells the core what it ran, and observes its stages.
+        threads at once.
         """
-        self._is_run = is_run
-        self.native = _core().Job(work, shorten, is_gone, runner.native, rows, deadline, is_spare, is_run)
+        self.native = _core().Job(work, shorten, is_gone, runner.native, rows, deadline, is_spare)
         self.told: Told[_Result] | None = None
 
     def outcome(self, metrics: Metrics) -> Done[_Result] | BaseException:
         """Return the outcome, once, and count the run."""
         ending, result, queued_at, started, ended, rows, is_partial = self.native.take_outcome()
-        if started and self._is_run:
+        if started:
             metrics.stages["queue"].observe(started - queued_at)
             metrics.stages["run"].observe(ended - started)
             metrics.run_rows.observe(rows)
@@ -147,7 +152,7 @@ class Job(Generic[_Result]):
 
 
 def error_of(ending: int, result: object) -> BaseException | None:
-    """Return the error that a job ended with."""
+    """Return the error that a job ended with, by the core's number; None if it is done."""
     match ending:
         case 1:
             return ClientGone()
@@ -282,19 +287,19 @@ class ScoringEngine:
             self.cancel(job)
             raise
 
-    def put(self, job: Job[_Result], told: Told[_Result]) -> None:
+    def put(self, job: AnyJob, told: Callable[[Any], None]) -> None:
         """As `do`, but calls `told` with the outcome. Raises CancelledError once the engine is closed."""
         self._listen()
         job.told = told
         if not self.native.put(job.native, job):
             raise asyncio.CancelledError(_CLOSED)
 
-    def cancel(self, job: Job[Any]) -> None:
+    def cancel(self, job: AnyJob) -> None:
         """Cancel a job: its caller is told at once, and it does not begin."""
         if job.native.claim():
             self._tell(job, asyncio.CancelledError())
 
-    def leave(self, job: Job[Any]) -> None:
+    def leave(self, job: AnyJob) -> None:
         """Drop a job whose client has left, unless it runs; it delays no other job any more."""
         if self.native.leave(job.native):
             self._tell(job, ClientGone())
@@ -321,7 +326,7 @@ class ScoringEngine:
     def _take_back(self) -> None:
         self._tell_all(self.native.take_ended())
 
-    def _tell_all(self, jobs: list[Job[Any]]) -> None:
+    def _tell_all(self, jobs: list[AnyJob]) -> None:
         for place, job in enumerate(jobs):
             try:
                 self._tell(job, job.outcome(self._metrics))
@@ -340,7 +345,7 @@ class ScoringEngine:
         elif self._loop is loop:
             self._is_sweeping = False
 
-    def _tell(self, job: Job[Any], outcome: Done[Any] | BaseException) -> None:
+    def _tell(self, job: AnyJob, outcome: object) -> None:
         told, job.told = job.told, None
         assert told is not None, "a job is answered once"
         told(self._counted(outcome) if isinstance(outcome, BaseException) else outcome)

@@ -115,6 +115,12 @@ class Frame(NamedTuple):
         return Rows(users, has_user, (history,), 0), Rows(records, np.frombuffer(found, bool), (), 0)
 
 
+def frame_of(model: Model, core: object, tensors: Tensors) -> Frame:
+    """Return a frame of the core's and its tensors."""
+    of_candidates = tuple(spec.name for spec in model.schema.tensors if spec.side == "item")
+    return Frame(core, model.native.rows, tensors, of_candidates)
+
+
 class Frames:
     """Fills frames in any thread, and fetches rows in the event loop. Deadlines are of `time.perf_counter`."""
 
@@ -137,16 +143,15 @@ class Frames:
         if frame is None:
             tensors = new_tensors(model.schema, self.max_candidates)
             core = native.core.Frame(model.native.schema, model.native.served, tensors, self.max_candidates)
-            of_candidates = tuple(spec.name for spec in model.schema.tensors if spec.side == "item")
-            frame = model.native.frames.own = Frame(core, model.native.rows, tensors, of_candidates)
+            frame = model.native.frames.own = frame_of(model, core, tensors)
         return frame
 
     def take(
-        self, model: Model, body: bytes, given: Given | None = None, at: float | None = None, keeps_rows: bool = False
+        self, model: Model, body: bytes, given: Given | None = None, at: float | None = None
     ) -> tuple[Frame, Outcome]:
         """Read a request into the calling thread's frame, and fill it from given rows, or from memory.
 
-        `at`: the time of a request that has none; by default the clock's. `keeps_rows`: for `kept`.
+        `at`: the time of a request that has none; by default the clock's.
         """
         frame = self.of(model)
         if given is not None:
@@ -167,10 +172,14 @@ class Frames:
             time.time() if at is None else at,
             epochs,
             self.live and partial(self.live.cached, model.schema),
-            self._cold_ads is not None and self._cold_ads.reads(model),
-            keeps_rows,
+            self.reads_texts(model),
+            False,
         )
         return frame, _OUTCOMES[number]
+
+    def reads_texts(self, model: Model) -> bool:
+        """Return whether the texts of ads without a row are encoded for a model."""
+        return self._cold_ads is not None and self._cold_ads.reads(model)
 
     def unknown(self, model: Model, at: float) -> Tensors:
         """Return the tensors of an unknown user, an unknown context and one unknown item."""

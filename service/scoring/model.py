@@ -6,16 +6,18 @@ Rows and runtime always belong to the same bundle. Does not know which users it 
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, assert_never
 
 import structlog
 
+import native
 from msd.contract.bundle import RETIRED, Bundle
 from msd.contract.correction import Correction, LearnedCorrection, read_corrections
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
-from native.layout import core_model, core_schema
+from native.layout import core_model, core_schema, new_desk
 from service import limits
 from service.rows.store import BundleFileStore, CoreRows, RowStore
 from service.runtimes.choice import open_runtime
@@ -38,6 +40,8 @@ class CoreModel(NamedTuple):
     """Rows in memory; None if there are none."""
     frames: threading.local
     """Thread-local buffers, made by `frames`."""
+    loaded: Any
+    """What scoring threads run, in buffers of their own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -70,8 +74,10 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ROW_SIDES}
     store = _open_store(bundle, settings, metrics)
     schema, version = bundle.schema, bundle.manifest.model_version
-    served = core_model(version, bundle.manifest.formula, settings.explore_share)
-    own = CoreModel(core_schema(schema, codecs), served, store.core_rows(), threading.local())
+    manifest, form, rows = bundle.manifest, core_schema(schema, codecs), store.core_rows()
+    served = core_model(version, manifest.formula, settings.explore_share, manifest.uncertainty)
+    loaded = _loaded(bundle, runner, rows, form, served, settings.max_candidates)
+    own = CoreModel(form, served, rows, threading.local(), loaded)
     log = structlog.get_logger("msd.model")
     for file in sorted(RETIRED & bundle.manifest.files.keys()):
         log.warning("file_ignored", model_version=version, file=file, reason="only earlier releases read it")
@@ -85,6 +91,16 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
         codecs=codecs,
         native=own,
     )
+
+
+def _loaded(bundle: Bundle, runner: Runner, rows: CoreRows | None, form: object, served: object, capacity: int) -> Any:  # noqa: ANN401 - the core has no types
+    """Return what scoring threads run; `form`: of the schema."""
+    assert native.core is not None, "the schema has a form"
+    runtime, heads = runner.runtime, tuple(bundle.manifest.heads)
+    run = runtime.run if runtime.native is None else None
+    users, items = (None, None) if rows is None else (rows.users, rows.items)
+    desk = partial(new_desk, bundle.schema, form, served, run, heads, capacity)
+    return native.core.LoadedModel(form, runner.native, heads, runtime.native, users, items, desk, capacity)
 
 
 def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStore:

@@ -1,5 +1,5 @@
 """The way of a scoring request, from its body to its reply's: one job of one scoring thread reads, fills, runs and
-replies, by the native core without Python's lock, except for the call of the run.
+replies, by the native core without Python's lock.
 
 Rows that are not in memory are fetched in the event loop, and the request goes into the queue again. Knows no HTTP.
 """
@@ -11,29 +11,28 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from msd.contract.assemble import Rung, UserRung
+from msd.contract.assemble import Rung, Tensors, UserRung
 from msd.contract.correction import HEAD, Correction
-from msd.contract.exploration import Choice, exploration_of
+from msd.contract.exploration import exploration_of
 from msd.contract.request import CheckedRequest, RequestError, check_pricing, parse_request_by
-from msd.contract.uncertainty import COLUMN, impressions_of
-from service.errors import DeadlineExceeded, ModelError
+from native.layout import given_rows
+from service.errors import ModelError
 from service.rows.store import CoreFound
-from service.runtimes.runtime import Scores
-from service.scoring.answer import Answer, Basis, Budget, Explained, Follower, RawRequest, Served, headers_of
+from service.scoring.answer import Answer, Basis, Budget, Explained, Follower, RawRequest, Served, Wire, headers_of
 from service.scoring.deployment import Arm, Deployment
-from service.scoring.engine import PLANNED, Admitted, Done, Job, ScoringEngine, settle
-from service.scoring.frames import Frame, Frames, Given
+from service.scoring.engine import Admitted, ScoringEngine, error_of, settle
+from service.scoring.frames import Frame, Frames, Given, frame_of
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.reply import Explanation, with_explanation
-from service.telemetry.metrics import STAGES, Explored, Metrics, Tier
+from service.telemetry.metrics import STAGES, Explored, Metrics
 
 _DENSE = {"user_dense", "item_dense", "context_dense"}
+# How a request fares that a thread has read.
+_SCORED, _REFUSED, _ASKING, _LACKING, _NOT_FINITE = range(5)
 Told = Callable[[Answer | BaseException], None]
 """Called in the loop with a request's outcome."""
-Send = Callable[[list[tuple[bytes, bytes]], bytes], None]
+Taken = tuple[float, float, float, float]
+"""Seconds of parse, rows, queue and run."""
 
 
 class Explain(Protocol):
@@ -48,61 +47,88 @@ class Explain(Protocol):
     async def explain(self, model: Model, explained: Explained, budget: Budget) -> Explanation: ...
 
 
-class _Refused(NamedTuple):
-    """A request that `msd.contract` refuses."""
+class _Assignment(NamedTuple):
+    """With what a request is scored, for the core."""
+
+    model: Any
+    """The arm's, in the core's form."""
+    name: str | None
+    """The arm's, if there are several."""
+    epochs: Sequence[int] | None
+    """The current ones, if rows are in arenas."""
+    live: Callable[[str | None, Sequence[str]], object] | None
+    reads_texts: bool
+    """Whether texts of ads without a row are encoded."""
+    terms: Sequence[float] | None
+    """Those of the correction."""
+    correction: Correction | None
+    """This and the arm are for the event loop, to which the core returns the assignment."""
+    arm: Arm
 
 
-class _Lacking(NamedTuple):
-    """As much of a request as says what has to be fetched before it can be scored."""
+class _Looked(NamedTuple):
+    """What is to be known of a frame before it is another request's: what the request lacks; or what followers learn,
+    and what an explanation starts from."""
 
-    request: CheckedRequest
-
-
-class _Asking(NamedTuple):
-    """A request for an explanation, which is not accepted yet."""
-
-
-class _Run(NamedTuple):
-    """Scores of the first `ran` candidates and, if these are not all, behind them of an unknown one: `rows` in all."""
-
-    scores: Scores
-    ran: int
-    rows: int
-    seconds: float
+    lacking: CheckedRequest | None = None
+    served: Served | None = None
+    explained: Explained | None = None
 
 
-class _Scored(NamedTuple):
-    """An answer, the sources of its rows if the core found them, the candidates in its run, and what was degraded."""
+class _Found(NamedTuple):
+    """What a scoring thread found out."""
 
-    answer: Answer
-    tier: Tier | None
-    found: CoreFound | None
-    rows: int
-    rungs: dict[Rung, int]
-    user_rung: UserRung | None
-    choice: Choice | None
-    explained: Explained | None
-
-
-_Outcome = _Scored | _Lacking | _Asking | _Refused
+    fate: int
+    assignment: _Assignment
+    looked: _Looked | None
+    reply: bytes
+    """The reply; or the bytes left to send, if the thread has sent it."""
+    candidates: int
+    stages: tuple[float, float, float, float, float]
+    """Seconds of parse, rows, queue, run and reply."""
+    ready_at: float
+    """When the reply was ready."""
+    found: tuple[Any, ...] | None
+    """The sources of its rows, if they were not fetched."""
+    degraded: tuple[UserRung | None, dict[Rung, int]]
+    choice: tuple[str, bool] | None
+    """The policy if the request explores, and whether that chose the first candidate."""
+    rows: int = 0
+    """Candidates in the run: fewer than all, and an unknown one, if time was short."""
 
 
 class Way:
-    """The way of one request: through the queue once, and again if it lacks something."""
+    """The way of one request: through the queue once, and again if it lacks something. A job of the engine."""
 
-    __slots__ = ("admitted", "arm", "deployment", "explains", "given", "is_followed", "job", "raw", "send", "told")
+    __slots__ = (
+        *("admitted", "arm", "deployment", "explains", "given", "is_followed", "native", "raw", "tell", "told", "wire"),
+    )
 
-    job: Job[_Outcome]
-
-    def __init__(self, deployment: Deployment, raw: RawRequest, told: Told, send: Send | None) -> None:
-        self.deployment, self.raw, self.told, self.send = deployment, raw, told, send
+    def __init__(self, deployment: Deployment, raw: RawRequest, tell: Told, wire: Wire | None) -> None:
+        self.deployment, self.raw, self.tell, self.wire = deployment, raw, tell, wire
         self.admitted: Admitted | None = None
-        self.arm: Arm = deployment.arms[0]
+        self.arm: Arm | None = None if deployment.is_split else deployment.arms[0]
         """The user's, once the request is read."""
         self.given: Given | None = None
         self.explains: Explain | None = None
         """What explains its scores, once that is accepted."""
         self.is_followed = False
+        self.native: Any = None
+        self.told: Callable[[Any], None] | None = None
+
+    @property
+    def first(self) -> Any:  # noqa: ANN401 - the core has no types
+        """The model that reads the request, in the core's form."""
+        return (self.arm or self.deployment.arms[0]).model.native.loaded
+
+    @property
+    def known_arm(self) -> Arm:
+        assert self.arm is not None, "the request was read"
+        return self.arm
+
+    def outcome(self, metrics: Metrics) -> _Found | BaseException:
+        ending, result, _, _, _, rows, _ = self.native.take_outcome()
+        return error_of(ending, result) or _Found(*result)._replace(rows=rows)
 
 
 class Pipeline:
@@ -136,12 +162,12 @@ class Pipeline:
         self._engine.check_unread(champion.runner.load_of(rows), budget.deadline)
         self._engine.check_wanted(*budget)
 
-    def begin(self, deployment: Deployment, raw: RawRequest, told: Told, send: Send | None = None) -> Way:
-        """Put the request into the queue; `send` is called with the reply in the scoring thread.
+    def begin(self, deployment: Deployment, raw: RawRequest, tell: Told, wire: Wire | None = None) -> Way:
+        """Put the request into the queue; with `wire` the scoring thread sends as much of the reply as it can.
 
         Raises Overloaded.
         """
-        way = Way(deployment, raw, told, send)
+        way = Way(deployment, raw, tell, wire)
         way.is_followed = any(one.wants(deployment, raw.request_id) for one in self._followers_of(deployment))
         rows = self._engine.rows_in(len(raw.body))
         way.admitted = self._engine.enter(deployment.champion.runner.load_of(rows), raw.budget.deadline)
@@ -163,12 +189,13 @@ class Pipeline:
         try:
             return await future
         except asyncio.CancelledError:
-            self._engine.cancel(way.job)
+            self._engine.cancel(way)
             raise
 
     def leave(self, way: Way) -> None:
-        """Drop a request whose client has left, unless it runs."""
-        self._engine.leave(way.job)
+        """Drop a request whose connection ends, unless it runs; nothing is written to the connection any more."""
+        way.native.hang_up()
+        self._engine.leave(way)
 
     def follow(self, answer: Answer) -> None:
         for follower in self._followers_of(answer.deployment):
@@ -180,119 +207,96 @@ class Pipeline:
         return (self._shadowing, *self._followers)
 
     def _put(self, way: Way) -> None:
-        runner, budget = way.arm.model.runner, way.raw.budget
+        raw, given = way.raw, way.given
         assert way.admitted is not None, "it was let in"
-        rows = way.admitted.load.rows
-        way.job = Job(lambda: self._work(way), runner, rows, budget.deadline, budget.is_gone, is_run=False)
-        self._engine.put(way.job, partial(self._done, way))
+        way.native = way.first.job(
+            raw.body,
+            raw.request_id,
+            self._frames.max_candidates,
+            way.admitted.load.rows,
+            raw.budget.deadline,
+            raw.began,
+            partial(self._assign, way) if way.arm is None else self._assignment(way, way.arm),
+            given and (*given_rows(given.user, given.items), given.at, given.seconds),
+            partial(self._look, way),
+            way.is_followed,
+            way.explains is not None,
+            # With a wire, `leave` says so.
+            raw.budget.is_gone if way.wire is None else None,
+            way.wire,
+        )
+        self._engine.put(way, partial(self._done, way))
+
+    def _assignment(self, way: Way, arm: Arm) -> _Assignment:
+        model, live = arm.model, self._frames.live
+        rows = model.native.rows
+        correction = self._corrections.of(model) if self._corrections else None
+        return _Assignment(
+            model.native.loaded,
+            arm.name if way.deployment.is_split else None,
+            None if rows is None or rows.epochs is None else rows.epochs(),
+            None if live is None else partial(live.cached, model.schema),
+            self._frames.reads_texts(model),
+            None if correction is None else tuple(correction.values),
+            correction,
+            arm,
+        )
 
     # In a scoring thread
 
-    def _work(self, way: Way) -> _Outcome:
-        job, deployment, raw = way.job, way.deployment, way.raw
-        queue_s = time.perf_counter() - job.native.queued_at
-        if deployment.is_split and way.given is None:
-            core = self._frames.of(way.arm.model).core
-            if not core.read(raw.body, self._frames.max_candidates):
-                return _Refused()
-            # The request's ID assigns anonymous users to arms.
-            way.arm = deployment.arm_of(core.user_id or raw.request_id)
-        outcome = self._score(way, queue_s)
-        if isinstance(outcome, _Scored):
-            job.native.ran(way.arm.model.runner.native, outcome.rows)
-            if way.send is not None and way.explains is None and job.native.answer():
-                way.send(outcome.answer.headers, outcome.answer.body)
-        return outcome
+    def _assign(self, way: Way, user_id: str) -> _Assignment:
+        # The request's ID assigns anonymous users to arms.
+        way.arm = way.deployment.arm_of(user_id or way.raw.request_id)
+        return self._assignment(way, way.arm)
 
-    def _score(self, way: Way, queue_s: float) -> _Outcome:
-        """Score a request, or say what prevents it.
-
-        Raises DeadlineExceeded if there is no time for a run, ModelError for a non-finite score, or what the model
-        raises.
-        """
-        model, raw = way.arm.model, way.raw
-        frame, outcome = self._frames.take(model, raw.body, way.given, keeps_rows=way.is_followed)
-        core = frame.core
-        if outcome == "unread":
-            return _Refused()
-        if core.explains and way.explains is None:
-            return _Asking()
-        if outcome == "lacking":
-            return _Lacking(frame.asked)
-        run = self._run(model, frame, raw.budget)
-        ended = time.perf_counter()
+    def _look(self, way: Way, core: Any, tensors: Tensors, ran: int, taken: Taken) -> _Looked:  # noqa: ANN401
+        """Return what is to be known of a frame; `ran`: candidates in the run, 0 if the request lacks something."""
+        model = way.known_arm.model
+        frame = frame_of(model, core, tensors)
+        if not ran:
+            return _Looked(frame.asked)
         correction = self._corrections.of(model) if self._corrections else None
-        arm = way.arm.name if way.deployment.is_split else None
-        terms = None if correction is None else tuple(correction.values)
-        try:
-            reply: bytes = core.reply(raw.request_id, arm, run.scores, run.ran, terms)
-        except ValueError as error:
-            raise ModelError("the model returned a non-finite score for this request") from error
-        parse_s, rows_s = core.seconds
-        rows_s += way.given.seconds if way.given else 0.0
-        now = time.perf_counter()
-        taken = (parse_s, rows_s, queue_s, run.seconds)
-        user_rung, rungs = core.degraded
-        degraded = dict(rungs) if user_rung is None else {**rungs, f"user_{user_rung}": 1}
-        served = explained = None
-        if way.is_followed:
-            served = _served(way, frame, run, correction, (*taken, now - raw.began))
-        found = None if way.given else CoreFound(*core.found)
-        choice, stages = frame.choice, (*taken, now - ended)
-        headers, count = headers_of(reply, (*taken, now - raw.began)), core.count
-        if way.explains is not None:
-            explained = self._explained(model, frame, run, correction)
-        answer = Answer(headers, reply, count, degraded, stages, way.deployment, served)
-        tier = frame.rows.tier if frame.rows else None
-        return _Scored(answer, tier, found, run.rows, rungs, user_rung, choice, explained)
+        served = _served(way, frame, ran, correction, taken) if way.is_followed else None
+        return _Looked(None, served, self._explained(model, frame, ran, correction) if way.explains else None)
 
-    def _run(self, model: Model, frame: Frame, budget: Budget) -> _Run:
-        """Run the model on all candidates, or on the first ones and an unknown one if time is short."""
-        core, runner = frame.core, model.runner
-        started = time.perf_counter()
-        rows: int = runner.native.fitting(core.count, PLANNED * (budget.deadline - started))
-        if not rows:
-            raise DeadlineExceeded("deadline exceeded: too little time left for one model run")
-        ran = core.count if rows == core.count else rows - 1
-        if ran < core.count:
-            core.cut(ran)
-        tensors = frame.first(rows)
-        scores = {head: _contiguous(column) for head, column in runner.runtime.run(tensors).items()}
-        seconds = time.perf_counter() - started
-        if core.explores and (uncertainty := model.bundle.manifest.uncertainty) is not None:
-            scores[COLUMN] = uncertainty.logit_std(impressions_of(model.schema, tensors), scores[HEAD])
-        return _Run(scores, ran, rows, seconds)
-
-    def _explained(self, model: Model, frame: Frame, run: _Run, correction: Correction | None) -> Explained:
-        """Return what an explanation starts from, and overwrite the frame."""
+    def _explained(self, model: Model, frame: Frame, ran: int, correction: Correction | None) -> Explained:
+        """Return what an explanation starts from."""
         core = frame.core
         tensors, pctr, shown, order = frame.copied(), frame.columns[HEAD], core.shown, core.order
-        is_partial, nothing = run.ran < core.count, self._frames.unknown(model, core.at)
-        return Explained(tensors, nothing, pctr, correction, shown, order, is_partial)
+        return Explained(
+            tensors, self._frames.unknown(model, core.at), pctr, correction, shown, order, ran < core.count
+        )
 
     # Back in the event loop
 
-    def _done(self, way: Way, outcome: Done[_Outcome] | BaseException) -> None:
-        if isinstance(outcome, BaseException):
-            self._end(way, outcome)
-            return
-        match outcome.result:
-            case _Refused():
-                self._end(way, self._refusal(way))
-            case _Asking():
-                self._go_on(way, self._accept(way))
-            case _Lacking(request):
-                self._go_on(way, self._fetch(way, request))
-            case _Scored() as scored:
-                try:
-                    self._count(way, scored)
-                except BaseException as error:
-                    self._end(way, error)
-                    raise
-                if scored.explained is None:
-                    self._end(way, scored.answer)
-                else:
-                    self._go_on(way, self._explain(way, scored.answer, scored.explained))
+    def _done(self, way: Way, found: _Found | BaseException) -> None:
+        if isinstance(found, BaseException):
+            self._end(way, found)
+        elif found.fate == _SCORED:
+            self._scored(way, found)
+        elif found.fate == _LACKING:
+            assert found.looked is not None, "what it lacks was looked for"
+            assert found.looked.lacking is not None, "what it lacks was looked for"
+            self._go_on(way, self._fetch(way, found.looked.lacking))
+        elif found.fate == _ASKING:
+            self._go_on(way, self._accept(way))
+        elif found.fate == _REFUSED:
+            self._end(way, self._refusal(way))
+        else:
+            self._end(way, ModelError("the model returned a non-finite score for this request"))
+
+    def _scored(self, way: Way, found: _Found) -> None:
+        looked = found.looked or _Looked()
+        try:
+            answer = _answer(way, found, looked.served)
+            self._count(way, answer, found)
+        except BaseException as error:
+            self._end(way, error)
+            raise
+        if looked.explained is None:
+            self._end(way, answer)
+        else:
+            self._go_on(way, self._explain(way, answer, looked.explained))
 
     def _go_on(self, way: Way, step: Coroutine[Any, Any, Answer | None]) -> None:
         """Take a step that may wait; its answer or its error ends the request."""
@@ -315,11 +319,11 @@ class Pipeline:
             way.explains.end()
         if way.admitted is not None:
             self._engine.release(way.admitted)
-        way.told(outcome)
+        way.tell(outcome)
 
     async def _fetch(self, way: Way, request: CheckedRequest) -> None:
         """Fetch what a request lacks, and put it into the queue again."""
-        way.given = await self._frames.fetch(way.arm.model, request, way.raw.budget.deadline)
+        way.given = await self._frames.fetch(way.known_arm.model, request, way.raw.budget.deadline)
         self._put(way)
 
     async def _accept(self, way: Way) -> None:
@@ -329,7 +333,7 @@ class Pipeline:
 
     async def _explain(self, way: Way, answer: Answer, explained: Explained) -> Answer:
         """Explain scores, and add that to the reply."""
-        explanation = await self._explainer.explain(way.arm.model, explained, way.raw.budget)
+        explanation = await self._explainer.explain(way.known_arm.model, explained, way.raw.budget)
         reply = with_explanation(answer.body, explanation, explained.order)
         taken = (*answer.stages[:-1], time.perf_counter() - way.raw.began)
         return answer._replace(headers=headers_of(reply, taken, explanation.seconds), body=reply)
@@ -347,30 +351,32 @@ class Pipeline:
             return error
         return RuntimeError("the native core refuses a request that msd.contract accepts")
 
-    def _count(self, way: Way, scored: _Scored) -> None:
-        answer, found, metrics = scored.answer, scored.found, self._metrics
+    def _count(self, way: Way, answer: Answer, found: _Found) -> None:
+        metrics, (user_rung, rungs) = self._metrics, found.degraded
         self._engine.read(len(way.raw.body), answer.candidates)
         if answer.deployment.is_split:
-            metrics.arms[way.arm.slot].inc()
+            metrics.arms[way.known_arm.slot].inc()
         for stage, seconds in zip(STAGES, answer.stages, strict=True):
             metrics.stages[stage].observe(seconds)
         metrics.candidates.observe(answer.candidates)
-        metrics.run_rows.observe(scored.rows)
-        if scored.rows < answer.candidates:
+        metrics.run_rows.observe(found.rows)
+        if found.rows < answer.candidates:
             metrics.partial.inc()
-        if found is not None and scored.tier is not None:
-            self._count_rows(scored.tier, found)
-        metrics.degraded(scored.rungs, scored.user_rung)
-        if scored.choice is not None:
-            result: Explored = "explored" if scored.choice.explored else "exploited"
-            metrics.explorations["unavailable" if scored.choice.policy == "greedy" else result].inc()
+        if found.found is not None:
+            self._count_rows(way.known_arm.model, CoreFound(*found.found))
+        metrics.degraded(rungs, user_rung)
+        if found.choice is not None:
+            policy, explored = found.choice
+            result: Explored = "explored" if explored else "exploited"
+            metrics.explorations["unavailable" if policy == "greedy" else result].inc()
 
-    def _count_rows(self, tier: Tier, found: CoreFound) -> None:
+    def _count_rows(self, model: Model, found: CoreFound) -> None:
         """Count the user's and the items' rows, as a store's `tell_rows` does."""
+        assert model.native.rows is not None, "they were found in memory"
         metrics, now = self._metrics, time.time()
         rows = found.has_user + found.items
         if rows:
-            metrics.rows[tier].inc(rows)
+            metrics.rows[model.native.rows.tier].inc(rows)
         if missing := found.asked - rows:
             metrics.rows["missing"].inc(missing)
         if found.user_written_at:
@@ -381,11 +387,21 @@ class Pipeline:
             metrics.live_ages.observe(found.live_age_s)
 
 
-def _served(
-    way: Way, frame: Frame, run: _Run, correction: Correction | None, seconds: tuple[float, float, float, float, float]
-) -> Served:
+def _answer(way: Way, found: _Found, served: Served | None) -> Answer:
+    user_rung, rungs = found.degraded
+    degraded = {str(rung): count for rung, count in rungs.items()}
+    if user_rung is not None:
+        degraded[f"user_{user_rung}"] = 1
+    is_sent = way.wire is not None and way.explains is None
+    taken = (*found.stages[:4], found.ready_at - way.raw.began)
+    headers = [] if is_sent else headers_of(found.reply, taken)
+    stages, at = found.stages, found.ready_at
+    return Answer(headers, found.reply, found.candidates, degraded, stages, at, way.deployment, served)
+
+
+def _served(way: Way, frame: Frame, ran: int, correction: Correction | None, taken: Taken) -> Served:
     """Return what followers learn of a request."""
-    core, arm, model = frame.core, way.arm, way.arm.model
+    core, arm, model = frame.core, way.known_arm, way.known_arm.model
     user, items = (way.given.user, way.given.items) if way.given else frame.kept(model)
     user_rung, _ = core.degraded
     return Served(
@@ -396,17 +412,12 @@ def _served(
         arm is way.deployment.arms[0],
         model,
         way.raw.body,
-        Basis(core.at, user, items, run.ran, run.ran < core.count),
+        Basis(core.at, user, items, ran, ran < core.count),
         frame.columns,
         core.rungs,
         user_rung,
         correction,
         frame.choice,
         frame.copied(_DENSE & frame.tensors.keys()),
-        seconds,
+        (*taken, time.perf_counter() - way.raw.began),
     )
-
-
-def _contiguous(column: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a contiguous array: a runtime may return a slice of a larger one."""
-    return column if column.flags.c_contiguous else column.copy()

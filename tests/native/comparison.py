@@ -18,7 +18,7 @@ from msd.contract.pricing import Formula, formula_of
 from msd.contract.reply import Scored, declared, reply_document, spread
 from msd.contract.request import ANONYMOUS, CheckedRequest, RequestError, check_pricing, parse_request
 from msd.contract.rows import Rows, RowSide
-from msd.contract.uncertainty import COLUMN
+from msd.contract.uncertainty import COLUMN, Uncertainty, impressions_of
 from native.layout import asked_request, core_model, core_rows, core_schema, given_rows, new_tensors
 from service.telemetry.metrics import Metrics
 from tests.native.live_worlds import LiveWorld, draw_live
@@ -50,7 +50,8 @@ class Pair:
             [formula_of(self._heads), {"cpc": ("pctr",)}, {"cpa": tuple(self._heads)}]
         )
         self._explore_share = random.choice([0.0, 0.5, 1.0, 1.0, 1.0])
-        served = core_model("v", self._formula, self._explore_share)
+        self._uncertainty = random.choice([None, Uncertainty(new=random.uniform(0.01, 10))])
+        served = core_model("v", self._formula, self._explore_share, self._uncertainty)
         self.frame = core.Frame(core_schema(world.schema, world.codecs), served, self.tensors, CAPACITY)
 
     def compare(self, random: Random) -> int:
@@ -153,6 +154,15 @@ class Pair:
         assert (held.places >= 0).all(), "the core may fill only from what is held"
         return self.arenas[side].rows(held.places)
 
+    def _compare_deviations(self, random: Random, count: int) -> None:
+        if self.world.schema.state("item") is None:
+            return
+        scores, found = draw_std(random, count).clip(0, 1), None
+        if self._uncertainty is not None:
+            tensors = {**self.tensors, "item_dense": self.tensors["item_dense"][:count]}
+            found = self._uncertainty.logit_std(impressions_of(self.world.schema, tensors), scores).tobytes()
+        assert self.frame.deviate(scores) == found
+
     def _compare_replies(
         self, random: Random, body: bytes, request: CheckedRequest, assembled: Assembled, at: float, unknown: int
     ) -> None:
@@ -164,6 +174,7 @@ class Pair:
             nothing = self.world.codecs["item"].unpack([None]).records
             for name, expected in cut(self.world.schema, assembled.tensors, ran, nothing, at).items():
                 assert self.tensors[name][: len(expected)].tobytes() == expected.tobytes(), (body, name)
+        self._compare_deviations(random, ran + (ran < count))
         found_scores = {head: draw_scores(random, ran + (ran < count)) for head in self._heads}
         if request.explore:  # has logarithms of scores, which are probabilities then
             found_scores = {head: column.clip(0, 1) for head, column in found_scores.items()}

@@ -266,12 +266,15 @@ def _described(
     for one in ids if random.random() < 0.9 else items[: len(ids)]:
         if random.random() < 0.5:
             features = _features(random, schema, "item")
-            entry: dict[str, Any] = {"text": random.choice(_TEXTS), "features": features}
+            entry: dict[str, Any] = {"text": _text(random), "features": features}
             described[one] = random.choice([None, {}, entry, entry, {"features": features}])
     return described
 
 
-_TEXTS = (None, "", " ", "an ad", "an ad", "é" * 10_000, "y" * 10_001)
+def _text(random: Random) -> str | None:
+    if random.random() < 0.02:
+        return "y" * 10_001
+    return random.choice([None, "", " ", "an ad", "an ad", "é" * 10_000])
 
 
 def _explore(random: Random) -> dict[str, Any] | None:
@@ -319,7 +322,7 @@ def _features(random: Random, schema: FeatureSchema, side: Side) -> dict[str, An
 def _value(random: Random, kind: str) -> object:
     if random.random() < 0.15:
         return None
-    word: Any = random.choice([*WORDS, *_ODD_WORDS]) if random.random() < 0.1 else random.choice([*WORDS, 13, 0, 7])
+    word: Any = random.choice([*WORDS, *_ODD_WORDS]) if random.random() < 0.02 else random.choice([*WORDS, 13, 0, 7])
     if kind == "categorical":
         return word
     if kind == "bag":

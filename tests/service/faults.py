@@ -10,8 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from msd.contract.assemble import Tensors
-from service.runtimes.onnxruntime import OnnxRuntime
+from msd.contract.bundle import Bundle
+from service.runtimes.onnxruntime import OnnxRuntime, Provider
 from service.runtimes.runtime import Scores
+
+
+def run_in_python() -> None:
+    """Has this process run all models by Python's method, as the runtimes that have no other way."""
+    init = OnnxRuntime.__init__
+
+    def made(runtime: OnnxRuntime, bundle: Bundle, provider: Provider, threads: int) -> None:
+        init(runtime, bundle, provider, threads)
+        runtime.native = None
+
+    setattr(OnnxRuntime, "__init__", made)  # noqa: B010 - a method, for all that are made from now on
 
 
 class ModelRuns:
@@ -48,6 +60,7 @@ class ModelRuns:
             time.sleep(seconds * max(map(len, tensors.values())))
             return run(runtime, tensors)
 
+        run_in_python()
         setattr(OnnxRuntime, "run", heeding)  # noqa: B010 - a method, for all that are made from now on
 
 

@@ -1,4 +1,6 @@
-// The extension `native._core`: what the headers beside it do, for Python. Work on a request holds no Python lock.
+// What the headers beside it do, for Python. Work on a request holds no Python lock.
+#pragma once
+
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
 #include "python.hpp"
 
@@ -7,15 +9,13 @@
 
 #include <chrono>
 
-#include "../engine/ort_bindings.hpp"
-#include "../engine/queue_bindings.hpp"
 #include "reply.hpp"
 
 namespace {
 
 using namespace native;
 
-// Schema(user, item, history_length, context_categorical, context_dense, context, (log, log1p, exp, exp2))
+// Schema(user, item, history_length, context_categorical, context_dense, context, (log, log1p, exp, exp2, expm1))
 
 Ufunc ufunc_of(PyObject* object) {
   // Of numpy's own type alone: its layout is what the header says.
@@ -93,7 +93,7 @@ Schema* make_schema(PyObject* arguments) {
   schema->context_dense = numbers_of<float>(dense);
   schema->context = fields_of(context);
   schema->ufuncs = {ufunc_of(item_of(ufuncs, 0)), ufunc_of(item_of(ufuncs, 1)), ufunc_of(item_of(ufuncs, 2)),
-                    ufunc_of(item_of(ufuncs, 3))};
+                    ufunc_of(item_of(ufuncs, 3)), ufunc_of(item_of(ufuncs, 4))};
   return schema.release();
 }
 
@@ -241,15 +241,17 @@ struct HeldGiven {
   }
 };
 
-// ServedModel(version, formula, explore_share, (nodes, weights, log_normal)): heads by pricing
+// ServedModel(version, formula, explore_share, (nodes, weights, log_normal), uncertainty): heads by pricing; (precision,
+// variance), or None
 
 ServedModel* make_model(PyObject* arguments) {
-  PyObject *version, *formula, *quadrature;
+  PyObject *version, *formula, *quadrature, *uncertainty;
   auto model = std::make_unique<ServedModel>();
-  if (!PyArg_ParseTuple(arguments, "UO!dO!", &version, &PyDict_Type, &formula, &model->explore_share, &PyTuple_Type,
-                        &quadrature))
+  if (!PyArg_ParseTuple(arguments, "UO!dO!O", &version, &PyDict_Type, &formula, &model->explore_share, &PyTuple_Type,
+                        &quadrature, &uncertainty))
     throw PythonError{};
   model->version = text_of(version);
+  if (uncertainty != Py_None) model->uncertainty = {double_of(uncertainty, 0), double_of(uncertainty, 1)};
   model->quadrature = {numbers_of<double>(item_of(quadrature, 0)), numbers_of<double>(item_of(quadrature, 1)),
                        numbers_of<double>(item_of(quadrature, 2))};
   if (model->quadrature.nodes.size() != model->quadrature.weights.size() || model->quadrature.log_normal.size() < 2)
@@ -446,6 +448,16 @@ PyObject* frame_cut(HeldFrame& held, Arguments given) {
   return Py_NewRef(Py_None);
 }
 
+// deviate(scores): the standard deviations of log-odds of the first candidates, as bytes; None if the model has none
+PyObject* frame_deviate(HeldFrame& held, Arguments given) {
+  const Buffer scores(given[0], false);
+  const size_t count = scores.size() / sizeof(float);
+  if (count > held.frame->request.ids.size()) raise(PyExc_ValueError, "more scores than candidates");
+  std::vector<float> found(count);
+  if (!held.frame->deviate(scores.as<const float>(), count, found.data())) return Py_NewRef(Py_None);
+  return to_bytes({reinterpret_cast<const char*>(found.data()), sizeof(float) * count});
+}
+
 // reply(request_id, arm, heads, ran, correction): the document's bytes; ValueError for a score that is not finite. `arm`
 // may be None; heads are scores by name, of the first `ran` candidates and, if these are not all, of an unknown one; a
 // correction is (centre, shift, slope), or None.
@@ -613,6 +625,7 @@ PyGetSetDef id_map_values[] = {value<IdMap, id_map_end>("end"), {}};
 PyMethodDef frame_methods[] = {method<HeldFrame, 2, frame_read>("read"),
                                method<HeldFrame, 9, frame_take>("take"),
                                method<HeldFrame, 1, frame_cut>("cut"),
+                               method<HeldFrame, 1, frame_deviate>("deviate"),
                                method<HeldFrame, 5, frame_reply>("reply"),
                                {}};
 PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
@@ -633,9 +646,8 @@ PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
                               value<HeldFrame, frame_degraded>("degraded"),
                               {}};
 
-int fill_module(PyObject* module) {
-  const bool is_whole =
-      add_type<Schema>(module, "native._core.Schema", {creator<Schema, make_schema>()}) &&
+bool add_frames(PyObject* module) {
+  return add_type<Schema>(module, "native._core.Schema", {creator<Schema, make_schema>()}) &&
       add_type<HeldRowFile>(module, "native._core.RowFile", {creator<HeldRowFile, make_row_file>()}) &&
       add_type<IdMap>(module, "native._core.IdMap",
                       {creator<IdMap, make_id_map>(),
@@ -647,19 +659,6 @@ int fill_module(PyObject* module) {
       add_type<HeldFrame>(
           module, "native._core.Frame",
           {creator<HeldFrame, make_frame>(), {Py_tp_methods, frame_methods}, {Py_tp_getset, frame_values}});
-  return is_whole && add_ort_model(module) && add_queue(module) && !PyModule_AddIntConstant(module, "LAYOUT", NATIVE_LAYOUT) &&
-                 !PyModule_AddStringConstant(module, "INSTRUCTIONS", half::chosen_name())
-             ? 0
-             : -1;
 }
 
-PyModuleDef_Slot module_slots[] = {{Py_mod_exec, reinterpret_cast<void*>(fill_module)},
-#ifdef Py_GIL_DISABLED
-                                   {Py_mod_gil, Py_MOD_GIL_NOT_USED},
-#endif
-                                   {0, nullptr}};
-PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_core", nullptr, 0, nullptr, module_slots, nullptr, nullptr, nullptr};
-
 }  // namespace
-
-PyMODINIT_FUNC PyInit__core() { return PyModuleDef_Init(&definition); }
