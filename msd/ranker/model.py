@@ -109,15 +109,16 @@ class ContentModel(nn.Module):
     without impressions. `train_content` fits it; then its weights are frozen. An unknown user has the shared model.
     """
 
-    def __init__(self, schema: FeatureSchema, user_id: int, users: int, directions: int) -> None:
+    def __init__(self, schema: FeatureSchema, user: Categorical, directions: int) -> None:
         super().__init__()
         fields = [field for field in schema.indexed("item") if not is_id(field) and field.size <= _MOST_VALUES]
         self.fields = [(schema.columns[field.name], field.size) for field in fields]
-        self.user_id, self.numbers, width = user_id, schema.numeric_width("item"), 1 + directions
+        self.user_id, width = schema.columns[user.name].start, 1 + directions
+        self.numbers = schema.numeric_width("item")
         self.values = nn.ModuleList(nn.Embedding(size, width) for _, size in self.fields)
         # A column of ones: an item may have neither numbers nor vectors.
         self.linear = nn.Linear(1 + self.numbers + schema.semantic_width("item"), width, bias=False)
-        self.users = nn.Embedding(users, width)
+        self.users = nn.Embedding(user.size, width)
         self.requires_grad_(False)
 
     def forward(self, tensors: Tensors, n: int) -> Tensor:
@@ -155,8 +156,7 @@ class Ranker(nn.Module):
             if isinstance(field, Categorical) and field.is_id:
                 self.user_id = schema.columns[field.name].start
                 self.affinity = Affinity(field, widths["item"], config.affinity) if config.affinity else None
-                if config.content:
-                    self.content = ContentModel(schema, self.user_id, field.size, config.content)
+                self.content = ContentModel(schema, field, config.content) if config.content else None
         width = sum(widths.values())
         self.norm = nn.LayerNorm(width)
         self.deep = mlp(width, config.hidden, config.dropout) if config.hidden else None

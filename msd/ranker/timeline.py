@@ -137,14 +137,15 @@ def walk_events(
         fold_row(row)
     user, item = (side.by_entity(counted) for side in (of_user, of_item))
     ends_at = float(at[counted].max())
-    state = schema.state("item")
-    assert state is not None, "every fitted schema has the items' counts"
-    then = np.minimum(at - delay_s, np.nextafter(ends_at, np.inf))
-    for start in range(0, len(at), _ROWS_AT_ONCE):
-        rows, places = np.nonzero(history[start : start + _ROWS_AT_ONCE] >= 0)
-        rows += start
-        counts = item.at(history[rows, places], then[rows])
-        outcomes[rows, places, 3] = encode_state(state, *counts, then[rows])[:, 0]
+    state = schema.state("user")
+    assert state is not None, "every fitted schema has the user's counts"
+    if item_state := schema.state("item"):
+        then = np.minimum(at - delay_s, np.nextafter(ends_at, np.inf))
+        for start in range(0, len(at), _ROWS_AT_ONCE):
+            rows, places = np.nonzero(history[start : start + _ROWS_AT_ONCE] >= 0)
+            rows += start
+            counts = item.at(history[rows, places], then[rows])
+            outcomes[rows, places, 3] = encode_state(item_state, *counts, then[rows])[:, 0]
     rng, longest_s = np.random.default_rng(_AGING_SEED), state.age_cap_s / 2
     return Timeline(
         history,
