@@ -116,19 +116,22 @@ class ContentModel(nn.Module):
         self.user_id, width = schema.columns[user.name].start, 1 + directions
         self.numbers = schema.numeric_width("item")
         self.values = nn.ModuleList(nn.Embedding(size, width) for _, size in self.fields)
-        # A column of ones: an item may have neither numbers nor vectors.
-        self.linear = nn.Linear(1 + self.numbers + schema.semantic_width("item"), width, bias=False)
+        inputs = self.numbers + schema.semantic_width("item")
+        self.linear = nn.Linear(inputs, width, bias=False) if inputs else None
         self.users = nn.Embedding(user.size, width)
         self.requires_grad_(False)
 
-    def forward(self, tensors: Tensors, n: int) -> Tensor:
-        """Return logits [n]. The user has batch 1 or n, the candidates n."""
-        known = [tensors["item_dense"].new_ones(n, 1), tensors["item_dense"][:, : self.numbers]]
-        known += [tensors["item_semantic"]] if "item_semantic" in tensors else []
-        weights_NW: Tensor = self.linear(torch.cat(known, -1))
-        for (columns, _), table in zip(self.fields, self.values, strict=True):
-            weights_NW = weights_NW + table(tensors["item_categorical"][:, columns]).sum(-2)
-        user_W = self.users(tensors["user_categorical"][:, self.user_id])
+    def forward(self, tensors: Tensors) -> Tensor:
+        """Return logits [N]. The user has batch 1 or N, the candidates N."""
+        weights = [
+            table(tensors["item_categorical"][:, columns]).sum(-2)
+            for (columns, _), table in zip(self.fields, self.values, strict=True)
+        ]
+        if self.linear is not None:
+            known = [tensors["item_dense"][:, : self.numbers]] if self.numbers else []
+            known += [tensors["item_semantic"]] if "item_semantic" in tensors else []
+            weights.append(self.linear(torch.cat(known, -1)))
+        weights_NW, user_W = sum(weights[1:], weights[0]), self.users(tensors["user_categorical"][:, self.user_id])
         logits: Tensor = weights_NW[:, 0] + user_W[:, 0] + (weights_NW[:, 1:] * user_W[:, 1:]).sum(-1)
         return logits
 
@@ -156,7 +159,9 @@ class Ranker(nn.Module):
             if isinstance(field, Categorical) and field.is_id:
                 self.user_id = schema.columns[field.name].start
                 self.affinity = Affinity(field, widths["item"], config.affinity) if config.affinity else None
-                self.content = ContentModel(schema, field, config.content) if config.content else None
+                content = ContentModel(schema, field, config.content)
+                # Items may have nothing but their ID.
+                self.content = content if config.content and (content.values or content.linear) else None
         width = sum(widths.values())
         self.norm = nn.LayerNorm(width)
         self.deep = mlp(width, config.hidden, config.dropout) if config.hidden else None
@@ -204,7 +209,8 @@ class Ranker(nn.Module):
         if taste is not None:
             network = network + self.by_taste(taste_features(taste)).squeeze(-1)
         conversion = [] if self.conversion is None else [self.conversion(x).squeeze(-1)]
-        experts = [network, *(expert(tensors, n) for expert in (self.counts, self.content) if expert is not None)]
+        experts = [network, *([self.counts(tensors, n)] if self.counts else [])]
+        experts += [self.content(tensors)] if self.content else []
         if self.experts == 1:
             return [network, *conversion]
         age = torch.zeros_like(network)

@@ -58,16 +58,15 @@ def train_content(model: ContentModel, features: Features, adapted: Adapted) -> 
 
     # A few directions hold most of the differences between users, over the items as they are.
     centre, root_of = x[:-1].mean(0), np.linalg.cholesky(np.cov(x[:-1].T) + _LEAST * np.eye(x.shape[1]))
-    places = own @ root_of
-    directions = np.linalg.eigh(places.T @ places)[1][:, : -model.users.weight.shape[1] : -1]
+    differences = own @ root_of
+    directions = np.linalg.eigh(differences.T @ differences)[1][:, : -model.users.weight.shape[1] : -1]
     # There may be fewer inputs than directions.
     directions = np.pad(directions, ((0, 0), (0, model.users.weight.shape[1] - 1 - directions.shape[1])))
-    of_items = np.linalg.solve(root_of.T, directions)
-    weights = np.concatenate([(shared + average)[:, None], of_items], 1)
-    weights[0, 1:] -= centre @ of_items
-    scale = 1.0 / max(mean * (1.0 - mean), _LEAST)
-    of_users = np.concatenate([scale * (habit + own @ centre)[:, None], places @ directions], 1)
-    _set(model, scale * weights, components, of_users)
+    places, of_items = differences @ directions, np.linalg.solve(root_of.T, directions)[1:]
+    shared, scale = shared + average, 1.0 / max(mean * (1.0 - mean), _LEAST)
+    constant = shared[0] + habit + own @ centre - places @ (centre[1:] @ of_items)
+    of_users = np.concatenate([scale * constant[:, None], places], 1)
+    _set(model, scale * np.concatenate([shared[1:, None], of_items], 1), components, of_users)
 
 
 def learn_prior(user: Rows, x: Floats, label: Floats) -> Prior:
@@ -151,12 +150,14 @@ def _described(model: ContentModel, features: Features, reduced: Floats | None) 
 
 
 def _set(model: ContentModel, weights: Floats, components: Floats | None, users: Floats) -> None:
-    """Put the weights [D, 1 + R] of `_described` inputs and of users [U, 1 + R] into the model."""
-    sizes = [1 + model.numbers, *(size - 1 for _, size in model.fields)]
+    """Put the weights [D − 1, 1 + R] of `_described` inputs but the constant, and of users [U, 1 + R], into the
+    model."""
+    sizes = [model.numbers, *(size - 1 for _, size in model.fields)]
     numbers, *values, reduced = np.split(weights, np.cumsum(sizes))
     vectors = components.T @ reduced if components is not None else reduced
     with torch.no_grad():
-        model.linear.weight.copy_(torch.from_numpy(np.concatenate([numbers, vectors]).T))
+        if model.linear is not None:
+            model.linear.weight.copy_(torch.from_numpy(np.concatenate([numbers, vectors]).T))
         for table, known in zip(model.values, values, strict=True):
             assert isinstance(table, nn.Embedding)
             table.weight.copy_(torch.from_numpy(np.concatenate([np.zeros((1, known.shape[1])), known])))

@@ -29,7 +29,7 @@ def aggregated(folder: Path) -> Path:
             "winner": n % 10 > 6,
             "created_at": START + n * 600,
         }
-        for n in range(80)
+        for n in range(240)
     ]
     pl.DataFrame(rows).write_csv(folder / "log.csv")
     return folder / "log.csv"
