@@ -17,7 +17,7 @@ from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.bundle import RANKER, ROWS, Bundle
 from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.golden import Golden, encode_row, golden_tensors
-from msd.contract.request import parse_request
+from msd.contract.request import MAX_HISTORY, parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
 from msd.contract.schema import OUTCOME_FEATURES, FeatureSchema
@@ -103,7 +103,8 @@ def _vary(request: Request, schema: FeatureSchema, kind: int) -> None:
         case 6:
             request["user"]["history"] = ["an item that nobody knows", *request["user"]["history"], ids[0]]
         case 7:
-            request["user"]["history"] = [*ids, *_SHOWN_OFTEN * request["user"]["history"]]
+            often = _SHOWN_OFTEN * request["user"]["history"]
+            request["user"]["history"] = [*ids, *often[:MAX_HISTORY]]
         case 8:
             passed = [{"item_id": shown, "clicked": False, "at": time} for shown in ids for time in _ODD_TIMES]
             request["user"]["history"] = passed
