@@ -143,7 +143,7 @@ def _made(run: Run, data: Path) -> TrainedFolders:
     folders = prepare(data, work, run.heard)
     student, model, bundle = work / "student", work / "model", work / "bundle"
     steps: Sequence[tuple[str | Path, ...]] = (
-        ("distill", folders.dataset, folders.knowledge, student, "--epochs", "1"),
+        ("distill", folders.dataset, folders.knowledge, student),
         ("train", folders.dataset, model, "--no-semantics"),
         ("export", folders.dataset, folders.knowledge, student, model, bundle),
     )
