@@ -57,7 +57,7 @@ def train_content(model: ContentModel, features: Features, adapted: Adapted) -> 
     own = np.where((seen > 0)[:, None], own - average, 0.0)
 
     # A few directions hold most of the differences between users, over the items as they are.
-    centre, root_of = x[:-1].mean(0), np.linalg.cholesky(np.cov(x[:-1].T) + _LEAST * np.eye(x.shape[1]))
+    centre, root_of = x[:-1].mean(0), np.linalg.cholesky(np.cov(x[:-1].T, bias=True) + _LEAST * np.eye(x.shape[1]))
     differences = own @ root_of
     directions = np.linalg.eigh(differences.T @ differences)[1][:, : -model.users.weight.shape[1] : -1]
     # There may be fewer inputs than directions.

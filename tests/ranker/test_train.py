@@ -1,5 +1,6 @@
 """Training learns, stops early at its best, goes on where it was cut, and ends at the same weights every time."""
 
+import copy
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -30,7 +31,7 @@ from msd.training.train import (
     train_ranker,
 )
 from msd.training.train_command import training_bar
-from msd.training.train_content import learn_prior, posterior_means
+from msd.training.train_content import learn_prior, posterior_means, train_content
 from tests.ranker.made import (
     CHECKPOINT,
     QUICK,
@@ -237,6 +238,24 @@ def test_content_model_ranks_items_without_id_counts_or_history(world: World) ->
     content, same = (predict_opinions(world.model, view, rows)[2] for view in (features, nothing))
     assert np.array_equal(content, same)
     assert roc_auc_score(features.labels.numpy()[rows], content) > 0.55
+
+
+def test_content_model_of_a_single_item_is_finite(world: World) -> None:
+    features, content = world.features, _ranker(world).content
+    assert content is not None
+    items = features.item.entities
+    only = replace(
+        items,
+        ids=items.ids[:1],
+        categorical=items.categorical[[0, -1]],
+        numeric=items.numeric[[0, -1]],
+        place={items.ids[0]: 0},
+    )
+    alone = replace(features, item=replace(features.item, entities=only, rows=torch.zeros_like(features.item.rows)))
+    vectors = {side: vectors[[0, -1]] for side, vectors in world.model.adaptors.adapt(features).items()}
+    model = copy.deepcopy(content)
+    train_content(model, alone, vectors)
+    assert all(torch.isfinite(weights).all() for weights in model.parameters())
 
 
 def test_content_models_of_users_are_the_posterior_of_one_prior() -> None:
