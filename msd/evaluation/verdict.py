@@ -83,8 +83,8 @@ def _differs(ratio: float, factor: float, clicks: float) -> bool:
 
 def say_verdict(results: Figures) -> str:
     """Return what `say_best` does, after the objections, one a line, if there are any."""
-    doubts = [f"- {said}." for said in results["objections"]]
-    return "\n".join([*(["do not trust these figures yet.", *doubts] if doubts else []), f"{say_best(results)}."])
+    best, doubts = f"{say_best(results)}.", [f"- {said}." for said in results["objections"]]
+    return "\n".join(["do not trust these figures yet.", *doubts, f"As they stand: {best}"]) if doubts else best
 
 
 def say_best(results: Figures) -> str:

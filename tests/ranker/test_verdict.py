@@ -101,6 +101,7 @@ def test_verdict_compares_with_the_best_baseline() -> None:
 def test_verdict_begins_with_the_objections() -> None:
     lines = say_verdict(results() | {"objections": ["a doubt. Look there"]}).splitlines()
     assert lines[:2] == ["do not trust these figures yet.", "- a doubt. Look there."]
+    assert lines[2].startswith("As they stand: AUC of ours")
 
 
 @pytest.mark.parametrize(
