@@ -88,8 +88,8 @@ def say_verdict(results: Figures) -> str:
 
 
 def say_best(results: Figures) -> str:
-    """Return in one sentence how the first model compares with the best other that is no network, and which to use: by
-    pairs ranked right within users if the dataset has counts, else by AUC."""
+    """Return in one sentence how the first model compares with the best baseline, and which to use: by pairs ranked
+    right within users if the dataset has counts, else by AUC."""
     within = results["within"]
     if within and within["groups"] > 1:
         return say_within(within)
