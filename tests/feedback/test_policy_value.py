@@ -212,6 +212,16 @@ def test_unusable_requests_are_counted() -> None:
     assert counts == {**unused, "requests_not_in_the_target": 0}
 
 
+def test_bundle_declares_the_pricing() -> None:
+    row = logged_request(0, [0.1] * 3, CHOICE) | {"bids": [1.0] * 3, "pricing": ["cpa"] * 3}
+    formulas: dict[str, Any] = {32 * "b": {"cpc": ("pctr",), "cpa": ("pctr", "logit_std")}}
+    found = explored_requests([requests(row)], joined([("r0", "a")]), None, {}, formulas)
+
+    assert found.rewards["rpm"].predicted.tolist() == pytest.approx([0.05])
+    with pytest.raises(FeedbackError, match="do not price its candidates"):
+        explored_requests([requests(row)], joined([("r0", "a")]), None, {})
+
+
 def test_rejects_log_without_exploration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logged, shown, _ = explored(20)
     logged.drop("explore").write_parquet(tmp_path / "requests-1.parquet")
