@@ -1,4 +1,4 @@
-"""`msd lab instant`: the bundle of invented ads that `msd demo --instant` serves, made by the product's own commands."""
+"""`msd lab instant`: the bundle that `msd demo --instant` serves, made by the product's own commands."""
 
 import tempfile
 from pathlib import Path

@@ -13,8 +13,8 @@ from msd.contract.encoder_record import ColdAds
 from msd.contract.files import write_text_atomic
 from msd.dataset.load import load_dataset
 from msd.demo.report import write_report
-from msd.demo.showcase import Showcase, print_showcase, show_user
 from msd.demo.service import DemoError, Line, serve
+from msd.demo.showcase import Showcase, print_showcase, show_user
 from msd.demo.steps import Steps
 from msd.free_port import free_port
 
