@@ -44,6 +44,7 @@ def test_pages_of_the_service_fit(phone: Page, playground: LiveService, path: st
     watched = WatchedTab(phone, playground.url)
     phone.goto(playground.url + path)
     expect(phone.locator(selector).first).to_be_visible(timeout=20_000)
+    expect(phone.locator(".models.is-open")).to_have_count(0)
     watched.check_width()
     watched.check_silence()
 
