@@ -18,7 +18,8 @@ from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.remote import is_remote
 from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
-from msd.demo.steps import DemoError, Line, Steps, score, serve
+from msd.demo.service import DemoError, Line, score, serve
+from msd.demo.steps import Steps
 from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, encoding, evaluating, exporting, tokens_of, training
 from msd.evaluation.verdict import say_verdict
 from msd.step import STEP_FILE
