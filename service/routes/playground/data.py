@@ -205,7 +205,7 @@ class PlaygroundData:
             shelf = self._shelves.get(model)
             if shelf is None:
                 items, users = (Words(model.bundle.path(name)) for name in (ITEM_WORDS, USER_WORDS))
-                example = _example(list(read_goldens(model.bundle.path(GOLDENS))))
+                example = example_of(list(read_goldens(model.bundle.path(GOLDENS))))
                 shelf = self._shelves[model] = Shelf(items, users, example)
         return shelf
 
@@ -223,7 +223,7 @@ def _how_sure(metrics: dict[str, Any]) -> list[dict[str, float]]:
     return next((figures[HOW_SURE] for figures in measured if HOW_SURE in figures), [])
 
 
-def _example(goldens: list[Golden]) -> dict[str, Any]:
+def example_of(goldens: list[Golden]) -> dict[str, Any]:
     """Return user, context and time of a golden, preferably one whose user has a row, and known items of all
     goldens."""
     best = max(goldens, key=lambda golden: (golden.user is not None, bool(golden.request.get("context"))))
