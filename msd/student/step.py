@@ -142,8 +142,8 @@ def _is_whole(out: Path) -> bool:
 
 
 def _encoded(student: Student, texts: Mapping[str, str], level: str, advance: Advance, kept: Path) -> LevelVectors:
-    """Return the student's vectors of texts by ID. What is encoded is kept in a folder, from which a later run of the
-    same student and texts goes on."""
+    """Return the student's vectors of texts by ID. What is encoded is kept in a folder, where a later run of the
+    same student and texts resumes."""
     vectors, done, record = np.zeros((len(texts), VECTOR_DIM), np.float32), 0, student.record.model_dump()
 
     def count(batch: int) -> None:
