@@ -67,7 +67,8 @@ def expected(line: Line) -> Iterator[tuple[str, str]]:
     found = views[VIEWS[line.group] if line.group else next(iter(views))]["lines"][line.model]
     for heading in line.cells:
         if heading == "AUC":
-            yield heading, written(found["auc"]) + (f" ± {written(found['auc_std'])}" if found["auc_std"] else "")
+            deviation = written(found["auc_std"])
+            yield heading, written(found["auc"]) + (f" ± {deviation}" if deviation != ".0000" else "")
         elif heading in ("UAUC", "`request_auc`"):
             value = found.get(heading.strip("`").lower())
             yield heading, "–" if value is None else written(value)
