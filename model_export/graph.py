@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -29,6 +29,7 @@ def to_onnx(
     axes: Mapping[str, Mapping[int, str]],
 ) -> bytes:
     """Trace `module(*examples)` for inference. `axes` names each tensor's axes of variable length."""
+    torch.onnx.register_custom_op_symbolic("aten::linalg_inv", _inverse, _OPSET)
     with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
         # Ignore that this exporter is the old one: the new one takes eight times as long for the same graph, and logs.
@@ -44,6 +45,11 @@ def to_onnx(
             dynamo=False,
         )
         return path.read_bytes()
+
+
+def _inverse(graph: Any, matrices: Any) -> Any:  # noqa: ANN401 - torch has no types of its graphs
+    """ONNX has no operator for it; ONNX Runtime has."""
+    return graph.op("com.microsoft::Inverse", matrices).setType(matrices.type())
 
 
 Run = Callable[[Tensors], NDArray[np.float32]]

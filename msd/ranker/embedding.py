@@ -29,14 +29,13 @@ class SideEmbedding(nn.Module):
         """Embed indices: [..., C] int32 → [..., width]."""
         parts = []
         for field, place in zip(self.fields, self.places, strict=True):
-            index = categorical[..., place]
-            embedded = self.tables[field.name](index)
+            index, table = categorical[..., place], self.tables[field.name].weight
             if isinstance(field, Categorical):
-                one = embedded.squeeze(-2)
-                parts.append(self._id(field, index, one) if field.is_id else one)
+                embedded = summed(index, table)
+                parts.append(self._id(field, index, embedded) if field.is_id else embedded)
             else:
-                held = (index != 0).unsqueeze(-1).to(embedded.dtype)
-                parts.append((embedded * held).sum(-2) / held.sum(-2).clamp(min=1.0))
+                held = nn.functional.pad(table[1:], (0, 0, 1, 0))  # no value is zeros
+                parts.append(summed(index, held) / count_values(index))
         return torch.cat(parts, -1)
 
     def _id(self, field: Categorical, index: Tensor, embedded: Tensor) -> Tensor:
@@ -52,6 +51,19 @@ class SideEmbedding(nn.Module):
 def embeddings(schema: FeatureSchema, config: "RankerConfig") -> nn.ModuleDict:
     """Return the embeddings of each side that has indexed fields."""
     return nn.ModuleDict({side: SideEmbedding(schema, side, config) for side in SIDES if schema.indexed(side)})
+
+
+def summed(indices: Tensor, table: Tensor) -> Tensor:
+    """Return the sum of a table's rows at each bag of indices: [..., V] → [..., D]."""
+    # Runtimes sum over the first axis several times faster than over one in the middle.
+    last = indices.dim() - 1
+    rows = nn.functional.embedding(indices.permute(last, *range(last)), table)
+    return rows[0] if indices.shape[-1] == 1 else rows.sum(0)
+
+
+def count_values(bags: Tensor) -> Tensor:
+    """Return the number of values of each bag of indices, 1 for an empty one: [..., V] → [..., 1]."""
+    return bags.clamp(max=1).float().sum(-1, keepdim=True).clamp(min=1.0)
 
 
 def is_id(field: Categorical | Bag) -> bool:

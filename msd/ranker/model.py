@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.schema import SIDES, STATE_FEATURES, Categorical, FeatureSchema, Side
-from msd.ranker.embedding import embeddings, first_known, is_id
+from msd.ranker.embedding import embeddings, first_known, is_id, summed
 from msd.ranker.taste import FEATURES, Taste, taste_features
 
 WITH_CONVERSIONS = ("msd",)
@@ -124,7 +124,7 @@ class ContentModel(nn.Module):
     def forward(self, tensors: Tensors) -> Tensor:
         """Return logits [N]. The user has batch 1 or N, the candidates N."""
         weights = [
-            table(tensors["item_categorical"][:, columns]).sum(-2)
+            summed(tensors["item_categorical"][:, columns], table.weight)
             for (columns, _), table in zip(self.fields, self.values, strict=True)
         ]
         if self.linear is not None:

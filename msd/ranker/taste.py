@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from msd.contract.schema import STATE_FEATURES, FeatureSchema
-from msd.ranker.embedding import first_known, is_id
+from msd.ranker.embedding import count_values, first_known, is_id, summed
 
 BLOCKS = 2  # blocks of a vector: meaning and words
 PARTS = ("mood", "mean", "mood_variance", "variance")
@@ -21,7 +21,6 @@ FEATURES = 4
 _INDICATORS = 256  # of a field; values beyond that many share them
 _LEAST_VARIANCE, _LEAST_WEIGHT = 1e-4, 1e-6
 _MOST_SHIFT = 5.0  # log-odds; one Newton step overshoots where clicks are rare
-_NEWTON_STEPS = 8
 # Initial scales: variances of log-odds, and days.
 _ALWAYS, _LATELY, _OF_BLOCK, _OF_FIELD, _DAYS = 0.2, 0.3, 0.3, 0.15, 10.0
 
@@ -41,6 +40,7 @@ class Taste(nn.Module):
             known = torch.eye(min(size - first, _INDICATORS))
             self.register_buffer(f"values_{place}", nn.functional.pad(known, (0, 0, first, 0)), persistent=False)
         self.blocks = BLOCKS if schema.semantic("item") else 0
+        self.dim = schema.semantic_width("item") // BLOCKS
         self.scales = nn.ParameterDict(
             {
                 "always": _log(_ALWAYS),
@@ -98,20 +98,14 @@ class Taste(nn.Module):
         parts = []
         if semantic is not None:
             # All blocks have the length √D.
-            dim = semantic.shape[-1] // self.blocks
-            scale = torch.exp(0.5 * self.scales["blocks"]) * dim**-0.5
-            parts.append(semantic * scale.repeat_interleave(dim))
+            scale = torch.exp(0.5 * self.scales["blocks"]) * self.dim**-0.5
+            parts.append(semantic * scale.unsqueeze(-1).expand(-1, self.dim).flatten())
         for place, (columns, first, size) in enumerate(self.fields):
             index = categorical[..., columns]
             if size - first > _INDICATORS:
                 index = torch.where(index < first, index, first + (index - first) % _INDICATORS)
-            values = nn.functional.embedding(index, self.get_buffer(f"values_{place}"))
-            if index.shape[-1] == 1:
-                values = values.squeeze(-2)
-            else:
-                count = (index != 0).to(values.dtype).sum(-1, keepdim=True).clamp(min=1.0)
-                values = values.sum(-2) / count.sqrt()
-            parts.append(values * torch.exp(0.5 * self.scales["fields"][place]))
+            values = summed(index, self.get_buffer(f"values_{place}") * torch.exp(0.5 * self.scales["fields"][place]))
+            parts.append(values if index.shape[-1] == 1 else values / count_values(index).sqrt())
         return torch.cat(parts or [torch.zeros_like(categorical[..., :1], dtype=torch.float32)], -1)
 
 
@@ -128,26 +122,14 @@ def taste_features(parts: Tensor) -> Tensor:
 
 
 def inverse(matrix_BLL: Tensor) -> Tensor:
-    """Return the inverses [B, L, L] of symmetric matrices with eigenvalues of 1 or more.
-
-    ONNX has no operator for it, so an exported graph takes Newton's steps X (2 − A X) (Schulz 1933). Each step
-    squares the error. The first X is the best quadratic polynomial of A between 1 and a bound of its eigenvalues
-    (Chebyshev).
-    """
-    if not torch.onnx.is_in_onnx_export():
-        # `cholesky_inverse` of a batch is ten times slower with several threads.
-        lower, whole = torch.linalg.cholesky(matrix_BLL), torch.eye(matrix_BLL.shape[-1], device=matrix_BLL.device)
-        root: Tensor = torch.linalg.solve_triangular(lower, whole, upper=False)
-        return root.transpose(1, 2) @ root
-    two = 2.0 * torch.eye(matrix_BLL.shape[-1])
-    bound = matrix_BLL.square().sum((-1, -2), keepdim=True).sqrt() * 1.01 + 0.1
-    centre, slope = (bound + 1.0) / (bound - 1.0), 2.0 / (bound - 1.0)
-    scale = slope / (centre * (4.0 * centre * centre - 3.0))
-    quadratic = (4.0 * slope * slope) * (matrix_BLL @ matrix_BLL) - (12.0 * centre * slope) * matrix_BLL
-    inverse_BLL = scale * (quadratic + (12.0 * centre * centre - 3.0) * (0.5 * two))
-    for _ in range(_NEWTON_STEPS):
-        inverse_BLL = inverse_BLL @ (two - matrix_BLL @ inverse_BLL)
-    return inverse_BLL
+    """Return the inverses [B, L, L] of symmetric matrices with eigenvalues of 1 or more."""
+    if torch.onnx.is_in_onnx_export():
+        exported: Tensor = torch.linalg.inv(matrix_BLL)
+        return exported
+    # `cholesky_inverse` of a batch is ten times slower with several threads.
+    lower, whole = torch.linalg.cholesky(matrix_BLL), torch.eye(matrix_BLL.shape[-1], device=matrix_BLL.device)
+    root: Tensor = torch.linalg.solve_triangular(lower, whole, upper=False)
+    return root.transpose(1, 2) @ root
 
 
 def _products(rows_NK: Tensor, matrix_BMK: Tensor) -> Tensor:
