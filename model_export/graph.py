@@ -52,6 +52,18 @@ def _inverse(graph: Any, matrices: Any) -> Any:  # noqa: ANN401 - torch has no t
     return graph.op("com.microsoft::Inverse", matrices).setType(matrices.type())
 
 
+def fold_constants(graph: bytes) -> bytes:
+    """Return the graph with what depends on no input computed, and without repeated nodes, in standard operators."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return path.read_bytes()
+
+
 Run = Callable[[Tensors], NDArray[np.float32]]
 """From the schema's tensors to the heads' scores [H, N]."""
 Name = TypeVar("Name", bound=str)

@@ -66,6 +66,15 @@ def count_values(bags: Tensor) -> Tensor:
     return bags.clamp(max=1).float().sum(-1, keepdim=True).clamp(min=1.0)
 
 
+def products(rows_NK: Tensor, matrix_BMK: Tensor) -> Tensor:
+    """Return the products [N, M] of N rows, each with the rows of its own matrix, or all with those of one."""
+    if matrix_BMK.shape[0] == 1:
+        # Of one row, a reshape: runtimes are slow with transposed vectors.
+        column = matrix_BMK.shape[1] == 1
+        return rows_NK @ (matrix_BMK.reshape(-1, 1) if column else matrix_BMK[0].transpose(0, 1))
+    return (matrix_BMK @ rows_NK.unsqueeze(-1)).squeeze(-1)
+
+
 def is_id(field: Categorical | Bag) -> bool:
     """Return whether the field is the user's or item's own ID."""
     return isinstance(field, Categorical) and field.is_id

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.schema import SIDES, STATE_FEATURES, Categorical, FeatureSchema, Side
-from msd.ranker.embedding import embeddings, first_known, is_id, summed
+from msd.ranker.embedding import embeddings, first_known, is_id, products, summed
 from msd.ranker.taste import FEATURES, Taste, taste_features
 
 WITH_CONVERSIONS = ("msd",)
@@ -79,8 +79,8 @@ class Affinity(nn.Module):
     def forward(self, index: Tensor, described_ND: Tensor) -> Tensor:
         """Return the term [N] of user indices of batch 1 or N and N items."""
         user = self.users(index) * (index >= self.first).unsqueeze(-1).to(described_ND.dtype)
-        affinity: Tensor = (user * self.describe(described_ND)).sum(-1)
-        return affinity
+        liked_BD = user @ self.describe.weight
+        return products(described_ND, liked_BD.unsqueeze(1)).squeeze(-1) + user @ self.describe.bias
 
 
 class CountModel(nn.Module):
@@ -123,16 +123,20 @@ class ContentModel(nn.Module):
 
     def forward(self, tensors: Tensors) -> Tensor:
         """Return logits [N]. The user has batch 1 or N, the candidates N."""
-        weights = [
-            summed(tensors["item_categorical"][:, columns], table.weight)
-            for (columns, _), table in zip(self.fields, self.values, strict=True)
-        ]
+        user_BW = self.users(tensors["user_categorical"][:, self.user_id])
+        shares_BW = nn.functional.pad(user_BW[:, 1:], (1, 0), value=1.0)
+        logits = user_BW[:, 0]
+        if self.values:
+            weights = [
+                summed(tensors["item_categorical"][:, columns], table.weight)
+                for (columns, _), table in zip(self.fields, self.values, strict=True)
+            ]
+            logits = logits + products(sum(weights[1:], weights[0]), shares_BW.unsqueeze(1)).squeeze(-1)
         if self.linear is not None:
             known = [tensors["item_dense"][:, : self.numbers]] if self.numbers else []
             known += [tensors["item_semantic"]] if "item_semantic" in tensors else []
-            weights.append(self.linear(torch.cat(known, -1)))
-        weights_NW, user_W = sum(weights[1:], weights[0]), self.users(tensors["user_categorical"][:, self.user_id])
-        logits: Tensor = weights_NW[:, 0] + user_W[:, 0] + (weights_NW[:, 1:] * user_W[:, 1:]).sum(-1)
+            by_user_BK = shares_BW @ self.linear.weight
+            logits = logits + products(torch.cat(known, -1), by_user_BK.unsqueeze(1)).squeeze(-1)
         return logits
 
 
@@ -151,7 +155,7 @@ class Ranker(nn.Module):
         super().__init__()
         self.config = config
         widths = {side: self._width(schema, side, config) for side in SIDES}
-        self.sides: list[Side] = [side for side in SIDES if widths[side]]
+        self.widths: dict[Side, int] = {side: width for side, width in widths.items() if width}
         self.embed = embeddings(schema, config)
         self.taste = Taste(schema).requires_grad_(False) if config.taste else None
         self.affinity = self.content = None
@@ -200,22 +204,17 @@ class Ranker(nn.Module):
         `taste`: the `PARTS` [N, 4] that `self.taste` returns of the tensors, None without one.
         """
         n = tensors["item_categorical"].shape[0]
-        sides = {side: self._side(tensors, side).expand(n, -1) for side in self.sides}
-        x = self.norm(torch.cat(list(sides.values()), -1))
-        x = x if self.deep is None else torch.cat([x, self.deep(x)], -1)
-        network: Tensor = self.head(x).squeeze(-1)
+        sides = {side: self._side(tensors, side) for side in self.widths}
+        network, *conversion = self._network(list(sides.values()))
         if self.affinity is not None:
             network = network + self.affinity(tensors["user_categorical"][:, self.user_id], sides["item"])
         if taste is not None:
             network = network + self.by_taste(taste_features(taste)).squeeze(-1)
-        conversion = [] if self.conversion is None else [self.conversion(x).squeeze(-1)]
         experts = [network, *([self.counts(tensors, n)] if self.counts else [])]
         experts += [self.content(tensors)] if self.content else []
         if self.experts == 1:
             return [network, *conversion]
-        age = torch.zeros_like(network)
-        if self.oldest is not None:
-            age = age + tensors["user_dense"][:, self.ages] / self.oldest
+        age = torch.zeros_like(network) if self.oldest is None else tensors["user_dense"][:, self.ages] / self.oldest
         return [*experts, age, *conversion]
 
     def blended(self, opinions: list[Tensor]) -> Tensor:
@@ -226,7 +225,37 @@ class Ranker(nn.Module):
         weighted: Tensor = torch.stack(opinions[: self.experts], -1) * (fresh + age * (old - fresh))
         return weighted.sum(-1)
 
+    def _network(self, sides: list[Tensor]) -> list[Tensor]:
+        """Return the logits [N] of each head from the sides' inputs [1 or N, ·].
+
+        The heads read the normalised inputs and the MLP. What reads those inputs is one linear layer, which takes in
+        the normalisation's weights, so that a side of one row is multiplied once.
+        """
+        heads = [self.head, *([self.conversion] if self.conversion else [])]
+        width = len(self.norm.weight)
+        readers = [self.deep[0]] if self.deep else []
+        weight = torch.cat([layer.weight[:, :width] for layer in (*readers, *heads)])
+        bias = torch.cat([layer.bias for layer in (*readers, *heads)]) + weight @ self.norm.bias
+        weight = weight * self.norm.weight
+        weight = weight - weight.mean(1, keepdim=True)  # instead of taking the mean from the inputs
+        parts = weight.split(list(self.widths.values()), 1)
+        product = _total([side @ part.transpose(0, 1) for side, part in zip(sides, parts, strict=True)])
+        mean = _total([side.sum(-1, keepdim=True) for side in sides]) / width
+        square = _total([side.square().sum(-1, keepdim=True) for side in sides]) / width
+        variance = (square - mean.square()).clamp(min=0.0) + self.norm.eps
+        read = product * variance.rsqrt() + bias
+        if self.deep is None:
+            return list(read.unbind(-1))
+        hidden = self.deep[1:](read[:, : -len(heads)])
+        added = torch.stack([layer.weight[0, width:] for layer in heads])
+        return list((read[:, -len(heads) :] + hidden @ added.transpose(0, 1)).unbind(-1))
+
     def _side(self, tensors: Tensors, side: Side) -> Tensor:
         parts = [self.embed[side](tensors[f"{side}_categorical"])] if side in self.embed else []
         parts += [tensors[name] for name in (f"{side}_dense", f"{side}_semantic") if name in tensors]
         return torch.cat(parts, -1)
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    """Return the sum of tensors [1 or N, K]; those of one row are added first."""
+    return sum(sorted(parts, key=len)[1:], min(parts, key=len))

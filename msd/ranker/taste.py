@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from msd.contract.schema import STATE_FEATURES, FeatureSchema
-from msd.ranker.embedding import count_values, first_known, is_id, summed
+from msd.ranker.embedding import count_values, first_known, is_id, products, summed
 
 BLOCKS = 2  # blocks of a vector: meaning and words
 PARTS = ("mood", "mean", "mood_variance", "variance")
@@ -68,19 +68,20 @@ class Taste(nn.Module):
         lately_BL1 = lately.sqrt() * torch.exp(-age_BL / days).unsqueeze(-1)
         described_BLF = self._describe(tensors["history_categorical"], tensors.get("history_semantic")) * weight_BL1
         target_NF = self._describe(tensors["item_categorical"], tensors.get("item_semantic"))
-        feature_BLF = torch.cat([described_BLF, lately_BL1 * weight_BL1, always.sqrt() * weight_BL1], -1)
-        kernel_BLL = feature_BLF @ feature_BLF.transpose(1, 2)
-        likeness_NL = _products(target_NF, described_BLF)
-        own_N = target_NF.square().sum(-1)
+        scaled_BLF = described_BLF * self._scales()
+        mood_BL2 = torch.cat([lately_BL1, always.sqrt().expand_as(lately_BL1)], -1) * weight_BL1
+        kernel_BLL = scaled_BLF @ described_BLF.transpose(1, 2) + mood_BL2 @ mood_BL2.transpose(1, 2)
+        likeness_NL = products(target_NF, scaled_BLF)
+        own_N = (target_NF.square() * self._scales()).sum(-1)
         inverse_BLL = inverse(torch.eye(kernel_BLL.shape[-1], device=kernel_BLL.device) + kernel_BLL)
 
         learned_BL1 = inverse_BLL @ surprise_BL1
         of_mood_BL = ((always + lately.sqrt() * lately_BL1) * weight_BL1).squeeze(-1)
         covariance_NL = likeness_NL + of_mood_BL
-        mean_N1 = _products(likeness_NL, learned_BL1.transpose(1, 2))
+        mean_N1 = products(likeness_NL, learned_BL1.transpose(1, 2))
         mood_B = (of_mood_BL * learned_BL1.squeeze(-1)).sum(-1)
         explained_B, explained_N = (
-            (_products(covariance, inverse_BLL) * covariance).sum(-1) for covariance in (of_mood_BL, covariance_NL)
+            (products(covariance, inverse_BLL) * covariance).sum(-1) for covariance in (of_mood_BL, covariance_NL)
         )
         variances = (always + lately - explained_B).expand_as(own_N), always + lately + own_N - explained_N
         shifts = torch.stack([mood_B.expand_as(own_N), mean_N1.squeeze(-1)], -1).clamp(-_MOST_SHIFT, _MOST_SHIFT)
@@ -94,19 +95,22 @@ class Taste(nn.Module):
         return self.offset[0] + self.offset[1] * rate
 
     def _describe(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
-        """Return vectors [..., F] of items, whose products are their likeness in blocks and fields."""
-        parts = []
-        if semantic is not None:
-            # All blocks have the length √D.
-            scale = torch.exp(0.5 * self.scales["blocks"]) * self.dim**-0.5
-            parts.append(semantic * scale.unsqueeze(-1).expand(-1, self.dim).flatten())
+        """Return vectors [..., F] of items, whose products, by `_scales`, are their likeness in blocks and fields."""
+        parts = [] if semantic is None else [semantic]
         for place, (columns, first, size) in enumerate(self.fields):
             index = categorical[..., columns]
             if size - first > _INDICATORS:
                 index = torch.where(index < first, index, first + (index - first) % _INDICATORS)
-            values = summed(index, self.get_buffer(f"values_{place}") * torch.exp(0.5 * self.scales["fields"][place]))
+            values = summed(index, self.get_buffer(f"values_{place}"))
             parts.append(values if index.shape[-1] == 1 else values / count_values(index).sqrt())
         return torch.cat(parts or [torch.zeros_like(categorical[..., :1], dtype=torch.float32)], -1)
+
+    def _scales(self) -> Tensor:
+        """Return the scale [F] of each number that describes an item. All blocks have the length √D."""
+        parts = [(scale / self.dim).expand(self.dim) for scale in self.scales["blocks"].exp().unbind()]
+        for place, scale in enumerate(self.scales["fields"].exp().unbind()):
+            parts.append(scale.expand(self.get_buffer(f"values_{place}").shape[1]))
+        return torch.cat(parts or [self.offset.new_zeros(1)])
 
 
 def of_unknown(parts: Tensor) -> Tensor:
@@ -130,13 +134,6 @@ def inverse(matrix_BLL: Tensor) -> Tensor:
     lower, whole = torch.linalg.cholesky(matrix_BLL), torch.eye(matrix_BLL.shape[-1], device=matrix_BLL.device)
     root: Tensor = torch.linalg.solve_triangular(lower, whole, upper=False)
     return root.transpose(1, 2) @ root
-
-
-def _products(rows_NK: Tensor, matrix_BMK: Tensor) -> Tensor:
-    """Return the products [N, M] of N rows, each with the rows of its own matrix, or all with those of one."""
-    if matrix_BMK.shape[0] == 1:
-        return rows_NK @ matrix_BMK[0].transpose(0, 1)
-    return (matrix_BMK @ rows_NK.unsqueeze(-1)).squeeze(-1)
 
 
 def _log(values: float | list[float]) -> nn.Parameter:
