@@ -1,5 +1,6 @@
 """Embeddings of a side's categories, bags and IDs; what they make of missing and unknown values."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,22 +30,24 @@ class SideEmbedding(nn.Module):
         """Embed indices: [..., C] int32 → [..., width]."""
         parts = []
         for field, place in zip(self.fields, self.places, strict=True):
-            index, table = categorical[..., place], self.tables[field.name].weight
-            if isinstance(field, Categorical):
-                embedded = summed(index, table)
-                parts.append(self._id(field, index, embedded) if field.is_id else embedded)
+            table = self.tables[field.name].weight
+            if not isinstance(field, Categorical):
+                bag = categorical[..., place]
+                parts.append(summed(bag, _zeroed(table, 1)) / count_values(bag))
+            elif field.is_id:
+                parts.append(self._id(field, categorical[..., place.start], table))
             else:
-                held = nn.functional.pad(table[1:], (0, 0, 1, 0))  # no value is zeros
-                parts.append(summed(index, held) / count_values(index))
+                parts.append(nn.functional.embedding(categorical[..., place.start], table))
         return torch.cat(parts, -1)
 
-    def _id(self, field: Categorical, index: Tensor, embedded: Tensor) -> Tensor:
+    def _id(self, field: Categorical, index: Tensor, table: Tensor) -> Tensor:
         """Return an ID's embedding: zeros if unknown. Training hides or thins out the others, because the model must
         also work without IDs."""
-        known = (index >= first_known(field)).to(embedded.dtype)
-        if self.training:
-            known = known * (torch.rand_like(known) >= self.id_hidden).to(known.dtype)
-        dropped: Tensor = self.id_dropout(embedded * known)
+        if not self.training:
+            return known_rows(index, table, first_known(field))
+        known = (index >= first_known(field)).unsqueeze(-1).to(table.dtype)
+        known = known * (torch.rand_like(known) >= self.id_hidden).to(known.dtype)
+        dropped: Tensor = self.id_dropout(nn.functional.embedding(index, table) * known)
         return dropped
 
 
@@ -53,12 +56,32 @@ def embeddings(schema: FeatureSchema, config: "RankerConfig") -> nn.ModuleDict:
     return nn.ModuleDict({side: SideEmbedding(schema, side, config) for side in SIDES if schema.indexed(side)})
 
 
-def summed(indices: Tensor, table: Tensor) -> Tensor:
+def known_rows(indices: Tensor, table: Tensor, first: int) -> Tensor:
+    """Return a table's rows, zeros for indices below `first`: [...] → [..., D]."""
+    if torch.onnx.is_in_onnx_export():
+        return nn.functional.embedding(indices, _zeroed(table, first))
+    return nn.functional.embedding(indices, table) * (indices >= first).unsqueeze(-1).to(table.dtype)
+
+
+def _zeroed(table: Tensor, first: int) -> Tensor:
+    """Return a table with zeros in the rows below `first`."""
+    return nn.functional.pad(table[first:], (0, 0, first, 0))
+
+
+def summed(bags: Tensor, table: Tensor) -> Tensor:
     """Return the sum of a table's rows at each bag of indices: [..., V] → [..., D]."""
-    # Runtimes sum over the first axis several times faster than over one in the middle.
-    last = indices.dim() - 1
-    rows = nn.functional.embedding(indices.permute(last, *range(last)), table)
-    return rows[0] if indices.shape[-1] == 1 else rows.sum(0)
+    last, values = bags.dim() - 1, _length(bags, -1)
+    if values == 1:
+        return nn.functional.embedding(bags[..., 0], table)
+    rows = nn.functional.embedding(bags.permute(last, *range(last)), table)
+    # Runtimes multiply by ones several times faster than they sum.
+    total = rows.new_ones(1, values) @ rows.flatten(1)
+    return total.reshape(-1, *bags.shape[1:-1], table.shape[1])
+
+
+def _length(tensor: Tensor, axis: int) -> int:
+    """Return an axis' length as a number, not as a part of a traced graph."""
+    return int(tensor.shape[axis])
 
 
 def count_values(bags: Tensor) -> Tensor:
@@ -69,10 +92,24 @@ def count_values(bags: Tensor) -> Tensor:
 def products(rows_NK: Tensor, matrix_BMK: Tensor) -> Tensor:
     """Return the products [N, M] of N rows, each with the rows of its own matrix, or all with those of one."""
     if matrix_BMK.shape[0] == 1:
-        # Of one row, a reshape: runtimes are slow with transposed vectors.
-        column = matrix_BMK.shape[1] == 1
-        return rows_NK @ (matrix_BMK.reshape(-1, 1) if column else matrix_BMK[0].transpose(0, 1))
+        return rows_NK @ matrix_BMK[0].transpose(0, 1)
     return (matrix_BMK @ rows_NK.unsqueeze(-1)).squeeze(-1)
+
+
+def dots(rows_NK: Tensor, other_BK: Tensor) -> Tensor:
+    """Return the dot products [N] of N rows with as many others, or all with one."""
+    if other_BK.shape[0] == 1:
+        return (rows_NK @ other_BK.reshape(-1, 1))[:, 0]
+    return (rows_NK * other_BK).sum(-1)
+
+
+def linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+    """Return a linear layer's outputs [N, M] of inputs in parts [1 or N, ·]; those of one row are multiplied once."""
+    weights = weight.split([_length(part, 1) for part in parts], 1)
+    pairs = sorted(zip(parts, weights, strict=True), key=lambda pair: len(pair[0]))
+    for part, rows in pairs:
+        bias = part @ rows.transpose(0, 1) + bias
+    return bias
 
 
 def is_id(field: Categorical | Bag) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.schema import SIDES, STATE_FEATURES, Categorical, FeatureSchema, Side
-from msd.ranker.embedding import embeddings, first_known, is_id, products, summed
+from msd.ranker.embedding import dots, embeddings, first_known, is_id, known_rows, linear, summed
 from msd.ranker.taste import FEATURES, Taste, taste_features
 
 WITH_CONVERSIONS = ("msd",)
@@ -78,9 +78,8 @@ class Affinity(nn.Module):
 
     def forward(self, index: Tensor, described_ND: Tensor) -> Tensor:
         """Return the term [N] of user indices of batch 1 or N and N items."""
-        user = self.users(index) * (index >= self.first).unsqueeze(-1).to(described_ND.dtype)
-        liked_BD = user @ self.describe.weight
-        return products(described_ND, liked_BD.unsqueeze(1)).squeeze(-1) + user @ self.describe.bias
+        user = known_rows(index, self.users.weight, self.first)
+        return dots(described_ND, user @ self.describe.weight) + dots(user, self.describe.bias.unsqueeze(0))
 
 
 class CountModel(nn.Module):
@@ -96,10 +95,11 @@ class CountModel(nn.Module):
         layers = mlp(sum(widths.values()), hidden), nn.Linear(hidden[-1], 1)
         self.layers = nn.Sequential(*layers).requires_grad_(False)
 
-    def forward(self, tensors: Mapping[str, Tensor], n: int) -> Tensor:
+    def forward(self, tensors: Tensors) -> Tensor:
         """Return logits [N]. Tensors of user and context have batch 1 or N, those of candidates N."""
-        logits: Tensor = self.layers(torch.cat([tensors[name].expand(n, -1) for name in self.dense], -1))
-        return logits.squeeze(-1)
+        hidden, head = self.layers
+        logits: Tensor = head(hidden[1:](linear([tensors[name] for name in self.dense], hidden[0].weight, hidden[0].bias)))
+        return logits[:, 0]
 
 
 class ContentModel(nn.Module):
@@ -131,12 +131,13 @@ class ContentModel(nn.Module):
                 summed(tensors["item_categorical"][:, columns], table.weight)
                 for (columns, _), table in zip(self.fields, self.values, strict=True)
             ]
-            logits = logits + products(sum(weights[1:], weights[0]), shares_BW.unsqueeze(1)).squeeze(-1)
+            logits = logits + dots(sum(weights[1:], weights[0]), shares_BW)
         if self.linear is not None:
-            known = [tensors["item_dense"][:, : self.numbers]] if self.numbers else []
-            known += [tensors["item_semantic"]] if "item_semantic" in tensors else []
             by_user_BK = shares_BW @ self.linear.weight
-            logits = logits + products(torch.cat(known, -1), by_user_BK.unsqueeze(1)).squeeze(-1)
+            if self.numbers:
+                logits = logits + dots(tensors["item_dense"][:, : self.numbers], by_user_BK[:, : self.numbers])
+            if "item_semantic" in tensors:
+                logits = logits + dots(tensors["item_semantic"], by_user_BK[:, self.numbers :])
         return logits
 
 
@@ -203,14 +204,13 @@ class Ranker(nn.Module):
 
         `taste`: the `PARTS` [N, 4] that `self.taste` returns of the tensors, None without one.
         """
-        n = tensors["item_categorical"].shape[0]
         sides = {side: self._side(tensors, side) for side in self.widths}
         network, *conversion = self._network(list(sides.values()))
         if self.affinity is not None:
             network = network + self.affinity(tensors["user_categorical"][:, self.user_id], sides["item"])
         if taste is not None:
-            network = network + self.by_taste(taste_features(taste)).squeeze(-1)
-        experts = [network, *([self.counts(tensors, n)] if self.counts else [])]
+            network = network + self.by_taste(taste_features(taste))[:, 0]
+        experts = [network, *([self.counts(tensors)] if self.counts else [])]
         experts += [self.content(tensors)] if self.content else []
         if self.experts == 1:
             return [network, *conversion]
@@ -238,24 +238,18 @@ class Ranker(nn.Module):
         bias = torch.cat([layer.bias for layer in (*readers, *heads)]) + weight @ self.norm.bias
         weight = weight * self.norm.weight
         weight = weight - weight.mean(1, keepdim=True)  # instead of taking the mean from the inputs
-        parts = weight.split(list(self.widths.values()), 1)
-        product = _total([side @ part.transpose(0, 1) for side, part in zip(sides, parts, strict=True)])
-        mean = _total([side.sum(-1, keepdim=True) for side in sides]) / width
-        square = _total([side.square().sum(-1, keepdim=True) for side in sides]) / width
-        variance = (square - mean.square()).clamp(min=0.0) + self.norm.eps
-        read = product * variance.rsqrt() + bias
+        mean = sum(side.sum(-1, keepdim=True) for side in sides) / width
+        square = sum(side.square().sum(-1, keepdim=True) for side in sides) / width
+        deviation = ((square - mean.square()).clamp(min=0.0) + self.norm.eps).sqrt()
+        read = linear(sides, weight, weight.new_zeros(1)) / deviation + bias
         if self.deep is None:
             return list(read.unbind(-1))
         hidden = self.deep[1:](read[:, : -len(heads)])
         added = torch.stack([layer.weight[0, width:] for layer in heads])
-        return list((read[:, -len(heads) :] + hidden @ added.transpose(0, 1)).unbind(-1))
+        return list((hidden @ added.transpose(0, 1) + read[:, -len(heads) :]).unbind(-1))
 
     def _side(self, tensors: Tensors, side: Side) -> Tensor:
         parts = [self.embed[side](tensors[f"{side}_categorical"])] if side in self.embed else []
         parts += [tensors[name] for name in (f"{side}_dense", f"{side}_semantic") if name in tensors]
         return torch.cat(parts, -1)
 
-
-def _total(parts: list[Tensor]) -> Tensor:
-    """Return the sum of tensors [1 or N, K]; those of one row are added first."""
-    return sum(sorted(parts, key=len)[1:], min(parts, key=len))

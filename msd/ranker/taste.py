@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from msd.contract.schema import STATE_FEATURES, FeatureSchema
-from msd.ranker.embedding import count_values, first_known, is_id, products, summed
+from msd.ranker.embedding import count_values, dots, first_known, is_id, products, summed
 
 BLOCKS = 2  # blocks of a vector: meaning and words
 PARTS = ("mood", "mean", "mood_variance", "variance")
@@ -72,19 +72,19 @@ class Taste(nn.Module):
         mood_BL2 = torch.cat([lately_BL1, always.sqrt().expand_as(lately_BL1)], -1) * weight_BL1
         kernel_BLL = scaled_BLF @ described_BLF.transpose(1, 2) + mood_BL2 @ mood_BL2.transpose(1, 2)
         likeness_NL = products(target_NF, scaled_BLF)
-        own_N = (target_NF.square() * self._scales()).sum(-1)
+        own_N = dots(target_NF.square(), self._scales().unsqueeze(0))
         inverse_BLL = inverse(torch.eye(kernel_BLL.shape[-1], device=kernel_BLL.device) + kernel_BLL)
 
         learned_BL1 = inverse_BLL @ surprise_BL1
         of_mood_BL = ((always + lately.sqrt() * lately_BL1) * weight_BL1).squeeze(-1)
         covariance_NL = likeness_NL + of_mood_BL
-        mean_N1 = products(likeness_NL, learned_BL1.transpose(1, 2))
+        mean_N = dots(likeness_NL, learned_BL1.squeeze(-1))
         mood_B = (of_mood_BL * learned_BL1.squeeze(-1)).sum(-1)
         explained_B, explained_N = (
             (products(covariance, inverse_BLL) * covariance).sum(-1) for covariance in (of_mood_BL, covariance_NL)
         )
         variances = (always + lately - explained_B).expand_as(own_N), always + lately + own_N - explained_N
-        shifts = torch.stack([mood_B.expand_as(own_N), mean_N1.squeeze(-1)], -1).clamp(-_MOST_SHIFT, _MOST_SHIFT)
+        shifts = torch.stack([mood_B.expand_as(own_N), mean_N], -1).clamp(-_MOST_SHIFT, _MOST_SHIFT)
         return torch.cat([shifts, torch.stack(variances, -1).clamp(min=_LEAST_VARIANCE)], -1)
 
     def log_odds(self, tensors: Mapping[str, Tensor], parts: Tensor) -> Tensor:
@@ -121,8 +121,7 @@ def of_unknown(parts: Tensor) -> Tensor:
 
 def taste_features(parts: Tensor) -> Tensor:
     """Return features [N, 4] of `PARTS` [N, 4]: mood, mean, and the logarithms of the variances."""
-    shifts, variances = parts.chunk(2, -1)
-    return torch.cat([shifts, variances.log()], -1)
+    return torch.cat([parts[:, :2], parts[:, 2:].log()], -1)
 
 
 def inverse(matrix_BLL: Tensor) -> Tensor:
