@@ -12,6 +12,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.onnx.utils import register_custom_op_symbolic
 
 from model_export.errors import ExportError
 from msd.contract.assemble import Tensors
@@ -29,7 +30,7 @@ def to_onnx(
     axes: Mapping[str, Mapping[int, str]],
 ) -> bytes:
     """Trace `module(*examples)` for inference. `axes` names each tensor's axes of variable length."""
-    torch.onnx.register_custom_op_symbolic("aten::linalg_inv", _inverse, _OPSET)
+    register_custom_op_symbolic("aten::linalg_inv", _inverse, _OPSET)
     with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
         # Ignore that this exporter is the old one: the new one takes eight times as long for the same graph, and logs.
@@ -100,7 +101,10 @@ def _open_openvino(graph: bytes, heads: Sequence[str], candidates: int) -> Run:
     offered = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in offered:
         raise ExportError(f"OpenVINO does not offer bf16 on this CPU; it offers {', '.join(sorted(offered))}")
-    opened = OpenVinoGraph(graph, "bf16", 1, heads, candidates)
+    try:
+        opened = OpenVinoGraph(graph, "bf16", 1, heads, candidates)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO cannot compile the graph: {error}") from error
 
     def run(tensors: Tensors) -> NDArray[np.float32]:
         return np.stack(list(opened.run(tensors).values()))

@@ -1,12 +1,12 @@
 """Embeddings of a side's categories, bags and IDs; what they make of missing and unknown values."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from msd.contract.schema import SIDES, Bag, Categorical, FeatureSchema, Side
+from msd.ranker.shared import length_of
 
 if TYPE_CHECKING:
     from msd.ranker.model import RankerConfig
@@ -30,7 +30,7 @@ class SideEmbedding(nn.Module):
         """Embed indices: [..., C] int32 → [..., width]."""
         parts = []
         for field, place in zip(self.fields, self.places, strict=True):
-            table = self.tables[field.name].weight
+            table = self.tables[field.name].get_parameter("weight")
             if not isinstance(field, Categorical):
                 bag = categorical[..., place]
                 parts.append(summed(bag, _zeroed(table, 1)) / count_values(bag))
@@ -70,7 +70,7 @@ def _zeroed(table: Tensor, first: int) -> Tensor:
 
 def summed(bags: Tensor, table: Tensor) -> Tensor:
     """Return the sum of a table's rows at each bag of indices: [..., V] → [..., D]."""
-    last, values = bags.dim() - 1, _length(bags, -1)
+    last, values = bags.dim() - 1, length_of(bags, -1)
     if values == 1:
         return nn.functional.embedding(bags[..., 0], table)
     rows = nn.functional.embedding(bags.permute(last, *range(last)), table)
@@ -79,37 +79,9 @@ def summed(bags: Tensor, table: Tensor) -> Tensor:
     return total.reshape(-1, *bags.shape[1:-1], table.shape[1])
 
 
-def _length(tensor: Tensor, axis: int) -> int:
-    """Return an axis' length as a number, not as a part of a traced graph."""
-    return int(tensor.shape[axis])
-
-
 def count_values(bags: Tensor) -> Tensor:
     """Return the number of values of each bag of indices, 1 for an empty one: [..., V] → [..., 1]."""
-    return bags.clamp(max=1).float().sum(-1, keepdim=True).clamp(min=1.0)
-
-
-def products(rows_NK: Tensor, matrix_BMK: Tensor) -> Tensor:
-    """Return the products [N, M] of N rows, each with the rows of its own matrix, or all with those of one."""
-    if matrix_BMK.shape[0] == 1:
-        return rows_NK @ matrix_BMK[0].transpose(0, 1)
-    return (matrix_BMK @ rows_NK.unsqueeze(-1)).squeeze(-1)
-
-
-def dots(rows_NK: Tensor, other_BK: Tensor) -> Tensor:
-    """Return the dot products [N] of N rows with as many others, or all with one."""
-    if other_BK.shape[0] == 1:
-        return (rows_NK @ other_BK.reshape(-1, 1))[:, 0]
-    return (rows_NK * other_BK).sum(-1)
-
-
-def linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
-    """Return a linear layer's outputs [N, M] of inputs in parts [1 or N, ·]; those of one row are multiplied once."""
-    weights = weight.split([_length(part, 1) for part in parts], 1)
-    pairs = sorted(zip(parts, weights, strict=True), key=lambda pair: len(pair[0]))
-    for part, rows in pairs:
-        bias = part @ rows.transpose(0, 1) + bias
-    return bias
+    return bags.clamp(0, 1).float().sum(-1, keepdim=True).clamp(min=1.0)
 
 
 def is_id(field: Categorical | Bag) -> bool:

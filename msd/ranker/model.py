@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.schema import SIDES, STATE_FEATURES, Categorical, FeatureSchema, Side
-from msd.ranker.embedding import dots, embeddings, first_known, is_id, known_rows, linear, summed
+from msd.ranker.embedding import embeddings, first_known, is_id, known_rows, summed
+from msd.ranker.shared import dots, linear
 from msd.ranker.taste import FEATURES, Taste, taste_features
 
 WITH_CONVERSIONS = ("msd",)
@@ -79,7 +80,8 @@ class Affinity(nn.Module):
     def forward(self, index: Tensor, described_ND: Tensor) -> Tensor:
         """Return the term [N] of user indices of batch 1 or N and N items."""
         user = known_rows(index, self.users.weight, self.first)
-        return dots(described_ND, user @ self.describe.weight) + dots(user, self.describe.bias.unsqueeze(0))
+        liked_N1 = dots(described_ND, user @ self.describe.weight)
+        return (liked_N1 + dots(user, self.describe.bias.unsqueeze(0)))[:, 0]
 
 
 class CountModel(nn.Module):
@@ -98,8 +100,12 @@ class CountModel(nn.Module):
     def forward(self, tensors: Tensors) -> Tensor:
         """Return logits [N]. Tensors of user and context have batch 1 or N, those of candidates N."""
         hidden, head = self.layers
-        logits: Tensor = head(hidden[1:](linear([tensors[name] for name in self.dense], hidden[0].weight, hidden[0].bias)))
-        return logits[:, 0]
+        weight, bias = hidden.get_parameter("0.weight"), hidden.get_parameter("0.bias")
+        x = linear([tensors[name] for name in self.dense], weight, bias)
+        for layer in list(hidden.children())[1:]:
+            x = layer(x)
+        logits: Tensor = head(x)[:, 0]
+        return logits
 
 
 class ContentModel(nn.Module):
@@ -125,20 +131,20 @@ class ContentModel(nn.Module):
         """Return logits [N]. The user has batch 1 or N, the candidates N."""
         user_BW = self.users(tensors["user_categorical"][:, self.user_id])
         shares_BW = nn.functional.pad(user_BW[:, 1:], (1, 0), value=1.0)
-        logits = user_BW[:, 0]
+        logits_N1: Tensor = user_BW[:, :1]
         if self.values:
             weights = [
-                summed(tensors["item_categorical"][:, columns], table.weight)
+                summed(tensors["item_categorical"][:, columns], table.get_parameter("weight"))
                 for (columns, _), table in zip(self.fields, self.values, strict=True)
             ]
-            logits = logits + dots(sum(weights[1:], weights[0]), shares_BW)
+            logits_N1 = logits_N1 + dots(sum(weights[1:], weights[0]), shares_BW)
         if self.linear is not None:
             by_user_BK = shares_BW @ self.linear.weight
             if self.numbers:
-                logits = logits + dots(tensors["item_dense"][:, : self.numbers], by_user_BK[:, : self.numbers])
+                logits_N1 = logits_N1 + dots(tensors["item_dense"][:, : self.numbers], by_user_BK[:, : self.numbers])
             if "item_semantic" in tensors:
-                logits = logits + dots(tensors["item_semantic"], by_user_BK[:, self.numbers :])
-        return logits
+                logits_N1 = logits_N1 + dots(tensors["item_semantic"], by_user_BK[:, self.numbers :])
+        return logits_N1[:, 0]
 
 
 class Ranker(nn.Module):
@@ -232,24 +238,28 @@ class Ranker(nn.Module):
         the normalisation's weights, so that a side of one row is multiplied once.
         """
         heads = [self.head, *([self.conversion] if self.conversion else [])]
+        layers = list(self.deep) if self.deep else []
+        readers = [*(layer for layer in layers[:1] if isinstance(layer, nn.Linear)), *heads]
         width = len(self.norm.weight)
-        readers = [self.deep[0]] if self.deep else []
-        weight = torch.cat([layer.weight[:, :width] for layer in (*readers, *heads)])
-        bias = torch.cat([layer.bias for layer in (*readers, *heads)]) + weight @ self.norm.bias
+        weight = torch.cat([layer.weight[:, :width] for layer in readers])
+        bias = torch.cat([layer.bias for layer in readers]) + weight @ self.norm.bias
         weight = weight * self.norm.weight
         weight = weight - weight.mean(1, keepdim=True)  # instead of taking the mean from the inputs
-        mean = sum(side.sum(-1, keepdim=True) for side in sides) / width
-        square = sum(side.square().sum(-1, keepdim=True) for side in sides) / width
+        mean, square = (
+            sum((one.sum(-1, keepdim=True) for one in ones), torch.zeros(1, 1, device=weight.device)) / width
+            for ones in (sides, [side.square() for side in sides])
+        )
         deviation = ((square - mean.square()).clamp(min=0.0) + self.norm.eps).sqrt()
-        read = linear(sides, weight, weight.new_zeros(1)) / deviation + bias
-        if self.deep is None:
-            return list(read.unbind(-1))
-        hidden = self.deep[1:](read[:, : -len(heads)])
-        added = torch.stack([layer.weight[0, width:] for layer in heads])
-        return list((hidden @ added.transpose(0, 1) + read[:, -len(heads) :]).unbind(-1))
+        x = linear(sides, weight, torch.zeros_like(bias)) / deviation + bias
+        logits = x[:, -len(heads) :]
+        if layers:
+            hidden = x[:, : -len(heads)]
+            for layer in layers[1:]:
+                hidden = layer(hidden)
+            logits = logits + hidden @ torch.cat([layer.weight[:, width:] for layer in heads]).transpose(0, 1)
+        return list(logits.unbind(-1))
 
     def _side(self, tensors: Tensors, side: Side) -> Tensor:
         parts = [self.embed[side](tensors[f"{side}_categorical"])] if side in self.embed else []
         parts += [tensors[name] for name in (f"{side}_dense", f"{side}_semantic") if name in tensors]
         return torch.cat(parts, -1)
-

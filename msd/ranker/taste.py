@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from msd.contract.schema import STATE_FEATURES, FeatureSchema
-from msd.ranker.embedding import count_values, dots, first_known, is_id, products, summed
+from msd.ranker.embedding import count_values, first_known, is_id, summed
+from msd.ranker.shared import dots, products
 
 BLOCKS = 2  # blocks of a vector: meaning and words
 PARTS = ("mood", "mean", "mood_variance", "variance")
@@ -58,30 +59,28 @@ class Taste(nn.Module):
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return `PARTS` [N, 4] of the targets: what the user's mood adds to the log-odds, what they think of items
         like this one, and the variances of the mood and of the sum."""
-        shown_BL, clicks_BL, age_BL, rate_BL = tensors["history_outcomes"].unbind(-1)
-        expected_BL = torch.sigmoid(self._log_odds(rate_BL))
-        deviation_BL = torch.sqrt(expected_BL * (1.0 - expected_BL))
-        weight_BL1 = (torch.sqrt(shown_BL) * deviation_BL).unsqueeze(-1)
-        surprise_BL1 = (clicks_BL - shown_BL * expected_BL).unsqueeze(-1) / weight_BL1.clamp(min=_LEAST_WEIGHT)
+        shown_BL1, clicks_BL1, age_BL1, rate_BL1 = torch.split(tensors["history_outcomes"], 1, -1)
+        expected_BL1 = torch.sigmoid(self._log_odds(rate_BL1))
+        weight_BL1 = torch.sqrt(shown_BL1) * torch.sqrt(expected_BL1 * (1.0 - expected_BL1))
+        surprise_BL1 = (clicks_BL1 - shown_BL1 * expected_BL1) / weight_BL1.clamp(min=_LEAST_WEIGHT)
 
         always, lately, days = (self.scales[name].exp() for name in ("always", "lately", "days"))
-        lately_BL1 = lately.sqrt() * torch.exp(-age_BL / days).unsqueeze(-1)
-        described_BLF = self._describe(tensors["history_categorical"], tensors.get("history_semantic")) * weight_BL1
-        target_NF = self._describe(tensors["item_categorical"], tensors.get("item_semantic"))
-        scaled_BLF = described_BLF * self._scales()
+        lately_BL1 = lately.sqrt() * torch.exp(-age_BL1 / days)
         mood_BL2 = torch.cat([lately_BL1, always.sqrt().expand_as(lately_BL1)], -1) * weight_BL1
+        described_BLF = self._describe(tensors["history_categorical"], tensors.get("history_semantic")) * weight_BL1
+        scaled_BLF = described_BLF * self._scales()
         kernel_BLL = scaled_BLF @ described_BLF.transpose(1, 2) + mood_BL2 @ mood_BL2.transpose(1, 2)
+        target_NF = self._describe(tensors["item_categorical"], tensors.get("item_semantic"))
         likeness_NL = products(target_NF, scaled_BLF)
-        own_N = dots(target_NF.square(), self._scales().unsqueeze(0))
+        own_N = dots(target_NF.square(), self._scales().unsqueeze(0))[:, 0]
         inverse_BLL = inverse(torch.eye(kernel_BLL.shape[-1], device=kernel_BLL.device) + kernel_BLL)
 
-        learned_BL1 = inverse_BLL @ surprise_BL1
-        of_mood_BL = ((always + lately.sqrt() * lately_BL1) * weight_BL1).squeeze(-1)
-        covariance_NL = likeness_NL + of_mood_BL
-        mean_N = dots(likeness_NL, learned_BL1.squeeze(-1))
-        mood_B = (of_mood_BL * learned_BL1.squeeze(-1)).sum(-1)
+        learned_BL = (inverse_BLL @ surprise_BL1)[..., 0]
+        of_mood_BL = ((always + lately.sqrt() * lately_BL1) * weight_BL1)[..., 0]
+        mood_B, mean_N = (of_mood_BL * learned_BL).sum(-1), dots(likeness_NL, learned_BL)[:, 0]
         explained_B, explained_N = (
-            (products(covariance, inverse_BLL) * covariance).sum(-1) for covariance in (of_mood_BL, covariance_NL)
+            (products(covariance, inverse_BLL) * covariance).sum(-1)
+            for covariance in (of_mood_BL, likeness_NL + of_mood_BL)
         )
         variances = (always + lately - explained_B).expand_as(own_N), always + lately + own_N - explained_N
         shifts = torch.stack([mood_B.expand_as(own_N), mean_N], -1).clamp(-_MOST_SHIFT, _MOST_SHIFT)
