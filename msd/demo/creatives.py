@@ -14,7 +14,7 @@ from msd.contract.files import write_text_atomic
 from msd.dataset.aggregate import count_clicks
 from msd.dataset.load import Dataset, load_dataset
 from msd.demo.steps import DemoError, Steps, score, serve
-from msd.evaluation.evaluation_report import say_within
+from msd.evaluation.verdict import say_verdict
 
 app = typer.Typer(add_completion=False)
 _STEPS = 5
@@ -51,6 +51,7 @@ def demo_creatives(
     summary = {
         "invented": archive is None,
         "within": measured["within"],
+        "verdict": say_verdict(measured),
         "pooled": {name: figures["metrics"] for name, figures in measured["models"].items()},
         "how_sure": measured["models"]["text"]["how_sure"],
         "shown": shown,
@@ -109,10 +110,9 @@ def _print(console: Console, out: Path, summary: dict[str, Any]) -> None:
     console.print(table)
     if summary["invented"]:
         console.print(f"[bold]{_INVENTED}[/]")
-    if summary["within"]:
-        console.print(say_within(summary["within"]))
     console.print(
-        f"""{out / "evaluation/report.html"} shows it all; {out / "creatives.json"} has the figures. \
+        f"""{summary["verdict"]}
+{out / "evaluation/report.html"} shows it all; {out / "creatives.json"} has the figures. \
 It took {summary["seconds"]:.0f} s.
 
 Write two headlines, and see which is expected to win:

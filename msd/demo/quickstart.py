@@ -19,6 +19,7 @@ from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
 from msd.demo.steps import DemoError, Line, Steps, score, serve
 from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, encoding, evaluating, exporting, tokens_of, training
+from msd.evaluation.verdict import say_verdict
 from msd.step import STEP_FILE
 
 app = typer.Typer(add_completion=False)
@@ -67,7 +68,8 @@ def quickstart(
         console.print("A first look is shorter with --sample 100000 and another --out: about so many impressions.")
     for name, line in lines.items():
         steps.call(name, *line)
-    verdict, request = _verdict(json.loads((out / _FIGURES / "evaluation.json").read_text("utf-8"))), _request(dataset)
+    results, request = json.loads((out / _FIGURES / "evaluation.json").read_text("utf-8")), _request(dataset)
+    verdict = f"Verdict: {say_verdict(results)}"
     found = {"verdict": verdict, "request": request, "planned": steps.planned, "seconds": steps.seconds}
     _write_record(out, _inputs(log, options), found)
     url, body = f"http://127.0.0.1:{port}", shlex.quote(json.dumps(request))
@@ -126,10 +128,11 @@ def _lines(dataset: Dataset, data: Path, out: Path) -> dict[str, Line]:
     has_texts = sum(map(bool, student_texts(dataset)[0].values())) >= _FEWEST_TEXTS
     read: Line = (student,) if has_texts else ()
     way: Line = () if has_texts else ("--no-semantics",)
+    texts: Line = ("--texts",) if has_texts else ()
     distil: dict[str, Line] = {"distill": ("distill", data, student)} if has_texts else {}
     return distil | {
         "train": ("train", data, *read, model, *way),
-        "evaluate": ("evaluate", data, *read, figures, "--model", model),
+        "evaluate": ("evaluate", data, *read, figures, "--model", model, *texts),
         "export": ("export", data, *read, model, bundle, "--evaluation", figures / "evaluation.json"),
     }
 
@@ -157,20 +160,3 @@ def _request(dataset: Dataset) -> dict[str, Any]:
     ids = test["item_id"].unique(maintain_order=True).head(_CANDIDATES).to_list()
     request = {"user_id": first["user_id"], "context": context, "candidates": {"id": ids}}
     return request | ({"at": first["at"]} if first["at"] >= EARLIEST else {})
-
-
-def _verdict(evaluation: Mapping[str, Any]) -> str:
-    """Return in words whether the model ranks better than trees on counts and features, without network and texts."""
-    figures = {name: one["metrics"] for name, one in evaluation["models"].items()}
-    auc = evaluation["differences"][0]["auc"]
-    # With a single user, only rows can be resampled.
-    gain, ends = auc["difference"], auc["users"]["ci95"] or auc["rows"]["ci95"]
-    if ends and ends[0] > 0:
-        verdict = "the model is better than the trees"
-    elif ends and ends[1] < 0:
-        verdict = "do not serve it, the trees are better"
-    else:
-        verdict = "no sure difference from the trees; more clicks would tell"
-    bounds = f" (95 %: {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else ""
-    model, trees = figures["model"]["auc"], figures["counts"]["auc"]
-    return f"Verdict: {verdict}. AUC {model:.4f}, against {trees:.4f} of trees on counts: {gain:+.4f}{bounds}."

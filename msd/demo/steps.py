@@ -87,7 +87,10 @@ class Steps:
 
     def _begin(self, name: str, arguments: Line) -> float:
         title = (f"{len(self.seconds) + 1}/{self.total} {name}", "bold")
-        left = sum(seconds for step, seconds in self.planned.items() if step not in self.seconds)
+        done = [step for step, planned in self.planned.items() if step in self.seconds and planned]
+        # What is left is as slow as what is done.
+        pace = sum(self.seconds[step] for step in done) / sum(self.planned[step] for step in done) if done else 1.0
+        left = pace * sum(seconds for step, seconds in self.planned.items() if step not in self.seconds)
         plan = f"  {about(left)} from here" if name in self.planned else ""
         self.console.rule(Text.assemble(title, f"  msd {_quoted(arguments)}", (plan, "dim")), align="left")
         return time.perf_counter()

@@ -17,6 +17,7 @@ from msd.contract.exploration import exploration_of
 from msd.contract.request import CheckedRequest, RequestError, check_pricing, parse_request_by
 from native.layout import given_rows
 from service.errors import ModelError
+from service.json_parser import JsonParser
 from service.rows.store import CoreFound
 from service.scoring.answer import Answer, Basis, Budget, Explained, Follower, RawRequest, Served, Wire, headers_of
 from service.scoring.deployment import Arm, Deployment
@@ -101,7 +102,8 @@ class Way:
     """The way of one request: through the queue once, and again if it lacks something. A job of the engine."""
 
     __slots__ = (
-        *("admitted", "arm", "deployment", "explains", "given", "is_followed", "native", "raw", "tell", "told", "wire"),
+        *("admitted", "arm", "deployment", "explains", "given", "is_followed", "native", "raw", "step", "tell"),
+        *("told", "wire"),
     )
 
     def __init__(self, deployment: Deployment, raw: RawRequest, tell: Told, wire: Wire | None) -> None:
@@ -114,6 +116,8 @@ class Way:
         """What explains its scores, once that is accepted."""
         self.is_followed = False
         self.native: Any = None
+        self.step: asyncio.Task[Answer | None] | None = None
+        """What it waits for outside the queue."""
         self.told: Callable[[Any], None] | None = None
 
     @property
@@ -154,7 +158,7 @@ class Pipeline:
         self._corrections = corrections
         self._followers = followers
         self._shadowing = shadowing
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.parser = JsonParser(frames.max_candidates)
 
     def check(self, deployment: Deployment, size: int, budget: Budget) -> None:
         """Raise Overloaded, DeadlineExceeded or ClientGone if a body of `size` bytes need not be parsed."""
@@ -189,13 +193,21 @@ class Pipeline:
         try:
             return await future
         except asyncio.CancelledError:
-            self._engine.cancel(way)
+            if way.step is None:
+                self._engine.cancel(way)
+            else:
+                way.step.cancel()
             raise
 
     def leave(self, way: Way) -> None:
         """Drop a request whose connection ends, unless it runs; nothing is written to the connection any more."""
-        way.native.hang_up()
-        self._engine.leave(way)
+        if way.step is None:
+            way.native.hang_up()
+            self._engine.leave(way)
+        else:
+            # It would put the request into the queue again, and by then the descriptor may be another connection's.
+            way.step.cancel()
+            self._engine.shed("client_gone")
 
     def follow(self, answer: Answer) -> None:
         for follower in self._followers_of(answer.deployment):
@@ -207,6 +219,7 @@ class Pipeline:
         return (self._shadowing, *self._followers)
 
     def _put(self, way: Way) -> None:
+        """Put the request into the queue, as the last of a step."""
         raw, given = way.raw, way.given
         assert way.admitted is not None, "it was let in"
         way.native = way.first.job(
@@ -226,6 +239,7 @@ class Pipeline:
             way.wire,
         )
         self._engine.put(way, partial(self._done, way))
+        way.step = None
 
     def _assignment(self, way: Way, arm: Arm) -> _Assignment:
         model, live = arm.model, self._frames.live
@@ -281,7 +295,7 @@ class Pipeline:
         elif found.fate == _ASKING:
             self._go_on(way, self._accept(way))
         elif found.fate == _REFUSED:
-            self._end(way, self._refusal(way))
+            self._go_on(way, self._refuse(way))
         else:
             self._end(way, ModelError("the model returned a non-finite score for this request"))
 
@@ -299,20 +313,15 @@ class Pipeline:
             self._go_on(way, self._explain(way, answer, looked.explained))
 
     def _go_on(self, way: Way, step: Coroutine[Any, Any, Answer | None]) -> None:
-        """Take a step that may wait; its answer or its error ends the request."""
+        """Take a step that may wait; its answer or its error ends the request, else it is in the queue again."""
+        way.step = asyncio.get_running_loop().create_task(step)
+        way.step.add_done_callback(partial(self._stepped, way))
 
-        async def steps() -> None:
-            outcome: Answer | BaseException | None
-            try:
-                outcome = await step
-            except (Exception, asyncio.CancelledError) as error:
-                outcome = error
-            if outcome is not None:
-                self._end(way, outcome)
-
-        task = asyncio.get_running_loop().create_task(steps())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _stepped(self, way: Way, step: asyncio.Task[Answer | None]) -> None:
+        if step.cancelled():
+            self._end(way, asyncio.CancelledError())
+        elif (outcome := step.exception() or step.result()) is not None:
+            self._end(way, outcome)
 
     def _end(self, way: Way, outcome: Answer | BaseException) -> None:
         if way.explains is not None:
@@ -338,11 +347,14 @@ class Pipeline:
         taken = (*answer.stages[:-1], time.perf_counter() - way.raw.began)
         return answer._replace(headers=headers_of(reply, taken, explanation.seconds), body=reply)
 
-    def _refusal(self, way: Way) -> Exception:
-        """Return the error of a request that the core refuses."""
+    async def _refuse(self, way: Way) -> Answer:
+        """Raise the error of a request that the core refuses."""
+        raise await self.parser.parse(way.raw.body, partial(self._refusal, way))
+
+    def _refusal(self, way: Way, body: bytes) -> Exception:
         deployment, request_id, most = way.deployment, way.raw.request_id, self._frames.max_candidates
         try:
-            request = parse_request_by(way.raw.body, lambda user_id: deployment.schema_of(user_id or request_id), most)
+            request = parse_request_by(body, lambda user_id: deployment.schema_of(user_id or request_id), most)
             model = deployment.arm_of(request.user_id or request_id).model
             check_pricing(request, model.bundle.manifest.formula)
             if request.explore is not None:
