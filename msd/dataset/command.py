@@ -12,6 +12,7 @@ from msd.dataset.check import DatasetReport, check_dataset
 from msd.dataset.draft import NO_USER, Draft
 from msd.dataset.ml_100k import write_ml_100k
 from msd.dataset.problem import alike
+from msd.dataset.remote import local_copies
 from msd.dataset.roles import RoleName
 from msd.dataset.scaffold import SourceFiles, init_dataset
 from msd.dataset.upworthy import write_headline_tests
@@ -20,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Datasets: fetch the example, make and check your own."
 )
 _SHOWN = 100
-_TABLE_HELP = "Your events: CSV, Parquet or JSON, also packed by gzip, or a folder of such files."
+_TABLE_HELP = "Your events: CSV, Parquet or JSON, also packed by gzip, or a folder of such files; also s3:// and gs://."
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The dataset's folder.")]
 
@@ -64,10 +65,10 @@ def headlines(
 
 @app.command("init")
 def init(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help=_TABLE_HELP)],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help=_TABLE_HELP)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the dataset: new or empty.")],
-    items: Annotated[Path | None, typer.Option(metavar="FILE", help="A table with one row an item.")] = None,
-    users: Annotated[Path | None, typer.Option(metavar="FILE", help="A table with one row a user.")] = None,
+    items: Annotated[str | None, typer.Option(metavar="FILE", help="A table with one row an item.")] = None,
+    users: Annotated[str | None, typer.Option(metavar="FILE", help="A table with one row a user.")] = None,
     user: Annotated[str | None, typer.Option(metavar="COLUMN", help="Who saw it.")] = None,
     item: Annotated[str | None, typer.Option(metavar="COLUMN", help="What was shown.")] = None,
     time: Annotated[str | None, typer.Option(metavar="COLUMN", help="When.")] = None,
@@ -83,9 +84,9 @@ def init(
         str | None, typer.Option(metavar="COLUMN", help="What an impression, its click and its conversion share.")
     ] = None,
     clicked: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A table of the clicks; TABLE then has the impressions.")
+        str | None, typer.Option(metavar="FILE", help="A table of the clicks; TABLE then has the impressions.")
     ] = None,
-    converted: Annotated[Path | None, typer.Option(metavar="FILE", help="A table of the conversions.")] = None,
+    converted: Annotated[str | None, typer.Option(metavar="FILE", help="A table of the conversions.")] = None,
     time_format: Annotated[
         str | None, typer.Option(metavar="FORMAT", help='How times are written, as "%d.%m.%Y %H:%M".')
     ] = None,
@@ -112,9 +113,10 @@ def init(
         raise typer.BadParameter("--converted needs --clicked too: conversions are those of clicks")
     chosen = {role: column for role, column in named.items() if column is not None}
     console = Console()
-    with console.status("Reading"):
+    with console.status("Reading"), local_copies((table, items, users, clicked, converted)) as (log, *others):
+        assert log is not None
         draft, report = init_dataset(
-            SourceFiles(table, items, users, clicked, converted),
+            SourceFiles(log, *others),
             out,
             chosen,
             in_order=no_time,

@@ -36,9 +36,10 @@ def distill(
     config: DistillConfig,
     advance: Advance,
     tell: Tell = lambda _: None,
+    student: Student | None = None,
 ) -> bool:
     """Fill `out` with a student and its vectors; return False if it already has them. `tell` gets the plan, with its
-    duration. Without knowledge all words are zero.
+    duration. Without knowledge all words are zero. `student`: the one to teach, by default `new_student()`.
 
     Raises DatasetError, TeacherError or StudentError if inputs are missing or invalid, or the folder has other content.
     """
@@ -61,7 +62,7 @@ def distill(
     (out / STEP_FILE).unlink(missing_ok=True)
     (out / _ENCODED).mkdir(parents=True, exist_ok=True)
     tell(_plan(texts, lessons))
-    student = new_student()
+    student = student or new_student()
     if config.layers:
         shorten(student, config.layers)
     vectors = [
@@ -141,8 +142,8 @@ def _is_whole(out: Path) -> bool:
 
 
 def _encoded(student: Student, texts: Mapping[str, str], level: str, advance: Advance, kept: Path) -> LevelVectors:
-    """Return the student's vectors of texts by ID. What is encoded is kept in a folder, from which a later run of the
-    same student and texts goes on."""
+    """Return the student's vectors of texts by ID. What is encoded is kept in a folder, where a later run of the
+    same student and texts resumes."""
     vectors, done, record = np.zeros((len(texts), VECTOR_DIM), np.float32), 0, student.record.model_dump()
 
     def count(batch: int) -> None:
