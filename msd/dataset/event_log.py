@@ -13,7 +13,7 @@ from msd.dataset.table import Table
 
 Kind = Literal["impression", "click", "conversion"]
 _KINDS: dict[Kind, str] = {
-    "impression": "impression impressions imp imps impressed show shown shows display displayed exposure served render",
+    "impression": "impression impressions imp imps impressed show shown shows display displayed exposure served view",
     "click": "click clicks clicked clk tap",
     "conversion": "conversion conversions convert converted conv install purchase order buy signup transaction lead",
 }
@@ -50,7 +50,8 @@ def join_log(
         if split is None:
             return Joined(events, chosen)
         kinds = split
-    table, roles = _join_outcomes(kinds, chosen, form)
+    # Rows of clicks alone do not show whether their impressions are rows, too: an ID has to.
+    table, roles = _join_outcomes(kinds, chosen, form, by_pair=clicks is not None or "kind" in chosen)
     named = {role: column for role, column in chosen.items() if role not in ("kind", "request")}
     return Joined(table, named | {role: found.column for role, found in roles.items()}, roles)
 
@@ -61,9 +62,16 @@ def _split_kinds(events: Table, chosen: str | None) -> dict[Kind, Table] | None:
         if column not in events.frame.columns:
             raise InitError(f"--kind {column}: {events.file} has no such column")
         raw = events.frame.get_column(column)
-        if raw.dtype != pl.String or (not chosen and raw.n_unique() > _MOST_KINDS):
+        if not chosen and clean_name(column) in NAMES["label"]:
             continue
-        kinds = raw.str.strip_chars().str.to_lowercase().replace_strict(_WORDS, default=None, return_dtype=pl.String)
+        if raw.dtype not in (pl.String, pl.Categorical, pl.Enum) or (not chosen and raw.n_unique() > _MOST_KINDS):
+            continue
+        kinds = (
+            raw.cast(pl.String)
+            .str.strip_chars()
+            .str.to_lowercase()
+            .replace_strict(_WORDS, default=None, return_dtype=pl.String)
+        )
         if {"impression", "click"} <= set(kinds.unique().to_list()):
             rows = replace(events, frame=events.frame.drop(column))
             return {kind: rows.only(kinds == kind) for kind in _KINDS if (kinds == kind).any()}
@@ -73,10 +81,10 @@ def _split_kinds(events: Table, chosen: str | None) -> dict[Kind, Table] | None:
 
 
 def _join_outcomes(
-    tables: Mapping[Kind, Table], chosen: Mapping[RoleName, str], form: str | None
+    tables: Mapping[Kind, Table], chosen: Mapping[RoleName, str], form: str | None, *, by_pair: bool
 ) -> tuple[Table, dict[RoleName, Role]]:
-    """Find the impression of each click, and the clicked impression of each conversion: by the request's ID, or else
-    the latest of the same user and item before it. Raises InitError if most have none."""
+    """Find the impression of each click, and the clicked impression of each conversion: by the request's ID, or, if
+    `by_pair`, the latest of the same user and item before it. Raises InitError if most have none."""
     shown = tables["impression"]
     early: tuple[RoleName, ...] = ("user", "item", "time", "request")
     roles = chosen_roles(shown, {role: chosen[role] for role in early if role in chosen})
@@ -88,7 +96,7 @@ def _join_outcomes(
             roles[role] = id_role
     rows = _keyed(shown, time).with_row_index("row")
     clicks = _keyed(tables["click"], time)
-    clicked, by = _matches(tables["click"].file, rows, clicks, _keys(shown, roles))
+    clicked, by = _matches(tables["click"].file, rows, clicks, _keys(shown, roles, by_pair))
     columns = [rows["row"].is_in(clicked["row"].implode()).cast(pl.Int8).alias("clicked")]
     reason = f"{clicked.height:,} of {clicks.height:,} clicks have an impression, by {' and '.join(by)}"
     joined: dict[RoleName, Role] = {"label": Role("clicked", reason)}
@@ -124,9 +132,9 @@ def _keyed(table: Table, time: Role | None) -> pl.DataFrame:
     return keys.with_columns(at=at)
 
 
-def _keys(shown: Table, roles: Mapping[RoleName, Role]) -> list[list[str]]:
+def _keys(shown: Table, roles: Mapping[RoleName, Role], by_pair: bool) -> list[list[str]]:
     """Return the columns that may identify an impression, the surest first."""
-    pair = [roles[role].column for role in ("user", "item") if role in roles]
+    pair = [roles[role].column for role in ("user", "item") if role in roles and by_pair]
     by_name = {clean_name(column): column for column in reversed(shown.frame.columns)}
     requests = [by_name[name] for name in NAMES["request"] if name in by_name]
     if named := roles.get("request"):
@@ -149,7 +157,7 @@ def _matches(
         done, known = outcomes.drop_nulls(key), rows.drop_nulls(key)
         if not known.select(key).is_duplicated().any():
             found = done.join(known.select("row", *key), on=key)
-        elif "at" in done.columns and "at" in known.columns:
+        elif len(key) > 1 and "at" in done.columns and "at" in known.columns:
             known = known.select("row", "at", *key).drop_nulls().sort("at")
             found = done.drop_nulls("at").sort("at").join_asof(known, on="at", by=key, check_sortedness=False)
             found = found.drop_nulls("row")
@@ -158,9 +166,10 @@ def _matches(
         if found.height >= _HALF * outcomes.height:
             return found, columns
         most = max(most, found.height)
-    tried = ", or by ".join(" and ".join(columns) for columns in keys) or "any column"
+    tried = ", or by ".join(" and ".join(columns) for columns in keys) or "an ID"
     raise InitError(
-        f"{file}: only {most:,} of {outcomes.height:,} rows of outcomes find their impression by {tried}; name the "
-        "column that an impression and its outcomes share with --request COLUMN. If each row is an impression of its "
+        f"{file}: {most:,} of {outcomes.height:,} rows of outcomes find their impression by {tried}; name the column "
+        "that an impression and its outcomes share with --request COLUMN, or the column of impressions and clicks with "
+        "--kind COLUMN to find the latest impression of the same user and item. If each row is an impression of its "
         "own, and a column says how it ended, give that as --label COLUMN"
     )

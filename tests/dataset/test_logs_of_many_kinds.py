@@ -90,7 +90,7 @@ def test_rows_of_clicks_are_joined_to_impressions(tmp_path: Path, way: str) -> N
     else:
         frame = frame if way == "one log" else frame.drop("request_id")
         sources = SourceFiles(write(frame, tmp_path / "log.csv"))
-    draft, report = init_dataset(sources, tmp_path / "out", {})
+    draft, report = init_dataset(sources, tmp_path / "out", {"kind": "event"} if way == "without request IDs" else {})
     assert report.problems == ()
     events = load_dataset(tmp_path / "out").events
     assert (events.height, events["label"].sum(), events["conversion"].sum()) == tuple(counts.values())
