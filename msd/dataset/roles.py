@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+from unicodedata import normalize
 
 import polars as pl
 
@@ -63,8 +64,9 @@ class Role:
 
 
 def clean_name(name: str) -> str:
-    """Return a valid feature name: `Ad Copy (en)` → `ad_copy_en`, `userId` → `user_id`."""
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    """Return a valid feature name: `Ad Copy (en)` → `ad_copy_en`, `userId` → `user_id`, `Gerät` → `gerat`."""
+    plain = re.sub("[\u0300-\u036f]", "", normalize("NFKD", name.replace("ß", "ss")))  # without accents
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower()
     clean = re.sub(r"[^a-z0-9]+", "_", apart).strip("_")[:60]
     return clean if re.match("[a-z]", clean) else f"c_{clean}".rstrip("_")
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd.dataset.guess import guess
+from msd.dataset.roles import clean_name
 
 N = 60
 
@@ -110,3 +111,11 @@ def test_every_column_gets_a_guess_of_its_length(values: list[str | None], name:
     kinds = {"categorical": pl.String, "text": pl.String, "numeric": pl.Float64, "bag": pl.List(pl.String)}
     if found.kind != "none":
         assert found.values.dtype == kinds[found.kind]
+
+
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [("Gerät", "gerat"), ("Größe (cm)", "grosse_cm"), ("userId", "user_id"), ("7 jours", "c_7_jours"), ("電影", "c")],
+)
+def test_column_becomes_a_readable_feature_name(column: str, name: str) -> None:
+    assert clean_name(column) == name
