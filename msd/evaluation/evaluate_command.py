@@ -16,7 +16,7 @@ from msd.contract.encoder_record import ColdAds
 from msd.contract.files import sha256_file, write_text_atomic
 from msd.dataset.load import load_dataset
 from msd.duration import Machine, PartRows, about, evaluating
-from msd.evaluation.baselines import COUNTS, ENCODER, TFIDF, TFIDF_WITHIN
+from msd.evaluation.baselines import COUNTS, TEXT_BASELINES
 from msd.evaluation.evaluate import OTHER_WORK, evaluate_models
 from msd.evaluation.evaluation_report import say_rate, write_report
 from msd.evaluation.verdict import say_semantics, say_verdict
@@ -28,7 +28,7 @@ from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, loa
 app = typer.Typer(add_completion=False)
 RESULT_FILE, REPORT_FILE = "evaluation.json", "report.html"
 _FORMAT = 6
-_RESERVED = (COUNTS, TFIDF, TFIDF_WITHIN, ENCODER, CHANCE)
+_RESERVED = (COUNTS, *TEXT_BASELINES, CHANCE)
 
 
 @app.command("evaluate")
@@ -80,9 +80,11 @@ def evaluate(
         _print(console, known)
         return
     rows, count = PartRows.of(data), sum(map(len, models.values()))
-    seconds = evaluating(Machine.measured(), rows, count, resamples)
+    baselines = 1 + len(rivals) + len(TEXT_BASELINES) * texts
+    seconds = evaluating(Machine.measured(), rows, count, resamples, baselines)
     console.print(
-        f"{count} model{'s'[: count > 1]} and trees on {rows.test:,} test rows: {about(seconds)}", highlight=False
+        f"{count} model{'s'[: count > 1]} and {baselines} baseline{'s'[: baselines > 1]} on {rows.test:,} test rows: {about(seconds)}",
+        highlight=False,
     )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
