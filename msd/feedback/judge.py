@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from msd.bootstrap import compare, resample_metrics
 from msd.contract.correction import HEAD
 from msd.contract.pricing import ecpm_of
-from msd.feedback.arms import PER
+from msd.feedback.arms import PER, plain
 from msd.feedback.files import FeedbackError
 from msd.feedback.gate import Check, Figures, Gate, checks_of
 from msd.feedback.impressions import is_anonymous
@@ -39,7 +39,8 @@ class Verdict(NamedTuple):
 
     def document(self) -> Figures:
         """Return both as JSON values."""
-        return {**self.figures, "checks": [one._asdict() for one in self.checks], "promotes": self.promotes}
+        document: Any = plain({**self.figures, "checks": self.checks, "promotes": self.promotes})
+        return dict(document)
 
 
 def judge(
@@ -179,8 +180,6 @@ def _value(
     both = ExploredRequests(old.users, old.propensity, new.target - old.target, {metric: gap})
     found = {"old": old, "new": new, "difference": both}
     values = {name: value_of(rows, metric, PER[metric])._asdict() for name, rows in found.items()}
-    estimates = {
-        name: {of: one._asdict() for of, one in figures.items() if name != "difference" or of in ("ips", "dr")}
-        for name, figures in values.items()
-    }
-    return {"of": metric, "requests": len(old.users), **estimates}
+    for name in ("logged", "snips"):
+        del values["difference"][name]
+    return {"of": metric, "requests": len(old.users), **values}

@@ -70,7 +70,7 @@ def test_the_law_is_promoted_and_kept(bundle: Bundle, other_bundle: Bundle, tmp_
 
 
 def test_value_of_the_difference_is_that_of_the_law(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
-    value = Log(tmp_path, other_bundle).judged(bundle, other_bundle).figures["value"]
+    value = Log(tmp_path, other_bundle).judged(bundle, other_bundle).document()["value"]
 
     assert value["requests"] == 900
     for estimator in ("ips", "dr"):
