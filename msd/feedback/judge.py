@@ -55,8 +55,10 @@ def judge(
     resamples: int = 1_000,
 ) -> Verdict:
     """Return the verdict on the `impressions` (of `join`) after `since` and after the data of both bundles, of the
-    latest `most_requests` requests. `requests` yields the log's, with POLICY_COLUMNS and `request`, each time it is
-    called. Raises FeedbackError if no impression is late enough, or none is left of those that both bundles accept."""
+    latest `most_requests` requests. `requests` yields the log's, with JUDGE_COLUMNS, each time it is called.
+
+    Raises FeedbackError if no impression is late enough, or none is left of those that both bundles accept.
+    """
     start = max(since, old.data_until, new.data_until)
     later = impressions.filter(pl.col("at") > start)
     if later.is_empty():
@@ -105,8 +107,11 @@ def _score(bundles: Pair, requests: Iterable[pl.DataFrame], later: pl.DataFrame)
     for frame in requests:
         for row in frame.iter_rows(named=True):
             shown = due.pop(row["request_id"], None)
-            both = [one.score(row) for one in bundles] if shown else [None]
-            if shown is None or None in both:
+            if shown is None:
+                continue
+            state = next((state for one in bundles if (state := one.state_of(row)) is not None), None)
+            both = [one.score(row, state) for one in bundles]
+            if None in both:
                 continue
             places = {item_id: place for place, item_id in reversed(list(enumerate(row["item_ids"])))}
             at, rows = zip(*((places[item_id], number) for item_id, number in shown), strict=True)

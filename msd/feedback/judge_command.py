@@ -14,7 +14,7 @@ from rich.table import Table
 from msd.contract.correction import read_corrections
 from msd.contract.errors import first_fault
 from msd.feedback.collect import Logs, collected
-from msd.feedback.files import POLICY_COLUMNS, FeedbackError, read_events, read_requests
+from msd.feedback.files import JUDGE_COLUMNS, FeedbackError, read_events, read_requests
 from msd.feedback.gate import Figures, Gate
 from msd.feedback.impressions import Windows, join
 from msd.feedback.judge import Verdict, judge
@@ -66,7 +66,7 @@ def main(
         verdict = judge(
             old,
             new,
-            lambda: read_requests(folders, (*POLICY_COLUMNS, "request")),
+            lambda: read_requests(folders, JUDGE_COLUMNS),
             impressions,
             bounds,
             most_requests=requests,

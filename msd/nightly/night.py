@@ -1,5 +1,5 @@
 """One night: logs to data, data to a bundle, the verdict, and its consequence. Each step is done once, so that an
-interrupted night goes on where it ended; the served bundle changes only in the last.
+interrupted night resumes where it ended; the served bundle changes only in the last.
 """
 
 import shutil
@@ -22,7 +22,7 @@ from msd.dataset.load import Dataset, load_dataset
 from msd.demo.steps import DemoError, Steps
 from msd.feedback.collect import collected
 from msd.feedback.dataset import write_dataset
-from msd.feedback.files import POLICY_COLUMNS, read_events, read_requests
+from msd.feedback.files import JUDGE_COLUMNS, read_events, read_requests
 from msd.feedback.impressions import join
 from msd.feedback.judge import Verdict, judge
 from msd.feedback.scored_bundle import ScoredBundle
@@ -46,7 +46,13 @@ class Night:
         self.folder = config.work / "nights" / name
         self.known = known_record(self.folder)
         self.record = NightRecord(night=name, started_at=time.time())
-        self._steps = Steps(console, total=5 + config.semantics + (config.teach is not None))
+        optional = (
+            config.semantics,
+            config.teach is not None,
+            config.redis is not None,
+            config.corrections is not None,
+        )
+        self._steps = Steps(console, total=5 + sum(optional))
         found = [known_record(one) for one in sorted(self.folder.parent.glob("*")) if one != self.folder]
         self._others = sorted((one for one in found if one and one.status != "failed"), key=lambda one: one.until)
 
@@ -176,7 +182,7 @@ class Night:
         verdict = judge(
             old,
             new,
-            lambda: read_requests(logs, (*POLICY_COLUMNS, "request")),
+            lambda: read_requests(logs, JUDGE_COLUMNS),
             held_out,
             config.gate,
             since=self.record.cut,
@@ -209,8 +215,10 @@ class Night:
     def _recalibrate(self, logs: Sequence[Path]) -> None:
         if self.config.corrections is None:
             return
+        window = self.config.window
+        waiting = ("--settle-hours", f"{window.settle_hours}", "--window-hours", f"{window.click_hours}")
         try:
-            self._steps.call("recalibrate", "recalibrate", *logs, "--out", self.config.corrections)
+            self._steps.call("recalibrate", "recalibrate", *logs, "--out", self.config.corrections, *waiting)
         except DemoError as error:
             self.record.notes.append(f"corrections stay as they were: {error}")
 
