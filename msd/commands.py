@@ -22,9 +22,7 @@ class Command(NamedTuple):
 LAB = "lab"
 GROUPS: dict[str, dict[str, Command]] = {
     "Start": {
-        "quickstart": Command(
-            "msd.demo.quickstart", "train,cpu,client", "Serve a model of your own log in one command."
-        ),
+        "quickstart": Command("msd.demo.quickstart", "train,cpu", "Serve a model of your own log in one command."),
         "demo": Command("msd.demo.command", "demo,train,cpu,load", "Run the whole path on MovieLens-100K."),
         "demo-creatives": Command(
             "msd.demo.creatives", "demo,train,cpu,encode", "Run the whole path on randomised tests of headlines."

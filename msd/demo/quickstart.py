@@ -15,9 +15,11 @@ from msd.contract.files import write_text_atomic
 from msd.dataset.column import EARLIEST
 from msd.dataset.config import CONFIG_FILE
 from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.remote import is_remote
 from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
-from msd.demo.steps import DemoError, Line, Steps, score, serve
+from msd.demo.service import DemoError, Line, score, serve
+from msd.demo.steps import Steps
 from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, encoding, evaluating, exporting, tokens_of, training
 from msd.evaluation.verdict import say_verdict
 from msd.step import STEP_FILE
@@ -37,7 +39,7 @@ _RESAMPLES, _REQUESTS = 1_000, 2_400
 def quickstart(
     context: typer.Context,
     log: Annotated[
-        Path, typer.Argument(metavar="LOG", help="Your events, as `msd data init` takes them, or a dataset's folder.")
+        str, typer.Argument(metavar="LOG", help="Your events, as `msd data init` takes them, or a dataset's folder.")
     ],
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="The folder for everything; finished steps are reused.")
@@ -51,9 +53,9 @@ def quickstart(
     finished steps are reused.
     """
     console = Console(highlight=False, soft_wrap=True)
-    if str(log).startswith("-"):
+    if log.startswith("-"):
         raise DemoError(f"No such option: {log}; options of `msd data init` come after LOG")
-    if not log.exists():
+    if not is_remote(log) and not Path(log).exists():
         raise DemoError(f"{log}: there is no such file or folder")
     steps, options = Steps(console, total=1), context.args
     data = _dataset(steps, log, out, options)
@@ -87,13 +89,13 @@ def quickstart(
             process.wait()
 
 
-def _dataset(steps: Steps, log: Path, out: Path, options: list[str]) -> Path:
+def _dataset(steps: Steps, log: str, out: Path, options: list[str]) -> Path:
     """Return the dataset's folder: the log itself if it is a dataset, else the result of `msd data init`, reused if it
     exists."""
-    if (log / CONFIG_FILE).is_file():
+    if (Path(log) / CONFIG_FILE).is_file():
         if options:
             raise DemoError(f"{log} is a dataset, which {shlex.join(options)} cannot change; edit {CONFIG_FILE}")
-        return log
+        return Path(log)
     data, inputs = out / "data", _inputs(log, options)
     if (data / CONFIG_FILE).is_file():
         try:
@@ -112,10 +114,13 @@ def _dataset(steps: Steps, log: Path, out: Path, options: list[str]) -> Path:
     return data
 
 
-def _inputs(log: Path, options: list[str]) -> dict[str, Any]:
-    """Return a dataset's inputs, with the log's size: a log that has grown is another input."""
-    files = sorted(one for one in (log.rglob("*") if log.is_dir() else [log]) if one.is_file())
-    return {"log": str(log.resolve()), "bytes": sum(file.stat().st_size for file in files), "options": options}
+def _inputs(log: str, options: list[str]) -> dict[str, Any]:
+    """Return a dataset's inputs, with the size of a local log: one that has grown is another input."""
+    if is_remote(log):
+        return {"log": log, "bytes": None, "options": options}
+    path = Path(log)
+    files = [file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    return {"log": str(path.resolve()), "bytes": sum(file.stat().st_size for file in files), "options": options}
 
 
 def _write_record(out: Path, inputs: Mapping[str, Any], found: Mapping[str, Any]) -> None:
