@@ -46,7 +46,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "export": Command("model_export.command", "train,cpu", "Export a trained model as a bundle."),
         "nightly": Command(
-            "msd.nightly.command", "train,cpu,client,fetch", "Train on the logs and replace the bundle if it is better."
+            "msd.nightly.command", "train,cpu,fetch", "Train on the logs and replace the bundle if it is better."
         ),
     },
     "Serve": {

@@ -19,7 +19,8 @@ from msd.contract.files import write_text_atomic
 from msd.dataset.aggregate import impressions_of
 from msd.dataset.conversions import has_conversions
 from msd.dataset.load import Dataset, load_dataset
-from msd.demo.steps import DemoError, Steps
+from msd.demo.service import DemoError
+from msd.demo.steps import Steps
 from msd.feedback.collect import collected
 from msd.feedback.dataset import write_dataset
 from msd.feedback.files import JUDGE_COLUMNS, read_events, read_requests
