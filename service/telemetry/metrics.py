@@ -113,6 +113,8 @@ HELP = {
     "msd_events_noted": "Events out of order, already in a row, dated in the future, or without a row; conversions.",
     "msd_newest_event_timestamp_seconds": "Time of the newest event, in Unix seconds; NaN before the first.",
     "msd_live_errors": "Failed reads of live state.",
+    "msd_state_bytes": "Bytes of live states and events seen in `MSD_STATE_DIR`; 0 without.",
+    "msd_evicted_states": "Live states of IDs without a row removed since the start, because states were too large.",
     "msd_live_age_seconds": "Age of the user's live counts in seconds, per request scored with them.",
     # What is served, and swaps
     "msd_swaps": "Attempts to change the served deployment, by result.",
@@ -208,6 +210,8 @@ class Metrics:
         self.events_noted = self._counters("msd_events_noted", "what", get_args(EventNote))
         self.newest_event = self._gauge("msd_newest_event_timestamp_seconds", math.nan)
         self.live_errors = self._counter("msd_live_errors")
+        self.state_bytes = self._gauge("msd_state_bytes")
+        self.evicted_states = self._gauge("msd_evicted_states")
         self.live_ages = self._histogram("msd_live_age_seconds", _AGES)
 
     def _declare_lineup(self) -> None:

@@ -90,12 +90,14 @@ def test_rows_of_clicks_are_joined_to_impressions(tmp_path: Path, way: str) -> N
     else:
         frame = frame if way == "one log" else frame.drop("request_id")
         sources = SourceFiles(write(frame, tmp_path / "log.csv"))
-    draft, report = init_dataset(sources, tmp_path / "out", {})
+    draft, report = init_dataset(sources, tmp_path / "out", {"kind": "event"} if way == "without request IDs" else {})
     assert report.problems == ()
     events = load_dataset(tmp_path / "out").events
     assert (events.height, events["label"].sum(), events["conversion"].sum()) == tuple(counts.values())
     by = "user_id and ad_id" if way == "without request IDs" else "request_id"
-    assert draft.roles["label"].reason == f"{counts['click']} of {counts['click']} clicks have an impression, by {by}"
+    reason = f"{counts['click']} of {counts['click']} clicks have an impression, by {by}"
+    others = "" if way == "files of their own" else "; 223 rows of other kinds are left out"
+    assert draft.roles["label"].reason == reason + others
     assert (events["converted_at"] - events["at"]).drop_nulls().unique().to_list() == [900]
     assert [feature.name for feature in draft.features] == ["device"]
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from tests.docs.pages import ROOT
 
-PAGE = (ROOT / "docs" / "benchmarks.md").read_text("utf-8").partition("## Results")[2]
+CLAIMS, _, PAGE = (ROOT / "docs" / "benchmarks.md").read_text("utf-8").partition("## Results")
+GAIN = re.compile(r"[+−]\.\d{4} \([+−]\.\d{4}, [+−]\.\d{4}\)(?! on valid)")
 FILES = {
     "CoLLM's split of MovieLens-1M": "collm-ml-1m",
     "MovieLens-100K": "ml-100k",
@@ -87,3 +88,10 @@ def test_tables_hold_the_kept_results() -> None:
 
     assert len(shown) == 37
     assert not wrong
+
+
+def test_claims_are_those_of_the_tables() -> None:
+    claimed = GAIN.findall(CLAIMS)
+
+    assert len(claimed) > 15
+    assert [gain for gain in claimed if gain not in PAGE] == []
