@@ -70,6 +70,7 @@ HELP = {
     "msd_run_rows": "Candidates per model run.",
     "msd_degraded": "Users and candidates scored without a fresh row of their own, by fallback.",
     "msd_openrtb_requests": "BidRequests, by whether they gave a user ID that may be used.",
+    "msd_openrtb_unfit_values": "Mapped values of BidRequests that do not fit their feature and count as missing.",
     "msd_explorations": "Scored requests with `explore`, by who chose the first candidate.",
     "msd_shed": "Scoring requests rejected or dropped, by reason.",
     "msd_partial": "Model runs that scored only the first candidates to meet the deadline.",
@@ -176,6 +177,7 @@ class Metrics:
         self._degraded = {(side, rung): degraded.labels(side, rung) for side in _SIDES for rung in RUNGS[side]}
         self.explorations = self._counters("msd_explorations", "result", get_args(Explored))
         self.openrtb = self._counters("msd_openrtb_requests", "user", get_args(OpenrtbUser))
+        self.openrtb_unfit = self._counter("msd_openrtb_unfit_values")
         self.sheds = self._counters("msd_shed", "reason", get_args(Shed))
         self.partial = self._counter("msd_partial")
         self.keys_refused = self._counters("msd_keys_refused", "reason", get_args(KeyRefusal))
