@@ -91,9 +91,9 @@ def training(machine: Machine, rows: PartRows, epochs: int) -> float:
     return machine.slowness * (_STARTED + sum(rows) * _WALKED_ROW + epochs * epoch)
 
 
-def evaluating(machine: Machine, rows: PartRows, models: int, resamples: int) -> float:
-    """Return the seconds to measure models on the test rows, beside trees on counts."""
-    measured = models * _MEASURED_ROW + (models + 1) * resamples * _UNITS * _RESAMPLED_ROW
+def evaluating(machine: Machine, rows: PartRows, models: int, resamples: int, baselines: int = 1) -> float:
+    """Return the seconds to measure models on the test rows, beside trees on counts and other baselines."""
+    measured = models * _MEASURED_ROW + (models + baselines) * resamples * _UNITS * _RESAMPLED_ROW
     walked = 2 * sum(rows) * _WALKED_ROW
     return machine.slowness * (_STARTED + walked + rows.train * _GROWN_ROW + rows.test * measured)
 

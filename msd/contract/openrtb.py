@@ -139,23 +139,23 @@ def context_of(
     bid_request: BidRequest,
     imp: Mapping[str, Any],
     identity: Identity,
-) -> dict[str, Value]:
+) -> tuple[dict[str, Value], list[str]]:
     """Return the canonical context features of an impression, without absent ones, and without personal ones if there
-    is no consent. Raises InvalidRequest, which names the path."""
+    is no consent; and the paths of values that do not fit their feature, which count as absent."""
     context: dict[str, Value] = {}
+    unfit: list[str] = []
     for name, path in mapping.features.items():
         if not identity.has_consent and is_personal(path):
             continue
-        found = _value_at(path, bid_request, imp)
-        if found is None:
-            continue
-        if isinstance(found, list) and len(found) > MAX_LIST_VALUES:
-            raise InvalidRequest(f"has {len(found)} values; a list may have {MAX_LIST_VALUES}", path)
         try:
-            context[name] = canonical(fields[name], found)
-        except SchemaError as error:
-            raise InvalidRequest(f"{error} (feature {name!r}), is {_shown(found)}", path) from None
-    return context
+            found = _value_at(path, bid_request, imp)
+            if isinstance(found, list) and len(found) > MAX_LIST_VALUES:
+                unfit.append(path)
+            elif found is not None:
+                context[name] = canonical(fields[name], found)
+        except (SchemaError, InvalidRequest):
+            unfit.append(path)
+    return context, unfit
 
 
 def is_personal(path: str) -> bool:

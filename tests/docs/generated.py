@@ -1,5 +1,5 @@
 """Reference pages written from code: docs/settings.md from the service's settings, docs/cli.md from the commands' help,
-docs/mistakes.md from the commands' messages.
+docs/mistakes.md from the commands' messages, docs/leaderboard.md from the kept results of benchmarks.
 
 `python -m tests.docs.generated` writes them; tests hold the pages to it.
 """
@@ -16,17 +16,21 @@ from msd.commands import COMMANDS, load
 from msd.feedback.judge_command import app as judge_app
 from operations.replay.log import app as log_replay_app
 from service.settings import PREFIX, Settings
+from tests.docs.leaderboard import leaderboard_lines
 from tests.docs.mistakes import page_rows
 from tests.docs.pages import ROOT
 
-SETTINGS, CLI, MISTAKES = (ROOT / "docs" / name for name in ("settings.md", "cli.md", "mistakes.md"))
+SETTINGS, CLI, MISTAKES, LEADERBOARD = (
+    ROOT / "docs" / f"{name}.md" for name in ("settings", "cli", "mistakes", "leaderboard")
+)
 _TABLE = re.compile(r"(?<=<!-- begin generated -->\n).*(?=<!-- end generated -->\n)", re.DOTALL)
 
 
 def main() -> None:
     """Write all pages."""
-    for page, text in ((SETTINGS, settings_page()), (CLI, cli_page()), (MISTAKES, mistakes_page())):
-        page.write_text(text, "utf-8")
+    made = {SETTINGS: settings_page, CLI: cli_page, MISTAKES: mistakes_page, LEADERBOARD: leaderboard_page}
+    for page, text in made.items():
+        page.write_text(text(), "utf-8")
 
 
 def settings_page() -> str:
@@ -67,6 +71,11 @@ def mistakes_page() -> str:
     for group, rows in page_rows().items():
         lines += ["", f"## {group}", "", "| mistake | command | message |", "|---|---|---|", *rows]
     return _replaced(MISTAKES, lines[1:])
+
+
+def leaderboard_page() -> str:
+    """docs/leaderboard.md with a table for each delay of feedback of each benchmark."""
+    return _replaced(LEADERBOARD, leaderboard_lines())
 
 
 def _apps() -> list[tuple[str, typer.Typer]]:

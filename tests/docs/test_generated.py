@@ -16,6 +16,7 @@ CODE = ("loadtest", "model_export", "msd", "native", "operations", "service")
 LONGER = {
     "docs/benchmarks.md": "tables of figures",
     "docs/cli.md": "reference",
+    "docs/leaderboard.md": "tables of figures",
     "docs/metrics.md": "reference",
     "docs/mistakes.md": "reference",
     "docs/performance.md": "tables of figures",
@@ -31,6 +32,10 @@ def test_settings_page_is_current() -> None:
 
 def test_cli_page_is_current() -> None:
     assert generated.CLI.read_text("utf-8") == generated.cli_page(), CURRENT
+
+
+def test_leaderboard_is_current() -> None:
+    assert generated.LEADERBOARD.read_text("utf-8") == generated.leaderboard_page(), CURRENT
 
 
 CASES = [mistake for group in MISTAKES.values() for mistake in group]
