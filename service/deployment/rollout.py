@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import structlog
 
-from msd.contract.bundle import RANKER, Manifest, Pause
+from msd.contract.bundle import RANKER, RANKER_INT8, Manifest, Pause
 from msd.contract.errors import BundleError, MsdError
 from service.deployment.bundle_folder import SourceError
 from service.deployment.pinned_bundle import DeploymentPlan, Marks, PinnedBundle, marks_of
@@ -244,7 +244,8 @@ def check_memory(manifest: Manifest, folder: Path, root: Path = Path("/")) -> No
 
     The kernel kills a process that exceeds its control group's limit.
     """
-    wanted = int(_TIMES_GRAPH * manifest.files[RANKER].size) + _BESIDE_BYTES
+    graphs = sum(manifest.files[name].size for name in (RANKER, RANKER_INT8) if name in manifest.files)
+    wanted = int(_TIMES_GRAPH * graphs) + _BESIDE_BYTES
     free = free_memory(root)
     if free is not None and wanted > free:
         raise OutOfResources(

@@ -1,5 +1,6 @@
 """Reference pages written from code: docs/settings.md from the service's settings, docs/cli.md from the commands' help,
-docs/mistakes.md from the commands' messages, docs/dataset-toml.md from the dataset's configuration.
+docs/mistakes.md from the commands' messages, docs/dataset-toml.md from the dataset's configuration, docs/leaderboard.md
+from the kept results of benchmarks.
 
 `python -m tests.docs.generated` writes them; tests hold the pages to it.
 """
@@ -19,20 +20,27 @@ from msd.dataset.config import DatasetConfig
 from msd.feedback.judge_command import app as judge_app
 from operations.replay.log import app as log_replay_app
 from service.settings import PREFIX, Settings
+from tests.docs.leaderboard import leaderboard_lines
 from tests.docs.mistakes import page_rows
 from tests.docs.pages import ROOT
 
-SETTINGS, CLI, MISTAKES, DATASET = (
-    ROOT / "docs" / name for name in ("settings.md", "cli.md", "mistakes.md", "dataset-toml.md")
+SETTINGS, CLI, MISTAKES, DATASET, LEADERBOARD = (
+    ROOT / "docs" / f"{name}.md" for name in ("settings", "cli", "mistakes", "dataset-toml", "leaderboard")
 )
 _TABLE = re.compile(r"(?<=<!-- begin generated -->\n).*(?=<!-- end generated -->\n)", re.DOTALL)
 
 
 def main() -> None:
     """Write all pages."""
-    pages = {SETTINGS: settings_page, CLI: cli_page, MISTAKES: mistakes_page, DATASET: dataset_page}
-    for page, make in pages.items():
-        page.write_text(make(), "utf-8")
+    made = {
+        SETTINGS: settings_page,
+        CLI: cli_page,
+        MISTAKES: mistakes_page,
+        DATASET: dataset_page,
+        LEADERBOARD: leaderboard_page,
+    }
+    for page, text in made.items():
+        page.write_text(text(), "utf-8")
 
 
 def settings_page() -> str:
@@ -98,6 +106,11 @@ def mistakes_page() -> str:
     for group, rows in page_rows().items():
         lines += ["", f"## {group}", "", "| mistake | command | message |", "|---|---|---|", *rows]
     return _replaced(MISTAKES, lines[1:])
+
+
+def leaderboard_page() -> str:
+    """docs/leaderboard.md with a table for each delay of feedback of each benchmark."""
+    return _replaced(LEADERBOARD, leaderboard_lines())
 
 
 def _apps() -> list[tuple[str, typer.Typer]]:

@@ -17,6 +17,7 @@ CODE = ("loadtest", "model_export", "msd", "native", "operations", "service")
 LONGER = {
     "docs/benchmarks.md": "tables of figures",
     "docs/cli.md": "reference",
+    "docs/leaderboard.md": "tables of figures",
     "docs/metrics.md": "reference",
     "docs/mistakes.md": "reference",
     "docs/performance.md": "tables of figures",
@@ -43,6 +44,10 @@ def test_dataset_page_has_every_key() -> None:
         undescribed = {name for name, field in section.model_fields.items() if not field.description}
         assert undescribed <= {"events", "items", "users", "split", "history", "ids", "counts", "openrtb", "features"}
         assert section.model_fields.keys() - undescribed <= keys
+
+
+def test_leaderboard_is_current() -> None:
+    assert generated.LEADERBOARD.read_text("utf-8") == generated.leaderboard_page(), CURRENT
 
 
 CASES = [mistake for group in MISTAKES.values() for mistake in group]
