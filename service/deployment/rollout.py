@@ -43,7 +43,7 @@ _LOOP_S = 0.1
 # Peak memory while loading, as a multiple of the graph's file (ONNX Runtime 1.8, OpenVINO 2.1 for its two graphs).
 _TIMES_GRAPH = 2.5
 _BESIDE_BYTES = 32 * 2**20
-_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
 
 
 class OutOfResources(MsdError):
