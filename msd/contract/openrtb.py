@@ -42,17 +42,16 @@ BidRequest = Mapping[str, Any]
 
 
 class OpenrtbMapping(BaseModel):
-    """Dotted paths into a BidRequest; a path that begins with `imp` refers to the current impression's object.
-
-    `user_id`: the first path with a value counts. `features`: by context feature. `vendor_id`: the bidder's in TCF's
-    Global Vendor List; if set, TCF must permit this vendor too.
-    """
+    """Dotted paths into a BidRequest; a path that begins with `imp` refers to the current impression's object."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    user_id: Annotated[list[Path], Field(min_length=1)]
-    features: dict[Name, Path] = {}
-    vendor_id: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    user_id: list[Path] = Field(min_length=1, description="Paths of the user's ID; the first with a value counts.")
+    features: dict[Name, Path] = Field(default={}, description="Paths by context feature.")
+    vendor_id: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
+        default=None,
+        description="The bidder's ID in TCF's Global Vendor List; if set, TCF must permit it too.",
+    )
 
     def check(self, fields: Mapping[str, ValueField]) -> None:
         """Raise ValueError for a feature that is not a settable context feature, or an invalid path."""

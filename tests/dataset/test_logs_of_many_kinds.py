@@ -121,6 +121,14 @@ def test_times_of_any_form(tmp_path: Path, written: str, options: dict[str, str]
     assert dataset.events["at"].to_list() == [START + 3_600 * number for number in range(frame.height)]
 
 
+def test_birthday_is_no_time(tmp_path: Path) -> None:
+    born = pl.format("19{}-05-01", pl.col("user_id").str.slice(1).cast(pl.Int64) % 40 + 50)
+    frame = outcomes(600).select("user_id", "ad_id", "clicked", pl.col("ts").alias("served"), born=born)
+    draft, left, _ = init(tmp_path, frame)
+    assert draft.roles["time"].column == "served"
+    assert left["born"].startswith("a time")
+
+
 def test_words_of_other_languages_are_labels(tmp_path: Path) -> None:
     frame = outcomes(600).select("user_id", "ad_id", "ts", "clicked")
     words = frame.with_columns(pl.col("clicked").replace_strict({0: "nein", 1: "ja"}).alias("clicked"))

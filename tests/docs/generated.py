@@ -1,18 +1,22 @@
 """Reference pages written from code: docs/settings.md from the service's settings, docs/cli.md from the commands' help,
-docs/mistakes.md from the commands' messages, docs/leaderboard.md from the kept results of benchmarks.
+docs/mistakes.md from the commands' messages, docs/dataset-toml.md from the dataset's configuration, docs/leaderboard.md
+from the kept results of benchmarks.
 
 `python -m tests.docs.generated` writes them; tests hold the pages to it.
 """
 
+import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import typer
 import typer.main
-from pydantic import BeforeValidator
+from pydantic import BaseModel, BeforeValidator
+from pydantic.fields import FieldInfo
 
 from msd.commands import COMMANDS, load
+from msd.dataset.config import DatasetConfig
 from msd.feedback.judge_command import app as judge_app
 from operations.replay.log import app as log_replay_app
 from service.settings import PREFIX, Settings
@@ -20,15 +24,21 @@ from tests.docs.leaderboard import leaderboard_lines
 from tests.docs.mistakes import page_rows
 from tests.docs.pages import ROOT
 
-SETTINGS, CLI, MISTAKES, LEADERBOARD = (
-    ROOT / "docs" / f"{name}.md" for name in ("settings", "cli", "mistakes", "leaderboard")
+SETTINGS, CLI, MISTAKES, DATASET, LEADERBOARD = (
+    ROOT / "docs" / f"{name}.md" for name in ("settings", "cli", "mistakes", "dataset-toml", "leaderboard")
 )
 _TABLE = re.compile(r"(?<=<!-- begin generated -->\n).*(?=<!-- end generated -->\n)", re.DOTALL)
 
 
 def main() -> None:
     """Write all pages."""
-    made = {SETTINGS: settings_page, CLI: cli_page, MISTAKES: mistakes_page, LEADERBOARD: leaderboard_page}
+    made = {
+        SETTINGS: settings_page,
+        CLI: cli_page,
+        MISTAKES: mistakes_page,
+        DATASET: dataset_page,
+        LEADERBOARD: leaderboard_page,
+    }
     for page, text in made.items():
         page.write_text(text(), "utf-8")
 
@@ -63,6 +73,31 @@ def cli_page() -> str:
         for name, subcommand in sorted(getattr(command, "commands", {"": command}).items()):
             lines += _command(f"{title} {name}".strip(), subcommand)
     return _replaced(CLI, lines[1:])
+
+
+def dataset_page() -> str:
+    """docs/dataset-toml.md with each section of dataset.toml and its keys."""
+    lines: list[str] = []
+    sections: dict[str, type[BaseModel]] = {"": DatasetConfig}
+    for name, field in DatasetConfig.model_fields.items():
+        kinds = (field.annotation, *get_args(field.annotation))
+        if found := next((one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)), None):
+            sections[f"[[{name}]]" if get_origin(field.annotation) is list else f"[{name}]"] = found
+    for title, section in sections.items():
+        rows = [
+            f"| `{key}` | {_toml_default(field)} | {_cell(field.description)} |"
+            for key, field in section.model_fields.items()
+            if field.description
+        ]
+        heading = ["", f"## {title}", "", " ".join((section.__doc__ or "").split())] if title else []
+        lines += [*heading, "", "| key | default | meaning |", "|---|---|---|", *rows]
+    return _replaced(DATASET, lines[1:])
+
+
+def _toml_default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    return "–" if field.default in (None, "", {}) else f"`{_cell(json.dumps(field.default))}`"
 
 
 def mistakes_page() -> str:
