@@ -38,7 +38,7 @@ class AdminServer(HttpServer):
 
     def __init__(self, app: ASGIApp, settings: Settings, listener: socket.socket, metrics: Metrics) -> None:
         own = settings.model_copy(update={"tls_client_ca": None, "max_connections": _ADMIN_CONNECTIONS})
-        super().__init__(app, own, listener, metrics)
+        super().__init__(app, own, listener, metrics, max_waiting=1)
         self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
 
     def start(self) -> None:

@@ -23,6 +23,7 @@ from service.telemetry.metrics import Metrics
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Addresses reachable only from this machine."""
+MAX_WAITING = 100
 _BACKLOG = 2_048
 _SO_ATTACH_FILTER = 26
 # Maximum wait for a client to answer the close of its connection.
@@ -34,8 +35,9 @@ _LOOK_AGAIN_S = 0.05
 class Entry:
     """The listener and admission of connections."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        """Raises TlsError."""
+    def __init__(self, settings: Settings, metrics: Metrics, max_waiting: int = MAX_WAITING) -> None:
+        """`max_waiting`: requests that may wait on a connection. Raises TlsError."""
+        self._max_waiting = max_waiting
         self._settings = settings
         self._metrics = metrics
         self._tls = open_tls(settings, metrics)
@@ -55,6 +57,7 @@ class Entry:
             metrics=self._metrics,
             inflight=self._inflight,
             shortcut=shortcut,
+            max_waiting=self._max_waiting,
         )
 
     def open(self) -> None:

@@ -24,7 +24,6 @@ from service.telemetry.metrics import Close, Metrics
 
 # A body that is late is the app's to wait for, within its bounds.
 _HOLD_S = 0.05
-_MAX_WAITING = 100
 _GOODBYE_S = 2.0
 _WAITING_BYTES = 4_096
 """Bytes that a waiting request takes, beside its head and body."""
@@ -54,10 +53,12 @@ class BoundedProtocol(BoundedParser):
         metrics: Metrics,
         inflight: Inflight,
         shortcut: Shortcut | None,
+        max_waiting: int,
         **server: Any,  # noqa: ANN401 - uvicorn's own
     ) -> None:
         super().__init__(settings, **server)
         self._metrics, self._inflight, self._shortcut = metrics, inflight, shortcut
+        self._max_waiting = max_waiting
         self._max_body_bytes = settings.max_body_bytes
         self._head_timeout_s = limits.HEAD_TIMEOUT_S
         self._body_timeout_s = limits.BODY_TIMEOUT_S
@@ -172,8 +173,8 @@ class BoundedProtocol(BoundedParser):
     def on_headers_complete(self) -> None:
         if not self.is_request():
             return
-        if len(self.pipeline) >= _MAX_WAITING:
-            self.fail(BadHttp(f"{_MAX_WAITING} requests wait on this connection; wait for replies"))
+        if len(self.pipeline) >= self._max_waiting:
+            self.fail(BadHttp(f"more than {self._max_waiting} requests wait on this connection; wait for replies"))
         self._head_came()
         if self._is_answering:
             self._held_earlier.append(self._held)

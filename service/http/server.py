@@ -9,7 +9,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from service.http.entry import Entry, accepted, listen, refuse_new
+from service.http.entry import MAX_WAITING, Entry, accepted, listen, refuse_new
 from service.http.protocol import Shortcut
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -31,8 +31,10 @@ class HttpServer(uvicorn.Server):
         listener: socket.socket,
         metrics: Metrics,
         shortcut: Shortcut | None = None,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
-        self._entry = Entry(settings, metrics)
+        """`max_waiting`: requests that may wait on a connection."""
+        self._entry = Entry(settings, metrics, max_waiting)
         super().__init__(_config(app, self._entry.protocol(shortcut)))
         self._listener = listener
         self._is_resting = False
