@@ -318,7 +318,7 @@ class _Load:
         """Return whether to stop waiting for replies. Raises ClientError if the service is unreachable."""
         self._check_connecting()
         patience = self._limits.patience_s
-        if now > self._ends_at + patience and self._outcome.statuses:
+        if now > max(self._ends_at, self._heard_at) + patience and self._outcome.statuses:
             self._outcome.unanswered = self._sent + len(self._due)
             return True
         is_early = now < self._ends_at or not self._outcome.statuses

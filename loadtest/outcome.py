@@ -48,8 +48,8 @@ class Outcome:
     """Counts of replies by status, and latencies of 200 replies from the time that each was due.
 
     `in_time` counts 200 replies within the `seconds` of the run, without `degraded` ones, such as partial replies;
-    `lost` requests had their connection closed; `unanswered` ones had no reply at the end of the run. `late` is the
-    generator's own delay; `cpu_seconds` its CPU time; `connections` the most that were open at one time.
+    `lost` requests had their connection closed; `unanswered` ones had no reply when the run was given up. `late` is
+    the generator's own delay; `cpu_seconds` its CPU time; `connections` the most that were open at one time.
     """
 
     seconds: float

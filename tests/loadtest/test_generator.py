@@ -150,6 +150,14 @@ def test_counts_a_request_without_a_reply(end: str, lost: int, unanswered: int) 
     assert (found.statuses, found.lost, found.unanswered) == ({200: 9}, lost, unanswered)
 
 
+def test_slow_service_is_waited_for_as_long_as_it_replies() -> None:
+    with small_server(Script(lambda number: (REPLY, 200, 0.2))) as url:
+        limits = LoadLimits(connections=1, most=1, patience_s=1.0)
+        found = open_loop(Target(url, REQUESTS), constant(100, 0.08), 0.08, limits)
+
+    assert (found.statuses, found.unanswered) == ({200: 8}, 0)
+
+
 def _run(loop: str, url: str) -> None:
     target = Target(url, REQUESTS)
     if loop == "open":
