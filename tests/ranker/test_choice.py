@@ -50,8 +50,9 @@ def _misleading(folder: Path) -> Training:
     )
     directions = rng.standard_normal((2, VECTOR_DIM))
     vectors = (directions[bargain.astype(int)] + rng.standard_normal((count, VECTOR_DIM)) / 2).astype(np.float32)
-    items = LevelVectors([f"i{row}" for row in range(count)], vectors)
-    return Training(dataset, StudentVectors(STUDENT, items, NOBODY), SMALL, TrainConfig(epochs=2), folder / "work")
+    known = StudentVectors(STUDENT, LevelVectors([f"i{row}" for row in range(count)], vectors), NOBODY)
+    tasteless = SMALL.model_copy(update={"taste": False})
+    return Training(dataset, known, tasteless, TrainConfig(epochs=2), folder / "work")
 
 
 def test_drops_vectors_that_hurt_and_reuses_finished_networks(tmp_path: Path) -> None:

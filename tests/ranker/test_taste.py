@@ -225,3 +225,8 @@ def test_exported_inverse_equals_choleskys(largest: float) -> None:
         (found,) = session.run(["inverse"], {"matrix": matrix})
         np.testing.assert_allclose(found, inverse(torch.from_numpy(matrix)), atol=2e-5)
         np.testing.assert_allclose(found[0], (axes / values) @ axes.T, atol=1e-5)
+
+
+def test_gradient_of_inverse_is_that_of_its_parts() -> None:
+    drawn = torch.randn(3, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    torch.autograd.gradcheck(lambda root: inverse(torch.eye(6) + root @ root.transpose(1, 2)), drawn)

@@ -59,12 +59,18 @@ def test_training_learns(world: World) -> None:
     assert [point.epoch for point in world.curve] == list(range(1, len(world.curve) + 1))
 
 
-def test_seed_determines_the_weights(world: World, short: Trained, tmp_path: Path) -> None:
-    again, again_curve = train_quickly(world.features, tmp_path / "a", SHORT)
-    assert_same_weights(again, short[0])
-    assert again_curve == short[1]
-    other, _ = train_quickly(world.features, tmp_path / "b", replace(SHORT, seed=1))
+def test_seed_determines_the_weights_beside_other_and_damaged_checkpoints(
+    world: World, short: Trained, tmp_path: Path
+) -> None:
+    path = tmp_path / CHECKPOINT
+    other, _ = train_quickly(world.features, tmp_path, replace(SHORT, seed=1))
     assert not torch.equal(other.ranker.head.weight, short[0].ranker.head.weight)
+    with pytest.raises(Cut):
+        train_ranker(world.features, SMALL, SHORT, path, "another", cut_at(1, 1))
+    path.write_bytes(path.read_bytes()[:1000])
+    again, curve = train_quickly(world.features, tmp_path, SHORT)
+    assert_same_weights(again, short[0])
+    assert curve == short[1]
 
 
 TWICE = replace(QUICK, epochs=2)
@@ -87,16 +93,6 @@ def test_resumed_run_equals_uninterrupted_run(
     assert min(seen) == at[0]
     assert again_curve == curve
     assert_same_weights(again, whole)
-
-
-def test_ignores_other_and_damaged_checkpoints(world: World, short: Trained, tmp_path: Path) -> None:
-    path = tmp_path / CHECKPOINT
-    train_quickly(world.features, tmp_path, SHORT)
-    with pytest.raises(Cut):
-        train_ranker(world.features, SMALL, SHORT, path, "another", cut_at(1, 1))
-    path.write_bytes(path.read_bytes()[:1000])
-    again, _ = train_ranker(world.features, SMALL, SHORT, path, "made", quiet)
-    assert_same_weights(again, short[0])
 
 
 @pytest.mark.parametrize(("power", "shares"), [(1.0, [1, 1, 1, 1]), (2.0, [1, 2, 3, 4]), (3.0, [1, 3, 6, 10])])
