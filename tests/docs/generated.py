@@ -104,7 +104,7 @@ def mistakes_page() -> str:
     """docs/mistakes.md with the message about each mistake; runs the commands."""
     lines: list[str] = []
     for group, rows in page_rows().items():
-        lines += ["", f"## {group}", "", "| mistake | command | message |", "|---|---|---|", *rows]
+        lines += ["", f"## {group}", "", *rows]
     return _replaced(MISTAKES, lines[1:])
 
 
