@@ -70,7 +70,7 @@ def test_stopped_run_resumes_and_ends_at_the_same(results: Results, prepared: Pa
             raise _StoppedError
 
     shutil.copytree(prepared / "student", tmp_path / "student")
-    protocol = quick(TINY, OURS, PLAIN)
+    protocol = replace(quick(TINY, OURS, PLAIN), delays_s=(0,))
     with pytest.raises(_StoppedError):
         run_benchmark(protocol, prepared, tmp_path, Scope((0, 1), protocol.delays_s), stop)
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "predictions").iterdir()}
