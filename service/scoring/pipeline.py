@@ -101,7 +101,8 @@ class Way:
     """The way of one request: through the queue once, and again if it lacks something. A job of the engine."""
 
     __slots__ = (
-        *("admitted", "arm", "deployment", "explains", "given", "is_followed", "native", "raw", "tell", "told", "wire"),
+        *("admitted", "arm", "deployment", "explains", "given", "is_followed", "native", "raw", "step", "tell"),
+        *("told", "wire"),
     )
 
     def __init__(self, deployment: Deployment, raw: RawRequest, tell: Told, wire: Wire | None) -> None:
@@ -114,6 +115,8 @@ class Way:
         """What explains its scores, once that is accepted."""
         self.is_followed = False
         self.native: Any = None
+        self.step: asyncio.Task[Answer | None] | None = None
+        """What it waits for outside the queue."""
         self.told: Callable[[Any], None] | None = None
 
     @property
@@ -154,7 +157,6 @@ class Pipeline:
         self._corrections = corrections
         self._followers = followers
         self._shadowing = shadowing
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def check(self, deployment: Deployment, size: int, budget: Budget) -> None:
         """Raise Overloaded, DeadlineExceeded or ClientGone if a body of `size` bytes need not be parsed."""
@@ -189,13 +191,21 @@ class Pipeline:
         try:
             return await future
         except asyncio.CancelledError:
-            self._engine.cancel(way)
+            if way.step is None:
+                self._engine.cancel(way)
+            else:
+                way.step.cancel()
             raise
 
     def leave(self, way: Way) -> None:
         """Drop a request whose connection ends, unless it runs; nothing is written to the connection any more."""
-        way.native.hang_up()
-        self._engine.leave(way)
+        if way.step is None:
+            way.native.hang_up()
+            self._engine.leave(way)
+        else:
+            # It would put the request into the queue again, and by then the descriptor may be another connection's.
+            way.step.cancel()
+            self._engine.shed("client_gone")
 
     def follow(self, answer: Answer) -> None:
         for follower in self._followers_of(answer.deployment):
@@ -207,6 +217,7 @@ class Pipeline:
         return (self._shadowing, *self._followers)
 
     def _put(self, way: Way) -> None:
+        """Put the request into the queue, as the last of a step."""
         raw, given = way.raw, way.given
         assert way.admitted is not None, "it was let in"
         way.native = way.first.job(
@@ -226,6 +237,7 @@ class Pipeline:
             way.wire,
         )
         self._engine.put(way, partial(self._done, way))
+        way.step = None
 
     def _assignment(self, way: Way, arm: Arm) -> _Assignment:
         model, live = arm.model, self._frames.live
@@ -299,20 +311,15 @@ class Pipeline:
             self._go_on(way, self._explain(way, answer, looked.explained))
 
     def _go_on(self, way: Way, step: Coroutine[Any, Any, Answer | None]) -> None:
-        """Take a step that may wait; its answer or its error ends the request."""
+        """Take a step that may wait; its answer or its error ends the request, else it is in the queue again."""
+        way.step = asyncio.get_running_loop().create_task(step)
+        way.step.add_done_callback(partial(self._stepped, way))
 
-        async def steps() -> None:
-            outcome: Answer | BaseException | None
-            try:
-                outcome = await step
-            except (Exception, asyncio.CancelledError) as error:
-                outcome = error
-            if outcome is not None:
-                self._end(way, outcome)
-
-        task = asyncio.get_running_loop().create_task(steps())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _stepped(self, way: Way, step: asyncio.Task[Answer | None]) -> None:
+        if step.cancelled():
+            self._end(way, asyncio.CancelledError())
+        elif (outcome := step.exception() or step.result()) is not None:
+            self._end(way, outcome)
 
     def _end(self, way: Way, outcome: Answer | BaseException) -> None:
         if way.explains is not None:

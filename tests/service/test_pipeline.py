@@ -1,0 +1,109 @@
+"""Requests on their way: what becomes of one whose client leaves while it waits outside the queue."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from msd.contract.assemble import wanted_items
+from msd.contract.bundle import Bundle
+from msd.contract.request import CheckedRequest
+from msd.contract.rows import Rows
+from msd.contract.schema import FeatureSchema
+from service.explainer import ExplainBudget, Explainer
+from service.scoring.answer import Answer, Budget, RawRequest
+from service.scoring.deployment import Arm, Assignment, Deployment
+from service.scoring.engine import ScoringEngine
+from service.scoring.frames import Frames, RowsOf
+from service.scoring.model import load_model
+from service.scoring.pipeline import Pipeline
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+
+HEAD, TAIL = b"HTTP/1.1 200 OK\r\n", b"\r\n"
+BODY = json.dumps({"user_id": "u1", "candidates": {"id": ["i1", "i2"]}}).encode()
+
+
+class SlowStates:
+    """Live states that are none, and come only once `may_come` is set."""
+
+    def __init__(self) -> None:
+        self.asked, self.may_come = asyncio.Event(), asyncio.Event()
+
+    def cached(self, schema: FeatureSchema, user_id: str | None, ids: Sequence[str]) -> None:
+        return None
+
+    async def fetch(
+        self, schema: FeatureSchema, request: CheckedRequest, at: float, fetch: RowsOf, deadline: float | None = None
+    ) -> tuple[Rows, Rows]:
+        self.asked.set()
+        await self.may_come.wait()
+        user = await fetch("user", [request.user_id])
+        return user, await fetch("item", wanted_items(request, user))
+
+
+class Waiting:
+    """A pipeline with one request that waits for live states; its reply is to go to `wire`."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        metrics, settings = Metrics(), Settings(bundle=bundle.folder)
+        self.engine, self.states = ScoringEngine(metrics, 1_000), SlowStates()
+        explainer = Explainer(self.engine, ExplainBudget(1.0))
+        self.pipeline = Pipeline(self.engine, metrics, Frames(metrics, 100, self.states), explainer, 0.0)
+        model = load_model(bundle, settings, metrics)
+        self.deployment = Deployment(1, (Arm("a", model, 1),), Assignment("one", ("a",), [1.0]))
+        now = time.perf_counter()
+        self.raw = RawRequest("x", BODY, now, Budget(now + 60.0, lambda: False))
+        self.ended: asyncio.Future[Answer | BaseException] = asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.anyio
+async def test_reply_of_client_that_left_during_a_fetch_goes_to_no_other_connection(bundle: Bundle) -> None:
+    waiting = Waiting(bundle)
+    left, left_client = socket.socketpair()
+    descriptor = left.fileno()
+    way = waiting.pipeline.begin(waiting.deployment, waiting.raw, waiting.ended.set_result, (descriptor, HEAD, TAIL))
+    await waiting.states.asked.wait()
+    waiting.pipeline.leave(way)
+    left.close()
+    other, other_client = socket.socketpair()
+    assert descriptor in (other.fileno(), other_client.fileno())
+    waiting.states.may_come.set()
+
+    with left_client, other, other_client:
+        assert isinstance(await waiting.ended, asyncio.CancelledError)
+        assert waiting.engine.is_idle
+        waiting.engine.close()
+        for client in (other, other_client):
+            client.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                client.recv(1)
+
+
+@pytest.mark.anyio
+async def test_cancelled_request_does_not_go_on_when_its_rows_come(bundle: Bundle) -> None:
+    waiting = Waiting(bundle)
+    answer = asyncio.ensure_future(waiting.pipeline.answer(waiting.deployment, waiting.raw))
+    await waiting.states.asked.wait()
+    answer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await answer
+    waiting.states.may_come.set()
+    await asyncio.sleep(0)
+
+    assert waiting.engine.is_idle
+    waiting.engine.close()
+
+
+@pytest.mark.anyio
+async def test_request_is_scored_once_its_rows_have_come(bundle: Bundle) -> None:
+    waiting = Waiting(bundle)
+    waiting.states.may_come.set()
+    answer = await waiting.pipeline.answer(waiting.deployment, waiting.raw)
+
+    assert json.loads(answer.body)["candidates"]["id"] == ["i1", "i2"]
+    assert waiting.engine.is_idle
+    waiting.engine.close()
