@@ -62,7 +62,6 @@ class Job {
   const double deadline;
   const bool is_spare;      // on spare capacity only: after every other job, and never in all threads at once
   bool is_patient = false;  // its deadline is longer than the service's default; then it leaves one thread to others
-  bool is_answered = false;  // it has sent the answer itself, after a claim
   double queued_at = 0.0, due = 0.0, expected_s = 0.0;
   double started = 0.0, ended = 0.0;  // of its run; 0 if it has not begun
   Ending ending = Ending::kDone;

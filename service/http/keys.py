@@ -9,6 +9,7 @@ import hmac
 import secrets
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -131,10 +132,17 @@ class Guard:
     def __init__(self, keys: WatchedFiles[KeyRing], settings: Settings, metrics: Metrics) -> None:
         self._keys = keys
         self._metrics = metrics
+        self.admitted: Callable[[bytes, KeyEntry], None] | None = None
+        """Learns of keys that are good."""
         self._guards_metrics = settings.guard_metrics
         self._unsaid: Counter[KeyRefusal] = Counter()
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.guard")
+
+    @property
+    def ring(self) -> KeyRing:
+        """Return the current keys."""
+        return self._keys.value
 
     def need(self, path: str) -> Need:
         """Return what a path needs: a key for every path except probes, the bare pages and, by default, metrics."""
@@ -160,9 +168,6 @@ class Guard:
             self._count(scope, reason)
             raise error
 
-    def admits(self, scope: Scope, need: Need) -> bool:
-        return self._judge(scope, need) is None
-
     def _judge(self, scope: Scope, need: Need) -> tuple[KeyRefusal, ServiceError] | None:
         if need is None:
             return None
@@ -177,6 +182,8 @@ class Guard:
             return "expired", Unauthorized(f"the API key {key.name!r} has expired; ask for a new one")
         if need != "any" and need not in key.scopes:
             return "scope", Forbidden(f"the API key {key.name!r} lacks the scope {need!r}")
+        if self.admitted is not None:
+            self.admitted(given, key)
         return None
 
     def _count(self, scope: Scope, reason: KeyRefusal) -> None:
