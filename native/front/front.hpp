@@ -31,12 +31,11 @@ struct Limits {
   bool needs_keys;
 };
 
-// What Python is told, in order.
+// What Python is told, in order: each request, then its body, once that is whole or too large.
 struct HandedRequest {
   uint64_t number;
   HttpHead head;
-  std::string body;
-  bool is_whole, is_secure;
+  bool is_secure, is_whole;
   double began;
   sockaddr_storage client;
 };
@@ -119,6 +118,7 @@ class Front : public Keeper {
   std::vector<Told> take_told() {
     ears.answer();
     const std::lock_guard lock(told_mutex_);
+    told_bytes_ = 0;
     return std::exchange(told_, {});
   }
 
@@ -419,7 +419,7 @@ class Front : public Keeper {
     hold(one.held_head, one.parser.head_bytes());
     const bool is_unfinished = is_in_head || (!one.requests.empty() && !one.requests.back()->is_whole);
     one.unfinished_since = !is_unfinished ? 0.0 : one.unfinished_since > 0.0 ? one.unfinished_since : now_;
-    if (held_ > limits_.inflight && !find_room(one)) return;
+    if (!has_room() && !find_room(one)) return;
     if (!one.requests.empty() && one.requests.front()->state == HttpState::kPassing && one.passed > kPassedBodies * limits_.max_body)
       return close(one, Count::kUnreadBody);
     await_end(one);
@@ -454,17 +454,22 @@ class Front : public Keeper {
     // What exceeds the limit is not needed to refuse it.
     if (request.body_bytes - bytes.size() > limits_.max_body) return;
     hold(request.held, request.held + bytes.size());
-    if (request.state == HttpState::kHanded)
-      tell_python(HandedBody{request.number, std::string(bytes), false});
-    else
-      request.body.append(bytes);
+    if (request.body.empty()) request.body.reserve(std::min<size_t>(request.head.length, limits_.max_body));
+    request.body.append(bytes);
+    if (request.state == HttpState::kHanded && request.body_bytes > limits_.max_body) tell_body(request);
   }
 
   void take_end(Connection& one) {
     HttpRequest& request = *one.requests.back();
     request.is_whole = true;
-    if (request.state == HttpState::kHanded) tell_python(HandedBody{request.number, {}, true});
+    if (request.state == HttpState::kHanded) tell_body(request);
     if (request.state == HttpState::kPassing) answered(one);
+  }
+
+  // Tell Python the body of a handed request: the whole one, or what exceeds the limit.
+  void tell_body(HttpRequest& request) {
+    told_bytes_ += request.body.size();
+    tell_python(HandedBody{request.number, std::exchange(request.body, {}), request.is_whole});
   }
 
   // Bytes in flight.
@@ -473,17 +478,23 @@ class Front : public Keeper {
     of = size;
   }
 
-  // Refuse the oldest unfinished requests until all bytes fit; false if this connection's is.
+  bool has_room() const { return held_ + told_bytes_ <= limits_.inflight; }
+
+  // Until all bytes fit, refuse the oldest unfinished request; or what waits behind others, where that is most; or, at
+  // last, this connection's, and return false.
   bool find_room(Connection& wanting) {
-    while (held_ > limits_.inflight) {
-      Connection* oldest = nullptr;
-      for (const auto& [one, _] : connections_)
-        if (one->descriptor >= 0 && one->unfinished_since > 0.0 && !one->is_ended &&
-            (!oldest || one->unfinished_since < oldest->unfinished_since))
-          oldest = one;
-      if (!oldest) oldest = &wanting;
-      refuse(*oldest, {429, "overloaded", "too many request bytes in flight; retry", true});
-      if (oldest == &wanting) return false;
+    while (!has_room()) {
+      Connection *oldest = nullptr, *longest = nullptr;
+      for (const auto& [one, _] : connections_) {
+        if (one->descriptor < 0) continue;
+        if (one->unfinished_since > 0.0 && (!oldest || one->unfinished_since < oldest->unfinished_since)) oldest = one;
+        if (one->requests.size() > 1 && (!longest || one->requests.size() > longest->requests.size())) longest = one;
+      }
+      Connection& found = oldest ? *oldest : longest ? *longest : wanting;
+      if (!oldest && longest)
+        while (found.requests.size() > 1) drop_last(found);
+      refuse(found, {429, "overloaded", "too many request bytes in flight; retry", true});
+      if (&found == &wanting) return false;
     }
     return true;
   }
@@ -630,7 +641,7 @@ class Front : public Keeper {
       date_ = text;
     }
     const char* const line = status == 200   ? "HTTP/1.1 200 OK\r\n"
-                             : status == 400 ? "HTTP/1.1 400 Bad HttpRequest\r\n"
+                             : status == 400 ? "HTTP/1.1 400 Bad Request\r\n"
                              : status == 414 ? "HTTP/1.1 414 URI Too Long\r\n"
                              : status == 429 ? "HTTP/1.1 429 Too Many Requests\r\n"
                              : status == 431 ? "HTTP/1.1 431 HttpRequest Header Fields Too Large\r\n"
@@ -726,8 +737,8 @@ class Front : public Keeper {
     socklen_t size = sizeof client;
     if (!one.is_secure) getpeername(one.descriptor, reinterpret_cast<sockaddr*>(&client), &size);
     asking_.emplace(request.number, &one);
-    tell_python(HandedRequest{request.number, std::move(request.head), std::move(request.body), request.is_whole, one.is_secure,
-                              request.began, client});
+    tell_python(HandedRequest{request.number, std::move(request.head), one.is_secure, request.is_whole, request.began, client});
+    if (request.is_whole || request.body_bytes > limits_.max_body) tell_body(request);
   }
 
   Connection* asking(uint64_t number) const {
@@ -926,6 +937,7 @@ class Front : public Keeper {
 
   std::mutex told_mutex_;  // guards what Python is to hear
   std::vector<Told> told_;
+  std::atomic<size_t> told_bytes_{0};  // of bodies
 };
 
 }  // namespace

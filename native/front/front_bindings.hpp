@@ -146,9 +146,8 @@ struct Telling {
       if (PyList_Append(headers.get(), Ref(checked(PyTuple_Pack(2, bytes(header.name).get(), bytes(header.value).get()))).get()))
         throw PythonError{};
     const auto truth = [](bool is) { return is ? Py_True : Py_False; };
-    return Py_BuildValue("(sKOOOOOOOOOdO)", "request", static_cast<unsigned long long>(one.number), bytes(one.head.method).get(),
-                         bytes(one.head.target).get(), headers.get(), Ref(checked(to_bytes(one.body))).get(), truth(one.is_whole),
-                         truth(one.is_secure), truth(one.head.is_old), truth(one.head.closes), truth(one.head.expects), one.began,
+    return Py_BuildValue("(sKOOOOOOOOdO)", "request", static_cast<unsigned long long>(one.number), bytes(one.head.method).get(),
+                         bytes(one.head.target).get(), headers.get(), truth(one.is_whole), truth(one.is_secure), truth(one.head.is_old), truth(one.head.closes), truth(one.head.expects), one.began,
                          address(one.client).get());
   }
   PyObject* operator()(const HandedBody& one) const {
@@ -163,9 +162,9 @@ struct Telling {
   }
 };
 
-// take_told(): what has happened since the last time, in order: ("request", number, method, target, headers, body, whether
-// that is all of it, whether it came over TLS, whether it is of HTTP/1.0, whether the connection ends with it, whether it
-// expects `100 Continue`, when it began, client or None); ("body", number, bytes, whether they are the last); ("left",
+// take_told(): what has happened since the last time, in order: ("request", number, method, target, headers, whether its
+// body is whole, whether it came over TLS, whether it is of HTTP/1.0, whether the connection ends with it, whether it
+// expects `100 Continue`, when it began, client or None); ("body", number, bytes, whether they are all of it); ("left",
 // number) of a client; ("not_accepted", reason); or ("scored", what `look` said or None)
 PyObject* front_take_told(HeldFront& held, Arguments) {
   const std::vector<Told> all = held.front->take_told();

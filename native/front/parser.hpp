@@ -303,7 +303,8 @@ class Parser {
     if (part_ == Part::kSize && !is_size(text_)) return fail();
     if (!is_line) return Event::kNone;
     if (text_.size() < 2 || text_[text_.size() - 2] != '\r') return fail();
-    const std::string line = std::exchange(text_, {}).substr(0, text_.size() - 2);
+    const std::string line(text_, 0, text_.size() - 2);
+    text_.clear();
     if (part_ == Part::kSize) return begin_chunk(line);
     if (part_ == Part::kChunkEnd) {
       part_ = Part::kSize;

@@ -86,7 +86,6 @@ class RequestCycle:
         method: bytes,
         target: bytes,
         headers: Headers,
-        body: bytes,
         is_whole: bool,
         is_secure: bool,
         is_old: bool,
@@ -97,10 +96,10 @@ class RequestCycle:
     ) -> None:
         self.is_whole, self.is_gone = is_whole, False
         self._bridge, self._number = bridge, number
-        self._body = bytearray(body)
+        self._body = b""
         self._closes, self._expects = closes, expects
         self._came = asyncio.Event()
-        self._is_read = self._is_answered = False
+        self._has_come = self._is_answered = False
         self._is_head = method == b"HEAD"
         self._start: Message | None = None
         self._parts: list[bytes] = []
@@ -133,10 +132,9 @@ class RequestCycle:
             if not self._is_answered:
                 self._bridge.front.abandon(self._number)
 
-    def come(self, body: bytes, is_last: bool) -> None:
-        """More of the body has come."""
-        self._body += body
-        self.is_whole = is_last
+    def come(self, body: bytes, is_whole: bool) -> None:
+        """The body has come, or as much of it as exceeds the limit."""
+        self._body, self.is_whole, self._has_come = body, is_whole, True
         self._came.set()
 
     def leave(self) -> None:
@@ -148,13 +146,12 @@ class RequestCycle:
         if self._expects and not self.is_whole:
             self._expects = False
             self._bridge.front.go_on(self._number)
-        while not (self._body or self.is_gone or (self.is_whole and not self._is_read)):
+        while not (self._has_come or self.is_gone):
             self._came.clear()
             await self._came.wait()
         if self.is_gone:
             return {"type": "http.disconnect"}
-        body, self._body = bytes(self._body), bytearray()
-        self._is_read = self.is_whole
+        body, self._body, self._has_come = self._body, b"", False
         return {"type": "http.request", "body": body, "more_body": not self.is_whole}
 
     async def _send(self, message: Message) -> None:

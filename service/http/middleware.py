@@ -97,7 +97,7 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
                 if size > limit:
                     raise too_large
     except TimeoutError:
-        raise BodyTimeout(f"incomplete body after {timeout_s:g} s: received {size} bytes") from None
+        raise BodyTimeout(f"incomplete body after {timeout_s:g} s") from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
