@@ -23,7 +23,7 @@ enum class HttpState {
 // One request, until its reply is written.
 struct HttpRequest {
   HttpHead head;
-  std::string body;
+  std::vector<std::string> pieces;  // of the body, so that memory of large ones is soon that of others
   uint64_t number = 0;
   double began = 0.0;
   HttpState state = HttpState::kWaiting;
@@ -35,6 +35,25 @@ struct HttpRequest {
   size_t held = 0;           // bytes in flight
   double until = 0.0;        // while it is coming, or passing
   FrontJob* job = nullptr;
+
+  void add(std::string_view bytes) {
+    if (pieces.empty() || pieces.back().size() + bytes.size() > kPiece) pieces.emplace_back();
+    pieces.back().append(bytes);
+  }
+
+  // The body as far as it has come, once.
+  std::string take_body() {
+    std::string body;
+    if (pieces.size() == 1)
+      body = std::move(pieces.front());
+    else
+      for (const std::string& piece : pieces) body.append(piece);
+    pieces.clear();
+    return body;
+  }
+
+ private:
+  static constexpr size_t kPiece = 65'536;
 };
 
 struct Connection {

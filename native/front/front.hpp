@@ -454,8 +454,7 @@ class Front : public Keeper {
     // What exceeds the limit is not needed to refuse it.
     if (request.body_bytes - bytes.size() > limits_.max_body) return;
     hold(request.held, request.held + bytes.size());
-    if (request.body.empty()) request.body.reserve(std::min<size_t>(request.head.length, limits_.max_body));
-    request.body.append(bytes);
+    request.add(bytes);
     if (request.state == HttpState::kHanded && request.body_bytes > limits_.max_body) tell_body(request);
   }
 
@@ -468,8 +467,9 @@ class Front : public Keeper {
 
   // Tell Python the body of a handed request: the whole one, or what exceeds the limit.
   void tell_body(HttpRequest& request) {
-    told_bytes_ += request.body.size();
-    tell_python(HandedBody{request.number, std::exchange(request.body, {}), request.is_whole});
+    std::string body = request.take_body();
+    told_bytes_ += body.size();
+    tell_python(HandedBody{request.number, std::move(body), request.is_whole});
   }
 
   // Bytes in flight.
@@ -582,7 +582,7 @@ class Front : public Keeper {
     int64_t bucket = 0;
     const double now = clock_s();
     const Refused refused = engine_.admit([&](Admission& admission, auto runs) {
-      load.rows = admission.rows_in(request.body.size());
+      load.rows = admission.rows_in(request.body_bytes);
       load.seconds = plan->first->runner->turn_s.of(load.rows);
       return admission.enter(load, now, deadline, runs, bucket);
     });
@@ -595,7 +595,7 @@ class Front : public Keeper {
     Wire wire{one.out.empty() ? one.descriptor : -1, opening(200), "x-request-id: " + id + "\r\n"};
     if (closes && !is_draining_) wire.tail += "connection: close\r\n";
     wire.tail += "\r\n";
-    auto job = std::make_unique<FrontJob>(std::move(plan), std::move(request.body), std::move(id), limits_.max_candidates,
+    auto job = std::make_unique<FrontJob>(std::move(plan), request.take_body(), std::move(id), limits_.max_candidates,
                                           load, bucket, deadline, request.began, std::move(wire));
     job->keeper = this;
     job->connection = &one;
@@ -717,7 +717,7 @@ class Front : public Keeper {
         late(*job, job->ending == Ending::kLate ? kBefore : kNoTime);
       } else {
         // What the request lacks, or what is wrong with it, is for Python.
-        one->requests.front()->body = std::move(job->body);
+        one->requests.front()->pieces.push_back(std::move(job->body));
         hand(*one);
       }
     }

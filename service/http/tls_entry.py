@@ -45,7 +45,8 @@ class TlsEntry:
 
     async def close(self) -> None:
         """Accept the connections that the kernel has queued, then close the listener."""
-        self._loop.remove_reader(self._listener)
+        if self._listener.fileno() < 0:
+            return
         self._take_in(None)
         self._loop.remove_reader(self._listener)
         self._listener.close()
