@@ -153,8 +153,9 @@ class Front : public Keeper {
     });
   }
 
-  void adopt(int descriptor) {
-    tell_thread([this, descriptor] { admit(descriptor, true); });
+  // Take in a connection that another has accepted.
+  void adopt(int descriptor, bool is_secure) {
+    tell_thread([this, descriptor, is_secure] { admit(descriptor, is_secure); });
   }
   void make_room() {
     tell_thread([this] { close_for_another(); });

@@ -78,9 +78,9 @@ PyObject* front_abandon(HeldFront& held, Arguments given) {
   return nothing();
 }
 
-// adopt(descriptor) of a connection whose bytes come from TLS
+// adopt(descriptor, whether its bytes come from TLS)
 PyObject* front_adopt(HeldFront& held, Arguments given) {
-  held.front->adopt(static_cast<int>(place_from(given[0])));
+  held.front->adopt(static_cast<int>(place_from(given[0])), PyObject_IsTrue(given[1]) == 1);
   return nothing();
 }
 
@@ -187,7 +187,7 @@ PyMethodDef front_methods[] = {method<HeldFront, 1, front_start>("start"),
                                method<HeldFront, 4, front_reply>("reply"),
                                method<HeldFront, 1, front_go_on>("go_on"),
                                method<HeldFront, 1, front_abandon>("abandon"),
-                               method<HeldFront, 1, front_adopt>("adopt"),
+                               method<HeldFront, 2, front_adopt>("adopt"),
                                method<HeldFront, 0, front_make_room>("make_room"),
                                method<HeldFront, 2, front_know_key>("know_key"),
                                method<HeldFront, 0, front_forget_keys>("forget_keys"),

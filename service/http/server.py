@@ -42,23 +42,8 @@ class HttpServer:
         follow: Callable[[Any], None],
     ) -> None:
         """`engine` scores what is for it. Raises TlsError."""
-        assert native.core is not None, "there is an engine"
         self._app, self._metrics, self._listener = app, metrics, listener
-        sizes = (
-            settings.max_connections,
-            settings.max_body_bytes,
-            limits.MAX_HEAD_BYTES,
-            max(limits.INFLIGHT_BYTES, settings.max_body_bytes),
-            settings.max_candidates,
-        )
-        times = (
-            limits.HEAD_TIMEOUT_S,
-            limits.BODY_TIMEOUT_S,
-            limits.REPLY_TIMEOUT_S,
-            settings.deadline_ms / 1000,
-            limits.MAX_DEADLINE_MS / 1000,
-        )
-        self.front = native.core.Front(engine, sizes, times, settings.keys_file is not None)
+        self.front = front_of(settings, engine)
         self._bridge = Bridge(self.front, app, follow)
         tls = open_tls(settings, metrics)
         self._tls = None if tls is None else TlsEntry(tls, self.front, settings.max_connections, metrics)
@@ -140,6 +125,26 @@ class HttpServer:
         if self._peak >= _WORTH_TRIMMING and held <= self._peak // 4:
             self._peak //= 2
             asyncio.get_running_loop().run_in_executor(None, _return_free_memory)
+
+
+def front_of(settings: Settings, engine: Any) -> Any:  # noqa: ANN401 - the core has no types
+    """Return a front over an engine, with the limits of the service."""
+    assert native.core is not None, "there is an engine"
+    sizes = (
+        settings.max_connections,
+        settings.max_body_bytes,
+        limits.MAX_HEAD_BYTES,
+        max(limits.INFLIGHT_BYTES, settings.max_body_bytes),
+        settings.max_candidates,
+    )
+    times = (
+        limits.HEAD_TIMEOUT_S,
+        limits.BODY_TIMEOUT_S,
+        limits.REPLY_TIMEOUT_S,
+        settings.deadline_ms / 1000,
+        limits.MAX_DEADLINE_MS / 1000,
+    )
+    return native.core.Front(engine, sizes, times, settings.keys_file is not None)
 
 
 def _return_free_memory() -> None:

@@ -108,7 +108,7 @@ class TlsEntry:
         inner = _Side()
         inner.other, outer.other = outer, inner
         await self._loop.create_connection(lambda: inner, sock=ours)
-        self._front.adopt(fronts.detach())
+        self._front.adopt(fronts.detach(), True)
         outer.go_on()
 
 

@@ -316,8 +316,9 @@ class ScoringEngine:
         """Begin no more jobs, and wait a bounded time for current ones."""
         for job in self.native.close():
             self._tell(job, asyncio.CancelledError(_CLOSED))
-        if left := self.native.join(_LAST_RUNS_S):
-            self._log.error("run_left_behind", requests=len(left), waited_s=_LAST_RUNS_S)
+        left = self.native.join(_LAST_RUNS_S)
+        if running := self.heartbeat().running:
+            self._log.error("run_left_behind", requests=running, waited_s=_LAST_RUNS_S)
         for job in left:
             self._tell(job, asyncio.CancelledError(_CLOSED))
 
