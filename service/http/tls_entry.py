@@ -27,9 +27,9 @@ class TlsEntry:
     def __init__(
         self,
         tls: WatchedFiles[ssl.SSLContext],
-        front: Any,
+        front: Any,  # noqa: ANN401 - the core has no types
         max_connections: int,
-        metrics: Metrics,  # noqa: ANN401
+        metrics: Metrics,
     ) -> None:
         self._tls, self._front, self._metrics = tls, front, metrics
         self._max_connections = max_connections
