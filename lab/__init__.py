@@ -18,6 +18,11 @@ COMMANDS = {
         "train,cpu,openvino,demo",
         "Run chaos tests against a service and report the results.",
     ),
+    "instant": (
+        "lab.instant.command",
+        "train,cpu",
+        "Make the bundle of invented ads that `msd demo --instant` serves.",
+    ),
     "observe": (
         "lab.observe.command",
         "cpu,encode,live,log,train,demo",

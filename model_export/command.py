@@ -59,6 +59,9 @@ def export(
         list[str] | None,
         typer.Option(metavar="HEAD=OUTPUT", help="With --onnx: the graph's output for each head, pctr first."),
     ] = None,
+    columns: Annotated[
+        str, typer.Option(metavar="NAME,NAME…", help="With --onnx: the columns of the graph's only input, in order.")
+    ] = "",
     replay: Annotated[Path | None, typer.Option(help="Also write the verified requests, for `msd replay`.")] = None,
     precision: Annotated[
         PrecisionOption, typer.Option(help="fp32, int8, bf16, or auto: the fastest that scores as well as fp32.")
@@ -83,14 +86,15 @@ def export(
     """
     start, console = time.perf_counter(), Console()
     if onnx is None:
-        if tensors or student or head:
-            raise typer.BadParameter("--tensors, --student and --head are for --onnx")
+        if tensors or student or head or columns:
+            raise typer.BadParameter("--tensors, --student, --head and --columns are for --onnx")
         made, folder = _own(folders, evaluation)
     else:
         if len(folders or []) != 2 or not folders or evaluation:
             raise typer.BadParameter("--onnx FILE takes two folders, DATASET OUT, and no --evaluation")
         dataset, folder = folders
-        made = load_foreign(onnx, dataset, tensors, student, _heads(head or [])).recipe()
+        names = [name for part in columns.split(",") if (name := part.strip())]
+        made = load_foreign(onnx, dataset, tensors, student, _heads(head or []), names).recipe()
     seconds = exporting(Machine.measured(), PartRows.of(made.dataset), requests)
     console.print(f"{made.dataset.events.height:,} events: {about(seconds)}", highlight=False)
     with _bar(console, requests) as advance:

@@ -95,6 +95,7 @@ def export_bundle(
         return False
     with new_bundle(out) as folder:
         parity, fast = _fill(folder, made, _Options(requests, precision, candidates, uncertainty), progress)
+        open_bundle(folder)
         if replay:
             write_text_atomic(replay, _replay_lines(parity))
         if explain:

@@ -5,13 +5,14 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.onnx.utils import register_custom_op_symbolic
 
 from model_export.errors import ExportError
 from msd.contract.assemble import Tensors
@@ -29,6 +30,7 @@ def to_onnx(
     axes: Mapping[str, Mapping[int, str]],
 ) -> bytes:
     """Trace `module(*examples)` for inference. `axes` names each tensor's axes of variable length."""
+    register_custom_op_symbolic("aten::linalg_inv", _inverse, _OPSET)
     with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
         # Ignore that this exporter is the old one: the new one takes eight times as long for the same graph, and logs.
@@ -43,6 +45,23 @@ def to_onnx(
             opset_version=_OPSET,
             dynamo=False,
         )
+        return path.read_bytes()
+
+
+def _inverse(graph: Any, matrices: Any) -> Any:  # noqa: ANN401 - torch has no types of its graphs
+    """ONNX has no operator for it; ONNX Runtime has."""
+    return graph.op("com.microsoft::Inverse", matrices).setType(matrices.type())
+
+
+def fold_constants(graph: bytes) -> bytes:
+    """Return the graph with what depends on no input computed, and without repeated nodes, in standard operators."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         return path.read_bytes()
 
 
@@ -82,7 +101,10 @@ def _open_openvino(graph: bytes, heads: Sequence[str], candidates: int) -> Run:
     offered = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in offered:
         raise ExportError(f"OpenVINO does not offer bf16 on this CPU; it offers {', '.join(sorted(offered))}")
-    opened = OpenVinoGraph(graph, "bf16", 1, heads, candidates)
+    try:
+        opened = OpenVinoGraph(graph, "bf16", 1, heads, candidates)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO cannot compile the graph: {error}") from error
 
     def run(tensors: Tensors) -> NDArray[np.float32]:
         return np.stack(list(opened.run(tensors).values()))

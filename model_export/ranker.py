@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model_export.foreign.bind import input_of
-from model_export.graph import to_onnx
+from model_export.graph import fold_constants, to_onnx
 from msd.contract.assemble import Tensors
 from msd.contract.schema import FeatureSchema, TensorSpec
 from msd.ranker.batch import TrainedRanker
@@ -49,7 +49,8 @@ def ranker_graph(trained: TrainedRanker) -> bytes:
     specs, heads = trained.schema.tensors, heads_of(trained)
     axes = {name: {0: "candidates"} for name in (*(spec.name for spec in specs if spec.side == "item"), *heads)}
     module = ServingRanker(trained.eval()).eval()
-    return _with_all_inputs(to_onnx(module, _examples(trained.schema), module.names, heads, axes), specs)
+    traced = to_onnx(module, _examples(trained.schema), module.names, heads, axes)
+    return _with_all_inputs(fold_constants(traced), specs)
 
 
 def _with_all_inputs(graph: bytes, specs: Sequence[TensorSpec]) -> bytes:

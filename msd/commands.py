@@ -22,9 +22,7 @@ class Command(NamedTuple):
 LAB = "lab"
 GROUPS: dict[str, dict[str, Command]] = {
     "Start": {
-        "quickstart": Command(
-            "msd.demo.quickstart", "train,cpu,client", "Serve a model of your own log in one command."
-        ),
+        "quickstart": Command("msd.demo.quickstart", "train,cpu", "Serve a model of your own log in one command."),
         "demo": Command("msd.demo.command", "demo,train,cpu,load", "Run the whole path on MovieLens-100K."),
         "demo-creatives": Command(
             "msd.demo.creatives", "demo,train,cpu,encode", "Run the whole path on randomised tests of headlines."
@@ -44,7 +42,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "distill": Command("msd.student.command", "train", "Train the student on what the teacher wrote."),
         "train": Command("msd.training.train_command", "train", "Train the CTR model with the student's vectors."),
         "evaluate": Command(
-            "msd.evaluation.evaluate_command", "train", "Measure models and baselines on the test rows."
+            "msd.evaluation.evaluate_command", "train", "Measure models on the test rows, or bundles on a log."
         ),
         "export": Command("model_export.command", "train,cpu", "Export a trained model as a bundle."),
     },
@@ -84,6 +82,7 @@ GROUPS: dict[str, dict[str, Command]] = {
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items() if name != LAB}
 _LOG_REPLAY = Command("operations.replay.log", "cpu,log", "")
+_JUDGE = Command("msd.feedback.judge_command", "train,cpu", "")
 
 
 def lab_commands() -> dict[str, Command]:
@@ -103,6 +102,9 @@ def find(name: str, *arguments: str) -> Command:
     # A log is a folder or a Parquet file, and is scored here; requests for a running service are JSON lines.
     elif name == "replay" and any(os.path.isdir(path) or path.endswith(".parquet") for path in arguments):
         return _LOG_REPLAY
+    # Bundles are judged on a log; models in training, on a dataset.
+    elif name == "evaluate" and any(one.partition("=")[0] == "--bundle" for one in arguments):
+        return _JUDGE
     if name not in commands:
         near = difflib.get_close_matches(name, [*commands, *([LAB] if commands is COMMANDS else [])], 1)
         raise MsdError(

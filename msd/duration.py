@@ -1,10 +1,12 @@
 """Estimates of steps' durations on this machine, from counts of texts and rows and measured unit costs. Costs are
-seconds on a two-core reference machine; one probe compares this machine with it.
+seconds on a two-core reference machine; probes compare this machine, beside all that runs on it, with that one.
 """
 
+import hashlib
 import os
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -15,6 +17,7 @@ from msd.dataset.split import Part, split_events
 _SIDE, _PRODUCTS = 64, 256
 _CORES, _MOST_CORES = 2, 4  # of the reference machine; the most that help
 _CORE = 65e9  # operations per second of one of its cores, in such products
+_MOMENT_S, _LEAST_SHARE = 0.25, 0.05
 _MOST_TOKENS, _TOKEN_CHARS = 128, 4.5
 _ENCODED_TOKEN = 0.17e-3
 _STARTED = 8.0
@@ -27,22 +30,37 @@ _PROVED = 12e-3
 
 
 class Machine(NamedTuple):
-    """Slowdown of this machine against the reference, when idle."""
+    """Slowdown of this machine against the idle reference."""
 
     slowness: float
 
     @classmethod
     def measured(cls) -> Self:
-        """Measure by matrix products too small to be split between threads, and the number of cores."""
+        """Measure by matrix products too small to be split between threads, the number of cores, and the share of their
+        time that other processes leave."""
         matrix = np.ones((_SIDE, _SIDE), np.float32)
         seconds = []
         for _ in range(_PRODUCTS):
             start = time.perf_counter()
             matrix @ matrix
             seconds.append(time.perf_counter() - start)
+        cores = min(_MOST_CORES, len(os.sched_getaffinity(0)))
         # The fastest, which was not interrupted.
-        share = _CORES / min(_MOST_CORES, len(os.sched_getaffinity(0)))
-        return cls(share * min(seconds) * _CORE / (2 * _SIDE**3))
+        return cls(_CORES / cores * min(seconds) * _CORE / (2 * _SIDE**3) / _share_left(cores))
+
+
+def _share_left(cores: int) -> float:
+    """Return the share of the cores' time that this process gets, by keeping each busy for a moment."""
+    block, start, used = bytes(2**20), time.perf_counter(), time.process_time()
+
+    def work(_: int) -> None:
+        while time.perf_counter() - start < _MOMENT_S:
+            hashlib.sha256(block)
+
+    with ThreadPoolExecutor(cores) as pool:
+        list(pool.map(work, range(cores)))
+    share = (time.process_time() - used) / (time.perf_counter() - start) / cores
+    return min(1.0, max(_LEAST_SHARE, share))
 
 
 class PartRows(NamedTuple):

@@ -114,7 +114,8 @@ def _add_routes(app: _App, components: Components) -> None:
     app.router.routes += [Route(path, infer, methods=["POST"], name="infer") for path in INFER_PATHS]
     app.include_router(oip_routes(serving, readiness, settings.build.version))
     if components.live:
-        events = EventsRoute(settings, serving, components.live, readiness, components.metrics, components.request_log)
+        log, parser = components.request_log, components.pipeline.parser
+        events = EventsRoute(settings, serving, components.live, readiness, components.metrics, log, parser)
         app.router.routes.append(Route(EVENTS_PATH, events, methods=["POST"], name="events"))
     if components.playground:
         app.router.routes.extend(components.playground.routes())

@@ -70,6 +70,14 @@ class Forbidden(ServiceError):
     code = "forbidden"
 
 
+class KeysUnavailable(ServiceError):
+    """The key file has been unreadable for longer than `MSD_KEYS_MAX_AGE_SECONDS`."""
+
+    status = 503
+    code = "keys_unavailable"
+    retry_after_s = 1
+
+
 class NoOpenrtbMapping(ServiceError):
     """The bundle does not say which values of a BidRequest are features."""
 

@@ -21,6 +21,8 @@ FILL_ROWS_PER_S = 5_000
 """Rows that the cache prefetches from Redis; 0 disables prefetching."""
 MAX_EVENTS = 1_000
 """In one batch; more get 413."""
+MAX_JSON_PARTS = 20_000
+"""Keys and values in a body that Python parses, or 10 per candidate that a request may have; more get 413."""
 EVENT_HORIZON_S = 86_400.0
 """Minimum time for which a repeated event is recognised as a duplicate."""
 ENCODER_WAIT_S = 0.05

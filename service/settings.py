@@ -117,6 +117,9 @@ class Settings(BaseModel):
     them ([several processes](operations.md#several-processes-on-one-machine))."""
     keys_file: Path | None = None
     """File of API keys ([security](security.md)). Default: scoring needs no key, and there are no admin routes."""
+    keys_max_age_seconds: Annotated[float, Field(ge=30)] | None = None
+    """Seconds after which the keys of a file that cannot be read any more are refused (503). Default: they stay in
+    use."""
     guard_metrics: bool = False
     """Whether `/metrics` needs an API key with the scope `metrics`."""
     tls_cert: Path | None = None

@@ -3,13 +3,14 @@
 A signature is Ed25519 (RFC 8032) over the bytes of the manifest, which has the hash of every other file.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from msd.contract.bundle import SIGNATURE, Bundle, Pause, Proof, open_bundle
 from msd.contract.errors import BundleError, MsdError
-from msd.contract.files import read_small
+from msd.contract.files import open_regular, read_small
 
 _SIGNATURE_BYTES = 64
 MAX_KEY_BYTES = 2**16
@@ -57,7 +58,7 @@ class Trust:
 def _signature_of(folder: Path) -> bytes:
     path = folder / SIGNATURE
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             signature = file.read(_SIGNATURE_BYTES + 1)
     except FileNotFoundError:
         raise BundleError(

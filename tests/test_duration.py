@@ -1,5 +1,8 @@
 """Estimates grow with the work."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -30,8 +33,20 @@ def test_more_work_takes_longer_and_so_does_a_slower_machine() -> None:
     assert training(REFERENCE, many, 8) < training(REFERENCE, many, 20)
 
 
-def test_machine_is_measured() -> None:
-    assert 0 < Machine.measured().slowness < 1e6
+def test_machine_is_slower_beside_other_work() -> None:
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # which child processes inherit
+    busy: list[subprocess.Popen[bytes]] = []
+    try:
+        alone = Machine.measured().slowness
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
+        beside = Machine.measured().slowness
+    finally:
+        os.sched_setaffinity(0, cores)
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert 0 < alone < beside < 1e6
 
 
 def test_long_texts_are_cut_like_the_student_cuts_them() -> None:

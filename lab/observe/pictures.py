@@ -11,6 +11,9 @@ from lab.observe.prometheus import Series
 from msd.page import to_png
 
 _COLUMNS = 24
+# Inches of a row, and columns beside a panel's axes, for its title and labels.
+_TITLE, _ROW, _BELOW, _TALL = 0.4, 2.3, 0.3, 1.7
+_LEFT, _RIGHT = 0.8, 0.1
 _NAMED = 8
 _UNITS = {"s": "seconds", "bytes": "MB", "percentunit": "share", "reqps": "a second", "cps": "a second"}
 _MB = 2**20
@@ -20,13 +23,15 @@ _RED = "#c92a2a"
 def picture(shown: Mapping[Panel, Sequence[Series]], run: Watched) -> bytes:
     """Return a PNG of a dashboard's panels, row by row."""
     lines = sorted({panel.place[1] for panel in shown})
-    figure = Figure(figsize=(15.0, 0.5 + 2.3 * len(lines)), layout="constrained")
+    height = _TITLE + _ROW * len(lines)
+    figure = Figure(figsize=(15.0, height))
     happenings = " · ".join(f"{number} {what}" for number, (_, what) in enumerate(run.marks, start=1))
-    figure.suptitle(happenings, fontsize=9, color=_RED)
-    grid = figure.add_gridspec(len(lines), _COLUMNS)
+    figure.suptitle(happenings, y=1 - 0.1 / height, va="top", fontsize=9, color=_RED)
     for panel, curves in shown.items():
         x, y, width = panel.place
-        _draw(figure.add_subplot(grid[lines.index(y), x : x + width]), panel, curves, run)
+        bottom = 1 - (_TITLE + _ROW * (lines.index(y) + 1) - _BELOW) / height
+        place = ((x + _LEFT) / _COLUMNS, bottom, (width - _LEFT - _RIGHT) / _COLUMNS, _TALL / height)
+        _draw(figure.add_axes(place), panel, curves, run)
     return to_png(figure)
 
 

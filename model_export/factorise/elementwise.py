@@ -25,6 +25,8 @@ _MOST_TERMS = 8
 def elementwise(scope: Scope, node: Node) -> Laid:
     """Apply an elementwise operator."""
     values, shape = node.given, node.shape
+    if None in node.inputs[: len(values)]:
+        raise RuleDoesNotApply("an omitted input before another")
     if not any(value.varies for value in values):
         return scope.wrap(_real(scope, node, values), shape)
     if scope.on(Rule.CONCAT):

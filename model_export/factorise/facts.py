@@ -29,6 +29,7 @@ _SHAPED_BY: Mapping[str, tuple[int, ...] | None] = {
     **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"), (1,)),
     "ConstantOfShape": (0,),
 }
+_SHAPED_AS_GIVEN = ("Inverse",)  # operators of ONNX Runtime's own that our graphs have
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 
 
@@ -112,7 +113,7 @@ def _content(graph: onnx.GraphProto) -> dict[str, tuple[bool, bool]]:
         wild = any(shaped for _, shaped in given)
         content = wild or any(contents for contents, _ in given) or node.op_type in _RANDOM
         if node.domain not in ("", "ai.onnx"):
-            wild = wild or content
+            wild = wild or (content and node.op_type not in _SHAPED_AS_GIVEN)
         elif node.op_type in _SHAPED_BY or node.op_type.startswith(("Sequence", "Optional")):
             places = _SHAPED_BY.get(node.op_type)
             wild = wild or any(c for place, (c, _) in enumerate(given) if places is None or place in places)

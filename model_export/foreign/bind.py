@@ -90,8 +90,9 @@ def bind_inputs(model: ModelProto, schema: FeatureSchema) -> list[Binding]:
     inputs = [one for one in model.graph.input if one.name not in weights]
     for one in inputs:
         if one.name not in known:
+            hint = "; if it is a matrix of them, give its --columns" if len(inputs) == 1 else ""
             raise ExportError(
-                f"the graph's input {one.name!r} is not in the schema, which has {', '.join(sorted(known))}"
+                f"the graph's input {one.name!r} is not in the schema, which has {', '.join(sorted(known))}{hint}"
             )
     axis = _item_axis([one for one in inputs if known[one.name].tensor.side == "item"])
     return [_bind(one, known[one.name], axis) for one in inputs]
@@ -185,6 +186,7 @@ def _shape(value: ValueInfoProto) -> list[int | str | None]:
 
 ITEM_AXIS = "candidates"
 _PREFIX = "own/"
+_IR = 4  # the first in which weights need not be inputs
 _TYPES = {"int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
 
 
@@ -208,7 +210,7 @@ def spliced_graph(
         [helper.make_tensor_value_info(head, TensorProto.FLOAT, [ITEM_AXIS]) for head in heads],
         [*inner.graph.initializer, *constants],
     )
-    bound = helper.make_model(graph, opset_imports=inner.opset_import, ir_version=inner.ir_version)
+    bound = helper.make_model(graph, opset_imports=inner.opset_import, ir_version=max(inner.ir_version, _IR))
     onnx.checker.check_model(bound)
     return onnx.shape_inference.infer_shapes(bound, data_prop=True)
 

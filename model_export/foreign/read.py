@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper, version_converter
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 from onnx.inliner import inline_local_functions
 
@@ -60,8 +60,10 @@ def _check_opset(path: Path, model: ModelProto) -> None:
 
 def _in_opset(path: Path, model: ModelProto) -> ModelProto:
     """Return the graph in the opset that the pass reads, converted if it is older."""
-    own = next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), OPSET)
-    if own >= OPSET:
+    own = next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), None)
+    if own is None:  # trees alone, of another domain
+        model.opset_import.append(helper.make_opsetid("", OPSET))
+    if own is None or own >= OPSET:
         return model
     try:
         return version_converter.convert_version(model, OPSET)

@@ -4,7 +4,7 @@ Its scores are those of its own graph with its own inputs; the bundle's graph is
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from onnx import ModelProto
 from model_export.errors import ExportError
 from model_export.foreign.bind import Binding, bind_inputs, head_outputs, spliced_graph
 from model_export.foreign.read import read_model
+from model_export.foreign.table import with_click_probability, with_named_inputs
 from model_export.graph import open_session
 from model_export.recipe import Recipe
 from msd.contract.assemble import Tensors
@@ -75,9 +76,15 @@ class Foreign:
 
 
 def load_foreign(
-    onnx_file: Path, dataset: Path, tensors: Path | None, student: Path | None, heads: Mapping[str, str]
+    onnx_file: Path,
+    dataset: Path,
+    tensors: Path | None,
+    student: Path | None,
+    heads: Mapping[str, str],
+    columns: Sequence[str] = (),
 ) -> Foreign:
-    """Load a graph whose inputs are named by the schema of `dataset`, or of the `msd tensors` folder.
+    """Load a graph whose inputs are named by the schema of `dataset`, or of the `msd tensors` folder; `columns` are the
+    names of a single input's columns.
 
     Without that folder there are no vectors. Raises MsdError if the inputs do not belong together, and ExportError if
     the graph cannot be served.
@@ -97,6 +104,7 @@ def load_foreign(
         vectors, encoder = _student(record, tensors, student)
     model = read_model(onnx_file)
     try:
+        model = with_click_probability(with_named_inputs(model, columns, schema) if columns else model)
         bindings, outputs = bind_inputs(model, schema), head_outputs(model, heads)
     except ExportError as error:
         raise ExportError(f"{onnx_file}: {error}") from None

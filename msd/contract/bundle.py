@@ -24,7 +24,7 @@ from pydantic import (
 
 from msd.contract.encoder_record import EncoderRecord
 from msd.contract.errors import BundleError, first_fault
-from msd.contract.files import owned_folder, sha256_file, write_text_atomic
+from msd.contract.files import open_regular, owned_folder, sha256_file, write_text_atomic
 from msd.contract.graph_file import check_graph_file
 from msd.contract.openrtb import OpenrtbMapping
 from msd.contract.precision import PrecisionRecord
@@ -262,7 +262,7 @@ def open_verified(folder: Path, sha256: str) -> Bundle:
 def read_manifest(path: Path, proof: Proof | None = None) -> Manifest:
     """Read a bundle's manifest, without its files. Raises BundleError if it is incomplete, or of another format."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             content = file.read(_MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
         raise BundleError(f"{path.parent}: no bundle here ({path.name} is missing); `msd export` writes one") from None
@@ -320,7 +320,8 @@ def _is_marked(folder: Path, mark: Mapping[str, Any]) -> bool:
     """Return whether the folder's mark covers everything in `mark`; it may cover more, such as rows that are not needed
     now."""
     try:
-        found = json.loads((folder / MARKER).read_text("utf-8"))
+        with os.fdopen(open_regular(folder / MARKER), "rb") as file:
+            found = json.loads(file.read(_MAX_MANIFEST_BYTES))
         is_same = found["manifest_sha256"] == mark["manifest_sha256"]
         return bool(is_same and mark["changed_ns"].items() <= found["changed_ns"].items())
     except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):

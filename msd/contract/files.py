@@ -2,10 +2,12 @@
 folders that do not outlive their process.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -58,10 +60,23 @@ def write_text_atomic(path: Path, text: str) -> None:
     write_bytes_atomic(path, text.encode("utf-8"))
 
 
+def open_regular(path: Path) -> int:
+    """Open a regular file for reading, and return its descriptor. Raises OSError, also for a pipe, which would block
+    until somebody writes."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
 def sha256_file(path: Path, pause: Callable[[], object] = lambda: None) -> str:
     """Return the SHA-256 of a file in hexadecimal. `pause` is called after each 4 MiB."""
     found, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK))
-    with path.open("rb", buffering=0) as file:
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
         while count := file.readinto(buffer):
             found.update(buffer[:count])
             pause()
@@ -117,7 +132,7 @@ def _remove_if_abandoned(folder: Path) -> None:
 def read_small(path: Path, limit: int, refused: type[MsdError], advice: str = "") -> bytes:
     """Read a file of limited size. Raises `refused`, with the advice if the file cannot be read."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             content = file.read(limit + 1)
     except OSError as error:
         raise refused(f"{path}: {error.strerror or error}{advice}") from None

@@ -36,6 +36,16 @@ def load_openvino() -> Any:  # noqa: ANN401 - openvino says little of types
     return openvino
 
 
+def _inverse() -> Any:  # noqa: ANN401
+    """Return a translation of ONNX Runtime's operator, for which ONNX has none."""
+    from openvino import opset14
+    from openvino.frontend.onnx import ConversionExtension
+
+    return ConversionExtension(
+        "Inverse", "com.microsoft", lambda node: [opset14.inverse(node.get_input(0), adjoint=False).output(0)]
+    )
+
+
 class _Bound(NamedTuple):
     """An OpenVINO infer request with bound input arrays."""
 
@@ -78,6 +88,7 @@ class OpenVinoGraph:
             # Two pinning processes would share a core and leave others idle.
             "ENABLE_CPU_PINNING": False,
         }
+        core.add_extension(_inverse())
         model = core.read_model(graph)
         self.compiled = core.compile_model(model, "CPU", options)
         self._fixed_size = -(-expected // _TILE) * _TILE

@@ -19,7 +19,6 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
-    TypeAdapter,
     ValidationError,
     WithJsonSchema,
 )
@@ -38,15 +37,11 @@ MAX_TEXT_CHARS = 10_000
 _SHOWN_CHARS = 60
 # Maximum keys of objects whose keys are neither features nor IDs.
 _MAX_FIXED_KEYS = 32
-# From this size on, scanning a body for excess parts is faster than refusing it later.
-_LARGE, _MANY_PARTS = 2**17, 20_000
 # JSON's name of a type.
 _OBJECT_ERRORS, _NOT_AN_OBJECT = ("model_type", "dict_type"), "should be an object"
 _KEY_END = re.compile(rb'"\s*:')
 # Forms of an entry of a list, which pydantic names behind the entry's number in the place of a fault.
 _FORMS = _ID, _SHOWN_ITEM = "[id]", "[shown]"
-_ANY_JSON: TypeAdapter[object] = TypeAdapter(object)
-_TOO_DEEP = "the body is nested too deeply"
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]
 At = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
@@ -92,10 +87,6 @@ class InvalidRequest(RequestError):
     """Valid JSON that is not a valid request."""
 
     code = "invalid"
-
-
-class _ListTooLong(InvalidRequest):
-    """A feature has too many values; nothing else of the request is checked."""
 
 
 class TooManyCandidates(RequestError):
@@ -233,17 +224,13 @@ def parse_request(body: bytes, schema: FeatureSchema, max_candidates: int = MAX_
 
 def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX_CANDIDATES) -> CheckedRequest:
     """As `parse_request`, with a schema that depends on the user."""
-    if not _has_many_parts(body):
-        try:
-            # One pass, at half the cost. What it rejects or is unsure about is parsed thoroughly.
-            wire = ScoreRequest.model_validate_json(body)
-            if has_no_key_twice(body, _keys(wire)):
-                return check_request(wire, schema_of(wire.user_id or ANONYMOUS), max_candidates)
-        except _ListTooLong:
-            # Finding all other faults would take another second.
-            raise
-        except (ValidationError, RequestError):
-            pass
+    try:
+        # One pass, at half the cost. What it rejects or is unsure about is parsed thoroughly.
+        wire = ScoreRequest.model_validate_json(body)
+        if has_no_key_twice(body, _keys(wire)):
+            return check_request(wire, schema_of(wire.user_id or ANONYMOUS), max_candidates)
+    except (ValidationError, RequestError):
+        pass
     return _parse_thoroughly(body, schema_of, max_candidates)
 
 
@@ -282,11 +269,8 @@ def _keys(wire: ScoreRequest) -> int:
 def parse_thoroughly(body: bytes, form: type[W], look: Callable[[object], None] = lambda _: None) -> W:
     """Parse a body thoroughly, including what the fast path may overlook. Raises MalformedRequest, InvalidRequest.
 
-    `look` may refuse the document before all faults are found. It runs before the thorough parse of a large body, which
-    blocks all other requests.
+    `look` may refuse the document before all faults are found.
     """
-    if _has_many_parts(body):
-        look(_load_quickly(body))
     document = load_json(body)
     look(document)
     try:
@@ -302,10 +286,6 @@ def _place(location: Sequence[int | str]) -> list[int | str]:
     """Return the document's own keys and numbers in pydantic's location of a fault."""
     before = [None, *location]
     return [part for last, part in zip(before, location, strict=False) if type(last) is str or part not in _FORMS]
-
-
-def _has_many_parts(body: bytes) -> bool:
-    return len(body) >= _LARGE and sum(map(body.count, (b":", b"[", b"{"))) >= _MANY_PARTS
 
 
 def _check_width(document: object, schema_of: SchemaOf, max_candidates: int) -> None:
@@ -462,7 +442,7 @@ def _features(
         if known is None:
             raise _unknown(schema, side, name, path)
         if isinstance(value, list) and len(value) > MAX_LIST_VALUES:
-            raise _ListTooLong(f"has {len(value)} values; a list may have {MAX_LIST_VALUES}", f"{path}.{name}")
+            raise InvalidRequest(f"has {len(value)} values; a list may have {MAX_LIST_VALUES}", f"{path}.{name}")
         try:
             checked[name] = canonical(known, value)
             if is_unknown(known, checked[name]):
@@ -477,16 +457,6 @@ def _unknown(schema: FeatureSchema, side: Side, name: str, path: str) -> Invalid
     return InvalidRequest(f"no feature of the {side} has this name; there are: {allowed}", f"{path}.{_shorten(name)}")
 
 
-def _load_quickly(body: bytes) -> object:
-    """Parse the document in half the time or less; repeated keys and invalid numbers pass."""
-    try:
-        document: object = _ANY_JSON.validate_json(body)
-    except ValidationError as error:
-        message = error.errors(include_input=False, include_url=False)[0]["msg"].removeprefix("Invalid JSON: ")
-        raise MalformedRequest(_TOO_DEEP if "recursion" in message else f"the body is not JSON: {message}") from None
-    return document
-
-
 def load_json(body: bytes) -> object:
     """Return the document. Raises MalformedRequest, also for a repeated key or a number that is not finite."""
     try:
@@ -494,7 +464,7 @@ def load_json(body: bytes) -> object:
     except UnicodeDecodeError as error:
         raise MalformedRequest(f"the body is not UTF-8 (byte {error.start})") from None
     except RecursionError:
-        raise MalformedRequest(_TOO_DEEP) from None
+        raise MalformedRequest("the body is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise MalformedRequest(f"the body is not JSON: {error}") from None
     except ValueError:

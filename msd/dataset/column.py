@@ -1,8 +1,10 @@
 """Raw columns → canonical ones, one function per kind: each notes every invalid value, and returns null for it."""
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -18,9 +20,17 @@ LATEST = 2**33  # Unix seconds, in the year 2242: later times are milliseconds m
 _LARGEST_COUNT = 2**40
 _ZONE = r"\d([Zz]|[+-]\d\d(:?\d\d)?)\s*$"
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
-TimeUnit = Literal["date", "s", "ms", "us"]
 EARLIEST, _UNTIL = 631_152_000, 4_102_444_800  # the years 1990 and 2100: other numbers are seldom times
-_SCALE: dict[TimeUnit, int] = {"s": 1, "ms": 1_000, "us": 1_000_000}
+_SCALE = {"s": 1, "ms": 1_000, "us": 1_000_000}
+ISO = "ISO 8601"
+_DIGITS = ("%Y%m%d", "%y%m%d%H", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S")
+_DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d")
+_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M:%S %p")
+_FORMATS = (
+    *(date + clock for date in _DATES for clock in _CLOCKS),
+    *("%Y-%m-%d %H:%M:%S UTC", "%d/%b/%Y:%H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT"),
+)
+_TIMELY = re.compile(r"time|date|day|hour|datum|zeit|(^|_)(ts|dt|at)$", re.IGNORECASE)
 _SAMPLE = 1_000
 FEATURE_TYPES = {"categorical": pl.String(), "bag": pl.List(pl.String()), "numeric": pl.Float64()}
 
@@ -100,40 +110,52 @@ def read_times(table: Table, column: str, *, optional: bool = False) -> pl.Serie
     return _without(seconds, outside | seconds.is_nan()).floor().cast(pl.Int64)
 
 
-def time_unit(values: pl.Series) -> TimeUnit | None:
-    """Return the unit of the values, judged by the first thousand; None if they are not times."""
-    values = values.drop_nulls().head(_SAMPLE)
-    if values.is_empty():
-        return None
-    if values.dtype in (pl.Datetime, pl.Date):
-        return "date"
-    if values.dtype == pl.String:
-        numbers = values.str.strip_chars().cast(pl.Float64, strict=False)
-        if numbers.null_count() == numbers.len():
-            return "date" if _parsed_times(values).null_count() == 0 else None
-    elif values.dtype.is_numeric():
-        numbers = values.cast(pl.Float64)
+def time_forms(values: pl.Series, given: str | None = None) -> list[str]:
+    """Return how the values, judged by a thousand, may be read as times: in "s", "ms" or "us", as ISO, or by formats of
+    strptime, or by the `given` one only. Empty if they are no times. Digits such as 14102100 are times only if the
+    column's name suggests one."""
+    present = values.drop_nulls()
+    shown = present.gather_every(max(1, present.len() // _SAMPLE))
+    if shown.is_empty():
+        return []
+    if shown.dtype in (pl.Datetime, pl.Date):
+        return [ISO]
+    if shown.dtype != pl.String and not shown.dtype.is_numeric():
+        return []
+    texts = shown.cast(pl.String).str.strip_chars()
+    numbers = texts.cast(pl.Float64, strict=False)
+    if numbers.null_count() == 0:
+        units = [unit for unit, scale in _SCALE.items() if _is_all(numbers, EARLIEST * scale, _UNTIL * scale)]
+        formats = list(_DIGITS) if _TIMELY.search(values.name) else []
     else:
-        return None
-    if numbers.null_count():
-        return None
-    for unit, scale in _SCALE.items():
-        if bool(numbers.is_between(EARLIEST * scale, _UNTIL * scale).all()):
-            return unit
-    return None
+        units = [ISO] if _parsed(texts, _iso_seconds).null_count() == 0 else []
+        formats = list(_FORMATS) if numbers.null_count() == numbers.len() else []
+    if units and not given:
+        return units
+    # The first value rules out most formats.
+    formats = [form for form in ([given] if given else formats) if _reader(form)(texts[0]) is not None]
+    return [form for form in formats if _is_all(_parsed(texts, _reader(form)), EARLIEST, _UNTIL)]
 
 
-def read_moments(table: Table, column: str) -> pl.Series:
-    """Return Unix seconds; invalid times are noted in the table with their row."""
-    scale = _SCALE.get(time_unit(table.frame.get_column(column)) or "s", 1)
-    if scale > 1:
-        number = pl.col(column).cast(pl.Float64, strict=False)
-        seconds = pl.when(number.is_not_null()).then(number / scale)
-        raw = table.frame.get_column(column)
+def read_moments(table: Table, column: str, form: str | None = None, *, optional: bool = False) -> pl.Series:
+    """Return Unix seconds of times in a form that `time_forms` returns, by default the column's first; invalid times
+    are noted in the table with their row."""
+    raw = table.frame.get_column(column)
+    if form is None:
+        form = next(iter(time_forms(raw)), "s")
+    if form in (ISO, "s"):
+        return read_times(table, column, optional=optional)
+    if scale := _SCALE.get(form):
+        seconds = pl.col(column).cast(pl.Float64, strict=False) / scale
         # Non-numeric text stays unchanged for the message.
         scaled = pl.coalesce(seconds.cast(pl.String), pl.col(column)) if raw.dtype == pl.String else seconds
-        table = replace(table, frame=table.frame.with_columns(scaled.alias(column)))
-    return read_times(table, column)
+        scaled_table = replace(table, frame=table.frame.with_columns(scaled.alias(column)))
+        return read_times(scaled_table, column, optional=optional)
+    if not optional:
+        table.flag_missing(column)
+    found = _parsed(raw.cast(pl.String), _reader(form))
+    table.flag(column, raw.is_not_null() & found.is_null(), f"is not a time of the form {form}")
+    return found.floor().cast(pl.Int64)
 
 
 def read_categorical(table: Table, column: str) -> pl.Series:
@@ -214,16 +236,38 @@ def _as_numbers(table: Table, column: str) -> pl.Series | None:
 def _parsed_times(raw: pl.Series) -> pl.Series:
     """Return text as Unix seconds; null if it is neither a number nor an ISO 8601 time."""
     seconds = raw.str.strip_chars().cast(pl.Float64, strict=False)
-    rest = raw.filter(seconds.is_null() & raw.is_not_null()).unique()
-    if rest.is_empty():
-        return seconds
-    known = {text: _iso_seconds(text) for text in rest.to_list()}
-    return seconds.fill_null(raw.replace_strict(known, default=None, return_dtype=pl.Float64))
+    return seconds.fill_null(_parsed(raw.set(seconds.is_not_null(), None), _iso_seconds))
+
+
+def _parsed(texts: pl.Series, read: Callable[[str], float | None]) -> pl.Series:
+    """Return what `read` makes of each distinct text."""
+    distinct = texts.drop_nulls().unique()
+    known = {text: read(text) for text in distinct.to_list()}
+    return texts.replace_strict(known, default=None, return_dtype=pl.Float64)
+
+
+def _is_all(numbers: pl.Series, low: float, high: float) -> bool:
+    return numbers.null_count() == 0 and bool(numbers.is_between(low, high).all())
 
 
 def _iso_seconds(text: str) -> float | None:
+    return _seconds_of(lambda: datetime.fromisoformat(text.strip()))
+
+
+def _reader(form: str) -> Callable[[str], float | None]:
+    """Return a reader of a format's times, which takes digits at their full width only."""
+
+    def read(text: str) -> float | None:
+        found = _seconds_of(lambda: datetime.strptime(text.strip(), form))
+        whole = form not in _DIGITS or len(text.strip()) == len(datetime(2000, 1, 1).strftime(form))
+        return found if whole and found is not None and 0 <= found < LATEST else None
+
+    return read
+
+
+def _seconds_of(read: Callable[[], datetime]) -> float | None:
     try:
-        time = datetime.fromisoformat(text.strip())
+        time = read()
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None

@@ -12,6 +12,7 @@ from msd.dataset.check import DatasetReport, check_dataset
 from msd.dataset.draft import NO_USER, Draft
 from msd.dataset.ml_100k import write_ml_100k
 from msd.dataset.problem import alike
+from msd.dataset.remote import local_copies
 from msd.dataset.roles import RoleName
 from msd.dataset.scaffold import SourceFiles, init_dataset
 from msd.dataset.upworthy import write_headline_tests
@@ -20,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Datasets: fetch the example, make and check your own."
 )
 _SHOWN = 100
-_TABLE_HELP = "Your events: CSV, Parquet or JSON, also packed by gzip, or a folder of such files."
+_TABLE_HELP = "Your events: CSV, Parquet or JSON, also packed by gzip, or a folder of such files; also s3:// and gs://."
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The dataset's folder.")]
 
@@ -64,16 +65,36 @@ def headlines(
 
 @app.command("init")
 def init(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help=_TABLE_HELP)],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help=_TABLE_HELP)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the dataset: new or empty.")],
-    items: Annotated[Path | None, typer.Option(metavar="FILE", help="A table with one row an item.")] = None,
-    users: Annotated[Path | None, typer.Option(metavar="FILE", help="A table with one row a user.")] = None,
+    items: Annotated[str | None, typer.Option(metavar="FILE", help="A table with one row an item.")] = None,
+    users: Annotated[str | None, typer.Option(metavar="FILE", help="A table with one row a user.")] = None,
     user: Annotated[str | None, typer.Option(metavar="COLUMN", help="Who saw it.")] = None,
     item: Annotated[str | None, typer.Option(metavar="COLUMN", help="What was shown.")] = None,
     time: Annotated[str | None, typer.Option(metavar="COLUMN", help="When.")] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Whether it was clicked.")] = None,
     impressions: Annotated[str | None, typer.Option(metavar="COLUMN", help="How many impressions a row is.")] = None,
     clicks: Annotated[str | None, typer.Option(metavar="COLUMN", help="How many of them were clicked.")] = None,
+    conversion: Annotated[str | None, typer.Option(metavar="COLUMN", help="Whether a click converted.")] = None,
+    converted_at: Annotated[str | None, typer.Option(metavar="COLUMN", help="When it converted.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Whether a row is an impression, a click or a conversion.")
+    ] = None,
+    request: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="What an impression, its click and its conversion share.")
+    ] = None,
+    clicked: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A table of the clicks; TABLE then has the impressions.")
+    ] = None,
+    converted: Annotated[str | None, typer.Option(metavar="FILE", help="A table of the conversions.")] = None,
+    time_format: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help='How times are written, as "%d.%m.%Y %H:%M".')
+    ] = None,
+    leave_out: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="A column to ignore.")] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="A doubtful column that is known before the impression."),
+    ] = None,
     no_time: Annotated[bool, typer.Option("--no-time", help="Use row order as time.")] = False,
     no_user: Annotated[bool, typer.Option("--no-user", help="Treat all rows as one user's.")] = False,
     sample: Annotated[
@@ -86,12 +107,25 @@ def init(
     if no_user and (user or users):
         raise typer.BadParameter("--no-user contradicts --user and --users; give one of them")
     named: dict[RoleName, str | None] = {"user": user, "item": item, "time": time, "label": label}
-    named |= {"impressions": impressions, "clicks": clicks}
+    named |= {"impressions": impressions, "clicks": clicks, "kind": kind, "request": request}
+    named |= {"conversion": conversion, "converted_at": converted_at}
+    if converted and not clicked:
+        raise typer.BadParameter("--converted needs --clicked too: conversions are those of clicks")
     chosen = {role: column for role, column in named.items() if column is not None}
     console = Console()
-    with console.status("Reading"):
-        sources = SourceFiles(table, items, users)
-        draft, report = init_dataset(sources, out, chosen, in_order=no_time, no_user=no_user, sample=sample)
+    with console.status("Reading"), local_copies((table, items, users, clicked, converted)) as (log, *others):
+        assert log is not None
+        draft, report = init_dataset(
+            SourceFiles(log, *others),
+            out,
+            chosen,
+            in_order=no_time,
+            no_user=no_user,
+            sample=sample,
+            time_format=time_format,
+            leave_out=leave_out or (),
+            keep=keep or (),
+        )
     _print_draft(draft, console)
     _print(report, console)
     if report.problems:
@@ -100,17 +134,17 @@ def init(
 
 
 def _print_draft(draft: Draft, console: Console) -> None:
-    table = Table("column", "becomes", "because", title="Guessed", box=None)
+    table = Table("column", "taken for", "known before", "evidence", title="Columns", box=None)
     for role, found in draft.roles.items():
-        table.add_row(*map(_plain, (found.column, role, found.reason)))
+        table.add_row(*map(_plain, (found.column, role.replace("_", " "), "–", found.reason)))
     if "user" not in draft.roles:
-        table.add_row("–", "user", f"[bold]no user was found[/bold]: {NO_USER}")
+        table.add_row("–", "user", "–", f"[bold]no user was found[/bold]: {NO_USER}")
     if "time" not in draft.roles:
-        table.add_row("–", "time", "[bold]no time was found[/bold]: the order of the rows stands for it")
+        table.add_row("–", "time", "–", "[bold]no time was found[/bold]: the order of the rows stands for it")
     for feature in draft.features:
-        table.add_row(*map(_plain, (feature.source, f"{feature.side} {feature.kind}", feature.reason)))
-    for column, reason in draft.left_out:
-        table.add_row(_plain(column), "[dim]left out[/dim]", _plain(reason))
+        table.add_row(*map(_plain, (feature.source, f"{feature.side} {feature.kind}", feature.known, feature.reason)))
+    for left in draft.left_out:
+        table.add_row(_plain(left.column), "[dim]left out[/dim]", left.known, _plain(left.reason))
     console.print(table)
     console.print(f"item text: {_plain(draft.items.text or draft.items.reason)}", highlight=False, soft_wrap=True)
     if draft.users:

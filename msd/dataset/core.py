@@ -1,21 +1,46 @@
-"""The core columns of a raw log (user, item, time and outcome), in canonical form, and samples of its rows."""
+"""A raw log's file, its core columns (user, item, time and outcome) in canonical form, and samples of its rows."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from msd.dataset.aggregate import counts_fit
 from msd.dataset.column import read_ids, read_labels, read_moments, read_unique_ids, read_whole_numbers
-from msd.dataset.problem import lines_of
+from msd.dataset.problem import Problem, lines_of
 from msd.dataset.roles import WORDS, InitError, Role, RoleName
-from msd.dataset.table import Table
+from msd.dataset.table import FILE_ENDINGS, Table, read_table
 
 EVERYBODY = "everybody"
 """The user of all rows of a log without users."""
+_MISSING = ["", "nan", "NaN", "NAN", "null", "NULL", "None", "NA", "N/A", "n/a", "\\N"]
+_HEADERLESS = 0.3  # share of a header's cells that are numbers
 _FEW_USERS = 100
 _SAMPLE_SEED = 0
+
+
+def read_raw(path: Path) -> Table:
+    """Read a file or folder, with empty cells and words such as NaN as missing. Raises InitError if it is unreadable or
+    has no header."""
+    if not path.is_dir() and not path.name.endswith(FILE_ENDINGS):
+        raise InitError(
+            f"{path}: should be a folder or end in one of {', '.join(FILE_ENDINGS)}: save it as one of these"
+        )
+    problems: list[Problem] = []
+    table = read_table(path.parent, path.name, problems)
+    if table is None:
+        raise InitError(f"{path.parent / str(problems[0])}")
+    numbers = [column for column in table.frame.columns if re.fullmatch(r"-?\d+(\.\d+)?", column)]
+    if table.textual and len(numbers) > _HEADERLESS * table.frame.width:
+        raise InitError(
+            f"{path}: the header row is missing: the first row holds {', '.join(table.frame.columns[:5])}, …; add a "
+            "row with the columns' names"
+        )
+    present = pl.col(pl.String).replace(dict.fromkeys(_MISSING)), pl.col(pl.Float32, pl.Float64).fill_nan(None)
+    return replace(table, frame=table.frame.with_columns(*present))
 
 
 def read_core(events: Table, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
@@ -26,11 +51,15 @@ def read_core(events: Table, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
         users = pl.Series([EVERYBODY]).new_from_index(0, events.frame.height)
     columns = {"user_id": users, "item_id": read_any_ids(events, roles["item"].column)}
     if "time" in roles:
-        columns["at"] = read_moments(events, roles["time"].column)
+        columns["at"] = read_moments(events, roles["time"].column, roles["time"].form)
     else:
         columns["at"] = pl.Series(range(events.frame.height), dtype=pl.Int64)
     if "label" in roles:
-        columns["label"] = _labels(events, roles["label"].column)
+        columns["label"] = _labels(events, roles["label"].column, "click")
+    if "conversion" in roles:
+        columns["conversion"] = _labels(events, roles["conversion"].column, "conversion")
+    if "converted_at" in roles:
+        columns["converted_at"] = read_moments(events, roles["converted_at"].column, optional=True)
     for role in ("impressions", "clicks"):
         if role in roles:
             columns[role] = read_whole_numbers(events, roles[role].column)
@@ -49,15 +78,15 @@ def read_any_ids(table: Table, column: str, unique: bool = False) -> pl.Series:
     return read_unique_ids(table, column) if unique else read_ids(table, column)
 
 
-def _labels(table: Table, column: str) -> pl.Series:
+def _labels(table: Table, column: str, what: str) -> pl.Series:
     raw = table.frame.get_column(column)
-    if raw.dtype not in (pl.String, pl.Boolean):
-        return read_labels(table, column)
+    if raw.dtype.is_nested() or raw.dtype.is_temporal():
+        return read_labels(table, column, what)
+    table.flag_missing(column, f"; write 0 if that means no {what}, or leave the row out")
     words = raw.cast(pl.String).str.strip_chars().str.to_lowercase()
     labels = words.replace_strict(WORDS, default=None, return_dtype=pl.Int8)
-    table.flag_missing(column)
     wrong = raw.is_not_null() & labels.is_null()
-    table.flag(column, wrong, "should be 0 (no click) or 1 (click), or no or yes, false or true")
+    table.flag(column, wrong, f"should be 0 (no {what}) or 1 ({what}), or no or yes, false or true")
     return labels
 
 

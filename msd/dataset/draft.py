@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import polars as pl
 
@@ -17,7 +17,7 @@ NO_USER = "all rows are those of one user, whose clicks are everybody's; parts a
 
 @dataclass(frozen=True)
 class Feature:
-    """A [[features]] entry, its source column, and the reason."""
+    """A [[features]] entry, its source column, the reason, and whether it is known before the impression."""
 
     name: str
     side: Side
@@ -25,6 +25,7 @@ class Feature:
     options: dict[str, str | int | bool]
     source: str
     reason: str
+    known: str
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,17 @@ class Template:
     title: str | None = None
 
 
+class LeftOut(NamedTuple):
+    """An unused column, the reason, and whether it is known before the impression."""
+
+    column: str
+    reason: str
+    known: str = "–"
+
+
 @dataclass(frozen=True)
 class Draft:
-    """The content of dataset.toml. `left_out`: unused columns, and why."""
+    """The content of dataset.toml."""
 
     name: str
     origin: str
@@ -47,7 +56,7 @@ class Draft:
     items: Template
     users: Template | None
     features: list[Feature] = field(default_factory=list)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 def draft_text(draft: Draft) -> str:
@@ -68,14 +77,15 @@ def draft_text(draft: Draft) -> str:
         lines += ["", _comment(f"column {feature.source}: {feature.reason}"), "[[features]]"]
         lines += [f"{key} = {toml_value(value)}" for key, value in values.items()]
     if draft.left_out:
-        lines += ["", "# Left out; columns that should count after all go into a table by hand, and into [[features]]:"]
-        lines += [_comment(f"  {column}: {reason}") for column, reason in draft.left_out]
+        lines += ["", "# Left out; `msd data init` takes a doubtful one with --keep COLUMN:"]
+        lines += [_comment(f"  {left.column}: {left.reason}") for left in draft.left_out]
     return "\n".join(lines) + "\n"
 
 
 def _events(draft: Draft) -> list[str]:
     keys: dict[RoleName, str] = {"user": "user_id", "item": "item_id", "time": "at", "label": "label"}
     keys |= {"impressions": "impressions", "clicks": "clicks"}
+    keys |= {"conversion": "conversion", "converted_at": "converted_at"}
     counted = "impressions" in draft.roles
     head = "One row stands for many impressions; each becomes an event." if counted else "One row an impression."
     lines = ["", _comment(f"{head} {draft.click_rate:.2%} of the impressions were clicked."), "[events]"]

@@ -7,7 +7,7 @@ from typing import Literal
 import polars as pl
 
 from msd.contract.schema import MAX_VALUE_CHARS
-from msd.dataset.column import time_unit
+from msd.dataset.column import time_forms
 from msd.dataset.roles import TITLES, clean_name
 
 Kind = Literal["categorical", "bag", "numeric", "text", "none"]
@@ -17,16 +17,18 @@ _LARGEST_TABLE = 2**18
 _LONG_TAIL = 10.0
 # Possible separators, and the number of distinct values required: prose has commas too, but seldom bars.
 _SEPARATORS = {"|": 0.8, ";": 0.8, ",": 0.5}
-_UNIQUE = "every row has another value, so there is nothing to learn from it"
+_UNIQUE = "nearly every row has another value, so there is nothing to learn from it"
 _CODES = re.compile(r"(^|_)(id|code|zip|zipcode|postcode|type|category|class|segment|cluster)$")
-_AFTERWARDS = re.compile(
-    r"(^|_)(conversions?|converted|purchas\w*|revenue|dwell\w*|watch_time|time_spent|play_time|clicked_at|click_time|ctr|"
-    r"clicks?|payout|winners?|won|first_place|significance|p_value|lift|helpful\w*|votes?|upvotes|likes|shares|comments|"
-    r"reviews?|ratings?|stars|bounce\w*|scroll\w*|outcome)($|_)"
+# Pattern, mark between thousands, decimal mark.
+_NOTATIONS = (
+    (r"^[+-]?\d{1,3}(,\d{3})*(\.\d+)?$", ",", ".", "numbers with commas between thousands"),
+    (r"^[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?$", ".", ",", "numbers with a decimal comma"),
 )
+_UNIQUE_SHARE = 0.99
+_EXACT = 2**53
 _PROSE_WORDS = 6
 _OF_THE_MOMENT = "free text of the moment, and the student reads texts of items and users only; if it was what was "
-_OF_THE_MOMENT += "shown, name its column with --item"
+_OF_THE_MOMENT += "shown, name its column with --item; if it tells of the item, bring a table with --items"
 _POSITIONS = re.compile(r"(^|_)(position|pos|rank|slot|slot_position)$")
 
 
@@ -40,16 +42,9 @@ class Guess:
     options: dict[str, str | int | bool] = field(default_factory=dict)
 
 
-def is_afterwards(name: str) -> bool:
-    """Return whether a name describes something after the impression."""
-    return _AFTERWARDS.search(clean_name(name)) is not None
-
-
 def guess(raw: pl.Series, *, context: bool = False) -> Guess:
     """Guess one column of a table: of items, of users, or, in `context`, of requests."""
     name = clean_name(raw.name)
-    if context and is_afterwards(name):
-        return Guess("none", "its name speaks of what happens after the impression, which no request can know", raw)
     present = raw.drop_nulls()
     if not raw.name.strip():
         return Guess("none", "it has no name", raw)
@@ -67,16 +62,15 @@ def guess(raw: pl.Series, *, context: bool = False) -> Guess:
 def _scalar(name: str, raw: pl.Series, context: bool) -> Guess:
     if raw.drop_nulls().n_unique() == 1 and not raw.null_count():
         return Guess("none", "it has one value everywhere", raw)
-    if raw.dtype.is_temporal() or time_unit(raw) is not None:
+    if raw.dtype.is_temporal() or time_forms(raw):
         return Guess("none", "a time; add a column of its hour or weekday if that matters", raw)
     text = raw.cast(pl.String).str.strip_chars()
-    numbers = text.cast(pl.Float64, strict=False)
-    if numbers.null_count() == raw.null_count() and bool(numbers.drop_nulls().is_finite().all()):
-        present = numbers.drop_nulls()
-        each_differs = present.len() > _FEW_NUMBERS and present.n_unique() == present.len()
-        if context and each_differs and bool((present % 1 == 0).all()):
+    if found := _numbers(text):
+        numbers, reason = found
+        distinct, whole = text.drop_nulls().n_unique(), bool((numbers.drop_nulls() % 1 == 0).all())
+        if context and whole and _FEW_NUMBERS < distinct >= _UNIQUE_SHARE * text.count():
             return Guess("none", _UNIQUE, raw)
-        guessed = _number(name, text, numbers)
+        guessed = _number(name, text, numbers, reason)
     else:
         guessed = _text(name, text, context)
     if context and guessed.kind in ("categorical", "numeric") and _POSITIONS.search(name):
@@ -88,19 +82,32 @@ def _scalar(name: str, raw: pl.Series, context: bool) -> Guess:
     return guessed
 
 
-def _number(name: str, text: pl.Series, numbers: pl.Series) -> Guess:
+def _numbers(text: pl.Series) -> tuple[pl.Series, str] | None:
+    """Return text as finite numbers, and what they are; None if one is not a number in any notation."""
+    numbers, reason = text.cast(pl.Float64, strict=False), "numbers"
+    for pattern, thousands, decimal, notation in _NOTATIONS:
+        if numbers.null_count() > text.null_count() and bool(text.drop_nulls().str.contains(pattern).all()):
+            plain = text.str.replace_all(thousands, "", literal=True).str.replace(decimal, ".", literal=True)
+            numbers, reason = plain.cast(pl.Float64, strict=False), notation
+    finite = numbers.null_count() == text.null_count() and bool(numbers.drop_nulls().is_finite().all())
+    return (numbers, reason) if finite else None
+
+
+def _number(name: str, text: pl.Series, numbers: pl.Series, reason: str) -> Guess:
     present = numbers.drop_nulls()
     distinct = present.n_unique()
-    whole = bool((present == present.floor()).all()) and bool((present.abs() < 2**53).all())
+    whole = bool((present == present.floor()).all())
+    if whole and bool((present.abs() >= _EXACT).any()):
+        return _category(text, "whole numbers too long to be amounts")
     if whole and _CODES.search(name):
         return _category(_digits(text, numbers), "whole numbers that name something")
     if whole and distinct <= _FEW_NUMBERS and distinct <= present.len() / 2:
         return _category(_digits(text, numbers), f"whole numbers of {distinct} values only")
     low, middle, high = (float(present.quantile(share) or 0.0) for share in (0.0, 0.5, 0.99))
     if low >= 0 and high > _LONG_TAIL * max(middle, 1e-9):
-        reason = f"numbers with a long tail (half are up to {middle:.6g}, 1 % above {high:.6g})"
-        return Guess("numeric", reason, numbers, {"log": True})
-    return Guess("numeric", "numbers", numbers)
+        tail = f"{reason} with a long tail (half are up to {middle:.6g}, 1 % above {high:.6g})"
+        return Guess("numeric", tail, numbers, {"log": True})
+    return Guess("numeric", reason, numbers)
 
 
 def _digits(text: pl.Series, numbers: pl.Series) -> pl.Series:
@@ -125,9 +132,9 @@ def _text(name: str, values: pl.Series, context: bool) -> Guess:
     # Repeated prose, such as an item's text on each of its events, is not a category either.
     if not context and (titled or (long and words >= 2) or words >= _PROSE_WORDS or (words >= 3 and varied)):
         return Guess("text", f"text of {words:.1f} words on average", values)
-    if words >= 5 and (long or varied):
+    if words >= 2 and varied or words >= 5 and long:
         return Guess("none", _OF_THE_MOMENT, values)
-    if distinct == present.len() > _FEW_NUMBERS:
+    if _FEW_NUMBERS < distinct >= _UNIQUE_SHARE * present.len():
         return Guess("none", _UNIQUE, values)
     if long:
         return Guess("none", f"some values are longer than the {MAX_VALUE_CHARS} characters of a category", values)

@@ -2,23 +2,19 @@
 leakage and sampled negatives, which inflate offline figures.
 """
 
-import numpy as np
 import polars as pl
 
-from msd.dataset.aggregate import count_clicks, impressions_of, is_counted
+from msd.dataset.afterwards import Shown, doubt
+from msd.dataset.aggregate import count_clicks, is_counted
 from msd.dataset.column import EARLIEST
-from msd.dataset.config import FeatureConfig
-from msd.dataset.guess import is_afterwards
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
-from msd.metrics import roc_auc
 
 _FEWEST_TEXTS = 10
 _FEW_CLICKS = 50
-_TOO_GOOD = 0.95
-_BINS = 32
 _FEWEST_GROUPS = 20
 _NEARLY_ALL = 0.95
+_LARGE_SHARE = 0.3
 
 
 def outlook(dataset: Dataset, parts: pl.Series) -> list[str]:
@@ -52,6 +48,21 @@ def _of_texts(dataset: Dataset) -> list[str]:
 
 
 def _of_users(dataset: Dataset, parts: pl.Series) -> list[str]:
+    return [*_of_one_user(dataset.events), *_of_clicks_only(dataset, parts)]
+
+
+def _of_one_user(events: pl.DataFrame) -> list[str]:
+    """Note a user with a large share of the events: such an ID often means that the user is unknown."""
+    user, count = events["user_id"].value_counts(sort=True).row(0)
+    if count == events.height or count < max(_FEW_CLICKS, _LARGE_SHARE * events.height):
+        return []
+    return [
+        f"{count / events.height:.0%} of the events are of one user, {user}: if that stands for unknown users, their "
+        "clicks become one history; name another column of users"
+    ]
+
+
+def _of_clicks_only(dataset: Dataset, parts: pl.Series) -> list[str]:
     if dataset.users["text"].null_count() < dataset.users.height:
         return []
     clicks = dataset.events.filter((parts == Part.WINDOW) & (pl.col("label") == 1))
@@ -124,54 +135,22 @@ def _of_pairs(dataset: Dataset, parts: pl.Series) -> list[str]:
 
 
 def _of_features(dataset: Dataset) -> list[str]:
-    found = []
+    found, events = [], dataset.events
+    shown = Shown.of(events)
     for feature in dataset.config.features:
         if feature.serving_value is not None:
             continue
-        where = f"the {feature.side} feature {feature.name} (column {feature.source})"
-        auc = 0.0 if feature.kind == "bag" else _auc_alone(dataset, feature)
-        if auc >= _TOO_GOOD:
+        values = events
+        if feature.side != "context":
+            key, table = (("user_id", dataset.users), ("item_id", dataset.items))[feature.side == "item"]
+            values = events.select(key).join(table, on=key, how="left", maintain_order="left")
+        if evidence := doubt(feature.source, values[feature.name], shown):
             found.append(
-                f"{where} alone tells clicks from the rest (AUC {auc:.3f}): if it is known only after the impression, "
-                "no request can bring it; take it out of [[features]]"
-            )
-        elif is_afterwards(feature.source):
-            found.append(
-                f"{where} is called like something that comes of impressions: if it counts what happened later than a "
-                "row's own time, figures are too good and no request can bring it; take it out of [[features]]"
+                f"the {feature.side} feature {feature.name} (column {feature.source}) may be known only after the "
+                f"impression: {evidence}. Then no request can bring it, and figures are too good: take it out of "
+                "[[features]]"
             )
     return found
-
-
-def _auc_alone(dataset: Dataset, feature: FeatureConfig) -> float:
-    """Return the AUC, on half of the impressions, of a value's click rate in the other half; numbers are cut into 32
-    bins."""
-    key = {"user": "user_id", "item": "item_id"}.get(feature.side)
-    events = dataset.events.select("label", impressions_of(dataset.events), *([key] if key else [feature.name]))
-    if key:
-        table = dataset.users if feature.side == "user" else dataset.items
-        events = events.join(table.select(key, feature.name), on=key, how="left")
-    value = pl.col(feature.name)
-    if feature.kind == "numeric":
-        value = (value.rank("min") * _BINS / (value.count() + 1)).floor()
-    # Random halves, because events may alternate by a rule.
-    drawn = np.random.default_rng(0).binomial(events["impressions"].to_numpy().astype(np.int64), 0.5)
-    known, asked = pl.col("known"), pl.col("impressions") - pl.col("known")
-    rated = (
-        events.with_columns(value.alias("value"), known=pl.Series(drawn))
-        .group_by("value")
-        .agg(
-            seen=known.sum(),
-            clicked=known.dot("label"),
-            shown=asked.sum(),
-            clicks=asked.dot("label"),
-        )
-    )
-    overall = float(rated["clicked"].sum()) / max(1, int(rated["seen"].sum()))
-    rates = (rated["clicked"].to_numpy() + overall) / (rated["seen"].to_numpy() + 1)
-    clicks, shown = (rated[name].to_numpy().astype(np.float64) for name in ("clicks", "shown"))
-    labels = np.repeat([1.0, 0.0], len(rates))
-    return roc_auc(labels, np.tile(rates, 2), np.concatenate([clicks, shown - clicks]))
 
 
 def _of_negatives(events: pl.DataFrame) -> list[str]:

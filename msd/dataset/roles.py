@@ -8,34 +8,46 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+from unicodedata import normalize
 
 import polars as pl
 
 from msd.contract.errors import MsdError
-from msd.dataset.column import time_unit
+from msd.dataset.column import time_forms
 from msd.dataset.table import Table
 
-RoleName = Literal["user", "item", "time", "label", "impressions", "clicks"]
+RoleName = Literal[
+    "user", "item", "time", "label", "impressions", "clicks", "conversion", "converted_at", "kind", "request"
+]
 NAMES: dict[RoleName, tuple[str, ...]] = {
     "user": tuple(
         "user_id userid user uid viewer_id visitor_id visitor customer_id customer member_id person_id reader_id "
-        "account_id profile_id client_id cookie_id cookie device_id session_id".split()
+        "reviewer_id account_id profile_id client_id cookie_id cookie device_id ifa session_id".split()
     ),
     "item": tuple(
         "item_id itemid item iid ad_id adid ad creative_id creative banner_id product_id product article_id news_id "
-        "movie_id movieid video_id content_id listing_id offer_id doc_id book_id song_id sku campaign_id".split()
+        "movie_id movieid video_id content_id listing_id offer_id doc_id book_id song_id sku asin parent_asin isbn "
+        "campaign_id".split()
     ),
     "time": tuple(
-        "at timestamp ts time datetime date_time event_time event_timestamp impression_time served_at shown_at "
-        "logged_at created_at unix_time date day".split()
+        "at timestamp ts time datetime date_time event_time event_timestamp impression_time request_time served_at "
+        "shown_at logged_at created_at unix_time unix_review_time date day event_date hour dt zeit".split()
     ),
-    "label": tuple("label click clicked is_click is_clicked was_clicked clk y target liked".split()),
+    "label": tuple("label click clicked is_click is_clicked was_clicked clk y target liked klick geklickt".split()),
     "impressions": tuple("impressions imps n_impressions impression_count num_impressions shows exposures".split()),
     "clicks": tuple("clicks n_clicks click_count num_clicks clks".split()),
+    "request": tuple(
+        "request_id req_id impression_id imp_id auction_id bid_id bid_request_id query_id event_id id".split()
+    ),
 }
 TITLES = re.compile(r"(^|_)(title|headline|name|copy|text|description|summary|subject|body)$")
-WORDS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "f": 0, "t": 1, "n": 0, "y": 1}
-_NO_LABEL = re.compile(rf"(is|has|was)_|({'|'.join(NAMES['impressions'])})$")
+_NAMING = re.compile(r"(^|_)(title|headline|name|copy)$")
+_NO_WORDS = "0 0.0 0,0 false f no n nein falsch non não nao impression impressed view shown".split()
+_YES_WORDS = "1 1.0 1,0 true t yes y ja j wahr oui si sí sim click clicked".split()
+WORDS = dict.fromkeys(_NO_WORDS, 0) | dict.fromkeys(_YES_WORDS, 1)
+_FEWEST_ROWS = 2  # of an item, on average
+_MOST_HOURS = 31  # or days: fewer values are no times
+_MOST_NAMED = 5
 
 
 class InitError(MsdError):
@@ -44,15 +56,17 @@ class InitError(MsdError):
 
 @dataclass(frozen=True)
 class Role:
-    """A column of the events and the reason for its role."""
+    """A column of the events, the reason for its role, and the form of a time."""
 
     column: str
     reason: str
+    form: str | None = None
 
 
 def clean_name(name: str) -> str:
-    """Return a valid feature name: `Ad Copy (en)` → `ad_copy_en`, `userId` → `user_id`."""
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    """Return a valid feature name: `Ad Copy (en)` → `ad_copy_en`, `userId` → `user_id`, `Gerät` → `gerat`."""
+    plain = re.sub("[\u0300-\u036f]", "", normalize("NFKD", name.replace("ß", "ss")))  # without accents
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower()
     clean = re.sub(r"[^a-z0-9]+", "_", apart).strip("_")[:60]
     return clean if re.match("[a-z]", clean) else f"c_{clean}".rstrip("_")
 
@@ -64,6 +78,7 @@ def find_roles(
     in_order: bool,
     shared: Mapping[RoleName, Sequence[str]],
     no_user: bool = False,
+    time_format: str | None = None,
 ) -> dict[RoleName, Role]:
     """Return the column of each role. The item is always present; the time is absent if the order of rows stands for
     it, and the user if users are unknown.
@@ -71,21 +86,28 @@ def find_roles(
     `chosen`: columns named by a person. `shared`: by role, possible ID columns of a given user or item table. Raises
     InitError with the option to give if the columns do not tell.
     """
-    roles: dict[RoleName, Role] = {}
-    for role, column in chosen.items():
-        if column not in events.frame.columns:
-            known = ", ".join(events.frame.columns)
-            raise InitError(f"--{role} {column}: {events.file} has no such column; it has {known}")
-        if other := next((name for name, one in roles.items() if one.column == column), None):
-            raise InitError(f"--{role} {column}: is also given by --{other}; a column has one role")
-        roles[role] = Role(column, f"given by --{role}")
+    roles = chosen_roles(events, chosen)
     no_user = no_user or ("user" not in roles and not shared.get("user") and _is_aggregated(events, roles))
     for role in ("user", "item"):
         if role not in roles and (found := _id_role(events, role, roles, shared.get(role, ()), no_user)):
             roles[role] = found
-    if not in_order and "time" not in roles and (found := _time(events, roles)):
-        roles["time"] = found
+    if not in_order and (time := find_time(events, roles, time_format)):
+        roles["time"] = time
     _outcome(events, roles)
+    return roles
+
+
+def chosen_roles(events: Table, chosen: Mapping[RoleName, str]) -> dict[RoleName, Role]:
+    """Return the roles that a person named. Raises InitError for unknown columns and for two roles of a column."""
+    roles: dict[RoleName, Role] = {}
+    for role, column in chosen.items():
+        option = f"--{role.replace('_', '-')}"
+        if column not in events.frame.columns:
+            known = ", ".join(events.frame.columns)
+            raise InitError(f"{option} {column}: {events.file} has no such column; it has {known}")
+        if other := next((name for name, named in roles.items() if named.column == column), None):
+            raise InitError(f"{option} {column}: is also given by --{other}; a column has one role")
+        roles[role] = Role(column, f"given by {option}")
     return roles
 
 
@@ -102,59 +124,92 @@ def _id_role(
 ) -> Role | None:
     """Return the role of the user or item; None for the user if all rows are one user's. Raises InitError if no column
     fits."""
-    free = _free(events, taken)
-    if found := _by_name(events, role, free, lambda values: bool(values.null_count() < values.len())):
+    if found := find_id(events, role, taken):
         return found
+    free = _free(events, taken)
     if len(both := [column for column in shared if column in free]) == 1:
         return Role(both[0], f"the column that the table of {role}s also has")
     if role == "user" and no_user:
         return None
-    option, what = f"--{role}", {"user": "who saw the ad", "item": "what was shown"}[role]
-    other = NAMES["item" if role == "user" else "user"]
-    named = [c for c in free if clean_name(c).endswith("_id") and clean_name(c) not in other]
-    ids = [column for column in named if not events.frame.get_column(column).null_count()]
-    if role == "item" and (headline := _headline(events, free, ids)):
+    if role == "item" and (headline := _headline(events, free, _is_aggregated(events, taken))):
         return Role(headline, "no column is an id of the item, so each distinct text is an item")
-    if len(ids) == 1:
-        return Role(ids[0], "the only other column whose name says id")
+    option, what = f"--{role}", {"user": "who saw the ad", "item": "what was shown"}[role]
     advice = f"name it with {option} COLUMN"
     if role == "user":
         advice += "; if users are unknown, name a column that groups views, such as a site or a segment, "
         advice += "or give --no-user to treat all rows as one user's"
+    elif repeated := _repeated(events, free):
+        advice += f", perhaps {' or '.join(repeated)}"
     raise InitError(f"{events.file}: no column name identifies the {role}, {what}; {advice}. {_columns(events)}")
 
 
-def _headline(events: Table, free: Sequence[str], ids: Sequence[str]) -> str | None:
-    """Return the first title column without missing values and with two or more words on average. Skip it if the only
-    ID column has at least as many values: that ID then identifies the item with this title."""
+def find_id(events: Table, role: RoleName, taken: Mapping[RoleName, Role]) -> Role | None:
+    """Return the free column whose name says that it identifies a user, item or request."""
+    return _by_name(events, role, _free(events, taken), lambda values: bool(values.null_count() < values.len()))
+
+
+def _headline(events: Table, free: Sequence[str], aggregated: bool) -> str | None:
+    """Return the first column that is called a title, has no missing values, and two or more words on average. Texts of
+    single impressions should repeat: otherwise they are of the moment."""
     for column in free:
         values = events.frame.get_column(column)
-        if TITLES.search(clean_name(column)) and values.dtype == pl.String and not values.null_count():
-            is_called = len(ids) == 1 and events.frame.get_column(ids[0]).n_unique() >= values.n_unique()
-            if not is_called and values.str.count_matches(r"\S+").sum() >= 2 * values.len():
-                return column
+        if not _NAMING.search(clean_name(column)) or values.dtype != pl.String or values.null_count():
+            continue
+        repeats = aggregated or values.n_unique() * _FEWEST_ROWS <= values.len()
+        if repeats and values.str.count_matches(r"\S+").sum() >= 2 * values.len():
+            return column
     return None
 
 
-def _time(events: Table, taken: Mapping[RoleName, Role]) -> Role | None:
+def _repeated(events: Table, free: Sequence[str]) -> list[str]:
+    """Return the columns whose values could be items', most values first: each has several rows."""
+    flat = [column for column in events.frame.select(free) if not column.dtype.is_nested() and not column.null_count()]
+    counts = {column.name: column.n_unique() for column in flat if not column.dtype.is_float()}
+    fitting = [name for name, count in counts.items() if 2 < count <= events.frame.height / _FEWEST_ROWS]
+    fitting = [name for name in fitting if clean_name(name) not in NAMES["time"]]
+    return sorted(fitting, key=lambda name: -counts[name])[:_MOST_NAMED]
+
+
+def find_time(events: Table, taken: Mapping[RoleName, Role], form: str | None = None) -> Role | None:
+    """Return the role of the time, with its form; None if no column holds times. Raises InitError if several columns,
+    or forms, are possible."""
+    if named := taken.get("time"):
+        return _formed(events, named, form)
     free = _free(events, taken)
-    if found := _by_name(events, "time", free, lambda values: time_unit(values) is not None):
-        return found
-    fitting = [column for column in free if time_unit(events.frame.get_column(column)) is not None]
+    forms = {column: time_forms(events.frame.get_column(column), form) for column in free}
+    if found := _by_name(events, "time", free, lambda values: bool(forms[values.name])):
+        return _formed(events, found, form)
+    fitting = [column for column in free if forms[column]]
     if len(fitting) == 1:
-        return Role(fitting[0], "the only column that holds times")
+        return _formed(events, Role(fitting[0], "the only column that holds times"), form)
     if len(fitting) > 1:
         raise InitError(
             f"{events.file}: {', '.join(fitting)} all hold times; name the one of the impression with --time COLUMN"
         )
-    if named := [column for column in free if clean_name(column) in NAMES["time"]]:
-        value = events.frame.get_column(named[0]).drop_nulls().head(1).to_list()
+    if named := _by_name(events, "time", free, lambda values: values.n_unique() > _MOST_HOURS):
+        value = events.frame.get_column(named.column).drop_nulls().head(1).to_list()
+        known = "neither unix seconds since 1990 nor an ISO 8601 time such as 2024-05-01T12:30:00Z"
         raise InitError(
-            f"{events.file}, {named[0]}: {', '.join(map(repr, value))} is neither unix seconds since 1990 nor an "
-            "ISO 8601 time such as 2024-05-01T12:30:00Z, though the column's name suggests a time; rewrite the column, "
-            "name another with --time COLUMN, or give --no-time if the rows are in the order of time"
+            f"{events.file}, {named.column}: {', '.join(map(repr, value))} is "
+            f"{f'not a time of the form {form}' if form else known}, though the column's name suggests a time; say how "
+            'it is written, as --time-format "%d.%m.%Y %H:%M", rewrite the column, name another with --time COLUMN, or '
+            "give --no-time if the rows are in the order of time"
         )
+    if form:
+        raise InitError(f"--time-format {form}: no column of {events.file} holds times of this form")
     return None
+
+
+def _formed(events: Table, role: Role, form: str | None) -> Role:
+    values = events.frame.get_column(role.column)
+    forms = time_forms(values, form) or [form or "s"]
+    if len(forms) > 1:
+        raise InitError(
+            f"{events.file}, {role.column}: {values.drop_nulls()[0]!r} can be read as {' or '.join(forms)}; name the "
+            f'right one, as --time-format "{forms[0]}"'
+        )
+    written = f", written as {forms[0]}" if "%" in forms[0] else ""
+    return Role(role.column, role.reason + written, forms[0])
 
 
 def _outcome(events: Table, roles: dict[RoleName, Role]) -> None:
@@ -178,19 +233,18 @@ def _outcome(events: Table, roles: dict[RoleName, Role]) -> None:
 def _label(events: Table, free: Sequence[str]) -> Role:
     if found := _by_name(events, "label", free, lambda values: is_binary(values, 1)):
         return found
-    possible = [column for column in free if not _NO_LABEL.match(clean_name(column))]
-    fitting = [column for column in possible if is_binary(events.frame.get_column(column), 2)]
-    if len(fitting) == 1:
-        return Role(fitting[0], "the only column of zeros and ones")
-    if len(fitting) > 1:
-        raise InitError(
-            f"{events.file}: {', '.join(fitting)} all hold only zeros and ones; name the one that says whether it was "
-            "clicked with --label COLUMN"
-        )
+    advice = "if all rows are clicks, add the impressions that were not clicked; "
+    advice += "if it is a rating, write 1 for those that mean yes. Counts are named with --impressions and --clicks, "
+    advice += "rows of impressions and clicks with --kind"
+    for column in free:
+        if clean_name(column) in NAMES["label"]:
+            values = ", ".join(map(str, events.frame.get_column(column).drop_nulls().unique().sort().head(4)))
+            raise InitError(f"{events.file}, {column}: holds {values}, not 0 or 1, or no or yes; {advice}")
+    fitting = [column for column in free if is_binary(events.frame.get_column(column), 2)]
+    perhaps = f" ({' and '.join(fitting)} would fit by values)" if fitting else ""
     raise InitError(
-        f"{events.file}: no column says whether it was clicked, 0 or 1. Name it with --label COLUMN; if all rows are "
-        "clicks, add the impressions that were not clicked; if it is a rating, write 1 for those that mean yes. Counts "
-        f"are named with --impressions and --clicks. {_columns(events)}"
+        f"{events.file}: no column says whether it was clicked, 0 or 1. Name it with --label COLUMN{perhaps}; "
+        f"{advice}. {_columns(events)}"
     )
 
 
@@ -208,10 +262,7 @@ def _free(events: Table, taken: Mapping[RoleName, Role]) -> list[str]:
 
 
 def _columns(events: Table) -> str:
-    columns = events.frame.columns
-    values = [column for column in columns if re.fullmatch(r"-?[0-9.]+", column)]
-    hint = f" ({', '.join(values)}: is the header row missing?)" if values else ""
-    return f"Its columns are {', '.join(columns)}{hint}"
+    return f"Its columns are {', '.join(events.frame.columns)}"
 
 
 def is_binary(values: pl.Series, distinct: int) -> bool:

@@ -2,21 +2,22 @@
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 
 from msd.contract.files import write_text_atomic
+from msd.dataset.afterwards import CALLED_AFTERWARDS, Shown, doubt, is_called_afterwards, only_clicked
 from msd.dataset.check import DatasetReport, check_dataset
 from msd.dataset.config import CONFIG_FILE, RESERVED_NAMES
-from msd.dataset.core import draw_sample, read_any_ids, read_core, refuse
-from msd.dataset.draft import Draft, Feature, Side, draft_text, template_of
-from msd.dataset.guess import Guess, guess, is_afterwards
-from msd.dataset.problem import Problem
-from msd.dataset.roles import NAMES, InitError, Role, RoleName, clean_name, find_roles
-from msd.dataset.table import FILE_ENDINGS, Table, read_table, write_parquet
+from msd.dataset.core import draw_sample, read_any_ids, read_core, read_raw, refuse
+from msd.dataset.draft import Draft, Feature, LeftOut, Side, draft_text, template_of
+from msd.dataset.event_log import join_log
+from msd.dataset.guess import Guess, guess
+from msd.dataset.roles import NAMES, InitError, Role, RoleName, clean_name, find_roles, is_binary
+from msd.dataset.table import Table, write_parquet
 
 _SHARED = 0.5
 _MOSTLY = 0.8
@@ -24,11 +25,19 @@ _MOSTLY = 0.8
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """Source files of a dataset."""
+    """Source files of a dataset: events, or impressions, clicks and conversions; and tables of items and users."""
 
     events: Path
     items: Path | None = None
     users: Path | None = None
+    clicks: Path | None = None
+    conversions: Path | None = None
+
+    @property
+    def given(self) -> list[Path]:
+        """The files that are given."""
+        files = (self.events, self.clicks, self.conversions, self.items, self.users)
+        return [path for path in files if path is not None]
 
 
 @dataclass(frozen=True)
@@ -49,53 +58,102 @@ def init_dataset(
     in_order: bool = False,
     no_user: bool = False,
     sample: int | None = None,
+    time_format: str | None = None,
+    leave_out: Sequence[str] = (),
+    keep: Sequence[str] = (),
 ) -> tuple[Draft, DatasetReport]:
     """Write a dataset to `out`, an empty or new folder, and check it; the draft has what was guessed.
 
     `chosen`: columns of the events by role, if a person named them. `in_order`: the rows' order is the time. `no_user`:
-    all rows are one user's. `sample`: draw about this many rows if there are more. Raises InitError, and writes
-    nothing, if files are unreadable or columns cannot be identified.
+    all rows are one user's. `sample`: draw about this many rows if there are more. `time_format`: of strptime.
+    `leave_out`: columns to ignore. `keep`: doubtful columns that are known before the impression.
+    Raises InitError, and writes nothing, if files are unreadable or columns cannot be identified.
     """
-    for path in (sources.events, sources.items, sources.users):
-        if path is not None and not path.exists():
+    for path in sources.given:
+        if not path.exists():
             raise InitError(f"{path}: there is no such file")
     if out.is_file():
         raise InitError(f"{out} is a file; name a folder for the dataset with --out")
     if out.exists() and any(out.iterdir()):
         raise InitError(f"{out} is there already; name an empty or a new folder with --out")
-    events, items, users = (_read(path) for path in (sources.events, sources.items, sources.users))
-    assert events is not None
+    tables = {path: read_raw(path) for path in sources.given}
+    _refuse_unknown({"leave-out": leave_out, "keep": keep}, list(tables.values()))
+    tables = {path: replace(table, frame=table.frame.drop(leave_out, strict=False)) for path, table in tables.items()}
+    others = (sources.items, sources.users, sources.clicks, sources.conversions)
+    items, users, clicks, conversions = (tables[path] if path else None for path in others)
+    joined = join_log(tables[sources.events], clicks, conversions, chosen, time_format)
+    events = joined.table
     shared: dict[RoleName, Sequence[str]] = {"item": _keys(items), "user": _keys(users)}
-    roles = find_roles(events, chosen, in_order=in_order, shared=shared, no_user=no_user)
+    roles = find_roles(
+        events, joined.chosen, in_order=in_order, shared=shared, no_user=no_user, time_format=time_format
+    )
+    roles |= joined.roles
     core = read_core(events, roles)
-    origin = ", ".join(path.name for path in (sources.events, sources.items, sources.users) if path)
+    origin = ", ".join(path.name for path in sources.given)
     if sample and (drawn := draw_sample(core, sample)):
-        kept, told = drawn
+        kept, note = drawn
         core = core.filter(kept)
-        events, origin = replace(events, frame=events.frame.filter(kept)), f"{origin}: {told}"
+        events, origin = replace(events, frame=events.frame.filter(kept)), f"{origin}: {note}"
     item_side = _side("item", items, core, roles["item"])
     user_side = _side("user", users, core, roles.get("user"))
     context, left_out = _distribute(events, roles, core, item_side, user_side)
+    left_out += [LeftOut(column, "given by --leave-out") for column in leave_out]
     sides = [item_side, user_side, context]
+    shown = Shown.of(core)
     for side in sides:
-        side.guesses.update((raw.name, guess(raw, context=side.side == "context")) for raw in side.series)
-        left_out += [(name, one.reason) for name, one in side.guesses.items() if one.kind == "none"]
-    features, tables = _named(sides)
-    weights = core["impressions"] if "impressions" in core.columns else pl.Series([1]).new_from_index(0, core.height)
-    clicks = core["clicks"] if "clicks" in core.columns else core["label"].cast(pl.Int64) * weights
-    has_users = users is not None or any(one.kind != "none" for one in user_side.guesses.values())
+        for raw in side.series:
+            guessed = guess(raw, context=side.side == "context")
+            if raw.name not in keep and (evidence := _doubt(raw, guessed, side, core, shown)):
+                left_out.append(LeftOut(raw.name, evidence, "doubtful"))
+                continue
+            side.guesses[raw.name] = guessed
+            if guessed.kind == "none":
+                left_out.append(LeftOut(raw.name, guessed.reason))
+    features, written = _named(sides, keep)
+    has_users = users is not None or any(guessed.kind != "none" for guessed in user_side.guesses.values())
     draft = Draft(
         name=re.sub(r"[^a-z0-9._-]+", "-", out.resolve().name.lower()).strip("._-")[:60] or "my-data",
         origin=origin,
         roles=roles,
-        click_rate=float(clicks.sum()) / max(1.0, float(weights.sum())),
-        items=template_of("item", tables["item"], features),
-        users=template_of("user", tables["user"], features) if has_users else None,
+        click_rate=float(shown.clicks.sum()) / max(1.0, float(shown.impressions.sum())),
+        items=template_of("item", written["item"], features),
+        users=template_of("user", written["user"], features) if has_users else None,
         features=features,
         left_out=left_out,
     )
-    _write(out, draft, tables)
+    _write(out, draft, written)
     return draft, check_dataset(out)
+
+
+def _refuse_unknown(options: Mapping[str, Sequence[str]], tables: Sequence[Table]) -> None:
+    """Raise InitError if an option names a column that no table has."""
+    known = dict.fromkeys(column for table in tables for column in table.frame.columns)
+    for option, columns in options.items():
+        if unknown := [column for column in columns if column not in known]:
+            raise InitError(f"--{option} {unknown[0]}: there is no such column; there are {', '.join(known)}")
+
+
+def _doubt(raw: pl.Series, guessed: Guess, side: "_Columns", core: pl.DataFrame, shown: Shown) -> str | None:
+    """Return why a column is not taken before a person names it: the evidence that only the outcome tells it."""
+    if guessed.kind in ("none", "text"):
+        return CALLED_AFTERWARDS if is_called_afterwards(raw.name) else None
+    if "serving_value" in guessed.options:
+        return None
+    values = _per_event(guessed.values, side, core)
+    evidence = doubt(raw.name, values, shown)
+    if evidence and side.side == "context" and "conversion" not in core.columns and is_binary(raw, 2):
+        if only_clicked(values, shown):
+            return f"{evidence}; as a second outcome: --conversion {raw.name}"
+    return evidence
+
+
+def _per_event(values: pl.Series, side: "_Columns", core: pl.DataFrame) -> pl.Series:
+    """Return a side's values by event."""
+    if side.side == "context":
+        return values
+    key = f"{side.side}_id"
+    rows = side.ids.select(key).with_columns(value=values)
+    return core.select(key).join(rows, on=key, how="left", maintain_order="left")["value"]
 
 
 def _write(out: Path, draft: Draft, tables: Mapping[Side, pl.DataFrame]) -> None:
@@ -114,21 +172,6 @@ def _write(out: Path, draft: Draft, tables: Mapping[Side, pl.DataFrame]) -> None
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise InitError(f"{out} cannot be written: {error.strerror}; name another folder with --out") from None
-
-
-def _read(path: Path | None) -> Table | None:
-    if path is None:
-        return None
-    if not path.is_dir() and not path.name.endswith(FILE_ENDINGS):
-        raise InitError(
-            f"{path}: should be a folder or end in one of {', '.join(FILE_ENDINGS)}: save it as one of these"
-        )
-    problems: list[Problem] = []
-    table = read_table(path.parent, path.name, problems)
-    if table is None:
-        raise InitError(f"{path.parent / str(problems[0])}")
-    blank = table.frame.with_columns(pl.col(pl.String).replace("", None))
-    return replace(table, frame=blank)
 
 
 def _keys(table: Table | None) -> list[str]:
@@ -172,19 +215,19 @@ def _key_column(side: Side, table: Table, ids: pl.Series, role: Role) -> str:
 
 def _distribute(
     events: Table, roles: Mapping[RoleName, Role], core: pl.DataFrame, items: _Columns, users: _Columns
-) -> tuple[_Columns, list[tuple[str, str]]]:
+) -> tuple[_Columns, list[LeftOut]]:
     """Assign each further column of the events to the item or user that determines it, otherwise to the context. A
     column of item IDs that are texts is the items' as well."""
     item = roles["item"].column
     texts = [item] if guess(events.frame.get_column(item)).kind == "text" else []
     used = {role.column for role in roles.values()} - set(texts)
-    context, left_out = _Columns("context", core), []
+    context, left_out = _Columns("context", core), list[LeftOut]()
     for raw in events.frame:
         if raw.name in used:
             continue
         owner = next((side for side in (items, users) if raw.name in [series.name for series in side.series]), None)
         if owner is not None:
-            left_out.append((raw.name, f"of the events: the table of {owner.side}s has it"))
+            left_out.append(LeftOut(raw.name, f"of the events: the table of {owner.side}s has it"))
             continue
         determined = items if raw.name in texts else _owner(raw, core, items, users)
         if determined is None:
@@ -204,11 +247,13 @@ def _owner(raw: pl.Series, core: pl.DataFrame, items: _Columns, users: _Columns)
     # If each row is a distinct item, repetition cannot show what belongs to the item.
     alone = core["item_id"].n_unique() > core.height / 2
     if alone and "impressions" in core.columns:
-        return None if is_afterwards(raw.name) else items
+        return None if is_called_afterwards(raw.name) else items
     if not alone or guess(raw).kind != "text":
         return None
     values = pl.DataFrame({"key": core["item_id"], "value": raw}).drop_nulls()
-    distinct = values.group_by("key").agg(pl.col("value").n_unique())["value"]
+    # A text of one event only may be of the moment.
+    repeated = values.group_by("key").agg(pl.col("value").n_unique(), rows=pl.len()).filter(pl.col("rows") > 1)
+    distinct = repeated["value"]
     return items if distinct.len() and (distinct == 1).sum() >= _MOSTLY * distinct.len() else None
 
 
@@ -223,8 +268,9 @@ def _depends(raw: pl.Series, key: pl.Series) -> bool:
     return pairs.height >= 2 * keys and pairs.n_unique() == keys
 
 
-def _named(sides: Sequence[_Columns]) -> tuple[list[Feature], dict[Side, pl.DataFrame]]:
+def _named(sides: Sequence[_Columns], keep: Collection[str]) -> tuple[list[Feature], dict[Side, pl.DataFrame]]:
     """Return features with unique names, and the tables with renamed columns."""
+    of_side = {"item": "yes, of the item", "user": "yes, of the user", "context": "assumed"}
     features: list[Feature] = []
     tables: dict[Side, pl.DataFrame] = {}
     used = set(RESERVED_NAMES)
@@ -240,7 +286,8 @@ def _named(sides: Sequence[_Columns]) -> tuple[list[Feature], dict[Side, pl.Data
             columns.append(one.values.alias(name))
             if one.kind != "text":
                 used.add(name)
-                features.append(Feature(name, side.side, one.kind, one.options, source, one.reason))
+                known = "given by --keep" if source in keep else of_side[side.side]
+                features.append(Feature(name, side.side, one.kind, one.options, source, one.reason, known))
         tables[side.side] = side.ids.with_columns(_compact(column) for column in columns)
     return features, tables
 

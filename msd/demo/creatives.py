@@ -13,13 +13,13 @@ from rich.text import Text
 from msd.contract.files import write_text_atomic
 from msd.dataset.aggregate import count_clicks
 from msd.dataset.load import Dataset, load_dataset
-from msd.demo.steps import DemoError, Steps, score, serve
-from msd.evaluation.evaluation_report import say_within
+from msd.demo.service import DemoError, score_texts, serve
+from msd.demo.steps import Steps
+from msd.evaluation.verdict import say_verdict
 
 app = typer.Typer(add_completion=False)
 _STEPS = 5
 _LAYERS = "3"  # of the encoder: the upper ones lose how a headline is worded
-_READ_WITHIN_S = 30.0
 _INVENTED = (
     "These headlines and their clicks are INVENTED, by a law that the figures can find; --archive takes real ones."
 )
@@ -51,6 +51,7 @@ def demo_creatives(
     summary = {
         "invented": archive is None,
         "within": measured["within"],
+        "verdict": say_verdict(measured),
         "pooled": {name: figures["metrics"] for name, figures in measured["models"].items()},
         "how_sure": measured["models"]["text"]["how_sure"],
         "shown": shown,
@@ -77,25 +78,12 @@ def _score_a_test(dataset: Dataset, url: str) -> list[dict[str, Any]]:
         "items": {new: {"text": titles[one]} for new, one in ids.items()},
         "top_k": len(ids),
     }
-    candidates = _encoded(url, request)
+    candidates = score_texts(url, request, list(ids))["candidates"]
     shown = []
     for new, pctr in zip(candidates["id"], candidates["pctr"], strict=True):
         impressions, clicks = count_clicks(rows.filter(item_id=ids[new]))
         shown.append({"headline": titles[ids[new]], "pctr": pctr, "observed": clicks / impressions})
     return shown
-
-
-def _encoded(url: str, request: dict[str, Any]) -> dict[str, list[Any]]:
-    """Return scores by text; retry, because the service encodes texts shortly after their first request."""
-    deadline = time.monotonic() + _READ_WITHIN_S
-    while time.monotonic() < deadline:
-        reply = score(url, request)
-        degraded = reply.get("degraded", {}).get("candidates", {})
-        if all(degraded.get(id_) == "encoded" for id_ in request["candidates"]["id"]):
-            candidates: dict[str, list[Any]] = reply["candidates"]
-            return candidates
-        time.sleep(0.2)
-    raise DemoError(f"{url} did not read the texts within {_READ_WITHIN_S:.0f} s; its log may say why")
 
 
 def _print(console: Console, out: Path, summary: dict[str, Any]) -> None:
@@ -109,10 +97,9 @@ def _print(console: Console, out: Path, summary: dict[str, Any]) -> None:
     console.print(table)
     if summary["invented"]:
         console.print(f"[bold]{_INVENTED}[/]")
-    if summary["within"]:
-        console.print(say_within(summary["within"]))
     console.print(
-        f"""{out / "evaluation/report.html"} shows it all; {out / "creatives.json"} has the figures. \
+        f"""{summary["verdict"]}
+{out / "evaluation/report.html"} shows it all; {out / "creatives.json"} has the figures. \
 It took {summary["seconds"]:.0f} s.
 
 Write two headlines, and see which is expected to win:

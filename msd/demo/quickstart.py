@@ -15,10 +15,13 @@ from msd.contract.files import write_text_atomic
 from msd.dataset.column import EARLIEST
 from msd.dataset.config import CONFIG_FILE
 from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.remote import is_remote
 from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
-from msd.demo.steps import DemoError, Line, Steps, score, serve
+from msd.demo.service import DemoError, Line, score, serve
+from msd.demo.steps import Steps
 from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, encoding, evaluating, exporting, tokens_of, training
+from msd.evaluation.verdict import say_verdict
 from msd.step import STEP_FILE
 
 app = typer.Typer(add_completion=False)
@@ -36,7 +39,7 @@ _RESAMPLES, _REQUESTS = 1_000, 2_400
 def quickstart(
     context: typer.Context,
     log: Annotated[
-        Path, typer.Argument(metavar="LOG", help="Your events, as `msd data init` takes them, or a dataset's folder.")
+        str, typer.Argument(metavar="LOG", help="Your events, as `msd data init` takes them, or a dataset's folder.")
     ],
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="The folder for everything; finished steps are reused.")
@@ -50,9 +53,9 @@ def quickstart(
     finished steps are reused.
     """
     console = Console(highlight=False, soft_wrap=True)
-    if str(log).startswith("-"):
+    if log.startswith("-"):
         raise DemoError(f"No such option: {log}; options of `msd data init` come after LOG")
-    if not log.exists():
+    if not is_remote(log) and not Path(log).exists():
         raise DemoError(f"{log}: there is no such file or folder")
     steps, options = Steps(console, total=1), context.args
     data = _dataset(steps, log, out, options)
@@ -67,7 +70,8 @@ def quickstart(
         console.print("A first look is shorter with --sample 100000 and another --out: about so many impressions.")
     for name, line in lines.items():
         steps.call(name, *line)
-    verdict, request = _verdict(json.loads((out / _FIGURES / "evaluation.json").read_text("utf-8"))), _request(dataset)
+    results, request = json.loads((out / _FIGURES / "evaluation.json").read_text("utf-8")), _request(dataset)
+    verdict = f"Verdict: {say_verdict(results)}"
     found = {"verdict": verdict, "request": request, "planned": steps.planned, "seconds": steps.seconds}
     _write_record(out, _inputs(log, options), found)
     url, body = f"http://127.0.0.1:{port}", shlex.quote(json.dumps(request))
@@ -85,13 +89,13 @@ def quickstart(
             process.wait()
 
 
-def _dataset(steps: Steps, log: Path, out: Path, options: list[str]) -> Path:
+def _dataset(steps: Steps, log: str, out: Path, options: list[str]) -> Path:
     """Return the dataset's folder: the log itself if it is a dataset, else the result of `msd data init`, reused if it
     exists."""
-    if (log / CONFIG_FILE).is_file():
+    if (Path(log) / CONFIG_FILE).is_file():
         if options:
             raise DemoError(f"{log} is a dataset, which {shlex.join(options)} cannot change; edit {CONFIG_FILE}")
-        return log
+        return Path(log)
     data, inputs = out / "data", _inputs(log, options)
     if (data / CONFIG_FILE).is_file():
         try:
@@ -110,10 +114,13 @@ def _dataset(steps: Steps, log: Path, out: Path, options: list[str]) -> Path:
     return data
 
 
-def _inputs(log: Path, options: list[str]) -> dict[str, Any]:
-    """Return a dataset's inputs, with the log's size: a log that has grown is another input."""
-    files = sorted(one for one in (log.rglob("*") if log.is_dir() else [log]) if one.is_file())
-    return {"log": str(log.resolve()), "bytes": sum(file.stat().st_size for file in files), "options": options}
+def _inputs(log: str, options: list[str]) -> dict[str, Any]:
+    """Return a dataset's inputs, with the size of a local log: one that has grown is another input."""
+    if is_remote(log):
+        return {"log": log, "bytes": None, "options": options}
+    path = Path(log)
+    files = [file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    return {"log": str(path.resolve()), "bytes": sum(file.stat().st_size for file in files), "options": options}
 
 
 def _write_record(out: Path, inputs: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -126,10 +133,11 @@ def _lines(dataset: Dataset, data: Path, out: Path) -> dict[str, Line]:
     has_texts = sum(map(bool, student_texts(dataset)[0].values())) >= _FEWEST_TEXTS
     read: Line = (student,) if has_texts else ()
     way: Line = () if has_texts else ("--no-semantics",)
+    texts: Line = ("--texts",) if has_texts else ()
     distil: dict[str, Line] = {"distill": ("distill", data, student)} if has_texts else {}
     return distil | {
         "train": ("train", data, *read, model, *way),
-        "evaluate": ("evaluate", data, *read, figures, "--model", model),
+        "evaluate": ("evaluate", data, *read, figures, "--model", model, *texts),
         "export": ("export", data, *read, model, bundle, "--evaluation", figures / "evaluation.json"),
     }
 
@@ -157,20 +165,3 @@ def _request(dataset: Dataset) -> dict[str, Any]:
     ids = test["item_id"].unique(maintain_order=True).head(_CANDIDATES).to_list()
     request = {"user_id": first["user_id"], "context": context, "candidates": {"id": ids}}
     return request | ({"at": first["at"]} if first["at"] >= EARLIEST else {})
-
-
-def _verdict(evaluation: Mapping[str, Any]) -> str:
-    """Return in words whether the model ranks better than trees on counts and features, without network and texts."""
-    figures = {name: one["metrics"] for name, one in evaluation["models"].items()}
-    auc = evaluation["differences"][0]["auc"]
-    # With a single user, only rows can be resampled.
-    gain, ends = auc["difference"], auc["users"]["ci95"] or auc["rows"]["ci95"]
-    if ends and ends[0] > 0:
-        verdict = "the model is better than the trees"
-    elif ends and ends[1] < 0:
-        verdict = "do not serve it, the trees are better"
-    else:
-        verdict = "no sure difference from the trees; more clicks would tell"
-    bounds = f" (95 %: {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else ""
-    model, trees = figures["model"]["auc"], figures["counts"]["auc"]
-    return f"Verdict: {verdict}. AUC {model:.4f}, against {trees:.4f} of trees on counts: {gain:+.4f}{bounds}."

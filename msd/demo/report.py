@@ -31,6 +31,7 @@ def write_report(path: Path, summary: dict[str, Any], evaluation: dict[str, Any]
             _lines(models, "curve", epoch="epoch", train_loss="training logloss"),
             _lines(models, "curve", epoch="epoch", valid_auc="AUC on the valid rows"),
         ],
+        timeline=_timeline(summary["began"], summary["steps"]),
     )
     write_text_atomic(path, page)
 
@@ -44,6 +45,18 @@ def _aucs(models: dict[str, Any]) -> str:
     axes.bar_label(bars, fmt="%.4f", padding=3)
     axes.set_xlim(min(values) - 0.03, max(values) + 0.02)
     axes.set_xlabel("AUC (the axis does not start at 0)")
+    return to_svg(figure)
+
+
+def _timeline(began: dict[str, float], seconds: dict[str, float]) -> str:
+    """Draw a bar from each step's begin to its end: steps that ran at the same time lie above each other."""
+    figure = Figure(figsize=(9.2, 0.6 + 0.25 * len(seconds)), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(list(seconds), list(seconds.values()), left=[began[name] for name in seconds], color="#0b6e4f")
+    axes.bar_label(bars, [f"{duration:g} s" for duration in seconds.values()], padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_xlabel("seconds since the first step")
     return to_svg(figure)
 
 

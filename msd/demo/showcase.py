@@ -13,7 +13,7 @@ from rich.text import Text
 
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
-from msd.demo.steps import DemoError, score
+from msd.demo.service import DemoError, score
 
 _CANDIDATES = 200
 _TOP = 10

@@ -16,7 +16,7 @@ from msd.ranker.calibrate import choose_calibration
 from msd.ranker.features import Features
 from msd.training.content import fit_content
 
-TFIDF, TFIDF_WITHIN, ENCODER = "tfidf", "tfidf_within", "encoder"
+COUNTS, TFIDF, TFIDF_WITHIN, ENCODER = "counts", "tfidf", "tfidf_within", "encoder"
 _PENALTIES = (1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C: smaller values shrink more
 
 
@@ -60,29 +60,36 @@ def text_baselines(
     `within`: also regress clicks on TF-IDF within each user, as `fit_content` does on vectors."""
     ids, rows = features.item.entities.ids, features.item.rows.numpy()
     trained = features.of_part(Part.WINDOW, Part.TRAIN)
+    if features.item.vectors.shape[1]:
+        yield ENCODER, _fitted(features, features.item.vectors.numpy())[rows[events]]
     words = [texts.get(id_, "") for id_ in ids]
     vectoriser = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-    vectoriser.fit([words[row] for row in np.unique(rows[trained])])
+    try:
+        vectoriser.fit([words[row] for row in np.unique(rows[trained])])
+    except ValueError:  # no word occurs in two texts
+        return
     weighted = vectoriser.transform([*words, ""])
-    yield TFIDF, _fitted(features, weighted, events)
+    yield TFIDF, _fitted(features, weighted)[rows[events]]
     if within:
         weights, intercept = fit_content(features, weighted)
         logits, valid = weighted[rows] @ weights + intercept, features.of_part(Part.VALID)
         yield TFIDF_WITHIN, sigmoid(choose_calibration(logits[valid], *features.outcomes(valid))(logits[events]))
-    if features.item.vectors.shape[1]:
-        yield ENCODER, _fitted(features, features.item.vectors.numpy(), events)
 
 
-def _fitted(features: Features, known: Any, events: NDArray[np.int64]) -> Probabilities:  # noqa: ANN401 - sparse or not
-    rows = features.item.rows.numpy()
-    trained, valid = features.of_part(Part.WINDOW, Part.TRAIN), features.of_part(Part.VALID)
+def _fitted(features: Features, known: Any) -> Probabilities:  # noqa: ANN401 - sparse or not
+    """Return the click probability of each item from a regression on its row of `known`, fitted to items' counts."""
+    rows, valid = features.item.rows.numpy(), features.of_part(Part.VALID)
+    trained = features.of_part(Part.WINDOW, Part.TRAIN)
     labels, impressions = features.outcomes(trained)
+    place = rows[trained] + known.shape[0] * (labels > 0)  # first the items' rows without a click, then those with one
+    counts = np.bincount(place, impressions) / impressions.mean()
+    shown = np.flatnonzero(counts)
+    outcomes, weights = features.outcomes(valid)
     tried = []
     for penalty in _PENALTIES:
         model = LogisticRegression(C=penalty, max_iter=300)
-        model.fit(known[rows[trained]], labels, impressions / impressions.mean())
-        found = model.predict_proba(known[rows[valid]])[:, 1]
-        tried.append((mean_logloss(features.outcomes(valid)[0], found, features.outcomes(valid)[1]), penalty, model))
-    best = min(tried, key=lambda one: one[:2])[2]
-    probabilities: Probabilities = best.predict_proba(known[rows[events]])[:, 1]
-    return probabilities
+        model.fit(known[shown % known.shape[0]], shown >= known.shape[0], counts[shown])
+        found = model.predict_proba(known)[:, 1]
+        tried.append((mean_logloss(outcomes, found[rows[valid]], weights), penalty, found))
+    best: Probabilities = min(tried, key=lambda one: one[:2])[2]
+    return best

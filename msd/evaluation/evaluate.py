@@ -14,16 +14,18 @@ from msd.dataset.aggregate import is_counted
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
-from msd.evaluation.baselines import counts_baseline, text_baselines
+from msd.evaluation.baselines import COUNTS, counts_baseline, text_baselines
+from msd.evaluation.present_scores import read_scores
 from msd.evaluation.scores import Figures, ModelScores, Progress, compared_items, mean_figures, score_models
+from msd.evaluation.single_features import single_features
 from msd.evaluation.slices import Slice, slice_rows, unmeasurable
+from msd.evaluation.verdict import objections
 from msd.evaluation.within import measure_within
 from msd.metrics import Labels, Weights, calibration, measure, measure_pooled
 from msd.ranker.features import Features
 from msd.student.vectors import StudentVectors
 from msd.training.folder import ModelFolderError, load_ranker
 
-BASELINE = "counts"
 # Steps of `progress` besides models: the baseline's trees, and resampling.
 OTHER_WORK = 2
 _SLICE_METRICS = ("auc", "logloss", "ece", "predicted_over_observed")
@@ -50,26 +52,30 @@ def evaluate_models(
     progress: Progress,
     student: Path | None = None,
     with_texts: bool = False,
+    scores: Mapping[str, Path] | None = None,
 ) -> Figures:
     """Return the content of evaluation.json; docs/evaluation.md explains each figure. `models`: folders by name.
 
     `student`: folder of the student that made `vectors`; without it cold ads are not measured. `with_texts`: also
-    measure models of texts alone. `progress` gets the current activity and the number of measured models. Raises
-    ModelFolderError if a model was trained on another dataset or student, if a name has two models of one seed, or if
-    the test rows have one label only.
+    measure models of texts alone. `scores`: files of other models' scores by name. `progress` gets the current activity
+    and the number of measured models. Raises ModelFolderError if a model was trained on another dataset or student, if
+    a name has two models of one seed, or if the test rows have one label only; ScoresFileError for unusable scores.
     """
     _check(data, vectors, models)
+    shown = data.events.filter(split_events(data.events, data.config) == Part.TEST)
+    given = [ModelScores(name, (seed,), read_scores(file, shown)[None], {}) for name, file in (scores or {}).items()]
     measured, features = score_models(data, vectors, models, seed, progress, student)
     done = sum(map(len, models.values()))
     test = features.of_part(Part.TEST)
     rows = EvaluatedRows(*features.outcomes(test), features.user.rows.numpy()[test].astype(np.int64))
     progress("Growing the baseline's trees", done)
     trees = counts_baseline(features, test, seed)
-    measured.append(ModelScores(BASELINE, (seed,), trees[None], {}))
+    measured.append(ModelScores(COUNTS, (seed,), trees[None], {}))
     if with_texts:
         progress("Fitting models of texts alone", done)
         found = text_baselines(features, student_texts(data)[0], test, is_counted(data.events))
         measured += [ModelScores(name, (seed,), one[None], {}) for name, one in found]
+    measured += given
     progress("Resampling users and rows", done + 1)
     units = {"users": rows.users, "rows": np.arange(len(test))}
     every = np.concatenate([one.test for one in measured])
@@ -84,17 +90,29 @@ def evaluate_models(
         folder = models[verdict["model" if verdict["sure"] else "minus"]][0]
         with_student = [student] if student and load_ranker(folder)[1].student else []
         verdict["command"] = shlex.join(map(str, ["msd", "export", data.folder, *with_student, folder, "BUNDLE"]))
-    results = {
+    results: Figures = {
         "rows": {part.name.lower(): len(features.of_part(part)) for part in Part},
+        "clicks": _clicks(features),
         "resamples": resamples,
         "models": {one.name: _figures(one, rows, _of(samples, measured, one)) for one in measured},
+        "alone": single_features(features, test),
         "verdict": verdict,
         "differences": [_difference(rows, one, other, samples, measured) for one, other in combinations(measured, 2)],
         "within": _within(features, rows, test, measured, resamples, seed) if is_counted(data.events) else None,
         "slices": [_slice_figures(one, rows, measured, resamples, seed) for one in slices],
     }
     progress("Scores", done + OTHER_WORK)
-    return results
+    return {**results, "objections": objections(results)}
+
+
+def _clicks(features: Features) -> dict[str, dict[str, float]]:
+    """Return impressions and clicks of train rows, which include the window, and of the parts after them."""
+    parts = {"train": (Part.WINDOW, Part.TRAIN), "valid": (Part.VALID,), "test": (Part.TEST,)}
+    outcomes = {name: features.outcomes(features.of_part(*of)) for name, of in parts.items()}
+    return {
+        name: {"impressions": float(impressions.sum()), "clicks": float(labels @ impressions)}
+        for name, (labels, impressions) in outcomes.items()
+    }
 
 
 def judge_semantics(

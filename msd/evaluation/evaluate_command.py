@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +16,10 @@ from msd.contract.encoder_record import ColdAds
 from msd.contract.files import sha256_file, write_text_atomic
 from msd.dataset.load import load_dataset
 from msd.duration import Machine, PartRows, about, evaluating
-from msd.evaluation.baselines import ENCODER, TFIDF, TFIDF_WITHIN
-from msd.evaluation.evaluate import BASELINE, OTHER_WORK, evaluate_models
-from msd.evaluation.evaluation_report import say_rate, say_verdict, say_within, write_report
+from msd.evaluation.baselines import COUNTS, ENCODER, TFIDF, TFIDF_WITHIN
+from msd.evaluation.evaluate import OTHER_WORK, evaluate_models
+from msd.evaluation.evaluation_report import say_rate, write_report
+from msd.evaluation.verdict import say_semantics, say_verdict
 from msd.evaluation.within import CHANCE, METRICS
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.vectors import load_vectors, no_vectors
@@ -25,8 +27,8 @@ from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, loa
 
 app = typer.Typer(add_completion=False)
 RESULT_FILE, REPORT_FILE = "evaluation.json", "report.html"
-_FORMAT = 5
-_RESERVED = (BASELINE, TFIDF, TFIDF_WITHIN, ENCODER, CHANCE)
+_FORMAT = 6
+_RESERVED = (COUNTS, TFIDF, TFIDF_WITHIN, ENCODER, CHANCE)
 
 
 @app.command("evaluate")
@@ -48,6 +50,14 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Random seed of baseline and resampling.")] = 0,
     resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 1_000,
     texts: Annotated[bool, typer.Option("--texts", help="Measure regressions on the items' texts alone, too.")] = False,
+    scores: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="Compare with another model's scores, such as your present one's, repeatable: a table with user_id, "
+            "item_id, at and score, a click probability, of each test row.",
+        ),
+    ] = None,
 ) -> None:
     """Measure each model, and trees on counts, on the test rows; write evaluation.json and report.html."""
     if not model or not folders or not 2 <= len(folders) <= 3:
@@ -56,11 +66,15 @@ def evaluate(
     start, console = time.perf_counter(), Console()
     data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
     models = _models(model)
+    rivals = _rivals(scores or [], models)
     weights = {
         name: [sha256_file(folder / file) for folder in folders for file in (WEIGHTS_FILE, RECORD_FILE)]
         for name, folders in models.items()
     }
-    run = fingerprint_of(_FORMAT, data.fingerprint, vectors.student, list(models), weights, seed, resamples, texts)
+    compared = {name: sha256_file(file) for name, file in rivals.items() if file.is_file()}
+    run = fingerprint_of(
+        _FORMAT, data.fingerprint, vectors.student, list(models), weights, seed, resamples, texts, compared
+    )
     if (known := _known_results(out, run)) is not None:
         console.print(f"{out}: done before, nothing to do", highlight=False)
         _print(console, known)
@@ -77,7 +91,7 @@ def evaluate(
         def advance(doing: str, done: int) -> None:
             bars.update(bar, description=escape(doing), completed=done)
 
-        results = evaluate_models(data, vectors, models, seed, resamples, advance, student, texts)
+        results = evaluate_models(data, vectors, models, seed, resamples, advance, student, texts, rivals)
     write_text_atomic(out / RESULT_FILE, json.dumps(results, indent=2) + "\n")
     write_report(out / REPORT_FILE, results)
     mark_done(out, run, time.perf_counter() - start)
@@ -118,6 +132,19 @@ def _models(given: list[str]) -> dict[str, list[Path]]:
     return models
 
 
+def _rivals(given: list[str], models: Mapping[str, list[Path]]) -> dict[str, Path]:
+    """Return files of scores by name: that of NAME=FILE, or the file's own without its suffix."""
+    rivals: dict[str, Path] = {}
+    for one in given:
+        name, equals, file = one.partition("=")
+        if not equals or not name or Path(one).exists():
+            name, file = Path(one).stem, one
+        if name in _RESERVED or name in models or name in rivals:
+            raise ModelFolderError(f"{one}: {name!r} is the name of another model; give NAME=FILE")
+        rivals[name] = Path(file)
+    return rivals
+
+
 def _print(console: Console, results: dict[str, Any]) -> None:
     table = Table(title=f"{results['rows']['test']} test rows", title_justify="left")
     metrics = list(next(iter(results["models"].values()))["metrics"])
@@ -133,6 +160,8 @@ def _print(console: Console, results: dict[str, Any]) -> None:
             highlight=False,
         )
     for one in results["differences"]:
+        if "curve" not in results["models"][one["model"]]:
+            continue
         auc = one["auc"]
         ends = "" if auc["users"]["ci95"] is None else " (95 %: {:+.4f} to {:+.4f})".format(*auc["users"]["ci95"])
         line = f"AUC of {one['model']} less that of {one['minus']}: {auc['difference']:+.4f}{ends}"
@@ -146,9 +175,9 @@ def _print(console: Console, results: dict[str, Any]) -> None:
             console.print(f"{name}{line}", highlight=False, markup=False)
     if within := results["within"]:
         console.print(_within_table(within))
-        console.print(say_within(within), highlight=False, markup=False)
     if verdict := results["verdict"]:
-        console.print(say_verdict(verdict), highlight=False, markup=False)
+        console.print(say_semantics(verdict), highlight=False, markup=False)
+    console.print(say_verdict(results), highlight=False, markup=False)
 
 
 def _within_table(within: dict[str, Any]) -> Table:

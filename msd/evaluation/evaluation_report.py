@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from msd.contract.files import write_text_atomic
+from msd.evaluation.verdict import say_best, say_semantics
 from msd.page import render_page, to_svg
 
 _COLOURS = ("#0b6e4f", "#c46a1b", "#3b5bdb", "#9c36b5", "#c92a2a", "#0c8599", "#5c940d")
@@ -59,7 +60,7 @@ def write_report(path: Path, results: Figures) -> None:
         "msd.evaluation",
         "evaluation_report.html.j2",
         results=results,
-        verdict=say_verdict(results["verdict"]) if results["verdict"] else None,
+        verdicts=[say_best(results), *([say_semantics(results["verdict"])] if results["verdict"] else [])],
         models=models,
         colours=colours,
         titles=_TITLES,
@@ -81,32 +82,6 @@ def write_report(path: Path, results: Figures) -> None:
         degradation=_degradation(models, colours),
     )
     write_text_atomic(path, page)
-
-
-def say_within(within: dict[str, Any]) -> str:
-    """Return in one sentence how the first model ranks pairs within groups, against the best of the others."""
-    rest = within["differences"]
-    best = max(rest, key=lambda one: within["models"][one["minus"]]["pair_accuracy"]["value"])
-    gain, other = best["pair_accuracy"], best["minus"]
-    low, high = gain["ci95"] or (-1.0, 1.0)
-    told = f"pairs ranked right, {best['model']} less the best other, {other}: {gain['difference']:+.4f}"
-    told += " ({:+.4f} to {:+.4f})".format(*gain["ci95"]) if gain["ci95"] else ""
-    if high < 0:
-        return f"{told}: a sure loss; use {other}"
-    if gain["difference"] <= 0:
-        return f"{told}: no gain; use {other}"
-    return f"{told}: {'a sure gain' if low > 0 else 'not a sure gain'}; use {best['model']}"
-
-
-def say_verdict(verdict: dict[str, Any]) -> str:
-    """Return the verdict on semantics in one sentence, with the command that exports the model to serve, if known."""
-    ends, command = verdict["ci95"], f": {verdict['command']}" if "command" in verdict else ""
-    gain = f"{verdict['gain']:+.4f} AUC with live counts"
-    gain += f" (95 % over {verdict['unit']}: {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else " (no interval)"
-    if verdict["sure"]:
-        return f"semantics: sure gain of {gain}: serve {verdict['model']}{command}"
-    sure_loss = ends and ends[1] < 0
-    return f"semantics: {'sure loss' if sure_loss else 'no sure gain'}, {gain}: serve {verdict['minus']}{command}"
 
 
 def say_rate(of: str, found: dict[str, float] | None) -> str:

@@ -15,7 +15,7 @@ from msd.dataset.split import Part
 from msd.dataset.texts import student_texts
 from msd.evaluation.degradation import degradation_curves, degraded, measure_cold_ads
 from msd.evaluation.within import Compared, how_sure
-from msd.metrics import Labels, Probabilities, measure_pooled
+from msd.metrics import Labels, Probabilities, measure_pooled, roc_auc
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import compare_calibrations
 from msd.ranker.features import Features, build_features
@@ -105,14 +105,17 @@ def _score_seed(
     live = predict(trained, features.live(), test)
     held = compared_items(features, valid) if counted else None
     scores = held.scores(features.outcomes(valid)[1], predict(trained, features, valid)) if held else None
+    valid_logits, valid_outcomes = predict_logits(trained, features, valid), features.outcomes(valid)
+    valid_auc = roc_auc(valid_outcomes[0], valid_logits, valid_outcomes[1])
     figures = {
         "curve": [point._asdict() for point in record.curve],
+        "valid_auc": valid_auc if np.isfinite(valid_auc) else None,
         "live_counts": measure_pooled(labels, live, impressions),
         "cold_ads": cold_ads.model_dump(mode="json") if cold_ads else None,
         "conversions": _conversions(trained, features, test, whole) if trained.has_conversions else None,
         "choice": record.choice.say() if record.choice else None,
         HOW_SURE: how_sure(held, scores) if held and scores is not None else [],
-        "calibrations": compare_calibrations(predict_logits(trained, features, valid), *features.outcomes(valid), seed),
+        "calibrations": compare_calibrations(valid_logits, *valid_outcomes, seed),
         "degradation": degradation_curves(labels, whole, rungs, seed, impressions),
     }
     kind = record.config.network, trained.schema.semantic("item") is not None
@@ -147,6 +150,7 @@ def _family(parts: Sequence[ModelScores]) -> ModelScores:
     rungs = [name for name in every[0]["degradation"] if all(name in figures["degradation"] for figures in every)]
     figures = {
         "curve": every[0]["curve"],
+        "valid_auc": mean_figures([one["valid_auc"] for one in every]),
         "live_counts": mean_figures([one["live_counts"] for one in every]),
         "cold_ads": [one["cold_ads"] for one in every if one["cold_ads"]],
         "choice": [one["choice"] for one in every if one["choice"]],

@@ -23,7 +23,8 @@ from msd.dataset.conversions import CONVERSION, CONVERTED_AT, has_conversions
 from msd.dataset.draft import toml_value
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.table import write_parquet
-from msd.feedback.files import ANONYMOUS_PREFIX, FeedbackError
+from msd.feedback.files import FeedbackError
+from msd.feedback.impressions import is_anonymous
 
 Features = Mapping[str, FeatureConfig]
 _CORE = ("user_id", "item_id", "at", "label")
@@ -43,31 +44,42 @@ class Described:
 
 
 def write_dataset(
-    impressions: pl.DataFrame, requests: Iterable[pl.DataFrame], old: Dataset, out: Path, *, log_only: bool
+    impressions: pl.DataFrame,
+    requests: Iterable[pl.DataFrame],
+    old: Dataset,
+    out: Path,
+    *,
+    log_only: bool = False,
+    since: float | None = None,
+    by_time: bool = False,
 ) -> int:
     """Write the dataset `out`, which continues `old`, prove that it loads, and return the number of its events.
 
     `requests` have the column `request`. Users and items are the old dataset's; requests update them, and those that
-    only requests described are added. Raises FeedbackError, or DatasetError.
+    only requests described are added. Events before `since` (Unix s) are left out. `by_time`: split all events at once
+    by `_with_parts`, in place of each user's by cuts. Raises FeedbackError, or DatasetError.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FeedbackError(f"{out} is there already; name an empty or a new folder with --out")
     # A dataset's events all have a user.
-    impressions = impressions.filter(pl.col("user_id").str.starts_with(ANONYMOUS_PREFIX).not_())
+    impressions = impressions.filter(is_anonymous().not_())
     if impressions.is_empty():
         raise FeedbackError("all impressions are of anonymous users: there is nothing to train on")
     in_log, in_old = "conversion" in impressions.columns, has_conversions(old.events)
-    if in_log != in_old and not log_only:
-        one, other = ("log", "dataset") if in_log else ("dataset", "log")
+    if in_log and not in_old and not log_only:
         raise FeedbackError(
-            f"the {one} says which clicks converted, and the {other} does not: leave the dataset's events out with"
-            " --log-only, or let both or none of them say it"
+            "the log says which clicks converted, and the dataset does not: leave the dataset's events out with"
+            " --log-only, or send no conversions"
         )
     said = described(requests, impressions["request_id"], old.config)
-    config = _config(old, said, in_log)
+    config = _config(old, said, in_log, by_time)
     events = _events(config, impressions, said)
     if not log_only:
         events = pl.concat([_old_events(config, old, events), events]).sort("at", maintain_order=True)
+    if since is not None:
+        events = events.filter(pl.col("at") >= since)
+    if by_time:
+        events = _with_parts(events)
     tables = {
         "events": events,
         "items": _described_table(old.items, "item_id", config.side("item"), said.items, said.texts),
@@ -85,7 +97,16 @@ def write_dataset(
     return load_dataset(out).events.height
 
 
-def _config(old: Dataset, said: Described, conversions: bool) -> DatasetConfig:
+def _with_parts(events: pl.DataFrame) -> pl.DataFrame:
+    """Return events, sorted by time, with their parts: the earlier half is the window; of the later half a tenth is
+    valid and a fiftieth test, so that training and counts reach up to the latest event."""
+    place = pl.int_range(pl.len())
+    later = pl.when(place % 10 == 3).then(pl.lit("valid")).when(place % 50 == 7).then(pl.lit("test"))
+    part = pl.when(place < pl.len() // 2).then(pl.lit("window")).otherwise(later.otherwise(pl.lit("train")))
+    return events.with_columns(part=part)
+
+
+def _config(old: Dataset, said: Described, conversions: bool, by_time: bool) -> DatasetConfig:
     """Return the old configuration, for files whose columns have the features' names."""
     was = old.config
     has_title = bool(old.items["title"].is_not_null().any())
@@ -93,7 +114,8 @@ def _config(old: Dataset, said: Described, conversions: bool) -> DatasetConfig:
     user_text = bool(old.users["text"].is_not_null().any())
     outcomes = (CONVERSION, CONVERTED_AT) if conversions else ()
     # Given parts of old events cannot apply to new ones.
-    split = was.split if was.split.column is None else SplitConfig()
+    cuts = was.split if was.split.column is None else SplitConfig()
+    split = SplitConfig(column="part") if by_time else cuts
     return was.model_copy(
         update={
             "events": EventsConfig(file="events.parquet", **{name: name for name in outcomes}),

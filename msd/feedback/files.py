@@ -1,8 +1,8 @@
-"""A service's log files as tables: requests, and events from there or elsewhere. Knows columns and types. Does not know
-outcomes.
+"""Services' log files as tables: requests, and events from there or elsewhere. Knows folders, columns and types. Does
+not know outcomes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +12,8 @@ from msd.contract.log import EVENTS, REQUESTS
 from msd.contract.request import ANONYMOUS
 
 REQUEST_COLUMNS = ("request_id", "received_at", "at", "arm", "arm_share", "user_id", "item_ids", "bids", "scores")
+POLICY_COLUMNS = ("bundle_id", "heads", "pricing", "explore")
+"""What the value of a policy needs besides."""
 EVENT_TYPES = {
     "event_id": pl.String,
     "type": pl.String,
@@ -37,13 +39,42 @@ class FeedbackError(MsdError):
     """A log or events are unusable; the message says what is wrong and what to do."""
 
 
-def request_files(path: Path) -> list[Path]:
-    """Return the log's files of requests, oldest first. Raises FeedbackError if there are none."""
-    return _files(path, REQUESTS)
+def log_folders(logs: Sequence[Path]) -> list[Path]:
+    """Return the folders and files of logs, in order: each `MSD_LOG_DIR` or file given, and those in a given folder of
+    such folders. Raises FeedbackError for a path without any."""
+    found: dict[Path, None] = {}
+    for log in logs:
+        if not log.exists():
+            raise FeedbackError(f"{log}: no such file or folder")
+        has_files = log.is_file() or any(next(log.glob(f"{kind}-*.parquet"), None) for kind in (REQUESTS, EVENTS))
+        own = [log] if has_files else sorted(one for one in log.iterdir() if one.is_dir())
+        if not own:
+            raise FeedbackError(f"{log}: holds no log, nor folders of logs, such as one for each pod")
+        found |= dict.fromkeys(own)
+    return list(found)
 
 
-def read_requests(file: Path, more: Sequence[str] = ()) -> pl.DataFrame:
-    """Read one file's requests, with REQUEST_COLUMNS and `more`. Raises FeedbackError."""
+def read_requests(logs: Sequence[Path], more: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
+    """Yield each file's requests, oldest first within a log, with REQUEST_COLUMNS and `more`. Raises FeedbackError."""
+    for file in _files(logs, REQUESTS):
+        yield _read_requests(file, more)
+
+
+def read_events(logs: Sequence[Path]) -> pl.DataFrame:
+    """Read all events of logs' folders, or of Parquet or JSONL files: event_id, type, user_id, item_id, at (Unix s) and
+    request_id, null if there is none. Raises FeedbackError."""
+    return pl.concat([_read_events(file) for file in _files(logs, EVENTS)])
+
+
+def _files(logs: Sequence[Path], kind: str) -> list[Path]:
+    folders = log_folders(logs)
+    files = [file for one in folders for file in ([one] if one.is_file() else sorted(one.glob(f"{kind}-*.parquet")))]
+    if not files:
+        raise FeedbackError(f"{', '.join(map(str, logs))}: holds no file of {kind} (`{kind}-….parquet`)")
+    return files
+
+
+def _read_requests(file: Path, more: Sequence[str]) -> pl.DataFrame:
     try:
         columns = pl.read_parquet_schema(file)
         later = [
@@ -56,22 +87,6 @@ def read_requests(file: Path, more: Sequence[str] = ()) -> pl.DataFrame:
         return pl.read_parquet(file, columns=wanted).with_columns(user_ids, *later)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise FeedbackError(f"{file}: is not a file of a request log: {error}") from None
-
-
-def read_events(path: Path) -> pl.DataFrame:
-    """Read all events of a log's folder, or of one Parquet or JSONL file: event_id, type, user_id, item_id, at (Unix s)
-    and request_id, null if there is none. Raises FeedbackError."""
-    return pl.concat([_read_events(file) for file in _files(path, EVENTS)])
-
-
-def _files(path: Path, kind: str) -> list[Path]:
-    if path.is_file():
-        return [path]
-    files = sorted(path.glob(f"{kind}-*.parquet"))
-    if not files:
-        what = f"holds no file of {kind} (`{kind}-….parquet`)" if path.is_dir() else "no such file or folder"
-        raise FeedbackError(f"{path}: {what}")
-    return files
 
 
 def _read_events(file: Path) -> pl.DataFrame:

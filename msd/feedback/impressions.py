@@ -7,19 +7,34 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from msd.feedback.files import FeedbackError
+from msd.feedback.files import ANONYMOUS_PREFIX, FeedbackError
 
 _KEY = ["request_id", "item_id"]
 _PAIR = ["user_id", "item_id"]
-CONVERSION_S = 30 * 86_400.0
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Seconds in which an impression's click counts, and a click's conversion; and seconds for which an impression
+    waits for either to arrive (`settle_s`, `conversion_settle_s`) before it is joined.
+
+    Waiting starts when the service received the request. It ends by the log's latest request or by `now` (Unix s),
+    whichever is earlier, so that one service's clock that is ahead ends nothing early.
+    """
+
+    click_s: float = 86_400.0
+    conversion_s: float = 30 * 86_400.0
+    settle_s: float = 0.0
+    conversion_settle_s: float = 0.0
+    now: float = float("inf")
 
 
 @dataclass(frozen=True)
 class Joined:
     """One row an impression: request_id, user_id, item_id, at (unix s), arm, arm_share, pctr, bid (null without one),
     pricing (cpm, cpc or cpa), label (0 or 1), click_after_s (seconds to its first click, null without one), sorted by
-    time; if there are conversion events, conversion (0 or 1) and converted_at (unix s); and the numbers of events and
-    requests, by outcome."""
+    time; with conversions, conversion (0 or 1) and converted_at (unix s); and the numbers of events and requests, by
+    outcome."""
 
     frame: pl.DataFrame
     told: Mapping[str, int]
@@ -28,61 +43,81 @@ class Joined:
 def join(
     requests: Iterable[pl.DataFrame],
     events: pl.DataFrame,
-    window_s: float,
+    windows: Windows,
     keep: Sequence[str] = (),
-    conversion_s: float = CONVERSION_S,
+    *,
+    has_conversions: bool = False,
 ) -> Joined:
-    """`requests` are a log's tables, one after the other; a click counts up to `window_s` after its impression.
-    `keep`: further columns of requests that their impressions have, too. A conversion counts up to `conversion_s` after
-    its click: that of its request, or if it names none, the latest click of the same user and item before it.
+    """`requests` are the tables of one log or of several, one after the other. `keep`: further columns of requests that
+    their impressions have, too. `has_conversions`: whether impressions have those columns even if no event is one.
 
-    An event id that comes twice counts once. Clicks that name no request belong to the latest impression of the same
-    user and item before them. Raises FeedbackError when not one impression can be told from the log.
+    A request or an event whose ID comes twice counts once. Clicks that name no request belong to the latest impression
+    of the same user and item before them, and conversions to the latest such click. Raises FeedbackError when not one
+    impression can be told from the log, or none is settled.
     """
     told: dict[str, int] = {"events": events.height}
     distinct = events.unique(["type", "event_id"], keep="first", maintain_order=True)
     told["repeated_events"] = events.height - distinct.height
-    shown = distinct.filter(pl.col("type") == "impression")
-    clicks = distinct.filter(pl.col("type") == "click")
+    shown, clicks, conversions = (
+        distinct.filter(pl.col("type") == kind) for kind in ("impression", "click", "conversion")
+    )
     told |= {"impressions": shown.height, "clicks": clicks.height}
-    impressions = _impressions(shown, requests, told, keep)
+    impressions, latest = _impressions(shown, requests, told, ["received_at", *keep])
     if impressions.is_empty():
         raise FeedbackError(
             f"not one of {shown.height} impressions is of a logged request: events have to name the request_id of the"
             " reply that they came of, and its request has to be in the log"
         )
-    labelled = _label(impressions, clicks, window_s, told)
-    told |= {"joined_impressions": labelled.height, "joined_clicks": int(labelled["label"].sum())}
-    conversions = distinct.filter(pl.col("type") == "conversion")
-    if conversions.height:
-        labelled = _convert(labelled, conversions, conversion_s, told)
-    return Joined(labelled.sort("at", "request_id", "item_id"), told)
+    joined = _label(impressions, clicks, windows.click_s, told)
+    settle_s = windows.settle_s
+    if conversions.height or has_conversions:
+        joined = _convert(joined, conversions, windows.conversion_s, told)
+        settle_s = max(settle_s, windows.conversion_settle_s)
+    settled = joined.filter(pl.col("received_at") <= min(latest, windows.now) - settle_s)
+    if settled.is_empty():
+        raise FeedbackError(
+            f"none of {joined.height} impressions is settled: the log spans less than the {settle_s / 3_600:g} hours"
+            " that they wait for clicks and conversions; run it later, or wait less by --settle-hours"
+        )
+    told |= {"unsettled_impressions": joined.height - settled.height}
+    told |= {"unsettled_clicks": int(joined["label"].sum()) - int(settled["label"].sum())}
+    told |= {"joined_impressions": settled.height, "joined_clicks": int(settled["label"].sum())}
+    told["anonymous_impressions"] = settled.filter(is_anonymous()).height
+    return Joined(settled.sort("at", "request_id", "item_id"), told)
+
+
+def is_anonymous() -> pl.Expr:
+    """Return whether each impression is of a user without an ID."""
+    return pl.col("user_id").str.starts_with(ANONYMOUS_PREFIX)
 
 
 def _impressions(
     shown: pl.DataFrame, requests: Iterable[pl.DataFrame], told: dict[str, int], keep: Sequence[str]
-) -> pl.DataFrame:
-    """Return one row for each shown candidate of a logged request."""
+) -> tuple[pl.DataFrame, float]:
+    """Return one row for each shown candidate of a logged request, and when the latest request was received."""
     named = shown.filter(pl.col("request_id").is_not_null())
     once = named.sort("at").unique(_KEY, keep="first", maintain_order=True)
     told["impressions_without_request"] = shown.height - named.height
     told["repeated_impressions"] = named.height - once.height
-    candidates, logged = _candidates(requests, once, told, keep)
+    candidates, logged, latest = _candidates(requests, once, told, keep)
     found = once.select(*_KEY, "at").join(candidates, on=_KEY, how="inner")
     unlogged = once.join(logged, on="request_id", how="anti").height
     told["impressions_not_logged"] = unlogged
     told["impressions_of_no_candidate"] = once.height - unlogged - found.height
-    return found
+    return found, latest
 
 
 def _candidates(
     requests: Iterable[pl.DataFrame], shown: pl.DataFrame, told: dict[str, int], keep: Sequence[str]
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the candidates of requests with shown candidates, once each; and those requests' IDs."""
+) -> tuple[pl.DataFrame, pl.DataFrame, float]:
+    """Return the candidates of requests with shown candidates, once each; those requests' IDs; and when the latest
+    request was received."""
     frames, seen, total, repeated = [], pl.DataFrame(schema={"request_id": pl.String}), 0, 0
+    latest = float("-inf")
     wanted = shown.select("request_id").unique()
     for frame in requests:
         total += frame.height
+        latest = max([latest, *frame["received_at"].to_list()])
         first = frame.unique("request_id", keep="first", maintain_order=True).join(seen, on="request_id", how="anti")
         repeated += frame.height - first.height
         seen = pl.concat([seen, first.select("request_id")])
@@ -91,7 +126,7 @@ def _candidates(
     if not frames:
         raise FeedbackError("the log holds no requests")
     candidates = pl.concat(frames).unique(_KEY, keep="first", maintain_order=True)
-    return candidates, seen
+    return candidates, seen, latest
 
 
 def _exploded(requests: pl.DataFrame, keep: Sequence[str]) -> pl.DataFrame:

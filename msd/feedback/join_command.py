@@ -2,16 +2,18 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import polars as pl
 import typer
 from rich.console import Console
 
+from msd.contract.bundle import MANIFEST, read_manifest
+from msd.dataset.conversions import has_conversions
 from msd.dataset.load import load_dataset
 from msd.feedback.arms import METRICS, PER, compare, ratio_mismatch
 from msd.feedback.arms_report import (
@@ -23,8 +25,8 @@ from msd.feedback.arms_report import (
     write_page,
 )
 from msd.feedback.dataset import write_dataset
-from msd.feedback.files import FeedbackError, read_events, read_requests, request_files
-from msd.feedback.impressions import Joined, join
+from msd.feedback.files import POLICY_COLUMNS, FeedbackError, read_events, read_requests
+from msd.feedback.impressions import Joined, Windows, join
 from msd.feedback.policy_value import explored_requests, read_target, support, value_of
 
 app = typer.Typer(add_completion=False)
@@ -39,10 +41,13 @@ class By(StrEnum):
 
 @app.command("join")
 def main(
-    log: Annotated[Path, typer.Argument(metavar="LOG", help="A service's MSD_LOG_DIR, or one of its files.")],
+    logs: Annotated[
+        list[Path],
+        typer.Argument(metavar="LOG…", help="MSD_LOG_DIR of each service, a file, or a folder of such folders."),
+    ],
     events: Annotated[
-        Path | None,
-        typer.Argument(metavar="EVENTS", help="A folder of event files, a Parquet or JSONL file. Default: LOG."),
+        list[Path] | None,
+        typer.Option(metavar="EVENTS", help="Folders or files (Parquet, JSONL) of events; repeatable. Default: LOG…."),
     ] = None,
     by: Annotated[
         By | None,
@@ -55,6 +60,10 @@ def main(
             help="With --by policy: what to put first by request, as request_id, item_id and probability (JSONL or"
             " Parquet). Default: the best by the logged scores.",
         ),
+    ] = None,
+    bundle: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="With --by policy: a served bundle, for the pricing it declares; repeatable."),
     ] = None,
     dataset: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The dataset that the model was trained on, to extend.")
@@ -69,6 +78,12 @@ def main(
     conversion_days: Annotated[
         float, typer.Option(min=0, help="Days after a click in which its conversion counts.")
     ] = 30.0,
+    settle_hours: Annotated[
+        float, typer.Option(min=0, help="Hours for which an impression waits for its click before it is joined.")
+    ] = 1.0,
+    conversion_settle_hours: Annotated[
+        float, typer.Option(min=0, help="With conversions: hours for which an impression waits for them, too.")
+    ] = 24.0,
     champion: Annotated[
         str, typer.Option(help="With --by arm: the arm that the others are compared with.")
     ] = "champion",
@@ -84,25 +99,40 @@ def main(
     if target is not None and by != By.POLICY:
         raise typer.BadParameter("--target goes with --by policy")
     console = Console(stderr=as_json)
-    more = ("request",) if out else ("pricing",)
-    joined = join(_requests(log, more), read_events(events or log), 3_600 * window_hours, (), 86_400 * conversion_days)
+    windows = Windows(
+        3_600 * window_hours,
+        86_400 * conversion_days,
+        3_600 * settle_hours,
+        3_600 * conversion_settle_hours,
+        time.time(),
+    )
+    old = load_dataset(dataset) if dataset is not None and out is not None else None
+    joined = join(
+        read_requests(logs, ("pricing",)),
+        read_events(events or logs),
+        windows,
+        has_conversions=old is not None and has_conversions(old.events),
+    )
     _tell(console, joined.told)
-    if out is not None and dataset is not None:
-        rows = write_dataset(joined.frame, _requests(log, more), load_dataset(dataset), out, log_only=log_only)
-        console.print(
-            f"{out}: {rows} events, {joined.told['joined_impressions']} of them from the log; then: msd train"
-        )
+    if out is not None and old is not None:
+        rows = write_dataset(joined.frame, read_requests(logs, ("request",)), old, out, log_only=log_only)
+        told = joined.told["joined_impressions"] - joined.told["anonymous_impressions"]
+        console.print(f"{out}: {rows} events, {told} of them from the log; then: msd train", highlight=False)
         return
     if by == By.POLICY:
-        _by_policy(console, log, joined, target, as_json)
+        _by_policy(console, logs, joined, target, bundle or [], as_json)
         return
     _by_arm(console, joined, champion, _shares(shares), as_json, page)
 
 
-def _by_policy(console: Console, log: Path, joined: Joined, target: Path | None, as_json: bool) -> None:
+def _by_policy(
+    console: Console, logs: list[Path], joined: Joined, target: Path | None, bundles: list[Path], as_json: bool
+) -> None:
     told: dict[str, int] = {}
-    requests = _requests(log, ("pricing", "explore", "heads"))
-    rows = explored_requests(requests, joined.frame, read_target(target) if target else None, told)
+    manifests = [read_manifest(folder / MANIFEST) for folder in bundles]
+    formulas = {one.bundle_id: one.formula for one in manifests}
+    policy = read_target(target) if target else None
+    rows = explored_requests(read_requests(logs, POLICY_COLUMNS), joined.frame, policy, told, formulas)
     supported, values = support(rows), {name: value_of(rows, name, PER[name]) for name in METRICS}
     if as_json:
         document = {
@@ -149,10 +179,6 @@ def _plain(document: object) -> object:
     if isinstance(document, tuple):
         return _plain(document._asdict()) if hasattr(document, "_asdict") else [_plain(one) for one in document]
     return None if isinstance(document, float) and not math.isfinite(document) else document
-
-
-def _requests(log: Path, more: Sequence[str]) -> Iterator[pl.DataFrame]:
-    return (read_requests(file, more) for file in request_files(log))
 
 
 def _tell(console: Console, told: Mapping[str, int]) -> None:

@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from msd.bootstrap import interval
-from msd.contract.pricing import ecpm_of, formula_of
+from msd.contract.pricing import Formula, ecpm_of, formula_of
 from msd.feedback.arms import METRICS, Estimate, earned
 from msd.feedback.files import FeedbackError
 
@@ -104,8 +104,8 @@ def value_of(
 def _ratios(sums: Floats) -> Floats:
     """Return logged, IPS, SNIPS and DR [4, …] of sums [5, …]."""
     earned, weighted, corrected, weights, requests = sums
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.stack([earned / requests, weighted / requests, weighted / weights, corrected / requests])
+    normalised = np.divide(weighted, weights, out=np.full_like(weights, np.nan), where=weights != 0)
+    return np.stack([earned / requests, weighted / requests, normalised, corrected / requests])
 
 
 def _estimate(value: float, drawn: Floats) -> Estimate:
@@ -156,16 +156,21 @@ class _Row(NamedTuple):
 
 
 def explored_requests(
-    requests: Iterable[pl.DataFrame], impressions: pl.DataFrame, target: Target | None, told: dict[str, int]
+    requests: Iterable[pl.DataFrame],
+    impressions: pl.DataFrame,
+    target: Target | None,
+    told: dict[str, int],
+    formulas: Mapping[str, Formula] | None = None,
 ) -> ExploredRequests:
     """Return the requests that explored and whose first candidate was shown. `impressions` are joined ones; `target` is
-    a policy, by default that of the logged scores: the best first.
+    a policy, by default that of the logged scores: the best first. `formulas`: the pricing that bundles declare, by
+    bundle ID; that of any other bundle follows from its heads.
 
     Raises FeedbackError if no request is left, or a propensity is invalid.
     """
     columns = ("request_id", "item_id", "label", earned(impressions).alias("earned"))
     shown = impressions.select(columns).rows_by_key("request_id")
-    rows = list(_rows(requests, shown, target, told))
+    rows = list(_rows(requests, shown, target, told, formulas or {}))
     if not rows:
         why = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in told.items() if count)
         raise FeedbackError(
@@ -182,7 +187,11 @@ def explored_requests(
 
 
 def _rows(
-    requests: Iterable[pl.DataFrame], shown: Mapping[str, list[Any]], target: Target | None, told: dict[str, int]
+    requests: Iterable[pl.DataFrame],
+    shown: Mapping[str, list[Any]],
+    target: Target | None,
+    told: dict[str, int],
+    formulas: Mapping[str, Formula],
 ) -> Iterator[_Row]:
     counts = ("requests_without_explore", "requests_whose_first_was_not_shown", "requests_not_in_the_target")
     told |= dict.fromkeys(counts, 0)
@@ -205,7 +214,8 @@ def _rows(
             if target is not None and chosen is None:
                 told["requests_not_in_the_target"] += 1
                 continue
-            yield _row(row, first, outcome, chosen)
+            formula = formulas.get(row["bundle_id"]) or formula_of(row["heads"])
+            yield _row(row, first, outcome, chosen, formula)
 
 
 def _first_of(row: Mapping[str, Any]) -> str:
@@ -224,16 +234,21 @@ def _first_of(row: Mapping[str, Any]) -> str:
     return str(ids[first])
 
 
-def _row(row: Mapping[str, Any], first: str, outcome: Sequence[Any], chosen: Mapping[str, float] | None) -> _Row:
+def _row(
+    row: Mapping[str, Any],
+    first: str,
+    outcome: Sequence[Any],
+    chosen: Mapping[str, float] | None,
+    formula: Formula,
+) -> _Row:
     ids, heads = row["item_ids"], row["heads"]
     scores = {head: np.array(column, np.float32) for head, column in zip(heads, row["scores"], strict=True)}
-    formula = formula_of(heads)
     if "cpc" not in formula or not set(row["pricing"] or ()) <= formula.keys():
         raise FeedbackError(f"request {row['request_id']}: its scores ({', '.join(heads)}) do not price its candidates")
     ecpm, pctr = ecpm_of(row["bids"], row["pricing"], scores, formula), scores["pctr"]
-    priced = ~np.isnan(ecpm)
     if chosen is None:
-        chosen = {ids[int(np.argmax(np.where(priced, ecpm, -np.inf) if priced.any() else pctr))]: 1.0}
+        chosen = {ids[best_of(ecpm, pctr)]: 1.0}
+    priced = ~np.isnan(ecpm)
     places = {one: place for place, one in reversed(list(enumerate(ids)))}
     if strange := [one for one in chosen if one not in places]:
         raise FeedbackError(
@@ -250,3 +265,9 @@ def _row(row: Mapping[str, Any], first: str, outcome: Sequence[Any], chosen: Map
         for name in METRICS
     }
     return _Row(row["user_id"], float(row["explore"]["propensity"]), chosen.get(first, 0.0), rewards)
+
+
+def best_of(ecpm: Floats, pctr: NDArray[np.floating[Any]]) -> int:
+    """Return the place of the most valuable candidate: only those with a bid compete, if there are any."""
+    priced = ~np.isnan(ecpm)
+    return int(np.argmax(np.where(priced, ecpm, -np.inf) if priced.any() else pctr))

@@ -22,8 +22,8 @@ from msd.contract.correction import (
     write_corrections,
 )
 from msd.contract.state import decay
-from msd.feedback.files import FeedbackError, read_events, read_requests, request_files
-from msd.feedback.impressions import join
+from msd.feedback.files import read_events, read_requests
+from msd.feedback.impressions import Windows, join
 from msd.metrics import sigmoid
 
 Floats = NDArray[np.float64]
@@ -37,7 +37,7 @@ RATE_PER_HOUR = 0.25
 to reach its bound, so that operators can react.
 """
 _SURELY_SOME = 20.0
-_KEPT = ("bundle_id", "received_at", "correction")
+_KEPT = ("bundle_id", "correction")
 # A bundle without logged requests for this many half-lives is dropped.
 _HALF_LIVES = 10
 # Scores of 0 and 1 have no log-odds.
@@ -93,7 +93,9 @@ def main(
     Exit status 1 if a correction was kept because clicks have stopped.
     """
     corrections = read_corrections(out)
-    shown = _settled(logs, 3_600 * window_hours, 3_600 * settle_hours)
+    # A request's age is by the service's clock: times in events have no effect.
+    windows = Windows(3_600 * window_hours, settle_s=3_600 * settle_hours)
+    shown = join(read_requests(logs, _KEPT), read_events(logs), windows, _KEPT).frame
     half_life_s, console = 86_400 * half_life_days, Console()
     table = Table("bundle", "impressions", "clicks", "model ÷ clicks", "corrected ÷ clicks", "shift", "slope", "")
     outcomes: dict[str, Recalibration] = {}
@@ -102,31 +104,13 @@ def main(
         outcomes[bundle] = learn(impressions, corrections.get(bundle), half_life_s)
         table.add_row(bundle[:12], *_cells(impressions, outcomes[bundle]))
     console.print(table)
-    console.print(_late(shown, 3_600 * window_hours, 3_600 * settle_hours), highlight=False)
+    console.print(_late(shown, windows), highlight=False)
     newest = float(shown["received_at"].max() or 0.0)  # type: ignore[arg-type]
     kept = {one: said for one, said in corrections.items() if said.at > newest - _HALF_LIVES * half_life_s}
     learned = {one: outcome.learned for one, outcome in outcomes.items() if outcome.learned is not None}
     write_corrections(out, kept | learned)
     if any(outcome.is_broken for outcome in outcomes.values()):
         raise typer.Exit(1)
-
-
-def _settled(logs: list[Path], window_s: float, settle_s: float) -> pl.DataFrame:
-    """Return impressions whose requests are old enough for their clicks to have arrived.
-
-    A request's age is by the service's clock: times in events have no effect.
-    """
-    requests = (read_requests(file, ("bundle_id", "correction")) for log in logs for file in request_files(log))
-    told = [log for log in logs if log.is_file() or any(log.glob("events-*.parquet"))] or logs
-    events = pl.concat([read_events(log) for log in told])
-    joined = join(requests, events, window_s, _KEPT).frame
-    settled = joined.filter(pl.col("received_at") <= pl.col("received_at").max() - settle_s)
-    if settled.is_empty():
-        raise FeedbackError(
-            f"none of {joined.height} impressions is settled: the log spans less than --settle-hours"
-            f" ({settle_s / 3_600:g}); run it later"
-        )
-    return settled
 
 
 def _impressions(frame: pl.DataFrame) -> Impressions:
@@ -153,13 +137,13 @@ def _cells(shown: Impressions, outcome: Recalibration) -> tuple[str, ...]:
     return *counts, *ratios, f"{line.shift:+.3f}", f"{line.slope:.3f}", outcome.why
 
 
-def _late(shown: pl.DataFrame, window_s: float, settle_s: float) -> str:
+def _late(shown: pl.DataFrame, windows: Windows) -> str:
     """Return the share of clicks that arrive after settling: the latest click rate is too low by this share."""
-    whole = shown.filter(pl.col("received_at") <= pl.col("received_at").max() - window_s)
+    whole = shown.filter(pl.col("received_at") <= pl.col("received_at").max() - windows.click_s)
     delays = whole["click_after_s"].drop_nulls()
     if delays.is_empty():
         return "How many clicks come later than --settle-hours is not known yet: no impression is past --window-hours."
-    late = float((delays > settle_s).mean())  # type: ignore[arg-type]
+    late = float((delays > windows.settle_s).mean())  # type: ignore[arg-type]
     return f"{late:.1%} of clicks come later than --settle-hours."
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from msd.contract.schema import SIDES, Bag, Categorical, FeatureSchema, Side
+from msd.ranker.shared import length_of
 
 if TYPE_CHECKING:
     from msd.ranker.model import RankerConfig
@@ -29,29 +30,58 @@ class SideEmbedding(nn.Module):
         """Embed indices: [..., C] int32 → [..., width]."""
         parts = []
         for field, place in zip(self.fields, self.places, strict=True):
-            index = categorical[..., place]
-            embedded = self.tables[field.name](index)
-            if isinstance(field, Categorical):
-                one = embedded.squeeze(-2)
-                parts.append(self._id(field, index, one) if field.is_id else one)
+            table = self.tables[field.name].get_parameter("weight")
+            if not isinstance(field, Categorical):
+                bag = categorical[..., place]
+                parts.append(summed(bag, _zeroed(table, 1)) / count_values(bag))
+            elif field.is_id:
+                parts.append(self._id(field, categorical[..., place.start], table))
             else:
-                held = (index != 0).unsqueeze(-1).to(embedded.dtype)
-                parts.append((embedded * held).sum(-2) / held.sum(-2).clamp(min=1.0))
+                parts.append(nn.functional.embedding(categorical[..., place.start], table))
         return torch.cat(parts, -1)
 
-    def _id(self, field: Categorical, index: Tensor, embedded: Tensor) -> Tensor:
+    def _id(self, field: Categorical, index: Tensor, table: Tensor) -> Tensor:
         """Return an ID's embedding: zeros if unknown. Training hides or thins out the others, because the model must
         also work without IDs."""
-        known = (index >= first_known(field)).to(embedded.dtype)
-        if self.training:
-            known = known * (torch.rand_like(known) >= self.id_hidden).to(known.dtype)
-        dropped: Tensor = self.id_dropout(embedded * known)
+        if not self.training:
+            return known_rows(index, table, first_known(field))
+        known = (index >= first_known(field)).unsqueeze(-1).to(table.dtype)
+        known = known * (torch.rand_like(known) >= self.id_hidden).to(known.dtype)
+        dropped: Tensor = self.id_dropout(nn.functional.embedding(index, table) * known)
         return dropped
 
 
 def embeddings(schema: FeatureSchema, config: "RankerConfig") -> nn.ModuleDict:
     """Return the embeddings of each side that has indexed fields."""
     return nn.ModuleDict({side: SideEmbedding(schema, side, config) for side in SIDES if schema.indexed(side)})
+
+
+def known_rows(indices: Tensor, table: Tensor, first: int) -> Tensor:
+    """Return a table's rows, zeros for indices below `first`: [...] → [..., D]."""
+    if torch.onnx.is_in_onnx_export():
+        return nn.functional.embedding(indices, _zeroed(table, first))
+    return nn.functional.embedding(indices, table) * (indices >= first).unsqueeze(-1).to(table.dtype)
+
+
+def _zeroed(table: Tensor, first: int) -> Tensor:
+    """Return a table with zeros in the rows below `first`."""
+    return nn.functional.pad(table[first:], (0, 0, first, 0))
+
+
+def summed(bags: Tensor, table: Tensor) -> Tensor:
+    """Return the sum of a table's rows at each bag of indices: [..., V] → [..., D]."""
+    last, values = bags.dim() - 1, length_of(bags, -1)
+    if values == 1:
+        return nn.functional.embedding(bags[..., 0], table)
+    rows = nn.functional.embedding(bags.permute(last, *range(last)), table)
+    # Runtimes multiply by ones several times faster than they sum.
+    total = rows.new_ones(1, values) @ rows.flatten(1)
+    return total.reshape(-1, *bags.shape[1:-1], table.shape[1])
+
+
+def count_values(bags: Tensor) -> Tensor:
+    """Return the number of values of each bag of indices, 1 for an empty one: [..., V] → [..., 1]."""
+    return bags.clamp(0, 1).float().sum(-1, keepdim=True).clamp(min=1.0)
 
 
 def is_id(field: Categorical | Bag) -> bool:

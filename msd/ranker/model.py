@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.schema import SIDES, STATE_FEATURES, Categorical, FeatureSchema, Side
-from msd.ranker.embedding import embeddings, first_known, is_id
+from msd.ranker.embedding import embeddings, first_known, is_id, known_rows, summed
+from msd.ranker.shared import dots, linear
 from msd.ranker.taste import FEATURES, Taste, taste_features
 
 WITH_CONVERSIONS = ("msd",)
@@ -78,9 +79,9 @@ class Affinity(nn.Module):
 
     def forward(self, index: Tensor, described_ND: Tensor) -> Tensor:
         """Return the term [N] of user indices of batch 1 or N and N items."""
-        user = self.users(index) * (index >= self.first).unsqueeze(-1).to(described_ND.dtype)
-        affinity: Tensor = (user * self.describe(described_ND)).sum(-1)
-        return affinity
+        user = known_rows(index, self.users.weight, self.first)
+        liked_N1 = dots(described_ND, user @ self.describe.weight)
+        return (liked_N1 + dots(user, self.describe.bias.unsqueeze(0)))[:, 0]
 
 
 class CountModel(nn.Module):
@@ -96,10 +97,15 @@ class CountModel(nn.Module):
         layers = mlp(sum(widths.values()), hidden), nn.Linear(hidden[-1], 1)
         self.layers = nn.Sequential(*layers).requires_grad_(False)
 
-    def forward(self, tensors: Mapping[str, Tensor], n: int) -> Tensor:
+    def forward(self, tensors: Tensors) -> Tensor:
         """Return logits [N]. Tensors of user and context have batch 1 or N, those of candidates N."""
-        logits: Tensor = self.layers(torch.cat([tensors[name].expand(n, -1) for name in self.dense], -1))
-        return logits.squeeze(-1)
+        hidden, head = self.layers
+        weight, bias = hidden.get_parameter("0.weight"), hidden.get_parameter("0.bias")
+        x = linear([tensors[name] for name in self.dense], weight, bias)
+        for layer in list(hidden.children())[1:]:
+            x = layer(x)
+        logits: Tensor = head(x)[:, 0]
+        return logits
 
 
 class ContentModel(nn.Module):
@@ -123,17 +129,22 @@ class ContentModel(nn.Module):
 
     def forward(self, tensors: Tensors) -> Tensor:
         """Return logits [N]. The user has batch 1 or N, the candidates N."""
-        weights = [
-            table(tensors["item_categorical"][:, columns]).sum(-2)
-            for (columns, _), table in zip(self.fields, self.values, strict=True)
-        ]
+        user_BW = self.users(tensors["user_categorical"][:, self.user_id])
+        shares_BW = nn.functional.pad(user_BW[:, 1:], (1, 0), value=1.0)
+        logits_N1: Tensor = user_BW[:, :1]
+        if self.values:
+            weights = [
+                summed(tensors["item_categorical"][:, columns], table.get_parameter("weight"))
+                for (columns, _), table in zip(self.fields, self.values, strict=True)
+            ]
+            logits_N1 = logits_N1 + dots(sum(weights[1:], weights[0]), shares_BW)
         if self.linear is not None:
-            known = [tensors["item_dense"][:, : self.numbers]] if self.numbers else []
-            known += [tensors["item_semantic"]] if "item_semantic" in tensors else []
-            weights.append(self.linear(torch.cat(known, -1)))
-        weights_NW, user_W = sum(weights[1:], weights[0]), self.users(tensors["user_categorical"][:, self.user_id])
-        logits: Tensor = weights_NW[:, 0] + user_W[:, 0] + (weights_NW[:, 1:] * user_W[:, 1:]).sum(-1)
-        return logits
+            by_user_BK = shares_BW @ self.linear.weight
+            if self.numbers:
+                logits_N1 = logits_N1 + dots(tensors["item_dense"][:, : self.numbers], by_user_BK[:, : self.numbers])
+            if "item_semantic" in tensors:
+                logits_N1 = logits_N1 + dots(tensors["item_semantic"], by_user_BK[:, self.numbers :])
+        return logits_N1[:, 0]
 
 
 class Ranker(nn.Module):
@@ -151,7 +162,7 @@ class Ranker(nn.Module):
         super().__init__()
         self.config = config
         widths = {side: self._width(schema, side, config) for side in SIDES}
-        self.sides: list[Side] = [side for side in SIDES if widths[side]]
+        self.widths: dict[Side, int] = {side: width for side, width in widths.items() if width}
         self.embed = embeddings(schema, config)
         self.taste = Taste(schema).requires_grad_(False) if config.taste else None
         self.affinity = self.content = None
@@ -199,23 +210,17 @@ class Ranker(nn.Module):
 
         `taste`: the `PARTS` [N, 4] that `self.taste` returns of the tensors, None without one.
         """
-        n = tensors["item_categorical"].shape[0]
-        sides = {side: self._side(tensors, side).expand(n, -1) for side in self.sides}
-        x = self.norm(torch.cat(list(sides.values()), -1))
-        x = x if self.deep is None else torch.cat([x, self.deep(x)], -1)
-        network: Tensor = self.head(x).squeeze(-1)
+        sides = {side: self._side(tensors, side) for side in self.widths}
+        network, *conversion = self._network(list(sides.values()))
         if self.affinity is not None:
             network = network + self.affinity(tensors["user_categorical"][:, self.user_id], sides["item"])
         if taste is not None:
-            network = network + self.by_taste(taste_features(taste)).squeeze(-1)
-        conversion = [] if self.conversion is None else [self.conversion(x).squeeze(-1)]
-        experts = [network, *([self.counts(tensors, n)] if self.counts else [])]
+            network = network + self.by_taste(taste_features(taste))[:, 0]
+        experts = [network, *([self.counts(tensors)] if self.counts else [])]
         experts += [self.content(tensors)] if self.content else []
         if self.experts == 1:
             return [network, *conversion]
-        age = torch.zeros_like(network)
-        if self.oldest is not None:
-            age = age + tensors["user_dense"][:, self.ages] / self.oldest
+        age = torch.zeros_like(network) if self.oldest is None else tensors["user_dense"][:, self.ages] / self.oldest
         return [*experts, age, *conversion]
 
     def blended(self, opinions: list[Tensor]) -> Tensor:
@@ -225,6 +230,34 @@ class Ranker(nn.Module):
         age, (fresh, old) = opinions[self.experts].unsqueeze(-1), self.blend
         weighted: Tensor = torch.stack(opinions[: self.experts], -1) * (fresh + age * (old - fresh))
         return weighted.sum(-1)
+
+    def _network(self, sides: list[Tensor]) -> list[Tensor]:
+        """Return the logits [N] of each head from the sides' inputs [1 or N, ·].
+
+        The heads read the normalised inputs and the MLP. What reads those inputs is one linear layer, which takes in
+        the normalisation's weights, so that a side of one row is multiplied once.
+        """
+        heads = [self.head, *([self.conversion] if self.conversion else [])]
+        layers = list(self.deep) if self.deep else []
+        readers = [*(layer for layer in layers[:1] if isinstance(layer, nn.Linear)), *heads]
+        width = len(self.norm.weight)
+        weight = torch.cat([layer.weight[:, :width] for layer in readers])
+        bias = torch.cat([layer.bias for layer in readers]) + weight @ self.norm.bias
+        weight = weight * self.norm.weight
+        weight = weight - weight.mean(1, keepdim=True)  # instead of taking the mean from the inputs
+        mean, square = (
+            sum((one.sum(-1, keepdim=True) for one in ones), torch.zeros(1, 1, device=weight.device)) / width
+            for ones in (sides, [side.square() for side in sides])
+        )
+        deviation = ((square - mean.square()).clamp(min=0.0) + self.norm.eps).sqrt()
+        x = linear(sides, weight, torch.zeros_like(bias)) / deviation + bias
+        logits = x[:, -len(heads) :]
+        if layers:
+            hidden = x[:, : -len(heads)]
+            for layer in layers[1:]:
+                hidden = layer(hidden)
+            logits = logits + hidden @ torch.cat([layer.weight[:, width:] for layer in heads]).transpose(0, 1)
+        return list(logits.unbind(-1))
 
     def _side(self, tensors: Tensors, side: Side) -> Tensor:
         parts = [self.embed[side](tensors[f"{side}_categorical"])] if side in self.embed else []

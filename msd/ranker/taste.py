@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from msd.contract.schema import STATE_FEATURES, FeatureSchema
-from msd.ranker.embedding import first_known, is_id
+from msd.ranker.embedding import count_values, first_known, is_id, summed
+from msd.ranker.shared import dots, products
 
 BLOCKS = 2  # blocks of a vector: meaning and words
 PARTS = ("mood", "mean", "mood_variance", "variance")
@@ -21,7 +22,6 @@ FEATURES = 4
 _INDICATORS = 256  # of a field; values beyond that many share them
 _LEAST_VARIANCE, _LEAST_WEIGHT = 1e-4, 1e-6
 _MOST_SHIFT = 5.0  # log-odds; one Newton step overshoots where clicks are rare
-_NEWTON_STEPS = 8
 # Initial scales: variances of log-odds, and days.
 _ALWAYS, _LATELY, _OF_BLOCK, _OF_FIELD, _DAYS = 0.2, 0.3, 0.3, 0.15, 10.0
 
@@ -41,6 +41,7 @@ class Taste(nn.Module):
             known = torch.eye(min(size - first, _INDICATORS))
             self.register_buffer(f"values_{place}", nn.functional.pad(known, (0, 0, first, 0)), persistent=False)
         self.blocks = BLOCKS if schema.semantic("item") else 0
+        self.dim = schema.semantic_width("item") // BLOCKS
         self.scales = nn.ParameterDict(
             {
                 "always": _log(_ALWAYS),
@@ -58,32 +59,31 @@ class Taste(nn.Module):
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return `PARTS` [N, 4] of the targets: what the user's mood adds to the log-odds, what they think of items
         like this one, and the variances of the mood and of the sum."""
-        shown_BL, clicks_BL, age_BL, rate_BL = tensors["history_outcomes"].unbind(-1)
-        expected_BL = torch.sigmoid(self._log_odds(rate_BL))
-        deviation_BL = torch.sqrt(expected_BL * (1.0 - expected_BL))
-        weight_BL1 = (torch.sqrt(shown_BL) * deviation_BL).unsqueeze(-1)
-        surprise_BL1 = (clicks_BL - shown_BL * expected_BL).unsqueeze(-1) / weight_BL1.clamp(min=_LEAST_WEIGHT)
+        shown_BL1, clicks_BL1, age_BL1, rate_BL1 = torch.split(tensors["history_outcomes"], 1, -1)
+        expected_BL1 = torch.sigmoid(self._log_odds(rate_BL1))
+        weight_BL1 = torch.sqrt(shown_BL1) * torch.sqrt(expected_BL1 * (1.0 - expected_BL1))
+        surprise_BL1 = (clicks_BL1 - shown_BL1 * expected_BL1) / weight_BL1.clamp(min=_LEAST_WEIGHT)
 
         always, lately, days = (self.scales[name].exp() for name in ("always", "lately", "days"))
-        lately_BL1 = lately.sqrt() * torch.exp(-age_BL / days).unsqueeze(-1)
+        lately_BL1 = lately.sqrt() * torch.exp(-age_BL1 / days)
+        mood_BL2 = torch.cat([lately_BL1, always.sqrt().expand_as(lately_BL1)], -1) * weight_BL1
         described_BLF = self._describe(tensors["history_categorical"], tensors.get("history_semantic")) * weight_BL1
+        scaled_BLF = described_BLF * self._scales()
+        kernel_BLL = scaled_BLF @ described_BLF.transpose(1, 2) + mood_BL2 @ mood_BL2.transpose(1, 2)
         target_NF = self._describe(tensors["item_categorical"], tensors.get("item_semantic"))
-        feature_BLF = torch.cat([described_BLF, lately_BL1 * weight_BL1, always.sqrt() * weight_BL1], -1)
-        kernel_BLL = feature_BLF @ feature_BLF.transpose(1, 2)
-        likeness_NL = _products(target_NF, described_BLF)
-        own_N = target_NF.square().sum(-1)
+        likeness_NL = products(target_NF, scaled_BLF)
+        own_N = dots(target_NF.square(), self._scales().unsqueeze(0))[:, 0]
         inverse_BLL = inverse(torch.eye(kernel_BLL.shape[-1], device=kernel_BLL.device) + kernel_BLL)
 
-        learned_BL1 = inverse_BLL @ surprise_BL1
-        of_mood_BL = ((always + lately.sqrt() * lately_BL1) * weight_BL1).squeeze(-1)
-        covariance_NL = likeness_NL + of_mood_BL
-        mean_N1 = _products(likeness_NL, learned_BL1.transpose(1, 2))
-        mood_B = (of_mood_BL * learned_BL1.squeeze(-1)).sum(-1)
+        learned_BL = (inverse_BLL @ surprise_BL1)[..., 0]
+        of_mood_BL = ((always + lately.sqrt() * lately_BL1) * weight_BL1)[..., 0]
+        mood_B, mean_N = (of_mood_BL * learned_BL).sum(-1), dots(likeness_NL, learned_BL)[:, 0]
         explained_B, explained_N = (
-            (_products(covariance, inverse_BLL) * covariance).sum(-1) for covariance in (of_mood_BL, covariance_NL)
+            (products(covariance, inverse_BLL) * covariance).sum(-1)
+            for covariance in (of_mood_BL, likeness_NL + of_mood_BL)
         )
         variances = (always + lately - explained_B).expand_as(own_N), always + lately + own_N - explained_N
-        shifts = torch.stack([mood_B.expand_as(own_N), mean_N1.squeeze(-1)], -1).clamp(-_MOST_SHIFT, _MOST_SHIFT)
+        shifts = torch.stack([mood_B.expand_as(own_N), mean_N], -1).clamp(-_MOST_SHIFT, _MOST_SHIFT)
         return torch.cat([shifts, torch.stack(variances, -1).clamp(min=_LEAST_VARIANCE)], -1)
 
     def log_odds(self, tensors: Mapping[str, Tensor], parts: Tensor) -> Tensor:
@@ -94,25 +94,22 @@ class Taste(nn.Module):
         return self.offset[0] + self.offset[1] * rate
 
     def _describe(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
-        """Return vectors [..., F] of items, whose products are their likeness in blocks and fields."""
-        parts = []
-        if semantic is not None:
-            # All blocks have the length √D.
-            dim = semantic.shape[-1] // self.blocks
-            scale = torch.exp(0.5 * self.scales["blocks"]) * dim**-0.5
-            parts.append(semantic * scale.repeat_interleave(dim))
+        """Return vectors [..., F] of items, whose products, by `_scales`, are their likeness in blocks and fields."""
+        parts = [] if semantic is None else [semantic]
         for place, (columns, first, size) in enumerate(self.fields):
             index = categorical[..., columns]
             if size - first > _INDICATORS:
                 index = torch.where(index < first, index, first + (index - first) % _INDICATORS)
-            values = nn.functional.embedding(index, self.get_buffer(f"values_{place}"))
-            if index.shape[-1] == 1:
-                values = values.squeeze(-2)
-            else:
-                count = (index != 0).to(values.dtype).sum(-1, keepdim=True).clamp(min=1.0)
-                values = values.sum(-2) / count.sqrt()
-            parts.append(values * torch.exp(0.5 * self.scales["fields"][place]))
+            values = summed(index, self.get_buffer(f"values_{place}"))
+            parts.append(values if index.shape[-1] == 1 else values / count_values(index).sqrt())
         return torch.cat(parts or [torch.zeros_like(categorical[..., :1], dtype=torch.float32)], -1)
+
+    def _scales(self) -> Tensor:
+        """Return the scale [F] of each number that describes an item. All blocks have the length √D."""
+        parts = [(scale / self.dim).expand(self.dim) for scale in self.scales["blocks"].exp().unbind()]
+        for place, scale in enumerate(self.scales["fields"].exp().unbind()):
+            parts.append(scale.expand(self.get_buffer(f"values_{place}").shape[1]))
+        return torch.cat(parts or [self.offset.new_zeros(1)])
 
 
 def of_unknown(parts: Tensor) -> Tensor:
@@ -123,38 +120,18 @@ def of_unknown(parts: Tensor) -> Tensor:
 
 def taste_features(parts: Tensor) -> Tensor:
     """Return features [N, 4] of `PARTS` [N, 4]: mood, mean, and the logarithms of the variances."""
-    shifts, variances = parts.chunk(2, -1)
-    return torch.cat([shifts, variances.log()], -1)
+    return torch.cat([parts[:, :2], parts[:, 2:].log()], -1)
 
 
 def inverse(matrix_BLL: Tensor) -> Tensor:
-    """Return the inverses [B, L, L] of symmetric matrices with eigenvalues of 1 or more.
-
-    ONNX has no operator for it, so an exported graph takes Newton's steps X (2 − A X) (Schulz 1933). Each step
-    squares the error. The first X is the best quadratic polynomial of A between 1 and a bound of its eigenvalues
-    (Chebyshev).
-    """
-    if not torch.onnx.is_in_onnx_export():
-        # `cholesky_inverse` of a batch is ten times slower with several threads.
-        lower, whole = torch.linalg.cholesky(matrix_BLL), torch.eye(matrix_BLL.shape[-1], device=matrix_BLL.device)
-        root: Tensor = torch.linalg.solve_triangular(lower, whole, upper=False)
-        return root.transpose(1, 2) @ root
-    two = 2.0 * torch.eye(matrix_BLL.shape[-1])
-    bound = matrix_BLL.square().sum((-1, -2), keepdim=True).sqrt() * 1.01 + 0.1
-    centre, slope = (bound + 1.0) / (bound - 1.0), 2.0 / (bound - 1.0)
-    scale = slope / (centre * (4.0 * centre * centre - 3.0))
-    quadratic = (4.0 * slope * slope) * (matrix_BLL @ matrix_BLL) - (12.0 * centre * slope) * matrix_BLL
-    inverse_BLL = scale * (quadratic + (12.0 * centre * centre - 3.0) * (0.5 * two))
-    for _ in range(_NEWTON_STEPS):
-        inverse_BLL = inverse_BLL @ (two - matrix_BLL @ inverse_BLL)
-    return inverse_BLL
-
-
-def _products(rows_NK: Tensor, matrix_BMK: Tensor) -> Tensor:
-    """Return the products [N, M] of N rows, each with the rows of its own matrix, or all with those of one."""
-    if matrix_BMK.shape[0] == 1:
-        return rows_NK @ matrix_BMK[0].transpose(0, 1)
-    return (matrix_BMK @ rows_NK.unsqueeze(-1)).squeeze(-1)
+    """Return the inverses [B, L, L] of symmetric matrices with eigenvalues of 1 or more."""
+    if torch.onnx.is_in_onnx_export():
+        exported: Tensor = torch.linalg.inv(matrix_BLL)
+        return exported
+    # `cholesky_inverse` of a batch is ten times slower with several threads.
+    lower, whole = torch.linalg.cholesky(matrix_BLL), torch.eye(matrix_BLL.shape[-1], device=matrix_BLL.device)
+    root: Tensor = torch.linalg.solve_triangular(lower, whole, upper=False)
+    return root.transpose(1, 2) @ root
 
 
 def _log(values: float | list[float]) -> nn.Parameter:

@@ -35,7 +35,7 @@ class BertConfig(BaseModel):
 
     vocab_size: Annotated[int, Field(ge=1, le=300_000)] = 30_522
     hidden_size: Annotated[int, Field(ge=1, le=1_024)] = 384
-    num_hidden_layers: Annotated[int, Field(ge=1, le=24)] = 6
+    num_hidden_layers: Annotated[int, Field(ge=0, le=24)] = 6
     num_attention_heads: Annotated[int, Field(ge=1, le=64)] = 12
     intermediate_size: Annotated[int, Field(ge=1, le=4_096)] = 1_536
     max_position_embeddings: Annotated[int, Field(ge=1, le=8_192)] = 512

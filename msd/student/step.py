@@ -1,5 +1,7 @@
 """Distilling step: dataset and knowledge in, a student's folder out. Skipped if done."""
 
+import io
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -8,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from msd.contract.files import sha256_file
+from msd.contract.files import sha256_file, write_bytes_atomic
 from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
 from msd.duration import Machine, about, encoding, tokens_of
@@ -16,11 +18,13 @@ from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.distill import DistillConfig, fit_words, measure
 from msd.student.encoder import Student, encode_texts, load_student, new_student, save_student, shorten
 from msd.student.lessons import LEVELS, BagOfWords, Lessons, all_lessons, teachers_words
-from msd.student.record import FORMAT, HEADS, RECORD_FILE, WEIGHTS_FILE, StudentError
+from msd.student.record import FORMAT, HEADS, RECORD_FILE, VECTOR_DIM, WEIGHTS_FILE, StudentError
 from msd.student.vectors import UNTAUGHT_FILE, LevelVectors, StudentVectors, load_vectors, save_untaught, save_vectors
 from msd.teachers.knowledge import KNOWLEDGE_FILES, load_knowledge
 
 _MOST_UNTAUGHT = 1_000
+_ENCODED, _KEPT_TOGETHER = "encoded", 1_024
+"""Folder of the texts that an interrupted run has encoded, and how many of them a file has."""
 Advance = Callable[[str, int, int], None]  # step's name, done, total
 Tell = Callable[[str], None]
 
@@ -32,9 +36,10 @@ def distill(
     config: DistillConfig,
     advance: Advance,
     tell: Tell = lambda _: None,
+    student: Student | None = None,
 ) -> bool:
     """Fill `out` with a student and its vectors; return False if it already has them. `tell` gets the plan, with its
-    duration. Without knowledge all words are zero.
+    duration. Without knowledge all words are zero. `student`: the one to teach, by default `new_student()`.
 
     Raises DatasetError, TeacherError or StudentError if inputs are missing or invalid, or the folder has other content.
     """
@@ -55,11 +60,14 @@ def distill(
         )
     lessons = all_lessons(texts, base, config.holdout, config.seed) if base else []
     (out / STEP_FILE).unlink(missing_ok=True)
+    (out / _ENCODED).mkdir(parents=True, exist_ok=True)
     tell(_plan(texts, lessons))
-    student = new_student()
+    student = student or new_student()
     if config.layers:
         shorten(student, config.layers)
-    vectors = [_encoded(student, named, level, advance) for named, level in zip(texts, LEVELS, strict=True)]
+    vectors = [
+        _encoded(student, named, level, advance, out / _ENCODED) for named, level in zip(texts, LEVELS, strict=True)
+    ]
     if lessons:
         rehearsed = _teach(student, vectors, lessons, config)
         held_out = [lessons[0].ids[row] for row in np.flatnonzero(lessons[0].held)]
@@ -69,6 +77,7 @@ def distill(
     fingerprint = save_student(student, out)
     save_vectors(StudentVectors(fingerprint, *vectors), out)
     save_untaught(out, fingerprint, rehearsed, held_out)
+    shutil.rmtree(out / _ENCODED)
     mark_done(out, run, time.perf_counter() - start)
     return True
 
@@ -118,7 +127,8 @@ def _plan(texts: list[dict[str, str]], lessons: list[Lessons]) -> str:
 def _check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise StudentError(f"{out} is a file; name a folder for the student")
-    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in (WEIGHTS_FILE, RECORD_FILE)):
+    own = (WEIGHTS_FILE, RECORD_FILE, _ENCODED)
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in own):
         raise StudentError(f"{out} holds other things than a student; name an empty or a new folder")
 
 
@@ -131,13 +141,25 @@ def _is_whole(out: Path) -> bool:
     return (out / UNTAUGHT_FILE).is_file()
 
 
-def _encoded(student: Student, texts: Mapping[str, str], level: str, advance: Advance) -> LevelVectors:
-    """Return the student's vectors of texts by ID."""
-    done = 0
+def _encoded(student: Student, texts: Mapping[str, str], level: str, advance: Advance, kept: Path) -> LevelVectors:
+    """Return the student's vectors of texts by ID. What is encoded is kept in a folder, where a later run of the
+    same student and texts resumes."""
+    vectors, done, record = np.zeros((len(texts), VECTOR_DIM), np.float32), 0, student.record.model_dump()
 
     def count(batch: int) -> None:
         nonlocal done
         done += batch
         advance(f"encoding the texts of {level}", done, len(texts))
 
-    return LevelVectors(list(texts), encode_texts(student, list(texts.values()), on_batch=count))
+    for start in range(0, len(texts), _KEPT_TOGETHER):
+        some = list(texts.values())[start : start + _KEPT_TOGETHER]
+        file = kept / f"{fingerprint_of(record, some)}.npy"
+        if file.is_file():
+            count(len(some))
+            vectors[start : start + len(some)] = np.load(file, allow_pickle=False)
+            continue
+        vectors[start : start + len(some)] = encode_texts(student, some, on_batch=count)
+        buffer = io.BytesIO()
+        np.save(buffer, vectors[start : start + len(some)], allow_pickle=False)
+        write_bytes_atomic(file, buffer.getvalue())
+    return LevelVectors(list(texts), vectors)

@@ -26,7 +26,7 @@ def train_counts(model: CountModel, features: Features, corruption: Corruption, 
     for _ in range(_EPOCHS):
         for chosen in np.array_split(rng.permutation(events), steps):
             seen = count_tensors(features, chosen), count_tensors(features, chosen, corruption, rng)
-            logits = torch.stack([model(tensors, len(chosen)) for tensors in seen])
+            logits = torch.stack([model(tensors) for tensors in seen])
             optimiser.zero_grad()
             torch.autograd.backward(features.loss_of(logits, chosen))
             optimiser.step()

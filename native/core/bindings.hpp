@@ -144,44 +144,72 @@ IdMap* make_id_map(PyObject* arguments) {
   return new IdMap();
 }
 
-Py_ssize_t id_map_length(PyObject* self) { return static_cast<Py_ssize_t>(Box<IdMap>::of(self).size()); }
+Py_ssize_t id_map_length(PyObject* self) {
+  const IdMap& map = Box<IdMap>::of(self);
+  const auto lock = map.reading();
+  return static_cast<Py_ssize_t>(map.size());
+}
 
 PyObject* id_map_put(IdMap& map, Arguments given) {
   const int64_t place = place_from(given[0]);
   const std::string_view id = text_of(given[1]), tail = bytes_of(given[2]);
-  if (place < 0 || map.is_held(place) || map.find(id) >= 0)
-    raise(PyExc_ValueError, "the place, or the id, is held already");
-  map.put(place, id, tail);
+  if (place < 0 || !map.put(place, id, tail)) raise(PyExc_ValueError, "the place, or the id, is held already");
   return Py_NewRef(Py_None);
 }
 
 PyObject* id_map_drop(IdMap& map, Arguments given) { return PyLong_FromSsize_t(map.drop(text_of(given[0]))); }
 
-PyObject* id_map_find(IdMap& map, Arguments given) { return PyLong_FromSsize_t(map.find(text_of(given[0]))); }
+PyObject* id_map_find(IdMap& map, Arguments given) {
+  const std::string_view id = text_of(given[0]);
+  const auto lock = map.reading();
+  return PyLong_FromSsize_t(map.find(id));
+}
 
 // find_all(ids, places): the place of each id into an array of int64, −1 where it is not held
 PyObject* id_map_find_all(IdMap& map, Arguments given) {
   const Ref ids(checked(PySequence_Fast(given[0], "ids are a sequence")));
   const Py_ssize_t size = PySequence_Fast_GET_SIZE(ids.get());
   const Buffer places(given[1], true, sizeof(int64_t) * static_cast<size_t>(size));
-  for (Py_ssize_t k = 0; k < size; k++)
-    places.as<int64_t>()[k] = map.find(text_of(PySequence_Fast_GET_ITEM(ids.get(), k)));
+  std::vector<std::string_view> texts;
+  for (Py_ssize_t k = 0; k < size; k++) texts.push_back(text_of(PySequence_Fast_GET_ITEM(ids.get(), k)));
+  const auto lock = map.reading();
+  for (size_t k = 0; k < texts.size(); k++) places.as<int64_t>()[k] = map.find(texts[k]);
   return Py_NewRef(Py_None);
 }
 
 PyObject* id_map_id(IdMap& map, Arguments given) {
   const int64_t place = place_from(given[0]);
+  const auto lock = map.reading();
   return map.is_held(place) ? to_python(map.id(place)) : Py_NewRef(Py_None);
 }
 
 PyObject* id_map_tail(IdMap& map, Arguments given) {
   const int64_t place = place_from(given[0]);
+  const auto lock = map.reading();
   return to_bytes(map.is_held(place) ? std::string_view(map.tail(place)) : std::string_view());
 }
 
 PyObject* id_map_trim(IdMap& map, Arguments given) { return PyBool_FromLong(map.trim(size_from(given[0]))); }
 
-PyObject* id_map_end(const IdMap& map) { return PyLong_FromSize_t(map.end()); }
+PyObject* id_map_end(const IdMap& map) {
+  const auto lock = map.reading();
+  return PyLong_FromSize_t(map.end());
+}
+
+// json_parts(body): the number of keys and values of a JSON document
+PyObject* json_parts(PyObject*, PyObject* body) {
+  return guarded(
+      [&] {
+        const std::string_view text = bytes_of(body);
+        size_t parts;
+        {
+          const Unlocked unlocked;
+          parts = parts_of(text);
+        }
+        return PyLong_FromSize_t(parts);
+      },
+      nullptr);
+}
 
 // Arena(ids, records, found, epochs, touched, record_size)
 
@@ -646,8 +674,10 @@ PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
                               value<HeldFrame, frame_degraded>("degraded"),
                               {}};
 
+PyMethodDef functions[] = {{"json_parts", json_parts, METH_O, nullptr}, {}};
+
 bool add_frames(PyObject* module) {
-  return add_type<Schema>(module, "native._core.Schema", {creator<Schema, make_schema>()}) &&
+  return !PyModule_AddFunctions(module, functions) && add_type<Schema>(module, "native._core.Schema", {creator<Schema, make_schema>()}) &&
       add_type<HeldRowFile>(module, "native._core.RowFile", {creator<HeldRowFile, make_row_file>()}) &&
       add_type<IdMap>(module, "native._core.IdMap",
                       {creator<IdMap, make_id_map>(),

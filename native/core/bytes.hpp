@@ -1,10 +1,13 @@
-// Bytes as numpy, zlib and IEEE 754 have them: unaligned loads, half floats, CRC-32. Knows nothing of rows.
+// Bytes as numpy, zlib and IEEE 754 have them: unaligned loads, hashes, half floats, CRC-32. Knows nothing of rows.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <random>
+#include <string_view>
+#include <unordered_map>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -25,6 +28,28 @@ inline void prefetch(const void* at) { __builtin_prefetch(at); }
 inline void prefetch(const uint8_t* at, size_t size) {
   for (size_t byte = 0; byte < size; byte += 64) prefetch(at + byte);
 }
+
+// Hash with a seed of the process, so that nobody can choose bytes that collide.
+inline uint64_t hash_of(std::string_view bytes) {
+  static const uint64_t seed = std::random_device()() | uint64_t{std::random_device()()} << 32;
+  const auto mix = [](uint64_t word) {
+    const auto product = static_cast<unsigned __int128>(word) * 0xE7037ED1A0B428DBull;
+    return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+  };
+  uint64_t hash = seed ^ bytes.size();
+  size_t start = 0;
+  for (; start + 8 <= bytes.size(); start += 8) hash = mix(hash ^ load<uint64_t>(bytes.data() + start));
+  uint64_t word = 0;
+  if (start < bytes.size()) std::memcpy(&word, bytes.data() + start, bytes.size() - start);
+  return mix(mix(hash ^ word) ^ 0x9E3779B97F4A7C15ull);
+}
+
+// A map of what a client names.
+struct SeededHash {
+  size_t operator()(std::string_view name) const { return hash_of(name); }
+};
+template <class T>
+using NameMap = std::unordered_map<std::string_view, T, SeededHash>;
 
 namespace half {
 

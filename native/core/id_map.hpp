@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <mutex>
-#include <random>
 #include <shared_mutex>
 #include <string>
 #include <string_view>
@@ -16,12 +15,17 @@ namespace native {
 
 class IdMap {
  public:
-  IdMap() : seed_(std::random_device()() | uint64_t{std::random_device()()} << 32) { slots_.resize(kFewest); }
+  IdMap() { slots_.resize(kFewest); }
 
-  // With the mutex held.
-  int64_t find(std::string_view id) const { return find(id, hash(id)); }
+  // With the mutex held: for `reading()`, which readers without Python's lock keep while they read rows.
+  std::shared_lock<std::shared_mutex> reading() const { return std::shared_lock(mutex_); }
+  int64_t find(std::string_view id) const { return find(id, hash_of(id)); }
   size_t home_of(uint64_t hash) const { return hash & (slots_.size() - 1); }
   const uint32_t* slot_of(uint64_t hash) const { return &slots_[home_of(hash)]; }
+  size_t size() const { return count_; }
+  size_t end() const { return entries_.size(); }
+  bool is_held(int64_t place) const { return place >= 0 && static_cast<size_t>(place) < end() && entries_[place].is_held; }
+  const std::string& id(int64_t place) const { return entries_[place].id; }
   const std::string& tail(int64_t place) const { return entries_[place].tail; }
 
   int64_t find(std::string_view id, uint64_t hash) const {
@@ -32,25 +36,18 @@ class IdMap {
     return -1;
   }
 
-  uint64_t hash(std::string_view id) const {
-    uint64_t hash = seed_ ^ id.size();
-    size_t start = 0;
-    for (; start + 8 <= id.size(); start += 8) hash = mix(hash ^ load<uint64_t>(id.data() + start));
-    uint64_t word = 0;
-    if (start < id.size()) std::memcpy(&word, id.data() + start, id.size() - start);
-    return mix(mix(hash ^ word) ^ 0x9E3779B97F4A7C15ull);
-  }
-
   // Each of these takes the mutex itself.
 
-  // Put a new id into a free place.
-  void put(int64_t place, std::string_view id, std::string_view tail) {
+  // Put a new id into a free place; false if either is held already.
+  bool put(int64_t place, std::string_view id, std::string_view tail) {
     const std::unique_lock lock(mutex_);
+    if (is_held(place) || find(id) >= 0) return false;
     if (static_cast<size_t>(place) >= entries_.size()) entries_.resize(place + 1);
     if (2 * (count_ + 1) > slots_.size()) grow();
-    entries_[place] = Entry{hash(id), std::string(id), std::string(tail), true};
+    entries_[place] = Entry{hash_of(id), std::string(id), std::string(tail), true};
     insert(static_cast<uint32_t>(place));
     count_++;
+    return true;
   }
 
   // Remove an id; return its place, −1 if it had none.
@@ -74,13 +71,6 @@ class IdMap {
     return false;
   }
 
-  // For readers without Python's lock, while they read rows of places that they found.
-  std::shared_lock<std::shared_mutex> reading() const { return std::shared_lock(mutex_); }
-  size_t size() const { return count_; }
-  size_t end() const { return entries_.size(); }
-  bool is_held(int64_t place) const { return place >= 0 && static_cast<size_t>(place) < end() && entries_[place].is_held; }
-  const std::string& id(int64_t place) const { return entries_[place].id; }
-
  private:
   struct Entry {
     uint64_t hash = 0;
@@ -89,11 +79,6 @@ class IdMap {
   };
 
   static constexpr size_t kFewest = 64;
-
-  static uint64_t mix(uint64_t word) {
-    const auto product = static_cast<unsigned __int128>(word) * 0xE7037ED1A0B428DBull;
-    return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-  }
 
   void insert(uint32_t place) {
     size_t slot = home_of(entries_[place].hash);
@@ -124,7 +109,6 @@ class IdMap {
     count_--;
   }
 
-  const uint64_t seed_;
   mutable std::shared_mutex mutex_;
   std::vector<Entry> entries_;   // by place
   std::vector<uint32_t> slots_;  // place + 1, or 0

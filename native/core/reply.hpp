@@ -7,7 +7,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "correction.hpp"
@@ -101,7 +100,7 @@ class Reply {
     const std::vector<std::string_view>& ids = frame.request.ids;
     degraded = frame.degraded;
     if (ran == ids.size()) return;
-    std::unordered_map<std::string_view, size_t> places;
+    NameMap<size_t> places;
     for (size_t k = 0; k < degraded.size(); k++) places.emplace(degraded[k].id, k);
     for (size_t k = ran; k < ids.size(); k++) {
       if (first_.count(ids[k])) continue;
@@ -210,7 +209,7 @@ class Reply {
   JsonWriter out_;
   std::vector<size_t> order_;
   std::vector<double> ecpm_, scratch_;
-  std::unordered_map<std::string_view, size_t> first_;  // of the ids in a run that is not whole
+  NameMap<size_t> first_;  // of the ids in a run that is not whole
 };
 
 }  // namespace native

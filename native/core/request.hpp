@@ -8,7 +8,6 @@
 #include <limits>
 #include <optional>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -72,7 +71,7 @@ class Request {
   bool match_items();
   void join(const std::vector<std::string_view>& items, const std::vector<Impression>& seen);
 
-  std::unordered_map<std::string_view, int32_t> places_;  // of the described items in `items`; −1 where it says null
+  NameMap<int32_t> places_;  // of the described items in `items`; −1 where it says null
   Decoded decoded_;
 };
 
@@ -250,7 +249,7 @@ inline bool Request::read_history(JsonReader& json) {
 
 // The last entries count; those of one item are joined, in the place of the last of them.
 inline void Request::join(const std::vector<std::string_view>& shown, const std::vector<Impression>& seen) {
-  std::unordered_map<std::string_view, size_t> places;
+  NameMap<size_t> places;
   const size_t first = shown.size() > kMaxHistory ? shown.size() - kMaxHistory : 0;
   for (size_t k = shown.size(); k-- > first;) {
     const auto [place, is_new] = places.try_emplace(shown[k], history.size());

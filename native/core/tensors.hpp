@@ -7,7 +7,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "exploration.hpp"
@@ -82,6 +81,7 @@ struct KeptRows {
 };
 
 constexpr size_t kRowSeenHead = sizeof(uint32_t) + 3 * sizeof(uint16_t);
+constexpr size_t kPrinted = 16;  // numbers of a vector
 constexpr double kMostRowSeen = 60'000.0, kMostShown = 8.0, kLongestAgeDays = 36'500.0;
 
 // What is served besides the schema's inputs.
@@ -221,6 +221,26 @@ class Frame {
     return true;
   }
 
+  // Gives candidates with equal tensors, of the first `count`, the scores of the first of them: a model's kernels may round
+  // rows differently by their place.
+  void share(const std::vector<float*>& scores, size_t count) {
+    size_t slots = 4;
+    while (slots < 2 * count) slots *= 2;
+    first_.assign(slots, 0);
+    prints_.resize(count);
+    for (size_t k = 0; k < count; k++) {
+      prints_[k] = print_of(k);
+      size_t slot = prints_[k] & (slots - 1);
+      while (first_[slot] && !(prints_[first_[slot] - 1] == prints_[k] && are_equal(first_[slot] - 1, k)))
+        slot = (slot + 1) & (slots - 1);
+      if (!first_[slot]) {
+        first_[slot] = static_cast<uint32_t>(k) + 1;
+        continue;
+      }
+      for (float* const column : scores) column[k] = column[first_[slot] - 1];
+    }
+  }
+
   // Puts an unknown candidate behind the first `count`, for a run of these alone.
   void cut(size_t count) {
     const Side& side = schema_.item;
@@ -320,7 +340,7 @@ class Frame {
     hashes_.resize(wanted_.size());
     rows_.clear();
     for (size_t k = 0; k < wanted_.size(); k++) {
-      hashes_[k] = ids.hash(wanted_[k]);
+      hashes_[k] = hash_of(wanted_[k]);
       prefetch(ids.slot_of(hashes_[k]));
     }
     for (size_t k = 0; k < wanted_.size(); k++) {
@@ -443,6 +463,27 @@ class Frame {
     double rate = (counts.clicks + state.smoothing) / (counts.impressions + state.strength);
     rate = std::min(std::max(rate, kRarest), 1.0 - kRarest);
     return rate / (1.0 - rate);
+  }
+
+  // Of a candidate's tensors, a hash of all but most of the vector.
+  uint64_t print_of(size_t candidate) const {
+    const Side& side = schema_.item;
+    const auto hashed = [&](const auto* tensor, size_t width, size_t used) {
+      const auto* const row = at_row(tensor, width, candidate);
+      return hash_of({reinterpret_cast<const char*>(row), width ? 4 * used : 0});
+    };
+    const size_t categoricals = side.layout.categoricals, dense = side.dense_width(), dim = side.layout.dim;
+    return hashed(tensors_.item_categorical, categoricals, categoricals) + 3 * hashed(tensors_.item_dense, dense, dense) +
+           7 * hashed(tensors_.item_semantic, dim, std::min(dim, kPrinted));
+  }
+
+  bool are_equal(size_t one, size_t other) const {
+    const Side& side = schema_.item;
+    const auto same = [&](const auto* tensor, size_t width) {
+      return !width || !std::memcmp(at_row(tensor, width, one), at_row(tensor, width, other), 4 * width);
+    };
+    return same(tensors_.item_categorical, side.layout.categoricals) && same(tensors_.item_dense, side.dense_width()) &&
+           same(tensors_.item_semantic, side.layout.dim);
   }
 
   template <class T>
@@ -584,14 +625,15 @@ class Frame {
   RowFile::Scratch probes_;
   std::vector<RowBytes> held_;
   std::vector<Row> rows_;
-  std::vector<uint64_t> hashes_;
+  std::vector<uint64_t> hashes_, prints_;
+  std::vector<uint32_t> first_;  // by print, a candidate + 1
   std::vector<int64_t> places_;
   std::vector<uint8_t> user_;
   std::vector<const uint8_t*> records_;
   std::vector<Impression> impressions_;  // of the history, behind the candidates in `wanted_`
   std::vector<Counts> of_user_, of_items_, of_history_;
   std::vector<double> odds_, shown_, age_;
-  std::unordered_map<std::string_view, size_t> degraded_places_;
+  NameMap<size_t> degraded_places_;
 };
 
 }  // namespace native

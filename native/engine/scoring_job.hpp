@@ -221,6 +221,7 @@ class ScoringJob : public OwnedJob {
     is_partial = desk.heads.ran < candidates_;
     if (is_partial) frame.cut(desk.heads.ran);
     run_model(worker, desk, fitting);
+    frame.share(desk.into, fitting);
     rows = fitting;
     return reply(worker, desk, before);
   }

@@ -83,12 +83,14 @@ class Front : public Keeper {
 
   void take_back(Job& job) override {
     auto& own = static_cast<FrontJob&>(job);
+    bool is_quiet;
     {
+      // Once this is unlocked, it may be freed.
       const std::lock_guard lock(mail_mutex_);
       ended_.push_back(&own);
+      is_quiet = own.is_quiet();
     }
-    // What arrives for its connection meanwhile marks it, and then looks for it.
-    if (!own.is_quiet()) bell_.ring();
+    if (!is_quiet) bell_.ring();
   }
   bool is_behind() override { return bell_.is_rung(); }
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from msd.contract.bundle import MANIFEST
 from msd.contract.errors import MsdError, first_fault
-from msd.contract.files import read_small, write_text_atomic
+from msd.contract.files import open_regular, read_small, write_text_atomic
 from service.telemetry.metrics import MAX_ARMS, MAX_SHADOWS
 
 CURRENT, PREVIOUS = "current", "previous"
@@ -167,7 +167,7 @@ def _target(path: Path) -> str | None:
 
 def _written(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             return file.read(_MAX_POINTER_BYTES).decode("utf-8").strip()
     except (OSError, UnicodeDecodeError):
         raise SourceError(f"{path}: is a dangling pointer; point it to the folder of a bundle") from None

@@ -19,7 +19,7 @@ import structlog
 
 from msd.contract.bundle import FILES, ROWS, Bundle, Pause
 from msd.contract.errors import BundleError, MsdError
-from msd.contract.files import owned_folder, sha256_file
+from msd.contract.files import open_regular, owned_folder, sha256_file
 from service.deployment.source import Wanted, WantedArm
 from service.scoring.deployment import Arm, Assignment, Deployment, Shadow
 from service.scoring.model import Model, ModelKey, load_model
@@ -171,7 +171,7 @@ def _open_files(folder: Path, rows: bool, stack: ExitStack) -> dict[str, int]:
     files = {}
     for name in _names(rows):
         try:
-            files[name] = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+            files[name] = open_regular(folder / name)
         except FileNotFoundError:
             continue
         except OSError as error:

@@ -11,6 +11,7 @@ import structlog
 from redis import Redis
 
 from msd.contract.bundle import MANIFEST
+from msd.contract.files import open_regular
 from service.deployment.bundle_folder import CURRENT, SourceError, read_pointer
 from service.redis.keys import POINTER, PREVIOUS, rows_key
 from service.redis.publication import CLIENT_ERRORS, connect, get_all, publication, set_all
@@ -86,7 +87,8 @@ def _read_identity(path: Path, size: int, inode: int, changed_ns: int) -> tuple[
     try:
         if size > _MAX_MANIFEST_BYTES:
             return "", 0.0
-        document = json.loads(path.read_text("utf-8"))
+        with os.fdopen(open_regular(path), "rb") as file:
+            document = json.loads(file.read())
         return str(document["bundle_id"]), float(document["created_at"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return "", 0.0

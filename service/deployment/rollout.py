@@ -33,6 +33,7 @@ from service.scoring.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.trust import Trust
+from service.watched_files import LONGEST_LOOK_S, Looks
 
 _EVERY_S = 0.4
 # Rest after each step, as a multiple of its duration.
@@ -112,6 +113,10 @@ class Rollout:
         self._metrics = metrics
         self._generation = serving.current.generation
         self._pace = Pace(_REST)
+        self._looks = Looks("bundle", follower.look)
+        self._looked_at = time.monotonic()
+        self._hangs = False
+        metrics.watched_ages["bundle"].set_function(lambda: time.monotonic() - self._looked_at)
         self._again_at = math.inf
         self._again_s = _FIRST_PAUSE_S
         self._log = structlog.get_logger("msd.rollout")
@@ -137,7 +142,9 @@ class Rollout:
 
     def _look(self) -> None:
         """Look for changes. Only what looks the same twice is opened, so that a copy in progress can finish."""
-        reading, before = self._follower.look(), self._seen
+        reading, before = self._reading(), self._seen
+        if reading is None:
+            return
         self._seen = reading
         is_new = reading != self._handled
         if reading != before or not (is_new or time.monotonic() >= self._again_at):
@@ -155,6 +162,19 @@ class Rollout:
         except MsdError as error:
             self._tell("refused")
             self._log.error("bundle_refused", reason=str(error))
+
+    def _reading(self) -> SourceReading | None:
+        """Look at the source; None if that takes too long, because a file system hangs. Raises Stopped."""
+        look, began = self._looks.begin(), time.monotonic()
+        while not futures.wait([look], _LOOP_S).done:
+            self._pace.check()
+            if time.monotonic() > began + LONGEST_LOOK_S:
+                if not self._hangs:
+                    self._log.error("cannot_look", reason="the file system does not answer")
+                self._hangs = True
+                return None
+        self._hangs, self._looked_at = False, began
+        return look.result()
 
     def _lead_to(self, reading: SourceReading) -> None:
         """Serve what was read. Raises MsdError if it is refused; StoreError or OutOfResources if that may pass."""

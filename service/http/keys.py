@@ -6,6 +6,7 @@ Knows which paths need which scope. Does not know what the routes do.
 
 import hashlib
 import hmac
+import math
 import secrets
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from msd.contract.errors import MsdError, first_fault
 from msd.contract.files import read_small
-from service.errors import Forbidden, ServiceError, Unauthorized
+from service.errors import Forbidden, KeysUnavailable, ServiceError, Unauthorized
 from service.http.entry import LOOPBACK
 from service.http.exchange import KEY, OIP
 from service.settings import Settings
@@ -135,6 +136,7 @@ class Guard:
         self.admitted: Callable[[bytes, KeyEntry], None] | None = None
         """Learns of keys that are good."""
         self._guards_metrics = settings.guard_metrics
+        self._max_age_s = settings.keys_max_age_seconds or math.inf
         self._unsaid: Counter[KeyRefusal] = Counter()
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.guard")
@@ -174,6 +176,8 @@ class Guard:
         given = _given_key(scope)
         if given is None:
             return "missing", Unauthorized("send an API key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`")
+        if self._keys.age_s > self._max_age_s:
+            return "stale", KeysUnavailable("the API keys cannot be read, so that none is believed")
         key = self._keys.value.find(given)
         if key is None:
             return "unknown", Unauthorized("unknown API key")
@@ -207,7 +211,8 @@ def open_guard(settings: Settings, metrics: Metrics) -> Guard | None:
     path = settings.keys_file
     if path is None:
         return None
-    return Guard(WatchedFiles("keys", [path], lambda: read_keys(path), metrics.keys_stale), settings, metrics)
+    gauges = metrics.keys_stale, metrics.watched_ages["keys"]
+    return Guard(WatchedFiles("keys", [path], lambda: read_keys(path), *gauges), settings, metrics)
 
 
 class GuardMiddleware:

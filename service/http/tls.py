@@ -2,10 +2,12 @@
 connections.
 """
 
+import os
 import ssl
 from pathlib import Path
 
 from msd.contract.errors import MsdError
+from msd.contract.files import open_regular
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.watched_files import WatchedFiles
@@ -21,7 +23,8 @@ def open_tls(settings: Settings, metrics: Metrics) -> WatchedFiles[ssl.SSLContex
     if certificate is None or key is None:
         return None
     paths = [certificate, key, *([authority] if authority else [])]
-    return WatchedFiles("tls", paths, lambda: server_context(certificate, key, authority), metrics.tls_stale)
+    gauges = metrics.tls_stale, metrics.watched_ages["tls"]
+    return WatchedFiles("tls", paths, lambda: server_context(certificate, key, authority), *gauges)
 
 
 def check_tls(settings: Settings) -> None:
@@ -58,7 +61,7 @@ def server_context(certificate: Path, key: Path, authority: Path | None) -> ssl.
 
 def _readable(path: Path) -> None:
     try:
-        path.open("rb").close()
+        os.close(open_regular(path))
     except OSError as error:
         raise TlsError(f"{path}: {error.strerror or error}") from None
 

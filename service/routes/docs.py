@@ -27,6 +27,7 @@ from service.routes.oip.model_routes import MODEL, versions_of
 from service.routes.oip.tensors import HEADER, InferReply, InferRequest, OipError
 from service.routes.openrtb_route import PATH as OPENRTB_PATH
 from service.routes.openrtb_route import OpenrtbReply
+from service.routes.playground.data import example_of
 from service.routes.score_route import PATH
 from service.scoring.deployment import Deployment, Serving
 from service.scoring.reply import ScoreReply
@@ -39,6 +40,7 @@ _SECURITY = {
 _OPEN = ("/health/live", "/health/ready", "/metrics", f"{OIP}/health/live", f"{OIP}/health/ready")
 _EVENT_STATUSES = (400, 401, 403, 408, 413, 415, 422, 500, 503)
 _SCORE_STATUSES = (*_EVENT_STATUSES, 429, 504)
+_BIDS = [0.40, 0.55, 1.20]
 _CLICK = {"event_id": "e1", "type": "click", "user_id": "u7", "item_id": "a1", "at": 1_764_066_000}
 _TENSORS = {
     "inputs": [
@@ -62,6 +64,8 @@ def add_docs(app: FastAPI, serving: Serving, *, needs_keys: bool, has_events: bo
             swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js".lstrip("/"),
             swagger_css_url=f"{_ASSETS}/swagger-ui.css".lstrip("/"),
             swagger_favicon_url=f"{_ASSETS}/favicon.png".lstrip("/"),
+            # The list of schemas opens when clicked.
+            swagger_ui_parameters={"defaultModelsExpandDepth": 0},
         )
 
     app.mount(_ASSETS, StaticFiles(directory=static), name="docs-assets")
@@ -109,8 +113,10 @@ def _add_keys(document: dict[str, Any]) -> None:
 
 def _raw_operations(deployment: Deployment) -> dict[str, dict[str, Any]]:
     """Return the descriptions of routes that FastAPI does not know, by path."""
-    golden = next(iter(read_goldens(deployment.champion.bundle.path(GOLDENS))), None)
-    examples = {"golden": {"summary": "A request of the bundle's goldens", "value": golden.request}} if golden else None
+    known = example_of(list(read_goldens(deployment.champion.bundle.path(GOLDENS))))
+    ads = known.pop("ads")[: len(_BIDS)]
+    value = {**known, "candidates": {"id": ads, "bid": _BIDS[: len(ads)]}, "top_k": len(ads)}
+    examples = {"known": {"summary": "A user and ads that the bundle knows, with bids", "value": value}}
     click = {"click": {"summary": "A click, a minute after its impression", "value": {"events": [_CLICK]}}}
     text = {"type": "string"}
     request_id = _header("X-Request-Id", text, "Up to 128 printable ASCII characters; others are replaced.")

@@ -24,6 +24,7 @@ from msd.contract.rows import RowSide
 from service.deployment.readiness import Readiness
 from service.errors import EventsUnavailable, StoreError
 from service.http.middleware import read_json_body, send_json
+from service.json_parser import JsonParser
 from service.limits import MAX_EVENTS
 from service.live.live_state import LiveState
 from service.live.overlay import state_rules
@@ -82,7 +83,9 @@ class EventsRoute:
         readiness: Readiness,
         metrics: Metrics,
         request_log: RequestLog | None,
+        parser: JsonParser,
     ) -> None:
+        self._parser = parser
         self._settings = settings
         self._serving = serving
         self._store = store
@@ -93,7 +96,7 @@ class EventsRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_json_body(scope, receive, self._settings)
         self._readiness.check()
-        received = parse_events(body)
+        received = await self._parser.parse(body, parse_events)
         if self._request_log is None:
             for place, event in enumerate(received):
                 if event.type == "conversion":
@@ -166,20 +169,22 @@ def parse_events(body: bytes, max_events: int = MAX_EVENTS) -> list[WireEvent]:
     try:
         batch = EventBatch.model_validate_json(body)
         if has_no_key_twice(body, 1 + sum(len(event.model_fields_set) for event in batch.events)):
-            return _bounded(batch, max_events)
+            _check_count(batch.events, max_events)
+            return batch.events
     except ValidationError:
         pass
-    return _bounded(parse_thoroughly(body, EventBatch, _check_width), max_events)
+    return parse_thoroughly(body, EventBatch, lambda document: _check_width(document, max_events)).events
 
 
-def _check_width(document: object) -> None:
+def _check_width(document: object, max_events: int) -> None:
+    """Refuse too many events, and ones with too many keys: finding a fault in each would take long."""
     if isinstance(document, dict):
         events = document.get("events")
         within = events if isinstance(events, list) else []
+        _check_count(within, max_events)
         check_keys({"": document, **{f"events.{place}": event for place, event in enumerate(within)}})
 
 
-def _bounded(batch: EventBatch, max_events: int) -> list[WireEvent]:
-    if len(batch.events) > max_events:
-        raise TooManyEvents(f"{len(batch.events)} events; the limit is {max_events}: split the batch", "events")
-    return batch.events
+def _check_count(events: Sequence[object], max_events: int) -> None:
+    if len(events) > max_events:
+        raise TooManyEvents(f"{len(events)} events; the limit is {max_events}: split the batch", "events")

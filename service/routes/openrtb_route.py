@@ -54,7 +54,8 @@ class OpenrtbRoute(ScoreRoute):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         access = access_of(scope)
         raw, deployment = await self._begin(scope, receive, _LEAST_BYTES)
-        bid_request = parse_openrtb(raw.body, self._settings.max_candidates)
+        most = self._settings.max_candidates
+        bid_request = await self._pipeline.parser.parse(raw.body, lambda body: parse_openrtb(body, most))
         with _within("request"):
             # By the first arm's mapping, because the user determines the arm.
             identity = identity_of(_mapping_of(deployment.champion), bid_request.request)

@@ -131,7 +131,8 @@ class WatchedCorrections:
             metrics.corrected(found)
             return found
 
-        self._file = WatchedFiles("corrections", [path], read, metrics.corrections_stale)
+        gauges = metrics.corrections_stale, metrics.watched_ages["corrections"]
+        self._file = WatchedFiles("corrections", [path], read, *gauges)
 
     def of(self, model: Model) -> Correction | None:
         return self._file.value.get(model.bundle.bundle_id)

@@ -16,6 +16,7 @@ from msd.contract.exploration import exploration_of
 from msd.contract.request import CheckedRequest, RequestError, check_pricing, parse_request_by
 from native.layout import given_rows
 from service.errors import ModelError
+from service.json_parser import JsonParser
 from service.scoring.answer import Answer, Basis, Budget, Explained, Follower, RawRequest, Served, headers_of
 from service.scoring.deployment import Arm, Deployment
 from service.scoring.engine import Admitted, ScoringEngine, error_of, settle
@@ -148,6 +149,7 @@ class Pipeline:
         self._corrections = corrections
         self._followers = followers
         self._shadowing = shadowing
+        self.parser = JsonParser(frames.max_candidates)
 
     def check(self, deployment: Deployment, size: int, budget: Budget) -> None:
         """Raise Overloaded, DeadlineExceeded or ClientGone if a body of `size` bytes need not be parsed."""
@@ -323,7 +325,7 @@ class Pipeline:
         elif found.fate == _ASKING:
             self._go_on(way, self._accept(way))
         elif found.fate == _REFUSED:
-            self._end(way, self._refusal(way))
+            self._go_on(way, self._refuse(way))
         else:
             self._end(way, ModelError("the model returned a non-finite score for this request"))
 
@@ -375,11 +377,14 @@ class Pipeline:
         taken = (*answer.stages[:-1], time.perf_counter() - way.raw.began)
         return answer._replace(headers=headers_of(reply, taken, explanation.seconds), body=reply)
 
-    def _refusal(self, way: Way) -> Exception:
-        """Return the error of a request that the core refuses."""
+    async def _refuse(self, way: Way) -> Answer:
+        """Raise the error of a request that the core refuses."""
+        raise await self.parser.parse(way.raw.body, partial(self._refusal, way))
+
+    def _refusal(self, way: Way, body: bytes) -> Exception:
         deployment, request_id, most = way.deployment, way.raw.request_id, self._frames.max_candidates
         try:
-            request = parse_request_by(way.raw.body, lambda user_id: deployment.schema_of(user_id or request_id), most)
+            request = parse_request_by(body, lambda user_id: deployment.schema_of(user_id or request_id), most)
             model = deployment.arm_of(request.user_id or request_id).model
             check_pricing(request, model.bundle.manifest.formula)
             if request.explore is not None:

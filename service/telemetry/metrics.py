@@ -38,7 +38,8 @@ EventOutcome = Literal["accepted", "duplicate"]
 EventNote = Literal["late", "in_row", "ahead", "unknown_user", "unknown_item", "conversion"]
 Swap = Literal["done", "refused", "postponed"]
 Close = Literal["handshake", "slow_head", "unread_body", "slow_reader", "bad_http", "out_of_room", "made_room", "full"]
-KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
+KeyRefusal = Literal["missing", "unknown", "expired", "scope", "stale"]
+Watched = Literal["bundle", "corrections", "keys", "tls"]
 Logged = Literal["handed", "dropped", "written", "lost"]
 Shadowed = Literal["scored", "busy", "failed"]
 Explored = Literal["explored", "exploited", "unavailable"]
@@ -80,8 +81,9 @@ HELP = {
     "msd_shadow_shift": "Absolute difference of shadow and served pCTR in log-odds, per candidate.",
     # API keys, TLS and connections
     "msd_keys_refused": "Requests rejected for a missing or insufficient API key, by reason.",
-    "msd_keys_stale": "1 if the API key file is unusable and the previous keys stay in use, else 0.",
+    "msd_keys_stale": "1 if the API key file is unusable or cannot be read, else 0; the previous keys stay in use.",
     "msd_tls_stale": "1 if certificate or private key are unusable and the previous ones stay in use, else 0.",
+    "msd_watched_age_seconds": "Seconds since watched files were last read and valid; 0 if none are watched.",
     "msd_connections": "Open client connections.",
     "msd_connections_limit": "Configured limit of open client connections.",
     "msd_inflight_bytes": "Bytes of incomplete or unanswered requests, over all connections.",
@@ -183,6 +185,7 @@ class Metrics:
         self.keys_refused = self._counters("msd_keys_refused", "reason", get_args(KeyRefusal))
         self.keys_stale = self._gauge("msd_keys_stale")
         self.tls_stale = self._gauge("msd_tls_stale")
+        self.watched_ages = self._gauges("msd_watched_age_seconds", "what", get_args(Watched))
         self.connections = self._gauge("msd_connections")
         self.connections_limit = self._gauge("msd_connections_limit")
         self.inflight_bytes = self._gauge("msd_inflight_bytes")

@@ -44,6 +44,7 @@ def test_pages_of_the_service_fit(phone: Page, playground: LiveService, path: st
     watched = WatchedTab(phone, playground.url)
     phone.goto(playground.url + path)
     expect(phone.locator(selector).first).to_be_visible(timeout=20_000)
+    expect(phone.locator(".models.is-open")).to_have_count(0)
     watched.check_width()
     watched.check_silence()
 
@@ -92,13 +93,13 @@ def test_arms_report_fits(phone: Page, tmp_path: Path) -> None:
 
 
 def test_load_page_fits(phone: Page, tmp_path: Path) -> None:
-    (tmp_path / "load.html").write_text(load_page(session(120.0), session(100.0)), "utf-8")
+    (tmp_path / "load.html").write_text(load_page(session(12_345.6), session(9_876.5)), "utf-8")
 
     check(phone, tmp_path / "load.html")
 
 
 def session(capacity: float) -> dict[str, Any]:
-    figures = {"p50_ms": 3.0, "p99_ms": 9.0, "p99.9_ms": 20.0, "statuses": {"200": 12_345, "429": 678}}
+    figures = {"p50_ms": 13.0, "p99_ms": 1_234.5, "p99.9_ms": 2_345.6, "statuses": {"200": 123_456, "429": 6_789}}
     return {
         "url": "http://127.0.0.1:8080",
         "at": "2026-11-27T12:00:00Z",

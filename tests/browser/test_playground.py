@@ -386,3 +386,31 @@ def test_likelier_text_is_named_with_its_reliability(page: PlaygroundPage) -> No
         " Of 160 held-out pairs scored about as far apart, it was right about 56.3 %."
     )
     page.check_width()
+
+
+def test_words_follow_the_manifest(tab: Page, bundles: tuple[Bundle, Bundle], tmp_path: Path) -> None:
+    with live_service(bundles[1].folder, tmp_path, playground=True) as running:
+        page = PlaygroundPage(tab, running.url)
+        page.open()
+        expect(tab.locator("#model")).to_have_text(re.compile("^A small model ranks them: test-1"))
+        expect(tab.locator("#legend li").first).to_have_text("Texts")
+        assert "LLM" not in tab.locator("body").inner_text()
+        expect(tab.locator("#compare-texts")).to_be_hidden()
+        page.check_silence()
+
+
+def test_hour_moves_with_the_time(page: PlaygroundPage) -> None:
+    hour, time = page.tab.get_by_label("hour", exact=True), page.tab.get_by_label("time (UTC)")
+    expect(hour).to_have_value("13")  # of 10:20 UTC, in a zone three hours to the east
+    with page.tab.expect_request(lambda one: '"hour":"1"' in (one.post_data or "")):
+        time.fill("2025-11-25T22:20:00")
+    expect(hour).to_have_value("1")
+    page.settle()
+
+
+def test_comparison_of_texts_comes_first(page: PlaygroundPage) -> None:
+    expect(page.tab.locator("main > section").first).to_have_attribute("id", "compare-texts")
+    place, ranking = (page.tab.locator(name).bounding_box() for name in ("#compare-texts", "#ranking"))
+    assert place is not None
+    assert ranking is not None
+    assert place["y"] + place["height"] <= ranking["y"]

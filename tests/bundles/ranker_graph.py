@@ -29,11 +29,13 @@ PAYS = ColdAds(
 class Recipe:
     """What kind of bundle to build. `seed` changes the weights, and with them the bundle_id; `dense` adds layers of
     matrix products, which is all that other precisions than fp32 change; `int8` has them quantised. `encoder`
-    adds a text encoder, of which `cold_ads` says what it gains."""
+    adds a text encoder, of which `cold_ads` says what it gains. `places` makes scores depend on a candidate's place, by
+    about what kernels round."""
 
     seed: int = 0
     poison: bool = False
     fails: bool = False
+    places: bool = False
     dense: bool = False
     int8: bool = False
     encoder: bool = False
@@ -78,6 +80,7 @@ def build_ranker(schema: FeatureSchema, recipe: Recipe) -> onnx.ModelProto:
     adds = (
         (recipe.poison, _poison),
         (recipe.fails, _fails),
+        (recipe.places, _places),
         (recipe.dense, _dense),
     )
     for wanted, add in adds:
@@ -130,6 +133,22 @@ def _fails(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: s
         helper.make_node("Add", [logit, "fails.nothing"], ["logit.fails"]),
     ]
     return "logit.fails"
+
+
+def _places(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
+    """Adds a millionth for each place, up to six."""
+    for name, value in (("first", 0), ("step", 1), ("period", 7)):
+        weights.append(numpy_helper.from_array(np.array(value, np.int64), f"places.{name}"))
+    weights.append(numpy_helper.from_array(np.array(1e-6, np.float32), "places.scale"))
+    nodes += [
+        helper.make_node("Size", [logit], ["places.count"]),
+        helper.make_node("Range", ["places.first", "places.count", "places.step"], ["places.all"]),
+        helper.make_node("Mod", ["places.all", "places.period"], ["places.few"]),
+        helper.make_node("Cast", ["places.few"], ["places.f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["places.f", "places.scale"], ["places.added"]),
+        helper.make_node("Add", [logit, "places.added"], ["logit.places"]),
+    ]
+    return "logit.places"
 
 
 def _dense(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:

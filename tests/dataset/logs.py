@@ -1,5 +1,7 @@
-"""A log as an ad server may write it, in any format, and the dataset that `msd data init` makes of it."""
+"""Logs as people have them, and the dataset that `msd data init` makes of one."""
 
+import random
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -34,6 +36,83 @@ def log(users: int = 12, each: int = 20) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def reviews(rows: int = 1_500) -> pl.DataFrame:
+    """Reviews as Amazon's: a rating and what buyers wrote afterwards, of books that are seldom reviewed twice."""
+    draws = random.Random(1)
+    words = "nice good bad hate great product works fine broken cheap solid fast slow heavy light sturdy".split()
+    return pl.DataFrame(
+        {
+            "reviewerID": f"A{draws.randrange(60)}",
+            "asin": f"B{draws.randrange(900):05}",
+            "reviewText": " ".join(draws.choices(words, k=25)),
+            "summary": " ".join(draws.choices(words, k=4)),
+            "overall": (stars := draws.randint(1, 5)),
+            "verified": draws.random() < 0.8,
+            "unixReviewTime": START + number * 3_600,
+            "liked": int(stars >= 4),
+        }
+        for number in range(rows)
+    )
+
+
+def exchange(rows: int = 2_000) -> pl.DataFrame:
+    """Impressions of an exchange, as Avazu's: hours as YYMMDDHH, unique IDs of 19 digits, hashes, unknown users."""
+    draws, frame = random.Random(2), []
+    for number in range(rows):
+        ad, at = draws.randrange(40), datetime.fromtimestamp(START + number * 240, UTC)
+        frame.append(
+            {
+                "id": draws.randrange(10**18, 9 * 10**18),
+                "click": int(draws.random() < (0.5 if ad % 3 == 0 else 0.1)),
+                "hour": int(at.strftime("%y%m%d%H")),
+                "C1": draws.choice((1002, 1005)),
+                "banner_pos": draws.randrange(2),
+                "site_id": f"{draws.randrange(50):08x}",
+                "app_id": f"{draws.randrange(30):08x}",
+                "device_id": "a99f214a" if draws.random() < 0.5 else f"{draws.randrange(90):08x}",
+                "device_ip": f"{draws.randrange(2**31):08x}",
+                "C14": 15_000 + ad,
+                "C17": 1_700 + ad // 3,
+                "C20": -1,
+            }
+        )
+    return pl.DataFrame(frame)
+
+
+def outcomes(rows: int = 2_000) -> pl.DataFrame:
+    """Impressions with what came of them beside what was known before."""
+    draws, frame = random.Random(3), []
+    for number in range(rows):
+        ad = draws.randrange(25)
+        clicked = draws.random() < (0.4 if ad % 3 == 0 else 0.1)
+        price, bought = round(draws.random(), 2), clicked and draws.random() < 0.3
+        frame.append(
+            {"user_id": f"u{number % 40}", "ad_id": f"a{ad}", "ts": START + number * 60, "clicked": int(clicked)}
+            | {"device": draws.choice(("ios", "web")), "site": f"s{draws.randrange(9)}"}
+            | {"conv_7d": int(bought), "viewed_50pct": int(draws.random() < 0.2 + 0.5 * clicked)}
+            | {"win_price": price, "payprice": price * 0.9, "cost": price / 1_000}
+            | {"install": int(clicked and draws.random() < 0.3), "umsatz": 9.5 if bought else 0.0}
+            | {"x1": int(bought), "x2": "|".join(["seen", "left"][: 1 + clicked]), "x3": draws.random() + clicked}
+        )
+    return pl.DataFrame(frame)
+
+
+def event_log(rows: int = 2_000) -> pl.DataFrame:
+    """Rows of impressions, of clicks and of conversions, which share the ID of their request."""
+    draws, frame = random.Random(4), list[dict[str, object]]()
+    for number in range(rows):
+        ad, at = draws.randrange(25), START + number * 60
+        row = {"request_id": f"r{number}", "user_id": f"u{number % 40}", "ad_id": f"a{ad}"}
+        frame.append(row | {"ts": at, "event": "impression", "device": draws.choice(("ios", "web"))})
+        if draws.random() < (0.5 if ad % 3 == 0 else 0.1):
+            frame.append(row | {"ts": at + 5, "event": "click"})
+            if draws.random() < 0.3:
+                frame.append(row | {"ts": at + 900, "event": "conversion", "value": 3})
+        if number % 9 == 0:
+            frame.append(row | {"ts": at + 1, "event": "video_start"})
+    return pl.DataFrame(frame, infer_schema_length=None)
+
+
 def write(frame: pl.DataFrame, path: Path) -> Path:
     if path.suffix == ".csv":
         frame.write_csv(path)
@@ -44,10 +123,12 @@ def write(frame: pl.DataFrame, path: Path) -> Path:
     return path
 
 
-def make(folder: Path, frame: pl.DataFrame, ending: str = ".csv", **options: str) -> Dataset:
-    """A dataset of one log, made, checked and loaded."""
+def make(folder: Path, frame: pl.DataFrame, ending: str = ".csv", **options: object) -> Dataset:
+    """A dataset of one log, made, checked and loaded. `options`: columns by role, and those of `init_dataset`."""
     folder.mkdir(exist_ok=True)
+    others = {name: options.pop(name) for name in ("leave_out", "keep", "time_format", "no_user") if name in options}
     chosen: dict[RoleName, str] = {role: options[role] for role in options}  # type: ignore[misc]
-    _, report = init_dataset(SourceFiles(write(frame, folder / f"log{ending}")), folder / "out", chosen)
+    sources = SourceFiles(write(frame, folder / f"log{ending}"))
+    _, report = init_dataset(sources, folder / "out", chosen, **others)  # type: ignore[arg-type]
     assert report.problems == ()
     return load_dataset(folder / "out")

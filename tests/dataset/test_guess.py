@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd.dataset.guess import guess
+from msd.dataset.roles import clean_name
 
 N = 60
 
@@ -55,11 +56,17 @@ def test_guesses_the_kind_of_a_column(raw: pl.Series, kind: str, options: dict[s
     assert found.reason
 
 
-@pytest.mark.parametrize("name", ["revenue", "conversion", "purchased", "dwell_time", "clicks", "ClickTime"])
-def test_later_events_are_no_context(name: str) -> None:
-    found = guess(column(name, ["a", "b"]), context=True)
-    assert found.kind == "none"
-    assert "after the impression" in found.reason
+@pytest.mark.parametrize(
+    ("written", "more", "numbers"),
+    [
+        (["3,16", "-1.200,50", "7"], "{},5", [3.16, -1200.5, 7.0]),
+        (["1,200", "3,4", None], "{},5", [1.2, 3.4, None]),
+        (["1,200.5", "3", "12,000"], "{}.5", [1200.5, 3.0, 12_000.0]),
+    ],
+)
+def test_numbers_of_any_notation(written: list[str | None], more: str, numbers: list[float | None]) -> None:
+    found = guess(pl.Series("price", [*written, *(more.format(number) for number in range(N))]))
+    assert (found.kind, found.values[:3].to_list()) == ("numeric", numbers)
 
 
 @pytest.mark.parametrize(("values", "first"), [([1, 2, 3], 1), (["top", "top", "side"], "top")])
@@ -104,3 +111,11 @@ def test_every_column_gets_a_guess_of_its_length(values: list[str | None], name:
     kinds = {"categorical": pl.String, "text": pl.String, "numeric": pl.Float64, "bag": pl.List(pl.String)}
     if found.kind != "none":
         assert found.values.dtype == kinds[found.kind]
+
+
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [("Gerät", "gerat"), ("Größe (cm)", "grosse_cm"), ("userId", "user_id"), ("7 jours", "c_7_jours"), ("電影", "c")],
+)
+def test_column_becomes_a_readable_feature_name(column: str, name: str) -> None:
+    assert clean_name(column) == name

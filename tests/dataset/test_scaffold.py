@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from msd.dataset.aggregate import count_clicks
 from msd.dataset.command import app
+from msd.dataset.draft import LeftOut
 from msd.dataset.load import load_dataset
 from msd.dataset.scaffold import SourceFiles, init_dataset
 from tests.dataset.logs import START, log, make, write
@@ -58,7 +59,7 @@ def test_tables_of_items_and_users_are_joined(tmp_path: Path) -> None:
     sources = SourceFiles(events, write(items, tmp_path / "i.jsonl"), write(users, tmp_path / "u.csv"))
     draft, report = init_dataset(sources, tmp_path / "out", {})
     assert report.problems == ()
-    assert ("Price", "of the events: the table of items has it") in draft.left_out
+    assert LeftOut("Price", "of the events: the table of items has it") in draft.left_out
     dataset = load_dataset(tmp_path / "out")
     assert dataset.items.height == 17
     assert dataset.items["price"].to_list()[:2] == [0.0, 0.25]

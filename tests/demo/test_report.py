@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from msd.dataset.load import Dataset
-from msd.demo.command import WARNING
+from msd.demo.movielens import WARNING
 from msd.demo.report import write_report
+from msd.demo.service import DemoError
 from msd.demo.showcase import RankedCandidate, Showcase, print_showcase, show_user
-from msd.demo.steps import DemoError
 from tests.bundles.factory import AT, ITEMS, build_bundle
 from tests.bundles.ranker_graph import Recipe
 from tests.ranker.made import Row, dataset_of
@@ -40,6 +40,7 @@ SUMMARY: dict[str, Any] = {
         "test": "made up",
     },
     "steps": {"data": 1.5, HOSTILE: 2.0},
+    "began": {"data": 0.0, HOSTILE: 0.5},
 }
 
 
@@ -68,7 +69,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_page_shows_figures_and_drawings_without_a_network_and_escapes_texts(page: str) -> None:
     assert "<script" not in page
-    assert page.count(ESCAPED) == 3
+    assert page.count(ESCAPED) == 2
     assert "What user u&lt;1&gt; would be shown" in page
     for figure in ("0.7712", "0.7654", "1.2e-07", "2.5 / 4.8 ms", "redis store", "80 rows train", "1,234 test"):
         assert figure in page
@@ -77,7 +78,7 @@ def test_page_shows_figures_and_drawings_without_a_network_and_escapes_texts(pag
         assert figure in page
     assert "0.912" in page
     assert "7 (0.500)" in page
-    assert page.count("<svg") == page.count("</svg>") == 4
+    assert page.count("<svg") == page.count("</svg>") == 5
     for source in ("src=", "@import", "url(http", "<link", "<image"):
         assert source not in page
     assert page.rstrip().endswith("</html>")

@@ -8,8 +8,9 @@ import httpx
 import pytest
 from rich.console import Console
 
-from msd.demo.command import FULL, QUICK, SUMMARY_FILE, WARNING, bundle_steps
-from msd.demo.steps import DemoError, Steps, serve
+from msd.demo.movielens import FULL, QUICK, SUMMARY_FILE, WARNING, bundle_steps
+from msd.demo.service import DemoError, serve
+from msd.demo.steps import Steps
 from msd.free_port import free_port
 from tests.bundles.factory import build_bundle
 from tests.service.live import run_msd
@@ -46,6 +47,7 @@ def test_concurrent_steps_are_shown_in_order(capfd: pytest.CaptureFixture[str]) 
     assert "1/2 help  msd --help" in first
     assert "msd replay [OPTIONS]" in second
     assert list(steps.seconds) == ["help", "more help"]
+    assert abs(steps.began["help"] - steps.began["more help"]) < min(steps.seconds.values())
 
 
 @pytest.mark.parametrize("fails", [0, 1])

@@ -13,6 +13,7 @@ import typer.main
 from pydantic import BeforeValidator
 
 from msd.commands import COMMANDS, load
+from msd.feedback.judge_command import app as judge_app
 from operations.replay.log import app as log_replay_app
 from service.settings import PREFIX, Settings
 from tests.docs.mistakes import page_rows
@@ -70,7 +71,10 @@ def mistakes_page() -> str:
 
 def _apps() -> list[tuple[str, typer.Typer]]:
     """All commands that ship; those that take several forms once per form."""
-    forms = {"replay": [("replay FILE", load("replay")), ("replay LOG", log_replay_app)]}
+    forms = {
+        "replay": [("replay FILE", load("replay")), ("replay LOG", log_replay_app)],
+        "evaluate": [("evaluate DATASET", load("evaluate")), ("evaluate LOG", judge_app)],
+    }
     return [form for name in COMMANDS for form in forms.get(name) or [(name, load(name))]]
 
 

@@ -124,7 +124,7 @@ MISTAKES: dict[str, list[Mistake]] = {
         Mistake("--time and --no-time", INIT + " --time ts --no-time", {"log.csv": LOG}),
     ],
     "The log's values": [
-        Mistake("dates as 01/05/2024", INIT, {"log.csv": with_column("ts", lambda n: f"{n % 28 + 1:02}/05/2024")}),
+        Mistake("dates as 01/05/2024", INIT, {"log.csv": with_column("ts", lambda n: f"{n % 9 + 1:02}/05/2024")}),
         Mistake(
             "a time with a zone beside times without",
             INIT,

@@ -13,6 +13,7 @@ def requests(*rows: dict[str, Any]) -> pl.DataFrame:
     whole = [
         {
             "request_id": "r",
+            "bundle_id": 32 * "b",
             "received_at": 1_000.0,
             "at": 1_000.0,
             "arm": "champion",

@@ -4,15 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 from msd.dataset.check import check_dataset
 from msd.dataset.load import Dataset, load_dataset
-from msd.dataset.split import split_events
+from msd.dataset.split import Part, split_events
 from msd.feedback.dataset import write_dataset
 from msd.feedback.files import FeedbackError, read_requests
-from msd.feedback.impressions import join
+from msd.feedback.impressions import Windows, join
 from tests.contract.bid_requests import bid_request
 from tests.dataset.small import write_small
 from tests.dataset.test_bid_requests import write as write_bids
@@ -49,7 +50,7 @@ def made(
         for place, document in enumerate(documents)
     ]
     rows += [("click", documents[place]["candidates"]["id"][0], LATER + place + 5, f"r{place}") for place in clicked]
-    joined = join([log], events(*rows), 3_600.0)
+    joined = join([log], events(*rows), Windows())
     write_dataset(joined.frame, [log], load_dataset(old), out, log_only=log_only)
     return load_dataset(out)
 
@@ -63,13 +64,15 @@ def test_keeps_bid_request_mapping_without_anonymous_users(tmp_path: Path) -> No
     log = tmp_path / "requests-1.parquet"
     documents = [asks("u7", "1", context={"device": "4", "cat": ["IAB1"]}), asks("u8", "2"), asks("", "1")]
     logged(*documents).write_parquet(log)
-    read = read_requests(log, ("request",))
+    (read,) = read_requests([log], ("request",))
     shown = events(*(("impression", str(1 + place % 2), LATER + place, f"r{place}") for place in range(3)))
-    write_dataset(join([read], shown, 3_600.0).frame, [read], load_dataset(old), tmp_path / "new", log_only=False)
+    joined = join([read], shown, Windows())
+    write_dataset(joined.frame, [read], load_dataset(old), tmp_path / "new")
     dataset = load_dataset(tmp_path / "new")
 
     assert read["user_id"].to_list() == ["u7", "u8", "\0r2"]
     assert dataset.events.filter(pl.col("at") >= LATER)["user_id"].to_list() == ["u7", "u8"]
+    assert joined.told["anonymous_impressions"] == 1
     was, now = load_dataset(old).config.openrtb, dataset.config.openrtb
     assert was is not None
     assert now is not None
@@ -152,25 +155,37 @@ def test_rejects_used_folder_and_invalid_log(tmp_path: Path) -> None:
         made(old, old, [asks("u1", "1")])
 
     log = logged(asks("u1", "1")).with_columns(request=pl.lit(b"[]"))
-    joined = join([log], events(("impression", "1", LATER, "r0")), 3_600.0)
+    joined = join([log], events(("impression", "1", LATER, "r0")), Windows())
     with pytest.raises(FeedbackError, match="request r0 is not a request"):
-        write_dataset(joined.frame, [log], load_dataset(old), tmp_path / "new", log_only=False)
+        write_dataset(joined.frame, [log], load_dataset(old), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_conversions_become_columns(tmp_path: Path) -> None:
     log = logged(asks("u1", "1"), asks("u2", "2"))
     rows = [(kind, str(place + 1), LATER + place, f"r{place}") for kind in ("impression", "click") for place in (0, 1)]
-    joined = join([log], events(*rows, ("conversion", "1", LATER + 900.5, "r0")), 3_600.0).frame
+    joined = join([log], events(*rows, ("conversion", "1", LATER + 900.5, "r0")), Windows()).frame
     without = write_small(tmp_path / "old")
 
     with pytest.raises(FeedbackError, match="the log says which clicks converted, and the dataset does not"):
-        write_dataset(joined, [log], load_dataset(without), tmp_path / "none", log_only=False)
+        write_dataset(joined, [log], load_dataset(without), tmp_path / "none")
     assert not (tmp_path / "none").exists()
     write_dataset(joined, [log], load_dataset(without), tmp_path / "first", log_only=True)
-    write_dataset(joined, [log], load_dataset(tmp_path / "first"), tmp_path / "second", log_only=False)
+    write_dataset(joined, [log], load_dataset(tmp_path / "first"), tmp_path / "second")
     found = load_dataset(tmp_path / "second").events
 
     assert found.select("conversion", "converted_at").rows() == [(1, LATER + 900), (0, None)]
-    with pytest.raises(FeedbackError, match="the dataset says which clicks converted, and the log does not"):
-        made(tmp_path / "second", tmp_path / "third", [asks("u1", "1")])
+
+
+def test_window_slides_and_later_rows_are_split_by_time(tmp_path: Path) -> None:
+    old = load_dataset(write_small(tmp_path / "old"))
+    documents = [asks(f"u{place % 5 + 1}", "1") for place in range(200)]
+    rows = [("impression", "1", LATER + place, f"r{place}") for place in range(200)]
+    joined = join([logged(*documents)], events(*rows), Windows()).frame
+    write_dataset(joined, [logged(*documents)], old, tmp_path / "new", since=LATER + 50, by_time=True)
+    dataset = load_dataset(tmp_path / "new")
+    parts = split_events(dataset.events, dataset.config)
+
+    assert dataset.events["at"].min() == LATER + 50
+    assert np.bincount(parts).tolist() == [75, 67, 7, 1]
+    assert parts[-1] == Part.TRAIN

@@ -1,15 +1,17 @@
 """Which click belongs to which impression, and that every event is counted, whatever became of it."""
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from msd.feedback.files import FeedbackError
-from msd.feedback.impressions import Joined, join
+from msd.feedback.impressions import Joined, Windows, join
 from tests.feedback.made import events, requests
 
-HOUR = 3_600.0
+HOUR = Windows(3_600.0)
 
 
 def labels(joined: Joined) -> dict[str, int]:
@@ -41,7 +43,7 @@ def test_late_repeated_and_foreign_events_are_counted() -> None:
             ("click", "a", 1_002, "r"),
             ("click", "a", 1_003, "r"),
             ("impression", "b", 1_001, "s"),
-            ("click", "b", 1_001 + HOUR + 1, "s"),
+            ("click", "b", 4_601 + 1, "s"),
             ("impression", "a", 1_001, "never logged"),
             ("impression", "c", 1_001, "s"),
             ("impression", "a", 1_001, None),
@@ -69,12 +71,15 @@ def test_late_repeated_and_foreign_events_are_counted() -> None:
         "repeated_clicks": 1,
         "joined_impressions": 2,
         "joined_clicks": 1,
+        "unsettled_impressions": 0,
+        "unsettled_clicks": 0,
+        "anonymous_impressions": 0,
     }
 
 
 def test_clicks_at_the_windows_edges_count() -> None:
     shown = (("impression", "a", 1_001, "r"), ("impression", "b", 1_001, "r"))
-    joined = join([requests({})], events(*shown, ("click", "a", 1_001 + HOUR, "r"), ("click", "b", 999, "r")), HOUR)
+    joined = join([requests({})], events(*shown, ("click", "a", 4_601, "r"), ("click", "b", 999, "r")), HOUR)
     assert labels(joined) == {"r/a": 1, "r/b": 1}
 
 
@@ -121,7 +126,7 @@ def test_rejects_events_without_requests() -> None:
 def test_every_event_is_counted_once(rows: list[tuple[object, ...]], random: object) -> None:
     rows = [("impression", "a", 1_000, "r", "sure"), *rows]
     log = [requests({}, {"request_id": "s"})]
-    joined = join(log, events(*rows), 60.0)
+    joined = join(log, events(*rows), Windows(60.0))
     told = joined.told
 
     assert told["events"] - told["repeated_events"] == told["impressions"] + told["clicks"]
@@ -144,11 +149,10 @@ def test_conversions_belong_to_clicks() -> None:
             ("conversion", "a", 2_500, None, "e8"),
             ("conversion", "b", 1_500, "r"),
             ("conversion", "a", 500, None),
-            ("conversion", "a", 2_010 + HOUR + 1, "s"),
+            ("conversion", "a", 2_010 + 3_601, "s"),
             ("conversion", "a", 2_000, "s"),
         ),
-        HOUR,
-        conversion_s=HOUR,
+        Windows(3_600.0, 3_600.0),
     )
     found = {
         f"{row['request_id']}/{row['item_id']}": (row["pricing"], row["label"], row["conversion"], row["converted_at"])
@@ -169,3 +173,17 @@ def test_conversions_belong_to_clicks() -> None:
         "repeated_conversions": 1,
     }
     assert joined.told["repeated_events"] == 1
+
+
+def test_impressions_wait_for_clicks_and_longer_for_conversions() -> None:
+    log = requests({}, {"request_id": "s", "received_at": 5_000.0}, {"request_id": "t", "received_at": 9e9})
+    rows = [("impression", "a", 1_001, "r"), ("click", "a", 1_002, "r"), ("impression", "a", 5_001, "s")]
+    windows = Windows(3_600.0, settle_s=3_600.0, conversion_settle_s=7_000.0, now=8_000.0)
+    joined = join([log], events(*rows, ("click", "a", 5_002, "s")), windows)
+
+    # A service whose clock is ahead settles nothing.
+    assert labels(joined) == {"r/a": 1}
+    assert (joined.told["unsettled_impressions"], joined.told["unsettled_clicks"]) == (1, 1)
+    assert join([log], events(*rows), windows, has_conversions=True).frame["conversion"].to_list() == [0]
+    with pytest.raises(FeedbackError, match="none of 2 impressions is settled"):
+        join([log], events(*rows, ("conversion", "a", 1_009, "r")), replace(windows, conversion_settle_s=8_000.0))

@@ -8,6 +8,8 @@ import pytest
 
 from msd.__main__ import main
 from msd.dataset.load import load_dataset
+from msd.feedback.dataset import write_dataset
+from msd.feedback.impressions import Windows, join
 from tests.dataset.small import write_small
 from tests.feedback.made import events, requests, traffic
 from tests.feedback.test_dataset import LATER, asks, logged
@@ -37,7 +39,7 @@ def run(*arguments: object) -> int:
 
 def test_join_by_arm_writes_and_draws(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "arms.html"
-    assert run(experiment, "--by", "arm", "--json", "--page", page) == 0
+    assert run(experiment, "--by", "arm", "--settle-hours", 0, "--json", "--page", page) == 0
     found = json.loads(capsys.readouterr().out)
     assert run(experiment, "--by", "arm") == 0
     told = capsys.readouterr().out
@@ -69,14 +71,37 @@ def test_join_writes_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("impression", "1", LATER, "r0"), ("click", "1", LATER + 3_601, "r0"), ("impression", "2", LATER, "x")
     )
     shown.write_ndjson(tmp_path / "events.jsonl")
-    arguments = (log, tmp_path / "events.jsonl", "--dataset", old, "--out", tmp_path / "new")
+    arguments = (log, "--events", tmp_path / "events.jsonl", "--dataset", old, "--out", tmp_path / "new")
 
-    assert run(*arguments, "--window-hours", 1) == 0
+    assert run(*arguments, "--window-hours", 1, "--settle-hours", 0) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "1 of 2 impressions and 0 of 1 clicks joined to 2 logged requests" in told
     assert "1 late clicks" in told
     assert "1 impressions not logged" in told
     assert load_dataset(tmp_path / "new").events.height == load_dataset(old).events.height + 1
+
+
+def test_pods_logs_join_exactly_once_before_any_conversion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A click may reach another pod than its request, and two pods may log one request."""
+    old = write_small(tmp_path / "old")
+    before, shown = [logged(asks("u1", "1"))], events(("impression", "1", LATER - 9, "r0"))
+    joined = join(before, shown, Windows(), has_conversions=True).frame
+    write_dataset(joined, before, load_dataset(old), tmp_path / "first", log_only=True)
+    both = logged(asks("u1", "1"), asks("u2", "2"))
+    for name, log in (("a", both), ("b", both[1:])):
+        (tmp_path / "pods" / name).mkdir(parents=True)
+        log.write_parquet(tmp_path / "pods" / name / "requests-1.parquet")
+    shown = events(("impression", "1", LATER, "r0"), ("impression", "2", LATER, "r1"))
+    shown.write_parquet(tmp_path / "pods/a/events-1.parquet")
+    events(("click", "2", LATER + 5, "r1", "c")).write_parquet(tmp_path / "pods/b/events-1.parquet")
+    waiting = ("--settle-hours", 0, "--conversion-settle-hours", 0)
+
+    assert run(tmp_path / "pods", "--dataset", tmp_path / "first", "--out", tmp_path / "new", *waiting) == 0
+    told = capsys.readouterr().out
+    assert "2 of 2 impressions and 1 of 1 clicks joined to 3 logged requests" in told
+    assert "1 repeated requests" in told
+    found = load_dataset(tmp_path / "new").events
+    assert found.filter(pl.col("at") >= LATER).select("label", "conversion").rows() == [(0, 0), (1, 0)]
 
 
 @pytest.mark.parametrize(
@@ -86,10 +111,10 @@ def test_join_writes_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["."], "give --dataset and --out for training data, or --by arm"),
         ([".", "--out", "x"], "give --dataset and --out for training data, or --by arm"),
         ([".", "--by", "arm"], ".: holds no file of events"),
-        ([".", "events.jsonl", "--by", "arm"], "an event is of type 'view'; there are: impression, click"),
-        ([".", "torn.jsonl", "--by", "arm"], "torn.jsonl: cannot be read as events"),
-        ([".", "other.jsonl", "--by", "arm"], "has no column 'event_id'"),
-        ([".", "text.parquet", "--by", "arm"], "text.parquet: cannot be read as events"),
+        ([".", "--events", "events.jsonl", "--by", "arm"], "an event is of type 'view'; there are: impression, click"),
+        ([".", "--events", "torn.jsonl", "--by", "arm"], "torn.jsonl: cannot be read as events"),
+        ([".", "--events", "other.jsonl", "--by", "arm"], "has no column 'event_id'"),
+        ([".", "--events", "text.parquet", "--by", "arm"], "text.parquet: cannot be read as events"),
     ],
 )
 def test_rejects_unusable_input_with_one_message(

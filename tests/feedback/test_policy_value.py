@@ -133,14 +133,14 @@ def is_near(estimate: dict[str, Any], value: float) -> bool:
 
 def test_greedy_policy_is_estimated(log: tuple[Path, float], capsys: pytest.CaptureFixture[str]) -> None:
     folder, value = log
-    assert run(folder, "--by", "policy", "--json") == 0
+    assert run(folder, "--settle-hours", 0, "--by", "policy", "--json") == 0
     found = json.loads(capsys.readouterr().out)
 
     for estimator in ("ips", "snips", "dr"):
         assert is_near(found["values"]["ctr"][estimator], value), estimator
     assert found["support"]["weight"]["ci95"][0] < 1 < found["support"]["weight"]["ci95"][1]
     assert found["told"]["used_requests"] == 3_000
-    assert run(folder, "--by", "policy") == 0
+    assert run(folder, "--settle-hours", 0, "--by", "policy") == 0
     out = capsys.readouterr().out
     assert "SNIPS" in out
     assert "as it should be" in " ".join(out.split())
@@ -149,7 +149,7 @@ def test_greedy_policy_is_estimated(log: tuple[Path, float], capsys: pytest.Capt
 def test_policy_file_is_estimated(log: tuple[Path, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "target.jsonl"
     target.write_text("".join(json.dumps({"request_id": f"r{n}", "item_id": "b"}) + "\n" for n in range(2_000)))
-    assert run(log[0], "--by", "policy", "--target", target, "--json") == 0
+    assert run(log[0], "--settle-hours", 0, "--by", "policy", "--target", target, "--json") == 0
     found = json.loads(capsys.readouterr().out)
 
     assert found["told"]["requests_not_in_the_target"] == 1_000
@@ -166,7 +166,7 @@ def test_unknown_estimates_are_null(tmp_path: Path, capsys: pytest.CaptureFixtur
     shown.write_parquet(tmp_path / "events-1.parquet")
     target = tmp_path / "target.jsonl"
     target.write_text(json.dumps({"request_id": "r0", "item_id": other}))
-    assert run(tmp_path, "--by", "policy", "--target", target, "--json") == 0
+    assert run(tmp_path, "--settle-hours", 0, "--by", "policy", "--target", target, "--json") == 0
 
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert found["values"]["ctr"]["snips"]["value"] is None
@@ -212,12 +212,22 @@ def test_unusable_requests_are_counted() -> None:
     assert counts == {**unused, "requests_not_in_the_target": 0}
 
 
+def test_bundle_declares_the_pricing() -> None:
+    row = logged_request(0, [0.1] * 3, CHOICE) | {"bids": [1.0] * 3, "pricing": ["cpa"] * 3}
+    formulas: dict[str, Any] = {32 * "b": {"cpc": ("pctr",), "cpa": ("pctr", "logit_std")}}
+    found = explored_requests([requests(row)], joined([("r0", "a")]), None, {}, formulas)
+
+    assert found.rewards["rpm"].predicted.tolist() == pytest.approx([0.05])
+    with pytest.raises(FeedbackError, match="do not price its candidates"):
+        explored_requests([requests(row)], joined([("r0", "a")]), None, {})
+
+
 def test_rejects_log_without_exploration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logged, shown, _ = explored(20)
     logged.drop("explore").write_parquet(tmp_path / "requests-1.parquet")
     shown.write_parquet(tmp_path / "events-1.parquet")
 
-    assert run(tmp_path, "--by", "policy") == 2
+    assert run(tmp_path, "--settle-hours", 0, "--by", "policy") == 2
     assert "20 requests without explore" in " ".join(capsys.readouterr().err.split())
 
 

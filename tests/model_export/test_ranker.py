@@ -162,7 +162,6 @@ def test_manifest_has_measurements(exported: Exported) -> None:
     record = exported.bundle.manifest.provenance["graph"]
     nodes = len(onnx.load(exported.bundle.path(RANKER)).graph.node)
     assert nodes == record["nodes"]["plain" if record["served"] == "plain" else "passed"]
-    assert record["nodes"]["passed"] < record["nodes"]["plain"]
     assert record["candidates"] == 200
     assert set(record["microseconds"]) == {"plain", "passed", "few"}
     assert min(record["microseconds"].values()) > 0

@@ -1,14 +1,17 @@
 """`msd train` and `msd evaluate`: finished steps are skipped; what does not belong together is refused, by name."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from msd.__main__ import main
 from msd.dataset.load import Dataset
-from msd.dataset.split import Part
+from msd.dataset.split import Part, split_events
+from msd.evaluation.present_scores import ScoresFileError, read_scores
 from msd.ranker.features import build_features
 from msd.student.vectors import StudentVectors, load_vectors
 from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, load_ranker
@@ -182,3 +185,35 @@ def test_rejects_wrong_folders_before_training(tiny_folder: Path, student: Path,
         code, output = run(*arguments)
         assert (code, message in output, "Traceback" in output) == (2, True, False), output
     assert not out.exists()
+
+
+def test_present_models_scores_are_compared_on_the_test_rows(
+    tiny: Dataset, tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
+) -> None:
+    test = tiny.events.filter(pl.Series(split_events(tiny.events, tiny.config)) == Part.TEST)
+    given = test.select("user_id", "item_id", "at", score=0.2 + 0.5 * pl.col("label")).sort("item_id")
+    given.write_csv(tmp_path / "now.csv")
+    options = ["--model", models[1], "--scores", tmp_path / "now.csv", "--resamples", "100"]
+    code, output = run("evaluate", tiny_folder, student, tmp_path / "figures", *options)
+    assert code == 0, output
+    found = json.loads((tmp_path / "figures/evaluation.json").read_text())
+    assert found["models"]["now"]["metrics"]["auc"] == 1.0
+    assert "of the best other, now, 1.0000" in output
+    assert "a sure loss; use now" in output
+
+
+@pytest.mark.parametrize(
+    ("score", "rows", "message"),
+    [
+        ("0.5", 5, "now.csv: has no score for 175 of 180 test rows, first for {'user_id': "),
+        ("1.5", 180, "now.csv: holds a score outside 0 to 1; give probabilities of a click"),
+        ("high", 180, "now.csv, row 1, score: 'high' is not a number"),
+        (None, 180, "now.csv: has no column score; expected user_id, item_id, at, score"),
+    ],
+)
+def test_rejects_unusable_scores(tiny: Dataset, tmp_path: Path, score: str | None, rows: int, message: str) -> None:
+    test = tiny.events.filter(pl.Series(split_events(tiny.events, tiny.config)) == Part.TEST)
+    given = test.head(rows).select("user_id", "item_id", "at")
+    (given if score is None else given.with_columns(score=pl.lit(score))).write_csv(tmp_path / "now.csv")
+    with pytest.raises(ScoresFileError, match=re.escape(message)):
+        read_scores(tmp_path / "now.csv", test)

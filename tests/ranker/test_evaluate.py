@@ -12,8 +12,8 @@ import pytest
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.evaluation.evaluate import EvaluatedRows, evaluate_models, judge_semantics
-from msd.evaluation.evaluation_report import say_verdict
 from msd.evaluation.scores import ModelScores
+from msd.evaluation.verdict import say_semantics
 from msd.metrics import measure
 from msd.training.folder import ModelFolderError
 from msd.training.train import predict
@@ -94,6 +94,7 @@ def test_differences_of_all_pairs_and_by_seed(results: dict[str, Any]) -> None:
 def test_networks_have_figures_of_their_own(results: dict[str, Any]) -> None:
     models = results["models"]
     own = {"curve", "calibrations", "degradation", "cold_ads", "how_sure", "live_counts", "choice", "conversions"}
+    own |= {"valid_auc"}
     assert set(models["one"]) - set(models["counts"]) == own
     # The vectors of one seed's items cannot be taken from the other, which has none.
     assert "item without vector" in models["one"]["degradation"]
@@ -118,7 +119,7 @@ def test_verdict_names_the_export_command(results: dict[str, Any], tiny: Dataset
     verdict = results["verdict"]
     served = folders["semantic-0" if verdict["sure"] else "plain-0"]
     assert verdict["command"] == f"msd export {tiny.folder} {served} BUNDLE"
-    assert say_verdict(verdict).endswith(verdict["command"])
+    assert say_semantics(verdict).endswith(verdict["command"])
 
 
 def test_slices_have_metrics_or_a_reason(results: dict[str, Any]) -> None:
@@ -173,7 +174,7 @@ def test_verdict_follows_the_interval(noise: tuple[float, float], sure: bool, st
     verdict = judge_semantics([_scores(noise[1], 2, False, "plain"), _scores(noise[0], 1, True, "ours")], ROWS, 200, 0)
     assert verdict is not None
     assert (verdict["sure"], verdict["model"], verdict["minus"]) == (sure, "ours", "plain")
-    sentence = say_verdict(verdict)
+    sentence = say_semantics(verdict)
     assert sentence.startswith(start)
     assert sentence.endswith("serve ours" if sure else "serve plain")
     assert "95 % over users and seeds" in sentence

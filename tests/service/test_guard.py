@@ -1,9 +1,12 @@
 """Who gets in: a running service that requires keys, whose file changes under it."""
 
+import asyncio
 import hashlib
 import json
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,13 +14,18 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import Gauge
 
 from msd.contract.bundle import Bundle
-from service.http.keys import KeyEntry, KeyFile, KeyRing, KeyScope, KeysError, new_key, read_keys
+from service import watched_files
+from service.errors import KeysUnavailable
+from service.http.keys import KeyEntry, KeyFile, KeyRing, KeyScope, KeysError, new_key, open_guard, read_keys
+from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.watched_files import WatchedFiles
 from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
+from tests.service.redis_rows import until
 from tests.service.test_bad_input import HEAD, error_of, talk
 
 GOOD = golden_requests()[0]
@@ -262,11 +270,83 @@ def test_invalid_key_file_is_refused_by_the_faulty_place(tmp_path: Path, name: s
         read_keys(tmp_path)
 
 
+def gauges(metrics: Metrics) -> tuple[Gauge, Gauge]:
+    return metrics.keys_stale, metrics.watched_ages["keys"]
+
+
 def test_file_that_stays_bad_is_logged_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "keys.json"
     write_keys(path, "ads")
-    watched = WatchedFiles("keys", [path], lambda: read_keys(path), Metrics().keys_stale)
+    watched = WatchedFiles("keys", [path], lambda: read_keys(path), *gauges(Metrics()))
     path.unlink()
     watched.look()
     watched.look()
     assert capsys.readouterr().out.count("what was read before stays in use") == 1
+
+
+@pytest.mark.anyio
+async def test_file_system_that_hangs_is_told_and_later_looks_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look that hung undoes no later one, and its thread keeps nothing from ending."""
+    monkeypatch.setattr(watched_files, "LONGEST_LOOK_S", 0.05)
+    monkeypatch.setattr(watched_files, "PERIOD_S", 0.01)
+    path, metrics, ends, made = tmp_path / "file", Metrics(), threading.Event(), [0]
+
+    def make() -> int:
+        made[0] += 1
+        number = made[0]
+        if number == 2:
+            ends.wait()
+        return number
+
+    path.touch()
+    watched = WatchedFiles("keys", [path], make, *gauges(metrics))
+    path.write_text("changed")
+    watching = asyncio.create_task(watched.watch())
+    await until(lambda: b"msd_keys_stale 1.0" in metrics.exposition())
+    assert watched.value == 1
+    await until(lambda: watched.value == 3)
+    assert b"msd_keys_stale 0.0" in metrics.exposition()
+    ends.set()
+    await until(lambda: not any(thread.name == "look-keys" for thread in threading.enumerate()))
+    assert watched.value == 3
+    watching.cancel()
+
+
+def test_keys_that_cannot_be_read_for_long_are_refused_if_so_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "keys.json", time.monotonic
+    write_keys(path, "ads")
+    scope = {"type": "http", "headers": [(b"x-api-key", KEYS["ads"].encode())]}
+    settings = Settings(bundle=tmp_path, keys_file=path, keys_max_age_seconds=30)
+    lenient, strict = (
+        open_guard(one, Metrics()) for one in (settings.model_copy(update={"keys_max_age_seconds": None}), settings)
+    )
+    assert lenient is not None
+    assert strict is not None
+    strict.check(scope, "score")
+    path.unlink()
+    monkeypatch.setattr("time.monotonic", lambda: real() + 31)
+    strict._keys.look()
+    with pytest.raises(KeysUnavailable):
+        strict.check(scope, "score")
+    lenient.check(scope, "score")
+    write_keys(path, "ads")
+    strict._keys.look()
+    strict.check(scope, "score")
+
+
+def test_pipe_in_place_of_the_key_file_blocks_nothing(bundle: Bundle, tmp_path: Path) -> None:
+    """A key that was revoked meanwhile ends when the file is back."""
+    keys = tmp_path / "keys.json"
+    write_keys(keys, "ads")
+    with live_service(bundle.folder, tmp_path, keys_file=keys) as service:
+        keys.unlink()
+        os.mkfifo(keys)
+        wait_until(lambda: any(line["event"] == "not_reloaded" for line in service.log()))
+        assert ask(service, KEYS["ads"]).status_code == 200
+        write_keys(keys, "ads-next")
+        wait_until(lambda: ask(service, KEYS["ads-next"]).status_code == 200)
+        assert ask(service, KEYS["ads"]).status_code == 401

@@ -140,7 +140,10 @@ def test_documented_examples_work(service: LiveService) -> None:
         examples = operation["requestBody"]["content"]["application/json"]["examples"]
         assert examples
         for example in examples.values():
-            assert client.post("/v1/score", json=example["value"]).status_code == 200
+            answer = client.post("/v1/score", json=example["value"])
+            assert answer.status_code == 200
+            assert "degraded" not in answer.json()  # user and ads are known
+            assert all(ecpm > 0 for ecpm in answer.json()["candidates"]["ecpm"])
         assert set(operation["responses"]) >= {"200", "400", "408", "413", "415", "422", "429", "500", "503", "504"}
 
 

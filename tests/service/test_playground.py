@@ -62,6 +62,7 @@ def test_about_describes_the_forms(playground: LiveService) -> None:
     about = known(playground, "about")
     assert (about["model_version"], about["without"], about["items"], about["users"]) == ("test-0", "test-1", 300, 2)
     assert (about["item_text"], about["encodes_texts"], about["most_explained"]) == ("{title}", True, 200)
+    assert about["semantics"] == "knowledge"
     fields = {field["name"]: field for field in about["fields"]["item"]}
     assert fields == {
         "category": {"name": "category", "kind": "categorical", "values": ["books", "games", "travel"]},

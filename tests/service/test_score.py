@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from msd.contract.pricing import formula_of
 from msd.contract.request import CheckedRequest, InvalidRequest, check_pricing
-from tests.bundles.factory import AT, ITEMS, golden_requests
-from tests.service.live import LiveService
+from tests.bundles.factory import AT, ITEMS, build_bundle, golden_requests
+from tests.bundles.ranker_graph import Recipe
+from tests.service.live import LiveService, live_service
 
 CLOSE = 1e-6
 
@@ -135,6 +137,20 @@ def test_scores_depend_on_nothing_but_the_candidate(
     for id_ in ids:
         assert among[id_] == pytest.approx(alone[id_], abs=CLOSE)
     assert scores(client, [ids[0]])[ids[0]] == pytest.approx(alone[ids[0]], abs=CLOSE)
+
+
+def test_equal_candidates_of_one_request_have_equal_scores(tmp_path: Path) -> None:
+    """Twice in it, or without a row and equally described."""
+    folder = build_bundle(tmp_path / "bundle", Recipe(places=True)).folder
+    ids = ["i1", "new", "i2", "other", "i1", "newer", "i3", "i2", "new", "i1"]
+    items = {name: {"features": {"price": 4.5}} for name in ("new", "newer")}
+    with live_service(folder, tmp_path) as service:
+        reply = service.score({"user_id": "u1", "at": AT, "candidates": {"id": ids}, "items": items}).json()
+    for column in ("pctr", "pcvr"):
+        by_kind: dict[str, set[float]] = {}
+        for name, score in zip(ids, reply["candidates"][column], strict=True):
+            by_kind.setdefault(name.replace("newer", "new"), set()).add(score)
+        assert {kind: len(scores) for kind, scores in by_kind.items()} == dict.fromkeys(by_kind, 1)
 
 
 def test_reply_has_server_timing(client: httpx.Client) -> None:

@@ -14,6 +14,7 @@ import pytest
 from msd.contract.bundle import (
     GOLDENS,
     MANIFEST,
+    MARKER,
     RANKER,
     ROWS,
     Bundle,
@@ -117,6 +118,28 @@ def bundles(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempP
         shutil.copytree(bundle.folder, folder / name)
         damage(folder / name)
     return folder
+
+
+@pytest.mark.parametrize("place", [CURRENT, f"b/{RANKER}", f"b/{MARKER}"])
+def test_pipe_in_place_of_a_file_ends_no_swaps(
+    bundle: Bundle, other_bundle: Bundle, tmp_path: Path, place: str
+) -> None:
+    folder = two_bundles(tmp_path / "bundles", bundle, other_bundle)
+    with live_service(folder, tmp_path) as service:
+        pipe, kept = folder / place, tmp_path / "kept"
+        if place != CURRENT:
+            pipe.replace(kept)
+        pipe.unlink(missing_ok=True)
+        os.mkfifo(pipe)
+        if place != CURRENT:
+            point(folder, "b")
+        if place != f"b/{MARKER}":
+            wait_until(lambda: reasons(service, "bundle_refused"))
+            assert version(service) == bundle.manifest.model_version
+            if place != CURRENT:
+                kept.replace(pipe)
+            point(folder, "b")
+        wait_until(lambda: version(service) == other_bundle.manifest.model_version)
 
 
 @pytest.fixture(scope="module")

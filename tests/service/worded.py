@@ -41,13 +41,15 @@ def with_words(folder: Path) -> Bundle:
 def add_words(
     bundle: Bundle, items: list[dict[str, Any]], users: list[dict[str, Any]], metrics: dict[str, Any] | None = None
 ) -> Bundle:
-    """The same bundle with these words for people, and figures of an evaluation."""
+    """The same bundle with these words of a teacher for people, and figures of an evaluation."""
     for name, lines in ((ITEM_WORDS, items), (USER_WORDS, users)):
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         bundle.path(name).write_text(text, "utf-8")
     bundle.path(MARKER).unlink(missing_ok=True)
-    changes = {"files": file_entries(bundle.folder), "metrics": metrics or bundle.manifest.metrics}
-    write_manifest(bundle.folder, bundle.manifest.model_copy(update=changes))
+    manifest = bundle.manifest
+    changes = {"files": file_entries(bundle.folder), "metrics": metrics or manifest.metrics}
+    changes["provenance"] = {**manifest.provenance, "teacher": {"name": "tests"}}
+    write_manifest(bundle.folder, manifest.model_copy(update=changes))
     return open_bundle(bundle.folder)
 
 

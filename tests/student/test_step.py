@@ -16,7 +16,7 @@ from msd.step import STEP_FILE
 from msd.student.distill import DistillConfig
 from msd.student.encoder import encode_texts, load_student
 from msd.student.lessons import BagOfWords, teachers_words
-from msd.student.record import HEADS, RECORD_FILE, StudentError
+from msd.student.record import HEADS, RECORD_FILE, VECTOR_DIM, StudentError
 from msd.student.step import distill
 from msd.student.vectors import UNTAUGHT_FILE, VECTORS_FILE, LevelVectors, load_vectors, untaught_items
 from msd.teachers.knowledge import Knowledge, KnowledgeBase, TeacherError, load_knowledge
@@ -150,6 +150,27 @@ def test_finished_step_is_skipped_until_something_changes(
     with pytest.raises(Cut):
         distill(*inputs, out, replace(CONFIG, seed=8), cut)
     assert not (out / STEP_FILE).exists()
+
+
+def test_interrupted_encoding_goes_on(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "student"
+
+    def cut(name: str, done: int, total: int) -> None:
+        if done > 16:
+            raise Cut
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("msd.student.step._KEPT_TOGETHER", 16)
+        with pytest.raises(Cut):
+            distill(*inputs, out, CONFIG, cut)
+        (kept,) = (out / "encoded").iterdir()
+        marked = np.full((16, VECTOR_DIM), 0.5, np.float32)
+        np.save(kept, marked)
+        assert distill(*inputs, out, CONFIG, quiet)
+    assert not (out / "encoded").exists()
+    meaning = load_vectors(out).items.vectors[:, HEADS["meaning"]]
+    assert (meaning[:16] == 0.5).all()
+    assert not (meaning[16:] == 0.5).any()
 
 
 def _run(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -19,7 +19,7 @@ from service.http.middleware import read_body
 from service.limits import MAX_DEADLINE_MS
 from service.routes.oip.inputs import WHOLE, scoring_body, user_of
 from service.routes.oip.model_routes import ECPM, ID, MODEL, check_served
-from service.routes.oip.tensors import HEADER, InferRequest, read_parts
+from service.routes.oip.tensors import HEADER, InferRequest, Parts, read_parts, split_body
 from service.routes.score_route import ScoreRoute
 from service.scoring.answer import Budget, Headers, RawRequest
 
@@ -46,10 +46,15 @@ class InferRoute(ScoreRoute):
         self._readiness.check()
         is_gone = left_check(scope)
         self._pipeline.check(deployment, _LEAST_BYTES, Budget(self._deadlines.of(scope), is_gone))
-        parts = read_parts(body, json_length)
-        if parts.request.id:
-            access.request_id = parts.request.id
-        body_of_tensors = scoring_body(parts, deployment.schema_of, settings.max_candidates)
+        head, rest = split_body(body, json_length)
+        parser = self._pipeline.parser
+
+        def read(head: bytes) -> tuple[Parts, bytes]:
+            parts = read_parts(head, rest)
+            access.request_id = parts.request.id or access.request_id
+            return parts, scoring_body(parts, deployment.schema_of, settings.max_candidates, parser.check)
+
+        parts, body_of_tensors = await parser.parse(head, read)
         if "version" in path:
             user_id = user_of(parts, body_of_tensors)
             if user_id is not None and (own := deployment.arm_of(user_id).model.version) != path["version"]:

@@ -59,10 +59,12 @@ def inputs_of(schema: FeatureSchema) -> Iterator[Input]:
             yield _of_field(f"{prefix}{name}", field)
 
 
-def scoring_body(parts: Parts, schema_of: Callable[[str], FeatureSchema], max_candidates: int) -> bytes:
-    """Return the body of /v1/score for the tensors."""
+def scoring_body(
+    parts: Parts, schema_of: Callable[[str], FeatureSchema], max_candidates: int, check_json: Callable[[bytes], None]
+) -> bytes:
+    """Return the body of /v1/score for the tensors. `check_json` may refuse a text before it is parsed."""
     if WHOLE in parts.inputs:
-        return _whole(parts)
+        return _whole(parts, check_json)
     for needed in (USER_ID, CANDIDATES):
         if needed not in parts.inputs:
             raise InvalidRequest("missing input; send it, or `request` alone", needed)
@@ -80,6 +82,7 @@ def scoring_body(parts: Parts, schema_of: Callable[[str], FeatureSchema], max_ca
             place = place.setdefault(key, {})
         place[last] = values if found.is_list else values[0]
         if found.is_json:
+            check_json(values[0].encode())
             try:
                 orjson.loads(values[0])
             except orjson.JSONDecodeError as error:
@@ -105,12 +108,13 @@ def _said(body: bytes, key: str) -> object:
         return None
 
 
-def _whole(parts: Parts) -> bytes:
+def _whole(parts: Parts, check_json: Callable[[bytes], None]) -> bytes:
     if others := [name for name in parts.inputs if name != WHOLE]:
         raise InvalidRequest(f"replaces all other inputs, but {others[0][:_SHOWN]!r} is given too", WHOLE)
     _check(parts.inputs[WHOLE], Input(WHOLE, _TEXTS), 1)
     text: str = values_of(parts, WHOLE)[0]
     body = text.encode()
+    check_json(body)
     if _said(body, _EXPLAIN):
         raise InvalidRequest("explanations are not available as tensors; use /v1/score", f"{WHOLE}.{_EXPLAIN}")
     return body

@@ -9,7 +9,7 @@ import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import orjson
@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from msd.contract.bundle import GOLDENS, HOW_SURE, ITEM_WORDS, USER_WORDS
+from msd.contract.bundle import GOLDENS, HOW_SURE, ITEM_WORDS, USER_WORDS, Manifest
 from msd.contract.golden import Golden, read_goldens
 from msd.contract.request import MAX_EXPLAINED, InvalidRequest
 from msd.contract.rows import Records, Rows, RowSide
@@ -138,6 +138,7 @@ class PlaygroundData:
         return _json(
             {
                 "model_version": model.version,
+                "semantics": _semantics(model.bundle.manifest),
                 "without": self._without and self._without.version,
                 "fields": {
                     side: [_field(name, field) for name, field in schema.settable[side].items()] for side in SIDES
@@ -204,9 +205,16 @@ class PlaygroundData:
             shelf = self._shelves.get(model)
             if shelf is None:
                 items, users = (Words(model.bundle.path(name)) for name in (ITEM_WORDS, USER_WORDS))
-                example = _example(list(read_goldens(model.bundle.path(GOLDENS))))
+                example = example_of(list(read_goldens(model.bundle.path(GOLDENS))))
                 shelf = self._shelves[model] = Shelf(items, users, example)
         return shelf
+
+
+def _semantics(manifest: Manifest) -> Literal["knowledge", "texts"] | None:
+    """Return what the model's vectors are made of: a teacher's words, or texts alone; None if it reads no vectors."""
+    if not any(manifest.feature_schema.semantic(side) for side in ("user", "item")):
+        return None
+    return "knowledge" if manifest.provenance.get("teacher") else "texts"
 
 
 def _how_sure(metrics: dict[str, Any]) -> list[dict[str, float]]:
@@ -215,7 +223,7 @@ def _how_sure(metrics: dict[str, Any]) -> list[dict[str, float]]:
     return next((figures[HOW_SURE] for figures in measured if HOW_SURE in figures), [])
 
 
-def _example(goldens: list[Golden]) -> dict[str, Any]:
+def example_of(goldens: list[Golden]) -> dict[str, Any]:
     """Return user, context and time of a golden, preferably one whose user has a row, and known items of all
     goldens."""
     best = max(goldens, key=lambda golden: (golden.user is not None, bool(golden.request.get("context"))))

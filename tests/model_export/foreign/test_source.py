@@ -3,6 +3,7 @@
 import ast
 import json
 import tomllib
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from model_export.export import export_bundle
 from model_export.foreign.source import load_foreign
 from model_export.parity import BundleRows
 from msd.__main__ import main
-from msd.contract.bundle import GOLDENS, Bundle, open_bundle
+from msd.contract.bundle import GOLDENS, MARKER, Bundle, open_bundle
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.dataset.load import load_dataset
@@ -119,6 +120,20 @@ def test_command_exports_graph_with_named_heads(
     assert "done before" in capsys.readouterr().out
 
 
+def test_torchs_default_export_becomes_a_bundle(run: Run, tmp_path: Path) -> None:
+    module, path = Theirs(run, heads=1).eval(), tmp_path / "theirs.onnx"
+    rows = ({0: torch.export.Dim("rows")},) * len(NAMES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, module.examples(), path, input_names=list(NAMES), dynamic_shapes=(rows,), dynamo=True, verbose=False
+        )
+    assert (tmp_path / "theirs.onnx.data").is_file()  # where it puts weights unasked
+    export_bundle(load_foreign(path, run.dataset, None, None, {}).recipe(), tmp_path / "bundle", None, 12, quiet)
+    assert (tmp_path / "bundle" / MARKER).is_file()  # verified before it is in its place
+    assert _serves(open_bundle(tmp_path / "bundle"))["pctr"] <= 1e-6
+
+
 def test_int8_is_proved_for_every_head(run: Run, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model_export.precision.choice.AUC_BOUND", 1.0)
     monkeypatch.setattr("model_export.precision.choice.ECE_BOUND", 1.0)
@@ -183,7 +198,7 @@ def test_rejects_scores_that_are_not_probabilities(
     [
         (("a", "b"), "give DATASET KNOWLEDGE STUDENT MODEL OUT, DATASET STUDENT MODEL OUT"),
         ((), "0 folders are given"),
-        (("a", "b", "c", "d", "e", "--head", "f=g"), "--student and --head are for --onnx"),
+        (("a", "b", "c", "d", "e", "--head", "f=g"), "--student, --head and --columns are for --onnx"),
         (("--onnx", "x.onnx"), "--onnx FILE takes two folders, DATASET OUT"),
         (
             ("--onnx", "x.onnx", "d", "o", "--head", "pctr"),

@@ -35,6 +35,7 @@ side = "context"
 kind = "categorical"
 """
 AT = 1_764_066_000
+OLD_NEW = {"champion": "old", "new": "new"}
 
 
 def write_dataset(folder: Path) -> Path:
@@ -92,8 +93,8 @@ def test_served_logged_replayed_joined(bundle: Bundle, other_bundle: Bundle, tmp
         assert service.terminate() == 0
 
     assert dropped == 0
-    old = write_dataset(tmp_path / "old")
-    ended = run_msd("join", str(tmp_path / "log"), "--dataset", str(old), "--out", str(tmp_path / "new"))
+    old, at_once = write_dataset(tmp_path / "old"), ("--settle-hours", "0")
+    ended = run_msd("join", str(tmp_path / "log"), "--dataset", str(old), "--out", str(tmp_path / "new"), *at_once)
     assert ended.returncode == 0, ended.stderr + ended.stdout
     assert "80 of 80 impressions and 10 of 10 clicks joined to" in " ".join(ended.stdout.split())
     dataset = load_dataset(tmp_path / "new")
@@ -103,13 +104,22 @@ def test_served_logged_replayed_joined(bundle: Bundle, other_bundle: Bundle, tmp
     cold = dataset.items.filter(pl.col("item_id") == "cold")
     assert cold.select("text", "category").row(0) == ("A new ad", "books")
 
-    ended = run_msd("join", str(tmp_path / "log"), "--by", "arm", "--json")
+    ended = run_msd("join", str(tmp_path / "log"), "--by", "arm", "--json", *at_once)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert found["sample_ratio"]["expected"] == {"champion": 0.75, "new": 0.25}
     assert found["sample_ratio"]["p"] > 0.001
     assert sum(found["sample_ratio"]["observed"].values()) == 20
     assert found["arms"]["champion"]["revenue"] + found["arms"]["new"]["revenue"] == pytest.approx(15)
+
+    given = [option for name, arm in arms.items() for option in ("--bundle", f"{OLD_NEW[name]}={arm.folder}")]
+    (tmp_path / "gate.toml").write_text("[gate]\nclicks = 5\nlatency = 100")
+    ended = run_msd(
+        "evaluate", str(tmp_path / "log"), *given, "--gate", str(tmp_path / "gate.toml"), "--json", *at_once
+    )
+    judged = json.loads(ended.stdout)
+    assert (ended.returncode, judged["promotes"]) == (3, False), "both know nothing of these clicks"
+    assert (judged["impressions"], judged["clicks"], judged["refused"]) == (80, 10, {"old": 0, "new": 0})
 
     given = [option for arm in arms.values() for option in ("--bundle", str(arm.folder))]
     ended = run_msd("replay", str(tmp_path / "log"), *given, "--json")

@@ -29,7 +29,7 @@ export function editor(ad, about, changed) {
     changed();
   });
   const note = about.encodes_texts
-    ? "The student reads the words as you type; no LLM is asked."
+    ? "The encoder reads the words as you type; no LLM is asked."
     : "This service does not read texts (it has no encoder): your ad is scored by its features alone.";
   return [el("h3", {}, "Your ad"), el("p", { class: "quiet" }, note), ...areas, fields];
 }

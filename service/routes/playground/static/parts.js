@@ -1,13 +1,34 @@
-// The groups that a score's explanation has, and how they are named and drawn.
+// The groups that a score's explanation has, and how they and the models are named and drawn.
 
 import { bar, el, signed } from "./dom.js";
 
-export const GROUPS = [
-  { name: "semantic", title: "LLM's knowledge", about: "what the student made of the LLM's words, for ad, user and past ads" },
+const KNOWLEDGE = { title: "LLM's knowledge", about: "what the student made of the LLM's words, for ad, user and past ads" };
+const TEXTS = { title: "Texts", about: "what the encoder made of the texts of the ad and of past ads" };
+const REST = [
   { name: "history", title: "Past ads", about: "which ads the user was shown and clicked, and how alike they are" },
   { name: "dense", title: "Facts and counts", about: "categories, numbers, click rates, the moment" },
   { name: "id", title: "Known by id", about: "what was learned by heart of this very ad and user" },
 ];
+
+export const GROUPS = [...REST];
+/** Whether an LLM taught the served model, and what the page calls that model and the one it is compared with. */
+export const naming = {};
+
+/** Names all by what the bundle says of the served model: `semantics` is "knowledge", "texts" or null. */
+export function nameBy({ semantics }) {
+  const isTaught = semantics === "knowledge";
+  const group = { name: "semantic", ...(isTaught ? KNOWLEDGE : TEXTS) };
+  GROUPS.splice(0, GROUPS.length, ...(semantics ? [group] : []), ...REST);
+  Object.assign(naming, { isTaught, ...(isTaught ? BY_KNOWLEDGE : BY_MODEL) });
+}
+
+const BY_KNOWLEDGE = {
+  compared: "the same model without the LLM's knowledge", without: "The model without the LLM's knowledge",
+  lead: "With the LLM's knowledge", other: "Without it", mover: "the LLM's knowledge",
+};
+const BY_MODEL = {
+  compared: "another model", without: "The other model", lead: "This model", other: "The other model", mover: "this model",
+};
 
 /** The shares of one candidate, in the groups' order. */
 export function sharesAt(explanation, place) {
@@ -16,7 +37,7 @@ export function sharesAt(explanation, place) {
 
 /** The largest sums of what lowers and what raises a score, to draw all by one scale. */
 export function reach(explanation) {
-  const places = explanation.shares.semantic.keys();
+  const places = explanation.ids.keys();
   const sums = [...places].flatMap((place) => {
     const shares = sharesAt(explanation, place);
     return [1, -1].map((sign) => shares.reduce((sum, share) => sum + Math.max(0, sign * share), 0));

@@ -1,7 +1,7 @@
 // The lists of ads as the models rank them. Rows stay the same elements while they move, so that who types goes on typing.
 
 import { el, percent, svg } from "./dom.js";
-import { reach, sharesAt, strip } from "./parts.js";
+import { naming, reach, sharesAt, strip } from "./parts.js";
 
 const RUNGS = {
   encoded: "read from its words",
@@ -37,8 +37,8 @@ export class Ranking {
     const places = new Map((other?.candidates.id ?? []).map((id, place) => [id, place]));
     const most = explanation ? reach(explanation) : 1;
     this.pair.classList.toggle("both", other !== null);
-    this.leadTitle.textContent = other ? "With the LLM's knowledge" : "";
-    this.otherTitle.textContent = other ? "Without it" : "";
+    this.leadTitle.textContent = other ? naming.lead : "";
+    this.otherTitle.textContent = other ? naming.other : "";
     for (const [id, row] of this.rows) {
       if (ads.has(id)) continue;
       row.element.remove();
@@ -109,7 +109,7 @@ function adRow(ad, acts) {
     move.className = `move ${moved > 0 ? "up" : moved < 0 ? "down" : ""}`;
     move.textContent = moved === null ? "" : moved > 0 ? `▲ ${moved}` : moved < 0 ? `▼ ${-moved}` : "=";
     const places = Math.abs(moved) === 1 ? "place" : "places";
-    if (moved) move.title = `the LLM's knowledge moves it ${moved > 0 ? "up" : "down"} ${Math.abs(moved)} ${places}`;
+    if (moved) move.title = `${naming.mover} moves it ${moved > 0 ? "up" : "down"} ${Math.abs(moved)} ${places}`;
     else move.removeAttribute("title");
   }
   return { element, parts, update };

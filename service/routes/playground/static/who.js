@@ -9,6 +9,25 @@ import { shown } from "./why.js";
 const NOBODY = "somebody new";
 const MOST_LEARNT = 200;
 
+/** From a time to the values of `hour` and `weekday`, as far as there are such fields and the example's time has its
+ * values, in some time zone. */
+function clockOf(fields, context, at) {
+  const known = fields.filter(({ name }) => CLOCK[name] && context[name] != null);
+  const read = (time, zone) => {
+    const moment = new Date(1000 * (time + 3600 * zone));
+    return Object.fromEntries(known.map((field) => [field.name, CLOCK[field.name](field, moment)]));
+  };
+  const zone = ZONES.find((zone) => known.every(({ name }) => String(read(at, zone)[name]) === String(context[name])));
+  return (time) => (zone === undefined ? {} : read(time, zone));
+}
+
+const ZONES = [0, ...Array.from({ length: 13 }, (_, hours) => [hours + 1, -hours - 1]).flat()];
+const CLOCK = {
+  hour: ({ kind, values }, moment) => kind === "numeric" ? moment.getUTCHours() : values.find((one) => Number(one) === moment.getUTCHours()) ?? null,
+  weekday: ({ values }, moment) => values?.find((one) => DAYS[moment.getUTCDay()].startsWith(one.toLowerCase().slice(0, 3))) ?? null,
+};
+const DAYS = ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
+
 /** The panel. `asked` is what a request says of the user; `changed()` is called when it says something else, `attempt`
  * does what may fail, and `learn(ids)` puts what the service knows of past ads into `past`. */
 export class Who {
@@ -17,6 +36,7 @@ export class Who {
     this.later = calm(changed, 150);
     this.context = { ...about.example.context };
     this.at = about.example.at;
+    this.clock = clockOf(about.fields.context, this.context, this.at);
     this.moment = this.momentFields();
   }
 
@@ -126,12 +146,18 @@ export class Who {
     at.addEventListener("input", () => {
       const typed = Date.parse(`${at.value}Z`);
       this.at = Number.isFinite(typed) && typed >= 0 ? typed / 1000 : null;
+      Object.assign(this.context, this.clock(this.at ?? Date.now() / 1000));
+      fields.replaceChildren(this.contextFields());
       this.later();
     });
-    const fields = fieldsOf(this.about.fields.context, this.context, (context) => {
+    const fields = el("div", {}, this.contextFields());
+    return el("div", {}, el("div", { class: "field" }, el("label", { for: "at" }, "time (UTC); empty is now"), at), fields);
+  }
+
+  contextFields() {
+    return fieldsOf(this.about.fields.context, this.context, (context) => {
       this.context = { ...this.context, ...context };
       this.later();
     });
-    return el("div", {}, el("div", { class: "field" }, el("label", { for: "at" }, "time (UTC); empty is now"), at), fields);
   }
 }

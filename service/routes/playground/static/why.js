@@ -1,7 +1,7 @@
 // What is to be said of one ad: what its score came of, which past ads counted, what the LLM wrote and what is known.
 
 import { bar, el, percent, plain, signed } from "./dom.js";
-import { GROUPS, sharesAt } from "./parts.js";
+import { GROUPS, naming, sharesAt } from "./parts.js";
 import { titleOf } from "./ranking.js";
 
 const SHOWN_CLICKS = 6;
@@ -20,10 +20,10 @@ export function why({ ad, lead, explanation, without, unexplained, past }) {
   if (at >= 0) {
     children.push(shares("What the score came of", explanation, at, pctr));
     const there = without ? without.ids.indexOf(ad.id) : -1;
-    if (there >= 0) children.push(shares("The model without the LLM's knowledge", without, there, without.pctr[there]));
+    if (there >= 0) children.push(shares(naming.without, without, there, without.pctr[there]));
     children.push(...clicks(explanation, at, past));
   }
-  return [...children, ...teacher(ad), ...known(ad)];
+  return [...children, ...(naming.isTaught ? teacher(ad) : []), ...known(ad)];
 }
 
 function shares(title, explanation, at, pctr) {

@@ -1,0 +1,133 @@
+"""Verdict on an evaluation in words: the model to use, and reasons to distrust the figures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from msd.evaluation.baselines import COUNTS, ENCODER, TFIDF, TFIDF_WITHIN
+
+Figures = Mapping[str, Any]
+_WORDS = {
+    COUNTS: "trees on counts",
+    TFIDF: "TF-IDF with logistic regression",
+    TFIDF_WITHIN: "TF-IDF with regression within users",
+    ENCODER: "logistic regression on the student's vectors",
+}
+_TOO_GOOD, _APART = 0.98, 0.1
+_FAR, _SHIFTED = 1.25, 1.5  # ratios of click rates
+_ERRORS = 3  # standard errors that a ratio must be from 1
+_ABSURD = 1.2  # normalised entropy of a baseline; one of texts may exceed 1 where items are new
+_ALONE, _MOST = 0.75, 0.8  # AUC of one feature, and its share of what the model gains over chance
+
+
+def objections(results: Figures) -> list[str]:
+    """Return what makes the figures of the first model doubtful, each with what to look at."""
+    name, model = next(iter(results["models"].items()))
+    metrics, test = model["metrics"], results["clicks"]["test"]
+    found = []
+    if metrics["normalised_entropy"] >= 1:
+        found.append(
+            f"{name} predicts worse than a constant: normalised entropy {metrics['normalised_entropy']:.3f}, at least "
+            "1. Look at the calibration in the report, and at whether test rows are drawn as train rows are"
+        )
+    if _differs(metrics["predicted_over_observed"], _FAR, test["clicks"]):
+        found.append(
+            f"{name} predicts {metrics['predicted_over_observed']:.2f} × the clicks that were observed. Look at the "
+            "click rate by day, and at columns that mean something else in later rows"
+        )
+    if model["valid_auc"] is not None:
+        found += _of_valid(name, model["valid_auc"], metrics["auc"])
+    rates = {part: one["clicks"] / one["impressions"] for part, one in results["clicks"].items()}
+    low, high = (pick(rates, key=rates.__getitem__) for pick in (min, max))
+    fewest = min(one["clicks"] for one in results["clicks"].values())
+    if not rates[low] or _differs(rates[high] / rates[low], _SHIFTED, fewest):
+        found.append(
+            f"the click rate is {rates[low]:.2%} in {low} and {rates[high]:.2%} in {high} rows. Look at how rows "
+            "without a click were sampled, and at whether the newest rows still wait for their clicks"
+        )
+    for feature, auc in results["alone"].items():
+        if auc >= max(_ALONE, 0.5 + _MOST * (metrics["auc"] - 0.5)):
+            found.append(
+                f"the feature {feature} alone has AUC {auc:.3f}, most of the model's {metrics['auc']:.3f}. Look at "
+                f"whether {feature} is known before the impression"
+            )
+    return found + list(_of_baselines(results["models"]))
+
+
+def _of_valid(name: str, valid: float, test: float) -> Iterator[str]:
+    if valid > _TOO_GOOD:
+        yield (
+            f"{name} has AUC {valid:.4f} on valid rows, too good to be true. Look for a column that is known only "
+            "after the click, and at how rows without a click got their times"
+        )
+    if abs(valid - test) > _APART:
+        yield (
+            f"{name} has AUC {valid:.3f} on valid rows and {test:.3f} on test rows. Look at what changes between them: "
+            "sampling, columns, the share of new items and users"
+        )
+
+
+def _of_baselines(models: Figures) -> Iterator[str]:
+    for name, one in models.items():
+        entropy = one["metrics"]["normalised_entropy"]
+        if name in _WORDS and entropy >= _ABSURD:
+            yield (
+                f"{_WORDS[name]}: logloss {one['metrics']['logloss']:.3f} is {entropy:.2f} × that of a constant, so "
+                "the comparison with this baseline means little. Look at columns that differ between train and test"
+            )
+
+
+def _differs(ratio: float, factor: float, clicks: float) -> bool:
+    """Return whether a ratio of click rates is beyond a factor, up or down, and beyond chance."""
+    return not 1 / factor <= ratio <= factor and abs(ratio - 1) * clicks**0.5 > _ERRORS
+
+
+def say_verdict(results: Figures) -> str:
+    """Return what `say_best` does, after the objections, one a line, if there are any."""
+    best, doubts = f"{say_best(results)}.", [f"- {said}." for said in results["objections"]]
+    return "\n".join(["do not trust these figures yet.", *doubts, f"As they stand: {best}"]) if doubts else best
+
+
+def say_best(results: Figures) -> str:
+    """Return in one sentence how the first model compares with the best baseline, and which to use: by pairs ranked
+    right within users if the dataset has counts, else by AUC."""
+    within = results["within"]
+    if within and within["groups"] > 1:
+        return say_within(within)
+    aucs = {name: one["metrics"]["auc"] for name, one in results["models"].items()}
+    rivals = [name for name, one in results["models"].items() if "curve" not in one]
+    ours, rival = next(iter(aucs)), max(rivals, key=aucs.__getitem__)
+    pair = next(one for one in results["differences"] if (one["model"], one["minus"]) == (ours, rival))
+    # With a single user, only rows can be resampled.
+    gain, ends = pair["auc"]["difference"], pair["auc"]["users"]["ci95"] or pair["auc"]["rows"]["ci95"]
+    told = f"AUC of {ours} {aucs[ours]:.4f}, of the best other, {_WORDS.get(rival, rival)}, {aucs[rival]:.4f}"
+    return f"{told}: {_advice(gain, ends, ours, rival)}"
+
+
+def say_within(within: Figures) -> str:
+    """Return in one sentence how the first model ranks pairs within groups, against the best of the others."""
+    rest = within["differences"]
+    best = max(rest, key=lambda one: within["models"][one["minus"]]["pair_accuracy"]["value"])
+    gain, other = best["pair_accuracy"], best["minus"]
+    told = f"pairs ranked right, {best['model']} less the best other, {_WORDS.get(other, other)}"
+    return f"{told}: {_advice(gain['difference'], gain['ci95'], best['model'], other)}"
+
+
+def _advice(gain: float, ends: Sequence[float] | None, ours: str, other: str) -> str:
+    told = f"{gain:+.4f}" + (" ({:+.4f} to {:+.4f})".format(*ends) if ends else "")
+    low, high = ends or (-1.0, 1.0)
+    if high < 0:
+        return f"{told}: a sure loss; use {other}"
+    if gain <= 0:
+        return f"{told}: no gain; use {other}"
+    return f"{told}: {'a sure gain' if low > 0 else 'not a sure gain'}; use {ours}"
+
+
+def say_semantics(verdict: Figures) -> str:
+    """Return the verdict on semantics in one sentence, with the command that exports the model to serve, if known."""
+    ends, command = verdict["ci95"], f": {verdict['command']}" if "command" in verdict else ""
+    gain = f"{verdict['gain']:+.4f} AUC with live counts"
+    gain += f" (95 % over {verdict['unit']}: {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else " (no interval)"
+    if verdict["sure"]:
+        return f"semantics: sure gain of {gain}: serve {verdict['model']}{command}"
+    sure_loss = ends and ends[1] < 0
+    return f"semantics: {'sure loss' if sure_loss else 'no sure gain'}, {gain}: serve {verdict['minus']}{command}"

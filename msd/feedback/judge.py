@@ -1,0 +1,186 @@
+"""Two bundles of any data, schemas and students judged on the same later impressions of a log: ranking, calibration by
+segment, the value of what each would put first, and latency. Does not know where the log is or what follows."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from msd.bootstrap import compare, resample_metrics
+from msd.contract.correction import HEAD
+from msd.contract.pricing import ecpm_of
+from msd.feedback.arms import PER
+from msd.feedback.files import FeedbackError
+from msd.feedback.gate import Check, Figures, Gate, checks_of
+from msd.feedback.impressions import is_anonymous
+from msd.feedback.policy_value import ExploredRequests, Rewards, Target, best_of, explored_requests, value_of
+from msd.feedback.scored_bundle import ScoredBundle, Scores
+from msd.metrics import measure, measure_pooled
+
+Floats = NDArray[np.float64]
+Requests = Callable[[], Iterable[pl.DataFrame]]
+Pair = tuple[ScoredBundle, ScoredBundle]
+_NAMES = ("old", "new")
+_CONVERSIONS = "pcvr"
+
+
+class Verdict(NamedTuple):
+    """What was measured, and the gate's checks of it."""
+
+    figures: Figures
+    checks: list[Check]
+
+    @property
+    def promotes(self) -> bool:
+        """Return whether all checks hold."""
+        return all(check.holds for check in self.checks)
+
+    def document(self) -> Figures:
+        """Return both as JSON values."""
+        return {**self.figures, "checks": [one._asdict() for one in self.checks], "promotes": self.promotes}
+
+
+def judge(
+    old: ScoredBundle,
+    new: ScoredBundle,
+    requests: Requests,
+    impressions: pl.DataFrame,
+    gate: Gate,
+    *,
+    since: float = 0.0,
+    most_requests: int = 20_000,
+    resamples: int = 1_000,
+) -> Verdict:
+    """Return the verdict on the `impressions` (of `join`) after `since` and after the data of both bundles, of the
+    latest `most_requests` requests. `requests` yields the log's, with POLICY_COLUMNS and `request`, each time it is
+    called. Raises FeedbackError if no impression is late enough, or none is left of those that both bundles accept."""
+    start = max(since, old.data_until, new.data_until)
+    later = impressions.filter(pl.col("at") > start)
+    if later.is_empty():
+        raise FeedbackError(
+            f"none of {impressions.height} impressions is later than the data of both bundles, which ends at"
+            f" {start:.0f} (Unix s): they would be judged on what they have seen"
+        )
+    ids = later["request_id"].unique(maintain_order=True).tail(most_requests)
+    later = later.filter(pl.col("request_id").is_in(ids.implode()))
+    scored = _score((old, new), requests(), later)
+    kept = np.isfinite(scored.pctr).all(0)
+    refused = {name: one.refused for name, one in zip(_NAMES, (old, new), strict=True)}
+    later, pctr = later.filter(pl.Series(kept)), scored.pctr[:, kept]
+    if later.is_empty():
+        raise FeedbackError(f"not one request is accepted by both bundles; refused: {refused}")
+    labels = later["label"].to_numpy().astype(np.float64)
+    figures: Figures = {
+        "since": start,
+        "requests": len(ids),
+        "impressions": later.height,
+        "clicks": int(labels.sum()),
+        "refused": refused,
+    }
+    if 0 < labels.sum() < len(labels):
+        figures |= _figures(later, labels, pctr, resamples)
+        figures["value"] = _value((old, new), requests, later, scored.firsts)
+        for place, (name, one) in enumerate(zip(_NAMES, (old, new), strict=True)):
+            own = {"ms": 1_000 * float(np.median(one.seconds)), "bundle_id": one.bundle.bundle_id}
+            figures["models"][name] |= own | {_CONVERSIONS: _conversions(later, scored.pcvr[place, kept])}
+    return Verdict(figures, checks_of(gate, figures))
+
+
+class _Scored(NamedTuple):
+    """Of n impressions: both bundles' pctr and pcvr [2, n], NaN if either refused the request or there is no such head;
+    and what each would have put first, by request that explored."""
+
+    pctr: Floats
+    pcvr: Floats
+    firsts: tuple[dict[str, Mapping[str, float]], dict[str, Mapping[str, float]]]
+
+
+def _score(bundles: Pair, requests: Iterable[pl.DataFrame], later: pl.DataFrame) -> _Scored:
+    due = later.with_row_index("row").select("request_id", "item_id", "row").rows_by_key("request_id")
+    pctr, pcvr = np.full((2, 2, later.height), np.nan)
+    scored = _Scored(pctr, pcvr, ({}, {}))
+    for frame in requests:
+        for row in frame.iter_rows(named=True):
+            shown = due.pop(row["request_id"], None)
+            both = [one.score(row) for one in bundles] if shown else [None]
+            if shown is None or None in both:
+                continue
+            places = {item_id: place for place, item_id in reversed(list(enumerate(row["item_ids"])))}
+            at, rows = zip(*((places[item_id], number) for item_id, number in shown), strict=True)
+            for place, (one, scores) in enumerate(zip(bundles, both, strict=True)):
+                assert scores is not None, "both accepted the request"
+                scored.pctr[place, rows] = scores[HEAD][list(at)]
+                if _CONVERSIONS in scores:
+                    scored.pcvr[place, rows] = scores[_CONVERSIONS][list(at)]
+                if row["explore"] is not None:
+                    scored.firsts[place][row["request_id"]] = {_first(one, row, scores): 1.0}
+    return scored
+
+
+def _first(bundle: ScoredBundle, row: Mapping[str, Any], scores: Scores) -> str:
+    """Return the candidate that the bundle would put first."""
+    ecpm = ecpm_of(row["bids"], row["pricing"], scores, bundle.bundle.manifest.formula)
+    return str(row["item_ids"][best_of(ecpm, scores[HEAD])])
+
+
+def _figures(later: pl.DataFrame, labels: Floats, pctr: Floats, resamples: int) -> Figures:
+    """Return metrics by bundle, differences (new − old) with paired intervals over users, calibration by segment."""
+    users = later["user_id"].rank("dense").to_numpy().astype(np.int64)
+    models = {name: measure(labels, own, users) for name, own in zip(_NAMES, pctr, strict=True)}
+    drawn = resample_metrics(labels, pctr, users, resamples)
+    differences = {}
+    for metric in drawn._fields:
+        old, new = (models[name][metric] for name in _NAMES)
+        samples = getattr(drawn, metric)
+        differences[metric] = {"difference": (new or 0.0) - (old or 0.0), **compare(samples[1:], samples[:1])}
+    anonymous = later.select(is_anonymous()).to_series().to_numpy()
+    segments = {}
+    for name, rows in (("known", ~anonymous), ("anonymous", anonymous)):
+        clicks = int(labels[rows].sum())
+        ratios = {
+            one: float(own[rows].sum()) / clicks if clicks else None for one, own in zip(_NAMES, pctr, strict=True)
+        }
+        segments[name] = {"impressions": int(rows.sum()), "clicks": clicks, "predicted_over_observed": ratios}
+    return {"models": models, "differences": differences, "segments": segments}
+
+
+def _conversions(later: pl.DataFrame, pcvr: Floats) -> Figures | None:
+    """Return the quality of predicted conversions of clicks; None without both outcomes, or without predictions."""
+    if "conversion" not in later.columns:
+        return None
+    clicked = later["label"].to_numpy() > 0
+    converted = later["conversion"].to_numpy().astype(np.float64)[clicked]
+    if len(np.unique(converted)) < 2 or not np.isfinite(pcvr[clicked]).all():
+        return None
+    return measure_pooled(converted, pcvr[clicked])
+
+
+def _value(
+    bundles: Pair,
+    requests: Requests,
+    later: pl.DataFrame,
+    firsts: tuple[Target, Target],
+) -> Figures | None:
+    """Return the value of a first impression under each bundle and of their difference, by IPS, SNIPS and DR; None if
+    no request with a propensity had its first candidate shown."""
+    formulas = {one.bundle.bundle_id: one.bundle.manifest.formula for one in bundles}
+    try:
+        old, new = (explored_requests(requests(), later, target, {}, formulas) for target in firsts)
+    except FeedbackError:
+        if any(firsts):
+            raise
+        return None
+    metric = "rpm" if old.rewards["rpm"].earned.any() else "ctr"
+    of_old, of_new = old.rewards[metric], new.rewards[metric]
+    # IPS and DR are linear in the target, so that of a difference of targets is the difference, with its interval.
+    gap = Rewards(of_old.earned, of_old.predicted, of_new.predicted_of_target - of_old.predicted_of_target)
+    both = ExploredRequests(old.users, old.propensity, new.target - old.target, {metric: gap})
+    found = {"old": old, "new": new, "difference": both}
+    values = {name: value_of(rows, metric, PER[metric])._asdict() for name, rows in found.items()}
+    estimates = {
+        name: {of: one._asdict() for of, one in figures.items() if name != "difference" or of in ("ips", "dr")}
+        for name, figures in values.items()
+    }
+    return {"of": metric, "requests": len(old.users), **estimates}

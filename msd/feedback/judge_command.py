@@ -1,0 +1,109 @@
+"""`msd evaluate LOG… --bundle old=A --bundle new=B`: judges two bundles on later logged impressions."""
+
+import json
+import time
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from msd.contract.correction import read_corrections
+from msd.contract.errors import first_fault
+from msd.feedback.files import POLICY_COLUMNS, FeedbackError, read_events, read_requests
+from msd.feedback.gate import Figures, Gate
+from msd.feedback.impressions import Windows, join
+from msd.feedback.judge import Verdict, judge
+from msd.feedback.scored_bundle import ScoredBundle
+
+KEPT = 3
+"""Exit status if the old bundle stays."""
+app = typer.Typer(add_completion=False)
+
+
+@app.command("evaluate")
+def main(
+    logs: Annotated[
+        list[Path],
+        typer.Argument(metavar="LOG…", help="MSD_LOG_DIR of each service, a file, or a folder of such folders."),
+    ],
+    bundle: Annotated[
+        list[str], typer.Option(metavar="old=DIR, new=DIR", help="The served bundle, and that to replace it.")
+    ],
+    events: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="EVENTS", help="Folders or files (Parquet, JSONL) of events; repeatable. Default: LOG…."),
+    ] = None,
+    corrections: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="MSD_CORRECTIONS of the services, to judge what they serve.")
+    ] = None,
+    gate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A TOML file whose table [gate] has other bounds.")
+    ] = None,
+    window_hours: Annotated[
+        float, typer.Option(min=0, help="Hours after an impression in which its click counts.")
+    ] = 24.0,
+    settle_hours: Annotated[
+        float, typer.Option(min=0, help="Hours until an impression without a click counts as not clicked.")
+    ] = 1.0,
+    requests: Annotated[int, typer.Option(min=1, help="Most requests to judge by, the latest.")] = 20_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+) -> None:
+    """Score the impressions that are later than both bundles' data by each bundle's graph and rows, and compare.
+
+    Exit status 0 if the new bundle passes the gate, 3 if the old one should stay.
+    """
+    folders = dict(one.partition("=")[::2] for one in bundle)
+    if folders.keys() != {"old", "new"} or len(bundle) != 2:
+        raise FeedbackError("give both bundles: --bundle old=DIR --bundle new=DIR")
+    corrected = read_corrections(corrections) if corrections else {}
+    windows = Windows(3_600 * window_hours, settle_s=3_600 * settle_hours, now=time.time())
+    bounds = _read_gate(gate) if gate else Gate()
+    old, new = (ScoredBundle(Path(folders[name]), corrected) for name in ("old", "new"))
+    impressions = join(read_requests(logs), read_events(events or logs), windows).frame
+    verdict = judge(
+        old,
+        new,
+        lambda: read_requests(logs, (*POLICY_COLUMNS, "request")),
+        impressions,
+        bounds,
+        most_requests=requests,
+    )
+    if as_json:
+        typer.echo(json.dumps(verdict.document(), indent=2))
+    else:
+        print_verdict(Console(), verdict)
+    if not verdict.promotes:
+        raise typer.Exit(KEPT)
+
+
+def _read_gate(path: Path) -> Gate:
+    try:
+        return Gate.model_validate(tomllib.loads(path.read_text("utf-8")).get("gate", {}))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise FeedbackError(f"{path}: cannot be read as TOML: {error}") from None
+    except ValidationError as error:
+        place, words, _ = first_fault(error)
+        raise FeedbackError(f"{path}: gate.{place}: {words}") from None
+
+
+def print_verdict(console: Console, verdict: Verdict) -> None:
+    """Print both bundles' figures and the gate's checks."""
+    figures = verdict.figures
+    if "models" in figures:
+        console.print(_table(figures))
+    for check in verdict.checks:
+        console.print(f"{'ok  ' if check.holds else 'FAIL'} {check}", highlight=False, markup=False)
+    console.print("promote" if verdict.promotes else "keep the old one", highlight=False)
+
+
+def _table(figures: Figures) -> Table:
+    title = f"{figures['impressions']} later impressions, {figures['clicks']} clicks"
+    metrics = ("auc", "logloss", "ece", "predicted_over_observed", "ms")
+    table = Table("bundle", *(metric.replace("_", " ") for metric in metrics), title=title, title_justify="left")
+    for name, model in figures["models"].items():
+        table.add_row(name, *(f"{model[metric]:.4f}" for metric in metrics))
+    return table

