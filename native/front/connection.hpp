@@ -71,6 +71,7 @@ struct Connection {
   bool is_silent = true;      // no whole head has come yet
   bool is_ended = false;      // nothing more is read: the client has ended, or is at fault
   bool closes = false;        // once all is written
+  bool is_lost = false;       // its client has left
   Fault fault;                // told after pending replies
   size_t held_head = 0;       // bytes in flight, of an unfinished head
   size_t passed = 0;          // bytes that were not wanted

@@ -132,7 +132,7 @@ class Front : public Keeper {
       HttpRequest& request = *one->requests.front();
       request.is_begun = true;
       write(*one, bytes);
-      if (one->descriptor < 0 || !is_last) return;
+      if (!is_last) return;
       request.closes |= closes;
       asking_.erase(number);
       if (closes && !request.is_whole) return say_goodbye(*one);
@@ -239,6 +239,8 @@ class Front : public Keeper {
     double tick_at = now_;
     while (true) {
       read_mail();
+      for (Connection* const one : lost_) close(*one);
+      lost_.clear();
       for (Connection* const one : dead_) connections_.erase(one);
       dead_.clear();
       if (is_stopped_) break;
@@ -506,7 +508,7 @@ class Front : public Keeper {
 
   // Begin the requests whose turn it is.
   void go_ahead(Connection& one) {
-    while (one.descriptor >= 0 && !one.requests.empty() && one.out.size() <= kClogged) {
+    while (one.descriptor >= 0 && !one.is_lost && !one.requests.empty() && one.out.size() <= kClogged) {
       HttpRequest& request = *one.requests.front();
       if (request.state == HttpState::kWaiting) {
         if (!is_for_engine(request)) return hand(one);
@@ -613,7 +615,7 @@ class Front : public Keeper {
     release(*back);
     jobs_--;
     free(back);
-    close(one);
+    lose(one);
     return false;
   }
 
@@ -672,7 +674,7 @@ class Front : public Keeper {
     HttpRequest& request = *one.requests.front();
     write(one, error_reply(fault, id, false, request.closes));
     request.closes |= is_draining_;
-    if (one.descriptor >= 0) answered(one, false);
+    answered(one, false);
   }
 
   static constexpr const char* kBefore = "deadline exceeded before a scoring thread was free";
@@ -712,7 +714,7 @@ class Front : public Keeper {
     if (one) one->requests.front()->job = nullptr;
     if (one && job->is_sent) {
       write(*one, job->left);
-      if (one->descriptor >= 0) answered(*one);
+      answered(*one);
     } else if (one && !is_answered) {
       if (job->ending == Ending::kLate || job->ending == Ending::kNoTime) {
         job->connection = one;
@@ -821,7 +823,7 @@ class Front : public Keeper {
     one.closes = true;
     if (one.fault.status) {
       write(one, error_reply(std::exchange(one.fault, {}), {}, true, false));
-      if (one.descriptor >= 0) say_goodbye(one);
+      say_goodbye(one);
     } else if (one.out.empty()) {
       close(one);
     }
@@ -872,17 +874,23 @@ class Front : public Keeper {
   // Writing
 
   void write(Connection& one, std::string_view bytes) {
-    if (bytes.empty()) return;
+    if (bytes.empty() || one.is_lost) return;
     size_t done = 0;
     if (one.out.empty()) {
       const ssize_t size = ::send(one.descriptor, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-      if (size < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) return close(one);
+      if (size < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) return lose(one);
       done = static_cast<size_t>(std::max<ssize_t>(size, 0));
     }
     if (done == bytes.size()) return;
     if (one.out.empty()) one.unread_since = now_;
     one.out.append(bytes.substr(done));
     watch(one, one.reads, true);
+  }
+
+  // Close it soon: its requests are still at work.
+  void lose(Connection& one) {
+    one.is_lost = true;
+    lost_.push_back(&one);
   }
 
   void flush(Connection& one) {
@@ -921,7 +929,7 @@ class Front : public Keeper {
   double now_ = 0.0, resting_until_ = 0.0;
   std::vector<char> buffer_ = std::vector<char>(65'536);
   std::unordered_map<Connection*, std::unique_ptr<Connection>> connections_;
-  std::vector<Connection*> dead_;
+  std::vector<Connection*> lost_, dead_;  // to be closed, and to be forgotten
   std::unordered_map<uint64_t, Connection*> asking_;  // by the number of its handed request
   std::time_t date_of_ = 0;
   std::string date_;
