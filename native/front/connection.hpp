@@ -58,7 +58,7 @@ struct HttpRequest {
 
 struct Connection {
   Connection(int descriptor, bool is_secure, double now, size_t max_head, size_t max_body)
-      : descriptor(descriptor), is_secure(is_secure), parser(max_head, max_body), head_since(now) {}
+      : descriptor(descriptor), is_secure(is_secure), parser(max_head, max_body), head_since(now), opened(now) {}
 
   int descriptor;        // −1 once it is closed
   const bool is_secure;  // its bytes come from TLS, which somebody else speaks
@@ -75,7 +75,8 @@ struct Connection {
   Fault fault;                // told after pending replies
   size_t held_head = 0;       // bytes in flight, of an unfinished head
   size_t passed = 0;          // bytes that were not wanted
-  double opened = 0.0, idle_since = 0.0, unfinished_since = 0.0, unread_since = 0.0, goodbye_until = 0.0;  // 0: it is not
+  const double opened;
+  double idle_since = 0.0, unfinished_since = 0.0, unread_since = 0.0, goodbye_until = 0.0;  // 0: it is not
 
   bool is_idle() const { return idle_since > 0.0; }
   // Whether a whole request is not answered yet.

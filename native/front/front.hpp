@@ -1,35 +1,16 @@
-// The HTTP front: a thread that accepts connections, reads requests, has the engine score those that are for it, hands all
-// others to Python, and writes replies, in order and within bounds. Its thread never waits for Python's lock.
+// The HTTP front: reads requests, has the engine score those that are for it, hands all others to Python, and writes
+// replies, in order and within bounds. Its thread never waits for Python's lock.
 #pragma once
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <signal.h>
-#include <sys/socket.h>
-
-#if defined(__linux__)
-#include <linux/filter.h>
-#endif
-
-#include <charconv>
-#include <ctime>
-#include <functional>
-#include <future>
 #include <random>
-#include <thread>
-#include <unordered_map>
 #include <variant>
 
 #include "front_job.hpp"
-#include "poller.hpp"
+#include "replies.hpp"
+#include "scoring_head.hpp"
+#include "sockets.hpp"
 
 namespace {
-
-struct Limits {
-  size_t max_connections, max_body, max_head, inflight, max_candidates;
-  double head_s, body_s, reply_s, deadline_s, max_deadline_s;
-  bool needs_keys;
-};
 
 // What Python is told, in order: each request, then its body, once that is whole or too large.
 struct HandedRequest {
@@ -52,9 +33,9 @@ struct NotAccepted {
 };
 using Told = std::variant<HandedRequest, HandedBody, Left, NotAccepted, std::unique_ptr<FrontJob>>;
 
-class Front : public Keeper {
+class Front : public Keeper, public Sockets {
  public:
-  Front(Engine& engine, const Limits& limits) : engine_(engine), limits_(limits) {
+  Front(Engine& engine, const Limits& limits) : Sockets(engine.tally, limits), engine_(engine) {
     std::random_device random;
     char text[32];
     std::snprintf(text, sizeof text, "%08x%08x", random(), random());
@@ -65,43 +46,18 @@ class Front : public Keeper {
     for (FrontJob* const job : ended_) delete job;
   }
 
-  // For any thread
-
-  void start(int listener) {
-    listener_ = listener;
-    poller_.add(bell_.descriptor(), &bell_, true, false);
-    if (listener_ >= 0) poller_.add(listener_, &listener_, true, false);
-    thread_ = std::thread([this] { work(); });
-  }
-
-  // Close all connections, and end.
-  void stop() {
-    if (!thread_.joinable()) return;
-    tell_thread([this] { is_stopped_ = true; });
-    thread_.join();
-  }
-
   void take_back(Job& job) override {
     auto& own = static_cast<FrontJob&>(job);
     bool is_quiet;
     {
       // Once this is unlocked, it may be freed.
-      const std::lock_guard lock(mail_mutex_);
+      const std::lock_guard lock(ended_mutex_);
       ended_.push_back(&own);
       is_quiet = own.is_quiet();
     }
     if (!is_quiet) bell_.ring();
   }
   bool is_behind() override { return bell_.is_rung(); }
-
-  // Have the front's thread do something.
-  void tell_thread(std::function<void()> work) {
-    {
-      const std::lock_guard lock(mail_mutex_);
-      letters_.push_back(std::move(work));
-    }
-    bell_.ring();
-  }
 
   // With Python's lock
 
@@ -135,7 +91,7 @@ class Front : public Keeper {
       if (!is_last) return;
       request.closes |= closes;
       asking_.erase(number);
-      if (closes && !request.is_whole) return say_goodbye(*one);
+      if (closes && !request.is_whole) return drop_all(*one), say_goodbye(*one);
       answered(*one);
     });
   }
@@ -155,14 +111,6 @@ class Front : public Keeper {
     });
   }
 
-  // Take in a connection that another has accepted.
-  void adopt(int descriptor, bool is_secure) {
-    tell_thread([this, descriptor, is_secure] { admit(descriptor, is_secure); });
-  }
-  void make_room() {
-    tell_thread([this] { close_for_another(); });
-  }
-
   // Keys that Python has found to be good, until a time (Unix s); each change of the keys forgets them.
   void know_key(std::string key, double until) {
     const std::lock_guard lock(plans_mutex_);
@@ -174,211 +122,67 @@ class Front : public Keeper {
   }
 
   // End connections with their replies.
-  void drain() { is_draining_ = true; }
-
-  // Accept what the kernel has queued, and no more.
-  void close_listener() {
-    have_done([this] {
-      if (listener_ < 0) return;
-#if defined(__linux__)
-      // Between the last accept and the close, the kernel drops new connections.
-      sock_filter nothing{BPF_RET, 0, 0, 0};
-      const sock_fprog filter{1, &nothing};
-      setsockopt(listener_, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter);
-#endif
-      accept_all(std::numeric_limits<size_t>::max());
-      if (!resting_until_) poller_.remove(listener_);
-      ::close(std::exchange(listener_, -1));
-    });
+  void drain() {
+    have_done([this] { replies_.is_draining = true; });
   }
 
   // Close the connections that are owed no reply, and each other one with its last.
   void close_idle() {
     have_done([this] {
-      is_draining_ = is_closing_ = true;
-      for (const auto& [one, _] : connections_)
-        if (one->descriptor >= 0 && one->requests.empty()) end(*one);
+      replies_.is_draining = is_closing_ = true;
+      for_each([this](Connection& one) {
+        if (one.requests.empty()) end(one);
+      });
     });
   }
 
-  size_t connections() const { return count_; }
   size_t held() const { return held_; }
   size_t jobs() const { return jobs_; }  // that the engine has
 
   Bell ears;  // for Python
 
  private:
-  static constexpr size_t kMostWaiting = 100, kAtOnce = 64, kClogged = 65'536;
+  static constexpr size_t kMostWaiting = 100, kClogged = 65'536;
   // Bytes that a request takes, beside its head and body.
   static constexpr size_t kRequestBytes = 4'096;
   // Maximum bodies that may pass unread after a reply: a client that still writes does not read.
   static constexpr size_t kPassedBodies = 8;
   // A body that is late is Python's to wait for, within its bounds.
   static constexpr double kHoldS = 0.05;
-  static constexpr double kTickS = 0.05, kGoodbyeS = 2.0, kKeepAliveS = 75.0, kAcceptAgainS = 0.5;
-
-  void have_done(std::function<void()> work) {
-    std::promise<void> done;
-    tell_thread([&] {
-      work();
-      done.set_value();
-    });
-    done.get_future().wait();
-  }
 
   // In the front's thread
 
-  void work() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, nullptr);
-#if defined(__linux__)
-    pthread_setname_np(pthread_self(), "front");
-#endif
-    now_ = clock_s();
-    double tick_at = now_;
-    while (true) {
-      read_mail();
-      for (Connection* const one : lost_) close(*one);
-      lost_.clear();
-      for (Connection* const one : dead_) connections_.erase(one);
-      dead_.clear();
-      if (is_stopped_) break;
-      const bool has_timers = count_ || resting_until_ || jobs_;
-      const int most_ms = has_timers ? std::max(0, static_cast<int>(1000 * (tick_at - now_)) + 1) : -1;
-      const std::vector<Ready>& found = poller_.wait(most_ms);
-      now_ = clock_s();
-      // What has ended silently comes before what follows on its connection.
-      read_mail();
-      for (const Ready& ready : found) {
-        now_ = clock_s();
-        if (ready.of == &listener_)
-          accept_all(kAtOnce);
-        else if (ready.of != &bell_)
-          handle(*static_cast<Connection*>(ready.of), ready);
-      }
-      now_ = clock_s();
-      if (now_ < tick_at) continue;
-      tick();
-      tick_at = now_ + kTickS;
-    }
-    for (const auto& [one, _] : connections_) close(*one);
-  }
-
-  void read_mail() {
-    bell_.answer();
-    std::vector<std::function<void()>> letters;
+  void look() override {
     std::vector<FrontJob*> ended;
     {
-      const std::lock_guard lock(mail_mutex_);
-      letters.swap(letters_);
+      const std::lock_guard lock(ended_mutex_);
       ended.swap(ended_);
     }
     for (FrontJob* const job : ended) take_ended(job);
-    for (const auto& letter : letters) letter();
   }
 
-  void handle(Connection& one, const Ready& ready) {
-    if (one.descriptor < 0) return;
-    if (ready.is_broken && !ready.in) return close(one);
-    if (ready.out) flush(one);
-    if (one.descriptor >= 0 && ready.in) read(one);
-  }
-
-  void tick() {
-    if (resting_until_ && now_ >= resting_until_) {
-      resting_until_ = 0.0;
-      poller_.add(listener_, &listener_, true, false);
-    }
+  void tick() override {
     if (jobs_)
       for (Job* const job : engine_.claim_late(*this)) late(static_cast<FrontJob&>(*job), kTooLate);
-    size_t unread = 0;
-    for (const auto& [one, _] : connections_) {
-      if (one->descriptor >= 0) look_at(*one);
-      if (one->descriptor >= 0) unread += one->out.size();
-    }
-    while (unread > limits_.inflight) {
-      Connection* largest = nullptr;
-      for (const auto& [one, _] : connections_)
-        if (one->descriptor >= 0 && (!largest || one->out.size() > largest->out.size())) largest = one;
-      unread -= largest->out.size();
-      close(*largest, Count::kSlowReader);
-    }
+    for_each([this](Connection& one) {
+      bound_times(one);
+      if (one.descriptor < 0 || one.requests.empty()) return;
+      const HttpRequest& first = *one.requests.front();
+      if (now_ <= first.until) return;
+      if (first.state == HttpState::kPassing) close(one, Count::kUnreadBody);
+      if (first.state == HttpState::kComing) hand(one);
+    });
+    bound_unread();
   }
 
-  // Its times.
-  void look_at(Connection& one) {
-    HttpRequest* const first = one.requests.empty() ? nullptr : one.requests.front().get();
-    if (one.unread_since > 0.0 && now_ - one.unread_since > limits_.reply_s) return close(one, Count::kSlowReader);
-    if (one.goodbye_until > 0.0) return now_ > one.goodbye_until ? close(one) : void();
-    if (one.head_since > 0.0 && now_ - one.head_since > limits_.head_s && one.reads) return close(one, Count::kSlowHead);
-    if (first && first->state == HttpState::kPassing && now_ > first->until) return close(one, Count::kUnreadBody);
-    if (one.is_idle() && now_ - one.idle_since > kKeepAliveS) return close(one);
-    if (first && first->state == HttpState::kComing && now_ > first->until) hand(one);
-  }
+  bool is_at_work() const override { return jobs_ > 0; }
 
-  // Accepting
-
-  void accept_all(size_t most) {
-    for (size_t k = 0; k < most; k++) {
-#if defined(__linux__)
-      const int descriptor = accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-#else
-      const int descriptor = ::accept(listener_, nullptr, nullptr);
-      if (descriptor >= 0) fcntl(descriptor, F_SETFL, O_NONBLOCK), fcntl(descriptor, F_SETFD, FD_CLOEXEC);
-#endif
-      if (descriptor >= 0) {
-        admit(descriptor, false);
-        continue;
-      }
-      if (errno == EAGAIN || errno == EWOULDBLOCK) return;
-      if (errno == EINTR || errno == ECONNABORTED) continue;
-      // Too many open files, or no memory: connections stay in the backlog for a while.
-      tell_python(NotAccepted{errno});
-      resting_until_ = now_ + kAcceptAgainS;
-      return poller_.remove(listener_);
-    }
-  }
-
-  void admit(int descriptor, bool is_secure) {
-    if (count_ >= limits_.max_connections && !close_for_another()) {
-      engine_.tally.inc(Count::kFull);
-      ::close(descriptor);
-      return;
-    }
-    const int on = 1;
-    if (!is_secure) setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    auto made = std::make_unique<Connection>(descriptor, is_secure, now_, limits_.max_head, limits_.max_body);
-    made->opened = now_;
-    poller_.add(descriptor, made.get(), true, false);
-    count_++;
-    connections_.emplace(made.get(), std::move(made));
-  }
-
-  // Close one connection for another: the oldest without a request; the one that is idle for longest; the oldest with an
-  // unfinished request.
-  bool close_for_another() {
-    Connection* found = nullptr;
-    const auto rank = [](const Connection& one) -> std::pair<int, double> {
-      if (one.is_silent || one.goodbye_until > 0.0) return {0, one.opened};
-      if (one.is_idle() && !one.unfinished_since) return {1, one.idle_since};
-      return {one.unfinished_since > 0.0 && !one.is_owed_replies() ? 2 : 3, one.unfinished_since};
-    };
-    for (const auto& [one, _] : connections_)
-      if (one->descriptor >= 0 && (!found || rank(*one) < rank(*found))) found = one;
-    if (!found || rank(*found).first == 3) return false;
-    close(*found, Count::kMadeRoom);
-    return true;
-  }
+  void cannot_accept(int reason) override { tell_python(NotAccepted{reason}); }
 
   // Reading
 
-  void read(Connection& one) {
-    const ssize_t size = recv(one.descriptor, buffer_.data(), buffer_.size(), 0);
-    if (size > 0) return feed(one, {buffer_.data(), static_cast<size_t>(size)});
-    if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return;
-    if (size < 0 || one.is_secure || one.goodbye_until > 0.0) return close(one);
-    // The client half-closed. A whole request is answered before the connection ends.
+  // A whole request is answered before the connection ends.
+  void half_close(Connection& one) override {
     if (!one.requests.empty() && !one.requests.back()->is_whole) {
       if (one.requests.size() == 1) return close(one);
       drop_last(one);
@@ -391,7 +195,7 @@ class Front : public Keeper {
     watch(one, false, one.writes);
   }
 
-  void feed(Connection& one, std::string_view data) {
+  void come(Connection& one, std::string_view data) override {
     if (one.is_ended || one.closes) {
       one.passed += data.size();
       if (one.passed > kPassedBodies * limits_.max_body) close(one);
@@ -490,15 +294,14 @@ class Front : public Keeper {
   bool find_room(Connection& wanting) {
     while (!has_room()) {
       Connection *oldest = nullptr, *longest = nullptr;
-      for (const auto& [one, _] : connections_) {
-        if (one->descriptor < 0) continue;
-        if (one->unfinished_since > 0.0 && (!oldest || one->unfinished_since < oldest->unfinished_since)) oldest = one;
-        if (one->requests.size() > 1 && (!longest || one->requests.size() > longest->requests.size())) longest = one;
-      }
+      for_each([&](Connection& one) {
+        if (one.unfinished_since > 0.0 && (!oldest || one.unfinished_since < oldest->unfinished_since)) oldest = &one;
+        if (one.requests.size() > 1 && (!longest || one.requests.size() > longest->requests.size())) longest = &one;
+      });
       Connection& found = oldest ? *oldest : longest ? *longest : wanting;
       if (!oldest && longest)
         while (found.requests.size() > 1) drop_last(found);
-      refuse(found, {429, "overloaded", "too many request bytes in flight; retry", true});
+      refuse(found, {429, "overloaded", "too many request bytes in flight; retry"});
       if (&found == &wanting) return false;
     }
     return true;
@@ -507,7 +310,7 @@ class Front : public Keeper {
   // Answering
 
   // Begin the requests whose turn it is.
-  void go_ahead(Connection& one) {
+  void go_ahead(Connection& one) override {
     while (one.descriptor >= 0 && !one.is_lost && !one.requests.empty() && one.out.size() <= kClogged) {
       HttpRequest& request = *one.requests.front();
       if (request.state == HttpState::kWaiting) {
@@ -522,30 +325,10 @@ class Front : public Keeper {
 
   // Whether the engine can answer it, by its head.
   bool is_for_engine(const HttpRequest& request) {
-    const HttpHead& head = request.head;
-    if (head.at(head.method) != "POST" || head.expects) return false;
-    const std::string_view target = head.at(head.target);
-    if (target.substr(0, target.find('?')) != "/v1/score" || head.length > limits_.max_body) return false;
-    bool is_json = false, has_deadline = false;
-    std::string_view key;
-    for (const HttpHead::Header& header : head.headers) {
-      const std::string_view name = head.at(header.name), value = head.at(header.value);
-      if (name == "content-type") {
-        is_json = is_same(trimmed(value.substr(0, value.find(';'))), "application/json");
-        if (!is_json) return false;
-      } else if (name == "content-encoding" && !is_same(value, "identity")) {
-        return false;
-      } else if (name == "x-deadline-ms") {
-        if (has_deadline || seconds_of(value) <= 0.0) return false;
-        has_deadline = true;
-      } else if (key.empty() && name == "x-api-key") {
-        key = value;
-      } else if (key.empty() && name == "authorization" && is_same(value.substr(0, 7), "bearer ")) {
-        key = trimmed(value.substr(7));
-      }
-    }
+    ScoringHead head;
+    if (request.head.length > limits_.max_body || !head.read(request.head, limits_.max_deadline_s)) return false;
     const std::lock_guard lock(plans_mutex_);
-    return is_json && plan_ && (!limits_.needs_keys || is_known(key));
+    return plan_ && (!limits_.needs_keys || is_known(head.key));
   }
 
   bool is_known(std::string_view key) const {
@@ -553,25 +336,13 @@ class Front : public Keeper {
     return found != keys_.end() && found->second > static_cast<double>(std::time(nullptr));
   }
 
-  // 0 if it is not allowed.
-  double seconds_of(std::string_view value) const {
-    unsigned ms = 0;
-    const auto [end, error] = std::from_chars(value.data(), value.data() + std::min<size_t>(value.size(), 9), ms);
-    const double seconds = ms / 1000.0;
-    return error == std::errc() && end == value.data() + value.size() && seconds <= limits_.max_deadline_s ? seconds : 0.0;
-  }
-
   // Have the engine score the first request; true if it is answered already.
   bool score(Connection& one) {
     HttpRequest& request = *one.requests.front();
-    const HttpHead& head = request.head;
-    double deadline = request.began + limits_.deadline_s;
-    std::string id;
-    for (const HttpHead::Header& header : head.headers) {
-      const std::string_view name = head.at(header.name), value = head.at(header.value);
-      if (name == "x-deadline-ms") deadline = request.began + seconds_of(value);
-      if (name == "x-request-id" && id.empty() && is_id(value)) id = value;
-    }
+    ScoringHead head;
+    head.read(request.head, limits_.max_deadline_s);
+    const double deadline = request.began + (head.seconds > 0.0 ? head.seconds : limits_.deadline_s);
+    std::string id(head.request_id);
     if (id.empty()) {
       char text[32];
       std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(request.number));
@@ -592,14 +363,12 @@ class Front : public Keeper {
       return admission.enter(load, now, deadline, runs, bucket);
     });
     if (refused) {
-      engine_.tally.inc(refused.reason == Refusal::kRows ? Count::kShedRows : Count::kShedWait);
-      return refused_by_engine(one, {429, "overloaded", refused.message, true}, id, Count::kOverloaded), true;
+      tally_.inc(refused.reason == Refusal::kRows ? Count::kShedRows : Count::kShedWait);
+      return refused_by_engine(one, {429, "overloaded", refused.message}, id, Count::kOverloaded), true;
     }
-    const bool closes = request.closes || is_draining_;
-    request.closes = closes;
-    Wire wire{one.out.empty() ? one.descriptor : -1, opening(200), "x-request-id: " + id + "\r\n"};
-    if (closes && !is_draining_) wire.tail += "connection: close\r\n";
-    wire.tail += "\r\n";
+    Wire wire{one.out.empty() ? one.descriptor : -1, replies_.opening(200), "x-request-id: " + id + "\r\n"};
+    wire.tail += request.closes && !replies_.is_draining ? "connection: close\r\n\r\n" : "\r\n";
+    request.closes |= replies_.is_draining;
     auto job = std::make_unique<FrontJob>(std::move(plan), request.take_body(), std::move(id), limits_.max_candidates,
                                           load, bucket, deadline, request.began, std::move(wire));
     job->keeper = this;
@@ -619,11 +388,6 @@ class Front : public Keeper {
     return false;
   }
 
-  static bool is_id(std::string_view value) {
-    return !value.empty() && value.size() <= 128 &&
-           std::all_of(value.begin(), value.end(), [](char byte) { return byte >= 0x20 && byte <= 0x7E; });
-  }
-
   // Have a job that is under way wake this thread when it ends, if its connection has more to do than to wait for it.
   void await_end(Connection& one) {
     if (one.requests.empty() || one.requests.front()->state != HttpState::kScored) return;
@@ -631,49 +395,11 @@ class Front : public Keeper {
     if (one.requests.size() > 1 || request.closes || one.is_ended) request.job->is_awaited = true;
   }
 
-  // The first bytes of a reply.
-  std::string opening(int status) {
-    const std::time_t now = std::time(nullptr);
-    if (now != date_of_) {
-      date_of_ = now;
-      std::tm parts{};
-      gmtime_r(&now, &parts);
-      static constexpr const char* days[] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
-      static constexpr const char* months[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
-      char text[64];
-      std::snprintf(text, sizeof text, "date: %s, %02d %s %d %02d:%02d:%02d GMT\r\n", days[parts.tm_wday], parts.tm_mday,
-                    months[parts.tm_mon], parts.tm_year + 1900, parts.tm_hour, parts.tm_min, parts.tm_sec);
-      date_ = text;
-    }
-    const char* const line = status == 200   ? "HTTP/1.1 200 OK\r\n"
-                             : status == 400 ? "HTTP/1.1 400 Bad Request\r\n"
-                             : status == 414 ? "HTTP/1.1 414 URI Too Long\r\n"
-                             : status == 429 ? "HTTP/1.1 429 Too Many Requests\r\n"
-                             : status == 431 ? "HTTP/1.1 431 HttpRequest Header Fields Too Large\r\n"
-                             : status == 501 ? "HTTP/1.1 501 Not Implemented\r\n"
-                             : status == 504 ? "HTTP/1.1 504 Gateway Timeout\r\n"
-                                             : "HTTP/1.1 505 HTTP Version Not Supported\r\n";
-    return line + date_ + (is_draining_ ? "connection: close\r\n" : "");
-  }
-
-  // An error as `service.errors` writes it. Its message is of printable characters.
-  std::string error_reply(const Fault& fault, std::string_view id, bool says_close_first, bool says_close_last) {
-    const std::string body = std::string("{\"error\":{\"code\":\"") + fault.code + "\",\"message\":\"" + fault.message + "\",\"field\":null}}";
-    std::string whole = opening(fault.status);
-    whole += "content-type: application/json\r\n";
-    if (fault.has_retry) whole += "retry-after: 1\r\n";
-    if (says_close_first && !is_draining_) whole += "connection: close\r\n";
-    whole += "content-length: " + std::to_string(body.size()) + "\r\n";
-    if (!id.empty()) whole.append("x-request-id: ").append(id).append("\r\n");
-    if (says_close_last && !is_draining_) whole += "connection: close\r\n";
-    return whole + "\r\n" + body;
-  }
-
   void refused_by_engine(Connection& one, const Fault& fault, std::string_view id, Count status) {
-    engine_.tally.inc(status);
+    tally_.inc(status);
     HttpRequest& request = *one.requests.front();
-    write(one, error_reply(fault, id, false, request.closes));
-    request.closes |= is_draining_;
+    write(one, replies_.refusal(fault, id, request.closes));
+    request.closes |= replies_.is_draining;
     answered(one, false);
   }
 
@@ -683,7 +409,7 @@ class Front : public Keeper {
 
   // Answer a claimed job that cannot be scored in time.
   void late(FrontJob& job, const char* why) {
-    engine_.tally.inc(Count::kShedLate);
+    tally_.inc(Count::kShedLate);
     release(job);
     Connection* const one = std::exchange(job.connection, nullptr);
     if (!one) return;
@@ -706,7 +432,7 @@ class Front : public Keeper {
     const bool is_answered = !job->is_sent && !job->claim();
     release(*job);
     if (job->is_sent)
-      engine_.tally.note([&](auto inc, auto observe) {
+      tally_.note([&](auto inc, auto observe) {
         inc(Count::kAnswered);
         observe(Measure::kRequest, job->seconds());
       });
@@ -767,17 +493,14 @@ class Front : public Keeper {
     hold(request.held, 0);
     if (!request.is_whole) {
       // A client that still writes when the connection closes may never see its reply.
-      if (request.state == HttpState::kHanded && expected(request)) return say_goodbye(one);
+      if (request.state == HttpState::kHanded && expected(request)) return drop_all(one), say_goodbye(one);
       request.state = HttpState::kPassing;
       request.until = now_ + limits_.body_s;
       return;
     }
     const bool closes = request.closes || (is_closing_ && one.requests.size() == 1);
     one.requests.pop_front();
-    if (closes) {
-      while (!one.requests.empty()) drop_last(one);
-      return end(one);
-    }
+    if (closes) return drop_all(one), end(one);
     if (!one.requests.empty()) {
       if (goes_ahead) go_ahead(one);
     } else if (one.is_ended) {
@@ -794,7 +517,7 @@ class Front : public Keeper {
 
   // Send the error after the pending replies, and close.
   void refuse(Connection& one, Fault fault) {
-    engine_.tally.inc(fault.status == 429 ? Count::kOutOfRoom : Count::kBadHttp);
+    tally_.inc(fault.status == 429 ? Count::kOutOfRoom : Count::kBadHttp);
     one.fault = std::move(fault);
     one.is_ended = true;
     one.head_since = one.unfinished_since = 0.0;
@@ -818,127 +541,53 @@ class Front : public Keeper {
     one.requests.pop_back();
   }
 
+  void drop_all(Connection& one) {
+    while (!one.requests.empty()) drop_last(one);
+  }
+
   // No request is left: close, once all is written.
   void end(Connection& one) {
     one.closes = true;
     if (one.fault.status) {
-      write(one, error_reply(std::exchange(one.fault, {}), {}, true, false));
+      write(one, replies_.fault(std::exchange(one.fault, {})));
       say_goodbye(one);
     } else if (one.out.empty()) {
       close(one);
     }
   }
 
-  // Closing at once would reset a client that still writes, before it reads the reply.
-  void say_goodbye(Connection& one) {
-    while (!one.requests.empty()) drop_last(one);
-    one.closes = one.is_ended = true;
-    one.head_since = one.unfinished_since = 0.0;
-    one.goodbye_until = now_ + kGoodbyeS;
-    if (one.out.empty()) shutdown(one.descriptor, SHUT_WR);
-    watch(one, true, one.writes);
-  }
-
-  void close(Connection& one, Count reason) {
-    engine_.tally.inc(reason);
-    close(one);
-  }
-
-  void close(Connection& one) {
-    if (one.descriptor < 0) return;
-    if (!one.requests.empty()) leave(*one.requests.front());
-    while (!one.requests.empty()) drop_last(one);
+  // The client leaves: requests that are not answered are counted, and delay no other.
+  void leave(Connection& one) override {
     hold(one.held_head, 0);
-    poller_.remove(one.descriptor);
-    ::close(std::exchange(one.descriptor, -1));
-    count_--;
-    // Its events of this turn may follow.
-    dead_.push_back(&one);
+    if (!one.requests.empty()) give_up(*one.requests.front());
+    drop_all(one);
   }
 
-  // The client of a request that is not answered leaves.
-  void leave(HttpRequest& request) {
-    if (request.state == HttpState::kComing) engine_.tally.inc(Count::kGone);
+  void give_up(HttpRequest& request) {
+    if (request.state == HttpState::kComing) tally_.inc(Count::kGone);
     FrontJob* const job = std::exchange(request.job, nullptr);
     if (!job) return;
     job->connection = nullptr;
     job->hang_up();
     if (!engine_.leave(*job)) return;
-    engine_.tally.note([](auto inc, auto) {
+    tally_.note([](auto inc, auto) {
       inc(Count::kGone);
       inc(Count::kShedGone);
     });
     release(*job);
   }
 
-  // Writing
-
-  void write(Connection& one, std::string_view bytes) {
-    if (bytes.empty() || one.is_lost) return;
-    size_t done = 0;
-    if (one.out.empty()) {
-      const ssize_t size = ::send(one.descriptor, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-      if (size < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) return lose(one);
-      done = static_cast<size_t>(std::max<ssize_t>(size, 0));
-    }
-    if (done == bytes.size()) return;
-    if (one.out.empty()) one.unread_since = now_;
-    one.out.append(bytes.substr(done));
-    watch(one, one.reads, true);
-  }
-
-  // Close it soon: its requests are still at work.
-  void lose(Connection& one) {
-    one.is_lost = true;
-    lost_.push_back(&one);
-  }
-
-  void flush(Connection& one) {
-    const ssize_t size = ::send(one.descriptor, one.out.data(), one.out.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (size < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) return close(one);
-    one.out.erase(0, static_cast<size_t>(std::max<ssize_t>(size, 0)));
-    if (one.out.empty()) {
-      one.unread_since = 0.0;
-      watch(one, one.reads, false);
-      if (one.goodbye_until > 0.0)
-        shutdown(one.descriptor, SHUT_WR);
-      else if (one.closes)
-        return close(one);
-    }
-    go_ahead(one);
-  }
-
-  void watch(Connection& one, bool reads, bool writes) {
-    if (one.reads == reads && one.writes == writes) return;
-    one.reads = reads;
-    one.writes = writes;
-    poller_.change(one.descriptor, &one, reads, writes);
-  }
-
   Engine& engine_;
-  const Limits limits_;
   std::string process_;
-  uint64_t numbers_ = 0;  // of requests
-  std::thread thread_;
+  std::atomic<size_t> held_{0}, jobs_{0};
 
   // The thread's.
-  Poller poller_;
-  Bell bell_;
-  int listener_ = -1;
-  bool is_stopped_ = false, is_closing_ = false;
-  double now_ = 0.0, resting_until_ = 0.0;
-  std::vector<char> buffer_ = std::vector<char>(65'536);
-  std::unordered_map<Connection*, std::unique_ptr<Connection>> connections_;
-  std::vector<Connection*> lost_, dead_;  // to be closed, and to be forgotten
+  Replies replies_;
+  uint64_t numbers_ = 0;  // of requests
+  bool is_closing_ = false;
   std::unordered_map<uint64_t, Connection*> asking_;  // by the number of its handed request
-  std::time_t date_of_ = 0;
-  std::string date_;
 
-  std::atomic<bool> is_draining_{false};
-  std::atomic<size_t> count_{0}, held_{0}, jobs_{0};
-
-  std::mutex mail_mutex_;  // guards what this thread is to do
-  std::vector<std::function<void()>> letters_;
+  std::mutex ended_mutex_;  // guards jobs that have ended
   std::vector<FrontJob*> ended_;
 
   std::mutex plans_mutex_;  // guards what Python has said last

@@ -101,7 +101,10 @@ PyObject* front_forget_keys(HeldFront& held, Arguments) {
 }
 
 PyObject* front_drain(HeldFront& held, Arguments) {
-  held.front->drain();
+  {
+    const Unlocked unlocked;
+    held.front->drain();
+  }
   return nothing();
 }
 

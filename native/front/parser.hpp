@@ -16,7 +16,6 @@ struct Fault {
   int status = 0;
   const char* code = "";
   std::string message;
-  bool has_retry = false;
 };
 
 inline bool is_same(std::string_view text, std::string_view lower) {
