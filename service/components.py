@@ -129,7 +129,6 @@ class Components:
         if self._starting is not None:
             self._starting.cancel()
         self.readiness.proved()
-        self.engine_route.look()
 
     def _tell(self, deployment: Deployment) -> None:
         self.metrics.serves(

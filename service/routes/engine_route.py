@@ -26,15 +26,13 @@ class EngineRoute:
         self._keys: object = None
 
     def open(self, front: Any) -> None:  # noqa: ANN401 - the core has no types
-        self._front = front
+        self._front, self._readiness.changed = front, self.look
         if self._guard is not None:
             self._guard.admitted = self._know
         self.look()
 
     def look(self) -> None:
-        """Tell the front what has changed. Called several times a second, and with each new deployment."""
-        if self._front is None:
-            return
+        """Tell the front what has changed. Called several times a second too."""
         if self._guard is not None and self._keys is not self._guard.ring:
             self._front.forget_keys()
             self._keys = self._guard.ring
