@@ -40,10 +40,11 @@ class HttpServer:
         metrics: Metrics,
         engine: Any,  # noqa: ANN401 - the core has no types
         follow: Callable[[Any], None],
+        is_for_probes: bool = False,
     ) -> None:
         """`engine` scores what is for it. Raises TlsError."""
         self._app, self._metrics, self._listener = app, metrics, listener
-        self.front = front_of(settings, engine)
+        self.front = front_of(settings, engine, is_for_probes)
         self._bridge = Bridge(self.front, app, follow)
         tls = open_tls(settings, metrics)
         self._tls = None if tls is None else TlsEntry(tls, self.front, settings.max_connections, metrics)
@@ -127,8 +128,9 @@ class HttpServer:
             asyncio.get_running_loop().run_in_executor(None, _return_free_memory)
 
 
-def front_of(settings: Settings, engine: Any) -> Any:  # noqa: ANN401 - the core has no types
-    """Return a front over an engine, with the limits of the service."""
+def front_of(settings: Settings, engine: Any, is_for_probes: bool = False) -> Any:  # noqa: ANN401 - the core has no types
+    """Return a front over an engine, with the limits of the service. `is_for_probes`: who does not read replies, or
+    asks ahead, makes room for others."""
     assert native.core is not None, "there is an engine"
     sizes = (
         settings.max_connections,
@@ -144,7 +146,7 @@ def front_of(settings: Settings, engine: Any) -> Any:  # noqa: ANN401 - the core
         settings.deadline_ms / 1000,
         limits.MAX_DEADLINE_MS / 1000,
     )
-    return native.core.Front(engine, sizes, times, settings.keys_file is not None)
+    return native.core.Front(engine, sizes, times, settings.keys_file is not None, is_for_probes)
 
 
 def _return_free_memory() -> None:

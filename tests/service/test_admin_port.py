@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,19 @@ def test_silent_connections_do_not_fill_the_admin_port_for_good(bundle: Bundle, 
         with running.admin() as admin:
             wait_until(lambda: admin.get("/health/live").status_code == 200)
         assert running.score(golden_requests()[0]).status_code == 200
+
+
+def test_clients_that_read_nothing_do_not_fill_the_admin_port(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, admin_port=0) as running, ExitStack() as stack:
+        for _ in range(100):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.connect(("127.0.0.1", running.admin_port))
+            with suppress(ConnectionError):
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 99)
+        for _ in range(10):
+            with running.admin() as admin:
+                assert admin.get("/health/live").status_code == 200
 
 
 def test_service_without_redis_at_the_start_is_live_and_not_ready(bundle: Bundle, tmp_path: Path) -> None:

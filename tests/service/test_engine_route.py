@@ -1,4 +1,4 @@
-"""The fast route and the app's side by side: whatever comes over a connection, both answer it alike, byte for byte but
+"""The engine's route and the app's side by side: whatever comes over a connection, both answer it alike, byte for byte but
 for times."""
 
 import json
