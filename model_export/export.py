@@ -29,6 +29,7 @@ from msd.contract.bundle import (
     GOLDENS,
     ITEM_WORDS,
     RANKER,
+    RANKER_INT8,
     USER_WORDS,
     Bundle,
     Manifest,
@@ -42,7 +43,7 @@ from msd.contract.bundle import (
 from msd.contract.encoder_record import EncoderRecord
 from msd.contract.files import atomic_file, sha256_file, write_bytes_atomic, write_text_atomic
 from msd.contract.golden import write_goldens
-from msd.contract.precision import RUNTIMES, Precision, PrecisionRecord
+from msd.contract.precision import RUNTIMES, PrecisionRecord
 from msd.contract.pricing import formula_of
 from msd.contract.reference import Reference, reference_of
 from msd.dataset.texts import student_texts
@@ -51,7 +52,7 @@ from msd.step import fingerprint_of, is_done, mark_done
 from msd.teachers.knowledge import Knowledge
 
 TOLERANCE = 1e-5
-_FORMAT = 9
+_FORMAT = 10
 _GOLDENS = 32
 # Maximum users with texts for people: millions would go unread.
 _USERS_WITH_WORDS = 10_000
@@ -124,8 +125,10 @@ def _fill(folder: Path, made: Recipe, options: _Options, progress: Progress) -> 
     progress("Measuring inputs and scores", 0)
     reference = _reference(made, evidence, chosen.run)
     uncertainty = measure_uncertainty(made.schema, evidence, chosen.run) if options.uncertainty else None
-    if chosen.graph != graph or (encoder and encoder.precision != "fp32"):
-        draft = _pack(made, folder, chosen.graph, features)
+    if fast.graph != graph or (encoder and encoder.precision != "fp32"):
+        draft = _pack(made, folder, fast.graph, features)
+    if chosen.int8:
+        write_bytes_atomic(folder / RANKER_INT8, chosen.int8)
     _write_words(folder, made)
     parity = check_parity(
         Bundle(folder, draft),
@@ -133,8 +136,7 @@ def _fill(folder: Path, made: Recipe, options: _Options, progress: Progress) -> 
         serving_requests(made.dataset, features, options.requests),
         TOLERANCE,
         lambda done: progress("Proving the scores", done),
-        fast.graph,
-        None if chosen.record.chosen == "fp32" else chosen.run,
+        {precision: run for precision, run in chosen.runs.items() if precision != "fp32"},
     )
     write_goldens(folder / GOLDENS, parity.goldens[:: max(1, len(parity.goldens) // _GOLDENS)][:_GOLDENS])
     final = _final(draft, folder, made, parity, fast, chosen.record)
@@ -215,23 +217,21 @@ def _final(
     return draft.model_copy(
         update={
             "files": file_entries(folder),
-            "tolerances": _tolerances(precision.chosen, parity),
+            "tolerances": _tolerances(parity),
             "precision": precision,
             "provenance": provenance,
         }
     )
 
 
-def _tolerances(precision: Precision, parity: Parity) -> dict[str, float]:
+def _tolerances(parity: Parity) -> dict[str, float]:
     # Proved here by ONNX Runtime on a CPU. A service with another runtime checks itself against the goldens.
-    plain = {tolerance_key(*one, "fp32"): TOLERANCE for one in _SERVED_BY}
-    if precision == "fp32":
-        return plain
-    if not np.isfinite(parity.served_abs_diff):
-        raise ExportError(f"{precision}: a score is not a finite number; export with --precision fp32")
-    own = {tolerance_key(RUNTIMES[precision], "cpu", precision): max(TOLERANCE, _MARGIN * parity.served_abs_diff)}
-    # A bf16 bundle's graph is the fp32 graph, and may run as such.
-    return own if precision == "int8" else {**plain, **own}
+    found = {tolerance_key(*one, "fp32"): TOLERANCE for one in _SERVED_BY}
+    for precision, difference in parity.lower_abs_diff.items():
+        if not np.isfinite(difference):
+            raise ExportError(f"{precision}: a score is not a finite number; export with --precision fp32")
+        found[tolerance_key(RUNTIMES[precision], "cpu", precision)] = max(TOLERANCE, _MARGIN * difference)
+    return found
 
 
 def _write_words(folder: Path, made: Recipe) -> None:

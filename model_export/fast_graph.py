@@ -12,9 +12,10 @@ import onnx
 from model_export.factorise.pass_ import factorise
 from model_export.factorise.proof import Width, prove_widest
 from model_export.factorise.report import ALL_RULES, Report, Rule
-from model_export.graph import median_microseconds, open_run
+from model_export.graph import open_run
 from msd.contract.assemble import Tensors
 from msd.contract.schema import FeatureSchema
+from msd.contract.timing import median_microseconds
 
 # One candidate alone proves nothing about broadcasting; the other numbers are odd, small and typical.
 PROVED_AT = (1, 3, 50, 200)

@@ -1,11 +1,10 @@
 """Graphs in bytes: conversion of a torch module, and runs in a precision, on one thread as in the service."""
 
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -67,8 +66,6 @@ def fold_constants(graph: bytes) -> bytes:
 
 Run = Callable[[Tensors], NDArray[np.float32]]
 """From the schema's tensors to the heads' scores [H, N]."""
-Name = TypeVar("Name", bound=str)
-_ROUNDS = 40
 
 
 def open_run(graph: bytes, precision: Precision, heads: Sequence[str], candidates: int = 0) -> Run:
@@ -110,16 +107,3 @@ def _open_openvino(graph: bytes, heads: Sequence[str], candidates: int) -> Run:
         return np.stack(list(opened.run(tensors).values()))
 
     return run
-
-
-def median_microseconds(runs: Mapping[Name, Run], tensors: Tensors) -> dict[Name, float]:
-    """Return the median microseconds of each. Runs take turns, so that other load on the machine slows all alike."""
-    taken: dict[Name, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run(tensors)
-    for _ in range(_ROUNDS):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run(tensors)
-            taken[name].append(time.perf_counter() - start)
-    return {name: float(np.median(times)) * 1e6 for name, times in taken.items()}

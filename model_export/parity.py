@@ -5,7 +5,7 @@ items, or missing parts, so that these cases are proved too.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.bundle import RANKER, ROWS, Bundle
 from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.golden import Golden, encode_row, golden_tensors
+from msd.contract.precision import Precision
 from msd.contract.request import MAX_HISTORY, parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
@@ -119,11 +120,11 @@ def _sample(field: Any) -> Any:  # noqa: ANN401 - a value of the field's own typ
 
 class Parity(NamedTuple):
     """Requests with the model's scores as goldens, and the greatest differences from them: of the fp32 graph, and of
-    the served graph if it is another."""
+    each lower precision."""
 
     goldens: list[Golden]
     max_abs_diff: float
-    served_abs_diff: float
+    lower_abs_diff: dict[Precision, float]
 
 
 class Expected(NamedTuple):
@@ -139,19 +140,18 @@ def check_parity(
     requests: Iterable[Request],
     tolerance: float,
     progress: Callable[[int], None],
-    graph: bytes | None = None,
-    served: Run | None = None,
+    lower: Mapping[Precision, Run] | None = None,
 ) -> Parity:
     """Score every request with the model and with onnxruntime, from the bundle's own rows.
 
-    `graph`: the ranker in fp32, if the bundle's own is not. `served` runs the bundle's own graph. Its difference is
-    measured, not judged. Raises ExportError, with both scores, at the first difference above `tolerance`.
+    `lower`: runs in lower precisions. Their differences are measured, not judged. Raises ExportError, with both scores,
+    at the first difference above `tolerance`.
     """
     heads = bundle.manifest.heads
-    run = open_run(graph or bundle.path(RANKER).read_bytes(), "fp32", heads)
+    run = open_run(bundle.path(RANKER).read_bytes(), "fp32", heads)
     rows = BundleRows(bundle)
     goldens: list[Golden] = []
-    worst = worst_served = 0.0
+    worst, worst_lower = 0.0, dict.fromkeys(lower or {}, 0.0)
     for request in requests:
         golden = rows.golden(request)
         tensors = rows.tensors(golden)
@@ -165,13 +165,14 @@ def check_parity(
                 "the bundle was not written"
             )
         worst = max(worst, difference)
-        if served:
+        for precision, run_lower in (lower or {}).items():
             # Not max(): a NaN must count as a difference.
-            worst_served = float(np.maximum(worst_served, np.abs(served(tensors) - due).max()))
+            found = np.abs(run_lower(tensors) - due)
+            worst_lower[precision] = float(np.maximum(worst_lower[precision], found.max()))
         progress(len(goldens) + 1)
         scores = {head: [float(score) for score in row] for head, row in zip(heads, due, strict=True)}
         goldens.append(golden.model_copy(update={"expected": scores}))
-    return Parity(goldens, worst, worst_served)
+    return Parity(goldens, worst, worst_lower)
 
 
 class BundleRows:

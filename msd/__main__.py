@@ -1,5 +1,6 @@
 """Entry point `msd COMMAND`: runs one command, and turns its errors into one message."""
 
+import errno
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from msd.process import keep_freed_memory
 
 # Commands that allocate the same large tensors again and again.
 _TENSOR_COMMANDS = ("distill", "train", "evaluate", "export", "quickstart")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What is not a command: completion scripts set the variable of their own name.
 _FRONT = ("-h", "--help", "--version", "--install-completion", "--show-completion")
 
@@ -66,6 +68,8 @@ def _explain(error: Exception, arguments: Sequence[str]) -> NoReturn:
         _refuse(str(error))
     if isinstance(error, OSError) and error.filename is not None:  # a socket's error, for example, names no file
         _refuse(f"{error.filename}: {error.strerror}")
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        _refuse(f"a file cannot be written ({error.strerror}); free disk space, or raise its limit (ulimit -f)")
     raise error
 
 

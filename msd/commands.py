@@ -45,6 +45,9 @@ GROUPS: dict[str, dict[str, Command]] = {
             "msd.evaluation.evaluate_command", "train", "Measure models on the test rows, or bundles on a log."
         ),
         "export": Command("model_export.command", "train,cpu", "Export a trained model as a bundle."),
+        "nightly": Command(
+            "msd.nightly.command", "train,cpu,fetch", "Train on the logs and replace the bundle if it is better."
+        ),
     },
     "Serve": {
         "serve": Command("service.command", "cpu", "Answer scoring requests over HTTP."),

@@ -1,8 +1,7 @@
 """Estimates of steps' durations on this machine, from counts of texts and rows and measured unit costs. Costs are
-seconds on a two-core reference machine; probes compare this machine, beside all that runs on it, with that one.
+seconds on a two-core reference machine; a probe compares this machine, beside all that runs on it, with that one.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Iterable
@@ -14,12 +13,11 @@ import numpy as np
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 
-_SIDE, _PRODUCTS = 64, 256
-_CORES, _MOST_CORES = 2, 4  # of the reference machine; the most that help
-_CORE = 65e9  # operations per second of one of its cores, in such products
-_MOMENT_S, _LEAST_SHARE = 0.25, 0.05
+_SIDE, _PRODUCTS, _MOMENT_S = 64, 32, 0.4
+_MOST_CORES = 4
+_RATE = 150e9  # operations per second of the reference machine, with both cores, in such products
 _MOST_TOKENS, _TOKEN_CHARS = 128, 4.5
-_ENCODED_TOKEN = 0.17e-3
+_ENCODED_TOKEN = 0.36e-3
 _STARTED = 8.0
 _WALKED_ROW = 0.03e-3
 USUAL_EPOCHS = 8
@@ -36,31 +34,21 @@ class Machine(NamedTuple):
 
     @classmethod
     def measured(cls) -> Self:
-        """Measure by matrix products too small to be split between threads, the number of cores, and the share of their
-        time that other processes leave."""
-        matrix = np.ones((_SIDE, _SIDE), np.float32)
-        seconds = []
-        for _ in range(_PRODUCTS):
-            start = time.perf_counter()
-            matrix @ matrix
-            seconds.append(time.perf_counter() - start)
+        """Measure by matrix products on all cores that help, for a moment: other processes count as they are now."""
         cores = min(_MOST_CORES, len(os.sched_getaffinity(0)))
-        # The fastest, which was not interrupted.
-        return cls(_CORES / cores * min(seconds) * _CORE / (2 * _SIDE**3) / _share_left(cores))
+        # One call is many products, each too small to be split between threads.
+        matrices, start = np.ones((_PRODUCTS, _SIDE, _SIDE), np.float32), time.perf_counter()
 
+        def multiply(_: int) -> int:
+            calls = 0
+            while time.perf_counter() - start < _MOMENT_S:
+                matrices @ matrices[0]
+                calls += 1
+            return calls
 
-def _share_left(cores: int) -> float:
-    """Return the share of the cores' time that this process gets, by keeping each busy for a moment."""
-    block, start, used = bytes(2**20), time.perf_counter(), time.process_time()
-
-    def work(_: int) -> None:
-        while time.perf_counter() - start < _MOMENT_S:
-            hashlib.sha256(block)
-
-    with ThreadPoolExecutor(cores) as pool:
-        list(pool.map(work, range(cores)))
-    share = (time.process_time() - used) / (time.perf_counter() - start) / cores
-    return min(1.0, max(_LEAST_SHARE, share))
+        with ThreadPoolExecutor(cores) as pool:
+            products = _PRODUCTS * sum(pool.map(multiply, range(cores)))
+        return cls(_RATE * (time.perf_counter() - start) / (2 * _SIDE**3 * max(1, products)))
 
 
 class PartRows(NamedTuple):
@@ -103,13 +91,13 @@ def training(machine: Machine, rows: PartRows, epochs: int) -> float:
     return machine.slowness * (_STARTED + sum(rows) * _WALKED_ROW + epochs * epoch)
 
 
-def evaluating(machine: Machine, rows: PartRows, models: int, resamples: int) -> float:
-    """Return the seconds to measure models on the test rows, beside trees on counts."""
-    measured = models * _MEASURED_ROW + (models + 1) * resamples * _UNITS * _RESAMPLED_ROW
+def evaluating(machine: Machine, rows: PartRows, models: int, resamples: int, baselines: int = 1) -> float:
+    """Return the seconds to measure models on the test rows, beside trees on counts and other baselines."""
+    measured = models * _MEASURED_ROW + (models + baselines) * resamples * _UNITS * _RESAMPLED_ROW
     walked = 2 * sum(rows) * _WALKED_ROW
     return machine.slowness * (_STARTED + walked + rows.train * _GROWN_ROW + rows.test * measured)
 
 
 def exporting(machine: Machine, rows: PartRows, requests: int) -> float:
     """Return the seconds to export a bundle and to prove it on a number of requests."""
-    return machine.slowness * (2 * _STARTED + sum(rows) * _WALKED_ROW + min(requests, rows.test) * _PROVED)
+    return machine.slowness * (_STARTED + sum(rows) * _WALKED_ROW + min(requests, rows.test) * _PROVED)

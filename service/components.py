@@ -73,7 +73,7 @@ class Components:
         self.liveness = Liveness(limits.HANG_S, self.engine.heartbeat, metrics)
         self.readiness = Readiness(metrics, self.liveness.hangs)
         self._starting: asyncio.Task[None] | None = None
-        self.live = open_live_store(settings) if settings.live else None
+        self.live = open_live_store(settings, metrics) if settings.live else None
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
         self._cold_ads = open_cold_ads(settings, [model.bundle for model in first.models.values()], metrics)
         self._corrections = corrections = open_corrections(settings, metrics)
@@ -155,7 +155,7 @@ def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
     return Tracing(settings.trace_sample, metrics)
 
 
-def open_live_store(settings: Settings) -> LiveStore:
+def open_live_store(settings: Settings, metrics: Metrics) -> LiveStore:
     """Open the store of live states. Raises LiveError if it cannot be opened."""
     if settings.store == "redis":
         from service.live.redis import RedisStates
@@ -168,4 +168,7 @@ def open_live_store(settings: Settings) -> LiveStore:
             "MSD_LIVE=on keeps live states in LMDB, which is not installed: pip install 'msd-ctr[live]'"
         ) from None
     assert settings.state_dir is not None, "settings with an embedded live state have its folder"
-    return EmbeddedStates(StateFile(settings.state_dir, settings.state_mb * 2**20, limits.EVENT_HORIZON_S))
+    file = StateFile(settings.state_dir, settings.state_mb * 2**20, limits.EVENT_HORIZON_S)
+    metrics.state_bytes.set_function(file.used_bytes)
+    metrics.evicted_states.set_function(lambda: file.room.evicted)
+    return EmbeddedStates(file)

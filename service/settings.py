@@ -96,7 +96,7 @@ class Settings(BaseModel):
     it."""
     # Running the model
     runtime: Literal["auto", "onnxruntime", "openvino"] = "auto"
-    """Runtime of the model: `auto` (as the bundle's manifest says), `onnxruntime` or `openvino` (extra `openvino`)."""
+    """Runtime of the model: `auto` (the fastest that passed export's gate), `onnxruntime` or `openvino` (extra)."""
     provider: Literal["cpu", "cuda"] = "cpu"
     """ONNX Runtime's execution provider: `cpu` or `cuda`. If it is unavailable, the service does not start."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1

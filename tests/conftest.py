@@ -44,6 +44,7 @@ SLOW = (
         "tests/lab/naive/",
         "tests/lab/benchmark/",
         "tests/e2e/",
+        "tests/nightly/",
         "tests/lab/chaos/",
         "tests/service/",
         "tests/operations/",

@@ -29,7 +29,7 @@ from loadtest.processes import ProcessError, Service, running
 from loadtest.requests import http_request, some_bodies
 from loadtest.traffic import Traffic
 from model_export.parity import BundleRows
-from msd.contract.bundle import RANKER, open_bundle
+from msd.contract.bundle import RANKER, RANKER_INT8, open_bundle
 from msd.report import Heard, table
 
 LITSERVE = (sys.executable, "-m", "lab.bench.litserve_server")
@@ -46,8 +46,8 @@ def bench_peer(plan: BenchPlan, work: Path, progress: Heard, command: Sequence[s
     bundles = made_bundles(work / "bundles", plan.makings, progress)
     workers, candidates = max(plan.workers), plan.makings.candidates
     # In bf16 ours runs the fp32 graph on a runtime that the peer does not include.
-    lower = bundles.best if bundles.precision == "int8" else bundles.fp32
-    graphs = {"factorised": lower / RANKER, "as_deployed": bundles.plain}
+    lower = bundles.best / RANKER_INT8 if bundles.precision == "int8" else bundles.fp32 / RANKER
+    graphs = {"factorised": lower, "as_deployed": bundles.plain}
     tensors = _tensors(bundles.best, candidates)
     found: dict[str, dict[str, Rounds]] = {}
     with Contestants(bundles, work / "logs", plan.bodies) as contestants:

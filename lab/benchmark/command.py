@@ -1,6 +1,9 @@
 """`msd lab benchmark`: run a benchmark, show its progress, print its figures, and write them as JSON and SVG."""
 
 import json
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -88,6 +91,8 @@ def figures_of(protocol: Protocol, scope: Scope, results: Results, resamples: in
     return {
         "benchmark": protocol.name,
         "part": scope.part.name.lower(),
+        "command": shlex.join(["msd", *sys.argv[1:]]),
+        "commit": _commit(),
         **summarise(protocol, results, resamples),
         "seconds": {
             # Including a first stage that is shared with another variant.
@@ -105,6 +110,17 @@ def figures_of(protocol: Protocol, scope: Scope, results: Results, resamples: in
             "frozen": protocol.frozen(),
         },
     }
+
+
+def _commit() -> str:
+    """Return the checkout's commit, marked if it has other changes; empty outside a checkout."""
+    line = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(
+            line, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _tables(figures: dict[str, Any]) -> Iterator[Table]:

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_export.errors import ExportError
-from model_export.graph import Run, median_microseconds, open_run
+from model_export.graph import Run, open_run
 from model_export.precision.evidence import CONVERSIONS, Evidence
 from model_export.precision.int8 import check_int8, quantise
 from msd.bootstrap import interval, resample_metrics
 from msd.contract.instructions import cpu_instructions
-from msd.contract.precision import ConversionFigures, Figures, Precision, PrecisionRecord, Tried
+from msd.contract.precision import ConversionFigures, Figures, Precision, PrecisionRecord, Tried, fastest
+from msd.contract.timing import median_microseconds
 from msd.metrics import CalibrationBin, Labels, Probabilities, calibration, expected_calibration_error, measure_pooled
 
 # 1/15 of the AUC that a teacher's knowledge gains on MovieLens-100K (.0076), 1/20 of the logloss (.0105).
@@ -87,17 +88,20 @@ def _finite(value: float) -> float | None:
 
 
 RequestedPrecision = Literal["fp32", "int8", "bf16", "auto"]
-# A smaller gain is within the noise, and not worth scores that differ from torch's.
-LEAST_GAIN = 1.05
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The graph to serve, its run as in service, and the record of the decision."""
+    """The int8 graph if it passed, runs of the precisions to serve in, and the record of the decision."""
 
-    graph: bytes
-    run: Run
+    int8: bytes | None
+    runs: Mapping[Precision, Run]
     record: PrecisionRecord
+
+    @property
+    def run(self) -> Run:
+        """Of the chosen precision."""
+        return self.runs[self.record.chosen]
 
 
 def choose(
@@ -113,20 +117,21 @@ def choose(
     Raises ExportError if the requested precision cannot run or be judged here, or fails the gate.
     """
     if asked == "fp32":
-        return Chosen(graph, open_run(graph, "fp32", heads), PrecisionRecord())
+        return Chosen(None, {"fp32": open_run(graph, "fp32", heads)}, PrecisionRecord())
     wanted: tuple[Precision, ...] = ("int8", "bf16") if asked == "auto" else (asked,)
     if reason := rows.unjudged(heads):
         if asked != "auto":
             raise ExportError(f"{asked}: {reason}; use --precision fp32")
         refused = {precision: Tried(refused=reason) for precision in wanted}
-        return Chosen(graph, open_run(graph, "fp32", heads), PrecisionRecord(asked=asked, tried=refused))
-    graphs: dict[Precision, bytes] = {"fp32": graph}
+        return Chosen(None, {"fp32": open_run(graph, "fp32", heads)}, PrecisionRecord(asked=asked, tried=refused))
+    int8: bytes | None = None
     runs: dict[Precision, Run] = {"fp32": open_run(graph, "fp32", heads)}
     tried: dict[Precision, Tried] = {}
     for precision in wanted:
         try:
-            graphs[precision] = _in_int8(graph, rows) if precision == "int8" else graph
-            runs[precision] = open_run(graphs[precision], precision, heads, candidates)
+            if precision == "int8":
+                int8 = _in_int8(graph, rows)
+            runs[precision] = open_run(int8 if precision == "int8" and int8 else graph, precision, heads, candidates)
         except ExportError as error:
             if asked != "auto":
                 raise
@@ -145,7 +150,8 @@ def choose(
         instructions=cpu_instructions(),
         tried=tried,
     )
-    return Chosen(graphs[chosen], runs[chosen], record)
+    served = record.passed
+    return Chosen(int8 if "int8" in served else None, {one: runs[one] for one in served}, record)
 
 
 def pick(asked: RequestedPrecision, tried: Mapping[Precision, Tried]) -> Precision:
@@ -160,8 +166,7 @@ def pick(asked: RequestedPrecision, tried: Mapping[Precision, Tried]) -> Precisi
             )
         return asked
     times = {precision: one.figures.microseconds for precision, one in tried.items() if one.figures and not one.refused}
-    best = min(times, key=lambda precision: times[precision])
-    return best if times["fp32"] >= LEAST_GAIN * times[best] else "fp32"
+    return fastest(times)
 
 
 def _in_int8(graph: bytes, rows: Evidence) -> bytes:

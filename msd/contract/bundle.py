@@ -40,6 +40,8 @@ MANIFEST = "manifest.json"
 MARKER = "verified.json"
 SIGNATURE = "manifest.sig"
 RANKER = "ranker.onnx"
+RANKER_INT8 = "ranker.int8.onnx"
+"""The ranker with rounded layers, if they passed the export's gate."""
 RETIRED = frozenset({"ranker.merged.onnx", "lean.onnx"})
 """Graphs in bundles of earlier releases, which nothing reads."""
 ENCODER = "encoder.onnx"
@@ -49,12 +51,12 @@ GOLDENS = "golden.jsonl"
 ITEM_WORDS = "items.meta.jsonl"
 USER_WORDS = "users.meta.jsonl"
 REQUIRED = (RANKER, *ROWS.values(), GOLDENS)
-_ALLOWED = (*REQUIRED, *sorted(RETIRED), ENCODER, TOKENIZER, ITEM_WORDS, USER_WORDS)
+_ALLOWED = (*REQUIRED, RANKER_INT8, *sorted(RETIRED), ENCODER, TOKENIZER, ITEM_WORDS, USER_WORDS)
 FILES = (MANIFEST, SIGNATURE, *_ALLOWED)
 """Names of all files of a bundle, except the mark of a verification."""
 _MAX_MANIFEST_BYTES = 64 * 2**20
 # Limits of files that are read whole, or line by line; rows are read block by block, whatever their size.
-_MAX_BYTES = {RANKER: 2**31, ENCODER: 2**31, GOLDENS: 2**28, TOKENIZER: 2**26}
+_MAX_BYTES = {RANKER: 2**31, RANKER_INT8: 2**31, ENCODER: 2**31, GOLDENS: 2**28, TOKENIZER: 2**26}
 
 Proof = Callable[[Path, bytes], None]
 """Called with a manifest's path and bytes before they are parsed; raises BundleError."""

@@ -15,7 +15,8 @@ _PURPOSES = (1, 3, 4)
 # Bit offsets in TCF's core segment (IAB Tech Lab, TCF consent string format, version 2).
 _PURPOSES_AT, _MAX_VENDOR_AT, _IS_RANGE_AT = 152, 213, 229
 _GPP_HEADER = "000011" + "000001"  # its type and version
-_NO_SECTION_APPLIES, _HEADER_SECTION = -1, 3
+# That no section applies, and the header.
+_NO_SECTIONS = {-1, 3}
 _US_PRIVACY = re.compile(r"1[YN-][YN-][YN-]")
 _MAX_CHARS, _MAX_SECTION = 16_384, 255
 _BITS = {char: f"{place:06b}" for place, char in enumerate(f"{ascii_uppercase}{ascii_lowercase}{digits}-_")}
@@ -56,7 +57,8 @@ def _part(parent: Part, name: str) -> Part:
 
 
 def _given(name: str, *parts: Part) -> list[object]:
-    return [part[name] for part in parts if part.get(name) is not None]
+    """Return the values of a signal; an empty string counts as absent, as other bidders read it."""
+    return [part[name] for part in parts if part.get(name) not in (None, "")]
 
 
 def _is_set(flag: object) -> bool:
@@ -102,10 +104,12 @@ def _has_us_privacy(text: object) -> bool:
 
 def _has_gpp(text: object, applying: object, vendor_id: int | None) -> bool:
     """Return whether GPP permits: all applicable sections, or all present ones if none are named."""
-    if text is None and applying is None:
-        return True
     applying = [] if applying is None else applying
-    if not isinstance(text, str) or not isinstance(applying, list) or {*map(type, applying)} - {int}:
+    if not isinstance(applying, list) or {*map(type, applying)} - {int}:
+        raise _Unreadable
+    if text in (None, "") and not {*applying} - _NO_SECTIONS:
+        return True
+    if not isinstance(text, str):
         raise _Unreadable
     header, *texts = text.split("~")
     sections = dict(zip(_section_ids(_bits(header)), texts, strict=True))
@@ -114,8 +118,7 @@ def _has_gpp(text: object, applying: object, vendor_id: int | None) -> bool:
         6: _has_us_privacy,
         7: _us_national_allows,
     }
-    wanted = [one for one in applying or sections if one not in (_NO_SECTION_APPLIES, _HEADER_SECTION)]
-    return all(one in allows and allows[one](sections.get(one)) for one in wanted)
+    return all(one in allows and allows[one](sections.get(one)) for one in {*(applying or sections)} - _NO_SECTIONS)
 
 
 def _section_ids(bits: str) -> list[int]:

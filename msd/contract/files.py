@@ -62,7 +62,7 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 def open_regular(path: Path) -> int:
     """Open a regular file for reading, and return its descriptor. Raises OSError, also for a pipe, which would block
-    until somebody writes."""
+    without a writer."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):

@@ -42,17 +42,16 @@ BidRequest = Mapping[str, Any]
 
 
 class OpenrtbMapping(BaseModel):
-    """Dotted paths into a BidRequest; a path that begins with `imp` refers to the current impression's object.
-
-    `user_id`: the first path with a value counts. `features`: by context feature. `vendor_id`: the bidder's in TCF's
-    Global Vendor List; if set, TCF must permit this vendor too.
-    """
+    """Dotted paths into a BidRequest; a path that begins with `imp` refers to the current impression's object."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    user_id: Annotated[list[Path], Field(min_length=1)]
-    features: dict[Name, Path] = {}
-    vendor_id: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    user_id: list[Path] = Field(min_length=1, description="Paths of the user's ID; the first with a value counts.")
+    features: dict[Name, Path] = Field(default={}, description="Paths by context feature.")
+    vendor_id: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
+        default=None,
+        description="The bidder's ID in TCF's Global Vendor List; if set, TCF must permit it too.",
+    )
 
     def check(self, fields: Mapping[str, ValueField]) -> None:
         """Raise ValueError for a feature that is not a settable context feature, or an invalid path."""
@@ -139,23 +138,23 @@ def context_of(
     bid_request: BidRequest,
     imp: Mapping[str, Any],
     identity: Identity,
-) -> dict[str, Value]:
+) -> tuple[dict[str, Value], list[str]]:
     """Return the canonical context features of an impression, without absent ones, and without personal ones if there
-    is no consent. Raises InvalidRequest, which names the path."""
+    is no consent; and the paths of values that do not fit their feature, which count as absent."""
     context: dict[str, Value] = {}
+    unfit: list[str] = []
     for name, path in mapping.features.items():
         if not identity.has_consent and is_personal(path):
             continue
-        found = _value_at(path, bid_request, imp)
-        if found is None:
-            continue
-        if isinstance(found, list) and len(found) > MAX_LIST_VALUES:
-            raise InvalidRequest(f"has {len(found)} values; a list may have {MAX_LIST_VALUES}", path)
         try:
-            context[name] = canonical(fields[name], found)
-        except SchemaError as error:
-            raise InvalidRequest(f"{error} (feature {name!r}), is {_shown(found)}", path) from None
-    return context
+            found = _value_at(path, bid_request, imp)
+            if isinstance(found, list) and len(found) > MAX_LIST_VALUES:
+                unfit.append(path)
+            elif found is not None:
+                context[name] = canonical(fields[name], found)
+        except (SchemaError, InvalidRequest):
+            unfit.append(path)
+    return context, unfit
 
 
 def is_personal(path: str) -> bool:

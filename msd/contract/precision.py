@@ -1,4 +1,4 @@
-"""A bundle's precision and runtime, and the figures behind the choice."""
+"""A bundle's precisions: the figures behind them, and the choice of the fastest."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -8,7 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 Precision = Literal["fp32", "int8", "bf16"]
 RuntimeName = Literal["onnxruntime", "openvino"]
 RUNTIMES: Mapping[Precision, RuntimeName] = {"fp32": "onnxruntime", "int8": "onnxruntime", "bf16": "openvino"}
-"""The runtime of each precision. The graph of bf16 is that of fp32, so other runtimes can run it in fp32."""
+"""The runtime of each precision. The graph of bf16 is that of fp32."""
+LEAST_GAIN = 1.05
+"""A smaller gain is within the noise, and not worth scores that differ from torch's."""
+
+
+def fastest(microseconds: Mapping[Precision, float]) -> Precision:
+    """Return the fastest precision, or fp32 if that gains less than 5 %."""
+    best = min(microseconds, key=lambda precision: microseconds[precision])
+    return best if microseconds["fp32"] >= LEAST_GAIN * microseconds[best] else "fp32"
 
 
 class HeadFigures(BaseModel):
@@ -70,5 +78,11 @@ class PrecisionRecord(BaseModel):
     tried: dict[Precision, Tried] = {}
 
     @property
-    def runtime(self) -> RuntimeName:
-        return RUNTIMES[self.chosen]
+    def passed(self) -> tuple[Precision, ...]:
+        """Precisions to serve in: of `auto` fp32 and all that passed the gate, otherwise the requested one."""
+        if self.asked != "auto":
+            return (self.chosen,)
+        return (
+            "fp32",
+            *(name for name, one in self.tried.items() if name != "fp32" and one.figures and not one.refused),
+        )

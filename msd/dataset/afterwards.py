@@ -23,7 +23,7 @@ _WORDS = (
 _NAMES = re.compile(rf"(^|_)({'|'.join(_WORDS)})($|_)")
 CALLED_AFTERWARDS = "its name speaks of what happens after the impression"
 _TOO_GOOD = 0.9
-_FEW_CLICKS = 20
+_FEW_CLICKS, _MOST_ROWS = 20, 200_000
 _NEARLY_ALL = 0.98
 _CHANCE = 1e-6  # that as many values fall on clicks alone
 _BINS = 32
@@ -56,7 +56,10 @@ def is_called_afterwards(name: str) -> bool:
 
 def doubt(name: str, values: pl.Series, shown: Shown) -> str | None:
     """Return the evidence that a feature's canonical values [n] are known only after the impression; None without
-    any."""
+    any. Of many rows, a sample is asked."""
+    if values.len() > _MOST_ROWS:
+        rows = np.random.default_rng(0).choice(values.len(), _MOST_ROWS, replace=False)
+        values, shown = values.gather(rows), Shown(shown.impressions.gather(rows), shown.clicks.gather(rows))
     evidence = [CALLED_AFTERWARDS] if is_called_afterwards(name) else []
     if only := only_clicked(values, shown):
         evidence.append(only)

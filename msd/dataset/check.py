@@ -84,7 +84,7 @@ def _counts(dataset: Dataset) -> dict[str, Count]:
         "items_without_text": items["text"].null_count(),
         "items_without_title": items["title"].null_count() if dataset.config.items.title else None,
         "users_without_text": users["text"].null_count() if dataset.config.users else None,
-        **dataset.anonymous,
+        **dataset.bid_requests,
     }
     tables = {"user": users, "item": items, "context": events}
     for feature in dataset.config.features:

@@ -21,11 +21,11 @@ _LARGEST_COUNT = 2**40
 _ZONE = r"\d([Zz]|[+-]\d\d(:?\d\d)?)\s*$"
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 EARLIEST, _UNTIL = 631_152_000, 4_102_444_800  # the years 1990 and 2100: other numbers are seldom times
-_SCALE = {"s": 1, "ms": 1_000, "us": 1_000_000}
+_SCALE = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 ISO = "ISO 8601"
 _DIGITS = ("%Y%m%d", "%y%m%d%H", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S")
 _DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d")
-_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M:%S %p")
+_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _FORMATS = (
     *(date + clock for date in _DATES for clock in _CLOCKS),
     *("%Y-%m-%d %H:%M:%S UTC", "%d/%b/%Y:%H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT"),
@@ -111,9 +111,9 @@ def read_times(table: Table, column: str, *, optional: bool = False) -> pl.Serie
 
 
 def time_forms(values: pl.Series, given: str | None = None) -> list[str]:
-    """Return how the values, judged by a thousand, may be read as times: in "s", "ms" or "us", as ISO, or by formats of
-    strptime, or by the `given` one only. Empty if they are no times. Digits such as 14102100 are times only if the
-    column's name suggests one."""
+    """Return how the values, judged by a thousand, may be read as times: in "s", "ms", "us" or "ns", as ISO, or by
+    formats of strptime, or by the `given` one only. Empty if they are no times. Digits such as 14102100 are times only
+    if the column's name suggests one."""
     present = values.drop_nulls()
     shown = present.gather_every(max(1, present.len() // _SAMPLE))
     if shown.is_empty():

@@ -52,6 +52,7 @@ ColumnName = Annotated[str, Field(min_length=1)]
 FileName = Annotated[str, AfterValidator(_inside)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+_FILE = "The table, a file or a folder of its parts: Parquet, CSV or JSON."
 
 
 class _Section(BaseModel):
@@ -59,24 +60,20 @@ class _Section(BaseModel):
 
 
 class EventsConfig(_Section):
-    """File and columns of the events: the user (`user_id`) who saw an item (`item_id`) at a time (`at`), and whether
-    they clicked (`label`).
+    """The events, and their columns: who saw what, when, and whether they clicked."""
 
-    `impressions` is the column of a row's number of impressions; `clicks`, of the clicks among them, replaces `label`.
-    `disliked` (0 or 1) marks explicit rejections, such as a low rating: the teacher reads them. `conversion` (0 or 1)
-    says whether a click converted, and `converted_at` when: the model then has a second head.
-    """
-
-    file: FileName
-    user_id: ColumnName = "user_id"
-    item_id: ColumnName = "item_id"
-    at: ColumnName = "at"
-    label: ColumnName = "label"
-    impressions: ColumnName | None = None
-    clicks: ColumnName | None = None
-    disliked: ColumnName | None = None
-    conversion: ColumnName | None = None
-    converted_at: ColumnName | None = None
+    file: FileName = Field(description=_FILE)
+    user_id: ColumnName = Field(default="user_id", description="The user who saw the item.")
+    item_id: ColumnName = Field(default="item_id", description="The item.")
+    at: ColumnName = Field(default="at", description="Unix seconds, or a date and time, in UTC unless it has a zone.")
+    label: ColumnName = Field(default="label", description="1 for a click, else 0.")
+    impressions: ColumnName | None = Field(default=None, description="The number of impressions that a row stands for.")
+    clicks: ColumnName | None = Field(default=None, description="The clicks among them; replaces `label`.")
+    disliked: ColumnName | None = Field(
+        default=None, description="1 for an explicit rejection, such as a low rating, which the teacher reads; else 0."
+    )
+    conversion: ColumnName | None = Field(default=None, description="1 if a click converted; it makes a second head.")
+    converted_at: ColumnName | None = Field(default=None, description="The time of the conversion.")
 
     @model_validator(mode="after")
     def _one_outcome(self) -> Self:
@@ -93,35 +90,35 @@ class EventsConfig(_Section):
 
 
 class ItemsConfig(_Section):
-    """File and columns of the items. `text` is a template over the table's columns, e.g. "{title}. Genres: {genres}.".
+    """The items, one a row."""
 
-    Without a template no item has a text, and therefore no vector of the student.
-    """
-
-    file: FileName
-    item_id: ColumnName = "item_id"
-    title: ColumnName | None = None
-    text: Annotated[str, Field(min_length=1)] | None = None
+    file: FileName = Field(description=_FILE)
+    item_id: ColumnName = Field(default="item_id", description="The ID in the events.")
+    title: ColumnName | None = Field(default=None, description="A name for people.")
+    text: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="All that teacher and student read of an item: a template over the table's columns, such as "
+        '"{title}. Genres: {genres}.". Without it items have no vectors.',
+    )
 
 
 class UsersConfig(_Section):
-    """File and columns of the users. `text` is a template over the table's columns."""
+    """The users, one a row; leave the section out if nothing is known of them."""
 
-    file: FileName
-    user_id: ColumnName = "user_id"
-    text: Annotated[str, Field(min_length=1)] | None = None
+    file: FileName = Field(description=_FILE)
+    user_id: ColumnName = Field(default="user_id", description="The ID in the events.")
+    text: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="A template, as of the items.")
 
 
 class SplitConfig(_Section):
-    """Cuts of each user's events in time, as shares of their number; events after `valid` are the test part.
+    """Cuts of each user's events in time, as shares of their number; events after `valid` are the test part."""
 
-    `column`: a column of the events with the part of each row (window, train, valid or test), instead of cuts.
-    """
-
-    profile_window: Share = 0.5
-    train: Share = 0.8
-    valid: Share = 0.9
-    column: ColumnName | None = None
+    profile_window: Share = Field(default=0.5, description="The end of what the teacher may read of the user.")
+    train: Share = Field(default=0.8, description="The end of what is trained on, the window included.")
+    valid: Share = Field(default=0.9, description="The end of what stops and calibrates.")
+    column: ColumnName | None = Field(
+        default=None, description="A column of the events that says window, train, valid or test, in place of cuts."
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -137,32 +134,33 @@ class SplitConfig(_Section):
 
 
 class HistoryConfig(_Section):
-    """Number of a user's latest clicks that the model sees."""
+    """A user's latest impressions."""
 
-    length: Annotated[int, Field(ge=1, le=1000)] = 50
+    length: int = Field(default=50, ge=1, le=1000, description="The number that the model sees.")
 
 
 class IdsConfig(_Section):
-    """User and item IDs with fewer training rows than `min_count` share one embedding; or all are hashed."""
+    """Embeddings of user and item IDs."""
 
-    min_count: Annotated[int, Field(ge=1)] = 2
-    buckets: Annotated[int, Field(ge=1, le=2**24)] | None = None
+    min_count: int = Field(default=2, ge=1, description="IDs with fewer training rows share one embedding.")
+    buckets: Annotated[int, Field(ge=1, le=2**24)] | None = Field(
+        default=None, description="Number of hashes of all IDs."
+    )
 
 
 class CountsConfig(_Section):
-    """Smoothed click rates: half-life, weight of the prior in impressions, and maximum age."""
+    """Click rates of items and users, smoothed towards the overall rate."""
 
-    half_life_days: Positive = 180.0
-    prior_strength: Positive = 20.0
-    age_cap_days: Positive = 180.0
+    half_life_days: Positive = Field(default=180.0, description="The age at which an event counts half.")
+    prior_strength: Positive = Field(default=20.0, description="The weight of the overall rate, in impressions.")
+    age_cap_days: Positive = Field(default=180.0, description="The largest age of counts.")
 
 
 class OpenrtbConfig(OpenrtbMapping):
-    """The values of a BidRequest that are the user's ID and features, for serving. For training, `column` of the events
-    has the JSON of each event's BidRequest as received, and `imp` the ID of its impression."""
+    """The values of a BidRequest that are the user's ID and features ([OpenRTB](openrtb.md))."""
 
-    column: ColumnName | None = None
-    imp: ColumnName = "imp_id"
+    column: ColumnName | None = Field(default=None, description="For training: the JSON of each event's BidRequest.")
+    imp: ColumnName = Field(default="imp_id", description="For training: the ID of the event's impression in it.")
 
     @property
     def mapping(self) -> OpenrtbMapping:
@@ -171,18 +169,27 @@ class OpenrtbConfig(OpenrtbMapping):
 
 
 class FeatureConfig(_Section):
-    """One column that the model sees, of the users, items or events table according to `side`."""
+    """A column that the model sees. An entry for each."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-    side: Literal["user", "item", "context"]
-    kind: Literal["categorical", "bag", "numeric"]
-    column: ColumnName | None = None
-    buckets: Annotated[int, Field(ge=1, le=2**24)] | None = None
-    min_count: Annotated[int, Field(ge=1)] = 1
-    max_values: Annotated[int, Field(ge=1, le=64)] = 8
-    separator: Annotated[str, Field(min_length=1)] = "|"
-    log: bool = False
-    serving_value: Annotated[str | int | float | None, BeforeValidator(_string_or_number)] = None
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="Its name in requests.")
+    side: Literal["user", "item", "context"] = Field(
+        description="Its table: user, item, or context: a column of the events, which requests bring along."
+    )
+    kind: Literal["categorical", "bag", "numeric"] = Field(
+        description="categorical: one value; bag: several; numeric: a number."
+    )
+    column: ColumnName | None = Field(default=None, description="Its column, if that has another name.")
+    buckets: Annotated[int, Field(ge=1, le=2**24)] | None = Field(
+        default=None, description="Number of hashes of the values."
+    )
+    min_count: int = Field(default=1, ge=1, description="Values with fewer training rows are unknown.")
+    max_values: int = Field(default=8, ge=1, le=64, description="Of a bag: the most values that count.")
+    separator: str = Field(default="|", min_length=1, description="Of a bag: where text is cut; lists need none.")
+    log: bool = Field(default=False, description="Of a number: take its logarithm, as of prices.")
+    serving_value: Annotated[str | int | float | None, BeforeValidator(_string_or_number)] = Field(
+        default=None,
+        description="Of a context feature known only afterwards, such as the position: its stand-in online.",
+    )
 
     @property
     def source(self) -> str:
@@ -214,11 +221,11 @@ class FeatureConfig(_Section):
 class DatasetConfig(_Section):
     """The whole dataset.toml."""
 
-    format: Annotated[Literal[1], BeforeValidator(_not_boolean)]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-    description: str = ""
+    format: Annotated[Literal[1], BeforeValidator(_not_boolean)] = Field(description="1.")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="The dataset's name, in model versions too.")
+    description: str = Field(default="", description="For people.")
     # Half is for meaning and half for words, each normalised: fewer dimensions would carry nothing.
-    semantic_dim: Annotated[int, Field(ge=8, le=4096)] = 128
+    semantic_dim: int = Field(default=128, ge=8, le=4096, description="The width of the vectors of texts when served.")
     events: EventsConfig
     items: ItemsConfig
     users: UsersConfig | None = None

@@ -16,7 +16,7 @@ from msd.dataset.table import FILE_ENDINGS, Table, read_table
 
 EVERYBODY = "everybody"
 """The user of all rows of a log without users."""
-_MISSING = ["", "nan", "NaN", "NAN", "null", "NULL", "None", "NA", "N/A", "n/a", "\\N"]
+_MISSING = ["", "nan", "NaN", "NAN", "null", "NULL", "N/A", "n/a", "\\N"]
 _HEADERLESS = 0.3  # share of a header's cells that are numbers
 _FEW_USERS = 100
 _SAMPLE_SEED = 0

@@ -24,6 +24,7 @@ _NOTATIONS = (
     (r"^[+-]?\d{1,3}(,\d{3})*(\.\d+)?$", ",", ".", "numbers with commas between thousands"),
     (r"^[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?$", ".", ",", "numbers with a decimal comma"),
 )
+_UNITS = "€$£¥% "
 _UNIQUE_SHARE = 0.99
 _EXACT = 2**53
 _PROSE_WORDS = 6
@@ -84,13 +85,17 @@ def _scalar(name: str, raw: pl.Series, context: bool) -> Guess:
 
 def _numbers(text: pl.Series) -> tuple[pl.Series, str] | None:
     """Return text as finite numbers, and what they are; None if one is not a number in any notation."""
-    numbers, reason = text.cast(pl.Float64, strict=False), "numbers"
+    bare = text.str.strip_chars(_UNITS)
+    numbers, reason = bare.cast(pl.Float64, strict=False), "numbers"
     for pattern, thousands, decimal, notation in _NOTATIONS:
-        if numbers.null_count() > text.null_count() and bool(text.drop_nulls().str.contains(pattern).all()):
-            plain = text.str.replace_all(thousands, "", literal=True).str.replace(decimal, ".", literal=True)
+        if numbers.null_count() > text.null_count() and bool(bare.drop_nulls().str.contains(pattern).all()):
+            plain = bare.str.replace_all(thousands, "", literal=True).str.replace(decimal, ".", literal=True)
             numbers, reason = plain.cast(pl.Float64, strict=False), notation
-    finite = numbers.null_count() == text.null_count() and bool(numbers.drop_nulls().is_finite().all())
-    return (numbers, reason) if finite else None
+    if numbers.null_count() > text.null_count() or not (finite := numbers.is_finite()).any():
+        return None
+    if not bool(finite.drop_nulls().all()):
+        numbers, reason = numbers.set(~finite, None), f"{reason}, some not finite and so missing"
+    return numbers, reason if bool((bare == text).all()) else f"{reason}, without their unit"
 
 
 def _number(name: str, text: pl.Series, numbers: pl.Series, reason: str) -> Guess:
@@ -99,6 +104,8 @@ def _number(name: str, text: pl.Series, numbers: pl.Series, reason: str) -> Gues
     whole = bool((present == present.floor()).all())
     if whole and bool((present.abs() >= _EXACT).any()):
         return _category(text, "whole numbers too long to be amounts")
+    if bool(text.str.contains(r"^0\d+$").any()):
+        return _category(text, "digits with leading zeros, which name something")
     if whole and _CODES.search(name):
         return _category(_digits(text, numbers), "whole numbers that name something")
     if whole and distinct <= _FEW_NUMBERS and distinct <= present.len() / 2:
@@ -111,9 +118,11 @@ def _number(name: str, text: pl.Series, numbers: pl.Series, reason: str) -> Gues
 
 
 def _digits(text: pl.Series, numbers: pl.Series) -> pl.Series:
-    """Return whole numbers as written, so that codes keep leading zeros; 3.0 as 3."""
-    written = bool(text.drop_nulls().str.contains(r"^-?\d+$").all())
-    return text if written else numbers.cast(pl.Int64).cast(pl.String)
+    """Return whole numbers as written; 3.0 as 3."""
+    plain = bool((text.cast(pl.Float64, strict=False) == numbers).all()) and not bool(
+        text.str.contains(r"^-?\d+$").all()
+    )
+    return numbers.cast(pl.Int64).cast(pl.String) if plain else text
 
 
 def _text(name: str, values: pl.Series, context: bool) -> Guess:

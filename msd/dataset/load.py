@@ -39,7 +39,8 @@ class Dataset:
     items, users: their ID (one row per ID), text str or null, and one column per feature; items also title str or null.
     Feature columns: categorical str, bag list[str], numeric f64 (finite); null is missing.
     fingerprint: SHA-256 over dataset.toml and the files that it names.
-    anonymous: number of events left out because their BidRequests have no user ID that may be used, by reason.
+    bid_requests: number of events left out because their BidRequests have no user ID that may be used, by reason; and
+    of mapped values that do not fit their feature.
     """
 
     config: DatasetConfig
@@ -48,7 +49,7 @@ class Dataset:
     items: pl.DataFrame
     users: pl.DataFrame
     fingerprint: str
-    anonymous: Mapping[str, int] = field(default_factory=dict)
+    bid_requests: Mapping[str, int] = field(default_factory=dict)
 
 
 def load_dataset(folder: Path) -> Dataset:

@@ -179,7 +179,9 @@ def find_time(events: Table, taken: Mapping[RoleName, Role], form: str | None = 
     forms = {column: time_forms(events.frame.get_column(column), form) for column in free}
     if found := _by_name(events, "time", free, lambda values: bool(forms[values.name])):
         return _formed(events, found, form)
-    fitting = [column for column in free if forms[column]]
+    keys = [events.frame.get_column(taken[role].column) for role in ("user", "item") if role in taken]
+    # A birthday, or an ad's start, is no time of an impression.
+    fitting = [name for name in free if forms[name] and not any(depends(events.frame[name], key) for key in keys)]
     if len(fitting) == 1:
         return _formed(events, Role(fitting[0], "the only column that holds times"), form)
     if len(fitting) > 1:
@@ -238,8 +240,9 @@ def _label(events: Table, free: Sequence[str]) -> Role:
     advice += "rows of impressions and clicks with --kind"
     for column in free:
         if clean_name(column) in NAMES["label"]:
-            values = ", ".join(map(str, events.frame.get_column(column).drop_nulls().unique().sort().head(4)))
-            raise InitError(f"{events.file}, {column}: holds {values}, not 0 or 1, or no or yes; {advice}")
+            values = sorted({str(value) for value in events.frame.get_column(column).drop_nulls().head(1_000)})
+            shown = ", ".join(values[:4]) or "nothing"
+            raise InitError(f"{events.file}, {column}: holds {shown}, not 0 or 1, or no or yes; {advice}")
     fitting = [column for column in free if is_binary(events.frame.get_column(column), 2)]
     perhaps = f" ({' and '.join(fitting)} would fit by values)" if fitting else ""
     raise InitError(
@@ -263,6 +266,17 @@ def _free(events: Table, taken: Mapping[RoleName, Role]) -> list[str]:
 
 def _columns(events: Table) -> str:
     return f"Its columns are {', '.join(events.frame.columns)}"
+
+
+def depends(raw: pl.Series, key: pl.Series) -> bool:
+    """Return whether each key has only one value, in enough rows to exclude chance."""
+    if isinstance(raw.dtype, pl.List):
+        raw = raw.list.eval(pl.element().cast(pl.String)).list.join("\x1f")
+    if raw.dtype.is_nested() or raw.drop_nulls().n_unique() < 2:
+        return False
+    pairs = pl.DataFrame({"key": key, "value": raw}).drop_nulls()
+    keys = pairs["key"].n_unique()
+    return pairs.height >= 2 * keys and pairs.n_unique() == keys
 
 
 def is_binary(values: pl.Series, distinct: int) -> bool:

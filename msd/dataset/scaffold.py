@@ -16,7 +16,7 @@ from msd.dataset.core import draw_sample, read_any_ids, read_core, read_raw, ref
 from msd.dataset.draft import Draft, Feature, LeftOut, Side, draft_text, template_of
 from msd.dataset.event_log import join_log
 from msd.dataset.guess import Guess, guess
-from msd.dataset.roles import NAMES, InitError, Role, RoleName, clean_name, find_roles, is_binary
+from msd.dataset.roles import NAMES, InitError, Role, RoleName, clean_name, depends, find_roles, is_binary
 from msd.dataset.table import Table, write_parquet
 
 _SHARED = 0.5
@@ -242,7 +242,7 @@ def _distribute(
 
 def _owner(raw: pl.Series, core: pl.DataFrame, items: _Columns, users: _Columns) -> _Columns | None:
     """Return the side with one value each of an events column; None for the context."""
-    if found := next((side for side in (items, users) if _depends(raw, core[f"{side.side}_id"])), None):
+    if found := next((side for side in (items, users) if depends(raw, core[f"{side.side}_id"])), None):
         return found
     # If each row is a distinct item, repetition cannot show what belongs to the item.
     alone = core["item_id"].n_unique() > core.height / 2
@@ -255,17 +255,6 @@ def _owner(raw: pl.Series, core: pl.DataFrame, items: _Columns, users: _Columns)
     repeated = values.group_by("key").agg(pl.col("value").n_unique(), rows=pl.len()).filter(pl.col("rows") > 1)
     distinct = repeated["value"]
     return items if distinct.len() and (distinct == 1).sum() >= _MOSTLY * distinct.len() else None
-
-
-def _depends(raw: pl.Series, key: pl.Series) -> bool:
-    """Return whether each key has only one value, in enough rows to exclude chance."""
-    if isinstance(raw.dtype, pl.List):
-        raw = raw.list.eval(pl.element().cast(pl.String)).list.join("\x1f")
-    if raw.dtype.is_nested() or raw.drop_nulls().n_unique() < 2:
-        return False
-    pairs = pl.DataFrame({"key": key, "value": raw}).drop_nulls()
-    keys = pairs["key"].n_unique()
-    return pairs.height >= 2 * keys and pairs.n_unique() == keys
 
 
 def _named(sides: Sequence[_Columns], keep: Collection[str]) -> tuple[list[Feature], dict[Side, pl.DataFrame]]:

@@ -21,7 +21,7 @@ from msd.dataset.texts import student_texts
 from msd.demo.service import DemoError, Line, score, serve
 from msd.demo.steps import Steps
 from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, encoding, evaluating, exporting, tokens_of, training
-from msd.evaluation.verdict import say_verdict
+from msd.evaluation.verdict import TEXT_BASELINES, say_verdict
 from msd.step import STEP_FILE
 
 app = typer.Typer(add_completion=False)
@@ -32,7 +32,7 @@ _CANDIDATES = 5
 _LONG_S = 900.0
 _FIGURES = "figures"
 _FOLDERS = {"distill": "student", "train": "model", "evaluate": _FIGURES, "export": "bundle"}
-_RESAMPLES, _REQUESTS = 1_000, 2_400
+_RESAMPLES, _REQUESTS = 300, 2_400  # fewer resamples than the default: large logs take minutes by them
 
 
 @app.command("quickstart", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -137,7 +137,7 @@ def _lines(dataset: Dataset, data: Path, out: Path) -> dict[str, Line]:
     distil: dict[str, Line] = {"distill": ("distill", data, student)} if has_texts else {}
     return distil | {
         "train": ("train", data, *read, model, *way),
-        "evaluate": ("evaluate", data, *read, figures, "--model", model, *texts),
+        "evaluate": ("evaluate", data, *read, figures, "--model", model, "--resamples", str(_RESAMPLES), *texts),
         "export": ("export", data, *read, model, bundle, "--evaluation", figures / "evaluation.json"),
     }
 
@@ -149,7 +149,7 @@ def _plan(dataset: Dataset, out: Path, names: list[str]) -> dict[str, float]:
     seconds = {
         "distill": encoding(machine, tokens),
         "train": training(machine, rows, USUAL_EPOCHS),
-        "evaluate": evaluating(machine, rows, 1, _RESAMPLES),
+        "evaluate": evaluating(machine, rows, 1, _RESAMPLES, 1 + len(TEXT_BASELINES) * ("distill" in names)),
         "export": exporting(machine, rows, _REQUESTS),
     }
     done = {name for name, folder in _FOLDERS.items() if (out / folder / STEP_FILE).is_file()}

@@ -11,12 +11,12 @@ from sklearn.linear_model import LogisticRegression
 
 from msd.contract.schema import Bag, Categorical
 from msd.dataset.split import Part
+from msd.evaluation.verdict import ENCODER, TFIDF, TFIDF_WITHIN
 from msd.metrics import Probabilities, mean_logloss, sigmoid
 from msd.ranker.calibrate import choose_calibration
 from msd.ranker.features import Features
 from msd.training.content import fit_content
 
-COUNTS, TFIDF, TFIDF_WITHIN, ENCODER = "counts", "tfidf", "tfidf_within", "encoder"
 _PENALTIES = (1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C: smaller values shrink more
 
 

@@ -14,12 +14,12 @@ from msd.dataset.aggregate import is_counted
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
-from msd.evaluation.baselines import COUNTS, counts_baseline, text_baselines
+from msd.evaluation.baselines import counts_baseline, text_baselines
 from msd.evaluation.present_scores import read_scores
 from msd.evaluation.scores import Figures, ModelScores, Progress, compared_items, mean_figures, score_models
 from msd.evaluation.single_features import single_features
 from msd.evaluation.slices import Slice, slice_rows, unmeasurable
-from msd.evaluation.verdict import objections
+from msd.evaluation.verdict import COUNTS, objections
 from msd.evaluation.within import measure_within
 from msd.metrics import Labels, Weights, calibration, measure, measure_pooled
 from msd.ranker.features import Features

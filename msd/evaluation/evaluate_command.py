@@ -16,10 +16,9 @@ from msd.contract.encoder_record import ColdAds
 from msd.contract.files import sha256_file, write_text_atomic
 from msd.dataset.load import load_dataset
 from msd.duration import Machine, PartRows, about, evaluating
-from msd.evaluation.baselines import COUNTS, ENCODER, TFIDF, TFIDF_WITHIN
 from msd.evaluation.evaluate import OTHER_WORK, evaluate_models
 from msd.evaluation.evaluation_report import say_rate, write_report
-from msd.evaluation.verdict import say_semantics, say_verdict
+from msd.evaluation.verdict import COUNTS, TEXT_BASELINES, say_semantics, say_verdict
 from msd.evaluation.within import CHANCE, METRICS
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.vectors import load_vectors, no_vectors
@@ -28,7 +27,7 @@ from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, loa
 app = typer.Typer(add_completion=False)
 RESULT_FILE, REPORT_FILE = "evaluation.json", "report.html"
 _FORMAT = 6
-_RESERVED = (COUNTS, TFIDF, TFIDF_WITHIN, ENCODER, CHANCE)
+_RESERVED = (COUNTS, *TEXT_BASELINES, CHANCE)
 
 
 @app.command("evaluate")
@@ -80,10 +79,10 @@ def evaluate(
         _print(console, known)
         return
     rows, count = PartRows.of(data), sum(map(len, models.values()))
-    seconds = evaluating(Machine.measured(), rows, count, resamples)
-    console.print(
-        f"{count} model{'s'[: count > 1]} and trees on {rows.test:,} test rows: {about(seconds)}", highlight=False
-    )
+    baselines = 1 + len(rivals) + len(TEXT_BASELINES) * texts
+    seconds = evaluating(Machine.measured(), rows, count, resamples, baselines)
+    measured = f"{count} model{'s'[: count > 1]} and {baselines} baseline{'s'[: baselines > 1]}"
+    console.print(f"{measured} on {rows.test:,} test rows: {about(seconds)}", highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         bar = bars.add_task("Measuring", total=sum(map(len, models.values())) + OTHER_WORK)

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from msd.evaluation.baselines import COUNTS, ENCODER, TFIDF, TFIDF_WITHIN
-
 Figures = Mapping[str, Any]
+COUNTS, ENCODER, TFIDF, TFIDF_WITHIN = "counts", "encoder", "tfidf", "tfidf_within"
+TEXT_BASELINES = (ENCODER, TFIDF, TFIDF_WITHIN)
 _WORDS = {
     COUNTS: "trees on counts",
     TFIDF: "TF-IDF with logistic regression",

@@ -39,6 +39,15 @@ class ArmDifference(NamedTuple):
     p: float | None
 
 
+def plain(document: object) -> object:
+    """Return named tuples as objects, and numbers that could not be estimated as null: JSON has nothing else."""
+    if isinstance(document, dict):
+        return {name: plain(value) for name, value in document.items()}
+    if isinstance(document, tuple | list):
+        return plain(document._asdict()) if hasattr(document, "_asdict") else [plain(one) for one in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
+
+
 @dataclass(frozen=True)
 class ArmFigures:
     """Figures of one arm. `predicted_over_observed` is None without clicks; `unpriced_clicks` had no bid."""

@@ -57,7 +57,7 @@ def write_dataset(
 
     `requests` have the column `request`. Users and items are the old dataset's; requests update them, and those that
     only requests described are added. Events before `since` (Unix s) are left out. `by_time`: split all events at once
-    by `_with_parts`, in place of each user's by cuts. Raises FeedbackError, or DatasetError.
+    by `with_parts`, in place of each user's by cuts. Raises FeedbackError, or DatasetError.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FeedbackError(f"{out} is there already; name an empty or a new folder with --out")
@@ -79,7 +79,7 @@ def write_dataset(
     if since is not None:
         events = events.filter(pl.col("at") >= since)
     if by_time:
-        events = _with_parts(events)
+        events = with_parts(events)
     tables = {
         "events": events,
         "items": _described_table(old.items, "item_id", config.side("item"), said.items, said.texts),
@@ -97,7 +97,7 @@ def write_dataset(
     return load_dataset(out).events.height
 
 
-def _with_parts(events: pl.DataFrame) -> pl.DataFrame:
+def with_parts(events: pl.DataFrame) -> pl.DataFrame:
     """Return events, sorted by time, with their parts: the earlier half is the window; of the later half a tenth is
     valid and a fiftieth test, so that training and counts reach up to the latest event."""
     place = pl.int_range(pl.len())

@@ -25,13 +25,19 @@ EVENT_TYPES = {
 _OPTIONAL = ("request_id",)
 ANONYMOUS_PREFIX = "\0"
 """Followed by the request's ID, it stands for an anonymous user's."""
+JUDGE_COLUMNS = (*POLICY_COLUMNS, "request", "user_row", "item_rows", "history", "impressions")
+"""What judging bundles needs besides."""
 _CHOICE = {"policy": pl.String, "share": pl.Float64, "seed": pl.String, "explored": pl.Boolean, "first": pl.Int32}
 _LATER: dict[str, pl.DataType] = {
     "correction": pl.List(pl.Float64),
     "pricing": pl.List(pl.String),
     "explore": pl.Struct({**_CHOICE, "propensity": pl.Float64}),
+    "user_row": pl.Binary(),
+    "item_rows": pl.Binary(),
+    "history": pl.List(pl.String),
+    "impressions": pl.List(pl.Float64),
 }
-"""Columns of requests; files of earlier releases lack them."""
+"""Columns of requests; files of earlier releases, or of another source, lack some."""
 _KINDS = ("impression", "click", "conversion")
 
 

@@ -71,7 +71,8 @@ def _checks(gate: Gate, figures: Figures) -> Iterator[Check]:
             most = max(gate.calibration, old)
             yield Check(f"calibration of {name} users, as a factor", new, f"at most {most:.4g}", new <= most)
     if value := figures["value"]:
-        lost = -value["difference"]["dr"]["value"] / value["old"]["dr"]["value"] if value["old"]["dr"]["value"] else 0.0
+        gap, whole = (value[name]["dr"].value for name in ("difference", "old"))
+        lost = -gap / whole if whole else 0.0
         yield Check("share of value lost", lost, f"at most {gate.value:g}", lost <= gate.value)
     ratio = models["new"]["ms"] / models["old"]["ms"]
     yield Check("latency, new ÷ old", ratio, f"at most {gate.latency:g}", ratio <= gate.latency)

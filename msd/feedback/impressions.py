@@ -33,11 +33,12 @@ class Windows:
 class Joined:
     """One row an impression: request_id, user_id, item_id, at (unix s), arm, arm_share, pctr, bid (null without one),
     pricing (cpm, cpc or cpa), label (0 or 1), click_after_s (seconds to its first click, null without one), sorted by
-    time; with conversions, conversion (0 or 1) and converted_at (unix s); and the numbers of events and requests, by
-    outcome."""
+    time; with conversions, conversion (0 or 1) and converted_at (unix s); the numbers of events and requests, by
+    outcome; and the time by which waiting ends (unix s)."""
 
     frame: pl.DataFrame
     told: Mapping[str, int]
+    ends_at: float
 
 
 def join(
@@ -73,7 +74,8 @@ def join(
     if conversions.height or has_conversions:
         joined = _convert(joined, conversions, windows.conversion_s, told)
         settle_s = max(settle_s, windows.conversion_settle_s)
-    settled = joined.filter(pl.col("received_at") <= min(latest, windows.now) - settle_s)
+    ends_at = min(latest, windows.now)
+    settled = joined.filter(pl.col("received_at") <= ends_at - settle_s)
     if settled.is_empty():
         raise FeedbackError(
             f"none of {joined.height} impressions is settled: the log spans less than the {settle_s / 3_600:g} hours"
@@ -83,7 +85,7 @@ def join(
     told |= {"unsettled_clicks": int(joined["label"].sum()) - int(settled["label"].sum())}
     told |= {"joined_impressions": settled.height, "joined_clicks": int(settled["label"].sum())}
     told["anonymous_impressions"] = settled.filter(is_anonymous()).height
-    return Joined(settled.sort("at", "request_id", "item_id"), told)
+    return Joined(settled.sort("at", "request_id", "item_id"), told, ends_at)
 
 
 def is_anonymous() -> pl.Expr:

@@ -1,7 +1,6 @@
 """`msd join`: joins logged requests with events, as training data, by arm, or to estimate a policy's value."""
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from rich.console import Console
 from msd.contract.bundle import MANIFEST, read_manifest
 from msd.dataset.conversions import has_conversions
 from msd.dataset.load import load_dataset
-from msd.feedback.arms import METRICS, PER, compare, ratio_mismatch
+from msd.feedback.arms import METRICS, PER, compare, plain, ratio_mismatch
 from msd.feedback.arms_report import (
     arms_table,
     differences_table,
@@ -24,6 +23,7 @@ from msd.feedback.arms_report import (
     support_text,
     write_page,
 )
+from msd.feedback.collect import Logs, collected
 from msd.feedback.dataset import write_dataset
 from msd.feedback.files import POLICY_COLUMNS, FeedbackError, read_events, read_requests
 from msd.feedback.impressions import Joined, Windows, join
@@ -41,10 +41,7 @@ class By(StrEnum):
 
 @app.command("join")
 def main(
-    logs: Annotated[
-        list[Path],
-        typer.Argument(metavar="LOG…", help="MSD_LOG_DIR of each service, a file, or a folder of such folders."),
-    ],
+    logs: Logs,
     events: Annotated[
         list[Path] | None,
         typer.Option(metavar="EVENTS", help="Folders or files (Parquet, JSONL) of events; repeatable. Default: LOG…."),
@@ -107,22 +104,22 @@ def main(
         time.time(),
     )
     old = load_dataset(dataset) if dataset is not None and out is not None else None
-    joined = join(
-        read_requests(logs, ("pricing",)),
-        read_events(events or logs),
-        windows,
-        has_conversions=old is not None and has_conversions(old.events),
-    )
-    _tell(console, joined.told)
-    if out is not None and old is not None:
-        rows = write_dataset(joined.frame, read_requests(logs, ("request",)), old, out, log_only=log_only)
-        told = joined.told["joined_impressions"] - joined.told["anonymous_impressions"]
-        console.print(f"{out}: {rows} events, {told} of them from the log; then: msd train", highlight=False)
-        return
-    if by == By.POLICY:
-        _by_policy(console, logs, joined, target, bundle or [], as_json)
-        return
-    _by_arm(console, joined, champion, _shares(shares), as_json, page)
+    with collected(logs) as folders:
+        joined = join(
+            read_requests(folders, ("pricing",)),
+            read_events(events or folders),
+            windows,
+            has_conversions=old is not None and has_conversions(old.events),
+        )
+        _tell(console, joined.told)
+        if out is not None and old is not None:
+            rows = write_dataset(joined.frame, read_requests(folders, ("request",)), old, out, log_only=log_only)
+            told = joined.told["joined_impressions"] - joined.told["anonymous_impressions"]
+            console.print(f"{out}: {rows} events, {told} of them from the log; then: msd train", highlight=False)
+        elif by == By.POLICY:
+            _by_policy(console, folders, joined, target, bundle or [], as_json)
+        else:
+            _by_arm(console, joined, champion, _shares(shares), as_json, page)
 
 
 def _by_policy(
@@ -137,8 +134,8 @@ def _by_policy(
     if as_json:
         document = {
             "told": {**joined.told, **told, "used_requests": len(rows.users)},
-            "values": _plain(values),
-            "support": _plain(supported),
+            "values": plain(values),
+            "support": plain(supported),
         }
         typer.echo(json.dumps(document, indent=2, allow_nan=False))
         return
@@ -159,7 +156,7 @@ def _by_arm(
     if as_json:
         document = {
             "told": joined.told,
-            "arms": {arm: _plain(asdict(one)) for arm, one in arms.items()},
+            "arms": {arm: plain(asdict(one)) for arm, one in arms.items()},
             "sample_ratio": asdict(mismatch),
         }
         typer.echo(json.dumps(document, indent=2))
@@ -170,15 +167,6 @@ def _by_arm(
         console.print(mismatch_text(mismatch), highlight=False)
     if page:
         write_page(page, arms, mismatch, joined.told)
-
-
-def _plain(document: object) -> object:
-    """Named tuples as objects, and numbers that could not be estimated as null, for which JSON has nothing else."""
-    if isinstance(document, dict):
-        return {name: _plain(value) for name, value in document.items()}
-    if isinstance(document, tuple):
-        return _plain(document._asdict()) if hasattr(document, "_asdict") else [_plain(one) for one in document]
-    return None if isinstance(document, float) and not math.isfinite(document) else document
 
 
 def _tell(console: Console, told: Mapping[str, int]) -> None:

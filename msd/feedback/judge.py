@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from msd.bootstrap import compare, resample_metrics
 from msd.contract.correction import HEAD
 from msd.contract.pricing import ecpm_of
-from msd.feedback.arms import PER
+from msd.feedback.arms import PER, plain
 from msd.feedback.files import FeedbackError
 from msd.feedback.gate import Check, Figures, Gate, checks_of
 from msd.feedback.impressions import is_anonymous
@@ -39,7 +39,8 @@ class Verdict(NamedTuple):
 
     def document(self) -> Figures:
         """Return both as JSON values."""
-        return {**self.figures, "checks": [one._asdict() for one in self.checks], "promotes": self.promotes}
+        document: Any = plain({**self.figures, "checks": self.checks, "promotes": self.promotes})
+        return dict(document)
 
 
 def judge(
@@ -54,8 +55,10 @@ def judge(
     resamples: int = 1_000,
 ) -> Verdict:
     """Return the verdict on the `impressions` (of `join`) after `since` and after the data of both bundles, of the
-    latest `most_requests` requests. `requests` yields the log's, with POLICY_COLUMNS and `request`, each time it is
-    called. Raises FeedbackError if no impression is late enough, or none is left of those that both bundles accept."""
+    latest `most_requests` requests. `requests` yields the log's, with JUDGE_COLUMNS, each time it is called.
+
+    Raises FeedbackError if no impression is late enough, or none is left of those that both bundles accept.
+    """
     start = max(since, old.data_until, new.data_until)
     later = impressions.filter(pl.col("at") > start)
     if later.is_empty():
@@ -104,8 +107,11 @@ def _score(bundles: Pair, requests: Iterable[pl.DataFrame], later: pl.DataFrame)
     for frame in requests:
         for row in frame.iter_rows(named=True):
             shown = due.pop(row["request_id"], None)
-            both = [one.score(row) for one in bundles] if shown else [None]
-            if shown is None or None in both:
+            if shown is None:
+                continue
+            state = next((state for one in bundles if (state := one.state_of(row)) is not None), None)
+            both = [one.score(row, state) for one in bundles]
+            if None in both:
                 continue
             places = {item_id: place for place, item_id in reversed(list(enumerate(row["item_ids"])))}
             at, rows = zip(*((places[item_id], number) for item_id, number in shown), strict=True)
@@ -179,8 +185,6 @@ def _value(
     both = ExploredRequests(old.users, old.propensity, new.target - old.target, {metric: gap})
     found = {"old": old, "new": new, "difference": both}
     values = {name: value_of(rows, metric, PER[metric])._asdict() for name, rows in found.items()}
-    estimates = {
-        name: {of: one._asdict() for of, one in figures.items() if name != "difference" or of in ("ips", "dr")}
-        for name, figures in values.items()
-    }
-    return {"of": metric, "requests": len(old.users), **estimates}
+    for name in ("logged", "snips"):
+        del values["difference"][name]
+    return {"of": metric, "requests": len(old.users), **values}

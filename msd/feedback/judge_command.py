@@ -13,7 +13,8 @@ from rich.table import Table
 
 from msd.contract.correction import read_corrections
 from msd.contract.errors import first_fault
-from msd.feedback.files import POLICY_COLUMNS, FeedbackError, read_events, read_requests
+from msd.feedback.collect import Logs, collected
+from msd.feedback.files import JUDGE_COLUMNS, FeedbackError, read_events, read_requests
 from msd.feedback.gate import Figures, Gate
 from msd.feedback.impressions import Windows, join
 from msd.feedback.judge import Verdict, judge
@@ -26,10 +27,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command("evaluate")
 def main(
-    logs: Annotated[
-        list[Path],
-        typer.Argument(metavar="LOG…", help="MSD_LOG_DIR of each service, a file, or a folder of such folders."),
-    ],
+    logs: Logs,
     bundle: Annotated[
         list[str], typer.Option(metavar="old=DIR, new=DIR", help="The served bundle, and that to replace it.")
     ],
@@ -56,22 +54,23 @@ def main(
 
     Exit status 0 if the new bundle passes the gate, 3 if the old one should stay.
     """
-    folders = dict(one.partition("=")[::2] for one in bundle)
-    if folders.keys() != {"old", "new"} or len(bundle) != 2:
+    places = dict(one.partition("=")[::2] for one in bundle)
+    if places.keys() != {"old", "new"} or len(bundle) != 2:
         raise FeedbackError("give both bundles: --bundle old=DIR --bundle new=DIR")
     corrected = read_corrections(corrections) if corrections else {}
     windows = Windows(3_600 * window_hours, settle_s=3_600 * settle_hours, now=time.time())
     bounds = _read_gate(gate) if gate else Gate()
-    old, new = (ScoredBundle(Path(folders[name]), corrected) for name in ("old", "new"))
-    impressions = join(read_requests(logs), read_events(events or logs), windows).frame
-    verdict = judge(
-        old,
-        new,
-        lambda: read_requests(logs, (*POLICY_COLUMNS, "request")),
-        impressions,
-        bounds,
-        most_requests=requests,
-    )
+    old, new = (ScoredBundle(Path(places[name]), corrected) for name in ("old", "new"))
+    with collected(logs) as folders:
+        impressions = join(read_requests(folders), read_events(events or folders), windows).frame
+        verdict = judge(
+            old,
+            new,
+            lambda: read_requests(folders, JUDGE_COLUMNS),
+            impressions,
+            bounds,
+            most_requests=requests,
+        )
     if as_json:
         typer.echo(json.dumps(verdict.document(), indent=2))
     else:

@@ -22,6 +22,7 @@ from msd.contract.correction import (
     write_corrections,
 )
 from msd.contract.state import decay
+from msd.feedback.collect import Logs, collected
 from msd.feedback.files import read_events, read_requests
 from msd.feedback.impressions import Windows, join
 from msd.metrics import sigmoid
@@ -76,7 +77,7 @@ class _Line(NamedTuple):
 
 @app.command("recalibrate")
 def main(
-    logs: Annotated[list[Path], typer.Argument(metavar="LOG…", help="MSD_LOG_DIR of each service that is corrected.")],
+    logs: Logs,
     out: Annotated[Path, typer.Option(metavar="FILE", help="MSD_CORRECTIONS of the services; updated.")],
     half_life_days: Annotated[
         float, typer.Option(min=0.01, max=1_000, help="Age in days at which an impression counts half.")
@@ -95,7 +96,8 @@ def main(
     corrections = read_corrections(out)
     # A request's age is by the service's clock: times in events have no effect.
     windows = Windows(3_600 * window_hours, settle_s=3_600 * settle_hours)
-    shown = join(read_requests(logs, _KEPT), read_events(logs), windows, _KEPT).frame
+    with collected(logs) as folders:
+        shown = join(read_requests(folders, _KEPT), read_events(folders), windows, _KEPT).frame
     half_life_s, console = 86_400 * half_life_days, Console()
     table = Table("bundle", "impressions", "clicks", "model ÷ clicks", "corrected ÷ clicks", "shift", "slope", "")
     outcomes: dict[str, Recalibration] = {}

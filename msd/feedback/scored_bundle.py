@@ -2,9 +2,9 @@
 rows. Needs no training data, and no other bundle's schema."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -15,10 +15,22 @@ from msd.contract.bundle import RANKER, ROWS, open_bundle
 from msd.contract.correction import HEAD, Correction
 from msd.contract.request import RequestError, parse_request
 from msd.contract.row_file import RowFile
-from msd.contract.rows import ROW_SIDES, RowCodec
+from msd.contract.rows import ROW_SIDES, Records, RowCodec, row_dtype
+from msd.contract.state import Impression
 
 Scores = Mapping[str, NDArray[np.float32]]
 _SAMPLE = 1_000
+_COUNTS = ("impressions", "clicks", "as_of")
+_NOTHING = (0.0, 0.0, -np.inf)
+
+
+class LoggedState(NamedTuple):
+    """What a request was scored from, live state included: impressions, clicks and their time (Unix s), of the user and
+    by item; and the user's history."""
+
+    user: tuple[float, ...]
+    history: tuple[Impression, ...]
+    items: Mapping[str, tuple[float, ...]]
 
 
 class ScoredBundle:
@@ -47,8 +59,22 @@ class ScoredBundle:
         ids = [one for one, _ in self._items.scan(0, _SAMPLE)]
         return float(self._items.get(ids).records["as_of"].max(initial=0.0))
 
-    def score(self, row: Mapping[str, Any]) -> Scores | None:
-        """Return the scores [N] by head of a logged request's candidates; None if the schema does not accept it."""
+    def state_of(self, row: Mapping[str, Any]) -> LoggedState | None:
+        """Return the state of a request that this bundle scored; None for another bundle's, or if the log lacks it."""
+        if row["bundle_id"] != self.bundle.bundle_id or None in (row["user_row"], row["item_rows"], row["impressions"]):
+            return None
+        numbers = zip(row["history"], *(row["impressions"][place::3] for place in range(3)), strict=True)
+        history = tuple(Impression(at, item_id, shown, clicked) for item_id, at, shown, clicked in numbers)
+        (user,), items = (
+            np.frombuffer(row[name], row_dtype(self.bundle.schema, side))[list(_COUNTS)].tolist()
+            for name, side in zip(("user_row", "item_rows"), ROW_SIDES, strict=True)
+        )
+        ids = [*row["item_ids"], *row["history"]]
+        return LoggedState(user, history, dict(zip(ids, items, strict=True)))
+
+    def score(self, row: Mapping[str, Any], state: LoggedState | None = None) -> Scores | None:
+        """Return the scores [N] by head of a logged request's candidates; None if the schema does not accept it. Counts
+        and history are the row's or those of `state`, whichever is newer."""
         schema = self.bundle.schema
         try:
             request = parse_request(row["request"], schema, max(1, len(row["item_ids"])))
@@ -57,9 +83,25 @@ class ScoredBundle:
             return None
         start, heads = time.perf_counter(), list(self.bundle.manifest.heads)
         user = self._users.get([request.user_id])
-        tensors = assemble(schema, request, row["at"], user, self._items.get(wanted_items(request, user))).tensors
+        if state is not None:
+            if state.user[-1] > user.records["as_of"][0]:
+                user = user._replace(histories=(state.history,))
+            _renew(user.records, [state.user])
+        wanted = wanted_items(request, user)
+        items = self._items.get(wanted)
+        if state is not None and wanted:
+            _renew(items.records, [state.items.get(item_id, _NOTHING) for item_id in wanted])
+        tensors = assemble(schema, request, row["at"], user, items).tensors
         scores = dict(zip(heads, self._session.run(heads, tensors), strict=True))
         if self._correction is not None:
             scores[HEAD] = self._correction(scores[HEAD])
         self.seconds.append(time.perf_counter() - start)
         return scores
+
+
+def _renew(records: Records, logged: Sequence[tuple[float, ...]]) -> None:
+    """Replace the counts of records [n] by logged ones that are newer."""
+    counts = np.array(logged)
+    is_newer = counts[:, -1] > records["as_of"]
+    for name, column in zip(_COUNTS, counts.T, strict=True):
+        records[name][is_newer] = column[is_newer]

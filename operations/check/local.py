@@ -217,12 +217,6 @@ def _runtime(group: Group, settings: Settings, bundle: Bundle) -> None:
             "it cannot verify its scores and never becomes ready",
             "set MSD_RUNTIME=auto and MSD_PROVIDER=cpu, or export it for this runtime",
         )
-    elif engine.precision != bundle.precision.chosen:
-        group.warning(
-            f"{told}; it was made for {bundle.precision.chosen}",
-            "it is slower than measured at export",
-            "set MSD_RUNTIME=auto and serve on a CPU with the needed instructions",
-        )
     else:
         group.ok(f"{told} on {engine.provider}")
 

@@ -19,6 +19,7 @@ from msd.contract.correction import HEAD, Correction, CorrectionError
 from msd.contract.errors import ContractError, MsdError
 from msd.contract.exploration import Exploration, first_of
 from msd.contract.log import RequestRecord
+from msd.contract.precision import RUNTIMES
 from msd.contract.reply import declared, spread
 from msd.contract.request import RequestError, parse_request
 from msd.contract.rows import ROW_SIDES, RowCodec, Rows
@@ -157,13 +158,14 @@ class LogReplay:
 
     def _opened(self, bundle: Bundle, record: RequestRecord) -> Runtime:
         """Return the record's runtime, or the requested one. Raises RuntimeRefused if it is unavailable."""
-        name, provider, _ = record.engine.split("-", 2)
+        name, provider, logged = record.engine.split("-", 2)
+        precision = next((one for one in RUNTIMES if one == logged), None)
         if self._runtime != "as logged":
-            name, provider = self._runtime, "cpu"
-        wanted = (bundle.bundle_id, f"{name}-{provider}", record.threads)
+            name, provider, precision = self._runtime, "cpu", None
+        wanted = (bundle.bundle_id, f"{name}-{provider}-{precision}", record.threads)
         if wanted not in self._runtimes:
             given = {"bundle": bundle.folder, "runtime": name, "provider": provider, "threads": record.threads}
-            self._runtimes[wanted] = open_runtime(bundle, Settings.model_validate(given))
+            self._runtimes[wanted] = open_runtime(bundle, Settings.model_validate(given), precision)
         return self._runtimes[wanted]
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import structlog
 
-from msd.contract.bundle import RANKER, Manifest, Pause
+from msd.contract.bundle import RANKER, RANKER_INT8, Manifest, Pause
 from msd.contract.errors import BundleError, MsdError
 from service.deployment.bundle_folder import SourceError
 from service.deployment.pinned_bundle import DeploymentPlan, Marks, PinnedBundle, marks_of
@@ -43,7 +43,7 @@ _LOOP_S = 0.1
 # Peak memory while loading, as a multiple of the graph's file (ONNX Runtime 1.8, OpenVINO 2.1 for its two graphs).
 _TIMES_GRAPH = 2.5
 _BESIDE_BYTES = 32 * 2**20
-_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
 
 
 class OutOfResources(MsdError):
@@ -244,7 +244,8 @@ def check_memory(manifest: Manifest, folder: Path, root: Path = Path("/")) -> No
 
     The kernel kills a process that exceeds its control group's limit.
     """
-    wanted = int(_TIMES_GRAPH * manifest.files[RANKER].size) + _BESIDE_BYTES
+    graphs = sum(manifest.files[name].size for name in (RANKER, RANKER_INT8) if name in manifest.files)
+    wanted = int(_TIMES_GRAPH * graphs) + _BESIDE_BYTES
     free = free_memory(root)
     if free is not None and wanted > free:
         raise OutOfResources(

@@ -7,6 +7,7 @@ whatever ends the process or the machine.
 
 import asyncio
 import hashlib
+import math
 import struct
 import time
 from collections.abc import Sequence
@@ -19,13 +20,14 @@ import structlog
 
 from msd.contract.rows import ROW_SIDES, RowSide
 from service.live.live_state import NOTHING, LiveState, current, pack_state, take, unpack_state
+from service.live.room import Room, used_bytes
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, PackedStates, Stream, after
 
 _FORMAT = b"2"
 _MAX_KEY_BYTES = 500  # LMDB's limit is 511
 _MAX_READERS = 1_024
-_STREAM, _GENERATION, _FORMAT_KEY = b"stream", b"generation", b"format"
-_STARTED = struct.Struct("<dB")
+_STREAM, _SEEN, _FORMAT_KEY = b"stream", b"seen", b"format"
+_AGE = struct.Struct("<dddB")
 _MAX_BATCHES = 64
 _TIMEOUT_S = 5.0
 
@@ -105,7 +107,7 @@ class EmbeddedStates:
 
 class StateFile:
     """Raises LiveError if the folder cannot hold states, or holds something else. A repeated event is recognised for
-    `horizon_s` at least, and for twice as long at most."""
+    `horizon_s` at least, whatever the machine's clock says."""
 
     def __init__(self, folder: Path, max_bytes: int, horizon_s: float = 86_400.0) -> None:
         self._folder = folder
@@ -117,6 +119,7 @@ class StateFile:
             )
             self._states, self._about = (self._env.open_db(name) for name in (b"states", b"about"))
             self._seen = [self._env.open_db(name) for name in (b"seen-0", b"seen-1")]
+            self.room = Room(self._states, max_bytes)
             self._env.reader_check()  # frees the slots of readers that were killed
             self._check_format()
         except (lmdb.Error, OSError) as error:
@@ -137,18 +140,31 @@ class StateFile:
     def add(self, batches: Sequence[LiveBatch]) -> list[BatchOutcome]:
         """Fold batches; return once they are durable. Raises LiveError, and then none of them was folded."""
         try:
+            self._turn_generation()
             with self._env.begin(write=True) as transaction:
+                age = self._age(transaction)
+                transaction.put(_SEEN, _AGE.pack(*age), db=self._about)
+                generations = self._seen[age.which], self._seen[1 - age.which]
                 stream = Stream.unpack(_bytes(transaction.get(_STREAM, db=self._about)))
-                folding = _Fold(transaction, self._states, self._generations(transaction), stream)
+                folding = _Fold(transaction, self._states, generations, stream)
                 outcomes = [folding.add(batch) for batch in batches]
-                folding.write()
+                changed = folding.write()
                 if folding.stream is not None:
                     transaction.put(_STREAM, folding.stream.pack(), db=self._about)
+                    self.room.make(transaction, changed, folding.stream.until, batches[-1].rules)
             return outcomes
         except lmdb.MapFullError as error:
             raise LiveError(f"{self._folder}: live states have reached MSD_STATE_MB; raise it") from error
         except (lmdb.Error, OSError) as error:
             raise LiveError(f"{self._folder}: events cannot be stored ({_reason(error)})") from error
+
+    def used_bytes(self) -> float:
+        """Return the bytes that states and the events seen take; NaN once the file is closed. For any thread."""
+        try:
+            with self._env.begin() as transaction:
+                return sum(used_bytes(transaction, database) for database in (self._states, *self._seen))
+        except lmdb.Error:
+            return math.nan
 
     def close(self) -> None:
         self._env.close()
@@ -165,17 +181,39 @@ class StateFile:
                 f" {_FORMAT.decode()}; give it another MSD_STATE_DIR"
             )
 
-    def _generations(self, transaction: lmdb.Transaction) -> "list[lmdb._Database]":
-        """Return the databases of seen events, the current one first; the other is emptied when it is used again."""
-        started, which = _STARTED.unpack(transaction.get(_GENERATION, db=self._about) or _STARTED.pack(0.0, 0))
-        now = time.time()
-        # A clock that is set back starts no generation, and does not keep one for ever.
-        if not 0.0 <= now - started <= self._horizon_s:
-            if now > started:
-                which = 1 - which
-                transaction.drop(self._seen[which], delete=False)
-            transaction.put(_GENERATION, _STARTED.pack(now, which), db=self._about)
-        return [self._seen[which], self._seen[1 - which]]
+    def _age(self, transaction: lmdb.Transaction) -> "_Age":
+        """Return the age of the current generation of seen events now."""
+        clock, uptime = time.time(), time.monotonic()
+        held = transaction.get(_SEEN, db=self._about)
+        if held is None:
+            return _Age(0.0, clock, uptime, 0)
+        last = _Age._make(_AGE.unpack(held))
+        # No more than has passed: the clock may jump, and the uptime be another machine's.
+        passed = uptime - last.uptime if uptime >= last.uptime else uptime
+        return _Age(last.seconds + max(0.0, min(clock - last.clock, passed)), clock, uptime, last.which)
+
+    def _turn_generation(self) -> None:
+        """Begin the next generation if the current one is old. In a transaction of its own: what it frees is room for
+        the next."""
+        with self._env.begin() as transaction:
+            is_old = self._age(transaction).seconds > self._horizon_s
+        if is_old:
+            with self._env.begin(write=True) as transaction:
+                age = self._age(transaction)
+                if age.seconds > self._horizon_s:  # another process may have been faster
+                    transaction.drop(self._seen[1 - age.which], delete=False)
+                    packed = _AGE.pack(*age._replace(seconds=0.0, which=1 - age.which))
+                    transaction.put(_SEEN, packed, db=self._about)
+
+
+class _Age(NamedTuple):
+    """The age of the current generation in seconds; when it was taken, by the clock and since the machine started; and
+    which generation it is."""
+
+    seconds: float
+    clock: float
+    uptime: float
+    which: int
 
 
 class _Fold:
@@ -185,7 +223,7 @@ class _Fold:
         self,
         transaction: lmdb.Transaction,
         states: "lmdb._Database",
-        generations: "list[lmdb._Database]",
+        generations: "tuple[lmdb._Database, lmdb._Database]",
         stream: Stream | None,
     ) -> None:
         self._transaction = transaction
@@ -209,9 +247,11 @@ class _Fold:
         newest = self.stream.until if self.stream else 0.0
         return BatchOutcome(len(batch.events) - duplicates, duplicates, late, in_row, newest)
 
-    def write(self) -> None:
+    def write(self) -> int:
+        """Write the states, and return their number."""
         for (side, owner), state in self._changed.items():
             self._transaction.put(state_key(side, owner), pack_state(state), db=self._states)
+        return len(self._changed)
 
     def _is_new(self, event: LiveEvent) -> bool:
         key = hashlib.blake2b(event.key, digest_size=16).digest()

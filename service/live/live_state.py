@@ -91,6 +91,25 @@ def _history(packed: bytes) -> tuple[Impression, ...]:
     return tuple(history)
 
 
+class Head(NamedTuple):
+    """The head of a packed state."""
+
+    impressions: float
+    clicks: float
+    as_of: float
+    watermark: float
+
+    @property
+    def is_rowless(self) -> bool:
+        """Return whether the state did not start from a row."""
+        return self.watermark == _NOTHING_YET
+
+
+def head_of(packed: bytes) -> Head | None:
+    """Return the head of a packed state; None if it is invalid."""
+    return Head(*_HEAD.unpack_from(packed)[1:]) if is_usable(packed) else None
+
+
 def is_usable(packed: bytes) -> bool:
     """Return whether the head of a packed state is valid: its format, counts and times."""
     if len(packed) < _HEAD.size or packed[0] != STATE_FORMAT:

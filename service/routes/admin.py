@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from msd.contract.errors import MsdError, first_fault
-from msd.contract.request import InvalidRequest, MalformedRequest
+from msd.contract.request import InvalidRequest, load_json
 from service.deployment.bundle_folder import (
     CURRENT,
     BundleName,
@@ -28,13 +28,14 @@ from service.deployment.bundle_folder import (
     roll_back,
     write_experiment,
 )
-from service.errors import DESCRIPTIONS, Conflict, ErrorReply
+from service.errors import DESCRIPTIONS, BodyTooLarge, Conflict, ErrorReply
 from service.http.exchange import KEY, access_of
 from service.http.middleware import read_json_body
 from service.scoring.deployment import Serving
 from service.settings import Settings
 
 _Body = TypeVar("_Body", bound=BaseModel)
+_MAX_BYTES = 2**16
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": DESCRIPTIONS[status]} for status in (409, 422)
 }
@@ -156,12 +157,13 @@ def _rolled_back(settings: Settings) -> str:
 def _body_of(form: type[_Body], settings: Settings) -> Callable[[Request], Awaitable[_Body]]:
     async def parsed(request: Request) -> _Body:
         body = await read_json_body(request.scope, request.receive, settings)
+        if len(body) > _MAX_BYTES:
+            raise BodyTooLarge(f"the body has more than {_MAX_BYTES} bytes, which is the limit of admin routes")
+        document = load_json(body)
         try:
-            return form.model_validate_json(body)
+            return form.model_validate(document)
         except ValidationError as error:
-            place, words, kind = first_fault(error)
-            if kind == "json_invalid":
-                raise MalformedRequest(f"the body is not JSON: {words}") from None
+            place, words, _ = first_fault(error)
             raise InvalidRequest(words, place or None) from None
 
     return parsed

@@ -59,7 +59,8 @@ class OpenrtbRoute(ScoreRoute):
         with _within("request"):
             # By the first arm's mapping, because the user determines the arm.
             identity = identity_of(_mapping_of(deployment.champion), bid_request.request)
-        bodies = _scoring_bodies(deployment, bid_request, identity, access.request_id)
+        bodies, unfit = _scoring_bodies(deployment, bid_request, identity, access.request_id)
+        self._metrics.openrtb_unfit.inc(unfit)
         user: OpenrtbUser = "missing" if identity.user_id is None else "given"
         self._metrics.openrtb[user if identity.has_consent else "no_consent"].inc()
         wanted = {imp: raw._replace(request_id=request_id, body=body) for imp, (request_id, body) in bodies.items()}
@@ -88,20 +89,21 @@ class OpenrtbRoute(ScoreRoute):
 
 def _scoring_bodies(
     deployment: Deployment, bid_request: OpenrtbRequest, identity: Identity, request_id: str
-) -> dict[str, tuple[str, bytes]]:
-    """Return, by impression, its request ID and its /v1/score body. Raises InvalidRequest."""
+) -> tuple[dict[str, tuple[str, bytes]], int]:
+    """Return, by impression, its request ID and its /v1/score body; and the number of values that do not fit their
+    features. Raises InvalidRequest."""
     with _within("request"):
         imps = impressions_of(bid_request.request)
     places = {imp: place for place, imp in enumerate(imps)}
-    bodies = {}
+    bodies, unfit = {}, 0
     for imp, candidates in bid_request.candidates.items():
         if imp not in imps:
             raise InvalidRequest("is not the ID of an impression of the request", f"candidates.{imp}")
         own_id = f"{request_id}/{places[imp]}"
         model = deployment.arm_of(identity.user_id or own_id).model
-        with _within("request", places[imp]):
-            fields = model.schema.settable["context"]
-            context = context_of(_mapping_of(model), fields, bid_request.request, imps[imp], identity)
+        fields = model.schema.settable["context"]
+        context, odd = context_of(_mapping_of(model), fields, bid_request.request, imps[imp], identity)
+        unfit += len(odd)
         document: dict[str, Any] = {
             "user_id": identity.user_id,
             "context": context,
@@ -110,19 +112,16 @@ def _scoring_bodies(
         document |= {"at": bid_request.at} if bid_request.at is not None else {}
         document |= {"top_k": bid_request.top_k} if bid_request.top_k is not None else {}
         bodies[imp] = own_id, _dumped(document)
-    return bodies
+    return bodies, unfit
 
 
 @contextmanager
-def _within(part: str, impression: int | None = None) -> Iterator[None]:
-    """Make errors name the part of the body, and for `imp` the impression's index."""
+def _within(part: str) -> Iterator[None]:
+    """Make errors name the part of the body."""
     try:
         yield
     except InvalidRequest as error:
-        field = error.field or ""
-        if impression is not None and field.startswith("imp."):
-            field = field.replace("imp.", f"imp.{impression}.", 1)
-        error.field = f"{part}.{field}"
+        error.field = f"{part}.{error.field or ''}"
         raise
 
 

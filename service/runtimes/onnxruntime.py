@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import native
 from msd.contract.assemble import Tensors
-from msd.contract.bundle import RANKER, Bundle
+from msd.contract.bundle import RANKER, RANKER_INT8, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import Precision
@@ -26,9 +26,6 @@ Provider = Literal["cpu", "cuda"]
 _CUDA = "CUDAExecutionProvider"
 # TF32 keeps ten bits of a float's fraction, outside any fp32 tolerance.
 _CUDA_OPTIONS = {"use_tf32": "0"}
-# The operator of int8 layers made by `msd export --precision int8`.
-_IN_INT8 = b"MatMulIntegerToFloat"
-_PART_BYTES = 2**18
 _NAME_BYTES = 256
 _DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32"}
 _REMEDIES: Mapping[Provider, str] = {
@@ -51,11 +48,24 @@ class Session(Protocol):
 
 
 class OnnxRuntime:
-    def __init__(self, bundle: Bundle, provider: Provider, threads: int) -> None:
-        """Raises RuntimeRefused if the provider is unavailable, BundleError if graph and manifest disagree."""
-        self._session = open_session(bundle.path(RANKER), provider, threads)
+    def __init__(self, bundle: Bundle, provider: Provider, threads: int, precision: Precision = "fp32") -> None:
+        """Raises RuntimeRefused if provider or precision is unavailable, BundleError if graph and manifest disagree."""
+        instructions = cpu_instructions() if provider == "cpu" else ()
+        path = bundle.path(RANKER)
+        if precision == "int8":
+            path = bundle.path(RANKER_INT8)
+            check_int8(path, provider, instructions)
+        self._session = open_session(path, provider, threads)
         self._heads = check_graph(bundle, self._session.inputs, self._session.outputs)
-        self.engine = engine_of(bundle, self._session.version, provider, threads)
+        self.engine = Engine(
+            name=NAME,
+            version=self._session.version,
+            provider=provider,
+            threads=threads,
+            precision=precision,
+            instructions=instructions,
+            device=card_name() if provider == "cuda" else "",
+        )
         self.native = self._session.native if isinstance(self._session, CpuSession) else None
 
     def run(self, tensors: Tensors) -> Scores:
@@ -174,36 +184,10 @@ def card_name() -> str:
     return "" if found or driver.cuDeviceGetName(name, _NAME_BYTES, card) else name.value.decode()
 
 
-def _precision(path: Path) -> Precision:
-    """Return a loaded graph's precision. It reads small parts: scanning a large graph at once would hold Python's
-    lock."""
-    before = b""
-    with path.open("rb") as file:
-        while part := file.read(_PART_BYTES):
-            if _IN_INT8 in before + part:
-                return "int8"
-            before = part[-len(_IN_INT8) :]
-    return "fp32"
-
-
-def engine_of(bundle: Bundle, version: str, provider: Provider, threads: int) -> Engine:
-    """Return what a session actually uses. Raises RuntimeRefused for int8 off a CPU with VNNI, BundleError for a
-    precision that differs from the manifest's."""
-    path, instructions = bundle.path(RANKER), cpu_instructions() if provider == "cpu" else ()
-    precision, wanted = _precision(path), bundle.precision.chosen
-    if (precision == "int8") != (wanted == "int8"):
-        raise BundleError(f"{path}: the graph is in {precision}, but the manifest says {wanted}")
-    if precision == "int8" and (provider != "cpu" or not adds_int8_exactly(instructions)):
+def check_int8(path: Path, provider: Provider, instructions: tuple[str, ...]) -> None:
+    """Raise RuntimeRefused for int8 off a CPU with VNNI."""
+    if provider != "cpu" or not adds_int8_exactly(instructions):
         raise RuntimeRefused(
             f"{path}: quantised for CPUs with VNNI, but this is {provider} ({' '.join(instructions) or 'unknown'}):"
-            " its scores would differ from those measured at export; export with --precision fp32"
+            " its scores would differ from those measured at export; export with --precision fp32 or auto"
         )
-    return Engine(
-        name=NAME,
-        version=version,
-        provider=provider,
-        threads=threads,
-        precision=precision,
-        instructions=instructions,
-        device=card_name() if provider == "cuda" else "",
-    )

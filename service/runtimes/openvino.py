@@ -8,7 +8,7 @@ from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.instructions import cpu_instructions
-from msd.contract.openvino import OpenVinoGraph, load_openvino, name_of
+from msd.contract.openvino import OpenVinoGraph, OpenVinoPrecision, load_openvino, name_of
 from msd.contract.precision import Precision
 from service.runtimes.runtime import Engine, GraphInput, RuntimeRefused, Scores, check_graph, checked_heads
 
@@ -18,7 +18,9 @@ _PRODUCTS = ("FullyConnected", "MatMul")
 
 
 class OpenVinoRuntime:
-    def __init__(self, bundle: Bundle, precision: Precision, threads: int, expected: int = 0, streams: int = 1) -> None:
+    def __init__(
+        self, bundle: Bundle, precision: OpenVinoPrecision, threads: int, expected: int = 0, streams: int = 1
+    ) -> None:
         """`expected`: the usual number of candidates, 0 if unknown. `streams`: concurrent runs.
 
         Raises RuntimeRefused if the precision is unavailable, BundleError if graph and manifest disagree.
@@ -40,11 +42,9 @@ class OpenVinoRuntime:
         return sorted({self._graph.size_of(count) for count in range(1, max_candidates + 1)})
 
 
-def _open(bundle: Bundle, path: Path, precision: Precision, threads: int, expected: int, streams: int) -> OpenVinoGraph:
-    if precision == "int8":
-        raise RuntimeRefused(
-            f"{path}: quantised for onnxruntime, but OpenVINO was requested: set MSD_RUNTIME=onnxruntime, or auto"
-        )
+def _open(
+    bundle: Bundle, path: Path, precision: OpenVinoPrecision, threads: int, expected: int, streams: int
+) -> OpenVinoGraph:
     try:
         openvino = load_openvino()
     except ImportError as error:

@@ -74,6 +74,7 @@ HELP = {
     "msd_run_rows": "Candidates per model run.",
     "msd_degraded": "Users and candidates scored without a fresh row of their own, by fallback.",
     "msd_openrtb_requests": "BidRequests, by whether they gave a user ID that may be used.",
+    "msd_openrtb_unfit_values": "Mapped values of BidRequests that do not fit their feature and count as missing.",
     "msd_explorations": "Scored requests with `explore`, by who chose the first candidate.",
     "msd_shed": "Scoring requests rejected or dropped, by reason.",
     "msd_partial": "Model runs that scored only the first candidates to meet the deadline.",
@@ -117,6 +118,8 @@ HELP = {
     "msd_events_noted": "Events out of order, already in a row, dated in the future, or without a row; conversions.",
     "msd_newest_event_timestamp_seconds": "Time of the newest event, in Unix seconds; NaN before the first.",
     "msd_live_errors": "Failed reads of live state.",
+    "msd_state_bytes": "Bytes of live states and events seen in `MSD_STATE_DIR`; 0 without.",
+    "msd_evicted_states": "Live states of IDs without a row removed since the start, because states were too large.",
     "msd_live_age_seconds": "Age of the user's live counts in seconds, per request scored with them.",
     # What is served, and swaps
     "msd_swaps": "Attempts to change the served deployment, by result.",
@@ -180,6 +183,7 @@ class Metrics:
         self._degraded = {(side, rung): degraded.labels(side, rung) for side in _SIDES for rung in RUNGS[side]}
         self.explorations = self._counters("msd_explorations", "result", get_args(Explored))
         self.openrtb = self._counters("msd_openrtb_requests", "user", get_args(OpenrtbUser))
+        self.openrtb_unfit = self._counter("msd_openrtb_unfit_values")
         self.sheds = self._counters("msd_shed", "reason", get_args(Shed))
         self.partial = self._counter("msd_partial")
         self.keys_refused = self._counters("msd_keys_refused", "reason", get_args(KeyRefusal))
@@ -214,6 +218,8 @@ class Metrics:
         self.events_noted = self._counters("msd_events_noted", "what", get_args(EventNote))
         self.newest_event = self._gauge("msd_newest_event_timestamp_seconds", math.nan)
         self.live_errors = self._counter("msd_live_errors")
+        self.state_bytes = self._gauge("msd_state_bytes")
+        self.evicted_states = self._gauge("msd_evicted_states")
         self.live_ages = self._histogram("msd_live_age_seconds", _AGES)
 
     def _declare_lineup(self) -> None:

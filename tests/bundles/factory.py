@@ -18,6 +18,7 @@ from msd.contract.bundle import (
     ENCODER,
     GOLDENS,
     RANKER,
+    RANKER_INT8,
     ROWS,
     TOKENIZER,
     Bundle,
@@ -101,7 +102,9 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
     with new_bundle(folder) as temporary:
         model = build_ranker(schema, recipe)
         graph = model.SerializeToString()
-        (temporary / RANKER).write_bytes(quantise(graph, some_tensors(schema)) if recipe.int8 else graph)
+        (temporary / RANKER).write_bytes(graph)
+        if recipe.int8:
+            (temporary / RANKER_INT8).write_bytes(quantise(graph, some_tensors(schema)))
         encoder = _write_encoder(temporary, recipe) if recipe.encoder else None
         entries = file_entries(temporary)
         bundle_id = bundle_id_of(schema, {name: entries[name].sha256 for name in (RANKER, ENCODER) if name in entries})

@@ -134,8 +134,9 @@ def _another(default: Any, schema: dict[str, Any]) -> Any:  # noqa: ANN401 - a v
         return not default
     if isinstance(default, int | float):
         return default + 1 if default + 1 <= schema.get("maximum", default + 1) else default / 2
-    if default == "auto":
-        return 3
+    if "anyOf" in schema:  # a number, or a word for its absence
+        number = schema["anyOf"][-1]
+        return float(number["minimum"]) if number["type"] == "number" else number["minimum"]
     return "another" if "pattern" in schema else "/another"
 
 

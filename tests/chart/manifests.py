@@ -114,8 +114,9 @@ def name_of(manifest: dict[str, Any]) -> str:
 
 def _pods(manifests: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, str], dict[str, Any]]]:
     for manifest in manifests:
-        if manifest["kind"] in ("Deployment", "Job"):
-            template = manifest["spec"]["template"]
+        if manifest["kind"] in ("Deployment", "Job", "CronJob"):
+            spec = manifest["spec"]
+            template = (spec["jobTemplate"]["spec"] if manifest["kind"] == "CronJob" else spec)["template"]
             yield name_of(manifest), template["metadata"]["labels"], template["spec"]
 
 

@@ -14,7 +14,7 @@ from service.settings import PREFIX, Settings
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "msd-ctr"
 REFUSED = CHART / "ci" / "refused.yaml"
-GOOD = sorted({*(CHART / "ci").glob("*.yaml")} - {REFUSED})
+GOOD = [*sorted({*(CHART / "ci").glob("*.yaml")} - {REFUSED}), ROOT / "examples/kubernetes/values.yaml"]
 MANAGED = {
     "bundle": "bundle.source",
     "store": "redis.enabled",
@@ -137,4 +137,6 @@ def _schema(name: str, found: dict[str, Any]) -> dict[str, Any]:
     plain = {key: value for key, value in found.items() if key not in hidden}
     for kind in found.get("anyOf", []):
         plain |= {} if kind == {"type": "null"} else {key: value for key, value in kind.items() if key != "format"}
-    return plain
+    # A value that is not given is an empty text.
+    is_optional_number = found.get("default", 0) is None and plain["type"] != "string"
+    return {"anyOf": [{"const": ""}, plain]} if is_optional_number else plain

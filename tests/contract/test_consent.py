@@ -23,6 +23,7 @@ ALLOWED: dict[str, dict[str, Any]] = {
     "TCF in ext": {"regs": {"ext": {"gdpr": 1}}, "user": {"ext": {"consent": tcf()}}},
     "TCF of three purposes": {"regs": {"gdpr": 1}, "user": {"consent": tcf((1, 3, 4))}},
     "TCF with more segments": {"regs": {"gdpr": 1}, "user": {"consent": f"{tcf()}.IFoEUQQgAIQ"}},
+    "empty strings": {"regs": {"us_privacy": "", "gpp": "", "gpp_sid": [-1]}, "user": {"consent": ""}},
     "US privacy": {"regs": {"us_privacy": "1YNN"}},
     "US privacy does not apply": {"regs": {"ext": {"us_privacy": "1---"}}},
     "GPP, EU": {"regs": {"gpp": f"{EU}~{tcf()}", "gpp_sid": [2]}},

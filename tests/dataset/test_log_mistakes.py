@@ -97,10 +97,11 @@ COUNTED = {"clicked": DROP, "impressions": pl.lit("2"), "clicks": (N % 2 * 5).ca
             {"kind": "device"},
             "--kind device: it should hold the words impression and click, and may hold conversion",
         ),
+        ({"event": EVENT}, {}, "0 of 60 rows of outcomes find their impression by an ID; name the column that an"),
         (
             {"event": EVENT, "request_id": N.cast(pl.String)},
             {},
-            "only 0 of 60 rows of outcomes find their impression by",
+            "0 of 60 rows of outcomes find their impression by request_id",
         ),
         (
             {"event": EVENT, "clicked": pl.lit("1"), "request_id": (N // 2).cast(pl.String)},
@@ -174,5 +175,5 @@ def test_refuses_clicks_without_impressions_in_another_file(tmp_path: Path) -> N
     ROWS.drop("clicked").with_columns(request_id=N.cast(pl.String)).write_csv(tmp_path / "log.csv")
     pl.DataFrame({"request_id": ["x", "y"]}).write_csv(tmp_path / "clicks.csv")
     sources = SourceFiles(tmp_path / "log.csv", clicks=tmp_path / "clicks.csv")
-    message = "clicks.csv: only 0 of 2 rows of outcomes find their impression by request_id"
+    message = "clicks.csv: 0 of 2 rows of outcomes find their impression by request_id"
     assert message in refused(tmp_path, sources, {})

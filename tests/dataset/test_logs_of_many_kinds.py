@@ -90,12 +90,14 @@ def test_rows_of_clicks_are_joined_to_impressions(tmp_path: Path, way: str) -> N
     else:
         frame = frame if way == "one log" else frame.drop("request_id")
         sources = SourceFiles(write(frame, tmp_path / "log.csv"))
-    draft, report = init_dataset(sources, tmp_path / "out", {})
+    draft, report = init_dataset(sources, tmp_path / "out", {"kind": "event"} if way == "without request IDs" else {})
     assert report.problems == ()
     events = load_dataset(tmp_path / "out").events
     assert (events.height, events["label"].sum(), events["conversion"].sum()) == tuple(counts.values())
     by = "user_id and ad_id" if way == "without request IDs" else "request_id"
-    assert draft.roles["label"].reason == f"{counts['click']} of {counts['click']} clicks have an impression, by {by}"
+    reason = f"{counts['click']} of {counts['click']} clicks have an impression, by {by}"
+    others = "" if way == "files of their own" else "; 223 rows of other kinds are left out"
+    assert draft.roles["label"].reason == reason + others
     assert (events["converted_at"] - events["at"]).drop_nulls().unique().to_list() == [900]
     assert [feature.name for feature in draft.features] == ["device"]
 
@@ -117,6 +119,14 @@ def test_times_of_any_form(tmp_path: Path, written: str, options: dict[str, str]
     times = [datetime.fromtimestamp(START + 3_600 * number, UTC).strftime(written) for number in range(frame.height)]
     dataset = make(tmp_path, frame.with_columns(when=pl.Series(times)).rename({"when": "time"}), **options)
     assert dataset.events["at"].to_list() == [START + 3_600 * number for number in range(frame.height)]
+
+
+def test_birthday_is_no_time(tmp_path: Path) -> None:
+    born = pl.format("19{}-05-01", pl.col("user_id").str.slice(1).cast(pl.Int64) % 40 + 50)
+    frame = outcomes(600).select("user_id", "ad_id", "clicked", pl.col("ts").alias("served"), born=born)
+    draft, left, _ = init(tmp_path, frame)
+    assert draft.roles["time"].column == "served"
+    assert left["born"].startswith("a time")
 
 
 def test_words_of_other_languages_are_labels(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The guide in docs/own-data.md: its script runs, and `msd data init` and `check` print of its log what it shows."""
+"""The guide in docs/own-data.md: its example runs, and `msd data init` and `check` print of its log what it shows."""
 
 import re
 import subprocess
@@ -13,7 +13,8 @@ from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.texts import student_texts
 from msd.teachers.knowledge import load_knowledge
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "own-data.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -30,8 +31,7 @@ def run(*arguments: str | Path) -> str:
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """The guide's folder after its first commands, and what `init` and `check` printed."""
     folder = tmp_path_factory.mktemp("guide")
-    (script,) = blocks("python")
-    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True)
+    subprocess.run([sys.executable, ROOT / "examples/own_log/make_log.py"], cwd=folder, check=True)
     return folder, run("init", folder / "log.csv", folder / "data"), run("check", folder / "data")
 
 

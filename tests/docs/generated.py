@@ -1,32 +1,46 @@
 """Reference pages written from code: docs/settings.md from the service's settings, docs/cli.md from the commands' help,
-docs/mistakes.md from the commands' messages.
+docs/mistakes.md from the commands' messages, docs/dataset-toml.md from the dataset's configuration, docs/leaderboard.md
+from the kept results of benchmarks.
 
 `python -m tests.docs.generated` writes them; tests hold the pages to it.
 """
 
+import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import typer
 import typer.main
-from pydantic import BeforeValidator
+from pydantic import BaseModel, BeforeValidator
+from pydantic.fields import FieldInfo
 
 from msd.commands import COMMANDS, load
+from msd.dataset.config import DatasetConfig
 from msd.feedback.judge_command import app as judge_app
 from operations.replay.log import app as log_replay_app
 from service.settings import PREFIX, Settings
+from tests.docs.leaderboard import leaderboard_lines
 from tests.docs.mistakes import page_rows
 from tests.docs.pages import ROOT
 
-SETTINGS, CLI, MISTAKES = (ROOT / "docs" / name for name in ("settings.md", "cli.md", "mistakes.md"))
+SETTINGS, CLI, MISTAKES, DATASET, LEADERBOARD = (
+    ROOT / "docs" / f"{name}.md" for name in ("settings", "cli", "mistakes", "dataset-toml", "leaderboard")
+)
 _TABLE = re.compile(r"(?<=<!-- begin generated -->\n).*(?=<!-- end generated -->\n)", re.DOTALL)
 
 
 def main() -> None:
     """Write all pages."""
-    for page, text in ((SETTINGS, settings_page()), (CLI, cli_page()), (MISTAKES, mistakes_page())):
-        page.write_text(text, "utf-8")
+    made = {
+        SETTINGS: settings_page,
+        CLI: cli_page,
+        MISTAKES: mistakes_page,
+        DATASET: dataset_page,
+        LEADERBOARD: leaderboard_page,
+    }
+    for page, text in made.items():
+        page.write_text(text(), "utf-8")
 
 
 def settings_page() -> str:
@@ -61,12 +75,42 @@ def cli_page() -> str:
     return _replaced(CLI, lines[1:])
 
 
+def dataset_page() -> str:
+    """docs/dataset-toml.md with each section of dataset.toml and its keys."""
+    lines: list[str] = []
+    sections: dict[str, type[BaseModel]] = {"": DatasetConfig}
+    for name, field in DatasetConfig.model_fields.items():
+        kinds = (field.annotation, *get_args(field.annotation))
+        if found := next((one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)), None):
+            sections[f"[[{name}]]" if get_origin(field.annotation) is list else f"[{name}]"] = found
+    for title, section in sections.items():
+        rows = [
+            f"| `{key}` | {_toml_default(field)} | {_cell(field.description)} |"
+            for key, field in section.model_fields.items()
+            if field.description
+        ]
+        heading = ["", f"## {title}", "", " ".join((section.__doc__ or "").split())] if title else []
+        lines += [*heading, "", "| key | default | meaning |", "|---|---|---|", *rows]
+    return _replaced(DATASET, lines[1:])
+
+
+def _toml_default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    return "–" if field.default in (None, "", {}) else f"`{_cell(json.dumps(field.default))}`"
+
+
 def mistakes_page() -> str:
     """docs/mistakes.md with the message about each mistake; runs the commands."""
     lines: list[str] = []
     for group, rows in page_rows().items():
         lines += ["", f"## {group}", "", "| mistake | command | message |", "|---|---|---|", *rows]
     return _replaced(MISTAKES, lines[1:])
+
+
+def leaderboard_page() -> str:
+    """docs/leaderboard.md with a table for each delay of feedback of each benchmark."""
+    return _replaced(LEADERBOARD, leaderboard_lines())
 
 
 def _apps() -> list[tuple[str, typer.Typer]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from msd.dataset.config import DatasetConfig, EventsConfig, FeatureConfig
 from service.settings import Settings
 from tests.docs import generated
 from tests.docs.mistakes import MISTAKES, Mistake, message_of, row_of
@@ -16,6 +17,7 @@ CODE = ("loadtest", "model_export", "msd", "native", "operations", "service")
 LONGER = {
     "docs/benchmarks.md": "tables of figures",
     "docs/cli.md": "reference",
+    "docs/leaderboard.md": "tables of figures",
     "docs/metrics.md": "reference",
     "docs/mistakes.md": "reference",
     "docs/performance.md": "tables of figures",
@@ -31,6 +33,21 @@ def test_settings_page_is_current() -> None:
 
 def test_cli_page_is_current() -> None:
     assert generated.CLI.read_text("utf-8") == generated.cli_page(), CURRENT
+
+
+def test_dataset_page_has_every_key() -> None:
+    page = generated.DATASET.read_text("utf-8")
+    keys = set(re.findall(r"^\| `(\w+)` \|", page, re.M))
+
+    assert page == generated.dataset_page(), CURRENT
+    for section in (DatasetConfig, EventsConfig, FeatureConfig):
+        undescribed = {name for name, field in section.model_fields.items() if not field.description}
+        assert undescribed <= {"events", "items", "users", "split", "history", "ids", "counts", "openrtb", "features"}
+        assert section.model_fields.keys() - undescribed <= keys
+
+
+def test_leaderboard_is_current() -> None:
+    assert generated.LEADERBOARD.read_text("utf-8") == generated.leaderboard_page(), CURRENT
 
 
 CASES = [mistake for group in MISTAKES.values() for mistake in group]

@@ -1,5 +1,6 @@
 """The documentation's site can be read without a network: all that its pages load lies beside them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,14 @@ def test_search_index_is_a_script_too(site: Path) -> None:
 
     assert index.startswith("var __index = {")
     assert "own-data.html" in index
+
+
+def test_search_ranks_guides_before_decisions(site: Path) -> None:
+    index = (site / "search" / "search_index.js").read_text("utf-8")
+    found = json.loads(index[index.index("{") : index.rindex("}") + 1])["docs"]
+    boosts = {one["location"].split("/")[0]: one.get("boost", 1.0) for one in found}
+
+    assert boosts["decisions"] < boosts["own-data.html"] == 1.0
 
 
 def test_what_a_page_loads_is_found(tmp_path: Path) -> None:

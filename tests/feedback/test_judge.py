@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from msd.contract.bundle import Bundle
-from msd.feedback.files import FeedbackError, read_requests
+from msd.feedback.files import JUDGE_COLUMNS, FeedbackError, read_requests
 from msd.feedback.gate import Gate
 from msd.feedback.impressions import Windows, join
 from msd.feedback.judge import Verdict, judge
@@ -17,7 +17,6 @@ from tests.bundles.factory import AT, USERS
 from tests.feedback.made import events, requests
 
 GATE = Gate(latency=1_000)
-MORE = ("bundle_id", "heads", "pricing", "explore", "request")
 FIRST = {"policy": "thompson", "share": 1.0, "seed": "s", "explored": True, "first": 0, "propensity": 0.2}
 
 
@@ -52,7 +51,7 @@ class Log:
         """The verdict on all of it."""
         shown = join(read_requests([self.file]), self.events, Windows()).frame
         pair = (ScoredBundle(old.folder), ScoredBundle(new.folder))
-        return judge(*pair, lambda: read_requests([self.file], MORE), shown, gate, resamples=200)
+        return judge(*pair, lambda: read_requests([self.file], JUDGE_COLUMNS), shown, gate, resamples=200)
 
 
 def test_the_law_is_promoted_and_kept(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
@@ -70,7 +69,7 @@ def test_the_law_is_promoted_and_kept(bundle: Bundle, other_bundle: Bundle, tmp_
 
 
 def test_value_of_the_difference_is_that_of_the_law(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
-    value = Log(tmp_path, other_bundle).judged(bundle, other_bundle).figures["value"]
+    value = Log(tmp_path, other_bundle).judged(bundle, other_bundle).document()["value"]
 
     assert value["requests"] == 900
     for estimator in ("ips", "dr"):

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from msd.contract.assemble import Tensors
-from msd.contract.bundle import Bundle
-from service.runtimes.onnxruntime import OnnxRuntime, Provider
+from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.runtime import Scores
 
 
@@ -19,8 +19,8 @@ def run_in_python() -> None:
     """Has this process run all models by Python's method, as the runtimes that have no other way."""
     init = OnnxRuntime.__init__
 
-    def made(runtime: OnnxRuntime, bundle: Bundle, provider: Provider, threads: int) -> None:
-        init(runtime, bundle, provider, threads)
+    def made(runtime: OnnxRuntime, *given: Any) -> None:  # noqa: ANN401 - whatever it takes
+        init(runtime, *given)
         runtime.native = None
 
     setattr(OnnxRuntime, "__init__", made)  # noqa: B010 - a method, for all that are made from now on

@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import hiredis
 
@@ -93,11 +93,13 @@ async def server_that(answer: Answer) -> AsyncIterator[str]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         commands = hiredis.Reader()
-        while data := await reader.read(65_536):
-            commands.feed(data)
-            while command := commands.gets():
-                greeting = {b"HELLO": b"%1\r\n+proto\r\n:3\r\n", b"CLIENT": b"+OK\r\n", b"PING": b"+PONG\r\n"}
-                writer.write(greeting.get(command[0]) or answer(command))
+        # A client that closes with replies unread resets the connection.
+        with suppress(ConnectionResetError):
+            while data := await reader.read(65_536):
+                commands.feed(data)
+                while command := commands.gets():
+                    greeting = {b"HELLO": b"%1\r\n+proto\r\n:3\r\n", b"CLIENT": b"+OK\r\n", b"PING": b"+PONG\r\n"}
+                    writer.write(greeting.get(command[0]) or answer(command))
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)

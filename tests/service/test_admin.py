@@ -102,7 +102,9 @@ def test_invalid_admin_request_changes_nothing(
 
 
 def test_malformed_bodies_are_refused(running: LiveService) -> None:
-    for content, kind, status in ((b"{", "application/json", 400), (b"{}", "text/plain", 415), (b"", "", 415)):
+    cases = [(b"{", "application/json", 400), (b"{}", "text/plain", 415), (b"", "", 415)]
+    cases += [(b'{"bundle": "a", "bundle": "b"}', "application/json", 400), (b" " * 70_000, "application/json", 413)]
+    for content, kind, status in cases:
         with running.client(headers={**ADMIN, "content-type": kind}) as client:
             assert client.post("/v1/admin/swap", content=content).status_code == status
 

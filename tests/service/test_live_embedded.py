@@ -23,6 +23,7 @@ from service.live.embedded import EmbeddedStates, StateFile
 from service.live.live_state import unpack_state
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.bundles.factory import AT
 from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
 
@@ -255,7 +256,7 @@ async def test_hanging_disk_is_an_error_in_bounded_time(tmp_path: Path, monkeypa
 
 @pytest.mark.anyio
 async def test_failed_write_fails_its_batches_and_not_the_next(tmp_path: Path) -> None:
-    store = open_live_store(Settings(bundle=tmp_path, live=True, state_dir=tmp_path, state_mb=1))
+    store = open_live_store(Settings(bundle=tmp_path, live=True, state_dir=tmp_path, state_mb=1), Metrics())
     full = batch(*range(40_000))
     results = await asyncio.gather(store.add(full), store.add(batch(1)), return_exceptions=True)
     assert all(isinstance(result, LiveError) and "MSD_STATE_MB" in str(result) for result in results)

@@ -224,7 +224,7 @@ async def test_clock_that_jumps_makes_no_event_new(
     async with opened() as store:
         await store.add(one_event(1))
         before = await held(store)
-        for at in (now + jump_s, now):
+        for at in (now + jump_s, now, now + jump_s, now + 2 * jump_s, now):
             monkeypatch.setattr("time.time", lambda at=at: at)
             outcome = await store.add(one_event(1))
             assert (outcome.accepted, outcome.duplicates) == (0, 1)
@@ -397,16 +397,47 @@ async def test_without_redis_events_fail_and_known_states_stand(redis_server: Va
 
 
 def test_file_forgets_events_after_its_horizon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the earliest after one horizon, at the latest after two; a clock that goes back changes nothing."""
-    now = [1e9]
-    monkeypatch.setattr("time.time", lambda: now[0])
+    """At the earliest after one horizon, at the latest after two batches later; a clock that jumps changes nothing, nor
+    does a machine that starts again."""
+    clock, uptime = 1e9, 1e4
     file = StateFile(tmp_path / "state", 2**24, horizon_s=100.0)
     accepted = []
-    for seconds in (0, 99, -50, 101, 99, 101, 101):
-        now[0] += seconds
+    for passed, jumped in ((0, 0), (99, 0), (0, -50), (0, 500), (0, 500), (0, -900), (2, 0), (99, 0), (2, 0), (101, 0)):
+        clock, uptime = clock + passed + jumped, uptime + passed
+        monkeypatch.setattr("time.time", lambda now=clock: now)
+        monkeypatch.setattr("time.monotonic", lambda now=uptime: now)
         accepted.append(file.add([one_event(1)])[0].accepted)
+    monkeypatch.setattr("time.monotonic", lambda: 50.0)
+    accepted.append(file.add([one_event(1)])[0].accepted)
     file.close()
-    assert accepted == [1, 0, 0, 0, 0, 1, 0]
+    assert accepted == [1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]
+
+
+def test_invented_users_leave_room_for_known_ones(tmp_path: Path) -> None:
+    """Their states leave, of neighbours the oldest first; those with a row stay."""
+    file = StateFile(tmp_path / "state", 2**22, horizon_s=0.05)
+    row = begin(3.0, 1.0, 5.0)
+    rows: dict[RowSide, dict[str, LiveState]] = {"user": {"u1": row}, "item": {"i1": row}}
+    for turn in range(150):
+        users = ["u1", *(f"invented-{turn}-{number}" for number in range(200))]
+        events = [LiveEvent(f"{turn}-{place}", False, user, "i1", 10.0 + turn) for place, user in enumerate(users)]
+        file.add([LiveBatch(events, rows, RULES, LAG_S)])
+        kept = file.read("user", users).packed
+        assert kept[0] is not None
+        assert sum(packed is not None for packed in kept) > 90
+    assert file.room.evicted > 10_000
+    assert None not in file.read("item", ["i1"]).packed
+    file.close()
+
+
+def test_faded_states_leave(tmp_path: Path) -> None:
+    file = StateFile(tmp_path / "state", 2**24)
+    file.add([one_event(1, "gone", at=10.0)])
+    for number in range(40):
+        file.add([one_event(2 + number, f"m{number}", at=10.0 + 31 * 86_400)])
+    assert file.read("user", ["gone"]).packed == [None]
+    assert None not in file.read("user", [f"m{number}" for number in range(40)]).packed
+    file.close()
 
 
 def test_file_of_another_format_is_refused(tmp_path: Path) -> None:

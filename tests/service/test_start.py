@@ -16,7 +16,7 @@ from service.app import create_app
 from service.probe import probe
 from service.settings import Settings
 from tests.bundles.factory import golden_requests, reseal
-from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
 
 
 def refusal(folder: Path, *flags: str, **environment: str) -> str:
@@ -54,6 +54,14 @@ def test_mistaken_settings_are_refused(bundle: Bundle) -> None:
     assert "msd-ctr[gpu]" in refusal(bundle.folder, "--provider", "cuda")
     assert "needs MSD_REDIS_URL" in refusal(bundle.folder, "--store", "redis")
     assert "colour" in refusal(bundle.folder, "--redis", "redis://:hunter2@localhost/0?colour=red")
+
+
+def test_limit_of_file_sizes_is_one_message(bundle: Bundle) -> None:
+    """It counts for memory that is mapped, too."""
+    command = f"ulimit -f 1; exec {sys.executable} -m msd serve {bundle.folder}"
+    ended = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "error: a file cannot be written (File too large); free disk space, or raise its limit" in ended.stderr
 
 
 def test_retired_graph_of_a_bundle_is_ignored_and_named(copied_bundle: Path) -> None:

@@ -78,6 +78,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- if $v.redis.enabled }}{{ include "msd.checkRedis" . }}{{ end -}}
 {{- if and $v.publish.enabled (not $v.redis.enabled) }}{{ fail "publish.enabled: rows are published to Redis; set redis.enabled and redis.hosts" }}{{ end -}}
+{{- if and $v.nightly.enabled (not (and (eq $v.bundle.source "claim") $v.log.claim $v.nightly.claim $v.nightly.config)) }}{{ fail "nightly.enabled: needs bundle.source claim, log.claim, nightly.claim and nightly.config" }}{{ end -}}
 {{- if and $v.settings.guardMetrics (not $v.keys.secret) }}{{ fail "settings.guardMetrics: needs keys.secret, the Secret with the file of keys to ask for" }}{{ end -}}
 {{- if and $v.tls.clientCaSecret (not $v.tls.secret) }}{{ fail "tls.clientCaSecret: needs tls.secret, the service's own certificate" }}{{ end -}}
 {{- include "msd.checkState" . -}}

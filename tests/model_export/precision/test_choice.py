@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from model_export.errors import ExportError
 from model_export.graph import Run
 from model_export.parity import BundleRows
-from model_export.precision.choice import AUC_BOUND, ECE_BOUND, LEAST_GAIN, LOGLOSS_BOUND, choose, judge, pick
+from model_export.precision.choice import AUC_BOUND, ECE_BOUND, LOGLOSS_BOUND, choose, judge, pick
 from model_export.precision.evidence import Evidence
 from model_export.ranker import HEADS
 from msd.contract.assemble import Tensors
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
-from msd.contract.precision import Figures, Precision, Tried
+from msd.contract.precision import LEAST_GAIN, Figures, Precision, Tried
 from msd.dataset.split import Part
 from msd.metrics import measure_pooled
 from tests.model_export.conftest import Exported, quiet
@@ -128,7 +128,7 @@ def test_requested_precision_is_kept_if_it_passes() -> None:
 
 def test_fp32_is_not_judged(graph: bytes, evidence: Evidence) -> None:
     chosen = choose(graph, HEADS, "fp32", 200, evidence, quiet)
-    assert chosen.graph is graph
+    assert chosen.int8 is None
     assert (chosen.record.chosen, chosen.record.tried) == ("fp32", {})
     assert chosen.run(evidence.request(4)).shape == (1, 4)
 
@@ -149,7 +149,8 @@ def test_auto_records_all_precisions(graph: bytes, evidence: Evidence, runs: dic
     # The graph and how it is run are those of the precision chosen.
     tensors = evidence.request(20)
     np.testing.assert_array_equal(chosen.run(tensors), runs[record.chosen](tensors))
-    assert (chosen.graph == graph) == (record.chosen != "int8")
+    assert set(chosen.runs) == {name for name, one in record.tried.items() if not one.refused}
+    assert (chosen.int8 is not None) == ("int8" in chosen.runs)
 
 
 def test_evidence_has_valid_and_train_rows(exported: Exported, evidence: Evidence) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from msd.dataset.load import load_dataset
+from msd.feedback.files import JUDGE_COLUMNS, read_requests
+from msd.feedback.scored_bundle import ScoredBundle
 from tests.service.live import live_service, run_msd, wait_until
 from tests.service.request_log.log import connected, records
 
@@ -120,6 +122,13 @@ def test_served_logged_replayed_joined(bundle: Bundle, other_bundle: Bundle, tmp
     judged = json.loads(ended.stdout)
     assert (ended.returncode, judged["promotes"]) == (3, False), "both know nothing of these clicks"
     assert (judged["impressions"], judged["clicks"], judged["refused"]) == (80, 10, {"old": 0, "new": 0})
+
+    scorers = {name: ScoredBundle(arm.folder) for name, arm in arms.items()}
+    for row in next(iter(read_requests([tmp_path / "log"], JUDGE_COLUMNS))).iter_rows(named=True):
+        scorer = scorers[row["arm"]]
+        scores = scorer.score(row, scorer.state_of(row))
+        assert scores is not None
+        np.testing.assert_allclose(scores["pctr"], row["scores"][0], atol=1e-5)
 
     given = [option for arm in arms.values() for option in ("--bundle", str(arm.folder))]
     ended = run_msd("replay", str(tmp_path / "log"), *given, "--json")

@@ -70,4 +70,4 @@ def test_card_scores_as_the_goldens_do(made_for: Make, asked: Asked) -> None:
 @needs_card
 def test_card_refuses_int8(made_for: Make) -> None:
     with pytest.raises(RuntimeRefused, match="quantised for CPUs with VNNI, but this is cuda"):
-        OnnxRuntime(made_for("int8"), "cuda", threads=1)
+        OnnxRuntime(made_for("int8"), "cuda", 1, "int8")

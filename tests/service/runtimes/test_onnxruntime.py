@@ -1,6 +1,6 @@
 """The runtime: scores by head, what it says of itself, and graphs that do not fit the schema."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS, RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
-from msd.contract.precision import Precision
+from msd.contract.precision import Figures, Precision, PrecisionRecord, Tried
 from msd.contract.rows import RowCodec
+from service.runtimes import choice
 from service.runtimes.choice import open_runtime
 from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.openvino import OpenVinoRuntime
@@ -77,9 +79,9 @@ def test_library_that_is_no_runtime_is_refused(
 def test_int8_is_got_or_refused(made_for: Make, asked: Asked) -> None:
     if not adds_int8_exactly(cpu_instructions()):
         with pytest.raises(RuntimeRefused, match="quantised for CPUs with VNNI"):
-            OnnxRuntime(made_for("int8"), "cpu", threads=1)
+            OnnxRuntime(made_for("int8"), "cpu", 1, "int8")
         return
-    runtime = OnnxRuntime(made_for("int8"), "cpu", threads=1)
+    runtime = OnnxRuntime(made_for("int8"), "cpu", 1, "int8")
     assert (runtime.engine.precision, runtime.engine.key) == ("int8", "onnxruntime-cpu-int8")
     found = [np.abs(runtime.run(tensors)["pctr"] - expected).max() for tensors, expected in asked]
     assert 1e-5 < max(found) < TOLERANCES[runtime.engine.key]
@@ -92,20 +94,11 @@ def test_graph_for_bf16_runs_in_fp32(made_for: Make, asked: Asked) -> None:
         np.testing.assert_allclose(runtime.run(tensors)["pctr"], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("graph", "manifest"), [("int8", "fp32"), ("fp32", "int8")])
-def test_graph_in_another_precision_than_the_manifest_is_refused(
-    made_for: Make, graph: Precision, manifest: Precision
-) -> None:
-    mixed = Bundle(made_for(graph).folder, made_for(manifest).manifest)
-    with pytest.raises(BundleError, match=f"ranker.onnx: the graph is in {graph}, but the manifest says {manifest}"):
-        OnnxRuntime(mixed, "cpu", threads=1)
-
-
 def test_int8_without_vnni_is_refused(made_for: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where sums of products are cut, scores are not those that were judged."""
     monkeypatch.setattr("service.runtimes.onnxruntime.cpu_instructions", lambda: ("avx2",))
-    with pytest.raises(RuntimeRefused, match=r"for CPUs with VNNI, but this is cpu \(avx2\).*--precision fp32"):
-        OnnxRuntime(made_for("int8"), "cpu", threads=1)
+    with pytest.raises(RuntimeRefused, match=r"for CPUs with VNNI, but this is cpu \(avx2\).*--precision fp32 or auto"):
+        OnnxRuntime(made_for("int8"), "cpu", 1, "int8")
     assert OnnxRuntime(made_for("fp32"), "cpu", threads=1).engine.instructions == ("avx2",)
 
 
@@ -182,9 +175,10 @@ def test_graph_that_does_not_fit_is_refused(
         *[("bf16", {}, "openvino-cpu-bf16")] * has_bf16(),
         ("fp32", {"runtime": "openvino", "threads": 2}, "openvino-cpu-fp32"),
         ("bf16", {"runtime": "onnxruntime"}, "onnxruntime-cpu-fp32"),
+        ("int8", {"runtime": "openvino"}, "openvino-cpu-fp32"),
     ],
 )
-def test_manifest_chooses_the_runtime_unless_a_setting_does(
+def test_precision_that_was_asked_for_is_served_unless_a_setting_says_otherwise(
     made_for: Make, precision: Precision, settings: dict[str, object], key: str
 ) -> None:
     bundle = made_for(precision)
@@ -193,12 +187,40 @@ def test_manifest_chooses_the_runtime_unless_a_setting_does(
     assert (engine.key, engine.threads) == (key, given.threads)
 
 
-def test_openvino_refuses_cuda(made_for: Make) -> None:
-    bundle = made_for("bf16")
-    with pytest.raises(
-        RuntimeRefused, match="made for bf16 on OpenVINO, which does not support cuda; set MSD_RUNTIME="
-    ):
-        open_runtime(bundle, Settings(bundle=bundle.folder, provider="cuda"))
+def _passed(bundle: Bundle, *precisions: Precision) -> Bundle:
+    """The bundle as of `auto`, with the precisions that passed."""
+    figures = Figures(auc=0.7, logloss=0.5, ece=0.01, predicted_over_observed=1.0, microseconds=100.0)
+    tried = dict.fromkeys(precisions, Tried(figures=figures)) | {"bf16": Tried(refused="AUC may be lower")}
+    record = PrecisionRecord(asked="auto", chosen="fp32", candidates=50, tried=tried)
+    return Bundle(bundle.folder, bundle.manifest.model_copy(update={"precision": record}))
+
+
+@pytest.mark.parametrize("quick", ["fp32", "int8"])
+def test_fastest_here_of_the_precisions_that_passed_is_served(
+    quick: Precision, made_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, given = _passed(made_for("int8"), "fp32", "int8"), Settings(bundle=made_for("int8").folder)
+    seen: list[set[Precision]] = []
+
+    def measured(runs: Mapping[Precision, object], tensors: Tensors) -> dict[Precision, float]:
+        assert len(tensors["item_categorical"]) == 50
+        seen.append(set(runs))
+        return {precision: 1.0 if precision == quick else 2.0 for precision in runs}
+
+    monkeypatch.setattr(choice, "median_microseconds", measured)
+    has_int8 = adds_int8_exactly(cpu_instructions())
+    assert open_runtime(bundle, given).engine.precision == (quick if has_int8 else "fp32")
+    assert seen == [{"fp32", "int8"}] * has_int8
+    assert open_runtime(bundle, given, "fp32").engine.precision == "fp32"
+
+
+def test_precision_that_this_cpu_lacks_is_left_out(made_for: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.runtimes.onnxruntime.cpu_instructions", lambda: ("avx2",))
+    bundle = _passed(made_for("int8"), "fp32", "int8")
+    assert open_runtime(bundle, Settings(bundle=bundle.folder)).engine.key == "onnxruntime-cpu-fp32"
+
+
+def test_openvino_refuses_cuda() -> None:
     environ = {"MSD_BUNDLE": "b", "MSD_RUNTIME": "openvino", "MSD_PROVIDER": "cuda"}
     with pytest.raises(SettingsError, match="MSD_RUNTIME=openvino does not support MSD_PROVIDER=cuda"):
         Settings.from_environ(environ)

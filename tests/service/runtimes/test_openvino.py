@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.instructions import cpu_instructions
-from msd.contract.openvino import padded_size
-from msd.contract.precision import Precision, PrecisionRecord
+from msd.contract.openvino import OpenVinoPrecision, padded_size
+from msd.contract.precision import PrecisionRecord
 from service.runtimes.choice import expected_candidates
 from service.runtimes.openvino import OpenVinoRuntime, check_bf16
 from service.runtimes.runtime import RuntimeRefused
@@ -74,7 +74,7 @@ def test_scores_do_not_depend_on_the_padding(made_for: Make, asked: Asked, count
 
 @pytest.mark.parametrize("precision", ["fp32", *["bf16"] * has_bf16()])
 def test_about_as_many_as_are_expected_have_a_graph_of_their_own(
-    made_for: Make, asked: Asked, precision: Precision
+    made_for: Make, asked: Asked, precision: OpenVinoPrecision
 ) -> None:
     """Its scores are those of the other graph, but for rounding, whatever came before in the same arrays."""
     runtime, plain = (OpenVinoRuntime(made_for(precision), precision, 1, expected) for expected in (200, 0))
@@ -116,11 +116,6 @@ def test_more_than_a_request_may_have_are_not_expected(made_for: Make) -> None:
         record = PrecisionRecord(candidates=candidates)
         changed = Bundle(bundle.folder, bundle.manifest.model_copy(update={"precision": record}))
         assert expected_candidates(changed, 2_000) == expected
-
-
-def test_int8_graph_is_refused(made_for: Make) -> None:
-    with pytest.raises(RuntimeRefused, match="quantised for onnxruntime, .* set MSD_RUNTIME=onnxruntime, or auto"):
-        OpenVinoRuntime(made_for("int8"), "int8", threads=1)
 
 
 def test_without_openvino_the_extra_is_named(made_for: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,58 @@
+"""`msd nightly`: from the logs to a better bundle, or the reasons to keep the old one."""
+
+import fcntl
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from msd.nightly.config import NightlyConfig, NightlyError
+from msd.nightly.night import Night
+from msd.nightly.record import EXIT_CODES, PAGE_FILE
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+app = typer.Typer(add_completion=False)
+
+
+@app.command("nightly")
+def main(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The night's TOML file.")],
+    night: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the night and its bundle. Default: today's date (UTC)."),
+    ] = None,
+) -> None:
+    """Join the logs, train on them, judge the new bundle against the served one, and publish it if it is better.
+
+    Exit status 0: promoted; 3: the old bundle stays; 1: failed, and the old bundle stays. If interrupted or failed, run
+    it again with the same name to resume; a finished night only says how it ended.
+    """
+    name = night or f"{datetime.now(UTC):%Y-%m-%d}"
+    if not _NAME.fullmatch(name) or name in ("current", "previous"):
+        raise NightlyError(f"--night {name}: use letters, digits, dots, dashes and underscores")
+    settings, console = NightlyConfig.read(config), Console(soft_wrap=True, highlight=False)
+    with _alone(settings.work):
+        one = Night(settings, name, console)
+        record = one.run()
+    for line in (*record.notes, *record.why):
+        console.print(line, markup=False)
+    console.print(f"night {name}: {record.status}; {one.folder / PAGE_FILE}", markup=False)
+    if code := EXIT_CODES[record.status]:
+        raise typer.Exit(code)
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Hold the folder's lock. Raises NightlyError if another night runs."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise NightlyError(f"{work}: another night runs there; wait for its end") from None
+        yield

@@ -1,0 +1,91 @@
+"""The one file that `msd nightly` reads."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from msd.contract.errors import MsdError, first_fault
+from msd.feedback.gate import Gate
+from msd.feedback.impressions import Windows
+
+_Hours = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class NightlyError(MsdError):
+    """A night cannot begin or go on."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WindowConfig(_Section):
+    """Times of the join (`msd join`), `days` of events to train on, and the share of the new impressions, the latest,
+    that judge the bundles and are trained on a night later."""
+
+    days: Annotated[float, Field(gt=0)] = 90.0
+    click_hours: _Hours = 24.0
+    conversion_days: _Hours = 30.0
+    settle_hours: _Hours = 1.0
+    conversion_settle_hours: _Hours = 24.0
+    judge_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+    def windows(self, now: float) -> Windows:
+        """Return the join's windows at the time `now` (Unix s)."""
+        return Windows(
+            3_600 * self.click_hours,
+            86_400 * self.conversion_days,
+            3_600 * self.settle_hours,
+            3_600 * self.conversion_settle_hours,
+            now,
+        )
+
+
+class InputConfig(_Section):
+    """Bounds of the new impressions: the fewest, and the largest factor between their click rate and the dataset's."""
+
+    impressions: Annotated[int, Field(ge=1)] = 1_000
+    click_rate: Annotated[float, Field(gt=1)] = 3.0
+
+
+class NightlyConfig(_Section):
+    """The whole file. Relative paths start at its folder.
+
+    `logs`: folders or URLs, as `msd join` takes them. `dataset`: what the first night continues. `work`: where nights
+    are kept. `bundles`: the folder whose pointer `current` services follow. `corrections`: MSD_CORRECTIONS, to be
+    recalibrated. `redis`: where rows are published. `teach`: options of `msd teach`, to ask about what is new;
+    `knowledge`: what the teacher wrote before. Without `semantics` there is no student. `train` and `export`: further
+    options of these commands.
+    """
+
+    logs: Annotated[list[str], Field(min_length=1)]
+    dataset: Path
+    work: Path
+    bundles: Path
+    corrections: Path | None = None
+    redis: str | None = None
+    semantics: bool = True
+    knowledge: Path | None = None
+    teach: list[str] | None = None
+    train: list[str] = []
+    export: list[str] = []
+    window: WindowConfig = WindowConfig()
+    input: InputConfig = InputConfig()
+    gate: Gate = Gate()
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the file. Raises NightlyError."""
+        try:
+            config = cls.model_validate(tomllib.loads(path.read_text("utf-8")))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise NightlyError(f"{path}: cannot be read as TOML: {error}") from None
+        except ValidationError as error:
+            place, words, _ = first_fault(error)
+            raise NightlyError(f"{path}: {place}: {words}") from None
+        base = path.resolve().parent
+        places = {name: base / value for name, value in config if isinstance(value, Path)}
+        logs = [log if "://" in log else str(base / log) for log in config.logs]
+        return config.model_copy(update={**places, "logs": logs})

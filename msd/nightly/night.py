@@ -1,0 +1,230 @@
+"""One night: logs to data, data to a bundle, the verdict, and its consequence. Each step is done once, so that an
+interrupted night resumes where it ended; the served bundle changes only in the last.
+"""
+
+import shutil
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from rich.console import Console
+
+from msd.contract.correction import read_corrections
+from msd.contract.errors import MsdError
+from msd.contract.files import write_text_atomic
+from msd.dataset.aggregate import impressions_of
+from msd.dataset.conversions import has_conversions
+from msd.dataset.load import Dataset, load_dataset
+from msd.demo.service import DemoError
+from msd.demo.steps import Steps
+from msd.feedback.collect import collected
+from msd.feedback.dataset import write_dataset
+from msd.feedback.files import JUDGE_COLUMNS, read_events, read_requests
+from msd.feedback.impressions import join
+from msd.feedback.judge import Verdict, judge
+from msd.feedback.scored_bundle import ScoredBundle
+from msd.nightly.config import NightlyConfig, NightlyError
+from msd.nightly.record import NightRecord, known_record
+
+_JOINED, _HELD_OUT = "joined.json", "impressions.parquet"
+_LARGE = ("dataset", "student", "model", "bundle")
+
+
+class _Kept(Exception):
+    """The old bundle stays, for the reasons in `args`."""
+
+
+class Night:
+    """A night's folder, its record so far, and the nights before it."""
+
+    def __init__(self, config: NightlyConfig, name: str, console: Console) -> None:
+        """Raises NightlyError if a record of a night is damaged."""
+        self.config = config
+        self.folder = config.work / "nights" / name
+        self.known = known_record(self.folder)
+        self.record = NightRecord(night=name, started_at=time.time())
+        optional = (
+            config.semantics,
+            config.teach is not None,
+            config.redis is not None,
+            config.corrections is not None,
+        )
+        self._steps = Steps(console, total=5 + sum(optional))
+        found = [known_record(one) for one in sorted(self.folder.parent.glob("*")) if one != self.folder]
+        self._others = sorted((one for one in found if one and one.status != "failed"), key=lambda one: one.until)
+
+    def run(self) -> NightRecord:
+        """Run the night to its end, and return its record. A finished night is not repeated."""
+        if self.known and self.known.status != "failed":
+            return self.known
+        record = self.record
+        try:
+            self._run()
+            record.status = "promoted"
+        except _Kept as reasons:
+            record.status, record.why = "kept", list(reasons.args)
+        except Exception as error:
+            record.status, record.why = "failed", [f"{type(error).__name__}: {error}"]
+            if not isinstance(error, MsdError):
+                self._steps.console.print(traceback.format_exc(), markup=False)
+        record.steps, record.seconds = self._steps.seconds, round(time.time() - record.started_at, 1)
+        # A disk without space for the record must not hide why the night ended.
+        with suppress(OSError):
+            record.write(self.folder)
+        if record.is_accepted and record.status != "failed":
+            self._prune()
+        return record
+
+    def _run(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._current()  # hours of training for nothing to compare with
+        with collected(self.config.logs, self.config.work / "logs") as logs:
+            self._join(logs)
+            self._make()
+            verdict = self._judge(logs)
+            if verdict.promotes:
+                self._publish()
+            self._recalibrate(logs)
+        self.record.why = [str(check) for check in verdict.checks if check.holds == verdict.promotes]
+        if not verdict.promotes:
+            raise _Kept(*self.record.why)
+
+    def _join(self, logs: Sequence[Path]) -> None:
+        """Write the dataset up to the cut, and the impressions after it; or find why there is nothing to train on."""
+        record, mark, window = self.record, self.folder / _JOINED, self.config.window
+        if mark.is_file():
+            done = NightRecord.model_validate_json(mark.read_bytes())
+            for name in ("counts", "click_rates", "began", "cut", "until", "is_accepted"):
+                setattr(record, name, getattr(done, name))
+            return
+        start, out = time.perf_counter(), self.folder / "dataset"
+        shutil.rmtree(out, ignore_errors=True)
+        accepted = [one for one in self._others if one.is_accepted]
+        place = self.folder.parent / accepted[-1].night / "dataset" if accepted else self.config.dataset
+        old = load_dataset(place)
+        record.began = accepted[-1].until if accepted else float(old.events["at"].max())  # type: ignore[arg-type]
+        windows = window.windows(record.started_at)
+        events = read_events(logs)
+        joined = join(read_requests(logs), events, windows, has_conversions=has_conversions(old.events))
+        frame = self._without_refused(joined.frame)
+        fresh = frame.filter(pl.col("at") > record.began)
+        refused = joined.frame.height - frame.height
+        record.counts = {**joined.told, "impressions_of_refused_nights": refused, "new_impressions": fresh.height}
+        if fresh.height < self.config.input.impressions:
+            raise _Kept(f"{fresh.height} new impressions are fewer than {self.config.input.impressions}")
+        record.until = float(fresh["at"].max())  # type: ignore[arg-type]
+        record.cut = float(fresh["at"].quantile(1 - window.judge_share, "lower"))  # type: ignore[arg-type]
+        self._check_click_rate(old, fresh, joined.ends_at)
+        since = record.until - 86_400 * window.days
+        requests = read_requests(logs, ("request",))
+        write_dataset(frame.filter(pl.col("at") <= record.cut), requests, old, out, since=since, by_time=True)
+        frame.filter(pl.col("at") > record.cut).write_parquet(self.folder / _HELD_OUT)
+        record.is_accepted = True
+        self._steps.seconds["join"] = round(time.perf_counter() - start, 1)
+        write_text_atomic(mark, record.model_dump_json())
+
+    def _without_refused(self, impressions: pl.DataFrame) -> pl.DataFrame:
+        """Return impressions without those of nights whose input was refused."""
+        for one in self._others:
+            if not one.is_accepted and one.until:
+                impressions = impressions.filter(pl.col("at").is_between(one.began, one.until, "right").not_())
+        return impressions
+
+    def _check_click_rate(self, old: Dataset, fresh: pl.DataFrame, ends_at: float) -> None:
+        then = float(np.average(old.events["label"], weights=impressions_of(old.events)))
+        now = float(np.mean(fresh["label"].to_numpy()))
+        self.record.click_rates = {"dataset": then, "new": now}
+        most = self.config.input.click_rate
+        if not then / most <= now <= then * most:
+            self.record.until = max(self.record.until, ends_at)  # with what has not settled yet
+            raise _Kept(
+                f"the new impressions' click rate is {now:.4f}, that of the dataset {then:.4f}: more than a factor of"
+                f" {most:g}; they are left out of this and of later nights"
+            )
+
+    def _make(self) -> None:
+        """Teach, distil, train and export."""
+        config, call = self.config, self._steps.call
+        data, student, model, bundle = (self.folder / name for name in _LARGE)
+        knowledge = self._taught(data)
+        words = [knowledge] if knowledge else []
+        if config.semantics:
+            call("distill", "distill", data, *words, student)
+        read, way = ([student], []) if config.semantics else ([], ["--no-semantics"])
+        call("train", "train", data, *read, model, *way, *config.train)
+        call("export", "export", data, *(words if config.semantics else []), *read, model, bundle, *config.export)
+
+    def _taught(self, data: Path) -> Path | None:
+        """Return the knowledge, extended by what is new; or, if the teacher fails, as it last was whole."""
+        ours, whole = self.config.work / "knowledge", self.config.work / "knowledge.whole"
+        first = self.config.knowledge
+        if self.config.teach is None:
+            return first
+        if first and not ours.exists():
+            shutil.copytree(first, ours)
+        try:
+            self._steps.call("teach", "teach", data, ours, *self.config.teach)
+        except DemoError as error:
+            self.record.notes.append(f"went on without new words of the teacher: {error}")
+            return whole if whole.is_dir() else first
+        shutil.rmtree(whole, ignore_errors=True)
+        shutil.copytree(ours, whole)
+        return whole
+
+    def _judge(self, logs: Sequence[Path]) -> Verdict:
+        start, config = time.perf_counter(), self.config
+        corrections = read_corrections(config.corrections) if config.corrections else {}
+        old, new = ScoredBundle(self._current(), corrections), ScoredBundle(self.folder / "bundle")
+        held_out = pl.read_parquet(self.folder / _HELD_OUT)
+        verdict = judge(
+            old,
+            new,
+            lambda: read_requests(logs, JUDGE_COLUMNS),
+            held_out,
+            config.gate,
+            since=self.record.cut,
+        )
+        self.record.verdict = verdict.document()
+        self._steps.seconds["judge"] = round(time.perf_counter() - start, 1)
+        return verdict
+
+    def _current(self) -> Path:
+        """Return the folder of the served bundle. Raises NightlyError."""
+        pointer = self.config.bundles / "current"
+        if pointer.is_file():
+            pointer = self.config.bundles / pointer.read_text("utf-8").strip()
+        if not pointer.is_dir():
+            raise NightlyError(f"{pointer}: leads to no bundle to compare with; point it to the served one")
+        return pointer.resolve()
+
+    def _publish(self) -> None:
+        """Copy the bundle beside the others, publish its rows, and move the pointer."""
+        bundles, name = self.config.bundles, self.record.night
+        if not (bundles / name).is_dir():
+            half = bundles / f".{name}.half"
+            shutil.rmtree(half, ignore_errors=True)
+            shutil.copytree(self.folder / "bundle", half)
+            half.rename(bundles / name)
+        if self.config.redis:
+            self._steps.call("publish", "publish", bundles / name, "--redis", self.config.redis)
+        self._steps.call("point", "rollback", bundles, "--to", name)
+
+    def _recalibrate(self, logs: Sequence[Path]) -> None:
+        if self.config.corrections is None:
+            return
+        window = self.config.window
+        waiting = ("--settle-hours", f"{window.settle_hours}", "--window-hours", f"{window.click_hours}")
+        try:
+            self._steps.call("recalibrate", "recalibrate", *logs, "--out", self.config.corrections, *waiting)
+        except DemoError as error:
+            self.record.notes.append(f"corrections stay as they were: {error}")
+
+    def _prune(self) -> None:
+        """Remove what other nights need no longer: the next one continues this dataset."""
+        for other in self.folder.parent.glob("*"):
+            for name in _LARGE if other != self.folder else ():
+                shutil.rmtree(other / name, ignore_errors=True)

@@ -1,0 +1,94 @@
+"""Every example runs, as far as this machine has its language."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from msd.contract.bundle import open_bundle
+from msd.contract.request import ScoreRequest
+from msd.demo.instant import BUNDLE
+from tests.chart.values import CHART, merged
+from tests.dataset.tiny import write_tiny_dataset
+from tests.service.live import ROOT, LiveService, live_service, run_msd
+
+EXAMPLES = ROOT / "examples"
+CLIENTS = {"score.sh": ["sh"], "Score.java": ["java"], "score.go": ["go", "run"]}
+MODELS: dict[str, tuple[str, list[str]]] = {
+    "pytorch.py": ("", []),
+    "trees.py": ("user_counts,item_counts,price", ["--columns", "user_counts,item_counts,price"]),
+}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    with live_service(BUNDLE, tmp_path_factory.mktemp("service")) as live:
+        yield live
+
+
+@pytest.mark.parametrize("name", [name for name, (program, *_) in CLIENTS.items() if shutil.which(program)])
+def test_client_prints_the_ranking(name: str, service: LiveService) -> None:
+    line = [*CLIENTS[name], str(EXAMPLES / "clients" / name), service.url]
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["candidates"]["id"] == ["greenhouses-1", "ice-axes-1"]
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_clients_body_is_a_request(name: str) -> None:
+    text = (EXAMPLES / "clients" / name).read_text("utf-8")
+    (body,) = re.findall(r"^ *\{$.*?^ *\}$|(?<=')\{$.*?^\}(?=')|(?<=`)\{$.*?^\}(?=`)", text, re.MULTILINE | re.DOTALL)
+
+    assert ScoreRequest.model_validate_json(body).candidates.id == ["ice-axes-1", "greenhouses-1"]
+
+
+@pytest.fixture(scope="module")
+def tensors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("model")
+    dataset = write_tiny_dataset(folder / "data", users=30, items=40)
+    assert run_msd("tensors", str(dataset), str(folder / "tensors")).returncode == 0
+    return dataset, folder / "tensors"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_own_model_is_trained_and_exported(name: str, tensors: tuple[Path, Path], tmp_path: Path) -> None:
+    dataset, rows = tensors
+    columns, options = MODELS[name]
+    graph, bundle = tmp_path / "model.onnx", tmp_path / "bundle"
+    line = [sys.executable, str(EXAMPLES / "own_model" / name), str(rows), str(graph), *filter(None, [columns])]
+    ended = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    exported = run_msd("export", "--onnx", str(graph), str(dataset), str(bundle), "--requests", "40", *options)
+
+    assert exported.returncode == 0, exported.stderr
+    assert open_bundle(bundle).manifest.provenance["parity"]["requests"] == 40
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)
+def test_python_is_python(path: Path) -> None:
+    ast.parse(path.read_text("utf-8"))
+
+
+def test_values_fit_the_chart() -> None:
+    given = yaml.safe_load((EXAMPLES / "kubernetes/values.yaml").read_text("utf-8"))
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+
+    jsonschema.validate(merged(defaults, given), json.loads((CHART / "values.schema.json").read_text("utf-8")))
+
+
+def test_every_example_is_listed() -> None:
+    page = (EXAMPLES / "README.md").read_text("utf-8")
+    kept = subprocess.run(["git", "ls-files", "examples"], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert set(re.findall(r"\w+/[\w.]+\.\w+", page)) >= {
+        name.removeprefix("examples/") for name in kept.stdout.split() if not name.endswith("README.md")
+    }

@@ -1,0 +1,118 @@
+"""Nights by a known law: the loop keeps the bundle on noise, replaces it on drift, keeps it on a poisoned night."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.nightly.world import World
+from tests.service.live import run_msd
+
+COUNT = 2_500
+CONFIG = """
+logs = ["logs"]
+dataset = "data"
+work = "work"
+bundles = "bundles"
+corrections = "corrections.json"
+semantics = false
+train = ["--epochs", "2"]
+export = ["--requests", "20"]
+
+[window]
+days = 1.1
+
+[gate]
+calibration = 2.0
+ece = 0.1
+latency = 1000
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world whose services serve a bundle of its past."""
+    world = World(tmp_path_factory.mktemp("world"))
+    data, bundles = world.write_past(2 * COUNT), world.folder / "bundles"
+    write_config(world, CONFIG)
+    for line in (
+        ("train", data, world.folder / "model", "--no-semantics", "--epochs", "2"),
+        ("export", data, world.folder / "model", bundles / "first", "--requests", "20"),
+        ("rollback", bundles, "--to", "first"),
+    ):
+        done = run_msd(*map(str, line))
+        assert done.returncode == 0, done.stdout + done.stderr
+    return world
+
+
+def write_config(world: World, config: str) -> None:
+    (world.folder / "nightly.toml").write_text(config, "utf-8")
+
+
+def night(world: World, name: str) -> dict[str, Any]:
+    """The record of a night, whose status is the command's exit status."""
+    done = run_msd("nightly", str(world.folder / "nightly.toml"), "--night", name)
+    record: dict[str, Any] = json.loads((world.folder / "work/nights" / name / "nightly.json").read_text())
+    assert done.returncode == {"promoted": 0, "kept": 3, "failed": 1}[record["status"]], done.stdout + done.stderr
+    return record
+
+
+def test_nights_promote_on_drift_alone(world: World) -> None:
+    """Without drift the old bundle stays, and after a poisoned night; a failed night leaves it and goes on later."""
+    bundles, nights = world.folder / "bundles", world.folder / "work/nights"
+    world.serve(0, bundles / "current", COUNT)
+    noise = night(world, "n0")
+    assert (noise["status"], noise["counts"]["new_impressions"]) == ("kept", noise["counts"]["joined_impressions"])
+    assert any(why.startswith("sure gain of logloss: -") for why in noise["why"])
+
+    world.drift()
+    world.serve(1, bundles / "current", COUNT)
+    moved = night(world, "n1")
+    assert moved["status"] == "promoted"
+    assert moved["verdict"]["models"]["old"]["auc"] < 0.5 < 0.6 < moved["verdict"]["models"]["new"]["auc"]
+    assert [(bundles / name).resolve().name for name in ("current", "previous")] == ["n1", "first"]
+    assert "promoted" in (nights / "n1/nightly.html").read_text("utf-8")
+
+    world.serve(2, bundles / "current", COUNT, bots=0.9)
+    poisoned = night(world, "n2")
+    assert (bundles / "current").resolve().name == "n1"
+    assert (poisoned["status"], poisoned["is_accepted"]) == ("kept", False)
+    assert "more than a factor of 3" in poisoned["why"][0]
+
+    world.serve(3, bundles / "current", COUNT)
+    write_config(world, CONFIG.replace('"2"', '"none"'))
+    assert night(world, "n3")["status"] == "failed"
+    joined = (nights / "n3/joined.json").stat().st_mtime_ns
+    write_config(world, CONFIG)
+    later = night(world, "n3")
+    assert later["status"] in ("kept", "promoted")
+    assert (nights / "n3/joined.json").stat().st_mtime_ns == joined, "a step is done once"
+    assert later["counts"]["impressions_of_refused_nights"] >= COUNT
+    assert later["click_rates"]["new"] < 0.4
+    assert later["verdict"]["models"]["old"]["bundle_id"] == moved["verdict"]["models"]["new"]["bundle_id"]
+    assert night(world, "n3") == later
+
+
+def test_failed_night_changes_nothing(world: World) -> None:
+    bundles = world.folder / "bundles"
+    served = bundles.joinpath("current").readlink()
+    (bundles / "current").unlink()
+    lost = night(world, "lost")
+    (bundles / "current").symlink_to(served)
+    torn = world.folder / "logs/b/requests-torn.parquet"
+    torn.write_bytes(b"PAR1")
+    half = night(world, "half-written")
+    torn.unlink()
+
+    assert (lost["status"], half["status"]) == ("failed", "failed")
+    assert "leads to no bundle to compare with" in lost["why"][0]
+    assert "requests-torn.parquet: is not a file of a request log" in half["why"][0]
+
+
+def test_rejects_mistaken_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "nightly.toml"
+    for text, words in (("logs = []", "logs: "), (CONFIG + "auc = -1", "gate.auc: "), ("x", "cannot be read as TOML")):
+        config.write_text(text, "utf-8")
+        done = run_msd("nightly", str(config))
+        assert (done.returncode, words in done.stderr) == (2, True), done.stderr
