@@ -218,6 +218,8 @@ class Parser {
       if (byte >= 'A' && byte <= 'Z') byte = static_cast<char>(byte + 32);
     }
     const std::string_view name = text.substr(0, colon), value = trimmed(text.substr(colon + 1));
+    // Parsers differ about tabs here.
+    if ((name == "content-length" || name == "transfer-encoding") && text.find('\t') != std::string_view::npos) return fail();
     // No other protocol is spoken.
     if (name == "upgrade") return Event::kNone;
     head.headers.push_back({{line.start, static_cast<uint32_t>(colon)},

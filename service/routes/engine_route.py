@@ -8,7 +8,7 @@ from typing import Any
 
 from service.deployment.readiness import Readiness
 from service.http.keys import Guard, KeyEntry
-from service.scoring.deployment import Serving
+from service.scoring.deployment import Deployment, Serving
 from service.scoring.pipeline import Pipeline
 
 
@@ -22,7 +22,7 @@ class EngineRoute:
         self._serving, self._pipeline, self._readiness, self._guard = serving, pipeline, readiness, guard
         self._is_watched = is_watched
         self._front: Any = None
-        self._told: tuple[object, ...] = ()
+        self._told: Deployment | None = None
         self._keys: object = None
 
     def open(self, front: Any) -> None:  # noqa: ANN401 - the core has no types
@@ -36,14 +36,17 @@ class EngineRoute:
         if self._guard is not None and self._keys is not self._guard.ring:
             self._front.forget_keys()
             self._keys = self._guard.ring
-        deployment = self._serving.current
-        serves = not (self._readiness.missing or self._is_watched)
-        told = (deployment, *self._pipeline.corrections_of(deployment)) if serves else ()
-        if told != self._told:
-            self._front.serve(self._pipeline.plan(deployment) if serves else None)
-            self._told = told
+        deployment = None if self._readiness.missing or self._is_watched else self._serving.current
+        if deployment is not self._told:
+            self._front.serve(None if deployment is None else self._pipeline.plan(deployment))
+            self._told = deployment
         self._front.forget_plans()
 
     def _know(self, key: bytes, entry: KeyEntry) -> None:
+        """A key is good. Called in the admin port's thread too."""
+        assert self._guard is not None, "it calls this"
         if "score" in entry.scopes:
             self._front.know_key(key, math.inf if entry.not_after is None else entry.not_after.timestamp())
+        # The keys may have changed meanwhile.
+        if self._guard.ring.find(key) is not entry:
+            self._front.forget_keys()

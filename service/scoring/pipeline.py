@@ -162,18 +162,15 @@ class Pipeline:
         assignment, or what returns one; whether that needs the user; what says whether a request is followed, if some
         may be; and what is called with each that is."""
         arm = deployment.arms[0]
-        is_fixed = not deployment.is_split and (rows := arm.model.native.rows) is not None and rows.epochs is None
+        rows = arm.model.native.rows
+        changes = deployment.is_split or self._corrections is not None or rows is None or rows.epochs is not None
         return (
             arm.model.native.loaded,
-            self._assignment(deployment, arm) if is_fixed else partial(self._assigned, deployment),
+            partial(self._assigned, deployment) if changes else self._assignment(deployment, arm),
             deployment.is_split,
             partial(self._wants_seen, deployment) if self._followers_of(deployment) else None,
             partial(self._seen, deployment),
         )
-
-    def corrections_of(self, deployment: Deployment) -> tuple[Correction | None, ...]:
-        """Return the current corrections of the arms."""
-        return tuple(self._corrections.of(arm.model) if self._corrections else None for arm in deployment.arms)
 
     def follow(self, seen: tuple[Deployment, Served | None]) -> None:
         """Let followers learn of a request that is answered."""
