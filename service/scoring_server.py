@@ -36,7 +36,7 @@ class AdminServer(HttpServer):
         self, app: FastAPI, settings: Settings, listener: socket.socket, metrics: Metrics, engine: ScoringEngine
     ) -> None:
         own = settings.model_copy(update={"tls_client_ca": None, "max_connections": _ADMIN_CONNECTIONS})
-        super().__init__(app, own, listener, metrics, engine.native, _nothing_is_scored, is_for_probes=True)
+        super().__init__(app, own, listener, metrics, engine.native, _nothing_is_scored, max_waiting=1)
         self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
 
     def start(self) -> None:

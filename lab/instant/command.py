@@ -1,4 +1,7 @@
-"""`msd lab instant`: the bundle that `msd demo --instant` serves, made by the product's own commands."""
+"""`msd lab instant`: the bundle that `msd demo --instant` serves, made by the product's own commands in a minute.
+
+The bundle is kept in the checkout, 4.4 MB that compress to 1.5: a wheel's build has no torch to train one.
+"""
 
 import tempfile
 from pathlib import Path

@@ -41,6 +41,10 @@ profile_window = 0.1
 [history]
 length = 20
 
+# Taste comes from past ads and the teacher's words, as of users that the model has not met.
+[ids]
+min_count = 1_000_000
+
 [[features]]
 name = "category"
 side = "item"

@@ -7,7 +7,7 @@ from model_export.factorise.emit import Tensor
 from model_export.factorise.linear import linear
 from model_export.factorise.report import Rule
 from model_export.factorise.scope import Handler, Node, Scope
-from model_export.factorise.shapes import ITEMS, RuleDoesNotApply, Shape, number, size_or_none, with_dim
+from model_export.factorise.shapes import RuleDoesNotApply, Shape, number, size_or_none, with_dim
 from model_export.factorise.values import Affine, Concat, Laid, Term
 
 
@@ -130,28 +130,7 @@ def _weighted(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None
 
 def _real(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid:
     left, right = scope.filled(one, len(one.shape) - 1), scope.filled(other, len(other.shape) - 2)
-    if scope.on(Rule.HEADS) and len(left.shape) == len(right.shape) == 4:
-        made = _heads(scope, left, right)
-        if made is not None:
-            return scope.wrap(made, shape)
     return scope.wrap(scope.emit.matmul(left, right), shape)
-
-
-def _heads(scope: Scope, left: Tensor, right: Tensor) -> Tensor | None:
-    """Return [N, H, 1, B] @ [1, H, B, C], or turned [1, H, C, B] @ [N, H, B, 1], as H products of candidate rows."""
-    emit = scope.emit
-    if left.shape[0] == ITEMS and left.shape[2] == 1 and right.shape[0] == 1 and left.shape[1] == right.shape[1]:
-        rows, shared, turned = left, right, False
-    elif right.shape[0] == ITEMS and right.shape[3] == 1 and left.shape[0] == 1 and left.shape[1] == right.shape[1]:
-        rows, shared, turned = right, emit.transpose(left, (0, 1, 3, 2)), True
-    else:
-        return None
-    heads, width, columns = (number(dim) for dim in shared.shape[1:])
-    by_head = emit.transpose(emit.reshape(rows, (ITEMS, heads, width)), (1, 0, 2))
-    made = emit.matmul(by_head, emit.reshape(shared, (heads, width, columns)))
-    scope.credit(Rule.HEADS)
-    back = emit.transpose(made, (1, 0, 2))
-    return emit.reshape(back, (ITEMS, heads, columns, 1) if turned else (ITEMS, heads, 1, columns))
 
 
 HANDLERS: Mapping[str, Handler] = {"MatMul": matmul, "Gemm": gemm}

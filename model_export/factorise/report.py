@@ -24,8 +24,6 @@ class Rule(StrEnum):
     """softmax(user ‖ candidate) is two softmaxes, weighted by their shares."""
     LOW_RANK = "low_rank"
     """A low-rank cross layer keeps the user's columns as a map of the narrow tensor."""
-    HEADS = "heads"
-    """Attention heads on one target: candidates become rows of one product per head."""
     BIAS = "bias"
     """A product and the tensor added to all its rows become one Gemm."""
     GATHER = "gather"

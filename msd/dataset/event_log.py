@@ -147,7 +147,7 @@ def _keyed(table: Table, keys: Sequence[_Key], time: Role | None) -> pl.DataFram
 def _keys(shown: Table, roles: Mapping[RoleName, Role], by_pair: bool) -> list[_Key]:
     """Return the keys that may identify an impression, the surest first."""
     pair = [roles[role].column for role in ("user", "item") if role in roles]
-    by_name = {clean_name(column): column for column in reversed(shown.frame.columns)}
+    by_name = {clean_name(column): column for column in reversed(shown.frame.columns) if column not in pair}
     requests = [by_name[name] for name in NAMES["request"] if name in by_name]
     if named := roles.get("request"):
         requests, by_pair = [named.column], False

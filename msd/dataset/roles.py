@@ -180,7 +180,7 @@ def find_time(events: Table, taken: Mapping[RoleName, Role], form: str | None = 
     if found := _by_name(events, "time", free, lambda values: bool(forms[values.name])):
         return _formed(events, found, form)
     keys = [events.frame.get_column(taken[role].column) for role in ("user", "item") if role in taken]
-    # A birthday, or an ad's start, is no time of an impression.
+    # Unlike a birthday, or an ad's start, an impression's time differs between its user's and item's rows.
     fitting = [name for name in free if forms[name] and not any(depends(events.frame[name], key) for key in keys)]
     if len(fitting) == 1:
         return _formed(events, Role(fitting[0], "the only column that holds times"), form)

@@ -14,10 +14,10 @@ class Gate(BaseModel):
     """Bounds. The new bundle is promoted if `gain` is surely better (95 %) and nothing else is worse than allowed.
 
     `auc`, `logloss` and `ece`: most by which each may be worse. `calibration`: largest factor between predicted and
-    observed clicks of known and of anonymous users, unless the old bundle's is larger. `value`: largest share of the
-    value of a first impression (DR) that may be lost, if the log has propensities. `latency`: the new bundle's median
-    time for a request ÷ the old one's. `refused`: share of requests that only the new bundle refuses. `clicks`: fewest
-    clicks to judge by.
+    observed clicks of known and of anonymous users, and conversions, unless the old bundle's is larger. `value`:
+    largest share of the value of a first impression (DR) that may be lost, if the log has propensities. `latency`: the
+    new bundle's median time for a request ÷ the old one's. `refused`: share of requests that the new bundle refuses.
+    `clicks`: fewest clicks to judge by.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +70,10 @@ def _checks(gate: Gate, figures: Figures) -> Iterator[Check]:
             new, old = (_factor(segment["predicted_over_observed"][one]) for one in ("new", "old"))
             most = max(gate.calibration, old)
             yield Check(f"calibration of {name} users, as a factor", new, f"at most {most:.4g}", new <= most)
+    if all(models[one]["pcvr"] for one in ("new", "old")):
+        new, old = (_factor(models[one]["pcvr"]["predicted_over_observed"]) for one in ("new", "old"))
+        most = max(gate.calibration, old)
+        yield Check("calibration of pcvr, as a factor", new, f"at most {most:.4g}", new <= most)
     if value := figures["value"]:
         gap, whole = (value[name]["dr"].value for name in ("difference", "old"))
         lost = -gap / whole if whole else 0.0

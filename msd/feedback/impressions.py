@@ -119,7 +119,7 @@ def _candidates(
     wanted = shown.select("request_id").unique()
     for frame in requests:
         total += frame.height
-        latest = max([latest, *frame["received_at"].to_list()])
+        latest = max(latest, float(frame["received_at"].to_numpy().max(initial=latest)))
         first = frame.unique("request_id", keep="first", maintain_order=True).join(seen, on="request_id", how="anti")
         repeated += frame.height - first.height
         seen = pl.concat([seen, first.select("request_id")])

@@ -2,6 +2,7 @@
 interrupted night resumes where it ended; the served bundle changes only in the last.
 """
 
+import json
 import shutil
 import time
 import traceback
@@ -13,6 +14,7 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
+from msd.contract.bundle import MANIFEST
 from msd.contract.correction import read_corrections
 from msd.contract.errors import MsdError
 from msd.contract.files import write_text_atomic
@@ -24,13 +26,14 @@ from msd.demo.steps import Steps
 from msd.feedback.collect import collected
 from msd.feedback.dataset import write_dataset
 from msd.feedback.files import JUDGE_COLUMNS, read_events, read_requests
+from msd.feedback.gate import Check, Figures
 from msd.feedback.impressions import join
-from msd.feedback.judge import Verdict, judge
+from msd.feedback.judge import judge
 from msd.feedback.scored_bundle import ScoredBundle
 from msd.nightly.config import NightlyConfig, NightlyError
 from msd.nightly.record import NightRecord, known_record
 
-_JOINED, _HELD_OUT = "joined.json", "impressions.parquet"
+_JOINED, _HELD_OUT, _VERDICT = "joined.json", "impressions.parquet", "verdict.json"
 _LARGE = ("dataset", "student", "model", "bundle")
 
 
@@ -85,12 +88,13 @@ class Night:
         with collected(self.config.logs, self.config.work / "logs") as logs:
             self._join(logs)
             self._make()
-            verdict = self._judge(logs)
-            if verdict.promotes:
+            verdict = self.record.verdict = self._judge(logs)
+            if verdict["promotes"]:
                 self._publish()
             self._recalibrate(logs)
-        self.record.why = [str(check) for check in verdict.checks if check.holds == verdict.promotes]
-        if not verdict.promotes:
+        checks = [Check(**one) for one in verdict["checks"]]
+        self.record.why = [str(one) for one in checks if one.holds == verdict["promotes"]]
+        if not verdict["promotes"]:
             raise _Kept(*self.record.why)
 
     def _join(self, logs: Sequence[Path]) -> None:
@@ -175,20 +179,23 @@ class Night:
         shutil.copytree(ours, whole)
         return whole
 
-    def _judge(self, logs: Sequence[Path]) -> Verdict:
-        start, config = time.perf_counter(), self.config
+    def _judge(self, logs: Sequence[Path]) -> Figures:
+        """Return the verdict on the new bundle, once: after it is published there is no old one to compare with."""
+        start, config, mark = time.perf_counter(), self.config, self.folder / _VERDICT
+        new = ScoredBundle(self.folder / "bundle")
+        manifest = new.bundle.manifest.sha256
+        if mark.is_file() and (known := json.loads(mark.read_bytes()))["manifest"] == manifest:
+            return dict(known["verdict"])
         corrections = read_corrections(config.corrections) if config.corrections else {}
-        old, new = ScoredBundle(self._current(), corrections), ScoredBundle(self.folder / "bundle")
-        held_out = pl.read_parquet(self.folder / _HELD_OUT)
         verdict = judge(
-            old,
+            ScoredBundle(self._current(), corrections),
             new,
             lambda: read_requests(logs, JUDGE_COLUMNS),
-            held_out,
+            pl.read_parquet(self.folder / _HELD_OUT),
             config.gate,
             since=self.record.cut,
-        )
-        self.record.verdict = verdict.document()
+        ).document()
+        write_text_atomic(mark, json.dumps({"manifest": manifest, "verdict": verdict}))
         self._steps.seconds["judge"] = round(time.perf_counter() - start, 1)
         return verdict
 
@@ -204,13 +211,15 @@ class Night:
     def _publish(self) -> None:
         """Copy the bundle beside the others, publish its rows, and move the pointer."""
         bundles, name = self.config.bundles, self.record.night
-        if not (bundles / name).is_dir():
+        new, place = self.folder / "bundle", bundles / name
+        if not place.is_dir() or (place / MANIFEST).read_bytes() != (new / MANIFEST).read_bytes():
             half = bundles / f".{name}.half"
             shutil.rmtree(half, ignore_errors=True)
-            shutil.copytree(self.folder / "bundle", half)
-            half.rename(bundles / name)
+            shutil.copytree(new, half)
+            shutil.rmtree(place, ignore_errors=True)
+            half.rename(place)
         if self.config.redis:
-            self._steps.call("publish", "publish", bundles / name, "--redis", self.config.redis)
+            self._steps.call("publish", "publish", place, "--redis", self.config.redis)
         self._steps.call("point", "rollback", bundles, "--to", name)
 
     def _recalibrate(self, logs: Sequence[Path]) -> None:

@@ -142,7 +142,7 @@ class Front : public Keeper, public Sockets {
   Bell ears;  // for Python
 
  private:
-  static constexpr size_t kMostWaiting = 100, kClogged = 65'536;
+  static constexpr size_t kClogged = 65'536;
   // Bytes that a request takes, beside its head and body.
   static constexpr size_t kRequestBytes = 4'096;
   // Maximum bodies that may pass unread after a reply: a client that still writes does not read.
@@ -238,8 +238,9 @@ class Front : public Keeper, public Sockets {
   bool take_head(Connection& one) {
     one.head_since = 0.0;
     one.is_silent = false;
-    if (one.requests.size() > kMostWaiting) {
-      refuse(one, {400, "bad_http", std::to_string(kMostWaiting) + " requests wait on this connection; wait for replies"});
+    if (one.requests.size() > limits_.max_waiting) {
+      refuse(one, {400, "bad_http",
+                   "more than " + std::to_string(limits_.max_waiting) + " requests wait on this connection; wait for replies"});
       return false;
     }
     auto request = std::make_unique<HttpRequest>();

@@ -7,8 +7,8 @@
 
 namespace {
 
-// Front(engine, (max_connections, max_body, max_head, inflight, max_candidates), (head_s, body_s, reply_s, deadline_s,
-// max_deadline_s), needs_keys, is_for_probes)
+// Front(engine, (max_connections, max_waiting, max_body, max_head, inflight, max_candidates), (head_s, body_s, reply_s,
+// deadline_s, max_deadline_s), needs_keys)
 
 struct HeldFront {
   Ref of_engine;
@@ -27,12 +27,11 @@ struct HeldFront {
 
 HeldFront* make_front(PyObject* arguments) {
   PyObject *engine, *sizes, *times;
-  int needs_keys, is_for_probes;
-  if (!PyArg_ParseTuple(arguments, "OO!O!pp", &engine, &PyTuple_Type, &sizes, &PyTuple_Type, &times, &needs_keys, &is_for_probes))
-    throw PythonError{};
-  const Limits limits{size_of(sizes, 0),   size_of(sizes, 1),   size_of(sizes, 2),   size_of(sizes, 3),   size_of(sizes, 4),
-                      double_of(times, 0), double_of(times, 1), double_of(times, 2), double_of(times, 3), double_of(times, 4),
-                      needs_keys == 1,     is_for_probes == 1};
+  int needs_keys;
+  if (!PyArg_ParseTuple(arguments, "OO!O!p", &engine, &PyTuple_Type, &sizes, &PyTuple_Type, &times, &needs_keys)) throw PythonError{};
+  const Limits limits{size_of(sizes, 0),   size_of(sizes, 1),   size_of(sizes, 2),   size_of(sizes, 3),
+                      size_of(sizes, 4),   size_of(sizes, 5),   double_of(times, 0), double_of(times, 1),
+                      double_of(times, 2), double_of(times, 3), double_of(times, 4), needs_keys == 1};
   auto held = std::make_unique<HeldFront>();
   held->front = std::make_unique<Front>(*Box<HeldEngine>::of(engine).engine, limits);
   held->of_engine = Ref::to(engine);

@@ -23,10 +23,9 @@
 namespace {
 
 struct Limits {
-  size_t max_connections, max_body, max_head, inflight, max_candidates;
+  size_t max_connections, max_waiting, max_body, max_head, inflight, max_candidates;  // `max_waiting`: of a connection
   double head_s, body_s, reply_s, deadline_s, max_deadline_s;
   bool needs_keys;
-  bool is_for_probes;  // who does not read replies, or asks ahead, has no right to a place
 };
 
 class Sockets {
@@ -307,9 +306,8 @@ class Sockets {
   // unfinished request.
   bool close_for_another() {
     Connection* found = nullptr;
-    const auto rank = [this](const Connection& one) -> std::pair<int, double> {
+    const auto rank = [](const Connection& one) -> std::pair<int, double> {
       if (one.is_silent || one.goodbye_until > 0.0) return {0, one.opened};
-      if (limits_.is_for_probes && (one.unread_since > 0.0 || one.requests.size() > 1)) return {0, one.opened};
       if (one.is_idle()) return {1, one.idle_since};
       return {one.unfinished_since > 0.0 && !one.is_owed_replies() ? 2 : 3, one.unfinished_since};
     };

@@ -22,6 +22,7 @@ from service.telemetry.metrics import Metrics
 
 LINGER_S = 1.0
 ONCE_A_SECOND = 10
+MAX_WAITING = 100
 _TICK_S = 0.1
 # Seconds after the listener closed in which unanswered clients are waited for.
 _LAST_REPLIES_S = 3.0
@@ -40,11 +41,11 @@ class HttpServer:
         metrics: Metrics,
         engine: Any,  # noqa: ANN401 - the core has no types
         follow: Callable[[Any], None],
-        is_for_probes: bool = False,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
-        """`engine` scores what is for it. Raises TlsError."""
+        """`engine` scores what is for it; `max_waiting`: requests that may wait on a connection. Raises TlsError."""
         self._app, self._metrics, self._listener = app, metrics, listener
-        self.front = front_of(settings, engine, is_for_probes)
+        self.front = front_of(settings, engine, max_waiting)
         self._bridge = Bridge(self.front, app, follow)
         tls = open_tls(settings, metrics)
         self._tls = None if tls is None else TlsEntry(tls, self.front, settings.max_connections, metrics)
@@ -128,12 +129,13 @@ class HttpServer:
             asyncio.get_running_loop().run_in_executor(None, _return_free_memory)
 
 
-def front_of(settings: Settings, engine: Any, is_for_probes: bool = False) -> Any:  # noqa: ANN401 - the core has no types
-    """Return a front over an engine, with the limits of the service. `is_for_probes`: who does not read replies, or
-    asks ahead, makes room for others."""
+def front_of(settings: Settings, engine: Any, max_waiting: int = MAX_WAITING) -> Any:  # noqa: ANN401 - the core has no types
+    """Return a front over an engine, with the limits of the service. `max_waiting`: requests that may wait on a
+    connection."""
     assert native.core is not None, "there is an engine"
     sizes = (
         settings.max_connections,
+        max_waiting,
         settings.max_body_bytes,
         limits.MAX_HEAD_BYTES,
         max(limits.INFLIGHT_BYTES, settings.max_body_bytes),
@@ -146,7 +148,7 @@ def front_of(settings: Settings, engine: Any, is_for_probes: bool = False) -> An
         settings.deadline_ms / 1000,
         limits.MAX_DEADLINE_MS / 1000,
     )
-    return native.core.Front(engine, sizes, times, settings.keys_file is not None, is_for_probes)
+    return native.core.Front(engine, sizes, times, settings.keys_file is not None)
 
 
 def _return_free_memory() -> None:

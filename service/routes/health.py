@@ -1,5 +1,6 @@
 """Operators' routes: liveness, readiness, what is served, metrics; and the page at `/`, with links to all pages."""
 
+import asyncio
 from base64 import b64encode
 from hashlib import sha256
 from html import escape
@@ -14,7 +15,7 @@ import native
 from msd.contract.pricing import Pricing
 from msd.contract.schema import SIDES
 from service.deployment.readiness import Readiness
-from service.errors import without_places
+from service.errors import Overloaded, without_places
 from service.http.keys import INDEX, PAGE
 from service.runtimes.runtime import Engine
 from service.scoring.deployment import Deployment, Serving
@@ -22,6 +23,7 @@ from service.scoring.model import Model
 from service.telemetry.metrics import Metrics
 
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
+_MOST_SCRAPES = 8
 _STYLE = (
     ":root{color-scheme:light dark}"
     "body{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:2rem auto;padding:0 1rem}"
@@ -144,6 +146,7 @@ def health_routes(serving: Serving, readiness: Readiness, max_candidates: int) -
 
 def metrics_route(metrics: Metrics) -> APIRouter:
     router = APIRouter(tags=["operations"])
+    turn, waiting = asyncio.Lock(), list[None]()
 
     @router.get(
         "/metrics",
@@ -154,7 +157,15 @@ def metrics_route(metrics: Metrics) -> APIRouter:
         },
     )
     async def exposition() -> Response:
-        return Response(metrics.exposition(), media_type=METRICS_TYPE)
+        # Probes need the loop, and their own connections, meanwhile.
+        if len(waiting) >= _MOST_SCRAPES:
+            raise Overloaded("too many scrapes at once; retry")
+        waiting.append(None)
+        try:
+            async with turn:
+                return Response(await asyncio.to_thread(metrics.exposition), media_type=METRICS_TYPE)
+        finally:
+            waiting.pop()
 
     return router
 

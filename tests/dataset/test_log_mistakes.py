@@ -171,9 +171,13 @@ def test_refuses_table_of_items_with_reason(tmp_path: Path, items: str | None, m
     assert message in refused(tmp_path, SourceFiles(tmp_path / "log.csv", items=tmp_path / "items.csv"), {})
 
 
-def test_refuses_clicks_without_impressions_in_another_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "key"), [({}, "request_id"), ({"item": "request_id"}, "user_id and request_id; name the column")]
+)
+def test_refuses_clicks_without_impressions_in_another_file(
+    tmp_path: Path, options: Mapping[str, str], key: str
+) -> None:
     ROWS.drop("clicked").with_columns(request_id=N.cast(pl.String)).write_csv(tmp_path / "log.csv")
     pl.DataFrame({"request_id": ["x", "y"]}).write_csv(tmp_path / "clicks.csv")
     sources = SourceFiles(tmp_path / "log.csv", clicks=tmp_path / "clicks.csv")
-    message = "clicks.csv: 0 of 2 rows of outcomes find their impression by request_id"
-    assert message in refused(tmp_path, sources, {})
+    assert f"clicks.csv: 0 of 2 rows of outcomes find their impression by {key}" in refused(tmp_path, sources, options)

@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from msd.dataset.check import check_dataset
 from msd.dataset.draft import Draft
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.scaffold import SourceFiles, init_dataset
@@ -42,6 +43,8 @@ def test_hours_of_an_exchange_are_times(tmp_path: Path) -> None:
         ("c1", "banner_pos", "site_id"), ("context", "categorical")
     )
     assert sides(dataset) == kinds | {"app_id": ("context", "categorical")}
+    notes = check_dataset(tmp_path / "out").notes
+    assert any("of the events are of one user, a99f214a: if that stands for unknown users" in note for note in notes)
 
 
 def test_hashed_columns_without_user_and_time(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """The instant demo serves its bundle with what a service needs, and nothing else."""
 
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
+import pytest
 
 from msd.demo.instant import REQUEST
+from msd.demo.service import score_texts
 from msd.free_port import free_port
 from tests.service.live import ROOT, run_msd
 
@@ -44,6 +48,8 @@ def test_instant_demo_scores_known_rare_new_and_cold_ads_and_serves_the_playgrou
         assert "Serving on" in shown, shown
         reply = client.post("/v1/score", json=REQUEST).json()
         page = client.get("/playground", follow_redirects=True).text
+        readme = (ROOT / "README.md").read_text("utf-8")
+        first = score_texts(url, json.loads(re.findall(r"/v1/score\b.*? -d '(.*?)'", readme, re.DOTALL)[0]), ["new-ad"])
 
     pctr = dict(zip(reply["candidates"]["id"], reply["candidates"]["pctr"], strict=True))
     assert "invented" in shown
@@ -52,6 +58,12 @@ def test_instant_demo_scores_known_rare_new_and_cold_ads_and_serves_the_playgrou
     assert pctr["greenhouses-1"] > 2 * pctr["ice-axes-1"]
     assert pctr["seed-boxes-2"] > 2 * pctr["ice-axes-1"]
     assert pctr["new-ad"] != pctr["new-text"]
+    example = json.loads(re.findall(r"```json\n(.*?)```", readme, re.DOTALL)[0])
+    for name in ("model_version", "degraded"):
+        assert first[name] == example[name]
+    assert first["candidates"]["id"] == example["candidates"]["id"]
+    assert first["candidates"]["pctr"] == pytest.approx(example["candidates"]["pctr"], abs=0.001)
+    assert first["candidates"]["ecpm"] == pytest.approx(example["candidates"]["ecpm"], abs=0.5)
 
 
 def test_rejects_options_of_the_other_demo() -> None:

@@ -38,12 +38,14 @@ class Log:
                 "at": at + number,
                 "request": body,
             }
-            scores = scorer.score(row) or {"pctr": np.full(5, 0.5)}
+            scores = scorer.score(row) or {"pctr": np.full(5, 0.5), "pcvr": np.full(5, 0.5)}
             own = {"bids": None, "pricing": None, "scores": [scores["pctr"].tolist()], "heads": ["pctr"]}
             logged.append(row | own | {"explore": FIRST})
             shown.append(("impression", ids[0], at + number, f"r{number}"))
             if rng.random() < scores["pctr"][0]:
                 shown.append(("click", ids[0], at + number + 1, f"r{number}"))
+                if rng.random() < scores["pcvr"][0]:
+                    shown.append(("conversion", ids[0], at + number + 2, f"r{number}"))
         requests(*logged).write_parquet(self.file)
         self.events = events(*shown)
 
@@ -66,6 +68,7 @@ def test_the_law_is_promoted_and_kept(bundle: Bundle, other_bundle: Bundle, tmp_
     segments = better.figures["segments"]
     assert [segments[name]["impressions"] for name in ("known", "anonymous")] == [600, 300]
     assert segments["anonymous"]["predicted_over_observed"]["new"] == pytest.approx(1, abs=0.2)
+    assert better.figures["models"]["new"]["pcvr"]["predicted_over_observed"] == pytest.approx(1, abs=0.2)
 
 
 def test_value_of_the_difference_is_that_of_the_law(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:

@@ -74,6 +74,9 @@ def test_nights_promote_on_drift_alone(world: World) -> None:
     assert [(bundles / name).resolve().name for name in ("current", "previous")] == ["n1", "first"]
     assert "promoted" in (nights / "n1/nightly.html").read_text("utf-8")
 
+    (nights / "n1/nightly.json").unlink()
+    assert night(world, "n1")["verdict"] == moved["verdict"], "what was published is not judged against itself"
+
     world.serve(2, bundles / "current", COUNT, bots=0.9)
     poisoned = night(world, "n2")
     assert (bundles / "current").resolve().name == "n1"

@@ -43,7 +43,7 @@ USED = {
     "reference": {Rule.USER_MATRIX, Rule.LINEAR, Rule.WEIGHTED_SUM, Rule.GATHER, Rule.BIAS},
     "deepfm": {Rule.CONCAT, Rule.LINEAR, Rule.GATHER, Rule.BIAS},
     "dcn_low_rank": {Rule.LOW_RANK, Rule.LINEAR, Rule.GATHER, Rule.BIAS},
-    "transformer": {Rule.SOFTMAX, Rule.HEADS, Rule.LINEAR, Rule.GATHER, Rule.BIAS},
+    "transformer": {Rule.SOFTMAX, Rule.LINEAR, Rule.GATHER, Rule.BIAS},
     "two_tasks": {Rule.LINEAR, Rule.GATHER, Rule.BIAS},
     "our msd": {Rule.LINEAR, Rule.AFFINE, Rule.BIAS},
     "our din": {Rule.USER_MATRIX, Rule.WEIGHTED_SUM, Rule.BIAS},

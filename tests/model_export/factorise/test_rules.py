@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto
 
 from model_export.errors import ExportError
-from model_export.factorise import axes, elementwise, gathers, layout, linear, matmul, proof
+from model_export.factorise import axes, elementwise, gathers, layout, linear, proof
 from model_export.factorise.emit import Emitter, Tensor
 from model_export.factorise.evaluate import Evaluator, as_double
 from model_export.factorise.pass_ import Factorised, factorise
@@ -64,9 +64,6 @@ GRAPHS: dict[Rule, onnx.ModelProto] = {
         bias=some(13),
         next=some(13, 2, seed=1),
     ),
-    Rule.HEADS: graph_of(
-        "g (float[1,2,4,5] keys, float[N,2,1,4] item) => (float[N,2,1,5] y) { y = MatMul (item, keys) }"
-    ),
     Rule.BIAS: graph_of(f"g {PAIR} {{ wide = MatMul (item, w) y = Add (wide, bias) }}", w=some(4, 3), bias=some(3)),
     Rule.GATHER: graph_of(
         """g (float[1,3] user, int64[N,2] item) => (float[N,K] y) {
@@ -115,7 +112,6 @@ WHERE: dict[Rule, tuple[Any, str]] = {
     Rule.WEIGHTED_SUM: (axes, "_term"),
     Rule.SOFTMAX: (axes, "_by_shares"),
     Rule.LOW_RANK: (linear, "composed"),
-    Rule.HEADS: (matmul, "_heads"),
     Rule.BIAS: (Scope, "with_bias"),
     Rule.GATHER: (gathers, "_offset"),
 }
