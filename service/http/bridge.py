@@ -171,7 +171,7 @@ class RequestCycle:
         self._bridge.front.reply(self._number, data, is_last, self._closes_now)
 
     def _write_head(self, start: Message) -> None:
-        """Put the head before the body, of which a reply without a length has all."""
+        """Put the head before the body. Without a length, the body is whole."""
         status, headers = start["status"], [*self._bridge.default_headers, *start["headers"]]
         if status not in _WITHOUT_LENGTH and not any(name == b"content-length" for name, _ in headers):
             headers.append((b"content-length", b"%d" % sum(map(len, self._parts))))

@@ -1,5 +1,5 @@
-"""The engine's route and the app's side by side: whatever comes over a connection, both answer it alike, byte for byte but
-for times."""
+"""The engine's route and the app's side by side: whatever comes over a connection, both answer it alike, byte for byte
+but for times."""
 
 import json
 import socket

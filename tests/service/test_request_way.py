@@ -10,9 +10,6 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-import pytest
-
-import native
 from msd.contract.bundle import Bundle
 from tests.bundles.factory import golden_requests
 from tests.service.live import ROOT, live_service, wait_until
