@@ -49,7 +49,7 @@ def do_nothing() -> None:
 def leave_to_app(prepare: Callable[[], None]) -> None:
     """In this process, the service, leave all requests to the app."""
     prepare()
-    setattr(EngineRoute, "open", lambda route, front: None)  # noqa: B010 - a method
+    setattr(EngineRoute, "look", lambda route: None)  # noqa: B010 - a method
 
 
 @pytest.fixture(scope="module")
