@@ -23,19 +23,17 @@ class EngineRoute:
         self._is_watched = is_watched
         self._front: Any = None
         self._told: Deployment | None = None
-        self._keys: object = None
 
     def open(self, front: Any) -> None:  # noqa: ANN401 - the core has no types
         self._front, self._readiness.changed = front, self.look
         if self._guard is not None:
-            self._guard.admitted = self._know
+            self._guard.follow(self._know, front.forget_keys)
         self.look()
 
     def look(self) -> None:
         """Tell the front what has changed. Called several times a second too."""
-        if self._guard is not None and self._keys is not self._guard.ring:
+        if self._guard is not None and self._guard.is_stale:
             self._front.forget_keys()
-            self._keys = self._guard.ring
         deployment = None if self._readiness.missing or self._is_watched else self._serving.current
         if deployment is not self._told:
             self._front.serve(None if deployment is None else self._pipeline.plan(deployment))
@@ -43,10 +41,9 @@ class EngineRoute:
         self._front.forget_plans()
 
     def _know(self, key: bytes, entry: KeyEntry) -> None:
-        """A key is good. Called in the admin port's thread too."""
         assert self._guard is not None, "it calls this"
         if "score" in entry.scopes:
             self._front.know_key(key, math.inf if entry.not_after is None else entry.not_after.timestamp())
         # The keys may have changed meanwhile.
-        if self._guard.ring.find(key) is not entry:
+        if not self._guard.knows(key, entry):
             self._front.forget_keys()
