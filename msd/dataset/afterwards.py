@@ -18,13 +18,13 @@ _WORDS = (
     *r"(win|pay|paid|paying|clearing|market)_?price winners? won first_place significance p_value lift outcome".split(),
     *r"clicked_at click_time clicks? ctr dwell\w* (watch|play)_?time time_spent bounce\w* scroll\w*".split(),
     *r"view(ed|able|ability) completed completion verified helpful\w* votes? upvotes likes shares comments".split(),
-    *r"reviews? ratings? overall stars".split(),
+    *r"dislikes? disliked reviews? ratings? overall stars".split(),
 )
 _NAMES = re.compile(rf"(^|_)({'|'.join(_WORDS)})($|_)")
 CALLED_AFTERWARDS = "its name speaks of what happens after the impression"
 _TOO_GOOD = 0.9
 _FEW_CLICKS, _MOST_ROWS = 20, 200_000
-_NEARLY_ALL = 0.98
+_EXCEPTIONS = 0.03
 _CHANCE = 1e-6  # that as many values fall on clicks alone
 _BINS = 32
 
@@ -61,35 +61,40 @@ def doubt(name: str, values: pl.Series, shown: Shown) -> str | None:
         rows = np.random.default_rng(0).choice(values.len(), _MOST_ROWS, replace=False)
         values, shown = values.gather(rows), Shown(shown.impressions.gather(rows), shown.clicks.gather(rows))
     evidence = [CALLED_AFTERWARDS] if is_called_afterwards(name) else []
-    if only := only_clicked(values, shown):
+    if only := _only_clicked(values, shown):
         evidence.append(only)
-    if (auc := auc_alone(values, shown)) >= _TOO_GOOD:
+    if (auc := _auc_alone(values, shown)) >= _TOO_GOOD:
         evidence.append(f"it alone tells clicks from the rest (AUC {auc:.3f})")
     return "; ".join(evidence) or None
 
 
-def only_clicked(values: pl.Series, shown: Shown) -> str | None:
-    """Return what a column holds almost only if the row was clicked: an element of bags, otherwise any value except the
-    usual one without a click. None if there is no such value, or chance may explain it."""
+def _only_clicked(values: pl.Series, shown: Shown) -> str | None:
+    """Return what a column holds almost only if the row was clicked, or was not: an element of bags, otherwise any
+    value except the usual one of the other rows. None if there is no such value, or chance may explain it."""
     clicked = shown.clicks > 0
-    rate = float(clicked.sum()) / clicked.len()
-    if not shown.single or not 0 < rate <= 0.5:
+    if not shown.single or clicked.all() or not clicked.any():
         return None
-    rows = pl.DataFrame({"value": values, "clicked": clicked})
-    if isinstance(values.dtype, pl.List):
-        rows = rows.explode("value").drop_nulls().with_columns(what=pl.format("it holds {}", "value"))
-    else:
-        usual = values.filter(~clicked).mode().sort()[0]
-        rows = rows.filter(values.ne_missing(pl.Series([usual], dtype=values.dtype)))
-        rows = rows.with_columns(what=pl.lit("it is there" if usual is None else f"it is other than {usual}"))
-    counts = rows.group_by("what").agg(rows=pl.len(), clicks=pl.col("clicked").sum()).sort("rows", descending=True)
-    sure = (rate ** pl.col("clicks")) * counts.height <= _CHANCE
-    for what, count, clicks in counts.filter(sure, pl.col("clicks") >= _NEARLY_ALL * pl.col("rows")).iter_rows():
-        return f"{what} only when clicked ({clicks:,} of {count:,} rows)"
+    for outcome, when in ((clicked, "when clicked"), (~clicked, "without a click")):
+        rows = pl.DataFrame({"value": values, "outcome": outcome})
+        if not isinstance(values.dtype, pl.List):
+            usual = values.filter(~outcome).mode().sort()[0]
+            rows = rows.filter(values.ne_missing(pl.Series([usual], dtype=values.dtype)))
+            rows = rows.with_columns(what=pl.lit("it is there" if usual is None else f"it is other than {usual}"))
+        elif outcome is clicked:  # while a rare element may well be without a click
+            rows = rows.explode("value").drop_nulls().with_columns(what=pl.format("it holds {}", "value"))
+        else:
+            break
+        counts = rows.group_by("what").agg(rows=pl.len(), both=pl.col("outcome").sum()).sort("rows", descending=True)
+        rate = float(outcome.sum()) / outcome.len()
+        sure = rate ** pl.col("both") * counts.height <= _CHANCE
+        # Exceptions are few beside those that chance would bring.
+        pure = pl.col("rows") - pl.col("both") <= _EXCEPTIONS * (1 - rate) * pl.col("rows")
+        for what, count, both in counts.filter(sure, pure).iter_rows():
+            return f"{what} only {when} ({both:,} of {count:,} rows)"
     return None
 
 
-def auc_alone(values: pl.Series, shown: Shown) -> float:
+def _auc_alone(values: pl.Series, shown: Shown) -> float:
     """Return the AUC, on half of the impressions, of a value's click rate in the other half; numbers are cut into 32
     bins, and a bag has the mean rate of its values. 0.5 if there are too few clicks to tell."""
     clicks = shown.clicks.to_numpy().astype(np.int64)

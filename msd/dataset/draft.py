@@ -8,10 +8,9 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from msd.dataset.roles import Role, RoleName
+from msd.dataset.roles import NAMING, Role, RoleName
 
 Side = Literal["user", "item", "context"]
-_TITLES = re.compile(r"(^|_)(title|headline|name)$")
 NO_USER = "all rows are those of one user, whose clicks are everybody's; parts are cut in time alone"
 
 
@@ -162,7 +161,7 @@ def template_of(side: Side, table: pl.DataFrame, features: Sequence[Feature]) ->
     own = {feature.name: feature for feature in features if feature.side == side}
     texts = [name for name in table.columns[1:] if name not in own]
     lengths = {name: float(table[name].str.len_chars().cast(pl.Float64).mean() or 0.0) for name in texts}  # type: ignore[arg-type]
-    texts.sort(key=lambda name: (_TITLES.search(name) is None, lengths[name]))
+    texts.sort(key=lambda name: (NAMING.search(name) is None, lengths[name]))
     said = [name for name, feature in own.items() if _tells(feature, table[name])]
     parts = [f"{{{name}}}." for name in texts]
     parts += [f"{name.replace('_', ' ').capitalize()}: {{{name}}}." for name in said]

@@ -15,11 +15,16 @@ from typing import TYPE_CHECKING
 from msd.dataset.roles import InitError
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore, RetryConfig
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 _URL = re.compile(r"(s3|gs|az)://([^/]*)/?(.*)")
 _CHUNK_BYTES = 2**20
 _RETRY: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(minutes=1)}
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT",),
+}
 # Each names credentials. Without any, requests to S3 are not signed, as a public bucket expects.
 _AWS_IDENTITIES = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_WEB_IDENTITY_TOKEN_FILE"),
@@ -75,9 +80,9 @@ def _copy(place: str, folder: Path) -> Path:
 def _store(scheme: str, bucket: str) -> "ObjectStore":
     from obstore.store import AzureStore, GCSStore, S3Store
 
+    endpoints = [os.environ.get(name, "") for name in _ENDPOINTS[scheme]]
+    client: ClientConfig = {"allow_http": any(endpoint.startswith("http://") for endpoint in endpoints)}
     if scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
         is_public = not any(os.environ.get(name) for name in _AWS_IDENTITIES)
-        client = {"allow_http": endpoint.startswith("http://")}
-        return S3Store(bucket, skip_signature=is_public, client_options=client, retry_config=_RETRY)  # type: ignore[arg-type]
-    return (GCSStore if scheme == "gs" else AzureStore)(bucket, retry_config=_RETRY)
+        return S3Store(bucket, skip_signature=is_public, client_options=client, retry_config=_RETRY)
+    return (GCSStore if scheme == "gs" else AzureStore)(bucket, client_options=client, retry_config=_RETRY)

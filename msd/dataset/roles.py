@@ -41,7 +41,7 @@ NAMES: dict[RoleName, tuple[str, ...]] = {
     ),
 }
 TITLES = re.compile(r"(^|_)(title|headline|name|copy|text|description|summary|subject|body)$")
-_NAMING = re.compile(r"(^|_)(title|headline|name|copy)$")
+NAMING = re.compile(r"(^|_)(title|headline|name|copy)$")
 _NO_WORDS = "0 0.0 0,0 false f no n nein falsch non não nao impression impressed view shown".split()
 _YES_WORDS = "1 1.0 1,0 true t yes y ja j wahr oui si sí sim click clicked".split()
 WORDS = dict.fromkeys(_NO_WORDS, 0) | dict.fromkeys(_YES_WORDS, 1)
@@ -153,7 +153,7 @@ def _headline(events: Table, free: Sequence[str], aggregated: bool) -> str | Non
     single impressions should repeat: otherwise they are of the moment."""
     for column in free:
         values = events.frame.get_column(column)
-        if not _NAMING.search(clean_name(column)) or values.dtype != pl.String or values.null_count():
+        if not NAMING.search(clean_name(column)) or values.dtype != pl.String or values.null_count():
             continue
         repeats = aggregated or values.n_unique() * _FEWEST_ROWS <= values.len()
         if repeats and values.str.count_matches(r"\S+").sum() >= 2 * values.len():

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from msd.contract.files import write_text_atomic
-from msd.dataset.afterwards import CALLED_AFTERWARDS, Shown, doubt, is_called_afterwards, only_clicked
+from msd.dataset.afterwards import CALLED_AFTERWARDS, Shown, doubt, is_called_afterwards
 from msd.dataset.check import DatasetReport, check_dataset
 from msd.dataset.config import CONFIG_FILE, RESERVED_NAMES
 from msd.dataset.core import draw_sample, read_any_ids, read_core, read_raw, refuse
@@ -141,9 +141,9 @@ def _doubt(raw: pl.Series, guessed: Guess, side: "_Columns", core: pl.DataFrame,
         return None
     values = _per_event(guessed.values, side, core)
     evidence = doubt(raw.name, values, shown)
-    if evidence and side.side == "context" and "conversion" not in core.columns and is_binary(raw, 2):
-        if only_clicked(values, shown):
-            return f"{evidence}; as a second outcome: --conversion {raw.name}"
+    is_outcome = evidence and "only when clicked" in evidence and side.side == "context" and is_binary(raw, 2)
+    if is_outcome and "conversion" not in core.columns:
+        return f"{evidence}; as a second outcome: --conversion {raw.name}"
     return evidence
 
 

@@ -58,7 +58,10 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure each model, and trees on counts, on the test rows; write evaluation.json and report.html."""
+    """Measure each model, and trees on counts, on the test rows; write evaluation.json and report.html.
+
+    Bundles are judged on a log: msd evaluate LOG… --bundle old=DIR --bundle new=DIR (add --help).
+    """
     if not model or not folders or not 2 <= len(folders) <= 3:
         raise ModelFolderError("DATASET OUT, or DATASET STUDENT OUT, and at least one --model are needed")
     dataset, student, out = folders[0], folders[1] if len(folders) > 2 else None, folders[-1]

@@ -24,7 +24,7 @@ from msd.contract.correction import (
 from msd.contract.state import decay
 from msd.feedback.collect import Logs, collected
 from msd.feedback.files import read_events, read_requests
-from msd.feedback.impressions import Windows, join
+from msd.feedback.impressions import Windows, is_anonymous, join
 from msd.metrics import sigmoid
 
 Floats = NDArray[np.float64]
@@ -107,6 +107,7 @@ def main(
         table.add_row(bundle[:12], *_cells(impressions, outcomes[bundle]))
     console.print(table)
     console.print(_late(shown, windows), highlight=False)
+    console.print(_by_segment(shown), highlight=False)
     newest = float(shown["received_at"].max() or 0.0)  # type: ignore[arg-type]
     kept = {one: said for one, said in corrections.items() if said.at > newest - _HALF_LIVES * half_life_s}
     learned = {one: outcome.learned for one, outcome in outcomes.items() if outcome.learned is not None}
@@ -147,6 +148,16 @@ def _late(shown: pl.DataFrame, windows: Windows) -> str:
         return "How many clicks come later than --settle-hours is not known yet: no impression is past --window-hours."
     late = float((delays > windows.settle_s).mean())  # type: ignore[arg-type]
     return f"{late:.1%} of clicks come later than --settle-hours."
+
+
+def _by_segment(shown: pl.DataFrame) -> str:
+    """Return served ÷ observed clicks of known and of anonymous users, whom one correction has to fit."""
+    found = []
+    for name, own in (("known", shown.filter(is_anonymous().not_())), ("anonymous", shown.filter(is_anonymous()))):
+        clicks = int(own["label"].sum())
+        ratio = f"{float(own['pctr'].sum()) / clicks:.3f}" if clicks else "–"
+        found.append(f"{name} users {ratio} ({own.height} impressions, {clicks} clicks)")
+    return f"Served ÷ clicks: {', '.join(found)}."
 
 
 def learn(shown: Impressions, previous: LearnedCorrection | None, half_life_s: float) -> Recalibration:

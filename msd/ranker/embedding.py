@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from msd.ranker.model import RankerConfig
 
 
+_SMALL = 64  # values of a field that are counted one by one
+
+
 class SideEmbedding(nn.Module):
     """One embedding table per field; a bag is the mean of its values. A missing category has an embedding; a missing or
     unknown ID is zeros."""
@@ -73,6 +76,9 @@ def summed(bags: Tensor, table: Tensor) -> Tensor:
     last, values = bags.dim() - 1, length_of(bags, -1)
     if values == 1:
         return nn.functional.embedding(bags[..., 0], table)
+    if table.shape[1] < len(table) <= _SMALL:
+        # The counts of all values are the same for every table of a field: runtimes make them once.
+        return summed(bags, torch.eye(len(table), dtype=table.dtype, device=table.device)) @ table
     rows = nn.functional.embedding(bags.permute(last, *range(last)), table)
     # Runtimes multiply by ones several times faster than they sum.
     total = rows.new_ones(1, values) @ rows.flatten(1)

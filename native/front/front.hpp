@@ -415,7 +415,10 @@ class Front : public Keeper, public Sockets {
     Connection* const one = std::exchange(job.connection, nullptr);
     if (!one) return;
     one->requests.front()->job = nullptr;
-    refused_by_engine(*one, {504, "deadline_exceeded", why}, job.request_id(), Count::kLate);
+    char waited[96];
+    std::snprintf(waited, sizeof waited, " (%.0f ms until it was queued, %.0f since)", 1000 * (job.queued_at - job.began()),
+                  1000 * (now_ - job.queued_at));
+    refused_by_engine(*one, {504, "deadline_exceeded", std::string(why) + waited}, job.request_id(), Count::kLate);
     go_ahead(*one);
   }
 

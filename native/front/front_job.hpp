@@ -83,6 +83,7 @@ class FrontJob : public ScoringJob {
   bool holds_python() const { return own_ || live_ || looked_.get() || error_.get(); }
   const std::string& request_id() const { return request_id_; }
   size_t candidates() const { return candidates_; }
+  double began() const { return began_; }
   double seconds() const { return ready_at_ - began_; }
   // What followers learn, if there is something, and of which plan.
   PyObject* followed() const { return is_scored() ? looked_.get() : nullptr; }

@@ -28,6 +28,7 @@ _Result = TypeVar("_Result")
 Cut = Callable[[int], Tensors]
 """Returns the tensors of the first candidates and, behind them, of an unknown one."""
 _CLOSED = "the service is shutting down"
+_UNREAD = "deadline exceeded before the request was queued: its client, or the service's event loop, was slow"
 _BEFORE = "deadline exceeded before a scoring thread was free"
 _TOO_LATE = "deadline exceeded: no scoring thread was free in time, or the run did not end"
 _NO_TIME = "deadline exceeded: too little time left for one model run"
@@ -236,7 +237,7 @@ class ScoringEngine:
         """Raise ClientGone or DeadlineExceeded if a request needs no more work."""
         error = ClientGone() if is_gone() else None
         if error is None and time.perf_counter() > deadline:
-            raise self._counted(DeadlineExceeded(_BEFORE))
+            raise self._counted(DeadlineExceeded(_UNREAD))
         if error is not None:
             raise self._counted(error)
 

@@ -15,7 +15,7 @@ from msd.contract.correction import HEAD, Correction
 from msd.contract.exploration import exploration_of
 from msd.contract.request import CheckedRequest, RequestError, check_pricing, parse_request_by
 from native.layout import given_rows
-from service.errors import ModelError
+from service.errors import DeadlineExceeded, ModelError
 from service.json_parser import JsonParser
 from service.scoring.answer import Answer, Basis, Budget, Explained, Follower, RawRequest, Served, headers_of
 from service.scoring.deployment import Arm, Deployment
@@ -124,8 +124,13 @@ class Way:
         return self.arm
 
     def outcome(self, metrics: Metrics) -> _Found | BaseException:
-        ending, result, *_ = self.native.take_outcome()
-        return error_of(ending, result) or _Found(*result)
+        ending, result, queued_at, *_ = self.native.take_outcome()
+        error = error_of(ending, result)
+        if isinstance(error, DeadlineExceeded):
+            # Which part waited.
+            before, within = queued_at - self.raw.began, time.perf_counter() - queued_at
+            return DeadlineExceeded(f"{error} ({1000 * before:.0f} ms until it was queued, {1000 * within:.0f} since)")
+        return error or _Found(*result)
 
 
 class Pipeline:

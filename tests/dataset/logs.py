@@ -93,6 +93,7 @@ def outcomes(rows: int = 2_000) -> pl.DataFrame:
             | {"win_price": price, "payprice": price * 0.9, "cost": price / 1_000}
             | {"install": int(clicked and draws.random() < 0.3), "umsatz": 9.5 if bought else 0.0}
             | {"x1": int(bought), "x2": "|".join(["seen", "left"][: 1 + clicked]), "x3": draws.random() + clicked}
+            | {"x4": int(not clicked and draws.random() < 0.3)}
         )
     return pl.DataFrame(frame)
 

@@ -71,6 +71,7 @@ def test_outcomes_are_left_out_with_their_evidence(tmp_path: Path) -> None:
     assert all("its name speaks of what happens after the impression" in left[name] for name in named)
     assert "it is other than 0 only when clicked (" in left["x1"]
     assert left["x1"].endswith("as a second outcome: --conversion x1")
+    assert "it is other than 0 only without a click (" in left["x4"]
     assert "it holds left only when clicked (" in left["x2"]
     assert "it alone tells clicks from the rest (AUC 1.000)" in left["x3"]
 

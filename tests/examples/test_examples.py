@@ -16,16 +16,16 @@ import yaml
 from msd.contract.bundle import open_bundle
 from msd.contract.request import ScoreRequest
 from msd.demo.instant import BUNDLE
+from msd.nightly.config import NightlyConfig
 from tests.chart.values import CHART, merged
 from tests.dataset.tiny import write_tiny_dataset
 from tests.service.live import ROOT, LiveService, live_service, run_msd
 
 EXAMPLES = ROOT / "examples"
 CLIENTS = {"score.sh": ["sh"], "Score.java": ["java"], "score.go": ["go", "run"]}
-MODELS: dict[str, tuple[str, list[str]]] = {
-    "pytorch.py": ("", []),
-    "trees.py": ("user_counts,item_counts,price", ["--columns", "user_counts,item_counts,price"]),
-}
+NAMES = "user_counts,item_counts,price"
+MODELS = {"pytorch.py": "", "keras_model.py": NAMES, "trees.py": NAMES}
+"""The columns of a model's matrix, or nothing if it has an input for each."""
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +62,11 @@ def tensors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.parametrize("name", MODELS)
 def test_own_model_is_trained_and_exported(name: str, tensors: tuple[Path, Path], tmp_path: Path) -> None:
     dataset, rows = tensors
-    columns, options = MODELS[name]
     graph, bundle = tmp_path / "model.onnx", tmp_path / "bundle"
-    line = [sys.executable, str(EXAMPLES / "own_model" / name), str(rows), str(graph), *filter(None, [columns])]
+    line = [sys.executable, str(EXAMPLES / "own_model" / name), str(rows), str(graph), *filter(None, [MODELS[name]])]
     ended = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
+    options = ["--columns", MODELS[name]] if MODELS[name] else []
     exported = run_msd("export", "--onnx", str(graph), str(dataset), str(bundle), "--requests", "40", *options)
 
     assert exported.returncode == 0, exported.stderr
@@ -76,6 +76,12 @@ def test_own_model_is_trained_and_exported(name: str, tensors: tuple[Path, Path]
 @pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)
 def test_python_is_python(path: Path) -> None:
     ast.parse(path.read_text("utf-8"))
+
+
+def test_night_is_configured(tmp_path: Path) -> None:
+    copied = shutil.copy(EXAMPLES / "nightly/nightly.toml", tmp_path)
+
+    assert NightlyConfig.read(Path(copied)).bundles == tmp_path / "bundles"
 
 
 def test_values_fit_the_chart() -> None:

@@ -150,6 +150,8 @@ def test_recalibrate_writes_corrections(tmp_path: Path) -> None:
     printed = recalibrate(log, out, "--settle-hours", "1")
     assert "moved" in printed
     assert "0.0% of clicks come later" in printed or "not known yet" in printed
+    assert "Served ÷ clicks: known users 0." in printed
+    assert "anonymous users – (0 impressions, 0 clicks)" in " ".join(printed.split())
 
     found = read_corrections(out)
     assert found.keys() == {"b1", "old", "rests"}

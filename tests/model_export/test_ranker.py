@@ -25,6 +25,7 @@ from model_export.ranker import HEADS, ranker_graph, torch_scores
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER
 from msd.contract.golden import golden_tensors
+from msd.contract.openvino import OpenVinoGraph
 from msd.contract.precision import Precision
 from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker
@@ -134,6 +135,13 @@ def test_factorised_graph_scores_as_the_plain_one(
         assert expected.shape == (1, candidates)
         for one in (fast.graph, served):
             np.testing.assert_allclose(open_run(one, "fp32", HEADS)(tensors), expected, atol=2e-6)
+
+
+def test_openvino_reads_the_graph(traced: bytes, evidence: Evidence) -> None:
+    """Its inverse of a matrix is no operator of ONNX."""
+    tensors = evidence.request(20)
+    found = OpenVinoGraph(traced, "fp32", 1, HEADS).run(tensors)["pctr"]
+    np.testing.assert_allclose(found, open_run(traced, "fp32", HEADS)(tensors)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.evaluation.evaluate import EvaluatedRows, evaluate_models, judge_semantics
 from msd.evaluation.scores import ModelScores
-from msd.evaluation.verdict import say_semantics
+from msd.evaluation.verdict import objections, say_semantics
 from msd.metrics import measure
 from msd.training.folder import ModelFolderError
 from msd.training.train import predict
@@ -113,6 +113,16 @@ def test_verdict_compares_first_pair_that_differs_in_semantics(results: dict[str
     assert (verdict["model"], verdict["minus"]) == ("one", "plain")
     assert verdict["auc"] == pytest.approx([models[name]["live_counts"]["auc"] for name in ("one", "plain")])
     assert verdict["ci95"][0] <= verdict["gain"] <= verdict["ci95"][1]
+
+
+def test_objections_rest_on_every_feature_and_part(results: dict[str, Any], tiny: Dataset) -> None:
+    known = {feature.name for feature in tiny.config.features if feature.serving_value is None}
+    assert results["alone"].keys() == known
+    assert all(0 <= auc <= 1 for auc in results["alone"].values())
+    rows, clicks = results["rows"], results["clicks"]
+    assert clicks["train"]["impressions"] == rows["window"] + rows["train"]
+    assert sum(one["clicks"] for one in clicks.values()) == tiny.events["label"].sum()
+    assert results["objections"] == objections(results)
 
 
 def test_verdict_names_the_export_command(results: dict[str, Any], tiny: Dataset, folders: dict[str, Path]) -> None:

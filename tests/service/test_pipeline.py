@@ -12,6 +12,7 @@ from msd.contract.bundle import Bundle
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
 from msd.contract.schema import FeatureSchema
+from service.errors import DeadlineExceeded
 from service.explainer import ExplainBudget, Explainer
 from service.scoring.answer import Budget, RawRequest
 from service.scoring.deployment import Arm, Assignment, Deployment
@@ -80,4 +81,22 @@ async def test_request_is_scored_once_its_rows_have_come(bundle: Bundle) -> None
 
     assert json.loads(answer.body)["candidates"]["id"] == ["i1", "i2"]
     assert waiting.engine.is_idle
+    waiting.engine.close()
+
+
+@pytest.mark.anyio
+async def test_late_reply_says_which_part_waited(bundle: Bundle) -> None:
+    waiting = Waiting(bundle)
+    deadline = time.perf_counter() + 0.2
+    raw = waiting.raw._replace(budget=Budget(deadline, lambda: False))
+    answer = asyncio.ensure_future(waiting.pipeline.answer(waiting.deployment, raw))
+    await waiting.states.asked.wait()
+    await asyncio.sleep(deadline - time.perf_counter())
+    waiting.states.may_come.set()
+
+    # The second text is of a thread that is not even free for this one.
+    with pytest.raises(DeadlineExceeded, match=r"\d+ ms until it was queued|no scoring thread was free in time"):
+        await answer
+    with pytest.raises(DeadlineExceeded, match="before the request was queued"):
+        waiting.engine.check_wanted(deadline, lambda: False)
     waiting.engine.close()

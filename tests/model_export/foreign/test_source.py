@@ -217,10 +217,10 @@ def test_rejects_arguments_that_exclude_each_other(
 
 
 ROOT = Path(__file__).parents[3]
-CODE = (ROOT / "docs" / "own-model.md").read_text("utf-8").split("```python\n")[1].split("```")[0]
+CODE = (ROOT / "examples" / "own_model" / "deepfm.py").read_text("utf-8")
 
 
-def test_guide_uses_names_of_the_dataset() -> None:
+def test_example_uses_names_of_the_dataset() -> None:
     lists = {
         node.targets[0].id: ast.literal_eval(node.value)
         for node in ast.parse(CODE).body
