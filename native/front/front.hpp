@@ -354,10 +354,11 @@ class Front : public Keeper, public Sockets {
       const std::lock_guard lock(plans_mutex_);
       plan = plan_;
     }
-    if (!plan || request.body_bytes > limits_.max_body) return hand(one), false;
+    const double now = clock_s();
+    // Python says what is wrong.
+    if (!plan || request.body_bytes > limits_.max_body || now > deadline) return hand(one), false;
     Load load;
     int64_t bucket = 0;
-    const double now = clock_s();
     const Refused refused = engine_.admit([&](Admission& admission, auto runs) {
       load.rows = admission.rows_in(request.body_bytes);
       load.seconds = plan->first->runner->turn_s.of(load.rows);
