@@ -151,7 +151,7 @@ class Guard:
 
     @property
     def is_stale(self) -> bool:
-        """Return whether the keys could not be read for so long that none is believed."""
+        """Return whether the keys are older than the maximum age, so that none is believed."""
         return self._keys.age_s > self._max_age_s
 
     def need(self, path: str) -> Need:
