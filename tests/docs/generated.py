@@ -104,7 +104,7 @@ def mistakes_page() -> str:
     """docs/mistakes.md with the message about each mistake; runs the commands."""
     lines: list[str] = []
     for group, rows in page_rows().items():
-        lines += ["", f"## {group}", "", "| mistake | command | message |", "|---|---|---|", *rows]
+        lines += ["", f"## {group}", "", *rows]
     return _replaced(MISTAKES, lines[1:])
 
 
@@ -124,7 +124,7 @@ def _apps() -> list[tuple[str, typer.Typer]]:
 
 def _command(title: str, command: Any) -> list[str]:  # noqa: ANN401 - of Typer's own kinds
     about = " ".join((command.help or "").split())
-    lines = ["", f"## msd {title}", "", about, "", "| argument or option | default | meaning |", "|---|---|---|"]
+    lines = ["", f"## msd {title}", "", about, ""]
     for parameter in command.params:
         if parameter.name == "help" or getattr(parameter, "hidden", False):
             continue
@@ -135,17 +135,17 @@ def _command(title: str, command: Any) -> list[str]:  # noqa: ANN401 - of Typer'
             if is_option
             else f"`{parameter.metavar or parameter.name}`"
         )
-        lines.append(f"| {_cell(shown)} | {_default(parameter)} | {_cell(parameter.help or '')} |")
+        lines.append(f"- {shown}{_default(parameter)}: {' '.join((parameter.help or '').split())}")
     return lines
 
 
 def _default(parameter: Any) -> str:  # noqa: ANN401 - as above
     if parameter.required:
-        return "required"
+        return " (required)"
     default = getattr(parameter.default, "value", parameter.default)
     if default is None or default is False or default in ("", [], ()):
-        return "–"
-    return "on" if default is True else f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+        return ""
+    return " (on)" if default is True else f" (`{default:g}`)" if isinstance(default, float) else f" (`{default}`)"
 
 
 def _cell(text: str) -> str:

@@ -103,7 +103,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             "msd data init log.csv.gz data",
             {"log.csv.gz": gzip.compress(LOG.encode())[:-20]},
         ),
-        Mistake("a packed file that is not packed", "msd data init log.csv.gz data", {"log.csv.gz": LOG}),
         Mistake(
             "JSON that is not one object a line",
             "msd data init log.jsonl data",
@@ -140,7 +139,6 @@ MISTAKES: dict[str, list[Mistake]] = {
     ],
     "Folders": [
         Mistake("a folder that is in use", INIT, {"log.csv": LOG, "data/notes.txt": "mine"}),
-        Mistake("log and folder swapped", "msd data init data log.csv", {"log.csv": LOG}),
         Mistake("a folder below a file", "msd data init log.csv log.csv/data", {"log.csv": LOG}),
         Mistake("a log where a dataset is due", "msd data check log.csv", {"log.csv": LOG}),
         Mistake("a folder without a dataset", "msd data check logs", {"logs/a.csv": LOG}),
@@ -163,7 +161,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             {"data": _made, "notes/a.txt": "mine"},
         ),
         Mistake("no model named", "msd evaluate data figures", {"data": _made}),
-        Mistake("two folders to export", "msd export data bundle", {"data": _made}),
     ],
     "Quickstart": [
         Mistake("options before the log", "msd quickstart --item ad_id log.csv --no-serve", {"log.csv": LOG}),
@@ -173,7 +170,6 @@ MISTAKES: dict[str, list[Mistake]] = {
     "Publish and serve": [
         Mistake("no bundle named", "msd serve"),
         Mistake("no bundle there", f"msd publish bundle {REDIS}"),
-        Mistake("a dataset instead of a bundle", f"msd publish data {REDIS}", {"data": _made}),
         Mistake("a bundle of another version", f"msd publish bundle {REDIS}", {"bundle": _old_bundle}),
         Mistake(
             "a bundle that was cut short",
@@ -215,7 +211,7 @@ def message_of(mistake: Mistake, folder: Path) -> tuple[str, int]:
 
 
 def page_rows() -> dict[str, list[str]]:
-    """A table row for each mistake, by group."""
+    """A list item for each mistake, by group."""
 
     def row(mistake: Mistake) -> str:
         with TemporaryDirectory() as folder:
@@ -225,6 +221,6 @@ def page_rows() -> dict[str, list[str]]:
 
 
 def row_of(mistake: Mistake, message: str) -> str:
-    """The mistake's row in docs/mistakes.md."""
-    cells = (mistake.name, "" if mistake.command == INIT else f"`{mistake.command}`", message)
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    """The mistake's item in docs/mistakes.md."""
+    command = "" if mistake.command == INIT else f" (`{mistake.command}`)"
+    return f"- **{mistake.name}**{command}: {message}"
