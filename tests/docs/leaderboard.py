@@ -15,7 +15,7 @@ _VIEWS = {
     "taught": "the teacher has written about the new items",
     "untaught": "text alone is known of the new items",
 }
-_HEAD = "| model | AUC | UAUC | `request_auc` | logloss | ECE | seeds | gain of {} |\n|---|---|---|---|---|---|---|---|"
+_COLUMNS = {"uauc": "UAUC", "request_auc": "`request_auc`", "logloss": "logloss", "ece": "ECE"}
 
 
 def leaderboard_lines() -> list[str]:
@@ -25,10 +25,13 @@ def leaderboard_lines() -> list[str]:
         found = json.loads(path.read_text("utf-8"))
         lines += ["", f"## {found['benchmark']}: `{path.name}`", "", _run(found)]
         for view, figures in found["views"].items():
-            ours = figures["model"]
-            lines += ["", f"### {_VIEWS[view].capitalize()}", "", *_HEAD.format(f"`{ours}`").splitlines()]
-            ranked = sorted(figures["lines"].items(), key=lambda line: -line[1]["auc"])
-            lines += [_row(name, line, is_ours=name == ours) for name, line in ranked]
+            ours, ranked = figures["model"], sorted(figures["lines"].items(), key=lambda line: -line[1]["auc"])
+            columns = [column for column in _COLUMNS if any(line.get(column) is not None for _, line in ranked)]
+            cells = ["model", "AUC", *(_COLUMNS[column] for column in columns), f"gain of `{ours}`"]
+            seeds = ", ".join(sorted({str(line["seeds"]) for _, line in ranked}))
+            lines += ["", f"### {_VIEWS[view].capitalize()}", "", f"{seeds} seeds.", ""]
+            lines += [f"| {' | '.join(cells)} |", f"|{'---|' * len(cells)}"]
+            lines += [_row(name, line, columns, is_ours=name == ours) for name, line in ranked]
     return lines[1:]
 
 
@@ -52,8 +55,8 @@ def _run(found: Mapping[str, Any]) -> str:
     )
 
 
-def _row(name: str, line: Mapping[str, Any], is_ours: bool) -> str:
+def _row(name: str, line: Mapping[str, Any], columns: list[str], is_ours: bool) -> str:
     auc = f"{written(line['auc'])} ± {written(line['auc_std'])}"
-    figures = [written(line.get(figure)) for figure in ("uauc", "request_auc", "logloss", "ece")]
-    cells = [f"`{name}`", auc, *figures, str(line["seeds"]), "–" if is_ours else gain(line["gains"]["auc"])]
+    figures = [written(line.get(column)) for column in columns]
+    cells = [f"`{name}`", auc, *figures, "–" if is_ours else gain(line["gains"]["auc"])]
     return f"| {' | '.join(cells)} |"
