@@ -3,11 +3,13 @@
 #include "engine/ort_bindings.hpp"
 #include "engine/queue_bindings.hpp"
 #include "engine/scoring_bindings.hpp"
+#include "front/front_bindings.hpp"
 
 namespace {
 
 int fill_module(PyObject* module) {
-  const bool is_whole = add_frames(module) && add_ort_model(module) && add_queue(module) && add_scoring(module);
+  const bool is_whole = add_frames(module) && add_ort_model(module) && add_queue(module) && add_scoring(module) &&
+                        add_front(module);
   return is_whole && !PyModule_AddIntConstant(module, "LAYOUT", NATIVE_LAYOUT) &&
                  !PyModule_AddStringConstant(module, "INSTRUCTIONS", native::half::chosen_name())
              ? 0

@@ -46,7 +46,8 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.readiness, app.state.serving = components.readiness, components.serving
-    app.state.fast_route, app.state.liveness = components.fast_route, components.liveness
+    app.state.engine, app.state.engine_route = components.engine, components.engine_route
+    app.state.pipeline, app.state.liveness = components.pipeline, components.liveness
     app.state.admin = _admin_app(components)
     _add_layers(app, components)
     _add_routes(app, components)

@@ -22,7 +22,7 @@ from service.live.overlay import LiveRows
 from service.live.store import LiveError, LiveStore
 from service.machine import scoring_threads, usable_cores
 from service.request_log.request_log import open_request_log
-from service.routes.fast_route import FastRoute
+from service.routes.engine_route import EngineRoute
 from service.routes.playground.playground import Playground
 from service.routes.score_route import ScoreRoute
 from service.scoring.answer import Follower
@@ -85,11 +85,12 @@ class Components:
         trace = self.tracing.note if self.tracing else None
         self.access_log = AccessLog(metrics, settings.log_level == "debug", trace)
         followers: list[Follower] = [self.request_log] if self.request_log else []
-        parts = self.engine, metrics, frames, explainer, settings.explore_share, corrections
+        parts = self.engine, frames, explainer, settings.explore_share, corrections
         self.pipeline = Pipeline(*parts, followers, self._shadowing)
         # For a model that serves no users and is not logged.
         self._aside = Pipeline(*parts)
-        self.fast_route = FastRoute(settings, self.serving, self.pipeline, self.readiness, self.guard, self.access_log)
+        is_watched = settings.log_level == "debug" or self.tracing is not None
+        self.engine_route = EngineRoute(self.serving, self.pipeline, self.readiness, self.guard, is_watched)
         self.playground = (
             Playground(settings, self.serving, metrics, self._compared_by) if settings.playground else None
         )

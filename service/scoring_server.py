@@ -1,31 +1,27 @@
-"""The main port: an event loop that accepts connections, reads HTTP and never runs a model; its start and shutdown,
-which lose no accepted request; and the admin port.
-"""
+"""The main port: its start and shutdown, which lose no accepted request; and the admin port."""
 
-import asyncio
 import gc
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from email.utils import formatdate
+from contextlib import contextmanager
 from types import FrameType
 
-from starlette.types import ASGIApp
+from fastapi import FastAPI
 
 import native
-from msd.contract.errors import MsdError
 from service.app import create_app
 from service.deployment.readiness import Readiness
 from service.deployment.rollout import BundleFollower, Rollout
 from service.http.server import LINGER_S, ONCE_A_SECOND, HttpServer
+from service.routes.engine_route import EngineRoute
+from service.scoring.engine import ScoringEngine
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.watchdog import SIGNALS, Liveness, Watchdog
 
-_TICK_S = 0.05
 _ADMIN_CONNECTIONS = 64
 
 
@@ -36,9 +32,11 @@ class AdminServer(HttpServer):
     No client certificate is required: probes have none.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, listener: socket.socket, metrics: Metrics) -> None:
+    def __init__(
+        self, app: FastAPI, settings: Settings, listener: socket.socket, metrics: Metrics, engine: ScoringEngine
+    ) -> None:
         own = settings.model_copy(update={"tls_client_ca": None, "max_connections": _ADMIN_CONNECTIONS})
-        super().__init__(app, own, listener, metrics, max_waiting=1)
+        super().__init__(app, own, listener, metrics, engine.native, _nothing_is_scored, max_waiting=1)
         self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
 
     def start(self) -> None:
@@ -49,13 +47,9 @@ class AdminServer(HttpServer):
         self.should_exit = True
         self._thread.join(LINGER_S)
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    async def startup(self) -> None:
         await super().startup()
         self._log.info("admin_listening", host=self.address[0], port=self.address[1])
-
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        """Leave signals to the main thread."""
-        return nullcontext()
 
     def _run(self) -> None:
         try:
@@ -83,26 +77,26 @@ class ScoringServer(HttpServer):
         """Load what the follower wants. `admin`: the admin port's address. Raises MsdError."""
         plan = follower.first()
         app = create_app(settings, metrics, plan)
-        super().__init__(app, settings, listener, metrics, app.state.fast_route)
+        self._engine: ScoringEngine = app.state.engine
+        super().__init__(app, settings, listener, metrics, self._engine.native, app.state.pipeline.follow)
+        self._route: EngineRoute = app.state.engine_route
         self._drain_s = settings.drain_seconds
         self._threads = settings.workers
         self._metrics = metrics
         self._readiness: Readiness = app.state.readiness
         self._liveness: Liveness = app.state.liveness
         self._watchdog = watchdog
-        self._admin = None if admin is None else AdminServer(app.state.admin, settings, admin, metrics)
+        own = app.state.admin, settings
+        self._admin = None if admin is None else AdminServer(*own, admin, metrics, self._engine)
         self._rollout = Rollout(follower, plan, app.state.serving, settings, metrics)
         self._ends_at: float | None = None
         self._is_settled = False
 
-    def run(self, sockets: list[socket.socket] | None = None) -> None:
+    def run(self) -> None:
         """Run until shutdown. Raises MsdError if the app or its listener cannot start."""
         try:
-            super().run()
-        except SystemExit as error:
-            if self.started or not error.code:
-                raise
-            raise MsdError("the service could not start; the log has the reason") from error
+            with self._handled_signals():
+                super().run()
         finally:
             self._rollout.stop()
         if self._admin is not None:
@@ -113,9 +107,11 @@ class ScoringServer(HttpServer):
         """Return whether a scoring thread still runs a model that is not waited for any more."""
         return self._liveness.is_running
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    async def startup(self) -> None:
         self._watchdog.listen()
         await super().startup()
+        self._route.open(self.front)
+        self._metrics.connections.set_function(lambda: self.front.connections)
         self._rollout.start()
         self._liveness.beat()
         self._watchdog.follow(self._liveness)
@@ -127,8 +123,9 @@ class ScoringServer(HttpServer):
     async def on_tick(self, counter: int) -> bool:
         await super().on_tick(counter)
         self._liveness.beat()
+        self._route.look()
         if counter % ONCE_A_SECOND == 0:
-            self._metrics.connections.set(len(self.server_state.connections))
+            self._engine.merge_counts()
         if self._ends_at is not None:
             self._drain()
             return time.monotonic() >= self._ends_at
@@ -139,29 +136,25 @@ class ScoringServer(HttpServer):
             gc.freeze()
         return False
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer accepted requests, then stop as uvicorn does."""
+    async def shutdown(self) -> None:
+        """Answer accepted requests, then stop."""
         self._drain()
         self._rollout.stop()
         await self.close_listener()
         # A connected client may have a request on the way: the first, or the next on a kept connection.
-        end = time.monotonic() + LINGER_S
-        while time.monotonic() < end and self.server_state.connections:
-            self._drain()
-            await asyncio.sleep(_TICK_S)
-        await super().shutdown(sockets)
+        await self._await_connections(LINGER_S)
+        await super().shutdown()
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Unlike uvicorn's, do not raise the signals again at the end: draining is success."""
-        before = {number: signal.signal(number, self.handle_exit) for number in handled_signals()}
+    def _handled_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._end) for number in handled_signals()}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def _end(self, sig: int, frame: FrameType | None) -> None:
         """Record the signal only: a handler may run between any two steps of the loop."""
         if self._ends_at is None:
             self._ends_at = time.monotonic() + self._drain_s
@@ -170,11 +163,11 @@ class ScoringServer(HttpServer):
         if not self._readiness.draining:
             self._readiness.drain()
             self._log.info("draining", seconds=self._drain_s)
-        # Each reply tells its client to reconnect.
-        self.server_state.default_headers = [
-            (b"date", formatdate(usegmt=True).encode()),
-            (b"connection", b"close"),
-        ]
+            self.drain()
+
+
+def _nothing_is_scored(seen: object) -> None:
+    """For a port without scoring."""
 
 
 def handled_signals() -> list[signal.Signals]:

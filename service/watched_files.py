@@ -60,6 +60,8 @@ class WatchedFiles(Generic[_T]):
         # Before reading, so that a change meanwhile is noticed at the next look.
         self._stamp = _stamp(paths)
         self.value = make()
+        self.changed: Callable[[], None] = lambda: None
+        """Called with each new value. For any thread."""
         self._reason = ""
         self._numbers, self._latest = itertools.count(1), 0
         self._lock = threading.Lock()
@@ -98,6 +100,7 @@ class WatchedFiles(Generic[_T]):
             self._latest, self._stamp = number, stamp
             if made is not None:
                 self.value = made
+                self.changed()
             if not reason:
                 self._valid_at = began
             if reason and reason != self._reason:

@@ -1,13 +1,10 @@
-// The service's one queue of scoring jobs, by earliest due time, and its threads. The owner's thread puts jobs in, is woken
-// by a pipe when some have ended, and takes them back. Knows neither rows nor HTTP nor Python.
+// The service's one queue of scoring jobs, by earliest due time, and its threads. Keepers put jobs in, and take them back.
+// Knows neither rows nor HTTP nor Python.
 #pragma once
 
-#include <fcntl.h>
 #include <pthread.h>
-#include <unistd.h>
 
 #include <condition_variable>
-#include <stdexcept>
 #include <string>
 #include <thread>
 
@@ -24,23 +21,18 @@ struct Heartbeat {
 
 class Engine {
  public:
-  Engine(size_t threads, size_t max_rows, size_t max_candidates, double patience_s)
-      : admission_(max_rows, threads, max_candidates, patience_s), waiting_(threads), running_(threads), began_(threads), workers_(threads) {
-    if (pipe(pipe_)) throw std::runtime_error("no pipe could be opened");
-    for (const int end : pipe_) {
-      fcntl(end, F_SETFL, fcntl(end, F_GETFL) | O_NONBLOCK);
-      fcntl(end, F_SETFD, FD_CLOEXEC);
-    }
-    for (size_t k = 0; k < threads; k++) workers_[k].number = k;
+  Engine(size_t threads, size_t max_rows, size_t max_candidates, double patience_s, Tally::Histograms measures)
+      : tally(std::move(measures)),
+        admission_(max_rows, threads, max_candidates, patience_s),
+        waiting_(threads),
+        running_(threads),
+        began_(threads),
+        workers_(threads) {
+    for (size_t k = 0; k < threads; k++) workers_[k] = {k, &tally};
   }
   Engine(const Engine&) = delete;
-  // After `close`, which has said that no thread is left.
-  ~Engine() {
-    for (const int end : pipe_) ::close(end);
-  }
 
-  // Readable when jobs have ended.
-  int descriptor() const { return pipe_[0]; }
+  Tally tally;
 
   // Put a job in; false once the engine is closed.
   bool put(Job& job) {
@@ -59,26 +51,16 @@ class Engine {
     return true;
   }
 
-  // The jobs that have ended, of which those that are still to be answered have been claimed, or have answered.
-  std::vector<Job*> take_ended() {
-    char bytes[64];
-    while (read(pipe_[0], bytes, sizeof bytes) > 0) {
-    }
-    const std::lock_guard lock(mutex_);
-    is_told_ = false;
-    return std::exchange(ended_, {});
-  }
-
-  // Claim the jobs past their deadline, of which some run: to be answered even if no thread becomes free. What waits in
-  // vain is handed back.
-  std::vector<Job*> claim_late() {
+  // Claim a keeper's jobs past their deadline, of which some run: to be answered even if no thread becomes free. What waits
+  // in vain is handed back.
+  std::vector<Job*> claim_late(const Keeper& keeper) {
     const double now = clock_s();
     std::vector<Job*> late, found;
     {
       const std::lock_guard lock(mutex_);
-      late = waiting_.take_late(now);
+      late = waiting_.take_late(now, &keeper);
       for (Job* const job : running_)
-        if (job && job->deadline + kOverrunS < now && job->claim()) found.push_back(job);
+        if (job && job->keeper == &keeper && job->deadline + kOverrunS < now && job->claim()) found.push_back(job);
     }
     for (Job* const job : late)
       if (job->claim()) found.push_back(job);
@@ -130,7 +112,7 @@ class Engine {
     {
       const std::lock_guard lock(mutex_);
       is_closed_ = true;
-      left = waiting_.take_late(std::numeric_limits<double>::infinity());
+      left = waiting_.take_late(std::numeric_limits<double>::infinity(), nullptr);
     }
     more_.notify_all();
     for (Job* const job : left)
@@ -212,9 +194,9 @@ class Engine {
       moved_at_ = ended;
       // Another thread may have skipped jobs of this one's kind.
       if (waiting_.is_held_back(*job)) more_.notify_one();
-      // While requests are refused, an owner that is behind needs this core to read and refuse more of them in time.
-      const bool yields = is_told_ && admission_.is_shedding();
-      hand_back({job}, lock);
+      // While requests are refused, a keeper that is behind needs this core to read and refuse more of them in time.
+      const bool yields = admission_.is_shedding() && job->keeper->is_behind();
+      job->keeper->take_back(*job);
       if (!yields) continue;
       lock.unlock();
       std::this_thread::yield();
@@ -239,37 +221,25 @@ class Engine {
       lock.lock();
       if (is_fit) return job;
       running_[worker.number] = nullptr;
-      hand_back({job}, lock);
+      job->keeper->take_back(*job);
     }
     return nullptr;
   }
 
-  void hand_back(const std::vector<Job*>& jobs) {
-    std::unique_lock lock(mutex_);
-    hand_back(jobs, lock);
-  }
-
-  // The owner is woken once for all pending ones.
-  void hand_back(const std::vector<Job*>& jobs, std::unique_lock<std::mutex>&) {
-    if (jobs.empty()) return;
-    ended_.insert(ended_.end(), jobs.begin(), jobs.end());
-    if (is_told_) return;
-    is_told_ = true;
-    // It has room: one byte is in it at most.
-    [[maybe_unused]] const auto written = write(pipe_[1], "", 1);
+  static void hand_back(const std::vector<Job*>& jobs) {
+    for (Job* const job : jobs) job->keeper->take_back(*job);
   }
 
   std::mutex mutex_;  // guards what follows; held briefly, never during a run
   std::condition_variable more_, fewer_;  // jobs; threads
   Admission admission_;
   Waiting waiting_;
-  std::vector<Job*> running_, ended_;  // by thread; to be taken back
+  std::vector<Job*> running_;          // by thread
   std::vector<double> began_;          // by thread
   double moved_at_ = 0.0;
-  bool is_closed_ = false, is_told_ = false;
+  bool is_closed_ = false;
   size_t alive_ = 0;
 
-  int pipe_[2];
   std::vector<Worker> workers_;
   std::vector<std::thread> threads_;
 };

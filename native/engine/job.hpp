@@ -8,12 +8,14 @@
 
 #include "admission.hpp"
 #include "learned.hpp"
+#include "tally.hpp"
 
 namespace native {
 
 // One scoring thread, as its jobs see it.
 struct Worker {
   size_t number = 0;
+  Tally* tally = nullptr;
   void* python = nullptr;  // its state in Python's interpreter, if it has needed one
 };
 
@@ -25,8 +27,19 @@ enum class Ending {
   kFailed,   // the job holds the reason
 };
 
-// Work for one scoring thread with one model run in it. The engine holds no job: it hands each back once, to its owner's
-// thread, which frees it.
+class Job;
+
+// Whoever puts jobs in. The engine holds no job: it hands each back once, to its keeper, who frees it.
+class Keeper {
+ public:
+  virtual ~Keeper() = default;
+  // In any thread. May not call the engine.
+  virtual void take_back(Job& job) = 0;
+  // Whether it has not yet looked at what it took back.
+  virtual bool is_behind() = 0;
+};
+
+// Work for one scoring thread with one model run in it.
 class Job {
  public:
   Job(Runner& runner, size_t rows, double deadline, bool is_spare)
@@ -43,12 +56,12 @@ class Job {
   bool claim() { return !is_claimed_.exchange(true); }
   bool is_claimed() const { return is_claimed_.load(); }
 
+  Keeper* keeper = nullptr;
   Runner* runner;        // whose run times are learned
   size_t rows;           // candidates, of which the engine learns; 0: no run was made
   const double deadline;
   const bool is_spare;      // on spare capacity only: after every other job, and never in all threads at once
   bool is_patient = false;  // its deadline is longer than the service's default; then it leaves one thread to others
-  bool is_answered = false;  // it has sent the answer itself, after a claim
   double queued_at = 0.0, due = 0.0, expected_s = 0.0;
   double started = 0.0, ended = 0.0;  // of its run; 0 if it has not begun
   Ending ending = Ending::kDone;
@@ -105,12 +118,13 @@ class Waiting {
     return (ended.is_spare && !spare_.empty()) || (ended.is_patient && !patient_.empty());
   }
 
-  // Remove and return the jobs past their deadline; of all, with infinity.
-  std::vector<Job*> take_late(double now) {
+  // Remove and return a keeper's jobs past their deadline; of all keepers, without one; of all times, with infinity.
+  std::vector<Job*> take_late(double now, const Keeper* keeper) {
     std::vector<Job*> late;
     const auto is_late = [&](Job* job) {
-      if (job->deadline < now) late.push_back(job);
-      return job->deadline < now;
+      const bool is = job->deadline < now && (!keeper || job->keeper == keeper);
+      if (is) late.push_back(job);
+      return is;
     };
     for (std::vector<Entry>* heap : {&prompt_, &patient_}) {
       std::erase_if(*heap, [&](const Entry& entry) { return is_late(entry.job); });

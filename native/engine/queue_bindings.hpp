@@ -1,6 +1,9 @@
 // The queue, its jobs and learned run times for Python; and jobs that are Python's own work.
 #pragma once
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "../core/python.hpp"
 #include "engine.hpp"
 
@@ -17,14 +20,76 @@ class Locked {
   ~Locked() { PyEval_SaveThread(); }
 };
 
+// Wakes an event loop, or another that polls descriptors. For any thread.
+class Bell {
+ public:
+  Bell() {
+    if (pipe(pipe_)) throw std::runtime_error("no pipe could be opened");
+    for (const int end : pipe_) {
+      fcntl(end, F_SETFL, fcntl(end, F_GETFL) | O_NONBLOCK);
+      fcntl(end, F_SETFD, FD_CLOEXEC);
+    }
+  }
+  Bell(const Bell&) = delete;
+  ~Bell() {
+    for (const int end : pipe_) ::close(end);
+  }
+
+  // Readable once it has been rung, until it is answered.
+  int descriptor() const { return pipe_[0]; }
+  bool is_rung() const { return is_rung_.load(); }
+
+  // Once is as good as often: one byte is in the pipe at most.
+  void ring() {
+    if (is_rung_.exchange(true)) return;
+    [[maybe_unused]] const auto written = write(pipe_[1], "", 1);
+  }
+
+  // Before a look at what it was rung for.
+  void answer() {
+    if (!is_rung_.load()) return;
+    char byte;
+    while (read(pipe_[0], &byte, 1) > 0) {
+    }
+    is_rung_ = false;
+  }
+
+ private:
+  int pipe_[2];
+  std::atomic<bool> is_rung_{false};
+};
+
+// The jobs of Python's event loop, which it takes back when the bell rings.
+class Outbox : public Keeper {
+ public:
+  void take_back(Job& job) override {
+    {
+      const std::lock_guard lock(mutex_);
+      ended_.push_back(&job);
+    }
+    bell.ring();
+  }
+  bool is_behind() override { return bell.is_rung(); }
+
+  std::vector<Job*> take() {
+    bell.answer();
+    const std::lock_guard lock(mutex_);
+    return std::exchange(ended_, {});
+  }
+
+  Bell bell;
+
+ private:
+  std::mutex mutex_;
+  std::vector<Job*> ended_;
+};
+
 // A job that belongs to a Python object. What it holds of Python is touched with its lock alone.
 class OwnedJob : public Job {
  public:
   using Job::Job;
   // Let go of what the work needed; after its end.
   virtual void drop() = 0;
-  // Write to no connection any more, because it is about to end. For any thread.
-  virtual void hang_up() {}
   // Of work that is done, or why it failed: with `ending`.
   virtual PyObject* result() = 0;
 
@@ -172,11 +237,6 @@ inline PyObject* job_claim(HeldJob& held, Arguments) {
   return PyBool_FromLong(is_first);
 }
 
-inline PyObject* job_hang_up(HeldJob& held, Arguments) {
-  held.job->hang_up();
-  return Py_NewRef(Py_None);
-}
-
 // (ending, result, queued at, started at, ended at, rows, is partial), once
 inline PyObject* job_take_outcome(HeldJob& held, Arguments) {
   OwnedJob& job = *held.job;
@@ -187,22 +247,24 @@ inline PyObject* job_take_outcome(HeldJob& held, Arguments) {
 
 inline PyMethodDef job_methods[] = {
     method<HeldJob, 0, job_claim>("claim"),
-    method<HeldJob, 0, job_hang_up>("hang_up"),
     method<HeldJob, 0, job_take_outcome>("take_outcome"),
     {}};
 
-// Engine(threads, max_rows, max_candidates, patience_s)
+// Engine(threads, max_rows, max_candidates, patience_s, bounds of each measure)
 
 struct HeldEngine {
   explicit HeldEngine(std::unique_ptr<Engine> made) : engine(std::move(made)) {}
 
+  std::unique_ptr<Outbox> outbox = std::make_unique<Outbox>();
   std::unique_ptr<Engine> engine;
 
   ~HeldEngine() {
     engine->close();
     join(1.0);
     // A thread that is left would run in freed memory.
-    if (engine->is_left()) static_cast<void>(engine.release());
+    if (!engine->is_left()) return;
+    static_cast<void>(engine.release());
+    static_cast<void>(outbox.release());
   }
 
   // As the engine's, and frees what Python had for threads that have ended.
@@ -226,17 +288,43 @@ struct HeldEngine {
 inline HeldEngine* make_engine(PyObject* arguments) {
   Py_ssize_t threads, max_rows, max_candidates;
   double patience_s;
-  if (!PyArg_ParseTuple(arguments, "nnnd", &threads, &max_rows, &max_candidates, &patience_s)) throw PythonError{};
+  PyObject* bounds;
+  if (!PyArg_ParseTuple(arguments, "nnndO!", &threads, &max_rows, &max_candidates, &patience_s, &PyTuple_Type, &bounds))
+    throw PythonError{};
   if (threads < 1) raise(PyExc_ValueError, "there is one thread at least");
+  if (PyTuple_Size(bounds) != static_cast<Py_ssize_t>(kMeasures)) raise(PyExc_ValueError, "each measure has its bounds");
+  Tally::Histograms measures;
+  for (Py_ssize_t k = 0; k < PyTuple_Size(bounds); k++) {
+    PyObject* const given = item_of(bounds, k);
+    std::vector<double> numbers;
+    for (Py_ssize_t place = 0; place < PyTuple_Size(given); place++) numbers.push_back(double_of(given, place));
+    measures.push_back({std::move(numbers)});
+  }
   return new HeldEngine(std::make_unique<Engine>(static_cast<size_t>(threads), static_cast<size_t>(max_rows),
-                                                 static_cast<size_t>(max_candidates), patience_s));
+                                                 static_cast<size_t>(max_candidates), patience_s, std::move(measures)));
 }
 
-// The owners of claimed jobs, which the engine may still have
+// take_tally(): (counts, (counts by bound, sum) of each measure) since the last time
+inline PyObject* engine_take_tally(HeldEngine& held, Arguments) {
+  const auto [counts, measures] = held.engine->tally.take();
+  const auto list = [](const auto& numbers) {
+    Ref made(checked(PyList_New(0)));
+    for (const size_t number : numbers)
+      if (PyList_Append(made.get(), Ref(checked(PyLong_FromSize_t(number))).get())) throw PythonError{};
+    return made;
+  };
+  const Ref told(checked(PyList_New(0)));
+  for (const Tally::Histogram& measure : measures)
+    if (PyList_Append(told.get(), Ref(checked(Py_BuildValue("(Od)", list(measure.counts).get(), measure.sum))).get()))
+      throw PythonError{};
+  return Py_BuildValue("(OO)", list(counts).get(), told.get());
+}
+
+// The owners of claimed jobs, which the engine may still have; another keeper's have none
 inline PyObject* owners_of(const std::vector<Job*>& jobs) {
   Ref list(checked(PyList_New(0)));
   for (Job* const job : jobs)
-    if (PyList_Append(list.get(), static_cast<OwnedJob*>(job)->owner)) throw PythonError{};
+    if (static_cast<OwnedJob*>(job)->owner && PyList_Append(list.get(), static_cast<OwnedJob*>(job)->owner)) throw PythonError{};
   return Py_NewRef(list.get());
 }
 
@@ -245,6 +333,7 @@ inline PyObject* engine_put(HeldEngine& held, Arguments given) {
   OwnedJob& job = *Box<HeldJob>::of(given[0]).job;
   if (job.owner || job.queued_at > 0) raise(PyExc_ValueError, "a job is put in once");
   job.owner = Py_NewRef(given[1]);
+  job.keeper = held.outbox.get();
   const bool is_in = held.engine->put(job);
   if (!is_in) Py_CLEAR(job.owner);
   return PyBool_FromLong(is_in);
@@ -253,22 +342,17 @@ inline PyObject* engine_put(HeldEngine& held, Arguments given) {
 // take_ended(): the owners of ended jobs that are to be answered
 inline PyObject* engine_take_ended(HeldEngine& held, Arguments) {
   Ref list(checked(PyList_New(0)));
-  for (Job* const ended : held.engine->take_ended()) {
+  for (Job* const ended : held.outbox->take()) {
     auto* const job = static_cast<OwnedJob*>(ended);
     const Ref owner(std::exchange(job->owner, nullptr));
     job->drop();
-    if ((job->is_answered || job->claim()) && PyList_Append(list.get(), owner.get())) throw PythonError{};
+    if (job->claim() && PyList_Append(list.get(), owner.get())) throw PythonError{};
   }
   return Py_NewRef(list.get());
 }
 
 // claim_late(): the owners of jobs past their deadline, which are claimed
-inline PyObject* engine_claim_late(HeldEngine& held, Arguments) { return owners_of(held.engine->claim_late()); }
-
-// leave(job): whether it was claimed, because it has not begun
-inline PyObject* engine_leave(HeldEngine& held, Arguments given) {
-  return PyBool_FromLong(held.engine->leave(*Box<HeldJob>::of(given[0]).job));
-}
+inline PyObject* engine_claim_late(HeldEngine& held, Arguments) { return owners_of(held.engine->claim_late(*held.outbox)); }
 
 // close(): the owners of jobs that waited, which are claimed
 inline PyObject* engine_close(HeldEngine& held, Arguments) { return owners_of(held.engine->close()); }
@@ -287,7 +371,7 @@ inline PyObject* engine_heartbeat(HeldEngine& held, Arguments) {
 
 inline PyObject* engine_is_busy(const HeldEngine& held) { return PyBool_FromLong(held.engine->is_busy()); }
 
-inline PyObject* engine_descriptor(const HeldEngine& held) { return PyLong_FromLong(held.engine->descriptor()); }
+inline PyObject* engine_descriptor(const HeldEngine& held) { return PyLong_FromLong(held.outbox->bell.descriptor()); }
 
 // reserve(seconds): after a request with a normal deadline, for which one thread is kept from longer ones
 inline PyObject* engine_reserve(HeldEngine& held, Arguments given) {
@@ -357,8 +441,8 @@ inline PyObject* engine_is_shedding(const HeldEngine& held) {
 
 inline PyMethodDef engine_methods[] = {method<HeldEngine, 2, engine_put>("put"),
                                        method<HeldEngine, 0, engine_take_ended>("take_ended"),
+                                       method<HeldEngine, 0, engine_take_tally>("take_tally"),
                                        method<HeldEngine, 0, engine_claim_late>("claim_late"),
-                                       method<HeldEngine, 1, engine_leave>("leave"),
                                        method<HeldEngine, 0, engine_close>("close"),
                                        method<HeldEngine, 1, engine_join>("join"),
                                        method<HeldEngine, 0, engine_heartbeat>("heartbeat"),

@@ -29,6 +29,8 @@ class Readiness:
         self.loading: dict[str, str] = {}
         """By part, the effect on scores until it is loaded; it does not delay readiness."""
         self.draining = False
+        self.changed: Callable[[], None] = lambda: None
+        """Called when something has arrived."""
         self._metrics = metrics
 
     @property
@@ -42,11 +44,13 @@ class Readiness:
 
     def arrived(self, part: str) -> None:
         self.missing.pop(part, None)
+        self.changed()
         self._metrics.ready.set(self.is_ready)
 
     def proved(self) -> None:
         """Mark everything as ready: a proved deployment serves, and its store was reached."""
         self.missing.clear()
+        self.changed()
         self._metrics.ready.set(self.is_ready)
 
     def drain(self) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from msd.contract.request import CheckedRequest, parse_request
 from service.machine import give_way
-from service.scoring.answer import Answer, Served
+from service.scoring.answer import Served
 from service.scoring.deployment import Deployment
 from service.scoring.engine import ScoringEngine
 from service.scoring.frames import Frames, Given
@@ -42,14 +42,13 @@ class Shadowing:
     def wants(self, deployment: Deployment, request_id: str) -> bool:
         return self._is_free
 
-    def follow(self, answer: Answer) -> None:
+    def follow(self, deployment: Deployment, served: Served | None) -> None:
         """Have shadows score an answered request, or count it as skipped."""
-        served = answer.served
         is_whole = served is not None and not served.basis.is_partial
         if served is None or not is_whole or not (self._is_free and self._engine.is_idle):
             self._metrics.shadows["busy"].inc()
         else:
-            self._comparing = asyncio.get_running_loop().create_task(self._compare(answer.deployment, served))
+            self._comparing = asyncio.get_running_loop().create_task(self._compare(deployment, served))
 
     @property
     def _is_free(self) -> bool:

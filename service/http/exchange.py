@@ -1,8 +1,6 @@
-"""One request: its ID, head, and record for log, metrics and traces; and the reply to a request that came whole, in one
-write without ASGI.
+"""One request: its ID, head, and record for log, metrics and traces.
 
-A scoring thread may write that reply itself: nothing else writes to the connection meanwhile, and the connection does
-not end before. Does not know what requests are for; routes put what is to be logged into the request's `Access`.
+Does not know what requests are for; routes put what is to be logged into the request's `Access`.
 """
 
 import asyncio
@@ -11,12 +9,11 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Protocol, cast
 
 import orjson
 import structlog
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from msd.contract.request import RequestError
 from service import limits
@@ -24,8 +21,8 @@ from service.errors import ClientGone, ErrorResponse, MalformedHeader, ServiceEr
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
-CYCLE, BEGAN, CLOSES = "msd.cycle", "msd.began", "msd.closes"
-"""In a scope: uvicorn's side of the request; when it began; whether the connection ends after an unread body."""
+CYCLE, BEGAN = "msd.cycle", "msd.began"
+"""In a scope: the server's side of the request; when it began."""
 KEY = "msd.key"
 """In a scope: the name of the API key, if keys are required."""
 _ACCESS = "msd.access"
@@ -44,9 +41,16 @@ _SHOWN_PATH = 200
 FIELD = "X-Deadline-Ms"
 _DEADLINE = FIELD.lower().encode()
 _MAX_DIGITS = 9
-_CLOSE = (b"connection", b"close")
 Headers = list[tuple[bytes, bytes]]
-Wire = tuple[int, bytes, bytes]
+
+
+class Cycle(Protocol):
+    """The server's side of a request."""
+
+    is_gone: bool
+    """Whether the client has left. For any thread."""
+    is_whole: bool
+    """Whether the whole body has arrived."""
 
 
 @dataclass(slots=True)
@@ -159,106 +163,16 @@ def error_response(error: Exception, path: str) -> ErrorResponse:
     return OipErrorResponse(error) if is_ours else ErrorResponse(error)
 
 
-class Exchange:
-    """A whole request and its reply, over uvicorn's side of it. For the event loop."""
-
-    __slots__ = ("_closes", "_cycle", "access", "body", "on_end", "scope")
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
-        self.scope: Scope = cycle.scope  # type: ignore[assignment]
-        self.access = access_of(self.scope)
-        # One object for both, because a body may be large.
-        self.body = cycle.body = bytes(cycle.body)  # type: ignore[assignment]
-        self._closes = False
-        self.on_end: Callable[[], None] | None = None
-        """Called if the connection ends before the reply is written."""
-
-    @property
-    def is_clogged(self) -> bool:
-        """Return whether the client is not reading earlier replies, so that another would have to wait."""
-        return self._cycle.flow.write_paused
-
-    def is_gone(self) -> bool:
-        """Return whether the client has left. For any thread."""
-        return self._cycle.transport.is_closing()
-
-    def wire(self) -> Wire | None:
-        """Return what another thread needs to send a 200 reply by itself: the socket's descriptor, until `on_end`; the
-        first bytes of the reply's head; and the last ones. None if bytes written to it are not the next that the client
-        reads. `sent` must follow."""
-        descriptor = _descriptor_of(self._cycle)
-        if descriptor < 0:
-            return None
-        tail = [_header(_ID, self.access.request_id.encode())]
-        self._closes = not self._cycle.keep_alive or _CLOSE in self._cycle.default_headers
-        if self._closes and _CLOSE not in self._cycle.default_headers:
-            tail.append(_header(*_CLOSE))
-        head = b"".join((STATUS_LINE[200], *(_header(*header) for header in self._cycle.default_headers)))
-        return descriptor, head, b"".join((*tail, b"\r\n"))
-
-    def sent(self, rest: bytes, at: float) -> None:
-        """Go on after another thread has sent a 200 reply except for the rest; it was ready at a time."""
-        self.access.status, self.access.ended = 200, at
-        self._finish(rest, self._closes)
-
-    def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        """Write the reply; then the connection continues with its next request, or ends."""
-        cycle = self._cycle
-        headers = [*cycle.default_headers, *headers, self.access.reply_begins(status)]
-        closes = not cycle.keep_alive or _CLOSE in headers
-        if closes and _CLOSE not in headers:
-            headers.append(_CLOSE)
-        self._finish(reply_bytes(status, headers, body), closes)
-
-    def end(self) -> None:
-        """The connection is about to end."""
-        if self.on_end is not None:
-            self.on_end()
-
-    def abandon(self) -> None:
-        """Close the connection, because there is no client to answer."""
-        self._cycle.transport.close()
-
-    def _finish(self, data: bytes, closes: bool) -> None:
-        cycle = self._cycle
-        if cycle.disconnected:
-            return
-        if data:
-            cycle.transport.write(data)
-        cycle.response_started = cycle.response_complete = True
-        if closes:
-            cycle.transport.close()
-        cycle.on_response()
-
-
-def reply_bytes(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
-    return b"".join((STATUS_LINE[status], *(_header(*header) for header in headers), b"\r\n", body))
-
-
-def _header(name: bytes, value: bytes) -> bytes:
-    return b"%b: %b\r\n" % (name, value)
-
-
-def _descriptor_of(cycle: RequestResponseCycle) -> int:
-    """Return the socket's descriptor if bytes written to it are the next that the client reads; else −1."""
-    transport = cycle.transport
-    if transport.get_extra_info("sslcontext") is not None or transport.get_write_buffer_size():
-        return -1
-    connection = transport.get_extra_info("socket")
-    return -1 if connection is None else int(connection.fileno())
-
-
-def cycle_of(scope: Scope) -> RequestResponseCycle | None:
+def cycle_of(scope: Scope) -> Cycle | None:
     """Return the server's side of a request; None if it came otherwise."""
-    cycle: RequestResponseCycle | None = scope.get(CYCLE)
+    cycle: Cycle | None = scope.get(CYCLE)
     return cycle
 
 
 def left_check(scope: Scope) -> Callable[[], bool]:
-    """Return a callable that says whether the client has left; it costs nothing until it is called."""
+    """Return a callable that says whether the client has left."""
     cycle = cycle_of(scope)
-    return (lambda: False) if cycle is None else cycle.transport.is_closing
+    return lambda: cycle is not None and cycle.is_gone
 
 
 def check_json(scope: Scope) -> None:

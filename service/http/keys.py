@@ -10,6 +10,7 @@ import math
 import secrets
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -132,11 +133,26 @@ class Guard:
     def __init__(self, keys: WatchedFiles[KeyRing], settings: Settings, metrics: Metrics) -> None:
         self._keys = keys
         self._metrics = metrics
+        self._admitted: Callable[[bytes, KeyEntry], None] = lambda key, entry: None
         self._guards_metrics = settings.guard_metrics
         self._max_age_s = settings.keys_max_age_seconds or math.inf
         self._unsaid: Counter[KeyRefusal] = Counter()
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.guard")
+
+    def follow(self, admitted: Callable[[bytes, KeyEntry], None], changed: Callable[[], None]) -> None:
+        """Call `admitted` with each key that is found to be good, and `changed` with each change of the keys; in any
+        thread."""
+        self._admitted, self._keys.changed = admitted, changed
+
+    def knows(self, key: bytes, entry: KeyEntry) -> bool:
+        """Return whether a key still has this entry."""
+        return self._keys.value.find(key) is entry
+
+    @property
+    def is_stale(self) -> bool:
+        """Return whether the keys are older than the maximum age, so that none is believed."""
+        return self._keys.age_s > self._max_age_s
 
     def need(self, path: str) -> Need:
         """Return what a path needs: a key for every path except probes, the bare pages and, by default, metrics."""
@@ -162,16 +178,13 @@ class Guard:
             self._count(scope, reason)
             raise error
 
-    def admits(self, scope: Scope, need: Need) -> bool:
-        return self._judge(scope, need) is None
-
     def _judge(self, scope: Scope, need: Need) -> tuple[KeyRefusal, ServiceError] | None:
         if need is None:
             return None
         given = _given_key(scope)
         if given is None:
             return "missing", Unauthorized("send an API key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`")
-        if self._keys.age_s > self._max_age_s:
+        if self.is_stale:
             return "stale", KeysUnavailable("the API keys cannot be read, so that none is believed")
         key = self._keys.value.find(given)
         if key is None:
@@ -181,6 +194,7 @@ class Guard:
             return "expired", Unauthorized(f"the API key {key.name!r} has expired; ask for a new one")
         if need != "any" and need not in key.scopes:
             return "scope", Forbidden(f"the API key {key.name!r} lacks the scope {need!r}")
+        self._admitted(given, key)
         return None
 
     def _count(self, scope: Scope, reason: KeyRefusal) -> None:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import limits
 from service.errors import BodyTimeout, BodyTooLarge, ClientGone
-from service.http.exchange import CLOSES, AccessLog, Headers, access_of, check_json, cycle_of
+from service.http.exchange import AccessLog, Headers, access_of, check_json, cycle_of
 from service.settings import Settings
 
 
@@ -38,11 +38,9 @@ class AccessMiddleware:
             is_begun = bool(access.status)
             response = self._log.failed(scope, error)
             if response is None:
-                _expect_no_reply(scope)
                 return
             if is_begun:
                 raise
-            _reply_before_body(scope)
             await send_reply(send_with_id, response.status, response.headers, response.body)
         finally:
             self._log.finish(scope)
@@ -99,7 +97,7 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
                 if size > limit:
                     raise too_large
     except TimeoutError:
-        raise BodyTimeout(f"incomplete body after {timeout_s:g} s: received {size} bytes") from None
+        raise BodyTimeout(f"incomplete body after {timeout_s:g} s") from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -121,23 +119,4 @@ def _declared_bytes(scope: Scope) -> int:
 def _is_whole(scope: Scope) -> bool:
     """Return whether the whole body has arrived already."""
     cycle = cycle_of(scope)
-    return cycle is not None and not cycle.more_body
-
-
-def _expect_no_reply(scope: Scope) -> None:
-    """Mark a request's client as gone. The server may not know yet: the connection's end follows its beginning by a
-    moment."""
-    if (cycle := cycle_of(scope)) is not None:
-        cycle.disconnected = True
-
-
-def _reply_before_body(scope: Scope) -> None:
-    """Let the rest of the body pass after an early reply, so that the client sees the reply."""
-    cycle = cycle_of(scope)
-    if cycle is None or not cycle.more_body:
-        return
-    if cycle.waiting_for_100_continue:
-        # The client may send its body or omit it: the next bytes cannot be told apart.
-        cycle.keep_alive = False
-    elif not cycle.keep_alive:
-        cycle.keep_alive, scope[CLOSES] = True, True
+    return cycle is not None and cycle.is_whole

@@ -1,111 +1,158 @@
-"""uvicorn on a listener of the service's own: connections are admitted and bounded by `entry`."""
+"""A port: the native front, an app that answers what it hands over, and their loop."""
 
 import asyncio
+import ctypes
 import socket
 from collections.abc import Callable
-from itertools import islice
+from typing import Any
 
 import structlog
-import uvicorn
-from starlette.types import ASGIApp
+import uvloop
+from fastapi import FastAPI
 
-from service.http.entry import MAX_WAITING, Entry, accepted, listen, refuse_new
-from service.http.protocol import Shortcut
+import native
+from msd.contract.errors import MsdError
+from service import limits
+from service.http.bridge import Bridge
+from service.http.entry import listen
+from service.http.tls import open_tls
+from service.http.tls_entry import TlsEntry
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 LINGER_S = 1.0
 ONCE_A_SECOND = 10
-_KEEP_ALIVE_S = 75
+MAX_WAITING = 100
+_TICK_S = 0.1
 # Seconds after the listener closed in which unanswered clients are waited for.
-_LAST_REPLIES_S = 3
-_ACCEPT_AGAIN_S = 0.5
-_AT_ONCE = 64
+_LAST_REPLIES_S = 3.0
+# Memory is returned only after a peak above this: less is used again soon.
+_WORTH_TRIMMING = 2**23
 
 
-class HttpServer(uvicorn.Server):
+class HttpServer:
+    """Serves until `should_exit`."""
+
     def __init__(
         self,
-        app: ASGIApp,
+        app: FastAPI,
         settings: Settings,
         listener: socket.socket,
         metrics: Metrics,
-        shortcut: Shortcut | None = None,
+        engine: Any,  # noqa: ANN401 - the core has no types
+        follow: Callable[[Any], None],
         max_waiting: int = MAX_WAITING,
     ) -> None:
-        """`max_waiting`: requests that may wait on a connection."""
-        self._entry = Entry(settings, metrics, max_waiting)
-        super().__init__(_config(app, self._entry.protocol(shortcut)))
-        self._listener = listener
-        self._is_resting = False
-        self._arriving: set[asyncio.Task[None]] = set()
+        """`engine` scores what is for it; `max_waiting`: requests that may wait on a connection. Raises TlsError."""
+        self._app, self._metrics, self._listener = app, metrics, listener
+        self.front = front_of(settings, engine, max_waiting)
+        self._bridge = Bridge(self.front, app, follow)
+        tls = open_tls(settings, metrics)
+        self._tls = None if tls is None else TlsEntry(tls, self.front, settings.max_connections, metrics)
+        self.should_exit = False
+        self._told_bytes = self._peak = 0
         self._log = structlog.get_logger("msd.server")
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup([])
-        self._loop = asyncio.get_running_loop()
+    def run(self) -> None:
+        """Run until shutdown. Raises MsdError if the app or its listener cannot start."""
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def startup(self) -> None:
+        """Start listening."""
         self.address = listen(self._listener)
-        self._watch_listener()
-        self._entry.open()
+        self._bridge.open()
+        if self._tls is None:
+            self.front.start(self._listener.detach())
+        else:
+            self.front.start(-1)
+            self._tls.open(self._listener)
 
     async def on_tick(self, counter: int) -> bool:
+        """Return whether to end. Called ten times a second."""
         if counter % ONCE_A_SECOND == 0:
-            self._entry.look_after(self.server_state.connections)
-        return await super().on_tick(counter)
+            self._look_after()
+        return self.should_exit
+
+    async def shutdown(self) -> None:
+        """Answer accepted requests for a while, then end."""
+        await self.close_listener()
+        self.front.close_idle()
+        await self._await_connections(_LAST_REPLIES_S)
+        self._bridge.close()
+        self.front.stop()
 
     async def close_listener(self) -> None:
         """Accept the connections that the kernel has queued, then close the listener."""
-        refuse_new(self._listener)
-        self._take_in(None)
-        self._loop.remove_reader(self._listener)
-        self._listener.close()
-        if self._arriving:  # silent TLS clients are not waited for
-            await asyncio.wait(self._arriving, timeout=LINGER_S)
-        self._entry.close()
+        if self._tls is not None:
+            await self._tls.close()
+        self.front.close_listener()
 
-    def _watch_listener(self) -> None:
-        self._is_resting = False
-        if self._listener.fileno() >= 0:
-            self._loop.add_reader(self._listener, self._take_in)
+    def drain(self) -> None:
+        """Let each reply tell its client to reconnect."""
+        self._bridge.is_draining = True
+        self.front.drain()
 
-    def _take_in(self, most: int | None = _AT_ONCE) -> None:
-        """Accept up to this many waiting connections, or all; connections are examined before more are accepted."""
+    async def _await_connections(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end and self.front.connections:
+            await asyncio.sleep(_TICK_S / 2)
+
+    async def _serve(self) -> None:
         try:
-            for connection in islice(accepted(self._listener), most):
-                task = self._loop.create_task(self._admit(connection))
-                self._arriving.add(task)
-                task.add_done_callback(self._arriving.discard)
-        except OSError as error:
-            # Too many open files, or no memory: connections stay in the backlog for a while.
-            self._log.error("cannot_accept", reason=error.strerror, again_in=_ACCEPT_AGAIN_S)
-            self._loop.remove_reader(self._listener)
-            if not self._is_resting:
-                self._is_resting = True
-                self._loop.call_later(_ACCEPT_AGAIN_S, self._watch_listener)
+            alive = self._app.router.lifespan_context(self._app)
+            await alive.__aenter__()
+        except MsdError:
+            raise
+        except Exception as error:
+            self._log.exception("cannot_start", reason=str(error))
+            raise MsdError("the service could not start; the log has the reason") from error
+        try:
+            await self.startup()
+            counter = 0
+            while not await self.on_tick(counter):
+                counter = (counter + 1) % ONCE_A_SECOND
+                await asyncio.sleep(_TICK_S)
+            await self.shutdown()
+        finally:
+            await alive.__aexit__(None, None, None)
 
-    async def _admit(self, connection: socket.socket) -> None:
-        if not await self._entry.admit(connection, self._protocol, self.server_state.connections):
-            connection.close()
+    def _look_after(self) -> None:
+        """Measure what is held; return free memory after a peak. Connections end a moment after their requests."""
+        held: int = self.front.held
+        # The change, not the value: there may be another port.
+        self._metrics.inflight_bytes.inc(held - self._told_bytes)
+        self._told_bytes, self._peak = held, max(self._peak, held)
+        if self._peak >= _WORTH_TRIMMING and held <= self._peak // 4:
+            self._peak //= 2
+            asyncio.get_running_loop().run_in_executor(None, _return_free_memory)
 
-    def _protocol(self) -> asyncio.Protocol:
-        factory = self.config.http_protocol_class
-        return factory(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
 
-
-def _config(app: ASGIApp, protocol: Callable[..., asyncio.Protocol]) -> uvicorn.Config:
-    """Return uvicorn's configuration without unused parts."""
-    return uvicorn.Config(
-        app,
-        http=protocol,  # type: ignore[arg-type]  # it is called, no more
-        loop="uvloop",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_LAST_REPLIES_S,
+def front_of(settings: Settings, engine: Any, max_waiting: int = MAX_WAITING) -> Any:  # noqa: ANN401 - the core has no types
+    """Return a front over an engine, with the limits of the service. `max_waiting`: requests that may wait on a
+    connection."""
+    assert native.core is not None, "there is an engine"
+    sizes = (
+        settings.max_connections,
+        max_waiting,
+        settings.max_body_bytes,
+        limits.MAX_HEAD_BYTES,
+        max(limits.INFLIGHT_BYTES, settings.max_body_bytes),
+        settings.max_candidates,
     )
+    times = (
+        limits.HEAD_TIMEOUT_S,
+        limits.BODY_TIMEOUT_S,
+        limits.REPLY_TIMEOUT_S,
+        settings.deadline_ms / 1000,
+        limits.MAX_DEADLINE_MS / 1000,
+    )
+    return native.core.Front(engine, sizes, times, settings.keys_file is not None)
+
+
+def _return_free_memory() -> None:
+    """Return memory that the allocator keeps to the system; a no-op if the C library cannot."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -24,7 +24,7 @@ from msd.contract.request import parse_request
 from service import limits
 from service.machine import give_way, let_others_run
 from service.request_log.quality import Drift, Observed
-from service.scoring.answer import Answer, Served
+from service.scoring.answer import Served
 from service.scoring.deployment import Deployment
 from service.settings import Settings
 from service.telemetry.metrics import Logged, Metrics
@@ -80,10 +80,10 @@ class RequestLog:
     def wants(self, deployment: Deployment, request_id: str) -> bool:
         return is_sampled(request_id, self._share)
 
-    def follow(self, answer: Answer) -> None:
+    def follow(self, deployment: Deployment, served: Served | None) -> None:
         """Log a request whose reply has been sent, if it is in the sample."""
-        if answer.served is not None and is_sampled(answer.served.request_id, self._share):
-            self.request(answer.served)
+        if served is not None and is_sampled(served.request_id, self._share):
+            self.request(served)
 
     def request(self, served: Served) -> None:
         self._metrics.log_records["handed" if self._tell(served) else "dropped"].inc()

@@ -77,7 +77,7 @@ class OpenrtbRoute(ScoreRoute):
         head = orjson.dumps(bid_request.request["id"]), orjson.dumps(identity.has_consent)
         await send_json(send, 200, b'{"id":%b,"consent":%b,"imp":{%b}}' % (*head, imps))
         for answer in answers:
-            self._pipeline.follow(answer)
+            self._pipeline.follow((answer.deployment, answer.served))
 
     async def _answer(self, deployment: Deployment, imp: str, raw: RawRequest) -> Answer:
         try:

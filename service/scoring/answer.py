@@ -20,9 +20,6 @@ _EXPLAINED = b", explain;dur=%.3f"
 _STRING_BYTES = 80
 
 Headers = list[tuple[bytes, bytes]]
-Wire = tuple[int, bytes, bytes]
-"""What a scoring thread needs to send a 200 reply by itself: the connection's descriptor, and the first and the last
-bytes of the reply's head."""
 
 
 class Budget(NamedTuple):
@@ -101,27 +98,28 @@ class Explained(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A reply's headers and body, and its data for log, metrics and traces. `stages`: seconds, in the order of
-    `STAGES`. `ready_at`: when the reply was ready, by `time.perf_counter`. Without headers the reply was sent, and the
-    body is what is left to send."""
+    """A reply's headers and body, and its data for log and traces. `stages`: seconds, in the order of `STAGES`."""
 
     headers: Headers
     body: bytes
     candidates: int
     degraded: dict[str, int]
     stages: tuple[float, ...]
-    ready_at: float
     deployment: Deployment
     served: Served | None
     """None unless a follower wants it."""
 
 
 class Follower(Protocol):
-    """Gets each reply after it was sent. Must be quick."""
+    """Learns of requests after their replies were sent. Must be quick."""
 
-    def wants(self, deployment: Deployment, request_id: str) -> bool: ...
+    def wants(self, deployment: Deployment, request_id: str) -> bool:
+        """Return whether to follow a request. In any thread."""
+        ...
 
-    def follow(self, answer: Answer) -> None: ...
+    def follow(self, deployment: Deployment, served: Served | None) -> None:
+        """Learn of an answered request; None unless a follower wants it."""
+        ...
 
 
 def headers_of(reply: bytes, taken: tuple[float, ...], explain_s: float | None = None) -> Headers:

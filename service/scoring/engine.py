@@ -6,9 +6,10 @@ neither rows nor HTTP.
 
 import asyncio
 import sys
+import threading
 import time
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -182,8 +183,10 @@ class ScoringEngine:
 
         Raises MsdError if the native core is not there.
         """
-        self.native = _core().Engine(threads, max_rows, max_candidates, patience_s)
+        self.native = _core().Engine(threads, max_rows, max_candidates, patience_s, metrics.native_bounds)
         self._metrics = metrics
+        self._merging = threading.Lock()
+        metrics.native.merge = self.merge_counts
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_sweeping = False
         self._is_shedding = True
@@ -238,10 +241,20 @@ class ScoringEngine:
         if error is not None:
             raise self._counted(error)
 
+    def merge_counts(self) -> None:
+        """Add to the metrics what the native core has counted since the last time. For any thread."""
+        with self._merging:
+            if sheds := self._metrics.add_native(*self.native.take_tally()):
+                self._say(sheds)
+
     def shed(self, reason: Shed) -> None:
-        """Count a request that is not scored. The log gets one line for many."""
+        """Count a request that is not scored."""
         self._metrics.sheds[reason].inc()
-        self._unsaid[reason] += 1
+        self._say({reason: 1})
+
+    def _say(self, sheds: Mapping[Shed, int]) -> None:
+        """Log one line for many requests that are not scored."""
+        self._unsaid.update(sheds)
         now = time.perf_counter()
         if now >= self._say_again_at:
             self._log.warning("shedding", queued_rows=self.native.admitted[0], requests=dict(self._unsaid))
@@ -300,17 +313,13 @@ class ScoringEngine:
         if job.native.claim():
             self._tell(job, asyncio.CancelledError())
 
-    def leave(self, job: AnyJob) -> None:
-        """Drop a job whose client has left, unless it runs; it delays no other job any more."""
-        if self.native.leave(job.native):
-            self._tell(job, ClientGone())
-
     def close(self) -> None:
         """Begin no more jobs, and wait a bounded time for current ones."""
         for job in self.native.close():
             self._tell(job, asyncio.CancelledError(_CLOSED))
-        if left := self.native.join(_LAST_RUNS_S):
-            self._log.error("run_left_behind", requests=len(left), waited_s=_LAST_RUNS_S)
+        left = self.native.join(_LAST_RUNS_S)
+        if running := self.heartbeat().running:
+            self._log.error("run_left_behind", requests=running, waited_s=_LAST_RUNS_S)
         for job in left:
             self._tell(job, asyncio.CancelledError(_CLOSED))
 

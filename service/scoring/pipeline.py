@@ -5,7 +5,6 @@ Rows that are not in memory are fetched in the event loop, and the request goes 
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -18,14 +17,13 @@ from msd.contract.request import CheckedRequest, RequestError, check_pricing, pa
 from native.layout import given_rows
 from service.errors import DeadlineExceeded, ModelError
 from service.json_parser import JsonParser
-from service.rows.store import CoreFound
-from service.scoring.answer import Answer, Basis, Budget, Explained, Follower, RawRequest, Served, Wire, headers_of
+from service.scoring.answer import Answer, Basis, Budget, Explained, Follower, RawRequest, Served, headers_of
 from service.scoring.deployment import Arm, Deployment
 from service.scoring.engine import Admitted, ScoringEngine, error_of, settle
 from service.scoring.frames import Frame, Frames, Given, frame_of
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.reply import Explanation, with_explanation
-from service.telemetry.metrics import STAGES, Explored, Metrics
+from service.telemetry.metrics import Metrics
 
 _DENSE = {"user_dense", "item_dense", "context_dense"}
 # How a request fares that a thread has read.
@@ -34,6 +32,7 @@ Told = Callable[[Answer | BaseException], None]
 """Called in the loop with a request's outcome."""
 Taken = tuple[float, float, float, float]
 """Seconds of parse, rows, queue and run."""
+_UNBOUNDED = Budget(float("inf"), lambda: False)
 
 
 class Explain(Protocol):
@@ -55,6 +54,8 @@ class _Assignment(NamedTuple):
     """The arm's, in the core's form."""
     name: str | None
     """The arm's, if there are several."""
+    slot: int
+    """The arm's, if there are several, or 0."""
     epochs: Sequence[int] | None
     """The current ones, if rows are in arenas."""
     live: Callable[[str | None, Sequence[str]], object] | None
@@ -63,7 +64,7 @@ class _Assignment(NamedTuple):
     terms: Sequence[float] | None
     """Those of the correction."""
     correction: Correction | None
-    """This and the arm are for the event loop, to which the core returns the assignment."""
+    """This and the arm are for Python, to which the core returns the assignment."""
     arm: Arm
 
 
@@ -83,31 +84,23 @@ class _Found(NamedTuple):
     assignment: _Assignment
     looked: _Looked | None
     reply: bytes
-    """The reply; or the bytes left to send, if the thread has sent it."""
     candidates: int
     stages: tuple[float, float, float, float, float]
     """Seconds of parse, rows, queue, run and reply."""
     ready_at: float
     """When the reply was ready."""
-    found: tuple[Any, ...] | None
-    """The sources of its rows, if they were not fetched."""
     degraded: tuple[UserRung | None, dict[Rung, int]]
-    choice: tuple[str, bool] | None
-    """The policy if the request explores, and whether that chose the first candidate."""
-    rows: int = 0
-    """Candidates in the run: fewer than all, and an unknown one, if time was short."""
 
 
 class Way:
     """The way of one request: through the queue once, and again if it lacks something. A job of the engine."""
 
     __slots__ = (
-        *("admitted", "arm", "deployment", "explains", "given", "is_followed", "native", "raw", "step", "tell"),
-        *("told", "wire"),
+        *("admitted", "arm", "deployment", "explains", "given", "is_followed", "native", "raw", "step", "tell", "told"),
     )
 
-    def __init__(self, deployment: Deployment, raw: RawRequest, tell: Told, wire: Wire | None) -> None:
-        self.deployment, self.raw, self.tell, self.wire = deployment, raw, tell, wire
+    def __init__(self, deployment: Deployment, raw: RawRequest, tell: Told) -> None:
+        self.deployment, self.raw, self.tell = deployment, raw, tell
         self.admitted: Admitted | None = None
         self.arm: Arm | None = None if deployment.is_split else deployment.arms[0]
         """The user's, once the request is read."""
@@ -131,13 +124,13 @@ class Way:
         return self.arm
 
     def outcome(self, metrics: Metrics) -> _Found | BaseException:
-        ending, result, queued_at, _, _, rows, _ = self.native.take_outcome()
+        ending, result, queued_at, *_ = self.native.take_outcome()
         error = error_of(ending, result)
         if isinstance(error, DeadlineExceeded):
             # Which part waited.
             before, within = queued_at - self.raw.began, time.perf_counter() - queued_at
             return DeadlineExceeded(f"{error} ({1000 * before:.0f} ms until it was queued, {1000 * within:.0f} since)")
-        return error or _Found(*result)._replace(rows=rows)
+        return error or _Found(*result)
 
 
 class Pipeline:
@@ -146,7 +139,6 @@ class Pipeline:
     def __init__(
         self,
         engine: ScoringEngine,
-        metrics: Metrics,
         frames: Frames,
         explainer: Explain,
         explore_share: float,
@@ -156,7 +148,6 @@ class Pipeline:
     ) -> None:
         """`explore_share`: of the requests that explore, at most. `shadowing` follows deployments that have shadows."""
         self._engine = engine
-        self._metrics = metrics
         self._frames = frames
         self._explainer = explainer
         self._explore_share = explore_share
@@ -171,13 +162,30 @@ class Pipeline:
         self._engine.check_unread(champion.runner.load_of(rows), budget.deadline)
         self._engine.check_wanted(*budget)
 
-    def begin(self, deployment: Deployment, raw: RawRequest, tell: Told, wire: Wire | None = None) -> Way:
-        """Put the request into the queue; with `wire` the scoring thread sends as much of the reply as it can.
+    def plan(self, deployment: Deployment) -> tuple[object, ...]:
+        """Return with what requests are scored without the event loop, for the core: the model that reads them; an
+        assignment, or what returns one; whether that needs the user; what says whether a request is followed, if some
+        may be; and what is called with each that is."""
+        arm = deployment.arms[0]
+        rows = arm.model.native.rows
+        changes = deployment.is_split or self._corrections is not None or rows is None or rows.epochs is not None
+        return (
+            arm.model.native.loaded,
+            partial(self._assigned, deployment) if changes else self._assignment(deployment, arm),
+            deployment.is_split,
+            partial(self._wants_seen, deployment) if self._followers_of(deployment) else None,
+            partial(self._seen, deployment),
+        )
 
-        Raises Overloaded.
-        """
-        way = Way(deployment, raw, tell, wire)
-        way.is_followed = any(one.wants(deployment, raw.request_id) for one in self._followers_of(deployment))
+    def follow(self, seen: tuple[Deployment, Served | None]) -> None:
+        """Let followers learn of a request that is answered."""
+        for follower in self._followers_of(seen[0]):
+            follower.follow(*seen)
+
+    def _begin(self, deployment: Deployment, raw: RawRequest, tell: Told) -> Way:
+        """Put the request into the queue. Raises Overloaded."""
+        way = Way(deployment, raw, tell)
+        way.is_followed = self._wants(deployment, raw.request_id)
         rows = self._engine.rows_in(len(raw.body))
         way.admitted = self._engine.enter(deployment.champion.runner.load_of(rows), raw.budget.deadline)
         try:
@@ -188,13 +196,13 @@ class Pipeline:
         return way
 
     async def answer(self, deployment: Deployment, raw: RawRequest) -> Answer:
-        """As `begin`, for a caller that waits. Raises RequestError, DeadlineExceeded, ModelError and ClientGone too.
+        """Score a request. Raises Overloaded, RequestError, DeadlineExceeded, ModelError and ClientGone.
 
         A failing store raises nothing: it degrades the scores. Nor does a near deadline: candidates that cannot be
         scored before it get the prior.
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        way = self.begin(deployment, raw, partial(settle, future))
+        way = self._begin(deployment, raw, partial(settle, future))
         try:
             return await future
         except asyncio.CancelledError:
@@ -203,20 +211,6 @@ class Pipeline:
             else:
                 way.step.cancel()
             raise
-
-    def leave(self, way: Way) -> None:
-        """Drop a request whose connection ends, unless it runs; nothing is written to the connection any more."""
-        if way.step is None:
-            way.native.hang_up()
-            self._engine.leave(way)
-        else:
-            # It would put the request into the queue again, and by then the descriptor may be another connection's.
-            way.step.cancel()
-            self._engine.shed("client_gone")
-
-    def follow(self, answer: Answer) -> None:
-        for follower in self._followers_of(answer.deployment):
-            follower.follow(answer)
 
     def _followers_of(self, deployment: Deployment) -> Sequence[Follower]:
         if self._shadowing is None or not deployment.shadows:
@@ -234,25 +228,24 @@ class Pipeline:
             way.admitted.load.rows,
             raw.budget.deadline,
             raw.began,
-            partial(self._assign, way) if way.arm is None else self._assignment(way, way.arm),
+            partial(self._assign, way) if way.arm is None else self._assignment(way.deployment, way.arm),
             given and (*given_rows(given.user, given.items), given.at, given.seconds),
             partial(self._look, way),
             way.is_followed,
             way.explains is not None,
-            # With a wire, `leave` says so.
-            raw.budget.is_gone if way.wire is None else None,
-            way.wire,
+            raw.budget.is_gone,
         )
         self._engine.put(way, partial(self._done, way))
         way.step = None
 
-    def _assignment(self, way: Way, arm: Arm) -> _Assignment:
+    def _assignment(self, deployment: Deployment, arm: Arm) -> _Assignment:
         model, live = arm.model, self._frames.live
         rows = model.native.rows
         correction = self._corrections.of(model) if self._corrections else None
         return _Assignment(
             model.native.loaded,
-            arm.name if way.deployment.is_split else None,
+            arm.name if deployment.is_split else None,
+            arm.slot if deployment.is_split else 0,
             None if rows is None or rows.epochs is None else rows.epochs(),
             None if live is None else partial(live.cached, model.schema),
             self._frames.reads_texts(model),
@@ -264,23 +257,57 @@ class Pipeline:
     # In a scoring thread
 
     def _assign(self, way: Way, user_id: str) -> _Assignment:
-        # The request's ID assigns anonymous users to arms.
-        way.arm = way.deployment.arm_of(user_id or way.raw.request_id)
-        return self._assignment(way, way.arm)
+        assignment = self._assigned(way.deployment, user_id, way.raw.request_id)
+        way.arm = assignment.arm
+        return assignment
 
-    def _look(self, way: Way, core: Any, tensors: Tensors, ran: int, taken: Taken) -> _Looked:  # noqa: ANN401
+    def _assigned(self, deployment: Deployment, user_id: str, request_id: str) -> _Assignment:
+        # The request's ID assigns anonymous users to arms.
+        return self._assignment(deployment, deployment.arm_of(user_id or request_id))
+
+    def _wants(self, deployment: Deployment, request_id: str) -> bool:
+        return any([follower.wants(deployment, request_id) for follower in self._followers_of(deployment)])
+
+    def _wants_seen(self, deployment: Deployment, request_id: str) -> bool:
+        if not (wants := self._wants(deployment, request_id)):
+            self.follow((deployment, None))
+        return wants
+
+    def _look(
+        self,
+        way: Way,
+        core: Any,  # noqa: ANN401
+        tensors: Tensors,
+        ran: int,
+        taken: Taken,
+        assignment: _Assignment,
+    ) -> _Looked:
         """Return what is to be known of a frame; `ran`: candidates in the run, 0 if the request lacks something."""
-        model = way.known_arm.model
-        frame = frame_of(model, core, tensors)
+        frame = frame_of(assignment.arm.model, core, tensors)
         if not ran:
             return _Looked(frame.asked)
-        correction = self._corrections.of(model) if self._corrections else None
-        served = _served(way, frame, ran, correction, taken) if way.is_followed else None
-        return _Looked(None, served, self._explained(model, frame, ran, correction) if way.explains else None)
+        served = _served(way, frame, ran, taken, assignment) if way.is_followed else None
+        return _Looked(None, served, self._explained(frame, ran, assignment) if way.explains else None)
 
-    def _explained(self, model: Model, frame: Frame, ran: int, correction: Correction | None) -> Explained:
+    def _seen(
+        self,
+        deployment: Deployment,
+        core: Any,  # noqa: ANN401
+        tensors: Tensors,
+        ran: int,
+        taken: Taken,
+        assignment: _Assignment,
+        request_id: str,
+        body: bytes,
+        began: float,
+    ) -> tuple[Deployment, Served]:
+        """Return what followers learn of a request that is scored without the event loop."""
+        way = Way(deployment, RawRequest(request_id, body, began, _UNBOUNDED), lambda outcome: None)
+        return deployment, _served(way, frame_of(assignment.arm.model, core, tensors), ran, taken, assignment)
+
+    def _explained(self, frame: Frame, ran: int, assignment: _Assignment) -> Explained:
         """Return what an explanation starts from."""
-        core = frame.core
+        core, model, correction = frame.core, assignment.arm.model, assignment.correction
         tensors, pctr, shown, order = frame.copied(), frame.columns[HEAD], core.shown, core.order
         return Explained(
             tensors, self._frames.unknown(model, core.at), pctr, correction, shown, order, ran < core.count
@@ -308,7 +335,7 @@ class Pipeline:
         looked = found.looked or _Looked()
         try:
             answer = _answer(way, found, looked.served)
-            self._count(way, answer, found)
+            self._engine.read(len(way.raw.body), answer.candidates)
         except BaseException as error:
             self._end(way, error)
             raise
@@ -368,57 +395,19 @@ class Pipeline:
             return error
         return RuntimeError("the native core refuses a request that msd.contract accepts")
 
-    def _count(self, way: Way, answer: Answer, found: _Found) -> None:
-        metrics, (user_rung, rungs) = self._metrics, found.degraded
-        self._engine.read(len(way.raw.body), answer.candidates)
-        if answer.deployment.is_split:
-            metrics.arms[way.known_arm.slot].inc()
-        for stage, seconds in zip(STAGES, answer.stages, strict=True):
-            metrics.stages[stage].observe(seconds)
-        metrics.candidates.observe(answer.candidates)
-        metrics.run_rows.observe(found.rows)
-        if found.rows < answer.candidates:
-            metrics.partial.inc()
-        if found.found is not None:
-            self._count_rows(way.known_arm.model, CoreFound(*found.found))
-        metrics.degraded(rungs, user_rung)
-        if found.choice is not None:
-            policy, explored = found.choice
-            result: Explored = "explored" if explored else "exploited"
-            metrics.explorations["unavailable" if policy == "greedy" else result].inc()
-
-    def _count_rows(self, model: Model, found: CoreFound) -> None:
-        """Count the user's and the items' rows, as a store's `tell_rows` does."""
-        assert model.native.rows is not None, "they were found in memory"
-        metrics, now = self._metrics, time.time()
-        rows = found.has_user + found.items
-        if rows:
-            metrics.rows[model.native.rows.tier].inc(rows)
-        if missing := found.asked - rows:
-            metrics.rows["missing"].inc(missing)
-        if found.user_written_at:
-            metrics.row_ages["user"].observe(now - found.user_written_at)
-        if found.item_written_at:
-            metrics.row_ages["item"].observe(now - found.item_written_at)
-        if not math.isnan(found.live_age_s):
-            metrics.live_ages.observe(found.live_age_s)
-
 
 def _answer(way: Way, found: _Found, served: Served | None) -> Answer:
     user_rung, rungs = found.degraded
     degraded = {str(rung): count for rung, count in rungs.items()}
     if user_rung is not None:
         degraded[f"user_{user_rung}"] = 1
-    is_sent = way.wire is not None and way.explains is None
-    taken = (*found.stages[:4], found.ready_at - way.raw.began)
-    headers = [] if is_sent else headers_of(found.reply, taken)
-    stages, at = found.stages, found.ready_at
-    return Answer(headers, found.reply, found.candidates, degraded, stages, at, way.deployment, served)
+    headers = headers_of(found.reply, (*found.stages[:4], found.ready_at - way.raw.began))
+    return Answer(headers, found.reply, found.candidates, degraded, found.stages, way.deployment, served)
 
 
-def _served(way: Way, frame: Frame, ran: int, correction: Correction | None, taken: Taken) -> Served:
+def _served(way: Way, frame: Frame, ran: int, taken: Taken, assignment: _Assignment) -> Served:
     """Return what followers learn of a request."""
-    core, arm, model = frame.core, way.known_arm, way.known_arm.model
+    core, arm, model = frame.core, assignment.arm, assignment.arm.model
     user, items = (way.given.user, way.given.items) if way.given else frame.kept(model)
     user_rung, _ = core.degraded
     return Served(
@@ -433,7 +422,7 @@ def _served(way: Way, frame: Frame, ran: int, correction: Correction | None, tak
         frame.columns,
         core.rungs,
         user_rung,
-        correction,
+        assignment.correction,
         frame.choice,
         frame.copied(_DENSE & frame.tensors.keys()),
         (*taken, time.perf_counter() - way.raw.began),

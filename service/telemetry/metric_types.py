@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -64,6 +64,31 @@ class ReadCounter(Collector):
         for value, count in self.read().items():
             family.add_metric((value,), count)
         yield family
+
+
+class Merged(Collector):
+    """Has no family, but merges what is counted elsewhere into those registered after it, on each scrape."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.merge: Callable[[], object] = lambda: None
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        self.merge()
+        return ()
+
+
+def bounds_of(histogram: Histogram) -> tuple[float, ...]:
+    """Return a histogram's finite bounds."""
+    return tuple(histogram._upper_bounds[:-1])
+
+
+def add_counts(histogram: Histogram, counts: Sequence[int], total: float) -> None:
+    """Add values [number within each bound and above the one before] and their sum to a histogram."""
+    for bucket, count in zip(histogram._buckets, counts, strict=True):
+        if count:
+            bucket.inc(count)
+    histogram._sum.inc(total)
 
 
 class Standing:

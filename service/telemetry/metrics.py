@@ -28,7 +28,7 @@ from service.machine import memory_limit, own_memory
 from service.runtimes.runtime import Engine
 from service.settings import Build
 from service.telemetry.logs import LINE_RESULTS
-from service.telemetry.metric_types import Children, GaugeSet, K, Labels, ReadCounter
+from service.telemetry.metric_types import Children, GaugeSet, K, Labels, Merged, ReadCounter, add_counts, bounds_of
 
 Stage = Literal["parse", "rows", "queue", "run", "reply"]
 Shed = Literal["rows", "wait", "deadline", "client_gone", "explain"]
@@ -52,6 +52,10 @@ FILLS = ("off", "waiting", "filling", "full", "done")
 CODES = (200, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503, 504)
 EVENT_CODES = (202, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503)
 MAX_ARMS, MAX_SHADOWS = 8, 2
+# Of what the native core counts.
+_NATIVE_CODES = (200, 429, 499, 504)
+_NATIVE_SHEDS: tuple[Shed, ...] = ("rows", "wait", "deadline", "client_gone")
+_NATIVE_TIERS: tuple[Tier, ...] = ("file", "arena", "missing")
 RANKS, BID_QUARTERS = ("1", "2-5", "6+"), ("lowest", "low", "high", "highest", "none")
 _SIDES: tuple[RowSide, ...] = ("user", "item")
 _RUNTIME_LABELS = ("runtime", "version", "provider", "device", "threads", "precision", "instructions")
@@ -158,6 +162,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.families = CollectorRegistry()
+        self.native = Merged(self.families)
+        """Merges what the native core has counted."""
         # A global switch of the library: `_created` would double the series of all counters and histograms.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._declare_scoring()
@@ -282,6 +288,46 @@ class Metrics:
     ) -> Children[K, Histogram]:
         return Children(Histogram(name, HELP[name], (label,), buckets=bounds, registry=self.families), values)
 
+    @property
+    def native_bounds(self) -> tuple[tuple[float, ...], ...]:
+        """Return the bounds of the histograms that the native core fills."""
+        return tuple(map(bounds_of, self._native_histograms()))
+
+    def add_native(self, counts: Sequence[int], measures: Sequence[tuple[Sequence[int], float]]) -> dict[Shed, int]:
+        """Add what the native core has counted since the last time; return how many requests were shed, by reason."""
+        for counter, count in zip(self._native_counters(), counts, strict=True):
+            if count:
+                counter.inc(count)
+        for histogram, measure in zip(self._native_histograms(), measures, strict=True):
+            add_counts(histogram, *measure)
+        start = len(_NATIVE_CODES)
+        sheds = zip(_NATIVE_SHEDS, counts[start : start + len(_NATIVE_SHEDS)], strict=True)
+        return {reason: count for reason, count in sheds if count}
+
+    def _native_counters(self) -> list[Counter]:
+        """Return the counters in the order of `native/engine/tally.hpp`."""
+        return [
+            *(self._requests[code] for code in _NATIVE_CODES),
+            *(self.sheds[reason] for reason in _NATIVE_SHEDS),
+            self.partial,
+            *(self.rows[tier] for tier in _NATIVE_TIERS),
+            *(self._degraded[side, rung] for side in _SIDES for rung in RUNGS[side]),
+            *self.explorations.values(),
+            *(self.closed[reason] for reason in get_args(Close) if reason != "handshake"),
+            *self.arms.values(),
+        ]
+
+    def _native_histograms(self) -> list[Histogram]:
+        """Return the histograms in the same file's order."""
+        return [
+            self._request_seconds,
+            *self.stages.values(),
+            self.candidates,
+            self.run_rows,
+            *self.row_ages.values(),
+            self.live_ages,
+        ]
+
     def request(self, code: int, seconds: float) -> None:
         """Count a scoring request that ended with `code`."""
         self._requests[code].inc()
@@ -294,12 +340,6 @@ class Metrics:
         self._event_requests[code].inc()
         if code == 202:
             self._event_seconds.observe(seconds)
-
-    def degraded(self, candidates: Mapping[Rung, int], user: UserRung | None) -> None:
-        if user:
-            self._degraded["user", user].inc()
-        for rung, count in candidates.items():
-            self._degraded["item", rung].inc(count)
 
     def damaged(self, side: RowSide, count: int) -> None:
         if count:

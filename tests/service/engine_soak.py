@@ -1,4 +1,5 @@
-"""`python -m tests.service.engine_soak`: traffic, overload, leaving clients, failing runtimes and swaps on one engine.
+"""`python -m tests.service.engine_soak`: traffic, overload, leaving clients, failing runtimes and swaps on one engine
+and its front.
 
 With a core built by `python -m native.build --sanitise`, a wrong access or a data race ends it.
 """
@@ -8,17 +9,24 @@ import asyncio
 import contextlib
 import json
 import socket
+import struct
 import time
 from collections import Counter
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
+from starlette.types import Receive, Scope, Send
+
 from msd.contract.bundle import Bundle
 from msd.contract.request import RequestError
 from service.errors import ClientGone, ServiceError
 from service.explainer import ExplainBudget, Explainer
-from service.scoring.answer import Answer, Budget, RawRequest
+from service.http.bridge import Bridge
+from service.http.entry import bind, listen
+from service.http.middleware import send_reply
+from service.http.server import front_of
+from service.scoring.answer import Budget, RawRequest
 from service.scoring.deployment import Arm, Assignment, Deployment
 from service.scoring.engine import ScoringEngine
 from service.scoring.frames import Frames
@@ -37,7 +45,9 @@ _END_S = 30.0
 _FAILED = "while running Gather node"
 """What the runtime says of a run that the graph lets fail."""
 _FORMS: list[dict[str, object]] = [{}, {}, {"explain": True}, {"explore": {}}, {"top_k": 3}, {"wrong": 1}]
-_HEAD, _TAIL = b"HTTP/1.1 200 OK\r\n", b"x-request-id: x\r\n\r\n"
+_HEAD = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+_HARD = struct.pack("ii", 1, 0)
+_NONSENSE = [b"nonsense\r\n\r\n", b"GET /\x00 HTTP/1.1\r\n\r\n", _HEAD + b"Transfer-Encoding: chunked\r\n\r\nx\r\n"]
 
 
 class EngineSoak:
@@ -49,19 +59,32 @@ class EngineSoak:
         self._settings = Settings(bundle=bundle.folder, max_candidates=_MOST, explore_share=0.5)
         self._engine = ScoringEngine(self._metrics, 2_000, _THREADS, _MOST, 0.05)
         frames, explainer = Frames(self._metrics, _MOST), Explainer(self._engine, ExplainBudget(10.0))
-        self._pipeline = Pipeline(self._engine, self._metrics, frames, explainer, 0.5)
+        self._pipeline = Pipeline(self._engine, frames, explainer, 0.5)
+        self._front = front_of(self._settings, self._engine.native)
+        self._port = 0
         self._generation = 0
         self._deployment = self._loaded()
         self.outcomes: Counter[str] = Counter()
 
     async def run(self, seconds: float) -> None:
         until = time.monotonic() + seconds
+        bridge = Bridge(self._front, self._app, self._pipeline.follow)
+        bridge.open()
+        listener = bind("127.0.0.1", 0)
+        _, self._port = listen(listener)
+        self._front.start(listener.detach())
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._swap(until))
                 for _ in range(_CLIENTS):
                     group.create_task(self._ask(until))
         finally:
+            self._front.close_listener()
+            self._front.close_idle()
+            while self._front.connections:
+                await asyncio.sleep(0.01)
+            bridge.close()
+            self._front.stop()
             self._engine.close()
         # What cancelled requests waited for ends shortly after them.
         async with asyncio.timeout(_END_S):
@@ -79,12 +102,14 @@ class EngineSoak:
     async def _swap(self, until: float) -> None:
         while time.monotonic() < until:
             self._deployment = await asyncio.to_thread(self._loaded)
+            self._front.serve(self._pipeline.plan(self._deployment) if self._random.random() < 0.9 else None)
+            self._front.forget_plans()
             self.outcomes["swaps"] += 1
             await asyncio.sleep(_SWAP_S)
 
     async def _ask(self, until: float) -> None:
         while time.monotonic() < until:
-            ask = self._ask_wired if self._random.random() < 0.7 else self._ask_waiting
+            ask = self._ask_over_http if self._random.random() < 0.7 else self._ask_waiting
             await ask()
 
     def _raw(self) -> RawRequest:
@@ -113,32 +138,56 @@ class EngineSoak:
         except (Exception, asyncio.CancelledError) as error:
             self._note(error)
 
-    async def _ask_wired(self) -> None:
-        """As the fast route does; some clients leave."""
-        ours, theirs = socket.socketpair()
-        told: asyncio.Future[Answer | BaseException] = asyncio.get_running_loop().create_future()
-        with ours, theirs:
-            ours.setblocking(False)
-            wire = (ours.fileno(), _HEAD, _TAIL)
-            try:
-                way = self._pipeline.begin(self._deployment, self._raw(), told.set_result, wire)
-            except (ServiceError, ClientGone, asyncio.CancelledError) as error:
-                self._note(error)
-                await asyncio.sleep(0.001)
-                return
-            if self._random.random() < 0.2:
-                await asyncio.sleep(self._random.random() * 0.01)
-                self._pipeline.leave(way)
-                ours.close()
-            outcome = await told
-            if isinstance(outcome, BaseException):
-                self._note(outcome)
-            elif not outcome.headers and ours.fileno() >= 0:
-                theirs.setblocking(False)
-                head, _, body = theirs.recv(1 << 20).partition(b"\r\n\r\n")
-                assert head.startswith(_HEAD), head
-                self._check(body + outcome.body)
-            self.outcomes["answered"] += isinstance(outcome, Answer)
+    async def _ask_over_http(self) -> None:
+        """As clients do, some of whom leave, end, or send nonsense."""
+        random = self._random
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        count = random.choice([1, 1, 1, 3, 20])
+        stream = b"".join(self._request() for _ in range(count))
+        if random.random() < 0.1:
+            stream += random.choice(_NONSENSE)
+        cut = random.randrange(len(stream))
+        try:
+            writer.write(stream[:cut])
+            await asyncio.sleep(random.choice([0, 0, 0.001, 0.06]))
+            writer.write(stream[cut:])
+            match random.randrange(6):
+                case 0:
+                    await asyncio.sleep(random.random() * 0.01)
+                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _HARD)
+                    writer.transport.abort()
+                    self.outcomes["left"] += 1
+                    return
+                case 1:
+                    writer.write_eof()
+            for _ in range(count):
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                body, status = await reader.readexactly(length), int(head.split()[1])
+                if status == 200:
+                    self._check(body)
+                self.outcomes[f"status {status}"] += 1
+        except (ConnectionError, asyncio.IncompleteReadError):
+            self.outcomes["ended"] += 1
+        finally:
+            writer.close()
+
+    def _request(self) -> bytes:
+        body, ms = self._raw().body, self._random.choice([1, 5, 50, 1_000])
+        return _HEAD + b"X-Deadline-Ms: %d\r\nContent-Length: %d\r\n\r\n%b" % (ms, len(body), body)
+
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what the front hands over."""
+        message = await receive()
+        now = time.perf_counter()
+        raw = RawRequest("x", message.get("body", b""), now, Budget(now + 1.0, lambda: False))
+        status, reply = 200, b""
+        try:
+            reply = (await self._pipeline.answer(self._deployment, raw)).body
+        except (Exception, asyncio.CancelledError) as error:
+            self._note(error)
+            status = 422
+        await send_reply(send, status, [(b"content-length", b"%d" % len(reply))], reply)
 
     def _check(self, body: bytes) -> None:
         """Check a whole reply."""

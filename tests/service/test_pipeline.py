@@ -1,8 +1,7 @@
-"""Requests on their way: what becomes of one whose client leaves while it waits outside the queue."""
+"""Requests on their way: what becomes of one that waits outside the queue."""
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ from msd.contract.rows import Rows
 from msd.contract.schema import FeatureSchema
 from service.errors import DeadlineExceeded
 from service.explainer import ExplainBudget, Explainer
-from service.scoring.answer import Answer, Budget, RawRequest
+from service.scoring.answer import Budget, RawRequest
 from service.scoring.deployment import Arm, Assignment, Deployment
 from service.scoring.engine import ScoringEngine
 from service.scoring.frames import Frames, RowsOf
@@ -24,7 +23,6 @@ from service.scoring.pipeline import Pipeline
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
-HEAD, TAIL = b"HTTP/1.1 200 OK\r\n", b"\r\n"
 BODY = json.dumps({"user_id": "u1", "candidates": {"id": ["i1", "i2"]}}).encode()
 
 
@@ -47,41 +45,17 @@ class SlowStates:
 
 
 class Waiting:
-    """A pipeline with one request that waits for live states; its reply is to go to `wire`."""
+    """A pipeline with one request that waits for live states."""
 
     def __init__(self, bundle: Bundle) -> None:
         metrics, settings = Metrics(), Settings(bundle=bundle.folder)
         self.engine, self.states = ScoringEngine(metrics, 1_000), SlowStates()
         explainer = Explainer(self.engine, ExplainBudget(1.0))
-        self.pipeline = Pipeline(self.engine, metrics, Frames(metrics, 100, self.states), explainer, 0.0)
+        self.pipeline = Pipeline(self.engine, Frames(metrics, 100, self.states), explainer, 0.0)
         model = load_model(bundle, settings, metrics)
         self.deployment = Deployment(1, (Arm("a", model, 1),), Assignment("one", ("a",), [1.0]))
         now = time.perf_counter()
         self.raw = RawRequest("x", BODY, now, Budget(now + 60.0, lambda: False))
-        self.ended: asyncio.Future[Answer | BaseException] = asyncio.get_running_loop().create_future()
-
-
-@pytest.mark.anyio
-async def test_reply_of_client_that_left_during_a_fetch_goes_to_no_other_connection(bundle: Bundle) -> None:
-    waiting = Waiting(bundle)
-    left, left_client = socket.socketpair()
-    descriptor = left.fileno()
-    way = waiting.pipeline.begin(waiting.deployment, waiting.raw, waiting.ended.set_result, (descriptor, HEAD, TAIL))
-    await waiting.states.asked.wait()
-    waiting.pipeline.leave(way)
-    left.close()
-    other, other_client = socket.socketpair()
-    assert descriptor in (other.fileno(), other_client.fileno())
-    waiting.states.may_come.set()
-
-    with left_client, other, other_client:
-        assert isinstance(await waiting.ended, asyncio.CancelledError)
-        assert waiting.engine.is_idle
-        waiting.engine.close()
-        for client in (other, other_client):
-            client.setblocking(False)
-            with pytest.raises(BlockingIOError):
-                client.recv(1)
 
 
 @pytest.mark.anyio

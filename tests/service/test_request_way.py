@@ -1,4 +1,4 @@
-"""The path of a plain request through the service is the one that docs/design.md draws."""
+"""A plain request crosses no file of Python, and any other those that docs/design.md draws."""
 
 import json
 import re
@@ -10,9 +10,6 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-import pytest
-
-import native
 from msd.contract.bundle import Bundle
 from tests.bundles.factory import golden_requests
 from tests.service.live import ROOT, live_service, wait_until
@@ -24,29 +21,39 @@ SERVERS = (f"{SERVICE}http/server.py", f"{SERVICE}scoring_server.py")
 BESIDE = ("rollout", "watchdog", "log-lines", "asyncio_")
 
 
-@pytest.mark.skipif(native.core is None, reason="the native core is not built")
-def test_design_draws_the_files_that_a_plain_request_runs(bundle: Bundle, tmp_path: Path) -> None:
+REQUEST = {key: golden_requests()[0][key] for key in ("user_id", "at", "context", "candidates")}
+
+
+def test_plain_request_crosses_no_file_of_python(bundle: Bundle, tmp_path: Path) -> None:
+    assert crossed(bundle, tmp_path, REQUEST, 200) == set()
+
+
+def test_design_draws_the_files_that_any_other_request_crosses(bundle: Bundle, tmp_path: Path) -> None:
+    """Here one with a mistake."""
+    found = crossed(bundle, tmp_path, {**REQUEST, "top_k": 0}, 422)
+    drawing = (ROOT / "docs/design.md").read_text("utf-8").partition("## One request\n")[2].split("```")[1]
+
+    assert set(re.findall(r"(?:^|\s)\d+ ([a-z_/]+\.py)", drawing, re.MULTILINE)) == found
+
+
+def crossed(bundle: Bundle, tmp_path: Path, document: dict[str, object], status: int) -> set[str]:
+    """Return the files of the service that run while it answers such a request."""
     way = tmp_path / "way"
     way.touch()
-    document = {key: golden_requests()[0][key] for key in ("user_id", "at", "context", "candidates")}
     body = json.dumps(document).encode()
     request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
     with (
         live_service(bundle.folder, tmp_path, prepare=partial(watch, way)) as running,
         socket.create_connection(("127.0.0.1", running.port), timeout=30) as connection,
     ):
-        for number in range(3):
+        for number in range(4):
             connection.sendall(request)
-            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 %d " % status)
             if number == 0:
                 running.process.send_signal(signal.SIGUSR1)
                 wait_until(lambda: "begins" in way.read_text("utf-8"))
-        # A request is counted after its reply.
-        wait_until(lambda: "telemetry/metrics.py" in way.read_text("utf-8"))
-        found = way.read_text("utf-8").split()[1:]
-    drawing = (ROOT / "docs/design.md").read_text("utf-8").partition("## One request\n")[2].split("```")[1]
-    drawn = re.findall(r"(?:^|\s)\d+ ([a-z_]+/[a-z_]+\.py)", drawing, re.MULTILINE)
-    assert sorted(drawn) == sorted(found)
+        # What is to be done after a reply was done after the first ones.
+        return set(way.read_text("utf-8").split()[1:])
 
 
 def watch(way: Path) -> None:

@@ -1,26 +1,29 @@
 """However a network cuts the bytes of requests, the replies are the same, and no byte of a body is another."""
 
 import asyncio
+import fcntl
 import json
+import re
 import socket
+import struct
+import termios
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import uvicorn
 import uvloop
 from hypothesis import HealthCheck, example, given, seed, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
-from uvicorn.server import ServerState
 
 from service import limits
-from service.http.entry import Entry
+from service.http.bridge import Bridge
 from service.http.exchange import AccessLog
 from service.http.middleware import AccessMiddleware, read_body
-from service.http.protocol import BoundedProtocol
+from service.http.server import front_of
+from service.scoring.engine import ScoringEngine
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.service.live import LiveService
@@ -81,33 +84,42 @@ def requests(draw: st.DrawFn) -> Sent:
     return Sent(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n" + trailer + b"\r\n", body)
 
 
+def unread(connection: socket.socket) -> int:
+    """Bytes that the other end has not read."""
+    count: int = struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0]
+    return count
+
+
 def replies(pieces: list[bytes]) -> bytes:
     """All that a connection says to pieces that come one by one, after which its client says no more."""
 
     async def go(ours: socket.socket, theirs: socket.socket) -> bytes:
         loop, metrics = asyncio.get_running_loop(), Metrics()
         app = AccessMiddleware(echo, AccessLog(metrics))
-        factory = Entry(SETTINGS, metrics).protocol(None)
-        config = uvicorn.Config(app, http=factory, ws="none", log_config=None)  # type: ignore[arg-type]
-        made: list[BoundedProtocol] = []
-
-        def protocol() -> BoundedProtocol:
-            made.append(factory(config=config, server_state=ServerState(), app_state={}))
-            return made[0]
-
-        await loop.connect_accepted_socket(protocol, ours)
-        for piece in pieces:
-            while made[0].flow.read_paused:
-                await asyncio.sleep(0)
-            if made[0].transport.is_closing():
-                break
-            made[0].data_received(piece)
-            await asyncio.sleep(0)
-        theirs.shutdown(socket.SHUT_WR)
-        stream = b""
-        while came := await loop.sock_recv(theirs, 65_536):
-            stream += came
-        return stream
+        front = front_of(SETTINGS, ScoringEngine(metrics, 1).native)
+        bridge = Bridge(front, app, lambda seen: None)
+        bridge.open()
+        front.start(-1)
+        front.adopt(ours.detach(), False)
+        try:
+            for piece in pieces:
+                try:
+                    await loop.sock_sendall(theirs, piece)
+                except ConnectionError:
+                    break
+                # Each is read by itself, until nothing is read any more.
+                for _ in range(1_000):
+                    if not unread(theirs):
+                        break
+                    await asyncio.sleep(0)
+            theirs.shutdown(socket.SHUT_WR)
+            stream = b""
+            while came := await loop.sock_recv(theirs, 65_536):
+                stream += came
+            return re.sub(rb"date: [^\r]+", b"date: now", stream)
+        finally:
+            bridge.close()
+            front.stop()
 
     ours, theirs = socket.socketpair()
     with ours, theirs:

@@ -99,7 +99,7 @@ def test_full_disk_loses_records_until_there_is_room_and_no_request(bundle: Bund
     settings: dict[str, Any] = {"log_dir": folder, "log_sample": 1, "LOG_FLUSH_S": 0.05}
     with live_service(bundle.folder, tmp_path, **settings) as service:
         pid = service.process.pid
-        before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (1_000, resource.RLIM_INFINITY))
+        before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
 
         def is_lost() -> bool:
             assert service.score(ASKS).status_code == 200

@@ -1,5 +1,5 @@
-"""The fast route and the app's side by side: whatever comes over a connection, both answer it alike, byte for byte but
-for times."""
+"""The engine's route and the app's side by side: whatever comes over a connection, both answer it alike, byte for byte
+but for times."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from msd.contract.bundle import Bundle
-from service.routes.fast_route import FastRoute
+from service.routes.engine_route import EngineRoute
 from tests.bundles.factory import AT, UNCLICKED, build_bundle
 from tests.bundles.ranker_graph import POISON_HOUR, Recipe
 from tests.service.faults import ModelRuns
@@ -49,7 +49,7 @@ def do_nothing() -> None:
 def leave_to_app(prepare: Callable[[], None]) -> None:
     """In this process, the service, leave all requests to the app."""
     prepare()
-    setattr(FastRoute, "takes", lambda route, scope: False)  # noqa: B010 - a method
+    setattr(EngineRoute, "look", lambda route: None)  # noqa: B010 - a method
 
 
 @pytest.fixture(scope="module")

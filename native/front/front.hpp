@@ -1,0 +1,608 @@
+// The HTTP front: reads requests, has the engine score those that are for it, hands all others to Python, and writes
+// replies, in order and within bounds. Its thread never waits for Python's lock.
+#pragma once
+
+#include <random>
+#include <variant>
+
+#include "front_job.hpp"
+#include "replies.hpp"
+#include "scoring_head.hpp"
+#include "sockets.hpp"
+
+namespace {
+
+// What Python is told, in order: each request, then its body, once that is whole or too large.
+struct HandedRequest {
+  uint64_t number;
+  HttpHead head;
+  bool is_secure, is_whole;
+  double began;
+  sockaddr_storage client;
+};
+struct HandedBody {
+  uint64_t number;
+  std::string bytes;
+  bool is_last;
+};
+struct Left {  // the client of a handed request
+  uint64_t number;
+};
+struct NotAccepted {
+  int reason;
+};
+using Told = std::variant<HandedRequest, HandedBody, Left, NotAccepted, std::unique_ptr<FrontJob>>;
+
+class Front : public Keeper, public Sockets {
+ public:
+  Front(Engine& engine, const Limits& limits) : Sockets(engine.tally, limits), engine_(engine) {
+    std::random_device random;
+    char text[32];
+    std::snprintf(text, sizeof text, "%08x%08x", random(), random());
+    process_ = text;
+  }
+  // With Python's lock, after `stop`. The engine has none of its jobs.
+  ~Front() override {
+    for (FrontJob* const job : ended_) delete job;
+  }
+
+  void take_back(Job& job) override {
+    auto& own = static_cast<FrontJob&>(job);
+    bool is_quiet;
+    {
+      // Once this is unlocked, it may be freed.
+      const std::lock_guard lock(ended_mutex_);
+      ended_.push_back(&own);
+      is_quiet = own.is_quiet();
+    }
+    if (!is_quiet) bell_.ring();
+  }
+  bool is_behind() override { return bell_.is_rung(); }
+
+  // With Python's lock
+
+  // Score by this from now on; without one, Python answers all.
+  void serve(std::shared_ptr<const Plan> plan) {
+    const std::lock_guard lock(plans_mutex_);
+    if (plan) plans_.push_back(plan);
+    plan_ = std::move(plan);
+  }
+  // Let go of what no request needs any more.
+  void forget_plans() {
+    const std::lock_guard lock(plans_mutex_);
+    std::erase_if(plans_, [](const auto& one) { return one.use_count() == 1; });
+  }
+
+  std::vector<Told> take_told() {
+    ears.answer();
+    const std::lock_guard lock(told_mutex_);
+    told_bytes_ = 0;
+    return std::exchange(told_, {});
+  }
+
+  // Of a handed request: a part of its reply; `closes`: its head says that the connection ends with it.
+  void reply(uint64_t number, std::string bytes, bool is_last, bool closes) {
+    tell_thread([this, number, bytes = std::move(bytes), is_last, closes] {
+      Connection* const one = asking(number);
+      if (!one) return;
+      HttpRequest& request = *one->requests.front();
+      request.is_begun = true;
+      write(*one, bytes);
+      if (!is_last) return;
+      request.closes |= closes;
+      asking_.erase(number);
+      if (closes && !request.is_whole) return drop_all(*one), say_goodbye(*one);
+      answered(*one);
+    });
+  }
+  // Its client may send the body.
+  void go_on(uint64_t number) {
+    tell_thread([this, number] {
+      Connection* const one = asking(number);
+      if (!one || one->requests.front()->is_whole) return;
+      one->requests.front()->has_gone_on = true;
+      write(*one, "HTTP/1.1 100 Continue\r\n\r\n");
+    });
+  }
+  // It gets no reply.
+  void abandon(uint64_t number) {
+    tell_thread([this, number] {
+      if (Connection* const one = asking(number)) close(*one);
+    });
+  }
+
+  // Keys that Python has found to be good, until a time (Unix s); each change of the keys forgets them.
+  void know_key(std::string key, double until) {
+    const std::lock_guard lock(plans_mutex_);
+    keys_.emplace(std::move(key), until);
+  }
+  void forget_keys() {
+    const std::lock_guard lock(plans_mutex_);
+    keys_.clear();
+  }
+
+  // End connections with their replies.
+  void drain() {
+    have_done([this] { replies_.is_draining = true; });
+  }
+
+  // Close the connections that are owed no reply, and each other one with its last.
+  void close_idle() {
+    have_done([this] {
+      replies_.is_draining = is_closing_ = true;
+      for_each([this](Connection& one) {
+        if (one.requests.empty()) end(one);
+      });
+    });
+  }
+
+  size_t held() const { return held_; }
+  size_t jobs() const { return jobs_; }  // that the engine has
+
+  Bell ears;  // for Python
+
+ private:
+  static constexpr size_t kClogged = 65'536;
+  // Bytes that a request takes, beside its head and body.
+  static constexpr size_t kRequestBytes = 4'096;
+  // Maximum bodies that may pass unread after a reply: a client that still writes does not read.
+  static constexpr size_t kPassedBodies = 8;
+  // A body that is late is Python's to wait for, within its bounds.
+  static constexpr double kHoldS = 0.05;
+
+  // In the front's thread
+
+  void look() override {
+    std::vector<FrontJob*> ended;
+    {
+      const std::lock_guard lock(ended_mutex_);
+      ended.swap(ended_);
+    }
+    for (FrontJob* const job : ended) take_ended(job);
+  }
+
+  void tick() override {
+    if (jobs_)
+      for (Job* const job : engine_.claim_late(*this)) late(static_cast<FrontJob&>(*job), kTooLate);
+    for_each([this](Connection& one) {
+      bound_times(one);
+      if (one.descriptor < 0 || one.requests.empty()) return;
+      const HttpRequest& first = *one.requests.front();
+      if (now_ <= first.until) return;
+      if (first.state == HttpState::kPassing) close(one, Count::kUnreadBody);
+      if (first.state == HttpState::kComing) hand(one);
+    });
+    bound_unread();
+  }
+
+  bool is_at_work() const override { return jobs_ > 0; }
+
+  void cannot_accept(int reason) override { tell_python(NotAccepted{reason}); }
+
+  // Reading
+
+  // A whole request is answered before the connection ends.
+  void half_close(Connection& one) override {
+    if (!one.requests.empty() && !one.requests.back()->is_whole) {
+      if (one.requests.size() == 1) return close(one);
+      drop_last(one);
+    }
+    if (one.requests.empty() && one.out.empty()) return close(one);
+    one.is_ended = true;
+    one.closes = one.requests.empty();
+    one.head_since = 0.0;
+    await_end(one);
+    watch(one, false, one.writes);
+  }
+
+  void come(Connection& one, std::string_view data) override {
+    if (one.is_ended || one.closes) {
+      one.passed += data.size();
+      if (one.passed > kPassedBodies * limits_.max_body) close(one);
+      return;
+    }
+    const double before = one.idle_since;
+    one.idle_since = 0.0;
+    for (bool is_more = true; is_more;) {
+      if (!one.parser.is_in_head() && !one.parser.is_in_body()) one.began = now_;
+      switch (one.parser.next(data)) {
+        case Parser::Event::kHead:
+          if (!take_head(one)) return;
+          break;
+        case Parser::Event::kBody:
+          take_body(one, one.parser.body);
+          break;
+        case Parser::Event::kEnd:
+          take_end(one);
+          if (one.descriptor < 0 || one.closes) return;
+          break;
+        case Parser::Event::kFault:
+          return refuse(one, std::move(one.parser.fault));
+        case Parser::Event::kNone:
+          is_more = false;
+      }
+    }
+    const bool is_in_head = one.parser.is_in_head();
+    if (is_in_head && !one.head_since) one.head_since = now_;
+    if (one.requests.empty() && !is_in_head && !one.is_silent) one.idle_since = before > 0.0 ? before : now_;
+    hold(one.held_head, one.parser.head_bytes());
+    const bool is_unfinished = is_in_head || (!one.requests.empty() && !one.requests.back()->is_whole);
+    one.unfinished_since = !is_unfinished ? 0.0 : one.unfinished_since > 0.0 ? one.unfinished_since : now_;
+    if (!has_room() && !find_room(one)) return;
+    if (!one.requests.empty() && one.requests.front()->state == HttpState::kPassing && one.passed > kPassedBodies * limits_.max_body)
+      return close(one, Count::kUnreadBody);
+    await_end(one);
+    go_ahead(one);
+  }
+
+  bool take_head(Connection& one) {
+    one.head_since = 0.0;
+    one.is_silent = false;
+    if (one.requests.size() > limits_.max_waiting) {
+      refuse(one, {400, "bad_http",
+                   "more than " + std::to_string(limits_.max_waiting) + " requests wait on this connection; wait for replies"});
+      return false;
+    }
+    auto request = std::make_unique<HttpRequest>();
+    request->head = std::exchange(one.parser.head, {});
+    request->number = ++numbers_;
+    request->began = one.began;
+    request->closes = request->head.closes;
+    request->head_bytes = request->head.text.size();
+    hold(request->held, kRequestBytes * !one.requests.empty() + request->head_bytes);
+    one.requests.push_back(std::move(request));
+    return true;
+  }
+
+  void take_body(Connection& one, std::string_view bytes) {
+    HttpRequest& request = *one.requests.back();
+    request.body_bytes += bytes.size();
+    if (request.state == HttpState::kPassing) {
+      one.passed += bytes.size();
+      return;
+    }
+    // What exceeds the limit is not needed to refuse it.
+    if (request.body_bytes - bytes.size() > limits_.max_body) return;
+    hold(request.held, request.held + bytes.size());
+    request.add(bytes);
+    if (request.state == HttpState::kHanded && request.body_bytes > limits_.max_body) tell_body(request);
+  }
+
+  void take_end(Connection& one) {
+    HttpRequest& request = *one.requests.back();
+    request.is_whole = true;
+    if (request.state == HttpState::kHanded) tell_body(request);
+    if (request.state == HttpState::kPassing) answered(one);
+  }
+
+  // Tell Python the body of a handed request: the whole one, or what exceeds the limit.
+  void tell_body(HttpRequest& request) {
+    std::string body = request.take_body();
+    told_bytes_ += body.size();
+    tell_python(HandedBody{request.number, std::move(body), request.is_whole});
+  }
+
+  // Bytes in flight.
+  void hold(size_t& of, size_t size) {
+    held_ = held_ - of + size;
+    of = size;
+  }
+
+  bool has_room() const { return held_ + told_bytes_ <= limits_.inflight; }
+
+  // Until all bytes fit, refuse the oldest unfinished request; or what waits behind others, where that is most; or, at
+  // last, this connection's, and return false.
+  bool find_room(Connection& wanting) {
+    while (!has_room()) {
+      Connection *oldest = nullptr, *longest = nullptr;
+      for_each([&](Connection& one) {
+        if (one.unfinished_since > 0.0 && (!oldest || one.unfinished_since < oldest->unfinished_since)) oldest = &one;
+        if (one.requests.size() > 1 && (!longest || one.requests.size() > longest->requests.size())) longest = &one;
+      });
+      Connection& found = oldest ? *oldest : longest ? *longest : wanting;
+      if (!oldest && longest)
+        while (found.requests.size() > 1) drop_last(found);
+      refuse(found, {429, "overloaded", "too many request bytes in flight; retry"});
+      if (&found == &wanting) return false;
+    }
+    return true;
+  }
+
+  // Answering
+
+  // Begin the requests whose turn it is.
+  void go_ahead(Connection& one) override {
+    while (one.descriptor >= 0 && !one.is_lost && !one.requests.empty() && one.out.size() <= kClogged) {
+      HttpRequest& request = *one.requests.front();
+      if (request.state == HttpState::kWaiting) {
+        if (!is_for_engine(request)) return hand(one);
+        request.state = HttpState::kComing;
+        request.until = now_ + kHoldS;
+      }
+      if (request.state != HttpState::kComing || !request.is_whole) return;
+      if (!score(one)) return;
+    }
+  }
+
+  // Whether the engine can answer it, by its head.
+  bool is_for_engine(const HttpRequest& request) {
+    ScoringHead head;
+    if (request.head.length > limits_.max_body || !head.read(request.head, limits_.max_deadline_s)) return false;
+    const std::lock_guard lock(plans_mutex_);
+    return plan_ && (!limits_.needs_keys || is_known(head.key));
+  }
+
+  bool is_known(std::string_view key) const {
+    const auto found = keys_.find(std::string(key));
+    return found != keys_.end() && found->second > static_cast<double>(std::time(nullptr));
+  }
+
+  // Have the engine score the first request; true if it is answered already.
+  bool score(Connection& one) {
+    HttpRequest& request = *one.requests.front();
+    ScoringHead head;
+    head.read(request.head, limits_.max_deadline_s);
+    const double deadline = request.began + (head.seconds > 0.0 ? head.seconds : limits_.deadline_s);
+    std::string id(head.request_id);
+    if (id.empty()) {
+      char text[32];
+      std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(request.number));
+      id = process_ + text;
+    }
+    std::shared_ptr<const Plan> plan;
+    {
+      const std::lock_guard lock(plans_mutex_);
+      plan = plan_;
+    }
+    const double now = clock_s();
+    // Python says what is wrong.
+    if (!plan || request.body_bytes > limits_.max_body || now > deadline) return hand(one), false;
+    Load load;
+    int64_t bucket = 0;
+    const Refused refused = engine_.admit([&](Admission& admission, auto runs) {
+      load.rows = admission.rows_in(request.body_bytes);
+      load.seconds = plan->first->runner->turn_s.of(load.rows);
+      return admission.enter(load, now, deadline, runs, bucket);
+    });
+    if (refused) {
+      tally_.inc(refused.reason == Refusal::kRows ? Count::kShedRows : Count::kShedWait);
+      return refused_by_engine(one, {429, "overloaded", refused.message}, id, Count::kOverloaded), true;
+    }
+    Wire wire{one.out.empty() ? one.descriptor : -1, replies_.opening(200), "x-request-id: " + id + "\r\n"};
+    wire.tail += request.closes && !replies_.is_draining ? "connection: close\r\n\r\n" : "\r\n";
+    request.closes |= replies_.is_draining;
+    auto job = std::make_unique<FrontJob>(std::move(plan), request.take_body(), std::move(id), limits_.max_candidates,
+                                          load, bucket, deadline, request.began, std::move(wire));
+    job->keeper = this;
+    job->connection = &one;
+    request.job = job.get();
+    request.state = HttpState::kScored;
+    jobs_++;
+    await_end(one);
+    if (engine_.put(*job.release())) return false;
+    // It was closed.
+    FrontJob* const back = std::exchange(request.job, nullptr);
+    back->connection = nullptr;
+    release(*back);
+    jobs_--;
+    free(back);
+    lose(one);
+    return false;
+  }
+
+  // Have a job that is under way wake this thread when it ends, if its connection has more to do than to wait for it.
+  void await_end(Connection& one) {
+    if (one.requests.empty() || one.requests.front()->state != HttpState::kScored) return;
+    const HttpRequest& request = *one.requests.front();
+    if (one.requests.size() > 1 || request.closes || one.is_ended) request.job->is_awaited = true;
+  }
+
+  void refused_by_engine(Connection& one, const Fault& fault, std::string_view id, Count status) {
+    tally_.inc(status);
+    HttpRequest& request = *one.requests.front();
+    write(one, replies_.refusal(fault, id, request.closes));
+    request.closes |= replies_.is_draining;
+    answered(one, false);
+  }
+
+  static constexpr const char* kBefore = "deadline exceeded before a scoring thread was free";
+  static constexpr const char* kTooLate = "deadline exceeded: no scoring thread was free in time, or the run did not end";
+  static constexpr const char* kNoTime = "deadline exceeded: too little time left for one model run";
+
+  // Answer a claimed job that cannot be scored in time.
+  void late(FrontJob& job, const char* why) {
+    tally_.inc(Count::kShedLate);
+    release(job);
+    Connection* const one = std::exchange(job.connection, nullptr);
+    if (!one) return;
+    one->requests.front()->job = nullptr;
+    char waited[96];
+    std::snprintf(waited, sizeof waited, " (%.0f ms until it was queued, %.0f since)", 1000 * (job.queued_at - job.began()),
+                  1000 * (now_ - job.queued_at));
+    refused_by_engine(*one, {504, "deadline_exceeded", std::string(why) + waited}, job.request_id(), Count::kLate);
+    go_ahead(*one);
+  }
+
+  void release(FrontJob& job) {
+    if (std::exchange(job.is_released, true)) return;
+    const size_t rows = job.is_scored() ? job.candidates() : 0;
+    engine_.admit([&](Admission& admission, auto) {
+      if (rows) admission.read(job.body.size(), rows);
+      admission.leave(job.load, job.bucket);
+    });
+  }
+
+  void take_ended(FrontJob* job) {
+    jobs_--;
+    const bool is_answered = !job->is_sent && !job->claim();
+    release(*job);
+    if (job->is_sent)
+      tally_.note([&](auto inc, auto observe) {
+        inc(Count::kAnswered);
+        observe(Measure::kRequest, job->seconds());
+      });
+    Connection* const one = std::exchange(job->connection, nullptr);
+    if (one) one->requests.front()->job = nullptr;
+    if (one && job->is_sent) {
+      write(*one, job->left);
+      answered(*one);
+    } else if (one && !is_answered) {
+      if (job->ending == Ending::kLate || job->ending == Ending::kNoTime) {
+        job->connection = one;
+        one->requests.front()->job = job;
+        late(*job, job->ending == Ending::kLate ? kBefore : kNoTime);
+      } else {
+        // What the request lacks, or what is wrong with it, is for Python.
+        one->requests.front()->pieces.push_back(std::move(job->body));
+        hand(*one);
+      }
+    }
+    free(job);
+  }
+
+  void free(FrontJob* job) {
+    std::unique_ptr<FrontJob> owned(job);
+    if (job->holds_python()) tell_python(std::move(owned));
+  }
+
+  // Hand the first request to Python, with as much of its body as has come.
+  void hand(Connection& one) {
+    HttpRequest& request = *one.requests.front();
+    request.state = HttpState::kHanded;
+    sockaddr_storage client{};
+    socklen_t size = sizeof client;
+    if (!one.is_secure) getpeername(one.descriptor, reinterpret_cast<sockaddr*>(&client), &size);
+    asking_.emplace(request.number, &one);
+    tell_python(HandedRequest{request.number, std::move(request.head), one.is_secure, request.is_whole, request.began, client});
+    if (request.is_whole || request.body_bytes > limits_.max_body) tell_body(request);
+  }
+
+  Connection* asking(uint64_t number) const {
+    const auto found = asking_.find(number);
+    return found == asking_.end() ? nullptr : found->second;
+  }
+
+  void tell_python(Told told) {
+    {
+      const std::lock_guard lock(told_mutex_);
+      told_.push_back(std::move(told));
+    }
+    ears.ring();
+  }
+
+  // The first request's reply is written, as far as the client takes it: go on with another request, the rest of this body,
+  // or the end.
+  void answered(Connection& one, bool goes_ahead = true) {
+    HttpRequest& request = *one.requests.front();
+    asking_.erase(request.number);
+    hold(request.held, 0);
+    if (!request.is_whole) {
+      // A client that still writes when the connection closes may never see its reply.
+      if (request.state == HttpState::kHanded && expected(request)) return drop_all(one), say_goodbye(one);
+      request.state = HttpState::kPassing;
+      request.until = now_ + limits_.body_s;
+      return;
+    }
+    const bool closes = request.closes || (is_closing_ && one.requests.size() == 1);
+    one.requests.pop_front();
+    if (closes) return drop_all(one), end(one);
+    if (!one.requests.empty()) {
+      if (goes_ahead) go_ahead(one);
+    } else if (one.is_ended) {
+      end(one);
+    } else if (!one.parser.is_in_head()) {
+      one.idle_since = now_;
+    }
+  }
+
+  // Whether its client waits for `100 Continue`, and may send its body or omit it: the next bytes cannot be told apart.
+  static bool expected(const HttpRequest& request) { return request.head.expects && !request.has_gone_on; }
+
+  // The end
+
+  // Send the error after the pending replies, and close.
+  void refuse(Connection& one, Fault fault) {
+    tally_.inc(fault.status == 429 ? Count::kOutOfRoom : Count::kBadHttp);
+    one.fault = std::move(fault);
+    one.is_ended = true;
+    one.head_since = one.unfinished_since = 0.0;
+    hold(one.held_head, 0);
+    if (!one.requests.empty() && !one.requests.back()->is_whole) {
+      if (one.requests.size() == 1 && one.requests.front()->is_begun) return close(one);
+      // The fault is in this request's own body, so nothing else will answer it.
+      drop_last(one);
+    }
+    if (one.requests.empty()) return end(one);
+    watch(one, false, one.writes);
+    await_end(one);
+    go_ahead(one);
+  }
+
+  // Drop the latest request without an answer.
+  void drop_last(Connection& one) {
+    HttpRequest& request = *one.requests.back();
+    if (asking_.erase(request.number)) tell_python(Left{request.number});
+    hold(request.held, 0);
+    one.requests.pop_back();
+  }
+
+  void drop_all(Connection& one) {
+    while (!one.requests.empty()) drop_last(one);
+  }
+
+  // No request is left: close, once all is written.
+  void end(Connection& one) {
+    one.closes = true;
+    if (one.fault.status) {
+      write(one, replies_.fault(std::exchange(one.fault, {})));
+      say_goodbye(one);
+    } else if (one.out.empty()) {
+      close(one);
+    }
+  }
+
+  // The client leaves: requests that are not answered are counted, and delay no other.
+  void leave(Connection& one) override {
+    hold(one.held_head, 0);
+    if (!one.requests.empty()) give_up(*one.requests.front());
+    drop_all(one);
+  }
+
+  void give_up(HttpRequest& request) {
+    if (request.state == HttpState::kComing) tally_.inc(Count::kGone);
+    FrontJob* const job = std::exchange(request.job, nullptr);
+    if (!job) return;
+    job->connection = nullptr;
+    job->hang_up();
+    if (!engine_.leave(*job)) return;
+    tally_.note([](auto inc, auto) {
+      inc(Count::kGone);
+      inc(Count::kShedGone);
+    });
+    release(*job);
+  }
+
+  Engine& engine_;
+  std::string process_;
+  std::atomic<size_t> held_{0}, jobs_{0};
+
+  // The thread's.
+  Replies replies_;
+  uint64_t numbers_ = 0;  // of requests
+  bool is_closing_ = false;
+  std::unordered_map<uint64_t, Connection*> asking_;  // by the number of its handed request
+
+  std::mutex ended_mutex_;  // guards jobs that have ended
+  std::vector<FrontJob*> ended_;
+
+  std::mutex plans_mutex_;  // guards what Python has said last
+  std::shared_ptr<const Plan> plan_;
+  std::vector<std::shared_ptr<const Plan>> plans_;
+  std::unordered_map<std::string, double> keys_;
+
+  std::mutex told_mutex_;  // guards what Python is to hear
+  std::vector<Told> told_;
+  std::atomic<size_t> told_bytes_{0};  // of bodies
+};
+
+}  // namespace

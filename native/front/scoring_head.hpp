@@ -1,0 +1,54 @@
+// What the head of a request says to the engine, if it is for the engine.
+#pragma once
+
+#include <charconv>
+
+#include "parser.hpp"
+
+namespace native {
+
+struct ScoringHead {
+  double seconds = 0.0;              // until its deadline; 0: as by default
+  std::string_view key, request_id;  // empty if they are not given
+
+  // False if the app is to look at it: it is no scoring request, or something about it is wrong or unusual.
+  bool read(const HttpHead& head, double most_s) {
+    if (head.at(head.method) != "POST" || head.expects) return false;
+    const std::string_view target = head.at(head.target);
+    if (target.substr(0, target.find('?')) != "/v1/score") return false;
+    bool is_json = false;
+    for (const HttpHead::Header& header : head.headers) {
+      const std::string_view name = head.at(header.name), value = head.at(header.value);
+      if (name == "content-type") {
+        is_json = is_same(trimmed(value.substr(0, value.find(';'))), "application/json");
+        if (!is_json) return false;
+      } else if (name == "content-encoding") {
+        if (!is_same(value, "identity")) return false;
+      } else if (name == "x-deadline-ms") {
+        if (seconds > 0.0 || !read_ms(value, most_s)) return false;
+      } else if (name == "x-request-id") {
+        if (request_id.empty() && is_id(value)) request_id = value;
+      } else if (name == "x-api-key") {
+        if (key.empty()) key = value;
+      } else if (name == "authorization") {
+        if (key.empty() && is_same(value.substr(0, 7), "bearer ")) key = trimmed(value.substr(7));
+      }
+    }
+    return is_json;
+  }
+
+ private:
+  bool read_ms(std::string_view value, double most_s) {
+    unsigned ms = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + std::min<size_t>(value.size(), 9), ms);
+    seconds = ms / 1000.0;
+    return error == std::errc() && end == value.data() + value.size() && ms && seconds <= most_s;
+  }
+
+  static bool is_id(std::string_view value) {
+    return !value.empty() && value.size() <= 128 &&
+           std::all_of(value.begin(), value.end(), [](char byte) { return byte >= 0x20 && byte <= 0x7E; });
+  }
+};
+
+}  // namespace native

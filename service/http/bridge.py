@@ -1,0 +1,185 @@
+"""Requests that the native front hands over, as an ASGI app sees them. For the event loop.
+
+The front reads and bounds them, and writes replies in order. Does not know routes.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+import structlog
+from starlette.types import ASGIApp, Message, Scope
+
+from service.http.exchange import BEGAN, CYCLE, Headers
+
+_CLOSE = (b"connection", b"close")
+_WITHOUT_LENGTH = (204, 304)
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+class Bridge:
+    """Answers the front's requests by an app."""
+
+    def __init__(self, front: Any, app: ASGIApp, follow: Callable[[Any], None]) -> None:  # noqa: ANN401 - the core has no types
+        """`follow` learns what was kept of each request that the engine answered, if something was."""
+        self.front = front
+        self._app = app
+        self._follow = follow
+        self._cycles: dict[int, RequestCycle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._date, self._date_at = b"", -1
+        self.is_draining = False
+        self._log = structlog.get_logger("msd.server")
+
+    def open(self) -> None:
+        asyncio.get_running_loop().add_reader(self.front.descriptor, self._take)
+
+    def close(self) -> None:
+        """Answer no more."""
+        asyncio.get_running_loop().remove_reader(self.front.descriptor)
+        for task in self._tasks:
+            task.cancel()
+
+    def forget(self, number: int) -> None:
+        self._cycles.pop(number, None)
+
+    @property
+    def default_headers(self) -> Headers:
+        """Return the first headers of every reply."""
+        now = int(time.time())
+        if now != self._date_at:
+            self._date, self._date_at = formatdate(now, usegmt=True).encode(), now
+        date = (b"date", self._date)
+        return [date, _CLOSE] if self.is_draining else [date]
+
+    def _take(self) -> None:
+        for kind, *told in self.front.take_told():
+            if kind == "request":
+                self._begin(*told)
+            elif kind == "scored":
+                if told[0] is not None:
+                    self._follow(told[0])
+            elif kind == "not_accepted":
+                self._log.error("cannot_accept", reason=os.strerror(told[0]))
+            elif (cycle := self._cycles.get(told[0])) is not None:
+                cycle.leave() if kind == "left" else cycle.come(*told[1:])
+
+    def _begin(self, number: int, *told: Any) -> None:  # noqa: ANN401 - as the front tells it
+        cycle = self._cycles[number] = RequestCycle(self, number, *told)
+        task = asyncio.get_running_loop().create_task(cycle.run(self._app))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class RequestCycle:
+    """One request and its reply."""
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        number: int,
+        method: bytes,
+        target: bytes,
+        headers: Headers,
+        is_whole: bool,
+        is_secure: bool,
+        is_old: bool,
+        closes: bool,
+        expects: bool,
+        began: float,
+        client: tuple[str, int] | None,
+    ) -> None:
+        self.is_whole, self.is_gone = is_whole, False
+        self._bridge, self._number = bridge, number
+        self._body = b""
+        self._closes, self._expects = closes, expects
+        self._came = asyncio.Event()
+        self._has_come = self._is_answered = False
+        self._is_head = method == b"HEAD"
+        self._start: Message | None = None
+        self._parts: list[bytes] = []
+        path, _, query = target.partition(b"?")
+        self.scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.0" if is_old else "1.1",
+            "server": None,
+            "client": client,
+            "scheme": "https" if is_secure else "http",
+            "method": method.decode(),
+            "root_path": "",
+            "path": unquote(path.decode()),
+            "raw_path": path,
+            "query_string": query,
+            "headers": headers,
+            "state": {},
+            CYCLE: self,
+            BEGAN: began,
+        }
+
+    async def run(self, app: ASGIApp) -> None:
+        try:
+            await app(self.scope, self._receive, self._send)
+        except Exception:
+            pass
+        finally:
+            self._bridge.forget(self._number)
+            if not self._is_answered:
+                self._bridge.front.abandon(self._number)
+
+    def come(self, body: bytes, is_whole: bool) -> None:
+        """The body has come, or as much of it as exceeds the limit."""
+        self._body, self.is_whole, self._has_come = body, is_whole, True
+        self._came.set()
+
+    def leave(self) -> None:
+        """The client has left."""
+        self.is_gone = True
+        self._came.set()
+
+    async def _receive(self) -> Message:
+        if self._expects and not self.is_whole:
+            self._expects = False
+            self._bridge.front.go_on(self._number)
+        while not (self._has_come or self.is_gone):
+            self._came.clear()
+            await self._came.wait()
+        if self.is_gone:
+            return {"type": "http.disconnect"}
+        body, self._body, self._has_come = self._body, b"", False
+        return {"type": "http.request", "body": body, "more_body": not self.is_whole}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        self._parts.append(message.get("body", b""))
+        is_last = not message.get("more_body", False)
+        if self._start is not None:
+            if not is_last and not any(name == b"content-length" for name, _ in self._start["headers"]):
+                return
+            self._write_head(self._start)
+            self._start = None
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self._is_answered = is_last
+        self._bridge.front.reply(self._number, data, is_last, self._closes_now)
+
+    def _write_head(self, start: Message) -> None:
+        """Put the head before the body. Without a length, the body is whole."""
+        status, headers = start["status"], [*self._bridge.default_headers, *start["headers"]]
+        if status not in _WITHOUT_LENGTH and not any(name == b"content-length" for name, _ in headers):
+            headers.append((b"content-length", b"%d" % sum(map(len, self._parts))))
+        # A client that expects `100 Continue` may send its body or omit it: the next bytes cannot be told apart.
+        self._closes_now = _CLOSE in headers or (self._expects and not self.is_whole)
+        if (self._closes or self._closes_now) and _CLOSE not in headers:
+            headers.append(_CLOSE)
+        if self._is_head:
+            self._parts.clear()
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self._parts.insert(0, b"%b%b\r\n" % (_STATUS_LINES[status], lines))
