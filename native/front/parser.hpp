@@ -187,12 +187,9 @@ class Parser {
     const std::string_view target = head.at(head.target);
     const bool is_visible = std::all_of(target.begin(), target.end(), [](char byte) { return byte > 0x20 && byte < 0x7F && byte != '#'; });
     if (!is_visible || !(target.starts_with('/') || cut_authority())) return fail();
-    const auto is_digit = [](char byte) { return byte >= '0' && byte <= '9'; };
-    if (version.size() != 8 || !version.starts_with("HTTP/") || !is_digit(version[5]) || version[6] != '.' || !is_digit(version[7]))
-      return fail();
-    if (version[5] != '1')
+    if (version == "HTTP/2.0" || version == "HTTP/0.9")
       return fail(505, "unsupported_version", std::string(version) + ": this service speaks HTTP/1.1");
-    if (version[7] > '1') return fail();
+    if (version != "HTTP/1.1" && version != "HTTP/1.0") return fail();
     head.is_old = version[7] == '0';
     head.closes = head.is_old;
     return Event::kNone;

@@ -1,4 +1,4 @@
-"""A port: the native front, an app that answers what it hands over, and their loop."""
+"""A port: the native front reads HTTP; uvicorn runs the loop and the app, which answers what the front hands over."""
 
 import asyncio
 import ctypes
@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-import uvloop
-from fastapi import FastAPI
+import uvicorn
+from starlette.types import ASGIApp
 
 import native
-from msd.contract.errors import MsdError
 from service import limits
 from service.http.bridge import Bridge
 from service.http.entry import listen
@@ -30,12 +29,10 @@ _LAST_REPLIES_S = 3.0
 _WORTH_TRIMMING = 2**23
 
 
-class HttpServer:
-    """Serves until `should_exit`."""
-
+class HttpServer(uvicorn.Server):
     def __init__(
         self,
-        app: FastAPI,
+        app: ASGIApp,
         settings: Settings,
         listener: socket.socket,
         metrics: Metrics,
@@ -44,22 +41,18 @@ class HttpServer:
         max_waiting: int = MAX_WAITING,
     ) -> None:
         """`engine` scores what is for it; `max_waiting`: requests that may wait on a connection. Raises TlsError."""
-        self._app, self._metrics, self._listener = app, metrics, listener
+        super().__init__(_config(app))
+        self._metrics, self._listener = metrics, listener
         self.front = front_of(settings, engine, max_waiting)
         self._bridge = Bridge(self.front, app, follow)
         tls = open_tls(settings, metrics)
         self._tls = None if tls is None else TlsEntry(tls, self.front, settings.max_connections, metrics)
-        self.should_exit = False
         self._told_bytes = self._peak = 0
         self._log = structlog.get_logger("msd.server")
 
-    def run(self) -> None:
-        """Run until shutdown. Raises MsdError if the app or its listener cannot start."""
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._serve())
-
-    async def startup(self) -> None:
-        """Start listening."""
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the app, then listen."""
+        await super().startup([])
         self.address = listen(self._listener)
         self._bridge.open()
         if self._tls is None:
@@ -69,18 +62,18 @@ class HttpServer:
             self._tls.open(self._listener)
 
     async def on_tick(self, counter: int) -> bool:
-        """Return whether to end. Called ten times a second."""
         if counter % ONCE_A_SECOND == 0:
             self._look_after()
-        return self.should_exit
+        return await super().on_tick(counter)
 
-    async def shutdown(self) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer accepted requests for a while, then end."""
         await self.close_listener()
         self.front.close_idle()
         await self._await_connections(_LAST_REPLIES_S)
         self._bridge.close()
         self.front.stop()
+        await super().shutdown(sockets)
 
     async def close_listener(self) -> None:
         """Accept the connections that the kernel has queued, then close the listener."""
@@ -98,25 +91,6 @@ class HttpServer:
         end = loop.time() + seconds
         while loop.time() < end and self.front.connections:
             await asyncio.sleep(_TICK_S / 2)
-
-    async def _serve(self) -> None:
-        try:
-            alive = self._app.router.lifespan_context(self._app)
-            await alive.__aenter__()
-        except MsdError:
-            raise
-        except Exception as error:
-            self._log.exception("cannot_start", reason=str(error))
-            raise MsdError("the service could not start; the log has the reason") from error
-        try:
-            await self.startup()
-            counter = 0
-            while not await self.on_tick(counter):
-                counter = (counter + 1) % ONCE_A_SECOND
-                await asyncio.sleep(_TICK_S)
-            await self.shutdown()
-        finally:
-            await alive.__aexit__(None, None, None)
 
     def _look_after(self) -> None:
         """Measure what is held; return free memory after a peak. Connections end a moment after their requests."""
@@ -149,6 +123,11 @@ def front_of(settings: Settings, engine: Any, max_waiting: int = MAX_WAITING) ->
         limits.MAX_DEADLINE_MS / 1000,
     )
     return native.core.Front(engine, sizes, times, settings.keys_file is not None)
+
+
+def _config(app: ASGIApp) -> uvicorn.Config:
+    """Return uvicorn's configuration without the parts that the front has."""
+    return uvicorn.Config(app, http=asyncio.Protocol, loop="uvloop", ws="none", lifespan="on", log_config=None)
 
 
 def _return_free_memory() -> None:

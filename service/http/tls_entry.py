@@ -108,6 +108,7 @@ class TlsEntry:
         inner = _Side()
         inner.other, outer.other = outer, inner
         await self._loop.create_connection(lambda: inner, sock=ours)
+        inner.go_on()
         self._front.adopt(fronts.detach(), True)
         outer.go_on()
 
@@ -120,20 +121,22 @@ class _Side(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self._came: list[bytes] = []
-        self._is_lost = False
+        self._passes = self._is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if hasattr(self, "other") and self.other.transport is not None:
+        # What came before goes first.
+        if self._passes and self.other.transport is not None:
             self.other.transport.write(data)
         else:
             self._came.append(data)
 
     def go_on(self) -> None:
-        """Pass what came before the other side was there."""
+        """Pass what came before the other side was there, and what comes."""
         assert self.other.transport is not None, "it is there"
+        self._passes = True
         for data in self._came:
             self.other.transport.write(data)
         self._came.clear()
