@@ -34,7 +34,7 @@ class Bridge:
         self._tasks: set[asyncio.Task[None]] = set()
         self._date, self._date_at = b"", -1
         self.is_draining = False
-        self._log = structlog.get_logger("msd.server")
+        self.log = structlog.get_logger("msd.server")
 
     def open(self) -> None:
         asyncio.get_running_loop().add_reader(self.front.descriptor, self._take)
@@ -65,7 +65,7 @@ class Bridge:
                 if told[0] is not None:
                     self._follow(told[0])
             elif kind == "not_accepted":
-                self._log.error("cannot_accept", reason=os.strerror(told[0]))
+                self.log.error("cannot_accept", reason=os.strerror(told[0]))
             elif (cycle := self._cycles.get(told[0])) is not None:
                 cycle.leave() if kind == "left" else cycle.come(*told[1:])
 
@@ -126,7 +126,9 @@ class RequestCycle:
         try:
             await app(self.scope, self._receive, self._send)
         except Exception:
-            pass
+            # An app that has answered has logged it.
+            if not self._is_answered:
+                self._bridge.log.exception("reply_failed", path=self.scope["path"])
         finally:
             self._bridge.forget(self._number)
             if not self._is_answered:
