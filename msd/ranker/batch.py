@@ -114,7 +114,7 @@ def _without_histories(
 
 
 def _taste(ranker: Ranker, features: Features, adapted: Adapted, chosen: Tensor, altered: Tensor) -> Tensor | None:
-    """Return the taste's parts [B, 4] of events; where the item is `altered` [B], those of an unknown one."""
+    """Return the taste's parts [B, 2] of events; where the item is `altered` [B], those of an unknown one."""
     if ranker.taste is None:
         return None
     parts = taste_of(ranker.taste, features, adapted, chosen) if features.taste is None else features.taste[chosen]
@@ -138,7 +138,7 @@ def history_tensors(features: Features, adapted: Adapted, chosen: Tensor) -> dic
 
 
 def taste_of(taste: Taste, features: Features, adapted: Adapted, chosen: Tensor) -> Tensor:
-    """Return the taste's parts [B, 4] of events."""
+    """Return the taste's parts [B, 2] of events."""
     items = _items(features, adapted, features.item.rows[chosen], "item")
     parts: Tensor = taste(items | history_tensors(features, adapted, chosen))
     return parts
