@@ -103,10 +103,5 @@ class Taste(nn.Module):
         return torch.cat(parts or [self.offset.new_zeros(1)])
 
 
-def of_unknown(parts: Tensor) -> Tensor:
-    """Return the `PARTS` [N, 2] that unknown items would have in place of the targets: the mood alone."""
-    return nn.functional.pad(parts[:, :1], (0, 1))
-
-
 def _log(values: float | list[float]) -> nn.Parameter:
     return nn.Parameter(torch.tensor(values).log())
