@@ -68,7 +68,7 @@ class EngineSoak:
 
     async def run(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        bridge = Bridge(self._front, self._app, self._pipeline.follow)
+        bridge = Bridge(self._front, self._app, self._pipeline)
         bridge.open()
         listener = bind("127.0.0.1", 0)
         _, self._port = listen(listener)
