@@ -1,5 +1,5 @@
-"""Scores requests: what jobs are scored with, what is fetched for those that lack something, and the way of a request that
-Python puts in itself.
+"""Scores requests: what jobs are scored with, what is fetched for those that lack something, and the way of a request
+that Python puts in itself.
 
 The native core reads, fills, runs and replies without Python's lock (`native/engine/scoring_job.hpp`). Knows no HTTP.
 """
@@ -260,7 +260,7 @@ class Pipeline:
         is_followed: bool,
         is_explained: bool,
     ) -> Seen:
-        """Return what is to be known of a scored request before its frame is another's. `ran`: candidates in the run."""
+        """Return what is to be known of a scored request before its frame is another's. `ran`: candidates run."""
         frame, arm = frame_of(assignment.arm.model, core, tensors), assignment.arm
         explained = self._to_explain(frame, ran, assignment) if is_explained else None
         if not is_followed:
