@@ -96,8 +96,8 @@ class RedisStates:
         stretches = [stretch.pack() for stretch in batch.stretches]
         (packed,) = await self._run(STREAM, [([_STREAM_KEY], [_number(batch.lag_s), *stretches])])
         stream = self._hold_stream(packed if isinstance(packed, bytes) else None)
-        counts = [sum(column) for column in zip(*outcomes, strict=True)]
-        return BatchOutcome(*counts, stream.until if stream else 0.0)
+        accepted, duplicates, late, in_row = (sum(column) for column in zip(*outcomes, strict=True))
+        return BatchOutcome(accepted, duplicates, late, in_row, stream.until if stream else 0.0)
 
     async def _fold(self, batch: LiveBatch) -> tuple[int, int, int, int]:
         """Count events ID by ID; return how many are accepted, duplicates, late, and in the row already."""

