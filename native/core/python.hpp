@@ -2,7 +2,15 @@
 #pragma once
 
 #define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <memory>
 #include <new>
@@ -13,8 +21,10 @@
 
 namespace native {
 
+namespace nb = nanobind;
+
 // Thrown if a Python error is set.
-struct PythonError {};
+using PythonError = nb::python_error;
 
 inline PyObject* checked(PyObject* object) {
   if (!object) throw PythonError{};
@@ -48,9 +58,9 @@ class Ref {
 class Buffer {
  public:
   Buffer() { view_.obj = nullptr; }
-  Buffer(PyObject* object, bool is_written, size_t least = 0) {
+  Buffer(nb::handle object, bool is_written, size_t least = 0) {
     view_.obj = nullptr;
-    if (PyObject_GetBuffer(object, &view_, is_written ? PyBUF_CONTIG : PyBUF_CONTIG_RO)) throw PythonError{};
+    if (PyObject_GetBuffer(object.ptr(), &view_, is_written ? PyBUF_CONTIG : PyBUF_CONTIG_RO)) throw PythonError{};
     if (size() < least) {
       PyBuffer_Release(&view_);
       raise(PyExc_ValueError, "a buffer is smaller than what is to be in it");
@@ -87,7 +97,8 @@ template <class Work>
 auto guarded(Work work, decltype(work()) failed) noexcept -> decltype(work()) {
   try {
     return work();
-  } catch (const PythonError&) {
+  } catch (PythonError& error) {
+    error.restore();
   } catch (const std::bad_alloc&) {
     PyErr_NoMemory();
   } catch (const std::exception& error) {
@@ -108,6 +119,15 @@ inline std::string_view bytes_of(PyObject* object) {
   Py_ssize_t size;
   if (PyBytes_AsStringAndSize(object, &bytes, &size)) throw PythonError{};
   return {bytes, static_cast<size_t>(size)};
+}
+
+inline std::string_view view_of(const nb::bytes& bytes) { return {bytes.c_str(), bytes.size()}; }
+
+inline nb::bytes bytes_of(std::string_view bytes) { return nb::bytes(bytes.data(), bytes.size()); }
+
+template <class T>
+nb::bytes bytes_of(const std::vector<T>& numbers) {
+  return nb::bytes(numbers.data(), sizeof(T) * numbers.size());
 }
 
 inline PyObject* item_of(PyObject* tuple, Py_ssize_t place) { return checked(PyTuple_GetItem(tuple, place)); }

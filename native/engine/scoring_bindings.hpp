@@ -20,10 +20,14 @@ LoadedModel* make_loaded_model(PyObject* arguments) {
   if (ort != Py_None) model->ort = Box<HeldOrtModel>::of(ort).model.get();
   for (Py_ssize_t k = 0; k < PyTuple_Size(heads); k++) model->heads.emplace_back(text_of(item_of(heads, k)));
   if (model->heads.empty()) raise(PyExc_ValueError, "a model has one head at least");
-  for (PyObject* const rows : {users, items})
-    if (rows != Py_None && !PyObject_TypeCheck(rows, Box<HeldRowFile>::type)) Box<HeldArena>::of(rows);
-  if (Py_TYPE(users) != Py_TYPE(items)) raise(PyExc_TypeError, "rows are in files, or in arenas");
-  Box<Schema>::of(schema);
+  if (users != Py_None) {
+    const nb::handle of_users(users), of_items(items);
+    if (nb::isinstance<HeldRowFile>(of_users))
+      model->files = {nb::cast<HeldRowFile*>(of_users), nb::cast<HeldRowFile*>(of_items)};
+    else
+      model->arenas = {nb::cast<HeldArena*>(of_users), nb::cast<HeldArena*>(of_items)};
+  }
+  model->schema = nb::cast<Schema*>(nb::handle(schema));
   model->of_schema = Ref::to(schema);
   model->of_runner = Ref::to(runner);
   model->of_ort = Ref::to(ort);
@@ -55,7 +59,7 @@ class AskedJob : public ScoringJob {
     if (PyTuple_Check(assignment)) assignment_ = &own_.emplace(assignment);
     was_given_ = given != Py_None;
     if (!was_given_) return;
-    given_ = given_of(item_of(given, 0), item_of(given, 1), first_.schema());
+    given_ = std::make_unique<HeldGiven>(nb::cast<UserRows>(nb::handle(item_of(given, 0))), nb::cast<ItemRows>(nb::handle(item_of(given, 1))), *first_.schema);
     given_at_ = double_of(given, 2);
     given_s_ = double_of(given, 3);
   }

@@ -22,7 +22,7 @@ struct Desk {
   std::unique_ptr<BoundOrtModel> model;
   std::string whole;  // a reply with its head
 
-  HeldFrame& held() const { return Box<HeldFrame>::of(frame.get()); }
+  HeldFrame* held = nullptr;
 };
 
 // A model as scoring threads run it. Rows are None if they are not in memory.
@@ -36,15 +36,17 @@ struct LoadedModel {
   size_t capacity = 0;
   std::array<std::unique_ptr<Desk>, kMostThreads> desks;  // each is its thread's own
 
-  const Schema& schema() const { return Box<Schema>::of(of_schema.get()); }
-  bool has_files() const { return Py_TYPE(users.get()) == Box<HeldRowFile>::type; }
+  const Schema* schema = nullptr;
+  // Both, or none, of the users and of the items.
+  std::array<const HeldRowFile*, 2> files{};
+  std::array<const HeldArena*, 2> arenas{};
 
   // With Python's lock.
   std::unique_ptr<Desk> make_desk() const {
     const Ref told(checked(PyObject_CallNoArgs(new_desk.get())));
     auto desk = std::make_unique<Desk>();
     desk->frame = Ref::to(item_of(told.get(), 0));
-    desk->held();
+    desk->held = nb::cast<HeldFrame*>(nb::handle(desk->frame.get()));
     desk->tensors = Ref::to(item_of(told.get(), 1));
     std::vector<Memory> memory;
     PyObject* const tensors = item_of(told.get(), 2);
@@ -84,7 +86,7 @@ struct Assignment {
     model = &Box<LoadedModel>::of(item_of(given, 0));
     if (item_of(given, 1) != Py_None) arm = text_of(item_of(given, 1));
     slot = std::min(size_of(given, 2), kMostArms);
-    if (item_of(given, 3) != Py_None) epochs = epochs_of(item_of(given, 3));
+    if (item_of(given, 3) != Py_None) epochs = nb::cast<std::vector<int64_t>>(nb::handle(item_of(given, 3)));
     if (item_of(given, 4) != Py_None) live = item_of(given, 4);
     reads_texts = PyObject_IsTrue(item_of(given, 5)) == 1;
     PyObject* const corrected = item_of(given, 6);
@@ -191,7 +193,7 @@ class ScoringJob : public OwnedJob {
     if (!assignment_) {
       std::string_view user_id;
       if (is_by_user_) {
-        Frame& frame = *desk_of(first_, worker).held().frame;
+        Frame& frame = desk_of(first_, worker).held->frame;
         if (frame.read(bytes_, max_candidates_) == Outcome::kUnread) return Fate::kRefused;
         user_id = frame.request.user_id;
       }
@@ -201,7 +203,7 @@ class ScoringJob : public OwnedJob {
     LoadedModel& model = *assignment_->model;
     runner = model.runner;
     Desk& desk = desk_of(model, worker);
-    Frame& frame = *desk.held().frame;
+    Frame& frame = desk.held->frame;
     const Outcome outcome = take(worker, frame);
     if (outcome == Outcome::kUnread) return Fate::kRefused;
     if (frame.request.is_explained && !is_explained_) return Fate::kAsking;
@@ -238,25 +240,25 @@ class ScoringJob : public OwnedJob {
   }
 
   Fate reply(Worker& worker, Desk& desk, double before) {
-    HeldFrame& held = desk.held();
+    HeldFrame& held = *desk.held;
     const double after = clock_s();
     stages_.run = after - before;
     std::vector<Head>& heads = desk.heads.heads;
     float* const deviations = desk.scores.back().data();
-    const bool is_uncertain = held.frame->request.explore && held.frame->deviate(heads[0].scores, rows, deviations);
+    const bool is_uncertain = held.frame.request.explore && held.frame.deviate(heads[0].scores, rows, deviations);
     if (is_uncertain) heads.push_back({std::string(kUncertainty), deviations});
-    const bool is_finite = held.reply.write(*held.frame, {request_id_, assignment_->arm}, desk.heads,
+    const bool is_finite = held.reply.write(held.frame, {request_id_, assignment_->arm}, desk.heads,
                                             assignment_->correction ? &*assignment_->correction : nullptr);
     if (is_uncertain) heads.pop_back();
     if (!is_finite) return Fate::kNotFinite;
-    user_rung_ = held.frame->user_rung;
+    user_rung_ = held.frame.user_rung;
     for (const Degraded& one : held.reply.degraded) counts_[static_cast<size_t>(one.rung)]++;
     // The frame is another request's soon.
     if (is_followed_ || is_explained_) look(worker, desk, desk.heads.ran);
     ready_at_ = clock_s();
     stages_.reply = ready_at_ - after;
     send(desk, held.reply.bytes());
-    count(*worker.tally, *held.frame, held.reply);
+    count(*worker.tally, held.frame, held.reply);
     return Fate::kScored;
   }
 
@@ -275,7 +277,7 @@ class ScoringJob : public OwnedJob {
       if (is_partial) inc(Count::kPartial);
       if (!was_given_) {
         const size_t rows = found.items + found.has_user;
-        inc(assignment_->model->has_files() ? Count::kRowsOfFile : Count::kRowsOfArena, rows);
+        inc(assignment_->model->files[0] ? Count::kRowsOfFile : Count::kRowsOfArena, rows);
         inc(Count::kRowsMissing, found.asked - rows);
         if (found.user_written_at != 0.0) observe(Measure::kUserAge, now - found.user_written_at);
         if (found.item_written_at != 0.0) observe(Measure::kItemAge, now - found.item_written_at);
@@ -308,17 +310,17 @@ class ScoringJob : public OwnedJob {
   }
 
   Outcome fill(Worker& worker, Frame& frame) {
-    PyObject *const users = assignment_->model->users.get(), *const items = assignment_->model->items.get();
-    if (users == Py_None) return Outcome::kLacking;
+    const auto& [user_file, item_file] = assignment_->model->files;
+    const auto& [users, items] = assignment_->model->arenas;
+    if (!user_file && !users) return Outcome::kLacking;
     if (assignment_->live) {
       ask(worker, [&] { live_ = live_of(assignment_->live, frame.request); });
       if (!live_) return Outcome::kLacking;
       frame.live = &live_->live;
     }
     const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-    if (assignment_->model->has_files())
-      return frame.fill(*Box<HeldRowFile>::of(users).file, *Box<HeldRowFile>::of(items).file, now);
-    return frame.fill(Box<HeldArena>::of(users).arena, Box<HeldArena>::of(items).arena, assignment_->epochs, now);
+    if (user_file) return frame.fill(user_file->file, item_file->file, now);
+    return frame.fill(users->arena, items->arena, assignment_->epochs, now);
   }
 
   const size_t max_candidates_;
