@@ -11,6 +11,7 @@ NB_MODULE(_core, module) {
   module.attr("LAYOUT") = NATIVE_LAYOUT;
   module.attr("INSTRUCTIONS") = native::half::chosen_name();
   add_frames(module);
-  if (!add_ort_model(module.ptr()) || !add_queue(module.ptr()) || !add_scoring(module.ptr()) || !add_front(module.ptr()))
-    throw nanobind::python_error();
+  const bool is_whole = add_ort_model(module.ptr()) && add_queue(module.ptr()) && add_scoring(module.ptr()) &&
+                        add_front(module.ptr());
+  if (!is_whole) throw nanobind::python_error();
 }

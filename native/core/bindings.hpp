@@ -18,9 +18,11 @@ using namespace native;
 // Schema(user, item, history_length, context_categorical, context_dense, context, (log, log1p, exp, exp2, expm1))
 
 // (name, kind, start, width, buckets, is_log, mean, scale, vocabulary)
-using FieldForm = std::tuple<std::string, int, size_t, size_t, uint64_t, bool, double, double, std::vector<std::string>>;
+using FieldForm =
+    std::tuple<std::string, int, size_t, size_t, uint64_t, bool, double, double, std::vector<std::string>>;
+using FieldForms = std::vector<FieldForm>;
 // (layout of records, rule of decayed counts or None, missing record, fields that a request may set)
-using SideForm = std::tuple<std::array<size_t, 12>, std::optional<std::array<double, 4>>, nb::bytes, std::vector<FieldForm>>;
+using SideForm = std::tuple<std::array<size_t, 12>, std::optional<std::array<double, 4>>, nb::bytes, FieldForms>;
 
 Ufunc ufunc_of(nb::handle object) {
   // Of numpy's own type alone: its layout is what the header says.
@@ -41,7 +43,7 @@ std::vector<T> numbers_of(const nb::bytes& bytes) {
   return numbers;
 }
 
-Fields fields_of(const std::vector<FieldForm>& forms) {
+Fields fields_of(const FieldForms& forms) {
   Fields fields;
   for (const auto& [name, kind, start, width, buckets, is_log, mean, scale, vocabulary] : forms) {
     ValueField& field = fields[name];
@@ -61,7 +63,7 @@ Side side_of(const SideForm& form) {
 }
 
 Schema make_schema(const SideForm& user, const SideForm& item, size_t history_length, const nb::bytes& categorical,
-                   const nb::bytes& dense, const std::vector<FieldForm>& context, const std::array<nb::object, 5>& ufuncs) {
+                   const nb::bytes& dense, const FieldForms& context, const std::array<nb::object, 5>& ufuncs) {
   return {side_of(user),
           side_of(item),
           history_length,
@@ -125,8 +127,8 @@ struct HeldArena {
   const Arena arena;
 };
 
-// ServedModel(version, formula, explore_share, (nodes, weights, log_normal), uncertainty): heads by pricing; (precision,
-// variance), or None
+// ServedModel(version, formula, explore_share, (nodes, weights, log_normal), uncertainty): heads by pricing;
+// (precision, variance), or None
 
 ServedModel make_model(std::string version, const std::map<std::string, std::vector<std::string>>& formula,
                        double explore_share, const std::tuple<nb::bytes, nb::bytes, nb::bytes>& quadrature,
@@ -152,7 +154,7 @@ using LiveForm = std::tuple<std::optional<nb::bytes>, std::vector<std::optional<
 struct HeldLive {
   explicit HeldLive(LiveForm given) : form(std::move(given)) {
     const auto& [user, items, stream, lag_s, user_half_life_s, item_half_life_s] = form;
-    const auto packed = [](const std::optional<nb::bytes>& state) { return state ? view_of(*state) : std::string_view(); };
+    const auto packed = [](const auto& state) { return state ? view_of(*state) : std::string_view(); };
     live.user = packed(user);
     for (const std::optional<nb::bytes>& item : items) live.items.push_back(packed(item));
     live.has_stream = stream.has_value();
@@ -166,8 +168,8 @@ struct HeldLive {
   Live live;
 };
 
-// Asks for what is live: `ask(user_id, ids)`, without a user if it is anonymous, returns a `LiveForm`; or None, which has
-// no live state that is at hand.
+// Asks for what is live: `ask(user_id, ids)`, without a user if it is anonymous, returns a `LiveForm`, or None if no live
+// state is at hand.
 std::unique_ptr<HeldLive> live_of(nb::handle ask, const Request& request) {
   const std::string_view user = request.user_id;
   auto form = nb::cast<std::optional<LiveForm>>(ask(user.empty() ? nb::none() : nb::cast(user), request.ids));
@@ -266,13 +268,13 @@ bool frame_read(HeldFrame& held, const nb::bytes& body, size_t max_candidates) {
   return held.frame.read(view_of(body), max_candidates) != Outcome::kUnread;
 }
 
-// take(body, max_candidates, users, items, now, epochs, live, reads_texts, keeps_rows): an outcome, by number. Reads, and
-// fills from files, without epochs, or from arenas, or from given rows. `live` is asked for live states; None: there are
-// none, or they are in the given rows.
+// take(body, max_candidates, users, items, now, epochs, live, reads_texts, keeps_rows): an outcome, by number. Reads,
+// and fills from files, from arenas, or from given rows. `live` is asked for live states; None: there are none, or they
+// are in the given rows.
 template <class Users, class Items>
 int frame_take(HeldFrame& held, const nb::bytes& body, size_t max_candidates, const Users& users, const Items& items,
-               double now, const std::optional<std::vector<int64_t>>& epochs, const std::optional<nb::object>& live, bool reads_texts,
-               bool keeps_rows) {
+               double now, const std::optional<std::vector<int64_t>>& epochs, const std::optional<nb::object>& live,
+               bool reads_texts, bool keeps_rows) {
   Frame& frame = held.frame;
   held.body = body;
   held.live = nullptr;
@@ -317,9 +319,8 @@ std::optional<nb::bytes> frame_deviate(HeldFrame& held, nb::handle given) {
   return bytes_of(found);
 }
 
-// reply(request_id, arm, heads, ran, correction): the document's bytes; ValueError for a score that is not finite. `arm`
-// may be None; heads are scores by name, of the first `ran` candidates and, if these are not all, of an unknown one; a
-// correction is one, or None.
+// reply(request_id, arm, heads, ran, correction): the document's bytes; ValueError for a score that is not finite. Heads
+// are scores by name, of the first `ran` candidates and, if these are not all, of an unknown one.
 nb::bytes frame_reply(HeldFrame& held, std::string_view request_id, const std::optional<std::string_view>& arm,
                       const nb::dict& heads, size_t ran, const std::optional<CorrectionForm>& correction) {
   const size_t candidates = held.frame.request.ids.size();
@@ -342,21 +343,22 @@ nb::bytes frame_reply(HeldFrame& held, std::string_view request_id, const std::o
 }
 
 // The last reply's choice: (policy, share, seed, explored, first, propensity), or None
-auto frame_choice(const HeldFrame& held) {
-  return held.reply.choice ? std::optional(std::tuple(held.reply.choice->policy, held.reply.choice->share, held.reply.choice->seed,
-                                                      held.reply.choice->explored, held.reply.choice->first,
-                                                      held.reply.choice->propensity))
-                           : std::nullopt;
+nb::object frame_choice(const HeldFrame& held) {
+  if (!held.reply.choice) return nb::none();
+  const auto& [policy, share, seed, explored, first, propensity] = *held.reply.choice;
+  return nb::make_tuple(policy, share, seed, explored, first, propensity);
 }
 
-std::vector<Seen> history_of(const std::vector<std::string_view>& ids, size_t first, const std::vector<Impression>& impressions) {
+std::vector<Seen> history_of(const std::vector<std::string_view>& ids, size_t first,
+                             const std::vector<Impression>& impressions) {
   std::vector<Seen> history;
   for (const Impression& seen : impressions)
     history.emplace_back(seen.at, ids[first + history.size()], seen.shown, seen.clicked);
   return history;
 }
 
-// (user's ID, IDs, time or None, own history or None, texts by candidate): what rows, states and vectors are fetched for
+// (user's ID, IDs, time or None, own history or None, texts by candidate): what rows, states and vectors are fetched
+// for
 nb::tuple frame_asked(const HeldFrame& held) {
   const Request& request = held.frame.request;
   nb::dict texts;
@@ -389,26 +391,13 @@ nb::dict frame_rungs(const HeldFrame& held) {
   return rungs;
 }
 
-// What a reply declares: (the user's rung or None, the number of candidates by rung)
-using RungCounts = std::array<size_t, kRungs.size()>;
-
-nb::tuple degraded_of(UserRung user, const RungCounts& counts) {
-  nb::dict rungs;
-  for (size_t rung = 0; rung < counts.size(); rung++)
-    if (counts[rung]) rungs[kRungs[rung].data()] = counts[rung];
-  return nb::make_tuple(user == UserRung::kOwn ? nb::none() : nb::cast(name_of(user)), rungs);
-}
-
-nb::tuple frame_degraded(const HeldFrame& held) {
-  RungCounts counts{};
-  for (const Degraded& one : held.reply.degraded) counts[static_cast<size_t>(one.rung)]++;
-  return degraded_of(held.frame.user_rung, counts);
-}
+// The user's rung, or None
+nb::object name_or_none(UserRung rung) { return rung == UserRung::kOwn ? nb::none() : nb::cast(name_of(rung)); }
 
 // (has_user, items found, items asked for, user written at, first item written at, live age or NaN)
-auto frame_found(const HeldFrame& held) {
-  const Found& found = held.frame.found;
-  return std::tuple(found.has_user, found.items, found.asked, found.user_written_at, found.item_written_at, found.live_age_s);
+nb::tuple frame_found(const HeldFrame& held) {
+  const auto& [has_user, items, asked, user_written_at, item_written_at, live_age_s] = held.frame.found;
+  return nb::make_tuple(has_user, items, asked, user_written_at, item_written_at, live_age_s);
 }
 
 // json_parts(body): the number of keys and values of a JSON document
@@ -429,7 +418,8 @@ void add_id_map(nb::module_& module) {
         return map.end();
       })
       .def("put", [](IdMap& map, int64_t place, std::string_view id, const nb::bytes& tail) {
-        if (place < 0 || !map.put(place, id, view_of(tail))) throw nb::value_error("the place, or the id, is held already");
+        if (place < 0 || !map.put(place, id, view_of(tail)))
+          throw nb::value_error("the place, or the id, is held already");
       })
       .def("drop", &IdMap::drop)
       .def("trim", &IdMap::trim)
@@ -464,7 +454,8 @@ void add_frames(nb::module_& module) {
       .def(nb::init<const IdMap&, nb::handle, nb::handle, nb::handle, nb::handle, size_t>(), nb::keep_alive<1, 2>());
   nb::class_<ServedModel>(module, "ServedModel").def(nb::new_(&make_model));
   nb::class_<HeldFrame>(module, "Frame")
-      .def(nb::init<const Schema&, const ServedModel&, const nb::dict&, size_t>(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
+      .def(nb::init<const Schema&, const ServedModel&, const nb::dict&, size_t>(), nb::keep_alive<1, 2>(),
+           nb::keep_alive<1, 3>())
       .def("read", &frame_read)
       .def("take", &frame_take<HeldRowFile, HeldRowFile>)
       .def("take", &frame_take<HeldArena, HeldArena>)
@@ -472,12 +463,9 @@ void add_frames(nb::module_& module) {
       .def("cut", &frame_cut)
       .def("deviate", &frame_deviate)
       .def("reply", &frame_reply)
-      .def_prop_ro("user_id", [](const HeldFrame& held) { return held.frame.request.user_id; })
       .def_prop_ro("count", [](const HeldFrame& held) { return held.frame.request.ids.size(); })
       .def_prop_ro("at", [](const HeldFrame& held) { return held.frame.at(); })
       .def_prop_ro("shown", [](const HeldFrame& held) { return held.frame.shown(); })
-      // Places of categories that the model has never seen.
-      .def_prop_ro("unknown", [](const HeldFrame& held) { return held.frame.unknown; })
       // The candidates in the last reply, by their places in the request.
       .def_prop_ro("order", [](const HeldFrame& held) { return held.reply.order(); })
       .def_prop_ro("asked", &frame_asked)
@@ -486,7 +474,7 @@ void add_frames(nb::module_& module) {
       .def_prop_ro("columns", &frame_columns)
       .def_prop_ro("choice", &frame_choice)
       .def_prop_ro("rungs", &frame_rungs)
-      .def_prop_ro("degraded", &frame_degraded);
+      .def_prop_ro("user_rung", [](const HeldFrame& held) { return name_or_none(held.frame.user_rung); });
 }
 
 }  // namespace

@@ -409,7 +409,6 @@ def _served(way: Way, frame: Frame, ran: int, taken: Taken, assignment: _Assignm
     """Return what followers learn of a request."""
     core, arm, model = frame.core, assignment.arm, assignment.arm.model
     user, items = (way.given.user, way.given.items) if way.given else frame.kept(model)
-    user_rung, _ = core.degraded
     return Served(
         way.raw.request_id,
         time.time(),
@@ -421,7 +420,7 @@ def _served(way: Way, frame: Frame, ran: int, taken: Taken, assignment: _Assignm
         Basis(core.at, user, items, ran, ran < core.count),
         frame.columns,
         core.rungs,
-        user_rung,
+        core.user_rung,
         assignment.correction,
         frame.choice,
         frame.copied(_DENSE & frame.tensors.keys()),
