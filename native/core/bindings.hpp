@@ -168,8 +168,8 @@ struct HeldLive {
   Live live;
 };
 
-// Asks for what is live: `ask(user_id, ids)`, without a user if it is anonymous, returns a `LiveForm`, or None if no live
-// state is at hand.
+// Asks for what is live: `ask(user_id, ids)`, without a user if it is anonymous, returns a `LiveForm`, or None if no
+// live state is at hand.
 std::unique_ptr<HeldLive> live_of(nb::handle ask, const Request& request) {
   const std::string_view user = request.user_id;
   auto form = nb::cast<std::optional<LiveForm>>(ask(user.empty() ? nb::none() : nb::cast(user), request.ids));
@@ -319,8 +319,8 @@ std::optional<nb::bytes> frame_deviate(HeldFrame& held, nb::handle given) {
   return bytes_of(found);
 }
 
-// reply(request_id, arm, heads, ran, correction): the document's bytes; ValueError for a score that is not finite. Heads
-// are scores by name, of the first `ran` candidates and, if these are not all, of an unknown one.
+// reply(request_id, arm, heads, ran, correction): the document's bytes; ValueError for a score that is not finite.
+// Heads are scores by name, of the first `ran` candidates and, if these are not all, of an unknown one.
 nb::bytes frame_reply(HeldFrame& held, std::string_view request_id, const std::optional<std::string_view>& arm,
                       const nb::dict& heads, size_t ran, const std::optional<CorrectionForm>& correction) {
   const size_t candidates = held.frame.request.ids.size();
@@ -359,8 +359,7 @@ std::vector<Seen> history_of(const std::vector<std::string_view>& ids, size_t fi
 
 // (user's ID, IDs, time or None, own history or None, texts by candidate): what rows, states and vectors are fetched
 // for
-nb::tuple frame_asked(const HeldFrame& held) {
-  const Request& request = held.frame.request;
+nb::tuple asked_of(const Request& request) {
   nb::dict texts;
   for (const Described& item : request.items)
     if (!item.text.empty()) texts[nb::cast(item.id)] = item.text;
@@ -468,7 +467,7 @@ void add_frames(nb::module_& module) {
       .def_prop_ro("shown", [](const HeldFrame& held) { return held.frame.shown(); })
       // The candidates in the last reply, by their places in the request.
       .def_prop_ro("order", [](const HeldFrame& held) { return held.reply.order(); })
-      .def_prop_ro("asked", &frame_asked)
+      .def_prop_ro("asked", [](const HeldFrame& held) { return asked_of(held.frame.request); })
       .def_prop_ro("kept", &frame_kept)
       .def_prop_ro("found", &frame_found)
       .def_prop_ro("columns", &frame_columns)
