@@ -147,21 +147,22 @@ def _obey_with_a_slow_log(runs: ModelRuns) -> None:
     setattr(LineWriter, "_is_written", is_written_late)  # noqa: B010 - a method, for all that are made from now on
 
 
-@pytest.mark.parametrize("more", [{}, {"items": {"i1": {}}}], ids=["native", "python"])
-def test_request_behind_a_hanging_run_gets_504(bundle: Bundle, tmp_path: Path, more: dict[str, Any]) -> None:
-    document = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}, **more}
-    hurried, runs = {"X-Deadline-Ms": "400"}, ModelRuns(tmp_path)
-    with (
-        live_service(bundle.folder, tmp_path, prepare=runs.obey, workers=2, END_S=1) as service,
-        service.client() as client,
-    ):
+def test_request_behind_a_hanging_run_gets_504(bundle: Bundle, tmp_path: Path) -> None:
+    """In a run or in the queue, on the native path or through the app, which scores described items."""
+    native: dict[str, Any] = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}}
+    described, runs = {**native, "items": {"i1": {}}}, ModelRuns(tmp_path)
+    with live_service(bundle.folder, tmp_path, prepare=runs.obey, workers=2) as service, service.client() as client:
+
+        def hurried(document: dict[str, Any]) -> httpx.Response:
+            return client.post("/v1/score", json=document, headers={"X-Deadline-Ms": "400"})
+
         with runs.held():
-            answers = [client.post("/v1/score", json=document, headers=hurried)]
+            answers = [hurried(native)]
             runs.let_others_pass()
             # The other thread goes on.
-            assert [service.score(document).status_code for _ in range(3)] == [200] * 3
+            assert [service.score(document).status_code for document in (native, described)] == [200, 200]
             with runs.held():
-                answers += [client.post("/v1/score", json=document, headers=hurried) for _ in range(3)]
+                answers += [hurried(document) for document in (described, native, described)]
         for answer in answers:
             assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
         assert service.metric('msd_shed_total{reason="deadline"}') == 4
