@@ -19,7 +19,6 @@ from msd.free_port import free_port
 from operations.publish import publish
 from tests.bundles.factory import build_bundle
 from tests.bundles.ranker_graph import Recipe
-from tests.ranker.made import fit_tastes_briefly
 from tests.service.live import LiveService, live_service
 
 # Imported and collected objects stay for good: the garbage collector need not visit them in each test.
@@ -28,8 +27,6 @@ gc.disable()
 # Property tests have no time limit per example.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
-
-fit_tastes_briefly()
 
 # OpenVINO reports every import to its maker unless this package is missing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

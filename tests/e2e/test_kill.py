@@ -21,9 +21,7 @@ import os, signal, sys
 from pathlib import Path
 from msd.__main__ import main
 from msd.training import train
-from tests.ranker.made import fit_tastes_briefly
 
-fit_tastes_briefly()
 average = train.average_weights
 
 def average_or_die(*arguments):

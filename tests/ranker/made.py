@@ -21,7 +21,6 @@ from msd.ranker.model import RankerConfig
 from msd.student.encoder import encode_texts, save_student
 from msd.student.record import RECORD_FILE, VECTOR_DIM, BertConfig, StudentRecord
 from msd.student.vectors import LevelVectors, StudentVectors, save_untaught, save_vectors
-from msd.training import train_taste
 from msd.training.folder import RankerRecord, save_ranker
 from msd.training.train import EpochReport, Progress, TrainConfig, train_ranker
 from tests.student.small import small_student
@@ -48,11 +47,6 @@ class World:
     features: Features
     model: TrainedRanker
     curve: list[EpochReport]
-
-
-def fit_tastes_briefly() -> None:
-    """Fit tastes in a few steps in this process: the data of tests is small."""
-    train_taste._STEPS = 20
 
 
 def dataset_of(

@@ -20,7 +20,6 @@ from msd.training.choice import Training, Variant
 from msd.training.folder import RECORD_FILE, TrainedNetwork
 from msd.training.parallel import Team, join_team
 from msd.training.train import Progress
-from tests.ranker.made import fit_tastes_briefly
 
 MODEL_FOLDER = "model"
 
@@ -67,7 +66,6 @@ def team_figures(team: Team) -> dict[str, list[float]]:
 
 if __name__ == "__main__":
     dataset_, student_, out_ = (Path(path) for path in sys.argv[1:4])
-    fit_tastes_briefly()
     with join_team(os.environ) as joined:
         (out_ / f"team-{joined.rank}.json").write_text(json.dumps(team_figures(joined)))
     with pytest.MonkeyPatch.context() as patched:
