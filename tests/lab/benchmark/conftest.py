@@ -1,4 +1,4 @@
-"""The tiny dataset, and a student distilled on it once; all students here are short ones, and tastes are fitted briefly."""
+"""The tiny dataset, and a student distilled on it once. All students here are short ones; tastes are fitted briefly."""
 
 from collections.abc import Iterator
 from pathlib import Path
