@@ -4,8 +4,8 @@ BIN := .venv/bin
 PACKAGES := .venv/packages
 INSTALLED := .venv/installed
 DEMO_PACKAGES := .venv/demo-packages
-DEMO_EXTRAS := cpu,encode,live,log,train,teach,load,demo
-ALL_EXTRAS := $(DEMO_EXTRAS),openvino,sign,fetch,trace,client,browser,docs,image,dev
+DEMO_EXTRAS := cpu,encode,live,train,demo
+ALL_EXTRAS := $(DEMO_EXTRAS),log,teach,load,openvino,sign,fetch,trace,client,browser,docs,image,dev
 # The demos need less than all else, and take that where it is.
 DEMO_INSTALLED := $(if $(wildcard $(PACKAGES)),$(INSTALLED),.venv/demo-installed)
 CORE := native/__init__.py native/build.py $(wildcard native/*.cpp native/*/*.hpp)
@@ -79,7 +79,7 @@ serve: $(BUNDLE)/manifest.json  ## Serves the demo's bundle on http://127.0.0.1:
 bench: $(BUNDLE)/manifest.json  ## Latency of a service started by `make serve`.
 	$(BIN)/msd bench $(BUNDLE)
 
-load: $(BUNDLE)/manifest.json  ## A session of load and its page, runs/load/load.html. URL=address of a running service.
+load: $(INSTALLED) $(BUNDLE)/manifest.json  ## A session of load and its page, runs/load/load.html. URL=address of a running service.
 	$(BIN)/msd load $(BUNDLE) $(if $(URL),--url $(URL)) --open
 
 chaos: $(INSTALLED)  ## Breaks a service for real: runs/chaos/chaos.json and .html. DATA=folder of a benchmark; ONLY=scenarios.

@@ -15,7 +15,7 @@ from msd.ranker.embedding import is_id
 from msd.ranker.features import Features, SideFeatures
 from msd.ranker.model import WITH_CONVERSIONS, Ranker, RankerConfig
 from msd.ranker.networks import new_network
-from msd.ranker.taste import Taste, of_unknown
+from msd.ranker.taste import PARTS, Taste, of_unknown
 
 _TASTE_ROWS = 128
 
@@ -145,10 +145,12 @@ def taste_of(taste: Taste, features: Features, adapted: Adapted, chosen: Tensor)
 
 
 @torch.no_grad()
-def with_taste(taste: Taste, features: Features, adapted: Adapted) -> Features:
-    """Return the features with the taste of all events: no training changes it any more."""
-    every = torch.split(torch.arange(len(features.labels), device=features.labels.device), _TASTE_ROWS)
-    return replace(features, taste=torch.cat([taste_of(taste, features, adapted, rows) for rows in every]))
+def with_taste(taste: Taste, features: Features, adapted: Adapted, events: NDArray[np.int64]) -> Features:
+    """Return the features with the taste of some events, NaN for the others: no training changes it any more."""
+    parts = torch.full((len(features.labels), len(PARTS)), torch.nan, device=features.labels.device)
+    for rows in torch.from_numpy(events).to(parts.device).split(_TASTE_ROWS):
+        parts[rows] = taste_of(taste, features, adapted, rows)
+    return replace(features, taste=parts)
 
 
 def batch_loss(
