@@ -17,7 +17,7 @@ PROMTOOL ?= promtool
 # Whatever the environment says: tests and commands start hundreds of processes, each of which would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak crashes sanitise wheel
+.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak crashes sanitise wheel wheel-arm64
 .DEFAULT_GOAL := demo
 
 # The install builds the core where it can; the second step says so, and builds what is older than its sources.
@@ -142,6 +142,13 @@ wheel: $(INSTALLED)  ## A wheel with the core and the instant demo, in runs/whee
 	$(PYTHON) -m venv runs/wheel/venv
 	runs/wheel/venv/bin/python -m pip install --quiet "$$(ls runs/wheel/*.whl)[cpu,encode]"
 	cd runs/wheel && timeout --preserve-status --signal=INT 10 venv/bin/msd demo --instant --port 18080
+
+# Byte 18 of an ELF file is the machine, 183 for arm64.
+wheel-arm64: $(INSTALLED)  ## The same wheel for Linux on arm64, in runs/wheel-arm64, by the compiler of the package ziglang.
+	rm -rf runs/wheel-arm64
+	MSD_TARGET=aarch64-linux-gnu $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir runs/wheel-arm64 .
+	cd runs/wheel-arm64 && $(PYTHON) -c "import glob, zipfile; wheel = zipfile.ZipFile(*glob.glob('*-linux_aarch64.whl')); \
+	assert [wheel.read(name)[18] for name in wheel.namelist() if name.endswith('.so')] == [183]"
 
 LOCKED_CPU := cpu encode fetch live log openvino sign trace
 LOCKED_GPU := cuda encode fetch live log sign trace

@@ -69,7 +69,8 @@ def test_instant_demo_scores_known_rare_new_and_cold_ads_and_serves_the_playgrou
 
 def test_install_without_extras_is_told_the_command_that_completes_it() -> None:
     program = _WITHOUT.format(missing=("onnxruntime", "tokenizers"))
-    done = subprocess.run([sys.executable, "-c", program, "demo", "--instant"], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-c", program, "demo", "--instant"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.strip().endswith("with onnxruntime and tokenizers: pip install 'msd-ctr[cpu,encode]'")
 
