@@ -138,18 +138,20 @@ def history_tensors(features: Features, adapted: Adapted, chosen: Tensor) -> dic
 
 
 def taste_of(taste: Taste, features: Features, adapted: Adapted, chosen: Tensor) -> Tensor:
-    """Return the taste's parts [B, 4] of events."""
-    items = _items(features, adapted, features.item.rows[chosen], "item")
-    parts: Tensor = taste(items | history_tensors(features, adapted, chosen))
-    return parts
+    """Return the taste's parts [B, 4] of events; few at a time, so that their histories stay in the caches."""
+    parts = []
+    for rows in chosen.split(_TASTE_ROWS):
+        items = _items(features, adapted, features.item.rows[rows], "item")
+        parts.append(taste(items | history_tensors(features, adapted, rows)))
+    return torch.cat(parts)
 
 
 @torch.no_grad()
 def with_taste(taste: Taste, features: Features, adapted: Adapted, events: NDArray[np.int64]) -> Features:
     """Return the features with the taste of some events, NaN for the others: no training changes it any more."""
-    parts = torch.full((len(features.labels), len(PARTS)), torch.nan, device=features.labels.device)
-    for rows in torch.from_numpy(events).to(parts.device).split(_TASTE_ROWS):
-        parts[rows] = taste_of(taste, features, adapted, rows)
+    chosen = torch.from_numpy(events).to(features.labels.device)
+    parts = torch.full((len(features.labels), len(PARTS)), torch.nan, device=chosen.device)
+    parts[chosen] = taste_of(taste, features, adapted, chosen)
     return replace(features, taste=parts)
 
 
