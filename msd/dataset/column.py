@@ -130,9 +130,9 @@ def time_forms(values: pl.Series, given: str | None = None) -> list[str]:
         units = [unit for unit, scale in _SCALE.items() if _is_all(numbers, EARLIEST * scale, _UNTIL * scale)]
         formats = list(_DIGITS)
         if not _TIMELY.search(values.name):
-            spread = float(numbers.max() - numbers.min())  # type: ignore[operator]
-            units = [unit for unit in units if spread <= _LONGEST * _SCALE[unit] and not _ID.search(values.name)]
-            formats = []
+            apart = (numbers - numbers[0]).abs()
+            units = [unit for unit in units if _is_all(apart, 0, _LONGEST * _SCALE[unit])]
+            units, formats = [] if _ID.search(values.name) else units, []
     else:
         units = [ISO] if _parsed(texts, _iso_seconds).null_count() == 0 else []
         formats = list(_FORMATS) if numbers.null_count() == numbers.len() else []

@@ -140,7 +140,7 @@ def history_tensors(features: Features, adapted: Adapted, chosen: Tensor) -> dic
 def taste_of(taste: Taste, features: Features, adapted: Adapted, chosen: Tensor) -> Tensor:
     """Return the taste's parts [B, 4] of events; few at a time, so that their histories stay in the caches."""
     parts = []
-    for rows in chosen.split(_TASTE_ROWS):
+    for rows in torch.split(chosen, _TASTE_ROWS):
         items = _items(features, adapted, features.item.rows[rows], "item")
         parts.append(taste(items | history_tensors(features, adapted, rows)))
     return torch.cat(parts)
