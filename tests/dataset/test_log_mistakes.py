@@ -124,7 +124,7 @@ HEAD = "user_id,ad_id,at,clicked\n"
         (
             "log.txt",
             b"0\t1\t\t\t05db\n1\t2\t3\t\t05db\n",
-            "these columns occur twice in the header: ; rename one, or add",
+            "these columns occur twice in the header: ''; rename one, or add",
         ),
         (
             "log.tsv",

@@ -110,7 +110,7 @@ def test_parity_rejects_other_weights(exported: Exported, by: float, message: st
 
 
 def _by_torch(trained: TrainedRanker) -> Expected:
-    return Expected(lambda tensors: torch_scores(trained, tensors), "torch")
+    return Expected(torch_scores(trained), "torch")
 
 
 @pytest.fixture(scope="module")
