@@ -96,7 +96,6 @@ class OwnedJob : public Job {
   virtual void go_on(PyObject*) { raise(PyExc_TypeError, "this job asks for nothing"); }
 
   PyObject* owner = nullptr;  // held while the engine has the job
-  bool is_partial = false;    // whether only the first candidates are scored
 };
 
 // The error that is set, as an object.
@@ -118,12 +117,10 @@ inline Ref given_or_none(PyObject* object) { return object == Py_None ? Ref() : 
 
 class PythonJob : public OwnedJob {
  public:
-  PythonJob(Runner& runner, size_t rows, double deadline, bool is_spare, PyObject* of_runner, PyObject* work, PyObject* shorten,
-            PyObject* is_gone)
+  PythonJob(Runner& runner, size_t rows, double deadline, bool is_spare, PyObject* of_runner, PyObject* work, PyObject* is_gone)
       : OwnedJob(runner, rows, deadline, is_spare),
         of_runner_(Ref::to(of_runner)),
         work_(Ref::to(work)),
-        shorten_(given_or_none(shorten)),
         is_gone_(given_or_none(is_gone)) {}
 
   bool fit(Worker& worker, double now) override {
@@ -133,17 +130,7 @@ class PythonJob : public OwnedJob {
       if (!said.get()) return fail();
       if (said.get() == Py_True) return end(Ending::kGone);
     }
-    if (now > deadline) return end(Ending::kLate);
-    if (!shorten_.get()) return true;
-    const size_t fitting = runner->run_s.fitting(rows, seconds_for_run(now, deadline));
-    if (!fitting) return end(Ending::kNoTime);
-    if (fitting == rows) return true;
-    Ref shorter(PyObject_CallFunction(shorten_.get(), "n", static_cast<Py_ssize_t>(fitting - 1)));
-    if (!shorter.get()) return fail();
-    work_ = std::move(shorter);
-    rows = fitting;
-    is_partial = true;
-    return true;
+    return now > deadline ? end(Ending::kLate) : true;
   }
 
   void run(Worker& worker) override {
@@ -159,7 +146,6 @@ class PythonJob : public OwnedJob {
 
   void drop() override {
     work_ = Ref();
-    shorten_ = Ref();
     is_gone_ = Ref();
   }
 
@@ -179,7 +165,7 @@ class PythonJob : public OwnedJob {
   }
 
   const Ref of_runner_;
-  Ref work_, shorten_, is_gone_, result_;
+  Ref work_, is_gone_, result_;
 };
 
 // Runner(): learned run times of one model
@@ -215,7 +201,7 @@ inline PyMethodDef runner_methods[] = {method<Runner, 2, runner_learn_run>("lear
                                        method<Runner, 2, runner_fitting>("fitting"),
                                        {}};
 
-// Job(work, shorten, is_gone, runner, rows, deadline, is_spare): `shorten` and `is_gone` may be None
+// Job(work, is_gone, runner, rows, deadline, is_spare): `is_gone` may be None
 
 struct HeldJob {
   explicit HeldJob(std::unique_ptr<OwnedJob> made) : job(std::move(made)) {}
@@ -224,13 +210,13 @@ struct HeldJob {
 };
 
 inline HeldJob* make_job(PyObject* arguments) {
-  PyObject *work, *shorten, *is_gone, *runner;
+  PyObject *work, *is_gone, *runner;
   Py_ssize_t rows;
   double deadline;
   int is_spare;
-  if (!PyArg_ParseTuple(arguments, "OOOOndp", &work, &shorten, &is_gone, &runner, &rows, &deadline, &is_spare)) throw PythonError{};
+  if (!PyArg_ParseTuple(arguments, "OOOndp", &work, &is_gone, &runner, &rows, &deadline, &is_spare)) throw PythonError{};
   return new HeldJob(std::make_unique<PythonJob>(Box<Runner>::of(runner), static_cast<size_t>(rows), deadline, is_spare == 1, runner, work,
-                                                 shorten, is_gone));
+                                                 is_gone));
 }
 
 // claim(): take the right to answer it
@@ -246,12 +232,12 @@ inline PyObject* job_go_on(HeldJob& held, Arguments given) {
   return Py_NewRef(Py_None);
 }
 
-// (ending, result, queued at, started at, ended at, rows, is partial), once for each end
+// (ending, result, queued at, started at, ended at, rows), once for each end
 inline PyObject* job_take_outcome(HeldJob& held, Arguments) {
   OwnedJob& job = *held.job;
   const Ref result(checked(job.result()));
-  return Py_BuildValue("(iOdddnO)", static_cast<int>(job.ending), result.get(), job.queued_at, job.started, job.ended,
-                       static_cast<Py_ssize_t>(job.rows), job.is_partial ? Py_True : Py_False);
+  return Py_BuildValue("(iOdddn)", static_cast<int>(job.ending), result.get(), job.queued_at, job.started, job.ended,
+                       static_cast<Py_ssize_t>(job.rows));
 }
 
 inline PyMethodDef job_methods[] = {
@@ -415,17 +401,6 @@ inline PyObject* engine_release(HeldEngine& held, Arguments given) {
   return Py_NewRef(Py_None);
 }
 
-// check(rows, seconds, deadline, is_unread): None, or a refusal
-inline PyObject* engine_check(HeldEngine& held, Arguments given) {
-  const Load load = load_of(given[0], given[1]);
-  const double deadline = double_from(given[2]);
-  const bool is_unread = PyObject_IsTrue(given[3]) == 1;
-  const Refused refused = held.engine->admit([&](Admission& admission, auto runs) {
-    return is_unread ? admission.check_unread(load, clock_s(), deadline, runs) : admission.check(load, clock_s(), deadline, runs);
-  });
-  return refused ? to_python(refused) : Py_NewRef(Py_None);
-}
-
 // read(size, rows): a body of that size had so many candidates
 inline PyObject* engine_read(HeldEngine& held, Arguments given) {
   const size_t size = size_from(given[0]), rows = size_from(given[1]);
@@ -459,7 +434,6 @@ inline PyMethodDef engine_methods[] = {method<HeldEngine, 2, engine_put>("put"),
                                        method<HeldEngine, 1, engine_reserve>("reserve"),
                                        method<HeldEngine, 3, engine_enter>("enter"),
                                        method<HeldEngine, 3, engine_release>("release"),
-                                       method<HeldEngine, 4, engine_check>("check"),
                                        method<HeldEngine, 2, engine_read>("read"),
                                        method<HeldEngine, 1, engine_rows_in>("rows_in"),
                                        {}};

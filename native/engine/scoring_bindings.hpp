@@ -34,14 +34,14 @@ LoadedModel* make_loaded_model(PyObject* arguments) {
   return model.release();
 }
 
-// Plan(model, assignment or a callable, whether that needs the user, wants or None, look)
+// Plan(model, assignment or a callable, whether that needs the user, wants or None, look, translate or None)
 
 struct HeldPlan {
   std::shared_ptr<const Plan> plan;
 };
 
 HeldPlan* make_plan(PyObject* arguments) {
-  if (PyTuple_Size(arguments) != 5) raise(PyExc_TypeError, "a plan has 5 parts");
+  if (PyTuple_Size(arguments) != 6) raise(PyExc_TypeError, "a plan has 6 parts");
   return new HeldPlan{std::make_shared<const Plan>(arguments)};
 }
 
@@ -81,7 +81,7 @@ class AskedJob : public ScoringJob {
   }
 
  private:
-  void send(Desk&, std::string_view reply) override { reply_ = reply; }
+  void send(Worker&, Desk&, std::string_view reply) override { reply_ = reply; }
 
   const Ref is_gone_;
   std::string reply_;

@@ -102,8 +102,9 @@ struct Plan {
   bool is_by_user = false;          // if it needs the user's
   PyObject* wants = nullptr;        // says, by a request's ID, whether it is followed
   PyObject* look = nullptr;         // called with what is to be known of a scored request
+  PyObject* translate = nullptr;    // makes scoring requests of other forms, which are not scored here without it
 
-  // (model, assignment or a callable, whether that needs the user, wants or None, look)
+  // (model, assignment or a callable, whether that needs the user, wants or None, look, translate or None)
   explicit Plan(PyObject* given) : told(Ref::to(given)), first(&Box<LoadedModel>::of(item_of(given, 0))) {
     if (PyTuple_Check(item_of(given, 1)))
       fixed.emplace(item_of(given, 1));
@@ -112,6 +113,7 @@ struct Plan {
     is_by_user = PyObject_IsTrue(item_of(given, 2)) == 1;
     if (item_of(given, 3) != Py_None) wants = item_of(given, 3);
     look = item_of(given, 4);
+    if (item_of(given, 5) != Py_None) translate = item_of(given, 5);
   }
 };
 
@@ -145,8 +147,10 @@ class ScoringJob : public OwnedJob {
 
   bool fit(Worker& worker, double now) override {
     if (now > deadline) return end(Ending::kLate);
-    if (!plan_->wants || is_read_) return true;
+    if (is_read_) return true;
     try {
+      if (!prepare(worker)) return end(Ending::kFailed);
+      if (!plan_->wants) return true;
       is_followed_ = ask(worker, [&] {
         const Ref id(checked(to_python(request_id)));
         return Ref(checked(PyObject_CallOneArg(plan_->wants, id.get()))).get() == Py_True;
@@ -184,12 +188,14 @@ class ScoringJob : public OwnedJob {
   }
 
   std::string body;
-  const std::string request_id;
+  std::string request_id;
   const double began;
 
  protected:
+  // Before the body is read; false if it cannot be.
+  virtual bool prepare(Worker&) { return true; }
   // The reply is ready.
-  virtual void send(Desk& desk, std::string_view reply) = 0;
+  virtual void send(Worker& worker, Desk& desk, std::string_view reply) = 0;
 
   bool end(Ending how) {
     ending = how;
@@ -261,8 +267,8 @@ class ScoringJob : public OwnedJob {
       return Fate::kNotFinite;
     }
     desk.heads.ran = fitting == candidates_ ? candidates_ : fitting - 1;
-    is_partial = desk.heads.ran < candidates_;
-    if (is_partial) frame.cut(desk.heads.ran);
+    is_partial_ = desk.heads.ran < candidates_;
+    if (is_partial_) frame.cut(desk.heads.ran);
     run_model(worker, desk, fitting);
     frame.share(desk.into, fitting);
     rows = fitting;
@@ -321,7 +327,7 @@ class ScoringJob : public OwnedJob {
     if (is_followed_ || is_explained_) look(worker, desk);
     ready_at_ = clock_s();
     stages_.reply = ready_at_ - after;
-    send(desk, held.reply.bytes());
+    send(worker, desk, held.reply.bytes());
     count(*worker.tally, *held.frame, held.reply);
     return Fate::kScored;
   }
@@ -338,7 +344,7 @@ class ScoringJob : public OwnedJob {
       observe(Measure::kReply, stages_.reply);
       observe(Measure::kCandidates, static_cast<double>(candidates_));
       observe(Measure::kRunRows, static_cast<double>(rows));
-      if (is_partial) inc(Count::kPartial);
+      if (is_partial_) inc(Count::kPartial);
       if (!given_) {
         const size_t rows = found.items + found.has_user;
         inc(assignment_->model->has_files() ? Count::kRowsOfFile : Count::kRowsOfArena, rows);
@@ -396,6 +402,7 @@ class ScoringJob : public OwnedJob {
   bool is_read_ = false;      // `request_` is
   bool is_followed_ = false;  // keep its rows, and look
   bool is_explained_ = false;  // look
+  bool is_partial_ = false;    // only the first candidates are scored
   double given_at_ = 0.0;
 };
 
