@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.components import Components
 from service.deployment.pinned_bundle import DeploymentPlan
-from service.http.exchange import error_response
+from service.http.exchange import OIP, error_response
 from service.http.keys import GuardMiddleware
 from service.http.middleware import AccessMiddleware, BodyMiddleware
 from service.routes.admin import admin_routes
@@ -16,7 +16,7 @@ from service.routes.engine_route import EngineRoute
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventsRoute
 from service.routes.health import health_routes, index_route, metrics_route
-from service.routes.oip.infer_route import INFER_PATHS, InferRoute, is_inference
+from service.routes.oip.infer_route import INFER_PATHS, InferRoute
 from service.routes.oip.model_routes import oip_routes
 from service.routes.openrtb_route import PATH as OPENRTB_PATH
 from service.routes.openrtb_route import OpenrtbRoute
@@ -71,7 +71,8 @@ class _App(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = None
         if scope["type"] == "http" and scope["method"] == "POST":
-            app = self.scoring.get(INFER_PATHS[0] if is_inference(scope["path"]) else scope["path"])
+            path: str = scope["path"]
+            app = self.scoring.get(INFER_PATHS[0] if path.startswith(OIP) and path.endswith("/infer") else path)
         await (super().__call__ if app is None else app)(scope, receive, send)
 
 

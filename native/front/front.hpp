@@ -74,8 +74,11 @@ class Front : public Keeper, public Sockets {
   }
   // Let go of what no request needs any more.
   void forget_plans() {
+    std::vector<std::shared_ptr<const Plan>> left;  // freed without the mutex, for that runs Python
     const std::lock_guard lock(plans_mutex_);
-    std::erase_if(plans_, [](const auto& one) { return one.use_count() == 1; });
+    for (auto& plan : plans_)
+      if (plan.use_count() == 1) left.push_back(std::move(plan));
+    std::erase(plans_, nullptr);
   }
 
   std::vector<Told> take_told() {

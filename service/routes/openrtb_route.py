@@ -83,7 +83,7 @@ class OpenrtbRoute(ScoreRoute):
         """Return the scoring request of a BidRequest's only impression; None if it has several. Raises RequestError.
         In any thread."""
         bids = self._translated(deployment, request_id, body)
-        if len(bids.imps) > 1:
+        if len(bids.imps) != 1:
             return None
         (made,) = bids.imps.values()
         return made._replace(finish=partial(self._finish, bids))

@@ -27,6 +27,7 @@ from service.telemetry.metrics import Metrics, Shed
 _Result = TypeVar("_Result")
 _Outcome = TypeVar("_Outcome", covariant=True)
 _CLOSED = "the service is shutting down"
+_UNREAD = "deadline exceeded before the request was queued: its client, or the service's event loop, was slow"
 _BEFORE = "deadline exceeded before a scoring thread was free"
 _TOO_LATE = "deadline exceeded: no scoring thread was free in time, or the run did not end"
 _NO_TIME = "deadline exceeded: too little time left for one model run"
@@ -205,7 +206,10 @@ class ScoringEngine:
 
     def enter(self, load: Load, deadline: float) -> Admitted:
         """Accept a load until `release`. Raises Overloaded if too many candidates would wait, or if earlier and running
-        work leaves too little time before the deadline."""
+        work leaves too little time before the deadline; DeadlineExceeded after it."""
+        if time.perf_counter() > deadline:
+            self.shed("deadline")
+            raise DeadlineExceeded(_UNREAD)
         judged = self.native.enter(*load, deadline)
         self._shed_more(self.native.is_shedding)
         if isinstance(judged, tuple):

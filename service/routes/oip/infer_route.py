@@ -82,10 +82,6 @@ class InferRoute(ScoreRoute):
         return body
 
 
-def is_inference(path: str) -> bool:
-    return path.startswith(OIP) and _PATH.fullmatch(path) is not None
-
-
 def _json_length(scope: Scope) -> bytes | None:
     """Return the JSON length from the binary-data header. Raises UnsupportedMediaType for compressed bodies."""
     found: bytes | None = None
