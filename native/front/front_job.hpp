@@ -45,16 +45,18 @@ class FrontJob : public ScoringJob {
   // Whether its end can wait until the front's thread wakes for something else.
   bool is_quiet() const { return is_sent && left.empty() && !is_awaited && !holds_python(); }
   // Whether it is to be freed with Python's lock.
-  bool holds_python() const { return own_ || live_ || given_ || looked_.get() || error_.get() || finish_.get(); }
+  bool holds_python() const {
+    return own_ || live_ || given_ || looked_.is_valid() || error_.is_valid() || finish_.is_valid();
+  }
   size_t candidates() const { return candidates_; }
   double seconds() const { return ready_at_ - began; }
-  // What followers learn, if there is something.
-  PyObject* followed() const { return is_scored() ? looked_.get() : nullptr; }
+  // What followers learn, or None.
+  nb::object followed() const { return is_scored() ? or_none(looked_) : nb::none(); }
   // With what it is scored, and what it lacks.
   const Assignment& assignment() const { return *assignment_; }
   const Request& asked() const { return request_; }
   bool is_given() const { return given_ != nullptr; }
-  std::string take_body() { return std::move(finish_.get() ? untranslated_ : body); }
+  std::string take_body() { return std::move(finish_.is_valid() ? untranslated_ : body); }
 
   const Load load;
   const int64_t bucket;
@@ -73,14 +75,13 @@ class FrontJob : public ScoringJob {
     if (sent.form == Form::kScore) return true;
     const double before = clock_s();
     const bool is_made = ask(worker, [&] {
-      const Ref path(checked(to_python(sent.path))), id(checked(to_python(request_id))), bytes(checked(to_bytes(body)));
-      const Ref length = sent.json_length.empty() ? Ref::to(Py_None) : Ref(checked(to_bytes(sent.json_length)));
-      const Ref made(checked(PyObject_CallFunctionObjArgs(plan_->translate, path.get(), length.get(), id.get(), bytes.get(), nullptr)));
-      if (made.get() == Py_None) return false;
-      shown_id = text_of(item_of(made.get(), 0));
-      request_id = text_of(item_of(made.get(), 1));
-      untranslated_ = std::exchange(body, std::string(bytes_of(item_of(made.get(), 2))));
-      finish_ = Ref::to(item_of(made.get(), 3));
+      const nb::object length = sent.json_length.empty() ? nb::none() : nb::object(bytes_of(sent.json_length));
+      const nb::object made = (*plan_->translate)(sent.path, length, request_id, bytes_of(body));
+      if (made.is_none()) return false;
+      shown_id = nb::cast<std::string>(made[0]);
+      request_id = nb::cast<std::string>(made[1]);
+      untranslated_ = std::exchange(body, std::string(view_of(nb::cast<nb::bytes>(made[2]))));
+      finish_ = made[3];
       return true;
     });
     const double took = clock_s() - before;
@@ -92,14 +93,11 @@ class FrontJob : public ScoringJob {
   // The reply of the request's own form: its first headers, and its body.
   std::pair<std::string, std::string> finished(Worker& worker, std::string_view reply) {
     return ask(worker, [&] {
-      const Ref bytes(checked(to_bytes(reply))), made(checked(PyObject_CallOneArg(finish_.get(), bytes.get())));
-      const Ref headers(checked(PySequence_Fast(item_of(made.get(), 0), "headers are a list")));
+      const auto [headers, whole] =
+          nb::cast<std::pair<std::vector<std::pair<nb::bytes, nb::bytes>>, nb::bytes>>(finish_(bytes_of(reply)));
       std::string lines;
-      for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(headers.get()); k++) {
-        PyObject* const header = PySequence_Fast_GET_ITEM(headers.get(), k);
-        lines.append(bytes_of(item_of(header, 0))).append(": ").append(bytes_of(item_of(header, 1))).append("\r\n");
-      }
-      return std::pair(std::move(lines), std::string(bytes_of(item_of(made.get(), 1))));
+      for (const auto& [name, value] : headers) lines.append(view_of(name)).append(": ").append(view_of(value)).append("\r\n");
+      return std::pair(std::move(lines), std::string(view_of(whole)));
     });
   }
 
@@ -107,7 +105,7 @@ class FrontJob : public ScoringJob {
   void send(Worker& worker, Desk& desk, std::string_view reply) override {
     std::pair<std::string, std::string> own;
     std::string_view first = "content-type: application/json\r\n";
-    if (finish_.get()) {
+    if (finish_.is_valid()) {
       own = finished(worker, reply);
       first = own.first;
       reply = own.second;
@@ -130,7 +128,7 @@ class FrontJob : public ScoringJob {
     is_sent = true;
   }
 
-  Ref finish_;  // makes the reply of the request's own form
+  nb::object finish_;  // makes the reply of the request's own form
   std::string untranslated_;
   std::mutex mutex_;  // guards the descriptor
   Wire wire_;
