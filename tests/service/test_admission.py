@@ -23,7 +23,7 @@ def test_body_is_expected_to_hold_candidates_but_no_more_than_may_be() -> None:
     admission.read(1_000, 10)
     assert admission.rows_in(1_000) == 10
     assert admission.rows_in(1) == 1
-    admission.enter(Load(admission.rows_in(2**20), 0.0), time.perf_counter())
+    admission.enter(Load(admission.rows_in(2**20), 0.0), time.perf_counter() + 60)
 
 
 def test_admission_is_bounded_in_rows(capsys: pytest.CaptureFixture[str]) -> None:
