@@ -11,6 +11,9 @@
 
 namespace native {
 
+// Forms of scoring requests, whose bodies have different sizes.
+enum class Form : size_t { kScore, kOpenrtb, kInfer };
+
 // A number of candidates, and their expected run time.
 struct Load {
   size_t rows = 0;
@@ -62,13 +65,6 @@ class Admission {
     return sum;
   }
 
-  // For a body that has not been read: refused if its size alone leaves no doubt.
-  template <class RunsOf>
-  Refused check_unread(const Load& load, double now, double deadline, RunsOf runs_of) {
-    if (Refused refused = check_rows(load.rows / 2, now, deadline)) return refused;
-    return is_shedding_ ? check(load, now, deadline, runs_of) : Refused{};
-  }
-
   // Refused if earlier and running work leaves too little time before the deadline; `runs_of(due)` gives the runs.
   template <class RunsOf>
   Refused check(const Load& load, double now, double deadline, RunsOf runs_of) {
@@ -110,14 +106,17 @@ class Admission {
   }
 
   // Learn that a body of `size` bytes had `rows` candidates.
-  void read(size_t size, size_t rows) {
+  void read(size_t size, size_t rows, Form form = Form::kScore) {
     const double found = static_cast<double>(size) / static_cast<double>(rows);
-    bytes_per_row_ += (found - bytes_per_row_) * (bytes_per_row_ > 0 ? kLearns : 1.0);
+    double& known = bytes_per_row_[static_cast<size_t>(form)];
+    known += (found - known) * (known > 0 ? kLearns : 1.0);
   }
 
   // The expected number of candidates in a body of `size` bytes.
-  size_t rows_in(size_t size) const {
-    const double rows = std::nearbyint(static_cast<double>(size) / (bytes_per_row_ > 0 ? bytes_per_row_ : kBytesPerRow));
+  size_t rows_in(size_t size, Form form = Form::kScore) const {
+    const double known = bytes_per_row_[static_cast<size_t>(form)];
+    if (form != Form::kScore && !(known > 0)) return 1;
+    const double rows = std::nearbyint(static_cast<double>(size) / (known > 0 ? known : kBytesPerRow));
     // Larger requests are refused when they are read, not for what a large body might contain.
     return std::min(static_cast<size_t>(std::max(1.0, rows)), max_candidates_);
   }
@@ -184,7 +183,7 @@ class Admission {
   const size_t threads_, max_candidates_, max_rows_, max_patient_rows_;
   size_t rows_ = 0;
   std::map<int64_t, Held> buckets_;  // by due time, in steps
-  double bytes_per_row_ = 0.0;
+  double bytes_per_row_[3]{};  // by form; 0: unknown
   bool is_shedding_ = false;
 };
 

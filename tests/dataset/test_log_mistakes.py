@@ -1,4 +1,7 @@
-"""Logs that cannot be read as they are: each is refused with place, fault and remedy, and nothing is written."""
+"""Logs that cannot be read as they are: each is refused with place, fault and remedy, and nothing is written.
+
+The mistakes made most are on docs/mistakes.md, which tests/docs hold.
+"""
 
 import gzip
 from collections.abc import Mapping
@@ -47,10 +50,13 @@ COUNTED = {"clicked": DROP, "impressions": pl.lit("2"), "clicks": (N % 2 * 5).ca
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
+        ({"user_id": DROP}, {}, "or give --no-user to treat all rows as one user's"),
         ({"user_id": pl.lit(None, pl.String)}, {}, "no column name identifies the user"),
+        ({"ad_id": DROP, "C14": pl.col("ad_id")}, {}, "name it with --item COLUMN, perhaps C14. Its columns are"),
         ({"ad_id": DROP, "summary": pl.lit("so very good")}, {}, "no column name identifies the item"),
         ({"ad_id": in_row(4, "ad_id", "x" * 300)}, {}, "row 4, ad_id: 'xxxx"),
         ({}, {"user": "ad_id", "item": "ad_id"}, "--item ad_id: is also given by --user; a column has one role"),
+        ({"clicked": DROP}, {}, "no column says whether it was clicked, 0 or 1. Name it with --label COLUMN; if all"),
         ({"clicked": DROP, "is_new": pl.col("clicked")}, {}, "--label COLUMN (is_new would fit by values)"),
         ({"clicked": DROP, "a": pl.col("clicked"), "b": pl.col("clicked")}, {}, "(a and b would fit by values)"),
         ({"clicked": (N % 5).cast(pl.String)}, {}, "clicked: holds 0, 1, 2, 3, not 0 or 1, or no or yes; if all rows"),

@@ -23,7 +23,7 @@ def test_body_is_expected_to_hold_candidates_but_no_more_than_may_be() -> None:
     admission.read(1_000, 10)
     assert admission.rows_in(1_000) == 10
     assert admission.rows_in(1) == 1
-    admission.enter(Load(admission.rows_in(2**20), 0.0), time.perf_counter())
+    admission.enter(Load(admission.rows_in(2**20), 0.0), time.perf_counter() + 60)
 
 
 def test_admission_is_bounded_in_rows(capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +72,7 @@ def test_request_that_would_be_late_is_refused() -> None:
     assert bench.sheds() == {"wait": 1}
     for load in taken:
         bench.engine.release(load)
-    bench.check(200)
+    bench.engine.release(bench.admit(200))
     # Where nobody waits everything is tried, and what is not known is.
     bench.engine.release(bench.admit(1_000))
     bench.admit(300)
@@ -157,7 +157,7 @@ def judged_beside_runs(runs_s: tuple[float, ...], waiting: Load, load: Load, lef
         await until(lambda: bench.engine.heartbeat().running == len(runs_s))
         admitted = bench.engine.enter(waiting, now + (600 if waiting.seconds == 0 else left_s))
         try:
-            bench.engine.check(load, time.perf_counter() + left_s)
+            bench.engine.release(bench.engine.enter(load, time.perf_counter() + left_s))
         finally:
             is_open.set()
             await asyncio.gather(*running)
@@ -212,7 +212,7 @@ def test_short_deadline_behind_a_long_run_is_refused_at_once() -> None:
         running = asyncio.ensure_future(bench.run(1, deadline=now + 600))
         await bench.begins()
         with pytest.raises(Overloaded, match="are left before the deadline"):
-            bench.engine.check(load, now + 5)
+            bench.engine.enter(load, now + 5)
         is_open.set()
         await running
         bench.engine.release(admitted)
