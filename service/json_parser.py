@@ -9,7 +9,7 @@ from service import limits
 from service.errors import BodyTooLarge
 
 # Parsing a smaller body takes less time than waiting for a thread.
-_SMALL_BYTES = 2**14
+_SMALL_BYTES, _SMALL_PARTS = 2**14, 2_000
 # A request with all columns has fewer.
 _PARTS_PER_CANDIDATE = 10
 _T = TypeVar("_T")
@@ -23,9 +23,15 @@ class JsonParser:
         self._max_parts = max(limits.MAX_JSON_PARTS, _PARTS_PER_CANDIDATE * max_candidates)
         self._turn = asyncio.Lock()
 
+    @staticmethod
+    def is_small(body: bytes) -> bool:
+        """Return whether parsing a body delays nothing."""
+        assert native.core is not None, "a service has the native core"
+        return len(body) <= _SMALL_BYTES and native.core.json_parts(body) <= _SMALL_PARTS
+
     async def parse(self, body: bytes, parse: Callable[[bytes], _T]) -> _T:
         """Return the body parsed. Raises BodyTooLarge for one with too many parts, and what `parse` raises."""
-        if len(body) <= _SMALL_BYTES:
+        if self.is_small(body):
             return parse(body)
         async with self._turn:
             return await asyncio.to_thread(self._parse, body, parse)

@@ -31,7 +31,10 @@ struct Left {  // the client of a handed request
 struct NotAccepted {
   int reason;
 };
-using Told = std::variant<HandedRequest, HandedBody, Left, NotAccepted, std::unique_ptr<FrontJob>>;
+struct Lacking {  // Python fetches what it lacks, and hands it back to the front
+  FrontJob* job;
+};
+using Told = std::variant<HandedRequest, HandedBody, Left, NotAccepted, Lacking, std::unique_ptr<FrontJob>>;
 
 class Front : public Keeper, public Sockets {
  public:
@@ -44,6 +47,8 @@ class Front : public Keeper, public Sockets {
   // With Python's lock, after `stop`. The engine has none of its jobs.
   ~Front() override {
     for (FrontJob* const job : ended_) delete job;
+    for (const Told& told : told_)
+      if (const auto* const lacking = std::get_if<Lacking>(&told)) delete lacking->job;
   }
 
   void take_back(Job& job) override {
@@ -69,14 +74,18 @@ class Front : public Keeper, public Sockets {
   }
   // Let go of what no request needs any more.
   void forget_plans() {
+    std::vector<std::shared_ptr<const Plan>> left;  // freed without the mutex, for that runs Python
     const std::lock_guard lock(plans_mutex_);
-    std::erase_if(plans_, [](const auto& one) { return one.use_count() == 1; });
+    for (auto& plan : plans_)
+      if (plan.use_count() == 1) left.push_back(std::move(plan));
+    std::erase(plans_, nullptr);
   }
 
   std::vector<Told> take_told() {
     ears.answer();
     const std::lock_guard lock(told_mutex_);
     told_bytes_ = 0;
+    if (!told_.empty()) tally_.hold(Measure::kLoopHold, clock_s() - told_since_);
     return std::exchange(told_, {});
   }
 
@@ -329,7 +338,7 @@ class Front : public Keeper, public Sockets {
     ScoringHead head;
     if (request.head.length > limits_.max_body || !head.read(request.head, limits_.max_deadline_s)) return false;
     const std::lock_guard lock(plans_mutex_);
-    return plan_ && (!limits_.needs_keys || is_known(head.key));
+    return plan_ && (head.form == Form::kScore || plan_->translate) && (!limits_.needs_keys || is_known(head.key));
   }
 
   bool is_known(std::string_view key) const {
@@ -356,38 +365,44 @@ class Front : public Keeper, public Sockets {
     }
     const double now = clock_s();
     // Python says what is wrong.
-    if (!plan || request.body_bytes > limits_.max_body || now > deadline) return hand(one), false;
+    const bool has_form = plan && (head.form == Form::kScore || plan->translate);
+    if (!has_form || request.body_bytes > limits_.max_body || now > deadline) return hand(one), false;
     Load load;
     int64_t bucket = 0;
     const Refused refused = engine_.admit([&](Admission& admission, auto runs) {
-      load.rows = admission.rows_in(request.body_bytes);
-      load.seconds = plan->first->runner->turn_s.of(load.rows);
+      load.rows = admission.rows_in(request.body_bytes, head.form);
+      load.seconds = plan->first.runner.turn_s.of(load.rows);
       return admission.enter(load, now, deadline, runs, bucket);
     });
     if (refused) {
       tally_.inc(refused.reason == Refusal::kRows ? Count::kShedRows : Count::kShedWait);
-      return refused_by_engine(one, {429, "overloaded", refused.message}, id, Count::kOverloaded), true;
+      return refused_by_engine(one, {429, "overloaded", refused.message}, head.form, id, Count::kOverloaded), true;
     }
-    Wire wire{one.out.empty() ? one.descriptor : -1, replies_.opening(200), "x-request-id: " + id + "\r\n"};
-    wire.tail += request.closes && !replies_.is_draining ? "connection: close\r\n\r\n" : "\r\n";
+    Wire wire{one.out.empty() ? one.descriptor : -1, replies_.opening(200),
+              request.closes && !replies_.is_draining ? "connection: close\r\n\r\n" : "\r\n"};
     request.closes |= replies_.is_draining;
+    Sent sent{head.form, std::string(head.path), std::string(head.json_length), request.body_bytes};
     auto job = std::make_unique<FrontJob>(std::move(plan), request.take_body(), std::move(id), limits_.max_candidates,
-                                          load, bucket, deadline, request.began, std::move(wire));
+                                          load, bucket, deadline, request.began, std::move(sent), std::move(wire));
     job->keeper = this;
     job->connection = &one;
     request.job = job.get();
     request.state = HttpState::kScored;
-    jobs_++;
     await_end(one);
-    if (engine_.put(*job.release())) return false;
-    // It was closed.
-    FrontJob* const back = std::exchange(request.job, nullptr);
-    back->connection = nullptr;
-    release(*back);
-    jobs_--;
-    free(back);
-    lose(one);
+    put(*job.release());
     return false;
+  }
+
+  void put(FrontJob& job) {
+    jobs_++;
+    if (engine_.put(job)) return;
+    // It was closed.
+    jobs_--;
+    Connection& one = *std::exchange(job.connection, nullptr);
+    one.requests.front()->job = nullptr;
+    release(job);
+    free(&job);
+    lose(one);
   }
 
   // Have a job that is under way wake this thread when it ends, if its connection has more to do than to wait for it.
@@ -397,10 +412,10 @@ class Front : public Keeper, public Sockets {
     if (one.requests.size() > 1 || request.closes || one.is_ended) request.job->is_awaited = true;
   }
 
-  void refused_by_engine(Connection& one, const Fault& fault, std::string_view id, Count status) {
+  void refused_by_engine(Connection& one, const Fault& fault, Form form, std::string_view id, Count status) {
     tally_.inc(status);
     HttpRequest& request = *one.requests.front();
-    write(one, replies_.refusal(fault, id, request.closes));
+    write(one, replies_.refusal(fault, form, id, request.closes));
     request.closes |= replies_.is_draining;
     answered(one, false);
   }
@@ -417,9 +432,9 @@ class Front : public Keeper, public Sockets {
     if (!one) return;
     one->requests.front()->job = nullptr;
     char waited[96];
-    std::snprintf(waited, sizeof waited, " (%.0f ms until it was queued, %.0f since)", 1000 * (job.queued_at - job.began()),
+    std::snprintf(waited, sizeof waited, " (%.0f ms until it was queued, %.0f since)", 1000 * (job.queued_at - job.began),
                   1000 * (now_ - job.queued_at));
-    refused_by_engine(*one, {504, "deadline_exceeded", std::string(why) + waited}, job.request_id(), Count::kLate);
+    refused_by_engine(*one, {504, "deadline_exceeded", std::string(why) + waited}, job.sent.form, job.shown_id, Count::kLate);
     go_ahead(*one);
   }
 
@@ -427,14 +442,20 @@ class Front : public Keeper, public Sockets {
     if (std::exchange(job.is_released, true)) return;
     const size_t rows = job.is_scored() ? job.candidates() : 0;
     engine_.admit([&](Admission& admission, auto) {
-      if (rows) admission.read(job.body.size(), rows);
+      if (rows) admission.read(job.sent.size, rows, job.sent.form);
       admission.leave(job.load, job.bucket);
     });
   }
 
   void take_ended(FrontJob* job) {
+    if (job->is_away) return take_given(*job);
     jobs_--;
     const bool is_answered = !job->is_sent && !job->claim();
+    if (job->connection && job->is_lacking() && !is_answered) {
+      job->reopen();
+      job->is_away = true;
+      return tell_python(Lacking{job});
+    }
     release(*job);
     if (job->is_sent)
       tally_.note([&](auto inc, auto observe) {
@@ -452,12 +473,29 @@ class Front : public Keeper, public Sockets {
         one->requests.front()->job = job;
         late(*job, job->ending == Ending::kLate ? kBefore : kNoTime);
       } else {
-        // What the request lacks, or what is wrong with it, is for Python.
-        one->requests.front()->pieces.push_back(std::move(job->body));
-        hand(*one);
+        // An explanation, or what is wrong with the request, is for Python.
+        hand_back(*job, *one);
       }
     }
     free(job);
+  }
+
+  // A job for which Python has fetched what it lacked, if it could.
+  void take_given(FrontJob& job) {
+    job.is_away = false;
+    if (job.is_given() && !job.is_claimed()) return put(job);
+    Connection* const one = std::exchange(job.connection, nullptr);
+    if (one) {
+      one->requests.front()->job = nullptr;
+      release(job);
+      hand_back(job, *one);
+    }
+    free(&job);
+  }
+
+  void hand_back(FrontJob& job, Connection& one) {
+    one.requests.front()->pieces.push_back(job.take_body());
+    hand(one);
   }
 
   void free(FrontJob* job) {
@@ -485,6 +523,7 @@ class Front : public Keeper, public Sockets {
   void tell_python(Told told) {
     {
       const std::lock_guard lock(told_mutex_);
+      if (told_.empty()) told_since_ = clock_s();
       told_.push_back(std::move(told));
     }
     ears.ring();
@@ -602,6 +641,7 @@ class Front : public Keeper, public Sockets {
 
   std::mutex told_mutex_;  // guards what Python is to hear
   std::vector<Told> told_;
+  double told_since_ = 0.0;
   std::atomic<size_t> told_bytes_{0};  // of bodies
 };
 
