@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.settings import PREFIX, Settings, retired_in
+from service.settings import PREFIX, Settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -56,8 +56,6 @@ def serve(
     }
     given = {f"{PREFIX}{name.upper()}": str(value) for name, value in flags.items() if value is not None}
     settings = Settings.from_environ({**os.environ, **given})
-    if retired := retired_in(os.environ):
-        typer.echo(f"ignored: {', '.join(retired)}: no longer a setting; unset it", err=True)
     # Imported here, so that --help and wrong settings are answered at once, without onnxruntime.
     from service.process import run_service
 

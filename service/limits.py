@@ -17,8 +17,6 @@ MAX_DEADLINE_MS = 60_000
 """Longest deadline that a caller may set; longer ones get 400."""
 HANG_S = 20.0
 """Without progress of the event loop, or of all scoring threads, until the probes answer 503."""
-FILL_ROWS_PER_S = 5_000
-"""Rows that the cache prefetches from Redis; 0 disables prefetching."""
 MAX_EVENTS = 1_000
 """In one batch; more get 413."""
 MAX_JSON_PARTS = 20_000
