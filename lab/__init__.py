@@ -10,9 +10,8 @@ COMMANDS = {
     "bench": (
         "lab.bench.command",
         "train,cpu,openvino,demo,load",
-        "Compare the service with a naive one or with peers.",
+        "Compare the service with a naive one.",
     ),
-    "graph": ("lab.race.command", "train,cpu,openvino", "Measure the speed of the scoring graph alone."),
     "chaos": (
         "lab.chaos.command",
         "train,cpu,openvino,demo",

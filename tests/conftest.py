@@ -39,7 +39,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # With several processes, these folders start first: their files take longest, or wait for a model to be trained.
 SLOW = (
-    *("tests/ranker/", "tests/lab/race/", "tests/lab/reference/", "tests/model_export/", "tests/lab/bench/"),
+    *("tests/ranker/", "tests/lab/reference/", "tests/model_export/", "tests/lab/bench/"),
     *(
         "tests/lab/naive/",
         "tests/lab/benchmark/",
