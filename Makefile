@@ -17,7 +17,7 @@ PROMTOOL ?= promtool
 # Whatever the environment says: tests and commands start hundreds of processes, each of which would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak crashes sanitise wheel
+.PHONY: soak-day rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak crashes sanitise wheel
 .DEFAULT_GOAL := demo
 
 # The install builds the core where it can; the second step says so, and builds what is older than its sources.
@@ -88,6 +88,9 @@ native: $(INSTALLED)  ## Builds the native core anew; needs a C++ compiler, or t
 
 soak: $(INSTALLED)  ## Holds the native core against Python over 1,000,000 drawn requests (minutes).
 	$(BIN)/python -m tests.native.soak
+
+soak-day: $(INSTALLED)  ## A day of life in MINUTES (120): traffic, swaps, kills, attacks; each reply checked by replay. Page: runs/day/chaos.html.
+	$(BIN)/msd lab chaos --only day --minutes $(or $(MINUTES),120) --out runs/day
 
 crashes: $(INSTALLED)  ## Kills writers 500 times, and checks what they leave (minutes).
 	$(BIN)/python -m tests.service.crashes 500

@@ -37,7 +37,7 @@ class AdminServer(HttpServer):
         self, app: FastAPI, settings: Settings, listener: socket.socket, metrics: Metrics, engine: ScoringEngine
     ) -> None:
         own = settings.model_copy(update={"tls_client_ca": None, "max_connections": _ADMIN_CONNECTIONS})
-        super().__init__(app, own, listener, metrics, engine.native, _nothing_is_scored, max_waiting=1)
+        super().__init__(app, own, listener, metrics, engine.native, None, max_waiting=1)
         self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
 
     def start(self) -> None:
@@ -83,7 +83,7 @@ class ScoringServer(HttpServer):
         plan = follower.first()
         app = create_app(settings, metrics, plan)
         self._engine: ScoringEngine = app.state.engine
-        super().__init__(app, settings, listener, metrics, self._engine.native, app.state.pipeline.follow)
+        super().__init__(app, settings, listener, metrics, self._engine.native, app.state.pipeline)
         self._route: EngineRoute = app.state.engine_route
         self._drain_s = settings.drain_seconds
         self._threads = settings.workers
@@ -173,10 +173,6 @@ class ScoringServer(HttpServer):
             self._readiness.drain()
             self._log.info("draining", seconds=self._drain_s)
             self.drain()
-
-
-def _nothing_is_scored(seen: object) -> None:
-    """For a port without scoring."""
 
 
 def handled_signals() -> list[signal.Signals]:

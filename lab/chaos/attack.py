@@ -1,7 +1,7 @@
 """Attacks by network clients: other clients are scored meanwhile, and afterwards all is as before.
 
 Each attack is a child process, which takes no time from the measured load: `python -m lab.chaos.attack NAME CONNECTIONS
-HOST PORT SECONDS` reads a good request's body from stdin, writes an empty line when it begins, and at its end its
+HOST PORT SECONDS [KEY]` reads a good request's body from stdin, writes an empty line when it begins, and at its end its
 requests' outcomes as JSON. A connection closed by the service counts as `closed` and is reopened.
 """
 
@@ -101,6 +101,13 @@ class Link:
     outcomes: Counter[str]
     body: bytes
     end: float
+    key: str = ""
+    """An API key; empty if the service needs none."""
+
+    @property
+    def head(self) -> bytes:
+        """Return the beginning of a scoring request's head."""
+        return _HEAD + (b"Authorization: Bearer %b\r\n" % self.key.encode() if self.key else b"")
 
     @property
     def goes_on(self) -> bool:
@@ -130,7 +137,8 @@ class Link:
         document = json.loads(self.body)
         ids = islice(cycle(document["candidates"]["id"]), number)
         body = json.dumps({**document, **more, "candidates": {"id": list(ids)}}).encode()
-        request = http_request(SCORE, body, X_Deadline_Ms="60000")
+        granted = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        request = http_request(SCORE, body, X_Deadline_Ms="60000", **granted)
         while self.goes_on:
             await self.send(request)
             await self.reply()
@@ -138,13 +146,13 @@ class Link:
 
 async def _bodies(link: Link) -> None:
     """Send a body of 1 MiB without its last byte."""
-    await link.send(_HEAD + b"Content-Length: %d\r\n\r\n" % _MB + b" " * (_MB - 1))
+    await link.send(link.head + b"Content-Length: %d\r\n\r\n" % _MB + b" " * (_MB - 1))
     await link.until_closed()
 
 
 async def _chunks(link: Link) -> None:
     """Send endless chunks of one byte."""
-    await link.send(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    await link.send(link.head + b"Transfer-Encoding: chunked\r\n\r\n")
     while link.goes_on:
         await link.send(b"1\r\n \r\n" * 4_096)
 
@@ -167,7 +175,9 @@ ATTACKS: dict[str, tuple[int, Callable[[Link], Awaitable[None]]]] = {
 """By name: number of connections, and behaviour."""
 
 
-async def _attack(name: str, number: int, place: tuple[str, int], seconds: float, body: bytes) -> Counter[str]:
+async def _attack(
+    name: str, number: int, place: tuple[str, int], seconds: float, body: bytes, key: str
+) -> Counter[str]:
     """Run an attack on a number of connections, each reopened when it ends; return the outcomes."""
     outcomes, end = Counter[str](), time.monotonic() + seconds
 
@@ -180,7 +190,7 @@ async def _attack(name: str, number: int, place: tuple[str, int], seconds: float
                 await asyncio.sleep(_PAUSE_S)
                 continue
             try:
-                await ATTACKS[name][1](Link(*streams, outcomes, body, end))
+                await ATTACKS[name][1](Link(*streams, outcomes, body, end, key))
             except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
                 outcomes["closed"] += 1
                 await asyncio.sleep(_PAUSE_S)
@@ -194,9 +204,9 @@ async def _attack(name: str, number: int, place: tuple[str, int], seconds: float
 
 
 if __name__ == "__main__":
-    name, number, host, port, seconds = sys.argv[1:]
+    name, number, host, port, seconds, *keys = sys.argv[1:]
     body = sys.stdin.buffer.read()
     sys.stdout.write("\n")
     sys.stdout.flush()
-    outcomes = asyncio.run(_attack(name, int(number), (host, int(port)), float(seconds), body))
+    outcomes = asyncio.run(_attack(name, int(number), (host, int(port)), float(seconds), body, "".join(keys)))
     sys.stdout.write(json.dumps(outcomes))

@@ -36,7 +36,7 @@ def bad_requests(run: Run) -> None:
         for turn in range(_TURNS):
             run.hear("requests", turn, _TURNS)
             some = islice(requests, run.plan.bad_requests // _TURNS + 1)
-            for hostile, outcome in asyncio.run(_sent(("127.0.0.1", int(service.url.rpartition(":")[2])), some)):
+            for hostile, outcome in asyncio.run(sent(("127.0.0.1", int(service.url.rpartition(":")[2])), some)):
                 outcomes[outcome] += 1
                 # Invalid HTTP may have no answer but the connection's end.
                 if not outcome.startswith("4") and (outcome != "closed" or hostile.is_whole):
@@ -66,7 +66,7 @@ def _state(url: str, good: Mapping[str, bytes]) -> tuple[float, list[str]]:
         return client.metric("process_start_time_seconds"), found
 
 
-async def _sent(place: tuple[str, int], requests: Iterator[Hostile]) -> list[tuple[Hostile, str]]:
+async def sent(place: tuple[str, int], requests: Iterator[Hostile]) -> list[tuple[Hostile, str]]:
     """Send requests over a few connections; return each with its status, `closed` without an answer, or `hung`."""
     outcomes: list[tuple[Hostile, str]] = []
 

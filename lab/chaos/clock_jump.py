@@ -35,11 +35,24 @@ time.time = _shifted
 '''
 
 
+class ShiftedClock:
+    """The clock of a service that runs with the module in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "seconds"
+        self._path.touch()
+        self.jump(0.0)
+        (folder / "sitecustomize.py").write_text(_SHIFTED.format(path=str(self._path), size=_BYTES))
+
+    def jump(self, seconds: float) -> None:
+        """Shift it. The file is overwritten in place, because readers have it open."""
+        with self._path.open("r+b") as file:
+            file.write(f"{seconds:<{_BYTES}}".encode())
+
+
 def clock_jump(run: Run) -> None:
     """Rows look years old; nothing else changes."""
-    clock = run.folder / "seconds"
-    _jump(clock, 0.0)
-    (run.folder / "sitecustomize.py").write_text(_SHIFTED.format(path=str(clock), size=_BYTES))
+    clock = ShiftedClock(run.folder)
     plan = run.plan
     each_s = 2 * plan.broken_s / len(_JUMPS)
     with (
@@ -60,7 +73,7 @@ def clock_jump(run: Run) -> None:
         untimed = Target(service.url, [_without_time(body) for body in timed.bodies])
         with run.load(untimed, seconds=plan.steady_s + each_s * len(_JUMPS) + plan.mended_s / 2) as load:
             for number, (name, seconds) in enumerate(_JUMPS, start=1):
-                _jump(clock, seconds)
+                clock.jump(seconds)
                 load.mark(name)
                 same.append(scores() == expected)
                 load.until(plan.steady_s + each_s * number)
@@ -70,12 +83,6 @@ def clock_jump(run: Run) -> None:
     run.check("the service's clock has jumped: rows look years old to it", farthest > _JUMPS[1][1])
     run.check("no row counts as stale", count(run.timeline.samples, *DEGRADED) == 0)
     run.check("requests with `at` get the same scores, to the bit", all(same))
-
-
-def _jump(clock: Path, seconds: float) -> None:
-    """Shift the clock. The file is overwritten in place, because readers have it open."""
-    with clock.open("r+b" if clock.exists() else "wb") as file:
-        file.write(f"{seconds:<{_BYTES}}".encode())
 
 
 def _without_time(body: bytes) -> bytes:

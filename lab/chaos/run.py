@@ -62,6 +62,10 @@ class ChaosPlan:
     bad_requests: int = 20_000
     live_rows: int = 20_000
     resamples: int = 500
+    day_s: float = 300.0
+    day_rate: float = 8.0
+    chore_s: float = 6.0
+    """Between two of the things that happen in a day."""
 
     @property
     def seconds(self) -> float:

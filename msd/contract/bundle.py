@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -143,7 +144,7 @@ class Bundle:
         """Precision of its ranker; fp32 if the manifest does not say."""
         return self.manifest.precision or PrecisionRecord()
 
-    @property
+    @cached_property
     def encoder_identity(self) -> str | None:
         """What text vectors depend on besides the text: the hashes of both files; None without an encoder."""
         files = self.manifest.files

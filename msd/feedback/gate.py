@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from statistics import NormalDist
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,18 +12,20 @@ _NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Gate(BaseModel):
-    """Bounds. The new bundle is promoted if `gain` is surely better (95 %) and nothing else is worse than allowed.
+    """Bounds. The new bundle is promoted if `gain` is surely better and nothing else is worse than allowed.
 
-    `auc`, `logloss` and `ece`: most by which each may be worse. `calibration`: largest factor between predicted and
-    observed clicks of known and of anonymous users, and conversions, unless the old bundle's is larger. `value`:
-    largest share of the value of a first impression (DR) that may be lost, if the log has propensities. `latency`: the
-    new bundle's median time for a request ÷ the old one's. `refused`: share of requests that the new bundle refuses.
-    `clicks`: fewest clicks to judge by.
+    `chance`: probability of a sure gain between equal bundles, each time that they are judged. If requests explored,
+    there must be a gain on their comparable impressions, too. `auc`, `logloss` and `ece`: most by which each may be
+    worse. `calibration`: largest factor between predicted and observed clicks of known and of anonymous users, and
+    conversions, unless the old bundle's is larger. `value`: largest share of the value of a first impression (DR) that
+    may be lost, if the log has propensities. `latency`: the new bundle's median time for a request ÷ the old one's.
+    `refused`: share of requests that the new bundle refuses. `clicks`: fewest clicks to judge by.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     gain: Literal["logloss", "auc"] = "logloss"
+    chance: Annotated[float, Field(gt=0, lt=0.5)] = 0.001
     auc: _NonNegative = 0.002
     logloss: _NonNegative = 0.0
     ece: _NonNegative = 0.005
@@ -56,10 +59,14 @@ def checks_of(gate: Gate, figures: Figures) -> list[Check]:
 
 def _checks(gate: Gate, figures: Figures) -> Iterator[Check]:
     differences, models = figures["differences"], figures["models"]
-    sign = 1 if gate.gain == "auc" else -1
-    ends = differences[gate.gain]["ci95"]
-    worst = None if ends is None else min(sign * end for end in ends)
-    yield Check(f"sure gain of {gate.gain}", worst, "needs more than 0", worst is not None and worst > 0)
+    sign, needs = 1 if gate.gain == "auc" else -1, "needs more than 0"
+    gained = differences[gate.gain]
+    worst = sign * gained["difference"] - NormalDist().inv_cdf(1 - gate.chance) * gained["error"]
+    yield Check(f"sure gain of {gate.gain}", worst, needs, worst > 0)
+    comparable = figures["comparable"]
+    if min(comparable["clicks"], comparable["impressions"] - comparable["clicks"]) >= gate.clicks:
+        gain = sign * comparable["differences"][gate.gain]["difference"]
+        yield Check(f"gain of {gate.gain} on explored requests", gain, needs, gain > 0)
     for metric, sign, most in (("auc", -1, gate.auc), ("logloss", 1, gate.logloss)):
         worse = sign * differences[metric]["difference"]
         yield Check(f"loss of {metric}", worse, f"at most {most:g}", worse <= most)

@@ -15,7 +15,7 @@ from msd.feedback.arms import PER, plain
 from msd.feedback.files import FeedbackError
 from msd.feedback.gate import Check, Figures, Gate, checks_of
 from msd.feedback.impressions import is_anonymous
-from msd.feedback.policy_value import ExploredRequests, Rewards, Target, best_of, explored_requests, value_of
+from msd.feedback.policy_value import ExploredRequests, Rewards, Target, best_of, explored_requests, first_of, value_of
 from msd.feedback.scored_bundle import ScoredBundle, Scores
 from msd.metrics import measure, measure_pooled
 
@@ -83,7 +83,7 @@ def judge(
         "refused": refused,
     }
     if 0 < labels.sum() < len(labels):
-        figures |= _figures(later, labels, pctr, resamples)
+        figures |= _figures(later, labels, pctr, scored.weights[kept], resamples)
         figures["value"] = _value((old, new), requests, later, scored.firsts)
         for place, (name, one) in enumerate(zip(_NAMES, (old, new), strict=True)):
             own = {"ms": 1_000 * float(np.median(one.seconds)), "bundle_id": one.bundle.bundle_id}
@@ -93,17 +93,19 @@ def judge(
 
 class _Scored(NamedTuple):
     """Of n impressions: both bundles' pctr and pcvr [2, n], NaN if either refused the request or there is no such head;
-    and what each would have put first, by request that explored."""
+    weights [n] by which first impressions of requests that explored are as if each bundle had chosen half of them, NaN
+    if unknown; and what each would have put first, by request that explored."""
 
     pctr: Floats
     pcvr: Floats
+    weights: Floats
     firsts: tuple[dict[str, Mapping[str, float]], dict[str, Mapping[str, float]]]
 
 
 def _score(bundles: Pair, requests: Iterable[pl.DataFrame], later: pl.DataFrame) -> _Scored:
     due = later.with_row_index("row").select("request_id", "item_id", "row").rows_by_key("request_id")
     pctr, pcvr = np.full((2, 2, later.height), np.nan)
-    scored = _Scored(pctr, pcvr, ({}, {}))
+    scored = _Scored(pctr, pcvr, np.full(later.height, np.nan), ({}, {}))
     for frame in requests:
         for row in frame.iter_rows(named=True):
             shown = due.pop(row["request_id"], None)
@@ -122,6 +124,11 @@ def _score(bundles: Pair, requests: Iterable[pl.DataFrame], later: pl.DataFrame)
                     scored.pcvr[place, rows] = scores[_CONVERSIONS][list(at)]
                 if row["explore"] is not None:
                     scored.firsts[place][row["request_id"]] = {_first(one, row, scores): 1.0}
+            if row["explore"] is not None:
+                own = [firsts[row["request_id"]] for firsts in scored.firsts]
+                for item_id, number in shown:
+                    chance = np.mean([item_id in first for first in own])
+                    scored.weights[number] = chance / row["explore"]["propensity"] if item_id == first_of(row) else 0.0
     return scored
 
 
@@ -131,16 +138,15 @@ def _first(bundle: ScoredBundle, row: Mapping[str, Any], scores: Scores) -> str:
     return str(row["item_ids"][best_of(ecpm, scores[HEAD])])
 
 
-def _figures(later: pl.DataFrame, labels: Floats, pctr: Floats, resamples: int) -> Figures:
-    """Return metrics by bundle, differences (new − old) with paired intervals over users, calibration by segment."""
+def _figures(later: pl.DataFrame, labels: Floats, pctr: Floats, weights: Floats, resamples: int) -> Figures:
+    """Return metrics by bundle, differences on all impressions and on comparable ones, calibration by segment."""
     users = later["user_id"].rank("dense").to_numpy().astype(np.int64)
     models = {name: measure(labels, own, users) for name, own in zip(_NAMES, pctr, strict=True)}
-    drawn = resample_metrics(labels, pctr, users, resamples)
-    differences = {}
-    for metric in drawn._fields:
-        old, new = (models[name][metric] for name in _NAMES)
-        samples = getattr(drawn, metric)
-        differences[metric] = {"difference": (new or 0.0) - (old or 0.0), **compare(samples[1:], samples[:1])}
+    rows = weights > 0  # NaN is not
+    comparable: Figures = {"impressions": int(rows.sum()), "clicks": int(labels[rows].sum())}
+    if 0 < comparable["clicks"] < comparable["impressions"]:
+        own = labels[rows], pctr[:, rows], users[rows], weights[rows]
+        comparable["differences"] = _differences(*own, resamples)
     anonymous = later.select(is_anonymous()).to_series().to_numpy()
     segments = {}
     for name, rows in (("known", ~anonymous), ("anonymous", anonymous)):
@@ -149,7 +155,23 @@ def _figures(later: pl.DataFrame, labels: Floats, pctr: Floats, resamples: int) 
             one: float(own[rows].sum()) / clicks if clicks else None for one, own in zip(_NAMES, pctr, strict=True)
         }
         segments[name] = {"impressions": int(rows.sum()), "clicks": clicks, "predicted_over_observed": ratios}
-    return {"models": models, "differences": differences, "segments": segments}
+    differences = _differences(labels, pctr, users, np.ones(len(labels)), resamples)
+    return {"models": models, "differences": differences, "comparable": comparable, "segments": segments}
+
+
+def _differences(
+    labels: Floats, pctr: Floats, users: NDArray[np.int64], weights: Floats, resamples: int
+) -> dict[str, Figures]:
+    """Return new − old by metric, with the standard error and paired interval over users."""
+    old, new = (measure_pooled(labels, own, weights) for own in pctr)
+    drawn = resample_metrics(labels, pctr, users, resamples, impressions=weights)
+    differences = {}
+    for metric in drawn._fields:
+        samples = getattr(drawn, metric)
+        error = float(np.std(samples[1] - samples[0]))
+        uncertainty = {"error": error, **compare(samples[1:], samples[:1])}
+        differences[metric] = {"difference": new[metric] - old[metric], **uncertainty}
+    return differences
 
 
 def _conversions(later: pl.DataFrame, pcvr: Floats) -> Figures | None:

@@ -205,7 +205,7 @@ def _rows(
             if explore is None:
                 told["requests_without_explore"] += 1
                 continue
-            first = _first_of(row)
+            first = first_of(row)
             outcome = next((one for one in shown.get(request_id, ()) if one[0] == first), None)
             if outcome is None:
                 told["requests_whose_first_was_not_shown"] += 1
@@ -218,7 +218,7 @@ def _rows(
             yield _row(row, first, outcome, chosen, formula)
 
 
-def _first_of(row: Mapping[str, Any]) -> str:
+def first_of(row: Mapping[str, Any]) -> str:
     """Return the first candidate's ID. Raises FeedbackError for an impossible choice or propensity."""
     explore, ids = row["explore"], row["item_ids"]
     if not isinstance(explore, dict):

@@ -551,8 +551,7 @@ Ref history_of(const std::vector<std::string_view>& ids, size_t first, const std
 }
 
 // (user's ID, IDs, time or None, own history or None, texts by candidate): what rows, states and vectors are fetched for
-PyObject* frame_asked(const HeldFrame& held) {
-  const Request& request = held.frame->request;
+PyObject* asked_of(const Request& request) {
   const Ref texts(checked(PyDict_New())), ids = texts_of(request.ids);
   for (const Described& item : request.items) {
     if (item.text.empty()) continue;
@@ -564,6 +563,8 @@ PyObject* frame_asked(const HeldFrame& held) {
   const Ref user(checked(to_python(request.user_id)));
   return PyTuple_Pack(5, user.get(), ids.get(), at.get(), history.get(), texts.get());
 }
+
+PyObject* frame_asked(const HeldFrame& held) { return asked_of(held.frame->request); }
 
 // (user's record, records of candidates and history, whether each has a row, history): what was used, if rows are kept
 PyObject* frame_kept(const HeldFrame& held) {

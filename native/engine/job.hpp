@@ -29,7 +29,7 @@ enum class Ending {
 
 class Job;
 
-// Whoever puts jobs in. The engine holds no job: it hands each back once, to its keeper, who frees it.
+// Whoever puts jobs in. The engine holds no job: it hands each back, to its keeper, who frees it or puts it in again.
 class Keeper {
  public:
   virtual ~Keeper() = default;
@@ -55,6 +55,8 @@ class Job {
   // Take the right to answer, which is given once: a job past its deadline may be answered while it still runs.
   bool claim() { return !is_claimed_.exchange(true); }
   bool is_claimed() const { return is_claimed_.load(); }
+  // By whoever has claimed it, and puts it in again.
+  void reopen() { is_claimed_ = false; }
 
   Keeper* keeper = nullptr;
   Runner* runner;        // whose run times are learned

@@ -89,9 +89,11 @@ class OwnedJob : public Job {
  public:
   using Job::Job;
   // Let go of what the work needed; after its end.
-  virtual void drop() = 0;
+  virtual void drop() {}
   // Of work that is done, or why it failed: with `ending`.
-  virtual PyObject* result() = 0;
+  virtual PyObject* result() { return Py_NewRef(Py_None); }
+  // What an ended job has asked for: it may be put in again.
+  virtual void go_on(PyObject*) { raise(PyExc_TypeError, "this job asks for nothing"); }
 
   PyObject* owner = nullptr;  // held while the engine has the job
   bool is_partial = false;    // whether only the first candidates are scored
@@ -237,7 +239,14 @@ inline PyObject* job_claim(HeldJob& held, Arguments) {
   return PyBool_FromLong(is_first);
 }
 
-// (ending, result, queued at, started at, ended at, rows, is partial), once
+// go_on(given): what it has asked for; it may be put in again
+inline PyObject* job_go_on(HeldJob& held, Arguments given) {
+  held.job->go_on(given[0]);
+  held.job->reopen();
+  return Py_NewRef(Py_None);
+}
+
+// (ending, result, queued at, started at, ended at, rows, is partial), once for each end
 inline PyObject* job_take_outcome(HeldJob& held, Arguments) {
   OwnedJob& job = *held.job;
   const Ref result(checked(job.result()));
@@ -247,6 +256,7 @@ inline PyObject* job_take_outcome(HeldJob& held, Arguments) {
 
 inline PyMethodDef job_methods[] = {
     method<HeldJob, 0, job_claim>("claim"),
+    method<HeldJob, 1, job_go_on>("go_on"),
     method<HeldJob, 0, job_take_outcome>("take_outcome"),
     {}};
 
@@ -331,7 +341,7 @@ inline PyObject* owners_of(const std::vector<Job*>& jobs) {
 // put(job, owner): false once the engine is closed
 inline PyObject* engine_put(HeldEngine& held, Arguments given) {
   OwnedJob& job = *Box<HeldJob>::of(given[0]).job;
-  if (job.owner || job.queued_at > 0) raise(PyExc_ValueError, "a job is put in once");
+  if (job.owner || job.is_claimed()) raise(PyExc_ValueError, "a job is put in once, and again if it goes on");
   job.owner = Py_NewRef(given[1]);
   job.keeper = held.outbox.get();
   const bool is_in = held.engine->put(job);

@@ -34,31 +34,24 @@ LoadedModel* make_loaded_model(PyObject* arguments) {
   return model.release();
 }
 
+// Plan(model, assignment or a callable, whether that needs the user, wants or None, look)
+
+struct HeldPlan {
+  std::shared_ptr<const Plan> plan;
+};
+
+HeldPlan* make_plan(PyObject* arguments) {
+  if (PyTuple_Size(arguments) != 5) raise(PyExc_TypeError, "a plan has 5 parts");
+  return new HeldPlan{std::make_shared<const Plan>(arguments)};
+}
+
+// A request that Python has put in, to which the reply goes. `is_gone` says whether the client has left.
 class AskedJob : public ScoringJob {
  public:
-  // `assignment` is one, or is called with the user's ID to make it. `given` are rows that were fetched, (users, items, as
-  // of, seconds that this took). `look(frame, tensors, candidates in the run, seconds of parse, rows, queue and run,
-  // assignment)` returns what is to be known. `is_gone` says whether the client has left.
-  AskedJob(PyObject* body, PyObject* request_id, size_t max_candidates, size_t rows, double deadline, double began,
-           PyObject* assignment, PyObject* first, PyObject* given, PyObject* look, bool is_followed, bool is_explained,
-           PyObject* is_gone)
-      : ScoringJob(Box<LoadedModel>::of(first), std::string(text_of(request_id)), max_candidates, rows, deadline, began),
-        body_(Ref::to(body)),
-        of_first_(Ref::to(first)),
-        assign_(Ref::to(assignment)),
-        look_(Ref::to(look)),
-        is_gone_(given_or_none(is_gone)) {
-    bytes_ = bytes_of(body);
-    is_followed_ = is_followed;
-    is_explained_ = is_explained;
-    is_by_user_ = true;
-    if (PyTuple_Check(assignment)) assignment_ = &own_.emplace(assignment);
-    was_given_ = given != Py_None;
-    if (!was_given_) return;
-    given_ = given_of(item_of(given, 0), item_of(given, 1), first_.schema());
-    given_at_ = double_of(given, 2);
-    given_s_ = double_of(given, 3);
-  }
+  AskedJob(std::shared_ptr<const Plan> plan, Arguments given)
+      : ScoringJob(std::move(plan), std::string(bytes_of(given[0])), std::string(text_of(given[1])), size_from(given[2]),
+                   size_from(given[3]), double_from(given[4]), double_from(given[5])),
+        is_gone_(Ref::to(given[6])) {}
 
   bool fit(Worker& worker, double now) override {
     try {
@@ -67,17 +60,11 @@ class AskedJob : public ScoringJob {
     } catch (const PythonError&) {
       return end(Ending::kFailed);
     }
-    return now > deadline ? end(Ending::kLate) : true;
+    return ScoringJob::fit(worker, now);
   }
 
-  void drop() override {
-    live_ = nullptr;
-    given_ = nullptr;
-    for (Ref* const held : {&body_, &assign_, &look_, &is_gone_}) *held = Ref();
-  }
-
-  // (fate, assignment or None, what `look` said or None, reply, candidates, stages, when it was ready, (user's rung or
-  // None, {rung: count}))
+  // (fate, assignment or None, what `look` said or what is lacking or None, reply, candidates, stages, when it was ready,
+  // (user's rung or None, {rung: count}))
   PyObject* result() override {
     if (ending == Ending::kFailed)
       return error_.get() ? Py_NewRef(error_.get()) : PyObject_CallFunction(PyExc_RuntimeError, "s", why_.c_str());
@@ -86,51 +73,30 @@ class AskedJob : public ScoringJob {
     for (size_t rung = 0; rung < counts_.size(); rung++)
       if (counts_[rung] && PyDict_SetItemString(rungs.get(), kRungs[rung].data(), Ref(PyLong_FromSsize_t(counts_[rung])).get()))
         throw PythonError{};
-    const auto or_none = [](PyObject* object) { return object ? object : Py_None; };
-    return Py_BuildValue("(iOOOn(ddddd)d(zO))", static_cast<int>(fate_), or_none(assignment_ ? assignment_->told.get() : nullptr),
-                         or_none(looked_.get()), reply.get(), static_cast<Py_ssize_t>(candidates_), stages_.parse, stages_.rows,
+    const Ref looked = fate_ == Fate::kLacking ? Ref(checked(asked_of(request_))) : Ref::to(looked_.get() ? looked_.get() : Py_None);
+    return Py_BuildValue("(iOOOn(ddddd)d(zO))", static_cast<int>(fate_), assignment_ ? assignment_->told.get() : Py_None,
+                         looked.get(), reply.get(), static_cast<Py_ssize_t>(candidates_), stages_.parse, stages_.rows,
                          stages_.queue, stages_.run, stages_.reply, ready_at_,
                          user_rung_ == UserRung::kOwn ? nullptr : name_of(user_rung_).data(), rungs.get());
   }
 
  private:
-  Ref assigned(std::string_view user_id) override {
-    return Ref(checked(PyObject_CallOneArg(assign_.get(), Ref(checked(to_python(user_id))).get())));
-  }
-
-  Ref looked_at(const Desk& desk, size_t ran) override {
-    return Ref(checked(PyObject_CallFunction(look_.get(), "OOn(dddd)O", desk.frame.get(), desk.tensors.get(),
-                                             static_cast<Py_ssize_t>(ran), stages_.parse, stages_.rows, stages_.queue,
-                                             stages_.run, assignment_->told.get())));
-  }
-
   void send(Desk&, std::string_view reply) override { reply_ = reply; }
 
-  // What Python holds is let go of with its lock.
-  Ref body_, of_first_, assign_, look_, is_gone_;
+  const Ref is_gone_;
   std::string reply_;
 };
 
-// job(body, request_id, max_candidates, rows, deadline, began, assignment, given, look, is_followed, is_explained, is_gone):
-// as AskedJob takes them, of which `given` may be None; this model is the first
-PyObject* loaded_model_job(PyObject* self, Arguments given, Py_ssize_t count) {
-  return guarded(
-      [&]() -> PyObject* {
-        if (count != 12) raise(PyExc_TypeError, "a scoring job takes 12 arguments");
-        return Box<HeldJob>::wrap(std::make_unique<HeldJob>(std::make_unique<AskedJob>(
-            given[0], given[1], size_from(given[2]), size_from(given[3]), double_from(given[4]), double_from(given[5]), given[6], self,
-            given[7], given[8], PyObject_IsTrue(given[9]) == 1, PyObject_IsTrue(given[10]) == 1, given[11])));
-      },
-      nullptr);
+// job(body, request_id, max_candidates, rows, deadline, began, is_gone)
+PyObject* plan_job(HeldPlan& held, Arguments given) {
+  return Box<HeldJob>::wrap(std::make_unique<HeldJob>(std::make_unique<AskedJob>(held.plan, given)));
 }
 
-PyMethodDef loaded_model_methods[] = {
-    {"job", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(loaded_model_job)), METH_FASTCALL, nullptr},
-    {}};
+PyMethodDef plan_methods[] = {method<HeldPlan, 7, plan_job>("job"), {}};
 
 bool add_scoring(PyObject* module) {
-  return add_type<LoadedModel>(module, "native._core.LoadedModel",
-                               {creator<LoadedModel, make_loaded_model>(), {Py_tp_methods, loaded_model_methods}});
+  return add_type<LoadedModel>(module, "native._core.LoadedModel", {creator<LoadedModel, make_loaded_model>()}) &&
+         add_type<HeldPlan>(module, "native._core.Plan", {creator<HeldPlan, make_plan>(), {Py_tp_methods, plan_methods}});
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// Scoring jobs: from a request's body to its reply's bytes in one scoring thread. Python's lock is taken where Python is
-// asked alone: for the arm of a user, live states, what a request lacks, and by a runtime that is Python's.
+// Scoring jobs: from a request's body to its reply's bytes in one scoring thread. A job that lacks something ends, and
+// goes on once Python has fetched that; the body is read once. Python's lock is taken where Python is asked alone: for the
+// arm of a user, live states, what followers learn, and by a runtime that is Python's.
 #pragma once
 
 #include <array>
@@ -92,6 +93,28 @@ struct Assignment {
   }
 };
 
+// With what requests are scored until the next swap. Shared by those under way, and freed with Python's lock.
+struct Plan {
+  Ref told;
+  LoadedModel* first = nullptr;     // reads requests
+  std::optional<Assignment> fixed;  // the same for all requests
+  PyObject* assign = nullptr;       // or what returns it, called with a user's ID, empty if it is anonymous, and a request's
+  bool is_by_user = false;          // if it needs the user's
+  PyObject* wants = nullptr;        // says, by a request's ID, whether it is followed
+  PyObject* look = nullptr;         // called with what is to be known of a scored request
+
+  // (model, assignment or a callable, whether that needs the user, wants or None, look)
+  explicit Plan(PyObject* given) : told(Ref::to(given)), first(&Box<LoadedModel>::of(item_of(given, 0))) {
+    if (PyTuple_Check(item_of(given, 1)))
+      fixed.emplace(item_of(given, 1));
+    else
+      assign = item_of(given, 1);
+    is_by_user = PyObject_IsTrue(item_of(given, 2)) == 1;
+    if (item_of(given, 3) != Py_None) wants = item_of(given, 3);
+    look = item_of(given, 4);
+  }
+};
+
 // How a request fares that a thread has read.
 enum class Fate {
   kScored,
@@ -106,15 +129,33 @@ struct Stages {
   double parse = 0.0, rows = 0.0, queue = 0.0, run = 0.0, reply = 0.0;
 };
 
-// One request in a scoring thread. Who puts it in says how users are assigned, what is looked at, and where replies go.
+// One request in a scoring thread. Who puts it in says where its reply goes.
 class ScoringJob : public OwnedJob {
  public:
-  ScoringJob(LoadedModel& first, std::string request_id, size_t max_candidates, size_t rows, double deadline, double began)
-      : OwnedJob(*first.runner, rows, deadline, false),
-        first_(first),
-        request_id_(std::move(request_id)),
-        began_(began),
-        max_candidates_(max_candidates) {}
+  ScoringJob(std::shared_ptr<const Plan> plan, std::string body, std::string request_id, size_t max_candidates, size_t rows,
+             double deadline, double began)
+      : OwnedJob(*plan->first->runner, rows, deadline, false),
+        body(std::move(body)),
+        request_id(std::move(request_id)),
+        began(began),
+        plan_(std::move(plan)),
+        max_candidates_(max_candidates) {
+    if (plan_->fixed) assignment_ = &*plan_->fixed;
+  }
+
+  bool fit(Worker& worker, double now) override {
+    if (now > deadline) return end(Ending::kLate);
+    if (!plan_->wants || is_read_) return true;
+    try {
+      is_followed_ = ask(worker, [&] {
+        const Ref id(checked(to_python(request_id)));
+        return Ref(checked(PyObject_CallOneArg(plan_->wants, id.get()))).get() == Py_True;
+      });
+    } catch (const PythonError&) {
+      return end(Ending::kFailed);
+    }
+    return true;
+  }
 
   void run(Worker& worker) override {
     rows = 0;
@@ -128,12 +169,25 @@ class ScoringJob : public OwnedJob {
     }
   }
 
+  // What was fetched: (rows of the user, rows of candidates and history, as of, seconds that this took, what `look` is to
+  // know of that); None: the explanation is taken on.
+  void go_on(PyObject* given) override {
+    ending = Ending::kDone;
+    if (given == Py_None) {
+      is_explained_ = true;
+      return;
+    }
+    given_ = given_of(item_of(given, 0), item_of(given, 1), assignment_->model->schema());
+    given_at_ = double_of(given, 2);
+    stages_.rows += double_of(given, 3);
+    of_given_ = Ref::to(item_of(given, 4));
+  }
+
+  std::string body;
+  const std::string request_id;
+  const double began;
+
  protected:
-  // With Python's lock: what says with what to score the request of a user, whose ID is empty if it is anonymous.
-  virtual Ref assigned(std::string_view user_id) = 0;
-  // With Python's lock: what a request lacks, with no candidates; or what is to be known of a scored one. `ran`: candidates
-  // in the run.
-  virtual Ref looked_at(const Desk& desk, size_t ran) = 0;
   // The reply is ready.
   virtual void send(Desk& desk, std::string_view reply) = 0;
 
@@ -154,23 +208,14 @@ class ScoringJob : public OwnedJob {
     }
   }
 
-  // Of the request.
-  LoadedModel& first_;      // the model that reads it if the arm depends on the user
-  std::string_view bytes_;  // its body
-  const std::string request_id_;
-  const double began_;
-  bool is_followed_ = false;   // keep its rows, and look
-  bool is_explained_ = false;  // the explanation is taken on: look
+  // Of a job that has ended. What Python holds is let go of with its lock.
+  const std::shared_ptr<const Plan> plan_;
   const Assignment* assignment_ = nullptr;  // by default `own_`, which Python is asked for
-  bool is_by_user_ = false;                 // whether that depends on the user
-
-  // Of its outcome. What Python holds is let go of with its lock.
   std::optional<Assignment> own_;
-  std::unique_ptr<HeldGiven> given_;  // rows that were fetched
-  double given_at_ = 0.0, given_s_ = 0.0;
-  bool was_given_ = false;
+  Request request_;  // of a job that may go on
+  std::unique_ptr<HeldGiven> given_;
   std::unique_ptr<HeldLive> live_;
-  Ref error_, looked_;
+  Ref of_given_, error_, looked_;
   std::string why_;
   Fate fate_ = Fate::kNotFinite;
   size_t candidates_ = 0;
@@ -187,15 +232,13 @@ class ScoringJob : public OwnedJob {
   }
 
   Fate score(Worker& worker) {
-    stages_.queue = started - queued_at;
+    stages_.queue += started - queued_at;
     if (!assignment_) {
-      std::string_view user_id;
-      if (is_by_user_) {
-        Frame& frame = *desk_of(first_, worker).held().frame;
-        if (frame.read(bytes_, max_candidates_) == Outcome::kUnread) return Fate::kRefused;
-        user_id = frame.request.user_id;
-      }
-      ask(worker, [&] { own_.emplace(assigned(user_id).get()); });
+      if (plan_->is_by_user && !read_apart(*desk_of(*plan_->first, worker).held().frame)) return Fate::kRefused;
+      ask(worker, [&] {
+        const Ref user(checked(to_python(request_.user_id))), id(checked(to_python(request_id)));
+        own_.emplace(Ref(checked(PyObject_CallFunctionObjArgs(plan_->assign, user.get(), id.get(), nullptr))).get());
+      });
       assignment_ = &*own_;
     }
     LoadedModel& model = *assignment_->model;
@@ -204,11 +247,11 @@ class ScoringJob : public OwnedJob {
     Frame& frame = *desk.held().frame;
     const Outcome outcome = take(worker, frame);
     if (outcome == Outcome::kUnread) return Fate::kRefused;
-    if (frame.request.is_explained && !is_explained_) return Fate::kAsking;
-    if (outcome == Outcome::kLacking) {
-      if (was_given_) throw std::runtime_error("the native core lacks rows that it was given");
-      look(worker, desk, 0);
-      return Fate::kLacking;
+    const bool asks = frame.request.is_explained && !is_explained_;
+    if (asks || outcome == Outcome::kLacking) {
+      if (!asks && given_) throw std::runtime_error("the native core lacks rows that it was given");
+      keep(frame);
+      return asks ? Fate::kAsking : Fate::kLacking;
     }
     candidates_ = frame.request.ids.size();
     const double before = clock_s();
@@ -224,6 +267,29 @@ class ScoringJob : public OwnedJob {
     frame.share(desk.into, fitting);
     rows = fitting;
     return reply(worker, desk, before);
+  }
+
+  // Read the request in a frame that it is not scored in.
+  bool read_apart(Frame& frame) {
+    const bool is_read = read(frame);
+    keep(frame);
+    return is_read;
+  }
+
+  // The request in a frame: read once, by whichever thread was first.
+  bool read(Frame& frame) {
+    const double before = clock_s();
+    const bool is_read = is_read_ || frame.read(body, max_candidates_) != Outcome::kUnread;
+    if (is_read_) frame.request = std::move(request_);
+    is_read_ = false;
+    stages_.parse += clock_s() - before;
+    return is_read;
+  }
+
+  // Take the request out of a frame, which is another's soon.
+  void keep(Frame& frame) {
+    request_ = std::move(frame.request);
+    is_read_ = true;
   }
 
   void run_model(Worker& worker, Desk& desk, size_t count) {
@@ -245,14 +311,14 @@ class ScoringJob : public OwnedJob {
     float* const deviations = desk.scores.back().data();
     const bool is_uncertain = held.frame->request.explore && held.frame->deviate(heads[0].scores, rows, deviations);
     if (is_uncertain) heads.push_back({std::string(kUncertainty), deviations});
-    const bool is_finite = held.reply.write(*held.frame, {request_id_, assignment_->arm}, desk.heads,
+    const bool is_finite = held.reply.write(*held.frame, {request_id, assignment_->arm}, desk.heads,
                                             assignment_->correction ? &*assignment_->correction : nullptr);
     if (is_uncertain) heads.pop_back();
     if (!is_finite) return Fate::kNotFinite;
     user_rung_ = held.frame->user_rung;
     for (const Degraded& one : held.reply.degraded) counts_[static_cast<size_t>(one.rung)]++;
     // The frame is another request's soon.
-    if (is_followed_ || is_explained_) look(worker, desk, desk.heads.ran);
+    if (is_followed_ || is_explained_) look(worker, desk);
     ready_at_ = clock_s();
     stages_.reply = ready_at_ - after;
     send(desk, held.reply.bytes());
@@ -273,7 +339,7 @@ class ScoringJob : public OwnedJob {
       observe(Measure::kCandidates, static_cast<double>(candidates_));
       observe(Measure::kRunRows, static_cast<double>(rows));
       if (is_partial) inc(Count::kPartial);
-      if (!was_given_) {
+      if (!given_) {
         const size_t rows = found.items + found.has_user;
         inc(assignment_->model->has_files() ? Count::kRowsOfFile : Count::kRowsOfArena, rows);
         inc(Count::kRowsMissing, found.asked - rows);
@@ -289,21 +355,26 @@ class ScoringJob : public OwnedJob {
     });
   }
 
-  void look(Worker& worker, const Desk& desk, size_t ran) {
-    ask(worker, [&] { looked_ = looked_at(desk, ran); });
+  void look(Worker& worker, const Desk& desk) {
+    ask(worker, [&] {
+      const Ref id(checked(to_python(request_id))), bytes(checked(to_bytes(body)));
+      const auto truth = [](bool is) { return is ? Py_True : Py_False; };
+      looked_ = Ref(checked(PyObject_CallFunction(
+          plan_->look, "OOn(dddd)OOOdOOO", desk.frame.get(), desk.tensors.get(), static_cast<Py_ssize_t>(desk.heads.ran),
+          stages_.parse, stages_.rows, stages_.queue, stages_.run, assignment_->told.get(), id.get(), bytes.get(), began,
+          of_given_.get() ? of_given_.get() : Py_None, truth(is_followed_), truth(is_explained_))));
+    });
   }
 
   Outcome take(Worker& worker, Frame& frame) {
-    const double began = clock_s();
     frame.live = nullptr;
     frame.reads_texts = assignment_->reads_texts;
     frame.keeps_rows = is_followed_;
-    Outcome outcome = frame.read(bytes_, max_candidates_);
-    const double read = clock_s();
-    if (outcome == Outcome::kFilled) outcome = given_ ? frame.fill(given_->given, given_at_) : fill(worker, frame);
+    if (!read(frame)) return Outcome::kUnread;
+    const double before = clock_s();
+    const Outcome outcome = given_ ? frame.fill(given_->given, given_at_) : fill(worker, frame);
     frame.live = nullptr;
-    stages_.parse = read - began;
-    stages_.rows = clock_s() - read + given_s_;
+    stages_.rows += clock_s() - before;
     return outcome;
   }
 
@@ -322,6 +393,10 @@ class ScoringJob : public OwnedJob {
   }
 
   const size_t max_candidates_;
+  bool is_read_ = false;      // `request_` is
+  bool is_followed_ = false;  // keep its rows, and look
+  bool is_explained_ = false;  // look
+  double given_at_ = 0.0;
 };
 
 }  // namespace

@@ -31,7 +31,10 @@ struct Left {  // the client of a handed request
 struct NotAccepted {
   int reason;
 };
-using Told = std::variant<HandedRequest, HandedBody, Left, NotAccepted, std::unique_ptr<FrontJob>>;
+struct Lacking {  // Python fetches what it lacks, and hands it back to the front
+  FrontJob* job;
+};
+using Told = std::variant<HandedRequest, HandedBody, Left, NotAccepted, Lacking, std::unique_ptr<FrontJob>>;
 
 class Front : public Keeper, public Sockets {
  public:
@@ -44,6 +47,8 @@ class Front : public Keeper, public Sockets {
   // With Python's lock, after `stop`. The engine has none of its jobs.
   ~Front() override {
     for (FrontJob* const job : ended_) delete job;
+    for (const Told& told : told_)
+      if (const auto* const lacking = std::get_if<Lacking>(&told)) delete lacking->job;
   }
 
   void take_back(Job& job) override {
@@ -377,17 +382,21 @@ class Front : public Keeper, public Sockets {
     job->connection = &one;
     request.job = job.get();
     request.state = HttpState::kScored;
-    jobs_++;
     await_end(one);
-    if (engine_.put(*job.release())) return false;
-    // It was closed.
-    FrontJob* const back = std::exchange(request.job, nullptr);
-    back->connection = nullptr;
-    release(*back);
-    jobs_--;
-    free(back);
-    lose(one);
+    put(*job.release());
     return false;
+  }
+
+  void put(FrontJob& job) {
+    jobs_++;
+    if (engine_.put(job)) return;
+    // It was closed.
+    jobs_--;
+    Connection& one = *std::exchange(job.connection, nullptr);
+    one.requests.front()->job = nullptr;
+    release(job);
+    free(&job);
+    lose(one);
   }
 
   // Have a job that is under way wake this thread when it ends, if its connection has more to do than to wait for it.
@@ -417,9 +426,9 @@ class Front : public Keeper, public Sockets {
     if (!one) return;
     one->requests.front()->job = nullptr;
     char waited[96];
-    std::snprintf(waited, sizeof waited, " (%.0f ms until it was queued, %.0f since)", 1000 * (job.queued_at - job.began()),
+    std::snprintf(waited, sizeof waited, " (%.0f ms until it was queued, %.0f since)", 1000 * (job.queued_at - job.began),
                   1000 * (now_ - job.queued_at));
-    refused_by_engine(*one, {504, "deadline_exceeded", std::string(why) + waited}, job.request_id(), Count::kLate);
+    refused_by_engine(*one, {504, "deadline_exceeded", std::string(why) + waited}, job.request_id, Count::kLate);
     go_ahead(*one);
   }
 
@@ -433,8 +442,14 @@ class Front : public Keeper, public Sockets {
   }
 
   void take_ended(FrontJob* job) {
+    if (job->is_away) return take_given(*job);
     jobs_--;
     const bool is_answered = !job->is_sent && !job->claim();
+    if (job->connection && job->is_lacking() && !is_answered) {
+      job->reopen();
+      job->is_away = true;
+      return tell_python(Lacking{job});
+    }
     release(*job);
     if (job->is_sent)
       tally_.note([&](auto inc, auto observe) {
@@ -452,12 +467,29 @@ class Front : public Keeper, public Sockets {
         one->requests.front()->job = job;
         late(*job, job->ending == Ending::kLate ? kBefore : kNoTime);
       } else {
-        // What the request lacks, or what is wrong with it, is for Python.
-        one->requests.front()->pieces.push_back(std::move(job->body));
-        hand(*one);
+        // An explanation, or what is wrong with the request, is for Python.
+        hand_back(*job, *one);
       }
     }
     free(job);
+  }
+
+  // A job for which Python has fetched what it lacked, if it could.
+  void take_given(FrontJob& job) {
+    job.is_away = false;
+    if (job.is_given() && !job.is_claimed()) return put(job);
+    Connection* const one = std::exchange(job.connection, nullptr);
+    if (one) {
+      one->requests.front()->job = nullptr;
+      release(job);
+      hand_back(job, *one);
+    }
+    free(&job);
+  }
+
+  void hand_back(FrontJob& job, Connection& one) {
+    one.requests.front()->pieces.push_back(std::move(job.body));
+    hand(one);
   }
 
   void free(FrontJob* job) {

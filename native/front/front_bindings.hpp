@@ -12,12 +12,12 @@ namespace {
 
 struct HeldFront {
   Ref of_engine;
-  std::unique_ptr<Front> front;
+  std::shared_ptr<Front> front;
 
   ~HeldFront() {
     stop();
     // A thread that is left hands its job back to it.
-    if (front->jobs()) static_cast<void>(front.release());
+    if (front->jobs()) static_cast<void>(new std::shared_ptr<Front>(front));
   }
   void stop() {
     const Unlocked unlocked;
@@ -33,7 +33,7 @@ HeldFront* make_front(PyObject* arguments) {
                       size_of(sizes, 4),   size_of(sizes, 5),   double_of(times, 0), double_of(times, 1),
                       double_of(times, 2), double_of(times, 3), double_of(times, 4), needs_keys == 1};
   auto held = std::make_unique<HeldFront>();
-  held->front = std::make_unique<Front>(*Box<HeldEngine>::of(engine).engine, limits);
+  held->front = std::make_shared<Front>(*Box<HeldEngine>::of(engine).engine, limits);
   held->of_engine = Ref::to(engine);
   return held.release();
 }
@@ -51,9 +51,9 @@ PyObject* front_stop(HeldFront& held, Arguments) {
   return nothing();
 }
 
-// serve(None, or (model, assignment or a callable, whether that needs the user, wants or None, look))
+// serve(plan or None)
 PyObject* front_serve(HeldFront& held, Arguments given) {
-  held.front->serve(given[0] == Py_None ? nullptr : std::make_shared<const Plan>(given[0]));
+  held.front->serve(given[0] == Py_None ? nullptr : Box<HeldPlan>::of(given[0]).plan);
   return nothing();
 }
 
@@ -124,7 +124,30 @@ PyObject* front_close_idle(HeldFront& held, Arguments) {
   return nothing();
 }
 
+// A job of the front while Python fetches what it lacks; the front has it again once this is freed.
+
+struct AwayJob {
+  std::shared_ptr<Front> front;
+  FrontJob* job;
+
+  ~AwayJob() {
+    if (job) front->take_back(*job);
+  }
+};
+
+// go_on(given), as a scoring job takes it: once
+PyObject* away_job_go_on(AwayJob& away, Arguments given) {
+  if (!away.job) raise(PyExc_ValueError, "the front has the job again");
+  away.job->go_on(given[0]);
+  away.front->take_back(*std::exchange(away.job, nullptr));
+  return nothing();
+}
+
+PyMethodDef away_job_methods[] = {method<AwayJob, 1, away_job_go_on>("go_on"), {}};
+
 struct Telling {
+  const std::shared_ptr<Front>& front;
+
   static Ref address(const sockaddr_storage& client) {
     char text[INET6_ADDRSTRLEN] = "";
     int port = 0;
@@ -159,6 +182,12 @@ struct Telling {
   }
   PyObject* operator()(const Left& one) const { return Py_BuildValue("(sK)", "left", static_cast<unsigned long long>(one.number)); }
   PyObject* operator()(const NotAccepted& one) const { return Py_BuildValue("(si)", "not_accepted", one.reason); }
+  PyObject* operator()(const Lacking& lacking) const {
+    const FrontJob& job = *lacking.job;
+    const Ref away(Box<AwayJob>::wrap(std::unique_ptr<AwayJob>(new AwayJob{front, lacking.job})));
+    return Py_BuildValue("(sOOOd)", "lacking", away.get(), job.assignment().told.get(), Ref(checked(asked_of(job.asked()))).get(),
+                         job.deadline);
+  }
   PyObject* operator()(const std::unique_ptr<FrontJob>& job) const {
     PyObject* const followed = job->followed();
     return Py_BuildValue("(sO)", "scored", followed ? followed : Py_None);
@@ -168,12 +197,13 @@ struct Telling {
 // take_told(): what has happened since the last time, in order: ("request", number, method, target, headers, whether its
 // body is whole, whether it came over TLS, whether it is of HTTP/1.0, whether the connection ends with it, whether it
 // expects `100 Continue`, when it began, client or None); ("body", number, bytes, whether they are all of it); ("left",
-// number) of a client; ("not_accepted", reason); or ("scored", what `look` said or None)
+// number) of a client; ("not_accepted", reason); ("lacking", a job that goes on with what is fetched for it, the assignment,
+// what was asked for, the deadline); or ("scored", what `look` said or None)
 PyObject* front_take_told(HeldFront& held, Arguments) {
   const std::vector<Told> all = held.front->take_told();
   const Ref list(checked(PyList_New(0)));
   for (const Told& told : all)
-    if (PyList_Append(list.get(), Ref(checked(std::visit(Telling{}, told))).get())) throw PythonError{};
+    if (PyList_Append(list.get(), Ref(checked(std::visit(Telling{held.front}, told))).get())) throw PythonError{};
   return Py_NewRef(list.get());
 }
 
@@ -205,7 +235,8 @@ PyGetSetDef front_values[] = {value<HeldFront, front_descriptor>("descriptor"),
                               {}};
 
 bool add_front(PyObject* module) {
-  return add_type<HeldFront>(module, "native._core.Front",
+  return add_type<AwayJob>(module, "native._core.AwayJob", {{Py_tp_methods, away_job_methods}}) &&
+         add_type<HeldFront>(module, "native._core.Front",
                              {creator<HeldFront, make_front>(), {Py_tp_methods, front_methods}, {Py_tp_getset, front_values}});
 }
 

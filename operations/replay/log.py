@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from msd.contract.assemble import assemble, cut
+from msd.contract.assemble import assemble, cut, first_equal
 from msd.contract.bundle import Bundle
 from msd.contract.correction import HEAD, Correction, CorrectionError
 from msd.contract.errors import ContractError, MsdError
@@ -143,7 +143,8 @@ class LogReplay:
         if basis.is_partial:
             nothing = items.unpack([None]).records
             tensors = cut(bundle.schema, tensors, basis.ran, nothing, basis.at)
-        scores, uncertainty = runtime.run(tensors), bundle.manifest.uncertainty
+        same, uncertainty = first_equal(bundle.schema, tensors), bundle.manifest.uncertainty
+        scores = {head: column[same] for head, column in runtime.run(tensors).items()}
         if record.explore is not None and uncertainty is not None:
             scores[COLUMN] = uncertainty.logit_std(impressions_of(bundle.schema, tensors), scores[HEAD])
         if basis.is_partial:

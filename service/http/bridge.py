@@ -1,4 +1,4 @@
-"""Requests that the native front hands over, as an ASGI app sees them. For the event loop.
+"""Requests that the native front hands over, as an ASGI app sees them; and what it asks for. For the event loop.
 
 The front reads and bounds them, and writes replies in order. Does not know routes.
 """
@@ -6,10 +6,10 @@ The front reads and bounds them, and writes replies in order. Does not know rout
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Coroutine
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import structlog
@@ -22,14 +22,26 @@ _WITHOUT_LENGTH = (204, 304)
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
+class Scoring(Protocol):
+    """What the engine's jobs need of Python."""
+
+    def follow(self, seen: Any) -> None:  # noqa: ANN401 - the core has no types
+        """Learn what was kept of a request that the engine has answered."""
+        ...
+
+    async def provide(self, job: Any, assignment: Any, asked: Any, deadline: float) -> None:  # noqa: ANN401
+        """Fetch what a job lacks, and let it go on."""
+        ...
+
+
 class Bridge:
     """Answers the front's requests by an app."""
 
-    def __init__(self, front: Any, app: ASGIApp, follow: Callable[[Any], None]) -> None:  # noqa: ANN401 - the core has no types
-        """`follow` learns what was kept of each request that the engine answered, if something was."""
+    def __init__(self, front: Any, app: ASGIApp, scoring: Scoring | None) -> None:  # noqa: ANN401 - the core has no types
+        """`scoring`: None if the port scores nothing."""
         self.front = front
         self._app = app
-        self._follow = follow
+        self._scoring = scoring
         self._cycles: dict[int, RequestCycle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._date, self._date_at = b"", -1
@@ -60,18 +72,21 @@ class Bridge:
     def _take(self) -> None:
         for kind, *told in self.front.take_told():
             if kind == "request":
-                self._begin(*told)
+                self._cycles[told[0]] = begun = RequestCycle(self, *told)
+                self._begin(begun.run(self._app))
+            elif kind == "lacking":
+                assert self._scoring is not None, "the port scores"
+                self._begin(self._scoring.provide(*told))
             elif kind == "scored":
-                if told[0] is not None:
-                    self._follow(told[0])
+                if told[0] is not None and self._scoring is not None:
+                    self._scoring.follow(told[0])
             elif kind == "not_accepted":
                 self.log.error("cannot_accept", reason=os.strerror(told[0]))
             elif (cycle := self._cycles.get(told[0])) is not None:
                 cycle.leave() if kind == "left" else cycle.come(*told[1:])
 
-    def _begin(self, number: int, *told: Any) -> None:  # noqa: ANN401 - as the front tells it
-        cycle = self._cycles[number] = RequestCycle(self, number, *told)
-        task = asyncio.get_running_loop().create_task(cycle.run(self._app))
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -3,7 +3,6 @@
 import asyncio
 import ctypes
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -12,7 +11,7 @@ from starlette.types import ASGIApp
 
 import native
 from service import limits
-from service.http.bridge import Bridge
+from service.http.bridge import Bridge, Scoring
 from service.http.entry import listen
 from service.http.tls import open_tls
 from service.http.tls_entry import TlsEntry
@@ -37,14 +36,15 @@ class HttpServer(uvicorn.Server):
         listener: socket.socket,
         metrics: Metrics,
         engine: Any,  # noqa: ANN401 - the core has no types
-        follow: Callable[[Any], None],
+        scoring: Scoring | None,
         max_waiting: int = MAX_WAITING,
     ) -> None:
-        """`engine` scores what is for it; `max_waiting`: requests that may wait on a connection. Raises TlsError."""
+        """`engine` scores what is for it, with the help of `scoring`; `max_waiting`: requests that may wait on a
+        connection. Raises TlsError."""
         super().__init__(_config(app))
         self._metrics, self._listener = metrics, listener
         self.front = front_of(settings, engine, max_waiting)
-        self._bridge = Bridge(self.front, app, follow)
+        self._bridge = Bridge(self.front, app, scoring)
         tls = open_tls(settings, metrics)
         self._tls = None if tls is None else TlsEntry(tls, self.front, settings.max_connections, metrics)
         self._told_bytes = self._peak = 0

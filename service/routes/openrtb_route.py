@@ -77,7 +77,8 @@ class OpenrtbRoute(ScoreRoute):
         head = orjson.dumps(bid_request.request["id"]), orjson.dumps(identity.has_consent)
         await send_json(send, 200, b'{"id":%b,"consent":%b,"imp":{%b}}' % (*head, imps))
         for answer in answers:
-            self._pipeline.follow((answer.deployment, answer.served))
+            if answer.seen is not None:
+                self._pipeline.follow(answer.seen)
 
     async def _answer(self, deployment: Deployment, imp: str, raw: RawRequest) -> Answer:
         try:

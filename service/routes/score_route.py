@@ -59,4 +59,5 @@ class ScoreRoute:
     async def _send(self, answer: Answer, headers: Headers, body: bytes, access: Access, send: Send) -> None:
         access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages
         await send_reply(send, 200, headers, body)
-        self._pipeline.follow((answer.deployment, answer.served))
+        if answer.seen is not None:
+            self._pipeline.follow(answer.seen)

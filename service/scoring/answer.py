@@ -97,6 +97,14 @@ class Explained(NamedTuple):
     is_partial: bool
 
 
+class Seen(NamedTuple):
+    """What is to be known of a request after its run: what followers learn; what an explanation starts from."""
+
+    deployment: Deployment
+    served: Served | None = None
+    explained: Explained | None = None
+
+
 class Answer(NamedTuple):
     """A reply's headers and body, and its data for log and traces. `stages`: seconds, in the order of `STAGES`."""
 
@@ -105,8 +113,7 @@ class Answer(NamedTuple):
     candidates: int
     degraded: dict[str, int]
     stages: tuple[float, ...]
-    deployment: Deployment
-    served: Served | None
+    seen: Seen | None
     """None unless a follower wants it."""
 
 

@@ -25,6 +25,7 @@ from service.runtimes.runtime import Runtime, Scores
 from service.telemetry.metrics import Metrics, Shed
 
 _Result = TypeVar("_Result")
+_Outcome = TypeVar("_Outcome", covariant=True)
 Cut = Callable[[int], Tensors]
 """Returns the tensors of the first candidates and, behind them, of an unknown one."""
 _CLOSED = "the service is shutting down"
@@ -105,13 +106,13 @@ Shorten: TypeAlias = Callable[[int], Callable[[], _Result]]
 """Returns the work of the first candidates and an unknown one."""
 
 
-class AnyJob(Protocol):
+class AnyJob(Protocol[_Outcome]):
     """A job in the native core's form, and what its outcome is told to."""
 
     native: Any
     told: Callable[[Any], None] | None
 
-    def outcome(self, metrics: Metrics) -> Any:  # noqa: ANN401 - of any job
+    def outcome(self, metrics: Metrics) -> _Outcome | BaseException:
         """Return the outcome, once, and count the run."""
         ...
 
@@ -290,25 +291,25 @@ class ScoringEngine:
         work, shorten = partial(runner.runtime.run, tensors), None if cut is None else partial(_shorten, runner, cut)
         return await self.do(Job(work, runner, rows, deadline, is_gone, shorten=shorten, is_spare=is_spare))
 
-    async def do(self, job: Job[_Result]) -> Done[_Result]:
+    async def do(self, job: AnyJob[_Outcome]) -> _Outcome:
         """Run a job in a scoring thread. Raises ClientGone or DeadlineExceeded if it is dropped, and what the work
         raises."""
-        future: asyncio.Future[Done[_Result]] = asyncio.get_running_loop().create_future()
-        self.put(job, partial(settle, future))
+        future: asyncio.Future[_Outcome] = asyncio.get_running_loop().create_future()
+        self.put(job, partial(_settle, future))
         try:
             return await future
         except asyncio.CancelledError:
             self.cancel(job)
             raise
 
-    def put(self, job: AnyJob, told: Callable[[Any], None]) -> None:
+    def put(self, job: AnyJob[Any], told: Callable[[Any], None]) -> None:
         """As `do`, but calls `told` with the outcome. Raises CancelledError once the engine is closed."""
         self._listen()
         job.told = told
         if not self.native.put(job.native, job):
             raise asyncio.CancelledError(_CLOSED)
 
-    def cancel(self, job: AnyJob) -> None:
+    def cancel(self, job: AnyJob[Any]) -> None:
         """Cancel a job: its caller is told at once, and it does not begin."""
         if job.native.claim():
             self._tell(job, asyncio.CancelledError())
@@ -336,7 +337,7 @@ class ScoringEngine:
     def _take_back(self) -> None:
         self._tell_all(self.native.take_ended())
 
-    def _tell_all(self, jobs: list[AnyJob]) -> None:
+    def _tell_all(self, jobs: list[AnyJob[Any]]) -> None:
         for place, job in enumerate(jobs):
             try:
                 self._tell(job, job.outcome(self._metrics))
@@ -355,7 +356,7 @@ class ScoringEngine:
         elif self._loop is loop:
             self._is_sweeping = False
 
-    def _tell(self, job: AnyJob, outcome: object) -> None:
+    def _tell(self, job: AnyJob[Any], outcome: object) -> None:
         told, job.told = job.told, None
         assert told is not None, "a job is answered once"
         told(self._counted(outcome) if isinstance(outcome, BaseException) else outcome)
@@ -378,7 +379,7 @@ def _shorten(runner: Runner, cut: Cut, count: int) -> Callable[[], Scores]:
     return partial(runner.runtime.run, cut(count))
 
 
-def settle(future: "asyncio.Future[_Result]", outcome: _Result | BaseException) -> None:
+def _settle(future: "asyncio.Future[_Result]", outcome: _Result | BaseException) -> None:
     if future.done():  # cancelled meanwhile
         return
     if isinstance(outcome, asyncio.CancelledError):

@@ -81,6 +81,18 @@ def test_value_of_the_difference_is_that_of_the_law(bundle: Bundle, other_bundle
     assert gap["ci95"][0] > 0, "the law puts the best first"
 
 
+def test_gain_is_also_that_of_first_impressions_which_either_bundle_chooses(
+    bundle: Bundle, other_bundle: Bundle, tmp_path: Path
+) -> None:
+    log, gate = Log(tmp_path, other_bundle), GATE.model_copy(update={"clicks": 10})
+    better, worse = log.judged(bundle, other_bundle, gate), log.judged(other_bundle, bundle, gate)
+
+    assert better.promotes, better.checks
+    assert 900 / 5 < better.figures["comparable"]["impressions"] < 2 * 900 / 5, "each chooses one of five"
+    assert worse.checks[1].name == "gain of logloss on explored requests"
+    assert not worse.checks[1].holds
+
+
 def test_broken_bounds_keep_the_old_bundle(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
     log = Log(tmp_path, other_bundle)
     few = log.judged(bundle, other_bundle, Gate(clicks=10_000))

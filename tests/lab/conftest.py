@@ -33,7 +33,7 @@ def _forked_services() -> Iterator[None]:
 
 
 def _msd_output(command: str, *arguments: str, run: Callable[..., str] = processes.msd_output) -> str:
-    if command != "publish":
+    if command != "publish" or "--delta" in arguments:
         return run(command, *arguments)
     bundle, option, redis = arguments
     assert option == "--redis"

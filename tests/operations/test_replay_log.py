@@ -62,6 +62,17 @@ def test_log_scores_reproduce_exactly(logs: list[RequestRecord], bundle: Bundle)
     assert max(len(record.item_ids) for record in logs) == 255
 
 
+def test_equal_candidates_reproduce_exactly(tmp_path: Path) -> None:
+    """A model that rounds by place, as kernels do: the service gives each of them the score of the first."""
+    bundle = build_bundle(tmp_path / "bundle", Recipe(places=True))
+    document = {"user_id": "u1", "candidates": {"id": ["i1", "new", "i2", "newer", "i1", "i3"]}}
+    with logging_service(bundle, tmp_path) as running, running.service.client() as client:
+        reply = client.post("/v1/score", json=document).json()
+        found = LogReplay([bundle]).replay(awaited(running.folder, [reply["request_id"]]).values(), lambda: None)
+
+    assert (found.exact, found.mismatches) == (1, 0)
+
+
 def test_finds_changed_score_time_or_row(logs: list[RequestRecord], bundle: Bundle) -> None:
     scores = [column.copy() for column in logs[0].scores]
     scores[1][0] = np.nextafter(scores[1][0], np.float32(1))

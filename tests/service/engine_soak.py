@@ -1,5 +1,5 @@
-"""`python -m tests.service.engine_soak`: traffic, overload, leaving clients, failing runtimes and swaps on one engine
-and its front.
+"""`python -m tests.service.engine_soak`: traffic, overload, leaving clients, failing runtimes, late states and swaps on
+one engine and its front.
 
 With a core built by `python -m native.build --sanitise`, a wrong access or a data race ends it.
 """
@@ -12,14 +12,18 @@ import socket
 import struct
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
 from starlette.types import Receive, Scope, Send
 
+from msd.contract.assemble import wanted_items
 from msd.contract.bundle import Bundle
-from msd.contract.request import RequestError
+from msd.contract.request import CheckedRequest, RequestError
+from msd.contract.rows import Rows
+from msd.contract.schema import FeatureSchema
 from service.errors import ClientGone, ServiceError
 from service.explainer import ExplainBudget, Explainer
 from service.http.bridge import Bridge
@@ -29,7 +33,7 @@ from service.http.server import front_of
 from service.scoring.answer import Budget, RawRequest
 from service.scoring.deployment import Arm, Assignment, Deployment
 from service.scoring.engine import ScoringEngine
-from service.scoring.frames import Frames
+from service.scoring.frames import Frames, RowsOf
 from service.scoring.model import load_model
 from service.scoring.pipeline import Pipeline
 from service.settings import Settings
@@ -50,6 +54,23 @@ _HARD = struct.pack("ii", 1, 0)
 _NONSENSE = [b"nonsense\r\n\r\n", b"GET /\x00 HTTP/1.1\r\n\r\n", _HEAD + b"Transfer-Encoding: chunked\r\n\r\nx\r\n"]
 
 
+class FitfulStates:
+    """Live states that are none, some of which come late."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def cached(self, schema: FeatureSchema, user_id: str | None, ids: Sequence[str]) -> tuple[object, ...] | None:
+        return None if self._random.random() < 0.3 else (None, [None] * len(ids), None, 0.0, 1.0, 1.0)
+
+    async def fetch(
+        self, schema: FeatureSchema, request: CheckedRequest, at: float, fetch: RowsOf, deadline: float | None = None
+    ) -> tuple[Rows, Rows]:
+        await asyncio.sleep(self._random.random() * 0.01)
+        user = await fetch("user", [request.user_id])
+        return user, await fetch("item", wanted_items(request, user))
+
+
 class EngineSoak:
     """Clients of one engine, whose deployment is swapped all the time."""
 
@@ -58,7 +79,8 @@ class EngineSoak:
         self._metrics = Metrics()
         self._settings = Settings(bundle=bundle.folder, max_candidates=_MOST, explore_share=0.5)
         self._engine = ScoringEngine(self._metrics, 2_000, _THREADS, _MOST, 0.05)
-        frames, explainer = Frames(self._metrics, _MOST), Explainer(self._engine, ExplainBudget(10.0))
+        frames = Frames(self._metrics, _MOST, FitfulStates(self._random))
+        explainer = Explainer(self._engine, ExplainBudget(10.0))
         self._pipeline = Pipeline(self._engine, frames, explainer, 0.5)
         self._front = front_of(self._settings, self._engine.native)
         self._port = 0
@@ -68,7 +90,7 @@ class EngineSoak:
 
     async def run(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        bridge = Bridge(self._front, self._app, self._pipeline.follow)
+        bridge = Bridge(self._front, self._app, self._pipeline)
         bridge.open()
         listener = bind("127.0.0.1", 0)
         _, self._port = listen(listener)

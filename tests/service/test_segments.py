@@ -97,7 +97,7 @@ def replies(pieces: list[bytes]) -> bytes:
         loop, metrics = asyncio.get_running_loop(), Metrics()
         app = AccessMiddleware(echo, AccessLog(metrics))
         front = front_of(SETTINGS, ScoringEngine(metrics, 1).native)
-        bridge = Bridge(front, app, lambda seen: None)
+        bridge = Bridge(front, app, None)
         bridge.open()
         front.start(-1)
         front.adopt(ours.detach(), False)

@@ -39,6 +39,9 @@ BRIEF = ChaosPlan(
     bad_requests=500,
     live_rows=120,
     resamples=100,
+    day_s=2.0,
+    day_rate=20.0,
+    chore_s=0.2,
 )
 
 

@@ -1,0 +1,349 @@
+"""A day of life: mixed traffic for as long as is asked, while all that may change or break takes turns.
+
+Afterwards each reply is compared with the request log, and the log is scored again.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import json
+import random
+import secrets
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lab.bench.redis import RedisProcess
+from lab.chaos.attack import ATTACKS
+from lab.chaos.bad_requests import sent
+from lab.chaos.bare_bundle import bare_bundle
+from lab.chaos.bundles import good_bundle, mapped_bundle
+from lab.chaos.clock_jump import ShiftedClock
+from lab.chaos.hostile import hostile_requests
+from lab.chaos.load import BackgroundLoad, asking
+from lab.chaos.run import Run, Unable
+from lab.chaos.timeline import SCORED, count, percentile_ms
+from loadtest.generator import Seen, Target
+from loadtest.http_client import ServiceConnection, wait_until
+from loadtest.processes import Running, msd_output
+from loadtest.requests import OPENRTB, SCORE, as_bid_request, http_request
+from loadtest.traffic import Traffic
+from msd.contract.bundle import open_bundle
+from msd.contract.correction import LearnedCorrection, write_corrections
+from msd.contract.errors import MsdError
+from msd.contract.files import write_text_atomic
+from msd.feedback.files import read_requests
+from msd.process import held
+
+_SIZES = {1: 3.0, 5: 5.0, 20: 2.0, 100: 0.2}
+_COLD = 0.02
+_FORMS: tuple[dict[str, Any], ...] = ({}, {"top_k": 3}, {"explore": {"policy": "thompson"}}, {}, {"explain": True}, {})
+"""Parts of every so-manieth request."""
+_DEADLINE_MS = 5_000
+_EVENTS, _EVENTS_S = 20, 1.0
+_DOWN_S, _ATTACK_S = 3.0, 3.0
+_HOSTILE = 40
+_SHIFTS_S = (3_600.0, -3_600.0, 86_400.0, 0.0)
+_ATTACKERS = {"silent": 50, "bodies": 8, "chunks": 1, "long": 1, "unknown": 1}
+_GROWTH = 0.05
+_MORE_FILES = 16
+"""Connections that are just opened or closed."""
+_MB = 2**20
+
+
+def day(run: Run) -> None:
+    """Chores take turns until the time is over and each has had one."""
+    if run.other is None:
+        raise Unable("it takes two bundles of the same users and items: name another one by --other")
+    run.hear("making bundles")
+    bundles, log = run.folder / "bundles", run.folder / "log"
+    first, second = (
+        good_bundle(mapped_bundle(source, run.folder / f"mapped-{name}"), bundles / name, name)
+        for name, source in (("a", run.bundle), ("b", run.other))
+    )
+    keys, clock = Keys(run.folder / "keys.json"), ShiftedClock(run.folder)
+    with RedisProcess(run.folder / "redis") as redis:
+        for bundle in (second, first):
+            redis.publish(bundle)
+        settings = {"keys_file": keys.path, "corrections": run.folder / "corrections.json", "explore_share": 0.2}
+        settings |= {"live": "on", "log_dir": log, "log_sample": 1.0, "log_max_mb": 16_384}
+        with run.service(
+            redis.url, bundle=bundles, python_path=run.folder, deadline_ms=_DEADLINE_MS, **settings
+        ) as service:
+            today = Day(run, service, redis, keys, clock, first, second)
+            load = today.spend()
+            service.terminate()
+            service.wait_for_end()
+    run.timeline = load.timeline
+    run.hear("comparing replies with the log")
+    _check_replies(run, load.seen, log)
+    run.hear("scoring the log again")
+    options = [part for bundle in (first, second) for part in ("--bundle", str(bundle))]
+    replayed = json.loads(msd_output("replay", str(log), *options, "--json"))
+    run.figures |= {f"replay_{name}": replayed[name] for name in ("requests", "exact", "mismatches", "max_abs_diff")}
+    run.check("every logged score is reproduced to the bit", replayed["mismatches"] == 0)
+    run.check("all were compared to the bit", replayed["exact"] == replayed["requests"] > 0 and not replayed["skipped"])
+
+
+class Keys:
+    """A file of two keys: one lasts, the other is replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.lasting = path, secrets.token_urlsafe()
+        self.current = ""
+        self.replace()
+
+    def replace(self) -> str:
+        """Replace a key, and return the old one."""
+        old, self.current = self.current, secrets.token_urlsafe()
+        entries = [
+            {"name": name, "scopes": ["score", "events"], "sha256": hashlib.sha256(key.encode()).hexdigest()}
+            for name, key in (("lasting", self.lasting), ("current", self.current))
+        ]
+        write_text_atomic(self.path, json.dumps({"keys": entries}))
+        return old
+
+
+@dataclass
+class Day:
+    """The service, what it depends on, and what is done to them."""
+
+    run: Run
+    service: Running
+    redis: RedisProcess
+    keys: Keys
+    clock: ShiftedClock
+    first: Path
+    second: Path
+    done: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
+    wrong: Counter[str] = field(default_factory=Counter)
+    """What must not happen: invalid requests that are not refused, chores that fail, new events that are duplicates."""
+    _random: random.Random = field(default_factory=lambda: random.Random(1))
+
+    def spend(self) -> BackgroundLoad:
+        """Load the service, do all chores by turns, and add figures and checks."""
+        run, plan = self.run, self.run.plan
+        levels = run.timeline.levels
+        with (
+            BackgroundLoad(self._target(), plan.day_rate, plan.day_s) as load,
+            asking(self.service.url, _EVENTS_S, self._send_events(), lambda error: self.events.update(["unreachable"])),
+        ):
+            for turn in itertools.count():
+                chore = list(CHORES)[turn % len(CHORES)]
+                if load.now_s > plan.day_s and turn >= len(CHORES):
+                    break
+                run.hear(chore, round(load.now_s), round(plan.day_s))
+                try:
+                    CHORES[chore](self)
+                except MsdError as error:
+                    self.wrong[f"{chore}: {error}"] += 1
+                self.done[chore] += 1
+                time.sleep(plan.chore_s)
+                usage = held(self.service.pid)
+                now = {"memory, MB": usage.memory / _MB, "open files": usage.files, "threads": usage.threads}
+                for name, value in now.items():
+                    levels.setdefault(name, []).append((round(load.now_s, 1), round(value, 2)))
+        load.timeline.levels = levels
+        self._judge(load)
+        return load
+
+    def _target(self) -> Target:
+        """Return requests of all forms."""
+        plan, mapping = self.run.plan, open_bundle(self.first).manifest.openrtb
+        assert mapping is not None, "the bundle maps BidRequests"
+        some = max(1, round(1.2 * plan.day_rate * plan.day_s))
+        known, cold = (Traffic(self.first, _SIZES, 1, share).bodies() for share in (0.0, _COLD))
+        requests = []
+        for number in range(some):
+            if number % 10 == 0:
+                requests.append(self._request(OPENRTB, as_bid_request(next(known), mapping)))
+                continue
+            document = json.loads(next(cold)) | _FORMS[number % len(_FORMS)]
+            if number % 3:
+                del document["at"]
+            requests.append(self._request(SCORE, json.dumps(document).encode()))
+        return Target(self.service.url, requests)
+
+    def _request(self, path: str, body: bytes) -> bytes:
+        return http_request(path, body, Authorization=f"Bearer {self.keys.lasting}")
+
+    def _send_events(self) -> Callable[[ServiceConnection], None]:
+        """Return what sends a batch of events: the last one again, if that was not accepted."""
+        bodies, batches = Traffic(self.first, 1, seed=2).bodies(), itertools.count()
+        waiting: list[bytes] = []
+
+        def events() -> bytes:
+            number, batch = next(batches), []
+            for place, body in enumerate(islice(bodies, _EVENTS)):
+                request = json.loads(body)
+                kind = "click" if self._random.random() < 0.2 else "impression"
+                about = {"user_id": request["user_id"], "item_id": request["candidates"]["id"][0]}
+                batch.append({"event_id": f"{number}-{place}", "type": kind, **about})
+            return json.dumps({"events": batch}).encode()
+
+        def turn(client: ServiceConnection) -> None:
+            if is_new := not waiting:
+                waiting.append(events())
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.keys.lasting}"}
+            reply = client.post("/v1/events", waiting[0], headers)
+            self.events[f"status {reply.status}"] += 1
+            if reply.status == 202:
+                waiting.clear()
+                self.events.update(counts := json.loads(reply.body))
+                self.wrong.update(["a new event is a duplicate"] if is_new and counts["duplicates"] else [])
+
+        return turn
+
+    def _judge(self, load: BackgroundLoad) -> None:
+        run, samples = self.run, load.timeline.samples
+        tenth = max(1, len(samples) // 10)
+        parts = {"first_tenth": samples[:tenth], "last_tenth": samples[-tenth:]}
+        run.figures |= {
+            f"p{percent}_ms_{name}": percentile_ms(part, percent)
+            for name, part in parts.items()
+            for percent in (50, 99)
+        }
+        run.figures |= {"requests": len(samples), "scored": count(samples, *SCORED)}
+        run.figures |= {f"{name}s": number for name, number in self.done.items()}
+        run.figures |= {f"events, {name}": number for name, number in sorted(self.events.items())}
+        # The first round warms up.
+        early = max(len(CHORES), self.done.total() // 10) - 1
+        before = {name: points[early][1] for name, points in load.timeline.levels.items()}
+        after = {name: points[-1][1] for name, points in load.timeline.levels.items()}
+        run.figures |= {
+            f"{name}, {when}": found[name] for name in after for when, found in (("early", before), ("late", after))
+        }
+        run.usual_checks(samples)
+        run.check(f"invalid requests are refused, chores done, events new {dict(self.wrong) or ''}", not self.wrong)
+        run.check(
+            "every batch of events is accepted in the end",
+            self.events["status 202"] > 0 and not self.events["status 422"],
+        )
+        run.check(
+            f"memory grows by at most {_GROWTH:.0%}", after["memory, MB"] <= (1 + _GROWTH) * before["memory, MB"], True
+        )
+        run.check("no more files are open", after["open files"] <= before["open files"] + _MORE_FILES)
+        run.check("no more threads run", after["threads"] <= before["threads"])
+
+    # Chores
+
+    def swap(self) -> None:
+        """Serve the other bundle."""
+        bundle_id = msd_output("rollback", "--redis", self.redis.url).split()[-1]
+        name = next(one.name for one in (self.first, self.second) if open_bundle(one).bundle_id == bundle_id)
+        self._until_scored(f"bundle {name} is served", lambda reply: reply["model_version"] == name)
+
+    def delta(self) -> None:
+        """Replace all rows of a bundle by bare ones, or back."""
+        bare, turn = self.run.folder / "bare", self.done["delta"] % 2
+        if not bare.exists():
+            bare_bundle(self.first, bare, open_bundle(self.first).manifest.created_at)
+            for name, (old, new) in enumerate(((self.first, bare), (bare, self.first))):
+                msd_output("delta", str(old), str(new), str(self.run.folder / f"delta-{name}"))
+        msd_output("publish", str(self.run.folder / f"delta-{turn}"), "--delta", "--redis", self.redis.url)
+
+    def restart_redis(self) -> None:
+        """Kill Redis, and start it again."""
+        self.redis.kill()
+        time.sleep(min(_DOWN_S, self.run.plan.chore_s))
+        self.redis.start()
+
+    def correct(self) -> None:
+        """Publish other corrections."""
+        made = {
+            open_bundle(bundle).bundle_id: LearnedCorrection(
+                centre=-2.0,
+                shift=self._random.uniform(-1, 1),
+                slope=self._random.uniform(0.6, 1.8),
+                at=1.0,
+                impressions=1_000,
+                clicks=100,
+            )
+            for bundle in (self.first, self.second)
+        }
+        write_corrections(self.run.folder / "corrections.json", made)
+
+    def rotate_keys(self) -> None:
+        """Replace a key: the new one is accepted, then the old one is not."""
+        old = self.keys.replace()
+        self._until_scored("the new key is accepted", lambda reply: "candidates" in reply, self.keys.current)
+        self._until_scored("the old key is refused", lambda reply: reply.get("code") == "unauthorized", old)
+
+    def step_clock(self) -> None:
+        """Move the service's clock."""
+        self.clock.jump(_SHIFTS_S[self.done["clock step"] % len(_SHIFTS_S)])
+
+    def attack(self) -> None:
+        """Slow clients, and ones that use up connections and memory."""
+        name = list(_ATTACKERS)[self.done["attack"] % len(_ATTACKERS)]
+        assert name in ATTACKS
+        host, port = Target(self.service.url, ()).place
+        seconds = str(min(_ATTACK_S, self.run.plan.chore_s))
+        command = [sys.executable, "-m", "lab.chaos.attack", name, str(_ATTACKERS[name]), host, str(port), seconds]
+        subprocess.run(
+            [*command, self.keys.lasting], input=next(Traffic(self.first, 5).bodies()), capture_output=True, check=True
+        )
+
+    def misuse(self) -> None:
+        """Requests that no service may accept."""
+        good = json.loads(next(Traffic(self.first, 5).bodies()))
+        header = f"\r\nAuthorization: Bearer {self.keys.lasting}\r\n".encode()
+        some = islice(hostile_requests(good, self.done["misuse"]), _HOSTILE)
+        signed = (one._replace(request=one.request.replace(b"\r\n", header, 1)) for one in some)
+        outcomes = asyncio.run(sent(Target(self.service.url, ()).place, signed))
+        self.wrong.update(f"{hostile.what}: {outcome}" for hostile, outcome in outcomes if outcome[0] in "25h")
+
+    def _until_scored(self, what: str, holds: Callable[[dict[str, Any]], bool], key: str | None = None) -> None:
+        body = next(Traffic(self.first, 1).bodies())
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key or self.keys.lasting}"}
+        with ServiceConnection(self.service.url) as client:
+            wait_until(what, lambda: holds(_opened(client.post(SCORE, body, headers).body)))
+
+
+CHORES: Mapping[str, Callable[[Day], None]] = {
+    "swap": Day.swap,
+    "delta": Day.delta,
+    "misuse": Day.misuse,
+    "Redis restart": Day.restart_redis,
+    "correction": Day.correct,
+    "key rotation": Day.rotate_keys,
+    "clock step": Day.step_clock,
+    "attack": Day.attack,
+}
+"""What takes turns, by name."""
+
+
+def _opened(body: bytes) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(body)
+    return document.get("error", document) if isinstance(document.get("error"), dict) else document
+
+
+def _check_replies(run: Run, seen: list[Seen], log: Path) -> None:
+    """Compare every reply with its record in the log: the same version and the same scores, to the bit."""
+    replies: dict[str, Mapping[str, Any]] = {}
+    for one in seen:
+        if one.status == 200:
+            document = json.loads(one.body)
+            replies |= {reply["request_id"]: reply for reply in document.get("imp", {"": document}).values()}
+    found = wrong = 0
+    for frame in read_requests([log], ("heads", "model_version")):
+        columns = ("request_id", "model_version", "item_ids", "heads", "scores")
+        for request_id, version, items, heads, scores in frame.select(columns).iter_rows():
+            if (reply := replies.get(request_id)) is None:
+                continue  # of a chore
+            logged = dict(zip(items, scores[heads.index("pctr")], strict=True))
+            ids, pctr = reply["candidates"]["id"], np.float32(reply["candidates"]["pctr"])
+            is_same = pctr.tolist() == [logged[item] for item in ids] and reply["model_version"] == version
+            found, wrong = found + 1, wrong + (not is_same)
+    run.figures |= {"replies": len(replies), "replies_in_log": found, "replies_unlike_log": wrong}
+    run.check("every reply is in the log", found == len(replies))
+    run.check("every reply has the version and the scores of its record", wrong == 0 and found > 0)
