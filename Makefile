@@ -115,8 +115,8 @@ ray: $(INSTALLED)  ## The tests that need Ray, which they start on this machine.
 docs: $(INSTALLED)  ## The documentation as a site, in runs/site/index.html; every link is checked.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-observe: rules $(BUNDLE)/manifest.json  ## Service, Prometheus and rules under load: what each panel shows; pictures in docs.
-	$(BIN)/msd lab observe $(BUNDLE) $(BUNDLE)-without-semantics --pictures docs/pictures
+observe: rules $(BUNDLE)/manifest.json  ## Service, Prometheus and rules under load: what each panel shows.
+	$(BIN)/msd lab observe $(BUNDLE) $(BUNDLE)-without-semantics
 
 rules:  ## Recording rules and alerts: are they well-formed, and does what happens fire what it should?
 	@command -v $(PROMTOOL) >/dev/null || { echo "$(PROMTOOL) is not there; it comes with Prometheus (Debian: apt install prometheus)"; exit 1; }

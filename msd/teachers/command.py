@@ -23,7 +23,7 @@ from rich.progress import (
 
 from msd.dataset.config import DatasetConfig
 from msd.dataset.load import load_dataset
-from msd.teachers.allowance import Allowance, Budget, RateLimit
+from msd.teachers.allowance import Allowance, Budget
 from msd.teachers.checks import Doubtful
 from msd.teachers.collect import (
     DOUBTFUL_FILE,
@@ -64,12 +64,6 @@ def teach(
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Concurrent requests to a server.")] = 8,
     timeout: Annotated[float, typer.Option(min=0.001, help="Timeout of one reply, in seconds.")] = 120.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per answer.")] = 1024,
-    requests_per_minute: Annotated[
-        float | None, typer.Option(min=0.001, help="Most requests to a server per minute.")
-    ] = None,
-    tokens_per_minute: Annotated[
-        float | None, typer.Option(min=1.0, help="Most tokens, read and written, of a server per minute.")
-    ] = None,
     budget: Annotated[
         float | None, typer.Option(min=0.0, help="Stop before this run could cost more; needs prices.")
     ] = None,
@@ -84,23 +78,14 @@ def teach(
     only_estimate: Annotated[bool, typer.Option("--estimate", help="Ask nothing; estimate tokens and cost.")] = False,
 ) -> None:
     """Ask a teacher what it knows of each item and user. If interrupted, run it again to resume."""
-    _refuse_misfits(
-        teacher,
-        {"url": url, "model": model},
-        {
-            "--batches": batches,
-            "--budget": budget is not None,
-            "--requests-per-minute": requests_per_minute is not None,
-            "--tokens-per-minute": tokens_per_minute is not None,
-        },
-    )
+    _refuse_misfits(teacher, {"url": url, "model": model}, {"--batches": batches, "--budget": budget is not None})
     if budget is not None and not price_out:
         raise TeacherError("--budget needs the prices of the teacher: --price-in and --price-out")
     if only_estimate and (batches or teacher is Backend.RECORDED):
         raise TeacherError("--estimate asks nothing: it goes neither with --batches nor with recorded answers")
     data, prices = load_dataset(dataset), Prices(price_in, price_out)
     server = ModelServer(url or "", model or "", concurrency, timeout, max_tokens=max_tokens)
-    allowance = Allowance(RateLimit(requests_per_minute, tokens_per_minute), Budget(budget), prices)
+    allowance = Allowance(None, Budget(budget), prices)
     asked = _teacher_of(teacher, data.config, server, allowance, out if batches else None)
     console = Console(soft_wrap=True, highlight=False)
     if only_estimate:
