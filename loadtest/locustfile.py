@@ -49,6 +49,6 @@ class AdServer(FastHttpUser):
     def score(self) -> None:
         """Send one scoring request."""
         headers = {"Content-Type": "application/json"}
-        with self.client.post(SCORE, data=next(self._bodies), headers=headers, catch_response=True) as reply:
+        with self.client.post(SCORE, data=next(self._bodies).decode(), headers=headers, catch_response=True) as reply:
             if reply.status_code != 200:
                 reply.failure(f"{reply.status_code}: {reply.text[:200]}")
