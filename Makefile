@@ -5,7 +5,7 @@ PACKAGES := .venv/packages
 INSTALLED := .venv/installed
 DEMO_PACKAGES := .venv/demo-packages
 DEMO_EXTRAS := cpu,encode,live,log,train,teach,load,demo
-ALL_EXTRAS := $(DEMO_EXTRAS),openvino,sign,fetch,trace,client,browser,docs,image,dev
+ALL_EXTRAS := $(DEMO_EXTRAS),sign,fetch,trace,client,browser,docs,image,dev
 # The demos need less than all else, and take that where it is.
 DEMO_INSTALLED := $(if $(wildcard $(PACKAGES)),$(INSTALLED),.venv/demo-installed)
 CORE := native/__init__.py native/build.py $(wildcard native/*.cpp native/*/*.hpp)
@@ -144,7 +144,7 @@ wheel: $(INSTALLED)  ## A wheel with the core and the instant demo, in runs/whee
 	runs/wheel/venv/bin/python -m pip install --quiet "$$(ls runs/wheel/*.whl)[cpu,encode]"
 	cd runs/wheel && timeout --preserve-status --signal=INT 10 venv/bin/msd demo --instant --port 18080
 
-LOCKED_CPU := cpu encode fetch live log openvino sign trace
+LOCKED_CPU := cpu encode fetch live log sign trace
 LOCKED_GPU := cuda encode fetch live log sign trace
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes --no-header --no-annotate
 

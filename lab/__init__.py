@@ -9,12 +9,12 @@ COMMANDS = {
     "data": ("lab.data.collm_ml_1m", "train", "Convert the data of a research benchmark."),
     "bench": (
         "lab.bench.command",
-        "train,cpu,openvino,demo,load",
+        "train,cpu,demo,load",
         "Compare the service with a naive one.",
     ),
     "chaos": (
         "lab.chaos.command",
-        "train,cpu,openvino,demo",
+        "train,cpu,demo",
         "Run chaos tests against a service and report the results.",
     ),
     "instant": (
