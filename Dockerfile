@@ -13,7 +13,7 @@ RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/msd
 
 # The product. It has a layer of its own, so that a change of it leaves the packages' as it was.
 FROM tools AS product
-# The native core is compiled here; the base has Python's headers, numpy comes with what builds the wheel.
+# The native core is compiled here; the base has Python's headers, numpy and nanobind come with what builds the wheel.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY requirements/build.txt requirements/

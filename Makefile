@@ -4,7 +4,7 @@ BIN := .venv/bin
 PACKAGES := .venv/packages
 INSTALLED := .venv/installed
 DEMO_PACKAGES := .venv/demo-packages
-DEMO_EXTRAS := cpu,encode,live,log,train,teach,load,demo
+DEMO_EXTRAS := build,cpu,encode,live,log,train,teach,load,demo
 ALL_EXTRAS := $(DEMO_EXTRAS),sign,fetch,trace,client,browser,docs,image,dev
 # The demos need less than all else, and take that where it is.
 DEMO_INSTALLED := $(if $(wildcard $(PACKAGES)),$(INSTALLED),.venv/demo-installed)

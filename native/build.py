@@ -1,7 +1,8 @@
 """Builds the native core in place with a C++ compiler: `python -m native.build`. Installing the package does so too.
 
-One file is compiled, for any processor of its architecture: faster instructions are chosen at load time. Without a
-compiler, the package `ziglang` is one. Needs only the standard library and numpy.
+One file is compiled with nanobind's, for any processor of its architecture: faster instructions are chosen at load
+time. Without a compiler, the package `ziglang` is one. Needs only the standard library, and numpy and nanobind for what
+is compiled of them.
 """
 
 import argparse
@@ -19,11 +20,15 @@ _SOURCE = FOLDER / "module.cpp"
 _COMPILERS = ("c++", "g++", "clang++")
 # Products and sums are rounded separately, as numpy rounds them.
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
+# As nanobind asks for.
+_BINDING_FLAGS = ("-DNDEBUG", "-DNB_COMPACT_ASSERTIONS", "-fno-strict-aliasing")
 _SANITISERS = {
     "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "thread": ("-fsanitize=thread",),
 }
 _SANITISED = ("-O1", "-g", "-fno-omit-frame-pointer")
+# Of nanobind's folder: the headers that its sources need.
+_MAPS = Path("ext", "robin_map", "include")
 _TIMEOUT_S = 600
 
 
@@ -39,11 +44,14 @@ def build(folder: Path = FOLDER, sanitiser: str | None = None) -> Path:
     # Under another name first: a running process may have the old one open.
     temporary = made.with_suffix(f".{os.getpid()}.tmp")
     sanitised = (*_SANITISED, *_SANITISERS[sanitiser]) if sanitiser else ()
-    flags = [*_FLAGS, *sanitised, f"-DNATIVE_LAYOUT={_layout()}"]
+    bindings = _bindings()
+    flags = [*_FLAGS, *_BINDING_FLAGS, *sanitised, f"-DNATIVE_LAYOUT={_layout()}"]
     if sys.platform == "darwin":
         flags += ["-undefined", "dynamic_lookup"]
-    includes = [f"-I{path}" for path in (sysconfig.get_paths()["include"], _numpy_include())]
-    command = [*compiler, *flags, *includes, str(_SOURCE), "-o", str(temporary)]
+    folders = sysconfig.get_paths()["include"], _numpy_include(), bindings / "include", bindings / _MAPS
+    includes = [option for folder in folders for option in ("-isystem", str(folder))]
+    sources = map(str, (_SOURCE, bindings / "src" / "nb_combined.cpp"))
+    command = [*compiler, *flags, *includes, *sources, "-o", str(temporary)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -95,6 +103,14 @@ def _numpy_include() -> str:
     except ImportError as error:
         raise BuildError("numpy, whose headers are needed, is not installed") from error
     return numpy.get_include()
+
+
+def _bindings() -> Path:
+    """Return nanobind's folder."""
+    spec = importlib.util.find_spec("nanobind")
+    if spec is None or spec.origin is None:
+        raise BuildError("nanobind, which is compiled with the core, is not installed")
+    return Path(spec.origin).parent
 
 
 def _layout() -> int:

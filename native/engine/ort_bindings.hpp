@@ -1,8 +1,6 @@
 // ONNX Runtime's graphs for Python.
 #pragma once
 
-#include <map>
-
 #include "../core/python.hpp"
 #include "ort.hpp"
 
@@ -24,123 +22,83 @@ inline const Element& element_of(int type) {
   return kElements[is_known ? type : 0];
 }
 
-inline int type_of(std::string_view character) {
+inline int type_of(char character) {
   for (size_t type = 1; type < std::size(kElements); type++)
-    if (kElements[type].size && character == std::string_view(&kElements[type].character, 1)) return static_cast<int>(type);
-  raise(PyExc_TypeError, "the runtime has no such element type");
+    if (kElements[type].size && character == kElements[type].character) return static_cast<int>(type);
+  throw nb::type_error("the runtime has no such element type");
 }
 
-inline std::vector<int64_t> shape_of(PyObject* tuple) {
-  std::vector<int64_t> shape;
-  for (Py_ssize_t axis = 0; axis < PyTuple_Size(tuple); axis++) shape.push_back(place_from(item_of(tuple, axis)));
-  return shape;
-}
-
-inline size_t bytes_of(const std::vector<int64_t>& shape, int type) {
+inline size_t size_of(const std::vector<int64_t>& shape, int type) {
   size_t size = element_of(type).size;
   for (const int64_t axis : shape) size *= static_cast<size_t>(std::max<int64_t>(axis, 0));
   return size;
 }
 
-inline Ref to_python(const std::vector<int64_t>& shape) {
-  Ref tuple(checked(PyTuple_New(static_cast<Py_ssize_t>(shape.size()))));
-  for (size_t axis = 0; axis < shape.size(); axis++)
-    PyTuple_SET_ITEM(tuple.get(), static_cast<Py_ssize_t>(axis), checked(PyLong_FromLongLong(shape[axis])));
-  return tuple;
-}
-
-inline void append(const Ref& list, PyObject* owned) {
-  const Ref item(checked(owned));
-  if (PyList_Append(list.get(), item.get())) throw PythonError{};
-}
-
-// OrtModel(library, path, threads): paths as bytes
-
-// Freeing one may take tens of milliseconds, for which no lock is held.
+// Freeing a graph may take tens of milliseconds, for which no lock is held.
 struct HeldOrtModel {
   std::unique_ptr<OrtModel> model;
 
-  explicit HeldOrtModel(std::unique_ptr<OrtModel> made) : model(std::move(made)) {}
+  HeldOrtModel(const nb::bytes& library, const nb::bytes& path, int threads) {
+    // By path; sessions may outlive each other.
+    static auto* const libraries = new std::map<std::string, std::shared_ptr<const OrtLibrary>>();
+    auto& opened = (*libraries)[std::string(view_of(library))];
+    if (!opened) opened = std::make_shared<const OrtLibrary>(std::string(view_of(library)));
+    const auto held = opened;
+    const std::string model_path(view_of(path));
+    const nb::gil_scoped_release unlocked;
+    model = std::make_unique<OrtModel>(held, model_path, threads);
+  }
   ~HeldOrtModel() {
-    const Unlocked unlocked;
+    const nb::gil_scoped_release unlocked;
     model = nullptr;
+  }
+
+  // (name, contiguous array, its type's character, shape)
+  using Input = std::tuple<std::string, nb::object, char, std::vector<int64_t>>;
+  // (bytes, type, shape)
+  using Output = std::tuple<nb::bytearray, const char*, std::vector<int64_t>>;
+
+  std::vector<Output> run(const std::vector<std::string>& heads, const std::vector<Input>& inputs) const {
+    std::vector<const char*> wanted, names;
+    for (const std::string& head : heads) wanted.push_back(head.c_str());
+    std::vector<Buffer> buffers;
+    OrtValues values(model->library(), inputs.size()), found(model->library(), wanted.size());
+    for (const auto& [name, array, character, shape] : inputs) {
+      const int type = type_of(character);
+      const size_t size = size_of(shape, type);
+      names.push_back(name.c_str());
+      buffers.emplace_back(array, false, size);
+      values.set(buffers.size() - 1, buffers.back().as<void>(), size, shape, type);
+    }
+    {
+      const nb::gil_scoped_release unlocked;
+      model->run(names, values, wanted, found);
+    }
+    std::vector<Output> outputs;
+    for (size_t k = 0; k < found.size(); k++) {
+      const OrtForm form = found.form(k);
+      outputs.emplace_back(nb::bytearray(found.memory(k), size_of(form.shape, form.type)), element_of(form.type).name,
+                           form.shape);
+    }
+    return outputs;
   }
 };
 
-inline HeldOrtModel* make_ort_model(PyObject* arguments) {
-  // By path; sessions may outlive each other.
-  static auto* const libraries = new std::map<std::string, std::shared_ptr<const OrtLibrary>>();
-  PyObject *library, *path;
-  int threads;
-  if (!PyArg_ParseTuple(arguments, "SSi", &library, &path, &threads)) throw PythonError{};
-  const std::string library_path(bytes_of(library)), model_path(bytes_of(path));
-  auto& opened = (*libraries)[library_path];
-  if (!opened) opened = std::make_shared<const OrtLibrary>(library_path);
-  const auto held = opened;
-  std::unique_ptr<OrtModel> made;
-  {
-    const Unlocked unlocked;
-    made = std::make_unique<OrtModel>(held, model_path, threads);
-  }
-  return new HeldOrtModel(std::move(made));
+// (name, type, shape) of each input or output; an axis of −1 may have any length
+inline nb::list forms_of(const std::vector<OrtForm>& forms) {
+  nb::list list;
+  for (const OrtForm& form : forms) list.append(nb::make_tuple(form.name, element_of(form.type).name, form.shape));
+  return list;
 }
 
-inline PyObject* ort_model_version(const HeldOrtModel& held) { return to_python(held.model->library().version); }
-
-inline PyObject* forms_to_python(const std::vector<OrtForm>& forms) {
-  Ref list(checked(PyList_New(0)));
-  for (const OrtForm& form : forms)
-    append(list, Py_BuildValue("(ssO)", form.name.c_str(), element_of(form.type).name, to_python(form.shape).get()));
-  return Py_NewRef(list.get());
-}
-
-// (name, type, shape) of each input and output; an axis of −1 may have any length
-inline PyObject* ort_model_inputs(const HeldOrtModel& held) { return forms_to_python(held.model->inputs); }
-
-inline PyObject* ort_model_outputs(const HeldOrtModel& held) { return forms_to_python(held.model->outputs); }
-
-// run(names, inputs): inputs are (name, contiguous array, its type's character, shape); outputs (bytes, type, shape)
-inline PyObject* ort_model_run(HeldOrtModel& held, Arguments given) {
-  const OrtModel& model = *held.model;
-  std::vector<const char*> wanted, names;
-  for (Py_ssize_t k = 0; k < PyTuple_Size(given[0]); k++) wanted.push_back(text_of(item_of(given[0], k)).data());
-  const size_t count = static_cast<size_t>(PyTuple_Size(given[1]));
-  if (PyErr_Occurred()) throw PythonError{};
-  std::vector<Buffer> buffers;
-  OrtValues values(model.library(), count), found(model.library(), wanted.size());
-  for (size_t k = 0; k < count; k++) {
-    PyObject* told = item_of(given[1], static_cast<Py_ssize_t>(k));
-    const int type = type_of(text_of(item_of(told, 2)));
-    const std::vector<int64_t> shape = shape_of(item_of(told, 3));
-    names.push_back(text_of(item_of(told, 0)).data());
-    buffers.emplace_back(item_of(told, 1), false, bytes_of(shape, type));
-    values.set(k, buffers.back().as<void>(), bytes_of(shape, type), shape, type);
-  }
-  {
-    const Unlocked unlocked;
-    model.run(names, values, wanted, found);
-  }
-  Ref list(checked(PyList_New(0)));
-  for (size_t k = 0; k < found.size(); k++) {
-    const OrtForm form = found.form(k);
-    const Ref bytes(checked(PyByteArray_FromStringAndSize(static_cast<const char*>(found.memory(k)),
-                                                          static_cast<Py_ssize_t>(bytes_of(form.shape, form.type)))));
-    append(list, Py_BuildValue("(OsO)", bytes.get(), element_of(form.type).name, to_python(form.shape).get()));
-  }
-  return Py_NewRef(list.get());
-}
-
-inline PyMethodDef ort_model_methods[] = {method<HeldOrtModel, 2, ort_model_run>("run"), {}};
-inline PyGetSetDef ort_model_values[] = {value<HeldOrtModel, ort_model_version>("version"),
-                                         value<HeldOrtModel, ort_model_inputs>("inputs"),
-                                         value<HeldOrtModel, ort_model_outputs>("outputs"),
-                                         {}};
-
-inline bool add_ort_model(PyObject* module) {
-  return add_type<HeldOrtModel>(module, "native._core.OrtModel",
-                            {creator<HeldOrtModel, make_ort_model>(),
-                             {Py_tp_methods, ort_model_methods},
-                             {Py_tp_getset, ort_model_values}});
+// OrtModel(library, path, threads): paths as bytes
+inline void add_ort_model(nb::module_& module) {
+  nb::class_<HeldOrtModel>(module, "OrtModel")
+      .def(nb::init<const nb::bytes&, const nb::bytes&, int>())
+      .def("run", &HeldOrtModel::run)
+      .def_prop_ro("version", [](const HeldOrtModel& held) { return held.model->library().version; })
+      .def_prop_ro("inputs", [](const HeldOrtModel& held) { return forms_of(held.model->inputs); })
+      .def_prop_ro("outputs", [](const HeldOrtModel& held) { return forms_of(held.model->outputs); });
 }
 
 }  // namespace native

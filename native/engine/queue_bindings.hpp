@@ -91,86 +91,65 @@ class OwnedJob : public Job {
   // Let go of what the work needed; after its end.
   virtual void drop() {}
   // Of work that is done, or why it failed: with `ending`.
-  virtual PyObject* result() { return Py_NewRef(Py_None); }
-  // What an ended job has asked for: it may be put in again.
-  virtual void go_on(PyObject*) { raise(PyExc_TypeError, "this job asks for nothing"); }
+  virtual nb::object result() { return nb::none(); }
+  // What an ended job has asked for, or None: it may be put in again.
+  virtual void go_on(const nb::object&) { throw nb::type_error("this job asks for nothing"); }
 
-  PyObject* owner = nullptr;  // held while the engine has the job
-  bool is_partial = false;    // whether only the first candidates are scored
+  nb::object owner;         // held while the engine has the job
+  bool is_partial = false;  // whether only the first candidates are scored
 };
-
-// The error that is set, as an object.
-inline Ref raised() {
-#if PY_VERSION_HEX >= 0x030C0000
-  return Ref(PyErr_GetRaisedException());
-#else
-  PyObject *type = nullptr, *error = nullptr, *traceback = nullptr;
-  PyErr_Fetch(&type, &error, &traceback);
-  PyErr_NormalizeException(&type, &error, &traceback);
-  if (traceback) PyException_SetTraceback(error, traceback);
-  Py_XDECREF(type);
-  Py_XDECREF(traceback);
-  return Ref(error);
-#endif
-}
-
-inline Ref given_or_none(PyObject* object) { return object == Py_None ? Ref() : Ref::to(object); }
 
 class PythonJob : public OwnedJob {
  public:
-  PythonJob(Runner& runner, size_t rows, double deadline, bool is_spare, PyObject* of_runner, PyObject* work, PyObject* shorten,
-            PyObject* is_gone)
+  using Callable = std::optional<nb::object>;
+
+  PythonJob(nb::object work, Callable shorten, Callable is_gone, Runner& runner, size_t rows, double deadline,
+            bool is_spare)
       : OwnedJob(runner, rows, deadline, is_spare),
-        of_runner_(Ref::to(of_runner)),
-        work_(Ref::to(work)),
-        shorten_(given_or_none(shorten)),
-        is_gone_(given_or_none(is_gone)) {}
+        work_(std::move(work)),
+        shorten_(std::move(shorten)),
+        is_gone_(std::move(is_gone)) {}
 
   bool fit(Worker& worker, double now) override {
     const Locked locked(worker);
-    if (is_gone_.get()) {
-      const Ref is_gone = Ref::to(is_gone_.get()), said(PyObject_CallNoArgs(is_gone.get()));
-      if (!said.get()) return fail();
-      if (said.get() == Py_True) return end(Ending::kGone);
+    try {
+      if (is_gone_ && nb::object(*is_gone_)().is(Py_True)) return end(Ending::kGone);
+      if (now > deadline) return end(Ending::kLate);
+      if (!shorten_) return true;
+      const size_t fitting = runner->run_s.fitting(rows, seconds_for_run(now, deadline));
+      if (!fitting) return end(Ending::kNoTime);
+      if (fitting == rows) return true;
+      work_ = nb::object(*shorten_)(fitting - 1);
+      rows = fitting;
+      is_partial = true;
+      return true;
+    } catch (const nb::python_error& error) {
+      return fail(error);
     }
-    if (now > deadline) return end(Ending::kLate);
-    if (!shorten_.get()) return true;
-    const size_t fitting = runner->run_s.fitting(rows, seconds_for_run(now, deadline));
-    if (!fitting) return end(Ending::kNoTime);
-    if (fitting == rows) return true;
-    Ref shorter(PyObject_CallFunction(shorten_.get(), "n", static_cast<Py_ssize_t>(fitting - 1)));
-    if (!shorter.get()) return fail();
-    work_ = std::move(shorter);
-    rows = fitting;
-    is_partial = true;
-    return true;
   }
 
   void run(Worker& worker) override {
     const Locked locked(worker);
-    if (!work_.get()) return;  // it was cancelled
-    {
-      const Ref work = Ref::to(work_.get());
-      result_ = Ref(PyObject_CallNoArgs(work.get()));
+    if (!work_.is_valid()) return;  // it was cancelled
+    try {
+      result_ = nb::object(work_)();
+    } catch (const nb::python_error& error) {
+      fail(error);
     }
-    if (!result_.get()) fail();
     drop();
   }
 
   void drop() override {
-    work_ = Ref();
-    shorten_ = Ref();
-    is_gone_ = Ref();
+    work_.reset();
+    shorten_.reset();
+    is_gone_.reset();
   }
 
-  PyObject* result() override {
-    const Ref result = std::move(result_);
-    return Py_NewRef(result.get() ? result.get() : Py_None);
-  }
+  nb::object result() override { return or_none(std::exchange(result_, {})); }
 
  private:
-  bool fail() {
-    result_ = raised();
+  bool fail(const nb::python_error& error) {
+    result_ = nb::borrow(error.value());
     return end(Ending::kFailed);
   }
   bool end(Ending how) {
@@ -178,92 +157,21 @@ class PythonJob : public OwnedJob {
     return false;
   }
 
-  const Ref of_runner_;
-  Ref work_, shorten_, is_gone_, result_;
+  nb::object work_, result_;
+  Callable shorten_, is_gone_;
 };
-
-// Runner(): learned run times of one model
-
-inline Runner* make_runner(PyObject* arguments) {
-  if (!PyArg_ParseTuple(arguments, "")) throw PythonError{};
-  return new Runner();
-}
-
-inline PyObject* runner_learn_run(Runner& runner, Arguments given) {
-  runner.run_s.learn(size_from(given[0]), double_from(given[1]));
-  return Py_NewRef(Py_None);
-}
-
-inline PyObject* runner_learn_turn(Runner& runner, Arguments given) {
-  runner.turn_s.learn(size_from(given[0]), double_from(given[1]));
-  return Py_NewRef(Py_None);
-}
-
-inline PyObject* runner_run_s(Runner& runner, Arguments given) { return PyFloat_FromDouble(runner.run_s.of(size_from(given[0]))); }
-
-inline PyObject* runner_turn_s(Runner& runner, Arguments given) { return PyFloat_FromDouble(runner.turn_s.of(size_from(given[0]))); }
-
-// fitting(rows, seconds): how many candidates a run is expected to score in that time
-inline PyObject* runner_fitting(Runner& runner, Arguments given) {
-  return PyLong_FromSize_t(runner.run_s.fitting(size_from(given[0]), double_from(given[1])));
-}
-
-inline PyMethodDef runner_methods[] = {method<Runner, 2, runner_learn_run>("learn_run"),
-                                       method<Runner, 2, runner_learn_turn>("learn_turn"),
-                                       method<Runner, 1, runner_run_s>("run_s"),
-                                       method<Runner, 1, runner_turn_s>("turn_s"),
-                                       method<Runner, 2, runner_fitting>("fitting"),
-                                       {}};
-
-// Job(work, shorten, is_gone, runner, rows, deadline, is_spare): `shorten` and `is_gone` may be None
-
-struct HeldJob {
-  explicit HeldJob(std::unique_ptr<OwnedJob> made) : job(std::move(made)) {}
-
-  std::unique_ptr<OwnedJob> job;
-};
-
-inline HeldJob* make_job(PyObject* arguments) {
-  PyObject *work, *shorten, *is_gone, *runner;
-  Py_ssize_t rows;
-  double deadline;
-  int is_spare;
-  if (!PyArg_ParseTuple(arguments, "OOOOndp", &work, &shorten, &is_gone, &runner, &rows, &deadline, &is_spare)) throw PythonError{};
-  return new HeldJob(std::make_unique<PythonJob>(Box<Runner>::of(runner), static_cast<size_t>(rows), deadline, is_spare == 1, runner, work,
-                                                 shorten, is_gone));
-}
-
-// claim(): take the right to answer it
-inline PyObject* job_claim(HeldJob& held, Arguments) {
-  const bool is_first = held.job->claim();
-  return PyBool_FromLong(is_first);
-}
-
-// go_on(given): what it has asked for; it may be put in again
-inline PyObject* job_go_on(HeldJob& held, Arguments given) {
-  held.job->go_on(given[0]);
-  held.job->reopen();
-  return Py_NewRef(Py_None);
-}
-
-// (ending, result, queued at, started at, ended at, rows, is partial), once for each end
-inline PyObject* job_take_outcome(HeldJob& held, Arguments) {
-  OwnedJob& job = *held.job;
-  const Ref result(checked(job.result()));
-  return Py_BuildValue("(iOdddnO)", static_cast<int>(job.ending), result.get(), job.queued_at, job.started, job.ended,
-                       static_cast<Py_ssize_t>(job.rows), job.is_partial ? Py_True : Py_False);
-}
-
-inline PyMethodDef job_methods[] = {
-    method<HeldJob, 0, job_claim>("claim"),
-    method<HeldJob, 1, job_go_on>("go_on"),
-    method<HeldJob, 0, job_take_outcome>("take_outcome"),
-    {}};
 
 // Engine(threads, max_rows, max_candidates, patience_s, bounds of each measure)
 
 struct HeldEngine {
-  explicit HeldEngine(std::unique_ptr<Engine> made) : engine(std::move(made)) {}
+  HeldEngine(size_t threads, size_t max_rows, size_t max_candidates, double patience_s,
+             const std::vector<std::vector<double>>& bounds) {
+    if (threads < 1) throw nb::value_error("there is one thread at least");
+    if (bounds.size() != kMeasures) throw nb::value_error("each measure has its bounds");
+    Tally::Histograms measures;
+    for (const std::vector<double>& one : bounds) measures.push_back({one});
+    engine = std::make_unique<Engine>(threads, max_rows, max_candidates, patience_s, std::move(measures));
+  }
 
   std::unique_ptr<Outbox> outbox = std::make_unique<Outbox>();
   std::unique_ptr<Engine> engine;
@@ -281,7 +189,7 @@ struct HeldEngine {
   std::vector<Job*> join(double seconds) {
     std::vector<Job*> left;
     {
-      const Unlocked unlocked;
+      const nb::gil_scoped_release unlocked;
       left = engine->join(seconds);
     }
     if (engine->is_left()) return left;
@@ -295,187 +203,141 @@ struct HeldEngine {
   }
 };
 
-inline HeldEngine* make_engine(PyObject* arguments) {
-  Py_ssize_t threads, max_rows, max_candidates;
-  double patience_s;
-  PyObject* bounds;
-  if (!PyArg_ParseTuple(arguments, "nnndO!", &threads, &max_rows, &max_candidates, &patience_s, &PyTuple_Type, &bounds))
-    throw PythonError{};
-  if (threads < 1) raise(PyExc_ValueError, "there is one thread at least");
-  if (PyTuple_Size(bounds) != static_cast<Py_ssize_t>(kMeasures)) raise(PyExc_ValueError, "each measure has its bounds");
-  Tally::Histograms measures;
-  for (Py_ssize_t k = 0; k < PyTuple_Size(bounds); k++) {
-    PyObject* const given = item_of(bounds, k);
-    std::vector<double> numbers;
-    for (Py_ssize_t place = 0; place < PyTuple_Size(given); place++) numbers.push_back(double_of(given, place));
-    measures.push_back({std::move(numbers)});
-  }
-  return new HeldEngine(std::make_unique<Engine>(static_cast<size_t>(threads), static_cast<size_t>(max_rows),
-                                                 static_cast<size_t>(max_candidates), patience_s, std::move(measures)));
-}
-
-// take_tally(): (counts, (counts by bound, sum) of each measure) since the last time
-inline PyObject* engine_take_tally(HeldEngine& held, Arguments) {
+// (counts, (counts by bound, sum) of each measure) since the last time
+inline auto engine_take_tally(HeldEngine& held) {
   const auto [counts, measures] = held.engine->tally.take();
-  const auto list = [](const auto& numbers) {
-    Ref made(checked(PyList_New(0)));
-    for (const size_t number : numbers)
-      if (PyList_Append(made.get(), Ref(checked(PyLong_FromSize_t(number))).get())) throw PythonError{};
-    return made;
-  };
-  const Ref told(checked(PyList_New(0)));
-  for (const Tally::Histogram& measure : measures)
-    if (PyList_Append(told.get(), Ref(checked(Py_BuildValue("(Od)", list(measure.counts).get(), measure.sum))).get()))
-      throw PythonError{};
-  return Py_BuildValue("(OO)", list(counts).get(), told.get());
+  std::vector<std::pair<std::vector<size_t>, double>> sums;
+  for (const Tally::Histogram& measure : measures) sums.emplace_back(measure.counts, measure.sum);
+  return std::pair(counts, sums);
 }
 
-// The owners of claimed jobs, which the engine may still have; another keeper's have none
-inline PyObject* owners_of(const std::vector<Job*>& jobs) {
-  Ref list(checked(PyList_New(0)));
+// The owners of claimed jobs, which the engine may still have; another keeper's have none.
+inline nb::list owners_of(const std::vector<Job*>& jobs) {
+  nb::list owners;
   for (Job* const job : jobs)
-    if (static_cast<OwnedJob*>(job)->owner && PyList_Append(list.get(), static_cast<OwnedJob*>(job)->owner)) throw PythonError{};
-  return Py_NewRef(list.get());
+    if (const nb::object& owner = static_cast<OwnedJob*>(job)->owner; owner.is_valid()) owners.append(owner);
+  return owners;
 }
 
-// put(job, owner): false once the engine is closed
-inline PyObject* engine_put(HeldEngine& held, Arguments given) {
-  OwnedJob& job = *Box<HeldJob>::of(given[0]).job;
-  if (job.owner || job.is_claimed()) raise(PyExc_ValueError, "a job is put in once, and again if it goes on");
-  job.owner = Py_NewRef(given[1]);
+// False once the engine is closed.
+inline bool engine_put(HeldEngine& held, OwnedJob& job, nb::object owner) {
+  if (job.owner.is_valid() || job.is_claimed()) throw nb::value_error("a job is put in once, and again if it goes on");
+  job.owner = std::move(owner);
   job.keeper = held.outbox.get();
   const bool is_in = held.engine->put(job);
-  if (!is_in) Py_CLEAR(job.owner);
-  return PyBool_FromLong(is_in);
+  if (!is_in) job.owner.reset();
+  return is_in;
 }
 
-// take_ended(): the owners of ended jobs that are to be answered
-inline PyObject* engine_take_ended(HeldEngine& held, Arguments) {
-  Ref list(checked(PyList_New(0)));
+// The owners of ended jobs that are to be answered.
+inline nb::list engine_take_ended(HeldEngine& held) {
+  nb::list owners;
   for (Job* const ended : held.outbox->take()) {
     auto* const job = static_cast<OwnedJob*>(ended);
-    const Ref owner(std::exchange(job->owner, nullptr));
+    const nb::object owner = std::exchange(job->owner, {});
     job->drop();
-    if (job->claim() && PyList_Append(list.get(), owner.get())) throw PythonError{};
+    if (job->claim()) owners.append(owner);
   }
-  return Py_NewRef(list.get());
-}
-
-// claim_late(): the owners of jobs past their deadline, which are claimed
-inline PyObject* engine_claim_late(HeldEngine& held, Arguments) { return owners_of(held.engine->claim_late(*held.outbox)); }
-
-// close(): the owners of jobs that waited, which are claimed
-inline PyObject* engine_close(HeldEngine& held, Arguments) { return owners_of(held.engine->close()); }
-
-// join(seconds): the owners of jobs that still run, which are claimed
-inline PyObject* engine_join(HeldEngine& held, Arguments given) {
-  return owners_of(held.join(double_from(given[0])));
+  return owners;
 }
 
 // (threads, running, waiting, quiet_s, longest_s)
-inline PyObject* engine_heartbeat(HeldEngine& held, Arguments) {
+inline auto engine_heartbeat(HeldEngine& held) {
   const Heartbeat beat = held.engine->heartbeat();
-  return Py_BuildValue("(nnndd)", static_cast<Py_ssize_t>(beat.threads), static_cast<Py_ssize_t>(beat.running),
-                       static_cast<Py_ssize_t>(beat.waiting), beat.quiet_s, beat.longest_s);
+  return std::tuple(beat.threads, beat.running, beat.waiting, beat.quiet_s, beat.longest_s);
 }
 
-inline PyObject* engine_is_busy(const HeldEngine& held) { return PyBool_FromLong(held.engine->is_busy()); }
+// Admission. A refusal is (reason, message); an admitted load a bucket, for `release`
 
-inline PyObject* engine_descriptor(const HeldEngine& held) { return PyLong_FromLong(held.outbox->bell.descriptor()); }
-
-// reserve(seconds): after a request with a normal deadline, for which one thread is kept from longer ones
-inline PyObject* engine_reserve(HeldEngine& held, Arguments given) {
-  held.engine->reserve(double_from(given[0]));
-  return Py_NewRef(Py_None);
+inline nb::tuple to_python(const Refused& refused) {
+  return nb::make_tuple(refused.reason == Refusal::kRows ? "rows" : "wait", refused.message);
 }
 
-// Admission. A refusal is (reason, message); an admitted load a token for `release`
-
-inline PyObject* to_python(const Refused& refused) {
-  return Py_BuildValue("(ss)", refused.reason == Refusal::kRows ? "rows" : "wait", refused.message.c_str());
-}
-
-inline Load load_of(PyObject* rows, PyObject* seconds) { return {size_from(rows), double_from(seconds)}; }
-
-// enter(rows, seconds, deadline): a bucket, or a refusal
-inline PyObject* engine_enter(HeldEngine& held, Arguments given) {
-  const Load load = load_of(given[0], given[1]);
-  const double deadline = double_from(given[2]);
+inline nb::object engine_enter(HeldEngine& held, size_t rows, double seconds, double deadline) {
   int64_t bucket = 0;
-  const Refused refused = held.engine->admit(
-      [&](Admission& admission, auto runs) { return admission.enter(load, clock_s(), deadline, runs, bucket); });
-  return refused ? to_python(refused) : PyLong_FromLongLong(bucket);
-}
-
-// release(rows, seconds, bucket): of a load that has entered
-inline PyObject* engine_release(HeldEngine& held, Arguments given) {
-  const Load load = load_of(given[0], given[1]);
-  const int64_t bucket = place_from(given[2]);
-  held.engine->admit([&](Admission& admission, auto) { admission.leave(load, bucket); });
-  return Py_NewRef(Py_None);
-}
-
-// check(rows, seconds, deadline, is_unread): None, or a refusal
-inline PyObject* engine_check(HeldEngine& held, Arguments given) {
-  const Load load = load_of(given[0], given[1]);
-  const double deadline = double_from(given[2]);
-  const bool is_unread = PyObject_IsTrue(given[3]) == 1;
   const Refused refused = held.engine->admit([&](Admission& admission, auto runs) {
-    return is_unread ? admission.check_unread(load, clock_s(), deadline, runs) : admission.check(load, clock_s(), deadline, runs);
+    return admission.enter({rows, seconds}, clock_s(), deadline, runs, bucket);
   });
-  return refused ? to_python(refused) : Py_NewRef(Py_None);
+  return refused ? nb::object(to_python(refused)) : nb::cast(bucket);
 }
 
-// read(size, rows): a body of that size had so many candidates
-inline PyObject* engine_read(HeldEngine& held, Arguments given) {
-  const size_t size = size_from(given[0]), rows = size_from(given[1]);
+inline void engine_release(HeldEngine& held, size_t rows, double seconds, int64_t bucket) {
+  held.engine->admit([&](Admission& admission, auto) { admission.leave({rows, seconds}, bucket); });
+}
+
+// None, or a refusal.
+inline nb::object engine_check(HeldEngine& held, size_t rows, double seconds, double deadline, bool is_unread) {
+  const Load load{rows, seconds};
+  const Refused refused = held.engine->admit([&](Admission& admission, auto runs) {
+    return is_unread ? admission.check_unread(load, clock_s(), deadline, runs)
+                     : admission.check(load, clock_s(), deadline, runs);
+  });
+  return refused ? nb::object(to_python(refused)) : nb::none();
+}
+
+// A body of a size had so many candidates.
+inline void engine_read(HeldEngine& held, size_t size, size_t rows) {
   if (rows) held.engine->admit([&](Admission& admission, auto) { admission.read(size, rows); });
-  return Py_NewRef(Py_None);
 }
 
-inline PyObject* engine_rows_in(HeldEngine& held, Arguments given) {
-  const size_t size = size_from(given[0]);
-  return PyLong_FromSize_t(held.engine->admit([&](Admission& admission, auto) { return admission.rows_in(size); }));
+inline size_t engine_rows_in(HeldEngine& held, size_t size) {
+  return held.engine->admit([&](Admission& admission, auto) { return admission.rows_in(size); });
 }
 
 // (rows, seconds) that were admitted
-inline PyObject* engine_admitted(const HeldEngine& held) {
-  const Load load =
-      held.engine->admit([](Admission& admission, auto) { return Load{admission.rows(), admission.seconds()}; });
-  return Py_BuildValue("(nd)", static_cast<Py_ssize_t>(load.rows), load.seconds);
+inline auto engine_admitted(const HeldEngine& held) {
+  return held.engine->admit(
+      [](Admission& admission, auto) { return std::pair(admission.rows(), admission.seconds()); });
 }
 
-inline PyObject* engine_is_shedding(const HeldEngine& held) {
-  return PyBool_FromLong(held.engine->admit([](Admission& admission, auto) { return admission.is_shedding(); }));
-}
-
-inline PyMethodDef engine_methods[] = {method<HeldEngine, 2, engine_put>("put"),
-                                       method<HeldEngine, 0, engine_take_ended>("take_ended"),
-                                       method<HeldEngine, 0, engine_take_tally>("take_tally"),
-                                       method<HeldEngine, 0, engine_claim_late>("claim_late"),
-                                       method<HeldEngine, 0, engine_close>("close"),
-                                       method<HeldEngine, 1, engine_join>("join"),
-                                       method<HeldEngine, 0, engine_heartbeat>("heartbeat"),
-                                       method<HeldEngine, 1, engine_reserve>("reserve"),
-                                       method<HeldEngine, 3, engine_enter>("enter"),
-                                       method<HeldEngine, 3, engine_release>("release"),
-                                       method<HeldEngine, 4, engine_check>("check"),
-                                       method<HeldEngine, 2, engine_read>("read"),
-                                       method<HeldEngine, 1, engine_rows_in>("rows_in"),
-                                       {}};
-inline PyGetSetDef engine_values[] = {value<HeldEngine, engine_is_busy>("is_busy"),
-                                      value<HeldEngine, engine_descriptor>("descriptor"),
-                                      value<HeldEngine, engine_admitted>("admitted"),
-                                      value<HeldEngine, engine_is_shedding>("is_shedding"),
-                                      {}};
-
-inline bool add_queue(PyObject* module) {
-  return add_type<Runner>(module, "native._core.Runner", {creator<Runner, make_runner>(), {Py_tp_methods, runner_methods}}) &&
-         add_type<HeldJob>(module, "native._core.Job", {creator<HeldJob, make_job>(), {Py_tp_methods, job_methods}}) &&
-         add_type<HeldEngine>(module, "native._core.Engine",
-                              {creator<HeldEngine, make_engine>(),
-                               {Py_tp_methods, engine_methods},
-                               {Py_tp_getset, engine_values}});
+inline void add_queue(nb::module_& module) {
+  // Learned run times of one model.
+  nb::class_<Runner>(module, "Runner")
+      .def(nb::init<>())
+      .def("learn_run", [](Runner& runner, size_t rows, double seconds) { runner.run_s.learn(rows, seconds); })
+      .def("learn_turn", [](Runner& runner, size_t rows, double seconds) { runner.turn_s.learn(rows, seconds); })
+      .def("run_s", [](const Runner& runner, size_t rows) { return runner.run_s.of(rows); })
+      .def("turn_s", [](const Runner& runner, size_t rows) { return runner.turn_s.of(rows); })
+      .def("fitting", [](Runner& runner, size_t rows, double seconds) { return runner.run_s.fitting(rows, seconds); });
+  nb::class_<OwnedJob>(module, "ScoringJob")
+      .def("claim", &OwnedJob::claim)
+      // What it has asked for; it may be put in again.
+      .def("go_on",
+           [](OwnedJob& job, const std::optional<nb::object>& given) {
+             job.go_on(given.value_or(nb::none()));
+             job.reopen();
+           })
+      // (ending, result, queued at, started at, ended at, rows, is partial), once for each end.
+      .def("take_outcome", [](OwnedJob& job) {
+        return nb::make_tuple(static_cast<int>(job.ending), job.result(), job.queued_at, job.started, job.ended,
+                              job.rows, job.is_partial);
+      });
+  nb::class_<PythonJob, OwnedJob>(module, "Job")
+      .def(nb::init<nb::object, PythonJob::Callable, PythonJob::Callable, Runner&, size_t, double, bool>(),
+           nb::keep_alive<1, 5>());
+  nb::class_<HeldEngine>(module, "Engine")
+      .def(nb::init<size_t, size_t, size_t, double, const std::vector<std::vector<double>>&>())
+      .def("put", &engine_put)
+      .def("take_ended", &engine_take_ended)
+      .def("take_tally", &engine_take_tally)
+      // The owners of jobs past their deadline, of those that waited, and of those that still run, which are claimed.
+      .def("claim_late", [](HeldEngine& held) { return owners_of(held.engine->claim_late(*held.outbox)); })
+      .def("close", [](HeldEngine& held) { return owners_of(held.engine->close()); })
+      .def("join", [](HeldEngine& held, double seconds) { return owners_of(held.join(seconds)); })
+      .def("heartbeat", &engine_heartbeat)
+      // After a request with a normal deadline, for which one thread is kept from longer ones.
+      .def("reserve", [](HeldEngine& held, double seconds) { held.engine->reserve(seconds); })
+      .def("enter", &engine_enter)
+      .def("release", &engine_release)
+      .def("check", &engine_check)
+      .def("read", &engine_read)
+      .def("rows_in", &engine_rows_in)
+      .def_prop_ro("is_busy", [](const HeldEngine& held) { return held.engine->is_busy(); })
+      .def_prop_ro("descriptor", [](const HeldEngine& held) { return held.outbox->bell.descriptor(); })
+      .def_prop_ro("admitted", &engine_admitted)
+      .def_prop_ro("is_shedding", [](const HeldEngine& held) {
+        return held.engine->admit([](Admission& admission, auto) { return admission.is_shedding(); });
+      });
 }
 
 }  // namespace native

@@ -13,105 +13,122 @@
 
 namespace {
 
+constexpr size_t kMostThreads = 512;
+
 // One thread's buffers for requests of one model.
 struct Desk {
-  Ref frame, tensors, run;  // `run(count)` of a runtime that is Python's gives the scores [N] of each head
+  nb::object frame, tensors;
+  std::optional<nb::object> run;  // `run(count)` of a runtime that is Python's gives the scores [N] of each head
+  HeldFrame* held = nullptr;      // in `frame`
   std::vector<Buffer> buffers;
   std::vector<std::vector<float>> scores;  // by head, and their uncertainty
   std::vector<float*> into;                // by head
   Run heads{{}, 0};
   std::unique_ptr<BoundOrtModel> model;
   std::string whole;  // a reply with its head
-
-  HeldFrame& held() const { return Box<HeldFrame>::of(frame.get()); }
 };
 
-// A model as scoring threads run it. Rows are None if they are not in memory.
-constexpr size_t kMostThreads = 512;
+// (name, array, whether it is of floats, whether it is per candidate, shape of a row) of a tensor
+using TensorForm = std::tuple<std::string, nb::object, bool, bool, std::vector<int64_t>>;
+// What `new_desk()` returns: (frame, tensors, the form of each, run(count) or None)
+using DeskForm = std::tuple<nb::object, nb::object, std::vector<TensorForm>, std::optional<nb::object>>;
 
+// Of one side
+using RowsInMemory = std::variant<const HeldRowFile*, const HeldArena*>;
+
+// A model as scoring threads run it. Without an OrtModel its runtime is Python's.
 struct LoadedModel {
-  Ref of_schema, of_runner, of_ort, users, items, new_desk;
-  Runner* runner = nullptr;
-  const OrtModel* ort = nullptr;
-  std::vector<std::string> heads;
-  size_t capacity = 0;
+  LoadedModel(const Schema& schema, Runner& runner, std::vector<std::string> heads,
+              std::optional<const HeldOrtModel*> of_ort, std::optional<RowsInMemory> users,
+              std::optional<RowsInMemory> items, nb::object new_desk, size_t capacity)
+      : schema(schema),
+        runner(runner),
+        heads(std::move(heads)),
+        ort(of_ort ? (*of_ort)->model.get() : nullptr),
+        users(users),
+        items(items),
+        new_desk(std::move(new_desk)),
+        capacity(capacity) {
+    if (this->heads.empty()) throw nb::value_error("a model has one head at least");
+    if (users.has_value() != items.has_value() || (users && users->index() != items->index()))
+      throw nb::type_error("rows are in files, in arenas, or not in memory");
+  }
+
+  const Schema& schema;
+  Runner& runner;
+  const std::vector<std::string> heads;
+  const OrtModel* const ort;
+  const std::optional<RowsInMemory> users, items;
+  const nb::object new_desk;
+  const size_t capacity;
   std::array<std::unique_ptr<Desk>, kMostThreads> desks;  // each is its thread's own
 
-  const Schema& schema() const { return Box<Schema>::of(of_schema.get()); }
-  bool has_files() const { return Py_TYPE(users.get()) == Box<HeldRowFile>::type; }
+  bool has_files() const { return users && std::holds_alternative<const HeldRowFile*>(*users); }
 
   // With Python's lock.
   std::unique_ptr<Desk> make_desk() const {
-    const Ref told(checked(PyObject_CallNoArgs(new_desk.get())));
     auto desk = std::make_unique<Desk>();
-    desk->frame = Ref::to(item_of(told.get(), 0));
-    desk->held();
-    desk->tensors = Ref::to(item_of(told.get(), 1));
+    std::vector<TensorForm> tensors;
+    std::tie(desk->frame, desk->tensors, tensors, desk->run) = nb::cast<DeskForm>(new_desk());
+    desk->held = nb::cast<HeldFrame*>(desk->frame);
     std::vector<Memory> memory;
-    PyObject* const tensors = item_of(told.get(), 2);
-    for (Py_ssize_t k = 0; k < PyTuple_Size(tensors); k++) {
-      PyObject* const tensor = item_of(tensors, k);
-      const Buffer& buffer = desk->buffers.emplace_back(item_of(tensor, 1), true);
-      memory.push_back({std::string(text_of(item_of(tensor, 0))), buffer.as<void>(), buffer.size(),
-                        PyObject_IsTrue(item_of(tensor, 2)) == 1, PyObject_IsTrue(item_of(tensor, 3)) == 1,
-                        shape_of(item_of(tensor, 4))});
+    for (const auto& [name, array, is_float, is_per_candidate, row] : tensors) {
+      const Buffer& buffer = desk->buffers.emplace_back(array, true);
+      memory.push_back({name, buffer.as<void>(), buffer.size(), is_float, is_per_candidate, row});
     }
     for (const std::string& head : heads) {
       desk->into.push_back(desk->scores.emplace_back(capacity).data());
       desk->heads.heads.push_back({head, desk->into.back()});
     }
     desk->scores.emplace_back(capacity);
-    if (ort)
-      desk->model = std::make_unique<BoundOrtModel>(*ort, std::move(memory), heads);
-    else
-      desk->run = Ref::to(item_of(told.get(), 3));
+    if (ort) desk->model = std::make_unique<BoundOrtModel>(*ort, std::move(memory), heads);
     return desk;
   }
 };
 
 // With what to score a request: (model, arm's name or None, its slot or 0, epochs or None, live or None, reads_texts,
-// correction or None). `live` is asked for live states, as `Frame.take` does; a correction is (centre, shift, slope).
+// correction or None), and what is Python's own. `live` is asked for live states, as `Frame.take` does.
 struct Assignment {
-  Ref told;
-  LoadedModel* model = nullptr;
-  std::string_view arm;
-  size_t slot = 0;
+  nb::object given;
+  LoadedModel* model;
+  std::string arm;
+  size_t slot;
   std::vector<int64_t> epochs;
-  PyObject* live = nullptr;
-  bool reads_texts = false;
+  std::optional<nb::object> live;
+  bool reads_texts;
   std::optional<Correction> correction;
 
-  explicit Assignment(PyObject* given) : told(Ref::to(given)) {
-    model = &Box<LoadedModel>::of(item_of(given, 0));
-    if (item_of(given, 1) != Py_None) arm = text_of(item_of(given, 1));
-    slot = std::min(size_of(given, 2), kMostArms);
-    if (item_of(given, 3) != Py_None) epochs = epochs_of(item_of(given, 3));
-    if (item_of(given, 4) != Py_None) live = item_of(given, 4);
-    reads_texts = PyObject_IsTrue(item_of(given, 5)) == 1;
-    PyObject* const corrected = item_of(given, 6);
-    if (corrected != Py_None) correction = {double_of(corrected, 0), double_of(corrected, 1), double_of(corrected, 2)};
-  }
+  explicit Assignment(const nb::object& told)
+      : given(told),
+        model(nb::cast<LoadedModel*>(given[0])),
+        arm(nb::cast<std::optional<std::string>>(given[1]).value_or("")),
+        slot(std::min(nb::cast<size_t>(given[2]), kMostArms)),
+        epochs(nb::cast<std::optional<std::vector<int64_t>>>(given[3]).value_or(std::vector<int64_t>())),
+        live(nb::cast<std::optional<nb::object>>(given[4])),
+        reads_texts(nb::cast<bool>(given[5])),
+        correction(correction_of(nb::cast<std::optional<CorrectionForm>>(given[6]))) {}
 };
 
 // With what requests are scored until the next swap. Shared by those under way, and freed with Python's lock.
 struct Plan {
-  Ref told;
-  LoadedModel* first = nullptr;     // reads requests
-  std::optional<Assignment> fixed;  // the same for all requests
-  PyObject* assign = nullptr;       // or what returns it, called with a user's ID, empty if it is anonymous, and a request's
-  bool is_by_user = false;          // if it needs the user's
-  PyObject* wants = nullptr;        // says, by a request's ID, whether it is followed
-  PyObject* look = nullptr;         // called with what is to be known of a scored request
+  const nb::object of_first;
+  LoadedModel& first;  // reads requests
+  // Returns an assignment, called with a user's ID, empty if it is anonymous, and a request's; or is one, which is fixed.
+  const nb::object assign;
+  std::optional<Assignment> fixed;
+  const bool is_by_user;                  // whether that needs the user's ID
+  const std::optional<nb::object> wants;  // says, by a request's ID, whether it is followed
+  const nb::object look;                  // called with what is to be known of a scored request
 
-  // (model, assignment or a callable, whether that needs the user, wants or None, look)
-  explicit Plan(PyObject* given) : told(Ref::to(given)), first(&Box<LoadedModel>::of(item_of(given, 0))) {
-    if (PyTuple_Check(item_of(given, 1)))
-      fixed.emplace(item_of(given, 1));
-    else
-      assign = item_of(given, 1);
-    is_by_user = PyObject_IsTrue(item_of(given, 2)) == 1;
-    if (item_of(given, 3) != Py_None) wants = item_of(given, 3);
-    look = item_of(given, 4);
+  Plan(const nb::object& model, const nb::object& assignment, bool is_by_user, std::optional<nb::object> wants,
+       nb::object look)
+      : of_first(model),
+        first(nb::cast<LoadedModel&>(model)),
+        assign(assignment),
+        is_by_user(is_by_user),
+        wants(std::move(wants)),
+        look(std::move(look)) {
+    if (nb::isinstance<nb::tuple>(assignment)) fixed.emplace(assignment);
   }
 };
 
@@ -134,7 +151,7 @@ class ScoringJob : public OwnedJob {
  public:
   ScoringJob(std::shared_ptr<const Plan> plan, std::string body, std::string request_id, size_t max_candidates, size_t rows,
              double deadline, double began)
-      : OwnedJob(*plan->first->runner, rows, deadline, false),
+      : OwnedJob(plan->first.runner, rows, deadline, false),
         body(std::move(body)),
         request_id(std::move(request_id)),
         began(began),
@@ -147,11 +164,8 @@ class ScoringJob : public OwnedJob {
     if (now > deadline) return end(Ending::kLate);
     if (!plan_->wants || is_read_) return true;
     try {
-      is_followed_ = ask(worker, [&] {
-        const Ref id(checked(to_python(request_id)));
-        return Ref(checked(PyObject_CallOneArg(plan_->wants, id.get()))).get() == Py_True;
-      });
-    } catch (const PythonError&) {
+      is_followed_ = ask(worker, [&] { return (*plan_->wants)(request_id).is(Py_True); });
+    } catch (const Raised&) {
       return end(Ending::kFailed);
     }
     return true;
@@ -161,7 +175,7 @@ class ScoringJob : public OwnedJob {
     rows = 0;
     try {
       fate_ = score(worker);
-    } catch (const PythonError&) {
+    } catch (const Raised&) {
       end(Ending::kFailed);
     } catch (const std::exception& error) {
       why_ = error.what();
@@ -171,16 +185,18 @@ class ScoringJob : public OwnedJob {
 
   // What was fetched: (rows of the user, rows of candidates and history, as of, seconds that this took, what `look` is to
   // know of that); None: the explanation is taken on.
-  void go_on(PyObject* given) override {
+  void go_on(const nb::object& given) override {
     ending = Ending::kDone;
-    if (given == Py_None) {
+    if (given.is_none()) {
       is_explained_ = true;
       return;
     }
-    given_ = given_of(item_of(given, 0), item_of(given, 1), assignment_->model->schema());
-    given_at_ = double_of(given, 2);
-    stages_.rows += double_of(given, 3);
-    of_given_ = Ref::to(item_of(given, 4));
+    const auto [user, items, at, seconds, of_given] =
+        nb::cast<std::tuple<UserRows, ItemRows, double, double, nb::object>>(given);
+    given_ = std::make_unique<HeldGiven>(user, items, assignment_->model->schema);
+    given_at_ = at;
+    stages_.rows += seconds;
+    of_given_ = of_given;
   }
 
   std::string body;
@@ -196,15 +212,17 @@ class ScoringJob : public OwnedJob {
     return false;
   }
 
-  // Ask Python; keep the error that it raises.
+  // Thrown where Python has raised an error, which the job keeps.
+  struct Raised {};
+
   template <class Work>
   auto ask(Worker& worker, Work work) -> decltype(work()) {
     const Locked locked(worker);
     try {
       return work();
-    } catch (const PythonError&) {
-      error_ = raised();
-      throw;
+    } catch (const nb::python_error& error) {
+      error_ = nb::borrow(error.value());
+      throw Raised{};
     }
   }
 
@@ -215,14 +233,14 @@ class ScoringJob : public OwnedJob {
   Request request_;  // of a job that may go on
   std::unique_ptr<HeldGiven> given_;
   std::unique_ptr<HeldLive> live_;
-  Ref of_given_, error_, looked_;
+  nb::object of_given_, error_, looked_;
   std::string why_;
   Fate fate_ = Fate::kNotFinite;
   size_t candidates_ = 0;
   Stages stages_;
   double ready_at_ = 0.0;
   UserRung user_rung_ = UserRung::kOwn;
-  std::array<Py_ssize_t, kRungs.size()> counts_{};
+  std::array<size_t, kRungs.size()> counts_{};
 
  private:
   Desk& desk_of(LoadedModel& model, Worker& worker) {
@@ -234,17 +252,14 @@ class ScoringJob : public OwnedJob {
   Fate score(Worker& worker) {
     stages_.queue += started - queued_at;
     if (!assignment_) {
-      if (plan_->is_by_user && !read_apart(*desk_of(*plan_->first, worker).held().frame)) return Fate::kRefused;
-      ask(worker, [&] {
-        const Ref user(checked(to_python(request_.user_id))), id(checked(to_python(request_id)));
-        own_.emplace(Ref(checked(PyObject_CallFunctionObjArgs(plan_->assign, user.get(), id.get(), nullptr))).get());
-      });
+      if (plan_->is_by_user && !read_apart(desk_of(plan_->first, worker).held->frame)) return Fate::kRefused;
+      ask(worker, [&] { own_.emplace(plan_->assign(request_.user_id, request_id)); });
       assignment_ = &*own_;
     }
     LoadedModel& model = *assignment_->model;
-    runner = model.runner;
+    runner = &model.runner;
     Desk& desk = desk_of(model, worker);
-    Frame& frame = *desk.held().frame;
+    Frame& frame = desk.held->frame;
     const Outcome outcome = take(worker, frame);
     if (outcome == Outcome::kUnread) return Fate::kRefused;
     const bool asks = frame.request.is_explained && !is_explained_;
@@ -295,34 +310,34 @@ class ScoringJob : public OwnedJob {
   void run_model(Worker& worker, Desk& desk, size_t count) {
     if (desk.model) return desk.model->run(count, desk.into);
     ask(worker, [&] {
-      const Ref found(checked(PyObject_CallFunction(desk.run.get(), "n", static_cast<Py_ssize_t>(count))));
+      const nb::object found = (*desk.run)(count);
       for (size_t k = 0; k < desk.into.size(); k++) {
-        const Buffer column(item_of(found.get(), static_cast<Py_ssize_t>(k)), false, sizeof(float) * count);
+        const Buffer column(found[k], false, sizeof(float) * count);
         std::memcpy(desk.into[k], column.as<const float>(), sizeof(float) * count);
       }
     });
   }
 
   Fate reply(Worker& worker, Desk& desk, double before) {
-    HeldFrame& held = desk.held();
+    HeldFrame& held = *desk.held;
     const double after = clock_s();
     stages_.run = after - before;
     std::vector<Head>& heads = desk.heads.heads;
     float* const deviations = desk.scores.back().data();
-    const bool is_uncertain = held.frame->request.explore && held.frame->deviate(heads[0].scores, rows, deviations);
+    const bool is_uncertain = held.frame.request.explore && held.frame.deviate(heads[0].scores, rows, deviations);
     if (is_uncertain) heads.push_back({std::string(kUncertainty), deviations});
-    const bool is_finite = held.reply.write(*held.frame, {request_id, assignment_->arm}, desk.heads,
+    const bool is_finite = held.reply.write(held.frame, {request_id, assignment_->arm}, desk.heads,
                                             assignment_->correction ? &*assignment_->correction : nullptr);
     if (is_uncertain) heads.pop_back();
     if (!is_finite) return Fate::kNotFinite;
-    user_rung_ = held.frame->user_rung;
+    user_rung_ = held.frame.user_rung;
     for (const Degraded& one : held.reply.degraded) counts_[static_cast<size_t>(one.rung)]++;
     // The frame is another request's soon.
     if (is_followed_ || is_explained_) look(worker, desk);
     ready_at_ = clock_s();
     stages_.reply = ready_at_ - after;
     send(desk, held.reply.bytes());
-    count(*worker.tally, *held.frame, held.reply);
+    count(*worker.tally, held.frame, held.reply);
     return Fate::kScored;
   }
 
@@ -349,7 +364,7 @@ class ScoringJob : public OwnedJob {
       }
       if (user_rung_ != UserRung::kOwn) inc(user_rung_ == UserRung::kCached ? Count::kUserCached : Count::kUserUnknown);
       for (size_t rung = 0; rung < counts_.size(); rung++)
-        inc(static_cast<Count>(static_cast<size_t>(Count::kCached) + rung), static_cast<size_t>(counts_[rung]));
+        inc(static_cast<Count>(static_cast<size_t>(Count::kCached) + rung), counts_[rung]);
       if (reply.choice)
         inc(reply.choice->policy == "greedy" ? Count::kUnavailable : reply.choice->explored ? Count::kExplored : Count::kExploited);
     });
@@ -357,12 +372,9 @@ class ScoringJob : public OwnedJob {
 
   void look(Worker& worker, const Desk& desk) {
     ask(worker, [&] {
-      const Ref id(checked(to_python(request_id))), bytes(checked(to_bytes(body)));
-      const auto truth = [](bool is) { return is ? Py_True : Py_False; };
-      looked_ = Ref(checked(PyObject_CallFunction(
-          plan_->look, "OOn(dddd)OOOdOOO", desk.frame.get(), desk.tensors.get(), static_cast<Py_ssize_t>(desk.heads.ran),
-          stages_.parse, stages_.rows, stages_.queue, stages_.run, assignment_->told.get(), id.get(), bytes.get(), began,
-          of_given_.get() ? of_given_.get() : Py_None, truth(is_followed_), truth(is_explained_))));
+      const auto taken = std::tuple(stages_.parse, stages_.rows, stages_.queue, stages_.run);
+      looked_ = plan_->look(desk.frame, desk.tensors, desk.heads.ran, taken, assignment_->given, request_id,
+                            bytes_of(body), began, or_none(of_given_), is_followed_, is_explained_);
     });
   }
 
@@ -379,17 +391,17 @@ class ScoringJob : public OwnedJob {
   }
 
   Outcome fill(Worker& worker, Frame& frame) {
-    PyObject *const users = assignment_->model->users.get(), *const items = assignment_->model->items.get();
-    if (users == Py_None) return Outcome::kLacking;
+    const LoadedModel& model = *assignment_->model;
+    if (!model.users) return Outcome::kLacking;
     if (assignment_->live) {
-      ask(worker, [&] { live_ = live_of(assignment_->live, frame.request); });
+      ask(worker, [&] { live_ = live_of(*assignment_->live, frame.request); });
       if (!live_) return Outcome::kLacking;
       frame.live = &live_->live;
     }
     const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-    if (assignment_->model->has_files())
-      return frame.fill(*Box<HeldRowFile>::of(users).file, *Box<HeldRowFile>::of(items).file, now);
-    return frame.fill(Box<HeldArena>::of(users).arena, Box<HeldArena>::of(items).arena, assignment_->epochs, now);
+    if (model.has_files())
+      return frame.fill(std::get<0>(*model.users)->file, std::get<0>(*model.items)->file, now);
+    return frame.fill(std::get<1>(*model.users)->arena, std::get<1>(*model.items)->arena, assignment_->epochs, now);
   }
 
   const size_t max_candidates_;

@@ -36,11 +36,11 @@ class FrontJob : public ScoringJob {
   // Whether its end can wait until the front's thread wakes for something else.
   bool is_quiet() const { return is_sent && left.empty() && !is_awaited && !holds_python(); }
   // Whether it is to be freed with Python's lock.
-  bool holds_python() const { return own_ || live_ || given_ || looked_.get() || error_.get(); }
+  bool holds_python() const { return own_ || live_ || given_ || looked_.is_valid() || error_.is_valid(); }
   size_t candidates() const { return candidates_; }
   double seconds() const { return ready_at_ - began; }
-  // What followers learn, if there is something.
-  PyObject* followed() const { return is_scored() ? looked_.get() : nullptr; }
+  // What followers learn, or None.
+  nb::object followed() const { return is_scored() ? or_none(looked_) : nb::none(); }
   // With what it is scored, and what it lacks.
   const Assignment& assignment() const { return *assignment_; }
   const Request& asked() const { return request_; }

@@ -266,7 +266,6 @@ class Pipeline:
         if not is_followed:
             return Seen(deployment, None, explained)
         user, items = (given.user, given.items) if given else frame.kept(arm.model)
-        user_rung, _ = core.degraded
         served = Served(
             request_id,
             time.time(),
@@ -278,7 +277,7 @@ class Pipeline:
             Basis(core.at, user, items, ran, ran < core.count),
             frame.columns,
             core.rungs,
-            user_rung,
+            core.user_rung,
             assignment.correction,
             frame.choice,
             frame.copied(_DENSE & tensors.keys()),

@@ -1,7 +1,6 @@
 """One request by the native core and by `msd.contract`: both must accept the same, and come to the same."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -95,7 +94,7 @@ class Pair:
     def _compare_facts(
         self, body: bytes, request: CheckedRequest, user: Rows, items: Rows, live: LiveWorld | None
     ) -> None:
-        assert self.frame.user_id == request.user_id
+        assert self._asked() == _asked_of(request), body
         assert self.frame.count == len(request.ids)
         *found, age = self.frame.found
         assert tuple(found) == (
@@ -122,7 +121,6 @@ class Pair:
             found = self.tensors[name][: len(expected)]
             assert found.tobytes() == expected.tobytes(), (body, name, found, expected)
         assert self.frame.at == at
-        assert self.frame.unknown == list(request.unknown), body
         count, is_found = len(request.ids), items.found.tolist()
         shown = [one for one, known in zip(wanted_items(request, user), is_found, strict=True) if known]
         known = sum(is_found[count:])
@@ -202,7 +200,7 @@ class Pair:
         scored = Scored(scores, degraded, assembled.degraded_user, unknown, self._formula, choice)
         document = reply_document(REQUEST_ID, "v", request, scored, arm)
         assert found == orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), body
-        assert self.frame.degraded == (assembled.degraded_user, Counter(degraded.values())), body
+        assert self.frame.user_rung == assembled.degraded_user, body
         assert list(self.frame.rungs.items()) == list(degraded.items()), body
 
 

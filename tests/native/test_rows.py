@@ -150,10 +150,8 @@ def test_invalid_request_or_rows_are_refused(tmp_path: Path) -> None:
     for arguments in (
         (BODY, CAPACITY, *rows, AT),
         (BODY, CAPACITY, loaded.frame, rows[1], AT, None, None, False, False),
-        (BODY, CAPACITY, *rows, AT, (1,), None, False, False),
         (BODY, CAPACITY, *rows, "now", None, None, False, False),
         ("text", CAPACITY, *rows, AT, None, None, False, False),
-        (BODY, CAPACITY, (b"", b"", None, []), (b"", b"", None), AT, None, None, False, False),
         (BODY, CAPACITY, (b"", b"", None, ((0.0, 1, 1.0, 1.0),)), (b"", b"", None), AT, None, None, False, False),
     ):
         with pytest.raises(TypeError):
