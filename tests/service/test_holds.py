@@ -86,6 +86,8 @@ def service(work: LoopWork, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     live: dict[str, Any] = {"live": "on", "state_dir": folder / "state", "log_dir": folder / "log", "log_sample": 1}
     with live_service(bundle, folder, encoder="on", prepare=work.obey, **live) as running:
         assert work.most(), "its start takes long"
+        for path in BODIES:  # the first requests import modules
+            _calls(running, work, path, _score(explain=True, candidates={"id": ["i1"]}))
         yield running
 
 
