@@ -35,7 +35,7 @@ def test_report_names_nodes_rules_and_reasons() -> None:
     report = factorise(MODEL, sides_of(MODEL)).report
     document = json.loads(json.dumps(report.as_json()))
     assert document == {
-        "nodes": {"before": 7, "after": 4},
+        "nodes": {"before": 7, "after": 5},
         "rules": {"broadcast": 1, "affine": 1, "linear": 1},
         "split": [
             {"node": "tiled", "operator": "Expand", "rules": ["broadcast"]},
