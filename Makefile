@@ -4,8 +4,8 @@ BIN := .venv/bin
 PACKAGES := .venv/packages
 INSTALLED := .venv/installed
 DEMO_PACKAGES := .venv/demo-packages
-DEMO_EXTRAS := build,cpu,encode,live,log,train,teach,load,demo
-ALL_EXTRAS := $(DEMO_EXTRAS),openvino,sign,fetch,trace,client,browser,docs,image,dev
+DEMO_EXTRAS := build,cpu,encode,live,train,demo
+ALL_EXTRAS := $(DEMO_EXTRAS),log,teach,load,openvino,sign,fetch,trace,client,browser,docs,image,dev
 # The demos need less than all else, and take that where it is.
 DEMO_INSTALLED := $(if $(wildcard $(PACKAGES)),$(INSTALLED),.venv/demo-installed)
 CORE := native/__init__.py native/build.py $(wildcard native/*.cpp native/*/*.hpp)
@@ -17,14 +17,13 @@ PROMTOOL ?= promtool
 # Whatever the environment says: tests and commands start hundreds of processes, each of which would compile all anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: soak-day rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak crashes sanitise wheel
+.PHONY: soak-day rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe ray native soak crashes sanitise wheel wheel-arm64
 .DEFAULT_GOAL := demo
 
 # The install builds the core where it can; the second step says so, and builds what is older than its sources.
 define install
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[$(1)]'
 endef
 define build
@@ -79,7 +78,7 @@ serve: $(BUNDLE)/manifest.json  ## Serves the demo's bundle on http://127.0.0.1:
 bench: $(BUNDLE)/manifest.json  ## Latency of a service started by `make serve`.
 	$(BIN)/msd bench $(BUNDLE)
 
-load: $(BUNDLE)/manifest.json  ## A session of load and its page, runs/load/load.html. URL=address of a running service.
+load: $(INSTALLED) $(BUNDLE)/manifest.json  ## A session of load and its page, runs/load/load.html. URL=address of a running service.
 	$(BIN)/msd load $(BUNDLE) $(if $(URL),--url $(URL)) --open
 
 chaos: $(INSTALLED)  ## Breaks a service for real: runs/chaos/chaos.json and .html. DATA=folder of a benchmark; ONLY=scenarios.
@@ -145,6 +144,13 @@ wheel: $(INSTALLED)  ## A wheel with the core and the instant demo, in runs/whee
 	$(PYTHON) -m venv runs/wheel/venv
 	runs/wheel/venv/bin/python -m pip install --quiet "$$(ls runs/wheel/*.whl)[cpu,encode]"
 	cd runs/wheel && timeout --preserve-status --signal=INT 10 venv/bin/msd demo --instant --port 18080
+
+# Byte 18 of an ELF file is the machine, 183 for arm64.
+wheel-arm64: $(INSTALLED)  ## The same wheel for Linux on arm64, in runs/wheel-arm64, by the compiler of the package ziglang.
+	rm -rf runs/wheel-arm64
+	MSD_TARGET=aarch64-linux-gnu $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir runs/wheel-arm64 .
+	cd runs/wheel-arm64 && $(PYTHON) -c "import glob, zipfile; wheel = zipfile.ZipFile(*glob.glob('*-linux_aarch64.whl')); \
+	assert [wheel.read(name)[18] for name in wheel.namelist() if name.endswith('.so')] == [183]"
 
 LOCKED_CPU := cpu encode fetch live log openvino sign trace
 LOCKED_GPU := cuda encode fetch live log sign trace

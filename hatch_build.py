@@ -1,9 +1,11 @@
 """Builds the native core while the package is built; where there is no compiler, with the package `ziglang`.
 
-It is hatchling's hook; what it does is `native/build.py`'s to say.
+It is hatchling's hook; what it does is `native/build.py`'s to say. MSD_TARGET=aarch64-linux-gnu makes a wheel for that
+machine.
 """
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,17 +19,23 @@ class NativeCoreHook(BuildHookInterface[Any]):
 
     def dependencies(self) -> list[str]:
         """Return what the build needs beside the declared packages."""
-        return [] if _native_build(self.root).has_compiler() else ["ziglang>=0.13,<1"]
+        is_here = not os.environ.get("MSD_TARGET") and _native_build(self.root).has_compiler()
+        return [] if is_here else ["ziglang>=0.13,<1"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Builds in place; says so in one line where that fails."""
-        native_build = _native_build(self.root)
+        native_build, target = _native_build(self.root), os.environ.get("MSD_TARGET")
         try:
-            made = native_build.build()
+            made = native_build.build(target=target)
         except native_build.BuildError as error:
+            if target:
+                raise
             print(f"native core: not built, so `msd serve` will not start: {error}", file=sys.stderr)  # noqa: T201 - for pip
             return
-        build_data["pure_python"], build_data["infer_tag"] = False, True
+        build_data["pure_python"], build_data["infer_tag"] = False, not target
+        if target:
+            machine, python = target.partition("-")[0], f"cp{sys.version_info.major}{sys.version_info.minor}"
+            build_data["tag"] = f"{python}-{python}-linux_{machine}"
         build_data["artifacts"].append(f"native/{made.name}")
 
 

@@ -45,7 +45,7 @@ class ExportInputs:
             schema=trained.schema,
             heads=heads_of(trained),
             graph=lambda: ranker_graph(trained),
-            scores=lambda tensors: torch_scores(trained, tensors),
+            scores=torch_scores(trained),
             scored_by="torch",
             vectors=self.vectors,
             adaptors=trained.adaptors,

@@ -3,7 +3,7 @@
 User and context have batch 1, candidates batch N. Calibration is part of the graph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -61,13 +61,17 @@ def _with_all_inputs(graph: bytes, specs: Sequence[TensorSpec]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def torch_scores(trained: TrainedRanker, tensors: Tensors) -> NDArray[np.float32]:
-    """Return torch's probabilities [H, N] of the tensors that a request gives the exported graph."""
-    module = ServingRanker(trained.eval()).eval()
-    # Copied, because torch refuses strides that numpy calls contiguous: those of one record's columns.
-    copies = (torch.from_numpy(np.array(tensors[name], order="C")) for name in module.names)
-    with torch.no_grad():
-        scores: NDArray[np.float32] = torch.stack(module(*copies)).numpy()
+def torch_scores(trained: TrainedRanker) -> Callable[[Tensors], NDArray[np.float32]]:
+    """Return what computes torch's probabilities [H, N] of the tensors that a request gives the exported graph."""
+    module = ServingRanker(trained).eval()
+
+    @torch.no_grad()
+    def scores(tensors: Tensors) -> NDArray[np.float32]:
+        # Copied, because torch refuses strides that numpy calls contiguous: those of one record's columns.
+        copies = (torch.from_numpy(np.array(tensors[name], order="C")) for name in module.names)
+        found: NDArray[np.float32] = torch.stack(module(*copies)).numpy()
+        return found
+
     return scores
 
 

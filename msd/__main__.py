@@ -63,7 +63,7 @@ def _explain(error: Exception, arguments: Sequence[str]) -> NoReturn:
     """Report a user error; raise any other."""
     if isinstance(error, ModuleNotFoundError):
         extra = find(*arguments).extra
-        _refuse(f"`msd {arguments[0]}` needs the module {error.name!r}; in the checkout: pip install -e '.[{extra}]'")
+        _refuse(f"`msd {arguments[0]}` needs the module {error.name!r}: pip install 'msd-ctr[{extra}]'")
     if isinstance(error, MsdError):
         _refuse(str(error))
     if isinstance(error, OSError) and error.filename is not None:  # a socket's error, for example, names no file

@@ -29,6 +29,7 @@ _SANITISERS = {
 _SANITISED = ("-O1", "-g", "-fno-omit-frame-pointer")
 # Of nanobind's folder: the headers that its sources need.
 _MAPS = Path("ext", "robin_map", "include")
+_GLIBC = ".2.28"  # the oldest that a build for another machine runs on
 _TIMEOUT_S = 600
 
 
@@ -36,11 +37,11 @@ class BuildError(Exception):
     """The core could not be built; the message says why, in one line."""
 
 
-def build(folder: Path = FOLDER, sanitiser: str | None = None) -> Path:
+def build(folder: Path = FOLDER, sanitiser: str | None = None, target: str | None = None) -> Path:
     """Build the extension in a folder; with AddressSanitizer and UBSan ("address") or ThreadSanitizer ("thread").
-    Raises BuildError."""
-    compiler = _compiler()
-    made = folder / _name()
+    `target`: another machine of the same word size, such as aarch64-linux-gnu. Raises BuildError."""
+    compiler = _zig("-target", f"{target}{_GLIBC}") if target else _compiler()
+    made = folder / _name(target)
     # Under another name first: a running process may have the old one open.
     temporary = made.with_suffix(f".{os.getpid()}.tmp")
     sanitised = (*_SANITISED, *_SANITISERS[sanitiser]) if sanitiser else ()
@@ -71,8 +72,9 @@ def is_current(folder: Path = FOLDER) -> bool:
     return made.exists() and made.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
 
 
-def _name() -> str:
-    return f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
+def _name(target: str | None = None) -> str:
+    suffix: str = sysconfig.get_config_var("EXT_SUFFIX")
+    return f"_core{suffix.replace(sysconfig.get_config_var('MULTIARCH'), target) if target else suffix}"
 
 
 def _compiler() -> list[str]:
@@ -82,11 +84,15 @@ def _compiler() -> list[str]:
         if found := shutil.which(name):
             return [found]
     if importlib.util.find_spec("ziglang"):
-        # Its defaults are this machine's own processor, and 9 MB of debug information.
-        return [sys.executable, "-m", "ziglang", "c++", "-mcpu=baseline", "-s"]
+        return _zig()
     raise BuildError(
         f"there is no C++ compiler ({', '.join(_COMPILERS)}): install one, set CXX, or pip install ziglang"
     )
+
+
+def _zig(*options: str) -> list[str]:
+    # Its defaults are this machine's own processor, and 9 MB of debug information.
+    return [sys.executable, "-m", "ziglang", "c++", *options, "-mcpu=baseline", "-s"]
 
 
 def has_compiler() -> bool:

@@ -9,7 +9,7 @@ from service import limits
 from service.errors import BodyTooLarge
 
 # Parsing a smaller body takes less time than waiting for a thread.
-_SMALL_BYTES = 2**14
+_SMALL_BYTES, _SMALL_PARTS = 2**14, 2_000
 # A request with all columns has fewer.
 _PARTS_PER_CANDIDATE = 10
 _T = TypeVar("_T")
@@ -25,7 +25,8 @@ class JsonParser:
 
     async def parse(self, body: bytes, parse: Callable[[bytes], _T]) -> _T:
         """Return the body parsed. Raises BodyTooLarge for one with too many parts, and what `parse` raises."""
-        if len(body) <= _SMALL_BYTES:
+        assert native.core is not None, "a service has the native core"
+        if len(body) <= _SMALL_BYTES and native.core.json_parts(body) <= _SMALL_PARTS:
             return parse(body)
         async with self._turn:
             return await asyncio.to_thread(self._parse, body, parse)

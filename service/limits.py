@@ -17,6 +17,9 @@ MAX_DEADLINE_MS = 60_000
 """Longest deadline that a caller may set; longer ones get 400."""
 HANG_S = 20.0
 """Without progress of the event loop, or of all scoring threads, until the probes answer 503."""
+END_S = 10.0
+"""After the listener closed, until a hanging process is ended: more than the bounded waits of an orderly shutdown
+together."""
 FILL_ROWS_PER_S = 5_000
 """Rows that the cache prefetches from Redis; 0 disables prefetching."""
 MAX_EVENTS = 1_000

@@ -16,13 +16,11 @@ from typing import NoReturn
 
 import structlog
 
+from service import limits
 from service.scoring.engine import Heartbeat
 from service.telemetry.metrics import Metrics
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-LAST_S = 10.0
-"""Seconds after the listener closed, after which a hanging process is ended: more than the bounded waits of an orderly
-shutdown together."""
 _EVERY_S = 1.0
 _STDERR = 2
 
@@ -71,7 +69,7 @@ class Watchdog:
     def __init__(self, drain_s: float, hang_s: float) -> None:
         self.folder: Path | None = None
         """Folder to remove if the process is ended at once."""
-        self._ends_after_s = drain_s + LAST_S
+        self._ends_after_s = drain_s + limits.END_S
         self._lock_limit_s = max(hang_s, self._ends_after_s)
         self._liveness: Liveness | None = None
         self._ends_at: float | None = None

@@ -37,18 +37,11 @@ os.environ["COLUMNS"] = "300"
 # Services receive SIGHUP even if the tests run under nohup.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# With several processes, these folders start first: their files take longest, or wait for a model to be trained.
+# With several processes, these start first: they take longest, or wait for a model to be trained.
 SLOW = (
-    *("tests/ranker/", "tests/lab/race/", "tests/lab/reference/", "tests/model_export/", "tests/lab/bench/"),
-    *(
-        "tests/lab/naive/",
-        "tests/lab/benchmark/",
-        "tests/e2e/",
-        "tests/nightly/",
-        "tests/lab/chaos/",
-        "tests/service/",
-        "tests/operations/",
-    ),
+    *("tests/service/test_hang.py", "tests/e2e/", "tests/nightly/", "tests/lab/", "tests/ranker/"),
+    *("tests/model_export/", "tests/examples/", "tests/teachers/test_local.py", "tests/service/test_redis_store.py"),
+    *("tests/service/test_engine_route.py", "tests/loadtest/", "tests/service/", "tests/operations/"),
 )
 
 
@@ -75,7 +68,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slow folders first."""
+    """Put the slow files first."""
     items.sort(key=lambda item: next((place for place, start in enumerate(SLOW) if item.nodeid.startswith(start)), 99))
 
 

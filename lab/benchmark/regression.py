@@ -60,7 +60,7 @@ def _taste(given: Given, schema: FeatureSchema) -> Floats:
     adaptors.start_at(features)
     adapted, taste = adaptors.adapt(features), Taste(schema)
     train_taste(taste, features, adapted, given.seed)
-    parts = with_taste(taste, features, adapted).taste
+    parts = with_taste(taste, features, adapted, np.arange(len(features.labels))).taste
     assert parts is not None
     return taste_features(parts).numpy().astype(np.float64)
 

@@ -73,7 +73,11 @@ def day(run: Run) -> None:
     with RedisProcess(run.folder / "redis") as redis:
         for bundle in (second, first):
             redis.publish(bundle)
-        settings = {"keys_file": keys.path, "corrections": run.folder / "corrections.json", "explore_share": 0.2}
+        settings: dict[str, Any] = {
+            "keys_file": keys.path,
+            "corrections": run.folder / "corrections.json",
+            "explore_share": 0.2,
+        }
         settings |= {"live": "on", "log_dir": log, "log_sample": 1.0, "log_max_mb": 16_384}
         with run.service(
             redis.url, bundle=bundles, python_path=run.folder, deadline_ms=_DEADLINE_MS, **settings
@@ -341,8 +345,8 @@ def _check_replies(run: Run, seen: list[Seen], log: Path) -> None:
             if (reply := replies.get(request_id)) is None:
                 continue  # of a chore
             logged = dict(zip(items, scores[heads.index("pctr")], strict=True))
-            ids, pctr = reply["candidates"]["id"], np.float32(reply["candidates"]["pctr"])
-            is_same = pctr.tolist() == [logged[item] for item in ids] and reply["model_version"] == version
+            ids, pctr = reply["candidates"]["id"], np.asarray(reply["candidates"]["pctr"], np.float32).tolist()
+            is_same = pctr == [logged[item] for item in ids] and reply["model_version"] == version
             found, wrong = found + 1, wrong + (not is_same)
     run.figures |= {"replies": len(replies), "replies_in_log": found, "replies_unlike_log": wrong}
     run.check("every reply is in the log", found == len(replies))

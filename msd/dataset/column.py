@@ -31,6 +31,8 @@ _FORMATS = (
     *("%Y-%m-%d %H:%M:%S UTC", "%d/%b/%Y:%H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT"),
 )
 _TIMELY = re.compile(r"time|date|day|hour|datum|zeit|(^|_)(ts|dt|at)$", re.IGNORECASE)
+_ID = re.compile(r"(^|[^A-Za-z])(id|Id|ID)$|[a-z]I[dD]$")
+_LONGEST = 20 * 366 * 86_400  # seconds
 _SAMPLE = 1_000
 FEATURE_TYPES = {"categorical": pl.String(), "bag": pl.List(pl.String()), "numeric": pl.Float64()}
 
@@ -112,8 +114,8 @@ def read_times(table: Table, column: str, *, optional: bool = False) -> pl.Serie
 
 def time_forms(values: pl.Series, given: str | None = None) -> list[str]:
     """Return how the values, judged by a thousand, may be read as times: in "s", "ms", "us" or "ns", as ISO, or by
-    formats of strptime, or by the `given` one only. Empty if they are no times. Digits such as 14102100 are times only
-    if the column's name suggests one."""
+    formats of strptime, or by the `given` one only. Empty if they are no times. Unless the column's name suggests a
+    time, digits such as 14102100 are none, nor are numbers of an ID or of more than 20 years."""
     present = values.drop_nulls()
     shown = present.gather_every(max(1, present.len() // _SAMPLE))
     if shown.is_empty():
@@ -126,7 +128,11 @@ def time_forms(values: pl.Series, given: str | None = None) -> list[str]:
     numbers = texts.cast(pl.Float64, strict=False)
     if numbers.null_count() == 0:
         units = [unit for unit, scale in _SCALE.items() if _is_all(numbers, EARLIEST * scale, _UNTIL * scale)]
-        formats = list(_DIGITS) if _TIMELY.search(values.name) else []
+        formats = list(_DIGITS)
+        if not _TIMELY.search(values.name):
+            apart = (numbers - numbers[0]).abs()
+            units = [unit for unit in units if _is_all(apart, 0, _LONGEST * _SCALE[unit])]
+            units, formats = [] if _ID.search(values.name) else units, []
     else:
         units = [ISO] if _parsed(texts, _iso_seconds).null_count() == 0 else []
         formats = list(_FORMATS) if numbers.null_count() == numbers.len() else []

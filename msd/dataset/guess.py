@@ -24,6 +24,7 @@ _NOTATIONS = (
     (r"^[+-]?\d{1,3}(,\d{3})*(\.\d+)?$", ",", ".", "numbers with commas between thousands"),
     (r"^[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?$", ".", ",", "numbers with a decimal comma"),
 )
+_POINTED = r"^[+-]?(0|[1-9]\d{0,2}(\.\d{3})*)$"  # such as 950 and 1.250: decimals would differ in number
 _UNITS = "€$£¥% "
 _UNIQUE_SHARE = 0.99
 _EXACT = 2**53
@@ -87,6 +88,12 @@ def _numbers(text: pl.Series) -> tuple[pl.Series, str] | None:
     """Return text as finite numbers, and what they are; None if one is not a number in any notation."""
     bare = text.str.strip_chars(_UNITS)
     numbers, reason = bare.cast(pl.Float64, strict=False), "numbers"
+    points = bare.drop_nulls().str.contains(".", literal=True)
+    if points.any() and not points.all() and bool(bare.drop_nulls().str.contains(_POINTED).all()):
+        numbers, reason = (
+            bare.str.replace_all(".", "", literal=True).cast(pl.Float64),
+            "numbers with points between thousands",
+        )
     for pattern, thousands, decimal, notation in _NOTATIONS:
         if numbers.null_count() > text.null_count() and bool(bare.drop_nulls().str.contains(pattern).all()):
             plain = bare.str.replace_all(thousands, "", literal=True).str.replace(decimal, ".", literal=True)

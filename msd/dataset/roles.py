@@ -22,16 +22,18 @@ RoleName = Literal[
 NAMES: dict[RoleName, tuple[str, ...]] = {
     "user": tuple(
         "user_id userid user uid viewer_id visitor_id visitor customer_id customer member_id person_id reader_id "
-        "reviewer_id account_id profile_id client_id cookie_id cookie device_id ifa session_id".split()
+        "reviewer_id account_id profile_id client_id cookie_id cookie device_id ifa session_id kunde kunden_id nutzer "
+        "nutzer_id besucher besucher_id".split()
     ),
     "item": tuple(
         "item_id itemid item iid ad_id adid ad creative_id creative banner_id product_id product article_id news_id "
         "movie_id movieid video_id content_id listing_id offer_id doc_id book_id song_id sku asin parent_asin isbn "
-        "campaign_id".split()
+        "anzeige anzeigen_id artikel artikel_id produkt produkt_id campaign_id campaign".split()
     ),
     "time": tuple(
         "at timestamp ts time datetime date_time event_time event_timestamp impression_time request_time served_at "
-        "shown_at logged_at created_at unix_time unix_review_time date day event_date hour dt zeit".split()
+        "shown_at logged_at created_at unix_time unix_review_time date day event_date hour dt zeit zeitpunkt "
+        "datum".split()
     ),
     "label": tuple("label click clicked is_click is_clicked was_clicked clk y target liked klick geklickt".split()),
     "impressions": tuple("impressions imps n_impressions impression_count num_impressions shows exposures".split()),
@@ -204,7 +206,7 @@ def find_time(events: Table, taken: Mapping[RoleName, Role], form: str | None = 
 
 def _formed(events: Table, role: Role, form: str | None) -> Role:
     values = events.frame.get_column(role.column)
-    forms = time_forms(values, form) or [form or "s"]
+    forms = time_forms(values.alias("time"), form) or [form or "s"]
     if len(forms) > 1:
         raise InitError(
             f"{events.file}, {role.column}: {values.drop_nulls()[0]!r} can be read as {' or '.join(forms)}; name the "

@@ -73,9 +73,9 @@ def init_dataset(
         if not path.exists():
             raise InitError(f"{path}: there is no such file")
     if out.is_file():
-        raise InitError(f"{out} is a file; name a folder for the dataset with --out")
+        raise InitError(f"{out} is a file; name a folder for the dataset")
     if out.exists() and any(out.iterdir()):
-        raise InitError(f"{out} is there already; name an empty or a new folder with --out")
+        raise InitError(f"{out} is there already; name an empty or a new folder")
     tables = {path: read_raw(path) for path in sources.given}
     _refuse_unknown({"leave-out": leave_out, "keep": keep}, list(tables.values()))
     tables = {path: replace(table, frame=table.frame.drop(leave_out, strict=False)) for path, table in tables.items()}
@@ -171,7 +171,7 @@ def _write(out: Path, draft: Draft, tables: Mapping[Side, pl.DataFrame]) -> None
         part.replace(out)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise InitError(f"{out} cannot be written: {error.strerror}; name another folder with --out") from None
+        raise InitError(f"{out} cannot be written: {error.strerror}; name another folder") from None
 
 
 def _keys(table: Table | None) -> list[str]:

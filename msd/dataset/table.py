@@ -202,7 +202,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
             header = next(csv.reader(lines, delimiter=separator), [])
         if repeated := sorted({name for name in header if header.count(name) > 1}):
             hint = "rename one, or add a header if its row is missing"
-            raise UnreadableError(f"these columns occur twice in the header: {', '.join(repeated)}; {hint}")
+            raise UnreadableError(f"these columns occur twice in the header: {', '.join(map(repr, repeated))}; {hint}")
         if not header:
             return pl.DataFrame()
         frame = pl.read_csv(path, infer_schema=False, separator=separator)

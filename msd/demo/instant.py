@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from msd.demo.service import score_texts, serve
+from msd.demo.service import DemoError, score_texts, serve
 
 BUNDLE = Path(__file__).parent / "bundle"
 REQUEST: Mapping[str, Any] = {
@@ -41,7 +42,9 @@ WHAT = {
 
 
 def serve_instant(port: int) -> None:
-    """Serve the bundle until interrupted; show one scored request first."""
+    """Serve the bundle until interrupted; show one scored request first. Raises DemoError."""
+    if any(find_spec(module) is None for module in ("onnxruntime", "tokenizers")):
+        raise DemoError("the instant demo scores with onnxruntime and tokenizers: pip install 'msd-ctr[cpu,encode]'")
     start, console = time.perf_counter(), Console(highlight=False, soft_wrap=True)
     with (
         TemporaryDirectory() as folder,

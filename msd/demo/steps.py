@@ -4,17 +4,20 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile
+from threading import Event
 
 from rich.console import Console
 from rich.text import Text
 
 from msd.demo.service import DemoError, Line, command_of
 from msd.duration import about
+
+Step = tuple[str, Line]
+"""A step's name and the arguments of its command."""
 
 
 @dataclass
@@ -28,9 +31,9 @@ class Steps:
     seconds: dict[str, float] = field(default_factory=dict)
     _first: float = field(default_factory=time.perf_counter)
 
-    def run(self, name: str, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> None:
+    def run(self, name: str, *arguments: str | Path) -> None:
         """Run `msd ARGUMENTS` and show its output as it comes. Raises DemoError if it fails."""
-        self._run(name, arguments, None, environment)
+        self._run(name, arguments, None)
 
     def read(self, name: str, *arguments: str | Path) -> str:
         """Run `msd ARGUMENTS` and return its standard output; standard error is still shown."""
@@ -48,26 +51,43 @@ class Steps:
             code = ended.code if isinstance(ended.code, int) else 0
         self._end(name, arguments, start, code)
 
-    def run_both(self, first: tuple[str, Line], second: tuple[str, Line]) -> None:
-        """Run two commands concurrently, each on half of the cores. This is faster than one after the other, because
-        small steps leave cores idle for much of the time.
+    def run_both(self, first: Sequence[Step], second: Sequence[Step]) -> None:
+        """Run two sequences of commands concurrently, each on half of the cores. This is faster than one after the
+        other, because small steps leave cores idle for much of the time.
 
-        The second's output is shown when both are over. Raises DemoError if either fails.
+        The second's output is shown when both are over. Raises DemoError if a command of either fails.
         """
-        (name, arguments), start = second, time.perf_counter()
-        half = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
-        with TemporaryFile("w+") as output, ThreadPoolExecutor(1) as thread:
-            other = subprocess.Popen(command_of(arguments), env=half, stdout=output, stderr=subprocess.STDOUT)
-            ended = thread.submit(lambda: (other.wait(), time.perf_counter()))
+        half, failed = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}, Event()
+
+        def run_second() -> list[tuple[Step, str, float, int, float]]:
+            ended: list[tuple[Step, str, float, int, float]] = []
+            for step in second:
+                start = time.perf_counter()
+                other = subprocess.Popen(
+                    command_of(step[1]), env=half, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                )
+                processes.append(other)
+                output, _ = other.communicate()
+                ended.append((step, output, start, other.returncode, time.perf_counter()))
+                if other.returncode or failed.is_set():
+                    break
+            return ended
+
+        processes: list[subprocess.Popen[str]] = []
+        with ThreadPoolExecutor(1) as thread:
+            others = thread.submit(run_second)
             try:
-                self.run(first[0], *first[1], environment=half)
-                self._begin(name, arguments)
-                code, end = ended.result()
-            finally:
-                other.kill()
-            output.seek(0)
-            self.console.print(output.read().rstrip(), markup=False, highlight=False)
-        self._end(name, arguments, start, code, end)
+                for name, arguments in first:
+                    self._run(name, arguments, None, half)
+            except BaseException:
+                failed.set()
+                for process in processes:
+                    process.kill()
+                raise
+        for (name, arguments), output, start, code, end in others.result():
+            self._begin(name, arguments)
+            self.console.print(output.rstrip(), markup=False, highlight=False)
+            self._end(name, arguments, start, code, end)
 
     def _run(self, name: str, arguments: Line, output: int | None, environment: Mapping[str, str] | None = None) -> str:
         start = self._begin(name, arguments)

@@ -31,17 +31,17 @@ def degraded(features: Features) -> Iterator[tuple[str, Features]]:
     "item unknown, features given" is a cold ad whose request gives its features; `cold_ads` measures the value of its
     text. "user unknown" keeps the history, which a request may bring; without history nothing is known of the user.
     """
-    yield "item unknown", replace(features, item=_unknown(features.item))
+    yield "item unknown", replace(features, item=_unknown(features.item), taste=None)
     yield "item unknown, features given", described(features)
     if features.schema.semantic("item"):
         dense = features.item.dense.clone()
         dense[:, -1] = 0.0  # the last column says whether there is a vector
         item = _twins(features.item, features.item.entities.categorical, dense)
-        yield "item without vector", replace(features, item=item)
+        yield "item without vector", replace(features, item=item, taste=None)
     stranger = replace(features, user=_unknown(features.user))
     yield "user unknown", stranger
     nothing, no_outcomes = torch.full_like(features.history, -1), torch.zeros_like(features.history_outcomes)
-    yield "user unknown, no history", replace(stranger, history=nothing, history_outcomes=no_outcomes)
+    yield "user unknown, no history", replace(stranger, history=nothing, history_outcomes=no_outcomes, taste=None)
     yield "aged counts", replace(features, user=_aged(features.user), item=_aged(features.item))
 
 
@@ -79,7 +79,7 @@ def _aged(side: SideFeatures) -> SideFeatures:
 
 def described(features: Features) -> Features:
     """Make every event's item unknown except for its request features: no ID, no counts, no vector."""
-    return replace(features, item=_twins(features.item, *_given(features.item, features.schema)))
+    return replace(features, item=_twins(features.item, *_given(features.item, features.schema)), taste=None)
 
 
 def encoded(features: Features, vectors: LevelVectors | None = None) -> Features:
@@ -93,7 +93,7 @@ def encoded(features: Features, vectors: LevelVectors | None = None) -> Features
         places = torch.tensor([side.entities.unknown + side.entities.place[id_] for id_ in vectors.ids])
         held[places] = torch.from_numpy(vectors.vectors)
         twins = replace(twins, vectors=held)
-    return replace(features, item=twins)
+    return replace(features, item=twins, taste=None)
 
 
 def _given(side: SideFeatures, schema: FeatureSchema) -> tuple[NDArray[np.int32], Tensor]:

@@ -16,9 +16,10 @@ from msd.dataset.texts import student_texts
 from msd.evaluation.degradation import degradation_curves, degraded, measure_cold_ads
 from msd.evaluation.within import Compared, how_sure
 from msd.metrics import Labels, Probabilities, measure_pooled, roc_auc
-from msd.ranker.batch import TrainedRanker
+from msd.ranker.batch import TrainedRanker, with_taste
 from msd.ranker.calibrate import compare_calibrations
 from msd.ranker.features import Features, build_features
+from msd.ranker.model import Ranker
 from msd.student.vectors import LevelVectors, StudentVectors, untaught_items
 from msd.training.folder import RankerRecord, load_ranker
 from msd.training.train import predict, predict_conversions, predict_logits
@@ -62,7 +63,8 @@ def score_models(
             trained, record = load_ranker(folder)
             key = trained.schema.schema_hash
             if key not in known:
-                known[key] = build_features(data, trained.schema, vectors)
+                walked = next(iter(known.values())).timeline if known else None
+                known[key] = build_features(data, trained.schema, vectors, timeline=walked)
             untaught = None
             if student and trained.schema.semantic("item"):
                 untaught = untaught_items(student, texts)
@@ -99,6 +101,9 @@ def _score_seed(
 ) -> ModelScores:
     test, valid = features.of_part(Part.TEST), features.of_part(Part.VALID)
     labels, impressions = features.outcomes(test)
+    if isinstance(trained.ranker, Ranker) and trained.ranker.taste:
+        adapted = trained.adaptors.adapt(features)
+        features = with_taste(trained.ranker.taste, features, adapted, np.concatenate([valid, test]))
     whole = predict(trained, features, test)
     rungs = {name: predict(trained, less, test) for name, less in degraded(features)}
     cold_ads = measure_cold_ads(trained, features, untaught, Part.TEST) if untaught else None

@@ -15,7 +15,7 @@ from msd.ranker.embedding import is_id
 from msd.ranker.features import Features, SideFeatures
 from msd.ranker.model import WITH_CONVERSIONS, Ranker, RankerConfig
 from msd.ranker.networks import new_network
-from msd.ranker.taste import Taste, of_unknown
+from msd.ranker.taste import PARTS, Taste, of_unknown
 
 _TASTE_ROWS = 128
 
@@ -138,17 +138,21 @@ def history_tensors(features: Features, adapted: Adapted, chosen: Tensor) -> dic
 
 
 def taste_of(taste: Taste, features: Features, adapted: Adapted, chosen: Tensor) -> Tensor:
-    """Return the taste's parts [B, 4] of events."""
-    items = _items(features, adapted, features.item.rows[chosen], "item")
-    parts: Tensor = taste(items | history_tensors(features, adapted, chosen))
-    return parts
+    """Return the taste's parts [B, 4] of events; few at a time, so that their histories stay in the caches."""
+    parts = []
+    for rows in torch.split(chosen, _TASTE_ROWS):
+        items = _items(features, adapted, features.item.rows[rows], "item")
+        parts.append(taste(items | history_tensors(features, adapted, rows)))
+    return torch.cat(parts)
 
 
 @torch.no_grad()
-def with_taste(taste: Taste, features: Features, adapted: Adapted) -> Features:
-    """Return the features with the taste of all events: no training changes it any more."""
-    every = torch.split(torch.arange(len(features.labels), device=features.labels.device), _TASTE_ROWS)
-    return replace(features, taste=torch.cat([taste_of(taste, features, adapted, rows) for rows in every]))
+def with_taste(taste: Taste, features: Features, adapted: Adapted, events: NDArray[np.int64]) -> Features:
+    """Return the features with the taste of some events, NaN for the others: no training changes it any more."""
+    chosen = torch.from_numpy(events).to(features.labels.device)
+    parts = torch.full((len(features.labels), len(PARTS)), torch.nan, device=chosen.device)
+    parts[chosen] = taste_of(taste, features, adapted, chosen)
+    return replace(features, taste=parts)
 
 
 def batch_loss(

@@ -106,14 +106,21 @@ def _moved(held: object, device: torch.device) -> dict[str, Any]:
     return {name: value.to(device) for name, value in vars(held).items() if isinstance(value, Tensor)}
 
 
-def build_features(dataset: Dataset, schema: FeatureSchema, vectors: StudentVectors, delay_s: float = 0.0) -> Features:
+def build_features(
+    dataset: Dataset,
+    schema: FeatureSchema,
+    vectors: StudentVectors,
+    delay_s: float = 0.0,
+    timeline: Timeline | None = None,
+) -> Features:
     """Encode a dataset with a fitted schema. A user's vector is used only after the profile window it was made from.
 
-    An event is known to later ones once more than `delay_s` have passed.
+    An event is known to later ones once more than `delay_s` have passed. `timeline`: that of another schema fitted to
+    the same dataset, to walk the events only once.
     """
     parts = split_events(dataset.events, dataset.config)
     users, items = (encode_entities(dataset, schema, side) for side in ("user", "item"))
-    timeline = walk_events(dataset, schema, parts, users, items, delay_s)
+    timeline = timeline or walk_events(dataset, schema, parts, users, items, delay_s)
     knows_user = parts > Part.WINDOW
     context = {
         name: dataset.events[name].to_list() for name in (*schema.settable["context"], *schema.serving_constants)

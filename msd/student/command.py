@@ -36,6 +36,10 @@ def main(
     layers: Annotated[
         int | None, typer.Option(min=1, max=6, help="Keep the encoder's first N layers: wording rather than meaning.")
     ] = None,
+    users: Annotated[
+        bool,
+        typer.Option(help="Read texts of users, which `msd train --without user_knowledge` has no use for."),
+    ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the held-out items.")] = 0,
 ) -> None:
     """Encode all items and users, and fit the student to the teacher's words."""
@@ -58,7 +62,7 @@ def main(
             bars.update(tasks[name], completed=done)
 
         knowledge = folders[1] if len(folders) > 2 else None
-        config = DistillConfig(seed=seed, layers=layers)
+        config = DistillConfig(seed=seed, layers=layers, users=users)
         fresh = distill(dataset, knowledge, out, config, advance, lambda plan: console.print(plan, highlight=False))
     if not fresh:
         console.print(f"{out}: done before, nothing to do", highlight=False)

@@ -14,11 +14,13 @@ _CHUNK = 1024
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """`layers`: number of the encoder's layers to keep, all by default. `holdout`: share of the lessons that the
-    rehearsal withholds. `ridge`: penalty on the squared weights, for vectors of unit length."""
+    """`layers`: number of the encoder's layers to keep, all by default. `users`: whether to read texts of users.
+    `holdout`: share of the lessons that the rehearsal withholds. `ridge`: penalty on the squared weights, for vectors
+    of unit length."""
 
     seed: int = 0
     layers: int | None = None
+    users: bool = True
     holdout: float = 0.1
     ridge: float = 3.0
 

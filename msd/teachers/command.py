@@ -142,7 +142,7 @@ def _teacher_of(
         from msd.teachers.openai_compatible import OpenAICompatibleTeacher
     except ModuleNotFoundError as error:
         raise TeacherError(
-            f"the teacher {backend} needs the module {error.name!r}; in the checkout: pip install -e '.[train,teach]'"
+            f"the teacher {backend} needs the module {error.name!r}: pip install 'msd-ctr[train,teach]'"
         ) from error
     return OpenAICompatibleTeacher(server, os.environ, allowance)
 

@@ -195,7 +195,8 @@ def _before_network(model: TrainedRanker, features: Features, config: TrainConfi
         return model, features
     if ranker.taste:
         train_taste(ranker.taste, features, adapted, config.seed)
-        features = with_taste(ranker.taste, features, adapted)
+        fitted = features.of_part(Part.WINDOW, Part.TRAIN, Part.VALID)
+        features = with_taste(ranker.taste, features, adapted, fitted)
     if ranker.counts:
         train_counts(ranker.counts, features, config.corruption, config.seed)
     if ranker.content:

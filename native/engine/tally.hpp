@@ -22,8 +22,11 @@ enum class Count : size_t {
 };
 constexpr size_t kMostArms = 8, kCounts = static_cast<size_t>(Count::kArm) + kMostArms;
 
-enum class Measure : size_t { kRequest, kParse, kRows, kQueue, kRun, kReply, kCandidates, kRunRows, kUserAge, kItemAge, kLiveAge };
-constexpr size_t kMeasures = static_cast<size_t>(Measure::kLiveAge) + 1;
+enum class Measure : size_t {
+  kRequest, kParse, kRows, kQueue, kRun, kReply, kCandidates, kRunRows, kUserAge, kItemAge, kLiveAge,
+  kFrontHold, kLoopHold,
+};
+constexpr size_t kMeasures = static_cast<size_t>(Measure::kLoopHold) + 1;
 
 class Tally {
  public:
@@ -56,6 +59,11 @@ class Tally {
          });
   }
 
+  // For how long one thing held a thread that all others need; short times are not counted.
+  void hold(Measure which, double seconds) {
+    if (seconds >= kLeastHoldS) note([&](auto, auto observe) { observe(which, seconds); });
+  }
+
   std::pair<Counts, Histograms> take() {
     const std::lock_guard lock(mutex_);
     std::pair<Counts, Histograms> taken{std::exchange(counts_, {}), measures_};
@@ -67,6 +75,8 @@ class Tally {
   }
 
  private:
+  static constexpr double kLeastHoldS = 0.001;
+
   std::mutex mutex_;  // guards what follows
   Counts counts_{};
   Histograms measures_;

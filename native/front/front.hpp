@@ -82,6 +82,7 @@ class Front : public Keeper, public Sockets {
     ears.answer();
     const std::lock_guard lock(told_mutex_);
     told_bytes_ = 0;
+    if (!told_.empty()) tally_.hold(Measure::kLoopHold, clock_s() - told_since_);
     return std::exchange(told_, {});
   }
 
@@ -517,6 +518,7 @@ class Front : public Keeper, public Sockets {
   void tell_python(Told told) {
     {
       const std::lock_guard lock(told_mutex_);
+      if (told_.empty()) told_since_ = clock_s();
       told_.push_back(std::move(told));
     }
     ears.ring();
@@ -634,6 +636,7 @@ class Front : public Keeper, public Sockets {
 
   std::mutex told_mutex_;  // guards what Python is to hear
   std::vector<Told> told_;
+  double told_since_ = 0.0;
   std::atomic<size_t> told_bytes_{0};  // of bodies
 };
 

@@ -230,11 +230,8 @@ class Sockets {
       // What has ended silently comes before what follows on its connection.
       look_around();
       for (const Ready& ready : found) {
-        now_ = clock_s();
-        if (ready.of == &listener_)
-          accept_all(kAtOnce);
-        else if (ready.of != &bell_)
-          handle(*static_cast<Connection*>(ready.of), ready);
+        if (ready.of == &bell_) continue;
+        timed([&] { ready.of == &listener_ ? accept_all(kAtOnce) : handle(*static_cast<Connection*>(ready.of), ready); });
       }
       now_ = clock_s();
       if (now_ < tick_at) continue;
@@ -242,7 +239,7 @@ class Sockets {
         resting_until_ = 0.0;
         poller_.add(listener_, &listener_, true, false);
       }
-      tick();
+      timed([this] { tick(); });
       tick_at = now_ + kTickS;
     }
     for_each([this](Connection& one) { close(one); });
@@ -256,7 +253,15 @@ class Sockets {
       const std::lock_guard lock(letters_mutex_);
       letters.swap(letters_);
     }
-    for (const auto& letter : letters) letter();
+    for (const auto& letter : letters) timed(letter);
+  }
+
+  // Do a part of one connection's work, or of the thread's own, and note how long it took.
+  template <class Work>
+  void timed(const Work& work) {
+    now_ = clock_s();
+    work();
+    tally_.hold(Measure::kFrontHold, clock_s() - now_);
   }
 
   void handle(Connection& one, const Ready& ready) {

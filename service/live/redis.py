@@ -35,6 +35,8 @@ _EVENT = struct.Struct("<Bd")
 _PERIOD = struct.Struct("<q")
 _MOST, _LAST_S = 1e30, 1e11
 _DIGEST_BYTES = 12
+# Events that are folded at once: the event loop is held for a millisecond.
+_TOGETHER = 50
 # Memory overhead of an entry beside the bytes of key and state, approximately.
 _OVERHEAD = 250
 _NOT_HELD = None, -1
@@ -88,7 +90,17 @@ class RedisStates:
         return PackedStates(found, stream) if known.all() else None
 
     async def add(self, batch: LiveBatch) -> BatchOutcome:
-        """Count events ID by ID, then extend the stream."""
+        """Fold some events after the others, then extend the stream."""
+        parts = [batch.events[start : start + _TOGETHER] for start in range(0, len(batch.events), _TOGETHER)]
+        outcomes = [await self._fold(batch._replace(events=part)) for part in parts]
+        stretches = [stretch.pack() for stretch in batch.stretches]
+        (packed,) = await self._run(STREAM, [([_STREAM_KEY], [_number(batch.lag_s), *stretches])])
+        stream = self._hold_stream(packed if isinstance(packed, bytes) else None)
+        accepted, duplicates, late, in_row = (sum(column) for column in zip(*outcomes, strict=True))
+        return BatchOutcome(accepted, duplicates, late, in_row, stream.until if stream else 0.0)
+
+    async def _fold(self, batch: LiveBatch) -> tuple[int, int, int, int]:
+        """Count events ID by ID; return how many are accepted, duplicates, late, and in the row already."""
         told: dict[tuple[RowSide, str, int], list[int]] = defaultdict(list)
         for place, period in (await self._claimed(batch.events)).items():
             told["user", batch.events[place].user_id, period].append(place)
@@ -105,20 +117,12 @@ class RedisStates:
                 raise LiveError(f"Redis at {self._writers.address}: unexpected reply from the script")
             for place, outcome in zip(places, reply, strict=True):
                 outcomes[side][place] = outcome
-        stretches = [stretch.pack() for stretch in batch.stretches]
-        (packed,) = await self._run(STREAM, [([_STREAM_KEY], [_number(batch.lag_s), *stretches])])
-        stream = self._hold_stream(packed if isinstance(packed, bytes) else None)
         pairs = list(zip(*outcomes.values(), strict=True))
         # One side decides, so that only one of several concurrent callers accepts. It is the item's, which is written
         # last: it is new to a caller that completes an interrupted batch.
         duplicates = outcomes["item"].count(DUPLICATE)
-        return BatchOutcome(
-            accepted=len(events) - duplicates,
-            duplicates=duplicates,
-            late=sum(LATE in pair for pair in pairs),
-            in_row=sum(IN_ROW in pair for pair in pairs),
-            newest_at=stream.until if stream else 0.0,
-        )
+        late, in_row = (sum(what in pair for pair in pairs) for what in (LATE, IN_ROW))
+        return len(events) - duplicates, duplicates, late, in_row
 
     async def close(self) -> None:
         await self._nodes.close()

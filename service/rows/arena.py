@@ -95,7 +95,8 @@ class Arena:
                 if self._epochs[old] == epoch:
                     continue
                 was_asked_for = bool(self._touched[old])
-            self.drop(row_id)
+            if old >= 0:
+                self.drop(row_id)
             size = self._size_of(row_id, tail)
             if self._make_room(size) if evicts else self._bytes + size <= self._max_bytes:
                 self._hold(row_id, tail, size, rows, row, epoch, was_asked_for)

@@ -62,6 +62,7 @@ _RUNTIME_LABELS = ("runtime", "version", "provider", "device", "threads", "preci
 _SHIFTS = (1e-4, 1e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0)
 _SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 1.5e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
 _STAGE_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
+_HOLD_SECONDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1, 5)
 _AGES = (1, 10, 60, 300, 900, 3_600, 7_200, 21_600, 86_400, 172_800, 604_800)
 _CANDIDATES = (1, 10, 25, 50, 100, 200, 350, 500, 1000, 2000)
 
@@ -105,6 +106,7 @@ HELP = {
     "msd_ready": "1 if the service accepts requests, else 0.",
     "msd_loop_silent_seconds": "Seconds since the event loop last reported progress; it reports ten times per second.",
     "msd_scoring_silent_seconds": "Seconds since any scoring thread began or ended a job while all are busy, else 0.",
+    "msd_hold_seconds": "Seconds for which the event loop or the front's thread was held, per hold of 1 ms or more.",
     "msd_longest_run_seconds": "Seconds since the oldest running scoring job began; 0 if none runs.",
     # Texts of ads without a row
     "msd_encoded": "Texts of ads without a row, by result.",
@@ -262,6 +264,7 @@ class Metrics:
         self.loop_silent = self._gauge("msd_loop_silent_seconds")
         self.scoring_silent = self._gauge("msd_scoring_silent_seconds")
         self.longest_run = self._gauge("msd_longest_run_seconds")
+        self._holds = self._histograms("msd_hold_seconds", "thread", ("front", "event_loop"), _HOLD_SECONDS)
 
     def _counter(self, name: str) -> Counter:
         return Counter(name, HELP[name], registry=self.families)
@@ -326,6 +329,7 @@ class Metrics:
             self.run_rows,
             *self.row_ages.values(),
             self.live_ages,
+            *self._holds.values(),
         ]
 
     def request(self, code: int, seconds: float) -> None:

@@ -67,7 +67,7 @@ def test_rejects_wrong_cell(tmp_path: Path, name: str, row: int, column: str, va
         ("events", "", "events.csv: is empty: it has no row of data"),
         ("events", "user_id,item_id,at,label,device\n", "events.csv: is empty: it has no row of data"),
         ("events", "user_id,item_id,at,label,device\n\n\n", "events.csv: is empty: it has no row of data"),
-        ("items", "item_id,title,title\n1,a,b\n", "items.csv: these columns occur twice in the header: title"),
+        ("items", "item_id,title,title\n1,a,b\n", "items.csv: these columns occur twice in the header: 'title'"),
         ("items", ITEMS + "11,Rope,outdoor,5,6,7\n", "items.csv, row 4: has 6 cells where the header has 4"),
         ("items", ITEMS + "11,Rop", "items.csv, row 4: has 2 cells where the header has 4"),
         ("items", ITEMS + '11,"Rope,outdoor,5\n', "items.csv, row 4: "),

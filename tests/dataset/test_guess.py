@@ -62,6 +62,8 @@ def test_guesses_the_kind_of_a_column(raw: pl.Series, kind: str, options: dict[s
         (["3,16", "-1.200,50", "7"], "{},5", [3.16, -1200.5, 7.0]),
         (["1,200", "3,4", None], "{},5", [1.2, 3.4, None]),
         (["1,200.5", "3", "12,000"], "{}.5", [1200.5, 3.0, 12_000.0]),
+        (["1.250", "950", "12.000"], "{}", [1250.0, 950.0, 12_000.0]),
+        (["1.250", "0.950", "12.5"], "{}", [1.25, 0.95, 12.5]),
     ],
 )
 def test_numbers_of_any_notation(written: list[str | None], more: str, numbers: list[float | None]) -> None:

@@ -133,7 +133,17 @@ def test_birthday_is_no_time(tmp_path: Path) -> None:
     assert left["born"].startswith("a time")
 
 
+@pytest.mark.parametrize(("name", "step"), [("x", 10**16), ("bid_id", 1)], ids=["random", "counted"])
+def test_long_numbers_are_no_times(tmp_path: Path, name: str, step: int) -> None:
+    numbers = pl.Series([10**18 + number * 7 % 600 * step for number in range(600)])
+    frame = outcomes(600).select("user_id", "ad_id", "clicked", numbers.alias(name))
+    draft, left, _ = init(tmp_path, frame)
+    assert "time" not in draft.roles
+    assert list(left) == [name]
+
+
 def test_words_of_other_languages_are_labels(tmp_path: Path) -> None:
     frame = outcomes(600).select("user_id", "ad_id", "ts", "clicked")
-    words = frame.with_columns(pl.col("clicked").replace_strict({0: "nein", 1: "ja"}).alias("clicked"))
+    words = frame.with_columns(pl.col("clicked").replace_strict({0: "nein", 1: "ja"}))
+    words = words.rename({"user_id": "Kunde", "ad_id": "Anzeige", "ts": "Zeitpunkt", "clicked": "Geklickt"})
     assert make(tmp_path, words).events["label"].sum() == frame["clicked"].sum()

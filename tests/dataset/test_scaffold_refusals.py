@@ -37,7 +37,7 @@ def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
     # A limit on a file's size fails a write as a full disk does; Python ignores the signal that comes with it.
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
     try:
-        with pytest.raises(InitError, match="cannot be written: .*; name another folder with --out"):
+        with pytest.raises(InitError, match="cannot be written: .*; name another folder"):
             init_dataset(SourceFiles(path), tmp_path / "out", {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -46,7 +46,7 @@ def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
 
 def test_rejects_folders_in_use(tmp_path: Path) -> None:
     path = write(log(), tmp_path / "log.csv")
-    with pytest.raises(InitError, match="cannot be written: .*; name another folder with --out"):
+    with pytest.raises(InitError, match="cannot be written: .*; name another folder"):
         init_dataset(SourceFiles(path), path / "out", {})
     with pytest.raises(InitError, match="is there already; name an empty or a new folder"):
         init_dataset(SourceFiles(path), tmp_path, {})

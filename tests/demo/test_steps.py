@@ -40,14 +40,15 @@ def test_steps_are_counted_timed_and_named_with_their_command(
 
 def test_concurrent_steps_are_shown_in_order(capfd: pytest.CaptureFixture[str]) -> None:
     out = io.StringIO()
-    steps = Steps(Console(file=out, width=200), 2)
-    steps.run_both(("help", ("--help",)), ("more help", ("replay", "--help")))
+    steps = Steps(Console(file=out, width=200), 3)
+    steps.run_both([("help", ("--help",))], [("more", ("replay", "--help")), ("last", ("bench", "--help"))])
     assert "Usage: msd " in capfd.readouterr().out
-    first, _, second = out.getvalue().partition("2/2 more help  msd replay --help")
-    assert "1/2 help  msd --help" in first
-    assert "msd replay [OPTIONS]" in second
-    assert list(steps.seconds) == ["help", "more help"]
-    assert abs(steps.began["help"] - steps.began["more help"]) < min(steps.seconds.values())
+    first, _, second = out.getvalue().partition("2/3 more  msd replay --help")
+    assert "1/3 help  msd --help" in first
+    assert second.index("msd replay [OPTIONS]") < second.index("msd bench [OPTIONS]")
+    assert list(steps.seconds) == ["help", "more", "last"]
+    assert abs(steps.began["help"] - steps.began["more"]) < min(steps.seconds.values())
+    assert steps.began["last"] >= steps.began["more"] + steps.seconds["more"] - 0.1
 
 
 @pytest.mark.parametrize("fails", [0, 1])
@@ -56,7 +57,7 @@ def test_failed_concurrent_step_is_named(fails: int, tmp_path: Path) -> None:
     steps = Steps(Console(file=out, width=200), 2)
     lines: list[tuple[str, tuple[str | Path, ...]]] = [("fine", ("--help",)), ("again", ("replay", tmp_path / "none"))]
     with pytest.raises(DemoError, match=r"`msd replay .*/none` ended with exit code 2; its output is above"):
-        steps.run_both(lines[1 - fails], lines[fails])
+        steps.run_both([lines[1 - fails]], [lines[fails]])
     assert ("No such file or directory" in out.getvalue()) == (fails == 1)
 
 

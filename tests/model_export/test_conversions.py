@@ -23,7 +23,7 @@ from model_export.precision.evidence import Evidence
 from msd.__main__ import main
 from msd.contract.bundle import GOLDENS, Bundle, Manifest, open_bundle
 from msd.contract.golden import read_goldens
-from msd.contract.precision import PrecisionRecord, Tried
+from msd.contract.precision import PrecisionRecord
 from msd.contract.pricing import PRICED
 from msd.dataset.split import Part
 from msd.metrics import roc_auc
@@ -176,11 +176,6 @@ def test_unjudged_conversions_leave_fp32(
         with pytest.raises(ExportError, match=f"{precision}: {reason}; use --precision fp32"):
             choose(graph, heads, precision, 20, evidence, quiet)
     assert evidence.unjudged(("pctr", "sold")) is None
-
-
-def test_record_of_clicks_has_no_conversions() -> None:
-    document = Tried(refused="no layer").model_dump()
-    assert document == {"figures": None, "auc_worst": None, "logloss_worst": None, "refused": "no layer"}
 
 
 def test_bundle_has_both_heads(bundle: Bundle) -> None:

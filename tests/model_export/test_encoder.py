@@ -66,12 +66,6 @@ def test_encoder_equals_torch(written: tuple[Path, float], student: Student, ada
     assert 0 <= difference < 1e-5
 
 
-def test_batch_does_not_change_a_vector(written: tuple[Path, float]) -> None:
-    together = _run(written[0], TEXTS)
-    for text, vector in zip(TEXTS, together, strict=True):
-        np.testing.assert_allclose(_run(written[0], [text])[0], vector, atol=1e-5)
-
-
 def test_encoder_has_named_inputs_and_free_axes_and_truncates(written: tuple[Path, float]) -> None:
     session = onnxruntime.InferenceSession(written[0] / ENCODER_FILE, providers=["CPUExecutionProvider"])
     inputs = {entry.name: (entry.type, entry.shape) for entry in session.get_inputs()}
@@ -79,14 +73,6 @@ def test_encoder_has_named_inputs_and_free_axes_and_truncates(written: tuple[Pat
     (output,) = session.get_outputs()
     assert (output.name, output.type, output.shape[0], output.shape[-1]) == ("semantic", "tensor(float)", "batch", 64)
     assert len(Tokenizer.from_file(str(written[0] / TOKENIZER_FILE)).encode("word " * 500).ids) == 64
-
-
-def test_export_keeps_training_mode(student: Student, tmp_path: Path) -> None:
-    adaptor = nn.Sequential(nn.Linear(VECTOR_DIM, 64), nn.Dropout(0.5)).train()
-    export_encoder(student, adaptor, tmp_path)
-    assert adaptor.training
-    assert adaptor[1].training
-    assert not student.training
 
 
 class _Wavering(nn.Module):

@@ -71,5 +71,5 @@ def test_ranker_scores_by_vectors_alone_and_exports(features: Features) -> None:
     session = onnxruntime.InferenceSession(ranker_graph(model), providers=["CPUExecutionProvider"])
     assert {one.name for one in session.get_inputs()} == set(tensors), "the graph takes what a request gives"
     (found,) = session.run(["pctr"], tensors)
-    np.testing.assert_allclose(found, torch_scores(model, tensors)[0], atol=1e-6)
+    np.testing.assert_allclose(found, torch_scores(model)(tensors)[0], atol=1e-6)
     assert found.std() > 0

@@ -150,7 +150,7 @@ def test_onnxruntime_scores_like_torch(made: Made, tmp_path: Path) -> None:
     for candidates in (1, 3, 40):
         tensors = {name: tensor.numpy() for name, tensor in _tensors(made[1], candidates).items()}
         (found,) = session.run(["pctr"], tensors)
-        (expected,) = torch_scores(trained, tensors)
+        (expected,) = torch_scores(trained)(tensors)
         np.testing.assert_allclose(found, expected, atol=1e-5)
         assert candidates == 1 or expected.std() > 1e-3
 

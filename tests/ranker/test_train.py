@@ -303,7 +303,7 @@ def test_known_taste_equals_that_of_each_batch(world: World) -> None:
     ranker, rows = _ranker(world), world.features.of_part(Part.TRAIN)
     adapted = world.model.adaptors.adapt(world.features)
     assert ranker.taste is not None
-    known = with_taste(ranker.taste, world.features, adapted)
+    known = with_taste(ranker.taste, world.features, adapted, rows)
     for hidden in (None, Corruption(unknown=0.3, without_vector=0.0)):
         fresh, cached = (
             batch_opinions(world.model, features, adapted, rows, hidden, np.random.default_rng(0))[0].detach()

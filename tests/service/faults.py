@@ -4,15 +4,22 @@ can then be looked at in peace, whatever the machine's pace."""
 import ctypes
 import fcntl
 import signal
+import sys
 import time
+from asyncio.runners import Runner
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from msd.contract.assemble import Tensors
 from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.runtime import Scores
+
+RUN = Runner.run.__code__
+"""Its callbacks are the event loop's."""
+_LONG = 300
 
 
 def run_in_python() -> None:
@@ -62,6 +69,34 @@ class ModelRuns:
 
         run_in_python()
         setattr(OnnxRuntime, "run", heeding)  # noqa: B010 - a method, for all that are made from now on
+
+
+class LoopWork:
+    """A file of how many calls each long callback of a service's event loop made: what holds it, whatever the pace."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "calls"
+        self.path.touch()
+
+    def most(self) -> int:
+        """The most calls of one callback since the last time."""
+        found = [int(line) for line in self.path.read_text().split()]
+        self.path.write_text("")
+        return max(found, default=0)
+
+    def obey(self) -> None:
+        """Has this process, which is the service, count its main thread's calls from now on."""
+        calls, file = 0, self.path.open("a")
+
+        def count(frame: FrameType, event: str, _: object) -> None:
+            nonlocal calls
+            if event == "call" and frame.f_back is not None and frame.f_back.f_code is RUN:
+                if calls > _LONG:
+                    print(calls, file=file, flush=True)
+                calls = 0
+            calls += event in ("call", "c_call")
+
+        sys.setprofile(count)
 
 
 IN_PYTHON, IN_C, WITH_LOCK = signal.SIGUSR1, signal.SIGALRM, signal.SIGUSR2

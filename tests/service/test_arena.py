@@ -105,15 +105,6 @@ def test_row_is_copied_so_that_what_takes_its_place_does_not_change_it() -> None
     assert numbers_in(arena, ["a", "b"]) == {"b": 2}
 
 
-@pytest.mark.parametrize("size", [0, 1, _ENTRY - 3])
-def test_arena_without_room_holds_nothing(size: int) -> None:
-    arena = Arena(ITEMS, size)
-    arena.put(["a"], rows_of("item", [1]), 0)
-
-    assert len(arena) == 0
-    assert arena.look_up(["a"]).places.tolist() == [-1]
-
-
 def test_long_ids_count_for_what_they_take() -> None:
     arena = Arena(ITEMS, 10 * _ENTRY)
     for number in range(50):

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from msd.contract.bundle import TOKENIZER, Bundle
-from service.cold.encoding import EncodedText, Encoding, Rate, runs_of, text_key
+from service.cold.encoding import EncodedText, Encoding, Rate, text_key
 from service.cold.text_encoder import Encoders, TextEncoder
 from service.lru_cache import LruCache
 from service.telemetry.metrics import Metrics
@@ -155,11 +153,6 @@ async def test_loading_and_encoding_leave_the_loop_alone(
     assert stages[-2:] == ["tokenise", "encode"]
 
 
-def test_key_depends_on_encoder_and_text() -> None:
-    keys = {text_key(encoder, text) for encoder in ("ab" * 32, "ac" * 32) for text in ("a tent", "a tents")}
-    assert len(keys) == 4
-
-
 @pytest.mark.parametrize("most", [1, 3])
 def test_least_recently_used_vectors_are_evicted(most: int) -> None:
     cache: LruCache[int, str] = LruCache(most)
@@ -181,24 +174,3 @@ async def test_rate_grants_a_burst_then_a_fifth_of_a_second() -> None:
     assert first == 1
     assert 1 <= rest <= _PER_S
     assert _PER_S / 5 <= together <= _PER_S
-
-
-@pytest.mark.parametrize("per_s", [50.0, 4.0])
-async def test_rate_grants_between_one_and_the_wanted_number(per_s: float) -> None:
-    rate = Rate(per_s)
-    await rate.take(1_000)
-    for wanted in (2, 3):
-        assert 1 <= await rate.take(wanted) <= wanted
-
-
-@given(lengths=st.lists(st.integers(1, 40), max_size=60), most=st.integers(1, 100))
-def test_runs_hold_each_row_once_the_shortest_first(lengths: list[int], most: int) -> None:
-    runs = runs_of([[7] * length for length in lengths], most)
-
-    assert sorted(place for run in runs for place in run) == list(range(len(lengths)))
-    assert [lengths[place] for run in runs for place in run] == sorted(lengths)
-    for run in runs:
-        assert len(run) == 1 or len(run) * max(lengths[place] for place in run) <= most
-    # None of them has room for the first row of the next.
-    for run, after in zip(runs, runs[1:], strict=False):
-        assert (len(run) + 1) * lengths[after[0]] > most

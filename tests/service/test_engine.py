@@ -262,10 +262,3 @@ def test_long_deadlines_leave_a_thread_to_those_in_a_hurry() -> None:
     asyncio.run(ask())
     bench.engine.close()
     assert gate.most_at_once == 1
-
-
-def test_idle_queue_has_a_still_heart() -> None:
-    bench = Bench(threads=2)
-    assert bench.engine.heartbeat() == (2, 0, 0, 0.0, 0.0)
-    together(bench, bench.run(1), bench.run(2))
-    assert bench.engine.heartbeat() == (2, 0, 0, 0.0, 0.0)

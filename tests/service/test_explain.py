@@ -234,17 +234,3 @@ WORTHS = st.integers(0, 4).flatmap(lambda players: arrays(np.float64, (2**player
 @given(WORTHS)
 def test_shares_sum_to_the_total_gain(values: np.ndarray) -> None:
     np.testing.assert_allclose(shapley(values).sum(axis=0), values[-1] - values[0], atol=1e-12)
-
-
-@given(st.lists(st.floats(-5, 5), min_size=4, max_size=4))
-def test_additive_games_are_shared_additively(worths: list[float]) -> None:
-    values = np.array([[sum(w for bit, w in enumerate(worths) if chosen >> bit & 1)] for chosen in range(16)])
-
-    np.testing.assert_allclose(shapley(values)[:, 0], worths, atol=1e-12)
-
-
-def test_two_who_earn_only_together_share_alike() -> None:
-    # v({0, 1}) = 1, v({2}) = 0: the glove game with an onlooker.
-    values = np.array([[0.0], [0.0], [0.0], [1.0], [0.0], [0.0], [0.0], [1.0]])
-
-    assert shapley(values)[:, 0] == pytest.approx([0.5, 0.5, 0.0])

@@ -44,7 +44,7 @@ def silence(client: httpx.Client) -> dict[str, float]:
 @pytest.fixture
 def watched(bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
     """With an admin port, little patience with hanging, and ways to do it."""
-    with live_service(bundle.folder, tmp_path, prepare=hang_on_signals, HANG_S=1, admin_port=0) as running:
+    with live_service(bundle.folder, tmp_path, prepare=hang_on_signals, HANG_S=1, END_S=4, admin_port=0) as running:
         yield running
 
 
@@ -72,7 +72,7 @@ def test_runs_that_never_end_are_seen_by_liveness(bundle: Bundle, tmp_path: Path
 
 def test_one_hung_thread_of_two_is_measured_and_the_other_scores(bundle: Bundle, tmp_path: Path) -> None:
     runs = ModelRuns(tmp_path)
-    with live_service(bundle.folder, tmp_path, prepare=runs.obey, workers=2, HANG_S=1) as running:
+    with live_service(bundle.folder, tmp_path, prepare=runs.obey, workers=2, HANG_S=1, END_S=4) as running:
         with runs.held(), send(running, GOOD):
             wait_until(lambda: running.metric("msd_longest_run_seconds") > 2)
             runs.let_others_pass()
@@ -107,7 +107,7 @@ def test_process_that_was_stopped_for_a_while_is_live_again(bundle: Bundle, tmp_
 
 @pytest.mark.parametrize("how", [IN_PYTHON, IN_C], ids=["in Python", "in C"])
 def test_signal_ends_a_process_whose_loop_hangs(bundle: Bundle, tmp_path: Path, how: signal.Signals) -> None:
-    with live_service(bundle.folder, tmp_path, prepare=hang_on_signals) as running:
+    with live_service(bundle.folder, tmp_path, prepare=hang_on_signals, END_S=1) as running:
         running.process.send_signal(how)
         with pytest.raises(httpx.TimeoutException), running.client() as client:
             client.get("/health/live", timeout=1.0)
@@ -147,18 +147,22 @@ def _obey_with_a_slow_log(runs: ModelRuns) -> None:
     setattr(LineWriter, "_is_written", is_written_late)  # noqa: B010 - a method, for all that are made from now on
 
 
-@pytest.mark.parametrize("more", [{}, {"items": {"i1": {}}}], ids=["native", "python"])
-def test_request_behind_a_hanging_run_gets_504(bundle: Bundle, tmp_path: Path, more: dict[str, Any]) -> None:
-    document = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}, **more}
-    hurried, runs = {"X-Deadline-Ms": "400"}, ModelRuns(tmp_path)
+def test_request_behind_a_hanging_run_gets_504(bundle: Bundle, tmp_path: Path) -> None:
+    """In a run or in the queue, on the native path or through the app, which scores described items."""
+    native: dict[str, Any] = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}}
+    described, runs = {**native, "items": {"i1": {}}}, ModelRuns(tmp_path)
     with live_service(bundle.folder, tmp_path, prepare=runs.obey, workers=2) as service, service.client() as client:
+
+        def hurried(document: dict[str, Any]) -> httpx.Response:
+            return client.post("/v1/score", json=document, headers={"X-Deadline-Ms": "400"})
+
         with runs.held():
-            answers = [client.post("/v1/score", json=document, headers=hurried)]
+            answers = [hurried(native)]
             runs.let_others_pass()
             # The other thread goes on.
-            assert [service.score(document).status_code for _ in range(20)] == [200] * 20
+            assert [service.score(document).status_code for document in (native, described)] == [200, 200]
             with runs.held():
-                answers += [client.post("/v1/score", json=document, headers=hurried) for _ in range(3)]
+                answers += [hurried(document) for document in (described, native, described)]
         for answer in answers:
             assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
         assert service.metric('msd_shed_total{reason="deadline"}') == 4

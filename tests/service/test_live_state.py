@@ -4,7 +4,6 @@ import json
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -143,22 +142,6 @@ def test_any_bytes_are_a_state_or_none(packed: bytes) -> None:
         assert counts.found[0]
         assert counts.impressions[0] == live.state.impressions
     assert np.isfinite([counts.impressions[0], counts.clicks[0], counts.as_of[0]]).all()
-
-
-def test_seeds_keep_their_order_before_all_that_comes() -> None:
-    seeds = [*clicked("d", at=40.0), *clicked("a", at=30.0)]
-    live = taken(begin(0, 0, 50.0, seeds), [Event(60.0, True, "b", shown=False), Event(55.0, True, "c", False)])
-
-    assert [seen.item_id for seen in live.state.history] == ["a", "d", "c", "b"]
-    assert replace(live.state, history=()) == replace(
-        taken(begin(0, 0, 50.0), [Event(60.0, True, None, False), Event(55.0, True, None, False)]).state, history=()
-    )
-
-
-def test_click_is_joined_to_the_impression_of_the_row() -> None:
-    row = begin(1, 0, 50.0, [Impression(40.0, "a", 1.0, 0.0)])
-
-    assert taken(row, [Event(60.0, True, "a", shown=False)]).state.history == (Impression(60.0, "a", 1.0, 1.0),)
 
 
 SCHEMA = example_schema()

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from service.machine import free_memory, memory_limit, own_memory, scoring_threads, usable_cores
 from service.settings import Settings
@@ -114,11 +112,3 @@ def test_mapped_files_are_not_own_memory(tmp_path: Path) -> None:
 )
 def test_scoring_threads_fit_the_cores(given_settings: dict[str, object], cores: float, count: int) -> None:
     assert scoring_threads(Settings.model_validate({"bundle": "b", **given_settings}), cores) == count
-
-
-@given(st.floats(0.01, 512), st.integers(1, 256))
-def test_there_is_always_a_thread_and_never_more_threads_than_cores(cores: float, threads: int) -> None:
-    count = scoring_threads(Settings(bundle=Path("b"), threads=threads), cores)
-
-    assert count >= 1
-    assert count == 1 or count * threads <= cores

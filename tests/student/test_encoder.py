@@ -27,7 +27,6 @@ from msd.student.record import (
     HEADS,
     RECORD_FILE,
     TOKENIZER_FILE,
-    VECTOR_DIM,
     WEIGHTS_FILE,
     BertConfig,
     StudentError,
@@ -94,29 +93,12 @@ def test_plain_embeddings_equal_the_published_model() -> None:
     np.testing.assert_allclose(found[:6], expected, atol=1e-5)
 
 
-def test_each_block_has_unit_length(student: Student) -> None:
-    vectors = encode_texts(student, TEXTS)
-    assert vectors.dtype == np.float32
-    assert vectors.shape == (len(TEXTS), VECTOR_DIM)
-    for part in HEADS.values():
-        np.testing.assert_allclose(np.linalg.norm(vectors[:, part], axis=1), 1.0, atol=1e-5)
-    np.testing.assert_allclose(student.words_of(vectors[:, HEADS["meaning"]]), vectors[:, HEADS["words"]], atol=1e-6)
-
-
 @settings(max_examples=8, deadline=None)
 @given(texts=st.lists(st.text(max_size=60), max_size=5), batch_size=st.integers(1, 4))
 def test_vector_does_not_depend_on_its_batch(student: Student, texts: list[str], batch_size: int) -> None:
     alone = encode_texts(student, TEXTS[:2])
     found = encode_texts(student, [TEXTS[0], *texts, TEXTS[1]], batch_size)
     np.testing.assert_allclose(found[[0, -1]], alone, atol=1e-6)
-
-
-def test_equal_texts_give_equal_bits(student: Student) -> None:
-    assert np.array_equal(encode_texts(student, TEXTS), encode_texts(student, TEXTS))
-    assert encode_texts(student, []).shape == (0, VECTOR_DIM)
-    seen: list[int] = []
-    encode_texts(student, TEXTS, batch_size=2, on_batch=seen.append)
-    assert seen == [2, 2, 1]
 
 
 def test_texts_are_cut_at_max_tokens() -> None:

@@ -97,6 +97,14 @@ def test_vectors_have_the_teachers_words_of_taught_texts_and_the_students_of_oth
     assert vectors.gather("items", ["3", "60"])[1].tolist() == [True, False]
 
 
+def test_student_of_items_alone_has_their_vectors(inputs: tuple[Path, Path], done: Path, tmp_path: Path) -> None:
+    assert distill(*inputs, tmp_path, replace(CONFIG, users=False), quiet)
+    alone, both = load_vectors(tmp_path), load_vectors(done)
+    assert (alone.users.ids, alone.items.ids) == ([], both.items.ids)
+    own, others = (one.items.vectors[:, HEADS["meaning"]] for one in (alone, both))
+    np.testing.assert_allclose(own, others, atol=1e-6)
+
+
 def test_student_guesses_the_words_of_texts_that_it_was_not_taught(done: Path) -> None:
     metrics = load_student(done).record.metrics
     for level in ("items", "users"):

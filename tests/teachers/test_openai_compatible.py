@@ -6,12 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from msd.teachers.allowance import Allowance, RateLimit
 from msd.teachers.knowledge import Knowledge, TeacherError
-from msd.teachers.openai_compatible import OpenAICompatibleTeacher, pause, retry_after
+from msd.teachers.openai_compatible import OpenAICompatibleTeacher, retry_after
 from msd.teachers.prompts import messages, usage_of
 from msd.teachers.teacher import Answered, Failed, Question, Reply, Usage
 from tests.teachers.chat_server import (
@@ -308,14 +306,6 @@ def test_rejects_key_that_cannot_be_sent(key: str) -> None:
 
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-
-
-@given(attempt=st.integers(1, 20), base=st.floats(0.0, 10.0), asked=st.none() | st.floats(0.0, 600.0))
-def test_pauses_are_bounded_with_jitter_and_heed_the_server(attempt: int, base: float, asked: float | None) -> None:
-    found = pause(attempt, base, asked)
-    assert (asked or 0.0) <= found <= (asked or 0.0) + 60.0
-    assert asked is not None or found >= min(base * 2 ** (attempt - 1), 60.0) / 2
-    assert base < 1e-6 or len({pause(attempt, base, asked) for _ in range(20)}) > 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The tiny dataset, and a student distilled on it once; all students here are short ones."""
+"""The tiny dataset, and a student distilled on it once. All students here are short ones; tastes are fitted briefly."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +16,14 @@ from tests.student.small import short_student
 def _short_students() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("msd.student.step.new_student", short_student)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _brief_tastes() -> Iterator[None]:
+    """A few steps fit the taste of small data; histories are long in these datasets, so that steps take long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("msd.training.train_taste._STEPS", 20)
         yield
 
 

@@ -13,6 +13,7 @@ from lab.benchmark.protocol import Folders, Progress, Protocol
 from lab.benchmark.run import Results, Scope, run_benchmark
 from lab.benchmark.variant import OURS, PLAIN, Variant, standard_variants
 from msd.dataset.split import Part
+from msd.ranker.batch import Corruption
 from tests.lab.benchmark.made import QUICK_TRAINING, Steps, quick
 
 NAMES = (OURS, PLAIN, "counts_gbdt", "bag_of_words")
@@ -85,8 +86,8 @@ def test_changed_setting_remakes_only_its_models(results: Results, prepared: Pat
     """Trees do not depend on how networks are trained."""
     folder = work / "predictions"
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    faster = replace(TINY, training=replace(QUICK_TRAINING, learning_rate=4e-3))
-    found = _run(prepared, work, faster, (0,)).found
+    other = replace(TINY, training=replace(QUICK_TRAINING, corruption=Corruption(unknown=0.5)))
+    found = _run(prepared, work, other, (0,)).found
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert {name for name in before if after[name] != before[name]} == {
         f"{name}-0-{delay}.npz" for name in (OURS, PLAIN, "bag_of_words") for delay in TINY.delays_s

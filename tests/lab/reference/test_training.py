@@ -27,14 +27,6 @@ def _quality(clicks: Clicks, chances: Output) -> dict[str, float]:
     return measure_pooled(clicks.clicked.ravel().astype(float), chances.ravel().astype(float))
 
 
-def test_seed_sets_clicks() -> None:
-    first, again, other = _clicks(1), _clicks(1), _clicks(2)
-
-    for name in ("user_fields", "user_vectors", "history", "candidates", "chances", "clicked"):
-        assert np.array_equal(getattr(first, name), getattr(again, name))
-        assert not np.array_equal(getattr(first, name), getattr(other, name))
-
-
 def test_clicks_are_as_frequent_as_their_chances_and_requests_are_of_one_user() -> None:
     clicks = _clicks(1, requests=400)
     deviation = np.sqrt((clicks.chances * (1 - clicks.chances)).sum())

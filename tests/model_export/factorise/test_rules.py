@@ -135,18 +135,6 @@ def test_wrong_rule_is_caught(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> No
         prove(model, sides_of(model), requests(model))
 
 
-def test_sum_weighted_by_constants_stays_a_sum() -> None:
-    curve = graph_of(
-        "g (float[1,3] user, float[N,4] item) => (float[N,1] y)"
-        "{ below = Relu (item) each = Mul (below, slopes) y = ReduceSum <keepdims = 1> (each, one) }",
-        slopes=some(4),
-        one=[1],
-    )
-    passed = factorise(curve, sides_of(curve)).model
-    assert [node.op_type for node in passed.graph.node] == ["Relu", "Mul", "ReduceSum"]
-    assert prove(curve, sides_of(curve), requests(curve)) <= 1e-12
-
-
 MODEL = graph_of(
     "g (float[1,4] user, float[N,4] item) => (float[N,2] y, float[N,4] z) "
     "{ x = Add (user, item) y = MatMul (x, w) z = Exp (x) }",

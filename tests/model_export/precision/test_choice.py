@@ -21,7 +21,7 @@ from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import LEAST_GAIN, Figures, Precision, Tried
 from msd.dataset.split import Part
 from msd.metrics import measure_pooled
-from tests.model_export.conftest import Exported, quiet
+from tests.model_export.conftest import Exported
 
 Floats = NDArray[np.float64]
 ROWS = 6_000
@@ -40,17 +40,6 @@ def _logit(probabilities: Floats) -> Floats:
 
 def _moved(probabilities: Floats, by: Floats | float) -> Floats:
     return 1 / (1 + np.exp(-(_logit(probabilities) + by)))
-
-
-def test_equal_scores_pass() -> None:
-    labels, users, plain = _world()
-    verdict = judge(labels, users, plain, plain.copy())
-
-    assert verdict.refused is None
-    assert (verdict.auc_worst, verdict.logloss_worst) == (0.0, 0.0)
-    measured = measure_pooled(labels, plain)
-    assert verdict.metrics == {name: measured[name] for name in verdict.metrics}
-    assert set(verdict.metrics) == {"auc", "logloss", "ece", "predicted_over_observed"}
 
 
 @settings(max_examples=8)
@@ -124,13 +113,6 @@ def test_requested_precision_is_kept_if_it_passes() -> None:
     assert pick("int8", {"fp32": _tried(1000), "int8": _tried(2000)}) == "int8"
     with pytest.raises(ExportError, match="int8 does not score as fp32 does on valid rows: ECE is higher; .* or auto"):
         pick("int8", {"fp32": _tried(1000), "int8": _tried(500, "ECE is higher")})
-
-
-def test_fp32_is_not_judged(graph: bytes, evidence: Evidence) -> None:
-    chosen = choose(graph, HEADS, "fp32", 200, evidence, quiet)
-    assert chosen.int8 is None
-    assert (chosen.record.chosen, chosen.record.tried) == ("fp32", {})
-    assert chosen.run(evidence.request(4)).shape == (1, 4)
 
 
 def test_auto_records_all_precisions(graph: bytes, evidence: Evidence, runs: dict[Precision, Run]) -> None:

@@ -9,15 +9,11 @@ import numpy as np
 import onnx
 import openvino
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.instructions import cpu_instructions
 from msd.contract.openvino import OpenVinoPrecision, padded_size
-from msd.contract.precision import PrecisionRecord
-from service.runtimes.choice import expected_candidates
 from service.runtimes.openvino import OpenVinoRuntime, check_bf16
 from service.runtimes.runtime import RuntimeRefused
 from tests.bundles.factory import has_bf16
@@ -109,15 +105,6 @@ def test_several_threads_run_at_once_and_each_gets_its_own_scores(made_for: Make
     assert runtime.engine.threads == 1
 
 
-def test_more_than_a_request_may_have_are_not_expected(made_for: Make) -> None:
-    """Whatever a manifest says, no graph is made and no golden repeated for it."""
-    bundle = made_for("fp32")
-    for candidates, expected in ((0, 0), (200, 200), (2_000, 2_000), (2_001, 0), (10**18, 0)):
-        record = PrecisionRecord(candidates=candidates)
-        changed = Bundle(bundle.folder, bundle.manifest.model_copy(update={"precision": record}))
-        assert expected_candidates(changed, 2_000) == expected
-
-
 def test_without_openvino_the_extra_is_named(made_for: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(RuntimeRefused, match=r"pip install 'msd-ctr\[openvino\]'"):
@@ -163,12 +150,3 @@ def test_bundle_in_bf16_is_served_as_its_manifest_says(made_for: Make, tmp_path:
         with live_service(folder, tmp_path, runtime=runtime, max_candidates=64) as running, running.client() as client:
             described = client.get("/v1/model").json()["runtime"]
         assert [described["name"], described["precision"]] == key
-
-
-@given(st.integers(1, 100_000))
-def test_padded_size_wastes_a_fifth_at_most(count: int) -> None:
-    size = padded_size(count)
-
-    assert count <= size
-    assert (size - count) * 5 <= size
-    assert padded_size(size) == size
