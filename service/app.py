@@ -7,11 +7,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.components import Components
 from service.deployment.pinned_bundle import DeploymentPlan
-from service.http.exchange import error_response
+from service.http.exchange import OIP, error_response
 from service.http.keys import GuardMiddleware
 from service.http.middleware import AccessMiddleware, BodyMiddleware
 from service.routes.admin import admin_routes
 from service.routes.docs import add_docs
+from service.routes.engine_route import EngineRoute
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventsRoute
 from service.routes.health import health_routes, index_route, metrics_route
@@ -46,7 +47,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.readiness, app.state.serving = components.readiness, components.serving
-    app.state.engine, app.state.engine_route = components.engine, components.engine_route
+    app.state.engine = components.engine
     app.state.pipeline, app.state.liveness = components.pipeline, components.liveness
     app.state.admin = _admin_app(components)
     _add_layers(app, components)
@@ -68,7 +69,10 @@ class _App(FastAPI):
     scoring: dict[str, ASGIApp]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self.scoring.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        app = None
+        if scope["type"] == "http" and scope["method"] == "POST":
+            path: str = scope["path"]
+            app = self.scoring.get(INFER_PATHS[0] if path.startswith(OIP) and path.endswith("/infer") else path)
         await (super().__call__ if app is None else app)(scope, receive, send)
 
 
@@ -105,9 +109,12 @@ def _add_routes(app: _App, components: Components) -> None:
     settings, serving, readiness = components.settings, components.serving, components.readiness
     parts = settings, serving, components.pipeline, readiness, components.guard, components.metrics
     score, openrtb, infer = ScoreRoute(*parts), OpenrtbRoute(*parts), InferRoute(*parts)
+    app.state.engine_route = EngineRoute(
+        serving, components.pipeline, readiness, components.guard, components.is_watched, openrtb, infer
+    )
     app.scoring = {
-        PATH: AccessMiddleware(score, components.access_log),
-        OPENRTB_PATH: AccessMiddleware(openrtb, components.access_log),
+        path: AccessMiddleware(route, components.access_log)
+        for path, route in ((PATH, score), (OPENRTB_PATH, openrtb), (INFER_PATHS[0], infer))
     }
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
     app.router.routes.append(Route(OPENRTB_PATH, openrtb, methods=["POST"], name="openrtb"))

@@ -22,7 +22,6 @@ from service.live.overlay import LiveRows
 from service.live.store import LiveError, LiveStore
 from service.machine import scoring_threads, usable_cores
 from service.request_log.request_log import open_request_log
-from service.routes.engine_route import EngineRoute
 from service.routes.playground.playground import Playground
 from service.routes.score_route import ScoreRoute
 from service.scoring.answer import Follower
@@ -89,8 +88,8 @@ class Components:
         self.pipeline = Pipeline(*parts, followers, self._shadowing)
         # For a model that serves no users and is not logged.
         self._aside = Pipeline(*parts)
-        is_watched = settings.log_level == "debug" or self.tracing is not None
-        self.engine_route = EngineRoute(self.serving, self.pipeline, self.readiness, self.guard, is_watched)
+        self.is_watched = settings.log_level == "debug" or self.tracing is not None
+        """Whether each request is logged or traced."""
         self.playground = (
             Playground(settings, self.serving, metrics, self._compared_by) if settings.playground else None
         )

@@ -11,6 +11,9 @@
 
 namespace native {
 
+// Forms of scoring requests, whose bodies have different sizes.
+enum class Form : size_t { kScore, kOpenrtb, kInfer };
+
 // A number of candidates, and their expected run time.
 struct Load {
   size_t rows = 0;
@@ -41,15 +44,16 @@ inline double due_at(double now, double deadline) { return now + 0.5 * (deadline
 class Admission {
  public:
   // `max_rows`: waiting candidates per thread. `max_candidates`: of one request. `patience_s`: requests with longer
-  // deadlines may fill only half of the queue.
+  // deadlines may fill only half of the queue; so may large ones. A connection has one request in the queue, so that this
+  // leaves room to all connections that ask for little.
   Admission(size_t max_rows, size_t threads, size_t max_candidates, double patience_s)
       : patience_s(patience_s),
         threads_(threads),
         max_candidates_(max_candidates),
         max_rows_(max_rows * threads),
         // One request of the maximum size always fits.
-        max_patient_rows_(std::max(static_cast<size_t>(std::llround(kPatient * static_cast<double>(max_rows_))),
-                                   std::min(max_candidates, max_rows_))) {}
+        half_(std::max(static_cast<size_t>(std::llround(kHalf * static_cast<double>(max_rows_))),
+                       std::min(max_candidates, max_rows_))) {}
 
   const double patience_s;
 
@@ -60,13 +64,6 @@ class Admission {
     double sum = 0.0;
     for (const auto& [bucket, held] : buckets_) sum += held.seconds;
     return sum;
-  }
-
-  // For a body that has not been read: refused if its size alone leaves no doubt.
-  template <class RunsOf>
-  Refused check_unread(const Load& load, double now, double deadline, RunsOf runs_of) {
-    if (Refused refused = check_rows(load.rows / 2, now, deadline)) return refused;
-    return is_shedding_ ? check(load, now, deadline, runs_of) : Refused{};
   }
 
   // Refused if earlier and running work leaves too little time before the deadline; `runs_of(due)` gives the runs.
@@ -81,7 +78,8 @@ class Admission {
     // If a thread is free, try it: the learned times may be outdated.
     if (wait == 0.0) return {};
     const double expected = wait + load.seconds, left = deadline - now;
-    if (!(expected > (is_shedding_ ? kStanding : kBurst) * left)) return {};
+    const double share = (is_shedding_ ? kStanding : kBurst) * (is_large(load.rows) ? kHalf : 1.0);
+    if (!(expected > share * left)) return {};
     is_shedding_ = true;
     return {Refusal::kWait, text("%zu candidates are queued; with these %zu it would take %.0f ms, but %.0f ms are left before the deadline",
                                  rows_, load.rows, 1000 * expected, 1000 * left)};
@@ -110,14 +108,17 @@ class Admission {
   }
 
   // Learn that a body of `size` bytes had `rows` candidates.
-  void read(size_t size, size_t rows) {
+  void read(size_t size, size_t rows, Form form = Form::kScore) {
     const double found = static_cast<double>(size) / static_cast<double>(rows);
-    bytes_per_row_ += (found - bytes_per_row_) * (bytes_per_row_ > 0 ? kLearns : 1.0);
+    double& known = bytes_per_row_[static_cast<size_t>(form)];
+    known += (found - known) * (known > 0 ? kLearns : 1.0);
   }
 
   // The expected number of candidates in a body of `size` bytes.
-  size_t rows_in(size_t size) const {
-    const double rows = std::nearbyint(static_cast<double>(size) / (bytes_per_row_ > 0 ? bytes_per_row_ : kBytesPerRow));
+  size_t rows_in(size_t size, Form form = Form::kScore) const {
+    const double known = bytes_per_row_[static_cast<size_t>(form)];
+    if (form != Form::kScore && !(known > 0)) return 1;
+    const double rows = std::nearbyint(static_cast<double>(size) / (known > 0 ? known : kBytesPerRow));
     // Larger requests are refused when they are read, not for what a large body might contain.
     return std::min(static_cast<size_t>(std::max(1.0, rows)), max_candidates_);
   }
@@ -128,8 +129,8 @@ class Admission {
   // lower, until no request waits.
   static constexpr double kBurst = 0.5, kStanding = 0.3;
   static constexpr double kBucketsPerS = 20.0, kLearns = 0.05;
-  // Requests with longer deadlines than the service's default may fill this share of the queue.
-  static constexpr double kPatient = 0.5;
+  // Large requests, and those with longer deadlines than the service's default, may fill this share of the queue.
+  static constexpr double kHalf = 0.5;
   // Bytes per candidate, before any body was read: a short ID.
   static constexpr double kBytesPerRow = 12.0;
 
@@ -152,10 +153,12 @@ class Admission {
 
   Refused check_rows(size_t rows, double now, double deadline) const {
     const bool is_patient = deadline - now > patience_s;
-    if (rows_ + rows <= (is_patient ? max_patient_rows_ : max_rows_)) return {};
+    if (rows_ + rows <= (is_patient || is_large(rows) ? half_ : max_rows_)) return {};
     return {Refusal::kRows, text("%zu candidates are queued; with these %zu there would be too many%s", rows_, rows,
                                  is_patient ? " for a deadline as long as this" : "")};
   }
+
+  bool is_large(size_t rows) const { return rows > max_candidates_ / 4; }
 
   // The seconds until a request that arrives now would begin to run.
   template <class RunsOf>
@@ -181,10 +184,10 @@ class Admission {
     return work / static_cast<double>(count);
   }
 
-  const size_t threads_, max_candidates_, max_rows_, max_patient_rows_;
+  const size_t threads_, max_candidates_, max_rows_, half_;
   size_t rows_ = 0;
   std::map<int64_t, Held> buckets_;  // by due time, in steps
-  double bytes_per_row_ = 0.0;
+  double bytes_per_row_[3]{};  // by form; 0: unknown
   bool is_shedding_ = false;
 };
 

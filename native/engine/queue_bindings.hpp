@@ -95,34 +95,21 @@ class OwnedJob : public Job {
   // What an ended job has asked for, or None: it may be put in again.
   virtual void go_on(const nb::object&) { throw nb::type_error("this job asks for nothing"); }
 
-  nb::object owner;         // held while the engine has the job
-  bool is_partial = false;  // whether only the first candidates are scored
+  nb::object owner;  // held while the engine has the job
 };
 
 class PythonJob : public OwnedJob {
  public:
   using Callable = std::optional<nb::object>;
 
-  PythonJob(nb::object work, Callable shorten, Callable is_gone, Runner& runner, size_t rows, double deadline,
-            bool is_spare)
-      : OwnedJob(runner, rows, deadline, is_spare),
-        work_(std::move(work)),
-        shorten_(std::move(shorten)),
-        is_gone_(std::move(is_gone)) {}
+  PythonJob(nb::object work, Callable is_gone, Runner& runner, size_t rows, double deadline, bool is_spare)
+      : OwnedJob(runner, rows, deadline, is_spare), work_(std::move(work)), is_gone_(std::move(is_gone)) {}
 
   bool fit(Worker& worker, double now) override {
     const Locked locked(worker);
     try {
       if (is_gone_ && nb::object(*is_gone_)().is(Py_True)) return end(Ending::kGone);
-      if (now > deadline) return end(Ending::kLate);
-      if (!shorten_) return true;
-      const size_t fitting = runner->run_s.fitting(rows, seconds_for_run(now, deadline));
-      if (!fitting) return end(Ending::kNoTime);
-      if (fitting == rows) return true;
-      work_ = nb::object(*shorten_)(fitting - 1);
-      rows = fitting;
-      is_partial = true;
-      return true;
+      return now > deadline ? end(Ending::kLate) : true;
     } catch (const nb::python_error& error) {
       return fail(error);
     }
@@ -141,7 +128,6 @@ class PythonJob : public OwnedJob {
 
   void drop() override {
     work_.reset();
-    shorten_.reset();
     is_gone_.reset();
   }
 
@@ -158,7 +144,7 @@ class PythonJob : public OwnedJob {
   }
 
   nb::object work_, result_;
-  Callable shorten_, is_gone_;
+  Callable is_gone_;
 };
 
 // Engine(threads, max_rows, max_candidates, patience_s, bounds of each measure)
@@ -265,16 +251,6 @@ inline void engine_release(HeldEngine& held, size_t rows, double seconds, int64_
   held.engine->admit([&](Admission& admission, auto) { admission.leave({rows, seconds}, bucket); });
 }
 
-// None, or a refusal.
-inline nb::object engine_check(HeldEngine& held, size_t rows, double seconds, double deadline, bool is_unread) {
-  const Load load{rows, seconds};
-  const Refused refused = held.engine->admit([&](Admission& admission, auto runs) {
-    return is_unread ? admission.check_unread(load, clock_s(), deadline, runs)
-                     : admission.check(load, clock_s(), deadline, runs);
-  });
-  return refused ? nb::object(to_python(refused)) : nb::none();
-}
-
 // A body of a size had so many candidates.
 inline void engine_read(HeldEngine& held, size_t size, size_t rows) {
   if (rows) held.engine->admit([&](Admission& admission, auto) { admission.read(size, rows); });
@@ -307,14 +283,13 @@ inline void add_queue(nb::module_& module) {
              job.go_on(given.value_or(nb::none()));
              job.reopen();
            })
-      // (ending, result, queued at, started at, ended at, rows, is partial), once for each end.
+      // (ending, result, queued at, started at, ended at, rows), once for each end.
       .def("take_outcome", [](OwnedJob& job) {
         return nb::make_tuple(static_cast<int>(job.ending), job.result(), job.queued_at, job.started, job.ended,
-                              job.rows, job.is_partial);
+                              job.rows);
       });
   nb::class_<PythonJob, OwnedJob>(module, "Job")
-      .def(nb::init<nb::object, PythonJob::Callable, PythonJob::Callable, Runner&, size_t, double, bool>(),
-           nb::keep_alive<1, 5>());
+      .def(nb::init<nb::object, PythonJob::Callable, Runner&, size_t, double, bool>(), nb::keep_alive<1, 4>());
   nb::class_<HeldEngine>(module, "Engine")
       .def(nb::init<size_t, size_t, size_t, double, const std::vector<std::vector<double>>&>())
       .def("put", &engine_put)
@@ -329,7 +304,6 @@ inline void add_queue(nb::module_& module) {
       .def("reserve", [](HeldEngine& held, double seconds) { held.engine->reserve(seconds); })
       .def("enter", &engine_enter)
       .def("release", &engine_release)
-      .def("check", &engine_check)
       .def("read", &engine_read)
       .def("rows_in", &engine_rows_in)
       .def_prop_ro("is_busy", [](const HeldEngine& held) { return held.engine->is_busy(); })

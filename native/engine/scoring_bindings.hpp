@@ -9,8 +9,9 @@ struct HeldPlan {
   std::shared_ptr<const Plan> plan;
 
   HeldPlan(const nb::object& model, const nb::object& assignment, bool is_by_user, std::optional<nb::object> wants,
-           nb::object look)
-      : plan(std::make_shared<const Plan>(model, assignment, is_by_user, std::move(wants), std::move(look))) {}
+           nb::object look, std::optional<nb::object> translate)
+      : plan(std::make_shared<const Plan>(model, assignment, is_by_user, std::move(wants), std::move(look),
+                                          std::move(translate))) {}
 };
 
 // A request that Python has put in, to which the reply goes. `is_gone` says whether the client has left.
@@ -46,7 +47,7 @@ class AskedJob : public ScoringJob {
   }
 
  private:
-  void send(Desk&, std::string_view reply) override { reply_ = reply; }
+  void send(Worker&, Desk&, std::string_view reply) override { reply_ = reply; }
 
   const nb::object is_gone_;
   std::string reply_;
@@ -68,9 +69,10 @@ void add_scoring(nb::module_& module) {
            nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 5>(), nb::keep_alive<1, 6>(),
            nb::keep_alive<1, 7>());
   nb::class_<AskedJob, OwnedJob>(module, "AskedJob");
-  // Plan(model, assignment or a callable, whether that needs the user, wants or None, look)
+  // Plan(model, assignment or a callable, whether that needs the user, wants or None, look, translate or None)
   nb::class_<HeldPlan>(module, "Plan")
-      .def(nb::init<const nb::object&, const nb::object&, bool, std::optional<nb::object>, nb::object>())
+      .def(nb::init<const nb::object&, const nb::object&, bool, std::optional<nb::object>, nb::object,
+                    std::optional<nb::object>>())
       // job(body, request_id, max_candidates, rows, deadline, began, is_gone)
       .def("job", &make_job);
 }

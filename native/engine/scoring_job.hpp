@@ -119,15 +119,17 @@ struct Plan {
   const bool is_by_user;                  // whether that needs the user's ID
   const std::optional<nb::object> wants;  // says, by a request's ID, whether it is followed
   const nb::object look;                  // called with what is to be known of a scored request
+  const std::optional<nb::object> translate;  // makes scoring requests of other forms, which go to the app without it
 
   Plan(const nb::object& model, const nb::object& assignment, bool is_by_user, std::optional<nb::object> wants,
-       nb::object look)
+       nb::object look, std::optional<nb::object> translate)
       : of_first(model),
         first(nb::cast<LoadedModel&>(model)),
         assign(assignment),
         is_by_user(is_by_user),
         wants(std::move(wants)),
-        look(std::move(look)) {
+        look(std::move(look)),
+        translate(std::move(translate)) {
     if (nb::isinstance<nb::tuple>(assignment)) fixed.emplace(assignment);
   }
 };
@@ -162,8 +164,10 @@ class ScoringJob : public OwnedJob {
 
   bool fit(Worker& worker, double now) override {
     if (now > deadline) return end(Ending::kLate);
-    if (!plan_->wants || is_read_) return true;
+    if (is_read_) return true;
     try {
+      if (!prepare(worker)) return end(Ending::kFailed);
+      if (!plan_->wants) return true;
       is_followed_ = ask(worker, [&] { return (*plan_->wants)(request_id).is(Py_True); });
     } catch (const Raised&) {
       return end(Ending::kFailed);
@@ -200,12 +204,14 @@ class ScoringJob : public OwnedJob {
   }
 
   std::string body;
-  const std::string request_id;
+  std::string request_id;
   const double began;
 
  protected:
+  // Before the body is read; false if it cannot be.
+  virtual bool prepare(Worker&) { return true; }
   // The reply is ready.
-  virtual void send(Desk& desk, std::string_view reply) = 0;
+  virtual void send(Worker& worker, Desk& desk, std::string_view reply) = 0;
 
   bool end(Ending how) {
     ending = how;
@@ -276,8 +282,8 @@ class ScoringJob : public OwnedJob {
       return Fate::kNotFinite;
     }
     desk.heads.ran = fitting == candidates_ ? candidates_ : fitting - 1;
-    is_partial = desk.heads.ran < candidates_;
-    if (is_partial) frame.cut(desk.heads.ran);
+    is_partial_ = desk.heads.ran < candidates_;
+    if (is_partial_) frame.cut(desk.heads.ran);
     run_model(worker, desk, fitting);
     frame.share(desk.into, fitting);
     rows = fitting;
@@ -336,7 +342,7 @@ class ScoringJob : public OwnedJob {
     if (is_followed_ || is_explained_) look(worker, desk);
     ready_at_ = clock_s();
     stages_.reply = ready_at_ - after;
-    send(desk, held.reply.bytes());
+    send(worker, desk, held.reply.bytes());
     count(*worker.tally, held.frame, held.reply);
     return Fate::kScored;
   }
@@ -353,7 +359,7 @@ class ScoringJob : public OwnedJob {
       observe(Measure::kReply, stages_.reply);
       observe(Measure::kCandidates, static_cast<double>(candidates_));
       observe(Measure::kRunRows, static_cast<double>(rows));
-      if (is_partial) inc(Count::kPartial);
+      if (is_partial_) inc(Count::kPartial);
       if (!given_) {
         const size_t rows = found.items + found.has_user;
         inc(assignment_->model->has_files() ? Count::kRowsOfFile : Count::kRowsOfArena, rows);
@@ -408,6 +414,7 @@ class ScoringJob : public OwnedJob {
   bool is_read_ = false;      // `request_` is
   bool is_followed_ = false;  // keep its rows, and look
   bool is_explained_ = false;  // look
+  bool is_partial_ = false;    // only the first candidates are scored
   double given_at_ = 0.0;
 };
 

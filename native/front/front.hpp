@@ -74,8 +74,11 @@ class Front : public Keeper, public Sockets {
   }
   // Let go of what no request needs any more.
   void forget_plans() {
+    std::vector<std::shared_ptr<const Plan>> left;  // freed without the mutex, for that runs Python
     const std::lock_guard lock(plans_mutex_);
-    std::erase_if(plans_, [](const auto& one) { return one.use_count() == 1; });
+    for (auto& plan : plans_)
+      if (plan.use_count() == 1) left.push_back(std::move(plan));
+    std::erase(plans_, nullptr);
   }
 
   std::vector<Told> take_told() {
@@ -335,7 +338,7 @@ class Front : public Keeper, public Sockets {
     ScoringHead head;
     if (request.head.length > limits_.max_body || !head.read(request.head, limits_.max_deadline_s)) return false;
     const std::lock_guard lock(plans_mutex_);
-    return plan_ && (!limits_.needs_keys || is_known(head.key));
+    return plan_ && (head.form == Form::kScore || plan_->translate) && (!limits_.needs_keys || is_known(head.key));
   }
 
   bool is_known(std::string_view key) const {
@@ -362,23 +365,25 @@ class Front : public Keeper, public Sockets {
     }
     const double now = clock_s();
     // Python says what is wrong.
-    if (!plan || request.body_bytes > limits_.max_body || now > deadline) return hand(one), false;
+    const bool has_form = plan && (head.form == Form::kScore || plan->translate);
+    if (!has_form || request.body_bytes > limits_.max_body || now > deadline) return hand(one), false;
     Load load;
     int64_t bucket = 0;
     const Refused refused = engine_.admit([&](Admission& admission, auto runs) {
-      load.rows = admission.rows_in(request.body_bytes);
+      load.rows = admission.rows_in(request.body_bytes, head.form);
       load.seconds = plan->first.runner.turn_s.of(load.rows);
       return admission.enter(load, now, deadline, runs, bucket);
     });
     if (refused) {
       tally_.inc(refused.reason == Refusal::kRows ? Count::kShedRows : Count::kShedWait);
-      return refused_by_engine(one, {429, "overloaded", refused.message}, id, Count::kOverloaded), true;
+      return refused_by_engine(one, {429, "overloaded", refused.message}, head.form, id, Count::kOverloaded), true;
     }
-    Wire wire{one.out.empty() ? one.descriptor : -1, replies_.opening(200), "x-request-id: " + id + "\r\n"};
-    wire.tail += request.closes && !replies_.is_draining ? "connection: close\r\n\r\n" : "\r\n";
+    Wire wire{one.out.empty() ? one.descriptor : -1, replies_.opening(200),
+              request.closes && !replies_.is_draining ? "connection: close\r\n\r\n" : "\r\n"};
     request.closes |= replies_.is_draining;
+    Sent sent{head.form, std::string(head.path), std::string(head.json_length), request.body_bytes};
     auto job = std::make_unique<FrontJob>(std::move(plan), request.take_body(), std::move(id), limits_.max_candidates,
-                                          load, bucket, deadline, request.began, std::move(wire));
+                                          load, bucket, deadline, request.began, std::move(sent), std::move(wire));
     job->keeper = this;
     job->connection = &one;
     request.job = job.get();
@@ -407,10 +412,10 @@ class Front : public Keeper, public Sockets {
     if (one.requests.size() > 1 || request.closes || one.is_ended) request.job->is_awaited = true;
   }
 
-  void refused_by_engine(Connection& one, const Fault& fault, std::string_view id, Count status) {
+  void refused_by_engine(Connection& one, const Fault& fault, Form form, std::string_view id, Count status) {
     tally_.inc(status);
     HttpRequest& request = *one.requests.front();
-    write(one, replies_.refusal(fault, id, request.closes));
+    write(one, replies_.refusal(fault, form, id, request.closes));
     request.closes |= replies_.is_draining;
     answered(one, false);
   }
@@ -429,7 +434,7 @@ class Front : public Keeper, public Sockets {
     char waited[96];
     std::snprintf(waited, sizeof waited, " (%.0f ms until it was queued, %.0f since)", 1000 * (job.queued_at - job.began),
                   1000 * (now_ - job.queued_at));
-    refused_by_engine(*one, {504, "deadline_exceeded", std::string(why) + waited}, job.request_id, Count::kLate);
+    refused_by_engine(*one, {504, "deadline_exceeded", std::string(why) + waited}, job.sent.form, job.shown_id, Count::kLate);
     go_ahead(*one);
   }
 
@@ -437,7 +442,7 @@ class Front : public Keeper, public Sockets {
     if (std::exchange(job.is_released, true)) return;
     const size_t rows = job.is_scored() ? job.candidates() : 0;
     engine_.admit([&](Admission& admission, auto) {
-      if (rows) admission.read(job.body.size(), rows);
+      if (rows) admission.read(job.sent.size, rows, job.sent.form);
       admission.leave(job.load, job.bucket);
     });
   }
@@ -489,7 +494,7 @@ class Front : public Keeper, public Sockets {
   }
 
   void hand_back(FrontJob& job, Connection& one) {
-    one.requests.front()->pieces.push_back(std::move(job.body));
+    one.requests.front()->pieces.push_back(job.take_body());
     hand(one);
   }
 

@@ -3,6 +3,7 @@
 
 #include <ctime>
 
+#include "../engine/admission.hpp"
 #include "parser.hpp"
 
 namespace native {
@@ -33,10 +34,10 @@ class Replies {
   std::string fault(const Fault& fault) { return error(fault, kClose, {}); }
 
   // The reply to one request.
-  std::string refusal(const Fault& fault, std::string_view request_id, bool closes) {
+  std::string refusal(const Fault& fault, Form form, std::string_view request_id, bool closes) {
     std::string more = "x-request-id: " + std::string(request_id) + "\r\n";
     if (closes && !is_draining) more += kClose;
-    return error(fault, {}, more);
+    return error(fault, {}, more, form);
   }
 
  private:
@@ -56,9 +57,11 @@ class Replies {
   }
 
   // Its message is of printable characters, without quotes.
-  std::string error(const Fault& fault, std::string_view before, std::string_view after) {
+  std::string error(const Fault& fault, std::string_view before, std::string_view after, Form form = Form::kScore) {
     const std::string body =
-        std::string("{\"error\":{\"code\":\"") + fault.code + "\",\"message\":\"" + fault.message + "\",\"field\":null}}";
+        form == Form::kInfer
+            ? "{\"error\":\"" + fault.message + "\"}"
+            : std::string("{\"error\":{\"code\":\"") + fault.code + "\",\"message\":\"" + fault.message + "\",\"field\":null}}";
     std::string whole = opening(fault.status) + "content-type: application/json\r\n";
     if (fault.status == 429) whole += "retry-after: 1\r\n";
     if (!is_draining) whole += before;

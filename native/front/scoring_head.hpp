@@ -8,24 +8,36 @@
 namespace native {
 
 struct ScoringHead {
+  Form form = Form::kScore;
+  std::string_view path;
   double seconds = 0.0;              // until its deadline; 0: as by default
   std::string_view key, request_id;  // empty if they are not given
+  std::string_view json_length;      // of a body that goes on in bytes; empty: it does not
 
   // False if the app is to look at it: it is no scoring request, or something about it is wrong or unusual.
   bool read(const HttpHead& head, double most_s) {
     if (head.at(head.method) != "POST" || head.expects) return false;
     const std::string_view target = head.at(head.target);
-    if (target.substr(0, target.find('?')) != "/v1/score") return false;
-    bool is_json = false;
+    path = target.substr(0, target.find('?'));
+    if (path == "/v1/openrtb")
+      form = Form::kOpenrtb;
+    else if (path.starts_with("/v2/models/") && path.ends_with("/infer"))
+      form = Form::kInfer;
+    else if (path != "/v1/score")
+      return false;
+    bool is_json = form == Form::kInfer;  // by any name
     for (const HttpHead::Header& header : head.headers) {
       const std::string_view name = head.at(header.name), value = head.at(header.value);
-      if (name == "content-type") {
+      if (name == "content-type" && form != Form::kInfer) {
         is_json = is_same(trimmed(value.substr(0, value.find(';'))), "application/json");
         if (!is_json) return false;
       } else if (name == "content-encoding") {
         if (!is_same(value, "identity")) return false;
       } else if (name == "x-deadline-ms") {
         if (seconds > 0.0 || !read_ms(value, most_s)) return false;
+      } else if (name == "inference-header-content-length") {
+        if (!json_length.empty() || value.empty()) return false;
+        json_length = value;
       } else if (name == "x-request-id") {
         if (request_id.empty() && is_id(value)) request_id = value;
       } else if (name == "x-api-key") {

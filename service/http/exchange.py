@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 import orjson
 import structlog
+from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from msd.contract.request import RequestError
@@ -112,7 +113,7 @@ class AccessLog:
         if isinstance(error, ClientGone | asyncio.CancelledError):
             access.status = CLIENT_GONE
             return None
-        if not isinstance(error, ServiceError | RequestError):
+        if not isinstance(error, ServiceError | RequestError | HTTPException):
             self._log.error("internal_error", request_id=access.request_id, exc_info=error)
         response = error_response(cast(Exception, error), scope["path"])
         access.error = response.code

@@ -4,11 +4,12 @@
 
 from starlette.types import Receive, Scope, Send
 
+from msd.contract.request import RequestError
 from service.deployment.readiness import Readiness
 from service.http.exchange import Access, Deadlines, access_of, left_check
 from service.http.keys import Guard
 from service.http.middleware import read_json_body, send_reply
-from service.scoring.answer import Answer, Budget, Headers, RawRequest
+from service.scoring.answer import Answer, Budget, Headers, RawRequest, Translated
 from service.scoring.deployment import Deployment, Serving
 from service.scoring.pipeline import Pipeline
 from service.settings import Settings
@@ -42,19 +43,27 @@ class ScoreRoute:
         answer = await self._pipeline.answer(deployment, raw)
         await self._send(answer, answer.headers, answer.body, access_of(scope), send)
 
-    async def _begin(self, scope: Scope, receive: Receive, size: int | None = None) -> tuple[RawRequest, Deployment]:
-        """Return a request that may be scored, and the deployment to score it with. `size`: the bytes by which its
-        number of candidates is estimated; by default those of the body."""
+    async def _begin(self, scope: Scope, receive: Receive) -> tuple[RawRequest, Deployment]:
+        """Return a request that may be scored, and the deployment to score it with."""
         access = access_of(scope)
         access.is_scoring = True
         if self._guard is not None:
             self._guard.check(scope, "score")
-        body = await read_json_body(scope, receive, self._settings)
+        body = await self._read(scope, receive)
         self._readiness.check()
         budget = Budget(self._deadlines.of(scope), left_check(scope))
-        deployment = self._serving.current
-        self._pipeline.check(deployment, len(body) if size is None else size, budget)
-        return RawRequest(access.request_id, body, access.started, budget), deployment
+        return RawRequest(access.request_id, body, access.started, budget), self._serving.current
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+        return await read_json_body(scope, receive, self._settings)
+
+    async def _answer(self, deployment: Deployment, raw: RawRequest, made: Translated) -> Answer:
+        """Score a request of another form."""
+        try:
+            return await self._pipeline.answer(deployment, raw._replace(request_id=made.request_id, body=made.body))
+        except RequestError as error:
+            error.field = made.place_of(error.field or "")
+            raise
 
     async def _send(self, answer: Answer, headers: Headers, body: bytes, access: Access, send: Send) -> None:
         access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages

@@ -97,6 +97,26 @@ class Explained(NamedTuple):
     is_partial: bool
 
 
+class Translated(NamedTuple):
+    """The scoring request that another form makes, and the reply of that form."""
+
+    shown_id: str
+    """The reply's request ID."""
+    request_id: str
+    body: bytes
+    finish: Callable[[bytes], tuple[Headers, bytes]]
+    """Returns the first headers of a reply, and its body."""
+    place_of: Callable[[str], str]
+    """Returns the place of a part at fault in this form."""
+    timeout_s: float | None = None
+    """Until the deadline, if the head sets none."""
+
+
+Translate = Callable[[str, bytes | None, str, bytes], Translated | None]
+"""Translates a request, by its path, the length of its JSON if that is given, its ID and its body. Returns None, or
+raises, if the app is to answer. In any thread."""
+
+
 class Seen(NamedTuple):
     """What is to be known of a request after its run: what followers learn; what an explanation starts from."""
 
@@ -115,6 +135,11 @@ class Answer(NamedTuple):
     stages: tuple[float, ...]
     seen: Seen | None
     """None unless a follower wants it."""
+
+    @property
+    def timing(self) -> Headers:
+        """The header that says where the time went."""
+        return [header for header in self.headers if header[0] == b"server-timing"]
 
 
 class Follower(Protocol):

@@ -12,7 +12,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
 
@@ -26,8 +26,6 @@ from service.telemetry.metrics import Metrics, Shed
 
 _Result = TypeVar("_Result")
 _Outcome = TypeVar("_Outcome", covariant=True)
-Cut = Callable[[int], Tensors]
-"""Returns the tensors of the first candidates and, behind them, of an unknown one."""
 _CLOSED = "the service is shutting down"
 _UNREAD = "deadline exceeded before the request was queued: its client, or the service's event loop, was slow"
 _BEFORE = "deadline exceeded before a scoring thread was free"
@@ -88,29 +86,21 @@ class Runner:
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[_Result]):
-    """The result of a job, and its wait and run time; the result of `shorten` if there was too little time for all
-    candidates."""
+    """The result of a job, and its wait and run time in seconds."""
 
     result: _Result
     queue_s: float
     run_s: float
-    is_partial: bool = False
 
 
 Ran = Done[Scores]
-Told = Callable[[Done[_Result] | BaseException], None]
-"""Called in the event loop with a job's outcome: its result; its error; or ClientGone, DeadlineExceeded or
-CancelledError if it was dropped.
-"""
-Shorten: TypeAlias = Callable[[int], Callable[[], _Result]]
-"""Returns the work of the first candidates and an unknown one."""
 
 
 class AnyJob(Protocol[_Outcome]):
-    """A job in the native core's form, and what its outcome is told to."""
+    """A job in the native core's form, and who waits for its outcome."""
 
     native: Any
-    told: Callable[[Any], None] | None
+    future: "asyncio.Future[Any] | None"
 
     def outcome(self, metrics: Metrics) -> _Outcome | BaseException:
         """Return the outcome, once, and count the run."""
@@ -120,7 +110,7 @@ class AnyJob(Protocol[_Outcome]):
 class Job(Generic[_Result]):
     """Python's work for one scoring thread with one model run in it, for one request."""
 
-    __slots__ = ("native", "told")
+    __slots__ = ("future", "native")
 
     def __init__(
         self,
@@ -130,28 +120,24 @@ class Job(Generic[_Result]):
         deadline: float,
         is_gone: Callable[[], bool] | None = None,
         *,
-        shorten: Shorten[_Result] | None = None,
         is_spare: bool = False,
     ) -> None:
         """`work` is called in the thread; `rows` is the number of candidates, `deadline` a time of `time.perf_counter`.
 
-        `is_gone` says whether the client has left; it is called in the thread too. `shorten` is used if there is no
-        time for all candidates. A spare job runs on spare capacity only: after every other job, and never in all
-        threads at once.
+        `is_gone` says whether the client has left; it is called in the thread too. A spare job runs on spare capacity
+        only: after every other job, and never in all threads at once.
         """
-        self.native = _core().Job(work, shorten, is_gone, runner.native, rows, deadline, is_spare)
-        self.told: Told[_Result] | None = None
+        self.native = _core().Job(work, is_gone, runner.native, rows, deadline, is_spare)
+        self.future: asyncio.Future[Done[_Result]] | None = None
 
     def outcome(self, metrics: Metrics) -> Done[_Result] | BaseException:
         """Return the outcome, once, and count the run."""
-        ending, result, queued_at, started, ended, rows, is_partial = self.native.take_outcome()
+        ending, result, queued_at, started, ended, rows = self.native.take_outcome()
         if started:
             metrics.stages["queue"].observe(started - queued_at)
             metrics.stages["run"].observe(ended - started)
             metrics.run_rows.observe(rows)
-        if started and is_partial:
-            metrics.partial.inc()
-        return error_of(ending, result) or Done(result, started - queued_at, ended - started, is_partial)
+        return error_of(ending, result) or Done(result, started - queued_at, ended - started)
 
 
 def error_of(ending: int, result: object) -> BaseException | None:
@@ -218,29 +204,23 @@ class ScoringEngine:
         """Learn that a body of `size` bytes had `rows` candidates."""
         self.native.read(size, rows)
 
-    def check_unread(self, load: Load, deadline: float) -> None:
-        """Raise Overloaded for a body that has not been read, if its size alone leaves no doubt."""
-        self._check(self.native.check(*load, deadline, True))
-
-    def check(self, load: Load, deadline: float) -> None:
-        """Raise Overloaded if earlier and running work leaves too little time before the deadline."""
-        self._check(self.native.check(*load, deadline, False))
-
     def enter(self, load: Load, deadline: float) -> Admitted:
-        """Accept a load until `leave`. Raises Overloaded as `check` does, and if too many candidates would wait."""
-        return Admitted(load, self._check(self.native.enter(*load, deadline)))
+        """Accept a load until `release`. Raises Overloaded if too many candidates would wait, or if earlier and running
+        work leaves too little time before the deadline; DeadlineExceeded after it."""
+        if time.perf_counter() > deadline:
+            self.shed("deadline")
+            raise DeadlineExceeded(_UNREAD)
+        judged = self.native.enter(*load, deadline)
+        self._shed_more(self.native.is_shedding)
+        if isinstance(judged, tuple):
+            reason, message = judged
+            self.shed(reason)
+            raise Overloaded(message)
+        return Admitted(load, judged)
 
     def release(self, admitted: Admitted) -> None:
         """Release a load that was scored, or need not be."""
         self.native.release(*admitted.load, admitted.bucket)
-
-    def check_wanted(self, deadline: float, is_gone: Callable[[], bool]) -> None:
-        """Raise ClientGone or DeadlineExceeded if a request needs no more work."""
-        error = ClientGone() if is_gone() else None
-        if error is None and time.perf_counter() > deadline:
-            raise self._counted(DeadlineExceeded(_UNREAD))
-        if error is not None:
-            raise self._counted(error)
 
     def merge_counts(self) -> None:
         """Add to the metrics what the native core has counted since the last time. For any thread."""
@@ -262,14 +242,6 @@ class ScoringEngine:
             self._unsaid.clear()
             self._say_again_at = now + _SAY_AGAIN_S
 
-    def _check(self, judged: Any) -> Any:  # noqa: ANN401 - what the core says if it does not refuse
-        self._shed_more(self.native.is_shedding)
-        if isinstance(judged, tuple):
-            reason, message = judged
-            self.shed(reason)
-            raise Overloaded(message)
-        return judged
-
     def _shed_more(self, is_shedding: bool) -> None:
         if is_shedding != self._is_shedding:
             self._is_shedding = is_shedding
@@ -284,45 +256,36 @@ class ScoringEngine:
         rows: int,
         deadline: float,
         is_gone: Callable[[], bool],
-        cut: Cut | None = None,
         is_spare: bool = False,
     ) -> Ran:
-        """Run a model once; with `cut`, fewer candidates if all would take too long. Raises what `do` does."""
-        work, shorten = partial(runner.runtime.run, tensors), None if cut is None else partial(_shorten, runner, cut)
-        return await self.do(Job(work, runner, rows, deadline, is_gone, shorten=shorten, is_spare=is_spare))
+        """Run a model once. Raises what `do` does."""
+        work = partial(runner.runtime.run, tensors)
+        return await self.do(Job(work, runner, rows, deadline, is_gone, is_spare=is_spare))
 
     async def do(self, job: AnyJob[_Outcome]) -> _Outcome:
         """Run a job in a scoring thread. Raises ClientGone or DeadlineExceeded if it is dropped, and what the work
         raises."""
-        future: asyncio.Future[_Outcome] = asyncio.get_running_loop().create_future()
-        self.put(job, partial(_settle, future))
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self.cancel(job)
-            raise
-
-    def put(self, job: AnyJob[Any], told: Callable[[Any], None]) -> None:
-        """As `do`, but calls `told` with the outcome. Raises CancelledError once the engine is closed."""
         self._listen()
-        job.told = told
+        job.future = future = asyncio.get_running_loop().create_future()
         if not self.native.put(job.native, job):
             raise asyncio.CancelledError(_CLOSED)
-
-    def cancel(self, job: AnyJob[Any]) -> None:
-        """Cancel a job: its caller is told at once, and it does not begin."""
-        if job.native.claim():
-            self._tell(job, asyncio.CancelledError())
+        try:
+            found: _Outcome = await future
+            return found
+        except asyncio.CancelledError:
+            # It does not begin any more.
+            job.native.claim()
+            raise
 
     def close(self) -> None:
         """Begin no more jobs, and wait a bounded time for current ones."""
         for job in self.native.close():
-            self._tell(job, asyncio.CancelledError(_CLOSED))
+            self._settle(job, asyncio.CancelledError(_CLOSED))
         left = self.native.join(_LAST_RUNS_S)
         if running := self.heartbeat().running:
             self._log.error("run_left_behind", requests=running, waited_s=_LAST_RUNS_S)
         for job in left:
-            self._tell(job, asyncio.CancelledError(_CLOSED))
+            self._settle(job, asyncio.CancelledError(_CLOSED))
 
     def _listen(self) -> None:
         """Hear from the running loop of jobs that end or are late."""
@@ -335,56 +298,35 @@ class ScoringEngine:
             loop.call_later(_SWEEP_S, self._sweep, loop)
 
     def _take_back(self) -> None:
-        self._tell_all(self.native.take_ended())
-
-    def _tell_all(self, jobs: list[AnyJob[Any]]) -> None:
-        for place, job in enumerate(jobs):
-            try:
-                self._tell(job, job.outcome(self._metrics))
-            except BaseException:
-                # If one callback fails, the others are still called.
-                if self._loop is not None:
-                    self._loop.call_soon(self._tell_all, jobs[place + 1 :])
-                raise
+        for job in self.native.take_ended():
+            self._settle(job, job.outcome(self._metrics))
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer requests past their deadline, even if no thread becomes free."""
         for job in self.native.claim_late():
-            self._tell(job, DeadlineExceeded(_TOO_LATE))
+            self._settle(job, DeadlineExceeded(_TOO_LATE))
         if self._loop is loop and self.native.is_busy:
             loop.call_later(_SWEEP_S, self._sweep, loop)
         elif self._loop is loop:
             self._is_sweeping = False
 
-    def _tell(self, job: AnyJob[Any], outcome: object) -> None:
-        told, job.told = job.told, None
-        assert told is not None, "a job is answered once"
-        told(self._counted(outcome) if isinstance(outcome, BaseException) else outcome)
-
-    def _counted(self, error: BaseException) -> BaseException:
-        if isinstance(error, ClientGone):
+    def _settle(self, job: AnyJob[Any], outcome: object) -> None:
+        if isinstance(outcome, ClientGone):
             self.shed("client_gone")
-        elif isinstance(error, DeadlineExceeded):
+        elif isinstance(outcome, DeadlineExceeded):
             self.shed("deadline")
-        return error
+        future, job.future = job.future, None
+        if future is None or future.done():  # cancelled meanwhile
+            return
+        if isinstance(outcome, asyncio.CancelledError):
+            future.cancel(_CLOSED)
+        elif isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
 
 
 def _core() -> Any:  # noqa: ANN401 - the core has no types
     if native.core is None:
         raise MsdError(f"scoring needs the native core: {native.REASON}")
     return native.core
-
-
-def _shorten(runner: Runner, cut: Cut, count: int) -> Callable[[], Scores]:
-    return partial(runner.runtime.run, cut(count))
-
-
-def _settle(future: "asyncio.Future[_Result]", outcome: _Result | BaseException) -> None:
-    if future.done():  # cancelled meanwhile
-        return
-    if isinstance(outcome, asyncio.CancelledError):
-        future.cancel(_CLOSED)
-    elif isinstance(outcome, BaseException):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)

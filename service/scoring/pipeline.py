@@ -4,6 +4,7 @@ that Python puts in itself.
 The native core reads, fills, runs and replies without Python's lock (`native/engine/scoring_job.hpp`). Knows no HTTP.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +18,18 @@ from msd.contract.request import RequestError, check_pricing, parse_request_by
 from native.layout import asked_request, given_rows
 from service.errors import DeadlineExceeded, ModelError
 from service.json_parser import JsonParser
-from service.scoring.answer import Answer, Basis, Budget, Explained, Follower, RawRequest, Seen, Served, headers_of
+from service.scoring.answer import (
+    Answer,
+    Basis,
+    Budget,
+    Explained,
+    Follower,
+    RawRequest,
+    Seen,
+    Served,
+    Translate,
+    headers_of,
+)
 from service.scoring.deployment import Arm, Deployment
 from service.scoring.engine import ScoringEngine, error_of
 from service.scoring.frames import Frame, Frames, Given, frame_of
@@ -84,12 +96,12 @@ class _Found(NamedTuple):
 class _AskedJob:
     """A request that Python has put in."""
 
-    __slots__ = ("began", "native", "told")
+    __slots__ = ("began", "future", "native")
 
     def __init__(self, core: object, began: float) -> None:
         self.native: Any = core
         self.began = began
-        self.told: Callable[[Any], None] | None = None
+        self.future: asyncio.Future[_Found] | None = None
 
     def outcome(self, metrics: Metrics) -> _Found | BaseException:
         ending, result, queued_at, *_ = self.native.take_outcome()
@@ -124,16 +136,10 @@ class Pipeline:
         self._shadowing = shadowing
         self.parser = JsonParser(frames.max_candidates)
 
-    def check(self, deployment: Deployment, size: int, budget: Budget) -> None:
-        """Raise Overloaded, DeadlineExceeded or ClientGone if a body of `size` bytes need not be parsed."""
-        rows, champion = self._engine.rows_in(size), deployment.champion
-        self._engine.check_unread(champion.runner.load_of(rows), budget.deadline)
-        self._engine.check_wanted(*budget)
-
-    def plan(self, deployment: Deployment) -> Any:  # noqa: ANN401 - the core has no types
+    def plan(self, deployment: Deployment, translate: Translate | None = None) -> Any:  # noqa: ANN401 - the core has no types
         """Return with what requests are scored, for the core: the model that reads them; an assignment, or what returns
-        one; whether that needs the user; what says whether a request is followed, if some may be; and what is called
-        with what is to be known of a scored one."""
+        one; whether that needs the user; what says whether a request is followed, if some may be; what is called with
+        what is to be known of a scored one; and what translates requests of other forms."""
         assert native.core is not None, "there is an engine"
         arm = deployment.arms[0]
         rows = arm.model.native.rows
@@ -144,6 +150,7 @@ class Pipeline:
             deployment.is_split,
             partial(self._wants, deployment) if self._followers_of(deployment) else None,
             partial(self._look, deployment),
+            translate,
         )
 
     def follow(self, seen: Seen) -> None:

@@ -59,9 +59,6 @@ class Bench:
     def admit(self, rows: int) -> Admitted:
         return self.engine.enter(self.runner.load_of(rows), time.perf_counter() + self.deadline_s)
 
-    def check(self, rows: int) -> None:
-        self.engine.check(self.runner.load_of(rows), time.perf_counter() + self.deadline_s)
-
     async def begins(self) -> None:
         await until(lambda: bool(self.runtime.runs))
 

@@ -23,7 +23,7 @@ def test_body_is_expected_to_hold_candidates_but_no_more_than_may_be() -> None:
     admission.read(1_000, 10)
     assert admission.rows_in(1_000) == 10
     assert admission.rows_in(1) == 1
-    admission.enter(Load(admission.rows_in(2**20), 0.0), time.perf_counter())
+    admission.enter(Load(admission.rows_in(2**20), 0.0), time.perf_counter() + 60)
 
 
 def test_admission_is_bounded_in_rows(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +56,15 @@ def test_several_threads_have_time_for_as_many_times_as_much() -> None:
     assert counts == [9, 18, 36]
 
 
+@pytest.mark.parametrize(("max_rows", "large", "small"), [(40_000, 0.0, 0.0), (10**6, 0.5, 0.05)], ids=["rows", "time"])
+def test_large_requests_leave_half_of_the_queue_to_others(max_rows: int, large: float, small: float) -> None:
+    engine = Bench(max_rows=max_rows).engine
+    crowd = admitted(engine, Load(2_000, large))
+    others = admitted(engine, Load(200, small))
+    assert len(crowd) >= 4
+    assert len(others) * 200 >= 0.3 * len(crowd) * 2_000
+
+
 def test_request_that_would_be_late_is_refused() -> None:
     bench = Bench(max_rows=100_000, deadline_s=0.5)
     for rows in (200, 1):
@@ -72,7 +81,7 @@ def test_request_that_would_be_late_is_refused() -> None:
     assert bench.sheds() == {"wait": 1}
     for load in taken:
         bench.engine.release(load)
-    bench.check(200)
+    bench.engine.release(bench.admit(200))
     # Where nobody waits everything is tried, and what is not known is.
     bench.engine.release(bench.admit(1_000))
     bench.admit(300)
@@ -157,7 +166,7 @@ def judged_beside_runs(runs_s: tuple[float, ...], waiting: Load, load: Load, lef
         await until(lambda: bench.engine.heartbeat().running == len(runs_s))
         admitted = bench.engine.enter(waiting, now + (600 if waiting.seconds == 0 else left_s))
         try:
-            bench.engine.check(load, time.perf_counter() + left_s)
+            bench.engine.release(bench.engine.enter(load, time.perf_counter() + left_s))
         finally:
             is_open.set()
             await asyncio.gather(*running)
@@ -194,8 +203,8 @@ def test_long_deadlines_fill_half_of_the_queue_at_most() -> None:
         admission.enter(Load(10, 0.0), now + 60)
     with pytest.raises(Overloaded, match="too many for a deadline as long as this"):
         admission.enter(Load(10, 0.0), now + 60)
-    for _ in range(5):
-        admission.enter(Load(10, 0.0), now + 0.5)
+    for _ in range(25):
+        admission.enter(Load(2, 0.0), now + 0.5)
     with pytest.raises(Overloaded, match="too many"):
         admission.enter(Load(1, 0.0), now + 0.5)
 
@@ -212,7 +221,7 @@ def test_short_deadline_behind_a_long_run_is_refused_at_once() -> None:
         running = asyncio.ensure_future(bench.run(1, deadline=now + 600))
         await bench.begins()
         with pytest.raises(Overloaded, match="are left before the deadline"):
-            bench.engine.check(load, now + 5)
+            bench.engine.enter(load, now + 5)
         is_open.set()
         await running
         bench.engine.release(admitted)

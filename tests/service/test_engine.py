@@ -6,7 +6,6 @@ import threading
 import time
 import weakref
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,22 +48,6 @@ def test_as_many_runs_overlap_as_there_are_threads(threads: int) -> None:
     bench = Bench(threads=threads)
     bench.runtime.may_go_on = lambda: bench.runtime.most_at_once == threads
     assert together(bench, *(bench.run(value) for value in range(3 * threads))) == list(range(3 * threads))
-
-
-@pytest.mark.parametrize(("expected_s", "rows"), [(69.0, 200), (71.0, 127), (9_000.0, 0)])
-def test_run_is_planned_for_seven_tenths_of_the_remaining_time(expected_s: float, rows: int) -> None:
-    bench = Bench()
-    bench.runner.native.learn_run(200, expected_s)
-    if rows:
-        bench.runner.native.learn_run(100, 1.0)
-    until = time.perf_counter() + 100
-    job = Job(lambda: 200, bench.runner, 200, until, shorten=lambda count: lambda: count + 1)
-    (found,) = together(bench, bench.engine.do(job))
-
-    if not rows:
-        assert isinstance(found, DeadlineExceeded)
-    else:
-        assert (found.result, found.is_partial) == (rows, rows < 200)
 
 
 def test_abandoned_or_late_work_never_runs() -> None:
@@ -121,38 +104,11 @@ def test_closing_ends_what_waits() -> None:
     assert [type(error) for error in found[1:]] == [asyncio.CancelledError] * 2
 
 
-def test_failing_callback_affects_no_other() -> None:
-    bench, outcomes = Bench(), list[int]()
-    failures: list[dict[str, Any]] = []
-
-    async def go() -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda loop, context: failures.append(context))
-
-        def tell(value: int, outcome: object) -> None:
-            outcomes.append(value)
-            if value % 2:
-                raise ValueError("failed")
-
-        until = time.perf_counter() + 60
-        for value in range(20):
-            job = Job(lambda: None, bench.runner, 1, until)
-            bench.engine.put(job, partial(tell, value))
-        # All end before the loop hears of any.
-        time.sleep(0.1)
-        while len(outcomes) < 20:
-            await asyncio.sleep(0.001)
-
-    asyncio.run(asyncio.wait_for(go(), 10))
-    bench.engine.close()
-    assert outcomes == list(range(20))
-    assert [str(failure["exception"]) for failure in failures] == ["failed"] * 10
-
-
 def test_jobs_end_leaves_nothing_of_it_behind() -> None:
     """Work that holds its job is let go of at once: it may hold a model that serves no more."""
     bench, kept = Bench(), weakref.WeakSet[object]()
     outcomes: list[type] = []
+    waiting: list[asyncio.Task[None]] = []
 
     class Held:
         """What work holds."""
@@ -162,14 +118,20 @@ def test_jobs_end_leaves_nothing_of_it_behind() -> None:
         kept.add(held)
         until = time.perf_counter() + seconds
         job: Job[object] = Job(lambda: (job.native, held), bench.runner, 1, until)
-        bench.engine.put(job, lambda outcome: outcomes.append(type(outcome)))
+        waiting.append(asyncio.ensure_future(note(job)))
+
+    async def note(job: Job[object]) -> None:
+        try:
+            outcomes.append(type(await bench.engine.do(job)))
+        except DeadlineExceeded as error:
+            outcomes.append(type(error))
 
     async def wait() -> None:
         gc.disable()
         try:
             put(60)
             put(-1)
-            end = time.monotonic() + 10
+            end = time.monotonic() + 60
             while (kept or len(outcomes) < 2) and time.monotonic() < end:
                 await asyncio.sleep(0.001)
             assert not kept

@@ -15,12 +15,14 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from service.routes.engine_route import EngineRoute
-from tests.bundles.factory import AT, UNCLICKED, build_bundle
+from tests.bundles.factory import AT, UNCLICKED, build_bundle, reseal
 from tests.bundles.ranker_graph import POISON_HOUR, Recipe
+from tests.contract.bid_requests import bid_request
 from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_bad_input import INVALID, MALFORMED
 from tests.service.test_guard import KEYS, write_keys
+from tests.service.test_openrtb import CANDIDATES, MAPPING
 
 GOOD = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": ["i1", "i2", "i250"]}}).encode()
 JSON = b"Content-Type: application/json\r\n"
@@ -74,6 +76,14 @@ def open_ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
 def ways(bundle: Bundle, open_ways: Callable[..., Ways]) -> Ways:
     """Over the plain bundle; however slowly a client sends and reads, it has the time."""
     return open_ways(bundle, BODY_TIMEOUT_S=60, REPLY_TIMEOUT_S=60)
+
+
+@pytest.fixture(scope="module")
+def mapped_ways(open_ways: Callable[..., Ways], tmp_path_factory: pytest.TempPathFactory) -> Ways:
+    """Over a bundle that maps BidRequests."""
+    made = build_bundle(tmp_path_factory.mktemp("mapped") / "bundle")
+    reseal(made.folder, openrtb=MAPPING)
+    return open_ways(made)
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +203,54 @@ HEADERS = {
 def test_headers(ways: Ways, name: str) -> None:
     headers, status = HEADERS[name]
     assert only(ways, post(GOOD, headers, LAST)).status == status
+
+
+def inference(**more: object) -> dict[str, object]:
+    inputs = {"user_id": ["u1"], "candidates.id": ["i1", "i2"], "context.device": ["ios"]}
+    given = [{"name": name, "datatype": "BYTES", "shape": [len(one)], "data": one} for name, one in inputs.items()]
+    return {"inputs": [*given, {"name": "at", "datatype": "FP64", "shape": [1], "data": [AT]}], **more}
+
+
+def bids(**more: object) -> dict[str, object]:
+    return {"request": bid_request(), "candidates": {"1": CANDIDATES["1"]}, "at": AT, **more}
+
+
+BINARY = {"name": "pctr", "parameters": {"binary_data": True}}
+UNKNOWN = {"name": "x", "datatype": "BYTES", "shape": [0], "data": []}
+INFER, MODEL = b"/v2/models/msd/infer", b"/v2/models/msd/versions/%b/infer"
+OTHER_FORMS: dict[str, tuple[bytes, object, bytes, int]] = {
+    "tensors": (INFER, inference(), b"", 200),
+    "tensors with an id": (INFER, inference(id="own"), b"", 200),
+    "one output as bytes": (
+        INFER,
+        inference(outputs=[BINARY]),
+        b"",
+        200,
+    ),
+    "tensors with a deadline": (INFER, inference(parameters={"timeout": 10**6}), b"", 200),
+    "tensors whose client grants no time": (INFER, inference(), b"X-Deadline-Ms: 0\r\n", 400),
+    "a length that is too long": (INFER, inference(), b"Inference-Header-Content-Length: 99999\r\n", 400),
+    "an unknown output": (INFER, inference(outputs=[{"name": "x"}]), b"", 400),
+    "an unknown input": (
+        INFER,
+        inference(inputs=[UNKNOWN]),
+        b"",
+        400,
+    ),
+    "another model": (b"/v2/models/x/infer", inference(), b"", 404),
+    "another version": (MODEL % b"x", inference(), b"", 404),
+    "one impression": (b"/v1/openrtb", bids(), b"", 200),
+    "two impressions": (b"/v1/openrtb", bids(candidates=CANDIDATES), b"", 200),
+    "an impression that the request lacks": (b"/v1/openrtb", bids(candidates={"x": {"id": ["i1"]}}), b"", 422),
+    "no candidates": (b"/v1/openrtb", bids(candidates={"1": {"id": []}}), b"", 422),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMS)
+def test_other_forms(mapped_ways: Ways, name: str) -> None:
+    path, document, headers, status = OTHER_FORMS[name]
+    request = post(json.dumps(document).encode(), JSON, headers, LAST).replace(b"/v1/score", path)
+    assert only(mapped_ways, request).status == status
 
 
 def test_id_that_the_service_gives_is_that_of_the_reply(ways: Ways) -> None:
@@ -458,9 +516,9 @@ def test_overload_is_refused(held: Ways, runs: ModelRuns) -> None:
         with ThreadPoolExecutor(6) as pool:
             with runs.held():
                 pending = [pool.submit(exchanged, way, [post(HUNDRED, JSON, LAST)]) for _ in range(6)]
-                wait_until(lambda way=way, before=before: way.metric(refused) == before + 4)
+                wait_until(lambda way=way, before=before: way.metric(refused) == before + 5)
             came = [reply for job in pending for reply in job.result()]
-        assert sorted(reply.status for reply in came) == [200, 200, 429, 429, 429, 429]
+        assert sorted(reply.status for reply in came) == [200, *[429] * 5]
         refusals.append({reply for reply in came if reply.status == 429})
         wait_until(lambda way=way: way.metric("msd_queued_rows") == 0)
     forms = {(reply.headers, json.loads(reply.body)["error"]["code"]) for replies_ in refusals for reply in replies_}

@@ -137,8 +137,6 @@ async def test_late_reply_says_which_part_waited(bundle: Bundle) -> None:
     # The second text is of a thread that is not even free for this one.
     with pytest.raises(DeadlineExceeded, match=r"\d+ ms until it was queued|no scoring thread was free in time"):
         await answer
-    with pytest.raises(DeadlineExceeded, match="before the request was queued"):
-        waiting.engine.check_wanted(deadline, lambda: False)
     waiting.engine.close()
 
 

@@ -2,8 +2,10 @@
 reply to tensors. Errors are raised; `AccessMiddleware` answers them.
 """
 
+import re
 import struct
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,66 +14,72 @@ from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from msd.contract.request import InvalidRequest, RequestError
+from msd.contract.request import InvalidRequest
 from service.errors import UnsupportedMediaType
-from service.http.exchange import OIP, access_of, left_check
+from service.http.exchange import OIP, access_of
 from service.http.middleware import read_body
 from service.limits import MAX_DEADLINE_MS
 from service.routes.oip.inputs import WHOLE, scoring_body, user_of
 from service.routes.oip.model_routes import ECPM, ID, MODEL, check_served
 from service.routes.oip.tensors import HEADER, InferRequest, Parts, read_parts, split_body
 from service.routes.score_route import ScoreRoute
-from service.scoring.answer import Budget, Headers, RawRequest
+from service.scoring.answer import Headers, Translated
+from service.scoring.deployment import Deployment
 
 INFER_PATHS = (f"{OIP}/models/{{name}}/infer", f"{OIP}/models/{{name}}/versions/{{version}}/infer")
+_PATH = re.compile(rf"{OIP}/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _HEADER = HEADER.lower().encode()
-_TIMING = b"server-timing"
 _LENGTH = struct.Struct("<I")
 _JSON, _BYTES = b"application/json", b"application/octet-stream"
 _SHOWN = 80
-# Its size predicts the number of candidates less well than that of the other form.
-_LEAST_BYTES = 1
 
 
 class InferRoute(ScoreRoute):
     """The endpoint, with the bounds of the scoring route."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        access, settings, path = access_of(scope), self._settings, scope["path_params"]
-        access.is_scoring = True
-        body = await read_body(scope, receive, settings)
-        json_length = _json_length(scope)
-        deployment = self._serving.current
-        check_served(deployment, path["name"], path.get("version"))
-        self._readiness.check()
-        is_gone = left_check(scope)
-        self._pipeline.check(deployment, _LEAST_BYTES, Budget(self._deadlines.of(scope), is_gone))
-        head, rest = split_body(body, json_length)
-        parser = self._pipeline.parser
-
-        def read(head: bytes) -> tuple[Parts, bytes]:
-            parts = read_parts(head, rest)
-            access.request_id = parts.request.id or access.request_id
-            return parts, scoring_body(parts, deployment.schema_of, settings.max_candidates, parser.check)
-
-        parts, body_of_tensors = await parser.parse(head, read)
-        if "version" in path:
-            user_id = user_of(parts, body_of_tensors)
-            if user_id is not None and (own := deployment.arm_of(user_id).model.version) != path["version"]:
-                raise HTTPException(404, f"the running experiment scores this user with version {own!r} alone")
-        budget = Budget(self._deadlines.of(scope, _timeout_s(parts.request)), is_gone)
-        self._pipeline.check(deployment, _LEAST_BYTES, budget)
-        raw = RawRequest(access.request_id, body_of_tensors, access.started, budget)
-        try:
-            answer = await self._pipeline.answer(deployment, raw)
-        except RequestError as error:
-            if WHOLE in parts.inputs:
-                error.field = f"{WHOLE}.{error.field}" if error.field else WHOLE
-            raise
-        reply, headers = encode_reply(orjson.loads(answer.body), parts.request)
+        raw, deployment = await self._begin(scope, receive)
+        access = access_of(scope)
+        head, rest = split_body(raw.body, _json_length(scope))
+        translate = partial(self.translate, deployment, scope["path"], raw.request_id, rest)
+        made = await self._pipeline.parser.parse(head, translate)
+        access.request_id = made.shown_id
+        deadline = self._deadlines.of(scope, made.timeout_s)
+        answer = await self._answer(deployment, raw._replace(budget=raw.budget._replace(deadline=deadline)), made)
+        headers, reply = made.finish(answer.body)
         headers.append((b"content-length", b"%d" % len(reply)))
-        headers += [header for header in answer.headers if header[0] == _TIMING]
-        await self._send(answer, headers, reply, access, send)
+        await self._send(answer, headers + answer.timing, reply, access, send)
+
+    def translate(
+        self, deployment: Deployment, path: str, request_id: str, rest: bytes | None, head: bytes
+    ) -> Translated:
+        """Return the scoring request of tensors; `rest`: what follows the JSON. Raises RequestError; HTTPException if
+        the model that the path names does not score it. In any thread."""
+        found = _PATH.fullmatch(path)
+        if found is None:
+            raise HTTPException(404)
+        check_served(deployment, *found.groups())
+        parts = read_parts(head, rest)
+        return Translated(
+            parts.request.id or request_id,
+            parts.request.id or request_id,
+            self._scoring_body(deployment, parts, found[2]),
+            lambda reply: encode_reply(orjson.loads(reply), parts.request),
+            lambda field: field if WHOLE not in parts.inputs else f"{WHOLE}.{field}" if field else WHOLE,
+            _timeout_s(parts.request),
+        )
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+        return await read_body(scope, receive, self._settings)
+
+    def _scoring_body(self, deployment: Deployment, parts: Parts, version: str | None) -> bytes:
+        """Return the body of /v1/score. Raises HTTPException if another version scores the user."""
+        most, check_json = self._settings.max_candidates, self._pipeline.parser.check
+        body = scoring_body(parts, deployment.schema_of, most, check_json)
+        user_id = None if version is None else user_of(parts, body)
+        if user_id is not None and (own := deployment.arm_of(user_id).model.version) != version:
+            raise HTTPException(404, f"the running experiment scores this user with version {own!r} alone")
+        return body
 
 
 def _json_length(scope: Scope) -> bytes | None:
@@ -121,8 +129,8 @@ def _wanted(request: InferRequest, available: Sequence[str]) -> dict[str, bool]:
     return wanted
 
 
-def encode_reply(scored: Mapping[str, Any], request: InferRequest) -> tuple[bytes, Headers]:
-    """Return a reply's body, and the headers that describe it; `scored` is the reply to the scoring request.
+def encode_reply(scored: Mapping[str, Any], request: InferRequest) -> tuple[Headers, bytes]:
+    """Return the headers that describe a reply, and its body; `scored` is the reply to the scoring request.
 
     Raises InvalidRequest for unknown outputs. There is an eCPM if every candidate has a bid.
     """
@@ -146,8 +154,8 @@ def encode_reply(scored: Mapping[str, Any], request: InferRequest) -> tuple[byte
         outputs.append(output)
     text = orjson.dumps({**_head(scored), "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
     if not pieces:
-        return text, [(b"content-type", _JSON)]
-    return b"".join((text, *pieces)), [(b"content-type", _BYTES), (HEADER.lower().encode(), b"%d" % len(text))]
+        return [(b"content-type", _JSON)], text
+    return [(b"content-type", _BYTES), (_HEADER, b"%d" % len(text))], b"".join((text, *pieces))
 
 
 def _bytes_of(values: list[str] | NDArray[np.floating]) -> bytes:
