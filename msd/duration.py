@@ -22,9 +22,9 @@ _STARTED = 8.0
 _WALKED_ROW = 0.03e-3
 USUAL_EPOCHS = 8
 _EPOCH, _TRAINED_ROW, _JUDGED_ROW = 2.0, 0.12e-3, 0.05e-3
-_GROWN_ROW, _MEASURED_ROW, _RESAMPLED_ROW = 0.12e-3, 0.6e-3, 0.27e-6
+_GROWN_ROW, _MEASURED_ROW, _RESAMPLED_ROW = 0.08e-3, 0.4e-3, 0.15e-6
 _UNITS = 2  # users and rows are resampled
-_PROVED = 12e-3
+_PROVED = 8e-3
 
 
 class Machine(NamedTuple):
@@ -94,7 +94,7 @@ def training(machine: Machine, rows: PartRows, epochs: int) -> float:
 def evaluating(machine: Machine, rows: PartRows, models: int, resamples: int, baselines: int = 1) -> float:
     """Return the seconds to measure models on the test rows, beside trees on counts and other baselines."""
     measured = models * _MEASURED_ROW + (models + baselines) * resamples * _UNITS * _RESAMPLED_ROW
-    walked = 2 * sum(rows) * _WALKED_ROW
+    walked = sum(rows) * _WALKED_ROW
     return machine.slowness * (_STARTED + walked + rows.train * _GROWN_ROW + rows.test * measured)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from model_export.foreign.bind import named_columns
 from msd.contract.schema import Categorical
-from msd.ranker.tensor_folder import load_record, read_part
+from msd.ranker.tensor_folder import load_record, stream_batches
 
 folder, out = Path(sys.argv[1]), sys.argv[2]
 schema = load_record(folder).feature_schema
@@ -35,18 +35,17 @@ class Ranker(nn.Module):
         return torch.sigmoid(self.deep(torch.cat([*embedded, *inputs[len(embedded) :]], 1)))
 
 
-rows = read_part(folder, "train")
-inputs = [torch.from_numpy(columns[name].of(rows)) for name in (*sizes, *numbers)]
+names = [*sizes, *numbers]
 model, loss = Ranker(), nn.BCELoss()
 optimiser = torch.optim.AdamW(model.parameters(), 0.003)
 for epoch in range(3):
-    for batch in torch.randperm(len(rows["label"])).split(256):
+    for batch in stream_batches(folder, "train", 256, epoch):
+        inputs = [torch.from_numpy(columns[name].of(batch)) for name in names]
         optimiser.zero_grad()
-        error = loss(model(*(one[batch] for one in inputs))[:, 0], rows["label"][batch].float())
+        error = loss(model(*inputs)[:, 0], batch["label"].float())
         error.backward()
         optimiser.step()
     print(f"epoch {epoch}: loss {error.item():.4f}")
-names = [*sizes, *numbers]
 torch.onnx.export(
     model.eval(),
     tuple(one[:2] for one in inputs),

@@ -59,6 +59,9 @@ class Protocol:
         """Return every setting that the figures depend on besides data and code, as JSON; `msd evaluate` writes its
         hash."""
         whole = asdict(replace(self, variants=()))
+        if whole["distilling"]["users"]:
+            # Protocols are older than this setting, and read users' texts.
+            del whole["distilling"]["users"]
         return {
             "code": FORMAT,
             **{name: value for name, value in whole.items() if name not in ("prepare", "looks")},

@@ -33,6 +33,7 @@ _PATIENCE_S = 10.0
 _MB = 2**20
 _HELD_MB = 128.0
 _PAUSE_S = 0.05
+_LONG_MS, _CROWD_MS = 60_000, 999
 _HEAD = b"POST /v1/score HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\n"
 
 
@@ -131,14 +132,13 @@ class Link:
         await self.reader.read()
         raise ConnectionResetError
 
-    async def repeat(self, number: int, **more: object) -> None:
-        """Send the good request repeatedly with a number of candidates (its own, repeated) and a deadline of a
-        minute."""
+    async def repeat(self, number: int, deadline_ms: int = _LONG_MS, **more: object) -> None:
+        """Send the good request repeatedly with a number of candidates (its own, repeated)."""
         document = json.loads(self.body)
         ids = islice(cycle(document["candidates"]["id"]), number)
         body = json.dumps({**document, **more, "candidates": {"id": list(ids)}}).encode()
         granted = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        request = http_request(SCORE, body, X_Deadline_Ms="60000", **granted)
+        request = http_request(SCORE, body, X_Deadline_Ms=str(deadline_ms), **granted)
         while self.goes_on:
             await self.send(request)
             await self.reply()
@@ -170,6 +170,7 @@ ATTACKS: dict[str, tuple[int, Callable[[Link], Awaitable[None]]]] = {
     "chunks": (4, _chunks),
     "explain": (4, lambda link: link.repeat(200, explain=True)),
     "long": (16, lambda link: link.repeat(2_000)),
+    "crowd": (64, lambda link: link.repeat(2_000, _CROWD_MS)),
     "unknown": (4, _unknown),
 }
 """By name: number of connections, and behaviour."""

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,8 @@ def run_demo(out: Path | None, quick: bool) -> None:
     _check_out(out, warning)
     console.print(f"[bold red]{warning}[/]" if warning else "", highlight=False)
     steps = Steps(console, _STEPS)
-    before, first, second, after = bundle_steps(out, options)
-    for name, line in before:
-        steps.run(name, *line)
-    steps.run_both(first, second)
-    for name, line in after:
-        steps.run(name, *line)
+    for first, second in bundle_steps(out, options):
+        steps.run_both(first, second)
     evaluation = json.loads((out / "evaluation/evaluation.json").read_text("utf-8"))
     online, shown = _serve_and_score(steps, out, options.get("bench", ()))
     offline = {name: figures["metrics"] for name, figures in evaluation["models"].items()}
@@ -84,31 +80,31 @@ def _check_out(out: Path, warning: str) -> None:
         raise DemoError(f"{out} holds a {'full' if warning else 'quick'} demo; name another folder with --out")
 
 
-def bundle_steps(out: Path, options: Mapping[str, Line]) -> tuple[list[Step], list[Step], list[Step], list[Step]]:
-    """Return the steps up to both bundles: those before all others, two sequences to run concurrently, and the rest."""
+def bundle_steps(out: Path, options: Mapping[str, Line]) -> Iterator[tuple[list[Step], list[Step]]]:
+    """Yield the steps up to both bundles, as pairs of sequences to run concurrently."""
 
     def step(name: str, command: str, *arguments: str | Path) -> Step:
         return name, (command, *arguments, *options.get(command, ()))
 
     data, knowledge, student, figures = (out / name for name in ("dataset", "knowledge", "student", "evaluation"))
     ours, plain = out / "models/with-semantics", out / "models/without-semantics"
-    made, noted = (data, knowledge, student, ours), ("--evaluation", figures / "evaluation.json")
-    return (
-        [step("data", "data", "ml-100k", data), step("teach", "teach", data, knowledge, "--teacher", "recorded")],
+    yield [step("data", "data", "ml-100k", data), step("teach", "teach", data, knowledge, "--teacher", "recorded")], []
+    # `--choose` keeps the network without user knowledge on this data: a user's own likes tell more than the teacher's
+    # words on some of them. So their texts, two thirds of the work, are not read.
+    yield (
         [
-            # `--choose` keeps the network without user knowledge on this data: a user's own likes tell more than the
-            # teacher's words on some of them. So their texts, two thirds of the work, are not read.
             step("distill", "distill", data, knowledge, student, "--no-users"),
             step("train", "train", data, student, ours, "--without", "user_knowledge"),
         ],
-        [
-            step("train without semantics", "train", data, plain, "--no-semantics"),
-            step("export without semantics", "export", data, plain, out / "bundle-without-semantics"),
-        ],
+        [step("train without semantics", "train", data, plain, "--no-semantics")],
+    )
+    made, noted = (data, knowledge, student, ours), ("--evaluation", figures / "evaluation.json")
+    yield (
         [
             step("evaluate", "evaluate", data, student, figures, "--model", ours, "--model", plain),
             step("export", "export", *made, out / "bundle", *noted, "--replay", out / "replay.jsonl"),
         ],
+        [step("export without semantics", "export", data, plain, out / "bundle-without-semantics")],
     )
 
 

@@ -52,8 +52,8 @@ class Steps:
         self._end(name, arguments, start, code)
 
     def run_both(self, first: Sequence[Step], second: Sequence[Step]) -> None:
-        """Run two sequences of commands concurrently, each on half of the cores. This is faster than one after the
-        other, because small steps leave cores idle for much of the time.
+        """Run two sequences of commands concurrently, each on half of the cores, because small steps leave cores idle
+        for much of the time.
 
         The second's output is shown when both are over. Raises DemoError if a command of either fails.
         """

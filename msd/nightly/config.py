@@ -50,12 +50,26 @@ class InputConfig(_Section):
     click_rate: Annotated[float, Field(gt=1)] = 3.0
 
 
+class RolloutConfig(_Section):
+    """Shares of users that a better bundle scores, one after the other, before it replaces the served one: each for
+    `hold_minutes`, until it has `clicks`, and for at most `most_hours`. `services`: addresses whose /metrics are read;
+    at most the share `errors` of their requests may fail."""
+
+    shares: list[Annotated[float, Field(gt=0, lt=1)]] = [0.01, 0.1, 0.5]
+    hold_minutes: Annotated[float, Field(gt=0)] = 60.0
+    most_hours: Annotated[float, Field(gt=0)] = 24.0
+    clicks: Annotated[int, Field(ge=1)] = 50
+    services: list[str] = []
+    errors: Annotated[float, Field(ge=0, le=1)] = 0.001
+
+
 class NightlyConfig(_Section):
     """The whole file. Relative paths start at its folder.
 
     `logs`: folders or URLs, as `msd join` takes them. `dataset`: what the first night continues. `work`: where nights
     are kept. `bundles`: the folder whose pointer `current` services follow. `corrections`: MSD_CORRECTIONS, to be
-    recalibrated. `redis`: where rows are published. `teach`: options of `msd teach`, to ask about what is new;
+    recalibrated. `redis`: where rows are published. `rollout`: how a better bundle replaces the served one; at once
+    without. `teach`: options of `msd teach`, to ask about what is new;
     `knowledge`: what the teacher wrote before. Without `semantics` there is no student. `train` and `export`: further
     options of these commands.
     """
@@ -74,6 +88,7 @@ class NightlyConfig(_Section):
     window: WindowConfig = WindowConfig()
     input: InputConfig = InputConfig()
     gate: Gate = Gate()
+    rollout: RolloutConfig | None = None
 
     @classmethod
     def read(cls, path: Path) -> Self:

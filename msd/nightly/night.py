@@ -32,6 +32,7 @@ from msd.feedback.judge import judge
 from msd.feedback.scored_bundle import ScoredBundle
 from msd.nightly.config import NightlyConfig, NightlyError
 from msd.nightly.record import NightRecord, known_record
+from msd.nightly.rollout import end_rollout, roll_out
 
 _JOINED, _HELD_OUT, _VERDICT = "joined.json", "impressions.parquet", "verdict.json"
 _LARGE = ("dataset", "student", "model", "bundle")
@@ -209,7 +210,7 @@ class Night:
         return pointer.resolve()
 
     def _publish(self) -> None:
-        """Copy the bundle beside the others, publish its rows, and move the pointer."""
+        """Copy the bundle beside the others, roll it out, publish its rows, and move the pointer."""
         bundles, name = self.config.bundles, self.record.night
         new, place = self.folder / "bundle", bundles / name
         if not place.is_dir() or (place / MANIFEST).read_bytes() != (new / MANIFEST).read_bytes():
@@ -218,9 +219,20 @@ class Night:
             shutil.copytree(new, half)
             shutil.rmtree(place, ignore_errors=True)
             half.rename(place)
-        if self.config.redis:
-            self._steps.call("publish", "publish", place, "--redis", self.config.redis)
+        redis = ("--redis", self.config.redis) if self.config.redis else ()
+        if self.config.rollout:
+            if redis:
+                self._steps.call("publish beside", "publish", place, "--beside", *redis)
+            self.record.rollout = roll_out(self.config, self.config.rollout, self.folder, name)
+            last = self.record.rollout[-1]
+            if not last.holds:
+                failed = [str(check) for check in last.checks if not check.holds]
+                raise _Kept(f"the rollout ended at {last.share:.0%} of the users", *failed)
+        if redis:
+            self._steps.call("publish", "publish", place, *redis)
         self._steps.call("point", "rollback", bundles, "--to", name)
+        if self.config.rollout:
+            end_rollout(self.config)
 
     def _recalibrate(self, logs: Sequence[Path]) -> None:
         if self.config.corrections is None:

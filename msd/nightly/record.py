@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from msd.contract.files import write_text_atomic
 from msd.nightly.config import NightlyError
+from msd.nightly.rollout import Stage
 from msd.page import render_page
 from msd.step import read_record
 
@@ -38,6 +39,7 @@ class NightRecord(BaseModel):
     counts: dict[str, int] = {}
     click_rates: dict[str, float] = {}
     verdict: dict[str, Any] | None = None
+    rollout: list[Stage] = []
     steps: dict[str, float] = {}
     started_at: float = 0.0
     seconds: float = 0.0

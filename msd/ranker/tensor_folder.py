@@ -3,12 +3,14 @@
 The fitted schema and adaptors are stored so that a bundle of that model serves the same values.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -27,6 +29,8 @@ from msd.student.vectors import StudentVectors
 FORMAT = 2
 RECORD_FILE, ADAPTORS_FILE = "tensors.json", "adaptors.safetensors"
 ROWS = 65_536
+BLOCK, POOL = 1_024, 64
+"""Rows that are read together from one file, and blocks whose rows are shuffled together."""
 _PARTS = {"train": (Part.WINDOW, Part.TRAIN), "valid": (Part.VALID,), "test": (Part.TEST,)}
 
 Progress = Callable[[str, int, int], None]
@@ -110,6 +114,37 @@ def read_part(folder: Path, part: str) -> dict[str, Tensor]:
     if not shares:
         raise TensorFolderError(f"{folder}: has no {part}-*.safetensors; run `msd tensors` again")
     return {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
+
+
+def stream_batches(
+    folder: Path, part: str, batch: int, epoch: int, *, rank: int = 0, size: int = 1, start: int = 0
+) -> Iterator[dict[str, Tensor]]:
+    """Yield the batches of an epoch, whose random order depends on `epoch` alone, without those before `start`.
+
+    Memory holds 65,536 rows, whatever the part has: blocks of the files in random order are read 64 at a time, and
+    their rows are shuffled. Each of `size` processes gets an equal share of each batch, that of its `rank`.
+    """
+    total, rng = load_record(folder).rows[part], np.random.default_rng(epoch)
+    blocks = rng.permutation(-(-total // BLOCK))
+    for first in range(0, len(blocks), POOL):
+        pool = blocks[first : first + POOL]
+        order = rng.permutation(int(np.minimum(BLOCK, total - BLOCK * pool).sum()))
+        batches = [order[place : place + batch] for place in range(0, len(order), batch)]
+        if start < len(batches):
+            rows = _read_blocks(folder, part, pool)
+            for places in batches[start:]:
+                own = torch.from_numpy(places[: len(places) // size * size][rank::size])
+                yield {name: held[own] for name, held in rows.items()}
+        start = max(0, start - len(batches))
+
+
+def _read_blocks(folder: Path, part: str, blocks: NDArray[np.int64]) -> dict[str, Tensor]:
+    found: dict[str, list[Tensor]] = {}
+    for number, place in zip(*divmod(BLOCK * blocks, ROWS), strict=True):
+        with safe_open(folder / f"{part}-{number:05}.safetensors", "pt") as file:
+            for name in file.keys():
+                found.setdefault(name, []).append(file.get_slice(name)[int(place) : int(place) + BLOCK])
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def load_record(folder: Path) -> TensorRecord:

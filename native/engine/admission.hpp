@@ -44,15 +44,16 @@ inline double due_at(double now, double deadline) { return now + 0.5 * (deadline
 class Admission {
  public:
   // `max_rows`: waiting candidates per thread. `max_candidates`: of one request. `patience_s`: requests with longer
-  // deadlines may fill only half of the queue.
+  // deadlines may fill only half of the queue; so may large ones. A connection has one request in the queue, so that this
+  // leaves room to all connections that ask for little.
   Admission(size_t max_rows, size_t threads, size_t max_candidates, double patience_s)
       : patience_s(patience_s),
         threads_(threads),
         max_candidates_(max_candidates),
         max_rows_(max_rows * threads),
         // One request of the maximum size always fits.
-        max_patient_rows_(std::max(static_cast<size_t>(std::llround(kPatient * static_cast<double>(max_rows_))),
-                                   std::min(max_candidates, max_rows_))) {}
+        half_(std::max(static_cast<size_t>(std::llround(kHalf * static_cast<double>(max_rows_))),
+                       std::min(max_candidates, max_rows_))) {}
 
   const double patience_s;
 
@@ -77,7 +78,8 @@ class Admission {
     // If a thread is free, try it: the learned times may be outdated.
     if (wait == 0.0) return {};
     const double expected = wait + load.seconds, left = deadline - now;
-    if (!(expected > (is_shedding_ ? kStanding : kBurst) * left)) return {};
+    const double share = (is_shedding_ ? kStanding : kBurst) * (is_large(load.rows) ? kHalf : 1.0);
+    if (!(expected > share * left)) return {};
     is_shedding_ = true;
     return {Refusal::kWait, text("%zu candidates are queued; with these %zu it would take %.0f ms, but %.0f ms are left before the deadline",
                                  rows_, load.rows, 1000 * expected, 1000 * left)};
@@ -127,8 +129,8 @@ class Admission {
   // lower, until no request waits.
   static constexpr double kBurst = 0.5, kStanding = 0.3;
   static constexpr double kBucketsPerS = 20.0, kLearns = 0.05;
-  // Requests with longer deadlines than the service's default may fill this share of the queue.
-  static constexpr double kPatient = 0.5;
+  // Large requests, and those with longer deadlines than the service's default, may fill this share of the queue.
+  static constexpr double kHalf = 0.5;
   // Bytes per candidate, before any body was read: a short ID.
   static constexpr double kBytesPerRow = 12.0;
 
@@ -151,10 +153,12 @@ class Admission {
 
   Refused check_rows(size_t rows, double now, double deadline) const {
     const bool is_patient = deadline - now > patience_s;
-    if (rows_ + rows <= (is_patient ? max_patient_rows_ : max_rows_)) return {};
+    if (rows_ + rows <= (is_patient || is_large(rows) ? half_ : max_rows_)) return {};
     return {Refusal::kRows, text("%zu candidates are queued; with these %zu there would be too many%s", rows_, rows,
                                  is_patient ? " for a deadline as long as this" : "")};
   }
+
+  bool is_large(size_t rows) const { return rows > max_candidates_ / 4; }
 
   // The seconds until a request that arrives now would begin to run.
   template <class RunsOf>
@@ -180,7 +184,7 @@ class Admission {
     return work / static_cast<double>(count);
   }
 
-  const size_t threads_, max_candidates_, max_rows_, max_patient_rows_;
+  const size_t threads_, max_candidates_, max_rows_, half_;
   size_t rows_ = 0;
   std::map<int64_t, Held> buckets_;  // by due time, in steps
   double bytes_per_row_[3]{};  // by form; 0: unknown

@@ -107,18 +107,6 @@ def test_item_values_reach_only_its_candidates() -> None:
     assert differing(merge(candidates={"id": ["i3"]}), described) == {"item_categorical", "item_dense"}
 
 
-def test_rows_are_not_changed_and_an_unknown_user_stays_unknown() -> None:
-    request = parse_request(
-        b'{"user_id": "nobody", "candidates": {"id": ["i1"]}, "items": {"i1": {"features": {"price": 1}}}}', SCHEMA
-    )
-    user, items = USERS.unpack([None]), ITEMS.unpack([ITEM_ROWS["i1"]])
-    stale = items._replace(stale=np.array([True]))
-    merged = assemble(SCHEMA, request, AT, user._replace(stale=np.array([False])), stale)
-
-    assert items.records.tobytes() == ITEM_ROWS["i1"]
-    assert merged.degraded_user == "unknown"
-
-
 def categories(history: list[str]) -> list[list[int]]:
     """The first tensor of a history of items, as far as they are known."""
     known = [ITEM_ROWS[item_id] for item_id in history if item_id in ITEM_ROWS][-LENGTH:]

@@ -157,15 +157,6 @@ def test_damaged_row_is_missing_in_every_part_and_counted(how: str) -> None:
     assert [record.tobytes() for record in rows.records[1:3]] == [USERS.missing.tobytes()] * 2
 
 
-def test_unpacked_rows_are_copies() -> None:
-    row = make_records(ITEMS, 1)[0].tobytes()
-    rows = ITEMS.unpack([row, None])
-    rows.records["clicks"] = 99.0
-
-    assert ITEMS.unpack([row, None]).records["clicks"].tolist() != [99.0, 99.0]
-    assert ITEMS.missing["clicks"].tolist() == [0.0]
-
-
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

@@ -84,13 +84,6 @@ def test_rejects_wrong_file(tmp_path: Path, key: str, text: str, message: str) -
     assert message in str(fault(write_small(tmp_path, **{key: text})))
 
 
-@pytest.mark.parametrize("name", ["events", "items", "users"])
-def test_rejects_missing_file(tmp_path: Path, name: str) -> None:
-    folder = write_small(tmp_path)
-    (folder / f"{name}.csv").unlink()
-    assert f"{name}.csv: is missing: there is no such file" in str(fault(folder))
-
-
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00garbage\x80\x81,\n\xff", b"\x00" * 100, b"PAR1" + b"\x01" * 50])
 def test_rejects_damaged_file(tmp_path: Path, ending: str, content: bytes) -> None:

@@ -36,13 +36,6 @@ def test_unknown_repeated_and_cold_ids_are_counted(tmp_path: Path) -> None:
     assert report.counts.items() >= {**cold, **unknown, "repeated_events": 1, "missing_device": 2}.items()
 
 
-def test_empty_part_is_a_problem(tmp_path: Path) -> None:
-    report = check_dataset(write_small(tmp_path, events="\n".join(EVENTS.splitlines()[:4])))
-    assert len(report.problems) == 1
-    assert "no event falls into the parts window, train, valid: 3 events of 3 users" in str(report.problems[0])
-    assert report.counts["events"] == 3
-
-
 def run(*arguments: str | Path) -> tuple[int, str]:
     result = CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"})
     assert result.exception is None or isinstance(result.exception, SystemExit)
@@ -110,12 +103,3 @@ def test_parts_without_both_labels_are_noted(tmp_path: Path) -> None:
     assert "the train part has only 20 clicks to train on" in found
     assert "the valid part has no click in 5 events, so there is nothing to choose an epoch" in found
     assert "the test part has only clicks in 5 events, so there is nothing to measure a model on" in found
-
-
-@pytest.mark.parametrize(("label", "what"), [(0, "have no click"), (1, "are clicks")])
-def test_events_of_one_label_are_a_problem(tmp_path: Path, label: int, what: str) -> None:
-    events = EVENTS.replace(",1,ios", f",{label},ios").replace(",0,ios", f",{label},ios")
-    report = check_dataset(write_small(tmp_path, events=events))
-    assert [str(problem) for problem in report.problems] == [
-        f"events.csv, label: all 50 events {what}: there is nothing to learn"
-    ]

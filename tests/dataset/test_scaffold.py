@@ -137,12 +137,6 @@ def test_init_command_shows_guesses_and_takes_names(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
-def test_init_command_fails_for_problems(tmp_path: Path) -> None:
-    code, output, _ = run(write(log(users=3, each=1), tmp_path / "log.csv"), tmp_path / "out")
-    assert code == 1
-    assert "no event falls into the parts" in output
-
-
 def test_unsafe_names_are_cleaned(tmp_path: Path) -> None:
     odd = {"device": 'de"v\nice = 1', "pos": "user id", "Price": "ünï {x!r}", "tags": "label", "home town": "🙂"}
     dataset = make(tmp_path, log().rename(odd), label="Clicked?", user="Visitor ID", item="adId", time="Time")

@@ -44,14 +44,6 @@ def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 
-def test_rejects_folders_in_use(tmp_path: Path) -> None:
-    path = write(log(), tmp_path / "log.csv")
-    with pytest.raises(InitError, match="cannot be written: .*; name another folder"):
-        init_dataset(SourceFiles(path), path / "out", {})
-    with pytest.raises(InitError, match="is there already; name an empty or a new folder"):
-        init_dataset(SourceFiles(path), tmp_path, {})
-
-
 SUBJECTS = ("bread", "bicycles", "gardens", "winter", "music", "loans", "travel", "shoes", "phones", "paint")
 
 

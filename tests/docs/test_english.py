@@ -135,13 +135,6 @@ def test_metric_help_is_a_sentence() -> None:
     assert not [name for name, text in HELP.items() if not re.fullmatch(r"[A-Z0-9].*\.", text)]
 
 
-def test_finds_docstrings_comments_and_offences() -> None:
-    source = 'def f() -> None:\n    """One.\n\n    Two."""\n    # three\n    # four\n    pass  # five\n'
-    assert len(_DOCSTRING_OR_COMMENT.findall(source)) == 3
-    texts = [("a", "the digest is none; it looks like sha256:"), ("b", "invalid digest; expected sha256:")]
-    assert len(offences(iter(texts))) == 2
-
-
 def test_lines_of_pages_are_short() -> None:
     """A table's row and a heading cannot be broken, nor can a link or a name."""
     long = [

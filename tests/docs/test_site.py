@@ -40,16 +40,3 @@ def test_search_ranks_guides_before_decisions(site: Path) -> None:
     boosts = {one["location"].split("/")[0]: one.get("boost", 1.0) for one in found}
 
     assert boosts["decisions"] < boosts["own-data.html"] == 1.0
-
-
-def test_what_a_page_loads_is_found(tmp_path: Path) -> None:
-    page, style = tmp_path / "page.html", tmp_path / "style.css"
-    page.write_text(
-        '<link rel="canonical" href="https://x.org/"><link rel=stylesheet href="https://x.org/a.css">'
-        '<script src="//x.org/b.js"></script><img src=c.png><a href="https://x.org/">x</a>'
-        '<p style="background: url(d.png)">'
-    )
-    style.write_text('@import "e.css"; p { background: url("https://x.org/f.png") }')
-
-    assert loaded_by(page) == ["https://x.org/a.css", "//x.org/b.js", "c.png", "d.png"]
-    assert loaded_by(style) == ["e.css", "https://x.org/f.png"]

@@ -5,13 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from msd.dataset.load import load_dataset
 from msd.step import STEP_FILE
 from msd.training.folder import WEIGHTS_FILE, load_ranker
 from tests.dataset.tiny import write_tiny_dataset
-from tests.e2e.conftest import ENVIRONMENT, command
+from tests.e2e.conftest import ENVIRONMENT
 from tests.ranker.made import write_small_student
 from tests.service.live import ROOT, run_msd
 
@@ -63,21 +61,3 @@ def test_killed_training_resumes(tmp_path: Path) -> None:
     assert whole.returncode == 0, whole.stderr
     assert (out / WEIGHTS_FILE).read_bytes() == (tmp_path / "whole" / WEIGHTS_FILE).read_bytes()
     assert load_ranker(out)[1].curve == load_ranker(tmp_path / "whole")[1].curve
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("publish", "nowhere", "--redis", "redis://127.0.0.1:9/0"), "no bundle here"),
-        (("replay", "nowhere"), "nowhere: No such file or directory"),
-        (("bench", "nowhere"), "no bundle here"),
-    ],
-)
-def test_missing_inputs_are_one_message(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(*arguments), env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []

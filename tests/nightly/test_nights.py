@@ -68,6 +68,14 @@ def test_nights_promote_on_drift_alone(world: World) -> None:
 
     world.drift()
     world.serve(1, bundles / "current", COUNT)
+    write_config(world, CONFIG + "[rollout]\nhold_minutes = 0.001\nmost_hours = 0.0005\n")
+    unseen = night(world, "n1")
+    assert (unseen["status"], unseen["why"][0]) == ("kept", "the rollout ended at 1% of the users"), "it had no traffic"
+    assert (bundles / "current").resolve().name == "first"
+    assert not (bundles / "experiment.json").exists()
+    for record in ("nightly.json", "rollout.json"):
+        (nights / "n1" / record).unlink()
+    write_config(world, CONFIG)
     moved = night(world, "n1")
     assert moved["status"] == "promoted"
     assert moved["verdict"]["models"]["old"]["auc"] < 0.5 < 0.6 < moved["verdict"]["models"]["new"]["auc"]

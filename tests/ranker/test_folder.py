@@ -20,6 +20,7 @@ from msd.ranker.tensor_folder import (
     load_adaptors,
     load_record,
     read_part,
+    stream_batches,
     write_tensors,
 )
 from msd.ranker.tensor_folder import (
@@ -126,6 +127,26 @@ def test_folder_has_every_row_in_order(
     shares = sorted(folder.glob("train-*.safetensors"))
     assert len(shares) == -(-record.rows["train"] // 100) > 1
     assert all(len(load_file(path)["label"]) <= 100 for path in shares)
+
+
+def test_stream_has_every_row_once_and_resumes(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("ROWS", 128), ("BLOCK", 16), ("POOL", 4)):
+        monkeypatch.setattr(tensor_folder, name, value)
+    folder = write(False)
+    whole = read_part(folder, "train")
+    batches = list(stream_batches(folder, "train", 24, epoch=1))
+
+    def rows(of: list[dict[str, torch.Tensor]]) -> list[tuple[float, ...]]:
+        return [tuple(row) for one in of for row in torch.cat([one["user_dense"], one["label"][:, None]], 1).tolist()]
+
+    assert sorted(rows(batches)) == sorted(rows([whole]))
+    assert rows(batches) != rows([whole])
+    assert rows(list(stream_batches(folder, "train", 24, epoch=1, start=5))) == rows(batches[5:])
+    assert rows(list(stream_batches(folder, "train", 24, epoch=2))) != rows(batches)
+    first, second = (list(stream_batches(folder, "train", 24, epoch=1, rank=rank, size=2)) for rank in (0, 1))
+    for one, other, both in zip(first, second, batches, strict=True):
+        assert len(one["label"]) == len(other["label"]) == len(both["label"]) // 2
+        assert set(rows([one, other])) <= set(rows([both]))
 
 
 def test_rewriting_removes_old_files(write: Write) -> None:

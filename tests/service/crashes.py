@@ -4,6 +4,7 @@ Each writer works in a forked process that does nothing else, over and over; a p
 After a kill, another process checks what docs/bounds.md and the commands promise, and goes on as an operator would.
 """
 
+import json
 import os
 import random
 import shutil
@@ -18,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple, cast
 
 from redis import Redis
+from rich.console import Console
 
 from lab.bench.redis import FORGETFUL, RedisProcess
 from msd.contract.bundle import Bundle, new_bundle, open_bundle
@@ -25,6 +27,14 @@ from msd.contract.files import write_text_atomic
 from msd.contract.log import EVENTS, EventRecord
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.state import StateRule
+from msd.dataset.config import CONFIG_FILE
+from msd.dataset.load import load_dataset
+from msd.feedback import files as feedback
+from msd.feedback.dataset import write_dataset
+from msd.feedback.files import read_requests
+from msd.feedback.impressions import Windows, join
+from msd.nightly.config import NightlyConfig
+from msd.nightly.night import Night
 from operations.delta import open_delta, rows_digest, write_delta
 from operations.publish import publish, publish_delta
 from service.deployment.bundle_folder import CURRENT, PREVIOUS, point_to, read_pointer, roll_back
@@ -35,10 +45,11 @@ from service.redis.keys import LOCK, POINTER, key_prefix, rows_key
 from service.request_log.files import LogFolder, encode, read_events
 from tests.bundles.factory import build_bundle
 from tests.bundles.ranker_graph import Recipe
+from tests.feedback import made
 from tests.operations.catalogue.made import quiet
 from tests.operations.test_publish_delta import exported_again, rows_of
 
-_LONGEST_S = 0.1
+_LONGEST_JOIN_S = 0.6
 _EVENTS, _RECHECKED = 20, 50
 _RULES: dict[RowSide, StateRule] = dict.fromkeys(ROW_SIDES, StateRule(1e12, 3))
 
@@ -59,6 +70,8 @@ class Writer(NamedTuple):
 
     write: Callable[[int], object]
     check: Callable[[int], None]
+    longest_s: float = 0.1
+    """Of the time to a kill."""
 
 
 def files(world: World) -> Writer:
@@ -223,8 +236,70 @@ def logs(world: World) -> Writer:
     return Writer(write, check)
 
 
+def joins(world: World) -> Writer:
+    """The output of `msd join` is a dataset with all its events, or none."""
+    folder = world.folder / "joins"
+    folder.mkdir()
+    in_child(lambda: _logged(folder))
+
+    def write(number: int) -> None:
+        old, out = load_dataset(folder / "old"), folder / str(number)
+        joined = join(read_requests([folder]), feedback.read_events([folder]), Windows(3_600, 0, 0, 0, 1e9))
+        write_dataset(joined.frame, read_requests([folder], ("request",)), old, out)
+
+    def check(finished: int) -> None:
+        for path in folder.glob("[0-9]*"):
+            if (path / CONFIG_FILE).exists():
+                assert load_dataset(path).events.height == 4 + _EVENTS
+            shutil.rmtree(path)
+        write(finished)
+
+    return Writer(write, check, _LONGEST_JOIN_S)
+
+
+def _logged(folder: Path) -> None:
+    """Write a dataset and the log that continues it, in a process of its own: polars' threads do not outlive a fork."""
+    (folder / "old").mkdir()
+    tables = "".join(f'[{name}]\nfile = "{name}.csv"\n' for name in ("events", "items"))
+    (folder / "old" / CONFIG_FILE).write_text(f'format = 1\nname = "made"\n{tables}')
+    (folder / "old/events.csv").write_text("user_id,item_id,at,label\n" + "u,a,1,0\nu,b,2,1\n" * 2)
+    (folder / "old/items.csv").write_text("item_id\na\nb\n")
+    body = json.dumps({"user_id": "u", "candidates": {"id": ["a", "b"]}}).encode()
+    rows = [{"request_id": f"r{n}", "at": 1_000.0 + n, "received_at": 1_000.0 + n} for n in range(_EVENTS)]
+    made.requests(*({**row, "request": body} for row in rows)).write_parquet(folder / "requests-1.parquet")
+    shown = [("impression", "a", 1_001 + n, f"r{n}") for n in range(_EVENTS)]
+    made.events(*shown).write_parquet(folder / "events-1.parquet")
+
+
+def nights(world: World) -> Writer:
+    """A night's bundle is served whole or not at all: the pointer leads to a bundle, and the night can be repeated."""
+    work, served = world.folder / "work", world.folder / "served"
+    shutil.copytree(world.first.folder, served / "first")
+    point_to(served, "first")
+    console = Console(quiet=True)
+    config = NightlyConfig(logs=["none"], dataset=work, work=work, bundles=served)
+    for name, bundle in (("a", world.first), ("b", world.other)):
+        shutil.copytree(bundle.folder, work / "nights" / name / "bundle")
+
+    def write(number: int) -> None:
+        name = "ab"[number % 2]
+        shutil.rmtree(served / name, ignore_errors=True)
+        Night(config, name, console)._publish()
+
+    def check(finished: int) -> None:
+        current = read_pointer(served / CURRENT)
+        if current.exists():  # else the writer was about to bring it back
+            (current / "verified.json").unlink(missing_ok=True)
+            open_bundle(current)
+        write(finished)
+        assert read_pointer(served / CURRENT).name == "ab"[finished % 2]
+        assert not list(served.glob(".*half"))
+
+    return Writer(write, check)
+
+
 WRITERS: Mapping[str, Callable[[World], Writer]] = {
-    one.__name__: one for one in (files, states, pointers, bundles, deltas, publications, logs)
+    one.__name__: one for one in (files, states, pointers, bundles, deltas, publications, logs, joins, nights)
 }
 
 
@@ -272,7 +347,7 @@ def main(kills: int, seed: int) -> None:
         done = dict.fromkeys(writers, 0)
         for place in range(kills):
             name = list(writers)[place % len(writers)]
-            finished = kill_once(writers[name], done[name], rng.uniform(0, _LONGEST_S))
+            finished = kill_once(writers[name], done[name], rng.uniform(0, writers[name].longest_s))
             in_child(lambda name=name, finished=finished: writers[name].check(finished))  # type: ignore[misc]
             done[name] = finished + 1
     sys.stdout.write(f"{kills} kills; writes: {', '.join(f'{name} {number}' for name, number in done.items())}\n")

@@ -56,6 +56,15 @@ def test_several_threads_have_time_for_as_many_times_as_much() -> None:
     assert counts == [9, 18, 36]
 
 
+@pytest.mark.parametrize(("max_rows", "large", "small"), [(40_000, 0.0, 0.0), (10**6, 0.5, 0.05)], ids=["rows", "time"])
+def test_large_requests_leave_half_of_the_queue_to_others(max_rows: int, large: float, small: float) -> None:
+    engine = Bench(max_rows=max_rows).engine
+    crowd = admitted(engine, Load(2_000, large))
+    others = admitted(engine, Load(200, small))
+    assert len(crowd) >= 4
+    assert len(others) * 200 >= 0.3 * len(crowd) * 2_000
+
+
 def test_request_that_would_be_late_is_refused() -> None:
     bench = Bench(max_rows=100_000, deadline_s=0.5)
     for rows in (200, 1):
@@ -194,8 +203,8 @@ def test_long_deadlines_fill_half_of_the_queue_at_most() -> None:
         admission.enter(Load(10, 0.0), now + 60)
     with pytest.raises(Overloaded, match="too many for a deadline as long as this"):
         admission.enter(Load(10, 0.0), now + 60)
-    for _ in range(5):
-        admission.enter(Load(10, 0.0), now + 0.5)
+    for _ in range(25):
+        admission.enter(Load(2, 0.0), now + 0.5)
     with pytest.raises(Overloaded, match="too many"):
         admission.enter(Load(1, 0.0), now + 0.5)
 

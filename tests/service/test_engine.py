@@ -131,7 +131,7 @@ def test_jobs_end_leaves_nothing_of_it_behind() -> None:
         try:
             put(60)
             put(-1)
-            end = time.monotonic() + 10
+            end = time.monotonic() + 60
             while (kept or len(outcomes) < 2) and time.monotonic() < end:
                 await asyncio.sleep(0.001)
             assert not kept

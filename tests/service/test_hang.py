@@ -44,7 +44,7 @@ def silence(client: httpx.Client) -> dict[str, float]:
 @pytest.fixture
 def watched(bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
     """With an admin port, little patience with hanging, and ways to do it."""
-    with live_service(bundle.folder, tmp_path, prepare=hang_on_signals, HANG_S=1, END_S=4, admin_port=0) as running:
+    with live_service(bundle.folder, tmp_path, prepare=hang_on_signals, HANG_S=1, END_S=6, admin_port=0) as running:
         yield running
 
 
@@ -72,7 +72,7 @@ def test_runs_that_never_end_are_seen_by_liveness(bundle: Bundle, tmp_path: Path
 
 def test_one_hung_thread_of_two_is_measured_and_the_other_scores(bundle: Bundle, tmp_path: Path) -> None:
     runs = ModelRuns(tmp_path)
-    with live_service(bundle.folder, tmp_path, prepare=runs.obey, workers=2, HANG_S=1, END_S=4) as running:
+    with live_service(bundle.folder, tmp_path, prepare=runs.obey, workers=2, HANG_S=1, END_S=6) as running:
         with runs.held(), send(running, GOOD):
             wait_until(lambda: running.metric("msd_longest_run_seconds") > 2)
             runs.let_others_pass()

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from lab.benchmark.collm import halves, prepare
+from lab.benchmark.collm import prepare
 from lab.benchmark.protocol import BenchmarkError, Folders, write_knowledge
 from lab.data.collm_ml_1m import write_collm_ml_1m
 from msd.dataset.load import load_dataset
@@ -52,19 +52,6 @@ def test_text_becomes_two_pieces_of_knowledge(data: Path, tmp_path: Path) -> Non
     given = pl.read_parquet(data / "items.parquet")["knowledge"][4]
     assert f"{base.items['5'].explicit} {base.items['5'].implicit}" == given.strip()
     assert base.items["5"].explicit.endswith("of the year.")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("One sentence alone", ("One sentence alone",) * 2),
-        (" A b. C d! ", ("A b.", "C d!")),
-        ("A long first sentence. Short. Last one.", ("A long first sentence.", "Short. Last one.")),
-        ("A line.\n\nAnother.", ("A line.", "Another.")),
-    ],
-)
-def test_texts_are_cut_at_the_sentence_end_nearest_the_middle(text: str, expected: tuple[str, str]) -> None:
-    assert halves(text) == expected
 
 
 def test_prepared_folders_stay_until_the_data_changes(data: Path, tmp_path: Path) -> None:

@@ -51,15 +51,6 @@ def test_users_with_few_rows_lean_on_the_others() -> None:
     assert ((learned - weights) ** 2).mean() < ((fit_ridge(user, x, label, USERS) - weights) ** 2).mean()
 
 
-@pytest.mark.parametrize("fit", [fit_ridge, fit_bayesian])
-def test_user_without_rows_has_the_common_weights(fit: object) -> None:
-    assert callable(fit)
-    user, x, label, _ = _made(rows=50, noise=0.1)
-    weights = fit(user, x, label, USERS + 1)
-    assert np.abs(weights[-1] - weights[:-1].mean(0)).max() < 0.5
-    assert np.isfinite(weights).all()
-
-
 def test_words_are_the_teachers_or_zero(given: Given) -> None:
     known = dict(given.knowledge.items)
     missing = next(iter(known))

@@ -57,13 +57,6 @@ def test_without_users_every_source_is_of_items(
     assert all(total == len(found.items.ids) for _, _, total in steps)
 
 
-def test_sources_other_than_the_student_need_no_student(tiny: Dataset, base: KnowledgeBase) -> None:
-    def distil() -> Path:
-        raise AssertionError("no student is needed")
-
-    assert VectorSources(tiny, base, distil, Steps()).of("bag_of_words").items.ids == list(base.items)
-
-
 def test_plain_words_are_zero_after_the_adaptor(tiny: Dataset, sources: VectorSources) -> None:
     """Otherwise they would make all items alike."""
     features = build_features(tiny, fit_schema(tiny), sources.of("plain"))
@@ -89,14 +82,6 @@ def test_bag_of_words_finds_texts_of_the_same_words() -> None:
     same = np.array([[name[0] == other[0] for other in known] for name in known])
     assert alike[same].min() > alike[~same].max() + 0.5
     assert bag_of_words({}).vectors.shape == (0, VECTOR_DIM)
-
-
-def test_sources_differ_and_name_what_they_come_from(sources: VectorSources) -> None:
-    names: tuple[Source, ...] = ("student", "plain", "bag_of_words")
-    found = [sources.of(name) for name in names]
-    assert len({vectors.student for vectors in found}) == len(found)
-    assert all(vectors.items.vectors.shape[1] == VECTOR_DIM for vectors in found)
-    assert sources.of("plain") is sources.of("plain")
 
 
 def test_exchanged_vectors_are_as_if_built_in(tiny: Dataset, sources: VectorSources) -> None:

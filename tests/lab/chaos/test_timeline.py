@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from lab.chaos.overload import patient
-from lab.chaos.page import KINDS, picture
-from lab.chaos.timeline import Kind, Mark, Sample, ScenarioTimeline, count, kind_of, percentile_ms
+from lab.chaos.page import KINDS
+from lab.chaos.timeline import Kind, kind_of
 from loadtest.generator import LOST, REFUSED, UNANSWERED, Seen, Target
 from loadtest.requests import http_request
 
@@ -40,32 +40,6 @@ def seen(status: int, **reply: Any) -> Seen:  # noqa: ANN401 - any JSON
 def test_outcome_is_the_worst_rung_or_the_status(reply: Seen, kind: Kind) -> None:
     assert kind_of(reply) == kind
     assert kind in KINDS
-
-
-def test_timelines_are_joined() -> None:
-    first = ScenarioTimeline([Sample(0.5, 10.0, "full"), Sample(1.5, 30.0, "cached")], [Mark(1.0, "killed")])
-    whole = first.then(ScenarioTimeline([Sample(0.25, 99.0, "busy")], [Mark(0.0, "back")]), 2.0)
-
-    assert whole.samples[-1] == Sample(2.25, 99.0, "busy")
-    assert whole.marks == [Mark(1.0, "killed"), Mark(2.0, "back")]
-    assert whole.between(1.0, 2.0) == [Sample(1.5, 30.0, "cached")]
-    assert whole.last_s(["full", "cached"]) == 1.5
-    assert count(whole.samples, "busy", "full") == 2
-    assert percentile_ms(whole.samples, 100) == 30.0
-    assert percentile_ms(whole.samples, 50, ["late"]) is None
-
-
-def test_picture_has_every_sample_once() -> None:
-    samples = [Sample(place / 100, float(place % 7 + 1), "full" if place % 3 else "busy") for place in range(1_000)]
-    found = ScenarioTimeline(samples, [Mark(5.0, "<b>killed</b>")], {"memory": [(0.0, 1.0), (9.0, 2.0)]}).as_json(
-        bins=20
-    )
-
-    assert sum(sum(stretch["kinds"].values()) for stretch in found["bins"]) == 1_000
-    assert sum(stretch["kinds"]["busy"] for stretch in found["bins"]) == 334
-    drawn = picture(json.loads(json.dumps(found)))
-    assert drawn.startswith("<svg")
-    assert "<b>" not in drawn
 
 
 def test_patient_requests_have_a_long_deadline_and_the_same_body() -> None:

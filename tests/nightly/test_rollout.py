@@ -1,0 +1,119 @@
+"""Two services follow a rollout: it grows while a new bundle's clicks hold, and returns by itself if they do not."""
+
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from msd.contract.bundle import MANIFEST, Bundle
+from msd.feedback.gate import Gate
+from msd.nightly.config import NightlyConfig, NightlyError, RolloutConfig, WindowConfig
+from msd.nightly.rollout import EXPERIMENT, Stage, end_rollout, roll_out
+from tests.service.live import live_service
+
+USERS, SHARES = 400, [0.2, 0.5]
+
+
+class Fleet:
+    """Two services of one folder of bundles, `current` and `b2`, and the rollout of `b2`."""
+
+    def __init__(self, folder: Path, urls: list[str]) -> None:
+        self.rng = np.random.default_rng(0)
+        self.folder, self.urls, self.seen = folder, urls, set[tuple[str, ...]]()
+        rollout: dict[str, Any] = {
+            "shares": SHARES,
+            "hold_minutes": 0.04,
+            "most_hours": 0.1,
+            "clicks": 8,
+            "services": urls,
+        }
+        self.rollout = RolloutConfig(**rollout)
+        self.config = NightlyConfig(
+            logs=[str(folder / "logs")],
+            dataset=folder,
+            work=folder,
+            bundles=folder / "bundles",
+            window=WindowConfig(settle_hours=0),
+            gate=Gate(latency=1_000, calibration=100),
+        )
+
+    def run(self, lift: float) -> list[Stage]:
+        """Roll out while users click half of the time, `lift` times as often at the new bundle's ads."""
+        with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
+            clients = [stack.enter_context(httpx.Client(base_url=url, trust_env=False)) for url in self.urls]
+            stages = thread.submit(roll_out, self.config, self.rollout, self.folder, "b2")
+            for number in itertools.count():
+                if stages.done():
+                    return stages.result()
+                self._visit(clients[number % 2], number, lift)
+        raise AssertionError("unreachable")
+
+    def _visit(self, client: httpx.Client, number: int, lift: float) -> None:
+        ids = [f"i{place}" for place in self.rng.choice(300, 5, replace=False)]
+        user = f"u{self.rng.integers(USERS)}"
+        reply = client.post("/v1/score", json={"user_id": user, "candidates": {"id": ids}}).json()
+        chance = 0.5 * (lift if reply.get("arm") == "new" else 1.0)
+        event = {"user_id": user, "item_id": ids[0], "request_id": reply["request_id"], "at": time.time()}
+        event["event_id"] = f"{lift}-{number}"
+        kinds = ("impression", "click")[: 1 + (self.rng.random() < chance)]
+        client.post("/v1/events", json={"events": [{**event, "type": kind} for kind in kinds]}).raise_for_status()
+        if number % 20 < 2:
+            lineup = client.get("/v1/model").json()["lineup"]
+            self.seen.add(tuple(f"{arm['name']} {arm['share']:.1f}" for arm in lineup["arms"]))
+
+
+@contextmanager
+def fleet(old: Path, new: Path, folder: Path) -> Iterator[Fleet]:
+    bundles = folder / "bundles"
+    for name, bundle in (("b1", old), ("b2", new)):
+        shutil.copytree(bundle, bundles / name)
+    (bundles / "current").symlink_to("b1")
+    settings: dict[str, Any] = {"log_sample": 1, "LOG_FLUSH_S": 1.0, "live": "on"}
+    with ExitStack() as stack:
+        urls = []
+        for pod in "ab":
+            (folder / pod).mkdir()
+            own: dict[str, Any] = {"log_dir": folder / "logs" / pod, "state_dir": folder / pod / "state"}
+            service = stack.enter_context(live_service(bundles, folder / pod, **settings, **own))
+            urls.append(service.url)
+        yield Fleet(folder, urls)
+
+
+def test_share_returns_by_itself_or_grows_to_the_end(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
+    with fleet(bundle.folder, other_bundle.folder, tmp_path) as services:
+        worse = services.run(lift=0.2)
+        assert [stage.share for stage in worse] == SHARES[:1]
+        failed = {check.name for check in worse[0].checks if not check.holds}
+        assert failed == {"gain of ctr, at most (95 %)"}
+        assert worse[0].arms["new"]["clicks"] >= 8, "evidence is kept"
+        assert not (services.config.bundles / EXPERIMENT).exists()
+
+        (tmp_path / "rollout.json").unlink()
+        good = services.run(lift=1.0)
+        assert [(stage.share, stage.holds) for stage in good] == [(share, True) for share in SHARES], good
+        assert {("champion 0.8", "new 0.2"), ("champion 0.5", "new 0.5")} <= services.seen
+        assert services.run(lift=1.0) == good, "a stage is done once"
+        end_rollout(services.config)
+        assert not (services.config.bundles / EXPERIMENT).exists()
+
+
+def test_refused_bundle_and_other_experiment_end_a_rollout(bundle: Bundle, copied_bundle: Path, tmp_path: Path) -> None:
+    (copied_bundle / MANIFEST).write_bytes(b"{}")
+    with fleet(bundle.folder, copied_bundle, tmp_path) as services:
+        (stage,) = services.run(lift=1.0)
+        assert [check.name for check in stage.checks if not check.holds][0] == "services that refuse the new bundle"
+
+        other = services.config.bundles / EXPERIMENT
+        other.write_text(json.dumps({"salt": "ours"}), "utf-8")
+        with pytest.raises(NightlyError, match="another experiment runs"):
+            roll_out(services.config, services.rollout, tmp_path, "b2")
+        assert other.exists()
