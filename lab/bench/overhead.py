@@ -61,7 +61,7 @@ def _samples(data: Path) -> Counter[str]:
     """Return the number of samples of the model, and of each other function after its library."""
     command = ["perf", "script", "--no-inline", "-F", "ip,sym,dso", "-i", str(data)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    stacks = [stack.splitlines() for stack in said.split("\n\n") if stack.strip()]
+    stacks = [stack.strip().splitlines() for stack in said.split("\n\n") if stack.strip()]
     return Counter(
         _MODEL if any(_MODEL in line for line in stack) else stack[0].split(maxsplit=1)[-1] for stack in stacks
     )
