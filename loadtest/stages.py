@@ -10,7 +10,6 @@ from loadtest.http_client import ClientError, ServiceConnection
 STAGES = ("parse", "rows", "queue", "run", "reply")
 _SAMPLE = re.compile(r'^msd_(stage|request)_seconds_(sum|count)(?:\{stage="([a-z]+)"\})? (\S+)$', re.MULTILINE)
 _WHOLE = "request"
-_FILL = re.compile(r'^msd_fill_state\{state="(?:waiting|filling)"\} (\S+)$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,6 @@ class StageSeconds:
         whole = self.mean_ms(_WHOLE)
         told = {**stages, "http": whole - sum(stages.values()), "wire": client_ms - whole}
         return {name: round(value, 4) for name, value in told.items()}
-
-
-def is_filled(url: str) -> bool:
-    """Return whether no row store is still prefetching, which would use CPU."""
-    return not any(float(stores) for stores in _FILL.findall(_metrics(url)))
 
 
 def spent(url: str) -> StageSeconds:

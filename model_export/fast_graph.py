@@ -11,7 +11,7 @@ import onnx
 
 from model_export.factorise.pass_ import factorise
 from model_export.factorise.proof import Width, prove_widest
-from model_export.factorise.report import ALL_RULES, Report, Rule
+from model_export.factorise.report import Report
 from model_export.graph import open_run
 from msd.contract.assemble import Tensors
 from msd.contract.schema import FeatureSchema
@@ -19,15 +19,13 @@ from msd.contract.timing import median_microseconds
 
 # One candidate alone proves nothing about broadcasting; the other numbers are odd, small and typical.
 PROVED_AT = (1, 3, 50, 200)
-# Building matrices from the user pays only with enough candidates.
-WAYS: Mapping[str, frozenset[Rule]] = {"passed": ALL_RULES, "few": ALL_RULES - {Rule.USER_MATRIX, Rule.LOW_RANK}}
 # A gain must exceed the difference between two measurements of one graph.
 _NOISE = 1.1
 
 
 @dataclass(frozen=True)
 class FastGraph:
-    """The graph to serve and its report. `served`: plain, passed, or few (passed by the rules for few candidates).
+    """The graph to serve and its report. `served`: plain, or passed.
 
     `microseconds`: median run of each graph on one thread at the expected number of candidates, measured in turns.
     """
@@ -53,32 +51,22 @@ class FastGraph:
 
 
 def fastest_graph(graph: bytes, schema: FeatureSchema, candidates: int, request: Callable[[int], Tensors]) -> FastGraph:
-    """Return the fastest of the plain and the factorised graphs; `request(n)` returns real tensors of n candidates.
+    """Return the faster of the plain and the factorised graph; `request(n)` returns real tensors of n candidates.
 
-    Raises ExportError if a factorised graph does not compute the same.
+    Raises ExportError if the factorised graph does not compute the same.
     """
     plain = onnx.load_from_string(graph)
     sides = {spec.name: spec.side for spec in schema.tensors}
     heads = [output.name for output in plain.graph.output]
-    feeds = [request(count) for count in PROVED_AT]
-    proofs = [prove_widest(plain, sides, feeds, rules) for rules in WAYS.values()]
-    width: Width = "fp32" if any(width == "fp32" for _, width in proofs) else "fp64"
-    worst = max(difference for difference, _ in proofs)
-    passed = {name: factorise(plain, sides, rules) for name, rules in WAYS.items()}
-    graphs = {"plain": graph, **{name: made.model.SerializeToString() for name, made in passed.items()}}
-    runs = {name: open_run(one, "fp32", heads) for name, one in graphs.items()}
+    worst, width = prove_widest(plain, sides, [request(count) for count in PROVED_AT])
+    passed = factorise(plain, sides)
+    graphs = {"plain": graph, "passed": passed.model.SerializeToString()}
+    runs = {name: open_run(one, heads) for name, one in graphs.items()}
     times = median_microseconds(runs, request(candidates))
     served = pick(times)
-    report = passed["passed" if served == "plain" else served].report
-    return FastGraph(graphs[served], served, report, worst, width, candidates, times)
+    return FastGraph(graphs[served], served, passed.report, worst, width, candidates, times)
 
 
 def pick(microseconds: Mapping[str, float]) -> str:
-    """Return the plain graph's name, unless another is faster by more than the measurement noise.
-
-    Then return the graph within the noise of the fastest that shares the most work.
-    """
-    best = min(microseconds.values())
-    if microseconds["plain"] <= _NOISE * best:
-        return "plain"
-    return next(name for name in WAYS if microseconds[name] <= _NOISE * best)
+    """Return the plain graph's name, unless the factorised one is faster by more than the measurement noise."""
+    return "plain" if microseconds["plain"] <= _NOISE * microseconds["passed"] else "passed"

@@ -80,7 +80,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     "Measure": {
         "bench": Command("loadtest.running_command", "load", "Measure the latency of a running service."),
         "load": Command("loadtest.session.command", "load", "Load-test a service and draw latency against load."),
-        LAB: Command(LAB, "", "Benchmarks, races and chaos tests; only in the project's checkout."),
+        LAB: Command(LAB, "", "Benchmarks and chaos tests; only in the project's checkout."),
     },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items() if name != LAB}

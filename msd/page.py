@@ -1,4 +1,4 @@
-"""Reports as one HTML page: a package's template within the common layout, and Matplotlib figures as SVG or PNG. A page
+"""Reports as one HTML page: a package's template within the common layout, and Matplotlib figures as SVG. A page
 needs no network and no script, and escapes every value; templates mark only drawings as safe.
 """
 
@@ -7,9 +7,6 @@ import io
 import jinja2
 import matplotlib
 from matplotlib.figure import Figure
-from PIL import Image
-
-_COLOURS = 48
 
 
 def render_page(package: str, template: str, **values: object) -> str:
@@ -29,11 +26,3 @@ def to_svg(figure: Figure) -> str:
         figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
     return svg[svg.index("<svg") :]
-
-
-def to_png(figure: Figure, dots_per_inch: float = 80.0) -> bytes:
-    """Return the figure as a PNG with few colours: with many lines, a tenth of the SVG's size."""
-    drawn, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=dots_per_inch)
-    Image.open(drawn).convert("RGB").quantize(_COLOURS).save(small, "png", optimize=True)
-    return small.getvalue()

@@ -1,8 +1,7 @@
 """Builds the native core in place with a C++ compiler: `python -m native.build`. Installing the package does so too.
 
-One file is compiled with nanobind's, for any processor of its architecture: faster instructions are chosen at load
-time. Without a compiler, the package `ziglang` is one. Needs only the standard library, and numpy and nanobind for what
-is compiled of them.
+One file is compiled, and one of nanobind's, for any processor of its architecture: faster instructions are chosen at
+load time. Without a compiler, the package `ziglang` is one. Needs only the standard library, numpy and nanobind.
 """
 
 import argparse
@@ -19,9 +18,9 @@ FOLDER = Path(__file__).parent
 _SOURCE = FOLDER / "module.cpp"
 _COMPILERS = ("c++", "g++", "clang++")
 # Products and sums are rounded separately, as numpy rounds them.
-_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
-# As nanobind asks for.
-_BINDING_FLAGS = ("-DNDEBUG", "-DNB_COMPACT_ASSERTIONS", "-fno-strict-aliasing")
+_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread", "-DNDEBUG")
+# For nanobind's own file alone: they would slow the core down.
+_BINDING_FLAGS = ("-DNB_COMPACT_ASSERTIONS", "-fno-strict-aliasing")
 _SANITISERS = {
     "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "thread": ("-fsanitize=thread",),
@@ -41,28 +40,33 @@ def build(folder: Path = FOLDER, sanitiser: str | None = None, target: str | Non
     """Build the extension in a folder; with AddressSanitizer and UBSan ("address") or ThreadSanitizer ("thread").
     `target`: another machine of the same word size, such as aarch64-linux-gnu. Raises BuildError."""
     compiler = _zig("-target", f"{target}{_GLIBC}") if target else _compiler()
-    made = folder / _name(target)
+    made, bindings = folder / _name(target), _bindings()
     # Under another name first: a running process may have the old one open.
-    temporary = made.with_suffix(f".{os.getpid()}.tmp")
+    temporary, library = (made.with_suffix(f".{os.getpid()}.{suffix}") for suffix in ("tmp", "o"))
     sanitised = (*_SANITISED, *_SANITISERS[sanitiser]) if sanitiser else ()
-    bindings = _bindings()
-    flags = [*_FLAGS, *_BINDING_FLAGS, *sanitised, f"-DNATIVE_LAYOUT={_layout()}"]
-    if sys.platform == "darwin":
-        flags += ["-undefined", "dynamic_lookup"]
     folders = sysconfig.get_paths()["include"], _numpy_include(), bindings / "include", bindings / _MAPS
     includes = [option for folder in folders for option in ("-isystem", str(folder))]
-    sources = map(str, (_SOURCE, bindings / "src" / "nb_combined.cpp"))
-    command = [*compiler, *flags, *includes, *sources, "-o", str(temporary)]
+    command = [*compiler, *_FLAGS, *sanitised, f"-DNATIVE_LAYOUT={_layout()}", *includes]
+    link = ["-shared", *(("-undefined", "dynamic_lookup") if sys.platform == "darwin" else ())]
+    try:
+        _run([*command, *_BINDING_FLAGS, "-c", str(bindings / "src" / "nb_combined.cpp"), "-o", str(library)])
+        _run([*command, *link, str(_SOURCE), str(library), "-o", str(temporary)])
+        temporary.replace(made)
+    finally:
+        for left in (library, temporary):
+            left.unlink(missing_ok=True)
+    return made
+
+
+def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BuildError(f"{compiler[0]} could not be run: {error}") from error
+        raise BuildError(f"{command[0]} could not be run: {error}") from error
     if done.returncode:
-        said = next((line for line in done.stderr.splitlines() if "error" in line.lower()), done.stderr[-300:].strip())
-        temporary.unlink(missing_ok=True)
-        raise BuildError(f"{compiler[0]} ended with status {done.returncode}: {said}")
-    temporary.replace(made)
-    return made
+        errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+        reason = errors[0] if errors else done.stderr[-300:].strip()
+        raise BuildError(f"{command[0]} ended with status {done.returncode}: {reason}")
 
 
 def is_current(folder: Path = FOLDER) -> bool:

@@ -6,24 +6,19 @@ that it was made from; services see it within a second.
 """
 
 import re
-import struct
 import time
-from array import array
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 from redis import Redis
 
 from msd.contract.bundle import ROWS
 from msd.contract.row_file import RowFile
-from msd.contract.rows import ROW_SIDES, RowCodec, RowSide, pack_history
-from msd.contract.state import Impression
+from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from operations.delta import open_delta, rows_digest
-from service.redis.keys import BESIDE, POINTER, PREVIOUS, key_prefix, rows_key, shown_key
+from service.redis.keys import BESIDE, POINTER, PREVIOUS, key_prefix, rows_key
 from service.redis.publication import Publication, PublishError, get_all, publication, set_all
 from service.trust import Trust
 
@@ -33,15 +28,10 @@ _CHUNKS_IN_FLIGHT = 8
 _LOOKED_AT = 50_000
 _SAMPLE = 256
 _NAMESPACE = re.compile(rb"^msd:([0-9a-f]{32}):")
-# Per side; what fits into MSD_CACHE_MB=1000.
-_AT_MOST = 2**20
-_IDS_A_KEY = 1_000
 
 Files = Mapping[RowSide, RowFile]
 Progress = Callable[[int, int], None]
 """Called with the number of copied rows and of all rows."""
-Seen = Callable[[RowSide, Sequence[tuple[str, bytes]]], None]
-"""Called with the copied IDs and rows."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +65,11 @@ def publish(
     bundle = (trust or Trust(None)).open(folder)
     codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ROW_SIDES}
     files: Files = {side: RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id) for side, codec in codecs.items()}
-    shown = MostShown(codecs)
     with publication(url) as running:
         # Until the end the state of the rows is undefined, so no delta applies.
         running.redis.delete(rows_key(bundle.bundle_id))
-        size = copy_rows(running, bundle.bundle_id, files, progress, shown.see)
+        size = copy_rows(running, bundle.bundle_id, files, progress)
         verify_rows(running, bundle.bundle_id, files)
-        shown.write(running.redis, bundle.bundle_id)
         if beside:
             running.redis.sadd(BESIDE, bundle.bundle_id)
             running.redis.set(rows_key(bundle.bundle_id), rows_digest(bundle))
@@ -182,9 +170,7 @@ def held_rows(running: Publication, bundle_id: str) -> str:
     return value.decode("ascii", "replace")
 
 
-def copy_rows(
-    running: Publication, bundle_id: str, files: Files, progress: Progress, seen: Seen = lambda side, rows: None
-) -> int:
+def copy_rows(running: Publication, bundle_id: str, files: Files, progress: Progress) -> int:
     """Write all rows, and return their bytes. Readers see whole rows, old or new."""
     total = sum(file.count for file in files.values())
     copied = size = 0
@@ -193,7 +179,6 @@ def copy_rows(
         for side, start in ((side, start) for side, file in files.items() for start in range(0, file.count, CHUNK)):
             chunk, prefix = files[side].scan(start, start + CHUNK), key_prefix(bundle_id, side).encode()
             set_all(running.redis, pipeline, {prefix + one.encode(): row for one, row in chunk})
-            seen(side, chunk)
             copied += len(chunk)
             size += sum(len(row) for _, row in chunk)
             if len(pipeline) >= _CHUNKS_IN_FLIGHT:
@@ -241,40 +226,3 @@ def read_back(running: Publication, written: Mapping[bytes, bytes]) -> None:
             f" e.g. {wrong[0].decode(errors='replace')!r}; check its memory and for other writers. The pointer was"
             " not moved"
         )
-
-
-class MostShown:
-    """Collects the IDs with the most impressions among all published rows."""
-
-    def __init__(self, codecs: Mapping[RowSide, RowCodec], at_most: int = _AT_MOST) -> None:
-        self._at_most = at_most
-        self._impressions_at = {
-            side: int(codec.dtype.fields["impressions"][1]) for side, codec in codecs.items() if codec.dtype.fields
-        }
-        self._ids: dict[RowSide, list[str]] = {side: [] for side in codecs}
-        self._impressions = {side: array("f") for side in codecs}
-
-    def see(self, side: RowSide, rows: Sequence[tuple[str, bytes]]) -> None:
-        """Add some rows."""
-        place = self._impressions_at[side]
-        self._ids[side] += [one for one, _ in rows]
-        self._impressions[side].extend([struct.unpack_from("<f", row, place)[0] for _, row in rows])
-        if len(self._ids[side]) >= 2 * self._at_most:
-            self._cut(side)
-
-    def write(self, redis: Redis, bundle_id: str) -> None:
-        """Replace the list of an earlier publication."""
-        for side, ids in self._ids.items():
-            self._cut(side)
-            numbers = count()
-            for start in range(0, len(ids), _IDS_A_KEY):
-                packed = pack_history([Impression(0.0, shown) for shown in ids[start : start + _IDS_A_KEY]])
-                redis.set(shown_key(bundle_id, side, next(numbers)), packed)
-            while redis.unlink(shown_key(bundle_id, side, next(numbers))):
-                pass
-
-    def _cut(self, side: RowSide) -> None:
-        ids, impressions = self._ids[side], np.array(self._impressions[side])
-        order = np.argsort(-impressions, kind="stable")[: self._at_most].tolist()
-        ids[:] = [ids[place] for place in order]
-        self._impressions[side] = array("f", impressions[order])

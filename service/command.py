@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.settings import PREFIX, Settings, retired_in
+from service.settings import PREFIX, Settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -24,9 +24,6 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
-    runtime: Annotated[
-        str | None, typer.Option(help="Model runtime: auto (as the bundle says), onnxruntime or openvino.")
-    ] = None,
     provider: Annotated[str | None, typer.Option(help="ONNX Runtime's execution provider: cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per model run.")] = None,
     workers: Annotated[
@@ -46,7 +43,6 @@ def serve(
         "redis_url": redis,
         "host": host,
         "port": port,
-        "runtime": runtime,
         "provider": provider,
         "threads": threads,
         "workers": workers,
@@ -56,8 +52,6 @@ def serve(
     }
     given = {f"{PREFIX}{name.upper()}": str(value) for name, value in flags.items() if value is not None}
     settings = Settings.from_environ({**os.environ, **given})
-    if retired := retired_in(os.environ):
-        typer.echo(f"ignored: {', '.join(retired)}: no longer a setting; unset it", err=True)
     # Imported here, so that --help and wrong settings are answered at once, without onnxruntime.
     from service.process import run_service
 

@@ -90,32 +90,6 @@ class Conflict(ServiceError):
     code = "conflict"
 
 
-class BadHttp(ServiceError):
-    status = 400
-    code = "bad_http"
-    closes = True
-
-
-class HeadTooLarge(BadHttp):
-    status = 431
-    code = "head_too_large"
-
-
-class TargetTooLong(BadHttp):
-    status = 414
-    code = "target_too_long"
-
-
-class UnsupportedCoding(BadHttp):
-    status = 501
-    code = "unsupported_coding"
-
-
-class UnsupportedVersion(BadHttp):
-    status = 505
-    code = "unsupported_version"
-
-
 class BodyTooLarge(ServiceError):
     status = 413
     code = "body_too_large"

@@ -20,8 +20,6 @@ HANG_S = 20.0
 END_S = 10.0
 """After the listener closed, until a hanging process is ended: more than the bounded waits of an orderly shutdown
 together."""
-FILL_ROWS_PER_S = 5_000
-"""Rows that the cache prefetches from Redis; 0 disables prefetching."""
 MAX_EVENTS = 1_000
 """In one batch; more get 413."""
 MAX_JSON_PARTS = 20_000

@@ -32,28 +32,6 @@ from service.redis.redis_url import parse_redis_url
 PREFIX = "MSD_"
 MAX_WORKERS = 512
 _MAX_URL_BYTES = 2**14
-RETIRED = (
-    "BODY_TIMEOUT_MS",
-    "ENCODED_TTL_S",
-    "ENCODER_QUEUE",
-    "ENCODER_WAIT_MS",
-    "EVENT_HORIZON_HOURS",
-    "FILL_ROWS_PER_S",
-    "HANG_SECONDS",
-    "HEAD_TIMEOUT_MS",
-    "INFLIGHT_MB",
-    "LEAN",
-    "LOG_FLUSH_SECONDS",
-    "LOG_MAX_DAYS",
-    "MAX_DEADLINE_MS",
-    "MAX_HEADER_BYTES",
-    "MAX_QUEUED_ROWS",
-    "MERGE",
-    "PREPARE_MB",
-    "PREPARE_SECONDS",
-    "REPLY_TIMEOUT_MS",
-)
-"""Settings of earlier releases, which are ignored."""
 _KUBERNETES = re.compile(r"SERVICE_(HOST|PORT)|PORT_\d+_")
 
 
@@ -95,8 +73,6 @@ class Settings(BaseModel):
     """Commit of the build, for `msd_build_info`. Default: the installed package's, if it records one. The image sets
     it."""
     # Running the model
-    runtime: Literal["auto", "onnxruntime", "openvino"] = "auto"
-    """Runtime of the model: `auto` (the fastest that passed export's gate), `onnxruntime` or `openvino` (extra)."""
     provider: Literal["cpu", "cuda"] = "cpu"
     """ONNX Runtime's execution provider: `cpu` or `cuda`. If it is unavailable, the service does not start."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
@@ -230,10 +206,6 @@ class Settings(BaseModel):
             raise ValueError("MSD_TLS_CLIENT_CA needs MSD_TLS_CERT and MSD_TLS_KEY")
         if self.guard_metrics and self.keys_file is None:
             raise ValueError("MSD_GUARD_METRICS needs MSD_KEYS_FILE, the file of API keys")
-        if self.runtime == "openvino" and self.provider != "cpu":
-            raise ValueError(
-                f"MSD_RUNTIME=openvino does not support MSD_PROVIDER={self.provider}; set MSD_PROVIDER=cpu"
-            )
         if self.live and self.store != "redis" and self.state_dir is None:
             raise ValueError("MSD_LIVE=on needs MSD_STATE_DIR, a persistent folder for live states")
         return self
@@ -260,17 +232,12 @@ class Settings(BaseModel):
         if url := redis_url_of(environ):
             given["REDIS_URL"] = url
         known = {name.upper(): name for name in cls.model_fields}
-        for name in sorted(set(given) - set(known) - set(RETIRED)):
+        for name in sorted(set(given) - set(known)):
             raise SettingsError(_unknown(name, list(known)))
         try:
-            return cls.model_validate({known[name]: value for name, value in given.items() if name in known})
+            return cls.model_validate({known[name]: value for name, value in given.items()})
         except ValidationError as error:
             raise SettingsError(_explain(error)) from None
-
-
-def retired_in(environ: Mapping[str, str]) -> list[str]:
-    """Return the variables of `environ` that were settings and are ignored."""
-    return [f"{PREFIX}{name}" for name in RETIRED if f"{PREFIX}{name}" in environ]
 
 
 def redis_url_of(environ: Mapping[str, str]) -> str | None:

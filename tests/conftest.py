@@ -3,7 +3,6 @@
 import gc
 import os
 import signal
-import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
@@ -28,9 +27,6 @@ gc.disable()
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-# OpenVINO reports every import to its maker unless this package is missing.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-
 # A message of a command stays on one line, however long the paths of a test's folders are.
 os.environ["COLUMNS"] = "300"
 
@@ -40,7 +36,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # With several processes, these start first: they take longest, or wait for a model to be trained.
 SLOW = (
     *("tests/service/test_hang.py", "tests/e2e/", "tests/nightly/", "tests/lab/", "tests/ranker/"),
-    *("tests/model_export/", "tests/examples/", "tests/teachers/test_local.py", "tests/service/test_redis_store.py"),
+    *("tests/model_export/", "tests/examples/", "tests/service/test_redis_store.py"),
     *("tests/service/test_engine_route.py", "tests/loadtest/", "tests/service/", "tests/operations/"),
 )
 

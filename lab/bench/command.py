@@ -1,4 +1,4 @@
-"""`msd lab bench`: compare the service with a naive one, or with a general model server; start them."""
+"""`msd lab bench`: start the service and a naive one, and compare them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,18 +17,14 @@ def services(
     ] = None,
     work: Annotated[Path, typer.Option(help="A folder that keeps bundles, rows and logs.")] = Path("runs/bench"),
     seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each round; longer reduces noise.")] = 2.0,
-    peers: Annotated[
-        bool, typer.Option("--peers", help="Compare with the strongest general model server, LitServe.")
-    ] = False,
 ) -> None:
     """Our service against a naive one, in turns, over bundles of a reference model that is trained first."""
     check_writable(figures)
     from lab.bench.bench import BenchPlan, bench_services
-    from lab.bench.peer import bench_peer, peer_tables
     from lab.bench.report import PICTURES, tables
 
     with bar() as progress:
-        found = (bench_peer if peers else bench_services)(BenchPlan(seconds=seconds), work, progress)
-    show((peer_tables if peers else tables)(found))
-    drawn = {} if peers or figures is None else {f"-{name}.svg": draw(found) for name, draw in PICTURES.items()}
+        found = bench_services(BenchPlan(seconds=seconds), work, progress)
+    show(tables(found))
+    drawn = {} if figures is None else {f"-{name}.svg": draw(found) for name, draw in PICTURES.items()}
     write_figures(figures, found, drawn)

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
@@ -16,10 +15,9 @@ from lab.bench.redis import redis_server
 from lab.naive.service import in_objects, naive
 from lab.reference.bundles import Bundles
 from loadtest.generator import Target
-from loadtest.http_client import ServiceConnection, wait_until
+from loadtest.http_client import ServiceConnection
 from loadtest.processes import ProcessError, Running, Service, end, ours, publish
 from loadtest.requests import in_columns, some_bodies
-from loadtest.stages import is_filled
 from loadtest.traffic import Traffic
 from msd.contract.bundle import open_bundle
 from service.redis.keys import key_prefix
@@ -69,14 +67,11 @@ class Contestants:
         publish(self._bundles.best, self._redis)
 
     def start(self, entries: Iterable[Contestant]) -> dict[Contestant, str]:
-        """Start services, and return their addresses once their caches are warm."""
+        """Start services, and return their addresses once they are ready."""
         new = {entry: Running(self._service(entry), self._logs) for entry in entries}
         self._running |= new
         for running in new.values():
             running.wait()
-        for entry, running in new.items():
-            if entry.kind != "naive":
-                wait_until(f"{running.url}: its cache is filled", partial(is_filled, running.url))
         return {entry: running.url for entry, running in new.items()}
 
     def stop(self, entries: Iterable[Contestant]) -> None:

@@ -1,6 +1,5 @@
 """`msd lab observe`: runs a service and Prometheus under load, and reports what each panel and rule returns."""
 
-from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,6 @@ from rich.text import Text
 
 from lab.observe.live import RULES, SECONDS, watched
 from lab.observe.panels import MAY_BE_EMPTY, Panel, read_panels
-from msd.contract.files import write_bytes_atomic
 from msd.report import table
 
 app = typer.Typer(add_completion=False)
@@ -21,12 +19,9 @@ def main(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to serve.")],
     other: Annotated[Path, typer.Argument(metavar="OTHER", help="Another bundle for the same users and items.")],
     out: Annotated[Path, typer.Option(help="Folder for logs and Prometheus's data.")] = Path("runs/observe"),
-    pictures: Annotated[Path | None, typer.Option(help="Folder for the pictures. Default: --out.")] = None,
     seconds: Annotated[float, typer.Option(min=30.0, help="Duration of the load.")] = SECONDS,
 ) -> None:
     """Exit status 1 if a panel or a recording rule shows nothing, or a rule cannot be evaluated."""
-    from lab.observe.pictures import picture
-
     panels = read_panels()
     with watched(bundle, other, RULES, out.absolute(), seconds) as run:
         rules = run.prometheus.rules()
@@ -37,9 +32,6 @@ def main(
         ]
         alerts = Panel("", "", (("ALERTS", "{{alertname}} {{alertstate}}"),)).curves(run.prometheus, run.start, run.end)
         shown = {panel: panel.curves(run.prometheus, run.start, run.end) for panel in panels + recorded}
-    for board, found in groupby(panels, lambda panel: panel.board):
-        drawn = picture({panel: shown[panel] for panel in found}, run)
-        write_bytes_atomic((pictures or out) / f"dashboard-{board}.png", drawn)
     rows, wrong = table(None, ("dashboard", "panel or rule", "series", "points"), texts=2), list[str]()
     for panel, curves in shown.items():
         rows.add_row(panel.board, Text(panel.title), str(len(curves)), str(sum(len(curve.points) for curve in curves)))

@@ -40,12 +40,11 @@ _EXPERIMENT = {
 
 
 class Watched(NamedTuple):
-    """A finished run whose service still runs: start, end, and actions."""
+    """A finished run whose service still runs: start and end."""
 
     prometheus: Prometheus
     start: float
     end: float
-    marks: tuple[tuple[float, str], ...]
 
 
 @contextmanager
@@ -73,29 +72,27 @@ def watched(bundle: Path, other: Path, rules: Path, work: Path, seconds: float) 
         ):
             start = time.time()
             bodies = some_bodies(Traffic(bundle, _MIX, seed=1), _BODIES)
-            marks = []
             with (
                 SimulatedAdServer(service.url, bodies).asking(),
                 BackgroundLoad(Target(service.url, in_columns(bodies)), _RATE, seconds) as load,
             ):
-                for share, what, act in _happenings(service.url, bodies, bundles, other, redis):
+                for share, act in _happenings(service.url, bodies, bundles, other, redis):
                     load.until(share * seconds)
-                    marks.append((time.time(), what))
                     act()
-            yield Watched(server, start, time.time(), tuple(marks))
+            yield Watched(server, start, time.time())
 
 
 def _happenings(
     url: str, bodies: list[bytes], bundles: Path, other: Path, redis: RedisProcess
-) -> list[tuple[float, str, Callable[[], object]]]:
+) -> list[tuple[float, Callable[[], object]]]:
     """Return actions, each with its time as a share of the run."""
     hurried = [http_request("/v1/score", body, X_Deadline_Ms=str(_BURST_DEADLINE_MS)) for body in bodies]
     burst = partial(closed_loop, Target(url, hurried), _BURST_CLIENTS, _BURST_S, LoadLimits(goes_on=True))
     return [
-        (0.20, "another bundle", lambda: publish(other, redis.url)),
-        (0.35, "back to the first", lambda: msd_output("rollback", "--redis", redis.url)),
-        (0.52, "Redis hangs", redis.freeze),
-        (0.58, "Redis answers again", redis.thaw),
-        (0.70, "more than can be scored", burst),
-        (0.85, "no experiment", lambda: (bundles / "experiment.json").write_text("{}")),
+        (0.20, lambda: publish(other, redis.url)),
+        (0.35, lambda: msd_output("rollback", "--redis", redis.url)),
+        (0.52, redis.freeze),
+        (0.58, redis.thaw),
+        (0.70, burst),
+        (0.85, lambda: (bundles / "experiment.json").write_text("{}")),
     ]

@@ -17,14 +17,11 @@ RATE_INTERVAL = "10s"
 
 
 class Panel(NamedTuple):
-    """A panel: expressions with their legends; `limit`: threshold; `place`: column, row and width in a grid of 24."""
+    """A panel: expressions with their legends."""
 
     board: str
     title: str
     queries: tuple[tuple[str, str], ...]
-    unit: str = ""
-    limit: float | None = None
-    place: tuple[int, int, int] = (0, 0, 24)
 
     def curves(self, prometheus: Prometheus, start: float, end: float) -> list[Series]:
         """Return the data of all queries in a time range, each with its `legend`."""
@@ -54,14 +51,10 @@ def filled(expr: str) -> str:
 
 
 def _panel(board: str, document: dict[str, Any]) -> Panel:
-    grid, defaults = document["gridPos"], document["fieldConfig"]["defaults"]
     return Panel(
         board,
         document["title"],
         tuple((target["expr"], target["legendFormat"]) for target in document["targets"]),
-        defaults["unit"],
-        defaults.get("thresholds", {}).get("steps", [{}])[-1].get("value"),
-        (grid["x"], grid["y"], grid["w"]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Networks and twins as ONNX graphs. Knows torch and the exporter; runs nothing."""
+"""Networks as ONNX graphs. Knows torch and the exporter; runs nothing."""
 
 import onnx
 import torch

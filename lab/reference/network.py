@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from lab.reference.inputs import SIDES, Sizes
 
 EMPTY = -1e9  # score of an empty place of the history
-_SHARPNESS = 8.0
 POINTWISE = ("user_fields", "user_vector", "item_fields", "item_vector")
 
 
@@ -93,26 +92,6 @@ class ReferenceModel(ReferenceNetwork):
     def _attended(self, h_NTD: Tensor, mask_NT: Tensor, item_ND: Tensor) -> Tensor:
         c_NTD = item_ND.unsqueeze(1).expand_as(h_NTD)
         scores_NT = self.attention(torch.cat([h_NTD, c_NTD, h_NTD - c_NTD, h_NTD * c_NTD], -1)).squeeze(-1)
-        return weighted(h_NTD, mask_NT, scores_NT)
-
-
-class Lean(ReferenceModel):
-    """The reference with low-rank cross layers, dot-product attention ("general" in arXiv 1508.04025) and an MLP
-    without its widest layer."""
-
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__(sizes)
-        width = 2 * sizes.side + sizes.vector
-        layers = ((nn.Linear(width, sizes.rank, bias=False), nn.Linear(sizes.rank, width)) for _ in self.cross)
-        self.cross = nn.ModuleList(nn.Sequential(*both) for both in layers)
-        query = nn.Linear(sizes.vector, sizes.vector, bias=False)
-        # Starts near the vectors' own products: from a random start, AUC ends .003 lower.
-        query.weight.data += _SHARPNESS * torch.eye(sizes.vector)
-        self.attention = nn.Sequential(query)
-        self.mlp = mlp(width, *sizes.hidden[1:], 1)
-
-    def _attended(self, h_NTD: Tensor, mask_NT: Tensor, item_ND: Tensor) -> Tensor:
-        scores_NT = (self.attention(item_ND).unsqueeze(1) * h_NTD).sum(-1)
         return weighted(h_NTD, mask_NT, scores_NT)
 
 
@@ -240,7 +219,6 @@ NETWORKS: Mapping[str, Callable[[Sizes], ReferenceNetwork]] = {
     "dcn_low_rank": LowRankDCN,
     "transformer": Transformer,
     "two_tasks": TwoTasks,
-    "lean": Lean,
 }
 
 

@@ -55,7 +55,7 @@ def summed(scope: Scope, value: Laid, axis: int) -> Laid:
         for part in whole.parts[1:]:
             total = apply(scope, "Add", [total, summed(scope, part, axis)], shape)
         return total
-    if axis == last and scope.on(Rule.WEIGHTED_SUM) and any(_differs(term.by, axis) for term in value.terms):
+    if axis == last and any(_differs(term.by, axis) for term in value.terms):
         scope.credit(Rule.WEIGHTED_SUM)
         return linear(scope, value, scope.ones(number(value.shape[-1]), value.terms[0].leaf))
     terms = tuple(_term(scope, term, value, axis) for term in value.terms)
@@ -83,13 +83,13 @@ def _term(scope: Scope, term: Term, value: Affine, axis: int) -> Term:
         return Term(leaf, _sum(scope, scale, value, axis))
     if by is None or by.shape[axis] == 1:
         return Term(_sum(scope, leaf, value, axis), by)
-    if scope.on(Rule.WEIGHTED_SUM) and _weights(leaf, by, axis):
+    if _weights(leaf, by, axis):
         # Σ_t weight_nt row_td: [N, T] @ [T, D].
         scope.credit(Rule.WEIGHTED_SUM)
         rows = emit.reshape(leaf, leaf.shape[:-1])
         matrix = emit.reshape(by, by.shape[-2:])
         return Term(emit.product(rows, matrix, (*leaf.shape[:-2], 1, matrix.shape[1])))
-    if scope.on(Rule.WEIGHTED_SUM) and _masks(leaf, by, axis):
+    if _masks(leaf, by, axis):
         # Σ_t weight_t leaf_ntd: [1, T] @ [N, T, D].
         scope.credit(Rule.WEIGHTED_SUM)
         return Term(emit.matmul(emit.transpose(by, (*range(axis), axis + 1, axis)), leaf))
@@ -136,7 +136,7 @@ def _along(scope: Scope, node: Node, value: Laid, axis: int) -> Laid:
         keeps = node.kind in _ALONG
         shape = value.shape if keeps else with_dim(value.shape, axis, 1)
         return value.map(lambda part: _along(scope, node, part, axis), shape, value.axis)
-    if isinstance(value, Concat) and node.kind == "Softmax" and scope.on(Rule.SOFTMAX):
+    if isinstance(value, Concat) and node.kind == "Softmax":
         shares = _by_shares(scope, value)
         if shares is not None:
             return shares

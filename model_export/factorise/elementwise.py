@@ -1,9 +1,4 @@
-"""Elementwise operators, applied part by part; sums and products with the user's side stay symbolic.
-
-A low-rank cross layer is x0 ⊙ (z U + b) with a narrow z (DCN-V2, arXiv 2008.13535, section 3.3). The user's columns of
-x0 stay a map of z, so that the next layer's product composes. For such a column c, Σ x0_c (z U)_c V_c =
-z (U diag(x0_c) V), whose matrix is made from the user once.
-"""
+"""Elementwise operators, applied part by part; sums and products with the user's side stay symbolic."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -29,12 +24,11 @@ def elementwise(scope: Scope, node: Node) -> Laid:
         raise RuleDoesNotApply("an omitted input before another")
     if not any(value.varies for value in values):
         return scope.wrap(_real(scope, node, values), shape)
-    if scope.on(Rule.CONCAT):
-        values = tuple(scope.coalesced(value) if isinstance(value, Concat) else value for value in values)
-        split = _by_parts(scope, replace(node, inputs=values))
-        if split is not None:
-            return split
-    if node.dtype.kind == "f" and len(values) == 2 and node.kind in _ARITHMETIC and scope.on(Rule.AFFINE):
+    values = tuple(scope.coalesced(value) if isinstance(value, Concat) else value for value in values)
+    split = _by_parts(scope, replace(node, inputs=values))
+    if split is not None:
+        return split
+    if node.dtype.kind == "f" and len(values) == 2 and node.kind in _ARITHMETIC:
         affine = _arithmetic(scope, node.kind, values, shape)
         if affine is not None:
             return affine
@@ -63,9 +57,7 @@ def _real(scope: Scope, node: Node, values: Sequence[Laid]) -> Tensor:
 
 
 def _by_parts(scope: Scope, node: Node) -> Laid | None:
-    values = list(node.given)
-    if node.kind == "Mul" and len(values) == 2:
-        values = list(narrowed(scope, values[0], values[1]) or values)
+    values = node.given
     guide = next((value for value in values if isinstance(value, Concat)), None)
     if guide is None:
         return None
@@ -117,7 +109,6 @@ def _arithmetic(scope: Scope, kind: str, values: Sequence[Laid], shape: Shape) -
 
 
 def _add(scope: Scope, one: Affine, other: Affine) -> Affine | None:
-    one, other = _settled(scope, one, other), _settled(scope, other, one)
     terms = list(one.terms)
     for term in other.terms:
         _merge(scope, terms, term)
@@ -125,17 +116,6 @@ def _add(scope: Scope, one: Affine, other: Affine) -> Affine | None:
         return None
     scope.credit(Rule.AFFINE)
     return with_terms(one, terms, scope.emit.add(one.base, other.base))
-
-
-def _settled(scope: Scope, value: Affine, beside: Affine) -> Affine:
-    """Fuse a product with its bias if its leaf is about to be added to another tensor, which would separate them."""
-    term = value.terms[0] if len(value.terms) == 1 else None
-    if term is None or term.by is not None or value.base is None or not scope.on(Rule.BIAS):
-        return value
-    if not any(one.by is None and one.leaf.shape == term.leaf.shape for one in beside.terms):
-        return value
-    joined = scope.with_bias(term.leaf, value.base)
-    return value if joined is None else with_terms(value, [Term(joined)], None)
 
 
 def _merge(scope: Scope, terms: list[Term], term: Term) -> None:
@@ -199,51 +179,3 @@ _ARITHMETIC: Mapping[str, Callable[[Scope, Affine, Affine], Affine | None]] = {
     "Div": _div,
 }
 HANDLERS: Mapping[str, Handler] = dict.fromkeys((*_ONE.split(), *_MORE.split()), elementwise)
-
-
-_WORTH = 2  # minimum user's columns per column of the narrow tensor, for the composed map to be smaller
-
-
-def narrowed(scope: Scope, one: Laid, other: Laid) -> tuple[Laid, Laid] | None:
-    """Return parts x0 and a product of two narrow matrices, cut as x0 is; None for other values."""
-    if not scope.on(Rule.LOW_RANK):
-        return None
-    if isinstance(other, Concat):
-        one, other = other, one
-    if not isinstance(one, Concat) or not isinstance(other, Affine) or len(other.shape) != 2:
-        return None
-    if len(other.terms) != 1 or one.axis != 1 or one.shape != other.shape:
-        return None
-    term = other.terms[0]
-    if term.by is not None or term.leaf.product is None or len(term.leaf.shape) != 2:
-        return None
-    rows, matrix = term.leaf.product
-    if matrix.shape[1] != term.leaf.shape[1]:
-        return None  # its rows were merged, or its columns split
-    shared = sum(number(part.shape[1]) for part in one.parts if not part.varies)
-    if _WORTH * number(rows.shape[1]) > shared:
-        return None
-    scope.credit(Rule.LOW_RANK)
-    return one, Concat(other.shape, 1, tuple(_columns(scope, other.base, rows, matrix, one)))
-
-
-def _columns(scope: Scope, base: Tensor | None, rows: Tensor, matrix: Tensor, like: Concat) -> list[Affine]:
-    parts, start = [], 0
-    for part in like.parts:
-        end = start + number(part.shape[1])
-        shape = (like.shape[0], end - start)
-        leaf = scope.emit.product(rows, scope.emit.cut(matrix, 1, start, end), (rows.shape[0], end - start))
-        parts.append(Affine(shape, (Term(leaf),), base and scope.emit.cut(base, 1, start, end)))
-        start = end
-    return parts
-
-
-def composed(scope: Scope, term: Term, matrix: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return (X, W diag(by) matrix) for a term (X W) · by with an X narrower than X W; None for other terms."""
-    if not scope.on(Rule.LOW_RANK) or term.by is None or term.leaf.product is None or len(term.leaf.shape) != 2:
-        return None
-    rows, inner = term.leaf.product
-    if number(rows.shape[1]) >= number(term.leaf.shape[1]) or inner.shape[1] != term.leaf.shape[1]:
-        return None
-    scope.credit(Rule.LOW_RANK)
-    return rows, scope.emit.matmul(scope.emit.elementwise("Mul", inner, term.by), matrix)

@@ -47,8 +47,6 @@ class Tensor:
     dtype: np.dtype[Any]
     value: Array | None = None
     """Value of a constant."""
-    product: "tuple[Tensor, Tensor] | None" = None
-    """(X, W) if this is X @ W, possibly reshaped. X has two axes; W is the same for all candidates."""
     reshaped: "Tensor | None" = None
     """The tensor that this reshapes."""
     lookup: "Lookup | None" = None
@@ -59,11 +57,6 @@ class Tensor:
     def varies(self) -> bool:
         """Whether it has the item axis."""
         return has_items(self.shape)
-
-    @property
-    def is_float(self) -> bool:
-        """Whether it holds floats."""
-        return self.dtype.kind == "f"
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +175,7 @@ class Emitter:
         varying = sum(isinstance(dim, str) for dim in shape)
         to = self.lengths(shape) if varying > 1 else self.integers(*(-1 if isinstance(d, str) else d for d in shape))
         made = self.op("Reshape", [source, to], shape)
-        made.reshaped, made.product = source, tensor.product
+        made.reshaped = source
         return made
 
     def aligned(self, tensor: Tensor, rank: int) -> Tensor:
@@ -265,12 +258,9 @@ class Emitter:
         return self.op("MatMul", [left, right], (*batch, left.shape[-2], right.shape[-1]))
 
     def product(self, rows: Tensor, matrix: Tensor, shape: Shape) -> Tensor:
-        """Return […, K] @ [K, M] in the given shape, remembered as a product for later rules."""
+        """Return […, K] @ [K, M] in the given shape."""
         width = rows.shape[-1]
         flat = rows
         if len(rows.shape) > 2:
             flat = self.reshape(rows, (merged(rows.shape[:-1]), width))
-        made = self.op("MatMul", [flat, matrix], (flat.shape[0], matrix.shape[1]))
-        if made.value is None:
-            made.product = (flat, matrix)
-        return self.reshape(made, shape)
+        return self.reshape(self.op("MatMul", [flat, matrix], (flat.shape[0], matrix.shape[1])), shape)

@@ -94,23 +94,21 @@ def transposed(scope: Scope, value: Laid, order: Sequence[int]) -> Laid:
 
 def expand(scope: Scope, node: Node) -> Laid:
     """Apply Expand or Tile, if it repeats axes of 1."""
-    return _expanded(scope, node.input(0), node.shape, scope.on(Rule.BROADCAST))
+    return _expanded(scope, node.input(0), node.shape)
 
 
-def _expanded(scope: Scope, value: Laid, shape: Shape, lazily: bool) -> Laid:
+def _expanded(scope: Scope, value: Laid, shape: Shape) -> Laid:
     missing = len(shape) - len(value.shape)
     if missing:
         value = reshaped(scope, value, (1,) * missing + value.shape)
     if broadcast(value.shape, shape) != shape:
         raise RuleDoesNotApply("a repetition of an axis that is not 1")
-    if not lazily:
-        return scope.wrap(scope.emit.expand(scope.real(value), shape), shape)
     if isinstance(value, Concat):
         whole = value
         if whole.shape[whole.axis] != shape[whole.axis]:
             raise RuleDoesNotApply("a repetition of parts")
         return whole.map(
-            lambda p: _expanded(scope, p, with_dim(shape, whole.axis, p.shape[whole.axis]), lazily), shape, whole.axis
+            lambda p: _expanded(scope, p, with_dim(shape, whole.axis, p.shape[whole.axis])), shape, whole.axis
         )
     if not all(map(scope.emit.can_tell, shape)):
         raise RuleDoesNotApply("a repetition whose length is told nowhere")
@@ -126,7 +124,7 @@ def concat(scope: Scope, node: Node) -> Laid:
     if has_items((shape[axis],)):
         raise RuleDoesNotApply("a Concat of candidates")
     values = node.given
-    if not any(value.varies for value in values) or not scope.on(Rule.CONCAT):
+    if not any(value.varies for value in values):
         tensors = [scope.filled(value, axis) for value in values]
         return scope.wrap(scope.concat([scope.emit.aligned(tensor, len(shape)) for tensor in tensors], axis), shape)
     parts: list[Laid] = []

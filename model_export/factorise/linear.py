@@ -8,7 +8,7 @@ N·T·D multiplications and a product of [N·T, D] with [D, K].
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from model_export.factorise.elementwise import apply, composed
+from model_export.factorise.elementwise import apply
 from model_export.factorise.emit import Tensor
 from model_export.factorise.report import Rule
 from model_export.factorise.scope import Scope
@@ -26,15 +26,12 @@ class _Sorted:
     plain: list[Pair] = field(default_factory=list)
     scaled: dict[Tensor, list[Pair]] = field(default_factory=dict)
     outer: list[Term] = field(default_factory=list)
-    composed: list[Pair] = field(default_factory=list)
 
 
 def linear(scope: Scope, value: Laid, matrix: Tensor) -> Laid:
     """Return […, D] @ [D, K]."""
     shape = (*value.shape[:-1], matrix.shape[1])
     last = len(shape) - 1
-    if not scope.on(Rule.LINEAR):
-        return scope.wrap(scope.emit.product(scope.filled(value, last), matrix, _of(scope, value, shape)), shape)
     if isinstance(value, Concat):
         value = scope.coalesced(value)
     if isinstance(value, Concat) and value.axis != last:
@@ -49,10 +46,6 @@ def linear(scope: Scope, value: Laid, matrix: Tensor) -> Laid:
     if len(parts) > 1 or found.shared:
         scope.credit(Rule.LINEAR)
     return _sum(scope, found, shape, number(matrix.shape[1]))
-
-
-def _of(scope: Scope, value: Laid, shape: Shape) -> Shape:
-    return with_dim(scope.real(value).shape, len(shape) - 1, shape[-1])
 
 
 def _sort(scope: Scope, value: Affine, rows: Tensor, found: _Sorted) -> None:
@@ -78,10 +71,7 @@ def _sort_term(scope: Scope, term: Term, rows: Tensor, width: int, found: _Sorte
     if by is None:
         found.plain.append((leaf, rows))
         return
-    narrow = composed(scope, term, rows)
-    if narrow is not None:
-        found.composed.append(narrow)
-    elif scope.on(Rule.USER_MATRIX) and _scales_rows(leaf, by):
+    if _scales_rows(leaf, by):
         found.scaled.setdefault(leaf, []).append((emit.filled(by, last, width), rows))
     else:
         found.plain.append((emit.elementwise("Mul", leaf, by), rows))
@@ -90,8 +80,6 @@ def _sort_term(scope: Scope, term: Term, rows: Tensor, width: int, found: _Sorte
 def _sum(scope: Scope, found: _Sorted, shape: Shape, columns: int) -> Affine:
     leaves = [_user_matrix(scope, found)] if found.scaled else []
     leaves += [_product(scope, pairs) for pairs in _grouped(found.plain)]
-    if found.composed:
-        leaves.append(_product(scope, found.composed))
     base: Tensor | None = None
     for pairs in _grouped(found.shared):
         base = scope.emit.add(base, _product(scope, pairs))

@@ -55,8 +55,6 @@ def _shared_matrix(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid |
 
 
 def _by_parts(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
-    if not scope.on(Rule.CONCAT):
-        return None
     rank = len(shape)
     if isinstance(one, Concat) and one.axis == len(one.shape) - 2:
         joined = scope.coalesced(one)
@@ -113,7 +111,7 @@ def _outer(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid:
 
 def _weighted(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
     """Return (Σ leaf · rows + base) @ shared as Σ leaf · (rows @ shared) + base @ shared, for leaves of one column."""
-    if not isinstance(one, Affine) or other.varies or not one.varies or not scope.on(Rule.AFFINE):
+    if not isinstance(one, Affine) or other.varies or not one.varies:
         return None
     if any(term.by is None or term.leaf.shape[-1] != 1 for term in one.terms):
         return None

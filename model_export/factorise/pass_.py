@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from model_export.factorise import axes, elementwise, layout, matmul
 from model_export.factorise.emit import Emitted, Emitter, Tensor
 from model_export.factorise.facts import Fact, find_facts, real_inputs
-from model_export.factorise.report import ALL_RULES, NodeReport, Report, Rule
+from model_export.factorise.report import NodeReport, Report
 from model_export.factorise.scope import Node, Scope, laid
 from model_export.factorise.shapes import RuleDoesNotApply, Shape
 from model_export.factorise.values import Affine, Opaque, Value
@@ -32,7 +32,7 @@ class Factorised:
     report: Report
 
 
-def factorise(model: onnx.ModelProto, sides: Mapping[str, Side], rules: frozenset[Rule] = ALL_RULES) -> Factorised:
+def factorise(model: onnx.ModelProto, sides: Mapping[str, Side]) -> Factorised:
     """Return the same function of the same inputs, with shared work done once. `sides`: the side of each input.
 
     User and context inputs have one row, item inputs a dynamic first axis. A graph that cannot be split is left whole.
@@ -40,7 +40,7 @@ def factorise(model: onnx.ModelProto, sides: Mapping[str, Side], rules: frozense
     try:
         if any(attribute.type in _GRAPHS for node in model.graph.node for attribute in node.attribute):
             raise RuleDoesNotApply("it has subgraphs")
-        return _Pass(model, rules, find_facts(model, _item_axis(model, sides))).run()
+        return _Pass(model, find_facts(model, _item_axis(model, sides))).run()
     except RuleDoesNotApply as reason:
         whole = NodeReport(model.graph.name, "graph", left=f"left as it was: {reason}")
         count = len(model.graph.node)
@@ -56,11 +56,11 @@ def _item_axis(model: onnx.ModelProto, sides: Mapping[str, Side]) -> str:
 class _Pass:
     """One run over one graph."""
 
-    def __init__(self, model: onnx.ModelProto, rules: frozenset[Rule], facts: Mapping[str, Fact]) -> None:
+    def __init__(self, model: onnx.ModelProto, facts: Mapping[str, Fact]) -> None:
         self._model, self._facts = model, facts
         self._handlers = {kind: handler for family in _FAMILIES for kind, handler in family.HANDLERS.items()}
         inputs = {value.name: _given(value.name, facts[value.name]) for value in real_inputs(model.graph)}
-        self._scope = Scope(Emitter(_unused_prefix(model), inputs.values()), rules)
+        self._scope = Scope(Emitter(_unused_prefix(model), inputs.values()))
         self._values: dict[str, Value] = {name: self._scope.wrap(tensor) for name, tensor in inputs.items()}
         self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
         for name, tensor in self._initializers.items():

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from model_export.errors import CannotRun, ExportError
 from model_export.factorise.evaluate import Evaluator, as_double
 from model_export.factorise.pass_ import factorise
-from model_export.factorise.report import ALL_RULES, Rule
 from msd.contract.schema import Side
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -27,7 +26,6 @@ def prove(
     plain: onnx.ModelProto,
     sides: Mapping[str, Side],
     feeds: Sequence[Feeds],
-    rules: frozenset[Rule] = ALL_RULES,
     tolerance: float | None = None,
     width: Width = "fp64",
 ) -> float:
@@ -40,7 +38,7 @@ def prove(
     1e-5 in single), and CannotRun if nothing runs the graph.
     """
     before_pass = as_double(plain) if width == "fp64" else plain
-    passed = factorise(before_pass, sides, rules).model
+    passed = factorise(before_pass, sides).model
     graphs = [Evaluator(before_pass, "the plain graph"), Evaluator(passed, "the factorised graph")]
     tolerance = _TOLERANCES[width] if tolerance is None else tolerance
     names = [value.name for value in plain.graph.output]
@@ -53,14 +51,12 @@ def prove(
     return worst
 
 
-def prove_widest(
-    plain: onnx.ModelProto, sides: Mapping[str, Side], feeds: Sequence[Feeds], rules: frozenset[Rule]
-) -> tuple[float, Width]:
+def prove_widest(plain: onnx.ModelProto, sides: Mapping[str, Side], feeds: Sequence[Feeds]) -> tuple[float, Width]:
     """Prove in double precision, or in single if no runtime has all operators in doubles."""
     try:
-        return prove(plain, sides, feeds, rules), "fp64"
+        return prove(plain, sides, feeds), "fp64"
     except CannotRun:
-        return prove(plain, sides, feeds, rules, width="fp32"), "fp32"
+        return prove(plain, sides, feeds, width="fp32"), "fp32"
 
 
 def _wide(array: NDArray[Any]) -> NDArray[Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Rule(StrEnum):
-    """A rule of the pass. Without rules, a graph is copied with its shape arithmetic evaluated."""
+    """A rule of the pass."""
 
     BROADCAST = "broadcast"
     """A user's tensor tiled over the candidates stays untiled; operators broadcast it."""
@@ -22,18 +22,11 @@ class Rule(StrEnum):
     """Σ weight · user's row, with weights by candidate, is a matrix product."""
     SOFTMAX = "softmax"
     """softmax(user ‖ candidate) is two softmaxes, weighted by their shares."""
-    LOW_RANK = "low_rank"
-    """A low-rank cross layer keeps the user's columns as a map of the narrow tensor."""
-    BIAS = "bias"
-    """A product and the tensor added to all its rows become one Gemm."""
     GATHER = "gather"
     """At least three look-ups in tables of one width become one look-up in a joined table.
 
     Indices are assumed to be from 0 to below the length of their own table, as in an embedding.
     """
-
-
-ALL_RULES = frozenset(Rule)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Context of a rule: the new graph, the enabled rules, materialisation of values; and the node that it rewrites."""
+"""Context of a rule: the new graph, materialisation of values; and the node that it rewrites."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import numpy as np
 from model_export.factorise.emit import Array, Emitter, Tensor
 from model_export.factorise.gathers import join_lookups
 from model_export.factorise.report import Rule
-from model_export.factorise.shapes import ITEMS, RuleDoesNotApply, Shape, broadcast, size, size_or_none, with_dim
+from model_export.factorise.shapes import RuleDoesNotApply, Shape, size_or_none, with_dim
 from model_export.factorise.values import Affine, Concat, Laid, Opaque, Term, Value
 
 _MOST_COPIED = 1024  # elements per candidate
@@ -20,13 +20,8 @@ class Scope:
     """One run of the pass."""
 
     emit: Emitter
-    rules: frozenset[Rule]
     credited: list[Rule] = field(default_factory=list)
     """Rules that split the current node."""
-
-    def on(self, rule: Rule) -> bool:
-        """Return whether the rule is enabled."""
-        return rule in self.rules
 
     def credit(self, rule: Rule) -> None:
         """Record that the rule was applied."""
@@ -64,23 +59,17 @@ class Scope:
 
     def concat(self, tensors: Sequence[Tensor], axis: int) -> Tensor:
         """Concatenate tensors; neighbouring look-ups become one."""
-        if self.on(Rule.GATHER):
-            joined = join_lookups(self.emit, tensors, axis)
-            if len(joined) < len(tensors):
-                self.credit(Rule.GATHER)
-            tensors = joined
-        return self.emit.concat(tensors, axis)
+        joined = join_lookups(self.emit, tensors, axis)
+        if len(joined) < len(tensors):
+            self.credit(Rule.GATHER)
+        return self.emit.concat(joined, axis)
 
     def _summed(self, value: Affine) -> Tensor:
-        base, total = value.base, None
-        for term in self._with_outer(value.terms):
-            leaf = term.leaf
-            if term.by is None and base is not None and self.on(Rule.BIAS):
-                joined = self.with_bias(leaf, base)
-                if joined is not None:
-                    leaf, base = joined, None
-            total = self.emit.add(total, leaf if term.by is None else self.emit.elementwise("Mul", leaf, term.by))
-        result = self.emit.add(total, base)
+        summands = [
+            term.leaf if term.by is None else self.emit.elementwise("Mul", term.leaf, term.by)
+            for term in self._with_outer(value.terms)
+        ]
+        result = self.emit.add(*summands, value.base)
         if result is None:
             raise RuleDoesNotApply("an empty sum")
         return result
@@ -98,33 +87,11 @@ class Scope:
             kept.append(Term(self.emit.elementwise("Mul", outer[0], added)))
         return kept
 
-    def with_bias(self, leaf: Tensor, base: Tensor) -> Tensor | None:
-        """Fuse X @ W + base into one node; return None if the base is not the same for all rows of X."""
-        if leaf.product is None or leaf.shape[0] != ITEMS or base.shape[0] != 1 or not leaf.is_float:
-            return None
-        rows, matrix = leaf.product
-        width, inner, rest = matrix.shape[1], size_or_none(base.shape), size_or_none(leaf.shape[1:])
-        if inner is None:
-            return None
-        if broadcast(base.shape, leaf.shape) != leaf.shape:
-            return None  # the leaf is broadcast to the base
-        if rest == width:
-            bias = self.emit.expand(base, (1, *leaf.shape[1:]))
-        elif inner == 1 or inner == width == base.shape[-1]:
-            bias = base
-        else:
-            return None
-        bias = self.emit.reshape(bias, (1, size(bias.shape)))
-        self.credit(Rule.BIAS)
-        made = self.emit.op("Gemm", [rows, matrix, bias], (rows.shape[0], width))
-        return self.emit.reshape(made, leaf.shape)
-
     def coalesced(self, value: Concat) -> Laid:
         """Join neighbouring parts that are single tensors of one side. No part keeps parts along the same axis."""
         groups: list[list[Affine]] = []
         parts: list[Laid | list[Affine]] = []
         for part in _flat(value):
-            part = self._ready(part)
             if not isinstance(part, Affine) or part.plain is None:
                 parts.append(part)
                 continue
@@ -136,15 +103,6 @@ class Scope:
                 parts.append(groups[-1])
         joined = tuple(self._group(part, value) if isinstance(part, list) else part for part in parts)
         return joined[0] if len(joined) == 1 else Concat(value.shape, value.axis, joined)
-
-    def _ready(self, part: Laid) -> Laid:
-        """Return a product with a constant bias as one tensor, always the same one."""
-        if not isinstance(part, Affine) or part.base is None or part.base.value is None or len(part.terms) != 1:
-            return part
-        term = part.terms[0]
-        if term.by is not None or term.leaf.product is None or not self.on(Rule.BIAS):
-            return part
-        return self.wrap(self.real(part), part.shape)
 
     def _group(self, parts: Sequence[Affine], whole: Concat) -> Affine:
         if len(parts) == 1:

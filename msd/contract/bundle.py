@@ -43,8 +43,6 @@ SIGNATURE = "manifest.sig"
 RANKER = "ranker.onnx"
 RANKER_INT8 = "ranker.int8.onnx"
 """The ranker with rounded layers, if they passed the export's gate."""
-RETIRED = frozenset({"ranker.merged.onnx", "lean.onnx"})
-"""Graphs in bundles of earlier releases, which nothing reads."""
 ENCODER = "encoder.onnx"
 TOKENIZER = "tokenizer.json"
 ROWS = {"user": "users.rows", "item": "items.rows"}
@@ -52,7 +50,7 @@ GOLDENS = "golden.jsonl"
 ITEM_WORDS = "items.meta.jsonl"
 USER_WORDS = "users.meta.jsonl"
 REQUIRED = (RANKER, *ROWS.values(), GOLDENS)
-_ALLOWED = (*REQUIRED, RANKER_INT8, *sorted(RETIRED), ENCODER, TOKENIZER, ITEM_WORDS, USER_WORDS)
+_ALLOWED = (*REQUIRED, RANKER_INT8, ENCODER, TOKENIZER, ITEM_WORDS, USER_WORDS)
 FILES = (MANIFEST, SIGNATURE, *_ALLOWED)
 """Names of all files of a bundle, except the mark of a verification."""
 _MAX_MANIFEST_BYTES = 64 * 2**20
@@ -99,7 +97,6 @@ class Manifest(SelfHashed):
     pricing: dict[Pricing, tuple[str, ...]] | None = Field(
         default=None, description="Heads by pricing: eCPM = 1000 × bid × their product; of cpm, the bid is the eCPM."
     )
-    lean: dict[str, Any] | None = Field(default=None, description="Of a retired graph (`lean.onnx`); nothing reads it.")
     uncertainty: Uncertainty | None = Field(default=None, description="Of `msd export --uncertainty`.")
     sha256: str = Field(default="", description="Of this manifest's JSON with this field empty.")
 
@@ -120,7 +117,7 @@ class Manifest(SelfHashed):
     def _without_what_older_manifests_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer parts, so that an older manifest keeps its hash."""
         document: dict[str, Any] = handler(self)
-        for name in ("precision", "encoder", "reference", "openrtb", "pricing", "lean", "uncertainty"):
+        for name in ("precision", "encoder", "reference", "openrtb", "pricing", "uncertainty"):
             if document[name] is None:
                 del document[name]
         return document

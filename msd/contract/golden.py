@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from msd.contract.assemble import Assembled, Tensors, assemble, wanted_items
 from msd.contract.errors import BundleError
@@ -26,8 +26,6 @@ class Golden(BaseModel):
     user: str | None
     items: dict[str, str]
     expected: dict[str, list[float]]
-    lean: object = Field(default=None, exclude=True)
-    """Of a retired graph in bundles of earlier releases; nothing reads it."""
 
 
 def write_goldens(path: Path, goldens: Iterable[Golden]) -> None:

@@ -1,6 +1,4 @@
-"""Limits shared by all requests of a run: requests and tokens per minute, one cool-down, and a spending cap. Sends
-nothing.
-"""
+"""Limits shared by all requests of a run: one cool-down, and a spending cap. Sends nothing."""
 
 import asyncio
 import math
@@ -10,48 +8,28 @@ from collections.abc import Awaitable, Callable
 from msd.teachers.knowledge import TeacherError
 from msd.teachers.teacher import Prices, Usage
 
-_MINUTE = 60.0
-
 
 class BudgetSpent(TeacherError):
     """The next request could cost more than is left of the spending cap."""
 
 
-class RateLimit:
-    """Limits of requests and tokens per minute. Requests start one after the other, as soon as the limits allow; None:
-    no limit.
-
-    Until its reply has the number of tokens, a request counts with the expected number. During a cool-down, which a
-    server asks for, nothing starts. `sleep`, `clock`: in seconds; for tests.
-    """
+class CoolDown:
+    """Pause of all requests, which a server asks for. `sleep`, `clock`: in seconds; for tests."""
 
     def __init__(
-        self,
-        requests: float | None = None,
-        tokens: float | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        clock: Callable[[], float] = time.monotonic,
+        self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._seconds_a_request = _MINUTE / requests if requests else 0.0
-        self._seconds_a_token = _MINUTE / tokens if tokens else 0.0
         self.sleep, self._clock = sleep, clock
-        self._next_request = self._next_token = self._rested = -math.inf
+        self._until = -math.inf
 
-    async def turn(self, tokens: int) -> None:
-        """Wait until a request that counts with `tokens` may start."""
-        while (wait := max(self._next_request, self._next_token, self._rested) - self._clock()) > 0:
-            await self.sleep(wait)
-        now = self._clock()
-        self._next_request = now + self._seconds_a_request
-        self._next_token = now + tokens * self._seconds_a_token
+    async def wait(self) -> None:
+        """Wait until a request may start."""
+        while (seconds := self._until - self._clock()) > 0:
+            await self.sleep(seconds)
 
-    def correct(self, unused: int) -> None:
-        """Correct the count after a reply with fewer tokens."""
-        self._next_token -= unused * self._seconds_a_token
-
-    def cool_down(self, seconds: float) -> None:
+    def begin(self, seconds: float) -> None:
         """Start nothing for that time; a shorter cool-down does not end a longer one."""
-        self._rested = max(self._rested, self._clock() + seconds)
+        self._until = max(self._until, self._clock() + seconds)
 
 
 class Budget:
@@ -95,24 +73,23 @@ class Budget:
 
 
 class Allowance:
-    """A rate limit and a budget, with the teacher's prices."""
+    """A cool-down and a budget, with the teacher's prices."""
 
     def __init__(
-        self, pace: RateLimit | None = None, budget: Budget | None = None, prices: Prices | None = None
+        self, cool_down: CoolDown | None = None, budget: Budget | None = None, prices: Prices | None = None
     ) -> None:
-        self.pace, self.budget, self.prices = pace or RateLimit(), budget or Budget(), prices or Prices()
+        self.cool_down, self.budget, self.prices = cool_down or CoolDown(), budget or Budget(), prices or Prices()
 
-    async def reserve(self, expected: Usage, most: Usage) -> None:
-        """Wait until a request may start. The rate limit counts its expected usage, the budget its maximum."""
+    async def reserve(self, most: Usage) -> None:
+        """Wait until a request of at most this usage may start."""
         cost = self.prices.cost(most)
         await self.budget.hold(cost)
         try:
-            await self.pace.turn(expected.read + expected.written)
+            await self.cool_down.wait()
         except BaseException:
             self.budget.settle(cost, 0.0)
             raise
 
-    def settle(self, expected: Usage, most: Usage, taken: Usage) -> None:
+    def settle(self, most: Usage, taken: Usage) -> None:
         """Replace a reservation by the actual usage; due once for each, whatever the outcome."""
         self.budget.settle(self.prices.cost(most), self.prices.cost(taken))
-        self.pace.correct(expected.read + expected.written - taken.read - taken.written)

@@ -1,14 +1,10 @@
 """Content checks: whether an answer of the right form says something about the question. Sends nothing."""
 
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-
-import numpy as np
-import numpy.typing as npt
 
 from msd.teachers.knowledge import Knowledge
 from msd.teachers.prompts import wording
@@ -25,7 +21,6 @@ class Doubt(StrEnum):
     LOOP = "it says the same again and again"
     LANGUAGE = "it is not in English"
     TAGS = f"its tags are not {FEWEST_TAGS} to {MOST_TAGS} different ones"
-    DUPLICATE = "it says nearly the same as the answer to another question"
 
 
 # Answers without any knowledge.
@@ -48,10 +43,6 @@ _FEWEST_WORDS = 12
 _LEAST_ENGLISH = 0.08
 _LEAST_VARIED = 0.6
 _ECHOED_WORDS = 6
-# MinHash: 24 minima in 8 bands of 3 find a similarity of .8 with a probability of .997 (Leskovec et al., Mining of
-# Massive Datasets, 3.4).
-_ALIKE = 0.8
-_BANDS, _ROWS = 8, 3
 
 
 def doubts_of(question: Question, knowledge: Knowledge) -> list[Doubt]:
@@ -67,25 +58,6 @@ def doubts_of(question: Question, knowledge: Knowledge) -> list[Doubt]:
     return [doubt for doubt, holds in found.items() if holds]
 
 
-def near_duplicates(answers: Sequence[Knowledge]) -> set[int]:
-    """Return the indices of answers whose word triples have a Jaccard similarity of .8 or more with an earlier
-    answer's."""
-    seen: dict[tuple[int, bytes], int] = {}
-    found = set()
-    mixers = _mixers()
-    for place, one in enumerate(answers):
-        triples = _triples(one)
-        # Minima of hashes under different permutations: similar sets share minima.
-        minima = (triples[:, None] * mixers[0] + mixers[1]).min(axis=0)
-        for band in range(_BANDS):
-            key = band, minima[band * _ROWS : (band + 1) * _ROWS].tobytes()
-            earlier = seen.setdefault(key, place)
-            if earlier != place and _alike(triples, _triples(answers[earlier])):
-                found.add(place)
-                break
-    return found
-
-
 @dataclass(frozen=True)
 class Doubtful:
     """An answer that fails a check, and whether it was left out of the knowledge."""
@@ -98,15 +70,9 @@ class Doubtful:
 
 def weigh(answers: Sequence[tuple[Question, Knowledge]]) -> tuple[list[Knowledge], list[Doubtful]]:
     """Return the answers of a level to keep, in order, and the doubtful ones. Refusals and echoes are left out."""
-    # Questions with the same text share an answer, and are not duplicates of each other.
-    by_text = {question.text: (question, knowledge) for question, knowledge in reversed(answers)}
-    texts = list(reversed(by_text))
-    doubts = {text: doubts_of(*by_text[text]) for text in texts}
-    for place in near_duplicates([by_text[text][1] for text in texts]):
-        doubts[texts[place]].append(Doubt.DUPLICATE)
     kept, doubtful = [], []
     for question, knowledge in answers:
-        found = doubts[question.text]
+        found = doubts_of(question, knowledge)
         left_out = not USELESS.isdisjoint(found)
         if found:
             doubtful.append(Doubtful(question.level, question.id, tuple(found), left_out))
@@ -146,22 +112,3 @@ def _is_loop(words: list[str]) -> bool:
 
 def _is_foreign(words: list[str]) -> bool:
     return len(words) >= _FEWEST_WORDS and sum(word in _ENGLISH for word in words) < _LEAST_ENGLISH * len(words)
-
-
-def _triples(knowledge: Knowledge) -> npt.NDArray[np.uint64]:
-    """Return the distinct hashes [k] of all runs of three words; for a shorter text, one hash of it all."""
-    words = _words(f"{knowledge.explicit} {knowledge.implicit}")
-    runs = [" ".join(words[start : start + 3]) for start in range(max(1, len(words) - 2))]
-    return np.unique(np.asarray([zlib.crc32(run.encode()) for run in runs], np.uint64))
-
-
-@cache
-def _mixers() -> npt.NDArray[np.uint64]:
-    """Return odd factors and summands [2, 24], modulo 2 to the 64."""
-    drawn = np.random.default_rng(0).integers(0, 2**64, (2, _BANDS * _ROWS), np.uint64, endpoint=False)
-    return drawn | np.uint64(1)
-
-
-def _alike(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> bool:
-    shared = len(np.intersect1d(one, other, assume_unique=True))
-    return shared >= _ALIKE * (len(one) + len(other) - shared)

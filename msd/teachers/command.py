@@ -23,7 +23,7 @@ from rich.progress import (
 
 from msd.dataset.config import DatasetConfig
 from msd.dataset.load import load_dataset
-from msd.teachers.allowance import Allowance, Budget, RateLimit
+from msd.teachers.allowance import Allowance, Budget
 from msd.teachers.checks import Doubtful
 from msd.teachers.collect import (
     DOUBTFUL_FILE,
@@ -48,7 +48,6 @@ class Backend(StrEnum):
 
     RECORDED = "recorded"
     OPENAI_COMPATIBLE = "openai_compatible"
-    LOCAL = "local"
 
 
 def _price(tokens: str) -> Any:  # noqa: ANN401 - the type of typer's options
@@ -61,18 +60,10 @@ def teach(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the knowledge.")],
     teacher: Annotated[Backend, typer.Option(help="Kind of teacher.")] = Backend.RECORDED,
     url: Annotated[str | None, typer.Option(help="Address of the server, including /v1.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model name on the server, or a local folder or GGUF file.")] = None,
-    concurrency: Annotated[
-        int, typer.Option(min=1, max=1024, help="Concurrent requests to a server, or a local model's batch.")
-    ] = 8,
+    model: Annotated[str | None, typer.Option(help="Model name on the server.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Concurrent requests to a server.")] = 8,
     timeout: Annotated[float, typer.Option(min=0.001, help="Timeout of one reply, in seconds.")] = 120.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per answer.")] = 1024,
-    requests_per_minute: Annotated[
-        float | None, typer.Option(min=0.001, help="Most requests to a server per minute.")
-    ] = None,
-    tokens_per_minute: Annotated[
-        float | None, typer.Option(min=1.0, help="Most tokens, read and written, of a server per minute.")
-    ] = None,
     budget: Annotated[
         float | None, typer.Option(min=0.0, help="Stop before this run could cost more; needs prices.")
     ] = None,
@@ -87,27 +78,16 @@ def teach(
     only_estimate: Annotated[bool, typer.Option("--estimate", help="Ask nothing; estimate tokens and cost.")] = False,
 ) -> None:
     """Ask a teacher what it knows of each item and user. If interrupted, run it again to resume."""
-    _refuse_misfits(
-        teacher,
-        {"url": url, "model": model},
-        {
-            "--batches": batches,
-            "--budget": budget is not None,
-            "--requests-per-minute": requests_per_minute is not None,
-            "--tokens-per-minute": tokens_per_minute is not None,
-        },
-    )
+    _refuse_misfits(teacher, {"url": url, "model": model}, {"--batches": batches, "--budget": budget is not None})
     if budget is not None and not price_out:
         raise TeacherError("--budget needs the prices of the teacher: --price-in and --price-out")
     if only_estimate and (batches or teacher is Backend.RECORDED):
         raise TeacherError("--estimate asks nothing: it goes neither with --batches nor with recorded answers")
     data, prices = load_dataset(dataset), Prices(price_in, price_out)
     server = ModelServer(url or "", model or "", concurrency, timeout, max_tokens=max_tokens)
-    allowance = Allowance(RateLimit(requests_per_minute, tokens_per_minute), Budget(budget), prices)
+    allowance = Allowance(None, Budget(budget), prices)
     asked = _teacher_of(teacher, data.config, server, allowance, out if batches else None)
     console = Console(soft_wrap=True, highlight=False)
-    if (out / "seeds.jsonl").is_file():
-        console.print(f"{out / 'seeds.jsonl'} is ignored: questions are asked without examples", markup=False)
     if only_estimate:
         _print_estimate(console, asked.name, estimate(data, asked, out, limit), prices)
         return
@@ -127,14 +107,9 @@ def teach(
 def _teacher_of(
     backend: Backend, config: DatasetConfig, server: ModelServer, allowance: Allowance, batches: Path | None
 ) -> Teacher:
-    """Return the teacher; a local one reads its model and limits from `server`, too."""
     if backend is Backend.RECORDED:
         return RecordedTeacher(config)
     try:
-        if backend is Backend.LOCAL:
-            from msd.teachers.local import LocalTeacher
-
-            return LocalTeacher(Path(server.model), server.concurrency, server.max_tokens)
         if batches:
             from msd.teachers.batch_files import BatchTeacher
 
@@ -149,14 +124,13 @@ def _teacher_of(
 
 def _refuse_misfits(teacher: Backend, needed: dict[str, str | None], of_servers: dict[str, bool]) -> None:
     """Raise TeacherError for options that are missing, or that are not for this teacher."""
-    needs = {Backend.RECORDED: (), Backend.OPENAI_COMPATIBLE: ("url", "model"), Backend.LOCAL: ("model",)}[teacher]
+    is_server = teacher is Backend.OPENAI_COMPATIBLE
     for name, value in needed.items():
-        if (name in needs) != bool(value):
-            raise TeacherError(f"the teacher {teacher} {'needs' if name in needs else 'takes no'} --{name}")
-    server = Backend.OPENAI_COMPATIBLE
+        if is_server != bool(value):
+            raise TeacherError(f"the teacher {teacher} {'needs' if is_server else 'takes no'} --{name}")
     for name, is_given in of_servers.items():
-        if is_given and teacher is not server:
-            raise TeacherError(f"{name} is for --teacher {server}; the teacher {teacher} does not need it")
+        if is_given and not is_server:
+            raise TeacherError(f"{name} is for --teacher {Backend.OPENAI_COMPATIBLE}; {teacher} does not need it")
 
 
 @contextmanager

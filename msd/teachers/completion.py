@@ -76,11 +76,6 @@ class CompletionOptions:
             return None
         return Usage(len(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")), self._max_tokens)
 
-    def expected(self, chat: Sequence[Message]) -> Usage:
-        """Return the tokens that a provider counts against a rate: the chat's by the rule of thumb, and the answer's
-        limit."""
-        return Usage(usage_of(chat).read, self._max_tokens)
-
 
 def read_completion(reply: object, chat: Sequence[Message]) -> Completion:
     """Return the completion in a reply. Raises BadCompletion. An empty text, as when a model declines, is a wrong

@@ -73,10 +73,7 @@ def claim(folder: Path) -> None:
         raise TeacherError(f"{folder} is a file; name a folder for the answers")
     folder.mkdir(parents=True, exist_ok=True)
     found = [name for name in (*KNOWLEDGE_FILES, RECORD_FILE, STEP_FILE) if (folder / name).exists()]
-    # A record beside a finished step is ours, from before answers.jsonl existed.
-    if (folder / ANSWERS_FILE).is_file() or {RECORD_FILE, STEP_FILE} <= set(found):
-        return
-    if found:
+    if found and not (folder / ANSWERS_FILE).is_file():
         raise TeacherError(f"{folder} holds {', '.join(found)} of unknown origin; name another folder")
 
 

@@ -18,7 +18,7 @@ from msd.teachers.allowance import Allowance
 from msd.teachers.answer import Dialogue
 from msd.teachers.completion import BadCompletion, Completion, CompletionOptions, read_completion
 from msd.teachers.knowledge import TeacherError
-from msd.teachers.prompts import PROMPT_VERSION, Message, prompt_sha256
+from msd.teachers.prompts import PROMPT_VERSION, Message, prompt_sha256, usage_of
 from msd.teachers.teacher import AnswerSource, ModelServer, Question, Reply, Usage
 
 KEY_VARIABLE = "TEACHER_API_KEY"
@@ -74,7 +74,7 @@ class OpenAICompatibleTeacher:
         most = self.options.most(body)
         if most is None and self.allowance.budget.is_set:
             raise TeacherError(f"{self._url.host} accepts no limit on tokens, so --budget cannot be enforced")
-        return most or self.options.expected(body["messages"])
+        return most or usage_of(body["messages"])
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
         """Yield replies as they arrive. Raises TeacherError, after the requests in progress, if continuing makes no
@@ -151,11 +151,11 @@ class OpenAICompatibleTeacher:
                     ) from None
                 if attempt == self._server.attempts or self._ending:
                     raise _PassingFault(f"{fault.reason} ({attempt} attempts)") from None
-                seconds, pace = pause(attempt, self._server.pause, fault.wait), self.allowance.pace
+                seconds, cool_down = pause(attempt, self._server.pause, fault.wait), self.allowance.cool_down
                 if fault.everybody:
-                    pace.cool_down(seconds)
+                    cool_down.begin(seconds)
                 else:
-                    await pace.sleep(seconds)
+                    await cool_down.sleep(seconds)
                 attempt += 1
 
     async def _attempt(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> Completion | None:
@@ -164,8 +164,8 @@ class OpenAICompatibleTeacher:
         if self._ending:
             raise TeacherError("the run is ending")
         body = self.options.body(chat)
-        expected, most = self.options.expected(chat), self.most(body)
-        await self.allowance.reserve(expected, most)
+        most = self.most(body)
+        await self.allowance.reserve(most)
         taken = most
         self._sending.add(asyncio.current_task())
         try:
@@ -182,7 +182,7 @@ class OpenAICompatibleTeacher:
             raise _PassingFault(f"the connection failed: {error or type(error).__name__}") from None
         finally:
             self._sending.discard(asyncio.current_task())
-            self.allowance.settle(expected, most, taken)
+            self.allowance.settle(most, taken)
         text = content.decode(errors="replace")
         if status in _OURS and self.options.give_up(body, text, self._understood):
             return None

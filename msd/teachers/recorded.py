@@ -37,8 +37,8 @@ class RecordedTeacher:
             known = ", ".join(sorted(entry.name for entry in _answers().iterdir() if entry.is_dir()))
             raise TeacherError(
                 f"there are no recorded answers for the dataset {config.name!r}; there are for {known}. Ask a server "
-                "(--teacher openai_compatible --url URL --model NAME), a local model (--teacher local --model FOLDER), "
-                "or go on without a teacher: `msd distill DATASET OUT`"
+                "(--teacher openai_compatible --url URL --model NAME), or go on without a teacher: "
+                "`msd distill DATASET OUT`"
             )
         self._about = _About.model_validate_json((folder / "answers.json").read_bytes())
         if config.split.profile_window < self._about.profile_window:

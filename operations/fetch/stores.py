@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import obstore
-from obstore.exceptions import BaseError, NotSupportedError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore, S3Store
 
 from msd.contract.errors import MsdError
@@ -48,12 +48,8 @@ class FetchError(MsdError):
     """The bundle cannot be fetched."""
 
 
-class OutOfRange(FetchError):
-    """The store cannot continue at this byte."""
-
-
-class ArchivePart(NamedTuple):
-    """The archive's size, and its bytes from the requested one on."""
+class Content(NamedTuple):
+    """An archive's size and bytes."""
 
     size: int
     chunks: Iterator[bytes]
@@ -67,13 +63,13 @@ class StoredArchive:
     key: str
     name: str
 
-    def read(self, start: int) -> ArchivePart:
-        """Return the archive from byte `start` on. Raises FetchError."""
+    def read(self) -> Content:
+        """Return the archive; a connection that breaks is resumed if the store sends an ETag. Raises FetchError."""
         try:
-            reply = obstore.get(self.store, self.key, options={"range": {"offset": start}} if start else {})
+            reply = obstore.get(self.store, self.key)
         except (BaseError, OSError, ValueError) as error:
             raise self._explained(error) from None
-        return ArchivePart(reply.meta["size"], self._chunks(reply.stream(min_chunk_size=1)))
+        return Content(reply.meta["size"], self._chunks(reply.stream(min_chunk_size=1)))
 
     def _chunks(self, stream: "obstore.BytesStream") -> Iterator[bytes]:
         try:
@@ -85,8 +81,6 @@ class StoredArchive:
         """Return the error without secrets: the store's own text holds the whole address."""
         text = str(error)
         first = re.sub(r"\?\S*", "", text.partition("\n")[0])
-        if isinstance(error, NotSupportedError) or "status code: 416" in first or "range was invalid" in first:
-            return OutOfRange(f"{self.name}: {first}")
         if "InvalidCertificate" in text:
             advice = "its certificate is not trusted; name the authority's file in SSL_CERT_FILE"
         else:

@@ -87,9 +87,6 @@ class Cluster:
             groups.setdefault(key_slot(key), []).append(place)
         return list(groups.values())
 
-    def current(self) -> list[int]:
-        return [node.link.epoch for node in self._nodes.values()]
-
     def sure(self) -> Sequence[int]:
         """Return the epochs of nodes that answered recently and are not cut off from the cluster."""
         since = time.perf_counter() - SURE_S
@@ -190,7 +187,7 @@ class Cluster:
             async def seek() -> RedisServer:
                 return RedisServer(url, self._prefixes)
 
-            listener = Listener(self._listener.invalid, self._listener.renewed, self._state_changed)
+            listener = Listener(self._listener.invalid, self._state_changed)
             link = RedisLink(host_port(address), seek, self._timeout_s, self._epochs, listener)
             link.open()
             self._nodes[address] = _Node(address, link)

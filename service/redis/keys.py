@@ -30,19 +30,6 @@ def catalogue_key(bundle_id: str) -> str:
     return f"msd:{bundle_id}:catalogue"
 
 
-def shown_prefix(bundle_id: str) -> str:
-    return f"msd:{bundle_id}:shown:"
-
-
-def shown_key(bundle_id: str, side: RowSide, number: int) -> str:
-    """Return the n-th key (from 0, until one is absent) of a side's most shown IDs, most shown first, packed like a
-    history (`rows`).
-
-    A hint for caches; it may be older than the rows.
-    """
-    return f"{shown_prefix(bundle_id)}{_LETTERS[side]}:{number}"
-
-
 LIVE_STREAM = "msd:live:stream"
 """End of the event stream. Live keys belong to no bundle: publishing leaves them alone."""
 

@@ -34,10 +34,9 @@ replies (some may be a `hiredis.ReplyError`), and the epoch of the connection.
 
 
 class Listener(NamedTuple):
-    """Callbacks of a link: for keys that changed, for a new epoch, for another state of the server."""
+    """Callbacks of a link: for keys that changed, for another state of the server."""
 
     invalid: Callable[[Sequence[bytes]], None] = lambda keys: None
-    renewed: Callable[[], None] = lambda: None
     state_changed: Callable[[], None] = lambda: None
 
 
@@ -173,7 +172,6 @@ class RedisLink:
                 line = self._line = await self._connect()
                 self._tried()
                 self._tell()
-                self._listener.renewed()
                 self._reason = await self._beat(line)
             except (StoreError, Ended) as error:
                 self._reason = str(error)
@@ -229,7 +227,6 @@ class RedisLink:
             self._listener.invalid(keys)
             return
         self.epoch = next(self._epochs)
-        self._listener.renewed()
 
     async def _beat(self, line: Line) -> str:
         """Ping periodically; return why the connection ended."""

@@ -45,9 +45,6 @@ class OneServer:
     def groups(self, keys: Sequence[bytes]) -> list[list[int]]:
         return [list(range(len(keys)))] if keys else []
 
-    def current(self) -> list[int]:
-        return [self._link.epoch]
-
     def sure(self) -> Sequence[int]:
         return (self._link.epoch,) if time.perf_counter() - self._link.proved_at < SURE_S else ()
 

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import NoneType, UnionType
@@ -62,9 +61,6 @@ def _columns(record: type) -> Any:  # noqa: ANN401 - pyarrow has no types
 
 
 _REQUEST_COLUMNS, _EVENT_COLUMNS = _columns(RequestRecord), _columns(EventRecord)
-# Files of earlier releases may lack the columns with a default, and have retired ones.
-_LATER = {field.name for field in fields(RequestRecord) if field.default is not MISSING}
-_RETIRED = {"is_lean"}
 
 
 class LogFileError(MsdError):
@@ -121,8 +117,8 @@ def _rows(path: Path, schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             due = {field.name: field.type for field in schema}
-            found = {field.name: field.type for field in file.schema_arrow if field.name not in _RETIRED}
-            if not found.items() <= due.items() or not due.keys() - found.keys() <= _LATER:
+            found = {field.name: field.type for field in file.schema_arrow}
+            if found != due:
                 raise LogFileError(f"{path}: not a request log file, or of another release: its columns differ")
             left = int((file.schema_arrow.metadata or {}).get(_ROWS, 0))
             for batch in file.iter_batches(_READ_ROWS, columns=list(found)):

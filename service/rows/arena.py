@@ -14,9 +14,8 @@ from msd.contract.errors import MsdError
 from msd.contract.rows import Records, RowCodec, Rows, pack_history, unpack_history
 from msd.contract.state import Impression
 
-# Memory of an ID beside its characters and the row, approximately; and the length of most IDs.
+# Memory of an ID beside its characters and the row, approximately.
 _OVERHEAD = 250
-_USUAL_ID_BYTES = 20
 
 
 class ArenaPlaces(NamedTuple):
@@ -80,52 +79,22 @@ class Arena:
         size = self._codec.dtype.itemsize
         return native.core.Arena(self._ids, self._records, self._found, self._epochs, self._touched, size)
 
-    def put(self, ids: Sequence[str], rows: Rows, epoch: int, evicts: bool = True) -> bool:
-        """Cache the rows of distinct IDs, or their absence; return whether there was room for all.
-
-        Unless it `evicts`, no other ID is evicted, and what was read in this epoch stays as it is.
-        """
+    def put(self, ids: Sequence[str], rows: Rows, epoch: int) -> None:
+        """Cache the rows of distinct IDs, or their absence, as far as each fits."""
         if not len(self._records):
-            return False
+            return
         tails = [pack_history(history) for history in rows.histories] or [b""] * len(ids)
-        was_room = True
         for row, (row_id, tail) in enumerate(zip(ids, tails, strict=True)):
-            old, was_asked_for = self._ids.find(row_id), False
-            if old >= 0 and not evicts:
-                if self._epochs[old] == epoch:
-                    continue
-                was_asked_for = bool(self._touched[old])
-            if old >= 0:
-                self.drop(row_id)
+            self.drop(row_id)
             size = self._size_of(row_id, tail)
-            if self._make_room(size) if evicts else self._bytes + size <= self._max_bytes:
-                self._hold(row_id, tail, size, rows, row, epoch, was_asked_for)
-            else:
-                was_room = False
-        return was_room
-
-    def lacks(self, ids: Sequence[str], epochs: Sequence[int]) -> list[str]:
-        """Return the IDs that are not cached from one of these epochs, without marking them as used."""
-        return [row_id for row_id in ids if (place := self._ids.find(row_id)) < 0 or self._epochs[place] not in epochs]
-
-    def of_other_epochs(self, epochs: Sequence[int], start: int, count: int) -> tuple[list[str], int]:
-        """Return up to `count` IDs cached in other epochs than these, in places from `start` on; and the next place,
-        which is `end` if there are no more."""
-        is_old = np.isin(self._epochs[start : self.end], epochs, invert=True)
-        places = np.flatnonzero(is_old)[:count] + start
-        found = [row_id for place in places.tolist() if (row_id := self._ids.id(place)) is not None]
-        return found, int(places[-1]) + 1 if len(places) == count else self.end
+            if self._make_room(size):
+                self._hold(row_id, tail, size, rows, row, epoch)
 
     @property
     def end(self) -> int:
         """The place after the last one that was ever taken."""
         end: int = self._ids.end
         return end
-
-    @property
-    def has_room(self) -> bool:
-        """Return whether one more typical row fits without eviction."""
-        return self._bytes + self._row_bytes + _USUAL_ID_BYTES <= self._max_bytes
 
     def drop(self, row_id: str) -> None:
         if (held := self._ids.find(row_id)) >= 0:
@@ -156,12 +125,12 @@ class Arena:
             self._evict()
         return True
 
-    def _hold(self, row_id: str, tail: bytes, size: int, rows: Rows, row: int, epoch: int, was_asked_for: bool) -> None:
+    def _hold(self, row_id: str, tail: bytes, size: int, rows: Rows, row: int, epoch: int) -> None:
         """Take a place for an ID whose `size` bytes fit."""
         self._bytes += size
         place = self._free.pop() if self._free else self._ids.end
         self._records[place] = rows.records[row].tobytes()
-        self._found[place], self._epochs[place], self._touched[place] = rows.found[row], epoch, was_asked_for
+        self._found[place], self._epochs[place], self._touched[place] = rows.found[row], epoch, False
         # Last, because the row may be read from now on.
         self._ids.put(place, row_id, tail)
 

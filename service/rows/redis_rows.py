@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.bundle import Bundle
-from msd.contract.rows import ROW_SIDES, RowCodec, Rows, RowSide, unpack_history
+from msd.contract.rows import ROW_SIDES, RowCodec, Rows, RowSide
 from service.errors import StoreError
-from service.redis.keys import POINTER, key_prefix, rows_key, shown_key, shown_prefix
+from service.redis.keys import POINTER, key_prefix, rows_key
 from service.redis.redis_link import Answers, Listener
 from service.redis.topology import are_among, ask_one, get_many, open_nodes
 from service.rows.arena import Arena
-from service.rows.fill import Fill, Prefetched
 from service.rows.store import CoreRows, tell_rows
 from service.telemetry.metric_types import Standing
 from service.telemetry.metrics import Metrics
@@ -33,27 +32,17 @@ class _Fetched(NamedTuple):
 
     places: list[int]
     rows: Rows
-    was_room: bool
 
 
 class RedisStore:
     """Reads rows over one connection per node, and caches up to `cache_bytes`.
 
-    While Redis is unreachable, the last known rows are served, marked as stale. `fill_rows_per_s`: prefetching rate; 0
-    for none.
+    While Redis is unreachable, the last known rows are served, marked as stale.
     """
 
     name = "redis"
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        url: str,
-        timeout_s: float,
-        cache_bytes: int,
-        metrics: Metrics,
-        fill_rows_per_s: float = 0.0,
-    ) -> None:
+    def __init__(self, bundle: Bundle, url: str, timeout_s: float, cache_bytes: int, metrics: Metrics) -> None:
         self._bundle_id = bundle.bundle_id
         self._metrics = metrics
         self._sides: Mapping[RowSide, _Side] = {
@@ -62,17 +51,10 @@ class RedisStore:
         }
         self._by_prefix = {side.prefix: side for side in self._sides.values()}
         self._prefix_length = len(self._sides["user"].prefix)
-        self._shown_prefix = shown_prefix(bundle.bundle_id).encode()
         self._standing = Standing(metrics.store_states, "down")
-        self._can_fill = bool(cache_bytes and fill_rows_per_s)
-        standing = Standing(metrics.fills, "waiting" if self._can_fill else "off")
-        arenas = {side: own.arena for side, own in self._sides.items()}
-        self._fill = Fill(arenas, self._prefetch, self._shown, lambda: self._nodes.current(), fill_rows_per_s, standing)
         self._has_arenas = bool(cache_bytes)
-        prefixes = [*self._by_prefix, self._shown_prefix] if cache_bytes else []
-        self._nodes = open_nodes(
-            url, timeout_s, prefixes, Listener(self._forget, self._fill.again, self._state_changed)
-        )
+        prefixes = list(self._by_prefix) if cache_bytes else []
+        self._nodes = open_nodes(url, timeout_s, prefixes, Listener(self._forget, self._state_changed))
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> Rows:
         """Return the rows of `ids`; uncached ones are requested in one round trip.
@@ -109,12 +91,7 @@ class RedisStore:
         return CoreRows(users, items, "arena", self._nodes.sure)
 
     async def check(self) -> None:
-        """Raise StoreError if Redis does not answer, or lacks rows of this bundle; otherwise start prefetching."""
-        await self._check_rows()
-        if self._can_fill:
-            self._fill.start()
-
-    async def _check_rows(self) -> None:
+        """Raise StoreError if Redis does not answer, or lacks rows of this bundle."""
         # The digest is missing while rows are copied again; the bundle that the pointer names was complete before.
         digest = rows_key(self._bundle_id).encode()
         if isinstance(await ask_one(self._nodes, digest, b"GET", digest), bytes):
@@ -129,7 +106,6 @@ class RedisStore:
             )
 
     async def close(self) -> None:
-        await self._fill.close()
         await self._nodes.close()
         self._standing.set(None)
         for side in self._sides.values():
@@ -137,32 +113,18 @@ class RedisStore:
                 await asyncio.sleep(0)
             side.tell()
 
-    async def _fetch(
-        self, side: RowSide, ids: Sequence[str], deadline: float | None = None, evicts: bool = True
-    ) -> Answers[_Fetched]:
+    async def _fetch(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> Answers[_Fetched]:
         """Read rows into the arena as they arrive."""
         own = self._sides[side]
         keys = [own.prefix + item_id.encode() for item_id in ids]
 
         def accept(places: list[int], values: list[bytes | None], epoch: int) -> _Fetched:
             rows = own.codec.unpack(values)
-            was_room = own.arena.put([ids[place] for place in places], rows, epoch, evicts)
+            own.arena.put([ids[place] for place in places], rows, epoch)
             own.tell()
-            return _Fetched(places, rows, was_room)
+            return _Fetched(places, rows)
 
         return await get_many(self._nodes, keys, accept, deadline)
-
-    async def _prefetch(self, side: RowSide, ids: Sequence[str]) -> Prefetched:
-        answers = await self._fetch(side, ids, evicts=False)
-        if answers.error is not None and not answers.outcomes:
-            raise answers.error
-        return Prefetched(all(fetched.was_room for fetched in answers.outcomes), answers.error is None)
-
-    async def _shown(self, side: RowSide, number: int) -> Sequence[str] | None:
-        key = shown_key(self._bundle_id, side, number).encode()
-        value = await ask_one(self._nodes, key, b"GET", key)
-        packed = unpack_history(value) if isinstance(value, bytes) else None
-        return None if packed is None else [shown.item_id for shown in packed]
 
     def _forget(self, keys: Sequence[bytes]) -> None:
         for key in keys:
@@ -171,8 +133,6 @@ class RedisStore:
             if side_of is not None:
                 side_of.arena.drop(key[self._prefix_length :].decode("utf-8", "replace"))
                 side_of.tell()
-            elif key.startswith(self._shown_prefix):
-                self._fill.again()
 
     def _state_changed(self) -> None:
         self._standing.set(self._nodes.state)

@@ -28,19 +28,6 @@ def tell_rows(metrics: Metrics, side: RowSide, rows: Rows, tiers: Mapping[Tier, 
         metrics.row_ages[side].observe(time.time() - float(rows.records["written_at"][0]))
 
 
-class CoreFound(NamedTuple):
-    """What the native core found: the user's row; rows of candidates and history, and how many rows were requested,
-    with the user's; when the user's and the first candidate's rows were written (Unix s; 0: none); and the age of the
-    user's live state (s; NaN: no events)."""
-
-    has_user: bool
-    items: int
-    asked: int
-    user_written_at: float
-    item_written_at: float
-    live_age_s: float
-
-
 class CoreRows(NamedTuple):
     """The native core's row sources: both sides' forms, the tier under which found rows count, and the epochs that are
     current; None for files, which always are."""

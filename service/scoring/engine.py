@@ -97,7 +97,7 @@ Ran = Done[Scores]
 
 
 class AnyJob(Protocol[_Outcome]):
-    """A job in the native core's form, and who waits for its outcome."""
+    """A job in the native core's form, and the future of its outcome."""
 
     native: Any
     future: "asyncio.Future[Any] | None"

@@ -10,15 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, assert_never
 
-import structlog
-
 import native
-from msd.contract.bundle import RETIRED, Bundle
+from msd.contract.bundle import Bundle
 from msd.contract.correction import Correction, LearnedCorrection, read_corrections
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
 from native.layout import core_model, core_schema, new_desk
-from service import limits
 from service.rows.store import BundleFileStore, CoreRows, RowStore
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Engine
@@ -78,9 +75,6 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     served = core_model(version, manifest.formula, settings.explore_share, manifest.uncertainty)
     loaded = _loaded(bundle, runner, rows, form, served, settings.max_candidates)
     own = CoreModel(form, served, rows, threading.local(), loaded)
-    log = structlog.get_logger("msd.model")
-    for file in sorted(RETIRED & bundle.manifest.files.keys()):
-        log.warning("file_ignored", model_version=version, file=file, reason="only earlier releases read it")
     return Model(
         bundle=bundle,
         schema=schema,
@@ -112,7 +106,7 @@ def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStor
 
             assert settings.redis_url is not None, "settings with a Redis store have its address"
             url, timeout_s = settings.redis_url.get_secret_value(), settings.store_timeout_ms / 1000
-            return RedisStore(bundle, url, timeout_s, settings.cache_mb * 2**20, metrics, limits.FILL_ROWS_PER_S)
+            return RedisStore(bundle, url, timeout_s, settings.cache_mb * 2**20, metrics)
         case other:
             assert_never(other)
 

@@ -48,7 +48,6 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 RUNGS: dict[RowSide, tuple[str, ...]] = {"user": get_args(UserRung), "item": get_args(Rung)}
 """Replacements of a fresh row, by side."""
 STORE_STATES = ("up", "slow", "refusing", "down")
-FILLS = ("off", "waiting", "filling", "full", "done")
 CODES = (200, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503, 504)
 EVENT_CODES = (202, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503)
 MAX_ARMS, MAX_SHADOWS = 8, 2
@@ -97,7 +96,6 @@ HELP = {
     "msd_row_age_seconds": "Seconds since a row was written; one row is sampled per read.",
     "msd_stale_seconds": "Seconds since Redis last confirmed the cached rows, per read of stale rows.",
     "msd_store_state": "Open row stores, by state of their Redis connection.",
-    "msd_fill_state": "Open row stores, by state of their cache fill.",
     "msd_arena_rows": "Rows cached in memory.",
     # The queue of scoring requests, and the threads that empty it
     "msd_queued_rows": "Candidates admitted and not yet scored.",
@@ -212,7 +210,6 @@ class Metrics:
         self.row_ages = self._histograms("msd_row_age_seconds", "side", _SIDES, _AGES)
         self.stale_ages = self._histogram("msd_stale_seconds", _AGES)
         self.store_states = self._gauges("msd_store_state", "state", STORE_STATES)
-        self.fills = self._gauges("msd_fill_state", "state", FILLS)
         self.arena_rows = self._gauges("msd_arena_rows", "side", _SIDES)
         self._event_requests = self._counters("msd_event_requests", "code", EVENT_CODES)
         self._event_seconds = self._histogram("msd_event_request_seconds", _SECONDS)

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.locust_settings import LocustSettings, users_at
 from loadtest.session.command import last_session
 from loadtest.session.page import compared, load_page
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
-from msd.contract.errors import MsdError
 from tests.service.live import ROOT, LiveService
 
 
@@ -93,13 +91,8 @@ def run_locust(service: LiveService, folder: Path, **environment: str) -> "subpr
     )
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"LOADTEST_COLD": "0.3", "LOADTEST_DEADLINE_MS": "5000", "LOADTEST_SHAPE": "bursts"}]
-)
-def test_users_send_scoring_requests(
-    bundle: Bundle, service: LiveService, tmp_path: Path, settings: dict[str, str]
-) -> None:
-    done = run_locust(service, tmp_path, LOADTEST_BUNDLE=str(bundle.folder), **settings)
+def test_users_send_scoring_requests(bundle: Bundle, service: LiveService, tmp_path: Path) -> None:
+    done = run_locust(service, tmp_path, LOADTEST_BUNDLE=str(bundle.folder))
     assert done.returncode == 0, done.stderr
     (entry,) = json.loads(done.stdout)
     assert (entry["name"], entry["method"]) == ("/v1/score", "POST")
@@ -107,34 +100,9 @@ def test_users_send_scoring_requests(
     assert entry["num_failures"] == 0
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({}, "no bundle here"),
-        ({"LOADTEST_BUNDLE": "/nowhere"}, "/nowhere: no bundle here"),
-        ({"LOADTEST_CANDIDATES": "many"}, "'many'"),
-        ({"LOADTEST_COLD": "2"}, "LOADTEST_COLD=2: has to be a number from 0 to 1"),
-        ({"LOADTEST_DEADLINE_MS": "soon"}, "LOADTEST_DEADLINE_MS=soon: has to be a number from 0 to 1e+06"),
-        ({"LOADTEST_SHAPE": "waves"}, "LOADTEST_SHAPE=waves: has to be bursts or steps"),
-        ({"LOADTEST_ROUTE": "grpc"}, "LOADTEST_ROUTE=grpc: has to be score, openrtb"),
-        ({"LOADTEST_ROUTE": "openrtb", "LOADTEST_COLD": "0.5"}, "LOADTEST_COLD=0.5: BidRequests take no texts of ads"),
-        ({"LOADTEST_ROUTE": "openrtb", "LOADTEST_BUNDLE": "{bundle}"}, "maps no BidRequests"),
-    ],
-)
-def test_rejects_invalid_settings(bundle: Bundle, settings: dict[str, str], message: str) -> None:
-    given = {name: value.format(bundle=bundle.folder) for name, value in settings.items()}
-    with pytest.raises(MsdError, match=re.escape(message)):
-        LocustSettings.from_environ(given).traffic(0)
-
-
 def test_invalid_settings_end_locust_with_a_message(service: LiveService, tmp_path: Path) -> None:
-    done = run_locust(service, tmp_path, LOADTEST_COLD="2")
+    done = run_locust(service, tmp_path, LOADTEST_BUNDLE="/nowhere")
     assert done.returncode == 1
     assert "set LOADTEST_BUNDLE to a bundle's folder and LOADTEST_CANDIDATES to numbers of candidates: " in done.stderr
-    assert "LOADTEST_COLD=2: has to be a number from 0 to 1" in done.stderr
+    assert "/nowhere: no bundle here" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_shapes_set_the_number_of_users() -> None:
-    found = [users_at(shape, time) for shape in ("bursts", "steps") for time in (0, 15, 16, 19.9, 20, 41)]
-    assert found == [5, 5, 40, 40, 5, 5, 5, 5, 5, 5, 10, 15]

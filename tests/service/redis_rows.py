@@ -39,9 +39,9 @@ def redis_service(bundle: Path, folder: Path, url: str, **settings: object) -> A
 
 @asynccontextmanager
 async def opened(
-    bundle: Bundle, url: str, timeout_s: float = 5.0, cache_bytes: int = 10**6, fill_rows_per_s: float = 0.0
+    bundle: Bundle, url: str, timeout_s: float = 5.0, cache_bytes: int = 10**6
 ) -> AsyncIterator[RedisStore]:
-    store = RedisStore(bundle, url, timeout_s, cache_bytes, Metrics(), fill_rows_per_s)
+    store = RedisStore(bundle, url, timeout_s, cache_bytes, Metrics())
     try:
         yield store
     finally:

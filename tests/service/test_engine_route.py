@@ -476,7 +476,7 @@ def test_model_that_fails(
     code: str,
     event: str,
 ) -> None:
-    failing = open_ways(build_bundle(tmp_path_factory.mktemp("failing") / "bundle", recipe), runtime="onnxruntime")
+    failing = open_ways(build_bundle(tmp_path_factory.mktemp("failing") / "bundle", recipe))
     bad = json.dumps({**json.loads(GOOD), "context": {"hour": POISON_HOUR}}).encode()
     first, second, third = both(failing, post(bad, JSON, name=b"bad") + post(GOOD, JSON) + post(bad, JSON, LAST))
     assert (first.status, second.status, third.status) == (500, 200, 500)

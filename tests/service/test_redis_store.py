@@ -28,8 +28,8 @@ SECRET = "hunter2"
 
 @pytest.fixture
 def with_redis(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
-    """The plain bundle served from that server; no row is prefetched."""
-    with redis_service(bundle.folder, tmp_path, published.connection_url, FILL_ROWS_PER_S=0) as running:
+    """The plain bundle served from that server."""
+    with redis_service(bundle.folder, tmp_path, published.connection_url) as running:
         yield running
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.settings import RETIRED, Settings, SettingsError, retired_in
+from service.settings import Settings, SettingsError
 
 SECRET = "hunter2"
 
@@ -45,12 +45,6 @@ def test_mistake_is_named(environ: dict[str, str], message: str) -> None:
     assert message in str(raised.value)
 
 
-def test_retired_settings_are_ignored_and_named() -> None:
-    environ = {"MSD_BUNDLE": "b", "MSD_PREPARE_MB": "64", "MSD_MERGE": "nonsense"}
-    assert Settings.from_environ(environ) == Settings(bundle=Path("b"))
-    assert retired_in(environ) == ["MSD_MERGE", "MSD_PREPARE_MB"]
-
-
 @pytest.mark.parametrize(("text", "workers"), [("auto", None), ("AUTO", None), ("1", 1), ("512", 512)])
 def test_workers_are_a_number_or_auto(text: str, workers: int | None) -> None:
     assert Settings.from_environ({"MSD_BUNDLE": "b", "MSD_WORKERS": text}).workers == workers
@@ -79,7 +73,7 @@ def test_settings_do_not_show_the_password() -> None:
 
 @given(st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ_", min_size=1, max_size=30), st.text(max_size=20))
 def test_no_unknown_variable_passes(name: str, value: str) -> None:
-    if name.lower() in Settings.model_fields or name in RETIRED:
+    if name.lower() in Settings.model_fields:
         return
     with pytest.raises(SettingsError, match=f"MSD_{name}: no such setting"):
         Settings.from_environ({"MSD_BUNDLE": "b", f"MSD_{name}": value})

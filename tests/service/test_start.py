@@ -1,6 +1,5 @@
 """What the service refuses to start on, or never becomes ready with: the reason is one clear message."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from msd.contract.bundle import GOLDENS, RANKER, Bundle
+from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, read_goldens, write_goldens
 from msd.free_port import free_port
@@ -62,18 +61,6 @@ def test_limit_of_file_sizes_is_one_message(bundle: Bundle) -> None:
     ended = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert "error: a file cannot be written (File too large); free disk space, or raise its limit" in ended.stderr
-
-
-def test_retired_graph_of_a_bundle_is_ignored_and_named(copied_bundle: Path) -> None:
-    (copied_bundle / "lean.onnx").write_bytes((copied_bundle / RANKER).read_bytes())
-    goldens = [json.loads(line) for line in (copied_bundle / GOLDENS).read_text("utf-8").splitlines()]
-    lines = [json.dumps({**golden, "lean": golden["expected"]}) for golden in goldens]
-    (copied_bundle / GOLDENS).write_text("\n".join(lines) + "\n", "utf-8")
-    reseal(copied_bundle, lean={"tolerance": 1e-5, "costs": {"pctr": {"auc_cost_ci95": [8e-3, 0.012]}}})
-
-    with live_service(copied_bundle, copied_bundle.parent) as service:
-        (line,) = [line for line in service.log_path.read_text("utf-8").splitlines() if "file_ignored" in line]
-    assert json.loads(line)["file"] == "lean.onnx"
 
 
 def change_goldens(folder: Path, change: Callable[[list[Golden]], list[Golden]]) -> None:

@@ -89,12 +89,6 @@ async def test_cluster_gives_the_bundles_rows_and_the_changes_of_every_node(flee
         await until_counted(store, ALL, [-1] * ITEMS)
 
 
-async def test_cluster_fills_an_arena(fleet: Fleet, bundle: Bundle) -> None:
-    async with opened(bundle, fleet.url, fill_rows_per_s=1e6) as store:
-        await store.check()
-        await until(lambda: [len(store._sides[side].arena) for side in ("user", "item")] == [USERS, ITEMS])
-
-
 def test_catalogue_goes_to_all_nodes_of_a_cluster(fleet: Fleet, bundle: Bundle, tmp_path: Path) -> None:
     ids = [f"ad {number}" for number in range(60)]
     write_shard(tmp_path / "items" / "a.parquet", {"id": [*ids, "i1"], "price": [9.5] * 61})

@@ -1,15 +1,14 @@
-"""Limits shared by requests: rates, cool-down and budget."""
+"""Limits shared by requests: cool-down and budget."""
 
 import asyncio
 import json
 import threading
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.teachers.allowance import Allowance, Budget, BudgetSpent, RateLimit
+from msd.teachers.allowance import Allowance, Budget, BudgetSpent, CoolDown
 from msd.teachers.knowledge import TeacherError
 from msd.teachers.openai_compatible import OpenAICompatibleTeacher
 from msd.teachers.teacher import Answered, Failed, Prices, Reply
@@ -30,38 +29,21 @@ class Time:
     def clock(self) -> float:
         return self.now
 
-    def pace(self, requests: float | None = None, tokens: float | None = None) -> RateLimit:
-        return RateLimit(requests, tokens, self.sleep, self.clock)
 
-
-def starts(
-    time: Time, pace: RateLimit, tokens: list[int], between: Callable[[int], None] = lambda number: None
-) -> list[float]:
-    async def run() -> list[float]:
-        found = []
-        for number, taken in enumerate(tokens):
-            await pace.turn(taken)
-            found.append(time.now)
-            between(number)
-        return found
-
-    return asyncio.run(run())
-
-
-def test_requests_start_as_rates_and_cool_downs_allow() -> None:
+def test_longest_cool_down_counts() -> None:
     time = Time()
-    assert starts(time, time.pace(requests=30), [5, 5, 5]) == [0.0, 2.0, 4.0]
-    time = Time()
-    assert starts(time, time.pace(requests=60, tokens=600), [100, 5, 5]) == [0.0, 10.0, 11.0]
-    time = Time()
-    pace = time.pace(tokens=600)
-    assert starts(time, pace, [100, 100], lambda number: pace.correct(80)) == [0.0, pytest.approx(2.0)]
-    time = Time()
-    pace = time.pace()
-    assert starts(time, pace, [10**9] * 3) == [0.0] * 3
-    pace.cool_down(30.0)
-    pace.cool_down(5.0)
-    assert starts(time, pace, [1, 1]) == [30.0, 30.0]
+    cool_down = CoolDown(time.sleep, time.clock)
+
+    async def run() -> None:
+        await cool_down.wait()
+        assert time.now == 0.0
+        cool_down.begin(30.0)
+        cool_down.begin(5.0)
+        await cool_down.wait()
+        await cool_down.wait()
+
+    asyncio.run(run())
+    assert time.now == 30.0
 
 
 @given(

@@ -135,10 +135,6 @@ def test_finished_folder_asks_nothing_even_if_damaged(small: Dataset, tmp_path: 
         (tmp_path / name).write_text("{", encoding="utf-8")
         collect_knowledge(small, Parrot(0), tmp_path, ignore)
         assert load_knowledge(tmp_path) == whole
-    # A folder from before answers.jsonl existed.
-    (tmp_path / "answers.jsonl").unlink()
-    collect_knowledge(small, Parrot(), tmp_path, ignore)
-    assert load_knowledge(tmp_path) == whole
 
 
 def test_only_changed_texts_are_asked_again(small: Dataset, tmp_path: Path) -> None:

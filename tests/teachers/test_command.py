@@ -1,6 +1,5 @@
 """`msd teach`, as it is typed: recorded answers, a server, estimates, and a run that is killed."""
 
-import json
 import os
 import signal
 import subprocess
@@ -113,21 +112,6 @@ def test_estimate_sends_nothing(data: Path, tmp_path: Path) -> None:
     assert "a token for 4 bytes; repairs not counted; nothing was sent" in result.output
 
 
-def test_folder_with_seeds_of_an_earlier_release_is_used_and_named(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with ChatServer() as server:
-        teach(data, out, *asking(server))
-        entry = json.loads((out / "answers.jsonl").read_text("utf-8").splitlines()[0])
-        entry |= {"key": "k", "prompt_version": "3+1f3a9c04"}
-        with (out / "answers.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-        (out / "seeds.jsonl").write_text("{}\n", encoding="utf-8")
-        again = teach(data, out, *asking(server))
-    assert again.exit_code == 0, again.output
-    assert f"{out / 'seeds.jsonl'} is ignored" in again.output
-    assert len(server.calls) == len(texts(data))
-
-
 def test_killed_run_resumes(data: Path, tmp_path: Path) -> None:
     out, fourth = tmp_path / "out", Event()
 
@@ -162,9 +146,6 @@ def test_killed_run_resumes(data: Path, tmp_path: Path) -> None:
         (["--teacher", "openai_compatible"], "the teacher openai_compatible needs --url"),
         (["--teacher", "openai_compatible", "--url", "http://x/v1"], "openai_compatible needs --model"),
         (["--teacher", "openai_compatible", "--url", "x", "--model", "m"], "is not an address of a server"),
-        (["--teacher", "local"], "the teacher local needs --model"),
-        (["--teacher", "local", "--model", "nowhere"], "nowhere is neither a GGUF file nor a model's folder"),
-        (["--teacher", "local", "--model", "m", "--url", "http://x"], "the teacher local takes no --url"),
         (["--teacher", "recorded", "--model", "m"], "the teacher recorded takes no --model"),
         (["--teacher", "recorded", "--budget", "3"], "--budget is for --teacher openai_compatible"),
         (["--batches"], "--batches is for --teacher openai_compatible"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from msd.teachers.allowance import Allowance, RateLimit
+from msd.teachers.allowance import Allowance, CoolDown
 from msd.teachers.knowledge import Knowledge, TeacherError
 from msd.teachers.openai_compatible import OpenAICompatibleTeacher, retry_after
 from msd.teachers.prompts import messages, usage_of
@@ -103,7 +103,7 @@ def test_pauses_double_and_heed_the_server(fault: Behaviour, shortest: list[floa
         pauses.append(seconds)
 
     with ChatServer(in_turn(fault, fault, fault, fault, Call.answer)) as server:
-        allowance = Allowance(RateLimit(sleep=note, clock=lambda: sum(pauses)))
+        allowance = Allowance(CoolDown(note, lambda: sum(pauses)))
         teacher = OpenAICompatibleTeacher(server.settings(pause=1.0, attempts=5), KEY, allowance)
         (reply,) = teacher.answer([TENT])
     assert isinstance(reply, Answered)

@@ -1,21 +1,17 @@
-"""Parts of the live run: the simulated ad server against a real service, pictures, and errors of Prometheus.
+"""Parts of the live run: the simulated ad server against a real service, and errors of Prometheus.
 
 `make observe` runs all of it, with a real Prometheus.
 """
 
-import io
 import time
 from itertools import islice
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from lab.observe.ad_server import SimulatedAdServer
-from lab.observe.live import Watched, watched
-from lab.observe.panels import read_panels
-from lab.observe.pictures import picture
-from lab.observe.prometheus import Prometheus, PrometheusError, Series, prometheus
+from lab.observe.live import watched
+from lab.observe.prometheus import Prometheus, PrometheusError, prometheus
 from loadtest.traffic import Traffic
 from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
@@ -34,15 +30,6 @@ def test_ad_server_sends_valid_and_invalid_requests_and_events(bundle: Bundle, t
             wait_until(lambda: service.metric('msd_degraded_total{rung="unknown",side="user"}') > 0)
         assert service.metric('msd_events_noted_total{what="ahead"}') == 0
         assert set(ads.statuses) == {200, 202, 422}
-
-
-def test_dashboard_is_drawn_with_and_without_data() -> None:
-    curve = Series({}, tuple((1000.0 + second, float(second % 7)) for second in range(60)), "a name")
-    panels = [panel for panel in read_panels() if panel.board == "msd-store"]
-    run = Watched(Prometheus("http://127.0.0.1:9"), 1000.0, 1060.0, ((1010.0, "something"),))
-
-    with Image.open(io.BytesIO(picture({panel: [curve] * (at % 3) for at, panel in enumerate(panels)}, run))) as drawn:
-        assert drawn.width >= 1000
 
 
 def test_missing_and_foreign_prometheus_are_errors(

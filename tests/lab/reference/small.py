@@ -1,14 +1,17 @@
 """The reference models in small, for tests."""
 
 import numpy as np
+import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lab.race.runners import Output
-from lab.reference.graphs import examples
-from lab.reference.inputs import Sizes
+from lab.reference.inputs import Feeds, Sizes
 from lab.reference.network import ReferenceNetwork, lively, made
 from lab.reference.training import ReferenceTraining
+from model_export.graph import open_session
+
+Output = NDArray[np.floating]
 
 SMALL = Sizes(
     vector=8, fields=3, vocabulary=20, embedding=4, history=8, attention=5, hidden=(12, 10, 7), rank=3, feed_forward=9
@@ -28,10 +31,10 @@ def scores(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> list[Output]:
     return [head.numpy() for head in ([found] if isinstance(found, Tensor) else found)]
 
 
-def double(network: ReferenceNetwork, candidates: int, seed: int) -> tuple[Tensor, ...]:
-    """Random inputs, those that are not ids in double precision."""
-    inputs = examples(network, SMALL, candidates, seed)
-    return tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs)
+def run(model: onnx.ModelProto, feeds: Feeds) -> list[Output]:
+    """Each head's scores by ONNX Runtime."""
+    session = open_session(model.SerializeToString())
+    return list(session.run(None, {tensor.name: feeds[tensor.name] for tensor in session.get_inputs()}))
 
 
 def greatest(found: list[Output], expected: list[Output]) -> float:

@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from lab.race.runners import Output, in_onnxruntime
 from lab.reference.clicks import Clicks, new_catalogue, new_clicks
 from lab.reference.graphs import examples, plain_graph, tiled_graph
 from lab.reference.inputs import random_feeds, tiled
-from lab.reference.network import NETWORKS, ReferenceModel, ReferenceNetwork
+from lab.reference.network import NETWORKS, ReferenceNetwork
 from lab.reference.training import trained, weights_of
-from lab.reference.twin import ReferenceTwin
 from msd.contract.errors import MsdError
 from msd.metrics import measure_pooled
-from tests.lab.reference.small import BRIEF, SMALL, double, greatest, network, scores
+from tests.lab.reference.small import BRIEF, SMALL, Output, greatest, network, run, scores
 
 
 def _clicks(seed: int, requests: int = 50) -> Clicks:
@@ -79,17 +77,5 @@ def test_graphs_score_as_torch(name: str, candidates: int) -> None:
     feeds = random_feeds(SMALL, candidates, seed=1)
     expected = scores(plain, examples(plain, SMALL, candidates, seed=1))
 
-    assert greatest(list(in_onnxruntime(plain_graph(plain, SMALL))(feeds)), expected) < 1e-5
-    assert greatest(list(in_onnxruntime(tiled_graph(plain, SMALL))(tiled(feeds))), expected) < 1e-5
-
-
-@pytest.mark.parametrize("candidates", [1, 3, 50])
-def test_twin_is_its_network_in_double_precision(candidates: int) -> None:
-    plain = network("reference").double()
-    assert isinstance(plain, ReferenceModel)
-    inputs, twin = double(plain, candidates, seed=candidates), ReferenceTwin(plain).eval()
-    expected = scores(plain, inputs)
-
-    assert greatest(scores(twin, inputs), expected) < 1e-12
-    twin.get_buffer("item_table").mul_(1.001)
-    assert greatest(scores(twin, inputs), expected) > 1e-6
+    assert greatest(run(plain_graph(plain, SMALL), feeds), expected) < 1e-5
+    assert greatest(run(tiled_graph(plain, SMALL), tiled(feeds)), expected) < 1e-5

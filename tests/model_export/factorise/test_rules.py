@@ -14,7 +14,7 @@ from model_export.factorise.emit import Emitter, Tensor
 from model_export.factorise.evaluate import Evaluator, as_double
 from model_export.factorise.pass_ import Factorised, factorise
 from model_export.factorise.proof import prove, prove_widest
-from model_export.factorise.report import ALL_RULES, Rule
+from model_export.factorise.report import Rule
 from model_export.factorise.scope import Scope
 from model_export.factorise.values import Affine, Concat, Term
 from msd.contract.schema import Side
@@ -53,18 +53,6 @@ GRAPHS: dict[Rule, onnx.ModelProto] = {
     Rule.SOFTMAX: graph_of(
         f"g {PAIR} {{ {TILED} both = Concat <axis = 1> (tiled, item) y = Softmax (both) }}", width=[3]
     ),
-    Rule.LOW_RANK: graph_of(
-        f"""g (float[1,9] user, float[N,4] item) => (float[N,2] y) {{
-            {TILED} x = Concat <axis = 1> (tiled, item)
-            narrow = MatMul (x, down) wide = MatMul (narrow, up) biased = Add (wide, bias)
-            crossed = Mul (x, biased) y = MatMul (crossed, next) }}""",
-        width=[9],
-        down=some(13, 2),
-        up=some(2, 13),
-        bias=some(13),
-        next=some(13, 2, seed=1),
-    ),
-    Rule.BIAS: graph_of(f"g {PAIR} {{ wide = MatMul (item, w) y = Add (wide, bias) }}", w=some(4, 3), bias=some(3)),
     Rule.GATHER: graph_of(
         """g (float[1,3] user, int64[N,2] item) => (float[N,K] y) {
             first = Gather <axis = 1> (item, zero) second = Gather <axis = 1> (item, one)
@@ -79,14 +67,12 @@ EACH = pytest.mark.parametrize("rule", GRAPHS)
 
 
 @EACH
-def test_rule_changes_nothing_and_can_be_switched_off(rule: Rule) -> None:
+def test_rule_changes_nothing(rule: Rule) -> None:
     model = GRAPHS[rule]
     report = factorise(model, sides_of(model)).report
     assert rule in report.used
     assert all(not entry.left for entry in report.entries)
-    assert rule not in factorise(model, sides_of(model), ALL_RULES - {rule}).report.used
-    for rules in (ALL_RULES, ALL_RULES - {rule}, frozenset({rule}), frozenset[Rule]()):
-        assert prove(model, sides_of(model), requests(model), rules) <= 1e-12
+    assert prove(model, sides_of(model), requests(model)) <= 1e-12
 
 
 def _wrong(scope: Scope, made: Any) -> Any:  # noqa: ANN401 - whatever a rule makes
@@ -111,8 +97,6 @@ WHERE: dict[Rule, tuple[Any, str]] = {
     Rule.USER_MATRIX: (linear, "_multiplied"),
     Rule.WEIGHTED_SUM: (axes, "_term"),
     Rule.SOFTMAX: (axes, "_by_shares"),
-    Rule.LOW_RANK: (linear, "composed"),
-    Rule.BIAS: (Scope, "with_bias"),
     Rule.GATHER: (gathers, "_offset"),
 }
 
@@ -166,7 +150,7 @@ def test_wrong_output_is_found(monkeypatch: pytest.MonkeyPatch, output: str, tol
         )
     )
 
-    def passed(model: onnx.ModelProto, sides: dict[str, Side], rules: object) -> Factorised:
+    def passed(model: onnx.ModelProto, sides: dict[str, Side]) -> Factorised:
         return Factorised(other, factorise(model, sides).report)
 
     monkeypatch.setattr(proof, "factorise", passed)
@@ -213,7 +197,7 @@ def test_proof_is_in_doubles_if_the_runtime_has_the_kernels(operator: str, width
         shift=some(4, seed=1),
     )
     model.opset_import[0].version = 20
-    worst, found = prove_widest(model, sides_of(model), requests(model), ALL_RULES)
+    worst, found = prove_widest(model, sides_of(model), requests(model))
     assert found == (width or found)
     assert worst <= (1e-12 if found == "fp64" else 1e-5)
 
@@ -222,7 +206,7 @@ def test_unknown_in_doubles_is_proved_in_single_precision(monkeypatch: pytest.Mo
     text = "g (float[1,4] user, float[N,4] item) => (float[N,4] y) { x = Add (user, item) y = NAME (x) }"
     model, unknown = graph_of(text.replace("NAME", "Exp")), graph_of(text.replace("NAME", "Nobodys"))
     monkeypatch.setattr(proof, "as_double", lambda _: unknown)
-    worst, width = prove_widest(model, sides_of(model), requests(model), ALL_RULES)
+    worst, width = prove_widest(model, sides_of(model), requests(model))
     assert (worst <= 1e-5, width) == (True, "fp32")
 
 

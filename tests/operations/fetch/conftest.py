@@ -29,7 +29,6 @@ class Keeper:
     """How many more replies break off in the middle."""
     fails: int = 0
     """How many more replies are a 503."""
-    has_ranges: bool = True
     token: str | None = None
     redirects: dict[str, str] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
@@ -73,15 +72,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._give(kept.files[path])
 
     def _give(self, content: bytes) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")) if self.kept.has_ranges else None
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         start = int(asked[1]) if asked else 0
-        if start and start >= len(content):
-            self._send(416)
-        elif asked:
+        if asked:
             extent = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            self._send(206, content[start:], {"Content-Range": extent})
+            self._send(206, content[start:], {"Content-Range": extent, "ETag": '"1"'})
         else:
-            self._send(200, content)
+            self._send(200, content, {"ETag": '"1"'})
 
     def _send(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)

@@ -6,7 +6,6 @@ import random
 import time
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -144,7 +143,6 @@ RECORD = RequestRecord(
     total_ms=2.0,
 )
 BARE = replace(RECORD, bids=None, items_stale=None, user_stale=False, degraded_user=None, rungs=None, served=None)
-LATER = ("correction", "pricing", "explore", "impressions")
 EVENT = EventRecord("e", "click", "u", "i", 1.25, None, 2.0)
 
 
@@ -168,18 +166,6 @@ def test_records_come_back_to_the_bit(tmp_path: Path) -> None:
     events = [EVENT, replace(EVENT, request_id="r")]
     path.write_bytes(encode(events))
     assert list(read_events(path)) == events
-
-
-@pytest.mark.parametrize("first", range(len(LATER)))
-def test_file_of_an_earlier_release_is_read(tmp_path: Path, first: int) -> None:
-    path, unknown = tmp_path / "requests-1.parquet", LATER[first:]
-    path.write_bytes(encode([RECORD]))
-    table = pq.read_table(path).append_column("is_lean", pa.array([False]))
-    pq.write_table(table.drop_columns(list(unknown)), path, write_page_checksum=True)
-    (found,) = read_requests(path)
-
-    missing: dict[str, Any] = dict.fromkeys(unknown)
-    same(found, replace(RECORD, **missing))
 
 
 def test_foreign_or_broken_log_file_is_refused(tmp_path: Path) -> None:
