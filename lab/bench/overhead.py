@@ -1,6 +1,7 @@
 """`python -m lab.bench.overhead BUNDLE`: the CPU that a plain request costs outside the model.
 
-Samples the two threads that it crosses (docs/design.md) with Linux's `perf`; what ONNX Runtime takes is the model.
+Samples the stacks of the two threads that it crosses (docs/design.md) with Linux's `perf`; the model is what is within
+ONNX Runtime.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from loadtest.traffic import Traffic
 _THREADS = ("front", "scoring-1")
 _MODEL = "onnxruntime"
 _COUNTS = (50, 200)
-_SAMPLES_PER_S = 5_000
+_SAMPLES_PER_S = 1_999
 _SHOWN = 12
 
 
@@ -32,18 +33,18 @@ def overhead(bundle: Path, requests: int) -> dict[str, dict[str, object]]:
             data = Path(folder) / f"{count}.perf"
             threads = [task for task in Path(f"/proc/{service.pid}/task").iterdir() if _name(task) in _THREADS]
             command = ["perf", "record", "-q", "-e", "cpu-clock", "-F", str(_SAMPLES_PER_S), "-o", str(data)]
-            with subprocess.Popen([*command, "-t", ",".join(task.name for task in threads)]) as perf:
+            command += ["--call-graph", "dwarf", "-t", ",".join(task.name for task in threads)]
+            with subprocess.Popen(command) as perf:
                 before = sum(map(_cpu_us, threads))
                 measure_latency(service.url, bodies)
                 each = (sum(map(_cpu_us, threads)) - before) / requests
                 perf.terminate()
-            parts = Counter({part: each * share for part, share in _shares(data)})
-            model = sum(us for part, us in parts.items() if _MODEL in part)
-            others = [(part, round(us, 1)) for part, us in parts.most_common() if _MODEL not in part]
+            samples = _samples(data)
+            us = each / samples.total()
             found[str(count)] = {
-                "model_us": round(model, 1),
-                "else_us": round(each - model, 1),
-                "largest_us": dict(others[:_SHOWN]),
+                "model_us": round(us * samples.pop(_MODEL, 0), 1),
+                "else_us": round(us * samples.total(), 1),
+                "largest_us": {part: round(us * number, 1) for part, number in samples.most_common(_SHOWN)},
             }
     return found
 
@@ -56,12 +57,14 @@ def _cpu_us(task: Path) -> float:
     return int((task / "schedstat").read_text("utf-8").split()[0]) / 1_000
 
 
-def _shares(data: Path) -> list[tuple[str, float]]:
-    """Return the share of the samples of each function, after its library."""
-    command = ["perf", "report", "-q", "--stdio", "-F", "overhead,dso,sym", "-t", "|", "-i", str(data)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    fields = [[field.strip() for field in line.split("|")] for line in lines if line.count("|") == 2]
-    return [(f"{library} {symbol}", float(share.rstrip("%")) / 100) for share, library, symbol in fields]
+def _samples(data: Path) -> Counter[str]:
+    """Return the number of samples of the model, and of each other function after its library."""
+    command = ["perf", "script", "--no-inline", "-F", "ip,sym,dso", "-i", str(data)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    stacks = [stack.strip().splitlines() for stack in said.split("\n\n") if stack.strip()]
+    return Counter(
+        _MODEL if any(_MODEL in line for line in stack) else stack[0].split(maxsplit=1)[-1] for stack in stacks
+    )
 
 
 def main() -> None:

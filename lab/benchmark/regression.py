@@ -16,7 +16,7 @@ from msd.dataset.split import Part
 from msd.ranker.adaptor import Adaptors
 from msd.ranker.batch import with_taste
 from msd.ranker.features import Features
-from msd.ranker.taste import Taste, taste_features
+from msd.ranker.taste import Taste
 from msd.training.train_taste import train_taste
 
 _PENALTY = 0.1  # scikit-learn's C
@@ -62,7 +62,7 @@ def _taste(given: Given, schema: FeatureSchema) -> Floats:
     train_taste(taste, features, adapted, given.seed)
     parts = with_taste(taste, features, adapted, np.arange(len(features.labels))).taste
     assert parts is not None
-    return taste_features(parts).numpy().astype(np.float64)
+    return parts.numpy().astype(np.float64)
 
 
 def _fitted(features: Features, known: Floats, events: Rows) -> Floats:

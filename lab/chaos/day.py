@@ -244,7 +244,7 @@ class Day:
         """Serve the other bundle."""
         bundle_id = msd_output("rollback", "--redis", self.redis.url).split()[-1]
         name = next(one.name for one in (self.first, self.second) if open_bundle(one).bundle_id == bundle_id)
-        self._until_scored(f"bundle {name} is served", lambda reply: reply["model_version"] == name)
+        self._until_scored(f"bundle {name} is served", lambda reply: reply.get("model_version") == name)
 
     def delta(self) -> None:
         """Replace all rows of a bundle by bare ones, or back."""

@@ -1,23 +1,15 @@
-"""Reports of `msd join --by arm` and `--by policy`: console tables, and a page that needs no network. Names chosen by
-users are written only by the template, which escapes them; the drawing has figures only.
-"""
+"""Tables and sentences of `msd join --by arm` and `--by policy`."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-from matplotlib.figure import Figure
 from rich.table import Table
 
-from msd.contract.files import write_text_atomic
 from msd.feedback.arms import METRICS, ArmDifference, ArmFigures, Estimate, RatioMismatch
 from msd.feedback.policy_value import PolicyValue, Support
-from msd.page import render_page, to_svg
 
 SURE_MISMATCH = 0.001
 """Below this p the sample ratio is wrong, and no difference is reliable."""
 _TITLES = {"ctr": "click rate", "rpm": "revenue a thousand impressions"}
-_GAIN, _LOSS, _UNSURE = "#0b6e4f", "#c92a2a", "#6b7280"
 
 
 def mismatch_text(mismatch: RatioMismatch) -> str:
@@ -84,24 +76,6 @@ def support_text(found: Support, requests: int) -> str:
     )
 
 
-def write_page(path: Path, arms: Mapping[str, ArmFigures], mismatch: RatioMismatch, told: Mapping[str, int]) -> None:
-    """Draw and write the page."""
-    page = render_page(
-        "msd.feedback",
-        "arms_report.html.j2",
-        arms=arms,
-        champion=next(iter(arms)),
-        titles=_TITLES,
-        rows=list(_differences(arms)),
-        mismatch_text=mismatch_text(mismatch),
-        told=told,
-        estimate=_estimate,
-        percent=_percent,
-        picture=_picture(arms),
-    )
-    write_text_atomic(path, page)
-
-
 def _differences(arms: Mapping[str, ArmFigures]) -> list[tuple[str, str, ArmDifference]]:
     return [
         (arm, metric, one.differences[metric]) for arm, one in arms.items() if one.differences for metric in METRICS
@@ -114,21 +88,3 @@ def _estimate(one: Estimate) -> str:
 
 def _percent(one: Estimate) -> str:
     return f"{100 * one.value:+.2f} % ({100 * one.ci95[0]:+.2f} to {100 * one.ci95[1]:+.2f})"
-
-
-def _picture(arms: Mapping[str, ArmFigures]) -> str:
-    """Draw relative differences with intervals, in the table's order; empty if there are none."""
-    shown: list[Any] = [one.relative for _, _, one in _differences(arms) if one.relative is not None]
-    if not shown:
-        return ""
-    figure = Figure(figsize=(5.2, 0.9 + 0.34 * len(shown)), layout="constrained")
-    axes = figure.subplots()
-    axes.axvline(0, color="#d1d5db", linewidth=1)
-    for place, one in enumerate(shown):
-        low, high = (100 * end for end in one.ci95)
-        colour = _GAIN if low > 0 else _LOSS if high < 0 else _UNSURE
-        axes.plot([low, high], [place, place], color=colour, linewidth=2)
-        axes.plot([100 * one.value], [place], "o", color=colour, markersize=5)
-    axes.set(xlabel="relative difference from the champion, %", ylim=(len(shown) - 0.5, -0.5))
-    axes.set_yticks(range(len(shown)), [str(place + 1) for place in range(len(shown))])
-    return to_svg(figure)

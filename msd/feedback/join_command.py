@@ -15,14 +15,7 @@ from msd.contract.bundle import MANIFEST, read_manifest
 from msd.dataset.conversions import has_conversions
 from msd.dataset.load import load_dataset
 from msd.feedback.arms import METRICS, PER, compare, plain, ratio_mismatch
-from msd.feedback.arms_report import (
-    arms_table,
-    differences_table,
-    mismatch_text,
-    policy_table,
-    support_text,
-    write_page,
-)
+from msd.feedback.arms_report import arms_table, differences_table, mismatch_text, policy_table, support_text
 from msd.feedback.collect import Logs, collected
 from msd.feedback.dataset import write_dataset
 from msd.feedback.files import POLICY_COLUMNS, FeedbackError, read_events, read_requests
@@ -88,7 +81,6 @@ def main(
         str | None, typer.Option(metavar="ARM=SHARE,…", help="With --by arm: the intended share of users per arm.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --by: print the figures as JSON.")] = False,
-    page: Annotated[Path | None, typer.Option(help="With --by arm: write a page with a picture there.")] = None,
 ) -> None:
     """Joins impressions and clicks to the requests that led to them: to a dataset for `msd train`, or by arm."""
     if (by is None) == (out is None) or (out is not None and dataset is None):
@@ -119,7 +111,7 @@ def main(
         elif by == By.POLICY:
             _by_policy(console, folders, joined, target, bundle or [], as_json)
         else:
-            _by_arm(console, joined, champion, _shares(shares), as_json, page)
+            _by_arm(console, joined, champion, _shares(shares), as_json)
 
 
 def _by_policy(
@@ -150,7 +142,6 @@ def _by_arm(
     champion: str,
     shares: Mapping[str, float] | None,
     as_json: bool,
-    page: Path | None,
 ) -> None:
     arms, mismatch = compare(joined.frame, champion), ratio_mismatch(joined.frame, shares)
     if as_json:
@@ -165,8 +156,6 @@ def _by_arm(
         if len(arms) > 1:
             console.print(differences_table(arms))
         console.print(mismatch_text(mismatch), highlight=False)
-    if page:
-        write_page(page, arms, mismatch, joined.told)
 
 
 def _tell(console: Console, told: Mapping[str, int]) -> None:

@@ -15,7 +15,7 @@ from msd.ranker.embedding import is_id
 from msd.ranker.features import Features, SideFeatures
 from msd.ranker.model import WITH_CONVERSIONS, Ranker, RankerConfig
 from msd.ranker.networks import new_network
-from msd.ranker.taste import PARTS, Taste, of_unknown
+from msd.ranker.taste import PARTS, Taste
 
 _TASTE_ROWS = 128
 
@@ -114,11 +114,11 @@ def _without_histories(
 
 
 def _taste(ranker: Ranker, features: Features, adapted: Adapted, chosen: Tensor, altered: Tensor) -> Tensor | None:
-    """Return the taste's parts [B, 4] of events; where the item is `altered` [B], those of an unknown one."""
+    """Return the taste's parts [B, 2] of events; where the item is `altered` [B], the mood alone."""
     if ranker.taste is None:
         return None
     parts = taste_of(ranker.taste, features, adapted, chosen) if features.taste is None else features.taste[chosen]
-    return torch.where(altered.unsqueeze(-1), of_unknown(parts), parts)
+    return torch.stack([parts[:, 0], parts[:, 1] * ~altered], -1)
 
 
 def _items(features: Features, adapted: Adapted, rows: Tensor, prefix: str) -> dict[str, Tensor]:
@@ -138,7 +138,7 @@ def history_tensors(features: Features, adapted: Adapted, chosen: Tensor) -> dic
 
 
 def taste_of(taste: Taste, features: Features, adapted: Adapted, chosen: Tensor) -> Tensor:
-    """Return the taste's parts [B, 4] of events; few at a time, so that their histories stay in the caches."""
+    """Return the taste's parts [B, 2] of events; few at a time, so that their histories stay in the caches."""
     parts = []
     for rows in torch.split(chosen, _TASTE_ROWS):
         items = _items(features, adapted, features.item.rows[rows], "item")

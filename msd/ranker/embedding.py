@@ -27,7 +27,6 @@ class SideEmbedding(nn.Module):
         for weight in self.tables.parameters():
             nn.init.normal_(weight, std=0.02)
         self.id_dropout, self.id_hidden = nn.Dropout(config.id_dropout), config.id_hidden
-        self.width = config.embedding * len(self.fields)
 
     def forward(self, categorical: Tensor) -> Tensor:
         """Embed indices: [..., C] int32 → [..., width]."""

@@ -50,7 +50,7 @@ class SideFeatures:
 class Features:
     """All events of a dataset: labels [E], impressions [E] that each stands for, parts [E], context tensors [E, …],
     history [E, L] as item rows (padding −1) with its outcomes [E, L, 4]; converted clicks [E], if the dataset has them;
-    and the parts [E, 4] of the users' taste, once they are known (`batch.with_taste`)."""
+    and the parts [E, 2] of the users' taste, once they are known (`batch.with_taste`)."""
 
     schema: FeatureSchema
     parts: NDArray[np.int8]

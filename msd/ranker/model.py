@@ -18,7 +18,7 @@ from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.schema import SIDES, STATE_FEATURES, Categorical, FeatureSchema, Side
 from msd.ranker.embedding import embeddings, first_known, is_id, known_rows, summed
 from msd.ranker.shared import dots, linear
-from msd.ranker.taste import FEATURES, Taste, taste_features
+from msd.ranker.taste import PARTS, Taste
 
 WITH_CONVERSIONS = ("msd",)
 """Networks that can have a head for conversions."""
@@ -179,9 +179,8 @@ class Ranker(nn.Module):
         width += sum(config.hidden[-1:])
         self.head = nn.Linear(width, 1)
         if self.taste:
-            self.by_taste = nn.Linear(FEATURES, 1, bias=False)
-            with torch.no_grad():
-                self.by_taste.weight.copy_(torch.tensor([[0.7, 0.7, 0.0, 0.0]]))
+            self.by_taste = nn.Linear(len(PARTS), 1, bias=False)
+            nn.init.constant_(self.by_taste.weight, 0.7)
         self.counts = CountModel(schema, config.counts) if config.counts else None
         self.ages = schema.numeric_width("user") + STATE_FEATURES.index("log_age_days")
         state = schema.state("user")
@@ -208,14 +207,14 @@ class Ranker(nn.Module):
         the user's counts as a share of the maximum (both logarithmic); last, with conversions, the logits of a click's
         conversion.
 
-        `taste`: the `PARTS` [N, 4] that `self.taste` returns of the tensors, None without one.
+        `taste`: the `PARTS` [N, 2] that `self.taste` returns of the tensors, None without one.
         """
         sides = {side: self._side(tensors, side) for side in self.widths}
         network, *conversion = self._network(list(sides.values()))
         if self.affinity is not None:
             network = network + self.affinity(tensors["user_categorical"][:, self.user_id], sides["item"])
         if taste is not None:
-            network = network + self.by_taste(taste_features(taste))[:, 0]
+            network = network + self.by_taste(taste)[:, 0]
         experts = [network, *([self.counts(tensors)] if self.counts else [])]
         experts += [self.content(tensors)] if self.content else []
         if self.experts == 1:

@@ -9,13 +9,6 @@ import torch
 from torch import Tensor
 
 
-def products(rows_NK: Tensor, matrix_BMK: Tensor) -> Tensor:
-    """Return the products [N, M] of N rows, each with the rows of its own matrix, or all with those of one."""
-    if matrix_BMK.shape[0] == 1:
-        return rows_NK @ matrix_BMK[0].transpose(0, 1)
-    return (matrix_BMK @ rows_NK.unsqueeze(-1)).squeeze(-1)
-
-
 def dots(rows_NK: Tensor, other_BK: Tensor) -> Tensor:
     """Return the dot products [N, 1] of N rows with as many others, or all with one."""
     if other_BK.shape[0] == 1:

@@ -7,21 +7,19 @@ and Williams 2006, algorithm 3.1). Only the few scales of the kernel are learned
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from msd.contract.schema import STATE_FEATURES, FeatureSchema
 from msd.ranker.embedding import count_values, first_known, is_id, summed
-from msd.ranker.shared import dots, products
+from msd.ranker.shared import dots
 
 BLOCKS = 2  # blocks of a vector: meaning and words
-PARTS = ("mood", "mean", "mood_variance", "variance")
+PARTS = ("mood", "mean")
 """What `Taste` knows of each target."""
-FEATURES = 4
 _INDICATORS = 256  # of a field; values beyond that many share them
-_LEAST_VARIANCE, _LEAST_WEIGHT = 1e-4, 1e-6
+_LEAST_WEIGHT = 1e-6
 _MOST_SHIFT = 5.0  # log-odds; one Newton step overshoots where clicks are rare
 # Initial scales: variances of log-odds, and days.
 _ALWAYS, _LATELY, _OF_BLOCK, _OF_FIELD, _DAYS = 0.2, 0.3, 0.3, 0.15, 10.0
@@ -58,8 +56,8 @@ class Taste(nn.Module):
         self.rate = schema.numeric_width("item") + STATE_FEATURES.index("smoothed_log_odds")
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return `PARTS` [N, 4] of the targets: what the user's mood adds to the log-odds, what they think of items
-        like this one, and the variances of the mood and of the sum."""
+        """Return `PARTS` [N, 2] of the targets: what the user's mood adds to the log-odds, and what they think of items
+        like this one. The latter is linear in what describes an item, with weights that are solved once a user."""
         shown_BL1, clicks_BL1, age_BL1, rate_BL1 = torch.split(tensors["history_outcomes"], 1, -1)
         expected_BL1 = torch.sigmoid(self._log_odds(rate_BL1))
         weight_BL1 = torch.sqrt(shown_BL1) * torch.sqrt(expected_BL1 * (1.0 - expected_BL1))
@@ -71,21 +69,13 @@ class Taste(nn.Module):
         described_BLF = self._describe(tensors["history_categorical"], tensors.get("history_semantic")) * weight_BL1
         scaled_BLF = described_BLF * self._scales()
         kernel_BLL = scaled_BLF @ described_BLF.transpose(1, 2) + mood_BL2 @ mood_BL2.transpose(1, 2)
-        target_NF = self._describe(tensors["item_categorical"], tensors.get("item_semantic"))
-        likeness_NL = products(target_NF, scaled_BLF)
-        own_N = dots(target_NF.square(), self._scales().unsqueeze(0))[:, 0]
-        inverse_BLL = inverse(torch.eye(kernel_BLL.shape[-1], device=kernel_BLL.device) + kernel_BLL)
+        identity_LL = torch.eye(kernel_BLL.shape[-1], device=kernel_BLL.device)
+        learned_B1L = (torch.linalg.inv(identity_LL + kernel_BLL) @ surprise_BL1).transpose(1, 2)
 
-        learned_BL = (inverse_BLL @ surprise_BL1)[..., 0]
-        of_mood_BL = ((always + lately.sqrt() * lately_BL1) * weight_BL1)[..., 0]
-        mood_B, mean_N = (of_mood_BL * learned_BL).sum(-1), dots(likeness_NL, learned_BL)[:, 0]
-        explained_B, explained_N = (
-            (products(covariance, inverse_BLL) * covariance).sum(-1)
-            for covariance in (of_mood_BL, likeness_NL + of_mood_BL)
-        )
-        variances = (always + lately - explained_B).expand_as(own_N), always + lately + own_N - explained_N
-        shifts = torch.stack([mood_B.expand_as(own_N), mean_N], -1).clamp(-_MOST_SHIFT, _MOST_SHIFT)
-        return torch.cat([shifts, torch.stack(variances, -1).clamp(min=_LEAST_VARIANCE)], -1)
+        mood_B1 = (learned_B1L @ ((always + lately.sqrt() * lately_BL1) * weight_BL1))[:, 0]
+        liked_BF = (learned_B1L @ scaled_BLF)[:, 0]
+        mean_N1 = dots(self._describe(tensors["item_categorical"], tensors.get("item_semantic")), liked_BF)
+        return torch.cat([mood_B1.expand_as(mean_N1), mean_N1], -1).clamp(-_MOST_SHIFT, _MOST_SHIFT)
 
     def log_odds(self, tensors: Mapping[str, Tensor], parts: Tensor) -> Tensor:
         """Return the log-odds [N] of a click by the taste alone, from its `PARTS` and the items' click rates."""
@@ -111,44 +101,6 @@ class Taste(nn.Module):
         for place, scale in enumerate(self.scales["fields"].exp().unbind()):
             parts.append(scale.expand(self.get_buffer(f"values_{place}").shape[1]))
         return torch.cat(parts or [self.offset.new_zeros(1)])
-
-
-def of_unknown(parts: Tensor) -> Tensor:
-    """Return the `PARTS` [N, 4] that unknown items would have in place of the targets: the mood alone."""
-    mood, _, variance, _ = parts.unbind(-1)
-    return torch.stack([mood, torch.zeros_like(mood), variance, variance], -1)
-
-
-def taste_features(parts: Tensor) -> Tensor:
-    """Return features [N, 4] of `PARTS` [N, 4]: mood, mean, and the logarithms of the variances."""
-    return torch.cat([parts[:, :2], parts[:, 2:].log()], -1)
-
-
-def inverse(matrix_BLL: Tensor) -> Tensor:
-    """Return the inverses [B, L, L] of symmetric matrices with eigenvalues of 1 or more."""
-    if torch.onnx.is_in_onnx_export():
-        exported: Tensor = torch.linalg.inv(matrix_BLL)
-        return exported
-    found: Tensor = _Inverse.apply(matrix_BLL)  # type: ignore[no-untyped-call]
-    return found
-
-
-class _Inverse(torch.autograd.Function):
-    """The inverse. Its gradient is two products: through Cholesky's factor it takes several times as long."""
-
-    @staticmethod
-    def forward(ctx: Any, matrix_BLL: Tensor) -> Tensor:  # noqa: ANN401
-        # `cholesky_inverse` of a batch is ten times slower with several threads.
-        lower, whole = torch.linalg.cholesky(matrix_BLL), torch.eye(matrix_BLL.shape[-1], device=matrix_BLL.device)
-        root: Tensor = torch.linalg.solve_triangular(lower, whole, upper=False)
-        inverse_BLL = root.transpose(1, 2) @ root
-        ctx.save_for_backward(inverse_BLL)
-        return inverse_BLL
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401
-        inverse_BLL: Tensor = ctx.saved_tensors[0]
-        return -(inverse_BLL @ gradients[0] @ inverse_BLL)
 
 
 def _log(values: float | list[float]) -> nn.Parameter:

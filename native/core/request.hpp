@@ -348,7 +348,13 @@ inline bool Request::read_member(JsonReader& json, std::string_view key, unsigne
 }
 
 inline bool Request::read(std::string_view body, size_t max_candidates) {
-  *this = Request{};
+  Request empty;
+  // The memory of the longest lists is used again.
+  empty.ids.swap(ids);
+  empty.bids.swap(bids);
+  empty.ids.clear();
+  empty.bids.clear();
+  *this = std::move(empty);
   if (!is_utf8(body.data(), body.size())) return false;
   JsonReader json(body, decoded_);
   unsigned seen = 0;

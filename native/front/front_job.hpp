@@ -56,7 +56,7 @@ class FrontJob : public ScoringJob {
   const Assignment& assignment() const { return *assignment_; }
   const Request& asked() const { return request_; }
   bool is_given() const { return given_ != nullptr; }
-  std::string take_body() { return std::move(finish_.is_valid() ? untranslated_ : body); }
+  std::string take_body() { return std::move(is_translated_ ? untranslated_ : body); }
 
   const Load load;
   const int64_t bucket;
@@ -82,7 +82,7 @@ class FrontJob : public ScoringJob {
       request_id = nb::cast<std::string>(made[1]);
       untranslated_ = std::exchange(body, std::string(view_of(nb::cast<nb::bytes>(made[2]))));
       finish_ = made[3];
-      return true;
+      return is_translated_ = true;
     });
     const double took = clock_s() - before;
     stages_.parse += took;
@@ -93,8 +93,10 @@ class FrontJob : public ScoringJob {
   // The reply of the request's own form: its first headers, and its body.
   std::pair<std::string, std::string> finished(Worker& worker, std::string_view reply) {
     return ask(worker, [&] {
+      // Let go of with Python's lock, so that the job needs it no more.
+      const nb::object finish = std::exchange(finish_, {});
       const auto [headers, whole] =
-          nb::cast<std::pair<std::vector<std::pair<nb::bytes, nb::bytes>>, nb::bytes>>(finish_(bytes_of(reply)));
+          nb::cast<std::pair<std::vector<std::pair<nb::bytes, nb::bytes>>, nb::bytes>>(finish(bytes_of(reply)));
       std::string lines;
       for (const auto& [name, value] : headers) lines.append(view_of(name)).append(": ").append(view_of(value)).append("\r\n");
       return std::pair(std::move(lines), std::string(view_of(whole)));
@@ -105,7 +107,7 @@ class FrontJob : public ScoringJob {
   void send(Worker& worker, Desk& desk, std::string_view reply) override {
     std::pair<std::string, std::string> own;
     std::string_view first = "content-type: application/json\r\n";
-    if (finish_.is_valid()) {
+    if (is_translated_) {
       own = finished(worker, reply);
       first = own.first;
       reply = own.second;
@@ -129,6 +131,7 @@ class FrontJob : public ScoringJob {
   }
 
   nb::object finish_;  // makes the reply of the request's own form
+  bool is_translated_ = false;
   std::string untranslated_;
   std::mutex mutex_;  // guards the descriptor
   Wire wire_;

@@ -8,11 +8,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from loadtest.session.page import load_page
-from msd.__main__ import main
 from tests.browser.playground_page import WatchedTab
 from tests.demo import test_report
 from tests.docs.site import build_site
-from tests.feedback.made import traffic
 from tests.ranker import test_evaluation_report
 from tests.service.live import LiveService
 
@@ -80,16 +78,6 @@ def test_evaluation_report_fits(phone: Page, tmp_path: Path) -> None:
     test_evaluation_report.sample_page(tmp_path / "report.html", test_evaluation_report.sample_results())
 
     check(phone, tmp_path / "report.html")
-
-
-def test_arms_report_fits(phone: Page, tmp_path: Path) -> None:
-    requests, events = traffic(seed=3, users=600, lift=0.3)
-    requests.write_parquet(tmp_path / "requests-1.parquet")
-    events.write_parquet(tmp_path / "events-1.parquet")
-    with pytest.raises(SystemExit, match="0"):
-        main(["join", str(tmp_path), "--by", "arm", "--page", str(tmp_path / "arms.html")])
-
-    check(phone, tmp_path / "arms.html")
 
 
 def test_load_page_fits(phone: Page, tmp_path: Path) -> None:

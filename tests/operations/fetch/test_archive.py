@@ -6,9 +6,12 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from msd.contract.bundle import FILES, MANIFEST, RANKER, Bundle
 from msd.contract.errors import BundleError
@@ -134,3 +137,37 @@ def test_unpacks_archives_of_tar(tmp_path: Path, form: int, prefix: str) -> None
     unpack(tmp_path / "a", tmp_path / "out", ROOM)
 
     assert (tmp_path / "out" / RANKER).read_bytes() == b"graph"
+
+
+_FUZZED = _tar(*((tarfile.TarInfo(name), b"x" * 700) for name in sorted(FILES)[:3]))
+# Headers have 512 bytes, of which numbers, types and link names are from the 100th on.
+_PLACES = st.integers(0, len(_FUZZED) // 512 - 1).flatmap(lambda block: st.integers(512 * block, 512 * block + 511))
+_TEXTS = st.sampled_from(
+    [b"../x", b"/tmp/x", b"\0", b"77777777777", b"\x80" + b"\xff" * 11, b"1", b"2", b"5", b"g", b"L", b"S"]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    changes=st.lists(st.tuples(_PLACES, _TEXTS | st.binary(min_size=1, max_size=12)), max_size=5),
+    cut=st.integers(0, 3_000),
+)
+def test_damaged_archives_write_nothing_elsewhere(
+    changes: list[tuple[int, bytes]], cut: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("fuzzed")
+    data, out = bytearray(_FUZZED), folder / "out"
+    for place, change in changes:
+        data[place : place + len(change)] = change
+        # With the sum that the header says, or else nothing but the sum would be tested.
+        start = place // 512 * 512
+        data[start + 148 : start + 156] = b" " * 8
+        data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
+    (folder / "a.tar").write_bytes(data[: len(data) - cut])
+    out.mkdir()
+    with suppress(BundleArchiveError):
+        unpack(folder / "a.tar", out, ROOM)
+
+    assert {path.name for path in folder.iterdir()} == {"a.tar", "out"}
+    assert all(path.is_file() and not path.is_symlink() and path.name in FILES for path in out.iterdir())
+    assert sum(path.stat().st_size for path in out.iterdir()) <= ROOM
