@@ -9,12 +9,12 @@ COMMANDS = {
     "data": ("lab.data.collm_ml_1m", "train", "Convert the data of a research benchmark."),
     "bench": (
         "lab.bench.command",
-        "train,cpu,demo,load",
+        "train,cpu,openvino,demo,load",
         "Compare the service with a naive one.",
     ),
     "chaos": (
         "lab.chaos.command",
-        "train,cpu,demo",
+        "train,cpu,openvino,demo",
         "Run chaos tests against a service and report the results.",
     ),
     "instant": (

@@ -54,6 +54,10 @@ def writable(folder):
     return True
 import cryptography.hazmat.primitives.asymmetric.ed25519, lmdb, obstore, pyarrow.parquet, tokenizers
 import opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace
+if importlib.util.find_spec("openvino"):
+    import openvino
+    core = openvino.Core()
+    assert core.compile_model(core.read_model("/bundle/ranker.onnx"), "CPU").outputs
 print(json.dumps({
     "root": os.getuid() == 0,
     "writable": [folder for folder in ("/", "/opt/msd", "/etc", "/var", "/bundle") if writable(folder)],

@@ -29,6 +29,7 @@ class PrecisionOption(StrEnum):
 
     FP32 = "fp32"
     INT8 = "int8"
+    BF16 = "bf16"
     AUTO = "auto"
 
 
@@ -63,7 +64,7 @@ def export(
     ] = "",
     replay: Annotated[Path | None, typer.Option(help="Also write the verified requests, for `msd replay`.")] = None,
     precision: Annotated[
-        PrecisionOption, typer.Option(help="fp32, int8, or auto: the fastest that scores as well as fp32.")
+        PrecisionOption, typer.Option(help="fp32, int8, bf16, or auto: the fastest that scores as well as fp32.")
     ] = PrecisionOption.FP32,
     candidates: Annotated[
         int,

@@ -61,7 +61,7 @@ def fastest_graph(graph: bytes, schema: FeatureSchema, candidates: int, request:
     worst, width = prove_widest(plain, sides, [request(count) for count in PROVED_AT])
     passed = factorise(plain, sides)
     graphs = {"plain": graph, "passed": passed.model.SerializeToString()}
-    runs = {name: open_run(one, heads) for name, one in graphs.items()}
+    runs = {name: open_run(one, "fp32", heads) for name, one in graphs.items()}
     times = median_microseconds(runs, request(candidates))
     served = pick(times)
     return FastGraph(graphs[served], served, passed.report, worst, width, candidates, times)

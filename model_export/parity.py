@@ -148,7 +148,7 @@ def check_parity(
     at the first difference above `tolerance`.
     """
     heads = bundle.manifest.heads
-    run = open_run(bundle.path(RANKER).read_bytes(), heads)
+    run = open_run(bundle.path(RANKER).read_bytes(), "fp32", heads)
     rows = BundleRows(bundle)
     goldens: list[Golden] = []
     worst, worst_lower = 0.0, dict.fromkeys(lower or {}, 0.0)

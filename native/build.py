@@ -46,7 +46,8 @@ def build(folder: Path = FOLDER, sanitiser: str | None = None, target: str | Non
     sanitised = (*_SANITISED, *_SANITISERS[sanitiser]) if sanitiser else ()
     folders = sysconfig.get_paths()["include"], _numpy_include(), bindings / "include", bindings / _MAPS
     includes = [option for folder in folders for option in ("-isystem", str(folder))]
-    command = [*compiler, *_FLAGS, *sanitised, f"-DNATIVE_LAYOUT={_layout()}", *includes]
+    threading = ("-DNB_FREE_THREADED",) if sysconfig.get_config_var("Py_GIL_DISABLED") else ()
+    command = [*compiler, *_FLAGS, *threading, *sanitised, f"-DNATIVE_LAYOUT={_layout()}", *includes]
     link = ["-shared", *(("-undefined", "dynamic_lookup") if sys.platform == "darwin" else ())]
     try:
         _run([*command, *_BINDING_FLAGS, "-c", str(bindings / "src" / "nb_combined.cpp"), "-o", str(library)])

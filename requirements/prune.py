@@ -13,6 +13,19 @@ BY_PACKAGE = {
     "numpy": ("f2py", "_core/lib", "random/lib", "_core/_simd.*", "_core/_*_tests.*", "_pyinstaller"),
     # Python calls a copy linked into its own module; this is the library for C++.
     "onnxruntime": ("capi/libonnxruntime.so.*", "datasets", "quantization", "tools", "transformers"),
+    # Bundles are ONNX and run on CPUs. OpenVINO finds its plugins and frontends by their files.
+    "openvino": (
+        "cmake",
+        "libs/cache.json",
+        "libs/libopenvino_intel_[gn]pu_plugin.so",
+        "libs/libopenvino_auto*_plugin.so",
+        "libs/libopenvino_hetero_plugin.so",
+        "libs/libopenvino_c.so.*",
+        *(f"libs/libopenvino_{name}_frontend.so.*" for name in ("gguf", "jax", "paddle", "pytorch", "tensorflow*")),
+        *(f"frontend/{name}" for name in ("jax", "paddle", "pytorch", "tensorflow")),
+        "tools",
+        "torch",
+    ),
     # The console colours tables, not source code.
     "pygments": ("lexers/[a-z]*.py", "lexers/_[a-z]*_*.py"),
     # The request log writes Parquet to memory: no servers, clouds or other formats.

@@ -24,6 +24,9 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="Model runtime: auto (as the bundle says), onnxruntime or openvino.")
+    ] = None,
     provider: Annotated[str | None, typer.Option(help="ONNX Runtime's execution provider: cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per model run.")] = None,
     workers: Annotated[
@@ -43,6 +46,7 @@ def serve(
         "redis_url": redis,
         "host": host,
         "port": port,
+        "runtime": runtime,
         "provider": provider,
         "threads": threads,
         "workers": workers,

@@ -73,6 +73,8 @@ class Settings(BaseModel):
     """Commit of the build, for `msd_build_info`. Default: the installed package's, if it records one. The image sets
     it."""
     # Running the model
+    runtime: Literal["auto", "onnxruntime", "openvino"] = "auto"
+    """Runtime of the model: `auto` (the fastest that passed export's gate), `onnxruntime` or `openvino` (extra)."""
     provider: Literal["cpu", "cuda"] = "cpu"
     """ONNX Runtime's execution provider: `cpu` or `cuda`. If it is unavailable, the service does not start."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
@@ -206,6 +208,10 @@ class Settings(BaseModel):
             raise ValueError("MSD_TLS_CLIENT_CA needs MSD_TLS_CERT and MSD_TLS_KEY")
         if self.guard_metrics and self.keys_file is None:
             raise ValueError("MSD_GUARD_METRICS needs MSD_KEYS_FILE, the file of API keys")
+        if self.runtime == "openvino" and self.provider != "cpu":
+            raise ValueError(
+                f"MSD_RUNTIME=openvino does not support MSD_PROVIDER={self.provider}; set MSD_PROVIDER=cpu"
+            )
         if self.live and self.store != "redis" and self.state_dir is None:
             raise ValueError("MSD_LIVE=on needs MSD_STATE_DIR, a persistent folder for live states")
         return self

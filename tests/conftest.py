@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
@@ -26,6 +27,9 @@ gc.disable()
 # Property tests have no time limit per example.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+# OpenVINO reports every import to its maker unless this package is missing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 # A message of a command stays on one line, however long the paths of a test's folders are.
 os.environ["COLUMNS"] = "300"

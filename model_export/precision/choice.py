@@ -87,7 +87,7 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-RequestedPrecision = Literal["fp32", "int8", "auto"]
+RequestedPrecision = Literal["fp32", "int8", "bf16", "auto"]
 
 
 @dataclass(frozen=True)
@@ -117,22 +117,25 @@ def choose(
     Raises ExportError if the requested precision cannot run or be judged here, or fails the gate.
     """
     if asked == "fp32":
-        return Chosen(None, {"fp32": open_run(graph, heads)}, PrecisionRecord())
+        return Chosen(None, {"fp32": open_run(graph, "fp32", heads)}, PrecisionRecord())
+    wanted: tuple[Precision, ...] = ("int8", "bf16") if asked == "auto" else (asked,)
     if reason := rows.unjudged(heads):
-        if asked == "int8":
+        if asked != "auto":
             raise ExportError(f"{asked}: {reason}; use --precision fp32")
-        refused: dict[Precision, Tried] = {"int8": Tried(refused=reason)}
-        return Chosen(None, {"fp32": open_run(graph, heads)}, PrecisionRecord(asked=asked, tried=refused))
+        refused = {precision: Tried(refused=reason) for precision in wanted}
+        return Chosen(None, {"fp32": open_run(graph, "fp32", heads)}, PrecisionRecord(asked=asked, tried=refused))
     int8: bytes | None = None
-    runs: dict[Precision, Run] = {"fp32": open_run(graph, heads)}
+    runs: dict[Precision, Run] = {"fp32": open_run(graph, "fp32", heads)}
     tried: dict[Precision, Tried] = {}
-    try:
-        int8 = _in_int8(graph, rows)
-        runs["int8"] = open_run(int8, heads)
-    except ExportError as error:
-        if asked == "int8":
-            raise
-        tried["int8"] = Tried(refused=str(error))
+    for precision in wanted:
+        try:
+            if precision == "int8":
+                int8 = _in_int8(graph, rows)
+            runs[precision] = open_run(int8 if precision == "int8" and int8 else graph, precision, heads, candidates)
+        except ExportError as error:
+            if asked != "auto":
+                raise
+            tried[precision] = Tried(refused=str(error))
     scores = _scores(runs, len(heads), rows, progress)
     times = median_microseconds(runs, rows.request(candidates))
     for precision in runs:

@@ -5,7 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "int8", "bf16"]
+RuntimeName = Literal["onnxruntime", "openvino"]
+RUNTIMES: Mapping[Precision, RuntimeName] = {"fp32": "onnxruntime", "int8": "onnxruntime", "bf16": "openvino"}
+"""The runtime of each precision. The graph of bf16 is that of fp32."""
 LEAST_GAIN = 1.05
 """A smaller gain is within the noise, and not worth scores that differ from torch's."""
 
@@ -67,7 +70,7 @@ class PrecisionRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    asked: Literal["fp32", "int8", "auto"] = "fp32"
+    asked: Literal["fp32", "int8", "bf16", "auto"] = "fp32"
     chosen: Precision = "fp32"
     candidates: Annotated[int, Field(ge=0, description="As many were scored in each timed run.")] = 0
     valid_rows: Annotated[int, Field(ge=0)] = 0

@@ -39,7 +39,7 @@ Ufunc ufunc_of(nb::handle object) {
 template <class T>
 std::vector<T> numbers_of(const nb::bytes& bytes) {
   std::vector<T> numbers(bytes.size() / sizeof(T));
-  std::memcpy(numbers.data(), bytes.data(), sizeof(T) * numbers.size());
+  if (!numbers.empty()) std::memcpy(numbers.data(), bytes.data(), sizeof(T) * numbers.size());
   return numbers;
 }
 

@@ -1,6 +1,8 @@
 // ONNX Runtime's graphs for Python.
 #pragma once
 
+#include <mutex>
+
 #include "../core/python.hpp"
 #include "ort.hpp"
 
@@ -39,18 +41,23 @@ struct HeldOrtModel {
   std::unique_ptr<OrtModel> model;
 
   HeldOrtModel(const nb::bytes& library, const nb::bytes& path, int threads) {
-    // By path; sessions may outlive each other.
-    static auto* const libraries = new std::map<std::string, std::shared_ptr<const OrtLibrary>>();
-    auto& opened = (*libraries)[std::string(view_of(library))];
-    if (!opened) opened = std::make_shared<const OrtLibrary>(std::string(view_of(library)));
-    const auto held = opened;
-    const std::string model_path(view_of(path));
+    const std::string library_path(view_of(library)), model_path(view_of(path));
     const nb::gil_scoped_release unlocked;
-    model = std::make_unique<OrtModel>(held, model_path, threads);
+    model = std::make_unique<OrtModel>(opened(library_path), model_path, threads);
   }
   ~HeldOrtModel() {
     const nb::gil_scoped_release unlocked;
     model = nullptr;
+  }
+
+  // A library is opened once; sessions may outlive each other.
+  static std::shared_ptr<const OrtLibrary> opened(const std::string& path) {
+    static std::mutex mutex;
+    static auto* const libraries = new std::map<std::string, std::shared_ptr<const OrtLibrary>>();
+    const std::lock_guard lock(mutex);
+    std::shared_ptr<const OrtLibrary>& library = (*libraries)[path];
+    if (!library) library = std::make_shared<const OrtLibrary>(path);
+    return library;
   }
 
   // (name, contiguous array, its type's character, shape)

@@ -215,7 +215,7 @@ def _runtime(group: Group, settings: Settings, bundle: Bundle) -> None:
         group.error(
             f"{told}, for which it has no tolerance; it has: {known}",
             "it cannot verify its scores and never becomes ready",
-            "set MSD_PROVIDER=cpu, or export it for this runtime",
+            "set MSD_RUNTIME=auto and MSD_PROVIDER=cpu, or export it for this runtime",
         )
     else:
         group.ok(f"{told} on {engine.provider}")

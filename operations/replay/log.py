@@ -19,6 +19,7 @@ from msd.contract.correction import HEAD, Correction, CorrectionError
 from msd.contract.errors import ContractError, MsdError
 from msd.contract.exploration import Exploration, first_of
 from msd.contract.log import RequestRecord
+from msd.contract.precision import RUNTIMES
 from msd.contract.reply import declared, spread
 from msd.contract.request import RequestError, parse_request
 from msd.contract.rows import ROW_SIDES, RowCodec, Rows
@@ -70,14 +71,14 @@ class ReplaySummary:
 class LogReplay:
     """A replay with given bundles, whose runtimes are opened on demand, as they were when logged."""
 
-    def __init__(self, bundles: Sequence[Bundle], on_cpu: bool = False) -> None:
-        """`on_cpu` overrides the records' provider."""
+    def __init__(self, bundles: Sequence[Bundle], runtime: str = "as logged") -> None:
+        """`runtime` overrides the records."""
         self._bundles = {bundle.bundle_id: bundle for bundle in bundles}
         self._codecs = {
             bundle.bundle_id: [RowCodec(bundle.schema, side, bundle.bundle_id) for side in ROW_SIDES]
             for bundle in bundles
         }
-        self._on_cpu = on_cpu
+        self._runtime = runtime
         self._runtimes: dict[tuple[str, str, int], Runtime] = {}
         self.found = ReplaySummary()
 
@@ -157,24 +158,24 @@ class LogReplay:
         return scores, [degraded.get(item_id) for item_id in request.ids], choice
 
     def _opened(self, bundle: Bundle, record: RequestRecord) -> Runtime:
-        """Return the runtime as logged, or on the CPU if requested. Raises RuntimeRefused if it is unavailable."""
-        _, provider, logged = record.engine.split("-", 2)
-        precision = next((one for one in bundle.precision.passed if one == logged), None)
-        if self._on_cpu:
-            provider, precision = "cpu", None
-        wanted = (bundle.bundle_id, f"{provider}-{precision}", record.threads)
+        """Return the record's runtime, or the requested one. Raises RuntimeRefused if it is unavailable."""
+        name, provider, logged = record.engine.split("-", 2)
+        precision = next((one for one in RUNTIMES if one == logged), None)
+        if self._runtime != "as logged":
+            name, provider, precision = self._runtime, "cpu", None
+        wanted = (bundle.bundle_id, f"{name}-{provider}-{precision}", record.threads)
         if wanted not in self._runtimes:
-            given = {"bundle": bundle.folder, "provider": provider, "threads": record.threads}
+            given = {"bundle": bundle.folder, "runtime": name, "provider": provider, "threads": record.threads}
             self._runtimes[wanted] = open_runtime(bundle, Settings.model_validate(given), precision)
         return self._runtimes[wanted]
 
 
 def replay_log(
-    path: Path, bundles: Sequence[Bundle], on_cpu: bool, limit: int | None, progress: Callable[[], None]
+    path: Path, bundles: Sequence[Bundle], runtime: str, limit: int | None, progress: Callable[[], None]
 ) -> ReplaySummary:
     """Replay the log's requests, oldest first, at most `limit` of them. Raises MsdError if there are none."""
     records = (record for file in log_files(path) for record in read_requests(file))
-    found = LogReplay(bundles, on_cpu).replay(records, progress, limit)
+    found = LogReplay(bundles, runtime).replay(records, progress, limit)
     if not found.requests:
         others = ", ".join(found.skipped)
         raise MsdError(f"{path}: holds no request of these bundles" + (f", but of {others}" if others else ""))
@@ -216,7 +217,9 @@ def _greatest_difference(record: RequestRecord, scores: Scores) -> float:
 def main(
     log: Annotated[Path, typer.Argument(metavar="LOG", help="A service's MSD_LOG_DIR, or one of its files.")],
     bundle: Annotated[list[Path], typer.Option(metavar="DIR", help="The bundle that was served; repeatable.")],
-    on_cpu: Annotated[bool, typer.Option("--cpu", help="Score a GPU's log on this CPU.")] = False,
+    runtime: Annotated[
+        str, typer.Option(help="Model runtime: 'as logged', auto, onnxruntime or openvino.")
+    ] = "as logged",
     limit: Annotated[int | None, typer.Option(min=1, help="Number of requests, oldest first.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -228,7 +231,7 @@ def main(
     bundles = [trust.open(folder, rows=False) for folder in bundle]
     with Progress(TextColumn("{task.description}, {task.completed}"), console=Console(stderr=True)) as bars:
         bar = bars.add_task("Replaying", total=None)
-        found = replay_log(log, bundles, on_cpu, limit, lambda: bars.advance(bar))
+        found = replay_log(log, bundles, runtime, limit, lambda: bars.advance(bar))
     typer.echo(json.dumps(asdict(found)) if as_json else str(found))
     if found.mismatches:
         raise typer.Exit(1)

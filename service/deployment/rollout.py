@@ -40,7 +40,7 @@ _EVERY_S = 0.4
 _REST = 2.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _LOOP_S = 0.1
-# Peak memory while loading, as a multiple of the graph's file (ONNX Runtime: 1.8).
+# Peak memory while loading, as a multiple of the graph's file (ONNX Runtime 1.8, OpenVINO 2.1 for its two graphs).
 _TIMES_GRAPH = 2.5
 _BESIDE_BYTES = 32 * 2**20
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}

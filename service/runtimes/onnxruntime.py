@@ -72,6 +72,10 @@ class OnnxRuntime:
         """The schema's tensors → scores [N] by head."""
         return dict(zip(self._heads, self._session.run(self._heads, tensors), strict=True))
 
+    def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
+        """Return only the largest: its memory is kept, and other shapes need no preparation."""
+        return (max_candidates,)
+
 
 class CpuSession:
     """A graph on the CPU."""

@@ -57,6 +57,10 @@ class Runtime(Protocol):
         """The schema's tensors → scores [N] by head, the first head first."""
         ...
 
+    def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
+        """Return the numbers of candidates to warm up, so that no request of up to `max_candidates` pays for it."""
+        ...
+
 
 class GraphInput(NamedTuple):
     """A graph's input: its type in the schema's terms if it has one, and None for an axis of any length."""

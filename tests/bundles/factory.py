@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 from numpy.typing import NDArray
 
 from model_export.precision.int8 import quantise
@@ -50,6 +51,12 @@ from msd.contract.schema import (
 from msd.contract.state import Impression
 from tests.bundles.encoder_graph import build_encoder, build_tokenizer, encode_alone
 from tests.bundles.ranker_graph import Recipe, build_ranker
+
+
+def has_bf16() -> bool:
+    """Asks OpenVINO."""
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
 
 AT = 1_764_066_000.0
 USERS = 20

@@ -61,16 +61,16 @@ def test_bundle_opens_as_written(folder: Path, whole_bundle: Bundle) -> None:
 
 def test_precision_is_kept_with_its_figures(folder: Path) -> None:
     figures = Figures(auc=0.7, logloss=0.5, ece=0.01, predicted_over_observed=1.0, microseconds=900.0)
-    tried = {"int8": Tried(figures=figures, auc_worst=0.0001, logloss_worst=0.0)}
-    record = PrecisionRecord.model_validate({"asked": "auto", "chosen": "int8", "candidates": 200, "tried": tried})
+    tried = {"bf16": Tried(figures=figures, auc_worst=0.0001, logloss_worst=0.0), "int8": Tried(refused="too slow")}
+    record = PrecisionRecord.model_validate({"asked": "auto", "chosen": "bf16", "candidates": 200, "tried": tried})
     reseal(folder, precision=record)
 
     assert open_bundle(folder).precision == record
-    assert record.passed == ("fp32", "int8")
+    assert record.passed == ("fp32", "bf16")
     reseal(folder, precision=None)
     assert "precision" not in json.loads((folder / MANIFEST).read_text("utf-8"))
     edit_manifest(folder, precision={"chosen": "fp8"})
-    with pytest.raises(BundleError, match="precision.chosen: should be 'fp32' or 'int8'"):
+    with pytest.raises(BundleError, match="precision.chosen: should be 'fp32', 'int8' or 'bf16'"):
         open_bundle(folder)
 
 

@@ -13,6 +13,8 @@ REMOVED = (
     "numpy/_core/tests/test_multiarray.py",
     "numpy/f2py/crackfortran.py",
     "onnxruntime/capi/libonnxruntime.so.1.32.0",
+    "openvino/libs/libopenvino_intel_gpu_plugin.so",
+    "openvino/libs/libopenvino_tensorflow_lite_frontend.so.2641",
     "pyarrow/libarrow_flight.so.2400",
     "pygments/lexers/python.py",
     "lmdb/cffi.pyi",
@@ -20,6 +22,8 @@ REMOVED = (
 KEPT = (
     "numpy/_core/numeric.py",
     "onnxruntime/capi/onnxruntime_pybind11_state.so",
+    "openvino/libs/libopenvino_intel_cpu_plugin.so",
+    "openvino/libs/libopenvino_onnx_frontend.so.2641",
     "pyarrow/_fs.py",
     "pygments/lexers/__init__.py",
 )

@@ -18,6 +18,7 @@ from msd.contract.precision import Precision
 from msd.dataset.load import load_dataset
 from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
+from tests.bundles.factory import has_bf16
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
 from tests.ranker.made import SHORT, World, save_world, train_quickly, write_small_student
 
@@ -99,9 +100,11 @@ def in_int8(graph: bytes, evidence: Evidence) -> bytes:
 
 @pytest.fixture(scope="session")
 def runs(graph: bytes, in_int8: bytes) -> dict[Precision, ModelRun]:
-    """By precision."""
+    """Whatever of the graph runs here; bf16 may not."""
     found: dict[Precision, ModelRun] = {
-        "fp32": open_run(graph, HEADS),
-        "int8": open_run(in_int8, HEADS),
+        "fp32": open_run(graph, "fp32", HEADS),
+        "int8": open_run(in_int8, "int8", HEADS),
     }
+    if has_bf16():
+        found["bf16"] = open_run(graph, "bf16", HEADS)
     return found

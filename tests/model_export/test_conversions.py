@@ -143,7 +143,7 @@ def test_conversions_are_judged_on_clicks(
     monkeypatch.setattr(choice, "quantise", lambda plain, rows: plain)
     graph, heads = inputs.recipe().graph(), bundle.manifest.heads
     tried = choose(graph, heads, "auto", 20, evidence, quiet).record.tried["int8"]
-    run = open_run(graph, heads)
+    run = open_run(graph, "fp32", heads)
     scores = np.array([run(tensors)[1, 0] for tensors in evidence.valid()])
     clicked = evidence.labels > 0
 
@@ -171,9 +171,10 @@ def test_unjudged_conversions_leave_fp32(
     chosen = choose(graph, heads, "auto", 20, evidence, quiet)
 
     assert (chosen.int8, chosen.record.chosen, chosen.record.passed) == (None, "fp32", ("fp32",))
-    assert {name: one.refused for name, one in chosen.record.tried.items()} == {"int8": reason}
-    with pytest.raises(ExportError, match=f"int8: {reason}; use --precision fp32"):
-        choose(graph, heads, "int8", 20, evidence, quiet)
+    assert {name: one.refused for name, one in chosen.record.tried.items()} == {"int8": reason, "bf16": reason}
+    for precision in ("int8", "bf16"):
+        with pytest.raises(ExportError, match=f"{precision}: {reason}; use --precision fp32"):
+            choose(graph, heads, precision, 20, evidence, quiet)
     assert evidence.unjudged(("pctr", "sold")) is None
 
 

@@ -79,6 +79,7 @@ def test_bundle_verifies_in_full(exported: Exported) -> None:
     assert manifest.tolerances == {
         "onnxruntime-cpu-fp32": 1e-5,
         "onnxruntime-cuda-fp32": 1e-5,
+        "openvino-cpu-fp32": 1e-5,
     }
     assert manifest.precision == PrecisionRecord()
 
@@ -186,7 +187,7 @@ def test_command_shows_tried_precisions(run: Run, tmp_path: Path, capsys: pytest
         main([*command, "--requests", "5", "--precision", "auto", "--candidates", "30"])
     output = " ".join(capsys.readouterr().out.split())
     assert "chosen; 180 valid rows, 30 candidates" in output
-    assert all(f" {precision} " in output for precision in ("fp32", "int8"))
+    assert all(f" {precision} " in output for precision in ("fp32", "int8", "bf16"))
     with pytest.raises(SystemExit, match="2"):
         main([*command, "--precision", "fp8"])
 

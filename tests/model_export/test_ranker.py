@@ -24,9 +24,12 @@ from model_export.ranker import HEADS, ranker_graph, torch_scores
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER
 from msd.contract.golden import golden_tensors
+from msd.contract.openvino import OpenVinoGraph
+from msd.contract.precision import Precision
 from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import Curve
+from tests.bundles.factory import has_bf16
 from tests.model_export.conftest import Exported, quiet
 from tests.model_export.factorise.graphs import graph_of
 
@@ -127,10 +130,17 @@ def test_factorised_graph_scores_as_the_plain_one(
     served = exported.bundle.path(RANKER).read_bytes()
     for candidates in PROVED_AT:
         tensors = evidence.request(candidates)
-        expected = open_run(traced, HEADS)(tensors)
+        expected = open_run(traced, "fp32", HEADS)(tensors)
         assert expected.shape == (1, candidates)
         for one in (fast.graph, served):
-            np.testing.assert_allclose(open_run(one, HEADS)(tensors), expected, atol=2e-6)
+            np.testing.assert_allclose(open_run(one, "fp32", HEADS)(tensors), expected, atol=2e-6)
+
+
+def test_openvino_reads_the_graph(traced: bytes, evidence: Evidence) -> None:
+    """Its inverse of a matrix is no operator of ONNX."""
+    tensors = evidence.request(20)
+    found = OpenVinoGraph(traced, "fp32", 1, HEADS).run(tensors)["pctr"]
+    np.testing.assert_allclose(found, open_run(traced, "fp32", HEADS)(tensors)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +174,8 @@ def test_wrong_pass_stops_export(
         fastest_graph(traced, exported.bundle.schema, 200, evidence.request)
 
 
-def test_graph_ignores_unused_input() -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"] if has_bf16() else ["fp32"])
+def test_graph_ignores_unused_input(precision: Precision) -> None:
     tensors = {"item_semantic": np.full((3, 4), 0.25, np.float32), "item_dense": np.ones((3, 1), np.float32)}
 
     graph = graph_of(
@@ -173,6 +184,6 @@ def test_graph_ignores_unused_input() -> None:
         ones=np.ones((4, 1)),
         axes=[1],
     )
-    found = open_run(graph.SerializeToString(), ["pctr"])(tensors)
+    found = open_run(graph.SerializeToString(), precision, ["pctr"])(tensors)
 
     np.testing.assert_allclose(found, np.full((1, 3), 1 / (1 + np.exp(-1))), atol=0.01)

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msd.contract.bundle import Bundle, open_bundle
+from msd.contract.bundle import Bundle, open_bundle, tolerance_key
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.log import RequestRecord
+from msd.contract.precision import Precision
 from msd.contract.rows import RowCodec
 from operations.replay.log import LogError, LogReplay
 from service.request_log.files import encode
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import RuntimeRefused
 from service.settings import Settings
-from tests.bundles.factory import build_bundle, golden_requests, reseal
+from tests.bundles.factory import build_bundle, golden_requests, has_bf16, reseal
 from tests.bundles.ranker_graph import Recipe
 from tests.operations.signing_keys import Keys
 from tests.service.faults import ModelRuns
@@ -163,13 +164,25 @@ def test_rejects_inconsistent_record(logs: list[RequestRecord], bundle: Bundle) 
             LogReplay([bundle]).replay([replace(logs[0], **change)], lambda: None)
 
 
-def test_int8_reproduces_exactly(tmp_path: Path) -> None:
+LOW_PRECISIONS: dict[Precision, tuple[str, str, bool]] = {
+    "int8": ("onnxruntime", "quantised for CPUs with VNNI", adds_int8_exactly(cpu_instructions())),
+    "bf16": ("openvino", "needs bf16, which OpenVINO does not support on this CPU", has_bf16()),
+}
+
+
+@pytest.mark.parametrize("precision", LOW_PRECISIONS)
+def test_lower_precision_reproduces_exactly(precision: Precision, tmp_path: Path) -> None:
     """Where the CPU can run it; elsewhere such a bundle is not served."""
-    folder = build_bundle(tmp_path / "int8", Recipe(dense=True, int8=True)).folder
-    reseal(folder, tolerances={"onnxruntime-cpu-int8": 0.1}, precision={"asked": "int8", "chosen": "int8"})
+    runtime, refusal, is_offered = LOW_PRECISIONS[precision]
+    folder = build_bundle(tmp_path / precision, Recipe(dense=True, int8=precision == "int8")).folder
+    reseal(
+        folder,
+        tolerances={tolerance_key(runtime, "cpu", precision): 0.1},
+        precision={"asked": precision, "chosen": precision},
+    )
     made = open_bundle(folder)
-    if not adds_int8_exactly(cpu_instructions()):
-        with pytest.raises(RuntimeRefused, match="quantised for CPUs with VNNI"):
+    if not is_offered:
+        with pytest.raises(RuntimeRefused, match=refusal):
             open_runtime(made, Settings(bundle=folder))
         return
     with logging_service(made, tmp_path) as running:

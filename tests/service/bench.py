@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -39,6 +39,9 @@ class CountingRuntime:
         if value == -1:
             raise RuntimeError("no such value")
         return {"pctr": np.array([value], np.float32)}
+
+    def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
+        return ()
 
 
 class Bench:

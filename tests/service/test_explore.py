@@ -95,7 +95,7 @@ def test_some_first_candidates_are_explored_and_replayed(client: httpx.Client, u
         assert expected == one["explore"]
         assert record.served is not None
         assert record.served[0] == record.explore["first"]
-    found = replay_log(log, [unsure], False, None, lambda: None)
+    found = replay_log(log, [unsure], "as logged", None, lambda: None)
     assert (found.exact, found.mismatches) == (found.requests, 0)
     altered = by_id["r0"]
     altered.explore["propensity"] *= 1 + 1e-15  # type: ignore[index]

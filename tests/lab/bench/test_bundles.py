@@ -62,7 +62,7 @@ def test_bundle_is_proved_and_judged_like_any_other_and_kept(bundles: Bundles, f
     assert fp32.manifest.provenance["parity"]["requests"] == MAKINGS.requests
     record = open_bundle(bundles.best).precision
     assert record.asked == "auto"
-    assert record.tried.keys() >= {"fp32", "int8"}
+    assert record.tried.keys() >= {"fp32", "int8", "bf16"}
     assert bundles.precision == record.chosen
     assert made_bundles(work, MAKINGS, lambda doing, done, total: pytest.fail(doing)) == bundles
 

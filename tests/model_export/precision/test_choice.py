@@ -98,11 +98,11 @@ def _tried(microseconds: float, refused: str | None = None) -> Tried:
     ("tried", "chosen"),
     [
         ({"fp32": _tried(1000)}, "fp32"),
-        ({"fp32": _tried(1000), "int8": _tried(600)}, "int8"),
-        ({"fp32": _tried(1000), "int8": _tried(600, "ECE is higher")}, "fp32"),
-        ({"fp32": _tried(1000), "int8": Tried(refused="no layer")}, "fp32"),
-        ({"fp32": _tried(1000), "int8": _tried(1000 / LEAST_GAIN + 1)}, "fp32"),
-        ({"fp32": _tried(1000), "int8": _tried(1000 / LEAST_GAIN - 1)}, "int8"),
+        ({"fp32": _tried(1000), "int8": _tried(600), "bf16": _tried(500)}, "bf16"),
+        ({"fp32": _tried(1000), "int8": _tried(600), "bf16": _tried(500, "AUC may be lower")}, "int8"),
+        ({"fp32": _tried(1000), "int8": _tried(600, "ECE is higher"), "bf16": _tried(500, "AUC")}, "fp32"),
+        ({"fp32": _tried(1000), "int8": Tried(refused="no layer"), "bf16": _tried(1000 / LEAST_GAIN + 1)}, "fp32"),
+        ({"fp32": _tried(1000), "bf16": _tried(1000 / LEAST_GAIN - 1)}, "bf16"),
     ],
 )
 def test_auto_picks_fastest_that_passes(tried: dict[Precision, Tried], chosen: Precision) -> None:
@@ -121,7 +121,7 @@ def test_auto_records_all_precisions(graph: bytes, evidence: Evidence, runs: dic
 
     record = chosen.record
     assert (record.asked, record.candidates, record.valid_rows) == ("auto", 50, len(evidence.labels))
-    assert set(record.tried) == {"fp32", "int8"}
+    assert set(record.tried) == {"fp32", "int8", "bf16"}
     measured = {name for name, one in record.tried.items() if one.figures}
     # The fixture rounds to int8 on any CPU; the export does where sums are exact.
     assert measured == runs.keys() - (set() if adds_int8_exactly(cpu_instructions()) else {"int8"})
@@ -166,8 +166,9 @@ def test_valid_rows_of_one_label_are_an_error(exported: Exported) -> None:
 
 
 # fp32 sums in an order that depends on the number of rows. In int8 sums are exact and scales constant: what is left is
-# that order where layers stay fp32, which may at worst move a value over the edge of one of 256 steps.
-BOUNDS: dict[Precision, float] = {"fp32": 1e-6, "int8": 2e-3}
+# that order where layers stay fp32, which may at worst move a value over the edge of one of 256 steps. OpenVINO picks
+# kernels by the number of rows, and with them where it rounds to the 8 bits of a bf16: by 2^-8 a few times over.
+BOUNDS: dict[Precision, float] = {"fp32": 1e-6, "int8": 2e-3, "bf16": 5e-3}
 COUNT = 200
 
 
@@ -180,6 +181,8 @@ def _chosen(exported: Exported, tensors: Tensors, places: list[int]) -> Tensors:
 def test_score_does_not_depend_on_neighbours(
     precision: Precision, exported: Exported, evidence: Evidence, runs: dict[Precision, Run]
 ) -> None:
+    if precision not in runs:
+        return  # a CPU without bf16: nothing is ever scored in it
     bound, tensors = BOUNDS[precision], evidence.request(COUNT)
 
     def run(one: Tensors) -> NDArray[np.float32]:

@@ -13,7 +13,12 @@ from msd.contract.rows import RowCodec
 from tests.bundles.factory import build_bundle, reseal
 from tests.bundles.ranker_graph import Recipe
 
-TOLERANCES = {"onnxruntime-cpu-fp32": 1e-5, "onnxruntime-cpu-int8": 0.05}
+TOLERANCES = {
+    "onnxruntime-cpu-fp32": 1e-5,
+    "onnxruntime-cpu-int8": 0.05,
+    "openvino-cpu-fp32": 1e-5,
+    "openvino-cpu-bf16": 0.05,
+}
 Make = Callable[[Precision], Bundle]
 Asked = list[tuple[Tensors, list[float]]]
 

@@ -19,9 +19,10 @@ from msd.contract.rows import RowCodec
 from service.runtimes import choice
 from service.runtimes.choice import open_runtime
 from service.runtimes.onnxruntime import OnnxRuntime
+from service.runtimes.openvino import OpenVinoRuntime
 from service.runtimes.runtime import RuntimeRefused
-from service.settings import Settings
-from tests.bundles.factory import example_schema, golden_requests
+from service.settings import Settings, SettingsError
+from tests.bundles.factory import example_schema, golden_requests, has_bf16
 from tests.bundles.ranker_graph import Recipe, build_ranker
 from tests.service.live import live_service, run_msd
 from tests.service.runtimes.conftest import TOLERANCES, Asked, Make
@@ -39,6 +40,7 @@ def test_onnxruntime_reproduces_the_goldens_and_describes_itself(bundle: Bundle)
     assert (engine.name, engine.provider, engine.threads, engine.precision) == ("onnxruntime", "cpu", 1, "fp32")
     assert engine.key == "onnxruntime-cpu-fp32"
     assert engine.instructions == cpu_instructions()
+    assert runtime.warm_up_sizes(500) == (500,)
 
 
 def test_c_interface_gives_the_bits_of_the_python_module(made_for: Make, asked: Asked) -> None:
@@ -83,6 +85,13 @@ def test_int8_is_got_or_refused(made_for: Make, asked: Asked) -> None:
     assert (runtime.engine.precision, runtime.engine.key) == ("int8", "onnxruntime-cpu-int8")
     found = [np.abs(runtime.run(tensors)["pctr"] - expected).max() for tensors, expected in asked]
     assert 1e-5 < max(found) < TOLERANCES[runtime.engine.key]
+
+
+def test_graph_for_bf16_runs_in_fp32(made_for: Make, asked: Asked) -> None:
+    runtime = OnnxRuntime(made_for("bf16"), "cpu", threads=1)
+    assert runtime.engine.precision == "fp32"
+    for tensors, expected in asked:
+        np.testing.assert_allclose(runtime.run(tensors)["pctr"], expected, atol=1e-6)
 
 
 def test_int8_without_vnni_is_refused(made_for: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,18 +140,22 @@ def _retype(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "reason", "openvinos"),
     [
-        (_retype, "has type int64, but the schema expects int32"),
-        (_rename, "has the inputs"),
-        (_widen, "has rows of"),
-        (_fix_candidates, "takes 50 candidates; its first axis must be dynamic"),
-        (lambda model: model.graph.ClearField("node"), "onnxruntime cannot load it"),
-        (lambda model: model.graph.output.pop(), "has no output 'pcvr'"),
+        (
+            _retype,
+            "has type int64, but the schema expects int32",
+            "has type i64, but the schema expects int32",
+        ),
+        (_rename, "has the inputs", "has the inputs"),
+        (_widen, "has rows of", "has rows of"),
+        (_fix_candidates, "takes 50 candidates; its first axis must be dynamic", "takes 50 candidates"),
+        (lambda model: model.graph.ClearField("node"), "onnxruntime cannot load it", "openvino cannot load it"),
+        (lambda model: model.graph.output.pop(), "has no output 'pcvr'", "has no output 'pcvr'"),
     ],
 )
 def test_graph_that_does_not_fit_is_refused(
-    bundle: Bundle, tmp_path: Path, change: Callable[[onnx.ModelProto], object], reason: str
+    bundle: Bundle, tmp_path: Path, change: Callable[[onnx.ModelProto], object], reason: str, openvinos: str
 ) -> None:
     model = build_ranker(bundle.schema, Recipe())
     change(model)
@@ -151,12 +164,33 @@ def test_graph_that_does_not_fit_is_refused(
 
     with pytest.raises(BundleError, match=reason):
         OnnxRuntime(misfit, "cpu", threads=1)
+    with pytest.raises(BundleError, match=openvinos):
+        OpenVinoRuntime(misfit, "fp32", threads=1)
+
+
+@pytest.mark.parametrize(
+    ("precision", "settings", "key"),
+    [
+        ("fp32", {}, "onnxruntime-cpu-fp32"),
+        *[("bf16", {}, "openvino-cpu-bf16")] * has_bf16(),
+        ("fp32", {"runtime": "openvino", "threads": 2}, "openvino-cpu-fp32"),
+        ("bf16", {"runtime": "onnxruntime"}, "onnxruntime-cpu-fp32"),
+        ("int8", {"runtime": "openvino"}, "openvino-cpu-fp32"),
+    ],
+)
+def test_precision_that_was_asked_for_is_served_unless_a_setting_says_otherwise(
+    made_for: Make, precision: Precision, settings: dict[str, object], key: str
+) -> None:
+    bundle = made_for(precision)
+    given = Settings.model_validate({"bundle": bundle.folder, **settings})
+    engine = open_runtime(bundle, given).engine
+    assert (engine.key, engine.threads) == (key, given.threads)
 
 
 def _passed(bundle: Bundle, *precisions: Precision) -> Bundle:
     """The bundle as of `auto`, with the precisions that passed."""
     figures = Figures(auc=0.7, logloss=0.5, ece=0.01, predicted_over_observed=1.0, microseconds=100.0)
-    tried = dict.fromkeys(precisions, Tried(figures=figures))
+    tried = dict.fromkeys(precisions, Tried(figures=figures)) | {"bf16": Tried(refused="AUC may be lower")}
     record = PrecisionRecord(asked="auto", chosen="fp32", candidates=50, tried=tried)
     return Bundle(bundle.folder, bundle.manifest.model_copy(update={"precision": record}))
 
@@ -184,3 +218,9 @@ def test_precision_that_this_cpu_lacks_is_left_out(made_for: Make, monkeypatch: 
     monkeypatch.setattr("service.runtimes.onnxruntime.cpu_instructions", lambda: ("avx2",))
     bundle = _passed(made_for("int8"), "fp32", "int8")
     assert open_runtime(bundle, Settings(bundle=bundle.folder)).engine.key == "onnxruntime-cpu-fp32"
+
+
+def test_openvino_refuses_cuda() -> None:
+    environ = {"MSD_BUNDLE": "b", "MSD_RUNTIME": "openvino", "MSD_PROVIDER": "cuda"}
+    with pytest.raises(SettingsError, match="MSD_RUNTIME=openvino does not support MSD_PROVIDER=cuda"):
+        Settings.from_environ(environ)
