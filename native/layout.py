@@ -53,7 +53,7 @@ def core_model(version: str, formula: Formula, explore_share: float, uncertainty
 
 
 def core_rows(file: RowFile) -> Any:  # noqa: ANN401
-    """Return the core's form of a bundle's rows file, which reads and verifies the same memory."""
+    """Return the core's form of a bundle's rows file, which the core reads and verifies for itself."""
     assert core is not None, "the core has a schema first"
     memory = file.memory()
     header = memory.header

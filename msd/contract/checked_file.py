@@ -68,7 +68,7 @@ class CheckedFile:
         if len(self.checksums) != len(self.proved):
             raise BundleError(f"{file.path}: the file is truncated; copy the bundle again")
         self._lock = threading.Lock()
-        self.body = _lazy_memory(size)
+        self.body = lazy_memory(size)
 
     def section(self, place: SectionPlace) -> "Section":
         return Section(self, place, self.body[place.start : place.start + place.size])
@@ -105,8 +105,7 @@ class CheckedFile:
         if len(content) != len(place) or zlib.crc32(content) != self.checksums[block]:
             raise BundleError(f"{self._file.path}: block {block} is damaged; copy the bundle again")
         with self._lock:
-            # Counted once, by the first thread: at 0 nothing is left to verify. (The native core verifies too, and does
-            # not count.)
+            # Counted once, by the first thread: at 0 nothing is left to verify.
             if not self.proved[block]:
                 place[:] = np.frombuffer(content, np.uint8)
                 self.proved[block] = True
@@ -130,7 +129,7 @@ class Section:
         return self.bytes[start:stop].tobytes()
 
 
-def _lazy_memory(size: int) -> NDArray[np.uint8]:
+def lazy_memory(size: int) -> NDArray[np.uint8]:
     """Return [size] bytes that use memory only where they are touched."""
     if not hasattr(os, "memfd_create"):  # not Linux
         return np.frombuffer(mmap.mmap(-1, max(1, size)), np.uint8)[:size]

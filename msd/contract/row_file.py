@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.checked_file import CheckedFile, OpenFile, Section
+from msd.contract.checked_file import CheckedFile, OpenFile, Section, lazy_memory
 from msd.contract.errors import BundleError
 from msd.contract.id_index import IdIndex, Words, encode_ids, encode_one
 from msd.contract.row_header import RowHeader, read_header, start_type
@@ -18,8 +18,8 @@ from msd.contract.rows import RowCodec, Rows, unpack_history
 
 
 class RowMemory(NamedTuple):
-    """What a non-Python reader needs to find and verify rows: the memory of all sections, a flag per verified block,
-    the blocks' checksums; and the offset of the sections in the open file `descriptor`."""
+    """What a non-Python reader needs to find and verify rows: memory of its own for all sections, a flag per verified
+    block, the blocks' checksums; and the offset of the sections in the open file `descriptor`."""
 
     header: RowHeader
     body: NDArray[np.uint8]
@@ -86,12 +86,13 @@ class RowFile:
         return [next(rows) if place >= 0 else None for place in places.tolist()]
 
     def memory(self) -> RowMemory:
-        """Memory for another reader, while this object lives."""
+        """Memory for another reader, while this object lives. Python's is not shared: nothing orders its writes for the
+        reader's threads."""
         file, starts = self._file, start_type(self._header.rows.size).itemsize
         return RowMemory(
             self._header,
-            file.body,
-            file.proved,
+            lazy_memory(len(file.body)),
+            np.zeros_like(file.proved),
             file.checksums,
             file.descriptor,
             file.base,

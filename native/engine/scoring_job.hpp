@@ -188,9 +188,8 @@ class ScoringJob : public OwnedJob {
   }
 
   // What was fetched: (rows of the user, rows of candidates and history, as of, seconds that this took, what `look` is to
-  // know of that); None: the explanation is taken on.
+  // know of that); None: the explanation is taken on. Its end was `kDone`, and stays so: a keeper may read it meanwhile.
   void go_on(const nb::object& given) override {
-    ending = Ending::kDone;
     if (given.is_none()) {
       is_explained_ = true;
       return;

@@ -50,15 +50,6 @@ class Loaded:
         return int(self.frame.take(BODY, CAPACITY, *rows, AT, None, None, False, False))
 
 
-def test_blocks_that_the_core_proved_are_proved_for_python_and_the_other_way_round(tmp_path: Path) -> None:
-    loaded = Loaded(tmp_path / "bundle")
-    assert loaded.fill() == FILLED
-    proved = loaded.files["item"].memory().proved.copy()
-    assert proved.any()
-    loaded.files["item"].get(["i1", "i2", "unknown"])
-    assert (loaded.files["item"].memory().proved == proved).all()
-
-
 def damage(path: Path, base: int, blocks: int) -> None:
     """Change the first byte of each block."""
     data = bytearray(path.read_bytes())
@@ -75,7 +66,6 @@ def test_rows_of_a_changed_file_are_lacking(change: Callable[[Path, int, int], N
     change(loaded.bundle.path(ROWS["item"]), memory.base, len(memory.proved))
 
     assert loaded.fill() == LACKING
-    assert not memory.proved.any()
 
 
 def test_rows_of_an_earlier_connection_are_not_sure(tmp_path: Path) -> None:
