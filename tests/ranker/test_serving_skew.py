@@ -167,7 +167,7 @@ def test_hidden_user_is_as_an_anonymous_one(world: World, seen: dict[str, torch.
     rows, adapted = torch.arange(200), world.model.adaptors.adapt(features)
     assert history_tensors(features, adapted, rows)["history_mask"].any()
     history = history_tensors(features, adapted, rows, torch.zeros(200, dtype=torch.bool))
-    assert not (history["history_mask"].any() or history["history_outcomes"].any())
+    assert not any(history[name].any() for name in ("history_mask", "history_outcomes"))
 
 
 def test_sides_age_independently(world: World, seen: dict[str, torch.Tensor]) -> None:
