@@ -19,7 +19,7 @@ work = "work"
 bundles = "bundles"
 semantics = false
 train = ["--epochs", "{epochs}"]
-export = ["--requests", "50"]
+export = ["--requests", "50", "--uncertainty"]
 
 [window]
 days = 2
@@ -30,10 +30,9 @@ latency = 1_000  # the machine is shared
 
 [rollout]
 shares = [0.5]
-hold_minutes = {hold}
+hold_minutes = 1.5
 clicks = {clicks}
 """
-_FLUSH_S = 61.0  # until a service has written its log
 
 
 class Day(NamedTuple):
@@ -68,22 +67,20 @@ def run_nights(
     _call("train", data, folder / "model", "--no-semantics", "--epochs", epochs)
     _call("export", data, folder / "model", world.bundles / "first", "--requests", "50", "--uncertainty")
     _call("rollback", world.bundles, "--to", "first")
-    config = _CONFIG.format(epochs=epochs, hold=1.5, clicks=min(400, impressions // 20))
-    config = config.replace('"50"]', '"50", "--uncertainty"]')
-    write_text_atomic(folder / "nightly.toml", config)
-    with world.services():
-        for day in days:
-            hear(f"day {day.name}")
-            world.drift(day.moves)
-            served = (world.bundles / "current").resolve().name
+    write_text_atomic(folder / "nightly.toml", _CONFIG.format(epochs=epochs, clicks=impressions // 20))
+    for day in days:
+        hear(f"day {day.name}")
+        world.drift(day.moves)
+        served = (world.bundles / "current").resolve().name
+        with world.services():  # at its end, all of the log is written
             shown = world.visits(impressions, day.bots)
-            figures = {"day": day.name, "served": served, "expected": day.expected, "scores": shown.measured()}
-            world.drift(day.moves_back)
-            if day.expected:
-                hear(f"night {day.name}")
-                time.sleep(_FLUSH_S)
+        figures = {"day": day.name, "served": served, "expected": day.expected, "scores": shown.measured()}
+        world.drift(day.moves_back)
+        if day.expected:
+            hear(f"night {day.name}")
+            with world.services():
                 figures["night"] = _night(world, day.name)
-            found.append(figures)
+        found.append(figures)
     return {"impressions": impressions, "days": found}
 
 
@@ -95,7 +92,7 @@ def _night(world: World, name: str) -> dict[str, Any]:
         try:
             while process.poll() is None:
                 if (world.bundles / EXPERIMENT).exists():
-                    world.visits(200)
+                    world.visits(100, seconds=60.0)
                 else:
                     time.sleep(0.5)
         finally:

@@ -120,11 +120,12 @@ class World:
             yield
             self._connections.clear()
 
-    def visits(self, count: int, bots: float = 0.0) -> Shown:
-        """Have visitors come within a day, or its share that is left to `count`; `bots` of them click nearly all."""
+    def visits(self, count: int, bots: float = 0.0, seconds: float = DAY_S) -> Shown:
+        """Have visitors come, one after the other, in a day or some `seconds`; a share of them, `bots`, clicks nearly
+        all that it sees."""
         shown, events = Shown(), list[dict[str, Any]]()
         for number in range(count):
-            self._now += DAY_S / count
+            self._now += seconds / count
             self._visit(number, self._rng.random() < bots, shown, events)
             if len(events) > _BATCH or number == count - 1:
                 self._tell(events)
