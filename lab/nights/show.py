@@ -63,7 +63,7 @@ def run_nights(
         raise MsdError(f"{folder}: holds other things; name a new folder")
     world, found = World(folder, len(days)), list[dict[str, Any]]()
     hear("the first bundle")
-    data = world.write_past(2 * impressions)
+    data = world.write_past(3 * impressions)
     _call("train", data, folder / "model", "--no-semantics", "--epochs", epochs)
     _call("export", data, folder / "model", world.bundles / "first", "--requests", "50", "--uncertainty")
     _call("rollback", world.bundles, "--to", "first")

@@ -22,8 +22,8 @@ from msd.feedback.dataset import with_parts
 from msd.metrics import measure_pooled
 
 DAY_S = 86_400
-USERS, ITEMS, CATEGORIES, DEVICES = 2_000, 60, 6, 4
-_BASE, _APPEAL, _TASTE = -1.7, 0.3, 0.9
+USERS, ITEMS, CATEGORIES, DEVICES = 2_000, 40, 4, 2
+_BASE, _APPEAL, _TASTE = -2.7, 0.3, 0.9
 _CANDIDATES, _BATCH = 5, 100
 _ANONYMOUS = 10  # every so-manieth visitor
 _BOTS_CLICK = 0.9
