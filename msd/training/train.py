@@ -114,7 +114,7 @@ def train_ranker(
         curve, position = [EpochReport(*point) for point in record["curve"]], _Position(*record["position"])
         for name, module in modules.items():
             module.load_state_dict(found.groups[name])
-    if team.mean(len(curve)) != len(curve):
+    if team.mean(position.step) != position.step:
         raise TeamError(f"not all processes see the same {checkpoint}; give them a shared folder, or remove it")
     team.align(model.parameters())
     while not _finished(curve, config):
