@@ -111,7 +111,7 @@ class World:
         served = [(pod, self.bundles) for pod in _PODS] + [("never", self.bundles / "first")]
         with ExitStack() as stack:
             for name, bundle in served:
-                own = {"MSD_STATE_DIR": str(self.folder / name / "state"), "MSD_LIVE": "on"}
+                own: dict[str, Any] = {"MSD_STATE_DIR": str(self.folder / name / "state"), "MSD_LIVE": "on"}
                 if name in _PODS:
                     logged = {"MSD_LOG_DIR": str(self.folder / "logs" / name), "MSD_LOG_SAMPLE": "1"}
                     own |= logged | {"MSD_EXPLORE_SHARE": "0.2"}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from msd.contract.files import write_text_atomic
-from msd.contract.rows import RowSide
+from msd.contract.rows import ROW_SIDES, RowSide
 from msd.contract.schema import FeatureSchema
 from msd.dataset.load import Dataset
 from msd.ranker.arrays import Arrays
@@ -41,9 +41,10 @@ def read_features(folder: Path) -> Features:
     # Copied on write, because torch has no tensors that are only read.
     found = {path.stem: np.load(path, mmap_mode="c") for path in folder.glob("*.npy")}
     schema = FeatureSchema.model_validate_json((folder / _SCHEMA).read_text("utf-8"))
-    of_events = {name: torch.from_numpy(array) for name, array in found.items() if "." not in name and name != "parts"}
-    sides = {"user": _side("user", found), "item": _side("item", found)}
-    return Features(schema=schema, parts=np.asarray(found["parts"]), arrays=Arrays(folder), **sides, **of_events)
+    values: dict[str, Any] = {"schema": schema, "parts": np.asarray(found.pop("parts")), "arrays": Arrays(folder)}
+    values |= {side: _side(side, found) for side in ROW_SIDES}
+    values |= {name: torch.from_numpy(array) for name, array in found.items() if "." not in name}
+    return Features(**values)
 
 
 def _arrays_of(features: Features) -> Iterator[tuple[str, NDArray[Any]]]:

@@ -258,7 +258,8 @@ class _Counted(NamedTuple):
 
     def _before(self, part: slice) -> NDArray[np.float64]:
         """Return the counted states [n, 3] before events."""
-        return self.states[self.bounds[self.side.entities[part]] + self.side.earlier[part]]
+        states: NDArray[np.float64] = self.states[self.bounds[self.side.entities[part]] + self.side.earlier[part]]
+        return states
 
     def _filled(self, of: Callable[[slice], Counts]) -> Counts:
         """Return the counts of all events, from those of parts of the rows."""
