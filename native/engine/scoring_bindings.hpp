@@ -39,6 +39,8 @@ void add_scoring(nb::module_& module) {
       .def_prop_ro("body", [](const ScoringJob& job) { return bytes_of(job.sent.body); })
       .def_prop_ro("request_id", [](const ScoringJob& job) { return job.sent.request_id; })
       .def_prop_ro("shown_id", [](const ScoringJob& job) { return job.shown_id; })
+      // head(size of the reply, seconds that its explanation took or None)
+      .def("head", [](ScoringJob& job, size_t size, std::optional<double> explain_s) { return bytes_of(job.head(size, explain_s)); })
       .def("end_if", [](ScoringJob& job, nb::object is_gone) { job.is_gone = std::move(is_gone); });
   // Plan(what `of` is to be of its jobs, model, assignment or a callable, whether that needs the user, wants or None, look,
   // translate or None)

@@ -234,20 +234,36 @@ class ScoringJob : public OwnedJob {
     of_given_ = of_given;
   }
 
-  // What has become of it, for Python: (fate, assignment or None, what `look` returned, or what is lacking, first lines of
-  // the reply's head, its body, candidates, stages, when it was ready, (user's rung or None, {rung: count}), what
-  // `translate` returned or None, the part that was scored last, its deadline in seconds or None)
+  // What has become of it, for Python: (fate, assignment or None, what `look` returned, or what is lacking, the reply's body,
+  // candidates, {what is degraded: how often}, stages, what `translate` returned or None, the part that was read last, its
+  // deadline in seconds or None)
   nb::object result() override {
     if (ending == Ending::kFailed) return error_.is_valid() ? error_ : nb::handle(PyExc_RuntimeError)(why_);
     if (ending != Ending::kDone) return nb::none();
-    nb::dict rungs;
+    nb::dict degraded;
     for (size_t rung = 0; rung < counts_.size(); rung++)
-      if (counts_[rung]) rungs[kRungs[rung].data()] = counts_[rung];
+      if (counts_[rung]) degraded[kRungs[rung].data()] = counts_[rung];
+    if (user_rung_ != UserRung::kOwn) degraded[("user_" + std::string(name_of(user_rung_))).c_str()] = 1;
     const nb::object looked = fate_ == Fate::kLacking ? asked_of(request_) : followed();
     const auto& [parse, rows, queue, run, reply] = all_stages_;
-    return nb::make_tuple(static_cast<int>(fate_), assignment_ ? assignment_->given : nb::none(), looked, bytes_of(first_),
-                          bytes_of(reply_), candidates_, std::tuple(parse, rows, queue, run, reply), ready_at_,
-                          nb::make_tuple(name_or_none(user_rung_), rungs), or_none(made_), part_, timeout_s_);
+    return nb::make_tuple(static_cast<int>(fate_), assignment_ ? assignment_->given : nb::none(), looked, bytes_of(reply_),
+                          candidates_, degraded, std::tuple(parse, rows, queue, run, reply), or_none(made_), part_,
+                          timeout_s_);
+  }
+
+  // Lines of the head of a reply of `size` bytes, with seconds that its explanation took.
+  std::string head(size_t size, std::optional<double> explain_s = {}) {
+    char own[320], explained[64] = "";
+    if (explain_s) {
+      std::snprintf(explained, sizeof explained, ", explain;dur=%.3f", 1000 * *explain_s);
+      ready_at_ = clock_s();
+    }
+    const auto& [parse, rows, queue, run, reply] = all_stages_;
+    std::snprintf(own, sizeof own,
+                  "content-length: %zu\r\n"
+                  "server-timing: parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f%s\r\n",
+                  size, 1000 * parse, 1000 * rows, 1000 * queue, 1000 * run, 1000 * (ready_at_ - began), explained);
+    return first_ + own;
   }
 
   // What `look` has returned: of each part.
@@ -260,11 +276,8 @@ class ScoringJob : public OwnedJob {
   std::optional<nb::object> is_gone;  // says whether the client has left, if Python has put the job in
 
  protected:
-  // The reply is ready; `first`: lines of its head.
-  virtual void send(Desk&, std::string_view first, std::string_view reply) {
-    first_ = first;
-    reply_ = reply;
-  }
+  // The reply is ready.
+  virtual void send(Desk&, std::string_view reply) { reply_ = reply; }
 
   bool end(Ending how) {
     ending = how;
@@ -437,7 +450,7 @@ class ScoringJob : public OwnedJob {
     const Stages own = std::exchange(stages_, {});
     all_stages_.add(own);
     if (!made_.is_valid())
-      send(desk, "content-type: application/json\r\n", held.reply.bytes());
+      send(desk, held.reply.bytes());
     else if (replies_.emplace_back(held.reply.bytes()); replies_.size() == parts_.size())
       finish(worker, desk);
     count(*worker.tally, own, counts, held.frame, held.reply);
@@ -446,7 +459,8 @@ class ScoringJob : public OwnedJob {
 
   // The reply of the request's own form.
   void finish(Worker& worker, Desk& desk) {
-    std::string first, whole;
+    std::string whole;
+    first_.clear();
     ask(worker, [&] {
       nb::list replies;
       for (const std::string& reply : replies_) replies.append(bytes_of(reply));
@@ -454,11 +468,11 @@ class ScoringJob : public OwnedJob {
       const nb::object made = std::exchange(made_, {});
       const auto [headers, body] =
           nb::cast<std::pair<std::vector<std::pair<nb::bytes, nb::bytes>>, nb::bytes>>(made[3](replies));
-      for (const auto& [name, value] : headers) first.append(view_of(name)).append(": ").append(view_of(value)).append("\r\n");
+      for (const auto& [name, value] : headers) first_.append(view_of(name)).append(": ").append(view_of(value)).append("\r\n");
       whole = view_of(body);
     });
     ready_at_ = clock_s();
-    send(desk, first, whole);
+    send(desk, whole);
   }
 
   void count(Tally& tally, const Stages& stages, const std::array<size_t, kRungs.size()>& counts, const Frame& frame,
@@ -530,7 +544,8 @@ class ScoringJob : public OwnedJob {
   size_t part_ = 0;                   // which is scored
   std::vector<std::string> replies_;  // of the parts
   std::optional<double> timeout_s_;   // until the deadline that the body sets
-  std::string first_, reply_;         // kept for Python
+  std::string first_ = "content-type: application/json\r\n";  // of the reply's head
+  std::string reply_;                 // kept for Python
   bool is_asked_ = false;     // whether the part is followed
   bool is_read_ = false;      // `request_` is
   bool is_followed_ = false;  // keep its rows, and look

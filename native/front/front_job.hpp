@@ -58,17 +58,11 @@ class FrontJob : public ScoringJob {
 
  private:
   // Write as much of the reply as the connection takes now.
-  void send(Desk& desk, std::string_view first, std::string_view reply) override {
-    if (is_handed) return ScoringJob::send(desk, first, reply);
+  void send(Desk& desk, std::string_view reply) override {
+    if (is_handed) return ScoringJob::send(desk, reply);
     if (!claim()) return;
-    char told[256];
-    std::snprintf(told, sizeof told,
-                  "content-length: %zu\r\n"
-                  "server-timing: parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f\r\n",
-                  reply.size(), 1000 * all_stages_.parse, 1000 * all_stages_.rows, 1000 * all_stages_.queue,
-                  1000 * all_stages_.run, 1000 * (ready_at_ - began));
     std::string& whole = desk.whole;
-    whole.assign(wire_.head).append(first).append(told).append("x-request-id: ").append(shown_id).append("\r\n");
+    whole.assign(wire_.head).append(head(reply.size())).append("x-request-id: ").append(shown_id).append("\r\n");
     whole.append(wire_.tail).append(reply);
     const std::lock_guard lock(mutex_);
     const ssize_t written = wire_.descriptor < 0 ? 0 : ::send(wire_.descriptor, whole.data(), whole.size(), MSG_DONTWAIT | MSG_NOSIGNAL);

@@ -15,8 +15,6 @@ from service.runtimes.runtime import Scores
 from service.scoring.deployment import Deployment
 from service.scoring.model import Model
 
-_TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
-_EXPLAINED = b", explain;dur=%.3f"
 # Memory of a string and its list entry, approximately.
 _STRING_BYTES = 80
 
@@ -161,12 +159,3 @@ class Follower(Protocol):
     def follow(self, deployment: Deployment, served: Served | None) -> None:
         """Learn of an answered request; None unless a follower wants it."""
         ...
-
-
-def headers_of(first: bytes, reply: bytes, taken: tuple[float, ...], explain_s: float | None = None) -> Headers:
-    """Return a reply's headers, with `first` lines; `taken`: seconds of parse, rows, queue, run and in total."""
-    timing = _TIMING % tuple(1000 * seconds for seconds in taken)
-    if explain_s is not None:
-        timing += _EXPLAINED % (1000 * explain_s)
-    named = [(name, value) for name, _, value in (line.partition(b": ") for line in first.splitlines())]
-    return [*named, (b"content-length", b"%d" % len(reply)), (b"server-timing", timing)]

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import native
-from msd.contract.assemble import Rung, Tensors, UserRung
+from msd.contract.assemble import Tensors
 from msd.contract.correction import HEAD, Correction
 from msd.contract.exploration import exploration_of
 from msd.contract.request import RequestError, check_pricing, parse_request_by
@@ -29,7 +29,6 @@ from service.scoring.answer import (
     Served,
     Translate,
     Translated,
-    headers_of,
 )
 from service.scoring.deployment import Arm, Deployment
 from service.scoring.engine import ScoringEngine, error_of
@@ -86,15 +85,11 @@ class _Found(NamedTuple):
     looked: Any
     """What is to be known of each part of a scored request, if something is; or what a part lacks, for
     `Pipeline.provide`."""
-    first: bytes
-    """The first lines of the reply's head."""
     reply: bytes
     candidates: int
+    degraded: dict[str, int]
     stages: tuple[float, float, float, float, float]
     """Seconds of parse, rows, queue, run and reply."""
-    ready_at: float
-    """When the reply was ready."""
-    degraded: tuple[UserRung | None, dict[Rung, int]]
     made: Translated | None
     """Of a request of another form that is not scored."""
     part: int
@@ -212,7 +207,10 @@ class Pipeline:
             raise await self._error(core.of, raw, found)
         if found.fate == _NOT_FINITE:
             raise ModelError("the model returned a non-finite score for this request")
-        return _answer(raw, found)
+        head: bytes = core.head(len(found.reply), found.explain_s)
+        headers = [(name, value) for name, _, value in (line.partition(b": ") for line in head.splitlines())]
+        seen = [one for one in found.looked if one.served is not None]
+        return Answer(headers, found.reply, found.candidates, found.degraded, found.stages, seen)
 
     async def _score(self, job: _AppJob, raw: RawRequest, found: _Found | None = None) -> _Found:
         """Score a request, and explain it if it asks for that. `found`: what it has ended with already."""
@@ -262,11 +260,8 @@ class Pipeline:
         """Return a scored request with an explanation."""
         (seen,) = found.looked
         explanation = await self._explainer.explain(found.assignment.arm.model, seen.explained, raw.budget)
-        return found._replace(
-            reply=with_explanation(found.reply, explanation, seen.explained.order),
-            ready_at=time.perf_counter(),
-            explain_s=explanation.seconds,
-        )
+        reply = with_explanation(found.reply, explanation, seen.explained.order)
+        return found._replace(reply=reply, explain_s=explanation.seconds)
 
     async def _error(self, deployment: Deployment, raw: RawRequest, found: _Found) -> Exception:
         """Return the error of a request that the core refuses, by its place in the request's own form."""
@@ -350,14 +345,3 @@ class Pipeline:
         return Explained(
             tensors, self._frames.unknown(model, core.at), pctr, correction, shown, order, ran < core.count
         )
-
-
-def _answer(raw: RawRequest, found: _Found) -> Answer:
-    user_rung, rungs = found.degraded
-    degraded = {str(rung): count for rung, count in rungs.items()}
-    if user_rung is not None:
-        degraded[f"user_{user_rung}"] = 1
-    taken = (*found.stages[:4], found.ready_at - raw.began)
-    headers = headers_of(found.first, found.reply, taken, found.explain_s)
-    seen = [one for one in found.looked if one.served is not None]
-    return Answer(headers, found.reply, found.candidates, degraded, found.stages, seen)
