@@ -16,7 +16,7 @@ from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, KnowledgeBase, 
 from msd.training.train import TrainConfig
 
 # Increment with any code change after which a model would predict something else from the same data.
-FORMAT = 7
+FORMAT = 6
 Progress = Callable[[str, int, int], None]  # current step, done, total
 
 
