@@ -2,7 +2,7 @@
 
 How much more a user clicks than others do is a sum of parts: always, lately, on this visit, and for items like this
 one. Clicks are compared with the items' click rates on the scale of log-odds, as in one step of Laplace's approximation
-(Rasmussen and Williams 2006, algorithm 3.1). Only the few scales of the kernel are learned (`msd.training.train_taste`).
+(Rasmussen and Williams 2006, algorithm 3.1). Only the kernel's few scales are learned (`msd.training.train_taste`).
 """
 
 import math
