@@ -13,14 +13,13 @@ from typing import Any
 from lab.bench.contestants import KINDS, Contestant, Contestants, Kind, Urls
 from lab.bench.figures import StoreRounds, arrival_figures, limits, store_figures
 from lab.bench.rounds import closed_rounds, goodput, p50_ms, poisson_run
-from lab.bench.row_lookup import row_lookup_figures
 from lab.benchmark.machine import machine_now
 from lab.reference.bundles import Makings, made_bundles
 from loadtest.stages import spent
 from msd.report import Heard
 
 _HELD_LOAD, _OVERLOAD = 0.7, 2.0
-_STEPS = 9
+_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class BenchPlan:
 
     A round is `seconds` of one service. Throughput has `rounds` of each service, in turns, with `clients` and the best
     number of `workers`. `loads` are shares of its own capacity; 70 % is held for `open_seconds`, and 200 % has
-    `deadline_ms`. Look-ups among `many_rows` are compared with those among `few_rows`.
+    `deadline_ms`.
     """
 
     makings: Makings = field(default_factory=Makings)
@@ -42,8 +41,6 @@ class BenchPlan:
     loads: tuple[float, ...] = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)
     bodies: int = 1_000
     deadline_ms: int = 50
-    many_rows: int = 10_000_000
-    few_rows: int = 100_000
 
     @property
     def short(self) -> float:
@@ -79,16 +76,12 @@ def bench_services(plan: BenchPlan, work: Path, progress: Heard) -> dict[str, An
         progress("Rows in memory or the bundle's file", 6, _STEPS)
         files = contestants.start(Contestant(kind, workers[kind], in_redis=False) for kind in KINDS)
         file = _store(contestants, plan, {entry.kind: url for entry, url in files.items()}, math.ceil(plan.rounds / 2))
-    rows = row_lookup_figures(
-        work / "rows", lambda doing: progress(f"Rows: {doing}", 7, _STEPS), plan.many_rows, plan.few_rows
-    )
     machine = machine_now()
     return {
         "redis": store_figures(redis),
         "file": store_figures(file),
         "arrivals": arrivals,
         "limits": limits(redis, machine["cores"], workers["ours"], _HELD_LOAD),
-        "rows": rows,
         "delta_visible_ms": delta,
         "load_curve": curve,
         "p50_ms_by_candidates": {

@@ -90,12 +90,8 @@ class CheckedFile:
         if (last - first).max() <= 1 and (self.proved[first] & self.proved[last]).all():
             return
         for one, end in set(zip(first.tolist(), last.tolist(), strict=True)):
-            self.prove_blocks(one, end)
-
-    def prove_blocks(self, first: int, last: int) -> None:
-        """Verify blocks. Raises BundleError if one is damaged."""
-        for block in range(first, last + 1):
-            self._prove_block(block)
+            for block in range(one, end + 1):
+                self._prove_block(block)
 
     def _prove_block(self, block: int) -> None:
         if self.proved[block]:
@@ -122,11 +118,6 @@ class Section:
         """As `CheckedFile.prove`, for spans [n] relative to the section."""
         if len(starts):
             self._file.prove(self._start + starts, self._start + stops)
-
-    def cut(self, start: int, stop: int) -> bytes:
-        """Return some of its bytes, verified."""
-        self._file.prove_blocks((self._start + start) // BLOCK, (self._start + stop - 1) // BLOCK)
-        return self.bytes[start:stop].tobytes()
 
 
 def lazy_memory(size: int) -> NDArray[np.uint8]:

@@ -4,8 +4,7 @@ IDs are UTF-8 without NUL, padded with zeros to one width: the longest plus at l
 hash and the place; the caller must verify the ID itself.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,8 @@ from msd.contract.schema import MAX_ID_CHARS
 
 Words = NDArray[np.uint64]
 Places = NDArray[np.int64]
+AreAt = Callable[[Places, Places], NDArray[np.bool_]]
+"""Returns for requested IDs, by number [k], whether each is the one at a place [k]."""
 
 _LOAD = 0.55
 _CHUNK = 65_536
@@ -26,7 +27,6 @@ _PLACE = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xC4CEB9FE1A85EC53)
-_ALL_BITS = 2**64 - 1
 
 
 class BuiltIndex(NamedTuple):
@@ -62,10 +62,6 @@ def encode_ids(ids: Sequence[str], width: int) -> Words:
     return fixed.view("<u8").reshape(len(ids), width // WORD)
 
 
-def encode_one(one: str, width: int) -> bytes:
-    return one.encode()[:width].ljust(width, b"\0")
-
-
 def hash_ids(ids: Words, seed: int) -> Words:
     """Return a hash [n] of each ID's words [n, W]."""
     hashes: Words = np.full(len(ids), seed, np.uint64)
@@ -76,16 +72,6 @@ def hash_ids(ids: Words, seed: int) -> Words:
     hashes *= _MIX
     hashes ^= hashes >> _HALF
     return hashes
-
-
-def hash_one(one: bytes, seed: int) -> int:
-    """`hash_ids` of one id, padded."""
-    hashed = seed
-    for start in range(0, len(one), WORD):
-        hashed = (hashed ^ int.from_bytes(one[start : start + WORD], "little")) * int(_MULTIPLIER) & _ALL_BITS
-        hashed ^= hashed >> 32
-    hashed = hashed * int(_MIX) & _ALL_BITS
-    return hashed ^ hashed >> 32
 
 
 def hash_all(ids: Sequence[str], width: int, seed: int) -> Words:
@@ -122,54 +108,23 @@ class IdIndex:
         self._windows = np.ndarray((len(words) - WINDOW + 1,), f"V{WINDOW * WORD}", words, strides=(WORD,))
         self._homes, self._seed = np.uint64(homes), seed
 
-    def guess(self, ids: Words) -> Places:
-        """Return the probable place of each ID [n]: right if the ID exists and everything read is verified; otherwise
-        any number from −1 on.
-
-        Its speed matters: most requests need nothing else.
-        """
+    def find(self, ids: Words, are_at: AreAt) -> Places:
+        """Return the place of each ID [n], −1 if absent; `are_at` verifies probable places."""
         hashes = hash_ids(ids, self._seed)
-        window_NW = self._window(self._homes_of(hashes))
-        alike_NW = (window_NW ^ hashes[:, None]) <= _PLACE
-        at_N = np.flatnonzero(alike_NW)
-        if len(at_N) != len(ids):  # otherwise it is one of each, or the IDs will not match
-            at_N = np.arange(0, alike_NW.size, WINDOW) + alike_NW.argmax(1)
-        places: Places = (window_NW.ravel().take(at_N) & _PLACE).view(np.int64) - 1
-        return places
-
-    def first(self, ids: Words) -> Places:
-        """Return the place of the first slot [n] that may be the ID's, −1 if there is none."""
-        hashes = hash_ids(ids, self._seed)
-        at = self._homes_of(hashes)
+        at = (hashes % self._homes).view(np.int64)
         places = np.full(len(at), -1, np.int64)
         rows = np.arange(len(at))
         while len(rows):
             self._section.prove(WORD * at, WORD * (at + WINDOW))
-            window_NW = self._window(at)
-            alike_NW = ((window_NW ^ hashes[:, None]) <= _PLACE) & (window_NW != 0)
+            window_NW = self._windows[at].view("<u8").reshape(len(at), WINDOW)
+            alike_NW = ((window_NW ^ hashes[rows, None]) <= _PLACE) & (window_NW != 0)
             column, own = alike_NW.argmax(1), np.arange(len(at))
             hit = alike_NW[own, column]
-            places[rows[hit]] = (window_NW[own, column][hit] & _PLACE).astype(np.int64) - 1
-            # A search ends at the first empty slot; IDs without one in their window continue.
-            on = ~hit & (window_NW != 0).all(1)
-            rows, at, hashes = rows[on], at[on] + WINDOW, hashes[on]
+            found = (window_NW[own, column] & _PLACE).astype(np.int64) - 1
+            right = hit.copy()
+            right[hit] = are_at(rows[hit], found[hit])
+            places[rows[right]] = found[right]
+            # A search goes on behind an ID with a similar hash, and ends at the first empty slot.
+            on = ~right & (hit | (window_NW != 0).all(1))
+            rows, at = rows[on], (at + np.where(hit, column + 1, WINDOW))[on]
         return places
-
-    def all_of(self, one: bytes) -> Iterator[int]:
-        """Yield the places of all slots that may be one padded ID's: for IDs whose first slot belongs to another with a
-        similar hash, and for single look-ups, for which arrays would cost ten times as much."""
-        hashed = hash_one(one, self._seed)
-        for slot in count(hashed % int(self._homes)):
-            held = int.from_bytes(self._section.cut(WORD * slot, WORD * (slot + 1)), "little")
-            if not held:
-                return
-            if held >> 32 == hashed >> 32:
-                yield (held & 0xFFFFFFFF) - 1
-
-    def _window(self, at: Places) -> Words:
-        """[n, WINDOW] slots."""
-        return self._windows[at].view("<u8").reshape(len(at), WINDOW)
-
-    def _homes_of(self, hashes: Words) -> Places:
-        homes: Places = (hashes % self._homes).view(np.int64)
-        return homes

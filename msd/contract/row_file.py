@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from msd.contract.checked_file import CheckedFile, OpenFile, Section, lazy_memory
 from msd.contract.errors import BundleError
-from msd.contract.id_index import IdIndex, Words, encode_ids, encode_one
+from msd.contract.id_index import IdIndex, encode_ids
 from msd.contract.row_header import RowHeader, read_header, start_type
-from msd.contract.rows import RowCodec, Rows, unpack_history
+from msd.contract.rows import RowCodec, Rows
 
 
 class RowMemory(NamedTuple):
@@ -53,7 +53,6 @@ class RowFile:
         self._ids, self._rows = file.section(header.ids), file.section(header.rows)
         # As plain bytes, which are taken much faster than fields.
         self._ids_N = self._ids.bytes.view(f"V{header.width}")
-        self._seen_N = np.zeros(header.count, bool)
         self._starts = _Starts(file.section(header.row_starts), header.rows.size) if header.row_starts.size else None
         if self._starts is None:
             whole = header.rows.size == self.count * codec.dtype.itemsize
@@ -65,22 +64,17 @@ class RowFile:
 
     def get(self, ids: Sequence[str]) -> Rows:
         """Return the rows of `ids`, in order. Raises BundleError if a block that they touch is damaged."""
-        if len(ids) == 1:
-            return self._unpacked(self._lone(ids[0]))
         if self._starts is not None or not self.count:
             return self._codec.unpack(self.raw(ids))
         places = self._places(ids)
         # Packed rows with a valid checksum need no further validation.
         records = self._rows_N.take(places, mode="clip").view(self._codec.dtype)
         found = places >= 0
-        if not _all(found):
-            records[~found] = self._codec.missing
+        records[~found] = self._codec.missing
         return Rows(records, found, (), 0)
 
     def raw(self, ids: Sequence[str]) -> list[bytes | None]:
         """Return the bytes of the rows of `ids`, in order, None for missing ones. Raises as `get` does."""
-        if len(ids) == 1:
-            return [self._lone(ids[0])]
         places = self._places(ids)
         rows = iter(self._cut(places[places >= 0]))
         return [next(rows) if place >= 0 else None for place in places.tolist()]
@@ -124,55 +118,18 @@ class RowFile:
         if not len(ids) or not self.count:
             return np.full(len(ids), -1, np.int64)
         words = encode_ids(ids, self._width)
-        places = self._index.guess(words)
-        # A place that was seen is verified, and so is its ID: if it is the requested one, this is its place, however it
-        # was found. Nothing else follows.
-        alike = self._ids_N.take(places, mode="clip").view("<u8").reshape(words.shape) == words
-        seen = self._seen_N.take(places, mode="clip")
-        if not (_all(alike) and _all(seen)):
-            others = np.flatnonzero(~(alike.all(1) & seen))
-            places[others] = self._find(words[others])
-        return places
 
-    def _find(self, words: Words) -> NDArray[np.int64]:
-        """Return `_places` of IDs in words [n], verifying everything on the way."""
-        places = self._index.first(words)
-        likely = np.flatnonzero(places >= 0)
-        at = places[likely]
-        self._ids.prove(self._width * at, self._width * (at + 1))
-        alike = self._ids_N.take(at).view("<u8").reshape(words[likely].shape) == words[likely]
-        for row in likely[~alike.all(1)].tolist():
-            places[row] = self._place(words[row].tobytes())
-        found = places[places >= 0]
+        def are_at(rows: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.bool_]:
+            self._ids.prove(self._width * at, self._width * (at + 1))
+            alike: NDArray[np.bool_] = (self._ids_N.take(at).view("<u8").reshape(words[rows].shape) == words[rows]).all(
+                1
+            )
+            return alike
+
+        places = self._index.find(words, are_at)
         if self._starts is None:
-            self._rows.prove(*self._row_ends(found))
-        self._seen_N[found] = True
+            self._rows.prove(*self._row_ends(places[places >= 0]))
         return places
-
-    def _place(self, own: bytes) -> int:
-        """Return the place of one padded ID, −1 if absent."""
-        width = self._width
-        for place in self._index.all_of(own):
-            if self._ids.cut(width * place, width * (place + 1)) == own:
-                return place
-        return -1
-
-    def _lone(self, own: str) -> bytes | None:
-        """Return the row of one ID, usually the request's user: arrays would cost ten times as much."""
-        place = self._place(encode_one(own, self._width)) if self.count else -1
-        if place < 0:
-            return None
-        size = self._codec.dtype.itemsize
-        start, stop = (size * place, size * (place + 1)) if self._starts is None else self._starts.of_one(place)
-        return self._rows.cut(start, stop)
-
-    def _unpacked(self, row: bytes | None) -> Rows:
-        """Return one row; its checksum makes further validation unnecessary."""
-        if row is None:
-            return self._codec.unpack([None])
-        size = self._codec.dtype.itemsize
-        histories = (unpack_history(row[size:]) or (),) if self._codec.side == "user" else ()
-        return Rows(np.frombuffer(bytearray(row[:size]), self._codec.dtype), np.ones(1, bool), histories, 0)
 
 
 class _Starts:
@@ -187,14 +144,7 @@ class _Starts:
         self._section.prove(self._width * places, self._width * (places + 2))
         return self._at[places].astype(np.int64), self._at[places + 1].astype(np.int64)
 
-    def of_one(self, place: int) -> tuple[int, int]:
-        ends = self._section.cut(self._width * place, self._width * (place + 2))
-        return int.from_bytes(ends[: self._width], "little"), int.from_bytes(ends[self._width :], "little")
-
     def end(self) -> int:
-        return int.from_bytes(self._section.cut(self._at.nbytes - self._width, self._at.nbytes), "little")
-
-
-def _all(flags: NDArray[np.bool_]) -> bool:
-    """Return `flags.all()`, several times as fast for few flags."""
-    return b"\0" not in flags.tobytes()
+        size = np.array([self._at.nbytes])
+        self._section.prove(size - self._width, size)
+        return int(self._at[-1])

@@ -67,6 +67,8 @@ class Steps:
                     command_of(step[1]), env=half, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
                 )
                 processes.append(other)
+                if failed.is_set():
+                    other.kill()
                 output, _ = other.communicate()
                 ended.append((step, output, start, other.returncode, time.perf_counter()))
                 if other.returncode or failed.is_set():

@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from msd.contract.request import InvalidRequest
 from service.deployment.readiness import Readiness
-from service.http.exchange import JOB, Deadlines, access_of, check_encoding, check_json, left_check
+from service.http.exchange import JOB, KEY, Deadlines, access_of, check_encoding, check_json, left_check
 from service.http.keys import Guard
 from service.http.middleware import read_body, send_reply
 from service.routes.oip.tensors import HEADER
@@ -79,4 +79,5 @@ class ScoreRoute:
         """Raises MalformedHeader."""
         began, deadline, is_own = self._deadlines.of(scope)
         budget = Budget(deadline, left_check(scope), is_own)
-        return RawRequest(request_id, body, began, budget, self._form, scope["raw_path"].decode("latin-1"))
+        path, key = scope["raw_path"].decode("latin-1"), scope.get(KEY, "")
+        return RawRequest(request_id, body, began, budget, self._form, path, key=key)

@@ -37,7 +37,7 @@ class Budget(NamedTuple):
 
 
 class RawRequest(NamedTuple):
-    """A request to score. `began`: when it came, by `time.perf_counter`."""
+    """A request to score. `began`: when it came, by `time.perf_counter`; `key`: the name of its API key."""
 
     request_id: str
     body: bytes
@@ -48,6 +48,7 @@ class RawRequest(NamedTuple):
     """As its client has encoded it."""
     json_length: bytes | None = None
     """None if the whole body is JSON."""
+    key: str = ""
 
 
 class Basis(NamedTuple):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from msd.contract.encode import hash_string, hash_strings
 from msd.contract.errors import BundleError
-from msd.contract.id_index import build_index, encode_ids, encode_one, hash_all, hash_ids, hash_one, id_width
+from msd.contract.id_index import build_index, encode_ids, hash_all, hash_ids, id_width
 
 PINNED = {
     "": 17280346270528514342,
@@ -61,7 +61,7 @@ def test_ids_are_padded_to_one_width(texts: list[str]) -> None:
     assert longest < width <= longest + 8
     assert words.shape == (len(texts), width // 8)
     for text, row in zip(texts, words, strict=True):
-        assert row.tobytes() == text.encode().ljust(width, b"\0") == encode_one(text, width)
+        assert row.tobytes() == text.encode().ljust(width, b"\0")
 
 
 @pytest.mark.parametrize(("id_", "message"), [("x" * 257, "has 257 characters; 256 are allowed"), ("a\0", "NUL")])
@@ -75,7 +75,6 @@ def test_hash_depends_only_on_id_width_and_seed(texts: list[str], seed: int) -> 
     width = id_width(texts)
     together = hash_ids(encode_ids(texts, width), seed)
     assert together.tolist() == [int(hash_ids(encode_ids([text], width), seed)[0]) for text in texts]
-    assert together.tolist() == [hash_one(encode_one(text, width), seed) for text in texts]
     assert together.tolist() == hash_all(texts, width, seed).tolist()
     assert len(set(together.tolist())) == len(set(texts))
     assert not (together == hash_ids(encode_ids(texts, width), seed ^ 1)).any()

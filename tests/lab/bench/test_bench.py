@@ -24,8 +24,6 @@ TINY = partial(
     counts=(5,),
     loads=(0.5,),
     bodies=30,
-    many_rows=3_000,
-    few_rows=1_000,
 )
 
 

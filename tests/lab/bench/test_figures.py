@@ -1,4 +1,4 @@
-"""Limits of latency, the benchmark of rows, and the record of the machine."""
+"""Limits of latency, and the record of the machine."""
 
 import json
 import math
@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from lab.bench.figures import latency_limits
-from lab.bench.row_lookup import row_lookup_figures
 from lab.benchmark.machine import machine_now, processor
 
 
@@ -25,21 +24,6 @@ def test_more_servers_with_one_queue_wait_less() -> None:
     assert tails == sorted(tails, reverse=True)
     assert tails[-1] > 1.0
     assert latency_limits(2, 0.001, (50, 99)) == [1.0, 1.0]
-
-
-def test_figures_of_small_files(tmp_path: Path) -> None:
-    steps: list[str] = []
-    found = row_lookup_figures(tmp_path, steps.append, items=3_000, few=1_000)
-    written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    row_lookup_figures(tmp_path, steps.append, items=3_000, few=1_000)
-
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
-    assert steps.count("looking up") == 2
-    assert steps.count("writing 3,000 rows") == 1
-    # A slot of eight bytes for every .55 rows, and four bytes for every block of 4,096.
-    assert 14.5 < found["index_bytes_per_item"] < 15
-    assert all(found[name] > 0 for name in ("lookup_ratio", "lookup_ratio_10m", "start_s_10m", "lookup_us", "mget_us"))
-    assert 0 < found["touched_ids"] <= 3_000
 
 
 def test_machine_is_described(tmp_path: Path) -> None:
