@@ -239,16 +239,16 @@ inline nb::tuple to_python(const Refused& refused) {
   return nb::make_tuple(refused.reason == Refusal::kRows ? "rows" : "wait", refused.message);
 }
 
-inline nb::object engine_enter(HeldEngine& held, size_t rows, double seconds, double deadline) {
+inline nb::object engine_enter(HeldEngine& held, size_t rows, double seconds, const std::string& key, double deadline) {
   int64_t bucket = 0;
   const Refused refused = held.engine->admit([&](Admission& admission, auto runs) {
-    return admission.enter({rows, seconds}, clock_s(), deadline, runs, bucket);
+    return admission.enter({rows, seconds, key}, clock_s(), deadline, runs, bucket);
   });
   return refused ? nb::object(to_python(refused)) : nb::cast(bucket);
 }
 
-inline void engine_release(HeldEngine& held, size_t rows, double seconds, int64_t bucket) {
-  held.engine->admit([&](Admission& admission, auto) { admission.leave({rows, seconds}, bucket); });
+inline void engine_release(HeldEngine& held, size_t rows, double seconds, const std::string& key, int64_t bucket) {
+  held.engine->admit([&](Admission& admission, auto) { admission.leave({rows, seconds, key}, bucket); });
 }
 
 // A body of a size had so many candidates.

@@ -34,6 +34,10 @@ struct NotAccepted {
 struct Lacking {  // Python fetches what it lacks, and hands it back to the front
   FrontJob* job;
 };
+struct KnownKey {
+  std::string name;
+  double until;
+};
 using Told = std::variant<HandedRequest, HandedBody, Left, NotAccepted, Lacking, std::unique_ptr<FrontJob>>;
 
 class Front : public Keeper, public Sockets {
@@ -120,10 +124,10 @@ class Front : public Keeper, public Sockets {
     });
   }
 
-  // Keys that Python has found to be good, until a time (Unix s); each change of the keys forgets them.
-  void know_key(std::string key, double until) {
+  // Keys that Python has found to be good, and their names, until a time (Unix s); each change of the keys forgets them.
+  void know_key(std::string key, std::string name, double until) {
     const std::lock_guard lock(plans_mutex_);
-    keys_.emplace(std::move(key), until);
+    keys_.emplace(std::move(key), KnownKey{std::move(name), until});
   }
   void forget_keys() {
     const std::lock_guard lock(plans_mutex_);
@@ -338,12 +342,13 @@ class Front : public Keeper, public Sockets {
     ScoringHead head;
     if (request.head.length > limits_.max_body || !head.read(request.head, limits_.max_deadline_s)) return false;
     const std::lock_guard lock(plans_mutex_);
-    return plan_ && (head.form == Form::kScore || plan_->translate) && (!limits_.needs_keys || is_known(head.key));
+    return plan_ && (head.form == Form::kScore || plan_->translate) && (!limits_.needs_keys || known(head.key));
   }
 
-  bool is_known(std::string_view key) const {
+  const KnownKey* known(std::string_view key) const {
     const auto found = keys_.find(std::string(key));
-    return found != keys_.end() && found->second > static_cast<double>(std::time(nullptr));
+    if (found == keys_.end() || found->second.until <= static_cast<double>(std::time(nullptr))) return nullptr;
+    return &found->second;
   }
 
   // Have the engine score the first request; true if it is answered already.
@@ -359,15 +364,16 @@ class Front : public Keeper, public Sockets {
       id = process_ + text;
     }
     std::shared_ptr<const Plan> plan;
+    Load load;
     {
       const std::lock_guard lock(plans_mutex_);
       plan = plan_;
+      if (const KnownKey* const key = known(head.key)) load.key = key->name;
     }
     const double now = clock_s();
     // Python says what is wrong.
     const bool has_form = plan && (head.form == Form::kScore || plan->translate);
     if (!has_form || request.body_bytes > limits_.max_body || now > deadline) return hand(one), false;
-    Load load;
     int64_t bucket = 0;
     const Refused refused = engine_.admit([&](Admission& admission, auto runs) {
       load.rows = admission.rows_in(request.body_bytes, head.form);
@@ -637,7 +643,7 @@ class Front : public Keeper, public Sockets {
   std::mutex plans_mutex_;  // guards what Python has said last
   std::shared_ptr<const Plan> plan_;
   std::vector<std::shared_ptr<const Plan>> plans_;
-  std::unordered_map<std::string, double> keys_;
+  std::unordered_map<std::string, KnownKey> keys_;
 
   std::mutex told_mutex_;  // guards what Python is to hear
   std::vector<Told> told_;

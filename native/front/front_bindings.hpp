@@ -125,10 +125,10 @@ void add_front(nb::module_& module) {
       // adopt(descriptor, whether its bytes come from TLS)
       .def("adopt", [](HeldFront& held, int descriptor, bool is_secure) { held.front->adopt(descriptor, is_secure); })
       .def("make_room", [](HeldFront& held) { held.front->make_room(); })
-      // know_key(key, until)
+      // know_key(key, name, until)
       .def("know_key",
-           [](HeldFront& held, const nb::bytes& key, double until) {
-             held.front->know_key(std::string(view_of(key)), until);
+           [](HeldFront& held, const nb::bytes& key, std::string name, double until) {
+             held.front->know_key(std::string(view_of(key)), std::move(name), until);
            })
       .def("forget_keys", [](HeldFront& held) { held.front->forget_keys(); })
       .def("drain", [](HeldFront& held) { held.front->drain(); }, nb::call_guard<nb::gil_scoped_release>())

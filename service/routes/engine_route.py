@@ -70,7 +70,8 @@ class EngineRoute:
     def _know(self, key: bytes, entry: KeyEntry) -> None:
         assert self._guard is not None, "it calls this"
         if "score" in entry.scopes:
-            self._front.know_key(key, math.inf if entry.not_after is None else entry.not_after.timestamp())
+            until = math.inf if entry.not_after is None else entry.not_after.timestamp()
+            self._front.know_key(key, entry.name, until)
         # The keys may have changed meanwhile.
         if not self._guard.knows(key, entry):
             self._front.forget_keys()

@@ -6,7 +6,7 @@ from starlette.types import Receive, Scope, Send
 
 from msd.contract.request import RequestError
 from service.deployment.readiness import Readiness
-from service.http.exchange import Access, Deadlines, access_of, left_check
+from service.http.exchange import KEY, Access, Deadlines, access_of, left_check
 from service.http.keys import Guard
 from service.http.middleware import read_json_body, send_reply
 from service.scoring.answer import Answer, Budget, Headers, RawRequest, Translated
@@ -52,7 +52,8 @@ class ScoreRoute:
         body = await self._read(scope, receive)
         self._readiness.check()
         budget = Budget(self._deadlines.of(scope), left_check(scope))
-        return RawRequest(access.request_id, body, access.started, budget), self._serving.current
+        raw = RawRequest(access.request_id, body, access.started, budget, scope.get(KEY, ""))
+        return raw, self._serving.current
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         return await read_json_body(scope, receive, self._settings)

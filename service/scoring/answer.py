@@ -30,12 +30,13 @@ class Budget(NamedTuple):
 
 
 class RawRequest(NamedTuple):
-    """A request to score. `began`: when handling began, by `time.perf_counter`."""
+    """A request to score. `began`: when handling began, by `time.perf_counter`; `key`: the name of its API key."""
 
     request_id: str
     body: bytes
     began: float
     budget: Budget
+    key: str = ""
 
 
 class Basis(NamedTuple):

@@ -57,10 +57,11 @@ class Heartbeat(NamedTuple):
 
 
 class Load(NamedTuple):
-    """A number of candidates, and their expected run time."""
+    """A number of candidates, their expected run time, and the name of the API key that asks, if keys are required."""
 
     rows: int
     seconds: float
+    key: str = ""
 
 
 class Admitted(NamedTuple):
@@ -79,9 +80,9 @@ class Runner:
         self.runtime = runtime
         self.native = _core().Runner()
 
-    def load_of(self, rows: int) -> Load:
+    def load_of(self, rows: int, key: str = "") -> Load:
         """Return what scoring that many candidates is expected to take."""
-        return Load(rows, self.native.turn_s(rows))
+        return Load(rows, self.native.turn_s(rows), key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,7 @@ class Pipeline:
         """
         deadline, is_gone = raw.budget
         rows = self._engine.rows_in(len(raw.body))
-        admitted = self._engine.enter(deployment.champion.runner.load_of(rows), deadline)
+        admitted = self._engine.enter(deployment.champion.runner.load_of(rows, raw.key), deadline)
         is_explained = False
         try:
             most = self._frames.max_candidates
