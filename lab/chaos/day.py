@@ -15,11 +15,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.request import urlopen
 
 import numpy as np
 
@@ -28,7 +31,7 @@ from lab.chaos.attack import ATTACKS
 from lab.chaos.bad_requests import sent
 from lab.chaos.bare_bundle import bare_bundle
 from lab.chaos.bundles import good_bundle, mapped_bundle
-from lab.chaos.clock_jump import ShiftedClock
+from lab.chaos.clock import ShiftedClock
 from lab.chaos.hostile import hostile_requests
 from lab.chaos.load import BackgroundLoad, asking
 from lab.chaos.run import Run, Unable
@@ -53,6 +56,7 @@ _EVENTS, _EVENTS_S = 20, 1.0
 _DOWN_S, _ATTACK_S = 3.0, 3.0
 _HOSTILE = 40
 _SHIFTS_S = (3_600.0, -3_600.0, 86_400.0, 0.0)
+_CLOCK_S = 60.0
 _ATTACKERS = {"silent": 50, "bodies": 8, "chunks": 1, "long": 1, "unknown": 1}
 _T = TypeVar("_T")
 _MORE_FILES = 16
@@ -86,7 +90,7 @@ def day(run: Run) -> None:
         }
         settings |= {"live": "on", "log_dir": log, "log_sample": 1.0, "log_max_mb": 16_384, "cache_mb": _CACHE_MB}
         with run.service(
-            redis.url, bundle=bundles, python_path=run.folder, limits=_BOUNDS, deadline_ms=_DEADLINE_MS, **settings
+            redis.url, bundle=bundles, preload=clock.library, limits=_BOUNDS, deadline_ms=_DEADLINE_MS, **settings
         ) as service:
             today = Day(run, service, redis, keys, clock, first, second)
             load = today.spend()
@@ -229,8 +233,10 @@ class Day:
         run, samples = self.run, load.timeline.samples
         is_short = run.plan.day_s < 4 * _WARM_UP_S
         quarters = [_quarter(samples, number) for number in range(4)]
-        for number, part in enumerate(quarters, start=1):
-            run.figures |= {f"p{percent}_ms, quarter {number}": percentile_ms(part, percent) for percent in (50, 99)}
+        run.figures |= {
+            f"p{percent}, ms, by quarter": _listed(percentile_ms(part, percent) or 0.0 for part in quarters)
+            for percent in (50, 99)
+        }
         run.figures |= {"requests": len(samples), "scored": count(samples, *SCORED)}
         run.figures |= {f"{name}s": number for name, number in self.done.items()}
         run.figures |= {f"events, {name}": number for name, number in sorted(self.events.items())}
@@ -238,9 +244,7 @@ class Day:
             name: [statistics.median(value for _, value in _quarter(points, number)) for number in range(4)]
             for name, points in self.run.timeline.levels.items()
         }
-        run.figures |= {
-            f"{name}, quarter {number + 1}": round(of[number], 1) for name, of in usual.items() for number in range(4)
-        }
+        run.figures |= {f"{name}, by quarter": _listed(of) for name, of in usual.items()}
         run.usual_checks(samples)
         run.check(f"invalid requests are refused, chores done, events new {dict(self.wrong) or ''}", not self.wrong)
         run.check(
@@ -298,8 +302,24 @@ class Day:
         self._until_scored("the old key is refused", lambda reply: reply.get("code") == "unauthorized", old)
 
     def step_clock(self) -> None:
-        """Move the service's clock."""
-        self.clock.jump(_SHIFTS_S[self.done["clock step"] % len(_SHIFTS_S)])
+        """Move the service's clock: it follows, and a request with `at` has the same scores."""
+        shift_s = _SHIFTS_S[self.done["clock step"] % len(_SHIFTS_S)]
+        body = next(Traffic(self.first, 5).bodies())
+
+        def shifted_s() -> float:
+            with urlopen(f"{self.service.url}/health/live") as reply:
+                return parsedate_to_datetime(reply.headers["date"]).timestamp() - time.time()
+
+        with self._client() as ask:
+
+            def scores(seconds: float) -> object:
+                self.clock.jump(seconds)
+                reply = ask(body)
+                return reply.get("candidates"), reply.get("degraded")
+
+            # Events change counts meanwhile.
+            wait_until("scores do not change with the clock", lambda: scores(0.0) == scores(shift_s))
+        wait_until("the clock follows", lambda: abs(shifted_s() - shift_s) < _CLOCK_S)
 
     def attack(self) -> None:
         """Slow clients, and ones that use up connections and memory."""
@@ -323,9 +343,15 @@ class Day:
 
     def _until_scored(self, what: str, holds: Callable[[dict[str, Any]], bool], key: str | None = None) -> None:
         body = next(Traffic(self.first, 1).bodies())
+        with self._client(key) as ask:
+            wait_until(what, lambda: holds(ask(body)))
+
+    @contextmanager
+    def _client(self, key: str | None = None) -> Iterator[Callable[[bytes], dict[str, Any]]]:
+        """Yield what scores a request by a key, and returns the reply or the error."""
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key or self.keys.lasting}"}
         with ServiceConnection(self.service.url) as client:
-            wait_until(what, lambda: holds(_opened(client.post(SCORE, body, headers).body)))
+            yield lambda body: _opened(client.post(SCORE, body, headers).body)
 
 
 CHORES: Mapping[str, Callable[[Day], None]] = {
@@ -345,6 +371,10 @@ def _quarter(values: Sequence[_T], number: int) -> Sequence[_T]:
     """Return the numbered quarter of some values, at least one of them."""
     start = number * len(values) // 4
     return values[start : max(start + 1, (number + 1) * len(values) // 4)]
+
+
+def _listed(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.1f}" for value in values)
 
 
 def _shares(samples: Sequence[Sample]) -> dict[str, list[tuple[float, float]]]:

@@ -1,6 +1,5 @@
 """One run of a scenario: its amounts, processes and load, and its figures and checks. Knows no particular scenario."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,8 +19,7 @@ from msd.process import ProcessUsage, held
 from msd.report import Heard
 
 MB = 2**20
-_ROOT = Path(__file__).parents[2]
-Figure = float | int | None
+Figure = float | int | str | None
 
 
 class Unable(MsdError):
@@ -124,19 +122,17 @@ class Run:
         redis: str | None = None,
         *,
         bundle: Path | None = None,
-        python_path: Path | None = None,
+        preload: Path | None = None,
         limits: Mapping[str, float] | None = None,
         **settings: object,
     ) -> Running:
-        """Run a ready service within a block, with settings and `service.limits` by name; modules in `python_path` take
-        precedence."""
+        """Run a ready service within a block, with settings and `service.limits` by name, and a library preloaded."""
         settings = {"deadline_ms": self.plan.deadline_ms, "log_level": "info", **settings}
         service = ours(self.name, bundle or self.bundle, self.plan.workers, redis, **settings)
         if limits is not None:
             service = with_limits(service, **limits)
-        if python_path is not None:
-            path = os.pathsep.join((str(python_path), str(_ROOT)))
-            service = replace(service, environment={**service.environment, "PYTHONPATH": path})
+        if preload is not None:
+            service = replace(service, environment={**service.environment, "LD_PRELOAD": str(preload)})
         return Running(service, self.folder)
 
     def target(self, service: Running, candidates: int | Mix | None = None, bundle: Path | None = None) -> Target:
