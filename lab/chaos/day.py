@@ -95,7 +95,8 @@ def day(run: Run) -> None:
             today = Day(run, service, redis, keys, clock, first, second)
             load = today.spend()
             service.terminate()
-            service.wait_for_end()
+            status = service.wait_for_end()
+    run.check(f"the service ends in order: {status}", status == 0)
     run.timeline = load.timeline
     run.hear("comparing replies with the log")
     _check_replies(run, load.seen, log)
