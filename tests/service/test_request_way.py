@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -46,7 +47,7 @@ def test_design_draws_the_files_that_any_other_request_crosses(bundle: Bundle, t
 
 
 def crossed(
-    bundle: Bundle, tmp_path: Path, document: dict[str, object], status: int, path: bytes = b"/v1/score"
+    bundle: Bundle, tmp_path: Path, document: Mapping[str, object], status: int, path: bytes = b"/v1/score"
 ) -> set[str]:
     """Return the files of the service that run while it answers such a request."""
     way = tmp_path / "way"
