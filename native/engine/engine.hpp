@@ -39,7 +39,7 @@ class Engine {
     job.queued_at = clock_s();
     job.due = due_at(job.queued_at, job.deadline);
     job.expected_s = job.runner->turn_s.of(job.rows);
-    job.is_patient = job.deadline - job.queued_at > admission_.patience_s;
+    job.is_patient = job.is_heavy || job.deadline - job.queued_at > admission_.patience_s;
     {
       const std::lock_guard lock(mutex_);
       if (is_closed_) return false;
