@@ -5,12 +5,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from lab.chaos.live_counts import trained
 from lab.chaos.load import asking, capacity
 from lab.chaos.run import Run, Unable
 from lab.chaos.timeline import count, percentile_ms
 from loadtest.http_client import ClientError, ServiceConnection, wait_until
-from msd.contract.bundle import ENCODER, open_bundle
+from msd.contract.bundle import ENCODER, MANIFEST, open_bundle
 
 _RATIO = 1.3
 # Above the encoder's rate, so that it is always at its limit.
@@ -56,7 +55,8 @@ def cold(run: Run) -> None:
         encoded = _texts(service.url) - encoded
     timeline = run.timeline
     rest = timeline.between(0.0, timeline.broken_s) + timeline.between(timeline.mended_s + 1.0, load.seconds)
-    during_ms, rest_ms = run.figures["p99_ms"], percentile_ms(rest, 99)
+    during = timeline.between(timeline.broken_s, timeline.mended_s)
+    during_ms, rest_ms = (percentile_ms(part, 99) for part in (during, rest))
     ratio = round(during_ms / rest_ms, 3) if rest_ms and during_ms else None
     run.figures |= {"p99_ratio": ratio, "rest_p99_ms": rest_ms, "asked": replies.total(), "encoded": encoded}
     run.check("known ads are scored in full", count(timeline.samples, "full") == len(timeline.samples), True)
@@ -66,13 +66,11 @@ def cold(run: Run) -> None:
 
 
 def _encoding_bundle(run: Run) -> Path:
-    """Return a bundle that can encode texts: the served one, or a trained one. Raises Unable if there is none."""
-    if ENCODER in open_bundle(run.bundle).manifest.files:
-        return run.bundle
-    found = trained(run).bundle.absolute()
-    if ENCODER not in open_bundle(found).manifest.files:
-        raise Unable(f"neither {run.bundle} nor {found} has an encoder: name a bundle with one (--bundle)")
-    return found
+    """Return a bundle that can encode texts: the served one, or another. Raises Unable if neither can."""
+    for folder in (run.bundle, run.encoding.absolute()):
+        if (folder / MANIFEST).is_file() and ENCODER in open_bundle(folder).manifest.files:
+            return folder
+    raise Unable(f"neither {run.bundle} nor {run.encoding} has an encoder: run `make demo`, or name one (--encoding)")
 
 
 def _texts(url: str) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from msd.contract.rows import RowSide
 from msd.contract.schema import OUTCOME_FEATURES, STATE_FEATURES, FeatureSchema
 from msd.ranker.adaptor import Adapted, Adaptors
+from msd.ranker.arrays import chunks
 from msd.ranker.calibrate import Calibrator
 from msd.ranker.embedding import is_id
 from msd.ranker.features import Features, SideFeatures
@@ -155,9 +156,11 @@ def taste_of(taste: Taste, features: Features, adapted: Adapted, chosen: Tensor)
 @torch.no_grad()
 def with_taste(taste: Taste, features: Features, adapted: Adapted, events: NDArray[np.int64]) -> Features:
     """Return the features with the taste of some events, NaN for the others: no training changes it any more."""
-    chosen = torch.from_numpy(events).to(features.labels.device)
-    parts = torch.full((len(features.labels), len(PARTS)), torch.nan, device=chosen.device)
-    parts[chosen] = taste_of(taste, features, adapted, chosen)
+    parts = torch.from_numpy(features.arrays.zeros((len(features.labels), len(PARTS)), np.float32))
+    parts = parts.to(features.labels.device).fill_(torch.nan)
+    for place in chunks(len(events)):
+        chosen = torch.from_numpy(events[place]).to(parts.device)
+        parts[chosen] = taste_of(taste, features, adapted, chosen)
     return replace(features, taste=parts)
 
 

@@ -3,6 +3,7 @@
 The fitted schema and adaptors are stored so that a bundle of that model serves the same values.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from msd.contract.schema import FeatureSchema
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.adaptor import Adaptors
+from msd.ranker.arrays import Arrays
 from msd.ranker.batch import event_tensors
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
@@ -63,13 +65,14 @@ def write_tensors(
     """
     torch.manual_seed(0)
     schema = fit_schema(dataset, semantics=semantics)
-    features = build_features(dataset, schema, vectors)
-    adaptors = Adaptors(schema, vectors.items.vectors.shape[1])
-    adaptors.start_at(features)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD_FILE).unlink(missing_ok=True)
     for old in folder.glob("*.safetensors"):
         old.unlink()
+    with tempfile.TemporaryDirectory(dir=folder) as work:  # what is mapped outlives its name
+        features = build_features(dataset, schema, vectors, arrays=Arrays(Path(work)))
+    adaptors = Adaptors(schema, vectors.items.vectors.shape[1])
+    adaptors.start_at(features)
     if len(adaptors):
         write_bytes_atomic(folder / ADAPTORS_FILE, save(dict(adaptors.state_dict())))
     adapted = adaptors.adapt(features)

@@ -19,6 +19,7 @@ struct HandedRequest {
   bool is_secure, is_whole;
   double began;
   sockaddr_storage client;
+  std::unique_ptr<FrontJob> job;  // which has its body, and has found that it is for Python; or none
 };
 struct HandedBody {
   uint64_t number;
@@ -377,7 +378,7 @@ class Front : public Keeper, public Sockets {
     int64_t bucket = 0;
     const Refused refused = engine_.admit([&](Admission& admission, auto runs) {
       load.rows = admission.rows_in(request.body_bytes, head.form);
-      load.seconds = plan->first.runner.turn_s.of(load.rows);
+      load.seconds = plan->first.runner.turn_s(load.rows, head.form);
       return admission.enter(load, now, deadline, runs, bucket);
     });
     if (refused) {
@@ -387,9 +388,10 @@ class Front : public Keeper, public Sockets {
     Wire wire{one.out.empty() ? one.descriptor : -1, replies_.opening(200),
               request.closes && !replies_.is_draining ? "connection: close\r\n\r\n" : "\r\n"};
     request.closes |= replies_.is_draining;
-    Sent sent{head.form, std::string(head.path), std::string(head.json_length), request.body_bytes};
-    auto job = std::make_unique<FrontJob>(std::move(plan), request.take_body(), std::move(id), limits_.max_candidates,
-                                          load, bucket, deadline, request.began, std::move(sent), std::move(wire));
+    Sent sent{head.form, std::string(head.path), {}, head.seconds > 0.0, std::move(id), request.take_body()};
+    if (!head.json_length.empty()) sent.json_length = head.json_length;
+    auto job = std::make_unique<FrontJob>(std::move(plan), std::move(sent), limits_.max_candidates, load, bucket, deadline,
+                                          request.began, std::move(wire));
     job->keeper = this;
     job->connection = &one;
     request.job = job.get();
@@ -448,7 +450,7 @@ class Front : public Keeper, public Sockets {
     if (std::exchange(job.is_released, true)) return;
     const size_t rows = job.is_scored() ? job.candidates() : 0;
     engine_.admit([&](Admission& admission, auto) {
-      if (rows) admission.read(job.sent.size, rows, job.sent.form);
+      if (rows) admission.read(job.sent.body.size(), rows, job.sent.form);
       admission.leave(job.load, job.bucket);
     });
   }
@@ -480,7 +482,7 @@ class Front : public Keeper, public Sockets {
         late(*job, job->ending == Ending::kLate ? kBefore : kNoTime);
       } else {
         // An explanation, or what is wrong with the request, is for Python.
-        hand_back(*job, *one);
+        return hand_over(job, *one);
       }
     }
     free(job);
@@ -494,14 +496,14 @@ class Front : public Keeper, public Sockets {
     if (one) {
       one->requests.front()->job = nullptr;
       release(job);
-      hand_back(job, *one);
+      return hand_over(&job, *one);
     }
     free(&job);
   }
 
-  void hand_back(FrontJob& job, Connection& one) {
-    one.requests.front()->pieces.push_back(job.take_body());
-    hand(one);
+  void hand_over(FrontJob* job, Connection& one) {
+    job->is_handed = true;
+    hand(one, std::unique_ptr<FrontJob>(job));
   }
 
   void free(FrontJob* job) {
@@ -509,16 +511,18 @@ class Front : public Keeper, public Sockets {
     if (job->holds_python()) tell_python(std::move(owned));
   }
 
-  // Hand the first request to Python, with as much of its body as has come.
-  void hand(Connection& one) {
+  // Hand the first request to Python, with its job, or as much of its body as has come.
+  void hand(Connection& one, std::unique_ptr<FrontJob> job = {}) {
     HttpRequest& request = *one.requests.front();
     request.state = HttpState::kHanded;
     sockaddr_storage client{};
     socklen_t size = sizeof client;
     if (!one.is_secure) getpeername(one.descriptor, reinterpret_cast<sockaddr*>(&client), &size);
     asking_.emplace(request.number, &one);
-    tell_python(HandedRequest{request.number, std::move(request.head), one.is_secure, request.is_whole, request.began, client});
-    if (request.is_whole || request.body_bytes > limits_.max_body) tell_body(request);
+    const bool is_body_due = !job && (request.is_whole || request.body_bytes > limits_.max_body);
+    tell_python(HandedRequest{request.number, std::move(request.head), one.is_secure, request.is_whole, request.began, client,
+                              std::move(job)});
+    if (is_body_due) tell_body(request);
   }
 
   Connection* asking(uint64_t number) const {

@@ -19,6 +19,7 @@ from msd.contract.pricing import PRICED, Formula, ecpm_of, served_places
 from msd.contract.reference import Distribution, Reference, dense_inputs
 from msd.contract.request import ANONYMOUS, CheckedRequest
 from msd.contract.schema import Categorical, FeatureSchema
+from service import limits
 from service.runtimes.runtime import Scores
 from service.telemetry.metrics import BID_QUARTERS, RANKS, Metrics
 
@@ -34,7 +35,6 @@ CONVERSION_SETTLE_S = 86_400.0
 _MOST_VALUES = 20
 """Values of a feature that are segments of their own, the most frequent."""
 _WINDOW = 10_000
-_MAX_REMEMBERED = 500_000
 # Memory of a request, in candidates.
 _REQUEST_COSTS = 8
 _RANKED_FROM = (2, 6)
@@ -187,7 +187,7 @@ class _Outcomes:
         """Judge what has settled by the head's score, and return that with the outcome."""
         found = []
         while self._waiting and (
-            self._waiting[0].at <= newest_at - self._settle_s or len(self._waiting) > _MAX_REMEMBERED
+            self._waiting[0].at <= newest_at - self._settle_s or len(self._waiting) > limits.MAX_REMEMBERED
         ):
             shown = self._waiting.popleft()
             is_observed = shown.key in self.observed
@@ -217,7 +217,7 @@ class Observed:
         division = self._divisions.setdefault(tuple(record.segments or ()), len(self._divisions))
         self._predictions[record.request_id] = _Predicted.of(record, formula, division)
         self._remembered += _REQUEST_COSTS + len(record.item_ids)
-        while self._remembered > _MAX_REMEMBERED:
+        while self._remembered > limits.MAX_REMEMBERED:
             request_id, oldest = self._predictions.popitem(last=False)
             self._remembered -= _REQUEST_COSTS + len(oldest.item_ids)
             keys = {(request_id, item_id) for item_id in oldest.item_ids}
