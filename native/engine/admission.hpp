@@ -10,10 +10,9 @@
 #include <unordered_map>
 #include <vector>
 
-namespace native {
+#include "learned.hpp"
 
-// Forms of scoring requests, whose bodies have different sizes.
-enum class Form : size_t { kScore, kOpenrtb, kInfer };
+namespace native {
 
 // A number of candidates, their expected run time, and the name of the API key that asks; empty without keys.
 struct Load {

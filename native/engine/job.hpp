@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "admission.hpp"
-#include "learned.hpp"
 #include "tally.hpp"
 
 namespace native {
@@ -63,6 +62,8 @@ class Job {
   size_t rows;           // candidates, of which the engine learns; 0: no run was made
   double deadline;          // changed by its keeper alone, while the engine does not have it
   const bool is_spare;      // on spare capacity only: after every other job, and never in all threads at once
+  Form form = Form::kScore;
+  bool has_one_run = true;
   bool is_heavy = false;    // it may take long before its run
   bool is_patient = false;  // heavy, or its deadline is longer than the service's default: it leaves one thread to others
   double queued_at = 0.0, due = 0.0, expected_s = 0.0;

@@ -271,9 +271,10 @@ inline void add_queue(nb::module_& module) {
   nb::class_<Runner>(module, "Runner")
       .def(nb::init<>())
       .def("learn_run", [](Runner& runner, size_t rows, double seconds) { runner.run_s.learn(rows, seconds); })
-      .def("learn_turn", [](Runner& runner, size_t rows, double seconds) { runner.turn_s.learn(rows, seconds); })
+      .def("learn_turn", [](Runner& runner, size_t rows, double seconds) { runner.learn_turn(rows, Form::kScore, seconds); })
       .def("run_s", [](const Runner& runner, size_t rows) { return runner.run_s.of(rows); })
-      .def("turn_s", [](const Runner& runner, size_t rows) { return runner.turn_s.of(rows); })
+      .def("turn_s",
+           [](const Runner& runner, size_t rows, size_t form) { return runner.turn_s(rows, static_cast<Form>(form)); })
       .def("fitting", [](Runner& runner, size_t rows, double seconds) { return runner.run_s.fitting(rows, seconds); });
   nb::class_<OwnedJob>(module, "OwnedJob")
       .def("claim", &OwnedJob::claim)

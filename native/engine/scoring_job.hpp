@@ -180,7 +180,8 @@ class ScoringJob : public OwnedJob {
         plan_(std::move(plan)),
         max_candidates_(max_candidates) {
     if (plan_->fixed) assignment_ = &*plan_->fixed;
-    is_heavy = sent.form != Form::kScore && sent.body.size() > kHeavyBytes;
+    form = sent.form;
+    is_heavy = form != Form::kScore && sent.body.size() > kHeavyBytes;
   }
 
   bool fit(Worker& worker, double now) override {
@@ -202,8 +203,9 @@ class ScoringJob : public OwnedJob {
     stages_.queue += started - queued_at;
     try {
       while ((fate_ = score(worker)) == Fate::kScored && ++part_ < parts_.size()) begin_part();
-      // Learned of are single runs.
-      if (parts_.size() > 1) rows = 0;
+      if (parts_.size() < 2) return;
+      rows = fate_ == Fate::kScored ? candidates_ : 0;
+      has_one_run = false;
     } catch (const Raised&) {
       end(Ending::kFailed);
     } catch (const std::exception& error) {

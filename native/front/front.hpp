@@ -378,7 +378,7 @@ class Front : public Keeper, public Sockets {
     int64_t bucket = 0;
     const Refused refused = engine_.admit([&](Admission& admission, auto runs) {
       load.rows = admission.rows_in(request.body_bytes, head.form);
-      load.seconds = plan->first.runner.turn_s.of(load.rows);
+      load.seconds = plan->first.runner.turn_s(load.rows, head.form);
       return admission.enter(load, now, deadline, runs, bucket);
     });
     if (refused) {

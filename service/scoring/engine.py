@@ -80,9 +80,9 @@ class Runner:
         self.runtime = runtime
         self.native = _core().Runner()
 
-    def load_of(self, rows: int, key: str = "") -> Load:
-        """Return what scoring that many candidates is expected to take."""
-        return Load(rows, self.native.turn_s(rows), key)
+    def load_of(self, rows: int, key: str = "", form: int = 0) -> Load:
+        """Return what scoring that many candidates is expected to take, of a form by the core's number."""
+        return Load(rows, self.native.turn_s(rows, form), key)
 
 
 @dataclass(frozen=True, slots=True)

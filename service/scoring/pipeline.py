@@ -216,7 +216,7 @@ class Pipeline:
         """Score a request, and explain it if it asks for that. `found`: what it has ended with already."""
         core, deadline = job.native, raw.budget.deadline
         rows = self._engine.rows_in(len(raw.body), raw.form)
-        admitted = self._engine.enter(core.of.champion.runner.load_of(rows, raw.key), deadline)
+        admitted = self._engine.enter(core.of.champion.runner.load_of(rows, raw.key, raw.form), deadline)
         is_explained = False
         try:
             while found is None or found.fate in (_ASKING, _LACKING):

@@ -75,7 +75,6 @@ def test_every_family_has_a_help_text_and_no_creation_time() -> None:
     ] == []
     assert not [name for name in found if "_created" in name]
     # An unknown value is no number.
-    assert math.isnan(found["msd_predicted_over_observed"])
     assert math.isnan(found["msd_newest_event_timestamp_seconds"])
 
 
