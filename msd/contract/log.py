@@ -27,7 +27,8 @@ class RequestRecord:
     where `top_k` asked for a ranking. `rungs` are [N], None of what was scored from its own fresh row; None where all
     were. `correction` is what pctr was corrected by (centre, shift and slope), None if it is the model's own; `pricing`
     what bids are paid for, None if all for clicks. `explore` is the choice of the first candidate (the fields of
-    `Choice`), None if the request did not explore. Times in unix seconds, stages in milliseconds.
+    `Choice`), None if the request did not explore. `segments` are those of the request. Times in unix seconds, stages
+    in milliseconds.
     """
 
     request_id: str
@@ -71,6 +72,7 @@ class RequestRecord:
     explore: dict[str, Any] | None = None
     impressions: list[float] | None = None
     """None in files of releases whose histories were clicks."""
+    segments: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

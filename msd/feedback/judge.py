@@ -14,7 +14,6 @@ from msd.contract.pricing import ecpm_of
 from msd.feedback.arms import PER, plain
 from msd.feedback.files import FeedbackError
 from msd.feedback.gate import Check, Figures, Gate, checks_of
-from msd.feedback.impressions import is_anonymous
 from msd.feedback.policy_value import ExploredRequests, Rewards, Target, best_of, explored_requests, first_of, value_of
 from msd.feedback.scored_bundle import ScoredBundle, Scores
 from msd.metrics import measure, measure_pooled
@@ -147,9 +146,9 @@ def _figures(later: pl.DataFrame, labels: Floats, pctr: Floats, weights: Floats,
     if 0 < comparable["clicks"] < comparable["impressions"]:
         own = labels[rows], pctr[:, rows], users[rows], weights[rows]
         comparable["differences"] = _differences(*own, resamples)
-    anonymous = later.select(is_anonymous()).to_series().to_numpy()
     segments = {}
-    for name, rows in (("known", ~anonymous), ("anonymous", anonymous)):
+    for name in sorted(set(later["segments"].explode().to_list())):
+        rows = later["segments"].list.contains(name).to_numpy()
         clicks = int(labels[rows].sum())
         ratios = {
             one: float(own[rows].sum()) / clicks if clicks else None for one, own in zip(_NAMES, pctr, strict=True)

@@ -138,11 +138,10 @@ HELP = {
     # Logged requests against the bundle's reference and against observed clicks
     "msd_input_psi": "Population stability index of recent inputs against the bundle's reference, per input.",
     "msd_score_psi": "Population stability index of recent scores against the bundle's reference, per head.",
-    "msd_predicted_over_observed": "Ratio of predicted to observed clicks of joined impressions; NaN if unknown.",
-    "msd_joined_impressions": "Recent impressions joined with their logged scores.",
-    "msd_joined_clicks": "Clicks among the joined impressions.",
     "msd_shown_expected_clicks": "Sum of pCTR of joined impressions, by rank in the request and quarter of bids.",
     "msd_shown_clicks": "Clicks of joined impressions, by rank in the request and quarter of bids.",
+    "msd_expected_outcomes": "Sum of pctr over recent joined impressions, or of pcvr over their clicks, by segment.",
+    "msd_observed_outcomes": "Clicks (pctr) or conversions (pcvr) of these, by segment.",
     "msd_correction_shift": "Correction of pCTR in log-odds at the centre of its scores, per corrected bundle.",
     "msd_correction_slope": "Factor by which the log-odds of pCTR are stretched, per corrected bundle.",
     "msd_correction_timestamp_seconds": "Newest impression that a correction knows, in Unix seconds, by bundle.",
@@ -242,11 +241,10 @@ class Metrics:
         self._score_psi = self._gauge_set("msd_score_psi", "head")
         self._referenced = ""
         self._drift_lock = threading.Lock()
-        self.predicted_over_observed = self._gauge("msd_predicted_over_observed", math.nan)
-        self.joined_impressions = self._gauge("msd_joined_impressions")
-        self.joined_clicks = self._gauge("msd_joined_clicks")
         self._expected = self._gauge_set("msd_shown_expected_clicks", "rank", "bid")
         self._clicks = self._gauge_set("msd_shown_clicks", "rank", "bid")
+        self._expected_outcomes = self._gauge_set("msd_expected_outcomes", "head", "segment")
+        self._observed_outcomes = self._gauge_set("msd_observed_outcomes", "head", "segment")
         self._shifts = self._gauge_set("msd_correction_shift", "bundle_id")
         self._slopes = self._gauge_set("msd_correction_slope", "bundle_id")
         self._corrected_at = self._gauge_set("msd_correction_timestamp_seconds", "bundle_id")
@@ -351,6 +349,11 @@ class Metrics:
         labels = [(rank, bid) for rank in RANKS for bid in BID_QUARTERS]
         self._expected.replace(dict(zip(labels, expected.ravel().tolist(), strict=True)))
         self._clicks.replace(dict(zip(labels, clicks.ravel().tolist(), strict=True)))
+
+    def outcomes(self, by_head: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
+        """Set the expected and observed outcomes by head and segment."""
+        for place, gauge in enumerate((self._expected_outcomes, self._observed_outcomes)):
+            gauge.replace({(head, name): pair[place] for head, own in by_head.items() for name, pair in own.items()})
 
     def shadow_shift(self, slot: int, shifts: NDArray[np.float64]) -> None:
         """Count the shifts [n] of one request's candidates."""
