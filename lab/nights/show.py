@@ -22,7 +22,7 @@ train = ["--epochs", "{epochs}"]
 export = ["--requests", "50", "--uncertainty"]
 
 [window]
-days = 2
+days = {days}
 settle_hours = 0  # a day takes a minute
 
 [gate]
@@ -61,16 +61,17 @@ def run_nights(
     """Return the figures by day. The folder must be new. Raises MsdError."""
     if folder.exists() and any(folder.iterdir()):
         raise MsdError(f"{folder}: holds other things; name a new folder")
-    world, found = World(folder, len(days)), list[dict[str, Any]]()
+    world, found = World(folder), list[dict[str, Any]]()
     hear("the first bundle")
     data = world.write_past(3 * impressions)
     _call("train", data, folder / "model", "--no-semantics", "--epochs", epochs)
     _call("export", data, folder / "model", world.bundles / "first", "--requests", "50", "--uncertainty")
     _call("rollback", world.bundles, "--to", "first")
-    write_text_atomic(folder / "nightly.toml", _CONFIG.format(epochs=epochs, clicks=impressions // 10))
+    began = [time.time() - 3_600]  # half of the past
     for day in days:
         hear(f"day {day.name}")
         world.drift(day.moves)
+        began = [*began[-1:], time.time()]
         served = (world.bundles / "current").resolve().name
         with world.services():  # at its end, all of the log is written
             shown = world.visits(impressions, day.bots)
@@ -78,6 +79,9 @@ def run_nights(
         world.drift(day.moves_back)
         if day.expected:
             hear(f"night {day.name}")
+            # The window is this day and the one before.
+            options = {"epochs": epochs, "clicks": impressions // 10, "days": (time.time() - began[0]) / 86_400}
+            write_text_atomic(folder / "nightly.toml", _CONFIG.format(**options))
             with world.services():
                 figures["night"] = _night(world, day.name)
         found.append(figures)
@@ -92,7 +96,7 @@ def _night(world: World, name: str) -> dict[str, Any]:
         try:
             while process.poll() is None:
                 if (world.bundles / EXPERIMENT).exists():
-                    world.visits(100, seconds=60.0)
+                    world.visits(100)
                 else:
                     time.sleep(0.5)
         finally:

@@ -21,7 +21,7 @@ from msd.demo.service import serve
 from msd.feedback.dataset import with_parts
 from msd.metrics import measure_pooled
 
-DAY_S = 86_400
+_PAST_S = 7_200.0
 USERS, ITEMS, CATEGORIES, DEVICES = 2_000, 40, 4, 2
 _BASE, _APPEAL, _TASTE = -2.7, 0.3, 0.9
 _CANDIDATES, _BATCH = 5, 100
@@ -69,22 +69,21 @@ class Shown:
 
 class World:
     """Log-odds of a click: those of the ad, and the taste for its category on this device. `drift` moves each device's
-    taste to the next one, so that the click rate stays; `drift(-1)` takes it back. Days begin some days before now."""
+    taste to the next one, so that the click rate stays; `drift(-1)` takes it back. A day ends with its visits."""
 
-    def __init__(self, folder: Path, days: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.bundles = folder, folder / "bundles"
         self._rng = np.random.default_rng(0)
         self._appeal = self._rng.normal(0.0, _APPEAL, ITEMS)
         self._taste = self._rng.normal(0.0, _TASTE, (DEVICES, CATEGORIES))
-        self._now = float(int(time.time()) - (days + 1) * DAY_S)
         self._connections: list[ServiceConnection] = []
 
     def drift(self, places: int = 1) -> None:
         """Change the law."""
         self._taste = np.roll(self._taste, places, 0)
 
-    def write_past(self, count: int, days: int = 2) -> Path:
-        """Write the dataset of the days before the first, of random ads, and return its folder."""
+    def write_past(self, count: int) -> Path:
+        """Write the dataset of the two hours before now, of random ads, and return its folder."""
         data, rng = self.folder / "data", self._rng
         data.mkdir(parents=True)
         write_text_atomic(data / "dataset.toml", _DATASET)
@@ -97,7 +96,7 @@ class World:
             {
                 "user_id": [f"u{user}" for user in rng.integers(USERS, size=count)],
                 "item_id": [f"i{item}" for item in items],
-                "at": np.sort(rng.uniform(self._now - days * DAY_S, self._now, count)).astype(np.int64),
+                "at": np.sort(rng.uniform(time.time() - _PAST_S, time.time() - 1, count)).astype(np.int64),
                 "label": (rng.random(count) < self._chances(items, devices)).astype(np.int8),
                 "device": [f"d{device}" for device in devices],
             }
@@ -120,12 +119,10 @@ class World:
             yield
             self._connections.clear()
 
-    def visits(self, count: int, bots: float = 0.0, seconds: float = DAY_S) -> Shown:
-        """Have visitors come, one after the other, in a day or some `seconds`; a share of them, `bots`, clicks nearly
-        all that it sees."""
+    def visits(self, count: int, bots: float = 0.0) -> Shown:
+        """Have visitors come, one after the other; a share of them, `bots`, clicks nearly all that it sees."""
         shown, events = Shown(), list[dict[str, Any]]()
         for number in range(count):
-            self._now += seconds / count
             self._visit(number, self._rng.random() < bots, shown, events)
             if len(events) > _BATCH or number == count - 1:
                 self._tell(events)
@@ -139,7 +136,6 @@ class World:
         user = f"u{rng.integers(USERS)}" if number % _ANONYMOUS else None
         request = {
             "user_id": user,
-            "at": self._now,
             "context": {"device": f"d{device}"},
             "candidates": {"id": [f"i{item}" for item in items]},
         }
@@ -156,8 +152,8 @@ class World:
             shown.never.append(old[first])
             shown.clicks.append(clicked)
         event = {"user_id": user or "guest", "item_id": f"i{items[first]}", "request_id": reply["request_id"]}
-        for kind, later in (("impression", 1.0), ("click", 2.0))[: 1 + clicked]:
-            events.append({**event, "event_id": f"{reply['request_id']}-{kind}", "type": kind, "at": self._now + later})
+        for kind in ("impression", "click")[: 1 + clicked]:
+            events.append({**event, "event_id": f"{reply['request_id']}-{kind}", "type": kind, "at": time.time()})
 
     def _tell(self, events: Sequence[dict[str, Any]]) -> None:
         """Report events to one of the pods, which may be another than that of their request, and to the third."""
