@@ -40,7 +40,7 @@ class ChaosPlan:
 
     workers: int = 2
     candidates: int = 200
-    bodies: int = 1_000
+    bodies: int = 500
     share: float = 0.5
     capacity_s: float = 2.0
     steady_s: float = 4.0
