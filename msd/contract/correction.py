@@ -62,15 +62,9 @@ class Correction(BaseModel):
 
     @staticmethod
     def _line(scores: NDArray[np.float32], slope: float, offset: float) -> NDArray[np.float32]:
-        # Double precision, so that rounding cannot swap two scores. In place, because every request runs this.
-        odds = np.divide(_ABOVE_1, scores + _ABOVE_0, dtype=np.float64)
-        odds -= 1.0
-        np.log(odds, odds)
-        odds *= slope
-        odds -= offset
-        np.exp(odds, odds)
-        odds += 1.0
-        corrected: NDArray[np.float32] = np.reciprocal(odds, odds).astype(np.float32)
+        # Double precision, so that rounding cannot swap two scores.
+        odds = np.divide(_ABOVE_1, scores + _ABOVE_0, dtype=np.float64) - 1.0
+        corrected: NDArray[np.float32] = np.reciprocal(np.exp(np.log(odds) * slope - offset) + 1.0).astype(np.float32)
         return corrected
 
 
