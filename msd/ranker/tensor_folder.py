@@ -3,7 +3,7 @@
 The fitted schema and adaptors are stored so that a bundle of that model serves the same values.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from msd.ranker.adaptor import Adaptors
 from msd.ranker.batch import event_tensors
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
+from msd.report import Heard
 from msd.step import read_record
 from msd.student.vectors import StudentVectors
 
@@ -32,8 +33,6 @@ ROWS = 65_536
 BLOCK, POOL = 1_024, 64
 """Rows that are read together from one file, and blocks whose rows are shuffled together."""
 _PARTS = {"train": (Part.WINDOW, Part.TRAIN), "valid": (Part.VALID,), "test": (Part.TEST,)}
-
-Progress = Callable[[str, int, int], None]
 
 
 class TensorFolderError(MsdError):
@@ -54,7 +53,7 @@ class TensorRecord(BaseModel):
 
 
 def write_tensors(
-    dataset: Dataset, vectors: StudentVectors, semantics: bool, folder: Path, progress: Progress
+    dataset: Dataset, vectors: StudentVectors, semantics: bool, folder: Path, progress: Heard
 ) -> TensorRecord:
     """Write all rows as `PART-NNNNN.safetensors` of up to 65,536 rows: the schema's tensors, `label`, `impressions`
     (how many a row stands for) and `user` (the user's number, int64).
