@@ -96,8 +96,7 @@ def read_corrections(path: Path) -> dict[str, LearnedCorrection]:
     try:
         return _File.model_validate_json(content).bundles
     except ValidationError as error:
-        place, words, _ = first_fault(error)
-        raise CorrectionError(f"{path}: {place or 'the file'}: {words}; `msd recalibrate` writes it") from None
+        raise CorrectionError(f"{path}: {first_fault(error)}; `msd recalibrate` writes it") from None
 
 
 def write_corrections(path: Path, bundles: Mapping[str, LearnedCorrection]) -> None:

@@ -3,9 +3,9 @@
 answers.jsonl is append-only. A question whose line is removed from quarantine.jsonl is asked again.
 """
 
+import fcntl
 import hashlib
 import json
-import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -213,10 +213,6 @@ def _cut_off_half_line(path: Path) -> None:
 
 def _lock(file: BinaryIO, folder: Path) -> None:
     """Lock the file: two concurrent runs would pay twice. The lock ends with the process, however it ends."""
-    if sys.platform == "win32":
-        return
-    import fcntl
-
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
-from msd.contract.errors import MsdError, plain_words
+from msd.contract.errors import MsdError, first_fault
 from msd.report import bar
 from operations.service_client import Ca, CannotAsk, Cert, CertKey, KeyFile, ServiceClient, tls_of
 
@@ -111,9 +111,8 @@ def _recorded(path: Path) -> Iterator[tuple[int, _Recorded]]:
                 try:
                     yield number, _Recorded.model_validate_json(line)
                 except ValidationError as error:
-                    raise MsdError(
-                        f"{path}:{number}: not a recorded request ({_first(error)}); `msd export --replay` writes them"
-                    ) from None
+                    fault = f"not a recorded request ({first_fault(error)})"
+                    raise MsdError(f"{path}:{number}: {fault}; `msd export --replay` writes them") from None
     except OSError as error:
         raise MsdError(f"{path}: {error.strerror}") from None
 
@@ -125,13 +124,7 @@ def _reply(service: ServiceClient, body: bytes, candidates: int, place: str) -> 
     try:
         reply = _Reply.model_validate_json(answer.body)
     except ValidationError as error:
-        raise CannotAsk(f"{place}: not the answer of a scoring service ({_first(error)})") from None
+        raise CannotAsk(f"{place}: not the answer of a scoring service ({first_fault(error)})") from None
     if len(reply.candidates.pctr) != candidates:
         raise CannotAsk(f"{place}: {len(reply.candidates.pctr)} scores where {candidates} are recorded")
     return reply
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {plain_words(first['msg'])}" if place else plain_words(first["msg"])
