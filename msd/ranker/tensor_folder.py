@@ -3,7 +3,8 @@
 The fitted schema and adaptors are stored so that a bundle of that model serves the same values.
 """
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,10 @@ from msd.contract.schema import FeatureSchema
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.adaptor import Adaptors
+from msd.ranker.arrays import Arrays
 from msd.ranker.batch import event_tensors
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
-from msd.report import Heard
 from msd.step import read_record
 from msd.student.vectors import StudentVectors
 
@@ -33,6 +34,8 @@ ROWS = 65_536
 BLOCK, POOL = 1_024, 64
 """Rows that are read together from one file, and blocks whose rows are shuffled together."""
 _PARTS = {"train": (Part.WINDOW, Part.TRAIN), "valid": (Part.VALID,), "test": (Part.TEST,)}
+
+Progress = Callable[[str, int, int], None]
 
 
 class TensorFolderError(MsdError):
@@ -53,7 +56,7 @@ class TensorRecord(BaseModel):
 
 
 def write_tensors(
-    dataset: Dataset, vectors: StudentVectors, semantics: bool, folder: Path, progress: Heard
+    dataset: Dataset, vectors: StudentVectors, semantics: bool, folder: Path, progress: Progress
 ) -> TensorRecord:
     """Write all rows as `PART-NNNNN.safetensors` of up to 65,536 rows: the schema's tensors, `label`, `impressions`
     (how many a row stands for) and `user` (the user's number, int64).
@@ -62,13 +65,14 @@ def write_tensors(
     """
     torch.manual_seed(0)
     schema = fit_schema(dataset, semantics=semantics)
-    features = build_features(dataset, schema, vectors)
-    adaptors = Adaptors(schema, vectors.items.vectors.shape[1])
-    adaptors.start_at(features)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD_FILE).unlink(missing_ok=True)
     for old in folder.glob("*.safetensors"):
         old.unlink()
+    with tempfile.TemporaryDirectory(dir=folder) as work:  # what is mapped outlives its name
+        features = build_features(dataset, schema, vectors, arrays=Arrays(Path(work)))
+    adaptors = Adaptors(schema, vectors.items.vectors.shape[1])
+    adaptors.start_at(features)
     if len(adaptors):
         write_bytes_atomic(folder / ADAPTORS_FILE, save(dict(adaptors.state_dict())))
     adapted = adaptors.adapt(features)
