@@ -79,8 +79,8 @@ bench: $(BUNDLE)/manifest.json  ## Latency of a service started by `make serve`.
 load: $(INSTALLED) $(BUNDLE)/manifest.json  ## A session of load and its page, runs/load/load.html. URL=address of a running service.
 	$(BIN)/msd load $(BUNDLE) $(if $(URL),--url $(URL)) --open
 
-chaos: $(INSTALLED)  ## Breaks a service for real: runs/chaos/chaos.json and .html. DATA=folder of a benchmark; ONLY=scenarios.
-	$(BIN)/msd lab chaos $(if $(DATA),--dataset $(DATA)) $(if $(ONLY),--only $(ONLY))
+chaos: $(INSTALLED)  ## Breaks a service for real: runs/chaos/chaos.json and .html. ONLY=scenarios.
+	$(BIN)/msd lab chaos $(if $(ONLY),--only $(ONLY))
 
 native: $(INSTALLED)  ## Builds the native core anew; needs a C++ compiler, or the package ziglang.
 	$(BIN)/python -m native.build
@@ -88,8 +88,8 @@ native: $(INSTALLED)  ## Builds the native core anew; needs a C++ compiler, or t
 soak: $(INSTALLED)  ## Holds the native core against Python over 1,000,000 drawn requests (minutes).
 	$(BIN)/python -m tests.native.soak
 
-soak-day: $(INSTALLED)  ## A day of life in MINUTES (120): traffic, swaps, kills, attacks; each reply checked by replay. Page: runs/day/chaos.html.
-	$(BIN)/msd lab chaos --only day --minutes $(or $(MINUTES),120) --out runs/day
+soak-day: $(INSTALLED)  ## Another piece of a day of life, of MINUTES (120): traffic, swaps, kills, attacks; replies checked by replay. Page: runs/day/chaos.html.
+	$(BIN)/msd lab chaos --only day --add --minutes $(or $(MINUTES),120) --out runs/day
 
 crashes: $(INSTALLED)  ## Kills writers 500 times, and checks what they leave (minutes).
 	$(BIN)/python -m tests.service.crashes 500

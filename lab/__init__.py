@@ -22,6 +22,7 @@ COMMANDS = {
         "train,cpu",
         "Make the bundle of invented ads that `msd demo --instant` serves.",
     ),
+    "nights": ("lab.nights.command", "train,cpu,live,log", "Simulate days with a known law, and run `msd nightly`."),
     "observe": (
         "lab.observe.command",
         "cpu,encode,live,log,train,demo",

@@ -15,7 +15,7 @@ from torch.onnx.utils import register_custom_op_symbolic
 
 from model_export.errors import ExportError
 from msd.contract.assemble import Tensors
-from msd.contract.openvino import OpenVinoGraph, load_openvino
+from msd.contract.openvino import OpenVinoGraph, load_openvino, openvino_core
 from msd.contract.precision import Precision
 
 _OPSET = 18
@@ -92,10 +92,10 @@ def _open_onnxruntime(graph: bytes, heads: Sequence[str]) -> Run:
 
 def _open_openvino(graph: bytes, heads: Sequence[str], candidates: int) -> Run:
     try:
-        openvino = load_openvino()
+        load_openvino()
     except ImportError:
         raise ExportError("bf16 runs on OpenVINO, which is not installed: pip install 'msd-ctr[openvino]'") from None
-    offered = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    offered = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in offered:
         raise ExportError(f"OpenVINO does not offer bf16 on this CPU; it offers {', '.join(sorted(offered))}")
     try:

@@ -14,9 +14,10 @@ _LARGEST_BLOCK, _MOST_KEPT = 32 << 20, 1 << 30
 
 
 class ProcessUsage(NamedTuple):
-    """Memory in bytes (PSS), numbers of open files and of threads."""
+    """Memory in bytes (PSS), that which is no file's, and numbers of open files and of threads."""
 
     memory: int
+    anonymous: int
     files: int
     threads: int
 
@@ -29,8 +30,8 @@ def held(pid: int) -> ProcessUsage:
         files, threads = (len(os.listdir(folder / name)) for name in ("fd", "task"))
     except OSError as error:
         raise MsdError(f"this system does not tell what a process takes ({error.filename}): {error.strerror}") from None
-    kib = next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
-    return ProcessUsage(1024 * kib, files, threads)
+    kib = {line.split()[0]: int(line.split()[1]) for line in rollup[1:]}
+    return ProcessUsage(1024 * kib["Pss:"], 1024 * kib["Pss_Anon:"], files, threads)
 
 
 def keep_freed_memory() -> None:

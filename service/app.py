@@ -16,11 +16,11 @@ from service.routes.engine_route import EngineRoute
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventsRoute
 from service.routes.health import health_routes, index_route, metrics_route
-from service.routes.oip.infer_route import INFER_PATHS, InferRoute
+from service.routes.oip.infer import INFER_PATHS
 from service.routes.oip.model_routes import oip_routes
-from service.routes.openrtb_route import PATH as OPENRTB_PATH
-from service.routes.openrtb_route import OpenrtbRoute
+from service.routes.openrtb import PATH as OPENRTB_PATH
 from service.routes.score_route import PATH, ScoreRoute
+from service.scoring.answer import Form
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -107,10 +107,10 @@ def _add_layers(app: FastAPI, components: Components) -> None:
 
 def _add_routes(app: _App, components: Components) -> None:
     settings, serving, readiness = components.settings, components.serving, components.readiness
-    parts = settings, serving, components.pipeline, readiness, components.guard, components.metrics
-    score, openrtb, infer = ScoreRoute(*parts), OpenrtbRoute(*parts), InferRoute(*parts)
+    parts = settings, serving, components.pipeline, readiness, components.guard
+    score, openrtb, infer = (ScoreRoute(*parts, form) for form in Form)
     app.state.engine_route = EngineRoute(
-        serving, components.pipeline, readiness, components.guard, components.is_watched, openrtb, infer
+        serving, components.pipeline, readiness, components.guard, components.is_watched
     )
     app.scoring = {
         path: AccessMiddleware(route, components.access_log)

@@ -22,6 +22,7 @@ from service.live.overlay import LiveRows
 from service.live.store import LiveError, LiveStore
 from service.machine import scoring_threads, usable_cores
 from service.request_log.request_log import open_request_log
+from service.routes.forms import Forms
 from service.routes.playground.playground import Playground
 from service.routes.score_route import ScoreRoute
 from service.scoring.answer import Follower
@@ -85,7 +86,8 @@ class Components:
         self.access_log = AccessLog(metrics, settings.log_level == "debug", trace)
         followers: list[Follower] = [self.request_log] if self.request_log else []
         parts = self.engine, frames, explainer, settings.explore_share, corrections
-        self.pipeline = Pipeline(*parts, followers, self._shadowing)
+        forms = Forms(metrics, most)
+        self.pipeline = Pipeline(*parts, followers, self._shadowing, forms.translate)
         # For a model that serves no users and is not logged.
         self._aside = Pipeline(*parts)
         self.is_watched = settings.log_level == "debug" or self.tracing is not None
@@ -138,7 +140,7 @@ class Components:
         self.metrics.reference(deployment.champion.bundle.manifest)
 
     def _compared_by(self, alone: Serving) -> ASGIApp:
-        return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard, self.metrics)
+        return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard)
 
 
 def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":

@@ -30,6 +30,8 @@ ENCODER_WAIT_S = 0.05
 """Longest wait of a request for vectors of texts, at most half of its remaining time."""
 ENCODER_QUEUE = 1_000
 """Texts queued for the encoder; beyond it, texts are dropped."""
+MAX_REMEMBERED = 500_000
+"""Candidates of logged requests that are remembered until they are shown, with 8 for each request: about 45 MB."""
 LOG_MAX_AGE_S = 30 * 86_400.0
 """For which request log files are kept."""
 LOG_FLUSH_S = 60.0

@@ -4,6 +4,7 @@ threads; and low-priority threads.
 `root` is where /proc and /sys are looked for.
 """
 
+import ctypes
 import math
 import os
 import sys
@@ -120,3 +121,10 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def return_freed_memory() -> None:
+    """Return memory that the allocator keeps to the system; a no-op if the C library cannot."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

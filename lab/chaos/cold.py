@@ -5,12 +5,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from lab.chaos.live_counts import trained
 from lab.chaos.load import asking, capacity
 from lab.chaos.run import Run, Unable
 from lab.chaos.timeline import count, percentile_ms
 from loadtest.http_client import ClientError, ServiceConnection, wait_until
-from msd.contract.bundle import ENCODER, open_bundle
+from msd.contract.bundle import ENCODER, MANIFEST, open_bundle
 
 _RATIO = 1.3
 # Above the encoder's rate, so that it is always at its limit.
@@ -66,13 +65,11 @@ def cold(run: Run) -> None:
 
 
 def _encoding_bundle(run: Run) -> Path:
-    """Return a bundle that can encode texts: the served one, or a trained one. Raises Unable if there is none."""
-    if ENCODER in open_bundle(run.bundle).manifest.files:
-        return run.bundle
-    found = trained(run).bundle.absolute()
-    if ENCODER not in open_bundle(found).manifest.files:
-        raise Unable(f"neither {run.bundle} nor {found} has an encoder: name a bundle with one (--bundle)")
-    return found
+    """Return a bundle that can encode texts: the served one, or another. Raises Unable if neither can."""
+    for folder in (run.bundle, run.encoding.absolute()):
+        if (folder / MANIFEST).is_file() and ENCODER in open_bundle(folder).manifest.files:
+            return folder
+    raise Unable(f"neither {run.bundle} nor {run.encoding} has an encoder: run `make demo`, or name one (--encoding)")
 
 
 def _texts(url: str) -> float:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 Scenario = Callable[["Run"], None]
-LONG = "day"
-"""The scenario that is not run unless it is named."""
 
 
 @app.command("chaos")
@@ -35,12 +33,11 @@ def main(
     other: Annotated[
         Path | None, typer.Option(help="With --bundle: one with other weights for the same users and items.")
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--dataset", help="A benchmark's data, for the scenario of live counts.")
-    ] = None,
-    minutes: Annotated[
-        float, typer.Option(min=0.1, help="Of the scenario `day`, which is not run unless named.")
-    ] = 5.0,
+    encoding: Annotated[Path, typer.Option(help="A bundle with an encoder, for the scenario `cold`.")] = Path(
+        "runs/demo/bundle"
+    ),
+    minutes: Annotated[float, typer.Option(min=0.1, help="Of the scenario `day`.")] = 2.0,
+    add: Annotated[bool, typer.Option("--add", help="Keep earlier results of the named scenarios, too.")] = False,
     work: Annotated[Path, typer.Option(help="Folder for the reference model, reused.")] = Path("runs/bench"),
 ) -> None:
     """Breaks things for real. Exit status 1 if anything does not hold that has nothing to do with durations."""
@@ -48,19 +45,25 @@ def main(
     from lab.chaos.run import ChaosPlan, Run
 
     known = scenarios()
-    names = [name.strip() for name in only.split(",") if name.strip()] or [name for name in known if name != LONG]
+    names = [name.strip() for name in only.split(",") if name.strip()] or list(known)
     for name in names:
         if name not in known:
             raise MsdError(f"--only {name}: no such scenario; there are: {', '.join(known)}")
     plan = ChaosPlan(day_s=60 * minutes)
     with bar(refresh=False) as heard:
         served, second = _reference(work, heard) if bundle is None else (bundle, other)
-        served, out, kept = served.absolute(), out.absolute(), work.absolute()
-        second, data = second and second.absolute(), data and data.absolute()
-        runs = [Run(name, served, out / name, plan, heard, second, data, kept) for name in names]
-        summary = run_all(known, runs, out / "chaos.json")
+        served, out = served.absolute(), out.absolute()
+        second = second and second.absolute()
+        stored = out / "chaos.json"
+        earlier = json.loads(stored.read_text("utf-8"))["scenarios"] if stored.exists() else {}
+        pieces = [1 + sum(scenario_of(kept) == name for kept in earlier) if add else 1 for name in names]
+        runs = [
+            Run(f"{name}-piece-{piece}" if piece > 1 else name, served, out, plan, heard, second, encoding, piece)
+            for name, piece in zip(names, pieces, strict=True)
+        ]
+        summary = run_all(known, runs, earlier)
     show([_table(summary)])
-    write_figures(out / "chaos.json", summary, {".html": chaos_page(summary)})
+    write_figures(stored, summary, {".html": chaos_page(summary)})
     if summary["broken"]:
         raise typer.Exit(1)
 
@@ -70,14 +73,11 @@ def scenarios() -> dict[str, Scenario]:
     from lab.chaos import (
         attack,
         bad_requests,
-        clock_jump,
         cold,
         day,
-        live_counts,
         memory,
         overload,
         redis,
-        request_log,
         swap,
     )
 
@@ -88,29 +88,29 @@ def scenarios() -> dict[str, Scenario]:
         "sentinel": redis.sentinel_failover,
         "cluster": redis.cluster_failover,
         "overload": overload.overload,
-        "disk-full": request_log.disk_full,
-        "clock-jump": clock_jump.clock_jump,
-        "log-replay": request_log.log_replay,
-        "live-counts": live_counts.live_counts,
         "cold": cold.cold,
         "bad-requests": bad_requests.bad_requests,
         "attack": attack.attack,
         "memory": memory.memory,
-        LONG: day.day,
+        "day": day.day,
     }
 
 
-def run_all(known: dict[str, Scenario], runs: list["Run"], stored: Path) -> dict[str, Any]:
-    """Run scenarios one after another; return the summary of these and of those that are stored."""
+def scenario_of(name: str) -> str:
+    """Return the scenario of a run, which may be one of several pieces."""
+    return name.partition("-piece-")[0]
+
+
+def run_all(known: dict[str, Scenario], runs: list["Run"], earlier: dict[str, Any]) -> dict[str, Any]:
+    """Run scenarios one after another; return the summary of these and of earlier ones."""
     from lab.benchmark.machine import machine_now
 
-    earlier = json.loads(stored.read_text("utf-8"))["scenarios"] if stored.exists() else {}
-    results: dict[str, Any] = {name: earlier[name] for name in known if name in earlier}
+    order, results = list(known), {name: result for name, result in earlier.items() if scenario_of(name) in known}
     for place, run in enumerate(runs):
         run.heard(run.name, place, len(runs))
         shutil.rmtree(run.folder, ignore_errors=True)
         run.folder.mkdir(parents=True)
-        results[run.name] = _result(known[run.name], run)
+        results[run.name] = _result(known[scenario_of(run.name)], run)
     broken = [
         f"{name}: {check['what']}"
         for name, result in results.items()
@@ -119,7 +119,7 @@ def run_all(known: dict[str, Scenario], runs: list["Run"], stored: Path) -> dict
     ]
     return {
         "broken": broken,
-        "scenarios": {name: results[name] for name in known if name in results},
+        "scenarios": {name: results[name] for name in sorted(results, key=lambda name: order.index(scenario_of(name)))},
         "plan": asdict(runs[0].plan),
         "bundle": str(runs[0].bundle),
         "machine": machine_now(),
@@ -145,11 +145,12 @@ def _result(scenario: Scenario, run: "Run") -> dict[str, Any]:
 
 
 def _reference(work: Path, heard: Heard) -> tuple[Path, Path]:
-    """Return the reference model in the best precision and in fp32, whose scores differ slightly."""
+    """Return the reference model in the best precision, and one of other weights for the same users and items."""
     from lab.reference.bundles import Makings, made_bundles
+    from lab.reference.training import ReferenceTraining
 
-    bundles = made_bundles(work / "bundles", Makings(), heard)
-    return bundles.best, bundles.fp32
+    other = Makings(training=ReferenceTraining(seed=1, requests=6_000), precisions=("fp32",))
+    return made_bundles(work / "bundles", Makings(), heard).best, made_bundles(work / "other", other, heard).fp32
 
 
 def _table(summary: dict[str, Any]) -> Table:

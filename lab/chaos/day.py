@@ -7,17 +7,22 @@ import asyncio
 import hashlib
 import itertools
 import json
+import os
 import random
 import secrets
+import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.request import urlopen
 
 import numpy as np
 
@@ -26,11 +31,11 @@ from lab.chaos.attack import ATTACKS
 from lab.chaos.bad_requests import sent
 from lab.chaos.bare_bundle import bare_bundle
 from lab.chaos.bundles import good_bundle, mapped_bundle
-from lab.chaos.clock_jump import ShiftedClock
+from lab.chaos.clock import ShiftedClock
 from lab.chaos.hostile import hostile_requests
 from lab.chaos.load import BackgroundLoad, asking
 from lab.chaos.run import Run, Unable
-from lab.chaos.timeline import SCORED, count, percentile_ms
+from lab.chaos.timeline import DEGRADED, SCORED, Kind, Sample, count, percentile_ms
 from loadtest.generator import Seen, Target
 from loadtest.http_client import ServiceConnection, wait_until
 from loadtest.processes import Running, msd_output
@@ -41,7 +46,6 @@ from msd.contract.correction import LearnedCorrection, write_corrections
 from msd.contract.errors import MsdError
 from msd.contract.files import write_text_atomic
 from msd.feedback.files import read_requests
-from msd.process import held
 
 _SIZES = {1: 3.0, 5: 5.0, 20: 2.0, 100: 0.2}
 _COLD = 0.02
@@ -52,11 +56,17 @@ _EVENTS, _EVENTS_S = 20, 1.0
 _DOWN_S, _ATTACK_S = 3.0, 3.0
 _HOSTILE = 40
 _SHIFTS_S = (3_600.0, -3_600.0, 86_400.0, 0.0)
+_CLOCK_S = 60.0
 _ATTACKERS = {"silent": 50, "bodies": 8, "chunks": 1, "long": 1, "unknown": 1}
-_GROWTH = 0.05
+_T = TypeVar("_T")
 _MORE_FILES = 16
 """Connections that are just opened or closed."""
-_MB = 2**20
+# Of medians, between the second quarter, when what is bounded is full, and the last.
+_MORE_MEMORY, _MORE_CPU = 0.1, 0.25
+_WARM_UP_S = 150.0
+# Bounds that a service reaches within days; here they are reached within minutes.
+_BOUNDS = {"MAX_REMEMBERED": 10_000}
+_CACHE_MB = 8
 
 
 def day(run: Run) -> None:
@@ -78,14 +88,15 @@ def day(run: Run) -> None:
             "corrections": run.folder / "corrections.json",
             "explore_share": 0.2,
         }
-        settings |= {"live": "on", "log_dir": log, "log_sample": 1.0, "log_max_mb": 16_384}
+        settings |= {"live": "on", "log_dir": log, "log_sample": 1.0, "log_max_mb": 16_384, "cache_mb": _CACHE_MB}
         with run.service(
-            redis.url, bundle=bundles, python_path=run.folder, deadline_ms=_DEADLINE_MS, **settings
+            redis.url, bundle=bundles, preload=clock.library, limits=_BOUNDS, deadline_ms=_DEADLINE_MS, **settings
         ) as service:
             today = Day(run, service, redis, keys, clock, first, second)
             load = today.spend()
             service.terminate()
-            service.wait_for_end()
+            status = service.wait_for_end()
+    run.check(f"the service ends in order: {status}", status == 0)
     run.timeline = load.timeline
     run.hear("comparing replies with the log")
     _check_replies(run, load.seen, log)
@@ -131,12 +142,14 @@ class Day:
     events: Counter[str] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)
     """What must not happen: invalid requests that are not refused, chores that fail, new events that are duplicates."""
-    _random: random.Random = field(default_factory=lambda: random.Random(1))
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.run.seed)
+        self._cpu: tuple[float, float] | None = None
 
     def spend(self) -> BackgroundLoad:
         """Load the service, do all chores by turns, and add figures and checks."""
         run, plan = self.run, self.run.plan
-        levels = run.timeline.levels
         with (
             BackgroundLoad(self._target(), plan.day_rate, plan.day_s) as load,
             asking(self.service.url, _EVENTS_S, self._send_events(), lambda error: self.events.update(["unreachable"])),
@@ -150,22 +163,32 @@ class Day:
                     CHORES[chore](self)
                 except MsdError as error:
                     self.wrong[f"{chore}: {error}"] += 1
+                load.mark(chore)
                 self.done[chore] += 1
                 time.sleep(plan.chore_s)
-                usage = held(self.service.pid)
-                now = {"memory, MB": usage.memory / _MB, "open files": usage.files, "threads": usage.threads}
-                for name, value in now.items():
-                    levels.setdefault(name, []).append((round(load.now_s, 1), round(value, 2)))
-        load.timeline.levels = levels
+                self._measure(load.now_s)
+        load.timeline.levels = run.timeline.levels | _shares(load.timeline.samples)
         self._judge(load)
         return load
+
+    def _measure(self, now_s: float) -> None:
+        """Add what the service uses to the timeline: CPU since the previous time."""
+        levels = self.run.timeline.levels
+        self.run.usage(self.service.pid, now_s)
+        stat = Path(f"/proc/{self.service.pid}/stat").read_text().rpartition(")")[2].split()
+        cpu = now_s, sum(map(int, stat[11:13])) / os.sysconf("SC_CLK_TCK")
+        if self._cpu is not None:
+            used = 100 * (cpu[1] - self._cpu[1]) / (cpu[0] - self._cpu[0])
+            levels.setdefault("CPU, % of a core", []).append((round(now_s, 1), round(used, 1)))
+        self._cpu = cpu
+        levels.setdefault("load of the machine", []).append((round(now_s, 1), os.getloadavg()[0]))
 
     def _target(self) -> Target:
         """Return requests of all forms."""
         plan, mapping = self.run.plan, open_bundle(self.first).manifest.openrtb
         assert mapping is not None, "the bundle maps BidRequests"
         some = max(1, round(1.2 * plan.day_rate * plan.day_s))
-        known, cold = (Traffic(self.first, _SIZES, 1, share).bodies() for share in (0.0, _COLD))
+        known, cold = (Traffic(self.first, _SIZES, self.run.seed, share).bodies() for share in (0.0, _COLD))
         requests = []
         for number in range(some):
             if number % 10 == 0:
@@ -182,7 +205,7 @@ class Day:
 
     def _send_events(self) -> Callable[[ServiceConnection], None]:
         """Return what sends a batch of events: the last one again, if that was not accepted."""
-        bodies, batches = Traffic(self.first, 1, seed=2).bodies(), itertools.count()
+        bodies, batches = Traffic(self.first, 1, seed=self.run.seed + 1).bodies(), itertools.count()
         waiting: list[bytes] = []
 
         def events() -> bytes:
@@ -209,34 +232,31 @@ class Day:
 
     def _judge(self, load: BackgroundLoad) -> None:
         run, samples = self.run, load.timeline.samples
-        tenth = max(1, len(samples) // 10)
-        parts = {"first_tenth": samples[:tenth], "last_tenth": samples[-tenth:]}
+        is_short = run.plan.day_s < 4 * _WARM_UP_S
+        quarters = [_quarter(samples, number) for number in range(4)]
         run.figures |= {
-            f"p{percent}_ms_{name}": percentile_ms(part, percent)
-            for name, part in parts.items()
+            f"p{percent}, ms, by quarter": _listed(percentile_ms(part, percent) or 0.0 for part in quarters)
             for percent in (50, 99)
         }
         run.figures |= {"requests": len(samples), "scored": count(samples, *SCORED)}
         run.figures |= {f"{name}s": number for name, number in self.done.items()}
         run.figures |= {f"events, {name}": number for name, number in sorted(self.events.items())}
-        # The first round warms up.
-        early = max(len(CHORES), self.done.total() // 10) - 1
-        before = {name: points[early][1] for name, points in load.timeline.levels.items()}
-        after = {name: points[-1][1] for name, points in load.timeline.levels.items()}
-        run.figures |= {
-            f"{name}, {when}": found[name] for name in after for when, found in (("early", before), ("late", after))
+        usual = {
+            name: [statistics.median(value for _, value in _quarter(points, number)) for number in range(4)]
+            for name, points in self.run.timeline.levels.items()
         }
+        run.figures |= {f"{name}, by quarter": _listed(of) for name, of in usual.items()}
         run.usual_checks(samples)
         run.check(f"invalid requests are refused, chores done, events new {dict(self.wrong) or ''}", not self.wrong)
         run.check(
             "every batch of events is accepted in the end",
             self.events["status 202"] > 0 and not self.events["status 422"],
         )
-        run.check(
-            f"memory grows by at most {_GROWTH:.0%}", after["memory, MB"] <= (1 + _GROWTH) * before["memory, MB"], True
-        )
-        run.check("no more files are open", after["open files"] <= before["open files"] + _MORE_FILES)
-        run.check("no more threads run", after["threads"] <= before["threads"])
+        for name, most in (("memory, MB", _MORE_MEMORY), ("CPU, % of a core", _MORE_CPU)):
+            is_flat = usual[name][3] <= (1 + most) * usual[name][1]
+            run.check(f"{name}: at most {most:.0%} more in the last quarter than in the second", is_flat, is_short)
+        run.check("no more files are open", usual["open files"][3] <= usual["open files"][1] + _MORE_FILES)
+        run.check("no more threads run", usual["threads"][3] <= usual["threads"][1], is_short)
 
     # Chores
 
@@ -283,8 +303,24 @@ class Day:
         self._until_scored("the old key is refused", lambda reply: reply.get("code") == "unauthorized", old)
 
     def step_clock(self) -> None:
-        """Move the service's clock."""
-        self.clock.jump(_SHIFTS_S[self.done["clock step"] % len(_SHIFTS_S)])
+        """Move the service's clock: it follows, and a request with `at` has the same scores."""
+        shift_s = _SHIFTS_S[self.done["clock step"] % len(_SHIFTS_S)]
+        body = next(Traffic(self.first, 5).bodies())
+
+        def shifted_s() -> float:
+            with urlopen(f"{self.service.url}/health/live") as reply:
+                return parsedate_to_datetime(reply.headers["date"]).timestamp() - time.time()
+
+        with self._client() as ask:
+
+            def scores(seconds: float) -> object:
+                self.clock.jump(seconds)
+                reply = ask(body)
+                return reply.get("candidates"), reply.get("degraded")
+
+            # Events change counts meanwhile.
+            wait_until("scores do not change with the clock", lambda: scores(0.0) == scores(shift_s))
+        wait_until("the clock follows", lambda: abs(shifted_s() - shift_s) < _CLOCK_S)
 
     def attack(self) -> None:
         """Slow clients, and ones that use up connections and memory."""
@@ -308,9 +344,15 @@ class Day:
 
     def _until_scored(self, what: str, holds: Callable[[dict[str, Any]], bool], key: str | None = None) -> None:
         body = next(Traffic(self.first, 1).bodies())
+        with self._client(key) as ask:
+            wait_until(what, lambda: holds(ask(body)))
+
+    @contextmanager
+    def _client(self, key: str | None = None) -> Iterator[Callable[[bytes], dict[str, Any]]]:
+        """Yield what scores a request by a key, and returns the reply or the error."""
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key or self.keys.lasting}"}
         with ServiceConnection(self.service.url) as client:
-            wait_until(what, lambda: holds(_opened(client.post(SCORE, body, headers).body)))
+            yield lambda body: _opened(client.post(SCORE, body, headers).body)
 
 
 CHORES: Mapping[str, Callable[[Day], None]] = {
@@ -324,6 +366,26 @@ CHORES: Mapping[str, Callable[[Day], None]] = {
     "attack": Day.attack,
 }
 """What takes turns, by name."""
+
+
+def _quarter(values: Sequence[_T], number: int) -> Sequence[_T]:
+    """Return the numbered quarter of some values, at least one of them."""
+    start = number * len(values) // 4
+    return values[start : max(start + 1, (number + 1) * len(values) // 4)]
+
+
+def _listed(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.1f}" for value in values)
+
+
+def _shares(samples: Sequence[Sample]) -> dict[str, list[tuple[float, float]]]:
+    """Return percentages of degraded and of refused or late requests, by minute."""
+    minutes = {number: list(some) for number, some in itertools.groupby(samples, lambda one: int(one.due_s // 60))}
+    kinds: Mapping[str, tuple[Kind, ...]] = {"degraded, %": DEGRADED, "refused or late, %": ("busy", "late")}
+    return {
+        name: [(60.0 * number, 100 * count(some, *of) / len(some)) for number, some in minutes.items()]
+        for name, of in kinds.items()
+    }
 
 
 def _opened(body: bytes) -> dict[str, Any]:

@@ -3,21 +3,18 @@
 import random
 import time
 
-from lab.chaos.run import Run
+from lab.chaos.run import MB, Run
 from loadtest.generator import LoadLimits, Target, closed_loop
 from loadtest.outcome import Outcome
-from msd.process import held
 
 _GROWTH = 0.03
 _TURN_S = 3.0
 _CLIENTS = (4, 8, 16)
-_MB = 2**20
 
 
 def memory(run: Run) -> None:
     """Compare memory, open files and threads at the end with those after the first requests."""
     plan, whole, first = run.plan, Outcome(0.0), None
-    levels = run.timeline.levels = {name: [] for name in ("memory, MB", "open files", "threads")}
     rng, start = random.Random(0), time.monotonic()
     with run.redis() as redis, run.service(redis.url, deadline_ms=60_000) as service:
         target = run.target(service, dict.fromkeys(range(1, plan.memory_candidates + 1), 1.0))
@@ -28,15 +25,13 @@ def memory(run: Run) -> None:
             turned = Target(target.url, [*target.requests[place:], *target.requests[:place]])
             seconds = min(_TURN_S, _TURN_S * plan.memory_requests / 50_000)
             whole.add(closed_loop(turned, rng.choice(_CLIENTS), seconds, LoadLimits(patience_s=30.0)))
-            now = held(service.pid)
-            for points, value in zip(levels.values(), (now.memory / _MB, now.files, now.threads), strict=True):
-                points.append((round(time.monotonic() - start, 1), round(value, 2)))
+            now = run.usage(service.pid, time.monotonic() - start)
             if first is None and whole.statuses[200] >= plan.memory_from:
                 first = now
     assert first is not None, "the first of the two readings is taken before the last request"
-    growth, more_files = now.memory / first.memory - 1, now.files - first.files
+    growth, more_files = now.anonymous / first.anonymous - 1, now.files - first.files
     others = sum(whole.statuses.values()) - whole.statuses[200] + whole.lost + whole.unanswered
-    run.figures |= {"requests": whole.statuses[200], "mb": round(now.memory / _MB, 1), "rss_growth": round(growth, 4)}
+    run.figures |= {"requests": whole.statuses[200], "mb": round(now.anonymous / MB, 1), "growth": round(growth, 4)}
     run.check("every request is scored", others == 0)
     run.check(f"memory grows by at most {_GROWTH:.0%}", growth <= _GROWTH, True)
     # Connections of the previous turn may still be closing.

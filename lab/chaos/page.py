@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from lab.chaos.timeline import Kind
 from msd.page import render_page, to_svg
 
+_MOST_MARKS = 60
 # Outcomes of requests, best first: label and colour.
 KINDS: Mapping[Kind, tuple[str, str]] = {
     "full": ("scored in full", "#0b6e4f"),
@@ -38,25 +39,42 @@ def chaos_page(summary: Mapping[str, Any]) -> str:
 
 def picture(timeline: Mapping[str, Any]) -> str:
     """Return an SVG of `Timeline.as_json`'s result."""
-    bins, levels = timeline["bins"], timeline["levels"]
-    panels = (2 if bins else 0) + len(levels)
-    figure = Figure(figsize=(8.6, 0.6 + 1.7 * max(1, panels)), layout="constrained")
+    bins, levels, marks = timeline["bins"], timeline["levels"], timeline["marks"]
+    is_long = len(marks) > _MOST_MARKS
+    panels = (2 if bins else 0) + len(levels) + is_long
+    figure = Figure(figsize=(8.6, 0.6 + (1.2 if is_long else 1.7) * max(1, panels)), layout="constrained")
     rows: list[Axes] = list(figure.subplots(max(1, panels), 1, sharex=True, squeeze=False)[:, 0])
     if bins:
         _latency(rows[0], bins)
         _kinds(rows[1], bins)
-    for axes, (name, points) in zip(rows[2 if bins else 0 :], levels.items(), strict=True):
+    for axes, (name, points) in zip(rows[2 if bins else 0 :], levels.items(), strict=False):
         axes.plot([at for at, _ in points], [value for _, value in points], color="#3b5bdb", linewidth=1)
-        axes.set_ylabel(name)
+        axes.set_title(name, fontsize=8, loc="left")
+        axes.set_ylim(bottom=0)
     for axes in rows:
         axes.grid(alpha=0.25)
-        for at_s, _ in timeline["marks"]:
-            axes.axvline(at_s, color="#c92a2a", linewidth=0.8, linestyle="--")
-    for number, (at_s, what) in enumerate(timeline["marks"], start=1):
-        label = what if len(timeline["marks"]) <= 3 else str(number)
-        rows[0].annotate(label, (at_s, 1.02), xycoords=("data", "axes fraction"), fontsize=7, color="#c92a2a")
+    if is_long:
+        _events(rows[-1], marks)
+    else:
+        _number(rows, marks)
     rows[-1].set_xlabel("seconds")
     return to_svg(figure)
+
+
+def _number(rows: Sequence[Axes], marks: Sequence[tuple[float, str]]) -> None:
+    """Draw marks over all panels, by number if there are many."""
+    for number, (at_s, what) in enumerate(marks, start=1):
+        for axes in rows:
+            axes.axvline(at_s, color="#c92a2a", linewidth=0.8, linestyle="--")
+        label = what if len(marks) <= 3 else str(number)
+        rows[0].annotate(label, (at_s, 1.02), xycoords=("data", "axes fraction"), fontsize=7, color="#c92a2a")
+
+
+def _events(axes: Axes, marks: Sequence[tuple[float, str]]) -> None:
+    """Draw marks that repeat, a row for each kind."""
+    kinds = list(dict.fromkeys(what for _, what in marks))
+    axes.scatter([at for at, _ in marks], [kinds.index(what) for _, what in marks], marker="|", color="#c92a2a")
+    axes.set_yticks(range(len(kinds)), kinds, fontsize=6)
 
 
 def _latency(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:

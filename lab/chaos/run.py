@@ -1,6 +1,5 @@
 """One run of a scenario: its amounts, processes and load, and its figures and checks. Knows no particular scenario."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,11 @@ from loadtest.processes import Running, ours
 from loadtest.requests import in_columns, some_bodies
 from loadtest.traffic import Mix, Traffic
 from msd.contract.errors import MsdError
+from msd.process import ProcessUsage, held
 from msd.report import Heard
 
-_ROOT = Path(__file__).parents[2]
-Figure = float | int | None
+MB = 2**20
+Figure = float | int | str | None
 
 
 class Unable(MsdError):
@@ -60,8 +60,6 @@ class ChaosPlan:
     memory_from: int = 20_000
     memory_candidates: int = 32
     bad_requests: int = 20_000
-    live_rows: int = 20_000
-    resamples: int = 500
     day_s: float = 300.0
     day_rate: float = 8.0
     chore_s: float = 6.0
@@ -75,23 +73,27 @@ class ChaosPlan:
 
 @dataclass
 class Run:
-    """One run of a scenario, whose files and logs go to `folder`.
+    """One run of a scenario, whose files and logs go to a folder of its name in `out`.
 
-    `bundle` is served, `other` has other weights and the same users and items; `data` is a benchmark's dataset, and
-    what is trained on it goes to `kept`. The scenario adds `figures` and `checks`, and may set `timeline`.
+    `bundle` is served, `other` has other weights and the same users and items; `encoding` has an encoder of texts. The
+    scenario adds `figures` and `checks`, and may set `timeline`. `seed`: of what differs between two runs of it.
     """
 
     name: str
     bundle: Path
-    folder: Path
+    out: Path
     plan: ChaosPlan
     heard: Heard
     other: Path | None = None
-    data: Path | None = None
-    kept: Path = Path("runs/bench")
+    encoding: Path = Path("runs/demo/bundle")
+    seed: int = 1
     figures: dict[str, Figure] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
     timeline: ScenarioTimeline = field(default_factory=ScenarioTimeline)
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.name
 
     def hear(self, doing: str, done: int = 0, total: int = 1) -> None:
         """Report progress."""
@@ -100,6 +102,13 @@ class Run:
     def check(self, what: str, holds: bool, is_timed: bool = False) -> None:
         """Add a check."""
         self.checks.append(Check(what, holds, is_timed))
+
+    def usage(self, pid: int, at_s: float) -> ProcessUsage:
+        """Return a process's current usage, and add it to the timeline; of the memory, what is its own alone."""
+        now = held(pid)
+        for name, value in (("memory, MB", now.anonymous / MB), ("open files", now.files), ("threads", now.threads)):
+            self.timeline.levels.setdefault(name, []).append((round(at_s, 1), round(value, 2)))
+        return now
 
     @contextmanager
     def redis(self) -> Iterator[RedisProcess]:
@@ -113,19 +122,17 @@ class Run:
         redis: str | None = None,
         *,
         bundle: Path | None = None,
-        python_path: Path | None = None,
+        preload: Path | None = None,
         limits: Mapping[str, float] | None = None,
         **settings: object,
     ) -> Running:
-        """Run a ready service within a block, with settings and `service.limits` by name; modules in `python_path` take
-        precedence."""
+        """Run a ready service within a block, with settings and `service.limits` by name, and a library preloaded."""
         settings = {"deadline_ms": self.plan.deadline_ms, "log_level": "info", **settings}
         service = ours(self.name, bundle or self.bundle, self.plan.workers, redis, **settings)
         if limits is not None:
             service = with_limits(service, **limits)
-        if python_path is not None:
-            path = os.pathsep.join((str(python_path), str(_ROOT)))
-            service = replace(service, environment={**service.environment, "PYTHONPATH": path})
+        if preload is not None:
+            service = replace(service, environment={**service.environment, "LD_PRELOAD": str(preload)})
         return Running(service, self.folder)
 
     def target(self, service: Running, candidates: int | Mix | None = None, bundle: Path | None = None) -> Target:

@@ -1,4 +1,4 @@
-"""A new bundle every few seconds under load, bad ones among them: no request fails."""
+"""A new bundle every few seconds under load: no request fails."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from lab.chaos.bundles import bad_bundles, good_bundle, point_to
+from lab.chaos.bundles import good_bundle, point_to
 from lab.chaos.load import BackgroundLoad, capacity
 from lab.chaos.run import Run, Unable
 from lab.chaos.timeline import SCORED, ScenarioTimeline, count, kind_of, percentile_ms
@@ -30,12 +30,11 @@ class _Setting(NamedTuple):
     what: str
     rate: float
     is_beside: bool
-    good: Sequence[Path]
-    bad: Sequence[Path]
+    bundles: Sequence[Path]
 
 
 def swap(run: Run) -> None:
-    """Swap at half of the capacity, with bad bundles; then at more, beside a process that keeps a core busy."""
+    """Swap at half of the capacity; then at more, beside a process that keeps a core busy."""
     plan = run.plan
     if run.other is None:
         raise Unable("it takes two bundles of the same users and items: name another one by --other")
@@ -43,7 +42,6 @@ def swap(run: Run) -> None:
     bundles = run.folder / "bundles"
     sources = {f"b{number}": (run.bundle, run.other)[number % 2] for number in range(plan.swaps + 1)}
     good = [good_bundle(source, bundles / name, name) for name, source in sources.items()]
-    bad = bad_bundles(run.bundle, bundles)[: plan.swaps]
     # One graph may be twice as fast as the other: half of its capacity may be all of the other's.
     able, by_source = {False: list[float](), True: list[float]()}, {}
     for source in (run.bundle, run.other):
@@ -61,8 +59,8 @@ def swap(run: Run) -> None:
         # The same requests for any bundle.
         target = run.target(service)
         for setting in (
-            _Setting("swap", f"at {plan.share:.0%} of capacity", half, False, good, bad),
-            _Setting("swap_beside", "at more, beside a busy neighbour", more, True, good[: plan.swaps_beside + 1], ()),
+            _Setting("swap", f"at {plan.share:.0%} of capacity", half, False, good),
+            _Setting("swap_beside", "at more, beside a busy neighbour", more, True, good[: plan.swaps_beside + 1]),
         ):
             with _neighbour(setting.is_beside):
                 timeline = _swapped(run, target, setting, bundles, scores)
@@ -71,8 +69,8 @@ def swap(run: Run) -> None:
 
 def _swapped(run: Run, target: Target, setting: _Setting, bundles: Path, scores: Scores) -> ScenarioTimeline:
     """Swap all bundles under load."""
-    plan, good, bad = run.plan, setting.good, setting.bad
-    swaps, rests, refused = list[tuple[float, float]](), list[tuple[float, float]](), 0
+    plan, good = run.plan, setting.bundles
+    swaps, rests = list[tuple[float, float]](), list[tuple[float, float]]()
     for folder in good[1:]:  # the new bundle has never been verified
         (folder / MARKER).unlink(missing_ok=True)
     with ServiceConnection(target.url) as client:
@@ -88,17 +86,13 @@ def _swapped(run: Run, target: Target, setting: _Setting, bundles: Path, scores:
             for place, folder in enumerate(good[1:]):
                 run.hear(f"{setting.what}: bundles", place, len(good) - 1)
                 started = load.now_s
-                if _turned(client, bundles, folder.name, "done"):
+                if _turned(client, bundles, folder.name):
                     swaps.append((started, load.mark(folder.name)))
                 if not place:  # the other graph, too
                     rest()
-                if place < len(bad):
-                    was_refused = _turned(client, bundles, bad[place].name, "refused")
-                    refused += was_refused
-                    load.mark(f"{'refused' if was_refused else 'not refused'}: {bad[place].name}")
                 load.until(started + plan.swap_every_s)
             load.stop()
-        _turned(client, bundles, good[0].name, "done")  # for the next setting
+        _turned(client, bundles, good[0].name)  # for the next setting
     samples = load.timeline.samples
     during, steady = (
         percentile_ms([sample for start, end in spans for sample in load.timeline.between(start, end)], 99)
@@ -117,15 +111,11 @@ def _swapped(run: Run, target: Target, setting: _Setting, bundles: Path, scores:
         "p99_ms": during,
         "steady_p99_ms": steady,
         "replies_of_two_models": mixed,
-        "bad_refused": refused,
-        "bad_offered": len(bad),
     }
     run.figures |= {f"{setting.name}_{name}": value for name, value in figures.items()}
     what = f"{setting.what}: "
     run.usual_checks(samples, what)
-    run.check(f"{what}every good bundle is served in turn", len(swaps) == len(good) - 1)
-    if bad:
-        run.check(f"{what}every bad bundle is refused", refused == len(bad))
+    run.check(f"{what}every bundle is served in turn", len(swaps) == len(good) - 1)
     run.check(f"{what}every reply has the scores of its version", mixed == 0)
     # Near its deadline a reply may be partial: a matter of time.
     run.check(f"{what}no reply is degraded", count(samples, "full") == count(samples, *SCORED), True)
@@ -151,12 +141,12 @@ def _neighbour(is_there: bool) -> Iterator[None]:
             busy.wait()
 
 
-def _turned(client: ServiceConnection, folder: Path, name: str, result: str) -> bool:
-    """Move the pointer, and return whether the service has followed or refused it."""
-    sample = f'msd_swaps_total{{result="{result}"}}'
+def _turned(client: ServiceConnection, folder: Path, name: str) -> bool:
+    """Move the pointer, and return whether the service has followed."""
+    sample = 'msd_swaps_total{result="done"}'
     before = client.metric(sample)
     point_to(folder, name)
     try:
-        return wait_until(f"the bundle {name} is {result}", lambda: client.metric(sample) > before)
+        return wait_until(f"the bundle {name} is served", lambda: client.metric(sample) > before)
     except ClientError:
         return False

@@ -5,7 +5,7 @@ Kept in a folder until their inputs change.
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,13 +43,15 @@ _TENSORS = {
 
 @dataclass(frozen=True)
 class Makings:
-    """Inputs of the bundles. `requests`: number to prove against the plain graph. `candidates`: per timed request."""
+    """Inputs of the bundles. `requests`: number to prove against the plain graph. `candidates`: per timed request.
+    `precisions`: of `fp32` and `best`; the latter may be left out."""
 
     sizes: Sizes = field(default_factory=Sizes)
     training: ReferenceTraining = field(default_factory=ReferenceTraining)
     population: Population = field(default_factory=Population)
     requests: int = 300
     candidates: int = 200
+    precisions: tuple[RequestedPrecision, ...] = ("fp32", "auto")
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,7 @@ def made_bundles(work: Path, makings: Makings, progress: Heard) -> Bundles:
         market.adaptors,
         None,
     )
-    wanted: Mapping[Path, RequestedPrecision] = {bundles.fp32: "fp32", bundles.best: "auto"}
-    for folder, precision in wanted.items():
+    for folder, precision in zip((bundles.fp32, bundles.best), makings.precisions, strict=False):
         shutil.rmtree(folder, ignore_errors=True)
         told = _told(progress, folder, makings)
         export_bundle(source.recipe(), folder, None, makings.requests, told, precision, makings.candidates)

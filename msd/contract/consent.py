@@ -6,6 +6,7 @@ know features, rows or HTTP.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Any
 
@@ -21,6 +22,27 @@ _US_PRIVACY = re.compile(r"1[YN-][YN-][YN-]")
 _MAX_CHARS, _MAX_SECTION = 16_384, 255
 _BITS = {char: f"{place:06b}" for place, char in enumerate(f"{ascii_uppercase}{ascii_lowercase}{digits}-_")}
 _FIBONACCI = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233)
+# GPP's US sections by ID: the fields of each version's core segment, two bits each after six of the version: notices
+# (n), opt-outs of sale, sharing and targeted advertising (o), known children (c), service provider mode (s), MSPA mode
+# (m), and others (.). The last four are read as IAB Tech Lab's encoder writes them.
+_US_FIELDS: Mapping[int, tuple[str, ...]] = {
+    7: (f"nnnn..ooo{'.' * 12}cc...s", f"nnnn..ooo{'.' * 16}ccc...s"),
+    8: (f"nn.oo{'.' * 9}cc...s",),
+    9: (f"nnnoo{'.' * 8}c..s",),
+    10: (f"nnnoo{'.' * 7}c..s",),
+    12: (f"nnnoo{'.' * 8}ccc..s",),
+    15: (f"nnnoo{'.' * 11}ccc...s",),
+    17: (f"nnnoo{'.' * 9}ccccc...s",),
+    21: (f"nnnoo{'.' * 10}ccccc...s",),
+    24: (".mnnnoo.",),
+    **dict.fromkeys((11, 18), (f"nnn.oo{'.' * 8}c..s",)),
+    **dict.fromkeys((13, 14, 20), (f"nnnoo{'.' * 8}ccc...s",)),
+    **dict.fromkeys((16, 19, 22, 23), (f"nnnoo{'.' * 8}c...s",)),
+    **dict.fromkeys((25, 26, 27), (".mnnnooc.",)),
+}
+_US_PERMITS = {"n": ("00", "01"), "o": ("00", "10"), "c": ("00",), "s": ("00", "10"), "m": ("00", "01")}
+# Their second segment is about sensitive data; that of all others about GPC.
+_WITHOUT_GPC = (25, 26, 27)
 
 Part = Mapping[str, Any]
 
@@ -116,7 +138,7 @@ def _has_gpp(text: object, applying: object, vendor_id: int | None) -> bool:
     allows: dict[int, Callable[[object], bool]] = {
         2: lambda section: _tcf_allows(section, vendor_id),
         6: _has_us_privacy,
-        7: _us_national_allows,
+        **{one: partial(_us_allows, one) for one in _US_FIELDS},
     }
     return all(one in allows and allows[one](sections.get(one)) for one in {*(applying or sections)} - _NO_SECTIONS)
 
@@ -148,17 +170,18 @@ def _fibonacci(bits: str, place: int) -> tuple[int, int]:
     return sum(number for number, bit in zip(_FIBONACCI, bits[place:end], strict=False) if bit == "1"), end + 1
 
 
-def _us_national_allows(text: object) -> bool:
-    """Return whether the US sections permit: no opt-out of sale, sharing or targeted advertising, not known to be a
-    child, and no GPC."""
+def _us_allows(section: int, text: object) -> bool:
+    """Return whether a US section permits: no opt-out, not known to be a child, a notice of each opt-out, no GPC, and a
+    publisher that need not keep bidders to a service provider's purposes."""
     if not isinstance(text, str):
         raise _Unreadable
     core, *segments = map(_bits, text.split("."))
-    children = {"000001": core[48:52], "000010": core[56:62]}.get(core[:6])
-    if children is None or len(core) < 60:
+    fields = dict(enumerate(_US_FIELDS[section], 1))[int(core[:6], 2)]
+    if len(core) < 6 + 2 * len(fields):
         raise _Unreadable
-    opt_outs = {core[18:20], core[20:22], core[22:24]}
-    return opt_outs <= {"00", "10"} and "1" not in children and not any(segment[:3] == "011" for segment in segments)
+    has_gpc = section not in _WITHOUT_GPC and any(segment[:3] == "011" for segment in segments)
+    answers = zip(fields, (core[place : place + 2] for place in range(6, len(core), 2)), strict=False)
+    return not has_gpc and all(answer in _US_PERMITS[field] for field, answer in answers if field in _US_PERMITS)
 
 
 def _bits(text: object) -> str:

@@ -8,6 +8,7 @@ one that is expected. Knows neither schemas nor bundles.
 import sys
 import threading
 from collections.abc import Container, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -34,6 +35,18 @@ def load_openvino() -> Any:  # noqa: ANN401 - openvino says little of types
     import openvino
 
     return openvino
+
+
+@cache
+def openvino_core() -> Any:  # noqa: ANN401
+    """Return this process's only Core, which also reads ONNX Runtime's `Inverse`. Raises ImportError.
+
+    It stays for good: its CPU plugin gives the thread that loads it another signal stack, and unmaps that wherever it
+    is freed itself. Freed by another thread, as after a swap, it would have the next signal end the process.
+    """
+    core = load_openvino().Core()
+    core.add_extension(_inverse())
+    return core
 
 
 def _inverse() -> Any:  # noqa: ANN401
@@ -79,7 +92,7 @@ class OpenVinoGraph:
         Raises ImportError, or one of OpenVINO's RuntimeErrors for an invalid graph.
         """
         self._openvino = load_openvino()
-        core = self._openvino.Core()
+        core = openvino_core()
         options = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "INFERENCE_NUM_THREADS": threads * streams,
@@ -90,7 +103,6 @@ class OpenVinoGraph:
             # With snippets, 2026.4 fails at times ("topological order is required") for one and the same graph.
             "SNIPPETS_MODE": "DISABLE",
         }
-        core.add_extension(_inverse())
         model = core.read_model(graph)
         self.compiled = core.compile_model(model, "CPU", options)
         self._fixed_size = -(-expected // _TILE) * _TILE

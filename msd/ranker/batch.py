@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from msd.contract.rows import RowSide
 from msd.contract.schema import OUTCOME_FEATURES, STATE_FEATURES, FeatureSchema
 from msd.ranker.adaptor import Adapted, Adaptors
+from msd.ranker.arrays import chunks
 from msd.ranker.calibrate import Calibrator
 from msd.ranker.embedding import is_id
 from msd.ranker.features import Features, SideFeatures
@@ -43,7 +44,7 @@ class Corruption:
     """Shares of rows in which training hides inputs, as preparation for serving without them.
 
     Counts of the user and of the item are aged, the user or item is wholly unknown, a vector is missing, or the item is
-    new: without ID and counts.
+    new: without ID and counts. An unknown user has no history either, as an anonymous user's request.
     """
 
     aged_user: float = 0.5
@@ -63,10 +64,10 @@ def batch_opinions(
 ) -> list[Tensor]:
     """Return `Ranker.opinions` of B events; only the network's logits have gradients."""
     chosen = torch.from_numpy(events).to(features.labels.device)
-    tensors, altered = _without_histories(features, adapted, chosen, corruption, rng)
+    tensors, kept = _without_histories(features, adapted, chosen, corruption, rng)
     if isinstance(model.ranker, Ranker):
-        return model.ranker.opinions(tensors, _taste(model.ranker, features, adapted, chosen, altered))
-    return [model.ranker(tensors | history_tensors(features, adapted, chosen))]
+        return model.ranker.opinions(tensors, _taste(model.ranker, features, adapted, chosen, kept))
+    return [model.ranker(tensors | history_tensors(features, adapted, chosen, kept[:, 0]))]
 
 
 def event_tensors(features: Features, adapted: Adapted, events: NDArray[np.int64]) -> dict[str, Tensor]:
@@ -84,10 +85,11 @@ def _without_histories(
     corruption: Corruption | None,
     rng: np.random.Generator | None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the tensors of B events, without their histories, and whether the item is not as it was [B]."""
+    """Return the tensors of B events, without their histories, and which parts of the taste are kept [B, 2]: none of a
+    hidden user, and the mood alone where the item is not as it was."""
     user_rows, user_dense = _rows_and_dense(features.user, chosen, corruption, rng)
     item_rows, item_dense = _rows_and_dense(features.item, chosen, corruption, rng)
-    altered = item_rows != features.item.rows[chosen]
+    is_known, is_same = user_rows == features.user.rows[chosen], item_rows == features.item.rows[chosen]
     tensors = {
         "context_categorical": features.context_categorical[chosen],
         "context_dense": features.context_dense[chosen],
@@ -104,21 +106,21 @@ def _without_histories(
             continue
         kept = _kept(rows, corruption, rng)
         if side == "item":
-            altered = altered | ~kept
+            is_same = is_same & kept
         else:
             kept = kept & features.knows_user[chosen]
         tensors[f"{side}_semantic"] = adapted[side][rows] * kept.unsqueeze(-1)
         # The last dense column says whether there is a vector.
         tensors[f"{side}_dense"][:, -1] *= kept
-    return tensors, altered
+    return tensors, torch.stack([is_known, is_known & is_same], -1)
 
 
-def _taste(ranker: Ranker, features: Features, adapted: Adapted, chosen: Tensor, altered: Tensor) -> Tensor | None:
-    """Return the taste's parts [B, 2] of events; where the item is `altered` [B], the mood alone."""
+def _taste(ranker: Ranker, features: Features, adapted: Adapted, chosen: Tensor, kept: Tensor) -> Tensor | None:
+    """Return the taste's parts [B, 2] of events that are `kept` [B, 2], 0 for the others."""
     if ranker.taste is None:
         return None
     parts = taste_of(ranker.taste, features, adapted, chosen) if features.taste is None else features.taste[chosen]
-    return torch.stack([parts[:, 0], parts[:, 1] * ~altered], -1)
+    return parts * kept
 
 
 def _items(features: Features, adapted: Adapted, rows: Tensor, prefix: str) -> dict[str, Tensor]:
@@ -129,9 +131,14 @@ def _items(features: Features, adapted: Adapted, rows: Tensor, prefix: str) -> d
     return tensors
 
 
-def history_tensors(features: Features, adapted: Adapted, chosen: Tensor) -> dict[str, Tensor]:
-    """Return the tensors of B events' histories by name."""
+def history_tensors(
+    features: Features, adapted: Adapted, chosen: Tensor, is_known: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Return the tensors of B events' histories by name; empty ones for users that are not known [B]."""
     history, outcomes = features.history[chosen], features.history_outcomes[chosen]
+    if is_known is not None:
+        history = torch.where(is_known[:, None], history, -1)
+        outcomes = outcomes * is_known[:, None, None]
     rows = torch.where(history >= 0, history, features.item.entities.unknown)
     clicked = (outcomes[..., OUTCOME_FEATURES.index("clicks")] > 0).float()
     return {"history_mask": clicked, "history_outcomes": outcomes, **_items(features, adapted, rows, "history")}
@@ -149,9 +156,11 @@ def taste_of(taste: Taste, features: Features, adapted: Adapted, chosen: Tensor)
 @torch.no_grad()
 def with_taste(taste: Taste, features: Features, adapted: Adapted, events: NDArray[np.int64]) -> Features:
     """Return the features with the taste of some events, NaN for the others: no training changes it any more."""
-    chosen = torch.from_numpy(events).to(features.labels.device)
-    parts = torch.full((len(features.labels), len(PARTS)), torch.nan, device=chosen.device)
-    parts[chosen] = taste_of(taste, features, adapted, chosen)
+    parts = torch.from_numpy(features.arrays.zeros((len(features.labels), len(PARTS)), np.float32))
+    parts = parts.to(features.labels.device).fill_(torch.nan)
+    for place in chunks(len(events)):
+        chosen = torch.from_numpy(events[place]).to(parts.device)
+        parts[chosen] = taste_of(taste, features, adapted, chosen)
     return replace(features, taste=parts)
 
 

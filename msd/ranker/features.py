@@ -3,7 +3,8 @@
 Row features come from the contract's `encode` and `dense`; the student's vectors are unchanged until the adaptors.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from msd.dataset.aggregate import impressions_of
 from msd.dataset.conversions import CONVERSION, has_conversions
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
+from msd.ranker.arrays import IN_MEMORY, Arrays, chunks
 from msd.ranker.timeline import Entities, SideCounts, Timeline, encode_entities, walk_events
 from msd.student.vectors import StudentVectors
 
@@ -50,7 +52,8 @@ class SideFeatures:
 class Features:
     """All events of a dataset: labels [E], impressions [E] that each stands for, parts [E], context tensors [E, …],
     history [E, L] as item rows (padding −1) with its outcomes [E, L, 4]; converted clicks [E], if the dataset has them;
-    and the parts [E, 2] of the users' taste, once they are known (`batch.with_taste`)."""
+    and the parts [E, 2] of the users' taste, once they are known (`batch.with_taste`). What has a row per event is in
+    `arrays`."""
 
     schema: FeatureSchema
     parts: NDArray[np.int8]
@@ -63,9 +66,16 @@ class Features:
     history: Tensor
     history_outcomes: Tensor
     knows_user: Tensor
-    timeline: Timeline
+    walked: Timeline | None = None
     conversions: Tensor | None = None
     taste: Tensor | None = None
+    arrays: Arrays = IN_MEMORY
+
+    @property
+    def timeline(self) -> Timeline:
+        """The walk that made them, which features that were read from a folder do not have."""
+        assert self.walked is not None, "the features were built in this process"
+        return self.walked
 
     def live(self) -> "Features":
         """Return the same events with counts that stay up to date through valid and test, as in a service with feedback
@@ -82,6 +92,11 @@ class Features:
         labels, impressions = self.labels.cpu().numpy(), self.impressions.cpu().numpy()
         return labels[events].astype(np.float64), impressions[events].astype(np.float64)
 
+    @cached_property
+    def average(self) -> Tensor:
+        """Mean impressions of an event."""
+        return self.impressions.mean()
+
     def converted(self, events: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return whether each of n events was a click that converted [n]. The dataset must have conversions."""
         assert self.conversions is not None, "a model with conversions is of a dataset with conversions"
@@ -93,7 +108,7 @@ class Features:
         """Return the mean logloss of logits [..., n] of events, weighted by impressions; the weight of an average event
         of the dataset is 1, whatever the batch."""
         chosen = torch.from_numpy(events)
-        weights = (self.impressions[chosen] / self.impressions.mean()).expand_as(logits)
+        weights = (self.impressions[chosen] / self.average).expand_as(logits)
         labels = getattr(self, of)[chosen].expand_as(logits)
         return nn.functional.binary_cross_entropy_with_logits(logits, labels, weights)
 
@@ -102,8 +117,9 @@ class Features:
         return replace(self, user=self.user.to(device), item=self.item.to(device), **_moved(self, device))
 
 
-def _moved(held: object, device: torch.device) -> dict[str, Any]:
-    return {name: value.to(device) for name, value in vars(held).items() if isinstance(value, Tensor)}
+def _moved(held: SideFeatures | Features, device: torch.device) -> dict[str, Any]:
+    values = {field.name: getattr(held, field.name) for field in fields(held)}
+    return {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def build_features(
@@ -112,39 +128,51 @@ def build_features(
     vectors: StudentVectors,
     delay_s: float = 0.0,
     timeline: Timeline | None = None,
+    arrays: Arrays = IN_MEMORY,
 ) -> Features:
-    """Encode a dataset with a fitted schema. A user's vector is used only after the profile window it was made from.
+    """Encode a dataset with a fitted schema, in new `arrays`. A user's vector is used only after the profile window it
+    was made from.
 
     An event is known to later ones once more than `delay_s` have passed. `timeline`: that of another schema fitted to
     the same dataset, to walk the events only once.
     """
     parts = split_events(dataset.events, dataset.config)
     users, items = (encode_entities(dataset, schema, side) for side in ("user", "item"))
-    timeline = timeline or walk_events(dataset, schema, parts, users, items, delay_s)
+    timeline = timeline or walk_events(dataset, schema, parts, users, items, delay_s, arrays)
     knows_user = parts > Part.WINDOW
-    context = {
-        name: dataset.events[name].to_list() for name in (*schema.settable["context"], *schema.serving_constants)
-    }
-    categorical, numeric = encode_side(schema, "context", context, len(parts))
+    categorical, numeric = _context(dataset, schema, arrays)
+    vectors_of = (vectors.gather("users", users.ids), vectors.gather("items", items.ids))
     return Features(
         schema=schema,
         parts=parts,
         labels=_floats(dataset, "label"),
         impressions=torch.from_numpy(impressions_of(dataset.events).to_numpy().astype(np.float32)),
-        user=_side(dataset, schema, users, timeline.user, vectors.gather("users", users.ids), knows_user),
-        item=_side(dataset, schema, items, timeline.item, vectors.gather("items", items.ids), np.ones_like(knows_user)),
+        user=_side(dataset, schema, users, timeline.user, vectors_of[0], knows_user, arrays),
+        item=_side(dataset, schema, items, timeline.item, vectors_of[1], np.ones_like(knows_user), arrays),
         context_categorical=torch.from_numpy(categorical),
         context_dense=torch.from_numpy(numeric),
         history=torch.from_numpy(timeline.history),
         history_outcomes=torch.from_numpy(timeline.outcomes),
         knows_user=torch.from_numpy(knows_user),
-        timeline=timeline,
+        walked=timeline,
         conversions=_floats(dataset, CONVERSION) if has_conversions(dataset.events) else None,
+        arrays=arrays,
     )
 
 
 def _floats(dataset: Dataset, column: str) -> Tensor:
     return torch.from_numpy(dataset.events[column].to_numpy().astype(np.float32))
+
+
+def _context(dataset: Dataset, schema: FeatureSchema, arrays: Arrays) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the events' categorical and numeric context."""
+    names, rows = (*schema.settable["context"], *schema.serving_constants), dataset.events.height
+    categorical = arrays.zeros((rows, schema.categorical_width("context")), np.int32, "context_categorical")
+    numeric = arrays.zeros((rows, schema.numeric_width("context")), np.float32, "context_dense")
+    for part in chunks(rows):
+        values = {name: dataset.events[name][part].to_list() for name in names}
+        categorical[part], numeric[part] = encode_side(schema, "context", values, part.stop - part.start)
+    return categorical, numeric
 
 
 def _side(
@@ -154,6 +182,7 @@ def _side(
     counts: SideCounts,
     vectors: tuple[NDArray[np.float32], NDArray[np.bool_]],
     is_known: NDArray[np.bool_],
+    arrays: Arrays,
 ) -> SideFeatures:
     """Return a side's features. `vectors` of all entities, and which are present; `is_known` [E]: by events that may
     know the vector."""
@@ -163,16 +192,23 @@ def _side(
     nothing = np.zeros(1)
     unknown = dense(schema, side, entities.numeric[-1:], Counts(nothing, nothing, nothing), nothing > 0, at[-1:])
 
-    def seen(of: Counts) -> NDArray[np.float32]:
-        return dense(schema, side, entities.numeric[rows], of, present[rows] & is_known, at)
+    def seen(name: str, *draws: Counts) -> NDArray[np.float32]:
+        shape = (len(draws), len(rows), unknown.shape[1])
+        # Of one draw only, the file has no axis of draws.
+        whole = arrays.zeros(shape if len(draws) > 1 else shape[1:], np.float32, f"{side}.{name}")
+        for place, draw in zip(whole.reshape(shape), draws, strict=True):
+            for part in chunks(len(rows)):
+                known, counted = present[rows[part]] & is_known[part], Counts(*(column[part] for column in draw))
+                place[part] = dense(schema, side, entities.numeric[rows[part]], counted, known, at[part])
+        return whole
 
     return SideFeatures(
         entities=entities,
         rows=torch.from_numpy(rows),
         categorical=torch.from_numpy(entities.categorical),
-        dense=torch.from_numpy(seen(counts.fresh)),
-        live_dense=torch.from_numpy(seen(counts.live)),
-        aged_dense=torch.from_numpy(np.stack([seen(draw) for draw in counts.aged])),
+        dense=torch.from_numpy(seen("dense", counts.fresh)),
+        live_dense=torch.from_numpy(seen("live_dense", counts.live)),
+        aged_dense=torch.from_numpy(seen("aged_dense", *counts.aged)),
         unknown_dense=torch.from_numpy(unknown[0]),
         vectors=torch.from_numpy(np.pad(by_id, ((0, 1), (0, 0)))),
         present=torch.from_numpy(np.append(present, False)),

@@ -1,8 +1,8 @@
 """A user's taste: a Gaussian process over their own impressions, clicked or not, in the space that describes the items.
 
-How much more a user clicks than others do is a sum of three parts: always, lately, and for items like this one. Clicks
-are compared with the items' click rates on the scale of log-odds, as in one step of Laplace's approximation (Rasmussen
-and Williams 2006, algorithm 3.1). Only the few scales of the kernel are learned (`msd.training.train_taste`).
+How much more a user clicks than others do is a sum of parts: always, lately, on this visit, and for items like this
+one. Clicks are compared with the items' click rates on the scale of log-odds, as in one step of Laplace's approximation
+(Rasmussen and Williams 2006, algorithm 3.1). Only the kernel's few scales are learned (`msd.training.train_taste`).
 """
 
 import math
@@ -22,14 +22,15 @@ _INDICATORS = 256  # of a field; values beyond that many share them
 _LEAST_WEIGHT = 1e-6
 _MOST_SHIFT = 5.0  # log-odds; one Newton step overshoots where clicks are rare
 # Initial scales: variances of log-odds, and days.
-_ALWAYS, _LATELY, _OF_BLOCK, _OF_FIELD, _DAYS = 0.2, 0.3, 0.3, 0.15, 10.0
+_ALWAYS, _OF_BLOCK, _OF_FIELD = 0.2, 0.3, 0.15
+_LATELY, _DAYS = [0.3, 0.2], [10.0, 0.05]  # over days, and on one visit
 
 
 class Taste(nn.Module):
     """The kernel's scales; tensors of a history (batch 1 or N) and of N targets to the process's posterior.
 
-    The kernel of two impressions i and j is always + lately mᵢmⱼ + likeness(i, j), where m fades with age. The likeness
-    adds the cosines of the vectors' blocks and the shared values of each field.
+    The kernel of two impressions i and j is always + Σ lately mᵢmⱼ + likeness(i, j), summed over two speeds at which m
+    fades with age. The likeness adds the cosines of the vectors' blocks and the shared values of each field.
     """
 
     def __init__(self, schema: FeatureSchema) -> None:
@@ -64,15 +65,16 @@ class Taste(nn.Module):
         surprise_BL1 = (clicks_BL1 - shown_BL1 * expected_BL1) / weight_BL1.clamp(min=_LEAST_WEIGHT)
 
         always, lately, days = (self.scales[name].exp() for name in ("always", "lately", "days"))
-        lately_BL1 = lately.sqrt() * torch.exp(-age_BL1 / days)
-        mood_BL2 = torch.cat([lately_BL1, always.sqrt().expand_as(lately_BL1)], -1) * weight_BL1
+        mood_M = torch.cat([lately, always.unsqueeze(0)]).sqrt()
+        fade_BLM = torch.cat([torch.exp(-age_BL1 / days), torch.ones_like(age_BL1)], -1)
+        mood_BLM = mood_M * fade_BLM * weight_BL1
         described_BLF = self._describe(tensors["history_categorical"], tensors.get("history_semantic")) * weight_BL1
         scaled_BLF = described_BLF * self._scales()
-        kernel_BLL = scaled_BLF @ described_BLF.transpose(1, 2) + mood_BL2 @ mood_BL2.transpose(1, 2)
+        kernel_BLL = scaled_BLF @ described_BLF.transpose(1, 2) + mood_BLM @ mood_BLM.transpose(1, 2)
         identity_LL = torch.eye(kernel_BLL.shape[-1], device=kernel_BLL.device)
         learned_B1L = (torch.linalg.inv(identity_LL + kernel_BLL) @ surprise_BL1).transpose(1, 2)
 
-        mood_B1 = (learned_B1L @ ((always + lately.sqrt() * lately_BL1) * weight_BL1))[:, 0]
+        mood_B1 = (learned_B1L @ mood_BLM @ mood_M.unsqueeze(-1))[:, 0]
         liked_BF = (learned_B1L @ scaled_BLF)[:, 0]
         mean_N1 = dots(self._describe(tensors["item_categorical"], tensors.get("item_semantic")), liked_BF)
         return torch.cat([mood_B1.expand_as(mean_N1), mean_N1], -1).clamp(-_MOST_SHIFT, _MOST_SHIFT)

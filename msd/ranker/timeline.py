@@ -7,7 +7,7 @@ earlier impression. Events can become known only some time later, as a service's
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from msd.contract.state import EntityState, Event, StateRule, decay, fold
 from msd.dataset.aggregate import impressions_of
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
+from msd.ranker.arrays import IN_MEMORY, Arrays, chunks
 
 _AGING_SEED = 20_240_612
 _AGED = 4  # draws of earlier counts per row
@@ -43,7 +44,7 @@ class Entities:
     @property
     def unknown(self) -> int:
         """Row of an unknown ID."""
-        return len(self.ids)
+        return len(self.categorical) - 1
 
     def places(self, ids: pl.Series) -> NDArray[np.int32]:
         """Return the row of each ID [len(ids)]; all must occur in the dataset."""
@@ -103,28 +104,29 @@ def walk_events(
     users: Entities,
     items: Entities,
     delay_s: float = 0.0,
+    arrays: Arrays = IN_MEMORY,
 ) -> Timeline:
-    """Return the timeline of a dataset's events, which must be sorted by time. An event is known to later ones once
-    more than `delay_s` have passed."""
+    """Return the timeline of a dataset's events, which must be sorted by time, in new `arrays`. An event is known to
+    later ones once more than `delay_s` have passed."""
     events = dataset.events
     at = events["at"].to_numpy().astype(np.float64)
-    clicked = events["label"].to_numpy().astype(bool).tolist()
-    times = impressions_of(events).to_list()
+    clicked, times = events["label"].to_numpy().astype(bool), impressions_of(events).to_numpy()
     user_rows, item_rows = users.places(events["user_id"]), items.places(events["item_id"])
     rule = state_rule(schema)
     counted = parts <= Part.TRAIN
-    of_user, of_item = (_Side(rule, rows.astype(np.int64)) for rows in (user_rows, item_rows))
-    history = np.full((len(at), rule.history_length), -1, np.int32)
-    outcomes = np.zeros((*history.shape, len(OUTCOME_FEATURES)), np.float32)
+    of_user, of_item = (_Side(rule, rows, arrays) for rows in (user_rows, item_rows))
+    history = arrays.zeros((len(at), rule.history_length), np.int32, "history")
+    history[:] = -1
+    outcomes = arrays.zeros((*history.shape, len(OUTCOME_FEATURES)), np.float32, "history_outcomes")
 
     def fold_row(row: int) -> None:
-        event = Event(float(at[row]), clicked[row], items.ids[item_rows[row]], times=times[row])
+        event = Event(float(at[row]), bool(clicked[row]), items.ids[item_rows[row]], times=float(times[row]))
         of_user.fold(row, event, bool(counted[row]))
         of_item.fold(row, event._replace(item_id=None), bool(counted[row]))
 
     known = 0
-    for row, horizon in enumerate((at - delay_s).tolist()):
-        while at[known] < horizon:
+    for row in range(len(at)):
+        while at[known] < at[row] - delay_s:
             fold_row(known)
             known += 1
         of_item.note(row)
@@ -151,8 +153,10 @@ def walk_events(
         history,
         outcomes,
         # A user's rows after train are not counted, so the counts are as old as the last counted row.
-        user.counts(Counts(*np.where(counted, user.now(at), user.last())), at, longest_s, rng),
-        item.counts(item.now(at), at, longest_s, rng),
+        user.counts(
+            lambda part: Counts(*np.where(counted[part], user.now(at, part), user.last(part))), at, longest_s, rng
+        ),
+        item.counts(lambda part: item.now(at, part), at, longest_s, rng),
         ends_at,
     )
 
@@ -161,19 +165,19 @@ class _Side:
     """States of users or of items during the walk. `live` [E, 3]: before each event, from all events; `after` [E, 3]:
     after it, from counted events; `earlier` [E]: number of its entity's counted events before it."""
 
-    def __init__(self, rule: StateRule, entities: NDArray[np.int64]) -> None:
+    def __init__(self, rule: StateRule, entities: NDArray[np.int32], arrays: Arrays) -> None:
         self.rule = rule
         self.entities = entities
-        self._entities = entities.tolist()
+        self.arrays = arrays
         self._seen: dict[int, EntityState] = defaultdict(EntityState)
         self.counted: dict[int, EntityState] = defaultdict(EntityState)
         self._number: dict[int, int] = defaultdict(int)
-        self.live, self.after = (np.zeros((len(entities), 3)) for _ in range(2))
-        self.earlier = np.zeros(len(entities), np.int64)
+        self.live, self.after = (arrays.zeros((len(entities), 3)) for _ in range(2))
+        self.earlier = arrays.zeros((len(entities),), np.int64)
 
     def note(self, row: int) -> EntityState:
         """Record the state before an event."""
-        entity = self._entities[row]
+        entity = int(self.entities[row])
         state = self._seen[entity]
         self.live[row] = state.impressions, state.clicks, state.as_of
         self.earlier[row] = self._number[entity]
@@ -181,7 +185,7 @@ class _Side:
 
     def fold(self, row: int, event: Event, is_counted: bool) -> None:
         """Fold an event, after all events of the same time are recorded."""
-        entity = self._entities[row]
+        entity = int(self.entities[row])
         before = self._seen[entity]
         after = self._seen[entity] = fold(self.rule, before, event)
         if is_counted:
@@ -198,9 +202,12 @@ class _Side:
         many = np.bincount(self.entities[rows], minlength=int(self.entities.max()) + 1)
         # Each entity's states begin with the empty state.
         bounds = np.concatenate([[0], np.cumsum(many + 1)])
-        states = np.zeros((len(rows) + len(many), 3))
-        states[np.arange(len(rows)) + self.entities[rows] + 1] = self.after[rows]
-        keys = np.repeat(np.arange(len(many)), many + 1) + 1j * states[:, 2]
+        states = self.arrays.zeros((len(rows) + len(many), 3))
+        for part in chunks(len(rows)):
+            chosen = rows[part]
+            states[np.arange(part.start, part.stop) + self.entities[chosen] + 1] = self.after[chosen]
+        keys = self.arrays.zeros((len(states),), np.complex128)
+        keys.real, keys.imag = np.repeat(np.arange(len(many)), many + 1), states[:, 2]
         return _Counted(self, states, keys, bounds)
 
 
@@ -213,23 +220,35 @@ class _Counted(NamedTuple):
     keys: NDArray[np.complex128]
     bounds: NDArray[np.int64]
 
-    @property
-    def starts(self) -> NDArray[np.int64]:
-        """Place of the first state of each event's entity [E]."""
-        return self.bounds[self.side.entities]
+    def counts(
+        self, fresh: Callable[[slice], Counts], at: NDArray[np.float64], longest_s: float, rng: np.random.Generator
+    ) -> SideCounts:
+        """Return all counts of the side, `fresh` by parts of the rows; `longest_s`: how much earlier the aged ones may
+        be."""
 
-    def counts(self, fresh: Counts, at: NDArray[np.float64], longest_s: float, rng: np.random.Generator) -> SideCounts:
-        """Return all counts of the side; `longest_s`: how much earlier the aged ones may be."""
-        live, aged = _advanced(self.side.rule, self.side.live, at), list(self._aged(at, longest_s, rng))
-        return SideCounts(fresh, live, aged, dict(self.side.counted))
+        def live(part: slice) -> Counts:
+            return _advanced(self.side.rule, self.side.live[part], at[part])
 
-    def last(self) -> Counts:
+        def aged_by_time(part: slice) -> Counts:
+            """Counts as stale as an old export, which knows little of entities with bursts of events."""
+            then = at[part] - rng.uniform(0.0, longest_s, part.stop - part.start)
+            return self.at(self.side.entities[part], then)
+
+        def aged_by_event(part: slice) -> Counts:
+            """Counts after a random earlier event, some of every entity."""
+            earlier = rng.integers(0, self.side.earlier[part] + 1)
+            return Counts(*self.states[self.bounds[self.side.entities[part]] + earlier].T)
+
+        aged = [self._filled(draw) for draw in _AGED // 2 * (aged_by_time, aged_by_event)]
+        return SideCounts(self._filled(fresh), self._filled(live), aged, dict(self.side.counted))
+
+    def last(self, part: slice) -> Counts:
         """Return counts as of the last counted event."""
-        return Counts(*self.states[self.starts + self.side.earlier].T)
+        return Counts(*self._before(part).T)
 
-    def now(self, at: NDArray[np.float64]) -> Counts:
+    def now(self, at: NDArray[np.float64], part: slice) -> Counts:
         """Return the same counts, advanced to each event's time."""
-        return _advanced(self.side.rule, self.states[self.starts + self.side.earlier], at)
+        return _advanced(self.side.rule, self._before(part), at[part])
 
     def at(self, entities: NDArray[np.int64 | np.int32], then: NDArray[np.float64]) -> Counts:
         """Return the counts of n entities from before the times `then` [n], advanced to them."""
@@ -237,15 +256,17 @@ class _Counted(NamedTuple):
         states = self.states[np.maximum(places, self.bounds[entities])]
         return _advanced(self.side.rule, states, np.maximum(then, 0.0))
 
-    def _aged(self, at: NDArray[np.float64], longest_s: float, rng: np.random.Generator) -> Iterator[Counts]:
-        """Draw counts of earlier states, by turns as of a random earlier time and after a random earlier event.
+    def _before(self, part: slice) -> NDArray[np.float64]:
+        """Return the counted states [n, 3] before events."""
+        states: NDArray[np.float64] = self.states[self.bounds[self.side.entities[part]] + self.side.earlier[part]]
+        return states
 
-        The former are as stale as an old export, which knows little of entities with bursts of events; the latter keep
-        some counts of every entity.
-        """
-        for _ in range(_AGED // 2):
-            yield self.at(self.side.entities, at - rng.uniform(0.0, longest_s, len(at)))
-            yield Counts(*self.states[self.starts + rng.integers(0, self.side.earlier + 1)].T)
+    def _filled(self, of: Callable[[slice], Counts]) -> Counts:
+        """Return the counts of all events, from those of parts of the rows."""
+        found = self.side.arrays.zeros((3, len(self.side.entities)))
+        for part in chunks(found.shape[1]):
+            found[:, part] = of(part)
+        return Counts(*found)
 
 
 def _advanced(rule: StateRule, states: NDArray[np.float64], at: NDArray[np.float64]) -> Counts:

@@ -1,5 +1,6 @@
 """Training of the networks of one `msd train`, each in its own folder, and the choice among them by the valid rows."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -12,10 +13,11 @@ from msd.dataset.aggregate import impressions_of
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.metrics import Probabilities
-from msd.ranker.features import Features, build_features
+from msd.ranker.feature_folder import read_features, write_features
+from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.ranker.schema_fit import fit_schema
-from msd.step import fingerprint_of, is_done
+from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.vectors import StudentVectors
 from msd.training.crossfit import CrossfitChoice, UserHalves
 from msd.training.folder import FORMAT, NetworkInputs, TrainedNetwork, train_network
@@ -47,9 +49,10 @@ SIMPLER = (WITHOUT_SEMANTICS, WITHOUT_TASTE, WITHOUT_USER_KNOWLEDGE)
 
 @dataclass(frozen=True)
 class Training:
-    """Settings shared by all networks of one command. Each network is stored in `work`, in a folder of its name."""
+    """Settings shared by all networks of one command, and the dataset's fingerprint. Each network is stored in `work`,
+    in a folder of its name, with the features, which all processes read."""
 
-    data: Dataset
+    dataset: str
     vectors: StudentVectors
     config: RankerConfig
     settings: TrainConfig
@@ -60,15 +63,21 @@ class Training:
         """Return whether an earlier run has trained it."""
         return is_done(self.work / variant.name.replace(" ", "_"), self._run(variant))
 
-    def features(self, variant: Variant) -> Features:
-        """Return the network's features. A variant without user vectors, or without any, has no columns for them."""
-        schema = fit_schema(self.data, semantics=variant.semantics, user_semantics=variant.user_semantics)
-        return build_features(self.data, schema, self.vectors).to(self.team.device)
+    def write_features(self, variant: Variant, data: Dataset) -> None:
+        """Write the network's features, unless they are there. A variant without user vectors, or without any, has no
+        columns for them."""
+        folder = self._features(variant)
+        if not is_done(folder, folder.name):
+            start = time.perf_counter()
+            schema = fit_schema(data, semantics=variant.semantics, user_semantics=variant.user_semantics)
+            write_features(folder, data, schema, self.vectors)
+            mark_done(folder, folder.name, time.perf_counter() - start)
 
     def train(self, variant: Variant, show: AbstractContextManager[Progress]) -> tuple[TrainedNetwork, Features]:
-        """Return the stored network, or train it (resuming after its last epoch), and its features."""
-        features = self.features(variant)
-        inputs = NetworkInputs(self.data.fingerprint, self.vectors.student, features)
+        """Return the stored network, or train it (resuming where it was interrupted), and its features, which must have
+        been written."""
+        features = read_features(self._features(variant)).to(self.team.device)
+        inputs = NetworkInputs(self.dataset, self.vectors.student, features)
         config = self.config.model_copy(update=variant.changes)
         with nullcontext(lambda *_: None) if self.is_done(variant) else show as hear:
             folder, run = self.work / variant.name.replace(" ", "_"), self._run(variant)
@@ -77,7 +86,11 @@ class Training:
     def _run(self, variant: Variant) -> str:
         """Return the fingerprint of everything that the network depends on."""
         settings = self.config.model_dump(), asdict(self.settings), asdict(variant)
-        return fingerprint_of(FORMAT, self.data.fingerprint, self.vectors.student, *settings)
+        return fingerprint_of(FORMAT, self.dataset, self.vectors.student, *settings)
+
+    def _features(self, variant: Variant) -> Path:
+        used = self.dataset, self.vectors.student, variant.semantics, variant.user_semantics
+        return self.work / "features" / fingerprint_of(FORMAT, *used)
 
 
 def variants_of(vectors: StudentVectors) -> tuple[Variant, ...]:

@@ -21,10 +21,10 @@ from msd.training.crossfit import CrossfitChoice
 from msd.training.parallel import ALONE, Team
 from msd.training.train import EpochReport, Progress, TrainConfig, train_ranker
 
-FORMAT = 10
+FORMAT = 11
 WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "ranker.json"
 WORK = ".work"
-_CHECKPOINT = "checkpoint.safetensors"
+_CHECKPOINT = "position.safetensors"
 
 
 class ModelFolderError(MsdError):
@@ -122,7 +122,7 @@ def train_network(
     progress: Progress,
     team: Team = ALONE,
 ) -> TrainedNetwork:
-    """Return the network in `folder` if it belongs to this `run`; otherwise train it, resuming after its last epoch."""
+    """Return the network in `folder` if it belongs to this `run`; otherwise train it, resuming where it was."""
     known = finished_network(folder, run)
     if team.mean(float(known is not None)) == 1.0 and known:
         known.model.to(inputs.features.labels.device)

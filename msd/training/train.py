@@ -19,6 +19,7 @@ from msd.contract.errors import MsdError
 from msd.dataset.split import Part
 from msd.metrics import roc_auc, sigmoid
 from msd.ranker.adaptor import Adapted
+from msd.ranker.arrays import CHUNK
 from msd.ranker.batch import Corruption, TrainedRanker, batch_loss, batch_opinions, with_taste
 from msd.ranker.calibrate import choose_calibration, fit_blend
 from msd.ranker.features import Features
@@ -29,6 +30,8 @@ from msd.training.train_counts import train_counts
 from msd.training.train_taste import train_taste
 
 _PREDICT_ROWS = 2_048
+BLOCK = 2**10
+"""Neighbouring rows that stay in one chunk."""
 USER_AFFINITIES = "ranker.affinity.users.weight"
 
 
@@ -92,10 +95,10 @@ def train_ranker(
     """Train a ranker; return that of the epoch with the best valid AUC, blended and calibrated, and the training curve.
 
     Its weights are the running average of the trained ones. If stopped and called again with the same `checkpoint` and
-    `run`, it resumes after the last complete epoch and ends with the same result. `progress(epoch, step, loss)`. All
-    processes of a `team` end with the same ranker; the first writes the checkpoint, which all must be able to read.
-    Raises TrainError if the valid rows have one label only, or with conversions, if all or none of their clicks
-    converted.
+    `run`, it resumes after the last complete chunk of rows and ends with the same result. `progress(epoch, step,
+    loss)`. All processes of a `team` end with the same ranker; the first writes the checkpoint, which all must be able
+    to read. Raises TrainError if the valid rows have one label only, or with conversions, if all or none of their
+    clicks converted.
     """
     judge = Judge(features, config.live)
     judge.check(features.conversions is not None and model_config.network in WITH_CONVERSIONS)
@@ -105,23 +108,27 @@ def train_ranker(
     optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
     modules: dict[str, nn.Module] = {"model": model, "average": average, "best": best}
     curve: list[EpochReport] = []
+    position = _Position()
     if found := load_checkpoint(checkpoint, run, optimiser):
-        curve = [EpochReport(*point) for point in json.loads(found.record)]
+        record = json.loads(found.record)
+        curve, position = [EpochReport(*point) for point in record["curve"]], _Position(*record["position"])
         for name, module in modules.items():
             module.load_state_dict(found.groups[name])
-    if team.mean(len(curve)) != len(curve):
+    if team.mean(position.step) != position.step:
         raise TeamError(f"not all processes see the same {checkpoint}; give them a shared folder, or remove it")
     team.align(model.parameters())
     while not _finished(curve, config):
         epoch = len(curve) + 1
-        loss = _train_epoch(model, average, optimiser, features, adapted, config, epoch, progress, team)
-        auc = team.mean(judge.blend(average))
-        if not curve or auc > max(point.valid_auc for point in curve):
-            best.load_state_dict(average.state_dict())
-        curve.append(EpochReport(epoch, loss, auc))
+        position = _train_chunk(model, average, optimiser, features, adapted, config, epoch, position, progress, team)
+        if position.chunk == chunk_count(len(features.parts)):
+            auc = team.mean(judge.blend(average))
+            if not curve or auc > max(point.valid_auc for point in curve):
+                best.load_state_dict(average.state_dict())
+            curve.append(EpochReport(epoch, position.loss / position.of_epoch, auc))
+            position = _Position(position.step)
         groups = {name: module.state_dict() for name, module in modules.items()}
         if team.leads:
-            save_checkpoint(checkpoint, run, json.dumps(curve), groups, optimiser)
+            save_checkpoint(checkpoint, run, json.dumps({"curve": curve, "position": position}), groups, optimiser)
     judge.calibrate(best)
     return best.eval(), curve
 
@@ -219,7 +226,16 @@ def _finished(curve: list[EpochReport], config: TrainConfig) -> bool:
     return len(curve) >= config.epochs or len(curve) - best.epoch >= config.patience
 
 
-def _train_epoch(
+class _Position(NamedTuple):
+    """Where training is: steps so far, and of this epoch chunks and steps, with the sum of their losses."""
+
+    step: int = 0
+    chunk: int = 0
+    of_epoch: int = 0
+    loss: float = 0.0
+
+
+def _train_chunk(
     model: TrainedRanker,
     average: TrainedRanker,
     optimiser: torch.optim.Optimizer,
@@ -227,19 +243,21 @@ def _train_epoch(
     adapted: Adapted,
     config: TrainConfig,
     epoch: int,
+    at: _Position,
     progress: Progress,
     team: Team,
-) -> float:
-    # Seeded by epoch, so that a resumed run draws the same rows and dropout as an uninterrupted one.
-    torch.manual_seed(config.seed * 1_000 + epoch + 1_000_000 * team.rank)
-    rng = np.random.default_rng([config.seed, epoch])
-    events = features.of_part(Part.WINDOW, Part.TRAIN)
-    users = features.user.rows.cpu().numpy()[events]
+) -> _Position:
+    """Train on the next chunk of the epoch's rows, and return the position after it."""
+    # Seeded by epoch and chunk, so that a resumed run draws the same rows and dropout as an uninterrupted one.
+    torch.manual_seed(config.seed * 1_000 + epoch + 1_000_000 * team.rank + 1_000_000_000 * at.chunk)
+    rng = np.random.default_rng([config.seed, epoch, at.chunk])
+    rows = random_chunk(len(features.parts), at.chunk, [config.seed, epoch])
+    events = rows[features.parts[rows] <= Part.TRAIN]
+    users = features.user.rows[events].cpu().numpy()
     order = events[np.concatenate(random_runs(users, config.rows_per_user, rng))]
-    batch = max(1, config.batch(len(order)) // team.size)
+    batch = max(1, config.batch(int(np.count_nonzero(features.parts <= Part.TRAIN))) // team.size)
     order, rng = team.share(order), rng.spawn(team.size)[team.rank] if team.size > 1 else rng
     model.train()
-    before = (epoch - 1) * -(-len(order) // batch)
     losses = []
     for step, start in enumerate(range(0, len(order), batch), start=1):
         events = order[start : start + batch]
@@ -248,10 +266,24 @@ def _train_epoch(
         loss.backward()  # type: ignore[no-untyped-call]
         team.average_gradients(model.parameters())
         optimiser.step()
-        average_weights(average, model, before + step, config.averaging)
+        average_weights(average, model, at.step + step, config.averaging)
         losses.append(loss.item())
-        progress(epoch, step, losses[-1])
-    return float(np.mean(losses))
+        progress(epoch, at.of_epoch + step, losses[-1])
+    return _Position(at.step + len(losses), at.chunk + 1, at.of_epoch + len(losses), at.loss + sum(losses))
+
+
+def chunk_count(rows: int) -> int:
+    """Return the chunks of an epoch, each of up to CHUNK rows and about as large as the others."""
+    return -(-rows // CHUNK)
+
+
+def random_chunk(rows: int, chunk: int, seed: list[int]) -> NDArray[np.int64]:
+    """Return the rows of one of an epoch's chunks, in order: blocks of neighbours, because rows of one page are read
+    together, drawn by `seed`."""
+    blocks = np.random.default_rng([*seed, rows]).permutation(-(-rows // BLOCK))
+    starts = BLOCK * np.sort(np.array_split(blocks, chunk_count(rows))[chunk])
+    found: NDArray[np.int64] = (starts[:, None] + np.arange(BLOCK)).reshape(-1)
+    return found[found < rows]
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from msd.dataset.conversions import say_conversions
-from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.load import Dataset, dataset_fingerprint, load_dataset
 from msd.dataset.split import Part, split_events
 from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, training
 from msd.ranker.model import RankerConfig
@@ -97,9 +97,10 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train the CTR model. If interrupted, run it again to resume after the last epoch.
+    """Train the CTR model. If interrupted, run it again to resume where it was.
 
-    `torchrun --nproc-per-node 2 -m msd train …` has several processes share the work.
+    `torchrun --nproc-per-node 2 -m msd train …` has several processes share the work. The features are in files beside
+    the model until it is trained, so that they need not fit into memory.
     """
     start = time.perf_counter()
     student, out = _student_and_out(folders, semantics)
@@ -109,26 +110,38 @@ def train(
         raise typer.BadParameter("--network content reads the texts' vectors: it needs a student and semantics")
     with join_team(os.environ) as team:
         console = Console(quiet=not team.leads)
-        data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
+        data, vectors = (
+            load_dataset(dataset) if team.leads else None,
+            load_vectors(student) if student else no_vectors(),
+        )
+        known = data.fingerprint if data else dataset_fingerprint(dataset)
         model_config, config = RankerConfig(network=network.value), TrainConfig(seed=seed, epochs=epochs)
         halves = _halves(data, _why_no_choice(network, semantics, vectors), team) if choose else None
         # A given student is part of the fingerprint even without semantics, because the record names it.
         options = (semantics, model_config.model_dump(), asdict(config))
         form = "choose" if choose else without
-        run = fingerprint_of(FORMAT, data.fingerprint, vectors.student, *options, *([form] if form else []))
+        run = fingerprint_of(FORMAT, known, vectors.student, *options, *([form] if form else []))
         if team.mean(finished_network(out, run) is not None) == 1.0:
             console.print(f"{out}: done before, nothing to do", highlight=False)
             return
-        if network == NetworkName.MSD:
-            valid = pl.Series(split_events(data.events, data.config) == Part.VALID)
-            for line in say_conversions(data.events, valid):
-                console.print(line, highlight=False)
-        if team.leads:  # the completion mark of an earlier model
-            (out / STEP_FILE).unlink(missing_ok=True)
-        networks = Training(data, vectors, model_config, config, out / WORK, team)
+        networks = Training(known, vectors, model_config, config, out / WORK, team)
         only = next((variant for variant in SIMPLER if variant.name == f"without_{without}"), WHOLE)
         variants = variants_of(vectors) if choose else (only if semantics else WITHOUT_SEMANTICS,)
-        trained = _train(networks, variants, halves, console)
+        rows = PartRows(0, 0, 0)
+        if data:  # in the first process
+            (out / STEP_FILE).unlink(missing_ok=True)  # the completion mark of an earlier model
+            if network == NetworkName.MSD:
+                valid = pl.Series(split_events(data.events, data.config) == Part.VALID)
+                for line in say_conversions(data.events, valid):
+                    console.print(line, highlight=False)
+            rows = PartRows.of(data)
+            if network != NetworkName.CONTENT:  # which is fitted at once
+                _say_plan(networks, rows, variants, console)
+            for variant in variants:
+                networks.write_features(variant, data)
+        del data
+        team.mean(0.0)  # waits for the features
+        trained = _train(networks, rows, variants, halves, console)
         if team.leads:
             save_ranker(out, trained.model.cpu(), trained.record)
             shutil.rmtree(out / WORK)
@@ -136,10 +149,10 @@ def train(
         console.print(f"{out}: {trained.record.say()}", highlight=False)
 
 
-def _halves(data: Dataset, reason: str | None, team: Team) -> UserHalves:
+def _halves(data: Dataset | None, reason: str | None, team: Team) -> UserHalves:
     """Return the valid rows to choose by. Raises ModelFolderError in a team, if there is nothing to choose (`reason`),
     or if the rows do not suffice."""
-    if team.size > 1:
+    if team.size > 1 or data is None:
         raise ModelFolderError("--choose trains one network after the other; run it in one process, without torchrun")
     if reason:
         raise ModelFolderError(f"nothing to choose: {reason}; train without --choose")
@@ -171,13 +184,10 @@ def _student_and_out(folders: list[Path], semantics: bool) -> tuple[Path | None,
 
 
 def _train(
-    networks: Training, variants: Sequence[Variant], halves: UserHalves | None, console: Console
+    networks: Training, rows: PartRows, variants: Sequence[Variant], halves: UserHalves | None, console: Console
 ) -> TrainedNetwork:
     """Return the first variant's network, or the one that valid chooses."""
-    rows = PartRows.of(networks.data)
     show = partial(training_bar, console, steps=networks.settings.steps(rows.train))
-    if networks.config.network != "content":  # which is fitted at once
-        _say_plan(networks, rows, variants, console)
     if not halves:
         return networks.train(variants[0], show("train"))[0]
     kept, choice = choose_network(networks, variants, halves, show)

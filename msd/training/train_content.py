@@ -4,6 +4,7 @@ What all users think of an item's content is a ridge regression over items, each
 click anyway. What one user thinks beyond that has a normal prior, which all users share and which EM learns.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -35,13 +36,31 @@ class Prior(NamedTuple):
     noise: float
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """Rows [n, D] made as they are asked for: those of `items` [·, D] by row, times `weights` [n]."""
+
+    items: Floats
+    rows: NDArray[np.int32]
+    weights: Floats
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and their width."""
+        return len(self.rows), self.items.shape[1]
+
+    def __getitem__(self, chosen: Rows | NDArray[np.bool_]) -> Floats:
+        return self.weights[chosen, None] * self.items[self.rows[chosen]]
+
+
 def train_content(model: ContentModel, features: Features, adapted: Adapted) -> None:
     """Fit the model on window and train rows. Its logits are linear: clicks less their mean, over a click's
     variance."""
     events = features.of_part(Part.WINDOW, Part.TRAIN)
     labels, shown = features.outcomes(events)
-    categorical = features.user.categorical[features.user.rows[events]].cpu().numpy()
-    user, item = categorical[:, model.user_id].astype(np.int64), features.item.rows.cpu().numpy()[events]
+    user_ids = features.user.categorical[:, model.user_id].cpu().numpy().astype(np.int64)
+    user, item = (side.rows.cpu().numpy()[events] for side in (features.user, features.item))
+    user = user_ids[user]
     vectors = adapted["item"].cpu().numpy().astype(np.float64) if "item" in adapted else None
     components = np.linalg.svd(vectors, full_matrices=False)[2][:_COMPONENTS] if vectors is not None else None
     x = _described(model, features, None if components is None else vectors @ components.T)
@@ -51,7 +70,7 @@ def train_content(model: ContentModel, features: Features, adapted: Adapted) -> 
     habit = np.bincount(user, shown * (labels - mean), len(seen)) / (seen + _FEW)
     surprise, root = labels - mean - habit[user], np.sqrt(shown)
     shared, opinion = _shared(x, item, surprise, shown)
-    inputs, rest = root[:, None] * x[item], root * (surprise - opinion[item])
+    inputs, rest = _Inputs(x, item, root), root * (surprise - opinion[item])
     own = posterior_means(user, inputs, rest, len(seen), learn_prior(user, inputs, rest))
     average = own[seen > 0].mean(0)
     own = np.where((seen > 0)[:, None], own - average, 0.0)
@@ -69,7 +88,7 @@ def train_content(model: ContentModel, features: Features, adapted: Adapted) -> 
     _set(model, scale * np.concatenate([shared[1:, None], of_items], 1), components, of_users)
 
 
-def learn_prior(user: Rows, x: Floats, label: Floats) -> Prior:
+def learn_prior(user: Rows, x: Floats | _Inputs, label: Floats) -> Prior:
     """Return the prior of the weights with which users' inputs [n, D] predict labels [n], by EM (Yu, Tresp and
     Schwaighofer, ICML 2005)."""
     drawn = np.unique(user)
@@ -92,7 +111,7 @@ def learn_prior(user: Rows, x: Floats, label: Floats) -> Prior:
     return prior
 
 
-def posterior_means(user: Rows, x: Floats, label: Floats, users: int, prior: Prior) -> Floats:
+def posterior_means(user: Rows, x: Floats | _Inputs, label: Floats, users: int, prior: Prior) -> Floats:
     """Return the means [users, D] of all users' weights; the prior's for a user without rows."""
     weights, most = np.tile(prior.mean, (users, 1)), _at_once(x.shape[1])
     for start in range(0, users, most):
@@ -108,7 +127,7 @@ def _at_once(width: int) -> int:
     return max(1, min(_USERS, _NUMBERS // width**2))
 
 
-def sums_by_user(user: Rows, x: Floats, label: Floats, users: int) -> tuple[Floats, Floats]:
+def sums_by_user(user: Rows, x: Floats | _Inputs, label: Floats, users: int) -> tuple[Floats, Floats]:
     """Return sums over each user's rows: Σ x xᵀ [users, D, D] and Σ x · label [users, D]."""
     gram, moment = np.zeros((users, x.shape[1], x.shape[1])), np.zeros((users, x.shape[1]))
     order = np.argsort(user, kind="stable")

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from msd.dataset.split import Part
+from msd.ranker.arrays import CHUNK
 from msd.ranker.batch import Corruption, count_tensors
 from msd.ranker.features import Features
 from msd.ranker.model import CountModel
@@ -13,12 +14,14 @@ _EPOCHS, _ROWS, _RATE, _DECAY = 12, 256, 3e-3, 1e-2
 
 def train_counts(model: CountModel, features: Features, corruption: Corruption, seed: int) -> None:
     """Train it on window and train rows, each once with fresh counts and once as `corruption` changes them: aged or
-    unknown.
+    unknown. Of many rows, a few hundred thousand are drawn: the model is small.
 
     The learning rate rises and falls once (Smith and Topin 2019), so there is no epoch to choose.
     """
     events = features.of_part(Part.WINDOW, Part.TRAIN)
     rng = np.random.default_rng([seed, len(events)])
+    if len(events) > CHUNK:
+        events = np.sort(rng.choice(events, CHUNK, replace=False))
     steps = -(-len(events) // _ROWS)
     model.requires_grad_(True)
     optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)

@@ -407,7 +407,7 @@ size_t json_parts(const nb::bytes& body) {
 
 void add_id_map(nb::module_& module) {
   nb::class_<IdMap>(module, "IdMap")
-      .def(nb::init<>())
+      .def(nb::init<size_t>())
       .def("__len__", [](const IdMap& map) {
         const auto lock = map.reading();
         return map.size();
@@ -418,7 +418,7 @@ void add_id_map(nb::module_& module) {
       })
       .def("put", [](IdMap& map, int64_t place, std::string_view id, const nb::bytes& tail) {
         if (place < 0 || !map.put(place, id, view_of(tail)))
-          throw nb::value_error("the place, or the id, is held already");
+          throw nb::value_error("the place, or the id, is held already, or there is no such place");
       })
       .def("drop", &IdMap::drop)
       .def("trim", &IdMap::trim)

@@ -15,7 +15,13 @@ namespace native {
 
 class IdMap {
  public:
-  IdMap() { slots_.resize(kFewest); }
+  // `capacity`: of places. All memory is reserved at once: growing would stop the event loop and all readers.
+  explicit IdMap(size_t capacity) : capacity_(capacity) {
+    size_t slots = kFewest;
+    while (slots < 2 * capacity) slots *= 2;
+    slots_.resize(slots);
+    entries_.reserve(capacity);
+  }
 
   // With the mutex held: for `reading()`, which readers without Python's lock keep while they read rows.
   std::shared_lock<std::shared_mutex> reading() const { return std::shared_lock(mutex_); }
@@ -38,14 +44,15 @@ class IdMap {
 
   // Each of these takes the mutex itself.
 
-  // Put a new id into a free place; false if either is held already.
+  // Put a new id into a free place; false if either is held already, or the place is beyond the capacity.
   bool put(int64_t place, std::string_view id, std::string_view tail) {
     const std::unique_lock lock(mutex_);
-    if (is_held(place) || find(id) >= 0) return false;
+    if (is_held(place) || find(id) >= 0 || static_cast<size_t>(place) >= capacity_) return false;
     if (static_cast<size_t>(place) >= entries_.size()) entries_.resize(place + 1);
-    if (2 * (count_ + 1) > slots_.size()) grow();
     entries_[place] = Entry{hash_of(id), std::string(id), std::string(tail), true};
-    insert(static_cast<uint32_t>(place));
+    size_t slot = home_of(entries_[place].hash);
+    while (slots_[slot]) slot = (slot + 1) & (slots_.size() - 1);
+    slots_[slot] = static_cast<uint32_t>(place) + 1;
     count_++;
     return true;
   }
@@ -68,6 +75,7 @@ class IdMap {
     if (!entries_.empty()) return true;
     std::vector<Entry>().swap(entries_);
     std::vector<uint32_t>(kFewest).swap(slots_);
+    capacity_ = 0;
     return false;
   }
 
@@ -79,19 +87,6 @@ class IdMap {
   };
 
   static constexpr size_t kFewest = 64;
-
-  void insert(uint32_t place) {
-    size_t slot = home_of(entries_[place].hash);
-    while (slots_[slot]) slot = (slot + 1) & (slots_.size() - 1);
-    slots_[slot] = place + 1;
-  }
-
-  void grow() {
-    std::vector<uint32_t> before(2 * slots_.size());
-    before.swap(slots_);
-    for (const uint32_t held : before)
-      if (held) insert(held - 1);
-  }
 
   // Linear probing without tombstones: later entries move up where possible.
   void erase(int64_t place) {
@@ -111,7 +106,8 @@ class IdMap {
 
   mutable std::shared_mutex mutex_;
   std::vector<Entry> entries_;   // by place
-  std::vector<uint32_t> slots_;  // place + 1, or 0
+  std::vector<uint32_t> slots_;  // place + 1, or 0; at most half are taken
+  size_t capacity_;
   size_t count_ = 0;
 };
 

@@ -7,17 +7,18 @@
 #include <cstdio>
 #include <map>
 #include <string>
+#include <unordered_map>
 #include <vector>
+
+#include "learned.hpp"
 
 namespace native {
 
-// Forms of scoring requests, whose bodies have different sizes.
-enum class Form : size_t { kScore, kOpenrtb, kInfer };
-
-// A number of candidates, and their expected run time.
+// A number of candidates, their expected run time, and the name of the API key that asks; empty without keys.
 struct Load {
   size_t rows = 0;
   double seconds = 0.0;
+  std::string key;
 };
 
 // Current runs, in seconds: the expected remaining time of each; and the admitted time of those that are due before a
@@ -44,8 +45,8 @@ inline double due_at(double now, double deadline) { return now + 0.5 * (deadline
 class Admission {
  public:
   // `max_rows`: waiting candidates per thread. `max_candidates`: of one request. `patience_s`: requests with longer
-  // deadlines may fill only half of the queue; so may large ones. A connection has one request in the queue, so that this
-  // leaves room to all connections that ask for little.
+  // deadlines may fill only half of the queue; so may large ones, and those of a key that holds more than its share. A
+  // connection has one request in the queue, so that this leaves room to all connections that ask for little.
   Admission(size_t max_rows, size_t threads, size_t max_candidates, double patience_s)
       : patience_s(patience_s),
         threads_(threads),
@@ -66,32 +67,15 @@ class Admission {
     return sum;
   }
 
-  // Refused if earlier and running work leaves too little time before the deadline; `runs_of(due)` gives the runs.
-  template <class RunsOf>
-  Refused check(const Load& load, double now, double deadline, RunsOf runs_of) {
-    if (!rows_) {
-      is_shedding_ = false;
-      return {};
-    }
-    const double wait = wait_for(now, deadline, runs_of);
-    if (wait <= load.seconds) is_shedding_ = false;
-    // If a thread is free, try it: the learned times may be outdated.
-    if (wait == 0.0) return {};
-    const double expected = wait + load.seconds, left = deadline - now;
-    const double share = (is_shedding_ ? kStanding : kBurst) * (is_large(load.rows) ? kHalf : 1.0);
-    if (!(expected > share * left)) return {};
-    is_shedding_ = true;
-    return {Refusal::kWait, text("%zu candidates are queued; with these %zu it would take %.0f ms, but %.0f ms are left before the deadline",
-                                 rows_, load.rows, 1000 * expected, 1000 * left)};
-  }
-
-  // Accept a load until `leave`, which needs the returned bucket; or refuse it.
+  // Accept a load until `leave`, which needs the returned bucket; or refuse it. `runs_of(due)` gives the runs.
   template <class RunsOf>
   Refused enter(const Load& load, double now, double deadline, RunsOf runs_of, int64_t& bucket) {
-    if (Refused refused = check_rows(load.rows, now, deadline)) return refused;
-    if (Refused refused = check(load, now, deadline, runs_of)) return refused;
+    const bool is_greedy = asks_for_much(load, now);
+    if (Refused refused = check_rows(load.rows, now, deadline, is_greedy)) return refused;
+    if (Refused refused = check_wait(load, now, deadline, runs_of, is_greedy)) return refused;
     bucket = bucket_of(now, deadline);
     rows_ += load.rows;
+    holders_[load.key].rows += load.rows;
     Held& held = buckets_[bucket];
     held.count++;
     held.seconds += load.seconds;
@@ -101,6 +85,7 @@ class Admission {
   // Release a load that was scored, or need not be.
   void leave(const Load& load, int64_t bucket) {
     rows_ -= load.rows;
+    holders_[load.key].rows -= load.rows;
     const auto held = buckets_.find(bucket);
     held->second.seconds -= load.seconds;
     // Sums of many small numbers drift, so an empty bucket is removed.
@@ -124,15 +109,52 @@ class Admission {
   }
 
  private:
+  // Whether half of the queue is left to others: by large requests, and by a key that holds more than an equal share while
+  // other keys ask too.
+  bool asks_for_much(const Load& load, double now) {
+    holders_[load.key].asked_at = now;
+    if (now - looked_at_ > kAsksS) {
+      looked_at_ = now;
+      std::erase_if(holders_, [&](const auto& one) { return !one.second.rows && now - one.second.asked_at > kAsksS; });
+    }
+    return load.rows > max_candidates_ / 4 || holders_[load.key].rows * holders_.size() > rows_;
+  }
+
+  // Refused if earlier and running work leaves too little time before the deadline.
+  template <class RunsOf>
+  Refused check_wait(const Load& load, double now, double deadline, RunsOf runs_of, bool is_greedy) {
+    if (!rows_) {
+      is_shedding_ = false;
+      return {};
+    }
+    const double wait = wait_for(now, deadline, runs_of);
+    if (wait <= load.seconds) is_shedding_ = false;
+    // If a thread is free, try it: the learned times may be outdated.
+    if (wait == 0.0) return {};
+    const double expected = wait + load.seconds, left = deadline - now;
+    const double share = (is_shedding_ ? kStanding : kBurst) * (is_greedy ? kHalf : 1.0);
+    if (!(expected > share * left)) return {};
+    is_shedding_ = true;
+    return {Refusal::kWait, text("%zu candidates are queued; with these %zu it would take %.0f ms, but %.0f ms are left before the deadline",
+                                 rows_, load.rows, 1000 * expected, 1000 * left)};
+  }
+
   // A burst may fill half of a request's time: reading it, and what follows it, takes half as much again from scoring.
   // After a refusal more arrives than can be scored, and a long queue would only delay all replies: the limit is then
   // lower, until no request waits.
   static constexpr double kBurst = 0.5, kStanding = 0.3;
   static constexpr double kBucketsPerS = 20.0, kLearns = 0.05;
-  // Large requests, and those with longer deadlines than the service's default, may fill this share of the queue.
-  static constexpr double kHalf = 0.5;
+  // Large requests, those with longer deadlines than the service's default, and a greedy key may fill this share of the
+  // queue. A key counts as asking for so long after its last request.
+  static constexpr double kHalf = 0.5, kAsksS = 1.0;
   // Bytes per candidate, before any body was read: a short ID.
   static constexpr double kBytesPerRow = 12.0;
+
+  // What an API key has in the queue, and when it last asked.
+  struct Holder {
+    size_t rows = 0;
+    double asked_at = 0.0;
+  };
 
   // Expected work that is due within one step of time.
   struct Held {
@@ -151,14 +173,12 @@ class Admission {
     return static_cast<int64_t>(due_at(now, deadline) * kBucketsPerS);
   }
 
-  Refused check_rows(size_t rows, double now, double deadline) const {
+  Refused check_rows(size_t rows, double now, double deadline, bool is_greedy) const {
     const bool is_patient = deadline - now > patience_s;
-    if (rows_ + rows <= (is_patient || is_large(rows) ? half_ : max_rows_)) return {};
+    if (rows_ + rows <= (is_patient || is_greedy ? half_ : max_rows_)) return {};
     return {Refusal::kRows, text("%zu candidates are queued; with these %zu there would be too many%s", rows_, rows,
                                  is_patient ? " for a deadline as long as this" : "")};
   }
-
-  bool is_large(size_t rows) const { return rows > max_candidates_ / 4; }
 
   // The seconds until a request that arrives now would begin to run.
   template <class RunsOf>
@@ -187,6 +207,8 @@ class Admission {
   const size_t threads_, max_candidates_, max_rows_, half_;
   size_t rows_ = 0;
   std::map<int64_t, Held> buckets_;  // by due time, in steps
+  std::unordered_map<std::string, Holder> holders_;
+  double looked_at_ = 0.0;  // for keys that ask no more
   double bytes_per_row_[3]{};  // by form; 0: unknown
   bool is_shedding_ = false;
 };

@@ -38,8 +38,8 @@ class Engine {
   bool put(Job& job) {
     job.queued_at = clock_s();
     job.due = due_at(job.queued_at, job.deadline);
-    job.expected_s = job.runner->turn_s.of(job.rows);
-    job.is_patient = job.deadline - job.queued_at > admission_.patience_s;
+    job.expected_s = job.runner->turn_s(job.rows, job.form);
+    job.is_patient = job.is_heavy || job.deadline - job.queued_at > admission_.patience_s;
     {
       const std::lock_guard lock(mutex_);
       if (is_closed_) return false;
@@ -185,8 +185,8 @@ class Engine {
       job->run(worker);
       const double ended = job->ended = clock_s();
       if (job->rows) {
-        job->runner->run_s.learn(job->rows, ended - started);
-        if (!job->is_spare) job->runner->turn_s.learn(job->rows, ended - std::max(free_at, job->queued_at));
+        if (job->has_one_run) job->runner->run_s.learn(job->rows, ended - started);
+        if (!job->is_spare) job->runner->learn_turn(job->rows, job->form, ended - std::max(free_at, job->queued_at));
       }
       free_at = ended;
       lock.lock();

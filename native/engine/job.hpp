@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "admission.hpp"
-#include "learned.hpp"
 #include "tally.hpp"
 
 namespace native {
@@ -61,9 +60,12 @@ class Job {
   Keeper* keeper = nullptr;
   Runner* runner;        // whose run times are learned
   size_t rows;           // candidates, of which the engine learns; 0: no run was made
-  const double deadline;
+  double deadline;          // changed by its keeper alone, while the engine does not have it
   const bool is_spare;      // on spare capacity only: after every other job, and never in all threads at once
-  bool is_patient = false;  // its deadline is longer than the service's default; then it leaves one thread to others
+  Form form = Form::kScore;
+  bool has_one_run = true;
+  bool is_heavy = false;    // it may take long before its run
+  bool is_patient = false;  // heavy, or its deadline is longer than the service's default: it leaves one thread to others
   double queued_at = 0.0, due = 0.0, expected_s = 0.0;
   double started = 0.0, ended = 0.0;  // of its run; 0 if it has not begun
   Ending ending = Ending::kDone;

@@ -73,11 +73,23 @@ class Learned {
   std::array<size_t, 65> times_{};
 };
 
+// Forms of scoring requests, whose bodies have different sizes, and which take different times.
+enum class Form : size_t { kScore, kOpenrtb, kInfer };
+
 // One model's learned run times.
 struct Runner {
   Learned run_s{0.25, 4.0, 0.02};  // of one run
-  // Until its thread can begin the next job, including time taken by other threads and processes.
-  Learned turn_s{0.1, 4.0, 0.0};
+
+  // Until its thread can begin the next job, including time taken by other threads and processes. A form whose times are
+  // unknown takes as long as the first.
+  double turn_s(size_t rows, Form form) const {
+    const double own = turns_[static_cast<size_t>(form)].known(rows);
+    return std::isnan(own) ? turns_[0].of(rows) : own;
+  }
+  void learn_turn(size_t rows, Form form, double seconds) { turns_[static_cast<size_t>(form)].learn(rows, seconds); }
+
+ private:
+  std::array<Learned, 3> turns_{{{0.1, 4.0, 0.0}, {0.1, 4.0, 0.0}, {0.1, 4.0, 0.0}}};
 };
 
 }  // namespace native

@@ -239,25 +239,25 @@ inline nb::tuple to_python(const Refused& refused) {
   return nb::make_tuple(refused.reason == Refusal::kRows ? "rows" : "wait", refused.message);
 }
 
-inline nb::object engine_enter(HeldEngine& held, size_t rows, double seconds, double deadline) {
+inline nb::object engine_enter(HeldEngine& held, size_t rows, double seconds, const std::string& key, double deadline) {
   int64_t bucket = 0;
   const Refused refused = held.engine->admit([&](Admission& admission, auto runs) {
-    return admission.enter({rows, seconds}, clock_s(), deadline, runs, bucket);
+    return admission.enter({rows, seconds, key}, clock_s(), deadline, runs, bucket);
   });
   return refused ? nb::object(to_python(refused)) : nb::cast(bucket);
 }
 
-inline void engine_release(HeldEngine& held, size_t rows, double seconds, int64_t bucket) {
-  held.engine->admit([&](Admission& admission, auto) { admission.leave({rows, seconds}, bucket); });
+inline void engine_release(HeldEngine& held, size_t rows, double seconds, const std::string& key, int64_t bucket) {
+  held.engine->admit([&](Admission& admission, auto) { admission.leave({rows, seconds, key}, bucket); });
 }
 
 // A body of a size had so many candidates.
-inline void engine_read(HeldEngine& held, size_t size, size_t rows) {
-  if (rows) held.engine->admit([&](Admission& admission, auto) { admission.read(size, rows); });
+inline void engine_read(HeldEngine& held, size_t size, size_t rows, size_t form) {
+  if (rows) held.engine->admit([&](Admission& admission, auto) { admission.read(size, rows, static_cast<Form>(form)); });
 }
 
-inline size_t engine_rows_in(HeldEngine& held, size_t size) {
-  return held.engine->admit([&](Admission& admission, auto) { return admission.rows_in(size); });
+inline size_t engine_rows_in(HeldEngine& held, size_t size, size_t form) {
+  return held.engine->admit([&](Admission& admission, auto) { return admission.rows_in(size, static_cast<Form>(form)); });
 }
 
 // (rows, seconds) that were admitted
@@ -271,12 +271,14 @@ inline void add_queue(nb::module_& module) {
   nb::class_<Runner>(module, "Runner")
       .def(nb::init<>())
       .def("learn_run", [](Runner& runner, size_t rows, double seconds) { runner.run_s.learn(rows, seconds); })
-      .def("learn_turn", [](Runner& runner, size_t rows, double seconds) { runner.turn_s.learn(rows, seconds); })
+      .def("learn_turn", [](Runner& runner, size_t rows, double seconds) { runner.learn_turn(rows, Form::kScore, seconds); })
       .def("run_s", [](const Runner& runner, size_t rows) { return runner.run_s.of(rows); })
-      .def("turn_s", [](const Runner& runner, size_t rows) { return runner.turn_s.of(rows); })
+      .def("turn_s",
+           [](const Runner& runner, size_t rows, size_t form) { return runner.turn_s(rows, static_cast<Form>(form)); })
       .def("fitting", [](Runner& runner, size_t rows, double seconds) { return runner.run_s.fitting(rows, seconds); });
-  nb::class_<OwnedJob>(module, "ScoringJob")
+  nb::class_<OwnedJob>(module, "OwnedJob")
       .def("claim", &OwnedJob::claim)
+      .def_prop_ro("is_claimed", &OwnedJob::is_claimed)
       // What it has asked for; it may be put in again.
       .def("go_on",
            [](OwnedJob& job, const std::optional<nb::object>& given) {

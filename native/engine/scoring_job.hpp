@@ -1,6 +1,6 @@
 // Scoring jobs: from a request's body to its reply's bytes in one scoring thread. A job that lacks something ends, and
 // goes on once Python has fetched that; the body is read once. Python's lock is taken where Python is asked alone: for the
-// arm of a user, live states, what followers learn, and by a runtime that is Python's.
+// arm of a user, live states, what followers learn, other forms of requests, and by a runtime that is Python's.
 #pragma once
 
 #include <array>
@@ -111,6 +111,7 @@ struct Assignment {
 
 // With what requests are scored until the next swap. Shared by those under way, and freed with Python's lock.
 struct Plan {
+  const nb::object of;  // Python's name for it
   const nb::object of_first;
   LoadedModel& first;  // reads requests
   // Returns an assignment, called with a user's ID, empty if it is anonymous, and a request's; or is one, which is fixed.
@@ -119,11 +120,13 @@ struct Plan {
   const bool is_by_user;                  // whether that needs the user's ID
   const std::optional<nb::object> wants;  // says, by a request's ID, whether it is followed
   const nb::object look;                  // called with what is to be known of a scored request
-  const std::optional<nb::object> translate;  // makes scoring requests of other forms, which go to the app without it
+  // Makes scoring requests of other forms: see `ScoringJob::translate`. Without it these go to the app.
+  const std::optional<nb::object> translate;
 
-  Plan(const nb::object& model, const nb::object& assignment, bool is_by_user, std::optional<nb::object> wants,
-       nb::object look, std::optional<nb::object> translate)
-      : of_first(model),
+  Plan(nb::object of, const nb::object& model, const nb::object& assignment, bool is_by_user,
+       std::optional<nb::object> wants, nb::object look, std::optional<nb::object> translate)
+      : of(std::move(of)),
+        of_first(model),
         first(nb::cast<LoadedModel&>(model)),
         assign(assignment),
         is_by_user(is_by_user),
@@ -141,44 +144,68 @@ enum class Fate {
   kAsking,   // for an explanation, which is not taken on
   kLacking,  // of something that has to be fetched
   kNotFinite,
+  kTimed,    // its body sets a deadline, which is not taken on
 };
 
 // Seconds of its stages.
 struct Stages {
   double parse = 0.0, rows = 0.0, queue = 0.0, run = 0.0, reply = 0.0;
+
+  void add(const Stages& other) {
+    parse += other.parse;
+    rows += other.rows;
+    queue += other.queue;
+    run += other.run;
+    reply += other.reply;
+  }
 };
 
-// One request in a scoring thread. Who puts it in says where its reply goes.
+// A request as its client has sent it.
+struct Sent {
+  Form form;
+  std::string path;
+  std::optional<std::string> json_length;  // of a body that goes on in bytes
+  bool has_deadline;              // its head does
+  std::string request_id, body;
+};
+
+// One request in a scoring thread, whose reply is kept for Python.
 class ScoringJob : public OwnedJob {
  public:
-  ScoringJob(std::shared_ptr<const Plan> plan, std::string body, std::string request_id, size_t max_candidates, size_t rows,
-             double deadline, double began)
+  ScoringJob(std::shared_ptr<const Plan> plan, Sent given, size_t max_candidates, size_t rows, double deadline, double began)
       : OwnedJob(plan->first.runner, rows, deadline, false),
-        body(std::move(body)),
-        request_id(std::move(request_id)),
+        sent(std::move(given)),
         began(began),
+        shown_id(sent.request_id),
         plan_(std::move(plan)),
         max_candidates_(max_candidates) {
     if (plan_->fixed) assignment_ = &*plan_->fixed;
+    form = sent.form;
+    is_heavy = form != Form::kScore && sent.body.size() > kHeavyBytes;
   }
 
   bool fit(Worker& worker, double now) override {
-    if (now > deadline) return end(Ending::kLate);
-    if (is_read_) return true;
     try {
-      if (!prepare(worker)) return end(Ending::kFailed);
-      if (!plan_->wants) return true;
-      is_followed_ = ask(worker, [&] { return (*plan_->wants)(request_id).is(Py_True); });
+      if (is_gone && ask(worker, [&] { return (*is_gone)().is(Py_True); })) return end(Ending::kGone);
+      if (now > deadline) return end(Ending::kLate);
+      if (sent.form != Form::kScore && parts_.empty()) translate(worker);
     } catch (const Raised&) {
       return end(Ending::kFailed);
     }
-    return true;
+    if (!timeout_s_ || sent.has_deadline) return true;
+    fate_ = Fate::kTimed;
+    return end(Ending::kDone);
   }
 
   void run(Worker& worker) override {
     rows = 0;
+    ending = Ending::kDone;
+    stages_.queue += started - queued_at;
     try {
-      fate_ = score(worker);
+      while ((fate_ = score(worker)) == Fate::kScored && ++part_ < parts_.size()) begin_part();
+      if (parts_.size() < 2) return;
+      rows = fate_ == Fate::kScored ? candidates_ : 0;
+      has_one_run = false;
     } catch (const Raised&) {
       end(Ending::kFailed);
     } catch (const std::exception& error) {
@@ -188,29 +215,71 @@ class ScoringJob : public OwnedJob {
   }
 
   // What was fetched: (rows of the user, rows of candidates and history, as of, seconds that this took, what `look` is to
-  // know of that); None: the explanation is taken on. Its end was `kDone`, and stays so: a keeper may read it meanwhile.
+  // know of that). None: the explanation is taken on. A number: the deadline is. Its end was `kDone`, and stays so: a keeper
+  // may read it meanwhile.
   void go_on(const nb::object& given) override {
     if (given.is_none()) {
       is_explained_ = true;
+      return;
+    }
+    if (nb::isinstance<nb::float_>(given)) {
+      deadline = nb::cast<double>(given);
+      timeout_s_.reset();
       return;
     }
     const auto [user, items, at, seconds, of_given] =
         nb::cast<std::tuple<UserRows, ItemRows, double, double, nb::object>>(given);
     given_ = std::make_unique<HeldGiven>(user, items, assignment_->model->schema);
     given_at_ = at;
+    is_given_ = true;
     stages_.rows += seconds;
     of_given_ = of_given;
   }
 
-  std::string body;
-  std::string request_id;
+  // What has become of it, for Python: (fate, assignment or None, what `look` returned, or what is lacking, the reply's body,
+  // candidates, {what is degraded: how often}, stages, what `translate` returned or None, the part that was read last, its
+  // deadline in seconds or None)
+  nb::object result() override {
+    if (ending == Ending::kFailed) return error_.is_valid() ? error_ : nb::handle(PyExc_RuntimeError)(why_);
+    if (ending != Ending::kDone) return nb::none();
+    nb::dict degraded;
+    for (size_t rung = 0; rung < counts_.size(); rung++)
+      if (counts_[rung]) degraded[kRungs[rung].data()] = counts_[rung];
+    if (user_rung_ != UserRung::kOwn) degraded[("user_" + std::string(name_of(user_rung_))).c_str()] = 1;
+    const nb::object looked = fate_ == Fate::kLacking ? asked_of(request_) : followed();
+    const auto& [parse, rows, queue, run, reply] = all_stages_;
+    return nb::make_tuple(static_cast<int>(fate_), assignment_ ? assignment_->given : nb::none(), looked, bytes_of(reply_),
+                          candidates_, degraded, std::tuple(parse, rows, queue, run, reply), or_none(made_), part_,
+                          timeout_s_);
+  }
+
+  // Lines of the head of a reply of `size` bytes, with seconds that its explanation took.
+  std::string head(size_t size, std::optional<double> explain_s = {}) {
+    char own[320], explained[64] = "";
+    if (explain_s) {
+      std::snprintf(explained, sizeof explained, ", explain;dur=%.3f", 1000 * *explain_s);
+      ready_at_ = clock_s();
+    }
+    const auto& [parse, rows, queue, run, reply] = all_stages_;
+    std::snprintf(own, sizeof own,
+                  "content-length: %zu\r\n"
+                  "server-timing: parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f%s\r\n",
+                  size, 1000 * parse, 1000 * rows, 1000 * queue, 1000 * run, 1000 * (ready_at_ - began), explained);
+    return first_ + own;
+  }
+
+  // What `look` has returned: of each part.
+  nb::object followed() const { return nb::cast(looked_); }
+  const Plan& plan() const { return *plan_; }
+
+  const Sent sent;
   const double began;
+  std::string shown_id;               // the reply's; set with Python's lock
+  std::optional<nb::object> is_gone;  // says whether the client has left, if Python has put the job in
 
  protected:
-  // Before the body is read; false if it cannot be.
-  virtual bool prepare(Worker&) { return true; }
   // The reply is ready.
-  virtual void send(Worker& worker, Desk& desk, std::string_view reply) = 0;
+  virtual void send(Desk&, std::string_view reply) { reply_ = reply; }
 
   bool end(Ending how) {
     ending = how;
@@ -237,17 +306,52 @@ class ScoringJob : public OwnedJob {
   std::optional<Assignment> own_;
   Request request_;  // of a job that may go on
   std::unique_ptr<HeldGiven> given_;
+  bool is_given_ = false;  // for the current part
   std::unique_ptr<HeldLive> live_;
-  nb::object of_given_, error_, looked_;
+  nb::object of_given_, error_, made_;
+  std::vector<nb::object> looked_;
   std::string why_;
   Fate fate_ = Fate::kNotFinite;
   size_t candidates_ = 0;
-  Stages stages_;
+  Stages stages_, all_stages_;  // of the current part; of all that are scored
   double ready_at_ = 0.0;
   UserRung user_rung_ = UserRung::kOwn;
   std::array<size_t, kRungs.size()> counts_{};
 
  private:
+  // A scoring request that another form makes.
+  struct Part {
+    std::string request_id, body;
+  };
+
+  // Translating larger bodies takes long.
+  static constexpr size_t kHeavyBytes = 16'384;
+
+  // Have Python make scoring requests of another form: (the reply's ID, [(ID, body)], seconds until the deadline or None,
+  // what makes (headers, body) of all replies), and more that is its own.
+  void translate(Worker& worker) {
+    const double before = clock_s();
+    ask(worker, [&] {
+      const nb::object length = sent.json_length ? nb::object(bytes_of(*sent.json_length)) : nb::none();
+      made_ = (*plan_->translate)(sent.path, length, sent.request_id, bytes_of(sent.body));
+      shown_id = nb::cast<std::string>(made_[0]);
+      for (const auto& [id, body] : nb::cast<std::vector<std::pair<std::string, nb::bytes>>>(made_[1]))
+        parts_.push_back({id, std::string(view_of(body))});
+      timeout_s_ = nb::cast<std::optional<double>>(made_[2]);
+    });
+    const double took = clock_s() - before;
+    stages_.parse += took;
+    stages_.queue -= took;
+  }
+
+  const std::string& body() const { return parts_.empty() ? sent.body : parts_[part_].body; }
+  const std::string& request_id() const { return parts_.empty() ? sent.request_id : parts_[part_].request_id; }
+
+  void begin_part() {
+    if (!plan_->fixed) assignment_ = nullptr;
+    is_given_ = is_asked_ = false;
+  }
+
   Desk& desk_of(LoadedModel& model, Worker& worker) {
     std::unique_ptr<Desk>& desk = model.desks.at(worker.number);
     if (!desk) desk = ask(worker, [&] { return model.make_desk(); });
@@ -255,10 +359,11 @@ class ScoringJob : public OwnedJob {
   }
 
   Fate score(Worker& worker) {
-    stages_.queue += started - queued_at;
+    if (plan_->wants && !is_asked_) is_followed_ = ask(worker, [&] { return (*plan_->wants)(request_id()).is(Py_True); });
+    is_asked_ = true;
     if (!assignment_) {
       if (plan_->is_by_user && !read_apart(desk_of(plan_->first, worker).held->frame)) return Fate::kRefused;
-      ask(worker, [&] { own_.emplace(plan_->assign(request_.user_id, request_id)); });
+      ask(worker, [&] { own_.emplace(plan_->assign(request_.user_id, request_id())); });
       assignment_ = &*own_;
     }
     LoadedModel& model = *assignment_->model;
@@ -269,19 +374,19 @@ class ScoringJob : public OwnedJob {
     if (outcome == Outcome::kUnread) return Fate::kRefused;
     const bool asks = frame.request.is_explained && !is_explained_;
     if (asks || outcome == Outcome::kLacking) {
-      if (!asks && given_) throw std::runtime_error("the native core lacks rows that it was given");
+      if (!asks && is_given_) throw std::runtime_error("the native core lacks rows that it was given");
       keep(frame);
       return asks ? Fate::kAsking : Fate::kLacking;
     }
-    candidates_ = frame.request.ids.size();
+    const size_t candidates = frame.request.ids.size();
     const double before = clock_s();
-    const size_t fitting = runner->run_s.fitting(candidates_, seconds_for_run(before, deadline));
+    const size_t fitting = runner->run_s.fitting(candidates, seconds_for_run(before, deadline));
     if (!fitting) {
       end(Ending::kNoTime);
       return Fate::kNotFinite;
     }
-    desk.heads.ran = fitting == candidates_ ? candidates_ : fitting - 1;
-    is_partial_ = desk.heads.ran < candidates_;
+    desk.heads.ran = fitting == candidates ? candidates : fitting - 1;
+    is_partial_ = desk.heads.ran < candidates;
     if (is_partial_) frame.cut(desk.heads.ran);
     run_model(worker, desk, fitting);
     frame.share(desk.into, fitting);
@@ -299,7 +404,7 @@ class ScoringJob : public OwnedJob {
   // The request in a frame: read once, by whichever thread was first.
   bool read(Frame& frame) {
     const double before = clock_s();
-    const bool is_read = is_read_ || frame.read(body, max_candidates_) != Outcome::kUnread;
+    const bool is_read = is_read_ || frame.read(body(), max_candidates_) != Outcome::kUnread;
     if (is_read_) frame.request = std::move(request_);
     is_read_ = false;
     stages_.parse += clock_s() - before;
@@ -331,35 +436,62 @@ class ScoringJob : public OwnedJob {
     float* const deviations = desk.scores.back().data();
     const bool is_uncertain = held.frame.request.explore && held.frame.deviate(heads[0].scores, rows, deviations);
     if (is_uncertain) heads.push_back({std::string(kUncertainty), deviations});
-    const bool is_finite = held.reply.write(held.frame, {request_id, assignment_->arm}, desk.heads,
+    const bool is_finite = held.reply.write(held.frame, {request_id(), assignment_->arm}, desk.heads,
                                             assignment_->correction ? &*assignment_->correction : nullptr);
     if (is_uncertain) heads.pop_back();
     if (!is_finite) return Fate::kNotFinite;
     user_rung_ = held.frame.user_rung;
-    for (const Degraded& one : held.reply.degraded) counts_[static_cast<size_t>(one.rung)]++;
+    std::array<size_t, kRungs.size()> counts{};
+    for (const Degraded& one : held.reply.degraded) counts[static_cast<size_t>(one.rung)]++;
+    for (size_t rung = 0; rung < counts.size(); rung++) counts_[rung] += counts[rung];
+    candidates_ += held.frame.request.ids.size();
     // The frame is another request's soon.
     if (is_followed_ || is_explained_) look(worker, desk);
     ready_at_ = clock_s();
     stages_.reply = ready_at_ - after;
-    send(worker, desk, held.reply.bytes());
-    count(*worker.tally, held.frame, held.reply);
+    const Stages own = std::exchange(stages_, {});
+    all_stages_.add(own);
+    if (!made_.is_valid())
+      send(desk, held.reply.bytes());
+    else if (replies_.emplace_back(held.reply.bytes()); replies_.size() == parts_.size())
+      finish(worker, desk);
+    count(*worker.tally, own, counts, held.frame, held.reply);
     return Fate::kScored;
   }
 
-  void count(Tally& tally, const Frame& frame, const Reply& reply) const {
+  // The reply of the request's own form.
+  void finish(Worker& worker, Desk& desk) {
+    std::string whole;
+    first_.clear();
+    ask(worker, [&] {
+      nb::list replies;
+      for (const std::string& reply : replies_) replies.append(bytes_of(reply));
+      // Let go of with Python's lock, so that the job needs it no more.
+      const nb::object made = std::exchange(made_, {});
+      const auto [headers, body] =
+          nb::cast<std::pair<std::vector<std::pair<nb::bytes, nb::bytes>>, nb::bytes>>(made[3](replies));
+      for (const auto& [name, value] : headers) first_.append(view_of(name)).append(": ").append(view_of(value)).append("\r\n");
+      whole = view_of(body);
+    });
+    ready_at_ = clock_s();
+    send(desk, whole);
+  }
+
+  void count(Tally& tally, const Stages& stages, const std::array<size_t, kRungs.size()>& counts, const Frame& frame,
+             const Reply& reply) const {
     const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
     const Found& found = frame.found;
     tally.note([&](auto inc, auto observe) {
       if (assignment_->slot) inc(static_cast<Count>(static_cast<size_t>(Count::kArm) + assignment_->slot - 1));
-      observe(Measure::kParse, stages_.parse);
-      observe(Measure::kRows, stages_.rows);
-      observe(Measure::kQueue, stages_.queue);
-      observe(Measure::kRun, stages_.run);
-      observe(Measure::kReply, stages_.reply);
-      observe(Measure::kCandidates, static_cast<double>(candidates_));
+      observe(Measure::kParse, stages.parse);
+      observe(Measure::kRows, stages.rows);
+      observe(Measure::kQueue, stages.queue);
+      observe(Measure::kRun, stages.run);
+      observe(Measure::kReply, stages.reply);
+      observe(Measure::kCandidates, static_cast<double>(frame.request.ids.size()));
       observe(Measure::kRunRows, static_cast<double>(rows));
       if (is_partial_) inc(Count::kPartial);
-      if (!given_) {
+      if (!is_given_) {
         const size_t rows = found.items + found.has_user;
         inc(assignment_->model->has_files() ? Count::kRowsOfFile : Count::kRowsOfArena, rows);
         inc(Count::kRowsMissing, found.asked - rows);
@@ -368,8 +500,8 @@ class ScoringJob : public OwnedJob {
         if (!std::isnan(found.live_age_s)) observe(Measure::kLiveAge, found.live_age_s);
       }
       if (user_rung_ != UserRung::kOwn) inc(user_rung_ == UserRung::kCached ? Count::kUserCached : Count::kUserUnknown);
-      for (size_t rung = 0; rung < counts_.size(); rung++)
-        inc(static_cast<Count>(static_cast<size_t>(Count::kCached) + rung), counts_[rung]);
+      for (size_t rung = 0; rung < counts.size(); rung++)
+        inc(static_cast<Count>(static_cast<size_t>(Count::kCached) + rung), counts[rung]);
       if (reply.choice)
         inc(reply.choice->policy == "greedy" ? Count::kUnavailable : reply.choice->explored ? Count::kExplored : Count::kExploited);
     });
@@ -378,8 +510,8 @@ class ScoringJob : public OwnedJob {
   void look(Worker& worker, const Desk& desk) {
     ask(worker, [&] {
       const auto taken = std::tuple(stages_.parse, stages_.rows, stages_.queue, stages_.run);
-      looked_ = plan_->look(desk.frame, desk.tensors, desk.heads.ran, taken, assignment_->given, request_id,
-                            bytes_of(body), began, or_none(of_given_), is_followed_, is_explained_);
+      looked_.push_back(plan_->look(desk.frame, desk.tensors, desk.heads.ran, taken, assignment_->given, request_id(),
+                                    bytes_of(body()), began, is_given_ ? of_given_ : nb::none(), is_followed_, is_explained_));
     });
   }
 
@@ -389,7 +521,7 @@ class ScoringJob : public OwnedJob {
     frame.keeps_rows = is_followed_;
     if (!read(frame)) return Outcome::kUnread;
     const double before = clock_s();
-    const Outcome outcome = given_ ? frame.fill(given_->given, given_at_) : fill(worker, frame);
+    const Outcome outcome = is_given_ ? frame.fill(given_->given, given_at_) : fill(worker, frame);
     frame.live = nullptr;
     stages_.rows += clock_s() - before;
     return outcome;
@@ -410,6 +542,13 @@ class ScoringJob : public OwnedJob {
   }
 
   const size_t max_candidates_;
+  std::vector<Part> parts_;           // of another form
+  size_t part_ = 0;                   // which is scored
+  std::vector<std::string> replies_;  // of the parts
+  std::optional<double> timeout_s_;   // until the deadline that the body sets
+  std::string first_ = "content-type: application/json\r\n";  // of the reply's head
+  std::string reply_;                 // kept for Python
+  bool is_asked_ = false;     // whether the part is followed
   bool is_read_ = false;      // `request_` is
   bool is_followed_ = false;  // keep its rows, and look
   bool is_explained_ = false;  // look

@@ -19,6 +19,7 @@ struct HandedRequest {
   bool is_secure, is_whole;
   double began;
   sockaddr_storage client;
+  std::unique_ptr<FrontJob> job;  // which has its body, and has found that it is for Python; or none
 };
 struct HandedBody {
   uint64_t number;
@@ -33,6 +34,10 @@ struct NotAccepted {
 };
 struct Lacking {  // Python fetches what it lacks, and hands it back to the front
   FrontJob* job;
+};
+struct KnownKey {
+  std::string name;
+  double until;
 };
 using Told = std::variant<HandedRequest, HandedBody, Left, NotAccepted, Lacking, std::unique_ptr<FrontJob>>;
 
@@ -120,10 +125,10 @@ class Front : public Keeper, public Sockets {
     });
   }
 
-  // Keys that Python has found to be good, until a time (Unix s); each change of the keys forgets them.
-  void know_key(std::string key, double until) {
+  // Keys that Python has found to be good, and their names, until a time (Unix s); each change of the keys forgets them.
+  void know_key(std::string key, std::string name, double until) {
     const std::lock_guard lock(plans_mutex_);
-    keys_.emplace(std::move(key), until);
+    keys_.emplace(std::move(key), KnownKey{std::move(name), until});
   }
   void forget_keys() {
     const std::lock_guard lock(plans_mutex_);
@@ -338,12 +343,13 @@ class Front : public Keeper, public Sockets {
     ScoringHead head;
     if (request.head.length > limits_.max_body || !head.read(request.head, limits_.max_deadline_s)) return false;
     const std::lock_guard lock(plans_mutex_);
-    return plan_ && (head.form == Form::kScore || plan_->translate) && (!limits_.needs_keys || is_known(head.key));
+    return plan_ && (head.form == Form::kScore || plan_->translate) && (!limits_.needs_keys || known(head.key));
   }
 
-  bool is_known(std::string_view key) const {
+  const KnownKey* known(std::string_view key) const {
     const auto found = keys_.find(std::string(key));
-    return found != keys_.end() && found->second > static_cast<double>(std::time(nullptr));
+    if (found == keys_.end() || found->second.until <= static_cast<double>(std::time(nullptr))) return nullptr;
+    return &found->second;
   }
 
   // Have the engine score the first request; true if it is answered already.
@@ -359,19 +365,20 @@ class Front : public Keeper, public Sockets {
       id = process_ + text;
     }
     std::shared_ptr<const Plan> plan;
+    Load load;
     {
       const std::lock_guard lock(plans_mutex_);
       plan = plan_;
+      if (const KnownKey* const key = known(head.key)) load.key = key->name;
     }
     const double now = clock_s();
     // Python says what is wrong.
     const bool has_form = plan && (head.form == Form::kScore || plan->translate);
     if (!has_form || request.body_bytes > limits_.max_body || now > deadline) return hand(one), false;
-    Load load;
     int64_t bucket = 0;
     const Refused refused = engine_.admit([&](Admission& admission, auto runs) {
       load.rows = admission.rows_in(request.body_bytes, head.form);
-      load.seconds = plan->first.runner.turn_s.of(load.rows);
+      load.seconds = plan->first.runner.turn_s(load.rows, head.form);
       return admission.enter(load, now, deadline, runs, bucket);
     });
     if (refused) {
@@ -381,9 +388,10 @@ class Front : public Keeper, public Sockets {
     Wire wire{one.out.empty() ? one.descriptor : -1, replies_.opening(200),
               request.closes && !replies_.is_draining ? "connection: close\r\n\r\n" : "\r\n"};
     request.closes |= replies_.is_draining;
-    Sent sent{head.form, std::string(head.path), std::string(head.json_length), request.body_bytes};
-    auto job = std::make_unique<FrontJob>(std::move(plan), request.take_body(), std::move(id), limits_.max_candidates,
-                                          load, bucket, deadline, request.began, std::move(sent), std::move(wire));
+    Sent sent{head.form, std::string(head.path), {}, head.seconds > 0.0, std::move(id), request.take_body()};
+    if (!head.json_length.empty()) sent.json_length = head.json_length;
+    auto job = std::make_unique<FrontJob>(std::move(plan), std::move(sent), limits_.max_candidates, load, bucket, deadline,
+                                          request.began, std::move(wire));
     job->keeper = this;
     job->connection = &one;
     request.job = job.get();
@@ -442,7 +450,7 @@ class Front : public Keeper, public Sockets {
     if (std::exchange(job.is_released, true)) return;
     const size_t rows = job.is_scored() ? job.candidates() : 0;
     engine_.admit([&](Admission& admission, auto) {
-      if (rows) admission.read(job.sent.size, rows, job.sent.form);
+      if (rows) admission.read(job.sent.body.size(), rows, job.sent.form);
       admission.leave(job.load, job.bucket);
     });
   }
@@ -474,7 +482,7 @@ class Front : public Keeper, public Sockets {
         late(*job, job->ending == Ending::kLate ? kBefore : kNoTime);
       } else {
         // An explanation, or what is wrong with the request, is for Python.
-        hand_back(*job, *one);
+        return hand_over(job, *one);
       }
     }
     free(job);
@@ -488,14 +496,14 @@ class Front : public Keeper, public Sockets {
     if (one) {
       one->requests.front()->job = nullptr;
       release(job);
-      hand_back(job, *one);
+      return hand_over(&job, *one);
     }
     free(&job);
   }
 
-  void hand_back(FrontJob& job, Connection& one) {
-    one.requests.front()->pieces.push_back(job.take_body());
-    hand(one);
+  void hand_over(FrontJob* job, Connection& one) {
+    job->is_handed = true;
+    hand(one, std::unique_ptr<FrontJob>(job));
   }
 
   void free(FrontJob* job) {
@@ -503,16 +511,18 @@ class Front : public Keeper, public Sockets {
     if (job->holds_python()) tell_python(std::move(owned));
   }
 
-  // Hand the first request to Python, with as much of its body as has come.
-  void hand(Connection& one) {
+  // Hand the first request to Python, with its job, or as much of its body as has come.
+  void hand(Connection& one, std::unique_ptr<FrontJob> job = {}) {
     HttpRequest& request = *one.requests.front();
     request.state = HttpState::kHanded;
     sockaddr_storage client{};
     socklen_t size = sizeof client;
     if (!one.is_secure) getpeername(one.descriptor, reinterpret_cast<sockaddr*>(&client), &size);
     asking_.emplace(request.number, &one);
-    tell_python(HandedRequest{request.number, std::move(request.head), one.is_secure, request.is_whole, request.began, client});
-    if (request.is_whole || request.body_bytes > limits_.max_body) tell_body(request);
+    const bool is_body_due = !job && (request.is_whole || request.body_bytes > limits_.max_body);
+    tell_python(HandedRequest{request.number, std::move(request.head), one.is_secure, request.is_whole, request.began, client,
+                              std::move(job)});
+    if (is_body_due) tell_body(request);
   }
 
   Connection* asking(uint64_t number) const {
@@ -637,7 +647,7 @@ class Front : public Keeper, public Sockets {
   std::mutex plans_mutex_;  // guards what Python has said last
   std::shared_ptr<const Plan> plan_;
   std::vector<std::shared_ptr<const Plan>> plans_;
-  std::unordered_map<std::string, double> keys_;
+  std::unordered_map<std::string, KnownKey> keys_;
 
   std::mutex told_mutex_;  // guards what Python is to hear
   std::vector<Told> told_;

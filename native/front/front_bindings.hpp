@@ -68,41 +68,42 @@ struct Telling {
     return nb::none();
   }
 
-  nb::tuple operator()(const HandedRequest& one) const {
+  nb::tuple operator()(HandedRequest& one) const {
     const HttpHead& head = one.head;
     nb::list headers;
     for (const HttpHead::Header& header : head.headers)
       headers.append(nb::make_tuple(bytes_of(head.at(header.name)), bytes_of(head.at(header.value))));
     return nb::make_tuple("request", one.number, bytes_of(head.at(head.method)), bytes_of(head.at(head.target)),
                           headers, one.is_whole, one.is_secure, head.is_old, head.closes, head.expects, one.began,
-                          address(one.client));
+                          address(one.client), one.job ? nb::cast(std::move(one.job)) : nb::none());
   }
-  nb::tuple operator()(const HandedBody& one) const {
+  nb::tuple operator()(HandedBody& one) const {
     return nb::make_tuple("body", one.number, bytes_of(one.bytes), one.is_last);
   }
-  nb::tuple operator()(const Left& one) const { return nb::make_tuple("left", one.number); }
-  nb::tuple operator()(const NotAccepted& one) const { return nb::make_tuple("not_accepted", one.reason); }
-  nb::tuple operator()(const Lacking& lacking) const {
+  nb::tuple operator()(Left& one) const { return nb::make_tuple("left", one.number); }
+  nb::tuple operator()(NotAccepted& one) const { return nb::make_tuple("not_accepted", one.reason); }
+  nb::tuple operator()(Lacking& lacking) const {
     const FrontJob& job = *lacking.job;
     return nb::make_tuple("lacking", std::make_unique<AwayJob>(front, lacking.job), job.assignment().given,
                           asked_of(job.asked()), job.deadline);
   }
-  nb::tuple operator()(const std::unique_ptr<FrontJob>& job) const { return nb::make_tuple("scored", job->followed()); }
+  nb::tuple operator()(std::unique_ptr<FrontJob>& job) const { return nb::make_tuple("scored", job->followed()); }
 };
 
 // take_told(): what has happened since the last time, in order: ("request", number, method, target, headers, whether
 // its body is whole, whether it came over TLS, whether it is of HTTP/1.0, whether the connection ends with it, whether it
-// expects `100 Continue`, when it began, client or None); ("body", number, bytes, whether they are all of it); ("left",
-// number) of a client; ("not_accepted", reason); ("lacking", a job that goes on with what is fetched for it, the
-// assignment, what was asked for, the deadline); or ("scored", what `look` said or None)
+// expects `100 Continue`, when it began, client or None, its job if that has its body, or None); ("body", number, bytes,
+// whether they are all of it); ("left", number) of a client; ("not_accepted", reason); ("lacking", a job that goes on with
+// what is fetched for it, the assignment, what was asked for, the deadline); or ("scored", what `look` said)
 nb::list front_take_told(HeldFront& held) {
-  const std::vector<Told> all = held.front->take_told();
+  std::vector<Told> all = held.front->take_told();
   nb::list list;
-  for (const Told& told : all) list.append(std::visit(Telling{held.front}, told));
+  for (Told& told : all) list.append(std::visit(Telling{held.front}, told));
   return list;
 }
 
 void add_front(nb::module_& module) {
+  nb::class_<FrontJob, ScoringJob>(module, "FrontJob");
   nb::class_<AwayJob>(module, "AwayJob").def("go_on", &AwayJob::go_on);
   nb::class_<HeldFront>(module, "Front")
       .def(nb::init<const HeldEngine&, const Sizes&, const Times&, bool>(), nb::keep_alive<1, 2>())
@@ -125,10 +126,10 @@ void add_front(nb::module_& module) {
       // adopt(descriptor, whether its bytes come from TLS)
       .def("adopt", [](HeldFront& held, int descriptor, bool is_secure) { held.front->adopt(descriptor, is_secure); })
       .def("make_room", [](HeldFront& held) { held.front->make_room(); })
-      // know_key(key, until)
+      // know_key(key, name, until)
       .def("know_key",
-           [](HeldFront& held, const nb::bytes& key, double until) {
-             held.front->know_key(std::string(view_of(key)), until);
+           [](HeldFront& held, const nb::bytes& key, std::string name, double until) {
+             held.front->know_key(std::string(view_of(key)), std::move(name), until);
            })
       .def("forget_keys", [](HeldFront& held) { held.front->forget_keys(); })
       .def("drain", [](HeldFront& held) { held.front->drain(); }, nb::call_guard<nb::gil_scoped_release>())

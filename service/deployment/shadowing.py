@@ -13,7 +13,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from msd.contract.request import CheckedRequest, parse_request
+from msd.contract.request import parse_request
 from service.machine import give_way
 from service.scoring.answer import Served
 from service.scoring.deployment import Deployment
@@ -75,23 +75,18 @@ class Shadowing:
                 self._metrics.shadows["scored"].inc()
 
     async def _scores(self, model: Model, served: Served) -> NDArray[np.float32]:
-        run = partial(self._run, model, served)
-        found = await asyncio.get_running_loop().run_in_executor(self._thread, run, None)
-        if isinstance(found, CheckedRequest):
-            given = await self._frames.fetch(model, found, time.perf_counter() + _PATIENCE_S, served.basis.at)
-            found = await asyncio.get_running_loop().run_in_executor(self._thread, run, given)
-        assert not isinstance(found, CheckedRequest), "it lacks nothing that was fetched"
-        return found
-
-    def _run(self, model: Model, served: Served, given: Given | None) -> NDArray[np.float32] | CheckedRequest:
-        """Return the scores, or what has to be fetched for them. Called in the shadow's thread."""
-        frame, outcome = self._frames.take(model, served.body, given, served.basis.at)
-        if outcome == "unread":
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._thread)
+        request = await in_thread(self._frames.read, model, served.body)
+        if request is None:
             # Another schema may have other features.
             parse_request(served.body, model.schema)
             raise ValueError("the native core refuses the request")
-        if outcome == "lacking":
-            return frame.asked
+        given = await self._frames.fetch(model, request, time.perf_counter() + _PATIENCE_S, served.basis.at)
+        return await in_thread(self._run, model, served.body, given)
+
+    def _run(self, model: Model, body: bytes, given: Given) -> NDArray[np.float32]:
+        """Called in the shadow's thread."""
+        frame = self._frames.fill(model, body, given)
         scores = model.runner.runtime.run(frame.first(frame.core.count))[_HEAD]
         if not np.isfinite(scores).all():
             raise ValueError(f"the head {_HEAD} has scores that are not finite")

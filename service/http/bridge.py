@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import structlog
 from starlette.types import ASGIApp, Message, Scope
 
-from service.http.exchange import BEGAN, CYCLE, Headers
+from service.http.exchange import BEGAN, CYCLE, JOB, Headers
 
 _CLOSE = (b"connection", b"close")
 _WITHOUT_LENGTH = (204, 304)
@@ -78,8 +78,9 @@ class Bridge:
                 assert self._scoring is not None, "the port scores"
                 self._begin(self._scoring.provide(*told))
             elif kind == "scored":
-                if told[0] is not None and self._scoring is not None:
-                    self._scoring.follow(told[0])
+                for seen in told[0]:
+                    assert self._scoring is not None, "the port scores"
+                    self._scoring.follow(seen)
             elif kind == "not_accepted":
                 self.log.error("cannot_accept", reason=os.strerror(told[0]))
             elif (cycle := self._cycles.get(told[0])) is not None:
@@ -108,7 +109,9 @@ class RequestCycle:
         expects: bool,
         began: float,
         client: tuple[str, int] | None,
+        job: Any,  # noqa: ANN401 - the core has no types
     ) -> None:
+        """`job`: of a scoring request that the engine has read, or None. It has the body."""
         self.is_whole, self.is_gone = is_whole, False
         self._bridge, self._number = bridge, number
         self._body = b""
@@ -135,6 +138,7 @@ class RequestCycle:
             "state": {},
             CYCLE: self,
             BEGAN: began,
+            JOB: job,
         }
 
     async def run(self, app: ASGIApp) -> None:

@@ -22,8 +22,8 @@ from service.errors import ClientGone, ErrorResponse, MalformedHeader, ServiceEr
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
-CYCLE, BEGAN = "msd.cycle", "msd.began"
-"""In a scope: the server's side of the request; when it began."""
+CYCLE, BEGAN, JOB = "msd.cycle", "msd.began", "msd.job"
+"""In a scope: the server's side of the request; when it began; its job, if the engine has read it."""
 KEY = "msd.key"
 """In a scope: the name of the API key, if keys are required."""
 _ACCESS = "msd.access"
@@ -176,14 +176,20 @@ def left_check(scope: Scope) -> Callable[[], bool]:
     return lambda: cycle is not None and cycle.is_gone
 
 
+def check_encoding(scope: Scope, instead: str = "plain JSON") -> None:
+    """Raise UnsupportedMediaType if the headers declare a compressed body. `instead`: what is to be sent."""
+    for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.strip().lower() != b"identity":
+            raise UnsupportedMediaType(f"compressed bodies are not supported; send {instead}")
+
+
 def check_json(scope: Scope) -> None:
     """Raise UnsupportedMediaType if the headers do not declare plain JSON."""
+    check_encoding(scope)
     media_type = b""
     for name, value in scope["headers"]:
         if name == b"content-type":
             media_type = value.split(b";")[0].strip().lower()
-        elif name == b"content-encoding" and value.strip().lower() != b"identity":
-            raise UnsupportedMediaType("compressed bodies are not supported; send plain JSON")
     if media_type != b"application/json":
         shown = media_type[:60].decode("latin-1") or "missing"
         raise UnsupportedMediaType(f"invalid content type {shown!r}; expected 'application/json'")
@@ -197,9 +203,8 @@ class Deadlines:
     def __init__(self, settings: Settings) -> None:
         self._default_s = settings.deadline_ms / 1000
 
-    def of(self, scope: Scope, otherwise_s: float | None = None) -> float:
-        """Return a request's deadline, counted from its first byte. Raises MalformedHeader. `otherwise_s`: the caller's
-        default if the head sets none."""
+    def of(self, scope: Scope) -> tuple[float, float, bool]:
+        """Return when a request began, its deadline, and whether its head sets that. Raises MalformedHeader."""
         granted: bytes | None = None
         for name, value in scope["headers"]:
             if name == _DEADLINE:
@@ -209,9 +214,8 @@ class Deadlines:
         began: float | None = scope.get(BEGAN)
         if began is None:
             began = time.perf_counter()
-        if granted is not None:
-            return began + self._seconds(granted)
-        return began + (self._default_s if otherwise_s is None else otherwise_s)
+        seconds = self._default_s if granted is None else self._seconds(granted)
+        return began, began + seconds, granted is not None
 
     def _seconds(self, granted: bytes) -> float:
         digits = granted.strip()

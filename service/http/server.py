@@ -1,7 +1,6 @@
 """A port: the native front reads HTTP; uvicorn runs the loop and the app, which answers what the front hands over."""
 
 import asyncio
-import ctypes
 import socket
 from typing import Any
 
@@ -15,6 +14,7 @@ from service.http.bridge import Bridge, Scoring
 from service.http.entry import listen
 from service.http.tls import open_tls
 from service.http.tls_entry import TlsEntry
+from service.machine import return_freed_memory
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -100,7 +100,7 @@ class HttpServer(uvicorn.Server):
         self._told_bytes, self._peak = held, max(self._peak, held)
         if self._peak >= _WORTH_TRIMMING and held <= self._peak // 4:
             self._peak //= 2
-            asyncio.get_running_loop().run_in_executor(None, _return_free_memory)
+            asyncio.get_running_loop().run_in_executor(None, return_freed_memory)
 
 
 def front_of(settings: Settings, engine: Any, max_waiting: int = MAX_WAITING) -> Any:  # noqa: ANN401 - the core has no types
@@ -128,10 +128,3 @@ def front_of(settings: Settings, engine: Any, max_waiting: int = MAX_WAITING) ->
 def _config(app: ASGIApp) -> uvicorn.Config:
     """Return uvicorn's configuration without the parts that the front has."""
     return uvicorn.Config(app, http=asyncio.Protocol, loop="uvloop", ws="none", lifespan="on", log_config=None)
-
-
-def _return_free_memory() -> None:
-    """Return memory that the allocator keeps to the system; a no-op if the C library cannot."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -8,7 +8,9 @@ whatever ends the process or the machine.
 import asyncio
 import hashlib
 import math
+import os
 import struct
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,7 @@ from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, Pa
 _FORMAT = b"2"
 _MAX_KEY_BYTES = 500  # LMDB's limit is 511
 _MAX_READERS = 1_024
+_LOCK_BYTES = 64 * (_MAX_READERS + 64)  # of readers, and what is before them
 _STREAM, _SEEN, _FORMAT_KEY = b"stream", b"seen", b"format"
 _AGE = struct.Struct("<dddB")
 _MAX_BATCHES = 64
@@ -114,6 +117,7 @@ class StateFile:
         self._horizon_s = horizon_s
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _take_room(folder / "lock.mdb", _LOCK_BYTES)
             self._env = lmdb.open(
                 str(folder), map_size=max_bytes, max_dbs=4, max_readers=_MAX_READERS, mode=0o600, readahead=False
             )
@@ -274,6 +278,16 @@ class _Fold:
             is_late |= event.at < before.state.as_of
             self._held[key] = self._changed[key] = state
         return is_late, is_in_row
+
+
+def _take_room(path: Path, size: int) -> None:
+    """Allocate a file that LMDB maps: on a full disk, a write to a hole in it would end the process. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if sys.platform == "linux":
+            os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
 
 
 def state_key(side: RowSide, owner: str) -> bytes:

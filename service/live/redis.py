@@ -133,9 +133,10 @@ class RedisStates:
     ) -> tuple[list[bytes], list[bytes | None], NDArray[np.int64], NDArray[np.bool_]]:
         """Return the keys of ids [n]; their cached states, the epochs in which these were read, and whether each is
         current."""
-        keys = [live_key(side, entity_id).encode() for entity_id in ids]
+        prefix = live_prefix(side).encode()
+        keys = [b"%b%b}" % (prefix, entity_id.encode()) for entity_id in ids]
         entries = [entry or _NOT_HELD for entry in self._cache.get(keys)]
-        epochs = np.fromiter((epoch for _, epoch in entries), np.int64, len(keys))
+        epochs = np.array([epoch for _, epoch in entries], np.int64)
         return keys, [state for state, _ in entries], epochs, (epochs >= 0) & are_among(epochs, self._nodes.sure())
 
     async def _read(self, keys: list[bytes], deadline: float | None) -> dict[bytes, bytes | None]:

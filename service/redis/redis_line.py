@@ -25,6 +25,8 @@ Accept = Callable[[list[Any]], Any]
 Invalid = Callable[[Sequence[bytes] | None], None]
 """Called with the keys that changed, or None if all may have."""
 
+VALUES_AT_ONCE = 500
+"""Values for which the event loop is held: with what is made of them, a millisecond."""
 _MAX_ELEMENTS = 2**20
 _MAX_BYTES = 2**26
 _MAX_LINE = 2**16
@@ -152,6 +154,11 @@ class Line(asyncio.Protocol):
         self.send(_PING, 1, lambda replies: None)
 
     def data_received(self, data: bytes) -> None:
+        self._take(data)
+
+    def _take(self, data: bytes = b"") -> None:
+        """Answer queries with what has arrived: so many values at once, and others in the event loop's next turns."""
+        taken = 0
         try:
             self._bounds.check(data)
             self._reader.feed(data)
@@ -160,6 +167,13 @@ class Line(asyncio.Protocol):
                     self._hear(reply)
                 else:
                     self._answer(reply)
+                taken += len(reply) if isinstance(reply, list) else 1
+                if taken >= VALUES_AT_ONCE:
+                    self._transport.pause_reading()
+                    asyncio.get_running_loop().call_soon(self._take)
+                    return
+            if not self.ended.done():
+                self._transport.resume_reading()
         except Exception as error:  # hiredis raises errors of many types for a hostile server's bytes
             self.end(f"does not speak Redis's protocol: {type(error).__name__}: {error}"[:500])
 

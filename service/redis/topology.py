@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.errors import StoreError
 from service.redis.cluster import Cluster
-from service.redis.redis_line import RedisServer, pack
+from service.redis.redis_line import VALUES_AT_ONCE, RedisServer, pack
 from service.redis.redis_link import SURE_S, Answers, Command, Listener, Receive, RedisLink, State, checked
 from service.redis.redis_url import Address, RedisUrl, host_port, parse_redis_url
 
@@ -182,12 +182,38 @@ async def get_many(
     accept: Callable[[list[int], list[bytes | None], int], T],
     deadline: float | None = None,
 ) -> Answers[T]:
-    """Read keys with one MGET per group.
+    """Read keys with one MGET per group, so many at once that the event loop's others need not wait long.
 
     `accept` gets the keys' indices, their values, and the epoch, one node at a time; a reply that is not a list of that
     many values is a StoreError.
     """
-    groups = nodes.groups(keys)
+    parts = await asyncio.gather(*[_get_some(nodes, keys, some, accept, deadline) for some in _parts(nodes, keys)])
+    error = next((part.error for part in parts if part.error is not None), None)
+    return Answers([outcome for part in parts for outcome in part.outcomes], error)
+
+
+def _parts(nodes: Nodes, keys: Sequence[bytes]) -> list[list[list[int]]]:
+    """Return the groups of keys in parts of `VALUES_AT_ONCE` keys at most."""
+    parts: list[list[list[int]]] = []
+    room = 0
+    for group in nodes.groups(keys):
+        for start in range(0, len(group), VALUES_AT_ONCE):
+            some = group[start : start + VALUES_AT_ONCE]
+            if len(some) > room:
+                parts.append([])
+                room = VALUES_AT_ONCE
+            parts[-1].append(some)
+            room -= len(some)
+    return parts
+
+
+async def _get_some(
+    nodes: Nodes,
+    keys: Sequence[bytes],
+    groups: Sequence[list[int]],
+    accept: Callable[[list[int], list[bytes | None], int], T],
+    deadline: float | None,
+) -> Answers[T]:
     commands = [Command(keys[group[0]], pack(b"MGET", *[keys[place] for place in group])) for group in groups]
 
     def accept_lists(at: Sequence[int], replies: Sequence[Any], epoch: int) -> T:

@@ -91,6 +91,11 @@ def encode_batches(batches: Sequence[Batch]) -> memoryview:
     return memoryview(sink.getvalue())
 
 
+def return_free_memory() -> None:
+    """Return the memory of batches that are gone: the allocator would keep four times as much as a file needs."""
+    pa.default_memory_pool().release_unused()
+
+
 def log_files(path: Path, kind: str = REQUESTS) -> list[Path]:
     """Return the files of one kind in a folder, oldest first; or the one file `path`. Raises LogFileError if there is
     none."""

@@ -16,6 +16,7 @@ from msd.contract.bundle import Manifest
 from msd.contract.log import EventRecord, RequestRecord
 from msd.contract.pricing import PRICED, Formula, ecpm_of, served_places
 from msd.contract.reference import Distribution, Reference, dense_inputs
+from service import limits
 from service.runtimes.runtime import Scores
 from service.telemetry.metrics import BID_QUARTERS, RANKS, Metrics
 
@@ -27,7 +28,6 @@ _TELL_EVERY = 50
 SETTLE_S = 600.0
 """An impression is judged once events this much later have arrived: most clicks have arrived by then."""
 _WINDOW = 10_000
-_MAX_REMEMBERED = 500_000
 # Memory of a request, in candidates.
 _REQUEST_COSTS = 8
 _RANKED_FROM = (2, 6)
@@ -159,7 +159,7 @@ class Observed:
             return
         self._predictions[record.request_id] = _Predicted.of(record, formula)
         self._remembered += _REQUEST_COSTS + len(record.item_ids)
-        while self._remembered > _MAX_REMEMBERED:
+        while self._remembered > limits.MAX_REMEMBERED:
             request_id, oldest = self._predictions.popitem(last=False)
             self._remembered -= _REQUEST_COSTS + len(oldest.item_ids)
             self._clicked.difference_update((request_id, item_id) for item_id in oldest.item_ids)
@@ -185,7 +185,7 @@ class Observed:
     def tell(self) -> None:
         """Judge settled impressions, and set the gauges."""
         settled = self._newest_at - SETTLE_S
-        while self._waiting and (self._waiting[0].at <= settled or len(self._waiting) > _MAX_REMEMBERED):
+        while self._waiting and (self._waiting[0].at <= settled or len(self._waiting) > limits.MAX_REMEMBERED):
             shown = self._waiting.popleft()
             is_clicked = shown.key in self._clicked
             self._shown.discard(shown.key)

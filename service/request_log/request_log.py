@@ -218,7 +218,7 @@ class LogWriter:
             self._lost(waiting.kind, count, error)
 
     def _write(self, waiting: "_Waiting") -> None:
-        from service.request_log.files import encode_batches
+        from service.request_log.files import encode_batches, return_free_memory
 
         self._convert(waiting)
         count, batches = waiting.taken()
@@ -230,6 +230,8 @@ class LogWriter:
             self._lost(waiting.kind, count, error)
         else:
             self._count(waiting.kind, "written", count)
+        del batches
+        return_free_memory()
 
     def _count(self, kind: str, result: Logged, count: int) -> None:
         results = self._metrics.log_events if kind == EVENTS else self._metrics.log_records

@@ -22,11 +22,11 @@ from service.http.exchange import FIELD, OIP
 from service.limits import MAX_DEADLINE_MS
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventBatch, EventsReply
-from service.routes.oip.infer_route import INFER_PATHS
+from service.routes.oip.infer import INFER_PATHS
 from service.routes.oip.model_routes import MODEL, versions_of
 from service.routes.oip.tensors import HEADER, InferReply, InferRequest, OipError
-from service.routes.openrtb_route import PATH as OPENRTB_PATH
-from service.routes.openrtb_route import OpenrtbReply
+from service.routes.openrtb import PATH as OPENRTB_PATH
+from service.routes.openrtb import OpenrtbReply
 from service.routes.playground.data import example_of
 from service.routes.score_route import PATH
 from service.scoring.deployment import Deployment, Serving

@@ -4,16 +4,10 @@ Everything else is for the app's routes, as are all requests while each is logge
 """
 
 import math
-from functools import partial
 from typing import Any
 
 from service.deployment.readiness import Readiness
 from service.http.keys import Guard, KeyEntry
-from service.routes.oip.infer_route import InferRoute
-from service.routes.oip.tensors import split_body
-from service.routes.openrtb_route import PATH as OPENRTB_PATH
-from service.routes.openrtb_route import OpenrtbRoute
-from service.scoring.answer import Translated
 from service.scoring.deployment import Deployment, Serving
 from service.scoring.pipeline import Pipeline
 
@@ -28,12 +22,9 @@ class EngineRoute:
         readiness: Readiness,
         guard: Guard | None,
         is_watched: bool,
-        openrtb: OpenrtbRoute,
-        infer: InferRoute,
     ) -> None:
         """`is_watched`: each request is logged or traced."""
         self._serving, self._pipeline, self._readiness, self._guard = serving, pipeline, readiness, guard
-        self._openrtb, self._infer = openrtb, infer
         self._is_watched = is_watched
         self._front: Any = None
         self._told: Deployment | None = None
@@ -50,27 +41,15 @@ class EngineRoute:
             self._front.forget_keys()
         deployment = None if self._readiness.missing or self._is_watched else self._serving.current
         if deployment is not self._told:
-            plan = deployment and self._pipeline.plan(deployment, partial(self._translate, deployment))
-            self._front.serve(plan)
+            self._front.serve(deployment and self._pipeline.plan(deployment))
             self._told = deployment
         self._front.forget_plans()
-
-    def _translate(
-        self, deployment: Deployment, path: str, json_length: bytes | None, request_id: str, body: bytes
-    ) -> Translated | None:
-        """In a scoring thread: translate a request of another form, if that is quick."""
-        if not self._pipeline.parser.is_small(body):
-            return None
-        if path == OPENRTB_PATH:
-            return self._openrtb.translate(deployment, request_id, body)
-        head, rest = split_body(body, json_length)
-        made = self._infer.translate(deployment, path, request_id, rest, head)
-        return None if made.timeout_s is not None else made
 
     def _know(self, key: bytes, entry: KeyEntry) -> None:
         assert self._guard is not None, "it calls this"
         if "score" in entry.scopes:
-            self._front.know_key(key, math.inf if entry.not_after is None else entry.not_after.timestamp())
+            until = math.inf if entry.not_after is None else entry.not_after.timestamp()
+            self._front.know_key(key, entry.name, until)
         # The keys may have changed meanwhile.
         if not self._guard.knows(key, entry):
             self._front.forget_keys()

@@ -1,21 +1,24 @@
-"""POST /v1/score as a raw ASGI endpoint: body, check, score, reply, without framework layers. Errors are raised;
-`AccessMiddleware` answers them.
+"""Scoring requests that the engine does not answer by itself, as a raw ASGI endpoint without framework layers. Errors
+are raised; `AccessMiddleware` answers them.
 """
+
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from msd.contract.request import RequestError
+from msd.contract.request import InvalidRequest
 from service.deployment.readiness import Readiness
-from service.http.exchange import Access, Deadlines, access_of, left_check
+from service.http.exchange import JOB, KEY, Deadlines, access_of, check_encoding, check_json, left_check
 from service.http.keys import Guard
-from service.http.middleware import read_json_body, send_reply
-from service.scoring.answer import Answer, Budget, Headers, RawRequest, Translated
-from service.scoring.deployment import Deployment, Serving
+from service.http.middleware import read_body, send_reply
+from service.routes.oip.tensors import HEADER
+from service.scoring.answer import Budget, Form, RawRequest
+from service.scoring.deployment import Serving
 from service.scoring.pipeline import Pipeline
 from service.settings import Settings
-from service.telemetry.metrics import Metrics
 
 PATH = "/v1/score"
+_LENGTH = HEADER.lower().encode()
 
 
 class ScoreRoute:
@@ -28,7 +31,7 @@ class ScoreRoute:
         pipeline: Pipeline,
         readiness: Readiness,
         guard: Guard | None,
-        metrics: Metrics,
+        form: Form = Form.SCORE,
     ) -> None:
         self._settings = settings
         self._guard = guard
@@ -36,37 +39,45 @@ class ScoreRoute:
         self._serving = serving
         self._pipeline = pipeline
         self._readiness = readiness
-        self._metrics = metrics
+        self._form = form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raw, deployment = await self._begin(scope, receive)
-        answer = await self._pipeline.answer(deployment, raw)
-        await self._send(answer, answer.headers, answer.body, access_of(scope), send)
-
-    async def _begin(self, scope: Scope, receive: Receive) -> tuple[RawRequest, Deployment]:
-        """Return a request that may be scored, and the deployment to score it with."""
         access = access_of(scope)
         access.is_scoring = True
         if self._guard is not None:
             self._guard.check(scope, "score")
-        body = await self._read(scope, receive)
-        self._readiness.check()
-        budget = Budget(self._deadlines.of(scope), left_check(scope))
-        return RawRequest(access.request_id, body, access.started, budget), self._serving.current
-
-    async def _read(self, scope: Scope, receive: Receive) -> bytes:
-        return await read_json_body(scope, receive, self._settings)
-
-    async def _answer(self, deployment: Deployment, raw: RawRequest, made: Translated) -> Answer:
-        """Score a request of another form."""
+        job: Any = scope.get(JOB)
+        if job is None:
+            json_length = self._check_head(scope)
+            body = await read_body(scope, receive, self._settings)
+            self._readiness.check()
+            raw = self._raw(scope, access.request_id, body)._replace(json_length=json_length)
+            job = self._pipeline.job(self._serving.current, raw)
+        else:
+            raw = self._raw(scope, job.request_id, job.body)
         try:
-            return await self._pipeline.answer(deployment, raw._replace(request_id=made.request_id, body=made.body))
-        except RequestError as error:
-            error.field = made.place_of(error.field or "")
-            raise
-
-    async def _send(self, answer: Answer, headers: Headers, body: bytes, access: Access, send: Send) -> None:
+            answer = await self._pipeline.answer(job, raw)
+        finally:
+            access.request_id = job.shown_id
         access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages
-        await send_reply(send, 200, headers, body)
-        if answer.seen is not None:
-            self._pipeline.follow(answer.seen)
+        await send_reply(send, 200, answer.headers, answer.body)
+        for seen in answer.seen:
+            self._pipeline.follow(seen)
+
+    def _check_head(self, scope: Scope) -> bytes | None:
+        """Return the length of the JSON if bytes follow it. Raises UnsupportedMediaType, InvalidRequest."""
+        if self._form is not Form.INFER:
+            check_json(scope)
+            return None
+        check_encoding(scope, "the request uncompressed")
+        lengths = [value for name, value in scope["headers"] if name == _LENGTH]
+        if len(lengths) > 1:
+            raise InvalidRequest("is given twice", HEADER)
+        return bytes(lengths[0]) if lengths else None
+
+    def _raw(self, scope: Scope, request_id: str, body: bytes) -> RawRequest:
+        """Raises MalformedHeader."""
+        began, deadline, is_own = self._deadlines.of(scope)
+        budget = Budget(deadline, left_check(scope), is_own)
+        path, key = scope["raw_path"].decode("latin-1"), scope.get(KEY, "")
+        return RawRequest(request_id, body, began, budget, self._form, path, key=key)

@@ -47,7 +47,7 @@ class Arena:
                 f"no memory for {max_bytes} bytes of {codec.side} rows, half of MSD_CACHE_MB: lower it"
             ) from None
         assert native.core is not None, "a store is opened where there is a core"
-        self._ids: Any = native.core.IdMap()
+        self._ids: Any = native.core.IdMap(capacity)
         """From IDs to places. One thread writes; the core reads concurrently, without Python's lock."""
         self._free: list[int] = []
         self._hand = 0

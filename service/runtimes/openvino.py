@@ -8,7 +8,7 @@ from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.instructions import cpu_instructions
-from msd.contract.openvino import OpenVinoGraph, OpenVinoPrecision, load_openvino, name_of
+from msd.contract.openvino import OpenVinoGraph, OpenVinoPrecision, load_openvino, name_of, openvino_core
 from msd.contract.precision import Precision
 from service.runtimes.runtime import Engine, GraphInput, RuntimeRefused, Scores, check_graph, checked_heads
 
@@ -46,14 +46,14 @@ def _open(
     bundle: Bundle, path: Path, precision: OpenVinoPrecision, threads: int, expected: int, streams: int
 ) -> OpenVinoGraph:
     try:
-        openvino = load_openvino()
+        load_openvino()
     except ImportError as error:
         raise RuntimeRefused(
             f"{path}: needs OpenVINO, which is not installed: pip install 'msd-ctr[openvino]', or set"
             " MSD_RUNTIME=onnxruntime"
         ) from error
     if precision == "bf16":
-        check_bf16(path, openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        check_bf16(path, openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     heads = checked_heads(bundle.manifest.heads)
     try:
         return OpenVinoGraph(str(path), precision, threads, heads, expected, streams)

@@ -1,6 +1,7 @@
 """A request to score and its answer, as passed between HTTP, scoring and followers of replies. Knows none of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,28 +15,40 @@ from service.runtimes.runtime import Scores
 from service.scoring.deployment import Deployment
 from service.scoring.model import Model
 
-_TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
-_EXPLAINED = b", explain;dur=%.3f"
 # Memory of a string and its list entry, approximately.
 _STRING_BYTES = 80
 
 Headers = list[tuple[bytes, bytes]]
 
 
+class Form(IntEnum):
+    """Forms of scoring requests, by the core's numbers."""
+
+    SCORE, OPENRTB, INFER = range(3)
+
+
 class Budget(NamedTuple):
-    """A request's deadline, by `time.perf_counter`, and a check whether its client has left."""
+    """A request's deadline, by `time.perf_counter`; a check whether its client has left; and whether its head sets the
+    deadline."""
 
     deadline: float
     is_gone: Callable[[], bool]
+    is_own: bool = False
 
 
 class RawRequest(NamedTuple):
-    """A request to score. `began`: when handling began, by `time.perf_counter`."""
+    """A request to score. `began`: when it came, by `time.perf_counter`; `key`: the name of its API key."""
 
     request_id: str
     body: bytes
     began: float
     budget: Budget
+    form: Form = Form.SCORE
+    path: str = ""
+    """As its client has encoded it."""
+    json_length: bytes | None = None
+    """None if the whole body is JSON."""
+    key: str = ""
 
 
 class Basis(NamedTuple):
@@ -98,23 +111,23 @@ class Explained(NamedTuple):
 
 
 class Translated(NamedTuple):
-    """The scoring request that another form makes, and the reply of that form."""
+    """The scoring requests that another form makes, and the reply of that form."""
 
     shown_id: str
     """The reply's request ID."""
-    request_id: str
-    body: bytes
-    finish: Callable[[bytes], tuple[Headers, bytes]]
-    """Returns the first headers of a reply, and its body."""
-    place_of: Callable[[str], str]
-    """Returns the place of a part at fault in this form."""
-    timeout_s: float | None = None
+    parts: Sequence[tuple[str, bytes]]
+    """The ID and the body of each scoring request."""
+    timeout_s: float | None
     """Until the deadline, if the head sets none."""
+    finish: Callable[[list[bytes]], tuple[Headers, bytes]]
+    """Returns the first headers of the reply, and its body, from the replies to the parts."""
+    place_of: Callable[[int, str], str]
+    """Returns the place in this form of what is at fault in a part."""
 
 
-Translate = Callable[[str, bytes | None, str, bytes], Translated | None]
-"""Translates a request, by its path, the length of its JSON if that is given, its ID and its body. Returns None, or
-raises, if the app is to answer. In any thread."""
+Translate = Callable[[Deployment, str, bytes | None, str, bytes], Translated]
+"""Translates a request, by its path, the length of its JSON if that is given, its ID and its body. Raises errors for
+its client. In any thread."""
 
 
 class Seen(NamedTuple):
@@ -133,13 +146,8 @@ class Answer(NamedTuple):
     candidates: int
     degraded: dict[str, int]
     stages: tuple[float, ...]
-    seen: Seen | None
-    """None unless a follower wants it."""
-
-    @property
-    def timing(self) -> Headers:
-        """The header that says where the time went."""
-        return [header for header in self.headers if header[0] == b"server-timing"]
+    seen: Sequence[Seen]
+    """What followers want of it."""
 
 
 class Follower(Protocol):
@@ -152,15 +160,3 @@ class Follower(Protocol):
     def follow(self, deployment: Deployment, served: Served | None) -> None:
         """Learn of an answered request; None unless a follower wants it."""
         ...
-
-
-def headers_of(reply: bytes, taken: tuple[float, ...], explain_s: float | None = None) -> Headers:
-    """Return a reply's headers; `taken`: seconds of parse, rows, queue, run and in total."""
-    timing = _TIMING % tuple(1000 * seconds for seconds in taken)
-    if explain_s is not None:
-        timing += _EXPLAINED % (1000 * explain_s)
-    return [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(reply)),
-        (b"server-timing", timing),
-    ]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from msd.contract.schema import FeatureSchema
+from service.machine import return_freed_memory
 from service.scoring.model import Model, ModelKey
 
 _STEPS = 2.0**64
@@ -122,5 +123,11 @@ class Serving:
 
     def _let_go(self, left: list[Deployment]) -> None:
         self._leaving.remove(left)
-        # Freeing a runtime may take tens of milliseconds, without Python's lock.
-        threading.Thread(target=left.clear, name="leaving", daemon=True).start()
+        threading.Thread(target=_free, args=(left,), name="leaving", daemon=True).start()
+
+
+def _free(left: list[Deployment]) -> None:
+    """Free a runtime, which may take tens of milliseconds without Python's lock, and return its memory: the allocator
+    would keep some of it after each swap, in another thread's part."""
+    left.clear()
+    return_freed_memory()

@@ -57,10 +57,11 @@ class Heartbeat(NamedTuple):
 
 
 class Load(NamedTuple):
-    """A number of candidates, and their expected run time."""
+    """A number of candidates, their expected run time, and the name of the API key that asks, if keys are required."""
 
     rows: int
     seconds: float
+    key: str = ""
 
 
 class Admitted(NamedTuple):
@@ -79,9 +80,9 @@ class Runner:
         self.runtime = runtime
         self.native = _core().Runner()
 
-    def load_of(self, rows: int) -> Load:
-        """Return what scoring that many candidates is expected to take."""
-        return Load(rows, self.native.turn_s(rows))
+    def load_of(self, rows: int, key: str = "", form: int = 0) -> Load:
+        """Return what scoring that many candidates is expected to take, of a form by the core's number."""
+        return Load(rows, self.native.turn_s(rows, form), key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +196,14 @@ class ScoringEngine:
 
     # Admission
 
-    def rows_in(self, size: int) -> int:
-        """Return the expected number of candidates in a body of `size` bytes."""
-        rows: int = self.native.rows_in(size)
+    def rows_in(self, size: int, form: int = 0) -> int:
+        """Return the expected number of candidates in a body of `size` bytes, of a form by the core's number."""
+        rows: int = self.native.rows_in(size, form)
         return rows
 
-    def read(self, size: int, rows: int) -> None:
+    def read(self, size: int, rows: int, form: int = 0) -> None:
         """Learn that a body of `size` bytes had `rows` candidates."""
-        self.native.read(size, rows)
+        self.native.read(size, rows, form)
 
     def enter(self, load: Load, deadline: float) -> Admitted:
         """Accept a load until `release`. Raises Overloaded if too many candidates would wait, or if earlier and running

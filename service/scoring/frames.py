@@ -7,7 +7,7 @@ Does not know queues, runs or replies. Live rows and vectors of cold ads attach 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import structlog
@@ -21,15 +21,10 @@ from msd.contract.schema import FeatureSchema
 from msd.contract.state import Impression
 from native.layout import asked_request, given_rows, new_tensors
 from service.errors import StoreError
-from service.rows.store import CoreRows
 from service.runtimes.runtime import Scores
 from service.scoring.model import Model
 from service.telemetry.metrics import Metrics
 
-Outcome = Literal["filled", "unread", "lacking"]
-"""`unread`: `msd.contract` refuses the request; `lacking`: rows, live states or vectors have to be fetched."""
-# By the core's number.
-_OUTCOMES: tuple[Outcome, ...] = ("filled", "unread", "lacking")
 _UNKNOWN = b'{"user_id":null,"candidates":{"id":["?"]}}'
 # Seconds between two log lines about failed reads.
 _SAY_AGAIN_S = 1.0
@@ -76,8 +71,6 @@ class Frame(NamedTuple):
     """One thread's buffers for one request of one model, as the core's frame and as tensors."""
 
     core: Any
-    rows: CoreRows | None
-    """Rows in memory; None if there are none."""
     tensors: Tensors
     of_candidates: tuple[str, ...]
 
@@ -89,11 +82,6 @@ class Frame(NamedTuple):
         """Return copies of tensors of all candidates; by default of all tensors."""
         tensors = self.first(self.core.count)
         return {name: tensors[name].copy() for name in (tensors if names is None else names)}
-
-    @property
-    def asked(self) -> CheckedRequest:
-        """Return as much of a request as says what has to be fetched for it."""
-        return asked_request(self.core.asked)
 
     @property
     def choice(self) -> Choice | None:
@@ -118,7 +106,7 @@ class Frame(NamedTuple):
 def frame_of(model: Model, core: object, tensors: Tensors) -> Frame:
     """Return a frame of the core's and its tensors."""
     of_candidates = tuple(spec.name for spec in model.schema.tensors if spec.side == "item")
-    return Frame(core, model.native.rows, tensors, of_candidates)
+    return Frame(core, tensors, of_candidates)
 
 
 class Frames:
@@ -146,36 +134,17 @@ class Frames:
             frame = model.native.frames.own = frame_of(model, core, tensors)
         return frame
 
-    def take(
-        self, model: Model, body: bytes, given: Given | None = None, at: float | None = None
-    ) -> tuple[Frame, Outcome]:
-        """Read a request into the calling thread's frame, and fill it from given rows, or from memory.
+    def read(self, model: Model, body: bytes) -> CheckedRequest | None:
+        """Return as much of a request as says what has to be fetched for it; None if `msd.contract` refuses it."""
+        core = self.of(model).core
+        return asked_request(core.asked) if core.read(body, self.max_candidates) else None
 
-        `at`: the time of a request that has none; by default the clock's.
-        """
-        frame = self.of(model)
-        if given is not None:
-            rows = given_rows(given.user, given.items)
-            number = frame.core.take(body, self.max_candidates, *rows, given.at, None, None, False, False)
-            if _OUTCOMES[number] == "lacking":
-                raise RuntimeError("the native core lacks rows that it was given")
-            return frame, _OUTCOMES[number]
-        sources = frame.rows
-        if sources is None:
-            return frame, "lacking" if frame.core.read(body, self.max_candidates) else "unread"
-        epochs = None if sources.epochs is None else sources.epochs()
-        number = frame.core.take(
-            body,
-            self.max_candidates,
-            sources.users,
-            sources.items,
-            time.time() if at is None else at,
-            epochs,
-            self.live and partial(self.live.cached, model.schema),
-            self.reads_texts(model),
-            False,
-        )
-        return frame, _OUTCOMES[number]
+    def fill(self, model: Model, body: bytes, given: Given) -> Frame:
+        """Return the calling thread's frame, with the tensors of a request that `read` accepts, from given rows."""
+        frame, rows = self.of(model), given_rows(given.user, given.items)
+        if frame.core.take(body, self.max_candidates, *rows, given.at, None, None, False, False):
+            raise RuntimeError("the native core lacks rows that it was given")
+        return frame
 
     def reads_texts(self, model: Model) -> bool:
         """Return whether the texts of ads without a row are encoded for a model."""
@@ -184,10 +153,11 @@ class Frames:
     def unknown(self, model: Model, at: float) -> Tensors:
         """Return the tensors of an unknown user, an unknown context and one unknown item."""
         users, items = (model.codecs[side].unpack([None]) for side in ROW_SIDES)
-        return self.take(model, _UNKNOWN, Given(at, users, items, 0.0))[0].copied()
+        return self.fill(model, _UNKNOWN, Given(at, users, items, 0.0)).copied()
 
     async def fetch(self, model: Model, request: CheckedRequest, deadline: float, at: float | None = None) -> Given:
-        """Fetch what a request lacks. A failing store degrades the rows. `at`: as in `take`."""
+        """Fetch what a request needs. A failing store degrades the rows. `at`: the time of a request that has none; by
+        default the clock's."""
         started = time.perf_counter()
         if request.at is not None:
             at = request.at

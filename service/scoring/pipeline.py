@@ -1,5 +1,5 @@
-"""Scores requests: what jobs are scored with, what is fetched for those that lack something, and the way of a request
-that Python puts in itself.
+"""Scores requests: what jobs are scored with, what is fetched for those that lack something, and jobs of the app: those
+that the front hands over, and those of requests that it has not read.
 
 The native core reads, fills, runs and replies without Python's lock (`native/engine/scoring_job.hpp`). Knows no HTTP.
 """
@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import native
-from msd.contract.assemble import Rung, Tensors, UserRung
+from msd.contract.assemble import Tensors
 from msd.contract.correction import HEAD, Correction
 from msd.contract.exploration import exploration_of
 from msd.contract.request import RequestError, check_pricing, parse_request_by
@@ -28,7 +28,7 @@ from service.scoring.answer import (
     Seen,
     Served,
     Translate,
-    headers_of,
+    Translated,
 )
 from service.scoring.deployment import Arm, Deployment
 from service.scoring.engine import ScoringEngine, error_of
@@ -39,7 +39,7 @@ from service.telemetry.metrics import Metrics
 
 _DENSE = {"user_dense", "item_dense", "context_dense"}
 # How a request fares that a thread has read.
-_SCORED, _REFUSED, _ASKING, _LACKING, _NOT_FINITE = range(5)
+_SCORED, _REFUSED, _ASKING, _LACKING, _NOT_FINITE, _TIMED = range(6)
 Taken = tuple[float, float, float, float]
 """Seconds of parse, rows, queue and run."""
 
@@ -83,18 +83,24 @@ class _Found(NamedTuple):
     fate: int
     assignment: Assignment
     looked: Any
-    """What is to be known of a scored request, if something is; or what it lacks, for `Pipeline.provide`."""
+    """What is to be known of each part of a scored request, if something is; or what a part lacks, for
+    `Pipeline.provide`."""
     reply: bytes
     candidates: int
+    degraded: dict[str, int]
     stages: tuple[float, float, float, float, float]
     """Seconds of parse, rows, queue, run and reply."""
-    ready_at: float
-    """When the reply was ready."""
-    degraded: tuple[UserRung | None, dict[Rung, int]]
+    made: Translated | None
+    """Of a request of another form that is not scored."""
+    part: int
+    """The last one that was read."""
+    timeout_s: float | None
+    """Until the deadline that its body sets."""
+    explain_s: float | None = None
 
 
-class _AskedJob:
-    """A request that Python has put in."""
+class _AppJob:
+    """A job of the app."""
 
     __slots__ = ("began", "future", "native")
 
@@ -102,6 +108,13 @@ class _AskedJob:
         self.native: Any = core
         self.began = began
         self.future: asyncio.Future[_Found] | None = None
+
+    def ended(self) -> _Found:
+        """Return the outcome of a job that the front has handed over. Raises what scoring has raised."""
+        ending, result, *_ = self.native.take_outcome()
+        if (error := error_of(ending, result)) is not None:
+            raise error
+        return _Found(*result)
 
     def outcome(self, metrics: Metrics) -> _Found | BaseException:
         ending, result, queued_at, *_ = self.native.take_outcome()
@@ -125,8 +138,10 @@ class Pipeline:
         corrections: WatchedCorrections | None = None,
         followers: Sequence[Follower] = (),
         shadowing: Follower | None = None,
+        translate: Translate | None = None,
     ) -> None:
-        """`explore_share`: of the requests that explore, at most. `shadowing` follows deployments that have shadows."""
+        """`explore_share`: of the requests that explore, at most. `shadowing` follows deployments that have shadows.
+        `translate`: None if there are no other forms."""
         self._engine = engine
         self._frames = frames
         self._explainer = explainer
@@ -134,24 +149,32 @@ class Pipeline:
         self._corrections = corrections
         self._followers = followers
         self._shadowing = shadowing
+        self._translate = translate
         self.parser = JsonParser(frames.max_candidates)
 
-    def plan(self, deployment: Deployment, translate: Translate | None = None) -> Any:  # noqa: ANN401 - the core has no types
-        """Return with what requests are scored, for the core: the model that reads them; an assignment, or what returns
-        one; whether that needs the user; what says whether a request is followed, if some may be; what is called with
-        what is to be known of a scored one; and what translates requests of other forms."""
+    def plan(self, deployment: Deployment) -> Any:  # noqa: ANN401 - the core has no types
+        """Return with what requests are scored, for the core: the deployment; the model that reads them; an assignment,
+        or what returns one; whether that needs the user; what says whether a request is followed, if some may be; what
+        is called with what is to be known of a scored one; and what translates requests of other forms."""
         assert native.core is not None, "there is an engine"
         arm = deployment.arms[0]
         rows = arm.model.native.rows
         changes = deployment.is_split or self._corrections is not None or rows is None or rows.epochs is not None
         return native.core.Plan(
+            deployment,
             arm.model.native.loaded,
             partial(self._assigned, deployment) if changes else self._assignment(deployment, arm),
             deployment.is_split,
             partial(self._wants, deployment) if self._followers_of(deployment) else None,
             partial(self._look, deployment),
-            translate,
+            None if self._translate is None else partial(self._translate, deployment),
         )
+
+    def job(self, deployment: Deployment, raw: RawRequest) -> Any:  # noqa: ANN401
+        """Return the job of a request, for the core."""
+        sent = (raw.form, raw.path, raw.json_length, raw.budget.is_own, raw.request_id, raw.body)
+        rows = self._engine.rows_in(len(raw.body), raw.form)
+        return self.plan(deployment).job(sent, self._frames.max_candidates, rows, raw.budget.deadline, raw.began)
 
     def follow(self, seen: Seen) -> None:
         """Let followers learn of a request that is answered."""
@@ -163,33 +186,50 @@ class Pipeline:
         given = await self._frames.fetch(assignment.arm.model, asked_request(asked), deadline)
         job.go_on((*given_rows(given.user, given.items), given.at, given.seconds, given))
 
-    async def answer(self, deployment: Deployment, raw: RawRequest) -> Answer:
-        """Score a request. Raises Overloaded, RequestError, DeadlineExceeded, ModelError and ClientGone.
+    async def answer(self, core: Any, raw: RawRequest) -> Answer:  # noqa: ANN401
+        """Score a request by its job, unless that has ended already. Raises Overloaded, RequestError, DeadlineExceeded,
+        ModelError, ClientGone, and what `translate` does.
 
         A failing store raises nothing: it degrades the scores. Nor does a near deadline: candidates that cannot be
         scored before it get the prior.
         """
-        deadline, is_gone = raw.budget
-        rows = self._engine.rows_in(len(raw.body))
-        admitted = self._engine.enter(deployment.champion.runner.load_of(rows), deadline)
+        core.end_if(raw.budget.is_gone)
+        job = _AppJob(core, raw.began)
+        found = job.ended() if core.is_claimed else await self._score(job, raw)
+        if found.fate == _TIMED:
+            assert found.timeout_s is not None, "its body sets the deadline"
+            raw = raw._replace(budget=raw.budget._replace(deadline=raw.began + found.timeout_s))
+            core.go_on(raw.budget.deadline)
+            found = await self._score(job, raw)
+        elif found.fate in (_ASKING, _LACKING):
+            found = await self._score(job, raw, found)
+        if found.fate == _REFUSED:
+            raise await self._error(core.of, raw, found)
+        if found.fate == _NOT_FINITE:
+            raise ModelError("the model returned a non-finite score for this request")
+        head: bytes = core.head(len(found.reply), found.explain_s)
+        headers = [(name, value) for name, _, value in (line.partition(b": ") for line in head.splitlines())]
+        seen = [one for one in found.looked if one.served is not None]
+        return Answer(headers, found.reply, found.candidates, found.degraded, found.stages, seen)
+
+    async def _score(self, job: _AppJob, raw: RawRequest, found: _Found | None = None) -> _Found:
+        """Score a request, and explain it if it asks for that. `found`: what it has ended with already."""
+        core, deadline = job.native, raw.budget.deadline
+        rows = self._engine.rows_in(len(raw.body), raw.form)
+        admitted = self._engine.enter(core.of.champion.runner.load_of(rows, raw.key, raw.form), deadline)
         is_explained = False
         try:
-            most = self._frames.max_candidates
-            core = self.plan(deployment).job(raw.body, raw.request_id, most, rows, deadline, raw.began, is_gone)
-            job = _AskedJob(core, raw.began)
-            while (found := await self._engine.do(job)).fate in (_ASKING, _LACKING):
-                if found.fate == _LACKING:
+            while found is None or found.fate in (_ASKING, _LACKING):
+                if found is not None and found.fate == _LACKING:
                     await self.provide(core, found.assignment, found.looked, deadline)
-                else:
+                elif found is not None:
                     self._explainer.begin()
                     is_explained = True
                     core.go_on(None)
-            if found.fate == _REFUSED:
-                raise await self.parser.parse(raw.body, partial(self._refusal, deployment, raw.request_id))
-            if found.fate == _NOT_FINITE:
-                raise ModelError("the model returned a non-finite score for this request")
-            self._engine.read(len(raw.body), found.candidates)
-            return await self._explained(_answer(raw, found), found, raw)
+                found = await self._engine.do(job)
+            if found.fate == _SCORED:
+                self._engine.read(len(raw.body), found.candidates, raw.form)
+            return await self._explained(found, raw) if is_explained and found.fate == _SCORED else found
         finally:
             if is_explained:
                 self._explainer.end()
@@ -216,15 +256,21 @@ class Pipeline:
             arm,
         )
 
-    async def _explained(self, answer: Answer, found: _Found, raw: RawRequest) -> Answer:
-        """Return the answer, with an explanation if the request has one."""
-        seen: Seen | None = found.looked
-        if seen is None or seen.explained is None:
-            return answer
+    async def _explained(self, found: _Found, raw: RawRequest) -> _Found:
+        """Return a scored request with an explanation."""
+        (seen,) = found.looked
         explanation = await self._explainer.explain(found.assignment.arm.model, seen.explained, raw.budget)
-        reply = with_explanation(answer.body, explanation, seen.explained.order)
-        taken = (*answer.stages[:-1], time.perf_counter() - raw.began)
-        return answer._replace(headers=headers_of(reply, taken, explanation.seconds), body=reply)
+        reply = with_explanation(found.reply, explanation, seen.explained.order)
+        return found._replace(reply=reply, explain_s=explanation.seconds)
+
+    async def _error(self, deployment: Deployment, raw: RawRequest, found: _Found) -> Exception:
+        """Return the error of a request that the core refuses, by its place in the request's own form."""
+        made, part = found.made, found.part
+        request_id, body = (raw.request_id, raw.body) if made is None else made.parts[part]
+        error = await self.parser.parse(body, partial(self._refusal, deployment, request_id))
+        if made is not None and isinstance(error, RequestError):
+            error.field = made.place_of(part, error.field or "")
+        return error
 
     def _refusal(self, deployment: Deployment, request_id: str, body: bytes) -> Exception:
         """Return the error of a request that the core refuses."""
@@ -299,13 +345,3 @@ class Pipeline:
         return Explained(
             tensors, self._frames.unknown(model, core.at), pctr, correction, shown, order, ran < core.count
         )
-
-
-def _answer(raw: RawRequest, found: _Found) -> Answer:
-    user_rung, rungs = found.degraded
-    degraded = {str(rung): count for rung, count in rungs.items()}
-    if user_rung is not None:
-        degraded[f"user_{user_rung}"] = 1
-    headers = headers_of(found.reply, (*found.stages[:4], found.ready_at - raw.began))
-    seen = found.looked if found.looked is not None and found.looked.served is not None else None
-    return Answer(headers, found.reply, found.candidates, degraded, found.stages, seen)

@@ -26,14 +26,49 @@ def tcf(purposes: Collection[int] = ALL, vendors: str = "bits", version: int = 2
     return segment(*fields)
 
 
-def us_national(
-    sale: int = 2, sharing: int = 2, ads: int = 2, child: int = 0, version: int = 1, gpc: int | None = None
-) -> str:
-    """GPP's section 7."""
-    sensitive, children = ((12, 2), (16, 3))[version - 1]
-    fields = [(version, 6), *[(1, 2)] * 6, (sale, 2), (sharing, 2), (ads, 2), *[(0, 2)] * sensitive]
-    core = segment(*fields, *[(0, 2)] * (children - 1), (child, 2), *[(0, 2)] * 4)
+_STATE, _MSPA = "processing sale_notice ads_notice sale ads", "- mode processing sale_notice ads_notice sale ads"
+US: dict[int, tuple[str, int, int, str]] = {
+    7: ("sharing sale_notice sharing_notice ads_notice - - sale sharing_out ads", 12, 2, "- - - service"),
+    8: ("sale_notice sharing_notice - sale sharing_out", 9, 2, "- - - service"),
+    9: (_STATE, 8, 1, "- - service"),
+    10: (_STATE, 7, 1, "- - service"),
+    **dict.fromkeys((11, 18), ("processing sale_notice ads_notice - sale ads", 8, 1, "- - service")),
+    12: (_STATE, 8, 3, "- - service"),
+    **dict.fromkeys((13, 14, 20), (_STATE, 8, 3, "- - - service")),
+    15: (_STATE, 11, 3, "- - - service"),
+    **dict.fromkeys((16, 19, 22, 23), (_STATE, 8, 1, "- - - service")),
+    17: (_STATE, 9, 5, "- - - service"),
+    21: (_STATE, 10, 5, "- - - service"),
+    24: (_MSPA, 0, 0, "-"),
+    **dict.fromkeys((25, 26, 27), (_MSPA, 0, 1, "-")),
+}
+"""GPP's US sections by ID: fields, how many follow of sensitive data and of children, and fields after them (IAB Tech
+Lab, GPP: Section Information, and each section's specification; the last four as its reference encoder writes them)."""
+FORBIDDING = {"sale": 1, "sharing_out": 1, "ads": 1, "service": 1, "mode": 2, "child": 1} | dict.fromkeys(
+    ("sharing", "processing", "sale_notice", "sharing_notice", "ads_notice"), 2
+)
+
+
+def us_fields(section: int, version: int = 1) -> list[str]:
+    """Names of the two-bit fields of a US section."""
+    before, sensitive, children, after = US[section] if version == 1 else (US[section][0], 16, 3, US[section][3])
+    return [*before.split(), *["sensitive"] * sensitive, *["child"] * children, *after.split()]
+
+
+def us_section(section: int = 7, version: int = 1, gpc: int | None = None, **given: int) -> str:
+    """A US section that permits by default, and whatever its fields about other things say."""
+    values = {**dict.fromkeys(FORBIDDING, 0), "sale": 2, "ads": 2, **given}
+    core = segment((version, 6), *[(values.get(name, 1), 2) for name in us_fields(section, version)])
     return core if gpc is None else f"{core}.{segment((1, 2), (gpc, 1))}"
+
+
+def gpp(section: int, text: str) -> str:
+    """A GPP string of one section."""
+    code, rest = "1", section
+    for number in [one for one in (21, 13, 8, 5, 3, 2, 1) if one <= section]:
+        code = f"{int(number <= rest)}{code}"
+        rest -= number * (number <= rest)
+    return f"{segment((3, 6), (1, 6), (1, 12), (0, 1), (int(code, 2), len(code)))}~{text}"
 
 
 def bid_request(**parts: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -7,12 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd.contract.consent import has_consent
-from tests.contract.bid_requests import ALL, tcf, us_national
+from tests.contract.bid_requests import ALL, FORBIDDING, US, gpp, tcf, us_fields, us_section
 
 BUT_4 = [one for one in ALL if one != 4]
 # IAB Tech Lab's own examples of GPP headers: of TCF EU; of TCF EU and US Privacy; of TCF Canada and US Privacy.
 EU, EU_AND_USP, CANADA_AND_USP = "DBABM", "DBACNY", "DBABjw"
-US_NATIONAL = "DBABL"  # 000011 000001 000000 000001 0 01011
 
 ALLOWED: dict[str, dict[str, Any]] = {
     "no signals": {},
@@ -30,10 +29,10 @@ ALLOWED: dict[str, dict[str, Any]] = {
     "GPP, both": {"regs": {"gpp": f"{EU_AND_USP}~{tcf()}~1YNN", "gpp_sid": [2, 6]}},
     "GPP, the other section refuses": {"regs": {"gpp": f"{EU_AND_USP}~{tcf(BUT_4)}~1YNN", "gpp_sid": [6]}},
     "GPP, no section applies": {"regs": {"gpp": f"{EU}~{tcf(BUT_4)}", "gpp_sid": [-1]}},
-    "GPP, US": {"regs": {"gpp": f"{US_NATIONAL}~{us_national()}", "gpp_sid": [7]}},
-    "GPP, US, nothing sold": {"regs": {"gpp": f"{US_NATIONAL}~{us_national(0, 0, 0)}", "gpp_sid": [7]}},
-    "GPP, US, version 2": {"regs": {"gpp": f"{US_NATIONAL}~{us_national(version=2)}", "gpp_sid": [7]}},
-    "GPP, US, no GPC": {"regs": {"gpp": f"{US_NATIONAL}~{us_national(gpc=0)}", "gpp_sid": [7]}},
+    "GPP, US": {"regs": {"gpp": gpp(7, us_section()), "gpp_sid": [7]}},
+    "GPP, US, nothing sold": {"regs": {"gpp": gpp(7, us_section(sale=0, ads=0)), "gpp_sid": [7]}},
+    "GPP, US, version 2": {"regs": {"gpp": gpp(7, us_section(version=2)), "gpp_sid": [7]}},
+    "GPP, US, no GPC": {"regs": {"gpp": gpp(7, us_section(gpc=0)), "gpp_sid": [7]}},
     # As publishers send it: not opted out, a GPC segment that says no.
     "GPP, US, from the field": {"regs": {"gpp": "DBABLA~BVQqAAAAAgA.QA", "gpp_sid": [7]}},
     "GPP in ext, after Canada's": {"regs": {"ext": {"gpp": f"{CANADA_AND_USP}~x~1YNN", "gpp_sid": [6]}}},
@@ -73,13 +72,9 @@ REFUSED: dict[str, dict[str, Any]] = {
     "GPP, sections without a string": {"regs": {"gpp_sid": [2]}},
     "GPP, sections that are no list": {"regs": {"gpp": f"{EU}~{tcf()}", "gpp_sid": 2}},
     "GPP, sections that are no numbers": {"regs": {"gpp": f"{EU}~{tcf()}", "gpp_sid": [[2]]}},
-    "GPP, sold": {"regs": {"gpp": f"{US_NATIONAL}~{us_national(sale=1)}", "gpp_sid": [7]}},
-    "GPP, shared": {"regs": {"gpp": f"{US_NATIONAL}~{us_national(sharing=1)}", "gpp_sid": [7]}},
-    "GPP, targeted": {"regs": {"gpp": f"{US_NATIONAL}~{us_national(ads=1)}", "gpp_sid": [7]}},
-    "GPP, no such answer": {"regs": {"gpp": f"{US_NATIONAL}~{us_national(ads=3)}", "gpp_sid": [7]}},
-    "GPP, a known child": {"regs": {"gpp": f"{US_NATIONAL}~{us_national(child=1)}", "gpp_sid": [7]}},
-    "GPP, a known child, version 2": {"regs": {"gpp": f"{US_NATIONAL}~{us_national(child=2, version=2)}"}},
-    "GPP, GPC": {"regs": {"gpp": f"{US_NATIONAL}~{us_national(gpc=1)}", "gpp_sid": [7]}},
+    "GPP, no such answer": {"regs": {"gpp": gpp(7, us_section(ads=3)), "gpp_sid": [7]}},
+    "GPP, a known child, version 2": {"regs": {"gpp": gpp(7, us_section(child=2, version=2))}},
+    "GPP, GPC": {"regs": {"gpp": gpp(7, us_section(gpc=1)), "gpp_sid": [7]}},
     "regs that are no object": {"regs": []},
     "a user that is no object": {"user": "u1"},
     "an ext that is no object": {"regs": {"ext": 1}},
@@ -94,6 +89,21 @@ def test_allows_identity(case: str) -> None:
 @pytest.mark.parametrize("case", REFUSED)
 def test_forbids_identity(case: str) -> None:
     assert not has_consent(REFUSED[case])
+
+
+@pytest.mark.parametrize("section", US)
+def test_each_field_of_a_us_section_decides_alone(section: int) -> None:
+    def allows(text: str) -> bool:
+        return has_consent({"regs": {"gpp": gpp(section, text), "gpp_sid": [section]}})
+
+    whole = us_section(section)
+    assert allows(whole)
+    for name in {*us_fields(section)} & FORBIDDING.keys():
+        assert not allows(us_section(section, **{name: FORBIDDING[name]})), name
+        assert not allows(us_section(section, **{name: 3})), name
+    assert not allows(whole[:-1])
+    assert not allows(f"D{whole[1:]}"), "version 3"
+    assert allows(us_section(section, gpc=1)) is (section in (25, 26, 27))  # their second segment is about other data
 
 
 @pytest.mark.parametrize("vendors", ["bits", "ranges"])

@@ -49,7 +49,7 @@ def gain(found: Mapping[str, Any]) -> str:
 def _run(found: Mapping[str, Any]) -> str:
     protocol, rows = found["protocol"], sorted(set(found["protocol"]["rows"].values()))
     counts = f"{rows[0]:,}" if len(rows) == 1 else f"{rows[0]:,} to {rows[-1]:,}"
-    made = "".join(f" {name.capitalize()}: `{found[name]}`." for name in ("command", "commit") if name in found)
+    made = f" Commit: `{found['commit']}`." if "commit" in found else ""
     return (
         f"Protocol `{protocol['sha256'][:12]}`; {counts} {found['part']} rows a seed; {found['machine']['cpu']}.{made}"
     )

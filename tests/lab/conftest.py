@@ -16,7 +16,6 @@ from loadtest import processes
 from operations.publish import publish
 from tests.lab.reference.small import BRIEF, SMALL
 from tests.service.forked import ForkedProcess
-from tests.service.live import ROOT
 
 MAKINGS = Makings(SMALL, BRIEF, Population(users=120, items=0), requests=24, candidates=20)
 
@@ -24,7 +23,7 @@ MAKINGS = Makings(SMALL, BRIEF, Population(users=120, items=0), requests=24, can
 @pytest.fixture(scope="module", autouse=True)
 def _forked_services() -> Iterator[None]:
     """Services of the benchmark and of chaos are forked, as in all tests, and bundles published in this process; what
-    is started with modules of its own is not."""
+    is started with a library preloaded is not."""
     forking = SimpleNamespace(**{**vars(subprocess), "Popen": _start})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "subprocess", forking)
@@ -42,8 +41,7 @@ def _msd_output(command: str, *arguments: str, run: Callable[..., str] = process
 
 
 def _start(command: list[str], **options: Any) -> ForkedProcess | subprocess.Popen[Any]:  # noqa: ANN401 - Popen's
-    path = options["env"]["PYTHONPATH"].split(os.pathsep)[0]
-    if command[:4] != [sys.executable, "-m", "msd", "serve"] or path != str(ROOT):
+    if command[:4] != [sys.executable, "-m", "msd", "serve"] or "LD_PRELOAD" in options["env"]:
         return subprocess.Popen(command, **options)
     log = Path(options["stdout"].name)
     return ForkedProcess(command[3:], options["env"], Path.cwd(), log, log, prepare=os.setpgrp)

@@ -8,10 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lab.chaos import run as chaos
 from lab.chaos.bare_bundle import bare_bundle
-from lab.chaos.live_counts import live_counts, replay_moments
-from lab.chaos.replayed_period import TrainedFolders, offline_scores, period_of
 from model_export.parity import BundleRows, plain_request, serving_requests
 from msd.contract.assemble import Counts
 from msd.contract.bundle import ROWS, open_bundle
@@ -25,7 +22,15 @@ from msd.dataset.split import Part
 from msd.ranker.timeline import walk_events
 from operations.catalogue.parquet import read_part
 from tests.contract.examples import fold_all
-from tests.model_export.conftest import Exported, Run, quiet
+from tests.model_export.conftest import Exported, Run
+from tests.model_export.replayed_period import (
+    LiveScores,
+    Period,
+    TrainedFolders,
+    offline_scores,
+    period_of,
+    replay_moments,
+)
 from tests.operations.catalogue.made import make
 from tests.service.live import live_service
 
@@ -181,34 +186,27 @@ def test_click_rates_of_histories_after_train_are_those_of_rows(exported: Export
 EVERY = 1_000_000
 
 
-@pytest.fixture
-def made(run: Run, exported: Exported, tmp_path: Path) -> Path:
-    """What the commands leave, in the places where the scenario looks for it."""
-    folder = tmp_path / "made"
-    (folder / "models").mkdir(parents=True)
-    for name, path in (
-        ("dataset", run.dataset),
-        ("student", run.student),
-        ("models/with-semantics", run.semantic),
-        ("bundle", exported.bundle.folder),
-    ):
-        (folder / name).symlink_to(path)
-    return folder
+def replayed(bundle: Path, period: Period, folder: Path, delay_s: float | None) -> LiveScores:
+    """The scores of a service that gets the events after a delay; without one it has no live states."""
+    folder.mkdir()
+    live = "off" if delay_s is None else "on"
+    settings = {"live": live, "live_lag_seconds": 1e9, "state_dir": folder / "state", "deadline_ms": 60_000}
+    with live_service(bundle, folder, **settings) as service:  # type: ignore[arg-type]
+        return replay_moments(service.url, period.moments, len(period.labels), delay_s)
 
 
-def test_live_scores_equal_offline(made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("delay_s", [0.0, 600.0, 86_400.0])
+def test_live_scores_equal_offline(run: Run, exported: Exported, tmp_path: Path, delay_s: float) -> None:
     """Valid and test come after all that the exported rows know of."""
-    period = period_of(made / "dataset", made / "bundle", EVERY)
-    assert period.is_after
-    folder, plan = tmp_path / "chaos", chaos.ChaosPlan(workers=1)
-    run = chaos.Run("live-counts", made / "bundle", folder, plan, lambda doing, done, total: None, data=made)
-    live_counts(run)
+    bundle = exported.bundle.folder
+    period = period_of(run.dataset, bundle, EVERY)
+    live = replayed(bundle, period, tmp_path / "live", delay_s)
+    offline = offline_scores(TrainedFolders(run.dataset, run.student, run.semantic, bundle), EVERY, delay_s)
 
-    assert [check.what for check in run.checks if not check.holds and not check.is_timed] == [], run.figures
-    assert run.figures["events"] == sum(len(moment.events) for moment in period.moments)
+    assert period.is_after
+    assert (live.accepted, live.duplicates) == (sum(len(moment.events) for moment in period.moments), 0)
     # Vectors are rounded to fp16 in rows.
-    differences = [figure for name, figure in run.figures.items() if name.endswith("max_abs_diff")]
-    assert differences == [pytest.approx(0.0, abs=1e-3)] * 3
+    assert live.scores == pytest.approx(offline, abs=1e-3)
 
 
 def test_live_scores_from_nothing_equal_offline(run: Run, exported: Exported, tmp_path: Path) -> None:
@@ -216,14 +214,7 @@ def test_live_scores_from_nothing_equal_offline(run: Run, exported: Exported, tm
     period = period_of(run.dataset, exported.bundle.folder, EVERY, from_nothing=True)
     bare = bare_bundle(exported.bundle.folder, tmp_path / "bare", period.before)
     offline = offline_scores(TrainedFolders(run.dataset, run.student, run.semantic, bare), EVERY)
-    scores = []
-    for live in ("on", "off"):
-        folder = tmp_path / live
-        folder.mkdir()
-        settings = {"live": live, "live_lag_seconds": 1e9, "state_dir": folder / "state", "deadline_ms": 60_000}
-        with live_service(bare, folder, **settings) as service:  # type: ignore[arg-type]
-            delay_s = 0.0 if live == "on" else None
-            scores.append(replay_moments(service.url, period.moments, len(period.labels), quiet, delay_s).scores)
+    scores = [replayed(bare, period, tmp_path / f"{delay_s}", delay_s).scores for delay_s in (0.0, None)]
 
     assert open_bundle(bare).bundle_id == exported.bundle.bundle_id
     assert scores[0] == pytest.approx(offline, abs=1e-3)

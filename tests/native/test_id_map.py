@@ -19,7 +19,8 @@ IDS = [f"i{number}" for number in range(40)] + ["", "é", "東京", "😀" * 64,
 class IdMap:
     """Map from IDs to places of an arena, each with a tail of bytes: what the core's `IdMap` does."""
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
         self._places: dict[str, int] = {}
         self._ids: list[str | None] = []
         self._tails: list[bytes] = []
@@ -34,8 +35,8 @@ class IdMap:
 
     def put(self, place: int, row_id: str, tail: bytes, /) -> None:
         """Put an ID into a place; from now on others may read the row there. Raises ValueError if either is taken."""
-        if place < 0 or self.id(place) is not None or row_id in self._places:
-            raise ValueError("the place, or the id, is held already")
+        if not 0 <= place < self._capacity or self.id(place) is not None or row_id in self._places:
+            raise ValueError("the place, or the id, is held already, or there is no such place")
         missing = place + 1 - len(self._ids)
         self._ids += [None] * missing
         self._tails += [b""] * missing
@@ -69,6 +70,7 @@ class IdMap:
             if row_id is not None:
                 del self._places[row_id]
         del self._ids[kept:], self._tails[kept:]
+        self._capacity *= bool(self._ids)
         return bool(self._ids)
 
 
@@ -77,7 +79,7 @@ class Maps(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.maps = (core.IdMap(), IdMap())
+        self.maps = (core.IdMap(50), IdMap(50))
 
     @rule(place=st.integers(-1, 60), id_=st.sampled_from(IDS), tail=st.binary(max_size=40))
     def put(self, place: int, id_: str, tail: bytes) -> None:
@@ -120,7 +122,7 @@ TestMaps.settings = settings(max_examples=60, stateful_step_count=60, deadline=N
 @given(st.lists(st.integers(0, 5_000), unique=True, max_size=400))
 def test_many_ids_come_and_go(numbers: list[int]) -> None:
     """Deletion without tombstones: what is left is found, whatever was dropped before."""
-    ids = core.IdMap()
+    ids = core.IdMap(400)
     for place, number in enumerate(numbers):
         ids.put(place, str(number), b"")
     dropped = set(numbers[::2])
@@ -132,7 +134,7 @@ def test_many_ids_come_and_go(numbers: list[int]) -> None:
 
 @pytest.mark.parametrize("given_", [("a",), (0, "a"), ("x", "a", b""), (0, 1, b""), (0, "a", "b"), (2**70, "a", b"")])
 def test_invalid_entry_is_refused(given_: tuple[object, ...]) -> None:
-    ids = core.IdMap()
+    ids = core.IdMap(400)
     with pytest.raises((TypeError, OverflowError, ValueError)):
         ids.put(*given_)
     assert len(ids) == 0

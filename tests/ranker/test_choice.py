@@ -33,7 +33,7 @@ NOBODY = no_vectors().users
 USERS, EACH = 60, 30
 
 
-def _misleading(folder: Path) -> Training:
+def _misleading(folder: Path) -> tuple[Training, UserHalves]:
     """Every item is shown once, so that its text alone tells what it is: bargains are clicked, and more in the evening.
     From the valid part on, texts say nothing."""
     rng = np.random.default_rng(0)
@@ -52,12 +52,14 @@ def _misleading(folder: Path) -> Training:
     vectors = (directions[bargain.astype(int)] + rng.standard_normal((count, VECTOR_DIM)) / 2).astype(np.float32)
     known = StudentVectors(STUDENT, LevelVectors([f"i{row}" for row in range(count)], vectors), NOBODY)
     tasteless = SMALL.model_copy(update={"taste": False})
-    return Training(dataset, known, tasteless, TrainConfig(epochs=2), folder / "work")
+    training = Training(dataset.fingerprint, known, tasteless, TrainConfig(epochs=2), folder / "work")
+    for variant in PAIR:
+        training.write_features(variant, dataset)
+    return training, valid_halves(dataset)
 
 
 def test_drops_vectors_that_hurt_and_reuses_finished_networks(tmp_path: Path) -> None:
-    training = _misleading(tmp_path)
-    halves = valid_halves(training.data)
+    training, halves = _misleading(tmp_path)
     training.train(WHOLE, nullcontext(quiet))
     heard: list[str] = []
 

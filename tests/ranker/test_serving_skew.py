@@ -15,7 +15,7 @@ from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide, pack_history
 from msd.contract.schema import STATE_FEATURES
 from msd.dataset.split import Part
-from msd.ranker.batch import Corruption, TrainedRanker
+from msd.ranker.batch import Corruption, TrainedRanker, history_tensors
 from msd.ranker.features import Features, build_features
 from msd.ranker.model import Ranker
 from msd.training.train import predict_logits
@@ -154,6 +154,20 @@ def test_new_item_has_features_and_vector_without_id_and_counts(world: World, se
     assert torch.equal(seen["user_dense"], whole["user_dense"])
     # The taste does not see which item it is.
     assert torch.equal(seen["taste"], whole["taste"])
+
+
+def test_hidden_user_is_as_an_anonymous_one(world: World, seen: dict[str, torch.Tensor]) -> None:
+    features, user = world.features, world.features.user
+    _ask(world, NOTHING_HIDDEN)
+    assert seen["taste"].any()
+    _ask(world, replace(NOTHING_HIDDEN, unknown=1.0))
+    assert torch.equal(seen["user_dense"], user.unknown_dense.expand(200, -1))
+    assert torch.equal(seen["user_categorical"], user.categorical[-1].expand(200, -1))
+    assert not seen["taste"].any()
+    rows, adapted = torch.arange(200), world.model.adaptors.adapt(features)
+    assert history_tensors(features, adapted, rows)["history_mask"].any()
+    history = history_tensors(features, adapted, rows, torch.zeros(200, dtype=torch.bool))
+    assert not any(history[name].any() for name in ("history_mask", "history_outcomes"))
 
 
 def test_sides_age_independently(world: World, seen: dict[str, torch.Tensor]) -> None:

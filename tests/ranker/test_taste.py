@@ -93,7 +93,8 @@ def _likeness(taste: Taste, one: Item, other: Item) -> float:
 
 def _plain(taste: Taste, arrays: Arrays) -> Floats:
     """Return mood and mean [N, 2] by the textbook, impression by impression."""
-    always, lately, days = (taste.scales[name].exp().item() for name in ("always", "lately", "days"))
+    always = taste.scales["always"].exp().item()
+    lately, days = (taste.scales[name].detach().double().exp().numpy() for name in ("lately", "days"))
     shown, clicks, ages, rates = arrays["history_outcomes"][0].astype(np.float64).T
     held = np.flatnonzero(shown)
     items = [(arrays["history_categorical"][0, one], arrays["history_semantic"][0, one]) for one in held]
@@ -103,7 +104,7 @@ def _plain(taste: Taste, arrays: Arrays) -> Floats:
     working = (clicks[held] - shown[held] * chance) / information
 
     def moods(one: Floats, other: Floats) -> Floats:
-        return np.asarray(always + lately * np.exp(-np.add.outer(one, other) / days))
+        return np.asarray(always + np.exp(-np.add.outer(one, other)[..., None] / days) @ lately)
 
     def likes(some: Items, others: Items) -> Floats:
         found = [_likeness(taste, one, other) for one in some for other in others]

@@ -21,16 +21,17 @@ from starlette.types import Receive, Scope, Send
 
 from msd.contract.assemble import wanted_items
 from msd.contract.bundle import Bundle
-from msd.contract.request import CheckedRequest, RequestError
+from msd.contract.request import CheckedRequest, InvalidRequest, RequestError
 from msd.contract.rows import Rows
 from msd.contract.schema import FeatureSchema
 from service.errors import ClientGone, ServiceError
 from service.explainer import ExplainBudget, Explainer
 from service.http.bridge import Bridge
 from service.http.entry import bind, listen
+from service.http.exchange import JOB
 from service.http.middleware import send_reply
 from service.http.server import front_of
-from service.scoring.answer import Budget, RawRequest
+from service.scoring.answer import Budget, Form, RawRequest, Translated
 from service.scoring.deployment import Arm, Assignment, Deployment
 from service.scoring.engine import ScoringEngine
 from service.scoring.frames import Frames, RowsOf
@@ -49,9 +50,14 @@ _END_S = 30.0
 _FAILED = "while running Gather node"
 """What the runtime says of a run that the graph lets fail."""
 _FORMS: list[dict[str, object]] = [{}, {}, {"explain": True}, {"explore": {}}, {"top_k": 3}, {"wrong": 1}]
-_HEAD = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+_PATHS = {"/v1/score": Form.SCORE, "/v1/openrtb": Form.OPENRTB}
+_HEAD = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 _HARD = struct.pack("ii", 1, 0)
-_NONSENSE = [b"nonsense\r\n\r\n", b"GET /\x00 HTTP/1.1\r\n\r\n", _HEAD + b"Transfer-Encoding: chunked\r\n\r\nx\r\n"]
+_NONSENSE = [
+    b"nonsense\r\n\r\n",
+    b"GET /\x00 HTTP/1.1\r\n\r\n",
+    _HEAD % b"/v1/score" + b"Transfer-Encoding: chunked\r\n\r\nx\r\n",
+]
 
 
 class FitfulStates:
@@ -71,6 +77,17 @@ class FitfulStates:
         return user, await fetch("item", wanted_items(request, user))
 
 
+def scored_twice(
+    deployment: Deployment, path: str, json_length: bytes | None, request_id: str, body: bytes
+) -> Translated:
+    """A request of another form, which is scored twice; some have a mistake, and some set their deadlines."""
+    if len(body) % 7 == 0:
+        raise InvalidRequest("of an unlucky length")
+    parts = [(f"{request_id}/{place}", body) for place in range(2)]
+    timeout_s = 0.5 if len(body) % 2 else None
+    return Translated(request_id, parts, timeout_s, lambda replies: ([], replies[1]), lambda _, field: field)
+
+
 class EngineSoak:
     """Clients of one engine, whose deployment is swapped all the time."""
 
@@ -81,7 +98,7 @@ class EngineSoak:
         self._engine = ScoringEngine(self._metrics, 2_000, _THREADS, _MOST, 0.05)
         frames = Frames(self._metrics, _MOST, FitfulStates(self._random))
         explainer = Explainer(self._engine, ExplainBudget(10.0))
-        self._pipeline = Pipeline(self._engine, frames, explainer, 0.5)
+        self._pipeline = Pipeline(self._engine, frames, explainer, 0.5, translate=scored_twice)
         self._front = front_of(self._settings, self._engine.native)
         self._port = 0
         self._generation = 0
@@ -151,7 +168,8 @@ class EngineSoak:
 
     async def _ask_waiting(self) -> None:
         """As the app does; some callers give up."""
-        task = asyncio.ensure_future(self._pipeline.answer(self._deployment, self._raw()))
+        raw = self._raw()
+        task = asyncio.ensure_future(self._pipeline.answer(self._pipeline.job(self._deployment, raw), raw))
         if self._random.random() < 0.2:
             asyncio.get_running_loop().call_later(self._random.random() * 0.01, task.cancel)
         try:
@@ -196,16 +214,18 @@ class EngineSoak:
 
     def _request(self) -> bytes:
         body, ms = self._raw().body, self._random.choice([1, 5, 50, 1_000])
-        return _HEAD + b"X-Deadline-Ms: %d\r\nContent-Length: %d\r\n\r\n%b" % (ms, len(body), body)
+        head = _HEAD % self._random.choice(list(_PATHS)).encode()
+        deadline = b"X-Deadline-Ms: %d\r\n" % ms if self._random.random() < 0.9 else b""
+        return head + deadline + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer what the front hands over."""
-        message = await receive()
-        now = time.perf_counter()
-        raw = RawRequest("x", message.get("body", b""), now, Budget(now + 1.0, lambda: False))
+        now, job = time.perf_counter(), scope[JOB]
+        body = (await receive()).get("body", b"") if job is None else job.body
+        raw = RawRequest("x", body, now, Budget(now + 1.0, lambda: False), _PATHS[scope["path"]], scope["path"])
         status, reply = 200, b""
         try:
-            reply = (await self._pipeline.answer(self._deployment, raw)).body
+            reply = (await self._pipeline.answer(job or self._pipeline.job(self._deployment, raw), raw)).body
         except (Exception, asyncio.CancelledError) as error:
             self._note(error)
             status = 422

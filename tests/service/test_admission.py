@@ -4,7 +4,8 @@ import asyncio
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from collections import Counter, deque
+from contextlib import nullcontext, suppress
 
 import numpy as np
 import pytest
@@ -63,6 +64,25 @@ def test_large_requests_leave_half_of_the_queue_to_others(max_rows: int, large: 
     others = admitted(engine, Load(200, small))
     assert len(crowd) >= 4
     assert len(others) * 200 >= 0.3 * len(crowd) * 2_000
+
+
+@pytest.mark.parametrize(("max_rows", "seconds"), [(4_000, 0.0), (10**6, 0.05)], ids=["rows", "time"])
+@pytest.mark.parametrize("crowd", [("loud",), ("loud", "louder", "loudest")])
+def test_key_that_asks_for_little_is_not_refused_for_what_others_ask(
+    max_rows: int, seconds: float, crowd: tuple[str, ...]
+) -> None:
+    engine = Bench(max_rows=max_rows).engine
+    waiting: deque[Admitted] = deque()
+    accepted: Counter[str] = Counter()
+    for turn in range(100):
+        for _ in range(min(4, len(waiting))):
+            engine.release(waiting.popleft())
+        for name in (*crowd * 10, "quiet"):
+            with suppress(Overloaded):
+                waiting.append(engine.enter(Load(20, seconds, name), time.perf_counter() + 10.0))
+                accepted[name] += turn >= 50
+    assert accepted["quiet"] == 50
+    assert 140 <= sum(accepted[name] for name in crowd) <= 160  # the rest of what is scored
 
 
 def test_request_that_would_be_late_is_refused() -> None:

@@ -30,7 +30,7 @@ REQUEST: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{
 def of(*values: bytes) -> float:
     """The deadline of a request that began at 100 and has such headers."""
     headers = [(b"accept", b"*/*"), *((b"x-deadline-ms", value) for value in values)]
-    return DEADLINES.of({"headers": headers, BEGAN: 100.0})
+    return DEADLINES.of({"headers": headers, BEGAN: 100.0})[1]
 
 
 def test_caller_grants_what_it_likes_up_to_a_limit() -> None:

@@ -509,14 +509,13 @@ HUNDRED = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" f
 
 def test_overload_is_refused(held: Ways, runs: ModelRuns) -> None:
     refusals: list[set[Reply]] = []
-    refused = 'msd_requests_total{code="429"}'
     for way in held:
         exchanged(way, [post(HUNDRED, JSON, LAST)])  # from here on it is known how many candidates a body has
-        before = way.metric(refused)
+        before = way.metric(_REFUSED)
         with ThreadPoolExecutor(6) as pool:
             with runs.held():
                 pending = [pool.submit(exchanged, way, [post(HUNDRED, JSON, LAST)]) for _ in range(6)]
-                wait_until(lambda way=way, before=before: way.metric(refused) == before + 5)
+                wait_until(lambda way=way, before=before: way.metric(_REFUSED) == before + 5)
             came = [reply for job in pending for reply in job.result()]
         assert sorted(reply.status for reply in came) == [200, *[429] * 5]
         refusals.append({reply for reply in came if reply.status == 429})
@@ -524,6 +523,35 @@ def test_overload_is_refused(held: Ways, runs: ModelRuns) -> None:
     forms = {(reply.headers, json.loads(reply.body)["error"]["code"]) for replies_ in refusals for reply in replies_}
     assert len({code for _, code in forms}) == 1
     assert {headers for headers, _ in forms} == {next(iter(forms))[0]}
+
+
+def test_one_key_leaves_room_to_another(
+    bundle: Bundle, open_ways: Callable[..., Ways], runs: ModelRuns, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    keys = tmp_path_factory.mktemp("keys") / "keys.json"
+    write_keys(keys, "ads", "ads-next")
+    loud, quiet = (JSON + LAST + b"X-Api-Key: %b\r\n" % KEYS[name].encode() for name in ("ads", "ads-next"))
+    ways = open_ways(bundle, prepare=runs.obey, max_candidates=400, MAX_QUEUED_ROWS=1_000, keys_file=keys)
+    for way in ways:
+        for _ in range(2):  # the app has to know a key before the front does
+            assert [reply.status for key in (quiet, loud) for reply in exchanged(way, [post(HUNDRED, key)])] == [
+                200
+            ] * 2
+        before = way.metric(_REFUSED)
+        with ThreadPoolExecutor(16) as pool:
+            with runs.held():
+                ended = [pool.submit(exchanged, way, [post(HUNDRED, quiet)])]
+                wait_until(lambda way=way: way.metric("msd_queued_rows") == 100)
+                crowd = [pool.submit(exchanged, way, [post(HUNDRED, loud)]) for _ in range(10)]
+                wait_until(lambda way=way, before=before: way.metric(_REFUSED) == before + 6)
+                ended += [pool.submit(exchanged, way, [post(HUNDRED, quiet)]) for _ in range(3)]
+                wait_until(lambda way=way: way.metric("msd_queued_rows") == 800)
+            assert [reply.status for job in ended for reply in job.result()] == [200] * 4
+            assert sorted(reply.status for job in crowd for reply in job.result()) == [200] * 4 + [429] * 6
+        wait_until(lambda way=way: way.metric("msd_queued_rows") == 0)
+
+
+_REFUSED = 'msd_requests_total{code="429"}'
 
 
 def test_clients_that_leave_while_they_wait_are_counted_and_never_scored(held: Ways, runs: ModelRuns) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,7 +138,10 @@ def test_explanation_that_is_late_is_an_error(bundle: Bundle) -> None:
     model = load_model(bundle, Settings(bundle=bundle.folder), metrics)
     engine = ScoringEngine(metrics, 20_000)
     frames = Frames(metrics, 200)
-    frame, _ = frames.take(model, json.dumps(ASKED).encode())
+    body = json.dumps(ASKED).encode()
+    request = frames.read(model, body)
+    assert request is not None
+    frame = frames.fill(model, body, asyncio.run(frames.fetch(model, request, math.inf)))
     tensors, shown = frame.copied(), frame.core.shown
     pctr, nothing = model.runner.runtime.run(tensors)["pctr"], frames.unknown(model, AT)
 

@@ -294,6 +294,15 @@ def test_one_process_opens_a_folder_once(tmp_path: Path) -> None:
     StateFile(tmp_path, 2**24).close()
 
 
+def test_full_disk_is_met_at_the_start_and_not_in_mapped_memory(tmp_path: Path) -> None:
+    """A hole in the file that readers map would end the process once it is written to and the disk is full."""
+    file = StateFile(tmp_path, 2**24)
+    lock = (tmp_path / "lock.mdb").stat()
+    file.close()
+    assert lock.st_blocks * 512 >= lock.st_size > 64 * 1_024
+    assert lock.st_mode & 0o077 == 0
+
+
 def test_full_disk_is_an_error_and_room_mends_it(tmp_path: Path) -> None:
     """A file that may not grow stands for a disk that is full: LMDB hears of both by a failed write."""
     refused, readable, accepted = in_another_process(

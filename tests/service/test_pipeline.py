@@ -22,7 +22,7 @@ from service.explainer import ExplainBudget, Explainer
 from service.http.bridge import Bridge
 from service.http.entry import bind, listen
 from service.http.server import front_of
-from service.scoring.answer import Budget, RawRequest
+from service.scoring.answer import Answer, Budget, RawRequest
 from service.scoring.deployment import Arm, Assignment, Deployment
 from service.scoring.engine import ScoringEngine
 from service.scoring.frames import Frames, RowsOf
@@ -79,6 +79,10 @@ class Waiting:
         arms = tuple(Arm(name, self.model, slot) for slot, name in enumerate(names, 1))
         return Deployment(1, arms, Assignment("one", names, [1.0] * len(names)))
 
+    async def answer(self, raw: RawRequest) -> Answer:
+        """As the app does for a request that the front has not read."""
+        return await self.pipeline.answer(self.pipeline.job(self.deployment, raw), raw)
+
     @asynccontextmanager
     async def served(self, deployment: Deployment) -> AsyncIterator[Connect]:
         """Serve over a front, which hands nothing else to Python; give what connects to it."""
@@ -101,7 +105,7 @@ class Waiting:
 @pytest.mark.anyio
 async def test_cancelled_request_does_not_go_on_when_its_rows_come(bundle: Bundle) -> None:
     waiting = Waiting(bundle)
-    answer = asyncio.ensure_future(waiting.pipeline.answer(waiting.deployment, waiting.raw))
+    answer = asyncio.ensure_future(waiting.answer(waiting.raw))
     await waiting.states.asked.wait()
     answer.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -117,7 +121,7 @@ async def test_cancelled_request_does_not_go_on_when_its_rows_come(bundle: Bundl
 async def test_request_is_scored_once_its_rows_have_come(bundle: Bundle) -> None:
     waiting = Waiting(bundle)
     waiting.states.may_come.set()
-    answer = await waiting.pipeline.answer(waiting.deployment, waiting.raw)
+    answer = await waiting.answer(waiting.raw)
 
     assert json.loads(answer.body)["candidates"]["id"] == ["i1", "i2"]
     assert waiting.engine.is_idle
@@ -129,7 +133,7 @@ async def test_late_reply_says_which_part_waited(bundle: Bundle) -> None:
     waiting = Waiting(bundle)
     deadline = time.perf_counter() + 0.2
     raw = waiting.raw._replace(budget=Budget(deadline, lambda: False))
-    answer = asyncio.ensure_future(waiting.pipeline.answer(waiting.deployment, raw))
+    answer = asyncio.ensure_future(waiting.answer(raw))
     await waiting.states.asked.wait()
     await asyncio.sleep(deadline - time.perf_counter())
     waiting.states.may_come.set()

@@ -6,14 +6,17 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from msd.contract.bundle import Bundle
-from tests.bundles.factory import golden_requests
+from tests.bundles.factory import build_bundle, golden_requests, reseal
+from tests.contract.bid_requests import bid_request
 from tests.service.live import ROOT, live_service, wait_until
 from tests.service.test_bad_input import HEAD
+from tests.service.test_openrtb import CANDIDATES, MAPPING
 
 SERVICE = f"{ROOT}/service/"
 SERVERS = (f"{SERVICE}http/server.py", f"{SERVICE}scoring_server.py")
@@ -28,6 +31,13 @@ def test_plain_request_crosses_no_file_of_python(bundle: Bundle, tmp_path: Path)
     assert crossed(bundle, tmp_path, REQUEST, 200) == set()
 
 
+def test_bid_request_of_two_impressions_never_reaches_the_event_loop(tmp_path: Path) -> None:
+    made = build_bundle(tmp_path / "bundle")
+    reseal(made.folder, openrtb=MAPPING)
+    document = {"request": bid_request(), "candidates": CANDIDATES}
+    assert crossed(made, tmp_path, document, 200, b"/v1/openrtb") == set()
+
+
 def test_design_draws_the_files_that_any_other_request_crosses(bundle: Bundle, tmp_path: Path) -> None:
     """Here one with a mistake."""
     found = crossed(bundle, tmp_path, {**REQUEST, "top_k": 0}, 422)
@@ -36,12 +46,14 @@ def test_design_draws_the_files_that_any_other_request_crosses(bundle: Bundle, t
     assert set(re.findall(r"(?:^|\s)\d+ ([a-z_/]+\.py)", drawing, re.MULTILINE)) == found
 
 
-def crossed(bundle: Bundle, tmp_path: Path, document: dict[str, object], status: int) -> set[str]:
+def crossed(
+    bundle: Bundle, tmp_path: Path, document: Mapping[str, object], status: int, path: bytes = b"/v1/score"
+) -> set[str]:
     """Return the files of the service that run while it answers such a request."""
     way = tmp_path / "way"
     way.touch()
     body = json.dumps(document).encode()
-    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    request = HEAD.replace(b"/v1/score", path) + b"Content-Length: %d\r\n\r\n" % len(body) + body
     with (
         live_service(bundle.folder, tmp_path, prepare=partial(watch, way)) as running,
         socket.create_connection(("127.0.0.1", running.port), timeout=30) as connection,

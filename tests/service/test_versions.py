@@ -113,7 +113,8 @@ class Interleavings(RuleBasedStateMachine):
         body = json.dumps({"user_id": user, "at": AT + 100.0, "candidates": {"id": items}}).encode()
         now = time.perf_counter()
         raw = RawRequest(f"r{self.numbers}", body, now, Budget(now + 600.0, lambda: False))
-        self.asked[raw.request_id] = self.loop.create_task(self.pipeline.answer(self.current, raw))
+        job = self.pipeline.job(self.current, raw)
+        self.asked[raw.request_id] = self.loop.create_task(self.pipeline.answer(job, raw))
 
     @rule(steps=st.integers(1, _STEPS))
     def go_on(self, steps: int) -> None:
@@ -157,14 +158,14 @@ class Interleavings(RuleBasedStateMachine):
             self._check(request_id, self.asked.pop(request_id).result())
 
     def _check(self, request_id: str, answer: Answer) -> None:
-        assert answer.seen is not None
-        served, reply = answer.seen.served, json.loads(answer.body)
+        (seen,) = answer.seen
+        served, reply = seen.served, json.loads(answer.body)
         assert served is not None
         assert served.request_id == request_id
         record = record_of(served)
         found = LogReplay(self.world.bundles).replay([record], lambda: None)
         assert (found.exact, found.differences) == (1, [])
-        assert reply["model_version"] == served.model.version == answer.seen.deployment.champion.version
+        assert reply["model_version"] == served.model.version == seen.deployment.champion.version
         assert np.float32(reply["candidates"]["pctr"]).tobytes() == record.scores[record.heads.index("pctr")].tobytes()
         assert (None if record.correction is None else tuple(record.correction)) in self.known
 

@@ -14,7 +14,7 @@ from lab.chaos.page import chaos_page
 from lab.chaos.run import ChaosPlan, Run, Unable
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
-from tests.bundles.factory import AT, build_bundle
+from tests.bundles.factory import build_bundle
 from tests.bundles.ranker_graph import Recipe
 
 # Nothing is late, however slow the machine; overload is far too much.
@@ -37,8 +37,6 @@ BRIEF = ChaosPlan(
     memory_requests=1_500,
     memory_from=500,
     bad_requests=500,
-    live_rows=120,
-    resamples=100,
     day_s=2.0,
     day_rate=20.0,
     chore_s=0.2,
@@ -46,7 +44,7 @@ BRIEF = ChaosPlan(
 
 
 def brief_run(name: str, bundle: Path, folder: Path) -> Run:
-    return Run(name, bundle, folder / name, BRIEF, lambda doing, done, total: None)
+    return Run(name, bundle, folder, BRIEF, lambda doing, done, total: None)
 
 
 @pytest.fixture(scope="module")
@@ -54,21 +52,11 @@ def runs(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
     """Each scenario's run; a few run side by side, because most of their time they wait."""
     folder = tmp_path_factory.mktemp("chaos")
     other = build_bundle(folder / "other", Recipe(seed=1)).folder
-    build_bundle(folder / "data" / "bundle", Recipe(encoder=True))
-    dataset = folder / "data" / "dataset"
-    dataset.mkdir()
-    files = "".join(f'[{name}]\nfile = "{name}.csv"\n' for name in ("events", "items", "users"))
-    device = '[[features]]\nname = "device"\nside = "context"\nkind = "categorical"\n'
-    (dataset / "dataset.toml").write_text(f'format = 1\nname = "made"\n{files}{device}')
-    events = [f"u{number % 20},i{number * 7 % 300},{AT + number // 3:.0f},{number % 2},ios" for number in range(1_200)]
-    (dataset / "events.csv").write_text("\n".join(["user_id,item_id,at,label,device", *events]))
-    for name, count in (("item", 300), ("user", 20)):
-        lines = [f"{name}_id", *(f"{name[0]}{number}" for number in range(count))]
-        (dataset / f"{name}s.csv").write_text("\n".join(lines))
+    encoding = build_bundle(folder / "encoding", Recipe(encoder=True)).folder
 
     def finished(name: str) -> Run:
         run = brief_run(name, bundle.folder, folder)
-        run = replace(run, other=other, data=folder / "data")
+        run = replace(run, other=other, encoding=encoding)
         run.folder.mkdir()
         scenarios()[name](run)
         return run
@@ -103,24 +91,24 @@ def test_summary_and_page_have_reasons_broken_checks_and_earlier_results(tmp_pat
         raise ZeroDivisionError("a mistake of its own")
 
     made: dict[str, Scenario] = {"passing": passing, "unable": unable, "failing": failing}
-    stored = tmp_path / "chaos.json"
-    first = run_all(made, [brief_run("passing", tmp_path, tmp_path)], stored)
-    stored.write_text(json.dumps(first))
-    summary = run_all(made, [brief_run(name, tmp_path, tmp_path) for name in ("unable", "failing")], stored)
+    first = run_all(made, [brief_run("passing", tmp_path, tmp_path)], {})
+    names = ("passing-piece-2", "unable", "failing")
+    summary = run_all(made, [brief_run(name, tmp_path, tmp_path) for name in names], first["scenarios"])
     results = summary["scenarios"]
     page = chaos_page(summary)
 
     assert [result["reason"] for result in results.values()] == [
         "",
+        "",
         "no clock can be shifted here",
         "ZeroDivisionError: a mistake of its own",
     ]
-    assert list(results) == list(made)
-    assert results["passing"] == json.loads(json.dumps(first["scenarios"]["passing"]))
+    assert list(results) == ["passing", *names]
+    assert results["passing"] == first["scenarios"]["passing"]
     assert results["passing"]["figures"] == {"growth": 0.5}
     assert summary["broken"] == ["failing: all is well"]
     assert summary["machine"]["cores"] >= 1
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 2
     assert "it &lt;holds&gt;" in page
     assert "no clock can be shifted here" in page
 

@@ -15,14 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
+from msd.process import held
 from service.request_log.files import (
     LogFileError,
     LogFolder,
     LogFolderError,
     encode,
+    encode_batches,
     log_files,
     read_events,
     read_requests,
+    return_free_memory,
+    to_batch,
 )
 from service.request_log.request_log import LoggedEvents, is_sampled, records_of
 
@@ -165,6 +169,18 @@ def test_records_come_back_to_the_bit(tmp_path: Path) -> None:
     events = [EVENT, replace(EVENT, request_id="r")]
     path.write_bytes(encode(events))
     assert list(read_events(path)) == events
+
+
+def test_memory_of_written_batches_is_returned() -> None:
+    rng = random.Random(0)
+    rows = [replace(RECORD, item_rows=rng.randbytes(rng.randrange(25_000))) for _ in range(160)]
+    batches = [to_batch(rows[start:][:8]) for start in range(len(rows))]
+    encode_batches(batches)
+    del batches
+    before = held(os.getpid()).anonymous
+    return_free_memory()
+
+    assert held(os.getpid()).anonymous < before - 4 * 2**20
 
 
 def test_foreign_or_broken_log_file_is_refused(tmp_path: Path) -> None:

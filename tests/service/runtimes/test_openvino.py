@@ -1,5 +1,6 @@
 """OpenVINO: the same file, the same scores, in the precision that was asked for or not at all."""
 
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from service.runtimes.openvino import OpenVinoRuntime, check_bf16
 from service.runtimes.runtime import RuntimeRefused
 from tests.bundles.factory import has_bf16
 from tests.bundles.ranker_graph import Recipe, build_ranker
-from tests.service.live import live_service, run_msd
+from tests.service.live import ROOT, live_service, run_msd
 from tests.service.runtimes.conftest import TOLERANCES, Asked, Make
 
 
@@ -44,6 +45,28 @@ def test_openvino_reproduces_the_goldens_and_describes_itself(made_for: Make, as
     assert (engine.provider, engine.threads, engine.precision, engine.key) == ("cpu", 1, "fp32", "openvino-cpu-fp32")
     assert list(runtime.warm_up_sizes(200)) == sorted({padded_size(count) for count in range(1, 201)})
     assert (engine.version, engine.instructions) == (openvino.__version__, cpu_instructions())
+
+
+_FREED_BY_ANOTHER_THREAD = """
+import os, signal, sys, threading
+from pathlib import Path
+from msd.contract.bundle import open_bundle
+from service.runtimes.openvino import OpenVinoRuntime
+
+runtimes = [OpenVinoRuntime(open_bundle(Path(sys.argv[1])), "fp32", threads=1)]
+thread = threading.Thread(target=runtimes.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_signals_are_heard_after_a_runtime_is_freed_by_another_thread(made_for: Make) -> None:
+    command = [sys.executable, "-c", _FREED_BY_ANOTHER_THREAD, str(made_for("fp32").folder)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    assert (ended.returncode, ended.stdout) == (0, "heard\n"), ended.stderr
 
 
 def test_bf16_is_got_or_refused(made_for: Make, asked: Asked) -> None:

@@ -1,28 +1,24 @@
 """POST /v2/models/msd/infer: converts tensors to a scoring request, which is scored like any other, and its
-reply to tensors. Errors are raised; `AccessMiddleware` answers them.
+reply to tensors.
 """
 
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
 
 from msd.contract.request import InvalidRequest
-from service.errors import UnsupportedMediaType
-from service.http.exchange import OIP, access_of
-from service.http.middleware import read_body
+from service.http.exchange import OIP
+from service.json_parser import JsonParser
 from service.limits import MAX_DEADLINE_MS
 from service.routes.oip.inputs import WHOLE, scoring_body, user_of
 from service.routes.oip.model_routes import ECPM, ID, MODEL, check_served
 from service.routes.oip.tensors import HEADER, InferRequest, Parts, read_parts, split_body
-from service.routes.score_route import ScoreRoute
 from service.scoring.answer import Headers, Translated
 from service.scoring.deployment import Deployment
 
@@ -34,65 +30,42 @@ _JSON, _BYTES = b"application/json", b"application/octet-stream"
 _SHOWN = 80
 
 
-class InferRoute(ScoreRoute):
-    """The endpoint, with the bounds of the scoring route."""
+class InferForm:
+    """The form of requests, for any thread."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raw, deployment = await self._begin(scope, receive)
-        access = access_of(scope)
-        head, rest = split_body(raw.body, _json_length(scope))
-        translate = partial(self.translate, deployment, scope["path"], raw.request_id, rest)
-        made = await self._pipeline.parser.parse(head, translate)
-        access.request_id = made.shown_id
-        deadline = self._deadlines.of(scope, made.timeout_s)
-        answer = await self._answer(deployment, raw._replace(budget=raw.budget._replace(deadline=deadline)), made)
-        headers, reply = made.finish(answer.body)
-        headers.append((b"content-length", b"%d" % len(reply)))
-        await self._send(answer, headers + answer.timing, reply, access, send)
+    def __init__(self, parser: JsonParser, max_candidates: int) -> None:
+        self._parser, self._max_candidates = parser, max_candidates
 
     def translate(
-        self, deployment: Deployment, path: str, request_id: str, rest: bytes | None, head: bytes
+        self, deployment: Deployment, path: str, json_length: bytes | None, request_id: str, body: bytes
     ) -> Translated:
-        """Return the scoring request of tensors; `rest`: what follows the JSON. Raises RequestError; HTTPException if
-        the model that the path names does not score it. In any thread."""
+        """Return the scoring request of tensors. Raises RequestError, BodyTooLarge; HTTPException if the model that the
+        path names does not score it."""
         found = _PATH.fullmatch(path)
         if found is None:
             raise HTTPException(404)
         check_served(deployment, *found.groups())
+        head, rest = split_body(body, json_length)
+        self._parser.check(head)
         parts = read_parts(head, rest)
+        request = parts.request
+        own_id = request.id or request_id
         return Translated(
-            parts.request.id or request_id,
-            parts.request.id or request_id,
-            self._scoring_body(deployment, parts, found[2]),
-            lambda reply: encode_reply(orjson.loads(reply), parts.request),
-            lambda field: field if WHOLE not in parts.inputs else f"{WHOLE}.{field}" if field else WHOLE,
-            _timeout_s(parts.request),
+            own_id,
+            [(own_id, self._scoring_body(deployment, parts, found[2]))],
+            _timeout_s(request),
+            lambda replies: encode_reply(orjson.loads(replies[0]), request),
+            lambda _, field: field if WHOLE not in parts.inputs else f"{WHOLE}.{field}" if field else WHOLE,
         )
-
-    async def _read(self, scope: Scope, receive: Receive) -> bytes:
-        return await read_body(scope, receive, self._settings)
 
     def _scoring_body(self, deployment: Deployment, parts: Parts, version: str | None) -> bytes:
         """Return the body of /v1/score. Raises HTTPException if another version scores the user."""
-        most, check_json = self._settings.max_candidates, self._pipeline.parser.check
+        most, check_json = self._max_candidates, self._parser.check
         body = scoring_body(parts, deployment.schema_of, most, check_json)
         user_id = None if version is None else user_of(parts, body)
         if user_id is not None and (own := deployment.arm_of(user_id).model.version) != version:
             raise HTTPException(404, f"the running experiment scores this user with version {own!r} alone")
         return body
-
-
-def _json_length(scope: Scope) -> bytes | None:
-    """Return the JSON length from the binary-data header. Raises UnsupportedMediaType for compressed bodies."""
-    found: bytes | None = None
-    for name, value in scope["headers"]:
-        if name == _HEADER:
-            if found is not None:
-                raise InvalidRequest("is given twice", HEADER)
-            found = value
-        elif name == b"content-encoding" and value.strip().lower() != b"identity":
-            raise UnsupportedMediaType("compressed bodies are not supported; send the request uncompressed")
-    return found
 
 
 def _timeout_s(request: InferRequest) -> float | None:

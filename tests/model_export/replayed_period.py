@@ -1,11 +1,13 @@
-"""A dataset's events as a service would receive them: requests for its test rows, impressions and clicks, by moment.
-And the model's offline scores of the same rows, if there is a model.
+"""A dataset's events as a service would receive them: requests for its test rows, impressions and clicks, by moment;
+their replay over HTTP; and the model's offline scores of the same rows.
 """
 
 import json
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from loadtest.http_client import ServiceConnection
 from msd.contract.assemble import Counts
 from msd.contract.bundle import ROWS, open_bundle
 from msd.contract.encode import encode_side, encode_state
@@ -25,12 +28,21 @@ from msd.ranker.features import build_features
 from msd.student.vectors import load_vectors
 from msd.training.folder import load_ranker
 from msd.training.train import predict
+from service.limits import MAX_EVENTS
 
 Floats = NDArray[np.float64]
 
 
+class LiveScores(NamedTuple):
+    """Scores [n], and numbers of new and duplicate events."""
+
+    scores: Floats
+    accepted: int
+    duplicates: int
+
+
 class TrainedFolders(NamedTuple):
-    """A dataset and what was trained on it. Student and model, needed only for comparison, may be missing."""
+    """A dataset and what was trained on it."""
 
     dataset: Path
     student: Path
@@ -46,12 +58,11 @@ class ReplayedRequest(NamedTuple):
 
 
 class ReplayedMoment(NamedTuple):
-    """Requests, then events, at one time (Unix s). `rows`: the number of dataset rows."""
+    """Requests, then events, at one time (Unix s)."""
 
     at: float
     asked: list[ReplayedRequest]
     events: list[dict[str, Any]]
-    rows: int
 
 
 class Period(NamedTuple):
@@ -125,6 +136,38 @@ def offline_scores(made: TrainedFolders, most: int, delay_s: float = 0.0) -> Flo
     return predict(trained, served, features.of_part(Part.TEST)[:most])
 
 
+def replay_moments(url: str, moments: Iterable[ReplayedMoment], count: int, delay_s: float | None = None) -> LiveScores:
+    """Score `count` rows in the moments' order. Before a request, send all events that happened more than `delay_s`
+    earlier; at the end, send the others. None: send no events. Raises ClientError for the first invalid reply."""
+    scores = np.full(count, np.nan)
+    accepted = duplicates = 0
+    waiting: list[dict[str, Any]] = []
+    with ServiceConnection(url, timeout=60.0) as client:
+
+        def send_events(before: float) -> None:
+            """As late as possible, and in large batches."""
+            nonlocal accepted, duplicates
+            known = bisect_left(waiting, before, key=itemgetter("at"))
+            for start in range(0, known, MAX_EVENTS):
+                batch = waiting[start : min(start + MAX_EVENTS, known)]
+                reply = client.post("/v1/events", json.dumps({"events": batch}).encode())
+                reply.check(202)
+                counts = json.loads(reply.body)
+                accepted, duplicates = accepted + counts["accepted"], duplicates + counts["duplicates"]
+            del waiting[:known]
+
+        for moment in moments:
+            if moment.asked:
+                send_events(moment.at - (delay_s or 0.0))
+            for asked in moment.asked:
+                reply = json.loads(client.scored(json.dumps(asked.request).encode()).body)
+                scores[asked.places] = reply["candidates"]["pctr"]
+            if delay_s is not None:
+                waiting += moment.events
+        send_events(np.inf)
+    return LiveScores(scores, accepted, duplicates)
+
+
 def _moments(
     at: Floats,
     columns: dict[str, list[Any]],
@@ -150,5 +193,5 @@ def _moments(
                 request.places.append(places[row])
             event = {"event_id": str(row), "at": moment_at} | {name: values[name] for name in ("user_id", "item_id")}
             events += [{**event, "type": kind} for kind in ("impression", "click")[: 1 + int(values["label"])]]
-        moments.append(ReplayedMoment(moment_at, list(asked.values()), events, len(by_time[moment_at])))
+        moments.append(ReplayedMoment(moment_at, list(asked.values()), events))
     return moments

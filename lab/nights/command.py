@@ -1,0 +1,60 @@
+"""`msd lab nights`: simulated days with a known law, and the loop's answers to them."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from lab.nights.show import run_nights
+from msd.page import to_svg
+from msd.report import bar, check_writable, show, table, write_figures
+
+app = typer.Typer(add_completion=False)
+_NAMES = {"never": "never retrained", "nightly": "nightly", "law": "the law"}
+
+
+@app.command("nights")
+def nights(
+    figures: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="A JSON file for the figures; a picture goes beside it."),
+    ] = None,
+    work: Annotated[Path, typer.Option(help="A folder that is emptied first.")] = Path("runs/nights"),
+    impressions: Annotated[int, typer.Option(min=1_000, help="Impressions of a day.")] = 20_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Most epochs of each training.")] = 10,
+) -> None:
+    """Two services and `msd nightly` through a quiet day, drift, bots and a passing fad."""
+    check_writable(figures)
+    shutil.rmtree(work, ignore_errors=True)
+    with bar() as progress:
+        found = run_nights(work, impressions, epochs, lambda doing: progress(doing, 0, 1))
+    show([_table(found)])
+    write_figures(figures, found, {".svg": _draw(found)})
+
+
+def _table(found: dict[str, Any]) -> Table:
+    made = table(
+        None, ["day", "served", *(f"{one}, {name}" for one in ("AUC", "ECE") for name in _NAMES), "night"], texts=2
+    )
+    for day in found["days"]:
+        scores = [f"{day['scores'][name][metric]:.4f}" for metric in ("auc", "ece") for name in _NAMES]
+        made.add_row(day["day"], day["served"], *scores, day["night"]["status"] if "night" in day else "–")
+    return made
+
+
+def _draw(found: dict[str, Any]) -> str:
+    """Return AUC, and predicted ÷ observed clicks, by day."""
+    days, figure = found["days"], Figure(figsize=(8.0, 3.0), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, metric, label in zip(
+        panels, ("auc", "predicted_over_observed"), ("AUC of served scores", "predicted ÷ observed clicks"), strict=True
+    ):
+        for (name, title), colour in zip(_NAMES.items(), ("#c46a1b", "#0b6e4f", "#3b5bdb"), strict=True):
+            axes.plot([day["scores"][name][metric] for day in days], "o-", markersize=4, color=colour, label=title)
+        axes.set_xticks(range(len(days)), [day["day"] for day in days])
+        axes.set(ylabel=label)
+    panels[0].legend(frameon=False, fontsize=8)
+    return to_svg(figure)

@@ -1,0 +1,172 @@
+"""A market whose law of clicks is known and can drift, and its visitors, who ask real services over HTTP.
+
+Two services follow the nightly bundle; a third keeps the first bundle for ever, and hears the same.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from loadtest.http_client import ServiceConnection
+from msd.contract.files import write_text_atomic
+from msd.demo.service import serve
+from msd.feedback.dataset import with_parts
+from msd.metrics import measure_pooled
+
+DAY_S = 86_400
+USERS, ITEMS, CATEGORIES, DEVICES = 2_000, 40, 4, 2
+_BASE, _APPEAL, _TASTE = -2.7, 0.3, 0.9
+_CANDIDATES, _BATCH = 5, 100
+_ANONYMOUS = 10  # every so-manieth visitor
+_BOTS_CLICK = 0.9
+_PODS = ("a", "b")
+_DATASET = """format = 1
+name = "market"
+
+[events]
+file = "events.parquet"
+
+[items]
+file = "items.parquet"
+
+[split]
+column = "part"
+
+[[features]]
+name = "category"
+side = "item"
+kind = "categorical"
+
+[[features]]
+name = "device"
+side = "context"
+kind = "categorical"
+"""
+
+
+@dataclass
+class Shown:
+    """What visitors saw and did: click probabilities by the law and by two bundles, and clicks."""
+
+    law: list[float] = field(default_factory=list)
+    nightly: list[float] = field(default_factory=list)
+    never: list[float] = field(default_factory=list)
+    clicks: list[bool] = field(default_factory=list)
+
+    def measured(self) -> dict[str, dict[str, float]]:
+        """Return AUC, calibration and more by predictor."""
+        labels = np.array(self.clicks, np.float64)
+        return {name: measure_pooled(labels, np.array(getattr(self, name))) for name in ("never", "nightly", "law")}
+
+
+class World:
+    """Log-odds of a click: those of the ad, and the taste for its category on this device. `drift` moves each device's
+    taste to the next one, so that the click rate stays; `drift(-1)` takes it back. Days begin some days before now."""
+
+    def __init__(self, folder: Path, days: int) -> None:
+        self.folder, self.bundles = folder, folder / "bundles"
+        self._rng = np.random.default_rng(0)
+        self._appeal = self._rng.normal(0.0, _APPEAL, ITEMS)
+        self._taste = self._rng.normal(0.0, _TASTE, (DEVICES, CATEGORIES))
+        self._now = float(int(time.time()) - (days + 1) * DAY_S)
+        self._connections: list[ServiceConnection] = []
+
+    def drift(self, places: int = 1) -> None:
+        """Change the law."""
+        self._taste = np.roll(self._taste, places, 0)
+
+    def write_past(self, count: int, days: int = 2) -> Path:
+        """Write the dataset of the days before the first, of random ads, and return its folder."""
+        data, rng = self.folder / "data", self._rng
+        data.mkdir(parents=True)
+        write_text_atomic(data / "dataset.toml", _DATASET)
+        categories = [f"c{item % CATEGORIES}" for item in range(ITEMS)]
+        pl.DataFrame({"item_id": [f"i{item}" for item in range(ITEMS)], "category": categories}).write_parquet(
+            data / "items.parquet"
+        )
+        items, devices = rng.integers(ITEMS, size=count), rng.integers(DEVICES, size=count)
+        events = pl.DataFrame(
+            {
+                "user_id": [f"u{user}" for user in rng.integers(USERS, size=count)],
+                "item_id": [f"i{item}" for item in items],
+                "at": np.sort(rng.uniform(self._now - days * DAY_S, self._now, count)).astype(np.int64),
+                "label": (rng.random(count) < self._chances(items, devices)).astype(np.int8),
+                "device": [f"d{device}" for device in devices],
+            }
+        )
+        with_parts(events).write_parquet(data / "events.parquet")
+        return data
+
+    @contextmanager
+    def services(self) -> Iterator[None]:
+        """Serve the nightly bundle by two services with logs, and the first bundle by another without."""
+        served = [(pod, self.bundles) for pod in _PODS] + [("never", self.bundles / "first")]
+        with ExitStack() as stack:
+            for name, bundle in served:
+                own: dict[str, Any] = {"MSD_STATE_DIR": str(self.folder / name / "state"), "MSD_LIVE": "on"}
+                if name in _PODS:
+                    logged = {"MSD_LOG_DIR": str(self.folder / "logs" / name), "MSD_LOG_SAMPLE": "1"}
+                    own |= logged | {"MSD_EXPLORE_SHARE": "0.2"}
+                url, _ = stack.enter_context(serve(bundle, self.folder / f"{name}.log", **own))
+                self._connections.append(stack.enter_context(ServiceConnection(url)))
+            yield
+            self._connections.clear()
+
+    def visits(self, count: int, bots: float = 0.0, seconds: float = DAY_S) -> Shown:
+        """Have visitors come, one after the other, in a day or some `seconds`; a share of them, `bots`, clicks nearly
+        all that it sees."""
+        shown, events = Shown(), list[dict[str, Any]]()
+        for number in range(count):
+            self._now += seconds / count
+            self._visit(number, self._rng.random() < bots, shown, events)
+            if len(events) > _BATCH or number == count - 1:
+                self._tell(events)
+                events.clear()
+        return shown
+
+    def _visit(self, number: int, is_bot: bool, shown: Shown, events: list[dict[str, Any]]) -> None:
+        rng = self._rng
+        items = rng.choice(ITEMS, _CANDIDATES, replace=False)
+        device = int(rng.integers(DEVICES))
+        user = f"u{rng.integers(USERS)}" if number % _ANONYMOUS else None
+        request = {
+            "user_id": user,
+            "at": self._now,
+            "context": {"device": f"d{device}"},
+            "candidates": {"id": [f"i{item}" for item in items]},
+        }
+        explored = json.dumps({**request, "explore": {"policy": "thompson"}}).encode()
+        *pods, never = self._connections
+        reply = json.loads(pods[number % len(pods)].scored(explored).body)
+        first = reply["candidates"]["id"].index(reply["explore"]["first"])
+        old = never.scores(json.dumps(request).encode())
+        chance = float(self._chances(items[[first]], np.array([device]))[0])
+        clicked = bool(rng.random() < (_BOTS_CLICK if is_bot else chance))
+        if not is_bot:
+            shown.law.append(chance)
+            shown.nightly.append(reply["candidates"]["pctr"][first])
+            shown.never.append(old[first])
+            shown.clicks.append(clicked)
+        event = {"user_id": user or "guest", "item_id": f"i{items[first]}", "request_id": reply["request_id"]}
+        for kind, later in (("impression", 1.0), ("click", 2.0))[: 1 + clicked]:
+            events.append({**event, "event_id": f"{reply['request_id']}-{kind}", "type": kind, "at": self._now + later})
+
+    def _tell(self, events: Sequence[dict[str, Any]]) -> None:
+        """Report events to one of the pods, which may be another than that of their request, and to the third."""
+        *pods, never = self._connections
+        body = json.dumps({"events": events}).encode()
+        for service in (pods[self._rng.integers(len(pods))], never):
+            service.post("/v1/events", body).check(202)
+
+    def _chances(self, items: NDArray[np.int64], devices: NDArray[np.int64]) -> NDArray[np.float64]:
+        odds = _BASE + self._appeal[items] + self._taste[devices, items % CATEGORIES]
+        chances: NDArray[np.float64] = 1 / (1 + np.exp(-odds))
+        return chances

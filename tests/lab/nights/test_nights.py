@@ -1,0 +1,19 @@
+"""Simulated days: real services, real logs, and a real night that keeps the bundle after bots."""
+
+import json
+from pathlib import Path
+
+from lab.nights.show import Day, run_nights
+
+
+def test_day_of_bots_is_measured_and_its_night_keeps_the_bundle(tmp_path: Path) -> None:
+    heard: list[str] = []
+    found = run_nights(tmp_path / "work", 1_000, 1, heard.append, [Day("bots", bots=0.9, expected="kept")])
+    (day,) = found["days"]
+    assert heard == ["the first bundle", "day bots", "night bots"]
+    assert (day["served"], day["night"]["status"]) == ("first", "kept")
+    assert "more than a factor of 3" in day["night"]["why"][0]
+    assert day["night"]["counts"]["new_impressions"] == 1_000
+    scores = day["scores"]
+    assert scores["law"]["auc"] > max(scores["nightly"]["auc"], scores["never"]["auc"])
+    json.dumps(found, allow_nan=False)
