@@ -150,7 +150,7 @@ class LogReplay:
         if basis.is_partial:
             scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
         if record.correction is not None:
-            scores = {**scores, HEAD: Correction.of(record.correction)(scores[HEAD])}
+            scores = Correction.of(record.correction).correct(scores)
         choice = None
         if record.explore is not None and request.explore is not None:
             terms = Exploration(request.explore.policy, record.explore["share"], record.explore["seed"])
