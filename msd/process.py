@@ -14,7 +14,7 @@ _LARGEST_BLOCK, _MOST_KEPT = 32 << 20, 1 << 30
 
 
 class ProcessUsage(NamedTuple):
-    """Memory in bytes (PSS), that which is no file's, and numbers of open files and of threads."""
+    """Memory in bytes (PSS), the part that no file backs, and numbers of open files and of threads."""
 
     memory: int
     anonymous: int

@@ -163,6 +163,9 @@ class Settings(BaseModel):
     """Folder of the request log (extra `log`; [feedback](feedback.md)). Default: no request log."""
     log_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of requests in the request log, chosen by a hash of the request ID."""
+    log_segments: str | None = None
+    """Context features, such as `exchange,placement`, by whose most frequent values calibration is compared, besides
+    known and anonymous users ([drift](feedback.md#drift))."""
     log_max_mb: Annotated[int, Field(ge=1, le=2**24)] = 1_024
     """Size limit of the request log; the oldest files are deleted."""
     # The playground

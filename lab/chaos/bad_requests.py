@@ -14,11 +14,12 @@ from loadtest.http_client import ServiceConnection
 from loadtest.requests import IMPRESSION, OPENRTB, SCORE, as_bid_request
 from msd.contract.bundle import open_bundle
 
-_LIMITS = {"HEAD_TIMEOUT_S": 1.0, "BODY_TIMEOUT_S": 1.0}
+_LIMITS = {"HEAD_TIMEOUT_S": 4.0, "BODY_TIMEOUT_S": 4.0}
 _TURNS = 10
 # Many of them wait until the service gives up on an unfinished body.
 _CONNECTIONS = 32
 _PATIENCE_S = 30.0
+_Link = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def bad_requests(run: Run) -> None:
@@ -71,31 +72,40 @@ async def sent(place: tuple[str, int], requests: Iterator[Hostile]) -> list[tupl
     outcomes: list[tuple[Hostile, str]] = []
 
     async def client() -> None:
-        link: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        link: _Link | None = None
         for hostile in requests:
             if link is not None and not hostile.is_whole:
                 link[1].transport.abort()
                 link = None
-            is_open = False
-            try:
-                async with asyncio.timeout(_PATIENCE_S):
-                    reader, writer = link = link or await asyncio.open_connection(*place)
-                    writer.write(hostile.request)
-                    status, head = await read_reply(reader)
-                    outcome, is_open = str(status), hostile.is_whole and b"connection: close" not in head
-            except TimeoutError:
-                outcome = "hung"
-            except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-                outcome = "closed"
+            was_open = link is not None
+            outcome, link = await _exchange(place, link, hostile)
+            if was_open and outcome == "closed":  # it may have been idle for too long
+                outcome, link = await _exchange(place, None, hostile)
             outcomes.append((hostile, outcome))
-            if link is not None and not is_open:
-                link[1].transport.abort()
-                link = None
         if link is not None:
             link[1].transport.abort()
 
     await asyncio.gather(*(client() for _ in range(_CONNECTIONS)))
     return outcomes
+
+
+async def _exchange(place: tuple[str, int], link: _Link | None, hostile: Hostile) -> tuple[str, _Link | None]:
+    """Send a request over a connection, a new one if there is none; return its outcome, and the connection if open."""
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            reader, writer = link = link or await asyncio.open_connection(*place)
+            writer.write(hostile.request)
+            status, head = await read_reply(reader)
+            if hostile.is_whole and b"connection: close" not in head:
+                return str(status), link
+            outcome = str(status)
+    except TimeoutError:
+        outcome = "hung"
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        outcome = "closed"
+    if link is not None:
+        link[1].transport.abort()
+    return outcome, None
 
 
 async def read_reply(reader: asyncio.StreamReader) -> tuple[int, bytes]:

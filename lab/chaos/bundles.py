@@ -9,10 +9,10 @@ from msd.contract.bundle import MANIFEST, MARKER, Manifest, file_entries, open_b
 CURRENT = "current"
 
 
-def good_bundle(source: Path, folder: Path, version: str) -> Path:
-    """Copy the bundle with another version, which its replies carry."""
+def good_bundle(source: Path, folder: Path, version: str, **changes: object) -> Path:
+    """Copy the bundle with another version, which its replies carry, and other changes of the manifest."""
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(MARKER))
-    _seal(folder, model_version=version)
+    _seal(folder, model_version=version, **changes)
     return folder
 
 

@@ -55,7 +55,8 @@ def cold(run: Run) -> None:
         encoded = _texts(service.url) - encoded
     timeline = run.timeline
     rest = timeline.between(0.0, timeline.broken_s) + timeline.between(timeline.mended_s + 1.0, load.seconds)
-    during_ms, rest_ms = run.figures["p99_ms"], percentile_ms(rest, 99)
+    during = timeline.between(timeline.broken_s, timeline.mended_s)
+    during_ms, rest_ms = (percentile_ms(part, 99) for part in (during, rest))
     ratio = round(during_ms / rest_ms, 3) if rest_ms and during_ms else None
     run.figures |= {"p99_ratio": ratio, "rest_p99_ms": rest_ms, "asked": replies.total(), "encoded": encoded}
     run.check("known ads are scored in full", count(timeline.samples, "full") == len(timeline.samples), True)

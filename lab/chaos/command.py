@@ -36,7 +36,7 @@ def main(
     encoding: Annotated[Path, typer.Option(help="A bundle with an encoder, for the scenario `cold`.")] = Path(
         "runs/demo/bundle"
     ),
-    minutes: Annotated[float, typer.Option(min=0.1, help="Of the scenario `day`.")] = 2.0,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Of the scenario `day`.")] = 1.0,
     add: Annotated[bool, typer.Option("--add", help="Keep earlier results of the named scenarios, too.")] = False,
     work: Annotated[Path, typer.Option(help="Folder for the reference model, reused.")] = Path("runs/bench"),
 ) -> None:
@@ -50,7 +50,7 @@ def main(
         if name not in known:
             raise MsdError(f"--only {name}: no such scenario; there are: {', '.join(known)}")
     plan = ChaosPlan(day_s=60 * minutes)
-    with bar() as heard:
+    with bar(refresh=False) as heard:
         served, second = _reference(work, heard) if bundle is None else (bundle, other)
         served, out = served.absolute(), out.absolute()
         second = second and second.absolute()

@@ -40,7 +40,7 @@ class ChaosPlan:
 
     workers: int = 2
     candidates: int = 200
-    bodies: int = 1_000
+    bodies: int = 500
     share: float = 0.5
     capacity_s: float = 2.0
     steady_s: float = 4.0
@@ -49,15 +49,15 @@ class ChaosPlan:
     deadline_ms: int = 200
     strict_deadline_ms: int = 50
     overload: float = 3.0
-    swaps: int = 20
+    swaps: int = 12
     swaps_beside: int = 6
     """Swaps at a higher share, beside a busy neighbour."""
     swap_every_s: float = 2.0
     attackers: float = 1.0
     """Multiple of each attack's connections."""
     attack_s: float = 5.0
-    memory_requests: int = 200_000
-    memory_from: int = 20_000
+    memory_requests: int = 60_000
+    memory_from: int = 15_000
     memory_candidates: int = 32
     bad_requests: int = 20_000
     day_s: float = 300.0

@@ -19,6 +19,7 @@ from msd.contract.bundle import MARKER
 _HIGHER_SHARE = 1.5
 _RATIO = 2.0
 _LONGEST_S = 600.0
+_FP32 = {"asked": "fp32", "chosen": "fp32"}
 Scores = Mapping[str, Mapping[bytes, list[float]]]
 """Scores of a service with one bundle, by version and request."""
 
@@ -41,18 +42,19 @@ def swap(run: Run) -> None:
     run.hear("making bundles")
     bundles = run.folder / "bundles"
     sources = {f"b{number}": (run.bundle, run.other)[number % 2] for number in range(plan.swaps + 1)}
-    good = [good_bundle(source, bundles / name, name) for name, source in sources.items()]
+    # Of several precisions each load would choose the fastest at the time, and so other scores.
+    good = [good_bundle(source, bundles / name, name, precision=_FP32) for name, source in sources.items()]
     # One graph may be twice as fast as the other: half of its capacity may be all of the other's.
-    able, by_source = {False: list[float](), True: list[float]()}, {}
-    for source in (run.bundle, run.other):
-        with run.service(bundle=source) as service, ServiceConnection(service.url) as client:
+    able, found_by = {False: list[float](), True: list[float]()}, list[Mapping[bytes, list[float]]]()
+    for folder in good[:2]:
+        with run.service(bundle=folder) as service, ServiceConnection(service.url) as client:
             target = run.target(service)
             asked = zip(target.requests, target.bodies, strict=True)
-            by_source[source] = {request: client.scores(body) for request, body in asked}
+            found_by.append({request: client.scores(body) for request, body in asked})
             for is_beside, found in able.items():
                 with _neighbour(is_beside):
                     found.append(capacity(target, plan.capacity_s))
-    scores = {name: by_source[source] for name, source in sources.items()}
+    scores = {name: found_by[number % 2] for number, name in enumerate(sources)}
     half, more = plan.share * min(able[False]), _HIGHER_SHARE * plan.share * min(able[True])
     point_to(bundles, good[0].name)
     with run.service(bundle=bundles) as service:

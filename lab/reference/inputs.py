@@ -31,8 +31,7 @@ class Sizes:
     history: int = 50
     attention: int = 36
     hidden: tuple[int, int, int] = (256, 128, 64)
-    rank: int = 64
-    blocks: int = 4  # heads of the transformer, and experts of the two-task model
+    blocks: int = 4  # heads of the transformer
     feed_forward: int = 128
 
     @property

@@ -1,6 +1,6 @@
 """The reference models, written plainly: the user's tensors are repeated for each candidate, then concatenated.
 
-They know nothing about serving. Each reads some of `inputs.SIDES`, by name, in that order.
+They know nothing about serving.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,18 +11,13 @@ from torch import Tensor, nn
 from lab.reference.inputs import SIDES, Sizes
 
 EMPTY = -1e9  # score of an empty place of the history
-POINTWISE = ("user_fields", "user_vector", "item_fields", "item_vector")
 
 
-class GraphModule(nn.Module):
-    """A module that can be exported: names of its inputs and heads."""
-
-    inputs: tuple[str, ...] = tuple(SIDES)
-    heads: tuple[str, ...] = ("pctr",)
-
-
-class ReferenceNetwork(GraphModule):
+class ReferenceNetwork(nn.Module):
     """Model of both sides' fields and vectors. `tiled`: the user's inputs have one row per candidate."""
+
+    inputs = tuple(SIDES)
+    heads = ("pctr",)
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -95,57 +90,6 @@ class ReferenceModel(ReferenceNetwork):
         return weighted(h_NTD, mask_NT, scores_NT)
 
 
-class DeepFM(ReferenceNetwork):
-    """First- and second-order terms of all fields, and an MLP over them (arXiv 1703.04247)."""
-
-    inputs = POINTWISE
-    user_projection: nn.Linear
-    item_projection: nn.Linear
-
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__(sizes)
-        for side in ("user", "item"):
-            weights = (nn.Embedding(sizes.vocabulary, 1) for _ in range(sizes.fields))
-            setattr(self, f"{side}_weights", nn.ModuleList(weights))
-            setattr(self, f"{side}_projection", nn.Linear(sizes.vector, sizes.embedding))
-        self.mlp = mlp(2 * (sizes.fields + 1) * sizes.embedding, *sizes.hidden, 1)
-
-    def forward(self, user_fields: Tensor, user_vector: Tensor, item_fields: Tensor, item_vector: Tensor) -> Tensor:
-        user, item = self._fields("user", user_fields, user_vector), self._fields("item", item_fields, item_vector)
-        x_NFE = torch.stack([*(self.rows(one, item_vector) for one in user), *item], 1)
-        pairs = 0.5 * (x_NFE.sum(1).square() - x_NFE.square().sum(1)).sum(-1, keepdim=True)
-        first_user = [self.rows(weight, item_vector) for weight in self._weights("user", user_fields)]
-        first = torch.cat([*first_user, *self._weights("item", item_fields)], -1).sum(-1, keepdim=True)
-        return torch.sigmoid(first + pairs + self.mlp(x_NFE.flatten(1))).squeeze(-1)
-
-    def _fields(self, side: str, ids: Tensor, vector: Tensor) -> list[Tensor]:
-        return [*self.embedded(side, ids), getattr(self, f"{side}_projection")(vector)]
-
-    def _weights(self, side: str, ids: Tensor) -> list[Tensor]:
-        return [table(ids[:, field]) for field, table in enumerate(getattr(self, f"{side}_weights"))]
-
-
-class LowRankDCN(ReferenceNetwork):
-    """Three low-rank cross layers beside an MLP (DCN-V2, arXiv 2008.13535, section 3)."""
-
-    inputs = POINTWISE
-
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__(sizes)
-        width = 2 * sizes.side
-        self.down = nn.ModuleList(nn.Linear(width, sizes.rank, bias=False) for _ in range(3))
-        self.up = nn.ModuleList(nn.Linear(sizes.rank, width) for _ in range(3))
-        self.deep = mlp(width, *sizes.hidden)
-        self.head = nn.Linear(width + sizes.hidden[-1], 1)
-
-    def forward(self, user_fields: Tensor, user_vector: Tensor, item_fields: Tensor, item_vector: Tensor) -> Tensor:
-        x0 = self.concatenated(user_fields, user_vector, item_fields, item_vector)
-        x = x0
-        for down, up in zip(self.down, self.up, strict=True):
-            x = x0 * up(down(x)) + x
-        return torch.sigmoid(self.head(torch.cat([x, torch.relu(self.deep(x0))], -1))).squeeze(-1)
-
-
 class Transformer(ReferenceNetwork):
     """One transformer layer over history and target, averaged (BST, arXiv 1905.06874), and an MLP."""
 
@@ -188,37 +132,9 @@ class Transformer(ReferenceNetwork):
         return merged
 
 
-class TwoTasks(ReferenceNetwork):
-    """Experts mixed by one gate per task (MMoE): clicks, and conversions as clicks × conversions of clicks."""
-
-    inputs = POINTWISE
-    heads = ("pctr", "pcvr")
-
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__(sizes)
-        width, (first, second, third) = 2 * sizes.side, sizes.hidden
-        self.experts = nn.ModuleList(mlp(width, first, second) for _ in range(sizes.blocks))
-        self.gates = nn.ModuleList(nn.Linear(width, sizes.blocks) for _ in self.heads)
-        self.towers = nn.ModuleList(mlp(second, third, 1) for _ in self.heads)
-
-    def forward(
-        self, user_fields: Tensor, user_vector: Tensor, item_fields: Tensor, item_vector: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        x = self.concatenated(user_fields, user_vector, item_fields, item_vector)
-        experts_NBD = torch.stack([torch.relu(expert(x)) for expert in self.experts], 1)
-        clicked, converted = (
-            torch.sigmoid(tower((torch.softmax(gate(x), -1).unsqueeze(-1) * experts_NBD).sum(1))).squeeze(-1)
-            for gate, tower in zip(self.gates, self.towers, strict=True)
-        )
-        return clicked, clicked * converted
-
-
 NETWORKS: Mapping[str, Callable[[Sizes], ReferenceNetwork]] = {
     "reference": ReferenceModel,
-    "deepfm": DeepFM,
-    "dcn_low_rank": LowRankDCN,
     "transformer": Transformer,
-    "two_tasks": TwoTasks,
 }
 
 

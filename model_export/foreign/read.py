@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 from onnx.inliner import inline_local_functions
@@ -34,6 +35,8 @@ def read_model(path: Path) -> ModelProto:
         model = onnx.load(path, load_external_data=False)
     except DecodeError:
         raise ExportError(f"{path}: not an ONNX file, or truncated") from None
+    if not _is_text(model):
+        raise ExportError(f"{path}: is not valid ONNX: a name is not in UTF-8")
     if not model.graph.node:
         raise ExportError(f"{path}: has a graph without nodes; it is not an ONNX file, or truncated")
     _check_opset(path, model)
@@ -46,6 +49,17 @@ def read_model(path: Path) -> ModelProto:
         raise ExportError(f"{path}: is not valid ONNX: {str(error).strip().splitlines()[0]}") from None
     _check_weights(path, model)
     return _in_opset(path, model)
+
+
+def _is_text(message: Message) -> bool:
+    """Return whether all texts within are text: others are read as bytes."""
+    for field, value in message.ListFields():
+        parts = [value] if isinstance(value, str | bytes | Message) else value
+        if field.message_type and not all(map(_is_text, parts)):
+            return False
+        if field.type == FieldDescriptor.TYPE_STRING and not all(isinstance(part, str) for part in parts):
+            return False
+    return True
 
 
 def _check_opset(path: Path, model: ModelProto) -> None:

@@ -124,7 +124,7 @@ class IdIndex:
             right = hit.copy()
             right[hit] = are_at(rows[hit], found[hit])
             places[rows[right]] = found[right]
-            # A search goes on behind an ID with a similar hash, and ends at the first empty slot.
+            # A search continues behind an ID with a similar hash, and ends at the first empty slot.
             on = ~right & (hit | (window_NW != 0).all(1))
             rows, at = rows[on], (at + np.where(hit, column + 1, WINDOW))[on]
         return places

@@ -6,14 +6,14 @@ error is that of the sums (the delta method; Deng, Knoblich and Lu, KDD 2018). P
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.stats import chi2  # type: ignore[import-untyped]
+from scipy.stats import chisquare  # type: ignore[import-untyped]
 
 from msd.feedback.files import FeedbackError
 
@@ -170,26 +170,19 @@ def ratio_mismatch(impressions: pl.DataFrame, shares: Mapping[str, float] | None
     counts = impressions.group_by("arm").agg(pl.col("user_id").n_unique().alias("users")).sort("arm")
     observed: dict[str, int] = dict(counts.iter_rows())
     if shares is None:
-        pairs = impressions.select("arm", "arm_share").unique()
-        if pairs.height != pairs["arm"].n_unique():
+        logged = impressions.select("arm", "arm_share").unique()
+        if logged.height != logged["arm"].n_unique():
             return RatioMismatch(None, observed, None, "the arms' shares changed meanwhile; give them by --shares")
-        shares = dict(pairs.iter_rows())
+        shares = dict(logged.iter_rows())
     if unknown := sorted(set(observed) - set(shares)):
         raise FeedbackError(f"--shares lacks {', '.join(unknown)}")
     total = sum(shares.values())
     if total <= 0 or any(share < 0 or not math.isfinite(share) for share in shares.values()):
         raise FeedbackError("--shares must be non-negative numbers, at least one above 0")
     expected = {arm: share / total for arm, share in shares.items()}
-    p = pearson_p([observed.get(arm, 0) for arm in expected], list(expected.values()))
+    if any(observed.get(arm) for arm, share in expected.items() if not share):
+        return RatioMismatch(expected, observed, 0.0, "")
+    users = sum(observed.values())
+    pairs = [(observed.get(arm, 0), share * users) for arm, share in expected.items() if share]
+    p = float(chisquare(*zip(*pairs, strict=True)).pvalue) if len(pairs) > 1 else None
     return RatioMismatch(expected, observed, p, "")
-
-
-def pearson_p(observed: Sequence[int], expected: Sequence[float]) -> float | None:
-    """Return the p of Pearson's chi-square test of counts against shares that sum to 1; None for fewer than two."""
-    total = sum(observed)
-    used = [(count, total * share) for count, share in zip(observed, expected, strict=True) if share > 0]
-    if any(count for count, share in zip(observed, expected, strict=True) if share <= 0):
-        return 0.0
-    if len(used) < 2:
-        return None
-    return float(chi2.sf(sum((count - due) ** 2 / due for count, due in used), len(used) - 1))

@@ -11,7 +11,10 @@ from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS
 from msd.contract.request import ANONYMOUS
 
-REQUEST_COLUMNS = ("request_id", "received_at", "at", "arm", "arm_share", "user_id", "item_ids", "bids", "scores")
+REQUEST_COLUMNS = (
+    *("request_id", "received_at", "at", "arm", "arm_share", "user_id"),
+    *("item_ids", "bids", "scores", "segments"),
+)
 POLICY_COLUMNS = ("bundle_id", "heads", "pricing", "explore")
 """What the value of a policy needs besides."""
 EVENT_TYPES = {
@@ -36,6 +39,8 @@ _LATER: dict[str, pl.DataType] = {
     "item_rows": pl.Binary(),
     "history": pl.List(pl.String),
     "impressions": pl.List(pl.Float64),
+    "heads": pl.List(pl.String),
+    "segments": pl.List(pl.String),
 }
 """Columns of requests; files of earlier releases, or of another source, lack some."""
 _KINDS = ("impression", "click", "conversion")

@@ -16,7 +16,7 @@ class Gate(BaseModel):
 
     `chance`: probability of a sure gain between equal bundles, each time that they are judged. If requests explored,
     there must be a gain on their comparable impressions, too. `auc`, `logloss` and `ece`: most by which each may be
-    worse. `calibration`: largest factor between predicted and observed clicks of known and of anonymous users, and
+    worse. `calibration`: largest factor between predicted and observed clicks of a segment of requests, and
     conversions, unless the old bundle's is larger. `value`: largest share of the value of a first impression (DR) that
     may be lost, if the log has propensities. `latency`: the new bundle's median time for a request ÷ the old one's.
     `refused`: share of requests that the new bundle refuses. `clicks`: fewest clicks to judge by.
@@ -76,7 +76,7 @@ def _checks(gate: Gate, figures: Figures) -> Iterator[Check]:
         if segment["clicks"] >= gate.clicks:
             new, old = (_factor(segment["predicted_over_observed"][one]) for one in ("new", "old"))
             most = max(gate.calibration, old)
-            yield Check(f"calibration of {name} users, as a factor", new, f"at most {most:.4g}", new <= most)
+            yield Check(f"calibration of {name} requests, as a factor", new, f"at most {most:.4g}", new <= most)
     if all(models[one]["pcvr"] for one in ("new", "old")):
         new, old = (_factor(models[one]["pcvr"]["predicted_over_observed"]) for one in ("new", "old"))
         most = max(gate.calibration, old)

@@ -1,4 +1,4 @@
-"""Arrays by event: in memory, or in mapped files, of which only the pages in use take memory."""
+"""Arrays by event: in memory, or in mapped files, whose pages take memory only while in use."""
 
 import tempfile
 from collections.abc import Iterator

@@ -5,12 +5,16 @@ Credentials come from the environment, by each store's usual names, or from the 
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.error import HTTPError
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
 _FORMS = "https://HOST/PATH, s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY or file:///PATH"
 _TIMEOUT_S = 30
+_MAX_REDIRECTS, _MAX_RETRIES = 10, 5
 _LONGEST_S = 86_400
 RETRY: "RetryConfig" = {
     "max_retries": 5,
@@ -42,6 +47,7 @@ _ADVICE: dict[type[Exception], str] = {
     UnauthenticatedError: "it wants credentials, and those given, if any, are invalid",
     PermissionDeniedError: "the credentials, if any, do not allow it, or the signature of the address has expired",
 }
+_REFUSED = dict(zip((404, 401, 403), _ADVICE.values(), strict=True))
 
 
 class FetchError(MsdError):
@@ -100,8 +106,6 @@ def stored_archive(url: str, retry: "RetryConfig" = RETRY) -> StoredArchive:
     name = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
     if has_login:
         raise FetchError(f"{name}: credentials do not belong into a URL; expected {_FORMS}")
-    if parts.scheme == "oci":
-        raise FetchError(f"{name}: OCI registries are no longer supported; put the archive at {_FORMS}")
     if parts.scheme in ("s3", "gs", "az") and (not parts.netloc or not key or key.endswith("/")):
         raise FetchError(f"{name}: names no object; expected {_FORMS}")
     try:
@@ -114,6 +118,36 @@ def stored_archive(url: str, retry: "RetryConfig" = RETRY) -> StoredArchive:
     return StoredArchive(store, "" if isinstance(store, HTTPStore) else key, name)
 
 
+class _NoRedirects(HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        """Follow none."""
+
+
+def _end_of_redirects(url: str, token: str) -> str:
+    """Return where redirects lead. Only the first host gets the token: the stores' client would send it to another one
+    that redirects again. Raises ValueError."""
+    first, opener = urlsplit(url)[:2], build_opener(_NoRedirects)
+    for turn in range(_MAX_REDIRECTS):
+        headers = {"Authorization": f"Bearer {token}"} if urlsplit(url)[:2] == first else {}
+        try:
+            opener.open(Request(url, headers=headers), timeout=_TIMEOUT_S).close()
+            return url
+        except HTTPError as reply:
+            reply.close()
+            found = reply.headers.get("Location", "") if 300 <= reply.code < 400 else ""
+            if reply.code >= 500 and turn < _MAX_RETRIES:
+                time.sleep(2**turn)
+                continue
+            if not found:
+                raise ValueError(_REFUSED.get(reply.code, f"its server says {reply.code}")) from None
+            url = urljoin(url, found)
+            if urlsplit(url).scheme not in ("https", first[0]):
+                raise ValueError("error following redirect: it leads to no address of this kind") from None
+        except (OSError, HTTPException) as error:
+            raise ValueError(f"cannot be reached ({error})") from None
+    raise ValueError("error following redirect: too many")
+
+
 def _store(url: str, scheme: str, bucket: str, retry: "RetryConfig") -> "ObjectStore | None":
     client: ClientConfig = {
         "connect_timeout": timedelta(seconds=_TIMEOUT_S),
@@ -124,10 +158,12 @@ def _store(url: str, scheme: str, bucket: str, retry: "RetryConfig") -> "ObjectS
         client["root_certificate"] = Path(authorities).read_bytes()
     match scheme:
         case "http" | "https":
-            # Redirects from HTTPS to plain HTTP are refused, and no other host gets the token.
+            # Redirects from HTTPS to plain HTTP are refused.
             client["allow_http"] = scheme == "http"
             if token := os.environ.get("BUNDLE_TOKEN"):
-                client["default_headers"] = {"authorization": f"Bearer {token}"}
+                own, url = urlsplit(url)[:2], _end_of_redirects(url, token)
+                if urlsplit(url)[:2] == own:
+                    client["default_headers"] = {"authorization": f"Bearer {token}"}
             return HTTPStore(url, client_options=client, retry_config=retry)
         case "s3":
             endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")

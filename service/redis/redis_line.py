@@ -157,7 +157,7 @@ class Line(asyncio.Protocol):
         self._take(data)
 
     def _take(self, data: bytes = b"") -> None:
-        """Answer queries with what has arrived: so many values at once, and others in the event loop's next turns."""
+        """Answer queries with what has arrived; after `VALUES_AT_ONCE` values, wait for the loop's next turn."""
         taken = 0
         try:
             self._bounds.check(data)

@@ -182,7 +182,7 @@ async def get_many(
     accept: Callable[[list[int], list[bytes | None], int], T],
     deadline: float | None = None,
 ) -> Answers[T]:
-    """Read keys with one MGET per group, so many at once that the event loop's others need not wait long.
+    """Read keys with one MGET per group, in parts that hold the event loop only briefly.
 
     `accept` gets the keys' indices, their values, and the epoch, one node at a time; a reply that is not a list of that
     many values is a StoreError.

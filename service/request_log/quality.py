@@ -1,12 +1,13 @@
 """Model quality from logged requests: drift against the served bundle's reference, and observed against predicted
-clicks.
+clicks and conversions, by segment.
 
 Knows requests, their inputs, and events. Does not know who reads the figures.
 """
 
 import math
 from collections import OrderedDict, deque
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from msd.contract.bundle import Manifest
 from msd.contract.log import EventRecord, RequestRecord
 from msd.contract.pricing import PRICED, Formula, ecpm_of, served_places
 from msd.contract.reference import Distribution, Reference, dense_inputs
+from msd.contract.request import ANONYMOUS, CheckedRequest
+from msd.contract.schema import Categorical, FeatureSchema
 from service import limits
 from service.runtimes.runtime import Scores
 from service.telemetry.metrics import BID_QUARTERS, RANKS, Metrics
@@ -27,12 +30,27 @@ _FADES = 1 - 1 / 5_000
 _TELL_EVERY = 50
 SETTLE_S = 600.0
 """An impression is judged once events this much later have arrived: most clicks have arrived by then."""
+CONVERSION_SETTLE_S = 86_400.0
+"""The same of a click, for its conversion."""
+_MOST_VALUES = 20
+"""Values of a feature that are segments of their own, the most frequent."""
 _WINDOW = 10_000
 # Memory of a request, in candidates.
 _REQUEST_COSTS = 8
 _RANKED_FROM = (2, 6)
 """The best ranks of the second and third group of `RANKS`."""
-_JUDGED = np.dtype([("pctr", "f8"), ("is_clicked", "?"), ("rank", "i1"), ("bid", "f4")])
+_JUDGED = np.dtype([("expected", "f8"), ("observed", "?"), ("rank", "i1"), ("bid", "f4"), ("division", "i4")])
+
+
+def segments_of(request: CheckedRequest, schema: FeatureSchema, by: Sequence[str]) -> list[str]:
+    """Return the segments of a request: known or anonymous, and its value of each context feature of `by` that the
+    schema has. Other values than the most frequent ones are one segment."""
+    found = ["anonymous" if request.user_id == ANONYMOUS else "known"]
+    for field in schema.indexed("context"):
+        if isinstance(field, Categorical) and field.name in by:
+            value = request.context.get(field.name)
+            found.append(f"{field.name}={value if value in field.vocabulary[:_MOST_VALUES] else 'other'}")
+    return found
 
 
 class Drift:
@@ -100,29 +118,35 @@ class _Shown(NamedTuple):
     key: tuple[str, str]
     at: float
     pctr: float
+    pcvr: float
     rank: int
     bid: float
+    division: int
 
 
 class _Predicted(NamedTuple):
-    """The candidates of one request: scores, NaN of those that were shown, groups of ranks, and bids, NaN without."""
+    """The candidates of one request: scores, NaN of those that were shown, those of conversions, groups of ranks, and
+    bids, NaN without; and the number of the request's segments."""
 
     item_ids: list[str]
     scores: NDArray[np.float32]
+    pcvr: NDArray[np.float32] | None
     ranks: NDArray[np.int8]
     bids: NDArray[np.float32] | None
+    division: int
 
     @classmethod
-    def of(cls, record: RequestRecord, formula: Formula) -> "_Predicted":
-        scores = record.scores[0]
-        ecpm = ecpm_of(record.bids, record.pricing, dict(zip(record.heads, record.scores, strict=True)), formula)
+    def of(cls, record: RequestRecord, formula: Formula, division: int) -> "_Predicted":
+        by_head = dict(zip(record.heads, record.scores, strict=True))
+        scores, pcvr = record.scores[0], by_head.get("pcvr")
+        ecpm = ecpm_of(record.bids, record.pricing, by_head, formula)
         ranks = np.empty(len(scores), np.int8)
         ranks[served_places(ecpm, scores, len(scores))] = np.digitize(np.arange(len(scores)) + 1, _RANKED_FROM)
         bids = None if record.bids is None else np.array(record.bids, np.float32)
         if bids is not None and record.pricing is not None:
             # Bids for other things are of another scale.
             bids[np.array(record.pricing) != "cpc"] = np.nan
-        return cls(record.item_ids, scores.copy(), ranks, bids)
+        return cls(record.item_ids, scores.copy(), None if pcvr is None else pcvr.copy(), ranks, bids, division)
 
     def is_due(self, item_id: str) -> bool:
         """Return whether it is a candidate that was not shown yet."""
@@ -133,72 +157,113 @@ class _Predicted(NamedTuple):
         if not self.is_due(key[1]):
             return None
         place = self.item_ids.index(key[1])
-        bid = math.nan if self.bids is None else float(self.bids[place])
-        shown = _Shown(key, at, float(self.scores[place]), int(self.ranks[place]), bid)
+        pcvr, bid = (math.nan if column is None else float(column[place]) for column in (self.pcvr, self.bids))
+        shown = _Shown(key, at, float(self.scores[place]), pcvr, int(self.ranks[place]), bid, self.division)
         self.scores[place] = np.nan
         return shown
 
 
+class _Outcomes:
+    """What waits for its outcome, and the latest of what has settled; bounded in memory."""
+
+    def __init__(self, settle_s: float) -> None:
+        self._settle_s = settle_s
+        self._waiting: deque[_Shown] = deque()
+        self.keys: set[tuple[str, str]] = set()
+        self.observed: set[tuple[str, str]] = set()
+        # Ring buffer of the latest, and their total number.
+        self._judged = np.zeros(_WINDOW, _JUDGED)
+        self._judgements = 0
+
+    @property
+    def latest(self) -> NDArray[np.void]:
+        return self._judged[: self._judgements]
+
+    def add(self, shown: _Shown) -> None:
+        self.keys.add(shown.key)
+        self._waiting.append(shown)
+
+    def settle(self, newest_at: float, head: Literal["pctr", "pcvr"]) -> list[_Shown]:
+        """Judge what has settled by the head's score, and return that with the outcome."""
+        found = []
+        while self._waiting and (
+            self._waiting[0].at <= newest_at - self._settle_s or len(self._waiting) > limits.MAX_REMEMBERED
+        ):
+            shown = self._waiting.popleft()
+            is_observed = shown.key in self.observed
+            self.keys.discard(shown.key)
+            self.observed.discard(shown.key)
+            row = getattr(shown, head), is_observed, shown.rank, shown.bid, shown.division
+            self._judged[self._judgements % _WINDOW] = row
+            self._judgements += 1
+            found += [shown] if is_observed else []
+        return found
+
+
 class Observed:
-    """Outcomes of the latest impressions; bounded in memory."""
+    """Outcomes of the latest impressions and clicks."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._predictions: OrderedDict[str, _Predicted] = OrderedDict()
         self._remembered = 0
-        self._waiting: deque[_Shown] = deque()
-        self._shown: set[tuple[str, str]] = set()
-        self._clicked: set[tuple[str, str]] = set()
-        # Ring buffer of the latest, and their total number.
-        self._judged = np.zeros(_WINDOW, _JUDGED)
-        self._judgements = 0
+        self._clicks, self._conversions = _Outcomes(SETTLE_S), _Outcomes(CONVERSION_SETTLE_S)
+        self._divisions: dict[tuple[str, ...], int] = {}
         self._newest_at = 0.0
 
     def record(self, record: RequestRecord, formula: Formula = PRICED) -> None:
         if record.request_id in self._predictions:
             return
-        self._predictions[record.request_id] = _Predicted.of(record, formula)
+        division = self._divisions.setdefault(tuple(record.segments or ()), len(self._divisions))
+        self._predictions[record.request_id] = _Predicted.of(record, formula, division)
         self._remembered += _REQUEST_COSTS + len(record.item_ids)
         while self._remembered > limits.MAX_REMEMBERED:
             request_id, oldest = self._predictions.popitem(last=False)
             self._remembered -= _REQUEST_COSTS + len(oldest.item_ids)
-            self._clicked.difference_update((request_id, item_id) for item_id in oldest.item_ids)
+            keys = {(request_id, item_id) for item_id in oldest.item_ids}
+            never_shown = self._clicks.observed & keys - self._clicks.keys
+            self._clicks.observed -= never_shown
+            self._conversions.observed -= never_shown
 
     def event(self, event: EventRecord) -> None:
-        """Count an impression or a click; conversions, unknown requests and repetitions are ignored."""
-        if event.type == "conversion":
-            return
+        """Count an event; unknown requests and repetitions are ignored."""
         # A clock that is ahead would settle new events at once.
         at = min(event.at, event.received_at)
         self._newest_at = max(self._newest_at, at)
         key = (event.request_id or "", event.item_id)
         predicted = self._predictions.get(key[0])
-        if event.type == "click":
-            if key in self._shown or (predicted is not None and predicted.is_due(event.item_id)):
-                self._clicked.add(key)
-            return
-        shown = None if predicted is None else predicted.take(key, at)
-        if shown is not None:
-            self._shown.add(key)
-            self._waiting.append(shown)
+        if event.type == "conversion":
+            if key in self._conversions.keys or key in self._clicks.observed:
+                self._conversions.observed.add(key)
+        elif event.type == "click":
+            if key in self._clicks.keys or (predicted is not None and predicted.is_due(event.item_id)):
+                self._clicks.observed.add(key)
+        elif predicted is not None and (shown := predicted.take(key, at)) is not None:
+            self._clicks.add(shown)
 
     def tell(self) -> None:
-        """Judge settled impressions, and set the gauges."""
-        settled = self._newest_at - SETTLE_S
-        while self._waiting and (self._waiting[0].at <= settled or len(self._waiting) > limits.MAX_REMEMBERED):
-            shown = self._waiting.popleft()
-            is_clicked = shown.key in self._clicked
-            self._shown.discard(shown.key)
-            self._clicked.discard(shown.key)
-            self._judged[self._judgements % _WINDOW] = shown.pctr, is_clicked, shown.rank, shown.bid
-            self._judgements += 1
-        judged = self._judged[: self._judgements]
-        clicks = int(judged["is_clicked"].sum())
-        metrics = self._metrics
-        metrics.joined_impressions.set(len(judged))
-        metrics.joined_clicks.set(clicks)
-        metrics.predicted_over_observed.set(judged["pctr"].sum() / clicks if clicks else math.nan)
-        metrics.shown(*_by_rank_and_bid(judged))
+        """Judge settled impressions and clicks, and set the gauges."""
+        for clicked in self._clicks.settle(self._newest_at, "pctr"):
+            if math.isnan(clicked.pcvr):
+                self._conversions.observed.discard(clicked.key)
+            else:
+                self._conversions.add(clicked)
+        self._conversions.settle(self._newest_at, "pcvr")
+        self._metrics.shown(*_by_rank_and_bid(self._clicks.latest))
+        by_head = {"pctr": self._clicks.latest, "pcvr": self._conversions.latest}
+        self._metrics.outcomes({head: _by_segment(rows, self._divisions) for head, rows in by_head.items()})
+
+
+def _by_segment(judged: NDArray[np.void], divisions: Iterable[tuple[str, ...]]) -> dict[str, tuple[float, float]]:
+    """Return the expected and observed outcomes of each segment, and of all together."""
+    found: dict[str, tuple[float, float]] = {}
+    names = list(divisions)
+    sums = [np.bincount(judged["division"], judged[name], len(names)) for name in ("expected", "observed")]
+    for number in np.unique(judged["division"]).tolist():
+        for segment in ("all", *names[number]):
+            before = found.get(segment, (0.0, 0.0))
+            found[segment] = before[0] + float(sums[0][number]), before[1] + float(sums[1][number])
+    return found
 
 
 def _by_rank_and_bid(judged: NDArray[np.void]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -212,6 +277,6 @@ def _by_rank_and_bid(judged: NDArray[np.void]) -> tuple[NDArray[np.float64], NDA
     cells = judged["rank"].astype(np.intp) * shape[1] + columns
     expected, observed = (
         np.bincount(cells, judged[name], shape[0] * shape[1]).reshape(shape).astype(np.float64)
-        for name in ("pctr", "is_clicked")
+        for name in ("expected", "observed")
     )
     return expected, observed

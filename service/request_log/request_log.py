@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,7 +23,7 @@ from msd.contract.pricing import ecpm_of, served_places
 from msd.contract.request import parse_request
 from service import limits
 from service.machine import give_way, let_others_run
-from service.request_log.quality import Drift, Observed
+from service.request_log.quality import Drift, Observed, segments_of
 from service.scoring.answer import Served
 from service.scoring.deployment import Deployment
 from service.settings import Settings
@@ -145,8 +145,11 @@ class LogWriter:
     """Records of requests and events, kept in memory until their file is due, for `flush_s` at most. Runs in the log's
     thread."""
 
-    def __init__(self, folder: "LogFolder", metrics: Metrics, share: float, flush_s: float) -> None:
-        """`share` of the requests are logged, and the events of those, and events that name no request."""
+    def __init__(
+        self, folder: "LogFolder", metrics: Metrics, share: float, flush_s: float, segments: Sequence[str] = ()
+    ) -> None:
+        """`share` of the requests are logged, and the events of those, and events that name no request. `segments`:
+        context features that divide requests."""
         self._folder = folder
         self._metrics = metrics
         self._share = share
@@ -154,6 +157,7 @@ class LogWriter:
         full = min(_FULL_BYTES, folder.max_bytes // _FEWEST_FILES)
         self._requests = _Waiting(REQUESTS, full, flush_s)
         self._events = _Waiting(EVENTS, full, flush_s)
+        self._segments = segments
         self._drift, self._observed = Drift(metrics), Observed(metrics)
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.request_log")
@@ -184,7 +188,7 @@ class LogWriter:
         self._folder.close()
 
     def _take_request(self, served: Served) -> None:
-        record = record_of(served)
+        record = record_of(served, self._segments)
         self._observed.record(record, served.model.bundle.manifest.formula)
         let_others_run()
         if served.is_champion:
@@ -284,7 +288,7 @@ class _Waiting:
         return sum(batch.num_rows for batch in batches), batches
 
 
-def record_of(served: Served) -> RequestRecord:
+def record_of(served: Served, segments: Sequence[str] = ()) -> RequestRecord:
     """Return the record of a request. Raises UnicodeEncodeError for an ID with a lone surrogate, which UTF-8 lacks."""
     model, basis, degraded = served.model, served.basis, served.degraded_candidates
     request = parse_request(served.body, model.schema)
@@ -312,7 +316,6 @@ def record_of(served: Served) -> RequestRecord:
         threads=engine.threads,
         ran=basis.ran,
         is_partial=basis.is_partial,
-        together=1,
         user_id=request.user_id,
         request=served.body,
         history=history,
@@ -333,6 +336,7 @@ def record_of(served: Served) -> RequestRecord:
         pricing=request.pricing,
         explore=None if choice is None else choice.as_record(),
         impressions=[number for seen in impressions for number in (seen.at, seen.shown, seen.clicked)],
+        segments=segments_of(request, model.schema, segments),
         **{name: 1000 * seconds for name, seconds in zip(_STAGES, served.seconds, strict=True)},
     )
 
@@ -360,7 +364,8 @@ def open_request_log(settings: Settings, metrics: Metrics) -> RequestLog | None:
     from service.request_log.files import LogFolder
 
     folder = LogFolder(settings.log_dir, settings.log_max_mb * 2**20, limits.LOG_MAX_AGE_S)
-    writer = LogWriter(folder, metrics, settings.log_sample, limits.LOG_FLUSH_S)
+    segments = (settings.log_segments or "").replace(" ", "").split(",")
+    writer = LogWriter(folder, metrics, settings.log_sample, limits.LOG_FLUSH_S, segments)
     return RequestLog(writer, settings.log_sample, min(_TICK_S, limits.LOG_FLUSH_S), metrics)
 
 

@@ -22,7 +22,7 @@ from prometheus_client import (
 
 from msd.contract.assemble import Rung, UserRung
 from msd.contract.bundle import Manifest
-from msd.contract.correction import LearnedCorrection
+from msd.contract.correction import CONVERSIONS, HEAD, LearnedCorrection
 from msd.contract.rows import RowSide
 from service.machine import memory_limit, own_memory
 from service.runtimes.runtime import Engine
@@ -138,14 +138,13 @@ HELP = {
     # Logged requests against the bundle's reference and against observed clicks
     "msd_input_psi": "Population stability index of recent inputs against the bundle's reference, per input.",
     "msd_score_psi": "Population stability index of recent scores against the bundle's reference, per head.",
-    "msd_predicted_over_observed": "Ratio of predicted to observed clicks of joined impressions; NaN if unknown.",
-    "msd_joined_impressions": "Recent impressions joined with their logged scores.",
-    "msd_joined_clicks": "Clicks among the joined impressions.",
     "msd_shown_expected_clicks": "Sum of pCTR of joined impressions, by rank in the request and quarter of bids.",
     "msd_shown_clicks": "Clicks of joined impressions, by rank in the request and quarter of bids.",
-    "msd_correction_shift": "Correction of pCTR in log-odds at the centre of its scores, per corrected bundle.",
-    "msd_correction_slope": "Factor by which the log-odds of pCTR are stretched, per corrected bundle.",
-    "msd_correction_timestamp_seconds": "Newest impression that a correction knows, in Unix seconds, by bundle.",
+    "msd_expected_outcomes": "Sum of pctr over recent joined impressions, or of pcvr over their clicks, by segment.",
+    "msd_observed_outcomes": "Clicks (pctr) or conversions (pcvr) of these, by segment.",
+    "msd_correction_shift": "Correction of scores in log-odds at their centre, per corrected bundle and head.",
+    "msd_correction_slope": "Factor by which the log-odds of scores are stretched, per corrected bundle and head.",
+    "msd_correction_timestamp_seconds": "Newest impression that a correction knows, in Unix seconds, per bundle.",
     "msd_corrections_stale": "1 if the file of corrections is unusable and the previous ones stay in use, else 0.",
     # The process, beyond the default metrics of Prometheus's client
     "msd_build_info": "1 for the running release; the commit is empty if unknown.",
@@ -242,14 +241,13 @@ class Metrics:
         self._score_psi = self._gauge_set("msd_score_psi", "head")
         self._referenced = ""
         self._drift_lock = threading.Lock()
-        self.predicted_over_observed = self._gauge("msd_predicted_over_observed", math.nan)
-        self.joined_impressions = self._gauge("msd_joined_impressions")
-        self.joined_clicks = self._gauge("msd_joined_clicks")
         self._expected = self._gauge_set("msd_shown_expected_clicks", "rank", "bid")
         self._clicks = self._gauge_set("msd_shown_clicks", "rank", "bid")
-        self._shifts = self._gauge_set("msd_correction_shift", "bundle_id")
-        self._slopes = self._gauge_set("msd_correction_slope", "bundle_id")
-        self._corrected_at = self._gauge_set("msd_correction_timestamp_seconds", "bundle_id")
+        self._expected_outcomes = self._gauge_set("msd_expected_outcomes", "head", "segment")
+        self._observed_outcomes = self._gauge_set("msd_observed_outcomes", "head", "segment")
+        self._shifts = self._gauge_set("msd_correction_shift", "bundle_id", "head")
+        self._slopes = self._gauge_set("msd_correction_slope", "bundle_id", "head")
+        self._corrected_at = self._gauge_set("msd_correction_timestamp_seconds", "bundle_id", "head")
         self.corrections_stale = self._gauge("msd_corrections_stale")
 
     def _declare_process(self) -> None:
@@ -352,6 +350,11 @@ class Metrics:
         self._expected.replace(dict(zip(labels, expected.ravel().tolist(), strict=True)))
         self._clicks.replace(dict(zip(labels, clicks.ravel().tolist(), strict=True)))
 
+    def outcomes(self, by_head: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
+        """Set the expected and observed outcomes by head and segment."""
+        for place, gauge in enumerate((self._expected_outcomes, self._observed_outcomes)):
+            gauge.replace({(head, name): pair[place] for head, own in by_head.items() for name, pair in own.items()})
+
     def shadow_shift(self, slot: int, shifts: NDArray[np.float64]) -> None:
         """Count the shifts [n] of one request's candidates."""
         observe = self._shadow_shifts[slot].observe
@@ -384,9 +387,11 @@ class Metrics:
 
     def corrected(self, by_bundle: Mapping[str, LearnedCorrection]) -> None:
         """Set the corrections in force, by bundle_id."""
-        self._shifts.replace({(bundle,): one.shift for bundle, one in by_bundle.items()})
-        self._slopes.replace({(bundle,): one.slope for bundle, one in by_bundle.items()})
-        self._corrected_at.replace({(bundle,): one.at for bundle, one in by_bundle.items()})
+        found = {(bundle, HEAD): one for bundle, one in by_bundle.items()}
+        found |= {(bundle, CONVERSIONS): one.conversions for bundle, one in by_bundle.items() if one.conversions}
+        self._shifts.replace({labels: one.shift for labels, one in found.items()})
+        self._slopes.replace({labels: one.slope for labels, one in found.items()})
+        self._corrected_at.replace({labels: one.at for labels, one in found.items()})
 
     def drift(self, manifest_sha256: str, inputs: Mapping[str, float], heads: Mapping[str, float]) -> None:
         """Set the drift of inputs and heads by name; NaN if unknown. Ignored unless the bundle is the last one given to

@@ -139,7 +139,9 @@ def test_any_manifest_opens_or_is_rejected(folder: Path, whole_bundle: Bundle, k
         assert value != getattr(whole_bundle.manifest, key)
 
 
-@pytest.mark.parametrize("name", ["../ranker.onnx", "/etc/passwd", "a/b", "notes.txt", MANIFEST, MARKER, "", "."])
+@pytest.mark.parametrize(
+    "name", ["../ranker.onnx", "/etc/passwd", "a/b", "notes.txt", MANIFEST, MARKER, "", ".", "\x00"]
+)
 def test_rejects_unknown_file_names(folder: Path, name: str) -> None:
     entries = {**file_entries(folder), name: file_entries(folder)[RANKER]}
     reseal(folder, files={file: entry.model_dump() for file, entry in entries.items()})

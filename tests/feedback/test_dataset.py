@@ -20,7 +20,7 @@ from tests.dataset.test_bid_requests import write as write_bids
 from tests.dataset.tiny import write_tiny_dataset
 from tests.feedback.made import events, requests
 
-LATER = 1_800_000_000
+LATER = 1_750_000_000
 
 
 def logged(*documents: dict[str, Any]) -> pl.DataFrame:

@@ -183,6 +183,8 @@ def test_impressions_wait_for_clicks_and_longer_for_conversions() -> None:
 
     # A service whose clock is ahead settles nothing.
     assert labels(joined) == {"r/a": 1}
+    ahead = join([log], events(*rows, ("impression", "b", 1e11, "r")), windows)
+    assert labels(ahead) == {"r/a": 1}, "an event of the future waits"
     assert (joined.told["unsettled_impressions"], joined.told["unsettled_clicks"]) == (1, 1)
     assert join([log], events(*rows), windows, has_conversions=True).frame["conversion"].to_list() == [0]
     with pytest.raises(FeedbackError, match="none of 2 impressions is settled"):

@@ -39,6 +39,7 @@ class Log:
                 "request": body,
             }
             scores = scorer.score(row) or {"pctr": np.full(5, 0.5), "pcvr": np.full(5, 0.5)}
+            row["segments"] = ["known" if user else "anonymous", f"placement={number % 2}"]
             own = {"bids": None, "pricing": None, "scores": [scores["pctr"].tolist()], "heads": ["pctr"]}
             logged.append(row | own | {"explore": FIRST})
             shown.append(("impression", ids[0], at + number, f"r{number}"))
@@ -66,7 +67,8 @@ def test_the_law_is_promoted_and_kept(bundle: Bundle, other_bundle: Bundle, tmp_
     same = log.judged(other_bundle, other_bundle)
     assert [check.name for check in same.checks if not check.holds] == ["sure gain of logloss"]
     segments = better.figures["segments"]
-    assert [segments[name]["impressions"] for name in ("known", "anonymous")] == [600, 300]
+    due = {"anonymous": 300, "known": 600, "placement=0": 450, "placement=1": 450}
+    assert {name: segment["impressions"] for name, segment in segments.items()} == due
     assert segments["anonymous"]["predicted_over_observed"]["new"] == pytest.approx(1, abs=0.2)
     assert better.figures["models"]["new"]["pcvr"]["predicted_over_observed"] == pytest.approx(1, abs=0.2)
 

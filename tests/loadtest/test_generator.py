@@ -19,18 +19,17 @@ from loadtest.outcome import Durations
 from loadtest.promptness import prompt
 from loadtest.requests import http_request
 from loadtest.traffic import bursts, constant, poisson
-from tests.loadtest.small_server import CLOSE, DIE, HANG, NOISE, REPLY, Script, small_server
+from tests.scripted_server import HANG, Act, End, Reply, scripted_server
 
 REQUESTS = [http_request("/v1/score", f'{{"number": {number}}}'.encode()) for number in range(7)]
 BRIEF = LoadLimits(connections=4, patience_s=0.6)
 
 
 def test_sends_each_request_once_in_turn() -> None:
-    script = Script()
-    with small_server(script) as url:
-        found = open_loop(Target(url, REQUESTS), constant(200, 0.2), 0.2)
+    with scripted_server(Reply()) as server:
+        found = open_loop(Target(server.url, REQUESTS), constant(200, 0.2), 0.2)
 
-    assert [json.loads(body)["number"] for body in script.bodies] == [number % 7 for number in range(40)]
+    assert [json.loads(body)["number"] for body in server.bodies] == [number % 7 for number in range(40)]
     assert (found.offered, found.statuses, found.lost, found.unanswered) == (40, {200: 40}, 0, 0)
     assert found.latency.count == found.late.count == 40
     assert found.in_time <= 40
@@ -38,19 +37,18 @@ def test_sends_each_request_once_in_turn() -> None:
 
 
 def test_process_with_many_open_files_sends_alike() -> None:
-    with ExitStack() as held, small_server(Script()) as url:
+    with ExitStack() as held, scripted_server(Reply()) as server:
         for _ in range(1_100):
             held.enter_context(open(os.devnull, "rb"))
-        found = open_loop(Target(url, REQUESTS), constant(100, 0.1), 0.1)
+        found = open_loop(Target(server.url, REQUESTS), constant(100, 0.1), 0.1)
 
     assert (found.statuses, found.unanswered) == ({200: 10}, 0)
 
 
 def test_stall_counts_for_all_that_were_due_meanwhile() -> None:
     """A closed loop would send nothing during the stall, and see one slow reply."""
-    script = Script(lambda number: (REPLY, 200, 0.4 if number == 0 else 0.0))
-    with small_server(script) as url:
-        found = open_loop(Target(url, REQUESTS), constant(100, 0.3), 0.3, LoadLimits(connections=1, most=1))
+    with scripted_server(Reply(wait_s=0.4), Reply()) as server:
+        found = open_loop(Target(server.url, REQUESTS), constant(100, 0.3), 0.3, LoadLimits(connections=1, most=1))
 
     assert (found.statuses, found.connections) == ({200: 30}, 1)
     # The last of 30 was due at .29 s, and could not be answered before .4 s.
@@ -61,9 +59,9 @@ def test_stall_counts_for_all_that_were_due_meanwhile() -> None:
 
 def test_outcomes_are_counted_apart() -> None:
     statuses = [200, 429, 504, 200, 500]
-    script = Script(lambda number: (CLOSE, 0, 0.0) if number % 6 == 5 else (REPLY, statuses[number % 6], 0.0))
-    with small_server(script) as url:
-        found = open_loop(Target(url, REQUESTS), constant(300, 0.2), 0.2, BRIEF)
+    acts: list[Act] = [*(Reply(status) for status in statuses), End.CLOSE]
+    with scripted_server(*acts * 10) as server:
+        found = open_loop(Target(server.url, REQUESTS), constant(300, 0.2), 0.2, BRIEF)
 
     assert found.offered == 60
     assert found.statuses == {200: 20, 429: 10, 504: 10, 500: 10}
@@ -73,15 +71,11 @@ def test_outcomes_are_counted_apart() -> None:
 
 
 def test_partial_replies_are_no_goodput() -> None:
-    def reply(number: int) -> bytes:
-        return (
-            b'{"candidates":{},"degraded":{"a":1}}' if number % 4 == 1 else b'{"candidates":{"id":["\\"degraded\\":"]}}'
-        )
-
-    script = Script(lambda number: (REPLY, 200 if number % 4 < 3 else 429, 0.0), reply)
-    with small_server(script) as url:
+    whole, partial = b'{"candidates":{"id":["\\"degraded\\":"]}}', b'{"candidates":{},"degraded":{"a":1}}'
+    acts = [Reply(body=whole), Reply(body=partial), Reply(body=whole), Reply(429, whole)]
+    with scripted_server(*acts * 10) as server:
         # A second in which to answer what is asked at once, so that all comes in time.
-        found = open_loop(Target(url, REQUESTS), np.zeros(40), 1.0, BRIEF)
+        found = open_loop(Target(server.url, REQUESTS), np.zeros(40), 1.0, BRIEF)
 
     assert found.statuses == {200: 30, 429: 10}
     assert (found.degraded, found.in_time, found.latency.count) == (10, 20, 30)
@@ -89,31 +83,30 @@ def test_partial_replies_are_no_goodput() -> None:
 
 
 def test_opens_more_connections_up_to_the_limit() -> None:
-    script = Script(lambda number: (REPLY, 200, 0.3))
-    with small_server(script) as url:
-        found = open_loop(Target(url, REQUESTS), np.zeros(20), 0.1, LoadLimits(connections=2, most=9))
+    with scripted_server(Reply(wait_s=0.3)) as server:
+        found = open_loop(Target(server.url, REQUESTS), np.zeros(20), 0.1, LoadLimits(connections=2, most=9))
 
-    assert script.connections == 9
+    assert server.connections == 9
     assert found.statuses == {200: 20}
 
 
 def test_closed_loop_sends_when_a_reply_came() -> None:
-    script = Script(lambda number: (REPLY, 429 if number == 3 else 200, 0.01))
-    with small_server(script) as url:
-        found = closed_loop(Target(url, REQUESTS), 3, 0.3, BRIEF)
+    soon = Reply(wait_s=0.01)
+    with scripted_server(*[soon] * 3, Reply(429), soon) as server:
+        found = closed_loop(Target(server.url, REQUESTS), 3, 0.3, BRIEF)
 
-    assert script.connections == 3
+    assert server.connections == 3
     assert found.statuses[429] == 1
-    assert found.offered == len(script.bodies) == sum(found.statuses.values())
+    assert found.offered == len(server.bodies) == sum(found.statuses.values())
     assert found.statuses[200] >= found.in_time > 0
 
 
 def test_client_replaces_a_lost_connection() -> None:
-    script = Script(lambda number: (CLOSE, 0, 0.0) if number in (2, 4) else (REPLY, 200, 0.005))
-    with small_server(script) as url:
-        found = closed_loop(Target(url, REQUESTS), 2, 0.3, BRIEF)
+    soon = Reply(wait_s=0.005)
+    with scripted_server(soon, soon, End.CLOSE, soon, End.CLOSE, soon) as server:
+        found = closed_loop(Target(server.url, REQUESTS), 2, 0.3, BRIEF)
 
-    assert script.connections == 4
+    assert server.connections == 4
     assert found.lost == 2
     assert found.statuses[200] > 2
 
@@ -123,37 +116,37 @@ def test_client_replaces_a_lost_connection() -> None:
     ("ends_at", "end", "message"),
     [
         (0, HANG, r"hangs: \d+ requests are waiting, and nothing came for 0.6 s"),
-        (9, DIE, "{url}: no connection: "),
-        (None, REPLY, "{url}: no connection: "),
+        (9, End.DIE, "{url}: no connection: "),
+        (None, Reply(), "{url}: no connection: "),
     ],
     ids=["hangs", "dies", "absent"],
 )
-def test_absent_service_is_an_error(loop: str, ends_at: int | None, end: str, message: str) -> None:
-    script = Script(lambda number: (end if ends_at is not None and number >= ends_at else REPLY, 200, 0.0))
+def test_absent_service_is_an_error(loop: str, ends_at: int | None, end: Act, message: str) -> None:
     with ExitStack() as stack:
-        url = stack.enter_context(small_server(script))
+        server = stack.enter_context(scripted_server(*[Reply()] * (ends_at or 0), end))
         if ends_at is None:
             stack.close()
-        with pytest.raises(ClientError, match=message.format(url=url) if end != HANG else message):
-            _run(loop, url)
-    assert len(script.bodies) >= (ends_at or 0)
+        with pytest.raises(ClientError, match=message.format(url=server.url) if end != HANG else message):
+            _run(loop, server.url)
+    assert len(server.bodies) >= (ends_at or 0)
 
 
 @pytest.mark.parametrize(
-    ("end", "lost", "unanswered"), [(HANG, 0, 1), (NOISE, 1, 0)], ids=["no reply at the end", "not HTTP"]
+    ("end", "lost", "unanswered"),
+    [(HANG, 0, 1), (b"no HTTP\r\n\r\n", 1, 0)],
+    ids=["no reply at the end", "not HTTP"],
 )
-def test_counts_a_request_without_a_reply(end: str, lost: int, unanswered: int) -> None:
-    script = Script(lambda number: (end if number == 2 else REPLY, 200, 0.0))
-    with small_server(script) as url:
-        found = open_loop(Target(url, REQUESTS), constant(50, 0.2), 0.2, BRIEF)
+def test_counts_a_request_without_a_reply(end: Act, lost: int, unanswered: int) -> None:
+    with scripted_server(Reply(), Reply(), end, Reply()) as server:
+        found = open_loop(Target(server.url, REQUESTS), constant(50, 0.2), 0.2, BRIEF)
 
     assert (found.statuses, found.lost, found.unanswered) == ({200: 9}, lost, unanswered)
 
 
 def test_slow_service_is_waited_for_as_long_as_it_replies() -> None:
-    with small_server(Script(lambda number: (REPLY, 200, 0.2))) as url:
+    with scripted_server(Reply(wait_s=0.2)) as server:
         limits = LoadLimits(connections=1, most=1, patience_s=1.0)
-        found = open_loop(Target(url, REQUESTS), constant(100, 0.08), 0.08, limits)
+        found = open_loop(Target(server.url, REQUESTS), constant(100, 0.08), 0.08, limits)
 
     assert (found.statuses, found.unanswered) == ({200: 8}, 0)
 
@@ -186,10 +179,9 @@ def test_arrivals_have_their_rate_and_bursts_come_together() -> None:
 
 
 def test_witness_gets_every_reply_with_its_body() -> None:
-    script = Script(lambda number: (REPLY, 200, 0.0) if number % 2 else (CLOSE, 0, 0.0))
     seen: list[Seen] = []
-    with small_server(script) as url:
-        target = Target(url, [http_request("/v1/score", b"%d" % number) for number in range(3)])
+    with scripted_server(*(End.CLOSE, Reply()) * 10) as server:
+        target = Target(server.url, [http_request("/v1/score", b"%d" % number) for number in range(3)])
         outcome = open_loop(target, constant(50, 0.4), 0.4, LoadLimits(connections=1, goes_on=True), seen.append)
 
     assert len(seen) == outcome.offered == 20
@@ -201,9 +193,11 @@ def test_witness_gets_every_reply_with_its_body() -> None:
 
 def test_dead_service_refuses_later_requests_if_the_load_goes_on() -> None:
     seen: list[Seen] = []
-    with small_server(Script(lambda number: (DIE if number == 5 else REPLY, 200, 0.0))) as url:
-        target = Target(url, [http_request("/v1/score", b"{}")])
-        outcome = open_loop(target, constant(50, 0.4), 0.4, LoadLimits(connections=1, goes_on=True), seen.append)
+    with scripted_server(*[Reply()] * 5, End.DIE) as server:
+        target = Target(server.url, [http_request("/v1/score", b"{}")])
+        # One after another: else the end of one might cut the reply to another off.
+        limits = LoadLimits(connections=1, most=1, goes_on=True)
+        outcome = open_loop(target, constant(50, 0.4), 0.4, limits, seen.append)
 
     came = Counter(reply.status for reply in seen)
     assert (came[200], came[LOST]) == (5, 1)
@@ -220,8 +214,8 @@ def test_stopped_load_sends_no_more() -> None:
         if len(seen) == 5:
             stopped.set()
 
-    with small_server(Script()) as url:
-        target = Target(url, [http_request("/v1/score", b"{}")])
+    with scripted_server(Reply()) as server:
+        target = Target(server.url, [http_request("/v1/score", b"{}")])
         outcome = open_loop(target, constant(50, 60.0), 60.0, None, witness, stopped)
 
     assert 5 <= len(seen) == outcome.statuses[200] < 1_000

@@ -4,7 +4,6 @@ where it is safe, another attempt, and never later than the deadline."""
 import json
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from msd_client import (
     Unavailable,
 )
 from tests.msd_client.conftest import Ask
-from tests.msd_client.hostile_server import Act, Reset, Say, hostile
+from tests.scripted_server import Act, End, Reply, scripted_server
 
 REQUEST = ScoreRequest(user_id="u1", ids=["a"])
 GOOD = {
@@ -33,50 +32,50 @@ GOOD = {
     "model_version": "v",
     "candidates": {"id": ["a"], "pctr": [0.5], "ecpm": [None]},
 }
-FINE = Say(body=json.dumps(GOOD).encode())
+FINE = Reply(body=json.dumps(GOOD).encode())
 BUSY = json.dumps({"error": {"code": "overloaded", "message": "too much to do", "field": None}}).encode()
 FOR_EVER = 60.0
 
 
-def but(**changes: object) -> Say:
+def but(**changes: object) -> Reply:
     """A reply that is not as it should be."""
-    return Say(body=json.dumps({**GOOD, **changes}).encode())
+    return Reply(body=json.dumps({**GOOD, **changes}).encode())
 
 
 @pytest.mark.parametrize(
     ("acts", "attempts"),
     [
-        ([Reset(), FINE], 2),
-        ([Reset(), Reset(), FINE], 3),
-        ([Say(503, BUSY, ("Retry-After: 0",)), FINE], 2),
-        ([Say(429, BUSY, ("Retry-After: Wed, 21 Oct 2015 07:28:00 GMT",)), FINE], 2),
-        ([Say(body=FINE.body[:20], length=len(FINE.body)), FINE], 2),
+        ([End.RESET, FINE], 2),
+        ([End.RESET, End.RESET, FINE], 3),
+        ([Reply(503, BUSY, ("Retry-After: 0",)), FINE], 2),
+        ([Reply(429, BUSY, ("Retry-After: Wed, 21 Oct 2015 07:28:00 GMT",)), FINE], 2),
+        ([Reply(body=FINE.body[:20], length=len(FINE.body)), FINE], 2),
     ],
 )
 def test_retries_transient_failures(ask: Ask, acts: list[Act], attempts: int) -> None:
-    with hostile(*acts) as server:
+    with scripted_server(*acts) as server:
         reply = ask(server.url, "score", REQUEST, deadline_s=FOR_EVER)
 
     assert reply.pctr == [0.5]
-    assert len(server.requests) == attempts
+    assert len(server.heads) == attempts
 
 
 @pytest.mark.parametrize(
     ("act", "kind", "message", "attempts"),
     [
-        (Reset(), ConnectionFailed, "http://127.0.0.1", 3),
-        (Say(500, b"<html>", ("Retry-After: 0",)), ServiceFailed, "HTTP 500: b'<html>'", 1),
-        (Say(502, b""), ServiceFailed, "HTTP 502", 1),
-        (Say(503, BUSY), Unavailable, "too much to do", 1),
-        (Say(503, BUSY, ("Retry-After: soon",)), Unavailable, "too much to do", 1),
-        (Say(429, BUSY, ("Retry-After: 0",)), Overloaded, "too much to do", 3),
-        (Say(422, BUSY), InvalidRequest, "too much to do", 1),
-        (Say(404, BUSY), InvalidRequest, "too much to do", 1),
-        (Say(307, b"", ("Location: /v1/other",)), BadReply, "HTTP 307", 1),
-        (Say(body=b"{"), BadReply, "the reply is not JSON: b'{'", 1),
-        (Say(body=b"[" * 100_000), BadReply, "the reply is not JSON", 1),
-        (Say(body=b"[1]"), BadReply, "the reply is not a JSON object", 1),
-        (Say(body=b"\xff"), BadReply, "the reply is not JSON", 1),
+        (End.RESET, ConnectionFailed, "http://127.0.0.1", 3),
+        (Reply(500, b"<html>", ("Retry-After: 0",)), ServiceFailed, "HTTP 500: b'<html>'", 1),
+        (Reply(502, b""), ServiceFailed, "HTTP 502", 1),
+        (Reply(503, BUSY), Unavailable, "too much to do", 1),
+        (Reply(503, BUSY, ("Retry-After: soon",)), Unavailable, "too much to do", 1),
+        (Reply(429, BUSY, ("Retry-After: 0",)), Overloaded, "too much to do", 3),
+        (Reply(422, BUSY), InvalidRequest, "too much to do", 1),
+        (Reply(404, BUSY), InvalidRequest, "too much to do", 1),
+        (Reply(307, b"", ("Location: /v1/other",)), BadReply, "HTTP 307", 1),
+        (Reply(body=b"{"), BadReply, "the reply is not JSON: b'{'", 1),
+        (Reply(body=b"[" * 100_000), BadReply, "the reply is not JSON", 1),
+        (Reply(body=b"[1]"), BadReply, "the reply is not a JSON object", 1),
+        (Reply(body=b"\xff"), BadReply, "the reply is not JSON", 1),
         (but(candidates=None), BadReply, "the reply's 'candidates' is not of type dict", 1),
         (but(candidates={"id": ["a"], "pctr": [0.5, 0.6], "ecpm": [None]}), BadReply, "the columns of candidates", 1),
         (but(candidates={"id": ["a"], "pctr": "x", "ecpm": [None]}), BadReply, "the reply's 'pctr' is not of", 1),
@@ -85,30 +84,30 @@ def test_retries_transient_failures(ask: Ask, acts: list[Act], attempts: int) ->
     ],
 )
 def test_maps_failures_to_errors(ask: Ask, act: Act, kind: type[MsdClientError], message: str, attempts: int) -> None:
-    with hostile(act) as server, pytest.raises(kind) as failed:
+    with scripted_server(act) as server, pytest.raises(kind) as failed:
         ask(server.url, "score", REQUEST, deadline_s=FOR_EVER)
 
     assert failed.value.message.startswith(message)
-    assert len(server.requests) == attempts
+    assert len(server.heads) == attempts
 
 
 @pytest.mark.parametrize(
     "act",
     [
-        Say(wait_s=FOR_EVER),
-        Say(drip_s=0.02),
-        Say(drip_s=0.02, headers=("X-Filler: " + "x" * 5000,)),
-        Say(503, BUSY, ("Retry-After: 99999999999",)),
+        Reply(wait_s=FOR_EVER),
+        Reply(drip_s=0.02),
+        Reply(drip_s=0.02, headers=("X-Filler: " + "x" * 5000,)),
+        Reply(503, BUSY, ("Retry-After: 99999999999",)),
     ],
 )
 def test_call_ends_at_its_deadline(ask: Ask, act: Act) -> None:
     """A drip comes well within any one read's time, and would take two minutes in all."""
     began = time.monotonic()
-    with hostile(act) as server, pytest.raises((DeadlineExceeded, Unavailable)):
+    with scripted_server(act) as server, pytest.raises((DeadlineExceeded, Unavailable)):
         ask(server.url, "score", REQUEST, deadline_s=0.3)
 
     assert time.monotonic() - began < FOR_EVER / 2
-    assert len(server.requests) == 1
+    assert len(server.heads) == 1
 
 
 def test_refused_connection_is_an_error(ask: Ask) -> None:
@@ -120,7 +119,7 @@ def test_refused_connection_is_an_error(ask: Ask) -> None:
 
 
 def test_sends_remaining_time_and_headers(ask: Ask) -> None:
-    with hostile(Say(503, BUSY, ("Retry-After: 0",)), FINE) as server:
+    with scripted_server(Reply(503, BUSY, ("Retry-After: 0",)), FINE) as server:
         ask(
             server.url,
             "score",
@@ -131,25 +130,25 @@ def test_sends_remaining_time_and_headers(ask: Ask) -> None:
             options={"api_key": "k"},
         )
 
-    first, second = (dict(_headers(request)) for request in server.requests)
+    first, second = (_headers(head) for head in server.heads)
     assert 0 < int(second["x-deadline-ms"]) <= int(first["x-deadline-ms"]) <= 30_000
     assert first["authorization"] == "Bearer k"
     assert (first["x-request-id"], first["traceparent"]) == ("r-7", "00-ab-cd-01")
 
 
-def too_long(most_ms: str, *more: str) -> Say:
+def too_long(most_ms: str, *more: str) -> Reply:
     """A refusal of a deadline that names the most that there may be."""
     detail = {"code": "malformed", "message": "is not a whole number from 1 to it", "field": "X-Deadline-Ms"}
-    return Say(400, json.dumps({"error": detail}).encode(), (f"X-Deadline-Ms: {most_ms}", *more))
+    return Reply(400, json.dumps({"error": detail}).encode(), (f"X-Deadline-Ms: {most_ms}", *more))
 
 
 def test_learns_maximum_deadline(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
     """The caller's own time stays what it is, and no attempt is lost."""
     options = {"retry": Retry(attempts=2, first_s=0.001)}
-    with hostile(too_long("700"), Reset(), FINE) as server:
+    with scripted_server(too_long("700"), End.RESET, FINE) as server:
         ask(server.url, "score", REQUEST, deadline_s=FOR_EVER, options=options, times=2)
 
-    granted = [int(dict(_headers(request))["x-deadline-ms"]) for request in server.requests]
+    granted = [int(_headers(head)["x-deadline-ms"]) for head in server.heads]
     assert granted[0] > 700
     assert granted[1:] == [700, 700, 700]
     assert [record.getMessage() for record in caplog.records if record.name == "msd_client"] == [
@@ -159,25 +158,26 @@ def test_learns_maximum_deadline(ask: Ask, caplog: pytest.LogCaptureFixture) -> 
 
 @pytest.mark.parametrize("most_ms", ["600", "0", "99999999", "9" * 5_000, "-1", "soon", "", "²"])
 def test_second_or_invalid_maximum_deadline_is_an_error(ask: Ask, most_ms: str) -> None:
-    with hostile(too_long("700"), too_long(most_ms)) as server, pytest.raises(InvalidRequest, match="X-Deadline-Ms"):
+    with (
+        scripted_server(too_long("700"), too_long(most_ms)) as server,
+        pytest.raises(InvalidRequest, match="X-Deadline-Ms"),
+    ):
         ask(server.url, "score", REQUEST, deadline_s=FOR_EVER)
-    assert len(server.requests) == 2
+    assert len(server.heads) == 2
 
 
-def _headers(request: str) -> Iterator[tuple[str, str]]:
-    for line in request.partition("\r\n\r\n")[0].split("\r\n")[1:]:
-        name, _, value = line.partition(": ")
-        yield name.lower(), value
+def _headers(head: str) -> dict[str, str]:
+    return {name.lower(): value for name, value in (line.split(": ", 1) for line in head.split("\r\n")[1:-2])}
 
 
 def test_keeps_and_replaces_connections(ask: Ask) -> None:
-    with hostile(FINE) as server:
+    with scripted_server(FINE) as server:
         ask(server.url, "score", REQUEST, times=5)
-    assert (len(server.requests), server.connections) == (5, 1)
+    assert (len(server.heads), server.connections) == (5, 1)
 
-    with hostile(Say(body=FINE.body, ends=True)) as server:
+    with scripted_server(Reply(body=FINE.body, ends=True)) as server:
         ask(server.url, "score", REQUEST, times=3)
-    assert (len(server.requests), server.connections) == (3, 3)
+    assert (len(server.heads), server.connections) == (3, 3)
 
 
 @pytest.mark.parametrize(

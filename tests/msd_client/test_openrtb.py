@@ -11,7 +11,7 @@ from msd_client import BadReply, Candidates, InvalidRequest, OpenrtbRequest, Sco
 from tests.bundles.factory import AT, build_bundle, reseal
 from tests.contract.bid_requests import bid_request, tcf
 from tests.msd_client.conftest import Ask
-from tests.msd_client.hostile_server import Say, hostile
+from tests.scripted_server import Reply, scripted_server
 from tests.service.live import LiveService, live_service
 from tests.service.test_openrtb import CONTEXTS, MAPPING
 
@@ -92,5 +92,6 @@ def test_error_names_field(
     ],
 )
 def test_reply_without_scores_is_an_error(ask: Ask, changes: dict[str, Any], message: str) -> None:
-    with hostile(Say(body=json.dumps(GOOD | changes).encode())) as server, pytest.raises(BadReply, match=message):
+    bad = Reply(body=json.dumps(GOOD | changes).encode())
+    with scripted_server(bad) as server, pytest.raises(BadReply, match=message):
         ask(server.url, "openrtb", REQUEST, options=OPTIONS)

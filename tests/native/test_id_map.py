@@ -1,5 +1,6 @@
 """Both id maps are one dictionary of ids, places and tails, whatever is done to them."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from numpy.typing import NDArray
 
 import native
+from tests.docs.pages import ROOT
 
 assert native.core is not None, "tests of the core are collected where it is built"
 core = native.core
@@ -138,3 +140,9 @@ def test_invalid_entry_is_refused(given_: tuple[object, ...]) -> None:
     with pytest.raises((TypeError, OverflowError, ValueError)):
         ids.put(*given_)
     assert len(ids) == 0
+
+
+def test_names_that_clients_choose_are_hashed_with_a_seed() -> None:
+    for path in (ROOT / "native/core").glob("*.hpp"):
+        for found in re.findall(r"unordered_(?:map|set)<std::string_view[^;]*", path.read_text("utf-8")):
+            assert "SeededHash" in found, f"{path.name}: {found}"

@@ -68,14 +68,6 @@ def test_metrics_are_averaged_over_seeds(results: dict[str, Any], world: World, 
         assert mixed["deviation"][metric] == pytest.approx(spread)
 
 
-def test_intervals_contain_the_figure(results: dict[str, Any]) -> None:
-    for figures in results["models"].values():
-        for unit in ("users", "rows"):
-            for metric in ("auc", "logloss"):
-                low, high = figures["ci95"][unit][metric]
-                assert low < figures["metrics"][metric] < high
-
-
 def test_differences_of_all_pairs_and_by_seed(results: dict[str, Any]) -> None:
     names = list(results["models"])
     assert names == ["mixed", "plain", "one", "counts"]

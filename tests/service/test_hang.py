@@ -164,7 +164,11 @@ def test_request_behind_a_hanging_run_gets_504(bundle: Bundle, tmp_path: Path) -
             with runs.held():
                 answers += [hurried(document) for document in (described, native, described)]
         for answer in answers:
-            assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (504, "deadline_exceeded")
+            waited = re.search(r"\((\d+) ms until it was queued, (\d+) since\)", error["message"])
+            assert waited, error["message"]
+            assert int(waited[1]) + int(waited[2]) >= 390
         assert service.metric('msd_shed_total{reason="deadline"}') == 4
         # Abandoned requests do not count as waiting.
         assert service.metric("msd_queued_rows") == 0

@@ -98,28 +98,6 @@ def test_wrong_pricing_is_refused(client: httpx.Client, pricing: object, field: 
     assert words in answer.json()["error"]["message"]
 
 
-def test_item_with_text_alone_gets_the_prior(client: httpx.Client) -> None:
-    request = {"user_id": "u1", "candidates": {"id": ["new"]}, "items": {"new": {"text": "A game of chess"}}}
-
-    assert client.post("/v1/score", json=request).json()["degraded"] == {"candidates": {"new": "prior"}}
-
-
-def test_null_for_an_optional_part_equals_its_absence(client: httpx.Client) -> None:
-    nothing = {"context": None, "user": None, "items": None, "top_k": None}
-    plain = scores(client, ["i1", "i2"])
-
-    assert scores(client, ["i1", "i2"], **nothing) == plain
-    assert scores(client, ["i1"], items={"i1": None}) == pytest.approx({"i1": plain["i1"]}, abs=CLOSE)
-
-
-def test_overrides_change_the_candidate_that_they_name_and_no_other(client: httpx.Client) -> None:
-    plain = scores(client, ["i1", "i2"])
-    changed = scores(client, ["i1", "i2"], items={"i2": {"features": {"category": "travel", "price": 1.0}}})
-
-    assert changed["i1"] == pytest.approx(plain["i1"], abs=CLOSE)
-    assert abs(changed["i2"] - plain["i2"]) > 1e-4
-
-
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     chosen=st.lists(st.integers(0, ITEMS + 5), min_size=1, max_size=40),

@@ -14,7 +14,7 @@ from model_export.graph import open_session
 Output = NDArray[np.floating]
 
 SMALL = Sizes(
-    vector=8, fields=3, vocabulary=20, embedding=4, history=8, attention=5, hidden=(12, 10, 7), rank=3, feed_forward=9
+    vector=8, fields=3, vocabulary=20, embedding=4, history=8, attention=5, hidden=(12, 10, 7), feed_forward=9
 )
 BRIEF = ReferenceTraining(requests=600, candidates=8, batch=64, learning_rate=1e-2)
 

@@ -41,11 +41,10 @@ from tests.model_export.factorise.graphs import (
 
 USED = {
     "reference": {Rule.USER_MATRIX, Rule.LINEAR, Rule.WEIGHTED_SUM, Rule.GATHER},
-    "deepfm": {Rule.CONCAT, Rule.LINEAR, Rule.GATHER},
-    "dcn_low_rank": {Rule.LINEAR, Rule.GATHER},
     "transformer": {Rule.SOFTMAX, Rule.LINEAR, Rule.GATHER},
-    "two_tasks": {Rule.LINEAR, Rule.GATHER},
-    "our msd": {Rule.LINEAR, Rule.AFFINE},
+    "our msd": {Rule.CONCAT, Rule.LINEAR, Rule.AFFINE},
+    "our deepfm": {Rule.BROADCAST, Rule.LINEAR},
+    "our dcnv2": {Rule.BROADCAST, Rule.AFFINE},
     "our din": {Rule.USER_MATRIX, Rule.WEIGHTED_SUM},
 }
 

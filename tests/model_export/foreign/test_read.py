@@ -1,18 +1,22 @@
 """A graph from elsewhere is read whole and finite, or refused with what is wrong with it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 from onnx.external_data_helper import set_external_data
 
 from model_export.errors import ExportError
+from model_export.foreign.bind import bind_inputs, head_outputs, spliced_graph
 from model_export.foreign.read import read_model
-from tests.model_export.foreign.made import write_by_feature
+from tests.model_export.foreign.made import SCHEMA, write_by_feature
 
 Damage = Callable[[ModelProto], object]
 
@@ -37,6 +41,22 @@ def test_rejects_truncated_other_or_missing_file(graph: Path, tmp_path: Path, co
         path.write_bytes(whole[: int(content * len(whole))] if isinstance(content, float) else content)
     with pytest.raises(ExportError, match=rf"other.onnx: .*{'no such' if content is None else 'not an ONNX'} file"):
         read_model(path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_damage_is_an_error_of_the_file_or_none(
+    graph: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path, content = tmp_path_factory.getbasetemp() / "any.onnx", bytearray(graph.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(content)))
+        content[start : start + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+    path.write_bytes(content)
+    with suppress(ExportError):
+        model = read_model(path)
+        bindings, heads = bind_inputs(model, SCHEMA), head_outputs(model, {"pctr": model.graph.output[0].name})
+        spliced_graph(model, bindings, SCHEMA, heads)
 
 
 def _opset(version: int) -> Damage:

@@ -23,7 +23,7 @@ class Keeper:
     """What the server keeps and how it behaves; tests change it while it runs."""
 
     url: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     breaks: int = 0
     """How many more replies break off in the middle."""

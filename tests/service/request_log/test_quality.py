@@ -1,6 +1,6 @@
 """Drift and observed clicks: silent where nothing changed, loud where something did, and told as metrics."""
 
-import math
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
 from operations.replay.log import basis_of
 from service.request_log.files import log_files, read_events
-from service.request_log.quality import SETTLE_S, Drift, Observed
+from service.request_log.quality import CONVERSION_SETTLE_S, SETTLE_S, Drift, Observed, segments_of
 from service.telemetry.metrics import Metrics
 from tests.bundles.factory import build_bundle, reseal
 from tests.service.live import LiveService, live_service, wait_until
@@ -106,6 +106,7 @@ def test_drift_begins_anew_with_each_bundle(
 def test_service_exposes_drift_and_observed_clicks(referenced: Bundle, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "LOG_FLUSH_S": 0.2}
+    settings["log_segments"] = "hour, exchange"
     settings |= {"live": "on", "state_dir": tmp_path / "state"}
     with live_service(referenced.folder, tmp_path, **settings) as service:
         connected(service)
@@ -113,10 +114,11 @@ def test_service_exposes_drift_and_observed_clicks(referenced: Bundle, tmp_path:
             replies = [client.post("/v1/score", json=asks(rng)).json() for _ in range(260)]
             events = list(_events(replies))
             assert client.post("/v1/events", json={"events": events}).status_code == 202
-            wait_until(lambda: service.metric("msd_joined_impressions") == 260)
-            assert service.metric("msd_joined_clicks") == 52
             predicted = sum(reply["candidates"]["pctr"][0] for reply in replies)
-            assert service.metric("msd_predicted_over_observed") == pytest.approx(predicted / 52)
+            for segment in ("all", "known", "hour=other"):
+                sample = f'outcomes{{head="pctr",segment="{segment}"}}'
+                wait_until(lambda: _has(service, f"msd_observed_{sample} 52.0"))  # noqa: B023
+                assert service.metric(f"msd_expected_{sample}") == pytest.approx(predicted)
         wait_until(lambda: service.metric('msd_log_events_total{result="written"}') == len(events))
         assert [event.event_id for event in read_events(log_files(tmp_path / "log", EVENTS)[0])][0] == "e0"
         wait_until(lambda: _has(service, 'msd_input_psi{feature="age"}'))
@@ -136,17 +138,23 @@ def _events(replies: list[dict[str, Any]]) -> Any:  # noqa: ANN401
 
 def _has(service: LiveService, sample: str) -> bool:
     with service.client() as client:
-        return f"\n{sample} " in client.get("/metrics").text
+        return f"\n{sample}" in client.get("/metrics").text
+
+
+def test_segments_are_of_declared_context_features(bundle: Bundle) -> None:
+    asked = {"user_id": None, "context": {"hour": 13, "temperature": 1}, "candidates": {"id": ["i1"]}}
+    request = parse_request(json.dumps(asked).encode(), bundle.schema)
+    assert segments_of(request, bundle.schema, ["exchange", "hour", "temperature"]) == ["anonymous", "hour=13"]
 
 
 def event(kind: str, item: str, at: float, request: str | None = "r") -> EventRecord:
     return EventRecord(f"{kind}{item}{at}", kind, "u", item, at, request, at)
 
 
-def joined(metrics: Metrics) -> tuple[float, ...]:
-    names = ("msd_joined_impressions", "msd_joined_clicks", "msd_predicted_over_observed")
-    lines = dict(line.rsplit(" ", 1) for line in metrics.exposition().decode().splitlines() if line.startswith(names))
-    return tuple(float(lines[name]) for name in names)
+def joined(metrics: Metrics) -> tuple[float, float]:
+    """Expected and observed clicks."""
+    expected, observed = (shown_clicks(metrics, f"msd_{what}_outcomes") for what in ("expected", "observed"))
+    return expected.get(("all", "pctr"), 0.0), observed.get(("all", "pctr"), 0.0)
 
 
 def test_impressions_are_judged_once_they_have_settled() -> None:
@@ -163,16 +171,45 @@ def test_impressions_are_judged_once_they_have_settled() -> None:
     observed.event(event("impression", "b", 150, "of another"))
     observed.event(event("click", "b", 150, None))
     observed.tell()
-    assert joined(metrics) == pytest.approx((0, 0, math.nan), nan_ok=True)
+    assert joined(metrics) == (0, 0)
 
     observed.event(event("impression", "x", 99 + SETTLE_S, None))
     observed.tell()
-    assert joined(metrics) == (1, 1, 0.25)
+    assert joined(metrics) == (0.25, 1)
 
     observed.event(event("click", "b", 160))
     observed.event(event("impression", "x", 150 + SETTLE_S, None))
     observed.tell()
-    assert joined(metrics) == (2, 2, 0.375)
+    assert joined(metrics) == (0.75, 2)
+
+
+def test_outcomes_are_compared_by_segment() -> None:
+    metrics = Metrics()
+    observed = Observed(metrics)
+    scores = [np.array([0.25, 0.5], np.float32), np.array([0.5, 0.75], np.float32)]
+    for name, *segments in (("r", "known", "placement=top"), ("s", "anonymous", "placement=top")):
+        observed.record(
+            replace(RECORD, request_id=name, item_ids=["a", "b"], bids=None, scores=scores, segments=segments)
+        )
+        for kind, item, at in (("impression", "a", 1), ("impression", "b", 2), ("click", "b", 3)):
+            observed.event(event(kind, item, at, name))
+    observed.event(event("conversion", "b", 4, "s"))
+    observed.event(event("conversion", "a", 4, "s"))  # which was not clicked
+    for later in (SETTLE_S, CONVERSION_SETTLE_S):
+        observed.event(event("impression", "x", 2 + later, None))
+        observed.tell()
+
+    def outcomes(what: str) -> dict[str, float]:
+        return {f"{head} {segment}": value for (segment, head), value in shown_clicks(metrics, what).items()}
+
+    assert outcomes("msd_expected_outcomes") == {
+        **{"pctr all": 1.5, "pctr known": 0.75, "pctr anonymous": 0.75, "pctr placement=top": 1.5},
+        **{"pcvr all": 1.5, "pcvr known": 0.75, "pcvr anonymous": 0.75, "pcvr placement=top": 1.5},
+    }
+    assert outcomes("msd_observed_outcomes") == {
+        **{"pctr all": 2, "pctr known": 1, "pctr anonymous": 1, "pctr placement=top": 2},
+        **{"pcvr all": 1, "pcvr known": 0, "pcvr anonymous": 1, "pcvr placement=top": 1},
+    }
 
 
 def test_remembered_requests_are_bounded() -> None:
@@ -189,7 +226,7 @@ def test_remembered_requests_are_bounded() -> None:
     observed.event(event("impression", "x", 100 + SETTLE_S, None))
     observed.tell()
 
-    assert joined(metrics)[0] == 1, "the oldest is forgotten"
+    assert joined(metrics)[0] == 0.5, "the oldest is forgotten"
 
 
 def shown_clicks(metrics: Metrics, name: str) -> dict[tuple[str, str], float]:
