@@ -89,15 +89,9 @@ class Correction(BaseModel):
 
     @staticmethod
     def _line(scores: NDArray[np.float32], slope: float, offset: float) -> NDArray[np.float32]:
-        # Double precision, so that rounding cannot swap two scores. In place, because every request runs this.
-        odds = np.divide(_ABOVE_1, scores + _ABOVE_0, dtype=np.float64)
-        odds -= 1.0
-        np.log(odds, odds)
-        odds *= slope
-        odds -= offset
-        np.exp(odds, odds)
-        odds += 1.0
-        corrected: NDArray[np.float32] = np.reciprocal(odds, odds).astype(np.float32)
+        # Double precision, so that rounding cannot swap two scores.
+        odds = np.divide(_ABOVE_1, scores + _ABOVE_0, dtype=np.float64) - 1.0
+        corrected: NDArray[np.float32] = np.reciprocal(np.exp(np.log(odds) * slope - offset) + 1.0).astype(np.float32)
         return corrected
 
 
@@ -131,8 +125,7 @@ def read_corrections(path: Path) -> dict[str, LearnedCorrection]:
     try:
         return _File.model_validate_json(content).bundles
     except ValidationError as error:
-        place, words, _ = first_fault(error)
-        raise CorrectionError(f"{path}: {place or 'the file'}: {words}; `msd recalibrate` writes it") from None
+        raise CorrectionError(f"{path}: {first_fault(error)}; `msd recalibrate` writes it") from None
 
 
 def write_corrections(path: Path, bundles: Mapping[str, LearnedCorrection]) -> None:

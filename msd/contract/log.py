@@ -45,7 +45,6 @@ class RequestRecord:
     threads: int
     ran: int
     is_partial: bool
-    together: int
     user_id: str
     request: bytes
     history: list[str]

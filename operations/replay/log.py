@@ -194,7 +194,7 @@ def _unlike(record: RequestRecord, runtime: Runtime) -> str | None:
     for what, (then, now) in pairs.items():
         if then != now:
             return f"another {what}: {then or 'none'} then, {now or 'none'} now"
-    return "scored together with other requests" if record.together > 1 else None
+    return None
 
 
 def _tolerance(bundle: Bundle, record: RequestRecord, runtime: Runtime) -> float:
