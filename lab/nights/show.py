@@ -67,7 +67,7 @@ def run_nights(
     _call("train", data, folder / "model", "--no-semantics", "--epochs", epochs)
     _call("export", data, folder / "model", world.bundles / "first", "--requests", "50", "--uncertainty")
     _call("rollback", world.bundles, "--to", "first")
-    write_text_atomic(folder / "nightly.toml", _CONFIG.format(epochs=epochs, clicks=impressions // 20))
+    write_text_atomic(folder / "nightly.toml", _CONFIG.format(epochs=epochs, clicks=impressions // 10))
     for day in days:
         hear(f"day {day.name}")
         world.drift(day.moves)
