@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from select import select
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from loadtest.connection import Address, Connection
@@ -133,9 +132,7 @@ class _Load:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
 
     def at(self, times: Times, stopped: threading.Event | None = None) -> Outcome:

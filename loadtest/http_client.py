@@ -6,7 +6,6 @@ import http.client
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -57,9 +56,7 @@ class ServiceConnection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._connection.close()
 
     def score(self, body: bytes) -> Reply:

@@ -1,15 +1,13 @@
 """`msd export`: a trained ranker with its student and dataset as a proved bundle."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from model_export.export import export_bundle
@@ -20,6 +18,7 @@ from msd.contract.bundle import open_bundle
 from msd.contract.precision import HeadFigures, PrecisionRecord
 from msd.contract.uncertainty import Uncertainty
 from msd.duration import Machine, PartRows, about, exporting
+from msd.report import bar
 
 app = typer.Typer(add_completion=False)
 
@@ -97,7 +96,8 @@ def export(
         made = load_foreign(onnx, dataset, tensors, student, _heads(head or []), names).recipe()
     seconds = exporting(Machine.measured(), PartRows.of(made.dataset), requests)
     console.print(f"{made.dataset.events.height:,} events: {about(seconds)}", highlight=False)
-    with _bar(console, requests) as advance:
+    with bar(console) as heard:
+        advance = partial(heard, total=requests)
         fresh = export_bundle(
             made, folder, replay, requests, advance, precision.value, candidates, explain, uncertainty
         )
@@ -114,20 +114,6 @@ def _own(folders: list[Path] | None, evaluation: Path | None) -> tuple[Recipe, P
         )
     knowledge, student = given[1] if len(given) > 4 else None, given[-3] if len(given) > 3 else None
     return load_inputs(given[0], knowledge, student, given[-2], evaluation).recipe(), given[-1]
-
-
-@contextmanager
-def _bar(console: Console, requests: int) -> Iterator[Callable[[str, int], None]]:
-    """Show a progress bar that ends full; yield the function that updates it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bars:
-        bar = bars.add_task("Exporting", total=requests)
-
-        def advance(doing: str, done: int) -> None:
-            bars.update(bar, description=doing, completed=done, total=max(requests, done))
-
-        yield advance
-        bars.update(bar, total=bars.tasks[bar].completed)
 
 
 def _tell(console: Console, folder: Path, done: str, seconds: float) -> None:

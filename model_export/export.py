@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 import torch
-from numpy.typing import NDArray
 
-from model_export.encoder import export_encoder, settle_encoder
+from model_export.encoder import encoder_record, export_encoder
 from model_export.errors import ExportError
 from model_export.fast_graph import FastGraph, fastest_graph
 from model_export.graph import Run
@@ -40,7 +39,6 @@ from msd.contract.bundle import (
     tolerance_key,
     write_manifest,
 )
-from msd.contract.encoder_record import EncoderRecord
 from msd.contract.files import atomic_file, sha256_file, write_bytes_atomic, write_text_atomic
 from msd.contract.golden import write_goldens
 from msd.contract.precision import RUNTIMES, PrecisionRecord
@@ -118,14 +116,14 @@ def _fill(folder: Path, made: Recipe, options: _Options, progress: Progress) -> 
     progress("Factorising the graph", 0)
     fast = fastest_graph(graph, made.schema, options.candidates, evidence.request)
     chosen = choose(fast.graph, made.heads, options.precision, options.candidates, evidence, progress)
-    progress("Judging the encoder", 0)
-    encoder = _settle_encoder(made, folder, options.precision, evidence, chosen.run)
-    if encoder:
+    encoder = None
+    if (folder / ENCODER).exists():
+        encoder = encoder_record(folder, list(student_texts(made.dataset)[0].values()))
         encoder = encoder.model_copy(update={"cold_ads": made.cold_ads(features)})
     progress("Measuring inputs and scores", 0)
     reference = _reference(made, evidence, chosen.run)
     uncertainty = measure_uncertainty(made.schema, evidence, chosen.run) if options.uncertainty else None
-    if fast.graph != graph or (encoder and encoder.precision != "fp32"):
+    if fast.graph != graph:
         draft = _pack(made, folder, fast.graph, features)
     if chosen.int8:
         write_bytes_atomic(folder / RANKER_INT8, chosen.int8)
@@ -143,20 +141,6 @@ def _fill(folder: Path, made: Recipe, options: _Options, progress: Progress) -> 
     measured = {"encoder": encoder, "reference": reference, "uncertainty": uncertainty}
     write_manifest(folder, final.model_copy(update=measured))
     return parity, fast
-
-
-def _settle_encoder(
-    made: Recipe, folder: Path, asked: RequestedPrecision, evidence: Evidence, run: Run
-) -> EncoderRecord | None:
-    """Return the encoder's record; None if the bundle has no encoder."""
-    if not (folder / ENCODER).exists():
-        return None
-    texts, _ = student_texts(made.dataset)
-
-    def scores(vectors: Mapping[str, NDArray[np.float16]]) -> NDArray[np.float64]:
-        return np.array([run(tensors)[0, 0] for tensors in evidence.cold(vectors)], np.float64)
-
-    return settle_encoder(folder, asked, texts, scores)
 
 
 def _reference(made: Recipe, evidence: Evidence, run: Run) -> Reference:

@@ -1,6 +1,4 @@
-"""Output of long measurements: progress, tables, and files of figures and drawings. Knows nothing about what is
-measured.
-"""
+"""Output of long work: progress, tables, and files of figures and drawings. Knows nothing about the work."""
 
 import json
 import os
@@ -10,7 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from msd.contract.errors import MsdError
@@ -24,15 +30,21 @@ class Heard(Protocol):
 
 
 @contextmanager
-def bar() -> Iterator[Heard]:
-    """Show a progress bar within the block."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    # Drawn only on updates: a self-refreshing bar would take CPU from the services.
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bars:
-        drawn = bars.add_task("Starting", total=None)
+def bar(console: Console | None = None, *, each: bool = False, refresh: bool = True) -> Iterator[Heard]:
+    """Show a progress bar within the block, or one for `each` step.
+
+    Without `refresh` it is drawn only on updates, and takes no CPU from measured services.
+    """
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    shown = console or Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=shown, auto_refresh=refresh) as bars:
+        tasks: dict[str, TaskID] = {} if each else {"": bars.add_task("Starting", total=None)}
 
         def heard(doing: str, done: int, total: int) -> None:
-            bars.update(drawn, description=doing, completed=done, total=total, refresh=True)
+            name = doing if each else ""
+            if name not in tasks:
+                tasks[name] = bars.add_task(doing)
+            bars.update(tasks[name], description=doing, completed=done, total=total, refresh=not refresh)
 
         yield heard
 

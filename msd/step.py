@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from msd.contract.errors import MsdError, plain_words
+from msd.contract.errors import MsdError, first_fault
 from msd.contract.files import write_text_atomic
 
 STEP_FILE = "step.json"
@@ -51,8 +51,6 @@ def read_record(
     except OSError:
         raise error(f"{path.parent}: {absent}") from None
     except ValidationError as wrong:
-        first = wrong.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise error(f"{path}: {place}: {plain_words(first['msg'])}; {remedy}") from None
+        raise error(f"{path}: {first_fault(wrong)}; {remedy}") from None
     except (ValueError, RecursionError) as wrong:
         raise error(f"{path}: not JSON ({wrong}); {remedy}") from None

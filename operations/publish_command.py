@@ -3,14 +3,13 @@
 import json
 import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 
+from msd.report import bar
 from service.settings import redis_url_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -55,13 +54,8 @@ def publish_command(
             "--delta, --beside and --rows exclude each other: a delta or a catalogue goes to the bundle it was made for"
         )
     trust = Trust.from_environ(os.environ)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task("rows", total=None)
-
-        def progress(copied: int, total: int) -> None:
-            bars.update(task, completed=copied, total=total)
-
+    with bar() as heard:
+        progress = partial(heard, "rows")
         done: Any
         if rows:
             from operations.catalogue.publish import publish_rows

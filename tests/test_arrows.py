@@ -28,7 +28,7 @@ class Arrow(NamedTuple):
 RANKER = (
     "msd.ranker",
     *("msd.dataset", "msd.student", "msd.contract"),
-    *("msd.metrics", "msd.bootstrap", "msd.step"),
+    *("msd.metrics", "msd.bootstrap", "msd.report", "msd.step"),
 )
 ARROWS = [
     # pydantic_core is what pydantic parses with: no other package. openvino is loaded where it is asked for alone.
@@ -50,7 +50,7 @@ ARROWS = [
     Arrow("native", ("native", "msd.contract"), only=frozenset({"numpy"})),
     Arrow("service", ("service", "native", "msd.contract"), forbidden=frozenset(HEAVY)),
     # Commands for those who run services, which load none of it.
-    Arrow("operations", ("operations", "service", "native", "msd.contract"), forbidden=frozenset(HEAVY)),
+    Arrow("operations", ("operations", "service", "native", "msd.contract", "msd.report"), forbidden=frozenset(HEAVY)),
     # An init container runs it and nothing else.
     Arrow("operations.fetch", ("operations.fetch", "service.trust", "msd.contract"), only=frozenset({"obstore"})),
     # Ad servers install it alone.

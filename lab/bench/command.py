@@ -23,7 +23,7 @@ def services(
     from lab.bench.bench import BenchPlan, bench_services
     from lab.bench.report import PICTURES, tables
 
-    with bar() as progress:
+    with bar(refresh=False) as progress:
         found = bench_services(BenchPlan(seconds=seconds), work, progress)
     show(tables(found))
     drawn = {} if figures is None else {f"-{name}.svg": draw(found) for name, draw in PICTURES.items()}

@@ -50,7 +50,7 @@ def main(
         if name not in known:
             raise MsdError(f"--only {name}: no such scenario; there are: {', '.join(known)}")
     plan = ChaosPlan(day_s=60 * minutes)
-    with bar() as heard:
+    with bar(refresh=False) as heard:
         served, second = _reference(work, heard) if bundle is None else (bundle, other)
         served, out = served.absolute(), out.absolute()
         second = second and second.absolute()

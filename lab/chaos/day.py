@@ -380,7 +380,8 @@ def _listed(values: Iterable[float]) -> str:
 
 def _shares(samples: Sequence[Sample]) -> dict[str, list[tuple[float, float]]]:
     """Return percentages of degraded and of refused or late requests, by minute."""
-    minutes = {number: list(some) for number, some in itertools.groupby(samples, lambda one: int(one.due_s // 60))}
+    due = sorted(samples, key=lambda one: one.due_s)
+    minutes = {number: list(some) for number, some in itertools.groupby(due, lambda one: int(one.due_s // 60))}
     kinds: Mapping[str, tuple[Kind, ...]] = {"degraded, %": DEGRADED, "refused or late, %": ("busy", "late")}
     return {
         name: [(60.0 * number, 100 * count(some, *of) / len(some)) for number, some in minutes.items()]

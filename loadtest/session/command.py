@@ -39,7 +39,7 @@ def load(
     with ExitStack() as stack:
         if url is None:
             (url,) = stack.enter_context(running([ours("load", bundle, "auto", None)], out))
-        now = load_session(url, bundle, plan, stack.enter_context(bar()))
+        now = load_session(url, bundle, plan, stack.enter_context(bar(refresh=False)))
     before = last_session(out / "load.json", now)
     typer.echo(f"{now['capacity']} requests a second at capacity, p50 {now['rest']['p50_ms']} ms at rest")
     write_figures(out / "load.json", now, {".html": load_page(now, before)})

@@ -3,7 +3,7 @@
 Tensors are made from the bundle's own rows. Knows nothing about graphs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from model_export.errors import ExportError
 from model_export.parity import BundleRows, plain_request, spread
 from msd.contract.assemble import Tensors
-from msd.contract.golden import encode_row
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.metrics import Labels
@@ -23,7 +22,6 @@ CONVERSIONS = "pcvr"
 _TRAIN_ROWS = 1_000
 _VALID_ROWS = 10_000
 _TIMED_ROWS = 50
-_COLD_ROWS = 1_000
 _REFERENCE_ROWS = 2_000
 
 
@@ -89,20 +87,6 @@ class Evidence:
             else tensor
             for name, tensor in some[-1].items()
         }
-
-    def cold(self, vectors: Mapping[str, NDArray[np.float16]]) -> Iterator[Tensors]:
-        """Yield the tensors of up to 1,000 valid rows whose items have one of the vectors [D], by item ID.
-
-        The items have nothing else, like an ad whose request has only a text.
-        """
-        codec = self._rows.codecs["item"]
-        items = self._dataset.events["item_id"]
-        held = np.array([row for row in self._valid if items[row] in vectors], np.int64)
-        for row in spread(held, _COLD_ROWS):
-            golden = self._rows.golden(plain_request(self._dataset, self._features, row))
-            record = encode_row(codec.encoded(vectors[items[row]][None])[0].tobytes())
-            tensors = self._rows.tensors(golden.model_copy(update={"items": {**golden.items, items[row]: record}}))
-            yield {name: np.ascontiguousarray(one) for name, one in tensors.items()}
 
     @cached_property
     def _timed(self) -> list[Tensors]:

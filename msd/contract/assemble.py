@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from msd.contract.encode import SECONDS_PER_DAY, Value, encode_one, encode_record, encode_state
+from msd.contract.encode import SECONDS_PER_DAY, Value, encode_field, encode_record, encode_state
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Records, Rows, has_semantic
 from msd.contract.schema import OUTCOME_FEATURES, STATE_FEATURES, FeatureSchema, Side
@@ -143,7 +143,7 @@ def _entities(
             for name, value in values.items():
                 known = schema.settable[side][name]
                 target = numeric if known.kind == "numeric" else categorical
-                target[place, schema.columns[name]] = encode_one(known, value)
+                target[place, schema.columns[name]] = encode_field(known, [value])[0]
     return {
         f"{side}_categorical": np.array(categorical, order="C"),
         f"{side}_dense": dense(schema, side, numeric, Counts.of(records), has_semantic(records), at),

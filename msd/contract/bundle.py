@@ -286,8 +286,7 @@ def _parsed(path: Path, content: bytes) -> Manifest:
     try:
         manifest = Manifest.model_validate(document)
     except ValidationError as error:
-        fault = first_fault(error)
-        raise BundleError(f"{path}: {fault.place}: {fault.words}") from None
+        raise BundleError(f"{path}: {first_fault(error)}") from None
     try:
         digest = manifest.digest()
     except ValueError as error:  # e.g. half of a surrogate pair, or lists without end, in the free parts

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from msd.contract.errors import ContractError, first_fault
 from msd.contract.files import read_small, write_text_atomic
 
-HEAD = "pctr"
-"""The head that clicks calibrate."""
+HEAD, CONVERSIONS = "pctr", "pcvr"
+"""The heads that clicks calibrate, and conversions of clicks."""
 MAX_SHIFT = 1.0
 """Maximum shift of log-odds at the centre: odds by a factor of 2.7."""
 MAX_LOG_SLOPE = math.log(2)
@@ -29,9 +29,13 @@ class CorrectionError(ContractError):
     """A file of corrections is invalid."""
 
 
+Scores = Mapping[str, NDArray[np.float32]]
+_NAMES = ("centre", "shift", "slope")
+
+
 class Correction(BaseModel):
     """Maps log-odds z to centre + shift + slope × (z − centre). Shift moves the overall click rate, slope the contrast
-    between scores."""
+    between scores. `conversions`: that of pcvr, beside that of pctr."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -39,18 +43,41 @@ class Correction(BaseModel):
     shift: Annotated[float, Field(ge=-MAX_SHIFT, le=MAX_SHIFT)] = 0.0
     slope: Annotated[float, Field(ge=math.exp(-MAX_LOG_SLOPE), le=math.exp(MAX_LOG_SLOPE))] = 1.0
 
+    conversions: "Correction | None" = None
+
     @property
     def values(self) -> list[float]:
-        """Return centre, shift and slope, as in the request log."""
-        return [self.centre, self.shift, self.slope]
+        """Return centre, shift and slope, and those of conversions, as in the request log."""
+        return [self.centre, self.shift, self.slope, *(self.conversions.values if self.conversions else ())]
+
+    @property
+    def lines(self) -> list[tuple[str, float, float, float]]:
+        """Return head, centre, shift and slope of each corrected head."""
+        found = {HEAD: self, CONVERSIONS: self.conversions}
+        return [(head, one.centre, one.shift, one.slope) for head, one in found.items() if one]
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
         """Return the correction of `values`. Raises CorrectionError if it is out of bounds."""
         try:
-            return cls(**dict(zip(("centre", "shift", "slope"), values, strict=True)))
+            later = Correction.of(values[3:]) if len(values) > 3 else None
+            return cls(**dict(zip(_NAMES, values[:3], strict=True)), conversions=later)
         except ValueError as error:
             raise CorrectionError(f"{list(values)} is not centre, shift and slope of a correction: {error}") from None
+
+    def correct(self, scores: Scores) -> dict[str, NDArray[np.float32]]:
+        """Return scores by head, those of corrected heads corrected."""
+        found = {**scores, HEAD: self(scores[HEAD])}
+        if self.conversions and CONVERSIONS in scores:
+            found[CONVERSIONS] = self.conversions(scores[CONVERSIONS])
+        return found
+
+    def undo(self, scores: Scores) -> dict[str, NDArray[np.float32]]:
+        """Return scores by head before correction, to rounding."""
+        found = {**scores, HEAD: self.undone(scores[HEAD])}
+        if self.conversions and CONVERSIONS in scores:
+            found[CONVERSIONS] = self.conversions.undone(scores[CONVERSIONS])
+        return found
 
     def __call__(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return corrected probabilities [N]. Non-finite ones stay so."""
@@ -62,24 +89,20 @@ class Correction(BaseModel):
 
     @staticmethod
     def _line(scores: NDArray[np.float32], slope: float, offset: float) -> NDArray[np.float32]:
-        # Double precision, so that rounding cannot swap two scores. In place, because every request runs this.
-        odds = np.divide(_ABOVE_1, scores + _ABOVE_0, dtype=np.float64)
-        odds -= 1.0
-        np.log(odds, odds)
-        odds *= slope
-        odds -= offset
-        np.exp(odds, odds)
-        odds += 1.0
-        corrected: NDArray[np.float32] = np.reciprocal(odds, odds).astype(np.float32)
+        # Double precision, so that rounding cannot swap two scores.
+        odds = np.divide(_ABOVE_1, scores + _ABOVE_0, dtype=np.float64) - 1.0
+        corrected: NDArray[np.float32] = np.reciprocal(np.exp(np.log(odds) * slope - offset) + 1.0).astype(np.float32)
         return corrected
 
 
 class LearnedCorrection(Correction):
-    """A correction, and its data: impressions and clicks, the latest at `at` (Unix seconds)."""
+    """A correction, and its data: impressions and clicks, or clicks and conversions, the latest at `at` (Unix
+    seconds)."""
 
     at: Annotated[float, Field(ge=0)]
     impressions: Annotated[int, Field(ge=0)]
     clicks: Annotated[int, Field(ge=0)]
+    conversions: "LearnedCorrection | None" = None
 
 
 class _File(BaseModel):
@@ -102,9 +125,8 @@ def read_corrections(path: Path) -> dict[str, LearnedCorrection]:
     try:
         return _File.model_validate_json(content).bundles
     except ValidationError as error:
-        place, words, _ = first_fault(error)
-        raise CorrectionError(f"{path}: {place or 'the file'}: {words}; `msd recalibrate` writes it") from None
+        raise CorrectionError(f"{path}: {first_fault(error)}; `msd recalibrate` writes it") from None
 
 
 def write_corrections(path: Path, bundles: Mapping[str, LearnedCorrection]) -> None:
-    write_text_atomic(path, _File(bundles=dict(bundles)).model_dump_json(indent=2) + "\n")
+    write_text_atomic(path, _File(bundles=dict(bundles)).model_dump_json(indent=2, exclude_none=True) + "\n")

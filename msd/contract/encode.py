@@ -149,40 +149,11 @@ def encode_numeric(field: Numeric, values: Sequence[float | None]) -> NDArray[np
     return np.stack([np.where(missing, 0.0, standard), missing], axis=1).astype(np.float32)
 
 
-def encode_one(field: ValueField, value: Value) -> Sequence[float]:
-    """One canonical value → the field's `width` columns, equal to `encode_field` of a list of one."""
-    if isinstance(field, Numeric):
-        return _encode_number(field, value)  # type: ignore[arg-type]
-    if isinstance(field, Bag):
-        kept: Sequence[str] = value[: field.max_values] if value else ()  # type: ignore[index]
-        return [*(_index_of(field, one) for one in kept), *[MISSING_INDEX] * (field.max_values - len(kept))]
-    return (_index_of(field, value),)  # type: ignore[arg-type]
-
-
-def _index_of(field: Categorical | Bag, value: str | None) -> int:
-    if field.buckets is None:
-        return field.index.get(value, UNKNOWN_INDEX)
-    return MISSING_INDEX if value is None else hash_string(value) % field.buckets + 1
-
-
-def _encode_number(field: Numeric, value: float | None) -> tuple[float, float]:
-    if value is None:
-        return 0.0, 1.0
-    # numpy's logarithm, because the standard library's may differ in its last bit.
-    number = math.copysign(float(np.log1p(abs(float(value)))), value) if field.log else float(value)
-    standard = (number - field.mean) / field.scale
-    return min(max(standard, -_STANDARD_LIMIT), _STANDARD_LIMIT), 0.0
-
-
 def encode_record(
     schema: FeatureSchema, side: Side, values: Mapping[str, Value]
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Canonical values by field name → categorical [1, C] and numeric [1, 2 × numerics]: `encode_side` of one."""
-    encoded = [
-        [number for field in fields for number in encode_one(field, values.get(field.name))]
-        for fields in (schema.indexed(side), schema.numerics(side))
-    ]
-    return np.array([encoded[0]], np.int32), np.array([encoded[1]], np.float32)
+    return encode_side(schema, side, {name: [value] for name, value in values.items()}, 1)
 
 
 def encode_field(field: ValueField, values: Sequence[Value]) -> NDArray[np.int32] | NDArray[np.float32]:

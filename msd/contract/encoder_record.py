@@ -1,10 +1,8 @@
-"""A manifest's record of the text encoder: its precision, the reason, and texts with their expected vectors."""
+"""A manifest's record of the text encoder: its precision, and texts with their expected vectors."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
-
-EncoderPrecision = Literal["fp32", "int8"]
 
 
 class Probe(BaseModel):
@@ -14,20 +12,6 @@ class Probe(BaseModel):
 
     text: str
     vector: tuple[float, ...]
-
-
-class EncoderFigures(BaseModel):
-    """int8 compared with fp32: over `texts` texts, the cosine that 99 % reach and the largest difference of a
-    component; over `rows` valid rows, with their items scored as cold ads, the mean change of pCTR as a share of its
-    mean."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    texts: int
-    cosine_p1: float
-    greatest_difference: float
-    rows: int
-    pctr_shift: float
 
 
 class ColdAds(BaseModel):
@@ -61,15 +45,16 @@ class ColdAds(BaseModel):
 
 
 class EncoderRecord(BaseModel):
-    """How the encoder runs, and probes that it must reproduce, to `tolerance` a component."""
+    """How the encoder runs, and probes that it must reproduce, to `tolerance` a component. Earlier releases may have
+    chosen int8 by `figures`, or `refused` it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    precision: EncoderPrecision = "fp32"
+    precision: Literal["fp32", "int8"] = "fp32"
     tolerance: Annotated[float, Field(gt=0)]
     probes: Annotated[tuple[Probe, ...], Field(min_length=1)]
-    figures: EncoderFigures | None = Field(default=None, description="Of int8, where it was tried.")
-    refused: str | None = Field(default=None, description="Why int8 was not taken, where it was tried.")
+    figures: dict[str, int | float] | None = None
+    refused: str | None = None
     cold_ads: ColdAds | None = Field(default=None, description="None where it could not be measured.")
 
     @model_serializer(mode="wrap")

@@ -32,6 +32,9 @@ class Fault(NamedTuple):
     words: str
     kind: str
 
+    def __str__(self) -> str:
+        return f"{self.place}: {self.words}" if self.place else self.words
+
 
 def first_fault(error: "ValidationError") -> Fault:
     """Return pydantic's first fault, without the value."""

@@ -25,10 +25,10 @@ class RequestRecord:
     `arm_share` is the share of the users that the arm had then. `engine` names runtime, provider and precision;
     `scores` are [H][N] by `heads`, in the request's order, `served` the places of those that were returned, best first,
     where `top_k` asked for a ranking. `rungs` are [N], None of what was scored from its own fresh row; None where all
-    were. `correction` is what pctr was corrected by (centre, shift and slope), None if it is the model's own; `pricing`
-    what bids are paid for, None if all for clicks. `explore` is the choice of the first candidate (the fields of
-    `Choice`), None if the request did not explore. `segments` are those of the request. Times in unix seconds, stages
-    in milliseconds.
+    were. `correction` is what pctr was corrected by (centre, shift and slope), and pcvr, if it was; None if scores are
+    the model's own; `pricing` what bids are paid for, None if all for clicks. `explore` is the choice of the first
+    candidate (the fields of `Choice`), None if the request did not explore. `segments` are those of the request.
+    Times in unix seconds, stages in milliseconds.
     """
 
     request_id: str
@@ -45,7 +45,6 @@ class RequestRecord:
     threads: int
     ran: int
     is_partial: bool
-    together: int
     user_id: str
     request: bytes
     history: list[str]

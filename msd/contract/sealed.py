@@ -6,7 +6,7 @@ from typing import Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from msd.contract.errors import MsdError, plain_words
+from msd.contract.errors import MsdError, first_fault
 
 
 class SelfHashed(BaseModel):
@@ -35,8 +35,7 @@ def parse_sealed(path: Path, content: bytes, form: type[M], error: type[MsdError
     try:
         manifest = form.model_validate_json(content)
     except ValidationError as invalid:
-        first = invalid.errors(include_url=False, include_input=False)[0]
-        raise error(f"{path}: {'.'.join(map(str, first['loc']))}: {plain_words(first['msg'])}") from None
+        raise error(f"{path}: {first_fault(invalid)}") from None
     if manifest.sha256 != manifest.digest():
         raise error(f"{path}: its contents do not match its own hash; it was changed or damaged")
     return manifest

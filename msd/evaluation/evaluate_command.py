@@ -3,13 +3,13 @@
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from msd.contract.encoder_record import ColdAds
@@ -20,6 +20,7 @@ from msd.evaluation.evaluate import OTHER_WORK, evaluate_models
 from msd.evaluation.evaluation_report import say_rate, write_report
 from msd.evaluation.verdict import COUNTS, TEXT_BASELINES, say_semantics, say_verdict
 from msd.evaluation.within import CHANCE, METRICS
+from msd.report import bar
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.vectors import load_vectors, no_vectors
 from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, load_ranker
@@ -86,13 +87,8 @@ def evaluate(
     seconds = evaluating(Machine.measured(), rows, count, resamples, baselines)
     measured = f"{count} model{'s'[: count > 1]} and {baselines} baseline{'s'[: baselines > 1]}"
     console.print(f"{measured} on {rows.test:,} test rows: {about(seconds)}", highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bars:
-        bar = bars.add_task("Measuring", total=sum(map(len, models.values())) + OTHER_WORK)
-
-        def advance(doing: str, done: int) -> None:
-            bars.update(bar, description=escape(doing), completed=done)
-
+    with bar(console) as heard:
+        advance = partial(heard, total=count + OTHER_WORK)
         results = evaluate_models(data, vectors, models, seed, resamples, advance, student, texts, rivals)
     write_text_atomic(out / RESULT_FILE, json.dumps(results, indent=2) + "\n")
     write_report(out / REPORT_FILE, results)

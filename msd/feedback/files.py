@@ -39,6 +39,7 @@ _LATER: dict[str, pl.DataType] = {
     "item_rows": pl.Binary(),
     "history": pl.List(pl.String),
     "impressions": pl.List(pl.Float64),
+    "heads": pl.List(pl.String),
     "segments": pl.List(pl.String),
 }
 """Columns of requests; files of earlier releases, or of another source, lack some."""

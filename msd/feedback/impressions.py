@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from msd.contract.correction import CONVERSIONS
 from msd.feedback.files import ANONYMOUS_PREFIX, FeedbackError
 
 _KEY = ["request_id", "item_id"]
@@ -32,8 +33,8 @@ class Windows:
 
 @dataclass(frozen=True)
 class Joined:
-    """One row an impression: request_id, user_id, item_id, at (unix s), arm, arm_share, pctr, bid (null without
-    one), pricing (cpm, cpc or cpa), segments, label (0 or 1), click_after_s (seconds to its first click, null
+    """One row an impression: request_id, user_id, item_id, at (unix s), arm, arm_share, pctr, pcvr and bid (null
+    without), pricing (cpm, cpc or cpa), segments, label (0 or 1), click_after_s (seconds to its first click, null
     without one), sorted by time; with conversions, conversion (0 or 1) and converted_at (unix s); the numbers of events
     and requests, by outcome; and the time by which waiting ends (unix s)."""
 
@@ -135,6 +136,8 @@ def _candidates(
 
 def _exploded(requests: pl.DataFrame, keep: Sequence[str]) -> pl.DataFrame:
     per_click = pl.lit("cpc").repeat_by(pl.col("item_ids").list.len())
+    is_second = pl.col("heads").list.get(1, null_on_oob=True) == CONVERSIONS if "heads" in requests.columns else False
+    pcvr = pl.when(is_second).then(pl.col("scores").list.get(1, null_on_oob=True).cast(pl.List(pl.Float64)))
     by_user = pl.concat_list(pl.when(is_anonymous()).then(pl.lit("anonymous")).otherwise(pl.lit("known")))
     none = pl.lit(None, pl.Float64).repeat_by(pl.col("item_ids").list.len())
     return requests.select(
@@ -144,11 +147,12 @@ def _exploded(requests: pl.DataFrame, keep: Sequence[str]) -> pl.DataFrame:
         "arm_share",
         pl.col("item_ids").alias("item_id"),
         pl.col("scores").list.first().cast(pl.List(pl.Float64)).alias("pctr"),
+        pl.coalesce(pcvr, none).alias("pcvr"),
         pl.coalesce(pl.col("bids").cast(pl.List(pl.Float64)), none).alias("bid"),
         (pl.coalesce(pl.col("pricing"), per_click) if "pricing" in requests.columns else per_click).alias("pricing"),
         pl.coalesce(*([pl.col("segments")] if "segments" in requests.columns else []), by_user).alias("segments"),
         *keep,
-    ).explode("item_id", "pctr", "bid", "pricing")
+    ).explode("item_id", "pctr", "pcvr", "bid", "pricing")
 
 
 def _label(impressions: pl.DataFrame, clicks: pl.DataFrame, window_s: float, told: dict[str, int]) -> pl.DataFrame:

@@ -9,20 +9,19 @@ import polars as pl
 from numpy.typing import NDArray
 
 from msd.bootstrap import compare, resample_metrics
-from msd.contract.correction import HEAD
+from msd.contract.correction import CONVERSIONS, HEAD, Scores
 from msd.contract.pricing import ecpm_of
 from msd.feedback.arms import PER, plain
 from msd.feedback.files import FeedbackError
 from msd.feedback.gate import Check, Figures, Gate, checks_of
 from msd.feedback.policy_value import ExploredRequests, Rewards, Target, best_of, explored_requests, first_of, value_of
-from msd.feedback.scored_bundle import ScoredBundle, Scores
+from msd.feedback.scored_bundle import ScoredBundle
 from msd.metrics import measure, measure_pooled
 
 Floats = NDArray[np.float64]
 Requests = Callable[[], Iterable[pl.DataFrame]]
 Pair = tuple[ScoredBundle, ScoredBundle]
 _NAMES = ("old", "new")
-_CONVERSIONS = "pcvr"
 
 
 class Verdict(NamedTuple):
@@ -86,7 +85,7 @@ def judge(
         figures["value"] = _value((old, new), requests, later, scored.firsts)
         for place, (name, one) in enumerate(zip(_NAMES, (old, new), strict=True)):
             own = {"ms": 1_000 * float(np.median(one.seconds)), "bundle_id": one.bundle.bundle_id}
-            figures["models"][name] |= own | {_CONVERSIONS: _conversions(later, scored.pcvr[place, kept])}
+            figures["models"][name] |= own | {CONVERSIONS: _conversions(later, scored.pcvr[place, kept])}
     return Verdict(figures, checks_of(gate, figures))
 
 
@@ -119,8 +118,8 @@ def _score(bundles: Pair, requests: Iterable[pl.DataFrame], later: pl.DataFrame)
             for place, (one, scores) in enumerate(zip(bundles, both, strict=True)):
                 assert scores is not None, "both accepted the request"
                 scored.pctr[place, rows] = scores[HEAD][list(at)]
-                if _CONVERSIONS in scores:
-                    scored.pcvr[place, rows] = scores[_CONVERSIONS][list(at)]
+                if CONVERSIONS in scores:
+                    scored.pcvr[place, rows] = scores[CONVERSIONS][list(at)]
                 if row["explore"] is not None:
                     scored.firsts[place][row["request_id"]] = {_first(one, row, scores): 1.0}
             if row["explore"] is not None:

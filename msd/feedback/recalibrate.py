@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from msd.contract.correction import (
+    CONVERSIONS,
+    HEAD,
     MAX_LOG_SLOPE,
     MAX_SHIFT,
     LearnedCorrection,
@@ -24,7 +26,7 @@ from msd.contract.correction import (
 from msd.contract.state import decay
 from msd.feedback.collect import Logs, collected
 from msd.feedback.files import read_events, read_requests
-from msd.feedback.impressions import Windows, is_anonymous, join
+from msd.feedback.impressions import Windows, join
 from msd.metrics import sigmoid
 
 Floats = NDArray[np.float64]
@@ -38,7 +40,7 @@ RATE_PER_HOUR = 0.25
 to reach its bound, so that operators can react.
 """
 _SURELY_SOME = 20.0
-_KEPT = ("bundle_id", "correction")
+_KEPT = ("bundle_id", "correction", "heads")
 # A bundle without logged requests for this many half-lives is dropped.
 _HALF_LIVES = 10
 # Scores of 0 and 1 have no log-odds.
@@ -88,8 +90,11 @@ def main(
     window_hours: Annotated[
         float, typer.Option(min=0, help="Hours after an impression in which its click counts.")
     ] = 24.0,
+    conversion_settle_hours: Annotated[
+        float, typer.Option(min=0, help="Hours until a click without a conversion counts as not converted.")
+    ] = 24.0,
 ) -> None:
-    """Correct the calibration of served models by what was clicked. Run it every few minutes.
+    """Correct the calibration of served models by what was clicked, and what converted. Run it every few minutes.
 
     Exit status 1 if a correction was kept because clicks have stopped.
     """
@@ -97,35 +102,53 @@ def main(
     # A request's age is by the service's clock: times in events have no effect.
     windows = Windows(3_600 * window_hours, settle_s=3_600 * settle_hours)
     with collected(logs) as folders:
-        shown = join(read_requests(folders, _KEPT), read_events(folders), windows, _KEPT).frame
+        joined = join(read_requests(folders, _KEPT), read_events(folders), windows, _KEPT)
+    shown = joined.frame
     half_life_s, console = 86_400 * half_life_days, Console()
-    table = Table("bundle", "impressions", "clicks", "model ÷ clicks", "corrected ÷ clicks", "shift", "slope", "")
-    outcomes: dict[str, Recalibration] = {}
+    table = Table(
+        "bundle", "head", "rows", "outcomes", "model ÷ outcomes", "corrected ÷ outcomes", "shift", "slope", ""
+    )
+    outcomes: list[Recalibration] = []
+    learned = dict[str, LearnedCorrection]()
     for (bundle_id,), frame in shown.sort("received_at").group_by("bundle_id", maintain_order=True):
-        impressions, bundle = _impressions(frame), str(bundle_id)
-        outcomes[bundle] = learn(impressions, corrections.get(bundle), half_life_s)
-        table.add_row(bundle[:12], *_cells(impressions, outcomes[bundle]))
+        bundle, previous = str(bundle_id), corrections.get(str(bundle_id))
+        found = []
+        for head, before in ((HEAD, previous), (CONVERSIONS, previous and previous.conversions)):
+            due = joined.ends_at - 3_600 * conversion_settle_hours if head == CONVERSIONS else math.inf
+            own = _impressions(frame.filter(pl.col("received_at") <= due), head)
+            if head == HEAD or len(own.labels):
+                outcomes.append(learn(own, before, half_life_s))
+                table.add_row(bundle[:12], head, *_cells(own, outcomes[-1]))
+                before = outcomes[-1].learned
+            found.append(before)
+        if any(found):
+            of_clicks = found[0] or LearnedCorrection(at=float(frame["received_at"][-1]), impressions=0, clicks=0)
+            learned[bundle] = of_clicks.model_copy(update={"conversions": found[1]})
     console.print(table)
     console.print(_late(shown, windows), highlight=False)
     console.print(_by_segment(shown), highlight=False)
     newest = float(shown["received_at"].max() or 0.0)  # type: ignore[arg-type]
     kept = {one: said for one, said in corrections.items() if said.at > newest - _HALF_LIVES * half_life_s}
-    learned = {one: outcome.learned for one, outcome in outcomes.items() if outcome.learned is not None}
     write_corrections(out, kept | learned)
-    if any(outcome.is_broken for outcome in outcomes.values()):
+    if any(outcome.is_broken for outcome in outcomes):
         raise typer.Exit(1)
 
 
-def _impressions(frame: pl.DataFrame) -> Impressions:
-    """Return one bundle's impressions with the model's log-odds: the served correction is undone."""
-    pctr = np.clip(frame["pctr"].to_numpy(), _LEAST, 1 - _LEAST)
+def _impressions(frame: pl.DataFrame, head: str) -> Impressions:
+    """Return one bundle's impressions, or with pcvr its clicks, with the model's log-odds: the served correction is
+    undone. Labels are clicks, or conversions."""
+    label, first = ("label", 0) if head == HEAD else ("conversion", 3)
+    if head == CONVERSIONS:
+        columns = () if "conversion" in frame.columns else (pl.lit(0).alias("conversion"),)
+        frame = frame.filter(pl.col("label") == 1, pl.col("pcvr").is_not_null()).with_columns(columns)
+    score = np.clip(frame[head].to_numpy(), _LEAST, 1 - _LEAST)
     centre, shift, slope = (
-        frame["correction"].list.get(place, null_on_oob=True).fill_null(none).to_numpy()
+        frame["correction"].list.get(first + place, null_on_oob=True).fill_null(none).to_numpy()
         for place, none in enumerate((0.0, 0.0, 1.0))
     )
     return Impressions(
-        (np.log(pctr) - np.log1p(-pctr) - centre - shift) / slope + centre,
-        frame["label"].to_numpy().astype(np.float64),
+        (np.log(score) - np.log1p(-score) - centre - shift) / slope + centre,
+        frame[label].to_numpy().astype(np.float64),
         frame["user_id"].rank("dense").to_numpy().astype(np.int64),
         frame["received_at"].to_numpy(),
     )
@@ -151,12 +174,12 @@ def _late(shown: pl.DataFrame, windows: Windows) -> str:
 
 
 def _by_segment(shown: pl.DataFrame) -> str:
-    """Return served ÷ observed clicks of known and of anonymous users, whom one correction has to fit."""
+    """Return served ÷ observed clicks by segment, all of which one correction has to fit."""
+    sums = shown.explode("segments").group_by("segments").agg(pl.len(), pl.col("pctr").sum(), pl.col("label").sum())
     found = []
-    for name, own in (("known", shown.filter(is_anonymous().not_())), ("anonymous", shown.filter(is_anonymous()))):
-        clicks = int(own["label"].sum())
-        ratio = f"{float(own['pctr'].sum()) / clicks:.3f}" if clicks else "–"
-        found.append(f"{name} users {ratio} ({own.height} impressions, {clicks} clicks)")
+    for name, count, expected, clicks in sums.sort("segments").iter_rows():
+        ratio = f"{expected / clicks:.3f}" if clicks else "–"
+        found.append(f"{name} {ratio} ({count} impressions, {clicks} clicks)")
     return f"Served ÷ clicks: {', '.join(found)}."
 
 

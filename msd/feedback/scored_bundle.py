@@ -8,17 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from msd.contract.assemble import assemble, wanted_items
 from msd.contract.bundle import RANKER, ROWS, open_bundle
-from msd.contract.correction import HEAD, Correction
+from msd.contract.correction import Correction, Scores
 from msd.contract.request import RequestError, parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, Records, RowCodec, row_dtype
 from msd.contract.state import Impression
 
-Scores = Mapping[str, NDArray[np.float32]]
 _SAMPLE = 1_000
 _COUNTS = ("impressions", "clicks", "as_of")
 _NOTHING = (0.0, 0.0, -np.inf)
@@ -38,7 +36,7 @@ class ScoredBundle:
     request, from its parsed body to its scores."""
 
     def __init__(self, folder: Path, corrections: Mapping[str, Correction] | None = None) -> None:
-        """Open and verify the bundle. `corrections`: what services correct pctr by. Raises BundleError."""
+        """Open and verify the bundle. `corrections`: what services correct scores by. Raises BundleError."""
         self.bundle = open_bundle(folder)
         self.refused = 0
         self.seconds: list[float] = []
@@ -92,9 +90,9 @@ class ScoredBundle:
         if state is not None and wanted:
             _renew(items.records, [state.items.get(item_id, _NOTHING) for item_id in wanted])
         tensors = assemble(schema, request, row["at"], user, items).tensors
-        scores = dict(zip(heads, self._session.run(heads, tensors), strict=True))
+        scores: Scores = dict(zip(heads, self._session.run(heads, tensors), strict=True))
         if self._correction is not None:
-            scores[HEAD] = self._correction(scores[HEAD])
+            scores = self._correction.correct(scores)
         self.seconds.append(time.perf_counter() - start)
         return scores
 

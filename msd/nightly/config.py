@@ -98,8 +98,7 @@ class NightlyConfig(_Section):
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise NightlyError(f"{path}: cannot be read as TOML: {error}") from None
         except ValidationError as error:
-            place, words, _ = first_fault(error)
-            raise NightlyError(f"{path}: {place}: {words}") from None
+            raise NightlyError(f"{path}: {first_fault(error)}") from None
         base = path.resolve().parent
         places = {name: base / value for name, value in config if isinstance(value, Path)}
         logs = [log if "://" in log else str(base / log) for log in config.logs]

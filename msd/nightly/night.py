@@ -238,7 +238,12 @@ class Night:
         if self.config.corrections is None:
             return
         window = self.config.window
-        waiting = ("--settle-hours", f"{window.settle_hours}", "--window-hours", f"{window.click_hours}")
+        hours = {
+            "settle": window.settle_hours,
+            "window": window.click_hours,
+            "conversion-settle": window.conversion_settle_hours,
+        }
+        waiting = [f"--{name}-hours={value}" for name, value in hours.items()]
         try:
             self._steps.call("recalibrate", "recalibrate", *logs, "--out", self.config.corrections, *waiting)
         except DemoError as error:

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from msd.dataset.load import load_dataset
 from msd.ranker.tensor_folder import FORMAT, RECORD_FILE, TensorFolderError, is_whole, write_tensors
+from msd.report import bar
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.vectors import load_vectors, no_vectors
 
@@ -38,16 +38,8 @@ def tensors(
     if out.exists() and any(out.iterdir()) and not (out / RECORD_FILE).exists():
         raise TensorFolderError(f"{out}: holds other things than tensors; give a new folder, or empty this one")
     (out / STEP_FILE).unlink(missing_ok=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bars:
-        bar = bars.add_task("encoding", total=None)
-        record = write_tensors(
-            data,
-            vectors,
-            student is not None,
-            out,
-            lambda part, done, total: bars.update(bar, description=part, completed=done, total=total),
-        )
+    with bar(console) as heard:
+        record = write_tensors(data, vectors, student is not None, out, heard)
     mark_done(out, run, time.perf_counter() - start)
     told = ", ".join(f"{count} {part}" for part, count in record.rows.items())
     console.print(f"{out}: {told} rows ({time.perf_counter() - start:.1f} s)", highlight=False)

@@ -5,17 +5,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
+from msd.report import bar
 from msd.student.distill import DistillConfig
 from msd.student.record import StudentError, load_record
 from msd.student.step import distill
@@ -46,23 +38,9 @@ def main(
     if not 2 <= len(folders) <= 3:
         raise StudentError(f"{len(folders)} folders are given; msd distill takes DATASET KNOWLEDGE OUT, or DATASET OUT")
     dataset, out, console = folders[0], folders[-1], Console()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def advance(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done)
-
-        knowledge = folders[1] if len(folders) > 2 else None
-        config = DistillConfig(seed=seed, layers=layers, users=users)
+    knowledge = folders[1] if len(folders) > 2 else None
+    config = DistillConfig(seed=seed, layers=layers, users=users)
+    with bar(console, each=True) as advance:
         fresh = distill(dataset, knowledge, out, config, advance, lambda plan: console.print(plan, highlight=False))
     if not fresh:
         console.print(f"{out}: done before, nothing to do", highlight=False)

@@ -3,13 +3,12 @@
 answers.jsonl is append-only. A question whose line is removed from quarantine.jsonl is asked again.
 """
 
+import fcntl
 import hashlib
 import json
-import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, BinaryIO, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -138,9 +137,7 @@ class Journal:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file:
             self._file.close()
             self._file = None
@@ -216,10 +213,6 @@ def _cut_off_half_line(path: Path) -> None:
 
 def _lock(file: BinaryIO, folder: Path) -> None:
     """Lock the file: two concurrent runs would pay twice. The lock ends with the process, however it ends."""
-    if sys.platform == "win32":
-        return
-    import fcntl
-
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -211,11 +211,13 @@ struct HeldGiven {
   Given given;
 };
 
-// A correction: (centre, shift, slope)
-using CorrectionForm = std::tuple<double, double, double>;
+// Corrections: (head, centre, shift, slope) of each
+using CorrectionForm = std::vector<std::tuple<std::string, double, double, double>>;
 
-std::optional<Correction> correction_of(const std::optional<CorrectionForm>& form) {
-  return form ? std::optional<Correction>(std::make_from_tuple<Correction>(*form)) : std::nullopt;
+std::vector<Correction> corrections_of(const CorrectionForm& form) {
+  std::vector<Correction> found;
+  for (const auto& [head, centre, shift, slope] : form) found.push_back({head, centre, shift, slope});
+  return found;
 }
 
 // Frame(schema, model, tensors, capacity): tensors by name
@@ -319,10 +321,10 @@ std::optional<nb::bytes> frame_deviate(HeldFrame& held, nb::handle given) {
   return bytes_of(found);
 }
 
-// reply(request_id, arm, heads, ran, correction): the document's bytes; ValueError for a score that is not finite.
+// reply(request_id, arm, heads, ran, corrections): the document's bytes; ValueError for a score that is not finite.
 // Heads are scores by name, of the first `ran` candidates and, if these are not all, of an unknown one.
 nb::bytes frame_reply(HeldFrame& held, std::string_view request_id, const std::optional<std::string_view>& arm,
-                      const nb::dict& heads, size_t ran, const std::optional<CorrectionForm>& correction) {
+                      const nb::dict& heads, size_t ran, const CorrectionForm& form) {
   const size_t candidates = held.frame.request.ids.size();
   if (!heads.size()) throw nb::type_error("there is one head at least");
   if (ran > candidates) throw nb::value_error("more candidates were scored than there are");
@@ -332,11 +334,11 @@ nb::bytes frame_reply(HeldFrame& held, std::string_view request_id, const std::o
     buffers.emplace_back(scores, false, sizeof(float) * (ran + (ran < candidates)));
     run.heads.push_back({nb::cast<std::string>(name), buffers.back().as<const float>()});
   }
-  const std::optional<Correction> corrected = correction_of(correction);
+  const std::vector<Correction> corrections = corrections_of(form);
   bool is_finite;
   {
     const nb::gil_scoped_release unlocked;
-    is_finite = held.reply.write(held.frame, {request_id, arm.value_or("")}, run, corrected ? &*corrected : nullptr);
+    is_finite = held.reply.write(held.frame, {request_id, arm.value_or("")}, run, corrections);
   }
   if (!is_finite) throw nb::value_error("a score is not finite");
   return bytes_of(held.reply.bytes());

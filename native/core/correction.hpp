@@ -1,14 +1,16 @@
 // A correction of calibration, bit for bit as `msd.contract.correction` applies it.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "schema.hpp"
 
 namespace native {
 
-// Maps log-odds z to centre + shift + slope × (z − centre).
+// Maps the log-odds z of a head to centre + shift + slope × (z − centre).
 struct Correction {
+  std::string head;
   double centre = 0.0, shift = 0.0, slope = 1.0;
 
   // Corrects probabilities; `scratch` holds their odds.

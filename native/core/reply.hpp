@@ -45,11 +45,13 @@ class Reply {
   std::optional<Choice> choice;
 
   // False for a score that is not finite.
-  bool write(const Frame& frame, const Named& named, const Run& run, const Correction* correction) {
+  bool write(const Frame& frame, const Named& named, const Run& run, const std::vector<Correction>& corrections) {
     const Request& request = frame.request;
     spread(request.ids, run);
     declare(frame, run.ran);
-    if (correction) correction->apply(columns[0].values, frame.schema().ufuncs, scratch_);
+    for (const Correction& correction : corrections)
+      for (Column& column : columns)
+        if (column.name == correction.head) correction.apply(column.values, frame.schema().ufuncs, scratch_);
     if (!is_finite()) return false;
     ecpm_.assign(request.ids.size(), kNone);
     if (request.has_bids) price(request.bids, request.pricing, frame.model().formula, columns, ecpm_);

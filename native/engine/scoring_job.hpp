@@ -87,7 +87,7 @@ struct LoadedModel {
 };
 
 // With what to score a request: (model, arm's name or None, its slot or 0, epochs or None, live or None, reads_texts,
-// correction or None), and what is Python's own. `live` is asked for live states, as `Frame.take` does.
+// corrections), and what is Python's own. `live` is asked for live states, as `Frame.take` does.
 struct Assignment {
   nb::object given;
   LoadedModel* model;
@@ -96,7 +96,7 @@ struct Assignment {
   std::vector<int64_t> epochs;
   std::optional<nb::object> live;
   bool reads_texts;
-  std::optional<Correction> correction;
+  std::vector<Correction> corrections;
 
   explicit Assignment(const nb::object& told)
       : given(told),
@@ -106,7 +106,7 @@ struct Assignment {
         epochs(nb::cast<std::optional<std::vector<int64_t>>>(given[3]).value_or(std::vector<int64_t>())),
         live(nb::cast<std::optional<nb::object>>(given[4])),
         reads_texts(nb::cast<bool>(given[5])),
-        correction(correction_of(nb::cast<std::optional<CorrectionForm>>(given[6]))) {}
+        corrections(corrections_of(nb::cast<CorrectionForm>(given[6]))) {}
 };
 
 // With what requests are scored until the next swap. Shared by those under way, and freed with Python's lock.
@@ -437,7 +437,7 @@ class ScoringJob : public OwnedJob {
     const bool is_uncertain = held.frame.request.explore && held.frame.deviate(heads[0].scores, rows, deviations);
     if (is_uncertain) heads.push_back({std::string(kUncertainty), deviations});
     const bool is_finite = held.reply.write(held.frame, {request_id(), assignment_->arm}, desk.heads,
-                                            assignment_->correction ? &*assignment_->correction : nullptr);
+                                            assignment_->corrections);
     if (is_uncertain) heads.pop_back();
     if (!is_finite) return Fate::kNotFinite;
     user_rung_ = held.frame.user_rung;

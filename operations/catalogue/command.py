@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+
+from msd.report import bar
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -45,13 +44,8 @@ def catalogue_command(
 
         make_parts = partial(make_on_ray, address=ray)
     opened = Trust.from_environ(os.environ).open(bundle, rows=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-        task = bars.add_task("parts", total=None)
-
-        def progress(there: int, total: int) -> None:
-            bars.update(task, completed=there, total=total)
-
+    with bar() as heard:
+        progress = partial(heard, "parts")
         done = make_catalogue(items, opened, out, make_parts, progress)
     text = (
         f"{out}: {done.rows} rows of bundle {done.bundle_id}, {done.vectors} of them with a vector, in"

@@ -106,8 +106,6 @@ def stored_archive(url: str, retry: "RetryConfig" = RETRY) -> StoredArchive:
     name = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
     if has_login:
         raise FetchError(f"{name}: credentials do not belong into a URL; expected {_FORMS}")
-    if parts.scheme == "oci":
-        raise FetchError(f"{name}: OCI registries are no longer supported; put the archive at {_FORMS}")
     if parts.scheme in ("s3", "gs", "az") and (not parts.netloc or not key or key.endswith("/")):
         raise FetchError(f"{name}: names no object; expected {_FORMS}")
     try:

@@ -150,7 +150,7 @@ class LogReplay:
         if basis.is_partial:
             scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
         if record.correction is not None:
-            scores = {**scores, HEAD: Correction.of(record.correction)(scores[HEAD])}
+            scores = Correction.of(record.correction).correct(scores)
         choice = None
         if record.explore is not None and request.explore is not None:
             terms = Exploration(request.explore.policy, record.explore["share"], record.explore["seed"])
@@ -194,7 +194,7 @@ def _unlike(record: RequestRecord, runtime: Runtime) -> str | None:
     for what, (then, now) in pairs.items():
         if then != now:
             return f"another {what}: {then or 'none'} then, {now or 'none'} now"
-    return "scored together with other requests" if record.together > 1 else None
+    return None
 
 
 def _tolerance(bundle: Bundle, record: RequestRecord, runtime: Runtime) -> float:

@@ -8,10 +8,9 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import typer
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
-from rich.console import Console
-from rich.progress import Progress
 
-from msd.contract.errors import MsdError, plain_words
+from msd.contract.errors import MsdError, first_fault
+from msd.report import bar
 from operations.service_client import Ca, CannotAsk, Cert, CertKey, KeyFile, ServiceClient, tls_of
 
 app = typer.Typer(add_completion=False)
@@ -65,9 +64,9 @@ def main(
     """
     tls = tls_of(ca, cert, cert_key)
     services = [ServiceClient(one, key_file, tls) for one in (url, twin) if one is not None]
-    with Progress(console=Console(stderr=True)) as bars:
-        bar = bars.add_task("Replaying", total=count_requests(requests))
-        found = replay(requests, services, lambda: bars.advance(bar))
+    total = count_requests(requests)
+    with bar() as heard:
+        found = replay(requests, services, lambda done: heard("Replaying", done, total))
     if as_json:
         typer.echo(json.dumps(found._asdict()))
     else:
@@ -79,7 +78,7 @@ def main(
         raise typer.Exit(1)
 
 
-def replay(path: Path, services: Sequence[ServiceClient], progress: Callable[[], None]) -> ReplayFigures:
+def replay(path: Path, services: Sequence[ServiceClient], progress: Callable[[int], None]) -> ReplayFigures:
     """Replay the file's requests, in order; a second service is the first one's twin. Raises MsdError for the first
     request that is not answered with scores."""
     requests = candidates = degraded = differences = 0
@@ -93,7 +92,7 @@ def replay(path: Path, services: Sequence[ServiceClient], progress: Callable[[],
         degraded += replies[0].degraded is not None
         requests += 1
         candidates += len(found)
-        progress()
+        progress(requests)
     return ReplayFigures(requests, candidates, worst, degraded, differences if services[1:] else None)
 
 
@@ -112,9 +111,8 @@ def _recorded(path: Path) -> Iterator[tuple[int, _Recorded]]:
                 try:
                     yield number, _Recorded.model_validate_json(line)
                 except ValidationError as error:
-                    raise MsdError(
-                        f"{path}:{number}: not a recorded request ({_first(error)}); `msd export --replay` writes them"
-                    ) from None
+                    fault = f"not a recorded request ({first_fault(error)})"
+                    raise MsdError(f"{path}:{number}: {fault}; `msd export --replay` writes them") from None
     except OSError as error:
         raise MsdError(f"{path}: {error.strerror}") from None
 
@@ -126,13 +124,7 @@ def _reply(service: ServiceClient, body: bytes, candidates: int, place: str) -> 
     try:
         reply = _Reply.model_validate_json(answer.body)
     except ValidationError as error:
-        raise CannotAsk(f"{place}: not the answer of a scoring service ({_first(error)})") from None
+        raise CannotAsk(f"{place}: not the answer of a scoring service ({first_fault(error)})") from None
     if len(reply.candidates.pctr) != candidates:
         raise CannotAsk(f"{place}: {len(reply.candidates.pctr)} scores where {candidates} are recorded")
     return reply
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {plain_words(first['msg'])}" if place else plain_words(first["msg"])

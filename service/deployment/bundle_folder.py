@@ -131,8 +131,7 @@ def read_experiment(folder: Path) -> Experiment | None:
     try:
         return Experiment.model_validate_json(text)
     except ValidationError as error:
-        place, words, _ = first_fault(error)
-        raise SourceError(f"{path}: {place + ': ' if place else ''}{words}") from None
+        raise SourceError(f"{path}: {first_fault(error)}") from None
 
 
 def write_experiment(folder: Path, experiment: Experiment) -> None:

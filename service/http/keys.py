@@ -102,8 +102,7 @@ def read_keys(path: Path) -> KeyRing:
     try:
         return KeyRing(KeyFile.model_validate_json(content))
     except ValidationError as error:
-        place, words, _ = first_fault(error)
-        raise KeysError(f"{path}: {place or 'the file'}: {words}") from None
+        raise KeysError(f"{path}: {first_fault(error)}") from None
 
 
 def new_key(name: str, scopes: tuple[KeyScope, ...], not_after: datetime | None) -> tuple[str, KeyEntry]:
@@ -113,8 +112,7 @@ def new_key(name: str, scopes: tuple[KeyScope, ...], not_after: datetime | None)
     try:
         return key, KeyEntry(name=name, scopes=scopes, sha256=digest, not_after=not_after)
     except ValidationError as error:
-        fault = first_fault(error)
-        raise KeysError(f"{fault.place}: {fault.words}") from None
+        raise KeysError(str(first_fault(error))) from None
 
 
 def check_keys(settings: Settings) -> None:

@@ -316,7 +316,6 @@ def record_of(served: Served, segments: Sequence[str] = ()) -> RequestRecord:
         threads=engine.threads,
         ran=basis.ran,
         is_partial=basis.is_partial,
-        together=1,
         user_id=request.user_id,
         request=served.body,
         history=history,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.assemble import Rung, Tensors, UserRung
-from msd.contract.correction import HEAD, Correction
+from msd.contract.correction import Correction
 from msd.contract.exploration import Choice
 from msd.contract.rows import Rows
 from service.runtimes.runtime import Scores
@@ -92,9 +92,7 @@ class Served(NamedTuple):
     @property
     def model_scores(self) -> Scores:
         """The model's scores without correction, to rounding."""
-        if self.correction is None:
-            return self.scores
-        return {**self.scores, HEAD: self.correction.undone(self.scores[HEAD])}
+        return self.scores if self.correction is None else self.correction.undo(self.scores)
 
 
 class Explained(NamedTuple):

@@ -70,8 +70,8 @@ class Assignment(NamedTuple):
     live: Callable[[str | None, Sequence[str]], object] | None
     reads_texts: bool
     """Whether texts of ads without a row are encoded."""
-    terms: Sequence[float] | None
-    """Those of the correction."""
+    corrections: Sequence[tuple[str, float, float, float]]
+    """Head, centre, shift and slope of each corrected head."""
     correction: Correction | None
     """This and the arm are for Python, to which the core returns the assignment."""
     arm: Arm
@@ -251,7 +251,7 @@ class Pipeline:
             None if rows is None or rows.epochs is None else rows.epochs(),
             None if live is None else partial(live.cached, model.schema),
             self._frames.reads_texts(model),
-            None if correction is None else tuple(correction.values),
+            () if correction is None else correction.lines,
             correction,
             arm,
         )

@@ -22,7 +22,7 @@ from prometheus_client import (
 
 from msd.contract.assemble import Rung, UserRung
 from msd.contract.bundle import Manifest
-from msd.contract.correction import LearnedCorrection
+from msd.contract.correction import CONVERSIONS, HEAD, LearnedCorrection
 from msd.contract.rows import RowSide
 from service.machine import memory_limit, own_memory
 from service.runtimes.runtime import Engine
@@ -142,9 +142,9 @@ HELP = {
     "msd_shown_clicks": "Clicks of joined impressions, by rank in the request and quarter of bids.",
     "msd_expected_outcomes": "Sum of pctr over recent joined impressions, or of pcvr over their clicks, by segment.",
     "msd_observed_outcomes": "Clicks (pctr) or conversions (pcvr) of these, by segment.",
-    "msd_correction_shift": "Correction of pCTR in log-odds at the centre of its scores, per corrected bundle.",
-    "msd_correction_slope": "Factor by which the log-odds of pCTR are stretched, per corrected bundle.",
-    "msd_correction_timestamp_seconds": "Newest impression that a correction knows, in Unix seconds, by bundle.",
+    "msd_correction_shift": "Correction of scores in log-odds at their centre, per corrected bundle and head.",
+    "msd_correction_slope": "Factor by which the log-odds of scores are stretched, per corrected bundle and head.",
+    "msd_correction_timestamp_seconds": "Newest impression that a correction knows, in Unix seconds, per bundle.",
     "msd_corrections_stale": "1 if the file of corrections is unusable and the previous ones stay in use, else 0.",
     # The process, beyond the default metrics of Prometheus's client
     "msd_build_info": "1 for the running release; the commit is empty if unknown.",
@@ -245,9 +245,9 @@ class Metrics:
         self._clicks = self._gauge_set("msd_shown_clicks", "rank", "bid")
         self._expected_outcomes = self._gauge_set("msd_expected_outcomes", "head", "segment")
         self._observed_outcomes = self._gauge_set("msd_observed_outcomes", "head", "segment")
-        self._shifts = self._gauge_set("msd_correction_shift", "bundle_id")
-        self._slopes = self._gauge_set("msd_correction_slope", "bundle_id")
-        self._corrected_at = self._gauge_set("msd_correction_timestamp_seconds", "bundle_id")
+        self._shifts = self._gauge_set("msd_correction_shift", "bundle_id", "head")
+        self._slopes = self._gauge_set("msd_correction_slope", "bundle_id", "head")
+        self._corrected_at = self._gauge_set("msd_correction_timestamp_seconds", "bundle_id", "head")
         self.corrections_stale = self._gauge("msd_corrections_stale")
 
     def _declare_process(self) -> None:
@@ -387,9 +387,11 @@ class Metrics:
 
     def corrected(self, by_bundle: Mapping[str, LearnedCorrection]) -> None:
         """Set the corrections in force, by bundle_id."""
-        self._shifts.replace({(bundle,): one.shift for bundle, one in by_bundle.items()})
-        self._slopes.replace({(bundle,): one.slope for bundle, one in by_bundle.items()})
-        self._corrected_at.replace({(bundle,): one.at for bundle, one in by_bundle.items()})
+        found = {(bundle, HEAD): one for bundle, one in by_bundle.items()}
+        found |= {(bundle, CONVERSIONS): one.conversions for bundle, one in by_bundle.items() if one.conversions}
+        self._shifts.replace({labels: one.shift for labels, one in found.items()})
+        self._slopes.replace({labels: one.slope for labels, one in found.items()})
+        self._corrected_at.replace({labels: one.at for labels, one in found.items()})
 
     def drift(self, manifest_sha256: str, inputs: Mapping[str, float], heads: Mapping[str, float]) -> None:
         """Set the drift of inputs and heads by name; NaN if unknown. Ignored unless the bundle is the last one given to

@@ -23,7 +23,8 @@ cheap = settings(max_examples=40)
 SLOPES = st.floats(np.exp(-MAX_LOG_SLOPE), np.exp(MAX_LOG_SLOPE))
 CORRECTIONS = st.builds(Correction, centre=st.floats(-8, 8), shift=st.floats(-MAX_SHIFT, MAX_SHIFT), slope=SLOPES)
 SCORES = arrays(np.float32, st.integers(1, 40), elements=st.floats(0, 1, width=32))
-LEARNED = LearnedCorrection(centre=-3, shift=0.1, slope=0.9, at=1e9, impressions=5_000, clicks=200)
+SOLD = LearnedCorrection(centre=-1, shift=-0.1, at=1e9, impressions=200, clicks=50)
+LEARNED = LearnedCorrection(centre=-3, shift=0.1, slope=0.9, at=1e9, impressions=5_000, clicks=200, conversions=SOLD)
 
 
 @cheap
@@ -68,7 +69,11 @@ def test_file_round_trips(tmp_path: Path) -> None:
     write_corrections(tmp_path / "corrections.json", {"b": LEARNED})
 
     assert read_corrections(tmp_path / "corrections.json") == {"b": LEARNED}
-    assert Correction.of(LEARNED.values)(np.ones(1, np.float32)) == LEARNED(np.ones(1, np.float32))
+    scores = {head: np.array([0.25, 0.5], np.float32) for head in ("pctr", "pcvr", "other")}
+    found = Correction.of(LEARNED.values).correct(scores)
+    for head, due in (("pctr", LEARNED(scores["pctr"])), ("pcvr", SOLD(scores["pcvr"])), ("other", scores["other"])):
+        assert found[head].tobytes() == due.tobytes()
+        np.testing.assert_allclose(LEARNED.undo(found)[head], scores[head], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +107,7 @@ def test_rejects_files_that_are_none(content: bytes, tmp_path: Path) -> None:
             read_corrections(unreadable)
 
 
-@pytest.mark.parametrize("values", [[], [0.0, 0.0], [0.0, 9.0, 1.0], [0.0, 0.0, float("nan")]])
+@pytest.mark.parametrize("values", [[], [0.0, 0.0], [0.0, 9.0, 1.0], [0.0, 0.0, float("nan")], [0.0, 0.0, 1.0, 0.0]])
 def test_rejects_logged_values_out_of_bounds(values: list[float]) -> None:
     with pytest.raises(CorrectionError, match="not centre, shift and slope"):
         Correction.of(values)

@@ -17,8 +17,6 @@ from msd.contract.encode import (
     encode_categorical,
     encode_field,
     encode_numeric,
-    encode_one,
-    encode_record,
     encode_side,
     encode_state,
     render_text,
@@ -52,24 +50,13 @@ def test_values_fit_their_table_and_do_not_depend_on_their_batch(kind: str, data
     assert together.dtype == (np.float32 if field.kind == "numeric" else np.int32)
     for row, value in zip(together, column, strict=True):
         assert canonical(field, value) == value
-        np.testing.assert_array_equal(encode_field(field, [value])[0], row)
-        # The way of a single value, to the last bit, the sign of zero included.
-        assert np.array(encode_one(field, value), together.dtype).tobytes() == row.tobytes()
+        # To the last bit, the sign of zero included.
+        assert encode_field(field, [value])[0].tobytes() == row.tobytes()
         if isinstance(field, Numeric):
             assert abs(row[0]) <= 10
             assert row[1] in (0, 1)
         else:
             assert 0 <= row.min() <= row.max() < field.size
-
-
-def test_record_equals_a_side_of_one() -> None:
-    values: dict[str, Value] = {"hour": "13", "device": "ios", "temperature": 21.5, "position": "1"}
-    for given_values in (values, {"hour": None, "device": None}, {}):
-        columns = {name: [value] for name, value in given_values.items()}
-        for record, side in zip(
-            encode_record(SCHEMA, "context", given_values), encode_side(SCHEMA, "context", columns, 1), strict=True
-        ):
-            assert (record.dtype, record.shape, record.tobytes()) == (side.dtype, side.shape, side.tobytes())
 
 
 def test_missing_and_unknown_have_own_indices() -> None:

@@ -1,4 +1,4 @@
-"""The exported encoder gives torch's vectors without torch, and is served in int8 only if vectors and scores stay."""
+"""The exported encoder gives torch's vectors without torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +10,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from model_export.encoder import ENCODER_FILE, TOKENIZER_FILE, encode, export_encoder, refusal_of, settle_encoder
+from model_export.encoder import ENCODER_FILE, TOKENIZER_FILE, encode, export_encoder
 from model_export.errors import ExportError
 from msd.contract.bundle import ENCODER, ROWS, TOKENIZER
-from msd.contract.encoder_record import EncoderFigures
-from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec
 from msd.dataset.texts import student_texts
@@ -93,9 +91,6 @@ def test_differing_encoder_is_not_written(student: Student, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-GOOD = EncoderFigures(texts=400, cosine_p1=0.999, greatest_difference=0.05, rows=900, pctr_shift=0.002)
-
-
 def test_encoder_makes_vectors_of_rows(exported: Exported) -> None:
     """Within one step of fp16, and what runs of other batches differ by, so that an ad may be encoded online today and
     have a row tomorrow. Near zero a step is smaller than that difference."""
@@ -119,40 +114,8 @@ def test_manifest_has_probes(exported: Exported, plain: Exported) -> None:
     bundle = exported.bundle
     record = bundle.manifest.encoder
     assert record is not None
-    assert (record.precision, record.figures, record.refused) == ("fp32", None, None)
+    assert record.precision == "fp32"
     assert bundle.encoder_identity is not None
     tokenizer = Tokenizer.from_file(str(bundle.path(TOKENIZER)))
     found = encode(bundle.path(ENCODER).read_bytes(), tokenizer, [probe.text for probe in record.probes])
     np.testing.assert_allclose(found, [probe.vector for probe in record.probes], atol=record.tolerance / 10)
-
-
-def test_refused_int8_encoder_leaves_fp32(exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model_export.encoder.COSINE_BOUND", 1.1)
-    before = exported.bundle.path(ENCODER).read_bytes()
-    for name in (ENCODER, TOKENIZER):
-        (tmp_path / name).write_bytes(exported.bundle.path(name).read_bytes())
-    texts = dict(list(student_texts(exported.inputs.dataset)[0].items())[:6])
-    record = settle_encoder(tmp_path, "auto", texts, lambda vectors: np.full(len(vectors), 0.1))
-    assert record.precision == "fp32"
-    assert record.refused is not None
-    assert (tmp_path / ENCODER).read_bytes() == before
-    if not adds_int8_exactly(cpu_instructions()):
-        assert record.refused.startswith("int8: this CPU")
-        return
-    assert record.refused.startswith("one vector in a hundred has a cosine below")
-    without = settle_encoder(tmp_path, "int8", {}, lambda vectors: np.zeros(0))
-    assert without.refused == "int8: no item has a text to take scales from"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({}, None),
-        ({"cosine_p1": 0.9}, "a cosine below 0.9000, 0.995 is due"),
-        ({"pctr_shift": 0.02}, "moves by 0.0200 of itself, more than 0.005"),
-        ({"rows": 0}, "no valid row's item has a text"),
-    ],
-)
-def test_gate_judges_vectors_and_scores(change: dict[str, float], message: str | None) -> None:
-    reason = refusal_of(GOOD.model_copy(update=change))
-    assert reason is None if message is None else message in str(reason)

@@ -131,10 +131,8 @@ def test_replay_has_every_proved_request(exported: Exported) -> None:
 def test_int8_bundle_is_proved_in_both_precisions(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows and goldens carry the identity of the graphs that are served; fp32 is proved first."""
+    """fp32 is proved first."""
     monkeypatch.setattr("model_export.precision.choice.AUC_BOUND", 1.0)  # 180 rows are too few to tell
-    monkeypatch.setattr("model_export.encoder.COSINE_BOUND", 0.5)
-    monkeypatch.setattr("model_export.encoder.SHIFT_BOUND", 0.5)
     out = tmp_path / "bundle"
     if not adds_int8_exactly(cpu_instructions()):
         with pytest.raises(ExportError, match="has no VNNI"):
@@ -144,15 +142,6 @@ def test_int8_bundle_is_proved_in_both_precisions(
     export_bundle(exported.inputs.recipe(), out, None, 60, quiet, "int8", 20)
     bundle = open_bundle(out)
     assert bundle.precision.chosen == "int8"
-    assert bundle.bundle_id != exported.bundle.bundle_id
-    record = bundle.manifest.encoder
-    assert record is not None
-    assert (record.precision, record.refused) == ("int8", None)
-    assert record.figures is not None
-    assert 0.5 < record.figures.cosine_p1 < 1.0
-    assert 0 < record.figures.pctr_shift < 0.5
-    assert record.figures.rows > 100
-    assert bundle.path(ENCODER).stat().st_size < 0.8 * exported.bundle.path(ENCODER).stat().st_size
     assert set(bundle.manifest.tolerances) - set(exported.bundle.manifest.tolerances) == {"onnxruntime-cpu-int8"}
     assert bundle.manifest.provenance["parity"]["max_abs_diff"] <= TOLERANCE
     runtime, codecs = OnnxRuntime(bundle, "cpu", 1, "int8"), BundleRows(bundle).codecs

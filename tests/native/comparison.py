@@ -11,7 +11,6 @@ import pytest
 
 import native
 from msd.contract.assemble import Assembled, assemble, cut, history_of, unknown_history, wanted_items
-from msd.contract.correction import HEAD
 from msd.contract.exploration import exploration_of, first_of
 from msd.contract.pricing import Formula, formula_of
 from msd.contract.reply import Scored, declared, reply_document, spread
@@ -180,15 +179,15 @@ class Pair:
             found_scores[COLUMN] = draw_std(random, ran + (ran < count))
         correction = draw_correction(random) if random.random() < 0.3 else None
         arm = random.choice([None, "b"])
-        terms = None if correction is None else tuple(correction.values)
+        lines = [] if correction is None else correction.lines
         scores = found_scores
         if ran < count:
             scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
         if correction is not None:
             with np.errstate(all="ignore"):
-                scores = {**scores, HEAD: correction(scores[HEAD])}
+                scores = correction.correct(scores)
         try:
-            found = self.frame.reply(REQUEST_ID, arm, found_scores, ran, terms)
+            found = self.frame.reply(REQUEST_ID, arm, found_scores, ran, lines)
         except ValueError:
             assert not all(np.isfinite(column).all() for column in scores.values()), body
             return

@@ -148,7 +148,7 @@ def test_invalid_request_or_rows_are_refused(tmp_path: Path) -> None:
             loaded.frame.take(*arguments)
     assert loaded.fill() == FILLED
     with pytest.raises(ValueError, match="smaller"):
-        loaded.frame.reply("r", None, {"pctr": np.zeros(2, np.float32)}, 3, None)
+        loaded.frame.reply("r", None, {"pctr": np.zeros(2, np.float32)}, 3, [])
 
 
 def test_given_rows_that_are_not_those_wanted_are_lacking(tmp_path: Path) -> None:

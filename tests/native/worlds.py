@@ -439,9 +439,12 @@ def draw_scores(random: Random, count: int) -> np.ndarray[Any, np.dtype[np.float
 
 def draw_correction(random: Random) -> Correction:
     """Any correction that a file may hold."""
-    return Correction(
-        centre=random.uniform(-20, 20), shift=random.choice([0.0, random.uniform(-1, 1)]), slope=random.uniform(0.5, 2)
-    )
+    values = [
+        number
+        for _ in range(random.choice([1, 2]))
+        for number in (random.uniform(-20, 20), random.choice([0.0, random.uniform(-1, 1)]), random.uniform(0.5, 2))
+    ]
+    return Correction.of(values)
 
 
 def draw_std(random: Random, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:

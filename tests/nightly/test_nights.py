@@ -1,6 +1,7 @@
 """Nights by a known law: the loop keeps the bundle on noise, replaces it on drift, keeps it on a poisoned night."""
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,12 @@ def test_nights_promote_on_drift_alone(world: World) -> None:
     assert (poisoned["status"], poisoned["is_accepted"]) == ("kept", False)
     assert "more than a factor of 3" in poisoned["why"][0]
 
-    world.serve(3, bundles / "current", COUNT)
+    world.serve(3, bundles / "current", 1_200, clicks=False)
+    silent = night(world, "silent")
+    assert (silent["status"], silent["is_accepted"]) == ("kept", False)
+    assert silent["click_rates"]["new"] < 0.01, "clicks of the day before may be left"
+
+    world.serve(4, bundles / "current", COUNT)
     write_config(world, CONFIG.replace('"2"', '"none"'))
     assert night(world, "n3")["status"] == "failed"
     joined = (nights / "n3/joined.json").stat().st_mtime_ns
@@ -111,12 +117,21 @@ def test_failed_night_changes_nothing(world: World) -> None:
     (bundles / "current").unlink()
     lost = night(world, "lost")
     (bundles / "current").symlink_to(served)
+    world.serve(9, bundles / "current", 1_200)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**12, unlimited[1]))
+    try:
+        full = night(world, "no-space")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     torn = world.folder / "logs/b/requests-torn.parquet"
     torn.write_bytes(b"PAR1")
     half = night(world, "half-written")
     torn.unlink()
 
-    assert (lost["status"], half["status"]) == ("failed", "failed")
+    assert [one["status"] for one in (lost, full, half)] == ["failed"] * 3
+    assert "File too large" in full["why"][0]
+    assert bundles.joinpath("current").readlink() == served
     assert "leads to no bundle to compare with" in lost["why"][0]
     assert "requests-torn.parquet: is not a file of a request log" in half["why"][0]
 

@@ -63,9 +63,9 @@ class World:
         with_parts(events).write_csv(data / "events.csv")
         return data
 
-    def serve(self, night: int, bundle: Path, count: int, bots: float = 0.0) -> None:
+    def serve(self, night: int, bundle: Path, count: int, bots: float = 0.0, clicks: bool = True) -> None:
         """Write one day's logs of two pods that served the bundle: requests, and events, which may reach the other pod.
-        `bots`: share of impressions that are clicked whatever they show."""
+        `bots`: share of impressions that are clicked whatever they show. `clicks`: whether clicks arrive at all."""
         scorer = ScoredBundle(bundle)
         pods: tuple[list[dict[str, object]], ...] = ([], [])
         told: tuple[list[dict[str, object]], ...] = ([], [])
@@ -85,7 +85,7 @@ class World:
             assert scores is not None, "the bundle knows all of it"
             pods[number % 2].append(row | {"scores": [scores["pctr"].tolist()], "heads": ["pctr"]})
             is_clicked = self.rng.random() < bots or self._clicks(int(ids[0][1:]))
-            for kind in ("impression", "click")[: 1 + is_clicked]:
+            for kind in ("impression", "click")[: 1 + (is_clicked and clicks)]:
                 event = {"event_id": f"{night}-{number}", "type": kind, "user_id": user or "", "item_id": ids[0]}
                 later = 40.0 if kind == "click" else 1.0
                 told[self.rng.integers(2)].append({**event, "at": at + later, "request_id": f"{night}-{number}"})

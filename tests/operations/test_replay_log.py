@@ -126,7 +126,6 @@ def test_cold_ad_vector_reproduces(logs: list[RequestRecord], bundle: Bundle) ->
     [
         ({"runtime_version": "0.1"}, "another runtime's version: 0.1 then"),
         ({"instructions": "of old"}, "another processor: of old then"),
-        ({"together": 3}, "scored together with other requests"),
     ],
 )
 def test_other_runtime_is_compared_by_tolerance(

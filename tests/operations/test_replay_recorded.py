@@ -39,7 +39,7 @@ def recorded(bundle: Bundle, tmp_path: Path) -> Path:
     return path
 
 
-def replay(path: Path, *urls: str, progress: Callable[[], None] = lambda: None) -> ReplayFigures:
+def replay(path: Path, *urls: str, progress: Callable[[int], None] = lambda _: None) -> ReplayFigures:
     return replay_with(path, [ServiceClient(url, None, tls_of(None, None, None)) for url in urls], progress)
 
 
@@ -52,9 +52,9 @@ def _edit(path: Path, line: int, edit: Edit) -> None:
 
 
 def test_recorded_scores_are_reproduced(recorded: Path, service: LiveService) -> None:
-    steps: list[None] = []
-    found = replay(recorded, service.url, progress=lambda: steps.append(None))
-    assert found.requests == len(steps) == count_requests(recorded) == 4
+    steps: list[int] = []
+    found = replay(recorded, service.url, progress=steps.append)
+    assert found.requests == steps[-1] == count_requests(recorded) == 4
     assert found.candidates == 4 + 1 + 3 + 200
     assert found.max_abs_diff <= 1e-6
     # One request is of an unknown user with an unknown item.

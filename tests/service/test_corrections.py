@@ -21,7 +21,8 @@ from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, run_msd, wait_until
 from tests.service.request_log.log import awaited
 
-LEARNED = LearnedCorrection(centre=-1, shift=0.4, slope=0.7, at=1e9, impressions=9_000, clicks=400)
+SOLD = LearnedCorrection(shift=-0.3, at=1e9, impressions=400, clicks=90)
+LEARNED = LearnedCorrection(centre=-1, shift=0.4, slope=0.7, at=1e9, impressions=9_000, clicks=400, conversions=SOLD)
 UNLOGGED = "r2"
 PLAIN = golden_requests()[-1]
 SKIPS_NATIVE = {**PLAIN, "user": {"features": {}}}
@@ -37,7 +38,7 @@ class Corrected:
     def write(self, learned: LearnedCorrection) -> None:
         """Replace the file, and wait until the service has read it."""
         write_corrections(self.file, {self.bundle_id: learned})
-        shift = f'msd_correction_shift{{bundle_id="{self.bundle_id}"}} {learned.shift}'
+        shift = f'msd_correction_shift{{bundle_id="{self.bundle_id}",head="pctr"}} {learned.shift}'
         wait_until(lambda: shift in self.metrics())
 
     def metrics(self) -> str:
@@ -54,6 +55,9 @@ class Corrected:
     def pctr(self, document: dict[str, Any], request_id: str = UNLOGGED) -> np.ndarray:
         return np.array(self.ask(document, request_id)["candidates"]["pctr"], np.float32)
 
+    def pcvr(self, document: dict[str, Any]) -> np.ndarray:
+        return np.array(self.ask(document, UNLOGGED)["candidates"]["pcvr"], np.float32)
+
 
 @pytest.fixture(scope="module")
 def corrected(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corrected]:
@@ -66,7 +70,7 @@ def corrected(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def test_scores_follow_the_file_alike_on_both_ways(corrected: Corrected) -> None:
-    own = corrected.pctr(PLAIN)
+    own, pcvr = corrected.pctr(PLAIN), corrected.pcvr(PLAIN)
     assert (corrected.pctr(SKIPS_NATIVE) == own).all()
     corrected.write(LEARNED)
     expected = LEARNED(own)
@@ -74,6 +78,7 @@ def test_scores_follow_the_file_alike_on_both_ways(corrected: Corrected) -> None
 
     for document in (PLAIN, SKIPS_NATIVE):
         assert corrected.pctr(document).tobytes() == expected.tobytes()
+        assert corrected.pcvr(document).tobytes() == SOLD(pcvr).tobytes()
     priced = corrected.ask({**PLAIN, "candidates": {"id": ["i1", "i2"], "bid": [1, 2]}}, UNLOGGED)["candidates"]
     assert priced["ecpm"] == pytest.approx(np.multiply([1_000, 2_000], priced["pctr"]).tolist())
     assert priced["pctr"] == pytest.approx(expected[1:3].tolist(), rel=1e-5)

@@ -240,15 +240,15 @@ def test_key_is_found_and_nothing_else() -> None:
 
 SECRET = "msd_hunter2"
 BAD: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "the file: Invalid JSON"),
-    "half-written": (json.dumps({"keys": [entry()]}).encode()[:-9], "the file: Invalid JSON"),
+    "empty": (b"", "keys.json: Invalid JSON"),
+    "half-written": (json.dumps({"keys": [entry()]}).encode()[:-9], "keys.json: Invalid JSON"),
     "no keys": (b'{"keys": []}', "keys: "),
     "another format": (json.dumps({"format_version": 2, "keys": [entry()]}).encode(), "format_version: "),
     "unknown scope": (json.dumps({"keys": [entry(scopes=["root"])]}).encode(), "keys.0.scopes.0: "),
     "the key itself": (json.dumps({"keys": [entry(sha256=SECRET)]}).encode(), "keys.0.sha256: "),
     "an end that is none": (json.dumps({"keys": [entry(not_after=SECRET)]}).encode(), "keys.0.not_after: "),
     "one name twice": (json.dumps({"keys": [entry(), entry(sha256="1" * 64)]}).encode(), "two keys have the same name"),
-    "deep": (b"[" * 100_000, "the file: "),
+    "deep": (b"[" * 100_000, "keys.json: "),
     "huge": (b" " * (2**22 + 1), "larger than"),
 }
 

@@ -152,8 +152,8 @@ def test_rejects_altered_or_shortened_file(saved: Path, name: str) -> None:
         ({"colour": "red"}, r"student\.json: colour: "),
         ({"bert": {"hidden_act": "relu"}}, r"student\.json: bert\.hidden_act: "),
         ({"bert": {"num_attention_heads": 7}}, r"student\.json: bert: .*7 does not divide hidden_size=384"),
-        ({"bert": {"hidden_size": 768}}, r"student\.json: the file: bert\.hidden_size should be 384"),
-        ({"bert": {"max_position_embeddings": 64}}, r"the file: max_tokens=128 is more than bert\.max_pos.*=64"),
+        ({"bert": {"hidden_size": 768}}, r"student\.json: bert\.hidden_size should be 384"),
+        ({"bert": {"max_position_embeddings": 64}}, r"json: max_tokens=128 is more than bert\.max_pos.*=64"),
         *(
             ({"bert": {size: 10**9}}, rf"student\.json: bert\.{size}: should be less than or equal to ")
             for size in SIZES

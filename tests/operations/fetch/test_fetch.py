@@ -272,7 +272,6 @@ def test_reads_local_file(archive: Archive, tmp_path: Path) -> None:
     [
         ("bundle.tar.gz", "bundle.tar.gz: unsupported; expected https://"),
         ("ftp://h/b.tar", "ftp://h/b.tar: unsupported; expected https://"),
-        ("oci://h/ctr:v3", "OCI registries are no longer supported; put the archive at https://"),
         ("https://user:hunter2@h/b.tar", "credentials do not belong into a URL"),
         ("https://host:port/b.tar", "https://host:port/b.tar: invalid port"),
         ("s3://bucket/", "names no object"),

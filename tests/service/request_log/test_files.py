@@ -119,7 +119,6 @@ RECORD = RequestRecord(
     threads=1,
     ran=2,
     is_partial=False,
-    together=1,
     user_id="ü",
     request=b"{}",
     history=["i1"],

@@ -33,7 +33,7 @@ def test_record_holds_request_and_reply(logging: Logging, bundle: Bundle) -> Non
         assert record.manifest_sha256 == bundle.manifest.sha256
         assert (record.engine, record.model_version) == ("onnxruntime-cpu-fp32", reply["model_version"])
         assert (record.user_id, record.item_ids) == (document["user_id"], document["candidates"]["id"])
-        assert (record.ran, record.is_partial, record.together) == (len(record.item_ids), False, 1)
+        assert (record.ran, record.is_partial) == (len(record.item_ids), False)
         assert record.heads == ["pctr", "pcvr"]
         order = record.served if "top_k" in document else range(len(record.item_ids))
         assert order is not None
