@@ -256,7 +256,7 @@ class Exploration {
   std::vector<double> log_scale_, logit_, std_;            // [K] of those that compete
   std::vector<double> draws_, values_, scratch_;           // [K]
   std::vector<double> log_values_, density_, logits_;      // [M] at the nodes
-  std::unordered_set<std::string_view> seen_;
+  std::unordered_set<std::string_view, SeededHash> seen_;
 };
 
 }  // namespace native
