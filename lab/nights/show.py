@@ -19,7 +19,7 @@ work = "work"
 bundles = "bundles"
 semantics = false
 train = ["--epochs", "{epochs}"]
-export = ["--requests", "50", "--uncertainty"]
+export = ["--requests", "50"]
 
 [window]
 days = {days}
@@ -65,7 +65,7 @@ def run_nights(
     hear("the first bundle")
     data = world.write_past(3 * impressions)
     _call("train", data, folder / "model", "--no-semantics", "--epochs", epochs)
-    _call("export", data, folder / "model", world.bundles / "first", "--requests", "50", "--uncertainty")
+    _call("export", data, folder / "model", world.bundles / "first", "--requests", "50")
     _call("rollback", world.bundles, "--to", "first")
     began = [time.time() - 3_600]  # half of the past
     for day in days:

@@ -27,6 +27,7 @@ _BASE, _APPEAL, _TASTE = -2.7, 0.3, 0.9
 _CANDIDATES, _BATCH = 5, 100
 _ANONYMOUS = 10  # every so-manieth visitor
 _BOTS_CLICK = 0.9
+_RANDOM = 0.5  # share of requests whose first candidate is shown, otherwise the best
 _PODS = ("a", "b")
 _DATASET = """format = 1
 name = "market"
@@ -54,7 +55,8 @@ kind = "categorical"
 
 @dataclass
 class Shown:
-    """What visitors saw and did: click probabilities by the law and by two bundles, and clicks."""
+    """Candidates drawn at random, one of each request: click probabilities by the law and by two bundles, and whether
+    visitors would click them. What was shown is chosen by scores, which hides how good these are."""
 
     law: list[float] = field(default_factory=list)
     nightly: list[float] = field(default_factory=list)
@@ -112,8 +114,7 @@ class World:
             for name, bundle in served:
                 own: dict[str, Any] = {"MSD_STATE_DIR": str(self.folder / name / "state"), "MSD_LIVE": "on"}
                 if name in _PODS:
-                    logged = {"MSD_LOG_DIR": str(self.folder / "logs" / name), "MSD_LOG_SAMPLE": "1"}
-                    own |= logged | {"MSD_EXPLORE_SHARE": "0.2"}
+                    own |= {"MSD_LOG_DIR": str(self.folder / "logs" / name), "MSD_LOG_SAMPLE": "1"}
                 url, _ = stack.enter_context(serve(bundle, self.folder / f"{name}.log", **own))
                 self._connections.append(stack.enter_context(ServiceConnection(url)))
             yield
@@ -139,18 +140,17 @@ class World:
             "context": {"device": f"d{device}"},
             "candidates": {"id": [f"i{item}" for item in items]},
         }
-        explored = json.dumps({**request, "explore": {"policy": "thompson"}}).encode()
         *pods, never = self._connections
-        reply = json.loads(pods[number % len(pods)].scored(explored).body)
-        first = reply["candidates"]["id"].index(reply["explore"]["first"])
-        old = never.scores(json.dumps(request).encode())
-        chance = float(self._chances(items[[first]], np.array([device]))[0])
-        clicked = bool(rng.random() < (_BOTS_CLICK if is_bot else chance))
-        if not is_bot:
-            shown.law.append(chance)
-            shown.nightly.append(reply["candidates"]["pctr"][first])
-            shown.never.append(old[first])
-            shown.clicks.append(clicked)
+        body = json.dumps(request).encode()
+        reply = json.loads(pods[number % len(pods)].scored(body).body)
+        scores, old = reply["candidates"]["pctr"], never.scores(body)
+        chances = self._chances(items, np.full(len(items), device))
+        first = 0 if rng.random() < _RANDOM else int(np.argmax(scores))
+        clicked = bool(rng.random() < (_BOTS_CLICK if is_bot else chances[first]))
+        shown.law.append(float(chances[-1]))
+        shown.nightly.append(scores[-1])
+        shown.never.append(old[-1])
+        shown.clicks.append(bool(rng.random() < chances[-1]))
         event = {"user_id": user or "guest", "item_id": f"i{items[first]}", "request_id": reply["request_id"]}
         for kind in ("impression", "click")[: 1 + clicked]:
             events.append({**event, "event_id": f"{reply['request_id']}-{kind}", "type": kind, "at": time.time()})
