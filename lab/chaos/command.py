@@ -33,7 +33,7 @@ def main(
     other: Annotated[
         Path | None, typer.Option(help="With --bundle: one with other weights for the same users and items.")
     ] = None,
-    encoding: Annotated[Path, typer.Option(help="A bundle with an encoder, for the scenario `cold`.")] = Path(
+    encoding: Annotated[Path, typer.Option(help="A demo's bundle, for the scenarios `cold` and `live-counts`.")] = Path(
         "runs/demo/bundle"
     ),
     minutes: Annotated[float, typer.Option(min=0.1, help="Of the scenario `day`.")] = 1.0,
@@ -75,6 +75,7 @@ def scenarios() -> dict[str, Scenario]:
         bad_requests,
         cold,
         day,
+        live_counts,
         memory,
         overload,
         redis,
@@ -88,6 +89,7 @@ def scenarios() -> dict[str, Scenario]:
         "sentinel": redis.sentinel_failover,
         "cluster": redis.cluster_failover,
         "overload": overload.overload,
+        "live-counts": live_counts.live_counts,
         "cold": cold.cold,
         "bad-requests": bad_requests.bad_requests,
         "attack": attack.attack,

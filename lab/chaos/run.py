@@ -60,6 +60,8 @@ class ChaosPlan:
     memory_from: int = 15_000
     memory_candidates: int = 32
     bad_requests: int = 20_000
+    live_rows: int = 5_000
+    resamples: int = 500
     day_s: float = 300.0
     day_rate: float = 8.0
     chore_s: float = 6.0
@@ -75,8 +77,9 @@ class ChaosPlan:
 class Run:
     """One run of a scenario, whose files and logs go to a folder of its name in `out`.
 
-    `bundle` is served, `other` has other weights and the same users and items; `encoding` has an encoder of texts. The
-    scenario adds `figures` and `checks`, and may set `timeline`. `seed`: of what differs between two runs of it.
+    `bundle` is served, `other` has other weights and the same users and items; `encoding` has an encoder of texts, and
+    beside it what it was trained on. The scenario adds `figures` and `checks`, and may set `timeline`. `seed`: of what
+    differs between two runs of it.
     """
 
     name: str

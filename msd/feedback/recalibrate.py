@@ -174,7 +174,7 @@ def _late(shown: pl.DataFrame, windows: Windows) -> str:
 
 
 def _by_segment(shown: pl.DataFrame) -> str:
-    """Return served ÷ observed clicks by segment, all of which one correction has to fit."""
+    """Return served ÷ observed clicks by segment. One correction has to fit all segments."""
     sums = shown.explode("segments").group_by("segments").agg(pl.len(), pl.col("pctr").sum(), pl.col("label").sum())
     found = []
     for name, count, expected, clicks in sums.sort("segments").iter_rows():

@@ -9,6 +9,14 @@ import polars as pl
 import pytest
 
 from lab.chaos.bare_bundle import bare_bundle
+from lab.chaos.replayed_period import (
+    LiveScores,
+    Period,
+    TrainedFolders,
+    offline_scores,
+    period_of,
+    replay_moments,
+)
 from model_export.parity import BundleRows, plain_request, serving_requests
 from msd.contract.assemble import Counts
 from msd.contract.bundle import ROWS, open_bundle
@@ -23,14 +31,6 @@ from msd.ranker.timeline import walk_events
 from operations.catalogue.parquet import read_part
 from tests.contract.examples import fold_all
 from tests.model_export.conftest import Exported, Run
-from tests.model_export.replayed_period import (
-    LiveScores,
-    Period,
-    TrainedFolders,
-    offline_scores,
-    period_of,
-    replay_moments,
-)
 from tests.operations.catalogue.made import make
 from tests.service.live import live_service
 

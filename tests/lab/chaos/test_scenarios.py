@@ -14,7 +14,7 @@ from lab.chaos.page import chaos_page
 from lab.chaos.run import ChaosPlan, Run, Unable
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
-from tests.bundles.factory import build_bundle
+from tests.bundles.factory import AT, build_bundle
 from tests.bundles.ranker_graph import Recipe
 
 # Nothing is late, however slow the machine; overload is far too much.
@@ -37,6 +37,8 @@ BRIEF = ChaosPlan(
     memory_requests=1_500,
     memory_from=500,
     bad_requests=500,
+    live_rows=120,
+    resamples=100,
     day_s=2.0,
     day_rate=20.0,
     chore_s=0.2,
@@ -52,7 +54,17 @@ def runs(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
     """Each scenario's run; a few run side by side, because most of their time they wait."""
     folder = tmp_path_factory.mktemp("chaos")
     other = build_bundle(folder / "other", Recipe(seed=1)).folder
-    encoding = build_bundle(folder / "encoding", Recipe(encoder=True)).folder
+    encoding = build_bundle(folder / "demo" / "bundle", Recipe(encoder=True)).folder
+    dataset = encoding.parent / "dataset"
+    dataset.mkdir()
+    files = "".join(f'[{name}]\nfile = "{name}.csv"\n' for name in ("events", "items", "users"))
+    device = '[[features]]\nname = "device"\nside = "context"\nkind = "categorical"\n'
+    (dataset / "dataset.toml").write_text(f'format = 1\nname = "made"\n{files}{device}')
+    events = [f"u{number % 20},i{number * 7 % 300},{AT + number // 3:.0f},{number % 2},ios" for number in range(1_200)]
+    (dataset / "events.csv").write_text("\n".join(["user_id,item_id,at,label,device", *events]))
+    for name, count in (("item", 300), ("user", 20)):
+        lines = [f"{name}_id", *(f"{name[0]}{number}" for number in range(count))]
+        (dataset / f"{name}s.csv").write_text("\n".join(lines))
 
     def finished(name: str) -> Run:
         run = brief_run(name, bundle.folder, folder)
