@@ -140,15 +140,19 @@ class Night:
         return impressions
 
     def _check_click_rate(self, old: Dataset, fresh: pl.DataFrame, ends_at: float) -> None:
-        then = float(np.average(old.events["label"], weights=impressions_of(old.events)))
+        # A night that was kept may have been one of bots, whose click rate would refuse all later ones.
+        nights = [one for one in self._others if one.click_rates]
+        promoted = [one.click_rates["new"] for one in nights if one.status == "promoted"]
+        before = promoted[-1:] or [one.click_rates["dataset"] for one in nights[:1]]
+        then = before[0] if before else float(np.average(old.events["label"], weights=impressions_of(old.events)))
         now = float(np.mean(fresh["label"].to_numpy()))
         self.record.click_rates = {"dataset": then, "new": now}
         most = self.config.input.click_rate
         if not then / most <= now <= then * most:
             self.record.until = max(self.record.until, ends_at)  # with what has not settled yet
             raise _Kept(
-                f"the new impressions' click rate is {now:.4f}, that of the dataset {then:.4f}: more than a factor of"
-                f" {most:g}; they are left out of this and of later nights"
+                f"the new impressions' click rate is {now:.4f}, that of the served bundle's dataset {then:.4f}: more"
+                f" than a factor of {most:g}; they are left out of this and of later nights"
             )
 
     def _make(self) -> None:

@@ -12,7 +12,7 @@ def test_day_of_bots_is_measured_and_its_night_keeps_the_bundle(tmp_path: Path) 
     (day,) = found["days"]
     assert heard == ["the first bundle", "day bots", "night bots"]
     assert (day["served"], day["night"]["status"]) == ("first", "kept")
-    assert "more than a factor of 3" in day["night"]["why"][0]
+    assert "than a factor of 3" in day["night"]["why"][0]
     assert day["night"]["counts"]["new_impressions"] == 1_000
     scores = day["scores"]
     assert scores["law"]["auc"] > max(scores["nightly"]["auc"], scores["never"]["auc"])
