@@ -14,6 +14,7 @@ _PYDANTIC = (
     ("String should", "should"),
     ("List should", "should"),
     ("Tuple should", "should"),
+    ("Dictionary should", "should"),
 )
 
 

@@ -222,7 +222,7 @@ def test_value_that_does_not_fit_counts_as_missing(client: httpx.Client, running
     ("changes", "status", "field", "words"),
     [
         ({"candidates": {"3": {"id": ["i1"]}}}, 422, "candidates.3", "is not the ID of an impression"),
-        ({"candidates": {}}, 422, "candidates", "at least 1"),
+        ({"candidates": {}}, 422, "candidates", "should have at least 1 item"),
         ({"candidates": {"1": {"id": []}}}, 422, "candidates.1.id", "at least 1"),
         ({"candidates": {"1": {"id": ["i1"], "bid": [1.0, 2.0]}}}, 422, "candidates.1.bid", "2 entries"),
         ({"candidates": {"1": {"id": ["i1"] * 1_500}, "2": {"id": ["i1"] * 501}}}, 413, "candidates", "2001"),
@@ -251,6 +251,7 @@ def test_invalid_bid_request_is_refused_by_its_field(
 
     assert (answer.status_code, error["field"]) == (status, field), error
     assert words in error["message"]
+    assert "Dictionary" not in error["message"]
 
 
 @pytest.mark.parametrize("yob", ["NaN", '1990, "yob": 1991', "[" * 10_000 + "]" * 10_000], ids=["NaN", "twice", "deep"])
