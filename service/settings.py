@@ -165,7 +165,7 @@ class Settings(BaseModel):
     """Share of requests in the request log, chosen by a hash of the request ID."""
     log_segments: str | None = None
     """Context features, such as `exchange,placement`, by whose most frequent values calibration is compared, besides
-    known and anonymous users ([drift](feedback.md#drift))."""
+    known and anonymous users ([drift](feedback.md#drift)). The log names those that a bundle does not have."""
     log_max_mb: Annotated[int, Field(ge=1, le=2**24)] = 1_024
     """Size limit of the request log; the oldest files are deleted."""
     # The playground

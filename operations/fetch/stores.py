@@ -47,7 +47,7 @@ _ADVICE: dict[type[Exception], str] = {
     UnauthenticatedError: "it wants credentials, and those given, if any, are invalid",
     PermissionDeniedError: "the credentials, if any, do not allow it, or the signature of the address has expired",
 }
-_REFUSED = dict(zip((404, 401, 403), _ADVICE.values(), strict=True))
+_REFUSED = {404: _ADVICE[FileNotFoundError], 401: _ADVICE[UnauthenticatedError], 403: _ADVICE[PermissionDeniedError]}
 
 
 class FetchError(MsdError):

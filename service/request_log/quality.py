@@ -42,14 +42,19 @@ _RANKED_FROM = (2, 6)
 _JUDGED = np.dtype([("expected", "f8"), ("observed", "?"), ("rank", "i1"), ("bid", "f4"), ("division", "i4")])
 
 
+def dividing(schema: FeatureSchema, by: Sequence[str]) -> list[Categorical]:
+    """Return the context features of `by` that the schema has."""
+    fields = schema.indexed("context")
+    return [field for field in fields if isinstance(field, Categorical) and field.name in by]
+
+
 def segments_of(request: CheckedRequest, schema: FeatureSchema, by: Sequence[str]) -> list[str]:
-    """Return the segments of a request: known or anonymous, and its value of each context feature of `by` that the
-    schema has. Other values than the most frequent ones are one segment."""
+    """Return the segments of a request: known or anonymous, and its value of each feature that divides requests. Other
+    values than the most frequent ones are one segment."""
     found = ["anonymous" if request.user_id == ANONYMOUS else "known"]
-    for field in schema.indexed("context"):
-        if isinstance(field, Categorical) and field.name in by:
-            value = request.context.get(field.name)
-            found.append(f"{field.name}={value if value in field.vocabulary[:_MOST_VALUES] else 'other'}")
+    for field in dividing(schema, by):
+        value = request.context.get(field.name)
+        found.append(f"{field.name}={value if value in field.vocabulary[:_MOST_VALUES] else 'other'}")
     return found
 
 

@@ -23,9 +23,10 @@ from msd.contract.pricing import ecpm_of, served_places
 from msd.contract.request import parse_request
 from service import limits
 from service.machine import give_way, let_others_run
-from service.request_log.quality import Drift, Observed, segments_of
+from service.request_log.quality import Drift, Observed, dividing, segments_of
 from service.scoring.answer import Served
 from service.scoring.deployment import Deployment
+from service.scoring.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Logged, Metrics
 
@@ -158,6 +159,7 @@ class LogWriter:
         self._requests = _Waiting(REQUESTS, full, flush_s)
         self._events = _Waiting(EVENTS, full, flush_s)
         self._segments = segments
+        self._bundles = set[str]()
         self._drift, self._observed = Drift(metrics), Observed(metrics)
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.request_log")
@@ -188,6 +190,7 @@ class LogWriter:
         self._folder.close()
 
     def _take_request(self, served: Served) -> None:
+        self._check_segments(served.model)
         record = record_of(served, self._segments)
         self._observed.record(record, served.model.bundle.manifest.formula)
         let_others_run()
@@ -197,6 +200,13 @@ class LogWriter:
         self._requests.add(record, served.size, 1 + len(record.item_ids))
         if self._requests.ids >= _BATCH_IDS:
             self._convert(self._requests)
+
+    def _check_segments(self, model: Model) -> None:
+        """Say once for each bundle which of the features it does not have."""
+        if model.bundle.bundle_id not in self._bundles:
+            self._bundles.add(model.bundle.bundle_id)
+            if missing := set(self._segments) - {field.name for field in dividing(model.schema, self._segments)}:
+                self._log.warning("segments_missing", features=sorted(missing), bundle_id=model.bundle.bundle_id)
 
     def _take_events(self, events: LoggedEvents) -> None:
         told = list(records_of(events))
@@ -364,7 +374,7 @@ def open_request_log(settings: Settings, metrics: Metrics) -> RequestLog | None:
     from service.request_log.files import LogFolder
 
     folder = LogFolder(settings.log_dir, settings.log_max_mb * 2**20, limits.LOG_MAX_AGE_S)
-    segments = (settings.log_segments or "").replace(" ", "").split(",")
+    segments = [name for name in (settings.log_segments or "").replace(" ", "").split(",") if name]
     writer = LogWriter(folder, metrics, settings.log_sample, limits.LOG_FLUSH_S, segments)
     return RequestLog(writer, settings.log_sample, min(_TICK_S, limits.LOG_FLUSH_S), metrics)
 

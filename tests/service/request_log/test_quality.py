@@ -123,6 +123,8 @@ def test_service_exposes_drift_and_observed_clicks(referenced: Bundle, tmp_path:
         assert [event.event_id for event in read_events(log_files(tmp_path / "log", EVENTS)[0])][0] == "e0"
         wait_until(lambda: _has(service, 'msd_input_psi{feature="age"}'))
         assert _has(service, 'msd_score_psi{head="pctr"}')
+        told = [line["features"] for line in service.log() if line["event"] == "segments_missing"]
+        assert told == [["exchange"]], "once for the bundle"
 
 
 def _events(replies: list[dict[str, Any]]) -> Any:  # noqa: ANN401
