@@ -34,6 +34,8 @@ CONVERSION_SETTLE_S = 86_400.0
 """The same of a click, for its conversion."""
 _MOST_VALUES = 20
 """Values of a feature that are segments of their own, the most frequent."""
+_MOST_DIVISIONS = 4_096
+"""Combinations of segments; of others only whether the user is known counts."""
 _WINDOW = 10_000
 # Memory of a request, in candidates.
 _REQUEST_COSTS = 8
@@ -219,7 +221,10 @@ class Observed:
     def record(self, record: RequestRecord, formula: Formula = PRICED) -> None:
         if record.request_id in self._predictions:
             return
-        division = self._divisions.setdefault(tuple(record.segments or ()), len(self._divisions))
+        segments = tuple(record.segments or ())
+        if segments not in self._divisions and len(self._divisions) >= _MOST_DIVISIONS:
+            segments = segments[:1]
+        division = self._divisions.setdefault(segments, len(self._divisions))
         self._predictions[record.request_id] = _Predicted.of(record, formula, division)
         self._remembered += _REQUEST_COSTS + len(record.item_ids)
         while self._remembered > limits.MAX_REMEMBERED:

@@ -214,6 +214,13 @@ def test_outcomes_are_compared_by_segment() -> None:
     }
 
 
+def test_combinations_of_segments_are_bounded() -> None:
+    observed = Observed(Metrics())
+    for number in range(5_000):
+        observed.record(replace(RECORD, request_id=f"r{number}", segments=["known", f"placement={number}"]))
+    assert len(observed._divisions) == 4_096 + 1
+
+
 def test_remembered_requests_are_bounded() -> None:
     metrics = Metrics()
     observed = Observed(metrics)
