@@ -190,6 +190,8 @@ def _side(
     """Return a side's features. `vectors` of all entities, and which are present; `is_known` [E]: by events that may
     know the vector, all of them if not given."""
     side, (by_id, present) = entities.side, vectors
+    of_all = arrays.zeros((len(by_id) + 1, by_id.shape[1]), np.float32, f"{side}.vectors")
+    of_all[:-1] = by_id
     ids, times = dataset.events[f"{side}_id"], dataset.events["at"]
     rows = arrays.filled((len(ids),), np.int32, lambda part: entities.places(ids[part]), f"{side}.rows")
     nothing, latest = np.zeros(1), times[-1:].to_numpy().astype(np.float64)
@@ -215,6 +217,6 @@ def _side(
         live_dense=torch.from_numpy(seen("live_dense", counts.live)),
         aged_dense=torch.from_numpy(seen("aged_dense", *counts.aged)),
         unknown_dense=torch.from_numpy(unknown[0]),
-        vectors=torch.from_numpy(np.pad(by_id, ((0, 1), (0, 0)))),
+        vectors=torch.from_numpy(of_all),
         present=torch.from_numpy(np.append(present, False)),
     )

@@ -29,7 +29,7 @@ from msd.ranker.arrays import IN_MEMORY, Arrays, chunks
 
 _AGING_SEED = 20_240_612
 _AGED = 4  # draws of earlier counts per row
-_ROWS_AT_ONCE = 4_096  # whose histories are encoded together
+_ROWS_AT_ONCE = 1_024  # whose histories are encoded together
 _EMPTY = EntityState()
 
 
