@@ -252,11 +252,11 @@ class _Fold:
                 held = unpack_state(_bytes(self._transaction.get(key, db=self._states)))
                 before = state = current(held, unpack_state(batch.rows[side].get(owner)) or NOTHING)
                 for place in own:
-                    event = new[place].of(side)[1]
-                    folded = take(batch.rules[side], state, event)
+                    of_side = new[place].of(side)[1]
+                    folded = take(batch.rules[side], state, of_side)
                     if folded is state:
                         in_row.add(place)
-                    elif event.at < state.state.as_of:
+                    elif of_side.at < state.state.as_of:
                         late.add(place)
                     state = folded
                 if state is not before:
