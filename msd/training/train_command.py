@@ -116,7 +116,7 @@ def train(
         )
         known = data.fingerprint if data else dataset_fingerprint(dataset)
         model_config, config = RankerConfig(network=network.value), TrainConfig(seed=seed, epochs=epochs)
-        halves = _halves(data, _why_no_choice(network, semantics, vectors), team) if choose else None
+        halves = _halves(data, network, semantics, vectors, team) if choose else None
         # A given student is part of the fingerprint even without semantics, because the record names it.
         options = (semantics, model_config.model_dump(), asdict(config))
         form = "choose" if choose else without
@@ -149,28 +149,25 @@ def train(
         console.print(f"{out}: {trained.record.say()}", highlight=False)
 
 
-def _halves(data: Dataset | None, reason: str | None, team: Team) -> UserHalves:
-    """Return the valid rows to choose by. Raises ModelFolderError in a team, if there is nothing to choose (`reason`),
-    or if the rows do not suffice."""
+def _halves(
+    data: Dataset | None, network: NetworkName, semantics: bool, vectors: StudentVectors, team: Team
+) -> UserHalves:
+    """Return the valid rows to choose by. Raises ModelFolderError in a team, if there is nothing to choose, or if the
+    rows do not suffice."""
     if team.size > 1 or data is None:
         raise ModelFolderError("--choose trains one network after the other; run it in one process, without torchrun")
-    if reason:
-        raise ModelFolderError(f"nothing to choose: {reason}; train without --choose")
+    reasons = {
+        f"{network} is a baseline, not MSD's own network": network != NetworkName.MSD,
+        "a model without semantics does not read the student's vectors": not semantics,
+        "no item has a text": not vectors.items.ids,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise ModelFolderError(f"nothing to choose: {reason}; train without --choose")
     try:
         return valid_halves(data)
     except CrossfitError as error:
         raise ModelFolderError(f"{error}; train without --choose") from None
-
-
-def _why_no_choice(network: NetworkName, semantics: bool, vectors: StudentVectors) -> str | None:
-    """Return why the model has no parts to choose from; None if it has."""
-    if network != NetworkName.MSD:
-        return f"{network.value} is a baseline, not MSD's own network"
-    if not semantics:
-        return "a model without semantics does not read the student's vectors"
-    if not vectors.items.ids:
-        return "no item has a text"
-    return None
 
 
 def _student_and_out(folders: list[Path], semantics: bool) -> tuple[Path | None, Path]:
