@@ -125,14 +125,13 @@ def train(
         if team.mean(finished_network(out, run) is not None) == 1.0:
             console.print(f"{out}: done before, nothing to do", highlight=False)
             return
-        if team.leads:
-            taken = ModelFolderError(f"{out}: another training runs there; wait for its end, or name another folder")
-            held.enter_context(held_folder(out, taken))
         networks = Training(known, vectors, model_config, config, out / WORK, team)
         only = next((variant for variant in SIMPLER if variant.name == f"without_{without}"), WHOLE)
         variants = variants_of(vectors) if choose else (only if semantics else WITHOUT_SEMANTICS,)
         rows = PartRows(0, 0, 0)
         if data:  # in the first process
+            taken = ModelFolderError(f"{out}: another training runs there; wait for its end, or name another folder")
+            held.enter_context(held_folder(out, taken))
             (out / STEP_FILE).unlink(missing_ok=True)  # the completion mark of an earlier model
             if network == NetworkName.MSD:
                 valid = pl.Series(split_events(data.events, data.config) == Part.VALID)
