@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from msd.contract.files import held_folder
 from msd.dataset.conversions import say_conversions
 from msd.dataset.load import Dataset, dataset_fingerprint, load_dataset
 from msd.dataset.split import Part, split_events
@@ -108,7 +109,7 @@ def train(
         raise typer.BadParameter("--without is of MSD's own network with semantics, and does not go with --choose")
     if network == NetworkName.CONTENT and not semantics:
         raise typer.BadParameter("--network content reads the texts' vectors: it needs a student and semantics")
-    with join_team(os.environ) as team:
+    with join_team(os.environ) as team, ExitStack() as held:
         console = Console(quiet=not team.leads)
         data, vectors = (
             load_dataset(dataset) if team.leads else None,
@@ -129,6 +130,8 @@ def train(
         variants = variants_of(vectors) if choose else (only if semantics else WITHOUT_SEMANTICS,)
         rows = PartRows(0, 0, 0)
         if data:  # in the first process
+            taken = ModelFolderError(f"{out}: another training runs there; wait for its end, or name another folder")
+            held.enter_context(held_folder(out, taken))
             (out / STEP_FILE).unlink(missing_ok=True)  # the completion mark of an earlier model
             if network == NetworkName.MSD:
                 valid = pl.Series(split_events(data.events, data.config) == Part.VALID)
