@@ -121,8 +121,8 @@ class _Counted:
         return self._reference.psi(self._counts)
 
 
-# What waits for long is kept as plain tuples, which the garbage collector does not track: it would walk named tuples and
-# lists, and hold all threads meanwhile.
+# What waits for long is kept as plain tuples, which the garbage collector does not track: it would walk named tuples
+# and lists, and hold all threads meanwhile.
 class _Shown(NamedTuple):
     key: tuple[str, str]
     at: float
