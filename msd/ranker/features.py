@@ -150,7 +150,7 @@ def build_features(
         labels=_floats(dataset, "label", "labels", arrays),
         impressions=torch.from_numpy(impressions),
         user=_side(dataset, schema, users, timeline.user, vectors_of[0], knows_user, arrays),
-        item=_side(dataset, schema, items, timeline.item, vectors_of[1], None, arrays),
+        item=_side(dataset, schema, items, timeline.item, vectors_of[1], np.broadcast_to(True, shape), arrays),
         context_categorical=torch.from_numpy(categorical),
         context_dense=torch.from_numpy(numeric),
         history=torch.from_numpy(timeline.history),
@@ -184,11 +184,11 @@ def _side(
     entities: Entities,
     counts: SideCounts,
     vectors: tuple[NDArray[np.float32], NDArray[np.bool_]],
-    is_known: NDArray[np.bool_] | None,
+    is_known: NDArray[np.bool_],
     arrays: Arrays,
 ) -> SideFeatures:
     """Return a side's features. `vectors` of all entities, and which are present; `is_known` [E]: by events that may
-    know the vector, all of them if not given."""
+    know the vector."""
     side, (by_id, present) = entities.side, vectors
     of_all = arrays.zeros((len(by_id) + 1, by_id.shape[1]), np.float32, f"{side}.vectors")
     of_all[:-1] = by_id
@@ -203,8 +203,7 @@ def _side(
         whole = arrays.zeros(shape if len(draws) > 1 else shape[1:], np.float32, f"{side}.{name}")
         for place, draw in zip(whole.reshape(shape), draws, strict=True):
             for part in chunks(len(rows)):
-                known, counted = present[rows[part]], Counts(*(column[part] for column in draw))
-                known = known if is_known is None else known & is_known[part]
+                known, counted = present[rows[part]] & is_known[part], Counts(*(column[part] for column in draw))
                 at = times[part].to_numpy().astype(np.float64)
                 place[part] = dense(schema, side, entities.numeric[rows[part]], counted, known, at)
         return whole
