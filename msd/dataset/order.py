@@ -10,7 +10,7 @@ import pyarrow as pa
 
 BLOCK = 2**18
 """Events that are read or sorted at once."""
-_SAMPLED = 64
+_SAMPLE = 2**10
 
 
 def id_order(column: str) -> tuple[pl.Expr, ...]:
@@ -32,7 +32,8 @@ def sort_blocks(blocks: Iterable[pl.DataFrame]) -> pl.DataFrame:
     in memory together.
     """
     runs = [_mapped(block.sort("at", maintain_order=True)) for block in blocks]
-    sample = np.sort(np.concatenate([run["at"].gather_every(_SAMPLED).to_numpy() for run in runs]))
+    every = max(1, BLOCK // _SAMPLE)
+    sample = np.sort(np.concatenate([run["at"].gather_every(every).to_numpy() for run in runs]))
     ranges = -(-sum(run.height for run in runs) // BLOCK)
     cuts = np.unique(sample[np.arange(1, ranges) * len(sample) // max(ranges, 1)])
     places = [[0, *np.searchsorted(run["at"].to_numpy(), cuts).tolist(), run.height] for run in runs]
