@@ -276,6 +276,9 @@ class ScoringJob : public OwnedJob {
   std::string shown_id;               // the reply's; set with Python's lock
   std::optional<nb::object> is_gone;  // says whether the client has left, if Python has put the job in
 
+  // Its client may hold the job.
+  void drop() override { is_gone.reset(); }
+
  protected:
   // The reply is ready.
   virtual void send(Desk&, std::string_view reply) { reply_ = reply; }

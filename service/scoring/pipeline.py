@@ -193,7 +193,6 @@ class Pipeline:
         A failing store raises nothing: it degrades the scores. Nor does a near deadline: candidates that cannot be
         scored before it get the prior.
         """
-        core.end_if(raw.budget.is_gone)
         job = _AppJob(core, raw.began)
         found = job.ended() if core.is_claimed else await self._score(job, raw)
         if found.fate == _TIMED:
@@ -226,6 +225,7 @@ class Pipeline:
                     self._explainer.begin()
                     is_explained = True
                     core.go_on(None)
+                core.end_if(raw.budget.is_gone)
                 found = await self._engine.do(job)
             if found.fate == _SCORED:
                 self._engine.read(len(raw.body), found.candidates, raw.form)
