@@ -52,13 +52,22 @@ class Request {
   std::optional<Explore> explore;
   bool has_bids = false, has_history = false, is_explained = false;
   size_t top_k = 0;  // 0: not given
+  std::vector<uint32_t> rows;  // by candidate, in a frame
 
   Request() = default;
-  Request(const Request&) = delete;
+  Request(Request&&) = default;
   Request& operator=(Request&&) = default;
 
   // False if `parse_request` refuses the body. Whether the features fit a schema is seen when they are encoded.
   bool read(std::string_view body, size_t max_candidates);
+
+  // Whether another differs in its candidates alone: in what is asked of them, and how they are answered.
+  bool is_like(const Request& other) const {
+    const auto is_plain = [](const Request& one) { return one.items.empty() && !one.has_history && !one.is_explained; };
+    const bool same_at = at == other.at || (std::isnan(at) && std::isnan(other.at));
+    return is_plain(*this) && is_plain(other) && same_at && user_id == other.user_id && context == other.context &&
+           user_features == other.user_features;
+  }
 
  private:
   bool read_member(JsonReader& json, std::string_view key, unsigned& seen, size_t max_candidates);

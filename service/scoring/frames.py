@@ -74,14 +74,13 @@ class Frame(NamedTuple):
     tensors: Tensors
     of_candidates: tuple[str, ...]
 
-    def first(self, count: int) -> Tensors:
-        """Return the tensors of the first `count` candidates."""
-        return self.tensors | {name: self.tensors[name][:count] for name in self.of_candidates}
-
     def copied(self, names: Iterable[str] | None = None) -> Tensors:
-        """Return copies of tensors of all candidates; by default of all tensors."""
-        tensors = self.first(self.core.count)
-        return {name: tensors[name].copy() for name in (tensors if names is None else names)}
+        """Return copies of the request's tensors; by default of all."""
+        candidates, _ = self.core.rows
+        return {
+            name: self.tensors[name][candidates] if name in self.of_candidates else self.tensors[name].copy()
+            for name in (self.tensors if names is None else names)
+        }
 
     @property
     def choice(self) -> Choice | None:
@@ -101,6 +100,13 @@ class Frame(NamedTuple):
         users, has_user = np.frombuffer(user, model.codecs["user"].dtype), np.array([self.core.found[0]])
         records = np.frombuffer(items, model.codecs["item"].dtype)
         return Rows(users, has_user, (history,), 0), Rows(records, np.frombuffer(found, bool), (), 0)
+
+    def of_request(self, items: Rows) -> Rows:
+        """Return the request's rows: each candidate's, where `items` has one for equal candidates, and the history's."""
+        candidates, history = self.core.rows
+        places = [*candidates, *history]
+        stale = None if items.stale is None else items.stale[places]
+        return Rows(items.records[places], items.found[places], (), 0, stale)
 
 
 def frame_of(model: Model, core: object, tensors: Tensors) -> Frame:
