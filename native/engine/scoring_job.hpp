@@ -174,9 +174,10 @@ struct Sent {
 struct Part {
   std::string request_id, body;  // the job's own, if this is empty
   Request request;
-  const Assignment* assignment = nullptr;
-  bool is_looked_at = false, is_read = false, is_scored = false;
-  bool is_followed = false;  // keep its rows, and look
+  const Assignment* assignment = nullptr;  // of one that could be read
+  bool is_followed = false;                // keep its rows, and look
+  bool is_scored = false;
+  std::string reply;
 };
 
 // One request in a scoring thread, whose reply is kept for Python. Parts that differ in their candidates alone share a run.
@@ -212,7 +213,7 @@ class ScoringJob : public OwnedJob {
     ending = Ending::kDone;
     stages_.queue += started - queued_at;
     try {
-      look_at_parts(worker);
+      if (!std::exchange(is_read_, true)) read(worker);
       while ((fate_ = score(worker)) == Fate::kScored && part_ < parts_.size()) is_given_ = false;
       if (parts_.size() < 2) return;
       rows = fate_ == Fate::kScored ? candidates_ : 0;
@@ -346,7 +347,6 @@ class ScoringJob : public OwnedJob {
       shown_id = nb::cast<std::string>(made_[0]);
       const auto made = nb::cast<std::vector<std::pair<std::string, nb::bytes>>>(made_[1]);
       parts_.resize(made.size());
-      replies_.resize(made.size());
       for (size_t k = 0; k < made.size(); k++) {
         parts_[k].request_id = made[k].first;
         parts_[k].body = view_of(made[k].second);
@@ -360,19 +360,15 @@ class ScoringJob : public OwnedJob {
 
   const std::string& body_of(const Part& part) const { return part.body.empty() ? sent.body : part.body; }
 
-  // Read each part once, and find with what it is scored.
-  void look_at_parts(Worker& worker) {
+  // Read the parts, and find with what they are scored.
+  void read(Worker& worker) {
     const double before = clock_s();
     const Part* last = nullptr;
     for (Part& part : parts_) {
-      if (part.is_looked_at) continue;
       if (plan_->wants) part.is_followed = ask(worker, [&] { return (*plan_->wants)(part.request_id).is(Py_True); });
-      part.is_read = part.request.read(body_of(part), std::min(max_candidates_, plan_->first.capacity));
-      if (part.is_read) {
-        part.assignment = assigned(worker, part, last);
-        last = &part;
-      }
-      part.is_looked_at = true;
+      if (!part.request.read(body_of(part), std::min(max_candidates_, plan_->first.capacity))) continue;
+      part.assignment = assigned(worker, part, last);
+      last = &part;
     }
     stages_.parse += clock_s() - before;
   }
@@ -386,17 +382,17 @@ class ScoringJob : public OwnedJob {
   }
 
   // The parts that are scored with the current one.
-  std::vector<Part*> together(const LoadedModel& model, const Frame& frame) {
-    std::vector<Part*> parts;
-    size_t most = 0;
-    for (size_t k = part_; k < parts_.size(); k++) {
-      Part& part = parts_[k];
-      const bool joins = k == part_ || (!part.is_scored && part.is_read && part.assignment == assignment_ &&
-                                        part.request.is_like(parts_[part_].request) &&
-                                        frame.model().allows(part.request) && most + part.request.ids.size() <= model.capacity);
-      if (!joins) continue;
+  std::vector<Part*> together(const Frame& frame) {
+    Part& first = parts_[part_];
+    std::vector<Part*> parts{&first};
+    size_t candidates = first.request.ids.size();
+    for (Part& part : parts_) {
+      const size_t more = part.request.ids.size();
+      if (&part == &first || part.is_scored || part.assignment != assignment_ || !part.request.is_like(first.request) ||
+          !frame.model().allows(part.request) || candidates + more > frame.capacity())
+        continue;
       parts.push_back(&part);
-      most += part.request.ids.size();
+      candidates += more;
     }
     return parts;
   }
@@ -409,17 +405,16 @@ class ScoringJob : public OwnedJob {
 
   // Score the current part, and those that are like it.
   Fate score(Worker& worker) {
-    const Part& first = parts_[part_];
-    if (!first.is_read) return Fate::kRefused;
-    assignment_ = first.assignment;
+    assignment_ = parts_[part_].assignment;
+    if (!assignment_) return Fate::kRefused;
     LoadedModel& model = *assignment_->model;
     runner = &model.runner;
     Desk& desk = desk_of(model, worker);
     Frame& frame = desk.held->frame;
-    const std::vector<Part*> parts = together(model, frame);
+    const std::vector<Part*> parts = together(frame);
     const Outcome outcome = take(worker, frame, parts);
     if (outcome == Outcome::kUnread) return Fate::kRefused;
-    if (first.request.is_explained && !is_explained_) return Fate::kAsking;
+    if (parts[0]->request.is_explained && !is_explained_) return Fate::kAsking;
     if (outcome == Outcome::kLacking) {
       if (is_given_) throw std::runtime_error("the native core lacks rows that it was given");
       lacked_ = frame.candidates();
@@ -486,7 +481,7 @@ class ScoringJob : public OwnedJob {
     // The frame is another request's soon.
     if (part.is_followed || is_explained_) look(worker, desk, part, is_shared);
     part.is_scored = true;
-    if (made_.is_valid()) replies_[static_cast<size_t>(&part - parts_.data())] = held.reply.bytes();
+    if (made_.is_valid()) part.reply = held.reply.bytes();
     return true;
   }
 
@@ -496,7 +491,7 @@ class ScoringJob : public OwnedJob {
     first_.clear();
     ask(worker, [&] {
       nb::list replies;
-      for (const std::string& reply : replies_) replies.append(bytes_of(reply));
+      for (const Part& part : parts_) replies.append(bytes_of(part.reply));
       // Let go of with Python's lock, so that the job needs it no more.
       const nb::object made = std::exchange(made_, {});
       const auto [headers, body] =
@@ -587,10 +582,10 @@ class ScoringJob : public OwnedJob {
 
   const size_t max_candidates_;
   std::vector<std::string_view> lacked_;  // candidates of the current parts, if rows are
-  std::vector<std::string> replies_;      // of the parts
   std::optional<double> timeout_s_;   // until the deadline that the body sets
   std::string first_ = "content-type: application/json\r\n";  // of the reply's head
   std::string reply_;                 // kept for Python
+  bool is_read_ = false;       // whether the parts are
   bool is_explained_ = false;  // look
   bool is_partial_ = false;    // only the first candidates are scored
   double given_at_ = 0.0;
