@@ -380,11 +380,12 @@ nb::tuple frame_kept(const HeldFrame& held) {
                         history_of(frame.wanted(), frame.candidates().size(), frame.impressions()));
 }
 
-// (rows of the current request's candidates, by place; of the history): among those that are kept
-nb::tuple frame_rows(const HeldFrame& held) {
-  std::vector<size_t> history(held.frame.impressions().size());
-  std::iota(history.begin(), history.end(), held.frame.candidates().size());
-  return nb::make_tuple(held.frame.request().rows, history);
+// The places of the current request's candidates, and of the history, among the rows that are kept.
+std::vector<size_t> frame_rows(const HeldFrame& held) {
+  const std::vector<uint32_t>& own = held.frame.request().rows;
+  std::vector<size_t> rows(own.begin(), own.end());
+  for (size_t row = held.frame.candidates().size(); row < held.frame.wanted().size(); row++) rows.push_back(row);
+  return rows;
 }
 
 // The last reply's scores, as float32, by head

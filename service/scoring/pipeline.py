@@ -32,7 +32,7 @@ from service.scoring.answer import (
 )
 from service.scoring.deployment import Arm, Deployment
 from service.scoring.engine import ScoringEngine, error_of
-from service.scoring.frames import Frame, Frames, Given, frame_of
+from service.scoring.frames import Frame, Frames, Given
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.reply import Explanation, with_explanation
 from service.telemetry.metrics import Metrics
@@ -313,9 +313,9 @@ class Pipeline:
         is_followed: bool,
         is_explained: bool,
     ) -> Seen:
-        """Return what is to be known of a scored request before its frame is another's. `run`: its first candidates that
-        were in the run, and whether others were in it too."""
-        frame, arm = frame_of(assignment.arm.model, core, tensors), assignment.arm
+        """Return what is to be known of a scored request before its frame is another's. `run`: how many of its first
+        candidates were in the run, and whether other requests' were too."""
+        frame, arm = Frame(core, tensors), assignment.arm
         ran, is_shared = run
         explained = self._to_explain(frame, ran, assignment) if is_explained else None
         if not is_followed:

@@ -81,7 +81,8 @@ class Pair:
             asked = self._asked()
             assert asked == _asked_of(request), body
             user, once = draw_given(random, self.world, asked)
-            assert self.frame.take(body, CAPACITY, *given_rows(user, once), AT, None, None, reads_texts, False) == FILLED
+            given = given_rows(user, once)
+            assert self.frame.take(body, CAPACITY, *given, AT, None, None, reads_texts, False) == FILLED
             places = [*_rows_of(request), *range(len(asked.ids), len(once.found))]
             stale = None if once.stale is None else once.stale[places]
             items = Rows(once.records[places], once.found[places], (), 0, stale)
@@ -121,7 +122,7 @@ class Pair:
         at = AT if request.at is None else request.at
         assembled = assemble(self.world.schema, request, at, user, items)
         rows, count = _rows_of(request), len(request.ids)
-        assert self.frame.rows == (rows, list(range(max(rows) + 1, max(rows) + 1 + len(items.found) - count))), body
+        assert self.frame.rows == [*rows, *(max(rows) + 1 + n for n in range(len(items.found) - count))], body
         for name, expected in assembled.tensors.items():
             found = self.tensors[name][rows] if name.startswith("item_") else self.tensors[name]
             assert found.tobytes() == expected.tobytes(), (body, name, found, expected)

@@ -1,7 +1,6 @@
 """Impressions of one BidRequest: those of equal contexts share a run, in which equal ads are one candidate."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
