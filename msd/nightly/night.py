@@ -209,7 +209,7 @@ class Night:
         pointer = self.config.bundles / "current"
         if pointer.is_file():
             pointer = self.config.bundles / pointer.read_text("utf-8").strip()
-        if not pointer.is_dir():
+        if not (pointer / MANIFEST).is_file():
             raise NightlyError(f"{pointer}: leads to no bundle to compare with; point it to the served one")
         return pointer.resolve()
 
@@ -217,7 +217,8 @@ class Night:
         """Copy the bundle beside the others, roll it out, publish its rows, and move the pointer."""
         bundles, name = self.config.bundles, self.record.night
         new, place = self.folder / "bundle", bundles / name
-        if not place.is_dir() or (place / MANIFEST).read_bytes() != (new / MANIFEST).read_bytes():
+        known = place / MANIFEST
+        if not known.is_file() or known.read_bytes() != (new / MANIFEST).read_bytes():
             half = bundles / f".{name}.half"
             shutil.rmtree(half, ignore_errors=True)
             shutil.copytree(new, half)

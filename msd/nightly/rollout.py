@@ -6,9 +6,9 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import polars as pl
@@ -90,12 +90,15 @@ def _watched(config: NightlyConfig, rollout: RolloutConfig, stage: Stage) -> Sta
     while True:
         time.sleep(min(_POLL_S, 15 * rollout.hold_minutes))
         now = time.time()
-        checks = list(_service_checks(before, _counted(rollout.services), rollout))
+        after = _counted(rollout.services)
+        checks = list(_service_checks(before, after, rollout))
         is_over = not all(check.holds for check in checks) or now >= latest
         arms, medians = _logged(config, stage.began, now) if is_over or now >= due else ({}, {})
         clicks = arms[_NEW].clicks if len(arms) == 2 else 0
         if not is_over and (now < due or clicks < rollout.clicks):
             continue
+        if rollout.services:
+            checks.append(Check("services that answer", len(after), "at least 1", bool(after)))
         checks.append(Check("clicks of the new bundle", clicks, f"at least {rollout.clicks}", clicks >= rollout.clicks))
         if checks[-1].holds:
             checks += _arm_checks(config, arms, medians)
@@ -156,10 +159,10 @@ def _counted(services: list[str]) -> dict[str, _Counts]:
         try:
             with urlopen(f"{url.rstrip('/')}/metrics", timeout=5) as reply:
                 text = reply.read().decode()
-        except (URLError, OSError):
+            samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+            by_code = {one.labels["code"]: one.value for one in samples if one.name == "msd_requests_total"}
+        except (OSError, HTTPException, ValueError, KeyError):  # it starts or ends, or another server answers
             continue
-        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-        by_code = {one.labels["code"]: one.value for one in samples if one.name == "msd_requests_total"}
         failed = sum(value for code, value in by_code.items() if code.startswith("5"))
         refuses = any(one.value for one in samples if one.name == "msd_bundle_refused")
         found[url] = _Counts(sum(by_code.values()), failed, refuses)

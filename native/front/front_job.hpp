@@ -52,6 +52,7 @@ class FrontJob : public ScoringJob {
   bool is_away = false;              // Python fetches what it lacks
   bool is_handed = false;            // it is Python's, as is its reply
   std::atomic<bool> is_awaited{false};  // the connection has more to do
+  std::atomic<bool> has_answered{false};  // all of the reply is written
   std::string left;      // of the reply: what is not written
   bool is_sent = false;  // the job has answered by itself
 
@@ -68,6 +69,7 @@ class FrontJob : public ScoringJob {
     // After another error the client has left, and the front will notice.
     if (written >= 0 || errno == EAGAIN || errno == EWOULDBLOCK) left = whole.substr(static_cast<size_t>(std::max<ssize_t>(written, 0)));
     is_sent = true;
+    has_answered = left.empty();
   }
 
   std::mutex mutex_;  // guards the descriptor

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ import numpy as np
 import pytest
 
 from msd.contract.bundle import MANIFEST, Bundle
+from msd.contract.log import EVENTS, REQUESTS
 from msd.feedback.gate import Gate
 from msd.nightly.config import NightlyConfig, NightlyError, RolloutConfig, WindowConfig
 from msd.nightly.rollout import EXPERIMENT, Stage, end_rollout, roll_out
+from tests.scripted_server import Reply, scripted_server
 from tests.service.live import live_service
 
 USERS, SHARES = 400, [0.2, 0.5]
@@ -117,3 +120,17 @@ def test_refused_bundle_and_other_experiment_end_a_rollout(bundle: Bundle, copie
         with pytest.raises(NightlyError, match="another experiment runs"):
             roll_out(services.config, services.rollout, tmp_path, "b2")
         assert other.exists()
+
+
+def test_services_that_do_not_answer_end_a_rollout(tmp_path: Path) -> None:
+    logs, bundles = tmp_path / "logs", tmp_path / "bundles"
+    for folder in (logs, bundles):
+        folder.mkdir()
+    for kind in (REQUESTS, EVENTS):
+        (logs / f"{kind}-1.parquet").touch()
+        os.utime(logs / f"{kind}-1.parquet", (0, 0))
+    config = NightlyConfig(logs=[str(logs)], dataset=tmp_path, work=tmp_path, bundles=bundles)
+    with scripted_server(Reply(body=b"msd", length=100)) as server:
+        rollout = RolloutConfig(shares=SHARES, hold_minutes=0.001, most_hours=1e-6, services=[server.url])
+        (stage,) = roll_out(config, rollout, tmp_path, "b2")
+    assert "services that answer: +0, at least 1" in [str(check) for check in stage.checks if not check.holds]
