@@ -141,8 +141,6 @@ class Engine {
     return alive_ > 0;
   }
 
-  std::vector<Worker>& workers() { return workers_; }
-
  private:
   // A run may end shortly after the deadline, and its reply is still sent; after this it is abandoned.
   static constexpr double kOverrunS = 5.0;
@@ -200,6 +198,11 @@ class Engine {
       if (!yields) continue;
       lock.unlock();
       std::this_thread::yield();
+      lock.lock();
+    }
+    if (worker.leave) {
+      lock.unlock();
+      worker.leave(worker);
       lock.lock();
     }
     alive_--;

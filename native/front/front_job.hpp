@@ -34,7 +34,7 @@ class FrontJob : public ScoringJob {
   bool is_scored() const { return ending == Ending::kDone && fate_ == Fate::kScored; }
   bool is_lacking() const { return ending == Ending::kDone && fate_ == Fate::kLacking; }
   // Whether its end can wait until the front's thread wakes for something else.
-  bool is_quiet() const { return is_sent && left.empty() && !is_awaited && !holds_python(); }
+  bool is_quiet() const { return has_answered && !is_awaited && !holds_python(); }
   // Whether it is to be freed with Python's lock.
   bool holds_python() const {
     return !own_.empty() || live_ || given_ || !looked_.empty() || error_.is_valid() || made_.is_valid();
