@@ -203,7 +203,7 @@ def find_time(events: Table, taken: Mapping[RoleName, Role], form: str | None = 
 
 
 def _no_times(values: pl.Series, form: str | None) -> str:
-    """Return why values are no times: one that is none, or two that have no form in common."""
+    """Return why values are no times: one has no form of a time, or two have no form in common."""
     shown = sample_of(values).alias("time")
     forms = [set(time_forms(shown.slice(place, 1), form)) for place in range(shown.len())]
     place = next((place for place, own in enumerate(forms) if not own), None)

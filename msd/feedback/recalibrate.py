@@ -13,6 +13,7 @@ import polars as pl
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from msd.contract.correction import (
@@ -119,7 +120,7 @@ def main(
             own = _impressions(frame.filter(pl.col("received_at") <= due), head)
             if head == HEAD or len(own.labels):
                 outcomes.append(learn(own, before, half_life_s))
-                table.add_row(bundle[:12], head, *_cells(own, outcomes[-1]))
+                table.add_row(escape(bundle[:12]), head, *_cells(own, outcomes[-1]))
                 before = outcomes[-1].learned
             found.append(before)
         if any(found):

@@ -32,7 +32,7 @@ from msd.feedback.judge import judge
 from msd.feedback.scored_bundle import ScoredBundle
 from msd.nightly.config import NightlyConfig, NightlyError
 from msd.nightly.record import NightRecord, known_record
-from msd.nightly.rollout import end_rollout, roll_out
+from msd.nightly.rollout import check_experiment, end_rollout, roll_out
 
 _JOINED, _HELD_OUT, _VERDICT = "joined.json", "impressions.parquet", "verdict.json"
 _LARGE = ("dataset", "student", "model", "bundle")
@@ -85,7 +85,10 @@ class Night:
 
     def _run(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._current()  # hours of training for nothing to compare with
+        # What would be found after hours of training.
+        self._current()
+        if self.config.rollout:
+            check_experiment(self.config, self.record.night)
         with collected(self.config.logs, self.config.work / "logs") as logs:
             self._join(logs)
             self._make()
@@ -233,11 +236,13 @@ class Night:
             if not last.holds:
                 failed = [str(check) for check in last.checks if not check.holds]
                 raise _Kept(f"the rollout ended at {last.share:.0%} of the users", *failed)
-        if redis:
-            self._steps.call("publish", "publish", place, *redis)
-        self._steps.call("point", "rollback", bundles, "--to", name)
-        if self.config.rollout:
-            end_rollout(self.config)
+        try:
+            if redis:
+                self._steps.call("publish", "publish", place, *redis)
+            self._steps.call("point", "rollback", bundles, "--to", name)
+        finally:
+            if self.config.rollout:
+                end_rollout(self.config)
 
     def _recalibrate(self, logs: Sequence[Path]) -> None:
         if self.config.corrections is None:

@@ -37,13 +37,12 @@ class FrontJob : public ScoringJob {
   bool is_quiet() const { return has_answered && !is_awaited && !holds_python(); }
   // Whether it is to be freed with Python's lock.
   bool holds_python() const {
-    return own_ || live_ || given_ || !looked_.empty() || error_.is_valid() || made_.is_valid();
+    return !own_.empty() || live_ || given_ || !looked_.empty() || error_.is_valid() || made_.is_valid();
   }
   size_t candidates() const { return candidates_; }
   double seconds() const { return ready_at_ - began; }
   // With what it is scored, and what it lacks.
   const Assignment& assignment() const { return *assignment_; }
-  const Request& asked() const { return request_; }
   bool is_given() const { return is_given_; }
 
   const Load load;
