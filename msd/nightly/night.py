@@ -34,6 +34,7 @@ from msd.nightly.config import NightlyConfig, NightlyError
 from msd.nightly.cost import noted
 from msd.nightly.record import NightRecord, known_record
 from msd.nightly.rollout import end_rollout, roll_out
+from msd.teachers.knowledge import RECORD_FILE
 
 _JOINED, _HELD_OUT, _VERDICT = "joined.json", "impressions.parquet", "verdict.json"
 _LARGE = ("dataset", "student", "model", "bundle")
@@ -180,7 +181,9 @@ class Night:
         try:
             self._call("teach", "teach", data, ours, *self.config.teach)
         except DemoError as error:
-            self.record.notes.append(f"went on without new words of the teacher: {error}")
+            self.record.notes.append(f"went on without some or all new words of the teacher: {error}")
+        # It is there if all questions were asked, even if some have no usable answer.
+        if not (ours / RECORD_FILE).is_file():
             return whole if whole.is_dir() else first
         shutil.rmtree(whole, ignore_errors=True)
         shutil.copytree(ours, whole)
