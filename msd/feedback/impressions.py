@@ -61,7 +61,7 @@ def join(
     impression can be told from the log, or none is settled.
     """
     told: dict[str, int] = {"events": events.height}
-    distinct = events.unique(["type", "event_id"], keep="first", maintain_order=True)
+    distinct = events.unique(["type", "event_id"], keep="first", maintain_order=True).drop("event_id")
     told["repeated_events"] = events.height - distinct.height
     shown, clicks, conversions = (
         distinct.filter(pl.col("type") == kind) for kind in ("impression", "click", "conversion")
@@ -102,12 +102,12 @@ def _impressions(
     shown: pl.DataFrame, requests: Iterable[pl.DataFrame], told: dict[str, int], keep: Sequence[str]
 ) -> tuple[pl.DataFrame, float]:
     """Return one row for each shown candidate of a logged request, and when the latest request was received."""
-    named = shown.filter(pl.col("request_id").is_not_null())
+    named = shown.select(*_KEY, "at").filter(pl.col("request_id").is_not_null())
     once = named.sort("at").unique(_KEY, keep="first", maintain_order=True)
     told["impressions_without_request"] = shown.height - named.height
     told["repeated_impressions"] = named.height - once.height
     candidates, logged, latest = _candidates(requests, once, told, keep)
-    found = once.select(*_KEY, "at").join(candidates, on=_KEY, how="inner")
+    found = once.join(candidates, on=_KEY, how="inner")
     unlogged = once.join(logged, on="request_id", how="anti").height
     told["impressions_not_logged"] = unlogged
     told["impressions_of_no_candidate"] = once.height - unlogged - found.height
@@ -127,13 +127,16 @@ def _candidates(
         distinct = frame.unique("request_id", keep="first", maintain_order=True)
         ids.append(distinct.select("request_id", file=pl.lit(file)))
         own = _exploded(distinct.filter(_is_among(distinct.select("request_id"), by_request)), keep)
-        frames.append(own.filter(_is_among(own.select(_KEY), by_key)).with_columns(file=pl.lit(file)))
+        own = own.filter(_is_among(own.select(_KEY), by_key)).unique(_KEY, keep="first", maintain_order=True)
+        frames.append(own.with_columns(file=pl.lit(file)))
     if not frames:
         raise FeedbackError("the log holds no requests")
     logged = pl.concat(ids).unique("request_id", keep="first", maintain_order=True)
     told["requests"], told["repeated_requests"] = total, total - logged.height
-    candidates = pl.concat(frames).join(logged, on=["request_id", "file"], how="semi", maintain_order="left")
-    return candidates.drop("file").unique(_KEY, keep="first", maintain_order=True), logged.drop("file"), latest
+    candidates = pl.concat(frames)
+    if total > logged.height:
+        candidates = candidates.join(logged, on=["request_id", "file"], how="semi", maintain_order="left")
+    return candidates.drop("file"), logged.drop("file"), latest
 
 
 def _is_among(rows: pl.DataFrame, hashes: NDArray[np.uint64]) -> pl.Series:

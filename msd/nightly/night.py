@@ -117,8 +117,8 @@ class Night:
         old = load_dataset(place)
         record.began = accepted[-1].until if accepted else float(old.events["at"].max())  # type: ignore[arg-type]
         windows = window.windows(record.started_at)
-        events = read_events(logs)
-        joined = join(read_requests(logs), events, windows, has_conversions=has_conversions(old.events))
+        known = has_conversions(old.events)
+        joined = join(read_requests(logs), read_events(logs), windows, has_conversions=known)
         frame = self._without_refused(joined.frame)
         fresh = frame.filter(pl.col("at") > record.began)
         refused = joined.frame.height - frame.height
