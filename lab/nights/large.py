@@ -21,19 +21,20 @@ from msd.demo.service import command_of
 from msd.feedback.files import EVENT_TYPES
 
 _DAY_S = 86_400.0
-_PAST, _SEEN = 100_000, 5_000
+_PAST, _SEEN = 100_000, 5_000  # at most
 _FILE = 4_000
-"""Requests in a file of a log, about as services write."""
+"""Requests in a file of a log, about as many as services write."""
 
 
 def run_large(folder: Path, impressions: int, epochs: int, hear: Callable[[str], None]) -> dict[str, Any]:
-    """Return what the night's record says. The folder must be new. Raises MsdError."""
+    """Return what the night's record says of its costs. Its verdict means nothing, because logged states do not move.
+    The folder must be new. Raises MsdError."""
     world, start = World(folder), time.time() - _DAY_S
     hear("the first bundle")
-    serve_first(world, world.write_past(_PAST, start), epochs)
+    serve_first(world, world.write_past(min(impressions, _PAST), start), epochs)
     hear("real requests")
     with world.services():
-        world.visits(_SEEN)
+        world.visits(min(impressions, _SEEN))
     (folder / "logs").rename(folder / "seen")
     world.drift()
     hear(f"the log of {impressions} impressions")
@@ -47,7 +48,7 @@ def run_large(folder: Path, impressions: int, epochs: int, hear: Callable[[str],
     if record["status"] == "failed":
         raise MsdError(f"the night failed: {record['why']}; its output: {folder / 'night.log'}")
     sizes = [file.stat().st_size for file in (folder / "logs").rglob("*.parquet")]
-    kept = ("status", "why", "counts", "steps", "seconds")
+    kept = ("counts", "steps", "seconds")
     return {"impressions": impressions, "log_bytes": sum(sizes), **{key: record[key] for key in kept}}
 
 
@@ -59,8 +60,9 @@ def _write_logs(world: World, start: float, impressions: int) -> None:
     chances = world.chances(seen["item_ids"].list.first().str.slice(1).cast(pl.Int64).to_numpy(), devices)
     for pod in PODS:
         (world.folder / "logs" / pod).mkdir(parents=True)
-    for number, place in enumerate(range(0, impressions, _FILE)):
-        count = min(_FILE, impressions - place)
+    size = min(_FILE, -(-impressions // len(PODS)))
+    for number, place in enumerate(range(0, impressions, size)):
+        count = min(size, impressions - place)
         at = start + _DAY_S * np.sort(rng.uniform(place, place + count, count)) / impressions
         rows = rng.integers(seen.height, size=count)
         names = [f"{number:016x}{row:016x}" for row in range(count)]
