@@ -58,16 +58,17 @@ def _write_logs(world: World, start: float, impressions: int) -> None:
     seen = pl.concat([pl.read_parquet(file) for file in (world.folder / "seen").rglob(f"{REQUESTS}-*.parquet")])
     devices = np.array([int(json.loads(body)["context"]["device"][1:]) for body in seen["request"]])
     chances = world.chances(seen["item_ids"].list.first().str.slice(1).cast(pl.Int64).to_numpy(), devices)
-    for pod in PODS:
-        (world.folder / "logs" / pod).mkdir(parents=True)
-    size = min(_FILE, -(-impressions // len(PODS)))
+    pods = [world.folder / "logs" / name for name in PODS]
+    for pod in pods:
+        pod.mkdir(parents=True)
+    size = min(_FILE, -(-impressions // len(pods)))
     for number, place in enumerate(range(0, impressions, size)):
         count = min(size, impressions - place)
         at = start + _DAY_S * np.sort(rng.uniform(place, place + count, count)) / impressions
         rows = rng.integers(seen.height, size=count)
         names = [f"{number:016x}{row:016x}" for row in range(count)]
         requests = seen[rows].with_columns(pl.Series("request_id", names), received_at=at, at=at)
-        pod = world.folder / "logs" / PODS[number % len(PODS)]
+        pod = pods[number % len(pods)]
         requests.write_parquet(pod / f"{REQUESTS}-{number:06}.parquet")
         _events(requests, rng.random(count) < chances[rows]).write_parquet(pod / f"{EVENTS}-{number:06}.parquet")
 

@@ -200,7 +200,8 @@ def described(requests: Iterable[pl.DataFrame], wanted: pl.Series, config: Datas
     sides = {side: {one.name: one for one in config.side(side)} for side in ("user", "item")}
     context = {one.name: one for one in config.side("context")}
     constants = {name: _value(one, one.serving_value) for name, one in context.items()}
-    types = {"request_id": pl.String, **{name: FEATURE_TYPES[one.kind] for name, one in context.items()}}
+    types: dict[str, pl.DataType] = {"request_id": pl.String()}
+    types |= {name: FEATURE_TYPES[one.kind] for name, one in context.items()}
     found, due, contexts = Described(pl.DataFrame(schema=types)), set(wanted.to_list()), []
     for frame in requests:
         rows = []
