@@ -119,6 +119,8 @@ class Calls(ABC):
             except httpx.TransportError as error:
                 failed = ConnectionFailed(f"{self._url}: {error or type(error).__name__}")
                 failed.__cause__ = error
+            except httpx.DecodingError as error:
+                raise BadReply(f"the reply is not of its Content-Encoding: {error}") from error
             else:
                 if reply.status_code in good:
                     return read(loaded(reply.content))
@@ -165,7 +167,7 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
         return float(text)
     try:
         at = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
 

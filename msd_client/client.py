@@ -93,9 +93,13 @@ class Client(Calls):
             while True:
                 time.sleep(step.wait_s)
                 self._clock.until = step.until
+                # The clock bounds the rest.
+                timeout = httpx.Timeout(None, pool=max(0.0, step.until - time.monotonic()))
                 try:
-                    reply = self._http.request(step.method, step.path, headers=step.headers, content=step.content)
-                except httpx.TransportError as error:
+                    reply = self._http.request(
+                        step.method, step.path, headers=step.headers, content=step.content, timeout=timeout
+                    )
+                except httpx.RequestError as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(reply)
@@ -175,7 +179,7 @@ class AsyncClient(Calls):
                         reply = await self._http.request(
                             step.method, step.path, headers=step.headers, content=step.content
                         )
-                except (TimeoutError, httpx.TransportError) as error:
+                except (TimeoutError, httpx.RequestError) as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(reply)

@@ -1,7 +1,8 @@
 """`python -m lab.bench.overhead BUNDLE`: the CPU that a plain request costs outside the model.
 
-Samples the stacks of the two threads that it crosses (docs/design.md) with Linux's `perf`; the model is what is within
-ONNX Runtime.
+Of the two threads that it crosses (docs/design.md): their CPU, and its shares by the stacks that Linux's `perf` samples
+in a second pass, because a switch of threads costs more while it looks. The model is what is within ONNX Runtime. One
+client wakes both threads for each request; several keep them awake.
 """
 
 import argparse
@@ -11,41 +12,45 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from loadtest.http_client import measure_latency
+from loadtest.generator import Target, closed_loop
 from loadtest.processes import Running, ours
-from loadtest.requests import some_bodies
+from loadtest.requests import in_columns, some_bodies
 from loadtest.traffic import Traffic
 
 _THREADS = ("front", "scoring-1")
 _MODEL = "onnxruntime"
-_COUNTS = (50, 200)
+_COUNTS, _CLIENTS = (50, 200), (1, 16)
+_BODIES = 1_000
 _SAMPLES_PER_S = 1_999
 _SHOWN = 12
 
 
-def overhead(bundle: Path, requests: int) -> dict[str, dict[str, object]]:
-    """Return microseconds a request, by number of candidates: of the model, and of all else, with its largest parts."""
+def overhead(bundle: Path, seconds: float) -> dict[str, dict[str, object]]:
+    """Return microseconds a request, by numbers of candidates and clients: of the model, and of all else, with its
+    largest parts."""
     found: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as folder, Running(ours("ours", bundle, 1, None), Path(folder)) as service:
         for count in _COUNTS:
-            bodies = list(some_bodies(Traffic(bundle, count, seed=count), requests))
-            measure_latency(service.url, bodies[: requests // 4])
-            data = Path(folder) / f"{count}.perf"
-            threads = [task for task in Path(f"/proc/{service.pid}/task").iterdir() if _name(task) in _THREADS]
-            command = ["perf", "record", "-q", "-e", "cpu-clock", "-F", str(_SAMPLES_PER_S), "-o", str(data)]
-            command += ["--call-graph", "dwarf", "-t", ",".join(task.name for task in threads)]
-            with subprocess.Popen(command) as perf:
+            target = Target(service.url, in_columns(some_bodies(Traffic(bundle, count, seed=count), _BODIES)))
+            for clients in _CLIENTS:
+                closed_loop(target, clients, seconds / 4)
+                threads = [task for task in Path(f"/proc/{service.pid}/task").iterdir() if _name(task) in _THREADS]
                 before = sum(map(_cpu_us, threads))
-                measure_latency(service.url, bodies)
+                requests = closed_loop(target, clients, seconds).latency.count
                 each = (sum(map(_cpu_us, threads)) - before) / requests
-                perf.terminate()
-            samples = _samples(data)
-            us = each / samples.total()
-            found[str(count)] = {
-                "model_us": round(us * samples.pop(_MODEL, 0), 1),
-                "else_us": round(us * samples.total(), 1),
-                "largest_us": {part: round(us * number, 1) for part, number in samples.most_common(_SHOWN)},
-            }
+                data = Path(folder) / "samples.perf"
+                command = ["perf", "record", "-q", "-e", "cpu-clock", "-F", str(_SAMPLES_PER_S), "-o", str(data)]
+                command += ["--call-graph", "dwarf", "-t", ",".join(task.name for task in threads)]
+                with subprocess.Popen(command) as perf:
+                    closed_loop(target, clients, seconds)
+                    perf.terminate()
+                samples = _samples(data)
+                us = each / samples.total()
+                found[f"{count} candidates, {clients} clients"] = {
+                    "model_us": round(us * samples.pop(_MODEL, 0), 1),
+                    "else_us": round(us * samples.total(), 1),
+                    "largest_us": {part: round(us * number, 1) for part, number in samples.most_common(_SHOWN)},
+                }
     return found
 
 
@@ -71,9 +76,9 @@ def main() -> None:
     """Measures, and prints JSON."""
     options = argparse.ArgumentParser(description=main.__doc__)
     options.add_argument("bundle", type=Path)
-    options.add_argument("--requests", type=int, default=4_000)
+    options.add_argument("--seconds", type=float, default=4.0, help="Of each measurement.")
     given = options.parse_args()
-    print(json.dumps(overhead(given.bundle, given.requests), indent=1))  # noqa: T201 - the result
+    print(json.dumps(overhead(given.bundle, given.seconds), indent=1))  # noqa: T201 - the result
 
 
 if __name__ == "__main__":

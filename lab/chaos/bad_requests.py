@@ -14,10 +14,10 @@ from loadtest.http_client import ServiceConnection
 from loadtest.requests import IMPRESSION, OPENRTB, SCORE, as_bid_request
 from msd.contract.bundle import open_bundle
 
-_LIMITS = {"HEAD_TIMEOUT_S": 4.0, "BODY_TIMEOUT_S": 4.0}
-_TURNS = 10
+_LIMITS = {"HEAD_TIMEOUT_S": 2.0, "BODY_TIMEOUT_S": 2.0}
+_TURNS = 4
 # Many of them wait until the service gives up on an unfinished body.
-_CONNECTIONS = 32
+_CONNECTIONS = 64
 _PATIENCE_S = 30.0
 _Link = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -28,7 +28,7 @@ def bad_requests(run: Run) -> None:
     bundle, start = mapped_bundle(run.bundle, run.folder / "mapped"), time.monotonic()
     mapping = open_bundle(bundle).manifest.openrtb
     assert mapping is not None, "the bundle maps BidRequests"
-    with run.service(bundle=bundle, limits=_LIMITS) as service:
+    with run.service(bundle=bundle, limits=_LIMITS, deadline_ms=60_000) as service:
         body = run.target(service, 3).bodies[0]
         good = {SCORE: body, OPENRTB: as_bid_request(body, mapping)}
         before = _state(service.url, good)

@@ -100,6 +100,22 @@ def owned_folder(parent: Path, prefix: str) -> Iterator[Path]:
         os.close(descriptor)
 
 
+@contextmanager
+def held_folder(folder: Path, taken: MsdError) -> Iterator[None]:
+    """Make a folder, and hold its lock, which ends with the process. Raises `taken` if another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise taken from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _new_owned_folder(parent: Path, prefix: str) -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(_OWNED, prefix, parent))

@@ -28,7 +28,7 @@ class RequestRecord:
     were. `correction` is what pctr was corrected by (centre, shift and slope), and pcvr, if it was; None if scores are
     the model's own; `pricing` what bids are paid for, None if all for clicks. `explore` is the choice of the first
     candidate (the fields of `Choice`), None if the request did not explore. `segments` are those of the request.
-    Times in unix seconds, stages in milliseconds.
+    `is_shared`: candidates of other impressions were in the run too. Times in unix seconds, stages in milliseconds.
     """
 
     request_id: str
@@ -45,6 +45,7 @@ class RequestRecord:
     threads: int
     ran: int
     is_partial: bool
+    is_shared: bool
     user_id: str
     request: bytes
     history: list[str]

@@ -116,12 +116,17 @@ def read_times(table: Table, column: str, *, optional: bool = False) -> pl.Serie
     return _without(seconds, outside | seconds.is_nan()).floor().cast(pl.Int64)
 
 
+def sample_of(values: pl.Series) -> pl.Series:
+    """Return about a thousand of the values that are not missing."""
+    present = values.drop_nulls()
+    return present.gather_every(max(1, present.len() // _SAMPLE))
+
+
 def time_forms(values: pl.Series, given: str | None = None) -> list[str]:
     """Return how the values, judged by a thousand, may be read as times: in "s", "ms", "us" or "ns", as ISO, or by
     formats of strptime, or by the `given` one only. Empty if they are no times. Unless the column's name suggests a
     time, digits such as 14102100 are none, nor are numbers of an ID or of more than 20 years."""
-    present = values.drop_nulls()
-    shown = present.gather_every(max(1, present.len() // _SAMPLE))
+    shown = sample_of(values)
     if shown.is_empty():
         return []
     if shown.dtype in (pl.Datetime, pl.Date):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from msd.dataset.check import DatasetReport, check_dataset
@@ -136,19 +137,19 @@ def init(
 def _print_draft(draft: Draft, console: Console) -> None:
     table = Table("column", "taken for", "known before", "evidence", title="Columns", box=None)
     for role, found in draft.roles.items():
-        table.add_row(*map(_plain, (found.column, role.replace("_", " "), "–", found.reason)))
+        table.add_row(*map(escape, (found.column, role.replace("_", " "), "–", found.reason)))
     if "user" not in draft.roles:
         table.add_row("–", "user", "–", f"[bold]no user was found[/bold]: {NO_USER}")
     if "time" not in draft.roles:
         table.add_row("–", "time", "–", "[bold]no time was found[/bold]: the order of the rows stands for it")
     for feature in draft.features:
-        table.add_row(*map(_plain, (feature.source, f"{feature.side} {feature.kind}", feature.known, feature.reason)))
+        table.add_row(*map(escape, (feature.source, f"{feature.side} {feature.kind}", feature.known, feature.reason)))
     for left in draft.left_out:
-        table.add_row(_plain(left.column), "[dim]left out[/dim]", left.known, _plain(left.reason))
+        table.add_row(escape(left.column), "[dim]left out[/dim]", left.known, escape(left.reason))
     console.print(table)
-    console.print(f"item text: {_plain(draft.items.text or draft.items.reason)}", highlight=False, soft_wrap=True)
+    console.print(f"item text: {escape(draft.items.text or draft.items.reason)}", highlight=False, soft_wrap=True)
     if draft.users:
-        console.print(f"user text: {_plain(draft.users.text or draft.users.reason)}", highlight=False, soft_wrap=True)
+        console.print(f"user text: {escape(draft.users.text or draft.users.reason)}", highlight=False, soft_wrap=True)
 
 
 @app.command("check")
@@ -174,7 +175,7 @@ def _print(report: DatasetReport, console: Console) -> None:
         for problem, count in told[:_SHOWN]:
             row = "" if problem.row is None else str(problem.row)
             message = f"{problem.message} (and so in {count - 1:,} more rows)" if count > 1 else problem.message
-            table.add_row(*map(_plain, (problem.file, row, problem.column or "", message)))
+            table.add_row(*map(escape, (problem.file, row, problem.column or "", message)))
         console.print(table)
         if len(told) > _SHOWN:
             console.print(f"… and {sum(count for _, count in told[_SHOWN:]):,} more; --json lists them all")
@@ -183,12 +184,7 @@ def _print(report: DatasetReport, console: Console) -> None:
         for name, value in report.counts.items():
             if value is None:
                 continue
-            table.add_row(name.replace("_", " "), _plain(str(value)))
+            table.add_row(name.replace("_", " "), escape(str(value)))
         console.print(table)
     for note in report.notes:
-        console.print(f"[bold]note[/bold] {_plain(note)}", highlight=False, soft_wrap=True)
-
-
-def _plain(text: str) -> str:
-    """Escape text from data, so that it is never read as markup."""
-    return text.replace("[", "\\[")
+        console.print(f"[bold]note[/bold] {escape(note)}", highlight=False, soft_wrap=True)

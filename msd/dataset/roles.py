@@ -13,7 +13,7 @@ from unicodedata import normalize
 import polars as pl
 
 from msd.contract.errors import MsdError
-from msd.dataset.column import time_forms
+from msd.dataset.column import sample_of, time_forms
 from msd.dataset.table import Table
 
 RoleName = Literal[
@@ -191,17 +191,27 @@ def find_time(events: Table, taken: Mapping[RoleName, Role], form: str | None = 
             f"{events.file}: {', '.join(fitting)} all hold times; name the one of the impression with --time COLUMN"
         )
     if named := _by_name(events, "time", free, lambda values: values.n_unique() > _MOST_HOURS):
-        value = events.frame.get_column(named.column).drop_nulls().head(1).to_list()
-        known = "neither unix seconds since 1990 nor an ISO 8601 time such as 2024-05-01T12:30:00Z"
+        fault = _no_times(events.frame.get_column(named.column), form)
         raise InitError(
-            f"{events.file}, {named.column}: {', '.join(map(repr, value))} is "
-            f"{f'not a time of the form {form}' if form else known}, though the column's name suggests a time; say how "
+            f"{events.file}, {named.column}: {fault}, though the column's name suggests a time; say how "
             'it is written, as --time-format "%d.%m.%Y %H:%M", rewrite the column, name another with --time COLUMN, or '
             "give --no-time if the rows are in the order of time"
         )
     if form:
         raise InitError(f"--time-format {form}: no column of {events.file} holds times of this form")
     return None
+
+
+def _no_times(values: pl.Series, form: str | None) -> str:
+    """Return why values are no times: one has no form of a time, or two have no form in common."""
+    shown = sample_of(values).alias("time")
+    forms = [set(time_forms(shown.slice(place, 1), form)) for place in range(shown.len())]
+    place = next((place for place, own in enumerate(forms) if not own), None)
+    if place is None:
+        other = next((place for place, own in enumerate(forms) if not own & forms[0]), -1)
+        return f"{shown[0]!r} and {shown[other]!r} are written in different forms"
+    known = "neither unix seconds since 1990 nor an ISO 8601 time such as 2024-05-01T12:30:00Z"
+    return f"{shown[place]!r} is {f'not a time of the form {form}' if form else known}"
 
 
 def _formed(events: Table, role: Role, form: str | None) -> Role:

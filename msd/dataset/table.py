@@ -168,6 +168,8 @@ def _text_of(path: Path) -> Iterator[TextIO]:
     packed = path.suffix == ".gz"
     if packed and start and not start.startswith(_GZIP):
         raise UnreadableError("is not compressed by gzip, though its name ends in .gz: rename it, or compress it")
+    if not packed and start.startswith(_GZIP):
+        raise UnreadableError("is compressed by gzip: let its name end in .gz")
     if start == _ZIP:
         raise UnreadableError("is a spreadsheet or an archive (zip) by its first bytes: save it as CSV in UTF-8")
     if start[:2] in _UTF_16:

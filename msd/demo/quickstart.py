@@ -109,8 +109,9 @@ def _dataset(steps: Steps, log: str, out: Path, options: list[str]) -> Path:
             )
         steps.console.print(f"{data}: made before")
         return data
-    steps.call("data", "data", "init", log, data, *options)
+    # First, so that a dataset with problems, or a run that is interrupted, is known to be of this log.
     _write_record(out, inputs, {})
+    steps.call("data", "data", "init", log, data, *options)
     return data
 
 

@@ -16,6 +16,8 @@ from rich.text import Text
 from msd.demo.service import DemoError, Line, command_of
 from msd.duration import about
 
+# Added to the signal's number in exit codes.
+_BY_SIGNAL = 128
 Step = tuple[str, Line]
 """A step's name and the arguments of its command."""
 
@@ -40,7 +42,8 @@ class Steps:
         return self._run(name, arguments, subprocess.PIPE)
 
     def call(self, name: str, *arguments: str | Path) -> None:
-        """Run `msd ARGUMENTS` in this process, which loads its libraries only once. Raises DemoError if it fails."""
+        """Run `msd ARGUMENTS` in this process, which loads its libraries only once. Raises DemoError if it fails, and
+        SystemExit if a signal ends it."""
         # The entry point knows all commands, including those of this folder.
         from msd.__main__ import main
 
@@ -49,6 +52,8 @@ class Steps:
             main(list(map(str, arguments)))
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 0
+            if code > _BY_SIGNAL:
+                raise
         self._end(name, arguments, start, code)
 
     def run_both(self, first: Sequence[Step], second: Sequence[Step]) -> None:

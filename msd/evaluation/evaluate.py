@@ -30,6 +30,9 @@ from msd.training.folder import ModelFolderError, load_ranker
 OTHER_WORK = 2
 _SLICE_METRICS = ("auc", "logloss", "ece", "predicted_over_observed")
 
+# Resampled metrics by unit and model.
+Samples = Mapping[str, Mapping[str, Resampled]]
+
 
 class EvaluatedRows(NamedTuple):
     """n rows: labels, impressions that each stands for, and user numbers."""
@@ -77,12 +80,7 @@ def evaluate_models(
         measured += [ModelScores(name, (seed,), one[None], {}) for name, one in found]
     measured += given
     progress("Resampling users and rows", done + 1)
-    units = {"users": rows.users, "rows": np.arange(len(test))}
-    every = np.concatenate([one.test for one in measured])
-    samples = {
-        unit: resample_metrics(rows.labels, every, groups, resamples, seed, rows.impressions)
-        for unit, groups in units.items()
-    }
+    samples = _resample(measured, rows, {"users": rows.users, "rows": np.arange(len(test))}, resamples, seed)
     slices = slice_rows(data, features.parts, test)
     verdict = judge_semantics(measured, rows, resamples, seed)
     if verdict:
@@ -94,10 +92,10 @@ def evaluate_models(
         "rows": {part.name.lower(): len(features.of_part(part)) for part in Part},
         "clicks": _clicks(features),
         "resamples": resamples,
-        "models": {one.name: _figures(one, rows, _of(samples, measured, one)) for one in measured},
+        "models": {one.name: _figures(one, rows, samples) for one in measured},
         "alone": single_features(features, test),
         "verdict": verdict,
-        "differences": [_difference(rows, one, other, samples, measured) for one, other in combinations(measured, 2)],
+        "differences": [_difference(rows, one, other, samples) for one, other in combinations(measured, 2)],
         "within": _within(features, rows, test, measured, resamples, seed) if is_counted(data.events) else None,
         "slices": [_slice_figures(one, rows, measured, resamples, seed) for one in slices],
     }
@@ -128,22 +126,16 @@ def judge_semantics(
     ]
     if not pairs:
         return None
-    one, other = pairs[0]
-    assert one.live is not None, "a network has scores with live counts"
-    assert other.live is not None, "a network has scores with live counts"
-    drawn = resample_metrics(
-        rows.labels, np.concatenate([one.live, other.live]), rows.users, resamples, seed, rows.impressions
-    ).auc
-    ours, theirs = np.split(drawn, [len(one.live)])
-    by_seed = len(one.seeds) > 1 and one.seeds == other.seeds
-    sureness = compare_by_seed(ours, theirs) if by_seed else compare(ours, theirs)
+    # A network has scores with live counts.
+    ours, theirs = live = [one._replace(test=one.live) for one in pairs[0] if one.live is not None]
     auc = [
-        float(np.mean([measure_pooled(rows.labels, row, rows.impressions)["auc"] for row in by_row]))
-        for by_row in (one.live, other.live)
+        float(np.mean([measure_pooled(rows.labels, row, rows.impressions)["auc"] for row in one.test])) for one in live
     ]
-    found = {"model": one.name, "minus": other.name, "auc": auc, "gain": auc[0] - auc[1], **sureness}
-    unit = "users and seeds" if by_seed else "users"
-    return {**found, "unit": unit, "sure": bool(sureness["ci95"] and sureness["ci95"][0] > 0)}
+    gain = _difference(rows, ours, theirs, _resample(live, rows, {"users": rows.users}, resamples, seed))["auc"]
+    unit = "users_and_seeds" if "users_and_seeds" in gain else "users"
+    found = {"model": ours.name, "minus": theirs.name, "auc": auc, "gain": auc[0] - auc[1], **gain[unit]}
+    ends = found["ci95"]
+    return {**found, "unit": unit.replace("_", " "), "sure": bool(ends and ends[0] > 0)}
 
 
 def _check(data: Dataset, vectors: StudentVectors, models: Mapping[str, Sequence[Path]]) -> None:
@@ -182,7 +174,7 @@ def _within(
     return measure_within(compared, models, measured[0].name, resamples, seed)
 
 
-def _figures(one: ModelScores, rows: EvaluatedRows, samples: Mapping[str, Resampled]) -> Figures:
+def _figures(one: ModelScores, rows: EvaluatedRows, samples: Samples) -> Figures:
     by_seed = [measure(rows.labels, probabilities, rows.users, rows.impressions) for probabilities in one.test]
     labels, impressions = (np.tile(column, len(by_seed)) for column in (rows.labels, rows.impressions))
     pooled = calibration(labels, one.test.flatten(), impressions)
@@ -191,7 +183,7 @@ def _figures(one: ModelScores, rows: EvaluatedRows, samples: Mapping[str, Resamp
         "deviation": _deviation(by_seed),
         "seeds": [{"seed": seed, "metrics": metrics} for seed, metrics in zip(one.seeds, by_seed, strict=True)],
         "ci95": {
-            unit: {metric: interval(getattr(found, metric).mean(0)) for metric in Resampled._fields}
+            unit: {metric: interval(getattr(found[one.name], metric).mean(0)) for metric in Resampled._fields}
             for unit, found in samples.items()
         },
         "calibration": [point._asdict() for point in pooled],
@@ -210,22 +202,25 @@ def _deviation(by_seed: Sequence[Mapping[str, float | None]]) -> dict[str, float
     }
 
 
-def _of(samples: Mapping[str, Resampled], measured: Sequence[ModelScores], one: ModelScores) -> dict[str, Resampled]:
-    """Return the resampled metrics of one model's seeds; they follow those of the models before it."""
-    start = sum(len(other.seeds) for other in measured[: [other.name for other in measured].index(one.name)])
-    held = slice(start, start + len(one.seeds))
-    return {unit: Resampled(*(metric[held] for metric in found)) for unit, found in samples.items()}
-
-
-def _difference(
-    rows: EvaluatedRows,
-    one: ModelScores,
-    other: ModelScores,
-    samples: Mapping[str, Resampled],
+def _resample(
     measured: Sequence[ModelScores],
-) -> Figures:
+    rows: EvaluatedRows,
+    units: Mapping[str, NDArray[np.int64]],
+    resamples: int,
+    seed: int,
+) -> Samples:
+    """Resample rows by units, given as the group of each row."""
+    every, ends = np.concatenate([one.test for one in measured]), np.cumsum([len(one.seeds) for one in measured])
+    found = {}
+    for unit, groups in units.items():
+        drawn = resample_metrics(rows.labels, every, groups, resamples, seed, rows.impressions)
+        parts = zip(*(np.split(metric, ends[:-1]) for metric in drawn), strict=True)
+        found[unit] = {one.name: Resampled(*part) for one, part in zip(measured, parts, strict=True)}
+    return found
+
+
+def _difference(rows: EvaluatedRows, one: ModelScores, other: ModelScores, samples: Samples) -> Figures:
     """Return one model's AUC and logloss minus another's, as means over seeds; also by seed if both have the same."""
-    ours, theirs = (_of(samples, measured, model) for model in (one, other))
     ours_by_seed, theirs_by_seed = (
         [measure_pooled(rows.labels, row, rows.impressions) for row in model.test] for model in (one, other)
     )
@@ -233,14 +228,12 @@ def _difference(
     for metric in Resampled._fields:
         column, column_of_other = ([found[metric] for found in all_] for all_ in (ours_by_seed, theirs_by_seed))
         figures: Figures = {"difference": float(np.mean(column) - np.mean(column_of_other))}
-        for unit in samples:
-            figures[unit] = compare(getattr(ours[unit], metric), getattr(theirs[unit], metric))
+        drawn = {unit: [getattr(found[of.name], metric) for of in (one, other)] for unit, found in samples.items()}
+        figures |= {unit: compare(*pair) for unit, pair in drawn.items()}
         if len(one.seeds) > 1 and one.seeds == other.seeds:
             gaps = np.array(column) - np.array(column_of_other)
             figures["by_seed"] = {"differences": gaps.tolist(), "deviation": float(gaps.std(ddof=1))}
-            figures["users_and_seeds"] = compare_by_seed(
-                getattr(ours["users"], metric), getattr(theirs["users"], metric)
-            )
+            figures["users_and_seeds"] = compare_by_seed(*drawn["users"])
         result[metric] = figures
     return result
 
@@ -268,14 +261,11 @@ def _slice_figures(
         )
         for model in held
     }
-    every = np.concatenate([model.test for model in held])
-    drawn = resample_metrics(sliced.labels, every, sliced.users, resamples, seed, sliced.impressions)
-    samples = {"users": drawn}
-    first = _of(samples, held, held[0])["users"].auc
+    drawn = _resample(held, sliced, {"users": sliced.users}, resamples, seed)["users"]
     gains = {
         model.name: {
             "difference": models[held[0].name]["auc"] - models[model.name]["auc"],
-            **compare(first, _of(samples, held, model)["users"].auc),
+            **compare(drawn[held[0].name].auc, drawn[model.name].auc),
         }
         for model in held[1:]
     }

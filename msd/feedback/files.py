@@ -11,10 +11,18 @@ from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS
 from msd.contract.request import ANONYMOUS
 
-REQUEST_COLUMNS = (
-    *("request_id", "received_at", "at", "arm", "arm_share", "user_id"),
-    *("item_ids", "bids", "scores", "segments"),
-)
+REQUEST_TYPES = {
+    "request_id": pl.String(),
+    "received_at": pl.Float64(),
+    "at": pl.Float64(),
+    "arm": pl.String(),
+    "arm_share": pl.Float64(),
+    "user_id": pl.String(),
+    "item_ids": pl.List(pl.String()),
+    "bids": pl.List(pl.Float64()),
+    "scores": pl.List(pl.List(pl.Float32())),
+    "segments": pl.List(pl.String()),
+}
 POLICY_COLUMNS = ("bundle_id", "heads", "pricing", "explore")
 """What the value of a policy needs besides."""
 EVENT_TYPES = {
@@ -66,7 +74,7 @@ def log_folders(logs: Sequence[Path]) -> list[Path]:
 
 
 def read_requests(logs: Sequence[Path], more: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
-    """Yield each file's requests, oldest first within a log, with REQUEST_COLUMNS and `more`. Raises FeedbackError."""
+    """Yield each file's requests, oldest first within a log, with REQUEST_TYPES and `more`. Raises FeedbackError."""
     for file in _files(logs, REQUESTS):
         yield _read_requests(file, more)
 
@@ -91,13 +99,20 @@ def _read_requests(file: Path, more: Sequence[str]) -> pl.DataFrame:
         later = [
             pl.lit(None, kind).alias(name) for name, kind in _LATER.items() if name in more and name not in columns
         ]
-        wanted = [name for name in (*REQUEST_COLUMNS, *more) if name not in _LATER or name in columns]
+        wanted = [name for name in (*REQUEST_TYPES, *more) if name not in _LATER or name in columns]
         # Each anonymous request has a user of its own, whose ID no other can have.
         own = pl.when(pl.col("user_id") == ANONYMOUS).then(pl.lit(ANONYMOUS_PREFIX) + pl.col("request_id"))
         user_ids = own.otherwise("user_id").alias("user_id")
-        return pl.read_parquet(file, columns=wanted).with_columns(user_ids, *later)
+        typed = [pl.col(name).cast(kind) for name, kind in REQUEST_TYPES.items() if name in wanted]
+        frame = pl.read_parquet(file, columns=wanted).with_columns(typed).with_columns(user_ids, *later)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise FeedbackError(f"{file}: is not a file of a request log: {error}") from None
+    count = pl.col("item_ids").list.len()
+    is_whole = pl.col("scores").list.first().list.len() == count, pl.col("bids").list.len().fill_null(count) == count
+    known = pl.col("request_id").is_not_null(), pl.col("arm").is_not_null(), pl.col("received_at").is_finite()
+    if not frame.select(pl.all_horizontal(*is_whole, *known).fill_null(False).all()).item():
+        raise FeedbackError(f"{file}: a request lacks its ID, arm or time, or has not one score and bid a candidate")
+    return frame
 
 
 def _read_events(file: Path) -> pl.DataFrame:

@@ -4,6 +4,7 @@ A logistic regression with weights that decay with an impression's age, and a no
 """
 
 import math
+import time
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -12,6 +13,7 @@ import polars as pl
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from msd.contract.correction import (
@@ -100,7 +102,7 @@ def main(
     """
     corrections = read_corrections(out)
     # A request's age is by the service's clock: times in events have no effect.
-    windows = Windows(3_600 * window_hours, settle_s=3_600 * settle_hours)
+    windows = Windows(3_600 * window_hours, settle_s=3_600 * settle_hours, now=time.time())
     with collected(logs) as folders:
         joined = join(read_requests(folders, _KEPT), read_events(folders), windows, _KEPT)
     shown = joined.frame
@@ -118,7 +120,7 @@ def main(
             own = _impressions(frame.filter(pl.col("received_at") <= due), head)
             if head == HEAD or len(own.labels):
                 outcomes.append(learn(own, before, half_life_s))
-                table.add_row(bundle[:12], head, *_cells(own, outcomes[-1]))
+                table.add_row(escape(bundle[:12]), head, *_cells(own, outcomes[-1]))
                 before = outcomes[-1].learned
             found.append(before)
         if any(found):
@@ -126,7 +128,7 @@ def main(
             learned[bundle] = of_clicks.model_copy(update={"conversions": found[1]})
     console.print(table)
     console.print(_late(shown, windows), highlight=False)
-    console.print(_by_segment(shown), highlight=False)
+    console.print(_by_segment(shown), highlight=False, markup=False)
     newest = float(shown["received_at"].max() or 0.0)  # type: ignore[arg-type]
     kept = {one: said for one, said in corrections.items() if said.at > newest - _HALF_LIVES * half_life_s}
     write_corrections(out, kept | learned)

@@ -1,9 +1,6 @@
 """`msd nightly`: from the logs to a better bundle, or the reasons to keep the old one."""
 
-import fcntl
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from msd.contract.files import held_folder
 from msd.nightly.config import NightlyConfig, NightlyError
 from msd.nightly.night import Night
 from msd.nightly.record import EXIT_CODES, PAGE_FILE
@@ -36,7 +34,8 @@ def main(
     if not _NAME.fullmatch(name) or name in ("current", "previous"):
         raise NightlyError(f"--night {name}: use letters, digits, dots, dashes and underscores")
     settings, console = NightlyConfig.read(config), Console(soft_wrap=True, highlight=False)
-    with _alone(settings.work):
+    taken = NightlyError(f"{settings.work}: another night runs there; wait for its end")
+    with held_folder(settings.work, taken):
         one = Night(settings, name, console)
         record = one.run()
     for line in (*record.notes, *record.why):
@@ -44,15 +43,3 @@ def main(
     console.print(f"night {name}: {record.status}; {one.folder / PAGE_FILE}", markup=False)
     if code := EXIT_CODES[record.status]:
         raise typer.Exit(code)
-
-
-@contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Hold the folder's lock. Raises NightlyError if another night runs."""
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise NightlyError(f"{work}: another night runs there; wait for its end") from None
-        yield

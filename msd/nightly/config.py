@@ -53,13 +53,13 @@ class InputConfig(_Section):
 class RolloutConfig(_Section):
     """Shares of users that a better bundle scores, one after the other, before it replaces the served one: each for
     `hold_minutes`, until it has `clicks`, and for at most `most_hours`. `services`: addresses whose /metrics are read;
-    at most the share `errors` of their requests may fail."""
+    one has to answer, and at most the share `errors` of their requests may fail."""
 
-    shares: list[Annotated[float, Field(gt=0, lt=1)]] = [0.01, 0.1, 0.5]
+    shares: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)] = [0.01, 0.1, 0.5]
     hold_minutes: Annotated[float, Field(gt=0)] = 60.0
     most_hours: Annotated[float, Field(gt=0)] = 24.0
     clicks: Annotated[int, Field(ge=1)] = 50
-    services: list[str] = []
+    services: list[Annotated[str, Field(pattern="^https?://[^/]")]] = []
     errors: Annotated[float, Field(ge=0, le=1)] = 0.001
 
 

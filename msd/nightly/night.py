@@ -33,7 +33,7 @@ from msd.feedback.scored_bundle import ScoredBundle
 from msd.nightly.config import NightlyConfig, NightlyError
 from msd.nightly.cost import noted
 from msd.nightly.record import NightRecord, known_record
-from msd.nightly.rollout import end_rollout, roll_out
+from msd.nightly.rollout import check_experiment, end_rollout, roll_out
 from msd.teachers.knowledge import RECORD_FILE
 
 _JOINED, _HELD_OUT, _VERDICT = "joined.json", "impressions.parquet", "verdict.json"
@@ -87,7 +87,10 @@ class Night:
 
     def _run(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._current()  # hours of training for nothing to compare with
+        # What would be found after hours of training.
+        self._current()
+        if self.config.rollout:
+            check_experiment(self.config, self.record.night)
         with collected(self.config.logs, self.config.work / "logs") as logs:
             with noted(self.record.steps, "join"):
                 self._join(logs)
@@ -217,7 +220,7 @@ class Night:
         pointer = self.config.bundles / "current"
         if pointer.is_file():
             pointer = self.config.bundles / pointer.read_text("utf-8").strip()
-        if not pointer.is_dir():
+        if not (pointer / MANIFEST).is_file():
             raise NightlyError(f"{pointer}: leads to no bundle to compare with; point it to the served one")
         return pointer.resolve()
 
@@ -225,7 +228,8 @@ class Night:
         """Copy the bundle beside the others, roll it out, publish its rows, and move the pointer."""
         bundles, name = self.config.bundles, self.record.night
         new, place = self.folder / "bundle", bundles / name
-        if not place.is_dir() or (place / MANIFEST).read_bytes() != (new / MANIFEST).read_bytes():
+        known = place / MANIFEST
+        if not known.is_file() or known.read_bytes() != (new / MANIFEST).read_bytes():
             half = bundles / f".{name}.half"
             shutil.rmtree(half, ignore_errors=True)
             shutil.copytree(new, half)
@@ -240,11 +244,13 @@ class Night:
             if not last.holds:
                 failed = [str(check) for check in last.checks if not check.holds]
                 raise _Kept(f"the rollout ended at {last.share:.0%} of the users", *failed)
-        if redis:
-            self._call("publish", "publish", place, *redis)
-        self._call("point", "rollback", bundles, "--to", name)
-        if self.config.rollout:
-            end_rollout(self.config)
+        try:
+            if redis:
+                self._call("publish", "publish", place, *redis)
+            self._call("point", "rollback", bundles, "--to", name)
+        finally:
+            if self.config.rollout:
+                end_rollout(self.config)
 
     def _recalibrate(self, logs: Sequence[Path]) -> None:
         if self.config.corrections is None:

@@ -6,9 +6,9 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import polars as pl
@@ -56,16 +56,15 @@ def roll_out(config: NightlyConfig, rollout: RolloutConfig, folder: Path, name: 
     `end_rollout`. What is done is kept in `folder`; an interrupted stage begins again. Raises NightlyError if another
     experiment runs.
     """
-    place, salt = config.bundles / EXPERIMENT, f"rollout-{name}"
-    if place.exists() and json.loads(place.read_bytes()).get("salt") != salt:
-        raise NightlyError(f"{place}: another experiment runs; end it, then run the night again")
+    check_experiment(config, name)
+    place = config.bundles / EXPERIMENT
     stages = _Stages.validate_json((folder / _STAGES).read_bytes()) if (folder / _STAGES).is_file() else []
     try:
         for number, share in enumerate(rollout.shares):
             if number == len(stages):
                 arms = [{"name": _OLD, "bundle": "current", "weight": 1 - share}]
                 arms += [{"name": _NEW, "bundle": name, "weight": share}]
-                write_text_atomic(place, json.dumps({"salt": salt, "arms": arms}, indent=2) + "\n")
+                write_text_atomic(place, json.dumps({"salt": _salt(name), "arms": arms}, indent=2) + "\n")
                 stages.append(_watched(config, rollout, Stage(share=share, began=time.time())))
                 write_text_atomic(folder / _STAGES, _Stages.dump_json(stages, indent=2).decode())
             if not stages[-1].holds:
@@ -75,6 +74,21 @@ def roll_out(config: NightlyConfig, rollout: RolloutConfig, folder: Path, name: 
         end_rollout(config)
         raise
     return stages
+
+
+def check_experiment(config: NightlyConfig, name: str) -> None:
+    """Raise NightlyError if another experiment than the rollout of the bundle `name` runs."""
+    place = config.bundles / EXPERIMENT
+    try:
+        if not place.exists() or json.loads(place.read_bytes())["salt"] == _salt(name):
+            return
+    except (ValueError, KeyError, TypeError):  # not one of services either
+        pass
+    raise NightlyError(f"{place}: another experiment runs; end it, then run the night again")
+
+
+def _salt(name: str) -> str:
+    return f"rollout-{name}"
 
 
 def end_rollout(config: NightlyConfig) -> None:
@@ -90,12 +104,15 @@ def _watched(config: NightlyConfig, rollout: RolloutConfig, stage: Stage) -> Sta
     while True:
         time.sleep(min(_POLL_S, 15 * rollout.hold_minutes))
         now = time.time()
-        checks = list(_service_checks(before, _counted(rollout.services), rollout))
+        after = _counted(rollout.services)
+        checks = list(_service_checks(before, after, rollout))
         is_over = not all(check.holds for check in checks) or now >= latest
         arms, medians = _logged(config, stage.began, now) if is_over or now >= due else ({}, {})
         clicks = arms[_NEW].clicks if len(arms) == 2 else 0
         if not is_over and (now < due or clicks < rollout.clicks):
             continue
+        if rollout.services:
+            checks.append(Check("services that answer", len(after), "at least 1", bool(after)))
         checks.append(Check("clicks of the new bundle", clicks, f"at least {rollout.clicks}", clicks >= rollout.clicks))
         if checks[-1].holds:
             checks += _arm_checks(config, arms, medians)
@@ -156,10 +173,10 @@ def _counted(services: list[str]) -> dict[str, _Counts]:
         try:
             with urlopen(f"{url.rstrip('/')}/metrics", timeout=5) as reply:
                 text = reply.read().decode()
-        except (URLError, OSError):
+            samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+            by_code = {one.labels["code"]: one.value for one in samples if one.name == "msd_requests_total"}
+        except (OSError, HTTPException, ValueError, KeyError):  # it starts or ends, or another server answers
             continue
-        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-        by_code = {one.labels["code"]: one.value for one in samples if one.name == "msd_requests_total"}
         failed = sum(value for code, value in by_code.items() if code.startswith("5"))
         refuses = any(one.value for one in samples if one.name == "msd_bundle_refused")
         found[url] = _Counts(sum(by_code.values()), failed, refuses)

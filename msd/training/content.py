@@ -15,7 +15,7 @@ from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
-from msd.training.train import EpochReport, Judge, TrainError
+from msd.training.train import EpochReport, Judge, TrainError, new_model
 
 Floats = NDArray[np.float64]
 Known = Any
@@ -78,10 +78,7 @@ def fit_content(features: Features, known: Known) -> tuple[Floats, float]:
 def train_content(features: Features, config: RankerConfig, seed: int) -> tuple[TrainedRanker, list[EpochReport]]:
     """Return a ranker of the network `content`, fitted by `fit_content` and calibrated on valid rows, and its valid
     AUC."""
-    torch.manual_seed(seed)
-    model = TrainedRanker(features.schema, config, features.item.vectors.shape[1])
-    model.adaptors.start_at(features)
-    model.to(features.labels.device)
+    model = new_model(features, config, seed)
     with torch.no_grad():
         known = model.adaptors.adapt(features)["item"]
         weights, intercept = fit_content(features, known.cpu().numpy().astype(np.float64))

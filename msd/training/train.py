@@ -102,7 +102,7 @@ def train_ranker(
     """
     judge = Judge(features, config.live)
     judge.check(features.conversions is not None and model_config.network in WITH_CONVERSIONS)
-    model, features = _before_network(_new_model(features, model_config, config), features, config)
+    model, features = _before_network(new_model(features, model_config, config.seed), features, config)
     judge = Judge(features, config.live)
     average, best, adapted = copy.deepcopy(model), copy.deepcopy(model), model.adaptors.adapt(features)
     optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
@@ -186,10 +186,11 @@ class Judge:
         return clicked, self._features.converted(self._events[clicked])
 
 
-def _new_model(features: Features, model_config: RankerConfig, config: TrainConfig) -> TrainedRanker:
-    torch.manual_seed(config.seed)
+def new_model(features: Features, config: RankerConfig, seed: int) -> TrainedRanker:
+    """Return an untrained ranker on the features' device, whose adaptors are fitted to the vectors."""
+    torch.manual_seed(seed)
     conversions = features.conversions is not None
-    model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1], conversions)
+    model = TrainedRanker(features.schema, config, features.item.vectors.shape[1], conversions)
     model.adaptors.start_at(features)
     model.to(features.labels.device)
     return model

@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from msd.contract.files import held_folder
 from msd.dataset.conversions import say_conversions
 from msd.dataset.load import Dataset, dataset_fingerprint, load_dataset
 from msd.dataset.split import Part, split_events
@@ -108,7 +109,7 @@ def train(
         raise typer.BadParameter("--without is of MSD's own network with semantics, and does not go with --choose")
     if network == NetworkName.CONTENT and not semantics:
         raise typer.BadParameter("--network content reads the texts' vectors: it needs a student and semantics")
-    with join_team(os.environ) as team:
+    with join_team(os.environ) as team, ExitStack() as held:
         console = Console(quiet=not team.leads)
         data, vectors = (
             load_dataset(dataset) if team.leads else None,
@@ -116,7 +117,7 @@ def train(
         )
         known = data.fingerprint if data else dataset_fingerprint(dataset)
         model_config, config = RankerConfig(network=network.value), TrainConfig(seed=seed, epochs=epochs)
-        halves = _halves(data, _why_no_choice(network, semantics, vectors), team) if choose else None
+        halves = _halves(data, network, semantics, vectors, team) if choose else None
         # A given student is part of the fingerprint even without semantics, because the record names it.
         options = (semantics, model_config.model_dump(), asdict(config))
         form = "choose" if choose else without
@@ -129,6 +130,8 @@ def train(
         variants = variants_of(vectors) if choose else (only if semantics else WITHOUT_SEMANTICS,)
         rows = PartRows(0, 0, 0)
         if data:  # in the first process
+            taken = ModelFolderError(f"{out}: another training runs there; wait for its end, or name another folder")
+            held.enter_context(held_folder(out, taken))
             (out / STEP_FILE).unlink(missing_ok=True)  # the completion mark of an earlier model
             if network == NetworkName.MSD:
                 valid = pl.Series(split_events(data.events, data.config) == Part.VALID)
@@ -149,28 +152,25 @@ def train(
         console.print(f"{out}: {trained.record.say()}", highlight=False)
 
 
-def _halves(data: Dataset | None, reason: str | None, team: Team) -> UserHalves:
-    """Return the valid rows to choose by. Raises ModelFolderError in a team, if there is nothing to choose (`reason`),
-    or if the rows do not suffice."""
+def _halves(
+    data: Dataset | None, network: NetworkName, semantics: bool, vectors: StudentVectors, team: Team
+) -> UserHalves:
+    """Return the valid rows to choose by. Raises ModelFolderError in a team, if there is nothing to choose, or if the
+    rows do not suffice."""
     if team.size > 1 or data is None:
         raise ModelFolderError("--choose trains one network after the other; run it in one process, without torchrun")
-    if reason:
-        raise ModelFolderError(f"nothing to choose: {reason}; train without --choose")
+    reasons = {
+        f"{network} is a baseline, not MSD's own network": network != NetworkName.MSD,
+        "a model without semantics does not read the student's vectors": not semantics,
+        "no item has a text": not vectors.items.ids,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise ModelFolderError(f"nothing to choose: {reason}; train without --choose")
     try:
         return valid_halves(data)
     except CrossfitError as error:
         raise ModelFolderError(f"{error}; train without --choose") from None
-
-
-def _why_no_choice(network: NetworkName, semantics: bool, vectors: StudentVectors) -> str | None:
-    """Return why the model has no parts to choose from; None if it has."""
-    if network != NetworkName.MSD:
-        return f"{network.value} is a baseline, not MSD's own network"
-    if not semantics:
-        return "a model without semantics does not read the student's vectors"
-    if not vectors.items.ids:
-        return "no item has a text"
-    return None
 
 
 def _student_and_out(folders: list[Path], semantics: bool) -> tuple[Path | None, Path]:

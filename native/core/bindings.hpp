@@ -170,11 +170,11 @@ struct HeldLive {
 
 // Asks for what is live: `ask(user_id, ids)`, without a user if it is anonymous, returns a `LiveForm`, or None if no
 // live state is at hand.
-std::unique_ptr<HeldLive> live_of(nb::handle ask, const Request& request) {
-  const std::string_view user = request.user_id;
-  auto form = nb::cast<std::optional<LiveForm>>(ask(user.empty() ? nb::none() : nb::cast(user), request.ids));
+std::unique_ptr<HeldLive> live_of(nb::handle ask, const Frame& frame) {
+  const std::string_view user = frame.request().user_id;
+  auto form = nb::cast<std::optional<LiveForm>>(ask(user.empty() ? nb::none() : nb::cast(user), frame.candidates()));
   if (!form) return nullptr;
-  if (std::get<1>(*form).size() != request.ids.size())
+  if (std::get<1>(*form).size() != frame.candidates().size())
     throw nb::value_error("there is a state, or None, for each candidate");
   return std::make_unique<HeldLive>(std::move(*form));
 }
@@ -224,10 +224,13 @@ std::vector<Correction> corrections_of(const CorrectionForm& form) {
 
 struct HeldFrame {
   HeldFrame(const Schema& schema_, const ServedModel& model, const nb::dict& tensors, size_t capacity)
-      : schema(schema_), frame(schema, model, tensors_of(tensors, capacity), capacity) {}
+      : schema(schema_), frame(schema, model, tensors_of(tensors, capacity), capacity) {
+    frame.take({&request});
+  }
 
   const Schema& schema;
   std::vector<Buffer> buffers;
+  Request request;  // of Python's own
   Frame frame;
   Reply reply;
   nb::bytes body;
@@ -263,11 +266,13 @@ struct HeldFrame {
   }
 };
 
-// read(body, max_candidates): whether the body is of the plainest form, for whoever needs the user first
+// read(body, max_candidates): whether `msd.contract` accepts the body, for whoever needs the user first
 bool frame_read(HeldFrame& held, const nb::bytes& body, size_t max_candidates) {
   held.body = body;
   const nb::gil_scoped_release unlocked;
-  return held.frame.read(view_of(body), max_candidates) != Outcome::kUnread;
+  if (!held.request.read(view_of(body), std::min(max_candidates, held.frame.capacity()))) return false;
+  held.frame.take({&held.request});
+  return true;
 }
 
 // take(body, max_candidates, users, items, now, epochs, live, reads_texts, keeps_rows): an outcome, by number. Reads,
@@ -278,7 +283,6 @@ int frame_take(HeldFrame& held, const nb::bytes& body, size_t max_candidates, co
                double now, const std::optional<std::vector<int64_t>>& epochs, const std::optional<nb::object>& live,
                bool reads_texts, bool keeps_rows) {
   Frame& frame = held.frame;
-  held.body = body;
   held.live = nullptr;
   frame.live = nullptr;
   frame.reads_texts = reads_texts;
@@ -291,41 +295,38 @@ int frame_take(HeldFrame& held, const nb::bytes& body, size_t max_candidates, co
     else if constexpr (std::is_same_v<Users, HeldArena>) return frame.fill(users.arena, items.arena, *epochs, now);
     else return frame.fill(users.file, items.file, now);
   };
-  Outcome outcome;
-  {
-    const nb::gil_scoped_release unlocked;
-    outcome = frame.read(view_of(body), max_candidates);
-    if (outcome == Outcome::kFilled && !live) outcome = fill();
+  if (!frame_read(held, body, max_candidates)) return static_cast<int>(Outcome::kUnread);
+  if (live) {
+    held.live = live_of(*live, frame);
+    if (!held.live) return static_cast<int>(Outcome::kLacking);
+    frame.live = &held.live->live;
   }
-  if (outcome == Outcome::kFilled && live) {
-    held.live = live_of(*live, frame.request);
-    frame.live = held.live ? &held.live->live : nullptr;
-    const nb::gil_scoped_release unlocked;
-    outcome = held.live ? fill() : Outcome::kLacking;
-  }
+  const nb::gil_scoped_release unlocked;
+  const Outcome outcome = fill();
+  if (outcome == Outcome::kFilled) frame.turn_to(held.request);
   return static_cast<int>(outcome);
 }
 
-// cut(count): puts an unknown candidate behind the first ones
+// cut(count): puts an unknown candidate behind the first rows
 void frame_cut(HeldFrame& held, size_t count) {
-  if (count >= held.frame.request.ids.size()) throw nb::value_error("a cut leaves fewer candidates");
+  if (count >= held.frame.candidates().size()) throw nb::value_error("a cut leaves fewer candidates");
   held.frame.cut(count);
 }
 
-// deviate(scores): the standard deviations of log-odds of the first candidates, as bytes; None if the model has none
+// deviate(scores): the standard deviations of log-odds of the first rows, as bytes; None if the model has none
 std::optional<nb::bytes> frame_deviate(HeldFrame& held, nb::handle given) {
   const Buffer scores(given, false);
   std::vector<float> found(scores.size() / sizeof(float));
-  if (found.size() > held.frame.request.ids.size()) throw nb::value_error("more scores than candidates");
+  if (found.size() > held.frame.candidates().size()) throw nb::value_error("more scores than candidates");
   if (!held.frame.deviate(scores.as<const float>(), found.size(), found.data())) return std::nullopt;
   return bytes_of(found);
 }
 
 // reply(request_id, arm, heads, ran, corrections): the document's bytes; ValueError for a score that is not finite.
-// Heads are scores by name, of the first `ran` candidates and, if these are not all, of an unknown one.
+// Heads are scores by name, of the first `ran` rows and, if these are not all, of an unknown candidate.
 nb::bytes frame_reply(HeldFrame& held, std::string_view request_id, const std::optional<std::string_view>& arm,
                       const nb::dict& heads, size_t ran, const CorrectionForm& form) {
-  const size_t candidates = held.frame.request.ids.size();
+  const size_t candidates = held.frame.candidates().size();
   if (!heads.size()) throw nb::type_error("there is one head at least");
   if (ran > candidates) throw nb::value_error("more candidates were scored than there are");
   std::vector<Buffer> buffers;
@@ -361,21 +362,30 @@ std::vector<Seen> history_of(const std::vector<std::string_view>& ids, size_t fi
 
 // (user's ID, IDs, time or None, own history or None, texts by candidate): what rows, states and vectors are fetched
 // for
-nb::tuple asked_of(const Request& request) {
+nb::tuple asked_of(const Request& request, const std::vector<std::string_view>& ids) {
   nb::dict texts;
   for (const Described& item : request.items)
     if (!item.text.empty()) texts[nb::cast(item.id)] = item.text;
   const auto at = std::isnan(request.at) ? std::nullopt : std::optional(request.at);
   const auto history =
       request.has_history ? std::optional(history_of(request.history, 0, request.impressions)) : std::nullopt;
-  return nb::make_tuple(request.user_id, request.ids, at, history, texts);
+  return nb::make_tuple(request.user_id, ids, at, history, texts);
 }
 
-// (user's record, records of candidates and history, whether each has a row, history): what was used, if rows are kept
+// (user's record, records of all candidates and history, whether each has a row, history): what was used, if rows are
+// kept
 nb::tuple frame_kept(const HeldFrame& held) {
   const Frame& frame = held.frame;
   return nb::make_tuple(bytes_of(frame.kept.user), bytes_of(frame.kept.items), bytes_of(frame.kept.found),
-                        history_of(frame.wanted(), frame.request.ids.size(), frame.impressions()));
+                        history_of(frame.wanted(), frame.candidates().size(), frame.impressions()));
+}
+
+// The places of the current request's candidates, and of the history, among the rows that are kept.
+std::vector<size_t> frame_rows(const HeldFrame& held) {
+  const std::vector<uint32_t>& own = held.frame.request().rows;
+  std::vector<size_t> rows(own.begin(), own.end());
+  for (size_t row = held.frame.candidates().size(); row < held.frame.wanted().size(); row++) rows.push_back(row);
+  return rows;
 }
 
 // The last reply's scores, as float32, by head
@@ -464,12 +474,13 @@ void add_frames(nb::module_& module) {
       .def("cut", &frame_cut)
       .def("deviate", &frame_deviate)
       .def("reply", &frame_reply)
-      .def_prop_ro("count", [](const HeldFrame& held) { return held.frame.request.ids.size(); })
+      .def_prop_ro("count", [](const HeldFrame& held) { return held.frame.request().ids.size(); })
+      .def_prop_ro("rows", &frame_rows)
       .def_prop_ro("at", [](const HeldFrame& held) { return held.frame.at(); })
       .def_prop_ro("shown", [](const HeldFrame& held) { return held.frame.shown(); })
       // The candidates in the last reply, by their places in the request.
       .def_prop_ro("order", [](const HeldFrame& held) { return held.reply.order(); })
-      .def_prop_ro("asked", [](const HeldFrame& held) { return asked_of(held.frame.request); })
+      .def_prop_ro("asked", [](const HeldFrame& held) { return asked_of(held.request, held.frame.candidates()); })
       .def_prop_ro("kept", &frame_kept)
       .def_prop_ro("found", &frame_found)
       .def_prop_ro("columns", &frame_columns)

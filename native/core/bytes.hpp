@@ -51,6 +51,34 @@ struct SeededHash {
 template <class T>
 using NameMap = std::unordered_map<std::string_view, T, SeededHash>;
 
+// Finds the first of equal things.
+class Firsts {
+ public:
+  // `most`: how many there may be.
+  void clear(size_t most) {
+    size_t slots = 4;
+    while (slots < 2 * most) slots *= 2;
+    slots_.assign(slots, {});
+  }
+
+  // The first one that equals this one, or itself.
+  template <class Equals>
+  size_t of(uint64_t hash, size_t own, Equals equals) {
+    size_t slot = hash & (slots_.size() - 1);
+    for (; slots_[slot].next; slot = (slot + 1) & (slots_.size() - 1))
+      if (slots_[slot].hash == hash && equals(slots_[slot].next - 1)) return slots_[slot].next - 1;
+    slots_[slot] = {hash, own + 1};
+    return own;
+  }
+
+ private:
+  struct Slot {
+    uint64_t hash;
+    size_t next;  // 0: none
+  };
+  std::vector<Slot> slots_;
+};
+
 namespace half {
 
 // Finite halves only: what a row holds was checked when it was packed.
@@ -128,8 +156,5 @@ class Crc32 {
 
   uint32_t at_[8][256];
 };
-
-// CRC-32 of any bytes followed by their own CRC-32.
-constexpr uint32_t kCrcResidue = 0x2144DF1C;
 
 }  // namespace native

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -90,7 +91,9 @@ class EncodedFeatures {
   }
 
   void add_number(JsonReader& json, const ValueField& field, bool is_null, const Ufuncs& ufuncs) {
-    numbers_.push_back(is_null ? 0.0f : standardise(field, json.number().value, ufuncs));
+    const double number = is_null ? 0.0 : json.number().value;
+    if (!std::isfinite(number)) json.refuse();
+    numbers_.push_back(is_null ? 0.0f : standardise(field, number, ufuncs));
     numbers_.push_back(is_null ? 1.0f : 0.0f);
   }
 

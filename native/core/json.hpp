@@ -132,7 +132,8 @@ class JsonReader {
     bool is_integer;
   };
 
-  // A number, correctly rounded. Refused: what overflows, and integers that Python does not convert.
+  // A number, correctly rounded. Refused: what overflows, and integers that Python does not convert. Other integers that
+  // are too large are infinite.
   Number number() {
     skip_space();
     const char* start = at_;
@@ -156,7 +157,7 @@ class JsonReader {
     if (is_integer && *digits == '0') start = digits;
     Number found{0.0, std::string_view(start, at_ - start), is_integer};
     if (std::from_chars(start, at_, found.value).ec != std::errc()) found.value = far(found.text);
-    if (!std::isfinite(found.value)) return refuse(), Number{};
+    if (!is_integer && !std::isfinite(found.value)) return refuse(), Number{};
     return found;
   }
 

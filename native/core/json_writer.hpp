@@ -45,7 +45,7 @@ char* write_number(char* to, Float value) {
   const Float size = std::fabs(value);
   if (size == 0 || (size >= kLeastPlain && size < kShortest)) {
     char* end = std::to_chars(to, to + kMostNumberChars, value, std::chars_format::fixed).ptr;
-    if (std::memchr(to, '.', end - to)) return end;
+    if (value != static_cast<Float>(static_cast<int64_t>(value))) return end;
     std::memcpy(end, ".0", 2);
     return end + 2;
   }

@@ -25,11 +25,11 @@ struct Head {
   const float* scores;
 };
 
-// What a run gave: the scores [N] of the first `ran` candidates and, if these are not all, behind them [ran + 1] those
-// of an unknown one.
+// What a run gave: the scores of the first rows of a frame and, if these are not all, behind them those of an unknown
+// candidate.
 struct Run {
   std::vector<Head> heads;
-  size_t ran;
+  size_t rows;
 };
 
 // How a reply names what it answers; `arm` is empty unless there are several.
@@ -43,12 +43,13 @@ class Reply {
   std::vector<Degraded> degraded;   // candidates, each once
 
   std::optional<Choice> choice;
+  size_t ran = 0;  // the first candidates, which were in the run
 
-  // False for a score that is not finite.
+  // To the frame's current request. False for a score that is not finite.
   bool write(const Frame& frame, const Named& named, const Run& run, const std::vector<Correction>& corrections) {
-    const Request& request = frame.request;
-    spread(request.ids, run);
-    declare(frame, run.ran);
+    const Request& request = frame.request();
+    spread(request, run);
+    declare(frame, run.rows);
     for (const Correction& correction : corrections)
       for (Column& column : columns)
         if (column.name == correction.head) correction.apply(column.values, frame.schema().ufuncs, scratch_);
@@ -74,20 +75,20 @@ class Reply {
 
  private:
   // Gives candidates that were not in the run their own score, if they are there twice, or the unknown one's.
-  void spread(const std::vector<std::string_view>& ids, const Run& run) {
+  void spread(const Request& request, const Run& run) {
+    rows_ = request.rows;
+    const auto left = std::find_if(rows_.begin(), rows_.end(), [&](uint32_t row) { return row >= run.rows; });
+    ran = static_cast<size_t>(left - rows_.begin());
+    is_run_.assign(run.rows + 1, false);
+    for (auto row = rows_.begin(); row != left; row++) is_run_[*row] = true;
+    for (auto row = left; row != rows_.end(); row++)
+      if (*row >= run.rows || !is_run_[*row]) *row = static_cast<uint32_t>(run.rows);
     columns.resize(run.heads.size());
     for (size_t head = 0; head < columns.size(); head++) {
-      const float* const scores = run.heads[head].scores;
       columns[head].name = run.heads[head].name;
-      columns[head].values.assign(scores, scores + run.ran);
-      columns[head].values.resize(ids.size(), scores[run.ran < ids.size() ? run.ran : 0]);
+      columns[head].values.resize(rows_.size());
+      for (size_t k = 0; k < rows_.size(); k++) columns[head].values[k] = run.heads[head].scores[rows_[k]];
     }
-    first_.clear();
-    if (run.ran == ids.size()) return;
-    for (size_t k = 0; k < run.ran; k++) first_.try_emplace(ids[k], k);
-    for (size_t k = run.ran; k < ids.size(); k++)
-      if (const auto first = first_.find(ids[k]); first != first_.end())
-        for (Column& column : columns) column.values[k] = column.values[first->second];
   }
 
   // A non-finite score makes the sum non-finite.
@@ -98,14 +99,14 @@ class Reply {
   }
 
   // Candidates that only the unknown one's score is known of are declared beside those that the frame has.
-  void declare(const Frame& frame, size_t ran) {
-    const std::vector<std::string_view>& ids = frame.request.ids;
+  void declare(const Frame& frame, size_t run_rows) {
+    const std::vector<std::string_view>& ids = frame.request().ids;
     degraded = frame.degraded;
     if (ran == ids.size()) return;
     NameMap<size_t> places;
     for (size_t k = 0; k < degraded.size(); k++) places.emplace(degraded[k].id, k);
     for (size_t k = ran; k < ids.size(); k++) {
-      if (first_.count(ids[k])) continue;
+      if (rows_[k] < run_rows) continue;
       const auto [place, is_new] = places.try_emplace(ids[k], degraded.size());
       if (is_new) degraded.push_back({ids[k], Rung::kPrior});
       degraded[place->second].rung = Rung::kPrior;
@@ -114,7 +115,7 @@ class Reply {
 
   // Best first with `top_k`, and ahead of all others the candidate that is chosen if the request explores.
   void put_in_order(const Frame& frame, std::string_view request_id) {
-    const Request& request = frame.request;
+    const Request& request = frame.request();
     choice.reset();
     if (request.top_k || request.explore) rank(ecpm_, columns[0].values, order_);
     if (request.explore) choice = choose(frame, request_id, order_[0]);
@@ -132,7 +133,7 @@ class Reply {
 
   // The best for certain if the scores have no uncertainty.
   Choice choose(const Frame& frame, std::string_view request_id, size_t greedy) {
-    const Request& request = frame.request;
+    const Request& request = frame.request();
     const ServedModel& model = frame.model();
     const Explore& asked = *request.explore;
     std::string seed = asked.seed ? std::to_string(*asked.seed) : std::string(request_id);
@@ -211,7 +212,8 @@ class Reply {
   JsonWriter out_;
   std::vector<size_t> order_;
   std::vector<double> ecpm_, scratch_;
-  NameMap<size_t> first_;  // of the ids in a run that is not whole
+  std::vector<uint32_t> rows_;  // by candidate, of the run
+  std::vector<bool> is_run_;    // by row
 };
 
 }  // namespace native

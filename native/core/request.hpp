@@ -52,15 +52,24 @@ class Request {
   std::optional<Explore> explore;
   bool has_bids = false, has_history = false, is_explained = false;
   size_t top_k = 0;  // 0: not given
+  std::vector<uint32_t> rows;  // by candidate, in a frame
 
   Request() = default;
-  Request(const Request&) = delete;
+  Request(Request&&) = default;
   Request& operator=(Request&&) = default;
 
   // False if `parse_request` refuses the body. Whether the features fit a schema is seen when they are encoded.
   bool read(std::string_view body, size_t max_candidates);
 
+  // Whether another differs in its candidates, and in what is asked of their scores, alone. Some never do.
+  bool is_like(const Request& other) const {
+    const bool same_at = at == other.at || (std::isnan(at) && std::isnan(other.at));
+    return same_at && user_id == other.user_id && context == other.context && user_features == other.user_features &&
+           is_plain() && other.is_plain();
+  }
+
  private:
+  bool is_plain() const { return items.empty() && !has_history && !is_explained; }
   bool read_member(JsonReader& json, std::string_view key, unsigned& seen, size_t max_candidates);
   bool read_candidates(JsonReader& json, size_t max_candidates);
   bool read_user(JsonReader& json);
@@ -348,13 +357,7 @@ inline bool Request::read_member(JsonReader& json, std::string_view key, unsigne
 }
 
 inline bool Request::read(std::string_view body, size_t max_candidates) {
-  Request empty;
-  // The memory of the longest lists is used again.
-  empty.ids.swap(ids);
-  empty.bids.swap(bids);
-  empty.ids.clear();
-  empty.bids.clear();
-  *this = std::move(empty);
+  *this = Request();
   if (!is_utf8(body.data(), body.size())) return false;
   JsonReader json(body, decoded_);
   unsigned seen = 0;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -112,17 +113,17 @@ struct Found {
   double live_age_s = kNone;  // of what is known of the user, where there is a stream of events
 };
 
+// Tensors of requests that differ in their candidates alone. Each different candidate has one row.
 class Frame {
  public:
   Frame(const Schema& schema, const ServedModel& model, const Tensors& tensors, size_t capacity)
       : schema_(schema), model_(model), tensors_(tensors), capacity_(capacity) {}
 
-  Request request;
   Found found;
-  // Of the current request: live states; whether the texts of candidates without a row matter; whether to keep rows.
+  // Of the requests: live states; whether the texts of candidates without a row matter; whether to keep rows.
   const Live* live = nullptr;
   bool reads_texts = false, keeps_rows = false;
-  std::vector<Degraded> degraded;  // candidates, each once
+  std::vector<Degraded> degraded;  // candidates of the current request, each once
   UserRung user_rung = UserRung::kOwn;
   std::vector<std::string> unknown;  // places of categories that the model has never seen
   size_t unknown_history = 0;        // items of the request's history without a row
@@ -132,14 +133,39 @@ class Frame {
   const ServedModel& model() const { return model_; }
   // The time of the impression.
   double at() const { return at_; }
+  size_t capacity() const { return capacity_; }
+  // The request that is answered.
+  const Request& request() const { return *request_; }
+  // Of all requests.
+  const std::vector<std::string_view>& candidates() const { return candidates_; }
   // What the user was shown, by the item's ID; behind the candidates' IDs.
   const std::vector<std::string_view>& wanted() const { return wanted_; }
   const std::vector<Impression>& impressions() const { return impressions_; }
   // The items of the history that are in the tensors, oldest first.
   const std::vector<std::string_view>& shown() const { return shown_ids_; }
 
-  Outcome read(std::string_view body, size_t max_candidates) {
-    return request.read(body, std::min(max_candidates, capacity_)) ? Outcome::kFilled : Outcome::kUnread;
+  // The requests to fill it for. Throws std::length_error if their candidates are too many.
+  void take(const std::vector<Request*>& requests) {
+    size_t most = 0;
+    for (const Request* const request : requests) most += request->ids.size();
+    if (most > capacity_) throw std::length_error("a frame has room for fewer candidates");
+    request_ = requests[0];
+    firsts_.clear(most);
+    candidates_.clear();
+    described_.clear();
+    hashes_.clear();
+    for (Request* const request : requests) add(*request);
+  }
+
+  // Answer one of the requests.
+  void turn_to(const Request& request) {
+    request_ = &request;
+    degraded.clear();
+    degraded_places_.clear();
+    for (size_t k = 0; k < request.rows.size(); k++)
+      if (!rows_[request.rows[k]].is_found) declare(request.ids[k], rungs_[request.rows[k]]);
+    for (size_t k = 0; has_failed_ && k < request.rows.size(); k++)
+      if (rows_[request.rows[k]].is_stale) declare(request.ids[k], Rung::kCached);
   }
 
   // From a bundle's files.
@@ -147,12 +173,17 @@ class Frame {
     if (!encode()) return Outcome::kUnread;
     try {
       std::string_view tail;
-      if (request.user_id.empty()) {
+      if (request_->user_id.empty()) {
         put_user({});
       } else {
-        wanted_.assign(1, request.user_id);
+        wanted_.assign(1, request_->user_id);
         users.find(wanted_, probes_, held_);
-        if (held_[0].at && !has_tail(held_[0], tail)) return Outcome::kLacking;
+        if (const auto& [at, size] = held_[0]; at) {
+          // Its history, and a checksum, in whose place the block's was verified.
+          const size_t head = schema_.user.layout.size;
+          if (size < head + 4) return Outcome::kLacking;
+          tail = {reinterpret_cast<const char*>(at) + head, size - head - 4};
+        }
         put_user(row_of(schema_.user, held_[0]));
       }
       if (!want_items(tail)) return Outcome::kLacking;
@@ -170,12 +201,12 @@ class Frame {
   // From arenas; rows count that were read in one of the `epochs`.
   Outcome fill(const Arena& users, const Arena& items, const std::vector<int64_t>& epochs, double now) {
     if (!encode()) return Outcome::kUnread;
-    if (request.user_id.empty()) {
+    if (request_->user_id.empty()) {
       put_user({});
       if (!want_items({})) return Outcome::kLacking;
     } else {
       const auto lock = users.ids->reading();
-      const int64_t place = users.ids->find(request.user_id);
+      const int64_t place = users.ids->find(request_->user_id);
       if (!is_sure(users, place, epochs)) return Outcome::kLacking;
       users.touched[place] = 1;
       // Copied, for what is found of the history has to outlive the lock.
@@ -195,10 +226,10 @@ class Frame {
     if (!encode()) return Outcome::kUnread;
     if (given.user.count != 1) return Outcome::kLacking;
     put_user(row_of(given.user, 0, schema_.user));
-    const std::vector<std::string_view>& history = request.has_history ? request.history : given.history;
-    wanted_ = request.ids;
+    const std::vector<std::string_view>& history = request_->has_history ? request_->history : given.history;
+    wanted_ = candidates_;
     wanted_.insert(wanted_.end(), history.begin(), history.end());
-    impressions_ = request.has_history ? request.impressions : given.impressions;
+    impressions_ = request_->has_history ? request_->impressions : given.impressions;
     if (given.items.count != wanted_.size()) return Outcome::kLacking;
     rows_.clear();
     for (size_t k = 0; k < wanted_.size(); k++) rows_.push_back(row_of(given.items, k, schema_.item));
@@ -224,20 +255,11 @@ class Frame {
   // Gives candidates with equal tensors, of the first `count`, the scores of the first of them: a model's kernels may round
   // rows differently by their place.
   void share(const std::vector<float*>& scores, size_t count) {
-    size_t slots = 4;
-    while (slots < 2 * count) slots *= 2;
-    first_.assign(slots, 0);
-    prints_.resize(count);
+    firsts_.clear(count);
     for (size_t k = 0; k < count; k++) {
-      prints_[k] = print_of(k);
-      size_t slot = prints_[k] & (slots - 1);
-      while (first_[slot] && !(prints_[first_[slot] - 1] == prints_[k] && are_equal(first_[slot] - 1, k)))
-        slot = (slot + 1) & (slots - 1);
-      if (!first_[slot]) {
-        first_[slot] = static_cast<uint32_t>(k) + 1;
-        continue;
-      }
-      for (float* const column : scores) column[k] = column[first_[slot] - 1];
+      const size_t first = firsts_.of(print_of(k), k, [&](size_t other) { return are_equal(other, k); });
+      if (first != k)
+        for (float* const column : scores) column[k] = column[first];
     }
   }
 
@@ -252,6 +274,21 @@ class Frame {
   }
 
  private:
+  // Gives a request's candidates their rows.
+  void add(Request& request) {
+    request.rows.resize(request.ids.size());
+    for (size_t k = 0; k < request.ids.size(); k++) {
+      const std::string_view id = request.ids[k];
+      const uint64_t hash = hash_of(id);
+      const size_t row = firsts_.of(hash, candidates_.size(), [&](size_t other) { return candidates_[other] == id; });
+      request.rows[k] = static_cast<uint32_t>(row);
+      if (row < candidates_.size()) continue;
+      candidates_.push_back(id);
+      hashes_.push_back(hash);
+      described_.push_back(request.described.empty() ? -1 : request.described[k]);
+    }
+  }
+
   // The features of the request, as `encode_record` and `is_unknown`; false where they do not fit the schema, or prices
   // or exploration the model.
   bool encode() {
@@ -261,12 +298,12 @@ class Frame {
     std::copy(schema_.context_categorical.begin(), schema_.context_categorical.end(), tensors_.context_categorical);
     std::copy(schema_.context_dense.begin(), schema_.context_dense.end(), tensors_.context_dense);
     EncodedFeatures::Range context;
-    item_features_.resize(request.items.size());
-    bool fits = model_.allows(request) &&
-                add(schema_.context, request.context, "context.", context) &&
-                add(schema_.user.fields, request.user_features, "user.features.", user_features_);
+    item_features_.resize(request_->items.size());
+    bool fits = model_.allows(*request_) &&
+                add(schema_.context, request_->context, "context.", context) &&
+                add(schema_.user.fields, request_->user_features, "user.features.", user_features_);
     for (size_t k = 0; fits && k < item_features_.size(); k++)
-      fits = add(schema_.item.fields, request.items[k].features, "items.features.", item_features_[k]);
+      fits = add(schema_.item.fields, request_->items[k].features, "items.features.", item_features_[k]);
     features_.put_categorical(context, tensors_.context_categorical);
     features_.put_numeric(context, tensors_.context_dense);
     return fits;
@@ -279,9 +316,8 @@ class Frame {
   // Whether a text that matters has to be encoded.
   bool lacks_vectors() const {
     if (!reads_texts) return false;
-    for (size_t k = 0; k < request.described.size(); k++)
-      if (!rows_[k].is_found && request.described[k] >= 0 && !request.items[request.described[k]].text.empty())
-        return true;
+    for (size_t row = 0; row < described_.size(); row++)
+      if (!rows_[row].is_found && described_[row] >= 0 && !request_->items[described_[row]].text.empty()) return true;
     return false;
   }
 
@@ -293,14 +329,6 @@ class Frame {
     return {rows.records + side.layout.size * place, rows.found[place] != 0, rows.stale && rows.stale[place]};
   }
 
-  // Whether a user's row ends in a history.
-  bool has_tail(const RowBytes& row, std::string_view& tail) const {
-    const size_t size = schema_.user.layout.size;
-    if (row.size < size + 4 || Crc32::of(row.at + size, row.size - size) != kCrcResidue) return false;
-    tail = std::string_view(reinterpret_cast<const char*>(row.at) + size, row.size - size - 4);
-    return true;
-  }
-
   static bool is_sure(const Arena& arena, int64_t place, const std::vector<int64_t>& epochs) {
     if (place < 0 || static_cast<size_t>(place) >= arena.capacity) return false;
     return std::find(epochs.begin(), epochs.end(), arena.epochs[place]) != epochs.end();
@@ -309,11 +337,11 @@ class Frame {
   // Candidates, then the history: the request's, or the live one, or the one that the user's row ends in. False where
   // that is none.
   bool want_items(std::string_view tail) {
-    wanted_ = request.ids;
+    wanted_ = candidates_;
     impressions_.clear();
-    if (request.has_history) {
-      wanted_.insert(wanted_.end(), request.history.begin(), request.history.end());
-      impressions_ = request.impressions;
+    if (request_->has_history) {
+      wanted_.insert(wanted_.end(), request_->history.begin(), request_->history.end());
+      impressions_ = request_->impressions;
       return true;
     }
     if (live && is_newer(live->user)) return append_history(live->user, wanted_, impressions_);
@@ -337,10 +365,10 @@ class Frame {
   bool find(const Arena& items, const std::vector<int64_t>& epochs) {
     const IdMap& ids = *items.ids;
     places_.resize(wanted_.size());
-    hashes_.resize(wanted_.size());
+    hashes_.resize(candidates_.size());
     rows_.clear();
     for (size_t k = 0; k < wanted_.size(); k++) {
-      hashes_[k] = hash_of(wanted_[k]);
+      if (k == hashes_.size()) hashes_.push_back(hash_of(wanted_[k]));
       prefetch(ids.slot_of(hashes_[k]));
     }
     for (size_t k = 0; k < wanted_.size(); k++) {
@@ -368,35 +396,34 @@ class Frame {
   }
 
   void put_items(double now) {
-    at_ = std::isnan(request.at) ? now : request.at;
+    at_ = std::isnan(request_->at) ? now : request_->at;
     records_.assign(1, user_.data());
     count_in(schema_.user, of_user_);
     put_candidates();
     if (live && live->has_stream) lay(at_);
     if (keeps_rows) keep();
     dense(schema_.item, of_items_, at_, tensors_.item_dense);
-    for (size_t k = 0; k < request.described.size(); k++)
-      if (request.described[k] >= 0)
-        features_.put_numeric(item_features_[request.described[k]],
-                              at_row(tensors_.item_dense, schema_.item.dense_width(), k));
+    for (size_t row = 0; row < described_.size(); row++)
+      if (described_[row] >= 0)
+        features_.put_numeric(item_features_[described_[row]],
+                              at_row(tensors_.item_dense, schema_.item.dense_width(), row));
     records_.assign(1, user_.data());
     dense(schema_.user, of_user_, at_, tensors_.user_dense);
     features_.put_numeric(user_features_, tensors_.user_dense);
-    put_history(request.ids.size(), at_);
-    declare();
+    put_history(candidates_.size(), at_);
+    note();
   }
 
   // All of the candidates but what depends on the time; their records and counts are at hand then.
   void put_candidates() {
     const Side& side = schema_.item;
-    const size_t count = request.ids.size();
+    const size_t count = candidates_.size();
     records_.resize(count);
     for (size_t k = 0; k < count; k++) {
       records_[k] = rows_[k].at ? rows_[k].at : side.missing.data();
       int32_t* const categorical = at_row(tensors_.item_categorical, side.layout.categoricals, k);
       put(side, records_[k], categorical, at_row(tensors_.item_semantic, side.layout.dim, k));
-      if (k < request.described.size() && request.described[k] >= 0)
-        features_.put_categorical(item_features_[request.described[k]], categorical);
+      if (described_[k] >= 0) features_.put_categorical(item_features_[described_[k]], categorical);
     }
     count_in(side, of_items_);
     if (rows_[0].is_found) found.item_written_at = load<double>(rows_[0].at + side.layout.written_at);
@@ -408,7 +435,7 @@ class Frame {
     const size_t length = schema_.history_length;
     size_t known = 0, count = 0;
     for (size_t k = from; k < rows_.size(); k++) known += rows_[k].is_found;
-    unknown_history = request.has_history ? rows_.size() - from - known : 0;
+    unknown_history = request_->has_history ? rows_.size() - from - known : 0;
     size_t skipped = known > length ? known - length : 0;
     records_.clear();
     shown_ids_.clear();
@@ -518,7 +545,7 @@ class Frame {
     for (const Counts& one : of_items_) horizon = std::max(horizon, one.as_of);
     const Ufunc& exp2 = schema_.ufuncs.exp2;
     lay_over(*live, live->items.data(), live->item_half_life_s, at, horizon, exp2, of_items_, odds_);
-    if (request.user_id.empty()) return;
+    if (request_->user_id.empty()) return;
     lay_over(*live, &live->user, live->user_half_life_s, at, horizon, exp2, of_user_, odds_);
     found.live_age_s = std::max(0.0, at - of_user_[0].as_of);
   }
@@ -555,25 +582,20 @@ class Frame {
   }
 
   // What was degraded, as `assemble` tells it: rows that were not found, then stale ones.
-  void declare() {
-    const size_t count = request.ids.size();
+  void note() {
     const auto are_own = [](const Row& row) { return row.is_found && !row.is_stale; };
-    found.asked = rows_.size() + !request.user_id.empty();
+    found.asked = rows_.size() + !request_->user_id.empty();
     found.items = static_cast<size_t>(
         std::count_if(rows_.begin(), rows_.end(), [](const Row& row) { return row.is_found; }));
-    const auto history = rows_.begin() + static_cast<ptrdiff_t>(count);
+    const auto history = rows_.begin() + static_cast<ptrdiff_t>(candidates_.size());
     if (user_rung == UserRung::kOwn && has_failed_ && !std::all_of(history, rows_.end(), are_own))
       user_rung = UserRung::kCached;
-    degraded.clear();
-    degraded_places_.clear();
-    for (size_t k = 0; k < count; k++)
-      if (!rows_[k].is_found) declare(k, rung_of(k));
-    for (size_t k = 0; has_failed_ && k < count; k++)
-      if (rows_[k].is_stale) declare(k, Rung::kCached);
+    rungs_.resize(candidates_.size());
+    for (size_t row = 0; row < rungs_.size(); row++)
+      if (!rows_[row].is_found) rungs_[row] = rung_of(row);
   }
 
-  void declare(size_t candidate, Rung rung) {
-    const std::string_view id = request.ids[candidate];
+  void declare(std::string_view id, Rung rung) {
     const auto [place, is_new] = degraded_places_.try_emplace(id, degraded.size());
     if (is_new)
       degraded.push_back({id, rung});
@@ -584,7 +606,7 @@ class Frame {
   Rung rung_of(size_t candidate) const {
     const uint8_t* record = rows_[candidate].at;
     if (record && record[schema_.item.layout.flags] & kHasSemantic) return Rung::kEncoded;
-    const int32_t place = request.described.empty() ? -1 : request.described[candidate];
+    const int32_t place = described_[candidate];
     return place >= 0 && item_features_[place].says_something ? Rung::kCategoryPrior : Rung::kPrior;
   }
 
@@ -614,19 +636,22 @@ class Frame {
   const ServedModel& model_;
   const Tensors tensors_;
   const size_t capacity_;
+  const Request* request_ = nullptr;
   double at_ = 0.0;
   bool has_failed_ = false;  // the source of the rows
   // Scratch memory, reused between requests.
   std::string tail_;
-  std::vector<std::string_view> wanted_, shown_ids_;
+  std::vector<std::string_view> candidates_, wanted_, shown_ids_;
+  Firsts firsts_;
   EncodedFeatures features_;
   EncodedFeatures::Range user_features_;
   std::vector<EncodedFeatures::Range> item_features_;  // of the request's items
+  std::vector<int32_t> described_;  // by candidate, as in the request
+  std::vector<Rung> rungs_;         // of candidates without a row
   RowFile::Scratch probes_;
   std::vector<RowBytes> held_;
   std::vector<Row> rows_;
-  std::vector<uint64_t> hashes_, prints_;
-  std::vector<uint32_t> first_;  // by print, a candidate + 1
+  std::vector<uint64_t> hashes_;
   std::vector<int64_t> places_;
   std::vector<uint8_t> user_;
   std::vector<const uint8_t*> records_;

@@ -21,11 +21,12 @@ struct Load {
   std::string key;
 };
 
-// Current runs, in seconds: the expected remaining time of each; and the admitted time of those that are due before a
-// given time.
+// Current runs, in seconds: the expected remaining time of each; the admitted time of those that are due before a given
+// time, of all and of those without a long deadline; and the time until a thread is free that takes none of the latter.
 struct Runs {
   std::vector<double> left_s;
-  double taken_on_s = 0.0;
+  double taken_on_s = 0.0, prompt_taken_on_s = 0.0;
+  double kept_free_s = 0.0;
 };
 
 enum class Refusal { kNone, kRows, kWait };
@@ -59,7 +60,7 @@ class Admission {
   const double patience_s;
 
   size_t rows() const { return rows_; }
-  bool is_shedding() const { return is_shedding_; }
+  bool is_shedding() const { return is_shedding_[false] || is_shedding_[true]; }
 
   double seconds() const {
     double sum = 0.0;
@@ -73,7 +74,7 @@ class Admission {
     const bool is_greedy = asks_for_much(load, now);
     if (Refused refused = check_rows(load.rows, now, deadline, is_greedy)) return refused;
     if (Refused refused = check_wait(load, now, deadline, runs_of, is_greedy)) return refused;
-    bucket = bucket_of(now, deadline);
+    bucket = 2 * bucket_of(now, deadline) + is_patient(now, deadline);
     rows_ += load.rows;
     holders_[load.key].rows += load.rows;
     Held& held = buckets_[bucket];
@@ -124,24 +125,25 @@ class Admission {
   template <class RunsOf>
   Refused check_wait(const Load& load, double now, double deadline, RunsOf runs_of, bool is_greedy) {
     if (!rows_) {
-      is_shedding_ = false;
+      is_shedding_[false] = is_shedding_[true] = false;
       return {};
     }
     const double wait = wait_for(now, deadline, runs_of);
-    if (wait <= load.seconds) is_shedding_ = false;
+    bool& is_shedding = is_shedding_[is_greedy || is_patient(now, deadline)];
+    if (wait <= load.seconds) is_shedding = false;
     // If a thread is free, try it: the learned times may be outdated.
     if (wait == 0.0) return {};
     const double expected = wait + load.seconds, left = deadline - now;
-    const double share = (is_shedding_ ? kStanding : kBurst) * (is_greedy ? kHalf : 1.0);
+    const double share = (is_shedding ? kStanding : kBurst) * (is_greedy ? kHalf : 1.0);
     if (!(expected > share * left)) return {};
-    is_shedding_ = true;
+    is_shedding = true;
     return {Refusal::kWait, text("%zu candidates are queued; with these %zu it would take %.0f ms, but %.0f ms are left before the deadline",
                                  rows_, load.rows, 1000 * expected, 1000 * left)};
   }
 
   // A burst may fill half of a request's time: reading it, and what follows it, takes half as much again from scoring.
   // After a refusal more arrives than can be scored, and a long queue would only delay all replies: the limit is then
-  // lower, until no request waits.
+  // lower, until no request waits. Those that ask for much, or for long, lower it for themselves alone.
   static constexpr double kBurst = 0.5, kStanding = 0.3;
   static constexpr double kBucketsPerS = 20.0, kLearns = 0.05;
   // Large requests, those with longer deadlines than the service's default, and a greedy key may fill this share of the
@@ -174,23 +176,30 @@ class Admission {
   }
 
   Refused check_rows(size_t rows, double now, double deadline, bool is_greedy) const {
-    const bool is_patient = deadline - now > patience_s;
-    if (rows_ + rows <= (is_patient || is_greedy ? half_ : max_rows_)) return {};
+    const bool is_long = is_patient(now, deadline);
+    if (rows_ + rows <= (is_long || is_greedy ? half_ : max_rows_)) return {};
     return {Refusal::kRows, text("%zu candidates are queued; with these %zu there would be too many%s", rows_, rows,
-                                 is_patient ? " for a deadline as long as this" : "")};
+                                 is_long ? " for a deadline as long as this" : "")};
   }
 
-  // The seconds until a request that arrives now would begin to run.
+  bool is_patient(double now, double deadline) const { return deadline - now > patience_s; }
+
+  // The seconds until a request that arrives now would begin to run. Long deadlines leave one thread to others, who wait
+  // there for each other alone.
   template <class RunsOf>
   double wait_for(double now, double deadline, RunsOf runs_of) const {
     const int64_t bucket = bucket_of(now, deadline);
     const Runs runs = runs_of(static_cast<double>(bucket + 1) / kBucketsPerS);
-    double waiting = -runs.taken_on_s;
-    for (auto held = buckets_.begin(); held != buckets_.end() && held->first <= bucket; ++held)
+    double waiting = -runs.taken_on_s, prompt = -runs.prompt_taken_on_s;
+    for (auto held = buckets_.begin(); held != buckets_.end() && held->first / 2 <= bucket; ++held) {
       waiting += held->second.seconds;
+      if (held->first % 2 == 0) prompt += held->second.seconds;
+    }
     std::vector<double> free_at = runs.left_s;
     free_at.resize(std::max(threads_, free_at.size()), 0.0);
-    return filled(std::max(0.0, waiting), std::move(free_at));
+    const double shared = filled(std::max(0.0, waiting), std::move(free_at));
+    if (threads_ == 1 || is_patient(now, deadline)) return shared;
+    return std::min(shared, runs.kept_free_s + std::max(0.0, prompt));
   }
 
   // When threads that become free at these times have done `work` together.
@@ -206,11 +215,11 @@ class Admission {
 
   const size_t threads_, max_candidates_, max_rows_, half_;
   size_t rows_ = 0;
-  std::map<int64_t, Held> buckets_;  // by due time, in steps
+  std::map<int64_t, Held> buckets_;  // by due time, in steps; the odd ones have long deadlines
   std::unordered_map<std::string, Holder> holders_;
   double looked_at_ = 0.0;  // for keys that ask no more
   double bytes_per_row_[3]{};  // by form; 0: unknown
-  bool is_shedding_ = false;
+  bool is_shedding_[2]{};  // those that ask for little, and those that ask for much or for long
 };
 
 }  // namespace native

@@ -141,11 +141,10 @@ class Engine {
     return alive_ > 0;
   }
 
-  std::vector<Worker>& workers() { return workers_; }
-
  private:
   // A run may end shortly after the deadline, and its reply is still sent; after this it is abandoned.
   static constexpr double kOverrunS = 5.0;
+  static constexpr double kEver = std::numeric_limits<double>::infinity();
 
   bool is_idle() const {
     return !waiting_.size() && std::none_of(running_.begin(), running_.end(), [](const Job* job) { return job; });
@@ -154,12 +153,19 @@ class Engine {
   Runs runs_for(double due) const {
     const double now = clock_s();
     Runs runs;
+    double kept_s = kEver, any_s = kEver;
     for (size_t k = 0; k < running_.size(); k++) {
       const Job* const job = running_[k];
+      const double left_s = job ? std::max(0.0, job->expected_s - (now - began_[k])) : 0.0;
+      any_s = std::min(any_s, left_s);
+      if (!job || !job->is_patient) kept_s = std::min(kept_s, left_s);
       if (!job) continue;
-      runs.left_s.push_back(std::max(0.0, job->expected_s - (now - began_[k])));
-      if (job->due < due && !job->is_spare) runs.taken_on_s += job->expected_s;
+      runs.left_s.push_back(left_s);
+      if (job->due >= due || job->is_spare) continue;
+      runs.taken_on_s += job->expected_s;
+      if (!job->is_patient) runs.prompt_taken_on_s += job->expected_s;
     }
+    runs.kept_free_s = kept_s < kEver ? kept_s : any_s;
     return runs;
   }
 
@@ -200,6 +206,11 @@ class Engine {
       if (!yields) continue;
       lock.unlock();
       std::this_thread::yield();
+      lock.lock();
+    }
+    if (worker.leave) {
+      lock.unlock();
+      worker.leave(worker);
       lock.lock();
     }
     alive_--;

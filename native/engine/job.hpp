@@ -16,6 +16,7 @@ struct Worker {
   size_t number = 0;
   Tally* tally = nullptr;
   void* python = nullptr;  // its state in Python's interpreter, if it has needed one
+  void (*leave)(Worker&) = nullptr;  // to be called at the thread's end
 };
 
 enum class Ending {

@@ -13,11 +13,23 @@ namespace native {
 class Locked {
  public:
   explicit Locked(Worker& worker) {
-    if (!worker.python) worker.python = PyThreadState_New(PyInterpreterState_Main());
+    if (!worker.python) {
+      worker.python = PyThreadState_New(PyInterpreterState_Main());
+      worker.leave = leave;
+    }
     PyEval_RestoreThread(static_cast<PyThreadState*>(worker.python));
   }
   Locked(const Locked&) = delete;
   ~Locked() { PyEval_SaveThread(); }
+
+ private:
+  // By the thread itself: from Python 3.12, whoever deletes another thread's state loses their own.
+  static void leave(Worker& worker) {
+    auto* const state = static_cast<PyThreadState*>(worker.python);
+    PyEval_RestoreThread(state);
+    PyThreadState_Clear(state);
+    PyThreadState_DeleteCurrent();
+  }
 };
 
 // Wakes an event loop, or another that polls descriptors. For any thread.
@@ -171,21 +183,9 @@ struct HeldEngine {
     static_cast<void>(outbox.release());
   }
 
-  // As the engine's, and frees what Python had for threads that have ended.
   std::vector<Job*> join(double seconds) {
-    std::vector<Job*> left;
-    {
-      const nb::gil_scoped_release unlocked;
-      left = engine->join(seconds);
-    }
-    if (engine->is_left()) return left;
-    for (Worker& worker : engine->workers()) {
-      auto* const state = static_cast<PyThreadState*>(std::exchange(worker.python, nullptr));
-      if (!state) continue;
-      PyThreadState_Clear(state);
-      PyThreadState_Delete(state);
-    }
-    return left;
+    const nb::gil_scoped_release unlocked;
+    return engine->join(seconds);
   }
 };
 

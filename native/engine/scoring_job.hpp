@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cmath>
+#include <list>
 #include <optional>
 
 #include "../core/bindings.hpp"
@@ -169,7 +170,17 @@ struct Sent {
   std::string request_id, body;
 };
 
-// One request in a scoring thread, whose reply is kept for Python.
+// A scoring request: the job's own, or one that another form makes.
+struct Part {
+  std::string request_id, body;  // the job's own, if this is empty
+  Request request;
+  const Assignment* assignment = nullptr;  // of one that could be read
+  bool is_followed = false;                // keep its rows, and look
+  bool is_scored = false;
+  std::string reply;
+};
+
+// One request in a scoring thread, whose reply is kept for Python. Parts that differ in their candidates alone share a run.
 class ScoringJob : public OwnedJob {
  public:
   ScoringJob(std::shared_ptr<const Plan> plan, Sent given, size_t max_candidates, size_t rows, double deadline, double began)
@@ -179,8 +190,8 @@ class ScoringJob : public OwnedJob {
         shown_id(sent.request_id),
         plan_(std::move(plan)),
         max_candidates_(max_candidates) {
-    if (plan_->fixed) assignment_ = &*plan_->fixed;
     form = sent.form;
+    if (form == Form::kScore) parts_.emplace_back().request_id = sent.request_id;
     is_heavy = form != Form::kScore && sent.body.size() > kHeavyBytes;
   }
 
@@ -188,7 +199,7 @@ class ScoringJob : public OwnedJob {
     try {
       if (is_gone && ask(worker, [&] { return (*is_gone)().is(Py_True); })) return end(Ending::kGone);
       if (now > deadline) return end(Ending::kLate);
-      if (sent.form != Form::kScore && parts_.empty()) translate(worker);
+      if (parts_.empty()) translate(worker);
     } catch (const Raised&) {
       return end(Ending::kFailed);
     }
@@ -202,7 +213,8 @@ class ScoringJob : public OwnedJob {
     ending = Ending::kDone;
     stages_.queue += started - queued_at;
     try {
-      while ((fate_ = score(worker)) == Fate::kScored && ++part_ < parts_.size()) begin_part();
+      if (!std::exchange(is_read_, true)) read(worker);
+      while ((fate_ = score(worker)) == Fate::kScored && part_ < parts_.size()) is_given_ = false;
       if (parts_.size() < 2) return;
       rows = fate_ == Fate::kScored ? candidates_ : 0;
       has_one_run = false;
@@ -246,7 +258,7 @@ class ScoringJob : public OwnedJob {
     for (size_t rung = 0; rung < counts_.size(); rung++)
       if (counts_[rung]) degraded[kRungs[rung].data()] = counts_[rung];
     if (user_rung_ != UserRung::kOwn) degraded[("user_" + std::string(name_of(user_rung_))).c_str()] = 1;
-    const nb::object looked = fate_ == Fate::kLacking ? asked_of(request_) : followed();
+    const nb::object looked = fate_ == Fate::kLacking ? asked() : followed();
     const auto& [parse, rows, queue, run, reply] = all_stages_;
     return nb::make_tuple(static_cast<int>(fate_), assignment_ ? assignment_->given : nb::none(), looked, bytes_of(reply_),
                           candidates_, degraded, std::tuple(parse, rows, queue, run, reply), or_none(made_), part_,
@@ -255,27 +267,31 @@ class ScoringJob : public OwnedJob {
 
   // Lines of the head of a reply of `size` bytes, with seconds that its explanation took.
   std::string head(size_t size, std::optional<double> explain_s = {}) {
-    char own[320], explained[64] = "";
-    if (explain_s) {
-      std::snprintf(explained, sizeof explained, ", explain;dur=%.3f", 1000 * *explain_s);
-      ready_at_ = clock_s();
-    }
+    if (explain_s) ready_at_ = clock_s();
+    std::string lines = first_ + "content-length: " + std::to_string(size) + "\r\nserver-timing: ";
     const auto& [parse, rows, queue, run, reply] = all_stages_;
-    std::snprintf(own, sizeof own,
-                  "content-length: %zu\r\n"
-                  "server-timing: parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f%s\r\n",
-                  size, 1000 * parse, 1000 * rows, 1000 * queue, 1000 * run, 1000 * (ready_at_ - began), explained);
-    return first_ + own;
+    put_ms(lines, "parse", parse);
+    put_ms(lines, ", rows", rows);
+    put_ms(lines, ", queue", queue);
+    put_ms(lines, ", run", run);
+    put_ms(lines, ", total", ready_at_ - began);
+    if (explain_s) put_ms(lines, ", explain", *explain_s);
+    return lines + "\r\n";
   }
 
   // What `look` has returned: of each part.
   nb::object followed() const { return nb::cast(looked_); }
+  // What is to be fetched.
+  nb::object asked() const { return asked_of(parts_[part_].request, lacked_); }
   const Plan& plan() const { return *plan_; }
 
   const Sent sent;
   const double began;
   std::string shown_id;               // the reply's; set with Python's lock
   std::optional<nb::object> is_gone;  // says whether the client has left, if Python has put the job in
+
+  // Its client may hold the job.
+  void drop() override { is_gone.reset(); }
 
  protected:
   // The reply is ready.
@@ -302,28 +318,24 @@ class ScoringJob : public OwnedJob {
 
   // Of a job that has ended. What Python holds is let go of with its lock.
   const std::shared_ptr<const Plan> plan_;
-  const Assignment* assignment_ = nullptr;  // by default `own_`, which Python is asked for
-  std::optional<Assignment> own_;
-  Request request_;  // of a job that may go on
+  const Assignment* assignment_ = nullptr;  // of the current parts
+  std::list<Assignment> own_;               // which Python is asked for
   std::unique_ptr<HeldGiven> given_;
-  bool is_given_ = false;  // for the current part
+  bool is_given_ = false;  // for the current parts
   std::unique_ptr<HeldLive> live_;
   nb::object of_given_, error_, made_;
   std::vector<nb::object> looked_;
   std::string why_;
   Fate fate_ = Fate::kNotFinite;
   size_t candidates_ = 0;
-  Stages stages_, all_stages_;  // of the current part; of all that are scored
+  Stages stages_, all_stages_;  // of the current parts; of all that are scored
   double ready_at_ = 0.0;
   UserRung user_rung_ = UserRung::kOwn;
   std::array<size_t, kRungs.size()> counts_{};
+  std::vector<Part> parts_;  // one at least, once it is translated
+  size_t part_ = 0;          // the first that is not scored
 
  private:
-  // A scoring request that another form makes.
-  struct Part {
-    std::string request_id, body;
-  };
-
   // Translating larger bodies takes long.
   static constexpr size_t kHeavyBytes = 16'384;
 
@@ -335,8 +347,12 @@ class ScoringJob : public OwnedJob {
       const nb::object length = sent.json_length ? nb::object(bytes_of(*sent.json_length)) : nb::none();
       made_ = (*plan_->translate)(sent.path, length, sent.request_id, bytes_of(sent.body));
       shown_id = nb::cast<std::string>(made_[0]);
-      for (const auto& [id, body] : nb::cast<std::vector<std::pair<std::string, nb::bytes>>>(made_[1]))
-        parts_.push_back({id, std::string(view_of(body))});
+      const auto made = nb::cast<std::vector<std::pair<std::string, nb::bytes>>>(made_[1]);
+      parts_.resize(made.size());
+      for (size_t k = 0; k < made.size(); k++) {
+        parts_[k].request_id = made[k].first;
+        parts_[k].body = view_of(made[k].second);
+      }
       timeout_s_ = nb::cast<std::optional<double>>(made_[2]);
     });
     const double took = clock_s() - before;
@@ -344,12 +360,50 @@ class ScoringJob : public OwnedJob {
     stages_.queue -= took;
   }
 
-  const std::string& body() const { return parts_.empty() ? sent.body : parts_[part_].body; }
-  const std::string& request_id() const { return parts_.empty() ? sent.request_id : parts_[part_].request_id; }
+  const std::string& body_of(const Part& part) const { return part.body.empty() ? sent.body : part.body; }
 
-  void begin_part() {
-    if (!plan_->fixed) assignment_ = nullptr;
-    is_given_ = is_asked_ = false;
+  // Not by printf, which libraries that add conversions to it make slow.
+  static void put_ms(std::string& lines, const char* name, double seconds) {
+    char text[kMostNumberChars];
+    const char* const end = std::to_chars(text, text + sizeof text, 1000 * seconds, std::chars_format::fixed, 3).ptr;
+    lines.append(name).append(";dur=").append(text, static_cast<size_t>(end - text));
+  }
+
+  // Read the parts, and find with what they are scored.
+  void read(Worker& worker) {
+    const double before = clock_s();
+    const Part* last = nullptr;
+    for (Part& part : parts_) {
+      if (plan_->wants) part.is_followed = ask(worker, [&] { return (*plan_->wants)(part.request_id).is(Py_True); });
+      if (!part.request.read(body_of(part), std::min(max_candidates_, plan_->first.capacity))) continue;
+      part.assignment = assigned(worker, part, last);
+      last = &part;
+    }
+    stages_.parse += clock_s() - before;
+  }
+
+  // Parts of one user have the same, as have all if it does not depend on the user.
+  const Assignment* assigned(Worker& worker, const Part& part, const Part* last) {
+    if (plan_->fixed) return &*plan_->fixed;
+    const std::string_view user = part.request.user_id;
+    if (last && (!plan_->is_by_user || (!user.empty() && user == last->request.user_id))) return last->assignment;
+    return ask(worker, [&] { return &own_.emplace_back(plan_->assign(user, part.request_id)); });
+  }
+
+  // The parts that are scored with the current one.
+  std::vector<Part*> together(const Frame& frame) {
+    Part& first = parts_[part_];
+    std::vector<Part*> parts{&first};
+    size_t candidates = first.request.ids.size();
+    for (Part& part : parts_) {
+      const size_t more = part.request.ids.size();
+      if (&part == &first || part.is_scored || part.assignment != assignment_ || !part.request.is_like(first.request) ||
+          !frame.model().allows(part.request) || candidates + more > frame.capacity())
+        continue;
+      parts.push_back(&part);
+      candidates += more;
+    }
+    return parts;
   }
 
   Desk& desk_of(LoadedModel& model, Worker& worker) {
@@ -358,63 +412,37 @@ class ScoringJob : public OwnedJob {
     return *desk;
   }
 
+  // Score the current part, and those that are like it.
   Fate score(Worker& worker) {
-    if (plan_->wants && !is_asked_) is_followed_ = ask(worker, [&] { return (*plan_->wants)(request_id()).is(Py_True); });
-    is_asked_ = true;
-    if (!assignment_) {
-      if (plan_->is_by_user && !read_apart(desk_of(plan_->first, worker).held->frame)) return Fate::kRefused;
-      ask(worker, [&] { own_.emplace(plan_->assign(request_.user_id, request_id())); });
-      assignment_ = &*own_;
-    }
+    assignment_ = parts_[part_].assignment;
+    if (!assignment_) return Fate::kRefused;
     LoadedModel& model = *assignment_->model;
     runner = &model.runner;
     Desk& desk = desk_of(model, worker);
     Frame& frame = desk.held->frame;
-    const Outcome outcome = take(worker, frame);
+    const std::vector<Part*> parts = together(frame);
+    const Outcome outcome = take(worker, frame, parts);
     if (outcome == Outcome::kUnread) return Fate::kRefused;
-    const bool asks = frame.request.is_explained && !is_explained_;
-    if (asks || outcome == Outcome::kLacking) {
-      if (!asks && is_given_) throw std::runtime_error("the native core lacks rows that it was given");
-      keep(frame);
-      return asks ? Fate::kAsking : Fate::kLacking;
+    if (parts[0]->request.is_explained && !is_explained_) return Fate::kAsking;
+    if (outcome == Outcome::kLacking) {
+      if (is_given_) throw std::runtime_error("the native core lacks rows that it was given");
+      lacked_ = frame.candidates();
+      return Fate::kLacking;
     }
-    const size_t candidates = frame.request.ids.size();
+    const size_t candidates = frame.candidates().size();
     const double before = clock_s();
     const size_t fitting = runner->run_s.fitting(candidates, seconds_for_run(before, deadline));
     if (!fitting) {
       end(Ending::kNoTime);
       return Fate::kNotFinite;
     }
-    desk.heads.ran = fitting == candidates ? candidates : fitting - 1;
-    is_partial_ = desk.heads.ran < candidates;
-    if (is_partial_) frame.cut(desk.heads.ran);
+    desk.heads.rows = fitting == candidates ? candidates : fitting - 1;
+    is_partial_ = desk.heads.rows < candidates;
+    if (is_partial_) frame.cut(desk.heads.rows);
     run_model(worker, desk, fitting);
     frame.share(desk.into, fitting);
     rows = fitting;
-    return reply(worker, desk, before);
-  }
-
-  // Read the request in a frame that it is not scored in.
-  bool read_apart(Frame& frame) {
-    const bool is_read = read(frame);
-    keep(frame);
-    return is_read;
-  }
-
-  // The request in a frame: read once, by whichever thread was first.
-  bool read(Frame& frame) {
-    const double before = clock_s();
-    const bool is_read = is_read_ || frame.read(body(), max_candidates_) != Outcome::kUnread;
-    if (is_read_) frame.request = std::move(request_);
-    is_read_ = false;
-    stages_.parse += clock_s() - before;
-    return is_read;
-  }
-
-  // Take the request out of a frame, which is another's soon.
-  void keep(Frame& frame) {
-    request_ = std::move(frame.request);
-    is_read_ = true;
+    return reply(worker, desk, parts, before);
   }
 
   void run_model(Worker& worker, Desk& desk, size_t count) {
@@ -428,35 +456,42 @@ class ScoringJob : public OwnedJob {
     });
   }
 
-  Fate reply(Worker& worker, Desk& desk, double before) {
-    HeldFrame& held = *desk.held;
+  Fate reply(Worker& worker, Desk& desk, const std::vector<Part*>& parts, double before) {
     const double after = clock_s();
     stages_.run = after - before;
-    std::vector<Head>& heads = desk.heads.heads;
-    float* const deviations = desk.scores.back().data();
-    const bool is_uncertain = held.frame.request.explore && held.frame.deviate(heads[0].scores, rows, deviations);
-    if (is_uncertain) heads.push_back({std::string(kUncertainty), deviations});
-    const bool is_finite = held.reply.write(held.frame, {request_id(), assignment_->arm}, desk.heads,
-                                            assignment_->corrections);
-    if (is_uncertain) heads.pop_back();
-    if (!is_finite) return Fate::kNotFinite;
-    user_rung_ = held.frame.user_rung;
-    std::array<size_t, kRungs.size()> counts{};
-    for (const Degraded& one : held.reply.degraded) counts[static_cast<size_t>(one.rung)]++;
-    for (size_t rung = 0; rung < counts.size(); rung++) counts_[rung] += counts[rung];
-    candidates_ += held.frame.request.ids.size();
-    // The frame is another request's soon.
-    if (is_followed_ || is_explained_) look(worker, desk);
+    for (Part* const part : parts)
+      if (!write(worker, desk, *part, parts.size() > 1)) return Fate::kNotFinite;
+    while (part_ < parts_.size() && parts_[part_].is_scored) part_++;
     ready_at_ = clock_s();
     stages_.reply = ready_at_ - after;
     const Stages own = std::exchange(stages_, {});
     all_stages_.add(own);
-    if (!made_.is_valid())
-      send(desk, held.reply.bytes());
-    else if (replies_.emplace_back(held.reply.bytes()); replies_.size() == parts_.size())
-      finish(worker, desk);
-    count(*worker.tally, own, counts, held.frame, held.reply);
+    const Reply& last = desk.held->reply;
+    if (part_ == parts_.size()) made_.is_valid() ? finish(worker, desk) : send(desk, last.bytes());
+    count(*worker.tally, own, desk.held->frame);
     return Fate::kScored;
+  }
+
+  // The reply to a part that has its scores; false for one that is not finite.
+  bool write(Worker& worker, Desk& desk, Part& part, bool is_shared) {
+    HeldFrame& held = *desk.held;
+    std::vector<Head>& heads = desk.heads.heads;
+    float* const deviations = desk.scores.back().data();
+    held.frame.turn_to(part.request);
+    const bool is_uncertain = part.request.explore && held.frame.deviate(heads[0].scores, rows, deviations);
+    if (is_uncertain) heads.push_back({std::string(kUncertainty), deviations});
+    const bool is_finite = held.reply.write(held.frame, {part.request_id, assignment_->arm}, desk.heads,
+                                            assignment_->corrections);
+    if (is_uncertain) heads.pop_back();
+    if (!is_finite) return false;
+    user_rung_ = held.frame.user_rung;
+    candidates_ += part.request.ids.size();
+    count_part(*worker.tally, held.reply);
+    // The frame is another request's soon.
+    if (part.is_followed || is_explained_) look(worker, desk, part, is_shared);
+    part.is_scored = true;
+    if (made_.is_valid()) part.reply = held.reply.bytes();
+    return true;
   }
 
   // The reply of the request's own form.
@@ -465,7 +500,7 @@ class ScoringJob : public OwnedJob {
     first_.clear();
     ask(worker, [&] {
       nb::list replies;
-      for (const std::string& reply : replies_) replies.append(bytes_of(reply));
+      for (const Part& part : parts_) replies.append(bytes_of(part.reply));
       // Let go of with Python's lock, so that the job needs it no more.
       const nb::object made = std::exchange(made_, {});
       const auto [headers, body] =
@@ -477,28 +512,13 @@ class ScoringJob : public OwnedJob {
     send(desk, whole);
   }
 
-  void count(Tally& tally, const Stages& stages, const std::array<size_t, kRungs.size()>& counts, const Frame& frame,
-             const Reply& reply) const {
-    const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-    const Found& found = frame.found;
+  void count_part(Tally& tally, const Reply& reply) {
+    std::array<size_t, kRungs.size()> counts{};
+    for (const Degraded& one : reply.degraded) counts[static_cast<size_t>(one.rung)]++;
+    for (size_t rung = 0; rung < counts.size(); rung++) counts_[rung] += counts[rung];
     tally.note([&](auto inc, auto observe) {
       if (assignment_->slot) inc(static_cast<Count>(static_cast<size_t>(Count::kArm) + assignment_->slot - 1));
-      observe(Measure::kParse, stages.parse);
-      observe(Measure::kRows, stages.rows);
-      observe(Measure::kQueue, stages.queue);
-      observe(Measure::kRun, stages.run);
-      observe(Measure::kReply, stages.reply);
-      observe(Measure::kCandidates, static_cast<double>(frame.request.ids.size()));
-      observe(Measure::kRunRows, static_cast<double>(rows));
-      if (is_partial_) inc(Count::kPartial);
-      if (!is_given_) {
-        const size_t rows = found.items + found.has_user;
-        inc(assignment_->model->has_files() ? Count::kRowsOfFile : Count::kRowsOfArena, rows);
-        inc(Count::kRowsMissing, found.asked - rows);
-        if (found.user_written_at != 0.0) observe(Measure::kUserAge, now - found.user_written_at);
-        if (found.item_written_at != 0.0) observe(Measure::kItemAge, now - found.item_written_at);
-        if (!std::isnan(found.live_age_s)) observe(Measure::kLiveAge, found.live_age_s);
-      }
+      observe(Measure::kCandidates, static_cast<double>(reply.columns[0].values.size()));
       if (user_rung_ != UserRung::kOwn) inc(user_rung_ == UserRung::kCached ? Count::kUserCached : Count::kUserUnknown);
       for (size_t rung = 0; rung < counts.size(); rung++)
         inc(static_cast<Count>(static_cast<size_t>(Count::kCached) + rung), counts[rung]);
@@ -507,20 +527,48 @@ class ScoringJob : public OwnedJob {
     });
   }
 
-  void look(Worker& worker, const Desk& desk) {
-    ask(worker, [&] {
-      const auto taken = std::tuple(stages_.parse, stages_.rows, stages_.queue, stages_.run);
-      looked_.push_back(plan_->look(desk.frame, desk.tensors, desk.heads.ran, taken, assignment_->given, request_id(),
-                                    bytes_of(body()), began, is_given_ ? of_given_ : nb::none(), is_followed_, is_explained_));
+  // A run.
+  void count(Tally& tally, const Stages& stages, const Frame& frame) const {
+    const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+    const Found& found = frame.found;
+    tally.note([&](auto inc, auto observe) {
+      observe(Measure::kParse, stages.parse);
+      observe(Measure::kRows, stages.rows);
+      observe(Measure::kQueue, stages.queue);
+      observe(Measure::kRun, stages.run);
+      observe(Measure::kReply, stages.reply);
+      observe(Measure::kRunRows, static_cast<double>(rows));
+      if (is_partial_) inc(Count::kPartial);
+      if (is_given_) return;
+      const size_t read = found.items + found.has_user;
+      inc(assignment_->model->has_files() ? Count::kRowsOfFile : Count::kRowsOfArena, read);
+      inc(Count::kRowsMissing, found.asked - read);
+      if (found.user_written_at != 0.0) observe(Measure::kUserAge, now - found.user_written_at);
+      if (found.item_written_at != 0.0) observe(Measure::kItemAge, now - found.item_written_at);
+      if (!std::isnan(found.live_age_s)) observe(Measure::kLiveAge, found.live_age_s);
     });
   }
 
-  Outcome take(Worker& worker, Frame& frame) {
+  void look(Worker& worker, const Desk& desk, const Part& part, bool is_shared) {
+    ask(worker, [&] {
+      const auto taken = std::tuple(stages_.parse, stages_.rows, stages_.queue, stages_.run);
+      looked_.push_back(plan_->look(desk.frame, desk.tensors, std::pair(desk.held->reply.ran, is_shared), taken,
+                                    assignment_->given, part.request_id, bytes_of(body_of(part)), began,
+                                    is_given_ ? of_given_ : nb::none(), part.is_followed, is_explained_));
+    });
+  }
+
+  Outcome take(Worker& worker, Frame& frame, const std::vector<Part*>& parts) {
+    const double before = clock_s();
+    std::vector<Request*> requests;
+    frame.keeps_rows = false;
+    for (Part* const part : parts) {
+      requests.push_back(&part->request);
+      frame.keeps_rows |= part->is_followed;
+    }
     frame.live = nullptr;
     frame.reads_texts = assignment_->reads_texts;
-    frame.keeps_rows = is_followed_;
-    if (!read(frame)) return Outcome::kUnread;
-    const double before = clock_s();
+    frame.take(requests);
     const Outcome outcome = is_given_ ? frame.fill(given_->given, given_at_) : fill(worker, frame);
     frame.live = nullptr;
     stages_.rows += clock_s() - before;
@@ -531,7 +579,7 @@ class ScoringJob : public OwnedJob {
     const LoadedModel& model = *assignment_->model;
     if (!model.users) return Outcome::kLacking;
     if (assignment_->live) {
-      ask(worker, [&] { live_ = live_of(*assignment_->live, frame.request); });
+      ask(worker, [&] { live_ = live_of(*assignment_->live, frame); });
       if (!live_) return Outcome::kLacking;
       frame.live = &live_->live;
     }
@@ -542,15 +590,11 @@ class ScoringJob : public OwnedJob {
   }
 
   const size_t max_candidates_;
-  std::vector<Part> parts_;           // of another form
-  size_t part_ = 0;                   // which is scored
-  std::vector<std::string> replies_;  // of the parts
+  std::vector<std::string_view> lacked_;  // candidates of the current parts, if rows are
   std::optional<double> timeout_s_;   // until the deadline that the body sets
   std::string first_ = "content-type: application/json\r\n";  // of the reply's head
   std::string reply_;                 // kept for Python
-  bool is_asked_ = false;     // whether the part is followed
-  bool is_read_ = false;      // `request_` is
-  bool is_followed_ = false;  // keep its rows, and look
+  bool is_read_ = false;       // whether the parts are
   bool is_explained_ = false;  // look
   bool is_partial_ = false;    // only the first candidates are scored
   double given_at_ = 0.0;

@@ -205,8 +205,8 @@ class Front : public Keeper, public Sockets {
     one.is_ended = true;
     one.closes = one.requests.empty();
     one.head_since = 0.0;
-    await_end(one);
     watch(one, false, one.writes);
+    await_end(one);
   }
 
   void come(Connection& one, std::string_view data) override {
@@ -360,9 +360,9 @@ class Front : public Keeper, public Sockets {
     const double deadline = request.began + (head.seconds > 0.0 ? head.seconds : limits_.deadline_s);
     std::string id(head.request_id);
     if (id.empty()) {
-      char text[32];
-      std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(request.number));
-      id = process_ + text;
+      char text[17];
+      const auto digits = static_cast<size_t>(std::to_chars(text, text + sizeof text, request.number, 16).ptr - text);
+      id = process_ + std::string(16 - digits, '0').append(text, digits);
     }
     std::shared_ptr<const Plan> plan;
     Load load;
@@ -413,11 +413,18 @@ class Front : public Keeper, public Sockets {
     lose(one);
   }
 
-  // Have a job that is under way wake this thread when it ends, if its connection has more to do than to wait for it.
+  // If the connection has more to do than to wait for a job, go on where that has answered; else it wakes this thread when
+  // it ends.
   void await_end(Connection& one) {
     if (one.requests.empty() || one.requests.front()->state != HttpState::kScored) return;
-    const HttpRequest& request = *one.requests.front();
-    if (one.requests.size() > 1 || request.closes || one.is_ended) request.job->is_awaited = true;
+    HttpRequest& request = *one.requests.front();
+    if (one.requests.size() == 1 && !request.closes && !one.is_ended) return;
+    if (!request.job->has_answered) {
+      request.job->is_awaited = true;
+      return;
+    }
+    std::exchange(request.job, nullptr)->connection = nullptr;
+    answered(one);
   }
 
   void refused_by_engine(Connection& one, const Fault& fault, Form form, std::string_view id, Count status) {

@@ -85,7 +85,7 @@ struct Telling {
   nb::tuple operator()(Lacking& lacking) const {
     const FrontJob& job = *lacking.job;
     return nb::make_tuple("lacking", std::make_unique<AwayJob>(front, lacking.job), job.assignment().given,
-                          asked_of(job.asked()), job.deadline);
+                          job.asked(), job.deadline);
   }
   nb::tuple operator()(std::unique_ptr<FrontJob>& job) const { return nb::make_tuple("scored", job->followed()); }
 };

@@ -34,16 +34,15 @@ class FrontJob : public ScoringJob {
   bool is_scored() const { return ending == Ending::kDone && fate_ == Fate::kScored; }
   bool is_lacking() const { return ending == Ending::kDone && fate_ == Fate::kLacking; }
   // Whether its end can wait until the front's thread wakes for something else.
-  bool is_quiet() const { return is_sent && left.empty() && !is_awaited && !holds_python(); }
+  bool is_quiet() const { return has_answered && !is_awaited && !holds_python(); }
   // Whether it is to be freed with Python's lock.
   bool holds_python() const {
-    return own_ || live_ || given_ || !looked_.empty() || error_.is_valid() || made_.is_valid();
+    return !own_.empty() || live_ || given_ || !looked_.empty() || error_.is_valid() || made_.is_valid();
   }
   size_t candidates() const { return candidates_; }
   double seconds() const { return ready_at_ - began; }
   // With what it is scored, and what it lacks.
   const Assignment& assignment() const { return *assignment_; }
-  const Request& asked() const { return request_; }
   bool is_given() const { return is_given_; }
 
   const Load load;
@@ -53,6 +52,7 @@ class FrontJob : public ScoringJob {
   bool is_away = false;              // Python fetches what it lacks
   bool is_handed = false;            // it is Python's, as is its reply
   std::atomic<bool> is_awaited{false};  // the connection has more to do
+  std::atomic<bool> has_answered{false};  // all of the reply is written
   std::string left;      // of the reply: what is not written
   bool is_sent = false;  // the job has answered by itself
 
@@ -69,6 +69,7 @@ class FrontJob : public ScoringJob {
     // After another error the client has left, and the front will notice.
     if (written >= 0 || errno == EAGAIN || errno == EWOULDBLOCK) left = whole.substr(static_cast<size_t>(std::max<ssize_t>(written, 0)));
     is_sent = true;
+    has_answered = left.empty();
   }
 
   std::mutex mutex_;  // guards the descriptor

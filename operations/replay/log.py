@@ -143,8 +143,13 @@ class LogReplay:
         if basis.is_partial:
             nothing = items.unpack([None]).records
             tensors = cut(bundle.schema, tensors, basis.ran, nothing, basis.at)
-        same, uncertainty = first_equal(bundle.schema, tensors), bundle.manifest.uncertainty
-        scores = {head: column[same] for head, column in runtime.run(tensors).items()}
+        # A run has each candidate once; the unknown one has no ID.
+        _, firsts = np.unique([*request.ids[: basis.ran], *[""] * basis.is_partial], return_index=True)
+        firsts.sort()
+        once = {spec.name: tensors[spec.name][firsts] for spec in bundle.schema.tensors if spec.side == "item"}
+        same = np.searchsorted(firsts, first_equal(bundle.schema, tensors))
+        uncertainty = bundle.manifest.uncertainty
+        scores = {head: column[same] for head, column in runtime.run(tensors | once).items()}
         if record.explore is not None and uncertainty is not None:
             scores[COLUMN] = uncertainty.logit_std(impressions_of(bundle.schema, tensors), scores[HEAD])
         if basis.is_partial:
@@ -184,6 +189,8 @@ def replay_log(
 
 def _unlike(record: RequestRecord, runtime: Runtime) -> str | None:
     """Return why bits may differ; None if they must be equal."""
+    if record.is_shared:
+        return "a run with candidates of other impressions"
     engine = runtime.engine
     pairs = {
         "runtime": (record.engine, engine.key),
@@ -252,7 +259,7 @@ def basis_of(record: RequestRecord, users: RowCodec, items: RowCodec) -> Basis:
     if len(found) != count or (stale is not None and len(stale) != count):
         raise LogError(f"request {record.request_id}: {len(found)} rows are marked, expected {count}")
     rows = Rows(_records(record.item_rows, items, count), found, (), 0, stale)
-    return Basis(record.at, user, rows, record.ran, record.is_partial)
+    return Basis(record.at, user, rows, record.ran, record.is_partial, record.is_shared)
 
 
 def _impressions(record: RequestRecord) -> tuple[Impression, ...]:

@@ -103,6 +103,8 @@ def roll_back_redis(url: str) -> str:
         current, previous = get_all(running.redis, [POINTER, PREVIOUS])
         if current is None or previous is None:
             raise SourceError(f"Redis at {running.address}: has no previous bundle to roll back to")
+        if current == previous:  # a publication was killed between the two
+            raise SourceError(f"Redis at {running.address}: the previous bundle is the current one already")
         if running.redis.get(rows_key(previous.decode())) is None:
             raise SourceError(
                 f"Redis at {running.address}: does not hold all rows of the previous bundle {previous.decode()};"

@@ -12,6 +12,7 @@ import os
 import struct
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ import lmdb
 import structlog
 
 from msd.contract.rows import ROW_SIDES, RowSide
-from service.live.live_state import NOTHING, LiveState, current, pack_state, take, unpack_state
+from service.live.live_state import NOTHING, current, pack_state, take, unpack_state
 from service.live.room import Room, used_bytes
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, PackedStates, Stream, after
 
@@ -152,10 +153,9 @@ class StateFile:
                 stream = Stream.unpack(_bytes(transaction.get(_STREAM, db=self._about)))
                 folding = _Fold(transaction, self._states, generations, stream)
                 outcomes = [folding.add(batch) for batch in batches]
-                changed = folding.write()
                 if folding.stream is not None:
                     transaction.put(_STREAM, folding.stream.pack(), db=self._about)
-                    self.room.make(transaction, changed, folding.stream.until, batches[-1].rules)
+                    self.room.make(transaction, folding.changed, folding.stream.until, batches[-1].rules)
             return outcomes
         except lmdb.MapFullError as error:
             raise LiveError(f"{self._folder}: live states have reached MSD_STATE_MB; raise it") from error
@@ -221,7 +221,8 @@ class _Age(NamedTuple):
 
 
 class _Fold:
-    """The changes of one transaction, each event once. A state is read and written once for all its events."""
+    """The changes of one transaction, each event once. States are held packed, because the garbage collector would walk
+    the histories of thousands, and hold all threads meanwhile."""
 
     def __init__(
         self,
@@ -233,51 +234,42 @@ class _Fold:
         self._transaction = transaction
         self._states = states
         self._newer, self._older = generations
-        self._held: dict[tuple[RowSide, str], LiveState | None] = {}
-        self._changed: dict[tuple[RowSide, str], LiveState] = {}
         self.stream = stream
+        self.changed = 0
+        """States written."""
 
     def add(self, batch: LiveBatch) -> BatchOutcome:
-        duplicates = late = in_row = 0
         for stretch in batch.stretches:
             self.stream = after(self.stream, stretch, batch.lag_s)
-        for event in batch.events:
-            if not self._is_new(event):
-                duplicates += 1
-                continue
-            is_late, is_in_row = self._fold(batch, event)
-            late += is_late
-            in_row += is_in_row
+        new = [event for event in batch.events if self._is_new(event)]
+        late, in_row = set[int](), set[int]()
+        for side in ROW_SIDES:
+            places = defaultdict[str, list[int]](list)
+            for place, event in enumerate(new):
+                places[event.of(side)[0]].append(place)
+            for owner, own in places.items():
+                key = state_key(side, owner)
+                held = unpack_state(_bytes(self._transaction.get(key, db=self._states)))
+                before = state = current(held, unpack_state(batch.rows[side].get(owner)) or NOTHING)
+                for place in own:
+                    of_side = new[place].of(side)[1]
+                    folded = take(batch.rules[side], state, of_side)
+                    if folded is state:
+                        in_row.add(place)
+                    elif of_side.at < state.state.as_of:
+                        late.add(place)
+                    state = folded
+                if state is not before:
+                    self._transaction.put(key, pack_state(state), db=self._states)
+                    self.changed += 1
         newest = self.stream.until if self.stream else 0.0
-        return BatchOutcome(len(batch.events) - duplicates, duplicates, late, in_row, newest)
-
-    def write(self) -> int:
-        """Write the states, and return their number."""
-        for (side, owner), state in self._changed.items():
-            self._transaction.put(state_key(side, owner), pack_state(state), db=self._states)
-        return len(self._changed)
+        return BatchOutcome(len(new), len(batch.events) - len(new), len(late), len(in_row), newest)
 
     def _is_new(self, event: LiveEvent) -> bool:
         key = hashlib.blake2b(event.key, digest_size=16).digest()
         if self._transaction.get(key, db=self._older) is not None:
             return False
         return bool(self._transaction.put(key, b"", overwrite=False, db=self._newer))
-
-    def _fold(self, batch: LiveBatch, event: LiveEvent) -> tuple[bool, bool]:
-        is_late = is_in_row = False
-        for side in ROW_SIDES:
-            owner, of_side = event.of(side)
-            key = side, owner
-            if key not in self._held:
-                self._held[key] = unpack_state(_bytes(self._transaction.get(state_key(side, owner), db=self._states)))
-            before = current(self._held[key], batch.rows[side].get(owner, NOTHING))
-            state = take(batch.rules[side], before, of_side)
-            if state is before:
-                is_in_row = True
-                continue
-            is_late |= event.at < before.state.as_of
-            self._held[key] = self._changed[key] = state
-        return is_late, is_in_row
 
 
 def _take_room(path: Path, size: int) -> None:

@@ -40,6 +40,7 @@ _TOGETHER = 50
 # Memory overhead of an entry beside the bytes of key and state, approximately.
 _OVERHEAD = 250
 _NOT_HELD = None, -1
+_NO_ROW = pack_state(NOTHING)
 
 
 class RedisStates:
@@ -195,7 +196,7 @@ class RedisStates:
             _number(rule.half_life_s),
             b"%d" % rule.history_length,
             self._seen_s,
-            pack_state(batch.rows[side].get(entity_id, NOTHING)),
+            batch.rows[side].get(entity_id, _NO_ROW),
         ]
         own = [(digest, what, item if side == "user" else b"") for digest, what, item in events]
         return [live_key(side, entity_id).encode(), *seen], [*settled, *(part for event in own for part in event)]

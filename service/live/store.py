@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from msd.contract.errors import MsdError
 from msd.contract.rows import Rows, RowSide
 from msd.contract.state import Event, StateRule
-from service.live.live_state import LiveState, begin
+from service.live.live_state import begin, pack_state
 
 _TIMES = struct.Struct("<dd")
 _NO_TIME = 1e11
@@ -88,10 +88,10 @@ class LiveEvent(NamedTuple):
 
 
 class LiveBatch(NamedTuple):
-    """Events, the existing rows of their users and items, and the rule of each side."""
+    """Events, the existing rows of their users and items as packed states, and the rule of each side."""
 
     events: Sequence[LiveEvent]
-    rows: Mapping[RowSide, Mapping[str, LiveState]]
+    rows: Mapping[RowSide, Mapping[str, bytes]]
     rules: Mapping[RowSide, StateRule]
     lag_s: float
 
@@ -112,12 +112,13 @@ class BatchOutcome(NamedTuple):
     newest_at: float
 
 
-def rows_of(ids: Sequence[str], rows: Rows) -> dict[str, LiveState]:
+def rows_of(ids: Sequence[str], rows: Rows) -> dict[str, bytes]:
+    """Return the packed states of the rows that were found."""
     records = rows.records
     columns = (records[name].tolist() for name in ("impressions", "clicks", "as_of"))
     histories = rows.histories or ((),) * len(ids)
     return {
-        entity_id: begin(impressions, clicks, as_of, history)
+        entity_id: pack_state(begin(impressions, clicks, as_of, history))
         for entity_id, found, impressions, clicks, as_of, history in zip(
             ids, rows.found.tolist(), *columns, histories, strict=True
         )

@@ -7,7 +7,7 @@ Knows requests, their inputs, and events. Does not know who reads the figures.
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +121,8 @@ class _Counted:
         return self._reference.psi(self._counts)
 
 
+# What waits for long is kept as plain tuples, which the garbage collector does not track: it would walk named tuples
+# and lists, and hold all threads meanwhile.
 class _Shown(NamedTuple):
     key: tuple[str, str]
     at: float
@@ -135,7 +137,7 @@ class _Predicted(NamedTuple):
     """The candidates of one request: scores, NaN of those that were shown, those of conversions, groups of ranks, and
     bids, NaN without; and the number of the request's segments."""
 
-    item_ids: list[str]
+    item_ids: tuple[str, ...]
     scores: NDArray[np.float32]
     pcvr: NDArray[np.float32] | None
     ranks: NDArray[np.int8]
@@ -153,7 +155,7 @@ class _Predicted(NamedTuple):
         if bids is not None and record.pricing is not None:
             # Bids for other things are of another scale.
             bids[np.array(record.pricing) != "cpc"] = np.nan
-        return cls(record.item_ids, scores.copy(), None if pcvr is None else pcvr.copy(), ranks, bids, division)
+        return cls(tuple(record.item_ids), scores.copy(), None if pcvr is None else pcvr.copy(), ranks, bids, division)
 
     def is_due(self, item_id: str) -> bool:
         """Return whether it is a candidate that was not shown yet."""
@@ -175,7 +177,7 @@ class _Outcomes:
 
     def __init__(self, settle_s: float) -> None:
         self._settle_s = settle_s
-        self._waiting: deque[_Shown] = deque()
+        self._waiting: deque[tuple[Any, ...]] = deque()
         self.keys: set[tuple[str, str]] = set()
         self.observed: set[tuple[str, str]] = set()
         # Ring buffer of the latest, and their total number.
@@ -188,15 +190,16 @@ class _Outcomes:
 
     def add(self, shown: _Shown) -> None:
         self.keys.add(shown.key)
-        self._waiting.append(shown)
+        self._waiting.append(tuple(shown))
 
     def settle(self, newest_at: float, head: Literal["pctr", "pcvr"]) -> list[_Shown]:
         """Judge what has settled by the head's score, and return that with the outcome."""
         found = []
-        while self._waiting and (
-            self._waiting[0].at <= newest_at - self._settle_s or len(self._waiting) > limits.MAX_REMEMBERED
-        ):
-            shown = self._waiting.popleft()
+        while self._waiting:
+            shown = _Shown(*self._waiting[0])
+            if shown.at > newest_at - self._settle_s and len(self._waiting) <= limits.MAX_REMEMBERED:
+                break
+            self._waiting.popleft()
             is_observed = shown.key in self.observed
             self.keys.discard(shown.key)
             self.observed.discard(shown.key)
@@ -212,7 +215,7 @@ class Observed:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._predictions: OrderedDict[str, _Predicted] = OrderedDict()
+        self._predictions: OrderedDict[str, tuple[Any, ...]] = OrderedDict()
         self._remembered = 0
         self._clicks, self._conversions = _Outcomes(SETTLE_S), _Outcomes(CONVERSION_SETTLE_S)
         self._divisions: dict[tuple[str, ...], int] = {}
@@ -225,12 +228,13 @@ class Observed:
         if segments not in self._divisions and len(self._divisions) >= _MOST_DIVISIONS:
             segments = segments[:1]
         division = self._divisions.setdefault(segments, len(self._divisions))
-        self._predictions[record.request_id] = _Predicted.of(record, formula, division)
+        self._predictions[record.request_id] = tuple(_Predicted.of(record, formula, division))
         self._remembered += _REQUEST_COSTS + len(record.item_ids)
         while self._remembered > limits.MAX_REMEMBERED:
             request_id, oldest = self._predictions.popitem(last=False)
-            self._remembered -= _REQUEST_COSTS + len(oldest.item_ids)
-            keys = {(request_id, item_id) for item_id in oldest.item_ids}
+            item_ids = _Predicted(*oldest).item_ids
+            self._remembered -= _REQUEST_COSTS + len(item_ids)
+            keys = {(request_id, item_id) for item_id in item_ids}
             never_shown = self._clicks.observed & keys - self._clicks.keys
             self._clicks.observed -= never_shown
             self._conversions.observed -= never_shown
@@ -241,7 +245,8 @@ class Observed:
         at = min(event.at, event.received_at)
         self._newest_at = max(self._newest_at, at)
         key = (event.request_id or "", event.item_id)
-        predicted = self._predictions.get(key[0])
+        held = self._predictions.get(key[0])
+        predicted = None if held is None else _Predicted(*held)
         if event.type == "conversion":
             if key in self._conversions.keys or key in self._clicks.observed:
                 self._conversions.observed.add(key)

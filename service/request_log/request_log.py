@@ -326,6 +326,7 @@ def record_of(served: Served, segments: Sequence[str] = ()) -> RequestRecord:
         threads=engine.threads,
         ran=basis.ran,
         is_partial=basis.is_partial,
+        is_shared=basis.is_shared,
         user_id=request.user_id,
         request=served.body,
         history=history,

@@ -27,7 +27,6 @@ from service.errors import EventsUnavailable, StoreError
 from service.http.middleware import read_json_body, send_json
 from service.json_parser import JsonParser
 from service.limits import MAX_EVENTS
-from service.live.live_state import LiveState
 from service.live.overlay import state_rules
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, rows_of
 from service.request_log.request_log import RequestLog
@@ -39,6 +38,8 @@ from service.telemetry.metrics import Metrics
 PATH = "/v1/events"
 MAX_AHEAD_S = 60.0
 """Maximum seconds by which an event may be ahead of the service's clock; later ones count as this much ahead."""
+# Rows that are read at once: a history is unpacked within .1 ms.
+_ROWS_TOGETHER = 50
 
 
 class TooManyEvents(RequestError):
@@ -107,7 +108,7 @@ class EventsRoute:
                     )
         events = self._settled(received, time.time())
         model = self._serving.current.champion
-        rows: dict[RowSide, dict[str, LiveState]] = {
+        rows: dict[RowSide, dict[str, bytes]] = {
             "user": await self._rows(model, "user", [event.user_id for event in events]),
             "item": await self._rows(model, "item", [event.item_id for event in events]),
         }
@@ -144,15 +145,19 @@ class EventsRoute:
             if event.type != "conversion"
         ]
 
-    async def _rows(self, model: Model, side: RowSide, ids: Sequence[str]) -> dict[str, LiveState]:
-        """Return the rows by ID. Without them, a state would wrongly start empty."""
+    async def _rows(self, model: Model, side: RowSide, ids: Sequence[str]) -> dict[str, bytes]:
+        """Return the rows by ID, packed. Without them, a state would wrongly start empty."""
         distinct = list(dict.fromkeys(ids))
-        await asyncio.sleep(0)  # a file's rows are read at once, a thousand in a millisecond or two
+        rows: dict[str, bytes] = {}
         try:
-            return rows_of(distinct, await model.store.get(side, distinct))
+            for start in range(0, len(distinct), _ROWS_TOGETHER):
+                some = distinct[start : start + _ROWS_TOGETHER]
+                await asyncio.sleep(0)  # a file's rows are read at once
+                rows |= rows_of(some, await model.store.get(side, some))
         except StoreError as error:
             self._metrics.store_errors.inc()
             raise EventsUnavailable(str(error)) from error
+        return rows
 
     def _count(self, batch: LiveBatch, outcome: BatchOutcome) -> None:
         metrics = self._metrics

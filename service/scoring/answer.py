@@ -53,13 +53,15 @@ class RawRequest(NamedTuple):
 
 class Basis(NamedTuple):
     """The inputs of a scored request: the time, the user's row, those of `wanted_items`; the number of candidates in
-    the run, which are only the first if time was short (`is_partial`)."""
+    the run, which are only the first if time was short (`is_partial`); whether those of other impressions were in it
+    too."""
 
     at: float
     user: Rows
     items: Rows
     ran: int
     is_partial: bool = False
+    is_shared: bool = False
 
 
 class Served(NamedTuple):

@@ -72,16 +72,14 @@ class Frame(NamedTuple):
 
     core: Any
     tensors: Tensors
-    of_candidates: tuple[str, ...]
-
-    def first(self, count: int) -> Tensors:
-        """Return the tensors of the first `count` candidates."""
-        return self.tensors | {name: self.tensors[name][:count] for name in self.of_candidates}
 
     def copied(self, names: Iterable[str] | None = None) -> Tensors:
-        """Return copies of tensors of all candidates; by default of all tensors."""
-        tensors = self.first(self.core.count)
-        return {name: tensors[name].copy() for name in (tensors if names is None else names)}
+        """Return copies of the request's tensors; by default of all."""
+        rows = self.core.rows[: self.core.count]
+        return {
+            name: self.tensors[name][rows] if name.startswith("item_") else self.tensors[name].copy()
+            for name in (self.tensors if names is None else names)
+        }
 
     @property
     def choice(self) -> Choice | None:
@@ -102,11 +100,10 @@ class Frame(NamedTuple):
         records = np.frombuffer(items, model.codecs["item"].dtype)
         return Rows(users, has_user, (history,), 0), Rows(records, np.frombuffer(found, bool), (), 0)
 
-
-def frame_of(model: Model, core: object, tensors: Tensors) -> Frame:
-    """Return a frame of the core's and its tensors."""
-    of_candidates = tuple(spec.name for spec in model.schema.tensors if spec.side == "item")
-    return Frame(core, tensors, of_candidates)
+    def of_request(self, items: Rows) -> Rows:
+        """Return the request's rows of `items`, which has one for equal candidates, and the history's behind them."""
+        rows = self.core.rows
+        return Rows(items.records[rows], items.found[rows], (), 0, None if items.stale is None else items.stale[rows])
 
 
 class Frames:
@@ -131,7 +128,7 @@ class Frames:
         if frame is None:
             tensors = new_tensors(model.schema, self.max_candidates)
             core = native.core.Frame(model.native.schema, model.native.served, tensors, self.max_candidates)
-            frame = model.native.frames.own = frame_of(model, core, tensors)
+            frame = model.native.frames.own = Frame(core, tensors)
         return frame
 
     def read(self, model: Model, body: bytes) -> CheckedRequest | None:

@@ -32,7 +32,7 @@ from service.scoring.answer import (
 )
 from service.scoring.deployment import Arm, Deployment
 from service.scoring.engine import ScoringEngine, error_of
-from service.scoring.frames import Frame, Frames, Given, frame_of
+from service.scoring.frames import Frame, Frames, Given
 from service.scoring.model import Model, WatchedCorrections
 from service.scoring.reply import Explanation, with_explanation
 from service.telemetry.metrics import Metrics
@@ -193,7 +193,6 @@ class Pipeline:
         A failing store raises nothing: it degrades the scores. Nor does a near deadline: candidates that cannot be
         scored before it get the prior.
         """
-        core.end_if(raw.budget.is_gone)
         job = _AppJob(core, raw.began)
         found = job.ended() if core.is_claimed else await self._score(job, raw)
         if found.fate == _TIMED:
@@ -226,6 +225,7 @@ class Pipeline:
                     self._explainer.begin()
                     is_explained = True
                     core.go_on(None)
+                core.end_if(raw.budget.is_gone)
                 found = await self._engine.do(job)
             if found.fate == _SCORED:
                 self._engine.read(len(raw.body), found.candidates, raw.form)
@@ -303,7 +303,7 @@ class Pipeline:
         deployment: Deployment,
         core: Any,  # noqa: ANN401
         tensors: Tensors,
-        ran: int,
+        run: tuple[int, bool],
         taken: Taken,
         assignment: Assignment,
         request_id: str,
@@ -313,8 +313,10 @@ class Pipeline:
         is_followed: bool,
         is_explained: bool,
     ) -> Seen:
-        """Return what is to be known of a scored request before its frame is another's. `ran`: candidates run."""
-        frame, arm = frame_of(assignment.arm.model, core, tensors), assignment.arm
+        """Return what is to be known of a scored request before its frame is another's. `run`: how many of its first
+        candidates were in the run, and whether other requests' were too."""
+        frame, arm = Frame(core, tensors), assignment.arm
+        ran, is_shared = run
         explained = self._to_explain(frame, ran, assignment) if is_explained else None
         if not is_followed:
             return Seen(deployment, None, explained)
@@ -327,7 +329,7 @@ class Pipeline:
             arm is deployment.arms[0],
             arm.model,
             body,
-            Basis(core.at, user, items, ran, ran < core.count),
+            Basis(core.at, user, frame.of_request(items), ran, ran < core.count, is_shared),
             frame.columns,
             core.rungs,
             core.user_rung,

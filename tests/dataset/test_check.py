@@ -64,11 +64,11 @@ def test_rejects_folder_without_valid_configuration(tmp_path: Path, text: str) -
 
 def test_check_command_groups_rows_with_the_same_fault(tmp_path: Path) -> None:
     events = "user_id,item_id,at,label,device\n" + "u1,1,5,7,ios\n" * 1200
-    items = spoil(ITEMS, 1, "price", "[red]5[/red]")
+    items = spoil(ITEMS, 1, "price", "[red]5\\[/red]")
     code, output = run("check", write_small(tmp_path, events=events, items=items))
     assert code == 1
     assert "1201 problems" in output
-    assert "[red]5[/red]" in output
+    assert "[red]5\\\\[/red]" in output
     assert output.count("should be 0 (no click) or 1 (click)") == 1
     assert "(and so in 1,199 more rows)" in output
     assert len(json.loads(run("check", tmp_path, "--json")[1])["problems"]) == 1201

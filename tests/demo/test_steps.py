@@ -2,6 +2,10 @@
 
 import io
 import json
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -13,6 +17,7 @@ from msd.demo.service import DemoError, serve
 from msd.demo.steps import Steps
 from msd.free_port import free_port
 from tests.bundles.factory import build_bundle
+from tests.scripted_server import HANG, ScriptedServer, scripted_server
 from tests.service.live import run_msd
 
 
@@ -36,6 +41,22 @@ def test_steps_are_counted_timed_and_named_with_their_command(
         assert str(failed.value) == f"`msd replay '{file}'` ended with exit code 2; its output is above"
         assert "No such file or directory" in capfd.readouterr().err
     assert "again: " not in out.getvalue()
+
+
+def test_interrupt_ends_more_than_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUNDLE_TOKEN", "t")
+    digest = f"--digest=sha256:{'0' * 64}"
+
+    def interrupt(server: ScriptedServer) -> None:
+        while not server.heads:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with scripted_server(HANG) as server, ThreadPoolExecutor(1) as thread:
+        thread.submit(interrupt, server)
+        with pytest.raises(SystemExit) as ended:
+            Steps(Console(file=io.StringIO()), 1).call("fetch", "fetch", server.url, tmp_path / "bundle", digest)
+    assert ended.value.code == 130
 
 
 def test_concurrent_steps_are_shown_in_order(capfd: pytest.CaptureFixture[str]) -> None:

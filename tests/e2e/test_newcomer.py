@@ -86,3 +86,14 @@ def test_log_becomes_scores(served: tuple[str, LiveService, Path]) -> None:
     # The clicks were drawn so; whoever learned anything knows it.
     better, worse = (ids[1], ids[0]) if name.startswith("aggregated") else (ids[0], ids[1])
     assert pctr[better] > pctr[worse]
+
+
+def test_log_with_problems_is_known_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text(f"user_id,ad_id,ts,click\nu,a,{START},0\nu,b,{START + 1},1\n", "utf-8")
+    for words in ("no event falls into the part", "data: made before"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["quickstart", str(log), "--out", str(tmp_path / "out"), "--no-serve"])
+        captured = capsys.readouterr()
+        assert words in " ".join((captured.out + captured.err).replace("│", " ").split())
+    assert "no event falls into the part" in captured.err

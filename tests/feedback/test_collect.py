@@ -1,6 +1,7 @@
 """Logs in object storage are copied once each, and read as those in folders."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,3 +45,18 @@ def test_rejects_places_without_logs(tmp_path: Path) -> None:
     ):
         with pytest.raises(FeedbackError, match=words), collected([log]):
             pass
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"scores": [[0.1]]}, "has not one score and bid a candidate"),
+        ({"bids": [2.0]}, "has not one score and bid a candidate"),
+        ({"received_at": float("nan")}, "a request lacks its ID, arm or time"),
+        ({"received_at": "noon"}, "is not a file of a request log"),
+    ],
+)
+def test_rejects_requests_of_another_form(tmp_path: Path, row: dict[str, Any], words: str) -> None:
+    requests(row).write_parquet(tmp_path / "requests-1.parquet")
+    with pytest.raises(FeedbackError, match=f"requests-1.parquet: .*{words}"):
+        list(read_requests([tmp_path]))

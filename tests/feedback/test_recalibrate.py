@@ -1,6 +1,7 @@
 """A known drift is found; without one, or with few or one-sided events, nothing moves; nothing moves far or fast."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,24 @@ def test_recalibrate_writes_corrections(tmp_path: Path) -> None:
     events.with_columns(pl.col("at") + 1e9).write_parquet(log / "events-1.parquet")
     recalibrate(log, out)
     assert read_corrections(out)["b1"].values == pytest.approx(found["b1"].values)
+
+
+def test_service_whose_clock_is_ahead_changes_no_correction(tmp_path: Path) -> None:
+    log, out, later = log_of(tmp_path / "log", 0, 0.5), tmp_path / "corrections.json", time.time() + 30 * DAY
+    recalibrate(log, out)
+    found = read_corrections(out)["b1"]
+    requests, events = (pl.read_parquet(log / f"{kind}-1.parquet") for kind in ("requests", "events"))
+    first = requests.head(1).with_columns(request_id=pl.lit("ahead"), received_at=pl.lit(later))
+    last = first.with_columns(request_id=pl.lit("last"), received_at=pl.lit(later + DAY))
+    shown = events.head(1).with_columns(request_id=pl.lit("ahead"), event_id=pl.lit("ahead"))
+    pl.concat([requests, first, last]).write_parquet(log / "requests-1.parquet")
+    pl.concat([events, shown]).write_parquet(log / "events-1.parquet")
+    out.unlink()
+    recalibrate(log, out)
+
+    again = read_corrections(out)["b1"]
+    assert again.at <= DAY
+    assert again.values == pytest.approx(found.values, abs=0.05)
 
 
 def test_served_correction_is_undone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ where it is safe, another attempt, and never later than the deadline."""
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from msd_client import (
     BadReply,
+    Client,
     ConnectionFailed,
     DeadlineExceeded,
     InvalidRequest,
@@ -24,7 +26,7 @@ from msd_client import (
     Unavailable,
 )
 from tests.msd_client.conftest import Ask
-from tests.scripted_server import Act, End, Reply, scripted_server
+from tests.scripted_server import HANG, Act, End, Reply, scripted_server
 
 REQUEST = ScoreRequest(user_id="u1", ids=["a"])
 GOOD = {
@@ -68,11 +70,13 @@ def test_retries_transient_failures(ask: Ask, acts: list[Act], attempts: int) ->
         (Reply(502, b""), ServiceFailed, "HTTP 502", 1),
         (Reply(503, BUSY), Unavailable, "too much to do", 1),
         (Reply(503, BUSY, ("Retry-After: soon",)), Unavailable, "too much to do", 1),
+        (Reply(503, BUSY, ("Retry-After: Thu, 1 Jan 99999999999 00:00:00 GMT",)), Unavailable, "too much to do", 1),
         (Reply(429, BUSY, ("Retry-After: 0",)), Overloaded, "too much to do", 3),
         (Reply(422, BUSY), InvalidRequest, "too much to do", 1),
         (Reply(404, BUSY), InvalidRequest, "too much to do", 1),
         (Reply(307, b"", ("Location: /v1/other",)), BadReply, "HTTP 307", 1),
         (Reply(body=b"{"), BadReply, "the reply is not JSON: b'{'", 1),
+        (Reply(headers=("Content-Encoding: gzip",)), BadReply, "the reply is not of its Content-Encoding", 1),
         (Reply(body=b"[" * 100_000), BadReply, "the reply is not JSON", 1),
         (Reply(body=b"[1]"), BadReply, "the reply is not a JSON object", 1),
         (Reply(body=b"\xff"), BadReply, "the reply is not JSON", 1),
@@ -108,6 +112,22 @@ def test_call_ends_at_its_deadline(ask: Ask, act: Act) -> None:
 
     assert time.monotonic() - began < FOR_EVER / 2
     assert len(server.heads) == 1
+
+
+def test_wait_for_a_connection_ends_at_the_deadline() -> None:
+    with (
+        scripted_server(HANG) as server,
+        Client(server.url, max_connections=1) as client,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        first = thread.submit(client.score, REQUEST, deadline_s=3.0)
+        while not server.heads:
+            time.sleep(0.01)
+        with pytest.raises(DeadlineExceeded):
+            client.score(REQUEST, deadline_s=0.1)
+        assert not first.done()
+        with pytest.raises(DeadlineExceeded):
+            first.result()
 
 
 def test_refused_connection_is_an_error(ask: Ask) -> None:

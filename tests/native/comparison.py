@@ -78,11 +78,14 @@ class Pair:
         elif self.is_file:
             assert live or (reads_texts and self.frame.asked[-1]), body
         if outcome == LACKING or random.random() < 0.3:
-            assert self._asked() == _asked_of(request), body
-            user, items = draw_given(random, self.world, request)
-            assert (
-                self.frame.take(body, CAPACITY, *given_rows(user, items), AT, None, None, reads_texts, False) == FILLED
-            )
+            asked = self._asked()
+            assert asked == _asked_of(request), body
+            user, once = draw_given(random, self.world, asked)
+            given = given_rows(user, once)
+            assert self.frame.take(body, CAPACITY, *given, AT, None, None, reads_texts, False) == FILLED
+            places = [*_rows_of(request), *range(len(asked.ids), len(once.found))]
+            stale = None if once.stale is None else once.stale[places]
+            items = Rows(once.records[places], once.found[places], (), 0, stale)
         self._compare_filled(random, body, request, user, items)
         return outcome
 
@@ -96,10 +99,11 @@ class Pair:
         assert self._asked() == _asked_of(request), body
         assert self.frame.count == len(request.ids)
         *found, age = self.frame.found
+        is_found = items.found[_firsts_of(request, items)]
         assert tuple(found) == (
             bool(user.found[0]),
-            int(items.found.sum()),
-            len(items.found) + bool(request.user_id),
+            int(is_found.sum()),
+            len(is_found) + bool(request.user_id),
             float(user.records["written_at"][0]) if user.found[0] else 0.0,
             float(items.records["written_at"][0]) if items.found[0] else 0.0,
         ), body
@@ -110,17 +114,20 @@ class Pair:
 
     def _compare_kept(self, request: CheckedRequest, user: Rows, items: Rows) -> None:
         history = [tuple(seen) for seen in history_of(request, user)]
-        expected = user.records.tobytes(), items.records.tobytes(), items.found.tobytes(), history
+        firsts = _firsts_of(request, items)
+        expected = user.records.tobytes(), items.records[firsts].tobytes(), items.found[firsts].tobytes(), history
         assert self.frame.kept == expected
 
     def _compare_filled(self, random: Random, body: bytes, request: CheckedRequest, user: Rows, items: Rows) -> None:
         at = AT if request.at is None else request.at
         assembled = assemble(self.world.schema, request, at, user, items)
+        rows, count = _rows_of(request), len(request.ids)
+        assert self.frame.rows == [*rows, *(max(rows) + 1 + n for n in range(len(items.found) - count))], body
         for name, expected in assembled.tensors.items():
-            found = self.tensors[name][: len(expected)]
+            found = self.tensors[name][rows] if name.startswith("item_") else self.tensors[name]
             assert found.tobytes() == expected.tobytes(), (body, name, found, expected)
         assert self.frame.at == at
-        count, is_found = len(request.ids), items.found.tolist()
+        is_found = items.found.tolist()
         shown = [one for one, known in zip(wanted_items(request, user), is_found, strict=True) if known]
         known = sum(is_found[count:])
         assert self.frame.shown == shown[len(shown) - known :][-self.world.schema.history.length :]
@@ -164,30 +171,36 @@ class Pair:
         self, random: Random, body: bytes, request: CheckedRequest, assembled: Assembled, at: float, unknown: int
     ) -> None:
         count = ran = len(request.ids)
+        rows = _rows_of(request)
+        size = kept = max(rows) + 1
         degraded = assembled.degraded_candidates
         if random.random() < 0.3:
-            ran = random.randrange(count)
-            self.frame.cut(ran)
+            kept = random.randrange(size)
+            ran = rows.index(kept)
+            self.frame.cut(kept)
             nothing = self.world.codecs["item"].unpack([None]).records
+            places = [*rows[:ran], kept]
             for name, expected in cut(self.world.schema, assembled.tensors, ran, nothing, at).items():
-                assert self.tensors[name][: len(expected)].tobytes() == expected.tobytes(), (body, name)
-        self._compare_deviations(random, ran + (ran < count))
-        found_scores = {head: draw_scores(random, ran + (ran < count)) for head in self._heads}
+                found = self.tensors[name][places] if name.startswith("item_") else self.tensors[name]
+                assert found.tobytes() == expected.tobytes(), (body, name)
+            size = kept + 1
+        self._compare_deviations(random, size)
+        found_scores = {head: draw_scores(random, size) for head in self._heads}
         if request.explore:  # has logarithms of scores, which are probabilities then
             found_scores = {head: column.clip(0, 1) for head, column in found_scores.items()}
         if request.explore and random.random() < 0.9:
-            found_scores[COLUMN] = draw_std(random, ran + (ran < count))
+            found_scores[COLUMN] = draw_std(random, size)
         correction = draw_correction(random) if random.random() < 0.3 else None
         arm = random.choice([None, "b"])
         lines = [] if correction is None else correction.lines
-        scores = found_scores
+        scores = {head: column[[*rows[:ran], *[kept] * (ran < count)]] for head, column in found_scores.items()}
         if ran < count:
             scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
         if correction is not None:
             with np.errstate(all="ignore"):
                 scores = correction.correct(scores)
         try:
-            found = self.frame.reply(REQUEST_ID, arm, found_scores, ran, lines)
+            reply = self.frame.reply(REQUEST_ID, arm, found_scores, kept, lines)
         except ValueError:
             assert not all(np.isfinite(column).all() for column in scores.values()), body
             return
@@ -198,11 +211,23 @@ class Pair:
         assert self.frame.choice == choice, body
         scored = Scored(scores, degraded, assembled.degraded_user, unknown, self._formula, choice)
         document = reply_document(REQUEST_ID, "v", request, scored, arm)
-        assert found == orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), body
+        assert reply == orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), body
         assert self.frame.user_rung == assembled.degraded_user, body
         assert list(self.frame.rungs.items()) == list(degraded.items()), body
 
 
 def _asked_of(request: CheckedRequest) -> CheckedRequest:
     texts = request.item_texts
-    return CheckedRequest(request.user_id, request.ids, request.at, history=request.history, item_texts=texts)
+    ids = list(dict.fromkeys(request.ids))
+    return CheckedRequest(request.user_id, ids, request.at, history=request.history, item_texts=texts)
+
+
+def _rows_of(request: CheckedRequest) -> list[int]:
+    """Return each candidate's row: one ID has one."""
+    rows = {one: row for row, one in enumerate(dict.fromkeys(request.ids))}
+    return [rows[one] for one in request.ids]
+
+
+def _firsts_of(request: CheckedRequest, items: Rows) -> list[int]:
+    """Return the places of the first candidate with each ID, then those of the history."""
+    return [*map(request.ids.index, dict.fromkeys(request.ids)), *range(len(request.ids), len(items.found))]

@@ -231,7 +231,7 @@ def _document(random: Random, world: World, most: int) -> dict[str, Any]:
     if random.random() < 0.5:
         document["user"] = _user(random, world.schema, items)
     if random.random() < 0.3:
-        document["top_k"] = random.choice([1, 2, 5, 1_000, None])
+        document["top_k"] = random.choice([1, 2, 5, 1_000, 10**309, None])
     if random.random() < 0.4:
         document["items"] = _described(random, world.schema, document["candidates"]["id"], items)
     if random.random() < 0.1:

@@ -117,7 +117,9 @@ def test_failed_night_changes_nothing(world: World) -> None:
     bundles = world.folder / "bundles"
     served = bundles.joinpath("current").readlink()
     (bundles / "current").unlink()
+    (bundles / "current").write_text("\n", "utf-8")
     lost = night(world, "lost")
+    (bundles / "current").unlink()
     (bundles / "current").symlink_to(served)
     world.serve(9, bundles / "current", 1_200)
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -144,7 +146,13 @@ def test_failed_night_changes_nothing(world: World) -> None:
 
 def test_rejects_mistaken_configuration(tmp_path: Path) -> None:
     config = tmp_path / "nightly.toml"
-    for text, words in (("logs = []", "logs: "), (CONFIG + "auc = -1", "gate.auc: "), ("x", "cannot be read as TOML")):
+    for text, words in (
+        ("logs = []", "logs: "),
+        (CONFIG + "auc = -1", "gate.auc: "),
+        (CONFIG + "[rollout]\nshares = []", "rollout.shares: "),
+        (CONFIG + '[rollout]\nservices = ["ads:8080"]', "rollout.services.0: "),
+        ("x", "cannot be read as TOML"),
+    ):
         config.write_text(text, "utf-8")
         done = run_msd("nightly", str(config))
         assert (done.returncode, words in done.stderr) == (2, True), done.stderr

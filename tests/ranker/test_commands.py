@@ -9,6 +9,8 @@ import polars as pl
 import pytest
 
 from msd.__main__ import main
+from msd.contract.errors import MsdError
+from msd.contract.files import held_folder
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.evaluation.present_scores import ScoresFileError, read_scores
@@ -141,6 +143,13 @@ def test_rejects_output_folder_with_other_things(tiny_folder: Path, student: Pat
         message = f"{out} holds other things than a model; name an empty or a new folder"
         assert (code, message in output) == (2, True), output
     assert sorted(path.name for path in own.iterdir()) == sorted(path.name for path in student.iterdir())
+
+
+def test_one_training_fills_a_folder(tiny_folder: Path, tmp_path: Path, run: Run) -> None:
+    with held_folder(tmp_path, MsdError("it is free")):
+        code, output = run("train", tiny_folder, tmp_path, "--no-semantics")
+    assert (code, "another training runs there" in output) == (2, True), output
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The scoring threads and their queue: order, overlap, dropped jobs, failures, cancellation."""
 
 import asyncio
+import ctypes
 import gc
 import threading
 import time
@@ -141,6 +142,15 @@ def test_jobs_end_leaves_nothing_of_it_behind() -> None:
     asyncio.run(wait())
     bench.engine.close()
     assert set(outcomes) == {Done, DeadlineExceeded}
+
+
+def test_close_keeps_the_callers_state_in_python() -> None:
+    """Without it, an extension that takes Python's lock ends the process."""
+    bench = Bench()
+    together(bench, bench.run(1))
+    state_of_thread = ctypes.pythonapi.PyGILState_GetThisThreadState
+    state_of_thread.restype = ctypes.c_void_p
+    assert state_of_thread()
 
 
 def test_error_while_a_job_is_judged_costs_that_job_alone() -> None:

@@ -1,6 +1,7 @@
 """Live state beside the rows in files, over HTTP: seen by the next request, lasting, counted once."""
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -174,6 +175,40 @@ def batch(*numbers: int) -> LiveBatch:
     """Impressions of one user and item, by their numbers."""
     events = [LiveEvent(str(number), False, "u", "i", 100.0) for number in numbers]
     return LiveBatch(events, {"user": {}, "item": {}}, RULES, 200.0)
+
+
+def test_garbage_collector_tracks_the_history_of_few_users_at_a_time(tmp_path: Path) -> None:
+    """It would walk those of all events that are folded together, and hold all threads meanwhile."""
+    file, rules = StateFile(tmp_path / "state", 2**24), dict.fromkeys(RULES, StateRule(100.0, 50))
+    users, items = range(100), range(50)
+    tracked: list[int] = []
+
+    def look(phase: str, info: object) -> None:
+        tracked.append(len(gc.get_objects()))
+
+    def shown(start: int) -> list[LiveBatch]:
+        told = [LiveEvent(f"{u}-{i}", False, f"u{u}", f"i{i}", 1.0 + i) for u in users for i in items[start:]]
+        return [
+            LiveBatch(told[part : part + 100], {"user": {}, "item": {}}, rules, 9.0)
+            for part in range(0, len(told), 100)
+        ]
+
+    file.add(shown(0))
+    again = shown(49)
+    gc.collect()
+    threshold, before = gc.get_threshold(), len(gc.get_objects())
+    gc.callbacks.append(look)
+    gc.set_threshold(1)
+    gc.enable()
+    try:
+        file.add(again)
+    finally:
+        gc.disable()
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(look)
+        file.close()
+    assert tracked
+    assert max(tracked) < before + 1_500
 
 
 class SlowFile(StateFile):

@@ -41,7 +41,7 @@ IDS: dict[RowSide, list[str]] = {"user": USERS, "item": ITEMS}
 TIMES = st.one_of(st.integers(0, 2_000).map(float), st.floats(0, 2_000))
 NUMBERS = st.integers(0, 9).map(float)
 SEEN = st.builds(Impression, TIMES, st.sampled_from(ITEMS), NUMBERS, NUMBERS)
-ROWS = st.builds(begin, st.floats(0, 1e6), st.floats(0, 1e6), TIMES, st.lists(SEEN, max_size=4))
+ROWS = st.builds(begin, st.floats(0, 1e6), st.floats(0, 1e6), TIMES, st.lists(SEEN, max_size=4)).map(pack_state)
 
 
 def batches() -> st.SearchStrategy[list[LiveBatch]]:
@@ -53,7 +53,7 @@ def batches() -> st.SearchStrategy[list[LiveBatch]]:
         {
             "user": st.dictionaries(st.sampled_from(USERS), ROWS),
             "item": st.dictionaries(
-                st.sampled_from(ITEMS), st.builds(begin, st.floats(0, 1e6), st.floats(0, 1e6), TIMES)
+                st.sampled_from(ITEMS), st.builds(begin, st.floats(0, 1e6), st.floats(0, 1e6), TIMES).map(pack_state)
             ),
         }
     )
@@ -87,7 +87,8 @@ class Reference:
 
     def fold(self, batch: LiveBatch, event: LiveEvent, side: RowSide) -> str:
         entity, folded = event.of(side)
-        before = current(self.states.get((side, entity)), batch.rows[side].get(entity, NOTHING))
+        row = unpack_state(batch.rows[side].get(entity)) or NOTHING
+        before = current(self.states.get((side, entity)), row)
         if event.at <= before.watermark:
             return "in_row"
         self.states[side, entity] = take(batch.rules[side], before, folded)
@@ -321,7 +322,9 @@ async def test_state_is_kept_until_its_counts_have_faded(
 ) -> None:
     """The counts of its row among them."""
     rules: dict[RowSide, StateRule] = dict.fromkeys(ROW_SIDES, StateRule(half_life_s, 3))
-    first = one_event(1)._replace(rules=rules, rows={"user": {"u1": begin(counts - 1, 0.0, 9.0)}, "item": {}})
+    first = one_event(1)._replace(
+        rules=rules, rows={"user": {"u1": pack_state(begin(counts - 1, 0.0, 9.0))}, "item": {}}
+    )
     kept = await kept_for(url, plain, first, one_event(2, "u2", at=9.0)._replace(rules=rules))
 
     assert kept[live_key("user", "u1")] == pytest.approx(seconds, rel=1e-3, abs=60)
@@ -416,8 +419,8 @@ def test_file_forgets_events_after_its_horizon(tmp_path: Path, monkeypatch: pyte
 def test_invented_users_leave_room_for_known_ones(tmp_path: Path) -> None:
     """Their states leave, of neighbours the oldest first; those with a row stay."""
     file = StateFile(tmp_path / "state", 2**22, horizon_s=0.05)
-    row = begin(3.0, 1.0, 5.0)
-    rows: dict[RowSide, dict[str, LiveState]] = {"user": {"u1": row}, "item": {"i1": row}}
+    row = pack_state(begin(3.0, 1.0, 5.0))
+    rows: dict[RowSide, dict[str, bytes]] = {"user": {"u1": row}, "item": {"i1": row}}
     for turn in range(150):
         users = ["u1", *(f"invented-{turn}-{number}" for number in range(200))]
         events = [LiveEvent(f"{turn}-{place}", False, user, "i1", 10.0 + turn) for place, user in enumerate(users)]
@@ -457,8 +460,8 @@ async def test_cluster_keeps_what_the_fold_says_while_a_slot_moves(tmp_path: Pat
         LiveEvent(str(rng.randrange(90)), rng.random() < 0.5, rng.choice(USERS), rng.choice(ITEMS), rng.random() * 900)
         for _ in range(120)
     ]
-    row = begin(3.0, 1.0, 100.0)
-    rows: dict[RowSide, dict[str, LiveState]] = {"user": {"u1": row}, "item": {"i1": row}}
+    row = pack_state(begin(3.0, 1.0, 100.0))
+    rows: dict[RowSide, dict[str, bytes]] = {"user": {"u1": row}, "item": {"i1": row}}
     first, second = (LiveBatch(half, rows, RULES, LAG_S) for half in (events[:60], events[60:]))
     with cluster(tmp_path) as fleet:
         async with states_of(fleet.url) as states, states_of(fleet.url) as other:

@@ -79,7 +79,7 @@ def test_json_and_binary_bodies_score_alike(client: httpx.Client) -> None:
         (of(USER, {**ADS, **BINARY_ADS}), "candidates.id: must have either data or"),
         (of(USER, BINARY_ADS), f"candidates.id: has binary_data_size, which needs the header {LENGTH}"),
         (bid(data=[1, True]), "candidates.bid: value 1 is not a number"),
-        (bid(data=[1, 1e39]), "candidates.bid: value 1 is inf; numbers must be finite"),
+        (bid(data=[1, 1e39]), "candidates.bid: a value is beyond what FP32 holds"),
         (bid(data=[1, 2**31], datatype="INT32"), "candidates.bid: a value is beyond what INT32 holds"),
         (bid(data=[1, 1.5], datatype="INT64"), "candidates.bid: value 1 is not a whole number"),
         (bid(datatype="FP16"), "candidates.bid: the datatype is 'FP16'; it has to be FP32 or FP64 or"),

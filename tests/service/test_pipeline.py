@@ -5,6 +5,7 @@ import json
 import socket
 import struct
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -125,6 +126,27 @@ async def test_request_is_scored_once_its_rows_have_come(bundle: Bundle) -> None
 
     assert json.loads(answer.body)["candidates"]["id"] == ["i1", "i2"]
     assert waiting.engine.is_idle
+    waiting.engine.close()
+
+
+@pytest.mark.anyio
+async def test_answered_request_leaves_nothing_behind(bundle: Bundle) -> None:
+    """Its client has its job, which knows how to ask whether they have left."""
+
+    class Client:
+        job: object = None
+
+        def is_gone(self) -> bool:
+            return False
+
+    waiting, client = Waiting(bundle), Client()
+    waiting.states.may_come.set()
+    raw = waiting.raw._replace(budget=Budget(waiting.raw.budget.deadline, client.is_gone))
+    client.job = job = waiting.pipeline.job(waiting.deployment, raw)
+    await waiting.pipeline.answer(job, raw)
+    found = weakref.ref(client)
+    del client, job, raw
+    assert found() is None
     waiting.engine.close()
 
 

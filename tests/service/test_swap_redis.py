@@ -98,6 +98,9 @@ def test_rollback_without_previous_rows_is_refused(
         with pytest.raises(SourceError, match=f"does not hold all rows of the previous bundle {bundle.bundle_id}"):
             roll_back_redis(url)
         assert client.mget([POINTER, PREVIOUS]) == [other_bundle.bundle_id.encode(), bundle.bundle_id.encode()]
+        client.set(PREVIOUS, other_bundle.bundle_id)
+    with pytest.raises(SourceError, match="the previous bundle is the current one already"):
+        roll_back_redis(url)
 
 
 def test_experiment_over_rows_in_redis(

@@ -24,7 +24,6 @@ from operations.delta import write_delta
 from operations.publish import publish, publish_delta
 from operations.replay.log import LogReplay
 from service.explainer import ExplainBudget, Explainer
-from service.live.live_state import LiveState
 from service.live.overlay import LiveRows, state_rules
 from service.live.redis import RedisStates
 from service.live.store import LiveBatch, LiveEvent, rows_of
@@ -139,7 +138,7 @@ class Interleavings(RuleBasedStateMachine):
 
     async def _told(self, event: LiveEvent) -> None:
         model, ids = self.current.champion, {"user": [event.user_id], "item": [event.item_id]}
-        rows: dict[RowSide, dict[str, LiveState]] = {
+        rows: dict[RowSide, dict[str, bytes]] = {
             side: rows_of(ids[side], await model.store.get(side, ids[side])) for side in ROW_SIDES
         }
         outcome = await self.states.add(LiveBatch([event], rows, state_rules(model.schema), _LAG_S))

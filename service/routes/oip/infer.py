@@ -7,9 +7,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 
 from msd.contract.request import InvalidRequest
@@ -18,7 +16,7 @@ from service.json_parser import JsonParser
 from service.limits import MAX_DEADLINE_MS
 from service.routes.oip.inputs import WHOLE, scoring_body, user_of
 from service.routes.oip.model_routes import ECPM, ID, MODEL, check_served
-from service.routes.oip.tensors import HEADER, InferRequest, Parts, read_parts, split_body
+from service.routes.oip.tensors import HEADER, NUMBERS, InferRequest, Parts, read_parts, split_body
 from service.scoring.answer import Headers, Translated
 from service.scoring.deployment import Deployment
 
@@ -110,28 +108,26 @@ def encode_reply(scored: Mapping[str, Any], request: InferRequest) -> tuple[Head
     columns: dict[str, list[Any]] = scored["candidates"]
     outputs, pieces = [], []
     for name, is_binary in _wanted(request, list(columns)).items():
-        values: list[str] | NDArray[np.floating] = columns[name]
+        values = columns[name]
         if name == ECPM and None in values:
             if request.outputs:
                 raise InvalidRequest("needs a bid for every candidate", ECPM)
             continue
         datatype = "BYTES" if name == ID else "FP64" if name == ECPM else "FP32"
-        if name != ID:
-            values = np.array(values, np.float64 if name == ECPM else np.float32)
         output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(values)]}
         if is_binary:
-            pieces.append(_bytes_of(values))
+            pieces.append(_bytes_of(values, datatype))
             output["parameters"] = {"binary_data_size": len(pieces[-1])}
         else:
             output["data"] = values
         outputs.append(output)
-    text = orjson.dumps({**_head(scored), "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+    text = orjson.dumps({**_head(scored), "outputs": outputs})
     if not pieces:
         return [(b"content-type", _JSON)], text
     return [(b"content-type", _BYTES), (_HEADER, b"%d" % len(text))], b"".join((text, *pieces))
 
 
-def _bytes_of(values: list[str] | NDArray[np.floating]) -> bytes:
-    if isinstance(values, list):
+def _bytes_of(values: list[Any], datatype: str) -> bytes:
+    if datatype == "BYTES":
         return b"".join(_LENGTH.pack(len(text)) + text for text in (value.encode() for value in values))
-    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    return struct.pack(f"<{len(values)}{NUMBERS[datatype]}", *values)

@@ -9,14 +9,14 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 from pydantic import BaseModel, Field, StringConstraints
 
 from msd.contract.request import InvalidRequest, Wire, check_keys, parse_thoroughly
 
 _LENGTH = struct.Struct("<I")
 FLOATS, INTEGERS = ("FP32", "FP64"), ("INT64", "INT32")
-_DTYPES = {"FP32": "<f4", "FP64": "<f8", "INT32": "<i4", "INT64": "<i8"}
+NUMBERS = {"FP32": "f", "FP64": "d", "INT32": "i", "INT64": "q"}
+"""The formats of `struct`, by datatype."""
 HEADER = "Inference-Header-Content-Length"
 _MAX_DIGITS = 9
 _MAX_TENSORS = 1_000
@@ -177,12 +177,11 @@ def values_of(parts: Parts, name: str) -> list[Any]:
     count = math.prod(one.shape)
     if one.datatype == "BYTES":
         return _listed_strings(one, count) if raw is None else _strings(raw, count, name)
-    array = _listed_numbers(one, count) if raw is None else _numbers(raw, one.datatype, count, name)
-    if one.datatype in FLOATS and not np.isfinite(array).all():
-        worst = int(np.argmin(np.isfinite(array)))
-        raise InvalidRequest(f"value {worst} is {array[worst]}; numbers must be finite", name)
-    values: list[Any] = array.tolist()
-    return values
+    values = _numbers(_packed(one, count) if raw is None else raw, one.datatype, count, name)
+    if one.datatype in FLOATS and not all(map(math.isfinite, values)):
+        worst = next(place for place, value in enumerate(values) if not math.isfinite(value))
+        raise InvalidRequest(f"value {worst} is {values[worst]}; numbers must be finite", name)
+    return list(values)
 
 
 def _strings(raw: bytes, count: int, name: str) -> list[str]:
@@ -207,11 +206,11 @@ def _strings(raw: bytes, count: int, name: str) -> list[str]:
     return texts
 
 
-def _numbers(raw: bytes, datatype: str, count: int, name: str) -> "np.ndarray[Any, Any]":
-    dtype = np.dtype(_DTYPES[datatype])
-    if len(raw) != count * dtype.itemsize:
-        raise InvalidRequest(f"has {len(raw)} bytes; {count} values of {datatype} are {count * dtype.itemsize}", name)
-    return np.frombuffer(raw, dtype)
+def _numbers(raw: bytes, datatype: str, count: int, name: str) -> tuple[Any, ...]:
+    wanted = count * struct.calcsize(f"<{NUMBERS[datatype]}")
+    if len(raw) != wanted:
+        raise InvalidRequest(f"has {len(raw)} bytes; {count} values of {datatype} are {wanted}", name)
+    return struct.unpack(f"<{count}{NUMBERS[datatype]}", raw)
 
 
 def _listed(one: InferInput, count: int, types: Sequence[type], what: str) -> list[Any]:
@@ -233,13 +232,10 @@ def _listed_strings(one: InferInput, count: int) -> list[str]:
     return values
 
 
-def _listed_numbers(one: InferInput, count: int) -> "np.ndarray[Any, Any]":
+def _packed(one: InferInput, count: int) -> bytes:
     is_float = one.datatype in FLOATS
     values = _listed(one, count, (int, float) if is_float else (int,), "a number" if is_float else "a whole number")
     try:
-        if not is_float:
-            return np.array(values, _DTYPES[one.datatype])
-        with np.errstate(over="ignore"):  # it becomes infinite, which is refused
-            return np.array(values, np.float64).astype(_DTYPES[one.datatype])
-    except OverflowError:
+        return struct.pack(f"<{count}{NUMBERS[one.datatype]}", *values)
+    except (OverflowError, struct.error):
         raise InvalidRequest(f"a value is beyond what {one.datatype} holds", one.name) from None

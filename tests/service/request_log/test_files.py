@@ -119,6 +119,7 @@ RECORD = RequestRecord(
     threads=1,
     ran=2,
     is_partial=False,
+    is_shared=False,
     user_id="ü",
     request=b"{}",
     history=["i1"],

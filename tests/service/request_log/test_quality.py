@@ -1,5 +1,6 @@
 """Drift and observed clicks: silent where nothing changed, loud where something did, and told as metrics."""
 
+import gc
 import json
 from collections.abc import Iterable
 from dataclasses import replace
@@ -159,6 +160,12 @@ def joined(metrics: Metrics) -> tuple[float, float]:
     return expected.get(("all", "pctr"), 0.0), observed.get(("all", "pctr"), 0.0)
 
 
+def collected() -> int:
+    """Return the number of objects that the garbage collector tracks."""
+    gc.collect()
+    return len(gc.get_objects())
+
+
 def test_impressions_are_judged_once_they_have_settled() -> None:
     metrics = Metrics()
     observed = Observed(metrics)
@@ -183,6 +190,16 @@ def test_impressions_are_judged_once_they_have_settled() -> None:
     observed.event(event("impression", "x", 150 + SETTLE_S, None))
     observed.tell()
     assert joined(metrics) == (0.75, 2)
+
+
+def test_garbage_collector_tracks_nothing_that_is_remembered() -> None:
+    observed, before = Observed(Metrics()), collected()
+    for number in range(1_000):
+        observed.record(replace(RECORD, request_id=str(number)))
+        for item in RECORD.item_ids:
+            observed.event(event("impression", item, 100, str(number)))
+            observed.event(event("click", item, 100, str(number)))
+    assert collected() < before + 100
 
 
 def test_outcomes_are_compared_by_segment() -> None:
