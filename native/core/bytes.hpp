@@ -157,7 +157,4 @@ class Crc32 {
   uint32_t at_[8][256];
 };
 
-// CRC-32 of any bytes followed by their own CRC-32.
-constexpr uint32_t kCrcResidue = 0x2144DF1C;
-
 }  // namespace native

@@ -178,7 +178,12 @@ class Frame {
       } else {
         wanted_.assign(1, request_->user_id);
         users.find(wanted_, probes_, held_);
-        if (held_[0].at && !has_tail(held_[0], tail)) return Outcome::kLacking;
+        if (const auto& [at, size] = held_[0]; at) {
+          // Its history, and a checksum, in whose place the block's was verified.
+          const size_t head = schema_.user.layout.size;
+          if (size < head + 4) return Outcome::kLacking;
+          tail = {reinterpret_cast<const char*>(at) + head, size - head - 4};
+        }
         put_user(row_of(schema_.user, held_[0]));
       }
       if (!want_items(tail)) return Outcome::kLacking;
@@ -322,14 +327,6 @@ class Frame {
 
   static Row row_of(const GivenRows& rows, size_t place, const Side& side) {
     return {rows.records + side.layout.size * place, rows.found[place] != 0, rows.stale && rows.stale[place]};
-  }
-
-  // Whether a user's row ends in a history.
-  bool has_tail(const RowBytes& row, std::string_view& tail) const {
-    const size_t size = schema_.user.layout.size;
-    if (row.size < size + 4 || Crc32::of(row.at + size, row.size - size) != kCrcResidue) return false;
-    tail = std::string_view(reinterpret_cast<const char*>(row.at) + size, row.size - size - 4);
-    return true;
   }
 
   static bool is_sure(const Arena& arena, int64_t place, const std::vector<int64_t>& epochs) {
