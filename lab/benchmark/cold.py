@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 
 from msd.dataset.config import SplitConfig
-from msd.dataset.load import Dataset, id_order
+from msd.dataset.load import Dataset
+from msd.dataset.order import id_order
 from msd.step import fingerprint_of
 
 HELD = 0.1  # share of the items that are not hidden

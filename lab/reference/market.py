@@ -17,7 +17,8 @@ from lab.reference.inputs import Sizes
 from msd.contract.rows import RowSide
 from msd.contract.schema import Categorical, FeatureSchema, SchemaField, Semantic, Sequence, State
 from msd.dataset.config import DatasetConfig
-from msd.dataset.load import Dataset, sort_events
+from msd.dataset.load import Dataset
+from msd.dataset.order import sort_events
 from msd.dataset.split import Part
 from msd.ranker.adaptor import Adaptors
 from msd.step import fingerprint_of

@@ -1,6 +1,5 @@
 """Aggregated rows → at most two weighted events per row: one without a click and one with."""
 
-import numpy as np
 import polars as pl
 
 from msd.dataset.column import read_labels, read_whole_numbers
@@ -56,19 +55,24 @@ def counts_fit(table: Table, clicks: str | None, shown: pl.Series, clicked: pl.S
     return usable
 
 
-def is_counted(events: pl.DataFrame) -> bool:
+def is_counted(events: pl.DataFrame | pl.LazyFrame) -> bool:
     """Return whether events are aggregated."""
-    return IMPRESSIONS in events.columns
+    return IMPRESSIONS in events.collect_schema()
+
+
+def shown_of(events: pl.DataFrame | pl.LazyFrame) -> pl.Expr:
+    """Return the expression of each event's impressions (f64), which broadcasts beside another column."""
+    return pl.col(IMPRESSIONS) if is_counted(events) else pl.lit(1.0).alias(IMPRESSIONS)
 
 
 def impressions_of(events: pl.DataFrame) -> pl.Series:
     """Return the number of impressions of each event [n] (f64)."""
-    if is_counted(events):
-        return events[IMPRESSIONS]
-    return pl.Series(IMPRESSIONS, np.ones(events.height))
+    return events.select("label", shown_of(events))[IMPRESSIONS]
 
 
-def count_clicks(events: pl.DataFrame) -> tuple[int, int]:
+def count_clicks(events: pl.DataFrame | pl.LazyFrame) -> tuple[int, int]:
     """Return the impressions and clicks of some events."""
-    shown = impressions_of(events)
-    return int(shown.sum()), int((shown * events["label"]).sum())
+    told = events.lazy().select("label", shown_of(events))
+    sums = told.select(pl.col(IMPRESSIONS).sum(), clicks=(pl.col(IMPRESSIONS) * pl.col("label")).sum())
+    shown, clicks = sums.collect(engine="streaming").row(0)
+    return int(shown), int(clicks)

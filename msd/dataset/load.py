@@ -2,8 +2,10 @@
 
 import hashlib
 import string
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import polars as pl
@@ -24,8 +26,9 @@ from msd.dataset.column import (
     read_unique_ids,
 )
 from msd.dataset.config import CONFIG_FILE, DatasetConfig, FeatureConfig, OpenrtbConfig, load_config
+from msd.dataset.order import sort_blocks
 from msd.dataset.problem import DatasetError, Problem
-from msd.dataset.table import Table, read_table
+from msd.dataset.table import Table, read_blocks, read_table
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Dataset:
     events: user_id str, item_id str, at i64 (Unix seconds), label i8 (0 or 1); impressions f64 if [events] counts them;
     disliked and conversion i8, and converted_at i64 or null, if [events] names their columns; part str if [split] names
     one; one column per context feature. Sorted by (at, user_id, item_id, label); IDs of digits come first, by number.
-    An event's user or item may lack a row.
+    An event's user or item may lack a row. They lie in mapped temporary files.
     items, users: their ID (one row per ID), text str or null, and one column per feature; items also title str or null.
     Feature columns: categorical str, bag list[str], numeric f64 (finite); null is missing.
     fingerprint: SHA-256 over dataset.toml and the files that it names.
@@ -65,15 +68,18 @@ def inspect_dataset(folder: Path) -> tuple[Dataset | None, list[Problem]]:
     DatasetError if dataset.toml is wrong, because nothing can be read without it."""
     config = load_config(folder)
     problems: list[Problem] = []
-    events = read_table(folder, config.events.file, problems)
+    blocks = read_blocks(folder, config.events.file, problems)
+    first = next(blocks, None)
     items = read_table(folder, config.items.file, problems)
     users = read_table(folder, config.users.file, problems) if config.users else None
-    if events is None or items is None or (users is None) != (config.users is None):
+    if first is None or items is None or (users is None) != (config.users is None):
         return None, problems
-    _find_missing_columns(config, events, items, users)
+    _find_missing_columns(config, first, items, users)
     if problems:
         return None, problems
-    rows, anonymous = _events(config, events)
+    rows, anonymous = _events(config, chain([first], blocks))
+    if any(problem.column is None for problem in problems):  # a block that cannot be read
+        return None, problems
     fingerprint = dataset_fingerprint(folder)
     dataset = Dataset(config, folder, rows, _items(config, items), _users(config, users), fingerprint, anonymous)
     _find_strangers(dataset, problems)
@@ -94,7 +100,8 @@ def _find_strangers(dataset: Dataset, problems: list[Problem]) -> None:
     if config.users:
         sides.append(("user_id", config.users.file, config.users.user_id, dataset.users))
     for column, file, name, frame in sides:
-        if events.height and frame.height and events.join(frame, on=column, how="semi").is_empty():
+        met = events.lazy().join(frame.lazy(), on=column, how="semi").head(1)
+        if events.height and frame.height and met.collect(engine="streaming").is_empty():
             known, asked = (", ".join(ids[column].head(3)) for ids in (frame, events))
             message = f"no event has an id of this table, which holds {known} where events hold {asked}"
             problems.append(Problem(file, message, column=name))
@@ -147,13 +154,20 @@ def _logged(config: DatasetConfig) -> OpenrtbConfig | None:
     return config.openrtb if config.openrtb and config.openrtb.column else None
 
 
-def _events(config: DatasetConfig, table: Table) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Return the events, and the number of anonymous ones left out, by reason."""
+def _events(config: DatasetConfig, blocks: Iterable[Table]) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return the sorted events of all blocks, and the number of anonymous ones left out, by reason."""
+    anonymous = Counter[str]()
+    return sort_blocks(_block_of_events(config, block, anonymous) for block in blocks), dict(anonymous)
+
+
+def _block_of_events(config: DatasetConfig, table: Table, anonymous: Counter[str]) -> pl.DataFrame:
+    """Return a block's events, and count the anonymous ones left out, by reason."""
     where, logged = config.events, _logged(config)
     if logged is None:
-        told, anonymous = pl.DataFrame({"user_id": read_ids(table, where.user_id)}), dict[str, int]()
+        told = pl.DataFrame({"user_id": read_ids(table, where.user_id)})
     else:
-        told, anonymous = read_bid_requests(table, logged, config.requested)
+        told, left_out = read_bid_requests(table, logged, config.requested)
+        anonymous.update(left_out)
     events = pl.DataFrame(
         {
             "user_id": told["user_id"],
@@ -176,19 +190,7 @@ def _events(config: DatasetConfig, table: Table) -> tuple[pl.DataFrame, dict[str
         needed.append("conversion")
     events = with_labels(events, table, where).drop_nulls(needed)
     columns = "user_id", "item_id", "at", "label"
-    return sort_events(events.select(*columns, pl.exclude(*columns))), anonymous
-
-
-def sort_events(events: pl.DataFrame) -> pl.DataFrame:
-    """Sort by time, then user, then item, then label, so that the order of the file's rows never matters."""
-    return events.sort("at", *id_order("user_id"), *id_order("item_id"), "label", maintain_order=True)
-
-
-def id_order(column: str) -> tuple[pl.Expr, ...]:
-    """Return sort keys of IDs: digits-only ones come first, by number however long, then the others as text."""
-    text = pl.col(column)
-    digits = pl.when(text.str.contains("^[0-9]+$")).then(text.str.strip_chars_start("0"))
-    return digits.is_null(), digits.str.len_chars(), digits, text
+    return events.select(*columns, pl.exclude(*columns))
 
 
 def _items(config: DatasetConfig, table: Table) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """Split of events into profile window, train, valid and test, by cuts of each user's time or by a given column. Never
 by labels."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from fractions import Fraction
 from pathlib import Path
@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from msd.dataset.aggregate import impressions_of
+from msd.dataset.aggregate import shown_of
 from msd.dataset.config import CONFIG_FILE, PART_NAMES, DatasetConfig
-from msd.dataset.load import id_order
+from msd.dataset.order import BLOCK
 from msd.dataset.problem import DatasetError, Problem
 
 
@@ -26,7 +26,7 @@ class Part(IntEnum):
 
 
 def split_events(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8]:
-    """Return the Part [n] of each event; events [n] may be in any order.
+    """Return the Part [n] of each event; events [n] must be sorted (`sort_events`).
 
     A user's m impressions, ordered by time and then by item ID, are cut at floor(profile_window · m), floor(train · m)
     and floor(valid · m). Impressions that tie in both, such as all of one aggregated row, go where the middle one
@@ -42,20 +42,18 @@ def split_events(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8
             )
             raise DatasetError(Path(config.name), [problem])
         return given
-    user, count, place = _places(events)
     cuts = (config.split.profile_window, config.split.train, config.split.valid)
-    parts = sum((place >= _share(cut, count)).astype(np.int8) for cut in cuts)
-    parts = np.asarray(parts, np.int8)
+    parts = _by_place(events, lambda count, place: np.sum([place >= _share(cut, count) for cut in cuts], 0, np.int8))
     if empty := _empty(parts, Part):
-        message = f"{empty}: {events.height} events of {len(np.unique(user))} users are too few for these cuts"
+        users = events["user_id"].n_unique()
+        message = f"{empty}: {events.height} events of {users} users are too few for these cuts"
         raise DatasetError(Path(config.name), [Problem(CONFIG_FILE, message, column="split")])
     return parts
 
 
 def is_early(events: pl.DataFrame, share: float) -> NDArray[np.bool_]:
-    """Return whether each event [n] is among the first `share` of its user's, cut as in `split_events`."""
-    _, count, place = _places(events)
-    return place < _share(share, count)
+    """Return whether each sorted event [n] is among the first `share` of its user's, cut as in `split_events`."""
+    return _by_place(events, lambda count, place: (place < _share(share, count)).astype(np.int8)).astype(bool)
 
 
 def _empty(parts: NDArray[np.int8], needed: Iterable[Part]) -> str:
@@ -64,25 +62,37 @@ def _empty(parts: NDArray[np.int8], needed: Iterable[Part]) -> str:
     return f"no event falls into the part{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else ""
 
 
-def _places(events: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return, per event, its user's number, the user's impressions, and the event's index among them in time."""
-    ordered = (
-        events.select("user_id", "item_id", "at", "label", impressions_of(events).cast(pl.Int64))
-        .with_row_index("row")
-        .sort("user_id", "at", *id_order("item_id"), "label", maintain_order=True)
-        .select(
-            "row",
-            user=pl.col("user_id").rank("dense"),
-            count=pl.col("impressions").sum().over("user_id"),
-            end=pl.col("impressions").cum_sum().over("user_id"),
-            shown="impressions",
-            tie=pl.struct("user_id", "at", "item_id").rle_id(),
+def _by_place(
+    events: pl.DataFrame, of: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int8]]
+) -> NDArray[np.int8]:
+    """Return what `of` gives for sorted events [n], from their users' impressions and from their index among them in
+    time."""
+    shown = shown_of(events).cast(pl.Int64).alias("shown")
+    totals = events.lazy().select("user_id", shown).group_by("user_id").agg(count=pl.col("shown").sum())
+    users = totals.collect(engine="streaming").with_row_index("user")
+    before, found = np.zeros(users.height, np.int64), [np.zeros(0, np.int8)]
+    for block in _blocks(events):
+        told = (
+            block.select("user_id", "item_id", "at", shown)
+            .join(users, on="user_id", how="left", maintain_order="left")
+            .with_columns(end=pl.col("shown").cum_sum().over("user"), tie=pl.struct("user", "at", "item_id").rle_id())
+            .with_columns(place=((pl.col("end") - pl.col("shown")).min() + pl.col("end").max() - 1).over("tie") // 2)
         )
-        .with_columns(place=((pl.col("end") - pl.col("shown")).min() + pl.col("end").max() - 1).over("tie") // 2)
-        .sort("row")
-    )
-    user, count, place = (ordered[name].cast(pl.Int64).to_numpy() for name in ("user", "count", "place"))
-    return user, count, place
+        user, shown_n, count, place = (told[name].to_numpy() for name in ("user", "shown", "count", "place"))
+        found.append(of(count, before[user] + place))
+        np.add.at(before, user, shown_n)
+    return np.concatenate(found)
+
+
+def _blocks(events: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Yield sorted events in blocks, each with all that tie."""
+    keys, start = events.select("user_id", "item_id", "at"), 0
+    while start < events.height:
+        end = min(start + BLOCK, events.height)
+        while end < events.height and keys.row(end) == keys.row(end - 1):
+            end += 1
+        yield events[start:end]
+        start = end
 
 
 def _share(cut: float, count: NDArray[np.int64]) -> NDArray[np.int64]:

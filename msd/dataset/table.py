@@ -18,6 +18,7 @@ from typing import TextIO
 import polars as pl
 
 from msd.contract.files import write_bytes_atomic
+from msd.dataset.order import BLOCK
 from msd.dataset.problem import Problem
 
 _TEXT_ENDINGS = tuple(f".{name}{packed}" for name in ("csv", "tsv", "txt") for packed in ("", ".gz"))
@@ -25,6 +26,8 @@ FILE_ENDINGS = (".parquet", *_TEXT_ENDINGS, ".jsonl", ".jsonl.gz", ".json")
 _SHOWN_CHARS = 60
 _POLARS_ERRORS = (pl.exceptions.PolarsError, OSError, UnicodeError, pl.exceptions.PanicException)
 _SERIES_ERRORS = (*_POLARS_ERRORS, OverflowError, TypeError, ValueError)
+_NO_PARQUET = "cannot be read as Parquet, it is damaged or of another format: {}"
+_EMPTY = "is empty: it has no row of data"
 _SEPARATORS = ",;\t|"
 _GZIP, _ZIP, _UTF_16 = b"\x1f\x8b", b"PK\x03\x04", (b"\xff\xfe", b"\xfe\xff")
 
@@ -77,8 +80,9 @@ class Table:
             self.note(row, column, message, message)
 
     def flag_column(self, column: str, message: str) -> None:
-        """Note a problem of a whole column."""
-        self.problems.append(Problem(self.file, message, column=column))
+        """Note a problem of a whole column, once for all blocks."""
+        if (problem := Problem(self.file, message, column=column)) not in self.problems:
+            self.problems.append(problem)
 
     def note(self, row: int, column: str, message: str, fault: str) -> None:
         """Note a problem of a row, counted from 0 over all parts; `fault` is the message without its value."""
@@ -102,9 +106,29 @@ def read_table(folder: Path, file: str, problems: list[Problem]) -> Table | None
         problems.append(Problem(file, "is missing: there is no such file in the dataset's folder"))
         return None
     if table is not None and not table.frame.height:
-        problems.append(Problem(file, "is empty: it has no row of data"))
+        problems.append(Problem(file, _EMPTY))
         return None
     return table
+
+
+def read_blocks(folder: Path, file: str, problems: list[Problem]) -> Iterator[Table]:
+    """Yield the rows of a Parquet file BLOCK at a time, of anything else at once, as `read_table` reads them."""
+    path = folder / file
+    if not (path.is_file() and file.endswith(".parquet")):
+        yield from filter(None, [read_table(folder, file, problems)])
+        return
+    start, frame = 0, None
+    while frame is None or frame.height == BLOCK:
+        try:
+            frame = pl.scan_parquet(path, glob=False).slice(start, BLOCK).collect()
+        except _POLARS_ERRORS as error:
+            problems.append(Problem(file, _NO_PARQUET.format(error)))
+            return
+        if not start and not frame.height:
+            problems.append(Problem(file, _EMPTY))
+        if frame.height:
+            yield Table(file, frame, problems, rows=pl.int_range(start, start + frame.height, eager=True))
+        start += BLOCK
 
 
 def write_parquet(path: Path, frame: pl.DataFrame) -> None:
@@ -190,7 +214,7 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(path)
     except _POLARS_ERRORS as error:
-        raise UnreadableError(f"cannot be read as Parquet, it is damaged or of another format: {error}") from None
+        raise UnreadableError(_NO_PARQUET.format(error)) from None
 
 
 def _read_csv(path: Path) -> pl.DataFrame:

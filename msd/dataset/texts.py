@@ -2,7 +2,8 @@
 
 import polars as pl
 
-from msd.dataset.load import Dataset, id_order
+from msd.dataset.load import Dataset
+from msd.dataset.order import id_order
 from msd.dataset.split import Part, split_events
 
 _LIKES = 30

@@ -56,16 +56,15 @@ def roll_out(config: NightlyConfig, rollout: RolloutConfig, folder: Path, name: 
     `end_rollout`. What is done is kept in `folder`; an interrupted stage begins again. Raises NightlyError if another
     experiment runs.
     """
-    place, salt = config.bundles / EXPERIMENT, f"rollout-{name}"
-    if place.exists() and json.loads(place.read_bytes()).get("salt") != salt:
-        raise NightlyError(f"{place}: another experiment runs; end it, then run the night again")
+    check_experiment(config, name)
+    place = config.bundles / EXPERIMENT
     stages = _Stages.validate_json((folder / _STAGES).read_bytes()) if (folder / _STAGES).is_file() else []
     try:
         for number, share in enumerate(rollout.shares):
             if number == len(stages):
                 arms = [{"name": _OLD, "bundle": "current", "weight": 1 - share}]
                 arms += [{"name": _NEW, "bundle": name, "weight": share}]
-                write_text_atomic(place, json.dumps({"salt": salt, "arms": arms}, indent=2) + "\n")
+                write_text_atomic(place, json.dumps({"salt": _salt(name), "arms": arms}, indent=2) + "\n")
                 stages.append(_watched(config, rollout, Stage(share=share, began=time.time())))
                 write_text_atomic(folder / _STAGES, _Stages.dump_json(stages, indent=2).decode())
             if not stages[-1].holds:
@@ -75,6 +74,21 @@ def roll_out(config: NightlyConfig, rollout: RolloutConfig, folder: Path, name: 
         end_rollout(config)
         raise
     return stages
+
+
+def check_experiment(config: NightlyConfig, name: str) -> None:
+    """Raise NightlyError if another experiment than the rollout of the bundle `name` runs."""
+    place = config.bundles / EXPERIMENT
+    try:
+        if not place.exists() or json.loads(place.read_bytes())["salt"] == _salt(name):
+            return
+    except (ValueError, KeyError, TypeError):  # not one of services either
+        pass
+    raise NightlyError(f"{place}: another experiment runs; end it, then run the night again")
+
+
+def _salt(name: str) -> str:
+    return f"rollout-{name}"
 
 
 def end_rollout(config: NightlyConfig) -> None:

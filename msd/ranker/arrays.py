@@ -1,7 +1,7 @@
 """Arrays by event: in memory, or in mapped files, whose pages take memory only while in use."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,21 @@ class Arrays:
         with tempfile.TemporaryFile(dir=self.folder) as file:
             return np.asarray(np.memmap(file, dtype, "w+", shape=shape))
 
+    def filled(
+        self, shape: tuple[int, ...], dtype: DTypeLike, of: Callable[[slice], NDArray[Any]], name: str = ""
+    ) -> NDArray[Any]:
+        """Return a new array of what `of` gives for parts of the rows."""
+        whole = self.zeros(shape, dtype, name)
+        for part in chunks(len(whole)):
+            whole[part] = of(part)
+        return whole
+
 
 IN_MEMORY = Arrays()
 
 
-def chunks(rows: int) -> Iterator[slice]:
-    """Yield the places of rows, CHUNK at a time."""
-    for start in range(0, rows, CHUNK):
-        yield slice(start, min(start + CHUNK, rows))
+def chunks(rows: int, most: int | None = None) -> Iterator[slice]:
+    """Yield the places of rows, CHUNK at a time, or `most`."""
+    step = most or CHUNK
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))

@@ -136,32 +136,35 @@ def build_features(
     An event is known to later ones once more than `delay_s` have passed. `timeline`: that of another schema fitted to
     the same dataset, to walk the events only once.
     """
-    parts = split_events(dataset.events, dataset.config)
+    events, shape = dataset.events, (dataset.events.height,)
+    parts = split_events(events, dataset.config)
     users, items = (encode_entities(dataset, schema, side) for side in ("user", "item"))
     timeline = timeline or walk_events(dataset, schema, parts, users, items, delay_s, arrays)
-    knows_user = parts > Part.WINDOW
+    knows_user = arrays.filled(shape, np.bool_, lambda part: parts[part] > Part.WINDOW, "knows_user")
+    impressions = arrays.filled(shape, np.float32, lambda part: impressions_of(events[part]).to_numpy(), "impressions")
     categorical, numeric = _context(dataset, schema, arrays)
     vectors_of = (vectors.gather("users", users.ids), vectors.gather("items", items.ids))
     return Features(
         schema=schema,
         parts=parts,
-        labels=_floats(dataset, "label"),
-        impressions=torch.from_numpy(impressions_of(dataset.events).to_numpy().astype(np.float32)),
+        labels=_floats(dataset, "label", "labels", arrays),
+        impressions=torch.from_numpy(impressions),
         user=_side(dataset, schema, users, timeline.user, vectors_of[0], knows_user, arrays),
-        item=_side(dataset, schema, items, timeline.item, vectors_of[1], np.ones_like(knows_user), arrays),
+        item=_side(dataset, schema, items, timeline.item, vectors_of[1], np.broadcast_to(True, shape), arrays),
         context_categorical=torch.from_numpy(categorical),
         context_dense=torch.from_numpy(numeric),
         history=torch.from_numpy(timeline.history),
         history_outcomes=torch.from_numpy(timeline.outcomes),
         knows_user=torch.from_numpy(knows_user),
         walked=timeline,
-        conversions=_floats(dataset, CONVERSION) if has_conversions(dataset.events) else None,
+        conversions=_floats(dataset, CONVERSION, "conversions", arrays) if has_conversions(events) else None,
         arrays=arrays,
     )
 
 
-def _floats(dataset: Dataset, column: str) -> Tensor:
-    return torch.from_numpy(dataset.events[column].to_numpy().astype(np.float32))
+def _floats(dataset: Dataset, column: str, name: str, arrays: Arrays) -> Tensor:
+    values = dataset.events[column]
+    return torch.from_numpy(arrays.filled((len(values),), np.float32, lambda part: values[part].to_numpy(), name))
 
 
 def _context(dataset: Dataset, schema: FeatureSchema, arrays: Arrays) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -187,10 +190,12 @@ def _side(
     """Return a side's features. `vectors` of all entities, and which are present; `is_known` [E]: by events that may
     know the vector."""
     side, (by_id, present) = entities.side, vectors
-    rows = entities.places(dataset.events[f"{side}_id"])
-    at = dataset.events["at"].to_numpy().astype(np.float64)
-    nothing = np.zeros(1)
-    unknown = dense(schema, side, entities.numeric[-1:], Counts(nothing, nothing, nothing), nothing > 0, at[-1:])
+    of_all = arrays.zeros((len(by_id) + 1, by_id.shape[1]), np.float32, f"{side}.vectors")
+    of_all[:-1] = by_id
+    ids, times = dataset.events[f"{side}_id"], dataset.events["at"]
+    rows = arrays.filled((len(ids),), np.int32, lambda part: entities.places(ids[part]), f"{side}.rows")
+    nothing, latest = np.zeros(1), times[-1:].to_numpy().astype(np.float64)
+    unknown = dense(schema, side, entities.numeric[-1:], Counts(nothing, nothing, nothing), nothing > 0, latest)
 
     def seen(name: str, *draws: Counts) -> NDArray[np.float32]:
         shape = (len(draws), len(rows), unknown.shape[1])
@@ -199,7 +204,8 @@ def _side(
         for place, draw in zip(whole.reshape(shape), draws, strict=True):
             for part in chunks(len(rows)):
                 known, counted = present[rows[part]] & is_known[part], Counts(*(column[part] for column in draw))
-                place[part] = dense(schema, side, entities.numeric[rows[part]], counted, known, at[part])
+                at = times[part].to_numpy().astype(np.float64)
+                place[part] = dense(schema, side, entities.numeric[rows[part]], counted, known, at)
         return whole
 
     return SideFeatures(
@@ -210,6 +216,6 @@ def _side(
         live_dense=torch.from_numpy(seen("live_dense", counts.live)),
         aged_dense=torch.from_numpy(seen("aged_dense", *counts.aged)),
         unknown_dense=torch.from_numpy(unknown[0]),
-        vectors=torch.from_numpy(np.pad(by_id, ((0, 1), (0, 0)))),
+        vectors=torch.from_numpy(of_all),
         present=torch.from_numpy(np.append(present, False)),
     )

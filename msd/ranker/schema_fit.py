@@ -1,8 +1,5 @@
 """Fit of the schema to a dataset: vocabularies, scales and the prior, from training rows."""
 
-from collections import Counter
-from collections.abc import Iterable
-
 import numpy as np
 import polars as pl
 
@@ -29,10 +26,11 @@ def fit_schema(dataset: Dataset, *, semantics: bool = True, user_semantics: bool
     """Fit the schema to the window and train rows. `semantics=False` leaves out the student's vectors,
     `user_semantics=False` those of users."""
     config = dataset.config
-    training = dataset.events.filter(split_events(dataset.events, config) <= Part.TRAIN)
+    parts = pl.Series("part", split_events(dataset.events, config))
+    training = dataset.events.with_columns(parts).lazy().filter(pl.col("part") <= Part.TRAIN)
     seen = {
-        "user": dataset.users.filter(pl.col("user_id").is_in(training["user_id"].unique().implode())),
-        "item": dataset.items.filter(pl.col("item_id").is_in(training["item_id"].unique().implode())),
+        "user": _known(dataset.users, "user_id", training),
+        "item": _known(dataset.items, "item_id", training),
         "context": training,
     }
     shown, clicks = count_clicks(training)
@@ -56,18 +54,24 @@ def fit_schema(dataset: Dataset, *, semantics: bool = True, user_semantics: bool
     return FeatureSchema(fields=tuple(fields), item_text=config.items.text)
 
 
-def _id_field(dataset: Dataset, training: pl.DataFrame, side: Side) -> Categorical:
+def _known(table: pl.DataFrame, key: str, training: pl.LazyFrame) -> pl.LazyFrame:
+    """Return the rows of users or items that training events name."""
+    ids = training.select(key).unique().collect(engine="streaming").to_series()
+    return table.lazy().filter(pl.col(key).is_in(ids.implode()))
+
+
+def _id_field(dataset: Dataset, training: pl.LazyFrame, side: Side) -> Categorical:
     ids = dataset.config.ids
     name = f"{side}_id"
-    vocabulary = () if ids.buckets else _vocabulary(training[name], ids.min_count)
+    vocabulary = () if ids.buckets else _vocabulary(training.select(name), ids.min_count)
     return Categorical(name=name, side=side, vocabulary=vocabulary, buckets=ids.buckets, is_id=True)
 
 
-def _field(feature: FeatureConfig, table: pl.DataFrame) -> SchemaField:
-    values = table[feature.name]
+def _field(feature: FeatureConfig, table: pl.LazyFrame) -> SchemaField:
+    values = table.select(feature.name)
     if feature.kind == "numeric":
         return _numeric(feature, values)
-    flat = values.explode() if feature.kind == "bag" else values
+    flat = values.explode(feature.name) if feature.kind == "bag" else values
     vocabulary = () if feature.buckets else _vocabulary(flat, feature.min_count)
     if feature.kind == "bag":
         return Bag(
@@ -83,8 +87,8 @@ def _field(feature: FeatureConfig, table: pl.DataFrame) -> SchemaField:
     )
 
 
-def _numeric(feature: FeatureConfig, values: pl.Series) -> Numeric:
-    numbers = values.drop_nulls().to_numpy().astype(np.float64)
+def _numeric(feature: FeatureConfig, values: pl.LazyFrame) -> Numeric:
+    numbers = values.drop_nulls().collect(engine="streaming").to_series().to_numpy().astype(np.float64)
     if feature.log:
         numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
     scale = float(numbers.std()) if len(numbers) else 1.0
@@ -98,7 +102,7 @@ def _numeric(feature: FeatureConfig, values: pl.Series) -> Numeric:
     )
 
 
-def _vocabulary(values: Iterable[str | None], min_count: int) -> tuple[str, ...]:
-    """Return values by descending frequency, ties by text, so that equal data gives an equal schema."""
-    counts = Counter(value for value in values if value is not None)
-    return tuple(sorted((v for v, n in counts.items() if n >= min_count), key=lambda v: (-counts[v], v)))
+def _vocabulary(values: pl.LazyFrame, min_count: int) -> tuple[str, ...]:
+    """Return a column's values by descending frequency, ties by text, so that equal data gives an equal schema."""
+    found = values.drop_nulls().group_by(pl.all()).len().filter(pl.col("len") >= min_count).collect(engine="streaming")
+    return tuple(value for value, _ in sorted(found.rows(), key=lambda row: (-row[1], row[0])))

@@ -6,9 +6,11 @@ Events are folded by the contract, so that training sees what a service would ha
 earlier impression. Events can become known only some time later, as a service's feedback does.
 """
 
-from collections import defaultdict
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +21,7 @@ from msd.contract.assemble import Counts, encode_impressions
 from msd.contract.encode import encode_side, encode_state
 from msd.contract.rows import RowSide
 from msd.contract.schema import OUTCOME_FEATURES, FeatureSchema
-from msd.contract.state import EntityState, Event, StateRule, decay, fold
+from msd.contract.state import EntityState, Event, Impression, StateRule, decay, fold
 from msd.dataset.aggregate import impressions_of
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
@@ -27,7 +29,8 @@ from msd.ranker.arrays import IN_MEMORY, Arrays, chunks
 
 _AGING_SEED = 20_240_612
 _AGED = 4  # draws of earlier counts per row
-_ROWS_AT_ONCE = 4_096  # whose histories' click rates are computed together
+_ROWS_AT_ONCE = 1_024  # whose histories are encoded together
+_EMPTY = EntityState()
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Entities:
 
     def places(self, ids: pl.Series) -> NDArray[np.int32]:
         """Return the row of each ID [len(ids)]; all must occur in the dataset."""
-        return np.fromiter((self.place[id_] for id_ in ids), np.int32, len(ids))
+        return np.fromiter(map(self.place.__getitem__, ids.to_list()), np.int32, len(ids))
 
 
 def encode_entities(dataset: Dataset, schema: FeatureSchema, side: RowSide) -> Entities:
@@ -56,7 +59,8 @@ def encode_entities(dataset: Dataset, schema: FeatureSchema, side: RowSide) -> E
     name = f"{side}_id"
     table = dataset.users if side == "user" else dataset.items
     known = table[name].to_list()
-    only_events = sorted(set(dataset.events[name].unique()) - set(known))
+    in_events = dataset.events.lazy().select(name).unique().collect(engine="streaming")
+    only_events = sorted(set(in_events.to_series()) - set(known))
     ids = known + only_events
     pad: list[None] = [None] * (len(only_events) + 1)
     columns = {field: [*table[field].to_list(), *pad] for field in schema.settable[side]}
@@ -108,117 +112,139 @@ def walk_events(
 ) -> Timeline:
     """Return the timeline of a dataset's events, which must be sorted by time, in new `arrays`. An event is known to
     later ones once more than `delay_s` have passed."""
-    events = dataset.events
-    at = events["at"].to_numpy().astype(np.float64)
-    clicked, times = events["label"].to_numpy().astype(bool), impressions_of(events).to_numpy()
-    user_rows, item_rows = users.places(events["user_id"]), items.places(events["item_id"])
-    rule = state_rule(schema)
-    counted = parts <= Part.TRAIN
-    of_user, of_item = (_Side(rule, rows, arrays) for rows in (user_rows, item_rows))
+    events, rule = dataset.events, state_rule(schema)
+    shape, counted = (events.height,), parts <= Part.TRAIN
+    at = arrays.filled(shape, np.float64, lambda part: events["at"][part].to_numpy())
+    of_user, of_item = (
+        _Side(rule, arrays.filled(shape, np.int32, partial(_places, events, side)), side.unknown, counted, arrays)
+        for side in (users, items)
+    )
     history = arrays.zeros((len(at), rule.history_length), np.int32, "history")
-    history[:] = -1
     outcomes = arrays.zeros((*history.shape, len(OUTCOME_FEATURES)), np.float32, "history_outcomes")
-
-    def fold_row(row: int) -> None:
-        event = Event(float(at[row]), bool(clicked[row]), items.ids[item_rows[row]], times=float(times[row]))
-        of_user.fold(row, event, bool(counted[row]))
-        of_item.fold(row, event._replace(item_id=None), bool(counted[row]))
-
-    known = 0
-    for row in range(len(at)):
-        while at[known] < at[row] - delay_s:
-            fold_row(known)
-            known += 1
-        of_item.note(row)
-        if impressions := of_user.note(row).history:
-            when, ids, shown, clicks = zip(*impressions, strict=True)
-            history[row, : len(ids)] = [items.place[item_id] for item_id in ids]
-            age_s = at[row] - np.array(when)
-            outcomes[row, : len(ids), :3] = encode_impressions(np.array(shown), np.array(clicks), age_s)
-    for row in range(known, len(at)):
-        fold_row(row)
-    user, item = (side.by_entity(counted) for side in (of_user, of_item))
-    ends_at = float(at[counted].max())
+    unknown = _folding(events, counted, of_user, of_item)
+    oldest = next(unknown)
+    for part in chunks(len(at), _ROWS_AT_ONCE):
+        known = []
+        for user, item, now in zip(
+            *(held[part].tolist() for held in (of_user.entities, of_item.entities, at)), strict=True
+        ):
+            while oldest < now - delay_s:
+                oldest = next(unknown)
+            of_item.note(item)
+            known.append(of_user.note(user).history)
+        of_user.write(part)
+        of_item.write(part)
+        history[part], outcomes[part, :, :3] = _encode_histories(known, at[part], items, rule.history_length)
+    deque(unknown, maxlen=0)
+    for side in (of_user, of_item):
+        side.write(slice(0))
+    ends_at = max(float(at[part].max(where=counted[part], initial=0.0)) for part in chunks(len(at)))
     state = schema.state("user")
     assert state is not None, "every fitted schema has the user's counts"
     if item_state := schema.state("item"):
-        then = np.minimum(at - delay_s, np.nextafter(ends_at, np.inf))
-        for start in range(0, len(at), _ROWS_AT_ONCE):
-            rows, places = np.nonzero(history[start : start + _ROWS_AT_ONCE] >= 0)
-            rows += start
-            counts = item.at(history[rows, places], then[rows])
-            outcomes[rows, places, 3] = encode_state(item_state, *counts, then[rows])[:, 0]
+        for part in chunks(len(at), _ROWS_AT_ONCE):
+            places, slots = np.nonzero(history[part] >= 0)
+            then = np.minimum(at[part] - delay_s, np.nextafter(ends_at, np.inf))[places]
+            counts = of_item.at(history[part][places, slots], then)
+            outcomes[part][places, slots, 3] = encode_state(item_state, *counts, then)[:, 0]
     rng, longest_s = np.random.default_rng(_AGING_SEED), state.age_cap_s / 2
     return Timeline(
         history,
         outcomes,
         # A user's rows after train are not counted, so the counts are as old as the last counted row.
-        user.counts(
-            lambda part: Counts(*np.where(counted[part], user.now(at, part), user.last(part))), at, longest_s, rng
+        of_user.counts(
+            lambda part: Counts(*np.where(counted[part], of_user.now(at, part), of_user.last(part))), at, longest_s, rng
         ),
-        item.counts(lambda part: item.now(at, part), at, longest_s, rng),
+        of_item.counts(lambda part: of_item.now(at, part), at, longest_s, rng),
         ends_at,
     )
 
 
-class _Side:
-    """States of users or of items during the walk. `live` [E, 3]: before each event, from all events; `after` [E, 3]:
-    after it, from counted events; `earlier` [E]: number of its entity's counted events before it."""
+def _places(events: pl.DataFrame, side: Entities, part: slice) -> NDArray[np.int32]:
+    return side.places(events[f"{side.side}_id"][part])
 
-    def __init__(self, rule: StateRule, entities: NDArray[np.int32], arrays: Arrays) -> None:
+
+def _folding(events: pl.DataFrame, counted: NDArray[np.bool_], user: "_Side", item: "_Side") -> Iterator[float]:
+    """Yield the time of each event before it is folded."""
+    for part in chunks(events.height, _ROWS_AT_ONCE):
+        block = events[part]
+        told = (block["at"].cast(pl.Float64), block["label"].cast(pl.Boolean), impressions_of(block), block["item_id"])
+        rows = (user.entities[part], item.entities[part], counted[part])
+        for of_user, of_item, is_counted, at, clicked, times, item_id in zip(
+            *(column.tolist() for column in rows), *(column.to_list() for column in told), strict=True
+        ):
+            yield at
+            user.fold(of_user, Event(at, clicked, item_id, times=times), is_counted)
+            item.fold(of_item, Event(at, clicked, times=times), is_counted)
+
+
+def _encode_histories(
+    histories: Sequence[tuple[Impression, ...]], at: NDArray[np.float64], items: Entities, length: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the items [n, length] of n histories, and the first three of their outcomes, at the times `at` [n]."""
+    lengths = np.array([len(history) for history in histories])
+    held = np.arange(length) < lengths[:, None]
+    rows, outcomes = np.full(held.shape, -1, np.int32), np.zeros((*held.shape, 3), np.float32)
+    if held.any():
+        times, ids, shown, clicks = zip(*chain.from_iterable(histories), strict=True)
+        rows[held] = [items.place[item_id] for item_id in ids]
+        age_s = np.repeat(at, lengths) - np.array(times)
+        outcomes[held] = encode_impressions(np.array(shown), np.array(clicks), age_s)
+    return rows, outcomes
+
+
+class _Side:
+    """States of users or of items. `live` [E, 3]: before each event, from all events.
+
+    `states` [S, 3] are those of counted events only, sorted by entity, then time; `keys` [S] hold both as complex
+    numbers, as numpy sorts them. Each entity's begin with an empty one, at `starts` [n]; `before` [E]: the place of the
+    state before each event.
+    """
+
+    def __init__(
+        self, rule: StateRule, entities: NDArray[np.int32], size: int, counted: NDArray[np.bool_], arrays: Arrays
+    ) -> None:
         self.rule = rule
         self.entities = entities
         self.arrays = arrays
-        self._seen: dict[int, EntityState] = defaultdict(EntityState)
-        self.counted: dict[int, EntityState] = defaultdict(EntityState)
-        self._number: dict[int, int] = defaultdict(int)
-        self.live, self.after = (arrays.zeros((len(entities), 3)) for _ in range(2))
-        self.earlier = arrays.zeros((len(entities),), np.int64)
+        self.final: dict[int, EntityState] = {}
+        self._seen: dict[int, EntityState] = {}
+        many = sum(np.bincount(entities[part][counted[part]], minlength=size) for part in chunks(len(entities)))
+        self.starts = np.concatenate([[0], np.cumsum(many + 1)])[:-1]
+        self._places = self.starts.tolist()
+        self.live, self.before = arrays.zeros((len(entities), 3)), arrays.zeros((len(entities),), np.int64)
+        self.states = arrays.zeros((size + int(np.sum(many)), 3))
+        self.keys = arrays.zeros((len(self.states),), np.complex128)
+        self.keys[self.starts] = np.arange(size)
+        self._noted: list[tuple[int, float, float, float]] = []
+        self._folded: list[tuple[int, int, float, float, float]] = []
 
-    def note(self, row: int) -> EntityState:
-        """Record the state before an event."""
-        entity = int(self.entities[row])
-        state = self._seen[entity]
-        self.live[row] = state.impressions, state.clicks, state.as_of
-        self.earlier[row] = self._number[entity]
+    def note(self, entity: int) -> EntityState:
+        """Note the state before the next event, and return it."""
+        state = self._seen.get(entity, _EMPTY)
+        self._noted.append((self._places[entity], state.impressions, state.clicks, state.as_of))
         return state
 
-    def fold(self, row: int, event: Event, is_counted: bool) -> None:
-        """Fold an event, after all events of the same time are recorded."""
-        entity = int(self.entities[row])
-        before = self._seen[entity]
+    def fold(self, entity: int, event: Event, is_counted: bool) -> None:
+        """Fold an event, after all events of the same time are noted."""
+        before = self._seen.get(entity, _EMPTY)
         after = self._seen[entity] = fold(self.rule, before, event)
         if is_counted:
-            known = self.counted[entity]
-            # Until the end of train both states are equal.
-            state = self.counted[entity] = after if known is before else fold(self.rule, known, event)
-            self.after[row] = state.impressions, state.clicks, state.as_of
-            self._number[entity] += 1
+            known = self.final.get(entity, _EMPTY)
+            # Until the end of train both states are the same.
+            state = self.final[entity] = after if known is before else fold(self.rule, known, event)
+            self._places[entity] += 1
+            self._folded.append((self._places[entity], entity, state.impressions, state.clicks, state.as_of))
 
-    def by_entity(self, counted: NDArray[np.bool_]) -> "_Counted":
-        """Return the counted states, after all events are walked."""
-        rows = np.flatnonzero(counted)
-        rows = rows[np.argsort(self.entities[rows], kind="stable")]
-        many = np.bincount(self.entities[rows], minlength=int(self.entities.max()) + 1)
-        # Each entity's states begin with the empty state.
-        bounds = np.concatenate([[0], np.cumsum(many + 1)])
-        states = self.arrays.zeros((len(rows) + len(many), 3))
-        for part in chunks(len(rows)):
-            chosen = rows[part]
-            states[np.arange(part.start, part.stop) + self.entities[chosen] + 1] = self.after[chosen]
-        keys = self.arrays.zeros((len(states),), np.complex128)
-        keys.real, keys.imag = np.repeat(np.arange(len(many)), many + 1), states[:, 2]
-        return _Counted(self, states, keys, bounds)
-
-
-class _Counted(NamedTuple):
-    """Counted states [S, 3] of a side, sorted by entity, then time; `keys` [S] hold both as complex numbers, as numpy
-    sorts them. `bounds` [n + 1] of each entity's states, an empty one first."""
-
-    side: _Side
-    states: NDArray[np.float64]
-    keys: NDArray[np.complex128]
-    bounds: NDArray[np.int64]
+    def write(self, part: slice) -> None:
+        """Write what was noted of a part of the events, and what was folded since."""
+        if self._noted:
+            places, *columns = (np.array(column) for column in zip(*self._noted, strict=True))
+            self.before[part], self.live[part] = places, np.stack(columns, 1)
+        if self._folded:
+            places, entities, *columns = (np.array(column) for column in zip(*self._folded, strict=True))
+            self.states[places], self.keys[places] = np.stack(columns, 1), entities + 1j * columns[2]
+        self._noted, self._folded = [], []
 
     def counts(
         self, fresh: Callable[[slice], Counts], at: NDArray[np.float64], longest_s: float, rng: np.random.Generator
@@ -227,43 +253,38 @@ class _Counted(NamedTuple):
         be."""
 
         def live(part: slice) -> Counts:
-            return _advanced(self.side.rule, self.side.live[part], at[part])
+            return _advanced(self.rule, self.live[part], at[part])
 
         def aged_by_time(part: slice) -> Counts:
             """Counts as stale as an old export, which knows little of entities with bursts of events."""
             then = at[part] - rng.uniform(0.0, longest_s, part.stop - part.start)
-            return self.at(self.side.entities[part], then)
+            return self.at(self.entities[part], then)
 
         def aged_by_event(part: slice) -> Counts:
             """Counts after a random earlier event, some of every entity."""
-            earlier = rng.integers(0, self.side.earlier[part] + 1)
-            return Counts(*self.states[self.bounds[self.side.entities[part]] + earlier].T)
+            starts = self.starts[self.entities[part]]
+            return Counts(*self.states[starts + rng.integers(0, self.before[part] - starts + 1)].T)
 
         aged = [self._filled(draw) for draw in _AGED // 2 * (aged_by_time, aged_by_event)]
-        return SideCounts(self._filled(fresh), self._filled(live), aged, dict(self.side.counted))
+        return SideCounts(self._filled(fresh), self._filled(live), aged, self.final)
 
     def last(self, part: slice) -> Counts:
         """Return counts as of the last counted event."""
-        return Counts(*self._before(part).T)
+        return Counts(*self.states[self.before[part]].T)
 
     def now(self, at: NDArray[np.float64], part: slice) -> Counts:
         """Return the same counts, advanced to each event's time."""
-        return _advanced(self.side.rule, self._before(part), at[part])
+        return _advanced(self.rule, self.states[self.before[part]], at[part])
 
-    def at(self, entities: NDArray[np.int64 | np.int32], then: NDArray[np.float64]) -> Counts:
+    def at(self, entities: NDArray[np.int32], then: NDArray[np.float64]) -> Counts:
         """Return the counts of n entities from before the times `then` [n], advanced to them."""
         places = np.searchsorted(self.keys, entities + 1j * then) - 1
-        states = self.states[np.maximum(places, self.bounds[entities])]
-        return _advanced(self.side.rule, states, np.maximum(then, 0.0))
-
-    def _before(self, part: slice) -> NDArray[np.float64]:
-        """Return the counted states [n, 3] before events."""
-        states: NDArray[np.float64] = self.states[self.bounds[self.side.entities[part]] + self.side.earlier[part]]
-        return states
+        states = self.states[np.maximum(places, self.starts[entities])]
+        return _advanced(self.rule, states, np.maximum(then, 0.0))
 
     def _filled(self, of: Callable[[slice], Counts]) -> Counts:
         """Return the counts of all events, from those of parts of the rows."""
-        found = self.side.arrays.zeros((3, len(self.side.entities)))
+        found = self.arrays.zeros((3, len(self.entities)))
         for part in chunks(found.shape[1]):
             found[:, part] = of(part)
         return Counts(*found)

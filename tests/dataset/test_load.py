@@ -4,12 +4,16 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from msd.dataset import order, split, table
 from msd.dataset.load import load_dataset
+from msd.dataset.split import split_events
 from tests.dataset.small import CONFIG, ITEMS, write_small
+from tests.dataset.tiny import write_tiny_dataset
 
 
 def test_tables_are_canonical(tmp_path: Path) -> None:
@@ -61,6 +65,24 @@ def test_file_formats_give_equal_datasets(tmp_path: Path, ending: str) -> None:
     other = load_dataset(folder)
     for name in ("events", "items", "users"):
         assert_frame_equal(getattr(from_csv, name), getattr(other, name))
+
+
+def test_events_read_in_blocks_are_those_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_tiny_dataset(tmp_path)
+    events = pl.read_parquet(folder / "events.parquet")
+    # Few items on few days, so that events tie, also between blocks.
+    few = events.with_columns(
+        pl.col("at") // 2_592_000 * 2_592_000, pl.lit(1, events.schema["item_id"]).alias("item_id")
+    )
+    pl.concat([events, few]).sample(fraction=1.0, shuffle=True, seed=0).write_parquet(folder / "events.parquet")
+    whole = load_dataset(folder)
+    parts = split_events(whole.events, whole.config)
+    for module in (order, split, table):
+        monkeypatch.setattr(module, "BLOCK", 64)
+    found = load_dataset(folder)
+    assert found.events.n_chunks() > 20 > whole.events.n_chunks()
+    assert_frame_equal(found.events, whole.events)
+    assert np.array_equal(split_events(found.events, found.config), parts)
 
 
 MOMENT = int(datetime(2024, 5, 1, 12, 30, tzinfo=UTC).timestamp())

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from msd.dataset.check import check_dataset
 from msd.dataset.config import DatasetConfig, SplitConfig, load_config
 from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.order import sort_events
 from msd.dataset.problem import DatasetError
 from msd.dataset.split import split_events
 from msd.dataset.texts import student_texts
@@ -32,7 +33,8 @@ others = st.lists(st.tuples(st.sampled_from(["u1", "u2", "30", "4"]), ids, st.in
 
 def frame_of(rows: list[tuple[str, str, int, int]]) -> pl.DataFrame:
     full = [*(("full", "1", time, 1) for time in range(20)), *rows]
-    return pl.DataFrame(full, schema={"user_id": str, "item_id": str, "at": int, "label": pl.Int8}, orient="row")
+    schema = {"user_id": str, "item_id": str, "at": int, "label": pl.Int8}
+    return sort_events(pl.DataFrame(full, schema=schema, orient="row"))
 
 
 def item_key(item: str) -> tuple[bool, int, str]:

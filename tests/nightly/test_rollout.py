@@ -1,5 +1,6 @@
 """Two services follow a rollout: it grows while a new bundle's clicks hold, and returns by itself if they do not."""
 
+import io
 import itertools
 import json
 import os
@@ -14,11 +15,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from rich.console import Console
 
 from msd.contract.bundle import MANIFEST, Bundle
 from msd.contract.log import EVENTS, REQUESTS
+from msd.demo.service import DemoError
 from msd.feedback.gate import Gate
 from msd.nightly.config import NightlyConfig, NightlyError, RolloutConfig, WindowConfig
+from msd.nightly.night import Night
 from msd.nightly.rollout import EXPERIMENT, Stage, end_rollout, roll_out
 from tests.scripted_server import Reply, scripted_server
 from tests.service.live import live_service
@@ -116,10 +120,11 @@ def test_refused_bundle_and_other_experiment_end_a_rollout(bundle: Bundle, copie
         assert [check.name for check in stage.checks if not check.holds][0] == "services that refuse the new bundle"
 
         other = services.config.bundles / EXPERIMENT
-        other.write_text(json.dumps({"salt": "ours"}), "utf-8")
-        with pytest.raises(NightlyError, match="another experiment runs"):
-            roll_out(services.config, services.rollout, tmp_path, "b2")
-        assert other.exists()
+        for text in ('{"salt": "ours"}', "{", "[]"):
+            other.write_text(text, "utf-8")
+            with pytest.raises(NightlyError, match="another experiment runs"):
+                roll_out(services.config, services.rollout, tmp_path, "b2")
+            assert other.exists()
 
 
 def test_services_that_do_not_answer_end_a_rollout(tmp_path: Path) -> None:
@@ -134,3 +139,17 @@ def test_services_that_do_not_answer_end_a_rollout(tmp_path: Path) -> None:
         rollout = RolloutConfig(shares=SHARES, hold_minutes=0.001, most_hours=1e-6, services=[server.url])
         (stage,) = roll_out(config, rollout, tmp_path, "b2")
     assert "services that answer: +0, at least 1" in [str(check) for check in stage.checks if not check.holds]
+
+
+def test_share_returns_if_the_pointer_cannot_be_moved(tmp_path: Path) -> None:
+    bundles, folder = tmp_path / "bundles", tmp_path / "nights/n"
+    for place in (bundles / "current/no-link", folder / "bundle"):
+        place.mkdir(parents=True)
+    (folder / "bundle" / MANIFEST).write_text("{}", "utf-8")
+    (folder / "rollout.json").write_text(json.dumps([{"share": 0.5, "began": 1.0, "ended": 2.0}]), "utf-8")
+    (bundles / EXPERIMENT).write_text(json.dumps({"salt": "rollout-n"}), "utf-8")
+    rollout = RolloutConfig(shares=[0.5])
+    config = NightlyConfig(logs=["x"], dataset=tmp_path, work=tmp_path, bundles=bundles, rollout=rollout)
+    with pytest.raises(DemoError, match="rollback"):
+        Night(config, "n", Console(file=io.StringIO()))._publish()
+    assert not (bundles / EXPERIMENT).exists()

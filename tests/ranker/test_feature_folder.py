@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from msd.ranker import arrays
+from msd.ranker import arrays, timeline
 from msd.ranker.feature_folder import read_features, write_features
 from msd.ranker.features import Features, SideFeatures
 from msd.training import train
@@ -28,6 +28,7 @@ def test_folder_has_the_features_computed_by_chunks(
 ) -> None:
     world: World = request.getfixturevalue(name)
     monkeypatch.setattr(arrays, "CHUNK", 100)
+    monkeypatch.setattr(timeline, "_ROWS_AT_ONCE", 7)
     write_features(tmp_path / "features", world.dataset, world.schema, world.vectors)
     found = read_features(tmp_path / "features")
     assert_same(found, world.features)
