@@ -2,6 +2,7 @@
 
 import random
 import time
+from contextlib import suppress
 
 import httpx
 import polars as pl
@@ -11,6 +12,11 @@ films = events.group_by("item_id").agg(pl.len(), rate=pl.col("click").mean()).fi
 rates = dict(films.select("item_id", "rate").iter_rows())
 users = events["user_id"].unique().to_list()
 with httpx.Client(base_url="http://127.0.0.1:8080") as service:
+    for _ in range(600):  # until it is ready
+        with suppress(httpx.ConnectError):
+            if service.get("/health/ready").is_success:
+                break
+        time.sleep(0.1)
     for _ in range(3_000):
         ids, user = random.sample(list(rates), 5), random.choice(users)
         reply = service.post("/v1/score", json={"user_id": user, "candidates": {"id": ids}}).json()

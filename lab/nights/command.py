@@ -8,6 +8,7 @@ import typer
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from lab.nights.large import run_large
 from lab.nights.show import run_nights
 from msd.page import to_svg
 from msd.report import bar, check_writable, show, table, write_figures
@@ -25,12 +26,19 @@ def nights(
     work: Annotated[Path, typer.Option(help="A folder that is emptied first.")] = Path("runs/nights"),
     impressions: Annotated[int, typer.Option(min=1_000, help="Impressions of a day.")] = 20_000,
     epochs: Annotated[int, typer.Option(min=1, help="Most epochs of each training.")] = 10,
+    large: Annotated[
+        bool, typer.Option("--large", help="One night alone, whose log repeats real requests: its time and memory.")
+    ] = False,
 ) -> None:
     """Two services and `msd nightly` through a quiet day, drift, bots and a passing fad."""
     check_writable(figures)
     shutil.rmtree(work, ignore_errors=True)
     with bar() as progress:
-        found = run_nights(work, impressions, epochs, lambda doing: progress(doing, 0, 1))
+        found = (run_large if large else run_nights)(work, impressions, epochs, lambda doing: progress(doing, 0, 1))
+    if large:
+        show([_costs(found)])
+        write_figures(figures, found)
+        return
     show([_table(found)])
     write_figures(figures, found, {".svg": _draw(found)})
 
@@ -42,6 +50,13 @@ def _table(found: dict[str, Any]) -> Table:
     for day in found["days"]:
         scores = [f"{day['scores'][name][metric]:.4f}" for metric in ("auc", "ece") for name in _NAMES]
         made.add_row(day["day"], day["served"], *scores, day["night"]["status"] if "night" in day else "–")
+    return made
+
+
+def _costs(found: dict[str, Any]) -> Table:
+    made = table(f"{found['impressions']:,} impressions", ["step", "s", "CPU s", "peak MB"])
+    for step, cost in found["steps"].items():
+        made.add_row(step, *(str(figure) for figure in cost.values()))
     return made
 
 

@@ -13,7 +13,7 @@ from msd.contract.files import write_text_atomic
 from msd.demo.service import command_of
 from msd.nightly.rollout import EXPERIMENT
 
-_CONFIG = """logs = ["logs"]
+CONFIG = """logs = ["logs"]
 dataset = "data"
 work = "work"
 bundles = "bundles"
@@ -27,7 +27,8 @@ settle_hours = 0  # a day takes a minute
 
 [gate]
 latency = 1_000  # the machine is shared
-
+"""
+_ROLLOUT = """
 [rollout]
 shares = [0.5]
 hold_minutes = 1.5
@@ -63,10 +64,7 @@ def run_nights(
         raise MsdError(f"{folder}: holds other things; name a new folder")
     world, found = World(folder), list[dict[str, Any]]()
     hear("the first bundle")
-    data = world.write_past(3 * impressions)
-    _call("train", data, folder / "model", "--no-semantics", "--epochs", epochs)
-    _call("export", data, folder / "model", world.bundles / "first", "--requests", "50")
-    _call("rollback", world.bundles, "--to", "first")
+    serve_first(world, world.write_past(3 * impressions, time.time()), epochs)
     for day in days:
         hear(f"day {day.name}")
         world.drift(day.moves)
@@ -80,7 +78,7 @@ def run_nights(
             hear(f"night {day.name}")
             # The window is this day alone, because a law that has moved contradicts the days before.
             options = {"epochs": epochs, "clicks": impressions // 10, "days": (time.time() - began) / 86_400}
-            write_text_atomic(folder / "nightly.toml", _CONFIG.format(**options))
+            write_text_atomic(folder / "nightly.toml", (CONFIG + _ROLLOUT).format(**options))
             with world.services():
                 figures["night"] = _night(world, day.name)
         found.append(figures)
@@ -104,6 +102,14 @@ def _night(world: World, name: str) -> dict[str, Any]:
     kept = ("status", "why", "notes", "counts", "steps", "seconds")
     stages = [{"share": one["share"], "checks": one["checks"]} for one in record["rollout"]]
     return {key: record[key] for key in kept} | {"rollout": stages, "verdict": record["verdict"]}
+
+
+def serve_first(world: World, data: Path, epochs: int) -> None:
+    """Make the bundle that is served at the beginning. Raises MsdError."""
+    model = world.folder / "model"
+    _call("train", data, model, "--no-semantics", "--epochs", epochs)
+    _call("export", data, model, world.bundles / "first", "--requests", "50")
+    _call("rollback", world.bundles, "--to", "first")
 
 
 def _call(*arguments: object) -> None:

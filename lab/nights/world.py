@@ -28,7 +28,7 @@ _CANDIDATES, _BATCH = 5, 100
 _ANONYMOUS = 10  # every so-manieth visitor
 _BOTS_CLICK = 0.9
 _RANDOM = 0.5  # share of requests whose first candidate is shown, otherwise the best
-_PODS = ("a", "b")
+PODS = ("a", "b")
 _DATASET = """format = 1
 name = "market"
 
@@ -84,8 +84,8 @@ class World:
         """Change the law."""
         self._taste = np.roll(self._taste, places, 0)
 
-    def write_past(self, count: int) -> Path:
-        """Write the dataset of the two hours before now, of random ads, and return its folder."""
+    def write_past(self, count: int, until: float) -> Path:
+        """Write the dataset of the two hours before `until` (Unix s), of random ads, and return its folder."""
         data, rng = self.folder / "data", self._rng
         data.mkdir(parents=True)
         write_text_atomic(data / "dataset.toml", _DATASET)
@@ -98,8 +98,8 @@ class World:
             {
                 "user_id": [f"u{user}" for user in rng.integers(USERS, size=count)],
                 "item_id": [f"i{item}" for item in items],
-                "at": np.sort(rng.uniform(time.time() - _PAST_S, time.time() - 1, count)).astype(np.int64),
-                "label": (rng.random(count) < self._chances(items, devices)).astype(np.int8),
+                "at": np.sort(rng.uniform(until - _PAST_S, until - 1, count)).astype(np.int64),
+                "label": (rng.random(count) < self.chances(items, devices)).astype(np.int8),
                 "device": [f"d{device}" for device in devices],
             }
         )
@@ -109,11 +109,11 @@ class World:
     @contextmanager
     def services(self) -> Iterator[None]:
         """Serve the nightly bundle by two services with logs, and the first bundle by another without."""
-        served = [(pod, self.bundles) for pod in _PODS] + [("never", self.bundles / "first")]
+        served = [(pod, self.bundles) for pod in PODS] + [("never", self.bundles / "first")]
         with ExitStack() as stack:
             for name, bundle in served:
                 own: dict[str, Any] = {"MSD_STATE_DIR": str(self.folder / name / "state"), "MSD_LIVE": "on"}
-                if name in _PODS:
+                if name in PODS:
                     own |= {"MSD_LOG_DIR": str(self.folder / "logs" / name), "MSD_LOG_SAMPLE": "1"}
                 url, _ = stack.enter_context(serve(bundle, self.folder / f"{name}.log", **own))
                 self._connections.append(stack.enter_context(ServiceConnection(url)))
@@ -144,7 +144,7 @@ class World:
         body = json.dumps(request).encode()
         reply = json.loads(pods[number % len(pods)].scored(body).body)
         scores, old = reply["candidates"]["pctr"], never.scores(body)
-        chances = self._chances(items, np.full(len(items), device))
+        chances = self.chances(items, np.full(len(items), device))
         first = 0 if rng.random() < _RANDOM else int(np.argmax(scores))
         clicked = bool(rng.random() < (_BOTS_CLICK if is_bot else chances[first]))
         shown.law.append(float(chances[-1]))
@@ -162,7 +162,8 @@ class World:
         for service in (pods[self._rng.integers(len(pods))], never):
             service.post("/v1/events", body).check(202)
 
-    def _chances(self, items: NDArray[np.int64], devices: NDArray[np.int64]) -> NDArray[np.float64]:
+    def chances(self, items: NDArray[np.int64], devices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the click probabilities [n] of ads on devices, by number."""
         odds = _BASE + self._appeal[items] + self._taste[devices, items % CATEGORIES]
         chances: NDArray[np.float64] = 1 / (1 + np.exp(-odds))
         return chances

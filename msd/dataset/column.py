@@ -34,7 +34,11 @@ _TIMELY = re.compile(r"time|date|day|hour|datum|zeit|(^|_)(ts|dt|at)$", re.IGNOR
 _ID = re.compile(r"(^|[^A-Za-z])(id|Id|ID)$|[a-z]I[dD]$")
 _LONGEST = 20 * 366 * 86_400  # seconds
 _SAMPLE = 1_000
-FEATURE_TYPES = {"categorical": pl.String(), "bag": pl.List(pl.String()), "numeric": pl.Float64()}
+FEATURE_TYPES: dict[str, pl.DataType] = {
+    "categorical": pl.String(),
+    "bag": pl.List(pl.String()),
+    "numeric": pl.Float64(),
+}
 
 
 def read_ids(table: Table, column: str) -> pl.Series:

@@ -32,12 +32,13 @@ _CORE = ("user_id", "item_id", "at", "label")
 
 @dataclass
 class Described:
-    """Values by feature: of each request's context, and the latest of each user and item; items' texts besides.
+    """Values by feature: of each request's context (request_id and a column for each), and the latest of each user and
+    item; items' texts besides.
 
     A value that is None was said to be missing. Names that the dataset has no feature of are left out.
     """
 
-    contexts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    contexts: pl.DataFrame
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
     items: dict[str, dict[str, Any]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
@@ -73,7 +74,7 @@ def write_dataset(
         )
     said = described(requests, impressions["request_id"], old.config)
     config = _config(old, said, in_log, by_time)
-    events = _events(config, impressions, said)
+    events = _events(config, impressions, said.contexts)
     if not log_only:
         events = pl.concat([_old_events(config, old, events), events]).sort("at", maintain_order=True)
     if since is not None:
@@ -139,18 +140,12 @@ def _outcomes(config: DatasetConfig, of: pl.DataFrame) -> list[pl.Expr]:
     return [pl.col(CONVERSION), at.cast(pl.Int64).alias(CONVERTED_AT)]
 
 
-def _events(config: DatasetConfig, impressions: pl.DataFrame, said: Described) -> pl.DataFrame:
-    """Return impressions with their contexts. Features that are constant online have that constant."""
-    rows = [said.contexts[request_id] for request_id in impressions["request_id"].to_list()]
-    columns = []
-    for feature in config.side("context"):
-        constant = _value(feature, feature.serving_value)
-        values = [row.get(feature.name, constant) for row in rows]
-        columns.append(pl.Series(feature.name, values, FEATURE_TYPES[feature.kind]))
+def _events(config: DatasetConfig, impressions: pl.DataFrame, contexts: pl.DataFrame) -> pl.DataFrame:
+    """Return impressions with their contexts."""
+    said = impressions.join(contexts, on="request_id", how="inner", maintain_order="left")
     outcomes = _outcomes(config, impressions)
-    return impressions.select(
-        "user_id", "item_id", pl.col("at").floor().cast(pl.Int64), "label", *outcomes
-    ).with_columns(columns)
+    features = [one.name for one in config.side("context")]
+    return said.select("user_id", "item_id", pl.col("at").floor().cast(pl.Int64), "label", *outcomes, *features)
 
 
 def _old_events(config: DatasetConfig, old: Dataset, new: pl.DataFrame) -> pl.DataFrame:
@@ -200,20 +195,29 @@ def _written(value: Any) -> str:  # noqa: ANN401
 
 
 def described(requests: Iterable[pl.DataFrame], wanted: pl.Series, config: DatasetConfig) -> Described:
-    """Return what the `wanted` requests said, the first of those with one ID. Raises FeedbackError for invalid ones."""
-    found, sides = Described(), {side: {one.name: one for one in config.side(side)} for side in ("user", "item")}
+    """Return what the `wanted` requests said, the first of those with one ID. Context features that a request does not
+    name have the value that is constant online. Raises FeedbackError for invalid requests."""
+    sides = {side: {one.name: one for one in config.side(side)} for side in ("user", "item")}
     context = {one.name: one for one in config.side("context")}
-    ids = set(wanted.to_list())
+    constants = {name: _value(one, one.serving_value) for name, one in context.items()}
+    types: dict[str, pl.DataType] = {"request_id": pl.String()}
+    types |= {name: FEATURE_TYPES[one.kind] for name, one in context.items()}
+    found, due, contexts = Described(pl.DataFrame(schema=types)), set(wanted.to_list()), []
     for frame in requests:
+        rows = []
         for request_id, body in frame.select("request_id", "request").iter_rows():
-            if request_id not in ids or request_id in found.contexts:
+            if request_id not in due:
                 continue
+            due.remove(request_id)
             try:
                 request = json.loads(body)
-                found.contexts[request_id] = _values(request.get("context"), context)
+                values = constants | _values(request.get("context"), context)
                 _describe(request, sides, found)
             except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise FeedbackError(f"the log's request {request_id} is not a request: {error}") from None
+            rows.append((request_id, *values.values()))
+        contexts.append(pl.DataFrame(rows, schema=types, orient="row"))
+    found.contexts = pl.concat([found.contexts, *contexts])
     return found
 
 

@@ -5,7 +5,9 @@ Everything left out is counted.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from msd.contract.correction import CONVERSIONS
 from msd.feedback.files import ANONYMOUS_PREFIX, FeedbackError
@@ -59,7 +61,7 @@ def join(
     impression can be told from the log, or none is settled.
     """
     told: dict[str, int] = {"events": events.height}
-    distinct = events.unique(["type", "event_id"], keep="first", maintain_order=True)
+    distinct = events.unique(["type", "event_id"], keep="first", maintain_order=True).drop("event_id")
     told["repeated_events"] = events.height - distinct.height
     shown, clicks, conversions = (
         distinct.filter(pl.col("type") == kind) for kind in ("impression", "click", "conversion")
@@ -100,12 +102,12 @@ def _impressions(
     shown: pl.DataFrame, requests: Iterable[pl.DataFrame], told: dict[str, int], keep: Sequence[str]
 ) -> tuple[pl.DataFrame, float]:
     """Return one row for each shown candidate of a logged request, and when the latest request was received."""
-    named = shown.filter(pl.col("request_id").is_not_null())
+    named = shown.select(*_KEY, "at").filter(pl.col("request_id").is_not_null())
     once = named.sort("at").unique(_KEY, keep="first", maintain_order=True)
     told["impressions_without_request"] = shown.height - named.height
     told["repeated_impressions"] = named.height - once.height
     candidates, logged, latest = _candidates(requests, once, told, keep)
-    found = once.select(*_KEY, "at").join(candidates, on=_KEY, how="inner")
+    found = once.join(candidates, on=_KEY, how="inner")
     unlogged = once.join(logged, on="request_id", how="anti").height
     told["impressions_not_logged"] = unlogged
     told["impressions_of_no_candidate"] = once.height - unlogged - found.height
@@ -117,21 +119,31 @@ def _candidates(
 ) -> tuple[pl.DataFrame, pl.DataFrame, float]:
     """Return the candidates of requests with shown candidates, once each; those requests' IDs; and when the latest
     request was received."""
-    frames, seen, total, repeated = [], pl.DataFrame(schema={"request_id": pl.String}), 0, 0
-    latest = float("-inf")
-    wanted = shown.select("request_id").unique()
-    for frame in requests:
+    frames, ids, total, latest = [], [], 0, float("-inf")
+    by_request, by_key = (np.unique(shown.select(columns).hash_rows().to_numpy()) for columns in ("request_id", _KEY))
+    for file, frame in enumerate(requests):
         total += frame.height
         latest = max(latest, float(frame["received_at"].to_numpy().max(initial=latest)))
-        first = frame.unique("request_id", keep="first", maintain_order=True).join(seen, on="request_id", how="anti")
-        repeated += frame.height - first.height
-        seen = pl.concat([seen, first.select("request_id")])
-        frames.append(_exploded(first.join(wanted, on="request_id", how="semi"), keep))
-    told["requests"], told["repeated_requests"] = total, repeated
+        distinct = frame.unique("request_id", keep="first", maintain_order=True)
+        ids.append(distinct.select("request_id", file=pl.lit(file)))
+        own = _exploded(distinct.filter(_is_among(distinct.select("request_id"), by_request)), keep)
+        own = own.filter(_is_among(own.select(_KEY), by_key)).unique(_KEY, keep="first", maintain_order=True)
+        frames.append(own.with_columns(file=pl.lit(file)))
     if not frames:
         raise FeedbackError("the log holds no requests")
-    candidates = pl.concat(frames).unique(_KEY, keep="first", maintain_order=True)
-    return candidates, seen, latest
+    logged = pl.concat(ids).unique("request_id", keep="first", maintain_order=True)
+    told["requests"], told["repeated_requests"] = total, total - logged.height
+    candidates = pl.concat(frames)
+    if total > logged.height:
+        candidates = candidates.join(logged, on=["request_id", "file"], how="semi", maintain_order="left")
+    return candidates.drop("file"), logged.drop("file"), latest
+
+
+def _is_among(rows: pl.DataFrame, hashes: NDArray[np.uint64]) -> pl.Series:
+    """Return which rows have one of the sorted `hashes`. A join would hash all events again for each file."""
+    own = rows.hash_rows().to_numpy()
+    places = np.searchsorted(hashes, own).clip(max=max(0, len(hashes) - 1))
+    return pl.Series(hashes[places] == own if len(hashes) else np.zeros(len(own), bool))
 
 
 def _exploded(requests: pl.DataFrame, keep: Sequence[str]) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """Two bundles of any data, schemas and students judged on the same later impressions of a log: ranking, calibration by
 segment, the value of what each would put first, and latency. Does not know where the log is or what follows."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,6 @@ from msd.feedback.scored_bundle import ScoredBundle
 from msd.metrics import measure, measure_pooled
 
 Floats = NDArray[np.float64]
-Requests = Callable[[], Iterable[pl.DataFrame]]
 Pair = tuple[ScoredBundle, ScoredBundle]
 _NAMES = ("old", "new")
 
@@ -44,7 +43,7 @@ class Verdict(NamedTuple):
 def judge(
     old: ScoredBundle,
     new: ScoredBundle,
-    requests: Requests,
+    requests: Iterable[pl.DataFrame],
     impressions: pl.DataFrame,
     gate: Gate,
     *,
@@ -53,7 +52,7 @@ def judge(
     resamples: int = 1_000,
 ) -> Verdict:
     """Return the verdict on the `impressions` (of `join`) after `since` and after the data of both bundles, of the
-    latest `most_requests` requests. `requests` yields the log's, with JUDGE_COLUMNS, each time it is called.
+    latest `most_requests` requests. `requests` are the log's, with JUDGE_COLUMNS.
 
     Raises FeedbackError if no impression is late enough, or none is left of those that both bundles accept.
     """
@@ -66,7 +65,8 @@ def judge(
         )
     ids = later["request_id"].unique(maintain_order=True).tail(most_requests)
     later = later.filter(pl.col("request_id").is_in(ids.implode()))
-    scored = _score((old, new), requests(), later)
+    judged = [frame.join(ids.to_frame(), on="request_id", how="semi", maintain_order="left") for frame in requests]
+    scored = _score((old, new), judged, later)
     kept = np.isfinite(scored.pctr).all(0)
     refused = {name: one.refused for name, one in zip(_NAMES, (old, new), strict=True)}
     later, pctr = later.filter(pl.Series(kept)), scored.pctr[:, kept]
@@ -82,7 +82,7 @@ def judge(
     }
     if 0 < labels.sum() < len(labels):
         figures |= _figures(later, labels, pctr, scored.weights[kept], resamples)
-        figures["value"] = _value((old, new), requests, later, scored.firsts)
+        figures["value"] = _value((old, new), judged, later, scored.firsts)
         for place, (name, one) in enumerate(zip(_NAMES, (old, new), strict=True)):
             own = {"ms": 1_000 * float(np.median(one.seconds)), "bundle_id": one.bundle.bundle_id}
             figures["models"][name] |= own | {CONVERSIONS: _conversions(later, scored.pcvr[place, kept])}
@@ -185,7 +185,7 @@ def _conversions(later: pl.DataFrame, pcvr: Floats) -> Figures | None:
 
 def _value(
     bundles: Pair,
-    requests: Requests,
+    requests: Sequence[pl.DataFrame],
     later: pl.DataFrame,
     firsts: tuple[Target, Target],
 ) -> Figures | None:
@@ -193,7 +193,7 @@ def _value(
     no request with a propensity had its first candidate shown."""
     formulas = {one.bundle.bundle_id: one.bundle.manifest.formula for one in bundles}
     try:
-        old, new = (explored_requests(requests(), later, target, {}, formulas) for target in firsts)
+        old, new = (explored_requests(requests, later, target, {}, formulas) for target in firsts)
     except FeedbackError:
         if any(firsts):
             raise

@@ -66,7 +66,7 @@ def main(
         verdict = judge(
             old,
             new,
-            lambda: read_requests(folders, JUDGE_COLUMNS),
+            read_requests(folders, JUDGE_COLUMNS),
             impressions,
             bounds,
             most_requests=requests,

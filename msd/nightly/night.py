@@ -31,8 +31,10 @@ from msd.feedback.impressions import join
 from msd.feedback.judge import judge
 from msd.feedback.scored_bundle import ScoredBundle
 from msd.nightly.config import NightlyConfig, NightlyError
+from msd.nightly.cost import noted
 from msd.nightly.record import NightRecord, known_record
 from msd.nightly.rollout import check_experiment, end_rollout, roll_out
+from msd.teachers.knowledge import RECORD_FILE
 
 _JOINED, _HELD_OUT, _VERDICT = "joined.json", "impressions.parquet", "verdict.json"
 _LARGE = ("dataset", "student", "model", "bundle")
@@ -57,7 +59,7 @@ class Night:
             config.redis is not None,
             config.corrections is not None,
         )
-        self._steps = Steps(console, total=5 + sum(optional))
+        self._steps = Steps(console, total=3 + sum(optional))
         found = [known_record(one) for one in sorted(self.folder.parent.glob("*")) if one != self.folder]
         self._others = sorted((one for one in found if one and one.status != "failed"), key=lambda one: one.until)
 
@@ -75,7 +77,7 @@ class Night:
             record.status, record.why = "failed", [f"{type(error).__name__}: {error}"]
             if not isinstance(error, MsdError):
                 self._steps.console.print(traceback.format_exc(), markup=False)
-        record.steps, record.seconds = self._steps.seconds, round(time.time() - record.started_at, 1)
+        record.seconds = round(time.time() - record.started_at, 1)
         # A disk without space for the record must not hide why the night ended.
         with suppress(OSError):
             record.write(self.folder)
@@ -90,9 +92,11 @@ class Night:
         if self.config.rollout:
             check_experiment(self.config, self.record.night)
         with collected(self.config.logs, self.config.work / "logs") as logs:
-            self._join(logs)
+            with noted(self.record.steps, "join"):
+                self._join(logs)
             self._make()
-            verdict = self.record.verdict = self._judge(logs)
+            with noted(self.record.steps, "judge"):
+                verdict = self.record.verdict = self._judge(logs)
             if verdict["promotes"]:
                 self._publish()
             self._recalibrate(logs)
@@ -109,15 +113,15 @@ class Night:
             for name in ("counts", "click_rates", "began", "cut", "until", "is_accepted"):
                 setattr(record, name, getattr(done, name))
             return
-        start, out = time.perf_counter(), self.folder / "dataset"
+        out = self.folder / "dataset"
         shutil.rmtree(out, ignore_errors=True)
         accepted = [one for one in self._others if one.is_accepted]
         place = self.folder.parent / accepted[-1].night / "dataset" if accepted else self.config.dataset
         old = load_dataset(place)
         record.began = accepted[-1].until if accepted else float(old.events["at"].max())  # type: ignore[arg-type]
         windows = window.windows(record.started_at)
-        events = read_events(logs)
-        joined = join(read_requests(logs), events, windows, has_conversions=has_conversions(old.events))
+        known = has_conversions(old.events)
+        joined = join(read_requests(logs), read_events(logs), windows, has_conversions=known)
         frame = self._without_refused(joined.frame)
         fresh = frame.filter(pl.col("at") > record.began)
         refused = joined.frame.height - frame.height
@@ -132,7 +136,6 @@ class Night:
         write_dataset(frame.filter(pl.col("at") <= record.cut), requests, old, out, since=since, by_time=True)
         frame.filter(pl.col("at") > record.cut).write_parquet(self.folder / _HELD_OUT)
         record.is_accepted = True
-        self._steps.seconds["join"] = round(time.perf_counter() - start, 1)
         write_text_atomic(mark, record.model_dump_json())
 
     def _without_refused(self, impressions: pl.DataFrame) -> pl.DataFrame:
@@ -160,7 +163,7 @@ class Night:
 
     def _make(self) -> None:
         """Teach, distil, train and export."""
-        config, call = self.config, self._steps.call
+        config, call = self.config, self._call
         data, student, model, bundle = (self.folder / name for name in _LARGE)
         knowledge = self._taught(data)
         words = [knowledge] if knowledge else []
@@ -179,17 +182,23 @@ class Night:
         if first and not ours.exists():
             shutil.copytree(first, ours)
         try:
-            self._steps.call("teach", "teach", data, ours, *self.config.teach)
+            self._call("teach", "teach", data, ours, *self.config.teach)
         except DemoError as error:
-            self.record.notes.append(f"went on without new words of the teacher: {error}")
+            self.record.notes.append(f"went on without some or all new words of the teacher: {error}")
+        # It is there if all questions were asked, even if some have no usable answer.
+        if not (ours / RECORD_FILE).is_file():
             return whole if whole.is_dir() else first
         shutil.rmtree(whole, ignore_errors=True)
         shutil.copytree(ours, whole)
         return whole
 
+    def _call(self, step: str, *arguments: str | Path) -> None:
+        with noted(self.record.steps, step):
+            self._steps.call(step, *arguments)
+
     def _judge(self, logs: Sequence[Path]) -> Figures:
         """Return the verdict on the new bundle, once: after it is published there is no old one to compare with."""
-        start, config, mark = time.perf_counter(), self.config, self.folder / _VERDICT
+        config, mark = self.config, self.folder / _VERDICT
         new = ScoredBundle(self.folder / "bundle")
         manifest = new.bundle.manifest.sha256
         if mark.is_file() and (known := json.loads(mark.read_bytes()))["manifest"] == manifest:
@@ -198,13 +207,12 @@ class Night:
         verdict = judge(
             ScoredBundle(self._current(), corrections),
             new,
-            lambda: read_requests(logs, JUDGE_COLUMNS),
+            read_requests(logs, JUDGE_COLUMNS),
             pl.read_parquet(self.folder / _HELD_OUT),
             config.gate,
             since=self.record.cut,
         ).document()
         write_text_atomic(mark, json.dumps({"manifest": manifest, "verdict": verdict}))
-        self._steps.seconds["judge"] = round(time.perf_counter() - start, 1)
         return verdict
 
     def _current(self) -> Path:
@@ -230,7 +238,7 @@ class Night:
         redis = ("--redis", self.config.redis) if self.config.redis else ()
         if self.config.rollout:
             if redis:
-                self._steps.call("publish beside", "publish", place, "--beside", *redis)
+                self._call("publish beside", "publish", place, "--beside", *redis)
             self.record.rollout = roll_out(self.config, self.config.rollout, self.folder, name)
             last = self.record.rollout[-1]
             if not last.holds:
@@ -238,8 +246,8 @@ class Night:
                 raise _Kept(f"the rollout ended at {last.share:.0%} of the users", *failed)
         try:
             if redis:
-                self._steps.call("publish", "publish", place, *redis)
-            self._steps.call("point", "rollback", bundles, "--to", name)
+                self._call("publish", "publish", place, *redis)
+            self._call("point", "rollback", bundles, "--to", name)
         finally:
             if self.config.rollout:
                 end_rollout(self.config)
@@ -255,7 +263,7 @@ class Night:
         }
         waiting = [f"--{name}-hours={value}" for name, value in hours.items()]
         try:
-            self._steps.call("recalibrate", "recalibrate", *logs, "--out", self.config.corrections, *waiting)
+            self._call("recalibrate", "recalibrate", *logs, "--out", self.config.corrections, *waiting)
         except DemoError as error:
             self.record.notes.append(f"corrections stay as they were: {error}")
 

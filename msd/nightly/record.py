@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from msd.contract.files import write_text_atomic
 from msd.nightly.config import NightlyError
+from msd.nightly.cost import Cost
 from msd.nightly.rollout import Stage
 from msd.page import render_page
 from msd.step import read_record
@@ -40,7 +41,7 @@ class NightRecord(BaseModel):
     click_rates: dict[str, float] = {}
     verdict: dict[str, Any] | None = None
     rollout: list[Stage] = []
-    steps: dict[str, float] = {}
+    steps: dict[str, Cost] = {}
     started_at: float = 0.0
     seconds: float = 0.0
 

@@ -1,7 +1,10 @@
 """The chart's values: every setting is one, all are documented and typed, and generated files are current."""
 
 import json
+import os
 import re
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,31 @@ def test_every_value_is_read_by_a_template() -> None:
     own = [value.path for value in values() if not value.is_section and not value.path.startswith("settings.")]
 
     assert not [path for path in own if not re.search(rf"\.{path.rpartition('.')[2]}\b", templates)]
+
+
+def test_job_of_nights_passes_a_signal_on_and_succeeds_if_the_old_bundle_stays(tmp_path: Path) -> None:
+    template = (CHART / "templates/nightly.yaml").read_text("utf-8")
+    command = yaml.safe_load(next(line for line in template.splitlines() if "msd nightly" in line))["command"]
+    began, ended, program = tmp_path / "began", tmp_path / "ended", tmp_path / "msd"
+    program.write_text(
+        f"""#!/bin/sh
+[ "$STATUS" ] && exit "$STATUS"
+trap 'kill $!; sleep 0.2; touch {ended}; exit 143' TERM
+sleep 60 &
+touch {began}
+wait
+"""
+    )
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    statuses = [subprocess.run(command, env={**environment, "STATUS": one}, check=False).returncode for one in "031"]
+    assert statuses == [0, 0, 1]
+    with subprocess.Popen(command, env=environment) as job:
+        while not began.exists():
+            time.sleep(0.01)
+        job.terminate()
+    assert job.returncode != 0
+    assert ended.exists()
 
 
 def test_generated_files_are_current() -> None:

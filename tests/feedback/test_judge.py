@@ -54,7 +54,7 @@ class Log:
         """The verdict on all of it."""
         shown = join(read_requests([self.file]), self.events, Windows()).frame
         pair = (ScoredBundle(old.folder), ScoredBundle(new.folder))
-        return judge(*pair, lambda: read_requests([self.file], JUDGE_COLUMNS), shown, gate, resamples=200)
+        return judge(*pair, read_requests([self.file], JUDGE_COLUMNS), shown, gate, resamples=200)
 
 
 def test_the_law_is_promoted_and_kept(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from tests.nightly.world import World
@@ -130,13 +131,17 @@ def test_failed_night_changes_nothing(world: World) -> None:
     torn = world.folder / "logs/b/requests-torn.parquet"
     torn.write_bytes(b"PAR1")
     half = night(world, "half-written")
+    pl.read_parquet(next(torn.parent.glob("requests-9*"))).drop("item_ids").write_parquet(torn)
+    changed = night(world, "changed")
     torn.unlink()
 
-    assert [one["status"] for one in (lost, full, half)] == ["failed"] * 3
+    assert [one["status"] for one in (lost, full, half, changed)] == ["failed"] * 4
     assert "File too large" in full["why"][0]
     assert bundles.joinpath("current").readlink() == served
     assert "leads to no bundle to compare with" in lost["why"][0]
-    assert "requests-torn.parquet: is not a file of a request log" in half["why"][0]
+    for one in (half, changed):
+        assert "requests-torn.parquet: is not a file of a request log" in one["why"][0]
+    assert "item_ids" in changed["why"][0]
 
 
 def test_rejects_mistaken_configuration(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Simulated days: real services, real logs, and a real night that keeps the bundle after bots."""
+"""Simulated days: real services, real logs, and a real night that keeps the bundle after bots; and a large night."""
 
 import json
 from pathlib import Path
 
+from lab.nights.large import run_large
 from lab.nights.show import Day, run_nights
 
 
@@ -17,3 +18,12 @@ def test_day_of_bots_is_measured_and_its_night_keeps_the_bundle(tmp_path: Path) 
     scores = day["scores"]
     assert scores["law"]["auc"] > max(scores["nightly"]["auc"], scores["never"]["auc"])
     json.dumps(found, allow_nan=False)
+
+
+def test_large_night_is_measured_by_step(tmp_path: Path) -> None:
+    found = run_large(tmp_path / "work", 1_500, 1, lambda doing: None)
+    counts = found["counts"]
+    assert (counts["requests"], counts["joined_impressions"], counts["repeated_requests"]) == (1_500, 1_500, 0)
+    assert list(found["steps"])[:4] == ["join", "train", "export", "judge"]
+    assert all(cost["peak_mb"] > 50 for cost in found["steps"].values())
+    assert found["log_bytes"] > 100 * 1_500
