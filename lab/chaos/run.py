@@ -52,7 +52,7 @@ class ChaosPlan:
     swaps: int = 12
     swaps_beside: int = 6
     """Swaps at a higher share, beside a busy neighbour."""
-    swap_every_s: float = 2.0
+    swap_every_s: float = 1.0
     attackers: float = 1.0
     """Multiple of each attack's connections."""
     attack_s: float = 5.0
