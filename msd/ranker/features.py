@@ -83,6 +83,25 @@ class Features:
         user, item = (replace(side, dense=side.live_dense) for side in (self.user, self.item))
         return replace(self, user=user, item=item)
 
+    def anonymous(self) -> "Features":
+        """Return the same events of anonymous users: without ID, counts, vector and history."""
+        rows = len(self.labels)
+        unknown = self.user.unknown_dense.expand(rows, -1)
+        user = replace(
+            self.user,
+            rows=self.user.rows.new_full((1,), self.user.entities.unknown).expand(rows),
+            dense=unknown,
+            live_dense=unknown,
+        )
+        return replace(
+            self,
+            user=user,
+            history=self.history.new_full((1, 1), -1).expand_as(self.history),
+            history_outcomes=self.history_outcomes.new_zeros((1, 1, 1)).expand_as(self.history_outcomes),
+            knows_user=self.knows_user.new_zeros(1).expand(rows),
+            taste=None if self.taste is None else self.taste.new_zeros((1, 1)).expand_as(self.taste),
+        )
+
     def of_part(self, *parts: Part) -> NDArray[np.int64]:
         """Return the events of the given parts, in time order."""
         return np.flatnonzero(np.isin(self.parts, parts))

@@ -103,7 +103,7 @@ def train_ranker(
     judge = Judge(features, config.live)
     judge.check(features.conversions is not None and model_config.network in WITH_CONVERSIONS)
     model, features = _before_network(new_model(features, model_config, config.seed), features, config)
-    judge = Judge(features, config.live)
+    judge = Judge(features, config.live, config.corruption.unknown)
     average, best, adapted = copy.deepcopy(model), copy.deepcopy(model), model.adaptors.adapt(features)
     optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
     modules: dict[str, nn.Module] = {"model": model, "average": average, "best": best}
@@ -135,10 +135,14 @@ def train_ranker(
 
 class Judge:
     """Valid rows as served: with live counts (`live`) or with those of the end of train. They choose the epoch. With
-    `live`, blend and calibration are fitted on both kinds, because a service may have no feedback."""
+    `live`, blend and calibration are fitted on both kinds, because a service may have no feedback.
 
-    def __init__(self, features: Features, live: bool) -> None:
+    `anonymous`: weight of the same rows of anonymous users in the blend. Without them, a dataset whose valid users were
+    all seen lately would leave the weights of old counts, which unknown users have, to chance."""
+
+    def __init__(self, features: Features, live: bool, anonymous: float = 0.0) -> None:
         self._views = (features.live(), features) if live else (features,)
+        self._anonymous, self._share = features.anonymous(), anonymous
         self._features, self._events = features, features.of_part(Part.VALID)
         self.labels, self._impressions = features.outcomes(self._events)
 
@@ -150,8 +154,9 @@ class Judge:
         """Fit the blend weights, and return the resulting AUC."""
         opinions = [predict_opinions(model, view, self._events) for view in self._views]
         if isinstance(model.ranker, Ranker) and (experts := model.ranker.experts) > 1:
-            found = np.concatenate(opinions, 1)
-            labels, weights = (np.tile(one, len(opinions)) for one in (self.labels, self._impressions))
+            found = np.concatenate([*opinions, predict_opinions(model, self._anonymous, self._events)], 1)
+            labels = np.tile(self.labels, len(opinions) + 1)
+            weights = np.concatenate([*[self._impressions] * len(opinions), self._share * self._impressions])
             blend = fit_blend(found[:experts], found[experts], labels, weights)
             model.ranker.blend.copy_(torch.from_numpy(blend))
         return roc_auc(self.labels, _blended(model, opinions[0]), self._impressions)

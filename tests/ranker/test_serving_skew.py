@@ -169,6 +169,15 @@ def test_hidden_user_is_as_an_anonymous_one(world: World, seen: dict[str, torch.
     history = history_tensors(features, adapted, rows, torch.zeros(200, dtype=torch.bool))
     assert not any(history[name].any() for name in ("history_mask", "history_outcomes"))
 
+    anonymous = features.anonymous()
+    batch_logits(world.model, anonymous, np.arange(200))
+    assert torch.equal(seen["user_dense"], user.unknown_dense.expand(200, -1))
+    assert torch.equal(seen["user_categorical"], user.categorical[-1].expand(200, -1))
+    assert not seen["taste"].any()
+    assert not seen["user_semantic"].any()
+    history = history_tensors(anonymous, adapted, rows)
+    assert not any(history[name].any() for name in ("history_mask", "history_outcomes"))
+
 
 def test_sides_age_independently(world: World, seen: dict[str, torch.Tensor]) -> None:
     _ask(world, replace(NOTHING_HIDDEN, aged_user=1.0))

@@ -343,6 +343,24 @@ def test_blend_is_fitted_by_age_without_negative_weights() -> None:
     )
 
 
+def test_blend_of_unknown_users_does_not_follow_users_seen_lately(world: World) -> None:
+    model, valid = copy.deepcopy(world.model), world.features.of_part(Part.VALID)
+    ranker, dense = model.ranker, world.features.user.dense.clone()
+    assert isinstance(ranker, Ranker)
+    labels, _ = world.features.outcomes(valid)
+    logits = predict_logits(model, world.features, valid)
+    # Of users seen a little longer ago, by chance, all that is said is right.
+    dense[valid, ranker.ages] = torch.from_numpy(0.02 * ((labels > 0.5) == (logits > np.median(logits)))).float()
+    features = replace(world.features, user=replace(world.features.user, dense=dense))
+
+    def widest_of_anonymous(weight: float) -> float:
+        Judge(features, live=False, anonymous=weight).blend(model)
+        return float(np.abs(predict_logits(model, features.anonymous(), valid)).max())
+
+    assert widest_of_anonymous(0.0) > 100
+    assert widest_of_anonymous(Corruption().unknown) < 10
+
+
 def test_valid_rows_have_live_counts_by_default(world: World, tmp_path: Path) -> None:
     labels = world.features.labels.numpy()[world.features.of_part(Part.VALID)]
     assert np.array_equal(Judge(world.features, live=True).labels, labels)
