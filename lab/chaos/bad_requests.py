@@ -14,10 +14,10 @@ from loadtest.http_client import ServiceConnection
 from loadtest.requests import IMPRESSION, OPENRTB, SCORE, as_bid_request
 from msd.contract.bundle import open_bundle
 
-_LIMITS = {"HEAD_TIMEOUT_S": 2.0, "BODY_TIMEOUT_S": 2.0}
-_TURNS = 4
+_LIMITS = {"HEAD_TIMEOUT_S": 4.0, "BODY_TIMEOUT_S": 4.0}
+_TURNS = 10
 # Many of them wait until the service gives up on an unfinished body.
-_CONNECTIONS = 64
+_CONNECTIONS = 32
 _PATIENCE_S = 30.0
 _Link = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
