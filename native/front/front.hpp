@@ -419,10 +419,9 @@ class Front : public Keeper, public Sockets {
     if (one.requests.empty() || one.requests.front()->state != HttpState::kScored) return;
     HttpRequest& request = *one.requests.front();
     if (one.requests.size() == 1 && !request.closes && !one.is_ended) return;
-    if (!request.job->has_answered) {
-      request.job->is_awaited = true;
-      return;
-    }
+    if (!request.job->has_answered) request.job->is_awaited = true;
+    // Asked again: it may have answered meanwhile, before it could see that.
+    if (!request.job->has_answered) return;
     std::exchange(request.job, nullptr)->connection = nullptr;
     answered(one);
   }
