@@ -207,7 +207,7 @@ class EngineSoak:
                 if status == 200:
                     self._check(body)
                 self.outcomes[f"status {status}"] += 1
-        except (OSError, asyncio.IncompleteReadError):  # an end written to a connection that was reset is no ConnectionError
+        except (OSError, asyncio.IncompleteReadError):  # an end after a reset is not a ConnectionError
             self.outcomes["ended"] += 1
         finally:
             writer.close()
