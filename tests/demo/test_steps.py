@@ -52,10 +52,15 @@ def test_interrupt_ends_more_than_the_step(tmp_path: Path, monkeypatch: pytest.M
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with scripted_server(HANG) as server, ThreadPoolExecutor(1) as thread:
-        thread.submit(interrupt, server)
-        with pytest.raises(SystemExit) as ended:
-            Steps(Console(file=io.StringIO()), 1).call("fetch", "fetch", server.url, tmp_path / "bundle", digest)
+    # Processes that share out tests ignore interrupts.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with scripted_server(HANG) as server, ThreadPoolExecutor(1) as thread:
+            thread.submit(interrupt, server)
+            with pytest.raises(SystemExit) as ended:
+                Steps(Console(file=io.StringIO()), 1).call("fetch", "fetch", server.url, tmp_path / "bundle", digest)
+    finally:
+        signal.signal(signal.SIGINT, ignored)
     assert ended.value.code == 130
 
 
