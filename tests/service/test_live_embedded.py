@@ -180,28 +180,28 @@ def batch(*numbers: int) -> LiveBatch:
 def test_garbage_collector_tracks_the_history_of_few_users_at_a_time(tmp_path: Path) -> None:
     """It would walk those of all events that are folded together, and hold all threads meanwhile."""
     file, rules = StateFile(tmp_path / "state", 2**24), dict.fromkeys(RULES, StateRule(100.0, 50))
-    users, items = range(100), range(50)
+    users = range(100)
     tracked: list[int] = []
 
     def look(phase: str, info: object) -> None:
         tracked.append(len(gc.get_objects()))
 
-    def shown(start: int) -> list[LiveBatch]:
-        told = [LiveEvent(f"{u}-{i}", False, f"u{u}", f"i{i}", 1.0 + i) for u in users for i in items[start:]]
+    def shown(items: range) -> list[LiveBatch]:
+        told = [LiveEvent(f"{u}-{i}", False, f"u{u}", f"i{i}", 1.0 + i) for u in users for i in items]
         return [
             LiveBatch(told[part : part + 100], {"user": {}, "item": {}}, rules, 9.0)
             for part in range(0, len(told), 100)
         ]
 
-    file.add(shown(0))
-    again = shown(49)
+    file.add(shown(range(49)))
+    more = shown(range(49, 50))
     gc.collect()
     threshold, before = gc.get_threshold(), len(gc.get_objects())
     gc.callbacks.append(look)
     gc.set_threshold(1)
     gc.enable()
     try:
-        file.add(again)
+        file.add(more)
     finally:
         gc.disable()
         gc.set_threshold(*threshold)
