@@ -154,8 +154,9 @@ class RequestCycle:
                 self._bridge.front.abandon(self._number)
 
     def come(self, body: bytes, is_whole: bool) -> None:
-        """The body has come, or as much of it as exceeds the limit."""
-        self._body, self.is_whole, self._has_come = body, is_whole, True
+        """The body has come, or as much of it as exceeds the limit; then its end, perhaps before that was received."""
+        self._body += body
+        self.is_whole, self._has_come = is_whole, True
         self._came.set()
 
     def leave(self) -> None:
