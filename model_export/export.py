@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -45,6 +46,7 @@ from msd.contract.precision import RUNTIMES, PrecisionRecord
 from msd.contract.pricing import formula_of
 from msd.contract.reference import Reference, reference_of
 from msd.dataset.texts import student_texts
+from msd.ranker.arrays import Arrays
 from msd.ranker.features import Features, build_features
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.teachers.knowledge import Knowledge
@@ -110,7 +112,8 @@ def _fill(folder: Path, made: Recipe, options: _Options, progress: Progress) -> 
     if made.student and "item" in made.adaptors:
         export_encoder(made.student, made.adaptors["item"], folder)
     progress("Packing rows", 0)
-    features = build_features(made.dataset, made.schema, made.vectors)
+    with tempfile.TemporaryDirectory(dir=folder) as work:  # what is mapped outlives its name
+        features = build_features(made.dataset, made.schema, made.vectors, arrays=Arrays(Path(work)))
     draft = _pack(made, folder, graph, features)
     evidence = Evidence(made.dataset, features, BundleRows(Bundle(folder, draft)))
     progress("Factorising the graph", 0)

@@ -1,10 +1,12 @@
 """Arrays by event: in memory, or in mapped files, whose pages take memory only while in use."""
 
+import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -20,13 +22,19 @@ class Arrays:
     folder: Path | None = None
 
     def zeros(self, shape: tuple[int, ...], dtype: DTypeLike = np.float64, name: str = "") -> NDArray[Any]:
-        """Return a new array; its file is `NAME.npy`."""
+        """Return a new array; its file is `NAME.npy`. Raises OSError if the disk has no room."""
         if self.folder is None or 0 in shape:
             return np.zeros(shape, dtype)
-        if name:
-            return np.asarray(np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", dtype, shape))
-        with tempfile.TemporaryFile(dir=self.folder) as file:
-            return np.asarray(np.memmap(file, dtype, "w+", shape=shape))
+        if not name:
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                mapped = np.memmap(file, dtype, "w+", shape=shape)
+                _take_room(file)
+                return np.asarray(mapped)
+        path = self.folder / f"{name}.npy"
+        mapped = np.lib.format.open_memmap(path, "w+", dtype, shape)
+        with path.open("r+b") as file:
+            _take_room(file)
+        return np.asarray(mapped)
 
     def filled(
         self, shape: tuple[int, ...], dtype: DTypeLike, of: Callable[[slice], NDArray[Any]], name: str = ""
@@ -39,6 +47,12 @@ class Arrays:
 
 
 IN_MEMORY = Arrays()
+
+
+def _take_room(file: IO[bytes]) -> None:
+    """Allocate a mapped file: on a full disk, a write to a hole in it would end the process."""
+    if sys.platform == "linux":
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
 def chunks(rows: int, most: int | None = None) -> Iterator[slice]:
