@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
+import orjson
+
 import native
+from msd.contract.request import load_json
 from service import limits
 from service.errors import BodyTooLarge
 
@@ -43,6 +46,17 @@ class JsonParser:
             raise BodyTooLarge(
                 f"the body has more than {self._max_parts:,} keys and values, and is not examined further; send fewer"
             )
+
+    def load(self, body: bytes) -> object:
+        """Return the document, as `load_json` does. Raises BodyTooLarge, MalformedRequest."""
+        self.check(body)
+        assert native.core is not None, "a service has the native core"
+        if native.core.is_plain_json(body):
+            try:
+                return orjson.loads(body)
+            except orjson.JSONDecodeError:  # NaN and halves of surrogate pairs, among others
+                pass
+        return load_json(body)
 
     def _parse(self, body: bytes, parse: Callable[[bytes], _T]) -> _T:
         self.check(body)
