@@ -26,15 +26,10 @@ class JsonParser:
         self._max_parts = max(limits.MAX_JSON_PARTS, _PARTS_PER_CANDIDATE * max_candidates)
         self._turn = asyncio.Lock()
 
-    @staticmethod
-    def is_small(body: bytes) -> bool:
-        """Return whether parsing a body delays nothing."""
-        assert native.core is not None, "a service has the native core"
-        return len(body) <= _SMALL_BYTES and native.core.json_parts(body) <= _SMALL_PARTS
-
     async def parse(self, body: bytes, parse: Callable[[bytes], _T]) -> _T:
         """Return the body parsed. Raises BodyTooLarge for one with too many parts, and what `parse` raises."""
-        if self.is_small(body):
+        assert native.core is not None, "a service has the native core"
+        if len(body) <= _SMALL_BYTES and native.core.json_parts(body) <= _SMALL_PARTS:
             return parse(body)
         async with self._turn:
             return await asyncio.to_thread(self._parse, body, parse)

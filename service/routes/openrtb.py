@@ -65,12 +65,8 @@ class OpenrtbForm:
             fields = model.schema.settable["context"]
             context, odd = context_of(_mapping_of(model), fields, bid_request.request, imps[imp], identity)
             unfit += len(odd)
-            document: dict[str, Any] = {
-                "user_id": identity.user_id,
-                "context": context,
-                "candidates": {name: column for name, column in candidates if column is not None},
-                **more,
-            }
+            columns = {name: column for name, column in candidates if column is not None}
+            document = {"user_id": identity.user_id, "context": context, "candidates": columns, **more}
             parts.append((own_id, _dumped(document)))
         named = list(bid_request.candidates)
         finish = partial(self._finish, bid_request, identity, unfit)

@@ -112,7 +112,10 @@ def split_body(body: bytes, json_length: bytes | None) -> tuple[bytes, bytes | N
     JSON."""
     if json_length is None:
         return body, None
-    length = _length(json_length, len(body))
+    digits = json_length.strip()
+    if not digits.isdigit() or len(digits) > _MAX_DIGITS or (length := int(digits)) > len(body):
+        shown = json_length[:40].decode("latin-1")
+        raise InvalidRequest(f"{shown!r} is not a number of bytes within the body, which has {len(body)}", HEADER)
     return body[:length], body[length:]
 
 
@@ -158,14 +161,6 @@ def _check_width(document: object) -> None:
     check_keys({"": document, "parameters": document.get("parameters"), **within, **inner})
 
 
-def _length(given: bytes, whole: int) -> int:
-    digits = given.strip()
-    if not digits.isdigit() or len(digits) > _MAX_DIGITS or int(digits) > whole:
-        shown = given[:40].decode("latin-1")
-        raise InvalidRequest(f"{shown!r} is not a number of bytes within the body, which has {whole}", HEADER)
-    return int(digits)
-
-
 def values_of(parts: Parts, name: str) -> list[Any]:
     """Return an input's values, with one axis: strings, whole numbers or finite numbers, by datatype."""
     one, raw = parts.inputs[name], parts.binary.get(name)
@@ -181,7 +176,8 @@ def values_of(parts: Parts, name: str) -> list[Any]:
 
 def _strings(raw: bytes, count: int, name: str) -> list[str]:
     """Return strings, each preceded by its length in four bytes."""
-    pieces, place, end = [], 0, len(raw)
+    pieces: list[bytes] = []
+    place, end = 0, len(raw)
     while len(pieces) < count and (start := place + _LENGTH.size) <= end:
         place = start + _LENGTH.unpack_from(raw, place)[0]
         pieces.append(raw[start:place])
