@@ -10,6 +10,7 @@ from rich.table import Table
 
 from lab.nights.large import run_large
 from lab.nights.show import run_nights
+from lab.nights.stream import run_stream
 from msd.page import to_svg
 from msd.report import bar, check_writable, show, table, write_figures
 
@@ -29,13 +30,17 @@ def nights(
     large: Annotated[
         bool, typer.Option("--large", help="One night alone, whose log repeats real requests: its time and memory.")
     ] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="A training alone, on as many made-up events: its time and memory.")
+    ] = False,
 ) -> None:
     """Two services and `msd nightly` through a quiet day, drift, bots and a passing fad."""
     check_writable(figures)
     shutil.rmtree(work, ignore_errors=True)
+    run = run_stream if stream else run_large if large else run_nights
     with bar() as progress:
-        found = (run_large if large else run_nights)(work, impressions, epochs, lambda doing: progress(doing, 0, 1))
-    if large:
+        found = run(work, impressions, epochs, lambda doing: progress(doing, 0, 1))
+    if large or stream:
         show([_costs(found)])
         write_figures(figures, found)
         return

@@ -8,7 +8,6 @@ from threading import Event, Thread
 
 from pydantic import BaseModel, ConfigDict
 
-_STATUS = Path("/proc/self/status")
 _EVERY_S = 0.1
 
 
@@ -26,12 +25,12 @@ class Cost(BaseModel):
 @contextmanager
 def noted(costs: dict[str, Cost], step: str) -> Iterator[None]:
     """Note what the block took, also if it fails."""
-    start, cpu, peak, is_over = time.perf_counter(), time.process_time(), _own_mb(), Event()
+    start, cpu, peak, is_over = time.perf_counter(), time.process_time(), own_mb(), Event()
 
     def watch() -> None:
         nonlocal peak
         while not is_over.wait(_EVERY_S):
-            peak = max(peak, _own_mb())
+            peak = max(peak, own_mb())
 
     watcher = Thread(target=watch, daemon=True)
     watcher.start()
@@ -44,10 +43,10 @@ def noted(costs: dict[str, Cost], step: str) -> Iterator[None]:
         costs[step] = Cost(seconds=round(took[0], 1), cpu_seconds=round(took[1], 1), peak_mb=peak or None)
 
 
-def _own_mb() -> int:
-    """Return the memory that is not of files, in MB; 0 if unknown."""
+def own_mb(process: int | None = None) -> int:
+    """Return a process's memory that is not of files, in MB; 0 if unknown. `process`: None for this one."""
     try:
-        lines = _STATUS.read_text("ascii").splitlines()
+        lines = Path(f"/proc/{process or 'self'}/status").read_text("ascii").splitlines()
     except OSError:
         return 0
     return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:"))) // 1_024

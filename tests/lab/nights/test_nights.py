@@ -1,10 +1,12 @@
-"""Simulated days: real services, real logs, and a real night that keeps the bundle after bots; and a large night."""
+"""Simulated days: real services, real logs, and a real night that keeps the bundle after bots; a large night,
+and a training on many events."""
 
 import json
 from pathlib import Path
 
 from lab.nights.large import run_large
 from lab.nights.show import Day, run_nights
+from lab.nights.stream import run_stream
 
 
 def test_day_of_bots_is_measured_and_its_night_keeps_the_bundle(tmp_path: Path) -> None:
@@ -27,3 +29,9 @@ def test_large_night_is_measured_by_step(tmp_path: Path) -> None:
     assert list(found["steps"])[:4] == ["join", "train", "export", "judge"]
     assert all(cost["peak_mb"] > 50 for cost in found["steps"].values())
     assert found["log_bytes"] > 100 * 1_500
+
+
+def test_training_on_many_events_is_measured_by_phase(tmp_path: Path) -> None:
+    found = run_stream(tmp_path / "work", 5_000, 1, lambda doing: None)
+    assert list(found["steps"]) == ["write", "train"]
+    assert all(cost["peak_mb"] > 50 and cost["cpu_seconds"] > 0 for cost in found["steps"].values())
