@@ -1,22 +1,14 @@
 """Hostile and mistaken requests: each gets the status, code and field that say what is wrong, and nothing breaks."""
 
-import asyncio
 import json
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-from starlette.types import Receive, Scope, Send
 
-from service.errors import BodyTooLarge
-from service.http.bridge import Bridge
-from service.http.middleware import read_body
-from service.settings import Settings
 from tests.contract import test_request
 from tests.service.live import LiveService, wait_until
 
@@ -105,50 +97,6 @@ def test_too_many_candidates(client: httpx.Client) -> None:
 def test_rejects_body_over_limit_and_keeps_the_connection(client: httpx.Client, size: int) -> None:
     assert error_of(client.post("/v1/score", content=b" " * size), 413)["code"] == "body_too_large"
     assert client.post("/v1/score", content=but()).status_code == 200
-
-
-def test_body_over_limit_whose_end_comes_before_the_app_looks() -> None:
-    """The front tells of what exceeds the limit and of the end apart; a busy event loop hears both at once."""
-    limit = 1_024
-    told = [("body", 1, b" " * (limit + 1), False), ("body", 1, b"", True)]
-    head: tuple[Any, ...] = (
-        "request",
-        1,
-        b"POST",
-        b"/v1/score",
-        [],
-        False,
-        False,
-        False,
-        False,
-        False,
-        0.0,
-        None,
-        None,
-    )
-    settings = Settings(bundle=Path("unread"), max_body_bytes=limit)
-    seen: list[bytes | BodyTooLarge] = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            seen.append(await read_body(scope, receive, settings))
-        except BodyTooLarge as error:
-            seen.append(error)
-
-    async def hear() -> None:
-        batches = iter([[head, *told]])
-        hears, rings = socket.socketpair()
-        front = SimpleNamespace(descriptor=hears, take_told=lambda: next(batches, []), abandon=lambda number: None)
-        bridge = Bridge(front, app, None)
-        with hears, rings:
-            bridge.open()
-            rings.send(b"!")
-            while not seen:
-                await asyncio.sleep(0)
-            bridge.close()
-
-    asyncio.run(asyncio.wait_for(hear(), 30))
-    assert [type(one) for one in seen] == [BodyTooLarge]
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""])
