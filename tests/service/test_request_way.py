@@ -1,5 +1,6 @@
 """A plain request crosses no file of Python, and any other those that docs/design.md draws."""
 
+import asyncio
 import json
 import re
 import signal
@@ -21,7 +22,7 @@ from tests.service.test_openrtb import CANDIDATES, MAPPING
 SERVICE = f"{ROOT}/service/"
 SERVERS = (f"{SERVICE}http/server.py", f"{SERVICE}scoring_server.py")
 # What goes on beside requests; the last return free memory, about once a second.
-BESIDE = ("rollout", "watchdog", "log-lines", "asyncio_")
+BESIDE = ("rollout", "look-", "watchdog", "log-lines", "asyncio_")
 
 
 REQUEST = {key: golden_requests()[0][key] for key in ("user_id", "at", "context", "candidates")}
@@ -79,11 +80,15 @@ def watch(way: Path) -> None:
             with way.open("a", encoding="utf-8") as file:
                 file.write(f"{name.removeprefix(SERVICE)}\n")
 
-    def begin(number: int, frame: object) -> None:
+    def begin() -> None:
         files["begins"] = None
         way.write_text("begins\n", "utf-8")
 
-    signal.signal(signal.SIGUSR1, begin)
+    def begin_soon(number: int, frame: object) -> None:
+        # The loop may still be in the last lines of an earlier request, whose reply has come.
+        asyncio.get_running_loop().call_soon_threadsafe(begin)
+
+    signal.signal(signal.SIGUSR1, begin_soon)
     threading.setprofile(note)
     sys.setprofile(note)
 
