@@ -79,9 +79,9 @@ def _print_outcome(outcome: Outcome, rate: float, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"rate": rate, **found}))
         return
-    others = {status: count for status, count in found["statuses"].items() if status != "200" and count}
-    replies = "".join(f", {count} {status}" for status, count in others.items())
-    typer.echo(f"{outcome.offered} requests at {rate:g} a second, {outcome.goodput:.1f} a second scored{replies}")
+    others = {"degraded": outcome.degraded, **found["statuses"], "200": 0}
+    replies = "".join(f", {count} {status}" for status, count in others.items() if count)
+    typer.echo(f"{outcome.offered} requests at {rate:g} a second, {outcome.goodput:.1f} a second in full{replies}")
     if outcome.latency.count:
         names = {"p50_ms": "p50", "p99_ms": "p99", "p99.9_ms": "p99.9"}
         typer.echo(", ".join(f"{name} {found[key]:.2f} ms" for key, name in names.items()) + ", from when it was due")

@@ -102,11 +102,12 @@ def find(name: str, *arguments: str) -> Command:
     commands = COMMANDS
     if name == LAB:
         name, commands = arguments[0], lab_commands()
-    # A log is a folder or a Parquet file, and is scored here; requests for a running service are JSON lines.
-    elif name == "replay" and any(os.path.isdir(path) or path.endswith(".parquet") for path in arguments):
+    # Bundles score and are judged on logs: folders or Parquet files. Requests in JSON lines are for a running service;
+    # models in training are judged on a dataset.
+    has_bundle = any(word.partition("=")[0] == "--bundle" for word in arguments)
+    if name == "replay" and (has_bundle or any(os.path.isdir(path) or path.endswith(".parquet") for path in arguments)):
         return _LOG_REPLAY
-    # Bundles are judged on a log; models in training, on a dataset.
-    elif name == "evaluate" and any(one.partition("=")[0] == "--bundle" for one in arguments):
+    if name == "evaluate" and has_bundle:
         return _JUDGE
     if name not in commands:
         near = difflib.get_close_matches(name, [*commands, *([LAB] if commands is COMMANDS else [])], 1)

@@ -24,6 +24,14 @@ from service.scoring.answer import Form
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
+_SWITCHES = {
+    EVENTS_PATH: "it needs MSD_LIVE=on",
+    "/v1/admin": "it needs MSD_KEYS_FILE, and moves to MSD_ADMIN_PORT",
+    "/metrics": "it is on MSD_ADMIN_PORT",
+    "/playground": "it needs MSD_PLAYGROUND=true",
+}
+"""What adds or moves a route, by its prefix."""
+
 
 def create_app(
     settings: Settings,
@@ -134,7 +142,11 @@ def _add_routes(app: _App, components: Components) -> None:
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
-    answer = error_response(error, request.scope["path"])
+    path: str = request.scope["path"]
+    if isinstance(error, HTTPException) and (error.status_code, error.detail) == (404, "Not Found"):
+        hints = [f"; {hint}" for prefix, hint in _SWITCHES.items() if path.startswith(prefix)]
+        error = HTTPException(404, "".join(["no such route", *hints]))
+    answer = error_response(error, path)
     response = Response(answer.body, answer.status)
     response.raw_headers = answer.headers
     return response

@@ -36,4 +36,5 @@ def memory(run: Run) -> None:
     run.check(f"memory grows by at most {_GROWTH:.0%}", growth <= _GROWTH, True)
     # Connections of the previous turn may still be closing.
     run.check("no more files are open", more_files <= max(_CLIENTS))
-    run.check("no more threads run", now.threads <= first.threads)
+    # A look at the bundle's folder has a thread of its own.
+    run.check("no more threads run", now.threads <= first.threads + 1)

@@ -82,7 +82,7 @@ def teach(
     if budget is not None and not price_out:
         raise TeacherError("--budget needs the prices of the teacher: --price-in and --price-out")
     if only_estimate and (batches or teacher is Backend.RECORDED):
-        raise TeacherError("--estimate asks nothing: it goes neither with --batches nor with recorded answers")
+        raise TeacherError(f"--estimate needs --teacher {Backend.OPENAI_COMPATIBLE}, and no --batches")
     data, prices = load_dataset(dataset), Prices(price_in, price_out)
     server = ModelServer(url or "", model or "", concurrency, timeout, max_tokens=max_tokens)
     allowance = Allowance(None, Budget(budget), prices)
@@ -164,7 +164,7 @@ def _progress(console: Console, prices: Prices) -> Iterator[Callable[[Stage], No
 
 def _tokens_and_cost(usage: Usage, prices: Prices) -> str:
     cost = f", cost {prices.cost(usage):.4f}" if prices != Prices() else ""
-    return f"tokens {usage.read:,} in, {usage.written:,} out{cost}"
+    return f"{usage.read:,} tokens in, {usage.written:,} out{cost}"
 
 
 def _print_estimate(console: Console, name: str, due: TeachingEstimate, prices: Prices) -> None:

@@ -57,13 +57,10 @@ class Bell {
     [[maybe_unused]] const auto written = write(pipe_[1], "", 1);
   }
 
-  // Before a look at what it was rung for.
+  // Before a look at what it was rung for. While the byte is still to come, it stays rung: nobody would read that byte.
   void answer() {
-    if (!is_rung_.load()) return;
     char byte;
-    while (read(pipe_[0], &byte, 1) > 0) {
-    }
-    is_rung_ = false;
+    if (is_rung_.load() && read(pipe_[0], &byte, 1) > 0) is_rung_ = false;
   }
 
  private:

@@ -25,7 +25,10 @@ _FAILURES: tuple[type[Exception], ...] = (*CLIENT_ERRORS, OSError, TypeError, Va
 def look_at_redis(settings: Settings, bundles: Sequence[Bundle]) -> list[Finding]:
     """Check Redis, if it is used."""
     group = Group("redis")
-    if settings.redis_url is None or settings.store != "redis":
+    if settings.redis_url is None:
+        return group.findings
+    if settings.store != "redis":
+        group.note("MSD_STORE is file", "rows come from the bundle, not from MSD_REDIS_URL", "set MSD_STORE=redis")
         return group.findings
     url = parse_redis_url(settings.redis_url.get_secret_value())
     try:

@@ -129,7 +129,7 @@ def open_cold_ads(settings: Settings, bundles: Collection[Bundle], metrics: Metr
         if bundle.encoder_identity is not None and not encodes(settings.encoder, bundle):
             # Text is no better than features here, or was not measured.
             found = bundle.manifest.encoder and bundle.manifest.encoder.cold_ads
-            because = f"{found or 'its export did not measure what it gains'}; MSD_ENCODER=on has it anyway"
+            because = f"{found or 'its export did not measure what it gains'}; MSD_ENCODER=on encodes texts"
             structlog.get_logger("msd.encoder").info("encoder_left_off", bundle=str(bundle.folder), because=because)
     if is_fixed and not any(encodes(settings.encoder, bundle) for bundle in bundles):
         return None

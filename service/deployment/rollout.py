@@ -222,10 +222,10 @@ class Rollout:
         self._tell("done")
 
     def _tell(self, result: Literal["done", "refused", "postponed"] | None) -> None:
-        if result is not None:
-            self._metrics.swaps[result].inc()
         self._serving.is_refused = result in ("refused", "postponed")
         self._metrics.refused.set(self._serving.is_refused)
+        if result is not None:
+            self._metrics.swaps[result].inc()
 
     def _in_loop(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine on the event loop and wait. Raises what it raises; Stopped if the service ends meanwhile."""

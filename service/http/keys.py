@@ -122,7 +122,8 @@ def check_keys(settings: Settings) -> None:
         return
     log = structlog.get_logger("msd.guard")
     tell = log.info if settings.host in LOOPBACK else log.warning
-    tell("open_to_all", reason="MSD_KEYS_FILE is not set: whoever reaches the port may ask; there are no admin routes")
+    reason = "MSD_KEYS_FILE is not set: any client that reaches the port can request scores; there are no admin routes"
+    tell("open_to_all", reason=reason)
 
 
 class Guard:

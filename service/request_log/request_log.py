@@ -120,11 +120,10 @@ class RequestLog:
         while True:
             began = time.thread_time()
             try:
-                told = self._queue.get(timeout=max(0.0, tick_at - time.monotonic()))
+                if (told := self._queue.get(timeout=max(0.0, tick_at - time.monotonic()))) is None:
+                    break
             except Empty:
                 told = None
-            if told is None and self._closing.is_set():
-                break
             # If one record fails, others are still logged.
             try:
                 if told is not None:

@@ -67,8 +67,6 @@ def parse(name: str, *words: str) -> None:
 
 def test_commands_are_taken_by_their_parsers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    # `msd replay` of a folder is that of a log.
-    (tmp_path / "log").mkdir()
     shown, refused = list(commands_shown()), []
     for block, words in shown:
         try:

@@ -1,4 +1,4 @@
-"""Files that sites read: how to cite the project, and forms for issues."""
+"""Files that sites read: how to cite the project, and forms for issues; and the extras of pyproject.toml."""
 
 import tomllib
 from pathlib import Path
@@ -19,6 +19,13 @@ def test_citation_has_the_projects_version_and_licence() -> None:
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert (citation["version"], citation["license"]) == (project["version"], project["license"])
     assert citation["references"][0]["url"] in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_install_page_has_every_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    page = (ROOT / "docs" / "install.md").read_text("utf-8")
+
+    assert not [extra for extra in project["optional-dependencies"] if f"`{extra}`" not in page]
 
 
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)

@@ -111,7 +111,7 @@ def test_call_ends_at_its_deadline(ask: Ask, act: Act) -> None:
         ask(server.url, "score", REQUEST, deadline_s=0.3)
 
     assert time.monotonic() - began < FOR_EVER / 2
-    assert len(server.heads) == 1
+    assert len(server.heads) <= 1
 
 
 def test_wait_for_a_connection_ends_at_the_deadline() -> None:

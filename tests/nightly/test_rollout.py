@@ -73,7 +73,7 @@ class Fleet:
         event["event_id"] = f"{lift}-{number}"
         kinds = ("impression", "click")[: 1 + (self.rng.random() < chance)]
         client.post("/v1/events", json={"events": [{**event, "type": kind} for kind in kinds]}).raise_for_status()
-        if number % 20 < 2:
+        if number % 4 < 2:
             lineup = client.get("/v1/model").json()["lineup"]
             self.seen.add(tuple(f"{arm['name']} {arm['share']:.1f}" for arm in lineup["arms"]))
 

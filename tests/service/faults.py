@@ -2,6 +2,7 @@
 can then be looked at in peace, whatever the machine's pace. The services import this, so it imports little itself.
 """
 
+import asyncio
 import ctypes
 import fcntl
 import signal
@@ -151,7 +152,7 @@ def leave_to_app(prepare: Callable[[], None]) -> None:
 SERVICE = f"{ROOT}/service/"
 SERVERS = (f"{SERVICE}http/server.py", f"{SERVICE}scoring_server.py")
 # What goes on beside requests; the last return free memory, about once a second.
-BESIDE = ("rollout", "watchdog", "log-lines", "asyncio_")
+BESIDE = ("rollout", "look-", "watchdog", "log-lines", "asyncio_")
 
 
 def watch(way: Path) -> None:
@@ -165,11 +166,15 @@ def watch(way: Path) -> None:
             with way.open("a", encoding="utf-8") as file:
                 file.write(f"{name.removeprefix(SERVICE)}\n")
 
-    def begin(number: int, frame: object) -> None:
+    def begin() -> None:
         files["begins"] = None
         way.write_text("begins\n", "utf-8")
 
-    signal.signal(signal.SIGUSR1, begin)
+    def begin_soon(number: int, frame: object) -> None:
+        # The loop may still be in the last lines of an earlier request, whose reply has come.
+        asyncio.get_running_loop().call_soon_threadsafe(begin)
+
+    signal.signal(signal.SIGUSR1, begin_soon)
     threading.setprofile(note)
     sys.setprofile(note)
 

@@ -78,9 +78,9 @@ class LiveService:
         raise AssertionError(f"no sample {name}")
 
     def log(self) -> list[dict[str, Any]]:
-        """The log's lines; each has to be JSON."""
+        """The log's lines; each has to be JSON. The last one may be half-written."""
         # What a stranger asked for may hold other ends of lines than this one.
-        return [json.loads(line) for line in self.log_path.read_text("utf-8").split("\n") if line]
+        return [json.loads(line) for line in self.log_path.read_text("utf-8").split("\n")[:-1] if line]
 
     def terminate(self) -> int:
         """SIGTERM, and the exit status."""
@@ -199,6 +199,12 @@ def wait_until(is_done: Any, patience_s: float = _PATIENCE_S) -> None:  # noqa: 
         assert waited < patience_s, "what was waited for did not come"
         # What takes long is looked at less often: each look may be a request.
         time.sleep(min(0.01 + waited / 10, 0.2))
+
+
+def freeze(pid: int) -> None:
+    """SIGSTOP, until it is heeded: while the main thread waits for a processor, the others go on."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("T"))
 
 
 @cache

@@ -20,7 +20,7 @@ from service.redis.keys import key_prefix
 from service.rows.redis_rows import RedisStore
 from service.telemetry.metrics import STORE_STATES, Metrics
 from tests.bundles.factory import ITEMS, golden_requests
-from tests.service.live import LiveService, live_service
+from tests.service.live import LiveService, freeze, live_service
 
 IDS = ["i1", "i2", "i3"]
 ALL = [f"i{number}" for number in range(ITEMS)]
@@ -116,7 +116,7 @@ def process_id(server: ValkeyServer) -> int:
 @contextmanager
 def frozen(server: ValkeyServer) -> Iterator[None]:
     pid = process_id(server)
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 but for times."""
 
 import json
+import signal
 import socket
 import struct
 import time
@@ -22,6 +23,7 @@ from tests.service.faults import ModelRuns, do_nothing, leave_to_app
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_bad_input import but
 from tests.service.test_guard import KEYS, write_keys
+from tests.service.test_load import wait_for_rows
 from tests.service.test_openrtb import CANDIDATES, MAPPING
 
 GOOD = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": ["i1", "i2", "i250"]}}).encode()
@@ -296,7 +298,12 @@ def test_client_that_expects_100_continue_gets_it(ways: Ways) -> None:
     head = request[: -len(GOOD)]
     # A client that does not wait may send both at once, and is spared the interim reply where all has come.
     assert both(ways, request)[-1].status == 200
-    assert [reply.status for reply in both(ways, head, GOOD)] == [100, 200]
+    for way in ways:
+        with connect(way) as connection:
+            connection.sendall(head)
+            assert [reply.status for reply in replies(connection.recv(65_536))] == [100]
+            connection.sendall(GOOD)
+            assert [reply.status for reply in replies(whole_stream(connection))] == [200]
 
 
 def test_byte_by_byte(ways: Ways) -> None:
@@ -337,10 +344,18 @@ def test_body_without_end_gets_408(hasty_ways: Ways) -> None:
 
 
 def test_request_whose_time_is_over_when_it_has_come(ways: Ways) -> None:
-    request = post(GOOD, JSON, LAST, b"X-Deadline-Ms: 10\r\n")
-    reply = only(ways, request[: -len(GOOD)], GOOD, pause_s=0.03)
-    assert reply.status == 504
-    assert json.loads(reply.body)["error"]["code"] == "deadline_exceeded"
+    request, found = post(GOOD, JSON, LAST, b"X-Deadline-Ms: 10\r\n"), []
+    for way in ways:
+        with connect(way) as connection:
+            # The reply to the first proves that the head of the second has been read.
+            connection.sendall(post(GOOD, JSON) + request[: -len(GOOD)])
+            came = connection.recv(65_536)
+            time.sleep(0.03)
+            connection.sendall(GOOD)
+            found.append(replies(came + whole_stream(connection)))
+    assert found[0] == found[1]
+    assert [reply.status for reply in found[0]] == [200, 504]
+    assert json.loads(found[0][1].body)["error"]["code"] == "deadline_exceeded"
 
 
 def test_pipelined_requests_are_answered_in_their_order(ways: Ways) -> None:
@@ -461,14 +476,15 @@ def test_keys(bundle: Bundle, open_ways: Callable[..., Ways], tmp_path_factory: 
 def test_draining_services_close_kept_connections(bundle: Bundle, open_ways: Callable[..., Ways]) -> None:
     """Replies tell clients to connect anew, on kept connections too."""
     found = []
-    for way in open_ways(bundle, drain_seconds=2):
+    for way in open_ways(bundle, drain_seconds=600):
         with connect(way) as kept:
             kept.sendall(post(GOOD, JSON))
             assert b"connection: close" not in kept.recv(65_536)
-            way.process.terminate()
+            way.process.send_signal(signal.SIGINT)
             wait_until(lambda way=way: way.ready()["draining"])
             kept.sendall(post(GOOD, JSON))
             found.append(replies(whole_stream(kept)) + exchanged(way, [post(GOOD, JSON)]))
+            way.process.send_signal(signal.SIGINT)
             assert way.process.wait(60) == 0
     assert found[0] == found[1]
     assert [reply.status for reply in found[0]] == [200, 200]
@@ -520,7 +536,8 @@ HUNDRED = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" f
 def test_overload_is_refused(held: Ways, runs: ModelRuns) -> None:
     refusals: list[set[Reply]] = []
     for way in held:
-        exchanged(way, [post(HUNDRED, JSON, LAST)])  # from here on it is known how many candidates a body has
+        exchanged(way, [post(HUNDRED, JSON, LAST)])
+        wait_for_rows(way, 0)  # from here on it is known how many candidates a body has
         before = way.metric(_REFUSED)
         with ThreadPoolExecutor(6) as pool:
             with runs.held():
@@ -529,7 +546,7 @@ def test_overload_is_refused(held: Ways, runs: ModelRuns) -> None:
             came = [reply for job in pending for reply in job.result()]
         assert sorted(reply.status for reply in came) == [200, *[429] * 5]
         refusals.append({reply for reply in came if reply.status == 429})
-        wait_until(lambda way=way: way.metric("msd_queued_rows") == 0)
+        wait_for_rows(way, 0)
     forms = {(reply.headers, json.loads(reply.body)["error"]["code"]) for replies_ in refusals for reply in replies_}
     assert len({code for _, code in forms}) == 1
     assert {headers for headers, _ in forms} == {next(iter(forms))[0]}
@@ -547,18 +564,19 @@ def test_one_key_leaves_room_to_another(
             assert [reply.status for key in (quiet, loud) for reply in exchanged(way, [post(HUNDRED, key)])] == [
                 200
             ] * 2
+        wait_for_rows(way, 0)
         before = way.metric(_REFUSED)
         with ThreadPoolExecutor(16) as pool:
             with runs.held():
                 ended = [pool.submit(exchanged, way, [post(HUNDRED, quiet)])]
-                wait_until(lambda way=way: way.metric("msd_queued_rows") == 100)
+                wait_for_rows(way, 100)
                 crowd = [pool.submit(exchanged, way, [post(HUNDRED, loud)]) for _ in range(10)]
                 wait_until(lambda way=way, before=before: way.metric(_REFUSED) == before + 6)
                 ended += [pool.submit(exchanged, way, [post(HUNDRED, quiet)]) for _ in range(3)]
-                wait_until(lambda way=way: way.metric("msd_queued_rows") == 800)
+                wait_for_rows(way, 800)
             assert [reply.status for job in ended for reply in job.result()] == [200] * 4
             assert sorted(reply.status for job in crowd for reply in job.result()) == [200] * 4 + [429] * 6
-        wait_until(lambda way=way: way.metric("msd_queued_rows") == 0)
+        wait_for_rows(way, 0)
 
 
 _REFUSED = 'msd_requests_total{code="429"}'
@@ -579,6 +597,6 @@ def test_clients_that_leave_while_they_wait_are_counted_and_never_scored(held: W
                 leave(connection, hard=True)
                 way.ready()  # whoever is answered later proves that the service has seen that he left
             assert [reply.status for reply in scored.result()] == [200]
-        wait_until(lambda way=way: way.metric("msd_queued_rows") == 0)
+        wait_for_rows(way, 0)
         assert {name: way.metric(name) - value for name, value in before.items()} == {gone: 1, ran: 1}
         assert [reply.status for reply in exchanged(way, [post(GOOD, JSON, LAST)])] == [200]

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,10 @@ def test_no_key_is_logged(guarded: LiveService) -> None:
         ask(guarded, key, f"/nothing/{name}")
     written = guarded.log_path.read_text() + guarded.log_path.with_name("service.err").read_text()
     exposed = ask(guarded, KEYS["prometheus"], "/metrics").text
-    listed = b"".join(path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK))
+    listed = b""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # a process of another user, or one that has ended
+            listed += path.read_bytes()
 
     assert '"key":"ads"' in written
     for key in (*KEYS.values(), "hunter2"):
@@ -203,9 +207,10 @@ def test_refused_keys_are_logged_together(guarded: LiveService) -> None:
         ask(guarded, None)
     lines = [line for line in guarded.log() if line["event"] == "keys_refused"]
 
-    assert 1 <= len(lines) < 10
+    refused = metric(guarded, 'msd_keys_refused_total{reason="missing"}')
+    assert refused >= 20
+    assert 1 <= len(lines) < refused / 2
     assert lines[0]["last_client"] == "127.0.0.1"
-    assert metric(guarded, 'msd_keys_refused_total{reason="missing"}') >= 20
 
 
 def test_scoring_without_a_key_file_is_open_and_logged(service: LiveService) -> None:
@@ -306,8 +311,8 @@ async def test_file_system_that_hangs_is_told_and_later_looks_go_on(
     watching = asyncio.create_task(watched.watch())
     await until(lambda: b"msd_keys_stale 1.0" in metrics.exposition())
     assert watched.value == 1
-    await until(lambda: watched.value == 3)
-    assert b"msd_keys_stale 0.0" in metrics.exposition()
+    await until(lambda: b"msd_keys_stale 0.0" in metrics.exposition())
+    assert watched.value == 3
     ends.set()
     await until(lambda: not any(thread.name == "look-keys" for thread in threading.enumerate()))
     assert watched.value == 3

@@ -15,7 +15,7 @@ import pytest
 from msd.contract.bundle import Bundle
 from tests.bundles.factory import golden_requests
 from tests.service.faults import IN_C, IN_PYTHON, WITH_LOCK, ModelRuns, hang_on_signals, obey_with_a_slow_log
-from tests.service.live import LiveService, live_service, wait_until
+from tests.service.live import LiveService, freeze, live_service, wait_until
 
 GOOD = golden_requests()[0]
 
@@ -93,7 +93,7 @@ def test_loop_that_hangs_is_seen_at_the_admin_port(watched: LiveService) -> None
 
 def test_process_that_was_stopped_for_a_while_is_live_again(bundle: Bundle, tmp_path: Path) -> None:
     with live_service(bundle.folder, tmp_path, admin_port=0, HANG_S=600) as running:
-        running.process.send_signal(signal.SIGSTOP)
+        freeze(running.process.pid)
         with pytest.raises(httpx.TimeoutException), running.admin() as client:
             client.get("/health/live", timeout=1.0)
         running.process.send_signal(signal.SIGCONT)

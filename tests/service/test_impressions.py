@@ -74,6 +74,8 @@ def test_impressions_of_equal_contexts_share_a_run(client: httpx.Client, running
     def runs() -> tuple[float, float]:
         return running.metric("msd_run_rows_count"), running.metric("msd_run_rows_sum")
 
+    # A run is counted before its candidates leave the queue, and perhaps after its reply.
+    wait_until(lambda: running.metric("msd_queued_rows") == 0)
     count, rows = runs()
     scored(client, [(1, ["i1", "i2"]), (3, ["i1"]), (1, ["i2", "i3"]), (1, ["i3", "i3"])])
 

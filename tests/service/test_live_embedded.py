@@ -283,6 +283,7 @@ async def test_hanging_disk_is_an_error_in_bounded_time(tmp_path: Path, monkeypa
     store = EmbeddedStates(file)
     with pytest.raises(LiveError, match="events were not on disk within 0.05 s"):
         await store.add(batch(1))
+    monkeypatch.undo()
     file.may_write.set()
     # The client does not know whether it was written, and sends it again.
     assert (await store.add(batch(1))).duplicates == 1

@@ -92,8 +92,9 @@ def test_refusals_at_the_door_are_whole_replies_and_keep_their_connections(bundl
         # How long a run takes is learned, and then that a moment is too little to wait for another.
         runs.slow_down(0.03)
         assert ask(running).status_code == 200
+        wait_for_rows(running, 0)
         runs.slow_down(0)
-        hurried = {"content-type": "application/json", "x-deadline-ms": "50", "x-request-id": "mine"}
+        hurried = {"content-type": "application/json", "x-deadline-ms": "2000", "x-request-id": "mine"}
         body = json.dumps(REQUEST).encode()
         with runs.held():
             scoring = [pool.submit(ask, running) for _ in range(2)]

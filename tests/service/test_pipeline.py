@@ -146,12 +146,12 @@ async def test_late_reply_says_which_part_waited(bundle: Bundle) -> None:
     deadline = time.perf_counter() + 0.2
     raw = waiting.raw._replace(budget=Budget(deadline, lambda: False))
     answer = asyncio.ensure_future(waiting.answer(raw))
-    await waiting.states.asked.wait()
     await asyncio.sleep(deadline - time.perf_counter())
     waiting.states.may_come.set()
 
-    # The second text is of a thread that is not even free for this one.
-    with pytest.raises(DeadlineExceeded, match=r"\d+ ms until it was queued|no scoring thread was free in time"):
+    # The other texts are of a thread that is not even free for this one, and of a loop that does not come to it.
+    texts = r"\d+ ms until it was queued|no scoring thread was free in time|or the service's event loop, was slow"
+    with pytest.raises(DeadlineExceeded, match=texts):
         await answer
     waiting.engine.close()
 

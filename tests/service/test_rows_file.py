@@ -9,7 +9,7 @@ import pytest
 
 from msd.contract.bundle import ROWS
 from tests.bundles.factory import AT, ITEMS
-from tests.service.live import LiveService, live_service
+from tests.service.live import LiveService, live_service, wait_until
 
 _MANY = [f"i{number}" for number in range(0, ITEMS, 2)]
 
@@ -62,7 +62,7 @@ def test_damaged_rows_are_declared_and_read_ones_served(
     assert running.score(request("u19", ["i299"])).status_code == 200
     assert running.metric("msd_store_errors_total") > 0
     assert running.process.poll() is None
-    assert any("is damaged; copy the bundle again" in line.get("error", "") for line in running.log())
+    wait_until(lambda: any("is damaged; copy the bundle again" in line.get("error", "") for line in running.log()))
 
 
 @pytest.mark.parametrize("how", ["replaced", "removed"])

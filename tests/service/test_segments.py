@@ -7,6 +7,7 @@ import re
 import socket
 import struct
 import termios
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +30,7 @@ from service.telemetry.metrics import Metrics
 from tests.service.live import LiveService
 from tests.service.test_bad_input import GOOD, but
 
-SETTINGS = Settings(bundle=Path("b"))
+SETTINGS = Settings(bundle=Path("b"), max_body_bytes=1_024)
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
 OFFERS = [b"", OFFER, OFFER.replace(b"Upgrade:", b"uPgRaDe:"), OFFER.upper()]
 # What a reader of lines could take for a header or the end of a head.
@@ -90,8 +91,9 @@ def unread(connection: socket.socket) -> int:
     return count
 
 
-def replies(pieces: list[bytes]) -> bytes:
-    """All that a connection says to pieces that come one by one, after which its client says no more."""
+def replies(pieces: list[bytes], busy_s: float = 0.0) -> bytes:
+    """All that a connection says to pieces that come one by one, after which its client says no more. The event loop
+    does something else for so long after each."""
 
     async def go(ours: socket.socket, theirs: socket.socket) -> bytes:
         loop, metrics = asyncio.get_running_loop(), Metrics()
@@ -107,6 +109,7 @@ def replies(pieces: list[bytes]) -> bytes:
                     await loop.sock_sendall(theirs, piece)
                 except ConnectionError:
                     break
+                time.sleep(busy_s)
                 # Each is read by itself, until nothing is read any more.
                 for _ in range(1_000):
                     if not unread(theirs):
@@ -159,6 +162,14 @@ def test_cut_changes_nothing(sent: list[Sent], end: bytes, places: list[int]) ->
     assert [bytes.fromhex(echoed[2]) for echoed in seen] == [request.body for request in sent]
     assert all("upgrade" not in echoed[3] for echoed in seen)
     assert stream.count(b"HTTP/1.1 400 ") == (end in ENDS[2:])
+
+
+def test_body_over_limit_is_refused_though_its_end_has_come_too() -> None:
+    """The front tells of what exceeds the limit and of the end apart; a busy loop hears both at once."""
+    head = b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = b" " * (SETTINGS.max_body_bytes + 1)
+    stream = replies([head, b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)], busy_s=0.05)
+    assert stream.startswith(b"HTTP/1.1 413 ")
 
 
 _BODY = but()

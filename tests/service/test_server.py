@@ -17,8 +17,9 @@ import pytest
 
 from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import Golden, read_goldens
+from msd.free_port import free_port
 from tests.bundles.factory import golden_requests
-from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
+from tests.service.live import ROOT, LiveService, freeze, live_service, run_msd, wait_until
 from tests.service.test_load import Load
 
 
@@ -82,7 +83,7 @@ def test_its_end_loses_no_accepted_request(bundle: Bundle, tmp_path: Path, numbe
 def test_connections_that_nobody_had_accepted_at_the_end_are_answered(bundle: Bundle, tmp_path: Path) -> None:
     """The process is stopped meanwhile, so that they pile up at the door."""
     with live_service(bundle.folder, tmp_path) as running:
-        running.process.send_signal(signal.SIGSTOP)
+        freeze(running.process.pid)
         kept = [socket.create_connection(("127.0.0.1", running.port), timeout=60) for _ in range(700)]
         for connection in kept:
             connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -133,8 +134,7 @@ def test_too_many_open_files_cost_connections_and_no_more(bundle: Bundle, tmp_pa
 
 
 def test_closed_standard_streams_are_replaced(bundle: Bundle) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     serve = [sys.executable, "-m", "msd", "serve", str(bundle.folder), "--port", str(port), "--workers", "1"]
     process = subprocess.Popen(["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *serve], cwd=ROOT, env=at_once())
     service = LiveService(f"http://127.0.0.1:{port}", port, process, Path(os.devnull))
@@ -189,7 +189,7 @@ def test_processes_that_share_a_port_share_its_clients(bundle: Bundle, tmp_path:
             assert one.score(asked).status_code == 200
             sent += 1
             assert sent < 1_000, "all of a thousand connections went to the same process"
-        assert scored(one) + scored(other) == sent
+        wait_until(lambda: scored(one) + scored(other) == sent)
         load = Load(one, 4)
         assert one.terminate() == 0
         ended = scored(other)

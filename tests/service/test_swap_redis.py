@@ -46,7 +46,8 @@ def test_publications_are_followed_and_rolled_back(
     try:
         publish(other_bundle, url)
         # What is not there yet cannot be served; and its rows are not what is served meanwhile.
-        wait_until(lambda: running.metric("msd_bundle_refused") == 1)
+        wait_until(lambda: reasons(running, "bundle_refused"))
+        assert running.metric("msd_bundle_refused") == 1
         (reason,) = reasons(running, "bundle_refused")
         assert f"points to bundle {other_bundle.bundle_id}, which is not in {bundles}: copy it there" in reason
         assert version(running) == "test-0"

@@ -176,8 +176,8 @@ def test_certificate_changes_without_a_restart(mutual: LiveService, files: Files
         assert served_certificate(mutual, files) == first
 
         files.renew()
-        wait_until(lambda: served_certificate(mutual, files) != first)
-        assert "msd_tls_stale 0.0" in kept.get("/metrics").text
+        wait_until(lambda: "msd_tls_stale 0.0" in kept.get("/metrics").text)
+        assert served_certificate(mutual, files) != first
         assert kept.post("/v1/score", json=GOOD).status_code == 200
 
 

@@ -133,8 +133,12 @@ def test_callers_trace_goes_on_with_a_span_for_each_stage(watched: Watched) -> N
         assert root.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
         assert span.end_time_unix_nano <= root.end_time_unix_nano
     assert watched.collector.resources[0]["service.name"] == "ads-of-today"
-    lines = [line for line in watched.service.log() if line.get("request_id") == request_id]
-    assert [line["trace_id"] for line in lines] == [TRACE]
+
+    def traced() -> list[str]:
+        return [line["trace_id"] for line in watched.service.log() if line.get("request_id") == request_id]
+
+    wait_until(traced)
+    assert traced() == [TRACE]
 
 
 def test_hostile_parent_begins_a_fresh_trace(watched: Watched) -> None:

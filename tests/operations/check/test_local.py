@@ -227,3 +227,5 @@ def test_unreachable_redis_is_one_error(bundle: Bundle) -> None:
     assert found.level == "error"
     assert "hunter2" not in found.model_dump_json()
     assert not look_at_redis(settings_of(bundle.folder), [bundle])
+    (unused,) = look_at_redis(settings_of(bundle.folder, redis_url="redis://redis.example"), [bundle])
+    assert unused.mend == "set MSD_STORE=redis"

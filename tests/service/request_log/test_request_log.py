@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import numpy as np
 import orjson
@@ -131,6 +132,39 @@ def test_close_is_bounded_where_the_disk_hangs(model: Model, tmp_path: Path, mon
             asyncio.run(log.close())
     assert [(line["event"], line["waiting"]) for line in lines] == [("request_log_unfinished", 3)]
     wait_until(lambda: results(metrics)["written"] == 3)
+
+
+class UnseenQueue(SimpleQueue[Served | None]):
+    """One in which nothing is seen until the test says so."""
+
+    is_asked, may_see = threading.Event(), threading.Event()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Served | None:
+        if self.may_see.is_set():
+            return super().get(block, timeout)
+        self.is_asked.set()
+        assert self.may_see.wait(60)
+        raise Empty
+
+
+def test_record_that_comes_right_before_the_end_is_written(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.request_log.request_log.SimpleQueue", UnseenQueue)
+    log = open_request_log(Settings(bundle=tmp_path, log_dir=tmp_path, log_sample=1.0), Metrics())
+    assert log is not None
+    assert UnseenQueue.is_asked.wait(60)
+    last = served(model, "last")
+
+    async def close() -> None:
+        log.request(last)
+        closing = asyncio.create_task(log.close())
+        await asyncio.sleep(0)
+        UnseenQueue.may_see.set()
+        await closing
+
+    asyncio.run(close())
+    assert [record.request_id for record in records(tmp_path)] == ["last"]
 
 
 def test_record_that_cannot_be_written_is_lost_alone(model: Model, tmp_path: Path) -> None:
