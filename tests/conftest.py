@@ -36,8 +36,9 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 # A message of a command stays on one line, however long the paths of a test's folders are.
 os.environ["COLUMNS"] = "300"
 
-# Services receive SIGHUP even if the tests run under nohup.
+# Services receive SIGHUP and SIGINT even if the tests run under nohup or in the background.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # With several processes, these start first: they take longest, or wait for a model to be trained.
 SLOW = (
