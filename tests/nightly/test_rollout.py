@@ -19,8 +19,10 @@ import pytest
 from rich.console import Console
 
 from msd.contract.bundle import MANIFEST, Bundle
+from msd.contract.files import sha256_file
 from msd.contract.log import EVENTS, REQUESTS
 from msd.demo.service import DemoError
+from msd.feedback.files import FeedbackError
 from msd.feedback.gate import Gate
 from msd.nightly.config import NightlyConfig, NightlyError, RolloutConfig, WindowConfig
 from msd.nightly.night import Night
@@ -133,8 +135,9 @@ def test_refused_bundle_and_other_experiment_end_a_rollout(bundle: Bundle, copie
 
 def test_services_that_do_not_answer_end_a_rollout(tmp_path: Path) -> None:
     logs, bundles = tmp_path / "logs", tmp_path / "bundles"
-    for folder in (logs, bundles):
-        folder.mkdir()
+    for folder in (logs, bundles / "b2"):
+        folder.mkdir(parents=True)
+    (bundles / "b2" / MANIFEST).write_text("{}", "utf-8")
     for kind in (REQUESTS, EVENTS):
         (logs / f"{kind}-1.parquet").touch()
         os.utime(logs / f"{kind}-1.parquet", (0, 0))
@@ -145,12 +148,37 @@ def test_services_that_do_not_answer_end_a_rollout(tmp_path: Path) -> None:
     assert "services that answer: +0, at least 1" in [str(check) for check in stage.checks if not check.holds]
 
 
+def test_stages_of_another_bundle_or_of_other_shares_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    new = tmp_path / "bundles/b2" / MANIFEST
+    new.parent.mkdir(parents=True)
+    new.write_text("{}", "utf-8")
+    logs = [str(tmp_path / "logs")]
+    config = NightlyConfig(logs=logs, dataset=tmp_path, work=tmp_path, bundles=tmp_path / "bundles")
+    write_stages(tmp_path, new, share=SHARES[0])
+    assert [stage.ended for stage in roll_out(config, RolloutConfig(shares=SHARES[:1]), tmp_path, "b2")] == [2.0]
+
+    rollout = RolloutConfig(shares=SHARES[1:], hold_minutes=0.001, most_hours=1e-6)
+    with pytest.raises(FeedbackError, match="holds no log"):  # a new stage reads the logs
+        roll_out(config, rollout, tmp_path, "b2")
+    new.write_text("{ }", "utf-8")
+    with pytest.raises(FeedbackError, match="holds no log"):
+        roll_out(config, rollout.model_copy(update={"shares": SHARES[:1]}), tmp_path, "b2")
+
+
+def write_stages(folder: Path, manifest: Path, share: float) -> None:
+    """What a night knows of a stage that held."""
+    stages = [{"share": share, "began": 1.0, "ended": 2.0}]
+    document = {"manifest": sha256_file(manifest), "stages": stages}
+    (folder / "rollout.json").write_text(json.dumps(document), "utf-8")
+
+
 def test_share_returns_if_the_pointer_cannot_be_moved(tmp_path: Path) -> None:
     bundles, folder = tmp_path / "bundles", tmp_path / "nights/n"
     for place in (bundles / "current/no-link", folder / "bundle"):
         place.mkdir(parents=True)
     (folder / "bundle" / MANIFEST).write_text("{}", "utf-8")
-    (folder / "rollout.json").write_text(json.dumps([{"share": 0.5, "began": 1.0, "ended": 2.0}]), "utf-8")
+    write_stages(folder, folder / "bundle" / MANIFEST, share=0.5)
     (bundles / EXPERIMENT).write_text(json.dumps({"salt": "rollout-n"}), "utf-8")
     rollout = RolloutConfig(shares=[0.5])
     config = NightlyConfig(logs=["x"], dataset=tmp_path, work=tmp_path, bundles=bundles, rollout=rollout)
