@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
+import orjson
+
 import native
+from msd.contract.request import load_json
 from service import limits
 from service.errors import BodyTooLarge
 
@@ -23,15 +26,10 @@ class JsonParser:
         self._max_parts = max(limits.MAX_JSON_PARTS, _PARTS_PER_CANDIDATE * max_candidates)
         self._turn = asyncio.Lock()
 
-    @staticmethod
-    def is_small(body: bytes) -> bool:
-        """Return whether parsing a body delays nothing."""
-        assert native.core is not None, "a service has the native core"
-        return len(body) <= _SMALL_BYTES and native.core.json_parts(body) <= _SMALL_PARTS
-
     async def parse(self, body: bytes, parse: Callable[[bytes], _T]) -> _T:
         """Return the body parsed. Raises BodyTooLarge for one with too many parts, and what `parse` raises."""
-        if self.is_small(body):
+        assert native.core is not None, "a service has the native core"
+        if len(body) <= _SMALL_BYTES and native.core.json_parts(body) <= _SMALL_PARTS:
             return parse(body)
         async with self._turn:
             return await asyncio.to_thread(self._parse, body, parse)
@@ -43,6 +41,17 @@ class JsonParser:
             raise BodyTooLarge(
                 f"the body has more than {self._max_parts:,} keys and values, and is not examined further; send fewer"
             )
+
+    def load(self, body: bytes) -> object:
+        """Return the document, as `load_json` does. Raises BodyTooLarge, MalformedRequest."""
+        self.check(body)
+        assert native.core is not None, "a service has the native core"
+        if native.core.is_plain_json(body):
+            try:
+                return orjson.loads(body)
+            except orjson.JSONDecodeError:  # NaN and halves of surrogate pairs, among others
+                pass
+        return load_json(body)
 
     def _parse(self, body: bytes, parse: Callable[[bytes], _T]) -> _T:
         self.check(body)

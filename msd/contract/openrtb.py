@@ -21,7 +21,7 @@ from msd.contract.request import (
     TooManyCandidates,
     Wire,
     check_keys,
-    parse_thoroughly,
+    validate,
 )
 from msd.contract.schema import Name, ValueField
 
@@ -85,9 +85,9 @@ class Identity(NamedTuple):
     has_consent: bool
 
 
-def parse_openrtb(body: bytes, max_candidates: int) -> OpenrtbRequest:
-    """Parse a body of POST /v1/openrtb. Raises RequestError. `max_candidates`: of all impressions together."""
-    asked = parse_thoroughly(body, OpenrtbRequest, lambda document: _check_width(document, max_candidates))
+def read_openrtb(document: object, max_candidates: int) -> OpenrtbRequest:
+    """Read the document of POST /v1/openrtb. Raises RequestError. `max_candidates`: of all impressions together."""
+    asked = validate(document, OpenrtbRequest, lambda it: _check_width(it, max_candidates))
     _id(asked.request.get("id"), "request.id")
     return asked
 

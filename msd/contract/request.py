@@ -235,7 +235,7 @@ def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX
 
 
 def _parse_thoroughly(body: bytes, schema_of: SchemaOf, max_candidates: int) -> CheckedRequest:
-    wire = parse_thoroughly(body, ScoreRequest, lambda document: _check_width(document, schema_of, max_candidates))
+    wire = validate(load_json(body), ScoreRequest, lambda it: _check_width(it, schema_of, max_candidates))
     return check_request(wire, schema_of(wire.user_id or ANONYMOUS), max_candidates)
 
 
@@ -266,12 +266,8 @@ def _keys(wire: ScoreRequest) -> int:
     return keys
 
 
-def parse_thoroughly(body: bytes, form: type[W], look: Callable[[object], None] = lambda _: None) -> W:
-    """Parse a body thoroughly, including what the fast path may overlook. Raises MalformedRequest, InvalidRequest.
-
-    `look` may refuse the document before all faults are found.
-    """
-    document = load_json(body)
+def validate(document: object, form: type[W], look: Callable[[object], None] = lambda _: None) -> W:
+    """Return a document in its form. Raises InvalidRequest. `look` may refuse it before all faults are found."""
     look(document)
     try:
         return form.model_validate(document)

@@ -101,9 +101,13 @@ def read_times(table: Table, column: str, *, optional: bool = False) -> pl.Serie
         seconds = _parsed_times(raw)
         table.flag(column, raw.is_not_null() & seconds.is_null(), "is neither unix seconds nor an ISO 8601 time")
         clock, zoned = raw.str.contains(r"\d:\d"), raw.str.contains(_ZONE)
-        if (clock & zoned).any() and (clock & ~zoned).any():
+        kinds = table.zoned.setdefault(column, set())
+        kinds |= set(zoned.filter(clock.fill_null(False)))
+        if len(kinds) == 2 and (clock & ~zoned).any():
             message = "has no time zone, but other rows have one: add it, such as Z for UTC"
             table.flag(column, clock & ~zoned, message)
+        elif len(kinds) == 2:  # those without are of earlier blocks
+            table.flag_column(column, "has times with a time zone and without one: add it, such as Z for UTC")
     else:
         numbers = _as_numbers(table, column)
         if numbers is None:

@@ -272,7 +272,7 @@ def load_config(folder: Path) -> DatasetConfig:
     except NotADirectoryError:
         hint = f"{folder} is a file, not a dataset's folder; `msd data init {folder} DIR` makes one of a log"
         raise DatasetError(folder, [Problem(CONFIG_FILE, hint)]) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(folder, [Problem(CONFIG_FILE, f"cannot be read as TOML: {error}")]) from None
     try:
         return DatasetConfig.model_validate(content)

@@ -45,9 +45,12 @@ def sort_blocks(blocks: Iterable[pl.DataFrame]) -> pl.DataFrame:
 
 
 def _mapped(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the same table in a temporary file, whose pages take memory only while in use."""
+    """Return the same table in a temporary file, whose pages take memory only while in use. Raises OSError."""
     with tempfile.NamedTemporaryFile(suffix=".arrow") as file:
-        frame.write_ipc(file.name, compat_level=pl.CompatLevel.newest())
+        try:
+            frame.write_ipc(file.name, compat_level=pl.CompatLevel.newest())
+        except OSError as error:  # of Polars, which names no file
+            raise OSError(error.errno, str(error), file.name) from None
         with pa.memory_map(file.name) as mapped:
             held = pl.from_arrow(pa.ipc.open_file(mapped).read_all(), rechunk=False)
     assert isinstance(held, pl.DataFrame), "a file of Arrow is a table"

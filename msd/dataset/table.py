@@ -45,7 +45,7 @@ class Table:
     """A file's raw columns and problems. A CSV's columns are all text.
 
     `parts`: the files of a folder, with the number of rows before each. `rows`: which rows of the file are left, if not
-    all.
+    all. `zoned`: by column whether the times of this and of earlier blocks have a time zone.
     """
 
     file: str
@@ -53,6 +53,7 @@ class Table:
     problems: list[Problem] = field(default_factory=list)
     parts: Sequence[tuple[str, int]] = ()
     rows: pl.Series | None = None
+    zoned: dict[str, set[bool]] = field(default_factory=dict)
 
     @property
     def textual(self) -> bool:
@@ -118,6 +119,7 @@ def read_blocks(folder: Path, file: str, problems: list[Problem]) -> Iterator[Ta
         yield from filter(None, [read_table(folder, file, problems)])
         return
     start, frame = 0, None
+    zoned: dict[str, set[bool]] = {}
     while frame is None or frame.height == BLOCK:
         try:
             frame = pl.scan_parquet(path, glob=False).slice(start, BLOCK).collect()
@@ -127,7 +129,8 @@ def read_blocks(folder: Path, file: str, problems: list[Problem]) -> Iterator[Ta
         if not start and not frame.height:
             problems.append(Problem(file, _EMPTY))
         if frame.height:
-            yield Table(file, frame, problems, rows=pl.int_range(start, start + frame.height, eager=True))
+            rows = pl.int_range(start, start + frame.height, eager=True)
+            yield Table(file, frame, problems, rows=rows, zoned=zoned)
         start += BLOCK
 
 

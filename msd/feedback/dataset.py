@@ -213,7 +213,7 @@ def described(requests: Iterable[pl.DataFrame], wanted: pl.Series, config: Datas
                 request = json.loads(body)
                 values = constants | _values(request.get("context"), context)
                 _describe(request, sides, found)
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
+            except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
                 raise FeedbackError(f"the log's request {request_id} is not a request: {error}") from None
             rows.append((request_id, *values.values()))
         contexts.append(pl.DataFrame(rows, schema=types, orient="row"))

@@ -51,6 +51,8 @@ _LATER: dict[str, pl.DataType] = {
     "segments": pl.List(pl.String),
 }
 """Columns of requests; files of earlier releases, or of another source, lack some."""
+_TYPES = {name: kind for name, kind in _LATER.items() if name != "explore"}
+_TYPES |= {"bundle_id": pl.String(), "request": pl.Binary()}
 _KINDS = ("impression", "click", "conversion")
 
 
@@ -103,16 +105,30 @@ def _read_requests(file: Path, more: Sequence[str]) -> pl.DataFrame:
         # Each anonymous request has a user of its own, whose ID no other can have.
         own = pl.when(pl.col("user_id") == ANONYMOUS).then(pl.lit(ANONYMOUS_PREFIX) + pl.col("request_id"))
         user_ids = own.otherwise("user_id").alias("user_id")
-        typed = [pl.col(name).cast(kind) for name, kind in REQUEST_TYPES.items() if name in wanted]
+        typed = [pl.col(name).cast(kind) for name, kind in {**REQUEST_TYPES, **_TYPES}.items() if name in wanted]
         frame = pl.read_parquet(file, columns=wanted).with_columns(typed).with_columns(user_ids, *later)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise FeedbackError(f"{file}: is not a file of a request log: {error}") from None
-    count = pl.col("item_ids").list.len()
-    is_whole = pl.col("scores").list.first().list.len() == count, pl.col("bids").list.len().fill_null(count) == count
-    known = pl.col("request_id").is_not_null(), pl.col("arm").is_not_null(), pl.col("received_at").is_finite()
-    if not frame.select(pl.all_horizontal(*is_whole, *known).fill_null(False).all()).item():
-        raise FeedbackError(f"{file}: a request lacks its ID, arm or time, or has not one score and bid a candidate")
+    if not frame.select(pl.all_horizontal(*_rules(frame.columns)).fill_null(False).all()).item():
+        raise FeedbackError(
+            f"{file}: a request lacks its ID, arm or time, or has not one score and bid a candidate, or a list of it"
+            " lacks a value"
+        )
     return frame
+
+
+def _rules(columns: Sequence[str]) -> Iterator[pl.Expr]:
+    """Yield what holds of each request."""
+    yield from (pl.col(name).is_not_null() for name in ("request_id", "arm", "request") if name in columns)
+    yield from (pl.col(name).is_finite() for name in ("received_at", "at"))
+    listed = [name for name in ("item_ids", "heads", "pricing", "segments", "history") if name in columns]
+    yield from (pl.col(name).list.eval(pl.element().is_null()).list.any().fill_null(False).not_() for name in listed)
+    count, heads = pl.col("item_ids").list.len(), pl.col("scores").list.len()
+    columns_of_heads = pl.col("scores").list.eval(pl.element().list.len())
+    yield (columns_of_heads.list.min() == count) & (columns_of_heads.list.max() == count)
+    lengths = {"bids": count, "pricing": count, "heads": heads, "impressions": 3 * pl.col("history").list.len()}
+    held = ((pl.col(name), due) for name, due in lengths.items() if name in columns)
+    yield from (column.is_null() | (column.list.len() == due) for column, due in held)
 
 
 def _read_events(file: Path) -> pl.DataFrame:

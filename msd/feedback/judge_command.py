@@ -82,11 +82,11 @@ def main(
 def _read_gate(path: Path) -> Gate:
     try:
         return Gate.model_validate(tomllib.loads(path.read_text("utf-8")).get("gate", {}))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise FeedbackError(f"{path}: cannot be read as TOML: {error}") from None
     except ValidationError as error:
         place, words, _ = first_fault(error)
         raise FeedbackError(f"{path}: gate.{place}: {words}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise FeedbackError(f"{path}: cannot be read as TOML: {error}") from None
 
 
 def print_verdict(console: Console, verdict: Verdict) -> None:

@@ -214,6 +214,8 @@ def _rows(
             if target is not None and chosen is None:
                 told["requests_not_in_the_target"] += 1
                 continue
+            if row["heads"] is None:
+                raise FeedbackError(f"request {request_id}: the log lacks its heads")
             formula = formulas.get(row["bundle_id"]) or formula_of(row["heads"])
             yield _row(row, first, outcome, chosen, formula)
 

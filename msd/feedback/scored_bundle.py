@@ -16,6 +16,7 @@ from msd.contract.request import RequestError, parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, Records, RowCodec, row_dtype
 from msd.contract.state import Impression
+from msd.feedback.files import FeedbackError
 
 _SAMPLE = 1_000
 _COUNTS = ("impressions", "clicks", "as_of")
@@ -58,27 +59,34 @@ class ScoredBundle:
         return float(self._items.get(ids).records["as_of"].max(initial=0.0))
 
     def state_of(self, row: Mapping[str, Any]) -> LoggedState | None:
-        """Return the state of a request that this bundle scored; None for another bundle's, or if the log lacks it."""
+        """Return the state of a request that this bundle scored; None for another bundle's, or if the log lacks it.
+        Raises FeedbackError for rows of another form."""
         if row["bundle_id"] != self.bundle.bundle_id or None in (row["user_row"], row["item_rows"], row["impressions"]):
             return None
         numbers = zip(row["history"], *(row["impressions"][place::3] for place in range(3)), strict=True)
         history = tuple(Impression(at, item_id, shown, clicked) for item_id, at, shown, clicked in numbers)
-        (user,), items = (
-            np.frombuffer(row[name], row_dtype(self.bundle.schema, side))[list(_COUNTS)].tolist()
-            for name, side in zip(("user_row", "item_rows"), ROW_SIDES, strict=True)
-        )
         ids = [*row["item_ids"], *row["history"]]
+        rows = []
+        for name, side, count in zip(("user_row", "item_rows"), ROW_SIDES, (1, len(ids)), strict=True):
+            dtype = row_dtype(self.bundle.schema, side)
+            if len(row[name]) != count * dtype.itemsize:
+                raise FeedbackError(f"request {row['request_id']}: {name} does not hold {count} rows of its bundle")
+            rows.append(np.frombuffer(row[name], dtype)[list(_COUNTS)].tolist())
+        (user,), items = rows
         return LoggedState(user, history, dict(zip(ids, items, strict=True)))
 
     def score(self, row: Mapping[str, Any], state: LoggedState | None = None) -> Scores | None:
         """Return the scores [N] by head of a logged request's candidates; None if the schema does not accept it. Counts
-        and history are the row's or those of `state`, whichever is newer."""
+        and history are the row's or those of `state`, whichever is newer. Raises FeedbackError if `item_ids` are not
+        its candidates."""
         schema = self.bundle.schema
         try:
             request = parse_request(row["request"], schema, max(1, len(row["item_ids"])))
         except RequestError:
             self.refused += 1
             return None
+        if list(request.ids) != row["item_ids"]:
+            raise FeedbackError(f"request {row['request_id']}: item_ids are not its candidates")
         start, heads = time.perf_counter(), list(self.bundle.manifest.heads)
         user = self._users.get([request.user_id])
         if state is not None:

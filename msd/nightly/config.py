@@ -95,10 +95,10 @@ class NightlyConfig(_Section):
         """Read the file. Raises NightlyError."""
         try:
             config = cls.model_validate(tomllib.loads(path.read_text("utf-8")))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise NightlyError(f"{path}: cannot be read as TOML: {error}") from None
         except ValidationError as error:
             raise NightlyError(f"{path}: {first_fault(error)}") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise NightlyError(f"{path}: cannot be read as TOML: {error}") from None
         base = path.resolve().parent
         places = {name: base / value for name, value in config if isinstance(value, Path)}
         logs = [log if "://" in log else str(base / log) for log in config.logs]

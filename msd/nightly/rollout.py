@@ -8,14 +8,15 @@ import time
 from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from urllib.request import urlopen
 
 import polars as pl
 from prometheus_client.parser import text_string_to_metric_families
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from msd.contract.files import write_text_atomic
+from msd.contract.bundle import MANIFEST
+from msd.contract.files import sha256_file, write_text_atomic
 from msd.contract.log import EVENTS, REQUESTS
 from msd.feedback.arms import ArmFigures, compare, plain
 from msd.feedback.collect import collected
@@ -47,18 +48,34 @@ class Stage(BaseModel):
         return all(check.holds for check in self.checks)
 
 
-_Stages = TypeAdapter(list[Stage])
+class _Known(BaseModel):
+    """Stages of a bundle, by the SHA-256 of its manifest."""
+
+    manifest: str
+    stages: list[Stage] = []
+
+    @classmethod
+    def read(cls, path: Path, manifest: str, shares: list[float]) -> Self:
+        """Return what is known of this bundle: nothing if the file is of another one, of other shares, or damaged."""
+        try:
+            found = cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            return cls(manifest=manifest)
+        begun = [stage.share for stage in found.stages]
+        is_same = found.manifest == manifest and begun == shares[: len(begun)]
+        return found if is_same else cls(manifest=manifest)
 
 
 def roll_out(config: NightlyConfig, rollout: RolloutConfig, folder: Path, name: str) -> list[Stage]:
     """Give the bundle `name` in the folder of bundles one share of the users after the other, and return the stages, up
     to the first that does not hold. The experiment ends with it, or with an error; after the last share it stays until
-    `end_rollout`. What is done is kept in `folder`; an interrupted stage begins again. Raises NightlyError if another
-    experiment runs.
+    `end_rollout`. What is done is kept in `folder`; an interrupted stage begins again, and all do for another bundle of
+    this name, or other shares. Raises NightlyError if another experiment runs.
     """
     check_experiment(config, name)
     place = config.bundles / EXPERIMENT
-    stages = _Stages.validate_json((folder / _STAGES).read_bytes()) if (folder / _STAGES).is_file() else []
+    known = _Known.read(folder / _STAGES, sha256_file(config.bundles / name / MANIFEST), rollout.shares)
+    stages = known.stages
     try:
         for number, share in enumerate(rollout.shares):
             if number == len(stages):
@@ -66,7 +83,7 @@ def roll_out(config: NightlyConfig, rollout: RolloutConfig, folder: Path, name: 
                 arms += [{"name": _NEW, "bundle": name, "weight": share}]
                 write_text_atomic(place, json.dumps({"salt": _salt(name), "arms": arms}, indent=2) + "\n")
                 stages.append(_watched(config, rollout, Stage(share=share, began=time.time())))
-                write_text_atomic(folder / _STAGES, _Stages.dump_json(stages, indent=2).decode())
+                write_text_atomic(folder / _STAGES, known.model_dump_json(indent=2))
             if not stages[-1].holds:
                 end_rollout(config)
                 break
@@ -82,7 +99,7 @@ def check_experiment(config: NightlyConfig, name: str) -> None:
     try:
         if not place.exists() or json.loads(place.read_bytes())["salt"] == _salt(name):
             return
-    except (ValueError, KeyError, TypeError):  # not one of services either
+    except (ValueError, KeyError, TypeError, RecursionError):  # not one of services either
         pass
     raise NightlyError(f"{place}: another experiment runs; end it, then run the night again")
 

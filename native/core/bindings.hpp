@@ -417,6 +417,9 @@ size_t json_parts(const nb::bytes& body) {
   return parts_of(view_of(body));
 }
 
+// is_plain_json(body): whether every parser reads a JSON document alike
+bool is_plain_json(const nb::bytes& body) { return is_plain(view_of(body)); }
+
 void add_id_map(nb::module_& module) {
   nb::class_<IdMap>(module, "IdMap")
       .def(nb::init<size_t>())
@@ -456,6 +459,7 @@ void add_id_map(nb::module_& module) {
 
 void add_frames(nb::module_& module) {
   module.def("json_parts", &json_parts);
+  module.def("is_plain_json", &is_plain_json);
   add_id_map(module);
   nb::class_<Schema>(module, "Schema").def(nb::new_(&make_schema));
   nb::class_<HeldRowFile>(module, "RowFile")

@@ -1,6 +1,7 @@
 // JSON, read as Python's `json` reads it.
 #pragma once
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <list>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "bytes.hpp"
 
@@ -69,6 +71,39 @@ inline size_t parts_of(std::string_view text) {
     for (at++; at < text.size() && text[at] != '"'; at++) at += text[at] == '\\';
   }
   return parts;
+}
+
+// Whether every parser reads a JSON document alike: no object has a key twice, as far as is seen without reading escapes,
+// no number is long, and nothing is nested deeply. Bytes that are not JSON may be plain.
+inline bool is_plain(std::string_view text) {
+  constexpr size_t kMostDigits = 18, kMostDepth = 200;
+  std::vector<std::string_view> keys;  // of the open objects
+  std::vector<size_t> opened;          // the number of keys before each open bracket
+  std::string_view last;
+  size_t digits = 0;
+  for (size_t at = 0; at < text.size(); at++) {
+    const char one = text[at];
+    digits = one >= '0' && one <= '9' ? digits + 1 : 0;
+    if (digits > kMostDigits || opened.size() > kMostDepth) return false;
+    if (one == '"') {
+      const size_t start = ++at;
+      for (; at < text.size() && text[at] != '"'; at++) at += text[at] == '\\';
+      last = text.substr(start, at - start);
+    } else if (one == ':') {
+      if (last.find('\\') != std::string_view::npos) return false;
+      keys.push_back(last);
+    } else if (one == '{' || one == '[') {
+      opened.push_back(keys.size());
+    } else if (one == '}' || one == ']') {
+      if (opened.empty()) return false;
+      const auto first = keys.begin() + static_cast<ptrdiff_t>(opened.back());
+      std::sort(first, keys.end());
+      if (std::adjacent_find(first, keys.end()) != keys.end()) return false;
+      keys.erase(first, keys.end());
+      opened.pop_back();
+    }
+  }
+  return true;
 }
 
 // Strings whose escapes were read. Views of them stay valid.

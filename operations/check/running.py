@@ -104,7 +104,7 @@ def _alarms(group: Group, client: ServiceClient) -> None:
         group.note(
             f"/metrics answers {answer.status}",
             "the metrics were not checked",
-            "pass a key with the scope metrics by --key-file",
+            "name MSD_ADMIN_PORT in --url" if answer.status == 404 else "pass a key of the scope metrics by --key-file",
         )
         return
     totals = read_totals(answer.body.decode())

@@ -19,7 +19,8 @@ from msd.contract.request import (
     Wire,
     check_keys,
     has_no_key_twice,
-    parse_thoroughly,
+    load_json,
+    validate,
 )
 from msd.contract.rows import RowSide
 from service.deployment.readiness import Readiness
@@ -180,7 +181,7 @@ def parse_events(body: bytes, max_events: int = MAX_EVENTS) -> list[WireEvent]:
             return batch.events
     except ValidationError:
         pass
-    return parse_thoroughly(body, EventBatch, lambda document: _check_width(document, max_events)).events
+    return validate(load_json(body), EventBatch, lambda it: _check_width(it, max_events)).events
 
 
 def _check_width(document: object, max_events: int) -> None:

@@ -16,7 +16,7 @@ from msd.contract.openrtb import (
     context_of,
     identity_of,
     impressions_of,
-    parse_openrtb,
+    read_openrtb,
 )
 from msd.contract.request import InvalidRequest
 from service.errors import NoOpenrtbMapping
@@ -49,13 +49,13 @@ class OpenrtbForm:
     def translate(self, deployment: Deployment, request_id: str, body: bytes) -> Translated:
         """Return the scoring request of each named impression. Raises RequestError, BodyTooLarge,
         NoOpenrtbMapping."""
-        self._parser.check(body)
-        bid_request = parse_openrtb(body, self._max_candidates)
+        bid_request = read_openrtb(self._parser.load(body), self._max_candidates)
         with _within("request"):
             # By the first arm's mapping, because the user determines the arm.
             identity = identity_of(_mapping_of(deployment.champion), bid_request.request)
             imps = impressions_of(bid_request.request)
         places = {imp: place for place, imp in enumerate(imps)}
+        more = {name: value for name in ("at", "top_k") if (value := getattr(bid_request, name)) is not None}
         parts, unfit = [], 0
         for imp, candidates in bid_request.candidates.items():
             if imp not in imps:
@@ -65,13 +65,8 @@ class OpenrtbForm:
             fields = model.schema.settable["context"]
             context, odd = context_of(_mapping_of(model), fields, bid_request.request, imps[imp], identity)
             unfit += len(odd)
-            document: dict[str, Any] = {
-                "user_id": identity.user_id,
-                "context": context,
-                "candidates": candidates.model_dump(exclude_none=True),
-            }
-            document |= {"at": bid_request.at} if bid_request.at is not None else {}
-            document |= {"top_k": bid_request.top_k} if bid_request.top_k is not None else {}
+            columns = {name: column for name, column in candidates if column is not None}
+            document = {"user_id": identity.user_id, "context": context, "candidates": columns, **more}
             parts.append((own_id, _dumped(document)))
         named = list(bid_request.candidates)
         finish = partial(self._finish, bid_request, identity, unfit)

@@ -73,6 +73,7 @@ FEATURE = feature("position", "context", "categorical")
         ),
         (CONFIG, CONFIG + FEATURE.replace("context", "item") + "serving_value = 1\n", "is for context features only"),
         (CONFIG, CONFIG + "[oops\n", "cannot be read as TOML"),
+        (CONFIG, f"x = {'[' * 9_999}", "cannot be read as TOML"),
         (CONFIG, CONFIG + 'name = "again"\nname = "again"\n', "cannot be read as TOML"),
     ],
 )

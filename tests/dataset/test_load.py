@@ -1,6 +1,7 @@
 """Datasets in order: one canonical form, whichever format the files have."""
 
 import json
+import resource
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from msd.dataset import order, split, table
-from msd.dataset.load import load_dataset
+from msd.dataset.load import inspect_dataset, load_dataset
 from msd.dataset.split import split_events
 from tests.dataset.small import CONFIG, ITEMS, write_small
 from tests.dataset.tiny import write_tiny_dataset
@@ -83,6 +84,33 @@ def test_events_read_in_blocks_are_those_read_at_once(tmp_path: Path, monkeypatc
     assert found.events.n_chunks() > 20 > whole.events.n_chunks()
     assert_frame_equal(found.events, whole.events)
     assert np.array_equal(split_events(found.events, found.config), parts)
+
+
+@pytest.mark.parametrize("is_zoned", [True, False])
+def test_times_with_and_without_zone_are_refused_also_in_other_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_zoned: bool
+) -> None:
+    monkeypatch.setattr(table, "BLOCK", 2)
+    zones = ("+05:00", "") if is_zoned else ("", "+05:00")
+    folder = write_small(tmp_path, config=CONFIG.replace("events.csv", "events.parquet"))
+    at = [f"2024-05-01T12:30:00{zone}" for zone in zones for _ in range(2)]
+    frame = pl.DataFrame({"user_id": "u1", "item_id": 1, "at": at, "label": [0, 1, 0, 1], "device": "ios"})
+    frame.write_parquet(folder / "events.parquet")
+    _, problems = inspect_dataset(folder)
+
+    assert [(one.row, one.column) for one in problems] == ([(3, "at"), (4, "at")] if is_zoned else [(None, "at")])
+    assert all("time zone" in one.message for one in problems)
+
+
+def test_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, unlimited[1]))
+    try:
+        with pytest.raises(OSError, match=r"\.arrow") as full:
+            order.sort_blocks([pl.DataFrame({"user_id": "u", "item_id": "i", "at": [1], "label": [0]})])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert "too large" in str(full.value)
 
 
 MOMENT = int(datetime(2024, 5, 1, 12, 30, tzinfo=UTC).timestamp())

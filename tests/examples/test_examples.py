@@ -17,8 +17,9 @@ from msd.contract.bundle import open_bundle
 from msd.contract.request import ScoreRequest
 from msd.demo.instant import BUNDLE
 from msd.nightly.config import NightlyConfig
-from tests.chart.values import CHART, merged
+from tests.chart.values import CHART, merged, values
 from tests.dataset.tiny import write_tiny_dataset
+from tests.docs.pages import blocks
 from tests.service.live import ROOT, LiveService, live_service, run_msd
 
 EXAMPLES = ROOT / "examples"
@@ -85,10 +86,17 @@ def test_night_is_configured(tmp_path: Path) -> None:
 
 
 def test_values_fit_the_chart() -> None:
-    given = yaml.safe_load((EXAMPLES / "kubernetes/values.yaml").read_text("utf-8"))
+    """Those of the example, and of the page on Kubernetes; its `rules` are of Prometheus' adapter."""
+    shown = [block.text.replace("…", "0" * 64) for block in blocks("yaml") if block.page.name == "kubernetes.md"]
+    sets = [yaml.safe_load(text) for text in [(EXAMPLES / "kubernetes/values.yaml").read_text("utf-8"), *shown]]
     defaults = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+    schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+    named = {name for block in blocks("sh") for name in re.findall(r"--set '?([\w.]+)=", block.text)}
 
-    jsonschema.validate(merged(defaults, given), json.loads((CHART / "values.schema.json").read_text("utf-8")))
+    for given in sets:
+        if "rules" not in given:
+            jsonschema.validate(merged(defaults, given), schema)
+    assert {"image.repository", "bundle.fetch.url"} <= named <= {value.path for value in values()}
 
 
 def test_every_example_is_listed() -> None:

@@ -54,9 +54,14 @@ def test_rejects_places_without_logs(tmp_path: Path) -> None:
         ({"bids": [2.0]}, "has not one score and bid a candidate"),
         ({"received_at": float("nan")}, "a request lacks its ID, arm or time"),
         ({"received_at": "noon"}, "is not a file of a request log"),
+        ({"pricing": ["cpc"]}, "a candidate"),
+        ({"pricing": 1.5}, "is not a file of a request log"),
+        ({"heads": ["pctr"]}, "a candidate"),
+        ({"segments": ["known", None]}, "a list of it lacks a value"),
+        ({"history": ["a"], "impressions": [1.0]}, "a list of it lacks a value"),
     ],
 )
 def test_rejects_requests_of_another_form(tmp_path: Path, row: dict[str, Any], words: str) -> None:
     requests(row).write_parquet(tmp_path / "requests-1.parquet")
     with pytest.raises(FeedbackError, match=f"requests-1.parquet: .*{words}"):
-        list(read_requests([tmp_path]))
+        list(read_requests([tmp_path], ("pricing", "heads", "history", "impressions")))

@@ -73,6 +73,18 @@ def test_the_law_is_promoted_and_kept(bundle: Bundle, other_bundle: Bundle, tmp_
     assert better.figures["models"]["new"]["pcvr"]["predicted_over_observed"] == pytest.approx(1, abs=0.2)
 
 
+def test_rejects_rows_and_candidates_of_another_form(bundle: Bundle) -> None:
+    scorer = ScoredBundle(bundle.folder)
+    rows = {"bundle_id": bundle.bundle_id, "user_row": b"x", "item_rows": b"", "history": [], "impressions": []}
+    body = b'{"user_id": null, "candidates": {"id": ["i2"]}}'
+    row = {"request_id": "r", "item_ids": ["i1"], "request": body, "at": AT, **rows}
+
+    with pytest.raises(FeedbackError, match="user_row does not hold 1 rows"):
+        scorer.state_of(row)
+    with pytest.raises(FeedbackError, match="item_ids are not its candidates"):
+        scorer.score(row)
+
+
 def test_value_of_the_difference_is_that_of_the_law(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
     value = Log(tmp_path, other_bundle).judged(bundle, other_bundle).document()["value"]
 

@@ -153,6 +153,8 @@ def test_rejects_mistaken_configuration(tmp_path: Path) -> None:
         (CONFIG + "[rollout]\nshares = []", "rollout.shares: "),
         (CONFIG + '[rollout]\nservices = ["ads:8080"]', "rollout.services.0: "),
         ("x", "cannot be read as TOML"),
+        (f"x = {'[' * 9_999}", "cannot be read as TOML"),
+        (f"x = {'9' * 9_999}", "cannot be read as TOML"),
     ):
         config.write_text(text, "utf-8")
         done = run_msd("nightly", str(config))

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -18,8 +19,10 @@ import pytest
 from rich.console import Console
 
 from msd.contract.bundle import MANIFEST, Bundle
+from msd.contract.files import sha256_file
 from msd.contract.log import EVENTS, REQUESTS
 from msd.demo.service import DemoError
+from msd.feedback.files import FeedbackError
 from msd.feedback.gate import Gate
 from msd.nightly.config import NightlyConfig, NightlyError, RolloutConfig, WindowConfig
 from msd.nightly.night import Night
@@ -35,7 +38,7 @@ class Fleet:
 
     def __init__(self, folder: Path, urls: list[str]) -> None:
         self.rng = np.random.default_rng(0)
-        self.folder, self.urls, self.seen = folder, urls, set[tuple[str, ...]]()
+        self.folder, self.urls, self.seen, self.shown = folder, urls, set[tuple[str, ...]](), Counter[str]()
         rollout: dict[str, Any] = {
             "shares": SHARES,
             "hold_minutes": 0.04,
@@ -54,7 +57,7 @@ class Fleet:
         )
 
     def run(self, lift: float) -> list[Stage]:
-        """Roll out while users click half of the time, `lift` times as often at the new bundle's ads."""
+        """Roll out while users click every other time, `lift` times as often at the new bundle's ads."""
         with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
             clients = [stack.enter_context(httpx.Client(base_url=url, trust_env=False)) for url in self.urls]
             stages = thread.submit(roll_out, self.config, self.rollout, self.folder, "b2")
@@ -68,10 +71,13 @@ class Fleet:
         ids = [f"i{place}" for place in self.rng.choice(300, 5, replace=False)]
         user = f"u{self.rng.integers(USERS)}"
         reply = client.post("/v1/score", json={"user_id": user, "candidates": {"id": ids}}).json()
-        chance = 0.5 * (lift if reply.get("arm") == "new" else 1.0)
+        arm = reply.get("arm", "")
+        self.shown[arm] += 1
+        rate = 0.5 * (lift if arm == "new" else 1.0)
+        is_clicked = self.shown[arm] * rate % 1 < rate  # evenly: nothing is left to chance
         event = {"user_id": user, "item_id": ids[0], "request_id": reply["request_id"], "at": time.time()}
         event["event_id"] = f"{lift}-{number}"
-        kinds = ("impression", "click")[: 1 + (self.rng.random() < chance)]
+        kinds = ("impression", "click")[: 1 + is_clicked]
         client.post("/v1/events", json={"events": [{**event, "type": kind} for kind in kinds]}).raise_for_status()
         if number % 4 < 2:
             lineup = client.get("/v1/model").json()["lineup"]
@@ -105,7 +111,7 @@ def test_share_returns_by_itself_or_grows_to_the_end(bundle: Bundle, other_bundl
         assert not (services.config.bundles / EXPERIMENT).exists()
 
         (tmp_path / "rollout.json").unlink()
-        good = services.run(lift=1.6)  # surely more, whatever the chance
+        good = services.run(lift=1.6)
         assert [(stage.share, stage.holds) for stage in good] == [(share, True) for share in SHARES], good
         assert {("champion 0.8", "new 0.2"), ("champion 0.5", "new 0.5")} <= services.seen
         assert services.run(lift=1.6) == good, "a stage is done once"
@@ -129,8 +135,9 @@ def test_refused_bundle_and_other_experiment_end_a_rollout(bundle: Bundle, copie
 
 def test_services_that_do_not_answer_end_a_rollout(tmp_path: Path) -> None:
     logs, bundles = tmp_path / "logs", tmp_path / "bundles"
-    for folder in (logs, bundles):
-        folder.mkdir()
+    for folder in (logs, bundles / "b2"):
+        folder.mkdir(parents=True)
+    (bundles / "b2" / MANIFEST).write_text("{}", "utf-8")
     for kind in (REQUESTS, EVENTS):
         (logs / f"{kind}-1.parquet").touch()
         os.utime(logs / f"{kind}-1.parquet", (0, 0))
@@ -141,12 +148,37 @@ def test_services_that_do_not_answer_end_a_rollout(tmp_path: Path) -> None:
     assert "services that answer: +0, at least 1" in [str(check) for check in stage.checks if not check.holds]
 
 
+def test_stages_of_another_bundle_or_of_other_shares_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    new = tmp_path / "bundles/b2" / MANIFEST
+    new.parent.mkdir(parents=True)
+    new.write_text("{}", "utf-8")
+    logs = [str(tmp_path / "logs")]
+    config = NightlyConfig(logs=logs, dataset=tmp_path, work=tmp_path, bundles=tmp_path / "bundles")
+    write_stages(tmp_path, new, share=SHARES[0])
+    assert [stage.ended for stage in roll_out(config, RolloutConfig(shares=SHARES[:1]), tmp_path, "b2")] == [2.0]
+
+    rollout = RolloutConfig(shares=SHARES[1:], hold_minutes=0.001, most_hours=1e-6)
+    with pytest.raises(FeedbackError, match="holds no log"):  # a new stage reads the logs
+        roll_out(config, rollout, tmp_path, "b2")
+    new.write_text("{ }", "utf-8")
+    with pytest.raises(FeedbackError, match="holds no log"):
+        roll_out(config, rollout.model_copy(update={"shares": SHARES[:1]}), tmp_path, "b2")
+
+
+def write_stages(folder: Path, manifest: Path, share: float) -> None:
+    """What a night knows of a stage that held."""
+    stages = [{"share": share, "began": 1.0, "ended": 2.0}]
+    document = {"manifest": sha256_file(manifest), "stages": stages}
+    (folder / "rollout.json").write_text(json.dumps(document), "utf-8")
+
+
 def test_share_returns_if_the_pointer_cannot_be_moved(tmp_path: Path) -> None:
     bundles, folder = tmp_path / "bundles", tmp_path / "nights/n"
     for place in (bundles / "current/no-link", folder / "bundle"):
         place.mkdir(parents=True)
     (folder / "bundle" / MANIFEST).write_text("{}", "utf-8")
-    (folder / "rollout.json").write_text(json.dumps([{"share": 0.5, "began": 1.0, "ended": 2.0}]), "utf-8")
+    write_stages(folder, folder / "bundle" / MANIFEST, share=0.5)
     (bundles / EXPERIMENT).write_text(json.dumps({"salt": "rollout-n"}), "utf-8")
     rollout = RolloutConfig(shares=[0.5])
     config = NightlyConfig(logs=["x"], dataset=tmp_path, work=tmp_path, bundles=bundles, rollout=rollout)

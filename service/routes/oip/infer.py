@@ -5,6 +5,7 @@ reply to tensors.
 import re
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -44,8 +45,7 @@ class InferForm:
             raise HTTPException(404)
         check_served(deployment, *found.groups())
         head, rest = split_body(body, json_length)
-        self._parser.check(head)
-        parts = read_parts(head, rest)
+        parts = read_parts(self._parser.load(head), rest)
         request = parts.request
         own_id = request.id or request_id
         return Translated(
@@ -129,5 +129,6 @@ def encode_reply(scored: Mapping[str, Any], request: InferRequest) -> tuple[Head
 
 def _bytes_of(values: list[Any], datatype: str) -> bytes:
     if datatype == "BYTES":
-        return b"".join(_LENGTH.pack(len(text)) + text for text in (value.encode() for value in values))
+        texts = [value.encode() for value in values]
+        return b"".join(chain.from_iterable(zip(map(_LENGTH.pack, map(len, texts)), texts, strict=True)))
     return struct.pack(f"<{len(values)}{NUMBERS[datatype]}", *values)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from msd.contract.request import InvalidRequest, Wire, check_keys, parse_thoroughly
+from msd.contract.request import InvalidRequest, Wire, check_keys, validate
 
 _LENGTH = struct.Struct("<I")
 FLOATS, INTEGERS = ("FP32", "FP64"), ("INT64", "INT32")
@@ -112,13 +112,16 @@ def split_body(body: bytes, json_length: bytes | None) -> tuple[bytes, bytes | N
     JSON."""
     if json_length is None:
         return body, None
-    length = _length(json_length, len(body))
+    digits = json_length.strip()
+    if not digits.isdigit() or len(digits) > _MAX_DIGITS or (length := int(digits)) > len(body):
+        shown = json_length[:40].decode("latin-1")
+        raise InvalidRequest(f"{shown!r} is not a number of bytes within the body, which has {len(body)}", HEADER)
     return body[:length], body[length:]
 
 
-def read_parts(head: bytes, rest: bytes | None) -> Parts:
-    """Read the JSON of a body, and the bytes behind it."""
-    request = parse_infer_request(head)
+def read_parts(document: object, rest: bytes | None) -> Parts:
+    """Read the JSON document of a body, and the bytes behind it."""
+    request = validate(document, InferRequest, _check_width)
     behind = rest or b""
     inputs: dict[str, InferInput] = {}
     binary: dict[str, bytes] = {}
@@ -145,11 +148,6 @@ def read_parts(head: bytes, rest: bytes | None) -> Parts:
     return Parts(request, inputs, binary)
 
 
-def parse_infer_request(body: bytes) -> InferRequest:
-    """Parse a request in JSON. Raises MalformedRequest, InvalidRequest."""
-    return parse_thoroughly(body, InferRequest, _check_width)
-
-
 def _check_width(document: object) -> None:
     if not isinstance(document, dict):
         return
@@ -161,14 +159,6 @@ def _check_width(document: object) -> None:
     }
     inner = {f"{place}.parameters": one.get("parameters") for place, one in within.items() if isinstance(one, dict)}
     check_keys({"": document, "parameters": document.get("parameters"), **within, **inner})
-
-
-def _length(given: bytes, whole: int) -> int:
-    digits = given.strip()
-    if not digits.isdigit() or len(digits) > _MAX_DIGITS or int(digits) > whole:
-        shown = given[:40].decode("latin-1")
-        raise InvalidRequest(f"{shown!r} is not a number of bytes within the body, which has {whole}", HEADER)
-    return int(digits)
 
 
 def values_of(parts: Parts, name: str) -> list[Any]:
@@ -186,21 +176,16 @@ def values_of(parts: Parts, name: str) -> list[Any]:
 
 def _strings(raw: bytes, count: int, name: str) -> list[str]:
     """Return strings, each preceded by its length in four bytes."""
-    pieces, place, end = [], 0, len(raw)
-    for _ in range(count):
-        start = place + _LENGTH.size
-        if start > end:
-            break
+    pieces: list[bytes] = []
+    place, end = 0, len(raw)
+    while len(pieces) < count and (start := place + _LENGTH.size) <= end:
         place = start + _LENGTH.unpack_from(raw, place)[0]
-        if place > end:
-            break
         pieces.append(raw[start:place])
     if len(pieces) != count or place != end:
         raise InvalidRequest(f"its {end} bytes are not {count} strings with their lengths before them", name)
     texts: list[str] = []
     try:
-        for piece in pieces:
-            texts.append(piece.decode())
+        texts.extend(map(bytes.decode, pieces))  # up to the first that is not UTF-8
     except UnicodeDecodeError:
         raise InvalidRequest(f"value {len(texts)} is not UTF-8", name) from None
     return texts

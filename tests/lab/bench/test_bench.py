@@ -24,6 +24,7 @@ TINY = partial(
     counts=(5,),
     loads=(0.5,),
     bodies=30,
+    deadline_ms=30_000,  # some are scored, however slow the machine is
 )
 
 
